@@ -1,0 +1,17 @@
+//! Samples of machine and services, and local health checks.
+//!
+//! - [`Sampler`] reads `/proc`: processor, memory, disk and network of the machine, and the process that
+//!   listens on a service's port;
+//! - [`check()`] tries one service once;
+//! - [`HealthGate`] makes a health out of the results of many checks.
+//!
+//! Left to the agent: when to sample and check, and samples of the tunnel, which the tunnel measures itself.
+
+mod check;
+mod gate;
+mod procfs;
+mod sampler;
+
+pub use check::{CheckResult, check};
+pub use gate::{HealthGate, Thresholds};
+pub use sampler::{Sampler, ServiceProbe};

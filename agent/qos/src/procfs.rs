@@ -1,0 +1,229 @@
+//! What `/proc` says, and how its files are read. Numbers that do not fit are refused, never wrapped.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+/// A file of `/proc` is of no use.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ProcError {
+    /// It cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It does not hold what it should.
+    #[error("{} does not hold what was expected", path.display())]
+    Form {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+/// Processor time of the whole machine since its boot, in clock ticks of all cores together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct CpuTimes {
+    /// Time not spent idle or waiting for a disk.
+    pub(crate) busy: u64,
+    /// All time.
+    pub(crate) total: u64,
+}
+
+/// Memory of the machine in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Memory {
+    /// In use, without what the kernel would give back.
+    pub(crate) used: u64,
+    /// All there is.
+    pub(crate) total: u64,
+}
+
+/// One process at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ProcessStat {
+    /// Processor time in clock ticks, without children.
+    pub(crate) ticks: u64,
+    /// Start in clock ticks since boot; with the pid it names the process for good.
+    pub(crate) started: u64,
+    /// Resident memory in pages.
+    pub(crate) resident_pages: u64,
+}
+
+/// A `/proc` file system, or a folder that looks like one.
+#[derive(Debug, Clone)]
+pub(crate) struct ProcFs {
+    root: PathBuf,
+}
+
+impl ProcFs {
+    /// The one at `root`.
+    pub(crate) fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// Times of all cores.
+    pub(crate) fn cpu_times(&self) -> Result<CpuTimes, ProcError> {
+        self.parse("stat", parse_cpu_times)
+    }
+
+    /// Memory of the machine.
+    pub(crate) fn memory(&self) -> Result<Memory, ProcError> {
+        self.parse("meminfo", parse_memory)
+    }
+
+    /// Bytes received and sent by all interfaces but loopback.
+    pub(crate) fn network(&self) -> Result<(u64, u64), ProcError> {
+        self.parse("net/dev", parse_network)
+    }
+
+    /// Inode of the TCP socket that listens where a connection to `address` arrives.
+    pub(crate) fn listening_inode(&self, address: SocketAddr) -> Option<u64> {
+        let find = |file: &str| {
+            let text = std::fs::read_to_string(self.root.join(file)).ok()?;
+            find_listening_inode(&text, address)
+        };
+        find("net/tcp").or_else(|| find("net/tcp6"))
+    }
+
+    /// The process with the lowest number that holds the socket, among those whose files we may see.
+    pub(crate) fn socket_owner(&self, inode: u64) -> Option<u32> {
+        let mut owners = std::fs::read_dir(&self.root)
+            .ok()?
+            .flatten()
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+            .filter(|pid| self.holds_socket(*pid, inode))
+            .collect::<Vec<u32>>();
+        owners.sort_unstable();
+        owners.first().copied()
+    }
+
+    /// True where the process has the socket open.
+    pub(crate) fn holds_socket(&self, pid: u32, inode: u64) -> bool {
+        let Ok(files) = std::fs::read_dir(self.root.join(pid.to_string()).join("fd")) else { return false };
+        let wanted = PathBuf::from(format!("socket:[{inode}]"));
+        files.flatten().any(|file| std::fs::read_link(file.path()).is_ok_and(|target| target == wanted))
+    }
+
+    /// Times and memory of one process.
+    pub(crate) fn process(&self, pid: u32) -> Result<ProcessStat, ProcError> {
+        self.parse(&format!("{pid}/stat"), parse_process)
+    }
+
+    fn parse<T>(&self, file: &str, parser: impl Fn(&str) -> Option<T>) -> Result<T, ProcError> {
+        let path = self.root.join(file);
+        let text = read(&path)?;
+        parser(&text).ok_or(ProcError::Form { path })
+    }
+}
+
+fn read(path: &Path) -> Result<String, ProcError> {
+    // A process may give itself any bytes as its name.
+    let read = std::fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    read.map_err(|source| ProcError::Read { path: path.to_owned(), source })
+}
+
+/// First line of `/proc/stat`: user, nice, system, idle, iowait, irq, softirq, steal; guest time after them
+/// is already part of user.
+fn parse_cpu_times(text: &str) -> Option<CpuTimes> {
+    let mut words = text.lines().next()?.strip_prefix("cpu ")?.split_ascii_whitespace();
+    let (mut busy, mut total) = (0u64, 0u64);
+    for position in 0..8 {
+        let Some(word) = words.next() else { break };
+        let ticks: u64 = word.parse().ok()?;
+        total = total.checked_add(ticks)?;
+        if !matches!(position, 3 | 4) {
+            busy = busy.checked_add(ticks)?;
+        }
+    }
+    Some(CpuTimes { busy, total })
+}
+
+fn parse_memory(text: &str) -> Option<Memory> {
+    let bytes_of = |name: &str| {
+        let rest = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        rest.split_ascii_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
+    };
+    let total = bytes_of("MemTotal")?;
+    Some(Memory { used: total.saturating_sub(bytes_of("MemAvailable")?), total })
+}
+
+fn parse_network(text: &str) -> Option<(u64, u64)> {
+    let (mut rx, mut tx) = (0u64, 0u64);
+    for line in text.lines().skip(2) {
+        let (name, counters) = line.split_once(':')?;
+        if name.trim() == "lo" {
+            continue;
+        }
+        let mut counters = counters.split_ascii_whitespace();
+        rx = rx.checked_add(counters.next()?.parse().ok()?)?;
+        tx = tx.checked_add(counters.nth(7)?.parse().ok()?)?;
+    }
+    Some((rx, tx))
+}
+
+/// The name in parentheses may hold anything, parentheses too, so fields are counted after the last one:
+/// state is the third of the line, utime the 14th, stime the 15th, starttime the 22nd, rss the 24th (`proc_pid_stat(5)`).
+fn parse_process(text: &str) -> Option<ProcessStat> {
+    let (_, rest) = text.rsplit_once(')')?;
+    let fields = rest.split_ascii_whitespace().collect::<Vec<_>>();
+    let number = |line_field: usize| fields.get(line_field.checked_sub(3)?)?.parse::<u64>().ok();
+    Some(ProcessStat {
+        ticks: number(14)?.checked_add(number(15)?)?,
+        started: number(22)?,
+        resident_pages: number(24)?,
+    })
+}
+
+/// Looks for state 0A (listening) at the very address first, then at the wildcard.
+fn find_listening_inode(table: &str, address: SocketAddr) -> Option<u64> {
+    let mut wildcard = None;
+    for line in table.lines().skip(1) {
+        let Some((local, inode)) = parse_listener(line) else { continue };
+        if local.port() != address.port() {
+            continue;
+        }
+        if local.ip().to_canonical() == address.ip().to_canonical() {
+            return Some(inode);
+        }
+        if local.ip().is_unspecified() {
+            wildcard = wildcard.or(Some(inode));
+        }
+    }
+    wildcard
+}
+
+fn parse_listener(line: &str) -> Option<(SocketAddr, u64)> {
+    let mut words = line.split_ascii_whitespace();
+    let local = words.nth(1)?;
+    if words.nth(1)? != "0A" {
+        return None;
+    }
+    let inode = words.nth(5)?.parse().ok()?;
+    let (ip, port) = local.split_once(':')?;
+    Some((SocketAddr::new(parse_hex_ip(ip)?, u16::from_str_radix(port, 16).ok()?), inode))
+}
+
+/// Addresses stand there as words of 32 bits in the machine's byte order.
+fn parse_hex_ip(text: &str) -> Option<IpAddr> {
+    let word = |at: usize| {
+        let digits = text.get(at * 8..at * 8 + 8)?;
+        u32::from_str_radix(digits, 16).ok().map(u32::to_ne_bytes)
+    };
+    match text.len() {
+        8 => Some(IpAddr::V4(Ipv4Addr::from(word(0)?))),
+        32 => {
+            let mut bytes = [0u8; 16];
+            for (at, chunk) in bytes.chunks_exact_mut(4).enumerate() {
+                chunk.copy_from_slice(&word(at)?);
+            }
+            Some(IpAddr::V6(Ipv6Addr::from(bytes)))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,331 @@
+//! One agent: put together from its configuration and state, and run until it is asked to end.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use blueprint_common_runtime::accept::{AcceptLimits, AcceptLoop};
+use blueprint_common_runtime::local_api;
+use blueprint_common_runtime::metrics::Metrics;
+use blueprint_common_runtime::state::StateDir;
+use blueprint_common_runtime::tasks::{Spawner, Stop};
+use blueprint_common_tunnel::{Engine, UpsertError};
+use blueprint_common_types::fill_random;
+use tokio::net::UnixListener;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tracing::{info, warn};
+
+use crate::config::AgentConfig;
+use crate::control::Driver;
+use crate::identity::{Identity, IdentityError};
+use crate::join::{CallError, JoinError, JoinOptions};
+use crate::plane::Plane;
+use crate::service::{ServiceError, ServiceTable};
+use crate::shared::Shared;
+use crate::status::StatusReport;
+use crate::{api, forward, health, join, metrics, observe, plane, qos, renewal};
+
+/// Name of the socket in the state folder.
+pub(crate) const SOCKET: &str = "agent.sock";
+
+/// How long the hub may take to acknowledge that this agent offers nothing more.
+const WITHDRAW_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long the parts may take to end once they were told to.
+const END_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Scrapers and probes at once.
+const OBSERVE_LIMITS: AcceptLimits = AcceptLimits { total: 64, per_ip: 32 };
+
+/// Why an agent could not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// There is no identity.
+    #[error("this machine has not joined a hub")]
+    NotJoined,
+    /// The hub removed this agent.
+    #[error("this agent has no place at its hub any more: {why}")]
+    Revoked {
+        /// The hub's words.
+        why: String,
+    },
+    /// The hub gave this agent other addresses in the overlay.
+    #[error("the hub gave this agent another place in the tunnel")]
+    Moved,
+    /// The UDP socket.
+    #[error("cannot open the tunnel's UDP port")]
+    Tunnel(#[source] std::io::Error),
+    /// The hub as a peer.
+    #[error("cannot use the hub as a peer")]
+    Peer(#[from] UpsertError),
+    /// Metrics and probes.
+    #[error("cannot serve metrics and probes")]
+    Observe(#[source] std::io::Error),
+    /// The socket for commands.
+    #[error("cannot listen for commands")]
+    LocalApi(#[source] std::io::Error),
+    /// No randomness.
+    #[error("the system has no source of randomness")]
+    Random(#[source] std::io::Error),
+    /// The stored identity.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The stored services.
+    #[error(transparent)]
+    Service(#[from] ServiceError),
+    /// A call to the hub.
+    #[error("a call to the hub failed")]
+    Call(#[from] CallError),
+    /// A part of the agent ended by itself.
+    #[error("the agent's {part} ended")]
+    Ended {
+        /// Which part.
+        part: &'static str,
+    },
+}
+
+/// A joined agent, ready to run: everything that can fail early is bound.
+pub struct Agent {
+    shared: Arc<Shared>,
+    engine: Engine,
+    commands: Option<UnixListener>,
+    observe: Option<AcceptLoop>,
+    metrics: Arc<Metrics>,
+    seed: u64,
+}
+
+impl std::fmt::Debug for Agent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Agent").field("shared", &self.shared).finish_non_exhaustive()
+    }
+}
+
+/// Looks at an agent while it runs.
+#[derive(Debug, Clone)]
+pub struct AgentView {
+    shared: Arc<Shared>,
+}
+
+impl AgentView {
+    /// What `blueprint-agent status` shows.
+    #[must_use]
+    pub fn status(&self) -> StatusReport {
+        StatusReport::of(&self.shared)
+    }
+
+    /// Whether the hub echoes through the tunnel.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.shared.is_ready()
+    }
+}
+
+impl Agent {
+    /// Joins a hub: makes keys, spends the token, and has the identity on the disk before it returns.
+    ///
+    /// # Errors
+    ///
+    /// Each variant of [`JoinError`] says its case. Where the hub made the agent and the answer was lost, the
+    /// token is spent and the hub lists an agent that never connects.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it may leave the token spent.
+    pub async fn join(options: JoinOptions) -> Result<Identity, JoinError> {
+        Box::pin(join::join(options)).await
+    }
+
+    /// Puts an agent together. `stop` is what it will be run with; a command to leave cancels its `drain`.
+    ///
+    /// Must be called on a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// [`AgentError::NotJoined`] without an identity, [`AgentError::Revoked`] with one that the hub took back,
+    /// else what could not be read or bound.
+    pub async fn build(config: AgentConfig, state: StateDir, stop: Stop) -> Result<Self, AgentError> {
+        let identity = Identity::load(&state)?.ok_or(AgentError::NotJoined)?;
+        if let Some(at) = identity.revoked_at {
+            return Err(AgentError::Revoked { why: format!("the hub removed it at {at}") });
+        }
+        let services = ServiceTable::load(&state, &config.services)?;
+        let (plane, engine) = Plane::bind(&identity, config.tunnel_listen).map_err(AgentError::Tunnel)?;
+        let observe = match config.observe_listen {
+            Some(address) => Some(
+                AcceptLoop::bind("observe", address, OBSERVE_LIMITS).await.map_err(AgentError::Observe)?,
+            ),
+            None => None,
+        };
+        let commands = if config.local_api {
+            Some(local_api::bind_private(state.path(SOCKET)).await.map_err(AgentError::LocalApi)?)
+        } else {
+            None
+        };
+        let mut seed = [0u8; 8];
+        fill_random(&mut seed).map_err(AgentError::Random)?;
+        let shared = Arc::new(Shared::new(config, state, identity, services, plane, stop));
+        let metrics = Arc::new(Metrics::new());
+        metrics::register(&metrics, &shared);
+        Ok(Self { shared, engine, commands, observe, metrics, seed: u64::from_le_bytes(seed) })
+    }
+
+    /// Looks at the agent, also while it runs.
+    #[must_use]
+    pub fn view(&self) -> AgentView {
+        AgentView { shared: Arc::clone(&self.shared) }
+    }
+
+    /// Where metrics and probes are served, with the port that the system chose.
+    #[must_use]
+    pub fn observe_addr(&self) -> Option<SocketAddr> {
+        self.observe.as_ref().and_then(|observe| observe.local_addr().ok())
+    }
+
+    /// Runs until `drain` of the stop it was built with, then finishes what is open until `stop`.
+    ///
+    /// # Errors
+    ///
+    /// [`AgentError::Revoked`] once the hub removed the agent; else the part that failed.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it leaves parts running until `spawner`'s own stop.
+    pub async fn run(self, spawner: Spawner) -> Result<(), AgentError> {
+        let shared = Arc::clone(&self.shared);
+        let mut parts = self.start(spawner)?;
+        info!(hub = %shared.identity().hub, agent = %shared.identity().agent_id, "agent runs");
+        let ended = tokio::select! {
+            biased;
+            ended = parts.next_end() => Some(ended),
+            () = shared.revoked.cancelled() => None,
+            () = shared.process.drain.cancelled() => None,
+        };
+        let result = match ended {
+            Some(error) => Err(error),
+            None if shared.revoked.is_cancelled() => {
+                Err(AgentError::Revoked { why: "the hub removed this agent".to_owned() })
+            }
+            None => parts.drain(&shared).await,
+        };
+        shared.stop.cancel();
+        if timeout(END_TIMEOUT, parts.idle()).await.is_err() {
+            warn!("parts of the agent did not end in time");
+        }
+        if shared.config.local_api {
+            // Best effort: a socket that stays is replaced at the next start.
+            let _ = shared.state.remove(SOCKET);
+        }
+        result
+    }
+
+    fn start(self, spawner: Spawner) -> Result<Parts, AgentError> {
+        let Self { shared, engine, commands, observe, metrics, seed } = self;
+        let (kicks, heard) = mpsc::channel(8);
+        let (reports, sampled) = mpsc::channel(4);
+        let driver = Driver::new(Arc::clone(&shared), heard, sampled).map_err(AgentError::Random)?;
+        let mut parts = Parts::new(spawner.clone());
+        let stop = shared.stop.clone();
+        parts.spawn("tunnel", async move {
+            engine.run(stop).await;
+            Ok(())
+        });
+        parts.spawn("path", plane::watch(Arc::clone(&shared), kicks));
+        parts.spawn("control", driver.run());
+        parts.spawn("renewal", renewal::run(Arc::clone(&shared), seed));
+        parts.spawn("services", forward::run(Arc::clone(&shared), spawner.clone()));
+        parts.spawn("health", health::run(Arc::clone(&shared)));
+        parts.spawn("samples", qos::run(Arc::clone(&shared), reports));
+        if let Some(listener) = commands {
+            parts.spawn("commands", api::run(Arc::clone(&shared), listener, spawner.clone()));
+        }
+        if let Some(listener) = observe {
+            parts.spawn("observe", observe::run(Arc::clone(&shared), metrics, listener, spawner));
+        }
+        Ok(parts)
+    }
+}
+
+type Ended = (&'static str, Result<(), AgentError>);
+
+/// The long-lived tasks of one agent, each of which must last as long as the agent.
+struct Parts {
+    spawner: Spawner,
+    running: usize,
+    sender: mpsc::Sender<Ended>,
+    ended: mpsc::Receiver<Ended>,
+}
+
+/// Says that a part ended, also where it panicked or was dropped.
+struct Guard {
+    part: &'static str,
+    sender: mpsc::Sender<Ended>,
+    result: Option<Result<(), AgentError>>,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let result = self.result.take().unwrap_or(Err(AgentError::Ended { part: self.part }));
+        // There is room for every part; nobody listens only once the agent is gone.
+        let _ = self.sender.try_send((self.part, result));
+    }
+}
+
+impl Parts {
+    fn new(spawner: Spawner) -> Self {
+        let (sender, ended) = mpsc::channel(16);
+        Self { spawner, running: 0, sender, ended }
+    }
+
+    fn spawn(
+        &mut self,
+        part: &'static str,
+        future: impl Future<Output = Result<(), AgentError>> + Send + 'static,
+    ) {
+        self.running = self.running.saturating_add(1);
+        let guard = Guard { part, sender: self.sender.clone(), result: None };
+        self.spawner.spawn(part, async move {
+            let mut guard = guard;
+            guard.result = Some(future.await);
+        });
+    }
+
+    /// Waits for the next part that ends, and says what its end means.
+    async fn next_end(&mut self) -> AgentError {
+        let ended = self.ended.recv().await;
+        self.running = self.running.saturating_sub(1);
+        match ended {
+            Some((_, Err(error))) => error,
+            Some((part, Ok(()))) => AgentError::Ended { part },
+            None => AgentError::Ended { part: "supervisor" },
+        }
+    }
+
+    /// Withdraws the targets, closes the services to new streams, and waits for the open ones until `stop`.
+    async fn drain(&mut self, shared: &Shared) -> Result<(), AgentError> {
+        info!(streams = shared.streams.open(), "agent drains");
+        let finish = async {
+            let mut control = shared.control.subscribe();
+            let withdrawn = control.wait_for(|control| control.is_withdrawn);
+            let _ = timeout(WITHDRAW_TIMEOUT, withdrawn).await;
+            shared.closed.cancel();
+            shared.streams.idle().await;
+            shared.finished.cancel();
+            let _ = timeout(WITHDRAW_TIMEOUT, control.wait_for(|control| control.is_finished)).await;
+        };
+        tokio::select! {
+            biased;
+            () = shared.process.stop.cancelled() => Ok(()),
+            error = self.next_end() => Err(error),
+            () = finish => Ok(()),
+        }
+    }
+
+    /// Waits until every part has ended.
+    async fn idle(&mut self) {
+        while self.running > 0 {
+            let _ = self.next_end().await;
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! The agent's configuration: which keys exist, and what they become.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use blueprint_common_runtime::config::{Key, Problems, Schema, Settings, Span, TableArray};
+use blueprint_common_runtime::logs::{LogFormat, LogLevels};
+use blueprint_common_types::{HealthCheck, ServiceKey};
+
+use crate::service::{LocalAddress, MAX_SERVICES, ServiceSpec};
+
+/// Longest name of an agent: a DNS label.
+const MAX_NAME: usize = 63;
+
+/// Every key of the agent.
+pub static SCHEMA: Schema = Schema {
+    program: "blueprint-agent",
+    env_prefix: "BLUEPRINT_AGENT",
+    keys: &[
+        Key::unset(
+            "agent.name",
+            "Name of this machine for people: at most 63 characters of a-z, 0-9 and '-'. The host name where unset.",
+        ),
+        Key::unset(
+            "agent.join_file",
+            "File that holds a join line; `run` joins with it where this machine has not joined yet.",
+        ),
+        Key::new(
+            "log.level",
+            "info",
+            "off, error, warn, info, debug, trace; `info,target=debug` for one part.",
+        ),
+        Key::new("log.format", "text", "text or json; logs go to standard error."),
+        Key::new("tunnel.listen", "0.0.0.0:0", "UDP address of the tunnel. Port 0 lets the system choose."),
+        Key::new(
+            "observe.listen",
+            "127.0.0.1:9464",
+            "TCP address of /metrics, /healthz and /readyz, which hold no secrets; `off` for none.",
+        ),
+        Key::new(
+            "shutdown.grace",
+            "10s",
+            "How long open streams may take to finish once the agent was asked to end.",
+        ),
+    ],
+    tables: &[TableArray {
+        name: "service",
+        keys: &[
+            Key::unset("blueprint", "Number of the blueprint."),
+            Key::unset("service", "Number of the service."),
+            Key::unset(
+                "local",
+                "Where the service listens on this machine: IP:PORT, localhost:PORT or PORT.",
+            ),
+            Key::unset("port", "TCP port on the agent's overlay address. The local port where unset."),
+            Key::new(
+                "check",
+                "tcp",
+                "How its health is checked: tcp, or http:/PATH for a GET that must answer below 400.",
+            ),
+        ],
+    }],
+};
+
+/// A configuration without problems.
+#[derive(Debug, Clone)]
+pub struct AgentConfig {
+    /// Name for people; `None` for the host name.
+    pub name: Option<String>,
+    /// Where `run` finds a join line.
+    pub join_file: Option<PathBuf>,
+    /// Log levels, checked.
+    pub log_level: String,
+    /// Log format.
+    pub log_format: LogFormat,
+    /// UDP address of the tunnel.
+    pub tunnel_listen: SocketAddr,
+    /// TCP address of metrics and probes; `None` for none.
+    pub observe_listen: Option<SocketAddr>,
+    /// Time for open streams at the end.
+    pub grace: Duration,
+    /// Services that the file names.
+    pub services: Vec<ServiceSpec>,
+    /// Whether commands can talk to the agent over `agent.sock`; a bench of many agents does without.
+    pub local_api: bool,
+}
+
+impl Default for AgentConfig {
+    /// The schema's defaults, but no listener for metrics and probes, and no socket for commands:
+    /// what an agent inside another program needs.
+    fn default() -> Self {
+        Self {
+            name: None,
+            join_file: None,
+            log_level: "info".to_owned(),
+            log_format: LogFormat::Text,
+            tunnel_listen: SocketAddr::from(([0, 0, 0, 0], 0)),
+            observe_listen: None,
+            grace: Duration::from_secs(10),
+            services: Vec::new(),
+            local_api: false,
+        }
+    }
+}
+
+impl AgentConfig {
+    /// Takes the loaded settings; everything that is wrong goes to `problems`, and then there is no configuration.
+    #[must_use]
+    pub fn from_settings(settings: &Settings, problems: &mut Problems) -> Option<Self> {
+        let name: Option<String> = settings.take_optional("agent.name", problems);
+        if name.as_deref().is_some_and(|name| !is_name(name)) {
+            settings.refuse("agent.name", "not 1 to 63 characters of a-z, 0-9 and '-'", problems);
+        }
+        let join_file = settings.take_optional("agent.join_file", problems);
+        let levels: Option<LogLevels> = settings.take("log.level", problems);
+        let log_format = settings.take("log.format", problems);
+        let tunnel_listen = settings.take("tunnel.listen", problems);
+        let observe_listen = match settings.text("observe.listen") {
+            Some("off") => Some(None),
+            _ => settings.take("observe.listen", problems).map(Some),
+        };
+        let grace: Option<Span> = settings.take("shutdown.grace", problems);
+        let services = services(settings, problems);
+        levels?;
+        problems.is_empty().then_some(Self {
+            name,
+            join_file,
+            log_level: settings.text("log.level")?.to_owned(),
+            log_format: log_format?,
+            tunnel_listen: tunnel_listen?,
+            observe_listen: observe_listen?,
+            grace: grace?.0,
+            services,
+            local_api: true,
+        })
+    }
+}
+
+fn services(settings: &Settings, problems: &mut Problems) -> Vec<ServiceSpec> {
+    let mut services: Vec<ServiceSpec> = Vec::new();
+    for row in settings.rows("service") {
+        let blueprint = row.take("blueprint", problems);
+        let service = row.take("service", problems);
+        let local: Option<LocalAddress> = row.take("local", problems);
+        let port: Option<u16> = row.take_optional("port", problems);
+        let check: Option<HealthCheck> = row.take("check", problems);
+        if port == Some(0) {
+            row.refuse("port", "not within 1 and 65535", problems);
+        }
+        let (Some(blueprint), Some(service), Some(LocalAddress(local)), Some(check)) =
+            (blueprint, service, local, check)
+        else {
+            continue;
+        };
+        let port = port.unwrap_or_else(|| local.port());
+        if let Some(other) = services.iter().find(|other| other.port == port) {
+            row.refuse(
+                "port",
+                &format!("overlay port {port} is taken by service {}", other.service),
+                problems,
+            );
+            continue;
+        }
+        services.push(ServiceSpec { service: ServiceKey { blueprint, service }, port, local, check });
+    }
+    if services.len() > MAX_SERVICES {
+        problems.add("service", format!("{} services are more than {MAX_SERVICES}", services.len()));
+    }
+    services
+}
+
+/// Whether `name` may be an agent's name.
+#[must_use]
+pub(crate) fn is_name(name: &str) -> bool {
+    (1..=MAX_NAME).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+}
+
+/// The machine's host name, made into an agent's name.
+#[must_use]
+pub(crate) fn host_name() -> String {
+    name_from(&nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default())
+}
+
+fn name_from(host: &str) -> String {
+    let short = host.split('.').next().unwrap_or_default().to_ascii_lowercase();
+    let name: String = short
+        .chars()
+        .map(|c| if c.is_ascii_lowercase() || c.is_ascii_digit() { c } else { '-' })
+        .take(MAX_NAME)
+        .collect();
+    let name = name.trim_matches('-');
+    if name.is_empty() { "agent".to_owned() } else { name.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use blueprint_common_runtime::config::Sources;
+
+    use super::*;
+
+    fn load(text: &str, flags: &[(&str, &str)]) -> (Option<AgentConfig>, Vec<String>) {
+        let dir = tempfile::tempdir().unwrap_or_else(|error| unreachable!("{error}"));
+        let file = dir.path().join("agent.toml");
+        std::fs::write(&file, text).unwrap_or_else(|error| unreachable!("{error}"));
+        let flags = flags.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        let (settings, mut problems) = SCHEMA.load(&Sources { file: Some(file), env: Vec::new(), flags });
+        let config = AgentConfig::from_settings(&settings, &mut problems);
+        (config, problems.list().iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn an_empty_file_is_a_whole_configuration() {
+        let (config, problems) = load("", &[]);
+        let config = config.unwrap();
+        assert_eq!(problems, [""; 0]);
+        assert_eq!(config.observe_listen, Some(SocketAddr::from(([127, 0, 0, 1], 9464))));
+        assert_eq!(config.grace, Duration::from_secs(10));
+        assert!(config.name.is_none() && config.services.is_empty());
+    }
+
+    #[test]
+    fn services_come_with_their_defaults() {
+        let text = "[[service]]\nblueprint = 7\nservice = 42\nlocal = \"localhost:8080\"\n\
+                    [[service]]\nblueprint = 7\nservice = 43\nlocal = \"8080\"\nport = 80\ncheck = \"http:/ok\"\n";
+        let (config, problems) = load(text, &[("observe.listen", "off")]);
+        assert_eq!(problems, [""; 0]);
+        let config = config.unwrap();
+        assert_eq!(config.observe_listen, None);
+        assert_eq!(config.services[0].port, 8080);
+        assert_eq!(config.services[0].check, HealthCheck::Tcp);
+        assert_eq!(config.services[1].port, 80);
+        assert_eq!(config.services[1].check, HealthCheck::Http("/ok".to_owned()));
+    }
+
+    #[test]
+    fn every_problem_is_reported_at_once() {
+        let text = "[agent]\nname = \"Big Name\"\n[log]\nlevel = \"loud\"\n[tunnel]\nlisten = \"here\"\n\
+                    [[service]]\nblueprint = 7\nservice = \"x\"\nlocal = \"nowhere:1\"\n";
+        let (config, problems) = load(text, &[("shutdown.grace", "10")]);
+        assert!(config.is_none());
+        for key in [
+            "agent.name",
+            "log.level",
+            "tunnel.listen",
+            "shutdown.grace",
+            "service[0].service",
+            "service[0].local",
+        ] {
+            assert!(problems.iter().any(|problem| problem.starts_with(key)), "{key}: {problems:?}");
+        }
+    }
+
+    #[test]
+    fn two_services_cannot_share_an_overlay_port() {
+        let row = "[[service]]\nblueprint = 7\nservice = 42\nlocal = \"8080\"\n";
+        let (config, problems) = load(&format!("{row}{row}"), &[]);
+        assert!(config.is_none());
+        assert!(problems[0].contains("taken by service 7/42"), "{problems:?}");
+    }
+
+    #[test]
+    fn a_host_name_becomes_a_name() {
+        assert_eq!(name_from("GPU_Node-1.example.org"), "gpu-node-1");
+        assert_eq!(name_from("..."), "agent");
+        assert!(is_name(&host_name()));
+    }
+}

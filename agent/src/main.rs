@@ -1,0 +1,5 @@
+//! The agent's process: everything it does is in the library.
+
+fn main() -> std::process::ExitCode {
+    blueprint_agent::cli::main()
+}

@@ -1,0 +1,72 @@
+//! Samples the machine and its services at the pace that the hub names.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use blueprint_agent_qos::{Sampler, ServiceProbe};
+use blueprint_common_types::Health;
+use blueprint_proto::v1;
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+
+use crate::agent::AgentError;
+use crate::shared::{Samples, Shared};
+
+/// Samples, keeps the last result for status and metrics, and sends each to the control stream.
+pub(crate) async fn run(shared: Arc<Shared>, reports: mpsc::Sender<v1::QosReport>) -> Result<(), AgentError> {
+    let mut sampler = Sampler::new(shared.state.folder());
+    let mut pace = shared.pace.subscribe();
+    loop {
+        let probes = probes(&shared);
+        // It reads many small files of /proc, some of which the kernel takes its time to write.
+        let sampled = tokio::task::spawn_blocking(move || {
+            let samples = sample(&mut sampler, &probes);
+            (sampler, samples)
+        });
+        let Some(sampled) = shared.stop.run_until_cancelled(sampled).await else { return Ok(()) };
+        let (returned, samples) = sampled.map_err(|_| AgentError::Ended { part: "sampler" })?;
+        sampler = returned;
+        // Full means that the control stream is busy; the next sample is as good as this one.
+        let _ = reports.try_send(report(&shared, &samples));
+        shared.samples.send_replace(Arc::new(samples));
+        let wait = *pace.borrow_and_update();
+        tokio::select! {
+            biased;
+            () = shared.stop.cancelled() => return Ok(()),
+            changed = pace.changed() => if changed.is_err() { return Ok(()) },
+            () = sleep(wait) => {}
+        }
+    }
+}
+
+fn probes(shared: &Shared) -> Vec<ServiceProbe> {
+    let health = Arc::clone(&shared.health.borrow());
+    let probe = |spec: &crate::service::ServiceSpec| {
+        let known = health.get(&spec.port);
+        ServiceProbe {
+            service: spec.service,
+            port: spec.port,
+            local: spec.local,
+            health: known.map_or(Health::Unknown, |known| known.health),
+            check_micros: known.map_or(0, |known| known.check_micros),
+        }
+    };
+    shared.services().iter().map(|entry| probe(&entry.spec)).collect()
+}
+
+fn sample(sampler: &mut Sampler, probes: &[ServiceProbe]) -> Samples {
+    let now = Instant::now();
+    Samples {
+        machine: sampler.sample_machine(now),
+        services: probes.iter().map(|probe| sampler.sample_service(probe, now)).collect(),
+    }
+}
+
+fn report(shared: &Shared, samples: &Samples) -> v1::QosReport {
+    v1::QosReport {
+        time_millis: crate::join::now().as_millis(),
+        machine: Some(samples.machine.into()),
+        tunnel: Some(shared.plane.sample().into()),
+        services: samples.services.iter().map(|sample| (*sample).into()).collect(),
+    }
+}

@@ -1,0 +1,1 @@
+//! Join rate, first byte, latency, throughput and memory of real binaries.

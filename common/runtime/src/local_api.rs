@@ -1,0 +1,13 @@
+//! HTTP over a Unix socket: how commands talk to the running process on the same machine.
+//!
+//! The socket is 0600, so who may connect is who may read the user's files; there is no other sign-in.
+//! Errors of every JSON API have one shape: `{"error":{"code":"not_found","message":"...","hint":"..."}}`.
+
+mod client;
+mod server;
+
+pub use client::{LocalClient, LocalError};
+pub use server::{bind_private, serve, serve_connection};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,39 @@
+//! Names, keys, secrets, tokens and samples that every part of the product shares.
+//!
+//! This crate holds values and their text forms; it has no I/O, no clock and no policy.
+//! Everything that must not be printed is a [`Secret`], which has no `Display` and a
+//! `Debug` that says nothing.
+
+mod health;
+mod id;
+mod join_line;
+mod key;
+mod overlay;
+mod qos;
+mod secret;
+mod time;
+mod token;
+
+pub use health::{Health, HealthCheck, ParseHealthCheckError};
+pub use id::{AgentId, HubId, ParseIdError, ServiceKey, TargetKey};
+pub use join_line::{CaPin, JoinLine, ParseJoinLineError};
+pub use key::{ParseKeyError, WgPrivateKey, WgPublicKey};
+pub use overlay::OverlayLease;
+pub use qos::{MachineSample, ServiceSample, TunnelSample};
+pub use secret::Secret;
+pub use time::Timestamp;
+pub use token::{AccessToken, JoinToken, ParseTokenError, TokenHash, TokenId};
+
+/// Name that the hub's certificate carries and that every agent verifies, wherever the hub is reached.
+///
+/// The address of a hub may change; its name in TLS never does, so a certificate survives every move.
+pub const HUB_TLS_NAME: &str = "hub.blueprint.internal";
+
+/// Fills `buffer` from the operating system's generator.
+///
+/// # Errors
+///
+/// Fails only where the system has no source of randomness.
+pub fn fill_random(buffer: &mut [u8]) -> Result<(), std::io::Error> {
+    getrandom::fill(buffer).map_err(std::io::Error::from)
+}

@@ -1,0 +1,60 @@
+//! Samples of quality of service, as measured by an agent.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Health, ServiceKey};
+
+/// A machine at one moment. Counters start at the machine's boot.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct MachineSample {
+    /// Busy share of all cores since the sample before, 0 to 100.
+    pub cpu_percent: f32,
+    /// Memory in use, without caches.
+    pub memory_used_bytes: u64,
+    /// Memory of the machine.
+    pub memory_total_bytes: u64,
+    /// Used bytes of the file system that holds the agent's state.
+    pub disk_used_bytes: u64,
+    /// Size of that file system.
+    pub disk_total_bytes: u64,
+    /// Bytes received by all interfaces but loopback.
+    pub network_rx_bytes: u64,
+    /// Bytes sent by all interfaces but loopback.
+    pub network_tx_bytes: u64,
+}
+
+/// The process behind one service at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct ServiceSample {
+    /// The service.
+    pub service: ServiceKey,
+    /// Overlay port of the target.
+    pub port: u16,
+    /// Result of the local check.
+    pub health: Health,
+    /// Process that listens on the service's port, where the agent may see it.
+    pub pid: Option<u32>,
+    /// Share of one core since the sample before; may exceed 100 on several cores.
+    pub cpu_percent: f32,
+    /// Resident memory.
+    pub memory_bytes: u64,
+    /// Time the last health check took, in microseconds.
+    pub check_micros: u32,
+}
+
+/// The tunnel between an agent and its hub, over the last window of echoes.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct TunnelSample {
+    /// Mean round trip of the window's echoes in microseconds; zero where none came back.
+    pub rtt_micros: u32,
+    /// Mean difference of neighbouring round trips in microseconds (RFC 3550, section 6.4.1, without smoothing).
+    pub jitter_micros: u32,
+    /// Echoes sent that did not come back, in percent.
+    pub loss_percent: f32,
+    /// Seconds since the last completed handshake; `None` before the first.
+    pub handshake_age_secs: Option<u32>,
+    /// Bytes received from the hub, outer packets.
+    pub rx_bytes: u64,
+    /// Bytes sent to the hub, outer packets.
+    pub tx_bytes: u64,
+}

@@ -1,0 +1,170 @@
+//! Tokens: secrets of 256 bits that are shown once and stored as a hash.
+
+use std::fmt;
+use std::str::FromStr;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use sha2::{Digest, Sha256};
+
+use crate::Secret;
+
+/// A text is not a token of the kind expected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ParseTokenError {
+    /// Wrong prefix.
+    #[error("a token that starts with {expected:?} was expected")]
+    Prefix {
+        /// The prefix of this kind of token.
+        expected: &'static str,
+    },
+    /// Damaged, most often cut off when copied.
+    #[error("the token is damaged or cut off; copy it again as a whole")]
+    Damaged,
+}
+
+/// Public half of a token: names its row in the store and may be logged.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TokenId([u8; 8]);
+
+impl TokenId {
+    /// Takes the 64 bits as they are.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 8]) -> Self {
+        Self(bytes)
+    }
+}
+
+impl fmt::Display for TokenId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for TokenId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+impl FromStr for TokenId {
+    type Err = ParseTokenError;
+
+    fn from_str(text: &str) -> Result<Self, ParseTokenError> {
+        let mut bytes = [0u8; 8];
+        let mut digits = text.chars().map(|c| c.to_digit(16).and_then(|d| u8::try_from(d).ok()));
+        for byte in &mut bytes {
+            let high = digits.next().flatten().ok_or(ParseTokenError::Damaged)?;
+            let low = digits.next().flatten().ok_or(ParseTokenError::Damaged)?;
+            *byte = (high << 4) | low;
+        }
+        if digits.next().is_some() { Err(ParseTokenError::Damaged) } else { Ok(Self(bytes)) }
+    }
+}
+
+/// SHA-256 of a token's secret. A secret of 256 random bits needs no slow hash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct TokenHash([u8; 32]);
+
+impl TokenHash {
+    /// Takes a stored hash.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The hash, for the store.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+macro_rules! token_type {
+    ($(#[$doc:meta])* $name:ident, $prefix:literal) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq)]
+        pub struct $name {
+            id: TokenId,
+            secret: Secret<[u8; 32]>,
+        }
+
+        impl $name {
+            /// Makes a new random one.
+            ///
+            /// # Errors
+            ///
+            /// Fails only where the system has no source of randomness.
+            pub fn random() -> Result<Self, std::io::Error> {
+                let (mut id, mut secret) = ([0u8; 8], [0u8; 32]);
+                crate::fill_random(&mut id)?;
+                crate::fill_random(&mut secret)?;
+                Ok(Self { id: TokenId(id), secret: Secret::new(secret) })
+            }
+
+            /// Public half.
+            #[must_use]
+            pub const fn id(&self) -> TokenId {
+                self.id
+            }
+
+            /// What the store keeps of the secret half.
+            #[must_use]
+            pub fn hash(&self) -> TokenHash {
+                TokenHash(Sha256::digest(self.secret.expose()).into())
+            }
+
+            /// The whole token as text, to be shown once or sent to the hub.
+            #[must_use]
+            pub fn expose_text(&self) -> Secret<String> {
+                Secret::new(format!("{}{}_{}", $prefix, self.id, URL_SAFE_NO_PAD.encode(self.secret.expose())))
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = ParseTokenError;
+
+            fn from_str(text: &str) -> Result<Self, ParseTokenError> {
+                let rest = text.strip_prefix($prefix).ok_or(ParseTokenError::Prefix { expected: $prefix })?;
+                let (id, secret) = rest.split_once('_').ok_or(ParseTokenError::Damaged)?;
+                let secret = URL_SAFE_NO_PAD.decode(secret).map_err(|_| ParseTokenError::Damaged)?;
+                let secret = secret.try_into().map_err(|_| ParseTokenError::Damaged)?;
+                Ok(Self { id: id.parse()?, secret: Secret::new(secret) })
+            }
+        }
+    };
+}
+
+token_type! {
+    /// Lets one machine become a spoke. Text form `bpj_<id>_<secret>`.
+    JoinToken, "bpj_"
+}
+token_type! {
+    /// Lets a client call services through the proxy. Text form `bpa_<id>_<secret>`.
+    AccessToken, "bpa_"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_survives_its_text_form_and_prints_nothing() {
+        let token = JoinToken::random().unwrap();
+        let text = token.expose_text();
+        let again: JoinToken = text.expose().parse().unwrap();
+        assert_eq!(again, token);
+        assert_eq!(again.hash(), token.hash());
+        let secret = text.expose().rsplit('_').next().unwrap().to_owned();
+        assert!(!format!("{token:?}").contains(&secret));
+    }
+
+    #[test]
+    fn damage_and_the_wrong_kind_are_told_apart() {
+        let token = AccessToken::random().unwrap();
+        let text = token.expose_text();
+        let cut = text.expose().get(..text.expose().len() - 3).unwrap();
+        assert_eq!(cut.parse::<AccessToken>(), Err(ParseTokenError::Damaged));
+        assert_eq!(text.expose().parse::<JoinToken>(), Err(ParseTokenError::Prefix { expected: "bpj_" }));
+    }
+}

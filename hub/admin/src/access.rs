@@ -1,0 +1,101 @@
+//! Access tokens: what clients of the proxy show.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use blueprint_common_types::{AccessToken, TokenId};
+use blueprint_hub_registry_core::{AccessScope, AccessTokenRecord};
+use http::StatusCode;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::AdminState;
+use crate::error::ApiError;
+use crate::tokens::label;
+use crate::views::{now, time};
+
+/// Longest life of an access token; there is none without an end.
+const MAX_TTL: Duration = Duration::from_secs(90 * 24 * 3600);
+/// Default life.
+const DEFAULT_TTL: Duration = Duration::from_secs(30 * 24 * 3600);
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CreateAccess {
+    ttl_secs: Option<u64>,
+    #[serde(default)]
+    label: String,
+    /// Services it opens, such as `7/42,7/43`, or `*` for all.
+    services: String,
+}
+
+pub(crate) async fn create(
+    State(state): State<AdminState>,
+    Json(request): Json<CreateAccess>,
+) -> Result<(StatusCode, Json<Value>), ApiError> {
+    let ttl = request.ttl_secs.map_or(DEFAULT_TTL, Duration::from_secs);
+    if ttl.is_zero() || ttl > MAX_TTL {
+        return Err(ApiError::invalid(
+            "an access token lives between 1 s and 90 days",
+            "give a --ttl such as 12h or 30d",
+        ));
+    }
+    let services: AccessScope = request.services.parse().map_err(|error| {
+        ApiError::invalid(format!("{error}"), "give --service as 7/42, several times for several, or --all")
+    })?;
+    let token = AccessToken::random().map_err(|_| ApiError::unavailable("no randomness for a token"))?;
+    let created_at = now();
+    let record = AccessTokenRecord {
+        id: token.id(),
+        hash: token.hash(),
+        label: label(request.label)?,
+        created_at,
+        expires_at: Some(created_at.plus(ttl)),
+        revoked_at: None,
+        services,
+    };
+    let shown = view(&record);
+    state.store.create_access_token(record).await?;
+    state.hub.access_changed().await;
+    Ok((StatusCode::CREATED, Json(json!({ "access_token": token.expose_text().expose(), "token": shown }))))
+}
+
+pub(crate) async fn list(State(state): State<AdminState>) -> Result<Json<Value>, ApiError> {
+    let tokens: Vec<_> = state.store.list_access_tokens().await?.iter().map(view).collect();
+    Ok(Json(json!({ "tokens": tokens })))
+}
+
+pub(crate) async fn revoke(
+    State(state): State<AdminState>,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    let found = match id.parse::<TokenId>() {
+        Ok(id) => state.store.revoke_access_token(id, now()).await?,
+        Err(_) => false,
+    };
+    if !found {
+        return Err(ApiError::not_found(
+            format!("no live access token has the id {id:?}"),
+            "`blueprint-hub access ls` lists them",
+        ));
+    }
+    state.hub.access_changed().await;
+    Ok(Json(json!({ "revoked": id })))
+}
+
+fn view(record: &AccessTokenRecord) -> Value {
+    let state = match (record.revoked_at, record.expires_at) {
+        (Some(_), _) => "revoked",
+        (None, Some(end)) if end <= now() => "expired",
+        (None, Some(_) | None) => "live",
+    };
+    json!({
+        "id": record.id.to_string(),
+        "label": record.label,
+        "state": state,
+        "created_at": time(record.created_at),
+        "expires_at": record.expires_at.map(time),
+        "services": record.services.to_string(),
+    })
+}

@@ -1,0 +1,110 @@
+//! JSON API for operators: over the hub's Unix socket, and over an optional TCP port with a bearer token.
+//!
+//! The command line is its first client. Records of the store and answers are different types: what is
+//! not named in [`views`](self) cannot leak. What needs other parts of the hub goes through [`Hub`].
+
+mod access;
+mod auth;
+mod error;
+mod nodes;
+mod router;
+mod services;
+mod tokens;
+mod views;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use blueprint_common_runtime::metrics::Metrics;
+use blueprint_common_types::{AgentId, CaPin, HubId, Timestamp, WgPublicKey};
+use blueprint_hub_registry_core::{QosPoint, QosSample, RegistrySnapshot, Store};
+use futures_util::future::BoxFuture;
+
+pub use auth::OperatorToken;
+pub use router::{private_router, public_router};
+
+/// What the API says of a hub and does not change while it runs.
+#[derive(Debug, Clone)]
+pub struct HubFacts {
+    /// Version of the program.
+    pub version: &'static str,
+    /// Identity.
+    pub id: HubId,
+    /// What join lines carry.
+    pub pin: CaPin,
+    /// Number of this start.
+    pub epoch: u64,
+    /// When it started.
+    pub started_at: Timestamp,
+    /// Host that join lines name.
+    pub advertise_host: String,
+    /// TCP port of the control plane.
+    pub control_port: u16,
+    /// Where the tunnel listens.
+    pub tunnel: SocketAddr,
+    /// Where the proxy listens, as a URL.
+    pub proxy_url: String,
+}
+
+/// The tunnel to one agent, as the hub sees it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PeerView {
+    /// Outer address it was last heard from.
+    pub endpoint: Option<SocketAddr>,
+    /// Time since the last handshake.
+    pub handshake_age: Option<Duration>,
+    /// Bytes received.
+    pub rx_bytes: u64,
+    /// Bytes sent.
+    pub tx_bytes: u64,
+    /// Time since anything authentic arrived.
+    pub last_rx: Option<Duration>,
+    /// True while its data plane echoes.
+    pub alive: bool,
+}
+
+/// Last report and history of an agent.
+pub type Qos = (Option<QosSample>, Vec<QosPoint>);
+
+/// Why an agent was not removed.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct RemoveFailed(pub String);
+
+/// The parts of the hub that the API needs beside the store.
+pub trait Hub: Send + Sync {
+    /// The registry.
+    fn snapshot(&self) -> Arc<RegistrySnapshot>;
+
+    /// The tunnel to one peer; `None` where it is not one.
+    fn peer(&self, key: &WgPublicKey) -> Option<PeerView>;
+
+    /// Quality of service of an agent; `None` for an unknown one.
+    fn qos(&self, agent: AgentId, points: usize) -> BoxFuture<'_, Option<Qos>>;
+
+    /// Removes an agent everywhere.
+    fn remove(&self, agent: AgentId) -> BoxFuture<'_, Result<(), RemoveFailed>>;
+
+    /// Access tokens changed in the store; resolves when the proxy decides by the new ones.
+    fn access_changed(&self) -> BoxFuture<'_, ()>;
+}
+
+/// What the routes work on.
+#[derive(Clone)]
+pub struct AdminState {
+    /// What does not change.
+    pub facts: Arc<HubFacts>,
+    /// The other parts.
+    pub hub: Arc<dyn Hub>,
+    /// Durable state.
+    pub store: Arc<dyn Store>,
+    /// Metrics of the whole process.
+    pub metrics: Arc<Metrics>,
+}
+
+impl std::fmt::Debug for AdminState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AdminState").field("facts", &self.facts).finish_non_exhaustive()
+    }
+}

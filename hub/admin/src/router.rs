@@ -1,0 +1,75 @@
+//! The route table.
+
+use axum::extract::State;
+use axum::response::IntoResponse;
+use axum::routing::{delete, get};
+use axum::{Json, Router, middleware};
+use blueprint_common_runtime::metrics::CONTENT_TYPE;
+use http::header;
+use serde_json::{Value, json};
+
+use crate::error::ApiError;
+use crate::{AdminState, OperatorToken, access, auth, nodes, services, tokens, views};
+
+/// Largest request body in bytes.
+const MAX_BODY: usize = 64 * 1024;
+
+/// Routes for the Unix socket: who can open it is the operator.
+pub fn private_router(state: AdminState) -> Router {
+    Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/nodes", get(nodes::list))
+        .route("/v1/nodes/{node}", get(nodes::show).delete(nodes::remove))
+        .route("/v1/nodes/{node}/qos", get(nodes::qos))
+        .route("/v1/services", get(services::list))
+        .route("/v1/services/{blueprint}/{service}", get(services::show))
+        .route("/v1/tokens", get(tokens::list).post(tokens::create))
+        .route("/v1/tokens/{id}", delete(tokens::revoke))
+        .route("/v1/access", get(access::list).post(access::create))
+        .route("/v1/access/{id}", delete(access::revoke))
+        .route("/v1/audit", get(services::audit))
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(healthz))
+        .fallback(nowhere)
+        .layer(axum::extract::DefaultBodyLimit::max(MAX_BODY))
+        .with_state(state)
+}
+
+/// The same routes for a TCP port, each behind the operator's token; only `/healthz` is open.
+pub fn public_router(state: AdminState, token: OperatorToken) -> Router {
+    let guarded = private_router(state).layer(middleware::from_fn_with_state(token, auth::require));
+    Router::new().route("/healthz", get(healthz)).fallback_service(guarded)
+}
+
+async fn nowhere() -> ApiError {
+    ApiError::not_found("no such route", "routes are listed in docs/api.md")
+}
+
+async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+async fn metrics(State(state): State<AdminState>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, CONTENT_TYPE)], state.metrics.encode())
+}
+
+async fn status(State(state): State<AdminState>) -> Json<Value> {
+    let snapshot = state.hub.snapshot();
+    let alive = snapshot.agents.values().filter(|view| view.data_plane).count();
+    let healthy =
+        snapshot.targets.values().filter(|t| t.health == blueprint_common_types::Health::Healthy).count();
+    let facts = &state.facts;
+    Json(json!({
+        "version": facts.version,
+        "hub": facts.id,
+        "epoch": facts.epoch,
+        "started_at": views::time(facts.started_at),
+        "join_address": format!("{}:{}", facts.advertise_host, facts.control_port),
+        "pin": facts.pin.to_string(),
+        "tunnel": facts.tunnel.to_string(),
+        "proxy": facts.proxy_url,
+        "nodes": {"joined": snapshot.agents.len(), "data_plane_up": alive},
+        "services": {"named": snapshot.by_service.len(), "targets": snapshot.targets.len(), "healthy": healthy},
+        "registry_index": snapshot.index,
+    }))
+}

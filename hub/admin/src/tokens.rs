@@ -1,0 +1,134 @@
+//! Join tokens.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use blueprint_common_types::{JoinLine, JoinToken, TokenId};
+use blueprint_hub_registry_core::{JoinTokenRecord, ServiceGrant};
+use http::StatusCode;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::AdminState;
+use crate::error::ApiError;
+use crate::views::{now, time};
+
+/// Longest life of a join token (`reliability.md`, R8).
+const MAX_TTL: Duration = Duration::from_secs(24 * 3600);
+/// Default life.
+const DEFAULT_TTL: Duration = Duration::from_secs(15 * 60);
+/// Most joins with one token.
+const MAX_USES: u32 = 10_000;
+/// Longest label in characters.
+const MAX_LABEL: usize = 128;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CreateToken {
+    ttl_secs: Option<u64>,
+    uses: Option<u32>,
+    #[serde(default)]
+    label: String,
+    /// Services that agents with this token may offer, such as `7/42,7/43`; empty for first claim.
+    #[serde(default)]
+    services: String,
+}
+
+pub(crate) async fn create(
+    State(state): State<AdminState>,
+    Json(request): Json<CreateToken>,
+) -> Result<(StatusCode, Json<Value>), ApiError> {
+    let ttl = request.ttl_secs.map_or(DEFAULT_TTL, Duration::from_secs);
+    if ttl.is_zero() || ttl > MAX_TTL {
+        return Err(ApiError::invalid(
+            "a join token lives between 1 s and 24 h",
+            "give a --ttl such as 15m or 2h",
+        ));
+    }
+    let uses = request.uses.unwrap_or(1);
+    if !(1..=MAX_USES).contains(&uses) {
+        return Err(ApiError::invalid(
+            format!("a join token has 1 to {MAX_USES} uses"),
+            "give --uses within it",
+        ));
+    }
+    let label = label(request.label)?;
+    let services: ServiceGrant = request.services.parse().map_err(|error| {
+        ApiError::invalid(format!("{error}"), "give --services as 7/42,7/43 or leave it out")
+    })?;
+    let token = JoinToken::random().map_err(|_| ApiError::unavailable("no randomness for a token"))?;
+    let created_at = now();
+    let record = JoinTokenRecord {
+        id: token.id(),
+        hash: token.hash(),
+        label,
+        created_at,
+        expires_at: created_at.plus(ttl),
+        uses_left: uses,
+        uses,
+        services,
+    };
+    let shown = view(&record);
+    state.store.create_join_token(record).await?;
+    let line = JoinLine {
+        host: state.facts.advertise_host.clone(),
+        port: state.facts.control_port,
+        pin: state.facts.pin,
+        token,
+    };
+    Ok((StatusCode::CREATED, Json(json!({ "join_line": line.expose_text().expose(), "token": shown }))))
+}
+
+pub(crate) async fn list(State(state): State<AdminState>) -> Result<Json<Value>, ApiError> {
+    let tokens: Vec<_> = state.store.list_join_tokens().await?.iter().map(view).collect();
+    Ok(Json(json!({ "tokens": tokens })))
+}
+
+pub(crate) async fn revoke(
+    State(state): State<AdminState>,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    let found = match id.parse::<TokenId>() {
+        Ok(id) => state.store.revoke_join_token(id, now()).await?,
+        Err(_) => false,
+    };
+    if !found {
+        return Err(ApiError::not_found(
+            format!("no join token has the id {id:?}"),
+            "`blueprint-hub token ls` lists them",
+        ));
+    }
+    Ok(Json(json!({ "revoked": id })))
+}
+
+/// A label of at most [`MAX_LABEL`] printable characters.
+pub(crate) fn label(text: String) -> Result<String, ApiError> {
+    if text.chars().count() > MAX_LABEL || text.chars().any(char::is_control) {
+        return Err(ApiError::invalid(
+            format!("a label has at most {MAX_LABEL} printable characters"),
+            "give a shorter --label",
+        ));
+    }
+    Ok(text)
+}
+
+fn view(record: &JoinTokenRecord) -> Value {
+    let state = if record.uses_left == 0 {
+        "used"
+    } else if record.expires_at <= now() {
+        "expired"
+    } else {
+        "open"
+    };
+    json!({
+        "id": record.id.to_string(),
+        "label": record.label,
+        "state": state,
+        "uses_left": record.uses_left,
+        "uses": record.uses,
+        "created_at": time(record.created_at),
+        "expires_at": time(record.expires_at),
+        "services": record.services.to_string(),
+    })
+}

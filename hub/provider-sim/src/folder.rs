@@ -1,0 +1,176 @@
+//! The files of one machine.
+
+use std::io::{self, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use blueprint_common_types::{Secret, ServiceKey, Timestamp};
+use tokio::fs::{self, DirBuilder, File, OpenOptions};
+use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
+
+/// A log longer than this starts anew at the next boot.
+const MAX_LOG_BYTES: u64 = 1 << 20;
+
+/// How far from its end a log is searched for its last line.
+const TAIL_BYTES: u64 = 4096;
+
+/// Characters of a last line that are shown.
+const LINE_CHARS: usize = 200;
+
+/// The folder of one machine, there or not.
+#[derive(Debug, Clone)]
+pub(crate) struct Folder(PathBuf);
+
+impl Folder {
+    /// The one at `path`.
+    pub(crate) const fn new(path: PathBuf) -> Self {
+        Self(path)
+    }
+
+    /// Where the join line lies.
+    pub(crate) fn join_line(&self) -> PathBuf {
+        self.0.join("join-line")
+    }
+
+    /// The agent's configuration.
+    pub(crate) fn agent_config(&self) -> PathBuf {
+        self.0.join("agent.toml")
+    }
+
+    /// The agent's state folder.
+    pub(crate) fn agent_state(&self) -> PathBuf {
+        self.0.join("state")
+    }
+
+    /// What the agent prints.
+    pub(crate) fn console(&self) -> PathBuf {
+        self.0.join("console.log")
+    }
+
+    /// What a service prints.
+    pub(crate) fn service_log(&self, key: ServiceKey) -> PathBuf {
+        self.0.join(format!("service-{}-{}.log", key.blueprint, key.service))
+    }
+
+    /// Where a service says its port.
+    pub(crate) fn port_file(&self, key: ServiceKey) -> PathBuf {
+        self.0.join(format!("service-{}-{}.port", key.blueprint, key.service))
+    }
+
+    /// Makes the folder with what the machine is created with; what an unfinished creation left goes first.
+    pub(crate) async fn make(
+        &self,
+        user_data: &Secret<String>,
+        join_line: &Secret<String>,
+    ) -> io::Result<()> {
+        self.remove().await?;
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.0).await?;
+        self.write("user-data.json", user_data.expose().as_bytes()).await?;
+        self.write("join-line", join_line.expose().as_bytes()).await
+    }
+
+    /// Writes a file of mode 0600 beside its place, then puts it there.
+    pub(crate) async fn write(&self, name: &str, content: &[u8]) -> io::Result<()> {
+        let beside = self.0.join(format!("{name}.new"));
+        let mut file =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside).await?;
+        file.write_all(content).await?;
+        file.sync_all().await?;
+        fs::rename(&beside, self.0.join(name)).await
+    }
+
+    /// What the machine was created with.
+    pub(crate) async fn user_data(&self) -> io::Result<Secret<String>> {
+        fs::read_to_string(self.0.join("user-data.json")).await.map(Secret::new)
+    }
+
+    /// When the machine was created; `None` where it does not exist.
+    pub(crate) async fn created_at(&self) -> io::Result<Option<Timestamp>> {
+        for path in [self.0.join("user-data.json"), self.0.clone()] {
+            match fs::metadata(&path).await.and_then(|metadata| metadata.modified()) {
+                Ok(time) => return Ok(Some(time.into())),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+
+    /// True once the agent of the machine was started, in this process of the hub or an earlier one.
+    pub(crate) async fn is_booted(&self) -> io::Result<bool> {
+        fs::try_exists(self.0.join("booted")).await
+    }
+
+    /// Notes that the agent was started.
+    pub(crate) async fn mark_booted(&self) -> io::Result<()> {
+        self.write("booted", b"").await
+    }
+
+    /// Removes everything; a folder that does not exist is no error.
+    pub(crate) async fn remove(&self) -> io::Result<()> {
+        none_if_absent(fs::remove_dir_all(&self.0).await)
+    }
+}
+
+/// Removes a file that may not be there.
+pub(crate) async fn remove_file(path: &Path) -> io::Result<()> {
+    none_if_absent(fs::remove_file(path).await)
+}
+
+/// Opens a log at its end, mode 0600; one longer than 1 MiB starts anew.
+pub(crate) async fn open_log(path: &Path) -> io::Result<std::fs::File> {
+    let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path).await?;
+    if file.metadata().await?.len() > MAX_LOG_BYTES {
+        file.set_len(0).await?;
+    }
+    Ok(file.into_std().await)
+}
+
+/// The last line of a log that says anything, at most 200 characters, without control characters.
+pub(crate) async fn last_line(path: &Path) -> Option<String> {
+    let mut file = File::open(path).await.ok()?;
+    let length = file.metadata().await.ok()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES))).await.ok()?;
+    let mut tail = Vec::new();
+    file.take(TAIL_BYTES).read_to_end(&mut tail).await.ok()?;
+    let tail = String::from_utf8_lossy(&tail);
+    let line = tail.lines().rev().find(|line| !line.trim().is_empty())?;
+    Some(line.trim().chars().filter(|c| !c.is_control()).take(LINE_CHARS).collect())
+}
+
+fn none_if_absent(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_last_line_is_short_and_printable() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        assert_eq!(last_line(&path).await, None);
+        for (log, line) in [
+            ("", None),
+            ("one\ntwo\n\n  \n", Some("two".to_owned())),
+            ("\u{1b}[31mred\u{1b}[0m\n", Some("[31mred[0m".to_owned())),
+            (&"é".repeat(10_000), Some("é".repeat(200))),
+        ] {
+            std::fs::write(&path, log).unwrap();
+            assert_eq!(last_line(&path).await, line);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_long_log_starts_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        std::fs::write(&path, vec![b'x'; 1 << 20]).unwrap();
+        assert_eq!(open_log(&path).await.unwrap().metadata().unwrap().len(), 1 << 20);
+        std::fs::write(&path, vec![b'x'; (1 << 20) + 1]).unwrap();
+        assert_eq!(open_log(&path).await.unwrap().metadata().unwrap().len(), 0);
+    }
+}

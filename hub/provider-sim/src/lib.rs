@@ -1,0 +1,26 @@
+//! A simulated cloud whose machines are processes on this host.
+//!
+//! A machine is a folder `DIR/machines/KEY/` and, while it runs, one process for each of its services and one
+//! agent:
+//!
+//! ```text
+//! user-data.json      what the machine was created with, mode 0600
+//! join-line           the join line out of it, mode 0600, until the machine boots a second time
+//! agent.toml          written at every boot, because ports change
+//! state/              the agent's own
+//! console.log         what the agent printed; service-B-S.log what a service printed
+//! booted              there once the agent was started
+//! ```
+//!
+//! Invariants:
+//! - no process outlives the hub, however it ends: each reads a pipe that the hub holds and ends with it;
+//! - no secret stands in an argument or the environment of a process; of the hub's environment only `PATH`
+//!   and `HOME` are passed on;
+//! - one thing at a time happens to a machine; machines do not wait for each other.
+
+mod cloud;
+mod folder;
+mod machine;
+mod user_data;
+
+pub use cloud::{SimCloud, SimConfig};

@@ -1,0 +1,223 @@
+//! One meaning for every request, or none.
+
+use std::net::IpAddr;
+
+use http::header::{CONNECTION, HOST, UPGRADE};
+use http::request::Parts;
+use http::uri::Authority;
+use http::{HeaderMap, Method, Version};
+
+use crate::credential::{self, Credential};
+use crate::framing;
+use crate::headers::{REQUEST_ID, is_grpc, is_request_id};
+use crate::path;
+use crate::refusal::Refusal;
+use crate::selector::{self, Selector};
+
+/// Most header fields of a request.
+pub const MAX_HEADERS: usize = 100;
+
+/// Most bytes in the names and values of a request's headers.
+pub const MAX_HEADER_BYTES: usize = 16 * 1024;
+
+/// Most bytes in the path and query of a request; half of what all headers may take.
+pub const MAX_TARGET_BYTES: usize = 8 * 1024;
+
+/// What the driver knows of a request besides its bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct Downstream<'a> {
+    /// Address the connection comes from; never taken from a header.
+    pub source: IpAddr,
+    /// Whether it came over TLS.
+    pub tls: bool,
+    /// Domain under which host names name services; empty to have none.
+    pub domain: &'a str,
+    /// A fresh id for the request, used unless it brings a well-formed one.
+    pub request_id: &'a str,
+}
+
+/// A request in its only reading: what is decided about is what is forwarded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CanonicalRequest {
+    method: Method,
+    path: String,
+    query: Option<String>,
+    authority: Option<String>,
+    selector: Option<Selector>,
+    credential: Credential,
+    source: IpAddr,
+    tls: bool,
+    request_id: String,
+    grpc: bool,
+}
+
+impl CanonicalRequest {
+    /// Reads the head of a request.
+    ///
+    /// # Errors
+    ///
+    /// A [`Refusal`] where the head has several readings, none, or is too large; the credential is
+    /// read but not judged here.
+    pub fn parse(parts: &Parts, downstream: &Downstream<'_>) -> Result<Self, Refusal> {
+        check_size(parts)?;
+        if matches!(parts.method, Method::CONNECT | Method::TRACE) {
+            return Err(Refusal::MethodRefused);
+        }
+        framing::check(parts.version, &parts.headers)?;
+        let authority = authority(parts, downstream.tls)?;
+        let path = path::normalise(parts.uri.path()).map_err(|fault| Refusal::MalformedPath { fault })?;
+        let host = authority.as_ref().map(Authority::host);
+        let selector = selector::parse(&parts.headers, host, downstream.domain)?;
+        let credential = credential::parse(&parts.headers)?;
+        if is_websocket(&parts.headers) {
+            return Err(Refusal::UpgradeUnsupported);
+        }
+        Ok(Self {
+            method: parts.method.clone(),
+            path,
+            query: parts.uri.query().map(str::to_owned),
+            authority: authority.map(|authority| authority.as_str().to_owned()),
+            selector,
+            credential,
+            source: downstream.source,
+            tls: downstream.tls,
+            request_id: request_id(&parts.headers).unwrap_or(downstream.request_id).to_owned(),
+            grpc: parts.version == Version::HTTP_2 && is_grpc(&parts.headers),
+        })
+    }
+
+    /// Method, never `CONNECT` or `TRACE`.
+    #[must_use]
+    pub const fn method(&self) -> &Method {
+        &self.method
+    }
+
+    /// The normal form of the path.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// The normal form of the path and the query as it came: the target of the new request.
+    #[must_use]
+    pub fn path_and_query(&self) -> String {
+        match &self.query {
+            Some(query) => format!("{}?{query}", self.path),
+            None => self.path.clone(),
+        }
+    }
+
+    /// Host and port that were asked for, in lower case, without a default port.
+    #[must_use]
+    pub fn authority(&self) -> Option<&str> {
+        self.authority.as_deref()
+    }
+
+    /// How the client named the service.
+    #[must_use]
+    pub const fn selector(&self) -> Option<Selector> {
+        self.selector
+    }
+
+    /// Where the connection comes from.
+    #[must_use]
+    pub const fn source(&self) -> IpAddr {
+        self.source
+    }
+
+    /// Whether it came over TLS.
+    #[must_use]
+    pub const fn is_tls(&self) -> bool {
+        self.tls
+    }
+
+    /// Id that follows the request through every log: the client's where well formed, else ours.
+    #[must_use]
+    pub fn request_id(&self) -> &str {
+        &self.request_id
+    }
+
+    /// Whether this is gRPC, which needs HTTP/2 up to the service.
+    #[must_use]
+    pub const fn is_grpc(&self) -> bool {
+        self.grpc
+    }
+
+    pub(crate) const fn credential(&self) -> &Credential {
+        &self.credential
+    }
+}
+
+fn check_size(parts: &Parts) -> Result<(), Refusal> {
+    let target = parts.uri.path_and_query().map_or(0, |target| target.as_str().len());
+    if target > MAX_TARGET_BYTES {
+        return Err(Refusal::TargetTooLong);
+    }
+    let bytes = parts
+        .headers
+        .iter()
+        .map(|(name, value)| name.as_str().len().saturating_add(value.len()))
+        .fold(0, usize::saturating_add);
+    if parts.headers.len() > MAX_HEADERS || bytes > MAX_HEADER_BYTES {
+        return Err(Refusal::HeadersTooLarge);
+    }
+    Ok(())
+}
+
+/// The one authority of a request: `:authority` or absolute form, and `Host`, which must agree.
+fn authority(parts: &Parts, tls: bool) -> Result<Option<Authority>, Refusal> {
+    let mut hosts = parts.headers.get_all(HOST).iter();
+    let host = hosts.next();
+    if hosts.next().is_some() {
+        return Err(Refusal::MalformedAuthority);
+    }
+    let by_host = match host {
+        None => None,
+        Some(value) => {
+            let text = value.to_str().map_err(|_| Refusal::MalformedAuthority)?;
+            Some(canonical_authority(text, tls)?)
+        }
+    };
+    let by_target = match parts.uri.authority() {
+        None => None,
+        Some(authority) => Some(canonical_authority(authority.as_str(), tls)?),
+    };
+    match (by_target, by_host) {
+        (Some(target), Some(host)) if target != host => Err(Refusal::MalformedAuthority),
+        (None, None) if parts.version == Version::HTTP_11 => Err(Refusal::MalformedAuthority),
+        (Some(authority), _) | (None, Some(authority)) => Ok(Some(authority)),
+        (None, None) => Ok(None),
+    }
+}
+
+fn canonical_authority(text: &str, tls: bool) -> Result<Authority, Refusal> {
+    let lower = text.to_ascii_lowercase();
+    let default_port = if tls { ":443" } else { ":80" };
+    let short = lower.strip_suffix(default_port).unwrap_or(&lower);
+    let authority: Authority = short.parse().map_err(|_| Refusal::MalformedAuthority)?;
+    let port_is_good = authority.port_u16().is_some() || !has_port(&authority);
+    if authority.as_str().contains('@') || authority.host().is_empty() || !port_is_good {
+        return Err(Refusal::MalformedAuthority);
+    }
+    Ok(authority)
+}
+
+fn has_port(authority: &Authority) -> bool {
+    authority.as_str().len() != authority.host().len()
+}
+
+fn request_id(headers: &HeaderMap) -> Option<&str> {
+    let mut values = headers.get_all(REQUEST_ID).iter();
+    let value = values.next()?.to_str().ok()?;
+    (values.next().is_none() && is_request_id(value)).then_some(value)
+}
+
+fn is_websocket(headers: &HeaderMap) -> bool {
+    let lists = |name, token: &str| {
+        headers.get_all(name).iter().any(|value| {
+            let mut tokens = value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+            tokens.any(|found| found.eq_ignore_ascii_case(token.as_bytes()))
+        })
+    };
+    lists(CONNECTION, "upgrade") && lists(UPGRADE, "websocket")
+}

@@ -1,0 +1,40 @@
+//! Canonical requests, trust decisions, header building and balancing of the auth proxy.
+//!
+//! Everything the proxy believes is decided here, on values, without I/O and without a clock; the
+//! driver (`hub/proxy`) only moves bytes. A request goes through three steps:
+//!
+//! 1. [`CanonicalRequest::parse`] gives it one meaning or refuses it: framing, authority, path,
+//!    service and credential each have exactly one reading afterwards.
+//! 2. [`decide()`] compares that meaning with the [`AccessTable`] and the [`RouteTable`]. Only its
+//!    [`Admission`] lets anything reach a service; whatever is not admitted is a [`Refusal`].
+//! 3. [`upstream_headers`] builds the headers of a *new* request.
+//!
+//! Invariants, each with a test:
+//!
+//! - Without an [`Admission`] no upstream headers can be built: the proxy fails closed.
+//! - No header whose name folds to a reserved one (any case, `_` and `.` for `-`) passes from a client.
+//! - The path that is authorised is the path that is forwarded, and normalising it again changes nothing.
+//! - No input panics; what is held of a request is bounded by [`MAX_HEADERS`], [`MAX_HEADER_BYTES`]
+//!   and [`MAX_TARGET_BYTES`].
+
+mod access;
+mod balance;
+mod canonical;
+mod credential;
+mod decide;
+mod framing;
+mod headers;
+mod path;
+mod refusal;
+mod routes;
+mod selector;
+
+pub use access::{AccessGrant, AccessTable, Scope};
+pub use balance::choose;
+pub use canonical::{CanonicalRequest, Downstream, MAX_HEADER_BYTES, MAX_HEADERS, MAX_TARGET_BYTES};
+pub use decide::{Admission, decide};
+pub use headers::{request_trailers, response_headers, response_trailers, upstream_headers};
+pub use path::PathFault;
+pub use refusal::Refusal;
+pub use routes::{RouteTable, Target};
+pub use selector::Selector;

@@ -1,0 +1,235 @@
+//! Every way a request can be refused, with what the client and the metrics are told.
+
+use blueprint_common_types::{ServiceKey, Timestamp};
+use http::StatusCode;
+
+use crate::path::PathFault;
+use crate::selector::Selector;
+
+/// Why a request is not forwarded, or why forwarding it failed.
+///
+/// The `Display` text is what the client reads; it names what to do about it in [`Self::hint`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// No `Authorization` header.
+    #[error("this request carries no access token")]
+    MissingToken,
+    /// Not a token, not a known one, or the wrong secret; the client is not told which.
+    #[error("the access token is not valid here")]
+    InvalidToken,
+    /// The right secret of a token whose time is over.
+    #[error("the access token expired at {at}")]
+    ExpiredToken {
+        /// End of its life.
+        at: Timestamp,
+    },
+    /// The right secret of a token that was taken back.
+    #[error("the access token was revoked")]
+    RevokedToken,
+    /// More than one `Authorization` header.
+    #[error("the request carries more than one authorization header")]
+    AmbiguousCredential,
+    /// The token does not open this service.
+    #[error("the access token does not open service {}", selector_text(*.selector))]
+    ServiceNotAllowed {
+        /// The service as it was named.
+        selector: Selector,
+    },
+    /// No service of that name was ever offered.
+    #[error("no service {} is known here", selector_text(*.selector))]
+    UnknownService {
+        /// The service as it was named.
+        selector: Selector,
+    },
+    /// Neither header nor host name says which service is meant.
+    #[error("the request does not name a service")]
+    ServiceNotNamed,
+    /// `X-Service-Id` cannot be read, or is there twice.
+    #[error("the X-Service-Id header cannot be read")]
+    MalformedServiceId,
+    /// Several blueprints have a service of that number.
+    #[error("several blueprints offer a service {service}")]
+    AmbiguousService {
+        /// The number that was named.
+        service: u64,
+    },
+    /// Host name and `X-Service-Id` name different services.
+    #[error("host name and X-Service-Id name different services")]
+    ContradictoryService,
+    /// `Host` is missing, doubled, unreadable, or differs from the request target.
+    #[error("the host of the request is missing, unreadable or contradictory")]
+    MalformedAuthority,
+    /// The body's length has no single reading.
+    #[error("the length of the request body is ambiguous")]
+    AmbiguousFraming,
+    /// The path has no normal form.
+    #[error("the path of the request is refused: {fault}")]
+    MalformedPath {
+        /// What is wrong with it.
+        fault: PathFault,
+    },
+    /// The request target is longer than [`crate::MAX_TARGET_BYTES`].
+    #[error("the request target is longer than {} bytes", crate::MAX_TARGET_BYTES)]
+    TargetTooLong,
+    /// More or longer headers than [`crate::MAX_HEADERS`] and [`crate::MAX_HEADER_BYTES`].
+    #[error("more than {} headers or {} bytes of them", crate::MAX_HEADERS, crate::MAX_HEADER_BYTES)]
+    HeadersTooLarge,
+    /// `CONNECT` and `TRACE`: one opens tunnels, the other repeats secrets.
+    #[error("this method is not forwarded")]
+    MethodRefused,
+    /// A WebSocket handshake.
+    #[error("websocket connections are not forwarded")]
+    UpgradeUnsupported,
+    /// The service is known and nothing answers for it.
+    #[error("service {service} has no healthy target: {reason}")]
+    NoHealthyTarget {
+        /// The service.
+        service: ServiceKey,
+        /// What is known of its targets.
+        reason: String,
+    },
+    /// Every target that was tried refused or did not answer the connection.
+    #[error("no target of service {service} could be reached")]
+    TargetUnreachable {
+        /// The service.
+        service: ServiceKey,
+    },
+    /// The connection broke, or what came back was not HTTP, before an answer was complete enough to pass on.
+    #[error("service {service} broke off the request")]
+    UpstreamFailed {
+        /// The service.
+        service: ServiceKey,
+    },
+    /// The hub is shutting down.
+    #[error("the hub is shutting down")]
+    Draining,
+}
+
+/// Status, code and hint of one refusal; one row per variant so that none is forgotten.
+struct Row(StatusCode, &'static str, &'static str);
+
+impl Refusal {
+    /// HTTP status of the answer.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        self.row().0
+    }
+
+    /// Stable name: the `code` in the body and the `reason` label of the metric.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        self.row().1
+    }
+
+    /// What the client can do about it.
+    #[must_use]
+    pub fn hint(&self) -> &'static str {
+        self.row().2
+    }
+
+    /// Value of `WWW-Authenticate`, on the answers that must carry one (RFC 6750, section 3).
+    #[must_use]
+    pub fn challenge(&self) -> Option<&'static str> {
+        match (self, self.status()) {
+            (Self::MissingToken, _) => Some("Bearer realm=\"blueprint-hub\""),
+            (_, StatusCode::UNAUTHORIZED) => Some("Bearer realm=\"blueprint-hub\", error=\"invalid_token\""),
+            _ => None,
+        }
+    }
+
+    /// Every code there is, for metrics that start at zero.
+    pub const CODES: [&'static str; 22] = [
+        "missing_token",
+        "invalid_token",
+        "expired_token",
+        "revoked_token",
+        "ambiguous_credential",
+        "service_not_allowed",
+        "unknown_service",
+        "service_not_named",
+        "malformed_service_id",
+        "ambiguous_service",
+        "contradictory_service",
+        "malformed_authority",
+        "ambiguous_framing",
+        "malformed_path",
+        "target_too_long",
+        "headers_too_large",
+        "method_refused",
+        "upgrade_unsupported",
+        "no_healthy_target",
+        "target_unreachable",
+        "upstream_failed",
+        "draining",
+    ];
+
+    fn row(&self) -> Row {
+        const ASK: &str = "ask the operator of this hub for an access token";
+        const SEND: &str = "send the header 'Authorization: Bearer TOKEN' with an access token from the operator of this hub";
+        const NAME: &str = "send 'X-Service-Id: BLUEPRINT/SERVICE', such as 7/42, or call the host sSERVICE.bBLUEPRINT.DOMAIN";
+        const LIST: &str = "blueprint-hub service ls lists what this hub offers";
+        const WAIT: &str = "try again later; blueprint-hub service show tells the operator more";
+        match self {
+            Self::MissingToken => Row(StatusCode::UNAUTHORIZED, "missing_token", SEND),
+            Self::InvalidToken => Row(StatusCode::UNAUTHORIZED, "invalid_token", ASK),
+            Self::ExpiredToken { .. } => Row(StatusCode::UNAUTHORIZED, "expired_token", ASK),
+            Self::RevokedToken => Row(StatusCode::UNAUTHORIZED, "revoked_token", ASK),
+            Self::AmbiguousCredential => {
+                Row(StatusCode::BAD_REQUEST, "ambiguous_credential", "send exactly one")
+            }
+            Self::ServiceNotAllowed { .. } => Row(StatusCode::FORBIDDEN, "service_not_allowed", ASK),
+            Self::UnknownService { .. } => Row(StatusCode::NOT_FOUND, "unknown_service", LIST),
+            Self::ServiceNotNamed => Row(StatusCode::PRECONDITION_REQUIRED, "service_not_named", NAME),
+            Self::MalformedServiceId => Row(StatusCode::BAD_REQUEST, "malformed_service_id", NAME),
+            Self::AmbiguousService { .. } => Row(StatusCode::CONFLICT, "ambiguous_service", NAME),
+            Self::ContradictoryService => {
+                Row(StatusCode::CONFLICT, "contradictory_service", "drop one of them")
+            }
+            Self::MalformedAuthority => Row(
+                StatusCode::BAD_REQUEST,
+                "malformed_authority",
+                "send one Host that equals the request target's",
+            ),
+            Self::AmbiguousFraming => Row(
+                StatusCode::BAD_REQUEST,
+                "ambiguous_framing",
+                "send one Content-Length or 'Transfer-Encoding: chunked', never both",
+            ),
+            Self::MalformedPath { .. } => {
+                Row(StatusCode::BAD_REQUEST, "malformed_path", "send the path in its plain form")
+            }
+            Self::TargetTooLong => {
+                Row(StatusCode::URI_TOO_LONG, "target_too_long", "move data into the body")
+            }
+            Self::HeadersTooLarge => {
+                Row(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "headers_too_large", "send fewer headers")
+            }
+            Self::MethodRefused => Row(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method_refused",
+                "every method but CONNECT and TRACE is forwarded",
+            ),
+            Self::UpgradeUnsupported => {
+                Row(StatusCode::NOT_IMPLEMENTED, "upgrade_unsupported", "use HTTP streaming or gRPC")
+            }
+            Self::NoHealthyTarget { .. } => Row(StatusCode::SERVICE_UNAVAILABLE, "no_healthy_target", WAIT),
+            Self::TargetUnreachable { .. } => {
+                Row(StatusCode::SERVICE_UNAVAILABLE, "target_unreachable", WAIT)
+            }
+            Self::UpstreamFailed { .. } => Row(
+                StatusCode::BAD_GATEWAY,
+                "upstream_failed",
+                "the request may have had an effect: repeat it only if that is safe",
+            ),
+            Self::Draining => Row(StatusCode::SERVICE_UNAVAILABLE, "draining", "try again in a few seconds"),
+        }
+    }
+}
+
+fn selector_text(selector: Selector) -> String {
+    match selector {
+        Selector::Exact(key) => key.to_string(),
+        Selector::ById { service, sub: 0 } => service.to_string(),
+        Selector::ById { service, sub } => format!("{service}:{sub}"),
+    }
+}

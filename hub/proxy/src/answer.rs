@@ -1,0 +1,42 @@
+//! The proxy's own answers.
+
+use blueprint_hub_proxy_core::Refusal;
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderValue, Response, StatusCode};
+use http_body_util::Full;
+use serde_json::json;
+
+use crate::body::AnswerBody;
+
+/// Name of the header that carries the id of a request, in both directions.
+pub(crate) const REQUEST_ID: &str = "x-request-id";
+
+/// Seconds after which a client may come back where a service or the hub is away.
+const RETRY_AFTER_SECONDS: &str = "2";
+
+/// Puts a refusal into words: `{"error":{"code":..,"message":..,"hint":..,"request_id":..}}`.
+pub(crate) fn refuse(refusal: &Refusal, request_id: &str) -> Response<AnswerBody> {
+    let error = json!({
+        "code": refusal.code(),
+        "message": refusal.to_string(),
+        "hint": refusal.hint(),
+        "request_id": request_id,
+    });
+    let text = format!("{}\n", json!({ "error": error }));
+    let mut response = Response::new(AnswerBody::Own(Full::new(Bytes::from(text))));
+    *response.status_mut() = refusal.status();
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Some(challenge) = refusal.challenge() {
+        headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+    }
+    if refusal.status() == StatusCode::SERVICE_UNAVAILABLE {
+        headers.insert(RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
+    }
+    if let Ok(value) = HeaderValue::from_str(request_id) {
+        headers.insert(REQUEST_ID, value);
+    }
+    response
+}

@@ -1,0 +1,129 @@
+//! Bodies on their way through: a frame at a time, asked for by whoever reads.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use blueprint_hub_proxy_core::{request_trailers, response_trailers};
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use parking_lot::Mutex;
+
+use crate::open::OpenRequest;
+
+/// The body of a client's request, kept while targets are tried.
+///
+/// A try gets a [`LentBody`]; as long as none was read from, the next try gets the body whole.
+#[derive(Clone)]
+pub(crate) struct RequestBody(Arc<Mutex<Shared>>);
+
+struct Shared {
+    body: Incoming,
+    is_touched: bool,
+}
+
+impl RequestBody {
+    pub(crate) fn new(body: Incoming) -> Self {
+        Self(Arc::new(Mutex::new(Shared { body, is_touched: false })))
+    }
+
+    pub(crate) fn lend(&self) -> LentBody {
+        LentBody(Arc::clone(&self.0))
+    }
+
+    /// Whether anything was read from it, so that it cannot be sent again.
+    pub(crate) fn is_touched(&self) -> bool {
+        self.0.lock().is_touched
+    }
+}
+
+/// The body as one try sends it.
+pub(crate) struct LentBody(Arc<Mutex<Shared>>);
+
+impl Body for LentBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let mut shared = self.0.lock();
+        shared.is_touched = true;
+        let polled = Pin::new(&mut shared.body).poll_frame(cx);
+        polled.map_ok(|frame| filter_trailers(frame, request_trailers))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.lock().body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.lock().body.size_hint()
+    }
+}
+
+/// What the client gets.
+pub(crate) enum AnswerBody {
+    /// The proxy's own words.
+    Own(Full<Bytes>),
+    /// The service's.
+    Stream(StreamBody),
+}
+
+/// A service's answer; while it lives the request counts as open.
+pub(crate) struct StreamBody {
+    inner: Incoming,
+    open: OpenRequest,
+}
+
+impl StreamBody {
+    pub(crate) const fn new(inner: Incoming, open: OpenRequest) -> Self {
+        Self { inner, open }
+    }
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self.get_mut() {
+            Self::Own(full) => Pin::new(full).poll_frame(cx).map_err(|never| match never {}),
+            Self::Stream(stream) => {
+                let polled = Pin::new(&mut stream.inner).poll_frame(cx);
+                if let Poll::Ready(Some(Err(error))) = &polled {
+                    stream.open.note_abort(error);
+                }
+                polled.map_ok(|frame| filter_trailers(frame, response_trailers))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Own(full) => full.is_end_stream(),
+            Self::Stream(stream) => stream.inner.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Own(full) => full.size_hint(),
+            Self::Stream(stream) => stream.inner.size_hint(),
+        }
+    }
+}
+
+fn filter_trailers(frame: Frame<Bytes>, filter: fn(&HeaderMap) -> HeaderMap) -> Frame<Bytes> {
+    match frame.into_trailers() {
+        Ok(trailers) => Frame::trailers(filter(&trailers)),
+        Err(frame) => frame,
+    }
+}

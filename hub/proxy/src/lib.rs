@@ -1,0 +1,37 @@
+//! Auth proxy: accepts clients, asks the proxy core, streams to services through the tunnel.
+//!
+//! Who may do what is decided in `hub/proxy-core`; this crate moves bytes:
+//!
+//! ```text
+//! accept -> TLS -> sniff -> HTTP/1.1 or HTTP/2 -> parse, decide (core) -> choose target (core)
+//!        -> pooled connection over Dial -> stream the body up, stream the answer down
+//! ```
+//!
+//! Invariants, each with a test over real sockets:
+//!
+//! - A request that the core did not admit opens no connection to a service.
+//! - No body is held whole: a slow reader on either side slows the other side down.
+//! - A request is sent again only where no byte of it was sent before: its connection did not open.
+//! - An answer that breaks off ends as an aborted answer, never as a complete one that is shorter.
+//! - After `drain` no request is taken; open ones end in their own time.
+//!
+//! Deviation: of a request with both `Content-Length` and `Transfer-Encoding` the HTTP library drops
+//! the length before anybody else sees it and closes the connection after the answer, as RFC 9112,
+//! section 6.3 allows; so such a request is read by its encoding instead of being refused. Nothing
+//! that follows it on the connection is read, and the framing towards the service is made anew.
+
+mod answer;
+mod body;
+mod connector;
+mod dial;
+mod executor;
+mod forward;
+mod metrics;
+mod open;
+mod server;
+mod sniff;
+mod tables;
+
+pub use dial::{Dial, DialError, Io};
+pub use server::{Proxy, ProxyConfig};
+pub use tables::Tables;

@@ -1,0 +1,126 @@
+//! Counters of the proxy.
+
+use std::time::Duration;
+
+use blueprint_common_runtime::metrics::Metrics;
+use blueprint_hub_proxy_core::Refusal;
+use http::StatusCode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+
+type Label = [(&'static str, &'static str); 1];
+
+/// Upper bounds of the duration histogram, in seconds: from a service next door to a long stream.
+const DURATION_BUCKETS: [f64; 14] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 600.0];
+
+/// Why a connection of a client ended before it carried a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cut {
+    /// The TLS handshake failed or took too long.
+    Tls,
+    /// The first bytes of a request took too long.
+    Silent,
+    /// The head of a request took too long.
+    SlowHead,
+}
+
+impl Cut {
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Tls => "tls",
+            Self::Silent => "silent",
+            Self::SlowHead => "slow_head",
+        }
+    }
+}
+
+/// All metrics of the proxy; counting takes no lock but that of a histogram.
+#[derive(Debug)]
+pub(crate) struct ProxyMetrics {
+    pub(crate) open: Gauge,
+    pub(crate) aborted: Counter,
+    pub(crate) retries: Counter,
+    requests: Family<Label, Counter>,
+    refused: Family<Label, Counter>,
+    cut: Family<Label, Counter>,
+    duration: Histogram,
+}
+
+impl ProxyMetrics {
+    pub(crate) fn register(metrics: &Metrics) -> Self {
+        let made = Self {
+            open: Gauge::default(),
+            aborted: Counter::default(),
+            retries: Counter::default(),
+            requests: Family::default(),
+            refused: Family::default(),
+            cut: Family::default(),
+            duration: Histogram::new(DURATION_BUCKETS),
+        };
+        for code in Refusal::CODES {
+            let _ = made.refused.get_or_create(&[("reason", code)]);
+        }
+        for cut in [Cut::Tls, Cut::Silent, Cut::SlowHead] {
+            let _ = made.cut.get_or_create(&[("reason", cut.label())]);
+        }
+        metrics.with(|registry| {
+            registry.register("hub_proxy_requests_open", "Requests being answered now", made.open.clone());
+            registry.register(
+                "hub_proxy_requests",
+                "Requests answered, by class of status",
+                made.requests.clone(),
+            );
+            registry.register(
+                "hub_proxy_requests_refused",
+                "Requests refused, by reason",
+                made.refused.clone(),
+            );
+            registry.register(
+                "hub_proxy_request_duration_seconds",
+                "From the head of a request to the end of its answer",
+                made.duration.clone(),
+            );
+            registry.register(
+                "hub_proxy_upstream_retries",
+                "Requests taken to another target because a connection did not open",
+                made.retries.clone(),
+            );
+            registry.register(
+                "hub_proxy_upstream_aborts",
+                "Answers that a service broke off after their head",
+                made.aborted.clone(),
+            );
+            registry.register(
+                "hub_proxy_connections_cut",
+                "Connections of clients ended before they carried a request, by reason",
+                made.cut.clone(),
+            );
+        });
+        made
+    }
+
+    pub(crate) fn count_refusal(&self, refusal: &Refusal) {
+        self.refused.get_or_create(&[("reason", refusal.code())]).inc();
+    }
+
+    pub(crate) fn count_cut(&self, cut: Cut) {
+        self.cut.get_or_create(&[("reason", cut.label())]).inc();
+    }
+
+    /// `status` is `None` where the client went away before there was one.
+    pub(crate) fn count_request(&self, status: Option<StatusCode>, took: Duration) {
+        let class = match status.map(|status| status.as_u16()) {
+            None => "none",
+            Some(0..200) => "1xx",
+            Some(200..300) => "2xx",
+            Some(300..400) => "3xx",
+            Some(400..500) => "4xx",
+            Some(500..) => "5xx",
+        };
+        self.requests.get_or_create(&[("class", class)]).inc();
+        self.duration.observe(took.as_secs_f64());
+    }
+}

@@ -1,0 +1,172 @@
+//! What the audit log says, and the bytes its hash chain is computed over.
+
+use std::fmt;
+use std::str::FromStr;
+
+use blueprint_common_types::Timestamp;
+
+/// A text is not the name of an audit event.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not an audit event")]
+pub struct ParseAuditKindError(String);
+
+macro_rules! audit_kinds {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
+        /// What happened. Names are stored and never reused.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum AuditKind {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl AuditKind {
+            /// Every kind there is.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// Stable name, such as `join.accept`.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name,)*
+                }
+            }
+        }
+    };
+}
+
+audit_kinds! {
+    /// The hub started; the detail is its version and epoch.
+    HubStart = "hub.start",
+    /// The hub stopped in order.
+    HubStop = "hub.stop",
+    /// A machine joined; the subject is the agent.
+    JoinAccept = "join.accept",
+    /// A join was refused; the subject is the token, the detail starts with the refusal's code.
+    JoinRefuse = "join.refuse",
+    /// An agent got a fresh certificate.
+    CertificateRenew = "certificate.renew",
+    /// An agent asked for a certificate with one that is too old: its state was probably copied.
+    CertificateRefuse = "certificate.refuse",
+    /// A newer session of the same agent took over.
+    SessionReplace = "session.replace",
+    /// The operator removed an agent.
+    AgentRemove = "agent.remove",
+    /// An agent gave up its identity.
+    AgentLeave = "agent.leave",
+    /// A target was refused; the subject is the agent.
+    TargetRefuse = "target.refuse",
+    /// A join token was made.
+    JoinTokenCreate = "join_token.create",
+    /// A join token was revoked.
+    JoinTokenRevoke = "join_token.revoke",
+    /// An access token was made.
+    AccessTokenCreate = "access_token.create",
+    /// An access token was revoked.
+    AccessTokenRevoke = "access_token.revoke",
+    /// A provider was told to make a machine.
+    InstanceCreate = "instance.create",
+    /// A provider was told to delete a machine.
+    InstanceDelete = "instance.delete",
+}
+
+impl fmt::Display for AuditKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for AuditKind {
+    type Err = ParseAuditKindError;
+
+    fn from_str(text: &str) -> Result<Self, ParseAuditKindError> {
+        Self::ALL
+            .iter()
+            .copied()
+            .find(|kind| kind.name() == text)
+            .ok_or_else(|| ParseAuditKindError(text.chars().take(64).collect()))
+    }
+}
+
+/// One thing worth remembering. Holds no secret: tokens appear by their public id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditEvent {
+    /// What happened.
+    pub kind: AuditKind,
+    /// Whom it happened to: an agent, a token or an instance.
+    pub subject: String,
+    /// One line for people.
+    pub detail: String,
+}
+
+impl AuditEvent {
+    /// Puts the three parts together.
+    #[must_use]
+    pub fn new(kind: AuditKind, subject: impl fmt::Display, detail: impl fmt::Display) -> Self {
+        Self { kind, subject: subject.to_string(), detail: detail.to_string() }
+    }
+}
+
+/// A stored event and its place in the chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditRow {
+    /// Number of the row, from 1 without gaps.
+    pub seq: u64,
+    /// When it was stored.
+    pub at: Timestamp,
+    /// What happened.
+    pub event: AuditEvent,
+    /// Hash of the row before; zeros for the first.
+    pub prev_hash: [u8; 32],
+    /// SHA-256 of `prev_hash` and [`Self::canonical`].
+    pub hash: [u8; 32],
+}
+
+impl AuditRow {
+    /// The bytes that the row's hash covers, after the hash of the row before.
+    ///
+    /// Texts carry their length, so that no two rows have the same bytes.
+    #[must_use]
+    pub fn canonical(seq: u64, at: Timestamp, event: &AuditEvent) -> Vec<u8> {
+        let texts = [event.kind.name(), &event.subject, &event.detail];
+        let mut bytes = Vec::with_capacity(40 + texts.iter().map(|text| text.len()).sum::<usize>());
+        bytes.extend_from_slice(&seq.to_be_bytes());
+        bytes.extend_from_slice(&at.as_millis().to_be_bytes());
+        for text in texts {
+            bytes.extend_from_slice(&u64::try_from(text.len()).unwrap_or(u64::MAX).to_be_bytes());
+            bytes.extend_from_slice(text.as_bytes());
+        }
+        bytes
+    }
+}
+
+/// Result of a walk along the whole chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AuditCheck {
+    /// Rows looked at.
+    pub rows: u64,
+    /// First row that does not follow from the one before; `None` where the chain is whole.
+    pub broken_at: Option<u64>,
+    /// Hash of the last row; zeros where there is none.
+    pub head: [u8; 32],
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_survive_their_names_and_no_name_is_used_twice() {
+        let names: std::collections::BTreeSet<_> = AuditKind::ALL.iter().map(|kind| kind.name()).collect();
+        assert_eq!(names.len(), AuditKind::ALL.len());
+        for kind in AuditKind::ALL {
+            assert_eq!(kind.name().parse(), Ok(*kind));
+        }
+    }
+
+    #[test]
+    fn moving_a_letter_between_fields_changes_the_bytes() {
+        let at = Timestamp::from_millis(1);
+        let one = AuditEvent::new(AuditKind::HubStart, "ab", "c");
+        let other = AuditEvent::new(AuditKind::HubStart, "a", "bc");
+        assert_ne!(AuditRow::canonical(1, at, &one), AuditRow::canonical(1, at, &other));
+    }
+}

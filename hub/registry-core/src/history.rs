@@ -1,0 +1,255 @@
+//! A bounded history of one agent's quality of service.
+
+use std::collections::VecDeque;
+
+use blueprint_common_types::{Health, MachineSample, ServiceKey, ServiceSample, Timestamp, TunnelSample};
+use serde::Serialize;
+
+/// Points kept per agent: 20 minutes at one sample in 10 s.
+pub const HISTORY_POINTS: usize = 120;
+
+/// Service points kept per agent over all points: four services through the whole history.
+/// Where there are more, the oldest points lose their services first.
+pub const SERVICE_POINTS: usize = 480;
+
+/// One report of an agent, whole.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct QosSample {
+    /// When the agent took it.
+    pub at: Timestamp,
+    /// The machine.
+    pub machine: MachineSample,
+    /// The tunnel.
+    pub tunnel: TunnelSample,
+    /// Every service it offers.
+    pub services: Vec<ServiceSample>,
+}
+
+/// What is kept of a report for charts.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct QosPoint {
+    /// When the agent took it.
+    pub at: Timestamp,
+    /// Busy share of all cores, 0 to 100.
+    pub cpu_percent: f32,
+    /// Echoes that did not come back, in percent.
+    pub loss_percent: f32,
+    /// Mean round trip through the tunnel in microseconds; zero where no echo came back.
+    pub rtt_micros: u32,
+    /// Mean difference of neighbouring round trips in microseconds.
+    pub jitter_micros: u32,
+    /// Memory in use.
+    pub memory_used_bytes: u64,
+    /// Used bytes of the file system with the agent's state.
+    pub disk_used_bytes: u64,
+    /// Bytes received by the machine since its boot.
+    pub network_rx_bytes: u64,
+    /// Bytes sent by the machine since its boot.
+    pub network_tx_bytes: u64,
+    /// Bytes received through the tunnel.
+    pub tunnel_rx_bytes: u64,
+    /// Bytes sent through the tunnel.
+    pub tunnel_tx_bytes: u64,
+    /// Services, empty for old points of an agent that offers many.
+    pub services: Box<[ServicePoint]>,
+}
+
+/// One service at one point.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct ServicePoint {
+    /// The service.
+    pub service: ServiceKey,
+    /// Resident memory of its process.
+    pub memory_bytes: u64,
+    /// Share of one core.
+    pub cpu_percent: f32,
+    /// Time of the last health check in microseconds.
+    pub check_micros: u32,
+    /// Overlay port of the target.
+    pub port: u16,
+    /// Result of the check.
+    pub health: Health,
+}
+
+/// Last report and a ring of points; takes memory only as reports come in.
+#[derive(Debug, Clone, Default)]
+pub struct QosHistory {
+    latest: Option<QosSample>,
+    points: VecDeque<QosPoint>,
+    /// Sum of the lengths of all `services`.
+    service_points: usize,
+    /// Points at the front whose services were given up or which had none.
+    bare: usize,
+}
+
+impl QosHistory {
+    /// Makes an empty history.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a report. One with the time of the last is a repetition and is left out; an earlier
+    /// time is a clock that was set back, and is kept.
+    pub fn push(
+        &mut self,
+        at: Timestamp,
+        machine: MachineSample,
+        tunnel: TunnelSample,
+        mut services: Vec<ServiceSample>,
+    ) {
+        if self.latest.as_ref().is_some_and(|latest| latest.at == at) {
+            return;
+        }
+        services.truncate(crate::MAX_TARGETS_PER_AGENT);
+        services.shrink_to_fit();
+        if self.points.len() >= HISTORY_POINTS {
+            self.drop_oldest();
+        }
+        let sample = QosSample { at, machine, tunnel, services };
+        self.service_points += sample.services.len();
+        self.points.push_back(QosPoint::from(&sample));
+        self.latest = Some(sample);
+        self.trim_services();
+    }
+
+    /// The last report, whole.
+    #[must_use]
+    pub const fn latest(&self) -> Option<&QosSample> {
+        self.latest.as_ref()
+    }
+
+    /// How many points there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.points.len()
+    }
+
+    /// True before the first report.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.points.is_empty()
+    }
+
+    /// At most `max_points` points, oldest first, evenly spread and always with the newest.
+    pub fn series(&self, max_points: usize) -> impl Iterator<Item = &QosPoint> {
+        let step = self.points.len().div_ceil(max_points.max(1)).max(1);
+        let skip = self.points.len().saturating_sub(1) % step;
+        self.points.iter().skip(skip).step_by(step).take(max_points)
+    }
+
+    fn drop_oldest(&mut self) {
+        if let Some(old) = self.points.pop_front() {
+            self.service_points -= old.services.len();
+            self.bare = self.bare.saturating_sub(1);
+        }
+    }
+
+    fn trim_services(&mut self) {
+        while self.service_points > SERVICE_POINTS {
+            let Some(point) = self.points.get_mut(self.bare) else { return };
+            self.service_points -= point.services.len();
+            point.services = Box::default();
+            self.bare += 1;
+        }
+    }
+}
+
+impl From<&QosSample> for QosPoint {
+    fn from(sample: &QosSample) -> Self {
+        let QosSample { at, machine, tunnel, services } = sample;
+        Self {
+            at: *at,
+            cpu_percent: machine.cpu_percent,
+            loss_percent: tunnel.loss_percent,
+            rtt_micros: tunnel.rtt_micros,
+            jitter_micros: tunnel.jitter_micros,
+            memory_used_bytes: machine.memory_used_bytes,
+            disk_used_bytes: machine.disk_used_bytes,
+            network_rx_bytes: machine.network_rx_bytes,
+            network_tx_bytes: machine.network_tx_bytes,
+            tunnel_rx_bytes: tunnel.rx_bytes,
+            tunnel_tx_bytes: tunnel.tx_bytes,
+            services: services.iter().map(ServicePoint::from).collect(),
+        }
+    }
+}
+
+impl From<&ServiceSample> for ServicePoint {
+    fn from(sample: &ServiceSample) -> Self {
+        Self {
+            service: sample.service,
+            memory_bytes: sample.memory_bytes,
+            cpu_percent: sample.cpu_percent,
+            check_micros: sample.check_micros,
+            port: sample.port,
+            health: sample.health,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn service(port: u16) -> ServiceSample {
+        ServiceSample {
+            service: ServiceKey { blueprint: 1, service: 1 },
+            port,
+            health: Health::Healthy,
+            pid: None,
+            cpu_percent: 1.0,
+            memory_bytes: 1,
+            check_micros: 1,
+        }
+    }
+
+    fn filled(reports: u64, services: u16) -> QosHistory {
+        let mut history = QosHistory::new();
+        for at in 1..=reports {
+            let services = (1..=services).map(service).collect();
+            let machine = MachineSample::default();
+            history.push(Timestamp::from_millis(at), machine, TunnelSample::default(), services);
+        }
+        history
+    }
+
+    #[test]
+    fn the_ring_keeps_the_newest_points() {
+        let history = filled(500, 1);
+        let times: Vec<_> = history.series(1000).map(|point| point.at.as_millis()).collect();
+        assert_eq!(times, (381..=500).collect::<Vec<_>>());
+        assert_eq!(history.latest().unwrap().at.as_millis(), 500);
+        assert_eq!(history.service_points, HISTORY_POINTS);
+    }
+
+    #[test]
+    fn a_series_is_thinned_and_ends_with_the_newest() {
+        let history = filled(100, 0);
+        for max in [1, 2, 3, 7, 99, 100, 101] {
+            let times: Vec<_> = history.series(max).map(|point| point.at.as_millis()).collect();
+            assert!(times.len() <= max && !times.is_empty(), "{max}");
+            assert_eq!(times.last(), Some(&100), "{max}");
+        }
+        assert_eq!(history.series(0).count(), 0);
+        assert_eq!(QosHistory::new().series(5).count(), 0);
+    }
+
+    #[test]
+    fn many_services_cost_old_detail_and_not_memory() {
+        let history = filled(300, 64);
+        assert!(history.service_points <= SERVICE_POINTS);
+        let kept = history.series(1000).filter(|point| !point.services.is_empty()).count();
+        assert_eq!(kept, SERVICE_POINTS / 64);
+        assert_eq!(history.series(1000).last().unwrap().services.len(), 64);
+        assert_eq!(history.len(), HISTORY_POINTS);
+    }
+
+    #[test]
+    fn a_repeated_report_counts_once() {
+        let mut history = filled(3, 1);
+        let machine = MachineSample::default();
+        history.push(Timestamp::from_millis(3), machine, TunnelSample::default(), Vec::new());
+        assert_eq!(history.len(), 3);
+    }
+}

@@ -1,0 +1,32 @@
+//! Join decisions, leases, services, targets and QoS history without I/O or clock.
+//!
+//! The hub's registry driver owns one [`Registry`] and one [`AddressPool`] and tells them what
+//! happened and when. What has to outlive the process goes through the [`Store`] trait, which
+//! `hub/store` implements; nothing here touches a disk, a socket or a clock.
+//!
+//! Invariants:
+//! - a target belongs to the agent that offered it and lives only as long as that agent's lease;
+//! - a target is healthy only while its agent's data plane echoes;
+//! - an agent offers a service only by an explicit grant or by the first claim to it;
+//! - every visible change of a target has an index of its own, and indexes only grow.
+
+mod audit;
+mod history;
+mod join;
+mod pool;
+mod record;
+mod registry;
+mod store;
+
+pub use audit::{AuditCheck, AuditEvent, AuditKind, AuditRow, ParseAuditKindError};
+pub use history::{HISTORY_POINTS, QosHistory, QosPoint, QosSample, SERVICE_POINTS, ServicePoint};
+pub use join::{JoinRefusal, MAX_CLOCK_SKEW, check_clock, check_name};
+pub use pool::{AddressPool, PoolError};
+pub use record::{
+    AccessScope, AccessTokenRecord, Agent, JoinTokenRecord, ParseServicesError, ServiceGrant, TargetRecord,
+};
+pub use registry::{
+    AgentView, Change, ChangeBody, DATA_PLANE_REASON, MAX_REASON_CHARS, MAX_TARGETS_PER_AGENT, OfferedTarget,
+    Outcome, RefusedTarget, Registry, RegistrySnapshot, WATCH_LOG,
+};
+pub use store::{JoinCommit, JoinError, Loaded, RenewError, Store, StoreError, StoreResult};

@@ -1,0 +1,396 @@
+//! Who is joined, what they offer and whether it can be reached.
+//!
+//! ```text
+//!             set_targets                        lease runs out
+//! (nothing) ---------------> offered --------------------------------> parked (still connected)
+//!                            ^  |  ^                                     |  |
+//!                      renew |  |  +------------- renew, set_targets ----+  | set_connected(false)
+//!                            +--+                                           v
+//!               lease runs out while not connected, remove_agent ------> (nothing)
+//! ```
+//!
+//! All targets of one agent share its lease: a renewal or a new target set refreshes them all.
+//! Times are the hub's wall clock, since leases are shown and stored.
+
+mod admit;
+mod change;
+mod snapshot;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use blueprint_common_types::{AgentId, Health, ServiceKey, TargetKey, Timestamp};
+
+use admit::Admitted;
+pub use change::{Change, ChangeBody, OfferedTarget, Outcome, RefusedTarget};
+pub use snapshot::{AgentView, RegistrySnapshot};
+
+use crate::{Agent, ServiceGrant, TargetRecord};
+
+/// Most targets that one agent may offer, and most services that it may claim.
+pub const MAX_TARGETS_PER_AGENT: usize = 64;
+
+/// Changes kept for watchers that come back; who missed more begins anew.
+pub const WATCH_LOG: usize = 4096;
+
+/// Longest reason kept of what an agent reports, in characters.
+pub const MAX_REASON_CHARS: usize = 200;
+
+/// Reason of a target whose agent cannot be reached through the tunnel.
+pub const DATA_PLANE_REASON: &str = "data plane does not echo";
+
+/// A target as its agent reported it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Declared {
+    health: Health,
+    reason: String,
+}
+
+/// One agent and everything that hangs on its lease.
+#[derive(Debug, Clone)]
+struct Held {
+    agent: Arc<Agent>,
+    connected: bool,
+    data_plane: bool,
+    last_seen: Option<Timestamp>,
+    /// End of the lease; `None` while there is no target or the targets are parked.
+    expires_at: Option<Timestamp>,
+    targets: BTreeMap<(ServiceKey, u16), Declared>,
+}
+
+/// The hub's list of agents and targets. Single owner, no lock, no clock.
+#[derive(Debug, Clone)]
+pub struct Registry {
+    ttl: Duration,
+    index: u64,
+    agents: BTreeMap<AgentId, Held>,
+    claims: BTreeMap<ServiceKey, AgentId>,
+    /// How many agents were granted a service by name.
+    granted: BTreeMap<ServiceKey, usize>,
+    due: BTreeSet<(Timestamp, AgentId)>,
+    log: VecDeque<Change>,
+    cached: Option<Arc<RegistrySnapshot>>,
+}
+
+impl Registry {
+    /// Takes up what the store kept; `ttl` is how long targets outlive their last renewal.
+    ///
+    /// Stored targets get a whole lease, so that their agents have time to come back; all are
+    /// unhealthy until the data plane of their agent echoes. Targets and claims of agents that
+    /// are not in `agents` are left out. `index` must be larger than any a watcher has seen.
+    #[must_use]
+    pub fn restore(
+        agents: Vec<Agent>,
+        targets: Vec<TargetRecord>,
+        claims: BTreeMap<ServiceKey, AgentId>,
+        index: u64,
+        now: Timestamp,
+        ttl: Duration,
+    ) -> Self {
+        let mut registry = Self {
+            ttl,
+            index,
+            agents: BTreeMap::new(),
+            claims: BTreeMap::new(),
+            granted: BTreeMap::new(),
+            due: BTreeSet::new(),
+            log: VecDeque::new(),
+            cached: None,
+        };
+        for agent in agents {
+            registry.add_agent(agent);
+        }
+        for target in targets {
+            registry.restore_target(target);
+        }
+        registry.claims = claims.into_iter().filter(|(_, id)| registry.agents.contains_key(id)).collect();
+        let offering: Vec<_> =
+            registry.agents.iter().filter(|(_, held)| !held.targets.is_empty()).map(|(id, _)| *id).collect();
+        for id in offering {
+            registry.extend_lease(id, now);
+        }
+        registry
+    }
+
+    /// Index of the last change.
+    #[must_use]
+    pub const fn index(&self) -> u64 {
+        self.index
+    }
+
+    /// The agent with this id, where it is joined.
+    #[must_use]
+    pub fn agent(&self, id: AgentId) -> Option<&Arc<Agent>> {
+        self.agents.get(&id).map(|held| &held.agent)
+    }
+
+    /// Adds an agent that has just joined, or replaces what is known of it and keeps its targets.
+    pub fn add_agent(&mut self, agent: Agent) {
+        self.cached = None;
+        let id = agent.id;
+        self.count_grant(&agent.services, true);
+        let agent = Arc::new(agent);
+        if let Some(held) = self.agents.get_mut(&id) {
+            let old = std::mem::replace(&mut held.agent, agent);
+            self.count_grant(&old.services, false);
+            return;
+        }
+        let held = Held {
+            agent,
+            connected: false,
+            data_plane: false,
+            last_seen: None,
+            expires_at: None,
+            targets: BTreeMap::new(),
+        };
+        self.agents.insert(id, held);
+    }
+
+    /// Forgets an agent with its targets and claims; no change where it is not known.
+    pub fn remove_agent(&mut self, id: AgentId) -> Vec<Change> {
+        let offered = self.withdraw(id);
+        let Some(held) = self.agents.remove(&id) else { return Vec::new() };
+        self.cached = None;
+        self.count_grant(&held.agent.services, false);
+        let claimed: Vec<_> = self.claims.extract_if(.., |_, owner| *owner == id).map(|(s, _)| s).collect();
+        let mut bodies: Vec<_> = offered.into_iter().map(ChangeBody::Remove).collect();
+        bodies.extend(claimed.into_iter().map(|service| ChangeBody::Unclaim { service, agent: id }));
+        self.record(bodies)
+    }
+
+    /// Notes the generation of the agent's newest certificate.
+    pub fn set_generation(&mut self, id: AgentId, generation: u32) {
+        if let Some(held) = self.agents.get_mut(&id)
+            && held.agent.generation != generation
+        {
+            Arc::make_mut(&mut held.agent).generation = generation;
+            self.cached = None;
+        }
+    }
+
+    /// Notes the version that the agent reported.
+    pub fn set_agent_version(&mut self, id: AgentId, version: &str) {
+        if let Some(held) = self.agents.get_mut(&id)
+            && held.agent.agent_version != version
+        {
+            Arc::make_mut(&mut held.agent).agent_version = clean_line(version);
+            self.cached = None;
+        }
+    }
+
+    /// Notes that the agent's session began or ended. Targets stay: the data plane and the lease
+    /// say whether they can be reached.
+    pub fn set_connected(&mut self, id: AgentId, connected: bool, now: Timestamp) {
+        let Some(held) = self.agents.get_mut(&id) else { return };
+        self.cached = None;
+        held.connected = connected;
+        held.last_seen = Some(now);
+        if !connected && held.expires_at.is_none() {
+            held.targets.clear();
+        }
+    }
+
+    /// Notes whether the agent's data plane echoes; its targets change where that is news.
+    pub fn set_data_plane(&mut self, id: AgentId, alive: bool) -> Vec<Change> {
+        let Some(held) = self.agents.get_mut(&id) else { return Vec::new() };
+        if held.data_plane == alive {
+            return Vec::new();
+        }
+        let before = held.records();
+        held.data_plane = alive;
+        let bodies = differences(before, held.records());
+        self.cached = None;
+        self.record(bodies)
+    }
+
+    /// Refreshes the lease of all targets of an agent that was heard from. Targets that ran out
+    /// while the session went on come back.
+    pub fn renew(&mut self, id: AgentId, now: Timestamp) -> Vec<Change> {
+        let Some(held) = self.agents.get_mut(&id) else { return Vec::new() };
+        self.cached = None;
+        held.last_seen = Some(now);
+        if held.targets.is_empty() {
+            return Vec::new();
+        }
+        let before = held.records();
+        let parked = held.expires_at.is_none();
+        self.extend_lease(id, now);
+        if !parked {
+            return Vec::new();
+        }
+        let after = self.agents.get(&id).map(Held::records).unwrap_or_default();
+        self.record(differences(before, after))
+    }
+
+    /// Makes the agent's targets equal to `offered`, as far as it may offer them.
+    pub fn set_targets(&mut self, id: AgentId, offered: Vec<OfferedTarget>, now: Timestamp) -> Outcome {
+        let Admitted { accepted, claimed, refused } = self.admit(id, offered);
+        let Some(held) = self.agents.get_mut(&id) else { return Outcome { changes: Vec::new(), refused } };
+        self.cached = None;
+        held.last_seen = Some(now);
+        let before = held.records();
+        held.targets = accepted;
+        self.extend_lease(id, now);
+        let after = self.agents.get(&id).map(Held::records).unwrap_or_default();
+        let mut bodies: Vec<_> =
+            claimed.into_iter().map(|service| ChangeBody::Claim { service, agent: id }).collect();
+        bodies.extend(differences(before, after));
+        Outcome { changes: self.record(bodies), refused }
+    }
+
+    /// Removes the targets of every lease that ended at or before `now`.
+    pub fn handle_timeout(&mut self, now: Timestamp) -> Vec<Change> {
+        let mut bodies = Vec::new();
+        while let Some(&(at, id)) = self.due.first()
+            && at <= now
+        {
+            self.due.pop_first();
+            bodies.extend(self.withdraw(id).into_iter().map(ChangeBody::Remove));
+            if let Some(held) = self.agents.get_mut(&id)
+                && !held.connected
+            {
+                held.targets.clear();
+            }
+        }
+        self.record(bodies)
+    }
+
+    /// When to call [`Self::handle_timeout`] next; `None` while no target is offered.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Timestamp> {
+        self.due.first().map(|(at, _)| *at)
+    }
+
+    /// The changes after `index`, oldest first; `None` where they are not known (any more), so
+    /// that a watcher has to take a snapshot.
+    #[must_use]
+    pub fn changes_after(&self, index: u64) -> Option<Vec<Change>> {
+        if index == self.index {
+            return Some(Vec::new());
+        }
+        let first = self.log.front()?.index;
+        let known = index < self.index && index.saturating_add(1) >= first;
+        known.then(|| {
+            let skip = usize::try_from((index + 1) - first).unwrap_or(usize::MAX);
+            self.log.iter().skip(skip).cloned().collect()
+        })
+    }
+
+    /// Everything at this moment; the same `Arc` as before where nothing happened since.
+    pub fn snapshot(&mut self) -> Arc<RegistrySnapshot> {
+        if let Some(snapshot) = &self.cached {
+            return Arc::clone(snapshot);
+        }
+        let snapshot = Arc::new(RegistrySnapshot::collect(self.index, &self.agents));
+        self.cached = Some(Arc::clone(&snapshot));
+        snapshot
+    }
+
+    fn restore_target(&mut self, target: TargetRecord) {
+        let Some(held) = self.agents.get_mut(&target.key.agent) else { return };
+        // What the agent reported is not stored where the data plane hid it: it will say again.
+        let declared = if target.reason == DATA_PLANE_REASON {
+            Declared { health: Health::Unknown, reason: String::new() }
+        } else {
+            Declared { health: target.health, reason: target.reason }
+        };
+        held.targets.insert((target.key.service, target.key.port), declared);
+    }
+
+    fn count_grant(&mut self, grant: &ServiceGrant, add: bool) {
+        let ServiceGrant::Only(services) = grant else { return };
+        for service in services {
+            let count = self.granted.entry(*service).or_default();
+            *count = if add { count.saturating_add(1) } else { count.saturating_sub(1) };
+            if *count == 0 {
+                self.granted.remove(service);
+            }
+        }
+    }
+
+    /// Starts the agent's lease anew, or ends it where there is no target.
+    fn extend_lease(&mut self, id: AgentId, now: Timestamp) {
+        let Some(held) = self.agents.get_mut(&id) else { return };
+        if let Some(at) = held.expires_at.take() {
+            self.due.remove(&(at, id));
+        }
+        if !held.targets.is_empty() {
+            let at = now.plus(self.ttl);
+            held.expires_at = Some(at);
+            self.due.insert((at, id));
+        }
+    }
+
+    /// Ends the agent's lease and gives the targets that everybody saw until now.
+    fn withdraw(&mut self, id: AgentId) -> Vec<TargetRecord> {
+        let Some(held) = self.agents.get_mut(&id) else { return Vec::new() };
+        self.cached = None;
+        let seen = held.records();
+        if let Some(at) = held.expires_at.take() {
+            self.due.remove(&(at, id));
+        }
+        seen.into_values().collect()
+    }
+
+    /// Numbers the changes and keeps them for watchers.
+    fn record(&mut self, bodies: Vec<ChangeBody>) -> Vec<Change> {
+        let mut changes = Vec::with_capacity(bodies.len());
+        for body in bodies {
+            self.index += 1;
+            let change = Change { index: self.index, body };
+            if self.log.len() >= WATCH_LOG {
+                self.log.pop_front();
+            }
+            self.log.push_back(change.clone());
+            changes.push(change);
+        }
+        if !changes.is_empty() {
+            self.cached = None;
+        }
+        changes
+    }
+}
+
+impl Held {
+    /// The targets that everybody sees: none without a lease.
+    fn records(&self) -> BTreeMap<TargetKey, TargetRecord> {
+        let Some(expires_at) = self.expires_at else { return BTreeMap::new() };
+        let agent = &self.agent;
+        let record = |(&(service, port), declared): (&(ServiceKey, u16), &Declared)| {
+            let key = TargetKey { service, agent: agent.id, port };
+            let (health, reason) = if self.data_plane {
+                (declared.health, declared.reason.clone())
+            } else {
+                (Health::Unhealthy, DATA_PLANE_REASON.to_owned())
+            };
+            let address = SocketAddr::from((agent.lease.v4, port));
+            (key, TargetRecord { key, health, reason, address, expires_at, agent_name: agent.name.clone() })
+        };
+        self.targets.iter().map(record).collect()
+    }
+}
+
+/// What a watcher has to be told to get from `before` to `after`; a later expiry is no news.
+fn differences(
+    mut before: BTreeMap<TargetKey, TargetRecord>,
+    after: BTreeMap<TargetKey, TargetRecord>,
+) -> Vec<ChangeBody> {
+    let mut upserts = Vec::new();
+    for (key, record) in after {
+        let old = before.remove(&key);
+        if old.is_none_or(|old| (old.health, &old.reason) != (record.health, &record.reason)) {
+            upserts.push(ChangeBody::Upsert(record));
+        }
+    }
+    before.into_values().map(ChangeBody::Remove).chain(upserts).collect()
+}
+
+/// One line of bounded length out of whatever an agent sent.
+fn clean_line(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(MAX_REASON_CHARS).collect()
+}
+
+#[cfg(test)]
+mod tests;

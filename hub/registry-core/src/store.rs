@@ -1,0 +1,174 @@
+//! What the hub needs of durable storage.
+
+use std::collections::BTreeMap;
+
+use blueprint_common_types::{AgentId, ServiceKey, Timestamp, TokenHash, TokenId};
+use futures_util::future::BoxFuture;
+
+use crate::{
+    AccessTokenRecord, Agent, AuditCheck, AuditEvent, AuditRow, Change, JoinRefusal, JoinTokenRecord,
+    TargetRecord,
+};
+
+/// Why the store could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Too many writes wait already; the same call may succeed in a moment.
+    #[error("the store is busy: too many writes are waiting")]
+    Busy,
+    /// The store was closed.
+    #[error("the store is closed")]
+    Closed,
+    /// The disk is full; nothing was changed.
+    #[error("no space is left for the store")]
+    Full,
+    /// A stored value is not what this version writes.
+    #[error("the store holds a damaged value: {0}")]
+    Damaged(String),
+    /// Anything else, kept whole for the log.
+    #[error("could not {action}")]
+    Other {
+        /// What was attempted.
+        action: &'static str,
+        /// What the database or the system said.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// Why a join did not happen.
+#[derive(Debug, thiserror::Error)]
+pub enum JoinError {
+    /// It was refused; an audit row says so.
+    #[error(transparent)]
+    Refused(#[from] JoinRefusal),
+    /// The store failed; nothing was changed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why an agent got no fresh certificate.
+#[derive(Debug, thiserror::Error)]
+pub enum RenewError {
+    /// No such agent; it was removed.
+    #[error("no agent has this id; it was removed")]
+    UnknownAgent,
+    /// The certificate presented is older than the one before the newest: its state was copied.
+    #[error(
+        "certificate {presented} of the agent is outdated, the newest is {current}; its state was copied"
+    )]
+    Outdated {
+        /// Generation of the certificate presented.
+        presented: u32,
+        /// Generation of the newest certificate.
+        current: u32,
+    },
+    /// The store failed; nothing was changed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Everything that one accepted join changes, in one transaction.
+#[derive(Debug, Clone)]
+pub struct JoinCommit {
+    /// Public half of the token presented.
+    pub token_id: TokenId,
+    /// Hash of the secret presented.
+    pub token_hash: TokenHash,
+    /// The agent to be; its `services` are replaced by the token's.
+    pub agent: Agent,
+    /// Serial number of its first certificate, at most 20 bytes.
+    pub certificate_serial: Vec<u8>,
+    /// End of that certificate.
+    pub not_after: Timestamp,
+    /// The hub's time.
+    pub now: Timestamp,
+}
+
+/// What a hub finds when it starts.
+#[derive(Debug, Clone, Default)]
+pub struct Loaded {
+    /// Every agent that is joined.
+    pub agents: Vec<Agent>,
+    /// Targets as they were last saved.
+    pub targets: Vec<TargetRecord>,
+    /// Who claimed which service first.
+    pub claims: BTreeMap<ServiceKey, AgentId>,
+    /// Index to go on from: larger than any a watcher of an earlier process can have seen.
+    pub index: u64,
+    /// Removed agents and the end of the last certificate that each of them may still hold.
+    pub revoked: BTreeMap<AgentId, Timestamp>,
+}
+
+/// Result of a store operation that can only fail technically.
+pub type StoreResult<T> = Result<T, StoreError>;
+
+/// Durable hub state.
+///
+/// Contract, the same for every implementation:
+/// - once a future gives `Ok`, what it did survives a kill and a loss of power;
+/// - every method is one transaction, audit row included, and none waits for another store;
+/// - a dropped future may or may not have taken effect, but never half;
+/// - a full queue is [`StoreError::Busy`] at once, never an unbounded wait.
+pub trait Store: Send + Sync {
+    /// Reads everything the hub needs at its start.
+    fn load(&self) -> BoxFuture<'_, StoreResult<Loaded>>;
+
+    /// Counts one start of the hub and gives the new epoch, from 1.
+    fn epoch_next(&self) -> BoxFuture<'_, StoreResult<u64>>;
+
+    /// Consumes one use of the token and makes the agent and its certificate; gives the agent as
+    /// stored, with the token's grant. A refusal leaves nothing but its audit row.
+    fn join(&self, commit: JoinCommit) -> BoxFuture<'_, Result<Agent, JoinError>>;
+
+    /// Records a fresh certificate and gives its generation, which is always `presented` plus one.
+    ///
+    /// The newest generation and the one before (whose answer may have been lost) are accepted.
+    fn renew(
+        &self,
+        agent: AgentId,
+        presented: u32,
+        serial: Vec<u8>,
+        not_after: Timestamp,
+        now: Timestamp,
+    ) -> BoxFuture<'_, Result<u32, RenewError>>;
+
+    /// Forgets an agent, its certificates, targets and claims; false where there is none.
+    fn remove_agent(&self, id: AgentId, now: Timestamp) -> BoxFuture<'_, StoreResult<bool>>;
+
+    /// Makes the saved targets and claims follow `changes`, in order, and saves `index`.
+    /// Changes of an agent that is gone are left out.
+    fn save_changes<'a>(&'a self, changes: &'a [Change], index: u64) -> BoxFuture<'a, StoreResult<()>>;
+
+    /// Saves a new join token.
+    fn create_join_token(&self, record: JoinTokenRecord) -> BoxFuture<'_, StoreResult<()>>;
+
+    /// Every join token, oldest first; tokens that ended more than 30 days ago may be left out.
+    fn list_join_tokens(&self) -> BoxFuture<'_, StoreResult<Vec<JoinTokenRecord>>>;
+
+    /// Forgets a join token; false where there is none.
+    fn revoke_join_token(&self, id: TokenId, now: Timestamp) -> BoxFuture<'_, StoreResult<bool>>;
+
+    /// Saves a new access token.
+    fn create_access_token(&self, record: AccessTokenRecord) -> BoxFuture<'_, StoreResult<()>>;
+
+    /// Every access token, revoked ones included, oldest first.
+    fn list_access_tokens(&self) -> BoxFuture<'_, StoreResult<Vec<AccessTokenRecord>>>;
+
+    /// Marks an access token as revoked; false where there is none or it was revoked before.
+    fn revoke_access_token(&self, id: TokenId, now: Timestamp) -> BoxFuture<'_, StoreResult<bool>>;
+
+    /// Appends to the audit log.
+    fn audit(&self, event: AuditEvent, now: Timestamp) -> BoxFuture<'_, StoreResult<()>>;
+
+    /// The last `limit` audit rows, oldest first.
+    fn audit_tail(&self, limit: u32) -> BoxFuture<'_, StoreResult<Vec<AuditRow>>>;
+
+    /// Recomputes the whole audit chain.
+    fn audit_verify(&self) -> BoxFuture<'_, StoreResult<AuditCheck>>;
+
+    /// A small text saved under `key`.
+    fn meta_get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, StoreResult<Option<String>>>;
+
+    /// Saves a small text under `key`. Not for secrets.
+    fn meta_set<'a>(&'a self, key: &'a str, value: &'a str) -> BoxFuture<'a, StoreResult<()>>;
+}

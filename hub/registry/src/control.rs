@@ -1,0 +1,226 @@
+//! The control listener: TLS, then HTTP/2, then the services.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use blueprint_common_runtime::accept::AcceptLoop;
+use blueprint_common_runtime::metrics::Metrics;
+use blueprint_common_runtime::tasks::Spawner;
+use blueprint_common_types::AgentId;
+use blueprint_hub_registry_core::{AuditEvent, AuditKind, Store};
+use blueprint_proto::v1::agent_control_server::AgentControlServer;
+use blueprint_proto::v1::enrollment_server::EnrollmentServer;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use parking_lot::Mutex;
+use rustls::ServerConfig;
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+use tonic::service::Routes;
+use tower_service::Service;
+use tracing::{debug, warn};
+
+use crate::enroll::{Enroll, JOIN_DEADLINE};
+use crate::identity::{self, Connection};
+use crate::metrics::ControlMetrics;
+use crate::session::{self, Control};
+use crate::shared::{JOINS_AT_ONCE, Shared, StrangerBudget};
+use crate::tls::HandshakeFailure;
+use crate::{Authority, Peers, RegistrarHandle, TlsError, TunnelFacts, control_config};
+
+/// A handshake that takes longer is cut.
+const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
+/// Largest message of an agent (`reliability.md`, R6).
+const MAX_MESSAGE_BYTES: usize = 64 * 1024;
+/// Streams that one agent may have open: its session, a renewal, a leave.
+const MAX_STREAMS: u32 = 8;
+
+/// What the control plane is made of.
+pub struct ControlConfig {
+    /// Makes certificates.
+    pub authority: Authority,
+    /// Keeps what has to last.
+    pub store: Arc<dyn Store>,
+    /// The task that owns the registry.
+    pub registrar: RegistrarHandle,
+    /// The tunnel.
+    pub peers: Arc<dyn Peers>,
+    /// What agents are told of the tunnel.
+    pub facts: TunnelFacts,
+    /// Life of agents' certificates.
+    pub certificate_ttl: Duration,
+    /// How long targets outlive their last renewal.
+    pub target_ttl: Duration,
+    /// Pace of heartbeats and samples.
+    pub heartbeat: Duration,
+}
+
+impl std::fmt::Debug for ControlConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ControlConfig").field("facts", &self.facts).finish_non_exhaustive()
+    }
+}
+
+/// The control plane, ready to accept agents.
+#[derive(Debug, Clone)]
+pub struct ControlPlane {
+    shared: Arc<Shared>,
+    tls: Arc<ServerConfig>,
+    routes: Routes,
+}
+
+/// An agent could not be removed.
+#[derive(Debug, thiserror::Error)]
+pub enum RemoveError {
+    /// There is none with this id.
+    #[error("no agent has this id")]
+    Unknown,
+    /// The hub cannot do it now.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl ControlPlane {
+    /// Puts the control plane together.
+    ///
+    /// # Errors
+    ///
+    /// Fails where TLS cannot be set up.
+    pub fn new(config: ControlConfig, metrics: &Metrics, spawner: Spawner) -> Result<Self, TlsError> {
+        let tls = control_config(&config.authority)?;
+        let shared = Arc::new(Shared {
+            authority: config.authority,
+            store: config.store,
+            registrar: config.registrar,
+            peers: config.peers,
+            facts: config.facts,
+            certificate_ttl: config.certificate_ttl,
+            target_ttl: config.target_ttl,
+            heartbeat: config.heartbeat,
+            joins: Semaphore::new(JOINS_AT_ONCE),
+            metrics: ControlMetrics::new(metrics),
+            spawner,
+            strangers: Mutex::new(StrangerBudget::new(Instant::now())),
+        });
+        let enroll = EnrollmentServer::new(Enroll { shared: Arc::clone(&shared) })
+            .max_decoding_message_size(MAX_MESSAGE_BYTES);
+        let control = AgentControlServer::new(Control { shared: Arc::clone(&shared) })
+            .max_decoding_message_size(MAX_MESSAGE_BYTES);
+        let routes = Routes::new(enroll).add_service(control).prepare();
+        Ok(Self { shared, tls, routes })
+    }
+
+    /// Accepts agents until the drain begins.
+    ///
+    /// # Errors
+    ///
+    /// None today; the accept loop pauses and goes on.
+    pub async fn run(self, listener: AcceptLoop) -> Result<(), std::convert::Infallible> {
+        let spawner = self.shared.spawner.clone();
+        let drain = spawner.stop().drain;
+        listener.run(spawner, drain, move |stream, source| self.clone().serve(stream, source)).await
+    }
+
+    /// Removes an agent for the operator: its peer, targets, sessions and certificate are void at once.
+    ///
+    /// # Errors
+    ///
+    /// [`RemoveError::Unknown`] where there is none.
+    pub async fn remove_agent(&self, agent: AgentId) -> Result<(), RemoveError> {
+        let snapshot = self.shared.registrar.snapshot();
+        let view = snapshot.agents.get(&agent).ok_or(RemoveError::Unknown)?;
+        session::remove(&self.shared, &view.agent, AuditKind::AgentRemove)
+            .await
+            .map_err(|status| RemoveError::Failed(status.message().to_owned()))
+    }
+
+    async fn serve(self, stream: TcpStream, source: SocketAddr) {
+        let acceptor = TlsAcceptor::from(Arc::clone(&self.tls));
+        let stream = match tokio::time::timeout(HANDSHAKE_DEADLINE, acceptor.accept(stream)).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return self.refused(source, HandshakeFailure::of(&error), &error).await,
+            Err(_) => {
+                let error = std::io::Error::from(std::io::ErrorKind::TimedOut);
+                return self.refused(source, HandshakeFailure::TimedOut, &error).await;
+            }
+        };
+        let (_, tls) = stream.get_ref();
+        let hub = self.shared.authority.hub();
+        let identity = match tls.peer_certificates().and_then(<[_]>::first).map(|c| identity::read(c, hub)) {
+            None => None,
+            Some(Ok(identity)) => Some(identity),
+            Some(Err(error)) => {
+                warn!(%source, %error, "connection closed");
+                return;
+            }
+        };
+        self.serve_http(TokioIo::new(stream), Connection { source, identity }).await;
+    }
+
+    async fn serve_http(
+        self,
+        stream: TokioIo<tokio_rustls::server::TlsStream<TcpStream>>,
+        connection: Connection,
+    ) {
+        let routes = self.routes;
+        let service = hyper::service::service_fn(move |mut request: http::Request<Incoming>| {
+            request.extensions_mut().insert(connection);
+            let mut routes = routes.clone();
+            async move { routes.call(request).await }
+        });
+        let mut server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        server
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(MAX_STREAMS)
+            .initial_stream_window_size(64 * 1024)
+            .initial_connection_window_size(256 * 1024)
+            .max_header_list_size(16 * 1024)
+            .max_send_buf_size(64 * 1024)
+            .keep_alive_interval(Duration::from_secs(20))
+            .keep_alive_timeout(Duration::from_secs(10));
+        let served = server.serve_connection(stream, service);
+        tokio::pin!(served);
+        // A stranger's connection is for one join; an agent's lasts.
+        let limit = if connection.identity.is_some() {
+            Duration::from_secs(u64::from(u32::MAX))
+        } else {
+            JOIN_DEADLINE
+        };
+        let drain = self.shared.spawner.stop().drain;
+        let result = tokio::select! {
+            biased;
+            result = served.as_mut() => result,
+            () = tokio::time::sleep(limit) => return,
+            () = drain.cancelled() => {
+                served.as_mut().graceful_shutdown();
+                served.await
+            }
+        };
+        if let Err(error) = result {
+            debug!(source = %connection.source, %error, "control connection ended");
+        }
+    }
+
+    /// Counts, logs and, where somebody must be told, audits a failed handshake.
+    async fn refused(&self, source: SocketAddr, failure: HandshakeFailure, error: &std::io::Error) {
+        self.shared.metrics.handshake_failed(failure.label());
+        let text = match failure {
+            HandshakeFailure::PinMismatch => {
+                "the machine refused this hub's certificate: its join line or its identity is of another hub"
+            }
+            HandshakeFailure::CertificateExpired => {
+                "the agent's certificate ran out too long ago; it has to join again"
+            }
+            HandshakeFailure::CertificateRefused => "the machine's certificate is not of this hub",
+            HandshakeFailure::TimedOut | HandshakeFailure::Other => {
+                debug!(%source, %error, reason = failure.label(), "TLS handshake failed");
+                return;
+            }
+        };
+        warn!(target: "audit", %source, reason = failure.label(), "TLS handshake refused: {text}");
+        let detail = format!("{}: {text}", failure.label());
+        self.shared.audit_limited(AuditEvent::new(AuditKind::JoinRefuse, source.ip(), detail)).await;
+    }
+}

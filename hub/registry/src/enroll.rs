@@ -1,0 +1,177 @@
+//! Joining: turns a token into an identity, once.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use blueprint_common_types::{AgentId, JoinToken, OverlayLease, Timestamp, WgPublicKey};
+use blueprint_hub_registry_core::{
+    Agent, AuditEvent, AuditKind, JoinCommit, JoinError, JoinRefusal, ServiceGrant, check_clock, check_name,
+};
+use blueprint_proto::v1;
+use tonic::{Request, Response, Status};
+use tracing::{error, info, warn};
+
+use crate::authority::Issued;
+use crate::identity::Connection;
+use crate::shared::Shared;
+use crate::status;
+
+/// The `Enrollment` service.
+#[derive(Debug, Clone)]
+pub(crate) struct Enroll {
+    pub(crate) shared: Arc<Shared>,
+}
+
+#[tonic::async_trait]
+impl v1::enrollment_server::Enrollment for Enroll {
+    async fn join(&self, request: Request<v1::JoinRequest>) -> Result<Response<v1::JoinResponse>, Status> {
+        let source = request.extensions().get::<Connection>().map(|connection| connection.source);
+        let source = source.ok_or_else(status::internal)?;
+        let Ok(_slot) = self.shared.joins.try_acquire() else {
+            return Err(status::busy("too many machines join at this moment"));
+        };
+        let request = request.into_inner();
+        match self.join_now(&request).await {
+            Ok(response) => {
+                self.shared.metrics.joins("accepted");
+                Ok(Response::new(response))
+            }
+            Err(Failure::Refused { refusal, audited }) => {
+                self.shared.metrics.joins(refusal.code());
+                warn!(target: "audit", %source, name = %short(&request.name), reason = refusal.code(), %refusal, "join refused");
+                if !audited {
+                    self.audit_refusal(&request, source, &refusal).await;
+                }
+                Err(status::refused(&refusal, Timestamp::from(SystemTime::now())))
+            }
+            Err(Failure::Status(status)) => {
+                self.shared.metrics.joins("failed");
+                Err(status)
+            }
+        }
+    }
+}
+
+/// Why a join failed.
+enum Failure {
+    /// It is refused; `audited` where the store wrote the row with its decision.
+    Refused { refusal: JoinRefusal, audited: bool },
+    /// The hub cannot do it now.
+    Status(Status),
+}
+
+impl From<JoinRefusal> for Failure {
+    fn from(refusal: JoinRefusal) -> Self {
+        Self::Refused { refusal, audited: false }
+    }
+}
+
+impl From<crate::Stopping> for Failure {
+    fn from(_: crate::Stopping) -> Self {
+        Self::Status(status::stopping())
+    }
+}
+
+impl Enroll {
+    async fn join_now(&self, request: &v1::JoinRequest) -> Result<v1::JoinResponse, Failure> {
+        let now = SystemTime::now();
+        let token: JoinToken = request.token.parse().map_err(|_| JoinRefusal::Unknown)?;
+        let agent = self.agent(request, &token, now.into())?;
+        check_clock(Timestamp::from_millis(request.clock_millis), now.into())?;
+        let lease = self.shared.registrar.reserve().await?.ok_or(JoinRefusal::Full)?;
+        let agent = Agent { lease, ..agent };
+        match self.commit(request, &token, agent, now).await {
+            Ok((agent, issued)) => {
+                self.shared.registrar.joined(agent.clone()).await?;
+                self.shared.peers.add(&agent).await;
+                info!(target: "audit", agent = %agent.id, name = agent.name, address = %agent.lease.v4, token = %token.id(), "agent joined");
+                Ok(v1::JoinResponse {
+                    credential: Some(self.shared.credential(issued)),
+                    hub_id: self.shared.authority.hub().as_bytes().to_vec(),
+                    agent_id: agent.id.as_bytes().to_vec(),
+                    tunnel: Some(self.shared.facts.config_for(agent.lease)),
+                })
+            }
+            Err(failure) => {
+                self.shared.registrar.release(lease).await?;
+                Err(failure)
+            }
+        }
+    }
+
+    /// Checks every field and makes the agent to be, without addresses.
+    fn agent(&self, request: &v1::JoinRequest, token: &JoinToken, now: Timestamp) -> Result<Agent, Failure> {
+        check_name(&request.name)?;
+        let key: [u8; 32] = request
+            .wireguard_public_key
+            .as_slice()
+            .try_into()
+            .map_err(|_| JoinRefusal::BadRequest("the WireGuard key is not 32 bytes".to_owned()))?;
+        let key = WgPublicKey::from_bytes(key);
+        if key == self.shared.facts.hub_public_key {
+            return Err(JoinRefusal::BadRequest("the WireGuard key is the hub's own".to_owned()).into());
+        }
+        let id = AgentId::random().map_err(|_| Failure::Status(status::internal()))?;
+        Ok(Agent {
+            id,
+            name: request.name.clone(),
+            wireguard_key: key,
+            lease: OverlayLease { v4: [0, 0, 0, 0].into(), v6: [0; 16].into() },
+            joined_at: now,
+            generation: 1,
+            token: token.id(),
+            services: ServiceGrant::FirstClaim,
+            agent_version: short(&request.agent_version),
+        })
+    }
+
+    /// Signs, and makes token use, agent and certificate one transaction.
+    async fn commit(
+        &self,
+        request: &v1::JoinRequest,
+        token: &JoinToken,
+        agent: Agent,
+        now: SystemTime,
+    ) -> Result<(Agent, Issued), Failure> {
+        let life = self.shared.certificate_ttl;
+        let issued = self
+            .shared
+            .authority
+            .issue_agent(&request.certificate_request, agent.id, agent.generation, now, life)
+            .map_err(|error| JoinRefusal::BadRequest(error.to_string()))?;
+        let commit = JoinCommit {
+            token_id: token.id(),
+            token_hash: token.hash(),
+            agent,
+            certificate_serial: issued.serial.to_vec(),
+            not_after: issued.not_after,
+            now: now.into(),
+        };
+        match self.shared.store.join(commit).await {
+            Ok(agent) => Ok((agent, issued)),
+            Err(JoinError::Refused(refusal)) => Err(Failure::Refused { refusal, audited: true }),
+            Err(JoinError::Store(error)) => {
+                error!(%error, "join not stored");
+                Err(Failure::Status(status::busy("the hub cannot write to its store now")))
+            }
+        }
+    }
+
+    /// The store audits its own refusals; this is for those decided before it was asked.
+    async fn audit_refusal(&self, request: &v1::JoinRequest, source: SocketAddr, refusal: &JoinRefusal) {
+        let subject =
+            request.token.parse::<JoinToken>().map_or_else(|_| "-".to_owned(), |t| t.id().to_string());
+        let detail =
+            format!("{}: {refusal}; from {}, name {:?}", refusal.code(), source.ip(), short(&request.name));
+        self.shared.audit_limited(AuditEvent::new(AuditKind::JoinRefuse, subject, detail)).await;
+    }
+}
+
+/// At most 64 characters of a text that an unknown machine sent, for one line of a log.
+fn short(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(64).collect()
+}
+
+/// How long one join may take before its connection is closed.
+pub(crate) const JOIN_DEADLINE: Duration = Duration::from_secs(10);

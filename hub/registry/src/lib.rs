@@ -1,0 +1,28 @@
+//! The hub's control plane: joining, agent sessions, the registry and its watch, over gRPC.
+//!
+//! One task, the [`Registrar`], owns the registry; connections talk to it through a bounded queue and
+//! read published snapshots. Who calls is read from the certificate alone.
+//!
+//! What it leaves to others: rules of the registry (`hub/registry-core`), storage (`hub/store`), the
+//! tunnel (behind [`Peers`]), the operator's JSON (`hub/admin`).
+
+mod authority;
+mod control;
+mod enroll;
+mod identity;
+mod metrics;
+mod operator;
+mod registrar;
+mod session;
+mod shared;
+mod status;
+mod tls;
+
+pub use authority::{Authority, AuthorityError, Issued};
+pub use control::{ControlConfig, ControlPlane, RemoveError};
+pub use identity::{AgentIdentity, NotAnAgent, read as read_identity};
+pub use operator::serve_operator;
+pub use registrar::{QosView, Registrar, RegistrarHandle, Stopping};
+pub use shared::{Peers, TunnelFacts};
+pub use status::CODE_KEY;
+pub use tls::{HandshakeFailure, RENEW_GRACE, TlsError, control_config};

@@ -1,0 +1,465 @@
+//! The task that owns the registry: every change of agents, targets and sessions goes through it.
+//!
+//! Commands are taken in batches; what a batch changes is saved in one write, and only then
+//! acknowledged and published. Where the store fails, nothing is acknowledged and the write is repeated.
+//!
+//! Invariants:
+//! - an agent has at most one live session, the newest;
+//! - a sequence number of an agent process is applied at most once;
+//! - what is acknowledged is stored.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use blueprint_common_types::{
+    AgentId, MachineSample, OverlayLease, ServiceSample, TargetKey, Timestamp, TunnelSample,
+};
+use blueprint_hub_registry_core::{
+    AddressPool, Agent, AuditEvent, AuditKind, Change, OfferedTarget, QosHistory, QosPoint, QosSample,
+    RefusedTarget, Registry, RegistrySnapshot, Store,
+};
+use blueprint_proto::v1::{self, goodbye::Reason, hub_message::Body};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+/// Commands that wait at most; a caller past it waits too, which slows its agent down.
+const COMMAND_QUEUE: usize = 1024;
+/// Commands applied before one save and one publication.
+const BATCH: usize = 256;
+/// Pause before a failed save is tried again.
+const SAVE_RETRY: Duration = Duration::from_secs(1);
+
+/// Everything other tasks tell the registrar.
+enum Command {
+    Reserve(oneshot::Sender<Option<OverlayLease>>),
+    Release(OverlayLease),
+    Joined(Box<Agent>, oneshot::Sender<()>),
+    Renewed(AgentId, u32),
+    Removed(AgentId, oneshot::Sender<Option<Arc<Agent>>>),
+    Open(Box<Opening>, oneshot::Sender<Option<u64>>),
+    Close(SessionRef),
+    Report(SessionRef, u64, Report),
+    DataPlane(AgentId, bool),
+    Qos(AgentId, usize, oneshot::Sender<Option<QosView>>),
+    ChangesAfter(u64, oneshot::Sender<Option<Vec<Change>>>),
+}
+
+/// One session of one agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SessionRef {
+    pub(crate) agent: AgentId,
+    pub(crate) session: u64,
+}
+
+/// A session that wants to begin.
+pub(crate) struct Opening {
+    pub(crate) session: SessionRef,
+    pub(crate) process: u64,
+    pub(crate) agent_version: String,
+    pub(crate) outbox: mpsc::Sender<v1::HubMessage>,
+}
+
+/// What an agent reports in a session.
+pub(crate) enum Report {
+    /// Only that it is there.
+    Alive,
+    /// All of its targets.
+    Targets(Vec<OfferedTarget>),
+    /// A sample.
+    Qos(Timestamp, MachineSample, TunnelSample, Vec<ServiceSample>),
+}
+
+/// Quality of service of one agent.
+#[derive(Debug, Clone)]
+pub struct QosView {
+    /// The last report, whole.
+    pub latest: Option<QosSample>,
+    /// The history, oldest first.
+    pub series: Vec<QosPoint>,
+}
+
+/// The registrar is gone: the hub stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the hub is stopping")]
+pub struct Stopping;
+
+/// Access to the registrar; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct RegistrarHandle {
+    commands: mpsc::Sender<Command>,
+    snapshots: watch::Receiver<Arc<RegistrySnapshot>>,
+}
+
+impl std::fmt::Debug for Command {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Command")
+    }
+}
+
+impl RegistrarHandle {
+    /// The newest published state.
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<RegistrySnapshot> {
+        Arc::clone(&self.snapshots.borrow())
+    }
+
+    /// A receiver that wakes at every publication.
+    #[must_use]
+    pub fn snapshots(&self) -> watch::Receiver<Arc<RegistrySnapshot>> {
+        self.snapshots.clone()
+    }
+
+    /// The last report of an agent and at most `points` of its history; `None` for an unknown agent.
+    ///
+    /// # Errors
+    ///
+    /// [`Stopping`] where the hub stops.
+    pub async fn qos(&self, agent: AgentId, points: usize) -> Result<Option<QosView>, Stopping> {
+        self.ask(|reply| Command::Qos(agent, points, reply)).await
+    }
+
+    /// Tells whether the data plane of an agent echoes.
+    ///
+    /// # Errors
+    ///
+    /// [`Stopping`] where the hub stops.
+    pub async fn set_data_plane(&self, agent: AgentId, alive: bool) -> Result<(), Stopping> {
+        self.commands.send(Command::DataPlane(agent, alive)).await.map_err(|_| Stopping)
+    }
+
+    /// Drops a removed agent from memory, ends its session and frees its addresses; gives what it was.
+    ///
+    /// # Errors
+    ///
+    /// [`Stopping`] where the hub stops.
+    pub(crate) async fn removed(&self, agent: AgentId) -> Result<Option<Arc<Agent>>, Stopping> {
+        self.ask(|reply| Command::Removed(agent, reply)).await
+    }
+
+    pub(crate) async fn reserve(&self) -> Result<Option<OverlayLease>, Stopping> {
+        self.ask(Command::Reserve).await
+    }
+
+    pub(crate) async fn release(&self, lease: OverlayLease) -> Result<(), Stopping> {
+        self.commands.send(Command::Release(lease)).await.map_err(|_| Stopping)
+    }
+
+    pub(crate) async fn joined(&self, agent: Agent) -> Result<(), Stopping> {
+        self.ask(|reply| Command::Joined(Box::new(agent), reply)).await
+    }
+
+    pub(crate) async fn renewed(&self, agent: AgentId, generation: u32) -> Result<(), Stopping> {
+        self.commands.send(Command::Renewed(agent, generation)).await.map_err(|_| Stopping)
+    }
+
+    /// Begins a session; gives the last sequence number applied of this agent process, or `None` for an
+    /// agent that was removed.
+    pub(crate) async fn open(&self, opening: Opening) -> Result<Option<u64>, Stopping> {
+        self.ask(|reply| Command::Open(Box::new(opening), reply)).await
+    }
+
+    pub(crate) async fn close(&self, session: SessionRef) -> Result<(), Stopping> {
+        self.commands.send(Command::Close(session)).await.map_err(|_| Stopping)
+    }
+
+    pub(crate) async fn report(&self, session: SessionRef, seq: u64, report: Report) -> Result<(), Stopping> {
+        self.commands.send(Command::Report(session, seq, report)).await.map_err(|_| Stopping)
+    }
+
+    /// Changes after `index`; `None` where it is too old or of another life.
+    pub(crate) async fn changes_after(&self, index: u64) -> Result<Option<Vec<Change>>, Stopping> {
+        self.ask(|reply| Command::ChangesAfter(index, reply)).await
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Stopping> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(command(reply)).await.map_err(|_| Stopping)?;
+        answer.await.map_err(|_| Stopping)
+    }
+}
+
+/// A live session.
+struct Live {
+    session: u64,
+    process: u64,
+    /// `None` between two sessions of the same process.
+    outbox: Option<mpsc::Sender<v1::HubMessage>>,
+    /// Last sequence number applied.
+    applied: u64,
+    /// Last sequence number acknowledged.
+    acked: u64,
+    /// Targets refused already, so that each is audited once a process.
+    refused: BTreeSet<TargetKey>,
+}
+
+/// The task.
+pub struct Registrar {
+    registry: Registry,
+    pool: AddressPool,
+    history: BTreeMap<AgentId, QosHistory>,
+    live: BTreeMap<AgentId, Live>,
+    store: Arc<dyn Store>,
+    commands: mpsc::Receiver<Command>,
+    snapshots: watch::Sender<Arc<RegistrySnapshot>>,
+    unsaved: Vec<Change>,
+    audit: Vec<AuditEvent>,
+    /// What is published is older than what is.
+    dirty: bool,
+}
+
+impl std::fmt::Debug for Registrar {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Registrar").field("live", &self.live.len()).finish_non_exhaustive()
+    }
+}
+
+impl Registrar {
+    /// Puts the task and its handle together from what the store held.
+    #[must_use]
+    pub fn new(mut registry: Registry, pool: AddressPool, store: Arc<dyn Store>) -> (Self, RegistrarHandle) {
+        let (sender, commands) = mpsc::channel(COMMAND_QUEUE);
+        let (snapshots, receiver) = watch::channel(registry.snapshot());
+        let handle = RegistrarHandle { commands: sender, snapshots: receiver };
+        let registrar = Self {
+            registry,
+            pool,
+            history: BTreeMap::new(),
+            live: BTreeMap::new(),
+            store,
+            commands,
+            snapshots,
+            unsaved: Vec::new(),
+            audit: Vec::new(),
+            dirty: false,
+        };
+        (registrar, handle)
+    }
+
+    /// Runs until `stop`.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut batch = Vec::with_capacity(BATCH);
+        loop {
+            let deadline = self.wait();
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                () = tokio::time::sleep(deadline) => {}
+                taken = self.commands.recv_many(&mut batch, BATCH) => if taken == 0 { break },
+            }
+            let now = Timestamp::from(SystemTime::now());
+            for command in batch.drain(..) {
+                self.apply(command, now);
+            }
+            let expired = self.registry.handle_timeout(now);
+            self.note(expired);
+            self.settle(now).await;
+        }
+        for (_, live) in std::mem::take(&mut self.live) {
+            live.say(Body::Goodbye(v1::Goodbye { reason: Reason::Shutdown.into() }));
+        }
+    }
+
+    fn wait(&self) -> Duration {
+        let now = Timestamp::from(SystemTime::now());
+        let retry = if self.unsaved.is_empty() { Duration::from_secs(3600) } else { SAVE_RETRY };
+        self.registry
+            .poll_timeout()
+            .map_or(retry, |at| at.since(now).max(Duration::from_millis(1)).min(retry))
+    }
+
+    fn apply(&mut self, command: Command, now: Timestamp) {
+        match command {
+            Command::Reserve(reply) => {
+                if let Err(Some(lease)) = reply.send(self.pool.reserve()) {
+                    self.pool.release(lease);
+                }
+            }
+            Command::Release(lease) => {
+                self.pool.release(lease);
+            }
+            Command::Joined(agent, reply) => {
+                self.pool.mark(agent.lease);
+                self.registry.add_agent(*agent);
+                self.dirty = true;
+                let _ = reply.send(());
+            }
+            Command::Renewed(agent, generation) => {
+                self.registry.set_generation(agent, generation);
+                self.dirty = true;
+            }
+            Command::Removed(agent, reply) => {
+                let _ = reply.send(self.remove(agent));
+            }
+            Command::Open(opening, reply) => {
+                let _ = reply.send(self.open(*opening, now));
+            }
+            Command::Close(session) => self.close(session, now),
+            Command::Report(session, seq, report) => self.report(session, seq, report, now),
+            Command::DataPlane(agent, alive) => {
+                let changes = self.registry.set_data_plane(agent, alive);
+                self.note(changes);
+                self.dirty = true;
+            }
+            Command::Qos(agent, points, reply) => {
+                let known = self.registry.agent(agent).is_some();
+                let view = self.history.get(&agent).map_or_else(
+                    || QosView { latest: None, series: Vec::new() },
+                    |history| QosView {
+                        latest: history.latest().cloned(),
+                        series: history.series(points).cloned().collect(),
+                    },
+                );
+                let _ = reply.send(known.then_some(view));
+            }
+            Command::ChangesAfter(index, reply) => {
+                let _ = reply.send(self.registry.changes_after(index));
+            }
+        }
+    }
+
+    fn remove(&mut self, id: AgentId) -> Option<Arc<Agent>> {
+        let agent = self.registry.agent(id).cloned();
+        let changes = self.registry.remove_agent(id);
+        self.note(changes);
+        self.history.remove(&id);
+        if let Some(live) = self.live.remove(&id) {
+            live.say(Body::Goodbye(v1::Goodbye { reason: Reason::Revoked.into() }));
+        }
+        if let Some(agent) = &agent {
+            self.pool.release(agent.lease);
+        }
+        self.dirty = true;
+        agent
+    }
+
+    fn open(&mut self, opening: Opening, now: Timestamp) -> Option<u64> {
+        let SessionRef { agent, session } = opening.session;
+        self.registry.agent(agent)?;
+        let mut applied = 0;
+        let mut refused = BTreeSet::new();
+        if let Some(old) = self.live.remove(&agent) {
+            if old.process == opening.process {
+                applied = old.applied;
+                refused.clone_from(&old.refused);
+            } else if old.outbox.is_some() {
+                self.audit.push(AuditEvent::new(
+                    AuditKind::SessionReplace,
+                    agent,
+                    "another process of the same agent took over",
+                ));
+            }
+            old.say(Body::Goodbye(v1::Goodbye { reason: Reason::Replaced.into() }));
+        }
+        let live = Live {
+            session,
+            process: opening.process,
+            outbox: Some(opening.outbox),
+            applied,
+            acked: applied,
+            refused,
+        };
+        self.live.insert(agent, live);
+        self.registry.set_connected(agent, true, now);
+        self.registry.set_agent_version(agent, &opening.agent_version);
+        self.dirty = true;
+        Some(applied)
+    }
+
+    fn close(&mut self, session: SessionRef, now: Timestamp) {
+        let Some(live) = self.live.get_mut(&session.agent).filter(|live| live.session == session.session)
+        else {
+            return;
+        };
+        live.outbox = None;
+        self.registry.set_connected(session.agent, false, now);
+        self.dirty = true;
+    }
+
+    fn report(&mut self, session: SessionRef, seq: u64, report: Report, now: Timestamp) {
+        let agent = session.agent;
+        let Some(live) = self.live.get_mut(&agent).filter(|live| live.session == session.session) else {
+            return;
+        };
+        let fresh = seq > live.applied;
+        live.applied = live.applied.max(seq);
+        let back = self.registry.renew(agent, now);
+        self.note(back);
+        if !fresh {
+            return;
+        }
+        match report {
+            Report::Alive => {}
+            Report::Targets(offered) => {
+                let outcome = self.registry.set_targets(agent, offered, now);
+                for (key, reason) in outcome.refused {
+                    self.refuse(key, &reason);
+                }
+                self.note(outcome.changes);
+            }
+            Report::Qos(at, machine, tunnel, services) => {
+                self.history.entry(agent).or_default().push(at, machine, tunnel, services);
+            }
+        }
+    }
+
+    fn refuse(&mut self, key: TargetKey, reason: &RefusedTarget) {
+        let Some(live) = self.live.get_mut(&key.agent) else { return };
+        live.say(Body::Refused(v1::TargetRefused {
+            blueprint_id: key.service.blueprint,
+            service_id: key.service.service,
+            port: key.port.into(),
+            reason: reason.to_string(),
+        }));
+        if live.refused.insert(key) {
+            warn!(agent = %key.agent, service = %key.service, %reason, "target refused");
+            let detail = format!("{} on port {}: {reason}", key.service, key.port);
+            self.audit.push(AuditEvent::new(AuditKind::TargetRefuse, key.agent, detail));
+        }
+    }
+
+    fn note(&mut self, changes: Vec<Change>) {
+        self.dirty |= !changes.is_empty();
+        self.unsaved.extend(changes);
+    }
+
+    /// Saves, then acknowledges and publishes.
+    async fn settle(&mut self, now: Timestamp) {
+        for event in self.audit.drain(..) {
+            if let Err(error) = self.store.audit(event, now).await {
+                error!(%error, "audit row not stored");
+            }
+        }
+        if !self.unsaved.is_empty() {
+            if let Err(error) = self.store.save_changes(&self.unsaved, self.registry.index()).await {
+                error!(%error, changes = self.unsaved.len(), "registry not saved, nothing is acknowledged until it is");
+                return;
+            }
+            info!(changes = self.unsaved.len(), index = self.registry.index(), "registry changed");
+            self.unsaved.clear();
+        }
+        for live in self.live.values_mut() {
+            live.acknowledge();
+        }
+        if std::mem::take(&mut self.dirty) {
+            self.snapshots.send_replace(self.registry.snapshot());
+        }
+    }
+}
+
+impl Live {
+    /// Sends without waiting. A full outbox means an agent that does not read; its session ends by its keepalive.
+    fn say(&self, body: Body) {
+        if let Some(outbox) = &self.outbox {
+            let _ = outbox.try_send(v1::HubMessage { seq: 0, body: Some(body) });
+        }
+    }
+
+    fn acknowledge(&mut self) {
+        if self.applied > self.acked {
+            self.acked = self.applied;
+            self.say(Body::Ack(v1::Ack { agent_seq: self.applied }));
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! What all services of the control plane share.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use blueprint_common_runtime::tasks::Spawner;
+use blueprint_common_types::{OverlayLease, Timestamp, WgPublicKey};
+use blueprint_hub_registry_core::{Agent, AuditEvent, Store};
+use blueprint_proto::v1;
+use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+use tracing::{error, warn};
+
+use crate::authority::Issued;
+use crate::metrics::ControlMetrics;
+use crate::{Authority, RegistrarHandle};
+
+/// Joins at work at once; each costs a signature and a write.
+pub(crate) const JOINS_AT_ONCE: usize = 128;
+
+/// Audit rows that strangers can cause, in one minute. More are counted, not stored.
+const STRANGER_ROWS_PER_MINUTE: u32 = 600;
+
+/// The tunnel, as far as the control plane needs it: who may be a peer.
+pub trait Peers: Send + Sync {
+    /// Lets the agent's key in with its addresses.
+    fn add<'a>(&'a self, agent: &'a Agent) -> BoxFuture<'a, ()>;
+
+    /// Shuts the agent's key out at once.
+    fn remove<'a>(&'a self, agent: &'a Agent) -> BoxFuture<'a, ()>;
+}
+
+/// What every agent is told of the tunnel.
+#[derive(Debug, Clone)]
+pub struct TunnelFacts {
+    /// Changes with every start of the hub.
+    pub epoch: u64,
+    /// The hub's key.
+    pub hub_public_key: WgPublicKey,
+    /// `HOST:PORT` of the UDP carrier, best first; an empty host means where the control stream goes.
+    pub endpoints: Vec<String>,
+    /// The hub's overlay addresses.
+    pub hub: OverlayLease,
+    /// The overlay's prefixes, IPv4 and IPv6.
+    pub prefixes: [String; 2],
+    /// Largest inner packet in bytes.
+    pub mtu: u16,
+    /// Pause between keepalives.
+    pub keepalive: Duration,
+}
+
+impl TunnelFacts {
+    pub(crate) fn config_for(&self, lease: OverlayLease) -> v1::TunnelConfig {
+        let [v4, v6] = &self.prefixes;
+        v1::TunnelConfig {
+            epoch: self.epoch,
+            hub_public_key: self.hub_public_key.as_bytes().to_vec(),
+            hub_endpoints: self.endpoints.clone(),
+            address_v4: lease.v4.to_string(),
+            address_v6: lease.v6.to_string(),
+            hub_v4: self.hub.v4.to_string(),
+            hub_v6: self.hub.v6.to_string(),
+            overlay_v4: v4.clone(),
+            overlay_v6: v6.clone(),
+            mtu: self.mtu.into(),
+            keepalive_secs: u32::try_from(self.keepalive.as_secs()).unwrap_or(u32::MAX),
+        }
+    }
+}
+
+/// Shared by every connection of the control plane.
+pub(crate) struct Shared {
+    pub(crate) authority: Authority,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) registrar: RegistrarHandle,
+    pub(crate) peers: Arc<dyn Peers>,
+    pub(crate) facts: TunnelFacts,
+    pub(crate) certificate_ttl: Duration,
+    pub(crate) target_ttl: Duration,
+    pub(crate) heartbeat: Duration,
+    pub(crate) joins: Semaphore,
+    pub(crate) metrics: ControlMetrics,
+    pub(crate) spawner: Spawner,
+    pub(crate) strangers: Mutex<StrangerBudget>,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("facts", &self.facts).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    pub(crate) fn credential(&self, issued: Issued) -> v1::Credential {
+        v1::Credential {
+            certificate: issued.der,
+            authority: self.authority.certificate().to_vec(),
+            not_before_millis: issued.not_before.as_millis(),
+            not_after_millis: issued.not_after.as_millis(),
+        }
+    }
+
+    /// Stores an audit row that a stranger caused, within a budget.
+    pub(crate) async fn audit_limited(&self, event: AuditEvent) {
+        if !self.strangers.lock().take(Instant::now()) {
+            self.metrics.audit_suppressed();
+            return;
+        }
+        self.audit(event).await;
+    }
+
+    /// Stores an audit row.
+    pub(crate) async fn audit(&self, event: AuditEvent) {
+        if let Err(error) = self.store.audit(event, Timestamp::from(SystemTime::now())).await {
+            error!(%error, "audit row not stored");
+        }
+    }
+}
+
+/// Counts the audit rows of strangers in windows of one minute.
+#[derive(Debug)]
+pub(crate) struct StrangerBudget {
+    window: Instant,
+    left: u32,
+}
+
+impl StrangerBudget {
+    pub(crate) const fn new(now: Instant) -> Self {
+        Self { window: now, left: STRANGER_ROWS_PER_MINUTE }
+    }
+
+    fn take(&mut self, now: Instant) -> bool {
+        if now.saturating_duration_since(self.window) >= Duration::from_secs(60) {
+            *self = Self::new(now);
+        }
+        let Some(left) = self.left.checked_sub(1) else { return false };
+        self.left = left;
+        if left == 0 {
+            warn!("strangers cause too many audit rows; the rest of this minute is only counted");
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strangers_cannot_fill_the_audit_log() {
+        let start = Instant::now();
+        let mut budget = StrangerBudget::new(start);
+        let taken = (0..10_000).filter(|_| budget.take(start)).count();
+        assert_eq!(taken, usize::try_from(STRANGER_ROWS_PER_MINUTE).unwrap());
+        assert!(budget.take(start + Duration::from_secs(60)));
+    }
+}

@@ -1,0 +1,94 @@
+//! What a caller on the wire is told; the log says more.
+
+use blueprint_common_types::Timestamp;
+use blueprint_hub_registry_core::JoinRefusal;
+use tonic::metadata::MetadataValue;
+use tonic::{Code, Status};
+
+/// Metadata key of the stable code behind a refusal.
+pub const CODE_KEY: &str = "x-blueprint-code";
+
+fn with_code(code: Code, name: &'static str, text: impl Into<String>) -> Status {
+    let mut status = Status::new(code, text);
+    status.metadata_mut().insert(CODE_KEY, MetadataValue::from_static(name));
+    status
+}
+
+/// Says why a machine may not join. A wrong secret and an unknown token are one case to the outside.
+pub(crate) fn refused(refusal: &JoinRefusal, now: Timestamp) -> Status {
+    match refusal {
+        JoinRefusal::Unknown | JoinRefusal::WrongSecret => with_code(
+            Code::PermissionDenied,
+            "token_unknown",
+            "the hub does not know this join token; make a new one with `blueprint-hub token create`",
+        ),
+        JoinRefusal::Used => with_code(
+            Code::PermissionDenied,
+            "token_used",
+            "the join token was used already; if it was not you, look at `blueprint-hub node ls`, else make a new one with `blueprint-hub token create`",
+        ),
+        JoinRefusal::Expired => with_code(
+            Code::PermissionDenied,
+            "token_expired",
+            "the join token has expired; make a new one with `blueprint-hub token create`",
+        ),
+        JoinRefusal::ClockSkew { skew, allowed } => with_code(
+            Code::FailedPrecondition,
+            "clock_skew",
+            format!(
+                "this machine's clock is {} s away from the hub's ({now}) and at most {} s are allowed; set the clock and join again",
+                skew.as_secs(),
+                allowed.as_secs(),
+            ),
+        ),
+        JoinRefusal::BadRequest(why) => with_code(
+            Code::InvalidArgument,
+            "bad_request",
+            format!("the hub cannot use the join request: {why}"),
+        ),
+        JoinRefusal::Full => with_code(
+            Code::ResourceExhausted,
+            "full",
+            "the hub's overlay has no free address; remove nodes or widen tunnel.overlay_v4",
+        ),
+    }
+}
+
+pub(crate) fn busy(text: &'static str) -> Status {
+    with_code(Code::Unavailable, "busy", text)
+}
+
+pub(crate) fn stopping() -> Status {
+    with_code(Code::Unavailable, "stopping", "the hub is stopping")
+}
+
+pub(crate) fn internal() -> Status {
+    with_code(Code::Internal, "internal", "the hub failed; its log says why")
+}
+
+pub(crate) fn bad_request(text: impl Into<String>) -> Status {
+    with_code(Code::InvalidArgument, "bad_request", text)
+}
+
+/// The caller has no certificate, or one that ran out.
+pub(crate) fn unauthenticated(name: &'static str, text: &'static str) -> Status {
+    with_code(Code::Unauthenticated, name, text)
+}
+
+/// The caller's identity is void.
+pub(crate) fn revoked() -> Status {
+    with_code(
+        Code::PermissionDenied,
+        "revoked",
+        "this agent was removed from the hub; join again with a new token",
+    )
+}
+
+/// The caller's state was copied: another process renewed since.
+pub(crate) fn outdated() -> Status {
+    with_code(
+        Code::PermissionDenied,
+        "certificate_outdated",
+        "a newer certificate of this agent is in use: its state folder was copied; join again with a new token",
+    )
+}

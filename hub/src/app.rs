@@ -1,0 +1,301 @@
+//! Puts the hub together: everything is bound and loaded before anything runs.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, Result};
+use blueprint_common_runtime::accept::{AcceptLimits, AcceptLoop};
+use blueprint_common_runtime::local_api;
+use blueprint_common_runtime::metrics::Metrics;
+use blueprint_common_runtime::state::StateDir;
+use blueprint_common_runtime::tasks::Supervisor;
+use blueprint_common_tunnel::{Engine, Tunnel, TunnelConfig};
+use blueprint_common_tunnel_core::{Config as CoreConfig, OverlayPrefixes, Role};
+use blueprint_common_types::{Timestamp, fill_random};
+use blueprint_hub_admin::{AdminState, HubFacts, OperatorToken, private_router, public_router};
+use blueprint_hub_registry::{
+    ControlConfig, ControlPlane, Registrar, RegistrarHandle, TunnelFacts, serve_operator,
+};
+use blueprint_hub_registry_core::{AddressPool, AuditEvent, AuditKind, Loaded, Registry, Store};
+use blueprint_hub_store::SqliteStore;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::UnixListener;
+use tracing::error;
+
+use crate::config::{HubConfig, ProxyTls};
+use crate::files::{self, Identity};
+use crate::ports::{AdminHub, TunnelPeers, authority, peer_of};
+use crate::tables::{TablesHandle, TablesTask};
+use crate::{data_plane, proxy};
+
+/// Operators' connections over TCP.
+const ADMIN_LIMITS: AcceptLimits = AcceptLimits { total: 256, per_ip: 256 };
+/// Control connections: one per agent and a few for joins.
+const CONTROL_LIMITS: AcceptLimits = AcceptLimits { total: 20_000, per_ip: 4096 };
+
+/// A hub whose sockets are bound and whose tasks run.
+#[derive(Debug)]
+pub(crate) struct App {
+    pub(crate) control: SocketAddr,
+    pub(crate) tunnel: SocketAddr,
+    pub(crate) proxy_url: String,
+    pub(crate) proxy: SocketAddr,
+    pub(crate) admin: Option<SocketAddr>,
+    pub(crate) facts: Arc<HubFacts>,
+    /// Keeps the lock of the state folder for as long as the hub runs.
+    _state: StateDir,
+}
+
+/// Every listening socket but the proxy's.
+struct Sockets {
+    control: AcceptLoop,
+    admin: Option<AcceptLoop>,
+    admin_socket: UnixListener,
+    registry_socket: UnixListener,
+}
+
+impl Sockets {
+    async fn bind(config: &HubConfig, state: &StateDir) -> Result<Self> {
+        let admin = match config.admin_listen {
+            Some(address) => Some(AcceptLoop::bind("admin", address, ADMIN_LIMITS).await?),
+            None => None,
+        };
+        Ok(Self {
+            control: AcceptLoop::bind("control", config.control_listen, CONTROL_LIMITS).await?,
+            admin,
+            admin_socket: local_api::bind_private(state.path(files::ADMIN_SOCKET)).await?,
+            registry_socket: local_api::bind_private(state.path(files::REGISTRY_SOCKET)).await?,
+        })
+    }
+}
+
+/// What the planes share, once it runs.
+struct Base {
+    store: Arc<dyn Store>,
+    epoch: u64,
+    prefixes: OverlayPrefixes,
+    tunnel: Tunnel,
+    registrar: RegistrarHandle,
+    metrics: Arc<Metrics>,
+}
+
+impl Base {
+    /// Loads the state, binds the tunnel, and starts tunnel and registrar.
+    async fn start(
+        config: &HubConfig,
+        identity: &Identity,
+        state: &StateDir,
+        supervisor: &Supervisor,
+    ) -> Result<Self> {
+        let store: Arc<dyn Store> = Arc::new(SqliteStore::open(state.folder())?);
+        let loaded = store.load().await.context("cannot load the hub's state")?;
+        let epoch = store.epoch_next().await.context("cannot count this start")?;
+        let prefixes =
+            OverlayPrefixes { v4: config.overlay_v4, v6: config.overlay_v6(identity.authority.hub()) };
+        let pool = pool(prefixes, &loaded)?;
+        let (tunnel, engine) = bind_tunnel(config, identity, prefixes)?;
+        // The tunnel outlives the drain: open requests go through it.
+        let stop = supervisor.stop().stop;
+        spawn(supervisor, "tunnel", async move { engine.run(stop).await });
+        for agent in &loaded.agents {
+            let added = tunnel.upsert_peer(peer_of(agent)).await;
+            added.with_context(|| format!("node {} cannot be a peer", agent.name))?;
+        }
+        let metrics = Arc::new(Metrics::new());
+        data_plane::register_metrics(&metrics, tunnel.clone());
+        let now = Timestamp::from(SystemTime::now());
+        let registry = Registry::restore(
+            loaded.agents,
+            loaded.targets,
+            loaded.claims,
+            loaded.index,
+            now,
+            config.target_ttl,
+        );
+        let (task, registrar) = Registrar::new(registry, pool, Arc::clone(&store));
+        spawn(supervisor, "registrar", task.run(supervisor.stop().stop));
+        let watch = data_plane::watch(tunnel.clone(), registrar.clone(), supervisor.stop().stop);
+        spawn(supervisor, "data plane watch", watch);
+        Ok(Self { store, epoch, prefixes, tunnel, registrar, metrics })
+    }
+}
+
+impl App {
+    /// Loads the state, binds every socket, and starts the planes.
+    pub(crate) async fn build(config: HubConfig, state: StateDir, supervisor: &Supervisor) -> Result<Self> {
+        let identity = files::load(&state)?;
+        let sockets = Sockets::bind(&config, &state).await?;
+        let base = Base::start(&config, &identity, &state, supervisor).await?;
+        let (task, tables_handle, tables) =
+            TablesTask::new(Arc::clone(&base.store), base.registrar.clone()).await?;
+        spawn(supervisor, "proxy tables", task.run(supervisor.stop().stop));
+        let proxy = proxy::bind(&config, &identity.authority, &base.tunnel, tables, &base.metrics).await?;
+
+        let control = sockets.control.local_addr()?;
+        let scheme = if config.proxy_tls == ProxyTls::Off { "http" } else { "https" };
+        let facts = Arc::new(HubFacts {
+            version: env!("CARGO_PKG_VERSION"),
+            id: identity.authority.hub(),
+            pin: identity.authority.pin(),
+            epoch: base.epoch,
+            started_at: Timestamp::from(SystemTime::now()),
+            advertise_host: config.advertise.clone().unwrap_or_else(files::guess_advertise),
+            control_port: control.port(),
+            tunnel: base.tunnel.local_addr(),
+            proxy_url: format!("{scheme}://{}", authority(proxy.local_addr()?)),
+        });
+        let admin_address = sockets.admin.as_ref().map(AcceptLoop::local_addr).transpose()?;
+        let app = Self {
+            control,
+            tunnel: base.tunnel.local_addr(),
+            proxy_url: facts.proxy_url.clone(),
+            proxy: proxy.local_addr()?,
+            admin: admin_address,
+            facts: Arc::clone(&facts),
+            _state: state,
+        };
+        proxy::start(supervisor, proxy);
+        start_planes(config, identity, base, sockets, facts, tables_handle, supervisor).await?;
+        Ok(app)
+    }
+}
+
+/// Starts the control plane and the two operator's sides.
+async fn start_planes(
+    config: HubConfig,
+    identity: Identity,
+    base: Base,
+    sockets: Sockets,
+    facts: Arc<HubFacts>,
+    tables: TablesHandle,
+    supervisor: &Supervisor,
+) -> Result<()> {
+    let token = OperatorToken::new(identity.admin_token.expose());
+    let control = ControlPlane::new(
+        ControlConfig {
+            facts: tunnel_facts(&config, &identity, &base),
+            authority: identity.authority,
+            store: Arc::clone(&base.store),
+            registrar: base.registrar.clone(),
+            peers: Arc::new(TunnelPeers(base.tunnel.clone())),
+            certificate_ttl: config.certificate_ttl,
+            target_ttl: config.target_ttl,
+            heartbeat: config.heartbeat,
+        },
+        &base.metrics,
+        supervisor.child_spawner(),
+    )?;
+    let hub =
+        AdminHub { tunnel: base.tunnel, registrar: base.registrar.clone(), control: control.clone(), tables };
+    let store = Arc::clone(&base.store);
+    let state = AdminState { facts, hub: Arc::new(hub), store, metrics: base.metrics };
+    supervisor.spawn_essential("control", control.run(sockets.control));
+    start_admin(supervisor, state, sockets.admin_socket, sockets.admin, token);
+    let operator = serve_operator(sockets.registry_socket, base.registrar, supervisor.child_spawner());
+    supervisor.spawn_essential("operator grpc", operator);
+    audit_life(supervisor, base.store, base.epoch).await;
+    Ok(())
+}
+
+/// Spawns a task that the others need until the end.
+fn spawn(supervisor: &Supervisor, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+    supervisor.spawn_base(name, async move {
+        task.await;
+        Ok::<_, Infallible>(())
+    });
+}
+
+fn pool(prefixes: OverlayPrefixes, loaded: &Loaded) -> Result<AddressPool> {
+    let mut pool =
+        AddressPool::new(prefixes.v4, prefixes.v6).context("the overlay's prefixes cannot be used")?;
+    for agent in &loaded.agents {
+        anyhow::ensure!(
+            pool.mark(agent.lease),
+            "node {} has the address {}, which is not free in {}: tunnel.overlay_v4 must not change once machines have joined",
+            agent.name,
+            agent.lease.v4,
+            prefixes.v4,
+        );
+    }
+    Ok(pool)
+}
+
+fn bind_tunnel(
+    config: &HubConfig,
+    identity: &Identity,
+    prefixes: OverlayPrefixes,
+) -> Result<(Tunnel, Engine)> {
+    let mut seed = [0u8; 32];
+    fill_random(&mut seed)?;
+    let core = CoreConfig {
+        private_key: identity.wireguard.clone(),
+        addresses: prefixes.hub(),
+        prefixes,
+        role: Role::Hub,
+        mtu: config.mtu,
+        seed,
+    };
+    Tunnel::bind(TunnelConfig::new(config.tunnel_listen, core))
+        .with_context(|| format!("cannot listen on udp {}", config.tunnel_listen))
+}
+
+fn tunnel_facts(config: &HubConfig, identity: &Identity, base: &Base) -> TunnelFacts {
+    TunnelFacts {
+        epoch: base.epoch,
+        hub_public_key: identity.wireguard.public_key(),
+        endpoints: vec![format!(":{}", base.tunnel.local_addr().port())],
+        hub: base.prefixes.hub(),
+        prefixes: [base.prefixes.v4.to_string(), base.prefixes.v6.to_string()],
+        mtu: config.mtu,
+        keepalive: config.keepalive,
+    }
+}
+
+fn start_admin(
+    supervisor: &Supervisor,
+    state: AdminState,
+    socket: UnixListener,
+    port: Option<AcceptLoop>,
+    token: OperatorToken,
+) {
+    let drain = supervisor.stop().drain;
+    let private = private_router(state.clone());
+    supervisor.spawn_essential(
+        "admin socket",
+        local_api::serve(
+            socket,
+            move || TowerToHyperService::new(private.clone()),
+            supervisor.child_spawner(),
+            drain.clone(),
+        ),
+    );
+    let Some(port) = port else { return };
+    let public = public_router(state, token);
+    let ended = drain.clone();
+    supervisor.spawn_essential(
+        "admin port",
+        port.run(supervisor.child_spawner(), drain, move |stream, _| {
+            local_api::serve_connection(stream, TowerToHyperService::new(public.clone()), ended.clone())
+        }),
+    );
+}
+
+/// One audit row for the start, and one for an orderly stop.
+async fn audit_life(supervisor: &Supervisor, store: Arc<dyn Store>, epoch: u64) {
+    let row = move |kind| {
+        AuditEvent::new(kind, "hub", format!("version {}, epoch {epoch}", env!("CARGO_PKG_VERSION")))
+    };
+    if let Err(error) = store.audit(row(AuditKind::HubStart), Timestamp::from(SystemTime::now())).await {
+        error!(%error, "audit row not stored");
+    }
+    let drain = supervisor.stop().drain;
+    supervisor.child_spawner().spawn("audit stop", async move {
+        drain.cancelled().await;
+        let written = store.audit(row(AuditKind::HubStop), Timestamp::from(SystemTime::now()));
+        if let Ok(Err(error)) = tokio::time::timeout(Duration::from_secs(1), written).await {
+            error!(%error, "audit row not stored");
+        }
+    });
+}

@@ -1,0 +1,158 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use blueprint_common_runtime::cli::{self, CliError, Output};
+use blueprint_common_runtime::config::Sources;
+use blueprint_common_runtime::state::default_path;
+use clap::{Args, Parser, Subcommand};
+
+use crate::cmd::{access, audit, config, dev, init, node, serve, service, status, token};
+use crate::files;
+
+/// Hub of a hub-and-spoke overlay for blueprint services: machines dial in, clients come through one proxy.
+#[derive(Debug, Parser)]
+#[command(
+    name = "blueprint-hub",
+    version,
+    after_help = "Example: blueprint-hub init && blueprint-hub serve
+Exit codes: 0 ok, 1 failure, 2 usage, 3 not found, 4 denied, 5 conflict, 6 unavailable, 78 configuration"
+)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Global {
+    /// State folder; default /var/lib/blueprint-hub for root, else ~/.local/state/blueprint-hub
+    #[arg(long, global = true, value_name = "DIR", env = "BLUEPRINT_HUB_STATE")]
+    state: Option<PathBuf>,
+    /// Configuration file; default hub.toml in the state folder
+    #[arg(long, global = true, value_name = "FILE", env = "BLUEPRINT_HUB_CONFIG")]
+    config: Option<PathBuf>,
+    /// Sets one configuration key, such as --set tunnel.mtu=1400; may be repeated
+    #[arg(long = "set", global = true, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// How to print
+    #[arg(long, global = true, value_enum, default_value = "table")]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Makes keys, authority and a configuration file for a new hub
+    Init(init::Init),
+    /// Runs the hub
+    #[command(after_help = "Example: blueprint-hub serve --state /var/lib/blueprint-hub")]
+    Serve,
+    /// Runs a hub with three agents and example services on this machine, without root
+    Dev(dev::Dev),
+    /// Join tokens: the right to become a node
+    #[command(subcommand)]
+    Token(token::Token),
+    /// Access tokens: the right to call services through the proxy
+    #[command(subcommand)]
+    Access(access::Access),
+    /// Nodes: the joined machines
+    #[command(subcommand)]
+    Node(node::Node),
+    /// Services and where they are reached
+    #[command(subcommand)]
+    Service(service::Service),
+    /// Shows how the hub is doing
+    #[command(after_help = "Example: blueprint-hub status --output json")]
+    Status,
+    /// Shows what happened: joins, refusals, removals
+    Audit(audit::Audit),
+    /// Checks and shows the configuration
+    #[command(subcommand)]
+    Config(config::Config),
+}
+
+impl Global {
+    /// The state folder.
+    pub(crate) fn state(&self) -> Result<PathBuf, CliError> {
+        match &self.state {
+            Some(path) => Ok(path.clone()),
+            None => default_path("blueprint-hub")
+                .map_err(|error| CliError::usage(error.to_string()).hint("give --state DIR")),
+        }
+    }
+
+    /// The state folder, where one was named.
+    pub(crate) fn explicit_state(&self) -> Option<PathBuf> {
+        self.state.clone()
+    }
+
+    /// Where configuration comes from.
+    pub(crate) fn sources(&self) -> Result<Sources, CliError> {
+        let default = self.state()?.join(files::CONFIG);
+        let file = match &self.config {
+            Some(path) => Some(path.clone()),
+            None => Some(default).filter(|path| path.exists()),
+        };
+        let flags = self.set.iter().map(|text| match text.split_once('=') {
+            Some((key, value)) => Ok((key.to_owned(), value.to_owned())),
+            None => Err(CliError::usage(format!("--set {text:?} is not KEY=VALUE"))
+                .hint("for example --set tunnel.mtu=1400")),
+        });
+        let flags = flags.collect::<Result<_, _>>()?;
+        Ok(Sources::from_process(file, flags, &["BLUEPRINT_HUB_STATE", "BLUEPRINT_HUB_CONFIG"]))
+    }
+
+    /// The same options with another state folder.
+    pub(crate) fn with_state(&self, state: PathBuf) -> Self {
+        Self { state: Some(state), ..self.clone() }
+    }
+}
+
+/// Parses the arguments, runs the command, prints its error, and gives the exit code.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let output = cli.global.output;
+    cli::finish(run(cli), output)
+}
+
+fn run(cli: Cli) -> Result<(), CliError> {
+    let global = &cli.global;
+    match cli.command {
+        Command::Init(command) => command.run(global),
+        Command::Serve => serve::run(global),
+        Command::Dev(command) => command.run(global),
+        Command::Token(command) => command.run(global),
+        Command::Access(command) => command.run(global),
+        Command::Node(command) => command.run(global),
+        Command::Service(command) => command.run(global),
+        Command::Status => status::run(global),
+        Command::Audit(command) => command.run(global),
+        Command::Config(command) => command.run(global),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent_and_every_leaf_has_an_example() {
+        let command = Cli::command();
+        command.clone().debug_assert();
+        let mut open = vec![command];
+        while let Some(command) = open.pop() {
+            let children: Vec<_> = command.get_subcommands().cloned().collect();
+            if children.is_empty() {
+                let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+                assert!(help.contains("Example"), "`{}` has no example", command.get_name());
+            }
+            open.extend(children);
+        }
+    }
+}

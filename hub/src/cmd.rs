@@ -1,0 +1,22 @@
+//! One file per command, and what they share.
+
+pub(crate) mod access;
+pub(crate) mod audit;
+pub(crate) mod config;
+pub(crate) mod dev;
+pub(crate) mod init;
+pub(crate) mod node;
+pub(crate) mod serve;
+pub(crate) mod service;
+pub(crate) mod status;
+pub(crate) mod token;
+
+mod client;
+mod dev_cloud;
+
+/// `--ttl` values: a span of time such as `15m`.
+pub(crate) fn seconds(text: &str) -> Result<u64, String> {
+    let blueprint_common_runtime::config::Span(span) =
+        text.parse().map_err(|error: blueprint_common_runtime::config::ParseValueError| error.to_string())?;
+    Ok(span.as_secs())
+}

@@ -1,0 +1,77 @@
+//! The running hub, asked over its Unix socket.
+
+use blueprint_common_runtime::cli::CliError;
+use blueprint_common_runtime::local_api::{LocalClient, LocalError};
+use serde_json::Value;
+
+use crate::cli::Global;
+use crate::files;
+
+/// Asks the hub and waits for its answer.
+pub(crate) fn ask(
+    global: &Global,
+    method: &str,
+    path: &str,
+    body: Option<&Value>,
+) -> Result<Value, CliError> {
+    runtime()?.block_on(ask_async(global, method, path, body))
+}
+
+/// The same, inside a runtime.
+pub(crate) async fn ask_async(
+    global: &Global,
+    method: &str,
+    path: &str,
+    body: Option<&Value>,
+) -> Result<Value, CliError> {
+    let state = global.state()?;
+    let client = LocalClient::new(state.join(files::ADMIN_SOCKET));
+    let method = method.parse().map_err(|_| CliError::failure(format!("{method} is not a method")))?;
+    let (status, answer) = client.request(method, path, body).await.map_err(|error| match error {
+        LocalError::NotRunning { .. } => {
+            CliError::unavailable(format!("no hub runs with the state folder {}", state.display()))
+                .hint("start it with `blueprint-hub serve`, or name its folder with --state DIR")
+        }
+        LocalError::Denied { .. } => {
+            CliError::denied(error.to_string()).hint("run the command as the user that runs the hub")
+        }
+        LocalError::TimedOut { .. }
+        | LocalError::BadRequest(_)
+        | LocalError::Io { .. }
+        | LocalError::Exchange(_)
+        | LocalError::TooLarge => CliError::unavailable(error.to_string()).hint("the hub's log may say why"),
+    })?;
+    if status.is_success() { Ok(answer) } else { Err(CliError::from_response(status, &answer)) }
+}
+
+/// A runtime for one command.
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| CliError::failure(format!("cannot start the runtime: {error}")))
+}
+
+/// A text field of an answer, `-` where it is missing or null.
+pub(crate) fn text(value: &Value, key: &str) -> String {
+    match value.get(key) {
+        Some(Value::String(text)) if !text.is_empty() => text.clone(),
+        Some(Value::Number(number)) => number.to_string(),
+        Some(Value::Bool(truth)) => truth.to_string(),
+        Some(Value::Null | Value::String(_) | Value::Array(_) | Value::Object(_)) | None => "-".to_owned(),
+    }
+}
+
+/// The rows of a list field.
+pub(crate) fn rows<'a>(value: &'a Value, key: &str) -> &'a [Value] {
+    value.get(key).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+}
+
+/// An identifier that a person typed, safe as one segment of a path.
+pub(crate) fn segment(text: &str) -> Result<&str, CliError> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if !text.is_empty() && text.len() <= 128 && text.chars().all(is_plain) {
+        return Ok(text);
+    }
+    Err(CliError::usage(format!("{text:?} is not a name or an id")))
+}

@@ -1,0 +1,157 @@
+//! `service`: what is offered, and where.
+
+use std::path::PathBuf;
+use std::task::{Context, Poll};
+
+use blueprint_common_runtime::cli::{CliError, Output, Table, print_json, print_line};
+use blueprint_common_types::{Health, ServiceKey};
+use blueprint_proto::v1;
+use blueprint_proto::v1::registry_client::RegistryClient;
+use clap::Subcommand;
+use futures_util::future::{BoxFuture, FutureExt};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::net::UnixStream;
+use tonic::transport::Endpoint;
+
+use super::client::{ask, rows, runtime, text};
+use crate::cli::Global;
+use crate::files;
+
+/// Services and where they are reached.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Service {
+    /// Lists services and their targets
+    #[command(visible_alias = "list", after_help = "Example: blueprint-hub service ls")]
+    Ls,
+    /// Shows the targets of one service
+    #[command(after_help = "Example: blueprint-hub service show 7/42")]
+    Show {
+        /// Service, as BLUEPRINT/SERVICE
+        service: ServiceKey,
+    },
+    /// Prints every change as it happens, until interrupted
+    #[command(after_help = "Example: blueprint-hub service watch --output json
+Each line has an index; --after INDEX goes on from there, also after a restart of the hub.")]
+    Watch {
+        /// Only changes after this index; 0 shows everything first
+        #[arg(long, default_value_t = 0)]
+        after: u64,
+    },
+}
+
+impl Service {
+    pub(crate) fn run(self, global: &Global) -> Result<(), CliError> {
+        match self {
+            Self::Ls => {
+                let answer = ask(global, "GET", "/v1/services", None)?;
+                match global.output {
+                    Output::Json => print_json(&answer),
+                    Output::Table => list_table(&answer).print(),
+                }
+                Ok(())
+            }
+            Self::Show { service } => {
+                let path = format!("/v1/services/{}/{}", service.blueprint, service.service);
+                let answer = ask(global, "GET", &path, None)?;
+                match global.output {
+                    Output::Json => print_json(&answer),
+                    Output::Table => target_table(rows(&answer, "targets").iter()).print(),
+                }
+                Ok(())
+            }
+            Self::Watch { after } => runtime()?.block_on(watch(global, after)),
+        }
+    }
+}
+
+/// Every target of every service of an answer as a table.
+pub(crate) fn list_table(answer: &Value) -> Table {
+    target_table(rows(answer, "services").iter().flat_map(|service| rows(service, "targets")))
+}
+
+/// Targets as a table.
+pub(crate) fn target_table<'a>(targets: impl Iterator<Item = &'a Value>) -> Table {
+    let mut table = Table::new(&["SERVICE", "HEALTH", "TARGET", "NODE", "REASON"]);
+    for row in targets {
+        table.push(vec![
+            text(row, "service"),
+            text(row, "health"),
+            text(row, "address"),
+            text(row, "node_name"),
+            text(row, "reason"),
+        ]);
+    }
+    table
+}
+
+async fn watch(global: &Global, after: u64) -> Result<(), CliError> {
+    let socket = global.state()?.join(files::REGISTRY_SOCKET);
+    let shown = socket.display().to_string();
+    // The URI is not used: the connector always opens the socket.
+    let endpoint = Endpoint::from_static("http://hub.blueprint.internal");
+    let connector = OpenSocket(socket);
+    let channel = endpoint.connect_with_connector(connector).await.map_err(|_| {
+        CliError::unavailable(format!("no hub answers at {shown}"))
+            .hint("start it with `blueprint-hub serve`, or name its folder with --state DIR")
+    })?;
+    let mut client = RegistryClient::new(channel);
+    let status =
+        |status: tonic::Status| CliError::unavailable(format!("the watch ended: {}", status.message()));
+    let mut events =
+        client.watch(v1::WatchRequest { after_index: after }).await.map_err(status)?.into_inner();
+    while let Some(event) = events.message().await.map_err(status)? {
+        print_event(&event, global.output);
+    }
+    Err(CliError::unavailable("the hub ended the watch")
+        .hint("start it again with --after and the last index shown"))
+}
+
+/// Opens the operator's socket, whatever the URI says.
+struct OpenSocket(PathBuf);
+
+impl tower_service::Service<http::Uri> for OpenSocket {
+    type Response = TokioIo<UnixStream>;
+    type Error = std::io::Error;
+    type Future = BoxFuture<'static, std::io::Result<TokioIo<UnixStream>>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: http::Uri) -> Self::Future {
+        let path = self.0.clone();
+        async move { UnixStream::connect(path).await.map(TokioIo::new) }.boxed()
+    }
+}
+
+fn print_event(event: &v1::WatchEvent, output: Output) {
+    let (change, target) = match &event.change {
+        Some(v1::watch_event::Change::Reset(_)) => ("reset", None),
+        Some(v1::watch_event::Change::Upsert(target)) => ("upsert", Some(target)),
+        Some(v1::watch_event::Change::Remove(target)) => ("remove", Some(target)),
+        None => return,
+    };
+    let health = target.map(|target| Health::from(target.health()).to_string());
+    if output == Output::Json {
+        let target = target.map(|target| {
+            json!({
+                "service": format!("{}/{}", target.blueprint_id, target.service_id),
+                "node": target.agent_id, "node_name": target.agent_name, "address": target.address,
+                "health": health, "reason": target.reason,
+            })
+        });
+        print_json(&json!({ "index": event.index, "change": change, "target": target }));
+        return;
+    }
+    let Some(target) = target else {
+        print_line(&format!("{:>8}  {change}", event.index));
+        return;
+    };
+    let service = format!("{}/{}", target.blueprint_id, target.service_id);
+    let health = health.unwrap_or_default();
+    print_line(&format!(
+        "{:>8}  {change}  {service}  {}  {}  {health}  {}",
+        event.index, target.address, target.agent_name, target.reason
+    ));
+}

@@ -1,0 +1,95 @@
+//! Tells the registry whose data plane echoes, and shows the tunnel in the metrics.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use blueprint_common_runtime::metrics::Metrics;
+use blueprint_common_tunnel::Tunnel;
+use blueprint_common_types::AgentId;
+use blueprint_hub_registry::RegistrarHandle;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use tokio_util::sync::CancellationToken;
+
+/// How often the tunnel is looked at; its own snapshot is at most this old as well.
+const PACE: Duration = Duration::from_millis(250);
+
+/// Follows the echoes of every agent until `stop`.
+///
+/// It compares states and not events, so that none can be missed.
+pub(crate) async fn watch(tunnel: Tunnel, registrar: RegistrarHandle, stop: CancellationToken) {
+    let mut told: BTreeMap<AgentId, bool> = BTreeMap::new();
+    let mut pace = tokio::time::interval(PACE);
+    pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            _ = pace.tick() => {}
+        }
+        let peers = tunnel.snapshot();
+        let registry = registrar.snapshot();
+        told.retain(|agent, _| registry.agents.contains_key(agent));
+        for (id, view) in &registry.agents {
+            let alive = peers.peers.get(&view.agent.wireguard_key).is_some_and(|peer| peer.echo.alive);
+            if told.get(id).copied().unwrap_or(false) == alive {
+                continue;
+            }
+            if registrar.set_data_plane(*id, alive).await.is_err() {
+                return;
+            }
+            told.insert(*id, alive);
+        }
+    }
+}
+
+/// Adds the tunnel's counters, prefix `hub_tunnel_`.
+pub(crate) fn register_metrics(metrics: &Metrics, tunnel: Tunnel) {
+    metrics.with(|registry| registry.register_collector(Box::new(TunnelCollector(tunnel))));
+}
+
+#[derive(Debug)]
+struct TunnelCollector(Tunnel);
+
+impl Collector for TunnelCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let snapshot = self.0.snapshot();
+        let alive = snapshot.peers.values().filter(|peer| peer.echo.alive).count();
+        let as_gauge = |count: usize| ConstGauge::new(i64::try_from(count).unwrap_or(i64::MAX));
+        for (name, help, value) in [
+            ("hub_tunnel_peers", "Peers", snapshot.peers.len()),
+            ("hub_tunnel_peers_alive", "Peers whose data plane echoes", alive),
+            ("hub_tunnel_flows", "Open TCP flows into the overlay", snapshot.flows),
+        ] {
+            let gauge = as_gauge(value);
+            gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
+        }
+        for (name, help, value) in [
+            ("hub_tunnel_rx_datagrams", "Datagrams received", snapshot.stats.rx_datagrams),
+            ("hub_tunnel_tx_datagrams", "Datagrams sent", snapshot.stats.tx_datagrams),
+            ("hub_tunnel_handshakes", "Completed handshakes", snapshot.stats.handshakes),
+            (
+                "hub_tunnel_relayed_packets",
+                "Packets passed from spoke to spoke",
+                snapshot.stats.relayed_packets,
+            ),
+        ] {
+            let counter = ConstCounter::new(value);
+            counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
+        }
+        let sample = ConstCounter::new(0u64);
+        let kind = sample.metric_type();
+        let mut dropped = encoder.encode_descriptor(
+            "hub_tunnel_datagrams_dropped",
+            "Datagrams and packets refused by reason",
+            None,
+            kind,
+        )?;
+        for (reason, count) in &snapshot.discards {
+            ConstCounter::new(*count).encode(dropped.encode_family(&[("reason", *reason)])?)?;
+        }
+        Ok(())
+    }
+}

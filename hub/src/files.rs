@@ -1,0 +1,85 @@
+//! What a hub keeps in its state folder beside the database.
+
+use std::net::UdpSocket;
+use std::time::SystemTime;
+
+use anyhow::{Context, Result, anyhow};
+use blueprint_common_runtime::state::{Mode, StateDir};
+use blueprint_common_types::{AccessToken, HubId, Secret, WgPrivateKey};
+use blueprint_hub_registry::Authority;
+
+/// Identity of the hub, in text.
+const ID: &str = "hub-id";
+/// Certificate of the authority, DER.
+const CA_CERTIFICATE: &str = "ca.der";
+/// Key of the authority, PKCS#8 DER.
+const CA_KEY: &str = "ca.key";
+/// Key of the tunnel, base64.
+const WIREGUARD_KEY: &str = "wireguard.key";
+/// Bearer token of the TCP port of the JSON API.
+const ADMIN_TOKEN: &str = "admin.token";
+/// Default configuration file inside the state folder.
+pub(crate) const CONFIG: &str = "hub.toml";
+/// Unix socket of the JSON API.
+pub(crate) const ADMIN_SOCKET: &str = "hub.sock";
+/// Unix socket of the operator's gRPC.
+pub(crate) const REGISTRY_SOCKET: &str = "registry.sock";
+
+/// Keys and identity of a hub.
+#[derive(Debug)]
+pub(crate) struct Identity {
+    pub(crate) authority: Authority,
+    pub(crate) wireguard: WgPrivateKey,
+    pub(crate) admin_token: Secret<String>,
+}
+
+/// True where `init` was here.
+pub(crate) fn is_initialised(state: &StateDir) -> Result<bool> {
+    Ok(state.read(ID)?.is_some())
+}
+
+/// Makes identity and keys. The identity is written last: a folder with one is whole.
+pub(crate) fn create(state: &StateDir) -> Result<Identity> {
+    let hub = HubId::random()?;
+    let (authority, key) = Authority::create(hub, SystemTime::now())?;
+    let wireguard = WgPrivateKey::random()?;
+    let token = AccessToken::random()?.expose_text();
+    state.write(CA_CERTIFICATE, authority.certificate(), Mode::Plain)?;
+    state.write(CA_KEY, key.expose(), Mode::Secret)?;
+    state.write(WIREGUARD_KEY, wireguard.expose_text().expose().as_bytes(), Mode::Secret)?;
+    state.write(ADMIN_TOKEN, token.expose().as_bytes(), Mode::Secret)?;
+    state.write(ID, hub.to_string().as_bytes(), Mode::Plain)?;
+    Ok(Identity { authority, wireguard, admin_token: token })
+}
+
+/// Reads identity and keys back.
+pub(crate) fn load(state: &StateDir) -> Result<Identity> {
+    let need =
+        |name: &str| state.read(name)?.ok_or_else(|| anyhow!("{} is missing", state.path(name).display()));
+    let text = |name: &str| -> Result<Secret<String>> {
+        let text = String::from_utf8(need(name)?)
+            .map_err(|_| anyhow!("{} is damaged", state.path(name).display()))?;
+        Ok(Secret::new(text.trim().to_owned()))
+    };
+    let hub: HubId = text(ID)?.expose().parse()?;
+    let authority = Authority::load(hub, need(CA_CERTIFICATE)?, &Secret::new(need(CA_KEY)?))
+        .context("cannot read the hub's authority")?;
+    let wireguard = text(WIREGUARD_KEY)?.expose().parse().context("cannot read the hub's WireGuard key")?;
+    Ok(Identity { authority, wireguard, admin_token: text(ADMIN_TOKEN)? })
+}
+
+/// The address this machine would use towards the internet, else its host name. Sends nothing: connecting a
+/// UDP socket only asks the routing table (192.0.2.1 is reserved for documentation, RFC 5737).
+pub(crate) fn guess_advertise() -> String {
+    let routed = UdpSocket::bind("0.0.0.0:0").and_then(|socket| {
+        socket.connect("192.0.2.1:9")?;
+        socket.local_addr()
+    });
+    match routed {
+        Ok(address) if !address.ip().is_unspecified() => address.ip().to_string(),
+        Ok(_) | Err(_) => {
+            let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+            name.unwrap_or_else(|| "localhost".to_owned())
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! The hub: composition of its parts, and the command line.
+//!
+//! `app` puts the planes together, `cmd` holds one file per command, `ports` connects the parts that
+//! know each other only as traits.
+
+mod app;
+mod cli;
+mod cmd;
+mod config;
+mod data_plane;
+mod files;
+mod ports;
+mod proxy;
+mod tables;
+
+pub use cli::main;

@@ -1,0 +1,104 @@
+//! Connects the parts that know each other only as traits.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use blueprint_common_tunnel::Tunnel;
+use blueprint_common_tunnel_core::PeerConfig;
+use blueprint_common_types::{AgentId, WgPublicKey};
+use blueprint_hub_admin::{Hub, PeerView, Qos, RemoveFailed};
+use blueprint_hub_registry::{ControlPlane, Peers, RegistrarHandle};
+use blueprint_hub_registry_core::{Agent, RegistrySnapshot};
+use futures_util::future::{BoxFuture, FutureExt};
+use tracing::error;
+
+use crate::tables::TablesHandle;
+
+/// The tunnel as the control plane sees it: who may be a peer.
+#[derive(Debug, Clone)]
+pub(crate) struct TunnelPeers(pub(crate) Tunnel);
+
+/// What an agent is to the tunnel: its key, and its two addresses and no others.
+pub(crate) fn peer_of(agent: &Agent) -> PeerConfig {
+    PeerConfig {
+        public_key: agent.wireguard_key,
+        allowed_ips: vec![
+            ipnetwork::IpNetwork::from(std::net::IpAddr::V4(agent.lease.v4)),
+            ipnetwork::IpNetwork::from(std::net::IpAddr::V6(agent.lease.v6)),
+        ],
+        endpoint: None,
+        keepalive: None,
+    }
+}
+
+impl Peers for TunnelPeers {
+    fn add<'a>(&'a self, agent: &'a Agent) -> BoxFuture<'a, ()> {
+        async move {
+            if let Err(error) = self.0.upsert_peer(peer_of(agent)).await {
+                error!(agent = %agent.id, %error, "agent joined but cannot be a peer");
+            }
+        }
+        .boxed()
+    }
+
+    fn remove<'a>(&'a self, agent: &'a Agent) -> BoxFuture<'a, ()> {
+        self.0.remove_peer(agent.wireguard_key).boxed()
+    }
+}
+
+/// The hub as the JSON API sees it.
+#[derive(Debug, Clone)]
+pub(crate) struct AdminHub {
+    pub(crate) tunnel: Tunnel,
+    pub(crate) registrar: RegistrarHandle,
+    pub(crate) control: ControlPlane,
+    pub(crate) tables: TablesHandle,
+}
+
+impl Hub for AdminHub {
+    fn snapshot(&self) -> Arc<RegistrySnapshot> {
+        self.registrar.snapshot()
+    }
+
+    fn peer(&self, key: &WgPublicKey) -> Option<PeerView> {
+        let snapshot = self.tunnel.snapshot();
+        let since = snapshot.taken_at.elapsed();
+        let older = |age: Duration| age.saturating_add(since);
+        snapshot.peers.get(key).map(|stats| PeerView {
+            endpoint: stats.endpoint,
+            handshake_age: stats.handshake_age.map(older),
+            rx_bytes: stats.rx_bytes,
+            tx_bytes: stats.tx_bytes,
+            last_rx: stats.last_rx.map(older),
+            alive: stats.echo.alive,
+        })
+    }
+
+    fn qos(&self, agent: AgentId, points: usize) -> BoxFuture<'_, Option<Qos>> {
+        async move {
+            let view = self.registrar.qos(agent, points).await.ok().flatten()?;
+            Some((view.latest, view.series))
+        }
+        .boxed()
+    }
+
+    fn remove(&self, agent: AgentId) -> BoxFuture<'_, Result<(), RemoveFailed>> {
+        async move { self.control.remove_agent(agent).await.map_err(|error| RemoveFailed(error.to_string())) }
+            .boxed()
+    }
+
+    fn access_changed(&self) -> BoxFuture<'_, ()> {
+        self.tables.reload_access().boxed()
+    }
+}
+
+/// `host` and `port` as a URL authority.
+pub(crate) fn authority(address: SocketAddr) -> String {
+    // What listens everywhere is reached at loopback from here.
+    let ip = match address.ip() {
+        ip if ip.is_unspecified() => std::net::IpAddr::from([127, 0, 0, 1]),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port()).to_string()
+}

@@ -1,0 +1,73 @@
+//! Token use, agent, certificate and audit row: one transaction.
+
+use blueprint_hub_registry_core::{Agent, AuditEvent, AuditKind, JoinCommit, JoinRefusal, ServiceGrant};
+use rusqlite::{Connection, OptionalExtension, params};
+
+use crate::convert::{read_agent_id, read_text, time};
+use crate::error::DbResult;
+use crate::{agents, audit};
+
+/// Makes an agent out of one use of a token, or says why not; the answer is audited either way.
+pub(crate) fn join(db: &Connection, commit: JoinCommit) -> DbResult<Result<Agent, JoinRefusal>> {
+    let (token, name, now) = (commit.token_id, commit.agent.name.clone(), commit.now);
+    db.execute_batch("SAVEPOINT admission")?;
+    let admitted = admit(db, commit)?;
+    let event = match &admitted {
+        Ok(agent) => {
+            AuditEvent::new(AuditKind::JoinAccept, agent.id, format_args!("token {token}, name {name}"))
+        }
+        Err(refusal) => {
+            // Gives the use of the token back where the refusal came after it.
+            db.execute_batch("ROLLBACK TO admission")?;
+            let detail = format_args!("{}: {refusal}; name {name}", refusal.code());
+            AuditEvent::new(AuditKind::JoinRefuse, token, detail)
+        }
+    };
+    db.execute_batch("RELEASE admission")?;
+    audit::append(db, event, now)?;
+    Ok(admitted)
+}
+
+fn admit(db: &Connection, commit: JoinCommit) -> DbResult<Result<Agent, JoinRefusal>> {
+    let Some(services) = consume(db, &commit)? else {
+        return diagnose(db, &commit).map(Err);
+    };
+    let agent = Agent { services, ..commit.agent };
+    let sql = "SELECT id FROM agents WHERE wireguard_key = ?1";
+    let holder = db
+        .query_row(sql, params![agent.wireguard_key.as_bytes()], |row| Ok(read_agent_id(row, 0)))
+        .optional()?;
+    if let Some(holder) = holder.transpose()? {
+        let text = format!("its wireguard key belongs to agent {holder}; remove that one or make a new key");
+        return Ok(Err(JoinRefusal::BadRequest(text)));
+    }
+    agents::insert(db, &agent)?;
+    let certificate = (commit.certificate_serial.as_slice(), agent.generation);
+    agents::insert_certificate(db, agent.id, certificate, commit.not_after, commit.now)?;
+    Ok(Ok(agent))
+}
+
+/// Takes one use of the token in one statement; gives its grant, or nothing where it may not be used.
+fn consume(db: &Connection, commit: &JoinCommit) -> DbResult<Option<ServiceGrant>> {
+    let sql = "UPDATE join_tokens SET uses_left = uses_left - 1 \
+               WHERE id = ?1 AND hash = ?2 AND uses_left > 0 AND expires_at > ?3 RETURNING services";
+    let values = params![commit.token_id.to_string(), commit.token_hash.as_bytes(), time(commit.now)];
+    db.query_row(sql, values, |row| Ok(read_text(row, 0))).optional()?.transpose()
+}
+
+/// Finds out why [`consume`] changed nothing. Who lacks the secret learns nothing of the rest.
+fn diagnose(db: &Connection, commit: &JoinCommit) -> DbResult<JoinRefusal> {
+    let sql = "SELECT hash, uses_left FROM join_tokens WHERE id = ?1";
+    let mut statement = db.prepare(sql)?;
+    let mut rows = statement.query(params![commit.token_id.to_string()])?;
+    let Some(row) = rows.next()? else { return Ok(JoinRefusal::Unknown) };
+    let hash: [u8; 32] = row.get(0)?;
+    let uses_left: u32 = row.get(1)?;
+    Ok(if hash != *commit.token_hash.as_bytes() {
+        JoinRefusal::WrongSecret
+    } else if uses_left == 0 {
+        JoinRefusal::Used
+    } else {
+        JoinRefusal::Expired
+    })
+}

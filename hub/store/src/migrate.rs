@@ -1,0 +1,42 @@
+//! The schema, step by step.
+//!
+//! Every step runs once, in one transaction with its row in `schema_version`. Steps that were
+//! released never change; a new need is a new step at the end.
+
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
+
+use crate::open::OpenError;
+
+/// The steps, in order; the first makes version 1.
+const STEPS: &[&str] = &[include_str!("schema/0001_first.sql")];
+
+/// Brings the schema up to date.
+pub(crate) fn migrate(db: &mut Connection) -> Result<(), OpenError> {
+    let known = i64::try_from(STEPS.len()).unwrap_or(i64::MAX);
+    let found = version(db)?;
+    if found > known {
+        return Err(OpenError::Newer { found, known });
+    }
+    for (step, number) in STEPS.iter().zip(1i64..).filter(|(_, number)| *number > found) {
+        let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        transaction.execute_batch(
+            "CREATE TABLE IF NOT EXISTS schema_version (
+                version INTEGER PRIMARY KEY,
+                applied_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP
+            ) STRICT",
+        )?;
+        transaction.execute_batch(step)?;
+        transaction.execute("INSERT INTO schema_version (version) VALUES (?1)", params![number])?;
+        transaction.commit()?;
+        tracing::info!(version = number, "schema step applied");
+    }
+    Ok(())
+}
+
+fn version(db: &Connection) -> rusqlite::Result<i64> {
+    let sql = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'schema_version'";
+    if db.query_row(sql, [], |_| Ok(())).optional()?.is_none() {
+        return Ok(0);
+    }
+    db.query_row("SELECT coalesce(max(version), 0) FROM schema_version", [], |row| row.get(0))
+}

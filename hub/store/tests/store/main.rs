@@ -1,0 +1,8 @@
+//! The store against real files, threads and killed processes.
+#![expect(clippy::unwrap_used, reason = "helpers of tests stand outside test functions")]
+
+mod audit;
+mod durability;
+mod joins;
+mod opening;
+mod support;

@@ -1,0 +1,16 @@
+//! Holds the generated code and lifts, for it alone, the lints that it does not meet.
+
+/// Version 1 of the wire format.
+#[expect(
+    missing_docs,
+    unused_qualifications,
+    clippy::missing_errors_doc,
+    clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
+    clippy::as_conversions,
+    clippy::too_many_lines,
+    reason = "generated code"
+)]
+#[rustfmt::skip]
+#[path = "gen/blueprint.v1.rs"]
+pub mod v1;

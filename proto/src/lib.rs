@@ -1,0 +1,14 @@
+//! Wire messages and services between agent, hub and operator.
+//!
+//! The sources are `proto/blueprint/v1/*.proto`; the code under `src/gen` is generated from them and
+//! committed, so that no build needs a protobuf compiler. `UPDATE_GENERATED=1 cargo test -p blueprint-proto`
+//! writes it anew; without the variable the same test fails where it is stale.
+
+mod convert;
+mod generated;
+
+pub use convert::ConvertError;
+pub use generated::v1;
+
+/// Encoded descriptors of every message and service, for gRPC reflection.
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!("gen/descriptors.bin");

@@ -1,0 +1,1 @@
+//! Hub and agent cores on a simulated network against a naive model.

@@ -1,0 +1,71 @@
+//! Skipping a test where the machine lacks something, so that nobody overlooks it.
+
+use std::io::Write;
+
+/// Something of the machine that a test cannot do without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// The rights of root, to make namespaces.
+    Root,
+    /// A program on `PATH`.
+    Program(&'static str),
+}
+
+impl Need {
+    /// What is missing, in words; `None` where it is there.
+    fn missing(self) -> Option<String> {
+        match self {
+            Self::Root => (!nix::unistd::geteuid().is_root()).then(|| "root".to_owned()),
+            Self::Program(name) => {
+                let path = std::env::var_os("PATH").unwrap_or_default();
+                let found = std::env::split_paths(&path).any(|folder| folder.join(name).is_file());
+                (!found).then(|| format!("the program {name}"))
+            }
+        }
+    }
+}
+
+/// Whether all `needs` are met. Where not, the running test should return at once.
+///
+/// The skip is printed and, where `TEST_SKIPS_FILE` names a file, noted there for `tests/run`.
+///
+/// # Panics
+///
+/// Panics instead where `REQUIRE_ALL=1` is set.
+#[must_use]
+#[expect(clippy::panic, reason = "with REQUIRE_ALL=1 a skip fails the test")]
+#[expect(clippy::print_stderr, reason = "a skip is told to the person who runs the tests")]
+pub fn require(needs: &[Need]) -> bool {
+    let missing: Vec<String> = needs.iter().filter_map(|need| need.missing()).collect();
+    if missing.is_empty() {
+        return true;
+    }
+    let thread = std::thread::current();
+    let line = format!("{}: needs {}", thread.name().unwrap_or("a test"), missing.join(", "));
+    if std::env::var_os("REQUIRE_ALL").is_some_and(|value| value == "1") {
+        panic!("{line}; tests/run as root installs it");
+    }
+    eprintln!("\n!! SKIPPED {line}");
+    if let Err(error) = note(&line) {
+        eprintln!("!! the skip could not be noted: {error}");
+    }
+    false
+}
+
+fn note(line: &str) -> std::io::Result<()> {
+    let Some(path) = std::env::var_os("TEST_SKIPS_FILE") else { return Ok(()) };
+    let mut file = std::fs::OpenOptions::new().append(true).create(true).open(path)?;
+    file.write_all(format!("{line}\n").as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_program_is_named_and_a_present_one_is_not() {
+        assert_eq!(Need::Program("cargo").missing(), None);
+        let missing = Need::Program("no-such-program-anywhere").missing();
+        assert_eq!(missing.as_deref(), Some("the program no-such-program-anywhere"));
+    }
+}
