@@ -236,7 +236,9 @@ impl Agent {
         parts.spawn("renewal", renewal::run(Arc::clone(&shared), seed));
         parts.spawn("services", forward::run(Arc::clone(&shared), spawner.clone()));
         parts.spawn("health", health::run(Arc::clone(&shared)));
-        parts.spawn("samples", qos::run(Arc::clone(&shared), reports));
+        if shared.config.samples {
+            parts.spawn("samples", qos::run(Arc::clone(&shared), reports));
+        }
         if let Some(listener) = commands {
             parts.spawn("commands", api::run(Arc::clone(&shared), listener, spawner.clone()));
         }

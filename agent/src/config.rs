@@ -84,6 +84,8 @@ pub struct AgentConfig {
     pub services: Vec<ServiceSpec>,
     /// Whether commands can talk to the agent over `agent.sock`; a bench of many agents does without.
     pub local_api: bool,
+    /// Whether machine and services are sampled; a bench of many agents on one machine does without.
+    pub samples: bool,
 }
 
 impl Default for AgentConfig {
@@ -100,6 +102,7 @@ impl Default for AgentConfig {
             grace: Duration::from_secs(10),
             services: Vec::new(),
             local_api: false,
+            samples: true,
         }
     }
 }
@@ -133,6 +136,7 @@ impl AgentConfig {
             grace: grace?.0,
             services,
             local_api: true,
+            samples: true,
         })
     }
 }
@@ -208,6 +212,16 @@ mod tests {
         let (settings, mut problems) = SCHEMA.load(&Sources { file: Some(file), env: Vec::new(), flags });
         let config = AgentConfig::from_settings(&settings, &mut problems);
         (config, problems.list().iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn the_page_of_the_manual_is_current() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/config-agent.md");
+        if std::env::var_os("UPDATE_GENERATED").is_some() {
+            std::fs::write(path, SCHEMA.markdown()).unwrap();
+        }
+        let found = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(found == SCHEMA.markdown(), "run UPDATE_GENERATED=1 cargo test -p blueprint-agent");
     }
 
     #[test]

@@ -53,6 +53,8 @@ pub(crate) struct Plane {
     tunnel: Tunnel,
     hub: WgPublicKey,
     is_v4_only: bool,
+    /// Where the tunnel was pointed at last; the hub may answer from elsewhere.
+    pointed: Mutex<Option<SocketAddr>>,
     /// Why the hub's address is not known, where it is not.
     trouble: Mutex<Option<String>>,
 }
@@ -73,8 +75,13 @@ impl Plane {
         };
         let (tunnel, engine) =
             Tunnel::bind(TunnelConfig { max_flows: MAX_FLOWS, ..TunnelConfig::new(listen, core) })?;
-        let plane =
-            Self { tunnel, hub: settings.hub_key, is_v4_only: listen.is_ipv4(), trouble: Mutex::default() };
+        let plane = Self {
+            tunnel,
+            hub: settings.hub_key,
+            is_v4_only: listen.is_ipv4(),
+            pointed: Mutex::default(),
+            trouble: Mutex::default(),
+        };
         Ok((plane, engine))
     }
 
@@ -125,9 +132,10 @@ impl Plane {
         for endpoint in &identity.tunnel.endpoints {
             match self.candidates(endpoint, identity, reached).await {
                 Ok(found) => {
-                    if let Some(address) = self.choose(&found, is_lost) {
+                    let pointed = *self.pointed.lock();
+                    if let Some(address) = choose(&found, pointed, is_lost) {
                         *self.trouble.lock() = None;
-                        self.point_at(address, is_new).await;
+                        self.point_at(address, is_lost, is_new).await;
                         return;
                     }
                     trouble.get_or_insert_with(|| {
@@ -161,21 +169,10 @@ impl Plane {
         Ok(addresses.into_iter().filter(fits).map(|ip| SocketAddr::new(ip, port)).collect())
     }
 
-    /// The present address while it is among those found and works, else the one after it.
-    fn choose(&self, found: &[SocketAddr], is_lost: bool) -> Option<SocketAddr> {
-        let present = self.hub_stats().and_then(|stats| stats.endpoint);
-        let position = found.iter().position(|address| Some(*address) == present);
-        match position {
-            Some(position) if is_lost => {
-                found.get(position.saturating_add(1)).or_else(|| found.first()).copied()
-            }
-            Some(_) => present,
-            None => found.first().copied(),
-        }
-    }
-
-    async fn point_at(&self, address: SocketAddr, is_new: bool) {
-        let is_moved = self.hub_stats().and_then(|stats| stats.endpoint) != Some(address);
+    async fn point_at(&self, address: SocketAddr, is_lost: bool, is_new: bool) {
+        let pointed = self.pointed.lock().replace(address);
+        let strayed = is_lost && self.hub_stats().is_some_and(|stats| stats.endpoint != Some(address));
+        let is_moved = pointed != Some(address) || strayed;
         if is_moved {
             info!(endpoint = %address, "tunnel points at the hub");
             self.tunnel.set_endpoint(self.hub, address).await;
@@ -183,6 +180,15 @@ impl Plane {
         if is_moved || is_new {
             self.tunnel.start_handshake(self.hub).await;
         }
+    }
+}
+
+/// The present address while it is among those found and works, else the one after it.
+fn choose(found: &[SocketAddr], present: Option<SocketAddr>, is_lost: bool) -> Option<SocketAddr> {
+    match found.iter().position(|address| Some(*address) == present) {
+        Some(position) if is_lost => found.get(position.saturating_add(1)).or_else(|| found.first()).copied(),
+        Some(_) => present,
+        None => found.first().copied(),
     }
 }
 
@@ -237,4 +243,22 @@ pub(crate) async fn watch(shared: Arc<Shared>, kicks: mpsc::Sender<Kick>) -> Res
 fn after_search() -> Instant {
     let now = Instant::now();
     now.checked_add(SEARCH_INTERVAL).unwrap_or(now)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_works_is_kept_and_one_that_does_not_makes_room_for_the_next() {
+        let [first, second, gone] = [1, 2, 3].map(|last| SocketAddr::from(([192, 0, 2, last], 51820)));
+        let found = [first, second];
+        assert_eq!(choose(&found, None, false), Some(first));
+        assert_eq!(choose(&found, Some(second), false), Some(second));
+        assert_eq!(choose(&found, Some(first), true), Some(second));
+        assert_eq!(choose(&found, Some(second), true), Some(first));
+        assert_eq!(choose(&found, Some(gone), false), Some(first));
+        assert_eq!(choose(&[first], Some(first), true), Some(first));
+        assert_eq!(choose(&[], Some(first), true), None);
+    }
 }

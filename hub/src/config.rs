@@ -278,6 +278,16 @@ mod tests {
     }
 
     #[test]
+    fn the_page_of_the_manual_is_current() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/config-hub.md");
+        if std::env::var_os("UPDATE_GENERATED").is_some() {
+            std::fs::write(path, SCHEMA.markdown()).unwrap();
+        }
+        let found = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(found == SCHEMA.markdown(), "run UPDATE_GENERATED=1 cargo test -p blueprint-hub");
+    }
+
+    #[test]
     fn every_problem_is_reported_at_once() {
         let error = load(&[
             ("tunnel.overlay_v4", "192.168.0.0/16"),

@@ -54,7 +54,8 @@ impl FromStr for LogLevels {
     type Err = LogError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let mut targets = Targets::new();
+        // The WireGuard library reports every peer that is away as an error; our own events say it once.
+        let mut targets = Targets::new().with_target("boringtun", LevelFilter::OFF);
         for part in text.split(',').map(str::trim) {
             let (target, level) = match part.split_once('=') {
                 Some((target, level)) => (Some(target.trim()), level.trim()),

@@ -70,18 +70,15 @@ pub(crate) async fn revoke(
     State(state): State<AdminState>,
     Path(id): Path<String>,
 ) -> Result<Json<Value>, ApiError> {
-    let found = match id.parse::<TokenId>() {
-        Ok(id) => state.store.revoke_access_token(id, now()).await?,
-        Err(_) => false,
-    };
-    if !found {
-        return Err(ApiError::not_found(
-            format!("no live access token has the id {id:?}"),
-            "`blueprint-hub access ls` lists them",
-        ));
+    const LIST: &str = "`blueprint-hub access ls` lists them";
+    // Not repeated: somebody may have pasted the whole token.
+    let id: TokenId =
+        id.parse().map_err(|_| ApiError::not_found("that is not the id of an access token", LIST))?;
+    if !state.store.revoke_access_token(id, now()).await? {
+        return Err(ApiError::not_found(format!("no live access token has the id {id}"), LIST));
     }
     state.hub.access_changed().await;
-    Ok(Json(json!({ "revoked": id })))
+    Ok(Json(json!({ "revoked": id.to_string() })))
 }
 
 fn view(record: &AccessTokenRecord) -> Value {

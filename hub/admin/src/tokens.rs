@@ -89,17 +89,14 @@ pub(crate) async fn revoke(
     State(state): State<AdminState>,
     Path(id): Path<String>,
 ) -> Result<Json<Value>, ApiError> {
-    let found = match id.parse::<TokenId>() {
-        Ok(id) => state.store.revoke_join_token(id, now()).await?,
-        Err(_) => false,
-    };
-    if !found {
-        return Err(ApiError::not_found(
-            format!("no join token has the id {id:?}"),
-            "`blueprint-hub token ls` lists them",
-        ));
+    const LIST: &str = "`blueprint-hub token ls` lists them";
+    // Not repeated: somebody may have pasted the whole token.
+    let id: TokenId =
+        id.parse().map_err(|_| ApiError::not_found("that is not the id of a join token", LIST))?;
+    if !state.store.revoke_join_token(id, now()).await? {
+        return Err(ApiError::not_found(format!("no join token has the id {id}"), LIST));
     }
-    Ok(Json(json!({ "revoked": id })))
+    Ok(Json(json!({ "revoked": id.to_string() })))
 }
 
 /// A label of at most [`MAX_LABEL`] printable characters.

@@ -15,8 +15,9 @@ use crate::identity;
 /// How long the authority itself lives. It moves only with the state folder.
 const AUTHORITY_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
-/// Life of the hub's own TLS certificate; it is made anew at each start.
-const SERVER_LIFE: Duration = Duration::from_secs(90 * 24 * 3600);
+/// Life of the hub's own TLS certificate. Its key is made at each start and never stored, and a hub may run
+/// for years, so it lives as long as the authority.
+const SERVER_LIFE: Duration = AUTHORITY_LIFE;
 
 /// Certificates start this much in the past, for agents whose clock is a little behind.
 pub(crate) const BACKDATE: Duration = Duration::from_secs(10 * 60);

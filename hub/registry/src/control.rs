@@ -26,7 +26,7 @@ use crate::enroll::{Enroll, JOIN_DEADLINE};
 use crate::identity::{self, Connection};
 use crate::metrics::ControlMetrics;
 use crate::session::{self, Control};
-use crate::shared::{JOINS_AT_ONCE, Shared, StrangerBudget};
+use crate::shared::{JOINS_AT_ONCE, JoinGate, Shared, StrangerBudget};
 use crate::tls::HandshakeFailure;
 use crate::{Authority, Peers, RegistrarHandle, TlsError, TunnelFacts, control_config};
 
@@ -103,6 +103,7 @@ impl ControlPlane {
             metrics: ControlMetrics::new(metrics),
             spawner,
             strangers: Mutex::new(StrangerBudget::new(Instant::now())),
+            gate: Mutex::new(JoinGate::new(Instant::now())),
         });
         let enroll = EnrollmentServer::new(Enroll { shared: Arc::clone(&shared) })
             .max_decoding_message_size(MAX_MESSAGE_BYTES);

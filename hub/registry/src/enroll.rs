@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use blueprint_common_types::{AgentId, JoinToken, OverlayLease, Timestamp, WgPublicKey};
 use blueprint_hub_registry_core::{
@@ -28,6 +28,10 @@ impl v1::enrollment_server::Enrollment for Enroll {
     async fn join(&self, request: Request<v1::JoinRequest>) -> Result<Response<v1::JoinResponse>, Status> {
         let source = request.extensions().get::<Connection>().map(|connection| connection.source);
         let source = source.ok_or_else(status::internal)?;
+        if !self.shared.gate.lock().is_open(source.ip(), Instant::now()) {
+            self.shared.metrics.joins("turned_away");
+            return Err(status::busy("too many refused joins from this address; try again in a minute"));
+        }
         let Ok(_slot) = self.shared.joins.try_acquire() else {
             return Err(status::busy("too many machines join at this moment"));
         };
@@ -39,6 +43,7 @@ impl v1::enrollment_server::Enrollment for Enroll {
             }
             Err(Failure::Refused { refusal, audited }) => {
                 self.shared.metrics.joins(refusal.code());
+                self.shared.gate.lock().note(source.ip());
                 warn!(target: "audit", %source, name = %short(&request.name), reason = refusal.code(), %refusal, "join refused");
                 if !audited {
                     self.audit_refusal(&request, source, &refusal).await;

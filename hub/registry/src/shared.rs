@@ -1,5 +1,7 @@
 //! What all services of the control plane share.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -83,6 +85,7 @@ pub(crate) struct Shared {
     pub(crate) metrics: ControlMetrics,
     pub(crate) spawner: Spawner,
     pub(crate) strangers: Mutex<StrangerBudget>,
+    pub(crate) gate: Mutex<JoinGate>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -143,6 +146,43 @@ impl StrangerBudget {
     }
 }
 
+/// Refused joins that one source may cause in one minute; more are turned away before the store is asked.
+const REFUSALS_PER_MINUTE: u32 = 120;
+
+/// Sources remembered at once. Where there are more, those of the last minute share one count.
+const SOURCES: usize = 4096;
+
+/// Counts refused joins by source, so that guessing tokens can neither fill the audit log nor keep the store busy.
+#[derive(Debug)]
+pub(crate) struct JoinGate {
+    window: Instant,
+    refused: BTreeMap<IpAddr, u32>,
+    crowd: u32,
+}
+
+impl JoinGate {
+    pub(crate) const fn new(now: Instant) -> Self {
+        Self { window: now, refused: BTreeMap::new(), crowd: 0 }
+    }
+
+    /// True while `source` may still try.
+    pub(crate) fn is_open(&mut self, source: IpAddr, now: Instant) -> bool {
+        if now.saturating_duration_since(self.window) >= Duration::from_secs(60) {
+            *self = Self::new(now);
+        }
+        let of_strangers = if self.refused.len() < SOURCES { 0 } else { self.crowd };
+        let count = self.refused.get(&source).copied().unwrap_or(of_strangers);
+        count < REFUSALS_PER_MINUTE
+    }
+
+    /// Notes a refusal.
+    pub(crate) fn note(&mut self, source: IpAddr) {
+        let is_room = self.refused.len() < SOURCES || self.refused.contains_key(&source);
+        let count = if is_room { self.refused.entry(source).or_default() } else { &mut self.crowd };
+        *count = count.saturating_add(1);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -154,5 +194,31 @@ mod tests {
         let taken = (0..10_000).filter(|_| budget.take(start)).count();
         assert_eq!(taken, usize::try_from(STRANGER_ROWS_PER_MINUTE).unwrap());
         assert!(budget.take(start + Duration::from_secs(60)));
+    }
+
+    #[test]
+    fn a_source_that_guesses_is_turned_away_for_the_rest_of_the_minute_and_others_are_not() {
+        let start = Instant::now();
+        let mut gate = JoinGate::new(start);
+        let [guesser, other] = [1, 2].map(|last| IpAddr::from([192, 0, 2, last]));
+        let tries = (0..10_000).filter(|_| {
+            let open = gate.is_open(guesser, start);
+            gate.note(guesser);
+            open
+        });
+        assert_eq!(tries.count(), usize::try_from(REFUSALS_PER_MINUTE).unwrap());
+        assert!(gate.is_open(other, start));
+        assert!(gate.is_open(guesser, start + Duration::from_secs(60)));
+    }
+
+    #[test]
+    fn many_sources_cost_a_bounded_map() {
+        let start = Instant::now();
+        let mut gate = JoinGate::new(start);
+        for number in 0..20_000u32 {
+            gate.note(IpAddr::from(number.to_be_bytes()));
+        }
+        assert_eq!(gate.refused.len(), SOURCES);
+        assert!(!gate.is_open(IpAddr::from([255, 0, 0, 1]), start));
     }
 }

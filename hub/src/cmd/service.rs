@@ -141,7 +141,8 @@ fn print_event(event: &v1::WatchEvent, output: Output) {
                 "health": health, "reason": target.reason,
             })
         });
-        print_json(&json!({ "index": event.index, "change": change, "target": target }));
+        // One line each: a stream is read line by line.
+        print_line(&json!({ "index": event.index, "change": change, "target": target }).to_string());
         return;
     }
     let Some(target) = target else {

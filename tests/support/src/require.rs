@@ -1,6 +1,7 @@
 //! Skipping a test where the machine lacks something, so that nobody overlooks it.
 
 use std::io::Write;
+use std::path::Path;
 
 /// Something of the machine that a test cannot do without.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -9,6 +10,10 @@ pub enum Need {
     Root,
     /// A program on `PATH`.
     Program(&'static str),
+    /// A device file.
+    Device(&'static str),
+    /// Many minutes: `SOAK=1`, or `REQUIRE_ALL=1`, which leaves nothing out.
+    Soak,
 }
 
 impl Need {
@@ -20,6 +25,11 @@ impl Need {
                 let path = std::env::var_os("PATH").unwrap_or_default();
                 let found = std::env::split_paths(&path).any(|folder| folder.join(name).is_file());
                 (!found).then(|| format!("the program {name}"))
+            }
+            Self::Device(path) => (!Path::new(path).exists()).then(|| format!("the device {path}")),
+            Self::Soak => {
+                let is_set = |name| std::env::var_os(name).is_some_and(|value| value == "1");
+                (!is_set("SOAK") && !is_set("REQUIRE_ALL")).then(|| "many minutes: set SOAK=1".to_owned())
             }
         }
     }
@@ -67,5 +77,7 @@ mod tests {
         assert_eq!(Need::Program("cargo").missing(), None);
         let missing = Need::Program("no-such-program-anywhere").missing();
         assert_eq!(missing.as_deref(), Some("the program no-such-program-anywhere"));
+        assert_eq!(Need::Device("/dev/null").missing(), None);
+        assert_eq!(Need::Device("/no/device").missing().as_deref(), Some("the device /no/device"));
     }
 }
