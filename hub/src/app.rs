@@ -28,7 +28,7 @@ use crate::config::{HubConfig, ProxyTls};
 use crate::files::{self, Identity};
 use crate::ports::{AdminHub, TunnelPeers, authority, peer_of};
 use crate::tables::{TablesHandle, TablesTask};
-use crate::{data_plane, proxy};
+use crate::{data_plane, proxy, registry_metrics};
 
 /// Operators' connections over TCP.
 const ADMIN_LIMITS: AcceptLimits = AcceptLimits { total: 256, per_ip: 256 };
@@ -115,6 +115,7 @@ impl Base {
             config.target_ttl,
         );
         let (task, registrar) = Registrar::new(registry, pool, Arc::clone(&store));
+        registry_metrics::register(&metrics, registrar.clone());
         spawn(supervisor, "registrar", task.run(supervisor.stop().stop));
         let watch = data_plane::watch(tunnel.clone(), registrar.clone(), supervisor.stop().stop);
         spawn(supervisor, "data plane watch", watch);

@@ -11,6 +11,7 @@ mod data_plane;
 mod files;
 mod ports;
 mod proxy;
+mod registry_metrics;
 mod tables;
 
 pub use cli::main;

@@ -463,3 +463,6 @@ impl Live {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

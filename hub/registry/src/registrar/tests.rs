@@ -1,0 +1,218 @@
+//! What is acknowledged is stored: against a store that can be told to fail.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use blueprint_common_types::{Health, ServiceKey, TokenId, WgPublicKey};
+use blueprint_hub_registry_core::{
+    AccessTokenRecord, AuditCheck, AuditRow, JoinCommit, JoinError, JoinTokenRecord, Loaded, RenewError,
+    ServiceGrant, StoreError, StoreResult,
+};
+use futures_util::future::{BoxFuture, FutureExt};
+use parking_lot::Mutex;
+
+use super::*;
+
+/// Keeps changes in memory, and fails on demand; what the registrar never calls is closed.
+#[derive(Default)]
+struct Disk {
+    is_full: AtomicBool,
+    saved: Mutex<Vec<Change>>,
+}
+
+fn closed<T: Send + 'static, E: From<StoreError> + Send + 'static>() -> BoxFuture<'static, Result<T, E>> {
+    async { Err(StoreError::Closed.into()) }.boxed()
+}
+
+impl Store for Disk {
+    fn load(&self) -> BoxFuture<'_, StoreResult<Loaded>> {
+        closed()
+    }
+    fn epoch_next(&self) -> BoxFuture<'_, StoreResult<u64>> {
+        closed()
+    }
+    fn join(&self, _: JoinCommit) -> BoxFuture<'_, Result<Agent, JoinError>> {
+        closed()
+    }
+    fn renew(
+        &self,
+        _: AgentId,
+        _: u32,
+        _: Vec<u8>,
+        _: Timestamp,
+        _: Timestamp,
+    ) -> BoxFuture<'_, Result<u32, RenewError>> {
+        closed()
+    }
+    fn remove_agent(&self, _: AgentId, _: Timestamp) -> BoxFuture<'_, StoreResult<bool>> {
+        closed()
+    }
+    fn save_changes<'a>(&'a self, changes: &'a [Change], _: u64) -> BoxFuture<'a, StoreResult<()>> {
+        async move {
+            if self.is_full.load(Ordering::Relaxed) {
+                return Err(StoreError::Full);
+            }
+            self.saved.lock().extend_from_slice(changes);
+            Ok(())
+        }
+        .boxed()
+    }
+    fn create_join_token(&self, _: JoinTokenRecord) -> BoxFuture<'_, StoreResult<()>> {
+        closed()
+    }
+    fn list_join_tokens(&self) -> BoxFuture<'_, StoreResult<Vec<JoinTokenRecord>>> {
+        closed()
+    }
+    fn revoke_join_token(&self, _: TokenId, _: Timestamp) -> BoxFuture<'_, StoreResult<bool>> {
+        closed()
+    }
+    fn create_access_token(&self, _: AccessTokenRecord) -> BoxFuture<'_, StoreResult<()>> {
+        closed()
+    }
+    fn list_access_tokens(&self) -> BoxFuture<'_, StoreResult<Vec<AccessTokenRecord>>> {
+        closed()
+    }
+    fn revoke_access_token(&self, _: TokenId, _: Timestamp) -> BoxFuture<'_, StoreResult<bool>> {
+        closed()
+    }
+    fn audit(&self, _: AuditEvent, _: Timestamp) -> BoxFuture<'_, StoreResult<()>> {
+        async { Ok(()) }.boxed()
+    }
+    fn audit_tail(&self, _: u32) -> BoxFuture<'_, StoreResult<Vec<AuditRow>>> {
+        closed()
+    }
+    fn audit_verify(&self) -> BoxFuture<'_, StoreResult<AuditCheck>> {
+        closed()
+    }
+    fn meta_get<'a>(&'a self, _: &'a str) -> BoxFuture<'a, StoreResult<Option<String>>> {
+        closed()
+    }
+    fn meta_set<'a>(&'a self, _: &'a str, _: &'a str) -> BoxFuture<'a, StoreResult<()>> {
+        closed()
+    }
+}
+
+const AGENT: AgentId = AgentId::from_bytes([1; 16]);
+const SERVICE: ServiceKey = ServiceKey { blueprint: 7, service: 42 };
+
+fn agent(pool: &mut AddressPool) -> Agent {
+    Agent {
+        id: AGENT,
+        name: "rack-7".to_owned(),
+        wireguard_key: WgPublicKey::from_bytes([2; 32]),
+        lease: pool.reserve().unwrap(),
+        joined_at: Timestamp::from_millis(1),
+        generation: 1,
+        token: TokenId::from_bytes([3; 8]),
+        services: ServiceGrant::FirstClaim,
+        agent_version: String::new(),
+    }
+}
+
+/// A registrar with one agent, running until the token is cancelled.
+fn start(disk: &Arc<Disk>, stop: &CancellationToken) -> (RegistrarHandle, impl Future<Output = ()> + use<>) {
+    let mut pool = AddressPool::new("10.88.0.0/29".parse().unwrap(), "fd00::/64".parse().unwrap()).unwrap();
+    let agents = vec![agent(&mut pool)];
+    let now = Timestamp::from(SystemTime::now());
+    let ttl = Duration::from_secs(30);
+    let registry = Registry::restore(agents, Vec::new(), BTreeMap::new(), 1, now, ttl);
+    let store: Arc<dyn Store> = Arc::<Disk>::clone(disk);
+    let (registrar, handle) = Registrar::new(registry, pool, store);
+    (handle, registrar.run(stop.clone()))
+}
+
+fn session(number: u64) -> SessionRef {
+    SessionRef { agent: AGENT, session: number }
+}
+
+async fn open(
+    handle: &RegistrarHandle,
+    number: u64,
+    process: u64,
+) -> (Option<u64>, mpsc::Receiver<v1::HubMessage>) {
+    let (outbox, messages) = mpsc::channel(32);
+    let opening = Opening { session: session(number), process, agent_version: "0.1.0".to_owned(), outbox };
+    (handle.open(opening).await.unwrap(), messages)
+}
+
+fn targets() -> Report {
+    Report::Targets(vec![OfferedTarget {
+        service: SERVICE,
+        port: 8080,
+        health: Health::Healthy,
+        reason: String::new(),
+    }])
+}
+
+async fn acknowledged(messages: &mut mpsc::Receiver<v1::HubMessage>) -> u64 {
+    loop {
+        if let Some(Body::Ack(ack)) = messages.recv().await.unwrap().body {
+            return ack.agent_seq;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_acknowledged_or_published_before_it_is_stored() {
+    let (disk, stop) = (Arc::new(Disk::default()), CancellationToken::new());
+    let (handle, run) = start(&disk, &stop);
+    let test = async {
+        let (applied, mut messages) = open(&handle, 1, 9).await;
+        assert_eq!(applied, Some(0));
+        disk.is_full.store(true, Ordering::Relaxed);
+        handle.report(session(1), 1, targets()).await.unwrap();
+        // An answer to a later question shows that the report was applied.
+        assert!(!handle.changes_after(1).await.unwrap().unwrap().is_empty());
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        assert!(messages.try_recv().is_err(), "acknowledged while the disk is full");
+        assert!(handle.snapshot().targets.is_empty(), "published while the disk is full");
+
+        disk.is_full.store(false, Ordering::Relaxed);
+        assert_eq!(acknowledged(&mut messages).await, 1);
+        assert_eq!(handle.snapshot().targets.len(), 1);
+        assert!(!disk.saved.lock().is_empty());
+        stop.cancel();
+    };
+    tokio::join!(run, test);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_comes_twice_is_applied_once_and_a_new_process_starts_anew() {
+    let (disk, stop) = (Arc::new(Disk::default()), CancellationToken::new());
+    let (handle, run) = start(&disk, &stop);
+    let test = async {
+        let (_, mut first) = open(&handle, 1, 9).await;
+        handle.report(session(1), 1, targets()).await.unwrap();
+        assert_eq!(acknowledged(&mut first).await, 1);
+        let index = handle.snapshot().index;
+
+        let (applied, _second) = open(&handle, 2, 9).await;
+        assert_eq!(applied, Some(1), "the same process goes on where it was");
+        let goodbye = first.recv().await.unwrap().body;
+        assert!(matches!(goodbye, Some(Body::Goodbye(bye)) if bye.reason() == Reason::Replaced));
+        handle.report(session(2), 1, Report::Targets(Vec::new())).await.unwrap();
+        handle.report(session(1), 2, Report::Targets(Vec::new())).await.unwrap();
+        assert!(handle.changes_after(index).await.unwrap().unwrap().is_empty());
+
+        let (applied, _third) = open(&handle, 3, 10).await;
+        assert_eq!(applied, Some(0));
+        stop.cancel();
+    };
+    tokio::join!(run, test);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_removed_agent_is_told_and_cannot_come_back() {
+    let (disk, stop) = (Arc::new(Disk::default()), CancellationToken::new());
+    let (handle, run) = start(&disk, &stop);
+    let test = async {
+        let (_, mut messages) = open(&handle, 1, 9).await;
+        assert!(handle.removed(AGENT).await.unwrap().is_some());
+        let goodbye = messages.recv().await.unwrap().body;
+        assert!(matches!(goodbye, Some(Body::Goodbye(bye)) if bye.reason() == Reason::Revoked));
+        let (applied, _) = open(&handle, 2, 9).await;
+        assert_eq!(applied, None);
+        stop.cancel();
+    };
+    tokio::join!(run, test);
+}
