@@ -187,3 +187,6 @@ fn registered(record: &TargetRecord) -> v1::RegisteredTarget {
         expires_millis: record.expires_at.as_millis(),
     }
 }
+
+#[cfg(test)]
+mod tests;

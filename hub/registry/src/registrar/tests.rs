@@ -15,7 +15,7 @@ use super::*;
 
 /// Keeps changes in memory, and fails on demand; what the registrar never calls is closed.
 #[derive(Default)]
-struct Disk {
+pub(crate) struct Disk {
     is_full: AtomicBool,
     saved: Mutex<Vec<Change>>,
 }
@@ -110,7 +110,10 @@ fn agent(pool: &mut AddressPool) -> Agent {
 }
 
 /// A registrar with one agent, running until the token is cancelled.
-fn start(disk: &Arc<Disk>, stop: &CancellationToken) -> (RegistrarHandle, impl Future<Output = ()> + use<>) {
+pub(crate) fn start(
+    disk: &Arc<Disk>,
+    stop: &CancellationToken,
+) -> (RegistrarHandle, impl Future<Output = ()> + use<>) {
     let mut pool = AddressPool::new("10.88.0.0/29".parse().unwrap(), "fd00::/64".parse().unwrap()).unwrap();
     let agents = vec![agent(&mut pool)];
     let now = Timestamp::from(SystemTime::now());
@@ -121,11 +124,11 @@ fn start(disk: &Arc<Disk>, stop: &CancellationToken) -> (RegistrarHandle, impl F
     (handle, registrar.run(stop.clone()))
 }
 
-fn session(number: u64) -> SessionRef {
+pub(crate) fn session(number: u64) -> SessionRef {
     SessionRef { agent: AGENT, session: number }
 }
 
-async fn open(
+pub(crate) async fn open(
     handle: &RegistrarHandle,
     number: u64,
     process: u64,
@@ -135,7 +138,7 @@ async fn open(
     (handle.open(opening).await.unwrap(), messages)
 }
 
-fn targets() -> Report {
+pub(crate) fn targets() -> Report {
     Report::Targets(vec![OfferedTarget {
         service: SERVICE,
         port: 8080,
