@@ -169,7 +169,10 @@ impl EchoSender {
         sent.fate = Fate::Back(now.saturating_duration_since(sent.at));
         self.acked = self.acked.max(beat.seq);
         self.misses = 0;
-        self.last_reply = Some(now);
+        if self.last_reply.replace(now).is_none() {
+            // What was sent before there was a session says nothing about the path.
+            self.window.retain(|sent| !matches!(sent.fate, Fate::Missed));
+        }
         (!std::mem::replace(&mut self.alive, true)).then_some(Change::Back)
     }
 
@@ -368,6 +371,16 @@ mod tests {
         assert!(sim.sender.stats(sim.now).loss_percent > 0.0);
         sim.run(ms(600), Some(ms(20)));
         assert_eq!(sim.changes, [Change::Back, Change::Lost, Change::Back]);
+    }
+
+    #[test]
+    fn echoes_from_before_the_first_session_are_no_loss() {
+        let mut sim = Sim::new();
+        for _ in 0..3 {
+            sim.sender.send(false, sim.now);
+        }
+        sim.run(Duration::from_secs(5), Some(ms(20)));
+        assert!(sim.sender.stats(sim.now).loss_percent == 0.0);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -245,8 +246,7 @@ impl Engine {
                 let _ = reply.send(outcome);
             }
             Command::RemovePeer { key, reply } => {
-                self.core.remove_peer(&key);
-                self.routes.remove(&key);
+                self.remove_peer(&key, now);
                 let _ = reply.send(());
             }
             Command::StartHandshake { key, reply } => {
@@ -275,6 +275,21 @@ impl Engine {
             }
         }
     }
+
+    /// Resets the connections with a peer, and then forgets it, so that it still hears of the resets.
+    fn remove_peer(&mut self, key: &WgPublicKey, now: Instant) {
+        let removed = self.routes.remove(key).unwrap_or_default();
+        let Self { netstack, core, routes, .. } = self;
+        let is_with_it = |ip| longest(&removed, ip) > longest(routes.values().flatten(), ip);
+        netstack.reset(is_with_it, now, &mut |packet| core.handle_packet(packet, now));
+        self.flush();
+        self.core.remove_peer(key);
+    }
+}
+
+/// Length of the longest of the prefixes that hold `ip`.
+fn longest<'a>(prefixes: impl IntoIterator<Item = &'a IpNetwork>, ip: IpAddr) -> Option<u8> {
+    prefixes.into_iter().filter(|prefix| prefix.contains(ip)).map(IpNetwork::prefix).max()
 }
 
 fn log_event(event: &Event) {

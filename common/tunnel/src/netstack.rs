@@ -364,10 +364,21 @@ impl Netstack {
     /// Resets every flow and closes every port.
     pub(crate) fn shut(&mut self, now: Instant, emit: &mut impl FnMut(&[u8])) {
         self.listeners.clear();
+        self.reset(|_| true, now, emit);
+    }
+
+    /// Resets every flow whose other end has an address that `is_meant` names.
+    pub(crate) fn reset(
+        &mut self,
+        is_meant: impl Fn(IpAddr) -> bool,
+        now: Instant,
+        emit: &mut impl FnMut(&[u8]),
+    ) {
         for id in self.flows.ids() {
-            if let Some(entry) = self.flows.entry(id) {
-                entry.flow.lock().socket().abort();
-            }
+            let Some(entry) = self.flows.entry(id).filter(|entry| is_meant(entry.ends.remote.ip())) else {
+                continue;
+            };
+            entry.flow.lock().socket().abort();
             self.serve(id, now, emit);
         }
     }

@@ -251,6 +251,27 @@ async fn a_stopped_engine_resets_its_connections_at_once() {
     assert!(timeout(PATIENCE, listener.accept()).await.unwrap().is_none());
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn removing_a_peer_resets_its_connections_on_both_sides_and_no_others() {
+    let pair = Pair::start().await;
+    let mut listener = pair.spoke.tunnel.listen(80).await.unwrap();
+    let mut dialed = pair.dial(80).await.unwrap();
+    let mut accepted = listener.accept().await.unwrap();
+    let stranger = Identity::new(3, Role::Spoke);
+    pair.hub.tunnel.upsert_peer(stranger.peer(None)).await.unwrap();
+
+    pair.hub.tunnel.remove_peer(stranger.key()).await;
+    dialed.write_all(b"x").await.unwrap();
+    assert_eq!(timeout(PATIENCE, accepted.read_u8()).await.unwrap().unwrap(), b'x');
+
+    pair.hub.tunnel.remove_peer(pair.spoke_id.key()).await;
+    for stream in [&mut dialed, &mut accepted] {
+        let error = timeout(Duration::from_secs(5), stream.read_u8()).await.unwrap().unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    }
+    assert!(matches!(pair.dial(80).await, Err(ConnectError::NoRoute)));
+}
+
 #[tokio::test]
 async fn a_full_backlog_refuses_and_is_counted() {
     let pair = Pair::start_with(|config| config.backlog = 2).await;
