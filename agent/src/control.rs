@@ -405,12 +405,9 @@ impl Driver {
     }
 
     fn kick(&mut self, kick: Kick) {
-        let is_up = matches!(self.link.state(), LinkState::Up { .. });
         match kick {
             Kick::Lost => self.link.handle_path_change(Instant::now()),
-            // A stream that stands has nothing to prove when the echo is back.
-            Kick::Back if is_up => {}
-            Kick::Back => self.link.handle_path_change(Instant::now()),
+            Kick::Back => self.link.handle_path_back(Instant::now()),
         }
     }
 

@@ -24,7 +24,7 @@ use crate::identity::{Identity, TunnelSettings, split_endpoint};
 use crate::shared::Shared;
 
 /// How often a hub that does not echo is looked for.
-const SEARCH_INTERVAL: Duration = Duration::from_secs(3);
+const SEARCH_INTERVAL: Duration = Duration::from_secs(2);
 
 /// TCP connections of one agent at once, all services together.
 const MAX_FLOWS: usize = 4096;
@@ -175,9 +175,9 @@ impl Plane {
         let is_moved = pointed != Some(address) || strayed;
         if is_moved {
             info!(endpoint = %address, "tunnel points at the hub");
+            // Dials it, too.
             self.tunnel.set_endpoint(self.hub, address).await;
-        }
-        if is_moved || is_new {
+        } else if is_new {
             self.tunnel.start_handshake(self.hub).await;
         }
     }
@@ -200,8 +200,9 @@ pub(crate) async fn watch(shared: Arc<Shared>, kicks: mpsc::Sender<Kick>) -> Res
     plane.upsert_hub(&shared.identity().tunnel).await?;
     let mut epoch = requests.borrow_and_update().epoch;
     let mut search_at = Instant::now();
+    // From the events alone: the snapshot may be older than the event that asks for a search.
+    let mut is_alive = false;
     loop {
-        let is_alive = plane.is_alive();
         tokio::select! {
             biased;
             () = shared.stop.cancelled() => return Ok(()),
@@ -218,14 +219,17 @@ pub(crate) async fn watch(shared: Arc<Shared>, kicks: mpsc::Sender<Kick>) -> Res
             event = events.recv() => match event {
                 Ok(Event::EchoLost { .. }) => {
                     warn!("the hub's data plane does not echo");
+                    is_alive = false;
                     // Full means that the control stream knows already.
                     let _ = kicks.try_send(Kick::Lost);
                     search_at = Instant::now();
                 }
                 Ok(Event::EchoBack { .. }) => {
                     info!("the hub's data plane echoes");
+                    is_alive = true;
                     let _ = kicks.try_send(Kick::Back);
                 }
+                // Of many events the oldest are lost, so the last word on the echo is not.
                 Ok(Event::Handshake { .. } | Event::Roam { .. }) | Err(RecvError::Lagged(_)) => {}
                 Err(RecvError::Closed) => return Ok(()),
             },

@@ -11,6 +11,9 @@ const STABLE: Duration = Duration::from_secs(5);
 /// How long a hub may stay silent once the data plane is lost too; two round trips of a bad path.
 const SUSPECT_SILENCE: Duration = Duration::from_secs(2);
 
+/// An attempt older than this hangs: on a path that works it takes four round trips.
+const HANGING: Duration = Duration::from_secs(1);
+
 /// Times and seed of a [`Link`].
 #[derive(Debug, Clone, Copy)]
 pub struct LinkConfig {
@@ -217,6 +220,25 @@ impl Link {
                     pulse.heard_at = now;
                     pulse.silence = SUSPECT_SILENCE.min(pulse.silence);
                 }
+            }
+        }
+    }
+
+    /// Notes that the data plane echoes again: an attempt that waits starts now, one that hangs, on its way to
+    /// where the hub was perhaps, is given up, and the back-off starts anew. A stream that stands has nothing to
+    /// prove.
+    pub fn handle_path_back(&mut self, now: Instant) {
+        match &mut self.state {
+            LinkState::Up { .. } => {}
+            LinkState::Down { .. } => {
+                self.backoff.reset();
+                self.handle_path_change(now);
+            }
+            LinkState::Connecting { deadline } => {
+                let left = deadline.saturating_duration_since(now);
+                let age = self.connect_timeout.saturating_sub(left);
+                *deadline = (*deadline).min(now + HANGING.saturating_sub(age));
+                self.backoff.reset();
             }
         }
     }

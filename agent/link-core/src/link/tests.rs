@@ -104,6 +104,32 @@ fn a_silent_hub_is_left_after_three_heartbeats() {
 }
 
 #[test]
+fn a_data_plane_that_is_back_ends_an_attempt_that_hangs_and_every_wait() {
+    let again = |attempt: u32| {
+        [LinkEvent::Disconnect(LinkEnd::TimedOut), LinkEvent::Connect { attempt: attempt + 1 }]
+    };
+    let mut sim = Sim::new();
+    sim.advance(Duration::from_millis(400));
+    sim.link.handle_path_back(sim.now);
+    assert_eq!(sim.advance(Duration::from_millis(599)), [], "it may still come about");
+    assert_eq!(sim.advance(Duration::from_millis(1 + 125)), again(1));
+    sim.advance(Duration::from_secs(20));
+    while !matches!(sim.link.state(), LinkState::Connecting { .. }) {
+        sim.advance(Duration::from_millis(50));
+    }
+    sim.advance(Duration::from_secs(2));
+    sim.link.handle_path_back(sim.now);
+    assert_eq!(sim.advance(Duration::from_millis(125)), again(1), "it hangs already");
+
+    sim.link.handle_welcome(BEAT, sim.now);
+    sim.link.handle_path_back(sim.now);
+    assert_eq!(sim.advance(BEAT), [LinkEvent::Heartbeat], "a stream that stands stays");
+    sim.end(LinkEnd::Broken);
+    sim.link.handle_path_back(sim.now);
+    assert_eq!(sim.advance(Duration::ZERO), [LinkEvent::Connect { attempt: 1 }]);
+}
+
+#[test]
 fn a_lost_data_plane_makes_a_dead_stream_show_within_two_seconds() {
     let mut sim = Sim::up();
     sim.advance(Duration::from_secs(1));
@@ -167,6 +193,7 @@ enum Step {
     Welcome(u64),
     Message,
     Path,
+    Back,
     End(LinkEnd),
 }
 
@@ -184,6 +211,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0u64..100_000).prop_map(Step::Welcome),
         1 => Just(Step::Message),
         1 => Just(Step::Path),
+        1 => Just(Step::Back),
         1 => end.prop_map(Step::End),
     ]
 }
@@ -211,6 +239,7 @@ proptest! {
                 Step::Welcome(millis) => sim.link.handle_welcome(Duration::from_millis(millis), sim.now),
                 Step::Message => sim.link.handle_message(sim.now),
                 Step::Path => sim.link.handle_path_change(sim.now),
+                Step::Back => sim.link.handle_path_back(sim.now),
                 Step::End(end) => sim.link.handle_end(end, sim.now),
             }
             events.extend(std::iter::from_fn(|| sim.link.poll_event()));
