@@ -1,7 +1,9 @@
 //! Folders, ports, built programs and running processes of this machine.
 
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
@@ -16,20 +18,42 @@ pub fn scratch(name: &str) -> Result<TempDir> {
     tempfile::Builder::new().prefix(&prefix).tempdir().context("cannot make a temporary folder")
 }
 
+/// Ports that Linux gives to nobody who does not ask for them (`ip_local_port_range` begins at 32768), so that no
+/// outgoing connection takes one between this test's look and its use, or while a killed program is away.
+const PORTS: RangeInclusive<u16> = 20_000..=32_000;
+
+/// How far the search of this process has come, so that it finds no port twice.
+static NEXT_PORT: Mutex<Option<u16>> = Mutex::new(None);
+
 /// A port that was free, for TCP and for UDP on every address of this machine, a moment ago.
 ///
 /// # Errors
 ///
 /// Fails where no such port is found.
 pub fn free_port() -> Result<u16> {
-    for _ in 0..64 {
-        let tcp = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).context("no free port")?;
-        let port = tcp.local_addr().context("no free port")?.port();
-        if UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok() {
+    let mut next = NEXT_PORT.lock().unwrap_or_else(PoisonError::into_inner);
+    for _ in PORTS {
+        let port = match *next {
+            Some(port) if PORTS.contains(&port) => port,
+            Some(_) => *PORTS.start(),
+            None => random_port()?,
+        };
+        *next = port.checked_add(1);
+        let is_free = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok()
+            && UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok();
+        if is_free {
             return Ok(port);
         }
     }
-    bail!("no port is free for both TCP and UDP")
+    bail!("no port from {} to {} is free for both TCP and UDP", PORTS.start(), PORTS.end())
+}
+
+/// Where the search begins: elsewhere in each process, since several look at the same time.
+fn random_port() -> Result<u16> {
+    let mut bytes = [0; 2];
+    blueprint_common_types::fill_random(&mut bytes).context("no randomness for a port")?;
+    let count = PORTS.end() - PORTS.start() + 1;
+    Ok(PORTS.start() + u16::from_ne_bytes(bytes) % count)
 }
 
 /// The built program `name` of this workspace: the one of the profile that the running test was built in.
@@ -80,8 +104,11 @@ mod tests {
     }
 
     #[test]
-    fn a_free_port_can_be_bound() {
-        let port = free_port().unwrap();
-        TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
+    fn free_ports_can_be_bound_and_are_not_found_twice() {
+        let (first, second) = (free_port().unwrap(), free_port().unwrap());
+        assert_ne!(first, second);
+        for port in [first, second] {
+            TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
+        }
     }
 }

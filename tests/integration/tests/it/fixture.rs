@@ -1,0 +1,355 @@
+//! What the tests share: a hub, an agent and a service as real processes, each with a folder of its own.
+//!
+//! On this machine everything listens on loopback and on ports that were free; on a host of a lab a hub has
+//! the ports of the README. Dropping a value ends its process and removes its folder.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use blueprint_tests_support::http::{Request, Response};
+use blueprint_tests_support::{Finished, Host, Launch, Process, binary, eventually_ok, free_port, scratch};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Longest wait for something that takes well under a second on an idle machine.
+pub(crate) const SOON: Duration = Duration::from_secs(20);
+
+/// Longest wait for one command or one request.
+pub(crate) const CALL: Duration = Duration::from_secs(10);
+
+/// A program on a host of a lab, or on this machine.
+fn launch(host: Option<&Host>, program: &str) -> Result<Launch> {
+    let program = binary(program)?;
+    Ok(match host {
+        Some(host) => host.launch(&program),
+        None => Launch::new(program),
+    })
+}
+
+/// The one JSON document that a command printed.
+///
+/// # Errors
+///
+/// Fails where the command did; the error shows what it said.
+pub(crate) fn json_of(finished: &Finished) -> Result<Value> {
+    ensure!(finished.code == Some(0), "exit code {:?}: {}", finished.code, finished.stderr);
+    serde_json::from_str(&finished.stdout).with_context(|| format!("no JSON: {}", finished.stdout))
+}
+
+/// The text that `pointer` (RFC 6901) names in a document.
+pub(crate) fn text<'v>(value: &'v Value, pointer: &str) -> Result<&'v str> {
+    let found = value.pointer(pointer).and_then(Value::as_str);
+    found.with_context(|| format!("no text at {pointer} of {value}"))
+}
+
+/// The rows that `pointer` names in a document.
+pub(crate) fn rows<'v>(value: &'v Value, pointer: &str) -> Result<&'v [Value]> {
+    let found = value.pointer(pointer).and_then(Value::as_array);
+    found.map(Vec::as_slice).with_context(|| format!("no list at {pointer} of {value}"))
+}
+
+/// A hub that was made by `init` and runs by `serve`.
+#[derive(Debug)]
+pub(crate) struct Hub<'h> {
+    pub(crate) process: Process,
+    host: Option<&'h Host>,
+    settings: Vec<String>,
+    proxy: SocketAddr,
+    folder: TempDir,
+}
+
+impl Hub<'static> {
+    /// Makes and starts one on this machine; `settings` are texts `KEY=VALUE`.
+    pub(crate) fn start(settings: &[&str]) -> Result<Self> {
+        let proxy = SocketAddr::from(([127, 0, 0, 1], free_port()?));
+        let mut all = vec![
+            format!("control.listen=127.0.0.1:{}", free_port()?),
+            format!("tunnel.listen=127.0.0.1:{}", free_port()?),
+            format!("proxy.listen={proxy}"),
+        ];
+        all.extend(settings.iter().map(|&setting| setting.to_owned()));
+        Self::begin(None, "127.0.0.1", all, proxy)
+    }
+}
+
+impl<'h> Hub<'h> {
+    /// Makes and starts one on a host, with the ports of the README, to be reached as `advertise`.
+    pub(crate) fn start_on(host: &'h Host, advertise: &str, settings: &[&str]) -> Result<Self> {
+        let proxy = SocketAddr::from(([127, 0, 0, 1], 8276));
+        let all = settings.iter().map(|&setting| setting.to_owned()).collect();
+        Self::begin(Some(host), advertise, all, proxy)
+    }
+
+    fn begin(
+        host: Option<&'h Host>,
+        advertise: &str,
+        settings: Vec<String>,
+        proxy: SocketAddr,
+    ) -> Result<Self> {
+        let folder = scratch("hub")?;
+        let init = launch(host, "blueprint-hub")?.args(["init", "--advertise", advertise, "--state"]);
+        let made = init.arg(state_of(&folder)).run(CALL)?;
+        ensure!(made.code == Some(0), "init: {}", made.stderr);
+        let process = serve(host, &state_of(&folder), &settings)?;
+        Ok(Self { process, host, settings, proxy, folder })
+    }
+
+    /// Its state folder.
+    pub(crate) fn state(&self) -> PathBuf {
+        state_of(&self.folder)
+    }
+
+    /// Its log so far.
+    pub(crate) fn log(&self) -> String {
+        self.process.log()
+    }
+
+    /// Kills it with SIGKILL.
+    pub(crate) fn kill(&mut self) -> Result<()> {
+        self.process.kill()
+    }
+
+    /// Starts it again after it ended, with the same state and settings.
+    pub(crate) fn start_again(&mut self) -> Result<()> {
+        self.process = serve(self.host, &self.state(), &self.settings)?;
+        Ok(())
+    }
+
+    /// A second process `blueprint-hub serve` on the same state, not started yet.
+    pub(crate) fn another(&self) -> Result<Launch> {
+        serving(self.host, &self.state(), &self.settings)
+    }
+
+    /// A command of its operator, not started yet.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Result<Launch> {
+        Ok(launch(self.host, "blueprint-hub")?.args(arguments).arg("--state").arg(self.state()))
+    }
+
+    /// What a command of its operator answers as JSON.
+    pub(crate) fn json(&self, arguments: &[&str]) -> Result<Value> {
+        let finished = self.command(arguments)?.args(["--output", "json"]).run(CALL)?;
+        json_of(&finished).with_context(|| format!("blueprint-hub {}", arguments.join(" ")))
+    }
+
+    /// A new join line; `options` are those of `token create`.
+    pub(crate) fn join_line(&self, options: &[&str]) -> Result<String> {
+        let mut arguments = vec!["token", "create"];
+        arguments.extend(options);
+        Ok(text(&self.json(&arguments)?, "/join_line")?.to_owned())
+    }
+
+    /// A new access token for one service, such as `7/42`.
+    pub(crate) fn access_token(&self, service: &str) -> Result<String> {
+        Ok(text(&self.json(&["access", "create", "--service", service])?, "/access_token")?.to_owned())
+    }
+
+    /// The newest audit rows, each as `EVENT SUBJECT DETAIL`.
+    pub(crate) fn audit(&self) -> Result<Vec<String>> {
+        let answer = self.json(&["audit", "--limit", "1000"])?;
+        let field = |row, name| text(row, name).unwrap_or("-").to_owned();
+        let row = |row| [field(row, "/event"), field(row, "/subject"), field(row, "/detail")].join(" ");
+        Ok(rows(&answer, "/rows")?.iter().map(row).collect())
+    }
+
+    /// Asks its JSON API over the Unix socket.
+    pub(crate) fn api(&self, request: &Request) -> Result<Response> {
+        request.send_unix(&self.state().join("hub.sock"), CALL)
+    }
+
+    /// Where its proxy listens, as seen from its own host.
+    pub(crate) fn proxy(&self) -> SocketAddr {
+        self.proxy
+    }
+
+    /// Sends a request to its proxy, from its own host.
+    pub(crate) fn request(&self, request: &Request) -> Result<Response> {
+        match self.host {
+            Some(host) => request.send_from(host, self.proxy, CALL),
+            None => request.send(self.proxy, CALL),
+        }
+    }
+
+    /// `GET path` of a service (its number alone, such as `42`) through its proxy.
+    pub(crate) fn get(&self, service: &str, token: &str, path: &str) -> Result<Response> {
+        self.request(&Request::get(path).header("x-service-id", service).bearer(token))
+    }
+
+    /// Waits until a service answers through proxy, tunnel and agent.
+    pub(crate) fn wait_served(&self, service: &str, token: &str, within: Duration) -> Result<Response> {
+        eventually_ok(within, &format!("an answer of service {service}"), || {
+            let response = self.get(service, token, "/")?;
+            ensure!(response.status == 200, "{}: {}", response.status, response.text());
+            Ok(response)
+        })
+        .with_context(|| format!("the hub logged:\n{}", self.log()))
+    }
+}
+
+/// A machine that has joined. Its agent runs after [`Agent::run`].
+#[derive(Debug)]
+pub(crate) struct Agent<'h> {
+    process: Option<Process>,
+    host: Option<&'h Host>,
+    settings: Vec<String>,
+    name: String,
+    id: String,
+    folder: TempDir,
+}
+
+impl<'h> Agent<'h> {
+    /// Joins with a line, which is fed to standard input.
+    pub(crate) fn join(host: Option<&'h Host>, name: &str, line: &str) -> Result<Self> {
+        let folder = scratch("agent")?;
+        let joined = joining(host, name, &state_of(&folder))?.stdin(line).run(CALL)?;
+        Self::joined(host, name, folder, &joined)
+    }
+
+    /// Joins with a line as an argument, the way a person pastes it.
+    pub(crate) fn paste(host: &'h Host, name: &str, line: &str) -> Result<Self> {
+        let folder = scratch("agent")?;
+        let launch = launch(Some(host), "blueprint-agent")?.args(["join", line, "--output", "json"]);
+        let joined = launch.args(["--name", name, "--state"]).arg(state_of(&folder)).run(CALL)?;
+        Self::joined(Some(host), name, folder, &joined)
+    }
+
+    fn joined(host: Option<&'h Host>, name: &str, folder: TempDir, joined: &Finished) -> Result<Self> {
+        let id = text(&json_of(joined)?, "/agent_id")?.to_owned();
+        Ok(Self { process: None, host, settings: Vec::new(), name: name.to_owned(), id, folder })
+    }
+
+    /// Adds a setting `KEY=VALUE` for the next start.
+    pub(crate) fn set(mut self, setting: &str) -> Self {
+        self.settings.push(setting.to_owned());
+        self
+    }
+
+    /// Starts the agent, also again after it ended.
+    pub(crate) fn run(&mut self) -> Result<()> {
+        let mut launch = launch(self.host, "blueprint-agent")?.args(["run", "--state"]).arg(self.state());
+        // Many agents share this machine.
+        launch = launch.args(["--set", "observe.listen=127.0.0.1:0"]);
+        for setting in &self.settings {
+            launch = launch.args(["--set", setting]);
+        }
+        let process = self.process.insert(launch.start()?);
+        process.wait_for_line("agent runs", SOON)?;
+        Ok(())
+    }
+
+    /// Its process.
+    pub(crate) fn process(&mut self) -> Result<&mut Process> {
+        self.process.as_mut().context("the agent was not started")
+    }
+
+    /// Its log since its last start.
+    pub(crate) fn log(&self) -> String {
+        self.process.as_ref().map(Process::log).unwrap_or_default()
+    }
+
+    /// Its id at the hub.
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Its name at the hub.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its state folder.
+    pub(crate) fn state(&self) -> PathBuf {
+        state_of(&self.folder)
+    }
+
+    /// A command on its machine, not started yet.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Result<Launch> {
+        Ok(launch(self.host, "blueprint-agent")?.args(arguments).arg("--state").arg(self.state()))
+    }
+
+    /// What a command on its machine answers as JSON.
+    pub(crate) fn json(&self, arguments: &[&str]) -> Result<Value> {
+        let finished = self.command(arguments)?.args(["--output", "json"]).run(CALL)?;
+        json_of(&finished).with_context(|| format!("blueprint-agent {}", arguments.join(" ")))
+    }
+
+    /// Offers a service that listens at `local`, checked by `GET /healthz`.
+    pub(crate) fn offer(&self, service: &str, local: SocketAddr) -> Result<()> {
+        let local = local.to_string();
+        self.json(&["service", "add", service, "--local", &local, "--check", "http:/healthz"])?;
+        Ok(())
+    }
+
+    /// Address of its `/metrics`, `/healthz` and `/readyz`, as seen from its own host.
+    pub(crate) fn observe(&mut self) -> Result<SocketAddr> {
+        let line = self.process()?.wait_for_line("metrics and probes", SOON)?;
+        let address = line.split("address=").nth(1).and_then(|rest| rest.split_whitespace().next());
+        address.and_then(|address| address.parse().ok()).with_context(|| format!("no address in {line}"))
+    }
+}
+
+/// `blueprint-agent join -` with results in JSON, not started yet; the line goes to its standard input.
+pub(crate) fn joining(host: Option<&Host>, name: &str, state: &Path) -> Result<Launch> {
+    let arguments = ["join", "-", "--output", "json", "--name", name, "--state"];
+    Ok(launch(host, "blueprint-agent")?.args(arguments).arg(state))
+}
+
+/// A running example service.
+#[derive(Debug)]
+pub(crate) struct Service {
+    pub(crate) process: Process,
+    /// Where it listens on its own host.
+    pub(crate) address: SocketAddr,
+    _folder: TempDir,
+}
+
+impl Service {
+    /// Starts one on loopback of a host, or of this machine.
+    pub(crate) fn start(host: Option<&Host>, name: &str) -> Result<Self> {
+        let folder = scratch("service")?;
+        let file = folder.path().join("port");
+        let launch = launch(host, "blueprint-example-service")?;
+        let process = launch.args(["--name", name, "--port-file"]).arg(&file).start()?;
+        let port: u16 = eventually_ok(SOON, "the port of the example service", || {
+            Ok(std::fs::read_to_string(&file)?.trim().parse()?)
+        })?;
+        Ok(Self { process, address: SocketAddr::from(([127, 0, 0, 1], port)), _folder: folder })
+    }
+}
+
+/// A machine that has joined, runs its agent and offers one example service.
+#[derive(Debug)]
+pub(crate) struct Spoke<'h> {
+    pub(crate) agent: Agent<'h>,
+    pub(crate) service: Service,
+}
+
+impl<'h> Spoke<'h> {
+    /// Starts all of it; `key` is that of the service, such as `7/42`.
+    pub(crate) fn start(hub: &Hub<'_>, host: Option<&'h Host>, name: &str, key: &str) -> Result<Self> {
+        let mut agent = Agent::join(host, name, &hub.join_line(&[])?)?;
+        let service = Service::start(host, name)?;
+        agent.run()?;
+        agent.offer(key, service.address)?;
+        Ok(Self { agent, service })
+    }
+}
+
+fn state_of(folder: &TempDir) -> PathBuf {
+    folder.path().join("state")
+}
+
+fn serving(host: Option<&Host>, state: &Path, settings: &[String]) -> Result<Launch> {
+    let mut launch = launch(host, "blueprint-hub")?.args(["serve", "--state"]).arg(state);
+    for setting in settings {
+        launch = launch.args(["--set", setting]);
+    }
+    Ok(launch)
+}
+
+fn serve(host: Option<&Host>, state: &Path, settings: &[String]) -> Result<Process> {
+    let mut process = serving(host, state, settings)?.start()?;
+    process.wait_for_line("hub is up", SOON)?;
+    Ok(process)
+}

@@ -1,0 +1,14 @@
+//! The real programs against each other: on this machine, and on hosts of a lab.
+#![expect(clippy::panic, reason = "helpers of tests stand outside test functions")]
+
+mod canaries;
+mod comes_back;
+mod dev;
+mod first_machine;
+mod fixture;
+mod foreign_peer;
+mod nothing_lost;
+mod observed;
+mod refusals;
+mod revoke;
+mod say;

@@ -1,0 +1,92 @@
+//! `node rm`: the machine is a stranger at once, also in the middle of a request.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use blueprint_tests_support::http::Request;
+use blueprint_tests_support::{eventually, eventually_ok};
+
+use crate::fixture::{CALL, Hub, SOON, Spoke, rows, text};
+
+/// Longest time from the command to its effect.
+const AT_ONCE: Duration = Duration::from_secs(2);
+
+/// Exit code of what is denied.
+const DENIED: i32 = 4;
+
+#[test]
+fn a_removed_node_is_cut_within_two_seconds_and_says_so() -> Result<()> {
+    let hub = Hub::start(&["session.heartbeat=1s"])?;
+    let mut removed = Spoke::start(&hub, None, "removed", "7/42")?;
+    let kept = Spoke::start(&hub, None, "kept", "7/43")?;
+    let token = text(&hub.json(&["access", "create", "--all"])?, "/access_token")?.to_owned();
+    hub.wait_served("42", &token, SOON)?;
+    hub.wait_served("43", &token, SOON)?;
+
+    let (slow, done) = (Request::get("/slow/30000"), AtomicBool::new(false));
+    let slow = slow.header("x-service-id", "42").bearer(&token);
+    std::thread::scope(|scope| {
+        let running = scope.spawn(|| {
+            let answer = slow.send(hub.proxy(), Duration::from_secs(40));
+            done.store(true, Ordering::Relaxed);
+            answer
+        });
+        eventually_ok(SOON, "a running request", || {
+            let status = removed.agent.json(&["status"])?;
+            let streams = status.pointer("/services/0/streams").and_then(serde_json::Value::as_u64);
+            ensure!(streams.is_some_and(|streams| streams > 0), "{status}");
+            Ok(())
+        })?;
+        let began = Instant::now();
+        hub.json(&["node", "rm", removed.agent.name()])?;
+        let cut = eventually(AT_ONCE, "the end of the running request", || {
+            done.load(Ordering::Relaxed).then_some(())
+        });
+        let ended = removed.agent.process()?.wait(AT_ONCE.saturating_sub(began.elapsed()));
+        // The request goes on for half a minute where it was not cut.
+        cut?;
+        assert_eq!(ended?.code(), Some(DENIED));
+        match running.join() {
+            Ok(Ok(response)) => assert!(response.status >= 500, "{}: {}", response.status, response.text()),
+            Ok(Err(_)) => {}
+            Err(_) => anyhow::bail!("the request panicked"),
+        }
+        Ok(())
+    })?;
+
+    let log = removed.agent.log();
+    assert!(log.lines().any(|line| line.starts_with("error: ") && line.contains("removed")), "{log}");
+    assert!(log.lines().any(|line| line.starts_with("hint: ")), "{log}");
+    let status = removed.agent.command(&["status"])?.run(CALL)?;
+    assert_eq!(status.code, Some(DENIED), "{}", status.stderr);
+    assert!(status.stdout.contains("removed by the hub"), "{}", status.stdout);
+    let again = removed.agent.command(&["run", "--set", "observe.listen=off"])?.run(CALL)?;
+    assert_eq!(again.code, Some(DENIED), "{}", again.stderr);
+
+    let nodes = hub.json(&["node", "ls"])?;
+    let names: Vec<_> =
+        rows(&nodes, "/nodes")?.iter().map(|node| text(node, "/name")).collect::<Result<_>>()?;
+    assert_eq!(names, [kept.agent.name()]);
+    let gone = hub.get("42", &token, "/")?;
+    assert!(matches!(gone.status, 404 | 503), "{}: {}", gone.status, gone.text());
+    assert_eq!(hub.get("43", &token, "/")?.status, 200, "the others are not disturbed");
+    let audit = hub.audit()?;
+    let row = format!("agent.remove {}", removed.agent.id());
+    assert!(audit.iter().any(|found| found.starts_with(&row)), "{audit:?}");
+    Ok(())
+}
+
+#[test]
+fn a_revoked_access_token_is_refused_at_once() -> Result<()> {
+    let hub = Hub::start(&["session.heartbeat=1s"])?;
+    let _spoke = Spoke::start(&hub, None, "one", "7/42")?;
+    let made = hub.json(&["access", "create", "--service", "7/42"])?;
+    let (id, token) = (text(&made, "/token/id")?, text(&made, "/access_token")?);
+    hub.wait_served("42", token, SOON)?;
+    hub.json(&["access", "revoke", id])?;
+    let refused = hub.get("42", token, "/")?;
+    assert_eq!(refused.status, 401);
+    assert_eq!(text(&refused.json()?, "/error/code")?, "revoked_token");
+    Ok(())
+}
