@@ -1,2 +1,32 @@
-//! entry
-fn main() {}
+//! Join rate, first byte, latency, throughput and memory of real binaries.
+//!
+//! `bench-system` starts hub, agent and example service of the folder that it lies in, on loopback, one stage
+//! after the other, and prints what it measured. `bench/README.md` says how each number comes about.
+//!
+//! # Invariants
+//!
+//! - Two ways that are compared are measured in the same run, in turns, and compared turn by turn.
+//! - No process outlives the run: each is ended, at the latest killed when its [`process::Running`] is dropped.
+
+mod cli;
+mod client;
+mod dev;
+mod footprint;
+mod host;
+mod hub;
+mod idle;
+mod join;
+mod path;
+mod process;
+mod report;
+mod run;
+mod spoke;
+mod stats;
+mod swarm;
+mod udp;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
+}

@@ -1,0 +1,150 @@
+//! Arguments, and how the program ends.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use blueprint_common_runtime::cli::{CliError, Output, finish};
+use blueprint_common_runtime::tasks::Supervisor;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{run, swarm};
+
+/// Longest run; what is not measured by then is not measured.
+const DEADLINE: Duration = Duration::from_secs(235);
+
+/// Measures real binaries on this machine: hub, agent and example service, all on loopback.
+#[derive(Debug, Parser)]
+#[command(name = "bench-system", version, args_conflicts_with_subcommands = true)]
+#[command(after_help = "Example: bench-system --check --output json
+The programs are those in the folder of this one: build all of them with the same profile first.")]
+struct Cli {
+    #[command(flatten)]
+    measure: Measure,
+    #[command(subcommand)]
+    inner: Option<Inner>,
+}
+
+/// What is measured, and how often.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Measure {
+    /// Form of the result
+    #[arg(long, value_enum, default_value_t = Output::Table)]
+    pub(crate) output: Output,
+    /// Ends with exit code 1 where a figure is above its limit
+    #[arg(long)]
+    pub(crate) check: bool,
+    /// Only these stages; all without it
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub(crate) only: Vec<Stage>,
+    /// Starts of `blueprint-hub dev`
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=20))]
+    pub(crate) starts: u32,
+    /// Machines that join at once
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=2000))]
+    pub(crate) joins: u32,
+    /// Agents that idle at one hub
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=4000))]
+    pub(crate) agents: u32,
+    /// Seconds that they idle before the hub is measured
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=120))]
+    pub(crate) idle_secs: u64,
+}
+
+/// One thing that is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Stage {
+    /// A bare UDP socket pair on this machine, for scale
+    Udp,
+    /// From the start of `dev` to the first proxied byte
+    Dev,
+    /// Many machines that join at once
+    Join,
+    /// Requests through proxy, tunnel and agent beside direct ones
+    Path,
+    /// Size and memory of an agent
+    Agent,
+    /// A hub with many idle agents
+    Idle,
+}
+
+impl Measure {
+    /// Whether a stage is wanted.
+    pub(crate) fn wants(&self, stage: Stage) -> bool {
+        self.only.is_empty() || self.only.contains(&stage)
+    }
+}
+
+/// What this program starts itself as.
+#[derive(Debug, Clone, Subcommand)]
+enum Inner {
+    /// Runs agents until standard input ends; its first line is the join line
+    #[command(hide = true)]
+    Swarm {
+        /// How many
+        #[arg(long)]
+        count: u32,
+    },
+}
+
+/// Parses the arguments, measures, prints, and gives the exit code.
+pub(crate) fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let output = cli.measure.output;
+    finish(serve(cli).map_err(|error| CliError::failure(format!("{error:#}"))), output)
+}
+
+fn serve(cli: Cli) -> Result<()> {
+    raise_file_limit()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let result = runtime.block_on(until_signal(cli));
+    // Agents of a swarm hold tasks that nobody waits for, and a read of standard input cannot be cancelled.
+    runtime.shutdown_timeout(Duration::from_millis(500));
+    result
+}
+
+async fn until_signal(cli: Cli) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    let supervisor = Supervisor::new();
+    let spawner = supervisor.child_spawner();
+    let work = async {
+        match cli.inner {
+            Some(Inner::Swarm { count }) => swarm::run(count, &spawner).await,
+            None => tokio::time::timeout(DEADLINE, run::run(&cli.measure, &spawner))
+                .await
+                .with_context(|| format!("not done after {} s", DEADLINE.as_secs()))?,
+        }
+    };
+    let result = tokio::select! {
+        biased;
+        _ = terminate.recv() => bail!("ended by SIGTERM"),
+        _ = interrupt.recv() => bail!("ended by SIGINT"),
+        result = Box::pin(work) => result,
+    };
+    supervisor.stop().stop.cancel();
+    result
+}
+
+/// A thousand agents in one process need some three thousand files, their hub one thousand.
+fn raise_file_limit() -> Result<()> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).context("cannot read the limit of open files")?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).context("cannot raise the limit of open files")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+        let cli = Cli::parse_from(["bench-system", "--only", "udp,path"]);
+        assert!(cli.measure.wants(Stage::Path) && !cli.measure.wants(Stage::Dev));
+        assert!(Cli::parse_from(["bench-system"]).measure.wants(Stage::Idle));
+    }
+}

@@ -1,1 +1,0 @@
-//! Join rate, first byte, latency, throughput and memory of real binaries.

@@ -1,0 +1,78 @@
+//! The stages in their order, and the result.
+
+use anyhow::{Context, Result, bail};
+use blueprint_common_runtime::cli::eprint_line;
+use blueprint_common_runtime::tasks::Spawner;
+use tempfile::TempDir;
+
+use crate::cli::{Measure, Stage};
+use crate::host::Host;
+use crate::hub::Hub;
+use crate::process::program;
+use crate::report::{self, Figure};
+use crate::spoke::Spoke;
+use crate::{dev, footprint, idle, join, path, udp};
+
+/// Measures what is wanted, and prints it.
+///
+/// # Errors
+///
+/// Fails where a stage does, and with `--check` where a figure is above its limit.
+pub(crate) async fn run(wanted: &Measure, spawner: &Spawner) -> Result<()> {
+    for name in ["blueprint-hub", "blueprint-agent", "blueprint-example-service"] {
+        program(name)?;
+    }
+    let mut figures = Vec::new();
+    for stage in [Stage::Udp, Stage::Dev, Stage::Join, Stage::Agent, Stage::Path, Stage::Idle] {
+        if !wanted.wants(stage) {
+            continue;
+        }
+        eprint_line(&format!("measuring: {stage:?} ..."));
+        let measured = Box::pin(measure(stage, wanted, spawner)).await;
+        figures.extend(measured.with_context(|| format!("stage {stage:?}"))?);
+    }
+    report::print(&Host::ask(), &figures, wanted.output);
+    let exceeded = report::exceeded(&figures);
+    if wanted.check && !exceeded.is_empty() {
+        bail!("above the limit: {}", exceeded.join(", "));
+    }
+    Ok(())
+}
+
+async fn measure(stage: Stage, wanted: &Measure, spawner: &Spawner) -> Result<Vec<Figure>> {
+    let folder = scratch()?;
+    match stage {
+        Stage::Udp => udp::measure().await,
+        Stage::Dev => dev::measure(wanted.starts, folder.path(), spawner).await,
+        Stage::Join => {
+            let hub = Hub::start(folder.path()).await?;
+            let figures = join::measure(&hub, wanted.joins, spawner).await?;
+            hub.end().await?;
+            Ok(figures)
+        }
+        Stage::Agent | Stage::Path => {
+            let hub = Hub::start(folder.path()).await?;
+            let spoke = Spoke::start(&hub, folder.path()).await?;
+            let figures = match stage {
+                Stage::Agent => footprint::measure(&spoke).await?,
+                Stage::Path | Stage::Udp | Stage::Dev | Stage::Join | Stage::Idle => {
+                    path::measure(&hub, &spoke, spawner).await?
+                }
+            };
+            spoke.end().await?;
+            hub.end().await?;
+            Ok(figures)
+        }
+        Stage::Idle => {
+            let hub = Hub::start(folder.path()).await?;
+            let figures = idle::measure(&hub, wanted.agents, wanted.idle_secs, folder.path()).await?;
+            hub.end().await?;
+            Ok(figures)
+        }
+    }
+}
+
+/// A folder that is removed when dropped.
+fn scratch() -> Result<TempDir> {
+    tempfile::Builder::new().prefix("blueprint-bench-").tempdir().context("cannot make a temporary folder")
+}
