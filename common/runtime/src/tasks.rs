@@ -213,6 +213,7 @@ impl Shared {
 #[derive(Default)]
 pub struct Supervisor {
     shared: Arc<Shared>,
+    signals: Option<Signals>,
 }
 
 impl fmt::Debug for Supervisor {
@@ -226,6 +227,17 @@ impl Supervisor {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Takes SIGTERM and SIGINT from now on instead of from [`Supervisor::run`] on, so that one which comes
+    /// while the process starts ends it in order too. Must be called on a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// [`TaskError::Signals`] where the system does not allow it.
+    pub fn listen(&mut self) -> Result<(), TaskError> {
+        self.signals = Some(Signals::listen().map_err(TaskError::Signals)?);
+        Ok(())
     }
 
     /// The calls to end that every task waits on.
@@ -337,7 +349,10 @@ impl Supervisor {
     /// Dropping the future leaves the tasks running without a supervisor.
     pub async fn run(self, grace: Duration) -> Result<(), TaskError> {
         let shared = self.shared;
-        let mut signals = Signals::listen().map_err(TaskError::Signals)?;
+        let mut signals = match self.signals {
+            Some(signals) => signals,
+            None => Signals::listen().map_err(TaskError::Signals)?,
+        };
         tokio::select! {
             biased;
             () = shared.stop.drain.cancelled() => {}

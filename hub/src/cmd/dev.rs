@@ -12,6 +12,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::runtime::Runtime;
 
 use super::client::{ask_async, rows, text};
 use super::dev_cloud::DevCloud;
@@ -88,12 +89,15 @@ impl Ports {
 impl Dev {
     pub(crate) fn run(self, global: &Global) -> Result<(), CliError> {
         let started = Instant::now();
+        let runtime = serve::server_runtime()?;
+        // Before there is a temporary folder: a Ctrl-C must not leave it behind.
+        let supervisor = listening(&runtime)?;
         let folder = folder(global)?;
         let global = global.with_state(folder.path.join("hub"));
         let config = self.config(&global)?;
         logs::init(&config.log_level, config.log_format)
             .map_err(|error| CliError::config(error.to_string()))?;
-        let result = serve::server_runtime()?.block_on(self.serve(&global, config, &folder, started));
+        let result = runtime.block_on(self.serve(&global, config, &folder, supervisor, started));
         if let Some(temporary) = folder.temporary
             && let Err(error) = temporary.close()
         {
@@ -131,13 +135,13 @@ impl Dev {
         global: &Global,
         config: HubConfig,
         folder: &Folder,
+        supervisor: Supervisor,
         started: Instant,
     ) -> Result<(), CliError> {
         let state = StateDir::open(global.state()?)?;
         if !files::is_initialised(&state).map_err(failure)? {
             files::create(&state).map_err(failure)?;
         }
-        let supervisor = Supervisor::new();
         let grace = config.grace;
         let app = App::build(config, state, &supervisor).await.map_err(failure)?;
         Ports::of(&app).save(&global.state()?).map_err(failure)?;
@@ -246,6 +250,13 @@ async fn access_token(global: &Global) -> Result<String> {
     let body = json!({ "label": "dev", "services": "*", "ttl_secs": 24 * 3600 });
     let answer = ask_async(global, "POST", "/v1/access", Some(&body)).await?;
     Ok(text(&answer, "access_token"))
+}
+
+fn listening(runtime: &Runtime) -> Result<Supervisor, CliError> {
+    let _inside = runtime.enter();
+    let mut supervisor = Supervisor::new();
+    supervisor.listen()?;
+    Ok(supervisor)
 }
 
 fn folder(global: &Global) -> Result<Folder, CliError> {
