@@ -121,7 +121,9 @@ impl ControlPlane {
     pub async fn run(self, listener: AcceptLoop) -> Result<(), std::convert::Infallible> {
         let spawner = self.shared.spawner.clone();
         let drain = spawner.stop().drain;
-        listener.run(spawner, drain, move |stream, source| self.clone().serve(stream, source)).await
+        // Boxed here and below: a future that is passed on by value takes its size again in each of its callers,
+        // and a connection is a task that lasts as long as an agent (`bench/system` shows what it costs).
+        listener.run(spawner, drain, move |stream, source| Box::pin(self.clone().serve(stream, source))).await
     }
 
     /// Removes an agent for the operator: its peer, targets, sessions and certificate are void at once.
@@ -157,7 +159,7 @@ impl ControlPlane {
                 return;
             }
         };
-        self.serve_http(TokioIo::new(stream), Connection { source, identity }).await;
+        Box::pin(self.serve_http(TokioIo::new(stream), Connection { source, identity })).await;
     }
 
     async fn serve_http(

@@ -154,7 +154,7 @@ impl RegistrarHandle {
         self.commands.send(Command::Renewed(agent, generation)).await.map_err(|_| Stopping)
     }
 
-    /// Begins a session; gives the last sequence number applied of this agent process, or `None` for an
+    /// Begins a session; gives the last sequence number stored of this agent process, or `None` for an
     /// agent that was removed.
     pub(crate) async fn open(&self, opening: Opening) -> Result<Option<u64>, Stopping> {
         self.ask(|reply| Command::Open(Box::new(opening), reply)).await
@@ -337,11 +337,11 @@ impl Registrar {
     fn open(&mut self, opening: Opening, now: Timestamp) -> Option<u64> {
         let SessionRef { agent, session } = opening.session;
         self.registry.agent(agent)?;
-        let mut applied = 0;
+        let (mut applied, mut acked) = (0, 0);
         let mut refused = BTreeSet::new();
         if let Some(old) = self.live.remove(&agent) {
             if old.process == opening.process {
-                applied = old.applied;
+                (applied, acked) = (old.applied, old.acked);
                 refused.clone_from(&old.refused);
             } else if old.outbox.is_some() {
                 self.audit.push(AuditEvent::new(
@@ -352,19 +352,14 @@ impl Registrar {
             }
             old.say(Body::Goodbye(v1::Goodbye { reason: Reason::Replaced.into() }));
         }
-        let live = Live {
-            session,
-            process: opening.process,
-            outbox: Some(opening.outbox),
-            applied,
-            acked: applied,
-            refused,
-        };
+        let live =
+            Live { session, process: opening.process, outbox: Some(opening.outbox), applied, acked, refused };
         self.live.insert(agent, live);
         self.registry.set_connected(agent, true, now);
         self.registry.set_agent_version(agent, &opening.agent_version);
         self.dirty = true;
-        Some(applied)
+        // Not what is applied: that may not be stored yet.
+        Some(acked)
     }
 
     fn close(&mut self, session: SessionRef, now: Timestamp) {

@@ -119,17 +119,19 @@ impl v1::agent_control_server::AgentControl for Control {
             agent_version: hello.agent_version.chars().take(64).collect(),
             outbox: outbox.clone(),
         };
-        let applied = self.shared.registrar.open(opening).await.map_err(|_| status::stopping())?;
-        let applied = applied.ok_or_else(status::revoked)?;
+        let stored = self.shared.registrar.open(opening).await.map_err(|_| status::stopping())?;
+        let stored = stored.ok_or_else(status::revoked)?;
         let welcome = v1::Welcome {
             config: Some(self.shared.facts.config_for(agent.lease)),
-            agent_seq: applied,
+            agent_seq: stored,
             target_ttl_secs: secs(self.shared.target_ttl),
             heartbeat_secs: secs(self.shared.heartbeat),
         };
         let _ = outbox.try_send(v1::HubMessage { seq: 0, body: Some(FromHub::Welcome(welcome)) });
         let shared = Arc::clone(&self.shared);
-        self.shared.spawner.spawn("agent session", run(shared, session, identity, inbound, outbox));
+        // Boxed, because the layers around a task take the size of its future again.
+        let run = Box::pin(run(shared, session, identity, inbound, outbox));
+        self.shared.spawner.spawn("agent session", run);
         let numbered = futures_util::StreamExt::enumerate(ReceiverStream::new(receiver));
         let numbered = futures_util::StreamExt::map(numbered, |(position, message)| {
             Ok(v1::HubMessage { seq: u64::try_from(position).unwrap_or(u64::MAX), ..message })

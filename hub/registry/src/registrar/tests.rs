@@ -169,6 +169,8 @@ async fn nothing_is_acknowledged_or_published_before_it_is_stored() {
         tokio::time::sleep(Duration::from_secs(10)).await;
         assert!(messages.try_recv().is_err(), "acknowledged while the disk is full");
         assert!(handle.snapshot().targets.is_empty(), "published while the disk is full");
+        let (stored, mut messages) = open(&handle, 2, 9).await;
+        assert_eq!(stored, Some(0), "a new session is told what is stored, not what is applied");
 
         disk.is_full.store(false, Ordering::Relaxed);
         assert_eq!(acknowledged(&mut messages).await, 1);
