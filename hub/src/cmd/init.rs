@@ -32,7 +32,7 @@ impl Init {
         let (config, _) = HubConfig::load(&sources).map_err(config_error)?;
         let path = state.path(files::CONFIG);
         if !path.exists() {
-            let text = commented(&SCHEMA.default_toml(), &advertise);
+            let text = commented(&SCHEMA.default_toml(), &sources.flags);
             state.write(files::CONFIG, text.as_bytes(), Mode::Plain).map_err(state_error)?;
         }
         let identity = files::create(&state).map_err(failure)?;
@@ -64,21 +64,34 @@ impl Init {
     }
 }
 
-/// The default file with every key as a comment but `hub.advertise`, which is set.
-fn commented(default: &str, advertise: &str) -> String {
+/// The default file with every key as a comment but those of `set`, so that `serve` finds what `init` was told.
+fn commented(default: &str, set: &[(String, String)]) -> String {
     let mut text = String::from("# Check this file with `blueprint-hub config check`.\n");
+    let mut section = "";
     for line in default.lines() {
-        match line.chars().next() {
-            None | Some('[') => text.push_str(line),
-            Some('#') if line.starts_with("# advertise") => {
-                text.push_str(&format!("advertise = {advertise:?}"))
+        let key = line.trim_start_matches(['#', ' ']).split_once('=').map(|(key, _)| key.trim());
+        let given = key.and_then(|key| {
+            let is_it = |path: &str| path.split_once('.') == Some((section, key));
+            set.iter().rev().find(|(path, _)| is_it(path)).map(|(_, value)| (key, value))
+        });
+        match (given, line.chars().next()) {
+            (Some((key, value)), _) => text.push_str(&format!("{key} = {}", written(value))),
+            (None, Some('[')) => {
+                section = line.trim_matches(['[', ']']);
+                text.push_str(line);
             }
-            Some('#') => text.push_str(line),
-            Some(_) => text.push_str(&format!("#{line}")),
+            (None, None | Some('#')) => text.push_str(line),
+            (None, Some(_)) => text.push_str(&format!("#{line}")),
         }
         text.push('\n');
     }
     text
+}
+
+/// A value as TOML: numbers and booleans as they are, all else as a text.
+fn written(value: &str) -> String {
+    let is_plain = value.parse::<u64>().is_ok() || value.parse::<bool>().is_ok();
+    if is_plain { value.to_owned() } else { format!("{value:?}") }
 }
 
 pub(crate) fn state_error(error: StateError) -> CliError {
@@ -99,8 +112,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_file_that_init_writes_is_good_and_sets_one_key() {
-        let text = commented(&SCHEMA.default_toml(), "hub.example.org");
+    fn the_file_that_init_writes_is_good_and_sets_what_was_given() {
+        let set = [
+            ("hub.advertise", "hub.example.org"),
+            ("control.listen", "0.0.0.0:17443"),
+            ("tunnel.mtu", "1400"),
+            ("log.level", "debug"),
+        ];
+        let set = set.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let text = commented(&SCHEMA.default_toml(), &set);
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("hub.toml");
         std::fs::write(&path, &text).unwrap();
@@ -111,8 +131,11 @@ mod tests {
         };
         let (config, settings) = HubConfig::load(&sources).unwrap();
         assert_eq!(config.advertise.as_deref(), Some("hub.example.org"));
-        let set: Vec<_> =
-            settings.show().into_iter().filter(|shown| shown.origin.starts_with("file")).collect();
-        assert_eq!(set.len(), 1, "{text}");
+        assert_eq!(
+            (config.control_listen.port(), config.tunnel_listen.port(), config.mtu),
+            (17443, 51820, 1400)
+        );
+        let from_file = settings.show().into_iter().filter(|shown| shown.origin.starts_with("file")).count();
+        assert_eq!(from_file, set.len(), "{text}");
     }
 }

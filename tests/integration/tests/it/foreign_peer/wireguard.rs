@@ -158,6 +158,13 @@ impl<'h> Foreign<'h> {
     }
 }
 
+impl Drop for Foreign<'_> {
+    /// Ends it politely: killed, it would leave its socket behind.
+    fn drop(&mut self) {
+        let _ = self.process.terminate(SOON);
+    }
+}
+
 /// Echoes that are being sent.
 #[derive(Debug)]
 pub(super) struct Pinging(Process);
