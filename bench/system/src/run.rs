@@ -1,5 +1,7 @@
 //! The stages in their order, and the result.
 
+use std::path::Path;
+
 use anyhow::{Context, Result, bail};
 use blueprint_common_runtime::cli::eprint_line;
 use blueprint_common_runtime::tasks::Spawner;
@@ -50,17 +52,16 @@ async fn measure(stage: Stage, wanted: &Measure, spawner: &Spawner) -> Result<Ve
             hub.end().await?;
             Ok(figures)
         }
-        Stage::Agent | Stage::Path => {
-            let hub = Hub::start(folder.path()).await?;
-            let spoke = Spoke::start(&hub, folder.path()).await?;
-            let figures = match stage {
-                Stage::Agent => footprint::measure(&spoke).await?,
-                Stage::Path | Stage::Udp | Stage::Dev | Stage::Join | Stage::Idle => {
-                    path::measure(&hub, &spoke, spawner).await?
-                }
-            };
-            spoke.end().await?;
-            hub.end().await?;
+        Stage::Agent => {
+            let (hub, spoke) = start(folder.path()).await?;
+            let figures = footprint::measure(&spoke).await?;
+            end(hub, spoke).await?;
+            Ok(figures)
+        }
+        Stage::Path => {
+            let (hub, spoke) = start(folder.path()).await?;
+            let figures = path::measure(&hub, &spoke, spawner).await?;
+            end(hub, spoke).await?;
             Ok(figures)
         }
         Stage::Idle => {
@@ -70,6 +71,17 @@ async fn measure(stage: Stage, wanted: &Measure, spawner: &Spawner) -> Result<Ve
             Ok(figures)
         }
     }
+}
+
+async fn start(folder: &Path) -> Result<(Hub, Spoke)> {
+    let hub = Hub::start(folder).await?;
+    let spoke = Spoke::start(&hub, folder).await?;
+    Ok((hub, spoke))
+}
+
+async fn end(hub: Hub, spoke: Spoke) -> Result<()> {
+    spoke.end().await?;
+    hub.end().await
 }
 
 /// A folder that is removed when dropped.

@@ -24,6 +24,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+/// Messages on their way to an agent. Boxed: a channel holds room for 32 of them from its start.
+pub(crate) type Outbox = mpsc::Sender<Box<v1::HubMessage>>;
+
 /// Commands that wait at most; a caller past it waits too, which slows its agent down.
 const COMMAND_QUEUE: usize = 1024;
 /// Commands applied before one save and one publication.
@@ -58,7 +61,7 @@ pub(crate) struct Opening {
     pub(crate) session: SessionRef,
     pub(crate) process: u64,
     pub(crate) agent_version: String,
-    pub(crate) outbox: mpsc::Sender<v1::HubMessage>,
+    pub(crate) outbox: Outbox,
 }
 
 /// What an agent reports in a session.
@@ -185,7 +188,7 @@ struct Live {
     session: u64,
     process: u64,
     /// `None` between two sessions of the same process.
-    outbox: Option<mpsc::Sender<v1::HubMessage>>,
+    outbox: Option<Outbox>,
     /// Last sequence number applied.
     applied: u64,
     /// Last sequence number acknowledged.
@@ -447,7 +450,7 @@ impl Live {
     /// Sends without waiting. A full outbox means an agent that does not read; its session ends by its keepalive.
     fn say(&self, body: Body) {
         if let Some(outbox) = &self.outbox {
-            let _ = outbox.try_send(v1::HubMessage { seq: 0, body: Some(body) });
+            let _ = outbox.try_send(Box::new(v1::HubMessage { seq: 0, body: Some(body) }));
         }
     }
 

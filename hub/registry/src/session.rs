@@ -18,7 +18,7 @@ use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, error, info, warn};
 
 use crate::identity::{AgentIdentity, Connection};
-use crate::registrar::{Opening, Report, SessionRef};
+use crate::registrar::{Opening, Outbox, Report, SessionRef};
 use crate::shared::Shared;
 use crate::status;
 
@@ -127,14 +127,15 @@ impl v1::agent_control_server::AgentControl for Control {
             target_ttl_secs: secs(self.shared.target_ttl),
             heartbeat_secs: secs(self.shared.heartbeat),
         };
-        let _ = outbox.try_send(v1::HubMessage { seq: 0, body: Some(FromHub::Welcome(welcome)) });
+        let welcome = v1::HubMessage { seq: 0, body: Some(FromHub::Welcome(welcome)) };
+        let _ = outbox.try_send(Box::new(welcome));
         let shared = Arc::clone(&self.shared);
         // Boxed, because the layers around a task take the size of its future again.
         let run = Box::pin(run(shared, session, identity, inbound, outbox));
         self.shared.spawner.spawn("agent session", run);
         let numbered = futures_util::StreamExt::enumerate(ReceiverStream::new(receiver));
         let numbered = futures_util::StreamExt::map(numbered, |(position, message)| {
-            Ok(v1::HubMessage { seq: u64::try_from(position).unwrap_or(u64::MAX), ..message })
+            Ok(v1::HubMessage { seq: u64::try_from(position).unwrap_or(u64::MAX), ..*message })
         });
         Ok(Response::new(Box::pin(numbered)))
     }
@@ -199,7 +200,7 @@ async fn run(
     session: SessionRef,
     identity: AgentIdentity,
     mut inbound: Streaming<v1::AgentMessage>,
-    outbox: mpsc::Sender<v1::HubMessage>,
+    outbox: Outbox,
 ) {
     shared.metrics.session_opened();
     info!(agent = %session.agent, session = session.session, "session opened");
@@ -238,7 +239,7 @@ async fn run(
     };
     if let Some(reason) = ended {
         let body = Some(FromHub::Goodbye(v1::Goodbye { reason: reason.into() }));
-        let _ = outbox.try_send(v1::HubMessage { seq: 0, body });
+        let _ = outbox.try_send(Box::new(v1::HubMessage { seq: 0, body }));
     }
     shared.metrics.session_closed();
     info!(agent = %session.agent, session = session.session, reason = ?ended, "session closed");

@@ -132,7 +132,7 @@ pub(crate) async fn open(
     handle: &RegistrarHandle,
     number: u64,
     process: u64,
-) -> (Option<u64>, mpsc::Receiver<v1::HubMessage>) {
+) -> (Option<u64>, mpsc::Receiver<Box<v1::HubMessage>>) {
     let (outbox, messages) = mpsc::channel(32);
     let opening = Opening { session: session(number), process, agent_version: "0.1.0".to_owned(), outbox };
     (handle.open(opening).await.unwrap(), messages)
@@ -147,7 +147,7 @@ pub(crate) fn targets() -> Report {
     }])
 }
 
-async fn acknowledged(messages: &mut mpsc::Receiver<v1::HubMessage>) -> u64 {
+async fn acknowledged(messages: &mut mpsc::Receiver<Box<v1::HubMessage>>) -> u64 {
     loop {
         if let Some(Body::Ack(ack)) = messages.recv().await.unwrap().body {
             return ack.agent_seq;
