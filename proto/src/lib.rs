@@ -4,9 +4,11 @@
 //! committed, so that no build needs a protobuf compiler. `UPDATE_GENERATED=1 cargo test -p blueprint-proto`
 //! writes it anew; without the variable the same test fails where it is stale.
 
+mod codec;
 mod convert;
 mod generated;
 
+pub use codec::SmallCodec;
 pub use convert::ConvertError;
 pub use generated::v1;
 

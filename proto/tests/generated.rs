@@ -15,6 +15,7 @@ fn the_committed_code_is_current() {
     fs::write(fresh.path().join("descriptors.bin"), descriptors.encode_to_vec()).unwrap();
     tonic_prost_build::configure()
         .build_transport(false)
+        .codec_path("crate::SmallCodec")
         .emit_rerun_if_changed(false)
         .out_dir(fresh.path())
         .compile_fds(descriptors)
