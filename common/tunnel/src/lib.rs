@@ -28,6 +28,8 @@ mod ports;
 mod segment;
 mod snapshot;
 mod stream;
+#[cfg_attr(not(test), expect(dead_code, reason = "used by the engine's threads"))]
+mod sys;
 mod udp;
 
 pub use engine::Engine;
