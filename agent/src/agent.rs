@@ -10,7 +10,7 @@ use blueprint_common_runtime::local_api;
 use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_runtime::state::StateDir;
 use blueprint_common_runtime::tasks::{Spawner, Stop};
-use blueprint_common_tunnel::{Engine, UpsertError};
+use blueprint_common_tunnel::{BindError, Engine, UpsertError};
 use blueprint_common_types::fill_random;
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
@@ -54,9 +54,9 @@ pub enum AgentError {
     /// The hub gave this agent other addresses in the overlay.
     #[error("the hub gave this agent another place in the tunnel")]
     Moved,
-    /// The UDP socket.
-    #[error("cannot open the tunnel's UDP port")]
-    Tunnel(#[source] std::io::Error),
+    /// The UDP socket or the network device.
+    #[error("cannot open the tunnel")]
+    Tunnel(#[from] BindError),
     /// The hub as a peer.
     #[error("cannot use the hub as a peer")]
     Peer(#[from] UpsertError),
@@ -151,7 +151,7 @@ impl Agent {
             return Err(AgentError::Revoked { why: format!("the hub removed it at {at}") });
         }
         let services = ServiceTable::load(&state, &config.services)?;
-        let (plane, engine) = Plane::bind(&identity, config.tunnel_listen).map_err(AgentError::Tunnel)?;
+        let (plane, engine) = Plane::bind(&identity, config.tunnel_listen, config.interface.clone())?;
         let observe = match config.observe_listen {
             Some(address) => Some(
                 AcceptLoop::bind("observe", address, OBSERVE_LIMITS).await.map_err(AgentError::Observe)?,

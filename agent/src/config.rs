@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use blueprint_common_runtime::config::{Key, Problems, Schema, Settings, Span, TableArray};
 use blueprint_common_runtime::logs::{LogFormat, LogLevels};
+use blueprint_common_tunnel::{Interface, TunSettings};
 use blueprint_common_types::{HealthCheck, ServiceKey};
 
 use crate::service::{LocalAddress, MAX_SERVICES, ServiceSpec};
@@ -33,6 +34,18 @@ pub static SCHEMA: Schema = Schema {
         ),
         Key::new("log.format", "text", "text or json; logs go to standard error."),
         Key::new("tunnel.listen", "0.0.0.0:0", "UDP address of the tunnel. Port 0 lets the system choose."),
+        Key::new(
+            "tunnel.interface",
+            "netstack",
+            "Where the overlay ends on this machine: netstack (in this process, no right needed) or tun (a network \
+             device, CAP_NET_ADMIN).",
+        ),
+        Key::new("tunnel.interface_name", "bp%d", "Name of the network device; %d becomes the first free number."),
+        Key::new(
+            "tunnel.udp_offload",
+            "false",
+            "Hand runs of UDP datagrams to the network device in one piece (Linux 6.2; not for tunnels inside).",
+        ),
         Key::new(
             "observe.listen",
             "127.0.0.1:9464",
@@ -76,6 +89,8 @@ pub struct AgentConfig {
     pub log_format: LogFormat,
     /// UDP address of the tunnel.
     pub tunnel_listen: SocketAddr,
+    /// Where the overlay ends on this machine.
+    pub interface: Interface,
     /// TCP address of metrics and probes; `None` for none.
     pub observe_listen: Option<SocketAddr>,
     /// Time for open streams at the end.
@@ -98,6 +113,7 @@ impl Default for AgentConfig {
             log_level: "info".to_owned(),
             log_format: LogFormat::Text,
             tunnel_listen: SocketAddr::from(([0, 0, 0, 0], 0)),
+            interface: Interface::Netstack,
             observe_listen: None,
             grace: Duration::from_secs(10),
             services: Vec::new(),
@@ -119,6 +135,7 @@ impl AgentConfig {
         let levels: Option<LogLevels> = settings.take("log.level", problems);
         let log_format = settings.take("log.format", problems);
         let tunnel_listen = settings.take("tunnel.listen", problems);
+        let interface = interface(settings, problems);
         let observe_listen = match settings.text("observe.listen") {
             Some("off") => Some(None),
             _ => settings.take("observe.listen", problems).map(Some),
@@ -132,12 +149,26 @@ impl AgentConfig {
             log_level: settings.text("log.level")?.to_owned(),
             log_format: log_format?,
             tunnel_listen: tunnel_listen?,
+            interface: interface?,
             observe_listen: observe_listen?,
             grace: grace?.0,
             services,
             local_api: true,
             samples: true,
         })
+    }
+}
+
+fn interface(settings: &Settings, problems: &mut Problems) -> Option<Interface> {
+    let name: Option<String> = settings.take("tunnel.interface_name", problems);
+    let udp_offload: Option<bool> = settings.take("tunnel.udp_offload", problems);
+    match settings.text("tunnel.interface")? {
+        "netstack" => Some(Interface::Netstack),
+        "tun" => Some(Interface::Tun(TunSettings { name: name?, udp_offload: udp_offload? })),
+        _ => {
+            settings.refuse("tunnel.interface", "neither netstack nor tun", problems);
+            None
+        }
     }
 }
 

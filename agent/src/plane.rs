@@ -3,13 +3,12 @@
 //! Invariant: while the hub does not echo, its address is looked up anew every few seconds, so that a hub that
 //! moved behind its name is found whether or not the control stream comes back first.
 
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use blueprint_common_tunnel::{Engine, Tunnel, TunnelConfig, UpsertError};
-use blueprint_common_tunnel_core::{Config, Event, OverlayPrefixes, PeerConfig, PeerStats, Role};
+use blueprint_common_tunnel::{BindError, Engine, Interface, Tunnel, TunnelConfig, UpsertError};
+use blueprint_common_tunnel_core::{Config, Event, Limits, OverlayPrefixes, PeerConfig, PeerStats, Role};
 use blueprint_common_types::{TunnelSample, WgPublicKey, fill_random};
 use ipnetwork::IpNetwork;
 use parking_lot::Mutex;
@@ -61,20 +60,26 @@ pub(crate) struct Plane {
 
 impl Plane {
     /// Binds the UDP socket; the engine is to be run by the caller.
-    pub(crate) fn bind(identity: &Identity, listen: SocketAddr) -> io::Result<(Self, Engine)> {
+    pub(crate) fn bind(
+        identity: &Identity,
+        listen: SocketAddr,
+        interface: Interface,
+    ) -> Result<(Self, Engine), BindError> {
         let settings = &identity.tunnel;
         let mut seed = [0u8; 32];
-        fill_random(&mut seed)?;
+        fill_random(&mut seed).map_err(BindError::System)?;
         let core = Config {
             private_key: identity.wireguard_key.clone(),
             addresses: settings.address,
             prefixes: OverlayPrefixes { v4: settings.overlay_v4, v6: settings.overlay_v6 },
             role: Role::Spoke,
             mtu: settings.mtu,
+            limits: Limits::default(),
+            answers_echoes: true,
             seed,
         };
         let (tunnel, engine) =
-            Tunnel::bind(TunnelConfig { max_flows: MAX_FLOWS, ..TunnelConfig::new(listen, core) })?;
+            Tunnel::bind(TunnelConfig { interface, max_flows: MAX_FLOWS, ..TunnelConfig::new(listen, core) })?;
         let plane = Self {
             tunnel,
             hub: settings.hub_key,
@@ -121,7 +126,7 @@ impl Plane {
     async fn upsert_hub(&self, settings: &TunnelSettings) -> Result<(), UpsertError> {
         let allowed_ips = vec![IpNetwork::V4(settings.overlay_v4), IpNetwork::V6(settings.overlay_v6)];
         let keepalive = Some(settings.keepalive).filter(|keepalive| !keepalive.is_zero());
-        let peer = PeerConfig { public_key: settings.hub_key, allowed_ips, endpoint: None, keepalive };
+        let peer = PeerConfig { public_key: settings.hub_key, allowed_ips, endpoint: None, preshared_key: None, keepalive };
         self.tunnel.upsert_peer(peer).await
     }
 
@@ -171,12 +176,12 @@ impl Plane {
 
     async fn point_at(&self, address: SocketAddr, is_lost: bool, is_new: bool) {
         let pointed = self.pointed.lock().replace(address);
-        let strayed = is_lost && self.hub_stats().is_some_and(|stats| stats.endpoint != Some(address));
+        let strayed = is_lost && self.hub_stats().is_some_and(|stats| stats.endpoint.map(|endpoint| endpoint.remote) != Some(address));
         let is_moved = pointed != Some(address) || strayed;
         if is_moved {
             info!(endpoint = %address, "tunnel points at the hub");
             // Dials it, too.
-            self.tunnel.set_endpoint(self.hub, address).await;
+            self.tunnel.set_endpoint(self.hub, address.into()).await;
         } else if is_new {
             self.tunnel.start_handshake(self.hub).await;
         }
@@ -230,7 +235,7 @@ pub(crate) async fn watch(shared: Arc<Shared>, kicks: mpsc::Sender<Kick>) -> Res
                     let _ = kicks.try_send(Kick::Back);
                 }
                 // Of many events the oldest are lost, so the last word on the echo is not.
-                Ok(Event::Handshake { .. } | Event::Roam { .. }) | Err(RecvError::Lagged(_)) => {}
+                Ok(Event::Handshake { .. } | Event::Roam { .. } | Event::Probed { .. }) | Err(RecvError::Lagged(_)) => {}
                 Err(RecvError::Closed) => return Ok(()),
             },
             () = sleep_until(search_at) => {

@@ -12,20 +12,23 @@ use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_runtime::state::StateDir;
 use blueprint_common_runtime::tasks::Supervisor;
 use blueprint_common_tunnel::{Engine, Tunnel, TunnelConfig};
-use blueprint_common_tunnel_core::{Config as CoreConfig, OverlayPrefixes, Role};
+use blueprint_common_tunnel_core::{Config as CoreConfig, Limits, OverlayPrefixes, Role};
 use blueprint_common_types::{Timestamp, fill_random};
 use blueprint_hub_admin::{AdminState, HubFacts, OperatorToken, private_router, public_router};
 use blueprint_hub_registry::{
     ControlConfig, ControlPlane, Registrar, RegistrarHandle, TunnelFacts, serve_operator,
 };
-use blueprint_hub_registry_core::{AddressPool, AuditEvent, AuditKind, Loaded, Registry, Store};
+use blueprint_hub_registry_core::{
+    AddressPool, AuditEvent, AuditKind, JoinTokenRecord, Loaded, Registry, Store,
+};
 use blueprint_hub_store::SqliteStore;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::UnixListener;
-use tracing::error;
+use tracing::{error, warn};
 
 use crate::config::{HubConfig, ProxyTls};
 use crate::files::{self, Identity};
+use crate::policy::{self, PolicyHandle, PolicyTask};
 use crate::ports::{AdminHub, TunnelPeers, authority, peer_of};
 use crate::tables::{TablesHandle, TablesTask};
 use crate::{data_plane, proxy, registry_metrics};
@@ -78,6 +81,7 @@ struct Base {
     prefixes: OverlayPrefixes,
     tunnel: Tunnel,
     registrar: RegistrarHandle,
+    policy: PolicyHandle,
     metrics: Arc<Metrics>,
 }
 
@@ -94,7 +98,9 @@ impl Base {
         let epoch = store.epoch_next().await.context("cannot count this start")?;
         let prefixes =
             OverlayPrefixes { v4: config.overlay_v4, v6: config.overlay_v6(identity.authority.hub()) };
-        let pool = pool(prefixes, &loaded)?;
+        let tokens = store.list_join_tokens().await.context("cannot load the join tokens")?;
+        let now = Timestamp::from(SystemTime::now());
+        let pool = pool(prefixes, &loaded, &tokens, now)?;
         let (tunnel, engine) = bind_tunnel(config, identity, prefixes)?;
         // The tunnel outlives the drain: open requests go through it.
         let stop = supervisor.stop().stop;
@@ -105,7 +111,6 @@ impl Base {
         }
         let metrics = Arc::new(Metrics::new());
         data_plane::register_metrics(&metrics, tunnel.clone());
-        let now = Timestamp::from(SystemTime::now());
         let registry = Registry::restore(
             loaded.agents,
             loaded.targets,
@@ -119,7 +124,10 @@ impl Base {
         spawn(supervisor, "registrar", task.run(supervisor.stop().stop));
         let watch = data_plane::watch(tunnel.clone(), registrar.clone(), supervisor.stop().stop);
         spawn(supervisor, "data plane watch", watch);
-        Ok(Self { store, epoch, prefixes, tunnel, registrar, metrics })
+        let (task, policy) = PolicyTask::new(Arc::clone(&store), registrar.clone(), tunnel.clone()).await;
+        policy::register_metrics(&metrics, policy.clone());
+        spawn(supervisor, "policy", task.run(supervisor.stop().stop));
+        Ok(Self { store, epoch, prefixes, tunnel, registrar, policy, metrics })
     }
 }
 
@@ -188,8 +196,13 @@ async fn start_planes(
         &base.metrics,
         supervisor.child_spawner(),
     )?;
-    let hub =
-        AdminHub { tunnel: base.tunnel, registrar: base.registrar.clone(), control: control.clone(), tables };
+    let hub = AdminHub {
+        tunnel: base.tunnel,
+        registrar: base.registrar.clone(),
+        control: control.clone(),
+        tables,
+        policy: base.policy,
+    };
     let store = Arc::clone(&base.store);
     let state = AdminState { facts, hub: Arc::new(hub), store, metrics: base.metrics };
     supervisor.spawn_essential("control", control.run(sockets.control));
@@ -208,7 +221,13 @@ fn spawn(supervisor: &Supervisor, name: &'static str, task: impl Future<Output =
     });
 }
 
-fn pool(prefixes: OverlayPrefixes, loaded: &Loaded) -> Result<AddressPool> {
+/// The pool with what nodes hold and what open tokens were promised.
+fn pool(
+    prefixes: OverlayPrefixes,
+    loaded: &Loaded,
+    tokens: &[JoinTokenRecord],
+    now: Timestamp,
+) -> Result<AddressPool> {
     let mut pool =
         AddressPool::new(prefixes.v4, prefixes.v6).context("the overlay's prefixes cannot be used")?;
     for agent in &loaded.agents {
@@ -219,6 +238,13 @@ fn pool(prefixes: OverlayPrefixes, loaded: &Loaded) -> Result<AddressPool> {
             agent.lease.v4,
             prefixes.v4,
         );
+    }
+    for token in tokens.iter().filter(|token| token.uses_left > 0 && token.expires_at > now) {
+        let kept = token.address.map(|address| pool.promise(address, token.id, token.expires_at, now));
+        if let Some(Err(error)) = kept {
+            // Its machine gets another address, or none: that is seen, and no reason not to start.
+            warn!(token = %token.id, %error, "the address of a join token cannot be kept");
+        }
     }
     Ok(pool)
 }
@@ -236,10 +262,12 @@ fn bind_tunnel(
         prefixes,
         role: Role::Hub,
         mtu: config.mtu,
+        limits: Limits::default(),
+            answers_echoes: true,
         seed,
     };
-    Tunnel::bind(TunnelConfig::new(config.tunnel_listen, core))
-        .with_context(|| format!("cannot listen on udp {}", config.tunnel_listen))
+    let interface = config.interface.clone();
+    Ok(Tunnel::bind(TunnelConfig { interface, ..TunnelConfig::new(config.tunnel_listen, core) })?)
 }
 
 fn tunnel_facts(config: &HubConfig, identity: &Identity, base: &Base) -> TunnelFacts {

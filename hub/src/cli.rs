@@ -8,7 +8,7 @@ use blueprint_common_runtime::config::Sources;
 use blueprint_common_runtime::state::default_path;
 use clap::{Args, Parser, Subcommand};
 
-use crate::cmd::{access, audit, config, dev, init, node, serve, service, status, token};
+use crate::cmd::{access, audit, config, dev, init, node, policy, serve, service, status, token};
 use crate::files;
 
 /// Hub of a hub-and-spoke overlay for blueprint services: machines dial in, clients come through one proxy.
@@ -64,6 +64,9 @@ enum Command {
     /// Services and where they are reached
     #[command(subcommand)]
     Service(service::Service),
+    /// Policy: which nodes may send what to which through the hub
+    #[command(subcommand)]
+    Policy(policy::Policy),
     /// Shows how the hub is doing
     #[command(after_help = "Example: blueprint-hub status --output json")]
     Status,
@@ -129,6 +132,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Command::Access(command) => command.run(global),
         Command::Node(command) => command.run(global),
         Command::Service(command) => command.run(global),
+        Command::Policy(command) => command.run(global),
         Command::Status => status::run(global),
         Command::Audit(command) => command.run(global),
         Command::Config(command) => command.run(global),

@@ -6,6 +6,7 @@ pub(crate) mod config;
 pub(crate) mod dev;
 pub(crate) mod init;
 pub(crate) mod node;
+pub(crate) mod policy;
 pub(crate) mod serve;
 pub(crate) mod service;
 pub(crate) mod status;

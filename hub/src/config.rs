@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use blueprint_common_runtime::config::{ConfigError, Key, Problems, Schema, Settings, Sources, Span};
 use blueprint_common_runtime::logs::LogFormat;
+use blueprint_common_tunnel::{Interface, TunSettings};
 use blueprint_common_types::HubId;
 use ipnetwork::{Ipv4Network, Ipv6Network};
 
@@ -33,7 +34,19 @@ pub(crate) const SCHEMA: Schema = Schema {
             "tunnel.overlay_v6",
             "IPv6 prefix of the overlay, a /64 inside fd00::/8; made from the hub's identity where not set.",
         ),
-        Key::new("tunnel.mtu", "1280", "Largest inner packet in bytes, 1280 to 1420."),
+        Key::new(
+            "tunnel.interface",
+            "netstack",
+            "Where the overlay ends on this machine: netstack (in this process, no right needed) or tun (a network \
+             device, CAP_NET_ADMIN).",
+        ),
+        Key::new("tunnel.interface_name", "bp%d", "Name of the network device; %d becomes the first free number."),
+        Key::new(
+            "tunnel.udp_offload",
+            "false",
+            "Hand runs of UDP datagrams to the network device in one piece (Linux 6.2; not for tunnels inside).",
+        ),
+        Key::new("tunnel.mtu", "1420", "Largest inner packet in bytes, 1280 to 9000; what a path takes is probed."),
         Key::new("tunnel.keepalive", "20s", "Pause between the keepalives of agents, 1 s to 60 s."),
         Key::new(
             "join.certificate_ttl",
@@ -86,6 +99,7 @@ pub(crate) struct HubConfig {
     pub(crate) advertise: Option<String>,
     pub(crate) control_listen: SocketAddr,
     pub(crate) tunnel_listen: SocketAddr,
+    pub(crate) interface: Interface,
     pub(crate) overlay_v4: Ipv4Network,
     pub(crate) overlay_v6: Option<Ipv6Network>,
     pub(crate) mtu: u16,
@@ -121,9 +135,10 @@ impl HubConfig {
         }
         let control_listen = settings.take("control.listen", problems);
         let tunnel_listen = settings.take("tunnel.listen", problems);
+        let interface = interface(settings, problems);
         let overlay_v4 = overlay_v4(settings, problems);
         let overlay_v6 = overlay_v6(settings, problems);
-        let mtu = settings.take_within("tunnel.mtu", 1280..=1420, problems);
+        let mtu = settings.take_within("tunnel.mtu", 1280..=9000, problems);
         let keepalive = span(settings, "tunnel.keepalive", 1, 60, problems);
         let certificate_ttl = span(settings, "join.certificate_ttl", 10, 30 * 24 * 3600, problems);
         let heartbeat = span(settings, "session.heartbeat", 1, 60, problems);
@@ -151,6 +166,7 @@ impl HubConfig {
             advertise,
             control_listen: control_listen?,
             tunnel_listen: tunnel_listen?,
+            interface: interface?,
             overlay_v4: overlay_v4?,
             overlay_v6: overlay_v6?,
             mtu: mtu?,
@@ -183,6 +199,19 @@ impl HubConfig {
 fn is_host(host: &str) -> bool {
     let is_label = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
     host.parse::<IpAddr>().is_ok() || (!host.is_empty() && host.len() <= 253 && host.chars().all(is_label))
+}
+
+fn interface(settings: &Settings, problems: &mut Problems) -> Option<Interface> {
+    let name: Option<String> = settings.take("tunnel.interface_name", problems);
+    let udp_offload: Option<bool> = settings.take("tunnel.udp_offload", problems);
+    match settings.text("tunnel.interface")? {
+        "netstack" => Some(Interface::Netstack),
+        "tun" => Some(Interface::Tun(TunSettings { name: name?, udp_offload: udp_offload? })),
+        _ => {
+            settings.refuse("tunnel.interface", "neither netstack nor tun", problems);
+            None
+        }
+    }
 }
 
 fn overlay_v4(settings: &Settings, problems: &mut Problems) -> Option<Ipv4Network> {
@@ -291,7 +320,7 @@ mod tests {
     fn every_problem_is_reported_at_once() {
         let error = load(&[
             ("tunnel.overlay_v4", "192.168.0.0/16"),
-            ("tunnel.mtu", "9000"),
+            ("tunnel.mtu", "9001"),
             ("proxy.listen", "0.0.0.0:80"),
             ("session.target_ttl", "6s"),
             ("admin.listen", "0.0.0.0:1"),

@@ -9,6 +9,7 @@ mod cmd;
 mod config;
 mod data_plane;
 mod files;
+mod policy;
 mod ports;
 mod proxy;
 mod registry_metrics;

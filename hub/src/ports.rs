@@ -1,18 +1,19 @@
 //! Connects the parts that know each other only as traits.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use blueprint_common_tunnel::Tunnel;
 use blueprint_common_tunnel_core::PeerConfig;
-use blueprint_common_types::{AgentId, WgPublicKey};
-use blueprint_hub_admin::{Hub, PeerView, Qos, RemoveFailed};
+use blueprint_common_types::{AgentId, Timestamp, TokenId, WgPublicKey};
+use blueprint_hub_admin::{Hub, PeerView, PromiseFailed, Qos, RemoveFailed};
 use blueprint_hub_registry::{ControlPlane, Peers, RegistrarHandle};
 use blueprint_hub_registry_core::{Agent, RegistrySnapshot};
 use futures_util::future::{BoxFuture, FutureExt};
 use tracing::error;
 
+use crate::policy::PolicyHandle;
 use crate::tables::TablesHandle;
 
 /// The tunnel as the control plane sees it: who may be a peer.
@@ -28,6 +29,7 @@ pub(crate) fn peer_of(agent: &Agent) -> PeerConfig {
             ipnetwork::IpNetwork::from(std::net::IpAddr::V6(agent.lease.v6)),
         ],
         endpoint: None,
+        preshared_key: None,
         keepalive: None,
     }
 }
@@ -54,6 +56,7 @@ pub(crate) struct AdminHub {
     pub(crate) registrar: RegistrarHandle,
     pub(crate) control: ControlPlane,
     pub(crate) tables: TablesHandle,
+    pub(crate) policy: PolicyHandle,
 }
 
 impl Hub for AdminHub {
@@ -66,7 +69,9 @@ impl Hub for AdminHub {
         let since = snapshot.taken_at.elapsed();
         let older = |age: Duration| age.saturating_add(since);
         snapshot.peers.get(key).map(|stats| PeerView {
-            endpoint: stats.endpoint,
+            endpoint: stats.endpoint.map(|endpoint| endpoint.remote),
+            carrier: stats.endpoint.map(|endpoint| endpoint.via.label()),
+            mtu: stats.mtu,
             handshake_age: stats.handshake_age.map(older),
             rx_bytes: stats.rx_bytes,
             tx_bytes: stats.tx_bytes,
@@ -88,8 +93,33 @@ impl Hub for AdminHub {
             .boxed()
     }
 
+    fn promise(
+        &self,
+        address: Ipv4Addr,
+        token: TokenId,
+        until: Timestamp,
+    ) -> BoxFuture<'_, Result<(), PromiseFailed>> {
+        async move {
+            let kept = self.registrar.promise(address, token, until).await;
+            Ok(kept.map_err(|_| PromiseFailed::Stopping)??)
+        }
+        .boxed()
+    }
+
+    fn forget_promise(&self, token: TokenId) -> BoxFuture<'_, ()> {
+        async move {
+            // A registrar that is gone promises nothing any more.
+            let _ = self.registrar.forget(token).await;
+        }
+        .boxed()
+    }
+
     fn access_changed(&self) -> BoxFuture<'_, ()> {
         self.tables.reload_access().boxed()
+    }
+
+    fn policy_changed(&self) -> BoxFuture<'_, bool> {
+        self.policy.reload().boxed()
     }
 }
 

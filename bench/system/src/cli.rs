@@ -1,5 +1,6 @@
 //! Arguments, and how the program ends.
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{run, swarm};
+use crate::{plane, run, spokes, stream, swarm};
 
 /// Longest run; what is not measured by then is not measured.
 const DEADLINE: Duration = Duration::from_secs(235);
@@ -36,7 +37,7 @@ pub(crate) struct Measure {
     /// Ends with exit code 1 where a figure is above its limit
     #[arg(long)]
     pub(crate) check: bool,
-    /// Only these stages; all without it
+    /// Only these stages; without it all but handshake, peers and netstack
     #[arg(long, value_enum, value_delimiter = ',')]
     pub(crate) only: Vec<Stage>,
     /// Starts of `blueprint-hub dev`
@@ -48,6 +49,9 @@ pub(crate) struct Measure {
     /// Agents that idle at one hub
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=4000))]
     pub(crate) agents: u32,
+    /// Peers of the data plane alone
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=15_000))]
+    pub(crate) peers: u32,
     /// Seconds that they idle before the hub is measured
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=120))]
     pub(crate) idle_secs: u64,
@@ -68,12 +72,20 @@ pub(crate) enum Stage {
     Agent,
     /// A hub with many idle agents
     Idle,
+    /// Handshakes that one core answers, and the cost of finding a peer
+    Handshake,
+    /// A data plane with very many peers: memory, idle cost, return after a restart
+    Peers,
+    /// One TCP stream in netstack mode over a veth; needs root
+    Netstack,
 }
 
 impl Measure {
     /// Whether a stage is wanted.
     pub(crate) fn wants(&self, stage: Stage) -> bool {
-        self.only.is_empty() || self.only.contains(&stage)
+        // These have more to do than a quick check may take, or need root.
+        let on_demand = [Stage::Handshake, Stage::Peers, Stage::Netstack];
+        if self.only.is_empty() { !on_demand.contains(&stage) } else { self.only.contains(&stage) }
     }
 }
 
@@ -87,6 +99,29 @@ enum Inner {
         #[arg(long)]
         count: u32,
     },
+    /// Runs a hub's data plane alone until standard input ends
+    #[command(hide = true)]
+    Plane {
+        /// UDP address of the tunnel
+        #[arg(long)]
+        listen: SocketAddr,
+        /// How many peers
+        #[arg(long)]
+        count: u32,
+    },
+    /// Runs tunnel cores as spokes until standard input ends
+    #[command(hide = true)]
+    Spokes {
+        /// The hub's UDP address
+        #[arg(long)]
+        hub: SocketAddr,
+        /// How many
+        #[arg(long)]
+        count: u32,
+    },
+    /// Runs one end of a stream
+    #[command(hide = true)]
+    Stream(stream::End),
 }
 
 /// Parses the arguments, measures, prints, and gives the exit code.
@@ -113,6 +148,9 @@ async fn until_signal(cli: Cli) -> Result<()> {
     let work = async {
         match cli.inner {
             Some(Inner::Swarm { count }) => swarm::run(count, &spawner).await,
+            Some(Inner::Plane { listen, count }) => plane::run(listen, count, &spawner).await,
+            Some(Inner::Spokes { hub, count }) => spokes::run(hub, count, &spawner).await,
+            Some(Inner::Stream(end)) => stream::run(&end, &spawner).await,
             None => tokio::time::timeout(DEADLINE, run::run(&cli.measure, &spawner))
                 .await
                 .with_context(|| format!("not done after {} s", DEADLINE.as_secs()))?,
@@ -145,6 +183,7 @@ mod tests {
         Cli::command().debug_assert();
         let cli = Cli::parse_from(["bench-system", "--only", "udp,path"]);
         assert!(cli.measure.wants(Stage::Path) && !cli.measure.wants(Stage::Dev));
-        assert!(Cli::parse_from(["bench-system"]).measure.wants(Stage::Idle));
+        let all = Cli::parse_from(["bench-system"]).measure;
+        assert!(all.wants(Stage::Idle) && !all.wants(Stage::Peers));
     }
 }

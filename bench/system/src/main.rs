@@ -1,4 +1,4 @@
-//! Join rate, first byte, latency, throughput and memory of real binaries.
+//! Join rate, first byte, latency, throughput and memory of real binaries, and of the tunnel alone.
 //!
 //! `bench-system` starts hub, agent and example service of the folder that it lies in, on loopback, one stage
 //! after the other, and prints what it measured. `bench/README.md` says how each number comes about.
@@ -10,18 +10,24 @@
 
 mod cli;
 mod client;
+mod core;
 mod dev;
 mod footprint;
 mod host;
 mod hub;
 mod idle;
 mod join;
+mod netstack;
 mod path;
+mod peers;
+mod plane;
 mod process;
 mod report;
 mod run;
 mod spoke;
+mod spokes;
 mod stats;
+mod stream;
 mod swarm;
 mod udp;
 

@@ -131,6 +131,16 @@ impl Running {
         Ok(Usage { resident_bytes: kib.saturating_mul(1024), processor: processor(&read("stat")?)? })
     }
 
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    ///
+    /// Fails where it has ended.
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+        kill(Pid::from_raw(self.pid), signal)
+            .with_context(|| format!("cannot send {signal} to {}", self.name))
+    }
+
     /// Asks it to end, closes its standard input, and kills it where it does not.
     ///
     /// # Errors
@@ -140,8 +150,7 @@ impl Running {
         if let Some(status) = self.child.try_wait()? {
             bail!("{} ended by itself: {status}{}", self.name, self.tail());
         }
-        kill(Pid::from_raw(self.pid), wish)
-            .with_context(|| format!("cannot send {wish} to {}", self.name))?;
+        self.signal(wish)?;
         drop(self.stdin.take());
         if timeout(END, self.child.wait()).await.is_err() {
             self.child.kill().await?;

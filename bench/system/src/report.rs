@@ -14,17 +14,25 @@ pub(crate) struct Figure {
     spread: Spread,
     is_single: bool,
     at_most: Option<f64>,
+    at_least: Option<f64>,
 }
 
 impl Figure {
     /// A number that was measured once; `name` is `STAGE.WHAT`.
     pub(crate) fn once(name: impl Into<String>, unit: &'static str, value: f64) -> Self {
-        Self { name: name.into(), unit, spread: Spread::of([value]), is_single: true, at_most: None }
+        Self {
+            name: name.into(),
+            unit,
+            spread: Spread::of([value]),
+            is_single: true,
+            at_most: None,
+            at_least: None,
+        }
     }
 
     /// A number that was measured several times.
     pub(crate) fn of(name: impl Into<String>, unit: &'static str, spread: Spread) -> Self {
-        Self { name: name.into(), unit, spread, is_single: false, at_most: None }
+        Self { name: name.into(), unit, spread, is_single: false, at_most: None, at_least: None }
     }
 
     /// Promises that it is at most this; the median is what counts.
@@ -34,9 +42,17 @@ impl Figure {
         self
     }
 
+    /// Promises that it is at least this; the median is what counts.
+    #[must_use]
+    pub(crate) const fn at_least(mut self, limit: f64) -> Self {
+        self.at_least = Some(limit);
+        self
+    }
+
     /// Whether it keeps its promise.
     pub(crate) fn is_kept(&self) -> bool {
         self.at_most.is_none_or(|limit| self.spread.median <= limit)
+            && self.at_least.is_none_or(|limit| self.spread.median >= limit)
     }
 
     fn cells(&self) -> Vec<String> {
@@ -44,10 +60,11 @@ impl Figure {
             true => String::new(),
             false => format!("{} to {}", short(self.spread.min), short(self.spread.max)),
         };
-        let limit = match self.at_most {
-            Some(limit) if self.is_kept() => format!("<= {}", short(limit)),
-            Some(limit) => format!("<= {}  EXCEEDED", short(limit)),
-            None => String::new(),
+        let missed = if self.is_kept() { "" } else { "  MISSED" };
+        let limit = match (self.at_most, self.at_least) {
+            (Some(limit), _) => format!("<= {}{missed}", short(limit)),
+            (None, Some(limit)) => format!(">= {}{missed}", short(limit)),
+            (None, None) => String::new(),
         };
         vec![self.name.clone(), short(self.spread.median), self.unit.to_owned(), spread, limit]
     }
@@ -59,9 +76,11 @@ impl Figure {
                 map.insert("min".to_owned(), self.spread.min.into());
                 map.insert("max".to_owned(), self.spread.max.into());
             }
-            if let Some(limit) = self.at_most {
-                map.insert("at_most".to_owned(), limit.into());
-                map.insert("ok".to_owned(), self.is_kept().into());
+            for (name, limit) in [("at_most", self.at_most), ("at_least", self.at_least)] {
+                if let Some(limit) = limit {
+                    map.insert(name.to_owned(), limit.into());
+                    map.insert("ok".to_owned(), self.is_kept().into());
+                }
             }
         }
         value
@@ -97,7 +116,7 @@ pub(crate) fn print(host: &Host, figures: &[Figure], output: Output) {
     }
 }
 
-/// Names of the figures above their limits.
+/// Names of the figures beyond their limits.
 pub(crate) fn exceeded(figures: &[Figure]) -> Vec<&str> {
     figures.iter().filter(|figure| !figure.is_kept()).map(|figure| figure.name.as_str()).collect()
 }
@@ -115,7 +134,8 @@ mod tests {
         ];
         assert_eq!(exceeded(&figures), ["idle.hub_memory_per_agent"]);
         assert_eq!(figures[1].json()["ok"], Value::from(false));
-        assert!(figures[1].cells()[4].contains("EXCEEDED"));
+        assert!(figures[1].cells()[4].contains("MISSED"));
+        assert!(!Figure::once("handshake.responder_rate", "/s", 3.0).at_least(4.0).is_kept());
     }
 
     #[test]

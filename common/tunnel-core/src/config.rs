@@ -1,11 +1,16 @@
 //! What a core and its peers are made from.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use blueprint_common_types::{OverlayLease, WgPrivateKey, WgPublicKey};
+use blueprint_common_types::{OverlayLease, Secret, WgPrivateKey, WgPublicKey};
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
+
+use crate::{Endpoint, Limits};
+
+/// A symmetric key that both ends of a tunnel know beforehand (paper, section 5.2).
+pub type PresharedKey = Secret<[u8; 32]>;
 
 /// Peers one core holds at most.
 pub const MAX_PEERS: usize = 65_536;
@@ -60,6 +65,10 @@ pub struct Config {
     pub role: Role,
     /// Largest inner packet in bytes, within [`MTU_RANGE`].
     pub mtu: u16,
+    /// Budgets of handshakes from outside.
+    pub limits: Limits,
+    /// Answers echo requests of peers to our own addresses; false where a kernel behind a device does.
+    pub answers_echoes: bool,
     /// Seed of peer indexes, echo identifiers, jitter and the admission table's hash; fresh from the system's
     /// generator outside tests, or strangers can tell which sources share a bucket.
     pub seed: [u8; 32],
@@ -73,7 +82,9 @@ pub struct PeerConfig {
     /// Prefixes it may send from and be sent to; host bits are ignored.
     pub allowed_ips: Vec<IpNetwork>,
     /// Its outer address where known; `None` keeps what was learned.
-    pub endpoint: Option<SocketAddr>,
+    pub endpoint: Option<Endpoint>,
+    /// Mixed into every handshake; both ends need the same. A change ends the sessions.
+    pub preshared_key: Option<PresharedKey>,
     /// Sends an empty message after this long without sending; `None` never. Rounded to about a second.
     pub keepalive: Option<Duration>,
 }

@@ -2,38 +2,42 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use blueprint_common_types::WgPublicKey;
 use ipnetwork::IpNetwork;
 
-use crate::admission::{Admission, Verdict};
+use crate::admission::{Admission, FirstMac, MacGate, Verdict};
 use crate::echo::Beat;
-use crate::filter::{self, Route};
+use crate::inbound::Notice;
 use crate::message::{Message, slot};
-use crate::noise::{Identity, REJECT_COUNTER};
+use crate::noise::Identity;
 use crate::output::Output;
-use crate::packet::Header;
-use crate::peer::{Peer, Shared};
+use crate::packet::{Header, parse_probe};
+use crate::peer::{Care, Peer, ProbeAnswer, Shared};
 use crate::rng::Rng;
 use crate::table::Table;
+use crate::tables::Tables;
+use crate::tracker::Tracker;
 use crate::{
-    Config, Discard, Event, MAX_PEERS, MAX_PREFIXES_PER_PEER, MTU_RANGE, PeerConfig, PeerError, PeerStats,
-    Policy, Role, Stats, Transmit,
+    Config, Discard, Endpoint, Event, MAX_PEERS, MAX_PREFIXES_PER_PEER, MTU_RANGE, PeerConfig, PeerError,
+    PeerStats, Policy, Role, Stats, Transmit,
 };
 
 /// One end of the tunnel: told what happened and when, says what it wants done.
 ///
 /// After every `handle_*` and every other change its driver drains [`Self::poll_transmit`],
-/// [`Self::poll_packet`] and [`Self::poll_event`]. Times never go back; one that does counts as the latest seen.
+/// [`Self::poll_tables`] and [`Self::poll_event`]. Times never go back; one that does counts as the latest seen.
 pub struct TunnelCore {
     shared: Shared,
     admission: Admission,
-    policy: Policy,
-    table: Table,
+    /// What packet threads get copies of.
+    tables: Tables,
+    /// Something in `tables` changed since the last copy.
+    is_changed: bool,
     /// By slot, the random upper 24 bits of the indexes the peer uses towards us (W8).
-    peers: BTreeMap<u32, Peer>,
+    peers: BTreeMap<u32, Care>,
     slots: BTreeMap<WgPublicKey, u32>,
     timers: BTreeSet<(Instant, u32)>,
 }
@@ -45,22 +49,33 @@ impl TunnelCore {
     pub fn new(config: Config, now: Instant) -> Self {
         let identity = Identity::new(&config.private_key);
         let mut rng = Rng::new(config.seed);
-        let admission = Admission::new(identity.public(), config.role, rng.bytes());
+        let admission = Admission::new(identity.public(), config.role, rng.bytes(), config.limits);
         let shared = Shared {
             now,
             role: config.role,
             mtu: usize::from(config.mtu.clamp(*MTU_RANGE.start(), *MTU_RANGE.end())),
             own: config.addresses,
             hub: config.prefixes.hub(),
-            identity,
+            identity: Arc::new(identity),
             rng,
             output: Output::default(),
+        };
+        let tables = Tables {
+            role: config.role,
+            own: config.addresses,
+            mtu: shared.mtu,
+            answers_echoes: config.answers_echoes,
+            conduits: Default::default(),
+            prefixes: Table::default(),
+            policy: Arc::default(),
+            tracker: Arc::new(Tracker::new(now)),
+            macs: MacGate::new(&WgPublicKey::from_bytes(*shared.identity.public().as_bytes())),
         };
         Self {
             shared,
             admission,
-            policy: Policy::deny_all(),
-            table: Table::default(),
+            tables,
+            is_changed: true,
             peers: BTreeMap::new(),
             slots: BTreeMap::new(),
             timers: BTreeSet::new(),
@@ -79,35 +94,38 @@ impl TunnelCore {
         let allowed = self.check_peer(&config)?;
         let slot = match self.slots.get(&key) {
             Some(slot) => *slot,
-            None => self.add_peer(key),
+            None => self.add_peer(&config),
         };
-        let Some(peer) = self.peers.get_mut(&slot) else { return Ok(()) };
-        for prefix in std::mem::replace(&mut peer.allowed, allowed.clone()) {
-            self.table.remove(prefix);
+        let Some(care) = self.peers.get_mut(&slot) else { return Ok(()) };
+        for prefix in std::mem::replace(&mut care.allowed, allowed.clone()) {
+            self.tables.prefixes.remove(prefix);
         }
         for prefix in allowed {
-            self.table.insert(prefix, slot);
+            self.tables.prefixes.insert(prefix, slot);
         }
-        peer.keepalive = config.keepalive;
-        if let Some(endpoint) = config.endpoint {
-            let is_new = peer.endpoint() != Some(endpoint);
-            peer.set_endpoint(endpoint);
-            if is_new && self.shared.role == Role::Spoke {
-                peer.start_handshake(&mut self.shared);
+        self.is_changed = true;
+        care.keepalive = config.keepalive;
+        self.with_slot(slot, |peer, shared| {
+            peer.set_preshared_key(config.preshared_key);
+            let is_new = config.endpoint.is_some() && peer.line.endpoint != config.endpoint;
+            peer.line.endpoint = config.endpoint.or(peer.line.endpoint);
+            if is_new && shared.role == Role::Spoke {
+                peer.start_handshake(shared);
             }
-        }
-        self.schedule(slot);
+        });
         Ok(())
     }
 
     /// Removes a peer with its keys and sessions; false where there is none.
     pub fn remove_peer(&mut self, key: &WgPublicKey) -> bool {
         let Some(slot) = self.slots.remove(key) else { return false };
-        if let Some(peer) = self.peers.remove(&slot) {
-            for prefix in peer.allowed {
-                self.table.remove(prefix);
+        self.tables.conduits.remove(&slot);
+        self.is_changed = true;
+        if let Some(care) = self.peers.remove(&slot) {
+            for prefix in care.allowed {
+                self.tables.prefixes.remove(prefix);
             }
-            if let Some(at) = peer.scheduled {
+            if let Some(at) = care.scheduled {
                 self.timers.remove(&(at, slot));
             }
         }
@@ -122,14 +140,14 @@ impl TunnelCore {
     /// Starts a handshake with a peer at once, whatever its state; false where there is no such peer.
     pub fn start_handshake(&mut self, key: &WgPublicKey, now: Instant) -> bool {
         self.advance(now);
-        self.with_peer(key, Peer::start_handshake)
+        self.with_peer(key, |peer, shared| peer.start_handshake(shared))
     }
 
     /// Moves a peer to another outer address; a spoke dials it at once. False where there is no such peer.
-    pub fn set_endpoint(&mut self, key: &WgPublicKey, endpoint: SocketAddr, now: Instant) -> bool {
+    pub fn set_endpoint(&mut self, key: &WgPublicKey, endpoint: Endpoint, now: Instant) -> bool {
         self.advance(now);
         self.with_peer(key, |peer, shared| {
-            peer.set_endpoint(endpoint);
+            peer.line.endpoint = Some(endpoint);
             if shared.role == Role::Spoke {
                 peer.start_handshake(shared);
             }
@@ -142,19 +160,31 @@ impl TunnelCore {
     /// that proves who the peer is by other means may cause this, for it makes old initiations good again.
     pub fn reset_replay_floor(&mut self, key: &WgPublicKey, now: Instant) -> bool {
         self.advance(now);
-        self.with_peer(key, |peer, shared| peer.reset(shared))
+        self.with_peer(key, |peer, _| peer.reset())
     }
 
     /// Replaces the policy between spokes.
     pub fn set_policy(&mut self, policy: Policy) {
-        self.policy = policy;
+        self.tables.policy = Arc::new(policy);
+        self.is_changed = true;
+    }
+
+    /// A copy of what packet threads need.
+    #[must_use]
+    pub fn tables(&self) -> Tables {
+        self.tables.clone()
+    }
+
+    /// A copy of what packet threads need, where it changed since the last one.
+    pub fn poll_tables(&mut self) -> Option<Tables> {
+        std::mem::take(&mut self.is_changed).then(|| self.tables.clone())
     }
 
     /// What is known of a peer at the last time told.
     #[must_use]
     pub fn peer_stats(&self, key: &WgPublicKey) -> Option<PeerStats> {
-        let peer = self.peers.get(self.slots.get(key)?)?;
-        Some(peer.stats(self.shared.now))
+        let care = self.peers.get(self.slots.get(key)?)?;
+        Some(care.stats(self.shared.now))
     }
 
     /// Counters since the core was made.
@@ -179,79 +209,49 @@ impl TunnelCore {
             return Err(PeerError::WeakKey(key));
         }
         for prefix in &config.allowed_ips {
-            let holder = self.table.holder(*prefix).filter(|holder| Some(holder) != own_slot);
+            let holder = self.tables.prefixes.holder(*prefix).filter(|holder| Some(holder) != own_slot);
             if let Some(holder) = holder.and_then(|holder| self.peers.get(&holder)) {
-                return Err(PeerError::PrefixTaken { prefix: *prefix, holder: holder.key });
+                return Err(PeerError::PrefixTaken { prefix: *prefix, holder: holder.conduit.key });
             }
         }
         Ok(config.allowed_ips.clone())
     }
 
     /// Gives a new peer a slot that nobody can guess; at most one in 256 is taken, so few draws are needed.
-    fn add_peer(&mut self, key: WgPublicKey) -> u32 {
+    fn add_peer(&mut self, config: &PeerConfig) -> u32 {
         let slot = loop {
             let slot = self.shared.rng.u32() >> 8;
             if !self.peers.contains_key(&slot) {
                 break slot;
             }
         };
-        let peer = Peer::new(key, slot, &mut self.shared);
-        self.peers.insert(slot, peer);
-        self.slots.insert(key, slot);
+        let care = Care::new(config, slot, &mut self.shared);
+        self.tables.conduits.insert(slot, Arc::clone(&care.conduit));
+        self.peers.insert(slot, care);
+        self.slots.insert(config.public_key, slot);
         slot
     }
 
-    fn with_peer(&mut self, key: &WgPublicKey, act: impl FnOnce(&mut Peer, &mut Shared)) -> bool {
+    fn with_peer(&mut self, key: &WgPublicKey, act: impl FnOnce(&mut Peer<'_>, &mut Shared)) -> bool {
         let Some(slot) = self.slots.get(key).copied() else { return false };
         self.with_slot(slot, act);
         true
     }
 
-    fn with_slot<T>(&mut self, slot: u32, act: impl FnOnce(&mut Peer, &mut Shared) -> T) -> Option<T> {
-        let result = self.peers.get_mut(&slot).map(|peer| act(peer, &mut self.shared));
+    /// Works on a peer with its line locked.
+    fn with_slot<T>(&mut self, slot: u32, act: impl FnOnce(&mut Peer<'_>, &mut Shared) -> T) -> Option<T> {
+        let care = self.peers.get_mut(&slot)?;
+        let conduit = Arc::clone(&care.conduit);
+        let mut line = conduit.lock();
+        let result = act(&mut Peer { care, line: &mut line }, &mut self.shared);
+        drop(line);
         self.schedule(slot);
-        result
+        Some(result)
     }
 }
 
 /// Inputs.
 impl TunnelCore {
-    /// Takes a datagram that arrived from `from`.
-    pub fn handle_datagram(&mut self, from: SocketAddr, datagram: &[u8], now: Instant) {
-        self.advance(now);
-        let stats = &mut self.shared.output.stats;
-        stats.rx_datagrams = stats.rx_datagrams.saturating_add(1);
-        match Message::parse(datagram) {
-            Some(Message::Data { counter: REJECT_COUNTER.., .. }) => self.discard(Discard::CounterLimit),
-            Some(Message::Data { receiver, .. }) => self.handle_data(from, datagram, receiver),
-            Some(Message::Initiation { .. }) => self.handle_initiation(from, datagram),
-            Some(Message::Response { receiver, .. }) => self.handle_response(from, datagram, receiver),
-            Some(Message::Cookie { receiver }) => {
-                let known =
-                    self.with_slot(slot(receiver), |peer, shared| peer.handle_cookie(from, datagram, shared));
-                if known.is_none() {
-                    self.discard(Discard::UnknownIndex);
-                }
-            }
-            None => self.discard(Discard::NotWireGuard),
-        }
-    }
-
-    /// Takes an IP packet from the local stack.
-    pub fn handle_packet(&mut self, packet: &[u8], now: Instant) {
-        self.advance(now);
-        let stats = &mut self.shared.output.stats;
-        stats.local_packets = stats.local_packets.saturating_add(1);
-        let route = Header::parse(packet)
-            .and_then(|header| filter::from_local(&header, &self.table, &self.shared.own));
-        match route {
-            Ok(slot) => {
-                self.with_slot(slot, |peer, shared| peer.send(packet, shared));
-            }
-            Err(discard) => self.discard(discard),
-        }
-    }
-
     /// Does everything that is due at `now`.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.advance(now);
@@ -259,15 +259,14 @@ impl TunnelCore {
             && at <= self.shared.now
         {
             self.timers.remove(&(at, slot));
-            if let Some(peer) = self.peers.get_mut(&slot) {
-                peer.scheduled = None;
-                peer.handle_timeout(&mut self.shared);
+            if let Some(care) = self.peers.get_mut(&slot) {
+                care.scheduled = None;
             }
-            self.schedule(slot);
+            self.with_slot(slot, |peer, shared| peer.handle_timeout(shared));
         }
     }
 
-    fn handle_initiation(&mut self, from: SocketAddr, datagram: &[u8]) {
+    fn handle_initiation(&mut self, from: &Endpoint, datagram: &[u8]) {
         if !self.admit(from, datagram) {
             return;
         }
@@ -280,7 +279,7 @@ impl TunnelCore {
         }
     }
 
-    fn handle_response(&mut self, from: SocketAddr, datagram: &[u8], receiver: u32) {
+    fn handle_response(&mut self, from: &Endpoint, datagram: &[u8], receiver: u32) {
         let slot = slot(receiver);
         if !self.peers.contains_key(&slot) {
             self.discard(Discard::UnknownIndex);
@@ -289,12 +288,12 @@ impl TunnelCore {
         }
     }
 
-    fn admit(&mut self, from: SocketAddr, datagram: &[u8]) -> bool {
-        match self.admission.judge(from.ip(), datagram, self.shared.now) {
+    fn admit(&mut self, from: &Endpoint, datagram: &[u8]) -> bool {
+        match self.admission.judge(from.remote, datagram, FirstMac::Checked, self.shared.now) {
             Verdict::Admit => true,
             Verdict::Cookie(reply) => {
                 self.discard(Discard::CookieSent);
-                self.shared.output.transmit(from, reply);
+                self.shared.output.transmit(*from, reply);
                 false
             }
             Verdict::Refuse(discard) => {
@@ -304,50 +303,12 @@ impl TunnelCore {
         }
     }
 
-    fn handle_data(&mut self, from: SocketAddr, datagram: &[u8], receiver: u32) {
-        let sender = slot(receiver);
-        let opened = self.with_slot(sender, |peer, shared| peer.open(from, datagram, receiver, shared));
-        match opened {
-            None => self.discard(Discard::UnknownIndex),
-            Some(None) => {}
-            Some(Some(packet)) => match self.forward(sender, packet) {
-                Ok(()) => {}
-                Err(discard) => self.discard(discard),
-            },
-        }
-    }
-
-    /// Routes a packet that came out of a session.
-    fn forward(&mut self, sender: u32, mut packet: Vec<u8>) -> Result<(), Discard> {
-        let header = Header::parse(&packet)?;
-        match filter::from_peer(&header, sender, &self.table, &self.shared.own, self.shared.role)? {
-            Route::Local => {
-                if !self.handle_echo(sender, &header, &mut packet) {
-                    self.shared.output.deliver(packet);
-                    return Ok(());
-                }
-            }
-            Route::Relay(receiver) => {
-                let key = |slot| self.peers.get(slot).map(|peer| peer.key);
-                let (Some(source), Some(destination)) = (key(&sender), key(&receiver)) else {
-                    return Err(Discard::NoRoute);
-                };
-                if !self.policy.allows(&source, &destination) {
-                    return Err(Discard::Denied);
-                }
-                header.pass_hop(&mut packet)?;
-                self.with_slot(receiver, |peer, shared| peer.send(&packet, shared));
-                let stats = &mut self.shared.output.stats;
-                stats.relayed_packets = stats.relayed_packets.saturating_add(1);
-            }
-        }
-        self.shared.output.recycle(packet);
-        Ok(())
-    }
-
     /// Answers echo requests to our own addresses, and takes the answers to our own; false for all else.
-    fn handle_echo(&mut self, sender: u32, header: &Header, packet: &mut [u8]) -> bool {
+    fn handle_echo(&mut self, sender: u32, from: &Endpoint, header: &Header, packet: &mut [u8]) -> bool {
         let Some(echo) = header.echo(packet) else { return false };
+        if let Some(token) = parse_probe(echo.payload) {
+            return self.handle_probe(sender, from, header, packet, token);
+        }
         if !echo.is_request {
             let (id, payload) = (echo.id, echo.payload);
             let taken = self.with_slot(sender, |peer, shared| {
@@ -356,7 +317,7 @@ impl TunnelCore {
             return taken == Some(true);
         }
         let beat = Beat::parse(echo.payload);
-        if header.answer_echo(packet).is_none() {
+        if beat.is_none() && !self.tables.answers_echoes || header.answer_echo(packet).is_none() {
             return false;
         }
         self.with_slot(sender, |peer, shared| {
@@ -367,6 +328,93 @@ impl TunnelCore {
         });
         true
     }
+
+    /// Answers a probe the way it came, and reports the answer to one of ours.
+    fn handle_probe(
+        &mut self,
+        sender: u32,
+        from: &Endpoint,
+        header: &Header,
+        packet: &mut [u8],
+        token: u64,
+    ) -> bool {
+        let Some((is_request, id)) = header.echo(packet).map(|echo| (echo.is_request, echo.id)) else { return false };
+        if !is_request {
+            let size = u16::try_from(packet.len()).unwrap_or(u16::MAX);
+            let answer = ProbeAnswer { id, token, size };
+            self.with_slot(sender, |peer, shared| peer.handle_probe_answer(from, answer, shared));
+            return true;
+        }
+        if header.answer_echo(packet).is_none() {
+            return false;
+        }
+        self.with_slot(sender, |peer, shared| peer.seal_exactly(packet, *from, shared));
+        true
+    }
+
+    /// Takes what a packet thread could not deal with.
+    pub fn handle_notice(&mut self, notice: Notice, now: Instant) {
+        self.advance(now);
+        match notice {
+            Notice::Handshake { from, datagram } => self.handle_handshake(&from, &datagram),
+            Notice::Begun { slot } => {
+                self.with_slot(slot, |peer, shared| peer.begin(shared));
+                self.note_known(slot);
+            }
+            Notice::Roamed { slot } => {
+                self.with_slot(slot, |peer, shared| peer.note_roamed(shared));
+                self.note_known(slot);
+            }
+            Notice::Large { slot } => {
+                self.with_slot(slot, |peer, shared| peer.follow_search(shared));
+            }
+            Notice::Unsent { slot, packet } => {
+                self.with_slot(slot, |peer, shared| peer.send(&packet, shared));
+            }
+            Notice::Echo { slot, from, mut packet } => {
+                if let Ok(header) = Header::parse(&packet) {
+                    self.handle_echo(slot, &from, &header, &mut packet);
+                }
+            }
+        }
+    }
+
+    /// Keeps a place in the lane of known peers for where a peer is now.
+    fn note_known(&mut self, slot: u32) {
+        if let Some(Some(endpoint)) = self.with_slot(slot, |peer, _| peer.line.endpoint) {
+            self.admission.note_known(endpoint.remote, self.shared.now);
+        }
+    }
+
+    fn handle_handshake(&mut self, from: &Endpoint, datagram: &[u8]) {
+        match Message::parse(datagram) {
+            Some(Message::Initiation { .. }) => self.handle_initiation(from, datagram),
+            Some(Message::Response { receiver, .. }) => self.handle_response(from, datagram, receiver),
+            Some(Message::Cookie { receiver }) => {
+                let known =
+                    self.with_slot(slot(receiver), |peer, shared| peer.handle_cookie(from, datagram, shared));
+                if known.is_none() {
+                    self.discard(Discard::UnknownIndex);
+                }
+            }
+            Some(Message::Data { .. }) | None => self.discard(Discard::NotWireGuard),
+        }
+    }
+
+    /// Asks through `endpoint` whether a packet of `size` bytes comes through to a peer and its answer back;
+    /// [`Event::Probed`] tells. The peer is not moved. False where there is no such peer or no session.
+    pub fn probe(
+        &mut self,
+        key: &WgPublicKey,
+        endpoint: &Endpoint,
+        size: u16,
+        token: u64,
+        now: Instant,
+    ) -> bool {
+        self.advance(now);
+        let Some(slot) = self.slots.get(key).copied() else { return false };
+        self.with_slot(slot, |peer, shared| peer.probe(endpoint, size, token, shared)) == Some(true)
+    }
 }
 
 /// Outputs.
@@ -374,11 +422,6 @@ impl TunnelCore {
     /// The next datagram to send; give its payload back by [`Self::recycle`] to spare an allocation.
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
         self.shared.output.poll_transmit()
-    }
-
-    /// The next packet for the local stack; may be given back by [`Self::recycle`], too.
-    pub fn poll_packet(&mut self) -> Option<Vec<u8>> {
-        self.shared.output.poll_packet()
     }
 
     /// The next event.
@@ -407,17 +450,17 @@ impl TunnelCore {
 
     /// Lists a peer for its next deadline, unless it is already listed for an earlier time.
     fn schedule(&mut self, slot: u32) {
-        let Some(peer) = self.peers.get_mut(&slot) else { return };
+        let Some(care) = self.peers.get_mut(&slot) else { return };
         let soonest = self.shared.now + Duration::from_millis(1);
-        let wanted = peer.deadline(self.shared.now).max(soonest);
-        match peer.scheduled {
+        let wanted = care.deadline(self.shared.now).max(soonest);
+        match care.scheduled {
             Some(at) if at <= wanted => return,
             Some(at) => {
                 self.timers.remove(&(at, slot));
             }
             None => {}
         }
-        peer.scheduled = Some(wanted);
+        care.scheduled = Some(wanted);
         self.timers.insert((wanted, slot));
     }
 }

@@ -16,8 +16,8 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-const MAGIC: [u8; 8] = *b"bpecho/1";
-const PAYLOAD_BYTES: usize = 24;
+const MAGIC: [u8; 8] = *b"bpecho/2";
+const PAYLOAD_BYTES: usize = 26;
 
 /// Pause between two echoes while they come back.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -67,6 +67,8 @@ pub(crate) struct Beat {
     pub(crate) seq: u64,
     /// Highest that came back; zero before the first.
     pub(crate) acked: u64,
+    /// Largest inner packet that the spoke found to pass its path, in bytes; zero while it searches.
+    pub(crate) mtu: u16,
 }
 
 impl Beat {
@@ -74,12 +76,13 @@ impl Beat {
     pub(crate) fn parse(payload: &[u8]) -> Option<Self> {
         let payload: &[u8; PAYLOAD_BYTES] = payload.try_into().ok()?;
         let seq = payload.get(8..16)?.try_into().ok().map(u64::from_be_bytes)?;
-        let acked = payload.last_chunk().copied().map(u64::from_be_bytes)?;
-        (payload.first_chunk() == Some(&MAGIC)).then_some(Self { seq, acked })
+        let acked = payload.get(16..24)?.try_into().ok().map(u64::from_be_bytes)?;
+        let mtu = payload.last_chunk().copied().map(u16::from_be_bytes)?;
+        (payload.first_chunk() == Some(&MAGIC)).then_some(Self { seq, acked, mtu })
     }
 
     pub(crate) fn to_payload(self) -> Vec<u8> {
-        [MAGIC, self.seq.to_be_bytes(), self.acked.to_be_bytes()].concat()
+        [&MAGIC[..], &self.seq.to_be_bytes(), &self.acked.to_be_bytes(), &self.mtu.to_be_bytes()].concat()
     }
 }
 
@@ -146,7 +149,7 @@ impl EchoSender {
     }
 
     /// Notes an echo as sent, or as missed where there is no session to send it through.
-    pub(crate) fn send(&mut self, has_session: bool, now: Instant) -> Beat {
+    pub(crate) fn send(&mut self, has_session: bool, mtu: u16, now: Instant) -> Beat {
         self.seq = self.seq.saturating_add(1);
         if !has_session {
             self.misses = self.misses.saturating_add(1);
@@ -157,7 +160,7 @@ impl EchoSender {
             self.window.pop_front();
         }
         self.next_at = now + if self.alive && self.misses == 0 { INTERVAL } else { INTERVAL_MISSING };
-        Beat { seq: self.seq, acked: self.acked }
+        Beat { seq: self.seq, acked: self.acked, mtu }
     }
 
     /// Takes an answer; `None` where it is not new.
@@ -231,8 +234,9 @@ impl EchoWatch {
         }
     }
 
-    pub(crate) const fn handle_rx(&mut self, now: Instant) {
-        self.last_rx = Some(now);
+    /// Is told when the peer was last heard of.
+    pub(crate) const fn handle_rx(&mut self, at: Option<Instant>) {
+        self.last_rx = at;
     }
 
     pub(crate) fn handle_beat(&mut self, beat: Beat, now: Instant) -> Option<Change> {
@@ -335,7 +339,7 @@ mod tests {
                 }
                 self.changes.extend(self.sender.handle_timeout(self.now));
                 if self.sender.is_due(self.now) {
-                    let beat = self.sender.send(true, self.now);
+                    let beat = self.sender.send(true, 0, self.now);
                     replies.extend(rtt.map(|rtt| (self.now + rtt, beat)));
                 }
                 assert!(self.sender.deadline() > self.now);
@@ -345,7 +349,7 @@ mod tests {
 
     #[test]
     fn a_beat_survives_its_payload_and_others_are_not_read() {
-        let beat = Beat { seq: 9, acked: 8 };
+        let beat = Beat { seq: 9, acked: 8, mtu: 1420 };
         assert_eq!(Beat::parse(&beat.to_payload()), Some(beat));
         assert_eq!(Beat::parse(&[0; PAYLOAD_BYTES]), None);
         assert_eq!(Beat::parse(&beat.to_payload()[1..]), None);
@@ -377,7 +381,7 @@ mod tests {
     fn echoes_from_before_the_first_session_are_no_loss() {
         let mut sim = Sim::new();
         for _ in 0..3 {
-            sim.sender.send(false, sim.now);
+            sim.sender.send(false, 0, sim.now);
         }
         sim.run(Duration::from_secs(5), Some(ms(20)));
         assert!(sim.sender.stats(sim.now).loss_percent == 0.0);
@@ -395,25 +399,25 @@ mod tests {
         let (start, mut watch) = (Instant::now(), EchoWatch::default());
         let at = |millis| start + ms(millis);
         watch.handle_handshake(start);
-        watch.handle_rx(start);
-        assert_eq!(watch.handle_beat(Beat { seq: 1, acked: 0 }, at(10)), None, "nothing came back yet");
-        assert_eq!(watch.handle_beat(Beat { seq: 2, acked: 1 }, at(20)), Some(Change::Back));
+        watch.handle_rx(Some(start));
+        assert_eq!(watch.handle_beat(Beat { seq: 1, acked: 0, mtu: 0 }, at(10)), None, "nothing came back yet");
+        assert_eq!(watch.handle_beat(Beat { seq: 2, acked: 1, mtu: 0 }, at(20)), Some(Change::Back));
         let half_seconds = (3..12).map(|seq| (seq, at(20 + (seq - 2) * 500)));
         let turns: Vec<_> = half_seconds
-            .filter_map(|(seq, now)| Some((seq, watch.handle_beat(Beat { seq, acked: 1 }, now)?)))
+            .filter_map(|(seq, now)| Some((seq, watch.handle_beat(Beat { seq, acked: 1, mtu: 0 }, now)?)))
             .collect();
         // Echo 4, at 1.02 s, is the last that lies no more than three behind.
         assert_eq!(turns, [], "four seconds have not passed");
         assert_eq!(watch.handle_timeout(at(1020 + 4000)), Some(Change::Lost));
         assert!(!watch.stats(at(5000)).alive);
-        assert_eq!(watch.handle_beat(Beat { seq: 2, acked: 9 }, at(6000)), None, "nonsense");
+        assert_eq!(watch.handle_beat(Beat { seq: 2, acked: 9, mtu: 0 }, at(6000)), None, "nonsense");
     }
 
     #[test]
     fn a_foreign_peer_lives_by_its_traffic() {
         let (start, mut watch) = (Instant::now(), EchoWatch::default());
         watch.handle_handshake(start);
-        watch.handle_rx(start);
+        watch.handle_rx(Some(start));
         assert_eq!(watch.handle_timeout(start), None);
         assert_eq!(watch.handle_timeout(start + FOREIGN_AFTER), Some(Change::Back));
         assert_eq!(watch.deadline(start + FOREIGN_AFTER), Some(start + FOREIGN_LOST_AFTER));

@@ -1,13 +1,18 @@
 //! WireGuard peers, handshakes, timers, routing and policy without I/O or clock.
 //!
-//! [`TunnelCore`] is told what happened (`handle_*`, with the time) and says what it wants done (`poll_*`).
-//! Its driver owns the UDP socket, the local TCP/IP stack and the clock:
+//! Two halves share the peers' sessions ([`Conduit`], one lock each, taken once per run of packets):
 //!
 //! ```text
-//!   UDP datagram -> handle_datagram --+--> poll_transmit -> UDP datagram
-//!   IP packet    -> handle_packet   --+--> poll_packet   -> IP packet for the local stack
-//!   clock        -> handle_timeout  --+--> poll_event, poll_timeout, peer_stats, stats
+//!                      +--- Tables, a snapshot that never changes ---+
+//!                      |                                            v
+//!   commands, clock -> TunnelCore <--- Notice (handshakes, echoes) --- Inbound  <- datagrams of one sender
+//!                      |   handshakes, timers, echoes                  | open, filter, policy, once per run
+//!                      v                                               +-> local packets, or sealed again: relay
+//!                   datagrams                            Route, Sealer <- local packets -> sealed datagrams
 //! ```
+//!
+//! [`TunnelCore`] is told what happened (`handle_*`, with the time) and says what it wants done (`poll_*`); one
+//! thread owns it. [`Inbound`], [`Route`] and [`Sealer`] are for packet threads, as many as there are.
 //!
 //! The Noise handshake and the transport cipher are boringtun's; everything around them is here, since
 //! the library leaves it out or gets it wrong (the list stands in `noise.rs`).
@@ -31,22 +36,40 @@ mod admission;
 mod config;
 mod core;
 mod echo;
+mod endpoint;
 mod filter;
+mod inbound;
+mod line;
 mod message;
+mod mtu;
 mod noise;
+mod outbound;
+pub mod offload;
 mod output;
 mod packet;
 mod peer;
 mod policy;
 mod rng;
+mod solo;
 mod stats;
 mod table;
+mod tables;
+mod tracker;
 
 pub use self::core::TunnelCore;
+pub use admission::{Limits, MacGate, Rate};
 pub use config::{
-    Config, MAX_PEERS, MAX_PREFIXES_PER_PEER, MTU_RANGE, OverlayPrefixes, PeerConfig, PeerError, Role,
+    Config, MAX_PEERS, MAX_PREFIXES_PER_PEER, MTU_RANGE, OverlayPrefixes, PeerConfig, PeerError,
+    PresharedKey, Role,
 };
 pub use echo::EchoStats;
+pub use endpoint::{Endpoint, LinkId, Via};
+pub use inbound::{Inbound, Notice, Outlet, RUN_BYTES, RUN_SLACK_BYTES};
+pub use line::Conduit;
+pub use outbound::{Route, Sealer};
 pub use output::{Event, Transmit};
-pub use policy::Policy;
-pub use stats::{Discard, PeerStats, Stats};
+pub use policy::{Party, Policy, Protocol, Rule};
+pub use solo::SoloTunnel;
+pub use stats::{Discard, PeerStats, Stats, Tally, Traffic};
+pub use tables::Tables;
+pub use tracker::Tracker;

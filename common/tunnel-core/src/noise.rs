@@ -9,7 +9,7 @@
 //! | W3 | one handshake counter for all sources | `admission`; the library's own limiter never bites |
 //! | W4 | cookies bound to address without port | accepted, see `admission` |
 //! | W5 | endpoint follows cookie replies | `peer`: only after messages of type 1, 2 and 4 that authenticate |
-//! | W6 | replay window of 1024 | accepted: one socket and one task per core do not reorder by themselves |
+//! | W6 | replay window of 1024 | accepted: a flow stays on one thread and its batches in order, so we reorder nothing |
 //! | W7 | no jitter of rekeys | `peer`: retries spread over 333 ms or 1 s, rekeys over 5 s |
 //! | W8 | predictable indexes in its device layer | `core`: random 24 bits per peer |
 //! | W9 | no padding | [`padded_len`] |
@@ -32,7 +32,7 @@ use boringtun::noise::rate_limiter::RateLimiter;
 use boringtun::noise::{Packet, Tunn, TunnResult};
 use x25519_dalek::{PublicKey, StaticSecret};
 
-use crate::Discard;
+use crate::{Discard, PresharedKey};
 
 /// WireGuard's Reject-After-Messages (paper, section 6.1): 2^64 - 2^13 - 1.
 pub(crate) const REJECT_COUNTER: u64 = u64::MAX - (1 << 13);
@@ -138,57 +138,73 @@ const fn refusal(error: &WireGuardError) -> Discard {
 /// One peer's handshake and sessions.
 pub(crate) struct Noise {
     tunn: Box<Tunn>,
+    identity: Arc<Identity>,
     peer: PublicKey,
+    preshared_key: Option<PresharedKey>,
     slot: u32,
 }
 
 impl Noise {
-    pub(crate) fn new(identity: &Identity, peer: &WgPublicKey, slot: u32) -> Self {
+    pub(crate) fn new(
+        identity: &Arc<Identity>,
+        peer: &WgPublicKey,
+        preshared_key: Option<PresharedKey>,
+        slot: u32,
+    ) -> Self {
         let peer = PublicKey::from(*peer.as_bytes());
-        Self { tunn: Box::new(make(identity, peer, slot)), peer, slot }
+        let tunn = Box::new(make(identity, peer, preshared_key.as_ref(), slot));
+        Self { tunn, identity: Arc::clone(identity), peer, preshared_key, slot }
     }
 
     /// Forgets sessions, handshake, cookie and replay floor.
-    pub(crate) fn reset(&mut self, identity: &Identity) {
-        *self.tunn = make(identity, self.peer, self.slot);
+    pub(crate) fn reset(&mut self) {
+        *self.tunn = make(&self.identity, self.peer, self.preshared_key.as_ref(), self.slot);
+    }
+
+    /// Changes the key that both ends share beforehand; sessions made with another end. True where it did.
+    pub(crate) fn set_preshared_key(&mut self, preshared_key: Option<PresharedKey>) -> bool {
+        let is_other = self.preshared_key != preshared_key;
+        if is_other {
+            self.preshared_key = preshared_key;
+            self.reset();
+        }
+        is_other
     }
 
     /// Opens an outer message into `buffer`, which has at least [`buffer_len`] of it.
     pub(crate) fn open(
         &mut self,
-        identity: &Identity,
         from: IpAddr,
         datagram: &[u8],
         buffer: &mut [u8],
     ) -> Outcome {
-        self.run(identity, buffer, buffer_len(datagram.len()), |tunn, buffer| {
+        self.run(buffer, buffer_len(datagram.len()), |tunn, buffer| {
             tunn.decapsulate(Some(from), datagram, buffer)
         })
     }
 
     /// Seals a plaintext into `buffer`, which has at least [`buffer_len`] of it.
-    pub(crate) fn seal(&mut self, identity: &Identity, plaintext: &[u8], buffer: &mut [u8]) -> Outcome {
-        self.run(identity, buffer, buffer_len(plaintext.len()), |tunn, buffer| {
+    pub(crate) fn seal(&mut self, plaintext: &[u8], buffer: &mut [u8]) -> Outcome {
+        self.run(buffer, buffer_len(plaintext.len()), |tunn, buffer| {
             tunn.encapsulate(plaintext, buffer)
         })
     }
 
     /// Writes a new initiation, whatever the state.
-    pub(crate) fn initiate(&mut self, identity: &Identity, buffer: &mut [u8]) -> Outcome {
-        self.run(identity, buffer, LEAST_BUFFER_BYTES, |tunn, buffer| {
+    pub(crate) fn initiate(&mut self, buffer: &mut [u8]) -> Outcome {
+        self.run(buffer, LEAST_BUFFER_BYTES, |tunn, buffer| {
             tunn.format_handshake_initiation(buffer, true)
         })
     }
 
     /// Lets the library look at its own clock; it also erases old keys here.
-    pub(crate) fn update_timers(&mut self, identity: &Identity, buffer: &mut [u8]) -> Outcome {
-        self.run(identity, buffer, LEAST_BUFFER_BYTES, |tunn, buffer| tunn.update_timers(buffer))
+    pub(crate) fn update_timers(&mut self, buffer: &mut [u8]) -> Outcome {
+        self.run(buffer, LEAST_BUFFER_BYTES, |tunn, buffer| tunn.update_timers(buffer))
     }
 
     /// Calls the library. A panic costs this peer its state and nobody else anything.
     fn run<'a>(
         &mut self,
-        identity: &Identity,
         buffer: &'a mut [u8],
         needed: usize,
         call: impl FnOnce(&mut Tunn, &'a mut [u8]) -> TunnResult<'a>,
@@ -199,7 +215,7 @@ impl Noise {
         let tunn = &mut *self.tunn;
         let result = catch_unwind(AssertUnwindSafe(move || Outcome::from(call(tunn, buffer))));
         result.unwrap_or_else(|_| {
-            self.reset(identity);
+            self.reset();
             Outcome::Refused(Discard::LibraryPanic)
         })
     }
@@ -211,22 +227,24 @@ impl fmt::Debug for Noise {
     }
 }
 
-fn make(identity: &Identity, peer: PublicKey, slot: u32) -> Tunn {
+fn make(identity: &Identity, peer: PublicKey, preshared_key: Option<&PresharedKey>, slot: u32) -> Tunn {
     let limiter = Some(Arc::clone(&identity.limiter));
-    Tunn::new(identity.private.clone(), peer, None, None, slot, limiter)
+    let preshared_key = preshared_key.map(|key| *key.expose());
+    Tunn::new(identity.private.clone(), peer, preshared_key, None, slot, limiter)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn pair() -> [(Identity, Noise); 2] {
-        let identities = [[3; 32], [5; 32]].map(|key| Identity::new(&WgPrivateKey::from_bytes(key)));
+    fn pair() -> [(Arc<Identity>, Noise); 2] {
+        let identities =
+            [[3; 32], [5; 32]].map(|key| Arc::new(Identity::new(&WgPrivateKey::from_bytes(key))));
         let keys =
             identities.each_ref().map(|identity| WgPublicKey::from_bytes(*identity.public().as_bytes()));
         let [a, b] = identities;
         let [key_a, key_b] = keys;
-        let (noise_a, noise_b) = (Noise::new(&a, &key_b, 1), Noise::new(&b, &key_a, 2));
+        let (noise_a, noise_b) = (Noise::new(&a, &key_b, None, 1), Noise::new(&b, &key_a, None, 2));
         [(a, noise_a), (b, noise_b)]
     }
 
@@ -240,24 +258,24 @@ mod tests {
 
     #[test]
     fn w10_a_panic_in_the_library_stays_inside_and_the_peer_goes_on() {
-        let [(id_a, mut a), (id_b, mut b)] = pair();
+        let [(_, mut a), (_, mut b)] = pair();
         let mut buffer = [0u8; 256];
-        let outcome = a.run(&id_a, &mut buffer, 0, |_, _| panic!("as the library does on a short buffer"));
+        let outcome = a.run(&mut buffer, 0, |_, _| panic!("as the library does on a short buffer"));
         assert_eq!(outcome, Outcome::Refused(Discard::LibraryPanic));
-        assert_eq!(a.seal(&id_a, &[0; 64], &mut [0; 64]), Outcome::Refused(Discard::LibraryPanic));
+        assert_eq!(a.seal(&[0; 64], &mut [0; 64]), Outcome::Refused(Discard::LibraryPanic));
 
         let from = IpAddr::from([192, 0, 2, 1]);
-        assert_eq!(a.initiate(&id_a, &mut buffer), Outcome::Network(148));
+        assert_eq!(a.initiate(&mut buffer), Outcome::Network(148));
         let mut answer = [0u8; 256];
-        assert_eq!(b.open(&id_b, from, &buffer[..148], &mut answer), Outcome::Network(92));
-        assert_eq!(a.open(&id_a, from, &answer[..92], &mut buffer), Outcome::Network(32));
+        assert_eq!(b.open(from, &buffer[..148], &mut answer), Outcome::Network(92));
+        assert_eq!(a.open(from, &answer[..92], &mut buffer), Outcome::Network(32));
     }
 
     #[test]
     fn an_initiator_is_read_only_by_whom_it_is_for() {
         let [(id_a, mut a), (id_b, _)] = pair();
         let mut buffer = [0u8; 148];
-        a.initiate(&id_a, &mut buffer);
+        a.initiate(&mut buffer);
         assert_eq!(id_b.initiator(&buffer).unwrap().as_bytes(), id_a.public().as_bytes());
         assert_eq!(id_a.initiator(&buffer), None);
         assert_eq!(id_b.initiator(&buffer[..100]), None);

@@ -1,13 +1,12 @@
 //! What a core wants done, waiting for its driver, and the buffers it is made of.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 
 use blueprint_common_types::WgPublicKey;
 
-use crate::{Discard, Stats};
+use crate::{Discard, Endpoint, Stats};
 
-/// Datagrams, packets and events that wait at most; a driver that drains after each input never comes near.
+/// Datagrams and events that wait at most; a driver that drains after each input never comes near.
 const MAX_QUEUE: usize = 4096;
 
 /// Buffers kept for the next use.
@@ -20,7 +19,7 @@ const MAX_SPARE_BYTES: usize = 4096;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Transmit {
     /// Where to.
-    pub to: SocketAddr,
+    pub to: Endpoint,
     /// The datagram.
     pub payload: Vec<u8>,
 }
@@ -38,7 +37,18 @@ pub enum Event {
         /// Whose.
         peer: WgPublicKey,
         /// The new address.
-        endpoint: SocketAddr,
+        endpoint: Endpoint,
+    },
+    /// A probe of ours was answered.
+    Probed {
+        /// By whom.
+        peer: WgPublicKey,
+        /// The way the answer came.
+        endpoint: Endpoint,
+        /// Bytes of the inner packet, in both directions.
+        size: u16,
+        /// What the probe was sent with.
+        token: u64,
     },
     /// A peer's data plane stopped answering.
     EchoLost {
@@ -52,11 +62,10 @@ pub enum Event {
     },
 }
 
-/// Queues out of the core. Full ones drop: datagrams and packets the newest, events the oldest; all counted.
+/// Queues out of the core. Full ones drop: datagrams the newest, events the oldest; all counted.
 #[derive(Debug, Default)]
 pub(crate) struct Output {
     transmits: VecDeque<Transmit>,
-    packets: VecDeque<Vec<u8>>,
     events: VecDeque<Event>,
     spare: Vec<Vec<u8>>,
     pub(crate) stats: Stats,
@@ -78,7 +87,7 @@ impl Output {
         }
     }
 
-    pub(crate) fn transmit(&mut self, to: SocketAddr, payload: Vec<u8>) {
+    pub(crate) fn transmit(&mut self, to: Endpoint, payload: Vec<u8>) {
         if self.transmits.len() >= MAX_QUEUE {
             self.stats.discard(Discard::TransmitFull);
             self.recycle(payload);
@@ -86,16 +95,6 @@ impl Output {
         }
         self.stats.tx_datagrams = self.stats.tx_datagrams.saturating_add(1);
         self.transmits.push_back(Transmit { to, payload });
-    }
-
-    pub(crate) fn deliver(&mut self, packet: Vec<u8>) {
-        if self.packets.len() >= MAX_QUEUE {
-            self.stats.discard(Discard::PacketFull);
-            self.recycle(packet);
-            return;
-        }
-        self.stats.delivered_packets = self.stats.delivered_packets.saturating_add(1);
-        self.packets.push_back(packet);
     }
 
     pub(crate) fn emit(&mut self, event: Event) {
@@ -114,10 +113,6 @@ impl Output {
         self.transmits.pop_front()
     }
 
-    pub(crate) fn poll_packet(&mut self) -> Option<Vec<u8>> {
-        self.packets.pop_front()
-    }
-
     pub(crate) fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()
     }
@@ -125,6 +120,8 @@ impl Output {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
 
     #[test]
@@ -132,13 +129,11 @@ mod tests {
         let mut output = Output::default();
         for _ in 0..MAX_QUEUE + 10 {
             let payload = output.buffer(32);
-            output.transmit(SocketAddr::from(([127, 0, 0, 1], 9)), payload);
-            let packet = output.buffer(32);
-            output.deliver(packet);
+            output.transmit(SocketAddr::from(([127, 0, 0, 1], 9)).into(), payload);
             output.emit(Event::EchoLost { peer: WgPublicKey::from_bytes([1; 32]) });
         }
         assert_eq!(output.transmits.len(), MAX_QUEUE);
-        for discard in [Discard::TransmitFull, Discard::PacketFull, Discard::EventFull] {
+        for discard in [Discard::TransmitFull, Discard::EventFull] {
             assert_eq!(output.stats.discarded(discard), 10);
         }
     }

@@ -3,14 +3,19 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::Discard;
+use crate::echo::Beat;
 
 const V4_HEADER_BYTES: usize = 20;
 const V6_HEADER_BYTES: usize = 40;
 const ICMP_HEADER_BYTES: usize = 8;
+const TCP: u8 = 6;
+const UDP: u8 = 17;
 const ICMP_V4: u8 = 1;
 const ICMP_V6: u8 = 58;
 /// Hop limit of what this core makes itself.
 const OWN_HOP_LIMIT: u8 = 64;
+/// Header bytes of an IPv4 echo message.
+pub(crate) const ICMP_ECHO_BYTES: usize = V4_HEADER_BYTES + ICMP_HEADER_BYTES;
 const V6_FRAGMENT: u8 = 44;
 /// Hop-by-hop, routing, destination options, mobility, host identity, shim6 and the two experimental headers.
 const V6_EXTENSIONS: [u8; 8] = [0, 43, 60, 135, 139, 140, 253, 254];
@@ -20,8 +25,34 @@ const V6_EXTENSIONS: [u8; 8] = [0, 43, 60, 135, 139, 140, 253, 254];
 pub(crate) struct Header {
     pub(crate) source: IpAddr,
     pub(crate) destination: IpAddr,
-    protocol: u8,
+    pub(crate) protocol: u8,
     payload_at: usize,
+}
+
+/// Says that a packet is the tunnel's own question about a path; see [`is_probe`].
+const PROBE_MAGIC: [u8; 8] = *b"bpprobe1";
+
+/// True for the tunnel's own questions and answers about a path, whichever way they came.
+pub(crate) fn is_probe(packet: &[u8]) -> bool {
+    let is_magic = |at: usize| packet.get(at..).is_some_and(|payload| payload.starts_with(&PROBE_MAGIC));
+    is_magic(V4_HEADER_BYTES + ICMP_HEADER_BYTES) && packet.get(9) == Some(&ICMP_V4)
+}
+
+/// True for an echo's payload that a tunnel of ours made, as a sign of life or as a probe.
+pub(crate) fn is_own_echo(payload: &[u8]) -> bool {
+    payload.starts_with(&PROBE_MAGIC) || Beat::parse(payload).is_some()
+}
+
+/// Payload of a probe: what tells it apart, a token, and zeros up to the length asked for.
+pub(crate) fn probe_payload(token: u64, len: usize) -> Vec<u8> {
+    let mut payload = [&PROBE_MAGIC[..], &token.to_be_bytes()].concat();
+    payload.resize(payload.len().max(len), 0);
+    payload
+}
+
+/// Token of a probe's payload.
+pub(crate) fn parse_probe(payload: &[u8]) -> Option<u64> {
+    payload.strip_prefix(&PROBE_MAGIC)?.first_chunk().copied().map(u64::from_be_bytes)
 }
 
 impl Header {
@@ -83,6 +114,64 @@ impl Header {
             protocol: next,
             payload_at: V6_HEADER_BYTES,
         })
+    }
+
+    /// Reads an ICMP or ICMPv6 packet; `None` for every other.
+    pub(crate) fn parse_icmp(packet: &[u8]) -> Option<Self> {
+        let protocol = match packet.first()? >> 4 {
+            4 => packet.get(9)?,
+            _ => packet.get(6)?,
+        };
+        matches!(*protocol, ICMP_V4 | ICMP_V6).then(|| Self::parse(packet).ok()).flatten()
+    }
+
+    /// True where [`Self::ports`] and the addresses say all that a decision needs.
+    pub(crate) const fn has_ports(&self) -> bool {
+        matches!(self.protocol, TCP | UDP)
+    }
+
+    /// Source and destination port; for an ICMP echo its identifier twice; else zeros.
+    pub(crate) fn ports(&self, packet: &[u8]) -> (u16, u16) {
+        let field = |at: usize| {
+            let bytes = self.payload_at.checked_add(at).and_then(|at| packet.get(at..)?.first_chunk());
+            bytes.copied().map_or(0, u16::from_be_bytes)
+        };
+        match (self.protocol, field(0) >> 8) {
+            (TCP | UDP, _) => (field(0), field(2)),
+            (ICMP_V4, 0 | 8) | (ICMP_V6, 128 | 129) => (field(4), field(4)),
+            _ => (0, 0),
+        }
+    }
+
+    /// True for a TCP segment that can only belong to a connection that exists: it carries the ACK flag.
+    pub(crate) fn is_tcp_answer(&self, packet: &[u8]) -> bool {
+        let flags = self.payload_at.checked_add(13).and_then(|at| packet.get(at));
+        self.protocol == TCP && flags.is_some_and(|flags| flags & 0x10 != 0)
+    }
+
+    /// The packet that an ICMP error complains about: its protocol and destination port. `None` where this is no
+    /// error, or one about a packet that did not go from our destination to our source.
+    pub(crate) fn complaint(&self, packet: &[u8]) -> Option<(u8, u16)> {
+        let message = packet.get(self.payload_at..)?;
+        let is_error = match (self.protocol, message.first()?) {
+            (ICMP_V4, 3 | 11 | 12) => true,
+            (ICMP_V6, 1..=4) => true,
+            _ => false,
+        };
+        let quoted = message.get(ICMP_HEADER_BYTES..).filter(|_| is_error)?;
+        let (protocol, payload_at, source, destination) = if self.source.is_ipv4() {
+            let header: &[u8; V4_HEADER_BYTES] = quoted.first_chunk()?;
+            let [_, _, _, _, _, _, _, _, _, protocol, _, _, s0, s1, s2, s3, d0, d1, d2, d3] = *header;
+            let source = IpAddr::from([s0, s1, s2, s3]);
+            (protocol, V4_HEADER_BYTES, source, IpAddr::from([d0, d1, d2, d3]))
+        } else {
+            let source: [u8; 16] = *quoted.get(8..)?.first_chunk()?;
+            let destination: [u8; 16] = *quoted.get(24..)?.first_chunk()?;
+            (*quoted.get(6)?, V6_HEADER_BYTES, IpAddr::from(source), IpAddr::from(destination))
+        };
+        let port = quoted.get(payload_at..)?.get(2..)?.first_chunk().copied().map_or(0, u16::from_be_bytes);
+        let is_ours = source == self.destination && destination == self.source;
+        is_ours.then_some((protocol, port))
     }
 
     /// Reads an ICMP or ICMPv6 echo message; `None` where the packet is something else or its checksum is wrong.

@@ -12,12 +12,13 @@
 //! - A responder's session counts only after the first message on it arrived (paper, section 6.5: key confirmation).
 //! - Packets that wait for a session wait here, a few per peer; the library's own queue stays empty.
 
+mod probe;
 mod receive;
 mod send;
 mod time;
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use blueprint_common_types::{OverlayLease, WgPublicKey};
@@ -25,16 +26,17 @@ use ipnetwork::IpNetwork;
 
 use crate::admission::{Gate, Rate};
 use crate::echo::{EchoSender, EchoWatch};
-use crate::noise::{Identity, Noise, REJECT_COUNTER};
+pub(crate) use self::probe::ProbeAnswer;
+use crate::line::{Conduit, Line, Session};
+use crate::mtu::MtuSearch;
+use crate::noise::{Identity, Noise};
 use crate::output::Output;
 use crate::rng::Rng;
-use crate::{PeerStats, Role};
+use crate::{Endpoint, PeerConfig, PeerStats, PresharedKey, Role};
 
 /// Paper, section 6.1: Rekey-After-Time less the most our stagger takes off, so that the library's never acts first.
 const REKEY_AFTER: Duration = Duration::from_secs(115);
 const REKEY_STAGGER: Duration = Duration::from_secs(5);
-/// Paper, section 6.1: Reject-After-Time.
-const REJECT_AFTER: Duration = Duration::from_secs(180);
 /// Paper, section 6.1: Rekey-Timeout and its jitter (section 6.4), and Rekey-Attempt-Time.
 const RETRY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_millis(333));
 const GIVE_UP_AFTER: Duration = Duration::from_secs(90);
@@ -49,8 +51,6 @@ const CONFIRM_WITHIN: Duration = Duration::from_secs(5);
 const TICK: Duration = Duration::from_secs(1);
 /// Packets that wait for a handshake: a connection's first few; the sender repeats what is lost.
 const MAX_PENDING: usize = 16;
-/// The library's ring of sessions.
-const SESSIONS: u32 = 8;
 /// A peer that authenticates may still not occupy us with handshakes; a spoke needs one a second.
 const INITIATIONS: Rate = Rate::new(10, 10);
 const RESPONSES: Rate = Rate::new(20, 20);
@@ -62,32 +62,9 @@ pub(crate) struct Shared {
     pub(crate) mtu: usize,
     pub(crate) own: OverlayLease,
     pub(crate) hub: OverlayLease,
-    pub(crate) identity: Identity,
+    pub(crate) identity: Arc<Identity>,
     pub(crate) rng: Rng,
     pub(crate) output: Output,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Session {
-    /// Index the peer puts into its messages to us.
-    local_index: u32,
-    established: Instant,
-    is_initiator: bool,
-    rekey_at: Instant,
-    sent: u64,
-    sent_data: bool,
-}
-
-impl Session {
-    fn new(local_index: u32, is_initiator: bool, shared: &mut Shared) -> Self {
-        let rekey_after = shared.rng.between(REKEY_AFTER, REKEY_STAGGER);
-        let (established, rekey_at) = (shared.now, shared.now + rekey_after);
-        Self { local_index, established, is_initiator, rekey_at, sent: 0, sent_data: false }
-    }
-
-    fn is_past_life(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.established) >= REJECT_AFTER || self.sent >= REJECT_COUNTER
-    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -102,19 +79,14 @@ enum Pulse {
     Watch(EchoWatch),
 }
 
-/// State of one peer.
+/// What only the core knows of a peer; the rest is in its [`Line`].
 #[derive(Debug)]
-pub(crate) struct Peer {
-    pub(crate) key: WgPublicKey,
+pub(crate) struct Care {
+    pub(crate) conduit: Arc<Conduit>,
     pub(crate) allowed: Vec<IpNetwork>,
     pub(crate) keepalive: Option<Duration>,
     /// When the core's timer list has it down for; `None` while it is not listed.
     pub(crate) scheduled: Option<Instant>,
-    endpoint: Option<SocketAddr>,
-    noise: Noise,
-    session: Option<Session>,
-    /// Sessions we answered for, until their first message; by session number.
-    answered: [Option<Session>; 8],
     attempt: Option<Attempt>,
     pending: VecDeque<Vec<u8>>,
     pulse: Pulse,
@@ -122,32 +94,29 @@ pub(crate) struct Peer {
     initiations: Gate,
     responses: Gate,
     handshake_at: Option<Instant>,
-    last_rx: Option<Instant>,
-    last_tx: Option<Instant>,
-    /// First data sent since anything came back.
-    unanswered_since: Option<Instant>,
-    /// First data received since anything was sent.
-    unacknowledged_since: Option<Instant>,
-    rx_bytes: u64,
-    tx_bytes: u64,
+    /// A spoke's search for the MTU of its path, and the path it is for.
+    search: Option<Box<MtuSearch>>,
+    searched: Option<Endpoint>,
+    /// When the search has something to do.
+    search_at: Option<Instant>,
+    /// The first search on this path goes on.
+    is_trying: bool,
 }
 
-impl Peer {
-    pub(crate) fn new(key: WgPublicKey, slot: u32, shared: &mut Shared) -> Self {
+impl Care {
+    pub(crate) fn new(config: &PeerConfig, slot: u32, shared: &mut Shared) -> Self {
         let [high, low, ..] = shared.rng.bytes();
         let pulse = match shared.role {
             Role::Spoke => Pulse::Send(EchoSender::new(u16::from_be_bytes([high, low]), shared.now)),
             Role::Hub => Pulse::Watch(EchoWatch::default()),
         };
+        let key = config.public_key;
+        let noise = Noise::new(&shared.identity, &key, config.preshared_key.clone(), slot);
         Self {
-            key,
+            conduit: Arc::new(Conduit::new(key, slot, Line::new(noise, shared.mtu))),
             allowed: Vec::new(),
             keepalive: None,
             scheduled: None,
-            endpoint: None,
-            noise: Noise::new(&shared.identity, &key, slot),
-            session: None,
-            answered: [None; 8],
             attempt: None,
             pending: VecDeque::new(),
             pulse,
@@ -155,39 +124,23 @@ impl Peer {
             initiations: Gate::default(),
             responses: Gate::default(),
             handshake_at: None,
-            last_rx: None,
-            last_tx: None,
-            unanswered_since: None,
-            unacknowledged_since: None,
-            rx_bytes: 0,
-            tx_bytes: 0,
+            search: None,
+            searched: None,
+            search_at: None,
+            is_trying: false,
         }
     }
 
-    pub(crate) const fn endpoint(&self) -> Option<SocketAddr> {
-        self.endpoint
-    }
-
-    pub(crate) fn set_endpoint(&mut self, endpoint: SocketAddr) {
-        self.endpoint = Some(endpoint);
-    }
-
-    /// Forgets sessions and replay floor (W11).
-    pub(crate) fn reset(&mut self, shared: &Shared) {
-        self.noise.reset(&shared.identity);
-        self.session = None;
-        self.answered = [None; 8];
-        self.attempt = None;
-    }
-
     pub(crate) fn stats(&self, now: Instant) -> PeerStats {
+        let line = self.conduit.lock();
         let age = |at: Option<Instant>| at.map(|at| now.saturating_duration_since(at));
         PeerStats {
-            endpoint: self.endpoint,
+            endpoint: line.endpoint,
+            mtu: u16::try_from(line.mtu).unwrap_or(u16::MAX),
             handshake_age: age(self.handshake_at),
-            rx_bytes: self.rx_bytes,
-            tx_bytes: self.tx_bytes,
-            last_rx: age(self.last_rx),
+            rx_bytes: line.rx_bytes,
+            tx_bytes: line.tx_bytes,
+            last_rx: age(line.last_rx),
             echo: match &self.pulse {
                 Pulse::Send(sender) => sender.stats(now),
                 Pulse::Watch(watch) => watch.stats(now),
@@ -195,21 +148,51 @@ impl Peer {
         }
     }
 
-    /// When [`Self::handle_timeout`] has something to do, at the latest.
+    /// When [`Peer::handle_timeout`] has something to do, at the latest.
     pub(crate) fn deadline(&self, now: Instant) -> Instant {
         let pulse = match &self.pulse {
             Pulse::Send(sender) => Some(sender.deadline()),
             Pulse::Watch(watch) => watch.deadline(now),
         };
         let retry = self.attempt.map(|attempt| attempt.retry_at);
-        [pulse, retry].into_iter().flatten().fold(self.tick_at, Instant::min)
+        [pulse, retry, self.search_at].into_iter().flatten().fold(self.tick_at, Instant::min)
     }
 }
 
-fn is_data(datagram: &[u8]) -> bool {
-    datagram.first() == Some(&4)
+/// A whole peer, while the core works on it: its [`Line`] is locked.
+#[derive(Debug)]
+pub(crate) struct Peer<'a> {
+    pub(crate) care: &'a mut Care,
+    pub(crate) line: &'a mut Line,
 }
 
-fn ring_place(local_index: u32) -> usize {
-    usize::try_from(local_index % SESSIONS).unwrap_or(0)
+impl Peer<'_> {
+    pub(crate) fn key(&self) -> WgPublicKey {
+        self.care.conduit.key
+    }
+
+    /// Forgets sessions and replay floor (W11).
+    pub(crate) fn reset(&mut self) {
+        self.line.noise.reset();
+        self.forget_sessions();
+    }
+
+    /// Takes another preshared key; what was agreed with the old one ends.
+    pub(crate) fn set_preshared_key(&mut self, preshared_key: Option<PresharedKey>) {
+        if self.line.noise.set_preshared_key(preshared_key) {
+            self.forget_sessions();
+        }
+    }
+
+    fn forget_sessions(&mut self) {
+        self.line.session = None;
+        self.line.answered = [None; 8];
+        self.care.attempt = None;
+    }
+
+    fn new_session(local_index: u32, is_initiator: bool, shared: &mut Shared) -> Session {
+        let rekey_after = shared.rng.between(REKEY_AFTER, REKEY_STAGGER);
+        let (established, rekey_at) = (shared.now, shared.now + rekey_after);
+        Session { local_index, established, is_initiator, rekey_at, sent: 0, sent_data: false }
+    }
 }

@@ -1,9 +1,9 @@
 //! Counters, and the closed list of reasons for refusing something.
 
-use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::EchoStats;
+use crate::{EchoStats, Endpoint};
 
 macro_rules! discards {
     ($($(#[$doc:meta])* $variant:ident => $label:literal,)*) => {
@@ -22,6 +22,21 @@ macro_rules! discards {
             pub const fn label(self) -> &'static str {
                 match self {
                     $(Self::$variant => $label,)*
+                }
+            }
+        }
+
+        /// The same counters, for packet threads.
+        #[derive(Debug, Default)]
+        #[expect(non_snake_case, reason = "one field per variant, named after it by the macro")]
+        struct SharedCounts {
+            $($variant: AtomicU64,)*
+        }
+
+        impl SharedCounts {
+            const fn count(&self, discard: Discard) -> &AtomicU64 {
+                match discard {
+                    $(Discard::$variant => &self.$variant,)*
                 }
             }
         }
@@ -55,8 +70,12 @@ discards! {
     InvalidMac => "invalid_mac",
     /// A handshake beyond the budget that did not show a cookie; it was sent one.
     CookieSent => "cookie_sent",
-    /// A handshake beyond the budget, left unanswered.
+    /// A handshake beyond the budget that did not show a cookie, while no more cookies are sent.
+    CookieBudget => "cookie_budget",
+    /// A handshake with a cookie beyond the budget of all such.
     HandshakeBudget => "handshake_budget",
+    /// A handshake with a cookie beyond the budget of its source.
+    SourceHandshakeBudget => "source_handshake_budget",
     /// A peer's handshakes come faster than any need.
     PeerHandshakeBudget => "peer_handshake_budget",
     /// A well-formed handshake of a key that is no peer.
@@ -101,9 +120,11 @@ discards! {
     NoEndpoint => "no_endpoint",
     /// A packet that waited for a handshake and made room for a later one, or whose handshake failed.
     PendingFull => "pending_full",
+    /// Too much waits for the thread that makes handshakes.
+    ControlFull => "control_full",
     /// The driver does not drain datagrams fast enough.
     TransmitFull => "transmit_full",
-    /// The driver does not drain packets fast enough.
+    /// The local stack does not take packets fast enough.
     PacketFull => "packet_full",
     /// The driver does not drain events fast enough; the oldest was dropped.
     EventFull => "event_full",
@@ -143,13 +164,74 @@ impl Stats {
         let count = self.counts.count_mut(discard);
         *count = count.saturating_add(1);
     }
+
+    /// Adds what packet threads counted.
+    pub fn add(&mut self, tally: &Tally) {
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        self.rx_datagrams = self.rx_datagrams.saturating_add(read(&tally.rx_datagrams));
+        self.tx_datagrams = self.tx_datagrams.saturating_add(read(&tally.tx_datagrams));
+        self.delivered_packets = self.delivered_packets.saturating_add(read(&tally.delivered_packets));
+        self.local_packets = self.local_packets.saturating_add(read(&tally.local_packets));
+        self.relayed_packets = self.relayed_packets.saturating_add(read(&tally.relayed_packets));
+        for discard in Discard::ALL {
+            let count = self.counts.count_mut(*discard);
+            *count = count.saturating_add(read(tally.counts.count(*discard)));
+        }
+    }
+}
+
+/// Counters of one packet thread, which others may read at any time. Never reset.
+#[derive(Debug, Default)]
+pub struct Tally {
+    rx_datagrams: AtomicU64,
+    tx_datagrams: AtomicU64,
+    delivered_packets: AtomicU64,
+    local_packets: AtomicU64,
+    relayed_packets: AtomicU64,
+    counts: SharedCounts,
+}
+
+/// What a [`Tally`] counts besides refusals.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Traffic {
+    /// [`Stats::rx_datagrams`].
+    RxDatagrams,
+    /// [`Stats::tx_datagrams`].
+    TxDatagrams,
+    /// [`Stats::delivered_packets`].
+    Delivered,
+    /// [`Stats::local_packets`].
+    Local,
+    /// [`Stats::relayed_packets`].
+    Relayed,
+}
+
+impl Tally {
+    /// Counts traffic.
+    pub fn add(&self, traffic: Traffic, count: usize) {
+        let counter = match traffic {
+            Traffic::RxDatagrams => &self.rx_datagrams,
+            Traffic::TxDatagrams => &self.tx_datagrams,
+            Traffic::Delivered => &self.delivered_packets,
+            Traffic::Local => &self.local_packets,
+            Traffic::Relayed => &self.relayed_packets,
+        };
+        counter.fetch_add(u64::try_from(count).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Counts a refusal.
+    pub fn discard(&self, discard: Discard) {
+        self.counts.count(discard).fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 /// What is known of one peer at the last time the core was told.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PeerStats {
     /// Its outer address, where known.
-    pub endpoint: Option<SocketAddr>,
+    pub endpoint: Option<Endpoint>,
+    /// Largest inner packet that the way to it takes, in bytes.
+    pub mtu: u16,
     /// Time since the last completed handshake.
     pub handshake_age: Option<Duration>,
     /// Outer bytes received and authenticated.

@@ -1,22 +1,24 @@
 //! Longest prefix to peer, over all peers at once (W1).
 //!
-//! A table per prefix length that is in use: a hub has two (`/32` and `/128`), so a lookup is one search in
-//! an ordered map, and an exact prefix has one holder by construction.
+//! A hash table per prefix length that is in use: a hub has two (`/32` and `/128`), so a lookup costs the same
+//! with ten peers and with ten thousand, and an exact prefix has one holder by construction.
 
-use std::collections::BTreeMap;
+#![expect(clippy::disallowed_types, reason = "looked up by key, never walked in order")]
+
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
 /// Which peer holds which prefix.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Table {
     v4: Family,
     v6: Family,
 }
 
 /// Prefix length to masked address to peer; addresses stand in the high bits.
-type Family = BTreeMap<u8, BTreeMap<u128, u32>>;
+type Family = BTreeMap<u8, HashMap<u128, u32>>;
 
 impl Table {
     /// Who holds exactly this prefix.

@@ -1,108 +1,164 @@
-//! The network device that smoltcp sees: one packet in, a queue of packets out.
+//! The network device that smoltcp sees: one packet lent to it, and packets written where they are wanted.
 //!
-//! Buffers of sent packets come back through [`PacketDevice::recycle`], so that a busy stack
-//! allocates nothing per packet.
+//! It lives as long as one call of the netstack. A packet that comes in is lent as it lies in its batch; a
+//! packet that goes out is written by smoltcp into the buffer that the [`Sink`] lends, such as the one it is
+//! sealed in. Checksums are `checksum`'s: smoltcp neither reads nor writes those of IPv4, TCP and UDP.
 
-use std::collections::VecDeque;
-
-use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
+use smoltcp::phy::{Checksum, Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::time::Instant;
 
-/// Buffers kept for reuse; more than one turn of the engine ever fills.
-const SPARE_BUFFERS: usize = 1024;
+use crate::checksum;
+use crate::segment::{Ip, Segment};
+use crate::track::Track;
 
-/// Carries IP packets between the driver and smoltcp.
-#[derive(Debug)]
-pub(crate) struct PacketDevice {
-    mtu: usize,
-    rx: Option<Vec<u8>>,
-    read: Option<Vec<u8>>,
-    tx: VecDeque<Vec<u8>>,
-    spare: Vec<Vec<u8>>,
+/// Where packets for the peers go.
+pub(crate) trait Sink {
+    /// True where [`Self::emit`] can take a packet of the tunnel's MTU.
+    ///
+    /// A flow that finds no room keeps what it has to send until the netstack is called again.
+    fn has_room(&mut self) -> bool;
+
+    /// Lends `length` bytes of any content to `write`, once, and sends what it made of them.
+    fn emit<R>(&mut self, length: usize, write: impl FnOnce(&mut [u8]) -> R) -> R;
 }
 
-impl PacketDevice {
+/// Calls a function with each packet, which lies in one buffer that is used again and again.
+#[derive(Debug)]
+pub(crate) struct Copying<F> {
+    buffer: Vec<u8>,
+    take: F,
+}
+
+impl<F: FnMut(&[u8])> Copying<F> {
+    pub(crate) const fn new(take: F) -> Self {
+        Self { buffer: Vec::new(), take }
+    }
+}
+
+impl<F: FnMut(&[u8])> Sink for Copying<F> {
+    fn has_room(&mut self) -> bool {
+        true
+    }
+
+    fn emit<R>(&mut self, length: usize, write: impl FnOnce(&mut [u8]) -> R) -> R {
+        self.buffer.resize(length, 0);
+        let result = write(&mut self.buffer);
+        (self.take)(&self.buffer);
+        result
+    }
+}
+
+/// Carries IP packets between the netstack's caller and smoltcp.
+pub(crate) struct Wire<'a, S> {
+    mtu: usize,
+    packet: Option<&'a [u8]>,
+    sink: &'a mut S,
+    /// Learns what the flow sends.
+    track: Option<&'a mut Track>,
+    /// Answers for which the sink had no room.
+    dropped: u64,
+}
+
+impl<'a, S: Sink> Wire<'a, S> {
     /// Makes a device whose packets are at most `mtu` bytes long.
-    pub(crate) const fn new(mtu: u16) -> Self {
-        Self { mtu: usize_of(mtu), rx: None, read: None, tx: VecDeque::new(), spare: Vec::new() }
+    pub(crate) fn new(mtu: u16, sink: &'a mut S) -> Self {
+        Self { mtu: mtu.into(), packet: None, sink, track: None, dropped: 0 }
+    }
+
+    /// Lets `track` see what is sent.
+    pub(crate) const fn tracked(mut self, track: &'a mut Track) -> Self {
+        self.track = Some(track);
+        self
     }
 
     /// Puts the one packet that the next ingress poll takes.
-    pub(crate) fn offer(&mut self, packet: Vec<u8>) {
-        self.rx = Some(packet);
+    pub(crate) const fn offering(mut self, packet: &'a [u8]) -> Self {
+        self.packet = Some(packet);
+        self
     }
 
-    /// Takes the buffer of the packet that was read last, to be used again.
-    pub(crate) fn reclaim(&mut self) -> Vec<u8> {
-        self.read.take().or_else(|| self.rx.take()).unwrap_or_default()
+    /// True where the sink takes another packet.
+    pub(crate) fn has_room(&mut self) -> bool {
+        self.sink.has_room()
     }
 
-    /// Takes the oldest packet that smoltcp sent.
-    pub(crate) fn take(&mut self) -> Option<Vec<u8>> {
-        self.tx.pop_front()
+    /// Answers dropped because the sink had no room.
+    pub(crate) const fn dropped(&self) -> u64 {
+        self.dropped
     }
 
-    /// Gives a buffer back that [`Self::take`] handed out.
-    pub(crate) fn recycle(&mut self, buffer: Vec<u8>) {
-        if self.spare.len() < SPARE_BUFFERS {
-            self.spare.push(buffer);
-        }
+    const fn sender(&mut self) -> Sender<'_, S> {
+        let track = match &mut self.track {
+            Some(track) => Some(&mut **track),
+            None => None,
+        };
+        Sender { sink: self.sink, track, dropped: &mut self.dropped }
     }
 }
 
-#[expect(clippy::as_conversions, reason = "widening, and `usize::from` is not const")]
-const fn usize_of(mtu: u16) -> usize {
-    mtu as usize
-}
+impl<S: Sink> Device for Wire<'_, S> {
+    type RxToken<'b>
+        = Packet<'b>
+    where
+        Self: 'b;
+    type TxToken<'b>
+        = Sender<'b, S>
+    where
+        Self: 'b;
 
-impl Device for PacketDevice {
-    type RxToken<'a> = Packet<'a>;
-    type TxToken<'a> = Sender<'a>;
-
-    fn receive(&mut self, _timestamp: Instant) -> Option<(Packet<'_>, Sender<'_>)> {
-        let packet = Packet { data: self.rx.take()?, read: &mut self.read };
-        Some((packet, Sender { tx: &mut self.tx, spare: &mut self.spare }))
+    fn receive(&mut self, _timestamp: Instant) -> Option<(Packet<'_>, Sender<'_, S>)> {
+        let packet = Packet(self.packet.take()?);
+        Some((packet, self.sender()))
     }
 
-    fn transmit(&mut self, _timestamp: Instant) -> Option<Sender<'_>> {
-        Some(Sender { tx: &mut self.tx, spare: &mut self.spare })
+    fn transmit(&mut self, _timestamp: Instant) -> Option<Sender<'_, S>> {
+        self.sink.has_room().then(|| self.sender())
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
         let mut capabilities = DeviceCapabilities::default();
         capabilities.medium = Medium::Ip;
         capabilities.max_transmission_unit = self.mtu;
+        capabilities.checksum.ipv4 = Checksum::None;
+        capabilities.checksum.tcp = Checksum::None;
+        capabilities.checksum.udp = Checksum::None;
         capabilities
     }
 }
 
 /// A received packet.
-pub(crate) struct Packet<'a> {
-    data: Vec<u8>,
-    read: &'a mut Option<Vec<u8>>,
-}
+pub(crate) struct Packet<'a>(&'a [u8]);
 
 impl RxToken for Packet<'_> {
     fn consume<R, F: FnOnce(&[u8]) -> R>(self, read: F) -> R {
-        let result = read(&self.data);
-        *self.read = Some(self.data);
-        result
+        read(self.0)
     }
 }
 
 /// The right to send one packet.
-pub(crate) struct Sender<'a> {
-    tx: &'a mut VecDeque<Vec<u8>>,
-    spare: &'a mut Vec<Vec<u8>>,
+pub(crate) struct Sender<'a, S> {
+    sink: &'a mut S,
+    track: Option<&'a mut Track>,
+    dropped: &'a mut u64,
 }
 
-impl TxToken for Sender<'_> {
+impl<S: Sink> TxToken for Sender<'_, S> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, write: F) -> R {
-        let mut buffer = self.spare.pop().unwrap_or_default();
-        buffer.clear();
-        buffer.resize(length, 0);
-        let result = write(&mut buffer);
-        self.tx.push_back(buffer);
-        result
+        let Self { sink, track, dropped } = self;
+        if !sink.has_room() {
+            // Only an answer comes here: smoltcp takes the token for it before it knows whether there is one.
+            *dropped += 1;
+            return write(&mut vec![0; length]);
+        }
+        sink.emit(length, |buffer| {
+            let result = write(buffer);
+            if let Some(track) = track
+                && let Some(segment) = Ip::parse(buffer).and_then(|ip| Segment::read(buffer, &ip))
+            {
+                track.note_sent(&segment);
+            }
+            checksum::fill(buffer);
+            result
+        })
     }
 }

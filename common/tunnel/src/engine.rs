@@ -1,328 +1,242 @@
-//! The one task that owns core, carrier and netstack.
+//! The threads of a tunnel, and what starts and ends them.
 //!
-//! A turn takes what has come, does what is due, and sends what results; each step has a bound, so
-//! that no socket, flow or command queue starves the others. Between turns the engine waits for its
-//! token, a command, a datagram, a stream or a deadline.
+//! ```text
+//!   rx-N      UDP -> open, filter, policy -> device | stack | sealed again for another peer -> UDP
+//!   tx-N      device -> sparse flows first -> split, seal -> UDP
+//!   control   handshakes, timers, echoes, commands: owns the core, publishes its tables
+//!   stack     a task, where there is no device: the TCP/IP of this process
+//! ```
+//!
+//! Plain threads, each from one system call to the next without handing a packet on: nothing on the way of a
+//! packet waits for another thread, and one flow is always one thread's, so that its order stays.
 
-use std::collections::BTreeMap;
+mod control;
+mod fair;
+mod inbox;
+mod outgoing;
+mod receive;
+mod shared;
+mod stack;
+mod transmit;
+mod wire;
+
+use std::collections::HashMap;
 use std::io;
-use std::net::IpAddr;
-use std::pin::Pin;
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use blueprint_common_tunnel_core::{Event, MTU_RANGE, TunnelCore};
-use blueprint_common_types::{WgPublicKey, fill_random};
-use ipnetwork::IpNetwork;
-use tokio::sync::{broadcast, mpsc};
-use tokio::time::Sleep;
+use blueprint_common_tunnel_core::TunnelCore;
+use blueprint_common_types::fill_random;
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info};
+use tracing::error;
 
-use crate::command::Command;
-use crate::error::ConnectError;
-use crate::flow::Bell;
-use crate::handle::{Tunnel, TunnelConfig};
+use crate::error::BindError;
+use crate::handle::{Ends, Tunnel, TunnelConfig};
+use crate::interface::{self, Interface};
 use crate::netstack::{Netstack, NetstackConfig};
-use crate::snapshot::{TunnelSnapshot, discards};
-use crate::udp::{Carrier, Received};
+use crate::snapshot::TunnelSnapshot;
+use crate::sys::poll::EventFd;
+use crate::sys::udp::UdpSocket;
+use control::Control;
+use inbox::Inbox;
+use receive::{Local, Receiver};
+use stack::{Stack, StackCounts};
+use transmit::Transmitter;
+
+pub(crate) use receive::Receiver as LinkReceiver;
+pub(crate) use receive::Local as LocalSide;
+pub(crate) use shared::Shared;
+pub(crate) use wire::{Wire, WireErrors};
 
 /// Commands that may wait.
 const COMMANDS: usize = 256;
 /// Events that a slow receiver may be behind.
 const EVENTS: usize = 1024;
-/// Datagrams taken in one turn, give or take one bundle.
-const DATAGRAMS_PER_TURN: usize = 256;
-/// Commands taken in one turn.
-const COMMANDS_PER_TURN: usize = 64;
-/// Age that a snapshot may reach.
-const SNAPSHOT_EVERY: Duration = Duration::from_millis(250);
-/// Failed receive calls in a row after which the engine does not listen for a while.
-const FAILURES_MAX: u32 = 16;
-/// How long it does not listen then, so that a socket that always fails costs no processor.
-const FAILURE_PAUSE: Duration = Duration::from_millis(50);
+/// How often the engine looks whether one of its threads ended.
+const WATCH: Duration = Duration::from_millis(200);
 
-/// Owner of a tunnel's core, UDP socket and netstack. Does nothing until [`Self::run`].
+/// Owner of a tunnel's threads. Does nothing until [`Self::run`].
 pub struct Engine {
-    core: TunnelCore,
-    carrier: Carrier,
-    netstack: Netstack,
-    bell: Arc<Bell>,
-    routes: BTreeMap<WgPublicKey, Vec<IpNetwork>>,
-    commands: mpsc::Receiver<Command>,
-    events: broadcast::Sender<Event>,
-    snapshot: Arc<ArcSwap<TunnelSnapshot>>,
-    next_snapshot: Instant,
-    is_congested: bool,
-    failures: u32,
-    deaf_until: Option<Instant>,
+    control: Control,
+    shared: Arc<Shared>,
+    local: Local,
+    transmitters: Vec<Transmitter>,
+    stack: Option<Stack>,
 }
 
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Engine").field("carrier", &self.carrier).finish_non_exhaustive()
+        f.debug_struct("Engine").field("shared", &self.shared).finish_non_exhaustive()
     }
 }
 
 impl Engine {
-    pub(crate) fn bind(config: TunnelConfig) -> io::Result<(Tunnel, Self)> {
+    pub(crate) fn bind(config: TunnelConfig) -> Result<(Tunnel, Self), BindError> {
         let now = Instant::now();
         let mut seed = [0; 8];
-        fill_random(&mut seed)?;
-        let carrier = Carrier::bind(config.listen)?;
-        let netstack = Netstack::new(
-            NetstackConfig {
-                addresses: config.core.addresses,
-                mtu: config.core.mtu.clamp(*MTU_RANGE.start(), *MTU_RANGE.end()),
-                max_flows: config.max_flows,
-                buffer_bytes: config.buffer_bytes,
-                backlog: config.backlog,
-                seed: u64::from_ne_bytes(seed),
-            },
-            now,
-        );
-        let (sender, commands) = mpsc::channel(COMMANDS);
+        fill_random(&mut seed).map_err(BindError::System)?;
+        let seed = u64::from_ne_bytes(seed);
+        let ports = bind_ports(&config)?;
+        let mut core_config = config.core.clone();
+        core_config.answers_echoes = config.interface == Interface::Netstack;
+        let (own, mtu) = (core_config.addresses, core_config.mtu);
+        let device = match &config.interface {
+            Interface::Netstack => None,
+            Interface::Tun(settings) => Some(interface::open(settings, &core_config, 1)?),
+        };
+        let mut core = TunnelCore::new(core_config, now);
+        let Some(tables) = core.poll_tables() else { return Err(BindError::System(io::ErrorKind::Other.into())) };
+        let stop = EventFd::new().map_err(BindError::System)?;
+        let (shared, notices) = Shared::new(tables, Wire::new(ports), stop);
+        let shared = Arc::new(shared);
+
+        let (commands_in, commands) = mpsc::channel(COMMANDS);
         let (events, _) = broadcast::channel(EVENTS);
         let snapshot = Arc::new(ArcSwap::from_pointee(TunnelSnapshot::new(now)));
+        let counts = Arc::new(StackCounts::default());
+        let mut transmitters = Vec::new();
+        let (local, ends, stack) = match device {
+            Some(device) => {
+                let queues: Vec<_> = device.queues.into_iter().map(Arc::new).collect();
+                for (shard, queue) in queues.iter().enumerate() {
+                    let queue = Arc::clone(queue);
+                    transmitters.push(Transmitter::new(Arc::clone(&shared), queue, shard, seed));
+                }
+                let Some(queue) = queues.first() else {
+                    return Err(BindError::System(io::ErrorKind::NotFound.into()));
+                };
+                (Local::Device(Arc::clone(queue), device.limits), Ends::Kernel { own, name: device.name }, None)
+            }
+            None => {
+                let netstack = NetstackConfig {
+                    addresses: own,
+                    mtu,
+                    max_flows: config.max_flows,
+                    buffer_bytes: config.buffer_bytes,
+                    growth_bytes: config.growth_bytes,
+                    backlog: config.backlog,
+                    seed,
+                };
+                let (sender, receiver) = mpsc::channel(COMMANDS);
+                let inbox = Arc::new(Inbox::default());
+                let netstack = Netstack::new(netstack, now);
+                let stack =
+                    Stack::new(netstack, Arc::clone(&inbox), receiver, Arc::clone(&shared), Arc::clone(&counts));
+                (Local::Stack(inbox), Ends::Stack(sender), Some(stack))
+            }
+        };
         let tunnel = Tunnel {
-            commands: sender,
+            commands: commands_in,
+            ends: Arc::new(ends),
             events: events.clone(),
             snapshot: Arc::clone(&snapshot),
-            local_addr: carrier.local_addr()?,
+            local_addr: shared.wire.local_addr(0).map_err(BindError::System)?,
+            shared: Arc::clone(&shared),
+            local: local.clone(),
         };
-        let engine = Self {
-            core: TunnelCore::new(config.core, now),
-            carrier,
-            bell: netstack.bell(),
-            netstack,
-            routes: BTreeMap::new(),
+        let control = Control {
+            core,
+            shared: Arc::clone(&shared),
             commands,
+            notices,
             events,
             snapshot,
+            stack: counts,
+            keys: Vec::new(),
+            probes: HashMap::new(),
+            next_probe: 0,
             next_snapshot: now,
-            is_congested: false,
-            failures: 0,
-            deaf_until: None,
+            answers: Vec::new(),
         };
-        Ok((tunnel, engine))
+        Ok((tunnel, Self { control, shared, local, transmitters, stack }))
     }
 
-    /// Runs the tunnel until `stop` is cancelled, then resets every connection.
+    /// Runs the tunnel until `stop` is cancelled, then resets every connection. It ends by itself only where one
+    /// of its threads does, which none should.
     ///
     /// # Cancel safety
     ///
-    /// Dropping it ends every connection without a word to its peer.
-    pub async fn run(mut self, stop: CancellationToken) {
-        let mut alarm = Alarm::new();
-        while !stop.is_cancelled() {
-            if self.turn() {
-                tokio::task::yield_now().await;
-            } else {
-                self.wait(&stop, &mut alarm).await;
+    /// Dropping it ends the threads within a fraction of a second, and every connection without a word to its
+    /// peer.
+    pub async fn run(self, stop: CancellationToken) {
+        let Self { control, shared, local, transmitters, stack } = self;
+        // Ends the threads on every way out.
+        let ending = Ending(Arc::clone(&shared));
+        let (stop_control, stopped) = watch::channel(false);
+        let mut threads = Vec::new();
+        threads.extend(start("tunnel-control", move || run_control(control, stopped)));
+        for port in 0..shared.wire.ports() {
+            let receiver = Receiver::new(Arc::clone(&shared), &local, 0);
+            let number = u8::try_from(port).unwrap_or(0);
+            threads.extend(start("tunnel-rx", move || receiver.run(number, 0, None)));
+        }
+        for transmitter in transmitters {
+            threads.extend(start("tunnel-tx", move || transmitter.run()));
+        }
+        let watched = async {
+            while !threads.iter().any(JoinHandle::is_finished) {
+                tokio::time::sleep(WATCH).await;
             }
-        }
-        let now = Instant::now();
-        let Self { netstack, core, .. } = &mut self;
-        netstack.shut(now, &mut |packet| core.handle_packet(packet, now));
-        self.flush();
-        self.take_snapshot(now);
-    }
-
-    async fn wait(&mut self, stop: &CancellationToken, alarm: &mut Alarm) {
-        // A socket that takes no more stops the flows: they go on when it is writable again.
-        let flows = self.netstack.poll_timeout().filter(|_| !self.is_congested);
-        let deadlines = [self.core.poll_timeout(), flows, self.deaf_until];
-        let deadline = deadlines.into_iter().flatten().fold(self.next_snapshot, Instant::min);
-        alarm.set(deadline);
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => {}
-            () = alarm.ring() => {}
-            () = self.carrier.readable(), if self.deaf_until.is_none() => {}
-            () = self.bell.rung() => {}
-            () = self.carrier.writable(), if self.is_congested => {}
-            Some(command) = self.commands.recv() => self.handle_command(command, Instant::now()),
-        }
-    }
-
-    /// Does one bounded share of everything that is due; true where something is left.
-    fn turn(&mut self) -> bool {
-        let now = Instant::now();
-        let mut is_busy = self.receive(now);
-        for _ in 0..COMMANDS_PER_TURN {
-            let Ok(command) = self.commands.try_recv() else { break };
-            self.handle_command(command, now);
-        }
-        if self.core.poll_timeout().is_some_and(|at| at <= now) {
-            self.core.handle_timeout(now);
-        }
-        if self.is_congested {
-            self.flush();
-        }
-        if !self.is_congested {
-            let Self { netstack, core, .. } = self;
-            is_busy |= netstack.handle_work(now, &mut |packet| core.handle_packet(packet, now));
-        }
-        self.flush();
-        self.publish_events();
-        if self.next_snapshot <= now {
-            self.take_snapshot(now);
-        }
-        is_busy
-    }
-
-    /// Takes datagrams until there are none or the turn's share is reached; true in the latter case.
-    fn receive(&mut self, now: Instant) -> bool {
-        if self.deaf_until.is_some_and(|until| until > now) {
-            return false;
-        }
-        self.deaf_until = None;
-        let mut taken = 0;
-        while taken < DATAGRAMS_PER_TURN {
-            let core = &mut self.core;
-            match self.carrier.receive(|from, datagram| core.handle_datagram(from, datagram, now)) {
-                Received::Nothing => return false,
-                Received::Datagrams(count) => {
-                    taken += count.max(1);
-                    self.failures = 0;
-                }
-                Received::Failed => {
-                    taken += 1;
-                    self.failures += 1;
-                    if self.failures >= FAILURES_MAX {
-                        (self.failures, self.deaf_until) = (0, Some(now + FAILURE_PAUSE));
-                        debug!("receiving failed repeatedly, pausing");
-                        return false;
-                    }
+            error!("a thread of the tunnel ended by itself");
+        };
+        match stack {
+            Some(stack) => {
+                let child = stop.child_token();
+                tokio::select! {
+                    () = stack.run(child) => {}
+                    () = watched => {}
                 }
             }
-            while let Some(packet) = self.core.poll_packet() {
-                let buffer = self.netstack.handle_packet(packet, now);
-                self.core.recycle(buffer);
-            }
+            None => tokio::select! {
+                () = stop.cancelled() => {}
+                () = watched => {}
+            },
         }
-        true
-    }
-
-    fn flush(&mut self) {
-        while let Some(transmit) = self.core.poll_transmit() {
-            self.carrier.enqueue(transmit);
-        }
-        let core = &mut self.core;
-        self.is_congested = !self.carrier.flush(|buffer| core.recycle(buffer));
-    }
-
-    fn publish_events(&mut self) {
-        while let Some(event) = self.core.poll_event() {
-            log_event(&event);
-            // Fails only where nobody listens.
-            let _ = self.events.send(event);
-        }
-    }
-
-    fn take_snapshot(&mut self, now: Instant) {
-        self.next_snapshot = now + SNAPSHOT_EVERY;
-        let stats = self.core.stats().clone();
-        let peers = self.routes.keys().filter_map(|key| Some((*key, self.core.peer_stats(key)?))).collect();
-        self.snapshot.store(Arc::new(TunnelSnapshot {
-            taken_at: now,
-            peers,
-            discards: discards(&stats, self.netstack.refusals(), self.carrier.errors()),
-            stats,
-            flows: self.netstack.flow_count(),
-        }));
-    }
-
-    /// Carries a command out. An answer that nobody waits for is dropped.
-    fn handle_command(&mut self, command: Command, now: Instant) {
-        match command {
-            Command::UpsertPeer { peer, reply } => {
-                let (key, prefixes) = (peer.public_key, peer.allowed_ips.clone());
-                let outcome = self.core.upsert_peer(*peer, now);
-                if outcome.is_ok() {
-                    self.routes.insert(key, prefixes);
-                }
-                let _ = reply.send(outcome);
-            }
-            Command::RemovePeer { key, reply } => {
-                self.remove_peer(&key, now);
-                let _ = reply.send(());
-            }
-            Command::StartHandshake { key, reply } => {
-                self.core.start_handshake(&key, now);
-                let _ = reply.send(());
-            }
-            Command::SetEndpoint { key, endpoint, reply } => {
-                self.core.set_endpoint(&key, endpoint, now);
-                let _ = reply.send(());
-            }
-            Command::ResetReplayFloor { key, reply } => {
-                let _ = reply.send(self.core.reset_replay_floor(&key, now));
-            }
-            Command::SetPolicy { policy, reply } => {
-                self.core.set_policy(policy);
-                let _ = reply.send(());
-            }
-            Command::Connect { remote, reply } => {
-                let is_routed = self.routes.values().flatten().any(|prefix| prefix.contains(remote.ip()));
-                let outcome =
-                    if is_routed { self.netstack.connect(remote, now) } else { Err(ConnectError::NoRoute) };
-                let _ = reply.send(outcome);
-            }
-            Command::Listen { port, reply } => {
-                let _ = reply.send(self.netstack.listen(port));
-            }
-        }
-    }
-
-    /// Resets the connections with a peer, and then forgets it, so that it still hears of the resets.
-    fn remove_peer(&mut self, key: &WgPublicKey, now: Instant) {
-        let removed = self.routes.remove(key).unwrap_or_default();
-        let Self { netstack, core, routes, .. } = self;
-        let is_with_it = |ip| longest(&removed, ip) > longest(routes.values().flatten(), ip);
-        netstack.reset(is_with_it, now, &mut |packet| core.handle_packet(packet, now));
-        self.flush();
-        self.core.remove_peer(key);
+        drop(ending);
+        let _ = stop_control.send(true);
+        let joined = tokio::task::spawn_blocking(move || {
+            threads.into_iter().for_each(|thread| drop(thread.join()));
+        });
+        let _ = joined.await;
     }
 }
 
-/// Length of the longest of the prefixes that hold `ip`.
-fn longest<'a>(prefixes: impl IntoIterator<Item = &'a IpNetwork>, ip: IpAddr) -> Option<u8> {
-    prefixes.into_iter().filter(|prefix| prefix.contains(ip)).map(IpNetwork::prefix).max()
-}
+/// Ends the threads when it is dropped.
+struct Ending(Arc<Shared>);
 
-fn log_event(event: &Event) {
-    match event {
-        Event::Handshake { peer } => debug!(?peer, "handshake completed"),
-        Event::Roam { peer, endpoint } => info!(?peer, %endpoint, "peer moved"),
-        Event::EchoLost { peer } => info!(?peer, "data plane lost"),
-        Event::EchoBack { peer } => info!(?peer, "data plane answers"),
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.stop();
     }
 }
 
-/// A timer that is moved only where it has to ring earlier: ringing once for nothing is cheaper than
-/// moving it with every packet.
-struct Alarm {
-    sleep: Pin<Box<Sleep>>,
-    set_for: Option<Instant>,
-}
-
-impl Alarm {
-    fn new() -> Self {
-        Self { sleep: Box::pin(tokio::time::sleep(Duration::ZERO)), set_for: None }
-    }
-
-    /// Makes it ring at `at` or before.
-    fn set(&mut self, at: Instant) {
-        if self.set_for.is_none_or(|set_for| at < set_for) {
-            self.sleep.as_mut().reset(at.into());
-            self.set_for = Some(at);
+/// Starts a thread; one that cannot be started is told of by its absence.
+fn start(name: &str, run: impl FnOnce() + Send + 'static) -> Option<JoinHandle<()>> {
+    match std::thread::Builder::new().name(name.to_owned()).spawn(run) {
+        Ok(thread) => Some(thread),
+        Err(error) => {
+            error!(%error, name, "cannot start a thread");
+            None
         }
     }
+}
 
-    async fn ring(&mut self) {
-        self.sleep.as_mut().await;
-        self.set_for = None;
+fn run_control(control: Control, stopped: watch::Receiver<bool>) {
+    match tokio::runtime::Builder::new_current_thread().enable_time().build() {
+        Ok(runtime) => runtime.block_on(control.run(stopped)),
+        Err(error) => error!(%error, "cannot run the tunnel's control"),
     }
+}
+
+fn bind_ports(config: &TunnelConfig) -> Result<Vec<Vec<UdpSocket>>, BindError> {
+    let addresses: Vec<SocketAddr> = std::iter::once(config.listen).chain(config.listen_also).collect();
+    let bind = |address: SocketAddr| {
+        let socket = UdpSocket::bind(address, false).map_err(|source| BindError::Socket { address, source })?;
+        Ok(vec![socket])
+    };
+    addresses.into_iter().map(bind).collect()
 }

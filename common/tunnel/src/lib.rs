@@ -1,40 +1,54 @@
-//! UDP carrier and in-process TCP/IP stack that drive the tunnel core.
+//! Everything of the tunnel that touches the world: threads, sockets, devices, and TCP/IP in this process.
 //!
-//! [`Tunnel::bind`] makes a handle and an [`Engine`]. The engine is the one task that owns the tunnel
-//! core, the UDP socket and the netstack; the handle, its streams and its listeners are used from any task:
+//! [`Tunnel::bind`] makes a handle and an [`Engine`], which runs the threads:
 //!
 //! ```text
-//!   TcpStream, Listener --- flow (lock each) ---> netstack --- IP packets ---> core --- datagrams ---> UDP
-//!   Tunnel ----------------- commands ----------> engine <---- events, snapshots ---- core
+//!   UDP, carriers --> rx threads: open, filter, policy --> device, or netstack --> TcpStream, UdpSocket
+//!                          |            ^
+//!       handshakes, echoes v            | tables, never changed, replaced whole
+//!                      control thread: TunnelCore  <-- commands --  Tunnel
+//!                          |
+//!   UDP, carriers <-- tx threads, netstack task: sparse flows first, split, seal
 //! ```
 //!
-//! It needs no right of its own: there is no device, and the overlay exists only in this process.
+//! The overlay ends in a network device of the kernel ([`Interface::Tun`]) or in this process
+//! ([`Interface::Netstack`]), which needs no right at all. `sys` is the only place with unsafe code.
 //!
 //! # Invariants
 //!
-//! - Nothing that a peer sends, and no error of the socket, ends the engine.
+//! - Nothing that a peer sends, and no error of a socket, ends a thread.
 //! - Every queue, table and buffer has a bound; what does not fit is refused and counted.
 //! - The cost of a packet does not depend on how many flows or peers there are.
+//! - A flow's packets pass one thread, and stay in order.
 
+mod budget;
+pub mod carrier;
+mod checksum;
 mod command;
+mod datagram;
 mod device;
 mod engine;
 mod error;
 mod flow;
 mod handle;
+mod interface;
+mod kernel;
+mod links;
 mod listener;
 mod netstack;
 mod ports;
 mod segment;
 mod snapshot;
 mod stream;
-#[cfg_attr(not(test), expect(dead_code, reason = "used by the engine's threads"))]
 mod sys;
-mod udp;
+mod track;
 
+pub use datagram::{UdpFlow, UdpSocket};
 pub use engine::Engine;
-pub use error::{ConnectError, ListenError, UpsertError};
-pub use handle::{Tunnel, TunnelConfig};
+pub use error::{BindError, ConnectError, InterfaceError, ListenError, UdpError, UpsertError};
+pub use handle::{Link, Tunnel, TunnelConfig};
+pub use interface::{Interface, TunSettings};
+pub use links::{BATCH_BYTES_MAX, Batch, CarrierKind, LinkIngress, LinkSink};
 pub use listener::Listener;
 pub use snapshot::TunnelSnapshot;
 pub use stream::TcpStream;

@@ -1,7 +1,7 @@
-//! The accepting side of the netstack.
+//! The accepting side of a TCP port of the overlay, whoever drives its TCP.
 
-use tokio::sync::mpsc;
-
+use crate::kernel::KernelListener;
+use crate::netstack::FlowListener;
 use crate::stream::TcpStream;
 
 /// A port of our overlay addresses on which connections are accepted.
@@ -9,19 +9,38 @@ use crate::stream::TcpStream;
 /// Dropping it closes the port; connections already accepted go on.
 #[derive(Debug)]
 pub struct Listener {
-    port: u16,
-    accepted: mpsc::Receiver<TcpStream>,
+    inner: Inner,
+}
+
+/// Who accepts the connections.
+#[derive(Debug)]
+enum Inner {
+    /// The stack in this process.
+    Netstack(FlowListener),
+    /// The kernel, through its network device.
+    Kernel(KernelListener),
+}
+
+impl From<FlowListener> for Listener {
+    fn from(listener: FlowListener) -> Self {
+        Self { inner: Inner::Netstack(listener) }
+    }
+}
+
+impl From<KernelListener> for Listener {
+    fn from(listener: KernelListener) -> Self {
+        Self { inner: Inner::Kernel(listener) }
+    }
 }
 
 impl Listener {
-    pub(crate) const fn new(port: u16, accepted: mpsc::Receiver<TcpStream>) -> Self {
-        Self { port, accepted }
-    }
-
     /// The port.
     #[must_use]
     pub const fn port(&self) -> u16 {
-        self.port
+        match &self.inner {
+            Inner::Netstack(listener) => listener.port(),
+            Inner::Kernel(listener) => listener.port(),
+        }
     }
 
     /// The next connection whose handshake is complete; `None` once the engine has ended.
@@ -30,45 +49,14 @@ impl Listener {
     ///
     /// Dropping it loses no connection.
     pub async fn accept(&mut self) -> Option<TcpStream> {
-        self.accepted.recv().await
-    }
-}
-
-/// The netstack's side of a [`Listener`].
-#[derive(Debug)]
-pub(crate) struct ListenPort {
-    sender: mpsc::Sender<TcpStream>,
-    opening: usize,
-}
-
-impl ListenPort {
-    /// Makes a port that holds at most `backlog` connections, opening and not yet accepted ones together.
-    pub(crate) fn new(backlog: usize) -> (Self, mpsc::Receiver<TcpStream>) {
-        let (sender, receiver) = mpsc::channel(backlog.max(1));
-        (Self { sender, opening: 0 }, receiver)
-    }
-
-    /// True once the listener was dropped.
-    pub(crate) fn is_closed(&self) -> bool {
-        self.sender.is_closed()
-    }
-
-    /// Takes a place for a connection that begins to open, or says that there is none.
-    pub(crate) fn begin(&mut self) -> bool {
-        let has_room = self.opening < self.sender.capacity();
-        self.opening += usize::from(has_room);
-        has_room
-    }
-
-    /// Gives the place back, because the connection opened or failed.
-    pub(crate) const fn end(&mut self) {
-        self.opening = self.opening.saturating_sub(1);
-    }
-
-    /// Hands an open connection to the listener; gives it back to be dropped where nobody will take it.
-    pub(crate) fn deliver(&self, stream: TcpStream) -> Result<(), TcpStream> {
-        self.sender.try_send(stream).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(stream) | mpsc::error::TrySendError::Closed(stream) => stream,
-        })
+        match &mut self.inner {
+            Inner::Netstack(listener) => listener.accept().await.map(TcpStream::from),
+            Inner::Kernel(listener) => loop {
+                // One that is gone before it could be asked for its ends is nobody's.
+                if let Ok(stream) = TcpStream::of_kernel(listener.accept().await.0) {
+                    return Some(stream);
+                }
+            },
+        }
     }
 }

@@ -1,13 +1,14 @@
 //! What other tasks may read of the engine.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use blueprint_common_tunnel_core::{PeerStats, Stats};
 use blueprint_common_types::WgPublicKey;
 
 use crate::netstack::Refusals;
-use crate::udp::CarrierErrors;
+use crate::engine::WireErrors;
 
 /// State of a tunnel at one moment.
 #[derive(Debug, Clone)]
@@ -22,6 +23,8 @@ pub struct TunnelSnapshot {
     pub stats: Stats,
     /// TCP connections that are open or not yet closed at both ends.
     pub flows: usize,
+    /// Connections of other carriers than plain UDP.
+    pub links: usize,
 }
 
 impl TunnelSnapshot {
@@ -32,6 +35,7 @@ impl TunnelSnapshot {
             discards: BTreeMap::new(),
             stats: Stats::default(),
             flows: 0,
+            links: 0,
         }
     }
 }
@@ -40,7 +44,7 @@ impl TunnelSnapshot {
 pub(crate) fn discards(
     stats: &Stats,
     refusals: Refusals,
-    errors: CarrierErrors,
+    errors: &WireErrors,
 ) -> BTreeMap<&'static str, u64> {
     let mut discards: BTreeMap<_, _> =
         stats.discards().map(|(discard, count)| (discard.label(), count)).collect();
@@ -48,9 +52,16 @@ pub(crate) fn discards(
         ("backlog_full", refusals.backlog_full),
         ("flows_full", refusals.flows_full),
         ("no_flow", refusals.no_flow),
-        ("udp_send", errors.send),
-        ("udp_outbox_full", errors.outbox_full),
-        ("udp_receive", errors.receive),
+        ("netstack_unreadable", refusals.unreadable),
+        ("netstack_checksum", refusals.bad_checksum),
+        ("netstack_no_room", refusals.no_room),
+        ("netstack_growth", refusals.growth),
+        ("udp_no_port", refusals.no_udp_port),
+        ("udp_queue_full", refusals.udp_queue_full),
+        ("icmp_limited", refusals.icmp_limited),
+        ("udp_send", errors.udp_send.load(Ordering::Relaxed)),
+        ("udp_receive", errors.udp_receive.load(Ordering::Relaxed)),
+        ("link_send", errors.link_send.load(Ordering::Relaxed)),
     ]);
     discards
 }

@@ -1,16 +1,13 @@
-//! A TCP connection over the overlay, as tokio's traits want it.
+//! A TCP connection over the overlay, whoever drives its TCP.
 
-use std::fmt;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::flow::Flow;
-use crate::segment::Ends;
+use crate::netstack::TcpFlowStream;
 
 /// A TCP connection over the overlay.
 ///
@@ -19,97 +16,111 @@ use crate::segment::Ends;
 /// - A peer that says nothing for 60 s ends it, keepalives and retransmissions unanswered: reads
 ///   and writes then fail with [`io::ErrorKind::ConnectionReset`].
 /// - Flushing does nothing: what is written is sent as soon as the peer's window allows.
+#[derive(Debug)]
 pub struct TcpStream {
-    flow: Arc<Flow>,
-    ends: Ends,
+    inner: Inner,
+}
+
+/// Who drives the connection.
+#[derive(Debug)]
+enum Inner {
+    /// The stack in this process.
+    Netstack(TcpFlowStream),
+    /// The kernel, through its network device.
+    Kernel(KernelStream),
+}
+
+/// A connection of the kernel's, with its two ends.
+#[derive(Debug)]
+struct KernelStream {
+    stream: tokio::net::TcpStream,
+    local: SocketAddr,
+    remote: SocketAddr,
 }
 
 impl TcpStream {
-    pub(crate) const fn new(flow: Arc<Flow>, ends: Ends) -> Self {
-        Self { flow, ends }
+    pub(crate) fn of_kernel(stream: tokio::net::TcpStream) -> io::Result<Self> {
+        let (local, remote) = (stream.local_addr()?, stream.peer_addr()?);
+        Ok(Self { inner: Inner::Kernel(KernelStream { stream, local, remote }) })
     }
+}
 
-    /// Waits for the end of the handshake; false where it failed.
-    pub(crate) async fn opened(&self) -> bool {
-        std::future::poll_fn(|cx| self.flow.poll_open(cx)).await
+impl From<TcpFlowStream> for TcpStream {
+    fn from(stream: TcpFlowStream) -> Self {
+        Self { inner: Inner::Netstack(stream) }
     }
+}
 
+impl TcpStream {
     /// Overlay address and port of the other end.
     #[must_use]
     pub const fn peer_addr(&self) -> SocketAddr {
-        self.ends.remote
+        match &self.inner {
+            Inner::Netstack(stream) => stream.peer_addr(),
+            Inner::Kernel(stream) => stream.remote,
+        }
     }
 
     /// Overlay address and port of this end.
     #[must_use]
     pub const fn local_addr(&self) -> SocketAddr {
-        self.ends.local
-    }
-}
-
-impl fmt::Debug for TcpStream {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TcpStream")
-            .field("local", &self.ends.local)
-            .field("remote", &self.ends.remote)
-            .finish_non_exhaustive()
+        match &self.inner {
+            Inner::Netstack(stream) => stream.local_addr(),
+            Inner::Kernel(stream) => stream.local,
+        }
     }
 }
 
 impl AsyncRead for TcpStream {
     fn poll_read(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let progress = std::task::ready!(tokio::task::coop::poll_proceed(cx));
-        let outcome = self.flow.poll_read(cx, buffer);
-        if outcome.is_ready() {
-            progress.made_progress();
+        match &mut self.inner {
+            Inner::Netstack(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Inner::Kernel(stream) => Pin::new(&mut stream.stream).poll_read(cx, buffer),
         }
-        outcome
     }
 }
 
 impl AsyncWrite for TcpStream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        let progress = std::task::ready!(tokio::task::coop::poll_proceed(cx));
-        let outcome = self.flow.poll_write(cx, std::iter::once(data));
-        if outcome.is_ready() {
-            progress.made_progress();
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut self.inner {
+            Inner::Netstack(stream) => Pin::new(stream).poll_write(cx, data),
+            Inner::Kernel(stream) => Pin::new(&mut stream.stream).poll_write(cx, data),
         }
-        outcome
     }
 
     fn poll_write_vectored(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let progress = std::task::ready!(tokio::task::coop::poll_proceed(cx));
-        let outcome = self.flow.poll_write(cx, parts.iter().map(|part| &**part));
-        if outcome.is_ready() {
-            progress.made_progress();
+        match &mut self.inner {
+            Inner::Netstack(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
+            Inner::Kernel(stream) => Pin::new(&mut stream.stream).poll_write_vectored(cx, parts),
         }
-        outcome
     }
 
     fn is_write_vectored(&self) -> bool {
-        true
+        match &self.inner {
+            Inner::Netstack(stream) => stream.is_write_vectored(),
+            Inner::Kernel(stream) => stream.stream.is_write_vectored(),
+        }
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.inner {
+            Inner::Netstack(stream) => Pin::new(stream).poll_flush(cx),
+            Inner::Kernel(stream) => Pin::new(&mut stream.stream).poll_flush(cx),
+        }
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.flow.shut();
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl Drop for TcpStream {
-    fn drop(&mut self) {
-        self.flow.abandon();
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.inner {
+            Inner::Netstack(stream) => Pin::new(stream).poll_shutdown(cx),
+            Inner::Kernel(stream) => Pin::new(&mut stream.stream).poll_shutdown(cx),
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use blueprint_common_tunnel_core::{Config, Event, OverlayPrefixes, PeerConfig, Role};
+use blueprint_common_tunnel_core::{Config, Event, Limits, OverlayPrefixes, PeerConfig, Role};
 use blueprint_common_types::{OverlayLease, WgPrivateKey, WgPublicKey};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::broadcast::Receiver;
@@ -48,6 +48,8 @@ impl Identity {
             prefixes,
             role: self.role,
             mtu: 1420,
+            limits: Limits::default(),
+            answers_echoes: true,
             seed,
         };
         TunnelConfig::new(listen.parse().unwrap(), core)
@@ -60,7 +62,8 @@ impl Identity {
                 format!("{}/32", self.lease.v4).parse().unwrap(),
                 format!("{}/128", self.lease.v6).parse().unwrap(),
             ],
-            endpoint,
+            endpoint: endpoint.map(Into::into),
+            preshared_key: None,
             keepalive: Some(Duration::from_secs(25)),
         }
     }
@@ -302,7 +305,7 @@ async fn strangers_and_unreachable_peers_do_not_stop_the_engine() {
     // Nobody listens there any more: the kernel reports it, the engine goes on.
     pair.hub.tunnel.upsert_peer(unreachable.peer(Some(nowhere))).await.unwrap();
     pair.hub.tunnel.start_handshake(unreachable.key()).await;
-    pair.hub.tunnel.set_endpoint(unreachable.key(), "[2001:db8::1]:1".parse().unwrap()).await;
+    pair.hub.tunnel.set_endpoint(unreachable.key(), "[2001:db8::1]:1".parse::<SocketAddr>().unwrap().into()).await;
     pair.hub.tunnel.start_handshake(unreachable.key()).await;
     let listener = pair.spoke.tunnel.listen(80).await.unwrap();
     let stream = pair.dial(80).await.unwrap();
@@ -320,7 +323,7 @@ async fn a_hub_that_comes_back_elsewhere_is_found_again() {
     let mut events = hub.tunnel.events();
     hub.tunnel.upsert_peer(spoke_id.peer(None)).await.unwrap();
     let began_at = Instant::now();
-    spoke.tunnel.set_endpoint(hub_id.key(), hub.tunnel.local_addr()).await;
+    spoke.tunnel.set_endpoint(hub_id.key(), hub.tunnel.local_addr().into()).await;
     spoke.tunnel.start_handshake(hub_id.key()).await;
     wait_for(&mut events, |event| matches!(event, Event::Handshake { .. })).await;
 
@@ -342,7 +345,7 @@ async fn a_spoke_that_comes_back_elsewhere_is_followed() {
     spoke.tunnel.upsert_peer(hub_id.peer(Some(hub.tunnel.local_addr()))).await.unwrap();
     spoke.tunnel.start_handshake(hub_id.key()).await;
     let elsewhere = spoke.tunnel.local_addr();
-    wait_for(&mut events, |event| matches!(event, Event::Roam { endpoint, .. } if *endpoint == elsewhere))
+    wait_for(&mut events, |event| matches!(event, Event::Roam { endpoint, .. } if endpoint.remote == elsewhere))
         .await;
 
     let listener = spoke.tunnel.listen(80).await.unwrap();

@@ -4,7 +4,7 @@ use axum::Json;
 use axum::response::{IntoResponse, Response};
 use blueprint_hub_registry_core::StoreError;
 use http::StatusCode;
-use serde_json::json;
+use serde_json::{Value, json};
 use tracing::error;
 
 /// An answer that is not the one asked for.
@@ -17,7 +17,7 @@ pub(crate) struct ApiError {
 }
 
 impl ApiError {
-    fn new(
+    pub(crate) fn new(
         status: StatusCode,
         code: &'static str,
         message: impl Into<String>,
@@ -59,9 +59,23 @@ impl From<StoreError> for ApiError {
     }
 }
 
+impl ApiError {
+    /// The answer with one more field beside `error`.
+    pub(crate) fn with(self, field: &str, value: Value) -> Response {
+        let mut body = self.body();
+        if let Some(fields) = body.as_object_mut() {
+            fields.insert(field.to_owned(), value);
+        }
+        (self.status, Json(body)).into_response()
+    }
+
+    fn body(&self) -> Value {
+        json!({"error": {"code": self.code, "message": self.message, "hint": self.hint}})
+    }
+}
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let body = json!({"error": {"code": self.code, "message": self.message, "hint": self.hint}});
-        (self.status, Json(body)).into_response()
+        (self.status, Json(self.body())).into_response()
     }
 }

@@ -7,18 +7,19 @@ mod access;
 mod auth;
 mod error;
 mod nodes;
+mod policy;
 mod router;
 mod services;
 mod tokens;
 mod views;
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use blueprint_common_runtime::metrics::Metrics;
-use blueprint_common_types::{AgentId, CaPin, HubId, Timestamp, WgPublicKey};
-use blueprint_hub_registry_core::{QosPoint, QosSample, RegistrySnapshot, Store};
+use blueprint_common_types::{AgentId, CaPin, HubId, Timestamp, TokenId, WgPublicKey};
+use blueprint_hub_registry_core::{PromiseError, QosPoint, QosSample, RegistrySnapshot, Store};
 use futures_util::future::BoxFuture;
 
 pub use auth::OperatorToken;
@@ -52,6 +53,10 @@ pub struct HubFacts {
 pub struct PeerView {
     /// Outer address it was last heard from.
     pub endpoint: Option<SocketAddr>,
+    /// What carries its datagrams: udp, quic or tls.
+    pub carrier: Option<&'static str>,
+    /// Largest inner packet that the way to it takes, in bytes.
+    pub mtu: u16,
     /// Time since the last handshake.
     pub handshake_age: Option<Duration>,
     /// Bytes received.
@@ -72,6 +77,17 @@ pub type Qos = (Option<QosSample>, Vec<QosPoint>);
 #[error("{0}")]
 pub struct RemoveFailed(pub String);
 
+/// Why an overlay address is not kept for a join token.
+#[derive(Debug, thiserror::Error)]
+pub enum PromiseFailed {
+    /// It is not to be had.
+    #[error(transparent)]
+    Refused(#[from] PromiseError),
+    /// The hub is stopping.
+    #[error("the hub is stopping")]
+    Stopping,
+}
+
 /// The parts of the hub that the API needs beside the store.
 pub trait Hub: Send + Sync {
     /// The registry.
@@ -86,8 +102,23 @@ pub trait Hub: Send + Sync {
     /// Removes an agent everywhere.
     fn remove(&self, agent: AgentId) -> BoxFuture<'_, Result<(), RemoveFailed>>;
 
+    /// Keeps an overlay address for whoever joins with a token before `until`.
+    fn promise(
+        &self,
+        address: Ipv4Addr,
+        token: TokenId,
+        until: Timestamp,
+    ) -> BoxFuture<'_, Result<(), PromiseFailed>>;
+
+    /// Takes back what was promised to a token that is gone.
+    fn forget_promise(&self, token: TokenId) -> BoxFuture<'_, ()>;
+
     /// Access tokens changed in the store; resolves when the proxy decides by the new ones.
     fn access_changed(&self) -> BoxFuture<'_, ()>;
+
+    /// The policy changed in the store; resolves when the tunnel goes by the new one, with false where it
+    /// could not be read.
+    fn policy_changed(&self) -> BoxFuture<'_, bool>;
 }
 
 /// What the routes work on.

@@ -1,17 +1,17 @@
 //! The route table.
 
-use axum::extract::State;
+use axum::extract::{DefaultBodyLimit, Extension, State};
 use axum::response::IntoResponse;
-use axum::routing::{delete, get};
+use axum::routing::{delete, get, post};
 use axum::{Json, Router, middleware};
 use blueprint_common_runtime::metrics::CONTENT_TYPE;
 use http::header;
 use serde_json::{Value, json};
 
 use crate::error::ApiError;
-use crate::{AdminState, OperatorToken, access, auth, nodes, services, tokens, views};
+use crate::{AdminState, OperatorToken, access, auth, nodes, policy, services, tokens, views};
 
-/// Largest request body in bytes.
+/// Largest request body in bytes, but for policies.
 const MAX_BODY: usize = 64 * 1024;
 
 /// Routes for the Unix socket: who can open it is the operator.
@@ -27,18 +27,26 @@ pub fn private_router(state: AdminState) -> Router {
         .route("/v1/tokens/{id}", delete(tokens::revoke))
         .route("/v1/access", get(access::list).post(access::create))
         .route("/v1/access/{id}", delete(access::revoke))
+        .route("/v1/policy", get(policy::show).put(policy::set).layer(policy_limit()))
+        .route("/v1/policy/test", post(policy::test).layer(policy_limit()))
         .route("/v1/audit", get(services::audit))
         .route("/metrics", get(metrics))
         .route("/healthz", get(healthz))
         .fallback(nowhere)
-        .layer(axum::extract::DefaultBodyLimit::max(MAX_BODY))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(state)
 }
 
 /// The same routes for a TCP port, each behind the operator's token; only `/healthz` is open.
 pub fn public_router(state: AdminState, token: OperatorToken) -> Router {
-    let guarded = private_router(state).layer(middleware::from_fn_with_state(token, auth::require));
+    let known = private_router(state).layer(Extension(policy::Way::Port));
+    let guarded = known.layer(middleware::from_fn_with_state(token, auth::require));
     Router::new().route("/healthz", get(healthz)).fallback_service(guarded)
+}
+
+/// Documents are longer than other bodies.
+fn policy_limit() -> DefaultBodyLimit {
+    DefaultBodyLimit::max(policy::MAX_BODY)
 }
 
 async fn nowhere() -> ApiError {

@@ -1,18 +1,19 @@
 //! Join tokens.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Path, State};
 use blueprint_common_types::{JoinLine, JoinToken, TokenId};
-use blueprint_hub_registry_core::{JoinTokenRecord, ServiceGrant};
+use blueprint_hub_registry_core::{JoinTokenRecord, PromiseError, ServiceGrant};
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::AdminState;
 use crate::error::ApiError;
 use crate::views::{now, time};
+use crate::{AdminState, PromiseFailed};
 
 /// Longest life of a join token (`reliability.md`, R8).
 const MAX_TTL: Duration = Duration::from_secs(24 * 3600);
@@ -33,6 +34,8 @@ pub(crate) struct CreateToken {
     /// Services that agents with this token may offer, such as `7/42,7/43`; empty for first claim.
     #[serde(default)]
     services: String,
+    /// Overlay address of the one machine that joins with it; any free one without.
+    address: Option<String>,
 }
 
 pub(crate) async fn create(
@@ -57,6 +60,7 @@ pub(crate) async fn create(
     let services: ServiceGrant = request.services.parse().map_err(|error| {
         ApiError::invalid(format!("{error}"), "give --services as 7/42,7/43 or leave it out")
     })?;
+    let address = address(request.address.as_deref(), uses)?;
     let token = JoinToken::random().map_err(|_| ApiError::unavailable("no randomness for a token"))?;
     let created_at = now();
     let record = JoinTokenRecord {
@@ -68,9 +72,17 @@ pub(crate) async fn create(
         uses_left: uses,
         uses,
         services,
+        address,
     };
     let shown = view(&record);
-    state.store.create_join_token(record).await?;
+    if let Some(address) = address {
+        promise(&state, address, &record).await?;
+    }
+    let id = record.id;
+    if let Err(error) = state.store.create_join_token(record).await {
+        state.hub.forget_promise(id).await;
+        return Err(error.into());
+    }
     let line = JoinLine {
         host: state.facts.advertise_host.clone(),
         port: state.facts.control_port,
@@ -96,7 +108,34 @@ pub(crate) async fn revoke(
     if !state.store.revoke_join_token(id, now()).await? {
         return Err(ApiError::not_found(format!("no join token has the id {id}"), LIST));
     }
+    state.hub.forget_promise(id).await;
     Ok(Json(json!({ "revoked": id.to_string() })))
+}
+
+/// The address asked for, which one machine can have.
+fn address(text: Option<&str>, uses: u32) -> Result<Option<Ipv4Addr>, ApiError> {
+    const HINT: &str = "give --address as 10.88.0.11, with --uses 1, or leave it out";
+    let Some(text) = text else { return Ok(None) };
+    if uses != 1 {
+        return Err(ApiError::invalid("an address is for one machine, so its token has one use", HINT));
+    }
+    text.parse().map(Some).map_err(|_| ApiError::invalid("that is no IPv4 address", HINT))
+}
+
+/// Keeps the address until the token ends. Where the caller goes away before the token is stored, that is all
+/// that is left of it.
+async fn promise(state: &AdminState, address: Ipv4Addr, record: &JoinTokenRecord) -> Result<(), ApiError> {
+    let kept = state.hub.promise(address, record.id, record.expires_at).await;
+    kept.map_err(|error| match error {
+        PromiseFailed::Refused(PromiseError::Outside { .. }) => {
+            ApiError::invalid(error.to_string(), "give an address of tunnel.overlay_v4 that is not the hub's")
+        }
+        PromiseFailed::Refused(PromiseError::Held(_) | PromiseError::Promised(_)) => ApiError::conflict(
+            error.to_string(),
+            "`blueprint-hub node ls` and `blueprint-hub token ls` show who has it",
+        ),
+        PromiseFailed::Stopping => ApiError::unavailable(error.to_string()),
+    })
 }
 
 /// A label of at most [`MAX_LABEL`] printable characters.
@@ -127,5 +166,6 @@ fn view(record: &JoinTokenRecord) -> Value {
         "created_at": time(record.created_at),
         "expires_at": time(record.expires_at),
         "services": record.services.to_string(),
+        "address": record.address.map(|address| address.to_string()),
     })
 }

@@ -48,6 +48,9 @@ pub(crate) struct NodeView {
 #[derive(Debug, Serialize)]
 struct TunnelView {
     endpoint: Option<String>,
+    /// `udp`, `quic` or `tls`.
+    carrier: Option<&'static str>,
+    mtu: u16,
     handshake_age_secs: Option<u64>,
     last_received_secs: Option<u64>,
     rx_bytes: u64,
@@ -59,6 +62,8 @@ impl From<PeerView> for TunnelView {
     fn from(peer: PeerView) -> Self {
         Self {
             endpoint: peer.endpoint.map(|endpoint| endpoint.to_string()),
+            carrier: peer.carrier,
+            mtu: peer.mtu,
             handshake_age_secs: peer.handshake_age.map(|age| Duration::as_secs(&age)),
             last_received_secs: peer.last_rx.map(|age| Duration::as_secs(&age)),
             rx_bytes: peer.rx_bytes,

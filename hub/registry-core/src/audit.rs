@@ -62,6 +62,8 @@ audit_kinds! {
     AccessTokenCreate = "access_token.create",
     /// An access token was revoked.
     AccessTokenRevoke = "access_token.revoke",
+    /// The operator replaced the policy; the subject is its new version.
+    PolicySet = "policy.set",
     /// A provider was told to make a machine.
     InstanceCreate = "instance.create",
     /// A provider was told to delete a machine.

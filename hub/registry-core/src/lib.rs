@@ -1,4 +1,4 @@
-//! Join decisions, leases, services, targets and QoS history without I/O or clock.
+//! Join decisions, leases, services, targets, policy and QoS history without I/O or clock.
 //!
 //! The hub's registry driver owns one [`Registry`] and one [`AddressPool`] and tells them what
 //! happened and when. What has to outlive the process goes through the [`Store`] trait, which
@@ -13,6 +13,7 @@
 mod audit;
 mod history;
 mod join;
+pub mod policy;
 mod pool;
 mod record;
 mod registry;
@@ -21,12 +22,16 @@ mod store;
 pub use audit::{AuditCheck, AuditEvent, AuditKind, AuditRow, ParseAuditKindError};
 pub use history::{HISTORY_POINTS, QosHistory, QosPoint, QosSample, SERVICE_POINTS, ServicePoint};
 pub use join::{JoinRefusal, MAX_CLOCK_SKEW, check_clock, check_name};
-pub use pool::{AddressPool, PoolError};
+pub use pool::{AddressPool, PoolError, PromiseError, ReserveError};
 pub use record::{
-    AccessScope, AccessTokenRecord, Agent, JoinTokenRecord, ParseServicesError, ServiceGrant, TargetRecord,
+    AccessScope, AccessTokenRecord, Agent, JoinTokenRecord, ParseServicesError, PolicyRecord, ServiceGrant,
+    TargetRecord,
 };
 pub use registry::{
     AgentView, Change, ChangeBody, DATA_PLANE_REASON, MAX_REASON_CHARS, MAX_TARGETS_PER_AGENT, OfferedTarget,
     Outcome, RefusedTarget, Registry, RegistrySnapshot, WATCH_LOG,
 };
-pub use store::{JoinCommit, JoinError, Loaded, RenewError, Store, StoreError, StoreResult};
+pub use store::{
+    JoinCommit, JoinError, Loaded, PolicyChange, PolicyChangeError, RenewError, Store, StoreError,
+    StoreResult,
+};

@@ -1,9 +1,9 @@
 //! Overlay addresses and who holds them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use blueprint_common_types::OverlayLease;
+use blueprint_common_types::{OverlayLease, Timestamp, TokenId};
 use ipnetwork::{Ipv4Network, Ipv6Network};
 
 /// Number of the hub's own address inside both prefixes.
@@ -19,7 +19,47 @@ pub struct PoolError {
     pub v6: Ipv6Network,
 }
 
+/// Why an address is not kept for a join token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PromiseError {
+    /// It is outside the overlay, or not one of a spoke there.
+    #[error("{address} is no address for a node in the overlay {overlay}")]
+    Outside {
+        /// The address asked for.
+        address: Ipv4Addr,
+        /// The overlay's IPv4 prefix.
+        overlay: Ipv4Network,
+    },
+    /// A node holds it.
+    #[error("{0} is held by a node")]
+    Held(Ipv4Addr),
+    /// Another join token has the promise of it.
+    #[error("{0} is promised to another join token")]
+    Promised(Ipv4Addr),
+}
+
+/// Why no address was reserved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ReserveError {
+    /// Every address is held or promised.
+    #[error("the overlay has no free address")]
+    Full,
+    /// Somebody joins with the same token at this moment and has its address in hand.
+    #[error("another machine is joining with this token")]
+    Busy,
+}
+
+/// An address that waits for the machine with one join token.
+#[derive(Debug, Clone, Copy)]
+struct Promise {
+    token: TokenId,
+    /// End of the token, and of the promise with it.
+    until: Timestamp,
+}
+
 /// Gives out pairs of overlay addresses: the same number counted from the start of either prefix.
+///
+/// A number that is promised to a join token is given to nobody else until that token ends.
 ///
 /// The hub holds number 1. A released address is given again only after every other one had its
 /// turn, so that packets for a machine that left do not reach its successor.
@@ -32,6 +72,8 @@ pub struct AddressPool {
     /// Where the search for a free number starts.
     next: u32,
     held: BTreeSet<u32>,
+    /// Kept until the join is through: a join that fails gives the number back, not the promise.
+    promised: BTreeMap<u32, Promise>,
 }
 
 impl AddressPool {
@@ -47,7 +89,7 @@ impl AddressPool {
         if last <= HUB {
             return Err(PoolError { v4, v6 });
         }
-        Ok(Self { v4, v6, last, next: HUB + 1, held: BTreeSet::new() })
+        Ok(Self { v4, v6, last, next: HUB + 1, held: BTreeSet::new(), promised: BTreeMap::new() })
     }
 
     /// The hub's own addresses.
@@ -68,7 +110,54 @@ impl AddressPool {
         self.held.len()
     }
 
-    /// Takes a free pair; `None` where the overlay is full.
+    /// Keeps an address for whoever joins with `token` before `until`.
+    ///
+    /// # Errors
+    ///
+    /// Each variant of [`PromiseError`] says its case.
+    pub fn promise(
+        &mut self,
+        address: Ipv4Addr,
+        token: TokenId,
+        until: Timestamp,
+        now: Timestamp,
+    ) -> Result<(), PromiseError> {
+        self.expire(now);
+        let number = address.to_bits().checked_sub(self.v4.network().to_bits());
+        let number = number.filter(|number| (HUB + 1..=self.last).contains(number));
+        let number = number.ok_or(PromiseError::Outside { address, overlay: self.v4 })?;
+        if self.promised.contains_key(&number) {
+            return Err(PromiseError::Promised(address));
+        }
+        if self.held.contains(&number) {
+            return Err(PromiseError::Held(address));
+        }
+        self.promised.insert(number, Promise { token, until });
+        Ok(())
+    }
+
+    /// Takes back what was promised to a token; false where nothing was.
+    pub fn forget(&mut self, token: TokenId) -> bool {
+        let before = self.promised.len();
+        self.promised.retain(|_, promise| promise.token != token);
+        self.promised.len() < before
+    }
+
+    /// Takes the pair that is promised to a token, else a free one.
+    ///
+    /// # Errors
+    ///
+    /// Each variant of [`ReserveError`] says its case.
+    pub fn reserve_for(&mut self, token: TokenId, now: Timestamp) -> Result<OverlayLease, ReserveError> {
+        self.expire(now);
+        let promised = self.promised.iter().find(|(_, promise)| promise.token == token);
+        let Some(number) = promised.map(|(number, _)| *number) else {
+            return self.reserve().ok_or(ReserveError::Full);
+        };
+        if self.held.insert(number) { Ok(self.lease(number)) } else { Err(ReserveError::Busy) }
+    }
+
+    /// Takes a free pair that is promised to nobody; `None` where the overlay is full.
     pub fn reserve(&mut self) -> Option<OverlayLease> {
         let number = self.free_from(self.next).or_else(|| self.free_from(HUB + 1))?;
         self.held.insert(number);
@@ -91,14 +180,11 @@ impl AddressPool {
     }
 
     fn free_from(&self, start: u32) -> Option<u32> {
-        let mut candidate = start;
-        for &taken in self.held.range(start..=self.last) {
-            if taken != candidate {
-                break;
-            }
-            candidate = candidate.checked_add(1)?;
-        }
-        (candidate <= self.last).then_some(candidate)
+        (start..=self.last).find(|number| !self.held.contains(number) && !self.promised.contains_key(number))
+    }
+
+    fn expire(&mut self, now: Timestamp) {
+        self.promised.retain(|_, promise| promise.until > now);
     }
 
     fn lease(&self, number: u32) -> OverlayLease {
@@ -171,6 +257,56 @@ mod tests {
         let rest: Vec<_> = std::iter::from_fn(|| pool.reserve()).collect();
         assert!(!rest.contains(&lease));
         assert_eq!(rest.len(), 12);
+    }
+
+    const TOKEN: TokenId = TokenId::from_bytes([7; 8]);
+    const OTHER: TokenId = TokenId::from_bytes([8; 8]);
+    const START: Timestamp = Timestamp::from_millis(1_000);
+    const END: Timestamp = Timestamp::from_millis(2_000);
+
+    #[test]
+    fn a_promised_address_goes_to_its_token_and_to_nobody_else() {
+        let mut pool = pool("10.7.0.0/29").unwrap();
+        let wanted: Ipv4Addr = "10.7.0.3".parse().unwrap();
+        pool.promise(wanted, TOKEN, END, START).unwrap();
+        let others: Vec<_> = std::iter::from_fn(|| pool.reserve_for(OTHER, START).ok()).collect();
+        assert_eq!(others.len(), 4);
+        assert!(others.iter().all(|lease| lease.v4 != wanted));
+        assert_eq!(pool.reserve_for(OTHER, START), Err(ReserveError::Full));
+
+        let lease = pool.reserve_for(TOKEN, START).unwrap();
+        assert_eq!((lease.v4, lease.v6.to_string().as_str()), (wanted, "fd12:3456:789a::3"));
+        assert_eq!(pool.reserve_for(TOKEN, START), Err(ReserveError::Busy));
+        assert!(pool.release(lease), "the join failed");
+        assert_eq!(pool.reserve_for(OTHER, START), Err(ReserveError::Full), "the promise outlives it");
+        assert_eq!(pool.reserve_for(TOKEN, START), Ok(lease));
+        assert!(pool.forget(TOKEN) && !pool.forget(TOKEN));
+        assert_eq!(pool.promise(wanted, OTHER, END, START), Err(PromiseError::Held(wanted)));
+    }
+
+    #[test]
+    fn a_promise_ends_with_its_token() {
+        let mut pool = pool("10.7.0.0/30").unwrap();
+        let wanted: Ipv4Addr = "10.7.0.2".parse().unwrap();
+        pool.promise(wanted, TOKEN, END, START).unwrap();
+        assert_eq!(pool.promise(wanted, OTHER, END, START), Err(PromiseError::Promised(wanted)));
+        assert_eq!(pool.reserve_for(OTHER, START), Err(ReserveError::Full));
+        assert_eq!(pool.reserve_for(OTHER, END).unwrap().v4, wanted);
+    }
+
+    #[test]
+    fn only_addresses_of_spokes_are_promised() {
+        let mut pool = pool("10.7.0.0/29").unwrap();
+        for (outside, why) in [
+            ("10.7.0.0", "network"),
+            ("10.7.0.1", "hub"),
+            ("10.7.0.7", "broadcast"),
+            ("10.8.0.3", "elsewhere"),
+        ] {
+            let address: Ipv4Addr = outside.parse().unwrap();
+            let refused = pool.promise(address, TOKEN, END, START);
+            assert!(matches!(refused, Err(PromiseError::Outside { .. })), "{why}");
+        }
     }
 
     #[test]

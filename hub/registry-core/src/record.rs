@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 
 use blueprint_common_types::{
@@ -148,6 +148,8 @@ pub struct JoinTokenRecord {
     pub uses: u32,
     /// What agents that join with it may offer.
     pub services: ServiceGrant,
+    /// The overlay address of the machine that joins with it; `None` for any free one.
+    pub address: Option<Ipv4Addr>,
 }
 
 /// A right to call services through the proxy, without its secret.
@@ -184,6 +186,19 @@ pub struct TargetRecord {
     pub expires_at: Timestamp,
     /// Name of the agent.
     pub agent_name: String,
+}
+
+/// The policy between machines as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PolicyRecord {
+    /// Number of the policy; the first is 1 and every change adds one.
+    pub version: u64,
+    /// What the operator wrote ([`crate::policy::PolicyDocument`]).
+    pub document: String,
+    /// When it was stored.
+    pub changed_at: Timestamp,
+    /// By which way the operator came.
+    pub changed_by: String,
 }
 
 #[cfg(test)]

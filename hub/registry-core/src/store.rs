@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 
 use crate::{
     AccessTokenRecord, Agent, AuditCheck, AuditEvent, AuditRow, Change, JoinRefusal, JoinTokenRecord,
-    TargetRecord,
+    PolicyRecord, TargetRecord,
 };
 
 /// Why the store could not do what it was asked.
@@ -65,6 +65,35 @@ pub enum RenewError {
     /// The store failed; nothing was changed.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// Why a policy was not stored.
+#[derive(Debug, thiserror::Error)]
+pub enum PolicyChangeError {
+    /// Somebody else changed it first.
+    #[error("the policy has version {current} by now")]
+    Conflict {
+        /// Version that is stored; 0 where none is.
+        current: u64,
+    },
+    /// The store failed; nothing was changed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// A policy that takes the place of the one stored.
+#[derive(Debug, Clone)]
+pub struct PolicyChange {
+    /// What the operator wrote; checked by the caller.
+    pub document: String,
+    /// Version that it was made from, 0 for none; `None` where any may be replaced.
+    pub replaces: Option<u64>,
+    /// By which way the operator came.
+    pub changed_by: String,
+    /// What it holds, for the audit row.
+    pub summary: String,
+    /// The hub's time.
+    pub now: Timestamp,
 }
 
 /// Everything that one accepted join changes, in one transaction.
@@ -156,6 +185,12 @@ pub trait Store: Send + Sync {
 
     /// Marks an access token as revoked; false where there is none or it was revoked before.
     fn revoke_access_token(&self, id: TokenId, now: Timestamp) -> BoxFuture<'_, StoreResult<bool>>;
+
+    /// The policy between machines; `None` where none was ever stored.
+    fn policy(&self) -> BoxFuture<'_, StoreResult<Option<PolicyRecord>>>;
+
+    /// Replaces the policy and gives it as stored, with the version that follows on the one before.
+    fn change_policy(&self, change: PolicyChange) -> BoxFuture<'_, Result<PolicyRecord, PolicyChangeError>>;
 
     /// Appends to the audit log.
     fn audit(&self, event: AuditEvent, now: Timestamp) -> BoxFuture<'_, StoreResult<()>>;

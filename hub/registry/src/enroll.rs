@@ -6,7 +6,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use blueprint_common_types::{AgentId, JoinToken, OverlayLease, Timestamp, WgPublicKey};
 use blueprint_hub_registry_core::{
-    Agent, AuditEvent, AuditKind, JoinCommit, JoinError, JoinRefusal, ServiceGrant, check_clock, check_name,
+    Agent, AuditEvent, AuditKind, JoinCommit, JoinError, JoinRefusal, ReserveError, ServiceGrant,
+    check_clock, check_name,
 };
 use blueprint_proto::v1;
 use tonic::{Request, Response, Status};
@@ -84,7 +85,10 @@ impl Enroll {
         let token: JoinToken = request.token.parse().map_err(|_| JoinRefusal::Unknown)?;
         let agent = self.agent(request, &token, now.into())?;
         check_clock(Timestamp::from_millis(request.clock_millis), now.into())?;
-        let lease = self.shared.registrar.reserve().await?.ok_or(JoinRefusal::Full)?;
+        let lease = self.shared.registrar.reserve(token.id()).await?.map_err(|error| match error {
+            ReserveError::Full => Failure::from(JoinRefusal::Full),
+            ReserveError::Busy => Failure::Status(status::busy("another machine is joining with this token")),
+        })?;
         let agent = Agent { lease, ..agent };
         match self.commit(request, &token, agent, now).await {
             Ok((agent, issued)) => {

@@ -9,15 +9,16 @@
 //! - what is acknowledged is stored.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use blueprint_common_types::{
-    AgentId, MachineSample, OverlayLease, ServiceSample, TargetKey, Timestamp, TunnelSample,
+    AgentId, MachineSample, OverlayLease, ServiceSample, TargetKey, Timestamp, TokenId, TunnelSample,
 };
 use blueprint_hub_registry_core::{
-    AddressPool, Agent, AuditEvent, AuditKind, Change, OfferedTarget, QosHistory, QosPoint, QosSample,
-    RefusedTarget, Registry, RegistrySnapshot, Store,
+    AddressPool, Agent, AuditEvent, AuditKind, Change, OfferedTarget, PromiseError, QosHistory, QosPoint,
+    QosSample, RefusedTarget, Registry, RegistrySnapshot, ReserveError, Store,
 };
 use blueprint_proto::v1::{self, goodbye::Reason, hub_message::Body};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -36,7 +37,9 @@ const SAVE_RETRY: Duration = Duration::from_secs(1);
 
 /// Everything other tasks tell the registrar.
 enum Command {
-    Reserve(oneshot::Sender<Option<OverlayLease>>),
+    Promise(Ipv4Addr, TokenId, Timestamp, oneshot::Sender<Result<(), PromiseError>>),
+    Forget(TokenId),
+    Reserve(TokenId, oneshot::Sender<Result<OverlayLease, ReserveError>>),
     Release(OverlayLease),
     Joined(Box<Agent>, oneshot::Sender<()>),
     Renewed(AgentId, u32),
@@ -141,8 +144,38 @@ impl RegistrarHandle {
         self.ask(|reply| Command::Removed(agent, reply)).await
     }
 
-    pub(crate) async fn reserve(&self) -> Result<Option<OverlayLease>, Stopping> {
-        self.ask(Command::Reserve).await
+    /// Keeps an overlay address for whoever joins with `token` before `until`.
+    ///
+    /// # Errors
+    ///
+    /// [`Stopping`] where the hub stops; inside, why the address is not to be had.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it leaves open whether the address is kept.
+    pub async fn promise(
+        &self,
+        address: Ipv4Addr,
+        token: TokenId,
+        until: Timestamp,
+    ) -> Result<Result<(), PromiseError>, Stopping> {
+        self.ask(|reply| Command::Promise(address, token, until, reply)).await
+    }
+
+    /// Takes back what was promised to a token that is gone.
+    ///
+    /// # Errors
+    ///
+    /// [`Stopping`] where the hub stops.
+    pub async fn forget(&self, token: TokenId) -> Result<(), Stopping> {
+        self.commands.send(Command::Forget(token)).await.map_err(|_| Stopping)
+    }
+
+    pub(crate) async fn reserve(
+        &self,
+        token: TokenId,
+    ) -> Result<Result<OverlayLease, ReserveError>, Stopping> {
+        self.ask(|reply| Command::Reserve(token, reply)).await
     }
 
     pub(crate) async fn release(&self, lease: OverlayLease) -> Result<(), Stopping> {
@@ -274,8 +307,14 @@ impl Registrar {
 
     fn apply(&mut self, command: Command, now: Timestamp) {
         match command {
-            Command::Reserve(reply) => {
-                if let Err(Some(lease)) = reply.send(self.pool.reserve()) {
+            Command::Promise(address, token, until, reply) => {
+                let _ = reply.send(self.pool.promise(address, token, until, now));
+            }
+            Command::Forget(token) => {
+                self.pool.forget(token);
+            }
+            Command::Reserve(token, reply) => {
+                if let Err(Ok(lease)) = reply.send(self.pool.reserve_for(token, now)) {
                     self.pool.release(lease);
                 }
             }
@@ -284,6 +323,7 @@ impl Registrar {
             }
             Command::Joined(agent, reply) => {
                 self.pool.mark(agent.lease);
+                self.pool.forget(agent.token);
                 self.registry.add_agent(*agent);
                 self.dirty = true;
                 let _ = reply.send(());

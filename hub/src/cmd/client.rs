@@ -2,6 +2,7 @@
 
 use blueprint_common_runtime::cli::CliError;
 use blueprint_common_runtime::local_api::{LocalClient, LocalError};
+use http::StatusCode;
 use serde_json::Value;
 
 use crate::cli::Global;
@@ -24,10 +25,21 @@ pub(crate) async fn ask_async(
     path: &str,
     body: Option<&Value>,
 ) -> Result<Value, CliError> {
+    let (status, answer) = exchange(global, method, path, body).await?;
+    if status.is_success() { Ok(answer) } else { Err(CliError::from_response(status, &answer)) }
+}
+
+/// The same for a caller that also reads answers with a status of refusal.
+pub(crate) async fn exchange(
+    global: &Global,
+    method: &str,
+    path: &str,
+    body: Option<&Value>,
+) -> Result<(StatusCode, Value), CliError> {
     let state = global.state()?;
     let client = LocalClient::new(state.join(files::ADMIN_SOCKET));
     let method = method.parse().map_err(|_| CliError::failure(format!("{method} is not a method")))?;
-    let (status, answer) = client.request(method, path, body).await.map_err(|error| match error {
+    client.request(method, path, body).await.map_err(|error| match error {
         LocalError::NotRunning { .. } => {
             CliError::unavailable(format!("no hub runs with the state folder {}", state.display()))
                 .hint("start it with `blueprint-hub serve`, or name its folder with --state DIR")
@@ -40,8 +52,7 @@ pub(crate) async fn ask_async(
         | LocalError::Io { .. }
         | LocalError::Exchange(_)
         | LocalError::TooLarge => CliError::unavailable(error.to_string()).hint("the hub's log may say why"),
-    })?;
-    if status.is_success() { Ok(answer) } else { Err(CliError::from_response(status, &answer)) }
+    })
 }
 
 /// A runtime for one command.

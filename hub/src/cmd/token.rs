@@ -1,5 +1,7 @@
 //! `token`: the right to become a node.
 
+use std::net::Ipv4Addr;
+
 use blueprint_common_runtime::cli::{CliError, Output, Table, print_json, print_line};
 use clap::Subcommand;
 use serde_json::json;
@@ -27,6 +29,9 @@ The line is shown once; the hub keeps only a hash of the token.")]
         /// Services its machines may offer, such as 7/42,7/43; default: any that nobody else offers
         #[arg(long, default_value = "", value_name = "LIST")]
         services: String,
+        /// Overlay address of the one machine that joins with it; default: any free one
+        #[arg(long, value_name = "IP")]
+        address: Option<Ipv4Addr>,
     },
     /// Lists join tokens
     #[command(visible_alias = "list", after_help = "Example: blueprint-hub token ls")]
@@ -42,8 +47,10 @@ The line is shown once; the hub keeps only a hash of the token.")]
 impl Token {
     pub(crate) fn run(self, global: &Global) -> Result<(), CliError> {
         match self {
-            Self::Create { ttl, uses, label, services } => {
-                let body = json!({ "ttl_secs": ttl, "uses": uses, "label": label, "services": services });
+            Self::Create { ttl, uses, label, services, address } => {
+                let body = json!({
+                    "ttl_secs": ttl, "uses": uses, "label": label, "services": services, "address": address,
+                });
                 let answer = ask(global, "POST", "/v1/tokens", Some(&body))?;
                 match global.output {
                     Output::Json => print_json(&answer),
@@ -56,7 +63,8 @@ impl Token {
                     print_json(&answer);
                     return Ok(());
                 }
-                let mut table = Table::new(&["ID", "STATE", "LEFT", "EXPIRES", "SERVICES", "LABEL"]);
+                let mut table =
+                    Table::new(&["ID", "STATE", "LEFT", "EXPIRES", "SERVICES", "ADDRESS", "LABEL"]);
                 for row in rows(&answer, "tokens") {
                     let left = format!("{}/{}", text(row, "uses_left"), text(row, "uses"));
                     table.push(vec![
@@ -65,6 +73,7 @@ impl Token {
                         left,
                         text(row, "expires_at"),
                         text(row, "services"),
+                        text(row, "address"),
                         text(row, "label"),
                     ]);
                 }

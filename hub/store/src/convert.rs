@@ -51,5 +51,17 @@ pub(crate) fn read_agent_id(row: &Row<'_>, index: usize) -> DbResult<AgentId> {
 /// The text in column `index` as whatever it stands for.
 pub(crate) fn read_text<T: FromStr<Err: Display>>(row: &Row<'_>, index: usize) -> DbResult<T> {
     let text: String = row.get(index)?;
+    parse(&text)
+}
+
+/// The text in column `index` as whatever it stands for, where there is one.
+pub(crate) fn read_optional_text<T: FromStr<Err: Display>>(
+    row: &Row<'_>,
+    index: usize,
+) -> DbResult<Option<T>> {
+    row.get::<_, Option<String>>(index)?.as_deref().map(parse).transpose()
+}
+
+fn parse<T: FromStr<Err: Display>>(text: &str) -> DbResult<T> {
     text.parse().map_err(|error: T::Err| DbError::Damaged(error.to_string()))
 }

@@ -18,6 +18,7 @@ mod error;
 mod join;
 mod migrate;
 mod open;
+mod policy;
 mod queue;
 mod targets;
 mod tokens;
@@ -27,7 +28,7 @@ use std::path::Path;
 use blueprint_common_types::{AgentId, Timestamp, TokenId};
 use blueprint_hub_registry_core::{
     AccessTokenRecord, Agent, AuditCheck, AuditEvent, AuditRow, Change, JoinCommit, JoinError,
-    JoinTokenRecord, Loaded, RenewError, Store, StoreResult,
+    JoinTokenRecord, Loaded, PolicyChange, PolicyChangeError, PolicyRecord, RenewError, Store, StoreResult,
 };
 use futures_util::future::BoxFuture;
 
@@ -120,6 +121,16 @@ impl Store for SqliteStore {
 
     fn revoke_access_token(&self, id: TokenId, now: Timestamp) -> BoxFuture<'_, StoreResult<bool>> {
         Box::pin(self.queue.call("revoke an access token", move |db| tokens::revoke_access(db, id, now)))
+    }
+
+    fn policy(&self) -> BoxFuture<'_, StoreResult<Option<PolicyRecord>>> {
+        Box::pin(self.queue.call("read the policy", policy::load))
+    }
+
+    fn change_policy(&self, change: PolicyChange) -> BoxFuture<'_, Result<PolicyRecord, PolicyChangeError>> {
+        Box::pin(
+            async move { self.queue.call("store a policy", move |db| policy::change(db, change)).await? },
+        )
     }
 
     fn audit(&self, event: AuditEvent, now: Timestamp) -> BoxFuture<'_, StoreResult<()>> {

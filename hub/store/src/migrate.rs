@@ -8,7 +8,11 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use crate::open::OpenError;
 
 /// The steps, in order; the first makes version 1.
-const STEPS: &[&str] = &[include_str!("schema/0001_first.sql")];
+const STEPS: &[&str] = &[
+    include_str!("schema/0001_first.sql"),
+    include_str!("schema/0002_token_address.sql"),
+    include_str!("schema/0003_policy.sql"),
+];
 
 /// Brings the schema up to date.
 pub(crate) fn migrate(db: &mut Connection) -> Result<(), OpenError> {

@@ -7,7 +7,7 @@ use blueprint_hub_registry_core::{AccessTokenRecord, AuditEvent, AuditKind, Join
 use rusqlite::{Connection, params};
 
 use crate::audit;
-use crate::convert::{read_optional_time, read_text, read_time, time};
+use crate::convert::{read_optional_text, read_optional_time, read_text, read_time, time};
 use crate::error::DbResult;
 
 /// How long an expired join token is kept, so that a late join is told what happened to it.
@@ -18,8 +18,9 @@ pub(crate) fn create_join(db: &Connection, record: &JoinTokenRecord) -> DbResult
     let epoch = Timestamp::default();
     let gone = epoch.plus(now.since(epoch.plus(KEEP_EXPIRED)));
     db.execute("DELETE FROM join_tokens WHERE expires_at < ?1", params![time(gone)])?;
-    let sql = "INSERT INTO join_tokens (id, hash, label, created_at, expires_at, uses_left, uses, services) \
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+    let sql = "INSERT INTO join_tokens \
+               (id, hash, label, created_at, expires_at, uses_left, uses, services, address) \
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
     let values = params![
         record.id.to_string(),
         record.hash.as_bytes(),
@@ -29,10 +30,12 @@ pub(crate) fn create_join(db: &Connection, record: &JoinTokenRecord) -> DbResult
         record.uses_left,
         record.uses,
         record.services.to_string(),
+        record.address.map(|address| address.to_string()),
     ];
     db.execute(sql, values)?;
+    let address = record.address.map(|address| format!(", address {address}")).unwrap_or_default();
     let detail = format_args!(
-        "label {:?}, {} uses until {}, services {:?}",
+        "label {:?}, {} uses until {}, services {:?}{address}",
         record.label,
         record.uses,
         record.expires_at,
@@ -42,7 +45,7 @@ pub(crate) fn create_join(db: &Connection, record: &JoinTokenRecord) -> DbResult
 }
 
 pub(crate) fn list_join(db: &Connection) -> DbResult<Vec<JoinTokenRecord>> {
-    let sql = "SELECT id, hash, label, created_at, expires_at, uses_left, uses, services \
+    let sql = "SELECT id, hash, label, created_at, expires_at, uses_left, uses, services, address \
                FROM join_tokens ORDER BY created_at, id";
     let mut statement = db.prepare(sql)?;
     let mut rows = statement.query([])?;
@@ -57,6 +60,7 @@ pub(crate) fn list_join(db: &Connection) -> DbResult<Vec<JoinTokenRecord>> {
             uses_left: row.get(5)?,
             uses: row.get(6)?,
             services: read_text(row, 7)?,
+            address: read_optional_text(row, 8)?,
         });
     }
     Ok(tokens)

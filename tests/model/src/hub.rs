@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use blueprint_common_tunnel_core::{Config, Event, PeerConfig, Policy, Role, TunnelCore};
+use blueprint_common_tunnel_core::{Config, Event, Limits, PeerConfig, Policy, Role, SoloTunnel};
 use blueprint_common_types::{AgentId, Timestamp, WgPrivateKey, WgPublicKey};
 use blueprint_hub_registry_core::{AddressPool, Agent, Change, QosHistory, Registry};
 
@@ -24,7 +24,7 @@ const PAST: usize = 40;
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Hub {
-    pub(crate) core: TunnelCore,
+    pub(crate) core: SoloTunnel,
     pub(crate) registry: Registry,
     pub(crate) naive: Naive,
     pool: AddressPool,
@@ -67,9 +67,11 @@ impl Hub {
             prefixes,
             role: Role::Hub,
             mtu: 1420,
+            limits: Limits::default(),
+            answers_echoes: true,
             seed: air.rng.bytes(),
         };
-        let mut core = TunnelCore::new(config, air.now);
+        let mut core = SoloTunnel::new(config, air.now);
         core.set_policy(policy);
         for agent in &agents {
             require(pool.mark(agent.lease), || format!("the lease of {} is not free", agent.id))?;
@@ -224,7 +226,7 @@ impl Hub {
     /// Everything that the core wants done.
     fn drain(&mut self, air: &mut Air) -> Checked {
         while let Some(transmit) = self.core.poll_transmit() {
-            let datagram = Datagram { from: HUB_ADDRESS, to: transmit.to, payload: transmit.payload };
+            let datagram = Datagram { from: HUB_ADDRESS, to: transmit.to.remote, payload: transmit.payload };
             air.network.send(datagram, &mut air.rng, air.now);
         }
         while let Some(packet) = self.core.poll_packet() {
@@ -234,7 +236,7 @@ impl Hub {
             let (peer, alive) = match event {
                 Event::EchoLost { peer } => (peer, false),
                 Event::EchoBack { peer } => (peer, true),
-                Event::Handshake { .. } | Event::Roam { .. } => continue,
+                Event::Handshake { .. } | Event::Roam { .. } | Event::Probed { .. } => continue,
             };
             let Some(id) = self.keys.get(&peer).copied() else { continue };
             air.note(format_args!("hub: echo of {id} alive={alive}"));
@@ -281,10 +283,10 @@ impl Hub {
     }
 }
 
-fn add_peer(core: &mut TunnelCore, agent: &Agent, now: Instant) -> Checked {
+fn add_peer(core: &mut SoloTunnel, agent: &Agent, now: Instant) -> Checked {
     let allowed_ips = vec![IpAddr::V4(agent.lease.v4).into(), IpAddr::V6(agent.lease.v6).into()];
     let public_key = agent.wireguard_key;
     let keepalive = Some(Duration::from_secs(25));
-    let peer = PeerConfig { public_key, allowed_ips, endpoint: None, keepalive };
+    let peer = PeerConfig { public_key, allowed_ips, endpoint: None, preshared_key: None, keepalive };
     core.upsert_peer(peer, now).map_err(|error| Fault(format!("{} is refused as a peer: {error}", agent.id)))
 }

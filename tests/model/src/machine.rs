@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use blueprint_agent_link_core::{Link, LinkConfig, LinkEnd, LinkEvent, LinkState, Outbox, Renewal};
-use blueprint_common_tunnel_core::{Config, Event, PeerConfig, Role, TunnelCore};
+use blueprint_common_tunnel_core::{Config, Event, Limits, PeerConfig, Role, SoloTunnel};
 use blueprint_common_types::{AgentId, OverlayLease, Timestamp, WgPrivateKey, WgPublicKey};
 use blueprint_hub_registry_core::OfferedTarget;
 
@@ -50,7 +50,7 @@ pub(crate) struct Machine {
 #[derive(Debug)]
 pub(crate) struct Process {
     number: ProcessId,
-    pub(crate) core: TunnelCore,
+    pub(crate) core: SoloTunnel,
     /// Addresses it sends from; not its lease where it is an impostor.
     pub(crate) speaks_as: OverlayLease,
     pub(crate) link: Link,
@@ -83,13 +83,16 @@ impl Machine {
             prefixes,
             role: Role::Spoke,
             mtu: 1420,
+            limits: Limits::default(),
+            answers_echoes: true,
             seed: air.rng.bytes(),
         };
-        let mut core = TunnelCore::new(config, air.now);
+        let mut core = SoloTunnel::new(config, air.now);
         let hub = PeerConfig {
             public_key: self.hub,
             allowed_ips: vec![prefixes.v4.into(), prefixes.v6.into()],
-            endpoint: Some(HUB_ADDRESS),
+            endpoint: Some(HUB_ADDRESS.into()),
+            preshared_key: None,
             keepalive: Some(Duration::from_secs(25)),
         };
         core.upsert_peer(hub, air.now)
@@ -264,7 +267,7 @@ impl Machine {
     fn drain(&mut self, air: &mut Air) -> Checked {
         let Some(process) = &mut self.process else { return Ok(()) };
         while let Some(transmit) = process.core.poll_transmit() {
-            let datagram = Datagram { from: self.address, to: transmit.to, payload: transmit.payload };
+            let datagram = Datagram { from: self.address, to: transmit.to.remote, payload: transmit.payload };
             air.network.send(datagram, &mut air.rng, air.now);
         }
         while let Some(packet) = process.core.poll_packet() {
@@ -277,7 +280,7 @@ impl Machine {
                     process.search_at = air.now;
                 }
                 Event::EchoBack { .. } => process.link.handle_path_back(air.now),
-                Event::Handshake { .. } | Event::Roam { .. } => continue,
+                Event::Handshake { .. } | Event::Roam { .. } | Event::Probed { .. } => continue,
             }
             air.note(format_args!("machine {}: {event:?}", self.id));
         }
@@ -313,8 +316,8 @@ impl Process {
     /// Points the tunnel at the hub's address where it points elsewhere: a datagram that somebody in the middle
     /// sent on, from an address of its own and faster than the path, makes the tunnel follow it there.
     fn locate(&mut self, hub: &WgPublicKey, now: Instant) {
-        if self.core.peer_stats(hub).and_then(|stats| stats.endpoint) != Some(HUB_ADDRESS) {
-            self.core.set_endpoint(hub, HUB_ADDRESS, now);
+        if self.core.peer_stats(hub).and_then(|stats| stats.endpoint) != Some(HUB_ADDRESS.into()) {
+            self.core.set_endpoint(hub, HUB_ADDRESS.into(), now);
         }
     }
 

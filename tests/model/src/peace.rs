@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use blueprint_common_tunnel_core::TunnelCore;
+use blueprint_common_tunnel_core::SoloTunnel;
 
 use crate::fault::{Checked, Fault, require};
 use crate::machine::Machine;
@@ -93,7 +93,7 @@ impl World {
 
     /// What each tunnel refused, for a failure's report.
     fn counters(&self) -> String {
-        let refused = |node: String, core: &TunnelCore| {
+        let refused = |node: String, core: &SoloTunnel| {
             let counts: Vec<_> = core.stats().discards().filter(|(_, count)| *count > 0).collect();
             format!("  {node} refused {counts:?}\n")
         };

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use blueprint_common_tunnel_core::Policy;
+use blueprint_common_tunnel_core::{Policy, Rule};
 use blueprint_common_types::{AgentId, OverlayLease, TokenId, WgPrivateKey};
 use blueprint_hub_registry_core::{Agent, ServiceGrant};
 
@@ -89,7 +89,7 @@ impl World {
         let mut air = Air::new(seed);
         let mut policy = Policy::deny_all();
         if air.rng.chance(250) {
-            policy.allow(private_key(0).public_key(), private_key(1).public_key());
+            policy.allow(private_key(0).public_key(), private_key(1).public_key(), Rule::ANY);
             air.ledger.allowed.insert((Node::Machine(0), Node::Machine(1)));
         }
         air.ledger.leases.insert(Node::Hub, overlay().hub());

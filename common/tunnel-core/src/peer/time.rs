@@ -2,31 +2,34 @@
 
 use std::time::Instant;
 
-use super::{DEAF_AFTER, GIVE_UP_AFTER, KEEPALIVE_AFTER, Peer, Pulse, Shared, TICK, is_data};
+use super::{DEAF_AFTER, GIVE_UP_AFTER, KEEPALIVE_AFTER, Peer, Pulse, Shared, TICK};
 use crate::echo::Change;
-use crate::noise::{Outcome, buffer_len};
+use crate::line::is_data;
+use crate::noise::{Outcome, REKEY_AFTER_MESSAGES, buffer_len};
 use crate::packet::echo_request;
 use crate::{Discard, Event, Role};
 
-impl Peer {
+impl Peer<'_> {
     /// Does everything that is due.
     pub(crate) fn handle_timeout(&mut self, shared: &mut Shared) {
-        if self.tick_at <= shared.now {
-            self.tick_at = shared.now + TICK;
+        if self.care.tick_at <= shared.now {
+            self.care.tick_at = shared.now + TICK;
             self.handle_library(shared);
             self.handle_silence(shared);
             self.handle_age(shared);
         }
         self.handle_attempt(shared);
         self.handle_pulse(shared);
+        self.restart_search(shared);
+        self.follow_search(shared);
     }
 
     pub(super) fn handle_library(&mut self, shared: &mut Shared) {
         let mut buffer = shared.output.buffer(buffer_len(0));
-        let outcome = self.noise.update_timers(&shared.identity, &mut buffer);
+        let outcome = self.line.noise.update_timers(&mut buffer);
         if outcome == Outcome::Expired {
-            self.session = None;
-            self.answered = [None; 8];
+            self.line.session = None;
+            self.line.answered = [None; 8];
         }
         if matches!(outcome, Outcome::Network(_)) && !is_data(&buffer) {
             self.note_attempt(shared);
@@ -40,15 +43,15 @@ impl Peer {
         let passed = |since: Option<Instant>, limit| {
             since.is_some_and(|at| now.saturating_duration_since(at) >= limit)
         };
-        if passed(self.unanswered_since, DEAF_AFTER) {
-            self.unanswered_since = None;
+        if passed(self.line.unanswered_since, DEAF_AFTER) {
+            self.line.unanswered_since = None;
             self.want_session(shared);
         }
         let persistent =
-            self.keepalive.is_some_and(|every| self.last_tx.is_none() || passed(self.last_tx, every));
-        if self.endpoint.is_some() && (persistent || passed(self.unacknowledged_since, KEEPALIVE_AFTER)) {
-            self.unacknowledged_since = None;
-            if self.has_session(now) {
+            self.care.keepalive.is_some_and(|every| self.line.last_tx.is_none() || passed(self.line.last_tx, every));
+        if self.line.endpoint.is_some() && (persistent || passed(self.line.unacknowledged_since, KEEPALIVE_AFTER)) {
+            self.line.unacknowledged_since = None;
+            if self.line.has_session(now) {
                 self.seal(&[], shared);
             } else if persistent {
                 self.want_session(shared);
@@ -58,40 +61,45 @@ impl Peer {
 
     /// Rekeys, and sessions that nobody else will make.
     pub(super) fn handle_age(&mut self, shared: &mut Shared) {
-        let is_old = self.session.is_some_and(|session| {
-            session.is_initiator && session.sent_data && session.rekey_at <= shared.now
+        let is_old = self.line.session.is_some_and(|session| {
+            session.sent >= REKEY_AFTER_MESSAGES
+                || session.is_initiator && session.sent_data && session.rekey_at <= shared.now
         });
         let is_lone =
-            !self.has_session(shared.now) && (shared.role == Role::Spoke || !self.pending.is_empty());
-        if self.attempt.is_none() && (is_old || is_lone) {
+            !self.line.has_session(shared.now) && (shared.role == Role::Spoke || !self.care.pending.is_empty());
+        if self.care.attempt.is_none() && (is_old || is_lone) {
             self.want_session(shared);
         }
     }
 
     pub(super) fn handle_attempt(&mut self, shared: &mut Shared) {
-        let Some(attempt) = self.attempt.filter(|attempt| attempt.retry_at <= shared.now) else { return };
+        let Some(attempt) = self.care.attempt.filter(|attempt| attempt.retry_at <= shared.now) else { return };
         let gives_up = shared.role == Role::Hub && attempt.started + GIVE_UP_AFTER <= shared.now;
-        if !gives_up && self.endpoint.is_some() {
+        if !gives_up && self.line.endpoint.is_some() {
             self.start_handshake(shared);
             return;
         }
-        self.attempt = None;
-        for packet in std::mem::take(&mut self.pending) {
+        self.care.attempt = None;
+        for packet in std::mem::take(&mut self.care.pending) {
             shared.output.discard(Discard::PendingFull);
             shared.output.recycle(packet);
         }
     }
 
     pub(super) fn handle_pulse(&mut self, shared: &mut Shared) {
-        let (change, is_due, is_lost) = match &mut self.pulse {
+        let last_rx = self.line.last_rx;
+        let (change, is_due, is_lost) = match &mut self.care.pulse {
             Pulse::Send(sender) => {
                 let change = sender.handle_timeout(shared.now);
                 (change, sender.is_due(shared.now), sender.take_loss())
             }
-            Pulse::Watch(watch) => (watch.handle_timeout(shared.now), false, false),
+            Pulse::Watch(watch) => {
+                watch.handle_rx(last_rx);
+                (watch.handle_timeout(shared.now), false, false)
+            }
         };
         self.tell(change, shared);
-        if is_lost && self.attempt.is_none() {
+        if is_lost && self.care.attempt.is_none() {
             self.start_handshake(shared);
         }
         if is_due {
@@ -100,9 +108,11 @@ impl Peer {
     }
 
     pub(super) fn send_echo(&mut self, shared: &mut Shared) {
-        let has_session = self.has_session(shared.now) && self.endpoint.is_some();
-        let Pulse::Send(sender) = &mut self.pulse else { return };
-        let beat = sender.send(has_session, shared.now);
+        let has_session = self.line.has_session(shared.now) && self.line.endpoint.is_some();
+        let settled = self.line.is_mtu_settled && self.care.search.is_some();
+        let mtu = if settled { u16::try_from(self.line.mtu).unwrap_or(u16::MAX) } else { 0 };
+        let Pulse::Send(sender) = &mut self.care.pulse else { return };
+        let beat = sender.send(has_session, mtu, shared.now);
         if has_session {
             let [.., high, low] = beat.seq.to_be_bytes();
             let seq = u16::from_be_bytes([high, low]);
@@ -113,8 +123,8 @@ impl Peer {
 
     pub(super) fn tell(&self, change: Option<Change>, shared: &mut Shared) {
         match change {
-            Some(Change::Lost) => shared.output.emit(Event::EchoLost { peer: self.key }),
-            Some(Change::Back) => shared.output.emit(Event::EchoBack { peer: self.key }),
+            Some(Change::Lost) => shared.output.emit(Event::EchoLost { peer: self.key() }),
+            Some(Change::Back) => shared.output.emit(Event::EchoBack { peer: self.key() }),
             None => {}
         }
     }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use blueprint_common_tunnel_core::{
-    Config, Discard, Event, OverlayPrefixes, PeerConfig, PeerStats, Role, Transmit, TunnelCore,
+    Config, Discard, Event, Limits, OverlayPrefixes, PeerConfig, PeerStats, Role, SoloTunnel, Transmit,
 };
 use blueprint_common_types::{OverlayLease, WgPrivateKey, WgPublicKey};
 use boringtun::noise::{Tunn, TunnResult};
@@ -21,7 +21,7 @@ pub(crate) type Path = Box<dyn FnMut(SocketAddr, SocketAddr, &[u8]) -> bool>;
 
 pub(crate) struct End {
     pub(crate) address: SocketAddr,
-    pub(crate) core: TunnelCore,
+    pub(crate) core: SoloTunnel,
     pub(crate) packets: Vec<Vec<u8>>,
     pub(crate) events: Vec<Event>,
 }
@@ -68,6 +68,8 @@ pub(crate) fn config(end: usize) -> Config {
         prefixes,
         role,
         mtu: MTU,
+        limits: Limits::default(),
+        answers_echoes: true,
         seed: [u8::try_from(end).unwrap(); 32],
     }
 }
@@ -76,11 +78,11 @@ pub(crate) fn config(end: usize) -> Config {
 pub(crate) fn peer(end: usize) -> PeerConfig {
     let OverlayLease { v4, v6 } = lease(end);
     let (allowed_ips, endpoint) = if end == HUB {
-        (vec!["10.7.0.0/16".parse().unwrap(), "fd07::/64".parse().unwrap()], Some(address(HUB)))
+        (vec!["10.7.0.0/16".parse().unwrap(), "fd07::/64".parse().unwrap()], Some(address(HUB).into()))
     } else {
         (vec![IpAddr::from(v4).into(), IpAddr::from(v6).into()], None)
     };
-    PeerConfig { public_key: key(end), allowed_ips, endpoint, keepalive: None }
+    PeerConfig { public_key: key(end), allowed_ips, endpoint, preshared_key: None, keepalive: None }
 }
 
 impl Net {
@@ -89,7 +91,7 @@ impl Net {
         let now = Instant::now();
         let ends = (HUB..=B).map(|end| End {
             address: address(end),
-            core: TunnelCore::new(config(end), now),
+            core: SoloTunnel::new(config(end), now),
             packets: Vec::new(),
             events: Vec::new(),
         });
@@ -136,7 +138,7 @@ impl Net {
             self.now = self.now.max(next);
             while let Some(first) = self.flying.first_entry().filter(|first| first.key().0 <= self.now) {
                 let (from, Transmit { to, payload }) = first.remove();
-                if let Some(end) = self.ends.iter_mut().find(|end| end.address == to) {
+                if let Some(end) = self.ends.iter_mut().find(|end| end.address == to.remote) {
                     end.core.handle_datagram(from, &payload, self.now);
                 }
             }
@@ -154,12 +156,12 @@ impl Net {
     /// Drains every core.
     pub(crate) fn settle(&mut self) {
         for end in &mut self.ends {
-            end.packets.extend(std::iter::from_fn(|| end.core.poll_packet()));
             end.events.extend(std::iter::from_fn(|| end.core.poll_event()));
+            end.packets.extend(std::iter::from_fn(|| end.core.poll_packet()));
             while let Some(transmit) = end.core.poll_transmit() {
                 self.seen.push_back((end.address, transmit.clone()));
                 self.seen.drain(..self.seen.len().saturating_sub(1000));
-                if (self.path)(end.address, transmit.to, &transmit.payload) {
+                if (self.path)(end.address, transmit.to.remote, &transmit.payload) {
                     self.count += 1;
                     self.flying.insert((self.now + self.delay, self.count), (end.address, transmit));
                 }
@@ -228,7 +230,7 @@ pub(crate) fn join_foreign(
     };
     net.inject(home, HUB, initiation);
     let (_, answer) = net.seen.back().unwrap().clone();
-    assert_eq!(answer.to, home);
+    assert_eq!(answer.to.remote, home);
     let TunnResult::WriteToNetwork(confirmation) = tunn.decapsulate(None, &answer.payload, &mut into) else {
         unreachable!("the hub's answer is good");
     };

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use blueprint_common_tunnel_core::{Discard, Event, TunnelCore};
+use blueprint_common_tunnel_core::{Discard, Event, SoloTunnel};
 use boringtun::noise::TunnResult;
 
 use crate::net::{A, B, HUB, Net, address, config, join_foreign, key, ms, packet, peer};
@@ -32,14 +32,14 @@ fn a_path_cut_for_ten_minutes_is_back_within_three_seconds() {
 #[test]
 fn a_new_hub_with_the_old_key_is_found_within_five_seconds() {
     let mut net = Net::up();
-    net.ends[HUB].core = TunnelCore::new(config(HUB), net.now);
+    net.ends[HUB].core = SoloTunnel::new(config(HUB), net.now);
     for spoke in [A, B] {
         net.ends[HUB].core.upsert_peer(peer(spoke), net.now).unwrap();
     }
     let time = net.time_to_life(A).max(net.time_to_life(B));
     assert!(time <= ms(5000), "took {time:?}");
 
-    net.ends[HUB].core = TunnelCore::new(config(HUB), net.now);
+    net.ends[HUB].core = SoloTunnel::new(config(HUB), net.now);
     net.ends[HUB].core.upsert_peer(peer(A), net.now).unwrap();
     net.run(ms(10));
     assert!(net.ends[A].core.start_handshake(&key(HUB), net.now));
@@ -50,7 +50,7 @@ fn a_new_hub_with_the_old_key_is_found_within_five_seconds() {
 #[test]
 fn a_spoke_that_starts_anew_replaces_its_old_self() {
     let mut net = Net::up();
-    net.ends[A].core = TunnelCore::new(config(A), net.now);
+    net.ends[A].core = SoloTunnel::new(config(A), net.now);
     net.ends[A].core.upsert_peer(peer(HUB), net.now).unwrap();
     net.run(ms(100));
     let sent = packet(HUB, A, b"new");
@@ -64,8 +64,8 @@ fn a_spoke_that_moves_is_followed_without_a_handshake() {
     let moved = SocketAddr::from(([198, 51, 100, 7], 4444));
     net.ends[A].address = moved;
     net.run(ms(1500));
-    assert_eq!(net.stats(A)[1].endpoint, Some(moved));
-    assert_eq!(net.ends[HUB].events, [Event::Roam { peer: key(A), endpoint: moved }]);
+    assert_eq!(net.stats(A)[1].endpoint, Some(moved.into()));
+    assert_eq!(net.ends[HUB].events, [Event::Roam { peer: key(A), endpoint: moved.into() }]);
     assert!(net.is_alive(A));
 }
 
@@ -75,8 +75,8 @@ fn a_hub_that_moves_is_found_where_the_driver_says() {
     let moved = SocketAddr::from(([198, 51, 100, 1], 51820));
     net.ends[HUB].address = moved;
     net.run(ms(6000));
-    assert!(!net.stats(A)[0].echo.alive || net.stats(A)[0].endpoint == Some(moved));
-    assert!(net.ends[A].core.set_endpoint(&key(HUB), moved, net.now));
+    assert!(!net.stats(A)[0].echo.alive || net.stats(A)[0].endpoint == Some(moved.into()));
+    assert!(net.ends[A].core.set_endpoint(&key(HUB), moved.into(), net.now));
     let time = net.time_to_life(A);
     assert!(time <= ms(1200), "took {time:?}");
 }
@@ -89,7 +89,7 @@ fn a_session_that_goes_deaf_in_one_direction_is_replaced() {
         net.run(ms(15_000));
         let (from, to) = if deaf == A { (HUB, A) } else { (A, HUB) };
         let mut to_it =
-            net.seen.iter().rev().filter(|(_, sent)| sent.to == address(to) && sent.payload[0] == 4);
+            net.seen.iter().rev().filter(|(_, sent)| sent.to.remote == address(to) && sent.payload[0] == 4);
         let old_index = to_it.find(|(source, _)| *source == address(from)).unwrap().1.payload[4..8].to_vec();
         let source = address(from);
         let target = address(to);

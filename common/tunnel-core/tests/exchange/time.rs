@@ -2,12 +2,12 @@
 
 use std::net::SocketAddr;
 
-use blueprint_common_tunnel_core::{PeerConfig, TunnelCore};
+use blueprint_common_tunnel_core::{PeerConfig, SoloTunnel};
 
 use crate::net::{A, HUB, Net, config, join_foreign, key, ms, packet, peer};
 
 /// Wakes a core as often as it asks for, without a network.
-fn wakes(core: &mut TunnelCore, start: std::time::Instant, seconds: u64) -> u64 {
+fn wakes(core: &mut SoloTunnel, start: std::time::Instant, seconds: u64) -> u64 {
     let (mut count, until) = (0, start + ms(seconds * 1000));
     while let Some(at) = core.poll_timeout().filter(|at| *at < until) {
         core.handle_timeout(at);
@@ -21,7 +21,7 @@ fn wakes(core: &mut TunnelCore, start: std::time::Instant, seconds: u64) -> u64 
 #[test]
 fn a_core_without_peers_never_asks_to_be_woken() {
     let net = Net::new();
-    let mut core = TunnelCore::new(config(HUB), net.now);
+    let mut core = SoloTunnel::new(config(HUB), net.now);
     assert_eq!(core.poll_timeout(), None);
     core.upsert_peer(peer(A), net.now).unwrap();
     assert!(core.poll_timeout().is_some());
@@ -32,10 +32,10 @@ fn a_core_without_peers_never_asks_to_be_woken() {
 #[test]
 fn an_idle_peer_costs_one_wake_a_second_and_a_lost_hub_a_few() {
     let start = Net::new().now;
-    let mut hub = TunnelCore::new(config(HUB), start);
+    let mut hub = SoloTunnel::new(config(HUB), start);
     hub.upsert_peer(peer(A), start).unwrap();
     assert!(wakes(&mut hub, start, 600) <= 600);
-    let mut spoke = TunnelCore::new(config(A), start);
+    let mut spoke = SoloTunnel::new(config(A), start);
     spoke.upsert_peer(peer(HUB), start).unwrap();
     assert!(wakes(&mut spoke, start, 600) <= 600 * 5);
 }
@@ -43,14 +43,14 @@ fn an_idle_peer_costs_one_wake_a_second_and_a_lost_hub_a_few() {
 #[test]
 fn a_spoke_never_gives_up_and_a_hub_does() {
     let start = Net::new().now;
-    let mut spoke = TunnelCore::new(config(A), start);
+    let mut spoke = SoloTunnel::new(config(A), start);
     spoke.upsert_peer(peer(HUB), start).unwrap();
     wakes(&mut spoke, start, 3600);
     let sent = spoke.stats().tx_datagrams;
     assert!((1800..=3600).contains(&sent), "an initiation every 1 to 2 s for an hour: {sent}");
 
-    let mut hub = TunnelCore::new(config(HUB), start);
-    let endpoint = Some(SocketAddr::from(([192, 0, 2, 9], 9)));
+    let mut hub = SoloTunnel::new(config(HUB), start);
+    let endpoint = Some(SocketAddr::from(([192, 0, 2, 9], 9)).into());
     hub.upsert_peer(PeerConfig { endpoint, ..peer(A) }, start).unwrap();
     hub.handle_packet(&packet(HUB, A, b"anybody?"), start);
     wakes(&mut hub, start, 3600);
@@ -78,7 +78,7 @@ fn keepalives_of_a_peer_that_wants_them_are_sent() {
     join_foreign(&mut net, home, Some(ms(5000)));
     net.seen.clear();
     net.run(ms(60_000));
-    let count = net.seen.iter().filter(|(_, sent)| sent.to == home && sent.payload.len() == 32).count();
+    let count = net.seen.iter().filter(|(_, sent)| sent.to.remote == home && sent.payload.len() == 32).count();
     assert!((10..=12).contains(&count), "{count}");
 }
 

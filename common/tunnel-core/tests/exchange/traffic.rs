@@ -1,6 +1,6 @@
 //! Packets that should arrive, and those that should not.
 
-use blueprint_common_tunnel_core::{Discard, Event, OverlayPrefixes, PeerError, Policy, TunnelCore};
+use blueprint_common_tunnel_core::{Discard, Event, OverlayPrefixes, PeerError, Policy, Rule, SoloTunnel};
 
 use crate::net::{A, B, HUB, MTU, Net, config, key, lease, ms, packet, packet_v6, peer};
 
@@ -38,6 +38,7 @@ fn packets_pass_whole_in_both_directions_and_both_families() {
 #[test]
 fn w9_data_messages_are_padded_to_sixteen_but_not_past_the_mtu() {
     let mut net = Net::up();
+    net.seen.clear();
     net.pass(A, HUB, &packet(A, HUB, &[1; 5]));
     net.pass(A, HUB, &packet(A, HUB, &vec![1; usize::from(MTU) - 28]));
     let mut lengths =
@@ -77,7 +78,7 @@ fn two_spokes_meet_only_where_the_policy_says_so() {
     assert_eq!(net.discarded(HUB, Discard::Denied), 1);
 
     let mut policy = Policy::deny_all();
-    policy.allow(key(A), key(B));
+    policy.allow(key(A), key(B), Rule::ANY);
     net.ends[HUB].core.set_policy(policy);
     let came = net.pass(A, B, &sent);
     assert_eq!(came.len(), 1);
@@ -99,7 +100,7 @@ fn w1_a_spoke_cannot_speak_for_another() {
     assert_eq!(net.discarded(A, Discard::ForeignSource), 1, "an honest spoke does not even send it");
 
     let liar =
-        TunnelCore::new(blueprint_common_tunnel_core::Config { addresses: lease(B), ..config(A) }, net.now);
+        SoloTunnel::new(blueprint_common_tunnel_core::Config { addresses: lease(B), ..config(A) }, net.now);
     net.ends[A].core = liar;
     net.ends[A].core.upsert_peer(peer(HUB), net.now).unwrap();
     net.run(ms(500));

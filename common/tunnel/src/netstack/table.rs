@@ -4,8 +4,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::ORPHAN_TIMEOUT;
-use crate::flow::{Flow, FlowId};
+use super::{ORPHAN_TIMEOUT, REST_AFTER};
+use crate::flow::{Flow, FlowId, FlowState};
 use crate::segment::Ends;
 
 /// Who began a connection.
@@ -29,12 +29,24 @@ pub(super) struct Entry {
     /// When it leaves the table, once in TIME-WAIT.
     pub(super) leave_at: Option<Instant>,
     orphan: Option<(Instant, usize)>,
+    rest_at: Option<Instant>,
     timer: Option<Instant>,
 }
 
 impl Entry {
     pub(super) const fn new(flow: Arc<Flow>, ends: Ends, origin: Origin) -> Self {
-        Self { flow, ends, origin, waiting: false, leave_at: None, orphan: None, timer: None }
+        Self { flow, ends, origin, waiting: false, leave_at: None, orphan: None, rest_at: None, timer: None }
+    }
+
+    /// Lets a flow give memory back where it is time to, and says when it is the next time.
+    pub(super) fn rest(&mut self, state: &mut FlowState, now: Instant) -> Option<Instant> {
+        if !state.may_rest() {
+            self.rest_at = None;
+        } else if *self.rest_at.get_or_insert(now + REST_AFTER) <= now {
+            state.rest();
+            self.rest_at = state.may_rest().then_some(now + REST_AFTER);
+        }
+        self.rest_at
     }
 
     /// Until when a flow without a stream may go on; `None` where it made no progress for too long.

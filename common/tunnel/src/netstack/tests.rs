@@ -1,5 +1,6 @@
 use std::future::Future;
 use std::io;
+use std::mem::take;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
@@ -8,23 +9,23 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use super::*;
 
-const BUFFER: usize = 16 << 10;
+const BUFFER: usize = 64 << 10;
 
 /// Two stacks with a wire between them, on virtual time.
-struct Sim {
-    now: Instant,
-    hub: Netstack,
-    spoke: Netstack,
+pub(super) struct Sim {
+    pub(super) now: Instant,
+    pub(super) hub: Netstack,
+    pub(super) spoke: Netstack,
     /// Packets on their way, by destination.
     to_hub: VecDeque<Vec<u8>>,
     to_spoke: VecDeque<Vec<u8>>,
-    is_cut: bool,
+    pub(super) is_cut: bool,
     /// One packet in so many is lost, by chance.
     lose_one_in: Option<u32>,
     chance: u32,
 }
 
-fn lease(last: u8) -> OverlayLease {
+pub(super) fn lease(last: u8) -> OverlayLease {
     OverlayLease { v4: [10, 0, 0, last].into(), v6: [0xfd00, 0, 0, 0, 0, 0, 0, last.into()].into() }
 }
 
@@ -34,6 +35,7 @@ fn stack(last: u8, max_flows: usize, now: Instant) -> Netstack {
         mtu: 1420,
         max_flows,
         buffer_bytes: BUFFER,
+        growth_bytes: 64 << 20,
         backlog: 4,
         seed: last.into(),
     };
@@ -41,7 +43,7 @@ fn stack(last: u8, max_flows: usize, now: Instant) -> Netstack {
 }
 
 impl Sim {
-    fn new(max_flows: usize) -> Self {
+    pub(super) fn new(max_flows: usize) -> Self {
         let now = Instant::now();
         Self {
             now,
@@ -56,17 +58,11 @@ impl Sim {
     }
 
     /// Lets both stacks work until neither has anything to do at this moment.
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         for _ in 0..10_000 {
             let mut is_busy = false;
-            for packet in self.to_hub.drain(..) {
-                self.hub.handle_packet(packet, self.now);
-                is_busy = true;
-            }
-            for packet in self.to_spoke.drain(..) {
-                self.spoke.handle_packet(packet, self.now);
-                is_busy = true;
-            }
+            is_busy |= !self.to_hub.is_empty() || !self.to_spoke.is_empty();
+            let (mut at_hub, mut at_spoke) = (take(&mut self.to_hub), take(&mut self.to_spoke));
             let (is_cut, to_hub, to_spoke) = (self.is_cut, &mut self.to_hub, &mut self.to_spoke);
             let (lose_one_in, chance) = (self.lose_one_in, &mut self.chance);
             let mut send = |queue: &mut VecDeque<Vec<u8>>, packet: &[u8]| {
@@ -76,8 +72,12 @@ impl Sim {
                     queue.push_back(packet.to_vec());
                 }
             };
-            is_busy |= self.hub.handle_work(self.now, &mut |packet| send(to_spoke, packet));
-            is_busy |= self.spoke.handle_work(self.now, &mut |packet| send(to_hub, packet));
+            let mut sink = Copying::new(|packet: &[u8]| send(to_spoke, packet));
+            self.hub.handle_batch(at_hub.iter_mut().map(Vec::as_mut_slice), self.now, &mut sink);
+            is_busy |= self.hub.handle_work(self.now, &mut sink);
+            let mut sink = Copying::new(|packet: &[u8]| send(to_hub, packet));
+            self.spoke.handle_batch(at_spoke.iter_mut().map(Vec::as_mut_slice), self.now, &mut sink);
+            is_busy |= self.spoke.handle_work(self.now, &mut sink);
             if !is_busy && self.to_hub.is_empty() && self.to_spoke.is_empty() {
                 return;
             }
@@ -86,7 +86,7 @@ impl Sim {
     }
 
     /// Moves the time on, stopping at every deadline.
-    fn advance(&mut self, by: Duration) {
+    pub(super) fn advance(&mut self, by: Duration) {
         let end = self.now + by;
         self.settle();
         for _ in 0..100_000 {
@@ -101,7 +101,7 @@ impl Sim {
         unreachable!("a deadline never passes");
     }
 
-    fn open(&mut self, listener: &mut Listener) -> (TcpStream, TcpStream) {
+    fn open(&mut self, listener: &mut FlowListener) -> (TcpFlowStream, TcpFlowStream) {
         let remote = SocketAddr::new(lease(2).v4.into(), listener.port());
         let dialed = self.hub.connect(remote, self.now).unwrap();
         self.settle();
@@ -110,14 +110,14 @@ impl Sim {
 }
 
 /// Polls once.
-fn ready<T>(future: impl Future<Output = T>) -> Option<T> {
+pub(super) fn ready<T>(future: impl Future<Output = T>) -> Option<T> {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(value) => Some(value),
         Poll::Pending => None,
     }
 }
 
-fn read(stream: &mut TcpStream) -> Option<io::Result<Vec<u8>>> {
+fn read(stream: &mut TcpFlowStream) -> Option<io::Result<Vec<u8>>> {
     let mut buffer = vec![0; 64 << 10];
     ready(stream.read(&mut buffer)).map(|result| {
         result.map(|count| {
@@ -371,13 +371,13 @@ fn noise_reaches_no_flow_and_breaks_nothing() {
     let (mut dialed, mut accepted) = sim.open(&mut listener);
     let mut random = 7_u32;
     for length in 0..2000 {
-        let packet = (0..length % 97)
+        let mut packet: Vec<u8> = (0..length % 97)
             .map(|position| {
                 random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
                 if position == 0 { [0x45, 0x60][length % 2] } else { random.to_be_bytes()[0] }
             })
             .collect();
-        sim.spoke.handle_packet(packet, sim.now);
+        sim.spoke.handle_batch([packet.as_mut_slice()], sim.now, &mut Copying::new(|_: &[u8]| ()));
     }
     sim.settle();
     ready(dialed.write_all(b"still here")).unwrap().unwrap();

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use blueprint_common_types::{Health, ServiceKey, TokenId, WgPublicKey};
 use blueprint_hub_registry_core::{
-    AccessTokenRecord, AuditCheck, AuditRow, JoinCommit, JoinError, JoinTokenRecord, Loaded, RenewError,
-    ServiceGrant, StoreError, StoreResult,
+    AccessTokenRecord, AuditCheck, AuditRow, JoinCommit, JoinError, JoinTokenRecord, Loaded, PolicyChange,
+    PolicyChangeError, PolicyRecord, RenewError, ServiceGrant, StoreError, StoreResult,
 };
 use futures_util::future::{BoxFuture, FutureExt};
 use parking_lot::Mutex;
@@ -73,6 +73,12 @@ impl Store for Disk {
         closed()
     }
     fn revoke_access_token(&self, _: TokenId, _: Timestamp) -> BoxFuture<'_, StoreResult<bool>> {
+        closed()
+    }
+    fn policy(&self) -> BoxFuture<'_, StoreResult<Option<PolicyRecord>>> {
+        closed()
+    }
+    fn change_policy(&self, _: PolicyChange) -> BoxFuture<'_, Result<PolicyRecord, PolicyChangeError>> {
         closed()
     }
     fn audit(&self, _: AuditEvent, _: Timestamp) -> BoxFuture<'_, StoreResult<()>> {

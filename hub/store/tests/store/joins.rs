@@ -47,6 +47,20 @@ async fn of_a_hundred_parallel_joins_with_one_token_exactly_one_succeeds() {
 }
 
 #[tokio::test]
+async fn the_address_of_a_token_is_kept_and_audited() {
+    let (_dir, store) = store();
+    let address = "10.88.0.11".parse().unwrap();
+    let fixed = JoinTokenRecord { address: Some(address), ..record(&JoinToken::random().unwrap(), 1) };
+    store.create_join_token(fixed.clone()).await.unwrap();
+    token(&store, 1).await;
+    let listed = store.list_join_tokens().await.unwrap();
+    assert_eq!(listed.iter().find(|token| token.id == fixed.id), Some(&fixed));
+    assert_eq!(listed.iter().filter(|token| token.address.is_none()).count(), 1);
+    let rows = store.audit_tail(2).await.unwrap();
+    assert!(rows.iter().any(|row| row.event.detail.ends_with(", address 10.88.0.11")), "{rows:?}");
+}
+
+#[tokio::test]
 async fn every_reason_to_refuse_a_token_is_told_apart_and_audited() {
     let (_dir, store) = store();
     let good = token(&store, 2).await;

@@ -5,4 +5,5 @@ mod audit;
 mod durability;
 mod joins;
 mod opening;
+mod policy;
 mod support;

@@ -8,7 +8,7 @@ use blueprint_hub_registry_core::{AccessScope, AccessTokenRecord, Store};
 use blueprint_hub_store::{DATABASE_FILE, LOCK_FILE, OpenError, SqliteStore};
 use rusqlite::Connection;
 
-use crate::support::{NOW, commit, record, store};
+use crate::support::{NOW, commit, record, store, token};
 
 #[tokio::test]
 async fn a_second_hub_is_refused_and_told_who_is_first() {
@@ -30,7 +30,20 @@ fn a_newer_schema_is_refused_and_left_as_it_is() {
     db.execute_batch("INSERT INTO schema_version (version) VALUES (99)").unwrap();
     drop(db);
     let error = SqliteStore::open(dir.path()).unwrap_err();
-    assert!(matches!(error, OpenError::Newer { found: 99, known: 1 }), "{error:?}");
+    assert!(matches!(error, OpenError::Newer { found: 99, known: 3 }), "{error:?}");
+}
+
+#[tokio::test]
+async fn tokens_of_the_first_schema_have_no_address() {
+    let (dir, store) = store();
+    let token = token(&store, 1).await;
+    drop(store);
+    let db = Connection::open(dir.path().join(DATABASE_FILE)).unwrap();
+    let first = "ALTER TABLE join_tokens DROP COLUMN address; DELETE FROM schema_version WHERE version > 1";
+    db.execute_batch(first).unwrap();
+    drop(db);
+    let store = SqliteStore::open(dir.path()).unwrap();
+    assert_eq!(store.list_join_tokens().await.unwrap(), [record(&token, 1)]);
 }
 
 #[test]

@@ -54,6 +54,7 @@ pub(crate) fn record(token: &JoinToken, uses: u32) -> JoinTokenRecord {
         uses_left: uses,
         uses,
         services: "7/42".parse().unwrap(),
+        address: None,
     }
 }
 

@@ -1,0 +1,4 @@
+#!/bin/sh
+# blueprint.sh with the QUIC carrier forced at the agents.
+export WB_BLUEPRINT_AGENT="tunnel.carriers=quic${WB_BLUEPRINT_AGENT:+ $WB_BLUEPRINT_AGENT}"
+exec "$(dirname "$0")/blueprint.sh" "$@"

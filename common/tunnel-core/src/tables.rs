@@ -1,0 +1,144 @@
+//! What packet threads need to know, as one value that never changes: a new one takes its place.
+
+#![expect(clippy::disallowed_types, reason = "looked up by key, never walked in order")]
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use blueprint_common_types::{OverlayLease, WgPublicKey};
+
+use crate::admission::MacGate;
+use crate::filter::{self, Route};
+use crate::line::Conduit;
+use crate::packet::Header;
+use crate::policy::Protocol;
+use crate::table::Table;
+use crate::tracker::{Flow, Tracker};
+use crate::{Discard, Policy, Role};
+
+/// Peers, prefixes and policy at one moment.
+#[derive(Debug, Clone)]
+pub struct Tables {
+    pub(crate) role: Role,
+    pub(crate) own: OverlayLease,
+    pub(crate) mtu: usize,
+    pub(crate) answers_echoes: bool,
+    pub(crate) conduits: HashMap<u32, Arc<Conduit>>,
+    pub(crate) prefixes: Table,
+    pub(crate) policy: Arc<Policy>,
+    pub(crate) tracker: Arc<Tracker>,
+    pub(crate) macs: MacGate,
+}
+
+/// Where an accepted packet goes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Way<'a> {
+    /// To our own addresses.
+    Local,
+    /// To another peer.
+    Relay(&'a Arc<Conduit>),
+}
+
+impl Tables {
+    /// Largest inner packet in bytes.
+    #[must_use]
+    pub const fn mtu(&self) -> usize {
+        self.mtu
+    }
+
+    /// Our overlay addresses.
+    #[must_use]
+    pub const fn own(&self) -> &OverlayLease {
+        &self.own
+    }
+
+    /// The peer that a packet of the local stack goes to.
+    ///
+    /// # Errors
+    ///
+    /// Refuses what [`filter::from_local`] refuses.
+    pub(crate) fn from_local(&self, header: &Header) -> Result<&Arc<Conduit>, Discard> {
+        let slot = filter::from_local(header, &self.prefixes, &self.own)?;
+        self.conduits.get(&slot).ok_or(Discard::NoRoute)
+    }
+
+    /// Where a packet goes that peer `sender` sent.
+    ///
+    /// # Errors
+    ///
+    /// Refuses what the filter or the policy refuses.
+    pub(crate) fn from_peer(
+        &self,
+        header: &Header,
+        packet: &[u8],
+        sender: &Conduit,
+        now: std::time::Instant,
+    ) -> Result<Way<'_>, Discard> {
+        match filter::from_peer(header, sender.slot, &self.prefixes, &self.own, self.role)? {
+            Route::Local => Ok(Way::Local),
+            Route::Relay(slot) => {
+                let receiver = self.conduits.get(&slot).ok_or(Discard::NoRoute)?;
+                if self.permits(header, packet, sender, receiver, now) {
+                    Ok(Way::Relay(receiver))
+                } else {
+                    Err(Discard::Denied)
+                }
+            }
+        }
+    }
+
+    /// True where the policy lets `sender` begin this, or where it answers what `receiver` was let begin.
+    fn permits(
+        &self,
+        header: &Header,
+        packet: &[u8],
+        sender: &Conduit,
+        receiver: &Conduit,
+        now: std::time::Instant,
+    ) -> bool {
+        let protocol = Protocol::of_number(header.protocol);
+        let ports = header.ports(packet);
+        let flow = |(source, destination): (u16, u16)| {
+            Flow::of(header.protocol, (header.source, source), (header.destination, destination))
+        };
+        let is_tcp = protocol == Protocol::Tcp;
+        if self.policy.allows(&sender.key, &receiver.key, protocol, ports.1) {
+            if !is_tcp {
+                self.tracker.note(&flow(ports), now);
+            }
+            return true;
+        }
+        let may_begin =
+            |protocol, port| self.policy.allows(&receiver.key, &sender.key, protocol, port);
+        if let Some((protocol, port)) = header.complaint(packet) {
+            return may_begin(Protocol::of_number(protocol), port);
+        }
+        may_begin(protocol, ports.0)
+            && if is_tcp { header.is_tcp_answer(packet) } else { self.tracker.is_answer(&flow(ports), now) }
+    }
+
+    /// True for an echo that the tunnel answers itself: its own always, everybody's where nobody else would.
+    pub(crate) fn is_for_core(&self, header: &Header, packet: &[u8]) -> bool {
+        let Some(echo) = header.echo(packet) else { return false };
+        crate::packet::is_own_echo(echo.payload) || self.answers_echoes && echo.is_request
+    }
+
+    /// Number of peers.
+    #[must_use]
+    pub fn peers(&self) -> usize {
+        self.conduits.len()
+    }
+
+    /// The peer that holds the longest prefix of an overlay address.
+    #[must_use]
+    pub fn holder(&self, address: IpAddr) -> Option<WgPublicKey> {
+        self.conduits.get(&self.prefixes.lookup(address)?).map(|conduit| conduit.key)
+    }
+
+    /// True where a peer holds a prefix of an overlay address.
+    #[must_use]
+    pub fn is_routed(&self, address: IpAddr) -> bool {
+        self.prefixes.lookup(address).is_some()
+    }
+}

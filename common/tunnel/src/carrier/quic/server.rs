@@ -1,0 +1,187 @@
+//! The hub's end: accepts connections on a shared socket.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use quinn::crypto::rustls::QuicServerConfig;
+use quinn::{Connecting, Endpoint, Incoming, ServerConfig, TokioRuntime, VarInt};
+use tokio::time::timeout;
+
+use super::{HANDSHAKE_MAX, QuicError, QuicLimits, QuicLink, SharedSocket, transport};
+use crate::carrier::ALPN;
+
+/// Attempts that quinn holds before we have looked at them.
+const INCOMING_MAX: usize = 1024;
+/// Bytes that quinn holds for one attempt before we have looked at it: a handshake's first flight.
+const INCOMING_BYTES: u64 = 64 << 10;
+/// The same for all attempts.
+const INCOMING_TOTAL_BYTES: u64 = 16 << 20;
+
+/// Accepts links. Dropping it lets established ones go on.
+#[derive(Debug)]
+pub struct QuicServer {
+    endpoint: Endpoint,
+    limits: QuicLimits,
+    /// Each handshake under way holds a clone.
+    handshakes: Arc<()>,
+    retried: AtomicU64,
+    ignored: AtomicU64,
+    refused: AtomicU64,
+}
+
+impl QuicServer {
+    /// Serves on `socket` those clients that `tls` lets in; runs on the current tokio runtime.
+    ///
+    /// `tls` has to ask for client certificates; its ALPN is replaced by ours.
+    ///
+    /// # Errors
+    ///
+    /// [`QuicError::Tls`] for a configuration that QUIC cannot use, [`QuicError::Socket`].
+    pub fn new(
+        socket: Arc<SharedSocket>,
+        tls: &rustls::ServerConfig,
+        limits: QuicLimits,
+    ) -> Result<Self, QuicError> {
+        let config = server_config(tls, &limits)?;
+        let endpoint = Endpoint::new_with_abstract_socket(
+            transport::endpoint(&limits),
+            Some(config),
+            socket,
+            Arc::new(TokioRuntime),
+        )?;
+        Ok(Self {
+            endpoint,
+            limits,
+            handshakes: Arc::new(()),
+            retried: AtomicU64::new(0),
+            ignored: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+        })
+    }
+
+    /// Uses another TLS configuration for those who connect from now on.
+    ///
+    /// # Errors
+    ///
+    /// [`QuicError::Tls`]; the old one then stays.
+    pub fn reconfigure(&self, tls: &rustls::ServerConfig) -> Result<(), QuicError> {
+        self.endpoint.set_server_config(Some(server_config(tls, &self.limits)?));
+        Ok(())
+    }
+
+    /// The next client whose handshake may begin; `None` once the server is closed.
+    ///
+    /// The caller runs [`Handshake::finish`] in a task of its own, so that a slow one delays nobody.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it loses nothing.
+    pub async fn accept(&self) -> Option<Handshake> {
+        loop {
+            let incoming = self.endpoint.accept().await?;
+            if let Some(handshake) = self.admit(incoming) {
+                return Some(handshake);
+            }
+        }
+    }
+
+    /// Starts a handshake, or spends as little as possible on it.
+    fn admit(&self, incoming: Incoming) -> Option<Handshake> {
+        let under_way = Arc::strong_count(&self.handshakes) - 1;
+        if under_way >= self.limits.handshakes_max {
+            // No answer: a flood from forged addresses gets nothing reflected.
+            self.ignored.fetch_add(1, Ordering::Relaxed);
+            incoming.ignore();
+            return None;
+        }
+        if under_way >= self.limits.unvalidated_max && incoming.may_retry() {
+            self.retried.fetch_add(1, Ordering::Relaxed);
+            // It fails only where no retry is possible, which was just asked.
+            let _ = incoming.retry();
+            return None;
+        }
+        let remote = incoming.remote_address();
+        let local = incoming.local_ip();
+        let Ok(connecting) = incoming.accept() else {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+            return None;
+        };
+        Some(Handshake { connecting, remote, local, _under_way: Arc::clone(&self.handshakes) })
+    }
+
+    /// How many clients had to prove their address first, since the start.
+    pub fn retried(&self) -> u64 {
+        self.retried.load(Ordering::Relaxed)
+    }
+
+    /// How many attempts were ignored because too many were under way, since the start.
+    pub fn ignored(&self) -> u64 {
+        self.ignored.load(Ordering::Relaxed)
+    }
+
+    /// How many attempts were refused for their first packet, such as another protocol's name, since
+    /// the start.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Ends every link and takes no more.
+    pub fn close(&self) {
+        self.endpoint.close(VarInt::from(0_u8), b"");
+    }
+}
+
+fn server_config(tls: &rustls::ServerConfig, limits: &QuicLimits) -> Result<ServerConfig, QuicError> {
+    let mut tls = tls.clone();
+    tls.alpn_protocols = vec![ALPN.to_vec()];
+    // A datagram that came with 0-RTT could be one that somebody sends again.
+    tls.max_early_data_size = 0;
+    // A resumed session is not verified again, and would outlive a certificate that was revoked.
+    tls.send_tls13_tickets = 0;
+    let tls =
+        QuicServerConfig::try_from(tls).map_err(|error| QuicError::Tls { reason: error.to_string() })?;
+    let mut config = ServerConfig::with_crypto(Arc::new(tls));
+    config
+        .transport_config(Arc::new(transport::config(limits)))
+        .max_incoming(INCOMING_MAX)
+        .incoming_buffer_size(INCOMING_BYTES)
+        .incoming_buffer_size_total(INCOMING_TOTAL_BYTES);
+    Ok(config)
+}
+
+/// A client that is about to prove who it is.
+#[derive(Debug)]
+pub struct Handshake {
+    connecting: Connecting,
+    remote: SocketAddr,
+    local: Option<IpAddr>,
+    _under_way: Arc<()>,
+}
+
+impl Handshake {
+    /// Where the client is.
+    pub fn remote(&self) -> SocketAddr {
+        SocketAddr::new(self.remote.ip().to_canonical(), self.remote.port())
+    }
+
+    /// The address of ours that it uses, where known.
+    pub fn local_ip(&self) -> Option<IpAddr> {
+        self.local.map(|ip| ip.to_canonical())
+    }
+
+    /// Completes the handshake, for which 5 s are given.
+    ///
+    /// # Errors
+    ///
+    /// [`QuicError::TimedOut`], [`QuicError::Handshake`] where the client is not let in, and
+    /// [`QuicError::NoDatagrams`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it closes the connection.
+    pub async fn finish(self) -> Result<QuicLink, QuicError> {
+        let connection = timeout(HANDSHAKE_MAX, self.connecting).await.map_err(|_| QuicError::TimedOut)??;
+        QuicLink::new(connection)
+    }
+}

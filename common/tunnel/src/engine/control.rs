@@ -1,0 +1,216 @@
+//! The thread that owns the core: handshakes, timers, echoes and commands. Packets pass it by.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use blueprint_common_tunnel_core::{Event, Notice, TunnelCore};
+use blueprint_common_types::WgPublicKey;
+use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::time::Sleep;
+use tracing::{debug, info};
+
+use super::shared::Shared;
+use super::stack::StackCounts;
+use crate::command::Command;
+use crate::snapshot::{TunnelSnapshot, discards};
+
+/// Commands and notices taken in one turn.
+const PER_TURN: usize = 256;
+/// Age that a snapshot may reach, and what one peer adds to it, so that many peers cost no more than few.
+const SNAPSHOT_EVERY: Duration = Duration::from_millis(250);
+const SNAPSHOT_PER_PEER: Duration = Duration::from_micros(100);
+
+/// The thread's state.
+pub(crate) struct Control {
+    pub(crate) core: TunnelCore,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) commands: mpsc::Receiver<Command>,
+    pub(crate) notices: mpsc::Receiver<Notice>,
+    pub(crate) events: broadcast::Sender<Event>,
+    pub(crate) snapshot: Arc<ArcSwap<TunnelSnapshot>>,
+    pub(crate) stack: Arc<StackCounts>,
+    pub(crate) keys: Vec<WgPublicKey>,
+    pub(crate) probes: HashMap<u64, (Instant, oneshot::Sender<Duration>)>,
+    pub(crate) next_probe: u64,
+    pub(crate) next_snapshot: Instant,
+    /// Told once the tables that a command changed are in use.
+    pub(crate) answers: Vec<Box<dyn FnOnce() + Send>>,
+}
+
+impl Control {
+    /// Runs until the tunnel stops or every handle is gone and so is the engine.
+    pub(crate) async fn run(mut self, mut stop: tokio::sync::watch::Receiver<bool>) {
+        let mut alarm = Alarm::new();
+        while !*stop.borrow() {
+            alarm.set(self.core.poll_timeout().map_or(self.next_snapshot, |at| at.min(self.next_snapshot)));
+            tokio::select! {
+                biased;
+                _ = stop.changed() => {}
+                () = alarm.ring() => {}
+                Some(notice) = self.notices.recv() => self.core.handle_notice(notice, now()),
+                Some(command) = self.commands.recv() => self.handle_command(command, now()),
+            }
+            self.turn();
+        }
+        self.take_snapshot(now());
+    }
+
+    fn turn(&mut self) {
+        let now = now();
+        for _ in 0..PER_TURN {
+            let Ok(notice) = self.notices.try_recv() else { break };
+            self.core.handle_notice(notice, now);
+        }
+        for _ in 0..PER_TURN {
+            let Ok(command) = self.commands.try_recv() else { break };
+            self.handle_command(command, now);
+        }
+        if self.core.poll_timeout().is_some_and(|at| at <= now) {
+            self.core.handle_timeout(now);
+        }
+        self.publish();
+        while let Some(transmit) = self.core.poll_transmit() {
+            self.shared.wire.send(0, &transmit.to, &transmit.payload, transmit.payload.len(), false);
+            self.core.recycle(transmit.payload);
+        }
+        while let Some(event) = self.core.poll_event() {
+            self.handle_event(event, now);
+        }
+        if self.next_snapshot <= now {
+            self.take_snapshot(now);
+        }
+    }
+
+    /// Puts changed tables in use, and only then answers the commands that changed them.
+    fn publish(&mut self) {
+        if let Some(tables) = self.core.poll_tables() {
+            self.shared.tables.store(Arc::new(tables));
+        }
+        for answer in self.answers.drain(..) {
+            answer();
+        }
+    }
+
+    fn handle_event(&mut self, event: Event, now: Instant) {
+        match &event {
+            Event::Handshake { peer } => debug!(?peer, "handshake completed"),
+            Event::Roam { peer, endpoint } => info!(?peer, %endpoint, "peer moved"),
+            Event::EchoLost { peer } => info!(?peer, "data plane lost"),
+            Event::EchoBack { peer } => info!(?peer, "data plane answers"),
+            Event::Probed { token, .. } => {
+                if let Some((sent_at, reply)) = self.probes.remove(token) {
+                    let _ = reply.send(now.saturating_duration_since(sent_at));
+                }
+                return;
+            }
+        }
+        // Fails only where nobody listens.
+        let _ = self.events.send(event);
+    }
+
+    fn take_snapshot(&mut self, now: Instant) {
+        let peers = u32::try_from(self.keys.len()).unwrap_or(u32::MAX);
+        self.next_snapshot = now + SNAPSHOT_EVERY.max(SNAPSHOT_PER_PEER.saturating_mul(peers));
+        self.probes.retain(|_, (_, reply)| !reply.is_closed());
+        let mut stats = self.core.stats().clone();
+        self.shared.add_tallies(&mut stats);
+        let peers = self.keys.iter().filter_map(|key| Some((*key, self.core.peer_stats(key)?))).collect();
+        self.snapshot.store(Arc::new(TunnelSnapshot {
+            taken_at: now,
+            peers,
+            discards: discards(&stats, self.stack.refusals(), self.shared.wire.errors()),
+            stats,
+            flows: self.stack.flows.load(Ordering::Relaxed),
+            links: self.shared.wire.links(),
+        }));
+    }
+
+    /// Carries a command out. An answer that nobody waits for is dropped.
+    fn handle_command(&mut self, command: Command, now: Instant) {
+        match command {
+            Command::UpsertPeer { peer, reply } => {
+                let outcome = self.core.upsert_peer(*peer, now);
+                self.note_keys();
+                self.answer(move || drop(reply.send(outcome)));
+            }
+            Command::RemovePeer { key, reply } => {
+                self.core.remove_peer(&key);
+                self.note_keys();
+                self.answer(move || {
+                    let _ = reply.send(());
+                });
+            }
+            Command::StartHandshake { key, reply } => {
+                self.core.start_handshake(&key, now);
+                let _ = reply.send(());
+            }
+            Command::SetEndpoint { key, endpoint, reply } => {
+                self.core.set_endpoint(&key, endpoint, now);
+                let _ = reply.send(());
+            }
+            Command::ResetReplayFloor { key, reply } => {
+                let _ = reply.send(self.core.reset_replay_floor(&key, now));
+            }
+            Command::SetPolicy { policy, reply } => {
+                self.core.set_policy(policy);
+                self.answer(move || {
+                    let _ = reply.send(());
+                });
+            }
+            Command::Probe { key, endpoint, size, reply } => {
+                self.next_probe = self.next_probe.wrapping_add(1);
+                if self.core.probe(&key, &endpoint, size, self.next_probe, now) {
+                    self.probes.insert(self.next_probe, (now, reply));
+                }
+            }
+        }
+    }
+
+    fn answer(&mut self, answer: impl FnOnce() + Send + 'static) {
+        self.answers.push(Box::new(answer));
+    }
+
+    fn note_keys(&mut self) {
+        self.keys.clear();
+        self.keys.extend(self.core.peers());
+    }
+}
+
+fn now() -> Instant {
+    Instant::now()
+}
+
+/// A timer that is moved only where it has to ring earlier: ringing once for nothing is cheaper than
+/// moving it with every packet.
+pub(crate) struct Alarm {
+    sleep: Pin<Box<Sleep>>,
+    set_for: Option<Instant>,
+}
+
+impl Alarm {
+    pub(crate) fn new() -> Self {
+        Self { sleep: Box::pin(tokio::time::sleep(Duration::ZERO)), set_for: None }
+    }
+
+    /// Makes it ring at `at` or before.
+    pub(crate) fn set(&mut self, at: Instant) {
+        if self.set_for.is_none_or(|set_for| at < set_for) {
+            self.sleep.as_mut().reset(at.into());
+            self.set_for = Some(at);
+        }
+    }
+
+    /// Returns once it rings.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it loses nothing.
+    pub(crate) async fn ring(&mut self) {
+        self.sleep.as_mut().await;
+        self.set_for = None;
+    }
+}

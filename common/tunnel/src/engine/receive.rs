@@ -1,0 +1,193 @@
+//! The threads that read UDP: opened, filtered, and written to the device, to the stack in this process, or back out.
+
+use std::io::IoSlice;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use blueprint_common_tunnel_core::offload::{MAX_SEGMENTS, MergeLimits, Merger, VnetHeader};
+use blueprint_common_tunnel_core::{
+    Discard, Endpoint, Inbound, Notice, Outlet, RUN_BYTES, RUN_SLACK_BYTES, Tally, Via,
+};
+use tracing::debug;
+
+use super::inbox::Inbox;
+use super::shared::Shared;
+use crate::links::Batch;
+use crate::sys::tun::TunQueue;
+
+/// Pause after a receive call that failed, so that a socket that always fails costs no processor.
+const FAILURE_PAUSE: Duration = Duration::from_millis(20);
+
+/// Where packets for this machine go.
+#[derive(Debug, Clone)]
+pub(crate) enum Local {
+    /// Into the kernel, through a device.
+    Device(Arc<TunQueue>, MergeLimits),
+    /// Into the stack of this process.
+    Stack(Arc<Inbox>),
+}
+
+/// One thread's or one link's state.
+pub(crate) struct Receiver {
+    shared: Arc<Shared>,
+    inbound: Inbound,
+    sink: Sink,
+}
+
+impl Receiver {
+    pub(crate) fn new(shared: Arc<Shared>, local: &Local, shard: usize) -> Self {
+        let tally = shared.tally();
+        let sink = Sink {
+            shared: Arc::clone(&shared),
+            shard,
+            tally: Arc::clone(&tally),
+            local: match local {
+                Local::Device(queue, limits) => {
+                    Delivery::Device(DeviceWriter { queue: Arc::clone(queue), tally: Arc::clone(&tally) }, Merger::new(*limits))
+                }
+                Local::Stack(inbox) => Delivery::Stack(Arc::clone(inbox)),
+            },
+        };
+        Self { shared, inbound: Inbound::new(tally), sink }
+    }
+
+    /// Reads a port's socket until the tunnel stops.
+    pub(crate) fn run(mut self, port: u8, shard: usize, stranger: Option<Stranger>) {
+        let shared = Arc::clone(&self.shared);
+        let Some(socket) = shared.wire.socket(port.into(), shard) else { return };
+        let mut buffer = vec![0u8; RUN_BYTES + RUN_SLACK_BYTES];
+        while !shared.is_stopped() {
+            let room = buffer.get_mut(..RUN_BYTES).unwrap_or_default();
+            match socket.receive(room, true) {
+                Ok(Some(received)) => {
+                    let from = Endpoint { via: Via::Udp(port), remote: received.remote, local: received.local };
+                    let bytes = buffer.get(..received.len).unwrap_or_default();
+                    if let Some(stranger) = &stranger
+                        && stranger(&from, received.ecn, bytes, received.stride)
+                    {
+                        continue;
+                    }
+                    self.handle(&from, &mut buffer, received.len, received.stride);
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    shared.wire.errors().udp_receive.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    debug!(%error, "receiving failed");
+                    std::thread::sleep(FAILURE_PAUSE);
+                }
+            }
+        }
+    }
+
+    /// Takes the datagrams of a link.
+    pub(crate) fn handle_batch(&mut self, from: &Endpoint, batch: &mut Batch) {
+        match batch.stride() {
+            Some(stride) => {
+                let len = batch.bytes().len();
+                self.handle(from, batch.buffer_mut(), len, stride);
+            }
+            None => self.handle_uneven(from, batch),
+        }
+        batch.clear();
+    }
+
+    /// Datagrams of different lengths: in runs of equal ones.
+    fn handle_uneven(&mut self, from: &Endpoint, batch: &mut Batch) {
+        let mut run = vec![0u8; RUN_BYTES + RUN_SLACK_BYTES];
+        let (mut len, mut stride) = (0, 0);
+        for datagram in batch.iter() {
+            let is_end = len % usize::max(stride, 1) != 0;
+            if len > 0 && (is_end || datagram.len() > stride) {
+                self.handle(from, &mut run, std::mem::take(&mut len), stride);
+            }
+            if len == 0 {
+                stride = datagram.len();
+            }
+            if let Some(room) = run.get_mut(len..len + datagram.len()) {
+                room.copy_from_slice(datagram);
+                len += datagram.len();
+            }
+        }
+        if len > 0 {
+            self.handle(from, &mut run, len, stride);
+        }
+    }
+
+    fn handle(&mut self, from: &Endpoint, buffer: &mut [u8], len: usize, stride: usize) {
+        let now = Instant::now();
+        let tables = self.shared.tables.load();
+        self.inbound.handle(&tables, from, buffer, len, stride, now, &mut self.sink);
+    }
+}
+
+/// Is asked first about datagrams on a port that another protocol shares; true where they were its own.
+pub(crate) type Stranger = Box<dyn Fn(&Endpoint, u8, &[u8], usize) -> bool + Send>;
+
+/// Where one thread's results go.
+struct Sink {
+    shared: Arc<Shared>,
+    shard: usize,
+    tally: Arc<Tally>,
+    local: Delivery,
+}
+
+enum Delivery {
+    Device(DeviceWriter, Merger),
+    Stack(Arc<Inbox>),
+}
+
+impl Outlet for Sink {
+    fn deliver(&mut self, packets: &mut [u8], range: Range<usize>) {
+        match &mut self.local {
+            Delivery::Device(writer, merger) => {
+                merger.add(packets, range, &mut |header, packets, parts| writer.write(header, packets, parts));
+            }
+            Delivery::Stack(inbox) => {
+                if !inbox.push(packets.get(range).unwrap_or_default()) {
+                    self.tally.discard(Discard::PacketFull);
+                }
+            }
+        }
+    }
+
+    fn finish(&mut self, packets: &mut [u8]) {
+        match &mut self.local {
+            Delivery::Device(writer, merger) => {
+                merger.flush(packets, &mut |header, packets, parts| writer.write(header, packets, parts));
+            }
+            Delivery::Stack(inbox) => inbox.ring(),
+        }
+    }
+
+    fn send(&mut self, to: &Endpoint, datagrams: &[u8], segment: usize) {
+        self.shared.wire.send(self.shard, to, datagrams, segment, true);
+    }
+
+    fn tell(&mut self, notice: Notice) {
+        self.shared.tell(notice, &self.tally);
+    }
+}
+
+/// Writes packets and superpackets into the device, gathered from where they lie.
+struct DeviceWriter {
+    queue: Arc<TunQueue>,
+    tally: Arc<Tally>,
+}
+
+impl DeviceWriter {
+    fn write(&self, header: &VnetHeader, packets: &[u8], ranges: &[Range<usize>]) {
+        let header = header.to_bytes();
+        let mut parts = [IoSlice::new(&[]); MAX_SEGMENTS + 1];
+        let mut count = 0;
+        let header = self.queue.has_header().then_some(&header[..]);
+        let packets = ranges.iter().filter_map(|range| packets.get(range.clone()));
+        for (part, bytes) in parts.iter_mut().zip(header.into_iter().chain(packets)) {
+            *part = IoSlice::new(bytes);
+            count += 1;
+        }
+        if self.queue.write(parts.get(..count).unwrap_or_default()).is_err() {
+            self.tally.discard(Discard::PacketFull);
+        }
+    }
+}

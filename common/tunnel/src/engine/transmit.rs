@@ -1,0 +1,223 @@
+//! The thread that reads one queue of the device: split, sealed, sent.
+//!
+//! It takes everything the queue holds into slots, flow by flow, and serves sparse flows first. One superpacket is
+//! split, sealed and sent in one go, straight into the send buffer; small packets that wait together leave together.
+
+use std::io::IoSlice;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use blueprint_common_tunnel_core::offload::{Superpacket, TOO_BIG_BYTES, VnetHeader, clamp_mss, flow_hash, too_big};
+use blueprint_common_tunnel_core::{Discard, MTU_RANGE, Notice, RUN_SLACK_BYTES, Route, Sealer, Tables, Tally, Traffic};
+use tracing::warn;
+
+use super::fair::FairQueue;
+use super::outgoing::Outgoing;
+use super::shared::Shared;
+use crate::sys::poll::wait_readable;
+use crate::sys::tun::TunQueue;
+
+/// Packets or superpackets that wait here; more wait in the device's queue.
+const SLOTS: usize = 64;
+/// Header and the largest packet there is.
+const SLOT_BYTES: usize = VnetHeader::BYTES + 65_536;
+/// Bytes served before the device is looked at again: one superpacket.
+const ROUND_BYTES: usize = 64 << 10;
+/// Pause while the device is down.
+const DOWN_PAUSE: Duration = Duration::from_millis(50);
+
+/// A packet as it was read: where it lies, and how long it is with its header.
+#[derive(Debug, Default, Clone, Copy)]
+struct Slot {
+    number: usize,
+    len: usize,
+}
+
+/// One thread's state.
+pub(crate) struct Transmitter {
+    shared: Arc<Shared>,
+    queue: Arc<TunQueue>,
+    shard: usize,
+    slots: Vec<Box<[u8]>>,
+    free: Vec<usize>,
+    waiting: FairQueue<Slot>,
+    segment: Vec<u8>,
+    outgoing: Outgoing,
+    tally: Arc<Tally>,
+    hash_key: u64,
+}
+
+impl Transmitter {
+    pub(crate) fn new(shared: Arc<Shared>, queue: Arc<TunQueue>, shard: usize, hash_key: u64) -> Self {
+        let tally = shared.tally();
+        Self {
+            shared,
+            queue,
+            shard,
+            slots: (0..SLOTS).map(|_| vec![0; SLOT_BYTES].into_boxed_slice()).collect(),
+            free: (0..SLOTS).rev().collect(),
+            waiting: FairQueue::new(),
+            segment: vec![0; usize::from(*MTU_RANGE.end()) + RUN_SLACK_BYTES],
+            outgoing: Outgoing::new(),
+            tally,
+            hash_key,
+        }
+    }
+
+    /// Runs until the tunnel stops.
+    pub(crate) fn run(mut self) {
+        while !self.shared.is_stopped() {
+            self.read();
+            if self.waiting.len() > 0 {
+                self.serve();
+            } else {
+                self.wait();
+            }
+        }
+    }
+
+    fn wait(&self) {
+        if self.queue.is_down() {
+            std::thread::sleep(DOWN_PAUSE);
+            return;
+        }
+        if let Err(error) = wait_readable([self.queue.as_fd(), self.shared.stop.as_fd()], None) {
+            warn!(%error, "waiting for the device failed");
+            std::thread::sleep(DOWN_PAUSE);
+        }
+    }
+
+    /// Takes what the device's queue holds while there is room.
+    fn read(&mut self) {
+        while let Some(number) = self.free.last().copied() {
+            let Some(slot) = self.slots.get_mut(number) else { break };
+            match self.queue.read(slot) {
+                Ok(Some(len)) => {
+                    let header_len = if self.queue.has_header() { VnetHeader::BYTES } else { 0 };
+                    let packet = slot.get(header_len..len).unwrap_or_default();
+                    self.free.pop();
+                    self.waiting.push(flow_hash(packet, self.hash_key), len, Slot { number, len });
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    warn!(%error, "reading from the device failed");
+                    std::thread::sleep(DOWN_PAUSE);
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Seals and sends a round's share of what waits.
+    fn serve(&mut self) {
+        let now = Instant::now();
+        let shared = Arc::clone(&self.shared);
+        let tables = shared.tables.load();
+        let mut sealer: Option<(u32, Sealer<'_>)> = None;
+        let (mut served, mut packets) = (0, 0);
+        while served < ROUND_BYTES
+            && self.outgoing.has_room(SLOT_BYTES + SLOT_BYTES / 8)
+            && let Some((bytes, slot)) = self.waiting.pop()
+        {
+            served += bytes;
+            // Lent out of its place, so that the rest of the thread's state stays free.
+            let Some(mut bytes) = self.slots.get_mut(slot.number).map(std::mem::take) else { break };
+            let whole = bytes.get_mut(..slot.len).unwrap_or_default();
+            packets += self.seal_slot(&tables, whole, &mut sealer, now);
+            if let Some(place) = self.slots.get_mut(slot.number) {
+                *place = bytes;
+            }
+            self.free.push(slot.number);
+        }
+        drop(sealer);
+        self.tally.add(Traffic::Local, packets);
+        let sent = self.outgoing.flush(&shared.wire, self.shard, true);
+        self.tally.add(Traffic::TxDatagrams, sent);
+    }
+
+    /// Seals the packet or superpacket in a slot; how many packets that were.
+    fn seal_slot<'a>(
+        &mut self,
+        tables: &'a Tables,
+        whole: &mut [u8],
+        sealer: &mut Option<(u32, Sealer<'a>)>,
+        now: Instant,
+    ) -> usize {
+        let (header, packet) = if self.queue.has_header() {
+            let Some((header, packet)) = whole.split_first_chunk_mut::<{ VnetHeader::BYTES }>() else { return 0 };
+            (VnetHeader::parse(header), packet)
+        } else {
+            (Some(VnetHeader::default()), whole)
+        };
+        let route = match tables.route(packet) {
+            Ok(route) => route,
+            Err(discard) => {
+                self.tally.discard(discard);
+                return 1;
+            }
+        };
+        if !matches!(sealer, Some((slot, _)) if *slot == route.slot()) {
+            // The lock of the peer before is released first.
+            drop(sealer.take());
+            *sealer = Some((route.slot(), route.lock()));
+        }
+        let Some((_, sealer)) = sealer else { return 0 };
+        if sealer.mtu() < tables.mtu() && sealer.is_mtu_settled() {
+            let _ = clamp_mss(packet, u16::try_from(sealer.mtu()).unwrap_or(u16::MAX));
+        }
+        let packet = &*packet;
+        let Some(superpacket) = header.and_then(|header| Superpacket::parse(&header, packet).ok()) else {
+            self.tally.discard(Discard::MalformedPacket);
+            return 1;
+        };
+        if superpacket.largest_len() > sealer.mtu() {
+            if sealer.is_mtu_settled() {
+                refuse_too_big(&self.queue, tables, packet, sealer.mtu());
+            }
+            self.tally.discard(Discard::TooBig);
+            return superpacket.segments();
+        }
+        self.seal(&superpacket, route, sealer, now)
+    }
+}
+
+impl Transmitter {
+    fn seal(&mut self, superpacket: &Superpacket<'_>, route: Route<'_>, sealer: &mut Sealer<'_>, now: Instant) -> usize {
+        let Some(to) = sealer.endpoint() else {
+            self.tally.discard(Discard::NoEndpoint);
+            return superpacket.segments();
+        };
+        if sealer.note_len(superpacket.largest_len()) {
+            self.shared.tell(Notice::Large { slot: route.slot() }, &self.tally);
+        }
+        for number in 0..superpacket.segments() {
+            let len = superpacket.write(number, &mut self.segment);
+            let padded = sealer.padded_len(len);
+            if let Some(padding) = self.segment.get_mut(len..padded) {
+                padding.fill(0);
+            }
+            let packet = self.segment.get(..padded).unwrap_or_default();
+            match sealer.seal(packet, self.outgoing.room(), now) {
+                Ok(len) => self.outgoing.commit(&to, len),
+                Err(Discard::ExpiredSession) => {
+                    let packet = self.segment.get(..len).unwrap_or_default().to_vec();
+                    self.shared.tell(Notice::Unsent { slot: route.slot(), packet }, &self.tally);
+                }
+                Err(discard) => self.tally.discard(discard),
+            }
+        }
+        superpacket.segments()
+    }
+}
+
+/// Tells the sender of a packet that it is too large for the way.
+fn refuse_too_big(queue: &TunQueue, tables: &Tables, packet: &[u8], mtu: usize) {
+    let mut answer = [0u8; TOO_BIG_BYTES];
+    let mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
+    let Some(len) = too_big(packet, mtu, tables.own(), &mut answer) else { return };
+    let header = VnetHeader::default().to_bytes();
+    let answer = IoSlice::new(answer.get(..len).unwrap_or_default());
+    // A device that is full or down loses it, and the sender asks again with its next packet.
+    let _ = if queue.has_header() { queue.write(&[IoSlice::new(&header), answer]) } else { queue.write(&[answer]) };
+}
