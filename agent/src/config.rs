@@ -43,8 +43,9 @@ pub static SCHEMA: Schema = Schema {
         Key::new("tunnel.interface_name", "bp%d", "Name of the network device; %d becomes the first free number."),
         Key::new(
             "tunnel.udp_offload",
-            "false",
-            "Hand runs of UDP datagrams to the network device in one piece (Linux 6.2; not for tunnels inside).",
+            "true",
+            "Hand runs of UDP datagrams to the network device in one piece (Linux 6.2); off where a tunnel inside \
+             does not bear it.",
         ),
         Key::new(
             "observe.listen",

@@ -43,8 +43,9 @@ pub(crate) const SCHEMA: Schema = Schema {
         Key::new("tunnel.interface_name", "bp%d", "Name of the network device; %d becomes the first free number."),
         Key::new(
             "tunnel.udp_offload",
-            "false",
-            "Hand runs of UDP datagrams to the network device in one piece (Linux 6.2; not for tunnels inside).",
+            "true",
+            "Hand runs of UDP datagrams to the network device in one piece (Linux 6.2); off where a tunnel inside \
+             does not bear it.",
         ),
         Key::new("tunnel.mtu", "1420", "Largest inner packet in bytes, 1280 to 9000; what a path takes is probed."),
         Key::new("tunnel.keepalive", "20s", "Pause between the keepalives of agents, 1 s to 60 s."),

@@ -32,7 +32,7 @@ use blueprint_common_tunnel_core::TunnelCore;
 use blueprint_common_types::fill_random;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use tracing::error;
+use tracing::{debug, error};
 
 use crate::error::BindError;
 use crate::handle::{Ends, Tunnel, TunnelConfig};
@@ -40,6 +40,7 @@ use crate::interface::{self, Interface};
 use crate::netstack::{Netstack, NetstackConfig};
 use crate::snapshot::TunnelSnapshot;
 use crate::sys::poll::EventFd;
+use crate::sys::sched;
 use crate::sys::udp::UdpSocket;
 use control::Control;
 use inbox::Inbox;
@@ -56,6 +57,9 @@ pub(crate) use wire::{Wire, WireErrors};
 const COMMANDS: usize = 256;
 /// Events that a slow receiver may be behind.
 const EVENTS: usize = 1024;
+/// Time slice of packet threads: a tenth of the system's, so that a sparse flow's packet that wakes a thread is not
+/// behind a bulk flow's; shorter ones cost throughput (bench/README.md).
+const SLICE: Duration = Duration::from_micros(300);
 /// How often the engine looks whether one of its threads ended.
 const WATCH: Duration = Duration::from_millis(200);
 
@@ -172,10 +176,16 @@ impl Engine {
         for port in 0..shared.wire.ports() {
             let receiver = Receiver::new(Arc::clone(&shared), &local, 0);
             let number = u8::try_from(port).unwrap_or(0);
-            threads.extend(start("tunnel-rx", move || receiver.run(number, 0, None)));
+            threads.extend(start("tunnel-rx", move || {
+                shorten_slice();
+                receiver.run(number, 0, None);
+            }));
         }
         for transmitter in transmitters {
-            threads.extend(start("tunnel-tx", move || transmitter.run()));
+            threads.extend(start("tunnel-tx", move || {
+                shorten_slice();
+                transmitter.run();
+            }));
         }
         let watched = async {
             while !threads.iter().any(JoinHandle::is_finished) {
@@ -222,6 +232,13 @@ fn start(name: &str, run: impl FnOnce() + Send + 'static) -> Option<JoinHandle<(
             error!(%error, name, "cannot start a thread");
             None
         }
+    }
+}
+
+/// Lets the calling packet thread be served soon after it wakes.
+fn shorten_slice() {
+    if let Err(error) = sched::set_slice(SLICE) {
+        debug!(%error, "packet threads keep the system's time slice");
     }
 }
 

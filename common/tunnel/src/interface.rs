@@ -31,14 +31,14 @@ pub enum Interface {
 pub struct TunSettings {
     /// Its name; `%d` in it becomes the first free number.
     pub name: String,
-    /// Runs of UDP datagrams cross into the kernel in one piece (USO, Linux 6.2). Off by default: what is inside
-    /// of UDP, such as another tunnel, may not bear it.
+    /// Runs of UDP datagrams cross into the kernel in one piece (USO, Linux 6.2), those of the well-known tunnel
+    /// protocols excepted. To be switched off where what is inside of UDP does not bear it.
     pub udp_offload: bool,
 }
 
 impl Default for TunSettings {
     fn default() -> Self {
-        Self { name: "bp%d".to_owned(), udp_offload: false }
+        Self { name: "bp%d".to_owned(), udp_offload: true }
     }
 }
 

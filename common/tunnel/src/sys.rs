@@ -14,6 +14,7 @@ mod control;
 pub(crate) mod flow_socket;
 pub(crate) mod netlink;
 pub(crate) mod poll;
+pub(crate) mod sched;
 pub(crate) mod tun;
 pub(crate) mod udp;
 

@@ -16,6 +16,10 @@ const DONT_FRAGMENT: u16 = 0x4000;
 /// options, mobility, host identity, shim6 and the two experimental ones (IANA, "IPv6 Extension Header Types").
 const V6_EXTENSIONS: [u8; 10] = [0, 43, 44, 51, 60, 135, 139, 140, 253, 254];
 
+/// UDP ports of other tunnels: GTP-U, VXLAN, VXLAN-GPE, Geneve, VXLAN as Linux first had it. A run of such datagrams
+/// in one piece confuses the kernel's own decapsulation (tailscale issue 11026).
+const TUNNEL_PORTS: [u16; 5] = [2152, 4789, 4790, 6081, 8472];
+
 /// A flow: both addresses, both ports, protocol and IP version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Key {
@@ -110,7 +114,8 @@ impl Class {
             return Self::Unknown;
         }
         let key = Key::of(ip, wide_field(udp, 0));
-        let is_plain = usize::from(field(udp, 4)) == udp.len()
+        let is_plain = !TUNNEL_PORTS.contains(&field(udp, 2))
+            && usize::from(field(udp, 4)) == udp.len()
             && udp.len() > UDP_HEADER_BYTES
             && field(udp, UDP_CHECKSUM_AT) != 0;
         if !is_plain {
