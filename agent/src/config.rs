@@ -40,7 +40,11 @@ pub static SCHEMA: Schema = Schema {
             "Where the overlay ends on this machine: netstack (in this process, no right needed) or tun (a network \
              device, CAP_NET_ADMIN).",
         ),
-        Key::new("tunnel.interface_name", "bp%d", "Name of the network device; %d becomes the first free number."),
+        Key::new(
+            "tunnel.interface_name",
+            "bp%d",
+            "Name of the network device; %d becomes the first free number.",
+        ),
         Key::new(
             "tunnel.udp_offload",
             "true",

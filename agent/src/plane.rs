@@ -78,8 +78,11 @@ impl Plane {
             answers_echoes: true,
             seed,
         };
-        let (tunnel, engine) =
-            Tunnel::bind(TunnelConfig { interface, max_flows: MAX_FLOWS, ..TunnelConfig::new(listen, core) })?;
+        let (tunnel, engine) = Tunnel::bind(TunnelConfig {
+            interface,
+            max_flows: MAX_FLOWS,
+            ..TunnelConfig::new(listen, core)
+        })?;
         let plane = Self {
             tunnel,
             hub: settings.hub_key,
@@ -126,7 +129,13 @@ impl Plane {
     async fn upsert_hub(&self, settings: &TunnelSettings) -> Result<(), UpsertError> {
         let allowed_ips = vec![IpNetwork::V4(settings.overlay_v4), IpNetwork::V6(settings.overlay_v6)];
         let keepalive = Some(settings.keepalive).filter(|keepalive| !keepalive.is_zero());
-        let peer = PeerConfig { public_key: settings.hub_key, allowed_ips, endpoint: None, preshared_key: None, keepalive };
+        let peer = PeerConfig {
+            public_key: settings.hub_key,
+            allowed_ips,
+            endpoint: None,
+            preshared_key: None,
+            keepalive,
+        };
         self.tunnel.upsert_peer(peer).await
     }
 
@@ -176,7 +185,10 @@ impl Plane {
 
     async fn point_at(&self, address: SocketAddr, is_lost: bool, is_new: bool) {
         let pointed = self.pointed.lock().replace(address);
-        let strayed = is_lost && self.hub_stats().is_some_and(|stats| stats.endpoint.map(|endpoint| endpoint.remote) != Some(address));
+        let strayed = is_lost
+            && self
+                .hub_stats()
+                .is_some_and(|stats| stats.endpoint.map(|endpoint| endpoint.remote) != Some(address));
         let is_moved = pointed != Some(address) || strayed;
         if is_moved {
             info!(endpoint = %address, "tunnel points at the hub");

@@ -263,7 +263,7 @@ fn bind_tunnel(
         role: Role::Hub,
         mtu: config.mtu,
         limits: Limits::default(),
-            answers_echoes: true,
+        answers_echoes: true,
         seed,
     };
     let interface = config.interface.clone();

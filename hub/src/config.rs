@@ -40,14 +40,22 @@ pub(crate) const SCHEMA: Schema = Schema {
             "Where the overlay ends on this machine: netstack (in this process, no right needed) or tun (a network \
              device, CAP_NET_ADMIN).",
         ),
-        Key::new("tunnel.interface_name", "bp%d", "Name of the network device; %d becomes the first free number."),
+        Key::new(
+            "tunnel.interface_name",
+            "bp%d",
+            "Name of the network device; %d becomes the first free number.",
+        ),
         Key::new(
             "tunnel.udp_offload",
             "true",
             "Hand runs of UDP datagrams to the network device in one piece (Linux 6.2); off where a tunnel inside \
              does not bear it.",
         ),
-        Key::new("tunnel.mtu", "1420", "Largest inner packet in bytes, 1280 to 9000; what a path takes is probed."),
+        Key::new(
+            "tunnel.mtu",
+            "1420",
+            "Largest inner packet in bytes, 1280 to 9000; what a path takes is probed.",
+        ),
         Key::new("tunnel.keepalive", "20s", "Pause between the keepalives of agents, 1 s to 60 s."),
         Key::new(
             "join.certificate_ttl",

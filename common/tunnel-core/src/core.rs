@@ -338,7 +338,9 @@ impl TunnelCore {
         packet: &mut [u8],
         token: u64,
     ) -> bool {
-        let Some((is_request, id)) = header.echo(packet).map(|echo| (echo.is_request, echo.id)) else { return false };
+        let Some((is_request, id)) = header.echo(packet).map(|echo| (echo.is_request, echo.id)) else {
+            return false;
+        };
         if !is_request {
             let size = u16::try_from(packet.len()).unwrap_or(u16::MAX);
             let answer = ProbeAnswer { id, token, size };

@@ -400,7 +400,11 @@ mod tests {
         let at = |millis| start + ms(millis);
         watch.handle_handshake(start);
         watch.handle_rx(Some(start));
-        assert_eq!(watch.handle_beat(Beat { seq: 1, acked: 0, mtu: 0 }, at(10)), None, "nothing came back yet");
+        assert_eq!(
+            watch.handle_beat(Beat { seq: 1, acked: 0, mtu: 0 }, at(10)),
+            None,
+            "nothing came back yet"
+        );
         assert_eq!(watch.handle_beat(Beat { seq: 2, acked: 1, mtu: 0 }, at(20)), Some(Change::Back));
         let half_seconds = (3..12).map(|seq| (seq, at(20 + (seq - 2) * 500)));
         let turns: Vec<_> = half_seconds

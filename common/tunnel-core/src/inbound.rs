@@ -118,7 +118,10 @@ impl Inbound {
     /// bytes of `buffer`, which is [`RUN_SLACK_BYTES`] longer and is overwritten.
     ///
     /// What is longer than [`RUN_BYTES`] is not looked at.
-    #[expect(clippy::too_many_arguments, reason = "called once per run of packets, each argument its own thing")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "called once per run of packets, each argument its own thing"
+    )]
     pub fn handle(
         &mut self,
         tables: &Tables,
@@ -160,7 +163,9 @@ impl Inbound {
         let is_known = |receiver| tables.conduits.contains_key(&slot(receiver));
         match message {
             None | Some(Message::Data { .. }) => self.tally.discard(Discard::NotWireGuard),
-            Some(Message::Response { receiver, .. } | Message::Cookie { receiver }) if !is_known(receiver) => {
+            Some(Message::Response { receiver, .. } | Message::Cookie { receiver })
+                if !is_known(receiver) =>
+            {
                 self.tally.discard(Discard::UnknownIndex);
             }
             Some(Message::Initiation { .. } | Message::Response { .. })
@@ -259,7 +264,8 @@ impl Inbound {
                     delivered += 1;
                 }
                 Ok(Way::Relay(receiver)) => {
-                    let follows = self.relay.last().is_some_and(|last| last.start + context.stride == range.start);
+                    let follows =
+                        self.relay.last().is_some_and(|last| last.start + context.stride == range.start);
                     match relay_to.replace(receiver) {
                         Some(before) if !follows || before.slot != receiver.slot => {
                             self.relay(context, before, (&mut *buffer, end), outlet);
@@ -298,7 +304,7 @@ impl Inbound {
         let way = match decided {
             Some(before) if is_same(before) => before.way,
             _ => {
-                let way = context.tables.from_peer(&header, packet, sender, context.now)?;
+                let way = context.tables.way_of(&header, packet, sender, context.now)?;
                 *decided = Some(Decided { header, ports, is_tcp_answer, way });
                 way
             }
@@ -318,7 +324,8 @@ impl Inbound {
         outlet: &mut impl Outlet,
     ) -> bool {
         let Some(packet) = self.plain.get(range.clone()) else { return false };
-        let is_it = Header::parse_icmp(packet).is_some_and(|header| context.tables.is_for_core(&header, packet));
+        let is_it =
+            Header::parse_icmp(packet).is_some_and(|header| context.tables.is_for_core(&header, packet));
         if is_it {
             outlet.tell(Notice::Echo { slot: sender.slot, from: *context.from, packet: packet.to_vec() });
         }

@@ -172,12 +172,7 @@ impl Noise {
     }
 
     /// Opens an outer message into `buffer`, which has at least [`buffer_len`] of it.
-    pub(crate) fn open(
-        &mut self,
-        from: IpAddr,
-        datagram: &[u8],
-        buffer: &mut [u8],
-    ) -> Outcome {
+    pub(crate) fn open(&mut self, from: IpAddr, datagram: &[u8], buffer: &mut [u8]) -> Outcome {
         self.run(buffer, buffer_len(datagram.len()), |tunn, buffer| {
             tunn.decapsulate(Some(from), datagram, buffer)
         })
@@ -185,16 +180,12 @@ impl Noise {
 
     /// Seals a plaintext into `buffer`, which has at least [`buffer_len`] of it.
     pub(crate) fn seal(&mut self, plaintext: &[u8], buffer: &mut [u8]) -> Outcome {
-        self.run(buffer, buffer_len(plaintext.len()), |tunn, buffer| {
-            tunn.encapsulate(plaintext, buffer)
-        })
+        self.run(buffer, buffer_len(plaintext.len()), |tunn, buffer| tunn.encapsulate(plaintext, buffer))
     }
 
     /// Writes a new initiation, whatever the state.
     pub(crate) fn initiate(&mut self, buffer: &mut [u8]) -> Outcome {
-        self.run(buffer, LEAST_BUFFER_BYTES, |tunn, buffer| {
-            tunn.format_handshake_initiation(buffer, true)
-        })
+        self.run(buffer, LEAST_BUFFER_BYTES, |tunn, buffer| tunn.format_handshake_initiation(buffer, true))
     }
 
     /// Lets the library look at its own clock; it also erases old keys here.

@@ -23,7 +23,7 @@ impl Tables {
     /// Refuses malformed packets, foreign sources, special addresses and destinations nobody holds.
     pub fn route(&self, packet: &[u8]) -> Result<Route<'_>, Discard> {
         let header = Header::parse(packet)?;
-        self.from_local(&header).map(Route)
+        self.way_of_local(&header).map(Route)
     }
 }
 

@@ -153,11 +153,7 @@ impl Header {
     /// error, or one about a packet that did not go from our destination to our source.
     pub(crate) fn complaint(&self, packet: &[u8]) -> Option<(u8, u16)> {
         let message = packet.get(self.payload_at..)?;
-        let is_error = match (self.protocol, message.first()?) {
-            (ICMP_V4, 3 | 11 | 12) => true,
-            (ICMP_V6, 1..=4) => true,
-            _ => false,
-        };
+        let is_error = matches!((self.protocol, message.first()?), (ICMP_V4, 3 | 11 | 12) | (ICMP_V6, 1..=4));
         let quoted = message.get(ICMP_HEADER_BYTES..).filter(|_| is_error)?;
         let (protocol, payload_at, source, destination) = if self.source.is_ipv4() {
             let header: &[u8; V4_HEADER_BYTES] = quoted.first_chunk()?;

@@ -24,9 +24,9 @@ use std::time::{Duration, Instant};
 use blueprint_common_types::{OverlayLease, WgPublicKey};
 use ipnetwork::IpNetwork;
 
+pub(crate) use self::probe::ProbeAnswer;
 use crate::admission::{Gate, Rate};
 use crate::echo::{EchoSender, EchoWatch};
-pub(crate) use self::probe::ProbeAnswer;
 use crate::line::{Conduit, Line, Session};
 use crate::mtu::MtuSearch;
 use crate::noise::{Identity, Noise};

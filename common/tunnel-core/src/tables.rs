@@ -58,7 +58,7 @@ impl Tables {
     /// # Errors
     ///
     /// Refuses what [`filter::from_local`] refuses.
-    pub(crate) fn from_local(&self, header: &Header) -> Result<&Arc<Conduit>, Discard> {
+    pub(crate) fn way_of_local(&self, header: &Header) -> Result<&Arc<Conduit>, Discard> {
         let slot = filter::from_local(header, &self.prefixes, &self.own)?;
         self.conduits.get(&slot).ok_or(Discard::NoRoute)
     }
@@ -68,7 +68,7 @@ impl Tables {
     /// # Errors
     ///
     /// Refuses what the filter or the policy refuses.
-    pub(crate) fn from_peer(
+    pub(crate) fn way_of(
         &self,
         header: &Header,
         packet: &[u8],
@@ -109,8 +109,7 @@ impl Tables {
             }
             return true;
         }
-        let may_begin =
-            |protocol, port| self.policy.allows(&receiver.key, &sender.key, protocol, port);
+        let may_begin = |protocol, port| self.policy.allows(&receiver.key, &sender.key, protocol, port);
         if let Some((protocol, port)) = header.complaint(packet) {
             return may_begin(Protocol::of_number(protocol), port);
         }

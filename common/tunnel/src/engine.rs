@@ -29,6 +29,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use blueprint_common_tunnel_core::TunnelCore;
+use blueprint_common_tunnel_core::offload::MergeLimits;
 use blueprint_common_types::fill_random;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -41,6 +42,7 @@ use crate::netstack::{Netstack, NetstackConfig};
 use crate::snapshot::TunnelSnapshot;
 use crate::sys::poll::EventFd;
 use crate::sys::sched;
+use crate::sys::tun::TunQueue;
 use crate::sys::udp::UdpSocket;
 use control::Control;
 use inbox::Inbox;
@@ -48,8 +50,8 @@ use receive::{Local, Receiver};
 use stack::{Stack, StackCounts};
 use transmit::Transmitter;
 
-pub(crate) use receive::Receiver as LinkReceiver;
 pub(crate) use receive::Local as LocalSide;
+pub(crate) use receive::Receiver as LinkReceiver;
 pub(crate) use shared::Shared;
 pub(crate) use wire::{Wire, WireErrors};
 
@@ -92,8 +94,8 @@ impl Engine {
             Interface::Netstack => None,
             Interface::Tun(settings) => Some(interface::open(settings, &core_config, 1)?),
         };
-        let mut core = TunnelCore::new(core_config, now);
-        let Some(tables) = core.poll_tables() else { return Err(BindError::System(io::ErrorKind::Other.into())) };
+        let core = TunnelCore::new(core_config, now);
+        let tables = core.tables();
         let stop = EventFd::new().map_err(BindError::System)?;
         let (shared, notices) = Shared::new(tables, Wire::new(ports), stop);
         let shared = Arc::new(shared);
@@ -102,35 +104,30 @@ impl Engine {
         let (events, _) = broadcast::channel(EVENTS);
         let snapshot = Arc::new(ArcSwap::from_pointee(TunnelSnapshot::new(now)));
         let counts = Arc::new(StackCounts::default());
-        let mut transmitters = Vec::new();
-        let (local, ends, stack) = match device {
+        let (local, ends, transmitters, stack) = match device {
             Some(device) => {
-                let queues: Vec<_> = device.queues.into_iter().map(Arc::new).collect();
-                for (shard, queue) in queues.iter().enumerate() {
-                    let queue = Arc::clone(queue);
-                    transmitters.push(Transmitter::new(Arc::clone(&shared), queue, shard, seed));
-                }
-                let Some(queue) = queues.first() else {
-                    return Err(BindError::System(io::ErrorKind::NotFound.into()));
-                };
-                (Local::Device(Arc::clone(queue), device.limits), Ends::Kernel { own, name: device.name }, None)
+                let (local, transmitters) = local_of_device(device.queues, device.limits, &shared, seed)?;
+                (local, Ends::Kernel { own, name: device.name }, transmitters, None)
             }
             None => {
-                let netstack = NetstackConfig {
-                    addresses: own,
-                    mtu,
-                    max_flows: config.max_flows,
-                    buffer_bytes: config.buffer_bytes,
-                    growth_bytes: config.growth_bytes,
-                    backlog: config.backlog,
-                    seed,
-                };
+                let netstack = Netstack::new(
+                    NetstackConfig {
+                        addresses: own,
+                        mtu,
+                        max_flows: config.max_flows,
+                        buffer_bytes: config.buffer_bytes,
+                        growth_bytes: config.growth_bytes,
+                        backlog: config.backlog,
+                        seed,
+                    },
+                    now,
+                );
                 let (sender, receiver) = mpsc::channel(COMMANDS);
                 let inbox = Arc::new(Inbox::default());
-                let netstack = Netstack::new(netstack, now);
-                let stack =
-                    Stack::new(netstack, Arc::clone(&inbox), receiver, Arc::clone(&shared), Arc::clone(&counts));
-                (Local::Stack(inbox), Ends::Stack(sender), Some(stack))
+                let (to_stack, shared, counts) =
+                    (Arc::clone(&inbox), Arc::clone(&shared), Arc::clone(&counts));
+                let stack = Stack::new(netstack, to_stack, receiver, shared, counts);
+                (Local::Stack(inbox), Ends::Stack(sender), Vec::new(), Some(stack))
             }
         };
         let tunnel = Tunnel {
@@ -215,6 +212,22 @@ impl Engine {
     }
 }
 
+/// One thread per queue of a device reads it; all write into the first, where order is one.
+fn local_of_device(
+    queues: Vec<TunQueue>,
+    limits: MergeLimits,
+    shared: &Arc<Shared>,
+    seed: u64,
+) -> Result<(Local, Vec<Transmitter>), BindError> {
+    let queues: Vec<_> = queues.into_iter().map(Arc::new).collect();
+    let transmitter = |(shard, queue): (usize, &Arc<_>)| {
+        Transmitter::new(Arc::clone(shared), Arc::clone(queue), shard, seed)
+    };
+    let transmitters = queues.iter().enumerate().map(transmitter).collect();
+    let first = queues.first().ok_or(BindError::System(io::ErrorKind::NotFound.into()))?;
+    Ok((Local::Device(Arc::clone(first), limits), transmitters))
+}
+
 /// Ends the threads when it is dropped.
 struct Ending(Arc<Shared>);
 
@@ -252,7 +265,8 @@ fn run_control(control: Control, stopped: watch::Receiver<bool>) {
 fn bind_ports(config: &TunnelConfig) -> Result<Vec<Vec<UdpSocket>>, BindError> {
     let addresses: Vec<SocketAddr> = std::iter::once(config.listen).chain(config.listen_also).collect();
     let bind = |address: SocketAddr| {
-        let socket = UdpSocket::bind(address, false).map_err(|source| BindError::Socket { address, source })?;
+        let socket =
+            UdpSocket::bind(address, false).map_err(|source| BindError::Socket { address, source })?;
         Ok(vec![socket])
     };
     addresses.into_iter().map(bind).collect()

@@ -247,9 +247,9 @@ impl Tunnel {
     /// Dropping it leaves the port closed.
     pub async fn listen_udp(&self, port: u16) -> Result<UdpSocket, ListenError> {
         match &*self.ends {
-            Ends::Stack(commands) => {
-                ask(commands, |reply| StackCommand::ListenUdp { port, reply }).await.ok_or(ListenError::Stopped)?
-            }
+            Ends::Stack(commands) => ask(commands, |reply| StackCommand::ListenUdp { port, reply })
+                .await
+                .ok_or(ListenError::Stopped)?,
             Ends::Kernel { .. } => Err(ListenError::OfTheKernel),
         }
     }

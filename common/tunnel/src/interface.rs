@@ -70,7 +70,8 @@ pub(crate) fn open(settings: &TunSettings, core: &Config, queues: usize) -> Resu
         warn!(interface = device.name, "{notice}");
     }
     let had = device.offload();
-    info!(interface = device.name, mtu, tso = had.tso, uso = had.uso, "network device is up");
+    let header = device.has_header();
+    info!(interface = device.name, mtu, header, tso = had.tso, uso = had.uso, "network device is up");
     let limits = MergeLimits { tcp: had.tso, udp: had.uso, max_bytes: 65_535, max_segments: 64 };
     Ok(Device { name: device.name, queues, limits })
 }

@@ -39,12 +39,17 @@ pub(crate) fn prepare(stream: &TcpStream) {
 }
 
 fn of_connect(error: &io::Error) -> ConnectError {
-    match error.kind() {
-        io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => ConnectError::Refused,
-        io::ErrorKind::TimedOut => ConnectError::TimedOut,
-        io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable => ConnectError::Full,
-        _ if error.raw_os_error() == Some(libc::EMFILE) => ConnectError::Full,
-        _ => ConnectError::NoRoute,
+    let is = |kinds: &[io::ErrorKind]| kinds.contains(&error.kind());
+    if is(&[io::ErrorKind::ConnectionRefused, io::ErrorKind::ConnectionReset]) {
+        ConnectError::Refused
+    } else if is(&[io::ErrorKind::TimedOut]) {
+        ConnectError::TimedOut
+    } else if is(&[io::ErrorKind::AddrInUse, io::ErrorKind::AddrNotAvailable])
+        || error.raw_os_error() == Some(libc::EMFILE)
+    {
+        ConnectError::Full
+    } else {
+        ConnectError::NoRoute
     }
 }
 
@@ -65,7 +70,9 @@ impl KernelListener {
         let v4 = listen(own.v4.into(), port).map_err(|_| ListenError::InUse { port })?;
         let v6 = match listen(own.v6.into(), port) {
             Ok(listener) => Some(listener),
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(ListenError::InUse { port }),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                return Err(ListenError::InUse { port });
+            }
             Err(_) => None,
         };
         Ok(Self { port, v4, v6 })

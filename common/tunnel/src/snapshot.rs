@@ -7,8 +7,8 @@ use std::time::Instant;
 use blueprint_common_tunnel_core::{PeerStats, Stats};
 use blueprint_common_types::WgPublicKey;
 
-use crate::netstack::Refusals;
 use crate::engine::WireErrors;
+use crate::netstack::Refusals;
 
 /// State of a tunnel at one moment.
 #[derive(Debug, Clone)]

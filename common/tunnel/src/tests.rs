@@ -305,7 +305,10 @@ async fn strangers_and_unreachable_peers_do_not_stop_the_engine() {
     // Nobody listens there any more: the kernel reports it, the engine goes on.
     pair.hub.tunnel.upsert_peer(unreachable.peer(Some(nowhere))).await.unwrap();
     pair.hub.tunnel.start_handshake(unreachable.key()).await;
-    pair.hub.tunnel.set_endpoint(unreachable.key(), "[2001:db8::1]:1".parse::<SocketAddr>().unwrap().into()).await;
+    pair.hub
+        .tunnel
+        .set_endpoint(unreachable.key(), "[2001:db8::1]:1".parse::<SocketAddr>().unwrap().into())
+        .await;
     pair.hub.tunnel.start_handshake(unreachable.key()).await;
     let listener = pair.spoke.tunnel.listen(80).await.unwrap();
     let stream = pair.dial(80).await.unwrap();
@@ -345,8 +348,11 @@ async fn a_spoke_that_comes_back_elsewhere_is_followed() {
     spoke.tunnel.upsert_peer(hub_id.peer(Some(hub.tunnel.local_addr()))).await.unwrap();
     spoke.tunnel.start_handshake(hub_id.key()).await;
     let elsewhere = spoke.tunnel.local_addr();
-    wait_for(&mut events, |event| matches!(event, Event::Roam { endpoint, .. } if endpoint.remote == elsewhere))
-        .await;
+    wait_for(
+        &mut events,
+        |event| matches!(event, Event::Roam { endpoint, .. } if endpoint.remote == elsewhere),
+    )
+    .await;
 
     let listener = spoke.tunnel.listen(80).await.unwrap();
     let remote = SocketAddr::new(spoke_id.lease.v4.into(), 80);

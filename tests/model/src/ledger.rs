@@ -27,7 +27,9 @@ pub(crate) struct Ledger {
     last: u64,
     /// Who holds which addresses now: the hub and every machine that is joined.
     pub(crate) leases: BTreeMap<Node, OverlayLease>,
-    /// Ordered pairs of machines that may exchange packets.
+    /// Ordered pairs of nodes of which the first has sent something to the second.
+    begun: BTreeSet<(Node, Node)>,
+    /// Ordered pairs of machines of which the first may begin an exchange with the second.
     pub(crate) allowed: BTreeSet<(Node, Node)>,
     /// Highest number that an agent process saw acknowledged.
     acked: BTreeMap<(AgentId, ProcessId), u64>,
@@ -45,6 +47,7 @@ impl Ledger {
         let holds = |lease: &OverlayLease, address| lease.contains(address);
         let to = self.leases.iter().find(|(_, lease)| holds(lease, destination)).map(|(node, _)| *node);
         let is_forged = !self.leases.get(&from).is_some_and(|lease| holds(lease, source));
+        self.begun.extend(to.map(|to| (from, to)));
         self.packets.insert(self.last, Sent { from, to, label, is_forged, is_delivered: false });
         (self.last, packet::make(label))
     }
@@ -77,7 +80,9 @@ impl Ledger {
         let is_member = at != Node::Hub || self.leases.contains_key(&from);
         require(is_member, || format!("{at:?} got {label:?} of {from:?}, which is removed"))?;
         let has_hub = at == Node::Hub || from == Node::Hub;
-        require(has_hub || self.allowed.contains(&(from, at)), || {
+        // All packets of the model have the same ports, so what goes back answers what was allowed.
+        let is_answer = || self.allowed.contains(&(at, from)) && self.begun.contains(&(at, from));
+        require(has_hub || self.allowed.contains(&(from, at)) || is_answer(), || {
             format!("a packet passed from {from:?} to {at:?}, which nobody allowed")
         })
     }

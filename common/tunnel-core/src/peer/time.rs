@@ -47,9 +47,13 @@ impl Peer<'_> {
             self.line.unanswered_since = None;
             self.want_session(shared);
         }
-        let persistent =
-            self.care.keepalive.is_some_and(|every| self.line.last_tx.is_none() || passed(self.line.last_tx, every));
-        if self.line.endpoint.is_some() && (persistent || passed(self.line.unacknowledged_since, KEEPALIVE_AFTER)) {
+        let persistent = self
+            .care
+            .keepalive
+            .is_some_and(|every| self.line.last_tx.is_none() || passed(self.line.last_tx, every));
+        if self.line.endpoint.is_some()
+            && (persistent || passed(self.line.unacknowledged_since, KEEPALIVE_AFTER))
+        {
             self.line.unacknowledged_since = None;
             if self.line.has_session(now) {
                 self.seal(&[], shared);
@@ -65,15 +69,17 @@ impl Peer<'_> {
             session.sent >= REKEY_AFTER_MESSAGES
                 || session.is_initiator && session.sent_data && session.rekey_at <= shared.now
         });
-        let is_lone =
-            !self.line.has_session(shared.now) && (shared.role == Role::Spoke || !self.care.pending.is_empty());
+        let is_lone = !self.line.has_session(shared.now)
+            && (shared.role == Role::Spoke || !self.care.pending.is_empty());
         if self.care.attempt.is_none() && (is_old || is_lone) {
             self.want_session(shared);
         }
     }
 
     pub(super) fn handle_attempt(&mut self, shared: &mut Shared) {
-        let Some(attempt) = self.care.attempt.filter(|attempt| attempt.retry_at <= shared.now) else { return };
+        let Some(attempt) = self.care.attempt.filter(|attempt| attempt.retry_at <= shared.now) else {
+            return;
+        };
         let gives_up = shared.role == Role::Hub && attempt.started + GIVE_UP_AFTER <= shared.now;
         if !gives_up && self.line.endpoint.is_some() {
             self.start_handshake(shared);

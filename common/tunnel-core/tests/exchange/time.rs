@@ -78,7 +78,8 @@ fn keepalives_of_a_peer_that_wants_them_are_sent() {
     join_foreign(&mut net, home, Some(ms(5000)));
     net.seen.clear();
     net.run(ms(60_000));
-    let count = net.seen.iter().filter(|(_, sent)| sent.to.remote == home && sent.payload.len() == 32).count();
+    let count =
+        net.seen.iter().filter(|(_, sent)| sent.to.remote == home && sent.payload.len() == 32).count();
     assert!((10..=12).contains(&count), "{count}");
 }
 

@@ -67,7 +67,13 @@ impl Outgoing {
                 bundle.is_closed = len < bundle.segment;
             }
             Some(_) | None => {
-                self.bundles.push(Bundle { to: *to, range: start..end, segment: len, count: 1, is_closed: false });
+                self.bundles.push(Bundle {
+                    to: *to,
+                    range: start..end,
+                    segment: len,
+                    count: 1,
+                    is_closed: false,
+                });
             }
         }
     }

@@ -43,9 +43,10 @@ impl Receiver {
             shard,
             tally: Arc::clone(&tally),
             local: match local {
-                Local::Device(queue, limits) => {
-                    Delivery::Device(DeviceWriter { queue: Arc::clone(queue), tally: Arc::clone(&tally) }, Merger::new(*limits))
-                }
+                Local::Device(queue, limits) => Delivery::Device(
+                    DeviceWriter { queue: Arc::clone(queue), tally: Arc::clone(&tally) },
+                    Box::new(Merger::new(*limits)),
+                ),
                 Local::Stack(inbox) => Delivery::Stack(Arc::clone(inbox)),
             },
         };
@@ -61,7 +62,8 @@ impl Receiver {
             let room = buffer.get_mut(..RUN_BYTES).unwrap_or_default();
             match socket.receive(room, true) {
                 Ok(Some(received)) => {
-                    let from = Endpoint { via: Via::Udp(port), remote: received.remote, local: received.local };
+                    let from =
+                        Endpoint { via: Via::Udp(port), remote: received.remote, local: received.local };
                     let bytes = buffer.get(..received.len).unwrap_or_default();
                     if let Some(stranger) = &stranger
                         && stranger(&from, received.ecn, bytes, received.stride)
@@ -133,7 +135,7 @@ struct Sink {
 }
 
 enum Delivery {
-    Device(DeviceWriter, Merger),
+    Device(DeviceWriter, Box<Merger>),
     Stack(Arc<Inbox>),
 }
 
@@ -141,7 +143,8 @@ impl Outlet for Sink {
     fn deliver(&mut self, packets: &mut [u8], range: Range<usize>) {
         match &mut self.local {
             Delivery::Device(writer, merger) => {
-                merger.add(packets, range, &mut |header, packets, parts| writer.write(header, packets, parts));
+                merger
+                    .add(packets, range, &mut |header, packets, parts| writer.write(header, packets, parts));
             }
             Delivery::Stack(inbox) => {
                 if !inbox.push(packets.get(range).unwrap_or_default()) {

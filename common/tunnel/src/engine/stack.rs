@@ -114,11 +114,15 @@ impl Stack {
 
     /// Carries a command out. An answer that nobody waits for is dropped.
     fn handle_command(&mut self, command: StackCommand, now: Instant) {
-        let is_routed = |remote: &std::net::SocketAddr| self.egress.shared.tables.load().is_routed(remote.ip());
+        let is_routed =
+            |remote: &std::net::SocketAddr| self.egress.shared.tables.load().is_routed(remote.ip());
         match command {
             StackCommand::Connect { remote, reply } => {
-                let outcome =
-                    if is_routed(&remote) { self.netstack.connect(remote, now) } else { Err(ConnectError::NoRoute) };
+                let outcome = if is_routed(&remote) {
+                    self.netstack.connect(remote, now)
+                } else {
+                    Err(ConnectError::NoRoute)
+                };
                 let _ = reply.send(outcome);
             }
             StackCommand::Listen { port, reply } => {

@@ -8,8 +8,12 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use blueprint_common_tunnel_core::offload::{Superpacket, TOO_BIG_BYTES, VnetHeader, clamp_mss, flow_hash, too_big};
-use blueprint_common_tunnel_core::{Discard, MTU_RANGE, Notice, RUN_SLACK_BYTES, Route, Sealer, Tables, Tally, Traffic};
+use blueprint_common_tunnel_core::offload::{
+    Superpacket, TOO_BIG_BYTES, VnetHeader, clamp_mss, flow_hash, too_big,
+};
+use blueprint_common_tunnel_core::{
+    Discard, MTU_RANGE, Notice, RUN_SLACK_BYTES, Route, Sealer, Tables, Tally, Traffic,
+};
 use tracing::warn;
 
 use super::fair::FairQueue;
@@ -145,7 +149,9 @@ impl Transmitter {
         now: Instant,
     ) -> usize {
         let (header, packet) = if self.queue.has_header() {
-            let Some((header, packet)) = whole.split_first_chunk_mut::<{ VnetHeader::BYTES }>() else { return 0 };
+            let Some((header, packet)) = whole.split_first_chunk_mut::<{ VnetHeader::BYTES }>() else {
+                return 0;
+            };
             (VnetHeader::parse(header), packet)
         } else {
             (Some(VnetHeader::default()), whole)
@@ -183,7 +189,13 @@ impl Transmitter {
 }
 
 impl Transmitter {
-    fn seal(&mut self, superpacket: &Superpacket<'_>, route: Route<'_>, sealer: &mut Sealer<'_>, now: Instant) -> usize {
+    fn seal(
+        &mut self,
+        superpacket: &Superpacket<'_>,
+        route: Route<'_>,
+        sealer: &mut Sealer<'_>,
+        now: Instant,
+    ) -> usize {
         let Some(to) = sealer.endpoint() else {
             self.tally.discard(Discard::NoEndpoint);
             return superpacket.segments();
@@ -219,5 +231,9 @@ fn refuse_too_big(queue: &TunQueue, tables: &Tables, packet: &[u8], mtu: usize) 
     let header = VnetHeader::default().to_bytes();
     let answer = IoSlice::new(answer.get(..len).unwrap_or_default());
     // A device that is full or down loses it, and the sender asks again with its next packet.
-    let _ = if queue.has_header() { queue.write(&[IoSlice::new(&header), answer]) } else { queue.write(&[answer]) };
+    let _ = if queue.has_header() {
+        queue.write(&[IoSlice::new(&header), answer])
+    } else {
+        queue.write(&[answer])
+    };
 }

@@ -57,7 +57,9 @@ impl Wire {
     /// counted, as a network would do it. With `wait` a full socket is waited for.
     pub(crate) fn send(&self, shard: usize, to: &Endpoint, datagrams: &[u8], segment: usize, wait: bool) {
         let (lost, counter) = match to.via {
-            Via::Udp(port) => (self.send_udp(shard, port, to, datagrams, segment, wait), &self.errors.udp_send),
+            Via::Udp(port) => {
+                (self.send_udp(shard, port, to, datagrams, segment, wait), &self.errors.udp_send)
+            }
             Via::Quic(link) | Via::Tls(link) => {
                 let lost = match self.links.load().get(&link) {
                     Some(sink) => sink.send(datagrams, segment),

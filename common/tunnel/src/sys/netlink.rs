@@ -149,16 +149,6 @@ pub(crate) fn configure(device: &TunDevice, config: &LinkConfig) -> Result<Vec<N
     Ok(notices)
 }
 
-/// Sets the largest IP packet of the interface `index`, in bytes.
-///
-/// # Errors
-///
-/// See [`NetlinkError`].
-pub(crate) fn set_mtu(index: u32, mtu: u32) -> Result<(), NetlinkError> {
-    let mut link = Link::open(format!("interface {index}"), index)?;
-    link.set(format!("set the MTU {mtu}"), LinkAttribute::Mtu(mtu))
-}
-
 fn check_config(device: &TunDevice, config: &LinkConfig) -> Result<(), NetlinkError> {
     let interface = || device.name.clone();
     if let Some(route) = config.routes.iter().find(|route| route.prefix() == 0)

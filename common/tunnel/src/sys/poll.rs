@@ -3,7 +3,7 @@
 #![expect(unsafe_code, reason = "eventfd and ppoll take raw descriptors and pointers")]
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use super::control::narrow;
 
 /// Lets one thread end another's wait.
 ///
-/// It counts: it stays readable from the first [`Self::wake`] to the next [`Self::drain`].
+/// It stays readable from the first [`Self::wake`] on.
 #[derive(Debug)]
 pub(crate) struct EventFd {
     file: File,
@@ -35,11 +35,6 @@ impl EventFd {
     /// Makes it readable. Never blocks; fails only where it is readable already.
     pub(crate) fn wake(&self) {
         let _ = (&self.file).write(&1_u64.to_ne_bytes());
-    }
-
-    /// Makes it unreadable; true where somebody had woken it.
-    pub(crate) fn drain(&self) -> bool {
-        (&self.file).read(&mut [0; 8]).is_ok()
     }
 }
 
@@ -93,8 +88,6 @@ mod tests {
         });
         assert!(started.elapsed() < Duration::from_secs(20));
         woken.wake();
-        assert!(woken.drain());
-        assert!(!woken.drain());
         let ready = wait_readable([woken.as_fd()], Some(Duration::ZERO)).unwrap();
         assert_eq!(ready, [false]);
     }

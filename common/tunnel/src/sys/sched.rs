@@ -47,6 +47,7 @@ mod tests {
 
     #[test]
     fn a_slice_is_taken() {
-        std::thread::spawn(|| set_slice(Duration::from_micros(500)).unwrap()).join().unwrap();
+        let thread = std::thread::Builder::new().spawn(|| set_slice(Duration::from_micros(500)));
+        thread.unwrap().join().unwrap().unwrap();
     }
 }

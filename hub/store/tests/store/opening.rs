@@ -39,7 +39,7 @@ async fn tokens_of_the_first_schema_have_no_address() {
     let token = token(&store, 1).await;
     drop(store);
     let db = Connection::open(dir.path().join(DATABASE_FILE)).unwrap();
-    let first = "ALTER TABLE join_tokens DROP COLUMN address; DELETE FROM schema_version WHERE version > 1";
+    let first = "DROP TABLE policy; ALTER TABLE join_tokens DROP COLUMN address; DELETE FROM schema_version WHERE version > 1";
     db.execute_batch(first).unwrap();
     drop(db);
     let store = SqliteStore::open(dir.path()).unwrap();

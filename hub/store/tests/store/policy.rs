@@ -53,7 +53,7 @@ async fn a_database_from_before_policies_is_brought_up_to_date() {
     let (dir, store) = store();
     drop(store);
     let db = Connection::open(dir.path().join(DATABASE_FILE)).unwrap();
-    db.execute_batch("DROP TABLE policy; DELETE FROM schema_version WHERE version = 2").unwrap();
+    db.execute_batch("DROP TABLE policy; DELETE FROM schema_version WHERE version = 3").unwrap();
     drop(db);
     let store = SqliteStore::open(dir.path()).unwrap();
     assert_eq!(store.policy().await.unwrap(), None);
