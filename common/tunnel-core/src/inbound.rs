@@ -11,6 +11,7 @@ use std::time::Instant;
 use crate::line::{Conduit, Line, is_data};
 use crate::message::{Message, slot};
 use crate::noise::{Outcome, REJECT_COUNTER};
+use crate::offload::{TOO_BIG_BYTES, clamp_mss, too_big};
 use crate::packet::Header;
 use crate::stats::{Tally, Traffic};
 use crate::tables::{Tables, Way};
@@ -268,7 +269,7 @@ impl Inbound {
                         self.relay.last().is_some_and(|last| last.start + context.stride == range.start);
                     match relay_to.replace(receiver) {
                         Some(before) if !follows || before.slot != receiver.slot => {
-                            self.relay(context, before, (&mut *buffer, end), outlet);
+                            self.relay(context, (sender, before), (&mut *buffer, end), outlet);
                         }
                         Some(_) | None => {}
                     }
@@ -277,7 +278,7 @@ impl Inbound {
             }
         }
         if let Some(receiver) = relay_to {
-            self.relay(context, receiver, (buffer, end), outlet);
+            self.relay(context, (sender, receiver), (buffer, end), outlet);
         }
         if delivered > 0 {
             self.tally.add(Traffic::Delivered, delivered);
@@ -337,7 +338,7 @@ impl Inbound {
     fn relay(
         &mut self,
         context: Context<'_>,
-        receiver: &Conduit,
+        (sender, receiver): (&Conduit, &Conduit),
         buffer: (&mut [u8], usize),
         outlet: &mut impl Outlet,
     ) {
@@ -346,7 +347,7 @@ impl Inbound {
         let mut rest = relay.as_slice();
         while let Some(first) = rest.first() {
             let mut line = receiver.lock();
-            let to = line.endpoint;
+            let (to, mtu) = (line.endpoint, line.mtu);
             let mut sent = 0..0;
             let mut refusal = None;
             while let Some((range, others)) = rest.split_first() {
@@ -373,7 +374,12 @@ impl Inbound {
                     let packet = self.plain.get(range).unwrap_or_default().to_vec();
                     outlet.tell(Notice::Unsent { slot: receiver.slot, packet });
                 }
-                Some((discard, _)) => self.tally.discard(discard),
+                Some((discard, range)) => {
+                    self.tally.discard(discard);
+                    if discard == Discard::TooBig {
+                        self.refuse_too_big(context, sender, mtu, range, outlet);
+                    }
+                }
                 None => {}
             }
         }
@@ -381,9 +387,27 @@ impl Inbound {
         self.relay = relay;
     }
 
+    /// Tells the sender of a packet that it is too large for the way to another peer.
+    fn refuse_too_big(
+        &self,
+        context: Context<'_>,
+        sender: &Conduit,
+        mtu: usize,
+        range: Range<usize>,
+        outlet: &mut impl Outlet,
+    ) {
+        let mut answer = [0u8; TOO_BIG_BYTES];
+        let Some(packet) = self.plain.get(range) else { return };
+        let mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
+        if let Some(len) = too_big(packet, mtu, &context.tables.own, &mut answer) {
+            let packet = answer.get(..len).unwrap_or_default().to_vec();
+            outlet.tell(Notice::Unsent { slot: sender.slot, packet });
+        }
+    }
+
     /// Seals one packet at its datagram's place; where it ends.
     fn seal(
-        &self,
+        &mut self,
         context: Context<'_>,
         line: &mut Line,
         range: &Range<usize>,
@@ -399,6 +423,12 @@ impl Inbound {
         // The padding behind the packet goes along: the same length means the same place.
         let datagram_end = range.start.saturating_add(context.stride).min(end);
         let plain_end = datagram_end.saturating_sub(DATA_OVERHEAD_BYTES).max(range.end);
+        if line.mtu < context.tables.mtu
+            && let Some(packet) = self.plain.get_mut(range.clone())
+        {
+            // A connection that opens through a narrow path is told of it, so that nothing larger comes.
+            let _ = clamp_mss(packet, u16::try_from(line.mtu).unwrap_or(u16::MAX));
+        }
         let packet = self.plain.get(range.start..plain_end).ok_or(Discard::MalformedPacket)?;
         let place = buffer.get_mut(range.start..).ok_or(Discard::MalformedPacket)?;
         match line.seal(packet, place, context.now) {

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::Discard;
 use crate::echo::Beat;
+use crate::offload::checksum::{finish, sum, update};
 
 const V4_HEADER_BYTES: usize = 20;
 const V6_HEADER_BYTES: usize = 40;
@@ -232,10 +233,15 @@ impl Header {
     pub(crate) fn pass_hop(&self, packet: &mut [u8]) -> Result<(), Discard> {
         let at = if self.source.is_ipv4() { 8 } else { 7 };
         let hops = packet.get_mut(at).filter(|hops| **hops > 1).ok_or(Discard::HopLimit)?;
+        let before = *hops;
         *hops = hops.saturating_sub(1);
-        if self.source.is_ipv4() {
-            let header = packet.get_mut(..V4_HEADER_BYTES).ok_or(Discard::MalformedPacket)?;
-            seal_v4_header(header).ok_or(Discard::MalformedPacket)?;
+        let field = packet.get_mut(10..).and_then(|rest| rest.first_chunk_mut::<2>());
+        if self.source.is_ipv4()
+            && let Some(field) = field
+        {
+            // The hop limit is the high half of its 16-bit word; the low half is the same before and after.
+            let [old, new] = [before, before.saturating_sub(1)].map(|hops| u16::from_be_bytes([hops, 0]));
+            *field = update(u16::from_be_bytes(*field), old, new).to_be_bytes();
         }
         Ok(())
     }
@@ -301,17 +307,7 @@ fn seal_v4_header(header: &mut [u8]) -> Option<()> {
 
 /// The internet checksum (RFC 1071) over the parts in a row; all but the last have an even length.
 fn checksum(parts: &[&[u8]]) -> u16 {
-    let mut sum = 0u64;
-    for part in parts {
-        for pair in part.chunks(2) {
-            let [high, low] = [pair.first(), pair.get(1)].map(|byte| byte.copied().unwrap_or(0));
-            sum = sum.wrapping_add(u64::from(u16::from_be_bytes([high, low])));
-        }
-    }
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    !u16::try_from(sum).unwrap_or(u16::MAX)
+    finish(parts.iter().fold(0, |partial, part| sum(part, partial)))
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use blueprint_common_tunnel_core::{Discard, Event, OverlayPrefixes, PeerError, Policy, Rule, SoloTunnel};
 
-use crate::net::{A, B, HUB, MTU, Net, config, key, lease, ms, packet, packet_v6, peer};
+use crate::net::{A, B, HUB, MTU, Net, address, config, key, lease, ms, packet, packet_v6, peer};
 
 #[test]
 fn spokes_come_up_by_themselves_in_three_round_trips() {
@@ -150,4 +150,33 @@ fn prefixes_have_one_holder_and_keys_must_be_sound() {
 fn the_hub_has_the_first_address() {
     let OverlayPrefixes { v4, v6 } = config(HUB).prefixes;
     assert_eq!(OverlayPrefixes { v4, v6 }.hub(), lease(HUB));
+}
+
+#[test]
+fn a_packet_too_large_for_the_other_spoke_is_answered_with_its_mtu() {
+    let mut net = Net::up();
+    let mut policy = Policy::deny_all();
+    policy.allow(key(A), key(B), Rule::ANY);
+    net.ends[HUB].core.set_policy(policy);
+    // What goes to or comes from B with more than 1300 bytes inside is lost.
+    let limit = 1300 + 32;
+    net.path = Box::new(move |from, to, datagram| {
+        (from != address(B) && to != address(B)) || datagram.len() <= limit
+    });
+    // B notices when it sends large packets itself.
+    for _ in 0..60 {
+        net.ends[B].core.handle_packet(&packet(B, HUB, &[0; 1380]), net.now);
+        net.run(ms(100));
+    }
+    let mtu = usize::from(net.stats(B)[1].mtu);
+    assert!((1280..=1300).contains(&mtu), "the hub knows {mtu}");
+
+    assert!(net.pass(A, B, &packet(A, B, &[0; 1380])).is_empty());
+    assert_eq!(net.discarded(HUB, Discard::TooBig), 1);
+    let answers = std::mem::take(&mut net.ends[A].packets);
+    let [answer] = answers.as_slice() else { panic!("one answer: {answers:?}") };
+    assert_eq!((answer[20], answer[21]), (3, 4), "fragmentation needed");
+    assert_eq!(usize::from(u16::from_be_bytes([answer[26], answer[27]])), mtu);
+    let fits = packet(A, B, &vec![0; mtu - 28]);
+    assert_eq!(net.pass(A, B, &fits).len(), 1);
 }
