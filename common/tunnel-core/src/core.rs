@@ -1,5 +1,8 @@
 //! The core: every peer of one end, where a datagram or packet goes, and when something is due.
 
+#[cfg(test)]
+mod panic_tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;

@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::line::{Conduit, Line, is_data};
+use crate::line::{Conduit, Errand, Line, is_data};
 use crate::message::{Message, slot};
 use crate::noise::{Outcome, REJECT_COUNTER};
 use crate::offload::{TOO_BIG_BYTES, clamp_mss, too_big};
@@ -238,7 +238,7 @@ impl Inbound {
         if is_begun {
             outlet.tell(Notice::Begun { slot: sender.slot });
         }
-        if is_roamed {
+        if is_roamed && sender.may_ask(Errand::Roam, now) {
             outlet.tell(Notice::Roamed { slot: sender.slot });
         }
     }
@@ -325,9 +325,10 @@ impl Inbound {
         outlet: &mut impl Outlet,
     ) -> bool {
         let Some(packet) = self.plain.get(range.clone()) else { return false };
-        let is_it =
-            Header::parse_icmp(packet).is_some_and(|header| context.tables.is_for_core(&header, packet));
-        if is_it {
+        let is_it = Header::parse_icmp(packet).is_some_and(|header| context.tables.is_for_core(&header, packet));
+        if is_it && !sender.may_ask(Errand::Echo, context.now) {
+            self.tally.discard(Discard::PeerErrandBudget);
+        } else if is_it {
             outlet.tell(Notice::Echo { slot: sender.slot, from: *context.from, packet: packet.to_vec() });
         }
         is_it
@@ -370,6 +371,9 @@ impl Inbound {
                 outlet.send(&to, datagrams, context.stride);
             }
             match refusal {
+                Some((Discard::ExpiredSession, _)) if !receiver.may_ask(Errand::Unsent, context.now) => {
+                    self.tally.discard(Discard::PeerErrandBudget);
+                }
                 Some((Discard::ExpiredSession, range)) => {
                     let packet = self.plain.get(range).unwrap_or_default().to_vec();
                     outlet.tell(Notice::Unsent { slot: receiver.slot, packet });

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use blueprint_common_types::WgPublicKey;
 use parking_lot::{Mutex, MutexGuard};
 
+use crate::admission::{Gate, Rate};
 use crate::noise::{Noise, Outcome, REJECT_COUNTER};
 use crate::{Discard, Endpoint, packet};
 
@@ -18,16 +19,57 @@ const REJECT_AFTER: Duration = Duration::from_secs(180);
 /// The library's ring of sessions.
 const SESSIONS: u32 = 8;
 
+/// What a peer may have the core do. The thread of the core serves all peers: none may keep it from the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Errand {
+    /// An echo, 200/s, 200 at once: a spoke sends one or two a second and a few more while it searches for its MTU;
+    /// the rest is for people with `ping`.
+    Echo,
+    /// A move to another endpoint, 10/s, 20 at once: all others hold as well, and are told by the next.
+    Roam,
+    /// A packet that waits for a session with the peer, 100/s, 100 at once: it has room for 16.
+    Unsent,
+}
+
+impl Errand {
+    const fn rate(self) -> Rate {
+        match self {
+            Self::Echo => Rate::new(200, 200),
+            Self::Roam => Rate::new(10, 20),
+            Self::Unsent => Rate::new(100, 100),
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Errands {
+    echo: Gate,
+    roam: Gate,
+    unsent: Gate,
+}
+
 /// One peer, as packet threads see it.
 pub struct Conduit {
     pub(crate) key: WgPublicKey,
     pub(crate) slot: u32,
     line: Mutex<Line>,
+    errands: Mutex<Errands>,
 }
 
 impl Conduit {
-    pub(crate) const fn new(key: WgPublicKey, slot: u32, line: Line) -> Self {
-        Self { key, slot, line: Mutex::new(line) }
+    pub(crate) fn new(key: WgPublicKey, slot: u32, line: Line) -> Self {
+        Self { key, slot, line: Mutex::new(line), errands: Mutex::default() }
+    }
+
+    /// Whether the core may be asked for this once more; counts it if so.
+    pub(crate) fn may_ask(&self, errand: Errand, now: Instant) -> bool {
+        let errands = &mut *self.errands.lock();
+        let gate = match errand {
+            Errand::Echo => &mut errands.echo,
+            Errand::Roam => &mut errands.roam,
+            Errand::Unsent => &mut errands.unsent,
+        };
+        gate.take(errand.rate(), now)
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, Line> {
@@ -141,6 +183,7 @@ impl Line {
             return Opened::refused(Discard::ExpiredSession);
         }
         let outcome = self.noise.open(from.remote.ip(), datagram, buffer);
+        self.forget_after_panic(outcome);
         let is_probe = match outcome {
             Outcome::Done => false,
             Outcome::Packet(len) => {
@@ -164,6 +207,7 @@ impl Line {
             return Outcome::Expired;
         }
         let outcome = self.noise.seal(plaintext, buffer);
+        self.forget_after_panic(outcome);
         match outcome {
             Outcome::Network(len) if is_data(buffer) => {
                 self.note_sent(!plaintext.is_empty(), len, now);
@@ -218,7 +262,17 @@ impl Line {
 
     /// Opens a handshake message or cookie reply.
     pub(crate) fn open_handshake(&mut self, from: IpAddr, datagram: &[u8], buffer: &mut [u8]) -> Outcome {
-        self.noise.open(from, datagram, buffer)
+        let outcome = self.noise.open(from, datagram, buffer);
+        self.forget_after_panic(outcome);
+        outcome
+    }
+
+    /// The library has lost its sessions, and may give the next one an index of theirs: the books end with them.
+    const fn forget_after_panic(&mut self, outcome: Outcome) {
+        if matches!(outcome, Outcome::Refused(Discard::LibraryPanic)) {
+            self.session = None;
+            self.answered = [None; 8];
+        }
     }
 }
 
@@ -228,4 +282,27 @@ pub(crate) fn is_data(datagram: &[u8]) -> bool {
 
 pub(crate) fn ring_place(local_index: u32) -> usize {
     usize::try_from(local_index % SESSIONS).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::disallowed_methods, reason = "virtual time needs one first instant")]
+
+    use super::*;
+
+    #[test]
+    fn w2_a_session_ends_with_its_time_or_its_messages() {
+        let now = Instant::now();
+        let session = Session {
+            local_index: 1,
+            established: now,
+            is_initiator: true,
+            rekey_at: now,
+            sent: REJECT_COUNTER - 1,
+            sent_data: true,
+        };
+        assert!(!session.is_past_life(now + REJECT_AFTER - Duration::from_nanos(1)));
+        assert!(session.is_past_life(now + REJECT_AFTER));
+        assert!(Session { sent: REJECT_COUNTER, ..session }.is_past_life(now));
+    }
 }

@@ -2,19 +2,21 @@
 //!
 //! What the library lacks, and where it is made good:
 //!
-//! | | fault | here |
-//! |---|---|---|
-//! | W1 | sources are checked per peer | `filter`, `table`: longest prefix over all peers |
-//! | W2 | counters near 2^64 overflow, no limit on messages | [`REJECT_COUNTER`], [`REKEY_AFTER_MESSAGES`] |
-//! | W3 | one handshake counter for all sources | `admission`; the library's own limiter never bites |
-//! | W4 | cookies bound to address without port | accepted, see `admission` |
-//! | W5 | endpoint follows cookie replies | `peer`: only after messages of type 1, 2 and 4 that authenticate |
-//! | W6 | replay window of 1024 | accepted: a flow stays on one thread and its batches in order, so we reorder nothing |
-//! | W7 | no jitter of rekeys | `peer`: retries spread over 333 ms or 1 s, rekeys over 5 s |
-//! | W8 | predictable indexes in its device layer | `core`: random 24 bits per peer |
-//! | W9 | no padding | [`padded_len`] |
-//! | W10 | panics on short buffers and inner errors | [`Noise::run`] |
-//! | W11 | replays judged by the sender's wall clock | `TunnelCore::reset_replay_floor`, for the control channel |
+//! | | fault | here | shown by, else why there is no test |
+//! |---|---|---|---|
+//! | W1 | sources are checked per peer | `filter`, `table`: longest prefix over all peers | `tests/exchange/traffic` |
+//! | W2 | counters near 2^64 overflow, no limit on messages | `inbound`, `line`: [`REJECT_COUNTER`]; `peer::time`: [`REKEY_AFTER_MESSAGES`] | `tests/exchange/abuse`, `line` |
+//! | W3 | one handshake counter for all sources | `admission` (`rate`, `known`, `mac`); the library's own limiter never bites | `admission::tests` |
+//! | W4 | cookies bound to address without port | accepted, see `admission` | `admission::tests`: what is accepted |
+//! | W5 | endpoint follows cookie replies | `line`: only after messages of type 1, 2 and 4 that authenticate | `tests/exchange/abuse` |
+//! | W6 | replay window of 1024 | accepted: a flow stays on one thread and its batches in order, so we reorder nothing | `tests/exchange/abuse`: how much later a packet may come |
+//! | W7 | no jitter of rekeys | `peer`: retries spread over 333 ms or 1 s, rekeys over 5 s | `tests/exchange/time` |
+//! | W8 | predictable indexes in its device layer | `core`: random 24 bits per peer | `tests/exchange/abuse` |
+//! | W9 | no padding | [`padded_len`] | here, `tests/exchange/traffic` |
+//! | W10 | panics on short buffers and inner errors | [`Noise::run`] | here, `core::panic_tests` |
+//! | W11 | replays judged by the sender's wall clock | `TunnelCore::reset_replay_floor`, for the control channel | `tests/exchange/abuse` |
+//!
+//! The names of the tests begin with the number.
 //!
 //! After 90 s of unanswered initiations, and after 540 s without a handshake, the library drops its keys and
 //! reports an expired connection until somebody forces an initiation; ours are always forced, so a spoke never
@@ -142,6 +144,9 @@ pub(crate) struct Noise {
     peer: PublicKey,
     preshared_key: Option<PresharedKey>,
     slot: u32,
+    /// The next call of the library panics.
+    #[cfg(test)]
+    pub(crate) panics_next: bool,
 }
 
 impl Noise {
@@ -153,7 +158,15 @@ impl Noise {
     ) -> Self {
         let peer = PublicKey::from(*peer.as_bytes());
         let tunn = Box::new(make(identity, peer, preshared_key.as_ref(), slot));
-        Self { tunn, identity: Arc::clone(identity), peer, preshared_key, slot }
+        Self {
+            tunn,
+            identity: Arc::clone(identity),
+            peer,
+            preshared_key,
+            slot,
+            #[cfg(test)]
+            panics_next: false,
+        }
     }
 
     /// Forgets sessions, handshake, cookie and replay floor.
@@ -203,8 +216,14 @@ impl Noise {
         if buffer.len() < needed {
             return Outcome::Refused(Discard::LibraryPanic);
         }
+        #[cfg(test)]
+        let is_doomed = std::mem::take(&mut self.panics_next);
         let tunn = &mut *self.tunn;
-        let result = catch_unwind(AssertUnwindSafe(move || Outcome::from(call(tunn, buffer))));
+        let result = catch_unwind(AssertUnwindSafe(move || {
+            #[cfg(test)]
+            assert!(!is_doomed, "a test wants the library to panic");
+            Outcome::from(call(tunn, buffer))
+        }));
         result.unwrap_or_else(|_| {
             self.reset();
             Outcome::Refused(Discard::LibraryPanic)

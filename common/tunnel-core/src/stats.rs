@@ -78,6 +78,8 @@ discards! {
     SourceHandshakeBudget => "source_handshake_budget",
     /// A peer's handshakes come faster than any need.
     PeerHandshakeBudget => "peer_handshake_budget",
+    /// A peer's echoes, or packets that wait for a session with it, come faster than any need.
+    PeerErrandBudget => "peer_errand_budget",
     /// A well-formed handshake of a key that is no peer.
     UnknownPeer => "unknown_peer",
     /// A message for an index that is none of ours.

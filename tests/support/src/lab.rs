@@ -217,6 +217,15 @@ impl Host {
         self.router.nft(&format!("add table inet fault{link}\ndelete table inet fault{link}\n"))
     }
 
+    /// Has the router send what is for `prefix` (IPv4, as `ip route` takes it) to it as well.
+    ///
+    /// # Errors
+    ///
+    /// Fails where the kernel refuses the route.
+    pub fn route_to_it(&self, prefix: &str) -> Result<()> {
+        self.router.ip(&format!("route replace {prefix} via {}", self.address()))
+    }
+
     fn number(&self, last: u8) -> Result<()> {
         let link = self.link;
         self.namespace.ip(&format!("addr add {}/24 dev eth0", v4(link, last)))?;

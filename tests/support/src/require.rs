@@ -1,7 +1,7 @@
 //! Skipping a test where the machine lacks something, so that nobody overlooks it.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Something of the machine that a test cannot do without.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -10,6 +10,13 @@ pub enum Need {
     Root,
     /// A program on `PATH`.
     Program(&'static str),
+    /// A program that an environment variable names, or one on `PATH`; see [`tool`].
+    Tool {
+        /// The variable.
+        variable: &'static str,
+        /// The program's name.
+        program: &'static str,
+    },
     /// A device file.
     Device(&'static str),
     /// Many minutes: `SOAK=1`, or `REQUIRE_ALL=1`, which leaves nothing out.
@@ -21,11 +28,10 @@ impl Need {
     fn missing(self) -> Option<String> {
         match self {
             Self::Root => (!nix::unistd::geteuid().is_root()).then(|| "root".to_owned()),
-            Self::Program(name) => {
-                let path = std::env::var_os("PATH").unwrap_or_default();
-                let found = std::env::split_paths(&path).any(|folder| folder.join(name).is_file());
-                (!found).then(|| format!("the program {name}"))
-            }
+            Self::Program(name) => on_path(name).is_none().then(|| format!("the program {name}")),
+            Self::Tool { variable, program } => tool(variable, program)
+                .is_none()
+                .then(|| format!("the program {program} ({variable} may name it)")),
             Self::Device(path) => (!Path::new(path).exists()).then(|| format!("the device {path}")),
             Self::Soak => {
                 let is_set = |name| std::env::var_os(name).is_some_and(|value| value == "1");
@@ -33,6 +39,20 @@ impl Need {
             }
         }
     }
+}
+
+/// The program that the environment variable `variable` names, else `program` on `PATH`; `None` where it is not there.
+#[must_use]
+pub fn tool(variable: &str, program: &str) -> Option<PathBuf> {
+    match std::env::var_os(variable).map(PathBuf::from) {
+        Some(named) => named.is_file().then_some(named),
+        None => on_path(program),
+    }
+}
+
+fn on_path(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).map(|folder| folder.join(program)).find(|file| file.is_file())
 }
 
 /// Whether all `needs` are met. Where not, the running test should return at once.
@@ -77,6 +97,9 @@ mod tests {
         assert_eq!(Need::Program("cargo").missing(), None);
         let missing = Need::Program("no-such-program-anywhere").missing();
         assert_eq!(missing.as_deref(), Some("the program no-such-program-anywhere"));
+        let tool = |program| Need::Tool { variable: "NO_SUCH_VARIABLE", program };
+        assert_eq!(tool("cargo").missing(), None);
+        assert!(tool("no-such-program-anywhere").missing().is_some());
         assert_eq!(Need::Device("/dev/null").missing(), None);
         assert_eq!(Need::Device("/no/device").missing().as_deref(), Some("the device /no/device"));
     }

@@ -149,7 +149,7 @@ fn an_ipv6_source_is_its_prefix_and_a_mapped_one_its_ipv4_address() {
 }
 
 #[test]
-fn in_a_flood_from_everywhere_a_cookie_opens_the_verified_lane() {
+fn w3_in_a_flood_from_everywhere_a_cookie_opens_the_verified_lane() {
     let mut sim = Sim::new();
     sim.flood_from_everywhere();
     let honest = SocketAddr::from(HONEST);

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use blueprint_common_tunnel_core::Discard;
+use blueprint_common_tunnel_core::{Discard, Event};
 use boringtun::noise::{Tunn, TunnResult};
 use proptest::prelude::*;
 use x25519_dalek::{PublicKey, StaticSecret};
@@ -98,6 +98,27 @@ fn w11_only_the_control_channel_lowers_the_replay_floor() {
 }
 
 #[test]
+fn w6_a_packet_may_come_some_nine_hundred_later_than_its_followers() {
+    let mut net = Net::up();
+    let (_, mut tunn) = join_foreign(&mut net, stranger(), None);
+    let mut out = [0u8; 2048];
+    let mut seal = |number: u16| {
+        let plain = packet(3, HUB, &number.to_be_bytes());
+        let TunnResult::WriteToNetwork(datagram) = tunn.encapsulate(&plain, &mut out) else {
+            panic!("no data");
+        };
+        datagram.to_vec()
+    };
+    let sealed: Vec<_> = (0..2000).map(&mut seal).collect();
+    for (number, is_taken) in [(1999, true), (1099, true), (1099, false), (899, false)] {
+        net.ends[HUB].packets.clear();
+        net.inject(stranger(), HUB, &sealed[number]);
+        assert_eq!(!net.ends[HUB].packets.is_empty(), is_taken, "number {number}");
+    }
+    assert_eq!(net.discarded(HUB, Discard::Replay), 2);
+}
+
+#[test]
 fn w8_indexes_are_not_in_order() {
     let net = Net::up();
     let slots: Vec<_> = [A, B].map(|spoke| net.newest(spoke, 4).payload[5..8].to_vec()).to_vec();
@@ -116,6 +137,64 @@ fn a_joined_peer_that_repeats_handshakes_is_slowed_down() {
     assert!(net.is_alive(B));
     net.run(ms(10_000));
     assert!(net.is_alive(A), "and works on");
+}
+
+/// An echo request from end 3 to the hub.
+fn echo_request(number: u16) -> Vec<u8> {
+    let mut message = vec![8, 0, 0, 0, 0, 9];
+    message.extend(number.to_be_bytes());
+    let sum: u32 = message.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+    let sum = !u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap();
+    message[2..4].copy_from_slice(&sum.to_be_bytes());
+    let mut packet = packet(3, HUB, &message);
+    packet.truncate(20);
+    packet.extend(message);
+    let len = u16::try_from(packet.len()).unwrap();
+    packet[2..4].copy_from_slice(&len.to_be_bytes());
+    (packet[9], packet[10], packet[11]) = (1, 0, 0);
+    let sum: u32 = packet[..20].chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+    let sum = !u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap();
+    packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    packet
+}
+
+#[test]
+fn a_joined_peer_that_echoes_without_end_is_answered_within_its_budget() {
+    let mut net = Net::up();
+    let (_, mut tunn) = join_foreign(&mut net, stranger(), None);
+    let mut out = [0u8; 2048];
+    let mut answers = 0;
+    for number in 0..2000 {
+        let TunnResult::WriteToNetwork(datagram) = tunn.encapsulate(&echo_request(number), &mut out) else {
+            panic!("no data");
+        };
+        net.seen.clear();
+        net.inject(stranger(), HUB, datagram);
+        answers += net.seen.iter().filter(|(_, sent)| sent.to.remote == stranger()).count();
+    }
+    assert_eq!(answers, 200);
+    assert_eq!(net.discarded(HUB, Discard::PeerErrandBudget), 1800);
+    net.run(ms(5000));
+    assert!(net.is_alive(A) && net.is_alive(B));
+}
+
+#[test]
+fn a_joined_peer_that_moves_with_every_message_is_followed_and_told_of_within_its_budget() {
+    let mut net = Net::up();
+    let (key, mut tunn) = join_foreign(&mut net, stranger(), None);
+    net.forget();
+    let mut out = [0u8; 2048];
+    for port in 1..=1000u16 {
+        let TunnResult::WriteToNetwork(datagram) = tunn.encapsulate(&packet(3, HUB, b"here"), &mut out)
+        else {
+            panic!("no data");
+        };
+        let from = SocketAddr::new(stranger().ip(), port);
+        net.inject(from, HUB, datagram);
+        assert_eq!(net.ends[HUB].core.peer_stats(&key).unwrap().endpoint, Some(from.into()));
+    }
+    let told = net.ends[HUB].events.iter().filter(|event| matches!(event, Event::Roam { .. })).count();
+    assert_eq!(told, 20);
 }
 
 #[test]

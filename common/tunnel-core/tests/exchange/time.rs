@@ -2,9 +2,9 @@
 
 use std::net::SocketAddr;
 
-use blueprint_common_tunnel_core::{PeerConfig, SoloTunnel};
+use blueprint_common_tunnel_core::{Event, PeerConfig, SoloTunnel};
 
-use crate::net::{A, HUB, Net, config, join_foreign, key, ms, packet, peer};
+use crate::net::{A, B, HUB, Net, config, join_foreign, key, ms, packet, peer};
 
 /// Wakes a core as often as it asks for, without a network.
 fn wakes(core: &mut SoloTunnel, start: std::time::Instant, seconds: u64) -> u64 {
@@ -56,6 +56,39 @@ fn a_spoke_never_gives_up_and_a_hub_does() {
     wakes(&mut hub, start, 3600);
     let sent = hub.stats().tx_datagrams;
     assert!((16..=19).contains(&sent), "every 5 s for 90 s: {sent}");
+}
+
+#[test]
+fn w7_retries_and_rekeys_are_spread() {
+    let start = Net::new().now;
+    let mut spoke = SoloTunnel::new(config(A), start);
+    spoke.upsert_peer(peer(HUB), start).unwrap();
+    let mut tries = Vec::new();
+    while let Some(at) = spoke.poll_timeout().filter(|at| *at < start + ms(60_000)) {
+        spoke.handle_timeout(at);
+        let sent = std::iter::from_fn(|| spoke.poll_transmit()).filter(|sent| sent.payload[0] == 1);
+        tries.extend(sent.map(|_| at));
+    }
+    let mut pauses: Vec<_> = tries.windows(2).map(|pair| (pair[1] - pair[0]).as_millis()).collect();
+    assert!(pauses.iter().all(|pause| (1000..=2000).contains(pause)), "{pauses:?}");
+    pauses.sort_unstable();
+    pauses.dedup();
+    assert!(pauses.len() > 20, "{pauses:?}");
+
+    let mut net = Net::up();
+    net.forget();
+    let mut rekeys = [None, None];
+    for step in 0..2500u64 {
+        net.run(ms(50));
+        for (rekey, spoke) in rekeys.iter_mut().zip([A, B]) {
+            if net.ends[spoke].events.iter().any(|event| matches!(event, Event::Handshake { .. })) {
+                rekey.get_or_insert(step * 50);
+            }
+        }
+    }
+    let [Some(first), Some(second)] = rekeys else { panic!("no rekey: {rekeys:?}") };
+    assert!(first.abs_diff(second) >= 100, "at the same time: {rekeys:?}");
+    assert!([first, second].iter().all(|at| (113_000..=121_000).contains(at)), "{rekeys:?}");
 }
 
 #[test]

@@ -7,13 +7,13 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use blueprint_common_tunnel_core::{Event, Notice, TunnelCore};
+use blueprint_common_tunnel_core::{Event, TunnelCore};
 use blueprint_common_types::WgPublicKey;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::time::Sleep;
 use tracing::{debug, info};
 
-use super::shared::Shared;
+use super::shared::{Notices, Shared};
 use super::stack::StackCounts;
 use crate::command::Command;
 use crate::snapshot::{TunnelSnapshot, discards};
@@ -29,7 +29,7 @@ pub(crate) struct Control {
     pub(crate) core: TunnelCore,
     pub(crate) shared: Arc<Shared>,
     pub(crate) commands: mpsc::Receiver<Command>,
-    pub(crate) notices: mpsc::Receiver<Notice>,
+    pub(crate) notices: Notices,
     pub(crate) events: broadcast::Sender<Event>,
     pub(crate) snapshot: Arc<ArcSwap<TunnelSnapshot>>,
     pub(crate) stack: Arc<StackCounts>,
@@ -51,7 +51,7 @@ impl Control {
                 biased;
                 _ = stop.changed() => {}
                 () = alarm.ring() => {}
-                Some(notice) = self.notices.recv() => self.core.handle_notice(notice, now()),
+                Some(notice) = self.notices.next() => self.core.handle_notice(notice, now()),
                 Some(command) = self.commands.recv() => self.handle_command(command, now()),
             }
             self.turn();
@@ -62,7 +62,7 @@ impl Control {
     fn turn(&mut self) {
         let now = now();
         for _ in 0..PER_TURN {
-            let Ok(notice) = self.notices.try_recv() else { break };
+            let Some(notice) = self.notices.try_next() else { break };
             self.core.handle_notice(notice, now);
         }
         for _ in 0..PER_TURN {

@@ -11,15 +11,46 @@ use tokio::sync::mpsc;
 use super::wire::Wire;
 use crate::sys::poll::EventFd;
 
-/// Notices that may wait for the core: a quarter of a second of handshakes.
-pub(crate) const NOTICES: usize = 1024;
+/// Notices of peers that may wait for the core: each peer has its budget of them.
+const OF_PEERS: usize = 4096;
+/// Handshake messages that may wait for the core: a quarter of a second of them.
+const OF_STRANGERS: usize = 1024;
+
+/// What packet threads want of the core. What strangers send waits apart, so that no flood of theirs takes the
+/// place, or the time, of what is known to come from a peer.
+#[derive(Debug)]
+pub(crate) struct Notices {
+    of_peers: mpsc::Receiver<Notice>,
+    of_strangers: mpsc::Receiver<Notice>,
+}
+
+impl Notices {
+    /// The next one; those of peers first.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it loses nothing.
+    pub(crate) async fn next(&mut self) -> Option<Notice> {
+        tokio::select! {
+            biased;
+            notice = self.of_peers.recv() => notice,
+            notice = self.of_strangers.recv() => notice,
+        }
+    }
+
+    /// The next one if it waits already; those of peers first.
+    pub(crate) fn try_next(&mut self) -> Option<Notice> {
+        self.of_peers.try_recv().or_else(|_| self.of_strangers.try_recv()).ok()
+    }
+}
 
 /// What the threads of one tunnel share.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) tables: ArcSwap<Tables>,
     pub(crate) wire: Wire,
-    notices: mpsc::Sender<Notice>,
+    of_peers: mpsc::Sender<Notice>,
+    of_strangers: mpsc::Sender<Notice>,
     tallies: Mutex<Vec<Arc<Tally>>>,
     is_stopped: AtomicBool,
     /// Readable from the stop on.
@@ -27,17 +58,19 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(tables: Tables, wire: Wire, stop: EventFd) -> (Self, mpsc::Receiver<Notice>) {
-        let (notices, receiver) = mpsc::channel(NOTICES);
+    pub(crate) fn new(tables: Tables, wire: Wire, stop: EventFd) -> (Self, Notices) {
+        let (of_peers, peers) = mpsc::channel(OF_PEERS);
+        let (of_strangers, strangers) = mpsc::channel(OF_STRANGERS);
         let shared = Self {
             tables: ArcSwap::from_pointee(tables),
             wire,
-            notices,
+            of_peers,
+            of_strangers,
             tallies: Mutex::default(),
             is_stopped: AtomicBool::new(false),
             stop,
         };
-        (shared, receiver)
+        (shared, Notices { of_peers: peers, of_strangers: strangers })
     }
 
     /// Counters of one more thread.
@@ -56,7 +89,15 @@ impl Shared {
 
     /// Hands something to the core; where too much waits for it, it is dropped and counted.
     pub(crate) fn tell(&self, notice: Notice, tally: &Tally) {
-        if self.notices.try_send(notice).is_err() {
+        let queue = match notice {
+            Notice::Handshake { .. } => &self.of_strangers,
+            Notice::Begun { .. }
+            | Notice::Roamed { .. }
+            | Notice::Unsent { .. }
+            | Notice::Large { .. }
+            | Notice::Echo { .. } => &self.of_peers,
+        };
+        if queue.try_send(notice).is_err() {
             tally.discard(Discard::ControlFull);
         }
     }

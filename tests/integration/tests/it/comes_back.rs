@@ -5,7 +5,6 @@
 //! become another one, and what streams through a machine that nothing happened to goes on.
 
 mod flow;
-mod load;
 mod rig;
 
 use std::net::IpAddr;

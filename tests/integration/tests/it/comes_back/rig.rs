@@ -11,11 +11,14 @@ use serde_json::Value;
 
 use super::UNHARMED;
 use super::flow::Flow;
-use super::load::Load;
 use crate::fixture::{CALL, Hub, SOON, Spoke, rows, text};
+use crate::load::Load;
 
 /// Name of the hub, as join lines carry it.
 pub(super) const HUB_NAME: &str = "hub.test";
+
+/// Longest time for one call, so that none hides the moment in which the path came back.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Lets in answers, and the questions of the neighbours of IPv6.
 const WALL: &str = "table inet wall {
@@ -106,7 +109,7 @@ impl<'h> Rig<'h> {
 
     /// Requests to the service of a machine that never stop.
     pub(super) fn load(&self, machine: &Machine<'_>) -> Result<Load> {
-        Load::start(&self.hosts.hub, self.hub.proxy(), machine.service, &machine.token)
+        Load::start(&self.hosts.hub, self.hub.proxy(), (machine.service, &machine.token), PATIENCE)
     }
 
     /// Waits until both machines are up in every respect and answer.

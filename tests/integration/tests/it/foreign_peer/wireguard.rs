@@ -3,14 +3,13 @@
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use blueprint_tests_support::{Host, Need, Process, eventually_ok, require};
-use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::fixture::{Agent, CALL, SOON, text};
+use crate::ping::{Pinging, Pings, ping};
 
 /// Interfaces made by this process so far. `wireguard-go` has a socket per name that namespaces do not keep apart.
 static INTERFACES: AtomicU32 = AtomicU32::new(0);
@@ -23,13 +22,6 @@ pub(super) fn is_possible() -> bool {
         Need::Program("ping"),
         Need::Device("/dev/net/tun"),
     ])
-}
-
-/// How many echoes were sent, and how many came back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Pings {
-    pub(super) sent: u32,
-    pub(super) received: u32,
 }
 
 /// A spoke that no agent runs on.
@@ -129,14 +121,12 @@ impl<'h> Foreign<'h> {
 
     /// Sends echoes and waits for the end of it.
     pub(super) fn ping(&self, arguments: &[&str]) -> Result<Pings> {
-        let finished =
-            self.host.launch(Path::new("ping")).args(arguments).run(CALL + Duration::from_secs(20))?;
-        counted(&finished.stdout).with_context(|| finished.stderr)
+        ping(self.host, arguments)
     }
 
     /// Sends echoes until told to stop.
     pub(super) fn start_ping(&self, arguments: &[&str]) -> Result<Pinging> {
-        Ok(Pinging(self.host.launch(Path::new("ping")).args(arguments).start()?))
+        Pinging::start(self.host, arguments)
     }
 
     /// When the last handshake was, in seconds since 1970; `None` before the first.
@@ -163,28 +153,4 @@ impl Drop for Foreign<'_> {
     fn drop(&mut self) {
         let _ = self.process.terminate(SOON);
     }
-}
-
-/// Echoes that are being sent.
-#[derive(Debug)]
-pub(super) struct Pinging(Process);
-
-impl Pinging {
-    /// Stops, and counts.
-    pub(super) fn finish(mut self) -> Result<Pings> {
-        self.0.signal(Signal::SIGINT)?;
-        self.0.wait(SOON)?;
-        counted(&self.0.log())
-    }
-}
-
-/// Reads the last lines of ping.
-fn counted(output: &str) -> Result<Pings> {
-    let line = output.lines().find(|line| line.contains("packets transmitted"));
-    let line = line.with_context(|| format!("ping counted nothing: {output}"))?;
-    let number = |words: &str| -> Result<u32> {
-        let part = line.split(", ").find_map(|part| part.strip_suffix(words));
-        part.with_context(|| format!("no number of {words} in {line}"))?.trim().parse().context("no number")
-    };
-    Ok(Pings { sent: number(" packets transmitted")?, received: number(" received")? })
 }

@@ -15,9 +15,6 @@ use crate::fixture::SOON;
 /// Time between the end of one call and the begin of the next.
 const PACE: Duration = Duration::from_millis(20);
 
-/// Longest time for one call, so that none hides the moment in which the path came back.
-const PATIENCE: Duration = Duration::from_millis(500);
-
 /// One request.
 #[derive(Debug, Clone)]
 struct Call {
@@ -28,20 +25,25 @@ struct Call {
 
 /// One client that calls a service again and again until dropped.
 #[derive(Debug)]
-pub(super) struct Load {
+pub(crate) struct Load {
     calls: Arc<Mutex<Vec<Call>>>,
     stop: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Load {
-    /// Starts it on `host`.
-    pub(super) fn start(host: &Host, proxy: SocketAddr, service: &str, token: &str) -> Result<Self> {
+    /// Starts it on `host`; a call that takes longer than `patience` has failed.
+    pub(crate) fn start(
+        host: &Host,
+        proxy: SocketAddr,
+        (service, token): (&str, &str),
+        patience: Duration,
+    ) -> Result<Self> {
         let request = Request::get("/").header("x-service-id", service).bearer(token);
         let calls = Arc::new(Mutex::new(Vec::new()));
         let (stop, stopped) = channel();
         let made = Arc::clone(&calls);
-        let work = move || run(&request, proxy, &made, &stopped);
+        let work = move || run(&request, (proxy, patience), &made, &stopped);
         // A thread is in the namespace of the thread that made it.
         let thread = host.enter(|| Builder::new().name("load".to_owned()).spawn(work))??;
         Ok(Self { calls, stop: Some(stop), thread: Some(thread) })
@@ -52,7 +54,7 @@ impl Load {
     }
 
     /// Waits until that many calls were made, and fails where one of them did.
-    pub(super) fn wait_for_calls(&self, count: usize) -> Result<()> {
+    pub(crate) fn wait_for_calls(&self, count: usize) -> Result<()> {
         eventually_ok(SOON, "calls", || {
             ensure!(self.calls().len() >= count, "only {}", self.calls().len());
             Ok(())
@@ -62,14 +64,14 @@ impl Load {
     }
 
     /// Waits until a call fails.
-    pub(super) fn wait_for_failure(&self) -> Result<()> {
+    pub(crate) fn wait_for_failure(&self) -> Result<()> {
         eventually(SOON, "a call that fails", || {
             self.calls().last().is_some_and(|call| call.failure.is_some()).then_some(())
         })
     }
 
     /// Time from `moment` to the end of the first answered call that began after it.
-    pub(super) fn first_answer_after(&self, moment: Instant, within: Duration) -> Result<Duration> {
+    pub(crate) fn first_answer_after(&self, moment: Instant, within: Duration) -> Result<Duration> {
         let found = eventually(within, "an answer", || {
             let calls = self.calls();
             let mut later = calls.iter().filter(|call| call.begin >= moment);
@@ -79,12 +81,12 @@ impl Load {
     }
 
     /// Why calls failed.
-    pub(super) fn failures(&self) -> Vec<String> {
+    pub(crate) fn failures(&self) -> Vec<String> {
         self.calls().iter().filter_map(|call| call.failure.clone()).collect()
     }
 
     /// Calls so far, and the longest time that one took.
-    pub(super) fn summary(&self) -> (usize, Duration) {
+    pub(crate) fn summary(&self) -> (usize, Duration) {
         let calls = self.calls();
         let times = calls.iter().map(|call| call.end.saturating_duration_since(call.begin));
         (calls.len(), times.max().unwrap_or_default())
@@ -100,10 +102,15 @@ impl Drop for Load {
     }
 }
 
-fn run(request: &Request, proxy: SocketAddr, calls: &Mutex<Vec<Call>>, stopped: &Receiver<()>) {
+fn run(
+    request: &Request,
+    (proxy, patience): (SocketAddr, Duration),
+    calls: &Mutex<Vec<Call>>,
+    stopped: &Receiver<()>,
+) {
     loop {
         let begin = Instant::now();
-        let failure = match request.send(proxy, PATIENCE) {
+        let failure = match request.send(proxy, patience) {
             Ok(response) if response.status == 200 => None,
             Ok(response) => Some(format!("{} {}", response.status, response.text())),
             Err(error) => Some(format!("{error:#}")),
