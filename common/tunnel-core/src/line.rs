@@ -99,6 +99,8 @@ pub(crate) struct Line {
     pub(crate) unacknowledged_since: Option<Instant>,
     pub(crate) rx_bytes: u64,
     pub(crate) tx_bytes: u64,
+    /// Those of `rx_bytes` and `tx_bytes` that are the tunnel's own signs of life and handshakes.
+    pub(crate) own_bytes: u64,
 }
 
 impl Line {
@@ -118,7 +120,18 @@ impl Line {
             unacknowledged_since: None,
             rx_bytes: 0,
             tx_bytes: 0,
+            own_bytes: 0,
         }
+    }
+
+    /// Bytes of what others than the tunnel itself sent and received; only its changes say something.
+    pub(crate) const fn traffic(&self) -> u64 {
+        self.rx_bytes.wrapping_add(self.tx_bytes).wrapping_sub(self.own_bytes)
+    }
+
+    /// Notes that so many bytes, which are counted already or will be, were no traffic.
+    pub(crate) fn note_own(&mut self, bytes: u64) {
+        self.own_bytes = self.own_bytes.wrapping_add(bytes);
     }
 
     pub(crate) fn has_session(&self, now: Instant) -> bool {
@@ -142,7 +155,10 @@ impl Line {
         }
         let outcome = self.noise.open(from.remote.ip(), datagram, buffer);
         let is_probe = match outcome {
-            Outcome::Done => false,
+            Outcome::Done => {
+                self.note_own(u64::try_from(datagram.len()).unwrap_or(u64::MAX));
+                false
+            }
             Outcome::Packet(len) => {
                 self.unacknowledged_since.get_or_insert(now);
                 let is_elsewhere = !self.endpoint.is_some_and(|endpoint| endpoint.is_same_way(from));

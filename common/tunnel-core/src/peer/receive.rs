@@ -14,6 +14,8 @@ impl Peer<'_> {
             shared.output.discard(Discard::PeerHandshakeBudget);
             return;
         }
+        // The session's age counts from the library's last look at its clock.
+        self.handle_library(shared);
         let mut buffer = shared.output.buffer(buffer_len(datagram.len()));
         let outcome = self.line.open_handshake(from.remote.ip(), datagram, &mut buffer);
         if let Outcome::Network(len) = outcome {
@@ -85,6 +87,8 @@ impl Peer<'_> {
     pub(crate) fn handle_echo_reply(&mut self, id: u16, payload: &[u8], shared: &mut Shared) -> bool {
         let Pulse::Send(sender) = &mut self.care.pulse else { return false };
         let Some(beat) = Beat::parse(payload).filter(|_| sender.id() == id) else { return false };
+        // An answer is as long as its question.
+        self.line.note_own(self.care.echo_bytes);
         let change = sender.handle_reply(beat, shared.now);
         self.tell(change, shared);
         if change == Some(Change::Back) {
@@ -95,6 +99,7 @@ impl Peer<'_> {
     }
 
     fn authenticate(&mut self, from: &Endpoint, len: usize, shared: &mut Shared) {
+        self.line.note_own(u64::try_from(len).unwrap_or(u64::MAX));
         if self.line.authenticate(from, len, false, shared.now) {
             self.note_roamed(shared);
         }
