@@ -24,7 +24,7 @@ mod watch;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-pub(crate) use self::watch::EchoWatch;
+pub(crate) use self::watch::{EchoWatch, Heard};
 
 const MAGIC: [u8; 8] = *b"bpecho/3";
 const PAYLOAD_BYTES: usize = 28;

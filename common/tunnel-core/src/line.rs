@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use blueprint_common_types::WgPublicKey;
 use parking_lot::{Mutex, MutexGuard};
 
+use crate::echo::{Beat, Heard};
 use crate::noise::{Noise, Outcome, REJECT_COUNTER};
-use crate::{Discard, Endpoint, packet};
+use crate::{Discard, Endpoint, MTU_RANGE, packet};
 
 /// Paper, section 6.1: Reject-After-Time.
 const REJECT_AFTER: Duration = Duration::from_secs(180);
@@ -101,6 +102,10 @@ pub(crate) struct Line {
     pub(crate) tx_bytes: u64,
     /// Those of `rx_bytes` and `tx_bytes` that are the tunnel's own signs of life and handshakes.
     pub(crate) own_bytes: u64,
+    /// The peer's echoes, on a hub.
+    pub(crate) heard: Heard,
+    /// The core knows that the peer's data plane answers: packet threads deal with its echoes alone.
+    pub(crate) is_alive: bool,
 }
 
 impl Line {
@@ -121,6 +126,23 @@ impl Line {
             rx_bytes: 0,
             tx_bytes: 0,
             own_bytes: 0,
+            heard: Heard::NONE,
+            is_alive: false,
+        }
+    }
+
+    /// The peer's signs of life.
+    pub(crate) const fn heard(&self) -> Heard {
+        let mut heard = self.heard;
+        heard.last_rx = self.last_rx;
+        heard
+    }
+
+    /// Notes an echo of the peer, on a hub whose packets have at most `most` bytes.
+    pub(crate) fn handle_beat(&mut self, beat: Beat, most: usize, now: Instant) {
+        self.heard.handle_beat(beat, now);
+        if MTU_RANGE.contains(&beat.mtu) {
+            self.mtu = usize::from(beat.mtu).min(most);
         }
     }
 

@@ -113,7 +113,7 @@ impl Care {
         let [high, low, ..] = shared.rng.bytes();
         let pulse = match shared.role {
             Role::Spoke => Pulse::Send(EchoSender::new(u16::from_be_bytes([high, low]), shared.now)),
-            Role::Hub => Pulse::Watch(EchoWatch::default()),
+            Role::Hub => Pulse::Watch(EchoWatch::new()),
         };
         let key = config.public_key;
         let noise = Noise::new(&shared.identity, &key, config.preshared_key.clone(), slot);
@@ -149,7 +149,7 @@ impl Care {
             last_rx: age(line.last_rx),
             echo: match &self.pulse {
                 Pulse::Send(sender) => sender.stats(now),
-                Pulse::Watch(watch) => watch.stats(now),
+                Pulse::Watch(watch) => watch.stats(line.heard(), now),
             },
         }
     }

@@ -116,15 +116,19 @@ fn at_the_slowest_pace_an_idle_path_is_lost_within_the_pace_and_three_seconds() 
 
 #[test]
 fn a_hub_waits_as_long_as_an_echo_promised_and_no_longer() {
-    let (start, mut watch) = (Instant::now(), EchoWatch::default());
+    let (start, mut heard, mut watch) = (Instant::now(), Heard::NONE, EchoWatch::new());
     let at = |millis| start + ms(millis);
-    let beat = |seq, pace| Beat { seq, acked: seq - 1, mtu: 0, pace };
-    assert_eq!(watch.handle_beat(beat(2, 10_000), start), Some(Change::Back));
-    assert_eq!(watch.deadline(start), Some(at(13_000)));
-    assert_eq!(watch.handle_timeout(at(12_999)), None);
-    assert_eq!(watch.handle_beat(beat(3, 1000), at(12_999)), None);
-    assert_eq!(watch.handle_timeout(at(16_999)), Some(Change::Lost));
-    assert_eq!(watch.handle_beat(beat(4, u16::MAX), at(17_000)), Some(Change::Back));
+    let mut beat = |watch: &mut EchoWatch, seq, pace, now| {
+        heard.handle_beat(Beat { seq, acked: seq - 1, mtu: 0, pace }, now);
+        (watch.look(heard, now), heard)
+    };
+    let (change, heard) = beat(&mut watch, 2, 10_000, start);
+    assert_eq!((change, watch.deadline(start)), (Some(Change::Back), Some(at(13_000))));
+    assert_eq!(watch.look(heard, at(12_999)), None);
+    let (change, heard) = beat(&mut watch, 3, 1000, at(12_999));
+    assert_eq!((change, watch.look(heard, at(16_999))), (None, Some(Change::Lost)));
+    let (change, _) = beat(&mut watch, 4, u16::MAX, at(17_000));
+    assert_eq!(change, Some(Change::Back));
     assert_eq!(watch.deadline(at(17_000)), Some(at(30_000)), "no promise is longer than the slowest pace");
 }
 
@@ -167,32 +171,42 @@ fn a_slow_path_is_not_a_lost_one() {
     assert_eq!(sim.changes, [Change::Back]);
 }
 
+fn heard_at(at: Instant) -> Heard {
+    let mut heard = Heard::NONE;
+    heard.last_rx = Some(at);
+    heard
+}
+
 #[test]
 fn a_hub_believes_only_echoes_that_show_answers() {
-    let (start, mut watch) = (Instant::now(), EchoWatch::default());
+    let (start, mut watch) = (Instant::now(), EchoWatch::new());
+    let mut heard = heard_at(start);
     let at = |millis| start + ms(millis);
     watch.handle_handshake(start);
-    watch.handle_rx(Some(start));
-    assert_eq!(watch.handle_beat(Beat { seq: 1, acked: 0, mtu: 0, pace: 0 }, at(10)), None, "nothing came back yet");
-    assert_eq!(watch.handle_beat(Beat { seq: 2, acked: 1, mtu: 0, pace: 0 }, at(20)), Some(Change::Back));
+    let mut beat = |seq, acked, now| {
+        heard.handle_beat(Beat { seq, acked, mtu: 0, pace: 1000 }, now);
+        heard
+    };
+    assert_eq!(watch.look(beat(1, 0, at(10)), at(10)), None, "nothing came back yet");
+    assert_eq!(watch.look(beat(2, 1, at(20)), at(20)), Some(Change::Back));
     let half_seconds = (3..12).map(|seq| (seq, at(20 + (seq - 2) * 500)));
-    let turns: Vec<_> = half_seconds
-        .filter_map(|(seq, now)| Some((seq, watch.handle_beat(Beat { seq, acked: 1, mtu: 0, pace: 0 }, now)?)))
-        .collect();
+    let turns: Vec<_> =
+        half_seconds.filter_map(|(seq, now)| Some((seq, watch.look(beat(seq, 1, now), now)?))).collect();
     // Echo 4, at 1.02 s, is the last that lies no more than three behind.
     assert_eq!(turns, [], "four seconds have not passed");
-    assert_eq!(watch.handle_timeout(at(1020 + 4000)), Some(Change::Lost));
-    assert!(!watch.stats(at(5000)).alive);
-    assert_eq!(watch.handle_beat(Beat { seq: 2, acked: 9, mtu: 0, pace: 0 }, at(6000)), None, "nonsense");
+    let last = beat(12, 1, at(1020 + 4000));
+    assert_eq!(watch.look(last, at(1020 + 4000)), Some(Change::Lost));
+    assert!(!watch.stats(last, at(5000)).alive);
+    assert_eq!(watch.look(beat(2, 9, at(6000)), at(6000)), None, "nonsense");
 }
 
 #[test]
 fn a_foreign_peer_lives_by_its_traffic() {
-    let (start, mut watch) = (Instant::now(), EchoWatch::default());
+    let (start, mut watch) = (Instant::now(), EchoWatch::new());
+    let heard = heard_at(start);
     watch.handle_handshake(start);
-    watch.handle_rx(Some(start));
-    assert_eq!(watch.handle_timeout(start), None);
-    assert_eq!(watch.handle_timeout(start + FOREIGN_AFTER), Some(Change::Back));
+    assert_eq!(watch.look(heard, start), None);
+    assert_eq!(watch.look(heard, start + FOREIGN_AFTER), Some(Change::Back));
     assert_eq!(watch.deadline(start + FOREIGN_AFTER), Some(start + FOREIGN_LOST_AFTER));
-    assert_eq!(watch.handle_timeout(start + FOREIGN_LOST_AFTER), Some(Change::Lost));
+    assert_eq!(watch.look(heard, start + FOREIGN_LOST_AFTER), Some(Change::Lost));
 }

@@ -5,7 +5,7 @@ use crate::echo::{Beat, Change};
 use crate::line::ring_place;
 use crate::message::Message;
 use crate::noise::{Outcome, buffer_len};
-use crate::{Discard, Endpoint, Event, MTU_RANGE};
+use crate::{Discard, Endpoint, Event};
 
 impl Peer<'_> {
     /// Takes an initiation that names this peer; only now it is proven to be from it and new.
@@ -69,18 +69,8 @@ impl Peer<'_> {
 
     /// Notes an echo of this peer, on a hub.
     pub(crate) fn handle_beat(&mut self, beat: Beat, shared: &mut Shared) {
-        if MTU_RANGE.contains(&beat.mtu) {
-            self.line.mtu = usize::from(beat.mtu).min(shared.mtu);
-        }
-        let last_rx = self.line.last_rx;
-        let change = match &mut self.care.pulse {
-            Pulse::Watch(watch) => {
-                watch.handle_rx(last_rx);
-                watch.handle_beat(beat, shared.now)
-            }
-            Pulse::Send(_) => None,
-        };
-        self.tell(change, shared);
+        self.line.handle_beat(beat, shared.mtu, shared.now);
+        self.judge(shared);
     }
 
     /// Takes the answer to one of our echoes; false where it is none.

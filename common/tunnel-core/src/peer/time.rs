@@ -111,19 +111,12 @@ impl Peer<'_> {
     }
 
     pub(super) fn handle_pulse(&mut self, shared: &mut Shared) {
-        let last_rx = self.line.last_rx;
+        self.judge(shared);
         let is_unanswered = self.line.unanswered_since.is_some();
         let beside = Beside { bytes: self.line.traffic(), is_unanswered };
-        let (change, is_due, is_lost) = match &mut self.care.pulse {
-            Pulse::Send(sender) => {
-                let change = sender.handle_timeout(shared.now);
-                (change, sender.is_due(beside, shared.now), sender.take_loss())
-            }
-            Pulse::Watch(watch) => {
-                watch.handle_rx(last_rx);
-                (watch.handle_timeout(shared.now), false, false)
-            }
-        };
+        let Pulse::Send(sender) = &mut self.care.pulse else { return };
+        let change = sender.handle_timeout(shared.now);
+        let (is_due, is_lost) = (sender.is_due(beside, shared.now), sender.take_loss());
         self.tell(change, shared);
         if is_lost && self.care.attempt.is_none() {
             self.start_handshake(shared);
@@ -131,6 +124,14 @@ impl Peer<'_> {
         if is_due {
             self.send_echo(shared);
         }
+    }
+
+    /// Judges on a hub whether the peer is there.
+    pub(super) fn judge(&mut self, shared: &mut Shared) {
+        let Pulse::Watch(watch) = &mut self.care.pulse else { return };
+        let change = watch.look(self.line.heard(), shared.now);
+        self.line.is_alive = watch.is_alive();
+        self.tell(change, shared);
     }
 
     pub(super) fn send_echo(&mut self, shared: &mut Shared) {
