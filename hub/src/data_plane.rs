@@ -21,6 +21,7 @@ const PACE: Duration = Duration::from_millis(250);
 /// It compares states and not events, so that none can be missed.
 pub(crate) async fn watch(tunnel: Tunnel, registrar: RegistrarHandle, stop: CancellationToken) {
     let mut told: BTreeMap<AgentId, bool> = BTreeMap::new();
+    let mut compared = None;
     let mut pace = tokio::time::interval(PACE);
     pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -31,6 +32,11 @@ pub(crate) async fn watch(tunnel: Tunnel, registrar: RegistrarHandle, stop: Canc
         }
         let peers = tunnel.snapshot();
         let registry = registrar.snapshot();
+        // With many agents the tunnel takes a new one less often than it is looked at.
+        let seen = (peers.taken_at, registry.index);
+        if compared.replace(seen) == Some(seen) {
+            continue;
+        }
         told.retain(|agent, _| registry.agents.contains_key(agent));
         for (id, view) in &registry.agents {
             let alive = peers.peers.get(&view.agent.wireguard_key).is_some_and(|peer| peer.echo.alive);

@@ -12,7 +12,7 @@ use blueprint_common_types::WgPublicKey;
 use ipnetwork::IpNetwork;
 
 use crate::admission::{Admission, FirstMac, MacGate, Verdict};
-use crate::echo::Beat;
+use crate::echo::{Beat, pace_for};
 use crate::inbound::Notice;
 use crate::message::{Message, slot};
 use crate::noise::Identity;
@@ -20,6 +20,7 @@ use crate::output::Output;
 use crate::packet::{Header, parse_probe};
 use crate::peer::{Care, Peer, ProbeAnswer, Shared};
 use crate::rng::Rng;
+use crate::shards::{ByNumber, Shards};
 use crate::table::Table;
 use crate::tables::Tables;
 use crate::tracker::Tracker;
@@ -40,7 +41,7 @@ pub struct TunnelCore {
     /// Something in `tables` changed since the last copy.
     is_changed: bool,
     /// By slot, the random upper 24 bits of the indexes the peer uses towards us (W8).
-    peers: BTreeMap<u32, Care>,
+    peers: ByNumber<u32, Box<Care>>,
     slots: BTreeMap<WgPublicKey, u32>,
     timers: BTreeSet<(Instant, u32)>,
 }
@@ -68,7 +69,7 @@ impl TunnelCore {
             own: config.addresses,
             mtu: shared.mtu,
             answers_echoes: config.answers_echoes,
-            conduits: Default::default(),
+            conduits: Shards::default(),
             prefixes: Table::default(),
             policy: Arc::default(),
             tracker: Arc::new(Tracker::new(now)),
@@ -79,7 +80,7 @@ impl TunnelCore {
             admission,
             tables,
             is_changed: true,
-            peers: BTreeMap::new(),
+            peers: ByNumber::default(),
             slots: BTreeMap::new(),
             timers: BTreeSet::new(),
         }
@@ -104,11 +105,12 @@ impl TunnelCore {
             self.tables.prefixes.remove(prefix);
         }
         for prefix in allowed {
-            self.tables.prefixes.insert(prefix, slot);
+            self.tables.prefixes.insert(prefix, Arc::clone(&care.conduit));
         }
         self.is_changed = true;
         care.keepalive = config.keepalive;
         self.with_slot(slot, |peer, shared| {
+            peer.look_soon(shared);
             peer.set_preshared_key(config.preshared_key);
             let is_new = config.endpoint.is_some() && peer.line.endpoint != config.endpoint;
             peer.line.endpoint = config.endpoint.or(peer.line.endpoint);
@@ -190,6 +192,12 @@ impl TunnelCore {
         Some(care.stats(self.shared.now))
     }
 
+    /// Every peer in the order of its key, and what [`Self::peer_stats`] says of it.
+    pub fn all_stats(&self) -> impl Iterator<Item = (WgPublicKey, PeerStats)> + '_ {
+        let now = self.shared.now;
+        self.slots.iter().filter_map(move |(key, slot)| Some((*key, self.peers.get(slot)?.stats(now))))
+    }
+
     /// Counters since the core was made.
     #[must_use]
     pub const fn stats(&self) -> &Stats {
@@ -212,9 +220,9 @@ impl TunnelCore {
             return Err(PeerError::WeakKey(key));
         }
         for prefix in &config.allowed_ips {
-            let holder = self.tables.prefixes.holder(*prefix).filter(|holder| Some(holder) != own_slot);
-            if let Some(holder) = holder.and_then(|holder| self.peers.get(&holder)) {
-                return Err(PeerError::PrefixTaken { prefix: *prefix, holder: holder.conduit.key });
+            let holder = self.tables.prefixes.holder(*prefix);
+            if let Some(holder) = holder.filter(|holder| Some(&holder.slot) != own_slot) {
+                return Err(PeerError::PrefixTaken { prefix: *prefix, holder: holder.key });
             }
         }
         Ok(config.allowed_ips.clone())
@@ -230,7 +238,7 @@ impl TunnelCore {
         };
         let care = Care::new(config, slot, &mut self.shared);
         self.tables.conduits.insert(slot, Arc::clone(&care.conduit));
-        self.peers.insert(slot, care);
+        self.peers.insert(slot, Box::new(care));
         self.slots.insert(config.public_key, slot);
         slot
     }
@@ -320,6 +328,9 @@ impl TunnelCore {
             return taken == Some(true);
         }
         let beat = Beat::parse(echo.payload);
+        if beat.is_some() {
+            Beat::write_pace(packet, pace_for(self.slots.len()));
+        }
         if beat.is_none() && !self.tables.answers_echoes || header.answer_echo(packet).is_none() {
             return false;
         }

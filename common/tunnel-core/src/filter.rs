@@ -8,13 +8,19 @@ use crate::packet::Header;
 use crate::table::Table;
 use crate::{Discard, Role};
 
+/// What a table of prefixes leads to.
+pub(crate) trait Holder: Clone {
+    /// Number of the peer.
+    fn slot(&self) -> u32;
+}
+
 /// Where a packet that came out of a peer's session goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Route {
+pub(crate) enum Route<P> {
     /// To this core's own addresses.
     Local,
     /// To another peer, if the policy allows the pair.
-    Relay(u32),
+    Relay(P),
 }
 
 /// Decides about a packet that peer `sender` sent.
@@ -23,24 +29,25 @@ pub(crate) enum Route {
 ///
 /// Refuses special addresses, a source that is not the sender's by longest prefix over all peers, and a
 /// destination that is neither ours nor, on a hub, another peer's.
-pub(crate) fn from_peer(
+pub(crate) fn from_peer<'a, P: Holder>(
     header: &Header,
     sender: u32,
-    table: &Table,
+    table: &'a Table<P>,
     own: &OverlayLease,
     role: Role,
-) -> Result<Route, Discard> {
+) -> Result<Route<&'a P>, Discard> {
     if is_special(header.source) || is_special(header.destination) {
         return Err(Discard::SpecialAddress);
     }
-    if own.contains(header.source) || table.lookup(header.source) != Some(sender) {
+    if own.contains(header.source) || table.lookup(header.source).is_none_or(|holder| holder.slot() != sender)
+    {
         return Err(Discard::SpoofedSource);
     }
     if own.contains(header.destination) {
         return Ok(Route::Local);
     }
     match (role, table.lookup(header.destination)) {
-        (Role::Hub, Some(receiver)) if receiver != sender => Ok(Route::Relay(receiver)),
+        (Role::Hub, Some(receiver)) if receiver.slot() != sender => Ok(Route::Relay(receiver)),
         (Role::Hub | Role::Spoke, _) => Err(Discard::NoRoute),
     }
 }
@@ -50,7 +57,11 @@ pub(crate) fn from_peer(
 /// # Errors
 ///
 /// Refuses special addresses, a source that is not our own, and a destination no peer holds.
-pub(crate) fn from_local(header: &Header, table: &Table, own: &OverlayLease) -> Result<u32, Discard> {
+pub(crate) fn from_local<'a, P: Holder>(
+    header: &Header,
+    table: &'a Table<P>,
+    own: &OverlayLease,
+) -> Result<&'a P, Discard> {
     if is_special(header.source) || is_special(header.destination) {
         return Err(Discard::SpecialAddress);
     }
@@ -92,6 +103,12 @@ mod tests {
     use super::*;
     use crate::packet::echo_request;
 
+    impl Holder for u32 {
+        fn slot(&self) -> u32 {
+            *self
+        }
+    }
+
     const A: u32 = 1;
     const B: u32 = 2;
 
@@ -99,7 +116,7 @@ mod tests {
         OverlayLease { v4: Ipv4Addr::new(10, 7, 0, 1), v6: "fd00::1".parse().unwrap() }
     }
 
-    fn table() -> Table {
+    fn table() -> Table<u32> {
         let mut table = Table::default();
         table.insert("10.7.0.0/16".parse().unwrap(), A);
         table.insert("10.7.0.3/32".parse().unwrap(), B);
@@ -112,8 +129,9 @@ mod tests {
 
     #[test]
     fn a_wide_prefix_does_not_let_a_peer_speak_for_a_narrow_one() {
+        let table = table();
         let decide =
-            |source, sender| from_peer(&header(source, [10, 7, 0, 1]), sender, &table(), &own(), Role::Hub);
+            |source, sender| from_peer(&header(source, [10, 7, 0, 1]), sender, &table, &own(), Role::Hub);
         assert_eq!(decide([10, 7, 0, 2], A), Ok(Route::Local));
         assert_eq!(decide([10, 7, 0, 3], A), Err(Discard::SpoofedSource), "the longest prefix is B's");
         assert_eq!(decide([10, 7, 0, 3], B), Ok(Route::Local));
@@ -123,9 +141,9 @@ mod tests {
 
     #[test]
     fn only_a_hub_relays_and_never_back_to_the_sender() {
-        let to =
-            |destination, role| from_peer(&header([10, 7, 0, 2], destination), A, &table(), &own(), role);
-        assert_eq!(to([10, 7, 0, 3], Role::Hub), Ok(Route::Relay(B)));
+        let table = table();
+        let to = |destination, role| from_peer(&header([10, 7, 0, 2], destination), A, &table, &own(), role);
+        assert_eq!(to([10, 7, 0, 3], Role::Hub), Ok(Route::Relay(&B)));
         assert_eq!(to([10, 7, 0, 3], Role::Spoke), Err(Discard::NoRoute));
         assert_eq!(to([10, 7, 0, 9], Role::Hub), Err(Discard::NoRoute), "hairpin");
         assert_eq!(to([192, 0, 2, 1], Role::Hub), Err(Discard::NoRoute));
@@ -133,12 +151,13 @@ mod tests {
 
     #[test]
     fn special_addresses_go_nowhere() {
+        let table = table();
         for special in
             [[127, 0, 0, 1], [224, 0, 0, 1], [255, 255, 255, 255], [169, 254, 169, 254], [0, 0, 0, 0]]
         {
-            let from = from_peer(&header(special, [10, 7, 0, 1]), A, &table(), &own(), Role::Hub);
+            let from = from_peer(&header(special, [10, 7, 0, 1]), A, &table, &own(), Role::Hub);
             assert_eq!(from, Err(Discard::SpecialAddress));
-            let to = from_local(&header([10, 7, 0, 1], special), &table(), &own());
+            let to = from_local(&header([10, 7, 0, 1], special), &table, &own());
             assert_eq!(to, Err(Discard::SpecialAddress));
         }
         for special in
@@ -151,8 +170,9 @@ mod tests {
 
     #[test]
     fn the_local_stack_speaks_only_for_itself() {
-        assert_eq!(from_local(&header([10, 7, 0, 1], [10, 7, 0, 3]), &table(), &own()), Ok(B));
-        let spoofed = from_local(&header([10, 7, 0, 2], [10, 7, 0, 3]), &table(), &own());
+        let table = table();
+        assert_eq!(from_local(&header([10, 7, 0, 1], [10, 7, 0, 3]), &table, &own()), Ok(&B));
+        let spoofed = from_local(&header([10, 7, 0, 2], [10, 7, 0, 3]), &table, &own());
         assert_eq!(spoofed, Err(Discard::ForeignSource));
     }
 }

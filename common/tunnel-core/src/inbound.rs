@@ -8,9 +8,10 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::echo::{Beat, pace_for};
 use crate::line::{Conduit, Errand, Line, is_data};
 use crate::message::{Message, slot};
-use crate::noise::{Outcome, REJECT_COUNTER};
+use crate::noise::{Outcome, REJECT_COUNTER, padded_len};
 use crate::offload::{TOO_BIG_BYTES, clamp_mss, too_big};
 use crate::packet::Header;
 use crate::stats::{Tally, Traffic};
@@ -21,6 +22,8 @@ use crate::{Discard, Endpoint};
 pub const RUN_BYTES: usize = 65_536;
 /// What a data message adds to its plaintext.
 const DATA_OVERHEAD_BYTES: usize = 32;
+/// Room for a sign of life: an IPv4 echo of 56 bytes and its padding.
+const BEAT_BYTES: usize = 64;
 /// What a buffer of datagrams is longer than they are: the library wants more room than it uses.
 pub const RUN_SLACK_BYTES: usize = 256;
 
@@ -259,6 +262,7 @@ impl Inbound {
             let Some(range) = self.opened.get(number).cloned() else { break };
             match self.decide(context, sender, &range, &mut decided) {
                 Err(discard) => self.tally.discard(discard),
+                Ok(Way::Local) if self.answer_beat(context, sender, &range, outlet) => {}
                 Ok(Way::Local) if self.tell_echo(context, sender, &range, outlet) => {}
                 Ok(Way::Local) => {
                     outlet.deliver(&mut self.plain, range);
@@ -316,6 +320,40 @@ impl Inbound {
         Ok(way)
     }
 
+    /// Answers the sign of life of a peer that the core knows to be alive; false where the core has to see it.
+    ///
+    /// Thousands of them a second are a hub's idle cost, and waking the core for each would double it.
+    fn answer_beat(
+        &self,
+        context: Context<'_>,
+        sender: &Conduit,
+        range: &Range<usize>,
+        outlet: &mut impl Outlet,
+    ) -> bool {
+        let mut answer = [0u8; BEAT_BYTES];
+        let mut datagram = [0u8; BEAT_BYTES + RUN_SLACK_BYTES];
+        let Some(packet) = self.plain.get(range.clone()) else { return false };
+        let Some(header) = Header::parse_icmp(packet) else { return false };
+        let beat =
+            header.echo(packet).filter(|echo| echo.is_request).and_then(|echo| Beat::parse(echo.payload));
+        let (Some(beat), Some(place)) = (beat, answer.get_mut(..packet.len())) else { return false };
+        place.copy_from_slice(packet);
+        Beat::write_pace(place, pace_for(context.tables.conduits.len()));
+        let mut line = sender.lock();
+        if !line.is_alive || header.answer_echo(place).is_none() {
+            return false;
+        }
+        line.handle_beat(beat, context.tables.mtu, context.now);
+        let padded = answer.get(..padded_len(packet.len(), line.mtu)).unwrap_or_default();
+        let (to, outcome) = (line.endpoint, line.seal(padded, &mut datagram, context.now));
+        drop(line);
+        let (Some(to), Outcome::Network(len)) = (to, outcome) else { return false };
+        self.tally.add(Traffic::TxDatagrams, 1);
+        let datagram = datagram.get(..len).unwrap_or_default();
+        outlet.send(&to, datagram, datagram.len());
+        true
+    }
+
     /// Hands an echo that is for the tunnel itself to the core; false for every other packet.
     fn tell_echo(
         &self,
@@ -325,7 +363,8 @@ impl Inbound {
         outlet: &mut impl Outlet,
     ) -> bool {
         let Some(packet) = self.plain.get(range.clone()) else { return false };
-        let is_it = Header::parse_icmp(packet).is_some_and(|header| context.tables.is_for_core(&header, packet));
+        let is_it =
+            Header::parse_icmp(packet).is_some_and(|header| context.tables.is_for_core(&header, packet));
         if is_it && !sender.may_ask(Errand::Echo, context.now) {
             self.tally.discard(Discard::PeerErrandBudget);
         } else if is_it {

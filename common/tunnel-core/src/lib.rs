@@ -50,6 +50,7 @@ mod packet;
 mod peer;
 mod policy;
 mod rng;
+mod shards;
 mod solo;
 mod stats;
 mod table;

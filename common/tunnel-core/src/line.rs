@@ -11,8 +11,9 @@ use blueprint_common_types::WgPublicKey;
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::admission::{Gate, Rate};
+use crate::echo::{Beat, Heard};
 use crate::noise::{Noise, Outcome, REJECT_COUNTER};
-use crate::{Discard, Endpoint, packet};
+use crate::{Discard, Endpoint, MTU_RANGE, packet};
 
 /// Paper, section 6.1: Reject-After-Time.
 const REJECT_AFTER: Duration = Duration::from_secs(180);
@@ -141,6 +142,12 @@ pub(crate) struct Line {
     pub(crate) unacknowledged_since: Option<Instant>,
     pub(crate) rx_bytes: u64,
     pub(crate) tx_bytes: u64,
+    /// Those of `rx_bytes` and `tx_bytes` that are the tunnel's own signs of life and handshakes.
+    pub(crate) own_bytes: u64,
+    /// The peer's echoes, on a hub.
+    pub(crate) heard: Heard,
+    /// The core knows that the peer's data plane answers: packet threads deal with its echoes alone.
+    pub(crate) is_alive: bool,
 }
 
 impl Line {
@@ -160,7 +167,35 @@ impl Line {
             unacknowledged_since: None,
             rx_bytes: 0,
             tx_bytes: 0,
+            own_bytes: 0,
+            heard: Heard::NONE,
+            is_alive: false,
         }
+    }
+
+    /// The peer's signs of life.
+    pub(crate) const fn heard(&self) -> Heard {
+        let mut heard = self.heard;
+        heard.last_rx = self.last_rx;
+        heard
+    }
+
+    /// Notes an echo of the peer, on a hub whose packets have at most `most` bytes.
+    pub(crate) fn handle_beat(&mut self, beat: Beat, most: usize, now: Instant) {
+        self.heard.handle_beat(beat, now);
+        if MTU_RANGE.contains(&beat.mtu) {
+            self.mtu = usize::from(beat.mtu).min(most);
+        }
+    }
+
+    /// Bytes of what others than the tunnel itself sent and received; only its changes say something.
+    pub(crate) const fn traffic(&self) -> u64 {
+        self.rx_bytes.wrapping_add(self.tx_bytes).wrapping_sub(self.own_bytes)
+    }
+
+    /// Notes that so many bytes, which are counted already or will be, were no traffic.
+    pub(crate) fn note_own(&mut self, bytes: u64) {
+        self.own_bytes = self.own_bytes.wrapping_add(bytes);
     }
 
     pub(crate) fn has_session(&self, now: Instant) -> bool {
@@ -185,7 +220,10 @@ impl Line {
         let outcome = self.noise.open(from.remote.ip(), datagram, buffer);
         self.forget_after_panic(outcome);
         let is_probe = match outcome {
-            Outcome::Done => false,
+            Outcome::Done => {
+                self.note_own(u64::try_from(datagram.len()).unwrap_or(u64::MAX));
+                false
+            }
             Outcome::Packet(len) => {
                 self.unacknowledged_since.get_or_insert(now);
                 let is_elsewhere = !self.endpoint.is_some_and(|endpoint| endpoint.is_same_way(from));

@@ -47,8 +47,11 @@ const KEEPALIVE_AFTER: Duration = Duration::from_secs(10);
 const DEAF_AFTER: Duration = Duration::from_secs(15);
 /// After answering an initiation, how long we leave it to the initiator to confirm before we initiate.
 const CONFIRM_WITHIN: Duration = Duration::from_secs(5);
-/// How often the library looks at its clock; the granularity of keepalives, too.
+/// How often a peer is looked at that waits for something; the granularity of keepalives, too.
 const TICK: Duration = Duration::from_secs(1);
+/// How often one is looked at that does not. What a packet thread does between two looks calls for nothing sooner
+/// than a keepalive, so nothing is late; and the library's clock, which moves only then, is ten seconds behind at most.
+const IDLE_TICK: Duration = KEEPALIVE_AFTER;
 /// Packets that wait for a handshake: a connection's first few; the sender repeats what is lost.
 const MAX_PENDING: usize = 16;
 /// A peer that authenticates may still not occupy us with handshakes; a spoke needs one a second.
@@ -91,6 +94,8 @@ pub(crate) struct Care {
     pending: VecDeque<Vec<u8>>,
     pulse: Pulse,
     tick_at: Instant,
+    /// Length of the last echo's datagram.
+    echo_bytes: u64,
     initiations: Gate,
     responses: Gate,
     handshake_at: Option<Instant>,
@@ -108,7 +113,7 @@ impl Care {
         let [high, low, ..] = shared.rng.bytes();
         let pulse = match shared.role {
             Role::Spoke => Pulse::Send(EchoSender::new(u16::from_be_bytes([high, low]), shared.now)),
-            Role::Hub => Pulse::Watch(EchoWatch::default()),
+            Role::Hub => Pulse::Watch(EchoWatch::new()),
         };
         let key = config.public_key;
         let noise = Noise::new(&shared.identity, &key, config.preshared_key.clone(), slot);
@@ -121,6 +126,7 @@ impl Care {
             pending: VecDeque::new(),
             pulse,
             tick_at: shared.now + shared.rng.between(Duration::from_millis(1), TICK),
+            echo_bytes: 0,
             initiations: Gate::default(),
             responses: Gate::default(),
             handshake_at: None,
@@ -143,7 +149,7 @@ impl Care {
             last_rx: age(line.last_rx),
             echo: match &self.pulse {
                 Pulse::Send(sender) => sender.stats(now),
-                Pulse::Watch(watch) => watch.stats(now),
+                Pulse::Watch(watch) => watch.stats(line.heard(), now),
             },
         }
     }
@@ -169,6 +175,11 @@ pub(crate) struct Peer<'a> {
 impl Peer<'_> {
     pub(crate) fn key(&self) -> WgPublicKey {
         self.care.conduit.key
+    }
+
+    /// Brings the next look at deadlines forward: something changed that none of them knew of.
+    pub(crate) fn look_soon(&mut self, shared: &Shared) {
+        self.care.tick_at = self.care.tick_at.min(shared.now + TICK);
     }
 
     /// Forgets sessions and replay floor (W11).

@@ -1,18 +1,16 @@
 //! What packet threads need to know, as one value that never changes: a new one takes its place.
 
-#![expect(clippy::disallowed_types, reason = "looked up by key, never walked in order")]
-
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use blueprint_common_types::{OverlayLease, WgPublicKey};
 
 use crate::admission::MacGate;
-use crate::filter::{self, Route};
+use crate::filter::{self, Holder, Route};
 use crate::line::Conduit;
 use crate::packet::Header;
 use crate::policy::Protocol;
+use crate::shards::Shards;
 use crate::table::Table;
 use crate::tracker::{Flow, Tracker};
 use crate::{Discard, Policy, Role};
@@ -24,11 +22,17 @@ pub struct Tables {
     pub(crate) own: OverlayLease,
     pub(crate) mtu: usize,
     pub(crate) answers_echoes: bool,
-    pub(crate) conduits: HashMap<u32, Arc<Conduit>>,
-    pub(crate) prefixes: Table,
+    pub(crate) conduits: Shards<u32, Arc<Conduit>>,
+    pub(crate) prefixes: Table<Arc<Conduit>>,
     pub(crate) policy: Arc<Policy>,
     pub(crate) tracker: Arc<Tracker>,
     pub(crate) macs: MacGate,
+}
+
+impl Holder for Arc<Conduit> {
+    fn slot(&self) -> u32 {
+        self.slot
+    }
 }
 
 /// Where an accepted packet goes.
@@ -59,8 +63,7 @@ impl Tables {
     ///
     /// Refuses what [`filter::from_local`] refuses.
     pub(crate) fn way_of_local(&self, header: &Header) -> Result<&Arc<Conduit>, Discard> {
-        let slot = filter::from_local(header, &self.prefixes, &self.own)?;
-        self.conduits.get(&slot).ok_or(Discard::NoRoute)
+        filter::from_local(header, &self.prefixes, &self.own)
     }
 
     /// Where a packet goes that peer `sender` sent.
@@ -77,8 +80,7 @@ impl Tables {
     ) -> Result<Way<'_>, Discard> {
         match filter::from_peer(header, sender.slot, &self.prefixes, &self.own, self.role)? {
             Route::Local => Ok(Way::Local),
-            Route::Relay(slot) => {
-                let receiver = self.conduits.get(&slot).ok_or(Discard::NoRoute)?;
+            Route::Relay(receiver) => {
                 if self.permits(header, packet, sender, receiver, now) {
                     Ok(Way::Relay(receiver))
                 } else {
@@ -132,7 +134,7 @@ impl Tables {
     /// The peer that holds the longest prefix of an overlay address.
     #[must_use]
     pub fn holder(&self, address: IpAddr) -> Option<WgPublicKey> {
-        self.conduits.get(&self.prefixes.lookup(address)?).map(|conduit| conduit.key)
+        self.prefixes.lookup(address).map(|conduit| conduit.key)
     }
 
     /// True where a peer holds a prefix of an overlay address.

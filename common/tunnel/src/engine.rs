@@ -147,7 +147,6 @@ impl Engine {
             events,
             snapshot,
             stack: counts,
-            keys: Vec::new(),
             probes: HashMap::new(),
             next_probe: 0,
             next_snapshot: now,

@@ -102,7 +102,7 @@ impl Tunnel {
         self.local_addr
     }
 
-    /// State of the tunnel, at most 250 ms old while the engine runs.
+    /// State of the tunnel while the engine runs, at most 250 ms old, or 100 us per peer where those are more.
     #[must_use]
     pub fn snapshot(&self) -> Arc<TunnelSnapshot> {
         self.snapshot.load_full()

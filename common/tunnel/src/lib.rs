@@ -54,4 +54,6 @@ pub use snapshot::TunnelSnapshot;
 pub use stream::TcpStream;
 
 #[cfg(test)]
+mod many_tests;
+#[cfg(test)]
 mod tests;

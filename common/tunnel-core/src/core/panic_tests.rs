@@ -96,7 +96,7 @@ impl Star {
     /// The library panics at the hub with the next message of, or to, this spoke.
     fn doom(&self, spoke: u8) {
         let tables = self.ends[0].tables();
-        let conduit = tables.conduits.values().find(|conduit| conduit.key == key(spoke)).unwrap();
+        let conduit = tables.prefixes.lookup(lease(spoke).v4.into()).unwrap();
         conduit.lock().noise.panics_next = true;
     }
 }

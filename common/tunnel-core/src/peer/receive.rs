@@ -5,7 +5,7 @@ use crate::echo::{Beat, Change};
 use crate::line::ring_place;
 use crate::message::Message;
 use crate::noise::{Outcome, buffer_len};
-use crate::{Discard, Endpoint, Event, MTU_RANGE};
+use crate::{Discard, Endpoint, Event};
 
 impl Peer<'_> {
     /// Takes an initiation that names this peer; only now it is proven to be from it and new.
@@ -14,6 +14,8 @@ impl Peer<'_> {
             shared.output.discard(Discard::PeerHandshakeBudget);
             return;
         }
+        // The session's age counts from the library's last look at its clock.
+        self.handle_library(shared);
         let mut buffer = shared.output.buffer(buffer_len(datagram.len()));
         let outcome = self.line.open_handshake(from.remote.ip(), datagram, &mut buffer);
         if let Outcome::Network(len) = outcome {
@@ -67,24 +69,16 @@ impl Peer<'_> {
 
     /// Notes an echo of this peer, on a hub.
     pub(crate) fn handle_beat(&mut self, beat: Beat, shared: &mut Shared) {
-        if MTU_RANGE.contains(&beat.mtu) {
-            self.line.mtu = usize::from(beat.mtu).min(shared.mtu);
-        }
-        let last_rx = self.line.last_rx;
-        let change = match &mut self.care.pulse {
-            Pulse::Watch(watch) => {
-                watch.handle_rx(last_rx);
-                watch.handle_beat(beat, shared.now)
-            }
-            Pulse::Send(_) => None,
-        };
-        self.tell(change, shared);
+        self.line.handle_beat(beat, shared.mtu, shared.now);
+        self.judge(shared);
     }
 
     /// Takes the answer to one of our echoes; false where it is none.
     pub(crate) fn handle_echo_reply(&mut self, id: u16, payload: &[u8], shared: &mut Shared) -> bool {
         let Pulse::Send(sender) = &mut self.care.pulse else { return false };
         let Some(beat) = Beat::parse(payload).filter(|_| sender.id() == id) else { return false };
+        // An answer is as long as its question.
+        self.line.note_own(self.care.echo_bytes);
         let change = sender.handle_reply(beat, shared.now);
         self.tell(change, shared);
         if change == Some(Change::Back) {
@@ -95,6 +89,7 @@ impl Peer<'_> {
     }
 
     fn authenticate(&mut self, from: &Endpoint, len: usize, shared: &mut Shared) {
+        self.line.note_own(u64::try_from(len).unwrap_or(u64::MAX));
         if self.line.authenticate(from, len, false, shared.now) {
             self.note_roamed(shared);
         }

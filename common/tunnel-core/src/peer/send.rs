@@ -57,6 +57,7 @@ impl Peer<'_> {
         let mut kept = shared.output.buffer(0);
         kept.extend_from_slice(packet);
         self.care.pending.push_back(kept);
+        self.look_soon(shared);
     }
 
     pub(super) fn flush(&mut self, shared: &mut Shared) {

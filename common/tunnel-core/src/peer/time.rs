@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
-use super::{DEAF_AFTER, GIVE_UP_AFTER, KEEPALIVE_AFTER, Peer, Pulse, Shared, TICK};
-use crate::echo::Change;
+use super::{DEAF_AFTER, GIVE_UP_AFTER, IDLE_TICK, KEEPALIVE_AFTER, Peer, Pulse, Shared, TICK};
+use crate::echo::{Beside, Change};
 use crate::line::is_data;
 use crate::noise::{Outcome, REKEY_AFTER_MESSAGES, buffer_len};
 use crate::packet::echo_request;
@@ -13,15 +13,34 @@ impl Peer<'_> {
     /// Does everything that is due.
     pub(crate) fn handle_timeout(&mut self, shared: &mut Shared) {
         if self.care.tick_at <= shared.now {
-            self.care.tick_at = shared.now + TICK;
             self.handle_library(shared);
             self.handle_silence(shared);
             self.handle_age(shared);
+            self.care.tick_at = self.next_tick(shared);
         }
         self.handle_attempt(shared);
         self.handle_pulse(shared);
         self.restart_search(shared);
         self.follow_search(shared);
+    }
+
+    /// When to look again. A spoke has one peer and looks every second; a hub at those of its many that have
+    /// something coming.
+    fn next_tick(&self, shared: &Shared) -> Instant {
+        let line = &*self.line;
+        let soonest = shared.now + TICK;
+        if shared.role == Role::Spoke || self.care.attempt.is_some() || !self.care.pending.is_empty() {
+            return soonest;
+        }
+        let rekey = line.session.filter(|session| session.is_initiator && session.sent_data);
+        let keepalive = self.care.keepalive.filter(|_| line.endpoint.is_some());
+        let due = [
+            line.unanswered_since.map(|at| at + DEAF_AFTER),
+            line.unacknowledged_since.map(|at| at + KEEPALIVE_AFTER),
+            keepalive.map(|every| line.last_tx.unwrap_or(shared.now) + every),
+            rekey.map(|session| session.rekey_at),
+        ];
+        due.into_iter().flatten().fold(shared.now + IDLE_TICK, Instant::min).max(soonest)
     }
 
     pub(super) fn handle_library(&mut self, shared: &mut Shared) {
@@ -51,12 +70,15 @@ impl Peer<'_> {
             .care
             .keepalive
             .is_some_and(|every| self.line.last_tx.is_none() || passed(self.line.last_tx, every));
-        if self.line.endpoint.is_some()
-            && (persistent || passed(self.line.unacknowledged_since, KEEPALIVE_AFTER))
-        {
+        // A spoke's echoes are keepalives enough.
+        let echoes = matches!(&self.care.pulse, Pulse::Send(sender) if sender.is_settled());
+        let acknowledges = !echoes && passed(self.line.unacknowledged_since, KEEPALIVE_AFTER);
+        if self.line.endpoint.is_some() && (persistent || acknowledges) {
             self.line.unacknowledged_since = None;
             if self.line.has_session(now) {
+                let before = self.line.tx_bytes;
                 self.seal(&[], shared);
+                self.line.note_own(self.line.tx_bytes.saturating_sub(before));
             } else if persistent {
                 self.want_session(shared);
             }
@@ -93,17 +115,12 @@ impl Peer<'_> {
     }
 
     pub(super) fn handle_pulse(&mut self, shared: &mut Shared) {
-        let last_rx = self.line.last_rx;
-        let (change, is_due, is_lost) = match &mut self.care.pulse {
-            Pulse::Send(sender) => {
-                let change = sender.handle_timeout(shared.now);
-                (change, sender.is_due(shared.now), sender.take_loss())
-            }
-            Pulse::Watch(watch) => {
-                watch.handle_rx(last_rx);
-                (watch.handle_timeout(shared.now), false, false)
-            }
-        };
+        self.judge(shared);
+        let is_unanswered = self.line.unanswered_since.is_some();
+        let beside = Beside { bytes: self.line.traffic(), is_unanswered };
+        let Pulse::Send(sender) = &mut self.care.pulse else { return };
+        let change = sender.handle_timeout(shared.now);
+        let (is_due, is_lost) = (sender.is_due(beside, shared.now), sender.take_loss());
         self.tell(change, shared);
         if is_lost && self.care.attempt.is_none() {
             self.start_handshake(shared);
@@ -111,6 +128,14 @@ impl Peer<'_> {
         if is_due {
             self.send_echo(shared);
         }
+    }
+
+    /// Judges on a hub whether the peer is there.
+    pub(super) fn judge(&mut self, shared: &mut Shared) {
+        let Pulse::Watch(watch) = &mut self.care.pulse else { return };
+        let change = watch.look(self.line.heard(), shared.now);
+        self.line.is_alive = watch.is_alive();
+        self.tell(change, shared);
     }
 
     pub(super) fn send_echo(&mut self, shared: &mut Shared) {
@@ -123,7 +148,10 @@ impl Peer<'_> {
             let [.., high, low] = beat.seq.to_be_bytes();
             let seq = u16::from_be_bytes([high, low]);
             let packet = echo_request(shared.own.v4, shared.hub.v4, sender.id(), seq, &beat.to_payload());
+            let before = self.line.tx_bytes;
             self.send(&packet, shared);
+            self.care.echo_bytes = self.line.tx_bytes.saturating_sub(before);
+            self.line.note_own(self.care.echo_bytes);
         }
     }
 

@@ -13,6 +13,7 @@
 
 mod abuse;
 mod net;
+mod pace;
 mod recovery;
 mod soak;
 mod time;

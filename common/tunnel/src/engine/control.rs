@@ -1,6 +1,6 @@
 //! The thread that owns the core: handshakes, timers, echoes and commands. Packets pass it by.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use blueprint_common_tunnel_core::{Event, TunnelCore};
-use blueprint_common_types::WgPublicKey;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::time::Sleep;
 use tracing::{debug, info};
@@ -33,7 +32,6 @@ pub(crate) struct Control {
     pub(crate) events: broadcast::Sender<Event>,
     pub(crate) snapshot: Arc<ArcSwap<TunnelSnapshot>>,
     pub(crate) stack: Arc<StackCounts>,
-    pub(crate) keys: Vec<WgPublicKey>,
     pub(crate) probes: HashMap<u64, (Instant, oneshot::Sender<Duration>)>,
     pub(crate) next_probe: u64,
     pub(crate) next_snapshot: Instant,
@@ -61,7 +59,11 @@ impl Control {
 
     fn turn(&mut self) {
         let now = now();
+        // Whoever adds ten thousand peers one after the other waits for a handshake each time, not for 256.
         for _ in 0..PER_TURN {
+            if !self.commands.is_empty() {
+                break;
+            }
             let Some(notice) = self.notices.try_next() else { break };
             self.core.handle_notice(notice, now);
         }
@@ -113,12 +115,12 @@ impl Control {
     }
 
     fn take_snapshot(&mut self, now: Instant) {
-        let peers = u32::try_from(self.keys.len()).unwrap_or(u32::MAX);
-        self.next_snapshot = now + SNAPSHOT_EVERY.max(SNAPSHOT_PER_PEER.saturating_mul(peers));
+        let peers: BTreeMap<_, _> = self.core.all_stats().collect();
+        let count = u32::try_from(peers.len()).unwrap_or(u32::MAX);
+        self.next_snapshot = now + SNAPSHOT_EVERY.max(SNAPSHOT_PER_PEER.saturating_mul(count));
         self.probes.retain(|_, (_, reply)| !reply.is_closed());
         let mut stats = self.core.stats().clone();
         self.shared.add_tallies(&mut stats);
-        let peers = self.keys.iter().filter_map(|key| Some((*key, self.core.peer_stats(key)?))).collect();
         self.snapshot.store(Arc::new(TunnelSnapshot {
             taken_at: now,
             peers,
@@ -134,12 +136,10 @@ impl Control {
         match command {
             Command::UpsertPeer { peer, reply } => {
                 let outcome = self.core.upsert_peer(*peer, now);
-                self.note_keys();
                 self.answer(move || drop(reply.send(outcome)));
             }
             Command::RemovePeer { key, reply } => {
                 self.core.remove_peer(&key);
-                self.note_keys();
                 self.answer(move || {
                     let _ = reply.send(());
                 });
@@ -172,11 +172,6 @@ impl Control {
 
     fn answer(&mut self, answer: impl FnOnce() + Send + 'static) {
         self.answers.push(Box::new(answer));
-    }
-
-    fn note_keys(&mut self) {
-        self.keys.clear();
-        self.keys.extend(self.core.peers());
     }
 }
 

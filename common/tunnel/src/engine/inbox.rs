@@ -65,9 +65,11 @@ impl Inbox {
         true
     }
 
-    /// Wakes the stack.
+    /// Wakes the stack where a packet waits for it.
     pub(crate) fn ring(&self) {
-        self.bell.notify_one();
+        if !self.batches.lock().full.is_empty() {
+            self.bell.notify_one();
+        }
     }
 
     /// Returns once the bell was rung.
