@@ -5,6 +5,7 @@ mod panic_tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,7 @@ use crate::inbound::Notice;
 use crate::message::{Message, slot};
 use crate::noise::Identity;
 use crate::output::Output;
-use crate::packet::{Header, parse_probe};
+use crate::packet::{Header, is_own_echo, parse_probe};
 use crate::peer::{Care, Peer, ProbeAnswer, Shared};
 use crate::rng::Rng;
 use crate::shards::{ByNumber, Shards};
@@ -152,7 +153,7 @@ impl TunnelCore {
     pub fn set_endpoint(&mut self, key: &WgPublicKey, endpoint: Endpoint, now: Instant) -> bool {
         self.advance(now);
         self.with_peer(key, |peer, shared| {
-            peer.line.endpoint = Some(endpoint);
+            peer.line.move_to(endpoint, shared.now);
             if shared.role == Role::Spoke {
                 peer.start_handshake(shared);
             }
@@ -172,6 +173,10 @@ impl TunnelCore {
     pub fn set_policy(&mut self, policy: Policy) {
         self.tables.policy = Arc::new(policy);
         self.is_changed = true;
+        // What waits for a session was judged by the policy before.
+        for care in self.peers.values_mut() {
+            care.forget_pending(&mut self.shared.output);
+        }
     }
 
     /// A copy of what packet threads need.
@@ -317,6 +322,12 @@ impl TunnelCore {
     /// Answers echo requests to our own addresses, and takes the answers to our own; false for all else.
     fn handle_echo(&mut self, sender: u32, from: &Endpoint, header: &Header, packet: &mut [u8]) -> bool {
         let Some(echo) = header.echo(packet) else { return false };
+        let is_of_hub = header.source == IpAddr::V4(self.shared.hub.v4);
+        if is_own_echo(echo.payload) && self.shared.role == Role::Spoke && !is_of_hub {
+            // Another spoke that the policy lets send ICMP has no say in our path to the hub.
+            self.discard(Discard::SpoofedSource);
+            return true;
+        }
         if let Some(token) = parse_probe(echo.payload) {
             return self.handle_probe(sender, from, header, packet, token);
         }

@@ -89,6 +89,7 @@ pub struct Inbound {
     plain: Vec<u8>,
     opened: Vec<Range<usize>>,
     relay: Vec<Range<usize>>,
+    bundles: Vec<Bundle>,
     tally: Arc<Tally>,
 }
 
@@ -115,7 +116,13 @@ impl Inbound {
     #[must_use]
     pub fn new(tally: Arc<Tally>) -> Self {
         let plain = vec![0; RUN_BYTES + RUN_SLACK_BYTES];
-        Self { plain, opened: Vec::with_capacity(64), relay: Vec::with_capacity(64), tally }
+        Self {
+            plain,
+            opened: Vec::with_capacity(64),
+            relay: Vec::with_capacity(64),
+            bundles: Vec::new(),
+            tally,
+        }
     }
 
     /// Takes datagrams of `stride` bytes each, the last may be shorter, that came from `from`: the first `len`
@@ -213,7 +220,7 @@ impl Inbound {
         outlet: &mut impl Outlet,
     ) {
         let Context { from, stride, now, .. } = context;
-        let (mut is_roamed, mut is_begun) = (false, false);
+        let (mut is_roamed, mut is_begun, mut is_large) = (false, false, false);
         let mut line = sender.lock();
         for (at, datagram) in (start..).step_by(stride).zip(run.chunks(stride)) {
             let Some(buffer) = self.plain.get_mut(at..) else { break };
@@ -231,6 +238,7 @@ impl Inbound {
             let opened = line.open(from, datagram, receiver, buffer, now);
             is_roamed |= opened.is_roamed;
             is_begun |= opened.is_begun;
+            is_large |= opened.is_large;
             match opened.outcome {
                 Outcome::Packet(len) => self.opened.push(at..at + len),
                 Outcome::Refused(discard) => self.tally.discard(discard),
@@ -240,6 +248,9 @@ impl Inbound {
         drop(line);
         if is_begun {
             outlet.tell(Notice::Begun { slot: sender.slot });
+        }
+        if is_large {
+            outlet.tell(Notice::Large { slot: sender.slot });
         }
         if is_roamed && sender.may_ask(Errand::Roam, now) {
             outlet.tell(Notice::Roamed { slot: sender.slot });
@@ -388,12 +399,15 @@ impl Inbound {
         while let Some(first) = rest.first() {
             let mut line = receiver.lock();
             let (to, mtu) = (line.endpoint, line.mtu);
-            let mut sent = 0..0;
             let mut refusal = None;
+            let mut at = first.start;
             while let Some((range, others)) = rest.split_first() {
                 rest = others;
-                match self.seal(context, &mut line, range, (&mut *buffer, end)) {
-                    Ok(sealed) => sent = first.start..sealed,
+                match self.seal(context, &mut line, range, (&mut *buffer, at, end)) {
+                    Ok(len) => {
+                        note_sealed(&mut self.bundles, at, len);
+                        at = at.saturating_add(len);
+                    }
                     Err(discard) => {
                         refusal = Some((discard, range.clone()));
                         break;
@@ -401,13 +415,12 @@ impl Inbound {
                 }
             }
             drop(line);
-            if let Some(to) = to
-                && let Some(datagrams) = buffer.get(sent.clone()).filter(|datagrams| !datagrams.is_empty())
-            {
-                let count = datagrams.len().div_ceil(context.stride);
+            for Bundle { range, segment, .. } in self.bundles.drain(..) {
+                let (Some(to), Some(datagrams)) = (to, buffer.get(range)) else { continue };
+                let count = datagrams.len().div_ceil(segment.max(1));
                 self.tally.add(Traffic::Relayed, count);
                 self.tally.add(Traffic::TxDatagrams, count);
-                outlet.send(&to, datagrams, context.stride);
+                outlet.send(&to, datagrams, segment);
             }
             match refusal {
                 Some((Discard::ExpiredSession, _)) if !receiver.may_ask(Errand::Unsent, context.now) => {
@@ -448,24 +461,25 @@ impl Inbound {
         }
     }
 
-    /// Seals one packet at its datagram's place; where it ends.
+    /// Seals one packet at `buffer.1`, which is its datagram's place or before it; the length of the new datagram.
     fn seal(
         &mut self,
         context: Context<'_>,
         line: &mut Line,
         range: &Range<usize>,
-        buffer: (&mut [u8], usize),
+        buffer: (&mut [u8], usize, usize),
     ) -> Result<usize, Discard> {
-        let (buffer, end) = buffer;
+        let (buffer, at, end) = buffer;
         if line.endpoint.is_none() {
             return Err(Discard::NoEndpoint);
         }
         if range.len() > line.mtu {
             return Err(Discard::TooBig);
         }
-        // The padding behind the packet goes along: the same length means the same place.
+        // The padding behind the packet goes along, as far as the way takes it: the same length means the same place.
         let datagram_end = range.start.saturating_add(context.stride).min(end);
-        let plain_end = datagram_end.saturating_sub(DATA_OVERHEAD_BYTES).max(range.end);
+        let padded_end = range.start.saturating_add(padded_len(range.len(), line.mtu));
+        let plain_end = datagram_end.saturating_sub(DATA_OVERHEAD_BYTES).min(padded_end).max(range.end);
         if line.mtu < context.tables.mtu
             && let Some(packet) = self.plain.get_mut(range.clone())
         {
@@ -473,12 +487,32 @@ impl Inbound {
             let _ = clamp_mss(packet, u16::try_from(line.mtu).unwrap_or(u16::MAX));
         }
         let packet = self.plain.get(range.start..plain_end).ok_or(Discard::MalformedPacket)?;
-        let place = buffer.get_mut(range.start..).ok_or(Discard::MalformedPacket)?;
+        let place = buffer.get_mut(at..).ok_or(Discard::MalformedPacket)?;
         match line.seal(packet, place, context.now) {
-            Outcome::Network(len) => Ok(range.start.saturating_add(len)),
+            Outcome::Network(len) => Ok(len),
             Outcome::Refused(discard) => Err(discard),
             Outcome::Done | Outcome::Packet(_) | Outcome::Expired => Err(Discard::ExpiredSession),
         }
+    }
+}
+
+/// Sealed datagrams that lie behind each other, all of one length but the last, which may be shorter.
+#[derive(Debug)]
+struct Bundle {
+    range: Range<usize>,
+    segment: usize,
+    is_closed: bool,
+}
+
+/// Adds the datagram of `len` bytes at `at` to the last bundle, or begins another.
+fn note_sealed(bundles: &mut Vec<Bundle>, at: usize, len: usize) {
+    let end = at.saturating_add(len);
+    match bundles.last_mut() {
+        Some(last) if !last.is_closed && last.range.end == at && len <= last.segment => {
+            last.range.end = end;
+            last.is_closed = len < last.segment;
+        }
+        Some(_) | None => bundles.push(Bundle { range: at..end, segment: len, is_closed: false }),
     }
 }
 

@@ -15,6 +15,8 @@ use crate::echo::{Beat, Heard};
 use crate::noise::{Noise, Outcome, REJECT_COUNTER};
 use crate::{Discard, Endpoint, MTU_RANGE, packet};
 
+/// How long what comes the way a peer has just left does not move it back: longer than packets are under way.
+const STAY: Duration = Duration::from_secs(1);
 /// Paper, section 6.1: Reject-After-Time.
 const REJECT_AFTER: Duration = Duration::from_secs(180);
 /// The library's ring of sessions.
@@ -110,11 +112,13 @@ pub(crate) struct Opened {
     pub(crate) is_roamed: bool,
     /// This was the first message of a session that we answered for.
     pub(crate) is_begun: bool,
+    /// A large packet came, and none had for a while.
+    pub(crate) is_large: bool,
 }
 
 impl Opened {
     const fn refused(discard: Discard) -> Self {
-        Self { outcome: Outcome::Refused(discard), is_roamed: false, is_begun: false }
+        Self { outcome: Outcome::Refused(discard), is_roamed: false, is_begun: false, is_large: false }
     }
 }
 
@@ -123,6 +127,8 @@ impl Opened {
 pub(crate) struct Line {
     pub(crate) noise: Noise,
     pub(crate) endpoint: Option<Endpoint>,
+    /// Where the peer was before, and until when messages from there do not move it back.
+    left: Option<(Endpoint, Instant)>,
     pub(crate) session: Option<Session>,
     /// Sessions we answered for, until their first message; by session number.
     pub(crate) answered: [Option<Session>; 8],
@@ -130,9 +136,9 @@ pub(crate) struct Line {
     pub(crate) mtu: usize,
     /// False while `mtu` may rise at any moment, so that nobody is to be told of it.
     pub(crate) is_mtu_settled: bool,
-    /// Longest packet sent since the search for the MTU was last told, in bytes.
-    pub(crate) longest_sent: u16,
-    /// The search looks at `longest_sent` often, because large packets flow.
+    /// Longest packet that passed, either way, since the search for the MTU was last told, in bytes.
+    pub(crate) longest_seen: u16,
+    /// The search looks at `longest_seen` often, because large packets flow.
     pub(crate) is_watched: bool,
     pub(crate) last_rx: Option<Instant>,
     pub(crate) last_tx: Option<Instant>,
@@ -155,11 +161,12 @@ impl Line {
         Self {
             noise,
             endpoint: None,
+            left: None,
             session: None,
             answered: [None; 8],
             mtu,
             is_mtu_settled: true,
-            longest_sent: 0,
+            longest_seen: 0,
             is_watched: false,
             last_rx: None,
             last_tx: None,
@@ -219,6 +226,7 @@ impl Line {
         }
         let outcome = self.noise.open(from.remote.ip(), datagram, buffer);
         self.forget_after_panic(outcome);
+        let mut is_large = false;
         let is_probe = match outcome {
             Outcome::Done => {
                 self.note_own(u64::try_from(datagram.len()).unwrap_or(u64::MAX));
@@ -226,15 +234,17 @@ impl Line {
             }
             Outcome::Packet(len) => {
                 self.unacknowledged_since.get_or_insert(now);
-                let is_elsewhere = !self.endpoint.is_some_and(|endpoint| endpoint.is_same_way(from));
-                is_elsewhere && buffer.get(..len).is_some_and(packet::is_probe)
+                let is_probe = buffer.get(..len).is_some_and(packet::is_probe);
+                // The search's own probes are no traffic, or it would never rest.
+                is_large = !is_probe && self.note_len(len);
+                is_probe && !self.endpoint.is_some_and(|endpoint| endpoint.is_same_way(from))
             }
             Outcome::Network(_) | Outcome::Refused(_) | Outcome::Expired => {
-                return Opened { outcome, is_roamed: false, is_begun: false };
+                return Opened { outcome, is_roamed: false, is_begun: false, is_large: false };
             }
         };
         let is_roamed = self.authenticate(from, datagram.len(), is_probe, now);
-        Opened { outcome, is_roamed, is_begun: !is_current && self.confirm(receiver) }
+        Opened { outcome, is_roamed, is_begun: !is_current && self.confirm(receiver), is_large }
     }
 
     /// Seals a plaintext into `buffer`, which has at least [`buffer_len`](crate::noise::buffer_len) of it.
@@ -282,8 +292,30 @@ impl Line {
         if is_probe {
             return false;
         }
-        let before = self.endpoint.replace(*from);
-        before.is_some_and(|before| !before.is_same_way(from))
+        let is_left = |(left, until): &(Endpoint, Instant)| left.is_same_way(from) && now < *until;
+        if self.left.as_ref().is_some_and(is_left) {
+            // Sent before the other end knew: what is late does not move anybody back.
+            return false;
+        }
+        self.move_to(*from, now)
+    }
+
+    /// The peer is reached at `endpoint` from now on; true where that is another way than before. For a moment nothing
+    /// that still comes the old way moves it back.
+    pub(crate) fn move_to(&mut self, endpoint: Endpoint, now: Instant) -> bool {
+        let before = self.endpoint.replace(endpoint);
+        let left = before.filter(|before| !before.is_same_way(&endpoint));
+        if let Some(left) = left {
+            self.left = Some((left, now + STAY));
+        }
+        left.is_some()
+    }
+
+    /// Notes the longest packet of a run; true where none was above the least MTU for a while and this one is.
+    pub(crate) fn note_len(&mut self, len: usize) -> bool {
+        let len = u16::try_from(len).unwrap_or(u16::MAX);
+        self.longest_seen = self.longest_seen.max(len);
+        len > *MTU_RANGE.start() && !std::mem::replace(&mut self.is_watched, true)
     }
 
     /// The peer has used a session that we answered for, so both ends have it; true where that is new.

@@ -9,7 +9,7 @@ use crate::line::{Conduit, Line};
 use crate::noise::{Outcome, padded_len};
 use crate::packet::Header;
 use crate::tables::Tables;
-use crate::{Discard, Endpoint, MTU_RANGE};
+use crate::{Discard, Endpoint};
 
 /// A peer that packets of the local stack go to.
 #[derive(Debug, Clone, Copy)]
@@ -75,9 +75,7 @@ impl Sealer<'_> {
     /// ([`Notice::Large`](crate::Notice)), because none was that large for a while.
     #[must_use]
     pub fn note_len(&mut self, len: usize) -> bool {
-        let len = u16::try_from(len).unwrap_or(u16::MAX);
-        self.line.longest_sent = self.line.longest_sent.max(len);
-        len > *MTU_RANGE.start() && !std::mem::replace(&mut self.line.is_watched, true)
+        self.line.note_len(len)
     }
 
     /// Seals a padded packet into `buffer`, which is [`RUN_SLACK_BYTES`](crate::RUN_SLACK_BYTES) longer than the

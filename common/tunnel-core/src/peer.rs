@@ -32,7 +32,7 @@ use crate::mtu::MtuSearch;
 use crate::noise::{Identity, Noise};
 use crate::output::Output;
 use crate::rng::Rng;
-use crate::{Endpoint, PeerConfig, PeerStats, PresharedKey, Role};
+use crate::{Discard, Endpoint, PeerConfig, PeerStats, PresharedKey, Role};
 
 /// Paper, section 6.1: Rekey-After-Time less the most our stagger takes off, so that the library's never acts first.
 const REKEY_AFTER: Duration = Duration::from_secs(115);
@@ -134,6 +134,14 @@ impl Care {
             searched: None,
             search_at: None,
             is_trying: false,
+        }
+    }
+
+    /// Drops the packets that wait for a session.
+    pub(crate) fn forget_pending(&mut self, output: &mut Output) {
+        for packet in std::mem::take(&mut self.pending) {
+            output.discard(Discard::PendingFull);
+            output.recycle(packet);
         }
     }
 

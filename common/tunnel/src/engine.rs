@@ -170,18 +170,22 @@ impl Engine {
         let mut threads = Vec::new();
         threads.extend(start("tunnel-control", move || run_control(control, stopped)));
         for port in 0..shared.wire.ports() {
-            let receiver = Receiver::new(Arc::clone(&shared), &local, 0);
+            let receiver = Receiver::new(Arc::clone(&shared), &local, 0, shared.tally());
             let number = u8::try_from(port).unwrap_or(0);
             threads.extend(start("tunnel-rx", move || {
                 shorten_slice();
                 receiver.run(number, 0, None);
             }));
         }
+        let queues = transmitters.len();
         for transmitter in transmitters {
             threads.extend(start("tunnel-tx", move || {
                 shorten_slice();
                 transmitter.run();
             }));
+        }
+        if threads.len() < 1 + shared.wire.ports() + queues {
+            return;
         }
         let watched = async {
             while !threads.iter().any(JoinHandle::is_finished) {
@@ -236,7 +240,7 @@ impl Drop for Ending {
     }
 }
 
-/// Starts a thread; one that cannot be started is told of by its absence.
+/// Starts a thread; `None`, and a line in the log, where the system has none.
 fn start(name: &str, run: impl FnOnce() + Send + 'static) -> Option<JoinHandle<()>> {
     match std::thread::Builder::new().name(name.to_owned()).spawn(run) {
         Ok(thread) => Some(thread),

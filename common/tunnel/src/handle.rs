@@ -307,7 +307,8 @@ impl Tunnel {
             CarrierKind::Tls => Via::Tls(id),
         };
         let endpoint = Endpoint { via, remote, local: None };
-        let receiver = LinkReceiver::new(Arc::clone(&self.shared), &self.local, 0);
+        let receiver =
+            LinkReceiver::new(Arc::clone(&self.shared), &self.local, 0, Arc::clone(&self.shared.of_links));
         Some(Link { endpoint, shared: Arc::clone(&self.shared), receiver })
     }
 

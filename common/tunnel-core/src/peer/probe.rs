@@ -89,7 +89,7 @@ impl Peer<'_> {
         self.care.search_at = None;
         let (Some(endpoint), true) = (self.line.endpoint, self.line.has_session(shared.now)) else { return };
         let Some(mut search) = self.care.search.take() else { return };
-        let longest = std::mem::take(&mut self.line.longest_sent);
+        let longest = std::mem::take(&mut self.line.longest_seen);
         if longest > 0 {
             search.note_large_sent(longest, shared.now);
         }
@@ -102,12 +102,12 @@ impl Peer<'_> {
         // settled, a few seconds at most, while the floor would lose every full packet for a round trip.
         self.care.is_trying &= !search.is_settled();
         let found = if self.care.is_trying { shared.mtu } else { usize::from(search.current()) };
-        let is_news = (self.line.mtu, self.line.is_mtu_settled) != (found, search.is_settled());
+        let is_news = self.line.mtu != found || self.line.is_mtu_settled != search.is_settled();
         (self.line.mtu, self.line.is_mtu_settled) = (found, search.is_settled());
         let watch_at = self.line.is_watched.then_some(shared.now + SEARCH_TICK);
         self.care.search_at = [search.deadline(), watch_at].into_iter().flatten().min();
         self.care.search = Some(search);
-        if is_news && self.line.is_mtu_settled {
+        if is_news && !self.care.is_trying {
             // The hub hears of it at once.
             self.send_echo(shared);
         }

@@ -7,7 +7,7 @@ use crate::echo::{Beside, Change};
 use crate::line::is_data;
 use crate::noise::{Outcome, REKEY_AFTER_MESSAGES, buffer_len};
 use crate::packet::echo_request;
-use crate::{Discard, Event, Role};
+use crate::{Event, Role};
 
 impl Peer<'_> {
     /// Does everything that is due.
@@ -108,10 +108,7 @@ impl Peer<'_> {
             return;
         }
         self.care.attempt = None;
-        for packet in std::mem::take(&mut self.care.pending) {
-            shared.output.discard(Discard::PendingFull);
-            shared.output.recycle(packet);
-        }
+        self.care.forget_pending(&mut shared.output);
     }
 
     pub(super) fn handle_pulse(&mut self, shared: &mut Shared) {
@@ -140,7 +137,7 @@ impl Peer<'_> {
 
     pub(super) fn send_echo(&mut self, shared: &mut Shared) {
         let has_session = self.line.has_session(shared.now) && self.line.endpoint.is_some();
-        let settled = self.line.is_mtu_settled && self.care.search.is_some();
+        let settled = !self.care.is_trying && self.care.search.is_some();
         let mtu = if settled { u16::try_from(self.line.mtu).unwrap_or(u16::MAX) } else { 0 };
         let Pulse::Send(sender) = &mut self.care.pulse else { return };
         let beat = sender.send(has_session, mtu, shared.now);

@@ -113,7 +113,7 @@ proptest! {
             let at = if near { at % 12 } else { at };
             if let Some(byte) = bytes.get_mut(at) { *byte = value; }
         }
-        bytes.truncate(bytes.len() - cut.saturating_sub(100));
+        bytes.truncate(bytes.len().saturating_sub(cut.saturating_sub(100)));
         bodies::split_any(&bytes);
     }
 

@@ -40,18 +40,22 @@ pub(crate) struct Control {
 }
 
 impl Control {
-    /// Runs until the tunnel stops or every handle is gone and so is the engine.
+    /// Runs until the tunnel stops, or the engine is dropped.
     pub(crate) async fn run(mut self, mut stop: tokio::sync::watch::Receiver<bool>) {
         let mut alarm = Alarm::new();
-        while !*stop.borrow() {
+        while !*stop.borrow() && !self.shared.is_stopped() {
             alarm.set(self.core.poll_timeout().map_or(self.next_snapshot, |at| at.min(self.next_snapshot)));
             tokio::select! {
                 biased;
-                _ = stop.changed() => {}
+                changed = stop.changed() => if changed.is_err() {
+                    // The engine was dropped instead of stopped.
+                    break;
+                },
                 () = alarm.ring() => {}
                 Some(notice) = self.notices.next() => self.core.handle_notice(notice, now()),
                 Some(command) = self.commands.recv() => self.handle_command(command, now()),
             }
+            self.send();
             self.turn();
         }
         self.take_snapshot(now());
@@ -66,24 +70,32 @@ impl Control {
             }
             let Some(notice) = self.notices.try_next() else { break };
             self.core.handle_notice(notice, now);
+            self.send();
         }
         for _ in 0..PER_TURN {
             let Ok(command) = self.commands.try_recv() else { break };
             self.handle_command(command, now);
+            self.send();
         }
         if self.core.poll_timeout().is_some_and(|at| at <= now) {
             self.core.handle_timeout(now);
         }
+        self.send();
         self.publish();
-        while let Some(transmit) = self.core.poll_transmit() {
-            self.shared.wire.send(0, &transmit.to, &transmit.payload, transmit.payload.len(), false);
-            self.core.recycle(transmit.payload);
-        }
         while let Some(event) = self.core.poll_event() {
             self.handle_event(event, now);
         }
         if self.next_snapshot <= now {
             self.take_snapshot(now);
+        }
+    }
+
+    /// Sends what the core wants sent, at once: packet threads count on with the same session, and what is sent late
+    /// is too old for the other end's replay window.
+    fn send(&mut self) {
+        while let Some(transmit) = self.core.poll_transmit() {
+            self.shared.wire.send(0, &transmit.to, &transmit.payload, transmit.payload.len(), false);
+            self.core.recycle(transmit.payload);
         }
     }
 

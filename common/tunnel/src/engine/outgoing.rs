@@ -52,7 +52,7 @@ impl Outgoing {
     /// Takes the `len` bytes that were written into [`Self::room`] as one datagram.
     pub(crate) fn commit(&mut self, to: &Endpoint, len: usize) {
         let start = self.len;
-        let end = start.saturating_add(len).min(BUFFER_BYTES);
+        let end = start.saturating_add(len);
         self.len = end;
         match self.bundles.last_mut() {
             Some(bundle)

@@ -33,11 +33,12 @@ pub(crate) struct Receiver {
     shared: Arc<Shared>,
     inbound: Inbound,
     sink: Sink,
+    /// Where uneven datagrams are put in runs; empty until some come.
+    run: Vec<u8>,
 }
 
 impl Receiver {
-    pub(crate) fn new(shared: Arc<Shared>, local: &Local, shard: usize) -> Self {
-        let tally = shared.tally();
+    pub(crate) fn new(shared: Arc<Shared>, local: &Local, shard: usize, tally: Arc<Tally>) -> Self {
         let sink = Sink {
             shared: Arc::clone(&shared),
             shard,
@@ -50,7 +51,7 @@ impl Receiver {
                 Local::Stack(inbox) => Delivery::Stack(Arc::clone(inbox)),
             },
         };
-        Self { shared, inbound: Inbound::new(tally), sink }
+        Self { shared, inbound: Inbound::new(tally), sink, run: Vec::new() }
     }
 
     /// Reads a port's socket until the tunnel stops.
@@ -96,7 +97,8 @@ impl Receiver {
 
     /// Datagrams of different lengths: in runs of equal ones.
     fn handle_uneven(&mut self, from: &Endpoint, batch: &mut Batch) {
-        let mut run = vec![0u8; RUN_BYTES + RUN_SLACK_BYTES];
+        let mut run = std::mem::take(&mut self.run);
+        run.resize(RUN_BYTES + RUN_SLACK_BYTES, 0);
         let (mut len, mut stride) = (0, 0);
         for datagram in batch.iter() {
             let is_end = len % usize::max(stride, 1) != 0;
@@ -114,6 +116,7 @@ impl Receiver {
         if len > 0 {
             self.handle(from, &mut run, len, stride);
         }
+        self.run = run;
     }
 
     fn handle(&mut self, from: &Endpoint, buffer: &mut [u8], len: usize, stride: usize) {
@@ -164,7 +167,8 @@ impl Outlet for Sink {
     }
 
     fn send(&mut self, to: &Endpoint, datagrams: &[u8], segment: usize) {
-        self.shared.wire.send(self.shard, to, datagrams, segment, true);
+        // A full socket drops, as a router does: waiting would keep every other peer's packets from being read.
+        self.shared.wire.send(self.shard, to, datagrams, segment, false);
     }
 
     fn tell(&mut self, notice: Notice) {

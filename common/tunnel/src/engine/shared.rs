@@ -52,6 +52,8 @@ pub(crate) struct Shared {
     of_peers: mpsc::Sender<Notice>,
     of_strangers: mpsc::Sender<Notice>,
     tallies: Mutex<Vec<Arc<Tally>>>,
+    /// Counters of all links together, which come and go.
+    pub(crate) of_links: Arc<Tally>,
     is_stopped: AtomicBool,
     /// Readable from the stop on.
     pub(crate) stop: EventFd,
@@ -61,12 +63,14 @@ impl Shared {
     pub(crate) fn new(tables: Tables, wire: Wire, stop: EventFd) -> (Self, Notices) {
         let (of_peers, peers) = mpsc::channel(OF_PEERS);
         let (of_strangers, strangers) = mpsc::channel(OF_STRANGERS);
+        let of_links = Arc::new(Tally::default());
         let shared = Self {
             tables: ArcSwap::from_pointee(tables),
             wire,
             of_peers,
             of_strangers,
-            tallies: Mutex::default(),
+            tallies: Mutex::new(vec![Arc::clone(&of_links)]),
+            of_links,
             is_stopped: AtomicBool::new(false),
             stop,
         };

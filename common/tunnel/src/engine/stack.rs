@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use blueprint_common_tunnel_core::{Discard, Notice, Sealer, Tally, Traffic};
+use blueprint_common_tunnel_core::offload::{Superpacket, VnetHeader};
+use blueprint_common_tunnel_core::{Discard, Notice, RUN_SLACK_BYTES, Sealer, Tally, Traffic};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -23,6 +24,9 @@ use crate::netstack::{Netstack, Refusals};
 const BATCHES_PER_TURN: usize = 4;
 /// Commands taken in one turn.
 const COMMANDS_PER_TURN: usize = 64;
+/// Protocol number of TCP, and where its checksum is in its header.
+const TCP: u8 = 6;
+const TCP_CHECKSUM_AT: u16 = 16;
 /// Packets gathered before they are sealed.
 const PLAIN_BYTES: usize = 128 << 10;
 
@@ -157,6 +161,8 @@ struct Egress {
     /// Where each packet ends, and where its room does.
     packets: Vec<(usize, usize)>,
     mtu: usize,
+    /// One packet of a segment that had to be cut.
+    segment: Vec<u8>,
     outgoing: Outgoing,
     tally: Arc<Tally>,
 }
@@ -170,6 +176,7 @@ impl Egress {
             plain: Vec::with_capacity(PLAIN_BYTES),
             packets: Vec::with_capacity(256),
             mtu,
+            segment: vec![0; mtu + RUN_SLACK_BYTES],
             outgoing: Outgoing::new(),
             tally,
         }
@@ -204,29 +211,62 @@ impl Egress {
                 self.tally.discard(Discard::NoEndpoint);
                 continue;
             };
-            if packet.len() > sealer.mtu() {
+            // Smoltcp knows one MTU for all peers; what the way to this one does not take is cut where a kernel would.
+            let narrow = (packet.len() > sealer.mtu()).then(|| narrowed(packet, sealer.mtu()));
+            let whole = VnetHeader::default();
+            let Some(cut) = Superpacket::parse(&narrow.flatten().unwrap_or(whole), packet).ok() else {
+                self.tally.discard(Discard::MalformedPacket);
+                continue;
+            };
+            if cut.largest_len() > sealer.mtu() {
                 self.tally.discard(Discard::TooBig);
                 continue;
             }
-            if sealer.note_len(packet.len()) {
+            if sealer.note_len(cut.largest_len()) {
                 self.shared.tell(Notice::Large { slot: route.slot() }, &self.tally);
             }
-            let padded = at + sealer.padded_len(end - at);
-            let plaintext = self.plain.get(at..padded).unwrap_or_default();
-            match sealer.seal(plaintext, self.outgoing.room(), now) {
-                Ok(len) => self.outgoing.commit(&to, len),
-                Err(Discard::ExpiredSession) => {
-                    let notice = Notice::Unsent { slot: route.slot(), packet: packet.to_vec() };
-                    self.shared.tell(notice, &self.tally);
+            for number in 0..cut.segments() {
+                let padded = sealer.padded_len(cut.segment_len(number));
+                let plaintext = if narrow.is_some() {
+                    let len = cut.write(number, &mut self.segment);
+                    self.segment.get_mut(len..padded).unwrap_or_default().fill(0);
+                    self.segment.get(..padded)
+                } else {
+                    self.plain.get(at..at + padded)
+                };
+                let plaintext = plaintext.unwrap_or_default();
+                match sealer.seal(plaintext, self.outgoing.room(), now) {
+                    Ok(len) => self.outgoing.commit(&to, len),
+                    Err(Discard::ExpiredSession) => {
+                        let packet = plaintext.get(..cut.segment_len(number)).unwrap_or_default().to_vec();
+                        self.shared.tell(Notice::Unsent { slot: route.slot(), packet }, &self.tally);
+                    }
+                    Err(discard) => self.tally.discard(discard),
                 }
-                Err(discard) => self.tally.discard(discard),
             }
         }
         drop(sealer);
         self.plain.clear();
-        let sent = self.outgoing.flush(&shared.wire, 0, true);
+        let sent = self.outgoing.flush(&shared.wire, 0, false);
         self.tally.add(Traffic::TxDatagrams, sent);
     }
+}
+
+/// How a TCP segment that is too large for its way is to be cut; `None` for everything else.
+fn narrowed(packet: &[u8], mtu: usize) -> Option<VnetHeader> {
+    let (gso_type, ip_len, protocol) = match packet.first()? >> 4 {
+        4 => (VnetHeader::GSO_TCPV4, usize::from(packet.first()? & 0x0f) * 4, packet.get(9)?),
+        _ => (VnetHeader::GSO_TCPV6, 40, packet.get(6)?),
+    };
+    let header_len = ip_len + usize::from(packet.get(ip_len + 12)? >> 4) * 4;
+    (*protocol == TCP).then_some(VnetHeader {
+        flags: VnetHeader::NEEDS_CSUM,
+        gso_type,
+        hdr_len: u16::try_from(header_len).ok()?,
+        gso_size: u16::try_from(mtu.checked_sub(header_len)?).ok()?,
+        csum_start: u16::try_from(ip_len).ok()?,
+        csum_offset: TCP_CHECKSUM_AT,
+    })
 }
 
 impl Sink for Egress {

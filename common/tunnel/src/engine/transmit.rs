@@ -14,7 +14,7 @@ use blueprint_common_tunnel_core::offload::{
 use blueprint_common_tunnel_core::{
     Discard, MTU_RANGE, Notice, RUN_SLACK_BYTES, Route, Sealer, Tables, Tally, Traffic,
 };
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::fair::FairQueue;
 use super::outgoing::Outgoing;
@@ -50,6 +50,8 @@ pub(crate) struct Transmitter {
     outgoing: Outgoing,
     tally: Arc<Tally>,
     hash_key: u64,
+    /// The device was down when it was last looked at.
+    was_down: bool,
 }
 
 impl Transmitter {
@@ -66,6 +68,7 @@ impl Transmitter {
             outgoing: Outgoing::new(),
             tally,
             hash_key,
+            was_down: false,
         }
     }
 
@@ -81,10 +84,16 @@ impl Transmitter {
         }
     }
 
-    fn wait(&self) {
+    fn wait(&mut self) {
         if self.queue.is_down() {
+            if !std::mem::replace(&mut self.was_down, true) {
+                warn!("the network device is down or gone: nothing of this machine enters the tunnel");
+            }
             std::thread::sleep(DOWN_PAUSE);
             return;
+        }
+        if std::mem::take(&mut self.was_down) {
+            info!("the network device is up again");
         }
         if let Err(error) = wait_readable([self.queue.as_fd(), self.shared.stop.as_fd()], None) {
             warn!(%error, "waiting for the device failed");
@@ -210,6 +219,10 @@ impl Transmitter {
                 padding.fill(0);
             }
             let packet = self.segment.get(..padded).unwrap_or_default();
+            if !self.outgoing.has_room(padded + RUN_SLACK_BYTES) {
+                // Thousands of tiny segments: more than was reserved.
+                self.outgoing.flush(&self.shared.wire, self.shard, true);
+            }
             match sealer.seal(packet, self.outgoing.room(), now) {
                 Ok(len) => self.outgoing.commit(&to, len),
                 Err(Discard::ExpiredSession) => {
