@@ -14,3 +14,4 @@ mod policy;
 mod refusals;
 mod revoke;
 mod say;
+mod tun;

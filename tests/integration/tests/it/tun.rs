@@ -1,0 +1,8 @@
+//! Machines whose overlay ends in a network device of the kernel: who reaches whom, with which rights, and what
+//! is left behind.
+
+mod hostile;
+mod liar;
+mod machine;
+mod mesh;
+mod packets;
