@@ -6,6 +6,7 @@
 
 mod flow;
 mod load;
+mod many;
 mod rig;
 
 use std::net::IpAddr;
@@ -15,7 +16,7 @@ use anyhow::{Context, Result, ensure};
 use blueprint_tests_support::{Lab, eventually_ok};
 
 use self::rig::{HUB_NAME, Hosts, Rig};
-use crate::fixture::{CALL, SOON};
+use crate::fixture::{CALL, Mode, SOON};
 use crate::say::{metric, pass, say, seconds_from};
 
 /// Time from the path being there again to the first answer.
@@ -37,12 +38,11 @@ fn cut_time() -> Result<Duration> {
     seconds_from("BLUEPRINT_TEST_CUT_SECS", 120)
 }
 
-#[test]
-fn a_hub_killed_under_running_requests_and_started_again() -> Result<()> {
-    let Some(lab) = Lab::new()? else { return Ok(()) };
+fn hub_killed(mode: Mode, times: &[Duration]) -> Result<()> {
+    let Some(lab) = Lab::new()?.filter(|_| mode.is_possible()) else { return Ok(()) };
     let hosts = Hosts::new(&lab)?;
-    let mut rig = Rig::start(&hosts, &[])?;
-    for away in AWAY {
+    let mut rig = Rig::start(&hosts, mode, &[])?;
+    for &away in times {
         let flows = [rig.flow(&rig.one)?, rig.flow(&rig.two)?];
         let loads = [rig.load(&rig.one)?, rig.load(&rig.two)?];
         for load in &loads {
@@ -57,7 +57,7 @@ fn a_hub_killed_under_running_requests_and_started_again() -> Result<()> {
         rig.hub.start_again()?;
         for (load, machine) in loads.iter().zip([&rig.one, &rig.two]) {
             let took = load.first_answer_after(begin, SOON)?;
-            say(format_args!("hub away for {away:?}: {} answers after {took:.3?}", machine.name));
+            say(format_args!("{mode:?}, hub away for {away:?}: {} answers after {took:.3?}", machine.name));
             ensure!(took < BACK_WITHIN, "{} took {took:?}\n{}", machine.name, rig.logs());
         }
         rig.settle()?;
@@ -67,11 +67,20 @@ fn a_hub_killed_under_running_requests_and_started_again() -> Result<()> {
 }
 
 #[test]
-fn an_agent_killed_and_started_again() -> Result<()> {
-    let Some(lab) = Lab::new()? else { return Ok(()) };
+fn a_hub_killed_under_running_requests_and_started_again() -> Result<()> {
+    hub_killed(Mode::Netstack, &AWAY)
+}
+
+#[test]
+fn a_hub_killed_under_running_requests_and_started_again_with_devices() -> Result<()> {
+    Mode::WITH_DEVICES.into_iter().try_for_each(|mode| hub_killed(mode, &[Duration::ZERO]))
+}
+
+fn agent_killed(mode: Mode, times: &[Duration]) -> Result<()> {
+    let Some(lab) = Lab::new()?.filter(|_| mode.is_possible()) else { return Ok(()) };
     let hosts = Hosts::new(&lab)?;
-    let mut rig = Rig::start(&hosts, &[])?;
-    for away in AWAY {
+    let mut rig = Rig::start(&hosts, mode, &[])?;
+    for &away in times {
         let untouched = (rig.flow(&rig.two)?, rig.load(&rig.two)?);
         let load = rig.load(&rig.one)?;
         load.wait_for_calls(10)?;
@@ -84,7 +93,7 @@ fn an_agent_killed_and_started_again() -> Result<()> {
         rig.settle()?;
         let pause = rig.ensure_unharmed(untouched)?;
         say(format_args!(
-            "agent away for {away:?}: it answers after {took:.3?}; longest pause of the other's stream {pause:.3?}"
+            "{mode:?}, agent away for {away:?}: it answers after {took:.3?}; longest pause of the other's stream {pause:.3?}"
         ));
         ensure!(took < BACK_WITHIN, "it took {took:?}\n{}", rig.logs());
         rig.ensure_same()?;
@@ -93,11 +102,20 @@ fn an_agent_killed_and_started_again() -> Result<()> {
 }
 
 #[test]
-fn an_agent_whose_address_changes() -> Result<()> {
-    let Some(lab) = Lab::new()? else { return Ok(()) };
+fn an_agent_killed_and_started_again() -> Result<()> {
+    agent_killed(Mode::Netstack, &AWAY)
+}
+
+#[test]
+fn an_agent_killed_and_started_again_with_devices() -> Result<()> {
+    Mode::WITH_DEVICES.into_iter().try_for_each(|mode| agent_killed(mode, &[Duration::ZERO]))
+}
+
+fn agent_moved(mode: Mode, rounds: u32) -> Result<()> {
+    let Some(lab) = Lab::new()?.filter(|_| mode.is_possible()) else { return Ok(()) };
     let hosts = Hosts::new(&lab)?;
-    let rig = Rig::start(&hosts, &[])?;
-    for round in 1..=ROUNDS {
+    let rig = Rig::start(&hosts, mode, &[])?;
+    for round in 1..=rounds {
         let untouched = (rig.flow(&rig.two)?, rig.load(&rig.two)?);
         let (moved, load) = (rig.flow(&rig.one)?, rig.load(&rig.one)?);
         load.wait_for_calls(10)?;
@@ -109,7 +127,7 @@ fn an_agent_whose_address_changes() -> Result<()> {
         let pause = rig.ensure_unharmed(untouched)?;
         let own = moved.finish().context("the stream through the machine that moved")?;
         say(format_args!(
-            "agent moved, round {round}: it answers after {took:.3?}, longest pause of its own stream {:.3?}, \
+            "{mode:?}, agent moved, round {round}: it answers after {took:.3?}, longest pause of its own stream {:.3?}, \
              of the other's {pause:.3?}",
             own.longest_pause
         ));
@@ -120,10 +138,20 @@ fn an_agent_whose_address_changes() -> Result<()> {
 }
 
 #[test]
+fn an_agent_whose_address_changes() -> Result<()> {
+    agent_moved(Mode::Netstack, ROUNDS)
+}
+
+#[test]
+fn an_agent_whose_address_changes_with_devices() -> Result<()> {
+    Mode::WITH_DEVICES.into_iter().try_for_each(|mode| agent_moved(mode, 1))
+}
+
+#[test]
 fn a_hub_whose_address_changes_behind_its_name() -> Result<()> {
     let Some(lab) = Lab::new()? else { return Ok(()) };
     let hosts = Hosts::new(&lab)?;
-    let rig = Rig::start(&hosts, &[])?;
+    let rig = Rig::start(&hosts, Mode::Netstack, &[])?;
     for away in AWAY {
         let flows = [rig.flow(&rig.one)?, rig.flow(&rig.two)?];
         let loads = [rig.load(&rig.one)?, rig.load(&rig.two)?];
@@ -159,7 +187,7 @@ fn a_hub_whose_address_changes_behind_its_name() -> Result<()> {
 fn a_path_cut_for_two_minutes_soak() -> Result<()> {
     let Some(lab) = Lab::new()? else { return Ok(()) };
     let hosts = Hosts::new(&lab)?;
-    let rig = Rig::start(&hosts, &[])?;
+    let rig = Rig::start(&hosts, Mode::Netstack, &[])?;
     let cut = cut_time()?;
     let untouched = (rig.flow(&rig.two)?, rig.load(&rig.two)?);
     let load = rig.load(&rig.one)?;
@@ -184,7 +212,7 @@ fn certificates_are_renewed_and_no_stream_notices() -> Result<()> {
     const RENEWALS: u64 = 4;
     let Some(lab) = Lab::new()? else { return Ok(()) };
     let hosts = Hosts::new(&lab)?;
-    let mut rig = Rig::start(&hosts, &["join.certificate_ttl=20s"])?;
+    let mut rig = Rig::start(&hosts, Mode::Netstack, &["join.certificate_ttl=20s"])?;
     let flows = [rig.flow(&rig.one)?, rig.flow(&rig.two)?];
     // The page shows the tunnel as it was a quarter of a second ago.
     pass(Duration::from_secs(1))?;

@@ -4,5 +4,5 @@
 mod hostile;
 mod liar;
 mod machine;
-mod mesh;
+pub(crate) mod mesh;
 mod packets;

@@ -12,9 +12,9 @@ use nix::sys::socket::{
 };
 
 use super::liar::Liar;
-use super::machine::{Machine, TUN, Witness, is_possible, places};
+use super::machine::{Machine, Witness, is_possible, places};
 use super::packets::{ACK, MORE_FRAGMENTS, SYN, changed, fragment, packet, tcp, udp, v4, with};
-use crate::fixture::{Agent, CALL, Hub, SOON};
+use crate::fixture::{Agent, CALL, Hub, SOON, TUN};
 use crate::say::{metric, pass, say};
 
 /// What a machine may begin in the second half of the tests.

@@ -8,13 +8,10 @@ use blueprint_tests_support::http::Request;
 use blueprint_tests_support::{Host, Need, eventually_ok, require};
 use serde_json::Value;
 
-use crate::fixture::{Agent, CALL, Hub, SOON, text};
+use crate::fixture::{Agent, CALL, Hub, SOON, TUN, text};
 
 /// Name of every device: each machine has a network of its own.
 pub(super) const DEVICE: &str = "bp0";
-
-/// Settings of a hub or agent whose overlay ends in a device.
-pub(super) const TUN: [&str; 2] = ["tunnel.interface=tun", "tunnel.interface_name=bp0"];
 
 /// Whether this machine has devices; where not, the test is skipped aloud.
 pub(super) fn is_possible() -> bool {

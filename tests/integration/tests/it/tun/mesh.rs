@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, ensure};
 use blueprint_tests_support::{Host, Lab, Need, eventually_ok, require};
 
-use super::machine::{Machine, TUN, is_possible};
-use crate::fixture::{CALL, Hub, SOON};
+use super::machine::{Machine, is_possible};
+use crate::fixture::{CALL, Hub, SOON, TUN};
 use crate::say::{metric, pass, say};
 
 const GRANTS: &str = r#"
@@ -30,8 +30,8 @@ const NEVER: Duration = Duration::from_millis(700);
 /// Time between two pieces of a running flow.
 const PACE: Duration = Duration::from_millis(20);
 
-/// Sends back what comes on each connection to `address` of a host, until the listener's end is dropped.
-fn echo(host: &Host, address: SocketAddr) -> Result<JoinHandle<()>> {
+/// Sends back what comes on each connection to `address` of a host, until the test's process ends.
+pub(crate) fn echo(host: &Host, address: SocketAddr) -> Result<JoinHandle<()>> {
     let listener =
         host.enter(|| TcpListener::bind(address))?.with_context(|| format!("cannot bind {address}"))?;
     let serve = move |mut stream: TcpStream| {
@@ -85,21 +85,23 @@ fn pings(from: &Host, to: IpAddr) -> Result<bool> {
     Ok(launch.run(CALL)?.code == Some(0))
 }
 
-fn set_policy(hub: &Hub<'_>, document: &str) -> Result<()> {
+/// Replaces the policy.
+pub(crate) fn set_policy(hub: &Hub<'_>, document: &str) -> Result<()> {
     let set = hub.command(&["policy", "set", "-"])?.stdin(document).run(CALL)?;
     ensure!(set.code == Some(0), "{set:?}");
     Ok(())
 }
 
 /// A connection that is never silent, and when its last bytes came back.
-struct Running {
+pub(crate) struct Running {
     stop: Sender<()>,
     came: Receiver<Instant>,
     writer: JoinHandle<()>,
 }
 
 impl Running {
-    fn start(from: &Host, to: SocketAddr) -> Result<Self> {
+    /// Opens it, and waits for its first bytes.
+    pub(crate) fn start(from: &Host, to: SocketAddr) -> Result<Self> {
         let mut down = from.connect(to, CALL)?;
         down.set_nodelay(true)?;
         let mut up = down.try_clone()?;
@@ -125,12 +127,23 @@ impl Running {
         Ok(running)
     }
 
-    fn wait_until_it_moves(&self, within: Duration) -> Result<Instant> {
+    /// Waits until bytes come from now on.
+    pub(crate) fn wait_until_it_moves(&self, within: Duration) -> Result<Instant> {
         self.came.try_iter().for_each(drop);
         self.came.recv_timeout(within).map_err(|_| anyhow!("nothing came back for {within:?}"))
     }
 
     /// Waits until nothing has come for a while; the last time that something did.
+    /// When the first bytes came after a moment.
+    pub(crate) fn first_move_after(&self, moment: Instant, within: Duration) -> Result<Instant> {
+        loop {
+            let at = self.came.recv_timeout(within).map_err(|_| anyhow!("nothing came for {within:?}"))?;
+            if at >= moment {
+                return Ok(at);
+            }
+        }
+    }
+
     fn wait_until_it_stands(&self) -> Option<Instant> {
         let mut last = None;
         while let Ok(at) = self.came.recv_timeout(NEVER) {
@@ -139,7 +152,8 @@ impl Running {
         last
     }
 
-    fn finish(self) -> Result<()> {
+    /// Ends it.
+    pub(crate) fn finish(self) -> Result<()> {
         drop(self.stop);
         self.writer.join().map_err(|_| anyhow!("the sender panicked"))
     }
