@@ -37,6 +37,8 @@ mod links;
 mod listener;
 mod netstack;
 mod ports;
+mod rights;
+mod routes;
 mod segment;
 mod snapshot;
 mod stream;
@@ -50,6 +52,7 @@ pub use handle::{Link, Tunnel, TunnelConfig};
 pub use interface::{Interface, TunSettings};
 pub use links::{BATCH_BYTES_MAX, Batch, CarrierKind, LinkIngress, LinkSink};
 pub use listener::Listener;
+pub use rights::{Rights, give_up_net_admin};
 pub use snapshot::TunnelSnapshot;
 pub use stream::TcpStream;
 
