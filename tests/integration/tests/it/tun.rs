@@ -6,3 +6,5 @@ mod liar;
 mod machine;
 pub(crate) mod mesh;
 mod packets;
+mod rights;
+mod traces;
