@@ -54,24 +54,22 @@ impl Liar {
         let length = self.socket.recv(&mut answer).context("the hub does not answer the handshake")?;
         let answer = answer.get(..length).unwrap_or_default();
         let mut room = [0; ROOM];
-        match self.tunn.decapsulate(None, answer, &mut room) {
-            // The first message of the session, by which the hub begins to use it.
-            TunnResult::WriteToNetwork(keepalive) => self.socket.send(keepalive)?,
-            other => bail!("the hub's answer is {other:?}"),
+        let TunnResult::WriteToNetwork(keepalive) = self.tunn.decapsulate(None, answer, &mut room) else {
+            bail!("the hub's answer is none");
         };
+        // The first message of the session, by which the hub begins to use it.
+        self.socket.send(keepalive)?;
         Ok(())
     }
 
     /// Puts any bytes into a data message and sends it; the message.
     pub(super) fn say(&mut self, packet: &[u8]) -> Result<Vec<u8>> {
         let mut room = [0; ROOM];
-        match self.tunn.encapsulate(packet, &mut room) {
-            TunnResult::WriteToNetwork(message) => {
-                self.socket.send(message)?;
-                Ok(message.to_vec())
-            }
-            other => bail!("no session any more: {other:?}"),
-        }
+        let TunnResult::WriteToNetwork(message) = self.tunn.encapsulate(packet, &mut room) else {
+            bail!("no session any more");
+        };
+        self.socket.send(message)?;
+        Ok(message.to_vec())
     }
 
     /// Sends bytes outside of any session.
@@ -91,7 +89,7 @@ impl Liar {
             TunnResult::WriteToTunnelV4(packet, _) | TunnResult::WriteToTunnelV6(packet, _) => {
                 Ok(Some(packet.to_vec()))
             }
-            _ => Ok(None),
+            TunnResult::Done | TunnResult::Err(_) | TunnResult::WriteToNetwork(_) => Ok(None),
         }
     }
 }
