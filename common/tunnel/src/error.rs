@@ -54,9 +54,6 @@ pub enum ListenError {
     /// Port 0 cannot be listened on.
     #[error("port 0 cannot be listened on")]
     Zero,
-    /// The overlay ends in a network device: the kernel's own UDP sockets reach it.
-    #[error("the overlay ends in a network device: use a UDP socket of the system")]
-    OfTheKernel,
     /// The engine has ended.
     #[error("the tunnel has stopped")]
     Stopped,

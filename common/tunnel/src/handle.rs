@@ -10,16 +10,16 @@ use blueprint_common_types::{OverlayLease, WgPublicKey};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::command::{Command, StackCommand};
-use crate::datagram::{UdpFlow, UdpSocket};
 use crate::engine::{Engine, LinkReceiver, LocalSide, Shared};
 use crate::error::{BindError, ConnectError, ListenError, UpsertError};
 use crate::flow::USER_TIMEOUT;
 use crate::interface::Interface;
-use crate::kernel::{self, KernelListener};
+use crate::kernel::{self, KernelFlow, KernelListener, KernelSocket};
 use crate::links::{Batch, CarrierKind, LinkIngress, LinkSink};
 use crate::listener::Listener;
 use crate::snapshot::TunnelSnapshot;
 use crate::stream::TcpStream;
+use crate::udp::{UdpFlow, UdpSocket};
 
 /// What a tunnel is made from.
 #[derive(Debug, Clone)]
@@ -197,7 +197,7 @@ impl Tunnel {
         let commands = match &*self.ends {
             Ends::Stack(commands) => commands,
             Ends::Kernel { own, .. } => {
-                if own.contains(remote.ip()) || !self.shared.tables.load().is_routed(remote.ip()) {
+                if !self.leads_to(own, remote) {
                     return Err(ConnectError::NoRoute);
                 }
                 let stream = kernel::connect(own, remote).await?;
@@ -232,7 +232,9 @@ impl Tunnel {
                 let answer = ask(commands, |reply| StackCommand::Listen { port, reply }).await;
                 Ok(answer.ok_or(ListenError::Stopped)??.into())
             }
-            Ends::Kernel { own, .. } => Ok(KernelListener::bind(own, port)?.into()),
+            Ends::Kernel { own, .. } => {
+                Ok(KernelListener::bind(own, port, self.commands.clone())?.into())
+            }
         }
     }
 
@@ -248,9 +250,12 @@ impl Tunnel {
     pub async fn listen_udp(&self, port: u16) -> Result<UdpSocket, ListenError> {
         match &*self.ends {
             Ends::Stack(commands) => {
-                ask(commands, |reply| StackCommand::ListenUdp { port, reply }).await.ok_or(ListenError::Stopped)?
+                let answer = ask(commands, |reply| StackCommand::ListenUdp { port, reply }).await;
+                Ok(answer.ok_or(ListenError::Stopped)??.into())
             }
-            Ends::Kernel { .. } => Err(ListenError::OfTheKernel),
+            Ends::Kernel { own, .. } => {
+                Ok(KernelSocket::bind(own, port, self.mtu(), self.commands.clone())?.into())
+            }
         }
     }
 
@@ -265,11 +270,26 @@ impl Tunnel {
     /// Dropping it leaves the port closed.
     pub async fn connect_udp(&self, remote: SocketAddr) -> Result<UdpFlow, ConnectError> {
         match &*self.ends {
-            Ends::Stack(commands) => ask(commands, |reply| StackCommand::ConnectUdp { remote, reply })
-                .await
-                .ok_or(ConnectError::Stopped)?,
-            Ends::Kernel { .. } => Err(ConnectError::NoRoute),
+            Ends::Stack(commands) => {
+                let answer = ask(commands, |reply| StackCommand::ConnectUdp { remote, reply }).await;
+                Ok(answer.ok_or(ConnectError::Stopped)??.into())
+            }
+            Ends::Kernel { own, .. } => {
+                if !self.leads_to(own, remote) {
+                    return Err(ConnectError::NoRoute);
+                }
+                Ok(KernelFlow::connect(own, remote, self.mtu(), self.commands.clone()).await?.into())
+            }
         }
+    }
+
+    /// True where a peer holds the address.
+    fn leads_to(&self, own: &OverlayLease, remote: SocketAddr) -> bool {
+        !own.contains(remote.ip()) && self.shared.tables.load().is_routed(remote.ip())
+    }
+
+    fn mtu(&self) -> usize {
+        self.shared.tables.load().mtu()
     }
 
     /// Asks whether a packet of `size` bytes comes through to a peer by exactly `endpoint`, and its answer back;

@@ -44,8 +44,8 @@ mod snapshot;
 mod stream;
 mod sys;
 mod track;
+mod udp;
 
-pub use datagram::{UdpFlow, UdpSocket};
 pub use engine::Engine;
 pub use error::{BindError, ConnectError, InterfaceError, ListenError, UdpError, UpsertError};
 pub use handle::{Link, Tunnel, TunnelConfig};
@@ -55,6 +55,7 @@ pub use listener::Listener;
 pub use rights::{Rights, give_up_net_admin};
 pub use snapshot::TunnelSnapshot;
 pub use stream::TcpStream;
+pub use udp::{UdpFlow, UdpSocket};
 
 #[cfg(test)]
 mod tests;
