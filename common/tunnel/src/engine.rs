@@ -109,7 +109,7 @@ impl Engine {
                 let Some(queue) = queues.first() else {
                     return Err(BindError::System(io::ErrorKind::NotFound.into()));
                 };
-                (Local::Device(Arc::clone(queue), device.limits), Ends::Kernel { own, name: device.name }, None)
+                (Local::Device(Arc::clone(queue), device.limits), Ends::Kernel { own, name: device.name, cuts: Arc::default() }, None)
             }
             None => {
                 let netstack = NetstackConfig {

@@ -14,7 +14,7 @@ use crate::engine::{Engine, LinkReceiver, LocalSide, Shared};
 use crate::error::{BindError, ConnectError, ListenError, UpsertError};
 use crate::flow::USER_TIMEOUT;
 use crate::interface::Interface;
-use crate::kernel::{self, KernelFlow, KernelListener, KernelSocket};
+use crate::kernel::{self, Cuts, KernelFlow, KernelListener, KernelSocket};
 use crate::links::{Batch, CarrierKind, LinkIngress, LinkSink};
 use crate::listener::Listener;
 use crate::snapshot::TunnelSnapshot;
@@ -81,7 +81,7 @@ pub(crate) enum Ends {
     /// The stack of this process.
     Stack(mpsc::Sender<StackCommand>),
     /// The kernel, through a device.
-    Kernel { own: OverlayLease, name: String },
+    Kernel { own: OverlayLease, name: String, cuts: Arc<Cuts> },
 }
 
 impl Tunnel {
@@ -135,9 +135,15 @@ impl Tunnel {
     ///
     /// Dropping it leaves open whether the peer is removed.
     pub async fn remove_peer(&self, key: WgPublicKey) {
-        if let Ends::Stack(commands) = &*self.ends {
+        match &*self.ends {
             // First, so that the peer still hears of the resets.
-            ask(commands, |reply| StackCommand::ResetPeer { key, reply }).await;
+            Ends::Stack(commands) => {
+                ask(commands, |reply| StackCommand::ResetPeer { key, reply }).await;
+            }
+            Ends::Kernel { cuts, .. } => {
+                let tables = self.shared.tables.load();
+                cuts.cut(|remote| tables.holder(remote) == Some(key));
+            }
         }
         self.ask(|reply| Command::RemovePeer { key, reply }).await;
     }
@@ -196,12 +202,12 @@ impl Tunnel {
         let began_at = Instant::now();
         let commands = match &*self.ends {
             Ends::Stack(commands) => commands,
-            Ends::Kernel { own, .. } => {
+            Ends::Kernel { own, cuts, .. } => {
                 if !self.leads_to(own, remote) {
                     return Err(ConnectError::NoRoute);
                 }
                 let stream = kernel::connect(own, remote).await?;
-                return TcpStream::of_kernel(stream).map_err(|_| ConnectError::Refused);
+                return TcpStream::of_kernel(stream, cuts).map_err(|_| ConnectError::Refused);
             }
         };
         let answer = ask(commands, |reply| StackCommand::Connect { remote, reply }).await;
@@ -232,8 +238,8 @@ impl Tunnel {
                 let answer = ask(commands, |reply| StackCommand::Listen { port, reply }).await;
                 Ok(answer.ok_or(ListenError::Stopped)??.into())
             }
-            Ends::Kernel { own, .. } => {
-                Ok(KernelListener::bind(own, port, self.commands.clone())?.into())
+            Ends::Kernel { own, cuts, .. } => {
+                Ok(KernelListener::bind(own, port, self.commands.clone(), Arc::clone(cuts))?.into())
             }
         }
     }

@@ -1,9 +1,11 @@
 //! Connections over the overlay by the kernel's own TCP and UDP, where the overlay ends in a device.
 
+mod cuts;
 mod udp;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use blueprint_common_types::OverlayLease;
@@ -11,6 +13,7 @@ use socket2::SockRef;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::mpsc::Sender;
 
+pub(crate) use self::cuts::Cuts;
 pub(crate) use self::udp::{KernelFlow, KernelSocket};
 use crate::command::Command;
 use crate::error::{ConnectError, ListenError};
@@ -62,10 +65,17 @@ pub(crate) struct KernelListener {
     v6: Option<TcpListener>,
     /// Closed once the engine has ended.
     engine: Sender<Command>,
+    /// Of the tunnel.
+    pub(crate) cuts: Arc<Cuts>,
 }
 
 impl KernelListener {
-    pub(crate) fn bind(own: &OverlayLease, port: u16, engine: Sender<Command>) -> Result<Self, ListenError> {
+    pub(crate) fn bind(
+        own: &OverlayLease,
+        port: u16,
+        engine: Sender<Command>,
+        cuts: Arc<Cuts>,
+    ) -> Result<Self, ListenError> {
         if port == 0 {
             return Err(ListenError::Zero);
         }
@@ -77,7 +87,7 @@ impl KernelListener {
             }
             Err(_) => None,
         };
-        Ok(Self { port, v4, v6, engine })
+        Ok(Self { port, v4, v6, engine, cuts })
     }
 
     pub(crate) const fn port(&self) -> u16 {
