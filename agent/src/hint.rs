@@ -2,6 +2,7 @@
 
 use blueprint_common_runtime::Chain;
 use blueprint_common_runtime::cli::{CliError, Exit};
+use blueprint_common_tunnel::{BindError, InterfaceError};
 
 use crate::agent::AgentError;
 use crate::dial::DialError;
@@ -58,6 +59,27 @@ fn parts(error: &CallError) -> (Exit, &'static str) {
         CallError::Refused { refusal, .. } => of_refusal(*refusal),
         CallError::Key(_) => (Exit::Failure, "look at the log"),
         CallError::Answer(_) => (Exit::Failure, "check that hub and agent are of matching versions"),
+    }
+}
+
+fn of_bind(error: &BindError, cli: impl Fn(Exit) -> CliError) -> CliError {
+    let error = match error {
+        BindError::Interface(error) => error,
+        BindError::Socket { .. } => {
+            return cli(Exit::Conflict).hint("choose another UDP port with tunnel.listen");
+        }
+        BindError::System(_) => return cli(Exit::Failure),
+    };
+    let exit = match error {
+        InterfaceError::Missing(_) => Exit::Unavailable,
+        InterfaceError::Denied(_) => Exit::Denied,
+        InterfaceError::InUse(_) | InterfaceError::Overlap { .. } => Exit::Conflict,
+        InterfaceError::Name(_) => Exit::Config,
+        InterfaceError::Other(_) => Exit::Failure,
+    };
+    match error.hint() {
+        Some(hint) => cli(exit).hint(hint),
+        None => cli(exit),
     }
 }
 
@@ -127,7 +149,7 @@ impl From<&AgentError> for CliError {
             AgentError::NotJoined => cli(Exit::NotFound).hint(
                 "run `blueprint-agent join <LINE>` with the line that `blueprint-hub token create` prints",
             ),
-            AgentError::Tunnel(_) => cli(Exit::Conflict).hint("choose another UDP port with tunnel.listen"),
+            AgentError::Tunnel(error) => of_bind(error, cli),
             AgentError::Observe(_) => {
                 cli(Exit::Conflict).hint("choose another address with observe.listen, or set it to off")
             }

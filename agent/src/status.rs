@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use blueprint_common_runtime::cli::{Table, age, bytes, duration};
+use blueprint_common_tunnel::Rights;
 use blueprint_common_types::{AgentId, Health, HealthCheck, HubId, OverlayLease, ServiceKey, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -79,6 +80,12 @@ pub struct DataPlaneReport {
     pub endpoint: Option<String>,
     /// UDP address of this agent.
     pub local: String,
+    /// Network device in which the overlay ends; `None` where it ends in the agent.
+    #[serde(default)]
+    pub device: Option<String>,
+    /// Capabilities that the agent has, such as `none`.
+    #[serde(default)]
+    pub rights: Option<String>,
     /// Milliseconds since the last echo.
     pub echo_age_millis: Option<u64>,
     /// Seconds since the last handshake.
@@ -190,7 +197,11 @@ impl StatusReport {
             row("state", self.state()),
         ];
         lines.extend(self.control.iter().flat_map(|control| control.render(now)));
-        lines.extend(self.data_plane.iter().map(|plane| row("data plane", &plane.render())));
+        lines.extend(self.data_plane.iter().flat_map(|plane| {
+            let device = plane.device.as_deref().unwrap_or("none: the overlay ends in the agent");
+            let rights = plane.rights.as_deref().unwrap_or("not known");
+            [row("data plane", &plane.render()), row("device", device), row("rights", rights)]
+        }));
         lines.push(row("certificate", &self.certificate.render(now)));
         if self.revoked_at.is_some() {
             lines.push(row("next", REJOIN));
@@ -252,6 +263,8 @@ impl DataPlaneReport {
             reason,
             endpoint: endpoint.map(|endpoint| endpoint.to_string()),
             local: plane.tunnel().local_addr().to_string(),
+            device: plane.tunnel().device().map(str::to_owned),
+            rights: Rights::held().ok().map(|rights| rights.to_string()),
             echo_age_millis: stats
                 .and_then(|stats| stats.echo.last_reply_age)
                 .map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),

@@ -11,7 +11,7 @@ use blueprint_common_runtime::local_api;
 use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_runtime::state::StateDir;
 use blueprint_common_runtime::tasks::Supervisor;
-use blueprint_common_tunnel::{Engine, Tunnel, TunnelConfig};
+use blueprint_common_tunnel::{BindError, Engine, Tunnel, TunnelConfig};
 use blueprint_common_tunnel_core::{Config as CoreConfig, Limits, OverlayPrefixes, Role};
 use blueprint_common_types::{Timestamp, fill_random};
 use blueprint_hub_admin::{AdminState, HubFacts, OperatorToken, private_router, public_router};
@@ -74,6 +74,27 @@ impl Sockets {
     }
 }
 
+/// What stands before anything runs: the keys, and the tunnel with its sockets and its network device.
+#[derive(Debug)]
+pub(crate) struct Ground {
+    identity: Identity,
+    prefixes: OverlayPrefixes,
+    tunnel: Tunnel,
+    engine: Engine,
+}
+
+impl Ground {
+    /// Reads the keys and binds the tunnel. Starts no thread and takes no runtime.
+    pub(crate) fn bind(config: &HubConfig, state: &StateDir) -> Result<Self> {
+        let identity = files::load(state)?;
+        let v6 = config.overlay_v6(identity.authority.hub());
+        let prefixes = OverlayPrefixes { v4: config.overlay_v4, v6 };
+        let bound = bind_tunnel(config, &identity, prefixes);
+        let (tunnel, engine) = bound.context("cannot open the tunnel")?;
+        Ok(Self { identity, prefixes, tunnel, engine })
+    }
+}
+
 /// What the planes share, once it runs.
 struct Base {
     store: Arc<dyn Store>,
@@ -86,22 +107,20 @@ struct Base {
 }
 
 impl Base {
-    /// Loads the state, binds the tunnel, and starts tunnel and registrar.
+    /// Loads the state, and starts tunnel and registrar; gives the keys back.
     async fn start(
         config: &HubConfig,
-        identity: &Identity,
+        ground: Ground,
         state: &StateDir,
         supervisor: &Supervisor,
-    ) -> Result<Self> {
+    ) -> Result<(Self, Identity)> {
+        let Ground { identity, prefixes, tunnel, engine } = ground;
         let store: Arc<dyn Store> = Arc::new(SqliteStore::open(state.folder())?);
         let loaded = store.load().await.context("cannot load the hub's state")?;
         let epoch = store.epoch_next().await.context("cannot count this start")?;
-        let prefixes =
-            OverlayPrefixes { v4: config.overlay_v4, v6: config.overlay_v6(identity.authority.hub()) };
         let tokens = store.list_join_tokens().await.context("cannot load the join tokens")?;
         let now = Timestamp::from(SystemTime::now());
         let pool = pool(prefixes, &loaded, &tokens, now)?;
-        let (tunnel, engine) = bind_tunnel(config, identity, prefixes)?;
         // The tunnel outlives the drain: open requests go through it.
         let stop = supervisor.stop().stop;
         spawn(supervisor, "tunnel", async move { engine.run(stop).await });
@@ -127,16 +146,20 @@ impl Base {
         let (task, policy) = PolicyTask::new(Arc::clone(&store), registrar.clone(), tunnel.clone()).await;
         policy::register_metrics(&metrics, policy.clone());
         spawn(supervisor, "policy", task.run(supervisor.stop().stop));
-        Ok(Self { store, epoch, prefixes, tunnel, registrar, policy, metrics })
+        Ok((Self { store, epoch, prefixes, tunnel, registrar, policy, metrics }, identity))
     }
 }
 
 impl App {
-    /// Loads the state, binds every socket, and starts the planes.
-    pub(crate) async fn build(config: HubConfig, state: StateDir, supervisor: &Supervisor) -> Result<Self> {
-        let identity = files::load(&state)?;
+    /// Loads the state, binds every socket that is not yet, and starts the planes.
+    pub(crate) async fn build(
+        config: HubConfig,
+        state: StateDir,
+        ground: Ground,
+        supervisor: &Supervisor,
+    ) -> Result<Self> {
         let sockets = Sockets::bind(&config, &state).await?;
-        let base = Base::start(&config, &identity, &state, supervisor).await?;
+        let (base, identity) = Base::start(&config, ground, &state, supervisor).await?;
         let (task, tables_handle, tables) =
             TablesTask::new(Arc::clone(&base.store), base.registrar.clone()).await?;
         spawn(supervisor, "proxy tables", task.run(supervisor.stop().stop));
@@ -253,9 +276,9 @@ fn bind_tunnel(
     config: &HubConfig,
     identity: &Identity,
     prefixes: OverlayPrefixes,
-) -> Result<(Tunnel, Engine)> {
+) -> Result<(Tunnel, Engine), BindError> {
     let mut seed = [0u8; 32];
-    fill_random(&mut seed)?;
+    fill_random(&mut seed).map_err(BindError::System)?;
     let core = CoreConfig {
         private_key: identity.wireguard.clone(),
         addresses: prefixes.hub(),
@@ -267,7 +290,7 @@ fn bind_tunnel(
         seed,
     };
     let interface = config.interface.clone();
-    Ok(Tunnel::bind(TunnelConfig { interface, ..TunnelConfig::new(config.tunnel_listen, core) })?)
+    Tunnel::bind(TunnelConfig { interface, ..TunnelConfig::new(config.tunnel_listen, core) })
 }
 
 fn tunnel_facts(config: &HubConfig, identity: &Identity, base: &Base) -> TunnelFacts {

@@ -10,6 +10,7 @@ use blueprint_common_runtime::cli::CliError;
 use blueprint_common_runtime::logs;
 use blueprint_common_runtime::state::StateDir;
 use blueprint_common_runtime::tasks::{Stop, Supervisor, TaskError};
+use blueprint_common_tunnel::{Rights, give_up_net_admin};
 use blueprint_common_types::{JoinLine, Secret};
 use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{SignalKind, signal};
@@ -39,7 +40,16 @@ pub(super) fn run(args: RunArgs) -> Result<(), CliError> {
     logs::init(&agent_config.log_level, agent_config.log_format)?;
     let state = args.state.open()?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
+    // This thread alone keeps the right to change the network, until the device stands.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .on_thread_start(|| {
+            if let Err(error) = give_up_net_admin() {
+                warn!(%error, "a thread keeps the right to change the network");
+            }
+        })
+        .enable_all()
+        .build()?;
     let result = runtime.block_on(serve(agent_config, state, args.exit_on_stdin_close));
     // A read of standard input cannot be cancelled and must not keep the process.
     runtime.shutdown_timeout(RUNTIME_END);
@@ -65,6 +75,8 @@ async fn serve(config: AgentConfig, state: StateDir, ends_with_stdin: bool) -> R
     }
     let grace = config.grace;
     let agent = Agent::build(config, state, stop).await.map_err(|error| CliError::from(&error))?;
+    give_up_net_admin()?;
+    info!(rights = %Rights::held()?, "the right to change the network is given up");
     if let Some(address) = agent.observe_addr() {
         info!(%address, "metrics and probes");
     }

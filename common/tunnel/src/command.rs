@@ -7,7 +7,7 @@ use blueprint_common_tunnel_core::{Endpoint, PeerConfig, PeerError, Policy};
 use blueprint_common_types::WgPublicKey;
 use tokio::sync::oneshot;
 
-use crate::datagram::{UdpFlow, UdpSocket};
+use crate::datagram::{PortFlow, PortSocket};
 use crate::error::{ConnectError, ListenError};
 use crate::netstack::{FlowListener, TcpFlowStream};
 
@@ -28,7 +28,7 @@ pub(crate) enum Command {
 pub(crate) enum StackCommand {
     Connect { remote: SocketAddr, reply: oneshot::Sender<Result<TcpFlowStream, ConnectError>> },
     Listen { port: u16, reply: oneshot::Sender<Result<FlowListener, ListenError>> },
-    ConnectUdp { remote: SocketAddr, reply: oneshot::Sender<Result<UdpFlow, ConnectError>> },
-    ListenUdp { port: u16, reply: oneshot::Sender<Result<UdpSocket, ListenError>> },
+    ConnectUdp { remote: SocketAddr, reply: oneshot::Sender<Result<PortFlow, ConnectError>> },
+    ListenUdp { port: u16, reply: oneshot::Sender<Result<PortSocket, ListenError>> },
     ResetPeer { key: WgPublicKey, reply: oneshot::Sender<()> },
 }

@@ -1,4 +1,4 @@
-//! UDP over the overlay: bound sockets, connected flows, and the queues between them and the netstack.
+//! UDP by the stack of this process: bound ports, connected flows, and the queues between them and the netstack.
 //!
 //! - A queue holds 1024 datagrams or 256 KiB, what comes first. What arrives at a full one is dropped and
 //!   counted; who sends into a full one waits.
@@ -27,18 +27,17 @@ pub(crate) const OVERHEAD_V6: usize = 48;
 
 /// A UDP port of both our overlay addresses. Dropping it closes the port.
 #[derive(Debug)]
-pub struct UdpSocket {
+pub(crate) struct PortSocket {
     port: Arc<UdpPort>,
 }
 
-impl UdpSocket {
+impl PortSocket {
     pub(crate) const fn new(port: Arc<UdpPort>) -> Self {
         Self { port }
     }
 
     /// The port.
-    #[must_use]
-    pub fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.port.number
     }
 
@@ -53,7 +52,7 @@ impl UdpSocket {
     /// # Cancel safety
     ///
     /// Dropping it sends nothing.
-    pub async fn send_to(&self, data: &[u8], to: SocketAddr) -> Result<(), UdpError> {
+    pub(crate) async fn send_to(&self, data: &[u8], to: SocketAddr) -> Result<(), UdpError> {
         self.port.send(data, to).await
     }
 
@@ -66,18 +65,17 @@ impl UdpSocket {
     /// # Cancel safety
     ///
     /// Dropping it loses no datagram.
-    pub async fn recv_from(&self, buffer: &mut [u8]) -> Result<(usize, SocketAddr), UdpError> {
+    pub(crate) async fn recv_from(&self, buffer: &mut [u8]) -> Result<(usize, SocketAddr), UdpError> {
         self.port.receive(buffer).await
     }
 
     /// Datagrams dropped because they came faster than they were taken.
-    #[must_use]
-    pub fn dropped(&self) -> u64 {
+    pub(crate) fn dropped(&self) -> u64 {
         self.port.state.lock().inbox.dropped
     }
 }
 
-impl Drop for UdpSocket {
+impl Drop for PortSocket {
     fn drop(&mut self) {
         self.port.abandon();
     }
@@ -85,26 +83,24 @@ impl Drop for UdpSocket {
 
 /// UDP between a port of ours and one of a peer. Dropping it closes our port.
 #[derive(Debug)]
-pub struct UdpFlow {
+pub(crate) struct PortFlow {
     port: Arc<UdpPort>,
     local: SocketAddr,
     remote: SocketAddr,
 }
 
-impl UdpFlow {
+impl PortFlow {
     pub(crate) const fn new(port: Arc<UdpPort>, local: SocketAddr, remote: SocketAddr) -> Self {
         Self { port, local, remote }
     }
 
     /// Overlay address and port of this end.
-    #[must_use]
-    pub const fn local_addr(&self) -> SocketAddr {
+    pub(crate) const fn local_addr(&self) -> SocketAddr {
         self.local
     }
 
     /// Overlay address and port of the other end.
-    #[must_use]
-    pub const fn peer_addr(&self) -> SocketAddr {
+    pub(crate) const fn peer_addr(&self) -> SocketAddr {
         self.remote
     }
 
@@ -117,7 +113,7 @@ impl UdpFlow {
     /// # Cancel safety
     ///
     /// Dropping it sends nothing.
-    pub async fn send(&self, data: &[u8]) -> Result<(), UdpError> {
+    pub(crate) async fn send(&self, data: &[u8]) -> Result<(), UdpError> {
         self.port.send(data, self.remote).await
     }
 
@@ -131,18 +127,17 @@ impl UdpFlow {
     /// # Cancel safety
     ///
     /// Dropping it loses no datagram.
-    pub async fn recv(&self, buffer: &mut [u8]) -> Result<usize, UdpError> {
+    pub(crate) async fn recv(&self, buffer: &mut [u8]) -> Result<usize, UdpError> {
         self.port.receive(buffer).await.map(|(count, _)| count)
     }
 
     /// Datagrams dropped because they came faster than they were taken.
-    #[must_use]
-    pub fn dropped(&self) -> u64 {
+    pub(crate) fn dropped(&self) -> u64 {
         self.port.state.lock().inbox.dropped
     }
 }
 
-impl Drop for UdpFlow {
+impl Drop for PortFlow {
     fn drop(&mut self) {
         self.port.abandon();
     }

@@ -107,7 +107,7 @@ impl Engine {
         let (local, ends, transmitters, stack) = match device {
             Some(device) => {
                 let (local, transmitters) = local_of_device(device.queues, device.limits, &shared, seed)?;
-                (local, Ends::Kernel { own, name: device.name }, transmitters, None)
+                (local, Ends::Kernel { own, name: device.name, cuts: Arc::default() }, transmitters, None)
             }
             None => {
                 let netstack = Netstack::new(

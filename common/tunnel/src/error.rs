@@ -1,6 +1,10 @@
 //! Why an operation of the handle failed.
 
 use blueprint_common_tunnel_core::PeerError;
+use ipnetwork::IpNetwork;
+
+use crate::sys::netlink::NetlinkError;
+use crate::sys::tun::TunError;
 
 /// Why no connection over the overlay came about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -50,9 +54,6 @@ pub enum ListenError {
     /// Port 0 cannot be listened on.
     #[error("port 0 cannot be listened on")]
     Zero,
-    /// The overlay ends in a network device: the kernel's own UDP sockets reach it.
-    #[error("the overlay ends in a network device: use a UDP socket of the system")]
-    OfTheKernel,
     /// The engine has ended.
     #[error("the tunnel has stopped")]
     Stopped,
@@ -122,23 +123,72 @@ pub enum BindError {
     System(#[source] std::io::Error),
 }
 
-/// Why there is no network device. The text says what to do.
+/// Why there is no network device.
 #[derive(Debug, thiserror::Error)]
 pub enum InterfaceError {
-    /// It could not be made.
+    /// The machine, or the container, has no such devices.
+    #[error("this machine has no network devices for programs")]
+    Missing(#[source] Source),
+    /// The process may not make one.
+    #[error("no right to a network device")]
+    Denied(#[source] Source),
+    /// Its name is taken.
+    #[error("no network device of that name")]
+    InUse(#[source] Source),
+    /// Its name is none.
+    #[error("no network device of that name")]
+    Name(#[source] Source),
+    /// The overlay's addresses are somewhere else already.
+    #[error("the overlay {overlay} and {network}, which is behind {interface}, share addresses")]
+    Overlap {
+        /// The prefix of the overlay.
+        overlay: IpNetwork,
+        /// A network of this machine.
+        network: IpNetwork,
+        /// The interface that leads there.
+        interface: String,
+    },
+    /// Something else could not be made or set.
     #[error("no network device")]
-    Open(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// It could not be given its addresses or sizes.
-    #[error("network device not set up")]
-    Configure(#[source] Box<dyn std::error::Error + Send + Sync>),
+    Other(#[source] Source),
 }
 
+/// What lies behind an error.
+type Source = Box<dyn std::error::Error + Send + Sync>;
+
 impl InterfaceError {
-    pub(crate) fn from_tun(error: crate::sys::tun::TunError) -> Self {
-        Self::Open(Box::new(error))
+    /// What to do about it; `None` where nothing is known.
+    #[must_use]
+    pub const fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Missing(_) => Some(
+                "load the module (`modprobe tun`) or pass /dev/net/tun into the container; or set tunnel.interface = \"netstack\"",
+            ),
+            Self::Denied(_) => Some(
+                "give it CAP_NET_ADMIN and access to /dev/net/tun: as root, or with AmbientCapabilities=CAP_NET_ADMIN in the service unit; or set tunnel.interface = \"netstack\"",
+            ),
+            Self::InUse(_) => Some("stop who uses it, or set another tunnel.interface_name, such as bp%d"),
+            Self::Name(_) => Some(
+                "set tunnel.interface_name to 1 to 15 letters, digits, '.', '_' or '-', with one %d at most",
+            ),
+            Self::Overlap { .. } => Some(
+                "give the hub another tunnel.overlay_v4 before machines join, or take that network away; or set tunnel.interface = \"netstack\"",
+            ),
+            Self::Other(_) => None,
+        }
     }
 
-    pub(crate) fn from_netlink(error: crate::sys::netlink::NetlinkError) -> Self {
-        Self::Configure(Box::new(error))
+    pub(crate) fn from_tun(error: TunError) -> Self {
+        match error {
+            TunError::Missing { .. } => Self::Missing(Box::new(error)),
+            TunError::Closed { .. } | TunError::Denied { .. } => Self::Denied(Box::new(error)),
+            TunError::InUse { .. } => Self::InUse(Box::new(error)),
+            TunError::Name { .. } => Self::Name(Box::new(error)),
+            TunError::Queues { .. } | TunError::Other { .. } => Self::Other(Box::new(error)),
+        }
+    }
+
+    pub(crate) fn from_netlink(error: NetlinkError) -> Self {
+        Self::Other(Box::new(error))
     }
 }

@@ -10,16 +10,16 @@ use blueprint_common_types::{OverlayLease, WgPublicKey};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::command::{Command, StackCommand};
-use crate::datagram::{UdpFlow, UdpSocket};
 use crate::engine::{Engine, LinkReceiver, LocalSide, Shared};
 use crate::error::{BindError, ConnectError, ListenError, UpsertError};
 use crate::flow::USER_TIMEOUT;
 use crate::interface::Interface;
-use crate::kernel::{self, KernelListener};
+use crate::kernel::{self, Cuts, KernelFlow, KernelListener, KernelSocket};
 use crate::links::{Batch, CarrierKind, LinkIngress, LinkSink};
 use crate::listener::Listener;
 use crate::snapshot::TunnelSnapshot;
 use crate::stream::TcpStream;
+use crate::udp::{UdpFlow, UdpSocket};
 
 /// What a tunnel is made from.
 #[derive(Debug, Clone)]
@@ -81,7 +81,7 @@ pub(crate) enum Ends {
     /// The stack of this process.
     Stack(mpsc::Sender<StackCommand>),
     /// The kernel, through a device.
-    Kernel { own: OverlayLease, name: String },
+    Kernel { own: OverlayLease, name: String, cuts: Arc<Cuts> },
 }
 
 impl Tunnel {
@@ -135,9 +135,15 @@ impl Tunnel {
     ///
     /// Dropping it leaves open whether the peer is removed.
     pub async fn remove_peer(&self, key: WgPublicKey) {
-        if let Ends::Stack(commands) = &*self.ends {
+        match &*self.ends {
             // First, so that the peer still hears of the resets.
-            ask(commands, |reply| StackCommand::ResetPeer { key, reply }).await;
+            Ends::Stack(commands) => {
+                ask(commands, |reply| StackCommand::ResetPeer { key, reply }).await;
+            }
+            Ends::Kernel { cuts, .. } => {
+                let tables = self.shared.tables.load();
+                cuts.cut(|remote| tables.holder(remote) == Some(key));
+            }
         }
         self.ask(|reply| Command::RemovePeer { key, reply }).await;
     }
@@ -196,12 +202,12 @@ impl Tunnel {
         let began_at = Instant::now();
         let commands = match &*self.ends {
             Ends::Stack(commands) => commands,
-            Ends::Kernel { own, .. } => {
-                if own.contains(remote.ip()) || !self.shared.tables.load().is_routed(remote.ip()) {
+            Ends::Kernel { own, cuts, .. } => {
+                if !self.leads_to(own, remote) {
                     return Err(ConnectError::NoRoute);
                 }
                 let stream = kernel::connect(own, remote).await?;
-                return TcpStream::of_kernel(stream).map_err(|_| ConnectError::Refused);
+                return TcpStream::of_kernel(stream, cuts).map_err(|_| ConnectError::Refused);
             }
         };
         let answer = ask(commands, |reply| StackCommand::Connect { remote, reply }).await;
@@ -232,7 +238,9 @@ impl Tunnel {
                 let answer = ask(commands, |reply| StackCommand::Listen { port, reply }).await;
                 Ok(answer.ok_or(ListenError::Stopped)??.into())
             }
-            Ends::Kernel { own, .. } => Ok(KernelListener::bind(own, port)?.into()),
+            Ends::Kernel { own, cuts, .. } => {
+                Ok(KernelListener::bind(own, port, self.commands.clone(), Arc::clone(cuts))?.into())
+            }
         }
     }
 
@@ -247,10 +255,13 @@ impl Tunnel {
     /// Dropping it leaves the port closed.
     pub async fn listen_udp(&self, port: u16) -> Result<UdpSocket, ListenError> {
         match &*self.ends {
-            Ends::Stack(commands) => ask(commands, |reply| StackCommand::ListenUdp { port, reply })
-                .await
-                .ok_or(ListenError::Stopped)?,
-            Ends::Kernel { .. } => Err(ListenError::OfTheKernel),
+            Ends::Stack(commands) => {
+                let answer = ask(commands, |reply| StackCommand::ListenUdp { port, reply }).await;
+                Ok(answer.ok_or(ListenError::Stopped)??.into())
+            }
+            Ends::Kernel { own, .. } => {
+                Ok(KernelSocket::bind(own, port, self.mtu(), self.commands.clone())?.into())
+            }
         }
     }
 
@@ -265,11 +276,26 @@ impl Tunnel {
     /// Dropping it leaves the port closed.
     pub async fn connect_udp(&self, remote: SocketAddr) -> Result<UdpFlow, ConnectError> {
         match &*self.ends {
-            Ends::Stack(commands) => ask(commands, |reply| StackCommand::ConnectUdp { remote, reply })
-                .await
-                .ok_or(ConnectError::Stopped)?,
-            Ends::Kernel { .. } => Err(ConnectError::NoRoute),
+            Ends::Stack(commands) => {
+                let answer = ask(commands, |reply| StackCommand::ConnectUdp { remote, reply }).await;
+                Ok(answer.ok_or(ConnectError::Stopped)??.into())
+            }
+            Ends::Kernel { own, .. } => {
+                if !self.leads_to(own, remote) {
+                    return Err(ConnectError::NoRoute);
+                }
+                Ok(KernelFlow::connect(own, remote, self.mtu(), self.commands.clone()).await?.into())
+            }
         }
+    }
+
+    /// True where a peer holds the address.
+    fn leads_to(&self, own: &OverlayLease, remote: SocketAddr) -> bool {
+        !own.contains(remote.ip()) && self.shared.tables.load().is_routed(remote.ip())
+    }
+
+    fn mtu(&self) -> usize {
+        self.shared.tables.load().mtu()
     }
 
     /// Asks whether a packet of `size` bytes comes through to a peer by exactly `endpoint`, and its answer back;

@@ -6,6 +6,7 @@ use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use tracing::{info, warn};
 
 use crate::error::InterfaceError;
+use crate::routes;
 use crate::sys::netlink::{self, LinkConfig};
 use crate::sys::tun::{Offload, TunConfig, TunDevice, TunQueue};
 
@@ -52,13 +53,18 @@ pub(crate) struct Device {
 
 /// Makes the device and gives it addresses, MTU and queue. It vanishes with this process, however that ends.
 pub(crate) fn open(settings: &TunSettings, core: &Config, queues: usize) -> Result<Device, InterfaceError> {
+    let addresses = addresses(core);
+    if let Some((overlay, known)) = routes::conflict(&addresses) {
+        let (network, interface) = (known.network, known.interface);
+        return Err(InterfaceError::Overlap { overlay, network, interface });
+    }
     let offload = Offload { tso: true, uso: settings.udp_offload };
     let config = TunConfig { name: settings.name.clone(), queues, offload };
     let (device, queues) = TunDevice::open(&config).map_err(InterfaceError::from_tun)?;
     let mtu = u32::from(core.mtu);
     let segments = BUNDLE_BYTES / (mtu + OVERHEAD_BYTES);
     let link = LinkConfig {
-        addresses: addresses(core),
+        addresses,
         routes: Vec::new(),
         allow_default_route: false,
         mtu,

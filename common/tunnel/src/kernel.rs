@@ -1,13 +1,21 @@
 //! Connections over the overlay by the kernel's own TCP and UDP, where the overlay ends in a device.
 
+mod cuts;
+mod udp;
+
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use blueprint_common_types::OverlayLease;
 use socket2::SockRef;
-use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::mpsc::Sender;
 
+pub(crate) use self::cuts::Cuts;
+pub(crate) use self::udp::{KernelFlow, KernelSocket};
+use crate::command::Command;
 use crate::error::{ConnectError, ListenError};
 use crate::flow::USER_TIMEOUT;
 
@@ -60,10 +68,19 @@ pub(crate) struct KernelListener {
     v4: TcpListener,
     /// Absent where the machine has no IPv6.
     v6: Option<TcpListener>,
+    /// Closed once the engine has ended.
+    engine: Sender<Command>,
+    /// Of the tunnel.
+    pub(crate) cuts: Arc<Cuts>,
 }
 
 impl KernelListener {
-    pub(crate) fn bind(own: &OverlayLease, port: u16) -> Result<Self, ListenError> {
+    pub(crate) fn bind(
+        own: &OverlayLease,
+        port: u16,
+        engine: Sender<Command>,
+        cuts: Arc<Cuts>,
+    ) -> Result<Self, ListenError> {
         if port == 0 {
             return Err(ListenError::Zero);
         }
@@ -75,31 +92,35 @@ impl KernelListener {
             }
             Err(_) => None,
         };
-        Ok(Self { port, v4, v6 })
+        Ok(Self { port, v4, v6, engine, cuts })
     }
 
     pub(crate) const fn port(&self) -> u16 {
         self.port
     }
 
-    /// The next connection.
+    /// The next connection; `None` once the engine has ended.
     ///
     /// # Cancel safety
     ///
     /// Dropping it loses no connection.
-    pub(crate) async fn accept(&self) -> (TcpStream, SocketAddr) {
+    pub(crate) async fn accept(&self) -> Option<TcpStream> {
         loop {
-            let accepted = match &self.v6 {
-                None => self.v4.accept().await,
-                Some(v6) => tokio::select! {
-                    accepted = self.v4.accept() => accepted,
-                    accepted = v6.accept() => accepted,
-                },
+            let v6 = async {
+                match &self.v6 {
+                    Some(v6) => v6.accept().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let accepted = tokio::select! {
+                accepted = self.v4.accept() => accepted,
+                accepted = v6 => accepted,
+                () = self.engine.closed() => return None,
             };
             match accepted {
-                Ok((stream, remote)) => {
+                Ok((stream, _)) => {
                     prepare(&stream);
-                    return (stream, remote);
+                    return Some(stream);
                 }
                 // Too many files are open, or the connection is gone again: the listener stays.
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
@@ -113,9 +134,4 @@ fn listen(ip: IpAddr, port: u16) -> io::Result<TcpListener> {
     socket.set_reuseaddr(true)?;
     socket.bind(SocketAddr::new(ip, port))?;
     socket.listen(BACKLOG)
-}
-
-/// A UDP port of our overlay address of the family of `remote`.
-pub(crate) async fn udp(own: &OverlayLease, remote: IpAddr, port: u16) -> io::Result<UdpSocket> {
-    UdpSocket::bind(SocketAddr::new(own_of(own, remote), port)).await
 }

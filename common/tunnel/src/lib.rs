@@ -37,21 +37,25 @@ mod links;
 mod listener;
 mod netstack;
 mod ports;
+mod rights;
+mod routes;
 mod segment;
 mod snapshot;
 mod stream;
 mod sys;
 mod track;
+mod udp;
 
-pub use datagram::{UdpFlow, UdpSocket};
 pub use engine::Engine;
 pub use error::{BindError, ConnectError, InterfaceError, ListenError, UdpError, UpsertError};
 pub use handle::{Link, Tunnel, TunnelConfig};
 pub use interface::{Interface, TunSettings};
 pub use links::{BATCH_BYTES_MAX, Batch, CarrierKind, LinkIngress, LinkSink};
 pub use listener::Listener;
+pub use rights::{Rights, give_up_net_admin};
 pub use snapshot::TunnelSnapshot;
 pub use stream::TcpStream;
+pub use udp::{UdpFlow, UdpSocket};
 
 #[cfg(test)]
 mod many_tests;

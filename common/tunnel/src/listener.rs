@@ -53,7 +53,7 @@ impl Listener {
             Inner::Netstack(listener) => listener.accept().await.map(TcpStream::from),
             Inner::Kernel(listener) => loop {
                 // One that is gone before it could be asked for its ends is nobody's.
-                if let Ok(stream) = TcpStream::of_kernel(listener.accept().await.0) {
+                if let Ok(stream) = TcpStream::of_kernel(listener.accept().await?, &listener.cuts) {
                     return Some(stream);
                 }
             },

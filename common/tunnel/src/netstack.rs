@@ -54,7 +54,7 @@ use smoltcp::wire::{HardwareAddress, IpCidr, IpEndpoint};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::budget::Budget;
-use crate::datagram::{UdpFlow, UdpPort, UdpSocket};
+use crate::datagram::{PortFlow, PortSocket, UdpPort};
 use crate::device::{Copying, Sink, Wire};
 use crate::error::{ConnectError, ListenError};
 use crate::flow::{ACK_DELAY, Bell, CLOCK_SPEED, Flow, FlowId, FlowState, REST_AFTER, wake};
@@ -228,7 +228,7 @@ impl Netstack {
     }
 
     /// Opens UDP `port` of both our addresses.
-    pub(crate) fn listen_udp(&mut self, port: u16) -> Result<UdpSocket, ListenError> {
+    pub(crate) fn listen_udp(&mut self, port: u16) -> Result<PortSocket, ListenError> {
         if port == 0 {
             return Err(ListenError::Zero);
         }
@@ -241,7 +241,7 @@ impl Netstack {
     }
 
     /// Opens a UDP port of our own choice towards `remote`.
-    pub(crate) fn connect_udp(&mut self, remote: SocketAddr, now: Instant) -> Result<UdpFlow, ConnectError> {
+    pub(crate) fn connect_udp(&mut self, remote: SocketAddr, now: Instant) -> Result<PortFlow, ConnectError> {
         if self.config.addresses.contains(remote.ip()) {
             return Err(ConnectError::NoRoute);
         }

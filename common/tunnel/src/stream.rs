@@ -6,7 +6,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
+use crate::kernel::Cuts;
 use crate::netstack::TcpFlowStream;
 
 /// A TCP connection over the overlay.
@@ -36,12 +38,28 @@ struct KernelStream {
     stream: tokio::net::TcpStream,
     local: SocketAddr,
     remote: SocketAddr,
+    /// Both become ready once the peer is removed; one for each half, which different tasks may hold.
+    reading_ends: Cut,
+    writing_ends: Cut,
+}
+
+type Cut = Pin<Box<WaitForCancellationFutureOwned>>;
+
+/// What waits for the kernel waits for the end of the peer too.
+fn unless_cut<T>(result: Poll<io::Result<T>>, cut: &mut Cut, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+    match result {
+        Poll::Pending => cut.as_mut().poll(cx).map(|()| Err(io::ErrorKind::ConnectionReset.into())),
+        Poll::Ready(result) => Poll::Ready(result),
+    }
 }
 
 impl TcpStream {
-    pub(crate) fn of_kernel(stream: tokio::net::TcpStream) -> io::Result<Self> {
+    pub(crate) fn of_kernel(stream: tokio::net::TcpStream, cuts: &Cuts) -> io::Result<Self> {
         let (local, remote) = (stream.local_addr()?, stream.peer_addr()?);
-        Ok(Self { inner: Inner::Kernel(KernelStream { stream, local, remote }) })
+        let token = cuts.token(remote.ip());
+        let cut = || Box::pin(token.clone().cancelled_owned());
+        let (reading_ends, writing_ends) = (cut(), cut());
+        Ok(Self { inner: Inner::Kernel(KernelStream { stream, local, remote, reading_ends, writing_ends }) })
     }
 }
 
@@ -79,7 +97,10 @@ impl AsyncRead for TcpStream {
     ) -> Poll<io::Result<()>> {
         match &mut self.inner {
             Inner::Netstack(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Inner::Kernel(stream) => Pin::new(&mut stream.stream).poll_read(cx, buffer),
+            Inner::Kernel(kernel) => {
+                let result = Pin::new(&mut kernel.stream).poll_read(cx, buffer);
+                unless_cut(result, &mut kernel.reading_ends, cx)
+            }
         }
     }
 }
@@ -88,7 +109,10 @@ impl AsyncWrite for TcpStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         match &mut self.inner {
             Inner::Netstack(stream) => Pin::new(stream).poll_write(cx, data),
-            Inner::Kernel(stream) => Pin::new(&mut stream.stream).poll_write(cx, data),
+            Inner::Kernel(kernel) => {
+                let result = Pin::new(&mut kernel.stream).poll_write(cx, data);
+                unless_cut(result, &mut kernel.writing_ends, cx)
+            }
         }
     }
 
@@ -99,7 +123,10 @@ impl AsyncWrite for TcpStream {
     ) -> Poll<io::Result<usize>> {
         match &mut self.inner {
             Inner::Netstack(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
-            Inner::Kernel(stream) => Pin::new(&mut stream.stream).poll_write_vectored(cx, parts),
+            Inner::Kernel(kernel) => {
+                let result = Pin::new(&mut kernel.stream).poll_write_vectored(cx, parts);
+                unless_cut(result, &mut kernel.writing_ends, cx)
+            }
         }
     }
 

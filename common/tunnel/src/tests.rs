@@ -1,5 +1,7 @@
 //! Two tunnels over loopback UDP, with the real core.
 
+mod devices;
+
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 

@@ -18,7 +18,7 @@ use super::client::{ask_async, rows, text};
 use super::dev_cloud::DevCloud;
 use super::init::failure;
 use super::{node, serve, service};
-use crate::app::App;
+use crate::app::{App, Ground};
 use crate::cli::Global;
 use crate::config::HubConfig;
 use crate::files;
@@ -143,7 +143,8 @@ impl Dev {
             files::create(&state).map_err(failure)?;
         }
         let grace = config.grace;
-        let app = App::build(config, state, &supervisor).await.map_err(failure)?;
+        let ground = Ground::bind(&config, &state).map_err(serve::of_ground)?;
+        let app = App::build(config, state, ground, &supervisor).await.map_err(failure)?;
         Ports::of(&app).save(&global.state()?).map_err(failure)?;
         let cloud = DevCloud::new(&folder.path).map_err(failure)?;
         let stop = supervisor.stop();

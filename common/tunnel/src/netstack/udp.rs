@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Refusals, build};
-use crate::datagram::{UdpFlow, UdpPort, UdpSocket};
+use crate::datagram::{PortFlow, PortSocket, UdpPort};
 use crate::device::Sink;
 use crate::flow::FlowId;
 use crate::segment::{Ends, Ip, Protocol};
@@ -70,19 +70,19 @@ impl UdpTable {
     }
 
     /// Adds a bound port, in the place of one whose socket is gone.
-    pub(super) fn bind(&mut self, port: Arc<UdpPort>) -> UdpSocket {
+    pub(super) fn bind(&mut self, port: Arc<UdpPort>) -> PortSocket {
         if let Some(former) = self.bound.insert(port.number(), Arc::clone(&port)) {
             self.by_id.remove(&former.id());
         }
         self.by_id.insert(port.id(), (Arc::clone(&port), None));
-        UdpSocket::new(port)
+        PortSocket::new(port)
     }
 
     /// Adds a connected flow.
-    pub(super) fn connect(&mut self, port: Arc<UdpPort>, ends: Ends) -> UdpFlow {
+    pub(super) fn connect(&mut self, port: Arc<UdpPort>, ends: Ends) -> PortFlow {
         self.flows.insert(ends, Arc::clone(&port));
         self.by_id.insert(port.id(), (Arc::clone(&port), Some(ends)));
-        UdpFlow::new(port, ends.local, ends.remote)
+        PortFlow::new(port, ends.local, ends.remote)
     }
 
     /// Takes a datagram for one of our addresses.

@@ -43,14 +43,14 @@ struct Word {
     inheritable: u32,
 }
 
-/// True where the calling thread may change the network.
+/// The effective capabilities of the calling thread, one bit each by their number.
 ///
 /// # Errors
 ///
 /// Those of capget(2); none is known on Linux.
-pub(crate) fn has_net_admin() -> io::Result<bool> {
-    let [low, _] = capabilities()?;
-    Ok(low.effective & (1 << CAP_NET_ADMIN) != 0)
+pub(crate) fn effective() -> io::Result<u64> {
+    let [low, high] = capabilities()?;
+    Ok(u64::from(high.effective) << 32 | u64::from(low.effective))
 }
 
 /// Takes `CAP_NET_ADMIN` from the calling thread for good, as the module says.
@@ -110,6 +110,10 @@ mod tests {
 
     use super::super::tun::{Offload, TunConfig, TunDevice, TunError};
     use super::*;
+
+    fn has_net_admin() -> io::Result<bool> {
+        Ok(effective()? & (1 << CAP_NET_ADMIN) != 0)
+    }
 
     /// A set of the calling thread, as /proc shows it.
     fn set(name: &str) -> u64 {

@@ -55,21 +55,19 @@ pub(crate) struct TunConfig {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TunError {
     /// The kernel or the container has no TUN devices.
-    #[error("{DEVICE} is missing: load the module (`modprobe tun`), or pass the device into the container")]
+    #[error("{DEVICE} is missing")]
     Missing {
         /// What the kernel said.
         source: io::Error,
     },
     /// The file may not be opened.
-    #[error("{DEVICE} may not be opened: allow this user, or the container's device rules, to use it")]
+    #[error("{DEVICE} may not be opened")]
     Closed {
         /// What the kernel said.
         source: io::Error,
     },
     /// The process may not make interfaces.
-    #[error(
-        "not allowed to make the interface {name}: it takes CAP_NET_ADMIN, as root or by the service unit"
-    )]
+    #[error("not allowed to make the interface {name}")]
     Denied {
         /// The name asked for.
         name: String,
@@ -77,15 +75,13 @@ pub(crate) enum TunError {
         source: io::Error,
     },
     /// An interface is called so already.
-    #[error("an interface {name} exists: stop who uses it or configure another name")]
+    #[error("an interface {name} exists")]
     InUse {
         /// The name asked for.
         name: String,
     },
     /// No interface can be called so.
-    #[error(
-        "{name:?} cannot be the name of an interface: 1 to 15 letters, digits, '.', '_' or '-', and one %d"
-    )]
+    #[error("{name:?} cannot be the name of an interface")]
     Name {
         /// The name asked for.
         name: String,

@@ -409,6 +409,32 @@ fn ask_for_details(socket: &Socket, is_v6: bool) {
     }
 }
 
+/// Asks the kernel to refuse datagrams that it would have to fragment.
+///
+/// # Errors
+///
+/// Those of setsockopt(2).
+pub(crate) fn never_fragment(socket: &impl AsFd, is_v6: bool) -> io::Result<()> {
+    if is_v6 {
+        set_option(socket, libc::SOL_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DO)
+    } else {
+        set_option(socket, libc::SOL_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DO)
+    }
+}
+
+/// Datagrams that a socket's queue had no room for since it was made; 0 where the kernel does not tell.
+pub(crate) fn dropped(socket: &impl AsFd) -> u64 {
+    // `SK_MEMINFO_DROPS` is the last of nine (linux/sock_diag.h).
+    let mut counts = [0_u32; 9];
+    let mut size: libc::socklen_t = narrow(size_of_val(&counts));
+    let (fd, to) = (socket.as_fd().as_raw_fd(), counts.as_mut_ptr());
+    // SAFETY: the kernel writes at most `size` bytes of `counts`; both live until the call has returned.
+    let result =
+        unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_MEMINFO, to.cast(), &raw mut size) };
+    let [.., drops] = counts;
+    if result == 0 { drops.into() } else { 0 }
+}
+
 /// Sets an option whose value is an `int`.
 fn set_option(socket: &impl AsFd, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
     let fd = socket.as_fd().as_raw_fd();

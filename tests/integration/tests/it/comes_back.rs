@@ -5,6 +5,7 @@
 //! become another one, and what streams through a machine that nothing happened to goes on.
 
 mod flow;
+mod many;
 mod rig;
 
 use std::net::IpAddr;
@@ -14,7 +15,7 @@ use anyhow::{Context, Result, ensure};
 use blueprint_tests_support::{Lab, eventually_ok};
 
 use self::rig::{HUB_NAME, Hosts, Rig};
-use crate::fixture::{CALL, SOON};
+use crate::fixture::{CALL, Mode, SOON};
 use crate::say::{metric, pass, say, seconds_from};
 
 /// Time from the path being there again to the first answer.
@@ -36,12 +37,11 @@ fn cut_time() -> Result<Duration> {
     seconds_from("BLUEPRINT_TEST_CUT_SECS", 120)
 }
 
-#[test]
-fn a_hub_killed_under_running_requests_and_started_again() -> Result<()> {
-    let Some(lab) = Lab::new()? else { return Ok(()) };
+fn hub_killed(mode: Mode, times: &[Duration]) -> Result<()> {
+    let Some(lab) = Lab::new()?.filter(|_| mode.is_possible()) else { return Ok(()) };
     let hosts = Hosts::new(&lab)?;
-    let mut rig = Rig::start(&hosts, &[])?;
-    for away in AWAY {
+    let mut rig = Rig::start(&hosts, mode, &[])?;
+    for &away in times {
         let flows = [rig.flow(&rig.one)?, rig.flow(&rig.two)?];
         let loads = [rig.load(&rig.one)?, rig.load(&rig.two)?];
         for load in &loads {
@@ -56,7 +56,7 @@ fn a_hub_killed_under_running_requests_and_started_again() -> Result<()> {
         rig.hub.start_again()?;
         for (load, machine) in loads.iter().zip([&rig.one, &rig.two]) {
             let took = load.first_answer_after(begin, SOON)?;
-            say(format_args!("hub away for {away:?}: {} answers after {took:.3?}", machine.name));
+            say(format_args!("{mode:?}, hub away for {away:?}: {} answers after {took:.3?}", machine.name));
             ensure!(took < BACK_WITHIN, "{} took {took:?}\n{}", machine.name, rig.logs());
         }
         rig.settle()?;
@@ -66,11 +66,20 @@ fn a_hub_killed_under_running_requests_and_started_again() -> Result<()> {
 }
 
 #[test]
-fn an_agent_killed_and_started_again() -> Result<()> {
-    let Some(lab) = Lab::new()? else { return Ok(()) };
+fn a_hub_killed_under_running_requests_and_started_again() -> Result<()> {
+    hub_killed(Mode::Netstack, &AWAY)
+}
+
+#[test]
+fn a_hub_killed_under_running_requests_and_started_again_with_devices() -> Result<()> {
+    Mode::WITH_DEVICES.into_iter().try_for_each(|mode| hub_killed(mode, &[Duration::ZERO]))
+}
+
+fn agent_killed(mode: Mode, times: &[Duration]) -> Result<()> {
+    let Some(lab) = Lab::new()?.filter(|_| mode.is_possible()) else { return Ok(()) };
     let hosts = Hosts::new(&lab)?;
-    let mut rig = Rig::start(&hosts, &[])?;
-    for away in AWAY {
+    let mut rig = Rig::start(&hosts, mode, &[])?;
+    for &away in times {
         let untouched = (rig.flow(&rig.two)?, rig.load(&rig.two)?);
         let load = rig.load(&rig.one)?;
         load.wait_for_calls(10)?;
@@ -83,7 +92,7 @@ fn an_agent_killed_and_started_again() -> Result<()> {
         rig.settle()?;
         let pause = rig.ensure_unharmed(untouched)?;
         say(format_args!(
-            "agent away for {away:?}: it answers after {took:.3?}; longest pause of the other's stream {pause:.3?}"
+            "{mode:?}, agent away for {away:?}: it answers after {took:.3?}; longest pause of the other's stream {pause:.3?}"
         ));
         ensure!(took < BACK_WITHIN, "it took {took:?}\n{}", rig.logs());
         rig.ensure_same()?;
@@ -92,11 +101,20 @@ fn an_agent_killed_and_started_again() -> Result<()> {
 }
 
 #[test]
-fn an_agent_whose_address_changes() -> Result<()> {
-    let Some(lab) = Lab::new()? else { return Ok(()) };
+fn an_agent_killed_and_started_again() -> Result<()> {
+    agent_killed(Mode::Netstack, &AWAY)
+}
+
+#[test]
+fn an_agent_killed_and_started_again_with_devices() -> Result<()> {
+    Mode::WITH_DEVICES.into_iter().try_for_each(|mode| agent_killed(mode, &[Duration::ZERO]))
+}
+
+fn agent_moved(mode: Mode, rounds: u32) -> Result<()> {
+    let Some(lab) = Lab::new()?.filter(|_| mode.is_possible()) else { return Ok(()) };
     let hosts = Hosts::new(&lab)?;
-    let rig = Rig::start(&hosts, &[])?;
-    for round in 1..=ROUNDS {
+    let rig = Rig::start(&hosts, mode, &[])?;
+    for round in 1..=rounds {
         let untouched = (rig.flow(&rig.two)?, rig.load(&rig.two)?);
         let (moved, load) = (rig.flow(&rig.one)?, rig.load(&rig.one)?);
         load.wait_for_calls(10)?;
@@ -108,7 +126,7 @@ fn an_agent_whose_address_changes() -> Result<()> {
         let pause = rig.ensure_unharmed(untouched)?;
         let own = moved.finish().context("the stream through the machine that moved")?;
         say(format_args!(
-            "agent moved, round {round}: it answers after {took:.3?}, longest pause of its own stream {:.3?}, \
+            "{mode:?}, agent moved, round {round}: it answers after {took:.3?}, longest pause of its own stream {:.3?}, \
              of the other's {pause:.3?}",
             own.longest_pause
         ));
@@ -119,10 +137,20 @@ fn an_agent_whose_address_changes() -> Result<()> {
 }
 
 #[test]
+fn an_agent_whose_address_changes() -> Result<()> {
+    agent_moved(Mode::Netstack, ROUNDS)
+}
+
+#[test]
+fn an_agent_whose_address_changes_with_devices() -> Result<()> {
+    Mode::WITH_DEVICES.into_iter().try_for_each(|mode| agent_moved(mode, 1))
+}
+
+#[test]
 fn a_hub_whose_address_changes_behind_its_name() -> Result<()> {
     let Some(lab) = Lab::new()? else { return Ok(()) };
     let hosts = Hosts::new(&lab)?;
-    let rig = Rig::start(&hosts, &[])?;
+    let rig = Rig::start(&hosts, Mode::Netstack, &[])?;
     for away in AWAY {
         let flows = [rig.flow(&rig.one)?, rig.flow(&rig.two)?];
         let loads = [rig.load(&rig.one)?, rig.load(&rig.two)?];
@@ -158,7 +186,7 @@ fn a_hub_whose_address_changes_behind_its_name() -> Result<()> {
 fn a_path_cut_for_two_minutes_soak() -> Result<()> {
     let Some(lab) = Lab::new()? else { return Ok(()) };
     let hosts = Hosts::new(&lab)?;
-    let rig = Rig::start(&hosts, &[])?;
+    let rig = Rig::start(&hosts, Mode::Netstack, &[])?;
     let cut = cut_time()?;
     let untouched = (rig.flow(&rig.two)?, rig.load(&rig.two)?);
     let load = rig.load(&rig.one)?;
@@ -183,7 +211,7 @@ fn certificates_are_renewed_and_no_stream_notices() -> Result<()> {
     const RENEWALS: u64 = 4;
     let Some(lab) = Lab::new()? else { return Ok(()) };
     let hosts = Hosts::new(&lab)?;
-    let mut rig = Rig::start(&hosts, &["join.certificate_ttl=20s"])?;
+    let mut rig = Rig::start(&hosts, Mode::Netstack, &["join.certificate_ttl=20s"])?;
     let flows = [rig.flow(&rig.one)?, rig.flow(&rig.two)?];
     // The page shows the tunnel as it was a quarter of a second ago.
     pass(Duration::from_secs(1))?;

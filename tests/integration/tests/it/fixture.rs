@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use blueprint_tests_support::http::{Request, Response};
-use blueprint_tests_support::{Finished, Host, Launch, Process, binary, eventually_ok, free_port, scratch};
+use blueprint_tests_support::{
+    Finished, Host, Launch, Need, Process, binary, eventually_ok, free_port, require, scratch,
+};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -18,6 +20,48 @@ pub(crate) const SOON: Duration = Duration::from_secs(20);
 
 /// Longest wait for one command or one request.
 pub(crate) const CALL: Duration = Duration::from_secs(10);
+
+/// Where the overlay ends, at the hub and at the machines: in the process, or in a network device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// In the processes on both sides.
+    Netstack,
+    /// In a device of the hub alone.
+    HubDevice,
+    /// In devices of the machines alone.
+    MachineDevices,
+    /// In devices on both sides.
+    Devices,
+}
+
+/// Settings of a hub or agent whose overlay ends in a device.
+pub(crate) const TUN: [&str; 2] = ["tunnel.interface=tun", "tunnel.interface_name=bp0"];
+
+impl Mode {
+    /// The modes with a device on either side, which take namespaces.
+    pub(crate) const WITH_DEVICES: [Self; 3] = [Self::HubDevice, Self::MachineDevices, Self::Devices];
+
+    /// Settings of the hub.
+    pub(crate) const fn of_hub(self) -> &'static [&'static str] {
+        match self {
+            Self::HubDevice | Self::Devices => &TUN,
+            Self::Netstack | Self::MachineDevices => &[],
+        }
+    }
+
+    /// Settings of the agents.
+    pub(crate) const fn of_machine(self) -> &'static [&'static str] {
+        match self {
+            Self::MachineDevices | Self::Devices => &TUN,
+            Self::Netstack | Self::HubDevice => &[],
+        }
+    }
+
+    /// Whether this machine has what it takes; where not, the test is skipped aloud.
+    pub(crate) fn is_possible(self) -> bool {
+        self == Self::Netstack || require(&[Need::Device("/dev/net/tun")])
+    }
+}
 
 /// A program on a host of a lab, or on this machine.
 fn launch(host: Option<&Host>, program: &str) -> Result<Launch> {
@@ -328,7 +372,19 @@ pub(crate) struct Spoke<'h> {
 impl<'h> Spoke<'h> {
     /// Starts all of it; `key` is that of the service, such as `7/42`.
     pub(crate) fn start(hub: &Hub<'_>, host: Option<&'h Host>, name: &str, key: &str) -> Result<Self> {
-        let mut agent = Agent::join(host, name, &hub.join_line(&[])?)?;
+        Self::start_in(Mode::Netstack, hub, host, name, key)
+    }
+
+    /// The same in any mode.
+    pub(crate) fn start_in(
+        mode: Mode,
+        hub: &Hub<'_>,
+        host: Option<&'h Host>,
+        name: &str,
+        key: &str,
+    ) -> Result<Self> {
+        let agent = Agent::join(host, name, &hub.join_line(&[])?)?;
+        let mut agent = mode.of_machine().iter().fold(agent, |agent, setting| agent.set(setting));
         let service = Service::start(host, name)?;
         agent.run()?;
         agent.offer(key, service.address)?;

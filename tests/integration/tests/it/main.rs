@@ -18,4 +18,5 @@ mod policy;
 mod refusals;
 mod revoke;
 mod say;
+mod tun;
 mod under_attack;

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::UNHARMED;
 use super::flow::Flow;
-use crate::fixture::{CALL, Hub, SOON, Spoke, rows, text};
+use crate::fixture::{CALL, Hub, Mode, SOON, Spoke, rows, text};
 use crate::load::Load;
 
 /// Name of the hub, as join lines carry it.
@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_millis(500);
 const WALL: &str = "table inet wall {
     chain in {
         type filter hook input priority 0; policy drop;
-        iifname lo accept
+        iifname { lo, bp0 } accept
         ct state established,related accept
         meta l4proto ipv6-icmp accept
     }
@@ -62,9 +62,15 @@ pub(super) struct Machine<'h> {
 }
 
 impl<'h> Machine<'h> {
-    fn start(hub: &Hub<'_>, host: &'h Host, name: &'static str, service: &'static str) -> Result<Self> {
+    fn start(
+        mode: Mode,
+        hub: &Hub<'_>,
+        host: &'h Host,
+        name: &'static str,
+        service: &'static str,
+    ) -> Result<Self> {
         let key = format!("7/{service}");
-        let spoke = Spoke::start(hub, Some(host), name, &key)?;
+        let spoke = Spoke::start_in(mode, hub, Some(host), name, &key)?;
         Ok(Self { name, spoke, service, token: hub.access_token(&key)? })
     }
 }
@@ -92,10 +98,10 @@ struct Ledger {
 
 impl<'h> Rig<'h> {
     /// Starts all of it, and waits until both services answer.
-    pub(super) fn start(hosts: &'h Hosts, settings: &[&str]) -> Result<Self> {
-        let hub = Hub::start_on(&hosts.hub, HUB_NAME, settings)?;
-        let one = Machine::start(&hub, &hosts.one, "one", "41")?;
-        let two = Machine::start(&hub, &hosts.two, "two", "42")?;
+    pub(super) fn start(hosts: &'h Hosts, mode: Mode, settings: &[&str]) -> Result<Self> {
+        let hub = Hub::start_on(&hosts.hub, HUB_NAME, &[mode.of_hub(), settings].concat())?;
+        let one = Machine::start(mode, &hub, &hosts.one, "one", "41")?;
+        let two = Machine::start(mode, &hub, &hosts.two, "two", "42")?;
         let mut rig = Self { hub, one, two, hosts, before: None };
         rig.settle()?;
         rig.before = Some(rig.ledger()?);
