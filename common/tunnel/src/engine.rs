@@ -34,6 +34,7 @@ use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
+use crate::carrier::is_wireguard;
 use crate::error::BindError;
 use crate::handle::{Ends, Tunnel, TunnelConfig};
 use crate::interface::{self, Interface};
@@ -43,7 +44,7 @@ use crate::sys::poll::EventFd;
 use crate::sys::udp::UdpSocket;
 use control::Control;
 use inbox::Inbox;
-use receive::{Local, Receiver};
+use receive::{Local, Receiver, Stranger};
 use stack::{Stack, StackCounts};
 use transmit::Transmitter;
 
@@ -172,7 +173,8 @@ impl Engine {
         for port in 0..shared.wire.ports() {
             let receiver = Receiver::new(Arc::clone(&shared), &local, 0);
             let number = u8::try_from(port).unwrap_or(0);
-            threads.extend(start("tunnel-rx", move || receiver.run(number, 0, None)));
+            let stranger = (number > 0).then(|| stranger(&shared));
+            threads.extend(start("tunnel-rx", move || receiver.run(number, 0, stranger)));
         }
         for transmitter in transmitters {
             threads.extend(start("tunnel-tx", move || transmitter.run()));
@@ -203,6 +205,19 @@ impl Engine {
         });
         let _ = joined.await;
     }
+}
+
+/// Hands what is not WireGuard to QUIC, where QUIC shares the port.
+fn stranger(shared: &Arc<Shared>) -> Stranger {
+    let shared = Arc::clone(shared);
+    Box::new(move |from, ecn, datagrams, stride| {
+        let quic = shared.wire.quic().filter(|_| !is_wireguard(datagrams));
+        quic.is_some_and(|quic| {
+            // What finds no room is lost, and counted there.
+            let _ = quic.offer(from.remote, from.local, ecn, datagrams, stride);
+            true
+        })
+    })
 }
 
 /// Ends the threads when it is dropped.

@@ -9,6 +9,7 @@ use blueprint_common_tunnel_core::{Config, Endpoint, Event, PeerConfig, Policy, 
 use blueprint_common_types::{OverlayLease, WgPublicKey};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
+use crate::carrier::{QuicLimits, SharedSocket};
 use crate::command::{Command, StackCommand};
 use crate::datagram::{UdpFlow, UdpSocket};
 use crate::engine::{Engine, LinkReceiver, LocalSide, Shared};
@@ -158,6 +159,46 @@ impl Tunnel {
     /// Dropping it leaves open whether the endpoint is set.
     pub async fn set_endpoint(&self, key: WgPublicKey, endpoint: Endpoint) {
         self.ask(|reply| Command::SetEndpoint { key, endpoint, reply }).await;
+    }
+
+    /// Moves a peer to a way that has answered a probe: its session and its flows go on.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it leaves open whether the peer is moved.
+    pub async fn switch(&self, key: WgPublicKey, endpoint: Endpoint) {
+        self.ask(|reply| Command::Switch { key, endpoint, reply }).await;
+    }
+
+    /// Begins a handshake through `endpoint`, wherever the peer is; its answer moves the peer there.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it leaves open whether the handshake begins.
+    pub async fn greet(&self, key: WgPublicKey, endpoint: Endpoint) {
+        self.ask(|reply| Command::Greet { key, endpoint, reply }).await;
+    }
+
+    /// Lets QUIC share the socket of [`TunnelConfig::listen_also`]; `None` where there is no such socket, or it is
+    /// shared already. Must be called on a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// Those of duplicating the socket and of setting its options.
+    pub fn share_port(&self, limits: &QuicLimits) -> std::io::Result<Option<Arc<SharedSocket>>> {
+        self.shared.wire.share(limits)
+    }
+
+    /// Bound UDP address of [`TunnelConfig::listen_also`].
+    #[must_use]
+    pub fn carrier_addr(&self) -> Option<SocketAddr> {
+        if self.shared.wire.ports() > 1 { self.shared.wire.local_addr(1).ok() } else { None }
+    }
+
+    /// Longest datagram that goes to `endpoint`, in bytes; `None` where only the path knows, or the link is gone.
+    #[must_use]
+    pub fn max_datagram(&self, endpoint: &Endpoint) -> Option<usize> {
+        self.shared.wire.max_datagram(endpoint)
     }
 
     /// Accepts handshakes of a peer again whose clock went back; false where there is no such peer.
