@@ -20,10 +20,10 @@ use crate::agent::AgentError;
 use crate::carrier::Base;
 use crate::http_text::{Answer, json, refusal};
 use crate::identity::FILE;
-use crate::{join, netcheck};
 use crate::service::ServiceSpec;
 use crate::shared::Shared;
 use crate::status::{self, StatusReport};
+use crate::{join, netcheck};
 
 /// Largest request that is read.
 const MAX_REQUEST_BYTES: usize = 64 * 1024;

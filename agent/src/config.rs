@@ -41,10 +41,7 @@ pub static SCHEMA: Schema = Schema {
             "udp,quic,tls",
             "Carriers that may be used, in any order: the best that works is. One alone is forced.",
         ),
-        Key::unset(
-            "tunnel.proxy",
-            "HTTP proxy for control streams and the TLS carrier: http://HOST:PORT.",
-        ),
+        Key::unset("tunnel.proxy", "HTTP proxy for control streams and the TLS carrier: http://HOST:PORT."),
         Key::unset(
             "tunnel.proxy_file",
             "File with the URL of that proxy, where it asks for credentials: http://USER:PASSWORD@HOST:PORT.",
@@ -55,7 +52,11 @@ pub static SCHEMA: Schema = Schema {
             "Where the overlay ends on this machine: netstack (in this process, no right needed) or tun (a network \
              device, CAP_NET_ADMIN).",
         ),
-        Key::new("tunnel.interface_name", "bp%d", "Name of the network device; %d becomes the first free number."),
+        Key::new(
+            "tunnel.interface_name",
+            "bp%d",
+            "Name of the network device; %d becomes the first free number.",
+        ),
         Key::new(
             "tunnel.udp_offload",
             "false",
@@ -210,7 +211,10 @@ fn proxy(settings: &Settings, problems: &mut Problems) -> Option<ProxyUrl> {
             }
         },
         (None, Some(text)) if text.contains('@') => {
-            problems.add("tunnel.proxy", "credentials do not belong here: write the URL into a file for tunnel.proxy_file");
+            problems.add(
+                "tunnel.proxy",
+                "credentials do not belong here: write the URL into a file for tunnel.proxy_file",
+            );
             return None;
         }
         (None, text) => ("tunnel.proxy", Secret::new(text?.to_owned())),
@@ -365,7 +369,8 @@ mod tests {
 
     #[test]
     fn carriers_are_named_and_a_password_is_not_repeated() {
-        let (config, problems) = load("[tunnel]\ncarriers = [\"tls\", \"udp\"]\nproxy = \"http://proxy:3128\"\n", &[]);
+        let (config, problems) =
+            load("[tunnel]\ncarriers = [\"tls\", \"udp\"]\nproxy = \"http://proxy:3128\"\n", &[]);
         let config = config.unwrap();
         assert_eq!(problems, [""; 0]);
         assert_eq!(config.carriers, [Carrier::Udp, Carrier::Tls].into());

@@ -302,7 +302,8 @@ impl Driver {
             Some(FromHub::Config(config)) => match TunnelSettings::try_from(config) {
                 Ok(settings) => {
                     let is_direct = self.shared.config.proxy.is_none();
-                    let reached = self.session.as_ref().filter(|_| is_direct).map(|session| session.reached.ip());
+                    let reached =
+                        self.session.as_ref().filter(|_| is_direct).map(|session| session.reached.ip());
                     self.configure(settings, reached)?;
                 }
                 Err(error) => warn!(%error, "configuration ignored"),

@@ -11,7 +11,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use blueprint_common_runtime::state::{Mode, StateDir, StateError};
 use blueprint_common_tunnel_core::MTU_RANGE;
-use blueprint_common_types::{AgentId, Carrier, HubId, OverlayLease, Secret, Timestamp, WgPrivateKey, WgPublicKey};
+use blueprint_common_types::{
+    AgentId, Carrier, HubId, OverlayLease, Secret, Timestamp, WgPrivateKey, WgPublicKey,
+};
 use blueprint_proto::v1;
 use ipnetwork::{Ipv4Network, Ipv6Network};
 use serde::{Deserialize, Serialize};

@@ -46,7 +46,7 @@ mod tls;
 pub use agent::{Agent, AgentError, AgentView};
 pub use config::{AgentConfig, SCHEMA};
 pub use dial::{DialError, HubAddress};
-pub use identity::{BadAnswer, Credential, Identity, Offer, IdentityError, TunnelSettings};
+pub use identity::{BadAnswer, Credential, Identity, IdentityError, Offer, TunnelSettings};
 pub use join::{CallError, JoinError, JoinOptions, Refusal};
 pub use service::{
     Entry, LocalAddress, MAX_SERVICES, Origin, ParseLocalAddressError, ServiceError, ServiceSpec,

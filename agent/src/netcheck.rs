@@ -5,8 +5,8 @@ use std::sync::Arc;
 use blueprint_common_runtime::Chain;
 use blueprint_common_runtime::cli::{Table, duration};
 use blueprint_common_runtime::tasks::Supervisor;
-use blueprint_common_tunnel::carrier::{ConnectProxyError, ProxyUrl};
 use blueprint_common_tunnel::Interface;
+use blueprint_common_tunnel::carrier::{ConnectProxyError, ProxyUrl};
 use blueprint_common_tunnel_core::MTU_RANGE;
 use blueprint_common_types::Carrier;
 use futures_util::future::join_all;
@@ -89,7 +89,9 @@ impl NetcheckReport {
                 check.mtu.map_or_else(|| "-".to_owned(), |mtu| mtu.to_string()),
                 check.reason.clone().or(forbidden).unwrap_or_default(),
             ]);
-            hints.extend(check.hint.as_ref().map(|hint| format!("{} {}: {hint}", check.carrier, check.endpoint)));
+            hints.extend(
+                check.hint.as_ref().map(|hint| format!("{} {}: {hint}", check.carrier, check.endpoint)),
+            );
         }
         let mut lines = vec![format!("hub {}", self.hub), table.render()];
         lines.extend(hints);
@@ -189,17 +191,23 @@ fn hint(error: &TryError, carrier: Carrier, proxy: Option<&ProxyUrl>) -> String 
         TryError::Dial(DialError::Proxy(ConnectProxyError::Credentials)) => {
             "write http://USER:PASSWORD@HOST:PORT into a file and name it in tunnel.proxy_file"
         }
-        TryError::Dial(DialError::Proxy(_)) => "check tunnel.proxy, and have the hub's host and port allowed there",
+        TryError::Dial(DialError::Proxy(_)) => {
+            "check tunnel.proxy, and have the hub's host and port allowed there"
+        }
         TryError::Dial(DialError::Connect { .. } | DialError::TimedOut { .. }) if proxy.is_none() => {
             "TCP to that port does not leave this network, or the hub is down: allow it, or name the network's HTTP \
              proxy in tunnel.proxy"
         }
-        TryError::Dial(DialError::Refused { .. }) => "the hub refuses this agent's certificate: see blueprint-agent status",
+        TryError::Dial(DialError::Refused { .. }) => {
+            "the hub refuses this agent's certificate: see blueprint-agent status"
+        }
         TryError::Dial(_) => "see blueprint-agent status",
         TryError::Quic(_) | TryError::Silent(_) if carrier != Carrier::Tls => {
             "UDP to that port does not leave this network, or not come back: allow it, or leave it to the other carriers"
         }
-        TryError::Quic(_) | TryError::Silent(_) => "the connection stands but the hub's tunnel does not answer: see its log",
+        TryError::Quic(_) | TryError::Silent(_) => {
+            "the connection stands but the hub's tunnel does not answer: see its log"
+        }
         TryError::Socket(_) | TryError::Full => "this machine is short of sockets",
         TryError::NoAddress => "set tunnel.listen to [::]:0 for a hub with IPv6 addresses only",
     };

@@ -62,14 +62,13 @@ impl Plane {
             answers_echoes: true,
             seed,
         };
-        let (tunnel, engine) =
-            Tunnel::bind(TunnelConfig { interface, max_flows: MAX_FLOWS, ..TunnelConfig::new(listen, core) })?;
-        let plane = Self {
-            tunnel,
-            hub: settings.hub_key,
-            is_v4_only: listen.is_ipv4(),
-            ways: Mutex::default(),
-        };
+        let (tunnel, engine) = Tunnel::bind(TunnelConfig {
+            interface,
+            max_flows: MAX_FLOWS,
+            ..TunnelConfig::new(listen, core)
+        })?;
+        let plane =
+            Self { tunnel, hub: settings.hub_key, is_v4_only: listen.is_ipv4(), ways: Mutex::default() };
         Ok((plane, engine))
     }
 
@@ -90,7 +89,9 @@ impl Plane {
     /// Why no way works, where that is known.
     pub(crate) fn trouble(&self) -> Option<String> {
         let ways = self.ways.lock();
-        let text = |way: &Way| Some(format!("{} {}: {}", way.offer.carrier, way.offer.endpoint, way.trouble.as_ref()?));
+        let text = |way: &Way| {
+            Some(format!("{} {}: {}", way.offer.carrier, way.offer.endpoint, way.trouble.as_ref()?))
+        };
         let troubles: Vec<_> = ways.iter().filter_map(text).collect();
         (!troubles.is_empty()).then(|| troubles.join("; "))
     }
@@ -118,7 +119,13 @@ impl Plane {
     pub(crate) async fn upsert_hub(&self, settings: &TunnelSettings) -> Result<(), UpsertError> {
         let allowed_ips = vec![IpNetwork::V4(settings.overlay_v4), IpNetwork::V6(settings.overlay_v6)];
         let keepalive = Some(settings.keepalive).filter(|keepalive| !keepalive.is_zero());
-        let peer = PeerConfig { public_key: settings.hub_key, allowed_ips, endpoint: None, preshared_key: None, keepalive };
+        let peer = PeerConfig {
+            public_key: settings.hub_key,
+            allowed_ips,
+            endpoint: None,
+            preshared_key: None,
+            keepalive,
+        };
         self.tunnel.upsert_peer(peer).await
     }
 }

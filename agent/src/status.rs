@@ -249,9 +249,14 @@ impl DataPlaneReport {
             (Some(trouble), ..) => trouble,
             (None, None, _) => "the hub's address is not known yet".to_owned(),
             (None, Some(endpoint), None) => {
-                format!("no handshake with {}; `blueprint-agent netcheck` says what is blocked", endpoint.remote)
+                format!(
+                    "no handshake with {}; `blueprint-agent netcheck` says what is blocked",
+                    endpoint.remote
+                )
             }
-            (None, Some(endpoint), Some(_)) => format!("{} does not answer any more; searching", endpoint.remote),
+            (None, Some(endpoint), Some(_)) => {
+                format!("{} does not answer any more; searching", endpoint.remote)
+            }
         });
         Self {
             alive,

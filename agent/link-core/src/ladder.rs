@@ -28,6 +28,8 @@ const DOUBT_AFTER: Duration = Duration::from_millis(1500);
 const LEAVE_AFTER: Duration = Duration::from_millis(2000);
 /// The most that a slow path adds to both; then it is still left within 3 s.
 const SLOW_MAX: Duration = Duration::from_millis(500);
+/// How long an answer waits for those of better rungs: what needs no connection may take a handshake more.
+const GRACE: Duration = Duration::from_millis(150);
 /// Pause between tries of one rung while nothing answers: of plain UDP, and the longest of one with connections.
 const SEARCH_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause between tries while nothing answers.
@@ -141,7 +143,9 @@ impl Ladder {
         let answers = found.answers;
         match self.current {
             Some(current) if current == rung => self.hear(now),
-            Some(current) if !self.is_searching() && rung < current && answers >= ANSWERS_TO_CLIMB => self.take(rung),
+            Some(current) if !self.is_searching() && rung < current && answers >= ANSWERS_TO_CLIMB => {
+                self.take(rung)
+            }
             Some(_) | None => {}
         }
         self.decide();
@@ -215,8 +219,7 @@ impl Ladder {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let silence = match (self.current, self.doubted_at) {
             (Some(_), None) => Some(self.doubt_at()),
-            (Some(_), Some(_)) if self.best_answer().is_some() => Some(self.leave_at()),
-            (Some(_) | None, _) => None,
+            (Some(_) | None, _) => self.best_answer().map(|best| self.move_at(best)),
         };
         let silence = silence.filter(|at| *at > self.now);
         let tries = self.wanted().map(|(_, rung)| rung.next_at);
@@ -240,6 +243,14 @@ impl Ladder {
 
     fn leave_at(&self) -> Instant {
         later(self.heard_at, LEAVE_AFTER.saturating_add(self.slow))
+    }
+
+    /// When to move to a rung that answered.
+    fn move_at(&self, best: usize) -> Instant {
+        let leave_at = if self.current.is_some() { self.leave_at() } else { self.now };
+        let is_awaited = self.rungs.iter().take(best).any(|better| better.is_tried);
+        let answered_at = self.rungs.get(best).and_then(|found| found.answered_at).filter(|_| is_awaited);
+        answered_at.map_or(leave_at, |at| later(at, GRACE).max(leave_at))
     }
 
     /// Begins to try every rung.
@@ -267,19 +278,22 @@ impl Ladder {
     /// The best rung but the one in use that answered since the doubt began.
     fn best_answer(&self) -> Option<usize> {
         let mut rungs = self.rungs.iter().enumerate();
-        rungs.find(|(rung, found)| Some(*rung) != self.current && found.answered_at.is_some()).map(|(rung, _)| rung)
+        rungs
+            .find(|(rung, found)| Some(*rung) != self.current && found.answered_at.is_some())
+            .map(|(rung, _)| rung)
     }
 
     /// Moves where that is called for, and tries what is due.
     fn decide(&mut self) {
         if self.is_searching()
-            && (self.current.is_none() || self.leave_at() <= self.now)
             && let Some(best) = self.best_answer()
+            && self.move_at(best) <= self.now
         {
             self.take(best);
         }
         let is_urgent = self.is_searching();
-        let due: Vec<usize> = self.wanted().filter(|(_, rung)| rung.next_at <= self.now).map(|(number, _)| number).collect();
+        let due: Vec<usize> =
+            self.wanted().filter(|(_, rung)| rung.next_at <= self.now).map(|(number, _)| number).collect();
         for number in due {
             if let Some(rung) = self.rungs.get_mut(number) {
                 rung.is_tried = true;

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use blueprint_common_runtime::tasks::Spawner;
 use blueprint_common_tunnel::Tunnel;
@@ -24,6 +24,8 @@ use crate::shared::Shared;
 const QUESTIONS: u32 = 4;
 const QUESTION_PAUSE: Duration = Duration::from_millis(250);
 const ANSWER_WITHIN: Duration = Duration::from_millis(1200);
+/// How soon a question is asked again that could not leave, because no handshake has completed yet.
+const SESSION_PAUSE: Duration = Duration::from_millis(50);
 /// Bytes of the inner packet of a question.
 const QUESTION_BYTES: u16 = 64;
 
@@ -152,9 +154,7 @@ pub(crate) async fn attempt(
             let remote = base.remote(offer, turn).await?;
             Some(Arc::new(Box::pin(open_quic(&base, remote, watcher)).await?))
         }
-        (Carrier::Tls, None) => {
-            Some(Arc::new(Box::pin(open_tls(&base, &base.place(offer), watcher)).await?))
-        }
+        (Carrier::Tls, None) => Some(Arc::new(Box::pin(open_tls(&base, &base.place(offer), watcher)).await?)),
     };
     let endpoint = match &link {
         Some(link) => link.endpoint,
@@ -171,7 +171,14 @@ async fn ask(base: &Base, endpoint: Endpoint, is_urgent: bool) -> Option<Duratio
         if is_urgent && number % 2 == 0 && !base.is_alive() {
             base.tunnel.greet(base.hub, endpoint).await;
         }
-        base.tunnel.probe(base.hub, endpoint, QUESTION_BYTES, ANSWER_WITHIN).await
+        let asked_at = Instant::now();
+        loop {
+            let answer = base.tunnel.probe(base.hub, endpoint, QUESTION_BYTES, ANSWER_WITHIN).await;
+            if answer.is_some() || number > 0 || asked_at.elapsed() >= ANSWER_WITHIN {
+                return answer;
+            }
+            sleep(SESSION_PAUSE).await;
+        }
     };
     let mut questions: FuturesUnordered<_> = (0..QUESTIONS).map(question).collect();
     while let Some(answer) = questions.next().await {
@@ -192,6 +199,7 @@ pub(crate) async fn largest(base: &Base, endpoint: Endpoint, sizes: &[u16]) -> O
         }
         None
     };
-    let answers: Vec<_> = sizes.iter().map(|size| question(*size)).collect::<FuturesUnordered<_>>().collect().await;
+    let answers: Vec<_> =
+        sizes.iter().map(|size| question(*size)).collect::<FuturesUnordered<_>>().collect().await;
     answers.into_iter().flatten().max()
 }

@@ -49,7 +49,11 @@ pub(crate) struct Gone {
 pub(crate) type Watcher = Option<(mpsc::Sender<Gone>, usize)>;
 
 /// Opens a QUIC connection that carries the tunnel.
-pub(super) async fn open_quic(base: &Base, remote: SocketAddr, watcher: Watcher) -> Result<LiveLink, TryError> {
+pub(super) async fn open_quic(
+    base: &Base,
+    remote: SocketAddr,
+    watcher: Watcher,
+) -> Result<LiveLink, TryError> {
     let tls = tls::carrier_config(&base.identity.credential).map_err(DialError::SetUp)?;
     let socket = client_socket(remote).map_err(TryError::Socket)?;
     let quic = carrier::dial(socket, remote, &tls, HUB_TLS_NAME, &QuicLimits::default()).await?;
@@ -86,7 +90,7 @@ where
 {
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let (stop, is_over) = (base.stop.child_token(), Arc::new(AtomicBool::new(false)));
-    let (running, over) = (run(stop.clone()), Arc::clone(&is_over));
+    let (running, over) = (Box::pin(run(stop.clone())), Arc::clone(&is_over));
     base.spawner.spawn_base(name, async move {
         let ended = running.await;
         over.store(true, Ordering::Relaxed);

@@ -348,7 +348,7 @@ impl Tunnel {
             CarrierKind::Tls => Via::Tls(id),
         };
         let endpoint = Endpoint { via, remote, local: None };
-        let receiver = LinkReceiver::new(Arc::clone(&self.shared), &self.local, 0);
+        let receiver = Box::new(LinkReceiver::new(Arc::clone(&self.shared), &self.local, 0));
         Some(Link { endpoint, shared: Arc::clone(&self.shared), receiver })
     }
 
@@ -368,7 +368,8 @@ async fn ask<C, T>(commands: &mpsc::Sender<C>, command: impl FnOnce(oneshot::Sen
 pub struct Link {
     endpoint: Endpoint,
     shared: Arc<Shared>,
-    receiver: LinkReceiver,
+    /// Boxed: a packet thread's workspace is larger than a task should be.
+    receiver: Box<LinkReceiver>,
 }
 
 impl Link {

@@ -174,7 +174,7 @@ impl Carriers {
         // The tunnel outlives the drain, because open requests go through it.
         this.spawner.spawn_base("tls carrier", async move {
             opened(identity.agent, source, "tls");
-            let ended = pump.run(stream, link, place.stop.clone()).await;
+            let ended = Box::pin(pump.run(stream, link, place.stop.clone())).await;
             closed(identity.agent, source, "tls", &ended);
         });
     }
@@ -227,7 +227,7 @@ impl Carriers {
             return self.refused(source, identity.agent, "full");
         };
         opened(identity.agent, source, "quic");
-        let ended = quic.run(link, place.stop.clone()).await;
+        let ended = Box::pin(quic.run(link, place.stop.clone())).await;
         closed(identity.agent, source, "quic", &ended);
     }
 }

@@ -70,7 +70,8 @@ pub fn carrier_config(authority: &Authority) -> Result<ServerConfig, TlsError> {
     let provider = carrier::crypto_provider();
     let mut roots = RootCertStore::empty();
     roots.add(authority.certificate().clone())?;
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build()?;
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build()?;
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(verifier)

@@ -46,7 +46,10 @@ impl Receiver {
             tally: Arc::clone(&tally),
             local: match local {
                 Local::Device(queue, limits) => {
-                    Delivery::Device(DeviceWriter { queue: Arc::clone(queue), tally: Arc::clone(&tally) }, Merger::new(*limits))
+                    Delivery::Device(
+                        DeviceWriter { queue: Arc::clone(queue), tally: Arc::clone(&tally) },
+                        Box::new(Merger::new(*limits)),
+                    )
                 }
                 Local::Stack(inbox) => Delivery::Stack(Arc::clone(inbox)),
             },
@@ -142,7 +145,7 @@ struct Sink {
 }
 
 enum Delivery {
-    Device(DeviceWriter, Merger),
+    Device(DeviceWriter, Box<Merger>),
     Stack(Arc<Inbox>),
 }
 

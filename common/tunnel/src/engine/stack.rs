@@ -5,7 +5,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use blueprint_common_tunnel_core::{Discard, Notice, Sealer, Tally, Traffic};
+use blueprint_common_tunnel_core::offload::{Superpacket, VnetHeader};
+use blueprint_common_tunnel_core::{
+    Discard, MTU_RANGE, Notice, RUN_SLACK_BYTES, Sealer, Tally, Traffic,
+};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -23,6 +26,8 @@ use crate::netstack::{Netstack, Refusals};
 const BATCHES_PER_TURN: usize = 4;
 /// Commands taken in one turn.
 const COMMANDS_PER_TURN: usize = 64;
+/// Where the checksum is in a TCP header.
+const TCP_CHECKSUM_AT: u16 = 16;
 /// Packets gathered before they are sealed.
 const PLAIN_BYTES: usize = 128 << 10;
 
@@ -153,6 +158,8 @@ struct Egress {
     /// Where each packet ends, and where its room does.
     packets: Vec<(usize, usize)>,
     mtu: usize,
+    /// One part of a packet that is too long for the way.
+    segment: Vec<u8>,
     outgoing: Outgoing,
     tally: Arc<Tally>,
 }
@@ -166,6 +173,7 @@ impl Egress {
             plain: Vec::with_capacity(PLAIN_BYTES),
             packets: Vec::with_capacity(256),
             mtu,
+            segment: vec![0; usize::from(*MTU_RANGE.end()) + RUN_SLACK_BYTES],
             outgoing: Outgoing::new(),
             tally,
         }
@@ -201,7 +209,23 @@ impl Egress {
                 continue;
             };
             if packet.len() > sealer.mtu() {
-                self.tally.discard(Discard::TooBig);
+                // The stack learnt its segments' size at the start of the flow; the way has become narrower since.
+                let Some(parts) = cut(packet, sealer.mtu()) else {
+                    self.tally.discard(Discard::TooBig);
+                    continue;
+                };
+                for number in 0..parts.segments() {
+                    let len = parts.write(number, &mut self.segment);
+                    let padded = sealer.padded_len(len);
+                    if let Some(padding) = self.segment.get_mut(len..padded) {
+                        padding.fill(0);
+                    }
+                    let plaintext = self.segment.get(..padded).unwrap_or_default();
+                    match sealer.seal(plaintext, self.outgoing.room(), now) {
+                        Ok(len) => self.outgoing.commit(&to, len),
+                        Err(discard) => self.tally.discard(discard),
+                    }
+                }
                 continue;
             }
             if sealer.note_len(packet.len()) {
@@ -225,6 +249,29 @@ impl Egress {
     }
 }
 
+/// Cuts a TCP segment of the stack that is longer than `mtu` into shorter ones; `None` for every other packet.
+fn cut(packet: &[u8], mtu: usize) -> Option<Superpacket<'_>> {
+    let first = packet.first()?;
+    let (gso_type, csum_start) = match first >> 4 {
+        4 => (VnetHeader::GSO_TCPV4, u16::from(first & 0xf) * 4),
+        _ => (VnetHeader::GSO_TCPV6, 40),
+    };
+    let parts_of = |gso_size: u16| {
+        let header = VnetHeader {
+            flags: VnetHeader::NEEDS_CSUM,
+            gso_type,
+            gso_size,
+            csum_start,
+            csum_offset: TCP_CHECKSUM_AT,
+            ..VnetHeader::default()
+        };
+        Superpacket::parse(&header, packet).ok()
+    };
+    // Of segments with one byte each, the rest is headers.
+    let headers = parts_of(1)?.largest_len().checked_sub(1)?;
+    parts_of(u16::try_from(mtu.checked_sub(headers)?).ok()?)
+}
+
 impl Sink for Egress {
     fn has_room(&mut self) -> bool {
         if self.plain.len() + self.mtu + 16 > PLAIN_BYTES {
@@ -239,5 +286,21 @@ impl Sink for Egress {
         self.plain.resize(start + length.next_multiple_of(16), 0);
         self.packets.push((start + length, self.plain.len()));
         write(self.plain.get_mut(start..start + length).unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tcp_segment_is_cut_to_the_mtu_and_anything_else_is_not() {
+        let mut packet = vec![0u8; 1420];
+        packet[..20].copy_from_slice(&[0x45, 0, 5, 0x8c, 0, 0, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
+        packet[20..40].copy_from_slice(&[0, 80, 0, 81, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x10, 1, 0, 0, 0, 0, 0]);
+        let parts = cut(&packet, 1302).unwrap();
+        assert_eq!((parts.segments(), parts.segment_len(0), parts.segment_len(1)), (2, 1302, 158));
+        packet[9] = 17;
+        assert!(cut(&packet, 1302).is_none());
     }
 }

@@ -109,6 +109,13 @@ impl<'h> Rig<'h> {
         Load::start(&self.hosts.hub, self.hub.proxy(), machine.service, &machine.token)
     }
 
+    /// Gets so many bytes from the service of a machine, in one answer.
+    pub(super) fn fetch(&self, machine: &Machine<'_>, bytes: usize) -> Result<()> {
+        let response = self.hub.get(machine.service, &machine.token, &format!("/bytes/{bytes}"))?;
+        ensure!(response.status == 200 && response.body.len() == bytes, "{}: {} bytes", response.status, response.body.len());
+        Ok(())
+    }
+
     /// Waits until both machines are up in every respect and answer.
     pub(super) fn settle(&self) -> Result<()> {
         for machine in [&self.one, &self.two] {
