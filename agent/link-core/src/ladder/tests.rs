@@ -112,7 +112,7 @@ fn a_connection_that_ends_is_left_at_once() {
     sim.run(Duration::from_secs(10));
     sim.works = [false, false, false, true];
     sim.ladder.handle_gone(2, sim.now);
-    sim.run(MS * 100);
+    sim.run(MS * 300);
     assert_eq!(sim.moves, [2, 3]);
 }
 

@@ -75,8 +75,7 @@ fn carriers_are_left_when_they_fall_silent_and_climbed_back_to_without_a_flow_lo
 fn a_carrier_is_forced_by_configuration_and_netcheck_tries_them_all() -> Result<()> {
     let Some(lab) = Lab::new()? else { return Ok(()) };
     let (hub_host, machine) = (lab.host("hub")?, lab.host("one")?);
-    lab.set_name(HUB_NAME, &[IpAddr::V4(hub_host.address())]);
-    let hub = Hub::start_on(&hub_host, HUB_NAME, &[])?;
+    let hub = Hub::start_on(&hub_host, &hub_host.address().to_string(), &[])?;
     let agent = Agent::join(Some(&machine), "one", &hub.join_line(&[])?)?;
     // Beside an agent that does not run.
     let report = agent.json(&["netcheck"])?;
