@@ -25,7 +25,7 @@ use crate::plane::Plane;
 use crate::service::{ServiceError, ServiceTable};
 use crate::shared::Shared;
 use crate::status::StatusReport;
-use crate::{api, forward, health, join, metrics, observe, plane, qos, renewal};
+use crate::{api, carrier, forward, health, join, metrics, observe, qos, renewal};
 
 /// Name of the socket in the state folder.
 pub(crate) const SOCKET: &str = "agent.sock";
@@ -231,7 +231,7 @@ impl Agent {
             engine.run(stop).await;
             Ok(())
         });
-        parts.spawn("path", plane::watch(Arc::clone(&shared), kicks));
+        parts.spawn("path", carrier::run(Arc::clone(&shared), spawner.clone(), kicks));
         parts.spawn("control", driver.run());
         parts.spawn("renewal", renewal::run(Arc::clone(&shared), seed));
         parts.spawn("services", forward::run(Arc::clone(&shared), spawner.clone()));

@@ -17,12 +17,13 @@ use tokio::net::UnixListener;
 use tracing::{info, warn};
 
 use crate::agent::AgentError;
+use crate::carrier::Base;
 use crate::http_text::{Answer, json, refusal};
 use crate::identity::FILE;
-use crate::join;
 use crate::service::ServiceSpec;
 use crate::shared::Shared;
 use crate::status::{self, StatusReport};
+use crate::{join, netcheck};
 
 /// Largest request that is read.
 const MAX_REQUEST_BYTES: usize = 64 * 1024;
@@ -50,12 +51,13 @@ pub(crate) async fn run(
     spawner: Spawner,
 ) -> Result<(), AgentError> {
     let stop = shared.stop.clone();
+    let children = spawner.clone();
     let make_service = move || {
-        let shared = Arc::clone(&shared);
+        let (shared, spawner) = (Arc::clone(&shared), children.clone());
         service_fn(move |request: Request<Incoming>| {
-            let shared = Arc::clone(&shared);
+            let (shared, spawner) = (Arc::clone(&shared), spawner.clone());
             async move {
-                let answered = Box::pin(respond(&shared, request)).await;
+                let answered = Box::pin(respond(&shared, &spawner, request)).await;
                 Ok::<_, Infallible>(answered.unwrap_or_else(|error| refusal(&error)))
             }
         })
@@ -66,7 +68,7 @@ pub(crate) async fn run(
     }
 }
 
-async fn respond(shared: &Shared, request: Request<Incoming>) -> Result<Answer, CliError> {
+async fn respond(shared: &Shared, spawner: &Spawner, request: Request<Incoming>) -> Result<Answer, CliError> {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     match (&method, path.as_str()) {
         (&Method::GET, "/v1/status") => Ok(json(StatusCode::OK, &StatusReport::of(shared))),
@@ -80,6 +82,10 @@ async fn respond(shared: &Shared, request: Request<Incoming>) -> Result<Answer, 
             let RemoveRequest { service, port } = body(request).await?;
             let removed = shared.remove_service(service, port)?;
             Ok(json(StatusCode::OK, &json!({ "removed": removed })))
+        }
+        (&Method::POST, "/v1/netcheck") => {
+            let base = Base::of(shared, spawner.clone());
+            Ok(json(StatusCode::OK, &Box::pin(netcheck::beside(shared, base)).await))
         }
         (&Method::POST, "/v1/leave") => {
             let LeaveRequest { force } = body(request).await?;
@@ -102,7 +108,7 @@ async fn leave(shared: &Shared, force: bool) -> Result<bool, CliError> {
     let identity = shared.identity();
     // The hub's goodbye to the control stream comes before its answer here.
     shared.set_leaving(true);
-    let told = match join::leave(&identity).await {
+    let told = match join::leave(&identity, shared.config.proxy.as_ref()).await {
         Ok(()) => true,
         Err(error) if force => {
             warn!(error = %blueprint_common_runtime::Chain(&error), "left without telling the hub");

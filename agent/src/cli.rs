@@ -2,6 +2,7 @@
 
 mod config;
 mod membership;
+mod netcheck;
 mod run;
 mod service;
 
@@ -11,6 +12,7 @@ use std::process::ExitCode;
 use blueprint_common_runtime::cli::{CliError, Output, finish};
 use blueprint_common_runtime::local_api::LocalClient;
 use blueprint_common_runtime::state::{StateDir, StateError, default_path};
+use blueprint_common_tunnel::carrier::ProxyUrl;
 use blueprint_common_types::ServiceKey;
 use clap::{Args, Parser, Subcommand};
 use http::{Method, StatusCode};
@@ -53,6 +55,12 @@ enum Command {
     /// Shows how the agent and its ways to the hub are.
     #[command(after_help = "Example:\n  blueprint-agent status --output json")]
     Status(StateArg),
+    /// Tries every carrier to the hub, and says what keeps those from working that do not.
+    #[command(
+        after_help = "Examples:\n  blueprint-agent netcheck\n  blueprint-agent netcheck --output json\n\nExit codes: 0 the best \
+                      carrier works, 1 only a slower one does, 6 none does, 3 not joined."
+    )]
+    Netcheck(NetcheckArgs),
     /// Changes and shows what this machine offers.
     #[command(
         subcommand,
@@ -90,6 +98,9 @@ struct JoinArgs {
     /// Name of this machine for people [default: its host name].
     #[arg(long)]
     name: Option<String>,
+    /// HTTP proxy on the way to the hub, without credentials.
+    #[arg(long, value_name = "http://HOST:PORT")]
+    proxy: Option<ProxyUrl>,
     #[command(flatten)]
     state: StateArg,
 }
@@ -116,10 +127,21 @@ struct RunArgs {
 }
 
 #[derive(Debug, Args)]
+struct NetcheckArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    #[command(flatten)]
+    state: StateArg,
+}
+
+#[derive(Debug, Args)]
 struct LeaveArgs {
     /// Forgets the identity even where the hub cannot be told.
     #[arg(long)]
     force: bool,
+    /// HTTP proxy on the way to the hub, for an agent that does not run.
+    #[arg(long, value_name = "http://HOST:PORT")]
+    proxy: Option<ProxyUrl>,
     #[command(flatten)]
     state: StateArg,
 }
@@ -200,6 +222,7 @@ fn execute(cli: Cli) -> Result<(), CliError> {
         Command::Join(args) => membership::join(args, output),
         Command::Run(args) => run::run(args),
         Command::Status(state) => membership::status(&state, output),
+        Command::Netcheck(args) => netcheck::netcheck(args, output),
         Command::Service(command) => service::service(command, output),
         Command::Leave(args) => membership::leave(&args, output),
         Command::Config(command) => config::config(command, output),
@@ -289,6 +312,7 @@ mod tests {
             "blueprint-agent join --line-file f --name gpu-1 --state s --output json",
             "blueprint-agent run --config c --state s --set a.b=c --set log.level=debug --exit-on-stdin-close",
             "blueprint-agent status --output json",
+            "blueprint-agent netcheck --output json --set tunnel.carriers=tls",
             "blueprint-agent service add 7/42 --local localhost:8080 --port 80 --check http:/healthz",
             "blueprint-agent service ls --state s",
             "blueprint-agent service rm 7/42 --port 80",

@@ -1,13 +1,15 @@
 //! The agent's configuration: which keys exist, and what they become.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use blueprint_common_runtime::config::{Key, Problems, Schema, Settings, Span, TableArray};
+use blueprint_common_runtime::config::{Key, List, Problems, Schema, Settings, Span, TableArray};
 use blueprint_common_runtime::logs::{LogFormat, LogLevels};
+use blueprint_common_tunnel::carrier::{ProxyUrl, ProxyUrlError};
 use blueprint_common_tunnel::{Interface, TunSettings};
-use blueprint_common_types::{HealthCheck, ServiceKey};
+use blueprint_common_types::{Carrier, HealthCheck, Secret, ServiceKey};
 
 use crate::service::{LocalAddress, MAX_SERVICES, ServiceSpec};
 
@@ -34,6 +36,16 @@ pub static SCHEMA: Schema = Schema {
         ),
         Key::new("log.format", "text", "text or json; logs go to standard error."),
         Key::new("tunnel.listen", "0.0.0.0:0", "UDP address of the tunnel. Port 0 lets the system choose."),
+        Key::new(
+            "tunnel.carriers",
+            "udp,quic,tls",
+            "Carriers that may be used, in any order: the best that works is. One alone is forced.",
+        ),
+        Key::unset("tunnel.proxy", "HTTP proxy for control streams and the TLS carrier: http://HOST:PORT."),
+        Key::unset(
+            "tunnel.proxy_file",
+            "File with the URL of that proxy, where it asks for credentials: http://USER:PASSWORD@HOST:PORT.",
+        ),
         Key::new(
             "tunnel.interface",
             "netstack",
@@ -94,6 +106,10 @@ pub struct AgentConfig {
     pub log_format: LogFormat,
     /// UDP address of the tunnel.
     pub tunnel_listen: SocketAddr,
+    /// Carriers that may be used.
+    pub carriers: BTreeSet<Carrier>,
+    /// HTTP proxy for everything that goes over TCP.
+    pub proxy: Option<ProxyUrl>,
     /// Where the overlay ends on this machine.
     pub interface: Interface,
     /// TCP address of metrics and probes; `None` for none.
@@ -118,6 +134,8 @@ impl Default for AgentConfig {
             log_level: "info".to_owned(),
             log_format: LogFormat::Text,
             tunnel_listen: SocketAddr::from(([0, 0, 0, 0], 0)),
+            carriers: Carrier::ALL.into(),
+            proxy: None,
             interface: Interface::Netstack,
             observe_listen: None,
             grace: Duration::from_secs(10),
@@ -140,6 +158,8 @@ impl AgentConfig {
         let levels: Option<LogLevels> = settings.take("log.level", problems);
         let log_format = settings.take("log.format", problems);
         let tunnel_listen = settings.take("tunnel.listen", problems);
+        let carriers = carriers(settings, problems);
+        let proxy = proxy(settings, problems);
         let interface = interface(settings, problems);
         let observe_listen = match settings.text("observe.listen") {
             Some("off") => Some(None),
@@ -154,6 +174,8 @@ impl AgentConfig {
             log_level: settings.text("log.level")?.to_owned(),
             log_format: log_format?,
             tunnel_listen: tunnel_listen?,
+            carriers: carriers?,
+            proxy,
             interface: interface?,
             observe_listen: observe_listen?,
             grace: grace?.0,
@@ -161,6 +183,50 @@ impl AgentConfig {
             local_api: true,
             samples: true,
         })
+    }
+}
+
+fn carriers(settings: &Settings, problems: &mut Problems) -> Option<BTreeSet<Carrier>> {
+    let List(names) = settings.take("tunnel.carriers", problems)?;
+    let carriers: Result<BTreeSet<Carrier>, _> = names.iter().map(|name| name.parse()).collect();
+    match carriers {
+        Ok(carriers) if !carriers.is_empty() => return Some(carriers),
+        Ok(_) => settings.refuse("tunnel.carriers", "no carrier is left", problems),
+        Err(error) => settings.refuse("tunnel.carriers", &error.to_string(), problems),
+    }
+    None
+}
+
+/// The proxy. What may hold a password is never repeated.
+fn proxy(settings: &Settings, problems: &mut Problems) -> Option<ProxyUrl> {
+    let (key, text) = match (settings.text("tunnel.proxy_file"), settings.text("tunnel.proxy")) {
+        (Some(_), Some(_)) => {
+            problems.add("tunnel.proxy", "tunnel.proxy_file is set, too: one of them is enough");
+            return None;
+        }
+        (Some(path), None) => match std::fs::read_to_string(path) {
+            Ok(text) => ("tunnel.proxy_file", Secret::new(text)),
+            Err(error) => {
+                problems.add("tunnel.proxy_file", format!("cannot read {path}: {error}"));
+                return None;
+            }
+        },
+        (None, Some(text)) if text.contains('@') => {
+            problems.add(
+                "tunnel.proxy",
+                "credentials do not belong here: write the URL into a file for tunnel.proxy_file",
+            );
+            return None;
+        }
+        (None, text) => ("tunnel.proxy", Secret::new(text?.to_owned())),
+    };
+    match text.expose().trim().parse() {
+        Ok(proxy) => Some(proxy),
+        Err(error) => {
+            let error: ProxyUrlError = error;
+            problems.add(key, error.to_string());
+            None
+        }
     }
 }
 
@@ -299,6 +365,21 @@ mod tests {
             "service[0].local",
         ] {
             assert!(problems.iter().any(|problem| problem.starts_with(key)), "{key}: {problems:?}");
+        }
+    }
+
+    #[test]
+    fn carriers_are_named_and_a_password_is_not_repeated() {
+        let (config, problems) =
+            load("[tunnel]\ncarriers = [\"tls\", \"udp\"]\nproxy = \"http://proxy:3128\"\n", &[]);
+        let config = config.unwrap();
+        assert_eq!(problems, [""; 0]);
+        assert_eq!(config.carriers, [Carrier::Udp, Carrier::Tls].into());
+        assert_eq!(config.proxy.unwrap().to_string(), "http://proxy:3128");
+        for text in ["carriers = \"\"", "carriers = \"udp,fax\"", "proxy = \"http://a:canary@proxy:3128\""] {
+            let (config, problems) = load(&format!("[tunnel]\n{text}\n"), &[]);
+            assert!(config.is_none() && problems.len() == 1, "{text}: {problems:?}");
+            assert!(!problems[0].contains("canary"), "{problems:?}");
         }
     }
 

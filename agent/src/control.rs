@@ -201,7 +201,7 @@ impl Driver {
         };
         let identity = self.shared.identity();
         self.certificate.clone_from(&identity.credential.certificate);
-        Box::pin(session::open(identity, hello))
+        Box::pin(session::open(identity, self.shared.config.proxy.clone(), hello))
     }
 
     /// A stream was welcomed: it takes the place of any other.
@@ -215,6 +215,8 @@ impl Driver {
             self.link.handle_message(now);
         }
         let reached = session.reached;
+        // What is reached through a proxy is the proxy.
+        let direct = self.shared.config.proxy.is_none().then_some(reached.ip());
         self.session = Some(session);
         self.opening = None;
         self.hub_seq = 0;
@@ -231,7 +233,7 @@ impl Driver {
             control.reason = None;
             control.hint = None;
         });
-        self.configure(settings, Some(reached.ip()))?;
+        self.configure(settings, direct)?;
         self.offer(true);
         Ok(())
     }
@@ -299,7 +301,9 @@ impl Driver {
             }
             Some(FromHub::Config(config)) => match TunnelSettings::try_from(config) {
                 Ok(settings) => {
-                    let reached = self.session.as_ref().map(|session| session.reached.ip());
+                    let is_direct = self.shared.config.proxy.is_none();
+                    let reached =
+                        self.session.as_ref().filter(|_| is_direct).map(|session| session.reached.ip());
                     self.configure(settings, reached)?;
                 }
                 Err(error) => warn!(%error, "configuration ignored"),
@@ -355,7 +359,7 @@ impl Driver {
         if settings != known {
             let same = TunnelSettings {
                 epoch: known.epoch,
-                endpoints: known.endpoints.clone(),
+                carriers: known.carriers.clone(),
                 keepalive: known.keepalive,
                 ..settings.clone()
             };

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use blueprint_common_tunnel::carrier::{self, ConnectProxyError, ProxyUrl};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use hickory_resolver::TokioResolver;
@@ -146,6 +147,9 @@ pub enum DialError {
         /// Why not.
         source: tonic::transport::Error,
     },
+    /// The HTTP proxy does not let us through.
+    #[error(transparent)]
+    Proxy(#[from] ConnectProxyError),
     /// Our own keys or certificates cannot be used.
     #[error("cannot set up TLS")]
     SetUp(#[from] rustls::Error),
@@ -156,7 +160,7 @@ pub enum DialError {
 pub(crate) struct Dialed {
     /// For calls; it does not reconnect.
     pub(crate) channel: Channel,
-    /// The hub's address that took the connection.
+    /// The hub's address that took the connection, or the proxy's.
     pub(crate) reached: SocketAddr,
 }
 
@@ -165,10 +169,12 @@ pub(crate) struct Dialed {
 /// # Cancel safety
 ///
 /// Dropping the future leaves nothing open.
-pub(crate) async fn dial(hub: &HubAddress, tls: Arc<ClientConfig>) -> Result<Dialed, DialError> {
-    let addresses = resolve(&hub.host).await?;
-    let connected = timeout(CONNECT_TIMEOUT, connect(hub, addresses, tls)).await;
-    let (stream, reached) = connected.map_err(|_| DialError::TimedOut { hub: hub.clone() })??;
+pub(crate) async fn dial(
+    hub: &HubAddress,
+    tls: Arc<ClientConfig>,
+    proxy: Option<&ProxyUrl>,
+) -> Result<Dialed, DialError> {
+    let (stream, reached) = dial_stream(hub, Vec::new(), tls, proxy).await?;
     let protocol = |source| DialError::Protocol { hub: hub.clone(), source };
     let channel = Endpoint::from_static("http://hub.blueprint.internal")
         .connect_timeout(CONNECT_TIMEOUT)
@@ -179,6 +185,30 @@ pub(crate) async fn dial(hub: &HubAddress, tls: Arc<ClientConfig>) -> Result<Dia
         .await
         .map_err(protocol)?;
     Ok(Dialed { channel, reached })
+}
+
+/// Opens a TLS stream to `hub` at one of the `known` addresses, or those found where there are none; or through a
+/// proxy, which then resolves the name.
+///
+/// # Cancel safety
+///
+/// Dropping the future leaves nothing open.
+pub(crate) async fn dial_stream(
+    hub: &HubAddress,
+    known: Vec<IpAddr>,
+    tls: Arc<ClientConfig>,
+    proxy: Option<&ProxyUrl>,
+) -> Result<(TlsStream<TcpStream>, SocketAddr), DialError> {
+    let timed_out = |_| DialError::TimedOut { hub: hub.clone() };
+    let Some(proxy) = proxy else {
+        let addresses = if known.is_empty() { resolve(&hub.host).await? } else { known };
+        return timeout(CONNECT_TIMEOUT, connect(hub, addresses, tls)).await.map_err(timed_out)?;
+    };
+    let stream = carrier::connect(proxy, &hub.host, hub.port, CONNECT_TIMEOUT).await?;
+    let reached = stream.peer_addr().map_err(|source| DialError::Connect { hub: hub.clone(), source })?;
+    let secured = TlsConnector::from(tls).connect(crate::tls::hub_name()?, stream);
+    let secured = timeout(CONNECT_TIMEOUT, secured).await.map_err(timed_out)?;
+    Ok((secured.map_err(|error| tls_error(hub, error))?, reached))
 }
 
 async fn connect(
@@ -378,6 +408,6 @@ mod tests {
         drop(listener);
         let hub = HubAddress { host: "127.0.0.1".to_owned(), port };
         let tls = crate::tls::joining_config(blueprint_common_types::CaPin::of_spki(b"")).unwrap();
-        assert!(matches!(dial(&hub, tls).await, Err(DialError::Connect { .. })));
+        assert!(matches!(dial(&hub, tls, None).await, Err(DialError::Connect { .. })));
     }
 }

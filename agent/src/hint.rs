@@ -33,6 +33,7 @@ fn of_dial(error: &DialError) -> (Exit, &'static str) {
         DialError::Tls { .. } | DialError::Protocol { .. } => {
             (Exit::Unavailable, "check that the address and port are those of the hub's control plane")
         }
+        DialError::Proxy(_) => (Exit::Unavailable, "check tunnel.proxy, and what the proxy lets through"),
         DialError::SetUp(_) => (Exit::Failure, REJOIN),
     }
 }

@@ -10,7 +10,10 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use blueprint_common_runtime::state::{Mode, StateDir, StateError};
-use blueprint_common_types::{AgentId, HubId, OverlayLease, Secret, Timestamp, WgPrivateKey, WgPublicKey};
+use blueprint_common_tunnel_core::MTU_RANGE;
+use blueprint_common_types::{
+    AgentId, Carrier, HubId, OverlayLease, Secret, Timestamp, WgPrivateKey, WgPublicKey,
+};
 use blueprint_proto::v1;
 use ipnetwork::{Ipv4Network, Ipv6Network};
 use serde::{Deserialize, Serialize};
@@ -23,8 +26,8 @@ pub(crate) const FILE: &str = "identity.json";
 /// Version of the file.
 const VERSION: u32 = 1;
 
-/// Endpoints of the hub that are kept at most.
-const MAX_ENDPOINTS: usize = 16;
+/// Ways to the hub that are kept at most.
+const MAX_CARRIERS: usize = 16;
 
 /// The stored identity cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +63,15 @@ pub struct Credential {
     pub not_after: Timestamp,
 }
 
+/// One way to the hub.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offer {
+    /// What carries the datagrams.
+    pub carrier: Carrier,
+    /// `HOST:PORT`; without a host it is the one of the control plane.
+    pub endpoint: String,
+}
+
 /// What the agent has to know of the tunnel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TunnelSettings {
@@ -67,8 +79,8 @@ pub struct TunnelSettings {
     pub epoch: u64,
     /// The hub as a peer.
     pub hub_key: WgPublicKey,
-    /// `HOST:PORT` of the hub's carrier, best first; without a host it is the one of the control plane.
-    pub endpoints: Vec<String>,
+    /// Ways to the hub, best first.
+    pub carriers: Vec<Offer>,
     /// The agent's own addresses.
     pub address: OverlayLease,
     /// The hub's addresses inside the tunnel.
@@ -77,7 +89,7 @@ pub struct TunnelSettings {
     pub overlay_v4: Ipv4Network,
     /// IPv6 prefix that is reached through the hub.
     pub overlay_v6: Ipv6Network,
-    /// Largest inner packet in bytes, 1280 to 1500.
+    /// Largest inner packet in bytes.
     pub mtu: u16,
     /// Time between keepalives; zero for none.
     pub keepalive: Duration,
@@ -88,17 +100,18 @@ impl TryFrom<v1::TunnelConfig> for TunnelSettings {
 
     fn try_from(config: v1::TunnelConfig) -> Result<Self, BadAnswer> {
         let key: [u8; 32] = config.hub_public_key.try_into().map_err(|_| BadAnswer("hub_public_key"))?;
-        let mtu = u16::try_from(config.mtu).ok().filter(|mtu| (1280..=1500).contains(mtu));
-        if config.hub_endpoints.is_empty() || config.hub_endpoints.len() > MAX_ENDPOINTS {
-            return Err(BadAnswer("hub_endpoints"));
+        let mtu = u16::try_from(config.mtu).ok().filter(|mtu| MTU_RANGE.contains(mtu));
+        if config.carriers.len() > MAX_CARRIERS {
+            return Err(BadAnswer("carriers"));
         }
-        if !config.hub_endpoints.iter().all(|endpoint| split_endpoint(endpoint).is_some()) {
-            return Err(BadAnswer("hub_endpoints"));
+        let carriers = config.carriers.into_iter().filter_map(offer).collect::<Result<Vec<_>, _>>()?;
+        if carriers.is_empty() {
+            return Err(BadAnswer("carriers"));
         }
         Ok(Self {
             epoch: config.epoch,
             hub_key: WgPublicKey::from_bytes(key),
-            endpoints: config.hub_endpoints,
+            carriers,
             address: lease(&config.address_v4, &config.address_v6).ok_or(BadAnswer("address"))?,
             hub: lease(&config.hub_v4, &config.hub_v6).ok_or(BadAnswer("hub address"))?,
             overlay_v4: config.overlay_v4.parse().map_err(|_| BadAnswer("overlay_v4"))?,
@@ -107,6 +120,13 @@ impl TryFrom<v1::TunnelConfig> for TunnelSettings {
             keepalive: Duration::from_secs(config.keepalive_secs.min(3600).into()),
         })
     }
+}
+
+/// `None` for a kind that only a newer agent knows.
+fn offer(offer: v1::CarrierOffer) -> Option<Result<Offer, BadAnswer>> {
+    let carrier = Carrier::try_from(offer.kind()).ok()?;
+    let is_good = split_endpoint(&offer.endpoint).is_some();
+    Some(if is_good { Ok(Offer { carrier, endpoint: offer.endpoint }) } else { Err(BadAnswer("carriers")) })
 }
 
 fn lease(v4: &str, v6: &str) -> Option<OverlayLease> {
@@ -208,7 +228,7 @@ struct Stored {
 struct StoredTunnel {
     epoch: u64,
     hub_public_key: String,
-    endpoints: Vec<String>,
+    carriers: Vec<Offer>,
     address: OverlayLease,
     hub: OverlayLease,
     overlay_v4: String,
@@ -238,7 +258,7 @@ impl Stored {
             tunnel: StoredTunnel {
                 epoch: tunnel.epoch,
                 hub_public_key: tunnel.hub_key.to_string(),
-                endpoints: tunnel.endpoints.clone(),
+                carriers: tunnel.carriers.clone(),
                 address: tunnel.address,
                 hub: tunnel.hub,
                 overlay_v4: tunnel.overlay_v4.to_string(),
@@ -281,7 +301,7 @@ impl StoredTunnel {
         Ok(TunnelSettings {
             epoch: self.epoch,
             hub_key: self.hub_public_key.parse().map_err(|_| "hub_public_key")?,
-            endpoints: self.endpoints,
+            carriers: self.carriers,
             address: self.address,
             hub: self.hub,
             overlay_v4: self.overlay_v4.parse().map_err(|_| "overlay_v4")?,
@@ -300,7 +320,7 @@ pub(crate) mod tests {
         v1::TunnelConfig {
             epoch: 3,
             hub_public_key: vec![7; 32],
-            hub_endpoints: vec![":51820".to_owned(), "[2001:db8::1]:51820".to_owned()],
+            carriers: vec![wire_offer(v1::carrier_offer::Kind::Udp, ":51820")],
             address_v4: "10.101.0.2".to_owned(),
             address_v6: "fd00::2".to_owned(),
             hub_v4: "10.101.0.1".to_owned(),
@@ -310,6 +330,10 @@ pub(crate) mod tests {
             mtu: 1420,
             keepalive_secs: 10,
         }
+    }
+
+    fn wire_offer(kind: v1::carrier_offer::Kind, endpoint: &str) -> v1::CarrierOffer {
+        v1::CarrierOffer { kind: kind.into(), endpoint: endpoint.to_owned() }
     }
 
     pub(crate) fn identity() -> Identity {
@@ -377,8 +401,8 @@ pub(crate) mod tests {
         type Spoil = fn(&mut v1::TunnelConfig);
         let spoils: [(Spoil, &str); 7] = [
             (|c| c.hub_public_key.truncate(31), "hub_public_key"),
-            (|c| c.hub_endpoints.clear(), "hub_endpoints"),
-            (|c| c.hub_endpoints = vec!["hub".to_owned()], "hub_endpoints"),
+            (|c| c.carriers.clear(), "carriers"),
+            (|c| c.carriers = vec![wire_offer(v1::carrier_offer::Kind::Tls, "hub")], "carriers"),
             (|c| c.address_v4 = "x".to_owned(), "address"),
             (|c| c.hub_v6 = "10.0.0.1".to_owned(), "hub address"),
             (|c| c.overlay_v4 = "10.0.0.0/33".to_owned(), "overlay_v4"),
@@ -389,6 +413,16 @@ pub(crate) mod tests {
             spoil(&mut config);
             assert_eq!(TunnelSettings::try_from(config), Err(BadAnswer(field)));
         }
+    }
+
+    #[test]
+    fn a_carrier_of_the_future_is_left_out() {
+        let mut config = wire_config();
+        config.carriers.push(v1::CarrierOffer { kind: 99, endpoint: "x".to_owned() });
+        config.carriers.push(wire_offer(v1::carrier_offer::Kind::Quic, ":443"));
+        let settings = TunnelSettings::try_from(config).unwrap();
+        let kinds: Vec<_> = settings.carriers.iter().map(|offer| offer.carrier).collect();
+        assert_eq!(kinds, [Carrier::Udp, Carrier::Quic]);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use blueprint_common_runtime::state::StateDir;
+use blueprint_common_tunnel::carrier::ProxyUrl;
 use blueprint_common_types::{AgentId, HubId, JoinLine, Secret, Timestamp, WgPrivateKey};
 use blueprint_proto::v1;
 use blueprint_proto::v1::agent_control_client::AgentControlClient;
@@ -30,6 +31,8 @@ pub struct JoinOptions {
     pub name: Option<String>,
     /// Where the identity is stored.
     pub state: StateDir,
+    /// HTTP proxy on the way to the hub.
+    pub proxy: Option<ProxyUrl>,
 }
 
 /// What a refusal of the hub means.
@@ -176,6 +179,7 @@ impl JoinError {
                 | DialError::NoAddress { .. }
                 | DialError::Connect { .. }
                 | DialError::TimedOut { .. }
+                | DialError::Proxy(_)
                 | DialError::Tls { .. }
                 | DialError::Protocol { .. } => true,
                 DialError::WrongHub { .. }
@@ -192,7 +196,7 @@ impl JoinError {
 
 /// Joins, and stores the identity before it says so.
 pub(crate) async fn join(options: JoinOptions) -> Result<Identity, JoinError> {
-    let JoinOptions { line, name, state } = options;
+    let JoinOptions { line, name, state, proxy } = options;
     if let Some(Identity { hub, agent_id, .. }) = Identity::load(&state)? {
         return Err(JoinError::AlreadyJoined { hub, agent: agent_id });
     }
@@ -212,7 +216,7 @@ pub(crate) async fn join(options: JoinOptions) -> Result<Identity, JoinError> {
     };
     let hub = HubAddress { host: line.host, port: line.port };
     let config = tls::joining_config(line.pin).map_err(|error| CallError::Dial(error.into()))?;
-    let dialed = dial(&hub, config).await.map_err(CallError::Dial)?;
+    let dialed = dial(&hub, config, proxy.as_ref()).await.map_err(CallError::Dial)?;
     let mut client = EnrollmentClient::new(dialed.channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let answer = timeout(CALL_TIMEOUT, client.join(message)).await.map_err(|_| CallError::TimedOut)?;
     let answer = answer.map_err(CallError::from)?.into_inner();
@@ -257,9 +261,9 @@ fn credential(answer: Option<v1::Credential>, key: Secret<Vec<u8>>) -> Result<Cr
 }
 
 /// Exchanges the certificate for a fresh one, with a new key. The caller stores it.
-pub(crate) async fn renew(identity: &Identity) -> Result<Credential, CallError> {
+pub(crate) async fn renew(identity: &Identity, proxy: Option<&ProxyUrl>) -> Result<Credential, CallError> {
     let (key, request) = new_request()?;
-    let mut client = control(identity).await?;
+    let mut client = control(identity, proxy).await?;
     let call = client.renew(v1::RenewRequest { certificate_request: request });
     let answer = timeout(CALL_TIMEOUT, call).await.map_err(|_| CallError::TimedOut)??.into_inner();
     let renewed = credential(answer.credential, key)?;
@@ -270,8 +274,8 @@ pub(crate) async fn renew(identity: &Identity) -> Result<Credential, CallError> 
 }
 
 /// Gives the identity up. That the hub does not know it any more is success.
-pub(crate) async fn leave(identity: &Identity) -> Result<(), CallError> {
-    let mut client = control(identity).await?;
+pub(crate) async fn leave(identity: &Identity, proxy: Option<&ProxyUrl>) -> Result<(), CallError> {
+    let mut client = control(identity, proxy).await?;
     let answer =
         timeout(CALL_TIMEOUT, client.leave(v1::LeaveRequest {})).await.map_err(|_| CallError::TimedOut)?;
     match answer.map_err(CallError::from) {
@@ -281,9 +285,12 @@ pub(crate) async fn leave(identity: &Identity) -> Result<(), CallError> {
     }
 }
 
-async fn control(identity: &Identity) -> Result<AgentControlClient<tonic::transport::Channel>, CallError> {
+async fn control(
+    identity: &Identity,
+    proxy: Option<&ProxyUrl>,
+) -> Result<AgentControlClient<tonic::transport::Channel>, CallError> {
     let config = tls::session_config(&identity.credential).map_err(DialError::SetUp)?;
-    let dialed = dial(&identity.hub, config).await?;
+    let dialed = dial(&identity.hub, config, proxy).await?;
     Ok(AgentControlClient::new(dialed.channel).max_decoding_message_size(MAX_MESSAGE_BYTES))
 }
 
@@ -380,7 +387,7 @@ mod tests {
             blueprint_common_types::JoinToken::random().unwrap().expose_text().expose()
         );
         let line = line.parse().unwrap();
-        let refused = join(JoinOptions { line, name: None, state }).await;
+        let refused = join(JoinOptions { line, name: None, state, proxy: None }).await;
         assert!(matches!(refused, Err(JoinError::AlreadyJoined { .. })));
     }
 }

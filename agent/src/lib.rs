@@ -20,6 +20,7 @@
 
 mod agent;
 mod api;
+mod carrier;
 pub mod cli;
 mod config;
 mod control;
@@ -31,6 +32,7 @@ mod http_text;
 mod identity;
 mod join;
 mod metrics;
+mod netcheck;
 mod observe;
 mod plane;
 mod qos;
@@ -44,7 +46,7 @@ mod tls;
 pub use agent::{Agent, AgentError, AgentView};
 pub use config::{AgentConfig, SCHEMA};
 pub use dial::{DialError, HubAddress};
-pub use identity::{BadAnswer, Credential, Identity, IdentityError, TunnelSettings};
+pub use identity::{BadAnswer, Credential, Identity, IdentityError, Offer, TunnelSettings};
 pub use join::{CallError, JoinError, JoinOptions, Refusal};
 pub use service::{
     Entry, LocalAddress, MAX_SERVICES, Origin, ParseLocalAddressError, ServiceError, ServiceSpec,

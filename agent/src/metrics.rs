@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use blueprint_common_runtime::metrics::Metrics;
-use blueprint_common_types::Health;
+use blueprint_common_types::{Carrier, Health};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
@@ -58,6 +58,7 @@ fn tunnel(shared: &Shared, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fm
     let sample = shared.plane.sample();
     let alive = f64::from(u8::from(shared.plane.is_alive()));
     gauge(encoder, "agent_tunnel_alive", "1 while the hub echoes through the tunnel", alive)?;
+    carriers(shared, encoder)?;
     let seconds = |micros: u32| f64::from(micros) / 1e6;
     gauge(
         encoder,
@@ -80,6 +81,17 @@ fn tunnel(shared: &Shared, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fm
     counter(encoder, "agent_tunnel_sent_bytes", "bytes sent to the hub", sample.tx_bytes)?;
     let flows = u64::try_from(shared.plane.tunnel().snapshot().flows).unwrap_or(u64::MAX);
     gauge(encoder, "agent_tunnel_flows", "TCP connections inside the tunnel", number(flows))
+}
+
+fn carriers(shared: &Shared, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+    let used = shared.plane.carrier();
+    let help = "1 for the carrier that the tunnel uses";
+    let mut metric = encoder.encode_descriptor("agent_tunnel_carrier", help, None, MetricType::Gauge)?;
+    for carrier in Carrier::ALL {
+        let value = f64::from(u8::from(used == Some(carrier.label())));
+        metric.encode_family(&[("carrier", carrier.label())])?.encode_gauge(&value)?;
+    }
+    Ok(())
 }
 
 fn discards(shared: &Shared, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {

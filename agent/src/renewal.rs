@@ -59,7 +59,7 @@ fn life(shared: &Shared) -> (Timestamp, Timestamp) {
 }
 
 async fn renew(shared: &Shared) -> Result<(), AgentError> {
-    match join::renew(&shared.identity()).await {
+    match join::renew(&shared.identity(), shared.config.proxy.as_ref()).await {
         Ok(credential) => {
             let until = credential.not_after;
             shared.set_credential(credential)?;

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use blueprint_common_tunnel::carrier::ProxyUrl;
 use blueprint_proto::v1;
 use blueprint_proto::v1::agent_control_client::AgentControlClient;
 use blueprint_proto::v1::{agent_message, hub_message};
@@ -69,9 +70,13 @@ pub(crate) struct Opened {
 /// # Cancel safety
 ///
 /// Dropping it leaves nothing open; the hub may have closed an older stream for it.
-pub(crate) async fn open(identity: Arc<Identity>, hello: v1::Hello) -> Result<Opened, CallError> {
+pub(crate) async fn open(
+    identity: Arc<Identity>,
+    proxy: Option<ProxyUrl>,
+    hello: v1::Hello,
+) -> Result<Opened, CallError> {
     let config = tls::session_config(&identity.credential).map_err(DialError::SetUp)?;
-    let dialed = dial(&identity.hub, config).await?;
+    let dialed = dial(&identity.hub, config, proxy.as_ref()).await?;
     let (outgoing, receiver) = mpsc::channel(OUTGOING);
     let first = v1::AgentMessage { seq: 0, body: Some(agent_message::Body::Hello(hello)) };
     // The channel is new and empty.

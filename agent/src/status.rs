@@ -76,7 +76,13 @@ pub struct DataPlaneReport {
     pub alive: bool,
     /// Why not, where that is known.
     pub reason: Option<String>,
-    /// UDP address of the hub.
+    /// The carrier in use: udp, quic or tls.
+    #[serde(default)]
+    pub carrier: Option<String>,
+    /// Largest inner packet that passes, in bytes.
+    #[serde(default)]
+    pub mtu: Option<u16>,
+    /// Outer address of the hub.
     pub endpoint: Option<String>,
     /// UDP address of this agent.
     pub local: String,
@@ -254,14 +260,21 @@ impl DataPlaneReport {
             (Some(trouble), ..) => trouble,
             (None, None, _) => "the hub's address is not known yet".to_owned(),
             (None, Some(endpoint), None) => {
-                format!("no handshake with {endpoint}; check that UDP to that port may leave this network")
+                format!(
+                    "no handshake with {}; `blueprint-agent netcheck` says what is blocked",
+                    endpoint.remote
+                )
             }
-            (None, Some(endpoint), Some(_)) => format!("{endpoint} does not answer any more; searching"),
+            (None, Some(endpoint), Some(_)) => {
+                format!("{} does not answer any more; searching", endpoint.remote)
+            }
         });
         Self {
             alive,
             reason,
-            endpoint: endpoint.map(|endpoint| endpoint.to_string()),
+            carrier: plane.carrier().map(str::to_owned),
+            mtu: stats.map(|stats| stats.mtu),
+            endpoint: endpoint.map(|endpoint| endpoint.remote.to_string()),
             local: plane.tunnel().local_addr().to_string(),
             device: plane.tunnel().device().map(str::to_owned),
             rights: Rights::held().ok().map(|rights| rights.to_string()),
@@ -285,13 +298,14 @@ impl DataPlaneReport {
             return format!("down{last}: {}", self.reason.as_deref().unwrap_or("the hub does not echo"));
         }
         format!(
-            "up, echo {}, rtt {}, jitter {}, loss {:.1} %, {} in, {} out, through {}",
+            "up, echo {}, rtt {}, jitter {}, loss {:.1} %, {} in, {} out, over {} to {}",
             echo.unwrap_or_else(|| "-".to_owned()),
             micros(self.rtt_micros),
             micros(self.jitter_micros),
             self.loss_percent,
             bytes(self.rx_bytes),
             bytes(self.tx_bytes),
+            self.carrier.as_deref().unwrap_or("-"),
             self.endpoint.as_deref().unwrap_or("-"),
         )
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use blueprint_common_tunnel::carrier;
 use blueprint_common_types::{CaPin, HUB_TLS_NAME};
 use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -35,16 +36,26 @@ pub(crate) fn joining_config(pin: CaPin) -> Result<Arc<ClientConfig>, rustls::Er
 
 /// For everything after: mutual, and the hub is known by the stored authority alone.
 pub(crate) fn session_config(credential: &Credential) -> Result<Arc<ClientConfig>, rustls::Error> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    Ok(finish(mutual(credential, Arc::new(rustls::crypto::ring::default_provider()))?))
+}
+
+fn mutual(credential: &Credential, provider: Arc<CryptoProvider>) -> Result<ClientConfig, rustls::Error> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from(credential.authority.clone()))?;
     let certificate = CertificateDer::from(credential.certificate.clone());
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(credential.key.expose().clone()));
-    let config = ClientConfig::builder_with_provider(provider)
+    ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS13])?
         .with_root_certificates(roots)
-        .with_client_auth_cert(vec![certificate], key)?;
-    Ok(finish(config))
+        .with_client_auth_cert(vec![certificate], key)
+}
+
+/// For links of carriers: as a session, with the suite that is fastest here first.
+pub(crate) fn carrier_config(credential: &Credential) -> Result<ClientConfig, rustls::Error> {
+    let mut config = mutual(credential, carrier::crypto_provider())?;
+    config.alpn_protocols = vec![carrier::ALPN.to_vec()];
+    config.resumption = Resumption::disabled();
+    Ok(config)
 }
 
 fn finish(mut config: ClientConfig) -> Arc<ClientConfig> {

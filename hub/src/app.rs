@@ -11,9 +11,10 @@ use blueprint_common_runtime::local_api;
 use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_runtime::state::StateDir;
 use blueprint_common_runtime::tasks::Supervisor;
+use blueprint_common_tunnel::carrier::QuicLimits;
 use blueprint_common_tunnel::{BindError, Engine, Tunnel, TunnelConfig};
 use blueprint_common_tunnel_core::{Config as CoreConfig, Limits, OverlayPrefixes, Role};
-use blueprint_common_types::{Timestamp, fill_random};
+use blueprint_common_types::{Carrier, Timestamp, fill_random};
 use blueprint_hub_admin::{AdminState, HubFacts, OperatorToken, private_router, public_router};
 use blueprint_hub_registry::{
     ControlConfig, ControlPlane, Registrar, RegistrarHandle, TunnelFacts, serve_operator,
@@ -24,9 +25,9 @@ use blueprint_hub_registry_core::{
 use blueprint_hub_store::SqliteStore;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::UnixListener;
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
-use crate::config::{HubConfig, ProxyTls};
+use crate::config::{CarrierListen, HubConfig, ProxyTls};
 use crate::files::{self, Identity};
 use crate::policy::{self, PolicyHandle, PolicyTask};
 use crate::ports::{AdminHub, TunnelPeers, authority, peer_of};
@@ -54,6 +55,7 @@ pub(crate) struct App {
 /// Every listening socket but the proxy's.
 struct Sockets {
     control: AcceptLoop,
+    control_also: Option<AcceptLoop>,
     admin: Option<AcceptLoop>,
     admin_socket: UnixListener,
     registry_socket: UnixListener,
@@ -65,7 +67,12 @@ impl Sockets {
             Some(address) => Some(AcceptLoop::bind("admin", address, ADMIN_LIMITS).await?),
             None => None,
         };
+        let control_also = match config.control_listen_also {
+            Some(address) => Some(AcceptLoop::bind("control", address, CONTROL_LIMITS).await?),
+            None => None,
+        };
         Ok(Self {
+            control_also,
             control: AcceptLoop::bind("control", config.control_listen, CONTROL_LIMITS).await?,
             admin,
             admin_socket: local_api::bind_private(state.path(files::ADMIN_SOCKET)).await?,
@@ -207,11 +214,12 @@ async fn start_planes(
     let token = OperatorToken::new(identity.admin_token.expose());
     let control = ControlPlane::new(
         ControlConfig {
-            facts: tunnel_facts(&config, &identity, &base),
+            facts: tunnel_facts(&config, &identity, &base, &sockets)?,
             authority: identity.authority,
             store: Arc::clone(&base.store),
             registrar: base.registrar.clone(),
             peers: Arc::new(TunnelPeers(base.tunnel.clone())),
+            tunnel: base.tunnel.clone(),
             certificate_ttl: config.certificate_ttl,
             target_ttl: config.target_ttl,
             heartbeat: config.heartbeat,
@@ -219,6 +227,10 @@ async fn start_planes(
         &base.metrics,
         supervisor.child_spawner(),
     )?;
+    let limits = QuicLimits::default();
+    if let Some(socket) = base.tunnel.share_port(&limits).context("cannot share a port with QUIC")? {
+        control.start_quic(socket, limits)?;
+    }
     let hub = AdminHub {
         tunnel: base.tunnel,
         registrar: base.registrar.clone(),
@@ -228,6 +240,9 @@ async fn start_planes(
     };
     let store = Arc::clone(&base.store);
     let state = AdminState { facts, hub: Arc::new(hub), store, metrics: base.metrics };
+    if let Some(also) = sockets.control_also {
+        supervisor.spawn_essential("control also", control.clone().run(also));
+    }
     supervisor.spawn_essential("control", control.run(sockets.control));
     start_admin(supervisor, state, sockets.admin_socket, sockets.admin, token);
     let operator = serve_operator(sockets.registry_socket, base.registrar, supervisor.child_spawner());
@@ -290,19 +305,53 @@ fn bind_tunnel(
         seed,
     };
     let interface = config.interface.clone();
-    Tunnel::bind(TunnelConfig { interface, ..TunnelConfig::new(config.tunnel_listen, core) })
+    let listen_also = config.carrier_listen.address();
+    let settings = TunnelConfig { interface, listen_also, ..TunnelConfig::new(config.tunnel_listen, core) };
+    match Tunnel::bind(settings.clone()) {
+        Err(BindError::Socket { address, source })
+            if config.carrier_listen == CarrierListen::Auto && Some(address) == listen_also =>
+        {
+            info!(
+                %address,
+                error = %source,
+                "no carriers on UDP port 443: it needs CAP_NET_BIND_SERVICE and a free port; \
+                 tunnel.carrier_listen names another one, or off"
+            );
+            Tunnel::bind(TunnelConfig { listen_also: None, ..settings })
+        }
+        bound => bound,
+    }
 }
 
-fn tunnel_facts(config: &HubConfig, identity: &Identity, base: &Base) -> TunnelFacts {
-    TunnelFacts {
+/// Ways to this hub, best first.
+fn carriers(base: &Base, sockets: &Sockets) -> Result<Vec<(Carrier, String)>> {
+    let at = |port: u16| format!(":{port}");
+    let mut carriers = vec![(Carrier::Udp, at(base.tunnel.local_addr().port()))];
+    if let Some(shared) = base.tunnel.carrier_addr() {
+        carriers.push((Carrier::Udp, at(shared.port())));
+        carriers.push((Carrier::Quic, at(shared.port())));
+    }
+    for control in sockets.control_also.iter().chain([&sockets.control]) {
+        carriers.push((Carrier::Tls, at(control.local_addr()?.port())));
+    }
+    Ok(carriers)
+}
+
+fn tunnel_facts(
+    config: &HubConfig,
+    identity: &Identity,
+    base: &Base,
+    sockets: &Sockets,
+) -> Result<TunnelFacts> {
+    Ok(TunnelFacts {
         epoch: base.epoch,
         hub_public_key: identity.wireguard.public_key(),
-        endpoints: vec![format!(":{}", base.tunnel.local_addr().port())],
+        carriers: carriers(base, sockets)?,
         hub: base.prefixes.hub(),
         prefixes: [base.prefixes.v4.to_string(), base.prefixes.v6.to_string()],
         mtu: config.mtu,
         keepalive: config.keepalive,
-    }
+    })
 }
 
 fn start_admin(

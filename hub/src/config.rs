@@ -24,7 +24,18 @@ pub(crate) const SCHEMA: Schema = Schema {
             "0.0.0.0:7443",
             "TCP address for agents: joining and control streams, TLS 1.3.",
         ),
+        Key::new(
+            "control.listen_also",
+            "off",
+            "One more TCP address for agents, such as 0.0.0.0:443 for networks that let nothing else out; or off.",
+        ),
         Key::new("tunnel.listen", "0.0.0.0:51820", "UDP address of the WireGuard endpoint."),
+        Key::new(
+            "tunnel.carrier_listen",
+            "auto",
+            "UDP address where QUIC and plain WireGuard share a port; auto is 0.0.0.0:443 where this user may have \
+             it and it is free; or off.",
+        ),
         Key::new(
             "tunnel.overlay_v4",
             "10.88.0.0/16",
@@ -102,12 +113,41 @@ pub(crate) enum ProxyTls {
     Files { certificate: PathBuf, key: PathBuf },
 }
 
+/// Where QUIC and plain WireGuard share a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CarrierListen {
+    /// UDP port 443 where that is possible.
+    Auto,
+    Off,
+    At(SocketAddr),
+}
+
+impl CarrierListen {
+    /// What `auto` means.
+    const AUTO: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 443);
+
+    fn of(address: Option<SocketAddr>) -> Self {
+        address.map_or(Self::Off, Self::At)
+    }
+
+    /// The address to bind, where there is one.
+    pub(crate) const fn address(self) -> Option<SocketAddr> {
+        match self {
+            Self::Auto => Some(Self::AUTO),
+            Self::Off => None,
+            Self::At(address) => Some(address),
+        }
+    }
+}
+
 /// A configuration of which every value is good.
 #[derive(Debug, Clone)]
 pub(crate) struct HubConfig {
     pub(crate) advertise: Option<String>,
     pub(crate) control_listen: SocketAddr,
+    pub(crate) control_listen_also: Option<SocketAddr>,
     pub(crate) tunnel_listen: SocketAddr,
+    pub(crate) carrier_listen: CarrierListen,
     pub(crate) interface: Interface,
     pub(crate) overlay_v4: Ipv4Network,
     pub(crate) overlay_v6: Option<Ipv6Network>,
@@ -143,7 +183,14 @@ impl HubConfig {
             settings.refuse("hub.advertise", "not a host name or address without port", problems);
         }
         let control_listen = settings.take("control.listen", problems);
+        let control_listen_also = optional_address(settings, "control.listen_also", problems);
         let tunnel_listen = settings.take("tunnel.listen", problems);
+        let carrier_listen = match settings.text("tunnel.carrier_listen") {
+            Some("auto") => Some(CarrierListen::Auto),
+            Some(_) | None => {
+                optional_address(settings, "tunnel.carrier_listen", problems).map(CarrierListen::of)
+            }
+        };
         let interface = interface(settings, problems);
         let overlay_v4 = overlay_v4(settings, problems);
         let overlay_v6 = overlay_v6(settings, problems);
@@ -174,7 +221,9 @@ impl HubConfig {
         Some(Self {
             advertise,
             control_listen: control_listen?,
+            control_listen_also: control_listen_also?,
             tunnel_listen: tunnel_listen?,
+            carrier_listen: carrier_listen?,
             interface: interface?,
             overlay_v4: overlay_v4?,
             overlay_v6: overlay_v6?,

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use blueprint_common_runtime::metrics::Metrics;
-use blueprint_common_tunnel::Tunnel;
-use blueprint_common_types::AgentId;
+use blueprint_common_tunnel::{Tunnel, TunnelSnapshot};
+use blueprint_common_tunnel_core::PeerStats;
+use blueprint_common_types::{AgentId, Carrier};
 use blueprint_hub_registry::RegistrarHandle;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
@@ -59,6 +60,29 @@ pub(crate) fn register_metrics(metrics: &Metrics, tunnel: Tunnel) {
 #[derive(Debug)]
 struct TunnelCollector(Tunnel);
 
+impl TunnelCollector {
+    /// How many living peers each carrier carries.
+    fn encode_carriers(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        snapshot: &TunnelSnapshot,
+    ) -> Result<(), std::fmt::Error> {
+        let kind = ConstGauge::new(0i64).metric_type();
+        let help = "Peers whose data plane echoes, by carrier";
+        let mut family = encoder.encode_descriptor("hub_tunnel_peers_by_carrier", help, None, kind)?;
+        for carrier in Carrier::ALL {
+            let is_it = |peer: &&PeerStats| {
+                peer.echo.alive
+                    && peer.endpoint.is_some_and(|endpoint| endpoint.via.label() == carrier.label())
+            };
+            let count = snapshot.peers.values().filter(is_it).count();
+            let gauge = ConstGauge::new(i64::try_from(count).unwrap_or(i64::MAX));
+            gauge.encode(family.encode_family(&[("carrier", carrier.label())])?)?;
+        }
+        Ok(())
+    }
+}
+
 impl Collector for TunnelCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let snapshot = self.0.snapshot();
@@ -72,6 +96,7 @@ impl Collector for TunnelCollector {
             let gauge = as_gauge(value);
             gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
         }
+        self.encode_carriers(&mut encoder, &snapshot)?;
         for (name, help, value) in [
             ("hub_tunnel_rx_datagrams", "Datagrams received", snapshot.stats.rx_datagrams),
             ("hub_tunnel_tx_datagrams", "Datagrams sent", snapshot.stats.tx_datagrams),

@@ -1,6 +1,6 @@
 //! Between wire types and domain types; wire types stop at the drivers.
 
-use blueprint_common_types::{Health, MachineSample, ServiceKey, ServiceSample, TunnelSample};
+use blueprint_common_types::{Carrier, Health, MachineSample, ServiceKey, ServiceSample, TunnelSample};
 
 use crate::v1;
 
@@ -35,6 +35,30 @@ impl From<v1::Health> for Health {
             v1::Health::Healthy => Self::Healthy,
             v1::Health::Unhealthy => Self::Unhealthy,
             v1::Health::Unspecified | v1::Health::Unknown => Self::Unknown,
+        }
+    }
+}
+
+impl From<Carrier> for v1::carrier_offer::Kind {
+    fn from(carrier: Carrier) -> Self {
+        match carrier {
+            Carrier::Udp => Self::Udp,
+            Carrier::Quic => Self::Quic,
+            Carrier::Tls => Self::Tls,
+        }
+    }
+}
+
+/// Fails for a kind that this version does not know.
+impl TryFrom<v1::carrier_offer::Kind> for Carrier {
+    type Error = ConvertError;
+
+    fn try_from(kind: v1::carrier_offer::Kind) -> Result<Self, ConvertError> {
+        match kind {
+            v1::carrier_offer::Kind::Udp => Ok(Self::Udp),
+            v1::carrier_offer::Kind::Quic => Ok(Self::Quic),
+            v1::carrier_offer::Kind::Tls => Ok(Self::Tls),
+            v1::carrier_offer::Kind::Unspecified => Err(ConvertError { field: "kind" }),
         }
     }
 }

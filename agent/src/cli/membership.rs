@@ -23,7 +23,7 @@ pub(super) fn join(args: JoinArgs, output: Output) -> Result<(), CliError> {
     let line = line(&args)?;
     let state = args.state.open()?;
     let path = state.folder().to_owned();
-    let options = JoinOptions { line, name: args.name, state };
+    let options = JoinOptions { line, name: args.name, state, proxy: args.proxy };
     let identity = small_runtime()?.block_on(Agent::join(options))?;
     let address = identity.tunnel.address;
     match output {
@@ -119,7 +119,7 @@ fn leave_directly(args: &LeaveArgs) -> Result<bool, CliError> {
     let told = if identity.revoked_at.is_some() {
         Ok(true)
     } else {
-        small_runtime()?.block_on(join::leave(&identity)).map(|()| true)
+        small_runtime()?.block_on(join::leave(&identity, args.proxy.as_ref())).map(|()| true)
     };
     let told = match told {
         Ok(told) => told,

@@ -126,7 +126,12 @@ async fn join_from(path: &Path, config: &AgentConfig, state: &StateDir) -> Resul
     blueprint_common_types::fill_random(&mut seed)?;
     let mut backoff = Backoff::new(JOIN_PAUSE, u64::from_le_bytes(seed));
     loop {
-        let options = JoinOptions { line: line.clone(), name: config.name.clone(), state: state.clone() };
+        let options = JoinOptions {
+            line: line.clone(),
+            name: config.name.clone(),
+            state: state.clone(),
+            proxy: config.proxy.clone(),
+        };
         match Agent::join(options).await {
             Ok(identity) => {
                 info!(hub = %identity.hub, agent = %identity.agent_id, "joined");

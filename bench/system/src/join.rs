@@ -89,7 +89,8 @@ async fn join(line: JoinLine, folder: &Path, name: String) -> Result<Joined> {
     let state = StateDir::open(folder)?;
     let (began, mut pause, mut put_off) = (Instant::now(), FIRST_PAUSE, 0u64);
     loop {
-        let options = JoinOptions { line: line.clone(), name: Some(name.clone()), state: state.clone() };
+        let options =
+            JoinOptions { line: line.clone(), name: Some(name.clone()), state: state.clone(), proxy: None };
         match Agent::join(options).await {
             Ok(_) => return Ok(Joined { state, took: began.elapsed(), put_off }),
             Err(error) if error.is_transient() => put_off = put_off.saturating_add(1),

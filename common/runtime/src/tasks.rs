@@ -409,6 +409,21 @@ impl Spawner {
         });
     }
 
+    /// The same for a task that the others need until the end: the grace does not wait for it.
+    pub fn spawn_base<F>(&self, name: &'static str, future: F)
+    where
+        F: Future + Send + 'static,
+        F::Output: Send,
+    {
+        let stop = self.shared.stop.stop.clone();
+        self.shared.spawn_as(name, false, async move {
+            let run = AssertUnwindSafe(async { drop(future.await) }).catch_unwind();
+            if let Some(Err(panic)) = stop.run_until_cancelled_owned(run).await {
+                error!(task = name, text = panic_text(panic.as_ref()), "task panicked");
+            }
+        });
+    }
+
     /// The calls to end, the same for all tasks of the process.
     #[must_use]
     pub fn stop(&self) -> Stop {

@@ -160,6 +160,30 @@ impl TunnelCore {
         })
     }
 
+    /// Moves a peer to a way that has answered a probe: sessions and flows go on, the peer learns of it at once, and
+    /// for a few seconds only a handshake moves it elsewhere. False where there is no such peer.
+    ///
+    /// `ceiling` is the largest inner packet in bytes that the carrier takes, where that is known.
+    pub fn switch(
+        &mut self,
+        key: &WgPublicKey,
+        endpoint: Endpoint,
+        ceiling: Option<u16>,
+        now: Instant,
+    ) -> bool {
+        self.advance(now);
+        self.with_peer(key, |peer, shared| peer.switch(&endpoint, ceiling, shared))
+    }
+
+    /// Starts a handshake with a peer through `endpoint`, wherever the peer is: it is moved by the answer alone.
+    /// False where there is no such peer.
+    ///
+    /// Two of them may be under way at once.
+    pub fn greet(&mut self, key: &WgPublicKey, endpoint: &Endpoint, now: Instant) -> bool {
+        self.advance(now);
+        self.with_peer(key, |peer, shared| peer.greet(endpoint, shared))
+    }
+
     /// Forgets how new a peer's last handshake was, and its sessions; false where there is no such peer (W11).
     ///
     /// A peer whose clock went back can make no handshake until the old time is reached again. Only a channel

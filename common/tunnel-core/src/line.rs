@@ -129,6 +129,9 @@ pub(crate) struct Line {
     pub(crate) endpoint: Option<Endpoint>,
     /// Where the peer was before, and until when messages from there do not move it back.
     left: Option<(Endpoint, Instant)>,
+    /// Until then only a handshake moves the peer: what is still on its way over the way it left must not take
+    /// it back there.
+    pub(crate) held_until: Option<Instant>,
     pub(crate) session: Option<Session>,
     /// Sessions we answered for, until their first message; by session number.
     pub(crate) answered: [Option<Session>; 8],
@@ -162,6 +165,7 @@ impl Line {
             noise,
             endpoint: None,
             left: None,
+            held_until: None,
             session: None,
             answered: [None; 8],
             mtu,
@@ -284,12 +288,15 @@ impl Line {
         self.last_tx = Some(now);
     }
 
-    /// Notes an authentic message; true where it moved the peer. A probe moves nobody.
+    /// Notes an authentic message; true where it moved the peer. A probe moves nobody, nor does anything while the
+    /// peer is held where it is.
     pub(crate) fn authenticate(&mut self, from: &Endpoint, len: usize, is_probe: bool, now: Instant) -> bool {
         self.rx_bytes = self.rx_bytes.saturating_add(u64::try_from(len).unwrap_or(u64::MAX));
         self.last_rx = Some(now);
         self.unanswered_since = None;
-        if is_probe {
+        let is_held = self.held_until.is_some_and(|until| now < until);
+        let is_elsewhere = self.endpoint.is_some_and(|endpoint| !endpoint.is_same_way(from));
+        if is_probe || is_held && is_elsewhere {
             return false;
         }
         let is_left = |(left, until): &(Endpoint, Instant)| left.is_same_way(from) && now < *until;

@@ -102,6 +102,8 @@ pub(crate) struct Care {
     /// A spoke's search for the MTU of its path, and the path it is for.
     search: Option<Box<MtuSearch>>,
     searched: Option<Endpoint>,
+    /// Largest inner packet that the carrier takes, in bytes, where that is known.
+    ceiling: Option<u16>,
     /// When the search has something to do.
     search_at: Option<Instant>,
     /// The first search on this path goes on.
@@ -132,6 +134,7 @@ impl Care {
             handshake_at: None,
             search: None,
             searched: None,
+            ceiling: None,
             search_at: None,
             is_trying: false,
         }

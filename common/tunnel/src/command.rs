@@ -18,6 +18,8 @@ pub(crate) enum Command {
     RemovePeer { key: WgPublicKey, reply: oneshot::Sender<()> },
     StartHandshake { key: WgPublicKey, reply: oneshot::Sender<()> },
     SetEndpoint { key: WgPublicKey, endpoint: Endpoint, reply: oneshot::Sender<()> },
+    Switch { key: WgPublicKey, endpoint: Endpoint, reply: oneshot::Sender<()> },
+    Greet { key: WgPublicKey, endpoint: Endpoint, reply: oneshot::Sender<()> },
     ResetReplayFloor { key: WgPublicKey, reply: oneshot::Sender<bool> },
     SetPolicy { policy: Policy, reply: oneshot::Sender<()> },
     Probe { key: WgPublicKey, endpoint: Endpoint, size: u16, reply: oneshot::Sender<Duration> },

@@ -35,6 +35,7 @@ use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 
+use crate::carrier::is_wireguard;
 use crate::error::BindError;
 use crate::handle::{Ends, Tunnel, TunnelConfig};
 use crate::interface::{self, Interface};
@@ -46,7 +47,7 @@ use crate::sys::tun::TunQueue;
 use crate::sys::udp::UdpSocket;
 use control::Control;
 use inbox::Inbox;
-use receive::{Local, Receiver};
+use receive::{Local, Receiver, Stranger};
 use stack::{Stack, StackCounts};
 use transmit::Transmitter;
 
@@ -172,9 +173,10 @@ impl Engine {
         for port in 0..shared.wire.ports() {
             let receiver = Receiver::new(Arc::clone(&shared), &local, 0, shared.tally());
             let number = u8::try_from(port).unwrap_or(0);
+            let stranger = (number > 0).then(|| stranger(&shared));
             threads.extend(start("tunnel-rx", move || {
                 shorten_slice();
-                receiver.run(number, 0, None);
+                receiver.run(number, 0, stranger);
             }));
         }
         let queues = transmitters.len();
@@ -229,6 +231,19 @@ fn local_of_device(
     let transmitters = queues.iter().enumerate().map(transmitter).collect();
     let first = queues.first().ok_or(BindError::System(io::ErrorKind::NotFound.into()))?;
     Ok((Local::Device(Arc::clone(first), limits), transmitters))
+}
+
+/// Hands what is not WireGuard to QUIC, where QUIC shares the port.
+fn stranger(shared: &Arc<Shared>) -> Stranger {
+    let shared = Arc::clone(shared);
+    Box::new(move |from, ecn, datagrams, stride| {
+        let quic = shared.wire.quic().filter(|_| !is_wireguard(datagrams));
+        quic.is_some_and(|quic| {
+            // What finds no room is lost, and counted there.
+            let _ = quic.offer(from.remote, from.local, ecn, datagrams, stride);
+            true
+        })
+    })
 }
 
 /// Ends the threads when it is dropped.

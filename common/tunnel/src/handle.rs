@@ -9,6 +9,7 @@ use blueprint_common_tunnel_core::{Config, Endpoint, Event, PeerConfig, Policy, 
 use blueprint_common_types::{OverlayLease, WgPublicKey};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
+use crate::carrier::{QuicLimits, SharedSocket};
 use crate::command::{Command, StackCommand};
 use crate::engine::{Engine, LinkReceiver, LocalSide, Shared};
 use crate::error::{BindError, ConnectError, ListenError, UpsertError};
@@ -164,6 +165,46 @@ impl Tunnel {
     /// Dropping it leaves open whether the endpoint is set.
     pub async fn set_endpoint(&self, key: WgPublicKey, endpoint: Endpoint) {
         self.ask(|reply| Command::SetEndpoint { key, endpoint, reply }).await;
+    }
+
+    /// Moves a peer to a way that has answered a probe: its session and its flows go on.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it leaves open whether the peer is moved.
+    pub async fn switch(&self, key: WgPublicKey, endpoint: Endpoint) {
+        self.ask(|reply| Command::Switch { key, endpoint, reply }).await;
+    }
+
+    /// Begins a handshake through `endpoint`, wherever the peer is; its answer moves the peer there.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it leaves open whether the handshake begins.
+    pub async fn greet(&self, key: WgPublicKey, endpoint: Endpoint) {
+        self.ask(|reply| Command::Greet { key, endpoint, reply }).await;
+    }
+
+    /// Lets QUIC share the socket of [`TunnelConfig::listen_also`]; `None` where there is no such socket, or it is
+    /// shared already. Must be called on a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// Those of duplicating the socket and of setting its options.
+    pub fn share_port(&self, limits: &QuicLimits) -> std::io::Result<Option<Arc<SharedSocket>>> {
+        self.shared.wire.share(limits)
+    }
+
+    /// Bound UDP address of [`TunnelConfig::listen_also`].
+    #[must_use]
+    pub fn carrier_addr(&self) -> Option<SocketAddr> {
+        if self.shared.wire.ports() > 1 { self.shared.wire.local_addr(1).ok() } else { None }
+    }
+
+    /// Longest datagram that goes to `endpoint`, in bytes; `None` where only the path knows, or the link is gone.
+    #[must_use]
+    pub fn max_datagram(&self, endpoint: &Endpoint) -> Option<usize> {
+        self.shared.wire.max_datagram(endpoint)
     }
 
     /// Accepts handshakes of a peer again whose clock went back; false where there is no such peer.
@@ -333,8 +374,8 @@ impl Tunnel {
             CarrierKind::Tls => Via::Tls(id),
         };
         let endpoint = Endpoint { via, remote, local: None };
-        let receiver =
-            LinkReceiver::new(Arc::clone(&self.shared), &self.local, 0, Arc::clone(&self.shared.of_links));
+        let tally = Arc::clone(&self.shared.of_links);
+        let receiver = Box::new(LinkReceiver::new(Arc::clone(&self.shared), &self.local, 0, tally));
         Some(Link { endpoint, shared: Arc::clone(&self.shared), receiver })
     }
 
@@ -354,7 +395,8 @@ async fn ask<C, T>(commands: &mpsc::Sender<C>, command: impl FnOnce(oneshot::Sen
 pub struct Link {
     endpoint: Endpoint,
     shared: Arc<Shared>,
-    receiver: LinkReceiver,
+    /// Boxed: a packet thread's workspace is larger than a task should be.
+    receiver: Box<LinkReceiver>,
 }
 
 impl Link {

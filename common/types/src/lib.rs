@@ -4,6 +4,7 @@
 //! Everything that must not be printed is a [`Secret`], which has no `Display` and a
 //! `Debug` that says nothing.
 
+mod carrier;
 mod health;
 mod id;
 mod join_line;
@@ -14,6 +15,7 @@ mod secret;
 mod time;
 mod token;
 
+pub use carrier::{Carrier, ParseCarrierError};
 pub use health::{Health, HealthCheck, ParseHealthCheckError};
 pub use id::{AgentId, HubId, ParseIdError, ServiceKey, TargetKey};
 pub use join_line::{CaPin, JoinLine, ParseJoinLineError};

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use blueprint_common_runtime::accept::AcceptLoop;
 use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_runtime::tasks::Spawner;
+use blueprint_common_tunnel::Tunnel;
+use blueprint_common_tunnel::carrier::{ALPN, QuicError, QuicLimits, QuicServer, SharedSocket};
 use blueprint_common_types::AgentId;
 use blueprint_hub_registry_core::{AuditEvent, AuditKind, Store};
 use blueprint_proto::v1::agent_control_server::AgentControlServer;
@@ -22,13 +24,14 @@ use tonic::service::Routes;
 use tower_service::Service;
 use tracing::{debug, warn};
 
+use crate::carriers::Carriers;
 use crate::enroll::{Enroll, JOIN_DEADLINE};
 use crate::identity::{self, Connection};
 use crate::metrics::ControlMetrics;
 use crate::session::{self, Control};
 use crate::shared::{JOINS_AT_ONCE, JoinGate, Shared, StrangerBudget};
 use crate::tls::HandshakeFailure;
-use crate::{Authority, Peers, RegistrarHandle, TlsError, TunnelFacts, control_config};
+use crate::{Authority, Peers, RegistrarHandle, TlsError, TunnelFacts, carrier_config, control_config};
 
 /// A handshake that takes longer is cut.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
@@ -45,8 +48,10 @@ pub struct ControlConfig {
     pub store: Arc<dyn Store>,
     /// The task that owns the registry.
     pub registrar: RegistrarHandle,
-    /// The tunnel.
+    /// Who may be a peer of the tunnel.
     pub peers: Arc<dyn Peers>,
+    /// The tunnel, for carriers other than plain UDP.
+    pub tunnel: Tunnel,
     /// What agents are told of the tunnel.
     pub facts: TunnelFacts,
     /// Life of agents' certificates.
@@ -71,6 +76,17 @@ pub struct ControlPlane {
     routes: Routes,
 }
 
+/// The QUIC carrier cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum StartQuicError {
+    /// No TLS.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// QUIC refuses.
+    #[error("cannot serve the QUIC carrier")]
+    Quic(#[from] QuicError),
+}
+
 /// An agent could not be removed.
 #[derive(Debug, thiserror::Error)]
 pub enum RemoveError {
@@ -90,7 +106,11 @@ impl ControlPlane {
     /// Fails where TLS cannot be set up.
     pub fn new(config: ControlConfig, metrics: &Metrics, spawner: Spawner) -> Result<Self, TlsError> {
         let tls = control_config(&config.authority)?;
+        let registrar = config.registrar.clone();
+        let carriers = Carriers::new(config.tunnel, registrar, ControlMetrics::new(metrics), spawner.clone());
+        let metrics = carriers.metrics().clone();
         let shared = Arc::new(Shared {
+            carriers,
             authority: config.authority,
             store: config.store,
             registrar: config.registrar,
@@ -100,7 +120,7 @@ impl ControlPlane {
             target_ttl: config.target_ttl,
             heartbeat: config.heartbeat,
             joins: Semaphore::new(JOINS_AT_ONCE),
-            metrics: ControlMetrics::new(metrics),
+            metrics,
             spawner,
             strangers: Mutex::new(StrangerBudget::new(Instant::now())),
             gate: Mutex::new(JoinGate::new(Instant::now())),
@@ -124,6 +144,21 @@ impl ControlPlane {
         // Boxed here and below: a future that is passed on by value takes its size again in each of its callers,
         // and a connection is a task that lasts as long as an agent (`bench/system` shows what it costs).
         listener.run(spawner, drain, move |stream, source| Box::pin(self.clone().serve(stream, source))).await
+    }
+
+    /// Accepts links over QUIC on the port that `socket` shares, until the process stops.
+    ///
+    /// Must be called on a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// [`QuicError`] where QUIC cannot be set up.
+    pub fn start_quic(&self, socket: Arc<SharedSocket>, limits: QuicLimits) -> Result<(), StartQuicError> {
+        let tls = carrier_config(&self.shared.authority)?;
+        let server = QuicServer::new(socket, &tls, limits)?;
+        let shared = Arc::clone(&self.shared);
+        self.shared.spawner.spawn_base("quic carrier", Carriers::accept_quic(shared, server));
+        Ok(())
     }
 
     /// Removes an agent for the operator: its peer, targets, sessions and certificate are void at once.
@@ -159,6 +194,10 @@ impl ControlPlane {
                 return;
             }
         };
+        if stream.get_ref().1.alpn_protocol() == Some(ALPN) {
+            Carriers::serve_tls(&self.shared, stream, source, identity);
+            return;
+        }
         Box::pin(self.serve_http(TokioIo::new(stream), Connection { source, identity })).await;
     }
 

@@ -7,6 +7,7 @@
 //! tunnel (behind [`Peers`]), the operator's JSON (`hub/admin`).
 
 mod authority;
+mod carriers;
 mod control;
 mod enroll;
 mod identity;
@@ -19,10 +20,10 @@ mod status;
 mod tls;
 
 pub use authority::{Authority, AuthorityError, Issued};
-pub use control::{ControlConfig, ControlPlane, RemoveError};
+pub use control::{ControlConfig, ControlPlane, RemoveError, StartQuicError};
 pub use identity::{AgentIdentity, NotAnAgent, read as read_identity};
 pub use operator::serve_operator;
 pub use registrar::{QosView, Registrar, RegistrarHandle, Stopping};
 pub use shared::{Peers, TunnelFacts};
 pub use status::CODE_KEY;
-pub use tls::{HandshakeFailure, RENEW_GRACE, TlsError, control_config};
+pub use tls::{HandshakeFailure, RENEW_GRACE, TlsError, carrier_config, control_config};

@@ -174,6 +174,7 @@ pub(crate) async fn remove(shared: &Shared, agent: &Agent, kind: AuditKind) -> R
     })?;
     shared.peers.remove(agent).await;
     shared.registrar.removed(agent.id).await.map_err(|_| status::stopping())?;
+    shared.carriers.cut(agent.id);
     info!(target: "audit", agent = %agent.id, name = agent.name, how = kind.name(), "agent removed");
     if kind == AuditKind::AgentLeave {
         shared.audit(AuditEvent::new(kind, agent.id, format!("name {}", agent.name))).await;

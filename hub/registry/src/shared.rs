@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use blueprint_common_runtime::tasks::Spawner;
-use blueprint_common_types::{OverlayLease, Timestamp, WgPublicKey};
+use blueprint_common_types::{Carrier, OverlayLease, Timestamp, WgPublicKey};
 use blueprint_hub_registry_core::{Agent, AuditEvent, Store};
 use blueprint_proto::v1;
 use futures_util::future::BoxFuture;
@@ -15,6 +15,7 @@ use tokio::sync::Semaphore;
 use tracing::{error, warn};
 
 use crate::authority::Issued;
+use crate::carriers::Carriers;
 use crate::metrics::ControlMetrics;
 use crate::{Authority, RegistrarHandle};
 
@@ -40,8 +41,9 @@ pub struct TunnelFacts {
     pub epoch: u64,
     /// The hub's key.
     pub hub_public_key: WgPublicKey,
-    /// `HOST:PORT` of the UDP carrier, best first; an empty host means where the control stream goes.
-    pub endpoints: Vec<String>,
+    /// Ways to the hub, best first: the carrier, and `HOST:PORT`, of which an empty host means where the control
+    /// stream goes.
+    pub carriers: Vec<(Carrier, String)>,
     /// The hub's overlay addresses.
     pub hub: OverlayLease,
     /// The overlay's prefixes, IPv4 and IPv6.
@@ -58,7 +60,7 @@ impl TunnelFacts {
         v1::TunnelConfig {
             epoch: self.epoch,
             hub_public_key: self.hub_public_key.as_bytes().to_vec(),
-            hub_endpoints: self.endpoints.clone(),
+            carriers: self.carriers.iter().map(offer).collect(),
             address_v4: lease.v4.to_string(),
             address_v6: lease.v6.to_string(),
             hub_v4: self.hub.v4.to_string(),
@@ -69,6 +71,10 @@ impl TunnelFacts {
             keepalive_secs: u32::try_from(self.keepalive.as_secs()).unwrap_or(u32::MAX),
         }
     }
+}
+
+fn offer((carrier, endpoint): &(Carrier, String)) -> v1::CarrierOffer {
+    v1::CarrierOffer { kind: v1::carrier_offer::Kind::from(*carrier).into(), endpoint: endpoint.clone() }
 }
 
 /// Shared by every connection of the control plane.
@@ -86,6 +92,7 @@ pub(crate) struct Shared {
     pub(crate) spawner: Spawner,
     pub(crate) strangers: Mutex<StrangerBudget>,
     pub(crate) gate: Mutex<JoinGate>,
+    pub(crate) carriers: Carriers,
 }
 
 impl std::fmt::Debug for Shared {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use blueprint_common_tunnel::carrier;
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
@@ -51,11 +52,34 @@ pub fn control_config(authority: &Authority) -> Result<Arc<ServerConfig>, TlsErr
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(Arc::new(GraceVerifier { inner: verifier }))
         .with_single_cert(vec![certificate, authority.certificate().clone()], key)?;
-    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.alpn_protocols = vec![b"h2".to_vec(), carrier::ALPN.to_vec()];
     // A session that outlives its certificate would outlive its revocation.
     config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     Ok(Arc::new(config))
+}
+
+/// Makes the configuration of carriers that have a port of their own: as on the control listener, but nobody comes
+/// in without a certificate that is good now.
+///
+/// # Errors
+///
+/// Fails where the authority or the library refuses; nothing of it depends on the outside.
+pub fn carrier_config(authority: &Authority) -> Result<ServerConfig, TlsError> {
+    let (certificate, key) = authority.issue_server(&[], SystemTime::now())?;
+    let provider = carrier::crypto_provider();
+    let mut roots = RootCertStore::empty();
+    roots.add(authority.certificate().clone())?;
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build()?;
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(vec![certificate, authority.certificate().clone()], key)?;
+    config.alpn_protocols = vec![carrier::ALPN.to_vec()];
+    config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(config)
 }
 
 /// Verifies agents, and lets a certificate that ended within [`RENEW_GRACE`] through: the service that is

@@ -115,6 +115,7 @@ impl Dev {
             ("hub.advertise", "127.0.0.1".to_owned()),
             ("control.listen", loopback(ports.control)),
             ("tunnel.listen", loopback(ports.tunnel)),
+            ("tunnel.carrier_listen", "off".to_owned()),
             ("proxy.listen", wanted(self.proxy_port, ports.proxy)),
             ("admin.listen", wanted(self.api_port, ports.api)),
             ("session.heartbeat", "1s".to_owned()),

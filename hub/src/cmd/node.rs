@@ -72,7 +72,8 @@ impl Node {
 
 /// The nodes of an answer as a table.
 pub(crate) fn table(answer: &Value) -> Table {
-    let mut table = Table::new(&["NAME", "STATE", "ADDRESS", "TARGETS", "ENDPOINT", "VERSION", "ID"]);
+    let mut table =
+        Table::new(&["NAME", "STATE", "ADDRESS", "TARGETS", "CARRIER", "ENDPOINT", "VERSION", "ID"]);
     for row in rows(answer, "nodes") {
         let tunnel = row.get("tunnel").unwrap_or(&Value::Null);
         table.push(vec![
@@ -80,6 +81,7 @@ pub(crate) fn table(answer: &Value) -> Table {
             text(row, "state"),
             text(row, "address_v4"),
             text(row, "targets"),
+            text(tunnel, "carrier"),
             text(tunnel, "endpoint"),
             text(row, "agent_version"),
             text(row, "id"),
@@ -99,7 +101,9 @@ fn show(answer: &Value) {
         ("joined", text(node, "joined_at")),
         ("last seen", text(node, "last_seen")),
         ("version", text(node, "agent_version")),
+        ("carrier", text(tunnel, "carrier")),
         ("endpoint", text(tunnel, "endpoint")),
+        ("mtu", text(tunnel, "mtu")),
         ("handshake", format!("{} s ago", text(tunnel, "handshake_age_secs"))),
         ("tunnel", format!("{} in, {} out", size(tunnel, "rx_bytes"), size(tunnel, "tx_bytes"))),
     ] {

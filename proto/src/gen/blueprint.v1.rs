@@ -20,7 +20,7 @@ pub struct JoinRequest {
     #[prost(string, tag = "6")]
     pub agent_version: ::prost::alloc::string::String,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct JoinResponse {
     #[prost(message, optional, tag = "1")]
     pub credential: ::core::option::Option<Credential>,
@@ -47,7 +47,7 @@ pub struct Credential {
     pub not_after_millis: u64,
 }
 /// Everything the agent needs for the tunnel.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct TunnelConfig {
     /// Changes whenever the hub lost its tunnel sessions: the agent handshakes at once.
     #[prost(uint64, tag = "1")]
@@ -55,9 +55,9 @@ pub struct TunnelConfig {
     /// X25519 public key of the hub, 32 bytes.
     #[prost(bytes = "vec", tag = "2")]
     pub hub_public_key: ::prost::alloc::vec::Vec<u8>,
-    /// HOST:PORT of the hub's UDP carrier, best first. An empty host means the one the control stream uses.
-    #[prost(string, repeated, tag = "3")]
-    pub hub_endpoints: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Ways that WireGuard's datagrams may take to the hub, best first.
+    #[prost(message, repeated, tag = "3")]
+    pub carriers: ::prost::alloc::vec::Vec<CarrierOffer>,
     /// The agent's addresses.
     #[prost(string, tag = "4")]
     pub address_v4: ::prost::alloc::string::String,
@@ -79,6 +79,63 @@ pub struct TunnelConfig {
     /// Seconds between keepalives.
     #[prost(uint32, tag = "11")]
     pub keepalive_secs: u32,
+}
+/// One way to the hub.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CarrierOffer {
+    #[prost(enumeration = "carrier_offer::Kind", tag = "1")]
+    pub kind: i32,
+    /// HOST:PORT. An empty host means the one the control stream uses.
+    #[prost(string, tag = "2")]
+    pub endpoint: ::prost::alloc::string::String,
+}
+/// Nested message and enum types in `CarrierOffer`.
+pub mod carrier_offer {
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Kind {
+        Unspecified = 0,
+        /// WireGuard over plain UDP.
+        Udp = 1,
+        /// In datagrams of a QUIC connection, over UDP.
+        Quic = 2,
+        /// In frames of a TLS stream, over TCP.
+        Tls = 3,
+    }
+    impl Kind {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "KIND_UNSPECIFIED",
+                Self::Udp => "KIND_UDP",
+                Self::Quic => "KIND_QUIC",
+                Self::Tls => "KIND_TLS",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "KIND_UNSPECIFIED" => Some(Self::Unspecified),
+                "KIND_UDP" => Some(Self::Udp),
+                "KIND_QUIC" => Some(Self::Quic),
+                "KIND_TLS" => Some(Self::Tls),
+                _ => None,
+            }
+        }
+    }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RenewRequest {
@@ -227,7 +284,7 @@ pub struct AgentState {
     #[prost(uint64, tag = "2")]
     pub dropped_messages: u64,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct HubMessage {
     #[prost(uint64, tag = "1")]
     pub seq: u64,
@@ -236,7 +293,7 @@ pub struct HubMessage {
 }
 /// Nested message and enum types in `HubMessage`.
 pub mod hub_message {
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Body {
         #[prost(message, tag = "2")]
         Welcome(super::Welcome),
@@ -251,7 +308,7 @@ pub mod hub_message {
     }
 }
 /// First message of every session; its seq is 0.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Welcome {
     #[prost(message, optional, tag = "1")]
     pub config: ::core::option::Option<TunnelConfig>,

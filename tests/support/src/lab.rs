@@ -97,6 +97,8 @@ pub enum Fault {
     Loss(u8),
     /// Loses all UDP but the questions to the router's DNS.
     NoUdp,
+    /// Loses all of WireGuard over plain UDP, on any port, as some firewalls do that know it by its first bytes.
+    NoWireGuard,
     /// Loses, silently, each IP packet longer than this many bytes.
     MtuHole(u16),
 }
@@ -107,6 +109,9 @@ impl Fault {
             Self::Cut => String::new(),
             Self::Loss(percent) => format!("numgen random mod 100 < {percent}"),
             Self::NoUdp => "meta l4proto udp udp dport != 53 udp sport != 53".to_owned(),
+            Self::NoWireGuard => {
+                "meta l4proto udp @th,64,32 { 0x01000000, 0x02000000, 0x03000000, 0x04000000 }".to_owned()
+            }
             Self::MtuHole(bytes) => format!("meta length > {bytes}"),
         }
     }

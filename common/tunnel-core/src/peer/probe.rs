@@ -17,6 +17,8 @@ const DRIVER_ID: u16 = 0x6270;
 const SEARCH_ID: u16 = 0x6d74;
 /// How often a spoke tells its search what was sent while large packets flow, to find a black hole in time.
 const SEARCH_TICK: Duration = Duration::from_millis(200);
+/// How long only a handshake may move a peer that was just switched: what was sent over the old way has come by then.
+const HELD: Duration = Duration::from_secs(5);
 
 /// The answer to a probe.
 #[derive(Debug, Clone, Copy)]
@@ -31,6 +33,22 @@ impl Peer<'_> {
     /// Sends a probe of `size` bytes through `endpoint`; false where there is no session.
     pub(crate) fn probe(&mut self, endpoint: &Endpoint, size: u16, token: u64, shared: &mut Shared) -> bool {
         self.send_probe(DRIVER_ID, endpoint, size, token, shared)
+    }
+
+    /// Moves the peer to a way that answered a probe. Sessions go on; an echo tells the peer at once.
+    pub(crate) fn switch(&mut self, endpoint: &Endpoint, ceiling: Option<u16>, shared: &mut Shared) {
+        self.line.endpoint = Some(*endpoint);
+        self.line.held_until = Some(shared.now + HELD);
+        let ceiling = ceiling.filter(|ceiling| ceiling > MTU_RANGE.start());
+        if std::mem::replace(&mut self.care.ceiling, ceiling) != ceiling {
+            self.care.searched = None;
+        }
+        if self.line.has_session(shared.now) {
+            self.restart_search(shared);
+            self.send_echo(shared);
+        } else {
+            self.start_handshake(shared);
+        }
     }
 
     fn send_probe(&mut self, id: u16, to: &Endpoint, size: u16, token: u64, shared: &mut Shared) -> bool {
@@ -67,13 +85,14 @@ impl Peer<'_> {
 
     /// A spoke begins to search the MTU of its path, or begins anew because the path is another.
     pub(super) fn restart_search(&mut self, shared: &mut Shared) {
-        let is_known = self.care.searched == self.line.endpoint || !self.line.has_session(shared.now);
+        let is_same = self.care.searched.zip(self.line.endpoint).is_some_and(|(a, b)| a.is_same_way(&b));
+        let is_known = is_same || self.line.endpoint.is_none() || !self.line.has_session(shared.now);
         if !matches!(self.care.pulse, Pulse::Send(_)) || is_known {
             return;
         }
         self.care.searched = self.line.endpoint;
         self.care.is_trying = true;
-        let ceiling = u16::try_from(shared.mtu).unwrap_or(u16::MAX);
+        let ceiling = self.ceiling(shared);
         match &mut self.care.search {
             Some(search) => search.restart(ceiling, shared.now),
             None => {
@@ -82,6 +101,12 @@ impl Peer<'_> {
             }
         }
         self.follow_search(shared);
+    }
+
+    /// Largest inner packet that is tried on this path, in bytes.
+    fn ceiling(&self, shared: &Shared) -> u16 {
+        let own = u16::try_from(shared.mtu).unwrap_or(u16::MAX);
+        self.care.ceiling.map_or(own, |ceiling| ceiling.min(own))
     }
 
     /// Gives the search what it needs to know, sends what it asks, and uses what it found.
@@ -101,7 +126,8 @@ impl Peer<'_> {
         // A path that nothing is known of is tried with everything: what does not pass is lost until the search has
         // settled, a few seconds at most, while the floor would lose every full packet for a round trip.
         self.care.is_trying &= !search.is_settled();
-        let found = if self.care.is_trying { shared.mtu } else { usize::from(search.current()) };
+        let found = if self.care.is_trying { self.ceiling(shared) } else { search.current() };
+        let found = usize::from(found);
         let is_news = self.line.mtu != found || self.line.is_mtu_settled != search.is_settled();
         (self.line.mtu, self.line.is_mtu_settled) = (found, search.is_settled());
         let watch_at = self.line.is_watched.then_some(shared.now + SEARCH_TICK);

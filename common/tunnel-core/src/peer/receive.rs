@@ -50,6 +50,7 @@ impl Peer<'_> {
         let mut buffer = shared.output.buffer(buffer_len(datagram.len()));
         let outcome = self.line.open_handshake(from.remote.ip(), datagram, &mut buffer);
         if matches!(outcome, Outcome::Network(_)) {
+            self.line.held_until = None;
             self.authenticate(from, datagram.len(), shared);
             // The keepalive in the buffer confirms the session to the peer, so it goes first.
             self.finish(outcome, buffer, shared);

@@ -3,7 +3,7 @@
 use super::{Attempt, CONFIRM_WITHIN, MAX_PENDING, Peer, RETRY, RETRY_FOREVER, Shared};
 use crate::line::Session;
 use crate::noise::{Outcome, buffer_len, padded_len};
-use crate::{Discard, Role};
+use crate::{Discard, Endpoint, Role};
 
 impl Peer<'_> {
     /// Sends an inner packet, or keeps it until a handshake made that possible.
@@ -29,6 +29,22 @@ impl Peer<'_> {
         let outcome = self.line.noise.initiate(&mut buffer);
         self.note_attempt(shared);
         self.finish(outcome, buffer, shared);
+    }
+
+    /// Starts a handshake through `to`, wherever the peer is now: its answer moves the peer there.
+    pub(crate) fn greet(&mut self, to: &Endpoint, shared: &mut Shared) {
+        let mut buffer = shared.output.buffer(buffer_len(0));
+        let outcome = self.line.noise.initiate(&mut buffer);
+        self.note_attempt(shared);
+        match outcome {
+            Outcome::Network(len) => {
+                buffer.truncate(len);
+                shared.output.transmit(*to, buffer);
+            }
+            Outcome::Done | Outcome::Packet(_) | Outcome::Refused(_) | Outcome::Expired => {
+                self.finish(outcome, buffer, shared);
+            }
+        }
     }
 
     /// Seals a packet with its padding and sends it.

@@ -19,6 +19,8 @@ use crate::snapshot::{TunnelSnapshot, discards};
 
 /// Commands and notices taken in one turn.
 const PER_TURN: usize = 256;
+/// What WireGuard adds to an inner packet.
+const DATA_OVERHEAD_BYTES: usize = 32;
 /// Age that a snapshot may reach, and what one peer adds to it, so that many peers cost no more than few.
 const SNAPSHOT_EVERY: Duration = Duration::from_millis(250);
 const SNAPSHOT_PER_PEER: Duration = Duration::from_micros(100);
@@ -162,6 +164,17 @@ impl Control {
             }
             Command::SetEndpoint { key, endpoint, reply } => {
                 self.core.set_endpoint(&key, endpoint, now);
+                let _ = reply.send(());
+            }
+            Command::Switch { key, endpoint, reply } => {
+                let max = self.shared.wire.max_datagram(&endpoint);
+                let ceiling =
+                    max.map(|max| u16::try_from(max.saturating_sub(DATA_OVERHEAD_BYTES)).unwrap_or(u16::MAX));
+                self.core.switch(&key, endpoint, ceiling, now);
+                let _ = reply.send(());
+            }
+            Command::Greet { key, endpoint, reply } => {
+                self.core.greet(&key, &endpoint, now);
                 let _ = reply.send(());
             }
             Command::ResetReplayFloor { key, reply } => {

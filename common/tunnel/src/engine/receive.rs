@@ -2,6 +2,7 @@
 
 use std::io::IoSlice;
 use std::ops::Range;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,7 @@ use tracing::debug;
 use super::inbox::Inbox;
 use super::shared::Shared;
 use crate::links::Batch;
+use crate::sys::poll::wait_readable;
 use crate::sys::tun::TunQueue;
 
 /// Pause after a receive call that failed, so that a socket that always fails costs no processor.
@@ -59,9 +61,11 @@ impl Receiver {
         let shared = Arc::clone(&self.shared);
         let Some(socket) = shared.wire.socket(port.into(), shard) else { return };
         let mut buffer = vec![0u8; RUN_BYTES + RUN_SLACK_BYTES];
+        // A socket that another protocol shares does not block, so this thread has to wait for it.
+        let waits = stranger.is_none();
         while !shared.is_stopped() {
             let room = buffer.get_mut(..RUN_BYTES).unwrap_or_default();
-            match socket.receive(room, true) {
+            match socket.receive(room, waits) {
                 Ok(Some(received)) => {
                     let from =
                         Endpoint { via: Via::Udp(port), remote: received.remote, local: received.local };
@@ -73,7 +77,12 @@ impl Receiver {
                     }
                     self.handle(&from, &mut buffer, received.len, received.stride);
                 }
-                Ok(None) => {}
+                Ok(None) if waits => {}
+                Ok(None) => {
+                    if wait_readable([socket.as_fd(), shared.stop.as_fd()], None).is_err() {
+                        std::thread::sleep(FAILURE_PAUSE);
+                    }
+                }
                 Err(error) => {
                     shared.wire.errors().udp_receive.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                     debug!(%error, "receiving failed");

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use blueprint_common_tunnel_core::offload::{Superpacket, VnetHeader};
-use blueprint_common_tunnel_core::{Discard, Notice, RUN_SLACK_BYTES, Sealer, Tally, Traffic};
+use blueprint_common_tunnel_core::{Discard, MTU_RANGE, Notice, RUN_SLACK_BYTES, Sealer, Tally, Traffic};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -24,8 +24,7 @@ use crate::netstack::{Netstack, Refusals};
 const BATCHES_PER_TURN: usize = 4;
 /// Commands taken in one turn.
 const COMMANDS_PER_TURN: usize = 64;
-/// Protocol number of TCP, and where its checksum is in its header.
-const TCP: u8 = 6;
+/// Where the checksum is in a TCP header.
 const TCP_CHECKSUM_AT: u16 = 16;
 /// Packets gathered before they are sealed.
 const PLAIN_BYTES: usize = 128 << 10;
@@ -161,7 +160,7 @@ struct Egress {
     /// Where each packet ends, and where its room does.
     packets: Vec<(usize, usize)>,
     mtu: usize,
-    /// One packet of a segment that had to be cut.
+    /// One part of a packet that is too long for the way.
     segment: Vec<u8>,
     outgoing: Outgoing,
     tally: Arc<Tally>,
@@ -176,7 +175,7 @@ impl Egress {
             plain: Vec::with_capacity(PLAIN_BYTES),
             packets: Vec::with_capacity(256),
             mtu,
-            segment: vec![0; mtu + RUN_SLACK_BYTES],
+            segment: vec![0; usize::from(*MTU_RANGE.end()) + RUN_SLACK_BYTES],
             outgoing: Outgoing::new(),
             tally,
         }
@@ -211,38 +210,38 @@ impl Egress {
                 self.tally.discard(Discard::NoEndpoint);
                 continue;
             };
-            // Smoltcp knows one MTU for all peers; what the way to this one does not take is cut where a kernel would.
-            let narrow = (packet.len() > sealer.mtu()).then(|| narrowed(packet, sealer.mtu()));
-            let whole = VnetHeader::default();
-            let Some(cut) = Superpacket::parse(&narrow.flatten().unwrap_or(whole), packet).ok() else {
-                self.tally.discard(Discard::MalformedPacket);
-                continue;
-            };
-            if cut.largest_len() > sealer.mtu() {
-                self.tally.discard(Discard::TooBig);
-                continue;
-            }
-            if sealer.note_len(cut.largest_len()) {
+            if sealer.note_len(packet.len().min(sealer.mtu())) {
                 self.shared.tell(Notice::Large { slot: route.slot() }, &self.tally);
             }
-            for number in 0..cut.segments() {
-                let padded = sealer.padded_len(cut.segment_len(number));
-                let plaintext = if narrow.is_some() {
-                    let len = cut.write(number, &mut self.segment);
-                    self.segment.get_mut(len..padded).unwrap_or_default().fill(0);
-                    self.segment.get(..padded)
-                } else {
-                    self.plain.get(at..at + padded)
+            if packet.len() > sealer.mtu() {
+                // The stack learnt its segments' size at the start of the flow; the way has become narrower since.
+                let Some(parts) = cut(packet, sealer.mtu()) else {
+                    self.tally.discard(Discard::TooBig);
+                    continue;
                 };
-                let plaintext = plaintext.unwrap_or_default();
-                match sealer.seal(plaintext, self.outgoing.room(), now) {
-                    Ok(len) => self.outgoing.commit(&to, len),
-                    Err(Discard::ExpiredSession) => {
-                        let packet = plaintext.get(..cut.segment_len(number)).unwrap_or_default().to_vec();
-                        self.shared.tell(Notice::Unsent { slot: route.slot(), packet }, &self.tally);
+                for number in 0..parts.segments() {
+                    let len = parts.write(number, &mut self.segment);
+                    let padded = sealer.padded_len(len);
+                    if let Some(padding) = self.segment.get_mut(len..padded) {
+                        padding.fill(0);
                     }
-                    Err(discard) => self.tally.discard(discard),
+                    let plaintext = self.segment.get(..padded).unwrap_or_default();
+                    match sealer.seal(plaintext, self.outgoing.room(), now) {
+                        Ok(len) => self.outgoing.commit(&to, len),
+                        Err(discard) => self.tally.discard(discard),
+                    }
                 }
+                continue;
+            }
+            let padded = at + sealer.padded_len(end - at);
+            let plaintext = self.plain.get(at..padded).unwrap_or_default();
+            match sealer.seal(plaintext, self.outgoing.room(), now) {
+                Ok(len) => self.outgoing.commit(&to, len),
+                Err(Discard::ExpiredSession) => {
+                    let notice = Notice::Unsent { slot: route.slot(), packet: packet.to_vec() };
+                    self.shared.tell(notice, &self.tally);
+                }
+                Err(discard) => self.tally.discard(discard),
             }
         }
         drop(sealer);
@@ -252,21 +251,27 @@ impl Egress {
     }
 }
 
-/// How a TCP segment that is too large for its way is to be cut; `None` for everything else.
-fn narrowed(packet: &[u8], mtu: usize) -> Option<VnetHeader> {
-    let (gso_type, ip_len, protocol) = match packet.first()? >> 4 {
-        4 => (VnetHeader::GSO_TCPV4, usize::from(packet.first()? & 0x0f) * 4, packet.get(9)?),
-        _ => (VnetHeader::GSO_TCPV6, 40, packet.get(6)?),
+/// Cuts a TCP segment of the stack that is longer than `mtu` into shorter ones; `None` for every other packet.
+fn cut(packet: &[u8], mtu: usize) -> Option<Superpacket<'_>> {
+    let first = packet.first()?;
+    let (gso_type, csum_start) = match first >> 4 {
+        4 => (VnetHeader::GSO_TCPV4, u16::from(first & 0xf) * 4),
+        _ => (VnetHeader::GSO_TCPV6, 40),
     };
-    let header_len = ip_len + usize::from(packet.get(ip_len + 12)? >> 4) * 4;
-    (*protocol == TCP).then_some(VnetHeader {
-        flags: VnetHeader::NEEDS_CSUM,
-        gso_type,
-        hdr_len: u16::try_from(header_len).ok()?,
-        gso_size: u16::try_from(mtu.checked_sub(header_len)?).ok()?,
-        csum_start: u16::try_from(ip_len).ok()?,
-        csum_offset: TCP_CHECKSUM_AT,
-    })
+    let parts_of = |gso_size: u16| {
+        let header = VnetHeader {
+            flags: VnetHeader::NEEDS_CSUM,
+            gso_type,
+            gso_size,
+            csum_start,
+            csum_offset: TCP_CHECKSUM_AT,
+            ..VnetHeader::default()
+        };
+        Superpacket::parse(&header, packet).ok()
+    };
+    // Of segments with one byte each, the rest is headers.
+    let headers = parts_of(1)?.largest_len().checked_sub(1)?;
+    parts_of(u16::try_from(mtu.checked_sub(headers)?).ok()?)
 }
 
 impl Sink for Egress {
@@ -283,5 +288,22 @@ impl Sink for Egress {
         self.plain.resize(start + length.next_multiple_of(16), 0);
         self.packets.push((start + length, self.plain.len()));
         write(self.plain.get_mut(start..start + length).unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tcp_segment_is_cut_to_the_mtu_and_anything_else_is_not() {
+        let mut packet = vec![0u8; 1420];
+        packet[..20]
+            .copy_from_slice(&[0x45, 0, 5, 0x8c, 0, 0, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
+        packet[20..40].copy_from_slice(&[0, 80, 0, 81, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x10, 1, 0, 0, 0, 0, 0]);
+        let parts = cut(&packet, 1302).unwrap();
+        assert_eq!((parts.segments(), parts.segment_len(0), parts.segment_len(1)), (2, 1302, 158));
+        packet[9] = 17;
+        assert!(cut(&packet, 1302).is_none());
     }
 }

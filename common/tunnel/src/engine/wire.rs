@@ -1,13 +1,15 @@
 //! The way out for datagrams: UDP sockets by number, and the links of other carriers.
 
 use std::collections::HashMap;
+use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use blueprint_common_tunnel_core::{Endpoint, LinkId, Via};
 
+use crate::carrier::{QuicLimits, SharedSocket};
 use crate::links::LinkSink;
 use crate::sys::udp::UdpSocket;
 
@@ -20,6 +22,8 @@ pub(crate) struct Wire {
     ports: Vec<Vec<UdpSocket>>,
     links: ArcSwap<HashMap<LinkId, Arc<dyn LinkSink>>>,
     next_link: AtomicU32,
+    /// QUIC's side of the second port.
+    quic: OnceLock<Arc<SharedSocket>>,
     errors: WireErrors,
 }
 
@@ -36,7 +40,25 @@ pub(crate) struct WireErrors {
 
 impl Wire {
     pub(crate) fn new(ports: Vec<Vec<UdpSocket>>) -> Self {
-        Self { ports, links: ArcSwap::default(), next_link: AtomicU32::new(1), errors: WireErrors::default() }
+        Self {
+            ports,
+            links: ArcSwap::default(),
+            next_link: AtomicU32::new(1),
+            quic: OnceLock::new(),
+            errors: WireErrors::default(),
+        }
+    }
+
+    /// Shares the second port with QUIC; `None` where there is none, or it is shared already.
+    pub(crate) fn share(&self, limits: &QuicLimits) -> io::Result<Option<Arc<SharedSocket>>> {
+        let Some(socket) = self.ports.get(1).and_then(|shards| shards.first()) else { return Ok(None) };
+        let shared = Arc::new(SharedSocket::new(socket.share()?, limits)?);
+        Ok(self.quic.set(Arc::clone(&shared)).is_ok().then_some(shared))
+    }
+
+    /// QUIC's side of the second port.
+    pub(crate) fn quic(&self) -> Option<&Arc<SharedSocket>> {
+        self.quic.get()
     }
 
     pub(crate) const fn errors(&self) -> &WireErrors {
@@ -123,8 +145,8 @@ impl Wire {
     }
 
     /// Bound address of a port.
-    pub(crate) fn local_addr(&self, port: usize) -> std::io::Result<SocketAddr> {
-        self.socket(port, 0).ok_or(std::io::ErrorKind::NotFound)?.local_addr()
+    pub(crate) fn local_addr(&self, port: usize) -> io::Result<SocketAddr> {
+        self.socket(port, 0).ok_or(io::ErrorKind::NotFound)?.local_addr()
     }
 }
 

@@ -71,6 +71,22 @@ pub(crate) fn wait_readable<const N: usize>(
     }
 }
 
+/// Waits until `fd` takes something to send; false where `timeout` came first, or a signal.
+///
+/// # Errors
+///
+/// Those of poll(2) but `EINTR`.
+pub(crate) fn wait_writable(fd: BorrowedFd<'_>, timeout: Duration) -> io::Result<bool> {
+    let mut polled = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
+    let limit = libc::c_int::try_from(timeout.as_millis()).unwrap_or(libc::c_int::MAX);
+    // SAFETY: `polled` is one entry that lives until the call has returned; the descriptor is borrowed for as long.
+    match check(unsafe { libc::poll(&raw mut polled, 1, limit) }) {
+        Ok(count) => Ok(count > 0),
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Instant;

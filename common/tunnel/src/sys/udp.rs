@@ -18,7 +18,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use libc::{c_int, msghdr};
@@ -26,6 +26,7 @@ use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 
 use super::check;
 use super::control::{Control, for_each, narrow};
+use super::poll::wait_writable;
 
 /// Longest time that a waiting call takes.
 pub(crate) const WAIT: Duration = Duration::from_millis(200);
@@ -60,6 +61,8 @@ pub(crate) struct UdpSocket {
     fd: OwnedFd,
     is_v6: bool,
     refusals: AtomicU32,
+    /// Somebody else has the socket too, and made it non-blocking.
+    is_shared: AtomicBool,
 }
 
 /// Where datagrams of one call go to and come from.
@@ -91,7 +94,23 @@ impl UdpSocket {
         enlarge_buffers(&socket);
         ask_for_details(&socket, listen.is_ipv6());
         socket.bind(&listen.into())?;
-        Ok(Self { fd: socket.into(), is_v6: listen.is_ipv6(), refusals: AtomicU32::new(0) })
+        Ok(Self {
+            fd: socket.into(),
+            is_v6: listen.is_ipv6(),
+            refusals: AtomicU32::new(0),
+            is_shared: AtomicBool::new(false),
+        })
+    }
+
+    /// A second handle of the socket, for a user that may make it non-blocking: from now on `wait` is kept by
+    /// polling when sending, and [`Self::receive`] does not wait any more.
+    ///
+    /// # Errors
+    ///
+    /// Those of dup(2).
+    pub(crate) fn share(&self) -> io::Result<std::net::UdpSocket> {
+        self.is_shared.store(true, Ordering::Relaxed);
+        Ok(self.fd.try_clone()?.into())
     }
 
     /// The address it is bound to, with the port that the kernel chose for port 0.
@@ -251,6 +270,10 @@ impl UdpSocket {
                 return Ok(());
             }
             let error = io::Error::last_os_error();
+            let waits = way.flags & libc::MSG_DONTWAIT == 0 && self.is_shared.load(Ordering::Relaxed);
+            if waits && error.kind() == io::ErrorKind::WouldBlock && wait_writable(self.fd.as_fd(), WAIT)? {
+                continue;
+            }
             if error.kind() != io::ErrorKind::Interrupted {
                 return Err(error);
             }

@@ -111,6 +111,7 @@ impl Hub<'static> {
         let mut all = vec![
             format!("control.listen=127.0.0.1:{}", free_port()?),
             format!("tunnel.listen=127.0.0.1:{}", free_port()?),
+            "tunnel.carrier_listen=off".to_owned(),
             format!("proxy.listen={proxy}"),
         ];
         all.extend(settings.iter().map(|&setting| setting.to_owned()));

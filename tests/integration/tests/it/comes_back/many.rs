@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::BACK_WITHIN;
 use super::flow::Flow;
+use super::rig::PATIENCE;
 use crate::fixture::{Hub, Mode, SOON, Spoke, text};
 use crate::load::Load;
 use crate::say::say;
@@ -61,7 +62,7 @@ fn killed_under_many(mode: Mode) -> Result<()> {
     for flow in flows {
         ensure!(flow.finish().is_err(), "a stream through a killed hub ends with an error");
     }
-    let load = |number| Load::start(&hub_host, hub.proxy(), &service(number), &token);
+    let load = |number| Load::start(&hub_host, hub.proxy(), (&service(number), &token), PATIENCE);
     let loads = (1..=MACHINES).map(load).collect::<Result<Vec<_>>>()?;
     let begin = Instant::now();
     hub.start_again()?;

@@ -18,7 +18,7 @@ use crate::load::Load;
 pub(super) const HUB_NAME: &str = "hub.test";
 
 /// Longest time for one call, so that none hides the moment in which the path came back.
-const PATIENCE: Duration = Duration::from_millis(500);
+pub(super) const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Lets in answers, and the questions of the neighbours of IPv6.
 const WALL: &str = "table inet wall {
@@ -116,6 +116,18 @@ impl<'h> Rig<'h> {
     /// Requests to the service of a machine that never stop.
     pub(super) fn load(&self, machine: &Machine<'_>) -> Result<Load> {
         Load::start(&self.hosts.hub, self.hub.proxy(), (machine.service, &machine.token), PATIENCE)
+    }
+
+    /// Gets so many bytes from the service of a machine, in one answer.
+    pub(super) fn fetch(&self, machine: &Machine<'_>, bytes: usize) -> Result<()> {
+        let response = self.hub.get(machine.service, &machine.token, &format!("/bytes/{bytes}"))?;
+        ensure!(
+            response.status == 200 && response.body.len() == bytes,
+            "{}: {} bytes",
+            response.status,
+            response.body.len()
+        );
+        Ok(())
     }
 
     /// Waits until both machines are up in every respect and answer.
