@@ -168,7 +168,7 @@ pub(crate) async fn attempt(
 async fn ask(base: &Base, endpoint: Endpoint, is_urgent: bool) -> Option<Duration> {
     let question = |number: u32| async move {
         sleep(QUESTION_PAUSE.saturating_mul(number)).await;
-        if is_urgent && number % 2 == 0 && !base.is_alive() {
+        if is_urgent && number.is_multiple_of(2) && !base.is_alive() {
             base.tunnel.greet(base.hub, endpoint).await;
         }
         let asked_at = Instant::now();

@@ -50,7 +50,10 @@ impl Peer<'_> {
         let mut buffer = shared.output.buffer(buffer_len(datagram.len()));
         let outcome = self.line.open_handshake(from.remote.ip(), datagram, &mut buffer);
         if matches!(outcome, Outcome::Network(_)) {
-            self.line.held_until = None;
+            if !self.line.has_session(shared.now) {
+                self.line.held_until = None;
+            }
+            // With one, this may be the late answer of a way that lost the race: it gives keys and moves nobody.
             self.authenticate(from, datagram.len(), shared);
             // The keepalive in the buffer confirms the session to the peer, so it goes first.
             self.finish(outcome, buffer, shared);
