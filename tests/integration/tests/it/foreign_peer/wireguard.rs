@@ -68,7 +68,7 @@ impl<'h> Foreign<'h> {
     }
 
     fn set_up(&self, identity: &Value, hub: Ipv4Addr) -> Result<()> {
-        let endpoint = format!("{hub}{}", text(identity, "/tunnel/endpoints/0")?);
+        let endpoint = format!("{hub}{}", text(identity, "/tunnel/carriers/0/endpoint")?);
         let allowed =
             format!("{},{}", text(identity, "/tunnel/overlay_v4")?, text(identity, "/tunnel/overlay_v6")?);
         let number = |pointer| {

@@ -34,7 +34,7 @@ impl Liar {
         };
         let private = StaticSecret::from(key("/wireguard_private_key")?);
         let hub_key = PublicKey::from(key("/tunnel/hub_public_key")?);
-        let port = text(&identity, "/tunnel/endpoints/0")?.trim_start_matches(':').parse()?;
+        let port = text(&identity, "/tunnel/carriers/0/endpoint")?.trim_start_matches(':').parse()?;
         let socket = host.enter(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)))??;
         socket.connect(SocketAddr::from((hub, port)))?;
         socket.set_read_timeout(Some(CALL))?;
