@@ -28,8 +28,7 @@ pub(crate) struct Heard {
 
 impl Heard {
     /// Nothing yet.
-    pub(crate) const NONE: Self =
-        Self { last_rx: None, last_good: None, pace: INTERVAL, echoes: false };
+    pub(crate) const NONE: Self = Self { last_rx: None, last_good: None, pace: INTERVAL, echoes: false };
 
     /// Notes an echo.
     pub(crate) fn handle_beat(&mut self, beat: Beat, now: Instant) {

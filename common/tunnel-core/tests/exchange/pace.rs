@@ -19,7 +19,8 @@ fn crowded() -> Net {
         secret[..4].copy_from_slice(&number.to_be_bytes());
         let public_key = WgPublicKey::from_bytes(PublicKey::from(&StaticSecret::from(secret)).to_bytes());
         let allowed_ips = vec![std::net::IpAddr::from((0x0a07_1000 + number).to_be_bytes()).into()];
-        let other = PeerConfig { public_key, allowed_ips, endpoint: None, preshared_key: None, keepalive: None };
+        let other =
+            PeerConfig { public_key, allowed_ips, endpoint: None, preshared_key: None, keepalive: None };
         net.ends[HUB].core.upsert_peer(other, net.now).unwrap();
     }
     net.run(ms(20_000));
@@ -81,6 +82,19 @@ fn a_path_that_nobody_uses_is_lost_within_the_pace_and_four_seconds() {
     let time = time_to_loss(&mut net, A, HUB).max(time_to_loss(&mut net, HUB, A));
     assert!(ms(3000) < time && time <= ms(9100), "took {time:?}");
     assert!(net.is_alive(B));
+}
+
+#[test]
+fn a_hub_does_not_dial_a_spoke_that_fell_silent_while_idle() {
+    let mut net = Net::up();
+    net.run(ms(10_000));
+    cut(&mut net, A);
+    net.seen.clear();
+    net.run(ms(60_000));
+    let to_it = |(from, sent): &&(_, blueprint_common_tunnel_core::Transmit)| {
+        *from == address(HUB) && sent.to.remote == address(A)
+    };
+    assert_eq!(net.seen.iter().filter(to_it).count(), 0);
 }
 
 #[test]
