@@ -373,7 +373,11 @@ impl TunnelCore {
             if let Some(beat) = beat {
                 peer.handle_beat(beat, shared);
             }
+            let unanswered_since = peer.line.unanswered_since;
             peer.send(packet, shared);
+            if beat.is_some() {
+                peer.line.unanswered_since = unanswered_since;
+            }
         });
         true
     }

@@ -356,7 +356,7 @@ impl Inbound {
         }
         line.handle_beat(beat, context.tables.mtu, context.now);
         let padded = answer.get(..padded_len(packet.len(), line.mtu)).unwrap_or_default();
-        let (to, outcome) = (line.endpoint, line.seal(padded, &mut datagram, context.now));
+        let (to, outcome) = (line.endpoint, line.seal_answer(padded, &mut datagram, context.now));
         drop(line);
         let (Some(to), Outcome::Network(len)) = (to, outcome) else { return false };
         self.tally.add(Traffic::TxDatagrams, 1);

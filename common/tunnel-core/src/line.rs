@@ -275,6 +275,15 @@ impl Line {
         }
     }
 
+    /// Seals the answer to a sign of life. Nothing has to come back after it: a spoke that fell silent dials anew
+    /// by itself, and a hub that dialled thousands of them would be busy with that alone.
+    pub(crate) fn seal_answer(&mut self, plaintext: &[u8], buffer: &mut [u8], now: Instant) -> Outcome {
+        let unanswered_since = self.unanswered_since;
+        let outcome = self.seal(plaintext, buffer, now);
+        self.unanswered_since = unanswered_since;
+        outcome
+    }
+
     fn note_sent(&mut self, is_data: bool, len: usize, now: Instant) {
         if let Some(session) = &mut self.session {
             session.sent = session.sent.saturating_add(1);

@@ -1,4 +1,4 @@
-//! One engine and very many spokes over loopback UDP: added one after the other, up, and back after a restart.
+//! One engine and many spokes over loopback UDP: added one after the other, up, and back after a restart.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -11,10 +11,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{Tunnel, TunnelConfig};
 
-/// Spokes, each with a socket: fewer than a process may usually have files open.
-const SPOKES: u32 = 800;
-/// Promise for ten thousand; a build without optimisation and a busy machine get the same for fewer.
-const BACK_WITHIN: Duration = Duration::from_secs(30);
+/// Spokes, each with a socket: as many as may dial at once in a build without optimisation and leave the other
+/// tests their time. Ten thousand are for `bench-system`.
+const SPOKES: u32 = 200;
+/// A second on an idle machine; a shared one is slower.
+const BACK_WITHIN: Duration = Duration::from_secs(60);
 
 /// Number 0 is the hub.
 fn config(number: u32) -> Config {

@@ -85,6 +85,19 @@ fn a_path_that_nobody_uses_is_lost_within_the_pace_and_four_seconds() {
 }
 
 #[test]
+fn a_hub_does_not_dial_a_spoke_that_fell_silent_while_idle() {
+    let mut net = Net::up();
+    net.run(ms(10_000));
+    cut(&mut net, A);
+    net.seen.clear();
+    net.run(ms(60_000));
+    let to_it = |(from, sent): &&(_, blueprint_common_tunnel_core::Transmit)| {
+        *from == address(HUB) && sent.to.remote == address(A)
+    };
+    assert_eq!(net.seen.iter().filter(to_it).count(), 0);
+}
+
+#[test]
 fn traffic_of_either_side_brings_the_echoes_of_every_second_back() {
     let mut net = crowded();
     for (from, to) in [(A, HUB), (HUB, A)] {
