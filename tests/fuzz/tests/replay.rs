@@ -1,0 +1,42 @@
+//! Runs every target over its corpus.
+#![expect(clippy::unwrap_used, reason = "helpers of tests stand outside of test functions")]
+
+use std::path::Path;
+
+fn replay(target: &str, body: fn(&[u8])) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
+    let mut paths: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    assert!(!paths.is_empty(), "{} is empty", folder.display());
+    body(b"");
+    for path in paths {
+        let input = std::fs::read(&path).unwrap();
+        let failed = std::panic::catch_unwind(|| body(&input)).is_err();
+        assert!(!failed, "{}", path.display());
+    }
+}
+
+#[test]
+fn decap_holds_for_its_corpus() {
+    replay("decap", blueprint_tests_fuzz::decap);
+}
+
+#[test]
+fn filter_holds_for_its_corpus() {
+    replay("filter", blueprint_tests_fuzz::filter);
+}
+
+#[test]
+fn split_holds_for_its_corpus() {
+    replay("split", blueprint_tests_fuzz::split);
+}
+
+#[test]
+fn merge_holds_for_its_corpus() {
+    replay("merge", blueprint_tests_fuzz::merge);
+}
+
+#[test]
+fn frame_holds_for_its_corpus() {
+    replay("frame", blueprint_tests_fuzz::frame);
+}
