@@ -197,6 +197,7 @@ impl Rig {
     fn compare(&mut self, sender: usize, fates: Vec<Fate>, dropped_before: u64) -> Outcome {
         let (mut local, mut sent, mut dropped) = (Vec::new(), vec![Vec::new(); SPOKES], 0);
         let is_plain = fates.iter().all(|fate| !matches!(fate, Fate::Core(_)));
+        let refuses_size = fates.iter().any(|fate| matches!(fate, Fate::Drop("too big")));
         let said = format!("{fates:02x?}");
         for fate in fates {
             match fate {
@@ -208,7 +209,11 @@ impl Rig {
         }
         let came: Vec<_> = std::iter::from_fn(|| self.hub.poll_packet()).collect();
         same("delivered", &came, &local, &said)?;
-        let arrived = self.arrivals();
+        let mut arrived = self.arrivals();
+        if let Some(arrived) = arrived.get_mut(sender).filter(|_| refuses_size) {
+            // Told so, within a budget.
+            arrived.retain(|packet| !is_too_big(packet));
+        }
         for (receiver, expected) in sent.iter().enumerate() {
             same(&format!("sent to spoke {receiver}"), &arrived[receiver], expected, &said)?;
         }
@@ -241,6 +246,14 @@ impl Rig {
             }
         }
         arrivals
+    }
+}
+
+/// True for "fragmentation needed" and "packet too big" of the hub.
+fn is_too_big(packet: &[u8]) -> bool {
+    match packet[0] >> 4 {
+        4 => packet[9] == 1 && packet[20..22] == [3, 4],
+        _ => packet[6] == 58 && packet[40] == 2,
     }
 }
 

@@ -200,13 +200,15 @@ fn body(input: &mut Input<'_>, protocol: u8, source: IpAddr, destination: IpAddr
             match input.byte()? {
                 0..80 => [&head[..], &quoted(input, destination, source)?].concat(),
                 80..90 => [&head[..], b"bpprobe1", &[7; 8]].concat(),
-                90..100 => [&head[..], b"bpecho/2", &[0; 16], &input.short()?.to_be_bytes()].concat(),
+                90..100 => {
+                    [&head[..], b"bpecho/3", &[0; 16], &input.short()?.to_be_bytes(), &[0; 2]].concat()
+                }
                 _ => head,
             }
         }
         _ => [&ports[..], &[0, 0, 0, 0]].concat(),
     };
-    if len >= 8 && body.len() != 34 {
+    if len >= 8 && body.len() != 36 {
         body.resize(len.max(body.len()), 0x61);
     } else if len < 8 && len % 2 == 1 {
         body.truncate(len);
