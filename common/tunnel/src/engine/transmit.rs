@@ -4,6 +4,7 @@
 //! split, sealed and sent in one go, straight into the send buffer; small packets that wait together leave together.
 
 use std::io::IoSlice;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,6 +15,7 @@ use blueprint_common_tunnel_core::offload::{
 use blueprint_common_tunnel_core::{
     Discard, MTU_RANGE, Notice, RUN_SLACK_BYTES, Route, Sealer, Tables, Tally, Traffic,
 };
+use blueprint_common_types::OverlayLease;
 use tracing::{info, warn};
 
 use super::fair::FairQueue;
@@ -179,7 +181,7 @@ impl Transmitter {
         }
         let Some((_, sealer)) = sealer else { return 0 };
         if sealer.mtu() < tables.mtu() && sealer.is_mtu_settled() {
-            let _ = clamp_mss(packet, u16::try_from(sealer.mtu()).unwrap_or(u16::MAX));
+            clamp(header.as_ref(), packet, sealer.mtu());
         }
         let packet = &*packet;
         let Some(superpacket) = header.and_then(|header| Superpacket::parse(&header, packet).ok()) else {
@@ -236,11 +238,34 @@ impl Transmitter {
     }
 }
 
+/// Lowers the MSS that a SYN announces to what the way takes.
+///
+/// A checksum that is still to be completed covers only the addresses yet, and stays as it is.
+fn clamp(header: Option<&VnetHeader>, packet: &mut [u8], mtu: usize) {
+    let partial = header.filter(|header| header.flags & VnetHeader::NEEDS_CSUM != 0);
+    let at = partial.map(|header| usize::from(header.csum_start) + usize::from(header.csum_offset));
+    let field = |at: usize, packet: &[u8]| packet.get(at..).and_then(|rest| rest.first_chunk::<2>()).copied();
+    let kept = at.and_then(|at| Some((at, field(at, packet)?)));
+    let _ = clamp_mss(packet, u16::try_from(mtu).unwrap_or(u16::MAX));
+    if let Some((at, bytes)) = kept
+        && let Some(place) = packet.get_mut(at..).and_then(|rest| rest.first_chunk_mut::<2>())
+    {
+        *place = bytes;
+    }
+}
+
+/// Where a packet goes: the kernel takes no ICMP message that claims to come from its own address.
+fn destination_of(packet: &[u8], own: &OverlayLease) -> OverlayLease {
+    let v4 = packet.get(16..).and_then(|rest| rest.first_chunk::<4>()).map(|bytes| Ipv4Addr::from(*bytes));
+    let v6 = packet.get(24..).and_then(|rest| rest.first_chunk::<16>()).map(|bytes| Ipv6Addr::from(*bytes));
+    OverlayLease { v4: v4.unwrap_or(own.v4), v6: v6.unwrap_or(own.v6) }
+}
+
 /// Tells the sender of a packet that it is too large for the way.
 fn refuse_too_big(queue: &TunQueue, tables: &Tables, packet: &[u8], mtu: usize) {
     let mut answer = [0u8; TOO_BIG_BYTES];
     let mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
-    let Some(len) = too_big(packet, mtu, tables.own(), &mut answer) else { return };
+    let Some(len) = too_big(packet, mtu, &destination_of(packet, tables.own()), &mut answer) else { return };
     let header = VnetHeader::default().to_bytes();
     let answer = IoSlice::new(answer.get(..len).unwrap_or_default());
     // A device that is full or down loses it, and the sender asks again with its next packet.

@@ -6,6 +6,12 @@ use std::time::Duration;
 use quinn::congestion::ControllerFactory;
 use quinn::{AckFrequencyConfig, EndpointConfig, MtuDiscoveryConfig, TransportConfig, VarInt};
 
+/// UDP payload that a path has to take for this carrier, in bytes: an inner packet of 1280 and everything around it.
+///
+/// quinn takes a burst of losses for a path that became narrower and falls to its least size; with 1200 not even the
+/// least inner packet passes then, and losses in bursts are what congestion looks like here.
+const PAYLOAD_MIN: u16 = 1380;
+
 use super::congestion::PathWindows;
 
 /// The most that one receive call brings.
@@ -63,6 +69,8 @@ pub(super) fn config(limits: &QuicLimits) -> TransportConfig {
     config
         .max_concurrent_bidi_streams(VarInt::from(0_u8))
         .max_concurrent_uni_streams(VarInt::from(0_u8))
+        .initial_mtu(PAYLOAD_MIN)
+        .min_mtu(PAYLOAD_MIN)
         .mtu_discovery_config(Some(mtu))
         .ack_frequency_config(Some(acks))
         .keep_alive_interval(Some(KEEP_ALIVE))
