@@ -99,13 +99,6 @@ struct Source {
     verified: Gate,
 }
 
-/// Whether a message came through a [`MacGate`] already.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum FirstMac {
-    Checked,
-    Unchecked,
-}
-
 /// What to do with a handshake message.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
@@ -117,7 +110,6 @@ pub(crate) enum Verdict {
 /// Budgets of all handshakes from outside.
 pub(crate) struct Admission {
     limits: Limits,
-    mac: MacGate,
     /// The library's limiter with a limit of zero, so it always wants a cookie.
     strict: RateLimiter,
     unverified: Gate,
@@ -137,7 +129,6 @@ impl Admission {
         };
         Self {
             limits,
-            mac: MacGate::of(own),
             strict: RateLimiter::new(own, 0),
             unverified: Gate::default(),
             verified: Gate::default(),
@@ -156,19 +147,10 @@ impl Admission {
         self.known_sources.note(mark, now);
     }
 
-    /// Judges an initiation or response from `from`. One that is said to be [`FirstMac::Checked`] and is not may
-    /// be admitted, but never answered with a cookie.
-    pub(crate) fn judge(
-        &mut self,
-        from: SocketAddr,
-        datagram: &[u8],
-        mac: FirstMac,
-        now: Instant,
-    ) -> Verdict {
+    /// Judges an initiation or response from `from` that has passed a [`MacGate`]. One that has not may be admitted,
+    /// but is never answered with a cookie.
+    pub(crate) fn judge(&mut self, from: SocketAddr, datagram: &[u8], now: Instant) -> Verdict {
         let ip = from.ip().to_canonical();
-        if mac == FirstMac::Unchecked && !self.mac.check(ip, datagram) {
-            return Verdict::Refuse(Discard::InvalidMac);
-        }
         let at = self.bucket(ip);
         if self.take_known(from, now) || self.take_unverified(at, now) {
             return Verdict::Admit;

@@ -1,25 +1,24 @@
 //! The core: every peer of one end, where a datagram or packet goes, and when something is due.
 
+mod echo;
 #[cfg(test)]
 mod panic_tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use blueprint_common_types::WgPublicKey;
 use ipnetwork::IpNetwork;
 
-use crate::admission::{Admission, FirstMac, MacGate, Verdict};
-use crate::echo::{Beat, pace_for};
+use crate::admission::{Admission, MacGate, Verdict};
 use crate::inbound::Notice;
 use crate::message::{Message, slot};
 use crate::noise::Identity;
 use crate::output::Output;
-use crate::packet::{Header, is_own_echo, parse_probe};
-use crate::peer::{Care, Peer, ProbeAnswer, Shared};
+use crate::packet::Header;
+use crate::peer::{Care, Peer, Shared};
 use crate::rng::Rng;
 use crate::shards::{ByNumber, Shards};
 use crate::table::Table;
@@ -302,7 +301,9 @@ impl TunnelCore {
             if let Some(care) = self.peers.get_mut(&slot) {
                 care.scheduled = None;
             }
-            self.with_slot(slot, |peer, shared| peer.handle_timeout(shared));
+            if self.with_slot(slot, |peer, shared| peer.handle_timeout(shared)) == Some(true) {
+                self.note_known(slot);
+            }
         }
     }
 
@@ -329,7 +330,7 @@ impl TunnelCore {
     }
 
     fn admit(&mut self, from: &Endpoint, datagram: &[u8]) -> bool {
-        match self.admission.judge(from.remote, datagram, FirstMac::Checked, self.shared.now) {
+        match self.admission.judge(from.remote, datagram, self.shared.now) {
             Verdict::Admit => true,
             Verdict::Cookie(reply) => {
                 self.discard(Discard::CookieSent);
@@ -341,70 +342,6 @@ impl TunnelCore {
                 false
             }
         }
-    }
-
-    /// Answers echo requests to our own addresses, and takes the answers to our own; false for all else.
-    fn handle_echo(&mut self, sender: u32, from: &Endpoint, header: &Header, packet: &mut [u8]) -> bool {
-        let Some(echo) = header.echo(packet) else { return false };
-        let is_of_hub = header.source == IpAddr::V4(self.shared.hub.v4);
-        if is_own_echo(echo.payload) && self.shared.role == Role::Spoke && !is_of_hub {
-            // Another spoke that the policy lets send ICMP has no say in our path to the hub.
-            self.discard(Discard::SpoofedSource);
-            return true;
-        }
-        if let Some(token) = parse_probe(echo.payload) {
-            return self.handle_probe(sender, from, header, packet, token);
-        }
-        if !echo.is_request {
-            let (id, payload) = (echo.id, echo.payload);
-            let taken = self.with_slot(sender, |peer, shared| {
-                header.source == shared.hub.v4 && peer.handle_echo_reply(id, payload, shared)
-            });
-            return taken == Some(true);
-        }
-        let beat = Beat::parse(echo.payload);
-        if beat.is_some() {
-            Beat::write_pace(packet, pace_for(self.slots.len()));
-        }
-        if beat.is_none() && !self.tables.answers_echoes || header.answer_echo(packet).is_none() {
-            return false;
-        }
-        self.with_slot(sender, |peer, shared| {
-            if let Some(beat) = beat {
-                peer.handle_beat(beat, shared);
-            }
-            let unanswered_since = peer.line.unanswered_since;
-            peer.send(packet, shared);
-            if beat.is_some() {
-                peer.line.unanswered_since = unanswered_since;
-            }
-        });
-        true
-    }
-
-    /// Answers a probe the way it came, and reports the answer to one of ours.
-    fn handle_probe(
-        &mut self,
-        sender: u32,
-        from: &Endpoint,
-        header: &Header,
-        packet: &mut [u8],
-        token: u64,
-    ) -> bool {
-        let Some((is_request, id)) = header.echo(packet).map(|echo| (echo.is_request, echo.id)) else {
-            return false;
-        };
-        if !is_request {
-            let size = u16::try_from(packet.len()).unwrap_or(u16::MAX);
-            let answer = ProbeAnswer { id, token, size };
-            self.with_slot(sender, |peer, shared| peer.handle_probe_answer(from, answer, shared));
-            return true;
-        }
-        if header.answer_echo(packet).is_none() {
-            return false;
-        }
-        self.with_slot(sender, |peer, shared| peer.seal_exactly(packet, *from, shared));
-        true
     }
 
     /// Takes what a packet thread could not deal with.
@@ -454,21 +391,6 @@ impl TunnelCore {
             }
             Some(Message::Data { .. }) | None => self.discard(Discard::NotWireGuard),
         }
-    }
-
-    /// Asks through `endpoint` whether a packet of `size` bytes comes through to a peer and its answer back;
-    /// [`Event::Probed`] tells. The peer is not moved. False where there is no such peer or no session.
-    pub fn probe(
-        &mut self,
-        key: &WgPublicKey,
-        endpoint: &Endpoint,
-        size: u16,
-        token: u64,
-        now: Instant,
-    ) -> bool {
-        self.advance(now);
-        let Some(slot) = self.slots.get(key).copied() else { return false };
-        self.with_slot(slot, |peer, shared| peer.probe(endpoint, size, token, shared)) == Some(true)
     }
 }
 

@@ -4,15 +4,17 @@
 //! each line's lock once per run of packets, and judges source, destination and policy once per run of a flow.
 //! Everything that is not plain traffic leaves as a [`Notice`] for the core.
 
+mod own;
+mod relay;
+
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::echo::{Beat, pace_for};
-use crate::line::{Conduit, Errand, Line, is_data};
+use self::relay::Bundle;
+use crate::line::{Conduit, Errand, is_data};
 use crate::message::{Message, slot};
-use crate::noise::{Outcome, REJECT_COUNTER, padded_len};
-use crate::offload::{TOO_BIG_BYTES, clamp_mss, too_big};
+use crate::noise::{Outcome, REJECT_COUNTER};
 use crate::packet::Header;
 use crate::stats::{Tally, Traffic};
 use crate::tables::{Tables, Way};
@@ -20,10 +22,6 @@ use crate::{Discard, Endpoint};
 
 /// Largest run of datagrams in bytes: what one receive call brings.
 pub const RUN_BYTES: usize = 65_536;
-/// What a data message adds to its plaintext.
-const DATA_OVERHEAD_BYTES: usize = 32;
-/// Room for a sign of life: an IPv4 echo of 56 bytes and its padding.
-const BEAT_BYTES: usize = 64;
 /// What a buffer of datagrams is longer than they are: the library wants more room than it uses.
 pub const RUN_SLACK_BYTES: usize = 256;
 
@@ -329,190 +327,6 @@ impl Inbound {
             header.pass_hop(packet)?;
         }
         Ok(way)
-    }
-
-    /// Answers the sign of life of a peer that the core knows to be alive; false where the core has to see it.
-    ///
-    /// Thousands of them a second are a hub's idle cost, and waking the core for each would double it.
-    fn answer_beat(
-        &self,
-        context: Context<'_>,
-        sender: &Conduit,
-        range: &Range<usize>,
-        outlet: &mut impl Outlet,
-    ) -> bool {
-        let mut answer = [0u8; BEAT_BYTES];
-        let mut datagram = [0u8; BEAT_BYTES + RUN_SLACK_BYTES];
-        let Some(packet) = self.plain.get(range.clone()) else { return false };
-        let Some(header) = Header::parse_icmp(packet) else { return false };
-        let beat =
-            header.echo(packet).filter(|echo| echo.is_request).and_then(|echo| Beat::parse(echo.payload));
-        let (Some(beat), Some(place)) = (beat, answer.get_mut(..packet.len())) else { return false };
-        place.copy_from_slice(packet);
-        Beat::write_pace(place, pace_for(context.tables.conduits.len()));
-        let mut line = sender.lock();
-        if !line.is_alive || header.answer_echo(place).is_none() {
-            return false;
-        }
-        line.handle_beat(beat, context.tables.mtu, context.now);
-        let padded = answer.get(..padded_len(packet.len(), line.mtu)).unwrap_or_default();
-        let (to, outcome) = (line.endpoint, line.seal_answer(padded, &mut datagram, context.now));
-        drop(line);
-        let (Some(to), Outcome::Network(len)) = (to, outcome) else { return false };
-        self.tally.add(Traffic::TxDatagrams, 1);
-        let datagram = datagram.get(..len).unwrap_or_default();
-        outlet.send(&to, datagram, datagram.len());
-        true
-    }
-
-    /// Hands an echo that is for the tunnel itself to the core; false for every other packet.
-    fn tell_echo(
-        &self,
-        context: Context<'_>,
-        sender: &Conduit,
-        range: &Range<usize>,
-        outlet: &mut impl Outlet,
-    ) -> bool {
-        let Some(packet) = self.plain.get(range.clone()) else { return false };
-        let is_it =
-            Header::parse_icmp(packet).is_some_and(|header| context.tables.is_for_core(&header, packet));
-        if is_it && !sender.may_ask(Errand::Echo, context.now) {
-            self.tally.discard(Discard::PeerErrandBudget);
-        } else if is_it {
-            outlet.tell(Notice::Echo { slot: sender.slot, from: *context.from, packet: packet.to_vec() });
-        }
-        is_it
-    }
-
-    /// Seals the packets of `self.relay` for another peer, each at the place of the datagram it came in, and
-    /// sends them with the same segment size.
-    fn relay(
-        &mut self,
-        context: Context<'_>,
-        (sender, receiver): (&Conduit, &Conduit),
-        buffer: (&mut [u8], usize),
-        outlet: &mut impl Outlet,
-    ) {
-        let (buffer, end) = buffer;
-        let mut relay = std::mem::take(&mut self.relay);
-        let mut rest = relay.as_slice();
-        while let Some(first) = rest.first() {
-            let mut line = receiver.lock();
-            let (to, mtu) = (line.endpoint, line.mtu);
-            let mut refusal = None;
-            let mut at = first.start;
-            while let Some((range, others)) = rest.split_first() {
-                rest = others;
-                match self.seal(context, &mut line, range, (&mut *buffer, at, end)) {
-                    Ok(len) => {
-                        note_sealed(&mut self.bundles, at, len);
-                        at = at.saturating_add(len);
-                    }
-                    Err(discard) => {
-                        refusal = Some((discard, range.clone()));
-                        break;
-                    }
-                }
-            }
-            drop(line);
-            for Bundle { range, segment, .. } in self.bundles.drain(..) {
-                let (Some(to), Some(datagrams)) = (to, buffer.get(range)) else { continue };
-                let count = datagrams.len().div_ceil(segment.max(1));
-                self.tally.add(Traffic::Relayed, count);
-                self.tally.add(Traffic::TxDatagrams, count);
-                outlet.send(&to, datagrams, segment);
-            }
-            match refusal {
-                Some((Discard::ExpiredSession, _)) if !receiver.may_ask(Errand::Unsent, context.now) => {
-                    self.tally.discard(Discard::PeerErrandBudget);
-                }
-                Some((Discard::ExpiredSession, range)) => {
-                    let packet = self.plain.get(range).unwrap_or_default().to_vec();
-                    outlet.tell(Notice::Unsent { slot: receiver.slot, packet });
-                }
-                Some((discard, range)) => {
-                    self.tally.discard(discard);
-                    if discard == Discard::TooBig {
-                        self.refuse_too_big(context, sender, mtu, range, outlet);
-                    }
-                }
-                None => {}
-            }
-        }
-        relay.clear();
-        self.relay = relay;
-    }
-
-    /// Tells the sender of a packet that it is too large for the way to another peer.
-    fn refuse_too_big(
-        &self,
-        context: Context<'_>,
-        sender: &Conduit,
-        mtu: usize,
-        range: Range<usize>,
-        outlet: &mut impl Outlet,
-    ) {
-        let mut answer = [0u8; TOO_BIG_BYTES];
-        let Some(packet) = self.plain.get(range) else { return };
-        let mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
-        if let Some(len) = too_big(packet, mtu, &context.tables.own, &mut answer) {
-            let packet = answer.get(..len).unwrap_or_default().to_vec();
-            outlet.tell(Notice::Unsent { slot: sender.slot, packet });
-        }
-    }
-
-    /// Seals one packet at `buffer.1`, which is its datagram's place or before it; the length of the new datagram.
-    fn seal(
-        &mut self,
-        context: Context<'_>,
-        line: &mut Line,
-        range: &Range<usize>,
-        buffer: (&mut [u8], usize, usize),
-    ) -> Result<usize, Discard> {
-        let (buffer, at, end) = buffer;
-        if line.endpoint.is_none() {
-            return Err(Discard::NoEndpoint);
-        }
-        if range.len() > line.mtu {
-            return Err(Discard::TooBig);
-        }
-        // The padding behind the packet goes along, as far as the way takes it: the same length means the same place.
-        let datagram_end = range.start.saturating_add(context.stride).min(end);
-        let padded_end = range.start.saturating_add(padded_len(range.len(), line.mtu));
-        let plain_end = datagram_end.saturating_sub(DATA_OVERHEAD_BYTES).min(padded_end).max(range.end);
-        if line.mtu < context.tables.mtu
-            && let Some(packet) = self.plain.get_mut(range.clone())
-        {
-            // A connection that opens through a narrow path is told of it, so that nothing larger comes.
-            let _ = clamp_mss(packet, u16::try_from(line.mtu).unwrap_or(u16::MAX));
-        }
-        let packet = self.plain.get(range.start..plain_end).ok_or(Discard::MalformedPacket)?;
-        let place = buffer.get_mut(at..).ok_or(Discard::MalformedPacket)?;
-        match line.seal(packet, place, context.now) {
-            Outcome::Network(len) => Ok(len),
-            Outcome::Refused(discard) => Err(discard),
-            Outcome::Done | Outcome::Packet(_) | Outcome::Expired => Err(Discard::ExpiredSession),
-        }
-    }
-}
-
-/// Sealed datagrams that lie behind each other, all of one length but the last, which may be shorter.
-#[derive(Debug)]
-struct Bundle {
-    range: Range<usize>,
-    segment: usize,
-    is_closed: bool,
-}
-
-/// Adds the datagram of `len` bytes at `at` to the last bundle, or begins another.
-fn note_sealed(bundles: &mut Vec<Bundle>, at: usize, len: usize) {
-    let end = at.saturating_add(len);
-    match bundles.last_mut() {
-        Some(last) if !last.is_closed && last.range.end == at && len <= last.segment => {
-            last.range.end = end;
-            last.is_closed = len < last.segment;
-        }
-        Some(_) | None => bundles.push(Bundle { range: at..end, segment: len, is_closed: false }),
     }
 }
 

@@ -1,7 +1,8 @@
 //! The part of a peer that packet threads and the core share: sessions, endpoint and counts, behind one lock.
 //!
 //! A packet thread takes the lock once for a run of packets of one peer; the core takes it for a handshake,
-//! a timer or an echo. Nothing is awaited and no other lock is taken while it is held.
+//! a timer or an echo. Nothing is awaited while it is held, and no lock is taken but that of the same peer's errands,
+//! which is always the last.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -32,6 +33,8 @@ pub(crate) enum Errand {
     Roam,
     /// A packet that waits for a session with the peer, 100/s, 100 at once: it has room for 16.
     Unsent,
+    /// An answer that a packet is too large for the way, 100/s, 100 at once: one a flow is enough.
+    TooBig,
 }
 
 impl Errand {
@@ -39,7 +42,7 @@ impl Errand {
         match self {
             Self::Echo => Rate::new(200, 200),
             Self::Roam => Rate::new(10, 20),
-            Self::Unsent => Rate::new(100, 100),
+            Self::Unsent | Self::TooBig => Rate::new(100, 100),
         }
     }
 }
@@ -49,6 +52,7 @@ struct Errands {
     echo: Gate,
     roam: Gate,
     unsent: Gate,
+    too_big: Gate,
 }
 
 /// One peer, as packet threads see it.
@@ -71,6 +75,7 @@ impl Conduit {
             Errand::Echo => &mut errands.echo,
             Errand::Roam => &mut errands.roam,
             Errand::Unsent => &mut errands.unsent,
+            Errand::TooBig => &mut errands.too_big,
         };
         gate.take(errand.rate(), now)
     }

@@ -5,7 +5,8 @@ use std::time::Instant;
 
 use parking_lot::MutexGuard;
 
-use crate::line::{Conduit, Line};
+use crate::inbound::Notice;
+use crate::line::{Conduit, Errand, Line};
 use crate::noise::{Outcome, padded_len};
 use crate::packet::Header;
 use crate::tables::Tables;
@@ -32,6 +33,19 @@ impl<'a> Route<'a> {
     #[must_use]
     pub fn slot(&self) -> u32 {
         self.0.slot
+    }
+
+    /// Has a packet wait for a session with the peer.
+    ///
+    /// # Errors
+    ///
+    /// [`Discard::PeerErrandBudget`] where so many wait already that the core would serve nobody else.
+    pub fn wait(&self, packet: &[u8], now: Instant) -> Result<Notice, Discard> {
+        if self.0.may_ask(Errand::Unsent, now) {
+            Ok(Notice::Unsent { slot: self.0.slot, packet: packet.to_vec() })
+        } else {
+            Err(Discard::PeerErrandBudget)
+        }
     }
 
     /// Takes the peer's lock for a run of packets.
@@ -83,7 +97,7 @@ impl Sealer<'_> {
     ///
     /// # Errors
     ///
-    /// [`Discard::ExpiredSession`] where there is no session: the packet is one for [`Notice::Unsent`](crate::Notice).
+    /// [`Discard::ExpiredSession`] where there is no session: the packet is one for [`Route::wait`].
     pub fn seal(&mut self, packet: &[u8], buffer: &mut [u8], now: Instant) -> Result<usize, Discard> {
         match self.line.seal(packet, buffer, now) {
             Outcome::Network(len) => Ok(len),

@@ -91,6 +91,8 @@ pub(crate) struct Care {
     /// When the core's timer list has it down for; `None` while it is not listed.
     pub(crate) scheduled: Option<Instant>,
     attempt: Option<Attempt>,
+    /// Index of the session that was last taken into use.
+    begun: Option<u32>,
     pending: VecDeque<Vec<u8>>,
     pulse: Pulse,
     tick_at: Instant,
@@ -125,6 +127,7 @@ impl Care {
             keepalive: None,
             scheduled: None,
             attempt: None,
+            begun: None,
             pending: VecDeque::new(),
             pulse,
             tick_at: shared.now + shared.rng.between(Duration::from_millis(1), TICK),

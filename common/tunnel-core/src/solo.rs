@@ -111,7 +111,7 @@ impl SoloTunnel {
                 Ok(())
             }
             Err(Discard::ExpiredSession) => {
-                self.sink.notices.push(Notice::Unsent { slot: route.slot(), packet: packet.to_vec() });
+                self.sink.notices.push(route.wait(packet, now)?);
                 Ok(())
             }
             Err(discard) => Err(discard),
@@ -157,5 +157,79 @@ impl Outlet for Sink {
 
     fn tell(&mut self, notice: Notice) {
         self.notices.push(notice);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::disallowed_methods, reason = "virtual time needs one first instant")]
+
+    use std::net::SocketAddr;
+    use std::time::Duration;
+
+    use blueprint_common_types::{OverlayLease, WgPrivateKey};
+
+    use super::*;
+    use crate::{Limits, OverlayPrefixes, PeerConfig, Role};
+
+    fn end(number: u8, now: Instant) -> SoloTunnel {
+        let private_key = |number: u8| WgPrivateKey::from_bytes([number + 1; 32]);
+        let prefixes =
+            OverlayPrefixes { v4: "10.7.0.0/16".parse().unwrap(), v6: "fd07::/64".parse().unwrap() };
+        let (hub, v4) = (prefixes.hub(), [10, 7, 0, number + 1].into());
+        let mut end = SoloTunnel::new(
+            Config {
+                private_key: private_key(number),
+                addresses: OverlayLease { v4, ..hub },
+                prefixes,
+                role: if number == 0 { Role::Hub } else { Role::Spoke },
+                mtu: 1420,
+                limits: Limits::default(),
+                answers_echoes: true,
+                seed: [number; 32],
+            },
+            now,
+        );
+        let other = 1 - number;
+        let peer = PeerConfig {
+            public_key: private_key(other).public_key(),
+            allowed_ips: vec![format!("10.7.0.{}/32", other + 1).parse().unwrap()],
+            endpoint: (other == 0).then(|| address(0).into()),
+            preshared_key: None,
+            keepalive: None,
+        };
+        end.upsert_peer(peer, now).unwrap();
+        end
+    }
+
+    fn address(number: u8) -> SocketAddr {
+        SocketAddr::from(([192, 0, 2, number], 51820))
+    }
+
+    #[test]
+    fn a_session_whose_notice_was_lost_is_found_by_the_next_look() {
+        let now = Instant::now();
+        let (mut hub, mut spoke) = (end(0, now), end(1, now));
+        let initiation = spoke.poll_transmit().unwrap().payload;
+        hub.handle_datagram(address(1), &initiation, now);
+        let response = hub.poll_transmit().unwrap().payload;
+        spoke.handle_datagram(address(0), &response, now);
+        let confirmation = spoke.poll_transmit().unwrap().payload;
+
+        // As an engine whose queue to the core is full.
+        hub.refresh();
+        hub.buffer = confirmation.clone();
+        hub.buffer.resize(confirmation.len() + RUN_SLACK_BYTES, 0);
+        let SoloTunnel { inbound, tables, buffer, sink, .. } = &mut hub;
+        let len = confirmation.len();
+        inbound.handle(tables, &address(1).into(), buffer, len, len, now, sink);
+        assert!(matches!(hub.sink.notices.as_slice(), [Notice::Begun { .. }]));
+        hub.sink.notices.clear();
+        assert_eq!(hub.stats().handshakes, 0);
+
+        hub.handle_timeout(now + Duration::from_secs(2));
+        assert_eq!(hub.stats().handshakes, 1);
+        hub.handle_timeout(now + Duration::from_secs(20));
+        assert_eq!(hub.stats().handshakes, 1, "once is enough");
     }
 }

@@ -120,7 +120,8 @@ discards! {
     TooBig => "too_big",
     /// A packet for a peer whose endpoint is not known.
     NoEndpoint => "no_endpoint",
-    /// A packet that waited for a handshake and made room for a later one, or whose handshake failed.
+    /// A packet that waited for a handshake and made room for a later one, or whose handshake failed, or that was
+    /// judged by a policy that has been replaced.
     PendingFull => "pending_full",
     /// Too much waits for the thread that makes handshakes.
     ControlFull => "control_full",

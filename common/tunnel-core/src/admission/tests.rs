@@ -14,6 +14,7 @@ use super::*;
 struct Sim {
     now: Instant,
     own: PublicKey,
+    gate: MacGate,
     admission: Admission,
     spoke: Tunn,
     junk: Vec<u8>,
@@ -48,6 +49,7 @@ impl Sim {
         Self {
             now: Instant::now(),
             own,
+            gate: MacGate::new(&WgPublicKey::from_bytes(own.to_bytes())),
             admission: Admission::new(&own, Role::Hub, [1; 32], Limits::default()),
             junk: initiation(&mut spoke),
             spoke,
@@ -55,7 +57,10 @@ impl Sim {
     }
 
     fn judge(&mut self, from: SocketAddr, datagram: &[u8]) -> Verdict {
-        self.admission.judge(from, datagram, FirstMac::Unchecked, self.now)
+        if !self.gate.check(from.ip(), datagram) {
+            return Verdict::Refuse(Discard::InvalidMac);
+        }
+        self.admission.judge(from, datagram, self.now)
     }
 
     fn is_admitted(&mut self, from: SocketAddr) -> bool {
@@ -97,10 +102,8 @@ fn a_message_for_another_key_gets_silence() {
     datagram[117] ^= 1;
     assert_eq!(sim.judge(HONEST.into(), &datagram), Verdict::Refuse(Discard::InvalidMac));
     sim.flood_from_everywhere();
-    for mac in [FirstMac::Checked, FirstMac::Unchecked] {
-        let verdict = sim.admission.judge(HONEST.into(), &datagram, mac, sim.now);
-        assert_eq!(verdict, Verdict::Refuse(Discard::InvalidMac), "{mac:?}");
-    }
+    let verdict = sim.admission.judge(HONEST.into(), &datagram, sim.now);
+    assert_eq!(verdict, Verdict::Refuse(Discard::InvalidMac), "nor one that passed the gate by mistake");
 }
 
 #[test]
@@ -209,9 +212,7 @@ fn many_real_attackers_fill_the_verified_lane_but_not_the_known_one() {
     let armed: BTreeMap<_, _> = bots.iter().map(|bot| (*bot, sim.initiation_with_cookie(*bot))).collect();
     let honest = sim.initiation_with_cookie(HONEST.into());
     let admitted = armed.iter().map(|(bot, datagram)| {
-        (0..200)
-            .filter(|_| sim.admission.judge(*bot, datagram, FirstMac::Checked, sim.now) == Verdict::Admit)
-            .count()
+        (0..200).filter(|_| sim.admission.judge(*bot, datagram, sim.now) == Verdict::Admit).count()
     });
     assert_eq!(admitted.sum::<usize>(), 500);
     assert_eq!(sim.judge(HONEST.into(), &honest), Verdict::Refuse(Discard::HandshakeBudget));
@@ -335,8 +336,11 @@ proptest! {
         for step in steps {
             match step {
                 Step::Judge { from, bytes, checked } => {
-                    let mac = if checked { FirstMac::Checked } else { FirstMac::Unchecked };
-                    let verdict = sim.admission.judge(from, &bytes, mac, sim.now);
+                    let verdict = if checked {
+                        sim.admission.judge(from, &bytes, sim.now)
+                    } else {
+                        sim.judge(from, &bytes)
+                    };
                     prop_assert!(!matches!(verdict, Verdict::Cookie(_)));
                     prop_assert!(checked || verdict == Verdict::Refuse(Discard::InvalidMac));
                     admitted += u128::from(verdict == Verdict::Admit);

@@ -10,9 +10,11 @@ use crate::packet::echo_request;
 use crate::{Event, Role};
 
 impl Peer<'_> {
-    /// Does everything that is due.
-    pub(crate) fn handle_timeout(&mut self, shared: &mut Shared) {
+    /// Does everything that is due; true where it found a session in use that nobody had told of.
+    pub(crate) fn handle_timeout(&mut self, shared: &mut Shared) -> bool {
+        let mut is_found = false;
         if self.care.tick_at <= shared.now {
+            is_found = self.make_up(shared);
             self.handle_library(shared);
             self.handle_silence(shared);
             self.handle_age(shared);
@@ -22,6 +24,17 @@ impl Peer<'_> {
         self.handle_pulse(shared);
         self.restart_search(shared);
         self.follow_search(shared);
+        is_found
+    }
+
+    /// Makes up for a notice that found no room: without it the attempt would go on and what waits would not be sent.
+    fn make_up(&mut self, shared: &mut Shared) -> bool {
+        let in_use = self.line.session.map(|session| session.local_index);
+        let is_found = in_use.is_some() && in_use != self.care.begun;
+        if is_found {
+            self.begin(shared);
+        }
+        is_found
     }
 
     /// When to look again. A spoke has one peer and looks every second; a hub at those of its many that have

@@ -68,6 +68,10 @@ fn packets_before_the_handshake_wait_for_it() {
         net.ends[B].core.handle_packet(&packet(B, HUB, &[number]), net.now);
     }
     assert_eq!(net.discarded(B, Discard::PendingFull), 14, "sixteen wait at most");
+    for number in 0..200 {
+        net.ends[B].core.handle_packet(&packet(B, HUB, &[number]), net.now);
+    }
+    assert_eq!(net.discarded(B, Discard::PeerErrandBudget), 130, "the core takes a hundred a second");
 }
 
 #[test]
@@ -177,6 +181,13 @@ fn a_packet_too_large_for_the_other_spoke_is_answered_with_its_mtu() {
     let [answer] = answers.as_slice() else { panic!("one answer: {answers:?}") };
     assert_eq!((answer[20], answer[21]), (3, 4), "fragmentation needed");
     assert_eq!(usize::from(u16::from_be_bytes([answer[26], answer[27]])), mtu);
+    // Nobody is kept busy with telling it again.
+    for _ in 0..1000 {
+        net.ends[A].core.handle_packet(&packet(A, B, &[0; 1380]), net.now);
+    }
+    net.run(ms(100));
+    assert_eq!(net.discarded(HUB, Discard::TooBig), 1001);
+    assert!((50..=100).contains(&net.ends[A].packets.len()), "{} answers", net.ends[A].packets.len());
     // A pads it to 1408, which B's way does not take.
     let fits = packet(A, B, &vec![0; mtu - 28]);
     assert_eq!(net.pass(A, B, &fits).len(), 1);

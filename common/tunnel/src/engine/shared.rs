@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use blueprint_common_tunnel_core::{Discard, Notice, Stats, Tables, Tally};
+use blueprint_common_tunnel_core::{Discard, Notice, Route, Stats, Tables, Tally};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
@@ -103,6 +104,14 @@ impl Shared {
         };
         if queue.try_send(notice).is_err() {
             tally.discard(Discard::ControlFull);
+        }
+    }
+
+    /// Has a packet wait for a session with the peer it is for; where too many do, it is dropped and counted.
+    pub(crate) fn wait(&self, route: Route<'_>, packet: &[u8], now: Instant, tally: &Tally) {
+        match route.wait(packet, now) {
+            Ok(notice) => self.tell(notice, tally),
+            Err(discard) => tally.discard(discard),
         }
     }
 

@@ -228,6 +228,10 @@ impl Egress {
                     let plaintext = self.segment.get(..padded).unwrap_or_default();
                     match sealer.seal(plaintext, self.outgoing.room(), now) {
                         Ok(len) => self.outgoing.commit(&to, len),
+                        Err(Discard::ExpiredSession) => {
+                            let part = self.segment.get(..len).unwrap_or_default();
+                            self.shared.wait(route, part, now, &self.tally);
+                        }
                         Err(discard) => self.tally.discard(discard),
                     }
                 }
@@ -238,8 +242,7 @@ impl Egress {
             match sealer.seal(plaintext, self.outgoing.room(), now) {
                 Ok(len) => self.outgoing.commit(&to, len),
                 Err(Discard::ExpiredSession) => {
-                    let notice = Notice::Unsent { slot: route.slot(), packet: packet.to_vec() };
-                    self.shared.tell(notice, &self.tally);
+                    self.shared.wait(route, packet, now, &self.tally);
                 }
                 Err(discard) => self.tally.discard(discard),
             }

@@ -228,8 +228,8 @@ impl Transmitter {
             match sealer.seal(packet, self.outgoing.room(), now) {
                 Ok(len) => self.outgoing.commit(&to, len),
                 Err(Discard::ExpiredSession) => {
-                    let packet = self.segment.get(..len).unwrap_or_default().to_vec();
-                    self.shared.tell(Notice::Unsent { slot: route.slot(), packet }, &self.tally);
+                    let packet = self.segment.get(..len).unwrap_or_default();
+                    self.shared.wait(route, packet, now, &self.tally);
                 }
                 Err(discard) => self.tally.discard(discard),
             }

@@ -1,0 +1,69 @@
+//! Echoes for the tunnel itself: signs of life are answered here, the rest goes to the core.
+
+use std::ops::Range;
+
+use super::{Context, Inbound, Notice, Outlet, RUN_SLACK_BYTES};
+use crate::Discard;
+use crate::echo::{Beat, pace_for};
+use crate::line::{Conduit, Errand};
+use crate::noise::{Outcome, padded_len};
+use crate::packet::Header;
+use crate::stats::Traffic;
+
+/// Room for a sign of life: an IPv4 echo of 56 bytes and its padding.
+const BEAT_BYTES: usize = 64;
+
+impl Inbound {
+    /// Answers the sign of life of a peer that the core knows to be alive; false where the core has to see it.
+    ///
+    /// Thousands of them a second are a hub's idle cost, and waking the core for each would double it.
+    pub(super) fn answer_beat(
+        &self,
+        context: Context<'_>,
+        sender: &Conduit,
+        range: &Range<usize>,
+        outlet: &mut impl Outlet,
+    ) -> bool {
+        let mut answer = [0u8; BEAT_BYTES];
+        let mut datagram = [0u8; BEAT_BYTES + RUN_SLACK_BYTES];
+        let Some(packet) = self.plain.get(range.clone()) else { return false };
+        let Some(header) = Header::parse_icmp(packet) else { return false };
+        let beat =
+            header.echo(packet).filter(|echo| echo.is_request).and_then(|echo| Beat::parse(echo.payload));
+        let (Some(beat), Some(place)) = (beat, answer.get_mut(..packet.len())) else { return false };
+        place.copy_from_slice(packet);
+        Beat::write_pace(place, pace_for(context.tables.conduits.len()));
+        let mut line = sender.lock();
+        if !line.is_alive || header.answer_echo(place).is_none() {
+            return false;
+        }
+        line.handle_beat(beat, context.tables.mtu, context.now);
+        let padded = answer.get(..padded_len(packet.len(), line.mtu)).unwrap_or_default();
+        let (to, outcome) = (line.endpoint, line.seal_answer(padded, &mut datagram, context.now));
+        drop(line);
+        let (Some(to), Outcome::Network(len)) = (to, outcome) else { return false };
+        self.tally.add(Traffic::TxDatagrams, 1);
+        let datagram = datagram.get(..len).unwrap_or_default();
+        outlet.send(&to, datagram, datagram.len());
+        true
+    }
+
+    /// Hands an echo that is for the tunnel itself to the core; false for every other packet.
+    pub(super) fn tell_echo(
+        &self,
+        context: Context<'_>,
+        sender: &Conduit,
+        range: &Range<usize>,
+        outlet: &mut impl Outlet,
+    ) -> bool {
+        let Some(packet) = self.plain.get(range.clone()) else { return false };
+        let is_it =
+            Header::parse_icmp(packet).is_some_and(|header| context.tables.is_for_core(&header, packet));
+        if is_it && !sender.may_ask(Errand::Echo, context.now) {
+            self.tally.discard(Discard::PeerErrandBudget);
+        } else if is_it {
+            outlet.tell(Notice::Echo { slot: sender.slot, from: *context.from, packet: packet.to_vec() });
+        }
+        is_it
+    }
+}
