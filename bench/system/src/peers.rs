@@ -21,8 +21,9 @@ use crate::stats::float;
 /// Longest wait until every peer has echoed.
 const UP: Duration = Duration::from_secs(90);
 
-/// Time for buffers and timers to settle before something is watched.
-const SETTLE: Duration = Duration::from_secs(5);
+/// Time until spokes that came up or fell silent have nothing left to do: their searches for the MTU, echoes every second
+/// and, at the hub, noticing their loss, which a pace of ten seconds makes thirteen.
+const SETTLE: Duration = Duration::from_secs(20);
 
 /// How long the processor time of something is watched.
 const WATCH: Duration = Duration::from_secs(10);
