@@ -60,6 +60,7 @@ impl Plane {
             mtu: settings.mtu,
             limits: Limits::default(),
             answers_echoes: true,
+            own_rules: None,
             seed,
         };
         let (tunnel, engine) = Tunnel::bind(TunnelConfig {

@@ -302,6 +302,7 @@ fn bind_tunnel(
         mtu: config.mtu,
         limits: Limits::default(),
         answers_echoes: true,
+        own_rules: Some(config.to_hub.clone()),
         seed,
     };
     let interface = config.interface.clone();

@@ -7,8 +7,12 @@ use std::time::Duration;
 use blueprint_common_runtime::config::{ConfigError, Key, Problems, Schema, Settings, Sources, Span};
 use blueprint_common_runtime::logs::LogFormat;
 use blueprint_common_tunnel::{Interface, TunSettings};
+use blueprint_common_tunnel_core::Rule;
 use blueprint_common_types::HubId;
+use blueprint_hub_registry_core::policy::Traffic;
 use ipnetwork::{Ipv4Network, Ipv6Network};
+
+use crate::policy::rule;
 
 /// Every key of `hub.toml`.
 pub(crate) const SCHEMA: Schema = Schema {
@@ -61,6 +65,12 @@ pub(crate) const SCHEMA: Schema = Schema {
             "true",
             "Hand runs of UDP datagrams to the network device in one piece (Linux 6.2); off where a tunnel inside \
              does not bear it.",
+        ),
+        Key::new(
+            "tunnel.to_hub",
+            "none",
+            "What joined machines may begin with this hub itself inside the tunnel, such as tcp/22,udp/53; none or any. \
+             Ping, and answers to what the hub began, always pass.",
         ),
         Key::new(
             "tunnel.mtu",
@@ -149,6 +159,8 @@ pub(crate) struct HubConfig {
     pub(crate) tunnel_listen: SocketAddr,
     pub(crate) carrier_listen: CarrierListen,
     pub(crate) interface: Interface,
+    /// What machines may begin with the hub itself.
+    pub(crate) to_hub: Vec<Rule>,
     pub(crate) overlay_v4: Ipv4Network,
     pub(crate) overlay_v6: Option<Ipv6Network>,
     pub(crate) mtu: u16,
@@ -192,6 +204,7 @@ impl HubConfig {
             }
         };
         let interface = interface(settings, problems);
+        let to_hub = to_hub(settings, problems);
         let overlay_v4 = overlay_v4(settings, problems);
         let overlay_v6 = overlay_v6(settings, problems);
         let mtu = settings.take_within("tunnel.mtu", 1280..=9000, problems);
@@ -225,6 +238,7 @@ impl HubConfig {
             tunnel_listen: tunnel_listen?,
             carrier_listen: carrier_listen?,
             interface: interface?,
+            to_hub: to_hub?,
             overlay_v4: overlay_v4?,
             overlay_v6: overlay_v6?,
             mtu: mtu?,
@@ -267,6 +281,21 @@ fn interface(settings: &Settings, problems: &mut Problems) -> Option<Interface> 
         "tun" => Some(Interface::Tun(TunSettings { name: name?, udp_offload: udp_offload? })),
         _ => {
             settings.refuse("tunnel.interface", "neither netstack nor tun", problems);
+            None
+        }
+    }
+}
+
+fn to_hub(settings: &Settings, problems: &mut Problems) -> Option<Vec<Rule>> {
+    let text: String = settings.take("tunnel.to_hub", problems)?;
+    if text == "none" {
+        return Some(Vec::new());
+    }
+    let kinds: Result<Vec<Traffic>, _> = text.split(',').map(|kind| kind.trim().parse()).collect();
+    match kinds {
+        Ok(kinds) => Some(kinds.into_iter().map(rule).collect()),
+        Err(error) => {
+            settings.refuse("tunnel.to_hub", &error.to_string(), problems);
             None
         }
     }
@@ -365,6 +394,15 @@ mod tests {
     }
 
     #[test]
+    fn what_machines_may_begin_with_the_hub_is_a_list_and_nothing_by_default() {
+        assert_eq!(load(&[]).unwrap().to_hub, []);
+        assert_eq!(load(&[("tunnel.to_hub", "any")]).unwrap().to_hub, [Rule::ANY]);
+        assert_eq!(load(&[("tunnel.to_hub", "tcp/22, udp/53")]).unwrap().to_hub.len(), 2);
+        let error = load(&[("tunnel.to_hub", "none,tcp")]).unwrap_err();
+        assert!(error.contains("write any, icmp, tcp"), "{error}");
+    }
+
+    #[test]
     fn the_page_of_the_manual_is_current() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/config-hub.md");
         if std::env::var_os("UPDATE_GENERATED").is_some() {
@@ -379,12 +417,20 @@ mod tests {
         let error = load(&[
             ("tunnel.overlay_v4", "192.168.0.0/16"),
             ("tunnel.mtu", "9001"),
+            ("tunnel.to_hub", "tcp/0"),
             ("proxy.listen", "0.0.0.0:80"),
             ("session.target_ttl", "6s"),
             ("admin.listen", "0.0.0.0:1"),
         ])
         .unwrap_err();
-        for key in ["tunnel.overlay_v4", "tunnel.mtu", "proxy.listen", "session.target_ttl", "admin.listen"] {
+        for key in [
+            "tunnel.overlay_v4",
+            "tunnel.mtu",
+            "tunnel.to_hub",
+            "proxy.listen",
+            "session.target_ttl",
+            "admin.listen",
+        ] {
             assert!(error.contains(key), "{key} is missing in: {error}");
         }
     }

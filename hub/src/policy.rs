@@ -198,7 +198,8 @@ fn compile(version: u64, document: &PolicyDocument, machines: &Machines) -> (Pol
     (policy, Applied { version, rules: mesh.rules(), left_out })
 }
 
-fn rule(traffic: Traffic) -> Rule {
+/// One kind of traffic as the data plane has it.
+pub(crate) fn rule(traffic: Traffic) -> Rule {
     let protocol = match traffic.protocol() {
         TrafficProtocol::Any => Protocol::Any,
         TrafficProtocol::Tcp => Protocol::Tcp,

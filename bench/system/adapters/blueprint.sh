@@ -30,7 +30,7 @@ prep() {
 
 run_hub() {
   exec "${bin}blueprint-hub" serve --state "$state" --set log.level=warn \
-    --set tunnel.interface=tun --set "tunnel.interface_name=$WB_IF"
+    --set tunnel.interface=tun --set "tunnel.interface_name=$WB_IF" --set tunnel.to_hub=any
 }
 
 # The hub leases addresses in the order of the joins; the harness wants certain ones.

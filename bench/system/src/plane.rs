@@ -66,6 +66,7 @@ pub(crate) fn core(number: u32) -> Result<Config> {
         mtu: MTU,
         limits: Limits::default(),
         answers_echoes: true,
+        own_rules: None,
         seed,
     })
 }

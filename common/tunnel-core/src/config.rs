@@ -7,7 +7,7 @@ use std::time::Duration;
 use blueprint_common_types::{OverlayLease, Secret, WgPrivateKey, WgPublicKey};
 use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 
-use crate::{Endpoint, Limits};
+use crate::{Endpoint, Limits, Rule};
 
 /// A symmetric key that both ends of a tunnel know beforehand (paper, section 5.2).
 pub type PresharedKey = Secret<[u8; 32]>;
@@ -69,6 +69,9 @@ pub struct Config {
     pub limits: Limits,
     /// Answers echo requests of peers to our own addresses; false where a kernel behind a device does.
     pub answers_echoes: bool,
+    /// What peers may begin with this end itself beside ICMP; answers to what it began always pass. `None` lets them
+    /// begin everything.
+    pub own_rules: Option<Vec<Rule>>,
     /// Seed of peer indexes, echo identifiers, jitter and the admission table's hash; fresh from the system's
     /// generator outside tests, or strangers can tell which sources share a bucket.
     pub seed: [u8; 32],

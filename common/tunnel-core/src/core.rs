@@ -72,6 +72,7 @@ impl TunnelCore {
             conduits: Shards::default(),
             prefixes: Table::default(),
             policy: Arc::default(),
+            own_rules: config.own_rules.map(Into::into),
             tracker: Arc::new(Tracker::new(now)),
             macs: MacGate::new(&WgPublicKey::from_bytes(*shared.identity.public().as_bytes())),
         };

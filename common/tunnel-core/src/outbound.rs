@@ -22,9 +22,9 @@ impl Tables {
     /// # Errors
     ///
     /// Refuses malformed packets, foreign sources, special addresses and destinations nobody holds.
-    pub fn route(&self, packet: &[u8]) -> Result<Route<'_>, Discard> {
+    pub fn route(&self, packet: &[u8], now: Instant) -> Result<Route<'_>, Discard> {
         let header = Header::parse(packet)?;
-        self.way_of_local(&header).map(Route)
+        self.way_of_local(&header, packet, now).map(Route)
     }
 }
 

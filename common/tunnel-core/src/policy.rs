@@ -50,7 +50,7 @@ impl Rule {
     /// Everything.
     pub const ANY: Self = Self { protocol: Protocol::Any, ports: 0..=u16::MAX };
 
-    fn allows(&self, protocol: Protocol, port: u16) -> bool {
+    pub(crate) fn allows(&self, protocol: Protocol, port: u16) -> bool {
         match self.protocol {
             Protocol::Any => true,
             Protocol::Icmp => protocol == Protocol::Icmp,

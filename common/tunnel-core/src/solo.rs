@@ -92,7 +92,7 @@ impl SoloTunnel {
     }
 
     fn seal(&mut self, packet: &[u8], now: Instant) -> Result<(), Discard> {
-        let route = self.tables.route(packet)?;
+        let route = self.tables.route(packet, now)?;
         let mut sealer = route.lock();
         if packet.len() > sealer.mtu() {
             return Err(Discard::TooBig);
@@ -186,6 +186,7 @@ mod tests {
                 mtu: 1420,
                 limits: Limits::default(),
                 answers_echoes: true,
+                own_rules: None,
                 seed: [number; 32],
             },
             now,

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use blueprint_common_types::{OverlayLease, WgPublicKey};
 
@@ -9,7 +10,7 @@ use crate::admission::MacGate;
 use crate::filter::{self, Holder, Route};
 use crate::line::Conduit;
 use crate::packet::Header;
-use crate::policy::Protocol;
+use crate::policy::{Protocol, Rule};
 use crate::shards::Shards;
 use crate::table::Table;
 use crate::tracker::{Flow, Tracker};
@@ -25,6 +26,7 @@ pub struct Tables {
     pub(crate) conduits: Shards<u32, Arc<Conduit>>,
     pub(crate) prefixes: Table<Arc<Conduit>>,
     pub(crate) policy: Arc<Policy>,
+    pub(crate) own_rules: Option<Arc<[Rule]>>,
     pub(crate) tracker: Arc<Tracker>,
     pub(crate) macs: MacGate,
 }
@@ -57,13 +59,23 @@ impl Tables {
         &self.own
     }
 
-    /// The peer that a packet of the local stack goes to.
+    /// The peer that a packet of the local stack goes to. Remembered where its answer has to be told from what peers
+    /// begin.
     ///
     /// # Errors
     ///
     /// Refuses what [`filter::from_local`] refuses.
-    pub(crate) fn way_of_local(&self, header: &Header) -> Result<&Arc<Conduit>, Discard> {
-        filter::from_local(header, &self.prefixes, &self.own)
+    pub(crate) fn way_of_local(
+        &self,
+        header: &Header,
+        packet: &[u8],
+        now: Instant,
+    ) -> Result<&Arc<Conduit>, Discard> {
+        let receiver = filter::from_local(header, &self.prefixes, &self.own)?;
+        if self.own_rules.is_some() && Protocol::of_number(header.protocol) != Protocol::Tcp {
+            self.tracker.note(&flow(header, packet), now);
+        }
+        Ok(receiver)
     }
 
     /// Where a packet goes that peer `sender` sent.
@@ -76,10 +88,11 @@ impl Tables {
         header: &Header,
         packet: &[u8],
         sender: &Conduit,
-        now: std::time::Instant,
+        now: Instant,
     ) -> Result<Way<'_>, Discard> {
         match filter::from_peer(header, sender.slot, &self.prefixes, &self.own, self.role)? {
-            Route::Local => Ok(Way::Local),
+            Route::Local if self.admits(header, packet, now) => Ok(Way::Local),
+            Route::Local => Err(Discard::Denied),
             Route::Relay(receiver) => {
                 if self.permits(header, packet, sender, receiver, now) {
                     Ok(Way::Relay(receiver))
@@ -90,6 +103,20 @@ impl Tables {
         }
     }
 
+    /// True for what peers may begin with this end itself, for ICMP, and for answers to what this end began.
+    fn admits(&self, header: &Header, packet: &[u8], now: Instant) -> bool {
+        let Some(rules) = &self.own_rules else { return true };
+        let protocol = Protocol::of_number(header.protocol);
+        let (_, port) = header.ports(packet);
+        protocol == Protocol::Icmp
+            || rules.iter().any(|rule| rule.allows(protocol, port))
+            || if protocol == Protocol::Tcp {
+                header.is_tcp_answer(packet)
+            } else {
+                self.tracker.is_answer(&flow(header, packet), now)
+            }
+    }
+
     /// True where the policy lets `sender` begin this, or where it answers what `receiver` was let begin.
     fn permits(
         &self,
@@ -97,17 +124,14 @@ impl Tables {
         packet: &[u8],
         sender: &Conduit,
         receiver: &Conduit,
-        now: std::time::Instant,
+        now: Instant,
     ) -> bool {
         let protocol = Protocol::of_number(header.protocol);
         let ports = header.ports(packet);
-        let flow = |(source, destination): (u16, u16)| {
-            Flow::of(header.protocol, (header.source, source), (header.destination, destination))
-        };
         let is_tcp = protocol == Protocol::Tcp;
         if self.policy.allows(&sender.key, &receiver.key, protocol, ports.1) {
             if !is_tcp {
-                self.tracker.note(&flow(ports), now);
+                self.tracker.note(&flow(header, packet), now);
             }
             return true;
         }
@@ -116,7 +140,11 @@ impl Tables {
             return may_begin(Protocol::of_number(protocol), port);
         }
         may_begin(protocol, ports.0)
-            && if is_tcp { header.is_tcp_answer(packet) } else { self.tracker.is_answer(&flow(ports), now) }
+            && if is_tcp {
+                header.is_tcp_answer(packet)
+            } else {
+                self.tracker.is_answer(&flow(header, packet), now)
+            }
     }
 
     /// True for an echo that the tunnel answers itself: its own always, everybody's where nobody else would.
@@ -142,4 +170,10 @@ impl Tables {
     pub fn is_routed(&self, address: IpAddr) -> bool {
         self.prefixes.lookup(address).is_some()
     }
+}
+
+/// The flow that a packet is of.
+fn flow(header: &Header, packet: &[u8]) -> Flow {
+    let (source, destination) = header.ports(packet);
+    Flow::of(header.protocol, (header.source, source), (header.destination, destination))
 }

@@ -29,6 +29,7 @@ fn config(number: u32) -> Config {
         mtu: 1420,
         limits: Limits::default(),
         answers_echoes: true,
+        own_rules: None,
         seed: secret,
     }
 }

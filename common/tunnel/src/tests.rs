@@ -52,6 +52,7 @@ impl Identity {
             mtu: 1420,
             limits: Limits::default(),
             answers_echoes: true,
+            own_rules: None,
             seed,
         };
         TunnelConfig::new(listen.parse().unwrap(), core)

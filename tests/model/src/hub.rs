@@ -69,6 +69,7 @@ impl Hub {
             mtu: 1420,
             limits: Limits::default(),
             answers_echoes: true,
+            own_rules: None,
             seed: air.rng.bytes(),
         };
         let mut core = SoloTunnel::new(config, air.now);

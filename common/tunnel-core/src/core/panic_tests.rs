@@ -46,6 +46,7 @@ impl Star {
             mtu: 1420,
             limits: Limits::default(),
             answers_echoes: true,
+            own_rules: None,
             seed: [end; 32],
         };
         let mut star = Self { ends: (0..3).map(|end| SoloTunnel::new(config(end), now)).collect(), now };

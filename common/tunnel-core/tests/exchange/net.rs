@@ -70,6 +70,7 @@ pub(crate) fn config(end: usize) -> Config {
         mtu: MTU,
         limits: Limits::default(),
         answers_echoes: true,
+        own_rules: None,
         seed: [u8::try_from(end).unwrap(); 32],
     }
 }

@@ -1,6 +1,8 @@
 //! Packets that should arrive, and those that should not.
 
-use blueprint_common_tunnel_core::{Discard, Event, OverlayPrefixes, PeerError, Policy, Rule, SoloTunnel};
+use blueprint_common_tunnel_core::{
+    Config, Discard, Event, OverlayPrefixes, PeerError, Policy, Protocol, Rule, SoloTunnel,
+};
 
 use crate::net::{A, B, HUB, MTU, Net, address, config, key, lease, ms, packet, packet_v6, peer};
 
@@ -98,13 +100,45 @@ fn two_spokes_meet_only_where_the_policy_says_so() {
 }
 
 #[test]
+fn a_spoke_begins_with_the_hub_itself_only_what_it_may_and_answers_what_the_hub_began() {
+    let mut net = Net::up();
+    let own_rules = Some(vec![Rule { protocol: Protocol::Udp, ports: 9..=9 }]);
+    net.ends[HUB].core = SoloTunnel::new(Config { own_rules, ..config(HUB) }, net.now);
+    net.ends[HUB].core.upsert_peer(peer(A), net.now).unwrap();
+    net.run(ms(10_000));
+    assert!(net.is_alive(A), "echoes are the tunnel's own");
+
+    let udp = |from, to, ports: (u8, u8)| {
+        let mut packet = packet(from, to, b"hello");
+        packet[20..24].copy_from_slice(&[0, ports.0, 0, ports.1]);
+        packet
+    };
+    let tcp = |ports: (u8, u8), flags: u8| {
+        let mut packet = packet(A, HUB, &[0; 12]);
+        packet[20..24].copy_from_slice(&[0, ports.0, 0, ports.1]);
+        packet[32..34].copy_from_slice(&[0x50, flags]);
+        (packet[9], packet[11]) = (6, packet[11] + 11);
+        packet
+    };
+    assert_eq!(net.pass(A, HUB, &udp(A, HUB, (7, 9))).len(), 1);
+    assert!(net.pass(A, HUB, &udp(A, HUB, (5, 7))).is_empty());
+    assert!(net.pass(A, HUB, &tcp((5, 22), 0x02)).is_empty(), "a connection");
+    assert_eq!(net.discarded(HUB, Discard::Denied), 2);
+    assert_eq!(net.pass(A, HUB, &tcp((80, 5), 0x12)).len(), 1, "the answer to one of the hub's");
+
+    assert_eq!(net.pass(HUB, A, &udp(HUB, A, (7, 5))).len(), 1);
+    assert_eq!(net.pass(A, HUB, &udp(A, HUB, (5, 7))).len(), 1, "the answer");
+    net.run(ms(200_000));
+    assert!(net.pass(A, HUB, &udp(A, HUB, (5, 7))).is_empty(), "too late");
+}
+
+#[test]
 fn w1_a_spoke_cannot_speak_for_another() {
     let mut net = Net::up();
     net.pass(A, HUB, &packet(B, HUB, b"as B"));
     assert_eq!(net.discarded(A, Discard::ForeignSource), 1, "an honest spoke does not even send it");
 
-    let liar =
-        SoloTunnel::new(blueprint_common_tunnel_core::Config { addresses: lease(B), ..config(A) }, net.now);
+    let liar = SoloTunnel::new(Config { addresses: lease(B), ..config(A) }, net.now);
     net.ends[A].core = liar;
     net.ends[A].core.upsert_peer(peer(HUB), net.now).unwrap();
     net.run(ms(500));

@@ -194,7 +194,7 @@ impl Egress {
         for (end, room_end) in std::mem::take(&mut self.packets) {
             let at = std::mem::replace(&mut start, room_end);
             let Some(packet) = self.plain.get(at..end) else { break };
-            let route = match tables.route(packet) {
+            let route = match tables.route(packet, now) {
                 Ok(route) => route,
                 Err(discard) => {
                     self.tally.discard(discard);

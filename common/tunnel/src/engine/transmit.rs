@@ -167,7 +167,7 @@ impl Transmitter {
         } else {
             (Some(VnetHeader::default()), whole)
         };
-        let route = match tables.route(packet) {
+        let route = match tables.route(packet, now) {
             Ok(route) => route,
             Err(discard) => {
                 self.tally.discard(discard);

@@ -82,6 +82,7 @@ fn config(end: usize) -> Config {
         mtu: 1420,
         limits: Limits::default(),
         answers_echoes: true,
+        own_rules: None,
         seed: [u8::try_from(end).unwrap(); 32],
     }
 }

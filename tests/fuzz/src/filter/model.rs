@@ -54,6 +54,16 @@ pub(super) struct Rule {
     pub(super) ports: (u16, u16),
 }
 
+impl Rule {
+    fn allows(&self, kind: Kind, port: u16) -> bool {
+        match self.kind {
+            Kind::Other => true,
+            Kind::Icmp => kind == Kind::Icmp,
+            Kind::Tcp | Kind::Udp => kind == self.kind && self.ports.0 <= port && port <= self.ports.1,
+        }
+    }
+}
+
 #[derive(Debug, Clone)]
 pub(super) struct Grant {
     pub(super) source: Party,
@@ -71,6 +81,8 @@ pub(super) struct Model {
     pub(super) prefixes: Vec<(IpAddr, u8, usize)>,
     pub(super) grants: Vec<Grant>,
     pub(super) answers_echoes: bool,
+    /// What may be begun with the hub itself beside ICMP; everything where there is none.
+    pub(super) own_rules: Option<Vec<Rule>>,
     /// Which spokes have a session.
     pub(super) is_joined: [bool; SPOKES],
     /// Largest packet in bytes to each spoke.
@@ -113,6 +125,9 @@ impl Model {
             return Err("not the sender's address");
         }
         if self.own.contains(&read.destination) {
+            if !self.admits(&read, packet, second) {
+                return Err("not to be begun with the hub");
+            }
             return Ok(self.local(sender, &read, packet));
         }
         let receiver = self.holder(read.destination).filter(|receiver| *receiver != sender);
@@ -134,8 +149,8 @@ impl Model {
     }
 
     /// What happens to a packet of the hub's own stack.
-    pub(super) fn judge_own(&self, packet: &[u8]) -> Fate {
-        let sent = || {
+    pub(super) fn judge_own(&mut self, packet: &[u8], second: u64) -> Fate {
+        let mut sent = || {
             let read = read(packet)?;
             if is_special(read.source) || is_special(read.destination) {
                 return Err("special address");
@@ -144,6 +159,7 @@ impl Model {
                 return Err("not from here to elsewhere");
             }
             let receiver = self.holder(read.destination).ok_or("nobody's address")?;
+            self.begun.push((flow(&read, packet), second));
             if packet.len() > self.mtu[receiver] || !self.is_joined[receiver] {
                 return Err("too big, or not there");
             }
@@ -163,33 +179,42 @@ impl Model {
         best.map(|(_, spoke)| spoke)
     }
 
+    /// Whether a packet may reach the hub itself.
+    fn admits(&self, read: &Read, packet: &[u8], second: u64) -> bool {
+        let Some(rules) = &self.own_rules else { return true };
+        let (_, port) = ports(read, packet);
+        let kind = Kind::of(read.protocol);
+        kind == Kind::Icmp
+            || rules.iter().any(|rule| rule.allows(kind, port))
+            || self.is_answer(read, packet, second)
+    }
+
+    /// Whether a packet answers something that was begun.
+    fn is_answer(&self, read: &Read, packet: &[u8], second: u64) -> bool {
+        if read.protocol == 6 {
+            return packet.len() > read.body_at + 13 && packet[read.body_at + 13] & 0x10 != 0;
+        }
+        let (protocol, source, destination) = flow(read, packet);
+        let reversed = (protocol, destination, source);
+        self.begun.iter().any(|(begun, at)| *begun == reversed && second - at <= 180)
+    }
+
     fn permits(&mut self, sender: usize, receiver: usize, read: &Read, packet: &[u8], second: u64) -> bool {
         let (source_port, destination_port) = ports(read, packet);
-        let flow = (read.protocol, (read.source, source_port), (read.destination, destination_port));
         if self.grants(sender, receiver, Kind::of(read.protocol), destination_port) {
-            self.begun.push((flow, second));
+            self.begun.push((flow(read, packet), second));
             return true;
         }
         if let Some((protocol, port)) = complaint(read, packet) {
             return self.grants(receiver, sender, Kind::of(protocol), port);
         }
-        if !self.grants(receiver, sender, Kind::of(read.protocol), source_port) {
-            return false;
-        }
-        if read.protocol == 6 {
-            return packet.len() > read.body_at + 13 && packet[read.body_at + 13] & 0x10 != 0;
-        }
-        let reversed = (read.protocol, flow.2, flow.1);
-        self.begun.iter().any(|(begun, at)| *begun == reversed && second - at <= 180)
+        self.grants(receiver, sender, Kind::of(read.protocol), source_port)
+            && self.is_answer(read, packet, second)
     }
 
     fn grants(&self, source: usize, destination: usize, kind: Kind, port: u16) -> bool {
         self.grants.iter().any(|grant| {
-            let allows = |rule: &Rule| match rule.kind {
-                Kind::Other => true,
-                Kind::Icmp => kind == Kind::Icmp,
-                Kind::Tcp | Kind::Udp => kind == rule.kind && rule.ports.0 <= port && port <= rule.ports.1,
-            };
+            let allows = |rule: &Rule| rule.allows(kind, port);
             grant.source.has(source) && grant.destination.has(destination) && grant.rules.iter().any(allows)
         })
     }
@@ -236,6 +261,12 @@ impl Model {
         }
         Fate::Core(answer.filter(|answer| answer.len() <= self.mtu[sender]))
     }
+}
+
+/// The flow that a packet is of.
+fn flow(read: &Read, packet: &[u8]) -> Flow {
+    let (source, destination) = ports(read, packet);
+    (read.protocol, (read.source, source), (read.destination, destination))
 }
 
 /// The packet inside a plaintext that may go on behind it.

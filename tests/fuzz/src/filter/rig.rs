@@ -69,6 +69,7 @@ impl Rig {
                 mtu: 1420,
                 limits: Limits::default(),
                 answers_echoes: model.answers_echoes,
+                own_rules: model.own_rules.as_ref().map(|rules| rules.iter().map(rule).collect()),
                 seed: [9; 32],
             },
             now,
@@ -110,16 +111,7 @@ impl Rig {
     pub(super) fn apply_grants(&mut self) {
         let mut policy = Policy::deny_all();
         for Grant { source, destination, rules } in &self.model.grants {
-            let rules = rules.iter().map(|rule| {
-                let protocol = match rule.kind {
-                    Kind::Tcp => Protocol::Tcp,
-                    Kind::Udp => Protocol::Udp,
-                    Kind::Icmp => Protocol::Icmp,
-                    Kind::Other => Protocol::Any,
-                };
-                Rule { protocol, ports: rule.ports.0..=rule.ports.1 }
-            });
-            policy.grant(&party(*source), &party(*destination), rules.collect());
+            policy.grant(&party(*source), &party(*destination), rules.iter().map(rule).collect());
         }
         self.hub.set_policy(policy);
     }
@@ -189,7 +181,7 @@ impl Rig {
 
     /// Lets the hub's own stack send a packet.
     pub(super) fn send_own(&mut self, packet: &[u8]) -> Outcome {
-        let (fate, before) = (self.model.judge_own(packet), self.dropped());
+        let (fate, before) = (self.model.judge_own(packet, self.second()), self.dropped());
         self.hub.handle_packet(packet, self.now);
         self.compare(SPOKES, vec![fate], before)
     }
@@ -276,4 +268,15 @@ fn network(result: TunnResult<'_>) -> Vec<u8> {
         unreachable!("the library has no reason for {result:?}");
     };
     datagram.to_vec()
+}
+
+/// A rule of the model, as the hub has it.
+fn rule(rule: &model::Rule) -> Rule {
+    let protocol = match rule.kind {
+        Kind::Tcp => Protocol::Tcp,
+        Kind::Udp => Protocol::Udp,
+        Kind::Icmp => Protocol::Icmp,
+        Kind::Other => Protocol::Any,
+    };
+    Rule { protocol, ports: rule.ports.0..=rule.ports.1 }
 }

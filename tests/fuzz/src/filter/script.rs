@@ -38,11 +38,15 @@ const SPECIAL_V6: [&str; 12] = [
 
 /// Prefixes and policy; every spoke holds at least one address of each family.
 pub(super) fn set_up(input: &mut Input<'_>) -> Option<Rig> {
+    let switches = input.byte()?;
+    let own_rules =
+        [Rule { kind: Kind::Udp, ports: (0, 2) }, Rule { kind: Kind::Tcp, ports: (3, 3) }].to_vec();
     let mut model = Model {
         own: [OWN_V4.into(), OWN_V6.into()],
         prefixes: Vec::new(),
         grants: Vec::new(),
-        answers_echoes: input.byte()? % 2 == 1,
+        answers_echoes: switches & 1 != 0,
+        own_rules: (switches & 2 != 0).then_some(own_rules),
         is_joined: [true, true, true, false],
         mtu: [1420; SPOKES],
         begun: Vec::new(),

@@ -48,6 +48,7 @@ impl<'h> Ours<'h> {
             mtu: MTU,
             limits: make.limits,
             answers_echoes: true,
+            own_rules: None,
             seed,
         };
         let mut config = TunnelConfig::new(SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT)), core);

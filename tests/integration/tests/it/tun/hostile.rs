@@ -126,8 +126,13 @@ fn garbage(places: Places, others: [IpAddr; 2]) -> Vec<Attempt> {
 
 /// Packets that only the policy stands against.
 fn not_granted(places: Places) -> Vec<Attempt> {
-    let Places { liar: [me, me_v6], victim: [victim, victim_v6], .. } = places;
-    let mut attempts = Vec::new();
+    let Places { liar: [me, me_v6], victim: [victim, victim_v6], hub: [hub, hub_v6], .. } = places;
+    let mut attempts = vec![
+        udp(me, hub, 22),
+        udp(me_v6, hub_v6, 53),
+        tcp(me, hub, (40_000, 22), SYN),
+        tcp(me_v6, hub_v6, (9, 9), SYN),
+    ];
     for (from, to) in [(me, victim), (me_v6, victim_v6)] {
         for port in [1, 22, 53, 5431, 5433, u16::MAX] {
             attempts.push(udp(from, to, port));
@@ -186,7 +191,8 @@ struct Scene<'h> {
 
 impl<'h> Scene<'h> {
     fn start(hub_host: &'h Host, victim: &'h Host) -> Result<Self> {
-        let hub = Hub::start_on(hub_host, &hub_host.address().to_string(), &TUN)?;
+        let settings = [&TUN[..], &["tunnel.to_hub=udp/9"]].concat();
+        let hub = Hub::start_on(hub_host, &hub_host.address().to_string(), &settings)?;
         let victim = Machine::start(&hub, victim, "victim")?;
         let witnesses = [Witness::start(hub_host)?, Witness::start(victim.host)?];
         Ok(Self { hub, victim, witnesses })
@@ -255,7 +261,7 @@ fn datagrams_that_are_forged_replayed_or_damaged_reach_nobody() -> Result<()> {
     let mut liar = Liar::start(&hosts[2], &agent, hosts[0].address())?;
     let places = scene.places(&agent)?;
 
-    // To the hub itself it may speak; what it says once is heard once.
+    // To this port of the hub it may speak; what it says once is heard once.
     let message = liar.say(&udp(places.liar[0], places.hub[0], 9))?;
     eventually_ok(SOON, "the honest packet", || {
         ensure!(scene.arrived()? == [1, 0], "{:?}", scene.arrived()?);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, ensure};
 use blueprint_tests_support::{Host, Lab, Need, eventually_ok, require};
 
-use super::machine::{Machine, is_possible};
+use super::machine::{Machine, is_possible, places};
 use crate::fixture::{CALL, Hub, SOON, TUN};
 use crate::say::{metric, pass, say};
 
@@ -255,4 +255,44 @@ fn a_machine_that_is_removed_is_cut_from_its_neighbours_within_two_seconds() -> 
     ensure!(refused.is_some(), "without an agent there is no overlay");
     say(format_args!("removed: the last bytes came {last:.3?} after the command"));
     running.finish()
+}
+
+/// Only TCP port `open` of the hub's own machine is reached, and UDP where there is one; what the hub begins is
+/// answered, whatever may be begun with it.
+fn of_the_hub_itself(to_hub: &str, open: Option<u16>) -> Result<()> {
+    let Some(lab) = Lab::new()?.filter(|_| is_possible() && require(&[Need::Program("ping")])) else {
+        return Ok(());
+    };
+    let hosts = [lab.host("hub")?, lab.host("web")?];
+    let settings = [&TUN[..], &[to_hub]].concat();
+    let hub = Hub::start_on(&hosts[0], &hosts[0].address().to_string(), &settings)?;
+    let web = Machine::start(&hub, &hosts[1], "web")?;
+    for (own, to) in [IpAddr::V4(web.v4), web.v6.into()].into_iter().zip(places(&web.agent, "hub")?) {
+        for port in [5432, 5433] {
+            echo(&hosts[0], SocketAddr::new(to, port))?;
+            let reached = asks(web.host, SocketAddr::new(to, port), NEVER);
+            ensure!(reached.is_ok() == (open == Some(port)), "{to} port {port}: {reached:?}");
+        }
+        let at_hub = hosts[0].enter(move || UdpSocket::bind(SocketAddr::new(to, 5353)))??;
+        let came = exchanges(web.host, own, &at_hub, true);
+        ensure!(came.is_ok() == open.is_some(), "UDP to {to}: {came:?}");
+        ensure!(pings(web.host, to)?, "no echo from {to}");
+
+        echo(web.host, SocketAddr::new(own, 5434))?;
+        asks(&hosts[0], SocketAddr::new(own, 5434), CALL)?;
+        let at_web = web.host.enter(move || UdpSocket::bind(SocketAddr::new(own, 5355)))??;
+        exchanges(&hosts[0], to, &at_web, true)?;
+    }
+    ensure!(metric(&hub, "hub_tunnel_datagrams_dropped_total{reason=\"denied\"}")? > 0, "it is counted");
+    Ok(())
+}
+
+#[test]
+fn a_machine_reaches_nothing_of_the_hub_itself_by_default() -> Result<()> {
+    of_the_hub_itself("tunnel.to_hub=none", None)
+}
+
+#[test]
+fn a_machine_reaches_of_the_hub_itself_what_the_configuration_opens() -> Result<()> {
+    of_the_hub_itself("tunnel.to_hub=udp,tcp/5433", Some(5433))
 }
