@@ -22,8 +22,8 @@ use crate::stats::float;
 const UP: Duration = Duration::from_secs(90);
 
 /// Time until spokes that came up or fell silent have nothing left to do: their searches for the MTU, echoes every second
-/// and, at the hub, noticing their loss, which a pace of ten seconds makes thirteen.
-const SETTLE: Duration = Duration::from_secs(20);
+/// and, at the hub, noticing their loss, which a pace of twenty seconds makes twenty-three.
+const SETTLE: Duration = Duration::from_secs(30);
 
 /// How long the processor time of something is watched.
 const WATCH: Duration = Duration::from_secs(10);

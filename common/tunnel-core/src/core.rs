@@ -29,6 +29,11 @@ use crate::{
     PeerStats, Policy, Role, Stats, Transmit,
 };
 
+/// A hub's deadlines that are this far away or further may be late by [`COARSE_STEP`]: one that knows thousands of idle
+/// peers wakes for many of them at once, instead of a thousand times a second.
+const COARSE_AFTER: Duration = Duration::from_secs(1);
+const COARSE_STEP: Duration = Duration::from_millis(50);
+
 /// One end of the tunnel: told what happened and when, says what it wants done.
 ///
 /// After every `handle_*` and every other change its driver drains [`Self::poll_transmit`],
@@ -44,6 +49,8 @@ pub struct TunnelCore {
     peers: ByNumber<u32, Box<Care>>,
     slots: BTreeMap<WgPublicKey, u32>,
     timers: BTreeSet<(Instant, u32)>,
+    /// When the core was made, which coarse deadlines are counted from.
+    start: Instant,
 }
 
 /// Peers.
@@ -84,6 +91,7 @@ impl TunnelCore {
             peers: ByNumber::default(),
             slots: BTreeMap::new(),
             timers: BTreeSet::new(),
+            start: now,
         }
     }
 
@@ -431,6 +439,10 @@ impl TunnelCore {
         let Some(care) = self.peers.get_mut(&slot) else { return };
         let soonest = self.shared.now + Duration::from_millis(1);
         let wanted = care.deadline(self.shared.now).max(soonest);
+        let wanted = match self.shared.role {
+            Role::Hub if wanted >= self.shared.now + COARSE_AFTER => self.start + coarse(wanted - self.start),
+            Role::Hub | Role::Spoke => wanted,
+        };
         match care.scheduled {
             Some(at) if at <= wanted => return,
             Some(at) => {
@@ -441,6 +453,14 @@ impl TunnelCore {
         care.scheduled = Some(wanted);
         self.timers.insert((wanted, slot));
     }
+}
+
+/// A time rounded up to [`COARSE_STEP`].
+fn coarse(time: Duration) -> Duration {
+    let step = COARSE_STEP.as_millis();
+    Duration::from_millis(
+        u64::try_from(time.as_millis().saturating_add(1).next_multiple_of(step)).unwrap_or(u64::MAX),
+    )
 }
 
 impl fmt::Debug for TunnelCore {

@@ -60,7 +60,7 @@ fn a_beat_survives_its_payload_and_others_are_not_read() {
     assert_eq!(Beat::parse(&beat.to_payload()[1..]), None);
 }
 
-/// A sender whose hub asks for an echo every ten seconds, and which keeps to it.
+/// A sender whose hub asks for an echo every twenty seconds, and which keeps to it.
 fn slow() -> Sim {
     let mut sim = Sim { pace: INTERVAL_MAX, ..Sim::new() };
     sim.run(Duration::from_secs(60), Some(ms(20)));
@@ -70,8 +70,8 @@ fn slow() -> Sim {
 
 #[test]
 fn the_pace_grows_with_the_peers_within_its_bounds() {
-    let seconds = [0, 2, 1000, 4000, 10_000, 1 << 20].map(|peers| pace_for(peers).as_secs());
-    assert_eq!(seconds, [1, 1, 1, 4, 10, 10]);
+    let seconds = [0, 2, 500, 2000, 10_000, 1 << 20].map(|peers| pace_for(peers).as_secs());
+    assert_eq!(seconds, [1, 1, 1, 4, 20, 20]);
     let mut packet = Beat { seq: 1, acked: 1, mtu: 0, pace: 0 }.to_payload();
     for (asked, taken) in [(ms(0), INTERVAL), (ms(4000), ms(4000)), (ms(60_000), INTERVAL_MAX)] {
         Beat::write_pace(&mut packet, asked);
@@ -84,7 +84,7 @@ fn an_idle_spoke_keeps_the_pace_and_a_busy_one_echoes_every_second() {
     let mut sim = slow();
     sim.sent = 0;
     sim.run(Duration::from_secs(60), Some(ms(20)));
-    assert_eq!(sim.sent, 6);
+    assert_eq!(sim.sent, 3);
     for _ in 0..30 {
         sim.beside.bytes += 100;
         sim.run(ms(1000), Some(ms(20)));
@@ -92,13 +92,13 @@ fn an_idle_spoke_keeps_the_pace_and_a_busy_one_echoes_every_second() {
     assert!((30..=40).contains(&sim.sent), "{}", sim.sent);
     sim.sent = 0;
     sim.run(Duration::from_secs(60), Some(ms(20)));
-    assert!((5..=9).contains(&sim.sent), "{}", sim.sent);
+    assert!((3..=7).contains(&sim.sent), "{}", sim.sent);
     assert_eq!(sim.changes, [Change::Back]);
 }
 
 #[test]
 fn at_the_slowest_pace_a_path_in_use_is_still_lost_within_three_seconds() {
-    for quiet in 0..40 {
+    for quiet in 0..80 {
         let mut sim = slow();
         sim.run(ms(quiet * 250), Some(ms(20)));
         sim.beside = Beside { bytes: 1000, is_unanswered: true };
@@ -129,7 +129,7 @@ fn a_hub_waits_as_long_as_an_echo_promised_and_no_longer() {
     assert_eq!((change, watch.look(heard, at(16_999))), (None, Some(Change::Lost)));
     let (change, _) = beat(&mut watch, 4, u16::MAX, at(17_000));
     assert_eq!(change, Some(Change::Back));
-    assert_eq!(watch.deadline(at(17_000)), Some(at(30_000)), "no promise is longer than the slowest pace");
+    assert_eq!(watch.deadline(at(17_000)), Some(at(40_000)), "no promise is longer than the slowest pace");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use x25519_dalek::{PublicKey, StaticSecret};
 use crate::net::{A, B, HUB, Net, address, key, ms, packet};
 
 /// Peers that the hub knows beside the two that are there: a pace of five seconds.
-const OTHERS: u32 = 5000;
+const OTHERS: u32 = 2500;
 
 /// A hub that knows so many, with two spokes that have idled for a while.
 fn crowded() -> Net {
