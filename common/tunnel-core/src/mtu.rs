@@ -7,19 +7,19 @@
 //! ```text
 //!   climb: all steps at once -> each answer raises at once -> what missed 4 times while others came back is too
 //!          large -> jumbo: three sizes between -> ... -> rest; after 1, 2, 4, 8, 10, 10 .. minutes once more
-//!   guard: large data -> one probe a second -- no answer --> doubt: pairs of a large and a small probe
+//!   guard: large data -> a probe each 0.4 s -- no answer --> doubt: pairs of a large and a small probe
 //!          doubt: large came back -> trust;  5 pairs lost the large one only -> fall, and climb again
 //! ```
 //!
 //! A new path starts at the floor: large packets never hang on it, and the first answers raise it after one
-//! round trip. A fall goes to the largest size that came back during the doubt. The time it takes: a second until
-//! the guard's probe, then at 200 ms of round trip 0.3 s until doubt, 0.4 s for five pairs and 0.8 s for the last to
-//! miss: 2.5 s, and at most 3 s up to 400 ms (P23).
+//! round trip. A fall goes to the largest size that came back during the doubt. The time it takes: at most
+//! 0.6 s until the guard's probe, then at 200 ms of round trip 0.3 s until doubt, 0.4 s for five pairs and 0.8 s for the
+//! last to miss: 2.1 s; on a short way 1.5 s, and at most 3 s up to 400 ms (P23).
 //!
 //! Invariants:
 //!
 //! - Loss alone lets nothing fall: at 5 % each way a probe misses with 9.75 %, the six and more in a row that a
-//!   fall needs less than once in 300 hours of large data. A path that loses everything lets nothing fall either.
+//!   fall needs less than once in 100 hours of large data. A path that loses everything lets nothing fall either.
 //! - A path without large packets costs nothing once its climb has ended.
 //! - After `handle_timeout(now)` and all of `poll_probe(now)`, `deadline()` is `None` or later than `now`.
 //! - At most [`flight::MAX_FLIGHTS`] probes are remembered.

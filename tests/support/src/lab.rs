@@ -192,15 +192,21 @@ impl Host {
     /// Fails where nftables refuses the rules.
     pub fn spoil(&self, fault: Fault) -> Result<()> {
         let (link, matcher) = (self.link, fault.matcher());
-        self.router.nft(&format!(
-            "add table inet fault{link}\n\
-             delete table inet fault{link}\n\
-             add table inet fault{link}\n\
-             add chain inet fault{link} from {{ type filter hook prerouting priority -300; }}\n\
-             add chain inet fault{link} to {{ type filter hook postrouting priority 300; }}\n\
-             add rule inet fault{link} from iifname \"v{link}\" {matcher} drop\n\
-             add rule inet fault{link} to oifname \"v{link}\" {matcher} drop\n"
-        ))
+        if matches!(fault, Fault::MtuHole(_)) {
+            // What is one piece to the kernel would be judged whole: it is cut before it crosses the link.
+            self.router.cut_before_sending(&format!("v{link}"))?;
+            self.namespace.cut_before_sending("eth0")?;
+        }
+        for (end, device) in [(&*self.router, format!("v{link}")), (&self.namespace, "eth0".to_owned())] {
+            end.nft(&format!(
+                "add table inet fault{link}\n\
+                 delete table inet fault{link}\n\
+                 add table inet fault{link}\n\
+                 add chain inet fault{link} arrived {{ type filter hook prerouting priority -300; }}\n\
+                 add rule inet fault{link} arrived iifname \"{device}\" {matcher} drop\n"
+            ))?;
+        }
+        Ok(())
     }
 
     /// Cuts its link: [`Fault::Cut`].
@@ -218,8 +224,9 @@ impl Host {
     ///
     /// Fails where nftables refuses.
     pub fn heal(&self) -> Result<()> {
-        let link = self.link;
-        self.router.nft(&format!("add table inet fault{link}\ndelete table inet fault{link}\n"))
+        let rules = format!("add table inet fault{link}\ndelete table inet fault{link}\n", link = self.link);
+        self.router.nft(&rules)?;
+        self.namespace.nft(&rules)
     }
 
     /// Has the router send what is for `prefix` (IPv4, as `ip route` takes it) to it as well.

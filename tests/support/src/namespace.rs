@@ -45,6 +45,12 @@ impl Namespace {
         tool("ip", &["netns", "exec", &self.name, "nft", "-f", "-"], rules)
     }
 
+    /// Has a device send every packet by itself, as a network card without offloads would.
+    pub(crate) fn cut_before_sending(&self, device: &str) -> Result<()> {
+        let words = ["netns", "exec", &self.name, "ethtool", "-K", device];
+        tool("ip", &[&words[..], &["tso", "off", "gso", "off", "tx-udp-segmentation", "off"]].concat(), "")
+    }
+
     /// Calls `work` on a thread inside it. Sockets made there stay there.
     pub(crate) fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
         let path = format!("/run/netns/{}", self.name);

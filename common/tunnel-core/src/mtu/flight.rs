@@ -9,7 +9,7 @@ pub(super) const MAX_FLIGHTS: usize = 64;
 const FORGET_AFTER: Duration = Duration::from_secs(4);
 /// Time to miss before the first answer, and the least and most after it; four round trips in between.
 const FIRST_MISS_AFTER: Duration = Duration::from_secs(1);
-const LEAST_MISS_AFTER: Duration = Duration::from_millis(400);
+const LEAST_MISS_AFTER: Duration = Duration::from_millis(300);
 const MOST_MISS_AFTER: Duration = Duration::from_millis(800);
 /// Least time until the guard doubts; one and a half round trips where that is longer.
 const LEAST_DOUBT_AFTER: Duration = Duration::from_millis(200);

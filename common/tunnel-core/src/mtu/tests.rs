@@ -179,12 +179,12 @@ fn small_packets_cost_nothing_either() {
 }
 
 #[test]
-fn large_data_costs_one_probe_a_second() {
+fn large_data_costs_five_probes_in_two_seconds() {
     let mut sim = Sim::new(1420, 1420, 30);
     sim.run(ms(2000), DATA);
     let before = sim.probes;
     sim.run(ms(600_000), DATA);
-    assert!((598..=602).contains(&(sim.probes - before)), "{}", sim.probes - before);
+    assert!((1495..=1505).contains(&(sim.probes - before)), "{}", sim.probes - before);
 }
 
 #[test]
@@ -194,7 +194,7 @@ fn a_black_hole_goes_to_the_largest_size_that_passes_and_climbs_back_when_it_end
     sim.limit = 1390;
     sim.run(ms(3000), DATA);
     assert_eq!(sim.search.current(), 1380);
-    assert!(sim.hung <= ms(2200), "{:?}", sim.hung);
+    assert!(sim.hung <= ms(1400), "{:?}", sim.hung);
     sim.run(ms(30_000), DATA);
     assert_eq!((sim.search.current(), sim.search.falls()), (1380, 1));
     sim.limit = 1420;
@@ -245,7 +245,7 @@ fn loss_of_five_percent_each_way_does_not_make_it_flap() {
         (sim.loss, sim.random) = (50, seed);
         sim.run(Duration::from_secs(3600), Some(ms(100)));
         assert_eq!((sim.search.current(), sim.search.falls()), (1420, 0), "seed {seed}");
-        assert!(sim.probes < 3600 * 3, "{} probes", sim.probes);
+        assert!(sim.probes < 3600 * 4, "{} probes", sim.probes);
     }
 }
 
@@ -254,7 +254,7 @@ fn delay_and_its_changes_do_not_make_it_fall() {
     let mut sim = Sim::new(1420, 1420, 700);
     sim.run(ms(600_000), DATA);
     assert_eq!((sim.search.current(), sim.search.falls()), (1420, 0), "satellite");
-    assert!(sim.probes < 650, "{} probes", sim.probes);
+    assert!(sim.probes < 1550, "{} probes", sim.probes);
     for seed in 1..=5 {
         let mut sim = Sim::new(1420, 1420, 20);
         sim.random = seed;

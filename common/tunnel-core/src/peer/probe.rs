@@ -128,8 +128,10 @@ impl Peer<'_> {
         self.care.is_trying &= !search.is_settled();
         let found = if self.care.is_trying { self.ceiling(shared) } else { search.current() };
         let found = usize::from(found);
-        let is_news = self.line.mtu != found || self.line.is_mtu_settled != search.is_settled();
-        (self.line.mtu, self.line.is_mtu_settled) = (found, search.is_settled());
+        // A size that fell may rise again, but not by much: senders are told at once, or they would wait for it.
+        let is_settled = !self.care.is_trying;
+        let is_news = self.line.mtu != found || self.line.is_mtu_settled != is_settled;
+        (self.line.mtu, self.line.is_mtu_settled) = (found, is_settled);
         let watch_at = self.line.is_watched.then_some(shared.now + SEARCH_TICK);
         self.care.search_at = [search.deadline(), watch_at].into_iter().flatten().min();
         self.care.search = Some(search);

@@ -4,6 +4,7 @@
 //! the path was there again, and demands less than [`BACK_WITHIN`]. No join token may be used, no machine may
 //! become another one, and what streams through a machine that nothing happened to goes on.
 
+mod black_hole;
 mod carriers;
 mod flow;
 mod many;

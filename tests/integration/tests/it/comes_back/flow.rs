@@ -12,8 +12,21 @@ use blueprint_tests_support::{Host, eventually_ok};
 
 use crate::fixture::CALL;
 
-/// Time between two pieces.
-const PACE: Duration = Duration::from_millis(50);
+/// What flows.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pieces {
+    /// Length of each, at least 13.
+    bytes: usize,
+    /// Time between two of them.
+    pace: Duration,
+}
+
+impl Pieces {
+    /// A packet each.
+    pub(super) const SMALL: Self = Self { bytes: 13, pace: Duration::from_millis(50) };
+    /// Full packets, 50 Mbit/s of them in each direction.
+    pub(super) const LARGE: Self = Self { bytes: 32_768, pace: Duration::from_millis(5) };
+}
 
 /// A stream that stands still this long has failed.
 const STALL: Duration = Duration::from_secs(30);
@@ -40,7 +53,12 @@ pub(super) struct Flow {
 
 impl Flow {
     /// Opens it from `host`, and waits for its first piece.
-    pub(super) fn start(host: &Host, proxy: SocketAddr, service: &str, token: &str) -> Result<Self> {
+    pub(super) fn start(
+        host: &Host,
+        proxy: SocketAddr,
+        (service, token): (&str, &str),
+        pieces: Pieces,
+    ) -> Result<Self> {
         let stream = host.connect(proxy, CALL)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(STALL))?;
@@ -54,7 +72,7 @@ impl Flow {
         let (stop, stopped) = channel();
         let seen = Arc::new(Mutex::new(Seen::default()));
         let noted = Arc::clone(&seen);
-        let writer = Builder::new().name("flow-up".to_owned()).spawn(move || send(up, &stopped))?;
+        let writer = Builder::new().name("flow-up".to_owned()).spawn(move || send(up, &stopped, pieces))?;
         let reader = Builder::new().name("flow-down".to_owned()).spawn(move || receive(stream, &noted))?;
         let flow = Self { stop, writer, reader, seen };
         eventually_ok(CALL, "the first piece of a stream", || {
@@ -64,7 +82,8 @@ impl Flow {
         Ok(flow)
     }
 
-    fn seen(&self) -> Seen {
+    /// What came back so far.
+    pub(super) fn seen(&self) -> Seen {
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -92,13 +111,13 @@ impl Flow {
 }
 
 /// Writes pieces until told to stop; their count.
-fn send(mut up: TcpStream, stopped: &Receiver<()>) -> Result<u64> {
+fn send(mut up: TcpStream, stopped: &Receiver<()>, Pieces { bytes, pace }: Pieces) -> Result<u64> {
     let mut count: u64 = 0;
     loop {
-        let piece = format!("{count:012}\n");
+        let piece = format!("{count:0digits$}\n", digits = bytes.saturating_sub(1));
         write!(up, "{:x}\r\n{piece}\r\n", piece.len()).context("cannot send a piece")?;
         count += 1;
-        match stopped.recv_timeout(PACE) {
+        match stopped.recv_timeout(pace) {
             Err(RecvTimeoutError::Timeout) => {}
             Ok(()) | Err(RecvTimeoutError::Disconnected) => break,
         }

@@ -8,7 +8,7 @@ use blueprint_tests_support::{Host, Lab};
 use serde_json::Value;
 
 use super::BACK_WITHIN;
-use super::flow::Flow;
+use super::flow::{Flow, Pieces};
 use super::rig::PATIENCE;
 use crate::fixture::{Hub, Mode, SOON, Spoke, text};
 use crate::load::Load;
@@ -55,7 +55,7 @@ fn killed_under_many(mode: Mode) -> Result<()> {
         hub.wait_served(&service(number), &token, SOON)?;
     }
     let running = if mode == Mode::Netstack { Vec::new() } else { transfers(&hub, &hosts, &spokes)? };
-    let flow = |number| Flow::start(&hub_host, hub.proxy(), &service(number), &token);
+    let flow = |number| Flow::start(&hub_host, hub.proxy(), (&service(number), &token), Pieces::SMALL);
     let flows = (1..=MACHINES).map(flow).collect::<Result<Vec<_>>>()?;
 
     hub.kill()?;

@@ -10,7 +10,7 @@ use blueprint_tests_support::{Host, Lab, eventually_ok};
 use serde_json::Value;
 
 use super::UNHARMED;
-use super::flow::Flow;
+use super::flow::{Flow, Pieces};
 use crate::fixture::{CALL, Hub, Mode, SOON, Spoke, rows, text};
 use crate::load::Load;
 
@@ -110,7 +110,17 @@ impl<'h> Rig<'h> {
 
     /// An established stream through a machine.
     pub(super) fn flow(&self, machine: &Machine<'_>) -> Result<Flow> {
-        Flow::start(&self.hosts.hub, self.hub.proxy(), machine.service, &machine.token)
+        self.flow_of(machine, Pieces::SMALL)
+    }
+
+    /// The same of full packets.
+    pub(super) fn large_flow(&self, machine: &Machine<'_>) -> Result<Flow> {
+        self.flow_of(machine, Pieces::LARGE)
+    }
+
+    fn flow_of(&self, machine: &Machine<'_>, pieces: Pieces) -> Result<Flow> {
+        let service = (machine.service, machine.token.as_str());
+        Flow::start(&self.hosts.hub, self.hub.proxy(), service, pieces)
     }
 
     /// Requests to the service of a machine that never stop.
