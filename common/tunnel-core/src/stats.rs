@@ -98,6 +98,8 @@ discards! {
     ExpiredSession => "expired_session",
     /// The cipher library panicked; the peer's state was made anew (W10).
     LibraryPanic => "library_panic",
+    /// A fault of our own ended the run of datagrams that this was in; the next run begins afresh.
+    OwnPanic => "own_panic",
     /// An inner packet whose version, length or checksum is wrong.
     MalformedPacket => "malformed_packet",
     /// An inner packet with IPv4 options or IPv6 extension headers.

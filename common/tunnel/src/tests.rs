@@ -5,7 +5,7 @@ mod devices;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use blueprint_common_tunnel_core::{Config, Event, Limits, OverlayPrefixes, PeerConfig, Role};
+use blueprint_common_tunnel_core::{Config, Discard, Event, Limits, OverlayPrefixes, PeerConfig, Role};
 use blueprint_common_types::{OverlayLease, WgPrivateKey, WgPublicKey};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::broadcast::Receiver;
@@ -16,6 +16,8 @@ use tokio_util::sync::CancellationToken;
 use crate::{ConnectError, Listener, TcpStream, Tunnel, TunnelConfig};
 
 const LOCAL: &str = "127.0.0.1:0";
+/// A receiving thread panics where a run of datagrams begins with this.
+pub(crate) const POISON: &[u8] = b"panic, please";
 /// Nothing here takes longer on an idle machine; a shared one is slower.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -391,4 +393,27 @@ async fn a_small_question_is_answered_within_milliseconds() {
     let (median, ()) = tokio::join!(ask, answer);
     // Far above what it takes (a fifth of a millisecond), and below any timer: no step waits for one.
     assert!(median < Duration::from_millis(5), "{median:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fault_of_ours_in_a_packet_thread_costs_one_run_of_datagrams() {
+    let pair = Pair::start().await;
+    let stranger = std::net::UdpSocket::bind(LOCAL).unwrap();
+    for end in [&pair.hub, &pair.spoke] {
+        for _ in 0..3 {
+            stranger.send_to(POISON, end.tunnel.local_addr()).unwrap();
+        }
+    }
+    let listener = pair.spoke.tunnel.listen(80).await.unwrap();
+    let stream = pair.dial(80).await.unwrap();
+    tokio::join!(echo(listener, 1), exchange(stream, pattern(1, 1 << 20)));
+    for end in [&pair.hub, &pair.spoke] {
+        timeout(PATIENCE, async {
+            while end.tunnel.snapshot().stats.discarded(Discard::OwnPanic) < 3 {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        })
+        .await
+        .unwrap();
+    }
 }

@@ -13,7 +13,7 @@ use crate::{Discard, Endpoint, Role};
 
 impl TunnelCore {
     /// Asks through `endpoint` whether a packet of `size` bytes comes through to a peer and its answer back;
-    /// [`Event::Probed`] tells. The peer is not moved. False where there is no such peer or no session.
+    /// [`Event::Probed`](crate::Event::Probed) tells. The peer is not moved. False where there is no such peer or no session.
     pub fn probe(
         &mut self,
         key: &WgPublicKey,

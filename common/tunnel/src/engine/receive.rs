@@ -3,6 +3,7 @@
 use std::io::IoSlice;
 use std::ops::Range;
 use std::os::fd::AsFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use blueprint_common_tunnel_core::offload::{MAX_SEGMENTS, MergeLimits, Merger, V
 use blueprint_common_tunnel_core::{
     Discard, Endpoint, Inbound, Notice, Outlet, RUN_BYTES, RUN_SLACK_BYTES, Tally, Via,
 };
-use tracing::debug;
+use tracing::{debug, error};
 
 use super::inbox::Inbox;
 use super::shared::Shared;
@@ -49,6 +50,7 @@ impl Receiver {
                 Local::Device(queue, limits) => Delivery::Device(
                     DeviceWriter { queue: Arc::clone(queue), tally: Arc::clone(&tally) },
                     Box::new(Merger::new(*limits)),
+                    *limits,
                 ),
                 Local::Stack(inbox) => Delivery::Stack(Arc::clone(inbox)),
             },
@@ -128,10 +130,22 @@ impl Receiver {
         self.run = run;
     }
 
+    /// Handles a run of datagrams. A panic costs this run, whoever sent it, and nobody else anything.
     fn handle(&mut self, from: &Endpoint, buffer: &mut [u8], len: usize, stride: usize) {
         let now = Instant::now();
         let tables = self.shared.tables.load();
-        self.inbound.handle(&tables, from, buffer, len, stride, now, &mut self.sink);
+        let handled = catch_unwind(AssertUnwindSafe(|| {
+            #[cfg(test)]
+            assert!(!buffer.starts_with(crate::tests::POISON), "a test wants a panic");
+            self.inbound.handle(&tables, from, buffer, len, stride, now, &mut self.sink);
+        }));
+        if handled.is_err() {
+            // What was half done goes with its workspace; what peers share is behind locks that a panic opens.
+            self.inbound = Inbound::new(Arc::clone(&self.sink.tally));
+            self.sink.renew();
+            self.sink.tally.discard(Discard::OwnPanic);
+            error!(%from, "a fault of this program ended a run of datagrams; please report it");
+        }
     }
 }
 
@@ -147,14 +161,23 @@ struct Sink {
 }
 
 enum Delivery {
-    Device(DeviceWriter, Box<Merger>),
+    Device(DeviceWriter, Box<Merger>, MergeLimits),
     Stack(Arc<Inbox>),
+}
+
+impl Sink {
+    /// Forgets what is half done.
+    fn renew(&mut self) {
+        if let Delivery::Device(_, merger, limits) = &mut self.local {
+            **merger = Merger::new(*limits);
+        }
+    }
 }
 
 impl Outlet for Sink {
     fn deliver(&mut self, packets: &mut [u8], range: Range<usize>) {
         match &mut self.local {
-            Delivery::Device(writer, merger) => {
+            Delivery::Device(writer, merger, _) => {
                 merger
                     .add(packets, range, &mut |header, packets, parts| writer.write(header, packets, parts));
             }
@@ -168,7 +191,7 @@ impl Outlet for Sink {
 
     fn finish(&mut self, packets: &mut [u8]) {
         match &mut self.local {
-            Delivery::Device(writer, merger) => {
+            Delivery::Device(writer, merger, _) => {
                 merger.flush(packets, &mut |header, packets, parts| writer.write(header, packets, parts));
             }
             Delivery::Stack(inbox) => inbox.ring(),
