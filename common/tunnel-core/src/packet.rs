@@ -144,10 +144,13 @@ impl Header {
         }
     }
 
-    /// True for a TCP segment that can only belong to a connection that exists: it carries the ACK flag.
+    /// True for a TCP segment that opens nothing: it carries the ACK flag, or resets a connection that its sender does not
+    /// know, which it does without one where the other end's segment had it (RFC 9293, section 3.5.2).
     pub(crate) fn is_tcp_answer(&self, packet: &[u8]) -> bool {
+        const SYN_RST_ACK: (u8, u8, u8) = (0x02, 0x04, 0x10);
+        let (syn, rst, ack) = SYN_RST_ACK;
         let flags = self.payload_at.checked_add(13).and_then(|at| packet.get(at));
-        self.protocol == TCP && flags.is_some_and(|flags| flags & 0x10 != 0)
+        self.protocol == TCP && flags.is_some_and(|flags| flags & ack != 0 || flags & (rst | syn) == rst)
     }
 
     /// The packet that an ICMP error complains about: its protocol and destination port. `None` where this is no

@@ -123,7 +123,9 @@ fn a_spoke_begins_with_the_hub_itself_only_what_it_may_and_answers_what_the_hub_
     assert_eq!(net.pass(A, HUB, &udp(A, HUB, (7, 9))).len(), 1);
     assert!(net.pass(A, HUB, &udp(A, HUB, (5, 7))).is_empty());
     assert!(net.pass(A, HUB, &tcp((5, 22), 0x02)).is_empty(), "a connection");
-    assert_eq!(net.discarded(HUB, Discard::Denied), 2);
+    assert!(net.pass(A, HUB, &tcp((5, 22), 0x06)).is_empty(), "nor in disguise");
+    assert_eq!(net.discarded(HUB, Discard::Denied), 3);
+    assert_eq!(net.pass(A, HUB, &tcp((80, 5), 0x04)).len(), 1, "a reset opens nothing");
     assert_eq!(net.pass(A, HUB, &tcp((80, 5), 0x12)).len(), 1, "the answer to one of the hub's");
 
     assert_eq!(net.pass(HUB, A, &udp(HUB, A, (7, 5))).len(), 1);

@@ -192,7 +192,7 @@ impl Model {
     /// Whether a packet answers something that was begun.
     fn is_answer(&self, read: &Read, packet: &[u8], second: u64) -> bool {
         if read.protocol == 6 {
-            return packet.len() > read.body_at + 13 && packet[read.body_at + 13] & 0x10 != 0;
+            return packet.len() > read.body_at + 13 && opens_nothing(packet[read.body_at + 13]);
         }
         let (protocol, source, destination) = flow(read, packet);
         let reversed = (protocol, destination, source);
@@ -261,6 +261,12 @@ impl Model {
         }
         Fate::Core(answer.filter(|answer| answer.len() <= self.mtu[sender]))
     }
+}
+
+/// TCP flags: an acknowledgement, or a reset that is no SYN.
+const fn opens_nothing(flags: u8) -> bool {
+    let (is_syn, is_reset, is_acknowledgement) = (flags & 2 != 0, flags & 4 != 0, flags & 16 != 0);
+    is_acknowledgement || is_reset && !is_syn
 }
 
 /// The flow that a packet is of.
