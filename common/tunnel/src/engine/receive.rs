@@ -22,6 +22,9 @@ use crate::sys::tun::TunQueue;
 /// Pause after a receive call that failed, so that a socket that always fails costs no processor.
 const FAILURE_PAUSE: Duration = Duration::from_millis(20);
 
+/// Pause between two lines about faults of this program, which whoever knows one could have it write without end.
+const TELL_PAUSE: Duration = Duration::from_secs(60);
+
 /// Where packets for this machine go.
 #[derive(Debug, Clone)]
 pub(crate) enum Local {
@@ -38,6 +41,8 @@ pub(crate) struct Receiver {
     sink: Sink,
     /// Where uneven datagrams are put in runs; empty until some come.
     run: Vec<u8>,
+    /// When a fault of this program was last told of.
+    told_at: Option<Instant>,
 }
 
 impl Receiver {
@@ -55,7 +60,7 @@ impl Receiver {
                 Local::Stack(inbox) => Delivery::Stack(Arc::clone(inbox)),
             },
         };
-        Self { shared, inbound: Inbound::new(tally), sink, run: Vec::new() }
+        Self { shared, inbound: Inbound::new(tally), sink, run: Vec::new(), told_at: None }
     }
 
     /// Reads a port's socket until the tunnel stops.
@@ -144,7 +149,10 @@ impl Receiver {
             self.inbound = Inbound::new(Arc::clone(&self.sink.tally));
             self.sink.renew();
             self.sink.tally.discard(Discard::OwnPanic);
-            error!(%from, "a fault of this program ended a run of datagrams; please report it");
+            if self.told_at.is_none_or(|at| now.saturating_duration_since(at) >= TELL_PAUSE) {
+                self.told_at = Some(now);
+                error!(%from, "a fault of this program ended a run of datagrams; please report it");
+            }
         }
     }
 }
@@ -168,8 +176,9 @@ enum Delivery {
 impl Sink {
     /// Forgets what is half done.
     fn renew(&mut self) {
-        if let Delivery::Device(_, merger, limits) = &mut self.local {
-            **merger = Merger::new(*limits);
+        match &mut self.local {
+            Delivery::Device(_, merger, limits) => **merger = Merger::new(*limits),
+            Delivery::Stack(inbox) => inbox.ring(),
         }
     }
 }
