@@ -88,7 +88,7 @@ impl Lab {
     }
 }
 
-/// What the router does to the packets of one host, in both directions.
+/// What happens to the packets on the link of one host, in both directions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// Loses everything.
@@ -99,7 +99,7 @@ pub enum Fault {
     NoUdp,
     /// Loses all of WireGuard over plain UDP, on any port, as some firewalls do that know it by its first bytes.
     NoWireGuard,
-    /// Loses, silently, each IP packet longer than this many bytes.
+    /// Loses, silently, each IP packet longer than this many bytes. Needs `ethtool`.
     MtuHole(u16),
 }
 
@@ -193,7 +193,8 @@ impl Host {
     pub fn spoil(&self, fault: Fault) -> Result<()> {
         let (link, matcher) = (self.link, fault.matcher());
         if matches!(fault, Fault::MtuHole(_)) {
-            // What is one piece to the kernel would be judged whole: it is cut before it crosses the link.
+            // What is one piece to the kernel would be judged whole: it is cut before it crosses the link, and stays so
+            // when the fault is gone.
             self.router.cut_before_sending(&format!("v{link}"))?;
             self.namespace.cut_before_sending("eth0")?;
         }

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use blueprint_tests_support::{Fault, Lab};
+use blueprint_tests_support::{Fault, Lab, Need, require};
+use serde_json::Value;
 
 use super::rig::{Hosts, Rig};
 use crate::fixture::Mode;
@@ -15,7 +16,9 @@ const PAUSE: Duration = Duration::from_secs(3);
 const PASSES: u16 = 1400;
 
 fn a_hole_under_a_flow(mode: Mode) -> Result<()> {
-    let Some(lab) = Lab::new()?.filter(|_| mode.is_possible()) else { return Ok(()) };
+    let Some(lab) = Lab::new()?.filter(|_| mode.is_possible() && require(&[Need::Program("ethtool")])) else {
+        return Ok(());
+    };
     let hosts = Hosts::new(&lab)?;
     let rig = Rig::start(&hosts, mode, &[])?;
     let flow = rig.large_flow(&rig.one)?;
@@ -31,6 +34,9 @@ fn a_hole_under_a_flow(mode: Mode) -> Result<()> {
         after.pieces - before.pieces,
         after.longest_pause,
     ));
+    let status = rig.one.spoke.agent.json(&["status"])?;
+    let mtu = status.pointer("/data_plane/mtu").and_then(Value::as_u64);
+    ensure!(mtu == Some(1340), "the largest step that passes: {status}");
     ensure!(after.longest_pause < PAUSE, "the stream paused for {:?}\n{}", after.longest_pause, rig.logs());
     ensure!(after.pieces > before.pieces + 100, "it does not flow\n{}", rig.logs());
     flow.finish().with_context(|| rig.logs())?;
