@@ -70,7 +70,7 @@ pub(crate) const SCHEMA: Schema = Schema {
             "tunnel.to_hub",
             "none",
             "What joined machines may begin with this hub itself inside the tunnel, such as tcp/22,udp/53; none or any. \
-             Ping, and answers to what the hub began, always pass.",
+             ICMP, and answers to what the hub began, pass.",
         ),
         Key::new(
             "tunnel.mtu",

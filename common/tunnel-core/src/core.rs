@@ -81,6 +81,7 @@ impl TunnelCore {
             policy: Arc::default(),
             own_rules: config.own_rules.map(Into::into),
             tracker: Arc::new(Tracker::new(now)),
+            own_tracker: Arc::new(Tracker::new(now)),
             macs: MacGate::new(&WgPublicKey::from_bytes(*shared.identity.public().as_bytes())),
         };
         Self {
@@ -359,7 +360,7 @@ impl TunnelCore {
         match notice {
             Notice::Handshake { from, datagram } => self.handle_handshake(&from, &datagram),
             Notice::Begun { slot } => {
-                self.with_slot(slot, |peer, shared| peer.begin(shared));
+                self.with_slot(slot, |peer, shared| peer.begin_once(shared));
                 self.note_known(slot);
             }
             Notice::Roamed { slot } => {

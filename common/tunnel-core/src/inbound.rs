@@ -88,6 +88,8 @@ pub struct Inbound {
     opened: Vec<Range<usize>>,
     relay: Vec<Range<usize>>,
     bundles: Vec<Bundle>,
+    /// The answer to a probe.
+    answer: Vec<u8>,
     tally: Arc<Tally>,
 }
 
@@ -119,6 +121,7 @@ impl Inbound {
             opened: Vec::with_capacity(64),
             relay: Vec::with_capacity(64),
             bundles: Vec::new(),
+            answer: Vec::new(),
             tally,
         }
     }
@@ -272,6 +275,7 @@ impl Inbound {
             match self.decide(context, sender, &range, &mut decided) {
                 Err(discard) => self.tally.discard(discard),
                 Ok(Way::Local) if self.answer_beat(context, sender, &range, outlet) => {}
+                Ok(Way::Local) if self.answer_probe(context, sender, &range, outlet) => {}
                 Ok(Way::Local) if self.tell_echo(context, sender, &range, outlet) => {}
                 Ok(Way::Local) => {
                     outlet.deliver(&mut self.plain, range);

@@ -40,6 +40,12 @@ use self::guard::Guard;
 /// for IPv6's longer header and its options.
 const FULL_WITHIN_BYTES: u16 = 64;
 
+/// Largest of the sizes that a fall asks about, in bytes.
+pub(crate) const LAST_STEP: u16 = {
+    let [last, ..] = climb::STEPS;
+    last
+};
+
 /// Between which sizes of inner packets, in bytes, the search goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct MtuLimits {
@@ -149,7 +155,7 @@ impl MtuSearch {
         self.current
     }
 
-    /// False during a climb: [`Self::current`] may soon be higher, so no sender should be told of it yet.
+    /// False during a climb: [`Self::current`] may soon be higher.
     pub(crate) const fn is_settled(&self) -> bool {
         self.climb.is_resting()
     }

@@ -49,7 +49,7 @@ const DEAF_AFTER: Duration = Duration::from_secs(15);
 const CONFIRM_WITHIN: Duration = Duration::from_secs(5);
 /// How often a peer is looked at that waits for something; the granularity of keepalives, too.
 const TICK: Duration = Duration::from_secs(1);
-/// How often one is looked at that does not. What a packet thread does between two looks calls for nothing sooner
+/// How often, at least, one is looked at that does not. What a packet thread does between two looks calls for nothing sooner
 /// than a keepalive, so nothing is late; and the library's clock, which moves only then, is ten seconds behind at most.
 const IDLE_TICK: Duration = KEEPALIVE_AFTER;
 /// Packets that wait for a handshake: a connection's first few; the sender repeats what is lost.
@@ -91,8 +91,8 @@ pub(crate) struct Care {
     /// When the core's timer list has it down for; `None` while it is not listed.
     pub(crate) scheduled: Option<Instant>,
     attempt: Option<Attempt>,
-    /// Index of the session that was last taken into use.
-    begun: Option<u32>,
+    /// Index of the session that was last taken into use, and since when it stands.
+    begun: Option<(u32, Instant)>,
     pending: VecDeque<Vec<u8>>,
     pulse: Pulse,
     tick_at: Instant,
@@ -213,6 +213,11 @@ impl Peer<'_> {
         self.line.session = None;
         self.line.answered = [None; 8];
         self.care.attempt = None;
+        self.care.begun = None;
+    }
+
+    fn session_in_use(&self) -> Option<(u32, Instant)> {
+        self.line.session.map(|session| (session.local_index, session.established))
     }
 
     fn new_session(local_index: u32, is_initiator: bool, shared: &mut Shared) -> Session {

@@ -28,6 +28,8 @@ pub struct Tables {
     pub(crate) policy: Arc<Policy>,
     pub(crate) own_rules: Option<Arc<[Rule]>>,
     pub(crate) tracker: Arc<Tracker>,
+    /// What this end began itself, apart from what peers may fill.
+    pub(crate) own_tracker: Arc<Tracker>,
     pub(crate) macs: MacGate,
 }
 
@@ -72,8 +74,11 @@ impl Tables {
         now: Instant,
     ) -> Result<&Arc<Conduit>, Discard> {
         let receiver = filter::from_local(header, &self.prefixes, &self.own)?;
-        if self.own_rules.is_some() && Protocol::of_number(header.protocol) != Protocol::Tcp {
-            self.tracker.note(&flow(header, packet), now);
+        // TCP shows it by its flags, and ICMP passes anyway.
+        if self.own_rules.is_some()
+            && !matches!(Protocol::of_number(header.protocol), Protocol::Tcp | Protocol::Icmp)
+        {
+            self.own_tracker.note(&flow(header, packet), now);
         }
         Ok(receiver)
     }
@@ -113,7 +118,7 @@ impl Tables {
             || if protocol == Protocol::Tcp {
                 header.is_tcp_answer(packet)
             } else {
-                self.tracker.is_answer(&flow(header, packet), now)
+                self.own_tracker.is_answer(&flow(header, packet), now)
             }
     }
 

@@ -3,12 +3,12 @@
 use std::ops::Range;
 
 use super::{Context, Inbound, Notice, Outlet, RUN_SLACK_BYTES};
-use crate::Discard;
 use crate::echo::{Beat, pace_for};
 use crate::line::{Conduit, Errand};
 use crate::noise::{Outcome, padded_len};
-use crate::packet::Header;
+use crate::packet::{Header, parse_probe};
 use crate::stats::Traffic;
+use crate::{Discard, Role};
 
 /// Room for a sign of life: an IPv4 echo of 56 bytes and its padding.
 const BEAT_BYTES: usize = 64;
@@ -45,6 +45,39 @@ impl Inbound {
         self.tally.add(Traffic::TxDatagrams, 1);
         let datagram = datagram.get(..len).unwrap_or_default();
         outlet.send(&to, datagram, datagram.len());
+        true
+    }
+
+    /// Answers a spoke's question whether a packet of this size passes, the way it came and without padding; false for
+    /// every other packet, and on a spoke, where the core knows whose questions count.
+    ///
+    /// Spokes with large data ask a few times a second: the core's thread has better things to do.
+    pub(super) fn answer_probe(
+        &mut self,
+        context: Context<'_>,
+        sender: &Conduit,
+        range: &Range<usize>,
+        outlet: &mut impl Outlet,
+    ) -> bool {
+        let Some(packet) = self.plain.get_mut(range.clone()) else { return false };
+        let Some(header) = Header::parse_icmp(packet).filter(|_| context.tables.role == Role::Hub) else {
+            return false;
+        };
+        let is_probe =
+            header.echo(packet).is_some_and(|echo| echo.is_request && parse_probe(echo.payload).is_some());
+        if !is_probe || header.answer_echo(packet).is_none() {
+            return false;
+        }
+        if !sender.may_ask(Errand::Echo, context.now) {
+            self.tally.discard(Discard::PeerErrandBudget);
+            return true;
+        }
+        self.answer.resize(packet.len().saturating_add(RUN_SLACK_BYTES), 0);
+        let outcome = sender.lock().seal_answer(packet, &mut self.answer, context.now);
+        if let Outcome::Network(len) = outcome {
+            self.tally.add(Traffic::TxDatagrams, 1);
+            outlet.send(context.from, self.answer.get(..len).unwrap_or_default(), len);
+        }
         true
     }
 

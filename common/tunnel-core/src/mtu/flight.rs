@@ -33,7 +33,7 @@ pub(super) struct Flight {
     pub(super) token: u64,
     pub(super) size: u16,
     pub(super) purpose: Purpose,
-    sent_at: Instant,
+    pub(super) sent_at: Instant,
     missed: bool,
 }
 

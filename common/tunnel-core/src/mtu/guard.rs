@@ -6,7 +6,7 @@ use super::climb::STEPS;
 use super::flight::{Flight, Flights, Purpose};
 
 /// Pause between two proofs while large data flows. A kernel whose packets are lost tries again after 0.2, 0.6, 1.4 and
-/// 3 s: what is found out before the third goes on with it.
+/// 3 s: what is found out before the third, as on short ways mostly, goes on with it.
 const CONFIRM_EVERY: Duration = Duration::from_millis(400);
 /// How long after the last of it large data counts as flowing, and how long the last quick pair is waited for.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -62,7 +62,8 @@ impl Guard {
 
     pub(super) fn handle_answer(&mut self, flight: &Flight, current: u16, now: Instant) {
         if flight.size >= current {
-            self.waiting_since = None;
+            // One from before the hole says nothing about the one that is waited for.
+            self.waiting_since = self.waiting_since.filter(|since| flight.sent_at < *since);
             self.doubt = None;
             return;
         }

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::{Peer, Pulse, Shared};
-use crate::mtu::{MtuLimits, MtuSearch};
+use crate::mtu::{LAST_STEP, MtuLimits, MtuSearch};
 use crate::noise::{Outcome, buffer_len};
 use crate::packet::{ICMP_ECHO_BYTES, echo_request, probe_payload};
 use crate::{Endpoint, Event, MTU_RANGE};
@@ -128,8 +128,10 @@ impl Peer<'_> {
         self.care.is_trying &= !search.is_settled();
         let found = if self.care.is_trying { self.ceiling(shared) } else { search.current() };
         let found = usize::from(found);
-        // A size that fell may rise again, but not by much: senders are told at once, or they would wait for it.
-        let is_settled = !self.care.is_trying;
+        // After a fall senders are told at once, or they would wait for it: it went to the largest step that passes. Of
+        // what lies above the steps nothing is known yet.
+        let is_near = self.ceiling(shared) <= LAST_STEP;
+        let is_settled = !self.care.is_trying && (is_near || search.is_settled());
         let is_news = self.line.mtu != found || self.line.is_mtu_settled != is_settled;
         (self.line.mtu, self.line.is_mtu_settled) = (found, is_settled);
         let watch_at = self.line.is_watched.then_some(shared.now + SEARCH_TICK);

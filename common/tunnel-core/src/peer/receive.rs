@@ -108,7 +108,7 @@ impl Peer<'_> {
 
     /// Does what follows from the session that the line has just taken into use.
     pub(crate) fn begin(&mut self, shared: &mut Shared) {
-        self.care.begun = self.line.session.map(|session| session.local_index);
+        self.care.begun = self.session_in_use();
         self.care.attempt = None;
         self.care.handshake_at = Some(shared.now);
         shared.output.stats.handshakes = shared.output.stats.handshakes.saturating_add(1);

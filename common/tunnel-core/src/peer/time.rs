@@ -14,7 +14,8 @@ impl Peer<'_> {
     pub(crate) fn handle_timeout(&mut self, shared: &mut Shared) -> bool {
         let mut is_found = false;
         if self.care.tick_at <= shared.now {
-            is_found = self.make_up(shared);
+            // A notice that found no room is made up for: the attempt would go on and what waits would not be sent.
+            is_found = self.begin_once(shared);
             self.handle_library(shared);
             self.handle_silence(shared);
             self.handle_age(shared);
@@ -27,19 +28,18 @@ impl Peer<'_> {
         is_found
     }
 
-    /// Makes up for a notice that found no room: without it the attempt would go on and what waits would not be sent.
-    fn make_up(&mut self, shared: &mut Shared) -> bool {
-        let in_use = self.line.session.map(|session| session.local_index);
-        let is_found = in_use.is_some() && in_use != self.care.begun;
-        if is_found {
+    /// Does what follows from the session in use, unless that is done; true where it was not.
+    pub(crate) fn begin_once(&mut self, shared: &mut Shared) -> bool {
+        let is_new = self.line.has_session(shared.now) && self.session_in_use() != self.care.begun;
+        if is_new {
             self.begin(shared);
         }
-        is_found
+        is_new
     }
 
     /// When to look again. A spoke has one peer and looks every second; a hub at those of its many that have
     /// something coming.
-    fn next_tick(&self, shared: &Shared) -> Instant {
+    fn next_tick(&self, shared: &mut Shared) -> Instant {
         let line = &*self.line;
         let soonest = shared.now + TICK;
         if shared.role == Role::Spoke || self.care.attempt.is_some() || !self.care.pending.is_empty() {
@@ -53,7 +53,9 @@ impl Peer<'_> {
             keepalive.map(|every| line.last_tx.unwrap_or(shared.now) + every),
             rekey.map(|session| session.rekey_at),
         ];
-        due.into_iter().flatten().fold(shared.now + IDLE_TICK, Instant::min).max(soonest)
+        // Drawn anew each time, or peers that were once looked at together would be for ever.
+        let idle = shared.now + shared.rng.between(IDLE_TICK - TICK, TICK);
+        due.into_iter().flatten().fold(idle, Instant::min).max(soonest)
     }
 
     pub(super) fn handle_library(&mut self, shared: &mut Shared) {

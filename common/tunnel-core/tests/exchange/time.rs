@@ -34,7 +34,7 @@ fn an_idle_peer_costs_a_wake_in_ten_seconds_and_a_lost_hub_a_few_a_second() {
     let start = Net::new().now;
     let mut hub = SoloTunnel::new(config(HUB), start);
     hub.upsert_peer(peer(A), start).unwrap();
-    assert!(wakes(&mut hub, start, 600) <= 61);
+    assert!(wakes(&mut hub, start, 600) <= 67);
     let mut spoke = SoloTunnel::new(config(A), start);
     spoke.upsert_peer(peer(HUB), start).unwrap();
     assert!(wakes(&mut spoke, start, 600) <= 600 * 5);
