@@ -128,6 +128,7 @@ impl Ladder {
         self.advance(now);
         self.slow = round_trip.saturating_mul(2).min(SLOW_MAX);
         self.hear(at.min(self.now));
+        self.decide();
     }
 
     /// A try of a rung was answered.
@@ -203,9 +204,6 @@ impl Ladder {
     /// Does everything that is due at `now`.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.advance(now);
-        if self.current.is_some() && self.doubted_at.is_none() && self.doubt_at() <= self.now {
-            self.search();
-        }
         self.decide();
     }
 
@@ -283,8 +281,13 @@ impl Ladder {
             .map(|(rung, _)| rung)
     }
 
-    /// Moves where that is called for, and tries what is due.
+    /// Doubts and moves where that is called for, and tries what is due. To be called with every input: the time of one
+    /// may be past a deadline that the driver's timer has not rung for yet.
     fn decide(&mut self) {
+        if self.current.is_some() && self.doubted_at.is_none() && self.doubt_at() <= self.now {
+            self.search();
+            return;
+        }
         if self.is_searching()
             && let Some(best) = self.best_answer()
             && self.move_at(best) <= self.now

@@ -143,6 +143,18 @@ fn a_better_rung_that_answers_now_and_then_is_not_taken() {
     assert!(sim.moves.len() < 20, "{:?}", sim.moves);
 }
 
+#[test]
+fn a_try_that_ends_when_the_silence_is_noticed_does_not_hide_it() {
+    let mut sim = Sim::new([false; 4]);
+    for (works, millis) in [([1], 4391), ([3], 17_781), ([1], 17_811)] {
+        sim.works = [0, 1, 2, 3].map(|rung| works.contains(&rung));
+        sim.run(MS * millis);
+    }
+    sim.works = [false, false, true, false];
+    sim.run(Duration::from_secs(3));
+    assert_eq!(sim.moves, [1, 3, 1, 2]);
+}
+
 proptest! {
     #[test]
     fn it_never_spins_and_ends_on_a_rung_that_works(steps in proptest::collection::vec((any::<[bool; 4]>(), 1u32..20_000), 1..12)) {
