@@ -236,6 +236,9 @@ impl Driver {
     fn tried(&mut self, rung: usize, result: Result<Reached, TryError>) {
         let now = Instant::now();
         let is_good = result.is_ok();
+        let used = self.plane().hub_stats().and_then(|stats| stats.endpoint);
+        let answered = result.as_ref().ok().map(|reached| reached.endpoint);
+        let is_elsewhere = used.zip(answered).is_some_and(|(used, answered)| !used.is_same_way(&answered));
         if let Some(way) = self.shared.plane.ways.lock().get_mut(rung) {
             way.is_tried = false;
             way.idle_since = now;
@@ -253,7 +256,9 @@ impl Driver {
                 }
             }
         }
-        if is_good {
+        if is_elsewhere {
+            self.ladder.handle_answer_elsewhere(rung, now);
+        } else if is_good {
             self.ladder.handle_answer(rung, now);
         } else {
             self.ladder.handle_failure(rung, now);

@@ -152,6 +152,21 @@ impl Ladder {
         self.decide();
     }
 
+    /// A try of the rung in use was answered at another place than the data plane uses: the hub has moved. What is in
+    /// use was silent, or it would not have been tried.
+    pub fn handle_answer_elsewhere(&mut self, rung: usize, now: Instant) {
+        self.advance(now);
+        if self.current == Some(rung) && self.is_searching() {
+            if let Some(found) = self.rungs.get_mut(rung) {
+                found.is_tried = false;
+            }
+            self.take(rung);
+            self.decide();
+        } else {
+            self.handle_answer(rung, now);
+        }
+    }
+
     /// A try of a rung was not answered.
     pub fn handle_failure(&mut self, rung: usize, now: Instant) {
         self.advance(now);

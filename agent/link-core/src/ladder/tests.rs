@@ -155,6 +155,21 @@ fn a_try_that_ends_when_the_silence_is_noticed_does_not_hide_it() {
     assert_eq!(sim.moves, [1, 3, 1, 2]);
 }
 
+#[test]
+fn a_hub_that_answers_elsewhere_is_followed_at_once() {
+    let mut sim = Sim::new([true; 4]);
+    sim.run(Duration::from_secs(10));
+    sim.works = [false; 4];
+    sim.run(MS * 2600);
+    assert!(sim.ladder.is_searching());
+    sim.ladder.handle_answer_elsewhere(0, sim.now);
+    assert_eq!(sim.ladder.poll_event(), Some(LadderEvent::Move { rung: 0 }));
+    assert!(!sim.ladder.is_searching());
+    // Of a rung that is not in use it is an answer as any other.
+    sim.ladder.handle_answer_elsewhere(1, sim.now);
+    assert_eq!((sim.ladder.current(), sim.ladder.poll_event()), (Some(0), None));
+}
+
 proptest! {
     #[test]
     fn it_never_spins_and_ends_on_a_rung_that_works(steps in proptest::collection::vec((any::<[bool; 4]>(), 1u32..20_000), 1..12)) {
