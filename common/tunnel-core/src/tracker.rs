@@ -9,6 +9,7 @@
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -41,39 +42,41 @@ impl Flow {
 
 /// Table of flows that were allowed to begin; shared by all packet threads without a lock.
 pub struct Tracker {
-    places: Box<[AtomicU64]>,
+    /// Made with the first flow: a spoke tracks none, and there may be thousands in one process.
+    places: OnceLock<Box<[AtomicU64]>>,
     hash: RandomState,
     start: Instant,
 }
 
 impl Tracker {
-    /// An empty table of 2 MiB.
+    /// An empty table, which takes 2 MiB from the first flow on.
     #[must_use]
     pub fn new(now: Instant) -> Self {
-        let places = (0..PLACES).map(|_| AtomicU64::new(0)).collect();
-        Self { places, hash: RandomState::new(), start: now }
+        Self { places: OnceLock::new(), hash: RandomState::new(), start: now }
     }
 
     /// Notes that a flow was allowed to send just now.
     pub(crate) fn note(&self, flow: &Flow, now: Instant) {
-        let (place, tag) = self.place(flow);
-        if let Some(place) = place {
+        let places = self.places.get_or_init(|| (0..PLACES).map(|_| AtomicU64::new(0)).collect());
+        let (number, tag) = self.place(flow);
+        if let Some(place) = places.get(number) {
             place.store(tag | self.second(now), Ordering::Relaxed);
         }
     }
 
     /// True where the flow that this answers was allowed to send not long ago.
     pub(crate) fn is_answer(&self, flow: &Flow, now: Instant) -> bool {
-        let (place, tag) = self.place(&flow.reversed());
+        let (number, tag) = self.place(&flow.reversed());
+        let place = self.places.get().and_then(|places| places.get(number));
         let Some(held) = place.map(|place| place.load(Ordering::Relaxed)) else { return false };
         let age = self.second(now).saturating_sub(held & u64::from(u32::MAX));
         held != 0 && held >> 32 == tag >> 32 && Duration::from_secs(age) <= MEMORY
     }
 
-    fn place(&self, flow: &Flow) -> (Option<&AtomicU64>, u64) {
+    fn place(&self, flow: &Flow) -> (usize, u64) {
         let hash = self.hash.hash_one(flow);
         let number = usize::try_from(hash & u64::from(u32::MAX)).unwrap_or(0) % PLACES;
-        (self.places.get(number), hash >> 32 << 32)
+        (number, hash >> 32 << 32)
     }
 
     /// Seconds since the table was made, from 1 on.
