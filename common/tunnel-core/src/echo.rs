@@ -268,7 +268,12 @@ impl EchoSender {
             // What was sent before there was a session says nothing about the path.
             self.window.retain(|sent| !matches!(sent.fate, Fate::Missed));
         }
-        (!std::mem::replace(&mut self.alive, true)).then_some(Change::Back)
+        if std::mem::replace(&mut self.alive, true) {
+            return None;
+        }
+        // The hub learns from the next echo that its answer came; that one must not wait for the pace.
+        self.busy_until = self.busy_until.max(now + LINGER);
+        Some(Change::Back)
     }
 
     /// True after so many misses that a new handshake should be made; true once per loss, then anew after the next.

@@ -115,6 +115,16 @@ fn at_the_slowest_pace_an_idle_path_is_lost_within_the_pace_and_three_seconds() 
 }
 
 #[test]
+fn a_hub_that_is_back_hears_at_any_pace_within_seconds_that_its_answers_come() {
+    let mut sim = slow();
+    sim.run(INTERVAL_MAX + ms(3000), None);
+    sim.run(ms(2000), Some(ms(20)));
+    assert_eq!(sim.changes, [Change::Back, Change::Lost, Change::Back]);
+    assert!(sim.sender.acked + 1 >= sim.sender.seq, "the last echo said that the one before came back");
+    assert!(sim.sender.window.iter().rev().nth(1).is_some_and(|sent| matches!(sent.fate, Fate::Back(_))));
+}
+
+#[test]
 fn a_hub_waits_as_long_as_an_echo_promised_and_no_longer() {
     let (start, mut heard, mut watch) = (Instant::now(), Heard::NONE, EchoWatch::new());
     let at = |millis| start + ms(millis);

@@ -23,7 +23,7 @@ const PER_TURN: usize = 256;
 const DATA_OVERHEAD_BYTES: usize = 32;
 /// Age that a snapshot may reach, and what one peer adds to it, so that many peers cost no more than few.
 const SNAPSHOT_EVERY: Duration = Duration::from_millis(250);
-const SNAPSHOT_PER_PEER: Duration = Duration::from_micros(100);
+const SNAPSHOT_PER_PEER: Duration = Duration::from_micros(200);
 
 /// The thread's state.
 pub(crate) struct Control {
