@@ -16,6 +16,7 @@ use blueprint_common_tunnel::{BindError, Engine, Tunnel, TunnelConfig};
 use blueprint_common_tunnel_core::{Config as CoreConfig, Limits, OverlayPrefixes, Role};
 use blueprint_common_types::{Carrier, Timestamp, fill_random};
 use blueprint_hub_admin::{AdminState, HubFacts, OperatorToken, private_router, public_router};
+use blueprint_hub_proxy::ProxyParts;
 use blueprint_hub_registry::{
     ControlConfig, ControlPlane, Registrar, RegistrarHandle, TunnelFacts, serve_operator,
 };
@@ -31,7 +32,7 @@ use crate::config::{CarrierListen, HubConfig, ProxyTls};
 use crate::files::{self, Identity};
 use crate::policy::{self, PolicyHandle, PolicyTask};
 use crate::ports::{AdminHub, TunnelPeers, authority, peer_of};
-use crate::tables::{TablesHandle, TablesTask};
+use crate::tables::{StoredKeys, TablesHandle, TablesTask};
 use crate::{data_plane, proxy, registry_metrics};
 
 /// Operators' connections over TCP.
@@ -167,10 +168,18 @@ impl App {
     ) -> Result<Self> {
         let sockets = Sockets::bind(&config, &state).await?;
         let (base, identity) = Base::start(&config, ground, &state, supervisor).await?;
-        let (task, tables_handle, tables) =
-            TablesTask::new(Arc::clone(&base.store), base.registrar.clone()).await?;
+        let keys = files::proxy_keys(&state, &identity.authority.hub().to_string())?;
+        let (task, tables_handle, trust) =
+            TablesTask::new(Arc::clone(&base.store), base.registrar.clone(), keys.sealing).await?;
         spawn(supervisor, "proxy tables", task.run(supervisor.stop().stop));
-        let proxy = proxy::bind(&config, &identity.authority, &base.tunnel, tables, &base.metrics).await?;
+        let stored = StoredKeys { store: Arc::clone(&base.store), tables: tables_handle.clone() };
+        let parts = ProxyParts {
+            dialer: Arc::new(base.tunnel.clone()),
+            trust,
+            keys: Arc::new(stored),
+            signer: keys.signer,
+        };
+        let proxy = proxy::bind(&config, &identity.authority, parts, &base.metrics).await?;
 
         let control = sockets.control.local_addr()?;
         let scheme = if config.proxy_tls == ProxyTls::Off { "http" } else { "https" };

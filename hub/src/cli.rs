@@ -8,7 +8,7 @@ use blueprint_common_runtime::config::Sources;
 use blueprint_common_runtime::state::default_path;
 use clap::{Args, Parser, Subcommand};
 
-use crate::cmd::{access, audit, config, dev, init, node, policy, serve, service, status, token};
+use crate::cmd::{access, audit, config, dev, init, key, node, policy, serve, service, status, token};
 use crate::files;
 
 /// Hub of a hub-and-spoke overlay for blueprint services: machines dial in, clients come through one proxy.
@@ -55,6 +55,9 @@ enum Command {
     /// Join tokens: the right to become a node
     #[command(subcommand)]
     Token(token::Token),
+    /// API keys that owners of services got for their signatures
+    #[command(subcommand)]
+    Key(key::Key),
     /// Access tokens: the right to call services through the proxy
     #[command(subcommand)]
     Access(access::Access),
@@ -129,6 +132,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Command::Serve => serve::run(global),
         Command::Dev(command) => command.run(global),
         Command::Token(command) => command.run(global),
+        Command::Key(command) => command.run(global),
         Command::Access(command) => command.run(global),
         Command::Node(command) => command.run(global),
         Command::Service(command) => command.run(global),

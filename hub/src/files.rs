@@ -1,11 +1,13 @@
 //! What a hub keeps in its state folder beside the database.
 
 use std::net::UdpSocket;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use anyhow::{Context, Result, anyhow};
 use blueprint_common_runtime::state::{Mode, StateDir};
 use blueprint_common_types::{AccessToken, HubId, Secret, WgPrivateKey};
+use blueprint_hub_proxy_core::identity::{IdentitySigner, SealingKey, decode_hex};
 use blueprint_hub_registry::Authority;
 
 /// Identity of the hub, in text.
@@ -18,6 +20,12 @@ const CA_KEY: &str = "ca.key";
 const WIREGUARD_KEY: &str = "wireguard.key";
 /// Bearer token of the TCP port of the JSON API.
 const ADMIN_TOKEN: &str = "admin.token";
+/// Seed of the key that signs who calls, for services.
+const IDENTITY_KEY: &str = "identity.key";
+/// Key that seals the proxy's tokens of a few minutes.
+const SEALING_KEY: &str = "sealing.key";
+/// Takes the place of that file: 64 hexadecimal digits, as the existing Blueprint auth proxy reads it.
+const SEALING_VARIABLE: &str = "PASETO_SIGNING_KEY";
 /// Default configuration file inside the state folder.
 pub(crate) const CONFIG: &str = "hub.toml";
 /// Unix socket of the JSON API.
@@ -31,6 +39,46 @@ pub(crate) struct Identity {
     pub(crate) authority: Authority,
     pub(crate) wireguard: WgPrivateKey,
     pub(crate) admin_token: Secret<String>,
+}
+
+/// Keys of the proxy, made where a hub of an earlier version has none.
+pub(crate) struct ProxyKeys {
+    pub(crate) signer: Arc<IdentitySigner>,
+    pub(crate) sealing: Arc<SealingKey>,
+}
+
+/// Reads the proxy's keys, or makes them.
+pub(crate) fn proxy_keys(state: &StateDir, hub: &str) -> Result<ProxyKeys> {
+    let signing = seed(state, IDENTITY_KEY)?;
+    let signer = IdentitySigner::new(&signing, hub).context("no signing key can be made")?;
+    let sealing = match std::env::var(SEALING_VARIABLE) {
+        Err(_) => seed(state, SEALING_KEY)?,
+        Ok(digits) => {
+            let digits = Secret::new(digits);
+            let bytes = decode_hex(digits.expose().trim()).and_then(|bytes| bytes.try_into().ok());
+            Secret::new(bytes.with_context(|| format!("{SEALING_VARIABLE} is not 64 hexadecimal digits"))?)
+        }
+    };
+    let sealing = SealingKey::new(&sealing).context("no sealing key can be made")?;
+    Ok(ProxyKeys { signer: Arc::new(signer), sealing: Arc::new(sealing) })
+}
+
+/// 32 random bytes that are made once.
+fn seed(state: &StateDir, name: &str) -> Result<Secret<[u8; 32]>> {
+    if let Some(bytes) = state.read(name)? {
+        let path = state.path(name);
+        return match bytes.try_into() {
+            Ok(bytes) => Ok(Secret::new(bytes)),
+            Err(_) => Err(anyhow!(
+                "{} does not hold 32 bytes; restore it, or delete it to make another",
+                path.display()
+            )),
+        };
+    }
+    let mut bytes = [0u8; 32];
+    blueprint_common_types::fill_random(&mut bytes)?;
+    state.write(name, &bytes, Mode::Secret)?;
+    Ok(Secret::new(bytes))
 }
 
 /// True where `init` was here.

@@ -115,7 +115,7 @@ impl Hub for AdminHub {
     }
 
     fn access_changed(&self) -> BoxFuture<'_, ()> {
-        self.tables.reload_access().boxed()
+        self.tables.reload().boxed()
     }
 
     fn policy_changed(&self) -> BoxFuture<'_, bool> {

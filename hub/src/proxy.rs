@@ -7,11 +7,9 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use anyhow::{Context, Result};
-use arc_swap::ArcSwap;
 use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_runtime::tasks::Supervisor;
-use blueprint_common_tunnel::Tunnel;
-use blueprint_hub_proxy::{Proxy, ProxyConfig, Tables};
+use blueprint_hub_proxy::{Proxy, ProxyConfig, ProxyParts};
 use blueprint_hub_registry::Authority;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
@@ -23,8 +21,7 @@ use crate::config::{HubConfig, ProxyTls};
 pub(crate) async fn bind(
     config: &HubConfig,
     authority: &Authority,
-    tunnel: &Tunnel,
-    tables: Arc<ArcSwap<Tables>>,
+    parts: ProxyParts,
     metrics: &Metrics,
 ) -> Result<Proxy> {
     let tls = match &config.proxy_tls {
@@ -35,7 +32,7 @@ pub(crate) async fn bind(
     let mut proxy = ProxyConfig::new(config.proxy_listen);
     proxy.tls = tls;
     proxy.domain.clone_from(&config.proxy_domain);
-    Ok(Proxy::bind(proxy, Arc::new(tunnel.clone()), tables, metrics).await?)
+    Ok(Proxy::bind(proxy, parts, metrics).await?)
 }
 
 /// Runs the proxy until the drain begins.

@@ -1,12 +1,19 @@
-//! Keeps the proxy's tables equal to the registry and to the access tokens in the store.
+//! Keeps what the proxy decides by equal to the registry and to the store.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use blueprint_hub_proxy::Tables;
-use blueprint_hub_proxy_core::{AccessGrant, AccessTable, RouteTable, Scope, Target};
+use blueprint_common_types::ServiceKey;
+use blueprint_hub_proxy::{ApiKey, KeyStore, KeyStoreError};
+use blueprint_hub_proxy_core::identity::{KeyGrant, KeyHash, KeyId, KeyTable, SealingKey};
+use blueprint_hub_proxy_core::{AccessGrant, AccessTable, RouteTable, Scope, Service, Target, Trust};
 use blueprint_hub_registry::RegistrarHandle;
-use blueprint_hub_registry_core::{AccessScope, AccessTokenRecord, RegistrySnapshot, Store, StoreError};
+use blueprint_hub_registry_core::{
+    AccessScope, AccessTokenRecord, ApiKeyError, ApiKeyRecord, RegistrySnapshot, ServiceRecord, Store,
+    StoreError,
+};
+use futures_util::future::{BoxFuture, FutureExt};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::error;
@@ -14,13 +21,16 @@ use tracing::error;
 /// Reloads that wait at most.
 const QUEUE: usize = 16;
 
-/// Asks for fresh access tokens.
+/// Live API keys that one owner may have of one service.
+const MAX_KEYS_OF_OWNER: u32 = 256;
+
+/// Asks for fresh tables.
 #[derive(Debug, Clone)]
 pub(crate) struct TablesHandle(mpsc::Sender<oneshot::Sender<()>>);
 
 impl TablesHandle {
     /// Resolves when the proxy decides by what the store holds now.
-    pub(crate) async fn reload_access(&self) {
+    pub(crate) async fn reload(&self) {
         let (reply, done) = oneshot::channel();
         if self.0.send(reply).await.is_ok() {
             let _ = done.await;
@@ -30,7 +40,7 @@ impl TablesHandle {
 
 /// The task that writes the tables.
 pub(crate) struct TablesTask {
-    tables: Arc<ArcSwap<Tables>>,
+    trust: Arc<ArcSwap<Trust>>,
     store: Arc<dyn Store>,
     registrar: RegistrarHandle,
     reloads: mpsc::Receiver<oneshot::Sender<()>>,
@@ -41,13 +51,15 @@ impl TablesTask {
     pub(crate) async fn new(
         store: Arc<dyn Store>,
         registrar: RegistrarHandle,
-    ) -> Result<(Self, TablesHandle, Arc<ArcSwap<Tables>>), StoreError> {
+        sealing: Arc<SealingKey>,
+    ) -> Result<(Self, TablesHandle, Arc<ArcSwap<Trust>>), StoreError> {
         let (sender, reloads) = mpsc::channel(QUEUE);
-        let access = access_table(store.list_access_tokens().await?);
-        let routes = route_table(&registrar.snapshot());
-        let tables = Arc::new(ArcSwap::from_pointee(Tables { access, routes }));
-        let task = Self { tables: Arc::clone(&tables), store, registrar, reloads };
-        Ok((task, TablesHandle(sender), tables))
+        let mut trust = Trust::empty(sealing);
+        trust.routes = route_table(&registrar.snapshot());
+        read(store.as_ref(), &mut trust).await?;
+        let trust = Arc::new(ArcSwap::from_pointee(trust));
+        let task = Self { trust: Arc::clone(&trust), store, registrar, reloads };
+        Ok((task, TablesHandle(sender), trust))
     }
 
     /// Follows the registry and the reloads until `stop`.
@@ -62,27 +74,39 @@ impl TablesTask {
                         return;
                     }
                     let routes = route_table(&snapshots.borrow_and_update());
-                    let access = self.tables.load().access.clone();
-                    self.tables.store(Arc::new(Tables { access, routes }));
+                    let trust = Trust { routes, ..Trust::clone(&self.trust.load()) };
+                    self.trust.store(Arc::new(trust));
                 }
                 Some(reply) = self.reloads.recv() => {
+                    // One reading is enough for all who wait.
+                    let mut waiting = vec![reply];
+                    while let Ok(reply) = self.reloads.try_recv() {
+                        waiting.push(reply);
+                    }
                     self.reload().await;
-                    let _ = reply.send(());
+                    for reply in waiting {
+                        let _ = reply.send(());
+                    }
                 }
             }
         }
     }
 
     async fn reload(&self) {
-        match self.store.list_access_tokens().await {
-            Ok(records) => {
-                let access = access_table(records);
-                let routes = self.tables.load().routes.clone();
-                self.tables.store(Arc::new(Tables { access, routes }));
-            }
-            Err(error) => error!(%error, "access tokens not reloaded, the proxy decides by the old ones"),
+        let mut trust = Trust::clone(&self.trust.load());
+        match read(self.store.as_ref(), &mut trust).await {
+            Ok(()) => self.trust.store(Arc::new(trust)),
+            Err(error) => error!(%error, "credentials not reloaded, the proxy decides by the old ones"),
         }
     }
+}
+
+/// Reads everything that the store knows of clients.
+async fn read(store: &dyn Store, trust: &mut Trust) -> Result<(), StoreError> {
+    trust.access = access_table(store.list_access_tokens().await?);
+    trust.keys = key_table(store.list_api_keys().await?)?;
+    trust.services = services(store.list_services().await?)?;
+    Ok(())
 }
 
 fn access_table(records: Vec<AccessTokenRecord>) -> AccessTable {
@@ -102,6 +126,32 @@ fn access_table(records: Vec<AccessTokenRecord>) -> AccessTable {
     }))
 }
 
+fn key_table(records: Vec<ApiKeyRecord>) -> Result<KeyTable, StoreError> {
+    let read = |record: ApiKeyRecord| {
+        let damaged = || StoreError::Damaged(format!("the api key {}", record.id));
+        let grant = KeyGrant {
+            hash: KeyHash::from_bytes(record.hash),
+            service: record.service,
+            headers: serde_json::from_str(&record.headers).map_err(|_| damaged())?,
+            expires_at: record.expires_at,
+            is_revoked: record.revoked_at.is_some(),
+            owner: record.owner.clone(),
+        };
+        Ok((KeyId::parse(&record.id).ok_or_else(damaged)?, grant))
+    };
+    Ok(KeyTable::new(records.into_iter().map(read).collect::<Result<Vec<_>, StoreError>>()?))
+}
+
+fn services(records: Vec<ServiceRecord>) -> Result<BTreeMap<ServiceKey, Arc<Service>>, StoreError> {
+    let read = |record: ServiceRecord| {
+        let damaged = |why: String| StoreError::Damaged(format!("the settings of {}: {why}", record.service));
+        let settings = serde_json::from_str(&record.document).map_err(|error| damaged(error.to_string()))?;
+        let service = Service::new(settings).map_err(|error| damaged(error.to_string()))?;
+        Ok((record.service, Arc::new(service)))
+    };
+    records.into_iter().map(read).collect()
+}
+
 fn route_table(snapshot: &RegistrySnapshot) -> RouteTable {
     let targets = snapshot.targets.values().map(|record| {
         let target = Target {
@@ -113,4 +163,40 @@ fn route_table(snapshot: &RegistrySnapshot) -> RouteTable {
         (record.key.service, target)
     });
     RouteTable::new(snapshot.by_service.keys().copied(), targets)
+}
+
+/// API keys in the hub's store.
+pub(crate) struct StoredKeys {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) tables: TablesHandle,
+}
+
+impl KeyStore for StoredKeys {
+    fn create(&self, key: ApiKey) -> BoxFuture<'_, Result<(), KeyStoreError>> {
+        async move {
+            let failed = |error: StoreError| KeyStoreError::Failed(Box::new(error));
+            let headers = serde_json::to_string(&key.headers).unwrap_or_default();
+            let record = ApiKeyRecord {
+                id: key.id.to_string(),
+                hash: *key.hash.as_bytes(),
+                service: key.service,
+                owner: key.owner.to_string(),
+                headers,
+                created_at: key.created_at,
+                expires_at: key.expires_at,
+                revoked_at: None,
+            };
+            match self.store.create_api_key(record, MAX_KEYS_OF_OWNER).await {
+                Ok(()) => {}
+                Err(ApiKeyError::TooMany { live }) => {
+                    let count = usize::try_from(live).unwrap_or(usize::MAX);
+                    return Err(KeyStoreError::TooMany { count });
+                }
+                Err(ApiKeyError::Store(error)) => return Err(failed(error)),
+            }
+            self.tables.reload().await;
+            Ok(())
+        }
+        .boxed()
+    }
 }

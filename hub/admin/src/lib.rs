@@ -10,6 +10,7 @@ mod nodes;
 mod policy;
 mod router;
 mod services;
+mod settings;
 mod tokens;
 mod views;
 

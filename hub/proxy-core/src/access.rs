@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use blueprint_common_types::{Secret, ServiceKey, Timestamp, TokenHash, TokenId};
 
-use crate::credential::Credential;
 use crate::refusal::Refusal;
 
 /// The services a token opens.
@@ -66,30 +65,38 @@ impl AccessTable {
         self.grants.is_empty()
     }
 
-    /// Finds the live grant behind a credential.
+    /// Finds the live grant behind a token that was shown.
     ///
     /// Only who has shown the right secret learns that a token expired or was revoked.
     pub(crate) fn authenticate(
         &self,
-        credential: &Credential,
+        id: TokenId,
+        hash: &TokenHash,
         now: Timestamp,
-    ) -> Result<(TokenId, &AccessGrant), Refusal> {
-        let (id, hash) = match credential {
-            Credential::Missing => return Err(Refusal::MissingToken),
-            Credential::Unreadable => return Err(Refusal::InvalidToken),
-            Credential::Token { id, hash } => (*id, hash),
-        };
+    ) -> Result<&AccessGrant, Refusal> {
         let grant = self.grants.get(&id).ok_or(Refusal::InvalidToken)?;
         // `Secret` compares in constant time.
         if Secret::new(*grant.hash.as_bytes()) != Secret::new(*hash.as_bytes()) {
             return Err(Refusal::InvalidToken);
         }
-        if grant.is_revoked {
+        grant.check_life(now)?;
+        Ok(grant)
+    }
+
+    /// Whether a token that was accepted still stands.
+    pub(crate) fn live(&self, id: TokenId, now: Timestamp) -> Result<(), Refusal> {
+        self.grants.get(&id).ok_or(Refusal::RevokedToken)?.check_life(now)
+    }
+}
+
+impl AccessGrant {
+    fn check_life(&self, now: Timestamp) -> Result<(), Refusal> {
+        if self.is_revoked {
             return Err(Refusal::RevokedToken);
         }
-        match grant.expires_at {
+        match self.expires_at {
             Some(at) if at <= now => Err(Refusal::ExpiredToken { at }),
-            Some(_) | None => Ok((id, grant)),
+            Some(_) | None => Ok(()),
         }
     }
 }

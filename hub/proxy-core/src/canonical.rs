@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use http::header::{CONNECTION, HOST, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
 use http::uri::Authority;
 use http::{HeaderMap, Method, Version};
@@ -49,6 +49,7 @@ pub struct CanonicalRequest {
     tls: bool,
     request_id: String,
     grpc: bool,
+    websocket: bool,
 }
 
 impl CanonicalRequest {
@@ -69,9 +70,7 @@ impl CanonicalRequest {
         let host = authority.as_ref().map(Authority::host);
         let selector = selector::parse(&parts.headers, host, downstream.domain)?;
         let credential = credential::parse(&parts.headers)?;
-        if is_websocket(&parts.headers) {
-            return Err(Refusal::UpgradeUnsupported);
-        }
+        let websocket = asks_for_websocket(parts)?;
         Ok(Self {
             method: parts.method.clone(),
             path,
@@ -83,6 +82,7 @@ impl CanonicalRequest {
             tls: downstream.tls,
             request_id: request_id(&parts.headers).unwrap_or(downstream.request_id).to_owned(),
             grpc: parts.version == Version::HTTP_2 && is_grpc(&parts.headers),
+            websocket,
         })
     }
 
@@ -141,6 +141,12 @@ impl CanonicalRequest {
     #[must_use]
     pub const fn is_grpc(&self) -> bool {
         self.grpc
+    }
+
+    /// Whether the client asks to go on as a WebSocket.
+    #[must_use]
+    pub const fn is_websocket(&self) -> bool {
+        self.websocket
     }
 
     pub(crate) const fn credential(&self) -> &Credential {
@@ -212,12 +218,21 @@ fn request_id(headers: &HeaderMap) -> Option<&str> {
     (values.next().is_none() && is_request_id(value)).then_some(value)
 }
 
-fn is_websocket(headers: &HeaderMap) -> bool {
+/// An upgrade is taken for one only in the form of RFC 6455: a GET without a body over HTTP/1.1.
+///
+/// Upgrades to anything else are left out, as RFC 9110 (section 7.8) lets a server do.
+fn asks_for_websocket(parts: &Parts) -> Result<bool, Refusal> {
     let lists = |name, token: &str| {
-        headers.get_all(name).iter().any(|value| {
+        parts.headers.get_all(name).iter().any(|value| {
             let mut tokens = value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
             tokens.any(|found| found.eq_ignore_ascii_case(token.as_bytes()))
         })
     };
-    lists(CONNECTION, "upgrade") && lists(UPGRADE, "websocket")
+    if !lists(CONNECTION, "upgrade") || !lists(UPGRADE, "websocket") {
+        return Ok(false);
+    }
+    let has_body =
+        parts.headers.contains_key(CONTENT_LENGTH) || parts.headers.contains_key(TRANSFER_ENCODING);
+    let fits = parts.version == Version::HTTP_11 && parts.method == Method::GET && !has_body;
+    if fits { Ok(true) } else { Err(Refusal::MalformedUpgrade) }
 }

@@ -1,12 +1,13 @@
 //! The one credential of a request: `Authorization: Bearer TOKEN`.
 
-use blueprint_common_types::{AccessToken, TokenHash, TokenId};
+use blueprint_common_types::{AccessToken, Secret, TokenHash, TokenId};
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 
+use crate::identity::{KeyHash, KeyId, SEALED_HEADER, parse_api_key};
 use crate::refusal::Refusal;
 
-/// What a request shows of its sender; the secret is hashed at once and not kept.
+/// What a request shows of its sender; secrets of keys are hashed at once and not kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Credential {
     /// No `Authorization` at all.
@@ -20,6 +21,15 @@ pub(crate) enum Credential {
         /// Hash of the secret half.
         hash: TokenHash,
     },
+    /// A well-formed API key, not yet compared with any table.
+    ApiKey {
+        /// Public part.
+        id: KeyId,
+        /// Hash of all of it.
+        hash: KeyHash,
+    },
+    /// What looks like a sealed token, not yet opened.
+    Sealed(Secret<String>),
 }
 
 /// Reads the credential. Two `Authorization` headers have no single meaning and are refused.
@@ -39,7 +49,14 @@ fn bearer(value: &str) -> Option<Credential> {
     if !scheme.eq_ignore_ascii_case("bearer") {
         return None;
     }
-    let token: AccessToken = token.trim_matches(' ').parse().ok()?;
+    let token = token.trim_matches(' ');
+    if token.starts_with(SEALED_HEADER) {
+        return Some(Credential::Sealed(Secret::new(token.to_owned())));
+    }
+    if let Some((id, hash)) = parse_api_key(token) {
+        return Some(Credential::ApiKey { id, hash });
+    }
+    let token: AccessToken = token.parse().ok()?;
     Some(Credential::Token { id: token.id(), hash: token.hash() })
 }
 

@@ -1,12 +1,15 @@
 //! The decision: admitted to one service, or refused.
 
-use blueprint_common_types::{Health, ServiceKey, Timestamp, TokenId};
+use blueprint_common_types::{Health, ServiceKey, Timestamp};
 
-use crate::access::{AccessTable, Scope};
+use crate::access::Scope;
 use crate::canonical::CanonicalRequest;
+use crate::identity::{Identity, authenticate};
 use crate::refusal::Refusal;
 use crate::routes::{RouteTable, Target};
+use crate::rules;
 use crate::selector::Selector;
+use crate::trust::Trust;
 
 /// Most characters of a target's own words that a client gets to see.
 const MAX_REASON: usize = 160;
@@ -15,8 +18,7 @@ const MAX_REASON: usize = 160;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Admission {
     service: ServiceKey,
-    token: TokenId,
-    label: String,
+    identity: Identity,
 }
 
 impl Admission {
@@ -26,41 +28,41 @@ impl Admission {
         self.service
     }
 
-    /// Public half of the token that was shown.
+    /// Who calls.
     #[must_use]
-    pub const fn token(&self) -> TokenId {
-        self.token
-    }
-
-    /// The operator's name for that token.
-    #[must_use]
-    pub fn label(&self) -> &str {
-        &self.label
+    pub const fn identity(&self) -> &Identity {
+        &self.identity
     }
 }
 
 /// Decides about one request.
 ///
-/// Order: who (401), which service (428), may they (403), does it exist (404, 409), does it
-/// answer (503). A token that opens only some services learns nothing about the others.
+/// Order: who (401), which service (428), may they (403), does it exist (404, 409), do its rules
+/// let this request pass (403), does it answer (503). Who may use only some services learns nothing
+/// about the others.
 ///
 /// # Errors
 ///
 /// The [`Refusal`] that the client is to be told.
-pub fn decide(
-    request: &CanonicalRequest,
-    access: &AccessTable,
-    routes: &RouteTable,
-    now: Timestamp,
-) -> Result<Admission, Refusal> {
-    let (token, grant) = access.authenticate(request.credential(), now)?;
-    let selector = request.selector().ok_or(Refusal::ServiceNotNamed)?;
-    let service = resolve(selector, &grant.scope, routes)?;
-    let targets = routes.targets(&service).ok_or(Refusal::UnknownService { selector })?;
+pub fn decide(request: &CanonicalRequest, trust: &Trust, now: Timestamp) -> Result<Admission, Refusal> {
+    let identity = authenticate(request.credential(), trust, now)?;
+    let service = match (request.selector(), identity.only_service()) {
+        (Some(selector), _) => resolve(selector, &identity.scope, &trust.routes)?,
+        (None, Some(only)) => only,
+        (None, None) => return Err(Refusal::ServiceNotNamed),
+    };
+    let targets = trust
+        .routes
+        .targets(&service)
+        .ok_or(Refusal::UnknownService { selector: Selector::Exact(service) })?;
+    let settings = trust.services.get(&service).map(|service| service.settings());
+    if settings.is_some_and(|settings| !rules::admit(&settings.rules, request, identity.scopes())) {
+        return Err(Refusal::RuleRefused { service });
+    }
     if !targets.iter().any(|target| target.health == Health::Healthy) {
         return Err(Refusal::NoHealthyTarget { service, reason: explain(targets) });
     }
-    Ok(Admission { service, token, label: grant.label.clone() })
+    Ok(Admission { service, identity })
 }
 
 fn resolve(selector: Selector, scope: &Scope, routes: &RouteTable) -> Result<ServiceKey, Refusal> {

@@ -10,7 +10,7 @@
 
 use std::collections::BTreeSet;
 
-use http::header::{CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, TE};
+use http::header::{CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, TE, UPGRADE};
 use http::{HeaderMap, header};
 
 use crate::canonical::CanonicalRequest;
@@ -23,7 +23,10 @@ pub(crate) const REQUEST_ID: &str = "x-request-id";
 const MAX_REQUEST_ID: usize = 128;
 
 /// Longest name of a token sent to a service.
-const MAX_TENANT_NAME: usize = 128;
+const MAX_TENANT_NAME: usize = 512;
+
+/// Name of the header with the signed statement of who calls.
+pub(crate) const STATEMENT: &str = "x-blueprint-identity";
 
 /// Belong to one connection, never to the next (RFC 9110, section 7.6.1, and their ancestors).
 const HOP_BY_HOP: [&str; 9] = [
@@ -69,6 +72,9 @@ const RESERVED: [&str; 27] = [
     "x-user-id",
 ];
 
+/// Reserved towards clients, and what owners bind to the keys of their customers.
+const OF_OWNERS: [&str; 3] = ["x-customer-email", "x-user-email", "x-user-id"];
+
 /// As [`RESERVED`], for every name that starts so.
 const RESERVED_PREFIXES: [&str; 7] =
     ["proxy-", "x-auth-", "x-blueprint-", "x-client-cert-", "x-forwarded-", "x-scope", "x-tenant-"];
@@ -76,11 +82,29 @@ const RESERVED_PREFIXES: [&str; 7] =
 /// Builds the headers of the request to the service.
 ///
 /// What the hub says: `x-request-id`, `x-forwarded-for`, `-proto` and `-host`, and who calls, as
-/// `x-auth-method: token`, `x-tenant-id` (public half of the token) and `x-tenant-name` (its label).
-/// Length, host and encoding are left to the connection that sends it.
+/// `x-auth-method`, `x-tenant-id`, `x-tenant-name` and `x-scopes`, and the headers that the owner
+/// bound to the credential. `statement` is the signed form of the same
+/// ([`IdentitySigner`](crate::identity::IdentitySigner)). Length, host and encoding are left to the
+/// connection that sends it.
 #[must_use]
-pub fn upstream_headers(request: &CanonicalRequest, headers: &HeaderMap, admission: &Admission) -> HeaderMap {
-    let mut built = copy(headers, |folded| !is_reserved(folded));
+pub fn upstream_headers(
+    request: &CanonicalRequest,
+    headers: &HeaderMap,
+    admission: &Admission,
+    statement: Option<&HeaderValue>,
+) -> HeaderMap {
+    let identity = admission.identity();
+    let bound = identity.headers();
+    let mut built = copy(headers, |folded| !is_reserved(folded) && !bound.contains_key(folded));
+    for (name, value) in bound {
+        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(value))
+        {
+            built.insert(name, value);
+        }
+    }
+    if let Some(statement) = statement {
+        built.insert(HeaderName::from_static(STATEMENT), statement.clone());
+    }
     let mut say = |name: &'static str, text: &str| {
         if let Ok(value) = HeaderValue::from_str(text) {
             built.insert(HeaderName::from_static(name), value);
@@ -92,12 +116,19 @@ pub fn upstream_headers(request: &CanonicalRequest, headers: &HeaderMap, admissi
     if let Some(authority) = request.authority() {
         say("x-forwarded-host", authority);
     }
-    say("x-auth-method", "token");
-    say("x-tenant-id", &admission.token().to_string());
-    let label = admission.label();
-    if !label.is_empty() && label.len() <= MAX_TENANT_NAME && label.bytes().all(|b| matches!(b, b' '..=b'~'))
-    {
-        say("x-tenant-name", label);
+    say("x-auth-method", identity.method().name());
+    say("x-tenant-id", identity.tenant_id());
+    let is_plain =
+        |name: &&str| name.len() <= MAX_TENANT_NAME && name.bytes().all(|b| matches!(b, b' '..=b'~'));
+    if let Some(name) = identity.tenant_name().filter(is_plain) {
+        say("x-tenant-name", name);
+    }
+    if !identity.scopes().is_empty() {
+        say("x-scopes", &identity.scopes().join(" "));
+    }
+    if request.is_websocket() {
+        built.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        built.insert(UPGRADE, HeaderValue::from_static("websocket"));
     }
     if request.is_grpc() {
         built.insert(TE, HeaderValue::from_static("trailers"));
@@ -116,6 +147,14 @@ pub fn request_trailers(trailers: &HeaderMap) -> HeaderMap {
 #[must_use]
 pub fn response_headers(headers: &HeaderMap) -> HeaderMap {
     copy(headers, |folded| !is_hop_by_hop(folded) && folded != header::ALT_SVC.as_str())
+}
+
+/// Whether an answer agrees to go on as a WebSocket, and so what the client asked for.
+#[must_use]
+pub fn is_websocket_answer(headers: &HeaderMap) -> bool {
+    let mut values = headers.get_all(UPGRADE).iter();
+    let is_one = values.next().is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"));
+    is_one && values.next().is_none()
 }
 
 /// Trailers of an answer.
@@ -161,6 +200,14 @@ fn is_reserved(folded: &str) -> bool {
     is_hop_by_hop(folded)
         || RESERVED.contains(&folded)
         || RESERVED_PREFIXES.iter().any(|prefix| folded.starts_with(prefix))
+}
+
+/// Whether an owner may bind a header of this name, which is folded, to a key: extension headers that
+/// say who a customer is, and none that changes what a request means.
+pub(crate) fn is_owner_header(folded: &str) -> bool {
+    let names_a_person = OF_OWNERS.contains(&folded) || folded.starts_with("x-tenant-");
+    let changes_meaning = folded.starts_with("x-http-") || folded.starts_with("x-method-");
+    folded.starts_with("x-") && !changes_meaning && (names_a_person || !is_reserved(folded))
 }
 
 /// Letters, digits, `.`, `_` and `-`: safe in a log line and in a header.

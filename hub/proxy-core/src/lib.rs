@@ -5,7 +5,7 @@
 //!
 //! 1. [`CanonicalRequest::parse`] gives it one meaning or refuses it: framing, authority, path,
 //!    service and credential each have exactly one reading afterwards.
-//! 2. [`decide()`] compares that meaning with the [`AccessTable`] and the [`RouteTable`]. Only its
+//! 2. [`decide()`] compares that meaning with everything the hub knows, one [`Trust`]. Only its
 //!    [`Admission`] lets anything reach a service; whatever is not admitted is a [`Refusal`].
 //! 3. [`upstream_headers`] builds the headers of a *new* request.
 //!
@@ -23,18 +23,30 @@ mod canonical;
 mod credential;
 mod decide;
 mod framing;
+pub mod guard;
 mod headers;
+pub mod identity;
 mod path;
+pub mod rate;
 mod refusal;
 mod routes;
+mod rules;
 mod selector;
+mod settings;
+mod trust;
 
 pub use access::{AccessGrant, AccessTable, Scope};
 pub use balance::choose;
 pub use canonical::{CanonicalRequest, Downstream, MAX_HEADER_BYTES, MAX_HEADERS, MAX_TARGET_BYTES};
 pub use decide::{Admission, decide};
-pub use headers::{request_trailers, response_headers, response_trailers, upstream_headers};
+pub use headers::{
+    is_websocket_answer, request_trailers, response_headers, response_trailers, upstream_headers,
+};
+pub use identity::source_network;
 pub use path::PathFault;
 pub use refusal::Refusal;
 pub use routes::{RouteTable, Target};
+pub use rules::{Rule, RuleError, Verdict};
 pub use selector::Selector;
+pub use settings::{MAX_KEY_LIFE, ServiceSettings, SettingsError};
+pub use trust::{Service, Trust};

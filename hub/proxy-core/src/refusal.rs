@@ -3,6 +3,8 @@
 use blueprint_common_types::{ServiceKey, Timestamp};
 use http::StatusCode;
 
+use crate::guard::FramingFault;
+use crate::identity::ExtraHeaderError;
 use crate::path::PathFault;
 use crate::selector::Selector;
 
@@ -35,6 +37,12 @@ pub enum Refusal {
         /// The service as it was named.
         selector: Selector,
     },
+    /// The service has rules, and they do not let this request pass.
+    #[error("the rules of service {service} do not allow this request")]
+    RuleRefused {
+        /// The service.
+        service: ServiceKey,
+    },
     /// No service of that name was ever offered.
     #[error("no service {} is known here", selector_text(*.selector))]
     UnknownService {
@@ -62,6 +70,12 @@ pub enum Refusal {
     /// The body's length has no single reading.
     #[error("the length of the request body is ambiguous")]
     AmbiguousFraming,
+    /// The bytes of the request cannot be read in only one way.
+    #[error("the request cannot be read in only one way: {fault}")]
+    MalformedRequest {
+        /// What is wrong.
+        fault: FramingFault,
+    },
     /// The path has no normal form.
     #[error("the path of the request is refused: {fault}")]
     MalformedPath {
@@ -77,9 +91,21 @@ pub enum Refusal {
     /// `CONNECT` and `TRACE`: one opens tunnels, the other repeats secrets.
     #[error("this method is not forwarded")]
     MethodRefused,
-    /// A WebSocket handshake.
-    #[error("websocket connections are not forwarded")]
-    UpgradeUnsupported,
+    /// A WebSocket handshake that is none: not a GET over HTTP/1.1, or with a body.
+    #[error("the websocket handshake is not a GET without a body over HTTP/1.1")]
+    MalformedUpgrade,
+    /// Headers that cannot be bound to a token.
+    #[error("{error}")]
+    BadHeaders {
+        /// What is wrong with them.
+        error: ExtraHeaderError,
+    },
+    /// Too much of something; the client is told when to come back.
+    #[error("too many requests")]
+    TooManyRequests {
+        /// Seconds until one more is let in.
+        retry_after: u64,
+    },
     /// The service is known and nothing answers for it.
     #[error("service {service} has no healthy target: {reason}")]
     NoHealthyTarget {
@@ -138,13 +164,14 @@ impl Refusal {
     }
 
     /// Every code there is, for metrics that start at zero.
-    pub const CODES: [&'static str; 22] = [
+    pub const CODES: [&'static str; 26] = [
         "missing_token",
         "invalid_token",
         "expired_token",
         "revoked_token",
         "ambiguous_credential",
         "service_not_allowed",
+        "rule_refused",
         "unknown_service",
         "service_not_named",
         "malformed_service_id",
@@ -152,11 +179,14 @@ impl Refusal {
         "contradictory_service",
         "malformed_authority",
         "ambiguous_framing",
+        "malformed_request",
         "malformed_path",
         "target_too_long",
         "headers_too_large",
         "method_refused",
-        "upgrade_unsupported",
+        "malformed_upgrade",
+        "bad_headers",
+        "too_many_requests",
         "no_healthy_target",
         "target_unreachable",
         "upstream_failed",
@@ -178,6 +208,11 @@ impl Refusal {
                 Row(StatusCode::BAD_REQUEST, "ambiguous_credential", "send exactly one")
             }
             Self::ServiceNotAllowed { .. } => Row(StatusCode::FORBIDDEN, "service_not_allowed", ASK),
+            Self::RuleRefused { .. } => Row(
+                StatusCode::FORBIDDEN,
+                "rule_refused",
+                "ask the operator of this hub which paths, methods and sources the service allows",
+            ),
             Self::UnknownService { .. } => Row(StatusCode::NOT_FOUND, "unknown_service", LIST),
             Self::ServiceNotNamed => Row(StatusCode::PRECONDITION_REQUIRED, "service_not_named", NAME),
             Self::MalformedServiceId => Row(StatusCode::BAD_REQUEST, "malformed_service_id", NAME),
@@ -190,11 +225,8 @@ impl Refusal {
                 "malformed_authority",
                 "send one Host that equals the request target's",
             ),
-            Self::AmbiguousFraming => Row(
-                StatusCode::BAD_REQUEST,
-                "ambiguous_framing",
-                "send one Content-Length or 'Transfer-Encoding: chunked', never both",
-            ),
+            Self::AmbiguousFraming => framing_row(FramingFault::Both),
+            Self::MalformedRequest { fault } => framing_row(*fault),
             Self::MalformedPath { .. } => {
                 Row(StatusCode::BAD_REQUEST, "malformed_path", "send the path in its plain form")
             }
@@ -209,8 +241,16 @@ impl Refusal {
                 "method_refused",
                 "every method but CONNECT and TRACE is forwarded",
             ),
-            Self::UpgradeUnsupported => {
-                Row(StatusCode::NOT_IMPLEMENTED, "upgrade_unsupported", "use HTTP streaming or gRPC")
+            Self::MalformedUpgrade => Row(
+                StatusCode::BAD_REQUEST,
+                "malformed_upgrade",
+                "send the handshake as RFC 6455 has it, over HTTP/1.1",
+            ),
+            Self::BadHeaders { .. } => {
+                Row(StatusCode::BAD_REQUEST, "bad_headers", "leave out the headers that are named")
+            }
+            Self::TooManyRequests { .. } => {
+                Row(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", "wait as long as Retry-After says")
             }
             Self::NoHealthyTarget { .. } => Row(StatusCode::SERVICE_UNAVAILABLE, "no_healthy_target", WAIT),
             Self::TargetUnreachable { .. } => {
@@ -222,6 +262,27 @@ impl Refusal {
                 "the request may have had an effect: repeat it only if that is safe",
             ),
             Self::Draining => Row(StatusCode::SERVICE_UNAVAILABLE, "draining", "try again in a few seconds"),
+        }
+    }
+}
+
+/// What the client is told of a request whose bytes have no single reading.
+const fn framing_row(fault: FramingFault) -> Row {
+    match fault {
+        FramingFault::TooLarge => {
+            Row(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "headers_too_large", "send fewer headers")
+        }
+        FramingFault::Length | FramingFault::Encoding | FramingFault::Both => Row(
+            StatusCode::BAD_REQUEST,
+            "ambiguous_framing",
+            "send one Content-Length or 'Transfer-Encoding: chunked', never both",
+        ),
+        FramingFault::LineEnd
+        | FramingFault::RequestLine
+        | FramingFault::HeaderLine
+        | FramingFault::HeaderValue
+        | FramingFault::Chunk => {
+            Row(StatusCode::BAD_REQUEST, "malformed_request", "send the request as RFC 9112 has it")
         }
     }
 }

@@ -2,12 +2,15 @@
 #![expect(clippy::unwrap_used, reason = "helpers of a test crate stand outside #[test]")]
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
-use blueprint_common_types::{AccessToken, AgentId, Health, ServiceKey, Timestamp};
+use blueprint_common_types::{AccessToken, AgentId, Health, Secret, ServiceKey, Timestamp};
+use blueprint_hub_proxy_core::guard::FramingFault;
+use blueprint_hub_proxy_core::identity::{ExtraHeaderError, SealingKey};
 use blueprint_hub_proxy_core::{
     AccessGrant, AccessTable, Admission, CanonicalRequest, Downstream, Refusal, RouteTable, Scope, Selector,
-    Target, decide, request_trailers, response_headers, response_trailers, upstream_headers,
+    Target, Trust, decide, request_trailers, response_headers, response_trailers, upstream_headers,
 };
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Version};
@@ -72,6 +75,11 @@ fn routes() -> RouteTable {
     )
 }
 
+fn trust(access: AccessTable) -> Trust {
+    let sealing = SealingKey::new(&Secret::new([9; 32])).unwrap();
+    Trust { access, routes: routes(), ..Trust::empty(Arc::new(sealing)) }
+}
+
 /// A world with one token, and the decision about a request that shows it.
 struct World {
     token: AccessToken,
@@ -95,7 +103,7 @@ impl World {
 
     fn ask_with(&self, pairs: &[(&str, &str)]) -> Result<Admission, Refusal> {
         let access = AccessTable::new([(self.token.id(), self.grant.clone())]);
-        decide(&parse(&head("/", pairs))?, &access, &routes(), NOW)
+        decide(&parse(&head("/", pairs))?, &trust(access), NOW)
     }
 
     fn admission(&self) -> Admission {
@@ -105,7 +113,7 @@ impl World {
 
 fn upstream(pairs: &[(&str, &str)]) -> HeaderMap {
     let parts = head("/", pairs);
-    upstream_headers(&parse(&parts).unwrap(), &parts.headers, &World::new().admission())
+    upstream_headers(&parse(&parts).unwrap(), &parts.headers, &World::new().admission(), None)
 }
 
 #[test]
@@ -114,8 +122,8 @@ fn a_known_token_and_a_healthy_service_are_admitted() {
     for service in ["7/42", "42", "42:0"] {
         let admission = world.ask(service).unwrap();
         assert_eq!(admission.service(), SERVICE, "{service}");
-        assert_eq!(admission.token(), world.token.id());
-        assert_eq!(admission.label(), "acme");
+        assert_eq!(admission.identity().id(), world.token.id().to_string());
+        assert_eq!(admission.identity().tenant_name(), Some("acme"));
     }
 }
 
@@ -189,13 +197,14 @@ fn every_refusal_answers_with_its_status_and_a_hint() {
     let selector = Selector::Exact(SERVICE);
     let service = SERVICE;
     let fault = blueprint_hub_proxy_core::PathFault::Control;
-    let table: [(Refusal, u16); 22] = [
+    let table: [(Refusal, u16); 26] = [
         (Refusal::MissingToken, 401),
         (Refusal::InvalidToken, 401),
         (Refusal::ExpiredToken { at: NOW }, 401),
         (Refusal::RevokedToken, 401),
         (Refusal::AmbiguousCredential, 400),
         (Refusal::ServiceNotAllowed { selector }, 403),
+        (Refusal::RuleRefused { service }, 403),
         (Refusal::UnknownService { selector }, 404),
         (Refusal::ServiceNotNamed, 428),
         (Refusal::MalformedServiceId, 400),
@@ -203,11 +212,14 @@ fn every_refusal_answers_with_its_status_and_a_hint() {
         (Refusal::ContradictoryService, 409),
         (Refusal::MalformedAuthority, 400),
         (Refusal::AmbiguousFraming, 400),
+        (Refusal::MalformedRequest { fault: FramingFault::LineEnd }, 400),
         (Refusal::MalformedPath { fault }, 400),
         (Refusal::TargetTooLong, 414),
         (Refusal::HeadersTooLarge, 431),
         (Refusal::MethodRefused, 405),
-        (Refusal::UpgradeUnsupported, 501),
+        (Refusal::MalformedUpgrade, 400),
+        (Refusal::BadHeaders { error: ExtraHeaderError::Name }, 400),
+        (Refusal::TooManyRequests { retry_after: 1 }, 429),
         (Refusal::NoHealthyTarget { service, reason: "gone".to_owned() }, 503),
         (Refusal::TargetUnreachable { service }, 503),
         (Refusal::UpstreamFailed { service }, 502),
@@ -313,7 +325,7 @@ fn the_new_request_says_who_calls_and_nothing_of_the_credential() {
     ];
     let parts = head("/", &pairs);
     let admission = world.admission();
-    let headers = upstream_headers(&parse(&parts).unwrap(), &parts.headers, &admission);
+    let headers = upstream_headers(&parse(&parts).unwrap(), &parts.headers, &admission, None);
     let mut lines: Vec<String> =
         headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
     lines.sort();
@@ -427,8 +439,14 @@ fn methods_sizes_and_upgrades_have_their_limits() {
     assert_eq!(parse(&head("/", &[("x-big", &"a".repeat(17_000))])), Err(Refusal::HeadersTooLarge));
     assert_eq!(parse(&head("/", &[("x-a", "1"); 101])), Err(Refusal::HeadersTooLarge));
     let websocket = [("connection", "keep-alive, Upgrade"), ("upgrade", "WebSocket")];
-    assert_eq!(parse(&head("/", &websocket)), Err(Refusal::UpgradeUnsupported));
-    assert!(parse(&head("/", &[("connection", "upgrade"), ("upgrade", "h2c")])).is_ok());
+    assert!(parse(&head("/", &websocket)).unwrap().is_websocket());
+    let with_body = [websocket[0], websocket[1], ("content-length", "0")];
+    assert_eq!(parse(&head("/", &with_body)), Err(Refusal::MalformedUpgrade));
+    let mut by_post = head("/", &websocket);
+    by_post.method = Method::POST;
+    assert_eq!(parse(&by_post), Err(Refusal::MalformedUpgrade));
+    let h2c = parse(&head("/", &[("connection", "upgrade"), ("upgrade", "h2c")]));
+    assert!(!h2c.unwrap().is_websocket());
     assert_eq!(
         parse(&head("/", &[("content-length", "1"), ("transfer-encoding", "chunked")])),
         Err(Refusal::AmbiguousFraming)
@@ -493,7 +511,7 @@ proptest! {
         let world = World::new();
         let access = AccessTable::new([(world.token.id(), world.grant.clone())]);
         if let Ok(request) = parse(&parts) {
-            prop_assert!(decide(&request, &access, &routes(), NOW).is_err());
+            prop_assert!(decide(&request, &trust(access), NOW).is_err());
         }
     }
 
@@ -502,11 +520,11 @@ proptest! {
         let Some(parts) = parts else { return Ok(()) };
         let Ok(request) = parse(&parts) else { return Ok(()) };
         let admission = World::new().admission();
-        let once = upstream_headers(&request, &parts.headers, &admission);
-        let twice = upstream_headers(&request, &once, &admission);
+        let once = upstream_headers(&request, &parts.headers, &admission, None);
+        let twice = upstream_headers(&request, &once, &admission, None);
         prop_assert_eq!(&once, &twice);
         prop_assert!(!once.contains_key("authorization") && !once.contains_key("connection"));
-        let tenant = admission.token().to_string();
+        let tenant = admission.identity().tenant_id().to_owned();
         for (name, value) in &once {
             let folded = name.as_str().replace(['_', '.'], "-");
             prop_assert!(folded != "x-tenant-id" || value.as_bytes() == tenant.as_bytes());

@@ -32,11 +32,10 @@ pub(crate) fn refuse(refusal: &Refusal, request_id: &str) -> Response<AnswerBody
     if let Some(challenge) = refusal.challenge() {
         headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
     }
-    if refusal.status() == StatusCode::SERVICE_UNAVAILABLE {
+    if let Refusal::TooManyRequests { retry_after } = refusal {
+        headers.insert(RETRY_AFTER, HeaderValue::from(*retry_after));
+    } else if refusal.status() == StatusCode::SERVICE_UNAVAILABLE {
         headers.insert(RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
-    }
-    if let Ok(value) = HeaderValue::from_str(request_id) {
-        headers.insert(REQUEST_ID, value);
     }
     response
 }

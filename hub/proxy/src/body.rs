@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use blueprint_hub_proxy_core::{request_trailers, response_trailers};
+use blueprint_hub_proxy_core::{Refusal, request_trailers, response_trailers};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
@@ -13,6 +13,10 @@ use hyper::body::Incoming;
 use parking_lot::Mutex;
 
 use crate::open::OpenRequest;
+use crate::watch::Watch;
+
+/// Frames of an answer between two looks whether it may go on, where none of them had to wait.
+const LOOK_EVERY: u32 = 64;
 
 /// The body of a client's request, kept while targets are tried.
 ///
@@ -78,30 +82,52 @@ pub(crate) enum AnswerBody {
 pub(crate) struct StreamBody {
     inner: Incoming,
     open: OpenRequest,
+    watch: Box<Watch>,
+    frames: u32,
 }
 
 impl StreamBody {
-    pub(crate) const fn new(inner: Incoming, open: OpenRequest) -> Self {
-        Self { inner, open }
+    pub(crate) fn new(inner: Incoming, open: OpenRequest, watch: Watch) -> Self {
+        Self { inner, open, watch: Box::new(watch), frames: 0 }
     }
+}
+
+/// Why an answer ends before its end.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AnswerError {
+    /// The service broke it off.
+    #[error("the service broke off its answer")]
+    Upstream(#[source] hyper::Error),
+    /// What let the request in does not hold any more.
+    #[error("cut: {0}")]
+    Revoked(Refusal),
 }
 
 impl Body for AnswerBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = AnswerError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
         match self.get_mut() {
             Self::Own(full) => Pin::new(full).poll_frame(cx).map_err(|never| match never {}),
             Self::Stream(stream) => {
                 let polled = Pin::new(&mut stream.inner).poll_frame(cx);
+                stream.frames = stream.frames.wrapping_add(1);
+                // An answer that is at hand is not worth a timer; one that waits or goes on and on is.
+                let looks = polled.is_pending() || stream.frames.is_multiple_of(LOOK_EVERY);
+                if looks && let Poll::Ready(refusal) = stream.watch.poll(cx) {
+                    stream.open.note_cut(&refusal);
+                    return Poll::Ready(Some(Err(AnswerError::Revoked(refusal))));
+                }
                 if let Poll::Ready(Some(Err(error))) = &polled {
                     stream.open.note_abort(error);
                 }
-                polled.map_ok(|frame| filter_trailers(frame, response_trailers))
+                polled
+                    .map_ok(|frame| filter_trailers(frame, response_trailers))
+                    .map_err(AnswerError::Upstream)
             }
         }
     }

@@ -9,25 +9,33 @@ use arc_swap::ArcSwap;
 use blueprint_common_runtime::Chain;
 use blueprint_common_runtime::tasks::Spawner;
 use blueprint_common_types::{ServiceKey, Timestamp};
+use blueprint_hub_proxy_core::guard::FramingFault;
 use blueprint_hub_proxy_core::{
-    Admission, CanonicalRequest, Downstream, MAX_HEADERS, Refusal, choose, decide, response_headers,
-    upstream_headers,
+    Admission, CanonicalRequest, Downstream, MAX_HEADERS, Refusal, Trust, choose, decide,
+    is_websocket_answer, response_headers, upstream_headers,
 };
-use http::header::CONTENT_LENGTH;
+use http::header::{CONNECTION, CONTENT_LENGTH, UPGRADE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use http_body_util::Full;
 use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
 use hyper_util::client::legacy::{Client, Error};
 use hyper_util::rt::TokioTimer;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use crate::answer::{self, REQUEST_ID};
+use crate::auth::{AuthApi, Route};
 use crate::body::{AnswerBody, LentBody, RequestBody, StreamBody};
 use crate::connector::Connector;
 use crate::executor::Executor;
+use crate::guarded::Framing;
 use crate::metrics::ProxyMetrics;
 use crate::open::{AtTarget, OpenRequest, Outstanding};
-use crate::tables::Tables;
+use crate::server::ProxyParts;
+use crate::statements::Statements;
+use crate::upgraded;
+use crate::watch::Watch;
 
 /// How many other targets are tried after the first whose connection did not open.
 const MAX_RETRIES: usize = 2;
@@ -48,10 +56,40 @@ const UPSTREAM_WINDOWS: (u32, u32) = (256 * 1024, 1024 * 1024);
 /// Most bytes in the headers of an answer over HTTP/2.
 const UPSTREAM_HEADER_LIST: u32 = 64 * 1024;
 
+/// One connection of a client, as each request on it sees it.
+#[derive(Debug, Clone)]
+pub(crate) struct Conversation {
+    pub(crate) source: IpAddr,
+    pub(crate) tls: bool,
+    /// On HTTP/1 only.
+    pub(crate) framing: Option<Framing>,
+}
+
+impl Conversation {
+    fn fault(&self, number: u64) -> Option<FramingFault> {
+        self.framing.as_ref().and_then(|framing| framing.fault(number))
+    }
+
+    fn upgraded(&self) {
+        if let Some(framing) = &self.framing {
+            framing.upgrade();
+        }
+    }
+
+    fn stays(&self) {
+        if let Some(framing) = &self.framing {
+            framing.resume();
+        }
+    }
+}
+
 /// What all requests share.
 pub(crate) struct Forwarder {
     domain: String,
-    tables: Arc<ArcSwap<Tables>>,
+    trust: Arc<ArcSwap<Trust>>,
+    auth: AuthApi,
+    statements: Statements,
+    spawner: Spawner,
     http1: Client<Connector, LentBody>,
     http2: Client<Connector, LentBody>,
     outstanding: Outstanding,
@@ -63,14 +101,17 @@ pub(crate) struct Forwarder {
 impl Forwarder {
     pub(crate) fn new(
         domain: String,
-        tables: Arc<ArcSwap<Tables>>,
+        parts: &ProxyParts,
         connector: Connector,
         metrics: Arc<ProxyMetrics>,
         spawner: &Spawner,
     ) -> Self {
         Self {
             domain,
-            tables,
+            trust: Arc::clone(&parts.trust),
+            auth: AuthApi::new(Arc::clone(&parts.trust), Arc::clone(&parts.keys), Arc::clone(&parts.signer)),
+            statements: Statements::new(Arc::clone(&parts.signer)),
+            spawner: spawner.clone(),
             http1: pool(connector.clone(), spawner, false),
             http2: pool(connector, spawner, true),
             outstanding: Outstanding::default(),
@@ -80,41 +121,100 @@ impl Forwarder {
         }
     }
 
-    /// Answers one request, whatever it is.
+    /// Answers one request, whatever it is; `number` is its place on a connection of HTTP/1.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future or the answer's body ends the request at the service too.
     pub(crate) async fn answer(
         &self,
-        source: IpAddr,
-        tls: bool,
-        request: Request<Incoming>,
+        conversation: &Conversation,
+        number: u64,
+        mut request: Request<Incoming>,
     ) -> Response<AnswerBody> {
         let mut open = OpenRequest::begin(Arc::clone(&self.metrics));
         let fresh_id = fresh_request_id();
+        let (source, tls) = (conversation.source, conversation.tls);
+        let upgrade = request.headers().contains_key(UPGRADE).then(|| hyper::upgrade::on(&mut request));
         let (parts, body) = request.into_parts();
         let downstream = Downstream { source, tls, domain: &self.domain, request_id: &fresh_id };
-        let parsed = CanonicalRequest::parse(&parts, &downstream);
+        let parsed = match conversation.fault(number) {
+            Some(fault) => Err(Refusal::MalformedRequest { fault }),
+            None => CanonicalRequest::parse(&parts, &downstream),
+        };
         let request_id = parsed.as_ref().map_or(fresh_id.as_str(), CanonicalRequest::request_id).to_owned();
         open.set_request_id(&request_id);
+        if let Ok(canonical) = &parsed
+            && let Some(route) = Route::of(canonical.path())
+        {
+            let answered = self.auth.answer(route, canonical, body).await;
+            conversation.stays();
+            return self.own(answered, &request_id, source, open);
+        }
         let sent = match parsed {
             Ok(canonical) => self.forward(&canonical, &parts.headers, RequestBody::new(body)).await,
             Err(refusal) => Err(refusal),
         };
-        match sent {
-            Ok((response, at_target)) => {
+        let answer = match sent {
+            Ok((response, at_target, admission)) => {
                 open.set_status(response.status());
                 open.set_target(at_target);
-                pass_on(response, &parts.method, &request_id, open)
+                let watch = Watch::new(admission, Arc::clone(&self.trust));
+                match upgrade.filter(|_| response.status() == StatusCode::SWITCHING_PROTOCOLS) {
+                    Some(client) => {
+                        conversation.upgraded();
+                        return self.upgrade(client, response, &request_id, open, watch);
+                    }
+                    None => pass_on(response, &parts.method, &request_id, open, watch),
+                }
             }
-            Err(refusal) => {
-                self.metrics.count_refusal(&refusal);
-                open.set_status(refusal.status());
-                log_refusal(&refusal, &request_id, source);
-                answer::refuse(&refusal, &request_id)
-            }
+            Err(refusal) => self.own(Err(refusal), &request_id, source, open),
+        };
+        conversation.stays();
+        answer
+    }
+
+    /// Finishes an answer of our own.
+    fn own(
+        &self,
+        answered: Result<Response<AnswerBody>, Refusal>,
+        request_id: &str,
+        source: IpAddr,
+        mut open: OpenRequest,
+    ) -> Response<AnswerBody> {
+        let mut answer = answered.unwrap_or_else(|refusal| {
+            self.metrics.count_refusal(&refusal);
+            log_refusal(&refusal, request_id, source);
+            answer::refuse(&refusal, request_id)
+        });
+        if let Ok(value) = HeaderValue::from_str(request_id) {
+            answer.headers_mut().insert(REQUEST_ID, value);
         }
+        open.set_status(answer.status());
+        answer
+    }
+
+    /// Joins the two ends that have agreed to speak another protocol, and lets the client know.
+    fn upgrade(
+        &self,
+        client: OnUpgrade,
+        mut response: Response<Incoming>,
+        request_id: &str,
+        open: OpenRequest,
+        watch: Watch,
+    ) -> Response<AnswerBody> {
+        let service = hyper::upgrade::on(&mut response);
+        self.spawner.spawn("proxy upgraded", upgraded::join(client, service, open, watch));
+        let mut headers = response_headers(response.headers());
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+        if let Ok(value) = HeaderValue::from_str(request_id) {
+            headers.insert(REQUEST_ID, value);
+        }
+        let mut answer = Response::new(AnswerBody::Own(Full::default()));
+        *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        *answer.headers_mut() = headers;
+        answer
     }
 
     /// Decides, and tries targets until one takes the request.
@@ -123,15 +223,16 @@ impl Forwarder {
         canonical: &CanonicalRequest,
         headers: &HeaderMap,
         body: RequestBody,
-    ) -> Result<(Response<Incoming>, AtTarget), Refusal> {
+    ) -> Result<(Response<Incoming>, AtTarget, Admission), Refusal> {
         if self.drain.is_cancelled() {
             return Err(Refusal::Draining);
         }
-        let tables = self.tables.load_full();
+        let trust = self.trust.load_full();
         let now = Timestamp::from(SystemTime::now());
-        let admission = decide(canonical, &tables.access, &tables.routes, now)?;
+        let admission = decide(canonical, &trust, now)?;
         let service = admission.service();
-        let targets = tables.routes.targets(&service).unwrap_or_default();
+        let targets = trust.routes.targets(&service).unwrap_or_default();
+        let statement = self.statements.of(&admission, now);
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let mut tried: Vec<SocketAddr> = Vec::new();
         while tried.len() <= MAX_RETRIES {
@@ -142,13 +243,14 @@ impl Forwarder {
                 self.metrics.retries.inc();
             }
             let at_target = self.outstanding.begin(target.address);
-            let request = new_request(canonical, headers, &admission, target.address, &body)?;
+            let request =
+                new_request(canonical, headers, &admission, statement.as_ref(), target.address, &body)?;
             let client = if canonical.is_grpc() { &self.http2 } else { &self.http1 };
             match client.request(request).await {
-                Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                Ok(response) if !is_expected(canonical, &response) => {
                     return Err(Refusal::UpstreamFailed { service });
                 }
-                Ok(response) => return Ok((response, at_target)),
+                Ok(response) => return Ok((response, at_target, admission)),
                 Err(error) => note_failure(&error, service, &body, canonical.request_id())?,
             }
             tried.push(target.address);
@@ -166,6 +268,12 @@ fn note_failure(
 ) -> Result<(), Refusal> {
     debug!(%service, request_id, error = %Chain(error), "target failed");
     if error.is_connect() && !body.is_touched() { Ok(()) } else { Err(Refusal::UpstreamFailed { service }) }
+}
+
+/// A service goes on in another protocol where that was asked for, in that one, and nowhere else.
+fn is_expected(canonical: &CanonicalRequest, response: &Response<Incoming>) -> bool {
+    response.status() != StatusCode::SWITCHING_PROTOCOLS
+        || canonical.is_websocket() && is_websocket_answer(response.headers())
 }
 
 /// A pool of connections that speaks one version of HTTP.
@@ -189,6 +297,7 @@ fn new_request(
     canonical: &CanonicalRequest,
     headers: &HeaderMap,
     admission: &Admission,
+    statement: Option<&HeaderValue>,
     target: SocketAddr,
     body: &RequestBody,
 ) -> Result<Request<LentBody>, Refusal> {
@@ -202,7 +311,7 @@ fn new_request(
     *request.method_mut() = canonical.method().clone();
     *request.uri_mut() = uri;
     *request.version_mut() = if canonical.is_grpc() { Version::HTTP_2 } else { Version::HTTP_11 };
-    *request.headers_mut() = upstream_headers(canonical, headers, admission);
+    *request.headers_mut() = upstream_headers(canonical, headers, admission, statement);
     Ok(request)
 }
 
@@ -212,6 +321,7 @@ fn pass_on(
     method: &Method,
     request_id: &str,
     open: OpenRequest,
+    watch: Watch,
 ) -> Response<AnswerBody> {
     let (parts, body) = response.into_parts();
     let mut headers = response_headers(&parts.headers);
@@ -222,7 +332,7 @@ fn pass_on(
     if let Ok(value) = HeaderValue::from_str(request_id) {
         headers.insert(REQUEST_ID, value);
     }
-    let mut answer = Response::new(AnswerBody::Stream(StreamBody::new(body, open)));
+    let mut answer = Response::new(AnswerBody::Stream(StreamBody::new(body, open, watch)));
     *answer.status_mut() = parts.status;
     *answer.headers_mut() = headers;
     answer

@@ -14,24 +14,26 @@
 //! - A request is sent again only where no byte of it was sent before: its connection did not open.
 //! - An answer that breaks off ends as an aborted answer, never as a complete one that is shorter.
 //! - After `drain` no request is taken; open ones end in their own time.
-//!
-//! Deviation: of a request with both `Content-Length` and `Transfer-Encoding` the HTTP library drops
-//! the length before anybody else sees it and closes the connection after the answer, as RFC 9112,
-//! section 6.3 allows; so such a request is read by its encoding instead of being refused. Nothing
-//! that follows it on the connection is read, and the framing towards the service is made anew.
+//! - What is open is cut within about a second of the revocation of what let it in.
+//! - Bytes of another protocol pass only after the service has agreed to it.
 
 mod answer;
+mod auth;
 mod body;
 mod connector;
 mod dial;
 mod executor;
 mod forward;
+mod guarded;
+mod keys;
 mod metrics;
 mod open;
 mod server;
 mod sniff;
-mod tables;
+mod statements;
+mod upgraded;
+mod watch;
 
 pub use dial::{Dial, DialError, Io};
-pub use server::{Proxy, ProxyConfig};
-pub use tables::Tables;
+pub use keys::{ApiKey, KeyStore, KeyStoreError};
+pub use server::{Proxy, ProxyConfig, ProxyParts};

@@ -43,6 +43,7 @@ pub(crate) struct ProxyMetrics {
     pub(crate) open: Gauge,
     pub(crate) aborted: Counter,
     pub(crate) retries: Counter,
+    revoked: Counter,
     requests: Family<Label, Counter>,
     refused: Family<Label, Counter>,
     cut: Family<Label, Counter>,
@@ -55,6 +56,7 @@ impl ProxyMetrics {
             open: Gauge::default(),
             aborted: Counter::default(),
             retries: Counter::default(),
+            revoked: Counter::default(),
             requests: Family::default(),
             refused: Family::default(),
             cut: Family::default(),
@@ -94,6 +96,11 @@ impl ProxyMetrics {
                 made.aborted.clone(),
             );
             registry.register(
+                "hub_proxy_requests_revoked",
+                "Open requests cut because what let them in was taken back",
+                made.revoked.clone(),
+            );
+            registry.register(
                 "hub_proxy_connections_cut",
                 "Connections of clients ended before they carried a request, by reason",
                 made.cut.clone(),
@@ -104,6 +111,10 @@ impl ProxyMetrics {
 
     pub(crate) fn count_refusal(&self, refusal: &Refusal) {
         self.refused.get_or_create(&[("reason", refusal.code())]).inc();
+    }
+
+    pub(crate) fn count_revoked(&self) {
+        self.revoked.inc();
     }
 
     pub(crate) fn count_cut(&self, cut: Cut) {

@@ -6,9 +6,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use blueprint_hub_proxy_core::Refusal;
 use http::StatusCode;
 use parking_lot::Mutex;
-use tracing::debug;
+use tracing::{debug, info};
 
 use crate::metrics::ProxyMetrics;
 
@@ -79,6 +80,12 @@ impl OpenRequest {
     /// Keeps the request counted at its target.
     pub(crate) fn set_target(&mut self, target: AtTarget) {
         self.target = Some(target);
+    }
+
+    /// Notes that the hub cut what was open, because what let it in does not hold any more.
+    pub(crate) fn note_cut(&self, refusal: &Refusal) {
+        self.metrics.count_revoked();
+        info!(target: "audit", reason = refusal.code(), request_id = self.request_id, "open request cut");
     }
 
     /// Notes that the answer broke off after its head was passed on.

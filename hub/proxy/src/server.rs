@@ -4,8 +4,9 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -13,11 +14,11 @@ use blueprint_common_runtime::Chain;
 use blueprint_common_runtime::accept::{AcceptLimits, AcceptLoop};
 use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_runtime::tasks::Spawner;
-use blueprint_hub_proxy_core::{MAX_HEADER_BYTES, MAX_HEADERS};
+use blueprint_hub_proxy_core::identity::IdentitySigner;
+use blueprint_hub_proxy_core::{MAX_HEADER_BYTES, MAX_HEADERS, Trust};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulConnection;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
@@ -27,10 +28,11 @@ use tracing::debug;
 use crate::connector::Connector;
 use crate::dial::{Dial, Io};
 use crate::executor::Executor;
-use crate::forward::Forwarder;
+use crate::forward::{Conversation, Forwarder};
+use crate::guarded::{Framing, Guarded};
+use crate::keys::KeyStore;
 use crate::metrics::{Cut, ProxyMetrics};
 use crate::sniff::{Prefixed, Protocol, sniff};
-use crate::tables::Tables;
 
 /// Streams that one HTTP/2 connection may have open.
 const MAX_STREAMS: u32 = 100;
@@ -84,9 +86,27 @@ impl ProxyConfig {
 pub struct Proxy {
     accept: AcceptLoop,
     config: ProxyConfig,
-    dialer: Arc<dyn Dial>,
-    tables: Arc<ArcSwap<Tables>>,
+    parts: ProxyParts,
     metrics: Arc<ProxyMetrics>,
+}
+
+/// What the proxy works with and others keep. Swapping `trust` takes effect with the next request.
+#[derive(Clone)]
+pub struct ProxyParts {
+    /// Opens connections to targets.
+    pub dialer: Arc<dyn Dial>,
+    /// Everything that is decided by.
+    pub trust: Arc<ArcSwap<Trust>>,
+    /// Keeps API keys.
+    pub keys: Arc<dyn KeyStore>,
+    /// Signs who calls, for services.
+    pub signer: Arc<IdentitySigner>,
+}
+
+impl std::fmt::Debug for ProxyParts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ProxyParts").field("signer", &self.signer).finish_non_exhaustive()
+    }
 }
 
 impl std::fmt::Debug for Proxy {
@@ -96,19 +116,14 @@ impl std::fmt::Debug for Proxy {
 }
 
 impl Proxy {
-    /// Binds the socket and registers the metrics. Swapping `tables` takes effect with the next request.
+    /// Binds the socket and registers the metrics.
     ///
     /// # Errors
     ///
     /// Fails where the system does not let this process listen there.
-    pub async fn bind(
-        config: ProxyConfig,
-        dialer: Arc<dyn Dial>,
-        tables: Arc<ArcSwap<Tables>>,
-        metrics: &Metrics,
-    ) -> io::Result<Self> {
+    pub async fn bind(config: ProxyConfig, parts: ProxyParts, metrics: &Metrics) -> io::Result<Self> {
         let accept = AcceptLoop::bind("proxy client", config.listen, config.limits).await?;
-        Ok(Self { accept, config, dialer, tables, metrics: Arc::new(ProxyMetrics::register(metrics)) })
+        Ok(Self { accept, config, parts, metrics: Arc::new(ProxyMetrics::register(metrics)) })
     }
 
     /// The address that clients reach, with the port that the system chose.
@@ -130,10 +145,10 @@ impl Proxy {
     ///
     /// Dropping the future closes the listening socket; accepted connections go on.
     pub async fn run(self, spawner: Spawner) -> Result<(), Infallible> {
-        let connector = Connector::new(self.dialer, self.config.connect_timeout);
+        let connector = Connector::new(Arc::clone(&self.parts.dialer), self.config.connect_timeout);
         let forwarder = Forwarder::new(
             self.config.domain.clone(),
-            self.tables,
+            &self.parts,
             connector,
             Arc::clone(&self.metrics),
             &spawner,
@@ -211,10 +226,14 @@ impl Server {
         source: IpAddr,
         tls: bool,
     ) -> hyper::Result<()> {
-        let forwarder = Arc::clone(&self.forwarder);
+        let framing = Framing::default();
+        let conversation = Conversation { source, tls, framing: Some(framing.clone()) };
+        let (forwarder, requests) = (Arc::clone(&self.forwarder), Arc::new(AtomicU64::new(0)));
         let service = service_fn(move |request| {
-            let forwarder = Arc::clone(&forwarder);
-            async move { Ok::<_, Infallible>(forwarder.answer(source, tls, request).await) }
+            let (forwarder, conversation) = (Arc::clone(&forwarder), conversation.clone());
+            // One after the other on a connection of HTTP/1, so their order is their number.
+            let number = requests.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+            async move { Ok::<_, Infallible>(forwarder.answer(&conversation, number, request).await) }
         });
         let mut builder = http1::Builder::new();
         builder
@@ -222,7 +241,9 @@ impl Server {
             .header_read_timeout(self.header_timeout)
             .max_headers(MAX_HEADERS)
             .max_buf_size(DOWNSTREAM_BUFFER);
-        drive(builder.serve_connection(TokioIo::new(io), service), &self.drain).await
+        let io = TokioIo::new(Guarded::new(io, framing));
+        let connection = builder.serve_connection(io, service).with_upgrades();
+        drive(connection, http1::UpgradeableConnection::graceful_shutdown, &self.drain).await
     }
 
     async fn serve_http2<I: Io + 'static>(
@@ -231,10 +252,11 @@ impl Server {
         source: IpAddr,
         tls: bool,
     ) -> hyper::Result<()> {
+        let conversation = Conversation { source, tls, framing: None };
         let forwarder = Arc::clone(&self.forwarder);
         let service = service_fn(move |request| {
-            let forwarder = Arc::clone(&forwarder);
-            async move { Ok::<_, Infallible>(forwarder.answer(source, tls, request).await) }
+            let (forwarder, conversation) = (Arc::clone(&forwarder), conversation.clone());
+            async move { Ok::<_, Infallible>(forwarder.answer(&conversation, 0, request).await) }
         });
         let mut builder = http2::Builder::new(self.executor.clone());
         builder
@@ -246,19 +268,20 @@ impl Server {
             .max_header_list_size(u32::try_from(MAX_HEADER_BYTES).unwrap_or(u32::MAX))
             .keep_alive_interval(KEEPALIVE.0)
             .keep_alive_timeout(KEEPALIVE.1);
-        drive(builder.serve_connection(TokioIo::new(io), service), &self.drain).await
+        let connection = builder.serve_connection(TokioIo::new(io), service);
+        drive(connection, http2::Connection::graceful_shutdown, &self.drain).await
     }
 }
 
 /// Runs a connection; from `drain` on it ends with the requests that are open on it.
-async fn drive<C>(connection: C, drain: &CancellationToken) -> Result<(), C::Error>
+async fn drive<C>(connection: C, finish: fn(Pin<&mut C>), drain: &CancellationToken) -> hyper::Result<()>
 where
-    C: GracefulConnection + Future<Output = Result<(), C::Error>>,
+    C: Future<Output = hyper::Result<()>>,
 {
     let mut connection = pin!(connection);
     if let Some(ended) = drain.run_until_cancelled(connection.as_mut()).await {
         return ended;
     }
-    connection.as_mut().graceful_shutdown();
+    finish(connection.as_mut());
     connection.await
 }

@@ -62,6 +62,12 @@ audit_kinds! {
     AccessTokenCreate = "access_token.create",
     /// An access token was revoked.
     AccessTokenRevoke = "access_token.revoke",
+    /// The operator replaced the settings of a service; the subject is the service.
+    ServiceSet = "service.set",
+    /// An owner got an API key; the subject is the key's public part.
+    ApiKeyCreate = "api_key.create",
+    /// API keys were revoked; the subject is the key, or the service whose owner is gone.
+    ApiKeyRevoke = "api_key.revoke",
     /// The operator replaced the policy; the subject is its new version.
     PolicySet = "policy.set",
     /// A provider was told to make a machine.

@@ -24,14 +24,14 @@ pub use history::{HISTORY_POINTS, QosHistory, QosPoint, QosSample, SERVICE_POINT
 pub use join::{JoinRefusal, MAX_CLOCK_SKEW, check_clock, check_name};
 pub use pool::{AddressPool, PoolError, PromiseError, ReserveError};
 pub use record::{
-    AccessScope, AccessTokenRecord, Agent, JoinTokenRecord, ParseServicesError, PolicyRecord, ServiceGrant,
-    TargetRecord,
+    AccessScope, AccessTokenRecord, Agent, ApiKeyRecord, JoinTokenRecord, ParseServicesError, PolicyRecord,
+    ServiceGrant, ServiceRecord, TargetRecord,
 };
 pub use registry::{
     AgentView, Change, ChangeBody, DATA_PLANE_REASON, MAX_REASON_CHARS, MAX_TARGETS_PER_AGENT, OfferedTarget,
     Outcome, RefusedTarget, Registry, RegistrySnapshot, WATCH_LOG,
 };
 pub use store::{
-    JoinCommit, JoinError, Loaded, PolicyChange, PolicyChangeError, RenewError, Store, StoreError,
-    StoreResult,
+    ApiKeyError, JoinCommit, JoinError, Loaded, PolicyChange, PolicyChangeError, RenewError, ServiceChange,
+    ServiceChangeError, Store, StoreError, StoreResult,
 };

@@ -201,6 +201,40 @@ pub struct PolicyRecord {
     pub changed_by: String,
 }
 
+/// The settings of a service as they are stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceRecord {
+    /// Which service.
+    pub service: ServiceKey,
+    /// Number of the settings; the first is 1 and every change adds one.
+    pub version: u64,
+    /// JSON.
+    pub document: String,
+    /// When they were stored.
+    pub changed_at: Timestamp,
+}
+
+/// An owner's right to call one service through the proxy, without its secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiKeyRecord {
+    /// Public part of the key.
+    pub id: String,
+    /// SHA-256 of the whole key.
+    pub hash: [u8; 32],
+    /// The service that it opens.
+    pub service: ServiceKey,
+    /// The owner's public key as text.
+    pub owner: String,
+    /// Headers that go with its requests, as a JSON object.
+    pub headers: String,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// From this time on it is refused.
+    pub expires_at: Timestamp,
+    /// When it was revoked, where it was.
+    pub revoked_at: Option<Timestamp>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

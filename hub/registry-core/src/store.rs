@@ -6,8 +6,8 @@ use blueprint_common_types::{AgentId, ServiceKey, Timestamp, TokenHash, TokenId}
 use futures_util::future::BoxFuture;
 
 use crate::{
-    AccessTokenRecord, Agent, AuditCheck, AuditEvent, AuditRow, Change, JoinRefusal, JoinTokenRecord,
-    PolicyRecord, TargetRecord,
+    AccessTokenRecord, Agent, ApiKeyRecord, AuditCheck, AuditEvent, AuditRow, Change, JoinRefusal,
+    JoinTokenRecord, PolicyRecord, ServiceRecord, TargetRecord,
 };
 
 /// Why the store could not do what it was asked.
@@ -91,6 +91,51 @@ pub struct PolicyChange {
     /// By which way the operator came.
     pub changed_by: String,
     /// What it holds, for the audit row.
+    pub summary: String,
+    /// The hub's time.
+    pub now: Timestamp,
+}
+
+/// Why the settings of a service were not stored.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceChangeError {
+    /// Somebody else changed them first.
+    #[error("the settings have version {current} by now")]
+    Conflict {
+        /// Version that is stored; 0 where none is.
+        current: u64,
+    },
+    /// The store failed; nothing was changed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why an API key was not stored.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiKeyError {
+    /// The owner has as many as it may have.
+    #[error("the owner has {live} live keys of this service")]
+    TooMany {
+        /// How many.
+        live: u32,
+    },
+    /// The store failed; nothing was changed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Settings that take the place of those stored for a service.
+#[derive(Debug, Clone)]
+pub struct ServiceChange {
+    /// Which service.
+    pub service: ServiceKey,
+    /// The document, checked by the caller.
+    pub document: String,
+    /// Version that it was made from, 0 for none; `None` where any may be replaced.
+    pub replaces: Option<u64>,
+    /// Owners that were in the one before and are not in this one: their keys end with it.
+    pub revoke_owners: Vec<String>,
+    /// What changed, for the audit row.
     pub summary: String,
     /// The hub's time.
     pub now: Timestamp,
@@ -191,6 +236,25 @@ pub trait Store: Send + Sync {
 
     /// Replaces the policy and gives it as stored, with the version that follows on the one before.
     fn change_policy(&self, change: PolicyChange) -> BoxFuture<'_, Result<PolicyRecord, PolicyChangeError>>;
+
+    /// The settings of every service that has some.
+    fn list_services(&self) -> BoxFuture<'_, StoreResult<Vec<ServiceRecord>>>;
+
+    /// Replaces the settings of a service and gives them as stored; keys of owners that are gone are revoked
+    /// with them.
+    fn change_service(
+        &self,
+        change: ServiceChange,
+    ) -> BoxFuture<'_, Result<ServiceRecord, ServiceChangeError>>;
+
+    /// Saves an API key, unless its owner has `most` live ones of the service already.
+    fn create_api_key(&self, record: ApiKeyRecord, most: u32) -> BoxFuture<'_, Result<(), ApiKeyError>>;
+
+    /// Every API key, oldest first; those that ended more than 30 days ago may be left out.
+    fn list_api_keys(&self) -> BoxFuture<'_, StoreResult<Vec<ApiKeyRecord>>>;
+
+    /// Marks an API key as revoked and gives its service; `None` where there is none or it was revoked before.
+    fn revoke_api_key(&self, id: String, now: Timestamp) -> BoxFuture<'_, StoreResult<Option<ServiceKey>>>;
 
     /// Appends to the audit log.
     fn audit(&self, event: AuditEvent, now: Timestamp) -> BoxFuture<'_, StoreResult<()>>;

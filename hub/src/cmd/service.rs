@@ -15,6 +15,7 @@ use tokio::net::UnixStream;
 use tonic::transport::Endpoint;
 
 use super::client::{ask, rows, runtime, text};
+use super::owner::{self, Owner};
 use crate::cli::Global;
 use crate::files;
 
@@ -29,6 +30,21 @@ pub(crate) enum Service {
     Show {
         /// Service, as BLUEPRINT/SERVICE
         service: ServiceKey,
+    },
+    /// Owners: keys that may ask the proxy for API keys of a service
+    #[command(subcommand)]
+    Owner(Owner),
+    /// Shows the settings of a service, or replaces them
+    #[command(
+        after_help = "Example: blueprint-hub service settings 7/42 > s.json; blueprint-hub service settings 7/42 --set s.json
+docs/services.md explains every field."
+    )]
+    Settings {
+        /// Service, as BLUEPRINT/SERVICE
+        service: ServiceKey,
+        /// JSON file with the new settings, or `-` for standard input
+        #[arg(long, value_name = "FILE")]
+        set: Option<PathBuf>,
     },
     /// Prints every change as it happens, until interrupted
     #[command(after_help = "Example: blueprint-hub service watch --output json
@@ -60,6 +76,8 @@ impl Service {
                 }
                 Ok(())
             }
+            Self::Owner(owner) => owner.run(global),
+            Self::Settings { service, set } => owner::settings(global, service, set),
             Self::Watch { after } => runtime()?.block_on(watch(global, after)),
         }
     }

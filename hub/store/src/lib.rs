@@ -20,15 +20,17 @@ mod migrate;
 mod open;
 mod policy;
 mod queue;
+mod services;
 mod targets;
 mod tokens;
 
 use std::path::Path;
 
-use blueprint_common_types::{AgentId, Timestamp, TokenId};
+use blueprint_common_types::{AgentId, ServiceKey, Timestamp, TokenId};
 use blueprint_hub_registry_core::{
-    AccessTokenRecord, Agent, AuditCheck, AuditEvent, AuditRow, Change, JoinCommit, JoinError,
-    JoinTokenRecord, Loaded, PolicyChange, PolicyChangeError, PolicyRecord, RenewError, Store, StoreResult,
+    AccessTokenRecord, Agent, ApiKeyError, ApiKeyRecord, AuditCheck, AuditEvent, AuditRow, Change,
+    JoinCommit, JoinError, JoinTokenRecord, Loaded, PolicyChange, PolicyChangeError, PolicyRecord,
+    RenewError, ServiceChange, ServiceChangeError, ServiceRecord, Store, StoreResult,
 };
 use futures_util::future::BoxFuture;
 
@@ -131,6 +133,33 @@ impl Store for SqliteStore {
         Box::pin(
             async move { self.queue.call("store a policy", move |db| policy::change(db, change)).await? },
         )
+    }
+
+    fn list_services(&self) -> BoxFuture<'_, StoreResult<Vec<ServiceRecord>>> {
+        Box::pin(self.queue.call("list the settings of services", services::list))
+    }
+
+    fn change_service(
+        &self,
+        change: ServiceChange,
+    ) -> BoxFuture<'_, Result<ServiceRecord, ServiceChangeError>> {
+        Box::pin(async move {
+            self.queue.call("store the settings of a service", move |db| services::change(db, change)).await?
+        })
+    }
+
+    fn create_api_key(&self, record: ApiKeyRecord, most: u32) -> BoxFuture<'_, Result<(), ApiKeyError>> {
+        Box::pin(async move {
+            self.queue.call("save an api key", move |db| services::create_key(db, &record, most)).await?
+        })
+    }
+
+    fn list_api_keys(&self) -> BoxFuture<'_, StoreResult<Vec<ApiKeyRecord>>> {
+        Box::pin(self.queue.call("list api keys", services::list_keys))
+    }
+
+    fn revoke_api_key(&self, id: String, now: Timestamp) -> BoxFuture<'_, StoreResult<Option<ServiceKey>>> {
+        Box::pin(self.queue.call("revoke an api key", move |db| services::revoke_key(db, &id, now)))
     }
 
     fn audit(&self, event: AuditEvent, now: Timestamp) -> BoxFuture<'_, StoreResult<()>> {

@@ -3,5 +3,7 @@
 
 mod admission;
 mod failures;
+mod owners;
 mod rig;
 mod streaming;
+mod upgrades;

@@ -9,9 +9,14 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_runtime::tasks::{Spawner, Supervisor};
-use blueprint_common_types::{AccessToken, AgentId, Health, ServiceKey};
-use blueprint_hub_proxy::{Dial, DialError, Io, Proxy, ProxyConfig, Tables};
-use blueprint_hub_proxy_core::{AccessGrant, AccessTable, RouteTable, Scope, Target};
+use blueprint_common_types::{AccessToken, AgentId, Health, Secret, ServiceKey};
+use blueprint_hub_proxy::{
+    ApiKey, Dial, DialError, Io, KeyStore, KeyStoreError, Proxy, ProxyConfig, ProxyParts,
+};
+use blueprint_hub_proxy_core::identity::{IdentitySigner, KeyGrant, KeyTable, SealingKey};
+use blueprint_hub_proxy_core::{
+    AccessGrant, AccessTable, RouteTable, Scope, Service, ServiceSettings, Target, Trust,
+};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -53,13 +58,33 @@ impl Dial for Loopback {
     }
 }
 
+/// Keeps keys in the tables themselves.
+struct Keys(Arc<ArcSwap<Trust>>);
+
+impl KeyStore for Keys {
+    fn create(&self, key: ApiKey) -> BoxFuture<'_, Result<(), KeyStoreError>> {
+        let grant = KeyGrant {
+            hash: key.hash,
+            service: key.service,
+            owner: key.owner.to_string(),
+            headers: key.headers,
+            expires_at: key.expires_at,
+            is_revoked: false,
+        };
+        let mut trust = Trust::clone(&self.0.load());
+        trust.keys = KeyTable::new([(key.id, grant)]);
+        self.0.store(Arc::new(trust));
+        async { Ok(()) }.boxed()
+    }
+}
+
 pub(crate) struct Rig {
     pub(crate) proxy: SocketAddr,
     pub(crate) token: AccessToken,
     pub(crate) metrics: Metrics,
     pub(crate) spawner: Spawner,
     pub(crate) supervisor: Supervisor,
-    tables: Arc<ArcSwap<Tables>>,
+    pub(crate) trust: Arc<ArcSwap<Trust>>,
 }
 
 impl Rig {
@@ -69,16 +94,25 @@ impl Rig {
 
     pub(crate) async fn with(change: impl FnOnce(&mut ProxyConfig)) -> Self {
         let supervisor = Supervisor::new();
-        let (metrics, tables) = (Metrics::new(), Arc::default());
+        let metrics = Metrics::new();
+        let seed = Secret::new([5; 32]);
+        let sealing = Arc::new(SealingKey::new(&seed).unwrap());
+        let trust = Arc::new(ArcSwap::from_pointee(Trust::empty(sealing)));
+        let parts = ProxyParts {
+            dialer: Arc::new(Loopback),
+            trust: Arc::clone(&trust),
+            keys: Arc::new(Keys(Arc::clone(&trust))),
+            signer: Arc::new(IdentitySigner::new(&seed, "hub").unwrap()),
+        };
         // Clients and services are not of the proxy's process.
         let spawner = Supervisor::new().child_spawner();
         let mut config = ProxyConfig::new((Ipv4Addr::LOCALHOST, 0).into());
         change(&mut config);
-        let proxy = Proxy::bind(config, Arc::new(Loopback), Arc::clone(&tables), &metrics).await.unwrap();
+        let proxy = Proxy::bind(config, parts, &metrics).await.unwrap();
         let address = proxy.local_addr().unwrap();
         supervisor.spawn_essential("proxy", proxy.run(supervisor.child_spawner()));
         let token = AccessToken::random().unwrap();
-        let rig = Self { proxy: address, token, metrics, spawner, supervisor, tables };
+        let rig = Self { proxy: address, token, metrics, spawner, supervisor, trust };
         rig.route(&[]);
         rig
     }
@@ -102,7 +136,21 @@ impl Rig {
         });
         let routes = RouteTable::new([SERVICE], targets);
         let access = AccessTable::new([(self.token.id(), grant)]);
-        self.tables.store(Arc::new(Tables { access, routes }));
+        let trust = Trust { access, routes, ..Trust::clone(&self.trust.load()) };
+        self.trust.store(Arc::new(trust));
+    }
+
+    /// Gives the service settings.
+    pub(crate) fn settle(&self, settings: ServiceSettings) {
+        let mut trust = Trust::clone(&self.trust.load());
+        trust.services.insert(SERVICE, Arc::new(Service::new(settings).unwrap()));
+        self.trust.store(Arc::new(trust));
+    }
+
+    /// Takes the token back.
+    pub(crate) fn revoke(&self) {
+        let trust = Trust { access: AccessTable::default(), ..Trust::clone(&self.trust.load()) };
+        self.trust.store(Arc::new(trust));
     }
 
     /// The two header lines that admit a request.

@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use blueprint_common_types::{Health, ServiceKey, TokenId, WgPublicKey};
 use blueprint_hub_registry_core::{
-    AccessTokenRecord, AuditCheck, AuditRow, JoinCommit, JoinError, JoinTokenRecord, Loaded, PolicyChange,
-    PolicyChangeError, PolicyRecord, RenewError, ServiceGrant, StoreError, StoreResult,
+    AccessTokenRecord, ApiKeyError, ApiKeyRecord, AuditCheck, AuditRow, JoinCommit, JoinError,
+    JoinTokenRecord, Loaded, PolicyChange, PolicyChangeError, PolicyRecord, RenewError, ServiceChange,
+    ServiceChangeError, ServiceGrant, ServiceRecord, StoreError, StoreResult,
 };
 use futures_util::future::{BoxFuture, FutureExt};
 use parking_lot::Mutex;
@@ -79,6 +80,21 @@ impl Store for Disk {
         closed()
     }
     fn change_policy(&self, _: PolicyChange) -> BoxFuture<'_, Result<PolicyRecord, PolicyChangeError>> {
+        closed()
+    }
+    fn list_services(&self) -> BoxFuture<'_, StoreResult<Vec<ServiceRecord>>> {
+        closed()
+    }
+    fn change_service(&self, _: ServiceChange) -> BoxFuture<'_, Result<ServiceRecord, ServiceChangeError>> {
+        closed()
+    }
+    fn create_api_key(&self, _: ApiKeyRecord, _: u32) -> BoxFuture<'_, Result<(), ApiKeyError>> {
+        closed()
+    }
+    fn list_api_keys(&self) -> BoxFuture<'_, StoreResult<Vec<ApiKeyRecord>>> {
+        closed()
+    }
+    fn revoke_api_key(&self, _: String, _: Timestamp) -> BoxFuture<'_, StoreResult<Option<ServiceKey>>> {
         closed()
     }
     fn audit(&self, _: AuditEvent, _: Timestamp) -> BoxFuture<'_, StoreResult<()>> {

@@ -6,4 +6,5 @@ mod durability;
 mod joins;
 mod opening;
 mod policy;
+mod services;
 mod support;

@@ -13,6 +13,7 @@ mod interop;
 mod load;
 mod nothing_lost;
 mod observed;
+mod owners;
 mod ping;
 mod policy;
 mod refusals;

@@ -1,0 +1,314 @@
+//! Who calls, and how that is known.
+//!
+//! Four ways lead to an [`Identity`]: an access token of the operator, an API key that an owner got
+//! for a signature, a sealed token made from such a key, and one made from another issuer's
+//! assertion. Each is compared with the tables as they are now, so what is revoked is dead at once.
+
+mod api_key;
+mod assertion;
+mod bls;
+mod challenge;
+mod extra_headers;
+pub(crate) mod hex;
+mod oauth_policy;
+mod owner;
+mod sealed;
+mod signed;
+mod verifying_key;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use blueprint_common_types::{Secret, ServiceKey, Timestamp, TokenId};
+
+pub use api_key::{DEFAULT_PREFIX, KeyGrant, KeyHash, KeyId, KeyTable, MAX_PREFIX, NewApiKey, is_prefix};
+pub use assertion::{Assertion, AssertionError, Replays, SKEW, verify_assertion};
+pub use challenge::{CHALLENGE_LIFE, Challenge, ChallengeError, Challenges, TooManyChallenges};
+pub use extra_headers::{ExtraHeaderError, bind_headers, extend_headers, tenant_id};
+pub use hex::{decode as decode_hex, encode as encode_hex};
+pub use oauth_policy::{OAuthPolicy, OAuthPolicyError};
+pub use owner::{KeyKind, OwnerKey, OwnerKeyError, Signed};
+pub use sealed::{Claims, DEFAULT_LIFE, MAX_LIFE, OAUTH_KEY_ID, SealingKey};
+pub use signed::{IDENTITY_LIFE, IdentitySigner};
+pub use verifying_key::{KeyError, VerifyingKey};
+
+pub(crate) use api_key::parse as parse_api_key;
+pub use challenge::network as source_network;
+pub(crate) use sealed::HEADER as SEALED_HEADER;
+
+use crate::access::Scope;
+use crate::canonical::CanonicalRequest;
+use crate::credential::Credential;
+use crate::refusal::Refusal;
+use crate::trust::Trust;
+
+/// How a caller showed who it is; the value of `x-auth-method`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum AuthMethod {
+    /// An access token that the operator made.
+    Token,
+    /// An API key.
+    ApiKey,
+    /// A token of a few minutes made from an API key.
+    AccessToken,
+    /// A token of a few minutes made from an assertion.
+    OAuth,
+}
+
+impl AuthMethod {
+    /// Stable name, for headers, logs and metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Token => "token",
+            Self::ApiKey => "api-key",
+            Self::AccessToken => "access-token",
+            Self::OAuth => "oauth",
+        }
+    }
+}
+
+/// What an identity stands on, to ask again whether it still holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Root {
+    Token(TokenId),
+    Key(KeyId),
+    OAuth { issued_at: Timestamp },
+}
+
+/// A caller that has shown who it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    method: AuthMethod,
+    root: Root,
+    id: String,
+    tenant_id: String,
+    tenant_name: Option<String>,
+    scopes: Vec<String>,
+    headers: BTreeMap<String, String>,
+    pub(crate) scope: Scope,
+}
+
+impl Identity {
+    /// How it was shown.
+    #[must_use]
+    pub const fn method(&self) -> AuthMethod {
+        self.method
+    }
+
+    /// Public name of the credential: safe in logs, and what counters are kept by.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Who calls, as services see it in `x-tenant-id`.
+    #[must_use]
+    pub fn tenant_id(&self) -> &str {
+        &self.tenant_id
+    }
+
+    /// Who calls, for people.
+    #[must_use]
+    pub fn tenant_name(&self) -> Option<&str> {
+        self.tenant_name.as_deref()
+    }
+
+    /// What it may do, in the service's words.
+    #[must_use]
+    pub fn scopes(&self) -> &[String] {
+        &self.scopes
+    }
+
+    /// Headers bound to the credential, names in lower case.
+    #[must_use]
+    pub const fn headers(&self) -> &BTreeMap<String, String> {
+        &self.headers
+    }
+
+    /// The service that the credential alone names.
+    #[must_use]
+    pub fn only_service(&self) -> Option<ServiceKey> {
+        match &self.scope {
+            Scope::Only(services) if services.len() == 1 && self.method != AuthMethod::Token => {
+                services.first().copied()
+            }
+            Scope::All | Scope::Only(_) => None,
+        }
+    }
+
+    /// Whether the credential still stands; asked again while a stream is open.
+    ///
+    /// The end of a token's few minutes does not end what was begun with it; revocation does.
+    ///
+    /// # Errors
+    ///
+    /// Why it does not.
+    pub fn still_holds(&self, service: ServiceKey, trust: &Trust, now: Timestamp) -> Result<(), Refusal> {
+        match &self.root {
+            Root::Token(id) => trust.access.live(*id, now),
+            Root::Key(id) => trust.keys.live(id, now).map(drop),
+            Root::OAuth { issued_at } => trust.oauth_holds(service, *issued_at),
+        }
+    }
+}
+
+/// Compares what a request shows with the tables.
+pub(crate) fn authenticate(
+    credential: &Credential,
+    trust: &Trust,
+    now: Timestamp,
+) -> Result<Identity, Refusal> {
+    match credential {
+        Credential::Missing => Err(Refusal::MissingToken),
+        Credential::Unreadable => Err(Refusal::InvalidToken),
+        Credential::Token { id, hash } => {
+            let grant = trust.access.authenticate(*id, hash, now)?;
+            Ok(Identity {
+                method: AuthMethod::Token,
+                root: Root::Token(*id),
+                id: id.to_string(),
+                tenant_id: id.to_string(),
+                tenant_name: Some(grant.label.clone()).filter(|label| !label.is_empty()),
+                scopes: Vec::new(),
+                headers: BTreeMap::new(),
+                scope: grant.scope.clone(),
+            })
+        }
+        Credential::ApiKey { id, hash } => {
+            let grant = trust.keys.authenticate(id, hash, now)?;
+            Ok(from_headers(
+                AuthMethod::ApiKey,
+                Root::Key(id.clone()),
+                id.to_string(),
+                grant.service,
+                &grant.headers,
+            )
+            .or_tenant(|| tenant_id(&grant.owner)))
+        }
+        Credential::Sealed(token) => from_claims(trust.sealing.open(token.expose()), trust, now),
+    }
+}
+
+fn from_claims(claims: Option<Claims>, trust: &Trust, now: Timestamp) -> Result<Identity, Refusal> {
+    let claims = claims.ok_or(Refusal::InvalidToken)?;
+    if claims.end() <= now {
+        return Err(Refusal::ExpiredToken { at: claims.end() });
+    }
+    let (number, sub) = claims.service_id;
+    let service = ServiceKey { blueprint: claims.blueprint, service: number };
+    if sub != 0 {
+        return Err(Refusal::InvalidToken);
+    }
+    let issued_at = Timestamp::from_millis(claims.issued_at.saturating_mul(1000));
+    let (method, root) = if claims.key_id == OAUTH_KEY_ID {
+        trust.oauth_holds(service, issued_at)?;
+        (AuthMethod::OAuth, Root::OAuth { issued_at })
+    } else {
+        let id = KeyId::parse(&claims.key_id).ok_or(Refusal::InvalidToken)?;
+        if trust.keys.live(&id, now)?.service != service {
+            return Err(Refusal::InvalidToken);
+        }
+        (AuthMethod::AccessToken, Root::Key(id))
+    };
+    let mut identity = from_headers(method, root, claims.jti, service, &claims.additional_headers);
+    identity.scopes = claims.scopes.unwrap_or_default();
+    Ok(identity.or_tenant(|| claims.tenant_id.unwrap_or_else(|| tenant_id(&claims.key_id))))
+}
+
+fn from_headers(
+    method: AuthMethod,
+    root: Root,
+    id: String,
+    service: ServiceKey,
+    headers: &BTreeMap<String, String>,
+) -> Identity {
+    let mut headers = headers.clone();
+    Identity {
+        method,
+        root,
+        id,
+        tenant_id: headers.remove("x-tenant-id").unwrap_or_default(),
+        tenant_name: headers.remove("x-tenant-name"),
+        scopes: Vec::new(),
+        headers,
+        scope: Scope::Only(BTreeSet::from([service])),
+    }
+}
+
+impl Identity {
+    fn or_tenant(mut self, other: impl FnOnce() -> String) -> Self {
+        if self.tenant_id.is_empty() {
+            self.tenant_id = other();
+        }
+        self
+    }
+}
+
+/// Makes a token of a few minutes from the API key that a request shows.
+///
+/// # Errors
+///
+/// A [`Refusal`] where it shows no live key, or asks for headers that cannot go with it.
+pub fn exchange(
+    request: &CanonicalRequest,
+    trust: &Trust,
+    asked: &BTreeMap<String, String>,
+    life: Duration,
+    now: Timestamp,
+) -> Result<(Secret<String>, Timestamp), Refusal> {
+    let (id, grant) = match request.credential() {
+        Credential::Missing => return Err(Refusal::MissingToken),
+        Credential::ApiKey { id, hash } => (id, trust.keys.authenticate(id, hash, now)?),
+        Credential::Unreadable | Credential::Token { .. } | Credential::Sealed(_) => {
+            return Err(Refusal::InvalidToken);
+        }
+    };
+    let headers = extend_headers(&grant.headers, asked).map_err(|error| Refusal::BadHeaders { error })?;
+    let tenant = headers.get("x-tenant-id").cloned().unwrap_or_else(|| tenant_id(&grant.owner));
+    // A token does not outlive its key.
+    let expires_at = now.plus(life).min(grant.expires_at);
+    seal(trust, grant.service, id.as_str(), tenant, headers, None, expires_at, now).ok_or(Refusal::Draining)
+}
+
+/// Makes a token of a few minutes for whom an assertion vouches.
+#[must_use]
+pub fn seal_for_assertion(
+    trust: &Trust,
+    service: ServiceKey,
+    assertion: &Assertion,
+    life: Duration,
+    now: Timestamp,
+) -> Option<(Secret<String>, Timestamp)> {
+    let tenant = tenant_id(&assertion.subject);
+    let headers = BTreeMap::from([("x-tenant-id".to_owned(), tenant.clone())]);
+    seal(trust, service, OAUTH_KEY_ID, tenant, headers, assertion.scopes.clone(), now.plus(life), now)
+}
+
+#[expect(clippy::too_many_arguments, reason = "the claims of a token, each from elsewhere")]
+fn seal(
+    trust: &Trust,
+    service: ServiceKey,
+    key_id: &str,
+    tenant: String,
+    headers: BTreeMap<String, String>,
+    scopes: Option<Vec<String>>,
+    expires_at: Timestamp,
+    now: Timestamp,
+) -> Option<(Secret<String>, Timestamp)> {
+    let mut jti = [0u8; 16];
+    blueprint_common_types::fill_random(&mut jti).ok()?;
+    let claims = Claims {
+        service_id: (service.service, 0),
+        blueprint: service.blueprint,
+        tenant_id: Some(tenant),
+        tenant_binding: None,
+        additional_headers: headers,
+        expires_at: expires_at.as_secs(),
+        issued_at: now.as_secs(),
+        key_id: key_id.to_owned(),
+        jti: encode_hex(&jti),
+        scopes,
+    };
+    Some((trust.sealing.seal(&claims.bound())?, expires_at))
+}

@@ -1,0 +1,90 @@
+//! `POST /v1/oauth/token`: another issuer's assertion for a token of a few minutes (RFC 7523).
+
+use blueprint_common_types::Timestamp;
+use blueprint_hub_proxy_core::identity::{AssertionError, seal_for_assertion, verify_assertion};
+use blueprint_hub_proxy_core::{CanonicalRequest, Trust};
+use http::{Response, StatusCode};
+use serde::Deserialize;
+use serde_json::json as value;
+use tracing::info;
+
+use super::answers::{json, token};
+use super::{Answer, AuthApi, named};
+use crate::body::AnswerBody;
+
+/// The only grant there is.
+const GRANT: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
+
+#[derive(Deserialize)]
+struct TokenRequest {
+    #[serde(default)]
+    grant_type: String,
+    #[serde(default)]
+    assertion: String,
+}
+
+/// As RFC 6749, section 5.2, has it.
+fn refuse(status: StatusCode, code: &str, words: &str) -> Response<AnswerBody> {
+    json(status, &value!({ "error": code, "error_description": words }))
+}
+
+impl AuthApi {
+    pub(super) fn oauth(
+        &self,
+        request: &CanonicalRequest,
+        trust: &Trust,
+        body: &[u8],
+        now: Timestamp,
+    ) -> Answer {
+        let bad = |code, words: &str| Ok(refuse(StatusCode::BAD_REQUEST, code, words));
+        let Ok(asked) = serde_urlencoded::from_bytes::<TokenRequest>(body) else {
+            return bad("invalid_request", "the body is no form");
+        };
+        if asked.grant_type != GRANT {
+            return bad("unsupported_grant_type", "grant_type must be JWT bearer");
+        }
+        if asked.assertion.is_empty() {
+            return bad("invalid_request", "missing assertion");
+        }
+        if request.selector().is_none() {
+            let words = "Missing X-Service-Id header";
+            return Ok(refuse(StatusCode::PRECONDITION_REQUIRED, "invalid_request", words));
+        }
+        let service = named(request, trust)?;
+        let known = trust.services.get(&service);
+        let Some((known, policy)) = known.and_then(|known| Some((known, known.settings().oauth.as_ref()?)))
+        else {
+            return bad("invalid_request", "OAuth not enabled for this service");
+        };
+        let verified =
+            verify_assertion(&asked.assertion, policy, known.oauth_keys(), now).and_then(|assertion| {
+                self.replays.lock().use_up(service, &assertion, now)?;
+                Ok(assertion)
+            });
+        let assertion = match verified {
+            Ok(assertion) => assertion,
+            Err(error) => {
+                info!(%service, request_id = request.request_id(), %error, "assertion refused");
+                let code = match error {
+                    AssertionError::Malformed | AssertionError::Unsupported | AssertionError::NoId => {
+                        "invalid_request"
+                    }
+                    AssertionError::Scopes => "invalid_scope",
+                    AssertionError::Signature
+                    | AssertionError::Issuer
+                    | AssertionError::Audience
+                    | AssertionError::Subject
+                    | AssertionError::Times
+                    | AssertionError::Expired
+                    | AssertionError::Replayed
+                    | AssertionError::Full => "invalid_grant",
+                };
+                return bad(code, &error.to_string());
+            }
+        };
+        match seal_for_assertion(trust, service, &assertion, policy.token_life(), now) {
+            Some((text, expires_at)) => Ok(token(&text, expires_at, now)),
+            None => Ok(refuse(StatusCode::SERVICE_UNAVAILABLE, "server_error", "no randomness for a token")),
+        }
+    }
+}

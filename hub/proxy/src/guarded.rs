@@ -1,0 +1,194 @@
+//! A connection behind the guard of the core: the HTTP library reads only what has one meaning.
+//!
+//! A head that is refused is replaced by one that the library can read, and the request with that
+//! number is known to be the refused one: so its refusal is answered, counted and logged like every
+//! other, in its turn, and the connection ends behind it. A fault inside a body breaks the connection.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker, ready};
+
+use blueprint_hub_proxy_core::guard::{FramingFault, Guard, Step};
+use bytes::{Buf, BytesMut};
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// What stands for a refused head.
+const REPLACEMENT: &[u8] = b"GET / HTTP/1.1\r\nhost: refused\r\nconnection: close\r\n\r\n";
+
+/// Bytes read at once into a buffer of our own; heads and chunk lines are looked at there.
+const READ_BYTES: usize = 8 * 1024;
+
+/// What the connection and the requests on it share.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Framing(Arc<Mutex<Shared>>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    guard: Guard,
+    fault: Option<FramingFault>,
+    held: Option<Waker>,
+}
+
+impl Framing {
+    /// What is wrong with the request of this number on its connection, the first being 1.
+    pub(crate) fn fault(&self, number: u64) -> Option<FramingFault> {
+        let shared = self.0.lock();
+        shared.fault.filter(|_| number > shared.guard.heads())
+    }
+
+    /// The upgrade that was asked for has happened.
+    pub(crate) fn upgrade(&self) {
+        self.release(Guard::upgrade);
+    }
+
+    /// It has not, if any was asked for: the next request may come.
+    pub(crate) fn resume(&self) {
+        self.release(Guard::resume);
+    }
+
+    fn release(&self, how: fn(&mut Guard)) {
+        let mut shared = self.0.lock();
+        how(&mut shared.guard);
+        if let Some(waker) = shared.held.take() {
+            waker.wake();
+        }
+    }
+}
+
+/// A stream of which only what the guard passes can be read.
+#[derive(Debug)]
+pub(crate) struct Guarded<I> {
+    io: I,
+    framing: Framing,
+    /// Bytes that were read and did not go on yet; so many at the front may.
+    pending: BytesMut,
+    passed: usize,
+    is_over: bool,
+}
+
+impl<I> Guarded<I> {
+    pub(crate) fn new(io: I, framing: Framing) -> Self {
+        Self { io, framing, pending: BytesMut::new(), passed: 0, is_over: false }
+    }
+
+    fn hand_over(&mut self, buffer: &mut ReadBuf<'_>) {
+        let count = self.passed.min(buffer.remaining());
+        buffer.put_slice(self.pending.get(..count).unwrap_or_default());
+        self.pending.advance(count);
+        self.passed = self.passed.saturating_sub(count);
+        if self.pending.is_empty() {
+            // A connection that idles keeps no buffer.
+            self.pending = BytesMut::new();
+        }
+    }
+}
+
+impl<I: AsyncRead + Unpin> Guarded<I> {
+    /// Reads a sized body past our buffer; what is behind it is taken back.
+    fn poll_body(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+        unread: u64,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.io).poll_read(cx, buffer))?;
+        let count = buffer.filled().len().saturating_sub(before);
+        let of_body = usize::try_from(unread).unwrap_or(usize::MAX).min(count);
+        let end = before.saturating_add(of_body);
+        self.pending.extend_from_slice(buffer.filled().get(end..).unwrap_or_default());
+        buffer.set_filled(end);
+        self.framing.0.lock().guard.skip(u64::try_from(of_body).unwrap_or(u64::MAX));
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut room = [const { MaybeUninit::uninit() }; READ_BYTES];
+        let mut buffer = ReadBuf::uninit(&mut room);
+        ready!(Pin::new(&mut self.io).poll_read(cx, &mut buffer))?;
+        self.pending.extend_from_slice(buffer.filled());
+        Poll::Ready(Ok(buffer.filled().len()))
+    }
+}
+
+impl<I: AsyncRead + Unpin> AsyncRead for Guarded<I> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        loop {
+            if this.passed > 0 {
+                this.hand_over(buffer);
+                return Poll::Ready(Ok(()));
+            }
+            if this.is_over {
+                return Poll::Ready(Ok(()));
+            }
+            let mut shared = this.framing.0.lock();
+            if shared.fault.is_some() {
+                // An end here would be a client that left: the library would drop the answer. It closes by itself
+                // behind the answer, as the replacement asks.
+                return Poll::Pending;
+            }
+            let unread = shared.guard.unread();
+            if unread > 0 && this.pending.is_empty() {
+                drop(shared);
+                return this.poll_body(cx, buffer, unread);
+            }
+            let is_in_body = shared.guard.is_in_body();
+            match shared.guard.step(&this.pending) {
+                Step::Pass(count) => this.passed = count,
+                Step::Hold => {
+                    shared.held = Some(cx.waker().clone());
+                    return Poll::Pending;
+                }
+                Step::Fault(fault) => {
+                    if is_in_body {
+                        this.is_over = true;
+                        return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, fault)));
+                    }
+                    shared.fault = Some(fault);
+                    this.pending = BytesMut::from(REPLACEMENT);
+                    this.passed = REPLACEMENT.len();
+                }
+                Step::More => {
+                    drop(shared);
+                    if ready!(this.poll_more(cx))? == 0 {
+                        this.is_over = true;
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl<I: AsyncWrite + Unpin> AsyncWrite for Guarded<I> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffers: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, buffers)
+    }
+}
