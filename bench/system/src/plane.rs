@@ -126,9 +126,11 @@ pub(crate) async fn run(listen: SocketAddr, count: u32, spawner: &Spawner) -> Re
         if told.elapsed() > TELL {
             told = Instant::now();
             let secs = began.elapsed().as_secs();
+            let late = snapshot.peers.iter().find(|(key, _)| !seen.contains(*key));
             eprint_line(&format!(
-                "after {secs} s {} of {count} have echoed; {:?}",
+                "after {secs} s {} of {count} have echoed; one that has not: {:?}; {:?}",
                 seen.len(),
+                late.map(|(_, stats)| stats),
                 snapshot.stats
             ));
         }
