@@ -261,6 +261,11 @@ impl EchoSender {
             return None;
         }
         sent.fate = Fate::Back(now.saturating_duration_since(sent.at));
+        if beat.seq.saturating_sub(self.acked) > 1 {
+            // Echoes before it are missing or under way, so the hub may not have believed it. It does once an echo says
+            // that this answer came, and that one must not wait for the pace.
+            self.busy_until = self.busy_until.max(now + LINGER);
+        }
         self.acked = self.acked.max(beat.seq);
         self.pace = beat.pace();
         self.misses = 0;
@@ -271,7 +276,6 @@ impl EchoSender {
         if std::mem::replace(&mut self.alive, true) {
             return None;
         }
-        // The hub learns from the next echo that its answer came; that one must not wait for the pace.
         self.busy_until = self.busy_until.max(now + LINGER);
         Some(Change::Back)
     }

@@ -18,13 +18,15 @@ struct Sim {
     pace: Duration,
     beside: Beside,
     sent: u32,
+    /// What a hub that is there has heard.
+    heard: Heard,
 }
 
 impl Sim {
     fn new() -> Self {
         let now = Instant::now();
         let (sender, beside) = (EchoSender::new(7, now), Beside::default());
-        Self { now, sender, changes: Vec::new(), pace: INTERVAL, beside, sent: 0 }
+        Self { now, sender, changes: Vec::new(), pace: INTERVAL, beside, sent: 0, heard: Heard::NONE }
     }
 
     /// Lets time pass; every echo that is due is answered after `rtt`, if at all.
@@ -45,7 +47,10 @@ impl Sim {
             if self.sender.is_due(self.beside, self.now) {
                 self.sent += 1;
                 let beat = Beat { pace: millis(self.pace), ..self.sender.send(true, 0, self.now) };
-                replies.extend(rtt.map(|rtt| (self.now + rtt, beat)));
+                if let Some(rtt) = rtt {
+                    self.heard.handle_beat(beat, self.now);
+                    replies.push_back((self.now + rtt, beat));
+                }
             }
             assert!(self.sender.deadline() > self.now);
         }
@@ -122,6 +127,21 @@ fn a_hub_that_is_back_hears_at_any_pace_within_seconds_that_its_answers_come() {
     assert_eq!(sim.changes, [Change::Back, Change::Lost, Change::Back]);
     assert!(sim.sender.acked + 1 >= sim.sender.seq, "the last echo said that the one before came back");
     assert!(sim.sender.window.iter().rev().nth(1).is_some_and(|sent| matches!(sent.fate, Fate::Back(_))));
+}
+
+#[test]
+fn a_hub_that_is_back_after_any_time_believes_a_spoke_within_seconds_of_its_first_echo() {
+    for outage in (0..24_000).step_by(50) {
+        let mut sim = slow();
+        // A slow answer makes it patient: it then sends four echoes before two are missing.
+        sim.run(INTERVAL_MAX + ms(2000), Some(ms(600)));
+        sim.run(ms(outage), None);
+        sim.heard = Heard::NONE;
+        sim.run(ms(2500), Some(ms(20)));
+        let mut watch = EchoWatch::new();
+        watch.look(sim.heard, sim.now);
+        assert!(sim.heard == Heard::NONE || watch.is_alive(), "after {outage} ms: {:?}", sim.sender);
+    }
 }
 
 #[test]
