@@ -11,7 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{plane, run, spokes, stream, swarm};
+use crate::{front, plane, run, spokes, stream, swarm};
 
 /// Longest run; what is not measured by then is not measured.
 const DEADLINE: Duration = Duration::from_secs(235);
@@ -119,6 +119,9 @@ enum Inner {
         #[arg(long)]
         count: u32,
     },
+    /// Runs the auth proxy, alone or with hub and agent, until standard input ends
+    #[command(hide = true)]
+    Front(front::Front),
     /// Runs one end of a stream
     #[command(hide = true)]
     Stream(stream::End),
@@ -150,6 +153,7 @@ async fn until_signal(cli: Cli) -> Result<()> {
             Some(Inner::Swarm { count }) => swarm::run(count, &spawner).await,
             Some(Inner::Plane { listen, count }) => plane::run(listen, count, &spawner).await,
             Some(Inner::Spokes { hub, count }) => spokes::run(hub, count, &spawner).await,
+            Some(Inner::Front(front)) => Box::pin(front::run(&front)).await,
             Some(Inner::Stream(end)) => stream::run(&end, &spawner).await,
             None => tokio::time::timeout(DEADLINE, run::run(&cli.measure, &spawner))
                 .await

@@ -121,6 +121,11 @@ impl Hub {
         address(text(&status, "/proxy")?)
     }
 
+    /// Its process id.
+    pub(crate) const fn pid(&self) -> i32 {
+        self.process.pid()
+    }
+
     /// What its process uses.
     ///
     /// # Errors

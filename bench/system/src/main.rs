@@ -13,6 +13,7 @@ mod client;
 mod core;
 mod dev;
 mod footprint;
+mod front;
 mod host;
 mod hub;
 mod idle;

@@ -114,6 +114,11 @@ impl Running {
         }
     }
 
+    /// Its process id.
+    pub(crate) const fn pid(&self) -> i32 {
+        self.pid
+    }
+
     /// What it uses now.
     ///
     /// # Errors

@@ -32,6 +32,16 @@ impl Spoke {
     /// Fails where it is not in time.
     pub(crate) async fn start(hub: &Hub, folder: &Path) -> Result<Self> {
         let (service, local) = start_service(folder).await?;
+        let agent = Self::before(hub, local, folder).await?;
+        Ok(Self { agent, service, local })
+    }
+
+    /// Starts an agent alone, before a service that runs already and answers `GET /healthz`.
+    ///
+    /// # Errors
+    ///
+    /// Fails where it is not in time.
+    pub(crate) async fn before(hub: &Hub, local: SocketAddr, folder: &Path) -> Result<Running> {
         let agent = start_agent(&hub.join_line(1).await?, local, folder).await?;
         let is_healthy = |status: &serde_json::Value| status.pointer("/services/healthy") == Some(&1.into());
         if let Err(error) = hub.wait("a healthy service", SOON, is_healthy).await {
@@ -39,7 +49,7 @@ impl Spoke {
             agent.usage()?;
             return Err(error);
         }
-        Ok(Self { agent, service, local })
+        Ok(agent)
     }
 
     /// Ends both.
