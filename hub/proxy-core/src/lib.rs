@@ -34,6 +34,7 @@ mod rules;
 mod selector;
 mod settings;
 mod trust;
+pub mod upstream;
 
 pub use access::{AccessGrant, AccessTable, Scope};
 pub use balance::choose;

@@ -114,6 +114,20 @@ pub enum Refusal {
         /// What is known of its targets.
         reason: String,
     },
+    /// So many connections to its targets failed that none is tried for a moment.
+    #[error("no target of service {service} could be reached for some time")]
+    CircuitOpen {
+        /// The service.
+        service: ServiceKey,
+        /// Seconds until the next try.
+        retry_after: u64,
+    },
+    /// As many requests are open at every target as may be.
+    #[error("every target of service {service} is busy")]
+    TargetsBusy {
+        /// The service.
+        service: ServiceKey,
+    },
     /// Every target that was tried refused or did not answer the connection.
     #[error("no target of service {service} could be reached")]
     TargetUnreachable {
@@ -123,6 +137,12 @@ pub enum Refusal {
     /// The connection broke, or what came back was not HTTP, before an answer was complete enough to pass on.
     #[error("service {service} broke off the request")]
     UpstreamFailed {
+        /// The service.
+        service: ServiceKey,
+    },
+    /// The head of the answer did not come in the time that the service is given.
+    #[error("service {service} did not answer in time")]
+    UpstreamTimeout {
         /// The service.
         service: ServiceKey,
     },
@@ -163,8 +183,22 @@ impl Refusal {
         }
     }
 
+    /// Seconds after which the client may come back, where the hub can say.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<u64> {
+        /// Where a service or the hub is away.
+        const SOON: u64 = 2;
+        match (self, self.status()) {
+            (Self::TooManyRequests { retry_after } | Self::CircuitOpen { retry_after, .. }, _) => {
+                Some(*retry_after)
+            }
+            (_, StatusCode::SERVICE_UNAVAILABLE) => Some(SOON),
+            _ => None,
+        }
+    }
+
     /// Every code there is, for metrics that start at zero.
-    pub const CODES: [&'static str; 26] = [
+    pub const CODES: [&'static str; 29] = [
         "missing_token",
         "invalid_token",
         "expired_token",
@@ -188,8 +222,11 @@ impl Refusal {
         "bad_headers",
         "too_many_requests",
         "no_healthy_target",
+        "circuit_open",
+        "targets_busy",
         "target_unreachable",
         "upstream_failed",
+        "upstream_timeout",
         "draining",
     ];
 
@@ -253,12 +290,19 @@ impl Refusal {
                 Row(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", "wait as long as Retry-After says")
             }
             Self::NoHealthyTarget { .. } => Row(StatusCode::SERVICE_UNAVAILABLE, "no_healthy_target", WAIT),
+            Self::CircuitOpen { .. } => Row(StatusCode::SERVICE_UNAVAILABLE, "circuit_open", WAIT),
+            Self::TargetsBusy { .. } => Row(StatusCode::SERVICE_UNAVAILABLE, "targets_busy", WAIT),
             Self::TargetUnreachable { .. } => {
                 Row(StatusCode::SERVICE_UNAVAILABLE, "target_unreachable", WAIT)
             }
             Self::UpstreamFailed { .. } => Row(
                 StatusCode::BAD_GATEWAY,
                 "upstream_failed",
+                "the request may have had an effect: repeat it only if that is safe",
+            ),
+            Self::UpstreamTimeout { .. } => Row(
+                StatusCode::GATEWAY_TIMEOUT,
+                "upstream_timeout",
                 "the request may have had an effect: repeat it only if that is safe",
             ),
             Self::Draining => Row(StatusCode::SERVICE_UNAVAILABLE, "draining", "try again in a few seconds"),

@@ -197,7 +197,7 @@ fn every_refusal_answers_with_its_status_and_a_hint() {
     let selector = Selector::Exact(SERVICE);
     let service = SERVICE;
     let fault = blueprint_hub_proxy_core::PathFault::Control;
-    let table: [(Refusal, u16); 26] = [
+    let table: [(Refusal, u16); 29] = [
         (Refusal::MissingToken, 401),
         (Refusal::InvalidToken, 401),
         (Refusal::ExpiredToken { at: NOW }, 401),
@@ -221,8 +221,11 @@ fn every_refusal_answers_with_its_status_and_a_hint() {
         (Refusal::BadHeaders { error: ExtraHeaderError::Name }, 400),
         (Refusal::TooManyRequests { retry_after: 1 }, 429),
         (Refusal::NoHealthyTarget { service, reason: "gone".to_owned() }, 503),
+        (Refusal::CircuitOpen { service, retry_after: 1 }, 503),
+        (Refusal::TargetsBusy { service }, 503),
         (Refusal::TargetUnreachable { service }, 503),
         (Refusal::UpstreamFailed { service }, 502),
+        (Refusal::UpstreamTimeout { service }, 504),
         (Refusal::Draining, 503),
     ];
     for ((refusal, status), code) in table.iter().zip(Refusal::CODES) {
