@@ -18,7 +18,6 @@
 //!   and [`MAX_TARGET_BYTES`].
 
 mod access;
-mod balance;
 mod canonical;
 mod credential;
 mod decide;
@@ -37,7 +36,6 @@ mod trust;
 pub mod upstream;
 
 pub use access::{AccessGrant, AccessTable, Scope};
-pub use balance::choose;
 pub use canonical::{CanonicalRequest, Downstream, MAX_HEADER_BYTES, MAX_HEADERS, MAX_TARGET_BYTES};
 pub use decide::{Admission, decide};
 pub use headers::{

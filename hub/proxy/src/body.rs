@@ -11,6 +11,7 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use crate::open::OpenRequest;
 use crate::watch::Watch;
@@ -27,11 +28,16 @@ pub(crate) struct RequestBody(Arc<Mutex<Shared>>);
 struct Shared {
     body: Incoming,
     is_touched: bool,
+    /// The client did not send all of it.
+    is_broken: bool,
+    /// When its end was handed on.
+    sent_at: Option<Instant>,
 }
 
 impl RequestBody {
     pub(crate) fn new(body: Incoming) -> Self {
-        Self(Arc::new(Mutex::new(Shared { body, is_touched: false })))
+        let sent_at = body.is_end_stream().then(Instant::now);
+        Self(Arc::new(Mutex::new(Shared { body, is_touched: false, is_broken: false, sent_at })))
     }
 
     pub(crate) fn lend(&self) -> LentBody {
@@ -41,6 +47,22 @@ impl RequestBody {
     /// Whether anything was read from it, so that it cannot be sent again.
     pub(crate) fn is_touched(&self) -> bool {
         self.0.lock().is_touched
+    }
+
+    /// Whether the client broke it off.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.0.lock().is_broken
+    }
+
+    /// When all of it was handed on; `None` while some is to come.
+    pub(crate) fn sent_at(&self) -> Option<Instant> {
+        self.0.lock().sent_at
+    }
+}
+
+impl Shared {
+    fn note_end(&mut self) {
+        self.sent_at.get_or_insert_with(Instant::now);
     }
 }
 
@@ -58,6 +80,12 @@ impl Body for LentBody {
         let mut shared = self.0.lock();
         shared.is_touched = true;
         let polled = Pin::new(&mut shared.body).poll_frame(cx);
+        match &polled {
+            Poll::Ready(None) => shared.note_end(),
+            Poll::Ready(Some(Ok(_))) if shared.body.is_end_stream() => shared.note_end(),
+            Poll::Ready(Some(Err(_))) => shared.is_broken = true,
+            Poll::Ready(Some(Ok(_))) | Poll::Pending => {}
+        }
         polled.map_ok(|frame| filter_trailers(frame, request_trailers))
     }
 

@@ -7,3 +7,4 @@ mod owners;
 mod rig;
 mod streaming;
 mod upgrades;
+mod upstreams;
