@@ -25,6 +25,7 @@ mod framing;
 pub mod guard;
 mod headers;
 pub mod identity;
+pub mod limits;
 mod path;
 pub mod rate;
 mod refusal;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::identity::{DEFAULT_PREFIX, MAX_PREFIX, OAuthPolicy, OAuthPolicyError, OwnerKey, is_prefix};
+use crate::limits::Limits;
 use crate::rules::{Rule, RuleError};
 use crate::upstream::UpstreamSettings;
 
@@ -39,6 +40,10 @@ pub struct ServiceSettings {
     pub rules: Vec<Rule>,
     /// How requests are shared out among its targets.
     pub upstream: UpstreamSettings,
+    /// What all of its clients may use together.
+    pub limits: Limits,
+    /// What each of them may use.
+    pub key_limits: Limits,
 }
 
 /// What is wrong with the settings of a service.
@@ -102,6 +107,8 @@ impl ServiceSettings {
         for (position, rule) in self.rules.iter().enumerate() {
             rule.check().map_err(|error| SettingsError::Rule { position, error })?;
         }
+        self.limits.check("limits")?;
+        self.key_limits.check("key_limits")?;
         self.upstream.check()
     }
 

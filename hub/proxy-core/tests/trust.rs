@@ -8,6 +8,7 @@ use std::time::Duration;
 use blueprint_common_types::{AccessToken, AgentId, Health, Secret, ServiceKey, Timestamp};
 use blueprint_hub_proxy_core::guard::FramingFault;
 use blueprint_hub_proxy_core::identity::{ExtraHeaderError, SealingKey};
+use blueprint_hub_proxy_core::limits::LimitKind;
 use blueprint_hub_proxy_core::{
     AccessGrant, AccessTable, Admission, CanonicalRequest, Downstream, Refusal, RouteTable, Scope, Selector,
     Target, Trust, decide, request_trailers, response_headers, response_trailers, upstream_headers,
@@ -197,7 +198,8 @@ fn every_refusal_answers_with_its_status_and_a_hint() {
     let selector = Selector::Exact(SERVICE);
     let service = SERVICE;
     let fault = blueprint_hub_proxy_core::PathFault::Control;
-    let table: [(Refusal, u16); 29] = [
+    let reached = |limit| Refusal::LimitReached { limit, retry_after: 1 };
+    let table: [(Refusal, u16); 34] = [
         (Refusal::MissingToken, 401),
         (Refusal::InvalidToken, 401),
         (Refusal::ExpiredToken { at: NOW }, 401),
@@ -221,6 +223,11 @@ fn every_refusal_answers_with_its_status_and_a_hint() {
         (Refusal::BadHeaders { error: ExtraHeaderError::Name }, 400),
         (Refusal::TooManyRequests { retry_after: 1 }, 429),
         (Refusal::NoHealthyTarget { service, reason: "gone".to_owned() }, 503),
+        (reached(LimitKind::ServiceRate), 429),
+        (reached(LimitKind::KeyRate), 429),
+        (reached(LimitKind::ServiceConcurrency), 429),
+        (reached(LimitKind::KeyConcurrency), 429),
+        (Refusal::BodyTooLarge { most: 1 }, 413),
         (Refusal::CircuitOpen { service, retry_after: 1 }, 503),
         (Refusal::TargetsBusy { service }, 503),
         (Refusal::TargetUnreachable { service }, 503),

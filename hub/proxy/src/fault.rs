@@ -26,11 +26,16 @@ pub(crate) enum Fault {
     TimedOut,
     /// The client broke its body off.
     Client,
+    /// The client's body is larger than this, and was cut.
+    TooLarge(u64),
 }
 
 impl Fault {
     /// Reads the error of a request with that body.
     pub(crate) fn of(error: &Error, body: &RequestBody) -> Self {
+        if let Some(most) = body.is_too_large() {
+            return Self::TooLarge(most);
+        }
         if body.is_broken() {
             return Self::Client;
         }
@@ -49,7 +54,7 @@ impl Fault {
         match self {
             Self::Unreachable => Outcome::Unreachable,
             Self::Reset | Self::Malformed | Self::TimedOut => Outcome::Failed,
-            Self::Full | Self::Client => Outcome::Unknown,
+            Self::Full | Self::Client | Self::TooLarge(_) => Outcome::Unknown,
         }
     }
 
@@ -58,6 +63,7 @@ impl Fault {
         match self {
             Self::Unreachable | Self::Full => Refusal::TargetUnreachable { service },
             Self::Reset | Self::Malformed | Self::Client => Refusal::UpstreamFailed { service },
+            Self::TooLarge(most) => Refusal::BodyTooLarge { most },
             Self::TimedOut => Refusal::UpstreamTimeout { service },
         }
     }
@@ -68,7 +74,7 @@ impl Fault {
         match self {
             Self::Unreachable | Self::Full => !body.is_touched(),
             Self::Reset => !body.is_touched() && is_idempotent(method),
-            Self::Malformed | Self::TimedOut | Self::Client => false,
+            Self::Malformed | Self::TimedOut | Self::Client | Self::TooLarge(_) => false,
         }
     }
 }

@@ -24,6 +24,7 @@ use crate::auth::{AuthApi, Route};
 use crate::body::{AnswerBody, RequestBody, StreamBody};
 use crate::connector::Connector;
 use crate::guarded::Framing;
+use crate::limits::{Limiter, Permit};
 use crate::metrics::ProxyMetrics;
 use crate::open::OpenRequest;
 use crate::send::{Outgoing, Sender};
@@ -60,6 +61,14 @@ impl Conversation {
     }
 }
 
+/// A request that a target has answered, and what it holds until it ends.
+struct Sent {
+    response: Response<Incoming>,
+    at_target: AtTarget,
+    permit: Permit,
+    admission: Admission,
+}
+
 /// What all requests share.
 pub(crate) struct Forwarder {
     domain: String,
@@ -69,6 +78,7 @@ pub(crate) struct Forwarder {
     spawner: Spawner,
     sender: Sender,
     targets: Targets,
+    limiter: Limiter,
     no_settings: ServiceSettings,
     metrics: Arc<ProxyMetrics>,
     drain: CancellationToken,
@@ -91,6 +101,7 @@ impl Forwarder {
             spawner: spawner.clone(),
             sender: Sender::new(connector, targets.clone(), Arc::clone(&metrics), spawner),
             targets,
+            limiter: Limiter::default(),
             no_settings: ServiceSettings::default(),
             metrics,
             drain: spawner.stop().drain,
@@ -127,21 +138,25 @@ impl Forwarder {
             conversation.stays();
             return self.own(answered, &request_id, source, open);
         }
+        let upload = RequestBody::new(body);
         let sent = match parsed {
-            Ok(canonical) => self.forward(&canonical, &parts.headers, RequestBody::new(body)).await,
+            Ok(canonical) => self.forward(&canonical, &parts.headers, &upload).await,
             Err(refusal) => Err(refusal),
         };
         let answer = match sent {
-            Ok((response, at_target, admission)) => {
+            Ok(Sent { response, at_target, permit, admission }) => {
                 open.set_status(response.status());
-                open.set_target(at_target);
+                open.hold(at_target, permit);
                 let watch = Watch::new(admission, Arc::clone(&self.trust));
                 match upgrade.filter(|_| response.status() == StatusCode::SWITCHING_PROTOCOLS) {
                     Some(client) => {
                         conversation.upgraded();
                         return self.upgrade(client, response, &request_id, open, watch);
                     }
-                    None => pass_on(response, &parts.method, &request_id, open, watch),
+                    None => {
+                        let answer = |body| StreamBody::new(body, open, watch, upload);
+                        pass_on(response, &parts.method, &request_id, answer)
+                    }
                 }
             }
             Err(refusal) => self.own(Err(refusal), &request_id, source, open),
@@ -198,8 +213,8 @@ impl Forwarder {
         &self,
         canonical: &CanonicalRequest,
         headers: &HeaderMap,
-        body: RequestBody,
-    ) -> Result<(Response<Incoming>, AtTarget, Admission), Refusal> {
+        body: &RequestBody,
+    ) -> Result<Sent, Refusal> {
         if self.drain.is_cancelled() {
             return Err(Refusal::Draining);
         }
@@ -212,6 +227,8 @@ impl Forwarder {
         })?;
         let service = admission.service();
         let settings = trust.services.get(&service).map_or(&self.no_settings, |known| known.settings());
+        body.limit(settings.limits.body_limit(&settings.key_limits))?;
+        let permit = self.limiter.begin(&admission, settings)?;
         let statement = self.statements.of(&admission, now);
         let outgoing = Outgoing {
             canonical,
@@ -220,10 +237,10 @@ impl Forwarder {
             statement: statement.as_ref(),
             targets: trust.routes.targets(&service).unwrap_or_default(),
             settings: &settings.upstream,
-            body: &body,
+            body,
         };
         let (response, at_target) = self.sender.send(&outgoing).await?;
-        Ok((response, at_target, admission))
+        Ok(Sent { response, at_target, permit, admission })
     }
 }
 
@@ -232,8 +249,7 @@ fn pass_on(
     response: Response<Incoming>,
     method: &Method,
     request_id: &str,
-    open: OpenRequest,
-    watch: Watch,
+    stream: impl FnOnce(Incoming) -> StreamBody,
 ) -> Response<AnswerBody> {
     let (parts, body) = response.into_parts();
     let mut headers = response_headers(&parts.headers);
@@ -244,7 +260,7 @@ fn pass_on(
     if let Ok(value) = HeaderValue::from_str(request_id) {
         headers.insert(REQUEST_ID, value);
     }
-    let mut answer = Response::new(AnswerBody::Stream(StreamBody::new(body, open, watch)));
+    let mut answer = Response::new(AnswerBody::Stream(stream(body)));
     *answer.status_mut() = parts.status;
     *answer.headers_mut() = headers;
     answer

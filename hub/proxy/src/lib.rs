@@ -28,6 +28,7 @@ mod fault;
 mod forward;
 mod guarded;
 mod keys;
+mod limits;
 mod metrics;
 mod open;
 mod send;

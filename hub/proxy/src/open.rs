@@ -8,6 +8,7 @@ use blueprint_hub_proxy_core::Refusal;
 use http::StatusCode;
 use tracing::{debug, info};
 
+use crate::limits::Permit;
 use crate::metrics::ProxyMetrics;
 use crate::upstreams::AtTarget;
 
@@ -18,13 +19,13 @@ pub(crate) struct OpenRequest {
     started_at: Instant,
     request_id: String,
     status: Option<StatusCode>,
-    target: Option<AtTarget>,
+    held: Option<Box<(AtTarget, Permit)>>,
 }
 
 impl OpenRequest {
     pub(crate) fn begin(metrics: Arc<ProxyMetrics>) -> Self {
         metrics.open.inc();
-        Self { metrics, started_at: Instant::now(), request_id: String::new(), status: None, target: None }
+        Self { metrics, started_at: Instant::now(), request_id: String::new(), status: None, held: None }
     }
 
     /// Names the request for the log.
@@ -37,9 +38,14 @@ impl OpenRequest {
         self.status = Some(status);
     }
 
-    /// Keeps the request counted at its target.
-    pub(crate) fn set_target(&mut self, target: AtTarget) {
-        self.target = Some(target);
+    /// Keeps the request counted at its target and for its client.
+    pub(crate) fn hold(&mut self, target: AtTarget, permit: Permit) {
+        self.held = Some(Box::new((target, permit)));
+    }
+
+    /// Notes that the client's body was cut for its size after the head of the answer was passed on.
+    pub(crate) fn note_too_large(&self, most: u64) {
+        self.metrics.count_refusal(&Refusal::BodyTooLarge { most });
     }
 
     /// Notes that the hub cut what was open, because what let it in does not hold any more.

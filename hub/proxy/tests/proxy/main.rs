@@ -3,6 +3,7 @@
 
 mod admission;
 mod failures;
+mod limits;
 mod owners;
 mod rig;
 mod streaming;
