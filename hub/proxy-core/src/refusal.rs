@@ -62,8 +62,8 @@ pub enum Refusal {
         /// The number that was named.
         service: u64,
     },
-    /// Host name and `X-Service-Id` name different services.
-    #[error("host name and X-Service-Id name different services")]
+    /// Two of host name, path and `X-Service-Id` name different services.
+    #[error("host name, path and X-Service-Id name different services")]
     ContradictoryService,
     /// `Host` is missing, doubled, unreadable, or differs from the request target.
     #[error("the host of the request is missing, unreadable or contradictory")]
@@ -170,8 +170,7 @@ pub enum Refusal {
 const ASK: &str = "ask the operator of this hub for an access token";
 const SEND: &str =
     "send the header 'Authorization: Bearer TOKEN' with an access token from the operator of this hub";
-const NAME: &str =
-    "send 'X-Service-Id: BLUEPRINT/SERVICE', such as 7/42, or call the host sSERVICE.bBLUEPRINT.DOMAIN";
+const NAME: &str = "send 'X-Service-Id: BLUEPRINT/SERVICE', such as 7/42, or call the path /sSERVICE.bBLUEPRINT/ or the host sSERVICE.bBLUEPRINT.DOMAIN";
 const LIST: &str = "blueprint-hub service ls lists what this hub offers";
 const WAIT: &str = "try again later; blueprint-hub service show tells the operator more";
 const REPEAT: &str = "the request may have had an effect: repeat it only if that is safe";
@@ -282,7 +281,7 @@ impl Refusal {
             Self::MalformedServiceId => Row(StatusCode::BAD_REQUEST, "malformed_service_id", NAME),
             Self::AmbiguousService { .. } => Row(StatusCode::CONFLICT, "ambiguous_service", NAME),
             Self::ContradictoryService => {
-                Row(StatusCode::CONFLICT, "contradictory_service", "drop one of them")
+                Row(StatusCode::BAD_REQUEST, "contradictory_service", "name the service once")
             }
             Self::MalformedAuthority => Row(
                 StatusCode::BAD_REQUEST,

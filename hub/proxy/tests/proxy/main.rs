@@ -4,6 +4,7 @@
 mod admission;
 mod failures;
 mod limits;
+mod naming;
 mod owners;
 mod rig;
 mod streaming;
