@@ -41,6 +41,7 @@ pub struct Downstream<'a> {
 pub struct CanonicalRequest {
     method: Method,
     path: String,
+    prefix: Option<String>,
     query: Option<String>,
     authority: Option<String>,
     selector: Option<Selector>,
@@ -68,12 +69,19 @@ impl CanonicalRequest {
         let authority = authority(parts, downstream.tls)?;
         let path = path::normalise(parts.uri.path()).map_err(|fault| Refusal::MalformedPath { fault })?;
         let host = authority.as_ref().map(Authority::host);
-        let selector = selector::parse(&parts.headers, host, downstream.domain)?;
+        let split = selector::split_path(&path);
+        let by_path = split.map(|(key, _, _)| key);
+        let selector = selector::parse(&parts.headers, host, downstream.domain, by_path)?;
+        let (prefix, path) = match split {
+            Some((_, prefix, rest)) => (Some(prefix.to_owned()), rest.to_owned()),
+            None => (None, path),
+        };
         let credential = credential::parse(&parts.headers)?;
         let websocket = asks_for_websocket(parts)?;
         Ok(Self {
             method: parts.method.clone(),
             path,
+            prefix,
             query: parts.uri.query().map(str::to_owned),
             authority: authority.map(|authority| authority.as_str().to_owned()),
             selector,
@@ -92,10 +100,17 @@ impl CanonicalRequest {
         &self.method
     }
 
-    /// The normal form of the path.
+    /// The normal form of the path, without a segment that names the service: what is authorised, and what
+    /// the service gets.
     #[must_use]
     pub fn path(&self) -> &str {
         &self.path
+    }
+
+    /// The first segment of the path as it came, where that names the service, such as `/s42.b7`.
+    #[must_use]
+    pub fn prefix(&self) -> Option<&str> {
+        self.prefix.as_deref()
     }
 
     /// The normal form of the path and the query as it came: the target of the new request.

@@ -14,6 +14,9 @@ use crate::trust::Trust;
 /// Most characters of a target's own words that a client gets to see.
 const MAX_REASON: usize = 160;
 
+/// Why a service whose healthy targets are all drained has none.
+const DRAINED: &str = "the operator has drained all that are healthy";
+
 /// A verified identity and the service it may call now. Only [`decide`] makes one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Admission {
@@ -59,8 +62,14 @@ pub fn decide(request: &CanonicalRequest, trust: &Trust, now: Timestamp) -> Resu
     if settings.is_some_and(|settings| !rules::admit(&settings.rules, request, identity.scopes())) {
         return Err(Refusal::RuleRefused { service });
     }
-    if !targets.iter().any(|target| target.health == Health::Healthy) {
+    let is_drained =
+        |target: &Target| settings.is_some_and(|settings| settings.upstream.weight(&target.agent) == 0);
+    let mut healthy = targets.iter().filter(|target| target.health == Health::Healthy).peekable();
+    if healthy.peek().is_none() {
         return Err(Refusal::NoHealthyTarget { service, reason: explain(targets) });
+    }
+    if healthy.all(is_drained) {
+        return Err(Refusal::NoHealthyTarget { service, reason: DRAINED.to_owned() });
     }
     Ok(Admission { service, identity })
 }

@@ -81,7 +81,7 @@ const RESERVED_PREFIXES: [&str; 7] =
 
 /// Builds the headers of the request to the service.
 ///
-/// What the hub says: `x-request-id`, `x-forwarded-for`, `-proto` and `-host`, and who calls, as
+/// What the hub says: `x-request-id`, `x-forwarded-for`, `-proto`, `-host` and `-prefix`, and who calls, as
 /// `x-auth-method`, `x-tenant-id`, `x-tenant-name` and `x-scopes`, and the headers that the owner
 /// bound to the credential. `statement` is the signed form of the same
 /// ([`IdentitySigner`](crate::identity::IdentitySigner)). Length, host and encoding are left to the
@@ -115,6 +115,9 @@ pub fn upstream_headers(
     say("x-forwarded-proto", if request.is_tls() { "https" } else { "http" });
     if let Some(authority) = request.authority() {
         say("x-forwarded-host", authority);
+    }
+    if let Some(prefix) = request.prefix() {
+        say("x-forwarded-prefix", prefix);
     }
     say("x-auth-method", identity.method().name());
     say("x-tenant-id", identity.tenant_id());

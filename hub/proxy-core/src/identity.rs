@@ -102,6 +102,17 @@ impl Identity {
         &self.id
     }
 
+    /// Who limits are counted for: the token of the operator, the API key that all tokens made from it
+    /// share, or the tenant of assertions.
+    #[must_use]
+    pub fn account(&self) -> String {
+        match &self.root {
+            Root::Token(id) => format!("token:{id}"),
+            Root::Key(id) => format!("key:{id}"),
+            Root::OAuth { .. } => format!("tenant:{}", self.tenant_id),
+        }
+    }
+
     /// Who calls, as services see it in `x-tenant-id`.
     #[must_use]
     pub fn tenant_id(&self) -> &str {

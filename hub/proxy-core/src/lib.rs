@@ -18,7 +18,6 @@
 //!   and [`MAX_TARGET_BYTES`].
 
 mod access;
-mod balance;
 mod canonical;
 mod credential;
 mod decide;
@@ -26,6 +25,7 @@ mod framing;
 pub mod guard;
 mod headers;
 pub mod identity;
+pub mod limits;
 mod path;
 pub mod rate;
 mod refusal;
@@ -34,9 +34,9 @@ mod rules;
 mod selector;
 mod settings;
 mod trust;
+pub mod upstream;
 
 pub use access::{AccessGrant, AccessTable, Scope};
-pub use balance::choose;
 pub use canonical::{CanonicalRequest, Downstream, MAX_HEADER_BYTES, MAX_HEADERS, MAX_TARGET_BYTES};
 pub use decide::{Admission, decide};
 pub use headers::{

@@ -45,22 +45,38 @@ impl<K: Ord> RateTable<K> {
     ///
     /// How long until it has one again.
     pub fn take(&mut self, key: K, now: Instant) -> Result<(), Duration> {
+        self.take_at(key, self.rate, now)
+    }
+
+    /// The same at a rate of its own. Where it changed, no more is owed than its burst.
+    ///
+    /// # Errors
+    ///
+    /// How long until it has one again.
+    pub fn take_at(&mut self, key: K, rate: Rate, now: Instant) -> Result<(), Duration> {
         if self.full_at.len() >= MAX_BUCKETS && !self.full_at.contains_key(&key) {
             self.full_at.retain(|_, full_at| *full_at > now);
         }
         let has_room = self.full_at.len() < MAX_BUCKETS || self.full_at.contains_key(&key);
         let held = if has_room { self.full_at.get(&key).copied() } else { self.overflow };
-        let next = held.map_or(now, |full_at| full_at.max(now)) + self.rate.interval;
-        let most = now + self.rate.interval.saturating_mul(self.rate.burst);
-        if next > most {
-            return Err(next.saturating_duration_since(most));
-        }
+        let most = now + rate.interval.saturating_mul(rate.burst);
+        let owed = held.map_or(now, |full_at| full_at.min(most).max(now));
+        let next = owed + rate.interval;
+        let passes = next <= most;
+        let full_at = if passes { next } else { owed };
         if has_room {
-            self.full_at.insert(key, next);
+            self.full_at.insert(key, full_at);
         } else {
-            self.overflow = Some(next);
+            self.overflow = Some(full_at);
         }
-        Ok(())
+        if passes { Ok(()) } else { Err(next.saturating_duration_since(most)) }
+    }
+
+    /// Puts back what was taken at that rate.
+    pub fn give_back(&mut self, key: &K, rate: Rate) {
+        if let Some(full_at) = self.full_at.get_mut(key) {
+            *full_at = full_at.checked_sub(rate.interval).unwrap_or(*full_at);
+        }
     }
 }
 

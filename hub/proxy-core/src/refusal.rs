@@ -5,6 +5,7 @@ use http::StatusCode;
 
 use crate::guard::FramingFault;
 use crate::identity::ExtraHeaderError;
+use crate::limits::LimitKind;
 use crate::path::PathFault;
 use crate::selector::Selector;
 
@@ -61,8 +62,8 @@ pub enum Refusal {
         /// The number that was named.
         service: u64,
     },
-    /// Host name and `X-Service-Id` name different services.
-    #[error("host name and X-Service-Id name different services")]
+    /// Two of host name, path and `X-Service-Id` name different services.
+    #[error("host name, path and X-Service-Id name different services")]
     ContradictoryService,
     /// `Host` is missing, doubled, unreadable, or differs from the request target.
     #[error("the host of the request is missing, unreadable or contradictory")]
@@ -114,6 +115,34 @@ pub enum Refusal {
         /// What is known of its targets.
         reason: String,
     },
+    /// A limit of the service or of the client is reached.
+    #[error("too many {}", .limit.words())]
+    LimitReached {
+        /// Which.
+        limit: LimitKind,
+        /// Seconds until there may be room.
+        retry_after: u64,
+    },
+    /// The body of the request is larger than the service takes.
+    #[error("the body of the request is larger than {most} bytes")]
+    BodyTooLarge {
+        /// Largest body in bytes.
+        most: u64,
+    },
+    /// So many connections to its targets failed that none is tried for a moment.
+    #[error("no target of service {service} could be reached for some time")]
+    CircuitOpen {
+        /// The service.
+        service: ServiceKey,
+        /// Seconds until the next try.
+        retry_after: u64,
+    },
+    /// As many requests are open at every target as may be.
+    #[error("every target of service {service} is busy")]
+    TargetsBusy {
+        /// The service.
+        service: ServiceKey,
+    },
     /// Every target that was tried refused or did not answer the connection.
     #[error("no target of service {service} could be reached")]
     TargetUnreachable {
@@ -126,10 +155,28 @@ pub enum Refusal {
         /// The service.
         service: ServiceKey,
     },
+    /// The head of the answer did not come in the time that the service is given.
+    #[error("service {service} did not answer in time")]
+    UpstreamTimeout {
+        /// The service.
+        service: ServiceKey,
+    },
     /// The hub is shutting down.
     #[error("the hub is shutting down")]
     Draining,
 }
+
+// What clients can do, where several refusals or a long line say it.
+const ASK: &str = "ask the operator of this hub for an access token";
+const SEND: &str =
+    "send the header 'Authorization: Bearer TOKEN' with an access token from the operator of this hub";
+const NAME: &str = "send 'X-Service-Id: BLUEPRINT/SERVICE', such as 7/42, or call the path /sSERVICE.bBLUEPRINT/ or the host sSERVICE.bBLUEPRINT.DOMAIN";
+const LIST: &str = "blueprint-hub service ls lists what this hub offers";
+const WAIT: &str = "try again later; blueprint-hub service show tells the operator more";
+const REPEAT: &str = "the request may have had an effect: repeat it only if that is safe";
+const RULES: &str = "ask the operator of this hub which paths, methods and sources the service allows";
+const LIMITS: &str = "wait as long as Retry-After says; the operator of this hub sets the limits";
+const LESS: &str = "send less at once; the operator of this hub sets the limit";
 
 /// Status, code and hint of one refusal; one row per variant so that none is forgotten.
 struct Row(StatusCode, &'static str, &'static str);
@@ -163,8 +210,25 @@ impl Refusal {
         }
     }
 
+    /// Seconds after which the client may come back, where the hub can say.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<u64> {
+        /// Where a service or the hub is away.
+        const SOON: u64 = 2;
+        match (self, self.status()) {
+            (
+                Self::TooManyRequests { retry_after }
+                | Self::LimitReached { retry_after, .. }
+                | Self::CircuitOpen { retry_after, .. },
+                _,
+            ) => Some(*retry_after),
+            (_, StatusCode::SERVICE_UNAVAILABLE) => Some(SOON),
+            _ => None,
+        }
+    }
+
     /// Every code there is, for metrics that start at zero.
-    pub const CODES: [&'static str; 26] = [
+    pub const CODES: [&'static str; 34] = [
         "missing_token",
         "invalid_token",
         "expired_token",
@@ -188,17 +252,20 @@ impl Refusal {
         "bad_headers",
         "too_many_requests",
         "no_healthy_target",
+        "service_rate_limit",
+        "key_rate_limit",
+        "service_concurrency_limit",
+        "key_concurrency_limit",
+        "body_too_large",
+        "circuit_open",
+        "targets_busy",
         "target_unreachable",
         "upstream_failed",
+        "upstream_timeout",
         "draining",
     ];
 
     fn row(&self) -> Row {
-        const ASK: &str = "ask the operator of this hub for an access token";
-        const SEND: &str = "send the header 'Authorization: Bearer TOKEN' with an access token from the operator of this hub";
-        const NAME: &str = "send 'X-Service-Id: BLUEPRINT/SERVICE', such as 7/42, or call the host sSERVICE.bBLUEPRINT.DOMAIN";
-        const LIST: &str = "blueprint-hub service ls lists what this hub offers";
-        const WAIT: &str = "try again later; blueprint-hub service show tells the operator more";
         match self {
             Self::MissingToken => Row(StatusCode::UNAUTHORIZED, "missing_token", SEND),
             Self::InvalidToken => Row(StatusCode::UNAUTHORIZED, "invalid_token", ASK),
@@ -208,17 +275,13 @@ impl Refusal {
                 Row(StatusCode::BAD_REQUEST, "ambiguous_credential", "send exactly one")
             }
             Self::ServiceNotAllowed { .. } => Row(StatusCode::FORBIDDEN, "service_not_allowed", ASK),
-            Self::RuleRefused { .. } => Row(
-                StatusCode::FORBIDDEN,
-                "rule_refused",
-                "ask the operator of this hub which paths, methods and sources the service allows",
-            ),
+            Self::RuleRefused { .. } => Row(StatusCode::FORBIDDEN, "rule_refused", RULES),
             Self::UnknownService { .. } => Row(StatusCode::NOT_FOUND, "unknown_service", LIST),
             Self::ServiceNotNamed => Row(StatusCode::PRECONDITION_REQUIRED, "service_not_named", NAME),
             Self::MalformedServiceId => Row(StatusCode::BAD_REQUEST, "malformed_service_id", NAME),
             Self::AmbiguousService { .. } => Row(StatusCode::CONFLICT, "ambiguous_service", NAME),
             Self::ContradictoryService => {
-                Row(StatusCode::CONFLICT, "contradictory_service", "drop one of them")
+                Row(StatusCode::BAD_REQUEST, "contradictory_service", "name the service once")
             }
             Self::MalformedAuthority => Row(
                 StatusCode::BAD_REQUEST,
@@ -253,14 +316,17 @@ impl Refusal {
                 Row(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", "wait as long as Retry-After says")
             }
             Self::NoHealthyTarget { .. } => Row(StatusCode::SERVICE_UNAVAILABLE, "no_healthy_target", WAIT),
+            Self::LimitReached { limit, .. } => {
+                Row(StatusCode::TOO_MANY_REQUESTS, limit_code(*limit), LIMITS)
+            }
+            Self::BodyTooLarge { .. } => Row(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", LESS),
+            Self::CircuitOpen { .. } => Row(StatusCode::SERVICE_UNAVAILABLE, "circuit_open", WAIT),
+            Self::TargetsBusy { .. } => Row(StatusCode::SERVICE_UNAVAILABLE, "targets_busy", WAIT),
             Self::TargetUnreachable { .. } => {
                 Row(StatusCode::SERVICE_UNAVAILABLE, "target_unreachable", WAIT)
             }
-            Self::UpstreamFailed { .. } => Row(
-                StatusCode::BAD_GATEWAY,
-                "upstream_failed",
-                "the request may have had an effect: repeat it only if that is safe",
-            ),
+            Self::UpstreamFailed { .. } => Row(StatusCode::BAD_GATEWAY, "upstream_failed", REPEAT),
+            Self::UpstreamTimeout { .. } => Row(StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", REPEAT),
             Self::Draining => Row(StatusCode::SERVICE_UNAVAILABLE, "draining", "try again in a few seconds"),
         }
     }
@@ -284,6 +350,15 @@ const fn framing_row(fault: FramingFault) -> Row {
         | FramingFault::Chunk => {
             Row(StatusCode::BAD_REQUEST, "malformed_request", "send the request as RFC 9112 has it")
         }
+    }
+}
+
+const fn limit_code(limit: LimitKind) -> &'static str {
+    match limit {
+        LimitKind::ServiceRate => "service_rate_limit",
+        LimitKind::KeyRate => "key_rate_limit",
+        LimitKind::ServiceConcurrency => "service_concurrency_limit",
+        LimitKind::KeyConcurrency => "key_concurrency_limit",
     }
 }
 

@@ -1,4 +1,4 @@
-//! Which service a request asks for: a header or a host name.
+//! Which service a request asks for: a header, a host name, or the beginning of its path.
 
 use blueprint_common_types::ServiceKey;
 use http::HeaderMap;
@@ -11,7 +11,7 @@ pub(crate) const SERVICE_ID: &str = "x-service-id";
 /// How a client named the service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Selector {
-    /// Blueprint and service: `X-Service-Id: 7/42`, or the host name `s42.b7.DOMAIN`.
+    /// Blueprint and service: `X-Service-Id: 7/42`, the host name `s42.b7.DOMAIN`, or the path `/s42.b7/`.
     Exact(ServiceKey),
     /// The service alone, as the existing Blueprint clients name it: `X-Service-Id: 42` or `42:0`.
     ById {
@@ -22,17 +22,24 @@ pub enum Selector {
     },
 }
 
-/// Reads both places. They may say the same thing; saying different things is refused.
+/// Reads all places. They may say the same thing; saying different things is refused.
 pub(crate) fn parse(
     headers: &HeaderMap,
     host: Option<&str>,
     domain: &str,
+    by_path: Option<ServiceKey>,
 ) -> Result<Option<Selector>, Refusal> {
     let by_host = host.and_then(|host| parse_host(host, domain));
+    if let (Some(host), Some(path)) = (by_host, by_path)
+        && host != path
+    {
+        return Err(Refusal::ContradictoryService);
+    }
+    let by_place = by_host.or(by_path);
     let Some(by_header) = parse_headers(headers)? else {
-        return Ok(by_host.map(Selector::Exact));
+        return Ok(by_place.map(Selector::Exact));
     };
-    let Some(key) = by_host else {
+    let Some(key) = by_place else {
         return Ok(Some(by_header));
     };
     let agrees = match by_header {
@@ -69,9 +76,23 @@ fn parse_header(text: &str) -> Option<Selector> {
 fn parse_host(host: &str, domain: &str) -> Option<ServiceKey> {
     let host = host.to_ascii_lowercase();
     let labels = host.strip_suffix(domain.to_ascii_lowercase().as_str())?.strip_suffix('.')?;
-    if domain.is_empty() {
-        return None;
-    }
+    if domain.is_empty() { None } else { parse_labels(labels) }
+}
+
+/// Takes a first segment `s<service>.b<blueprint>` off a path in its normal form: the service, the segment
+/// with its slash, and what is left, which is a path in its normal form too.
+///
+/// Only the first counts: what follows belongs to the service, whatever it looks like.
+pub(crate) fn split_path(path: &str) -> Option<(ServiceKey, &str, &str)> {
+    let rest = path.strip_prefix('/')?;
+    let end = rest.find('/').unwrap_or(rest.len()).saturating_add(1);
+    let (prefix, rest) = path.split_at_checked(end)?;
+    let key = parse_labels(prefix.strip_prefix('/')?)?;
+    Some((key, prefix, if rest.is_empty() { "/" } else { rest }))
+}
+
+/// `s<service>.b<blueprint>`
+fn parse_labels(labels: &str) -> Option<ServiceKey> {
     let (service, blueprint) = labels.split_once('.')?;
     Some(ServiceKey {
         blueprint: number(blueprint.strip_prefix('b')?)?,
@@ -97,7 +118,7 @@ mod tests {
         if let Some(Ok(value)) = header.map(HeaderValue::from_str) {
             headers.insert(SERVICE_ID, value);
         }
-        parse(&headers, host, "bp.example")
+        parse(&headers, host, "bp.example", None)
     }
 
     #[test]
@@ -123,7 +144,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.append(SERVICE_ID, HeaderValue::from_static("42"));
         headers.append(SERVICE_ID, HeaderValue::from_static("42"));
-        assert_eq!(parse(&headers, None, ""), Err(Refusal::MalformedServiceId));
+        assert_eq!(parse(&headers, None, "", None), Err(Refusal::MalformedServiceId));
     }
 
     #[test]
@@ -145,7 +166,67 @@ mod tests {
         ] {
             assert_eq!(select(None, Some(other)), Ok(None), "{other}");
         }
-        assert_eq!(parse(&HeaderMap::new(), Some("s42.b7."), ""), Ok(None));
+        assert_eq!(parse(&HeaderMap::new(), Some("s42.b7."), "", None), Ok(None));
+    }
+
+    #[test]
+    fn the_first_segment_of_a_path_names_a_service_and_is_taken_off() {
+        for (path, rest) in [
+            ("/s42.b7", "/"),
+            ("/s42.b7/", "/"),
+            ("/s42.b7/a/b/", "/a/b/"),
+            ("/s42.b7/s43.b7/a", "/s43.b7/a"),
+        ] {
+            assert_eq!(split_path(path), Some((KEY, "/s42.b7", rest)), "{path}");
+        }
+        for other in [
+            "/",
+            "/s42",
+            "/s42.b7x/a",
+            "/s42.b7.c/a",
+            "/S42.b7/a",
+            "/s42.B7/a",
+            "/s+42.b7/a",
+            "/s42.b/a",
+            "/a/s42.b7/",
+            "/b7.s42/",
+            "/s42%2Eb7/",
+            "/~s42.b7/",
+        ] {
+            assert_eq!(split_path(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn no_two_of_the_three_names_may_differ() {
+        let header = |text: &'static str| {
+            let named = [(http::HeaderName::from_static(SERVICE_ID), HeaderValue::from_static(text))];
+            named.into_iter().collect::<HeaderMap>()
+        };
+        let (host, other) = (Some("s42.b7.bp.example"), ServiceKey { blueprint: 7, service: 43 });
+        let elsewhere = Some("s43.b7.bp.example");
+        for (headers, host, by_path, agrees) in [
+            (header("7/42"), host, Some(KEY), true),
+            (header("42"), None, Some(KEY), true),
+            (HeaderMap::new(), host, Some(KEY), true),
+            (HeaderMap::new(), Some("hub"), Some(KEY), true),
+            (header("7/43"), host, Some(KEY), false),
+            (header("7/43"), None, Some(KEY), false),
+            (header("42:1"), None, Some(KEY), false),
+            (HeaderMap::new(), elsewhere, Some(KEY), false),
+            (header("7/42"), elsewhere, Some(KEY), false),
+            (header("7/42"), host, Some(other), false),
+            (header("7/43"), elsewhere, Some(KEY), false),
+        ] {
+            let expected =
+                if agrees { Ok(Some(Selector::Exact(KEY))) } else { Err(Refusal::ContradictoryService) };
+            assert_eq!(
+                parse(&headers, host, "bp.example", by_path),
+                expected,
+                "{headers:?} {host:?} {by_path:?}"
+            );
+        }
+        assert_eq!(parse(&header("x"), None, "", Some(KEY)), Err(Refusal::MalformedServiceId));
     }
 
     #[test]

@@ -6,7 +6,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::identity::{DEFAULT_PREFIX, MAX_PREFIX, OAuthPolicy, OAuthPolicyError, OwnerKey, is_prefix};
+use crate::limits::Limits;
 use crate::rules::{Rule, RuleError};
+use crate::upstream::UpstreamSettings;
 
 /// Longest life of an API key that any service may allow.
 pub const MAX_KEY_LIFE: Duration = Duration::from_secs(90 * 24 * 3600);
@@ -36,6 +38,12 @@ pub struct ServiceSettings {
     pub tokens_not_before: u64,
     /// Who may do what; the first that fits decides, and without any rule every identity may do all.
     pub rules: Vec<Rule>,
+    /// How requests are shared out among its targets.
+    pub upstream: UpstreamSettings,
+    /// What all of its clients may use together.
+    pub limits: Limits,
+    /// What each of them may use.
+    pub key_limits: Limits,
 }
 
 /// What is wrong with the settings of a service.
@@ -51,6 +59,14 @@ pub enum SettingsError {
         list: &'static str,
         /// The bound.
         most: usize,
+    },
+    /// A number is too large.
+    #[error("{field} is above {most}")]
+    OutOfRange {
+        /// Which.
+        field: &'static str,
+        /// The bound.
+        most: u64,
     },
     /// Keys would live too long.
     #[error("max_key_life_secs is above {}, which is 90 days", MAX_KEY_LIFE.as_secs())]
@@ -91,7 +107,9 @@ impl ServiceSettings {
         for (position, rule) in self.rules.iter().enumerate() {
             rule.check().map_err(|error| SettingsError::Rule { position, error })?;
         }
-        Ok(())
+        self.limits.check("limits")?;
+        self.key_limits.check("key_limits")?;
+        self.upstream.check()
     }
 
     /// What API keys start with.

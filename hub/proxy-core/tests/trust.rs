@@ -8,6 +8,7 @@ use std::time::Duration;
 use blueprint_common_types::{AccessToken, AgentId, Health, Secret, ServiceKey, Timestamp};
 use blueprint_hub_proxy_core::guard::FramingFault;
 use blueprint_hub_proxy_core::identity::{ExtraHeaderError, SealingKey};
+use blueprint_hub_proxy_core::limits::LimitKind;
 use blueprint_hub_proxy_core::{
     AccessGrant, AccessTable, Admission, CanonicalRequest, Downstream, Refusal, RouteTable, Scope, Selector,
     Target, Trust, decide, request_trailers, response_headers, response_trailers, upstream_headers,
@@ -197,7 +198,8 @@ fn every_refusal_answers_with_its_status_and_a_hint() {
     let selector = Selector::Exact(SERVICE);
     let service = SERVICE;
     let fault = blueprint_hub_proxy_core::PathFault::Control;
-    let table: [(Refusal, u16); 26] = [
+    let reached = |limit| Refusal::LimitReached { limit, retry_after: 1 };
+    let table: [(Refusal, u16); 34] = [
         (Refusal::MissingToken, 401),
         (Refusal::InvalidToken, 401),
         (Refusal::ExpiredToken { at: NOW }, 401),
@@ -209,7 +211,7 @@ fn every_refusal_answers_with_its_status_and_a_hint() {
         (Refusal::ServiceNotNamed, 428),
         (Refusal::MalformedServiceId, 400),
         (Refusal::AmbiguousService { service: 42 }, 409),
-        (Refusal::ContradictoryService, 409),
+        (Refusal::ContradictoryService, 400),
         (Refusal::MalformedAuthority, 400),
         (Refusal::AmbiguousFraming, 400),
         (Refusal::MalformedRequest { fault: FramingFault::LineEnd }, 400),
@@ -221,8 +223,16 @@ fn every_refusal_answers_with_its_status_and_a_hint() {
         (Refusal::BadHeaders { error: ExtraHeaderError::Name }, 400),
         (Refusal::TooManyRequests { retry_after: 1 }, 429),
         (Refusal::NoHealthyTarget { service, reason: "gone".to_owned() }, 503),
+        (reached(LimitKind::ServiceRate), 429),
+        (reached(LimitKind::KeyRate), 429),
+        (reached(LimitKind::ServiceConcurrency), 429),
+        (reached(LimitKind::KeyConcurrency), 429),
+        (Refusal::BodyTooLarge { most: 1 }, 413),
+        (Refusal::CircuitOpen { service, retry_after: 1 }, 503),
+        (Refusal::TargetsBusy { service }, 503),
         (Refusal::TargetUnreachable { service }, 503),
         (Refusal::UpstreamFailed { service }, 502),
+        (Refusal::UpstreamTimeout { service }, 504),
         (Refusal::Draining, 503),
     ];
     for ((refusal, status), code) in table.iter().zip(Refusal::CODES) {
@@ -501,6 +511,71 @@ prop_compose! {
             }
         }
         Some(parts)
+    }
+}
+
+#[test]
+fn a_path_that_names_the_service_reaches_it_without_that_segment() {
+    let world = World::new();
+    let auth = world.bearer();
+    for (target, path, query) in [
+        ("/s42.b7/a/b?c=d", "/a/b", "?c=d"),
+        ("/s42.b7", "/", ""),
+        ("/s42.b7?c=d", "/", "?c=d"),
+        ("/x/../s42.b7/a", "/a", ""),
+        ("/%7342.b7//a", "/a", ""),
+        ("//s42.b7/./a/", "/a/", ""),
+        ("/s42.b7/s43.b7/a", "/s43.b7/a", ""),
+        ("http://s42.b7.bp.example/s42.b7/a", "/a", ""),
+    ] {
+        let pairs = [("authorization", auth.as_str()), ("x-forwarded-prefix", "/forged")];
+        let mut parts = head(target, &pairs);
+        if target.starts_with("http:") {
+            parts.headers.insert("host", HeaderValue::from_static("s42.b7.bp.example"));
+        }
+        let request = parse(&parts).unwrap();
+        let access = AccessTable::new([(world.token.id(), world.grant.clone())]);
+        let admission = decide(&request, &trust(access), NOW).unwrap();
+        assert_eq!(admission.service(), SERVICE, "{target}");
+        assert_eq!(request.path_and_query(), format!("{path}{query}"), "{target}");
+        let built = upstream_headers(&request, &parts.headers, &admission, None);
+        let told: Vec<_> = built.get_all("x-forwarded-prefix").iter().collect();
+        assert_eq!(told, ["/s42.b7"], "{target}");
+    }
+    let plain = head("/a/s42.b7", &[("x-forwarded-prefix", "/forged"), ("x_forwarded_prefix", "/forged")]);
+    let request = parse(&plain).unwrap();
+    assert_eq!((request.path(), request.prefix(), request.selector()), ("/a/s42.b7", None, None));
+    let built = upstream_headers(&request, &plain.headers, &world.admission(), None);
+    assert!(built.keys().all(|name| !name.as_str().contains("prefix")), "{built:?}");
+}
+
+#[test]
+fn nothing_climbs_out_of_a_path_that_names_a_service() {
+    let world = World::new();
+    for (target, service) in [("/s42.b7/../s60.b8/x", 60), ("/s60.b8/%2e%2e/s42.b7/x", 42)] {
+        let request = parse(&head(target, &[("authorization", &world.bearer())])).unwrap();
+        assert!(
+            matches!(request.selector(), Some(Selector::Exact(key)) if key.service == service),
+            "{target}"
+        );
+        assert_eq!(request.path(), "/x", "{target}");
+    }
+    for target in ["/s42.b7/../..", "/s42.b7/..%2fs60.b8/x", "/s42.b7/..;/s60.b8/x"] {
+        let refused = parse(&head(target, &[]));
+        assert!(matches!(refused, Err(Refusal::MalformedPath { .. })), "{target}: {refused:?}");
+    }
+}
+
+proptest! {
+    /// What the service gets is a path in its normal form, whichever way the service was named.
+    #[test]
+    fn a_path_is_as_normal_after_its_prefix_was_taken_off(rest in "(/[a-z.%0-9A-F]{0,5}){0,4}") {
+        if let Ok(request) = parse(&head(&format!("/s42.b7{rest}"), &[])) {
+            let again = parse(&head(request.path(), &[])).unwrap();
+            let named_twice = again.prefix().is_some();
+            prop_assert!(named_twice || again.path() == request.path(), "{}", request.path());
+            prop_assert!(request.path().starts_with('/') && !request.path().contains("//"));
+        }
     }
 }
 

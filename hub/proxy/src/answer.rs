@@ -3,7 +3,7 @@
 use blueprint_hub_proxy_core::Refusal;
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
-use http::{HeaderValue, Response, StatusCode};
+use http::{HeaderValue, Response};
 use http_body_util::Full;
 use serde_json::json;
 
@@ -11,9 +11,6 @@ use crate::body::AnswerBody;
 
 /// Name of the header that carries the id of a request, in both directions.
 pub(crate) const REQUEST_ID: &str = "x-request-id";
-
-/// Seconds after which a client may come back where a service or the hub is away.
-const RETRY_AFTER_SECONDS: &str = "2";
 
 /// Puts a refusal into words: `{"error":{"code":..,"message":..,"hint":..,"request_id":..}}`.
 pub(crate) fn refuse(refusal: &Refusal, request_id: &str) -> Response<AnswerBody> {
@@ -32,10 +29,8 @@ pub(crate) fn refuse(refusal: &Refusal, request_id: &str) -> Response<AnswerBody
     if let Some(challenge) = refusal.challenge() {
         headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
     }
-    if let Refusal::TooManyRequests { retry_after } = refusal {
-        headers.insert(RETRY_AFTER, HeaderValue::from(*retry_after));
-    } else if refusal.status() == StatusCode::SERVICE_UNAVAILABLE {
-        headers.insert(RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
+    if let Some(seconds) = refusal.retry_after() {
+        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
     response
 }

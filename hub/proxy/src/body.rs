@@ -11,6 +11,7 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use crate::open::OpenRequest;
 use crate::watch::Watch;
@@ -27,11 +28,36 @@ pub(crate) struct RequestBody(Arc<Mutex<Shared>>);
 struct Shared {
     body: Incoming,
     is_touched: bool,
+    /// The client did not send all of it.
+    is_broken: bool,
+    /// When its end was handed on.
+    sent_at: Option<Instant>,
+    /// The most there may be, and how much of that is left.
+    limit: Option<(u64, u64)>,
+    is_too_large: bool,
 }
 
 impl RequestBody {
     pub(crate) fn new(body: Incoming) -> Self {
-        Self(Arc::new(Mutex::new(Shared { body, is_touched: false })))
+        let sent_at = body.is_end_stream().then(Instant::now);
+        let (is_touched, is_broken, is_too_large) = (false, false, false);
+        Self(Arc::new(Mutex::new(Shared { body, is_touched, is_broken, sent_at, limit: None, is_too_large })))
+    }
+
+    /// Bounds it, before any of it is read; what says its own length is refused at once.
+    pub(crate) fn limit(&self, most: Option<u64>) -> Result<(), Refusal> {
+        let mut shared = self.0.lock();
+        shared.limit = most.map(|most| (most, most));
+        match most {
+            Some(most) if shared.body.size_hint().lower() > most => Err(Refusal::BodyTooLarge { most }),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// The bound that it passed while it was sent.
+    pub(crate) fn is_too_large(&self) -> Option<u64> {
+        let shared = self.0.lock();
+        shared.limit.filter(|_| shared.is_too_large).map(|(most, _)| most)
     }
 
     pub(crate) fn lend(&self) -> LentBody {
@@ -42,6 +68,44 @@ impl RequestBody {
     pub(crate) fn is_touched(&self) -> bool {
         self.0.lock().is_touched
     }
+
+    /// Whether the client broke it off.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.0.lock().is_broken
+    }
+
+    /// When all of it was handed on; `None` while some is to come.
+    pub(crate) fn sent_at(&self) -> Option<Instant> {
+        self.0.lock().sent_at
+    }
+}
+
+/// Why a request's body ends before its end.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum UploadError {
+    /// The client broke it off.
+    #[error("the client broke off its body")]
+    Client(#[source] hyper::Error),
+    /// It is larger than it may be.
+    #[error("the body is larger than it may be")]
+    TooLarge,
+}
+
+impl Shared {
+    /// Counts what was read; false where that is too much.
+    fn admit(&mut self, bytes: usize) -> bool {
+        if let Some((_, left)) = &mut self.limit {
+            match left.checked_sub(u64::try_from(bytes).unwrap_or(u64::MAX)) {
+                Some(rest) => *left = rest,
+                None => self.is_too_large = true,
+            }
+        }
+        !self.is_too_large
+    }
+
+    fn note_end(&mut self) {
+        self.sent_at.get_or_insert_with(Instant::now);
+    }
 }
 
 /// The body as one try sends it.
@@ -49,16 +113,30 @@ pub(crate) struct LentBody(Arc<Mutex<Shared>>);
 
 impl Body for LentBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = UploadError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
         let mut shared = self.0.lock();
+        if shared.is_too_large {
+            return Poll::Ready(Some(Err(UploadError::TooLarge)));
+        }
         shared.is_touched = true;
         let polled = Pin::new(&mut shared.body).poll_frame(cx);
-        polled.map_ok(|frame| filter_trailers(frame, request_trailers))
+        if let Poll::Ready(Some(Ok(frame))) = &polled
+            && !shared.admit(frame.data_ref().map_or(0, Bytes::len))
+        {
+            return Poll::Ready(Some(Err(UploadError::TooLarge)));
+        }
+        match &polled {
+            Poll::Ready(None) => shared.note_end(),
+            Poll::Ready(Some(Ok(_))) if shared.body.is_end_stream() => shared.note_end(),
+            Poll::Ready(Some(Err(_))) => shared.is_broken = true,
+            Poll::Ready(Some(Ok(_))) | Poll::Pending => {}
+        }
+        polled.map_ok(|frame| filter_trailers(frame, request_trailers)).map_err(UploadError::Client)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -83,12 +161,21 @@ pub(crate) struct StreamBody {
     inner: Incoming,
     open: OpenRequest,
     watch: Box<Watch>,
+    upload: RequestBody,
     frames: u32,
 }
 
 impl StreamBody {
-    pub(crate) fn new(inner: Incoming, open: OpenRequest, watch: Watch) -> Self {
-        Self { inner, open, watch: Box::new(watch), frames: 0 }
+    pub(crate) fn new(inner: Incoming, open: OpenRequest, watch: Watch, upload: RequestBody) -> Self {
+        Self { inner, open, watch: Box::new(watch), upload, frames: 0 }
+    }
+}
+
+impl Drop for StreamBody {
+    fn drop(&mut self) {
+        if let Some(most) = self.upload.is_too_large() {
+            self.open.note_too_large(most);
+        }
     }
 }
 

@@ -1,60 +1,38 @@
 //! One request: decided by the core, sent to a target, answered.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
-use blueprint_common_runtime::Chain;
 use blueprint_common_runtime::tasks::Spawner;
-use blueprint_common_types::{ServiceKey, Timestamp};
+use blueprint_common_types::Timestamp;
 use blueprint_hub_proxy_core::guard::FramingFault;
 use blueprint_hub_proxy_core::{
-    Admission, CanonicalRequest, Downstream, MAX_HEADERS, Refusal, Trust, choose, decide,
-    is_websocket_answer, response_headers, upstream_headers,
+    Admission, CanonicalRequest, Downstream, Refusal, ServiceSettings, Trust, decide, response_headers,
 };
 use http::header::{CONNECTION, CONTENT_LENGTH, UPGRADE};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
-use hyper_util::client::legacy::{Client, Error};
-use hyper_util::rt::TokioTimer;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use crate::answer::{self, REQUEST_ID};
 use crate::auth::{AuthApi, Route};
-use crate::body::{AnswerBody, LentBody, RequestBody, StreamBody};
+use crate::body::{AnswerBody, RequestBody, StreamBody};
 use crate::connector::Connector;
-use crate::executor::Executor;
 use crate::guarded::Framing;
+use crate::limits::{Limiter, Permit};
 use crate::metrics::ProxyMetrics;
-use crate::open::{AtTarget, OpenRequest, Outstanding};
+use crate::open::OpenRequest;
+use crate::send::{Outgoing, Sender};
 use crate::server::ProxyParts;
 use crate::statements::Statements;
 use crate::upgraded;
+use crate::upstreams::{AtTarget, Targets};
 use crate::watch::Watch;
-
-/// How many other targets are tried after the first whose connection did not open.
-const MAX_RETRIES: usize = 2;
-
-/// How long a connection to a target is kept for the next request. Shorter than the 5 s after which
-/// common HTTP servers close an idle one, so that a request is not sent into a closing connection.
-const POOL_IDLE: Duration = Duration::from_secs(4);
-
-/// Idle connections kept per target.
-const POOL_MAX_IDLE: usize = 64;
-
-/// Most bytes read ahead of one answer over HTTP/1.
-const UPSTREAM_BUFFER: usize = 64 * 1024;
-
-/// HTTP/2 flow-control windows towards services, in bytes: of one answer, and of one connection.
-const UPSTREAM_WINDOWS: (u32, u32) = (256 * 1024, 1024 * 1024);
-
-/// Most bytes in the headers of an answer over HTTP/2.
-const UPSTREAM_HEADER_LIST: u32 = 64 * 1024;
 
 /// One connection of a client, as each request on it sees it.
 #[derive(Debug, Clone)]
@@ -83,6 +61,14 @@ impl Conversation {
     }
 }
 
+/// A request that a target has answered, and what it holds until it ends.
+struct Sent {
+    response: Response<Incoming>,
+    at_target: AtTarget,
+    permit: Permit,
+    admission: Admission,
+}
+
 /// What all requests share.
 pub(crate) struct Forwarder {
     domain: String,
@@ -90,10 +76,10 @@ pub(crate) struct Forwarder {
     auth: AuthApi,
     statements: Statements,
     spawner: Spawner,
-    http1: Client<Connector, LentBody>,
-    http2: Client<Connector, LentBody>,
-    outstanding: Outstanding,
-    turn: AtomicUsize,
+    sender: Sender,
+    targets: Targets,
+    limiter: Limiter,
+    no_settings: ServiceSettings,
     metrics: Arc<ProxyMetrics>,
     drain: CancellationToken,
 }
@@ -106,16 +92,17 @@ impl Forwarder {
         metrics: Arc<ProxyMetrics>,
         spawner: &Spawner,
     ) -> Self {
+        let targets = Targets::new(Arc::clone(&metrics));
         Self {
             domain,
             trust: Arc::clone(&parts.trust),
             auth: AuthApi::new(Arc::clone(&parts.trust), Arc::clone(&parts.keys), Arc::clone(&parts.signer)),
             statements: Statements::new(Arc::clone(&parts.signer)),
             spawner: spawner.clone(),
-            http1: pool(connector.clone(), spawner, false),
-            http2: pool(connector, spawner, true),
-            outstanding: Outstanding::default(),
-            turn: AtomicUsize::new(0),
+            sender: Sender::new(connector, targets.clone(), Arc::clone(&metrics), spawner),
+            targets,
+            limiter: Limiter::default(),
+            no_settings: ServiceSettings::default(),
             metrics,
             drain: spawner.stop().drain,
         }
@@ -151,21 +138,25 @@ impl Forwarder {
             conversation.stays();
             return self.own(answered, &request_id, source, open);
         }
+        let upload = RequestBody::new(body);
         let sent = match parsed {
-            Ok(canonical) => self.forward(&canonical, &parts.headers, RequestBody::new(body)).await,
+            Ok(canonical) => self.forward(&canonical, &parts.headers, &upload).await,
             Err(refusal) => Err(refusal),
         };
         let answer = match sent {
-            Ok((response, at_target, admission)) => {
+            Ok(Sent { response, at_target, permit, admission }) => {
                 open.set_status(response.status());
-                open.set_target(at_target);
+                open.hold(at_target, permit);
                 let watch = Watch::new(admission, Arc::clone(&self.trust));
                 match upgrade.filter(|_| response.status() == StatusCode::SWITCHING_PROTOCOLS) {
                     Some(client) => {
                         conversation.upgraded();
                         return self.upgrade(client, response, &request_id, open, watch);
                     }
-                    None => pass_on(response, &parts.method, &request_id, open, watch),
+                    None => {
+                        let answer = |body| StreamBody::new(body, open, watch, upload);
+                        pass_on(response, &parts.method, &request_id, answer)
+                    }
                 }
             }
             Err(refusal) => self.own(Err(refusal), &request_id, source, open),
@@ -217,102 +208,40 @@ impl Forwarder {
         answer
     }
 
-    /// Decides, and tries targets until one takes the request.
+    /// Decides, and sends what is admitted.
     async fn forward(
         &self,
         canonical: &CanonicalRequest,
         headers: &HeaderMap,
-        body: RequestBody,
-    ) -> Result<(Response<Incoming>, AtTarget, Admission), Refusal> {
+        body: &RequestBody,
+    ) -> Result<Sent, Refusal> {
         if self.drain.is_cancelled() {
             return Err(Refusal::Draining);
         }
         let trust = self.trust.load_full();
         let now = Timestamp::from(SystemTime::now());
-        let admission = decide(canonical, &trust, now)?;
+        let admission = decide(canonical, &trust, now).inspect_err(|refusal| {
+            if let Refusal::NoHealthyTarget { service, .. } = refusal {
+                self.targets.forget(*service, &trust.routes);
+            }
+        })?;
         let service = admission.service();
-        let targets = trust.routes.targets(&service).unwrap_or_default();
+        let settings = trust.services.get(&service).map_or(&self.no_settings, |known| known.settings());
+        body.limit(settings.limits.body_limit(&settings.key_limits))?;
+        let permit = self.limiter.begin(&admission, settings)?;
         let statement = self.statements.of(&admission, now);
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let mut tried: Vec<SocketAddr> = Vec::new();
-        while tried.len() <= MAX_RETRIES {
-            let Some(target) = choose(targets, |address| self.outstanding.at(address), &tried, turn) else {
-                break;
-            };
-            if !tried.is_empty() {
-                self.metrics.retries.inc();
-            }
-            let at_target = self.outstanding.begin(target.address);
-            let request =
-                new_request(canonical, headers, &admission, statement.as_ref(), target.address, &body)?;
-            let client = if canonical.is_grpc() { &self.http2 } else { &self.http1 };
-            match client.request(request).await {
-                Ok(response) if !is_expected(canonical, &response) => {
-                    return Err(Refusal::UpstreamFailed { service });
-                }
-                Ok(response) => return Ok((response, at_target, admission)),
-                Err(error) => note_failure(&error, service, &body, canonical.request_id())?,
-            }
-            tried.push(target.address);
-        }
-        Err(Refusal::TargetUnreachable { service })
+        let outgoing = Outgoing {
+            canonical,
+            headers,
+            admission: &admission,
+            statement: statement.as_ref(),
+            targets: trust.routes.targets(&service).unwrap_or_default(),
+            settings: &settings.upstream,
+            body,
+        };
+        let (response, at_target) = self.sender.send(&outgoing).await?;
+        Ok(Sent { response, at_target, permit, admission })
     }
-}
-
-/// Goes on to the next target where nothing was sent, and gives up everywhere else.
-fn note_failure(
-    error: &Error,
-    service: ServiceKey,
-    body: &RequestBody,
-    request_id: &str,
-) -> Result<(), Refusal> {
-    debug!(%service, request_id, error = %Chain(error), "target failed");
-    if error.is_connect() && !body.is_touched() { Ok(()) } else { Err(Refusal::UpstreamFailed { service }) }
-}
-
-/// A service goes on in another protocol where that was asked for, in that one, and nowhere else.
-fn is_expected(canonical: &CanonicalRequest, response: &Response<Incoming>) -> bool {
-    response.status() != StatusCode::SWITCHING_PROTOCOLS
-        || canonical.is_websocket() && is_websocket_answer(response.headers())
-}
-
-/// A pool of connections that speaks one version of HTTP.
-fn pool(connector: Connector, spawner: &Spawner, http2: bool) -> Client<Connector, LentBody> {
-    Client::builder(Executor::new("proxy upstream", spawner.clone()))
-        .timer(TokioTimer::new())
-        .pool_timer(TokioTimer::new())
-        .pool_idle_timeout(POOL_IDLE)
-        .pool_max_idle_per_host(POOL_MAX_IDLE)
-        .http1_max_buf_size(UPSTREAM_BUFFER)
-        .http1_max_headers(MAX_HEADERS)
-        .http2_initial_stream_window_size(UPSTREAM_WINDOWS.0)
-        .http2_initial_connection_window_size(UPSTREAM_WINDOWS.1)
-        .http2_max_header_list_size(UPSTREAM_HEADER_LIST)
-        .http2_only(http2)
-        .build(connector)
-}
-
-/// Builds the request that the service gets: target, headers and identity are ours, the body is streamed.
-fn new_request(
-    canonical: &CanonicalRequest,
-    headers: &HeaderMap,
-    admission: &Admission,
-    statement: Option<&HeaderValue>,
-    target: SocketAddr,
-    body: &RequestBody,
-) -> Result<Request<LentBody>, Refusal> {
-    let uri = Uri::builder()
-        .scheme("http")
-        .authority(target.to_string())
-        .path_and_query(canonical.path_and_query())
-        .build()
-        .map_err(|_| Refusal::UpstreamFailed { service: admission.service() })?;
-    let mut request = Request::new(body.lend());
-    *request.method_mut() = canonical.method().clone();
-    *request.uri_mut() = uri;
-    *request.version_mut() = if canonical.is_grpc() { Version::HTTP_2 } else { Version::HTTP_11 };
-    *request.headers_mut() = upstream_headers(canonical, headers, admission, statement);
-    Ok(request)
 }
 
 /// Makes the client's answer out of the service's.
@@ -320,8 +249,7 @@ fn pass_on(
     response: Response<Incoming>,
     method: &Method,
     request_id: &str,
-    open: OpenRequest,
-    watch: Watch,
+    stream: impl FnOnce(Incoming) -> StreamBody,
 ) -> Response<AnswerBody> {
     let (parts, body) = response.into_parts();
     let mut headers = response_headers(&parts.headers);
@@ -332,7 +260,7 @@ fn pass_on(
     if let Ok(value) = HeaderValue::from_str(request_id) {
         headers.insert(REQUEST_ID, value);
     }
-    let mut answer = Response::new(AnswerBody::Stream(StreamBody::new(body, open, watch)));
+    let mut answer = Response::new(AnswerBody::Stream(stream(body)));
     *answer.status_mut() = parts.status;
     *answer.headers_mut() = headers;
     answer

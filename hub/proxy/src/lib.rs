@@ -11,7 +11,8 @@
 //!
 //! - A request that the core did not admit opens no connection to a service.
 //! - No body is held whole: a slow reader on either side slows the other side down.
-//! - A request is sent again only where no byte of it was sent before: its connection did not open.
+//! - A request is sent again only where no byte of it was sent before, or where it is idempotent, has no
+//!   body and its connection broke before the answer; and only within the budget of its service.
 //! - An answer that breaks off ends as an aborted answer, never as a complete one that is shorter.
 //! - After `drain` no request is taken; open ones end in their own time.
 //! - What is open is cut within about a second of the revocation of what let it in.
@@ -23,15 +24,19 @@ mod body;
 mod connector;
 mod dial;
 mod executor;
+mod fault;
 mod forward;
 mod guarded;
 mod keys;
+mod limits;
 mod metrics;
 mod open;
+mod send;
 mod server;
 mod sniff;
 mod statements;
 mod upgraded;
+mod upstreams;
 mod watch;
 
 pub use dial::{Dial, DialError, Io};

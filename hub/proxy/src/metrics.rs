@@ -43,6 +43,9 @@ pub(crate) struct ProxyMetrics {
     pub(crate) open: Gauge,
     pub(crate) aborted: Counter,
     pub(crate) retries: Counter,
+    pub(crate) retries_over_budget: Counter,
+    pub(crate) ejections: Counter,
+    pub(crate) circuits_opened: Counter,
     revoked: Counter,
     requests: Family<Label, Counter>,
     refused: Family<Label, Counter>,
@@ -56,6 +59,9 @@ impl ProxyMetrics {
             open: Gauge::default(),
             aborted: Counter::default(),
             retries: Counter::default(),
+            retries_over_budget: Counter::default(),
+            ejections: Counter::default(),
+            circuits_opened: Counter::default(),
             revoked: Counter::default(),
             requests: Family::default(),
             refused: Family::default(),
@@ -87,9 +93,28 @@ impl ProxyMetrics {
             );
             registry.register(
                 "hub_proxy_upstream_retries",
-                "Requests taken to another target because a connection did not open",
+                "Requests sent again because a connection did not open or broke before an answer",
                 made.retries.clone(),
             );
+            for (name, help, counter) in [
+                (
+                    "hub_proxy_upstream_retries_over_budget",
+                    "Requests not sent again because a fifth of the service's requests were already",
+                    &made.retries_over_budget,
+                ),
+                (
+                    "hub_proxy_upstream_ejections",
+                    "Times that a target failed so often that it got no requests for a while",
+                    &made.ejections,
+                ),
+                (
+                    "hub_proxy_upstream_circuits_opened",
+                    "Times that no target of a service could be reached, so that requests were refused at once",
+                    &made.circuits_opened,
+                ),
+            ] {
+                registry.register(name, help, counter.clone());
+            }
             registry.register(
                 "hub_proxy_upstream_aborts",
                 "Answers that a service broke off after their head",

@@ -1,55 +1,16 @@
-//! Requests that are open: how many at each target, and for how long.
+//! Requests that are open, and for how long.
 
-use std::collections::BTreeMap;
 use std::error::Error;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use blueprint_hub_proxy_core::Refusal;
 use http::StatusCode;
-use parking_lot::Mutex;
 use tracing::{debug, info};
 
+use crate::limits::Permit;
 use crate::metrics::ProxyMetrics;
-
-/// Open requests by target; an address without any takes no room.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Outstanding(Arc<Mutex<BTreeMap<SocketAddr, usize>>>);
-
-impl Outstanding {
-    /// Requests open at `target` now.
-    pub(crate) fn at(&self, target: &SocketAddr) -> usize {
-        self.0.lock().get(target).copied().unwrap_or(0)
-    }
-
-    /// Counts one more until the result is dropped.
-    pub(crate) fn begin(&self, target: SocketAddr) -> AtTarget {
-        let mut open = self.0.lock();
-        let count = open.entry(target).or_insert(0);
-        *count = count.saturating_add(1);
-        AtTarget { outstanding: self.clone(), target }
-    }
-}
-
-/// One request that is open at a target.
-#[derive(Debug)]
-pub(crate) struct AtTarget {
-    outstanding: Outstanding,
-    target: SocketAddr,
-}
-
-impl Drop for AtTarget {
-    fn drop(&mut self) {
-        let mut open = self.outstanding.0.lock();
-        if let Some(count) = open.get_mut(&self.target) {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                open.remove(&self.target);
-            }
-        }
-    }
-}
+use crate::upstreams::AtTarget;
 
 /// One request from its head to the last byte of its answer.
 #[derive(Debug)]
@@ -58,13 +19,13 @@ pub(crate) struct OpenRequest {
     started_at: Instant,
     request_id: String,
     status: Option<StatusCode>,
-    target: Option<AtTarget>,
+    held: Option<Box<(AtTarget, Permit)>>,
 }
 
 impl OpenRequest {
     pub(crate) fn begin(metrics: Arc<ProxyMetrics>) -> Self {
         metrics.open.inc();
-        Self { metrics, started_at: Instant::now(), request_id: String::new(), status: None, target: None }
+        Self { metrics, started_at: Instant::now(), request_id: String::new(), status: None, held: None }
     }
 
     /// Names the request for the log.
@@ -77,9 +38,14 @@ impl OpenRequest {
         self.status = Some(status);
     }
 
-    /// Keeps the request counted at its target.
-    pub(crate) fn set_target(&mut self, target: AtTarget) {
-        self.target = Some(target);
+    /// Keeps the request counted at its target and for its client.
+    pub(crate) fn hold(&mut self, target: AtTarget, permit: Permit) {
+        self.held = Some(Box::new((target, permit)));
+    }
+
+    /// Notes that the client's body was cut for its size after the head of the answer was passed on.
+    pub(crate) fn note_too_large(&self, most: u64) {
+        self.metrics.count_refusal(&Refusal::BodyTooLarge { most });
     }
 
     /// Notes that the hub cut what was open, because what let it in does not hold any more.

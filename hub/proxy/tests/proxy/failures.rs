@@ -38,7 +38,7 @@ async fn a_service_whose_targets_all_refuse_is_unavailable() {
 }
 
 #[tokio::test]
-async fn a_request_that_was_sent_is_never_sent_again() {
+async fn a_body_that_was_sent_is_never_sent_again() {
     let rig = Rig::new().await;
     let requests = Arc::new(AtomicUsize::new(0));
     let mut targets = Vec::new();

@@ -3,7 +3,10 @@
 
 mod admission;
 mod failures;
+mod limits;
+mod naming;
 mod owners;
 mod rig;
 mod streaming;
 mod upgrades;
+mod upstreams;

@@ -130,8 +130,8 @@ impl Rig {
             expires_at: None,
             is_revoked: false,
         };
-        let targets = addresses.iter().map(|address| {
-            let agent = AgentId::from_bytes([1; 16]);
+        let targets = addresses.iter().zip(1..).map(|(address, node)| {
+            let agent = AgentId::from_bytes([node; 16]);
             (SERVICE, Target { address: *address, health, reason: reason.to_owned(), agent })
         });
         let routes = RouteTable::new([SERVICE], targets);

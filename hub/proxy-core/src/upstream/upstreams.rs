@@ -1,0 +1,275 @@
+//! The targets of all services as the proxy's own requests show them.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use blueprint_common_types::{Health, ServiceKey};
+
+use super::breaker::{Breaker, BreakerRule};
+use super::budget::RetryBudget;
+use super::choice::{Candidate, pick};
+use super::settings::UpstreamSettings;
+use crate::refusal::Refusal;
+use crate::routes::{RouteTable, Target};
+
+/// When a target is ejected: the figures of Envoy's outlier detection, but that a first ejection is
+/// shorter (10 s for its 30 s), since a probe decides about the end.
+const EJECTION: BreakerRule =
+    BreakerRule { threshold: 5, base: Duration::from_secs(10), most: 30, probe: Duration::from_secs(10) };
+
+/// When the circuit of a service opens. Short, since the registry learns within seconds of what is gone
+/// for longer, and only connections count, which no request of a client can break.
+const CIRCUIT: BreakerRule =
+    BreakerRule { threshold: 10, base: Duration::from_secs(1), most: 5, probe: Duration::from_secs(5) };
+
+/// One in so many targets stays, whatever happens: at most half are ejected.
+const EJECTED_PARTS: usize = 2;
+
+/// Services that are remembered beside those that are known.
+const SPARE_SERVICES: usize = 64;
+
+/// How a request at a target ended, as far as that says something about the target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// An answer that is the service's own.
+    Answered,
+    /// 502, 503 or 504, no answer in time, or a connection that broke before the answer.
+    Failed,
+    /// No connection opened.
+    Unreachable,
+    /// Nothing: the client left, or the fault is the hub's.
+    Unknown,
+}
+
+/// A change that is worth a line in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// The target gets nothing for a while.
+    Ejected,
+    /// The target is back.
+    Returned,
+    /// No connection to any target opened for some time: requests are refused at once.
+    CircuitOpened,
+    /// A connection opened again.
+    CircuitClosed,
+}
+
+/// What a request asks of its service's targets.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// The service.
+    pub service: ServiceKey,
+    /// Its targets, healthy or not.
+    pub targets: &'a [Target],
+    /// What the operator says about them.
+    pub settings: &'a UpstreamSettings,
+    /// Targets that this request was sent to in vain.
+    pub tried: &'a [SocketAddr],
+    /// 64 uniformly random bits.
+    pub random: u64,
+}
+
+/// The target that a request goes to; [`Upstreams::end`] takes it back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Picked {
+    /// Service it is for.
+    pub service: ServiceKey,
+    /// Where it goes.
+    pub address: SocketAddr,
+    /// Whether it decides about the end of the target's ejection.
+    is_probe: bool,
+    /// Whether it decides about the service's circuit.
+    is_circuit_probe: bool,
+}
+
+#[derive(Debug, Default)]
+struct TargetState {
+    open: u32,
+    ejection: Breaker,
+}
+
+#[derive(Debug)]
+struct ServiceState {
+    targets: BTreeMap<SocketAddr, TargetState>,
+    /// Targets that could get requests when the last one came.
+    eligible: usize,
+    circuit: Breaker,
+    budget: RetryBudget,
+}
+
+/// Every target that requests were sent to, by service.
+#[derive(Debug, Default)]
+pub struct Upstreams {
+    services: BTreeMap<ServiceKey, ServiceState>,
+}
+
+impl Upstreams {
+    /// Picks a target for a request and counts the request there.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::CircuitOpen`], [`Refusal::TargetsBusy`], or [`Refusal::TargetUnreachable`] where no
+    /// target is left that was not tried.
+    pub fn begin(&mut self, wanted: &Wanted<'_>, now: Instant) -> Result<Picked, Refusal> {
+        let service = wanted.service;
+        let state = self.services.entry(service).or_insert_with(|| ServiceState::new(now));
+        let is_first = wanted.tried.is_empty();
+        if is_first {
+            state.budget.deposit(now);
+            state.circuit.admits(now).map_err(|wait| Refusal::CircuitOpen {
+                service,
+                retry_after: wait.as_secs().saturating_add(1),
+            })?;
+        }
+        let address = state.pick(wanted, now)?;
+        let is_circuit_probe = is_first && state.circuit.begin(&CIRCUIT, now);
+        let target = state.targets.entry(address).or_default();
+        target.open = target.open.saturating_add(1);
+        let is_probe = target.ejection.begin(&EJECTION, now);
+        Ok(Picked { service, address, is_probe, is_circuit_probe })
+    }
+
+    /// Learns from how a request ended at its target; called once for each [`Picked`].
+    pub fn report(&mut self, picked: &Picked, outcome: Outcome, now: Instant) -> Option<Event> {
+        let state = self.services.get_mut(&picked.service)?;
+        let circuit = match outcome {
+            Outcome::Answered | Outcome::Failed => {
+                state.circuit.succeed(picked.is_circuit_probe, now).then_some(Event::CircuitClosed)
+            }
+            Outcome::Unreachable => {
+                let opened = state.circuit.fail(&CIRCUIT, picked.is_circuit_probe, true, now);
+                opened.then_some(Event::CircuitOpened)
+            }
+            Outcome::Unknown => {
+                if picked.is_circuit_probe {
+                    state.circuit.abandon(now);
+                }
+                None
+            }
+        };
+        let ejected = state.targets.values().filter(|target| target.ejection.is_open()).count();
+        let may_eject = ejected.saturating_add(1).saturating_mul(EJECTED_PARTS) <= state.eligible;
+        let target = state.targets.get_mut(&picked.address)?;
+        let ejection = match outcome {
+            Outcome::Answered => target.ejection.succeed(picked.is_probe, now).then_some(Event::Returned),
+            Outcome::Failed | Outcome::Unreachable => {
+                let ejected = target.ejection.fail(&EJECTION, picked.is_probe, may_eject, now);
+                ejected.then_some(Event::Ejected)
+            }
+            Outcome::Unknown => {
+                if picked.is_probe {
+                    target.ejection.abandon(now);
+                }
+                None
+            }
+        };
+        circuit.or(ejection)
+    }
+
+    /// The request is not open at its target any more.
+    pub fn end(&mut self, picked: &Picked) {
+        let Some(state) = self.services.get_mut(&picked.service) else { return };
+        if let Some(target) = state.targets.get_mut(&picked.address) {
+            target.open = target.open.saturating_sub(1);
+        }
+    }
+
+    /// Whether a request of the service may be sent a second time; counts it where it may.
+    pub fn may_retry(&mut self, service: ServiceKey, now: Instant) -> bool {
+        self.services.get_mut(&service).is_some_and(|state| state.budget.withdraw(now))
+    }
+
+    /// Requests that are open at a target.
+    #[must_use]
+    pub fn open_at(&self, service: ServiceKey, address: SocketAddr) -> u32 {
+        let target = self.services.get(&service).and_then(|state| state.targets.get(&address));
+        target.map_or(0, |target| target.open)
+    }
+
+    /// How many services are remembered.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.services.len()
+    }
+
+    /// Whether no service is remembered.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.services.is_empty()
+    }
+
+    /// No target of the service is healthy: whatever comes back starts anew.
+    pub fn forget(&mut self, service: ServiceKey) {
+        if let Some(state) = self.services.get_mut(&service) {
+            state.circuit = Breaker::default();
+            state.targets.retain(|_, target| target.open > 0);
+            state.targets.values_mut().for_each(|target| target.ejection = Breaker::default());
+        }
+    }
+
+    /// Forgets services that are not known any more and have nothing open. Costs nothing as long as few are
+    /// remembered.
+    pub fn prune(&mut self, routes: &RouteTable) {
+        if self.services.len() > routes.services().count().saturating_add(SPARE_SERVICES) {
+            self.services.retain(|service, state| {
+                routes.targets(service).is_some() || state.targets.values().any(|target| target.open > 0)
+            });
+        }
+    }
+}
+
+impl ServiceState {
+    fn new(now: Instant) -> Self {
+        Self {
+            targets: BTreeMap::new(),
+            eligible: 0,
+            circuit: Breaker::default(),
+            budget: RetryBudget::new(now),
+        }
+    }
+
+    /// Picks among the healthy; where all that are left are ejected, among those.
+    fn pick(&mut self, wanted: &Wanted<'_>, now: Instant) -> Result<SocketAddr, Refusal> {
+        let (service, max_open) = (wanted.service, wanted.settings.max_open());
+        let mut free = Vec::new();
+        let mut ejected = Vec::new();
+        let (mut is_busy, mut eligible) = (false, 0usize);
+        for target in wanted.targets {
+            let (address, weight) = (target.address, wanted.settings.weight(&target.agent));
+            if target.health != Health::Healthy {
+                // Its ejection ends with what the registry finds next.
+                if let Some(state) = self.targets.get_mut(&address) {
+                    state.ejection = Breaker::default();
+                }
+                continue;
+            }
+            if weight == 0 {
+                continue;
+            }
+            eligible = eligible.saturating_add(1);
+            let state = self.targets.get(&address);
+            let open = state.map_or(0, |state| state.open);
+            if wanted.tried.contains(&address) {
+                continue;
+            }
+            if open >= max_open {
+                is_busy = true;
+                continue;
+            }
+            let is_admitted = state.is_none_or(|state| state.ejection.admits(now).is_ok());
+            let candidates = if is_admitted { &mut free } else { &mut ejected };
+            candidates.push(Candidate { address, weight, open });
+        }
+        self.eligible = eligible;
+        if self.targets.len() > wanted.targets.len() {
+            self.targets.retain(|address, state| {
+                state.open > 0 || wanted.targets.iter().any(|target| target.address == *address)
+            });
+        }
+        let none =
+            if is_busy { Refusal::TargetsBusy { service } } else { Refusal::TargetUnreachable { service } };
+        let last = || if is_busy { None } else { pick(&ejected, wanted.random) };
+        pick(&free, wanted.random).or_else(last).map(|candidate| candidate.address).ok_or(none)
+    }
+}

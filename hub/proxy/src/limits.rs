@@ -1,0 +1,42 @@
+//! Limits of services and of their clients, shared by all requests.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use blueprint_hub_proxy_core::limits::{Claim, Held, LimitTable};
+use blueprint_hub_proxy_core::{Admission, Refusal, ServiceSettings};
+use parking_lot::Mutex;
+
+/// Lets requests in that are within the limits.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Limiter(Arc<Mutex<LimitTable>>);
+
+impl Limiter {
+    /// Counts a request until the result is dropped.
+    pub(crate) fn begin(&self, admission: &Admission, settings: &ServiceSettings) -> Result<Permit, Refusal> {
+        let (of_service, of_key) = (&settings.limits, &settings.key_limits);
+        if *of_service == Default::default() && *of_key == Default::default() {
+            return Ok(Permit { limiter: self.clone(), held: Held::default() });
+        }
+        let account = admission.identity().account();
+        let claim = Claim { service: admission.service(), account: &account, of_service, of_key };
+        let held = self.0.lock().begin(&claim, Instant::now())?;
+        Ok(Permit { limiter: self.clone(), held })
+    }
+}
+
+/// The right of one request to be open.
+#[derive(Debug)]
+pub(crate) struct Permit {
+    limiter: Limiter,
+    held: Held,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if !self.held.is_nothing() {
+            let held = std::mem::take(&mut self.held);
+            self.limiter.0.lock().end(held);
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! Requests at their targets: the core's bookkeeping behind one lock, which is held for no longer than it
+//! takes to count.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use blueprint_common_types::ServiceKey;
+use blueprint_hub_proxy_core::upstream::{Event, Outcome, Picked, UpstreamSettings, Upstreams, Wanted};
+use blueprint_hub_proxy_core::{Refusal, RouteTable, Target};
+use parking_lot::Mutex;
+use tracing::info;
+
+use crate::metrics::ProxyMetrics;
+
+/// Step of the generator of Steele, Lea and Flood (splitmix64).
+const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// The targets of all services, as every request shares them.
+#[derive(Debug, Clone)]
+pub(crate) struct Targets {
+    upstreams: Arc<Mutex<Upstreams>>,
+    random: Arc<AtomicU64>,
+    metrics: Arc<ProxyMetrics>,
+}
+
+impl Targets {
+    pub(crate) fn new(metrics: Arc<ProxyMetrics>) -> Self {
+        let mut seed = [0u8; 8];
+        // Without a seed the choice can be foretold, which gains nobody anything.
+        let _ = blueprint_common_types::fill_random(&mut seed);
+        let random = Arc::new(AtomicU64::new(u64::from_le_bytes(seed)));
+        Self { upstreams: Arc::default(), random, metrics }
+    }
+
+    /// Picks a target and counts a request there until the result is dropped.
+    pub(crate) fn begin(
+        &self,
+        service: ServiceKey,
+        targets: &[Target],
+        settings: &UpstreamSettings,
+        tried: &[SocketAddr],
+    ) -> Result<AtTarget, Refusal> {
+        let wanted = Wanted { service, targets, settings, tried, random: self.random() };
+        let picked = self.upstreams.lock().begin(&wanted, Instant::now())?;
+        Ok(AtTarget { targets: self.clone(), picked, is_reported: false })
+    }
+
+    /// Whether a request may be sent a second time.
+    pub(crate) fn may_retry(&self, service: ServiceKey) -> bool {
+        let may = self.upstreams.lock().may_retry(service, Instant::now());
+        if !may {
+            self.metrics.retries_over_budget.inc();
+        }
+        may
+    }
+
+    /// Nothing of the service is healthy: what comes back starts anew.
+    pub(crate) fn forget(&self, service: ServiceKey, routes: &RouteTable) {
+        let mut upstreams = self.upstreams.lock();
+        upstreams.forget(service);
+        upstreams.prune(routes);
+    }
+
+    fn random(&self) -> u64 {
+        let mut z = self.random.fetch_add(STEP, Ordering::Relaxed).wrapping_add(STEP);
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn log(&self, event: Event, picked: &Picked) {
+        let (service, target) = (picked.service, picked.address);
+        match event {
+            Event::Ejected => {
+                self.metrics.ejections.inc();
+                info!(%service, %target, "target ejected: it failed several times in a row");
+            }
+            Event::Returned => info!(%service, %target, "target is back"),
+            Event::CircuitOpened => {
+                self.metrics.circuits_opened.inc();
+                info!(%service, "circuit opened: no target can be reached");
+            }
+            Event::CircuitClosed => info!(%service, "circuit closed: a target can be reached"),
+        }
+    }
+}
+
+/// One request that is open at a target.
+#[derive(Debug)]
+pub(crate) struct AtTarget {
+    targets: Targets,
+    picked: Picked,
+    is_reported: bool,
+}
+
+impl AtTarget {
+    /// Where it is.
+    pub(crate) const fn address(&self) -> SocketAddr {
+        self.picked.address
+    }
+
+    /// Says how the target took it; the first word counts.
+    pub(crate) fn report(&mut self, outcome: Outcome) {
+        if std::mem::replace(&mut self.is_reported, true) {
+            return;
+        }
+        let event = self.targets.upstreams.lock().report(&self.picked, outcome, Instant::now());
+        if let Some(event) = event {
+            self.targets.log(event, &self.picked);
+        }
+    }
+}
+
+impl Drop for AtTarget {
+    fn drop(&mut self) {
+        self.report(Outcome::Unknown);
+        self.targets.upstreams.lock().end(&self.picked);
+    }
+}
