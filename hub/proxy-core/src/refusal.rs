@@ -126,6 +126,12 @@ pub enum Refusal {
         /// The service.
         service: ServiceKey,
     },
+    /// The body of the request comes too slowly.
+    #[error("the body of the request came too slowly")]
+    SlowBody,
+    /// The hub is short of memory.
+    #[error("the hub is short of memory")]
+    Overloaded,
     /// The hub is shutting down.
     #[error("the hub is shutting down")]
     Draining,
@@ -164,7 +170,7 @@ impl Refusal {
     }
 
     /// Every code there is, for metrics that start at zero.
-    pub const CODES: [&'static str; 26] = [
+    pub const CODES: [&'static str; 29] = [
         "missing_token",
         "invalid_token",
         "expired_token",
@@ -190,6 +196,9 @@ impl Refusal {
         "no_healthy_target",
         "target_unreachable",
         "upstream_failed",
+        "slow_head",
+        "slow_body",
+        "overloaded",
         "draining",
     ];
 
@@ -261,6 +270,10 @@ impl Refusal {
                 "upstream_failed",
                 "the request may have had an effect: repeat it only if that is safe",
             ),
+            Self::SlowBody => Row(StatusCode::REQUEST_TIMEOUT, "slow_body", "send at least 1 KiB a second"),
+            Self::Overloaded => {
+                Row(StatusCode::SERVICE_UNAVAILABLE, "overloaded", "try again as Retry-After says")
+            }
             Self::Draining => Row(StatusCode::SERVICE_UNAVAILABLE, "draining", "try again in a few seconds"),
         }
     }
@@ -271,6 +284,9 @@ const fn framing_row(fault: FramingFault) -> Row {
     match fault {
         FramingFault::TooLarge => {
             Row(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "headers_too_large", "send fewer headers")
+        }
+        FramingFault::TooSlow => {
+            Row(StatusCode::REQUEST_TIMEOUT, "slow_head", "send the head of a request within five seconds")
         }
         FramingFault::Length | FramingFault::Encoding | FramingFault::Both => Row(
             StatusCode::BAD_REQUEST,

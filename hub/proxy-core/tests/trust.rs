@@ -197,7 +197,7 @@ fn every_refusal_answers_with_its_status_and_a_hint() {
     let selector = Selector::Exact(SERVICE);
     let service = SERVICE;
     let fault = blueprint_hub_proxy_core::PathFault::Control;
-    let table: [(Refusal, u16); 26] = [
+    let table: [(Refusal, u16); 29] = [
         (Refusal::MissingToken, 401),
         (Refusal::InvalidToken, 401),
         (Refusal::ExpiredToken { at: NOW }, 401),
@@ -223,6 +223,9 @@ fn every_refusal_answers_with_its_status_and_a_hint() {
         (Refusal::NoHealthyTarget { service, reason: "gone".to_owned() }, 503),
         (Refusal::TargetUnreachable { service }, 503),
         (Refusal::UpstreamFailed { service }, 502),
+        (Refusal::MalformedRequest { fault: FramingFault::TooSlow }, 408),
+        (Refusal::SlowBody, 408),
+        (Refusal::Overloaded, 503),
         (Refusal::Draining, 503),
     ];
     for ((refusal, status), code) in table.iter().zip(Refusal::CODES) {

@@ -2,8 +2,9 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
+use blueprint_hub_proxy_core::pace::{LeastRate, Pace};
 use blueprint_hub_proxy_core::{Refusal, request_trailers, response_trailers};
 use bytes::Bytes;
 use http::HeaderMap;
@@ -11,6 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use parking_lot::Mutex;
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::open::OpenRequest;
 use crate::watch::Watch;
@@ -27,11 +29,42 @@ pub(crate) struct RequestBody(Arc<Mutex<Shared>>);
 struct Shared {
     body: Incoming,
     is_touched: bool,
+    /// `None` where the client may take its time.
+    pace: Option<Pace>,
+    timer: Option<Pin<Box<Sleep>>>,
+    is_too_slow: bool,
+}
+
+/// Why a request's body ends before its end.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RequestError {
+    /// The client broke it off.
+    #[error("the client broke off its request")]
+    Downstream(#[source] hyper::Error),
+    /// The client takes too long.
+    #[error("the body of the request comes too slowly")]
+    TooSlow,
 }
 
 impl RequestBody {
-    pub(crate) fn new(body: Incoming) -> Self {
-        Self(Arc::new(Mutex::new(Shared { body, is_touched: false })))
+    /// A body of which at least so much has to come while the service waits for it.
+    pub(crate) fn new(body: Incoming, least: Option<LeastRate>) -> Self {
+        let pace = least.map(Pace::new);
+        Self(Arc::new(Mutex::new(Shared { body, is_touched: false, pace, timer: None, is_too_slow: false })))
+    }
+
+    /// The answer has begun. A body without a length may now be one half of a conversation, in which
+    /// silence is nobody's fault.
+    pub(crate) fn note_answer(&self) {
+        let mut shared = self.0.lock();
+        if shared.body.size_hint().exact().is_none() {
+            (shared.pace, shared.timer) = (None, None);
+        }
+    }
+
+    /// Whether the client was cut for taking too long.
+    pub(crate) fn is_too_slow(&self) -> bool {
+        self.0.lock().is_too_slow
     }
 
     pub(crate) fn lend(&self) -> LentBody {
@@ -44,21 +77,51 @@ impl RequestBody {
     }
 }
 
+impl Shared {
+    /// Ready once the client was waited for long enough.
+    fn poll_pace(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RequestError>>> {
+        let Some(pace) = &mut self.pace else { return Poll::Pending };
+        loop {
+            let due = Instant::from_std(pace.wait(Instant::now().into_std()));
+            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
+            if timer.deadline() < due {
+                timer.as_mut().reset(due);
+            }
+            ready!(timer.as_mut().poll(cx));
+            self.timer = None;
+            if pace.is_too_slow(Instant::now().into_std()) {
+                self.is_too_slow = true;
+                return Poll::Ready(Some(Err(RequestError::TooSlow)));
+            }
+        }
+    }
+}
+
 /// The body as one try sends it.
 pub(crate) struct LentBody(Arc<Mutex<Shared>>);
 
 impl Body for LentBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = RequestError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, RequestError>>> {
         let mut shared = self.0.lock();
         shared.is_touched = true;
-        let polled = Pin::new(&mut shared.body).poll_frame(cx);
-        polled.map_ok(|frame| filter_trailers(frame, request_trailers))
+        match Pin::new(&mut shared.body).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                let bytes = frame.data_ref().map_or(0, |data| u64::try_from(data.len()).unwrap_or(u64::MAX));
+                if let Some(pace) = &mut shared.pace {
+                    pace.take(bytes, Instant::now().into_std());
+                }
+                Poll::Ready(Some(Ok(filter_trailers(frame, request_trailers))))
+            }
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(RequestError::Downstream(error)))),
+            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Pending => shared.poll_pace(cx),
+        }
     }
 
     fn is_end_stream(&self) -> bool {
@@ -101,6 +164,19 @@ pub(crate) enum AnswerError {
     /// What let the request in does not hold any more.
     #[error("cut: {0}")]
     Revoked(Refusal),
+    /// The client did not read it for too long.
+    #[error("cut: the client does not read the answer")]
+    Unread,
+}
+
+impl AnswerBody {
+    /// Notes that it is cut because its client does not read it.
+    pub(crate) fn note_slow_reader(&self) {
+        match self {
+            Self::Own(_) => {}
+            Self::Stream(stream) => stream.open.note_slow_reader(),
+        }
+    }
 }
 
 impl Body for AnswerBody {

@@ -10,6 +10,7 @@ use blueprint_common_runtime::Chain;
 use blueprint_common_runtime::tasks::Spawner;
 use blueprint_common_types::{ServiceKey, Timestamp};
 use blueprint_hub_proxy_core::guard::FramingFault;
+use blueprint_hub_proxy_core::pace::LeastRate;
 use blueprint_hub_proxy_core::{
     Admission, CanonicalRequest, Downstream, MAX_HEADERS, Refusal, Trust, choose, decide,
     is_websocket_answer, response_headers, upstream_headers,
@@ -32,6 +33,7 @@ use crate::executor::Executor;
 use crate::guarded::Framing;
 use crate::metrics::ProxyMetrics;
 use crate::open::{AtTarget, OpenRequest, Outstanding};
+use crate::pressure::Pressure;
 use crate::server::ProxyParts;
 use crate::statements::Statements;
 use crate::upgraded;
@@ -63,6 +65,14 @@ pub(crate) struct Conversation {
     pub(crate) tls: bool,
     /// On HTTP/1 only.
     pub(crate) framing: Option<Framing>,
+    pub(crate) care: Care,
+}
+
+/// What protects the hub from its clients' requests.
+#[derive(Debug, Clone)]
+pub(crate) struct Care {
+    pub(crate) least_rate: LeastRate,
+    pub(crate) pressure: Pressure,
 }
 
 impl Conversation {
@@ -140,6 +150,7 @@ impl Forwarder {
         let downstream = Downstream { source, tls, domain: &self.domain, request_id: &fresh_id };
         let parsed = match conversation.fault(number) {
             Some(fault) => Err(Refusal::MalformedRequest { fault }),
+            None if conversation.care.pressure.refuses() => Err(Refusal::Overloaded),
             None => CanonicalRequest::parse(&parts, &downstream),
         };
         let request_id = parsed.as_ref().map_or(fresh_id.as_str(), CanonicalRequest::request_id).to_owned();
@@ -152,7 +163,11 @@ impl Forwarder {
             return self.own(answered, &request_id, source, open);
         }
         let sent = match parsed {
-            Ok(canonical) => self.forward(&canonical, &parts.headers, RequestBody::new(body)).await,
+            Ok(canonical) => {
+                // Both halves of a gRPC call may be silent for as long as they like.
+                let least = (!canonical.is_grpc()).then_some(conversation.care.least_rate);
+                self.forward(&canonical, &parts.headers, RequestBody::new(body, least)).await
+            }
             Err(refusal) => Err(refusal),
         };
         let answer = match sent {
@@ -250,7 +265,11 @@ impl Forwarder {
                 Ok(response) if !is_expected(canonical, &response) => {
                     return Err(Refusal::UpstreamFailed { service });
                 }
-                Ok(response) => return Ok((response, at_target, admission)),
+                Ok(response) => {
+                    body.note_answer();
+                    return Ok((response, at_target, admission));
+                }
+                Err(_) if body.is_too_slow() => return Err(Refusal::SlowBody),
                 Err(error) => note_failure(&error, service, &body, canonical.request_id())?,
             }
             tried.push(target.address);

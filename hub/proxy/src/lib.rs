@@ -15,6 +15,8 @@
 //! - An answer that breaks off ends as an aborted answer, never as a complete one that is shorter.
 //! - After `drain` no request is taken; open ones end in their own time.
 //! - What is open is cut within about a second of the revocation of what let it in.
+//! - Nobody holds anything by being slow: heads, bodies and unread answers have their time, floods of
+//!   frames their budget; silence that belongs to the protocol (long polls, events, gRPC) is not cut.
 //! - Bytes of another protocol pass only after the service has agreed to it.
 
 mod answer;
@@ -26,14 +28,20 @@ mod executor;
 mod forward;
 mod guarded;
 mod keys;
+mod metered;
 mod metrics;
 mod open;
+mod patience;
+mod pressure;
+mod progress;
 mod server;
 mod sniff;
 mod statements;
+mod steady;
 mod upgraded;
 mod watch;
 
 pub use dial::{Dial, DialError, Io};
 pub use keys::{ApiKey, KeyStore, KeyStoreError};
+pub use pressure::Pressure;
 pub use server::{Proxy, ProxyConfig, ProxyParts};

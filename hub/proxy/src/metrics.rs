@@ -16,7 +16,7 @@ type Label = [(&'static str, &'static str); 1];
 const DURATION_BUCKETS: [f64; 14] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 600.0];
 
-/// Why a connection of a client ended before it carried a request.
+/// Why the hub ended a connection of a client, or one answer on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cut {
     /// The TLS handshake failed or took too long.
@@ -25,14 +25,36 @@ pub(crate) enum Cut {
     Silent,
     /// The head of a request took too long.
     SlowHead,
+    /// The client did not read its answer for too long.
+    SlowReader,
+    /// More streams of HTTP/2 were reset than their budget allows.
+    Resets,
+    /// More frames of HTTP/2 moved nothing than their budget allows.
+    Frames,
+    /// The hub is short of memory.
+    Overloaded,
 }
 
 impl Cut {
+    const ALL: [Self; 7] = [
+        Self::Tls,
+        Self::Silent,
+        Self::SlowHead,
+        Self::SlowReader,
+        Self::Resets,
+        Self::Frames,
+        Self::Overloaded,
+    ];
+
     const fn label(self) -> &'static str {
         match self {
             Self::Tls => "tls",
             Self::Silent => "silent",
             Self::SlowHead => "slow_head",
+            Self::SlowReader => "slow_reader",
+            Self::Resets => "reset_flood",
+            Self::Frames => "frame_flood",
+            Self::Overloaded => "overloaded",
         }
     }
 }
@@ -65,7 +87,7 @@ impl ProxyMetrics {
         for code in Refusal::CODES {
             let _ = made.refused.get_or_create(&[("reason", code)]);
         }
-        for cut in [Cut::Tls, Cut::Silent, Cut::SlowHead] {
+        for cut in Cut::ALL {
             let _ = made.cut.get_or_create(&[("reason", cut.label())]);
         }
         metrics.with(|registry| {
@@ -102,7 +124,7 @@ impl ProxyMetrics {
             );
             registry.register(
                 "hub_proxy_connections_cut",
-                "Connections of clients ended before they carried a request, by reason",
+                "Connections of clients that the hub ended, and answers that it cut, by reason",
                 made.cut.clone(),
             );
         });

@@ -11,7 +11,7 @@ use http::StatusCode;
 use parking_lot::Mutex;
 use tracing::{debug, info};
 
-use crate::metrics::ProxyMetrics;
+use crate::metrics::{Cut, ProxyMetrics};
 
 /// Open requests by target; an address without any takes no room.
 #[derive(Debug, Clone, Default)]
@@ -86,6 +86,12 @@ impl OpenRequest {
     pub(crate) fn note_cut(&self, refusal: &Refusal) {
         self.metrics.count_revoked();
         info!(target: "audit", reason = refusal.code(), request_id = self.request_id, "open request cut");
+    }
+
+    /// Notes that the hub cut the answer, because its client does not read it.
+    pub(crate) fn note_slow_reader(&self) {
+        self.metrics.count_cut(Cut::SlowReader);
+        debug!(request_id = self.request_id, "answer cut, the client does not read it");
     }
 
     /// Notes that the answer broke off after its head was passed on.

@@ -3,6 +3,8 @@
 
 mod admission;
 mod failures;
+mod frames;
+mod limits;
 mod owners;
 mod rig;
 mod streaming;
