@@ -16,7 +16,7 @@ use blueprint_common_tunnel::{BindError, Engine, Tunnel, TunnelConfig};
 use blueprint_common_tunnel_core::{Config as CoreConfig, Limits, OverlayPrefixes, Role};
 use blueprint_common_types::{Carrier, Timestamp, fill_random};
 use blueprint_hub_admin::{AdminState, HubFacts, OperatorToken, private_router, public_router};
-use blueprint_hub_proxy::ProxyParts;
+use blueprint_hub_proxy::{Pressure, ProxyParts};
 use blueprint_hub_registry::{
     ControlConfig, ControlPlane, Registrar, RegistrarHandle, TunnelFacts, serve_operator,
 };
@@ -30,6 +30,7 @@ use tracing::{error, info, warn};
 
 use crate::config::{CarrierListen, HubConfig, ProxyTls};
 use crate::files::{self, Identity};
+use crate::memory::MemoryWatch;
 use crate::policy::{self, PolicyHandle, PolicyTask};
 use crate::ports::{AdminHub, TunnelPeers, authority, peer_of};
 use crate::tables::{StoredKeys, TablesHandle, TablesTask};
@@ -179,7 +180,10 @@ impl App {
             keys: Arc::new(stored),
             signer: keys.signer,
         };
-        let proxy = proxy::bind(&config, &identity.authority, parts, &base.metrics).await?;
+        let pressure = Pressure::default();
+        let watch = MemoryWatch::new(config.limits.memory, pressure.clone(), &base.metrics);
+        spawn(supervisor, "memory watch", watch.run(supervisor.stop().stop));
+        let proxy = proxy::bind(&config, &identity.authority, parts, pressure, &base.metrics).await?;
 
         let control = sockets.control.local_addr()?;
         let scheme = if config.proxy_tls == ProxyTls::Off { "http" } else { "https" };

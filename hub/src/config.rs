@@ -12,6 +12,7 @@ use blueprint_common_types::HubId;
 use blueprint_hub_registry_core::policy::Traffic;
 use ipnetwork::{Ipv4Network, Ipv6Network};
 
+use crate::limits::LimitsConfig;
 use crate::policy::rule;
 
 /// Every key of `hub.toml`.
@@ -103,6 +104,34 @@ pub(crate) const SCHEMA: Schema = Schema {
             "false",
             "Allow the proxy without TLS on an address that is not loopback.",
         ),
+        Key::new("proxy.max_connections", "16384", "Connections that clients may have open, 1 to 1000000."),
+        Key::new(
+            "proxy.max_connections_per_source",
+            "1024",
+            "Connections from one IPv4 address or IPv6 /64, 1 to 1000000; loopback is exempt.",
+        ),
+        Key::new("proxy.header_timeout", "5s", "How long the head of a request may take, 100 ms to 10 min."),
+        Key::new(
+            "proxy.idle_timeout",
+            "75s",
+            "How long a connection may stay without a request, 1 s to 1 h.",
+        ),
+        Key::new(
+            "proxy.reader_timeout",
+            "60s",
+            "How long a client may leave a part of its answer unread, 1 s to 1 h.",
+        ),
+        Key::new(
+            "proxy.least_body_rate",
+            "1KiB",
+            "Bytes a second of a request's body, over 30 s in which the service waits for it; 0 for none.",
+        ),
+        Key::new(
+            "memory.limit",
+            "auto",
+            "Memory of this process: at nine tenths of it new connections and requests are refused, until less than \
+             eight tenths are in use. A size such as 2GiB; auto is what the machine or its control group has.",
+        ),
         Key::new(
             "admin.listen",
             "off",
@@ -171,6 +200,7 @@ pub(crate) struct HubConfig {
     pub(crate) proxy_listen: SocketAddr,
     pub(crate) proxy_domain: String,
     pub(crate) proxy_tls: ProxyTls,
+    pub(crate) limits: LimitsConfig,
     pub(crate) admin_listen: Option<SocketAddr>,
     pub(crate) grace: Duration,
     pub(crate) log_level: String,
@@ -218,6 +248,7 @@ impl HubConfig {
             settings.refuse("session.target_ttl", "less than three heartbeats", problems);
         }
         let proxy = proxy(settings, problems);
+        let limits = LimitsConfig::take(settings, problems);
         let domain = settings.take::<String>("proxy.domain", problems);
         let admin_listen = optional_address(settings, "admin.listen", problems);
         if admin_listen.flatten().is_some_and(|address| !address.ip().is_loopback()) {
@@ -249,6 +280,7 @@ impl HubConfig {
             proxy_listen,
             proxy_domain: domain?,
             proxy_tls,
+            limits: limits?,
             admin_listen: admin_listen?,
             grace: grace?,
             log_level: log_level?,

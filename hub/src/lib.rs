@@ -9,6 +9,8 @@ mod cmd;
 mod config;
 mod data_plane;
 mod files;
+mod limits;
+mod memory;
 mod policy;
 mod ports;
 mod proxy;

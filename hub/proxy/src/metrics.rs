@@ -1,13 +1,17 @@
 //! Counters of the proxy.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use blueprint_common_runtime::accept::AcceptStats;
 use blueprint_common_runtime::metrics::Metrics;
 use blueprint_hub_proxy_core::Refusal;
 use http::StatusCode;
-use prometheus_client::metrics::counter::Counter;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 
 type Label = [(&'static str, &'static str); 1];
@@ -59,6 +63,42 @@ impl Cut {
     }
 }
 
+/// Connections of clients, as the accept loop counts them.
+#[derive(Debug)]
+struct Connections(Arc<AcceptStats>);
+
+impl Collector for Connections {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let stats = &self.0;
+        let open = ConstGauge::new(i64::try_from(stats.open()).unwrap_or(i64::MAX));
+        let help = "Connections of clients that are open";
+        open.encode(encoder.encode_descriptor(
+            "hub_proxy_connections_open",
+            help,
+            None,
+            open.metric_type(),
+        )?)?;
+        let mut count = |name, help, labels: &[(&str, u64)]| {
+            let kind = ConstCounter::new(0u64).metric_type();
+            let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+            for (reason, value) in labels {
+                ConstCounter::new(*value).encode(family.encode_family(&[("reason", *reason)])?)?;
+            }
+            Ok::<_, std::fmt::Error>(())
+        };
+        count(
+            "hub_proxy_connections_refused",
+            "Connections closed at once because there were too many, in all or from their source",
+            &[("total", stats.refused_total()), ("source", stats.refused_per_ip())],
+        )?;
+        count(
+            "hub_proxy_accept_errors",
+            "Failed calls of accept, such as for want of files",
+            &[("system", stats.errors())],
+        )
+    }
+}
+
 /// All metrics of the proxy; counting takes no lock but that of a histogram.
 #[derive(Debug)]
 pub(crate) struct ProxyMetrics {
@@ -73,7 +113,7 @@ pub(crate) struct ProxyMetrics {
 }
 
 impl ProxyMetrics {
-    pub(crate) fn register(metrics: &Metrics) -> Self {
+    pub(crate) fn register(metrics: &Metrics, connections: Arc<AcceptStats>) -> Self {
         let made = Self {
             open: Gauge::default(),
             aborted: Counter::default(),
@@ -91,6 +131,7 @@ impl ProxyMetrics {
             let _ = made.cut.get_or_create(&[("reason", cut.label())]);
         }
         metrics.with(|registry| {
+            registry.register_collector(Box::new(Connections(connections)));
             registry.register("hub_proxy_requests_open", "Requests being answered now", made.open.clone());
             registry.register(
                 "hub_proxy_requests",

@@ -146,7 +146,9 @@ impl Proxy {
     /// Fails where the system does not let this process listen there.
     pub async fn bind(config: ProxyConfig, parts: ProxyParts, metrics: &Metrics) -> io::Result<Self> {
         let accept = AcceptLoop::bind("proxy client", config.listen, config.limits).await?;
-        Ok(Self { accept, config, parts, metrics: Arc::new(ProxyMetrics::register(metrics)) })
+        let accept = accept.exempting_loopback();
+        let metrics = Arc::new(ProxyMetrics::register(metrics, accept.stats()));
+        Ok(Self { accept, config, parts, metrics })
     }
 
     /// The address that clients reach, with the port that the system chose.
