@@ -16,7 +16,7 @@ use blueprint_common_tunnel::{BindError, Engine, Tunnel, TunnelConfig};
 use blueprint_common_tunnel_core::{Config as CoreConfig, Limits, OverlayPrefixes, Role};
 use blueprint_common_types::{Carrier, Timestamp, fill_random};
 use blueprint_hub_admin::{AdminState, HubFacts, OperatorToken, private_router, public_router};
-use blueprint_hub_proxy::{Pressure, ProxyParts};
+use blueprint_hub_proxy::{Ledger, Pressure, ProxyParts};
 use blueprint_hub_registry::{
     ControlConfig, ControlPlane, Registrar, RegistrarHandle, TunnelFacts, serve_operator,
 };
@@ -112,6 +112,7 @@ struct Base {
     tunnel: Tunnel,
     registrar: RegistrarHandle,
     policy: PolicyHandle,
+    ledger: Ledger,
     metrics: Arc<Metrics>,
 }
 
@@ -155,7 +156,8 @@ impl Base {
         let (task, policy) = PolicyTask::new(Arc::clone(&store), registrar.clone(), tunnel.clone()).await;
         policy::register_metrics(&metrics, policy.clone());
         spawn(supervisor, "policy", task.run(supervisor.stop().stop));
-        Ok((Self { store, epoch, prefixes, tunnel, registrar, policy, metrics }, identity))
+        let ledger = Ledger::default();
+        Ok((Self { store, epoch, prefixes, tunnel, registrar, policy, ledger, metrics }, identity))
     }
 }
 
@@ -183,7 +185,9 @@ impl App {
         let pressure = Pressure::default();
         let watch = MemoryWatch::new(config.limits.memory, pressure.clone(), &base.metrics);
         spawn(supervisor, "memory watch", watch.run(supervisor.stop().stop));
-        let proxy = proxy::bind(&config, &identity.authority, parts, pressure, &base.metrics).await?;
+        let proxy =
+            proxy::bind(&config, &identity.authority, parts, pressure, base.ledger.clone(), &base.metrics)
+                .await?;
 
         let control = sockets.control.local_addr()?;
         let scheme = if config.proxy_tls == ProxyTls::Off { "http" } else { "https" };
@@ -250,6 +254,7 @@ async fn start_planes(
         control: control.clone(),
         tables,
         policy: base.policy,
+        ledger: base.ledger,
     };
     let store = Arc::clone(&base.store);
     let state = AdminState { facts, hub: Arc::new(hub), store, metrics: base.metrics };

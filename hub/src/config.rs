@@ -9,6 +9,7 @@ use blueprint_common_runtime::logs::LogFormat;
 use blueprint_common_tunnel::{Interface, TunSettings};
 use blueprint_common_tunnel_core::Rule;
 use blueprint_common_types::HubId;
+use blueprint_hub_proxy::AccessLog;
 use blueprint_hub_registry_core::policy::Traffic;
 use ipnetwork::{Ipv4Network, Ipv6Network};
 
@@ -140,6 +141,11 @@ pub(crate) const SCHEMA: Schema = Schema {
         Key::new("shutdown.grace", "10s", "How long open requests may take after SIGTERM, 0 s to 10 min."),
         Key::new("log.level", "info", "Log level, such as info or info,blueprint_hub_proxy=debug."),
         Key::new("log.format", "text", "Log format: text or json."),
+        Key::new(
+            "log.access",
+            "on",
+            "One line for each request through the proxy: on, off, or 1/N for one of N and every failure.",
+        ),
     ],
     tables: &[],
 };
@@ -205,6 +211,7 @@ pub(crate) struct HubConfig {
     pub(crate) grace: Duration,
     pub(crate) log_level: String,
     pub(crate) log_format: LogFormat,
+    pub(crate) access_log: AccessLog,
 }
 
 impl HubConfig {
@@ -261,6 +268,7 @@ impl HubConfig {
         let grace = span(settings, "shutdown.grace", 0, 600, problems);
         let log_level = settings.take("log.level", problems);
         let log_format = settings.take("log.format", problems);
+        let access_log = settings.take("log.access", problems);
         let (proxy_listen, proxy_tls) = proxy?;
         Some(Self {
             advertise,
@@ -285,6 +293,7 @@ impl HubConfig {
             grace: grace?,
             log_level: log_level?,
             log_format: log_format?,
+            access_log: access_log?,
         })
     }
 

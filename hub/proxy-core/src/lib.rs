@@ -31,17 +31,19 @@ pub mod pace;
 mod path;
 pub mod rate;
 mod refusal;
+pub mod refused;
 mod routes;
 mod rules;
 mod selector;
 mod settings;
 mod trust;
+pub mod usage;
 mod watermark;
 
 pub use access::{AccessGrant, AccessTable, Scope};
 pub use balance::choose;
 pub use canonical::{CanonicalRequest, Downstream, MAX_HEADER_BYTES, MAX_HEADERS, MAX_TARGET_BYTES};
-pub use decide::{Admission, decide};
+pub use decide::{Admission, caller, decide};
 pub use headers::{
     is_websocket_answer, request_trailers, response_headers, response_trailers, upstream_headers,
 };

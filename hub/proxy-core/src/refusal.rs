@@ -159,6 +159,15 @@ impl Refusal {
         self.row().2
     }
 
+    /// Whether it says that somebody was not allowed something, so that the audit log counts it.
+    #[must_use]
+    pub fn is_by_rule(&self) -> bool {
+        matches!(
+            self.status(),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS
+        ) && !matches!(self, Self::MissingToken)
+    }
+
     /// Value of `WWW-Authenticate`, on the answers that must carry one (RFC 6750, section 3).
     #[must_use]
     pub fn challenge(&self) -> Option<&'static str> {

@@ -14,7 +14,7 @@ use hyper::body::Incoming;
 use parking_lot::Mutex;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::open::OpenRequest;
+use crate::open::{Counted, OpenRequest};
 use crate::watch::Watch;
 
 /// Frames of an answer between two looks whether it may go on, where none of them had to wait.
@@ -33,6 +33,7 @@ struct Shared {
     pace: Option<Pace>,
     timer: Option<Pin<Box<Sleep>>>,
     is_too_slow: bool,
+    counted: Counted,
 }
 
 /// Why a request's body ends before its end.
@@ -48,9 +49,16 @@ pub(crate) enum RequestError {
 
 impl RequestBody {
     /// A body of which at least so much has to come while the service waits for it.
-    pub(crate) fn new(body: Incoming, least: Option<LeastRate>) -> Self {
+    pub(crate) fn new(body: Incoming, least: Option<LeastRate>, counted: Counted) -> Self {
         let pace = least.map(Pace::new);
-        Self(Arc::new(Mutex::new(Shared { body, is_touched: false, pace, timer: None, is_too_slow: false })))
+        Self(Arc::new(Mutex::new(Shared {
+            body,
+            is_touched: false,
+            pace,
+            timer: None,
+            is_too_slow: false,
+            counted,
+        })))
     }
 
     /// The answer has begun. A body without a length may now be one half of a conversation, in which
@@ -112,9 +120,10 @@ impl Body for LentBody {
         shared.is_touched = true;
         match Pin::new(&mut shared.body).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
-                let bytes = frame.data_ref().map_or(0, |data| u64::try_from(data.len()).unwrap_or(u64::MAX));
+                let bytes = frame.data_ref().map_or(0, Bytes::len);
+                shared.counted.receive(bytes);
                 if let Some(pace) = &mut shared.pace {
-                    pace.take(bytes, Instant::now().into_std());
+                    pace.take(u64::try_from(bytes).unwrap_or(u64::MAX), Instant::now().into_std());
                 }
                 Poll::Ready(Some(Ok(filter_trailers(frame, request_trailers))))
             }
@@ -145,13 +154,15 @@ pub(crate) enum AnswerBody {
 pub(crate) struct StreamBody {
     inner: Incoming,
     open: OpenRequest,
+    counted: Counted,
     watch: Box<Watch>,
     frames: u32,
 }
 
 impl StreamBody {
     pub(crate) fn new(inner: Incoming, open: OpenRequest, watch: Watch) -> Self {
-        Self { inner, open, watch: Box::new(watch), frames: 0 }
+        let counted = open.counted();
+        Self { inner, open, counted, watch: Box::new(watch), frames: 0 }
     }
 }
 
@@ -200,6 +211,9 @@ impl Body for AnswerBody {
                 }
                 if let Poll::Ready(Some(Err(error))) = &polled {
                     stream.open.note_abort(error);
+                }
+                if let Poll::Ready(Some(Ok(frame))) = &polled {
+                    stream.counted.send(frame.data_ref().map_or(0, Bytes::len));
                 }
                 polled
                     .map_ok(|frame| filter_trailers(frame, response_trailers))

@@ -12,27 +12,28 @@ use blueprint_common_types::{ServiceKey, Timestamp};
 use blueprint_hub_proxy_core::guard::FramingFault;
 use blueprint_hub_proxy_core::pace::LeastRate;
 use blueprint_hub_proxy_core::{
-    Admission, CanonicalRequest, Downstream, MAX_HEADERS, Refusal, Trust, choose, decide,
+    Admission, CanonicalRequest, Downstream, MAX_HEADERS, Refusal, Trust, caller, choose, decide,
     is_websocket_answer, response_headers, upstream_headers,
 };
 use http::header::{CONNECTION, CONTENT_LENGTH, UPGRADE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use http_body::Body;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::client::legacy::{Client, Error};
 use hyper_util::rt::TokioTimer;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info};
+use tracing::debug;
 
+use crate::access_log::Entry;
 use crate::answer::{self, REQUEST_ID};
 use crate::auth::{AuthApi, Route};
 use crate::body::{AnswerBody, LentBody, RequestBody, StreamBody};
-use crate::connector::Connector;
+use crate::connector::{Connector, Dialed};
 use crate::executor::Executor;
 use crate::guarded::Framing;
-use crate::metrics::ProxyMetrics;
-use crate::open::{AtTarget, OpenRequest, Outstanding};
+use crate::open::{AtTarget, OpenRequest, Outstanding, Seen};
 use crate::pressure::Pressure;
 use crate::server::ProxyParts;
 use crate::statements::Statements;
@@ -104,7 +105,7 @@ pub(crate) struct Forwarder {
     http2: Client<Connector, LentBody>,
     outstanding: Outstanding,
     turn: AtomicUsize,
-    metrics: Arc<ProxyMetrics>,
+    seen: Seen,
     drain: CancellationToken,
 }
 
@@ -113,7 +114,7 @@ impl Forwarder {
         domain: String,
         parts: &ProxyParts,
         connector: Connector,
-        metrics: Arc<ProxyMetrics>,
+        seen: Seen,
         spawner: &Spawner,
     ) -> Self {
         Self {
@@ -126,7 +127,7 @@ impl Forwarder {
             http2: pool(connector, spawner, true),
             outstanding: Outstanding::default(),
             turn: AtomicUsize::new(0),
-            metrics,
+            seen,
             drain: spawner.stop().drain,
         }
     }
@@ -142,9 +143,10 @@ impl Forwarder {
         number: u64,
         mut request: Request<Incoming>,
     ) -> Response<AnswerBody> {
-        let mut open = OpenRequest::begin(Arc::clone(&self.metrics));
         let fresh_id = fresh_request_id();
         let (source, tls) = (conversation.source, conversation.tls);
+        let mut open = OpenRequest::begin(self.seen.clone(), Entry::new(source, tls));
+        open.entry().version = request.version();
         let upgrade = request.headers().contains_key(UPGRADE).then(|| hyper::upgrade::on(&mut request));
         let (parts, body) = request.into_parts();
         let downstream = Downstream { source, tls, domain: &self.domain, request_id: &fresh_id };
@@ -154,19 +156,23 @@ impl Forwarder {
             None => CanonicalRequest::parse(&parts, &downstream),
         };
         let request_id = parsed.as_ref().map_or(fresh_id.as_str(), CanonicalRequest::request_id).to_owned();
-        open.set_request_id(&request_id);
+        open.entry().request_id.clone_from(&request_id);
+        if let Ok(canonical) = &parsed {
+            open.entry().set_request(canonical.method(), canonical.path());
+        }
         if let Ok(canonical) = &parsed
             && let Some(route) = Route::of(canonical.path())
         {
             let answered = self.auth.answer(route, canonical, body).await;
             conversation.stays();
-            return self.own(answered, &request_id, source, open);
+            return self.own(answered, &request_id, open);
         }
         let sent = match parsed {
             Ok(canonical) => {
                 // Both halves of a gRPC call may be silent for as long as they like.
                 let least = (!canonical.is_grpc()).then_some(conversation.care.least_rate);
-                self.forward(&canonical, &parts.headers, RequestBody::new(body, least)).await
+                let body = RequestBody::new(body, least, open.counted());
+                self.forward(&canonical, &parts.headers, body, &mut open).await
             }
             Err(refusal) => Err(refusal),
         };
@@ -178,12 +184,13 @@ impl Forwarder {
                 match upgrade.filter(|_| response.status() == StatusCode::SWITCHING_PROTOCOLS) {
                     Some(client) => {
                         conversation.upgraded();
+                        open.entry().upgraded = true;
                         return self.upgrade(client, response, &request_id, open, watch);
                     }
                     None => pass_on(response, &parts.method, &request_id, open, watch),
                 }
             }
-            Err(refusal) => self.own(Err(refusal), &request_id, source, open),
+            Err(refusal) => self.own(Err(refusal), &request_id, open),
         };
         conversation.stays();
         answer
@@ -194,18 +201,19 @@ impl Forwarder {
         &self,
         answered: Result<Response<AnswerBody>, Refusal>,
         request_id: &str,
-        source: IpAddr,
         mut open: OpenRequest,
     ) -> Response<AnswerBody> {
         let mut answer = answered.unwrap_or_else(|refusal| {
-            self.metrics.count_refusal(&refusal);
-            log_refusal(&refusal, request_id, source);
+            open.note_refusal(&refusal);
+            debug!(reason = refusal.code(), request_id, error = %refusal, "request refused");
             answer::refuse(&refusal, request_id)
         });
         if let Ok(value) = HeaderValue::from_str(request_id) {
             answer.headers_mut().insert(REQUEST_ID, value);
         }
         open.set_status(answer.status());
+        open.counted()
+            .send(answer.body().size_hint().exact().map_or(0, |length| usize::try_from(length).unwrap_or(0)));
         answer
     }
 
@@ -238,13 +246,21 @@ impl Forwarder {
         canonical: &CanonicalRequest,
         headers: &HeaderMap,
         body: RequestBody,
+        open: &mut OpenRequest,
     ) -> Result<(Response<Incoming>, AtTarget, Admission), Refusal> {
         if self.drain.is_cancelled() {
             return Err(Refusal::Draining);
         }
         let trust = self.trust.load_full();
         let now = Timestamp::from(SystemTime::now());
-        let admission = decide(canonical, &trust, now)?;
+        let admission = match decide(canonical, &trust, now) {
+            Ok(admission) => admission,
+            Err(refusal) => {
+                note_refused(canonical, &trust, now, open);
+                return Err(refusal);
+            }
+        };
+        open.note_admission(&admission);
         let service = admission.service();
         let targets = trust.routes.targets(&service).unwrap_or_default();
         let statement = self.statements.of(&admission, now);
@@ -255,7 +271,7 @@ impl Forwarder {
                 break;
             };
             if !tried.is_empty() {
-                self.metrics.retries.inc();
+                self.seen.metrics.retries.inc();
             }
             let at_target = self.outstanding.begin(target.address);
             let request =
@@ -267,6 +283,7 @@ impl Forwarder {
                 }
                 Ok(response) => {
                     body.note_answer();
+                    open.note_answer(&at_target, response.extensions().get::<Dialed>());
                     return Ok((response, at_target, admission));
                 }
                 Err(_) if body.is_too_slow() => return Err(Refusal::SlowBody),
@@ -276,6 +293,14 @@ impl Forwarder {
         }
         Err(Refusal::TargetUnreachable { service })
     }
+}
+
+/// Notes whose request is refused, and for which service, where those exist: logs and sums tell them apart.
+fn note_refused(canonical: &CanonicalRequest, trust: &Trust, now: Timestamp, open: &mut OpenRequest) {
+    if let Some(identity) = caller(canonical, trust, now) {
+        open.note_caller(&identity);
+    }
+    open.entry().service = canonical.selector().and_then(|selector| trust.find(selector).ok());
 }
 
 /// Goes on to the next target where nothing was sent, and gives up everywhere else.
@@ -355,11 +380,6 @@ fn pass_on(
     *answer.status_mut() = parts.status;
     *answer.headers_mut() = headers;
     answer
-}
-
-fn log_refusal(refusal: &Refusal, request_id: &str, source: IpAddr) {
-    info!(target: "audit", reason = refusal.code(), request_id, "request refused");
-    debug!(reason = refusal.code(), request_id, %source, error = %refusal, "request refused");
 }
 
 /// 128 random bits in hexadecimal.

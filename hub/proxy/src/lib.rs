@@ -19,6 +19,7 @@
 //!   frames their budget; silence that belongs to the protocol (long polls, events, gRPC) is not cut.
 //! - Bytes of another protocol pass only after the service has agreed to it.
 
+mod access_log;
 mod answer;
 mod auth;
 mod body;
@@ -28,6 +29,7 @@ mod executor;
 mod forward;
 mod guarded;
 mod keys;
+mod ledger;
 mod metered;
 mod metrics;
 mod open;
@@ -41,7 +43,9 @@ mod steady;
 mod upgraded;
 mod watch;
 
+pub use access_log::AccessLog;
 pub use dial::{Dial, DialError, Io};
 pub use keys::{ApiKey, KeyStore, KeyStoreError};
+pub use ledger::Ledger;
 pub use pressure::Pressure;
 pub use server::{Proxy, ProxyConfig, ProxyParts};

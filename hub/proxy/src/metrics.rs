@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use blueprint_common_runtime::accept::AcceptStats;
+use blueprint_common_runtime::logs::lost_access_lines;
 use blueprint_common_runtime::metrics::Metrics;
 use blueprint_hub_proxy_core::Refusal;
 use http::StatusCode;
@@ -13,6 +14,8 @@ use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
+
+use crate::ledger::{Ledger, UsageCollector};
 
 type Label = [(&'static str, &'static str); 1];
 
@@ -78,6 +81,14 @@ impl Collector for Connections {
             None,
             open.metric_type(),
         )?)?;
+        let lost = ConstCounter::new(lost_access_lines());
+        let help = "Lines of the access log that were lost because it was read too slowly";
+        lost.encode(encoder.encode_descriptor(
+            "hub_access_log_lines_lost",
+            help,
+            None,
+            lost.metric_type(),
+        )?)?;
         let mut count = |name, help, labels: &[(&str, u64)]| {
             let kind = ConstCounter::new(0u64).metric_type();
             let mut family = encoder.encode_descriptor(name, help, None, kind)?;
@@ -110,10 +121,12 @@ pub(crate) struct ProxyMetrics {
     refused: Family<Label, Counter>,
     cut: Family<Label, Counter>,
     duration: Histogram,
+    pub(crate) first_byte: Histogram,
+    pub(crate) connect: Histogram,
 }
 
 impl ProxyMetrics {
-    pub(crate) fn register(metrics: &Metrics, connections: Arc<AcceptStats>) -> Self {
+    pub(crate) fn register(metrics: &Metrics, connections: Arc<AcceptStats>, ledger: Ledger) -> Self {
         let made = Self {
             open: Gauge::default(),
             aborted: Counter::default(),
@@ -123,6 +136,8 @@ impl ProxyMetrics {
             refused: Family::default(),
             cut: Family::default(),
             duration: Histogram::new(DURATION_BUCKETS),
+            first_byte: Histogram::new(DURATION_BUCKETS),
+            connect: Histogram::new(DURATION_BUCKETS),
         };
         for code in Refusal::CODES {
             let _ = made.refused.get_or_create(&[("reason", code)]);
@@ -132,6 +147,7 @@ impl ProxyMetrics {
         }
         metrics.with(|registry| {
             registry.register_collector(Box::new(Connections(connections)));
+            registry.register_collector(Box::new(UsageCollector(ledger)));
             registry.register("hub_proxy_requests_open", "Requests being answered now", made.open.clone());
             registry.register(
                 "hub_proxy_requests",
@@ -147,6 +163,16 @@ impl ProxyMetrics {
                 "hub_proxy_request_duration_seconds",
                 "From the head of a request to the end of its answer",
                 made.duration.clone(),
+            );
+            registry.register(
+                "hub_proxy_upstream_first_byte_seconds",
+                "From the decision about a request to the head of its answer",
+                made.first_byte.clone(),
+            );
+            registry.register(
+                "hub_proxy_upstream_connect_seconds",
+                "How long connections to services took to open, through the tunnel",
+                made.connect.clone(),
             );
             registry.register(
                 "hub_proxy_upstream_retries",

@@ -26,14 +26,17 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use crate::access_log::AccessLog;
 use crate::connector::Connector;
 use crate::dial::{Dial, Io};
 use crate::executor::Executor;
 use crate::forward::{Care, Conversation, Forwarder};
 use crate::guarded::{Framing, Guarded, Times};
 use crate::keys::KeyStore;
+use crate::ledger::Ledger;
 use crate::metered::Metered;
 use crate::metrics::{Cut, ProxyMetrics};
+use crate::open::Seen;
 use crate::patience::Patience;
 use crate::pressure::Pressure;
 use crate::progress::Progress;
@@ -83,6 +86,10 @@ pub struct ProxyConfig {
     pub reader_timeout: Duration,
     /// Whether the hub is short of memory; whoever measures it keeps a clone.
     pub pressure: Pressure,
+    /// What is used and refused; whoever reads it keeps a clone.
+    pub ledger: Ledger,
+    /// Which requests are written to the log.
+    pub access_log: AccessLog,
 }
 
 impl ProxyConfig {
@@ -101,6 +108,8 @@ impl ProxyConfig {
             least_rate: LeastRate::default(),
             reader_timeout: Duration::from_secs(60),
             pressure: Pressure::default(),
+            ledger: Ledger::default(),
+            access_log: AccessLog::default(),
         }
     }
 }
@@ -147,7 +156,7 @@ impl Proxy {
     pub async fn bind(config: ProxyConfig, parts: ProxyParts, metrics: &Metrics) -> io::Result<Self> {
         let accept = AcceptLoop::bind("proxy client", config.listen, config.limits).await?;
         let accept = accept.exempting_loopback();
-        let metrics = Arc::new(ProxyMetrics::register(metrics, accept.stats()));
+        let metrics = Arc::new(ProxyMetrics::register(metrics, accept.stats(), config.ledger.clone()));
         Ok(Self { accept, config, parts, metrics })
     }
 
@@ -170,14 +179,17 @@ impl Proxy {
     ///
     /// Dropping the future closes the listening socket; accepted connections go on.
     pub async fn run(self, spawner: Spawner) -> Result<(), Infallible> {
-        let connector = Connector::new(Arc::clone(&self.parts.dialer), self.config.connect_timeout);
-        let forwarder = Forwarder::new(
-            self.config.domain.clone(),
-            &self.parts,
-            connector,
+        let connector = Connector::new(
+            Arc::clone(&self.parts.dialer),
+            self.config.connect_timeout,
             Arc::clone(&self.metrics),
-            &spawner,
         );
+        let seen = Seen {
+            metrics: Arc::clone(&self.metrics),
+            ledger: self.config.ledger,
+            access: self.config.access_log,
+        };
+        let forwarder = Forwarder::new(self.config.domain.clone(), &self.parts, connector, seen, &spawner);
         let drain = spawner.stop().drain;
         let server = Server {
             forwarder: Arc::new(forwarder),

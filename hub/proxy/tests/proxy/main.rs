@@ -7,5 +7,6 @@ mod frames;
 mod limits;
 mod owners;
 mod rig;
+mod seen;
 mod streaming;
 mod upgrades;
