@@ -34,7 +34,7 @@ use crate::memory::MemoryWatch;
 use crate::policy::{self, PolicyHandle, PolicyTask};
 use crate::ports::{AdminHub, TunnelPeers, authority, peer_of};
 use crate::tables::{StoredKeys, TablesHandle, TablesTask};
-use crate::{data_plane, proxy, registry_metrics};
+use crate::{audit, data_plane, proxy, registry_metrics};
 
 /// Operators' connections over TCP.
 const ADMIN_LIMITS: AcceptLimits = AcceptLimits { total: 256, per_ip: 256 };
@@ -185,6 +185,9 @@ impl App {
         let pressure = Pressure::default();
         let watch = MemoryWatch::new(config.limits.memory, pressure.clone(), &base.metrics);
         spawn(supervisor, "memory watch", watch.run(supervisor.stop().stop));
+        let refusals =
+            audit::write_refusals(Arc::clone(&base.store), base.ledger.clone(), supervisor.stop().stop);
+        spawn(supervisor, "audit of refusals", refusals);
         let proxy =
             proxy::bind(&config, &identity.authority, parts, pressure, base.ledger.clone(), &base.metrics)
                 .await?;

@@ -4,6 +4,7 @@
 //! know each other only as traits.
 
 mod app;
+mod audit;
 mod cli;
 mod cmd;
 mod config;

@@ -4,6 +4,7 @@
 //! not named in [`views`](self) cannot leak. What needs other parts of the hub goes through [`Hub`].
 
 mod access;
+mod audit;
 mod auth;
 mod error;
 mod nodes;

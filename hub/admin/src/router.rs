@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::error::ApiError;
 use crate::{
-    AdminState, OperatorToken, access, auth, nodes, policy, services, settings, tokens, usage, views,
+    AdminState, OperatorToken, access, audit, auth, nodes, policy, services, settings, tokens, usage, views,
 };
 
 /// Largest request body in bytes, but for policies.
@@ -38,7 +38,8 @@ pub fn private_router(state: AdminState) -> Router {
         .route("/v1/access/{id}", delete(access::revoke))
         .route("/v1/policy", get(policy::show).put(policy::set).layer(policy_limit()))
         .route("/v1/policy/test", post(policy::test).layer(policy_limit()))
-        .route("/v1/audit", get(services::audit))
+        .route("/v1/audit", get(audit::show))
+        .route("/v1/audit/verify", get(audit::verify))
         .route("/metrics", get(metrics))
         .route("/healthz", get(healthz))
         .fallback(nowhere)
