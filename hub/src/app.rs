@@ -16,7 +16,7 @@ use blueprint_common_tunnel::{BindError, Engine, Tunnel, TunnelConfig};
 use blueprint_common_tunnel_core::{Config as CoreConfig, Limits, OverlayPrefixes, Role};
 use blueprint_common_types::{Carrier, Timestamp, fill_random};
 use blueprint_hub_admin::{AdminState, HubFacts, OperatorToken, private_router, public_router};
-use blueprint_hub_proxy::ProxyParts;
+use blueprint_hub_proxy::{Ledger, Pressure, ProxyParts};
 use blueprint_hub_registry::{
     ControlConfig, ControlPlane, Registrar, RegistrarHandle, TunnelFacts, serve_operator,
 };
@@ -30,10 +30,11 @@ use tracing::{error, info, warn};
 
 use crate::config::{CarrierListen, HubConfig, ProxyTls};
 use crate::files::{self, Identity};
+use crate::memory::MemoryWatch;
 use crate::policy::{self, PolicyHandle, PolicyTask};
 use crate::ports::{AdminHub, TunnelPeers, authority, peer_of};
 use crate::tables::{StoredKeys, TablesHandle, TablesTask};
-use crate::{data_plane, proxy, registry_metrics};
+use crate::{audit, data_plane, proxy, registry_metrics};
 
 /// Operators' connections over TCP.
 const ADMIN_LIMITS: AcceptLimits = AcceptLimits { total: 256, per_ip: 256 };
@@ -111,6 +112,7 @@ struct Base {
     tunnel: Tunnel,
     registrar: RegistrarHandle,
     policy: PolicyHandle,
+    ledger: Ledger,
     metrics: Arc<Metrics>,
 }
 
@@ -154,7 +156,8 @@ impl Base {
         let (task, policy) = PolicyTask::new(Arc::clone(&store), registrar.clone(), tunnel.clone()).await;
         policy::register_metrics(&metrics, policy.clone());
         spawn(supervisor, "policy", task.run(supervisor.stop().stop));
-        Ok((Self { store, epoch, prefixes, tunnel, registrar, policy, metrics }, identity))
+        let ledger = Ledger::default();
+        Ok((Self { store, epoch, prefixes, tunnel, registrar, policy, ledger, metrics }, identity))
     }
 }
 
@@ -179,7 +182,15 @@ impl App {
             keys: Arc::new(stored),
             signer: keys.signer,
         };
-        let proxy = proxy::bind(&config, &identity.authority, parts, &base.metrics).await?;
+        let pressure = Pressure::default();
+        let watch = MemoryWatch::new(config.limits.memory, pressure.clone(), &base.metrics);
+        spawn(supervisor, "memory watch", watch.run(supervisor.stop().stop));
+        let refusals =
+            audit::write_refusals(Arc::clone(&base.store), base.ledger.clone(), supervisor.stop().stop);
+        spawn(supervisor, "audit of refusals", refusals);
+        let proxy =
+            proxy::bind(&config, &identity.authority, parts, pressure, base.ledger.clone(), &base.metrics)
+                .await?;
 
         let control = sockets.control.local_addr()?;
         let scheme = if config.proxy_tls == ProxyTls::Off { "http" } else { "https" };
@@ -246,6 +257,7 @@ async fn start_planes(
         control: control.clone(),
         tables,
         policy: base.policy,
+        ledger: base.ledger,
     };
     let store = Arc::clone(&base.store);
     let state = AdminState { facts, hub: Arc::new(hub), store, metrics: base.metrics };

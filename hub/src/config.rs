@@ -9,9 +9,11 @@ use blueprint_common_runtime::logs::LogFormat;
 use blueprint_common_tunnel::{Interface, TunSettings};
 use blueprint_common_tunnel_core::Rule;
 use blueprint_common_types::HubId;
+use blueprint_hub_proxy::AccessLog;
 use blueprint_hub_registry_core::policy::Traffic;
 use ipnetwork::{Ipv4Network, Ipv6Network};
 
+use crate::limits::LimitsConfig;
 use crate::policy::rule;
 
 /// Every key of `hub.toml`.
@@ -103,6 +105,34 @@ pub(crate) const SCHEMA: Schema = Schema {
             "false",
             "Allow the proxy without TLS on an address that is not loopback.",
         ),
+        Key::new("proxy.max_connections", "16384", "Connections that clients may have open, 1 to 1000000."),
+        Key::new(
+            "proxy.max_connections_per_source",
+            "1024",
+            "Connections from one IPv4 address or IPv6 /64, 1 to 1000000; loopback is exempt.",
+        ),
+        Key::new("proxy.header_timeout", "5s", "How long the head of a request may take, 100 ms to 10 min."),
+        Key::new(
+            "proxy.idle_timeout",
+            "75s",
+            "How long a connection may stay without a request, 1 s to 1 h.",
+        ),
+        Key::new(
+            "proxy.reader_timeout",
+            "60s",
+            "How long a client may leave a part of its answer unread, 1 s to 1 h.",
+        ),
+        Key::new(
+            "proxy.least_body_rate",
+            "1KiB",
+            "Bytes a second of a request's body, over 30 s in which the service waits for it; 0 for none.",
+        ),
+        Key::new(
+            "memory.limit",
+            "auto",
+            "Memory of this process: at nine tenths of it new connections and requests are refused, until less than \
+             eight tenths are in use. A size such as 2GiB; auto is what the machine or its control group has.",
+        ),
         Key::new(
             "admin.listen",
             "off",
@@ -111,6 +141,11 @@ pub(crate) const SCHEMA: Schema = Schema {
         Key::new("shutdown.grace", "10s", "How long open requests may take after SIGTERM, 0 s to 10 min."),
         Key::new("log.level", "info", "Log level, such as info or info,blueprint_hub_proxy=debug."),
         Key::new("log.format", "text", "Log format: text or json."),
+        Key::new(
+            "log.access",
+            "on",
+            "One line for each request through the proxy: on, off, or 1/N for one of N and every failure.",
+        ),
     ],
     tables: &[],
 };
@@ -171,10 +206,12 @@ pub(crate) struct HubConfig {
     pub(crate) proxy_listen: SocketAddr,
     pub(crate) proxy_domain: String,
     pub(crate) proxy_tls: ProxyTls,
+    pub(crate) limits: LimitsConfig,
     pub(crate) admin_listen: Option<SocketAddr>,
     pub(crate) grace: Duration,
     pub(crate) log_level: String,
     pub(crate) log_format: LogFormat,
+    pub(crate) access_log: AccessLog,
 }
 
 impl HubConfig {
@@ -218,6 +255,7 @@ impl HubConfig {
             settings.refuse("session.target_ttl", "less than three heartbeats", problems);
         }
         let proxy = proxy(settings, problems);
+        let limits = LimitsConfig::take(settings, problems);
         let domain = settings.take::<String>("proxy.domain", problems);
         let admin_listen = optional_address(settings, "admin.listen", problems);
         if admin_listen.flatten().is_some_and(|address| !address.ip().is_loopback()) {
@@ -230,6 +268,7 @@ impl HubConfig {
         let grace = span(settings, "shutdown.grace", 0, 600, problems);
         let log_level = settings.take("log.level", problems);
         let log_format = settings.take("log.format", problems);
+        let access_log = settings.take("log.access", problems);
         let (proxy_listen, proxy_tls) = proxy?;
         Some(Self {
             advertise,
@@ -249,10 +288,12 @@ impl HubConfig {
             proxy_listen,
             proxy_domain: domain?,
             proxy_tls,
+            limits: limits?,
             admin_listen: admin_listen?,
             grace: grace?,
             log_level: log_level?,
             log_format: log_format?,
+            access_log: access_log?,
         })
     }
 

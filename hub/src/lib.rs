@@ -4,11 +4,14 @@
 //! know each other only as traits.
 
 mod app;
+mod audit;
 mod cli;
 mod cmd;
 mod config;
 mod data_plane;
 mod files;
+mod limits;
+mod memory;
 mod policy;
 mod ports;
 mod proxy;

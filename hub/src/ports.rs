@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use blueprint_common_tunnel::Tunnel;
 use blueprint_common_tunnel_core::PeerConfig;
-use blueprint_common_types::{AgentId, Timestamp, TokenId, WgPublicKey};
+use blueprint_common_types::{AgentId, ServiceKey, Timestamp, TokenId, WgPublicKey};
 use blueprint_hub_admin::{Hub, PeerView, PromiseFailed, Qos, RemoveFailed};
+use blueprint_hub_proxy::Ledger;
+use blueprint_hub_proxy_core::usage::ServiceUsage;
 use blueprint_hub_registry::{ControlPlane, Peers, RegistrarHandle};
 use blueprint_hub_registry_core::{Agent, RegistrySnapshot};
 use futures_util::future::{BoxFuture, FutureExt};
@@ -57,6 +59,7 @@ pub(crate) struct AdminHub {
     pub(crate) control: ControlPlane,
     pub(crate) tables: TablesHandle,
     pub(crate) policy: PolicyHandle,
+    pub(crate) ledger: Ledger,
 }
 
 impl Hub for AdminHub {
@@ -116,6 +119,10 @@ impl Hub for AdminHub {
 
     fn access_changed(&self) -> BoxFuture<'_, ()> {
         self.tables.reload().boxed()
+    }
+
+    fn usage(&self, service: ServiceKey) -> Option<ServiceUsage> {
+        self.ledger.usage(service)
     }
 
     fn policy_changed(&self) -> BoxFuture<'_, bool> {

@@ -8,8 +8,9 @@ use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 use blueprint_common_runtime::metrics::Metrics;
+use blueprint_common_runtime::open_files;
 use blueprint_common_runtime::tasks::Supervisor;
-use blueprint_hub_proxy::{Proxy, ProxyConfig, ProxyParts};
+use blueprint_hub_proxy::{Ledger, Pressure, Proxy, ProxyConfig, ProxyParts};
 use blueprint_hub_registry::Authority;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
@@ -22,6 +23,8 @@ pub(crate) async fn bind(
     config: &HubConfig,
     authority: &Authority,
     parts: ProxyParts,
+    pressure: Pressure,
+    ledger: Ledger,
     metrics: &Metrics,
 ) -> Result<Proxy> {
     let tls = match &config.proxy_tls {
@@ -32,6 +35,10 @@ pub(crate) async fn bind(
     let mut proxy = ProxyConfig::new(config.proxy_listen);
     proxy.tls = tls;
     proxy.domain.clone_from(&config.proxy_domain);
+    config.limits.apply(&mut proxy, open_files::raise_limit());
+    proxy.pressure = pressure;
+    proxy.ledger = ledger;
+    proxy.access_log = config.access_log;
     Ok(Proxy::bind(proxy, parts, metrics).await?)
 }
 

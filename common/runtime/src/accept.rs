@@ -1,7 +1,8 @@
 //! Accepting TCP connections: a cap on all of them, a cap per source, and no spin when accepting fails.
 //!
 //! One connection more than a cap is accepted and closed at once, and counted: a client learns of it within one
-//! round trip, and others are not kept waiting in the kernel's queue behind it.
+//! round trip, and others are not kept waiting in the kernel's queue behind it. Where the process has no file
+//! descriptor left, new connections wait in that queue until it has one again; nothing ends.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -14,7 +15,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
@@ -22,6 +23,9 @@ use crate::tasks::Spawner;
 
 /// Pause after a failed accept: out of file descriptors is not cured by trying harder.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Pause between two lines in the log about failed accepts, of which there may be twenty a second.
+const WARN_EVERY: Duration = Duration::from_secs(10);
 
 /// How many connections may be open at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,9 +50,16 @@ pub struct AcceptStats {
     refused_total: AtomicU64,
     refused_per_ip: AtomicU64,
     errors: AtomicU64,
+    open: AtomicU64,
 }
 
 impl AcceptStats {
+    /// Connections that are open now.
+    #[must_use]
+    pub fn open(&self) -> u64 {
+        self.open.load(Ordering::Relaxed)
+    }
+
     /// Connections handed to the closure.
     #[must_use]
     pub fn accepted(&self) -> u64 {
@@ -86,12 +97,14 @@ struct Open {
 struct Slot {
     open: Arc<Mutex<Open>>,
     source: IpAddr,
+    stats: Arc<AcceptStats>,
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
         let mut open = self.open.lock();
         open.total = open.total.saturating_sub(1);
+        self.stats.open.fetch_sub(1, Ordering::Relaxed);
         if let Some(count) = open.by_source.get_mut(&self.source) {
             *count = count.saturating_sub(1);
             if *count == 0 {
@@ -107,6 +120,7 @@ pub struct AcceptLoop {
     name: &'static str,
     listener: TcpListener,
     limits: AcceptLimits,
+    exempts_loopback: bool,
     open: Arc<Mutex<Open>>,
     stats: Arc<AcceptStats>,
 }
@@ -127,7 +141,15 @@ impl AcceptLoop {
     /// Takes over a socket that listens already.
     #[must_use]
     pub fn new(name: &'static str, listener: TcpListener, limits: AcceptLimits) -> Self {
-        Self { name, listener, limits, open: Arc::default(), stats: Arc::default() }
+        Self { name, listener, limits, exempts_loopback: false, open: Arc::default(), stats: Arc::default() }
+    }
+
+    /// Lets this machine itself have as many connections as all sources together: behind another proxy on it
+    /// every client has its address.
+    #[must_use]
+    pub const fn exempting_loopback(mut self) -> Self {
+        self.exempts_loopback = true;
+        self
     }
 
     /// The address that the socket has, with the port that the system chose.
@@ -167,13 +189,17 @@ impl AcceptLoop {
         Fut: Future + Send + 'static,
         Fut::Output: Send,
     {
+        let mut warned_at: Option<Instant> = None;
         while let Some(accepted) = drain.run_until_cancelled(self.listener.accept()).await {
             let (stream, peer) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     self.stats.errors.fetch_add(1, Ordering::Relaxed);
-                    warn!(listener = self.name, %error, "accept failed");
-                    sleep(ACCEPT_PAUSE).await;
+                    if warned_at.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
+                        warned_at = Some(Instant::now());
+                        warn!(listener = self.name, %error, "accept failed");
+                    }
+                    let _ = drain.run_until_cancelled(sleep(ACCEPT_PAUSE)).await;
                     continue;
                 }
             };
@@ -202,14 +228,16 @@ impl AcceptLoop {
             return None;
         }
         let from_source = open.by_source.get(&source).copied().unwrap_or(0);
-        if from_source >= self.limits.per_ip {
+        let is_exempt = self.exempts_loopback && source.is_loopback();
+        if from_source >= self.limits.per_ip && !is_exempt {
             self.stats.refused_per_ip.fetch_add(1, Ordering::Relaxed);
             debug!(listener = self.name, limit = self.limits.per_ip, "connection refused, too many from it");
             return None;
         }
         open.total = open.total.saturating_add(1);
         open.by_source.insert(source, from_source.saturating_add(1));
-        Some(Slot { open: Arc::clone(&self.open), source })
+        self.stats.open.fetch_add(1, Ordering::Relaxed);
+        Some(Slot { open: Arc::clone(&self.open), source, stats: Arc::clone(&self.stats) })
     }
 }
 

@@ -9,6 +9,7 @@ pub mod config;
 pub mod local_api;
 pub mod logs;
 pub mod metrics;
+pub mod open_files;
 pub mod state;
 pub mod tasks;
 

@@ -7,8 +7,15 @@ use std::str::FromStr;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{Layer, fmt};
+use tracing_subscriber::{Layer, Registry, fmt};
+
+mod access;
+
+pub use access::{flush as flush_access, lost_lines as lost_access_lines};
+
+use access::AccessWriter;
 
 /// How a log line is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -41,6 +48,9 @@ pub enum LogError {
     /// A part of the level text is not a level and not `target=level`.
     #[error("{0:?} is not a log level: off, error, warn, info, debug, trace, or target=level")]
     Level(String),
+    /// The thread of the access log does not start.
+    #[error("the thread of the access log does not start: {0}")]
+    Thread(String),
     /// Logging was started before.
     #[error("logging has been started already")]
     Started,
@@ -85,14 +95,40 @@ impl FromStr for LogLevels {
 /// [`LogError::Level`] for a text that is not understood, [`LogError::Started`] at a second call.
 pub fn init(level: &str, format: LogFormat) -> Result<(), LogError> {
     let LogLevels(targets) = level.parse()?;
-    let layer = match format {
+    start(general(format).with_filter(targets))
+}
+
+/// The same for a process that answers requests: what has the target `access` is written by a thread of its own,
+/// whatever the level, and never holds up whoever says it.
+///
+/// # Errors
+///
+/// Those of [`init`], and [`LogError::Thread`].
+pub fn init_with_access(level: &str, format: LogFormat) -> Result<(), LogError> {
+    const ACCESS: &str = "access";
+    let LogLevels(targets) = level.parse()?;
+    let writer = AccessWriter::start().map_err(|error| LogError::Thread(error.to_string()))?;
+    let line = move || writer.line();
+    let access = match format {
+        LogFormat::Text => fmt::layer().with_writer(line).with_ansi(false).boxed(),
+        LogFormat::Json => fmt::layer().json().flatten_event(true).with_writer(line).boxed(),
+    };
+    let access = access.with_filter(Targets::new().with_target(ACCESS, LevelFilter::INFO));
+    start(general(format).with_filter(targets.with_target(ACCESS, LevelFilter::OFF)).and_then(access))
+}
+
+fn general<S>(format: LogFormat) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: tracing::Subscriber + for<'a> LookupSpan<'a>,
+{
+    match format {
         LogFormat::Text => fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal()).boxed(),
         LogFormat::Json => fmt::layer().json().flatten_event(true).with_writer(io::stderr).boxed(),
-    };
-    tracing_subscriber::registry()
-        .with(layer.with_filter(targets))
-        .try_init()
-        .map_err(|_| LogError::Started)?;
+    }
+}
+
+fn start(layer: impl Layer<Registry> + Send + Sync) -> Result<(), LogError> {
+    tracing_subscriber::registry().with(layer).try_init().map_err(|_| LogError::Started)?;
     std::panic::set_hook(Box::new(log_panic));
     Ok(())
 }

@@ -4,6 +4,7 @@
 //! not named in [`views`](self) cannot leak. What needs other parts of the hub goes through [`Hub`].
 
 mod access;
+mod audit;
 mod auth;
 mod error;
 mod nodes;
@@ -12,6 +13,7 @@ mod router;
 mod services;
 mod settings;
 mod tokens;
+mod usage;
 mod views;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -19,7 +21,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use blueprint_common_runtime::metrics::Metrics;
-use blueprint_common_types::{AgentId, CaPin, HubId, Timestamp, TokenId, WgPublicKey};
+use blueprint_common_types::{AgentId, CaPin, HubId, ServiceKey, Timestamp, TokenId, WgPublicKey};
+use blueprint_hub_proxy_core::usage::ServiceUsage;
 use blueprint_hub_registry_core::{PromiseError, QosPoint, QosSample, RegistrySnapshot, Store};
 use futures_util::future::BoxFuture;
 
@@ -116,6 +119,9 @@ pub trait Hub: Send + Sync {
 
     /// Access tokens changed in the store; resolves when the proxy decides by the new ones.
     fn access_changed(&self) -> BoxFuture<'_, ()>;
+
+    /// What a service and its callers have used since the hub started; `None` where nobody called it.
+    fn usage(&self, service: ServiceKey) -> Option<ServiceUsage>;
 
     /// The policy changed in the store; resolves when the tunnel goes by the new one, with false where it
     /// could not be read.

@@ -9,7 +9,9 @@ use http::header;
 use serde_json::{Value, json};
 
 use crate::error::ApiError;
-use crate::{AdminState, OperatorToken, access, auth, nodes, policy, services, settings, tokens, views};
+use crate::{
+    AdminState, OperatorToken, access, audit, auth, nodes, policy, services, settings, tokens, usage, views,
+};
 
 /// Largest request body in bytes, but for policies.
 const MAX_BODY: usize = 64 * 1024;
@@ -27,6 +29,7 @@ pub fn private_router(state: AdminState) -> Router {
             "/v1/services/{blueprint}/{service}/settings",
             get(settings::show).put(settings::set).layer(DefaultBodyLimit::max(settings::MAX_BODY)),
         )
+        .route("/v1/services/{blueprint}/{service}/usage", get(usage::show))
         .route("/v1/keys", get(settings::keys))
         .route("/v1/keys/{id}", delete(settings::revoke_key))
         .route("/v1/tokens", get(tokens::list).post(tokens::create))
@@ -35,7 +38,8 @@ pub fn private_router(state: AdminState) -> Router {
         .route("/v1/access/{id}", delete(access::revoke))
         .route("/v1/policy", get(policy::show).put(policy::set).layer(policy_limit()))
         .route("/v1/policy/test", post(policy::test).layer(policy_limit()))
-        .route("/v1/audit", get(services::audit))
+        .route("/v1/audit", get(audit::show))
+        .route("/v1/audit/verify", get(audit::verify))
         .route("/metrics", get(metrics))
         .route("/healthz", get(healthz))
         .fallback(nowhere)

@@ -1,17 +1,13 @@
-//! Services and the audit log.
+//! Services.
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use blueprint_common_types::{Health, ServiceKey};
-use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::AdminState;
 use crate::error::ApiError;
-use crate::views::{TargetView, time};
-
-/// Audit rows in one answer.
-const MAX_AUDIT: u32 = 1000;
+use crate::views::TargetView;
 
 pub(crate) async fn list(State(state): State<AdminState>) -> Json<Value> {
     let snapshot = state.hub.snapshot();
@@ -42,29 +38,4 @@ pub(crate) async fn show(
     }
     let targets: Vec<_> = snapshot.targets_of(key).map(TargetView::from).collect();
     Ok(Json(json!({ "service": key, "targets": targets })))
-}
-
-#[derive(Debug, Deserialize)]
-pub(crate) struct AuditQuery {
-    limit: Option<u32>,
-}
-
-pub(crate) async fn audit(
-    State(state): State<AdminState>,
-    Query(query): Query<AuditQuery>,
-) -> Result<Json<Value>, ApiError> {
-    let rows = state.store.audit_tail(query.limit.unwrap_or(50).min(MAX_AUDIT)).await?;
-    let rows: Vec<_> = rows
-        .into_iter()
-        .map(|row| {
-            json!({
-                "seq": row.seq,
-                "at": time(row.at),
-                "event": row.event.kind.name(),
-                "subject": row.event.subject,
-                "detail": row.event.detail,
-            })
-        })
-        .collect();
-    Ok(Json(json!({ "rows": rows })))
 }

@@ -74,6 +74,12 @@ pub fn decide(request: &CanonicalRequest, trust: &Trust, now: Timestamp) -> Resu
     Ok(Admission { service, identity })
 }
 
+/// Who sent a request that is refused for another reason; for logs, never a ground to let it pass.
+#[must_use]
+pub fn caller(request: &CanonicalRequest, trust: &Trust, now: Timestamp) -> Option<Identity> {
+    authenticate(request.credential(), trust, now).ok()
+}
+
 fn resolve(selector: Selector, scope: &Scope, routes: &RouteTable) -> Result<ServiceKey, Refusal> {
     let (service, sub) = match selector {
         Selector::Exact(key) if scope.allows(&key) => return Ok(key),

@@ -18,7 +18,7 @@ use chunks::Chunks;
 use head::{Body, HeadScan};
 
 /// Longest head, from the request line to the empty line; also of the trailers.
-pub const MAX_HEAD: usize = crate::MAX_HEADER_BYTES + crate::MAX_TARGET_BYTES;
+pub const MAX_HEAD: usize = crate::MAX_HEADER_BYTES;
 
 /// What is wrong with the framing; the text goes to logs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -47,9 +47,12 @@ pub enum FramingFault {
     /// A chunk's size, extension or end.
     #[error("a chunk of the body cannot be read")]
     Chunk,
-    /// Longer than [`MAX_HEAD`], or more lines than [`crate::MAX_HEADERS`].
+    /// Longer than [`MAX_HEAD`] with its request line, or more lines than [`crate::MAX_HEADERS`].
     #[error("the head of the request is too large")]
     TooLarge,
+    /// Its end did not come in time; the driver says so, who has a clock.
+    #[error("the head of the request took too long")]
+    TooSlow,
 }
 
 /// What may happen with the bytes at hand.
@@ -142,6 +145,12 @@ impl Guard {
     #[must_use]
     pub const fn heads(&self) -> u64 {
         self.heads
+    }
+
+    /// Whether the next byte belongs to a head, or begins one.
+    #[must_use]
+    pub const fn is_in_head(&self) -> bool {
+        matches!(self.state, State::Head(_))
     }
 
     /// Whether the next byte belongs to a body.

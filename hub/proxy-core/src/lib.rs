@@ -21,24 +21,29 @@ mod access;
 mod canonical;
 mod credential;
 mod decide;
+pub mod frames;
 mod framing;
 pub mod guard;
 mod headers;
 pub mod identity;
 pub mod limits;
+pub mod pace;
 mod path;
 pub mod rate;
 mod refusal;
+pub mod refused;
 mod routes;
 mod rules;
 mod selector;
 mod settings;
 mod trust;
 pub mod upstream;
+pub mod usage;
+mod watermark;
 
 pub use access::{AccessGrant, AccessTable, Scope};
 pub use canonical::{CanonicalRequest, Downstream, MAX_HEADER_BYTES, MAX_HEADERS, MAX_TARGET_BYTES};
-pub use decide::{Admission, decide};
+pub use decide::{Admission, caller, decide};
 pub use headers::{
     is_websocket_answer, request_trailers, response_headers, response_trailers, upstream_headers,
 };
@@ -50,3 +55,4 @@ pub use rules::{Rule, RuleError, Verdict};
 pub use selector::Selector;
 pub use settings::{MAX_KEY_LIFE, ServiceSettings, SettingsError};
 pub use trust::{Service, Trust};
+pub use watermark::Watermark;

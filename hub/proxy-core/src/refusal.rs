@@ -161,6 +161,12 @@ pub enum Refusal {
         /// The service.
         service: ServiceKey,
     },
+    /// The body of the request comes too slowly.
+    #[error("the body of the request came too slowly")]
+    SlowBody,
+    /// The hub is short of memory.
+    #[error("the hub is short of memory")]
+    Overloaded,
     /// The hub is shutting down.
     #[error("the hub is shutting down")]
     Draining,
@@ -200,6 +206,15 @@ impl Refusal {
         self.row().2
     }
 
+    /// Whether it says that somebody was not allowed something, so that the audit log counts it.
+    #[must_use]
+    pub fn is_by_rule(&self) -> bool {
+        matches!(
+            self.status(),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS
+        ) && !matches!(self, Self::MissingToken)
+    }
+
     /// Value of `WWW-Authenticate`, on the answers that must carry one (RFC 6750, section 3).
     #[must_use]
     pub fn challenge(&self) -> Option<&'static str> {
@@ -228,7 +243,7 @@ impl Refusal {
     }
 
     /// Every code there is, for metrics that start at zero.
-    pub const CODES: [&'static str; 34] = [
+    pub const CODES: [&'static str; 37] = [
         "missing_token",
         "invalid_token",
         "expired_token",
@@ -262,6 +277,9 @@ impl Refusal {
         "target_unreachable",
         "upstream_failed",
         "upstream_timeout",
+        "slow_head",
+        "slow_body",
+        "overloaded",
         "draining",
     ];
 
@@ -327,6 +345,10 @@ impl Refusal {
             }
             Self::UpstreamFailed { .. } => Row(StatusCode::BAD_GATEWAY, "upstream_failed", REPEAT),
             Self::UpstreamTimeout { .. } => Row(StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", REPEAT),
+            Self::SlowBody => Row(StatusCode::REQUEST_TIMEOUT, "slow_body", "send at least 1 KiB a second"),
+            Self::Overloaded => {
+                Row(StatusCode::SERVICE_UNAVAILABLE, "overloaded", "try again as Retry-After says")
+            }
             Self::Draining => Row(StatusCode::SERVICE_UNAVAILABLE, "draining", "try again in a few seconds"),
         }
     }
@@ -337,6 +359,9 @@ const fn framing_row(fault: FramingFault) -> Row {
     match fault {
         FramingFault::TooLarge => {
             Row(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "headers_too_large", "send fewer headers")
+        }
+        FramingFault::TooSlow => {
+            Row(StatusCode::REQUEST_TIMEOUT, "slow_head", "send the head of a request within five seconds")
         }
         FramingFault::Length | FramingFault::Encoding | FramingFault::Both => Row(
             StatusCode::BAD_REQUEST,

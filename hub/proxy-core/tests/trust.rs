@@ -199,7 +199,7 @@ fn every_refusal_answers_with_its_status_and_a_hint() {
     let service = SERVICE;
     let fault = blueprint_hub_proxy_core::PathFault::Control;
     let reached = |limit| Refusal::LimitReached { limit, retry_after: 1 };
-    let table: [(Refusal, u16); 34] = [
+    let table: [(Refusal, u16); 37] = [
         (Refusal::MissingToken, 401),
         (Refusal::InvalidToken, 401),
         (Refusal::ExpiredToken { at: NOW }, 401),
@@ -233,6 +233,9 @@ fn every_refusal_answers_with_its_status_and_a_hint() {
         (Refusal::TargetUnreachable { service }, 503),
         (Refusal::UpstreamFailed { service }, 502),
         (Refusal::UpstreamTimeout { service }, 504),
+        (Refusal::MalformedRequest { fault: FramingFault::TooSlow }, 408),
+        (Refusal::SlowBody, 408),
+        (Refusal::Overloaded, 503),
         (Refusal::Draining, 503),
     ];
     for ((refusal, status), code) in table.iter().zip(Refusal::CODES) {

@@ -2,8 +2,9 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
+use blueprint_hub_proxy_core::pace::{LeastRate, Pace};
 use blueprint_hub_proxy_core::{Refusal, request_trailers, response_trailers};
 use bytes::Bytes;
 use http::HeaderMap;
@@ -11,9 +12,9 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use parking_lot::Mutex;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::open::OpenRequest;
+use crate::open::{Counted, OpenRequest};
 use crate::watch::Watch;
 
 /// Frames of an answer between two looks whether it may go on, where none of them had to wait.
@@ -35,13 +36,29 @@ struct Shared {
     /// The most there may be, and how much of that is left.
     limit: Option<(u64, u64)>,
     is_too_large: bool,
+    /// `None` where the client may take its time.
+    pace: Option<Pace>,
+    timer: Option<Pin<Box<Sleep>>>,
+    is_too_slow: bool,
+    counted: Counted,
 }
 
 impl RequestBody {
-    pub(crate) fn new(body: Incoming) -> Self {
+    /// A body of which at least so much has to come while the service waits for it.
+    pub(crate) fn new(body: Incoming, least: Option<LeastRate>, counted: Counted) -> Self {
         let sent_at = body.is_end_stream().then(Instant::now);
-        let (is_touched, is_broken, is_too_large) = (false, false, false);
-        Self(Arc::new(Mutex::new(Shared { body, is_touched, is_broken, sent_at, limit: None, is_too_large })))
+        Self(Arc::new(Mutex::new(Shared {
+            body,
+            is_touched: false,
+            is_broken: false,
+            sent_at,
+            limit: None,
+            is_too_large: false,
+            pace: least.map(Pace::new),
+            timer: None,
+            is_too_slow: false,
+            counted,
+        })))
     }
 
     /// Bounds it, before any of it is read; what says its own length is refused at once.
@@ -58,6 +75,20 @@ impl RequestBody {
     pub(crate) fn is_too_large(&self) -> Option<u64> {
         let shared = self.0.lock();
         shared.limit.filter(|_| shared.is_too_large).map(|(most, _)| most)
+    }
+
+    /// The answer has begun. A body without a length may now be one half of a conversation, in which
+    /// silence is nobody's fault.
+    pub(crate) fn note_answer(&self) {
+        let mut shared = self.0.lock();
+        if shared.body.size_hint().exact().is_none() {
+            (shared.pace, shared.timer) = (None, None);
+        }
+    }
+
+    /// Whether the client was cut for taking too long.
+    pub(crate) fn is_too_slow(&self) -> bool {
+        self.0.lock().is_too_slow
     }
 
     pub(crate) fn lend(&self) -> LentBody {
@@ -89,6 +120,9 @@ pub(crate) enum UploadError {
     /// It is larger than it may be.
     #[error("the body is larger than it may be")]
     TooLarge,
+    /// The client takes too long.
+    #[error("the body of the request comes too slowly")]
+    TooSlow,
 }
 
 impl Shared {
@@ -105,6 +139,24 @@ impl Shared {
 
     fn note_end(&mut self) {
         self.sent_at.get_or_insert_with(Instant::now);
+    }
+
+    /// Ready once the client was waited for long enough.
+    fn poll_pace(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
+        let Some(pace) = &mut self.pace else { return Poll::Pending };
+        loop {
+            let due = Instant::from_std(pace.wait(Instant::now().into_std()));
+            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
+            if timer.deadline() < due {
+                timer.as_mut().reset(due);
+            }
+            ready!(timer.as_mut().poll(cx));
+            self.timer = None;
+            if pace.is_too_slow(Instant::now().into_std()) {
+                self.is_too_slow = true;
+                return Poll::Ready(Some(Err(UploadError::TooSlow)));
+            }
+        }
     }
 }
 
@@ -124,19 +176,31 @@ impl Body for LentBody {
             return Poll::Ready(Some(Err(UploadError::TooLarge)));
         }
         shared.is_touched = true;
-        let polled = Pin::new(&mut shared.body).poll_frame(cx);
-        if let Poll::Ready(Some(Ok(frame))) = &polled
-            && !shared.admit(frame.data_ref().map_or(0, Bytes::len))
-        {
-            return Poll::Ready(Some(Err(UploadError::TooLarge)));
+        match Pin::new(&mut shared.body).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                let bytes = frame.data_ref().map_or(0, Bytes::len);
+                shared.counted.receive(bytes);
+                if !shared.admit(bytes) {
+                    return Poll::Ready(Some(Err(UploadError::TooLarge)));
+                }
+                if let Some(pace) = &mut shared.pace {
+                    pace.take(u64::try_from(bytes).unwrap_or(u64::MAX), Instant::now().into_std());
+                }
+                if shared.body.is_end_stream() {
+                    shared.note_end();
+                }
+                Poll::Ready(Some(Ok(filter_trailers(frame, request_trailers))))
+            }
+            Poll::Ready(Some(Err(error))) => {
+                shared.is_broken = true;
+                Poll::Ready(Some(Err(UploadError::Client(error))))
+            }
+            Poll::Ready(None) => {
+                shared.note_end();
+                Poll::Ready(None)
+            }
+            Poll::Pending => shared.poll_pace(cx),
         }
-        match &polled {
-            Poll::Ready(None) => shared.note_end(),
-            Poll::Ready(Some(Ok(_))) if shared.body.is_end_stream() => shared.note_end(),
-            Poll::Ready(Some(Err(_))) => shared.is_broken = true,
-            Poll::Ready(Some(Ok(_))) | Poll::Pending => {}
-        }
-        polled.map_ok(|frame| filter_trailers(frame, request_trailers)).map_err(UploadError::Client)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -160,6 +224,7 @@ pub(crate) enum AnswerBody {
 pub(crate) struct StreamBody {
     inner: Incoming,
     open: OpenRequest,
+    counted: Counted,
     watch: Box<Watch>,
     upload: RequestBody,
     frames: u32,
@@ -167,7 +232,8 @@ pub(crate) struct StreamBody {
 
 impl StreamBody {
     pub(crate) fn new(inner: Incoming, open: OpenRequest, watch: Watch, upload: RequestBody) -> Self {
-        Self { inner, open, watch: Box::new(watch), upload, frames: 0 }
+        let counted = open.counted();
+        Self { inner, open, counted, watch: Box::new(watch), upload, frames: 0 }
     }
 }
 
@@ -188,6 +254,19 @@ pub(crate) enum AnswerError {
     /// What let the request in does not hold any more.
     #[error("cut: {0}")]
     Revoked(Refusal),
+    /// The client did not read it for too long.
+    #[error("cut: the client does not read the answer")]
+    Unread,
+}
+
+impl AnswerBody {
+    /// Notes that it is cut because its client does not read it.
+    pub(crate) fn note_slow_reader(&self) {
+        match self {
+            Self::Own(_) => {}
+            Self::Stream(stream) => stream.open.note_slow_reader(),
+        }
+    }
 }
 
 impl Body for AnswerBody {
@@ -211,6 +290,9 @@ impl Body for AnswerBody {
                 }
                 if let Poll::Ready(Some(Err(error))) = &polled {
                     stream.open.note_abort(error);
+                }
+                if let Poll::Ready(Some(Ok(frame))) = &polled {
+                    stream.counted.send(frame.data_ref().map_or(0, Bytes::len));
                 }
                 polled
                     .map_ok(|frame| filter_trailers(frame, response_trailers))

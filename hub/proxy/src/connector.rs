@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -15,18 +15,27 @@ use hyper_util::rt::TokioIo;
 use tower_service::Service;
 
 use crate::dial::{Dial, DialError, Io};
+use crate::metrics::ProxyMetrics;
 
 /// Dials for the pool.
 #[derive(Clone)]
 pub(crate) struct Connector {
     dialer: Arc<dyn Dial>,
     timeout: Duration,
+    metrics: Arc<ProxyMetrics>,
 }
 
 impl Connector {
-    pub(crate) fn new(dialer: Arc<dyn Dial>, timeout: Duration) -> Self {
-        Self { dialer, timeout }
+    pub(crate) fn new(dialer: Arc<dyn Dial>, timeout: Duration, metrics: Arc<ProxyMetrics>) -> Self {
+        Self { dialer, timeout, metrics }
     }
+}
+
+/// How a connection came about; every answer that comes over it carries this.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Dialed {
+    pub(crate) began_at: Instant,
+    pub(crate) took: Duration,
 }
 
 impl Service<Uri> for Connector {
@@ -39,24 +48,30 @@ impl Service<Uri> for Connector {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let Self { dialer, timeout } = self.clone();
+        let Self { dialer, timeout, metrics } = self.clone();
         async move {
             let authority = uri.authority().map_or("", |authority| authority.as_str());
             let target: SocketAddr = authority.parse().map_err(|_| DialError::NoRoute)?;
+            let began_at = Instant::now();
             let dialed = tokio::time::timeout(timeout, dialer.connect(target, timeout)).await;
             let stream = dialed.map_err(|_| DialError::TimedOut)??;
-            Ok(Upstream(TokioIo::new(stream)))
+            let took = began_at.elapsed();
+            metrics.connect.observe(took.as_secs_f64());
+            Ok(Upstream { io: TokioIo::new(stream), dialed: Dialed { began_at, took } })
         }
         .boxed()
     }
 }
 
 /// An open connection to a target.
-pub(crate) struct Upstream(TokioIo<Box<dyn Io>>);
+pub(crate) struct Upstream {
+    io: TokioIo<Box<dyn Io>>,
+    dialed: Dialed,
+}
 
 impl Connection for Upstream {
     fn connected(&self) -> Connected {
-        Connected::new()
+        Connected::new().extra(self.dialed)
     }
 }
 
@@ -66,7 +81,7 @@ impl Read for Upstream {
         cx: &mut Context<'_>,
         buffer: ReadBufCursor<'_>,
     ) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buffer)
+        Pin::new(&mut self.io).poll_read(cx, buffer)
     }
 }
 
@@ -76,19 +91,19 @@ impl Write for Upstream {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, bytes)
+        Pin::new(&mut self.io).poll_write(cx, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        Pin::new(&mut self.io).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        Pin::new(&mut self.io).poll_shutdown(cx)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
+        self.io.is_write_vectored()
     }
 
     fn poll_write_vectored(
@@ -96,6 +111,6 @@ impl Write for Upstream {
         cx: &mut Context<'_>,
         buffers: &[std::io::IoSlice<'_>],
     ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write_vectored(cx, buffers)
+        Pin::new(&mut self.io).poll_write_vectored(cx, buffers)
     }
 }

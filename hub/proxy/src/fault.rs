@@ -28,6 +28,8 @@ pub(crate) enum Fault {
     Client,
     /// The client's body is larger than this, and was cut.
     TooLarge(u64),
+    /// The client's body came too slowly, and was cut.
+    TooSlow,
 }
 
 impl Fault {
@@ -35,6 +37,9 @@ impl Fault {
     pub(crate) fn of(error: &Error, body: &RequestBody) -> Self {
         if let Some(most) = body.is_too_large() {
             return Self::TooLarge(most);
+        }
+        if body.is_too_slow() {
+            return Self::TooSlow;
         }
         if body.is_broken() {
             return Self::Client;
@@ -54,7 +59,7 @@ impl Fault {
         match self {
             Self::Unreachable => Outcome::Unreachable,
             Self::Reset | Self::Malformed | Self::TimedOut => Outcome::Failed,
-            Self::Full | Self::Client | Self::TooLarge(_) => Outcome::Unknown,
+            Self::Full | Self::Client | Self::TooLarge(_) | Self::TooSlow => Outcome::Unknown,
         }
     }
 
@@ -65,6 +70,7 @@ impl Fault {
             Self::Reset | Self::Malformed | Self::Client => Refusal::UpstreamFailed { service },
             Self::TooLarge(most) => Refusal::BodyTooLarge { most },
             Self::TimedOut => Refusal::UpstreamTimeout { service },
+            Self::TooSlow => Refusal::SlowBody,
         }
     }
 
@@ -74,7 +80,7 @@ impl Fault {
         match self {
             Self::Unreachable | Self::Full => !body.is_touched(),
             Self::Reset => !body.is_touched() && is_idempotent(method),
-            Self::Malformed | Self::TimedOut | Self::Client | Self::TooLarge(_) => false,
+            Self::Malformed | Self::TimedOut | Self::Client | Self::TooLarge(_) | Self::TooSlow => false,
         }
     }
 }

@@ -8,25 +8,29 @@ use arc_swap::ArcSwap;
 use blueprint_common_runtime::tasks::Spawner;
 use blueprint_common_types::Timestamp;
 use blueprint_hub_proxy_core::guard::FramingFault;
+use blueprint_hub_proxy_core::pace::LeastRate;
 use blueprint_hub_proxy_core::{
-    Admission, CanonicalRequest, Downstream, Refusal, ServiceSettings, Trust, decide, response_headers,
+    Admission, CanonicalRequest, Downstream, Refusal, ServiceSettings, Trust, caller, decide,
+    response_headers,
 };
 use http::header::{CONNECTION, CONTENT_LENGTH, UPGRADE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http_body::Body;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info};
+use tracing::debug;
 
+use crate::access_log::Entry;
 use crate::answer::{self, REQUEST_ID};
 use crate::auth::{AuthApi, Route};
 use crate::body::{AnswerBody, RequestBody, StreamBody};
-use crate::connector::Connector;
+use crate::connector::{Connector, Dialed};
 use crate::guarded::Framing;
 use crate::limits::{Limiter, Permit};
-use crate::metrics::ProxyMetrics;
-use crate::open::OpenRequest;
+use crate::open::{OpenRequest, Seen};
+use crate::pressure::Pressure;
 use crate::send::{Outgoing, Sender};
 use crate::server::ProxyParts;
 use crate::statements::Statements;
@@ -41,6 +45,14 @@ pub(crate) struct Conversation {
     pub(crate) tls: bool,
     /// On HTTP/1 only.
     pub(crate) framing: Option<Framing>,
+    pub(crate) care: Care,
+}
+
+/// What protects the hub from its clients' requests.
+#[derive(Debug, Clone)]
+pub(crate) struct Care {
+    pub(crate) least_rate: LeastRate,
+    pub(crate) pressure: Pressure,
 }
 
 impl Conversation {
@@ -80,7 +92,7 @@ pub(crate) struct Forwarder {
     targets: Targets,
     limiter: Limiter,
     no_settings: ServiceSettings,
-    metrics: Arc<ProxyMetrics>,
+    seen: Seen,
     drain: CancellationToken,
 }
 
@@ -89,21 +101,21 @@ impl Forwarder {
         domain: String,
         parts: &ProxyParts,
         connector: Connector,
-        metrics: Arc<ProxyMetrics>,
+        seen: Seen,
         spawner: &Spawner,
     ) -> Self {
-        let targets = Targets::new(Arc::clone(&metrics));
+        let targets = Targets::new(Arc::clone(&seen.metrics));
         Self {
             domain,
             trust: Arc::clone(&parts.trust),
             auth: AuthApi::new(Arc::clone(&parts.trust), Arc::clone(&parts.keys), Arc::clone(&parts.signer)),
             statements: Statements::new(Arc::clone(&parts.signer)),
             spawner: spawner.clone(),
-            sender: Sender::new(connector, targets.clone(), Arc::clone(&metrics), spawner),
+            sender: Sender::new(connector, targets.clone(), Arc::clone(&seen.metrics), spawner),
             targets,
             limiter: Limiter::default(),
             no_settings: ServiceSettings::default(),
-            metrics,
+            seen,
             drain: spawner.stop().drain,
         }
     }
@@ -119,28 +131,36 @@ impl Forwarder {
         number: u64,
         mut request: Request<Incoming>,
     ) -> Response<AnswerBody> {
-        let mut open = OpenRequest::begin(Arc::clone(&self.metrics));
         let fresh_id = fresh_request_id();
         let (source, tls) = (conversation.source, conversation.tls);
+        let mut open = OpenRequest::begin(self.seen.clone(), Entry::new(source, tls));
+        open.entry().version = request.version();
         let upgrade = request.headers().contains_key(UPGRADE).then(|| hyper::upgrade::on(&mut request));
         let (parts, body) = request.into_parts();
         let downstream = Downstream { source, tls, domain: &self.domain, request_id: &fresh_id };
         let parsed = match conversation.fault(number) {
             Some(fault) => Err(Refusal::MalformedRequest { fault }),
+            None if conversation.care.pressure.refuses() => Err(Refusal::Overloaded),
             None => CanonicalRequest::parse(&parts, &downstream),
         };
         let request_id = parsed.as_ref().map_or(fresh_id.as_str(), CanonicalRequest::request_id).to_owned();
-        open.set_request_id(&request_id);
+        open.entry().request_id.clone_from(&request_id);
+        if let Ok(canonical) = &parsed {
+            open.entry().set_request(canonical.method(), canonical.path());
+        }
         if let Ok(canonical) = &parsed
             && let Some(route) = Route::of(canonical.path())
         {
             let answered = self.auth.answer(route, canonical, body).await;
             conversation.stays();
-            return self.own(answered, &request_id, source, open);
+            return self.own(answered, &request_id, open);
         }
-        let upload = RequestBody::new(body);
+        // Both halves of a gRPC call may be silent for as long as they like.
+        let may_rest = parsed.as_ref().is_ok_and(CanonicalRequest::is_grpc);
+        let least = (!may_rest).then_some(conversation.care.least_rate);
+        let upload = RequestBody::new(body, least, open.counted());
         let sent = match parsed {
-            Ok(canonical) => self.forward(&canonical, &parts.headers, &upload).await,
+            Ok(canonical) => self.forward(&canonical, &parts.headers, &upload, &mut open).await,
             Err(refusal) => Err(refusal),
         };
         let answer = match sent {
@@ -151,6 +171,7 @@ impl Forwarder {
                 match upgrade.filter(|_| response.status() == StatusCode::SWITCHING_PROTOCOLS) {
                     Some(client) => {
                         conversation.upgraded();
+                        open.entry().upgraded = true;
                         return self.upgrade(client, response, &request_id, open, watch);
                     }
                     None => {
@@ -159,7 +180,7 @@ impl Forwarder {
                     }
                 }
             }
-            Err(refusal) => self.own(Err(refusal), &request_id, source, open),
+            Err(refusal) => self.own(Err(refusal), &request_id, open),
         };
         conversation.stays();
         answer
@@ -170,18 +191,19 @@ impl Forwarder {
         &self,
         answered: Result<Response<AnswerBody>, Refusal>,
         request_id: &str,
-        source: IpAddr,
         mut open: OpenRequest,
     ) -> Response<AnswerBody> {
         let mut answer = answered.unwrap_or_else(|refusal| {
-            self.metrics.count_refusal(&refusal);
-            log_refusal(&refusal, request_id, source);
+            open.note_refusal(&refusal);
+            debug!(reason = refusal.code(), request_id, error = %refusal, "request refused");
             answer::refuse(&refusal, request_id)
         });
         if let Ok(value) = HeaderValue::from_str(request_id) {
             answer.headers_mut().insert(REQUEST_ID, value);
         }
         open.set_status(answer.status());
+        open.counted()
+            .send(answer.body().size_hint().exact().map_or(0, |length| usize::try_from(length).unwrap_or(0)));
         answer
     }
 
@@ -214,17 +236,24 @@ impl Forwarder {
         canonical: &CanonicalRequest,
         headers: &HeaderMap,
         body: &RequestBody,
+        open: &mut OpenRequest,
     ) -> Result<Sent, Refusal> {
         if self.drain.is_cancelled() {
             return Err(Refusal::Draining);
         }
         let trust = self.trust.load_full();
         let now = Timestamp::from(SystemTime::now());
-        let admission = decide(canonical, &trust, now).inspect_err(|refusal| {
-            if let Refusal::NoHealthyTarget { service, .. } = refusal {
-                self.targets.forget(*service, &trust.routes);
+        let admission = match decide(canonical, &trust, now) {
+            Ok(admission) => admission,
+            Err(refusal) => {
+                if let Refusal::NoHealthyTarget { service, .. } = &refusal {
+                    self.targets.forget(*service, &trust.routes);
+                }
+                note_refused(canonical, &trust, now, open);
+                return Err(refusal);
             }
-        })?;
+        };
+        open.note_admission(&admission);
         let service = admission.service();
         let settings = trust.services.get(&service).map_or(&self.no_settings, |known| known.settings());
         body.limit(settings.limits.body_limit(&settings.key_limits))?;
@@ -240,8 +269,18 @@ impl Forwarder {
             body,
         };
         let (response, at_target) = self.sender.send(&outgoing).await?;
+        body.note_answer();
+        open.note_answer(&at_target, response.extensions().get::<Dialed>());
         Ok(Sent { response, at_target, permit, admission })
     }
+}
+
+/// Notes whose request is refused, and for which service, where those exist: logs and sums tell them apart.
+fn note_refused(canonical: &CanonicalRequest, trust: &Trust, now: Timestamp, open: &mut OpenRequest) {
+    if let Some(identity) = caller(canonical, trust, now) {
+        open.note_caller(&identity);
+    }
+    open.entry().service = canonical.selector().and_then(|selector| trust.find(selector).ok());
 }
 
 /// Makes the client's answer out of the service's.
@@ -264,11 +303,6 @@ fn pass_on(
     *answer.status_mut() = parts.status;
     *answer.headers_mut() = headers;
     answer
-}
-
-fn log_refusal(refusal: &Refusal, request_id: &str, source: IpAddr) {
-    info!(target: "audit", reason = refusal.code(), request_id, "request refused");
-    debug!(reason = refusal.code(), request_id, %source, error = %refusal, "request refused");
 }
 
 /// 128 random bits in hexadecimal.

@@ -9,17 +9,31 @@ use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use blueprint_hub_proxy_core::guard::{FramingFault, Guard, Step};
 use bytes::{Buf, BytesMut};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::metrics::{Cut, ProxyMetrics};
+use crate::progress::Progress;
 
 /// What stands for a refused head.
 const REPLACEMENT: &[u8] = b"GET / HTTP/1.1\r\nhost: refused\r\nconnection: close\r\n\r\n";
 
 /// Bytes read at once into a buffer of our own; heads and chunk lines are looked at there.
 const READ_BYTES: usize = 8 * 1024;
+
+/// How long a connection of HTTP/1 may take for what.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Times {
+    /// From the first byte of a head to its last.
+    pub(crate) head: Duration,
+    /// From the end of an answer to the next head.
+    pub(crate) idle: Duration,
+}
 
 /// What the connection and the requests on it share.
 #[derive(Debug, Clone, Default)]
@@ -59,19 +73,80 @@ impl Framing {
 }
 
 /// A stream of which only what the guard passes can be read.
-#[derive(Debug)]
+///
+/// It keeps the time between requests as well: a connection that idles ends without a word, a head
+/// that does not end is refused like any other.
 pub(crate) struct Guarded<I> {
     io: I,
     framing: Framing,
+    progress: Progress,
+    times: Times,
+    waits: Option<Waits>,
+    timer: Option<Pin<Box<Sleep>>>,
+    metrics: Arc<ProxyMetrics>,
     /// Bytes that were read and did not go on yet; so many at the front may.
     pending: BytesMut,
     passed: usize,
     is_over: bool,
 }
 
+/// What the hub waits for, and until when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Waits {
+    Head(Instant),
+    Next(Instant),
+}
+
 impl<I> Guarded<I> {
-    pub(crate) fn new(io: I, framing: Framing) -> Self {
-        Self { io, framing, pending: BytesMut::new(), passed: 0, is_over: false }
+    /// A connection whose first head began at `begun`.
+    pub(crate) fn new(
+        io: I,
+        framing: Framing,
+        progress: Progress,
+        (times, begun): (Times, Instant),
+        metrics: Arc<ProxyMetrics>,
+    ) -> Self {
+        Self {
+            io,
+            framing,
+            progress,
+            times,
+            waits: Some(Waits::Head(begun + times.head)),
+            timer: None,
+            metrics,
+            pending: BytesMut::new(),
+            passed: 0,
+            is_over: false,
+        }
+    }
+
+    /// Ready once what the client was to send took too long; [`Waits::Head`] is a fault, [`Waits::Next`] none.
+    fn poll_times(&mut self, cx: &mut Context<'_>) -> Poll<Waits> {
+        let is_between = self.framing.0.lock().guard.is_in_head() && self.progress.poll_idle(cx).is_ready();
+        if !is_between {
+            self.waits = None;
+            return Poll::Pending;
+        }
+        let waits = match self.waits {
+            Some(Waits::Head(due)) => Waits::Head(due),
+            Some(Waits::Next(due)) if self.pending.is_empty() => Waits::Next(due),
+            None if self.pending.is_empty() => Waits::Next(Instant::now() + self.times.idle),
+            Some(Waits::Next(_)) | None => Waits::Head(Instant::now() + self.times.head),
+        };
+        self.waits = Some(waits);
+        let (Waits::Head(due) | Waits::Next(due)) = waits;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
+        if timer.deadline() != due {
+            timer.as_mut().reset(due);
+        }
+        ready!(timer.as_mut().poll(cx));
+        Poll::Ready(waits)
+    }
+
+    fn refuse(&mut self, fault: FramingFault) {
+        self.framing.0.lock().fault = Some(fault);
+        self.pending = BytesMut::from(REPLACEMENT);
+        self.passed = REPLACEMENT.len();
     }
 
     fn hand_over(&mut self, buffer: &mut ReadBuf<'_>) {
@@ -142,7 +217,10 @@ impl<I: AsyncRead + Unpin> AsyncRead for Guarded<I> {
             }
             let is_in_body = shared.guard.is_in_body();
             match shared.guard.step(&this.pending) {
-                Step::Pass(count) => this.passed = count,
+                Step::Pass(count) => {
+                    this.passed = count;
+                    this.waits = None;
+                }
                 Step::Hold => {
                     shared.held = Some(cx.waker().clone());
                     return Poll::Pending;
@@ -152,14 +230,21 @@ impl<I: AsyncRead + Unpin> AsyncRead for Guarded<I> {
                         this.is_over = true;
                         return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, fault)));
                     }
-                    shared.fault = Some(fault);
-                    this.pending = BytesMut::from(REPLACEMENT);
-                    this.passed = REPLACEMENT.len();
+                    drop(shared);
+                    this.refuse(fault);
                 }
                 Step::More => {
                     drop(shared);
-                    if ready!(this.poll_more(cx))? == 0 {
-                        this.is_over = true;
+                    match this.poll_more(cx)? {
+                        Poll::Ready(0) => this.is_over = true,
+                        Poll::Ready(_) => {}
+                        Poll::Pending => match ready!(this.poll_times(cx)) {
+                            Waits::Head(_) => {
+                                this.metrics.count_cut(Cut::SlowHead);
+                                this.refuse(FramingFault::TooSlow);
+                            }
+                            Waits::Next(_) => this.is_over = true,
+                        },
                     }
                 }
             }

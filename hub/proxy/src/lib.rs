@@ -16,8 +16,11 @@
 //! - An answer that breaks off ends as an aborted answer, never as a complete one that is shorter.
 //! - After `drain` no request is taken; open ones end in their own time.
 //! - What is open is cut within about a second of the revocation of what let it in.
+//! - Nobody holds anything by being slow: heads, bodies and unread answers have their time, floods of
+//!   frames their budget; silence that belongs to the protocol (long polls, events, gRPC) is not cut.
 //! - Bytes of another protocol pass only after the service has agreed to it.
 
+mod access_log;
 mod answer;
 mod auth;
 mod body;
@@ -28,17 +31,26 @@ mod fault;
 mod forward;
 mod guarded;
 mod keys;
+mod ledger;
 mod limits;
+mod metered;
 mod metrics;
 mod open;
+mod patience;
+mod pressure;
+mod progress;
 mod send;
 mod server;
 mod sniff;
 mod statements;
+mod steady;
 mod upgraded;
 mod upstreams;
 mod watch;
 
+pub use access_log::AccessLog;
 pub use dial::{Dial, DialError, Io};
 pub use keys::{ApiKey, KeyStore, KeyStoreError};
+pub use ledger::Ledger;
+pub use pressure::Pressure;
 pub use server::{Proxy, ProxyConfig, ProxyParts};

@@ -1,14 +1,21 @@
 //! Counters of the proxy.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use blueprint_common_runtime::accept::AcceptStats;
+use blueprint_common_runtime::logs::lost_access_lines;
 use blueprint_common_runtime::metrics::Metrics;
 use blueprint_hub_proxy_core::Refusal;
 use http::StatusCode;
-use prometheus_client::metrics::counter::Counter;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
+
+use crate::ledger::{Ledger, UsageCollector};
 
 type Label = [(&'static str, &'static str); 1];
 
@@ -16,7 +23,7 @@ type Label = [(&'static str, &'static str); 1];
 const DURATION_BUCKETS: [f64; 14] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 600.0];
 
-/// Why a connection of a client ended before it carried a request.
+/// Why the hub ended a connection of a client, or one answer on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cut {
     /// The TLS handshake failed or took too long.
@@ -25,15 +32,81 @@ pub(crate) enum Cut {
     Silent,
     /// The head of a request took too long.
     SlowHead,
+    /// The client did not read its answer for too long.
+    SlowReader,
+    /// More streams of HTTP/2 were reset than their budget allows.
+    Resets,
+    /// More frames of HTTP/2 moved nothing than their budget allows.
+    Frames,
+    /// The hub is short of memory.
+    Overloaded,
 }
 
 impl Cut {
+    const ALL: [Self; 7] = [
+        Self::Tls,
+        Self::Silent,
+        Self::SlowHead,
+        Self::SlowReader,
+        Self::Resets,
+        Self::Frames,
+        Self::Overloaded,
+    ];
+
     const fn label(self) -> &'static str {
         match self {
             Self::Tls => "tls",
             Self::Silent => "silent",
             Self::SlowHead => "slow_head",
+            Self::SlowReader => "slow_reader",
+            Self::Resets => "reset_flood",
+            Self::Frames => "frame_flood",
+            Self::Overloaded => "overloaded",
         }
+    }
+}
+
+/// Connections of clients, as the accept loop counts them.
+#[derive(Debug)]
+struct Connections(Arc<AcceptStats>);
+
+impl Collector for Connections {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let stats = &self.0;
+        let open = ConstGauge::new(i64::try_from(stats.open()).unwrap_or(i64::MAX));
+        let help = "Connections of clients that are open";
+        open.encode(encoder.encode_descriptor(
+            "hub_proxy_connections_open",
+            help,
+            None,
+            open.metric_type(),
+        )?)?;
+        let lost = ConstCounter::new(lost_access_lines());
+        let help = "Lines of the access log that were lost because it was read too slowly";
+        lost.encode(encoder.encode_descriptor(
+            "hub_access_log_lines_lost",
+            help,
+            None,
+            lost.metric_type(),
+        )?)?;
+        let mut count = |name, help, labels: &[(&str, u64)]| {
+            let kind = ConstCounter::new(0u64).metric_type();
+            let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+            for (reason, value) in labels {
+                ConstCounter::new(*value).encode(family.encode_family(&[("reason", *reason)])?)?;
+            }
+            Ok::<_, std::fmt::Error>(())
+        };
+        count(
+            "hub_proxy_connections_refused",
+            "Connections closed at once because there were too many, in all or from their source",
+            &[("total", stats.refused_total()), ("source", stats.refused_per_ip())],
+        )?;
+        count(
+            "hub_proxy_accept_errors",
+            "Failed calls of accept, such as for want of files",
+            &[("system", stats.errors())],
+        )
     }
 }
 
@@ -51,10 +124,12 @@ pub(crate) struct ProxyMetrics {
     refused: Family<Label, Counter>,
     cut: Family<Label, Counter>,
     duration: Histogram,
+    pub(crate) first_byte: Histogram,
+    pub(crate) connect: Histogram,
 }
 
 impl ProxyMetrics {
-    pub(crate) fn register(metrics: &Metrics) -> Self {
+    pub(crate) fn register(metrics: &Metrics, connections: Arc<AcceptStats>, ledger: Ledger) -> Self {
         let made = Self {
             open: Gauge::default(),
             aborted: Counter::default(),
@@ -67,71 +142,68 @@ impl ProxyMetrics {
             refused: Family::default(),
             cut: Family::default(),
             duration: Histogram::new(DURATION_BUCKETS),
+            first_byte: Histogram::new(DURATION_BUCKETS),
+            connect: Histogram::new(DURATION_BUCKETS),
         };
         for code in Refusal::CODES {
             let _ = made.refused.get_or_create(&[("reason", code)]);
         }
-        for cut in [Cut::Tls, Cut::Silent, Cut::SlowHead] {
+        for cut in Cut::ALL {
             let _ = made.cut.get_or_create(&[("reason", cut.label())]);
         }
         metrics.with(|registry| {
+            registry.register_collector(Box::new(Connections(connections)));
+            registry.register_collector(Box::new(UsageCollector(ledger)));
             registry.register("hub_proxy_requests_open", "Requests being answered now", made.open.clone());
-            registry.register(
-                "hub_proxy_requests",
-                "Requests answered, by class of status",
-                made.requests.clone(),
-            );
-            registry.register(
-                "hub_proxy_requests_refused",
-                "Requests refused, by reason",
-                made.refused.clone(),
-            );
-            registry.register(
-                "hub_proxy_request_duration_seconds",
-                "From the head of a request to the end of its answer",
-                made.duration.clone(),
-            );
-            registry.register(
-                "hub_proxy_upstream_retries",
-                "Requests sent again because a connection did not open or broke before an answer",
-                made.retries.clone(),
-            );
-            for (name, help, counter) in [
-                (
-                    "hub_proxy_upstream_retries_over_budget",
-                    "Requests not sent again because a fifth of the service's requests were already",
-                    &made.retries_over_budget,
-                ),
-                (
-                    "hub_proxy_upstream_ejections",
-                    "Times that a target failed so often that it got no requests for a while",
-                    &made.ejections,
-                ),
-                (
-                    "hub_proxy_upstream_circuits_opened",
-                    "Times that no target of a service could be reached, so that requests were refused at once",
-                    &made.circuits_opened,
-                ),
-            ] {
+            for (name, help, family) in made.families() {
+                registry.register(name, help, family.clone());
+            }
+            for (name, help, histogram) in made.histograms() {
+                registry.register(name, help, histogram.clone());
+            }
+            for (name, help, counter) in made.counters() {
                 registry.register(name, help, counter.clone());
             }
-            registry.register(
-                "hub_proxy_upstream_aborts",
-                "Answers that a service broke off after their head",
-                made.aborted.clone(),
-            );
-            registry.register(
-                "hub_proxy_requests_revoked",
-                "Open requests cut because what let them in was taken back",
-                made.revoked.clone(),
-            );
-            registry.register(
-                "hub_proxy_connections_cut",
-                "Connections of clients ended before they carried a request, by reason",
-                made.cut.clone(),
-            );
         });
         made
+    }
+
+    const fn families(&self) -> [(&'static str, &'static str, &Family<Label, Counter>); 3] {
+        let cut = "Connections of clients that the hub ended, and answers that it cut, by reason";
+        [
+            ("hub_proxy_requests", "Requests answered, by class of status", &self.requests),
+            ("hub_proxy_requests_refused", "Requests refused, by reason", &self.refused),
+            ("hub_proxy_connections_cut", cut, &self.cut),
+        ]
+    }
+
+    const fn histograms(&self) -> [(&'static str, &'static str, &Histogram); 3] {
+        let duration = "From the head of a request to the end of its answer";
+        let first_byte = "From the decision about a request to the head of its answer";
+        let connect = "How long connections to services took to open, through the tunnel";
+        [
+            ("hub_proxy_request_duration_seconds", duration, &self.duration),
+            ("hub_proxy_upstream_first_byte_seconds", first_byte, &self.first_byte),
+            ("hub_proxy_upstream_connect_seconds", connect, &self.connect),
+        ]
+    }
+
+    const fn counters(&self) -> [(&'static str, &'static str, &Counter); 6] {
+        let retries = "Requests sent again because a connection did not open or broke before an answer";
+        let over = "Requests not sent again because a fifth of the service's requests were already";
+        let ejections = "Times that a target failed so often that it got no requests for a while";
+        let circuits =
+            "Times that no target of a service could be reached, so that requests were refused at once";
+        let aborted = "Answers that a service broke off after their head";
+        let revoked = "Open requests cut because what let them in was taken back";
+        [
+            ("hub_proxy_upstream_retries", retries, &self.retries),
+            ("hub_proxy_upstream_retries_over_budget", over, &self.retries_over_budget),
+            ("hub_proxy_upstream_ejections", ejections, &self.ejections),
+            ("hub_proxy_upstream_circuits_opened", circuits, &self.circuits_opened),
+            ("hub_proxy_upstream_aborts", aborted, &self.aborted),
+            ("hub_proxy_requests_revoked", revoked, &self.revoked),
+        ]
     }
 
     pub(crate) fn count_refusal(&self, refusal: &Refusal) {

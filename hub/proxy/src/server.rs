@@ -15,27 +15,41 @@ use blueprint_common_runtime::accept::{AcceptLimits, AcceptLoop};
 use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_runtime::tasks::Spawner;
 use blueprint_hub_proxy_core::identity::IdentitySigner;
+use blueprint_hub_proxy_core::pace::LeastRate;
 use blueprint_hub_proxy_core::{MAX_HEADER_BYTES, MAX_HEADERS, Trust};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use crate::access_log::AccessLog;
 use crate::connector::Connector;
 use crate::dial::{Dial, Io};
 use crate::executor::Executor;
-use crate::forward::{Conversation, Forwarder};
-use crate::guarded::{Framing, Guarded};
+use crate::forward::{Care, Conversation, Forwarder};
+use crate::guarded::{Framing, Guarded, Times};
 use crate::keys::KeyStore;
+use crate::ledger::Ledger;
+use crate::metered::Metered;
 use crate::metrics::{Cut, ProxyMetrics};
+use crate::open::Seen;
+use crate::patience::Patience;
+use crate::pressure::Pressure;
+use crate::progress::Progress;
 use crate::sniff::{Prefixed, Protocol, sniff};
+use crate::steady::Steady;
 
 /// Streams that one HTTP/2 connection may have open.
 const MAX_STREAMS: u32 = 100;
+
+/// Streams of one HTTP/2 connection that may be reset before they are looked at, and streams that may end
+/// with an error of the client's: more end the connection (CVE-2023-44487, CVE-2025-8671).
+const MAX_UNSEEN_RESETS: usize = 32;
+const MAX_ERRORS: usize = 256;
 
 /// HTTP/2 flow-control windows towards clients, in bytes: of one request, and of one connection.
 const DOWNSTREAM_WINDOWS: (u32, u32) = (64 * 1024, 1024 * 1024);
@@ -61,9 +75,21 @@ pub struct ProxyConfig {
     pub connect_timeout: Duration,
     /// How long a TLS handshake may take. Default 5 s.
     pub handshake_timeout: Duration,
-    /// How long the head of a request may take, and how long an HTTP/1 connection may idle before the
-    /// next one. Default 20 s.
+    /// How long the head of a request may take, from its first byte to its last; on a new connection from
+    /// the accept on. Default 5 s.
     pub header_timeout: Duration,
+    /// How long a connection may stay without a request that is open. Default 75 s.
+    pub idle_timeout: Duration,
+    /// How fast the body of a request has to come while the service waits for it. Default 1 KiB/s over 30 s.
+    pub least_rate: LeastRate,
+    /// How long a client may leave what it asked for unread. Default 60 s.
+    pub reader_timeout: Duration,
+    /// Whether the hub is short of memory; whoever measures it keeps a clone.
+    pub pressure: Pressure,
+    /// What is used and refused; whoever reads it keeps a clone.
+    pub ledger: Ledger,
+    /// Which requests are written to the log.
+    pub access_log: AccessLog,
 }
 
 impl ProxyConfig {
@@ -77,7 +103,13 @@ impl ProxyConfig {
             limits: AcceptLimits::default(),
             connect_timeout: Duration::from_secs(3),
             handshake_timeout: Duration::from_secs(5),
-            header_timeout: Duration::from_secs(20),
+            header_timeout: Duration::from_secs(5),
+            idle_timeout: Duration::from_secs(75),
+            least_rate: LeastRate::default(),
+            reader_timeout: Duration::from_secs(60),
+            pressure: Pressure::default(),
+            ledger: Ledger::default(),
+            access_log: AccessLog::default(),
         }
     }
 }
@@ -123,7 +155,9 @@ impl Proxy {
     /// Fails where the system does not let this process listen there.
     pub async fn bind(config: ProxyConfig, parts: ProxyParts, metrics: &Metrics) -> io::Result<Self> {
         let accept = AcceptLoop::bind("proxy client", config.listen, config.limits).await?;
-        Ok(Self { accept, config, parts, metrics: Arc::new(ProxyMetrics::register(metrics)) })
+        let accept = accept.exempting_loopback();
+        let metrics = Arc::new(ProxyMetrics::register(metrics, accept.stats(), config.ledger.clone()));
+        Ok(Self { accept, config, parts, metrics })
     }
 
     /// The address that clients reach, with the port that the system chose.
@@ -145,21 +179,26 @@ impl Proxy {
     ///
     /// Dropping the future closes the listening socket; accepted connections go on.
     pub async fn run(self, spawner: Spawner) -> Result<(), Infallible> {
-        let connector = Connector::new(Arc::clone(&self.parts.dialer), self.config.connect_timeout);
-        let forwarder = Forwarder::new(
-            self.config.domain.clone(),
-            &self.parts,
-            connector,
+        let connector = Connector::new(
+            Arc::clone(&self.parts.dialer),
+            self.config.connect_timeout,
             Arc::clone(&self.metrics),
-            &spawner,
         );
+        let seen = Seen {
+            metrics: Arc::clone(&self.metrics),
+            ledger: self.config.ledger,
+            access: self.config.access_log,
+        };
+        let forwarder = Forwarder::new(self.config.domain.clone(), &self.parts, connector, seen, &spawner);
         let drain = spawner.stop().drain;
         let server = Server {
             forwarder: Arc::new(forwarder),
             metrics: self.metrics,
             tls: self.config.tls.map(TlsAcceptor::from),
             handshake_timeout: self.config.handshake_timeout,
-            header_timeout: self.config.header_timeout,
+            times: Times { head: self.config.header_timeout, idle: self.config.idle_timeout },
+            reader_timeout: self.config.reader_timeout,
+            care: Care { least_rate: self.config.least_rate, pressure: self.config.pressure },
             executor: Executor::new("proxy stream", spawner.clone()),
             drain: drain.clone(),
         };
@@ -174,13 +213,19 @@ struct Server {
     metrics: Arc<ProxyMetrics>,
     tls: Option<TlsAcceptor>,
     handshake_timeout: Duration,
-    header_timeout: Duration,
+    times: Times,
+    reader_timeout: Duration,
+    care: Care,
     executor: Executor,
     drain: CancellationToken,
 }
 
 impl Server {
     async fn serve(self, stream: TcpStream, source: IpAddr) {
+        if self.care.pressure.refuses() {
+            self.metrics.count_cut(Cut::Overloaded);
+            return debug!(%source, "connection refused, the hub is short of memory");
+        }
         let Some(acceptor) = self.tls.clone() else {
             return self.serve_http(stream, source, false).await;
         };
@@ -198,7 +243,9 @@ impl Server {
     }
 
     async fn serve_http(self, io: impl Io + 'static, source: IpAddr, tls: bool) {
-        let sniffed = self.drain.run_until_cancelled(timeout(self.header_timeout, sniff(io))).await;
+        let begun = Instant::now();
+        let io = Steady::new(io, self.reader_timeout, Arc::clone(&self.metrics));
+        let sniffed = self.drain.run_until_cancelled(timeout(self.times.head, sniff(io))).await;
         let (protocol, io) = match sniffed {
             Some(Ok(Ok(sniffed))) => sniffed,
             Some(Ok(Err(error))) => return debug!(%source, %error, "client left without a request"),
@@ -209,13 +256,10 @@ impl Server {
             None => return,
         };
         let served = match protocol {
-            Protocol::Http1 => self.serve_http1(io, source, tls).await,
+            Protocol::Http1 => self.serve_http1(io, (source, tls), begun).await,
             Protocol::Http2 => self.serve_http2(io, source, tls).await,
         };
         if let Err(error) = served {
-            if error.is_timeout() {
-                self.metrics.count_cut(Cut::SlowHead);
-            }
             debug!(%source, error = %Chain(&error), "connection of a client ended");
         }
     }
@@ -223,25 +267,30 @@ impl Server {
     async fn serve_http1<I: Io + 'static>(
         &self,
         io: Prefixed<I>,
-        source: IpAddr,
-        tls: bool,
+        (source, tls): (IpAddr, bool),
+        begun: Instant,
     ) -> hyper::Result<()> {
-        let framing = Framing::default();
-        let conversation = Conversation { source, tls, framing: Some(framing.clone()) };
+        let (framing, progress) = (Framing::default(), Progress::new());
+        let conversation =
+            Conversation { source, tls, framing: Some(framing.clone()), care: self.care.clone() };
+        let turns = progress.clone();
         let (forwarder, requests) = (Arc::clone(&self.forwarder), Arc::new(AtomicU64::new(0)));
         let service = service_fn(move |request| {
             let (forwarder, conversation) = (Arc::clone(&forwarder), conversation.clone());
             // One after the other on a connection of HTTP/1, so their order is their number.
             let number = requests.fetch_add(1, Ordering::Relaxed).saturating_add(1);
-            async move { Ok::<_, Infallible>(forwarder.answer(&conversation, number, request).await) }
+            let turn = turns.begin();
+            async move { Ok::<_, Infallible>(turn.track(forwarder.answer(&conversation, number, request).await)) }
         });
         let mut builder = http1::Builder::new();
+        // The library's time limit for heads counts the time between two requests as well; the guard's does not.
         builder
             .timer(TokioTimer::new())
-            .header_read_timeout(self.header_timeout)
+            .header_read_timeout(None)
             .max_headers(MAX_HEADERS)
             .max_buf_size(DOWNSTREAM_BUFFER);
-        let io = TokioIo::new(Guarded::new(io, framing));
+        let times = (self.times, begun);
+        let io = TokioIo::new(Guarded::new(io, framing, progress, times, Arc::clone(&self.metrics)));
         let connection = builder.serve_connection(io, service).with_upgrades();
         drive(connection, http1::UpgradeableConnection::graceful_shutdown, &self.drain).await
     }
@@ -252,24 +301,31 @@ impl Server {
         source: IpAddr,
         tls: bool,
     ) -> hyper::Result<()> {
-        let conversation = Conversation { source, tls, framing: None };
+        let conversation = Conversation { source, tls, framing: None, care: self.care.clone() };
         let forwarder = Arc::clone(&self.forwarder);
+        let progress = Progress::new();
+        let turns = progress.clone();
         let service = service_fn(move |request| {
             let (forwarder, conversation) = (Arc::clone(&forwarder), conversation.clone());
-            async move { Ok::<_, Infallible>(forwarder.answer(&conversation, 0, request).await) }
+            let turn = turns.begin();
+            async move { Ok::<_, Infallible>(turn.track(forwarder.answer(&conversation, 0, request).await)) }
         });
         let mut builder = http2::Builder::new(self.executor.clone());
         builder
             .timer(TokioTimer::new())
             .max_concurrent_streams(MAX_STREAMS)
+            .max_pending_accept_reset_streams(MAX_UNSEEN_RESETS)
+            .max_local_error_reset_streams(MAX_ERRORS)
             .initial_stream_window_size(DOWNSTREAM_WINDOWS.0)
             .initial_connection_window_size(DOWNSTREAM_WINDOWS.1)
             .max_send_buf_size(DOWNSTREAM_BUFFER)
             .max_header_list_size(u32::try_from(MAX_HEADER_BYTES).unwrap_or(u32::MAX))
             .keep_alive_interval(KEEPALIVE.0)
             .keep_alive_timeout(KEEPALIVE.1);
+        let io = Metered::new(io, self.times.head, Arc::clone(&self.metrics));
         let connection = builder.serve_connection(TokioIo::new(io), service);
-        drive(connection, http2::Connection::graceful_shutdown, &self.drain).await
+        let patience = Patience { idle: self.times.idle, reader: self.reader_timeout };
+        patience.drive(connection, http2::Connection::graceful_shutdown, &progress, &self.drain).await
     }
 }
 

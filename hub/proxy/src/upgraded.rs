@@ -1,11 +1,15 @@
 //! Connections that went on in another protocol: bytes in both directions, until an end or a revocation.
 
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::io::copy_bidirectional_with_sizes;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes};
 use tracing::debug;
 
-use crate::open::OpenRequest;
+use crate::open::{Counted, OpenRequest};
 use crate::watch::Watch;
 
 /// Bytes under way in each direction: frames of a WebSocket are small, and there may be thousands of these.
@@ -17,7 +21,8 @@ pub(crate) async fn join(client: OnUpgrade, service: OnUpgrade, open: OpenReques
         Ok(ends) => ends,
         Err(error) => return debug!(%error, "upgrade did not happen"),
     };
-    let (mut client, mut service) = (TokioIo::new(client), TokioIo::new(service));
+    let client = Tally { io: TokioIo::new(client), counted: open.counted() };
+    let (mut client, mut service) = (client, TokioIo::new(service));
     tokio::select! {
         copied = copy_bidirectional_with_sizes(&mut client, &mut service, BUFFER, BUFFER) => {
             if let Err(error) = copied {
@@ -25,5 +30,40 @@ pub(crate) async fn join(client: OnUpgrade, service: OnUpgrade, open: OpenReques
             }
         }
         refusal = watch.ended() => open.note_cut(&refusal),
+    }
+}
+
+/// The client's end, whose bytes are counted.
+struct Tally<I> {
+    io: I,
+    counted: Counted,
+}
+
+impl<I: AsyncRead + Unpin> AsyncRead for Tally<I> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.io).poll_read(cx, buffer))?;
+        self.counted.receive(buffer.filled().len().saturating_sub(before));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<I: AsyncWrite + Unpin> AsyncWrite for Tally<I> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let count = ready!(Pin::new(&mut self.io).poll_write(cx, bytes))?;
+        self.counted.send(count);
+        Poll::Ready(Ok(count))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }

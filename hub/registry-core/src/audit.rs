@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use blueprint_common_types::Timestamp;
+use blueprint_common_types::{ServiceKey, Timestamp};
 
 /// A text is not the name of an audit event.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -68,6 +68,8 @@ audit_kinds! {
     ApiKeyCreate = "api_key.create",
     /// API keys were revoked; the subject is the key, or the service whose owner is gone.
     ApiKeyRevoke = "api_key.revoke",
+    /// Requests of clients were refused by a rule; the subject is the service, the detail counts them.
+    RequestRefuse = "request.refuse",
     /// The operator replaced the policy; the subject is its new version.
     PolicySet = "policy.set",
     /// A provider was told to make a machine.
@@ -146,12 +148,28 @@ impl AuditRow {
     }
 }
 
+/// Which rows are asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct AuditFilter {
+    /// None older than this.
+    pub since: Option<Timestamp>,
+    /// Of this kind, or of the kinds that begin with it and a dot: `api_key.create`, `api_key`.
+    pub kind: Option<String>,
+    /// About this service.
+    pub service: Option<ServiceKey>,
+    /// With this hash.
+    pub hash: Option<[u8; 32]>,
+    /// The newest so many.
+    pub limit: u32,
+}
+
 /// Result of a walk along the whole chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AuditCheck {
     /// Rows looked at.
     pub rows: u64,
-    /// First row that does not follow from the one before; `None` where the chain is whole.
+    /// First row that does not follow from the one before, or that is missing at the end; `None` where the chain
+    /// is whole.
     pub broken_at: Option<u64>,
     /// Hash of the last row; zeros where there is none.
     pub head: [u8; 32],

@@ -19,7 +19,7 @@ mod record;
 mod registry;
 mod store;
 
-pub use audit::{AuditCheck, AuditEvent, AuditKind, AuditRow, ParseAuditKindError};
+pub use audit::{AuditCheck, AuditEvent, AuditFilter, AuditKind, AuditRow, ParseAuditKindError};
 pub use history::{HISTORY_POINTS, QosHistory, QosPoint, QosSample, SERVICE_POINTS, ServicePoint};
 pub use join::{JoinRefusal, MAX_CLOCK_SKEW, check_clock, check_name};
 pub use pool::{AddressPool, PoolError, PromiseError, ReserveError};

@@ -6,8 +6,8 @@ use blueprint_common_types::{AgentId, ServiceKey, Timestamp, TokenHash, TokenId}
 use futures_util::future::BoxFuture;
 
 use crate::{
-    AccessTokenRecord, Agent, ApiKeyRecord, AuditCheck, AuditEvent, AuditRow, Change, JoinRefusal,
-    JoinTokenRecord, PolicyRecord, ServiceRecord, TargetRecord,
+    AccessTokenRecord, Agent, ApiKeyRecord, AuditCheck, AuditEvent, AuditFilter, AuditRow, Change,
+    JoinRefusal, JoinTokenRecord, PolicyRecord, ServiceRecord, TargetRecord,
 };
 
 /// Why the store could not do what it was asked.
@@ -262,7 +262,10 @@ pub trait Store: Send + Sync {
     /// The last `limit` audit rows, oldest first.
     fn audit_tail(&self, limit: u32) -> BoxFuture<'_, StoreResult<Vec<AuditRow>>>;
 
-    /// Recomputes the whole audit chain.
+    /// The newest audit rows that fit, oldest first.
+    fn audit_find(&self, filter: AuditFilter) -> BoxFuture<'_, StoreResult<Vec<AuditRow>>>;
+
+    /// Recomputes the whole audit chain, and compares its end with the one that was noted apart from it.
     fn audit_verify(&self) -> BoxFuture<'_, StoreResult<AuditCheck>>;
 
     /// A small text saved under `key`.

@@ -15,7 +15,8 @@ use crate::files;
 
 pub(crate) fn run(global: &Global) -> Result<(), CliError> {
     let (config, _) = HubConfig::load(&global.sources()?)?;
-    logs::init(&config.log_level, config.log_format).map_err(|error| CliError::config(error.to_string()))?;
+    logs::init_with_access(&config.log_level, config.log_format)
+        .map_err(|error| CliError::config(error.to_string()))?;
     let folder = global.state()?;
     let state = StateDir::open(&folder)?;
     if !files::is_initialised(&state).map_err(failure)? {
@@ -26,13 +27,15 @@ pub(crate) fn run(global: &Global) -> Result<(), CliError> {
     // Before there is a second thread, which would keep the right.
     give_up_net_admin()?;
     info!(rights = %Rights::held()?, "the right to change the network is given up");
-    server_runtime()?.block_on(async {
+    let ended = server_runtime()?.block_on(async {
         let supervisor = Supervisor::new();
         let grace = config.grace;
         let app = App::build(config, state, ground, &supervisor).await.map_err(failure)?;
         info!(control = %app.control, tunnel = %app.tunnel, proxy = app.proxy_url, "hub is up");
         supervisor.run(grace).await.map_err(|error| CliError::failure(error.to_string()))
-    })
+    });
+    logs::flush_access();
+    ended
 }
 
 /// What a hub that cannot begin means for whoever started it.

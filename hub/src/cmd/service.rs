@@ -31,6 +31,12 @@ pub(crate) enum Service {
         /// Service, as BLUEPRINT/SERVICE
         service: ServiceKey,
     },
+    /// Shows what a service and its callers have used since the hub started
+    #[command(after_help = "Example: blueprint-hub service usage 7/42 --output json")]
+    Usage {
+        /// Service, as BLUEPRINT/SERVICE
+        service: ServiceKey,
+    },
     /// Owners: keys that may ask the proxy for API keys of a service
     #[command(subcommand)]
     Owner(Owner),
@@ -76,6 +82,15 @@ impl Service {
                 }
                 Ok(())
             }
+            Self::Usage { service } => {
+                let path = format!("/v1/services/{}/{}/usage", service.blueprint, service.service);
+                let answer = ask(global, "GET", &path, None)?;
+                match global.output {
+                    Output::Json => print_json(&answer),
+                    Output::Table => usage_table(&answer).print(),
+                }
+                Ok(())
+            }
             Self::Owner(owner) => owner.run(global),
             Self::Settings { service, set } => owner::settings(global, service, set),
             Self::Watch { after } => runtime()?.block_on(watch(global, after)),
@@ -99,6 +114,19 @@ pub(crate) fn target_table<'a>(targets: impl Iterator<Item = &'a Value>) -> Tabl
             text(row, "node_name"),
             text(row, "reason"),
         ]);
+    }
+    table
+}
+
+/// The sum of a service, and below it those of its callers.
+fn usage_table(answer: &Value) -> Table {
+    let columns = ["requests", "refused", "bytes_in", "bytes_out", "open_seconds"];
+    let mut table = Table::new(&["KEY", "REQUESTS", "REFUSED", "BYTES IN", "BYTES OUT", "OPEN SECONDS"]);
+    let all = std::iter::once(("all".to_owned(), answer));
+    let keys = rows(answer, "by_key").iter().map(|row| (text(row, "key"), row));
+    for (name, row) in all.chain(keys) {
+        let cells = columns.iter().map(|column| text(row, column));
+        table.push(std::iter::once(name).chain(cells).collect());
     }
     table
 }

@@ -28,8 +28,8 @@ use std::path::Path;
 
 use blueprint_common_types::{AgentId, ServiceKey, Timestamp, TokenId};
 use blueprint_hub_registry_core::{
-    AccessTokenRecord, Agent, ApiKeyError, ApiKeyRecord, AuditCheck, AuditEvent, AuditRow, Change,
-    JoinCommit, JoinError, JoinTokenRecord, Loaded, PolicyChange, PolicyChangeError, PolicyRecord,
+    AccessTokenRecord, Agent, ApiKeyError, ApiKeyRecord, AuditCheck, AuditEvent, AuditFilter, AuditRow,
+    Change, JoinCommit, JoinError, JoinTokenRecord, Loaded, PolicyChange, PolicyChangeError, PolicyRecord,
     RenewError, ServiceChange, ServiceChangeError, ServiceRecord, Store, StoreResult,
 };
 use futures_util::future::BoxFuture;
@@ -168,6 +168,10 @@ impl Store for SqliteStore {
 
     fn audit_tail(&self, limit: u32) -> BoxFuture<'_, StoreResult<Vec<AuditRow>>> {
         Box::pin(self.queue.call("read the audit log", move |db| audit::tail(db, limit)))
+    }
+
+    fn audit_find(&self, filter: AuditFilter) -> BoxFuture<'_, StoreResult<Vec<AuditRow>>> {
+        Box::pin(self.queue.call("search the audit log", move |db| audit::find(db, &filter)))
     }
 
     fn audit_verify(&self) -> BoxFuture<'_, StoreResult<AuditCheck>> {

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 
 use super::*;
 use crate::tasks::{Stop, Supervisor};
@@ -59,6 +59,78 @@ async fn one_source_cannot_take_every_place() {
     let _first = greeted(address).await.unwrap();
     assert!(greeted(address).await.is_none());
     assert_eq!((stats.refused_total(), stats.refused_per_ip()), (0, 1));
+}
+
+#[tokio::test]
+async fn this_machine_may_be_exempt_from_the_cap_of_a_source_and_never_from_the_total() {
+    let supervisor = Supervisor::new();
+    let limits = AcceptLimits { total: 2, per_ip: 1 };
+    let accept = AcceptLoop::bind("test", (Ipv4Addr::LOCALHOST, 0).into(), limits).await.unwrap();
+    let (address, stats) = (accept.local_addr().unwrap(), accept.stats());
+    let hold = |mut stream: TcpStream, _| async move {
+        stream.write_all(b"hello").await.unwrap();
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    };
+    let run = accept.exempting_loopback().run(supervisor.child_spawner(), supervisor.stop().drain, hold);
+    supervisor.spawn_essential("accept", run);
+    let _held = (greeted(address).await.unwrap(), greeted(address).await.unwrap());
+    assert!(greeted(address).await.is_none());
+    assert_eq!((stats.open(), stats.refused_total(), stats.refused_per_ip()), (2, 1, 0));
+}
+
+/// Says in the environment of the test's own child that it is the child.
+const CHILD: &str = "BLUEPRINT_TEST_FEW_FILES";
+
+/// The child: a loop in a process of 40 files, until its input ends; then it tells how often accepting failed.
+async fn serve_with_few_files() {
+    let few = 40;
+    nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, few, few).unwrap();
+    let (address, stats, ..) = start(AcceptLimits { total: 1000, per_ip: 1000 }).await;
+    let mut stdout = tokio::io::stdout();
+    stdout.write_all(format!("\nport {}\n", address.port()).as_bytes()).await.unwrap();
+    stdout.flush().await.unwrap();
+    let _ = tokio::io::stdin().read_to_end(&mut Vec::new()).await;
+    stdout.write_all(format!("\nerrors {}\n", stats.errors()).as_bytes()).await.unwrap();
+    stdout.flush().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_process_without_files_left_waits_and_goes_on() {
+    if std::env::var_os(CHILD).is_some() {
+        return serve_with_few_files().await;
+    }
+    let mut child = tokio::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "accept::tests::a_process_without_files_left_waits_and_goes_on", "--nocapture"])
+        .env(CHILD, "1")
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut lines = tokio::io::BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut told = async |name: &str| loop {
+        let line = lines.next_line().await.unwrap().unwrap();
+        if let Some(value) = line.strip_prefix(name) {
+            return value.trim().parse::<u16>().unwrap();
+        }
+    };
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, told("port").await));
+    let mut open = Vec::new();
+    for _ in 0..80 {
+        open.push(TcpStream::connect(address).await.unwrap());
+    }
+    // The last one waits in the kernel's queue: nobody can accept it.
+    let last = open.last_mut().unwrap();
+    let greeting = tokio::time::timeout(Duration::from_millis(300), last.read_u8()).await;
+    assert!(greeting.is_err(), "{greeting:?}");
+    assert!(child.try_wait().unwrap().is_none(), "the process ended");
+    drop(open);
+    let again = tokio::time::timeout(Duration::from_secs(1), greeted_at_last(address)).await;
+    assert!(again.is_ok(), "a second after files are there again nobody is accepted");
+    drop(child.stdin.take());
+    let errors = told("errors").await;
+    assert!((1..100).contains(&errors), "{errors} errors: none, or a loop that spins");
+    assert!(child.wait().await.unwrap().success());
 }
 
 #[tokio::test]

@@ -3,10 +3,13 @@
 
 mod admission;
 mod failures;
+mod frames;
 mod limits;
 mod naming;
 mod owners;
+mod patience;
 mod rig;
+mod seen;
 mod streaming;
 mod upgrades;
 mod upstreams;

@@ -103,6 +103,12 @@ impl Store for Disk {
     fn audit_tail(&self, _: u32) -> BoxFuture<'_, StoreResult<Vec<AuditRow>>> {
         closed()
     }
+    fn audit_find(
+        &self,
+        _: blueprint_hub_registry_core::AuditFilter,
+    ) -> BoxFuture<'_, StoreResult<Vec<AuditRow>>> {
+        closed()
+    }
     fn audit_verify(&self) -> BoxFuture<'_, StoreResult<AuditCheck>> {
         closed()
     }

@@ -1,6 +1,7 @@
 //! The audit log is a chain, and the database holds on to it.
 
-use blueprint_hub_registry_core::{AuditEvent, AuditKind, Store};
+use blueprint_common_types::ServiceKey;
+use blueprint_hub_registry_core::{AuditEvent, AuditFilter, AuditKind, Store};
 use blueprint_hub_store::{DATABASE_FILE, SqliteStore};
 use rusqlite::Connection;
 
@@ -40,6 +41,13 @@ async fn whoever_gets_around_the_triggers_breaks_the_chain() {
         ("UPDATE audit SET at = at + 1 WHERE seq = 1", 1),
         ("UPDATE audit SET kind = 'no.such' WHERE seq = 2", 2),
         ("DELETE FROM audit WHERE seq = 2", 3),
+        ("DELETE FROM audit WHERE seq = 5", 5),
+        ("DELETE FROM audit", 1),
+        (
+            "CREATE TABLE moved AS SELECT * FROM audit; DELETE FROM audit; \
+             INSERT INTO audit SELECT 6 - seq, at, kind, subject, detail, prev_hash, hash FROM moved ORDER BY 1",
+            1,
+        ),
     ] {
         let (dir, store) = store();
         fill(&store).await;
@@ -48,9 +56,43 @@ async fn whoever_gets_around_the_triggers_breaks_the_chain() {
         db.execute_batch("DROP TRIGGER audit_update; DROP TRIGGER audit_delete").unwrap();
         db.execute_batch(tamper).unwrap();
         drop(db);
-        let check = SqliteStore::open(dir.path()).unwrap().audit_verify().await.unwrap();
-        assert_eq!(check.broken_at, Some(broken_at), "{tamper}");
+        let store = SqliteStore::open(dir.path()).unwrap();
+        assert_eq!(store.audit_verify().await.unwrap().broken_at, Some(broken_at), "{tamper}");
+        // What is appended later does not cover it up.
+        store.audit(AuditEvent::new(AuditKind::HubStart, "hub", "again"), NOW).await.unwrap();
+        assert_eq!(store.audit_verify().await.unwrap().broken_at, Some(broken_at), "{tamper}, later");
     }
+}
+
+#[tokio::test]
+async fn rows_are_found_by_time_kind_service_and_hash() {
+    let (_dir, store) = store();
+    let rows = [
+        (AuditKind::ApiKeyCreate, "ak_1", "service 7/42, owner ecdsa:02"),
+        (AuditKind::ApiKeyRevoke, "ak_1", "service 7/42"),
+        (AuditKind::ApiKeyCreate, "ak_2", "service 7/421, owner ecdsa:02"),
+        (AuditKind::ServiceSet, "7/42", "1 owners"),
+        (AuditKind::HubStop, "hub", "version"),
+    ];
+    for (second, (kind, subject, detail)) in (0..).zip(rows) {
+        let at = NOW.plus(std::time::Duration::from_secs(second));
+        store.audit(AuditEvent::new(kind, subject, detail), at).await.unwrap();
+    }
+    let found = async |filter: AuditFilter| {
+        let rows = store.audit_find(AuditFilter { limit: 10, ..filter }).await.unwrap();
+        rows.iter().map(|row| row.seq).collect::<Vec<_>>()
+    };
+    let kind = |kind: &str| AuditFilter { kind: Some(kind.to_owned()), ..AuditFilter::default() };
+    assert_eq!(found(kind("api_key")).await, [1, 2, 3]);
+    assert_eq!(found(kind("api_key.create")).await, [1, 3]);
+    assert_eq!(found(kind("api")).await, [0; 0]);
+    let service = Some(ServiceKey { blueprint: 7, service: 42 });
+    assert_eq!(found(AuditFilter { service, ..AuditFilter::default() }).await, [1, 2, 4]);
+    let since = Some(NOW.plus(std::time::Duration::from_secs(3)));
+    assert_eq!(found(AuditFilter { since, ..AuditFilter::default() }).await, [4, 5]);
+    assert_eq!(found(AuditFilter { since, service, ..kind("service.set") }).await, [4]);
+    let hash = Some(store.audit_verify().await.unwrap().head);
+    assert_eq!(found(AuditFilter { hash, ..AuditFilter::default() }).await, [5]);
 }
 
 #[tokio::test]

@@ -1,0 +1,89 @@
+//! What was used and what was refused, for bills and for the audit log.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use blueprint_common_types::ServiceKey;
+use blueprint_hub_proxy_core::refused::{RefusedBy, RefusedRow, RefusedTable};
+use blueprint_hub_proxy_core::source_network;
+use blueprint_hub_proxy_core::usage::{OTHER, ServiceUsage, UsageTable, Used};
+use parking_lot::Mutex;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::counter::ConstCounter;
+
+/// Counts; shared by the proxy and by whoever reads.
+#[derive(Debug, Clone, Default)]
+pub struct Ledger(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    usage: Mutex<UsageTable>,
+    refused: Mutex<RefusedTable>,
+}
+
+impl Ledger {
+    /// What a service has used since the start of the hub; `None` where nobody called it.
+    #[must_use]
+    pub fn usage(&self, service: ServiceKey) -> Option<ServiceUsage> {
+        self.0.usage.lock().service(service).cloned()
+    }
+
+    /// The refusals since the last call, as a bounded number of rows for the audit log.
+    #[must_use]
+    pub fn take_refused(&self) -> Vec<RefusedRow> {
+        self.0.refused.lock().take()
+    }
+
+    pub(crate) fn add(&self, service: ServiceKey, key: Option<&str>, used: &Used) {
+        self.0.usage.lock().add(service, key, used);
+    }
+
+    pub(crate) fn refuse(
+        &self,
+        service: Option<ServiceKey>,
+        code: &'static str,
+        source: IpAddr,
+        identity: Option<&str>,
+    ) {
+        let by = RefusedBy { service, code, source: Some(source_network(source)) };
+        self.0.refused.lock().add(by, identity);
+    }
+}
+
+/// One of the sums.
+type Value = fn(&Used) -> u64;
+
+/// The sums by service as metrics; those of keys are in the JSON API only.
+#[derive(Debug)]
+pub(crate) struct UsageCollector(pub(crate) Ledger);
+
+impl Collector for UsageCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let name =
+            |service: Option<ServiceKey>| service.map_or_else(|| OTHER.to_owned(), |key| key.to_string());
+        let rows: Vec<(String, Used)> =
+            self.0.0.usage.lock().totals().map(|(service, used)| (name(service), *used)).collect();
+        let kind = ConstCounter::new(0u64).metric_type();
+        let counts: [(&str, &str, Value); 4] = [
+            ("hub_proxy_service_requests", "Requests that reached the service", |used| used.requests),
+            ("hub_proxy_service_refused", "Requests to the service that were refused", |used| used.refused),
+            ("hub_proxy_service_received_bytes", "Bytes of bodies from its clients", |used| used.bytes_in),
+            ("hub_proxy_service_sent_bytes", "Bytes of bodies to its clients", |used| used.bytes_out),
+        ];
+        for (metric, help, value) in counts {
+            let mut family = encoder.encode_descriptor(metric, help, None, kind)?;
+            for (service, used) in &rows {
+                let counter = ConstCounter::new(value(used));
+                counter.encode(family.encode_family(&[("service", service.as_str())])?)?;
+            }
+        }
+        let help = "Time during which its requests were open, added up";
+        let mut family = encoder.encode_descriptor("hub_proxy_service_open_seconds", help, None, kind)?;
+        for (service, used) in &rows {
+            let counter = ConstCounter::new(used.open.as_secs_f64());
+            counter.encode(family.encode_family(&[("service", service.as_str())])?)?;
+        }
+        Ok(())
+    }
+}

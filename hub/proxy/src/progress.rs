@@ -1,0 +1,166 @@
+//! What is open on one connection of a client: to know when it idles, and who does not read.
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Response;
+use http_body::{Body, Frame, SizeHint};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use crate::body::{AnswerBody, AnswerError};
+
+/// One connection, from its first byte on.
+#[derive(Clone)]
+pub(crate) struct Progress(Arc<Mutex<Shared>>);
+
+struct Shared {
+    open: usize,
+    idle_since: Instant,
+    next: u64,
+    reader: Option<Waker>,
+    answers: BTreeMap<u64, Arc<Mutex<Held>>>,
+}
+
+/// An answer that the HTTP library asks for piece by piece.
+struct Held {
+    /// `None` once it was taken away from a client that does not read.
+    body: Option<AnswerBody>,
+    /// Since when the next piece waits for the client; `None` while the client waits for the service.
+    ready_since: Option<Instant>,
+}
+
+/// What a look at slow readers found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Look {
+    /// Answers that were taken away just now.
+    pub(crate) cut: usize,
+    /// Nothing is left that the client reads.
+    pub(crate) is_dead: bool,
+}
+
+impl Progress {
+    pub(crate) fn new() -> Self {
+        let shared =
+            Shared { open: 0, idle_since: Instant::now(), next: 0, reader: None, answers: BTreeMap::new() };
+        Self(Arc::new(Mutex::new(shared)))
+    }
+
+    /// A request has begun; it is open until the result, or the answer made of it, is dropped.
+    pub(crate) fn begin(&self) -> Turn {
+        let mut shared = self.0.lock();
+        shared.open = shared.open.saturating_add(1);
+        shared.next = shared.next.wrapping_add(1);
+        Turn { progress: self.clone(), number: shared.next }
+    }
+
+    /// How long nothing has been open; `None` while something is.
+    pub(crate) fn idle_for(&self) -> Option<Duration> {
+        let shared = self.0.lock();
+        (shared.open == 0).then(|| shared.idle_since.elapsed())
+    }
+
+    /// Ready while nothing is open.
+    ///
+    /// The HTTP library does not ask for the next request again once it has asked, so whoever keeps the
+    /// time between requests has to be woken at the end of the last one.
+    pub(crate) fn poll_idle(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut shared = self.0.lock();
+        if shared.open == 0 {
+            return Poll::Ready(());
+        }
+        shared.reader = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    /// Takes away the answers whose next piece has waited for the client for `patience`.
+    ///
+    /// Their connections to services end here; the stream of the client gets an error when it wakes up.
+    pub(crate) fn look(&self, patience: Duration) -> Look {
+        let (open, answers) = {
+            let shared = self.0.lock();
+            (shared.open, shared.answers.values().cloned().collect::<Vec<_>>())
+        };
+        let (mut cut, mut gone) = (0usize, 0usize);
+        for answer in answers {
+            let mut held = answer.lock();
+            if held.ready_since.is_some_and(|since| since.elapsed() >= patience)
+                && let Some(body) = held.body.take()
+            {
+                body.note_slow_reader();
+                cut = cut.saturating_add(1);
+            }
+            gone = gone.saturating_add(usize::from(held.body.is_none()));
+        }
+        Look { cut, is_dead: gone > 0 && gone == open }
+    }
+}
+
+/// One open request.
+pub(crate) struct Turn {
+    progress: Progress,
+    number: u64,
+}
+
+impl Turn {
+    /// Keeps it open for as long as its answer is.
+    pub(crate) fn track(self, answer: Response<AnswerBody>) -> Response<Tracked> {
+        answer.map(|body| {
+            let held = Held { body: Some(body), ready_since: Some(Instant::now()) };
+            let held = Arc::new(Mutex::new(held));
+            self.progress.0.lock().answers.insert(self.number, Arc::clone(&held));
+            Tracked { held, _turn: self }
+        })
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let mut shared = self.progress.0.lock();
+        let gone = shared.answers.remove(&self.number);
+        shared.open = shared.open.saturating_sub(1);
+        if shared.open == 0 {
+            shared.idle_since = Instant::now();
+            if let Some(reader) = shared.reader.take() {
+                reader.wake();
+            }
+        }
+        drop(shared);
+        // Outside the lock: it ends the request, which others take note of.
+        drop(gone);
+    }
+}
+
+/// An answer that can be taken away.
+pub(crate) struct Tracked {
+    held: Arc<Mutex<Held>>,
+    _turn: Turn,
+}
+
+impl Body for Tracked {
+    type Data = Bytes;
+    type Error = AnswerError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
+        let mut held = self.held.lock();
+        let Some(body) = held.body.as_mut() else { return Poll::Ready(Some(Err(AnswerError::Unread))) };
+        let polled = Pin::new(body).poll_frame(cx);
+        held.ready_since = polled.is_ready().then(Instant::now);
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.held.lock().body.as_ref().is_some_and(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.held.lock().body.as_ref().map_or_else(SizeHint::default, Body::size_hint)
+    }
+}

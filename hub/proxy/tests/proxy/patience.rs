@@ -1,0 +1,413 @@
+//! What clients may do before, between and during requests; each limit with what it must not cut.
+
+use std::time::Duration;
+
+use blueprint_hub_proxy::Pressure;
+use blueprint_hub_proxy_core::pace::LeastRate;
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::frames::{
+    CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, PRIORITY, RESET, RawHttp2, SETTINGS,
+    WINDOW_UPDATE, frame,
+};
+use crate::rig::{Body, BoxError, LONG, Rig, empty, full, mirror, read_head, text};
+
+const SHORT: Duration = Duration::from_millis(300);
+
+/// A body of which pieces are sent as a test likes.
+fn channel() -> (mpsc::Sender<&'static str>, Body) {
+    let (sender, receiver) = mpsc::channel::<&'static str>(4);
+    let frames = futures_util::stream::unfold(receiver, |mut receiver| async move {
+        let piece = receiver.recv().await?;
+        Some((Ok::<_, BoxError>(Frame::data(Bytes::from_static(piece.as_bytes()))), receiver))
+    });
+    (sender, StreamBody::new(frames).boxed_unsync())
+}
+
+async fn end_of(stream: &mut tokio::net::TcpStream) -> String {
+    let mut rest = Vec::new();
+    let _ = timeout(LONG, stream.read_to_end(&mut rest)).await.unwrap();
+    String::from_utf8_lossy(&rest).into_owned()
+}
+
+#[tokio::test]
+async fn a_connection_may_idle_for_longer_than_a_head_may_take_and_then_ends_without_a_word() {
+    let rig = Rig::with(|config| {
+        config.header_timeout = SHORT;
+        config.idle_timeout = SHORT * 4;
+    })
+    .await;
+    rig.route(&[rig.service(|_| async { Response::new(empty()) })]);
+    let mut client = rig.connect().await;
+    let request = format!("GET / HTTP/1.1\r\n{}\r\n", rig.admitted());
+    for _ in 0..3 {
+        client.write_all(request.as_bytes()).await.unwrap();
+        let head = read_head(&mut client).await;
+        assert!(head.starts_with(b"HTTP/1.1 200 "), "{}", String::from_utf8_lossy(&head));
+        sleep(SHORT * 2).await;
+    }
+    let begin = Instant::now();
+    let rest = end_of(&mut client).await;
+    assert!(!rest.contains("HTTP/1.1"), "{rest}");
+    assert!(begin.elapsed() < SHORT * 4, "{:?}", begin.elapsed());
+    rig.assert_metric("hub_proxy_connections_cut_total{reason=\"slow_head\"} 0");
+}
+
+#[tokio::test]
+async fn a_head_that_does_not_end_is_refused_in_words_also_as_the_second_one() {
+    let rig = Rig::with(|config| config.header_timeout = SHORT).await;
+    rig.route(&[rig.service(mirror)]);
+    let mut client = rig.connect().await;
+    let request = format!("GET / HTTP/1.1\r\n{}\r\n", rig.admitted());
+    client.write_all(request.as_bytes()).await.unwrap();
+    read_head(&mut client).await;
+    sleep(SHORT * 2).await;
+    client.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
+    let begin = Instant::now();
+    // A byte now and then does not help.
+    let (mut reader, mut writer) = client.into_split();
+    let dribble = async {
+        while writer.write_all(b"x").await.is_ok() {
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let mut answer = Vec::new();
+    tokio::select! {
+        () = dribble => {}
+        _ = reader.read_to_end(&mut answer) => {}
+    }
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    assert!(answer.contains("HTTP/1.1 408 ") && answer.contains("\"slow_head\""), "{answer}");
+    assert!(answer.contains("x-request-id: "), "{answer}");
+    assert!(begin.elapsed() < SHORT * 3, "{:?}", begin.elapsed());
+    rig.assert_metric("hub_proxy_connections_cut_total{reason=\"slow_head\"} 1");
+    rig.assert_metric("hub_proxy_requests_refused_total{reason=\"slow_head\"} 1");
+}
+
+#[tokio::test]
+async fn heads_are_bounded_in_bytes_and_in_fields_over_both_versions_of_http() {
+    let rig = Rig::new().await;
+    rig.route(&[rig.service(mirror)]);
+    let many: Vec<(String, String)> = (0..100).map(|n| (format!("x-field-{n}"), "1".to_owned())).collect();
+    let long = vec![("x-long".to_owned(), "a".repeat(16 * 1024))];
+    let fits = vec![("x-long".to_owned(), "a".repeat(15 * 1024))];
+    for (extra, status) in [(&many, 431), (&long, 431), (&fits, 200)] {
+        let mut http1 = rig.http1().await;
+        let mut http2 = rig.http2().await;
+        let mut requests = [rig.request("GET", "/", empty()), rig.request("GET", "http://hub/", empty())];
+        for request in &mut requests {
+            for (name, value) in extra {
+                let name = http::HeaderName::from_bytes(name.as_bytes()).unwrap();
+                request.headers_mut().append(name, value.parse().unwrap());
+            }
+        }
+        let [first, second] = requests;
+        let first = http1.send_request(first).await.unwrap().status().as_u16();
+        let second = http2.send_request(second).await.unwrap().status().as_u16();
+        assert_eq!((first, second), (status, status), "{} fields", extra.len());
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_trickles_is_cut_and_one_that_the_service_does_not_want_yet_is_not() {
+    let least = LeastRate { bytes_per_second: 1024, over: Duration::from_secs(1) };
+    let rig = Rig::with(|config| config.least_rate = least).await;
+    rig.route(&[rig.service(mirror)]);
+    for (framing, mut piece) in
+        [("Content-Length: 100000", "x"), ("Transfer-Encoding: chunked", "1\r\nx\r\n")]
+    {
+        let client = rig.connect().await;
+        let (mut reader, mut writer) = client.into_split();
+        let head = format!("POST / HTTP/1.1\r\n{}{framing}\r\n\r\n", rig.admitted());
+        writer.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        let dribble = async {
+            while writer.write_all(std::mem::take(&mut piece).as_bytes()).await.is_ok() {
+                sleep(Duration::from_millis(50)).await;
+                piece = if framing.starts_with('C') { "x" } else { "1\r\nx\r\n" };
+            }
+        };
+        let both = async { tokio::join!(dribble, reader.read_to_end(&mut answer)) };
+        let _ = timeout(LONG, both).await.expect("a trickling body was not cut");
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        assert!(answer.contains("HTTP/1.1 408 ") && answer.contains("\"slow_body\""), "{framing}: {answer}");
+    }
+    rig.assert_metric("hub_proxy_requests_refused_total{reason=\"slow_body\"} 2");
+
+    let lazy = rig.raw_service(|mut stream| async move {
+        read_head(&mut stream).await;
+        sleep(Duration::from_secs(3)).await;
+        let mut got = 0;
+        let mut sink = vec![0; 64 << 10];
+        while got < 4 << 20 {
+            got += stream.read(&mut sink).await.unwrap();
+        }
+        stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+    });
+    rig.route(&[lazy]);
+    let mut client = rig.http1().await;
+    let body = vec![b'x'; (4 << 20) + (64 << 10)];
+    let response = timeout(LONG, client.send_request(rig.request("POST", "/", full(body)))).await;
+    assert!(matches!(response.unwrap(), Ok(response) if response.status() == StatusCode::NO_CONTENT));
+}
+
+#[tokio::test]
+async fn the_two_halves_of_a_conversation_may_be_silent() {
+    let least = LeastRate { bytes_per_second: 1024, over: SHORT };
+    let rig = Rig::with(|config| {
+        config.least_rate = least;
+        config.header_timeout = SHORT;
+        config.idle_timeout = SHORT;
+        config.reader_timeout = SHORT;
+    })
+    .await;
+    // Answers at once, and sends back what comes when it comes.
+    let echo = rig.service(|request: http::Request<hyper::body::Incoming>| async move {
+        let body = request.into_body().map_err(|error| -> BoxError { error.into() });
+        Response::new(body.boxed_unsync())
+    });
+    rig.route(&[echo]);
+    for version in [1, 2] {
+        let (sender, body) = channel();
+        let response = if version == 1 {
+            rig.http1().await.send_request(rig.request("POST", "/", body)).await
+        } else {
+            rig.http2().await.send_request(rig.request("POST", "http://hub/", body)).await
+        };
+        let mut answer = response.unwrap().into_body();
+        for piece in ["one", "two", "three"] {
+            sleep(SHORT * 3).await;
+            sender.send(piece).await.unwrap();
+            let got = timeout(LONG, answer.frame()).await.unwrap().unwrap().unwrap();
+            assert_eq!(got.into_data().unwrap(), piece, "HTTP/{version}");
+        }
+        drop(sender);
+        let end = timeout(LONG, answer.frame()).await.unwrap();
+        let is_end = end.is_none_or(|last| last.unwrap().into_data().unwrap().is_empty());
+        assert!(is_end, "HTTP/{version}");
+    }
+}
+
+/// A service that sends for as long as it can, and tells when it cannot.
+fn endless(rig: &Rig) -> (std::net::SocketAddr, mpsc::Receiver<()>) {
+    let (ended, ends) = mpsc::channel(4);
+    let address = rig.raw_service(move |mut stream| {
+        let ended = ended.clone();
+        async move {
+            read_head(&mut stream).await;
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000000\r\n\r\n").await;
+            while stream.write_all(&[7; 16 << 10]).await.is_ok() {}
+            let _ = ended.send(()).await;
+        }
+    });
+    (address, ends)
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_its_answer_is_cut_and_frees_the_service() {
+    let rig = Rig::with(|config| config.reader_timeout = SHORT).await;
+    let (address, mut ends) = endless(&rig);
+    rig.route(&[address]);
+    let mut http1 = rig.connect().await;
+    http1.write_all(format!("GET / HTTP/1.1\r\n{}\r\n", rig.admitted()).as_bytes()).await.unwrap();
+    timeout(LONG, ends.recv()).await.expect("the service is still held").unwrap();
+    rig.assert_metric("hub_proxy_connections_cut_total{reason=\"slow_reader\"} 1");
+
+    // Over HTTP/2 nothing waits at the socket: the client just never opens the window of its stream.
+    for window in [0, 1000] {
+        let mut http2 = RawHttp2::open(&rig, window).await;
+        let request = RawHttp2::request(&rig, "GET", "/");
+        assert!(http2.send(&frame(HEADERS, END_STREAM | END_HEADERS, 1, &request)).await);
+        timeout(LONG, ends.recv()).await.expect("the service is still held").unwrap();
+        while let Some(frame) = http2.next().await {
+            assert!(frame.kind != DATA || frame.payload.len() <= 1000);
+        }
+    }
+    rig.assert_metric("hub_proxy_connections_cut_total{reason=\"slow_reader\"} 3");
+    rig.assert_metric("hub_proxy_requests_open 0");
+}
+
+#[tokio::test]
+async fn a_client_that_reads_slowly_but_reads_is_served() {
+    let rig = Rig::with(|config| config.reader_timeout = SHORT).await;
+    let body = vec![b'x'; 3 << 20];
+    rig.route(&[rig.service(move |_| {
+        let body = body.clone();
+        async move { Response::new(full(body)) }
+    })]);
+    for version in [1, 2] {
+        let response = if version == 1 {
+            rig.http1().await.send_request(rig.request("GET", "/", empty())).await
+        } else {
+            rig.http2().await.send_request(rig.request("GET", "http://hub/", empty())).await
+        };
+        let mut answer = response.unwrap().into_body();
+        let mut length = 0;
+        while let Some(frame) = answer.frame().await {
+            length += frame.unwrap().into_data().unwrap().len();
+            sleep(Duration::from_millis(20)).await;
+        }
+        assert_eq!(length, 3 << 20, "HTTP/{version}");
+    }
+    rig.assert_metric("hub_proxy_connections_cut_total{reason=\"slow_reader\"} 0");
+}
+
+#[tokio::test]
+async fn an_idle_connection_of_http2_ends_though_it_answers_pings() {
+    let rig = Rig::with(|config| config.idle_timeout = SHORT).await;
+    rig.route(&[rig.service(mirror)]);
+    let mut client = rig.http2().await;
+    let response = client.send_request(rig.request("GET", "http://hub/", empty())).await.unwrap();
+    assert!(text(response).await.starts_with("GET /"));
+    let closed = async {
+        while client.ready().await.is_ok() {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(Duration::from_secs(3), closed).await.expect("the connection idles for ever");
+}
+
+#[tokio::test]
+async fn no_flood_of_frames_lasts_and_nobody_else_notices() {
+    let rig = Rig::new().await;
+    rig.route(&[rig.service(mirror)]);
+    let mut other = rig.http2().await;
+    let flood: [(&str, u8, u8, u32, &[u8]); 6] = [
+        ("ping", PING, 0, 0, &[0; 8]),
+        ("settings", SETTINGS, 0, 0, &[]),
+        ("priority", PRIORITY, 0, 3, &[0, 0, 0, 0, 1]),
+        ("window", WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1]),
+        ("unknown", 99, 0, 0, b"?"),
+        ("goaway", GOAWAY, 0, 0, &[0; 8]),
+    ];
+    for (name, kind, flags, stream, payload) in flood {
+        let mut client = RawHttp2::open(&rig, 65_535).await;
+        let bytes = frame(kind, flags, stream, payload).repeat(10);
+        let rounds = client.flood(5000, |_| bytes.clone()).await;
+        assert!(rounds < 5000, "{name}: {rounds} rounds passed");
+        let response = other.send_request(rig.request("GET", "http://hub/", empty())).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK, "{name}");
+    }
+    // Empty pieces of a body that does not end.
+    let mut client = RawHttp2::open(&rig, 65_535).await;
+    let request = RawHttp2::request(&rig, "POST", "/");
+    assert!(client.send(&frame(HEADERS, END_HEADERS, 1, &request)).await);
+    let rounds = client.flood(5000, |_| frame(DATA, 0, 1, &[]).repeat(10)).await;
+    assert!(rounds < 5000, "empty data: {rounds} rounds passed");
+    // A header list without an end, by the library's own count.
+    let mut client = RawHttp2::open(&rig, 65_535).await;
+    assert!(client.send(&frame(HEADERS, 0, 1, &request)).await);
+    let rounds = client.flood(5000, |_| frame(CONTINUATION, 0, 1, &[])).await;
+    assert!(rounds < 5000, "continuation: {rounds} rounds passed");
+    let cut = cut_count(&rig, "frame_flood");
+    assert!(cut >= 5, "{cut} floods were seen");
+}
+
+fn cut_count(rig: &Rig, reason: &str) -> u64 {
+    let text = rig.metrics.encode();
+    let name = format!("hub_proxy_connections_cut_total{{reason=\"{reason}\"}} ");
+    text.lines().find_map(|line| line.strip_prefix(&name)).unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn streams_that_are_reset_as_fast_as_they_are_opened_end_the_connection() {
+    let rig = Rig::new().await;
+    let (seen, mut arrivals) = mpsc::channel(100_000);
+    rig.route(&[rig.service(move |request| {
+        let _ = seen.try_send(());
+        mirror(request)
+    })]);
+    let mut client = RawHttp2::open(&rig, 65_535).await;
+    let request = RawHttp2::request(&rig, "GET", "/");
+    let rounds = client
+        .flood(20_000, |round| {
+            let stream = u32::try_from(round).unwrap() * 2 + 1;
+            let mut bytes = frame(HEADERS, END_STREAM | END_HEADERS, stream, &request);
+            bytes.extend(frame(RESET, 0, stream, &[0, 0, 0, 8]));
+            bytes
+        })
+        .await;
+    assert!(rounds < 20_000, "{rounds} streams were reset");
+    let mut reached = 0;
+    while arrivals.try_recv().is_ok() {
+        reached += 1;
+    }
+    assert!(reached <= 2000, "{reached} requests of a flood reached the service");
+    let mut other = rig.http2().await;
+    let response = other.send_request(rig.request("GET", "http://hub/", empty())).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    rig.assert_metric("hub_proxy_requests_open 0");
+}
+
+#[tokio::test]
+async fn a_head_in_pieces_has_as_long_as_one_head_over_http2_too() {
+    let rig = Rig::with(|config| config.header_timeout = SHORT).await;
+    let mut client = RawHttp2::open(&rig, 65_535).await;
+    let request = RawHttp2::request(&rig, "GET", "/");
+    assert!(client.send(&frame(HEADERS, END_STREAM, 1, &request)).await);
+    let begin = Instant::now();
+    while let Some(frame) = client.next().await {
+        assert_ne!(frame.kind, HEADERS, "an answer to half a request");
+    }
+    assert!(begin.elapsed() < SHORT * 4, "{:?}", begin.elapsed());
+    rig.assert_metric("hub_proxy_connections_cut_total{reason=\"slow_head\"} 1");
+}
+
+#[tokio::test]
+async fn one_connection_has_a_hundred_streams_and_no_more() {
+    let rig = Rig::new().await;
+    let silent = rig.raw_service(|mut stream| async move {
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    });
+    rig.route(&[silent]);
+    let mut client = RawHttp2::open(&rig, 65_535).await;
+    let request = RawHttp2::request(&rig, "GET", "/");
+    let settings = client.next().await.unwrap();
+    assert_eq!(settings.kind, SETTINGS);
+    assert!(settings.payload.chunks(6).any(|pair| pair == [0, 3, 0, 0, 0, 100]), "{:?}", settings.payload);
+    assert!(client.send(&frame(SETTINGS, 0x1, 0, &[])).await);
+    for number in 0..101 {
+        assert!(client.send(&frame(HEADERS, END_STREAM | END_HEADERS, number * 2 + 1, &request)).await);
+    }
+    let refused = loop {
+        let found = client.next().await.expect("the connection ended");
+        if found.kind == RESET {
+            break found;
+        }
+    };
+    assert_eq!((refused.stream, refused.payload.as_slice()), (201, &[0, 0, 0, 7][..]), "{}", refused.flags);
+}
+
+#[tokio::test]
+async fn short_of_memory_the_hub_takes_nothing_new_until_it_has_some_again() {
+    let pressure = Pressure::default();
+    let rig = Rig::with(|config| config.pressure = pressure.clone()).await;
+    let (address, _ends) = endless(&rig);
+    rig.route(&[address]);
+    let (mut http1, mut http2) = (rig.http1().await, rig.http2().await);
+    let mut open =
+        rig.http1().await.send_request(rig.request("GET", "/", empty())).await.unwrap().into_body();
+    rig.route(&[rig.service(mirror)]);
+
+    pressure.set(true);
+    let first = http1.send_request(rig.request("GET", "/", empty())).await.unwrap();
+    let second = http2.send_request(rig.request("GET", "http://hub/", empty())).await.unwrap();
+    for response in [first, second] {
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert!(response.headers().contains_key("retry-after"));
+        assert!(text(response).await.contains("\"overloaded\""));
+    }
+    assert_eq!(end_of(&mut rig.connect().await).await, "");
+    assert!(open.frame().await.unwrap().is_ok(), "what is open goes on");
+    rig.assert_metric("hub_proxy_connections_cut_total{reason=\"overloaded\"} 1");
+
+    pressure.set(false);
+    let response = rig.http1().await.send_request(rig.request("GET", "/", empty())).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+}

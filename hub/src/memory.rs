@@ -1,0 +1,139 @@
+//! How much memory the process uses, compared with what it may use.
+
+use std::fs;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use blueprint_common_runtime::metrics::Metrics;
+use blueprint_hub_proxy::Pressure;
+use blueprint_hub_proxy_core::Watermark;
+use nix::unistd::{SysconfVar, sysconf};
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+/// How often the process is looked at.
+const PACE: Duration = Duration::from_secs(1);
+
+type Bytes = Gauge<u64, AtomicU64>;
+
+/// Looks at the process and tells the proxy.
+pub(crate) struct MemoryWatch {
+    mark: Watermark,
+    limit: u64,
+    pressure: Pressure,
+    used: Bytes,
+    refuses: Gauge,
+}
+
+impl MemoryWatch {
+    /// A watch over `limit` bytes, or over what there is; its metrics have the prefix `hub_memory_`.
+    pub(crate) fn new(limit: Option<u64>, pressure: Pressure, metrics: &Metrics) -> Self {
+        let limit = limit.unwrap_or_else(available);
+        let (used, most, refuses) = (Bytes::default(), Bytes::default(), Gauge::default());
+        most.set(limit);
+        metrics.with(|registry| {
+            registry.register("hub_memory_used_bytes", "Memory in use by this process", used.clone());
+            registry.register("hub_memory_limit_bytes", "Memory that this process may use", most);
+            let help = "1 while new work is refused for want of memory";
+            registry.register("hub_memory_refuses", help, refuses.clone());
+        });
+        Self { mark: Watermark::of(limit), limit, pressure, used, refuses }
+    }
+
+    /// Looks once a second until `stop`.
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
+        let mut pace = interval(PACE);
+        pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while stop.run_until_cancelled(pace.tick()).await.is_some() {
+            // Where the system does not say, nothing is refused.
+            let Some(used) = resident() else { continue };
+            self.look(used);
+        }
+    }
+
+    fn look(&mut self, used: u64) {
+        self.used.set(used);
+        let refuses = self.mark.see(used);
+        self.refuses.set(i64::from(refuses));
+        if refuses == self.pressure.refuses() {
+            return;
+        }
+        self.pressure.set(refuses);
+        if refuses {
+            warn!(used, limit = self.limit, "short of memory: new connections and requests are refused");
+        } else {
+            info!(used, limit = self.limit, "memory again: new connections and requests are taken");
+        }
+    }
+}
+
+/// Bytes of this process that are in memory.
+fn resident() -> Option<u64> {
+    let statm = fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = statm.split_ascii_whitespace().nth(1)?.parse().ok()?;
+    let page = sysconf(SysconfVar::PAGE_SIZE).ok().flatten()?;
+    pages.checked_mul(u64::try_from(page).ok()?)
+}
+
+/// The least of what the machine has and what the control groups of this process allow.
+fn available() -> u64 {
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let of_groups = groups.lines().filter_map(group_file).filter_map(|file| {
+        // `max` in the second version is no number; the first one writes a number larger than any machine.
+        fs::read_to_string(file).ok()?.trim().parse::<u64>().ok()
+    });
+    let machine = fs::read_to_string("/proc/meminfo").ok().as_deref().and_then(total);
+    of_groups.chain(machine).min().unwrap_or(u64::MAX)
+}
+
+/// Where a line of `/proc/self/cgroup` has its limit.
+fn group_file(line: &str) -> Option<String> {
+    let mut parts = line.splitn(3, ':');
+    let (_, controllers, path) = (parts.next()?, parts.next()?, parts.next()?.trim_end_matches('/'));
+    match controllers {
+        "" => Some(format!("/sys/fs/cgroup{path}/memory.max")),
+        "memory" => Some(format!("/sys/fs/cgroup/memory{path}/memory.limit_in_bytes")),
+        _ => None,
+    }
+}
+
+/// `MemTotal` of `/proc/meminfo`, in bytes.
+fn total(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kibibytes.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_system_says_what_there_is() {
+        let (used, most) = (resident().unwrap(), available());
+        assert!((1 << 20..most).contains(&used), "{used} of {most}");
+        assert_eq!(total("MemTotal:       16315204 kB\nMemFree: 1 kB\n"), Some(16_315_204 * 1024));
+        assert_eq!(group_file("0::/a/b").unwrap(), "/sys/fs/cgroup/a/b/memory.max");
+        assert_eq!(group_file("9:memory:/").unwrap(), "/sys/fs/cgroup/memory/memory.limit_in_bytes");
+        assert_eq!(group_file("3:cpu,cpuacct:/x"), None);
+    }
+
+    #[test]
+    fn the_proxy_is_told_at_both_marks() {
+        let pressure = Pressure::default();
+        let metrics = Metrics::new();
+        let mut watch = MemoryWatch::new(Some(1000), pressure.clone(), &metrics);
+        let told = [500, 900, 850, 799].map(|used| {
+            watch.look(used);
+            pressure.refuses()
+        });
+        assert_eq!(told, [false, true, true, false]);
+        let text = metrics.encode();
+        assert!(
+            text.contains("hub_memory_used_bytes 799") && text.contains("hub_memory_refuses 0"),
+            "{text}"
+        );
+    }
+}
