@@ -6,6 +6,7 @@
 mod access;
 mod auth;
 mod error;
+mod keys;
 mod nodes;
 mod policy;
 mod router;

@@ -9,7 +9,9 @@ use http::header;
 use serde_json::{Value, json};
 
 use crate::error::ApiError;
-use crate::{AdminState, OperatorToken, access, auth, nodes, policy, services, settings, tokens, views};
+use crate::{
+    AdminState, OperatorToken, access, auth, keys, nodes, policy, services, settings, tokens, views,
+};
 
 /// Largest request body in bytes, but for policies.
 const MAX_BODY: usize = 64 * 1024;
@@ -27,8 +29,9 @@ pub fn private_router(state: AdminState) -> Router {
             "/v1/services/{blueprint}/{service}/settings",
             get(settings::show).put(settings::set).layer(DefaultBodyLimit::max(settings::MAX_BODY)),
         )
-        .route("/v1/keys", get(settings::keys))
-        .route("/v1/keys/{id}", delete(settings::revoke_key))
+        .route("/v1/keys", get(keys::list))
+        .route("/v1/keys/{id}", delete(keys::revoke))
+        .route("/v1/keys/{id}/rotate", post(keys::rotate))
         .route("/v1/tokens", get(tokens::list).post(tokens::create))
         .route("/v1/tokens/{id}", delete(tokens::revoke))
         .route("/v1/access", get(access::list).post(access::create))
