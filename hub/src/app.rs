@@ -32,6 +32,7 @@ use crate::config::{CarrierListen, HubConfig, ProxyTls};
 use crate::files::{self, Identity};
 use crate::policy::{self, PolicyHandle, PolicyTask};
 use crate::ports::{AdminHub, TunnelPeers, authority, peer_of};
+use crate::service_view::ServiceView;
 use crate::tables::{StoredKeys, TablesHandle, TablesTask};
 use crate::{data_plane, proxy, registry_metrics};
 
@@ -175,11 +176,12 @@ impl App {
         let stored = StoredKeys { store: Arc::clone(&base.store), tables: tables_handle.clone() };
         let parts = ProxyParts {
             dialer: Arc::new(base.tunnel.clone()),
-            trust,
+            trust: Arc::clone(&trust),
             keys: Arc::new(stored),
             signer: keys.signer,
         };
         let proxy = proxy::bind(&config, &identity.authority, parts, &base.metrics).await?;
+        let services = ServiceView { trust, jwks_hosts: config.oauth.hosts.clone(), jwks: proxy.jwks() };
 
         let control = sockets.control.local_addr()?;
         let scheme = if config.proxy_tls == ProxyTls::Off { "http" } else { "https" };
@@ -205,7 +207,7 @@ impl App {
             _state: state,
         };
         proxy::start(supervisor, proxy);
-        start_planes(config, identity, base, sockets, facts, tables_handle, supervisor).await?;
+        start_planes(config, identity, base, sockets, facts, (tables_handle, services), supervisor).await?;
         Ok(app)
     }
 }
@@ -217,7 +219,7 @@ async fn start_planes(
     base: Base,
     sockets: Sockets,
     facts: Arc<HubFacts>,
-    tables: TablesHandle,
+    (tables, services): (TablesHandle, ServiceView),
     supervisor: &Supervisor,
 ) -> Result<()> {
     let token = OperatorToken::new(identity.admin_token.expose());
@@ -246,6 +248,7 @@ async fn start_planes(
         control: control.clone(),
         tables,
         policy: base.policy,
+        services,
     };
     let store = Arc::clone(&base.store);
     let state = AdminState { facts, hub: Arc::new(hub), store, metrics: base.metrics };

@@ -1,5 +1,7 @@
 //! The hub's configuration: keys, defaults, and what has to hold between them.
 
+mod oauth;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,6 +15,8 @@ use blueprint_hub_registry_core::policy::Traffic;
 use ipnetwork::{Ipv4Network, Ipv6Network};
 
 use crate::policy::rule;
+
+pub(crate) use oauth::OAuthConfig;
 
 /// Every key of `hub.toml`.
 pub(crate) const SCHEMA: Schema = Schema {
@@ -103,6 +107,9 @@ pub(crate) const SCHEMA: Schema = Schema {
             "false",
             "Allow the proxy without TLS on an address that is not loopback.",
         ),
+        oauth::HOSTS,
+        oauth::CA,
+        oauth::PRIVATE,
         Key::new(
             "admin.listen",
             "off",
@@ -171,6 +178,7 @@ pub(crate) struct HubConfig {
     pub(crate) proxy_listen: SocketAddr,
     pub(crate) proxy_domain: String,
     pub(crate) proxy_tls: ProxyTls,
+    pub(crate) oauth: OAuthConfig,
     pub(crate) admin_listen: Option<SocketAddr>,
     pub(crate) grace: Duration,
     pub(crate) log_level: String,
@@ -219,6 +227,7 @@ impl HubConfig {
         }
         let proxy = proxy(settings, problems);
         let domain = settings.take::<String>("proxy.domain", problems);
+        let oauth = OAuthConfig::take(settings, problems);
         let admin_listen = optional_address(settings, "admin.listen", problems);
         if admin_listen.flatten().is_some_and(|address| !address.ip().is_loopback()) {
             settings.refuse(
@@ -249,6 +258,7 @@ impl HubConfig {
             proxy_listen,
             proxy_domain: domain?,
             proxy_tls,
+            oauth: oauth?,
             admin_listen: admin_listen?,
             grace: grace?,
             log_level: log_level?,
@@ -419,6 +429,7 @@ mod tests {
             ("tunnel.mtu", "9001"),
             ("tunnel.to_hub", "tcp/0"),
             ("proxy.listen", "0.0.0.0:80"),
+            ("oauth.jwks_hosts", "issuer.example,https://issuer.example/"),
             ("session.target_ttl", "6s"),
             ("admin.listen", "0.0.0.0:1"),
         ])
@@ -428,6 +439,7 @@ mod tests {
             "tunnel.mtu",
             "tunnel.to_hub",
             "proxy.listen",
+            "oauth.jwks_hosts",
             "session.target_ttl",
             "admin.listen",
         ] {

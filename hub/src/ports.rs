@@ -6,14 +6,17 @@ use std::time::Duration;
 
 use blueprint_common_tunnel::Tunnel;
 use blueprint_common_tunnel_core::PeerConfig;
-use blueprint_common_types::{AgentId, Timestamp, TokenId, WgPublicKey};
-use blueprint_hub_admin::{Hub, PeerView, PromiseFailed, Qos, RemoveFailed};
+use blueprint_common_types::{AgentId, ServiceKey, Timestamp, TokenId, WgPublicKey};
+use blueprint_hub_admin::{Hub, PeerView, PromiseFailed, Qos, RemoveFailed, SettingsRefused};
+use blueprint_hub_proxy_core::{Service, ServiceSettings};
 use blueprint_hub_registry::{ControlPlane, Peers, RegistrarHandle};
 use blueprint_hub_registry_core::{Agent, RegistrySnapshot};
 use futures_util::future::{BoxFuture, FutureExt};
+use serde_json::Value;
 use tracing::error;
 
 use crate::policy::PolicyHandle;
+use crate::service_view::ServiceView;
 use crate::tables::TablesHandle;
 
 /// The tunnel as the control plane sees it: who may be a peer.
@@ -57,6 +60,7 @@ pub(crate) struct AdminHub {
     pub(crate) control: ControlPlane,
     pub(crate) tables: TablesHandle,
     pub(crate) policy: PolicyHandle,
+    pub(crate) services: ServiceView,
 }
 
 impl Hub for AdminHub {
@@ -116,6 +120,14 @@ impl Hub for AdminHub {
 
     fn access_changed(&self) -> BoxFuture<'_, ()> {
         self.tables.reload().boxed()
+    }
+
+    fn check_settings(&self, before: &ServiceSettings, service: &Service) -> Result<(), SettingsRefused> {
+        self.services.check(before, service)
+    }
+
+    fn service_status(&self, key: ServiceKey) -> Value {
+        self.services.status(key)
     }
 
     fn policy_changed(&self) -> BoxFuture<'_, bool> {

@@ -39,6 +39,7 @@ pub(crate) async fn show(
         "version": record.as_ref().map_or(0, |record| record.version),
         "changed_at": record.as_ref().map(|record| time(record.changed_at)),
         "settings": settings,
+        "status": state.hub.service_status(key),
     })))
 }
 
@@ -57,6 +58,8 @@ pub(crate) async fn set(
         Some(record) => read(&record)?,
         None => ServiceSettings::default(),
     };
+    let allowed = state.hub.check_settings(&before, &checked);
+    allowed.map_err(|refused| ApiError::invalid(refused.message, refused.hint))?;
     let gone: Vec<String> = before.owners.difference(&settings.owners).map(ToString::to_string).collect();
     let change = ServiceChange {
         service: key,

@@ -30,6 +30,7 @@ use crate::body::{AnswerBody, LentBody, RequestBody, StreamBody};
 use crate::connector::Connector;
 use crate::executor::Executor;
 use crate::guarded::Framing;
+use crate::jwks::Jwks;
 use crate::metrics::ProxyMetrics;
 use crate::open::{AtTarget, OpenRequest, Outstanding};
 use crate::server::ProxyParts;
@@ -104,12 +105,13 @@ impl Forwarder {
         parts: &ProxyParts,
         connector: Connector,
         metrics: Arc<ProxyMetrics>,
+        jwks: Option<Jwks>,
         spawner: &Spawner,
     ) -> Self {
         Self {
             domain,
             trust: Arc::clone(&parts.trust),
-            auth: AuthApi::new(Arc::clone(&parts.trust), Arc::clone(&parts.keys), Arc::clone(&parts.signer)),
+            auth: AuthApi::new(parts, jwks, spawner.clone()),
             statements: Statements::new(Arc::clone(&parts.signer)),
             spawner: spawner.clone(),
             http1: pool(connector.clone(), spawner, false),

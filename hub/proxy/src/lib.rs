@@ -15,6 +15,8 @@
 //! - An answer that breaks off ends as an aborted answer, never as a complete one that is shorter.
 //! - After `drain` no request is taken; open ones end in their own time.
 //! - What is open is cut within about a second of the revocation of what let it in.
+//! - Keys of an issuer are asked for only where a policy and the hub's configuration both name it, and at a public
+//!   address.
 //! - Bytes of another protocol pass only after the service has agreed to it.
 
 mod answer;
@@ -25,6 +27,7 @@ mod dial;
 mod executor;
 mod forward;
 mod guarded;
+mod jwks;
 mod keys;
 mod metrics;
 mod open;
@@ -35,5 +38,6 @@ mod upgraded;
 mod watch;
 
 pub use dial::{Dial, DialError, Io};
+pub use jwks::{Jwks, JwksConfig, JwksStatus};
 pub use keys::{ApiKey, KeyStore, KeyStoreError};
 pub use server::{Proxy, ProxyConfig, ProxyParts};

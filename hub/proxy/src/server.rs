@@ -30,6 +30,7 @@ use crate::dial::{Dial, Io};
 use crate::executor::Executor;
 use crate::forward::{Conversation, Forwarder};
 use crate::guarded::{Framing, Guarded};
+use crate::jwks::{Jwks, JwksConfig};
 use crate::keys::KeyStore;
 use crate::metrics::{Cut, ProxyMetrics};
 use crate::sniff::{Prefixed, Protocol, sniff};
@@ -64,10 +65,12 @@ pub struct ProxyConfig {
     /// How long the head of a request may take, and how long an HTTP/1 connection may idle before the
     /// next one. Default 20 s.
     pub header_timeout: Duration,
+    /// From where keys of OAuth issuers may be fetched; `None` for nowhere.
+    pub jwks: Option<JwksConfig>,
 }
 
 impl ProxyConfig {
-    /// A configuration with the default limits, without TLS and without a domain.
+    /// A configuration with the default limits, without TLS, without a domain and without issuers.
     #[must_use]
     pub fn new(listen: SocketAddr) -> Self {
         Self {
@@ -78,6 +81,7 @@ impl ProxyConfig {
             connect_timeout: Duration::from_secs(3),
             handshake_timeout: Duration::from_secs(5),
             header_timeout: Duration::from_secs(20),
+            jwks: None,
         }
     }
 }
@@ -88,6 +92,7 @@ pub struct Proxy {
     config: ProxyConfig,
     parts: ProxyParts,
     metrics: Arc<ProxyMetrics>,
+    jwks: Option<Jwks>,
 }
 
 /// What the proxy works with and others keep. Swapping `trust` takes effect with the next request.
@@ -123,7 +128,14 @@ impl Proxy {
     /// Fails where the system does not let this process listen there.
     pub async fn bind(config: ProxyConfig, parts: ProxyParts, metrics: &Metrics) -> io::Result<Self> {
         let accept = AcceptLoop::bind("proxy client", config.listen, config.limits).await?;
-        Ok(Self { accept, config, parts, metrics: Arc::new(ProxyMetrics::register(metrics)) })
+        let jwks = config.jwks.clone().map(|config| Jwks::new(config, Arc::clone(&parts.trust), metrics));
+        Ok(Self { accept, config, parts, metrics: Arc::new(ProxyMetrics::register(metrics)), jwks })
+    }
+
+    /// The keys of OAuth issuers; `None` where none are fetched.
+    #[must_use]
+    pub fn jwks(&self) -> Option<Jwks> {
+        self.jwks.clone()
     }
 
     /// The address that clients reach, with the port that the system chose.
@@ -151,8 +163,12 @@ impl Proxy {
             &self.parts,
             connector,
             Arc::clone(&self.metrics),
+            self.jwks.clone(),
             &spawner,
         );
+        if let Some(jwks) = self.jwks {
+            spawner.spawn_base("proxy jwks", jwks.run(spawner.clone()));
+        }
         let drain = spawner.stop().drain;
         let server = Server {
             forwarder: Arc::new(forwarder),

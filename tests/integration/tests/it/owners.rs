@@ -150,3 +150,25 @@ fn a_key_is_replaced_at_once_or_after_a_while() -> Result<()> {
     );
     Ok(())
 }
+
+#[test]
+fn keys_are_fetched_from_hosts_that_the_operator_has_named() -> Result<()> {
+    let hub = Hub::start(&["oauth.jwks_hosts=issuer.invalid"])?;
+    let set = |host: &str| {
+        let url = format!("https://{host}/jwks.json");
+        let settings = json!({ "oauth": { "allowed_issuers": ["https://issuer.invalid"], "jwks_url": url } });
+        hub.command(&["service", "settings", "7/42", "--file", "-"])?
+            .stdin(&settings.to_string())
+            .run(crate::fixture::CALL)
+    };
+    let refused = set("169.254.169.254")?;
+    ensure!(refused.code == Some(2) && refused.stderr.contains("oauth.jwks_hosts"), "{}", refused.stderr);
+    let taken = set("issuer.invalid")?;
+    ensure!(taken.code == Some(0), "{}", taken.stderr);
+    blueprint_tests_support::eventually_ok(SOON, "a first try", || {
+        let settings = hub.json(&["service", "settings", "7/42"])?;
+        let problem = text(&settings, "/status/jwks/problem")?;
+        ensure!(problem.contains("the name has no address"), "{settings}");
+        Ok(())
+    })
+}
