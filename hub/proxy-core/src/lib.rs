@@ -34,6 +34,7 @@ mod rules;
 mod selector;
 mod settings;
 mod trust;
+mod websocket;
 
 pub use access::{AccessGrant, AccessTable, Scope};
 pub use balance::choose;
@@ -50,3 +51,4 @@ pub use rules::{Rule, RuleError, Verdict};
 pub use selector::Selector;
 pub use settings::{MAX_KEY_LIFE, ServiceSettings, SettingsError};
 pub use trust::{Service, Trust};
+pub use websocket::{ExtendedConnect, WebSocketKey};

@@ -119,7 +119,8 @@ impl AuthApi {
     ///
     /// A key whose request is dropped may exist; nobody has seen it.
     pub(crate) async fn answer(&self, route: Route, request: &CanonicalRequest, body: Incoming) -> Answer {
-        if *request.method() != route.method() {
+        // A success would open the WebSocket that an extended CONNECT asks for.
+        if *request.method() != route.method() || request.is_translated() {
             return Err(Refusal::MethodRefused);
         }
         if route == Route::JwkSet {

@@ -11,10 +11,10 @@ use blueprint_common_runtime::tasks::Spawner;
 use blueprint_common_types::{ServiceKey, Timestamp};
 use blueprint_hub_proxy_core::guard::FramingFault;
 use blueprint_hub_proxy_core::{
-    Admission, CanonicalRequest, Downstream, MAX_HEADERS, Refusal, Trust, choose, decide,
+    Admission, CanonicalRequest, Downstream, MAX_HEADERS, Refusal, Trust, WebSocketKey, choose, decide,
     is_websocket_answer, response_headers, upstream_headers,
 };
-use http::header::{CONNECTION, CONTENT_LENGTH, UPGRADE};
+use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -137,7 +137,7 @@ impl Forwarder {
         let mut open = OpenRequest::begin(Arc::clone(&self.metrics));
         let fresh_id = fresh_request_id();
         let (source, tls) = (conversation.source, conversation.tls);
-        let upgrade = request.headers().contains_key(UPGRADE).then(|| hyper::upgrade::on(&mut request));
+        let upgrade = upgraded::asked(&mut request).then(|| hyper::upgrade::on(&mut request));
         let (parts, body) = request.into_parts();
         let downstream = Downstream { source, tls, domain: &self.domain, request_id: &fresh_id };
         let parsed = match conversation.fault(number) {
@@ -165,7 +165,9 @@ impl Forwarder {
                 match upgrade.filter(|_| response.status() == StatusCode::SWITCHING_PROTOCOLS) {
                     Some(client) => {
                         conversation.upgraded();
-                        return self.upgrade(client, response, &request_id, open, watch);
+                        let status = upgraded::status(parts.version);
+                        open.set_status(status);
+                        return self.upgrade(client, response, status, &request_id, open, watch);
                     }
                     None => pass_on(response, &parts.method, &request_id, open, watch),
                 }
@@ -201,20 +203,19 @@ impl Forwarder {
         &self,
         client: OnUpgrade,
         mut response: Response<Incoming>,
+        status: StatusCode,
         request_id: &str,
         open: OpenRequest,
         watch: Watch,
     ) -> Response<AnswerBody> {
         let service = hyper::upgrade::on(&mut response);
         self.spawner.spawn("proxy upgraded", upgraded::join(client, service, open, watch));
-        let mut headers = response_headers(response.headers());
-        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+        let mut headers = upgraded::headers(response.headers(), status);
         if let Ok(value) = HeaderValue::from_str(request_id) {
             headers.insert(REQUEST_ID, value);
         }
         let mut answer = Response::new(AnswerBody::Own(Full::default()));
-        *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        *answer.status_mut() = status;
         *answer.headers_mut() = headers;
         answer
     }
@@ -236,6 +237,7 @@ impl Forwarder {
         let targets = trust.routes.targets(&service).unwrap_or_default();
         let statement = self.statements.of(&admission, now);
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let key = upgraded::key(canonical)?;
         let mut tried: Vec<SocketAddr> = Vec::new();
         while tried.len() <= MAX_RETRIES {
             let Some(target) = choose(targets, |address| self.outstanding.at(address), &tried, turn) else {
@@ -245,11 +247,14 @@ impl Forwarder {
                 self.metrics.retries.inc();
             }
             let at_target = self.outstanding.begin(target.address);
-            let request =
+            let mut request =
                 new_request(canonical, headers, &admission, statement.as_ref(), target.address, &body)?;
+            if let Some(key) = &key {
+                key.apply(request.headers_mut());
+            }
             let client = if canonical.is_grpc() { &self.http2 } else { &self.http1 };
             match client.request(request).await {
-                Ok(response) if !is_expected(canonical, &response) => {
+                Ok(response) if !is_expected(canonical, key.as_ref(), &response) => {
                     return Err(Refusal::UpstreamFailed { service });
                 }
                 Ok(response) => return Ok((response, at_target, admission)),
@@ -273,9 +278,18 @@ fn note_failure(
 }
 
 /// A service goes on in another protocol where that was asked for, in that one, and nowhere else.
-fn is_expected(canonical: &CanonicalRequest, response: &Response<Incoming>) -> bool {
-    response.status() != StatusCode::SWITCHING_PROTOCOLS
-        || canonical.is_websocket() && is_websocket_answer(response.headers())
+fn is_expected(
+    canonical: &CanonicalRequest,
+    key: Option<&WebSocketKey>,
+    response: &Response<Incoming>,
+) -> bool {
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        // Over HTTP/2 a success opens the WebSocket, so a service that did not agree must not say one.
+        return !(canonical.is_translated() && response.status().is_success());
+    }
+    canonical.is_websocket()
+        && is_websocket_answer(response.headers())
+        && key.is_none_or(|key| key.is_answered_by(response.headers()))
 }
 
 /// A pool of connections that speaks one version of HTTP.

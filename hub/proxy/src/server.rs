@@ -277,6 +277,7 @@ impl Server {
         let mut builder = http2::Builder::new(self.executor.clone());
         builder
             .timer(TokioTimer::new())
+            .enable_connect_protocol()
             .max_concurrent_streams(MAX_STREAMS)
             .initial_stream_window_size(DOWNSTREAM_WINDOWS.0)
             .initial_connection_window_size(DOWNSTREAM_WINDOWS.1)
