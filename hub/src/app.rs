@@ -181,7 +181,13 @@ impl App {
             signer: keys.signer,
         };
         let proxy = proxy::bind(&config, &identity.authority, parts, &base.metrics).await?;
-        let services = ServiceView { trust, jwks_hosts: config.oauth.hosts.clone(), jwks: proxy.jwks() };
+        let services = ServiceView {
+            trust,
+            jwks_hosts: config.oauth.hosts.clone(),
+            jwks: proxy.jwks(),
+            ports: config.forwards.as_ref().map(|forwards| forwards.ports.clone()),
+            forwards: proxy.forwards(),
+        };
 
         let control = sockets.control.local_addr()?;
         let scheme = if config.proxy_tls == ProxyTls::Off { "http" } else { "https" };

@@ -1,5 +1,6 @@
 //! The hub's configuration: keys, defaults, and what has to hold between them.
 
+mod forwards;
 mod oauth;
 
 use std::net::{IpAddr, SocketAddr};
@@ -11,6 +12,7 @@ use blueprint_common_runtime::logs::LogFormat;
 use blueprint_common_tunnel::{Interface, TunSettings};
 use blueprint_common_tunnel_core::Rule;
 use blueprint_common_types::HubId;
+use blueprint_hub_proxy::ForwardConfig;
 use blueprint_hub_registry_core::policy::Traffic;
 use ipnetwork::{Ipv4Network, Ipv6Network};
 
@@ -107,6 +109,8 @@ pub(crate) const SCHEMA: Schema = Schema {
             "false",
             "Allow the proxy without TLS on an address that is not loopback.",
         ),
+        forwards::PORTS,
+        forwards::LISTEN,
         oauth::HOSTS,
         oauth::CA,
         oauth::PRIVATE,
@@ -178,6 +182,7 @@ pub(crate) struct HubConfig {
     pub(crate) proxy_listen: SocketAddr,
     pub(crate) proxy_domain: String,
     pub(crate) proxy_tls: ProxyTls,
+    pub(crate) forwards: Option<ForwardConfig>,
     pub(crate) oauth: OAuthConfig,
     pub(crate) admin_listen: Option<SocketAddr>,
     pub(crate) grace: Duration,
@@ -227,6 +232,7 @@ impl HubConfig {
         }
         let proxy = proxy(settings, problems);
         let domain = settings.take::<String>("proxy.domain", problems);
+        let forwards = forwards::take(settings, problems);
         let oauth = OAuthConfig::take(settings, problems);
         let admin_listen = optional_address(settings, "admin.listen", problems);
         if admin_listen.flatten().is_some_and(|address| !address.ip().is_loopback()) {
@@ -258,6 +264,7 @@ impl HubConfig {
             proxy_listen,
             proxy_domain: domain?,
             proxy_tls,
+            forwards: forwards?,
             oauth: oauth?,
             admin_listen: admin_listen?,
             grace: grace?,
@@ -429,6 +436,7 @@ mod tests {
             ("tunnel.mtu", "9001"),
             ("tunnel.to_hub", "tcp/0"),
             ("proxy.listen", "0.0.0.0:80"),
+            ("proxy.forward_ports", "20000"),
             ("oauth.jwks_hosts", "issuer.example,https://issuer.example/"),
             ("session.target_ttl", "6s"),
             ("admin.listen", "0.0.0.0:1"),
@@ -439,6 +447,7 @@ mod tests {
             "tunnel.mtu",
             "tunnel.to_hub",
             "proxy.listen",
+            "proxy.forward_ports",
             "oauth.jwks_hosts",
             "session.target_ttl",
             "admin.listen",

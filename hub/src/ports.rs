@@ -122,8 +122,13 @@ impl Hub for AdminHub {
         self.tables.reload().boxed()
     }
 
-    fn check_settings(&self, before: &ServiceSettings, service: &Service) -> Result<(), SettingsRefused> {
-        self.services.check(before, service)
+    fn check_settings(
+        &self,
+        key: ServiceKey,
+        before: &ServiceSettings,
+        service: &Service,
+    ) -> Result<(), SettingsRefused> {
+        self.services.check(key, before, service)
     }
 
     fn service_status(&self, key: ServiceKey) -> Value {

@@ -134,7 +134,12 @@ pub trait Hub: Send + Sync {
     /// # Errors
     ///
     /// What it does not allow.
-    fn check_settings(&self, before: &ServiceSettings, service: &Service) -> Result<(), SettingsRefused>;
+    fn check_settings(
+        &self,
+        key: ServiceKey,
+        before: &ServiceSettings,
+        service: &Service,
+    ) -> Result<(), SettingsRefused>;
 
     /// How it stands with what the settings of a service ask for, as a JSON object.
     fn service_status(&self, key: ServiceKey) -> serde_json::Value;

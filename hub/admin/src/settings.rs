@@ -58,7 +58,7 @@ pub(crate) async fn set(
         Some(record) => read(&record)?,
         None => ServiceSettings::default(),
     };
-    let allowed = state.hub.check_settings(&before, &checked);
+    let allowed = state.hub.check_settings(key, &before, &checked);
     allowed.map_err(|refused| ApiError::invalid(refused.message, refused.hint))?;
     let gone: Vec<String> = before.owners.difference(&settings.owners).map(ToString::to_string).collect();
     let change = ServiceChange {

@@ -22,6 +22,7 @@ mod balance;
 mod canonical;
 mod credential;
 mod decide;
+mod forwards;
 mod framing;
 pub mod guard;
 mod headers;
@@ -40,6 +41,7 @@ pub use access::{AccessGrant, AccessTable, Scope};
 pub use balance::choose;
 pub use canonical::{CanonicalRequest, Downstream, MAX_HEADER_BYTES, MAX_HEADERS, MAX_TARGET_BYTES};
 pub use decide::{Admission, decide};
+pub use forwards::{Forward, ForwardError, ForwardPorts, ParsePortsError, Transport, plan_forwards};
 pub use headers::{
     is_websocket_answer, request_trailers, response_headers, response_trailers, upstream_headers,
 };

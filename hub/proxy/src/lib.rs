@@ -17,6 +17,7 @@
 //! - What is open is cut within about a second of the revocation of what let it in.
 //! - Keys of an issuer are asked for only where a policy and the hub's configuration both name it, and at a public
 //!   address.
+//! - Ports of raw forwards are open only where configuration and settings both name them, and only to the networks named.
 //! - Bytes of another protocol pass only after the service has agreed to it.
 
 mod answer;
@@ -26,6 +27,7 @@ mod connector;
 mod dial;
 mod executor;
 mod forward;
+mod forwards;
 mod guarded;
 mod jwks;
 mod keys;
@@ -37,7 +39,8 @@ mod statements;
 mod upgraded;
 mod watch;
 
-pub use dial::{Dial, DialError, Io};
+pub use dial::{Datagrams, Dial, DialError, Io};
+pub use forwards::{ForwardConfig, ForwardStatus, Forwards};
 pub use jwks::{Jwks, JwksConfig, JwksStatus};
 pub use keys::{ApiKey, KeyStore, KeyStoreError};
 pub use server::{Proxy, ProxyConfig, ProxyParts};

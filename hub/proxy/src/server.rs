@@ -29,6 +29,7 @@ use crate::connector::Connector;
 use crate::dial::{Dial, Io};
 use crate::executor::Executor;
 use crate::forward::{Conversation, Forwarder};
+use crate::forwards::{ForwardConfig, Forwards};
 use crate::guarded::{Framing, Guarded};
 use crate::jwks::{Jwks, JwksConfig};
 use crate::keys::KeyStore;
@@ -67,6 +68,8 @@ pub struct ProxyConfig {
     pub header_timeout: Duration,
     /// From where keys of OAuth issuers may be fetched; `None` for nowhere.
     pub jwks: Option<JwksConfig>,
+    /// Where raw forwards listen; `None` for nowhere.
+    pub forwards: Option<ForwardConfig>,
 }
 
 impl ProxyConfig {
@@ -82,6 +85,7 @@ impl ProxyConfig {
             handshake_timeout: Duration::from_secs(5),
             header_timeout: Duration::from_secs(20),
             jwks: None,
+            forwards: None,
         }
     }
 }
@@ -93,6 +97,7 @@ pub struct Proxy {
     parts: ProxyParts,
     metrics: Arc<ProxyMetrics>,
     jwks: Option<Jwks>,
+    forwards: Option<Forwards>,
 }
 
 /// What the proxy works with and others keep. Swapping `trust` takes effect with the next request.
@@ -129,13 +134,24 @@ impl Proxy {
     pub async fn bind(config: ProxyConfig, parts: ProxyParts, metrics: &Metrics) -> io::Result<Self> {
         let accept = AcceptLoop::bind("proxy client", config.listen, config.limits).await?;
         let jwks = config.jwks.clone().map(|config| Jwks::new(config, Arc::clone(&parts.trust), metrics));
-        Ok(Self { accept, config, parts, metrics: Arc::new(ProxyMetrics::register(metrics)), jwks })
+        let forwards = config.forwards.clone().map(|forwards| {
+            let (trust, dialer) = (Arc::clone(&parts.trust), Arc::clone(&parts.dialer));
+            Forwards::new(forwards, trust, dialer, config.connect_timeout, metrics)
+        });
+        let proxy_metrics = Arc::new(ProxyMetrics::register(metrics));
+        Ok(Self { accept, config, parts, metrics: proxy_metrics, jwks, forwards })
     }
 
     /// The keys of OAuth issuers; `None` where none are fetched.
     #[must_use]
     pub fn jwks(&self) -> Option<Jwks> {
         self.jwks.clone()
+    }
+
+    /// The raw forwards; `None` where there are none.
+    #[must_use]
+    pub fn forwards(&self) -> Option<Forwards> {
+        self.forwards.clone()
     }
 
     /// The address that clients reach, with the port that the system chose.
@@ -168,6 +184,9 @@ impl Proxy {
         );
         if let Some(jwks) = self.jwks {
             spawner.spawn_base("proxy jwks", jwks.run(spawner.clone()));
+        }
+        if let Some(forwards) = self.forwards {
+            spawner.spawn_base("proxy forwards", forwards.run(spawner.clone()));
         }
         let drain = spawner.stop().drain;
         let server = Server {

@@ -3,6 +3,7 @@
 
 mod admission;
 mod failures;
+mod forwards;
 mod jwks;
 mod owners;
 mod rig;
