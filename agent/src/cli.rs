@@ -160,7 +160,10 @@ enum ServiceCommand {
         /// TCP port on the agent's overlay address [default: the local port].
         #[arg(long, value_name = "OVERLAY_PORT", value_parser = clap::value_parser!(u16).range(1..))]
         port: Option<u16>,
-        /// How its health is checked: tcp or http:/PATH.
+        /// Datagrams go there, too, for a raw forward of the hub over UDP.
+        #[arg(long)]
+        udp: bool,
+        /// How its health is checked: tcp, http:/PATH, or none for a service that only takes datagrams.
         #[arg(long, default_value = "tcp")]
         check: blueprint_common_types::HealthCheck,
         #[command(flatten)]

@@ -87,7 +87,12 @@ pub static SCHEMA: Schema = Schema {
             Key::new(
                 "check",
                 "tcp",
-                "How its health is checked: tcp, or http:/PATH for a GET that must answer below 400.",
+                "How its health is checked: tcp, http:/PATH for a GET that must answer below 400, or none.",
+            ),
+            Key::new(
+                "udp",
+                "false",
+                "Datagrams to the overlay port go to the local port, too, for a raw forward of the hub over UDP.",
             ),
         ],
     }],
@@ -250,12 +255,13 @@ fn services(settings: &Settings, problems: &mut Problems) -> Vec<ServiceSpec> {
         let service = row.take("service", problems);
         let local: Option<LocalAddress> = row.take("local", problems);
         let port: Option<u16> = row.take_optional("port", problems);
+        let udp: Option<bool> = row.take("udp", problems);
         let check: Option<HealthCheck> = row.take("check", problems);
         if port == Some(0) {
             row.refuse("port", "not within 1 and 65535", problems);
         }
-        let (Some(blueprint), Some(service), Some(LocalAddress(local)), Some(check)) =
-            (blueprint, service, local, check)
+        let (Some(blueprint), Some(service), Some(LocalAddress(local)), Some(check), Some(udp)) =
+            (blueprint, service, local, check, udp)
         else {
             continue;
         };
@@ -268,7 +274,7 @@ fn services(settings: &Settings, problems: &mut Problems) -> Vec<ServiceSpec> {
             );
             continue;
         }
-        services.push(ServiceSpec { service: ServiceKey { blueprint, service }, port, local, check });
+        services.push(ServiceSpec { service: ServiceKey { blueprint, service }, port, local, check, udp });
     }
     if services.len() > MAX_SERVICES {
         problems.add("service", format!("{} services are more than {MAX_SERVICES}", services.len()));

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::agent::AgentError;
+use crate::relay;
 use crate::service::ServiceSpec;
 use crate::shared::Shared;
 
@@ -32,7 +33,7 @@ const BUFFER_BYTES: usize = 32 * 1024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Pause before a port that cannot be opened is tried again: it may still be closing.
-const LISTEN_PAUSE: Duration = Duration::from_millis(250);
+pub(crate) const LISTEN_PAUSE: Duration = Duration::from_millis(250);
 
 /// What the streams of one overlay port did.
 #[derive(Debug, Default)]
@@ -121,6 +122,10 @@ pub(crate) async fn run(shared: Arc<Shared>, spawner: Spawner) -> Result<(), Age
                 let stop = shared.closed.child_token();
                 let listen = listen(Arc::clone(&shared), spec.clone(), stop.clone(), spawner.clone());
                 spawner.spawn("service", listen);
+                if spec.udp {
+                    let relay = relay::run(Arc::clone(&shared), spec.clone(), stop.clone(), spawner.clone());
+                    spawner.spawn_base("service datagrams", relay);
+                }
                 (spec.clone(), stop)
             });
         }
@@ -212,7 +217,7 @@ mod tests {
 
     fn spec(local: std::net::SocketAddr) -> ServiceSpec {
         let service = blueprint_common_types::ServiceKey { blueprint: 7, service: 42 };
-        ServiceSpec { service, port: 80, local, check: blueprint_common_types::HealthCheck::Tcp }
+        ServiceSpec { service, port: 80, local, check: blueprint_common_types::HealthCheck::Tcp, udp: false }
     }
 
     #[tokio::test]

@@ -36,6 +36,7 @@ mod netcheck;
 mod observe;
 mod plane;
 mod qos;
+mod relay;
 mod renewal;
 mod service;
 mod session;

@@ -33,6 +33,9 @@ pub struct ServiceSpec {
     /// How its health is checked.
     #[serde(default)]
     pub check: HealthCheck,
+    /// Whether datagrams to the same overlay port go to the same local port.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub udp: bool,
 }
 
 /// A text is not an address on this machine.
@@ -220,6 +223,7 @@ mod tests {
             port,
             local: SocketAddr::from(([127, 0, 0, 1], port)),
             check: HealthCheck::Tcp,
+            udp: false,
         }
     }
 

@@ -33,6 +33,7 @@ use crate::files::{self, Identity};
 use crate::memory::MemoryWatch;
 use crate::policy::{self, PolicyHandle, PolicyTask};
 use crate::ports::{AdminHub, TunnelPeers, authority, peer_of};
+use crate::service_view::ServiceView;
 use crate::tables::{StoredKeys, TablesHandle, TablesTask};
 use crate::{audit, data_plane, proxy, registry_metrics};
 
@@ -178,7 +179,7 @@ impl App {
         let stored = StoredKeys { store: Arc::clone(&base.store), tables: tables_handle.clone() };
         let parts = ProxyParts {
             dialer: Arc::new(base.tunnel.clone()),
-            trust,
+            trust: Arc::clone(&trust),
             keys: Arc::new(stored),
             signer: keys.signer,
         };
@@ -191,6 +192,13 @@ impl App {
         let proxy =
             proxy::bind(&config, &identity.authority, parts, pressure, base.ledger.clone(), &base.metrics)
                 .await?;
+        let services = ServiceView {
+            trust,
+            jwks_hosts: config.oauth.hosts.clone(),
+            jwks: proxy.jwks(),
+            ports: config.forwards.as_ref().map(|forwards| forwards.ports.clone()),
+            forwards: proxy.forwards(),
+        };
 
         let control = sockets.control.local_addr()?;
         let scheme = if config.proxy_tls == ProxyTls::Off { "http" } else { "https" };
@@ -216,7 +224,7 @@ impl App {
             _state: state,
         };
         proxy::start(supervisor, proxy);
-        start_planes(config, identity, base, sockets, facts, tables_handle, supervisor).await?;
+        start_planes(config, identity, base, sockets, facts, (tables_handle, services), supervisor).await?;
         Ok(app)
     }
 }
@@ -228,7 +236,7 @@ async fn start_planes(
     base: Base,
     sockets: Sockets,
     facts: Arc<HubFacts>,
-    tables: TablesHandle,
+    (tables, services): (TablesHandle, ServiceView),
     supervisor: &Supervisor,
 ) -> Result<()> {
     let token = OperatorToken::new(identity.admin_token.expose());
@@ -258,6 +266,7 @@ async fn start_planes(
         tables,
         policy: base.policy,
         ledger: base.ledger,
+        services,
     };
     let store = Arc::clone(&base.store);
     let state = AdminState { facts, hub: Arc::new(hub), store, metrics: base.metrics };

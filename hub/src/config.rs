@@ -1,5 +1,8 @@
 //! The hub's configuration: keys, defaults, and what has to hold between them.
 
+mod forwards;
+mod oauth;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,11 +13,14 @@ use blueprint_common_tunnel::{Interface, TunSettings};
 use blueprint_common_tunnel_core::Rule;
 use blueprint_common_types::HubId;
 use blueprint_hub_proxy::AccessLog;
+use blueprint_hub_proxy::ForwardConfig;
 use blueprint_hub_registry_core::policy::Traffic;
 use ipnetwork::{Ipv4Network, Ipv6Network};
 
 use crate::limits::LimitsConfig;
 use crate::policy::rule;
+
+pub(crate) use oauth::OAuthConfig;
 
 /// Every key of `hub.toml`.
 pub(crate) const SCHEMA: Schema = Schema {
@@ -133,6 +139,11 @@ pub(crate) const SCHEMA: Schema = Schema {
             "Memory of this process: at nine tenths of it new connections and requests are refused, until less than \
              eight tenths are in use. A size such as 2GiB; auto is what the machine or its control group has.",
         ),
+        forwards::PORTS,
+        forwards::LISTEN,
+        oauth::HOSTS,
+        oauth::CA,
+        oauth::PRIVATE,
         Key::new(
             "admin.listen",
             "off",
@@ -207,6 +218,8 @@ pub(crate) struct HubConfig {
     pub(crate) proxy_domain: String,
     pub(crate) proxy_tls: ProxyTls,
     pub(crate) limits: LimitsConfig,
+    pub(crate) forwards: Option<ForwardConfig>,
+    pub(crate) oauth: OAuthConfig,
     pub(crate) admin_listen: Option<SocketAddr>,
     pub(crate) grace: Duration,
     pub(crate) log_level: String,
@@ -257,6 +270,8 @@ impl HubConfig {
         let proxy = proxy(settings, problems);
         let limits = LimitsConfig::take(settings, problems);
         let domain = settings.take::<String>("proxy.domain", problems);
+        let forwards = forwards::take(settings, problems);
+        let oauth = OAuthConfig::take(settings, problems);
         let admin_listen = optional_address(settings, "admin.listen", problems);
         if admin_listen.flatten().is_some_and(|address| !address.ip().is_loopback()) {
             settings.refuse(
@@ -289,6 +304,8 @@ impl HubConfig {
             proxy_domain: domain?,
             proxy_tls,
             limits: limits?,
+            forwards: forwards?,
+            oauth: oauth?,
             admin_listen: admin_listen?,
             grace: grace?,
             log_level: log_level?,
@@ -460,6 +477,8 @@ mod tests {
             ("tunnel.mtu", "9001"),
             ("tunnel.to_hub", "tcp/0"),
             ("proxy.listen", "0.0.0.0:80"),
+            ("proxy.forward_ports", "20000"),
+            ("oauth.jwks_hosts", "issuer.example,https://issuer.example/"),
             ("session.target_ttl", "6s"),
             ("admin.listen", "0.0.0.0:1"),
         ])
@@ -469,6 +488,8 @@ mod tests {
             "tunnel.mtu",
             "tunnel.to_hub",
             "proxy.listen",
+            "proxy.forward_ports",
+            "oauth.jwks_hosts",
             "session.target_ttl",
             "admin.listen",
         ] {

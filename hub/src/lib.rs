@@ -16,6 +16,7 @@ mod policy;
 mod ports;
 mod proxy;
 mod registry_metrics;
+mod service_view;
 mod tables;
 
 pub use cli::main;

@@ -7,15 +7,18 @@ use std::time::Duration;
 use blueprint_common_tunnel::Tunnel;
 use blueprint_common_tunnel_core::PeerConfig;
 use blueprint_common_types::{AgentId, ServiceKey, Timestamp, TokenId, WgPublicKey};
-use blueprint_hub_admin::{Hub, PeerView, PromiseFailed, Qos, RemoveFailed};
+use blueprint_hub_admin::{Hub, PeerView, PromiseFailed, Qos, RemoveFailed, SettingsRefused};
 use blueprint_hub_proxy::Ledger;
 use blueprint_hub_proxy_core::usage::ServiceUsage;
+use blueprint_hub_proxy_core::{Service, ServiceSettings};
 use blueprint_hub_registry::{ControlPlane, Peers, RegistrarHandle};
 use blueprint_hub_registry_core::{Agent, RegistrySnapshot};
 use futures_util::future::{BoxFuture, FutureExt};
+use serde_json::Value;
 use tracing::error;
 
 use crate::policy::PolicyHandle;
+use crate::service_view::ServiceView;
 use crate::tables::TablesHandle;
 
 /// The tunnel as the control plane sees it: who may be a peer.
@@ -60,6 +63,7 @@ pub(crate) struct AdminHub {
     pub(crate) tables: TablesHandle,
     pub(crate) policy: PolicyHandle,
     pub(crate) ledger: Ledger,
+    pub(crate) services: ServiceView,
 }
 
 impl Hub for AdminHub {
@@ -123,6 +127,19 @@ impl Hub for AdminHub {
 
     fn usage(&self, service: ServiceKey) -> Option<ServiceUsage> {
         self.ledger.usage(service)
+    }
+
+    fn check_settings(
+        &self,
+        key: ServiceKey,
+        before: &ServiceSettings,
+        service: &Service,
+    ) -> Result<(), SettingsRefused> {
+        self.services.check(key, before, service)
+    }
+
+    fn service_status(&self, key: ServiceKey) -> Value {
+        self.services.status(key)
     }
 
     fn policy_changed(&self) -> BoxFuture<'_, bool> {

@@ -10,13 +10,13 @@ use anyhow::{Context, Result};
 use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_runtime::open_files;
 use blueprint_common_runtime::tasks::Supervisor;
-use blueprint_hub_proxy::{Ledger, Pressure, Proxy, ProxyConfig, ProxyParts};
+use blueprint_hub_proxy::{JwksConfig, Ledger, Pressure, Proxy, ProxyConfig, ProxyParts};
 use blueprint_hub_registry::Authority;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-use crate::config::{HubConfig, ProxyTls};
+use crate::config::{HubConfig, OAuthConfig, ProxyTls};
 
 /// Binds the proxy; it runs from [`start`] on.
 pub(crate) async fn bind(
@@ -34,6 +34,8 @@ pub(crate) async fn bind(
     };
     let mut proxy = ProxyConfig::new(config.proxy_listen);
     proxy.tls = tls;
+    proxy.forwards.clone_from(&config.forwards);
+    proxy.jwks = Some(jwks(&config.oauth)?);
     proxy.domain.clone_from(&config.proxy_domain);
     config.limits.apply(&mut proxy, open_files::raise_limit());
     proxy.pressure = pressure;
@@ -47,6 +49,16 @@ pub(crate) fn start(supervisor: &Supervisor, proxy: Proxy) {
     supervisor.spawn_essential("proxy", proxy.run(supervisor.child_spawner()));
 }
 
+/// From where keys of issuers may be fetched, with the authorities that are believed about it.
+fn jwks(config: &OAuthConfig) -> Result<JwksConfig> {
+    let authorities = match &config.ca {
+        Some(path) => certificates(path)?,
+        None => Vec::new(),
+    };
+    JwksConfig::new(config.hosts.clone(), authorities, config.private_dangerously)
+        .context("the authorities in oauth.jwks_ca cannot be used")
+}
+
 fn hub_tls(config: &HubConfig, authority: &Authority) -> Result<Arc<ServerConfig>> {
     let mut names: Vec<String> = config.advertise.iter().cloned().collect();
     names.push(format!("*.{}", config.proxy_domain));
@@ -55,13 +67,22 @@ fn hub_tls(config: &HubConfig, authority: &Authority) -> Result<Arc<ServerConfig
 }
 
 fn file_tls(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>> {
-    let read = |path: &Path| File::open(path).with_context(|| format!("cannot read {}", path.display()));
-    let chain = CertificateDer::pem_reader_iter(BufReader::new(read(certificate)?))
-        .collect::<Result<Vec<_>, _>>()
-        .with_context(|| format!("{} is not a PEM certificate chain", certificate.display()))?;
-    let private = PrivateKeyDer::from_pem_reader(BufReader::new(read(key)?))
+    let chain = certificates(certificate)?;
+    let private = PrivateKeyDer::from_pem_reader(BufReader::new(open(key)?))
         .with_context(|| format!("{} is not a PEM private key", key.display()))?;
     server_config(chain, private)
+}
+
+fn open(path: &Path) -> Result<File> {
+    File::open(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// The certificates of a PEM file, of which there is at least one.
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
+    let read = CertificateDer::pem_reader_iter(BufReader::new(open(path)?)).collect::<Result<Vec<_>, _>>();
+    let found = read.with_context(|| format!("{} is not a PEM file of certificates", path.display()))?;
+    anyhow::ensure!(!found.is_empty(), "{} holds no certificate", path.display());
+    Ok(found)
 }
 
 fn server_config(

@@ -10,8 +10,8 @@ use blueprint_hub_proxy_core::identity::{KeyGrant, KeyHash, KeyId, KeyTable, Sea
 use blueprint_hub_proxy_core::{AccessGrant, AccessTable, RouteTable, Scope, Service, Target, Trust};
 use blueprint_hub_registry::RegistrarHandle;
 use blueprint_hub_registry_core::{
-    AccessScope, AccessTokenRecord, ApiKeyError, ApiKeyRecord, RegistrySnapshot, ServiceRecord, Store,
-    StoreError,
+    AccessScope, AccessTokenRecord, ApiKeyError, ApiKeyRecord, MAX_KEYS_OF_OWNER, RegistrySnapshot,
+    ServiceRecord, Store, StoreError,
 };
 use futures_util::future::{BoxFuture, FutureExt};
 use tokio::sync::{mpsc, oneshot};
@@ -20,9 +20,6 @@ use tracing::error;
 
 /// Reloads that wait at most.
 const QUEUE: usize = 16;
-
-/// Live API keys that one owner may have of one service.
-const MAX_KEYS_OF_OWNER: u32 = 256;
 
 /// Asks for fresh tables.
 #[derive(Debug, Clone)]

@@ -29,15 +29,17 @@ impl fmt::Display for Health {
 
 /// A text is not a health check.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a health check: tcp or http:/PATH was expected")]
+#[error("{0:?} is not a health check: tcp, http:/PATH or none was expected")]
 pub struct ParseHealthCheckError(String);
 
-/// How an agent finds out whether a service answers. Text form `tcp` or `http:/PATH`.
+/// How an agent finds out whether a service answers. Text form `tcp`, `http:/PATH` or `none`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub enum HealthCheck {
     /// A TCP connection opens.
     #[default]
     Tcp,
+    /// Not at all: it counts as healthy while it is offered.
+    Unchecked,
     /// `GET` of this path answers with a status below 400.
     Http(String),
 }
@@ -46,6 +48,7 @@ impl fmt::Display for HealthCheck {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp => f.write_str("tcp"),
+            Self::Unchecked => f.write_str("none"),
             Self::Http(path) => write!(f, "http:{path}"),
         }
     }
@@ -60,6 +63,7 @@ impl FromStr for HealthCheck {
         };
         match text.strip_prefix("http:") {
             None if text == "tcp" => Ok(Self::Tcp),
+            None if text == "none" => Ok(Self::Unchecked),
             Some(path) if is_path(path) => Ok(Self::Http(path.to_owned())),
             None | Some(_) => Err(ParseHealthCheckError(text.chars().take(64).collect())),
         }

@@ -7,6 +7,7 @@ mod access;
 mod audit;
 mod auth;
 mod error;
+mod keys;
 mod nodes;
 mod policy;
 mod router;
@@ -23,6 +24,7 @@ use std::time::Duration;
 use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_types::{AgentId, CaPin, HubId, ServiceKey, Timestamp, TokenId, WgPublicKey};
 use blueprint_hub_proxy_core::usage::ServiceUsage;
+use blueprint_hub_proxy_core::{Service, ServiceSettings};
 use blueprint_hub_registry_core::{PromiseError, QosPoint, QosSample, RegistrySnapshot, Store};
 use futures_util::future::BoxFuture;
 
@@ -92,6 +94,16 @@ pub enum PromiseFailed {
     Stopping,
 }
 
+/// Why the hub's configuration does not let a service have its settings.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct SettingsRefused {
+    /// What is wrong.
+    pub message: String,
+    /// What the operator can do about it.
+    pub hint: String,
+}
+
 /// The parts of the hub that the API needs beside the store.
 pub trait Hub: Send + Sync {
     /// The registry.
@@ -122,6 +134,20 @@ pub trait Hub: Send + Sync {
 
     /// What a service and its callers have used since the hub started; `None` where nobody called it.
     fn usage(&self, service: ServiceKey) -> Option<ServiceUsage>;
+    /// Compares what is new in the settings of a service with the hub's configuration.
+    ///
+    /// # Errors
+    ///
+    /// What it does not allow.
+    fn check_settings(
+        &self,
+        key: ServiceKey,
+        before: &ServiceSettings,
+        service: &Service,
+    ) -> Result<(), SettingsRefused>;
+
+    /// How it stands with what the settings of a service ask for, as a JSON object.
+    fn service_status(&self, key: ServiceKey) -> serde_json::Value;
 
     /// The policy changed in the store; resolves when the tunnel goes by the new one, with false where it
     /// could not be read.

@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 
 use crate::error::ApiError;
 use crate::{
-    AdminState, OperatorToken, access, audit, auth, nodes, policy, services, settings, tokens, usage, views,
+    AdminState, OperatorToken, access, audit, auth, keys, nodes, policy, services, settings, tokens, usage,
+    views,
 };
 
 /// Largest request body in bytes, but for policies.
@@ -30,8 +31,9 @@ pub fn private_router(state: AdminState) -> Router {
             get(settings::show).put(settings::set).layer(DefaultBodyLimit::max(settings::MAX_BODY)),
         )
         .route("/v1/services/{blueprint}/{service}/usage", get(usage::show))
-        .route("/v1/keys", get(settings::keys))
-        .route("/v1/keys/{id}", delete(settings::revoke_key))
+        .route("/v1/keys", get(keys::list))
+        .route("/v1/keys/{id}", delete(keys::revoke))
+        .route("/v1/keys/{id}/rotate", post(keys::rotate))
         .route("/v1/tokens", get(tokens::list).post(tokens::create))
         .route("/v1/tokens/{id}", delete(tokens::revoke))
         .route("/v1/access", get(access::list).post(access::create))

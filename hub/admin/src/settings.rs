@@ -1,12 +1,11 @@
-//! Settings of services, and the API keys of their owners.
+//! Settings of services.
 
 use axum::Json;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, State};
 use blueprint_common_types::ServiceKey;
-use blueprint_hub_proxy_core::identity::KeyId;
 use blueprint_hub_proxy_core::{Service, ServiceSettings};
-use blueprint_hub_registry_core::{ApiKeyRecord, ServiceChange, ServiceChangeError, ServiceRecord};
+use blueprint_hub_registry_core::{ServiceChange, ServiceChangeError, ServiceRecord};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -40,6 +39,7 @@ pub(crate) async fn show(
         "version": record.as_ref().map_or(0, |record| record.version),
         "changed_at": record.as_ref().map(|record| time(record.changed_at)),
         "settings": settings,
+        "status": state.hub.service_status(key),
     })))
 }
 
@@ -58,6 +58,8 @@ pub(crate) async fn set(
         Some(record) => read(&record)?,
         None => ServiceSettings::default(),
     };
+    let allowed = state.hub.check_settings(key, &before, &checked);
+    allowed.map_err(|refused| ApiError::invalid(refused.message, refused.hint))?;
     let gone: Vec<String> = before.owners.difference(&settings.owners).map(ToString::to_string).collect();
     let change = ServiceChange {
         service: key,
@@ -83,31 +85,11 @@ pub(crate) async fn set(
     ))
 }
 
-pub(crate) async fn keys(State(state): State<AdminState>) -> Result<Json<Value>, ApiError> {
-    let keys: Vec<_> = state.store.list_api_keys().await?.iter().map(key_view).collect();
-    Ok(Json(json!({ "keys": keys })))
-}
-
-pub(crate) async fn revoke_key(
-    State(state): State<AdminState>,
-    Path(id): Path<String>,
-) -> Result<Json<Value>, ApiError> {
-    const LIST: &str = "`blueprint-hub key ls` lists them";
-    // Not repeated: somebody may have pasted the whole key.
-    let id =
-        KeyId::parse(&id).ok_or_else(|| ApiError::not_found("that is not the id of an API key", LIST))?;
-    let Some(service) = state.store.revoke_api_key(id.to_string(), now()).await? else {
-        return Err(ApiError::not_found(format!("no live API key has the id {id}"), LIST));
-    };
-    state.hub.access_changed().await;
-    Ok(Json(json!({ "revoked": id.to_string(), "service": service })))
-}
-
-async fn find(state: &AdminState, key: ServiceKey) -> Result<Option<ServiceRecord>, ApiError> {
+pub(crate) async fn find(state: &AdminState, key: ServiceKey) -> Result<Option<ServiceRecord>, ApiError> {
     Ok(state.store.list_services().await?.into_iter().find(|record| record.service == key))
 }
 
-fn read(record: &ServiceRecord) -> Result<ServiceSettings, ApiError> {
+pub(crate) fn read(record: &ServiceRecord) -> Result<ServiceSettings, ApiError> {
     serde_json::from_str(&record.document)
         .map_err(|_| ApiError::unavailable(format!("the stored settings of {} are damaged", record.service)))
 }
@@ -115,20 +97,4 @@ fn read(record: &ServiceRecord) -> Result<ServiceSettings, ApiError> {
 fn summary(settings: &ServiceSettings) -> String {
     let oauth = if settings.oauth.is_some() { "with" } else { "without" };
     format!("{} owners, {} rules, {oauth} OAuth", settings.owners.len(), settings.rules.len())
-}
-
-fn key_view(record: &ApiKeyRecord) -> Value {
-    let state = match record.revoked_at {
-        Some(_) => "revoked",
-        None if record.expires_at <= now() => "expired",
-        None => "live",
-    };
-    json!({
-        "id": record.id,
-        "service": record.service,
-        "owner": record.owner,
-        "state": state,
-        "created_at": time(record.created_at),
-        "expires_at": time(record.expires_at),
-    })
 }

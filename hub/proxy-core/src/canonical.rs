@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
+use http::header::HOST;
 use http::request::Parts;
 use http::uri::Authority;
 use http::{HeaderMap, Method, Version};
@@ -13,6 +13,7 @@ use crate::headers::{REQUEST_ID, is_grpc, is_request_id};
 use crate::path;
 use crate::refusal::Refusal;
 use crate::selector::{self, Selector};
+use crate::websocket::{self, Asked};
 
 /// Most header fields of a request.
 pub const MAX_HEADERS: usize = 100;
@@ -51,6 +52,7 @@ pub struct CanonicalRequest {
     request_id: String,
     grpc: bool,
     websocket: bool,
+    translated: bool,
 }
 
 impl CanonicalRequest {
@@ -62,9 +64,7 @@ impl CanonicalRequest {
     /// read but not judged here.
     pub fn parse(parts: &Parts, downstream: &Downstream<'_>) -> Result<Self, Refusal> {
         check_size(parts)?;
-        if matches!(parts.method, Method::CONNECT | Method::TRACE) {
-            return Err(Refusal::MethodRefused);
-        }
+        let asked = websocket::asked(parts)?;
         framing::check(parts.version, &parts.headers)?;
         let authority = authority(parts, downstream.tls)?;
         let path = path::normalise(parts.uri.path()).map_err(|fault| Refusal::MalformedPath { fault })?;
@@ -77,9 +77,10 @@ impl CanonicalRequest {
             None => (None, path),
         };
         let credential = credential::parse(&parts.headers)?;
-        let websocket = asks_for_websocket(parts)?;
+        let websocket = asked != Asked::No;
         Ok(Self {
-            method: parts.method.clone(),
+            // What an extended CONNECT asks for is what a GET asks for in HTTP/1.1.
+            method: if asked == Asked::Connect { Method::GET } else { parts.method.clone() },
             path,
             prefix,
             query: parts.uri.query().map(str::to_owned),
@@ -89,8 +90,9 @@ impl CanonicalRequest {
             source: downstream.source,
             tls: downstream.tls,
             request_id: request_id(&parts.headers).unwrap_or(downstream.request_id).to_owned(),
-            grpc: parts.version == Version::HTTP_2 && is_grpc(&parts.headers),
+            grpc: parts.version == Version::HTTP_2 && !websocket && is_grpc(&parts.headers),
             websocket,
+            translated: asked == Asked::Connect,
         })
     }
 
@@ -164,6 +166,12 @@ impl CanonicalRequest {
         self.websocket
     }
 
+    /// Whether it asks so in the way of HTTP/2, so that the service has to be asked in another.
+    #[must_use]
+    pub const fn is_translated(&self) -> bool {
+        self.translated
+    }
+
     pub(crate) const fn credential(&self) -> &Credential {
         &self.credential
     }
@@ -231,23 +239,4 @@ fn request_id(headers: &HeaderMap) -> Option<&str> {
     let mut values = headers.get_all(REQUEST_ID).iter();
     let value = values.next()?.to_str().ok()?;
     (values.next().is_none() && is_request_id(value)).then_some(value)
-}
-
-/// An upgrade is taken for one only in the form of RFC 6455: a GET without a body over HTTP/1.1.
-///
-/// Upgrades to anything else are left out, as RFC 9110 (section 7.8) lets a server do.
-fn asks_for_websocket(parts: &Parts) -> Result<bool, Refusal> {
-    let lists = |name, token: &str| {
-        parts.headers.get_all(name).iter().any(|value| {
-            let mut tokens = value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
-            tokens.any(|found| found.eq_ignore_ascii_case(token.as_bytes()))
-        })
-    };
-    if !lists(CONNECTION, "upgrade") || !lists(UPGRADE, "websocket") {
-        return Ok(false);
-    }
-    let has_body =
-        parts.headers.contains_key(CONTENT_LENGTH) || parts.headers.contains_key(TRANSFER_ENCODING);
-    let fits = parts.version == Version::HTTP_11 && parts.method == Method::GET && !has_body;
-    if fits { Ok(true) } else { Err(Refusal::MalformedUpgrade) }
 }

@@ -10,6 +10,8 @@ mod bls;
 mod challenge;
 mod extra_headers;
 pub(crate) mod hex;
+mod jwks;
+mod key_cache;
 mod oauth_policy;
 mod owner;
 mod sealed;
@@ -22,15 +24,17 @@ use std::time::Duration;
 use blueprint_common_types::{Secret, ServiceKey, Timestamp, TokenId};
 
 pub use api_key::{DEFAULT_PREFIX, KeyGrant, KeyHash, KeyId, KeyTable, MAX_PREFIX, NewApiKey, is_prefix};
-pub use assertion::{Assertion, AssertionError, Replays, SKEW, verify_assertion};
+pub use assertion::{Assertion, AssertionError, Replays, SKEW, key_named, verify_assertion};
 pub use challenge::{CHALLENGE_LIFE, Challenge, ChallengeError, Challenges, TooManyChallenges};
 pub use extra_headers::{ExtraHeaderError, bind_headers, extend_headers, tenant_id};
 pub use hex::{decode as decode_hex, encode as encode_hex};
+pub use jwks::{JwksHosts, JwksHostsError, JwksUrl, JwksUrlError, is_public, max_age};
+pub use key_cache::{Ask, KeyCache};
 pub use oauth_policy::{OAuthPolicy, OAuthPolicyError};
 pub use owner::{KeyKind, OwnerKey, OwnerKeyError, Signed};
 pub use sealed::{Claims, DEFAULT_LIFE, MAX_LIFE, OAUTH_KEY_ID, SealingKey};
 pub use signed::{IDENTITY_LIFE, IdentitySigner};
-pub use verifying_key::{KeyError, VerifyingKey};
+pub use verifying_key::{KeyError, MAX_JWK_SET, VerifyingKey};
 
 pub(crate) use api_key::parse as parse_api_key;
 pub use challenge::network as source_network;

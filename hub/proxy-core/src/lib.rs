@@ -21,6 +21,7 @@ mod access;
 mod canonical;
 mod credential;
 mod decide;
+mod forwards;
 pub mod frames;
 mod framing;
 pub mod guard;
@@ -40,10 +41,12 @@ mod trust;
 pub mod upstream;
 pub mod usage;
 mod watermark;
+mod websocket;
 
 pub use access::{AccessGrant, AccessTable, Scope};
 pub use canonical::{CanonicalRequest, Downstream, MAX_HEADER_BYTES, MAX_HEADERS, MAX_TARGET_BYTES};
 pub use decide::{Admission, caller, decide};
+pub use forwards::{Forward, ForwardError, ForwardPorts, ParsePortsError, Transport, plan_forwards};
 pub use headers::{
     is_websocket_answer, request_trailers, response_headers, response_trailers, upstream_headers,
 };
@@ -56,3 +59,4 @@ pub use selector::Selector;
 pub use settings::{MAX_KEY_LIFE, ServiceSettings, SettingsError};
 pub use trust::{Service, Trust};
 pub use watermark::Watermark;
+pub use websocket::{ExtendedConnect, WebSocketKey};

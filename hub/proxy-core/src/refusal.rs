@@ -92,8 +92,8 @@ pub enum Refusal {
     /// `CONNECT` and `TRACE`: one opens tunnels, the other repeats secrets.
     #[error("this method is not forwarded")]
     MethodRefused,
-    /// A WebSocket handshake that is none: not a GET over HTTP/1.1, or with a body.
-    #[error("the websocket handshake is not a GET without a body over HTTP/1.1")]
+    /// A WebSocket handshake that is none: not a GET over HTTP/1.1 or an extended CONNECT over HTTP/2, or with a body.
+    #[error("the websocket handshake is no GET over HTTP/1.1 or CONNECT over HTTP/2 without a body")]
     MalformedUpgrade,
     /// Headers that cannot be bound to a token.
     #[error("{error}")]
@@ -320,12 +320,12 @@ impl Refusal {
             Self::MethodRefused => Row(
                 StatusCode::METHOD_NOT_ALLOWED,
                 "method_refused",
-                "every method but CONNECT and TRACE is forwarded",
+                "every method but CONNECT and TRACE is forwarded, and CONNECT for a websocket over HTTP/2",
             ),
             Self::MalformedUpgrade => Row(
                 StatusCode::BAD_REQUEST,
                 "malformed_upgrade",
-                "send the handshake as RFC 6455 has it, over HTTP/1.1",
+                "send the handshake as RFC 6455 has it over HTTP/1.1, or RFC 8441 over HTTP/2",
             ),
             Self::BadHeaders { .. } => {
                 Row(StatusCode::BAD_REQUEST, "bad_headers", "leave out the headers that are named")

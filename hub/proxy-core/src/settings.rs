@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::forwards::{self, Forward, ForwardError, MAX_FORWARDS};
 use crate::identity::{DEFAULT_PREFIX, MAX_PREFIX, OAuthPolicy, OAuthPolicyError, OwnerKey, is_prefix};
 use crate::limits::Limits;
 use crate::rules::{Rule, RuleError};
@@ -44,6 +45,9 @@ pub struct ServiceSettings {
     pub limits: Limits,
     /// What each of them may use.
     pub key_limits: Limits,
+    /// Ports of the hub that lead to it without HTTP; none by default.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub forwards: Vec<Forward>,
 }
 
 /// What is wrong with the settings of a service.
@@ -74,6 +78,14 @@ pub enum SettingsError {
     /// The OAuth policy.
     #[error("oauth: {0}")]
     OAuth(#[from] OAuthPolicyError),
+    /// One of the forwards.
+    #[error("forwards, entry {}: {error}", position + 1)]
+    Forward {
+        /// Which, from 0.
+        position: usize,
+        /// Why.
+        error: ForwardError,
+    },
     /// One of the rules.
     #[error("rules, entry {}: {error}", position + 1)]
     Rule {
@@ -94,9 +106,11 @@ impl ServiceSettings {
         if !is_prefix(&self.api_key_prefix) {
             return Err(SettingsError::Prefix);
         }
-        for (list, length, most) in
-            [("owners", self.owners.len(), MAX_OWNERS), ("rules", self.rules.len(), MAX_RULES)]
-        {
+        for (list, length, most) in [
+            ("owners", self.owners.len(), MAX_OWNERS),
+            ("rules", self.rules.len(), MAX_RULES),
+            ("forwards", self.forwards.len(), MAX_FORWARDS),
+        ] {
             if length > most {
                 return Err(SettingsError::TooLong { list, most });
             }
@@ -104,6 +118,8 @@ impl ServiceSettings {
         if self.max_key_life_secs > MAX_KEY_LIFE.as_secs() {
             return Err(SettingsError::KeyLife);
         }
+        forwards::check(&self.forwards)
+            .map_err(|(position, error)| SettingsError::Forward { position, error })?;
         for (position, rule) in self.rules.iter().enumerate() {
             rule.check().map_err(|error| SettingsError::Rule { position, error })?;
         }

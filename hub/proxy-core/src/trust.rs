@@ -6,7 +6,7 @@ use std::sync::Arc;
 use blueprint_common_types::{ServiceKey, Timestamp};
 
 use crate::access::AccessTable;
-use crate::identity::{KeyTable, SealingKey, VerifyingKey};
+use crate::identity::{JwksUrl, KeyTable, OAuthPolicyError, SealingKey, VerifyingKey};
 use crate::refusal::Refusal;
 use crate::routes::RouteTable;
 use crate::settings::{ServiceSettings, SettingsError};
@@ -16,6 +16,7 @@ use crate::settings::{ServiceSettings, SettingsError};
 pub struct Service {
     settings: ServiceSettings,
     oauth_keys: Vec<VerifyingKey>,
+    jwks: Option<JwksUrl>,
 }
 
 impl Service {
@@ -26,17 +27,23 @@ impl Service {
     /// The first thing that is wrong with the settings.
     pub fn new(settings: ServiceSettings) -> Result<Self, SettingsError> {
         settings.check()?;
-        let oauth_keys = match &settings.oauth {
-            Some(policy) => policy.keys()?,
-            None => Vec::new(),
+        let (oauth_keys, jwks) = match &settings.oauth {
+            Some(policy) => (policy.keys()?, policy.jwks().map_err(OAuthPolicyError::Url)?),
+            None => (Vec::new(), None),
         };
-        Ok(Self { settings, oauth_keys })
+        Ok(Self { settings, oauth_keys, jwks })
     }
 
     /// The settings as the operator wrote them.
     #[must_use]
     pub const fn settings(&self) -> &ServiceSettings {
         &self.settings
+    }
+
+    /// Where more keys of its OAuth policy are to be fetched.
+    #[must_use]
+    pub const fn jwks(&self) -> Option<&JwksUrl> {
+        self.jwks.as_ref()
     }
 
     /// The keys of its OAuth policy that were given as PEM.

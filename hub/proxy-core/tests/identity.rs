@@ -13,8 +13,8 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use blueprint_common_types::{ServiceKey, Timestamp};
 use blueprint_hub_proxy_core::identity::{
-    AssertionError, CHALLENGE_LIFE, ChallengeError, Challenges, KeyKind, OAuthPolicy, OAuthPolicyError,
-    OwnerKey, Replays, SKEW, Signed, VerifyingKey, verify_assertion,
+    AssertionError, CHALLENGE_LIFE, ChallengeError, Challenges, JwksUrlError, KeyKind, OAuthPolicy,
+    OAuthPolicyError, OwnerKey, Replays, SKEW, Signed, VerifyingKey, verify_assertion,
 };
 use blueprint_hub_proxy_core::{Rule, Service, ServiceSettings, SettingsError, Verdict};
 use k256::ecdsa::signature::hazmat::PrehashSigner;
@@ -327,7 +327,56 @@ fn keys_of_a_jwk_set_are_called_by_name() {
         let text = issuer.sign(&json!({ "alg": "ES256", "kid": kid }), &claims(|_| ()));
         assert_eq!(verify_assertion(&text, &policy, &keys, NOW).is_ok(), is_known, "{kid}");
     }
-    assert!(VerifyingKey::from_jwk_set(b"{\"keys\":[]}").is_err());
+    assert_eq!(
+        VerifyingKey::from_jwk_set(b"{\"keys\":[]}"),
+        Ok(vec![]),
+        "an issuer may take back all of them"
+    );
+}
+
+#[test]
+fn a_jwk_set_gives_only_keys_that_are_meant_for_signatures() {
+    let issuer = Issuer::new();
+    let point = issuer.ec.public_key().as_ref();
+    let (x, y) = (URL_SAFE_NO_PAD.encode(&point[1..33]), URL_SAFE_NO_PAD.encode(&point[33..]));
+    let with = |member: &str, value: Value| {
+        let mut key = json!({ "kty": "EC", "crv": "P-256", "x": x, "y": y });
+        key[member] = value;
+        let set = json!({ "keys": [key] }).to_string();
+        VerifyingKey::from_jwk_set(set.as_bytes()).unwrap().len()
+    };
+    for (member, value, taken) in [
+        ("unknown", json!({ "a": 1 }), 1),
+        ("use", json!("sig"), 1),
+        ("use", json!("enc"), 0),
+        ("alg", json!("ES256"), 1),
+        ("alg", json!("RS256"), 0),
+        ("alg", json!("HS256"), 0),
+        ("alg", json!("none"), 0),
+        ("key_ops", json!(["verify"]), 1),
+        ("key_ops", json!(["sign"]), 0),
+        ("kty", json!("oct"), 0),
+        ("kid", json!("a".repeat(257)), 0),
+        ("x", json!("AA"), 0),
+        ("y", json!(format!("{y}=")), 0),
+    ] {
+        assert_eq!(with(member, value.clone()), taken, "{member} {value}");
+    }
+    let rsa = |bits: usize, e: &str| {
+        let n =
+            URL_SAFE_NO_PAD.encode([&[1u8 << ((bits - 1) % 8)][..], &vec![0xff; (bits - 1) / 8]].concat());
+        let set = json!({ "keys": [{ "kty": "RSA", "n": n, "e": e }] }).to_string();
+        VerifyingKey::from_jwk_set(set.as_bytes()).unwrap().len()
+    };
+    assert_eq!([rsa(1024, "AQAB"), rsa(2047, "AQAB"), rsa(2048, "AQAB"), rsa(8192, "AQAB")], [0, 0, 1, 1]);
+    assert_eq!([rsa(8193, "AQAB"), rsa(2048, ""), rsa(2048, "AQAAAAAB"), rsa(4096, "Aw")], [0, 0, 0, 1]);
+    let many = |count: usize| json!({ "keys": vec![json!({ "kty": "oct" }); count] }).to_string();
+    assert_eq!(VerifyingKey::from_jwk_set(many(32).as_bytes()), Ok(vec![]));
+    for wrong in
+        [many(33), "[]".to_owned(), "{}".to_owned(), format!("{}{{\"keys\":[]}}", " ".repeat(64 << 10))]
+    {
+        assert!(VerifyingKey::from_jwk_set(wrong.as_bytes()).is_err());
+    }
 }
 
 #[test]
@@ -338,7 +387,10 @@ fn policies_and_settings_that_cannot_hold_are_refused() {
         (OAuthPolicy { allowed_issuers: vec![], ..good.clone() }, OAuthPolicyError::NoIssuer),
         (OAuthPolicy { public_keys_pem: vec![], ..good.clone() }, OAuthPolicyError::NoKey),
         (OAuthPolicy { require_dpop: true, ..good.clone() }, OAuthPolicyError::Dpop),
-        (OAuthPolicy { jwks_url: Some("http://x/".to_owned()), ..good.clone() }, OAuthPolicyError::Url),
+        (
+            OAuthPolicy { jwks_url: Some("http://x/".to_owned()), ..good.clone() },
+            OAuthPolicyError::Url(JwksUrlError::Scheme),
+        ),
         (OAuthPolicy { allowed_issuers: vec![String::new(); 33], ..good.clone() }, OAuthPolicyError::TooLong),
     ];
     for (policy, error) in cases {

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
+use blueprint_common_runtime::tasks::Spawner;
 use blueprint_common_types::{ServiceKey, Timestamp};
 use blueprint_hub_proxy_core::identity::{Challenges, IdentitySigner, Replays};
 use blueprint_hub_proxy_core::rate::{Rate, RateTable};
@@ -27,7 +28,9 @@ use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
 use crate::body::AnswerBody;
+use crate::jwks::Jwks;
 use crate::keys::KeyStore;
+use crate::server::ProxyParts;
 
 use answers::json;
 
@@ -81,6 +84,8 @@ pub(crate) struct AuthApi {
     trust: Arc<ArcSwap<Trust>>,
     keys: Arc<dyn KeyStore>,
     signer: Arc<IdentitySigner>,
+    jwks: Option<Jwks>,
+    spawner: Spawner,
     challenges: Mutex<Challenges>,
     replays: Mutex<Replays>,
     attempts: Mutex<RateTable<IpAddr>>,
@@ -90,15 +95,13 @@ pub(crate) struct AuthApi {
 type Answer = Result<Response<AnswerBody>, Refusal>;
 
 impl AuthApi {
-    pub(crate) fn new(
-        trust: Arc<ArcSwap<Trust>>,
-        keys: Arc<dyn KeyStore>,
-        signer: Arc<IdentitySigner>,
-    ) -> Self {
+    pub(crate) fn new(parts: &ProxyParts, jwks: Option<Jwks>, spawner: Spawner) -> Self {
         Self {
-            trust,
-            keys,
-            signer,
+            trust: Arc::clone(&parts.trust),
+            keys: Arc::clone(&parts.keys),
+            signer: Arc::clone(&parts.signer),
+            jwks,
+            spawner,
             challenges: Mutex::default(),
             replays: Mutex::default(),
             attempts: Mutex::new(RateTable::new(Rate::per(ATTEMPTS.0, ATTEMPTS.1))),
@@ -116,7 +119,8 @@ impl AuthApi {
     ///
     /// A key whose request is dropped may exist; nobody has seen it.
     pub(crate) async fn answer(&self, route: Route, request: &CanonicalRequest, body: Incoming) -> Answer {
-        if *request.method() != route.method() {
+        // A success would open the WebSocket that an extended CONNECT asks for.
+        if *request.method() != route.method() || request.is_translated() {
             return Err(Refusal::MethodRefused);
         }
         if route == Route::JwkSet {
@@ -137,7 +141,7 @@ impl AuthApi {
             Route::Challenge => self.challenge(request, &trust, &body, now),
             Route::Verify => self.verify(request, &trust, &body, now).await,
             Route::Exchange => Ok(exchange::answer(request, &trust, &body, now)),
-            Route::OAuthToken => self.oauth(request, &trust, &body, now),
+            Route::OAuthToken => self.oauth(request, &trust, &body, now).await,
             Route::JwkSet => Err(Refusal::MethodRefused),
         }
     }

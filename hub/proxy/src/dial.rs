@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use blueprint_common_tunnel::{ConnectError, Tunnel};
+use blueprint_common_tunnel::{ConnectError, Tunnel, UdpError, UdpFlow};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -34,11 +34,36 @@ pub enum DialError {
     Other(#[source] io::Error),
 }
 
+/// Datagrams to and from one target. Dropping it closes the port.
+pub trait Datagrams: Send + Sync {
+    /// Sends one; that it was sent does not say that it arrives.
+    fn send<'a>(&'a self, data: &'a [u8]) -> BoxFuture<'a, Result<(), UdpError>>;
+
+    /// Waits for the next one; what does not fit `buffer` is cut off. Dropping the future loses none.
+    fn recv<'a>(&'a self, buffer: &'a mut [u8]) -> BoxFuture<'a, Result<usize, UdpError>>;
+}
+
+impl Datagrams for UdpFlow {
+    fn send<'a>(&'a self, data: &'a [u8]) -> BoxFuture<'a, Result<(), UdpError>> {
+        Self::send(self, data).boxed()
+    }
+
+    fn recv<'a>(&'a self, buffer: &'a mut [u8]) -> BoxFuture<'a, Result<usize, UdpError>> {
+        Self::recv(self, buffer).boxed()
+    }
+}
+
 /// Opens connections to overlay addresses.
 pub trait Dial: Send + Sync {
     /// Connects to `target`, which the caller waits for no longer than `timeout`.
     fn connect(&self, target: SocketAddr, timeout: Duration)
     -> BoxFuture<'_, Result<Box<dyn Io>, DialError>>;
+
+    /// Opens a port towards `target`; nothing is sent. Who has no datagrams says [`DialError::NoRoute`].
+    fn connect_udp(&self, target: SocketAddr) -> BoxFuture<'_, Result<Box<dyn Datagrams>, DialError>> {
+        let _ = target;
+        async { Err(DialError::NoRoute) }.boxed()
+    }
 }
 
 impl Dial for Tunnel {
@@ -51,6 +76,14 @@ impl Dial for Tunnel {
             let stream = Self::connect(self, target, timeout).await?;
             let stream: Box<dyn Io> = Box::new(stream);
             Ok(stream)
+        }
+        .boxed()
+    }
+
+    fn connect_udp(&self, target: SocketAddr) -> BoxFuture<'_, Result<Box<dyn Datagrams>, DialError>> {
+        async move {
+            let flow: Box<dyn Datagrams> = Box::new(Self::connect_udp(self, target).await?);
+            Ok(flow)
         }
         .boxed()
     }

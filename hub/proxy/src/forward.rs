@@ -13,7 +13,7 @@ use blueprint_hub_proxy_core::{
     Admission, CanonicalRequest, Downstream, Refusal, ServiceSettings, Trust, caller, decide,
     response_headers,
 };
-use http::header::{CONNECTION, CONTENT_LENGTH, UPGRADE};
+use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::Full;
@@ -28,6 +28,7 @@ use crate::auth::{AuthApi, Route};
 use crate::body::{AnswerBody, RequestBody, StreamBody};
 use crate::connector::{Connector, Dialed};
 use crate::guarded::Framing;
+use crate::jwks::Jwks;
 use crate::limits::{Limiter, Permit};
 use crate::open::{OpenRequest, Seen};
 use crate::pressure::Pressure;
@@ -102,13 +103,14 @@ impl Forwarder {
         parts: &ProxyParts,
         connector: Connector,
         seen: Seen,
+        jwks: Option<Jwks>,
         spawner: &Spawner,
     ) -> Self {
         let targets = Targets::new(Arc::clone(&seen.metrics));
         Self {
             domain,
             trust: Arc::clone(&parts.trust),
-            auth: AuthApi::new(Arc::clone(&parts.trust), Arc::clone(&parts.keys), Arc::clone(&parts.signer)),
+            auth: AuthApi::new(parts, jwks, spawner.clone()),
             statements: Statements::new(Arc::clone(&parts.signer)),
             spawner: spawner.clone(),
             sender: Sender::new(connector, targets.clone(), Arc::clone(&seen.metrics), spawner),
@@ -135,7 +137,7 @@ impl Forwarder {
         let (source, tls) = (conversation.source, conversation.tls);
         let mut open = OpenRequest::begin(self.seen.clone(), Entry::new(source, tls));
         open.entry().version = request.version();
-        let upgrade = request.headers().contains_key(UPGRADE).then(|| hyper::upgrade::on(&mut request));
+        let upgrade = upgraded::asked(&mut request).then(|| hyper::upgrade::on(&mut request));
         let (parts, body) = request.into_parts();
         let downstream = Downstream { source, tls, domain: &self.domain, request_id: &fresh_id };
         let parsed = match conversation.fault(number) {
@@ -172,7 +174,9 @@ impl Forwarder {
                     Some(client) => {
                         conversation.upgraded();
                         open.entry().upgraded = true;
-                        return self.upgrade(client, response, &request_id, open, watch);
+                        let status = upgraded::status(parts.version);
+                        open.set_status(status);
+                        return self.upgrade(client, response, status, &request_id, open, watch);
                     }
                     None => {
                         let answer = |body| StreamBody::new(body, open, watch, upload);
@@ -212,20 +216,19 @@ impl Forwarder {
         &self,
         client: OnUpgrade,
         mut response: Response<Incoming>,
+        status: StatusCode,
         request_id: &str,
         open: OpenRequest,
         watch: Watch,
     ) -> Response<AnswerBody> {
         let service = hyper::upgrade::on(&mut response);
         self.spawner.spawn("proxy upgraded", upgraded::join(client, service, open, watch));
-        let mut headers = response_headers(response.headers());
-        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+        let mut headers = upgraded::headers(response.headers(), status);
         if let Ok(value) = HeaderValue::from_str(request_id) {
             headers.insert(REQUEST_ID, value);
         }
         let mut answer = Response::new(AnswerBody::Own(Full::default()));
-        *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        *answer.status_mut() = status;
         *answer.headers_mut() = headers;
         answer
     }
@@ -259,9 +262,11 @@ impl Forwarder {
         body.limit(settings.limits.body_limit(&settings.key_limits))?;
         let permit = self.limiter.begin(&admission, settings)?;
         let statement = self.statements.of(&admission, now);
+        let key = upgraded::key(canonical)?;
         let outgoing = Outgoing {
             canonical,
             headers,
+            key: key.as_ref(),
             admission: &admission,
             statement: statement.as_ref(),
             targets: trust.routes.targets(&service).unwrap_or_default(),

@@ -18,6 +18,9 @@
 //! - What is open is cut within about a second of the revocation of what let it in.
 //! - Nobody holds anything by being slow: heads, bodies and unread answers have their time, floods of
 //!   frames their budget; silence that belongs to the protocol (long polls, events, gRPC) is not cut.
+//! - Keys of an issuer are asked for only where a policy and the hub's configuration both name it, and at a public
+//!   address.
+//! - Ports of raw forwards are open only where configuration and settings both name them, and only to the networks named.
 //! - Bytes of another protocol pass only after the service has agreed to it.
 
 mod access_log;
@@ -29,7 +32,9 @@ mod dial;
 mod executor;
 mod fault;
 mod forward;
+mod forwards;
 mod guarded;
+mod jwks;
 mod keys;
 mod ledger;
 mod limits;
@@ -49,7 +54,9 @@ mod upstreams;
 mod watch;
 
 pub use access_log::AccessLog;
-pub use dial::{Dial, DialError, Io};
+pub use dial::{Datagrams, Dial, DialError, Io};
+pub use forwards::{ForwardConfig, ForwardStatus, Forwards};
+pub use jwks::{Jwks, JwksConfig, JwksStatus};
 pub use keys::{ApiKey, KeyStore, KeyStoreError};
 pub use ledger::Ledger;
 pub use pressure::Pressure;

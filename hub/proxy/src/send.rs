@@ -8,7 +8,8 @@ use blueprint_common_runtime::Chain;
 use blueprint_common_runtime::tasks::Spawner;
 use blueprint_hub_proxy_core::upstream::UpstreamSettings;
 use blueprint_hub_proxy_core::{
-    Admission, CanonicalRequest, MAX_HEADERS, Refusal, Target, is_websocket_answer, upstream_headers,
+    Admission, CanonicalRequest, MAX_HEADERS, Refusal, Target, WebSocketKey, is_websocket_answer,
+    upstream_headers,
 };
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
@@ -50,6 +51,8 @@ const LOOK: Duration = Duration::from_millis(250);
 pub(crate) struct Outgoing<'a> {
     pub(crate) canonical: &'a CanonicalRequest,
     pub(crate) headers: &'a HeaderMap,
+    /// Of a WebSocket that came over HTTP/2.
+    pub(crate) key: Option<&'a WebSocketKey>,
     pub(crate) admission: &'a Admission,
     pub(crate) statement: Option<&'a HeaderValue>,
     pub(crate) targets: &'a [Target],
@@ -106,7 +109,7 @@ impl Sender {
             }
             let request = new_request(outgoing, at_target.address())?;
             match self.ask(request, outgoing).await {
-                Ok(response) if is_expected(canonical, &response) => {
+                Ok(response) if is_expected(outgoing, &response) => {
                     at_target.report(outcome_of(response.status()));
                     return Ok((response, at_target));
                 }
@@ -171,9 +174,15 @@ async fn waited(body: &RequestBody, timeout: Duration) {
 }
 
 /// A service goes on in another protocol where that was asked for, in that one, and nowhere else.
-fn is_expected(canonical: &CanonicalRequest, response: &Response<Incoming>) -> bool {
-    response.status() != StatusCode::SWITCHING_PROTOCOLS
-        || canonical.is_websocket() && is_websocket_answer(response.headers())
+fn is_expected(outgoing: &Outgoing<'_>, response: &Response<Incoming>) -> bool {
+    let (canonical, key) = (outgoing.canonical, outgoing.key);
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        // Over HTTP/2 a success opens the WebSocket, so a service that did not agree must not say one.
+        return !(canonical.is_translated() && response.status().is_success());
+    }
+    canonical.is_websocket()
+        && is_websocket_answer(response.headers())
+        && key.is_none_or(|key| key.is_answered_by(response.headers()))
 }
 
 /// A pool of connections that speaks one version of HTTP.
@@ -194,7 +203,7 @@ fn pool(connector: Connector, spawner: &Spawner, http2: bool) -> Client<Connecto
 
 /// Builds the request that the service gets: target, headers and identity are ours, the body is streamed.
 fn new_request(outgoing: &Outgoing<'_>, target: SocketAddr) -> Result<Request<LentBody>, Refusal> {
-    let Outgoing { canonical, headers, admission, statement, body, .. } = *outgoing;
+    let Outgoing { canonical, headers, key, admission, statement, body, .. } = *outgoing;
     let uri = Uri::builder()
         .scheme("http")
         .authority(target.to_string())
@@ -206,5 +215,8 @@ fn new_request(outgoing: &Outgoing<'_>, target: SocketAddr) -> Result<Request<Le
     *request.uri_mut() = uri;
     *request.version_mut() = if canonical.is_grpc() { Version::HTTP_2 } else { Version::HTTP_11 };
     *request.headers_mut() = upstream_headers(canonical, headers, admission, statement);
+    if let Some(key) = key {
+        key.apply(request.headers_mut());
+    }
     Ok(request)
 }

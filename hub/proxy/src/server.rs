@@ -31,7 +31,9 @@ use crate::connector::Connector;
 use crate::dial::{Dial, Io};
 use crate::executor::Executor;
 use crate::forward::{Care, Conversation, Forwarder};
+use crate::forwards::{ForwardConfig, Forwards};
 use crate::guarded::{Framing, Guarded, Times};
+use crate::jwks::{Jwks, JwksConfig};
 use crate::keys::KeyStore;
 use crate::ledger::Ledger;
 use crate::metered::Metered;
@@ -90,10 +92,14 @@ pub struct ProxyConfig {
     pub ledger: Ledger,
     /// Which requests are written to the log.
     pub access_log: AccessLog,
+    /// From where keys of OAuth issuers may be fetched; `None` for nowhere.
+    pub jwks: Option<JwksConfig>,
+    /// Where raw forwards listen; `None` for nowhere.
+    pub forwards: Option<ForwardConfig>,
 }
 
 impl ProxyConfig {
-    /// A configuration with the default limits, without TLS and without a domain.
+    /// A configuration with the default limits, without TLS, without a domain and without issuers.
     #[must_use]
     pub fn new(listen: SocketAddr) -> Self {
         Self {
@@ -110,6 +116,8 @@ impl ProxyConfig {
             pressure: Pressure::default(),
             ledger: Ledger::default(),
             access_log: AccessLog::default(),
+            jwks: None,
+            forwards: None,
         }
     }
 }
@@ -120,6 +128,8 @@ pub struct Proxy {
     config: ProxyConfig,
     parts: ProxyParts,
     metrics: Arc<ProxyMetrics>,
+    jwks: Option<Jwks>,
+    forwards: Option<Forwards>,
 }
 
 /// What the proxy works with and others keep. Swapping `trust` takes effect with the next request.
@@ -156,8 +166,25 @@ impl Proxy {
     pub async fn bind(config: ProxyConfig, parts: ProxyParts, metrics: &Metrics) -> io::Result<Self> {
         let accept = AcceptLoop::bind("proxy client", config.listen, config.limits).await?;
         let accept = accept.exempting_loopback();
-        let metrics = Arc::new(ProxyMetrics::register(metrics, accept.stats(), config.ledger.clone()));
-        Ok(Self { accept, config, parts, metrics })
+        let jwks = config.jwks.clone().map(|config| Jwks::new(config, Arc::clone(&parts.trust), metrics));
+        let proxy = Arc::new(ProxyMetrics::register(metrics, accept.stats(), config.ledger.clone()));
+        let forwards = config.forwards.clone().map(|forwards| {
+            let (trust, dialer) = (Arc::clone(&parts.trust), Arc::clone(&parts.dialer));
+            Forwards::new(forwards, trust, dialer, config.connect_timeout, metrics, Arc::clone(&proxy))
+        });
+        Ok(Self { accept, config, parts, metrics: proxy, jwks, forwards })
+    }
+
+    /// The keys of OAuth issuers; `None` where none are fetched.
+    #[must_use]
+    pub fn jwks(&self) -> Option<Jwks> {
+        self.jwks.clone()
+    }
+
+    /// The raw forwards; `None` where there are none.
+    #[must_use]
+    pub fn forwards(&self) -> Option<Forwards> {
+        self.forwards.clone()
     }
 
     /// The address that clients reach, with the port that the system chose.
@@ -189,7 +216,20 @@ impl Proxy {
             ledger: self.config.ledger,
             access: self.config.access_log,
         };
-        let forwarder = Forwarder::new(self.config.domain.clone(), &self.parts, connector, seen, &spawner);
+        let forwarder = Forwarder::new(
+            self.config.domain.clone(),
+            &self.parts,
+            connector,
+            seen,
+            self.jwks.clone(),
+            &spawner,
+        );
+        if let Some(jwks) = self.jwks {
+            spawner.spawn_base("proxy jwks", jwks.run(spawner.clone()));
+        }
+        if let Some(forwards) = self.forwards {
+            spawner.spawn_base("proxy forwards", forwards.run(spawner.clone()));
+        }
         let drain = spawner.stop().drain;
         let server = Server {
             forwarder: Arc::new(forwarder),
@@ -313,6 +353,7 @@ impl Server {
         let mut builder = http2::Builder::new(self.executor.clone());
         builder
             .timer(TokioTimer::new())
+            .enable_connect_protocol()
             .max_concurrent_streams(MAX_STREAMS)
             .max_pending_accept_reset_streams(MAX_UNSEEN_RESETS)
             .max_local_error_reset_streams(MAX_ERRORS)

@@ -4,6 +4,10 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use blueprint_hub_proxy_core::{CanonicalRequest, ExtendedConnect, Refusal, WebSocketKey, response_headers};
+use http::header::{CONNECTION, HeaderValue, SEC_WEBSOCKET_ACCEPT, UPGRADE};
+use http::{HeaderMap, Request, StatusCode, Version};
+use hyper::ext::Protocol;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes};
@@ -14,6 +18,40 @@ use crate::watch::Watch;
 
 /// Bytes under way in each direction: frames of a WebSocket are small, and there may be thousands of these.
 const BUFFER: usize = 8 * 1024;
+
+/// Whether a request may go on in another protocol; marks an extended CONNECT (RFC 8441) for the core.
+pub(crate) fn asked<B>(request: &mut Request<B>) -> bool {
+    let is_websocket = |protocol: &Protocol| protocol.as_str() == "websocket";
+    let is_connect = request.extensions().get::<Protocol>().is_some_and(is_websocket);
+    if is_connect {
+        request.extensions_mut().insert(ExtendedConnect);
+    }
+    is_connect || request.headers().contains_key(UPGRADE)
+}
+
+/// The key of the handshake with the service, where the client's has none.
+pub(crate) fn key(request: &CanonicalRequest) -> Result<Option<WebSocketKey>, Refusal> {
+    // Without randomness nothing of the hub works: the client is to come again.
+    request.is_translated().then(WebSocketKey::random).transpose().map_err(|_| Refusal::Draining)
+}
+
+/// What says in the client's version of HTTP that both have agreed.
+pub(crate) fn status(version: Version) -> StatusCode {
+    if version == Version::HTTP_2 { StatusCode::OK } else { StatusCode::SWITCHING_PROTOCOLS }
+}
+
+/// The headers of that answer.
+pub(crate) fn headers(of_service: &HeaderMap, status: StatusCode) -> HeaderMap {
+    let mut headers = response_headers(of_service);
+    if status == StatusCode::SWITCHING_PROTOCOLS {
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    } else {
+        headers.remove(SEC_WEBSOCKET_ACCEPT);
+        headers.remove(http::header::CONTENT_LENGTH);
+    }
+    headers
+}
 
 /// Copies until either end closes or `watch` says that it is over.
 pub(crate) async fn join(client: OnUpgrade, service: OnUpgrade, open: OpenRequest, mut watch: Watch) {

@@ -66,6 +66,8 @@ audit_kinds! {
     ServiceSet = "service.set",
     /// An owner got an API key; the subject is the key's public part.
     ApiKeyCreate = "api_key.create",
+    /// The operator gave an owner another API key in place of one; the subject is the one that goes.
+    ApiKeyRotate = "api_key.rotate",
     /// API keys were revoked; the subject is the key, or the service whose owner is gone.
     ApiKeyRevoke = "api_key.revoke",
     /// Requests of clients were refused by a rule; the subject is the service, the detail counts them.

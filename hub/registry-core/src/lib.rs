@@ -32,6 +32,7 @@ pub use registry::{
     Outcome, RefusedTarget, Registry, RegistrySnapshot, WATCH_LOG,
 };
 pub use store::{
-    ApiKeyError, JoinCommit, JoinError, Loaded, PolicyChange, PolicyChangeError, RenewError, ServiceChange,
-    ServiceChangeError, Store, StoreError, StoreResult,
+    ApiKeyError, ApiKeyRotateError, ApiKeyRotation, JoinCommit, JoinError, Loaded, MAX_KEYS_OF_OWNER,
+    PolicyChange, PolicyChangeError, RenewError, ServiceChange, ServiceChangeError, Store, StoreError,
+    StoreResult,
 };

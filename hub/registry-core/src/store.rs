@@ -124,6 +124,37 @@ pub enum ApiKeyError {
     Store(#[from] StoreError),
 }
 
+/// Live API keys that one owner may have of one service.
+pub const MAX_KEYS_OF_OWNER: u32 = 256;
+
+/// An API key that takes the place of another one of the same owner and service.
+#[derive(Debug, Clone)]
+pub struct ApiKeyRotation {
+    /// Public part of the key that goes.
+    pub replaces: String,
+    /// When it goes: now, or later where both are to work for a while. It never lives longer than it would have.
+    pub ends_at: Timestamp,
+    /// The key that comes; its `created_at` is the hub's time.
+    pub record: ApiKeyRecord,
+}
+
+/// Why an API key was not replaced.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiKeyRotateError {
+    /// The key that should go is unknown, over, revoked, or of another owner or service.
+    #[error("no live key has this id")]
+    NotLive,
+    /// The owner has as many as it may have, without the one that goes.
+    #[error("the owner has {live} other live keys of this service")]
+    TooMany {
+        /// How many.
+        live: u32,
+    },
+    /// The store failed; nothing was changed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
 /// Settings that take the place of those stored for a service.
 #[derive(Debug, Clone)]
 pub struct ServiceChange {
@@ -249,6 +280,14 @@ pub trait Store: Send + Sync {
 
     /// Saves an API key, unless its owner has `most` live ones of the service already.
     fn create_api_key(&self, record: ApiKeyRecord, most: u32) -> BoxFuture<'_, Result<(), ApiKeyError>>;
+
+    /// Saves an API key in place of another one, which ends at once or a while later; its owner may have `most`
+    /// live ones beside the one that goes.
+    fn rotate_api_key(
+        &self,
+        rotation: ApiKeyRotation,
+        most: u32,
+    ) -> BoxFuture<'_, Result<(), ApiKeyRotateError>>;
 
     /// Every API key, oldest first; those that ended more than 30 days ago may be left out.
     fn list_api_keys(&self) -> BoxFuture<'_, StoreResult<Vec<ApiKeyRecord>>>;

@@ -4,7 +4,10 @@ use blueprint_common_runtime::cli::{CliError, Output, Table, print_json, print_l
 use blueprint_common_types::ServiceKey;
 use clap::Subcommand;
 
+use serde_json::json;
+
 use super::client::{ask, rows, segment, text};
+use super::seconds;
 use crate::cli::Global;
 
 /// API keys of owners; owners themselves are set with `service owner`.
@@ -16,6 +19,17 @@ pub(crate) enum Key {
         /// Only those of this service, as BLUEPRINT/SERVICE
         #[arg(long, value_name = "KEY")]
         service: Option<ServiceKey>,
+    },
+    /// Gives the owner of an API key another one in its place, and prints it
+    #[command(after_help = "Example: blueprint-hub key rotate ak_Zm9vYmFyMTI --overlap 1h
+The new key is shown once; it opens what the old one does and lives as long. The old one and every token made from it
+end at once, or after the overlap.")]
+    Rotate {
+        /// Id, as `key ls` shows it: the part of the key before its dot
+        id: String,
+        /// How long the old key still works, up to 7d
+        #[arg(long, default_value = "0s", value_parser = seconds, value_name = "TIME")]
+        overlap: u64,
     },
     /// Makes an API key worthless at once, with every token made from it
     #[command(visible_alias = "rm", after_help = "Example: blueprint-hub key revoke ak_Zm9vYmFyMTI")]
@@ -46,6 +60,14 @@ impl Key {
                     table.push(cells.map(|cell| text(row, cell)).to_vec());
                 }
                 table.print();
+            }
+            Self::Rotate { id, overlap } => {
+                let path = format!("/v1/keys/{}/rotate", segment(&id)?);
+                let answer = ask(global, "POST", &path, Some(&json!({ "overlap_secs": overlap })))?;
+                match global.output {
+                    Output::Json => print_json(&answer),
+                    Output::Table => print_line(&text(&answer, "api_key")),
+                }
             }
             Self::Revoke { id } => {
                 let answer = ask(global, "DELETE", &format!("/v1/keys/{}", segment(&id)?), None)?;

@@ -42,7 +42,7 @@ pub(crate) enum Service {
     Owner(Owner),
     /// Shows the settings of a service, or replaces them
     #[command(
-        after_help = "Example: blueprint-hub service settings 7/42 > s.json; blueprint-hub service settings 7/42 --set s.json
+        after_help = "Example: blueprint-hub service settings 7/42 > s.json; blueprint-hub service settings 7/42 --file s.json
 docs/services.md explains every field."
     )]
     Settings {
@@ -50,7 +50,7 @@ docs/services.md explains every field."
         service: ServiceKey,
         /// JSON file with the new settings, or `-` for standard input
         #[arg(long, value_name = "FILE")]
-        set: Option<PathBuf>,
+        file: Option<PathBuf>,
     },
     /// Prints every change as it happens, until interrupted
     #[command(after_help = "Example: blueprint-hub service watch --output json
@@ -92,7 +92,7 @@ impl Service {
                 Ok(())
             }
             Self::Owner(owner) => owner.run(global),
-            Self::Settings { service, set } => owner::settings(global, service, set),
+            Self::Settings { service, file } => owner::settings(global, service, file),
             Self::Watch { after } => runtime()?.block_on(watch(global, after)),
         }
     }

@@ -28,9 +28,10 @@ use std::path::Path;
 
 use blueprint_common_types::{AgentId, ServiceKey, Timestamp, TokenId};
 use blueprint_hub_registry_core::{
-    AccessTokenRecord, Agent, ApiKeyError, ApiKeyRecord, AuditCheck, AuditEvent, AuditFilter, AuditRow,
-    Change, JoinCommit, JoinError, JoinTokenRecord, Loaded, PolicyChange, PolicyChangeError, PolicyRecord,
-    RenewError, ServiceChange, ServiceChangeError, ServiceRecord, Store, StoreResult,
+    AccessTokenRecord, Agent, ApiKeyError, ApiKeyRecord, ApiKeyRotateError, ApiKeyRotation, AuditCheck,
+    AuditEvent, AuditFilter, AuditRow, Change, JoinCommit, JoinError, JoinTokenRecord, Loaded, PolicyChange,
+    PolicyChangeError, PolicyRecord, RenewError, ServiceChange, ServiceChangeError, ServiceRecord, Store,
+    StoreResult,
 };
 use futures_util::future::BoxFuture;
 
@@ -151,6 +152,16 @@ impl Store for SqliteStore {
     fn create_api_key(&self, record: ApiKeyRecord, most: u32) -> BoxFuture<'_, Result<(), ApiKeyError>> {
         Box::pin(async move {
             self.queue.call("save an api key", move |db| services::create_key(db, &record, most)).await?
+        })
+    }
+
+    fn rotate_api_key(
+        &self,
+        rotation: ApiKeyRotation,
+        most: u32,
+    ) -> BoxFuture<'_, Result<(), ApiKeyRotateError>> {
+        Box::pin(async move {
+            self.queue.call("replace an API key", move |db| services::rotate_key(db, &rotation, most)).await?
         })
     }
 

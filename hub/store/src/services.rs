@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use blueprint_common_types::{ServiceKey, Timestamp};
 use blueprint_hub_registry_core::{
-    ApiKeyError, ApiKeyRecord, AuditEvent, AuditKind, ServiceChange, ServiceChangeError, ServiceRecord,
+    ApiKeyError, ApiKeyRecord, ApiKeyRotateError, ApiKeyRotation, AuditEvent, AuditKind, ServiceChange,
+    ServiceChangeError, ServiceRecord,
 };
 use rusqlite::{Connection, params};
 
@@ -74,14 +75,28 @@ pub(crate) fn create_key(
     let epoch = Timestamp::default();
     let gone = epoch.plus(now.since(epoch.plus(KEEP_ENDED)));
     db.execute("DELETE FROM api_keys WHERE expires_at < ?1 OR revoked_at < ?1", params![time(gone)])?;
-    let (blueprint, number) = service(record.service);
-    let sql = "SELECT count(*) FROM api_keys WHERE blueprint = ?1 AND service = ?2 AND owner = ?3 \
-               AND revoked_at IS NULL AND expires_at > ?4";
-    let values = params![blueprint, number, record.owner, time(now)];
-    let live: u32 = db.query_row(sql, values, |row| row.get(0))?;
+    let live = count_live(db, record)?;
     if live >= most {
         return Ok(Err(ApiKeyError::TooMany { live }));
     }
+    insert_key(db, record)?;
+    let detail =
+        format_args!("service {}, owner {}, until {}", record.service, record.owner, record.expires_at);
+    audit::append(db, AuditEvent::new(AuditKind::ApiKeyCreate, &record.id, detail), now)?;
+    Ok(Ok(()))
+}
+
+/// Live keys that the owner of `record` has of its service.
+fn count_live(db: &Connection, record: &ApiKeyRecord) -> DbResult<u32> {
+    let (blueprint, number) = service(record.service);
+    let sql = "SELECT count(*) FROM api_keys WHERE blueprint = ?1 AND service = ?2 AND owner = ?3 \
+               AND revoked_at IS NULL AND expires_at > ?4";
+    let values = params![blueprint, number, record.owner, time(record.created_at)];
+    Ok(db.query_row(sql, values, |row| row.get(0))?)
+}
+
+fn insert_key(db: &Connection, record: &ApiKeyRecord) -> DbResult<()> {
+    let (blueprint, number) = service(record.service);
     let sql = "INSERT INTO api_keys \
                (id, hash, blueprint, service, owner, headers, created_at, expires_at, revoked_at) \
                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
@@ -92,14 +107,47 @@ pub(crate) fn create_key(
         number,
         record.owner,
         record.headers,
-        time(now),
+        time(record.created_at),
         time(record.expires_at),
         record.revoked_at.map(time),
     ];
     db.execute(sql, values)?;
-    let detail =
-        format_args!("service {}, owner {}, until {}", record.service, record.owner, record.expires_at);
-    audit::append(db, AuditEvent::new(AuditKind::ApiKeyCreate, &record.id, detail), now)?;
+    Ok(())
+}
+
+/// Keeps a key in place of another one, which has to be a live one of the same owner and service.
+pub(crate) fn rotate_key(
+    db: &Connection,
+    rotation: &ApiKeyRotation,
+    most: u32,
+) -> DbResult<Result<(), ApiKeyRotateError>> {
+    let ApiKeyRotation { replaces, ends_at, record } = rotation;
+    let now = record.created_at;
+    let (blueprint, number) = service(record.service);
+    // What lives on for a while has an end; what goes at once is revoked, so that who shows it is told so.
+    let column = if *ends_at > now { "expires_at = min(expires_at, ?2)" } else { "revoked_at = ?2" };
+    let others = count_live(db, record)?.saturating_sub(1);
+    if others >= most {
+        return Ok(Err(ApiKeyRotateError::TooMany { live: others }));
+    }
+    let sql = format!(
+        "UPDATE api_keys SET {column} WHERE id = ?1 AND revoked_at IS NULL AND expires_at > ?3 \
+         AND blueprint = ?4 AND service = ?5 AND owner = ?6"
+    );
+    let values = params![replaces, time((*ends_at).max(now)), time(now), blueprint, number, record.owner];
+    if db.execute(&sql, values)? == 0 {
+        return Ok(Err(ApiKeyRotateError::NotLive));
+    }
+    insert_key(db, record)?;
+    let detail = format_args!(
+        "service {}, owner {}: {} takes its place until {}; it ends at {}",
+        record.service,
+        record.owner,
+        record.id,
+        record.expires_at,
+        (*ends_at).max(now)
+    );
+    audit::append(db, AuditEvent::new(AuditKind::ApiKeyRotate, replaces, detail), now)?;
     Ok(Ok(()))
 }
 

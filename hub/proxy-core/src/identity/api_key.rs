@@ -39,6 +39,12 @@ impl KeyId {
         (is_prefix(prefix) && is_random).then(|| Self(text.into()))
     }
 
+    /// What the key starts with, before anything random.
+    #[must_use]
+    pub fn prefix(&self) -> &str {
+        self.0.len().checked_sub(ID_CHARS).and_then(|length| self.0.get(..length)).unwrap_or_default()
+    }
+
     /// The id as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -223,7 +229,7 @@ mod tests {
         for prefix in ["ak_", "test_", "", "my-svc_"] {
             let key = NewApiKey::random(prefix).unwrap();
             assert_eq!(parse(key.text.expose()), Some((key.id.clone(), key.hash)), "{prefix:?}");
-            assert!(key.id.as_str().starts_with(prefix));
+            assert_eq!(key.id.prefix(), prefix);
             assert_eq!(KeyId::parse(key.id.as_str()), Some(key.id));
         }
         assert!(NewApiKey::random("v4.local.").is_err());

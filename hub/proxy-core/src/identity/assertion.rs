@@ -112,6 +112,37 @@ struct Payload {
     scope: Option<String>,
 }
 
+/// The parts of an assertion, decoded.
+struct Parts<'t> {
+    header: Header,
+    signed: &'t [u8],
+    payload: Vec<u8>,
+    signature: Vec<u8>,
+}
+
+fn read(text: &str) -> Result<Parts<'_>, AssertionError> {
+    if text.len() > MAX_ASSERTION {
+        return Err(AssertionError::Malformed);
+    }
+    let (signed, signature) = text.rsplit_once('.').ok_or(AssertionError::Malformed)?;
+    let (header, payload) = signed.split_once('.').ok_or(AssertionError::Malformed)?;
+    let decode = |part: &str| URL_SAFE_NO_PAD.decode(part).map_err(|_| AssertionError::Malformed);
+    let header: Header = serde_json::from_slice(&decode(header)?).map_err(|_| AssertionError::Malformed)?;
+    if !matches!(header.alg.as_str(), "RS256" | "ES256") || header.crit.is_some() {
+        return Err(AssertionError::Unsupported);
+    }
+    Ok(Parts { header, signed: signed.as_bytes(), payload: decode(payload)?, signature: decode(signature)? })
+}
+
+/// The name (`kid`) of the key that an assertion says it is signed with. Nothing is verified.
+///
+/// # Errors
+///
+/// [`AssertionError::Malformed`] and [`AssertionError::Unsupported`].
+pub fn key_named(text: &str) -> Result<Option<String>, AssertionError> {
+    Ok(read(text)?.header.kid)
+}
+
 /// Checks an assertion against the policy of a service and the keys that hold for it now.
 ///
 /// Whether it was used before is another question: ask [`Replays`] once everything else is good.
@@ -125,27 +156,16 @@ pub fn verify_assertion<'k>(
     keys: impl IntoIterator<Item = &'k VerifyingKey>,
     now: Timestamp,
 ) -> Result<Assertion, AssertionError> {
-    if text.len() > MAX_ASSERTION {
-        return Err(AssertionError::Malformed);
-    }
-    let (signed, signature) = text.rsplit_once('.').ok_or(AssertionError::Malformed)?;
-    let (header, payload) = signed.split_once('.').ok_or(AssertionError::Malformed)?;
-    let decode = |part: &str| URL_SAFE_NO_PAD.decode(part).map_err(|_| AssertionError::Malformed);
-    let header: Header = serde_json::from_slice(&decode(header)?).map_err(|_| AssertionError::Malformed)?;
-    if !matches!(header.alg.as_str(), "RS256" | "ES256") || header.crit.is_some() {
-        return Err(AssertionError::Unsupported);
-    }
-    let signature = decode(signature)?;
+    let Parts { header, signed, payload, signature } = read(text)?;
     let is_signed = keys.into_iter().any(|key| {
         key.algorithm() == header.alg
             && key.is_called(header.kid.as_deref())
-            && key.verifies(signed.as_bytes(), &signature)
+            && key.verifies(signed, &signature)
     });
     if !is_signed {
         return Err(AssertionError::Signature);
     }
-    let payload: Payload =
-        serde_json::from_slice(&decode(payload)?).map_err(|_| AssertionError::Malformed)?;
+    let payload: Payload = serde_json::from_slice(&payload).map_err(|_| AssertionError::Malformed)?;
     check(payload, policy, now)
 }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::jwks::{JwksUrl, JwksUrlError};
 use super::sealed;
 use super::verifying_key::{KeyError, VerifyingKey};
 
@@ -28,7 +29,7 @@ pub struct OAuthPolicy {
     /// Public keys in PEM: RSA from 2048 bits, or P-256.
     #[serde(default)]
     pub public_keys_pem: Vec<String>,
-    /// Where the issuer publishes its keys (RFC 7517). Not fetched yet: a policy that names one is refused.
+    /// Where the issuer publishes its keys (RFC 7517); the hub fetches them from hosts that its operator has named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jwks_url: Option<String>,
     /// Scopes that tokens may have; without the list none.
@@ -52,7 +53,7 @@ pub enum OAuthPolicyError {
     #[error("allowed_issuers is empty: name at least one issuer")]
     NoIssuer,
     /// Neither keys nor where to get them.
-    #[error("public_keys_pem is empty: no assertion could be verified")]
+    #[error("neither public_keys_pem nor jwks_url is given: no assertion could be verified")]
     NoKey,
     /// A list is too long.
     #[error("a list of the policy has more than {MAX_ENTRIES} entries")]
@@ -66,8 +67,8 @@ pub enum OAuthPolicyError {
         error: KeyError,
     },
     /// `jwks_url`.
-    #[error("jwks_url is not supported yet: give the keys in public_keys_pem")]
-    Url,
+    #[error(transparent)]
+    Url(#[from] JwksUrlError),
     /// `require_dpop`.
     #[error("require_dpop is not supported")]
     Dpop,
@@ -97,10 +98,7 @@ impl OAuthPolicy {
         if self.allowed_issuers.is_empty() {
             return Err(OAuthPolicyError::NoIssuer);
         }
-        if self.jwks_url.is_some() {
-            return Err(OAuthPolicyError::Url);
-        }
-        if self.public_keys_pem.is_empty() {
+        if self.jwks()?.is_none() && self.public_keys_pem.is_empty() {
             return Err(OAuthPolicyError::NoKey);
         }
         if self.require_dpop {
@@ -118,6 +116,15 @@ impl OAuthPolicy {
             VerifyingKey::from_pem(pem).map_err(|error| OAuthPolicyError::Key { position, error })
         };
         self.public_keys_pem.iter().enumerate().map(read).collect()
+    }
+
+    /// Where the issuer publishes its keys.
+    ///
+    /// # Errors
+    ///
+    /// Fails where it names no URL that keys are fetched from.
+    pub fn jwks(&self) -> Result<Option<JwksUrl>, JwksUrlError> {
+        self.jwks_url.as_deref().map(JwksUrl::parse).transpose()
     }
 
     /// Longest time from `iat` to `exp`.

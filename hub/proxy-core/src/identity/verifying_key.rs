@@ -20,6 +20,15 @@ const MIN_MODULUS: usize = 256;
 /// Longest RSA modulus that is believed, in bytes.
 const MAX_MODULUS: usize = 1024;
 
+/// Longest RSA exponent that is believed, in bytes; ring takes 33 bits.
+const MAX_EXPONENT: usize = 5;
+/// Most entries of a JWK set.
+const MAX_KEYS: usize = 32;
+/// Longest JWK set, in bytes.
+pub const MAX_JWK_SET: usize = 64 * 1024;
+/// Longest name of a key, in bytes.
+const MAX_NAME: usize = 256;
+
 /// Why a public key cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
@@ -29,6 +38,9 @@ pub enum KeyError {
     /// Neither RSA from 2048 to 8192 bits nor P-256.
     #[error("only RSA keys of 2048 to 8192 bits and P-256 keys are supported")]
     Kind,
+    /// Not JSON of the form that RFC 7517 has, or too much of it.
+    #[error("this is no JWK set of at most {MAX_JWK_SET} bytes and {MAX_KEYS} keys")]
+    Set,
 }
 
 /// A public key with the one algorithm that it is used with.
@@ -54,6 +66,10 @@ struct Jwk {
     kid: Option<String>,
     #[serde(default, rename = "use")]
     usage: Option<String>,
+    #[serde(default)]
+    key_ops: Option<Vec<String>>,
+    #[serde(default)]
+    alg: Option<String>,
     #[serde(default)]
     crv: String,
     #[serde(default)]
@@ -87,29 +103,42 @@ impl VerifyingKey {
         Ok(Self { name: None, material })
     }
 
-    /// Reads the keys of a JWK set (RFC 7517) that can sign assertions; others in it are passed over.
+    /// Reads the keys of a JWK set (RFC 7517) that can sign assertions; others in it are passed over, so the list
+    /// may be empty.
     ///
     /// # Errors
     ///
-    /// Fails where it is no JWK set, or has no usable key.
+    /// Fails where it is no JWK set, longer than [`MAX_JWK_SET`], or has more than 32 keys of any kind.
     pub fn from_jwk_set(json: &[u8]) -> Result<Vec<Self>, KeyError> {
-        let set: JwkSet = serde_json::from_slice(json).map_err(|_| KeyError::Kind)?;
-        let keys: Vec<Self> = set.keys.into_iter().filter_map(Self::from_jwk).collect();
-        if keys.is_empty() { Err(KeyError::Kind) } else { Ok(keys) }
+        if json.len() > MAX_JWK_SET {
+            return Err(KeyError::Set);
+        }
+        let set: JwkSet = serde_json::from_slice(json).map_err(|_| KeyError::Set)?;
+        if set.keys.len() > MAX_KEYS {
+            return Err(KeyError::Set);
+        }
+        Ok(set.keys.into_iter().filter_map(Self::from_jwk).collect())
     }
 
     fn from_jwk(value: serde_json::Value) -> Option<Self> {
         let jwk: Jwk = serde_json::from_value(value).ok()?;
-        if jwk.usage.is_some_and(|usage| usage != "sig") {
+        if jwk.usage.is_some_and(|usage| usage != "sig")
+            || jwk.key_ops.is_some_and(|uses| !uses.iter().any(|usage| usage == "verify"))
+            || jwk.kid.as_ref().is_some_and(|name| name.len() > MAX_NAME)
+        {
             return None;
         }
         let decode = |text: &str| URL_SAFE_NO_PAD.decode(text).ok();
         let material = match (jwk.kty.as_str(), jwk.crv.as_str()) {
             ("RSA", _) => rsa(&decode(&jwk.n)?, &decode(&jwk.e)?).ok()?,
-            ("EC", "P-256") => point(&[&[4], &*decode(&jwk.x)?, &*decode(&jwk.y)?].concat()).ok()?,
+            ("EC", "P-256") => {
+                let (x, y) = (decode(&jwk.x)?, decode(&jwk.y)?);
+                point(&[&[4], &*x, &*y].concat()).ok().filter(|_| x.len() == y.len())?
+            }
             _ => return None,
         };
-        Some(Self { name: jwk.kid, material })
+        let key = Self { name: jwk.kid, material };
+        jwk.alg.is_none_or(|alg| alg == key.algorithm()).then_some(key)
     }
 
     /// Name of the algorithm (RFC 7518).
@@ -173,7 +202,10 @@ fn from_pkcs1(der: &[u8]) -> Result<Material, KeyError> {
 fn rsa(modulus: &[u8], exponent: &[u8]) -> Result<Material, KeyError> {
     let strip = |bytes: &[u8]| bytes.iter().copied().skip_while(|byte| *byte == 0).collect::<Vec<u8>>();
     let (modulus, exponent) = (strip(modulus), strip(exponent));
-    let fits = (MIN_MODULUS..=MAX_MODULUS).contains(&modulus.len()) && !exponent.is_empty();
+    let is_long = modulus.len() > MIN_MODULUS || modulus.first().is_some_and(|byte| *byte >= 0x80);
+    let fits = (MIN_MODULUS..=MAX_MODULUS).contains(&modulus.len())
+        && is_long
+        && (1..=MAX_EXPONENT).contains(&exponent.len());
     if fits { Ok(Material::Rsa { modulus, exponent }) } else { Err(KeyError::Kind) }
 }
 

@@ -1,7 +1,9 @@
 //! `POST /v1/oauth/token`: another issuer's assertion for a token of a few minutes (RFC 7523).
 
+use std::sync::Arc;
+
 use blueprint_common_types::Timestamp;
-use blueprint_hub_proxy_core::identity::{AssertionError, seal_for_assertion, verify_assertion};
+use blueprint_hub_proxy_core::identity::{AssertionError, key_named, seal_for_assertion, verify_assertion};
 use blueprint_hub_proxy_core::{CanonicalRequest, Trust};
 use http::{Response, StatusCode};
 use serde::Deserialize;
@@ -29,7 +31,7 @@ fn refuse(status: StatusCode, code: &str, words: &str) -> Response<AnswerBody> {
 }
 
 impl AuthApi {
-    pub(super) fn oauth(
+    pub(super) async fn oauth(
         &self,
         request: &CanonicalRequest,
         trust: &Trust,
@@ -56,11 +58,15 @@ impl AuthApi {
         else {
             return bad("invalid_request", "OAuth not enabled for this service");
         };
-        let verified =
-            verify_assertion(&asked.assertion, policy, known.oauth_keys(), now).and_then(|assertion| {
-                self.replays.lock().use_up(service, &assertion, now)?;
-                Ok(assertion)
-            });
+        let fetched = match (&self.jwks, key_named(&asked.assertion)) {
+            (Some(jwks), Ok(kid)) => jwks.keys(known, kid.as_deref(), &self.spawner).await,
+            (None, _) | (_, Err(_)) => Arc::from([]),
+        };
+        let keys = known.oauth_keys().iter().chain(fetched.iter());
+        let verified = verify_assertion(&asked.assertion, policy, keys, now).and_then(|assertion| {
+            self.replays.lock().use_up(service, &assertion, now)?;
+            Ok(assertion)
+        });
         let assertion = match verified {
             Ok(assertion) => assertion,
             Err(error) => {

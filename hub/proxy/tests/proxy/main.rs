@@ -3,7 +3,9 @@
 
 mod admission;
 mod failures;
+mod forwards;
 mod frames;
+mod jwks;
 mod limits;
 mod naming;
 mod owners;

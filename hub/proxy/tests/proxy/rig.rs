@@ -9,9 +9,10 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_runtime::tasks::{Spawner, Supervisor};
+use blueprint_common_tunnel::UdpError;
 use blueprint_common_types::{AccessToken, AgentId, Health, Secret, ServiceKey};
 use blueprint_hub_proxy::{
-    ApiKey, Dial, DialError, Io, KeyStore, KeyStoreError, Proxy, ProxyConfig, ProxyParts,
+    ApiKey, Datagrams, Dial, DialError, Io, KeyStore, KeyStoreError, Proxy, ProxyConfig, ProxyParts,
 };
 use blueprint_hub_proxy_core::identity::{IdentitySigner, KeyGrant, KeyTable, SealingKey};
 use blueprint_hub_proxy_core::{
@@ -29,7 +30,7 @@ use hyper::server::conn;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 pub(crate) type Body = UnsyncBoxBody<Bytes, BoxError>;
@@ -55,6 +56,35 @@ impl Dial for Loopback {
             Ok(stream)
         }
         .boxed()
+    }
+
+    fn connect_udp(&self, target: SocketAddr) -> BoxFuture<'_, Result<Box<dyn Datagrams>, DialError>> {
+        async move {
+            let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.map_err(DialError::Other)?;
+            socket.connect(target).await.map_err(DialError::Other)?;
+            let flow: Box<dyn Datagrams> = Box::new(LoopbackFlow(socket));
+            Ok(flow)
+        }
+        .boxed()
+    }
+}
+
+/// Datagrams over loopback, at most as long as a tunnel takes them.
+struct LoopbackFlow(UdpSocket);
+
+impl Datagrams for LoopbackFlow {
+    fn send<'a>(&'a self, data: &'a [u8]) -> BoxFuture<'a, Result<(), UdpError>> {
+        async move {
+            if data.len() > 1392 {
+                return Err(UdpError::TooLong { bytes: data.len(), max: 1392 });
+            }
+            self.0.send(data).await.map(drop).map_err(|_| UdpError::Refused)
+        }
+        .boxed()
+    }
+
+    fn recv<'a>(&'a self, buffer: &'a mut [u8]) -> BoxFuture<'a, Result<usize, UdpError>> {
+        async move { self.0.recv(buffer).await.map_err(|_| UdpError::Refused) }.boxed()
     }
 }
 

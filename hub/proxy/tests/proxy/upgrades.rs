@@ -1,11 +1,15 @@
 //! WebSockets, and what passes for one.
 
 use std::time::Duration;
+
+use base64::Engine;
+use http::{Request, StatusCode};
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
-use crate::rig::{LONG, Rig, mirror, read_head};
+use crate::rig::{Body, LONG, Rig, empty, mirror, read_head, text};
 
 const HANDSHAKE: &str = "Connection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\nSec-WebSocket-Version: 13\r\n\
                          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
@@ -126,4 +130,113 @@ async fn what_the_guard_refuses_is_answered_in_its_turn_and_ends_the_connection(
     let answer = rig.raw(&text).await;
     let (good, bad) = (answer.find("200 OK").unwrap(), answer.find("400 Bad Request").unwrap());
     assert!(good < bad && answer.contains("GET /good\n"), "{answer}");
+}
+
+/// The head of an extended CONNECT.
+fn connect(rig: &Rig, protocol: &'static str) -> Request<Body> {
+    let mut request = rig.request("CONNECT", "http://hub/chat?room=1", empty());
+    request.headers_mut().remove("host");
+    request.headers_mut().insert("sec-websocket-version", "13".parse().unwrap());
+    request.headers_mut().insert("sec-websocket-protocol", "chat".parse().unwrap());
+    request.extensions_mut().insert(hyper::ext::Protocol::from_static(protocol));
+    request
+}
+
+/// A handshake of HTTP/1.1, answered as RFC 6455 has it, and then an echo.
+async fn careful_echo(mut stream: TcpStream) {
+    let head = String::from_utf8(read_head(&mut stream).await).unwrap();
+    assert!(head.starts_with("GET /chat?room=1 HTTP/1.1\r\n"), "{head}");
+    let lower = head.to_ascii_lowercase();
+    for line in
+        ["upgrade: websocket", "connection: upgrade", "sec-websocket-version: 13", "x-tenant-name: acme"]
+    {
+        assert_eq!(lower.matches(&format!("\r\n{line}\r\n")).count(), 1, "{line}: {head}");
+    }
+    assert!(!lower.contains("authorization") && !lower.contains("content-length"), "{head}");
+    let key = lower.find("sec-websocket-key: ").and_then(|at| head.get(at + 19..at + 43)).unwrap();
+    let hashed = ring::digest::digest(
+        &ring::digest::SHA1_FOR_LEGACY_USE_ONLY,
+        format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11").as_bytes(),
+    );
+    let accept = base64::engine::general_purpose::STANDARD.encode(hashed);
+    let answer = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Protocol: chat\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
+    );
+    stream.write_all(answer.as_bytes()).await.unwrap();
+    let mut buffer = [0; 4096];
+    while let Ok(count @ 1..) = stream.read(&mut buffer).await {
+        stream.write_all(buffer.get(..count).unwrap()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_websocket_over_http2_becomes_one_of_http1_at_the_service() {
+    let rig = Rig::new().await;
+    rig.route(&[rig.raw_service(careful_echo)]);
+    let mut client = rig.http2().await;
+    let mut open = Vec::new();
+    for round in 0..3u8 {
+        let mut response = client.send_request(connect(&rig, "websocket")).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        assert_eq!(response.headers().get("sec-websocket-protocol").unwrap(), "chat");
+        for absent in ["sec-websocket-accept", "upgrade", "connection", "content-length"] {
+            assert!(!response.headers().contains_key(absent), "{absent}");
+        }
+        let mut stream = TokioIo::new(hyper::upgrade::on(&mut response).await.unwrap());
+        let sent = vec![round; 300_000];
+        let (mut read, mut write) = tokio::io::split(&mut stream);
+        let mut got = vec![0; sent.len()];
+        let (wrote, read) = tokio::join!(write.write_all(&sent), timeout(LONG, read.read_exact(&mut got)));
+        wrote.unwrap();
+        read.unwrap().unwrap();
+        assert!(got == sent);
+        open.push(stream);
+    }
+    // An ordinary request goes beside them on the same connection.
+    rig.route(&[rig.service(mirror)]);
+    let answer = client.send_request(rig.request("GET", "http://hub/beside", empty())).await.unwrap();
+    assert!(text(answer).await.starts_with("GET /beside\n"));
+    let begin = Instant::now();
+    rig.revoke();
+    for mut stream in open {
+        let end = timeout(LONG, stream.read(&mut [0; 8])).await.unwrap();
+        assert!(matches!(end, Ok(0) | Err(_)));
+    }
+    assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+    rig.assert_metric("hub_proxy_requests_revoked_total 3");
+}
+
+#[tokio::test]
+async fn no_success_is_said_over_http2_where_the_service_did_not_agree() {
+    let rig = Rig::new().await;
+    for (answer, status) in [
+        ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", StatusCode::BAD_GATEWAY),
+        ("HTTP/1.1 204 No Content\r\n\r\n", StatusCode::BAD_GATEWAY),
+        // The answer to another key.
+        (AGREES, StatusCode::BAD_GATEWAY),
+        ("HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno", StatusCode::FORBIDDEN),
+    ] {
+        rig.route(&[rig.raw_service(move |mut stream| async move {
+            read_head(&mut stream).await;
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            let _ = stream.read(&mut [0; 1]).await;
+        })]);
+        let mut client = rig.http2().await;
+        let response = client.send_request(connect(&rig, "websocket")).await.unwrap();
+        assert_eq!(response.status(), status, "{answer}");
+    }
+    rig.route(&[rig.service(mirror)]);
+    let mut client = rig.http2().await;
+    let other = client.send_request(connect(&rig, "connect-udp")).await.unwrap();
+    assert_eq!(other.status(), StatusCode::METHOD_NOT_ALLOWED);
+    let mut plain = connect(&rig, "websocket");
+    plain.extensions_mut().clear();
+    *plain.uri_mut() = "hub:80".parse().unwrap();
+    let plain = client.send_request(plain).await.unwrap();
+    assert_eq!(plain.status(), StatusCode::METHOD_NOT_ALLOWED);
+    let mut own = connect(&rig, "websocket");
+    *own.uri_mut() = "http://hub/.well-known/blueprint-hub/jwks.json".parse().unwrap();
+    let own = client.send_request(own).await.unwrap();
+    assert_eq!(own.status(), StatusCode::METHOD_NOT_ALLOWED, "it is the hub's, and no websocket");
 }

@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use blueprint_common_types::{Health, ServiceKey, TokenId, WgPublicKey};
 use blueprint_hub_registry_core::{
-    AccessTokenRecord, ApiKeyError, ApiKeyRecord, AuditCheck, AuditRow, JoinCommit, JoinError,
-    JoinTokenRecord, Loaded, PolicyChange, PolicyChangeError, PolicyRecord, RenewError, ServiceChange,
-    ServiceChangeError, ServiceGrant, ServiceRecord, StoreError, StoreResult,
+    AccessTokenRecord, ApiKeyError, ApiKeyRecord, ApiKeyRotateError, ApiKeyRotation, AuditCheck, AuditRow,
+    JoinCommit, JoinError, JoinTokenRecord, Loaded, PolicyChange, PolicyChangeError, PolicyRecord,
+    RenewError, ServiceChange, ServiceChangeError, ServiceGrant, ServiceRecord, StoreError, StoreResult,
 };
 use futures_util::future::{BoxFuture, FutureExt};
 use parking_lot::Mutex;
@@ -89,6 +89,9 @@ impl Store for Disk {
         closed()
     }
     fn create_api_key(&self, _: ApiKeyRecord, _: u32) -> BoxFuture<'_, Result<(), ApiKeyError>> {
+        closed()
+    }
+    fn rotate_api_key(&self, _: ApiKeyRotation, _: u32) -> BoxFuture<'_, Result<(), ApiKeyRotateError>> {
         closed()
     }
     fn list_api_keys(&self) -> BoxFuture<'_, StoreResult<Vec<ApiKeyRecord>>> {

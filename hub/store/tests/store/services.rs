@@ -2,7 +2,8 @@
 
 use blueprint_common_types::{ServiceKey, Timestamp};
 use blueprint_hub_registry_core::{
-    ApiKeyError, ApiKeyRecord, AuditKind, ServiceChange, ServiceChangeError, Store,
+    ApiKeyError, ApiKeyRecord, ApiKeyRotateError, ApiKeyRotation, AuditKind, ServiceChange,
+    ServiceChangeError, Store,
 };
 use blueprint_hub_store::SqliteStore;
 
@@ -86,4 +87,36 @@ async fn an_owner_has_so_many_live_keys_and_old_ones_are_forgotten() {
     let much_later = Timestamp::from_millis(NOW.as_millis() + 40 * DAY);
     store.create_api_key(key("ak_6", "one", much_later), 2).await.unwrap();
     assert_eq!(store.list_api_keys().await.unwrap().len(), 1, "what ended 30 days ago is gone");
+}
+
+#[tokio::test]
+async fn a_key_takes_the_place_of_another_whole_or_not_at_all() {
+    let (_dir, store) = store();
+    let hour = Timestamp::from_millis(NOW.as_millis() + 3_600_000);
+    for (id, owner) in [("ak_1", "one"), ("ak_2", "two")] {
+        store.create_api_key(key(id, owner, NOW), 8).await.unwrap();
+    }
+    let rotate = |replaces: &str, ends_at, id, owner, most| {
+        let rotation = ApiKeyRotation { replaces: replaces.to_owned(), ends_at, record: key(id, owner, NOW) };
+        store.rotate_api_key(rotation, most)
+    };
+    for (replaces, owner) in [("ak_1", "two"), ("ak_9", "one")] {
+        let refused = rotate(replaces, NOW, "ak_x", owner, 8).await;
+        assert!(matches!(refused, Err(ApiKeyRotateError::NotLive)), "{replaces}: {refused:?}");
+    }
+    rotate("ak_1", hour, "ak_3", "one", 1).await.unwrap();
+    let full = rotate("ak_3", NOW, "ak_4", "one", 1).await;
+    assert!(matches!(full, Err(ApiKeyRotateError::TooMany { live: 1 })), "{full:?}");
+    rotate("ak_2", NOW, "ak_5", "two", 8).await.unwrap();
+    assert!(matches!(rotate("ak_2", hour, "ak_6", "two", 8).await, Err(ApiKeyRotateError::NotLive)));
+    let keys = store.list_api_keys().await.unwrap();
+    let seen: Vec<_> =
+        keys.iter().map(|key| (key.id.as_str(), key.expires_at == hour, key.revoked_at.is_some())).collect();
+    assert_eq!(
+        seen,
+        [("ak_1", true, false), ("ak_2", false, true), ("ak_3", false, false), ("ak_5", false, false)]
+    );
+    let kinds: Vec<_> = store.audit_tail(10).await.unwrap().iter().map(|row| row.event.kind).collect();
+    use AuditKind::{ApiKeyCreate, ApiKeyRotate};
+    assert_eq!(kinds, [ApiKeyCreate, ApiKeyCreate, ApiKeyRotate, ApiKeyRotate]);
 }

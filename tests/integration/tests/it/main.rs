@@ -16,6 +16,7 @@ mod observed;
 mod owners;
 mod ping;
 mod policy;
+mod raw;
 mod refusals;
 mod revoke;
 mod say;

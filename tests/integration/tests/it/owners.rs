@@ -113,3 +113,62 @@ fn an_owners_key_works_until_it_is_revoked_and_over_a_restart() -> Result<()> {
     ensure!(!hub.log().contains(&first) && !audit.contains(&first), "no key in the log");
     Ok(())
 }
+
+#[test]
+fn a_key_is_replaced_at_once_or_after_a_while() -> Result<()> {
+    let hub = Hub::start(&[])?;
+    let _spoke = Spoke::start(&hub, None, "greeter", "7/42")?;
+    hub.wait_served("42", &hub.access_token("7/42")?, SOON)?;
+    let owner = Owner::new()?;
+    hub.json(&["service", "owner", "add", "7/42", &format!("ecdsa:{}", owner.public())])?;
+    let first = owner.api_key(&hub)?;
+    let token_of_first = token(&hub, &first)?;
+    let id = |key: &str| key.split('.').next().unwrap_or_default().to_owned();
+    ensure!(hub.command(&["key", "rotate", "ak_AAAAAAAAAAA"])?.run(crate::fixture::CALL)?.code == Some(3));
+
+    let answer = hub.json(&["key", "rotate", &id(&first), "--overlap", "3s"])?;
+    let second = text(&answer, "/api_key")?.to_owned();
+    for credential in [&first, &token_of_first, &second] {
+        ensure!(status(&hub, credential)? == 200, "while both work");
+    }
+    let gone = || {
+        ensure!(status(&hub, &first)? == 401 && status(&hub, &token_of_first)? == 401, "still works");
+        Ok(())
+    };
+    blueprint_tests_support::eventually_ok(SOON, "the end of the overlap", gone)?;
+
+    let token_of_second = token(&hub, &second)?;
+    let third = text(&hub.json(&["key", "rotate", &id(&second)])?, "/api_key")?.to_owned();
+    ensure!(status(&hub, &second)? == 401 && status(&hub, &token_of_second)? == 401, "at once");
+    let answer = hub.request(&Request::get("/").bearer(&third))?;
+    ensure!(answer.status == 200 && id(&third).starts_with("ak_"), "{}", answer.text());
+    let audit = hub.audit()?.join("\n");
+    ensure!(audit.matches("api_key.rotate").count() == 2 && !audit.contains(&third), "{audit}");
+    ensure!(
+        !hub.log().contains(&third) && !hub.json(&["key", "ls"])?.to_string().contains(&third),
+        "shown once"
+    );
+    Ok(())
+}
+
+#[test]
+fn keys_are_fetched_from_hosts_that_the_operator_has_named() -> Result<()> {
+    let hub = Hub::start(&["oauth.jwks_hosts=issuer.invalid"])?;
+    let set = |host: &str| {
+        let url = format!("https://{host}/jwks.json");
+        let settings = json!({ "oauth": { "allowed_issuers": ["https://issuer.invalid"], "jwks_url": url } });
+        hub.command(&["service", "settings", "7/42", "--file", "-"])?
+            .stdin(&settings.to_string())
+            .run(crate::fixture::CALL)
+    };
+    let refused = set("169.254.169.254")?;
+    ensure!(refused.code == Some(2) && refused.stderr.contains("oauth.jwks_hosts"), "{}", refused.stderr);
+    let taken = set("issuer.invalid")?;
+    ensure!(taken.code == Some(0), "{}", taken.stderr);
+    blueprint_tests_support::eventually_ok(SOON, "a first try", || {
+        let settings = hub.json(&["service", "settings", "7/42"])?;
+        let problem = text(&settings, "/status/jwks/problem")?;
+        ensure!(problem.contains("the name has no address"), "{settings}");
+        Ok(())
+    })
+}

@@ -1,0 +1,274 @@
+//! Raw forwards: ports of the hub whose bytes go to a service as they are.
+//!
+//! One task looks twice a second at what the settings of all services ask for, and listens on that and nothing else.
+//!
+//! - Without a range of ports in the hub's configuration nothing is listened on.
+//! - Who is not in the networks of a forward opens nothing and is sent nothing.
+//! - What a change of settings takes away ends within two seconds, also where it is open.
+//! - Connections and flows are bounded, in all and by source.
+
+mod counters;
+mod places;
+mod tcp;
+mod udp;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use blueprint_common_runtime::metrics::Metrics;
+use blueprint_common_runtime::tasks::Spawner;
+use blueprint_common_types::{AgentId, Health, ServiceKey};
+use blueprint_hub_proxy_core::upstream::UpstreamSettings;
+use blueprint_hub_proxy_core::{Forward, ForwardPorts, Transport, Trust, plan_forwards};
+use parking_lot::Mutex;
+use tokio::net::{TcpListener, UdpSocket};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::dial::Dial;
+use crate::metrics::ProxyMetrics;
+use crate::upstreams::{AtTarget, Targets};
+
+use counters::{Counters, Refused};
+use places::{Place, Places};
+
+/// How often the settings are compared with what is listened on.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// How often an open connection or flow is asked whether it may go on.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
+
+/// How many targets are tried for one connection.
+const MAX_TRIES: usize = 3;
+
+/// Connections of all forwards: in all, and from one source.
+const TCP_PLACES: (usize, usize) = (4096, 256);
+
+/// Flows of datagrams of all forwards: in all, and from one source.
+const UDP_PLACES: (usize, usize) = (4096, 256);
+
+/// Where forwards listen.
+#[derive(Debug, Clone)]
+pub struct ForwardConfig {
+    /// Address of the hub that their ports are opened on.
+    pub listen: IpAddr,
+    /// Ports that they may have.
+    pub ports: ForwardPorts,
+}
+
+/// One port as it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForwardStatus {
+    /// Which service it leads to.
+    pub service: ServiceKey,
+    /// Name of the forward.
+    pub name: String,
+    /// Why nothing listens there; `None` where something does.
+    pub problem: Option<String>,
+    /// Connections or flows that are open.
+    pub open: usize,
+}
+
+/// All raw forwards; clones are handles of the same.
+#[derive(Clone)]
+pub struct Forwards(Arc<Shared>);
+
+struct Shared {
+    config: ForwardConfig,
+    trust: Arc<ArcSwap<Trust>>,
+    dialer: Arc<dyn Dial>,
+    connect_timeout: Duration,
+    counters: Counters,
+    tcp: Arc<Places>,
+    udp: Arc<Places>,
+    targets: Targets,
+    queued_bytes: Arc<AtomicUsize>,
+    lines: Mutex<BTreeMap<(Transport, u16), Standing>>,
+}
+
+/// What is known of a wanted port.
+struct Standing {
+    line: Arc<Line>,
+    problem: Option<String>,
+}
+
+/// One forward, shared by its listener and everything open on it.
+struct Line {
+    service: ServiceKey,
+    forward: ArcSwap<Forward>,
+    stop: CancellationToken,
+    open: AtomicUsize,
+    shared: Arc<Shared>,
+}
+
+impl std::fmt::Debug for Forwards {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Forwards").field("config", &self.0.config).finish_non_exhaustive()
+    }
+}
+
+impl Forwards {
+    pub(crate) fn new(
+        config: ForwardConfig,
+        trust: Arc<ArcSwap<Trust>>,
+        dialer: Arc<dyn Dial>,
+        connect_timeout: Duration,
+        metrics: &Metrics,
+        proxy: Arc<ProxyMetrics>,
+    ) -> Self {
+        Self(Arc::new(Shared {
+            config,
+            trust,
+            dialer,
+            connect_timeout,
+            counters: Counters::register(metrics),
+            tcp: Places::new(TCP_PLACES.0, TCP_PLACES.1),
+            udp: Places::new(UDP_PLACES.0, UDP_PLACES.1),
+            targets: Targets::new(proxy),
+            queued_bytes: Arc::default(),
+            lines: Mutex::default(),
+        }))
+    }
+
+    /// Every port that the settings asked for half a second ago.
+    #[must_use]
+    pub fn status(&self) -> BTreeMap<(Transport, u16), ForwardStatus> {
+        let lines = self.0.lines.lock();
+        let status = |standing: &Standing| ForwardStatus {
+            service: standing.line.service,
+            name: standing.line.forward.load().name.clone(),
+            problem: standing.problem.clone(),
+            open: standing.line.open.load(Ordering::Relaxed),
+        };
+        lines.iter().map(|(place, standing)| (*place, status(standing))).collect()
+    }
+
+    /// Follows the settings until `drain`; what is open then ends in its own time, but datagrams.
+    pub(crate) async fn run(self, spawner: Spawner) {
+        let drain = spawner.stop().drain;
+        loop {
+            self.follow(&spawner).await;
+            if drain.run_until_cancelled(sleep(LOOK_EVERY)).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Stops what is not wanted any more, and listens on what is wanted and not open yet.
+    async fn follow(&self, spawner: &Spawner) {
+        let mut plan = plan_forwards(&self.0.trust.load().services, &self.0.config.ports);
+        let mut wanted = Vec::new();
+        {
+            let mut lines = self.0.lines.lock();
+            lines.retain(|place, standing| {
+                let Some((service, forward)) = plan.remove(place) else {
+                    standing.line.stop.cancel();
+                    return false;
+                };
+                let held = standing.line.forward.load();
+                let is_same = standing.line.service == service && held.name == forward.name;
+                if !is_same || standing.problem.is_some() {
+                    standing.line.stop.cancel();
+                    wanted.push((*place, service, forward, standing.problem.clone()));
+                    return false;
+                }
+                if **held != forward {
+                    standing.line.forward.store(Arc::new(forward));
+                }
+                true
+            });
+        }
+        wanted.extend(plan.into_iter().map(|(place, (service, forward))| (place, service, forward, None)));
+        for (place, service, forward, known) in wanted {
+            let line = Arc::new(Line {
+                service,
+                forward: ArcSwap::from_pointee(forward),
+                stop: CancellationToken::new(),
+                open: AtomicUsize::new(0),
+                shared: Arc::clone(&self.0),
+            });
+            let address = SocketAddr::new(self.0.config.listen, place.1);
+            let problem = open(&line, place.0, address, spawner).await.err().map(|error| error.to_string());
+            match &problem {
+                None => info!(%service, protocol = %place.0, %address, "forward listens"),
+                // A port that was just given up may take a moment.
+                Some(problem) if known.is_none() => {
+                    debug!(%service, %address, problem, "forward does not listen yet")
+                }
+                Some(problem) if known.as_ref() != Some(problem) => {
+                    warn!(%service, protocol = %place.0, %address, problem, "forward does not listen");
+                }
+                Some(_) => {}
+            }
+            self.0.lines.lock().insert(place, Standing { line, problem });
+        }
+    }
+}
+
+/// Listens on one port in a task of its own.
+async fn open(
+    line: &Arc<Line>,
+    transport: Transport,
+    address: SocketAddr,
+    spawner: &Spawner,
+) -> io::Result<()> {
+    let line = Arc::clone(line);
+    match transport {
+        Transport::Tcp => {
+            let listener = TcpListener::bind(address).await?;
+            spawner.spawn_base("forward tcp", tcp::listen(line, listener, spawner.clone()));
+        }
+        Transport::Udp => {
+            let socket = UdpSocket::bind(address).await?;
+            spawner.spawn_base("forward udp", udp::listen(line, Arc::new(socket), spawner.clone()));
+        }
+    }
+    Ok(())
+}
+
+/// A target that was chosen.
+struct Chosen {
+    address: SocketAddr,
+    agent: AgentId,
+    at: AtTarget,
+}
+
+impl Line {
+    /// Lets a connection or flow in, or counts why not.
+    fn admit(&self, places: &Arc<Places>, source: IpAddr) -> Option<Place> {
+        let admitted =
+            if self.forward.load().admits(source) { places.take(source) } else { Err(Refused::Source) };
+        admitted.map_err(|refused| self.refuse(refused, source)).ok()
+    }
+
+    fn refuse(&self, refused: Refused, source: IpAddr) {
+        let name = self.forward.load().name.clone();
+        self.shared.counters.count_refusal(refused);
+        debug!(service = %self.service, forward = name, %source, reason = refused.label(), "forward refused");
+    }
+
+    /// A healthy target by weight and load, other than those that were tried.
+    fn choose(&self, tried: &[SocketAddr]) -> Option<Chosen> {
+        let shared = &self.shared;
+        let trust = shared.trust.load();
+        let targets = trust.routes.targets(&self.service).unwrap_or_default();
+        let none = UpstreamSettings::default();
+        let settings = trust.services.get(&self.service).map_or(&none, |known| &known.settings().upstream);
+        let at = shared.targets.begin(self.service, targets, settings, tried).ok()?;
+        let target = targets.iter().find(|target| target.address == at.address())?;
+        Some(Chosen { address: target.address, agent: target.agent, at })
+    }
+
+    /// Whether a target is still one to send to.
+    fn is_healthy(&self, address: SocketAddr) -> bool {
+        let trust = self.shared.trust.load();
+        let mut targets = trust.routes.targets(&self.service).unwrap_or_default().iter();
+        targets.any(|target| target.address == address && target.health == Health::Healthy)
+    }
+}

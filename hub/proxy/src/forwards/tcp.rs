@@ -1,0 +1,180 @@
+//! Streams of a forward.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use blueprint_common_runtime::accept::ACCEPT_PAUSE;
+use blueprint_common_runtime::tasks::Spawner;
+use blueprint_hub_proxy_core::Transport;
+use blueprint_hub_proxy_core::upstream::Outcome;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{debug, warn};
+
+use super::counters::{End, Passed, Refused};
+use super::places::Place;
+use super::{Chosen, Line, MAX_TRIES, WATCH_EVERY};
+use crate::dial::Io;
+
+/// Bytes under way in each direction of one connection.
+const BUFFER: usize = 16 * 1024;
+
+/// A connection on which nothing passes for so long is taken for forgotten. Databases keep theirs open for an hour.
+const IDLE: Duration = Duration::from_secs(2 * 3600);
+
+/// Accepts until the forward goes or the drain begins.
+pub(super) async fn listen(line: Arc<Line>, listener: TcpListener, spawner: Spawner) {
+    let drain = spawner.stop().drain;
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = line.stop.cancelled() => return,
+            () = drain.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                warn!(service = %line.service, %error, "accept of a forward failed");
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        if let Some(place) = line.admit(&line.shared.tcp, peer.ip()) {
+            spawner.spawn("forward connection", carry(Arc::clone(&line), stream, peer.ip(), place));
+        }
+    }
+}
+
+/// Connects to a target and passes bytes both ways until both ends are done or the connection has to end.
+async fn carry(line: Arc<Line>, client: TcpStream, source: IpAddr, place: Place) {
+    let dialed = line.stop.run_until_cancelled(dial(&line)).await;
+    let (service, chosen) = match dialed {
+        Some(Ok(dialed)) => dialed,
+        Some(Err(refused)) => return line.refuse(refused, source),
+        None => return,
+    };
+    if let Err(error) = client.set_nodelay(true) {
+        return debug!(%error, "client of a forward is gone already");
+    }
+    let open = Open::begin(&line, place);
+    let (address, agent) = (chosen.address, chosen.agent);
+    debug!(service = %line.service, %source, %agent, target = %address, "forward connected");
+    let (up, down) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let mut client = Metered { inner: client, read: Arc::clone(&up) };
+    let mut service = Metered { inner: service, read: Arc::clone(&down) };
+    let end = tokio::select! {
+        copied = copy_bidirectional_with_sizes(&mut client, &mut service, BUFFER, BUFFER) => match copied {
+            Ok(_) => End::Closed,
+            Err(error) => {
+                debug!(service = %line.service, %error, "forward broke off");
+                End::Broken
+            }
+        },
+        end = must_end(&line, source, [&up, &down]) => end,
+    };
+    drop((client, service, chosen.at));
+    open.end(&line, up.load(Ordering::Relaxed), down.load(Ordering::Relaxed), end);
+}
+
+/// Opens a connection to a target, or to another one where that fails.
+async fn dial(line: &Line) -> Result<(Box<dyn Io>, Chosen), Refused> {
+    let mut tried: Vec<SocketAddr> = Vec::new();
+    let wait = line.shared.connect_timeout;
+    while tried.len() < MAX_TRIES {
+        let Some(mut chosen) = line.choose(&tried) else { break };
+        match timeout(wait, line.shared.dialer.connect(chosen.address, wait)).await {
+            Ok(Ok(stream)) => {
+                chosen.at.report(Outcome::Answered);
+                return Ok((stream, chosen));
+            }
+            Ok(Err(error)) => {
+                debug!(service = %line.service, target = %chosen.address, %error, "target failed")
+            }
+            Err(_) => debug!(service = %line.service, target = %chosen.address, "target timed out"),
+        }
+        chosen.at.report(Outcome::Unreachable);
+        tried.push(chosen.address);
+    }
+    Err(if tried.is_empty() { Refused::NoTarget } else { Refused::Unreachable })
+}
+
+/// Resolves once a connection that its ends keep open has to end.
+async fn must_end(line: &Line, source: IpAddr, passed: [&AtomicU64; 2]) -> End {
+    let total = || passed.iter().fold(0u64, |sum, count| sum.wrapping_add(count.load(Ordering::Relaxed)));
+    let (mut seen, mut since) = (total(), Instant::now());
+    loop {
+        if line.stop.run_until_cancelled(sleep(WATCH_EVERY)).await.is_none() {
+            return End::Removed;
+        }
+        if !line.forward.load().admits(source) {
+            return End::Source;
+        }
+        let now = total();
+        if now != seen {
+            (seen, since) = (now, Instant::now());
+        } else if since.elapsed() >= IDLE {
+            return End::Idle;
+        }
+    }
+}
+
+/// A connection in the counters.
+struct Open {
+    begun: Instant,
+    _place: Place,
+}
+
+impl Open {
+    fn begin(line: &Line, place: Place) -> Self {
+        line.open.fetch_add(1, Ordering::Relaxed);
+        line.shared.counters.begin(Transport::Tcp);
+        Self { begun: Instant::now(), _place: place }
+    }
+
+    fn end(self, line: &Line, up: u64, down: u64, end: End) {
+        line.open.fetch_sub(1, Ordering::Relaxed);
+        let passed = Passed { up, down, took: self.begun.elapsed() };
+        line.shared.counters.end(line, Transport::Tcp, &passed, end);
+    }
+}
+
+/// Counts the bytes that are read.
+struct Metered<S> {
+    inner: S,
+    read: Arc<AtomicU64>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.inner).poll_read(cx, buffer))?;
+        let count = buffer.filled().len().saturating_sub(before);
+        self.read.fetch_add(u64::try_from(count).unwrap_or(u64::MAX), Ordering::Relaxed);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,302 @@
+//! Raw forwards over real sockets: streams, datagrams, who may use them, and how they end.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use blueprint_common_types::Health;
+use blueprint_hub_proxy::ForwardConfig;
+use blueprint_hub_proxy_core::{Forward, ServiceSettings, Transport};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::rig::{LONG, Rig, closed_port};
+
+/// How soon a change of settings has to show.
+const SOON: Duration = Duration::from_secs(2);
+
+async fn rig() -> Rig {
+    let listen = Ipv4Addr::LOCALHOST.into();
+    let forwards = ForwardConfig { listen, ports: "1024-65535".parse().unwrap() };
+    Rig::with(|proxy| proxy.forwards = Some(forwards)).await
+}
+
+/// A port that was free for both protocols.
+async fn free_port() -> u16 {
+    loop {
+        let port = closed_port().await.port();
+        if UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).await.is_ok() {
+            return port;
+        }
+    }
+}
+
+fn forward(protocol: Transport, listen_port: u16, sources: &[&str]) -> Forward {
+    let sources = sources.iter().map(|source| source.parse().unwrap()).collect();
+    Forward { name: "raw".to_owned(), protocol, listen_port, sources }
+}
+
+fn settle(rig: &Rig, forwards: Vec<Forward>) {
+    rig.settle(ServiceSettings { forwards, ..ServiceSettings::default() });
+}
+
+async fn connect(port: u16) -> TcpStream {
+    let open = async {
+        loop {
+            match TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await {
+                Ok(stream) => return stream,
+                Err(_) => sleep(Duration::from_millis(20)).await,
+            }
+        }
+    };
+    timeout(LONG, open).await.unwrap()
+}
+
+/// A service that says hello first, as PostgreSQL's clients expect of none but many others do, and then echoes until
+/// its client is done; then it says goodbye.
+fn talker(rig: &Rig) -> SocketAddr {
+    rig.raw_service(|mut stream| async move {
+        stream.write_all(b"hello ").await.unwrap();
+        let mut got = Vec::new();
+        stream.read_to_end(&mut got).await.unwrap();
+        stream.write_all(&got).await.unwrap();
+        stream.write_all(b" bye").await.unwrap();
+    })
+}
+
+async fn is_closed(stream: &mut TcpStream) -> bool {
+    matches!(timeout(LONG, stream.read(&mut [0; 8])).await.unwrap(), Ok(0) | Err(_))
+}
+
+#[tokio::test]
+async fn bytes_pass_as_they_are_and_an_end_of_one_direction_alone() {
+    let rig = rig().await;
+    rig.route(&[talker(&rig)]);
+    let port = free_port().await;
+    settle(&rig, vec![forward(Transport::Tcp, port, &["127.0.0.0/8"])]);
+    let mut client = connect(port).await;
+    let sent: Vec<u8> = (0..2_000_000u32).map(|number| number.to_le_bytes()[0]).collect();
+    let (mut read, mut write) = client.split();
+    let send = async {
+        write.write_all(&sent).await.unwrap();
+        write.shutdown().await.unwrap();
+    };
+    let mut got = Vec::new();
+    let (_, received) = tokio::join!(send, timeout(LONG, read.read_to_end(&mut got)));
+    received.unwrap().unwrap();
+    assert!(
+        got.starts_with(b"hello ") && got.ends_with(b" bye") && got.get(6..got.len() - 4) == Some(&*sent)
+    );
+    sleep(Duration::from_millis(100)).await;
+    rig.assert_metric("hub_proxy_forward_ended_total{protocol=\"tcp\",reason=\"closed\"} 1");
+    rig.assert_metric("hub_proxy_forward_bytes_total{direction=\"up\"} 2000000");
+    rig.assert_metric("hub_proxy_forward_bytes_total{direction=\"down\"} 2000010");
+    rig.assert_metric("hub_proxy_forward_open{protocol=\"tcp\"} 0");
+}
+
+#[tokio::test]
+async fn who_is_not_named_gets_nothing_and_no_target_is_told() {
+    let rig = rig().await;
+    rig.route(&[talker(&rig)]);
+    let (closed, narrow) = (free_port().await, free_port().await);
+    settle(
+        &rig,
+        vec![
+            forward(Transport::Tcp, closed, &["192.0.2.0/24", "::/0"]),
+            Forward { name: "narrow".to_owned(), ..forward(Transport::Tcp, narrow, &["127.0.0.2/32"]) },
+        ],
+    );
+    assert!(is_closed(&mut connect(closed).await).await);
+    assert!(is_closed(&mut connect(narrow).await).await, "that is 127.0.0.1");
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind((Ipv4Addr::new(127, 0, 0, 2), 0).into()).unwrap();
+    let mut named = socket.connect((Ipv4Addr::LOCALHOST, narrow).into()).await.unwrap();
+    let mut hello = [0; 6];
+    timeout(LONG, named.read_exact(&mut hello)).await.unwrap().unwrap();
+    assert_eq!(&hello, b"hello ");
+    rig.assert_metric("hub_proxy_forward_refused_total{reason=\"source\"} 2");
+}
+
+#[tokio::test]
+async fn a_change_of_settings_ends_what_it_takes_away_within_two_seconds() {
+    let rig = rig().await;
+    rig.route(&[talker(&rig)]);
+    let port = free_port().await;
+    settle(&rig, vec![forward(Transport::Tcp, port, &["127.0.0.0/8"])]);
+    let mut first = connect(port).await;
+    first.read_exact(&mut [0; 6]).await.unwrap();
+
+    // Other networks beside it: nothing changes for who is in.
+    settle(&rig, vec![forward(Transport::Tcp, port, &["127.0.0.0/8", "10.0.0.0/8"])]);
+    sleep(SOON).await;
+    first.write_all(b"x").await.unwrap();
+    let begin = Instant::now();
+    settle(&rig, vec![forward(Transport::Tcp, port, &["10.0.0.0/8"])]);
+    assert!(is_closed(&mut first).await);
+    assert!(begin.elapsed() < SOON, "{:?}", begin.elapsed());
+    assert!(is_closed(&mut connect(port).await).await, "it listens, for others");
+
+    settle(&rig, vec![forward(Transport::Tcp, port, &["127.0.0.0/8"])]);
+    sleep(Duration::from_millis(700)).await;
+    let mut second = connect(port).await;
+    second.read_exact(&mut [0; 6]).await.unwrap();
+    let begin = Instant::now();
+    settle(&rig, vec![]);
+    assert!(is_closed(&mut second).await);
+    let gone = async {
+        while TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.is_err() {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(LONG, gone).await.unwrap();
+    assert!(begin.elapsed() < SOON, "{:?}", begin.elapsed());
+    rig.assert_metric("hub_proxy_forward_ended_total{protocol=\"tcp\",reason=\"source_removed\"} 1");
+    rig.assert_metric("hub_proxy_forward_ended_total{protocol=\"tcp\",reason=\"forward_removed\"} 1");
+}
+
+#[tokio::test]
+async fn targets_are_healthy_ones_and_the_next_is_tried() {
+    let rig = rig().await;
+    let port = free_port().await;
+    let good = talker(&rig);
+    settle(&rig, vec![forward(Transport::Tcp, port, &["127.0.0.1/32"])]);
+    rig.route(&[closed_port().await, closed_port().await, good]);
+    for _ in 0..4 {
+        connect(port).await.read_exact(&mut [0; 6]).await.unwrap();
+    }
+    rig.route(&[closed_port().await]);
+    assert!(is_closed(&mut connect(port).await).await);
+    rig.route_as(&[good], Health::Unhealthy, "tired");
+    assert!(is_closed(&mut connect(port).await).await);
+    rig.assert_metric("hub_proxy_forward_refused_total{reason=\"target_unreachable\"} 1");
+    rig.assert_metric("hub_proxy_forward_refused_total{reason=\"no_healthy_target\"} 1");
+}
+
+#[tokio::test]
+async fn one_source_has_so_many_connections_and_no_more() {
+    let rig = rig().await;
+    rig.route(&[talker(&rig)]);
+    let port = free_port().await;
+    settle(&rig, vec![forward(Transport::Tcp, port, &["127.0.0.0/8"])]);
+    let mut held = Vec::new();
+    for _ in 0..256 {
+        let mut stream = connect(port).await;
+        stream.read_exact(&mut [0; 6]).await.unwrap();
+        held.push(stream);
+    }
+    assert!(is_closed(&mut connect(port).await).await);
+    rig.assert_metric("hub_proxy_forward_refused_total{reason=\"full_from_source\"} 1");
+    held.pop();
+    sleep(Duration::from_millis(300)).await;
+    connect(port).await.read_exact(&mut [0; 6]).await.unwrap();
+}
+
+/// A service that sends every datagram back, with the port of whom it came from before it.
+async fn mirror(rig: &Rig) -> SocketAddr {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = socket.local_addr().unwrap();
+    rig.spawner.spawn("mirror", async move {
+        let mut buffer = [0; 2048];
+        while let Ok((count, from)) = socket.recv_from(&mut buffer).await {
+            let text = [from.port().to_be_bytes().as_slice(), buffer.get(..count).unwrap()].concat();
+            let _ = socket.send_to(&text, from).await;
+        }
+    });
+    address
+}
+
+struct UdpClient(UdpSocket);
+
+impl UdpClient {
+    async fn new(port: u16) -> Self {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        socket.connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
+        Self(socket)
+    }
+
+    /// The answer to one datagram and the port that the service saw, within `wait`.
+    async fn ask(&self, data: &[u8], wait: Duration) -> Option<(u16, Vec<u8>)> {
+        self.0.send(data).await.ok()?;
+        let mut buffer = [0; 2048];
+        let count = timeout(wait, self.0.recv(&mut buffer)).await.ok()?.ok()?;
+        let (port, rest) = buffer.get(..count)?.split_at_checked(2)?;
+        Some((u16::from_be_bytes(port.try_into().ok()?), rest.to_vec()))
+    }
+
+    /// The same, again until there is one.
+    async fn ask_long(&self, data: &[u8]) -> (u16, Vec<u8>) {
+        let asked = async {
+            loop {
+                match self.ask(data, Duration::from_millis(200)).await {
+                    Some(answer) => return answer,
+                    None => sleep(Duration::from_millis(20)).await,
+                }
+            }
+        };
+        timeout(LONG, asked).await.unwrap()
+    }
+}
+
+#[tokio::test]
+async fn datagrams_go_to_one_target_and_back_to_whom_they_are_for() {
+    let rig = rig().await;
+    rig.route(&[mirror(&rig).await]);
+    let port = free_port().await;
+    settle(&rig, vec![forward(Transport::Udp, port, &["127.0.0.1/32"])]);
+    let (one, two) = (UdpClient::new(port).await, UdpClient::new(port).await);
+    let (first, got) = one.ask_long(b"one").await;
+    assert_eq!(got, b"one");
+    let (second, got) = two.ask_long(b"two").await;
+    assert_eq!(got, b"two");
+    assert_ne!(first, second, "each client has a flow of its own");
+    for round in 0..50u8 {
+        assert_eq!(one.ask(&[round; 1200], LONG).await, Some((first, vec![round; 1200])));
+        assert_eq!(two.ask(&[], LONG).await, Some((second, vec![])), "an empty one is one, too");
+    }
+    assert_eq!(one.ask(&[1; 1393], Duration::from_millis(200)).await, None);
+    rig.assert_metric("hub_proxy_forward_datagrams_dropped_total{reason=\"too_long\"} 1");
+    assert_eq!(one.ask(b"still", LONG).await, Some((first, b"still".to_vec())));
+    rig.assert_metric("hub_proxy_forward_open{protocol=\"udp\"} 2");
+}
+
+#[tokio::test]
+async fn datagrams_of_strangers_and_to_removed_forwards_go_nowhere() {
+    let rig = rig().await;
+    rig.route(&[mirror(&rig).await]);
+    let port = free_port().await;
+    settle(&rig, vec![forward(Transport::Udp, port, &["127.0.0.1/32"])]);
+    let one = UdpClient::new(port).await;
+    one.ask_long(b"one").await;
+    let stranger = UdpSocket::bind((Ipv4Addr::new(127, 0, 0, 2), 0)).await.unwrap();
+    stranger.connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
+    let stranger = UdpClient(stranger);
+    assert_eq!(stranger.ask(b"let me in", Duration::from_millis(300)).await, None);
+    rig.assert_metric("hub_proxy_forward_refused_total{reason=\"source\"} 1");
+
+    let other = mirror(&rig).await;
+    rig.route(&[other]);
+    sleep(Duration::from_millis(1300)).await;
+    rig.assert_metric("hub_proxy_forward_ended_total{protocol=\"udp\",reason=\"target_gone\"} 1");
+    assert_eq!(one.ask_long(b"other").await.1, b"other", "the next one goes to the new target");
+
+    settle(&rig, vec![forward(Transport::Udp, port, &["127.0.0.2/32"])]);
+    sleep(SOON).await;
+    assert_eq!(one.ask(b"x", Duration::from_millis(300)).await, None);
+    assert_eq!(stranger.ask_long(b"in").await.1, b"in");
+    settle(&rig, vec![]);
+    sleep(SOON).await;
+    assert_eq!(stranger.ask(b"x", Duration::from_millis(300)).await, None);
+    rig.assert_metric("hub_proxy_forward_ended_total{protocol=\"udp\",reason=\"source_removed\"} 1");
+    rig.assert_metric("hub_proxy_forward_ended_total{protocol=\"udp\",reason=\"forward_removed\"} 1");
+    rig.assert_metric("hub_proxy_forward_open{protocol=\"udp\"} 0");
+}
+
+#[tokio::test]
+async fn without_a_range_of_ports_nothing_listens() {
+    let rig = Rig::new().await;
+    rig.route(&[talker(&rig)]);
+    let port = free_port().await;
+    settle(&rig, vec![forward(Transport::Tcp, port, &["0.0.0.0/0"])]);
+    sleep(Duration::from_millis(1200)).await;
+    assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.is_err());
+}
