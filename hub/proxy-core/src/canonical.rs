@@ -13,6 +13,7 @@ use crate::headers::{REQUEST_ID, is_grpc, is_request_id};
 use crate::path;
 use crate::refusal::Refusal;
 use crate::selector::{self, Selector};
+use crate::tls::Channel;
 
 /// Most header fields of a request.
 pub const MAX_HEADERS: usize = 100;
@@ -50,6 +51,7 @@ pub struct CanonicalRequest {
     request_id: String,
     grpc: bool,
     websocket: bool,
+    channel: Channel,
 }
 
 impl CanonicalRequest {
@@ -83,7 +85,21 @@ impl CanonicalRequest {
             request_id: request_id(&parts.headers).unwrap_or(downstream.request_id).to_owned(),
             grpc: parts.version == Version::HTTP_2 && is_grpc(&parts.headers),
             websocket,
+            channel: Channel::default(),
         })
+    }
+
+    /// The same request on a connection whose handshake showed this.
+    #[must_use]
+    pub fn on_channel(mut self, channel: Channel) -> Self {
+        self.channel = channel;
+        self
+    }
+
+    /// What the connection showed.
+    #[must_use]
+    pub const fn channel(&self) -> &Channel {
+        &self.channel
     }
 
     /// Method, never `CONNECT` or `TRACE`.

@@ -37,20 +37,22 @@ impl Admission {
 
 /// Decides about one request.
 ///
-/// Order: who (401), which service (428), may they (403), does it exist (404, 409), do its rules
-/// let this request pass (403), does it answer (503). Who may use only some services learns nothing
+/// Order: who (401), which service (428), may they (403), does this connection lead there (401, 421),
+/// does it exist (404, 409), do its rules let this request pass (403), does it answer (503). Who may use only some services learns nothing
 /// about the others.
 ///
 /// # Errors
 ///
 /// The [`Refusal`] that the client is to be told.
 pub fn decide(request: &CanonicalRequest, trust: &Trust, now: Timestamp) -> Result<Admission, Refusal> {
-    let identity = authenticate(request.credential(), trust, now)?;
+    let identity = authenticate(request.credential(), request.channel(), trust, now)?;
     let service = match (request.selector(), identity.only_service()) {
         (Some(selector), _) => resolve(selector, &identity.scope, &trust.routes)?,
         (None, Some(only)) => only,
         (None, None) => return Err(Refusal::ServiceNotNamed),
     };
+    request.channel().check(service, trust, now)?;
+    let identity = identity.on_channel(request.channel());
     let targets = trust
         .routes
         .targets(&service)

@@ -33,6 +33,7 @@ mod routes;
 mod rules;
 mod selector;
 mod settings;
+pub mod tls;
 mod trust;
 
 pub use access::{AccessGrant, AccessTable, Scope};

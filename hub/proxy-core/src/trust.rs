@@ -10,6 +10,7 @@ use crate::identity::{KeyTable, SealingKey, VerifyingKey};
 use crate::refusal::Refusal;
 use crate::routes::RouteTable;
 use crate::settings::{ServiceSettings, SettingsError};
+use crate::tls::ServiceTls;
 
 /// Settings of one service, checked and read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +56,8 @@ pub struct Trust {
     pub keys: KeyTable,
     /// Services with settings of their own.
     pub services: BTreeMap<ServiceKey, Arc<Service>>,
+    /// Services whose callers show certificates, or must.
+    pub tls: BTreeMap<ServiceKey, ServiceTls>,
     /// Services and their targets.
     pub routes: RouteTable,
     /// Opens tokens of a few minutes.
@@ -69,6 +72,7 @@ impl Trust {
             access: AccessTable::default(),
             keys: KeyTable::default(),
             services: BTreeMap::new(),
+            tls: BTreeMap::new(),
             routes: RouteTable::default(),
             sealing,
         }

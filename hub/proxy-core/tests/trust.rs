@@ -197,11 +197,15 @@ fn every_refusal_answers_with_its_status_and_a_hint() {
     let selector = Selector::Exact(SERVICE);
     let service = SERVICE;
     let fault = blueprint_hub_proxy_core::PathFault::Control;
-    let table: [(Refusal, u16); 26] = [
+    let table: [(Refusal, u16); 30] = [
         (Refusal::MissingToken, 401),
         (Refusal::InvalidToken, 401),
         (Refusal::ExpiredToken { at: NOW }, 401),
         (Refusal::RevokedToken, 401),
+        (Refusal::CertificateRequired { service }, 401),
+        (Refusal::RevokedCertificate, 401),
+        (Refusal::ExpiredCertificate { at: NOW }, 401),
+        (Refusal::Misdirected { service }, 421),
         (Refusal::AmbiguousCredential, 400),
         (Refusal::ServiceNotAllowed { selector }, 403),
         (Refusal::RuleRefused { service }, 403),
