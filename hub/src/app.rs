@@ -28,12 +28,12 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::UnixListener;
 use tracing::{error, info, warn};
 
-use crate::config::{CarrierListen, HubConfig, ProxyTls};
+use crate::config::{CarrierListen, HubConfig};
 use crate::files::{self, Identity};
 use crate::policy::{self, PolicyHandle, PolicyTask};
-use crate::ports::{AdminHub, TunnelPeers, authority, peer_of};
+use crate::ports::{AdminHub, TunnelPeers, peer_of};
 use crate::tables::{StoredKeys, TablesHandle, TablesTask};
-use crate::{data_plane, proxy, registry_metrics};
+use crate::{data_plane, proxy, registry_metrics, tls};
 
 /// Operators' connections over TCP.
 const ADMIN_LIMITS: AcceptLimits = AcceptLimits { total: 256, per_ip: 256 };
@@ -179,10 +179,10 @@ impl App {
             keys: Arc::new(stored),
             signer: keys.signer,
         };
-        let proxy = proxy::bind(&config, &identity.authority, parts, &base.metrics).await?;
+        let handshakes = tls::start(&config, &identity.authority, &base.metrics, supervisor)?;
+        let proxy = proxy::bind(&config, handshakes, parts, &base.metrics).await?;
 
         let control = sockets.control.local_addr()?;
-        let scheme = if config.proxy_tls == ProxyTls::Off { "http" } else { "https" };
         let facts = Arc::new(HubFacts {
             version: env!("CARGO_PKG_VERSION"),
             id: identity.authority.hub(),
@@ -192,7 +192,7 @@ impl App {
             advertise_host: config.advertise.clone().unwrap_or_else(files::guess_advertise),
             control_port: control.port(),
             tunnel: base.tunnel.local_addr(),
-            proxy_url: format!("{scheme}://{}", authority(proxy.local_addr()?)),
+            proxy_url: proxy::url(&proxy)?,
         });
         let admin_address = sockets.admin.as_ref().map(AcceptLoop::local_addr).transpose()?;
         let app = Self {
@@ -261,7 +261,11 @@ async fn start_planes(
 }
 
 /// Spawns a task that the others need until the end.
-fn spawn(supervisor: &Supervisor, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+pub(crate) fn spawn(
+    supervisor: &Supervisor,
+    name: &'static str,
+    task: impl Future<Output = ()> + Send + 'static,
+) {
     supervisor.spawn_base(name, async move {
         task.await;
         Ok::<_, Infallible>(())

@@ -1,7 +1,6 @@
 //! The hub's configuration: keys, defaults, and what has to hold between them.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
 use std::time::Duration;
 
 use blueprint_common_runtime::config::{ConfigError, Key, Problems, Schema, Settings, Sources, Span};
@@ -13,6 +12,10 @@ use blueprint_hub_registry_core::policy::Traffic;
 use ipnetwork::{Ipv4Network, Ipv6Network};
 
 use crate::policy::rule;
+
+mod proxy;
+
+pub(crate) use proxy::{ProxySockets, ProxyTls};
 
 /// Every key of `hub.toml`.
 pub(crate) const SCHEMA: Schema = Schema {
@@ -90,6 +93,12 @@ pub(crate) const SCHEMA: Schema = Schema {
             "How long targets outlive the last heartbeat; at least three heartbeats.",
         ),
         Key::new("proxy.listen", "127.0.0.1:8276", "TCP address of the auth proxy for clients."),
+        Key::new(
+            "proxy.tls_listen",
+            "off",
+            "One more TCP address of the proxy that always has TLS, such as 0.0.0.0:8277; proxy.listen is without TLS \
+             then. Or off: proxy.listen has what proxy.tls says.",
+        ),
         Key::new("proxy.domain", "bp.internal", "Host names sSERVICE.bBLUEPRINT.DOMAIN name services."),
         Key::new(
             "proxy.tls",
@@ -98,6 +107,10 @@ pub(crate) const SCHEMA: Schema = Schema {
         ),
         Key::unset("proxy.certificate", "PEM file with the certificate chain, for proxy.tls = \"files\"."),
         Key::unset("proxy.key", "PEM file with the private key, for proxy.tls = \"files\"."),
+        Key::unset(
+            "proxy.certificates",
+            "Folder with more certificates, NAME.crt or NAME.pem and NAME.key each, chosen by host name.",
+        ),
         Key::new(
             "proxy.plaintext_dangerously",
             "false",
@@ -114,14 +127,6 @@ pub(crate) const SCHEMA: Schema = Schema {
     ],
     tables: &[],
 };
-
-/// Where TLS of the proxy comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum ProxyTls {
-    Off,
-    Hub,
-    Files { certificate: PathBuf, key: PathBuf },
-}
 
 /// Where QUIC and plain WireGuard share a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -168,9 +173,8 @@ pub(crate) struct HubConfig {
     pub(crate) certificate_ttl: Duration,
     pub(crate) heartbeat: Duration,
     pub(crate) target_ttl: Duration,
-    pub(crate) proxy_listen: SocketAddr,
+    pub(crate) proxy: ProxySockets,
     pub(crate) proxy_domain: String,
-    pub(crate) proxy_tls: ProxyTls,
     pub(crate) admin_listen: Option<SocketAddr>,
     pub(crate) grace: Duration,
     pub(crate) log_level: String,
@@ -217,7 +221,7 @@ impl HubConfig {
         {
             settings.refuse("session.target_ttl", "less than three heartbeats", problems);
         }
-        let proxy = proxy(settings, problems);
+        let proxy = ProxySockets::from_settings(settings, problems);
         let domain = settings.take::<String>("proxy.domain", problems);
         let admin_listen = optional_address(settings, "admin.listen", problems);
         if admin_listen.flatten().is_some_and(|address| !address.ip().is_loopback()) {
@@ -230,7 +234,6 @@ impl HubConfig {
         let grace = span(settings, "shutdown.grace", 0, 600, problems);
         let log_level = settings.take("log.level", problems);
         let log_format = settings.take("log.format", problems);
-        let (proxy_listen, proxy_tls) = proxy?;
         Some(Self {
             advertise,
             control_listen: control_listen?,
@@ -246,9 +249,8 @@ impl HubConfig {
             certificate_ttl: certificate_ttl?,
             heartbeat: heartbeat?,
             target_ttl: target_ttl?,
-            proxy_listen,
+            proxy: proxy?,
             proxy_domain: domain?,
-            proxy_tls,
             admin_listen: admin_listen?,
             grace: grace?,
             log_level: log_level?,
@@ -347,34 +349,6 @@ fn optional_address(settings: &Settings, key: &str, problems: &mut Problems) -> 
     settings.take::<SocketAddr>(key, problems).map(Some)
 }
 
-fn proxy(settings: &Settings, problems: &mut Problems) -> Option<(SocketAddr, ProxyTls)> {
-    let listen = settings.take::<SocketAddr>("proxy.listen", problems);
-    let dangerous = settings.take::<bool>("proxy.plaintext_dangerously", problems);
-    let tls = match settings.text("proxy.tls") {
-        Some("off") => Some(ProxyTls::Off),
-        Some("hub") => Some(ProxyTls::Hub),
-        Some("files") => {
-            let certificate = settings.take::<PathBuf>("proxy.certificate", problems);
-            let key = settings.take::<PathBuf>("proxy.key", problems);
-            certificate.zip(key).map(|(certificate, key)| ProxyTls::Files { certificate, key })
-        }
-        Some(_) | None => {
-            settings.refuse("proxy.tls", "not off, hub or files", problems);
-            None
-        }
-    };
-    let (listen, tls, dangerous) = (listen?, tls?, dangerous?);
-    if tls == ProxyTls::Off && !listen.ip().is_loopback() && !dangerous {
-        settings.refuse(
-            "proxy.listen",
-            "not loopback while proxy.tls is off: tokens would cross the network in clear; set proxy.tls to hub or files",
-            problems,
-        );
-        return None;
-    }
-    Some((listen, tls))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -410,6 +384,17 @@ mod tests {
         }
         let found = std::fs::read_to_string(path).unwrap_or_default();
         assert!(found == SCHEMA.markdown(), "run UPDATE_GENERATED=1 cargo test -p blueprint-hub");
+    }
+
+    #[test]
+    fn plain_http_stays_on_loopback_unless_somebody_insists() {
+        let tls = [("proxy.tls", "hub"), ("proxy.tls_listen", "0.0.0.0:8277")];
+        assert!(load(&tls).is_ok());
+        let open = [tls[0], tls[1], ("proxy.listen", "0.0.0.0:8276")];
+        assert!(load(&open).unwrap_err().contains("proxy.listen"));
+        assert!(load(&[open[0], open[1], open[2], ("proxy.plaintext_dangerously", "true")]).is_ok());
+        assert!(load(&[("proxy.tls_listen", "127.0.0.1:8277")]).unwrap_err().contains("proxy.tls_listen"));
+        assert!(load(&[("proxy.tls", "hub"), ("proxy.listen", "0.0.0.0:443")]).is_ok());
     }
 
     #[test]

@@ -14,5 +14,6 @@ mod ports;
 mod proxy;
 mod registry_metrics;
 mod tables;
+mod tls;
 
 pub use cli::main;

@@ -1,72 +1,37 @@
-//! Starts the auth proxy: its TLS, and dialling through the tunnel.
+//! Starts the auth proxy: where it listens, its TLS, and dialling through the tunnel.
 
-use std::fs::File;
-use std::io::BufReader;
-use std::path::Path;
-use std::sync::Arc;
-use std::time::SystemTime;
-
-use anyhow::{Context, Result};
+use anyhow::Result;
 use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_runtime::tasks::Supervisor;
+use blueprint_hub_proxy::tls::TlsHandle;
 use blueprint_hub_proxy::{Proxy, ProxyConfig, ProxyParts};
-use blueprint_hub_registry::Authority;
-use rustls::ServerConfig;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-use crate::config::{HubConfig, ProxyTls};
+use crate::config::HubConfig;
+use crate::ports::authority;
 
 /// Binds the proxy; it runs from [`start`] on.
 pub(crate) async fn bind(
     config: &HubConfig,
-    authority: &Authority,
+    tls: Option<TlsHandle>,
     parts: ProxyParts,
     metrics: &Metrics,
 ) -> Result<Proxy> {
-    let tls = match &config.proxy_tls {
-        ProxyTls::Off => None,
-        ProxyTls::Hub => Some(hub_tls(config, authority)?),
-        ProxyTls::Files { certificate, key } => Some(file_tls(certificate, key)?),
-    };
-    let mut proxy = ProxyConfig::new(config.proxy_listen);
+    let mut proxy = ProxyConfig::new(config.proxy.listen);
+    proxy.tls_listen = config.proxy.tls_listen;
     proxy.tls = tls;
     proxy.domain.clone_from(&config.proxy_domain);
     Ok(Proxy::bind(proxy, parts, metrics).await?)
 }
 
+/// Where clients reach the proxy: by TLS where it has that.
+pub(crate) fn url(proxy: &Proxy) -> Result<String> {
+    Ok(match proxy.tls_addr()? {
+        Some(address) => format!("https://{}", authority(address)),
+        None => format!("http://{}", authority(proxy.local_addr()?)),
+    })
+}
+
 /// Runs the proxy until the drain begins.
 pub(crate) fn start(supervisor: &Supervisor, proxy: Proxy) {
     supervisor.spawn_essential("proxy", proxy.run(supervisor.child_spawner()));
-}
-
-fn hub_tls(config: &HubConfig, authority: &Authority) -> Result<Arc<ServerConfig>> {
-    let mut names: Vec<String> = config.advertise.iter().cloned().collect();
-    names.push(format!("*.{}", config.proxy_domain));
-    let (certificate, key) = authority.issue_server(&names, SystemTime::now())?;
-    server_config(vec![certificate, authority.certificate().clone()], key)
-}
-
-fn file_tls(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>> {
-    let read = |path: &Path| File::open(path).with_context(|| format!("cannot read {}", path.display()));
-    let chain = CertificateDer::pem_reader_iter(BufReader::new(read(certificate)?))
-        .collect::<Result<Vec<_>, _>>()
-        .with_context(|| format!("{} is not a PEM certificate chain", certificate.display()))?;
-    let private = PrivateKeyDer::from_pem_reader(BufReader::new(read(key)?))
-        .with_context(|| format!("{} is not a PEM private key", key.display()))?;
-    server_config(chain, private)
-}
-
-fn server_config(
-    chain: Vec<CertificateDer<'static>>,
-    key: PrivateKeyDer<'static>,
-) -> Result<Arc<ServerConfig>> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .context("certificate and key of the proxy do not fit together")?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
 }

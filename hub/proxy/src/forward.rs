@@ -10,6 +10,7 @@ use blueprint_common_runtime::Chain;
 use blueprint_common_runtime::tasks::Spawner;
 use blueprint_common_types::{ServiceKey, Timestamp};
 use blueprint_hub_proxy_core::guard::FramingFault;
+use blueprint_hub_proxy_core::tls::Channel;
 use blueprint_hub_proxy_core::{
     Admission, CanonicalRequest, Downstream, MAX_HEADERS, Refusal, Trust, choose, decide,
     is_websocket_answer, response_headers, upstream_headers,
@@ -60,7 +61,7 @@ const UPSTREAM_HEADER_LIST: u32 = 64 * 1024;
 #[derive(Debug, Clone)]
 pub(crate) struct Conversation {
     pub(crate) source: IpAddr,
-    pub(crate) tls: bool,
+    pub(crate) channel: Channel,
     /// On HTTP/1 only.
     pub(crate) framing: Option<Framing>,
 }
@@ -134,13 +135,14 @@ impl Forwarder {
     ) -> Response<AnswerBody> {
         let mut open = OpenRequest::begin(Arc::clone(&self.metrics));
         let fresh_id = fresh_request_id();
-        let (source, tls) = (conversation.source, conversation.tls);
+        let (source, tls) = (conversation.source, conversation.channel.is_tls());
         let upgrade = request.headers().contains_key(UPGRADE).then(|| hyper::upgrade::on(&mut request));
         let (parts, body) = request.into_parts();
         let downstream = Downstream { source, tls, domain: &self.domain, request_id: &fresh_id };
         let parsed = match conversation.fault(number) {
             Some(fault) => Err(Refusal::MalformedRequest { fault }),
-            None => CanonicalRequest::parse(&parts, &downstream),
+            None => CanonicalRequest::parse(&parts, &downstream)
+                .map(|request| request.on_channel(conversation.channel.clone())),
         };
         let request_id = parsed.as_ref().map_or(fresh_id.as_str(), CanonicalRequest::request_id).to_owned();
         open.set_request_id(&request_id);

@@ -31,6 +31,7 @@ mod open;
 mod server;
 mod sniff;
 mod statements;
+pub mod tls;
 mod upgraded;
 mod watch;
 

@@ -15,13 +15,13 @@ use blueprint_common_runtime::accept::{AcceptLimits, AcceptLoop};
 use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_runtime::tasks::Spawner;
 use blueprint_hub_proxy_core::identity::IdentitySigner;
+use blueprint_hub_proxy_core::tls::Channel;
 use blueprint_hub_proxy_core::{MAX_HEADER_BYTES, MAX_HEADERS, Trust};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
@@ -33,6 +33,7 @@ use crate::guarded::{Framing, Guarded};
 use crate::keys::KeyStore;
 use crate::metrics::{Cut, ProxyMetrics};
 use crate::sniff::{Prefixed, Protocol, sniff};
+use crate::tls::{Accepted, TlsHandle, accept};
 
 /// Streams that one HTTP/2 connection may have open.
 const MAX_STREAMS: u32 = 100;
@@ -49,10 +50,12 @@ const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(20), Duration::from
 /// How the proxy listens and what it waits for.
 #[derive(Debug, Clone)]
 pub struct ProxyConfig {
-    /// TCP address; port 0 lets the system choose.
+    /// TCP address; port 0 lets the system choose. Without TLS where there is none, or where `tls_listen` has it.
     pub listen: SocketAddr,
+    /// One more TCP address, always with TLS; `None` for none.
+    pub tls_listen: Option<SocketAddr>,
     /// TLS with which clients are met; `None` for plain HTTP, on loopback or behind something that has it.
-    pub tls: Option<Arc<rustls::ServerConfig>>,
+    pub tls: Option<TlsHandle>,
     /// Domain under which `s<service>.b<blueprint>.<domain>` names a service; empty to have none.
     pub domain: String,
     /// How many connections clients may have open.
@@ -72,6 +75,7 @@ impl ProxyConfig {
     pub fn new(listen: SocketAddr) -> Self {
         Self {
             listen,
+            tls_listen: None,
             tls: None,
             domain: String::new(),
             limits: AcceptLimits::default(),
@@ -85,6 +89,7 @@ impl ProxyConfig {
 /// The auth proxy, bound and ready to run.
 pub struct Proxy {
     accept: AcceptLoop,
+    tls_accept: Option<AcceptLoop>,
     config: ProxyConfig,
     parts: ProxyParts,
     metrics: Arc<ProxyMetrics>,
@@ -123,7 +128,11 @@ impl Proxy {
     /// Fails where the system does not let this process listen there.
     pub async fn bind(config: ProxyConfig, parts: ProxyParts, metrics: &Metrics) -> io::Result<Self> {
         let accept = AcceptLoop::bind("proxy client", config.listen, config.limits).await?;
-        Ok(Self { accept, config, parts, metrics: Arc::new(ProxyMetrics::register(metrics)) })
+        let tls_accept = match config.tls_listen {
+            Some(address) => Some(AcceptLoop::bind("proxy client", address, config.limits).await?),
+            None => None,
+        };
+        Ok(Self { accept, tls_accept, config, parts, metrics: Arc::new(ProxyMetrics::register(metrics)) })
     }
 
     /// The address that clients reach, with the port that the system chose.
@@ -133,6 +142,19 @@ impl Proxy {
     /// Fails where the system cannot say.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.accept.local_addr()
+    }
+
+    /// The address that has TLS, if one has.
+    ///
+    /// # Errors
+    ///
+    /// Fails where the system cannot say.
+    pub fn tls_addr(&self) -> io::Result<Option<SocketAddr>> {
+        match &self.tls_accept {
+            Some(accept) => accept.local_addr().map(Some),
+            None if self.config.tls.is_some() => self.local_addr().map(Some),
+            None => Ok(None),
+        }
     }
 
     /// Serves until `drain` of the spawner's supervisor; open requests then end in tasks of their own.
@@ -157,13 +179,24 @@ impl Proxy {
         let server = Server {
             forwarder: Arc::new(forwarder),
             metrics: self.metrics,
-            tls: self.config.tls.map(TlsAcceptor::from),
+            tls: self.config.tls,
             handshake_timeout: self.config.handshake_timeout,
             header_timeout: self.config.header_timeout,
             executor: Executor::new("proxy stream", spawner.clone()),
             drain: drain.clone(),
         };
-        self.accept.run(spawner, drain, |stream, peer| server.clone().serve(stream, peer.ip())).await
+        let Some(tls_accept) = self.tls_accept else {
+            return self
+                .accept
+                .run(spawner, drain, |stream, peer| server.clone().serve(stream, peer.ip()))
+                .await;
+        };
+        let plain = Server { tls: None, ..server.clone() };
+        let plain = self
+            .accept
+            .run(spawner.clone(), drain.clone(), |stream, peer| plain.clone().serve(stream, peer.ip()));
+        let tls = tls_accept.run(spawner, drain, |stream, peer| server.clone().serve(stream, peer.ip()));
+        tokio::try_join!(plain, tls).map(drop)
     }
 }
 
@@ -172,7 +205,7 @@ impl Proxy {
 struct Server {
     forwarder: Arc<Forwarder>,
     metrics: Arc<ProxyMetrics>,
-    tls: Option<TlsAcceptor>,
+    tls: Option<TlsHandle>,
     handshake_timeout: Duration,
     header_timeout: Duration,
     executor: Executor,
@@ -181,11 +214,12 @@ struct Server {
 
 impl Server {
     async fn serve(self, stream: TcpStream, source: IpAddr) {
-        let Some(acceptor) = self.tls.clone() else {
-            return self.serve_http(stream, source, false).await;
+        let Some(tls) = self.tls.clone() else {
+            return self.serve_http(stream, source, Channel::default()).await;
         };
-        match timeout(self.handshake_timeout, acceptor.accept(stream)).await {
-            Ok(Ok(stream)) => self.serve_http(stream, source, true).await,
+        match timeout(self.handshake_timeout, accept(stream, &tls)).await {
+            Ok(Ok(Accepted::Client(stream, channel))) => self.serve_http(stream, source, channel).await,
+            Ok(Ok(Accepted::Challenge)) => debug!(%source, "acme challenge answered"),
             Ok(Err(error)) => {
                 self.metrics.count_cut(Cut::Tls);
                 debug!(%source, %error, "tls handshake failed");
@@ -197,7 +231,7 @@ impl Server {
         }
     }
 
-    async fn serve_http(self, io: impl Io + 'static, source: IpAddr, tls: bool) {
+    async fn serve_http(self, io: impl Io + 'static, source: IpAddr, channel: Channel) {
         let sniffed = self.drain.run_until_cancelled(timeout(self.header_timeout, sniff(io))).await;
         let (protocol, io) = match sniffed {
             Some(Ok(Ok(sniffed))) => sniffed,
@@ -209,8 +243,8 @@ impl Server {
             None => return,
         };
         let served = match protocol {
-            Protocol::Http1 => self.serve_http1(io, source, tls).await,
-            Protocol::Http2 => self.serve_http2(io, source, tls).await,
+            Protocol::Http1 => self.serve_http1(io, source, channel).await,
+            Protocol::Http2 => self.serve_http2(io, source, channel).await,
         };
         if let Err(error) = served {
             if error.is_timeout() {
@@ -224,10 +258,10 @@ impl Server {
         &self,
         io: Prefixed<I>,
         source: IpAddr,
-        tls: bool,
+        channel: Channel,
     ) -> hyper::Result<()> {
         let framing = Framing::default();
-        let conversation = Conversation { source, tls, framing: Some(framing.clone()) };
+        let conversation = Conversation { source, channel, framing: Some(framing.clone()) };
         let (forwarder, requests) = (Arc::clone(&self.forwarder), Arc::new(AtomicU64::new(0)));
         let service = service_fn(move |request| {
             let (forwarder, conversation) = (Arc::clone(&forwarder), conversation.clone());
@@ -250,9 +284,9 @@ impl Server {
         &self,
         io: Prefixed<I>,
         source: IpAddr,
-        tls: bool,
+        channel: Channel,
     ) -> hyper::Result<()> {
-        let conversation = Conversation { source, tls, framing: None };
+        let conversation = Conversation { source, channel, framing: None };
         let forwarder = Arc::clone(&self.forwarder);
         let service = service_fn(move |request| {
             let (forwarder, conversation) = (Arc::clone(&forwarder), conversation.clone());

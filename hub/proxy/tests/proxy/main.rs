@@ -6,4 +6,5 @@ mod failures;
 mod owners;
 mod rig;
 mod streaming;
+mod tls;
 mod upgrades;

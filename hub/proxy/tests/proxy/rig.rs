@@ -80,6 +80,8 @@ impl KeyStore for Keys {
 
 pub(crate) struct Rig {
     pub(crate) proxy: SocketAddr,
+    /// The address that has TLS, if one has.
+    pub(crate) tls: Option<SocketAddr>,
     pub(crate) token: AccessToken,
     pub(crate) metrics: Metrics,
     pub(crate) spawner: Spawner,
@@ -110,9 +112,10 @@ impl Rig {
         change(&mut config);
         let proxy = Proxy::bind(config, parts, &metrics).await.unwrap();
         let address = proxy.local_addr().unwrap();
+        let tls = proxy.tls_addr().unwrap();
         supervisor.spawn_essential("proxy", proxy.run(supervisor.child_spawner()));
         let token = AccessToken::random().unwrap();
-        let rig = Self { proxy: address, token, metrics, spawner, supervisor, trust };
+        let rig = Self { proxy: address, tls, token, metrics, spawner, supervisor, trust };
         rig.route(&[]);
         rig
     }

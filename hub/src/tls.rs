@@ -1,0 +1,79 @@
+//! Where the proxy's certificates come from: the hub's own authority, files, and a look at the files every few
+//! seconds and at every SIGHUP.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, Result};
+use blueprint_common_runtime::metrics::Metrics;
+use blueprint_common_runtime::tasks::Supervisor;
+use blueprint_hub_proxy::tls::{CertificateFiles, Material, TlsHandle};
+use blueprint_hub_registry::Authority;
+use parking_lot::Mutex;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+
+use crate::config::{HubConfig, ProxyTls};
+
+/// How often certificate files are looked at.
+const LOOK: Duration = Duration::from_secs(3);
+
+/// Fills the handle as the configuration says; `None` where the proxy has no TLS.
+pub(crate) fn start(
+    config: &HubConfig,
+    authority: &Authority,
+    metrics: &Metrics,
+    supervisor: &Supervisor,
+) -> Result<Option<TlsHandle>> {
+    let first: Option<(PathBuf, PathBuf)> = match &config.proxy.tls {
+        ProxyTls::Off => return Ok(None),
+        ProxyTls::Hub => None,
+        ProxyTls::Files { certificate, key } => Some((certificate.clone(), key.clone())),
+    };
+    let handle = TlsHandle::new(Some(own_certificate(config, authority)?), metrics)
+        .context("cannot set up TLS of the proxy")?;
+    let mut files = CertificateFiles::new(first, config.proxy.certificates.clone());
+    handle.set_configured(files.load().context("cannot use a certificate of the proxy")?);
+    let watched = watch(files, handle.clone(), supervisor.stop().stop);
+    crate::app::spawn(supervisor, "proxy certificates", watched);
+    Ok(Some(handle))
+}
+
+/// A certificate of the hub's own authority, for the names that it knows to be its own.
+fn own_certificate(config: &HubConfig, authority: &Authority) -> Result<Material> {
+    let mut names: Vec<String> = config.advertise.iter().cloned().collect();
+    names.push(format!("*.{}", config.proxy_domain));
+    let (certificate, key) = authority.issue_server(&names, SystemTime::now())?;
+    Ok(Material::from_der(vec![certificate, authority.certificate().clone()], key)?)
+}
+
+/// Looks at the files until `stop`.
+async fn watch(files: CertificateFiles, handle: TlsHandle, stop: CancellationToken) {
+    let mut hangup = match signal(SignalKind::hangup()) {
+        Ok(hangup) => hangup,
+        Err(error) => {
+            error!(%error, "cannot listen to SIGHUP, certificates are not read again");
+            return;
+        }
+    };
+    let mut ticks = interval(LOOK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let files = Arc::new(Mutex::new(files));
+    loop {
+        let is_asked_for = tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => false,
+            received = hangup.recv() => {
+                info!("SIGHUP: certificates are read again");
+                received.is_some()
+            }
+        };
+        let (files, handle) = (Arc::clone(&files), handle.clone());
+        // The disk may be slow, and the runtime has few threads.
+        let looked = tokio::task::spawn_blocking(move || files.lock().refresh(&handle, is_asked_for));
+        let _ = looked.await;
+    }
+}
