@@ -68,6 +68,14 @@ audit_kinds! {
     ApiKeyCreate = "api_key.create",
     /// API keys were revoked; the subject is the key, or the service whose owner is gone.
     ApiKeyRevoke = "api_key.revoke",
+    /// The TLS profile of a service was set; the subject is the service.
+    TlsProfileSet = "tls_profile.set",
+    /// The TLS profile of a service was removed; the subject is the service.
+    TlsProfileRemove = "tls_profile.remove",
+    /// A client certificate was made; the subject is its serial number.
+    ClientCertificateIssue = "client_certificate.issue",
+    /// A client certificate was revoked; the subject is its serial number.
+    ClientCertificateRevoke = "client_certificate.revoke",
     /// The operator replaced the policy; the subject is its new version.
     PolicySet = "policy.set",
     /// A provider was told to make a machine.

@@ -18,6 +18,7 @@ mod pool;
 mod record;
 mod registry;
 mod store;
+mod tls_store;
 
 pub use audit::{AuditCheck, AuditEvent, AuditKind, AuditRow, ParseAuditKindError};
 pub use history::{HISTORY_POINTS, QosHistory, QosPoint, QosSample, SERVICE_POINTS, ServicePoint};
@@ -35,3 +36,4 @@ pub use store::{
     ApiKeyError, JoinCommit, JoinError, Loaded, PolicyChange, PolicyChangeError, RenewError, ServiceChange,
     ServiceChangeError, Store, StoreError, StoreResult,
 };
+pub use tls_store::{ClientCertificateError, ClientCertificateRecord, TlsProfileRecord, TlsStore};
