@@ -21,7 +21,7 @@ use blueprint_hub_registry::{
     ControlConfig, ControlPlane, Registrar, RegistrarHandle, TunnelFacts, serve_operator,
 };
 use blueprint_hub_registry_core::{
-    AddressPool, AuditEvent, AuditKind, JoinTokenRecord, Loaded, Registry, Store,
+    AddressPool, AuditEvent, AuditKind, JoinTokenRecord, Loaded, Registry, Store, TlsStore,
 };
 use blueprint_hub_store::SqliteStore;
 use hyper_util::service::TowerToHyperService;
@@ -32,7 +32,8 @@ use crate::config::{CarrierListen, HubConfig};
 use crate::files::{self, Identity};
 use crate::policy::{self, PolicyHandle, PolicyTask};
 use crate::ports::{AdminHub, TunnelPeers, peer_of};
-use crate::tables::{StoredKeys, TablesHandle, TablesTask};
+use crate::tables::{StoredKeys, TablesTask};
+use crate::tls::{TlsOperator, TlsServices};
 use crate::{data_plane, proxy, registry_metrics, tls};
 
 /// Operators' connections over TCP.
@@ -106,6 +107,7 @@ impl Ground {
 /// What the planes share, once it runs.
 struct Base {
     store: Arc<dyn Store>,
+    tls_store: Arc<dyn TlsStore>,
     epoch: u64,
     prefixes: OverlayPrefixes,
     tunnel: Tunnel,
@@ -123,7 +125,9 @@ impl Base {
         supervisor: &Supervisor,
     ) -> Result<(Self, Identity)> {
         let Ground { identity, prefixes, tunnel, engine } = ground;
-        let store: Arc<dyn Store> = Arc::new(SqliteStore::open(state.folder())?);
+        let opened = Arc::new(SqliteStore::open(state.folder())?);
+        let tls_store: Arc<dyn TlsStore> = opened.clone();
+        let store: Arc<dyn Store> = opened;
         let loaded = store.load().await.context("cannot load the hub's state")?;
         let epoch = store.epoch_next().await.context("cannot count this start")?;
         let tokens = store.list_join_tokens().await.context("cannot load the join tokens")?;
@@ -154,7 +158,7 @@ impl Base {
         let (task, policy) = PolicyTask::new(Arc::clone(&store), registrar.clone(), tunnel.clone()).await;
         policy::register_metrics(&metrics, policy.clone());
         spawn(supervisor, "policy", task.run(supervisor.stop().stop));
-        Ok((Self { store, epoch, prefixes, tunnel, registrar, policy, metrics }, identity))
+        Ok((Self { store, tls_store, epoch, prefixes, tunnel, registrar, policy, metrics }, identity))
     }
 }
 
@@ -169,18 +173,34 @@ impl App {
         let sockets = Sockets::bind(&config, &state).await?;
         let (base, identity) = Base::start(&config, ground, &state, supervisor).await?;
         let keys = files::proxy_keys(&state, &identity.authority.hub().to_string())?;
-        let (task, tables_handle, trust) =
-            TablesTask::new(Arc::clone(&base.store), base.registrar.clone(), keys.sealing).await?;
+        let handshakes = tls::start(&config, &identity.authority, &base.metrics, supervisor)?;
+        let services = TlsServices::new(
+            Arc::clone(&base.tls_store),
+            Arc::clone(&keys.sealing),
+            &config.proxy_domain,
+            handshakes.clone(),
+        );
+        let services = Arc::new(services);
+        let (task, tables_handle, trust) = TablesTask::new(
+            Arc::clone(&base.store),
+            base.registrar.clone(),
+            keys.sealing,
+            Arc::clone(&services),
+        )
+        .await?;
         spawn(supervisor, "proxy tables", task.run(supervisor.stop().stop));
-        let stored = StoredKeys { store: Arc::clone(&base.store), tables: tables_handle.clone() };
+        let operator = Arc::new(TlsOperator::new(services, tables_handle, supervisor));
+        let stored = StoredKeys { store: Arc::clone(&base.store), tables: operator.tables().clone() };
         let parts = ProxyParts {
             dialer: Arc::new(base.tunnel.clone()),
             trust,
             keys: Arc::new(stored),
             signer: keys.signer,
+            operator: proxy::door(&identity, Arc::clone(&operator)),
         };
-        let handshakes = tls::start(&config, &identity.authority, &base.metrics, supervisor)?;
         let proxy = proxy::bind(&config, handshakes, parts, &base.metrics).await?;
+
+        operator.listens(&proxy)?;
 
         let control = sockets.control.local_addr()?;
         let facts = Arc::new(HubFacts {
@@ -205,7 +225,7 @@ impl App {
             _state: state,
         };
         proxy::start(supervisor, proxy);
-        start_planes(config, identity, base, sockets, facts, tables_handle, supervisor).await?;
+        start_planes(config, identity, base, sockets, facts, operator, supervisor).await?;
         Ok(app)
     }
 }
@@ -217,7 +237,7 @@ async fn start_planes(
     base: Base,
     sockets: Sockets,
     facts: Arc<HubFacts>,
-    tables: TablesHandle,
+    tls: Arc<TlsOperator>,
     supervisor: &Supervisor,
 ) -> Result<()> {
     let token = OperatorToken::new(identity.admin_token.expose());
@@ -244,8 +264,9 @@ async fn start_planes(
         tunnel: base.tunnel,
         registrar: base.registrar.clone(),
         control: control.clone(),
-        tables,
+        tables: tls.tables().clone(),
         policy: base.policy,
+        tls,
     };
     let store = Arc::clone(&base.store);
     let state = AdminState { facts, hub: Arc::new(hub), store, metrics: base.metrics };

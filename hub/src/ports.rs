@@ -8,6 +8,7 @@ use blueprint_common_tunnel::Tunnel;
 use blueprint_common_tunnel_core::PeerConfig;
 use blueprint_common_types::{AgentId, Timestamp, TokenId, WgPublicKey};
 use blueprint_hub_admin::{Hub, PeerView, PromiseFailed, Qos, RemoveFailed};
+use blueprint_hub_proxy_core::tls::TlsAdmin;
 use blueprint_hub_registry::{ControlPlane, Peers, RegistrarHandle};
 use blueprint_hub_registry_core::{Agent, RegistrySnapshot};
 use futures_util::future::{BoxFuture, FutureExt};
@@ -15,6 +16,7 @@ use tracing::error;
 
 use crate::policy::PolicyHandle;
 use crate::tables::TablesHandle;
+use crate::tls::TlsOperator;
 
 /// The tunnel as the control plane sees it: who may be a peer.
 #[derive(Debug, Clone)]
@@ -50,13 +52,14 @@ impl Peers for TunnelPeers {
 }
 
 /// The hub as the JSON API sees it.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct AdminHub {
     pub(crate) tunnel: Tunnel,
     pub(crate) registrar: RegistrarHandle,
     pub(crate) control: ControlPlane,
     pub(crate) tables: TablesHandle,
     pub(crate) policy: PolicyHandle,
+    pub(crate) tls: Arc<TlsOperator>,
 }
 
 impl Hub for AdminHub {
@@ -116,6 +119,10 @@ impl Hub for AdminHub {
 
     fn access_changed(&self) -> BoxFuture<'_, ()> {
         self.tables.reload().boxed()
+    }
+
+    fn tls(&self) -> &dyn TlsAdmin {
+        self.tls.as_ref()
     }
 
     fn policy_changed(&self) -> BoxFuture<'_, bool> {

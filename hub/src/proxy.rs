@@ -1,13 +1,17 @@
 //! Starts the auth proxy: where it listens, its TLS, and dialling through the tunnel.
 
+use std::sync::Arc;
+
 use anyhow::Result;
 use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_runtime::tasks::Supervisor;
 use blueprint_hub_proxy::tls::TlsHandle;
-use blueprint_hub_proxy::{Proxy, ProxyConfig, ProxyParts};
+use blueprint_hub_proxy::{OperatorDoor, Proxy, ProxyConfig, ProxyParts};
 
 use crate::config::HubConfig;
+use crate::files::Identity;
 use crate::ports::authority;
+use crate::tls::TlsOperator;
 
 /// Binds the proxy; it runs from [`start`] on.
 pub(crate) async fn bind(
@@ -21,6 +25,12 @@ pub(crate) async fn bind(
     proxy.tls = tls;
     proxy.domain.clone_from(&config.proxy_domain);
     Ok(Proxy::bind(proxy, parts, metrics).await?)
+}
+
+/// What the operator may do through the proxy, with the token of the JSON API.
+pub(crate) fn door(identity: &Identity, admin: Arc<TlsOperator>) -> Option<OperatorDoor> {
+    let token = identity.admin_token.expose().parse().ok()?;
+    Some(OperatorDoor::new(token, admin))
 }
 
 /// Where clients reach the proxy: by TLS where it has that.

@@ -1,5 +1,9 @@
 //! Where the proxy's certificates come from: the hub's own authority, files, and a look at the files every few
-//! seconds and at every SIGHUP.
+//! seconds and at every SIGHUP; and the TLS profiles of services.
+
+mod issue;
+mod operator;
+mod services;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,6 +21,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use crate::config::{HubConfig, ProxyTls};
+
+pub(crate) use operator::TlsOperator;
+pub(crate) use services::TlsServices;
 
 /// How often certificate files are looked at.
 const LOOK: Duration = Duration::from_secs(3);

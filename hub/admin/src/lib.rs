@@ -11,6 +11,7 @@ mod policy;
 mod router;
 mod services;
 mod settings;
+mod tls;
 mod tokens;
 mod views;
 
@@ -20,6 +21,7 @@ use std::time::Duration;
 
 use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_types::{AgentId, CaPin, HubId, Timestamp, TokenId, WgPublicKey};
+use blueprint_hub_proxy_core::tls::TlsAdmin;
 use blueprint_hub_registry_core::{PromiseError, QosPoint, QosSample, RegistrySnapshot, Store};
 use futures_util::future::BoxFuture;
 
@@ -116,6 +118,9 @@ pub trait Hub: Send + Sync {
 
     /// Access tokens changed in the store; resolves when the proxy decides by the new ones.
     fn access_changed(&self) -> BoxFuture<'_, ()>;
+
+    /// TLS of services.
+    fn tls(&self) -> &dyn TlsAdmin;
 
     /// The policy changed in the store; resolves when the tunnel goes by the new one, with false where it
     /// could not be read.

@@ -9,7 +9,7 @@ use http::header;
 use serde_json::{Value, json};
 
 use crate::error::ApiError;
-use crate::{AdminState, OperatorToken, access, auth, nodes, policy, services, settings, tokens, views};
+use crate::{AdminState, OperatorToken, access, auth, nodes, policy, services, settings, tls, tokens, views};
 
 /// Largest request body in bytes, but for policies.
 const MAX_BODY: usize = 64 * 1024;
@@ -27,6 +27,12 @@ pub fn private_router(state: AdminState) -> Router {
             "/v1/services/{blueprint}/{service}/settings",
             get(settings::show).put(settings::set).layer(DefaultBodyLimit::max(settings::MAX_BODY)),
         )
+        .route(
+            "/v1/services/{blueprint}/{service}/tls",
+            get(tls::show).put(tls::set).delete(tls::remove).layer(DefaultBodyLimit::max(tls::MAX_BODY)),
+        )
+        .route("/v1/services/{blueprint}/{service}/certificates", get(tls::list).post(tls::issue))
+        .route("/v1/services/{blueprint}/{service}/certificates/{serial}", delete(tls::revoke))
         .route("/v1/keys", get(settings::keys))
         .route("/v1/keys/{id}", delete(settings::revoke_key))
         .route("/v1/tokens", get(tokens::list).post(tokens::create))

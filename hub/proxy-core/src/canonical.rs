@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use blueprint_common_types::{Secret, TokenHash, TokenId};
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
 use http::uri::Authority;
@@ -163,6 +164,20 @@ impl CanonicalRequest {
     #[must_use]
     pub const fn is_websocket(&self) -> bool {
         self.websocket
+    }
+
+    /// Whether it shows this token; compares in constant time.
+    #[must_use]
+    pub fn shows(&self, id: TokenId, hash: &TokenHash) -> bool {
+        match &self.credential {
+            Credential::Token { id: shown, hash: of_shown } => {
+                *shown == id && Secret::new(*of_shown.as_bytes()) == Secret::new(*hash.as_bytes())
+            }
+            Credential::Missing
+            | Credential::Unreadable
+            | Credential::ApiKey { .. }
+            | Credential::Sealed(_) => false,
+        }
     }
 
     pub(crate) const fn credential(&self) -> &Credential {

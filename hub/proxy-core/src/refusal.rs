@@ -49,6 +49,9 @@ pub enum Refusal {
         /// The service.
         service: ServiceKey,
     },
+    /// A route of the operator, and somebody else; the token in clear from another machine counts as nobody.
+    #[error("only the operator of this hub may do this")]
+    OperatorOnly,
     /// More than one `Authorization` header.
     #[error("the request carries more than one authorization header")]
     AmbiguousCredential,
@@ -185,7 +188,7 @@ impl Refusal {
     }
 
     /// Every code there is, for metrics that start at zero.
-    pub const CODES: [&'static str; 30] = [
+    pub const CODES: [&'static str; 31] = [
         "missing_token",
         "invalid_token",
         "expired_token",
@@ -194,6 +197,7 @@ impl Refusal {
         "revoked_certificate",
         "expired_certificate",
         "misdirected_request",
+        "operator_only",
         "ambiguous_credential",
         "service_not_allowed",
         "rule_refused",
@@ -222,6 +226,7 @@ impl Refusal {
         const ASK: &str = "ask the operator of this hub for an access token";
         const SEND: &str = "send the header 'Authorization: Bearer TOKEN' with an access token from the operator of this hub";
         const NAME: &str = "send 'X-Service-Id: BLUEPRINT/SERVICE', such as 7/42, or call the host sSERVICE.bBLUEPRINT.DOMAIN";
+        const OPERATOR: &str = "send the content of admin.token as bearer token, by TLS or on this machine";
         const LIST: &str = "blueprint-hub service ls lists what this hub offers";
         const WAIT: &str = "try again later; blueprint-hub service show tells the operator more";
         match self {
@@ -237,6 +242,7 @@ impl Refusal {
                 "misdirected_request",
                 "open a new connection to its host",
             ),
+            Self::OperatorOnly => Row(StatusCode::UNAUTHORIZED, "operator_only", OPERATOR),
             Self::AmbiguousCredential => {
                 Row(StatusCode::BAD_REQUEST, "ambiguous_credential", "send exactly one")
             }

@@ -5,11 +5,13 @@
 //! showed; every request on the connection is judged by that and by what is in force *now*, so that a
 //! connection opened under an older profile or with a revoked certificate reaches nothing.
 
+mod admin;
 mod channel;
 mod facts;
 mod names;
 mod profile;
 
+pub use admin::{CertificateView, IssuedCertificate, TlsAdmin, TlsAdminError, TlsView};
 pub use channel::{Bound, Channel, ClientCertificate, ServiceTls};
 pub use facts::{CertificateFacts, Serial, SerialError};
 pub use names::{NameTable, is_dns_name, service_name};

@@ -78,7 +78,7 @@ impl Trust {
         }
     }
 
-    /// The service that a number names: one with settings or with targets, and only one.
+    /// The service that a number names: one with settings, with TLS or with targets, and only one.
     ///
     /// # Errors
     ///
@@ -86,13 +86,15 @@ impl Trust {
     pub fn find(&self, selector: crate::Selector) -> Result<ServiceKey, Refusal> {
         let number = match selector {
             crate::Selector::Exact(key) => {
-                let is_known = self.services.contains_key(&key) || self.routes.targets(&key).is_some();
+                let is_known = self.services.contains_key(&key)
+                    || self.tls.contains_key(&key)
+                    || self.routes.targets(&key).is_some();
                 return if is_known { Ok(key) } else { Err(Refusal::UnknownService { selector }) };
             }
             crate::Selector::ById { service, sub: 0 } => service,
             crate::Selector::ById { .. } => return Err(Refusal::UnknownService { selector }),
         };
-        let known = self.services.keys().chain(self.routes.services());
+        let known = self.services.keys().chain(self.tls.keys()).chain(self.routes.services());
         let mut found: Vec<ServiceKey> = known.filter(|key| key.service == number).copied().collect();
         found.sort_unstable();
         found.dedup();

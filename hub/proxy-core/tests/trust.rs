@@ -197,7 +197,7 @@ fn every_refusal_answers_with_its_status_and_a_hint() {
     let selector = Selector::Exact(SERVICE);
     let service = SERVICE;
     let fault = blueprint_hub_proxy_core::PathFault::Control;
-    let table: [(Refusal, u16); 30] = [
+    let table: [(Refusal, u16); 31] = [
         (Refusal::MissingToken, 401),
         (Refusal::InvalidToken, 401),
         (Refusal::ExpiredToken { at: NOW }, 401),
@@ -206,6 +206,7 @@ fn every_refusal_answers_with_its_status_and_a_hint() {
         (Refusal::RevokedCertificate, 401),
         (Refusal::ExpiredCertificate { at: NOW }, 401),
         (Refusal::Misdirected { service }, 421),
+        (Refusal::OperatorOnly, 401),
         (Refusal::AmbiguousCredential, 400),
         (Refusal::ServiceNotAllowed { selector }, 403),
         (Refusal::RuleRefused { service }, 403),

@@ -110,7 +110,12 @@ impl Forwarder {
         Self {
             domain,
             trust: Arc::clone(&parts.trust),
-            auth: AuthApi::new(Arc::clone(&parts.trust), Arc::clone(&parts.keys), Arc::clone(&parts.signer)),
+            auth: AuthApi::new(
+                Arc::clone(&parts.trust),
+                Arc::clone(&parts.keys),
+                Arc::clone(&parts.signer),
+                parts.operator.clone(),
+            ),
             statements: Statements::new(Arc::clone(&parts.signer)),
             spawner: spawner.clone(),
             http1: pool(connector.clone(), spawner, false),

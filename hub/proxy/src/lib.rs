@@ -28,6 +28,7 @@ mod guarded;
 mod keys;
 mod metrics;
 mod open;
+mod operator;
 mod server;
 mod sniff;
 mod statements;
@@ -37,4 +38,5 @@ mod watch;
 
 pub use dial::{Dial, DialError, Io};
 pub use keys::{ApiKey, KeyStore, KeyStoreError};
+pub use operator::OperatorDoor;
 pub use server::{Proxy, ProxyConfig, ProxyParts};

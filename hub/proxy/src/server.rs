@@ -32,6 +32,7 @@ use crate::forward::{Conversation, Forwarder};
 use crate::guarded::{Framing, Guarded};
 use crate::keys::KeyStore;
 use crate::metrics::{Cut, ProxyMetrics};
+use crate::operator::OperatorDoor;
 use crate::sniff::{Prefixed, Protocol, sniff};
 use crate::tls::{Accepted, TlsHandle, accept};
 
@@ -106,6 +107,8 @@ pub struct ProxyParts {
     pub keys: Arc<dyn KeyStore>,
     /// Signs who calls, for services.
     pub signer: Arc<IdentitySigner>,
+    /// What the operator may do here; `None` for nothing.
+    pub operator: Option<OperatorDoor>,
 }
 
 impl std::fmt::Debug for ProxyParts {

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use blueprint_common_types::{ServiceKey, Timestamp};
 
+use sha2::{Digest, Sha256};
+
 use super::facts::{CertificateFacts, Serial};
 use crate::refusal::Refusal;
 use crate::trust::Trust;
@@ -18,6 +20,18 @@ pub struct ServiceTls {
     pub authorities: [u8; 32],
     /// Certificates that count no more.
     pub revoked: BTreeSet<Serial>,
+}
+
+impl ServiceTls {
+    /// What tells one list of authorities from another: certificates in DER.
+    #[must_use]
+    pub fn digest<'c>(authorities: impl IntoIterator<Item = &'c [u8]>) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        for certificate in authorities {
+            hash.update(Sha256::digest(certificate));
+        }
+        hash.finalize().into()
+    }
 }
 
 /// A certificate of a caller that the handshake has verified.

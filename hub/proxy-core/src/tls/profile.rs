@@ -59,8 +59,9 @@ pub struct TlsProfile {
 }
 
 /// A profile to be, as the operator or a blueprint asks for it. It replaces the one before; the service's own
-/// authority stays.
-#[derive(Debug, Clone)]
+/// authority stays. In JSON the names are those of [`TlsProfile`], with `server_key_pem` beside the certificate.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(try_from = "ProfileBody")]
 pub struct NewProfile {
     /// See [`TlsProfile`].
     pub tls_enabled: bool,
@@ -78,6 +79,57 @@ pub struct NewProfile {
     pub server: Option<(String, Secret<String>)>,
     /// See [`TlsProfile`].
     pub client_ca_pem: Option<String>,
+}
+
+/// What a client of the existing Blueprint auth proxy sends, and the rest of a profile.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ProfileBody {
+    #[serde(default = "yes")]
+    tls_enabled: bool,
+    #[serde(default)]
+    require_client_mtls: bool,
+    #[serde(default)]
+    client_cert_ttl_hours: u32,
+    #[serde(default)]
+    sni: Option<String>,
+    #[serde(default)]
+    subject_alt_name_template: Option<String>,
+    #[serde(default)]
+    allowed_dns_names: Option<BTreeSet<String>>,
+    #[serde(default)]
+    server_certificate_pem: Option<String>,
+    #[serde(default)]
+    server_key_pem: Option<String>,
+    #[serde(default)]
+    client_ca_pem: Option<String>,
+}
+
+const fn yes() -> bool {
+    true
+}
+
+impl TryFrom<ProfileBody> for NewProfile {
+    type Error = ProfileError;
+
+    fn try_from(body: ProfileBody) -> Result<Self, ProfileError> {
+        let server = match (body.server_certificate_pem, body.server_key_pem) {
+            (None, None) => None,
+            (Some(certificate), Some(key)) => Some((certificate, Secret::new(key))),
+            (Some(_), None) | (None, Some(_)) => return Err(ProfileError::HalfPair),
+        };
+        let fold = |name: String| name.to_ascii_lowercase();
+        Ok(Self {
+            tls_enabled: body.tls_enabled,
+            require_client_mtls: body.require_client_mtls,
+            client_cert_ttl_hours: body.client_cert_ttl_hours,
+            sni: body.sni.map(fold),
+            subject_alt_name_template: body.subject_alt_name_template,
+            allowed_dns_names: body.allowed_dns_names.unwrap_or_default().into_iter().map(fold).collect(),
+            server,
+            client_ca_pem: body.client_ca_pem,
+        })
+    }
 }
 
 impl Default for NewProfile {
@@ -101,6 +153,9 @@ pub enum ProfileError {
     /// Certificates without TLS.
     #[error("require_client_mtls needs tls_enabled")]
     NoTls,
+    /// A certificate without its key, or a key without its certificate.
+    #[error("server_certificate_pem and server_key_pem belong together: give both or none")]
+    HalfPair,
     /// Outside its bounds.
     #[error("client_cert_ttl_hours is above {MAX_CLIENT_HOURS}, which is 90 days")]
     Life,
@@ -337,6 +392,22 @@ mod tests {
             let made = profile(|new| new.subject_alt_name_template = Some(template.to_owned()));
             assert_eq!(made.is_ok(), fits, "{template}");
         }
+    }
+
+    #[test]
+    fn a_profile_is_read_as_clients_of_the_existing_proxy_write_it() {
+        let read = |text: &str| serde_json::from_str::<NewProfile>(text);
+        let new = read(
+            r#"{"require_client_mtls":true,"client_cert_ttl_hours":2,"allowed_dns_names":["LocalHost"]}"#,
+        );
+        let new = new.unwrap();
+        assert!(new.tls_enabled && new.require_client_mtls && new.allowed_dns_names.contains("localhost"));
+        assert!(read(r#"{"require_client_mtls":true,"allowed_dns_names":null,"sni":null}"#).is_ok());
+        let half = read(r#"{"server_key_pem":"canary"}"#).unwrap_err().to_string();
+        assert!(half.contains("belong together") && !half.contains("canary"), "{half}");
+        assert!(read(r#"{"upstream_ca_bundle":"x"}"#).is_err(), "nothing is ignored");
+        let pair = read(r#"{"server_certificate_pem":"chain","server_key_pem":"canary"}"#).unwrap();
+        assert!(!format!("{pair:?}").contains("canary"));
     }
 
     #[test]

@@ -105,6 +105,7 @@ impl Rig {
             trust: Arc::clone(&trust),
             keys: Arc::new(Keys(Arc::clone(&trust))),
             signer: Arc::new(IdentitySigner::new(&seed, "hub").unwrap()),
+            operator: None,
         };
         // Clients and services are not of the proxy's process.
         let spawner = Supervisor::new().child_spawner();

@@ -19,5 +19,6 @@ mod policy;
 mod refusals;
 mod revoke;
 mod say;
+mod tls;
 mod tun;
 mod under_attack;
