@@ -173,12 +173,12 @@ impl App {
         let sockets = Sockets::bind(&config, &state).await?;
         let (base, identity) = Base::start(&config, ground, &state, supervisor).await?;
         let keys = files::proxy_keys(&state, &identity.authority.hub().to_string())?;
-        let handshakes = tls::start(&config, &identity.authority, &base.metrics, supervisor)?;
+        let handshakes = tls::start(&config, &identity.authority, &state, &base.metrics, supervisor)?;
         let services = TlsServices::new(
             Arc::clone(&base.tls_store),
             Arc::clone(&keys.sealing),
             &config.proxy_domain,
-            handshakes.clone(),
+            handshakes.handle.clone(),
         );
         let services = Arc::new(services);
         let (task, tables_handle, trust) = TablesTask::new(
@@ -189,7 +189,8 @@ impl App {
         )
         .await?;
         spawn(supervisor, "proxy tables", task.run(supervisor.stop().stop));
-        let operator = Arc::new(TlsOperator::new(services, tables_handle, supervisor));
+        let operator =
+            Arc::new(TlsOperator::new(services, tables_handle, handshakes.acme.clone(), supervisor));
         let stored = StoredKeys { store: Arc::clone(&base.store), tables: operator.tables().clone() };
         let parts = ProxyParts {
             dialer: Arc::new(base.tunnel.clone()),
@@ -198,7 +199,7 @@ impl App {
             signer: keys.signer,
             operator: proxy::door(&identity, Arc::clone(&operator)),
         };
-        let proxy = proxy::bind(&config, handshakes, parts, &base.metrics).await?;
+        let proxy = proxy::bind(&config, handshakes.handle.clone(), parts, &base.metrics).await?;
 
         operator.listens(&proxy)?;
 

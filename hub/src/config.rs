@@ -15,7 +15,7 @@ use crate::policy::rule;
 
 mod proxy;
 
-pub(crate) use proxy::{ProxySockets, ProxyTls};
+pub(crate) use proxy::{AcmeSettings, ProxySockets, ProxyTls};
 
 /// Every key of `hub.toml`.
 pub(crate) const SCHEMA: Schema = Schema {
@@ -103,10 +103,32 @@ pub(crate) const SCHEMA: Schema = Schema {
         Key::new(
             "proxy.tls",
             "off",
-            "TLS of the proxy: off, hub (certificate of the hub's own authority) or files.",
+            "TLS of the proxy: off, hub (certificate of the hub's own authority), files, or acme (ordered from an ACME \
+             server).",
         ),
         Key::unset("proxy.certificate", "PEM file with the certificate chain, for proxy.tls = \"files\"."),
         Key::unset("proxy.key", "PEM file with the private key, for proxy.tls = \"files\"."),
+        Key::new(
+            "proxy.acme_directory",
+            "https://acme-v02.api.letsencrypt.org/directory",
+            "Directory of the ACME server, for proxy.tls = \"acme\".",
+        ),
+        Key::unset(
+            "proxy.acme_names",
+            "Host names of the certificate, such as hub.example.com,s42.b7.hub.example.com; the server must reach the \
+             proxy's TLS address at port 443 of each.",
+        ),
+        Key::unset("proxy.acme_contact", "Mail address that the ACME server may write to."),
+        Key::new(
+            "proxy.acme_agree_terms",
+            "false",
+            "Whether you agree to the terms of service of the ACME server; nothing is ordered unless you do.",
+        ),
+        Key::new(
+            "proxy.acme_roots",
+            "/etc/ssl/certs/ca-certificates.crt",
+            "PEM file with the authorities by which the ACME server is known.",
+        ),
         Key::unset(
             "proxy.certificates",
             "Folder with more certificates, NAME.crt or NAME.pem and NAME.key each, chosen by host name.",
@@ -395,6 +417,33 @@ mod tests {
         assert!(load(&[open[0], open[1], open[2], ("proxy.plaintext_dangerously", "true")]).is_ok());
         assert!(load(&[("proxy.tls_listen", "127.0.0.1:8277")]).unwrap_err().contains("proxy.tls_listen"));
         assert!(load(&[("proxy.tls", "hub"), ("proxy.listen", "0.0.0.0:443")]).is_ok());
+    }
+
+    #[test]
+    fn certificates_are_ordered_only_where_the_operator_agrees() {
+        let good = [
+            ("proxy.tls", "acme"),
+            ("proxy.acme_names", "Hub.example, a.hub.example"),
+            ("proxy.acme_agree_terms", "true"),
+            ("proxy.acme_contact", "ops@hub.example"),
+        ];
+        let ProxyTls::Acme(acme) = load(&good).unwrap().proxy.tls else { panic!("not acme") };
+        assert!(
+            acme.names.contains("hub.example") && acme.contact.as_deref() == Some("mailto:ops@hub.example")
+        );
+        for (key, value) in [
+            ("proxy.acme_agree_terms", "false"),
+            ("proxy.acme_names", "*.hub.example"),
+            ("proxy.acme_names", ","),
+            ("proxy.acme_directory", "http://hub.example"),
+            ("proxy.acme_contact", "nobody"),
+        ] {
+            let flags: Vec<_> =
+                good.iter().copied().filter(|(k, _)| *k != key).chain([(key, value)]).collect();
+            let error = load(&flags).unwrap_err();
+            assert!(error.contains(key), "{key}: {error}");
+        }
+        assert!(load(&good[..1]).unwrap_err().contains("proxy.acme_names"));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use blueprint_common_tunnel::Tunnel;
 use blueprint_common_tunnel_core::PeerConfig;
 use blueprint_common_types::{AgentId, Timestamp, TokenId, WgPublicKey};
-use blueprint_hub_admin::{Hub, PeerView, PromiseFailed, Qos, RemoveFailed};
+use blueprint_hub_admin::{AcmeView, Hub, PeerView, PromiseFailed, Qos, RemoveFailed};
 use blueprint_hub_proxy_core::tls::TlsAdmin;
 use blueprint_hub_registry::{ControlPlane, Peers, RegistrarHandle};
 use blueprint_hub_registry_core::{Agent, RegistrySnapshot};
@@ -119,6 +119,17 @@ impl Hub for AdminHub {
 
     fn access_changed(&self) -> BoxFuture<'_, ()> {
         self.tables.reload().boxed()
+    }
+
+    fn acme(&self) -> Option<AcmeView> {
+        let state = self.tls.acme()?;
+        Some(AcmeView {
+            names: state.names.into_iter().collect(),
+            not_after: state.not_after,
+            next_at: state.next_at,
+            failures: state.failures,
+            error: state.error,
+        })
     }
 
     fn tls(&self) -> &dyn TlsAdmin {

@@ -1,5 +1,5 @@
-//! Where the proxy's certificates come from: the hub's own authority, files, and a look at the files every few
-//! seconds and at every SIGHUP; and the TLS profiles of services.
+//! Where the proxy's certificates come from: the hub's own authority, ACME, files, and a look at the files every
+//! few seconds and at every SIGHUP; and the TLS profiles of services.
 
 mod issue;
 mod operator;
@@ -11,16 +11,20 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
 use blueprint_common_runtime::metrics::Metrics;
+use blueprint_common_runtime::state::StateDir;
 use blueprint_common_runtime::tasks::Supervisor;
+use blueprint_hub_proxy::acme::{Acme, AcmeConfig, AcmeStatus};
 use blueprint_hub_proxy::tls::{CertificateFiles, Material, TlsHandle};
 use blueprint_hub_registry::Authority;
 use parking_lot::Mutex;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
-use crate::config::{HubConfig, ProxyTls};
+use crate::config::{AcmeSettings, HubConfig, ProxyTls};
 
 pub(crate) use operator::TlsOperator;
 pub(crate) use services::TlsServices;
@@ -28,16 +32,24 @@ pub(crate) use services::TlsServices;
 /// How often certificate files are looked at.
 const LOOK: Duration = Duration::from_secs(3);
 
-/// Fills the handle as the configuration says; `None` where the proxy has no TLS.
+/// What meets clients, and what ACME does for it; both `None` where the proxy has no TLS.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ProxyHandshakes {
+    pub(crate) handle: Option<TlsHandle>,
+    pub(crate) acme: Option<Arc<AcmeStatus>>,
+}
+
+/// Fills the handle as the configuration says.
 pub(crate) fn start(
     config: &HubConfig,
     authority: &Authority,
+    state: &StateDir,
     metrics: &Metrics,
     supervisor: &Supervisor,
-) -> Result<Option<TlsHandle>> {
+) -> Result<ProxyHandshakes> {
     let first: Option<(PathBuf, PathBuf)> = match &config.proxy.tls {
-        ProxyTls::Off => return Ok(None),
-        ProxyTls::Hub => None,
+        ProxyTls::Off => return Ok(ProxyHandshakes::default()),
+        ProxyTls::Hub | ProxyTls::Acme(_) => None,
         ProxyTls::Files { certificate, key } => Some((certificate.clone(), key.clone())),
     };
     let handle = TlsHandle::new(Some(own_certificate(config, authority)?), metrics)
@@ -46,7 +58,35 @@ pub(crate) fn start(
     handle.set_configured(files.load().context("cannot use a certificate of the proxy")?);
     let watched = watch(files, handle.clone(), supervisor.stop().stop);
     crate::app::spawn(supervisor, "proxy certificates", watched);
-    Ok(Some(handle))
+    let acme = match &config.proxy.tls {
+        ProxyTls::Acme(settings) => Some(order(settings, state, &handle, metrics, supervisor)?),
+        ProxyTls::Off | ProxyTls::Hub | ProxyTls::Files { .. } => None,
+    };
+    Ok(ProxyHandshakes { handle: Some(handle), acme })
+}
+
+/// Has certificates ordered; until the first comes, the hub's own meets clients.
+fn order(
+    settings: &AcmeSettings,
+    state: &StateDir,
+    handle: &TlsHandle,
+    metrics: &Metrics,
+    supervisor: &Supervisor,
+) -> Result<Arc<AcmeStatus>> {
+    let roots = &settings.roots;
+    let read = CertificateDer::pem_file_iter(roots);
+    let read = read.with_context(|| format!("cannot read proxy.acme_roots, {}", roots.display()))?;
+    let config = AcmeConfig {
+        directory: settings.directory.clone(),
+        contact: settings.contact.iter().cloned().collect(),
+        names: settings.names.clone(),
+        // A system's list may hold one that this library does not know how to read.
+        roots: read.filter_map(Result::ok).collect(),
+    };
+    let acme = Acme::new(config, state.clone(), handle.clone(), metrics)?;
+    let status = acme.status();
+    crate::app::spawn(supervisor, "acme", acme.run(supervisor.stop().drain));
+    Ok(status)
 }
 
 /// A certificate of the hub's own authority, for the names that it knows to be its own.

@@ -72,6 +72,21 @@ pub struct PeerView {
     pub alive: bool,
 }
 
+/// Certificates that the hub orders by ACME.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AcmeView {
+    /// Host names.
+    pub names: Vec<String>,
+    /// End of the certificate in use; `None` where there is none yet.
+    pub not_after: Option<Timestamp>,
+    /// When the next is ordered.
+    pub next_at: Timestamp,
+    /// Orders that failed since the last one that did not.
+    pub failures: u32,
+    /// What the last of them failed with.
+    pub error: Option<String>,
+}
+
 /// Last report and history of an agent.
 pub type Qos = (Option<QosSample>, Vec<QosPoint>);
 
@@ -118,6 +133,9 @@ pub trait Hub: Send + Sync {
 
     /// Access tokens changed in the store; resolves when the proxy decides by the new ones.
     fn access_changed(&self) -> BoxFuture<'_, ()>;
+
+    /// Certificates that are ordered by ACME; `None` where none are.
+    fn acme(&self) -> Option<AcmeView>;
 
     /// TLS of services.
     fn tls(&self) -> &dyn TlsAdmin;

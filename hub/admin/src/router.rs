@@ -88,6 +88,13 @@ async fn status(State(state): State<AdminState>) -> Json<Value> {
         "pin": facts.pin.to_string(),
         "tunnel": facts.tunnel.to_string(),
         "proxy": facts.proxy_url,
+        "acme": state.hub.acme().map(|acme| json!({
+            "names": acme.names,
+            "until": acme.not_after.map(views::time),
+            "next_order": views::time(acme.next_at),
+            "failures": acme.failures,
+            "error": acme.error,
+        })),
         "nodes": {"joined": snapshot.agents.len(), "data_plane_up": alive},
         "services": {"named": snapshot.by_service.len(), "targets": snapshot.targets.len(), "healthy": healthy},
         "registry_index": snapshot.index,

@@ -10,6 +10,7 @@ mod channel;
 mod facts;
 mod names;
 mod profile;
+mod renewal;
 
 pub use admin::{CertificateView, IssuedCertificate, TlsAdmin, TlsAdminError, TlsView};
 pub use channel::{Bound, Channel, ClientCertificate, ServiceTls};
@@ -18,3 +19,4 @@ pub use names::{NameTable, is_dns_name, service_name};
 pub use profile::{
     CertificateRequest, DEFAULT_CLIENT_HOURS, MAX_CLIENT_HOURS, NewProfile, ProfileError, TlsProfile,
 };
+pub use renewal::Renewal;

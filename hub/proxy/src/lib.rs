@@ -17,6 +17,7 @@
 //! - What is open is cut within about a second of the revocation of what let it in.
 //! - Bytes of another protocol pass only after the service has agreed to it.
 
+pub mod acme;
 mod answer;
 mod auth;
 mod body;

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use blueprint_common_runtime::tasks::Supervisor;
 use blueprint_common_types::{Secret, ServiceKey, Timestamp};
 use blueprint_hub_proxy::Proxy;
+use blueprint_hub_proxy::acme::{AcmeState, AcmeStatus};
 use blueprint_hub_proxy::tls::{Material, read_authorities};
 use blueprint_hub_proxy_core::tls::{
     CertificateRequest, CertificateView, IssuedCertificate, NewProfile, ProfileError, Serial, TlsAdmin,
@@ -29,6 +30,7 @@ const MAX_CERTIFICATES: u32 = 100_000;
 pub(crate) struct TlsOperator {
     services: Arc<TlsServices>,
     tables: TablesHandle,
+    acme: Option<Arc<AcmeStatus>>,
     /// URLs of the addresses with TLS and without, once they are bound.
     listeners: OnceLock<(Option<String>, Option<String>)>,
     /// Held while a profile is read, changed and put in force.
@@ -47,14 +49,19 @@ fn broken(what: &'static str) -> impl FnOnce(anyhow::Error) -> TlsAdminError {
 
 impl TlsOperator {
     /// Also has server certificates made again before they end.
-    pub(crate) fn new(services: Arc<TlsServices>, tables: TablesHandle, supervisor: &Supervisor) -> Self {
+    pub(crate) fn new(
+        services: Arc<TlsServices>,
+        tables: TablesHandle,
+        acme: Option<Arc<AcmeStatus>>,
+        supervisor: &Supervisor,
+    ) -> Self {
         let (stop, renewed) = (supervisor.stop().stop, tables.clone());
         crate::app::spawn(supervisor, "proxy service certificates", async move {
             while stop.run_until_cancelled(tokio::time::sleep(RENEW)).await.is_some() {
                 renewed.reload().await;
             }
         });
-        Self { services, tables, listeners: OnceLock::new(), turn: Mutex::default() }
+        Self { services, tables, acme, listeners: OnceLock::new(), turn: Mutex::default() }
     }
 
     /// Notes where the proxy listens.
@@ -63,6 +70,11 @@ impl TlsOperator {
         let beside = (tls != Some(plain)).then(|| format!("http://{}", authority(plain)));
         let _ = self.listeners.set((tls.map(|tls| format!("https://{}", authority(tls))), beside));
         Ok(())
+    }
+
+    /// What ACME is doing, where certificates are ordered.
+    pub(crate) fn acme(&self) -> Option<AcmeState> {
+        self.acme.as_ref().map(|status| status.state())
     }
 
     /// What the proxy decides by.

@@ -44,9 +44,14 @@ impl TlsHandle {
         Ok(handle)
     }
 
-    /// Replaces the certificates of files and ACME; the first is for names that no other has.
+    /// Replaces the certificates of files; the first is for names that no other has.
     pub fn set_configured(&self, configured: Vec<Material>) {
         self.change(|parts| parts.configured = configured);
+    }
+
+    /// Replaces the certificate that ACME has ordered, which goes before those of files.
+    pub fn set_ordered(&self, ordered: Option<Material>) {
+        self.change(|parts| parts.ordered = ordered);
     }
 
     /// Replaces what the TLS profiles of services say.
@@ -75,7 +80,7 @@ impl TlsHandle {
         let mut parts = self.0.parts.lock();
         how(&mut parts);
         self.0.table.store(Arc::new(TlsTable::build(&parts, &self.0.tickets)));
-        let ends = parts.configured.iter().map(Material::not_after).min();
+        let ends = parts.ordered.iter().chain(&parts.configured).map(Material::not_after).min();
         self.0.metrics.set_expiry(ends);
     }
 }

@@ -67,6 +67,18 @@ impl Material {
         Ok(Self { key: Arc::new(key), facts })
     }
 
+    /// Takes a certificate of ours for an ACME challenge. Its critical extension (RFC 8737) is one that the TLS
+    /// library does not know, so it is not asked whether certificate and key fit: they were made together.
+    pub(crate) fn of_challenge(
+        certificate: CertificateDer<'static>,
+        key: PrivateKeyDer<'static>,
+    ) -> Result<Self, MaterialError> {
+        let facts = CertificateFacts::read(&certificate).ok_or(MaterialError::Unreadable)?;
+        let key = ring::default_provider().key_provider.load_private_key(key);
+        let key = CertifiedKey::new(vec![certificate], key.map_err(MaterialError::Mismatch)?);
+        Ok(Self { key: Arc::new(key), facts })
+    }
+
     /// What the certificate says.
     #[must_use]
     pub const fn facts(&self) -> &CertificateFacts {

@@ -79,7 +79,9 @@ pub struct ServiceHandshake {
 /// What goes into a table.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Parts {
-    /// Certificates of the operator or of ACME, the one for unknown names first.
+    /// The certificate of ACME, for unknown names, too.
+    pub(crate) ordered: Option<Material>,
+    /// Certificates of the operator, the one for unknown names first.
     pub(crate) configured: Vec<Material>,
     /// What meets clients while there is none of those.
     pub(crate) fallback: Option<Material>,
@@ -123,7 +125,7 @@ impl TlsTable {
                 table.names.insert(name, choice.clone());
             }
         }
-        for material in parts.configured.iter().chain(&parts.fallback) {
+        for material in parts.ordered.iter().chain(&parts.configured).chain(&parts.fallback) {
             let choice = match config(material, None, Some(tickets)) {
                 Ok(config) => Choice::Serve(Arc::new(Served { config, bound: None })),
                 Err(error) => {
