@@ -1,5 +1,6 @@
 //! One request: decided by the core, sent to a target, answered.
 
+use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -253,7 +254,7 @@ impl Forwarder {
             let request =
                 new_request(canonical, headers, &admission, statement.as_ref(), target.address, &body)?;
             let client = if canonical.is_grpc() { &self.http2 } else { &self.http1 };
-            match client.request(request).await {
+            match self.watched(&admission, client.request(request)).await? {
                 Ok(response) if !is_expected(canonical, &response) => {
                     return Err(Refusal::UpstreamFailed { service });
                 }
@@ -263,6 +264,25 @@ impl Forwarder {
             tried.push(target.address);
         }
         Err(Refusal::TargetUnreachable { service })
+    }
+}
+
+impl Forwarder {
+    /// Waits for a service, unless what let the request in is taken back meanwhile.
+    async fn watched<T>(
+        &self,
+        admission: &Admission,
+        answered: impl Future<Output = T>,
+    ) -> Result<T, Refusal> {
+        let mut watch = Watch::new(admission.clone(), Arc::clone(&self.trust));
+        tokio::select! {
+            biased;
+            answered = answered => Ok(answered),
+            refusal = watch.ended() => {
+                self.metrics.count_revoked();
+                Err(refusal)
+            }
+        }
     }
 }
 
