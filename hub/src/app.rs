@@ -173,12 +173,12 @@ impl App {
         let sockets = Sockets::bind(&config, &state).await?;
         let (base, identity) = Base::start(&config, ground, &state, supervisor).await?;
         let keys = files::proxy_keys(&state, &identity.authority.hub().to_string())?;
-        let handshakes = tls::start(&config, &identity.authority, &state, &base.metrics, supervisor)?;
+        let handshakes = tls::start(&config, &state, &base.metrics, supervisor)?;
         let services = TlsServices::new(
             Arc::clone(&base.tls_store),
             Arc::clone(&keys.sealing),
             &config.proxy_domain,
-            handshakes.handle.clone(),
+            &handshakes,
         );
         let services = Arc::new(services);
         let (task, tables_handle, trust) = TablesTask::new(

@@ -60,6 +60,7 @@ impl TablesTask {
         let (sender, reloads) = mpsc::channel(QUEUE);
         let mut trust = Trust::empty(sealing);
         trust.routes = route_table(&registrar.snapshot());
+        tls.follow(trust.routes.services());
         read(store.as_ref(), &tls, &mut trust).await?;
         let trust = Arc::new(ArcSwap::from_pointee(trust));
         let task = Self { trust: Arc::clone(&trust), store, registrar, tls, reloads };
@@ -78,6 +79,7 @@ impl TablesTask {
                         return;
                     }
                     let routes = route_table(&snapshots.borrow_and_update());
+                    self.tls.follow(routes.services());
                     let trust = Trust { routes, ..Trust::clone(&self.trust.load()) };
                     self.trust.store(Arc::new(trust));
                 }

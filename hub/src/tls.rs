@@ -3,19 +3,20 @@
 
 mod issue;
 mod operator;
+mod own;
 mod services;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_runtime::state::StateDir;
 use blueprint_common_runtime::tasks::Supervisor;
 use blueprint_hub_proxy::acme::{Acme, AcmeConfig, AcmeStatus};
-use blueprint_hub_proxy::tls::{CertificateFiles, Material, TlsHandle};
-use blueprint_hub_registry::Authority;
+use blueprint_hub_proxy::tls::{CertificateFiles, TlsHandle};
 use parking_lot::Mutex;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -25,44 +26,58 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use crate::config::{AcmeSettings, HubConfig, ProxyTls};
+use crate::files;
 
 pub(crate) use operator::TlsOperator;
+pub(crate) use own::OwnCertificate;
 pub(crate) use services::TlsServices;
 
 /// How often certificate files are looked at.
 const LOOK: Duration = Duration::from_secs(3);
 
 /// What meets clients, and what ACME does for it; both `None` where the proxy has no TLS.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub(crate) struct ProxyHandshakes {
     pub(crate) handle: Option<TlsHandle>,
     pub(crate) acme: Option<Arc<AcmeStatus>>,
+    pub(crate) own: Option<Arc<OwnCertificate>>,
+    /// Host names of the hub itself, which no service can have.
+    pub(crate) reserved: BTreeSet<String>,
 }
 
 /// Fills the handle as the configuration says.
 pub(crate) fn start(
     config: &HubConfig,
-    authority: &Authority,
     state: &StateDir,
     metrics: &Metrics,
     supervisor: &Supervisor,
 ) -> Result<ProxyHandshakes> {
     let first: Option<(PathBuf, PathBuf)> = match &config.proxy.tls {
-        ProxyTls::Off => return Ok(ProxyHandshakes::default()),
+        ProxyTls::Off => {
+            let watched = watch(CertificateFiles::default(), None, supervisor.stop().stop);
+            crate::app::spawn(supervisor, "proxy certificates", watched);
+            return Ok(ProxyHandshakes::default());
+        }
         ProxyTls::Hub | ProxyTls::Acme(_) => None,
         ProxyTls::Files { certificate, key } => Some((certificate.clone(), key.clone())),
     };
-    let handle = TlsHandle::new(Some(own_certificate(config, authority)?), metrics)
-        .context("cannot set up TLS of the proxy")?;
+    let authority = files::load(state)?.authority;
+    let own = OwnCertificate::new(authority, config.advertise.clone(), &config.proxy_domain);
+    let handle = TlsHandle::new(Some(own.make()?), metrics).context("cannot set up TLS of the proxy")?;
     let mut files = CertificateFiles::new(first, config.proxy.certificates.clone());
     handle.set_configured(files.load().context("cannot use a certificate of the proxy")?);
-    let watched = watch(files, handle.clone(), supervisor.stop().stop);
+    let watched = watch(files, Some(handle.clone()), supervisor.stop().stop);
     crate::app::spawn(supervisor, "proxy certificates", watched);
     let acme = match &config.proxy.tls {
         ProxyTls::Acme(settings) => Some(order(settings, state, &handle, metrics, supervisor)?),
         ProxyTls::Off | ProxyTls::Hub | ProxyTls::Files { .. } => None,
     };
-    Ok(ProxyHandshakes { handle: Some(handle), acme })
+    let mut reserved: BTreeSet<String> =
+        config.advertise.iter().map(|host| host.to_ascii_lowercase()).collect();
+    if let ProxyTls::Acme(settings) = &config.proxy.tls {
+        reserved.extend(settings.names.iter().cloned());
+    }
+    Ok(ProxyHandshakes { handle: Some(handle), acme, own: Some(Arc::new(own)), reserved })
 }
 
 /// Has certificates ordered; until the first comes, the hub's own meets clients.
@@ -89,16 +104,8 @@ fn order(
     Ok(status)
 }
 
-/// A certificate of the hub's own authority, for the names that it knows to be its own.
-fn own_certificate(config: &HubConfig, authority: &Authority) -> Result<Material> {
-    let mut names: Vec<String> = config.advertise.iter().cloned().collect();
-    names.push(format!("*.{}", config.proxy_domain));
-    let (certificate, key) = authority.issue_server(&names, SystemTime::now())?;
-    Ok(Material::from_der(vec![certificate, authority.certificate().clone()], key)?)
-}
-
-/// Looks at the files until `stop`.
-async fn watch(files: CertificateFiles, handle: TlsHandle, stop: CancellationToken) {
+/// Looks at the files until `stop`. Without TLS there are none, and SIGHUP is still no reason to end.
+async fn watch(files: CertificateFiles, handle: Option<TlsHandle>, stop: CancellationToken) {
     let mut hangup = match signal(SignalKind::hangup()) {
         Ok(hangup) => hangup,
         Err(error) => {
@@ -118,7 +125,8 @@ async fn watch(files: CertificateFiles, handle: TlsHandle, stop: CancellationTok
                 received.is_some()
             }
         };
-        let (files, handle) = (Arc::clone(&files), handle.clone());
+        let Some(handle) = handle.clone() else { continue };
+        let files = Arc::clone(&files);
         // The disk may be slow, and the runtime has few threads.
         let looked = tokio::task::spawn_blocking(move || files.lock().refresh(&handle, is_asked_for));
         let _ = looked.await;

@@ -100,7 +100,7 @@ impl TlsOperator {
             .into_iter()
             .filter_map(|record| Some((record.service, serde_json::from_str(&record.document).ok()?)))
             .collect();
-        let mut names = host_names(&profiles, &self.services.domain);
+        let mut names = host_names(&profiles, &self.services.domain, |name| self.services.is_own(name));
         let (tls_listener, http_listener) = self.listeners.get().cloned().unwrap_or_default();
         Ok(TlsView {
             service: record.service,
@@ -119,7 +119,9 @@ impl TlsOperator {
         for (field, name) in profile.names() {
             let below = name.strip_suffix(domain.as_str());
             let is_ours = below.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
-            if is_ours && *name != own {
+            // What clients may carry is no claim: such a name only leads to the service where it is free.
+            let is_claim = field == "sni" && self.services.is_own(name);
+            if *name != own && (is_ours || is_claim) {
                 let (name, of) = (name.clone(), "this hub".to_owned());
                 return Err(ProfileError::Taken { field, name, of }.into());
             }

@@ -15,7 +15,9 @@ use rustls::pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 use tracing::error;
 
+use super::ProxyHandshakes;
 use super::issue::{SERVER_LIFE, ServiceCa};
+use super::own::OwnCertificate;
 
 /// Private keys of a profile, only ever stored sealed.
 #[derive(Serialize, Deserialize)]
@@ -45,6 +47,8 @@ pub(crate) struct TlsServices {
     sealing: Arc<SealingKey>,
     pub(super) domain: String,
     handle: Option<TlsHandle>,
+    own: Option<Arc<OwnCertificate>>,
+    reserved: BTreeSet<String>,
     signed: Mutex<Signed>,
 }
 
@@ -53,10 +57,23 @@ impl TlsServices {
         store: Arc<dyn TlsStore>,
         sealing: Arc<SealingKey>,
         domain: &str,
-        handle: Option<TlsHandle>,
+        handshakes: &ProxyHandshakes,
     ) -> Self {
         let domain = domain.to_ascii_lowercase();
-        Self { store, sealing, domain, handle, signed: Mutex::default() }
+        let ProxyHandshakes { handle, own, reserved, .. } = handshakes.clone();
+        Self { store, sealing, domain, handle, own, reserved, signed: Mutex::default() }
+    }
+
+    /// Takes note of what is offered, for the hub's own certificate.
+    pub(crate) fn follow<'s>(&self, offered: impl Iterator<Item = &'s ServiceKey>) {
+        if let (Some(own), Some(handle)) = (&self.own, &self.handle) {
+            own.follow(offered.map(|service| service.blueprint), handle);
+        }
+    }
+
+    /// Whether a host name is the hub's own.
+    pub(super) fn is_own(&self, name: &str) -> bool {
+        self.reserved.contains(name) || self.handle.as_ref().is_some_and(|handle| handle.is_configured(name))
     }
 
     /// Puts what the store holds in force for handshakes, and gives what requests are judged by.
@@ -71,7 +88,7 @@ impl TlsServices {
             }
         }
         let profiles = self.profiles(&records);
-        let names = host_names(&profiles, &self.domain);
+        let names = host_names(&profiles, &self.domain, |name| self.is_own(name));
         let mut in_force = InForce::new();
         let mut handshakes = Vec::new();
         for record in &records {
@@ -205,10 +222,12 @@ pub(super) fn client_authorities(profile: &TlsProfile) -> Result<Option<ClientAu
     Ok(Some(clients))
 }
 
-/// Host names of every service: its own, the one of its profile, and those it alone allows its clients.
+/// Host names of every service: its own, the one of its profile, and those it alone allows its clients and that
+/// are not the hub's.
 pub(super) fn host_names(
     profiles: &BTreeMap<ServiceKey, TlsProfile>,
     domain: &str,
+    is_own: impl Fn(&str) -> bool,
 ) -> BTreeMap<ServiceKey, Vec<String>> {
     let enabled = || profiles.iter().filter(|(_, profile)| profile.tls_enabled);
     let named: BTreeSet<&String> = enabled().filter_map(|(_, profile)| profile.sni.as_ref()).collect();
@@ -221,7 +240,8 @@ pub(super) fn host_names(
         .map(|(service, profile)| {
             let mut names = vec![service_name(*service, domain)];
             names.extend(profile.sni.iter().cloned());
-            let alone = |name: &&String| !named.contains(*name) && wanted.get(*name) == Some(&1);
+            let alone =
+                |name: &&String| !named.contains(*name) && !is_own(name) && wanted.get(*name) == Some(&1);
             names.extend(profile.allowed_dns_names.iter().filter(alone).cloned());
             names.sort_unstable();
             names.dedup();
@@ -253,9 +273,9 @@ mod tests {
         let profiles = BTreeMap::from([
             (key(1), profile(None, &["localhost", "a.example"])),
             (key(2), profile(Some("b.example"), &["localhost"])),
-            (key(3), profile(None, &["b.example"])),
+            (key(3), profile(None, &["b.example", "hub.example"])),
         ]);
-        let names = host_names(&profiles, "bp");
+        let names = host_names(&profiles, "bp", |name| name == "hub.example");
         assert_eq!(names[&key(1)], ["a.example", "s1.b7.bp"]);
         assert_eq!(names[&key(2)], ["b.example", "s2.b7.bp"]);
         assert_eq!(names[&key(3)], ["s3.b7.bp"]);

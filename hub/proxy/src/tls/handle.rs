@@ -44,6 +44,19 @@ impl TlsHandle {
         Ok(handle)
     }
 
+    /// Replaces what meets clients where there is no other certificate for their host name.
+    pub fn set_fallback(&self, fallback: Material) {
+        self.change(|parts| parts.fallback = Some(fallback));
+    }
+
+    /// Whether a certificate of files or ACME is for exactly this host name.
+    #[must_use]
+    pub fn is_configured(&self, name: &str) -> bool {
+        let parts = self.0.parts.lock();
+        let mut materials = parts.ordered.iter().chain(&parts.configured);
+        materials.any(|material| material.facts().hosts.iter().any(|host| host == name))
+    }
+
     /// Replaces the certificates of files; the first is for names that no other has.
     pub fn set_configured(&self, configured: Vec<Material>) {
         self.change(|parts| parts.configured = configured);

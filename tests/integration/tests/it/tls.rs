@@ -1,6 +1,7 @@
 //! TLS of the proxy: profiles of services, client certificates, files that change, over restarts.
 
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use blueprint_tests_support::http::{Request, Response};
@@ -74,6 +75,15 @@ impl Client {
             certificate: keep("client.pem", "/certificate_pem")?,
             key: keep("client.key", "/private_key_pem")?,
         })
+    }
+
+    /// Exit code of a `curl` whose answer takes long.
+    fn slow(&self, world: &World, host: &str, path: &str) -> Result<Option<i32>> {
+        let resolve = format!("{host}:{}:127.0.0.1", world.port);
+        let url = format!("https://{host}:{}/{path}", world.port);
+        let arguments = ["--silent", "--cacert", &self.ca, "--cert", &self.certificate, "--key", &self.key];
+        let launch = blueprint_tests_support::Launch::new("curl").arg("--fail").args(arguments);
+        Ok(launch.args(["--output", "/dev/null", "--resolve", &resolve, &url]).run(2 * CALL)?.code)
     }
 
     fn get(&self, world: &World, host: &str, more: &[&str]) -> Result<Got> {
@@ -201,8 +211,44 @@ fn the_command_line_sets_up_two_services_whose_clients_stay_apart() -> Result<()
     let listed = hub.json(&["service", "cert", "ls", "7/42"])?;
     let [row] = rows(&listed, "/certificates")? else { anyhow::bail!("one certificate: {listed}") };
     ensure!(text(row, "/serial")? == text(&issued, "/serial")? && text(row, "/state")? == "live", "{row}");
+    // What is open is cut with the certificate that let it in.
+    let client = Client { ca: file("ca.crt"), ..client };
+    let began = std::thread::scope(|scope| {
+        let slow = scope.spawn(|| client.slow(&world, HOST, "slow/30000"));
+        eventually_ok(SOON, "an open request", || {
+            let metrics = hub.api(&Request::get("/metrics"))?.text();
+            ensure!(metrics.contains("\nhub_proxy_requests_open 1\n"), "{metrics}");
+            Ok(())
+        })?;
+        let began = Instant::now();
+        hub.json(&["service", "cert", "revoke", "7/42", text(&issued, "/serial")?])?;
+        let code = slow.join().ok().context("curl")??;
+        ensure!(code != Some(0), "the answer was not cut");
+        Ok(began)
+    })?;
+    ensure!(began.elapsed() < Duration::from_secs(4), "cut after {:?}", began.elapsed());
     hub.json(&["service", "tls", "rm", "7/42"])?;
     ensure!(hub.get("42", &token, "/")?.status == 200, "as before there was a profile");
+    Ok(())
+}
+
+#[test]
+fn the_hubs_own_certificate_is_for_the_host_names_of_its_services() -> Result<()> {
+    if !require(&[Need::Program("curl"), Need::Program("openssl")]) {
+        return Ok(());
+    }
+    let world = World::start(&["proxy.tls=hub"])?;
+    let _spoke = Spoke::start(&world.hub, None, "greeter", "7/42")?;
+    let token = world.hub.access_token("7/42")?;
+    world.hub.wait_served("42", &token, SOON)?;
+    let der = world.hub.state().join("ca.der").display().to_string();
+    let ca = world.files.path().join("hub.pem").display().to_string();
+    let arguments = ["x509", "-inform", "der", "-in", &der, "-out", &ca];
+    let converted = blueprint_tests_support::Launch::new("openssl").args(arguments).run(CALL)?;
+    ensure!(converted.code == Some(0), "{}", converted.stderr);
+    let bearer = format!("Authorization: Bearer {token}");
+    ensure!(world.curl(HOST, &["--cacert", &ca, "--header", &bearer])?.0 == 200, "by name alone");
+    ensure!(world.curl("s1.b8.bp.example", &["--cacert", &ca])?.0 == 0, "nobody offers that");
     Ok(())
 }
 
