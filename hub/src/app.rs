@@ -21,21 +21,22 @@ use blueprint_hub_registry::{
     ControlConfig, ControlPlane, Registrar, RegistrarHandle, TunnelFacts, serve_operator,
 };
 use blueprint_hub_registry_core::{
-    AddressPool, AuditEvent, AuditKind, JoinTokenRecord, Loaded, Registry, Store,
+    AddressPool, AuditEvent, AuditKind, JoinTokenRecord, Loaded, Registry, Store, TlsStore,
 };
 use blueprint_hub_store::SqliteStore;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::UnixListener;
 use tracing::{error, info, warn};
 
-use crate::config::{CarrierListen, HubConfig, ProxyTls};
+use crate::config::{CarrierListen, HubConfig};
 use crate::files::{self, Identity};
 use crate::memory::MemoryWatch;
 use crate::policy::{self, PolicyHandle, PolicyTask};
-use crate::ports::{AdminHub, TunnelPeers, authority, peer_of};
+use crate::ports::{AdminHub, TunnelPeers, peer_of};
 use crate::service_view::ServiceView;
-use crate::tables::{StoredKeys, TablesHandle, TablesTask};
-use crate::{audit, data_plane, proxy, registry_metrics};
+use crate::tables::{StoredKeys, TablesTask};
+use crate::tls::{TlsOperator, TlsServices};
+use crate::{audit, data_plane, proxy, registry_metrics, tls};
 
 /// Operators' connections over TCP.
 const ADMIN_LIMITS: AcceptLimits = AcceptLimits { total: 256, per_ip: 256 };
@@ -108,6 +109,7 @@ impl Ground {
 /// What the planes share, once it runs.
 struct Base {
     store: Arc<dyn Store>,
+    tls_store: Arc<dyn TlsStore>,
     epoch: u64,
     prefixes: OverlayPrefixes,
     tunnel: Tunnel,
@@ -126,7 +128,9 @@ impl Base {
         supervisor: &Supervisor,
     ) -> Result<(Self, Identity)> {
         let Ground { identity, prefixes, tunnel, engine } = ground;
-        let store: Arc<dyn Store> = Arc::new(SqliteStore::open(state.folder())?);
+        let opened = Arc::new(SqliteStore::open(state.folder())?);
+        let tls_store: Arc<dyn TlsStore> = opened.clone();
+        let store: Arc<dyn Store> = opened;
         let loaded = store.load().await.context("cannot load the hub's state")?;
         let epoch = store.epoch_next().await.context("cannot count this start")?;
         let tokens = store.list_join_tokens().await.context("cannot load the join tokens")?;
@@ -158,7 +162,8 @@ impl Base {
         policy::register_metrics(&metrics, policy.clone());
         spawn(supervisor, "policy", task.run(supervisor.stop().stop));
         let ledger = Ledger::default();
-        Ok((Self { store, epoch, prefixes, tunnel, registrar, policy, ledger, metrics }, identity))
+        let base = Self { store, tls_store, epoch, prefixes, tunnel, registrar, policy, ledger, metrics };
+        Ok((base, identity))
     }
 }
 
@@ -173,15 +178,31 @@ impl App {
         let sockets = Sockets::bind(&config, &state).await?;
         let (base, identity) = Base::start(&config, ground, &state, supervisor).await?;
         let keys = files::proxy_keys(&state, &identity.authority.hub().to_string())?;
-        let (task, tables_handle, trust) =
-            TablesTask::new(Arc::clone(&base.store), base.registrar.clone(), keys.sealing).await?;
+        let handshakes = tls::start(&config, &state, &base.metrics, supervisor)?;
+        let services = TlsServices::new(
+            Arc::clone(&base.tls_store),
+            Arc::clone(&keys.sealing),
+            &config.proxy_domain,
+            &handshakes,
+        );
+        let services = Arc::new(services);
+        let (task, tables_handle, trust) = TablesTask::new(
+            Arc::clone(&base.store),
+            base.registrar.clone(),
+            keys.sealing,
+            Arc::clone(&services),
+        )
+        .await?;
         spawn(supervisor, "proxy tables", task.run(supervisor.stop().stop));
-        let stored = StoredKeys { store: Arc::clone(&base.store), tables: tables_handle.clone() };
+        let operator =
+            Arc::new(TlsOperator::new(services, tables_handle, handshakes.acme.clone(), supervisor));
+        let stored = StoredKeys { store: Arc::clone(&base.store), tables: operator.tables().clone() };
         let parts = ProxyParts {
             dialer: Arc::new(base.tunnel.clone()),
             trust: Arc::clone(&trust),
             keys: Arc::new(stored),
             signer: keys.signer,
+            operator: proxy::door(&identity, Arc::clone(&operator)),
         };
         let pressure = Pressure::default();
         let watch = MemoryWatch::new(config.limits.memory, pressure.clone(), &base.metrics);
@@ -189,9 +210,8 @@ impl App {
         let refusals =
             audit::write_refusals(Arc::clone(&base.store), base.ledger.clone(), supervisor.stop().stop);
         spawn(supervisor, "audit of refusals", refusals);
-        let proxy =
-            proxy::bind(&config, &identity.authority, parts, pressure, base.ledger.clone(), &base.metrics)
-                .await?;
+        let handle = handshakes.handle.clone();
+        let proxy = proxy::bind(&config, handle, parts, pressure, base.ledger.clone(), &base.metrics).await?;
         let services = ServiceView {
             trust,
             jwks_hosts: config.oauth.hosts.clone(),
@@ -199,9 +219,9 @@ impl App {
             ports: config.forwards.as_ref().map(|forwards| forwards.ports.clone()),
             forwards: proxy.forwards(),
         };
+        operator.listens(&proxy)?;
 
         let control = sockets.control.local_addr()?;
-        let scheme = if config.proxy_tls == ProxyTls::Off { "http" } else { "https" };
         let facts = Arc::new(HubFacts {
             version: env!("CARGO_PKG_VERSION"),
             id: identity.authority.hub(),
@@ -211,7 +231,7 @@ impl App {
             advertise_host: config.advertise.clone().unwrap_or_else(files::guess_advertise),
             control_port: control.port(),
             tunnel: base.tunnel.local_addr(),
-            proxy_url: format!("{scheme}://{}", authority(proxy.local_addr()?)),
+            proxy_url: proxy::url(&proxy)?,
         });
         let admin_address = sockets.admin.as_ref().map(AcceptLoop::local_addr).transpose()?;
         let app = Self {
@@ -224,7 +244,7 @@ impl App {
             _state: state,
         };
         proxy::start(supervisor, proxy);
-        start_planes(config, identity, base, sockets, facts, (tables_handle, services), supervisor).await?;
+        start_planes(config, identity, base, sockets, facts, (operator, services), supervisor).await?;
         Ok(app)
     }
 }
@@ -236,7 +256,7 @@ async fn start_planes(
     base: Base,
     sockets: Sockets,
     facts: Arc<HubFacts>,
-    (tables, services): (TablesHandle, ServiceView),
+    (tls, services): (Arc<TlsOperator>, ServiceView),
     supervisor: &Supervisor,
 ) -> Result<()> {
     let token = OperatorToken::new(identity.admin_token.expose());
@@ -263,10 +283,11 @@ async fn start_planes(
         tunnel: base.tunnel,
         registrar: base.registrar.clone(),
         control: control.clone(),
-        tables,
+        tables: tls.tables().clone(),
         policy: base.policy,
         ledger: base.ledger,
         services,
+        tls,
     };
     let store = Arc::clone(&base.store);
     let state = AdminState { facts, hub: Arc::new(hub), store, metrics: base.metrics };
@@ -282,7 +303,11 @@ async fn start_planes(
 }
 
 /// Spawns a task that the others need until the end.
-fn spawn(supervisor: &Supervisor, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+pub(crate) fn spawn(
+    supervisor: &Supervisor,
+    name: &'static str,
+    task: impl Future<Output = ()> + Send + 'static,
+) {
     supervisor.spawn_base(name, async move {
         task.await;
         Ok::<_, Infallible>(())

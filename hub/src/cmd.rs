@@ -11,6 +11,7 @@ pub(crate) mod owner;
 pub(crate) mod policy;
 pub(crate) mod serve;
 pub(crate) mod service;
+pub(crate) mod service_tls;
 pub(crate) mod status;
 pub(crate) mod token;
 

@@ -4,7 +4,6 @@ mod forwards;
 mod oauth;
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
 use std::time::Duration;
 
 use blueprint_common_runtime::config::{ConfigError, Key, Problems, Schema, Settings, Sources, Span};
@@ -20,7 +19,10 @@ use ipnetwork::{Ipv4Network, Ipv6Network};
 use crate::limits::LimitsConfig;
 use crate::policy::rule;
 
+mod proxy;
+
 pub(crate) use oauth::OAuthConfig;
+pub(crate) use proxy::{AcmeSettings, ProxySockets, ProxyTls};
 
 /// Every key of `hub.toml`.
 pub(crate) const SCHEMA: Schema = Schema {
@@ -98,14 +100,46 @@ pub(crate) const SCHEMA: Schema = Schema {
             "How long targets outlive the last heartbeat; at least three heartbeats.",
         ),
         Key::new("proxy.listen", "127.0.0.1:8276", "TCP address of the auth proxy for clients."),
+        Key::new(
+            "proxy.tls_listen",
+            "off",
+            "One more TCP address of the proxy that always has TLS, such as 0.0.0.0:8277; proxy.listen is without TLS \
+             then. Or off: proxy.listen has what proxy.tls says.",
+        ),
         Key::new("proxy.domain", "bp.internal", "Host names sSERVICE.bBLUEPRINT.DOMAIN name services."),
         Key::new(
             "proxy.tls",
             "off",
-            "TLS of the proxy: off, hub (certificate of the hub's own authority) or files.",
+            "TLS of the proxy: off, hub (certificate of the hub's own authority), files, or acme (ordered from an ACME \
+             server).",
         ),
         Key::unset("proxy.certificate", "PEM file with the certificate chain, for proxy.tls = \"files\"."),
         Key::unset("proxy.key", "PEM file with the private key, for proxy.tls = \"files\"."),
+        Key::new(
+            "proxy.acme_directory",
+            "https://acme-v02.api.letsencrypt.org/directory",
+            "Directory of the ACME server, for proxy.tls = \"acme\".",
+        ),
+        Key::unset(
+            "proxy.acme_names",
+            "Host names of the certificate, such as hub.example.com,s42.b7.hub.example.com; the server must reach the \
+             proxy's TLS address at port 443 of each.",
+        ),
+        Key::unset("proxy.acme_contact", "Mail address that the ACME server may write to."),
+        Key::new(
+            "proxy.acme_agree_terms",
+            "false",
+            "Whether you agree to the terms of service of the ACME server; nothing is ordered unless you do.",
+        ),
+        Key::new(
+            "proxy.acme_roots",
+            "/etc/ssl/certs/ca-certificates.crt",
+            "PEM file with the authorities by which the ACME server is known.",
+        ),
+        Key::unset(
+            "proxy.certificates",
+            "Folder with more certificates, NAME.crt or NAME.pem and NAME.key each, chosen by host name.",
+        ),
         Key::new(
             "proxy.plaintext_dangerously",
             "false",
@@ -161,14 +195,6 @@ pub(crate) const SCHEMA: Schema = Schema {
     tables: &[],
 };
 
-/// Where TLS of the proxy comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum ProxyTls {
-    Off,
-    Hub,
-    Files { certificate: PathBuf, key: PathBuf },
-}
-
 /// Where QUIC and plain WireGuard share a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CarrierListen {
@@ -214,9 +240,8 @@ pub(crate) struct HubConfig {
     pub(crate) certificate_ttl: Duration,
     pub(crate) heartbeat: Duration,
     pub(crate) target_ttl: Duration,
-    pub(crate) proxy_listen: SocketAddr,
+    pub(crate) proxy: ProxySockets,
     pub(crate) proxy_domain: String,
-    pub(crate) proxy_tls: ProxyTls,
     pub(crate) limits: LimitsConfig,
     pub(crate) forwards: Option<ForwardConfig>,
     pub(crate) oauth: OAuthConfig,
@@ -267,7 +292,7 @@ impl HubConfig {
         {
             settings.refuse("session.target_ttl", "less than three heartbeats", problems);
         }
-        let proxy = proxy(settings, problems);
+        let proxy = ProxySockets::from_settings(settings, problems);
         let limits = LimitsConfig::take(settings, problems);
         let domain = settings.take::<String>("proxy.domain", problems);
         let forwards = forwards::take(settings, problems);
@@ -284,7 +309,6 @@ impl HubConfig {
         let log_level = settings.take("log.level", problems);
         let log_format = settings.take("log.format", problems);
         let access_log = settings.take("log.access", problems);
-        let (proxy_listen, proxy_tls) = proxy?;
         Some(Self {
             advertise,
             control_listen: control_listen?,
@@ -300,9 +324,8 @@ impl HubConfig {
             certificate_ttl: certificate_ttl?,
             heartbeat: heartbeat?,
             target_ttl: target_ttl?,
-            proxy_listen,
+            proxy: proxy?,
             proxy_domain: domain?,
-            proxy_tls,
             limits: limits?,
             forwards: forwards?,
             oauth: oauth?,
@@ -405,34 +428,6 @@ fn optional_address(settings: &Settings, key: &str, problems: &mut Problems) -> 
     settings.take::<SocketAddr>(key, problems).map(Some)
 }
 
-fn proxy(settings: &Settings, problems: &mut Problems) -> Option<(SocketAddr, ProxyTls)> {
-    let listen = settings.take::<SocketAddr>("proxy.listen", problems);
-    let dangerous = settings.take::<bool>("proxy.plaintext_dangerously", problems);
-    let tls = match settings.text("proxy.tls") {
-        Some("off") => Some(ProxyTls::Off),
-        Some("hub") => Some(ProxyTls::Hub),
-        Some("files") => {
-            let certificate = settings.take::<PathBuf>("proxy.certificate", problems);
-            let key = settings.take::<PathBuf>("proxy.key", problems);
-            certificate.zip(key).map(|(certificate, key)| ProxyTls::Files { certificate, key })
-        }
-        Some(_) | None => {
-            settings.refuse("proxy.tls", "not off, hub or files", problems);
-            None
-        }
-    };
-    let (listen, tls, dangerous) = (listen?, tls?, dangerous?);
-    if tls == ProxyTls::Off && !listen.ip().is_loopback() && !dangerous {
-        settings.refuse(
-            "proxy.listen",
-            "not loopback while proxy.tls is off: tokens would cross the network in clear; set proxy.tls to hub or files",
-            problems,
-        );
-        return None;
-    }
-    Some((listen, tls))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -468,6 +463,44 @@ mod tests {
         }
         let found = std::fs::read_to_string(path).unwrap_or_default();
         assert!(found == SCHEMA.markdown(), "run UPDATE_GENERATED=1 cargo test -p blueprint-hub");
+    }
+
+    #[test]
+    fn plain_http_stays_on_loopback_unless_somebody_insists() {
+        let tls = [("proxy.tls", "hub"), ("proxy.tls_listen", "0.0.0.0:8277")];
+        assert!(load(&tls).is_ok());
+        let open = [tls[0], tls[1], ("proxy.listen", "0.0.0.0:8276")];
+        assert!(load(&open).unwrap_err().contains("proxy.listen"));
+        assert!(load(&[open[0], open[1], open[2], ("proxy.plaintext_dangerously", "true")]).is_ok());
+        assert!(load(&[("proxy.tls_listen", "127.0.0.1:8277")]).unwrap_err().contains("proxy.tls_listen"));
+        assert!(load(&[("proxy.tls", "hub"), ("proxy.listen", "0.0.0.0:443")]).is_ok());
+    }
+
+    #[test]
+    fn certificates_are_ordered_only_where_the_operator_agrees() {
+        let good = [
+            ("proxy.tls", "acme"),
+            ("proxy.acme_names", "Hub.example, a.hub.example"),
+            ("proxy.acme_agree_terms", "true"),
+            ("proxy.acme_contact", "ops@hub.example"),
+        ];
+        let ProxyTls::Acme(acme) = load(&good).unwrap().proxy.tls else { panic!("not acme") };
+        assert!(
+            acme.names.contains("hub.example") && acme.contact.as_deref() == Some("mailto:ops@hub.example")
+        );
+        for (key, value) in [
+            ("proxy.acme_agree_terms", "false"),
+            ("proxy.acme_names", "*.hub.example"),
+            ("proxy.acme_names", ","),
+            ("proxy.acme_directory", "http://hub.example"),
+            ("proxy.acme_contact", "nobody"),
+        ] {
+            let flags: Vec<_> =
+                good.iter().copied().filter(|(k, _)| *k != key).chain([(key, value)]).collect();
+            let error = load(&flags).unwrap_err();
+            assert!(error.contains(key), "{key}: {error}");
+        }
+        assert!(load(&good[..1]).unwrap_err().contains("proxy.acme_names"));
     }
 
     #[test]

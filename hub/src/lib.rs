@@ -18,5 +18,6 @@ mod proxy;
 mod registry_metrics;
 mod service_view;
 mod tables;
+mod tls;
 
 pub use cli::main;

@@ -7,8 +7,9 @@ use std::time::Duration;
 use blueprint_common_tunnel::Tunnel;
 use blueprint_common_tunnel_core::PeerConfig;
 use blueprint_common_types::{AgentId, ServiceKey, Timestamp, TokenId, WgPublicKey};
-use blueprint_hub_admin::{Hub, PeerView, PromiseFailed, Qos, RemoveFailed, SettingsRefused};
+use blueprint_hub_admin::{AcmeView, Hub, PeerView, PromiseFailed, Qos, RemoveFailed, SettingsRefused};
 use blueprint_hub_proxy::Ledger;
+use blueprint_hub_proxy_core::tls::TlsAdmin;
 use blueprint_hub_proxy_core::usage::ServiceUsage;
 use blueprint_hub_proxy_core::{Service, ServiceSettings};
 use blueprint_hub_registry::{ControlPlane, Peers, RegistrarHandle};
@@ -20,6 +21,7 @@ use tracing::error;
 use crate::policy::PolicyHandle;
 use crate::service_view::ServiceView;
 use crate::tables::TablesHandle;
+use crate::tls::TlsOperator;
 
 /// The tunnel as the control plane sees it: who may be a peer.
 #[derive(Debug, Clone)]
@@ -55,7 +57,7 @@ impl Peers for TunnelPeers {
 }
 
 /// The hub as the JSON API sees it.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct AdminHub {
     pub(crate) tunnel: Tunnel,
     pub(crate) registrar: RegistrarHandle,
@@ -64,6 +66,7 @@ pub(crate) struct AdminHub {
     pub(crate) policy: PolicyHandle,
     pub(crate) ledger: Ledger,
     pub(crate) services: ServiceView,
+    pub(crate) tls: Arc<TlsOperator>,
 }
 
 impl Hub for AdminHub {
@@ -140,6 +143,21 @@ impl Hub for AdminHub {
 
     fn service_status(&self, key: ServiceKey) -> Value {
         self.services.status(key)
+    }
+
+    fn acme(&self) -> Option<AcmeView> {
+        let state = self.tls.acme()?;
+        Some(AcmeView {
+            names: state.names.into_iter().collect(),
+            not_after: state.not_after,
+            next_at: state.next_at,
+            failures: state.failures,
+            error: state.error,
+        })
+    }
+
+    fn tls(&self) -> &dyn TlsAdmin {
+        self.tls.as_ref()
     }
 
     fn policy_changed(&self) -> BoxFuture<'_, bool> {

@@ -1,38 +1,35 @@
-//! Starts the auth proxy: its TLS, and dialling through the tunnel.
+//! Starts the auth proxy: where it listens, its TLS, and dialling through the tunnel.
 
 use std::fs::File;
 use std::io::BufReader;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_runtime::open_files;
 use blueprint_common_runtime::tasks::Supervisor;
-use blueprint_hub_proxy::{JwksConfig, Ledger, Pressure, Proxy, ProxyConfig, ProxyParts};
-use blueprint_hub_registry::Authority;
-use rustls::ServerConfig;
+use blueprint_hub_proxy::tls::TlsHandle;
+use blueprint_hub_proxy::{JwksConfig, Ledger, OperatorDoor, Pressure, Proxy, ProxyConfig, ProxyParts};
+use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-use crate::config::{HubConfig, OAuthConfig, ProxyTls};
+use crate::config::{HubConfig, OAuthConfig};
+use crate::files::Identity;
+use crate::ports::authority;
+use crate::tls::TlsOperator;
 
 /// Binds the proxy; it runs from [`start`] on.
 pub(crate) async fn bind(
     config: &HubConfig,
-    authority: &Authority,
+    tls: Option<TlsHandle>,
     parts: ProxyParts,
     pressure: Pressure,
     ledger: Ledger,
     metrics: &Metrics,
 ) -> Result<Proxy> {
-    let tls = match &config.proxy_tls {
-        ProxyTls::Off => None,
-        ProxyTls::Hub => Some(hub_tls(config, authority)?),
-        ProxyTls::Files { certificate, key } => Some(file_tls(certificate, key)?),
-    };
-    let mut proxy = ProxyConfig::new(config.proxy_listen);
+    let mut proxy = ProxyConfig::new(config.proxy.listen);
+    proxy.tls_listen = config.proxy.tls_listen;
     proxy.tls = tls;
     proxy.forwards.clone_from(&config.forwards);
     proxy.jwks = Some(jwks(&config.oauth)?);
@@ -42,6 +39,20 @@ pub(crate) async fn bind(
     proxy.ledger = ledger;
     proxy.access_log = config.access_log;
     Ok(Proxy::bind(proxy, parts, metrics).await?)
+}
+
+/// What the operator may do through the proxy, with the token of the JSON API.
+pub(crate) fn door(identity: &Identity, admin: Arc<TlsOperator>) -> Option<OperatorDoor> {
+    let token = identity.admin_token.expose().parse().ok()?;
+    Some(OperatorDoor::new(token, admin))
+}
+
+/// Where clients reach the proxy: by TLS where it has that.
+pub(crate) fn url(proxy: &Proxy) -> Result<String> {
+    Ok(match proxy.tls_addr()? {
+        Some(address) => format!("https://{}", authority(address)),
+        None => format!("http://{}", authority(proxy.local_addr()?)),
+    })
 }
 
 /// Runs the proxy until the drain begins.
@@ -59,42 +70,11 @@ fn jwks(config: &OAuthConfig) -> Result<JwksConfig> {
         .context("the authorities in oauth.jwks_ca cannot be used")
 }
 
-fn hub_tls(config: &HubConfig, authority: &Authority) -> Result<Arc<ServerConfig>> {
-    let mut names: Vec<String> = config.advertise.iter().cloned().collect();
-    names.push(format!("*.{}", config.proxy_domain));
-    let (certificate, key) = authority.issue_server(&names, SystemTime::now())?;
-    server_config(vec![certificate, authority.certificate().clone()], key)
-}
-
-fn file_tls(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>> {
-    let chain = certificates(certificate)?;
-    let private = PrivateKeyDer::from_pem_reader(BufReader::new(open(key)?))
-        .with_context(|| format!("{} is not a PEM private key", key.display()))?;
-    server_config(chain, private)
-}
-
-fn open(path: &Path) -> Result<File> {
-    File::open(path).with_context(|| format!("cannot read {}", path.display()))
-}
-
 /// The certificates of a PEM file, of which there is at least one.
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
-    let read = CertificateDer::pem_reader_iter(BufReader::new(open(path)?)).collect::<Result<Vec<_>, _>>();
+    let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let read = CertificateDer::pem_reader_iter(BufReader::new(file)).collect::<Result<Vec<_>, _>>();
     let found = read.with_context(|| format!("{} is not a PEM file of certificates", path.display()))?;
     anyhow::ensure!(!found.is_empty(), "{} holds no certificate", path.display());
     Ok(found)
-}
-
-fn server_config(
-    chain: Vec<CertificateDer<'static>>,
-    key: PrivateKeyDer<'static>,
-) -> Result<Arc<ServerConfig>> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .context("certificate and key of the proxy do not fit together")?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
 }

@@ -18,6 +18,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
+use crate::tls::TlsServices;
+
 /// Reloads that wait at most.
 const QUEUE: usize = 16;
 
@@ -40,6 +42,7 @@ pub(crate) struct TablesTask {
     trust: Arc<ArcSwap<Trust>>,
     store: Arc<dyn Store>,
     registrar: RegistrarHandle,
+    tls: Arc<TlsServices>,
     reloads: mpsc::Receiver<oneshot::Sender<()>>,
 }
 
@@ -49,13 +52,15 @@ impl TablesTask {
         store: Arc<dyn Store>,
         registrar: RegistrarHandle,
         sealing: Arc<SealingKey>,
+        tls: Arc<TlsServices>,
     ) -> Result<(Self, TablesHandle, Arc<ArcSwap<Trust>>), StoreError> {
         let (sender, reloads) = mpsc::channel(QUEUE);
         let mut trust = Trust::empty(sealing);
         trust.routes = route_table(&registrar.snapshot());
-        read(store.as_ref(), &mut trust).await?;
+        tls.follow(trust.routes.services());
+        read(store.as_ref(), &tls, &mut trust).await?;
         let trust = Arc::new(ArcSwap::from_pointee(trust));
-        let task = Self { trust: Arc::clone(&trust), store, registrar, reloads };
+        let task = Self { trust: Arc::clone(&trust), store, registrar, tls, reloads };
         Ok((task, TablesHandle(sender), trust))
     }
 
@@ -71,6 +76,7 @@ impl TablesTask {
                         return;
                     }
                     let routes = route_table(&snapshots.borrow_and_update());
+                    self.tls.follow(routes.services());
                     let trust = Trust { routes, ..Trust::clone(&self.trust.load()) };
                     self.trust.store(Arc::new(trust));
                 }
@@ -91,7 +97,7 @@ impl TablesTask {
 
     async fn reload(&self) {
         let mut trust = Trust::clone(&self.trust.load());
-        match read(self.store.as_ref(), &mut trust).await {
+        match read(self.store.as_ref(), &self.tls, &mut trust).await {
             Ok(()) => self.trust.store(Arc::new(trust)),
             Err(error) => error!(%error, "credentials not reloaded, the proxy decides by the old ones"),
         }
@@ -99,10 +105,11 @@ impl TablesTask {
 }
 
 /// Reads everything that the store knows of clients.
-async fn read(store: &dyn Store, trust: &mut Trust) -> Result<(), StoreError> {
+async fn read(store: &dyn Store, tls: &TlsServices, trust: &mut Trust) -> Result<(), StoreError> {
     trust.access = access_table(store.list_access_tokens().await?);
     trust.keys = key_table(store.list_api_keys().await?)?;
     trust.services = services(store.list_services().await?)?;
+    trust.tls = tls.load().await?;
     Ok(())
 }
 

@@ -13,6 +13,7 @@ mod policy;
 mod router;
 mod services;
 mod settings;
+mod tls;
 mod tokens;
 mod usage;
 mod views;
@@ -23,6 +24,7 @@ use std::time::Duration;
 
 use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_types::{AgentId, CaPin, HubId, ServiceKey, Timestamp, TokenId, WgPublicKey};
+use blueprint_hub_proxy_core::tls::TlsAdmin;
 use blueprint_hub_proxy_core::usage::ServiceUsage;
 use blueprint_hub_proxy_core::{Service, ServiceSettings};
 use blueprint_hub_registry_core::{PromiseError, QosPoint, QosSample, RegistrySnapshot, Store};
@@ -73,6 +75,21 @@ pub struct PeerView {
     pub last_rx: Option<Duration>,
     /// True while its data plane echoes.
     pub alive: bool,
+}
+
+/// Certificates that the hub orders by ACME.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AcmeView {
+    /// Host names.
+    pub names: Vec<String>,
+    /// End of the certificate in use; `None` where there is none yet.
+    pub not_after: Option<Timestamp>,
+    /// When the next is ordered.
+    pub next_at: Timestamp,
+    /// Orders that failed since the last one that did not.
+    pub failures: u32,
+    /// What the last of them failed with.
+    pub error: Option<String>,
 }
 
 /// Last report and history of an agent.
@@ -134,6 +151,7 @@ pub trait Hub: Send + Sync {
 
     /// What a service and its callers have used since the hub started; `None` where nobody called it.
     fn usage(&self, service: ServiceKey) -> Option<ServiceUsage>;
+
     /// Compares what is new in the settings of a service with the hub's configuration.
     ///
     /// # Errors
@@ -148,6 +166,12 @@ pub trait Hub: Send + Sync {
 
     /// How it stands with what the settings of a service ask for, as a JSON object.
     fn service_status(&self, key: ServiceKey) -> serde_json::Value;
+
+    /// Certificates that are ordered by ACME; `None` where none are.
+    fn acme(&self) -> Option<AcmeView>;
+
+    /// TLS of services.
+    fn tls(&self) -> &dyn TlsAdmin;
 
     /// The policy changed in the store; resolves when the tunnel goes by the new one, with false where it
     /// could not be read.

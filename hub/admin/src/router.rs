@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 
 use crate::error::ApiError;
 use crate::{
-    AdminState, OperatorToken, access, audit, auth, keys, nodes, policy, services, settings, tokens, usage,
-    views,
+    AdminState, OperatorToken, access, audit, auth, keys, nodes, policy, services, settings, tls, tokens,
+    usage, views,
 };
 
 /// Largest request body in bytes, but for policies.
@@ -31,6 +31,12 @@ pub fn private_router(state: AdminState) -> Router {
             get(settings::show).put(settings::set).layer(DefaultBodyLimit::max(settings::MAX_BODY)),
         )
         .route("/v1/services/{blueprint}/{service}/usage", get(usage::show))
+        .route(
+            "/v1/services/{blueprint}/{service}/tls",
+            get(tls::show).put(tls::set).delete(tls::remove).layer(DefaultBodyLimit::max(tls::MAX_BODY)),
+        )
+        .route("/v1/services/{blueprint}/{service}/certificates", get(tls::list).post(tls::issue))
+        .route("/v1/services/{blueprint}/{service}/certificates/{serial}", delete(tls::revoke))
         .route("/v1/keys", get(keys::list))
         .route("/v1/keys/{id}", delete(keys::revoke))
         .route("/v1/keys/{id}/rotate", post(keys::rotate))
@@ -88,6 +94,13 @@ async fn status(State(state): State<AdminState>) -> Json<Value> {
         "pin": facts.pin.to_string(),
         "tunnel": facts.tunnel.to_string(),
         "proxy": facts.proxy_url,
+        "acme": state.hub.acme().map(|acme| json!({
+            "names": acme.names,
+            "until": acme.not_after.map(views::time),
+            "next_order": views::time(acme.next_at),
+            "failures": acme.failures,
+            "error": acme.error,
+        })),
         "nodes": {"joined": snapshot.agents.len(), "data_plane_up": alive},
         "services": {"named": snapshot.by_service.len(), "targets": snapshot.targets.len(), "healthy": healthy},
         "registry_index": snapshot.index,

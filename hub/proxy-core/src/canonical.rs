@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use blueprint_common_types::{Secret, TokenHash, TokenId};
 use http::header::HOST;
 use http::request::Parts;
 use http::uri::Authority;
@@ -13,6 +14,7 @@ use crate::headers::{REQUEST_ID, is_grpc, is_request_id};
 use crate::path;
 use crate::refusal::Refusal;
 use crate::selector::{self, Selector};
+use crate::tls::Channel;
 use crate::websocket::{self, Asked};
 
 /// Most header fields of a request.
@@ -53,6 +55,7 @@ pub struct CanonicalRequest {
     grpc: bool,
     websocket: bool,
     translated: bool,
+    channel: Channel,
 }
 
 impl CanonicalRequest {
@@ -93,7 +96,21 @@ impl CanonicalRequest {
             grpc: parts.version == Version::HTTP_2 && !websocket && is_grpc(&parts.headers),
             websocket,
             translated: asked == Asked::Connect,
+            channel: Channel::default(),
         })
+    }
+
+    /// The same request on a connection whose handshake showed this.
+    #[must_use]
+    pub fn on_channel(mut self, channel: Channel) -> Self {
+        self.channel = channel;
+        self
+    }
+
+    /// What the connection showed.
+    #[must_use]
+    pub const fn channel(&self) -> &Channel {
+        &self.channel
     }
 
     /// Method, never `CONNECT` or `TRACE`.
@@ -170,6 +187,20 @@ impl CanonicalRequest {
     #[must_use]
     pub const fn is_translated(&self) -> bool {
         self.translated
+    }
+
+    /// Whether it shows this token; compares in constant time.
+    #[must_use]
+    pub fn shows(&self, id: TokenId, hash: &TokenHash) -> bool {
+        match &self.credential {
+            Credential::Token { id: shown, hash: of_shown } => {
+                *shown == id && Secret::new(*of_shown.as_bytes()) == Secret::new(*hash.as_bytes())
+            }
+            Credential::Missing
+            | Credential::Unreadable
+            | Credential::ApiKey { .. }
+            | Credential::Sealed(_) => false,
+        }
     }
 
     pub(crate) const fn credential(&self) -> &Credential {

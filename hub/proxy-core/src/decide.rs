@@ -40,20 +40,22 @@ impl Admission {
 
 /// Decides about one request.
 ///
-/// Order: who (401), which service (428), may they (403), does it exist (404, 409), do its rules
-/// let this request pass (403), does it answer (503). Who may use only some services learns nothing
+/// Order: who (401), which service (428), may they (403), does this connection lead there (401, 421),
+/// does it exist (404, 409), do its rules let this request pass (403), does it answer (503). Who may use only some services learns nothing
 /// about the others.
 ///
 /// # Errors
 ///
 /// The [`Refusal`] that the client is to be told.
 pub fn decide(request: &CanonicalRequest, trust: &Trust, now: Timestamp) -> Result<Admission, Refusal> {
-    let identity = authenticate(request.credential(), trust, now)?;
+    let identity = authenticate(request.credential(), request.channel(), trust, now)?;
     let service = match (request.selector(), identity.only_service()) {
         (Some(selector), _) => resolve(selector, &identity.scope, &trust.routes)?,
         (None, Some(only)) => only,
         (None, None) => return Err(Refusal::ServiceNotNamed),
     };
+    request.channel().check(service, trust, now)?;
+    let identity = identity.on_channel(request.channel());
     let targets = trust
         .routes
         .targets(&service)
@@ -77,7 +79,7 @@ pub fn decide(request: &CanonicalRequest, trust: &Trust, now: Timestamp) -> Resu
 /// Who sent a request that is refused for another reason; for logs, never a ground to let it pass.
 #[must_use]
 pub fn caller(request: &CanonicalRequest, trust: &Trust, now: Timestamp) -> Option<Identity> {
-    authenticate(request.credential(), trust, now).ok()
+    authenticate(request.credential(), request.channel(), trust, now).ok()
 }
 
 fn resolve(selector: Selector, scope: &Scope, routes: &RouteTable) -> Result<ServiceKey, Refusal> {

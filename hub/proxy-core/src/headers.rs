@@ -82,8 +82,8 @@ const RESERVED_PREFIXES: [&str; 7] =
 /// Builds the headers of the request to the service.
 ///
 /// What the hub says: `x-request-id`, `x-forwarded-for`, `-proto`, `-host` and `-prefix`, and who calls, as
-/// `x-auth-method`, `x-tenant-id`, `x-tenant-name` and `x-scopes`, and the headers that the owner
-/// bound to the credential. `statement` is the signed form of the same
+/// `x-auth-method`, `x-tenant-id`, `x-tenant-name` and `x-scopes`, `x-client-cert-subject`, `-issuer`
+/// and `-serial` where one was shown, and the headers that the owner bound to the credential. `statement` is the signed form of the same
 /// ([`IdentitySigner`](crate::identity::IdentitySigner)). Length, host and encoding are left to the
 /// connection that sends it.
 #[must_use]
@@ -125,6 +125,12 @@ pub fn upstream_headers(
         |name: &&str| name.len() <= MAX_TENANT_NAME && name.bytes().all(|b| matches!(b, b' '..=b'~'));
     if let Some(name) = identity.tenant_name().filter(is_plain) {
         say("x-tenant-name", name);
+    }
+    if let Some(certificate) = identity.certificate() {
+        let facts = certificate.facts();
+        say("x-client-cert-subject", &facts.subject);
+        say("x-client-cert-issuer", &facts.issuer);
+        say("x-client-cert-serial", facts.serial.as_str());
     }
     if !identity.scopes().is_empty() {
         say("x-scopes", &identity.scopes().join(" "));

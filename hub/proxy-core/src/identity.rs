@@ -1,8 +1,8 @@
 //! Who calls, and how that is known.
 //!
-//! Four ways lead to an [`Identity`]: an access token of the operator, an API key that an owner got
-//! for a signature, a sealed token made from such a key, and one made from another issuer's
-//! assertion. Each is compared with the tables as they are now, so what is revoked is dead at once.
+//! Five ways lead to an [`Identity`]: an access token of the operator, an API key that an owner got
+//! for a signature, a sealed token made from such a key, one made from another issuer's assertion,
+//! and a client certificate. Each is compared with the tables as they are now, so what is revoked is dead at once.
 
 mod api_key;
 mod assertion;
@@ -44,10 +44,11 @@ use crate::access::Scope;
 use crate::canonical::CanonicalRequest;
 use crate::credential::Credential;
 use crate::refusal::Refusal;
+use crate::tls::{Channel, ClientCertificate};
 use crate::trust::Trust;
 
 /// How a caller showed who it is; the value of `x-auth-method`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum AuthMethod {
     /// An access token that the operator made.
     Token,
@@ -57,6 +58,8 @@ pub enum AuthMethod {
     AccessToken,
     /// A token of a few minutes made from an assertion.
     OAuth,
+    /// A client certificate, alone or beside one of the others.
+    Certificate,
 }
 
 impl AuthMethod {
@@ -68,6 +71,7 @@ impl AuthMethod {
             Self::ApiKey => "api-key",
             Self::AccessToken => "access-token",
             Self::OAuth => "oauth",
+            Self::Certificate => "mtls",
         }
     }
 }
@@ -78,6 +82,7 @@ enum Root {
     Token(TokenId),
     Key(KeyId),
     OAuth { issued_at: Timestamp },
+    Certificate,
 }
 
 /// A caller that has shown who it is.
@@ -90,6 +95,7 @@ pub struct Identity {
     tenant_name: Option<String>,
     scopes: Vec<String>,
     headers: BTreeMap<String, String>,
+    channel: Channel,
     pub(crate) scope: Scope,
 }
 
@@ -107,13 +113,14 @@ impl Identity {
     }
 
     /// Who limits are counted for: the token of the operator, the API key that all tokens made from it
-    /// share, or the tenant of assertions.
+    /// share, or the tenant of assertions or client certificates.
     #[must_use]
     pub fn account(&self) -> String {
         match &self.root {
             Root::Token(id) => format!("token:{id}"),
             Root::Key(id) => format!("key:{id}"),
             Root::OAuth { .. } => format!("tenant:{}", self.tenant_id),
+            Root::Certificate => format!("certificate:{}", self.tenant_id),
         }
     }
 
@@ -164,18 +171,56 @@ impl Identity {
             Root::Token(id) => trust.access.live(*id, now),
             Root::Key(id) => trust.keys.live(id, now).map(drop),
             Root::OAuth { issued_at } => trust.oauth_holds(service, *issued_at),
-        }
+            Root::Certificate => Ok(()),
+        }?;
+        self.channel.check(service, trust, now)
     }
+
+    /// The certificate that was shown for the service that is called.
+    #[must_use]
+    pub fn certificate(&self) -> Option<&ClientCertificate> {
+        self.channel.client()
+    }
+
+    /// Notes the connection, which the caller has checked for the service.
+    pub(crate) fn on_channel(mut self, channel: &Channel) -> Self {
+        if channel.client().is_some() {
+            self.method = AuthMethod::Certificate;
+        }
+        self.channel = channel.clone();
+        self
+    }
+}
+
+/// Who shows a certificate and nothing else: known to one service only.
+fn of_certificate(channel: &Channel, trust: &Trust, now: Timestamp) -> Result<Identity, Refusal> {
+    let (Some(service), Some(client)) = (channel.service(), channel.client()) else {
+        return Err(Refusal::MissingToken);
+    };
+    channel.check(service, trust, now)?;
+    let facts = client.facts();
+    Ok(Identity {
+        method: AuthMethod::Certificate,
+        root: Root::Certificate,
+        id: format!("certificate:{}", facts.serial),
+        tenant_id: tenant_id(&facts.subject),
+        tenant_name: facts.common_name.clone(),
+        scopes: Vec::new(),
+        headers: BTreeMap::new(),
+        channel: Channel::default(),
+        scope: Scope::Only(BTreeSet::from([service])),
+    })
 }
 
 /// Compares what a request shows with the tables.
 pub(crate) fn authenticate(
     credential: &Credential,
+    channel: &Channel,
     trust: &Trust,
     now: Timestamp,
 ) -> Result<Identity, Refusal> {
     match credential {
-        Credential::Missing => Err(Refusal::MissingToken),
+        Credential::Missing => of_certificate(channel, trust, now),
         Credential::Unreadable => Err(Refusal::InvalidToken),
         Credential::Token { id, hash } => {
             let grant = trust.access.authenticate(*id, hash, now)?;
@@ -187,6 +232,7 @@ pub(crate) fn authenticate(
                 tenant_name: Some(grant.label.clone()).filter(|label| !label.is_empty()),
                 scopes: Vec::new(),
                 headers: BTreeMap::new(),
+                channel: Channel::default(),
                 scope: grant.scope.clone(),
             })
         }
@@ -247,6 +293,7 @@ fn from_headers(
         tenant_name: headers.remove("x-tenant-name"),
         scopes: Vec::new(),
         headers,
+        channel: Channel::default(),
         scope: Scope::Only(BTreeSet::from([service])),
     }
 }

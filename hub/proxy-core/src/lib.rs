@@ -37,6 +37,7 @@ mod routes;
 mod rules;
 mod selector;
 mod settings;
+pub mod tls;
 mod trust;
 pub mod upstream;
 pub mod usage;

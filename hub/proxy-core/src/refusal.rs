@@ -29,6 +29,30 @@ pub enum Refusal {
     /// The right secret of a token that was taken back.
     #[error("the access token was revoked")]
     RevokedToken,
+    /// The service lets only callers with a certificate in.
+    #[error("service {service} asks for a client certificate")]
+    CertificateRequired {
+        /// The service.
+        service: ServiceKey,
+    },
+    /// A client certificate that was taken back.
+    #[error("the client certificate was revoked")]
+    RevokedCertificate,
+    /// A client certificate whose time is over.
+    #[error("the client certificate expired at {at}")]
+    ExpiredCertificate {
+        /// End of its life.
+        at: Timestamp,
+    },
+    /// The connection was opened for another service, or by rules that have changed since.
+    #[error("service {service} is not reached by this connection")]
+    Misdirected {
+        /// The service.
+        service: ServiceKey,
+    },
+    /// A route of the operator, and somebody else; the token in clear from another machine counts as nobody.
+    #[error("only the operator of this hub may do this")]
+    OperatorOnly,
     /// More than one `Authorization` header.
     #[error("the request carries more than one authorization header")]
     AmbiguousCredential,
@@ -179,6 +203,7 @@ const SEND: &str =
 const NAME: &str = "send 'X-Service-Id: BLUEPRINT/SERVICE', such as 7/42, or call the path /sSERVICE.bBLUEPRINT/ or the host sSERVICE.bBLUEPRINT.DOMAIN";
 const LIST: &str = "blueprint-hub service ls lists what this hub offers";
 const WAIT: &str = "try again later; blueprint-hub service show tells the operator more";
+const OPERATOR: &str = "send the content of admin.token as bearer token, by TLS or on this machine";
 const REPEAT: &str = "the request may have had an effect: repeat it only if that is safe";
 const RULES: &str = "ask the operator of this hub which paths, methods and sources the service allows";
 const LIMITS: &str = "wait as long as Retry-After says; the operator of this hub sets the limits";
@@ -243,11 +268,16 @@ impl Refusal {
     }
 
     /// Every code there is, for metrics that start at zero.
-    pub const CODES: [&'static str; 37] = [
+    pub const CODES: [&'static str; 42] = [
         "missing_token",
         "invalid_token",
         "expired_token",
         "revoked_token",
+        "certificate_required",
+        "revoked_certificate",
+        "expired_certificate",
+        "misdirected_request",
+        "operator_only",
         "ambiguous_credential",
         "service_not_allowed",
         "rule_refused",
@@ -289,6 +319,15 @@ impl Refusal {
             Self::InvalidToken => Row(StatusCode::UNAUTHORIZED, "invalid_token", ASK),
             Self::ExpiredToken { .. } => Row(StatusCode::UNAUTHORIZED, "expired_token", ASK),
             Self::RevokedToken => Row(StatusCode::UNAUTHORIZED, "revoked_token", ASK),
+            Self::CertificateRequired { .. } => certificate_row("certificate_required"),
+            Self::RevokedCertificate => certificate_row("revoked_certificate"),
+            Self::ExpiredCertificate { .. } => certificate_row("expired_certificate"),
+            Self::Misdirected { .. } => Row(
+                StatusCode::MISDIRECTED_REQUEST,
+                "misdirected_request",
+                "open a new connection to its host",
+            ),
+            Self::OperatorOnly => Row(StatusCode::UNAUTHORIZED, "operator_only", OPERATOR),
             Self::AmbiguousCredential => {
                 Row(StatusCode::BAD_REQUEST, "ambiguous_credential", "send exactly one")
             }
@@ -352,6 +391,12 @@ impl Refusal {
             Self::Draining => Row(StatusCode::SERVICE_UNAVAILABLE, "draining", "try again in a few seconds"),
         }
     }
+}
+
+/// What the client is told where it lacks a certificate that counts.
+const fn certificate_row(code: &'static str) -> Row {
+    const HINT: &str = "connect by TLS to the host name of the service, with a client certificate from the operator of this hub";
+    Row(StatusCode::UNAUTHORIZED, code, HINT)
 }
 
 /// What the client is told of a request whose bytes have no single reading.

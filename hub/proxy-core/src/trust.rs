@@ -10,6 +10,7 @@ use crate::identity::{JwksUrl, KeyTable, OAuthPolicyError, SealingKey, Verifying
 use crate::refusal::Refusal;
 use crate::routes::RouteTable;
 use crate::settings::{ServiceSettings, SettingsError};
+use crate::tls::ServiceTls;
 
 /// Settings of one service, checked and read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +63,8 @@ pub struct Trust {
     pub keys: KeyTable,
     /// Services with settings of their own.
     pub services: BTreeMap<ServiceKey, Arc<Service>>,
+    /// Services whose callers show certificates, or must.
+    pub tls: BTreeMap<ServiceKey, ServiceTls>,
     /// Services and their targets.
     pub routes: RouteTable,
     /// Opens tokens of a few minutes.
@@ -76,12 +79,13 @@ impl Trust {
             access: AccessTable::default(),
             keys: KeyTable::default(),
             services: BTreeMap::new(),
+            tls: BTreeMap::new(),
             routes: RouteTable::default(),
             sealing,
         }
     }
 
-    /// The service that a number names: one with settings or with targets, and only one.
+    /// The service that a number names: one with settings, with TLS or with targets, and only one.
     ///
     /// # Errors
     ///
@@ -89,13 +93,15 @@ impl Trust {
     pub fn find(&self, selector: crate::Selector) -> Result<ServiceKey, Refusal> {
         let number = match selector {
             crate::Selector::Exact(key) => {
-                let is_known = self.services.contains_key(&key) || self.routes.targets(&key).is_some();
+                let is_known = self.services.contains_key(&key)
+                    || self.tls.contains_key(&key)
+                    || self.routes.targets(&key).is_some();
                 return if is_known { Ok(key) } else { Err(Refusal::UnknownService { selector }) };
             }
             crate::Selector::ById { service, sub: 0 } => service,
             crate::Selector::ById { .. } => return Err(Refusal::UnknownService { selector }),
         };
-        let known = self.services.keys().chain(self.routes.services());
+        let known = self.services.keys().chain(self.tls.keys()).chain(self.routes.services());
         let mut found: Vec<ServiceKey> = known.filter(|key| key.service == number).copied().collect();
         found.sort_unstable();
         found.dedup();

@@ -199,11 +199,16 @@ fn every_refusal_answers_with_its_status_and_a_hint() {
     let service = SERVICE;
     let fault = blueprint_hub_proxy_core::PathFault::Control;
     let reached = |limit| Refusal::LimitReached { limit, retry_after: 1 };
-    let table: [(Refusal, u16); 37] = [
+    let table: [(Refusal, u16); 42] = [
         (Refusal::MissingToken, 401),
         (Refusal::InvalidToken, 401),
         (Refusal::ExpiredToken { at: NOW }, 401),
         (Refusal::RevokedToken, 401),
+        (Refusal::CertificateRequired { service }, 401),
+        (Refusal::RevokedCertificate, 401),
+        (Refusal::ExpiredCertificate { at: NOW }, 401),
+        (Refusal::Misdirected { service }, 421),
+        (Refusal::OperatorOnly, 401),
         (Refusal::AmbiguousCredential, 400),
         (Refusal::ServiceNotAllowed { selector }, 403),
         (Refusal::RuleRefused { service }, 403),

@@ -8,6 +8,7 @@ mod answers;
 mod exchange;
 mod oauth;
 mod owner;
+mod tls;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use blueprint_common_runtime::tasks::Spawner;
 use blueprint_common_types::{ServiceKey, Timestamp};
 use blueprint_hub_proxy_core::identity::{Challenges, IdentitySigner, Replays};
 use blueprint_hub_proxy_core::rate::{Rate, RateTable};
+use blueprint_hub_proxy_core::tls::TlsAdmin;
 use blueprint_hub_proxy_core::{CanonicalRequest, Refusal, Trust, source_network};
 use bytes::Bytes;
 use http::{Method, Response, StatusCode};
@@ -30,6 +32,7 @@ use tokio::time::timeout;
 use crate::body::AnswerBody;
 use crate::jwks::Jwks;
 use crate::keys::KeyStore;
+use crate::operator::OperatorDoor;
 use crate::server::ProxyParts;
 
 use answers::json;
@@ -54,6 +57,12 @@ pub(crate) enum Route {
     Exchange,
     /// An assertion for a token of a few minutes.
     OAuthToken,
+    /// TLS of a service; the operator's.
+    TlsProfile,
+    /// A certificate for a client; the operator's.
+    Certificates,
+    /// One that counts no more; the operator's.
+    RevokeCertificate,
     /// The key that statements about callers are signed with.
     JwkSet,
 }
@@ -67,6 +76,9 @@ impl Route {
             "/v1/auth/exchange" => Some(Self::Exchange),
             "/v1/oauth/token" => Some(Self::OAuthToken),
             "/.well-known/blueprint-hub/jwks.json" => Some(Self::JwkSet),
+            "/v1/auth/certificates" => Some(Self::Certificates),
+            other if tls::is_profile(other) => Some(Self::TlsProfile),
+            other if tls::is_revocation(other) => Some(Self::RevokeCertificate),
             _ => None,
         }
     }
@@ -74,7 +86,13 @@ impl Route {
     const fn method(self) -> Method {
         match self {
             Self::JwkSet => Method::GET,
-            Self::Challenge | Self::Verify | Self::Exchange | Self::OAuthToken => Method::POST,
+            Self::TlsProfile => Method::PUT,
+            Self::Challenge
+            | Self::Verify
+            | Self::Exchange
+            | Self::OAuthToken
+            | Self::Certificates
+            | Self::RevokeCertificate => Method::POST,
         }
     }
 }
@@ -86,6 +104,7 @@ pub(crate) struct AuthApi {
     signer: Arc<IdentitySigner>,
     jwks: Option<Jwks>,
     spawner: Spawner,
+    operator: Option<OperatorDoor>,
     challenges: Mutex<Challenges>,
     replays: Mutex<Replays>,
     attempts: Mutex<RateTable<IpAddr>>,
@@ -100,6 +119,7 @@ impl AuthApi {
             trust: Arc::clone(&parts.trust),
             keys: Arc::clone(&parts.keys),
             signer: Arc::clone(&parts.signer),
+            operator: parts.operator.clone(),
             jwks,
             spawner,
             challenges: Mutex::default(),
@@ -142,8 +162,16 @@ impl AuthApi {
             Route::Verify => self.verify(request, &trust, &body, now).await,
             Route::Exchange => Ok(exchange::answer(request, &trust, &body, now)),
             Route::OAuthToken => self.oauth(request, &trust, &body, now).await,
+            Route::TlsProfile => self.set_profile(request, &trust, &body).await,
+            Route::Certificates => self.issue(request, &trust, &body).await,
+            Route::RevokeCertificate => self.revoke(request, &trust).await,
             Route::JwkSet => Err(Refusal::MethodRefused),
         }
+    }
+
+    /// What only the operator gets to.
+    fn door(&self, request: &CanonicalRequest) -> Result<&dyn TlsAdmin, Refusal> {
+        self.operator.as_ref().ok_or(Refusal::OperatorOnly)?.open(request)
     }
 }
 

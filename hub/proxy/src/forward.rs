@@ -9,6 +9,7 @@ use blueprint_common_runtime::tasks::Spawner;
 use blueprint_common_types::Timestamp;
 use blueprint_hub_proxy_core::guard::FramingFault;
 use blueprint_hub_proxy_core::pace::LeastRate;
+use blueprint_hub_proxy_core::tls::Channel;
 use blueprint_hub_proxy_core::{
     Admission, CanonicalRequest, Downstream, Refusal, ServiceSettings, Trust, caller, decide,
     response_headers,
@@ -43,7 +44,7 @@ use crate::watch::Watch;
 #[derive(Debug, Clone)]
 pub(crate) struct Conversation {
     pub(crate) source: IpAddr,
-    pub(crate) tls: bool,
+    pub(crate) channel: Channel,
     /// On HTTP/1 only.
     pub(crate) framing: Option<Framing>,
     pub(crate) care: Care,
@@ -134,7 +135,7 @@ impl Forwarder {
         mut request: Request<Incoming>,
     ) -> Response<AnswerBody> {
         let fresh_id = fresh_request_id();
-        let (source, tls) = (conversation.source, conversation.tls);
+        let (source, tls) = (conversation.source, conversation.channel.is_tls());
         let mut open = OpenRequest::begin(self.seen.clone(), Entry::new(source, tls));
         open.entry().version = request.version();
         let upgrade = upgraded::asked(&mut request).then(|| hyper::upgrade::on(&mut request));
@@ -143,7 +144,8 @@ impl Forwarder {
         let parsed = match conversation.fault(number) {
             Some(fault) => Err(Refusal::MalformedRequest { fault }),
             None if conversation.care.pressure.refuses() => Err(Refusal::Overloaded),
-            None => CanonicalRequest::parse(&parts, &downstream),
+            None => CanonicalRequest::parse(&parts, &downstream)
+                .map(|request| request.on_channel(conversation.channel.clone())),
         };
         let request_id = parsed.as_ref().map_or(fresh_id.as_str(), CanonicalRequest::request_id).to_owned();
         open.entry().request_id.clone_from(&request_id);
@@ -273,7 +275,15 @@ impl Forwarder {
             settings: &settings.upstream,
             body,
         };
-        let (response, at_target) = self.sender.send(&outgoing).await?;
+        let mut watch = Watch::new(admission.clone(), Arc::clone(&self.trust));
+        let (response, at_target) = tokio::select! {
+            biased;
+            sent = self.sender.send(&outgoing) => sent?,
+            refusal = watch.ended() => {
+                self.seen.metrics.count_revoked();
+                return Err(refusal);
+            }
+        };
         body.note_answer();
         open.note_answer(&at_target, response.extensions().get::<Dialed>());
         Ok(Sent { response, at_target, permit, admission })

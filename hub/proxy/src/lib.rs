@@ -24,6 +24,7 @@
 //! - Bytes of another protocol pass only after the service has agreed to it.
 
 mod access_log;
+pub mod acme;
 mod answer;
 mod auth;
 mod body;
@@ -41,6 +42,7 @@ mod limits;
 mod metered;
 mod metrics;
 mod open;
+mod operator;
 mod patience;
 mod pressure;
 mod progress;
@@ -49,6 +51,7 @@ mod server;
 mod sniff;
 mod statements;
 mod steady;
+pub mod tls;
 mod upgraded;
 mod upstreams;
 mod watch;
@@ -59,5 +62,6 @@ pub use forwards::{ForwardConfig, ForwardStatus, Forwards};
 pub use jwks::{Jwks, JwksConfig, JwksStatus};
 pub use keys::{ApiKey, KeyStore, KeyStoreError};
 pub use ledger::Ledger;
+pub use operator::OperatorDoor;
 pub use pressure::Pressure;
 pub use server::{Proxy, ProxyConfig, ProxyParts};

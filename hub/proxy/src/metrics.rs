@@ -68,12 +68,12 @@ impl Cut {
 
 /// Connections of clients, as the accept loop counts them.
 #[derive(Debug)]
-struct Connections(Arc<AcceptStats>);
+struct Connections(Vec<Arc<AcceptStats>>);
 
 impl Collector for Connections {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let stats = &self.0;
-        let open = ConstGauge::new(i64::try_from(stats.open()).unwrap_or(i64::MAX));
+        let open: u64 = self.0.iter().map(|stats| stats.open()).sum();
+        let open = ConstGauge::new(i64::try_from(open).unwrap_or(i64::MAX));
         let help = "Connections of clients that are open";
         open.encode(encoder.encode_descriptor(
             "hub_proxy_connections_open",
@@ -89,6 +89,7 @@ impl Collector for Connections {
             None,
             lost.metric_type(),
         )?)?;
+        let sum = |of: &dyn Fn(&AcceptStats) -> u64| self.0.iter().map(|stats| of(stats)).sum::<u64>();
         let mut count = |name, help, labels: &[(&str, u64)]| {
             let kind = ConstCounter::new(0u64).metric_type();
             let mut family = encoder.encode_descriptor(name, help, None, kind)?;
@@ -100,12 +101,12 @@ impl Collector for Connections {
         count(
             "hub_proxy_connections_refused",
             "Connections closed at once because there were too many, in all or from their source",
-            &[("total", stats.refused_total()), ("source", stats.refused_per_ip())],
+            &[("total", sum(&AcceptStats::refused_total)), ("source", sum(&AcceptStats::refused_per_ip))],
         )?;
         count(
             "hub_proxy_accept_errors",
             "Failed calls of accept, such as for want of files",
-            &[("system", stats.errors())],
+            &[("system", sum(&AcceptStats::errors))],
         )
     }
 }
@@ -129,7 +130,7 @@ pub(crate) struct ProxyMetrics {
 }
 
 impl ProxyMetrics {
-    pub(crate) fn register(metrics: &Metrics, connections: Arc<AcceptStats>, ledger: Ledger) -> Self {
+    pub(crate) fn register(metrics: &Metrics, connections: Vec<Arc<AcceptStats>>, ledger: Ledger) -> Self {
         let made = Self {
             open: Gauge::default(),
             aborted: Counter::default(),

@@ -16,13 +16,13 @@ use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_runtime::tasks::Spawner;
 use blueprint_hub_proxy_core::identity::IdentitySigner;
 use blueprint_hub_proxy_core::pace::LeastRate;
+use blueprint_hub_proxy_core::tls::Channel;
 use blueprint_hub_proxy_core::{MAX_HEADER_BYTES, MAX_HEADERS, Trust};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
@@ -39,11 +39,13 @@ use crate::ledger::Ledger;
 use crate::metered::Metered;
 use crate::metrics::{Cut, ProxyMetrics};
 use crate::open::Seen;
+use crate::operator::OperatorDoor;
 use crate::patience::Patience;
 use crate::pressure::Pressure;
 use crate::progress::Progress;
 use crate::sniff::{Prefixed, Protocol, sniff};
 use crate::steady::Steady;
+use crate::tls::{Accepted, TlsHandle, accept};
 
 /// Streams that one HTTP/2 connection may have open.
 const MAX_STREAMS: u32 = 100;
@@ -65,10 +67,12 @@ const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(20), Duration::from
 /// How the proxy listens and what it waits for.
 #[derive(Debug, Clone)]
 pub struct ProxyConfig {
-    /// TCP address; port 0 lets the system choose.
+    /// TCP address; port 0 lets the system choose. Without TLS where there is none, or where `tls_listen` has it.
     pub listen: SocketAddr,
+    /// One more TCP address, always with TLS; `None` for none.
+    pub tls_listen: Option<SocketAddr>,
     /// TLS with which clients are met; `None` for plain HTTP, on loopback or behind something that has it.
-    pub tls: Option<Arc<rustls::ServerConfig>>,
+    pub tls: Option<TlsHandle>,
     /// Domain under which `s<service>.b<blueprint>.<domain>` names a service; empty to have none.
     pub domain: String,
     /// How many connections clients may have open.
@@ -104,6 +108,7 @@ impl ProxyConfig {
     pub fn new(listen: SocketAddr) -> Self {
         Self {
             listen,
+            tls_listen: None,
             tls: None,
             domain: String::new(),
             limits: AcceptLimits::default(),
@@ -125,6 +130,7 @@ impl ProxyConfig {
 /// The auth proxy, bound and ready to run.
 pub struct Proxy {
     accept: AcceptLoop,
+    tls_accept: Option<AcceptLoop>,
     config: ProxyConfig,
     parts: ProxyParts,
     metrics: Arc<ProxyMetrics>,
@@ -143,6 +149,8 @@ pub struct ProxyParts {
     pub keys: Arc<dyn KeyStore>,
     /// Signs who calls, for services.
     pub signer: Arc<IdentitySigner>,
+    /// What the operator may do here; `None` for nothing.
+    pub operator: Option<OperatorDoor>,
 }
 
 impl std::fmt::Debug for ProxyParts {
@@ -166,13 +174,21 @@ impl Proxy {
     pub async fn bind(config: ProxyConfig, parts: ProxyParts, metrics: &Metrics) -> io::Result<Self> {
         let accept = AcceptLoop::bind("proxy client", config.listen, config.limits).await?;
         let accept = accept.exempting_loopback();
+        let tls_accept = match config.tls_listen {
+            Some(address) => {
+                Some(AcceptLoop::bind("proxy client", address, config.limits).await?.exempting_loopback())
+            }
+            None => None,
+        };
+        let stats = [Some(accept.stats()), tls_accept.as_ref().map(AcceptLoop::stats)];
+        let stats = stats.into_iter().flatten().collect();
         let jwks = config.jwks.clone().map(|config| Jwks::new(config, Arc::clone(&parts.trust), metrics));
-        let proxy = Arc::new(ProxyMetrics::register(metrics, accept.stats(), config.ledger.clone()));
+        let proxy = Arc::new(ProxyMetrics::register(metrics, stats, config.ledger.clone()));
         let forwards = config.forwards.clone().map(|forwards| {
             let (trust, dialer) = (Arc::clone(&parts.trust), Arc::clone(&parts.dialer));
             Forwards::new(forwards, trust, dialer, config.connect_timeout, metrics, Arc::clone(&proxy))
         });
-        Ok(Self { accept, config, parts, metrics: proxy, jwks, forwards })
+        Ok(Self { accept, tls_accept, config, parts, metrics: proxy, jwks, forwards })
     }
 
     /// The keys of OAuth issuers; `None` where none are fetched.
@@ -194,6 +210,19 @@ impl Proxy {
     /// Fails where the system cannot say.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.accept.local_addr()
+    }
+
+    /// The address that has TLS, if one has.
+    ///
+    /// # Errors
+    ///
+    /// Fails where the system cannot say.
+    pub fn tls_addr(&self) -> io::Result<Option<SocketAddr>> {
+        match &self.tls_accept {
+            Some(accept) => accept.local_addr().map(Some),
+            None if self.config.tls.is_some() => self.local_addr().map(Some),
+            None => Ok(None),
+        }
     }
 
     /// Serves until `drain` of the spawner's supervisor; open requests then end in tasks of their own.
@@ -234,7 +263,7 @@ impl Proxy {
         let server = Server {
             forwarder: Arc::new(forwarder),
             metrics: self.metrics,
-            tls: self.config.tls.map(TlsAcceptor::from),
+            tls: self.config.tls,
             handshake_timeout: self.config.handshake_timeout,
             times: Times { head: self.config.header_timeout, idle: self.config.idle_timeout },
             reader_timeout: self.config.reader_timeout,
@@ -242,7 +271,18 @@ impl Proxy {
             executor: Executor::new("proxy stream", spawner.clone()),
             drain: drain.clone(),
         };
-        self.accept.run(spawner, drain, |stream, peer| server.clone().serve(stream, peer.ip())).await
+        let Some(tls_accept) = self.tls_accept else {
+            return self
+                .accept
+                .run(spawner, drain, |stream, peer| server.clone().serve(stream, peer.ip()))
+                .await;
+        };
+        let plain = Server { tls: None, ..server.clone() };
+        let plain = self
+            .accept
+            .run(spawner.clone(), drain.clone(), |stream, peer| plain.clone().serve(stream, peer.ip()));
+        let tls = tls_accept.run(spawner, drain, |stream, peer| server.clone().serve(stream, peer.ip()));
+        tokio::try_join!(plain, tls).map(drop)
     }
 }
 
@@ -251,7 +291,7 @@ impl Proxy {
 struct Server {
     forwarder: Arc<Forwarder>,
     metrics: Arc<ProxyMetrics>,
-    tls: Option<TlsAcceptor>,
+    tls: Option<TlsHandle>,
     handshake_timeout: Duration,
     times: Times,
     reader_timeout: Duration,
@@ -266,11 +306,12 @@ impl Server {
             self.metrics.count_cut(Cut::Overloaded);
             return debug!(%source, "connection refused, the hub is short of memory");
         }
-        let Some(acceptor) = self.tls.clone() else {
-            return self.serve_http(stream, source, false).await;
+        let Some(tls) = self.tls.clone() else {
+            return self.serve_http(stream, source, Channel::default()).await;
         };
-        match timeout(self.handshake_timeout, acceptor.accept(stream)).await {
-            Ok(Ok(stream)) => self.serve_http(stream, source, true).await,
+        match timeout(self.handshake_timeout, accept(stream, &tls)).await {
+            Ok(Ok(Accepted::Client(stream, channel))) => self.serve_http(stream, source, channel).await,
+            Ok(Ok(Accepted::Challenge)) => debug!(%source, "acme challenge answered"),
             Ok(Err(error)) => {
                 self.metrics.count_cut(Cut::Tls);
                 debug!(%source, %error, "tls handshake failed");
@@ -282,7 +323,7 @@ impl Server {
         }
     }
 
-    async fn serve_http(self, io: impl Io + 'static, source: IpAddr, tls: bool) {
+    async fn serve_http(self, io: impl Io + 'static, source: IpAddr, channel: Channel) {
         let begun = Instant::now();
         let io = Steady::new(io, self.reader_timeout, Arc::clone(&self.metrics));
         let sniffed = self.drain.run_until_cancelled(timeout(self.times.head, sniff(io))).await;
@@ -296,8 +337,8 @@ impl Server {
             None => return,
         };
         let served = match protocol {
-            Protocol::Http1 => self.serve_http1(io, (source, tls), begun).await,
-            Protocol::Http2 => self.serve_http2(io, source, tls).await,
+            Protocol::Http1 => self.serve_http1(io, (source, channel), begun).await,
+            Protocol::Http2 => self.serve_http2(io, source, channel).await,
         };
         if let Err(error) = served {
             debug!(%source, error = %Chain(&error), "connection of a client ended");
@@ -307,12 +348,12 @@ impl Server {
     async fn serve_http1<I: Io + 'static>(
         &self,
         io: Prefixed<I>,
-        (source, tls): (IpAddr, bool),
+        (source, channel): (IpAddr, Channel),
         begun: Instant,
     ) -> hyper::Result<()> {
         let (framing, progress) = (Framing::default(), Progress::new());
         let conversation =
-            Conversation { source, tls, framing: Some(framing.clone()), care: self.care.clone() };
+            Conversation { source, channel, framing: Some(framing.clone()), care: self.care.clone() };
         let turns = progress.clone();
         let (forwarder, requests) = (Arc::clone(&self.forwarder), Arc::new(AtomicU64::new(0)));
         let service = service_fn(move |request| {
@@ -339,9 +380,9 @@ impl Server {
         &self,
         io: Prefixed<I>,
         source: IpAddr,
-        tls: bool,
+        channel: Channel,
     ) -> hyper::Result<()> {
-        let conversation = Conversation { source, tls, framing: None, care: self.care.clone() };
+        let conversation = Conversation { source, channel, framing: None, care: self.care.clone() };
         let forwarder = Arc::clone(&self.forwarder);
         let progress = Progress::new();
         let turns = progress.clone();

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use blueprint_common_types::{ServiceKey, Timestamp};
 use blueprint_hub_proxy_core::Admission;
-use blueprint_hub_proxy_core::identity::IdentitySigner;
+use blueprint_hub_proxy_core::identity::{AuthMethod, IdentitySigner};
 use http::HeaderValue;
 use parking_lot::Mutex;
 
@@ -17,7 +17,7 @@ const REUSE: Duration = Duration::from_secs(20);
 /// Statements kept at once.
 const MAX_KEPT: usize = 4096;
 
-type Kept = HashMap<(String, ServiceKey), (Timestamp, HeaderValue)>;
+type Kept = HashMap<(String, AuthMethod, ServiceKey), (Timestamp, HeaderValue)>;
 
 /// Makes statements and keeps them.
 #[derive(Debug, Clone)]
@@ -33,7 +33,8 @@ impl Statements {
 
     /// The statement about this caller, for this service.
     pub(crate) fn of(&self, admission: &Admission, now: Timestamp) -> Option<HeaderValue> {
-        let key = (admission.identity().id().to_owned(), admission.service());
+        let identity = admission.identity();
+        let key = (identity.id().to_owned(), identity.method(), admission.service());
         let is_fresh = |made: Timestamp| made <= now && now.since(made) < REUSE;
         if let Some((_, statement)) = self.kept.lock().get(&key).filter(|(made, _)| is_fresh(*made)) {
             return Some(statement.clone());

@@ -72,6 +72,14 @@ audit_kinds! {
     ApiKeyRevoke = "api_key.revoke",
     /// Requests of clients were refused by a rule; the subject is the service, the detail counts them.
     RequestRefuse = "request.refuse",
+    /// The TLS profile of a service was set; the subject is the service.
+    TlsProfileSet = "tls_profile.set",
+    /// The TLS profile of a service was removed; the subject is the service.
+    TlsProfileRemove = "tls_profile.remove",
+    /// A client certificate was made; the subject is its serial number.
+    ClientCertificateIssue = "client_certificate.issue",
+    /// A client certificate was revoked; the subject is its serial number.
+    ClientCertificateRevoke = "client_certificate.revoke",
     /// The operator replaced the policy; the subject is its new version.
     PolicySet = "policy.set",
     /// A provider was told to make a machine.

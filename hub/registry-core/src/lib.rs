@@ -18,6 +18,7 @@ mod pool;
 mod record;
 mod registry;
 mod store;
+mod tls_store;
 
 pub use audit::{AuditCheck, AuditEvent, AuditFilter, AuditKind, AuditRow, ParseAuditKindError};
 pub use history::{HISTORY_POINTS, QosHistory, QosPoint, QosSample, SERVICE_POINTS, ServicePoint};
@@ -36,3 +37,4 @@ pub use store::{
     PolicyChange, PolicyChangeError, RenewError, ServiceChange, ServiceChangeError, Store, StoreError,
     StoreResult,
 };
+pub use tls_store::{ClientCertificateError, ClientCertificateRecord, TlsProfileRecord, TlsStore};

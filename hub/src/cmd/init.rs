@@ -41,7 +41,7 @@ impl Init {
         if global.output == Output::Json {
             print_json(&json!({
                 "hub": hub, "pin": pin, "state": folder, "config": path, "advertise": advertise,
-                "control": config.control_listen, "tunnel": config.tunnel_listen, "proxy": config.proxy_listen,
+                "control": config.control_listen, "tunnel": config.tunnel_listen, "proxy": config.proxy.listen,
             }));
             return Ok(());
         }

@@ -16,6 +16,7 @@ use tonic::transport::Endpoint;
 
 use super::client::{ask, rows, runtime, text};
 use super::owner::{self, Owner};
+use super::service_tls::{Cert, Tls};
 use crate::cli::Global;
 use crate::files;
 
@@ -40,6 +41,12 @@ pub(crate) enum Service {
     /// Owners: keys that may ask the proxy for API keys of a service
     #[command(subcommand)]
     Owner(Owner),
+    /// TLS: host names, certificates, and whose clients get in
+    #[command(subcommand)]
+    Tls(Tls),
+    /// Certificates of the clients of a service
+    #[command(subcommand)]
+    Cert(Cert),
     /// Shows the settings of a service, or replaces them
     #[command(
         after_help = "Example: blueprint-hub service settings 7/42 > s.json; blueprint-hub service settings 7/42 --file s.json
@@ -92,6 +99,8 @@ impl Service {
                 Ok(())
             }
             Self::Owner(owner) => owner.run(global),
+            Self::Tls(tls) => tls.run(global),
+            Self::Cert(cert) => cert.run(global),
             Self::Settings { service, file } => owner::settings(global, service, file),
             Self::Watch { after } => runtime()?.block_on(watch(global, after)),
         }

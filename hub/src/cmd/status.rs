@@ -40,5 +40,13 @@ pub(crate) fn run(global: &Global) -> Result<(), CliError> {
     ] {
         print_line(&format!("{label:<9} {value}"));
     }
+    if let Some(acme) = answer.get("acme").filter(|acme| !acme.is_null()) {
+        let (until, next) = (text(acme, "until"), text(acme, "next_order"));
+        print_line(&format!("{:<9} certificate until {until}, next order {next}", "acme"));
+        if acme.get("failures").and_then(Value::as_u64).is_some_and(|failures| failures > 0) {
+            let (failures, error) = (text(acme, "failures"), text(acme, "error"));
+            print_line(&format!("{:<9} {failures} orders failed, the last with: {error}", ""));
+        }
+    }
     Ok(())
 }

@@ -22,6 +22,7 @@ mod policy;
 mod queue;
 mod services;
 mod targets;
+mod tls;
 mod tokens;
 
 use std::path::Path;

@@ -13,6 +13,7 @@ const STEPS: &[&str] = &[
     include_str!("schema/0002_token_address.sql"),
     include_str!("schema/0003_policy.sql"),
     include_str!("schema/0004_services.sql"),
+    include_str!("schema/0005_tls.sql"),
 ];
 
 /// Brings the schema up to date.

@@ -31,6 +31,9 @@ const MAX_TOKEN: usize = 12 * 1024;
 /// `key_id` of tokens that come from an assertion, not from a key.
 pub const OAUTH_KEY_ID: &str = "oauth";
 
+/// Tells texts that are kept from tokens.
+const KEPT: &str = "blueprint-hub kept text: ";
+
 /// What a token says. Names and meaning as in the existing Blueprint auth proxy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claims {
@@ -112,6 +115,23 @@ impl SealingKey {
         LocalToken::encrypt(&self.0, payload.as_bytes(), None, None).ok().map(Secret::new)
     }
 
+    /// Seals a text that is kept, such as a private key; `purpose` must be the same when it is opened. What was
+    /// sealed so is no token.
+    #[must_use]
+    pub fn seal_text(&self, purpose: &str, text: &Secret<String>) -> Option<String> {
+        let implicit = format!("{KEPT}{purpose}");
+        LocalToken::encrypt(&self.0, text.expose().as_bytes(), None, Some(implicit.as_bytes())).ok()
+    }
+
+    /// Opens what [`Self::seal_text`] sealed for the same purpose.
+    #[must_use]
+    pub fn open_text(&self, purpose: &str, sealed: &str) -> Option<Secret<String>> {
+        let implicit = format!("{KEPT}{purpose}");
+        let untrusted = UntrustedToken::<Local, V4>::try_from(sealed).ok()?;
+        let trusted = LocalToken::decrypt(&self.0, &untrusted, None, Some(implicit.as_bytes())).ok()?;
+        Some(Secret::new(trusted.payload().to_owned()))
+    }
+
     /// Reads a token that this key sealed; says nothing about its time.
     #[must_use]
     pub fn open(&self, token: &str) -> Option<Claims> {
@@ -169,6 +189,18 @@ mod tests {
         assert_eq!(key.open(key.seal(&moved).unwrap().expose()), None);
         let unbound = Claims { tenant_binding: None, ..claims() };
         assert_eq!(key.open(key.seal(&unbound).unwrap().expose()), None);
+    }
+
+    #[test]
+    fn a_kept_text_is_opened_for_its_purpose_and_is_no_token() {
+        let key = SealingKey::new(&Secret::new([1; 32])).unwrap();
+        let sealed = key.seal_text("tls 7/42", &Secret::new("-----BEGIN".to_owned())).unwrap();
+        assert!(!sealed.contains("BEGIN"));
+        assert_eq!(key.open_text("tls 7/42", &sealed).unwrap().expose(), "-----BEGIN");
+        assert_eq!(key.open_text("tls 7/43", &sealed), None);
+        assert_eq!(key.open(&sealed), None);
+        let token = key.seal(&claims()).unwrap();
+        assert_eq!(key.open_text("tls 7/42", token.expose()), None);
     }
 
     #[test]

@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_types::{AccessToken, Health};
+use blueprint_hub_proxy::tls::{Material, TlsHandle};
 use http::StatusCode;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::{PrivatePkcs8KeyDer, ServerName};
@@ -214,12 +216,9 @@ async fn odd_paths_are_refused_before_anybody_is_asked() {
 async fn tls_and_alpn_lead_to_the_same_answers() {
     let made = rcgen::generate_simple_self_signed(["hub.example".to_owned()]).unwrap();
     let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
-    let mut server = rustls::ServerConfig::builder()
-        .with_no_client_auth()
-        .with_single_cert(vec![made.cert.der().clone()], key.into())
-        .unwrap();
-    server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    let rig = Rig::with(|config| config.tls = Some(Arc::new(server))).await;
+    let material = Material::from_der(vec![made.cert.der().clone()], key.into()).unwrap();
+    let handle = TlsHandle::new(Some(material), &Metrics::new()).unwrap();
+    let rig = Rig::with(|config| config.tls = Some(handle)).await;
     rig.route(&[rig.service(mirror)]);
 
     let mut roots = rustls::RootCertStore::empty();

@@ -196,3 +196,25 @@ async fn nothing_idle_delays_the_end_of_the_process() {
     let ended = tokio::time::timeout(Duration::from_secs(2), rig.supervisor.run(LONG)).await;
     assert!(matches!(ended, Ok(Ok(()))), "{ended:?}");
 }
+
+#[tokio::test]
+async fn a_revocation_ends_a_request_that_still_waits_for_its_answer() {
+    let rig = Rig::new().await;
+    rig.route(&[rig.raw_service(|mut stream| async move {
+        let _ = read_head(&mut stream).await;
+        // Says nothing until the proxy hangs up.
+        let _ = stream.read(&mut [0; 8]).await;
+    })]);
+    let mut client = rig.connect().await;
+    let request = format!("GET / HTTP/1.1\r\n{}Connection: close\r\n\r\n", rig.admitted());
+    client.write_all(request.as_bytes()).await.unwrap();
+    while !rig.metrics.encode().contains("hub_proxy_requests_open 1\n") {
+        tokio::task::yield_now().await;
+    }
+    let begin = tokio::time::Instant::now();
+    rig.revoke();
+    let head = tokio::time::timeout(LONG, read_head(&mut client)).await.unwrap();
+    assert!(head.starts_with(b"HTTP/1.1 401 "), "{}", String::from_utf8_lossy(&head));
+    assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+    rig.assert_metric("hub_proxy_requests_revoked_total 1");
+}

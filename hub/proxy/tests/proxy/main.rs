@@ -13,5 +13,6 @@ mod patience;
 mod rig;
 mod seen;
 mod streaming;
+mod tls;
 mod upgrades;
 mod upstreams;

@@ -110,6 +110,8 @@ impl KeyStore for Keys {
 
 pub(crate) struct Rig {
     pub(crate) proxy: SocketAddr,
+    /// The address that has TLS, if one has.
+    pub(crate) tls: Option<SocketAddr>,
     pub(crate) token: AccessToken,
     pub(crate) metrics: Metrics,
     pub(crate) spawner: Spawner,
@@ -133,6 +135,7 @@ impl Rig {
             trust: Arc::clone(&trust),
             keys: Arc::new(Keys(Arc::clone(&trust))),
             signer: Arc::new(IdentitySigner::new(&seed, "hub").unwrap()),
+            operator: None,
         };
         // Clients and services are not of the proxy's process.
         let spawner = Supervisor::new().child_spawner();
@@ -140,9 +143,10 @@ impl Rig {
         change(&mut config);
         let proxy = Proxy::bind(config, parts, &metrics).await.unwrap();
         let address = proxy.local_addr().unwrap();
+        let tls = proxy.tls_addr().unwrap();
         supervisor.spawn_essential("proxy", proxy.run(supervisor.child_spawner()));
         let token = AccessToken::random().unwrap();
-        let rig = Self { proxy: address, token, metrics, spawner, supervisor, trust };
+        let rig = Self { proxy: address, tls, token, metrics, spawner, supervisor, trust };
         rig.route(&[]);
         rig
     }

@@ -8,3 +8,4 @@ mod opening;
 mod policy;
 mod services;
 mod support;
+mod tls;

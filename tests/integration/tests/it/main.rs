@@ -1,6 +1,7 @@
 //! The real programs against each other: on this machine, and on hosts of a lab.
 #![expect(clippy::panic, reason = "helpers of tests stand outside test functions")]
 
+mod acme;
 mod canaries;
 mod comes_back;
 mod dev;
@@ -20,5 +21,6 @@ mod raw;
 mod refusals;
 mod revoke;
 mod say;
+mod tls;
 mod tun;
 mod under_attack;

@@ -1,0 +1,72 @@
+//! One handshake.
+
+use std::io;
+
+use blueprint_hub_proxy_core::tls::{Bound, Channel, ClientCertificate};
+use rustls::server::Acceptor;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use super::handle::TlsHandle;
+use super::table::Choice;
+
+/// How a handshake ended well.
+#[derive(Debug)]
+pub(crate) enum Accepted<I> {
+    /// A client that may send requests.
+    Client(Box<TlsStream<I>>, Channel),
+    /// An ACME server that has seen what it came for.
+    Challenge,
+}
+
+/// Shakes hands by the table as it is now.
+///
+/// # Errors
+///
+/// Those of the network and of TLS; the client has got an alert.
+///
+/// # Cancel safety
+///
+/// Dropping the future closes the connection.
+pub(crate) async fn accept<I>(io: I, handle: &TlsHandle) -> io::Result<Accepted<I>>
+where
+    I: AsyncRead + AsyncWrite + Unpin,
+{
+    let start = LazyConfigAcceptor::new(Acceptor::default(), io).await?;
+    let choice = {
+        let hello = start.client_hello();
+        let protocols = hello.alpn().into_iter().flatten();
+        handle.table().choose(hello.server_name(), protocols)
+    };
+    match choice {
+        Choice::Serve(served) => {
+            let stream = start.into_stream(std::sync::Arc::clone(&served.config)).await?;
+            let connection = stream.get_ref().1;
+            handle.metrics().count_handshake(connection.protocol_version(), connection.handshake_kind());
+            let shown = connection.peer_certificates().and_then(<[_]>::first);
+            let bound = match served.bound {
+                None => None,
+                Some((service, authorities)) => {
+                    let client = match shown {
+                        None => None,
+                        Some(shown) => Some(ClientCertificate::of_verified(shown).ok_or_else(|| {
+                            io::Error::new(
+                                io::ErrorKind::InvalidData,
+                                "the client certificate cannot be read",
+                            )
+                        })?),
+                    };
+                    Some(Bound { service, authorities, client })
+                }
+            };
+            Ok(Accepted::Client(Box::new(stream), Channel::tls(bound)))
+        }
+        Choice::Challenge(config) => {
+            let mut stream = start.into_stream(config).await?;
+            stream.shutdown().await?;
+            Ok(Accepted::Challenge)
+        }
+        Choice::Refuse => Err(io::Error::new(io::ErrorKind::NotFound, "no certificate for this host name")),
+    }
+}
