@@ -14,7 +14,7 @@ use blueprint_hub_proxy_core::{
     Admission, CanonicalRequest, Downstream, MAX_HEADERS, Refusal, Trust, choose, decide,
     is_websocket_answer, response_headers, upstream_headers,
 };
-use http::header::{CONNECTION, CONTENT_LENGTH, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -312,6 +312,10 @@ fn new_request(
     *request.uri_mut() = uri;
     *request.version_mut() = if canonical.is_grpc() { Version::HTTP_2 } else { Version::HTTP_11 };
     *request.headers_mut() = upstream_headers(canonical, headers, admission, statement);
+    if !canonical.is_grpc() && body.is_open_ended() {
+        // Said here, since the library leaves out the body of a GET whose length it does not know.
+        request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
     Ok(request)
 }
 
