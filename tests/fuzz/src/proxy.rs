@@ -4,7 +4,7 @@
 //!   agree on every request; what of it is admitted is admitted by a token, and built anew (`built.rs`).
 //! - [`chunks`]: the same with a chunked body from its first byte on.
 //! - [`headers`]: a head as the library hands it over, of either version; nothing of a client says what the hub says.
-//! - [`tokens`]: credentials, keys, assertions and settings.
+//! - `tokens`: credentials, keys, assertions and settings.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "fails loudly where it is given nonsense")]
 
 mod built;
