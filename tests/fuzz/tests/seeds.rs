@@ -199,7 +199,7 @@ fn frame() -> Vec<Seed> {
 
 /// How the connection is cut, and its bytes; 1 stands for the lines that admit a request.
 fn request() -> Vec<Seed> {
-    let texts: [(&str, &[u8]); 16] = [
+    let texts: [(&str, &[u8]); 20] = [
         ("get", b"GET / HTTP/1.1\r\n\x01\r\n"),
         ("two", b"GET /a HTTP/1.1\r\n\x01\r\nGET /b HTTP/1.1\r\n\x01\r\n"),
         ("length", b"POST /a HTTP/1.1\r\n\x01Content-Length: 4\r\n\r\nabcdGET /b HTTP/1.1\r\n\x01\r\n"),
@@ -215,6 +215,10 @@ fn request() -> Vec<Seed> {
         ("forged", b"GET / HTTP/1.1\r\n\x01X_Tenant_Id: a\r\nConnection: x-tenant-id\r\nForwarded: for=a\r\n\r\n"),
         ("folded", b"GET / HTTP/1.1\r\n\x01X-A: b\r\n c\r\n\r\n"),
         ("feeds", b"GET / HTTP/1.1\nHost: hub\n\n"),
+        ("dots", b"GET /a/./b/../c/.;x HTTP/1.1\r\n\x01\r\n"),
+        ("escapes", b"GET /%61%2e%2E%2f%c0%ae?%00 HTTP/1.1\r\n\x01\r\n"),
+        ("plus", b"POST / HTTP/1.1\r\n\x01Content-Length: +1\r\n\r\na"),
+        ("encodings", b"POST / HTTP/1.1\r\n\x01Transfer-Encoding: xchunked, chunked\r\n\r\n0\r\n\r\n"),
         ("empty-lines", b"\r\n\r\nGET / HTTP/1.1\r\n\x01\r\n"),
     ];
     let cut = |(name, text): (&'static str, &[u8])| (name, [&[3, 2, 30, 7][..], text].concat());
