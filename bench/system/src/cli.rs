@@ -11,7 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{front, plane, run, spokes, stream, swarm};
+use crate::{drip, front, plane, run, spokes, stream, swarm};
 
 /// Longest run; what is not measured by then is not measured.
 const DEADLINE: Duration = Duration::from_secs(235);
@@ -37,7 +37,7 @@ pub(crate) struct Measure {
     /// Ends with exit code 1 where a figure is above its limit
     #[arg(long)]
     pub(crate) check: bool,
-    /// Only these stages; without it all but handshake, peers and netstack
+    /// Only these stages; without it all but handshake, peers, netstack and slow
     #[arg(long, value_enum, value_delimiter = ',')]
     pub(crate) only: Vec<Stage>,
     /// Starts of `blueprint-hub dev`
@@ -52,6 +52,9 @@ pub(crate) struct Measure {
     /// Peers of the data plane alone
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=15_000))]
     pub(crate) peers: u32,
+    /// Slow clients beside a normal one
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=15_000))]
+    pub(crate) slow: u32,
     /// Seconds that they idle before the hub is measured
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=120))]
     pub(crate) idle_secs: u64,
@@ -68,6 +71,8 @@ pub(crate) enum Stage {
     Join,
     /// Requests through proxy, tunnel and agent beside direct ones
     Path,
+    /// A normal client beside ten thousand that send a byte now and then
+    Slow,
     /// Size and memory of an agent
     Agent,
     /// A hub with many idle agents
@@ -84,7 +89,7 @@ impl Measure {
     /// Whether a stage is wanted.
     pub(crate) fn wants(&self, stage: Stage) -> bool {
         // These have more to do than a quick check may take, or need root.
-        let on_demand = [Stage::Handshake, Stage::Peers, Stage::Netstack];
+        let on_demand = [Stage::Handshake, Stage::Peers, Stage::Netstack, Stage::Slow];
         if self.only.is_empty() { !on_demand.contains(&stage) } else { self.only.contains(&stage) }
     }
 }
@@ -106,6 +111,16 @@ enum Inner {
         #[arg(long)]
         listen: SocketAddr,
         /// How many peers
+        #[arg(long)]
+        count: u32,
+    },
+    /// Runs slow clients until standard input ends; its first line is an access token
+    #[command(hide = true)]
+    Drip {
+        /// The hub's proxy
+        #[arg(long)]
+        proxy: SocketAddr,
+        /// How many
         #[arg(long)]
         count: u32,
     },
@@ -152,6 +167,7 @@ async fn until_signal(cli: Cli) -> Result<()> {
         match cli.inner {
             Some(Inner::Swarm { count }) => swarm::run(count, &spawner).await,
             Some(Inner::Plane { listen, count }) => plane::run(listen, count, &spawner).await,
+            Some(Inner::Drip { proxy, count }) => drip::run(proxy, count, &spawner).await,
             Some(Inner::Spokes { hub, count }) => spokes::run(hub, count, &spawner).await,
             Some(Inner::Front(front)) => Box::pin(front::run(&front)).await,
             Some(Inner::Stream(end)) => stream::run(&end, &spawner).await,

@@ -28,13 +28,13 @@ const BULK_BYTES: u64 = 64 << 20;
 const BULK_PIECES: usize = 1024;
 
 /// What is asked where only the time counts: a short answer.
-const SHORT: &str = "/healthz";
+pub(crate) const SHORT: &str = "/healthz";
 
-/// Latencies of one turn.
+/// Latencies of one turn, in ms.
 #[derive(Debug, Clone, Copy)]
-struct Turn {
+pub(crate) struct Turn {
     p50: f64,
-    p99: f64,
+    pub(crate) p99: f64,
     per_second: f64,
 }
 
@@ -88,12 +88,21 @@ async fn latencies(
     Ok(figures)
 }
 
-async fn open(way: &Way, count: usize, spawner: &Spawner) -> Result<Vec<Client>> {
+/// Opens connections.
+///
+/// # Errors
+///
+/// Fails where one cannot be opened.
+pub(crate) async fn open(way: &Way, count: usize, spawner: &Spawner) -> Result<Vec<Client>> {
     try_join_all((0..count).map(|_| Client::connect(way, spawner))).await
 }
 
 /// One turn: `each` requests after one another over every connection.
-async fn turn(clients: &mut [Client], each: usize) -> Result<Turn> {
+///
+/// # Errors
+///
+/// Fails where a request does.
+pub(crate) async fn turn(clients: &mut [Client], each: usize) -> Result<Turn> {
     let began = Instant::now();
     let runs = clients.iter_mut().map(|client| async move {
         let mut samples = Vec::with_capacity(each);

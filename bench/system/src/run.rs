@@ -13,15 +13,16 @@ use crate::hub::Hub;
 use crate::process::program;
 use crate::report::{self, Figure};
 use crate::spoke::Spoke;
-use crate::{core, dev, footprint, idle, join, netstack, path, peers, udp};
+use crate::{core, dev, footprint, idle, join, netstack, path, peers, slow, udp};
 
 /// Those that leave the machine busiest come last.
-const ORDER: [Stage; 9] = [
+const ORDER: [Stage; 10] = [
     Stage::Udp,
     Stage::Dev,
     Stage::Join,
     Stage::Agent,
     Stage::Path,
+    Stage::Slow,
     Stage::Idle,
     Stage::Handshake,
     Stage::Netstack,
@@ -80,6 +81,12 @@ async fn measure(stage: Stage, wanted: &Measure, spawner: &Spawner) -> Result<Ve
         Stage::Path => {
             let (hub, spoke) = start(folder.path()).await?;
             let figures = path::measure(&hub, &spoke, spawner).await?;
+            end(hub, spoke).await?;
+            Ok(figures)
+        }
+        Stage::Slow => {
+            let (hub, spoke) = start(folder.path()).await?;
+            let figures = slow::measure(&hub, wanted.slow, folder.path(), spawner).await?;
             end(hub, spoke).await?;
             Ok(figures)
         }

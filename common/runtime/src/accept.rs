@@ -209,7 +209,8 @@ impl AcceptLoop {
                 continue;
             }
             self.stats.accepted.fetch_add(1, Ordering::Relaxed);
-            let served = serve(stream, peer);
+            // Boxed, since what wraps it would hold it twice.
+            let served = Box::pin(serve(stream, peer));
             spawner.spawn(self.name, async move {
                 let _slot = slot;
                 served.await

@@ -401,6 +401,8 @@ impl Spawner {
         F::Output: Send,
     {
         let stop = self.shared.stop.stop.clone();
+        // What wraps a future holds it twice, before and after its start, and there are four wraps here.
+        let future = Box::pin(future);
         self.shared.spawn(name, async move {
             let run = AssertUnwindSafe(async { drop(future.await) }).catch_unwind();
             if let Some(Err(panic)) = stop.run_until_cancelled_owned(run).await {
@@ -416,6 +418,7 @@ impl Spawner {
         F::Output: Send,
     {
         let stop = self.shared.stop.stop.clone();
+        let future = Box::pin(future);
         self.shared.spawn_as(name, false, async move {
             let run = AssertUnwindSafe(async { drop(future.await) }).catch_unwind();
             if let Some(Err(panic)) = stop.run_until_cancelled_owned(run).await {

@@ -240,6 +240,8 @@ fn authority(parts: &Parts, tls: bool) -> Result<Option<Authority>, Refusal> {
     };
     let by_target = match parts.uri.authority() {
         None => None,
+        // The authority form, which is for `CONNECT` alone (RFC 9112, section 3.2.3).
+        Some(_) if parts.uri.scheme().is_none() => return Err(Refusal::MalformedAuthority),
         Some(authority) => Some(canonical_authority(authority.as_str(), tls)?),
     };
     match (by_target, by_host) {

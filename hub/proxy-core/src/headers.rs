@@ -42,7 +42,7 @@ const HOP_BY_HOP: [&str; 9] = [
 ];
 
 /// Ours or the connection's: a client cannot say these to a service.
-const RESERVED: [&str; 27] = [
+const RESERVED: [&str; 26] = [
     "authorization",
     "content-length",
     "expect",
@@ -54,7 +54,6 @@ const RESERVED: [&str; 27] = [
     "cf-connecting-ip",
     "x-auth",
     "x-auth-method",
-    "x-client-cert",
     "x-client-ip",
     "x-cluster-client-ip",
     "x-customer-email",
@@ -76,8 +75,19 @@ const RESERVED: [&str; 27] = [
 const OF_OWNERS: [&str; 3] = ["x-customer-email", "x-user-email", "x-user-id"];
 
 /// As [`RESERVED`], for every name that starts so.
-const RESERVED_PREFIXES: [&str; 7] =
-    ["proxy-", "x-auth-", "x-blueprint-", "x-client-cert-", "x-forwarded-", "x-scope", "x-tenant-"];
+///
+/// With the method that some services take instead of the request's: rules decide by the request's.
+const RESERVED_PREFIXES: [&str; 9] = [
+    "proxy-",
+    "x-auth-",
+    "x-blueprint-",
+    "x-client-cert",
+    "x-forwarded-",
+    "x-http-method",
+    "x-method-override",
+    "x-scope",
+    "x-tenant-",
+];
 
 /// Builds the headers of the request to the service.
 ///

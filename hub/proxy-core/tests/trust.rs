@@ -266,6 +266,7 @@ fn no_spelling_of_an_identity_header_passes() {
         "X_Scopes",
         "x-client-cert-subject",
         "x_client_cert_serial",
+        "x-client-certificate",
         "x-auth-method",
         "x_auth_method",
         "x-auth-request-user",
@@ -288,6 +289,9 @@ fn no_spelling_of_an_identity_header_passes() {
         "remote_user",
         "x-original-url",
         "x_rewrite_url",
+        "x-http-method-override",
+        "X_HTTP_Method",
+        "x-method-override",
         "host_",
         "content_length",
         "transfer_encoding",
@@ -435,6 +439,8 @@ fn a_request_has_one_authority() {
         ("/", &[("host", "hub.example:")]),
         ("http://other.example/", &[("host", "hub.example")]),
         ("http://hub.example:81/", &[("host", "hub.example")]),
+        ("hub.example:80", &[("host", "hub.example")]),
+        ("hub.example", &[("host", "hub.example")]),
     ] {
         assert_eq!(authority(target, pairs), Err(Refusal::MalformedAuthority), "{target} {pairs:?}");
     }

@@ -95,6 +95,12 @@ impl RequestBody {
         LentBody(Arc::clone(&self.0))
     }
 
+    /// Whether there is a body that does not say how long it is.
+    pub(crate) fn is_open_ended(&self) -> bool {
+        let shared = self.0.lock();
+        !shared.body.is_end_stream() && shared.body.size_hint().exact().is_none()
+    }
+
     /// Whether anything was read from it, so that it cannot be sent again.
     pub(crate) fn is_touched(&self) -> bool {
         self.0.lock().is_touched

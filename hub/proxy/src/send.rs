@@ -11,6 +11,7 @@ use blueprint_hub_proxy_core::{
     Admission, CanonicalRequest, MAX_HEADERS, Refusal, Target, WebSocketKey, is_websocket_answer,
     upstream_headers,
 };
+use http::header::TRANSFER_ENCODING;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
@@ -215,6 +216,10 @@ fn new_request(outgoing: &Outgoing<'_>, target: SocketAddr) -> Result<Request<Le
     *request.uri_mut() = uri;
     *request.version_mut() = if canonical.is_grpc() { Version::HTTP_2 } else { Version::HTTP_11 };
     *request.headers_mut() = upstream_headers(canonical, headers, admission, statement);
+    if !canonical.is_grpc() && body.is_open_ended() {
+        // Said here, since the library leaves out the body of a GET whose length it does not know.
+        request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
     if let Some(key) = key {
         key.apply(request.headers_mut());
     }

@@ -17,6 +17,7 @@ mod input;
 #[expect(dead_code, unreachable_pub, reason = "the target needs batches only")]
 #[path = "../../../common/tunnel/src/links.rs"]
 mod links;
+mod proxy;
 mod wire;
 
 /// Sends a hub and two spokes any datagrams; see `decap.rs`.
@@ -32,6 +33,26 @@ pub fn filter(data: &[u8]) {
 /// Reads datagrams from a stream in chunks, and compares with a reading of the whole.
 pub fn frame(data: &[u8]) {
     carrier::play(data);
+}
+
+/// Plays a client of the proxy over HTTP/1: guard, HTTP library and a naive reader agree; see `proxy.rs`.
+pub fn request(data: &[u8]) {
+    proxy::request(data);
+}
+
+/// The same from the first byte of a chunked body on.
+pub fn chunks(data: &[u8]) {
+    proxy::chunks(data);
+}
+
+/// Builds the headers of a request to a service out of any that a client sent.
+pub fn headers(data: &[u8]) {
+    proxy::headers(data);
+}
+
+/// Shows the proxy credentials, keys, assertions and settings of any bytes.
+pub fn tokens(data: &[u8]) {
+    proxy::tokens(data);
 }
 
 /// Cuts any packet behind any device header, and compares with a naive model.

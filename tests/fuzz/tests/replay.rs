@@ -37,6 +37,26 @@ fn merge_holds_for_its_corpus() {
 }
 
 #[test]
+fn request_holds_for_its_corpus() {
+    replay("request", blueprint_tests_fuzz::request);
+}
+
+#[test]
+fn chunks_holds_for_its_corpus() {
+    replay("chunks", blueprint_tests_fuzz::chunks);
+}
+
+#[test]
+fn headers_holds_for_its_corpus() {
+    replay("headers", blueprint_tests_fuzz::headers);
+}
+
+#[test]
+fn tokens_holds_for_its_corpus() {
+    replay("tokens", blueprint_tests_fuzz::tokens);
+}
+
+#[test]
 fn frame_holds_for_its_corpus() {
     replay("frame", blueprint_tests_fuzz::frame);
 }

@@ -14,6 +14,10 @@ fn seeds_are_written() {
         ("split", split()),
         ("merge", merge()),
         ("frame", frame()),
+        ("request", request()),
+        ("chunks", chunks()),
+        ("headers", headers()),
+        ("tokens", tokens()),
     ];
     for (target, seeds) in targets {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
@@ -190,5 +194,108 @@ fn frame() -> Vec<Seed> {
         ("too-long", [&[0xff, 0xff, 0][..], &three, &[0x24, 0x21, 1]].concat()),
         ("longest", [&[0xff, 0xff, 3, 80, 9, 255, 0x24, 0x20][..], &[5; 9248], &[0, 1]].concat()),
         ("many", [&[8, 0, 2, 200, 3][..], &[0, 1, 4].repeat(1100)].concat()),
+    ]
+}
+
+/// How the connection is cut, and its bytes; 1 stands for the lines that admit a request.
+fn request() -> Vec<Seed> {
+    let texts: [(&str, &[u8]); 20] = [
+        ("get", b"GET / HTTP/1.1\r\n\x01\r\n"),
+        ("two", b"GET /a HTTP/1.1\r\n\x01\r\nGET /b HTTP/1.1\r\n\x01\r\n"),
+        ("length", b"POST /a HTTP/1.1\r\n\x01Content-Length: 4\r\n\r\nabcdGET /b HTTP/1.1\r\n\x01\r\n"),
+        ("chunked", b"POST / HTTP/1.1\r\n\x01Transfer-Encoding: chunked\r\n\r\n4\r\nabcd\r\n0\r\nX-A: b\r\n\r\n"),
+        ("both", b"POST / HTTP/1.1\r\n\x01Transfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n0\r\n\r\n"),
+        ("lengths", b"POST / HTTP/1.1\r\n\x01Content-Length: 4\r\nContent-Length: 4\r\n\r\nabcd"),
+        ("old", b"GET / HTTP/1.0\r\nHost: hub\r\nConnection: keep-alive\r\n\r\n"),
+        ("absolute", b"GET http://hub/x/../y?z HTTP/1.1\r\n\x01\r\n"),
+        ("authority", b"CONNECT hub:443 HTTP/1.1\r\n\x01\r\n"),
+        ("star", b"OPTIONS * HTTP/1.1\r\n\x01\r\n"),
+        ("upgrade", b"GET / HTTP/1.1\r\n\x01Connection: upgrade\r\nUpgrade: websocket\r\n\r\nGET / HTTP/1.1\r\n\x01\r\n"),
+        ("expect", b"POST / HTTP/1.1\r\n\x01Expect: 100-continue\r\nContent-Length: 1\r\n\r\na"),
+        ("forged", b"GET / HTTP/1.1\r\n\x01X_Tenant_Id: a\r\nConnection: x-tenant-id\r\nForwarded: for=a\r\n\r\n"),
+        ("folded", b"GET / HTTP/1.1\r\n\x01X-A: b\r\n c\r\n\r\n"),
+        ("feeds", b"GET / HTTP/1.1\nHost: hub\n\n"),
+        ("dots", b"GET /a/./b/../c/.;x HTTP/1.1\r\n\x01\r\n"),
+        ("escapes", b"GET /%61%2e%2E%2f%c0%ae?%00 HTTP/1.1\r\n\x01\r\n"),
+        ("plus", b"POST / HTTP/1.1\r\n\x01Content-Length: +1\r\n\r\na"),
+        ("encodings", b"POST / HTTP/1.1\r\n\x01Transfer-Encoding: xchunked, chunked\r\n\r\n0\r\n\r\n"),
+        ("empty-lines", b"\r\n\r\nGET / HTTP/1.1\r\n\x01\r\n"),
+    ];
+    let cut = |(name, text): (&'static str, &[u8])| (name, [&[3, 2, 30, 7][..], text].concat());
+    texts.into_iter().map(cut).collect()
+}
+
+/// How it is cut, and a chunked body with what follows.
+fn chunks() -> Vec<Seed> {
+    let texts: [(&str, &[u8]); 8] = [
+        ("one", b"4\r\nabcd\r\n0\r\n\r\n"),
+        ("many", b"1\r\na\r\n02\r\nbc\r\nA\r\n0123456789\r\n00\r\n\r\nGET / HTTP/1.1\r\n\x01\r\n"),
+        ("trailers", b"0\r\nX-A: b\r\nx_tenant_id: c\r\n\r\nGET / HTTP/1.1\r\n\x01\r\n"),
+        ("extension", b"4;a=b\r\nabcd\r\n0\r\n\r\n"),
+        ("large", b"ffffffffffffffff\r\nabcd\r\n"),
+        ("too-large", b"10000000000000000\r\nabcd\r\n"),
+        ("no-end", b"4\r\nabcd0\r\n\r\n"),
+        ("feeds", b"4\nabcd\n0\n\n"),
+    ];
+    let whole = texts.map(|(name, text)| (name, [&[0][..], text].concat()));
+    let pieces = [("pieces", [&[4, 0, 1, 0, 5][..], texts[1].1].concat())];
+    whole.into_iter().chain(pieces).collect()
+}
+
+/// Method, version and whether it is admitted; the target; names by number or as text, and values.
+fn headers() -> Vec<Seed> {
+    let field =
+        |name: u8, value: &str| [&[name, u8::try_from(value.len()).unwrap()][..], value.as_bytes()].concat();
+    let named = |name: &str, value: &str| {
+        let lengths = [255, u8::try_from(value.len()).unwrap(), u8::try_from(name.len()).unwrap()];
+        [&lengths[..], name.as_bytes(), value.as_bytes()].concat()
+    };
+    let head = |kind: u8, target: &str, fields: &[Vec<u8>]| {
+        let length = u8::try_from(target.len()).unwrap();
+        [&[kind, length][..], target.as_bytes(), &fields.concat()].concat()
+    };
+    let all: Vec<Vec<u8>> =
+        (0..40).filter(|name| ![17, 19, 21].contains(name)).map(|name| field(name, "a")).collect();
+    vec![
+        ("plain", head(0, "/a?b", &[field(31, "a=b"), field(33, "c")])),
+        ("all-names", head(0, "/", all.get(..20).unwrap())),
+        ("all-other-names", head(0, "/", all.get(25..).unwrap())),
+        ("connection", head(0, "/", &[field(22, "x-tenant-id, x-a"), field(33, "b")])),
+        ("websocket", head(0, "/", &[field(22, "Upgrade"), field(26, "websocket")])),
+        ("grpc", head(5, "/", &[field(30, "application/grpc"), field(24, "trailers")])),
+        ("named", head(1, "/%2e%2e/x", &[named("X~Tenant~Id", "a"), named("x-scopes_", "b")])),
+        ("strangers", head(16, "/", &[field(19, "Bearer bpa_"), field(21, "hub")])),
+    ]
+}
+
+/// The kind, and what it takes.
+fn tokens() -> Vec<Seed> {
+    let of = |kind: u8, rest: &[u8]| [&[kind][..], rest].concat();
+    vec![
+        ("bearer", of(0, b"bpa_0123456789abcdef_0123456789abcdef0123456789abcdef")),
+        ("api-key", of(0, b"ak_Zm9vYmFyMTI.Zm9vYmFyMTJmb29iYXIxMmZvb2Jh")),
+        ("sealed", of(1, &[0, 40, 0, 0, 80, 1])),
+        ("sealed-end", of(1, &[1, 200, 3, b'A'])),
+        ("sealed-text", of(2, b"v4.local.AAAA")),
+        ("assertion", of(3, &[0, 30, 0])),
+        ("assertion-inserted", of(3, &[0, 90, 2, b'.'])),
+        ("ecdsa", of(4, &[&[0, 33, 2][..], &[0x11; 32], &[1; 64]].concat())),
+        ("sr25519", of(4, &[&[1, 32][..], &[2; 32], &[1; 64]].concat())),
+        ("bls", of(4, &[&[2, 64][..], &[3; 64], &[1; 32]].concat())),
+        (
+            "settings",
+            of(5, br#"{"api_key_prefix":"a_","owners":[],"rules":[{"action":"deny","paths":["/a/*"]}]}"#),
+        ),
+        ("oauth", of(5, br#"{"oauth":{"allowed_issuers":["i"],"public_keys_pem":["x"]}}"#)),
+        ("jwks", of(5, br#"{"keys":[{"kty":"EC","crv":"P-256","kid":"a","x":"AA","y":"AA"}]}"#)),
+        (
+            "claims",
+            of(
+                5,
+                br#"{"service_id":[42,0],"blueprint":7,"expires_at":1,"issued_at":0,"key_id":"k","jti":"j"}"#,
+            ),
+        ),
+        ("bound", of(6, b"\x09\x04tenant-idAcme\x04\x04planGold")),
+        ("hex", of(7, b"0xAbCd")),
     ]
 }
