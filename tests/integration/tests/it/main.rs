@@ -19,5 +19,6 @@ mod policy;
 mod refusals;
 mod revoke;
 mod say;
+mod seen;
 mod tun;
 mod under_attack;
