@@ -9,7 +9,7 @@ use blueprint_common_tunnel_core::PeerConfig;
 use blueprint_common_types::{AgentId, ServiceKey, Timestamp, TokenId, WgPublicKey};
 use blueprint_hub_admin::{Hub, PeerView, PromiseFailed, Qos, RemoveFailed};
 use blueprint_hub_proxy::Ledger;
-use blueprint_hub_proxy_core::usage::ServiceUsage;
+use blueprint_hub_proxy_core::usage::{Clients, ServiceUsage};
 use blueprint_hub_registry::{ControlPlane, Peers, RegistrarHandle};
 use blueprint_hub_registry_core::{Agent, RegistrySnapshot};
 use futures_util::future::{BoxFuture, FutureExt};
@@ -119,6 +119,10 @@ impl Hub for AdminHub {
 
     fn access_changed(&self) -> BoxFuture<'_, ()> {
         self.tables.reload().boxed()
+    }
+
+    fn clients(&self) -> Clients {
+        self.ledger.clients()
     }
 
     fn usage(&self, service: ServiceKey) -> Option<ServiceUsage> {

@@ -46,6 +46,17 @@ impl Used {
     }
 }
 
+/// What clients do at the hub now, and what was refused since it started.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Clients {
+    /// Open connections.
+    pub connections: u64,
+    /// Requests being answered.
+    pub requests: u64,
+    /// Refused requests by code.
+    pub refused: BTreeMap<&'static str, u64>,
+}
+
 /// One service: its sum, and the sums of the credentials that called it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ServiceUsage {

@@ -85,6 +85,9 @@ pub(crate) struct Seen {
     pub(crate) access: AccessLog,
 }
 
+/// What the log says of a credential that was not given.
+const DENIED: &str = "credential_denied";
+
 /// One request from its head to the last byte of its answer.
 #[derive(Debug)]
 pub(crate) struct OpenRequest {
@@ -98,6 +101,7 @@ pub(crate) struct OpenRequest {
 impl OpenRequest {
     pub(crate) fn begin(seen: Seen, entry: Entry) -> Self {
         seen.metrics.open.inc();
+        seen.ledger.begin();
         Self {
             seen,
             started_at: Instant::now(),
@@ -126,9 +130,20 @@ impl OpenRequest {
     pub(crate) fn note_refusal(&mut self, refusal: &Refusal) {
         self.entry.refused = Some(refusal.code());
         self.seen.metrics.count_refusal(refusal);
+        self.seen.ledger.count_refused(refusal.code());
         if refusal.is_by_rule() {
             let Entry { service, source, ref identity, .. } = *self.entry;
             self.seen.ledger.refuse(service, refusal.code(), source, identity.as_deref());
+        }
+    }
+
+    /// Notes that one of the proxy's own routes gave no credential, in the words of its clients.
+    pub(crate) fn note_denied(&mut self, status: StatusCode) {
+        let denies = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+        if denies && self.entry.refused.is_none() {
+            self.entry.refused = Some(DENIED);
+            self.seen.ledger.count_refused(DENIED);
+            self.seen.ledger.refuse(None, DENIED, self.entry.source, None);
         }
     }
 
@@ -188,6 +203,7 @@ impl Drop for OpenRequest {
         let took = self.started_at.elapsed();
         let metrics = &self.seen.metrics;
         metrics.open.dec();
+        self.seen.ledger.end();
         metrics.count_request(self.entry.status, took);
         let (bytes_in, bytes_out) = self.counted.both();
         if let Some(service) = self.entry.service {

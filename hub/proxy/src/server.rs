@@ -156,6 +156,7 @@ impl Proxy {
     pub async fn bind(config: ProxyConfig, parts: ProxyParts, metrics: &Metrics) -> io::Result<Self> {
         let accept = AcceptLoop::bind("proxy client", config.listen, config.limits).await?;
         let accept = accept.exempting_loopback();
+        config.ledger.follow(accept.stats());
         let metrics = Arc::new(ProxyMetrics::register(metrics, accept.stats(), config.ledger.clone()));
         Ok(Self { accept, config, parts, metrics })
     }

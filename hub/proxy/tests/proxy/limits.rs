@@ -411,3 +411,70 @@ async fn short_of_memory_the_hub_takes_nothing_new_until_it_has_some_again() {
     let response = rig.http1().await.send_request(rig.request("GET", "/", empty())).await.unwrap();
     assert_eq!(response.status(), StatusCode::OK);
 }
+
+#[tokio::test]
+async fn a_revocation_also_cuts_a_client_that_reads_slowly() {
+    let rig = Rig::new().await;
+    let (address, _ends) = endless(&rig);
+    rig.route(&[address]);
+    let mut client = rig.connect().await;
+    client.write_all(format!("GET / HTTP/1.1\r\n{}\r\n", rig.admitted()).as_bytes()).await.unwrap();
+    let mut sink = vec![0; 16 << 10];
+    client.read_exact(&mut sink).await.unwrap();
+    sleep(SHORT).await;
+    rig.revoke();
+    let begin = Instant::now();
+    while !rig.metrics.encode().contains("hub_proxy_requests_revoked_total 1\n") {
+        // The service always has more: nobody ever waits for it.
+        client.read_exact(&mut sink).await.unwrap();
+        sleep(Duration::from_millis(30)).await;
+        assert!(begin.elapsed() < Duration::from_secs(4), "the client is still served");
+    }
+}
+
+#[tokio::test]
+async fn hundreds_of_slow_clients_are_gone_soon_and_hold_nobody_up() {
+    let rig = Rig::with(|config| config.header_timeout = Duration::from_secs(1)).await;
+    rig.route(&[rig.service(mirror)]);
+    let began = Instant::now();
+    let (done, mut ends) = mpsc::channel(600);
+    for number in 0..600 {
+        let beginning = ["", "G", "GET / HTTP/1.1\r\nX: ", "PRI * HTTP/2.0\r\n"][number % 4];
+        let mut stream = rig.connect().await;
+        let done = done.clone();
+        rig.spawner.spawn("slow client", async move {
+            let _ = stream.write_all(beginning.as_bytes()).await;
+            let mut answer = Vec::new();
+            // A byte now and then, for as long as the hub takes it.
+            loop {
+                match timeout(Duration::from_millis(200), stream.read_buf(&mut answer)).await {
+                    Ok(Ok(1..)) => {}
+                    Ok(Ok(0) | Err(_)) => break,
+                    Err(_) if beginning.len() > 4 => {
+                        let _ = stream.write_all(b"x").await;
+                    }
+                    Err(_) => {}
+                }
+            }
+            let _ = done.send(()).await;
+        });
+    }
+    drop(done);
+    let mut client = rig.http1().await;
+    let mut slowest = Duration::ZERO;
+    let mut gone = 0;
+    while gone < 600 {
+        let begin = Instant::now();
+        let response = client.send_request(rig.request("GET", "/", empty())).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        text(response).await;
+        slowest = slowest.max(begin.elapsed());
+        while ends.try_recv().is_ok() {
+            gone += 1;
+        }
+        sleep(Duration::from_millis(5)).await;
+        assert!(began.elapsed() < Duration::from_secs(10), "{} slow clients are still there", 600 - gone);
+    }
+    assert!(slowest < Duration::from_millis(500), "a request took {slowest:?}");
+    rig.assert_metric("hub_proxy_connections_open 1");
+}
