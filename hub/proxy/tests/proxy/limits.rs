@@ -478,3 +478,67 @@ async fn hundreds_of_slow_clients_are_gone_soon_and_hold_nobody_up() {
     assert!(slowest < Duration::from_millis(500), "a request took {slowest:?}");
     rig.assert_metric("hub_proxy_connections_open 1");
 }
+
+#[tokio::test]
+async fn errors_that_a_client_provokes_are_counted_like_resets_and_a_header_bomb_stays_small() {
+    let rig = Rig::new().await;
+    rig.route(&[rig.service(mirror)]);
+    let request = RawHttp2::request(&rig, "GET", "/");
+    let mut client = RawHttp2::open(&rig, 65_535).await;
+    let rounds = client
+        .flood(20_000, |round| {
+            let stream = u32::try_from(round).unwrap() * 2 + 1;
+            let mut bytes = frame(HEADERS, END_STREAM | END_HEADERS, stream, &request);
+            // A window that grows by nothing makes the hub reset the stream (CVE-2025-8671).
+            bytes.extend(frame(WINDOW_UPDATE, 0, stream, &[0; 4]));
+            bytes
+        })
+        .await;
+    assert!(rounds < 20_000, "{rounds} streams were reset");
+
+    // One field of 4000 bytes in the table of the connection, and two thousand references to it.
+    let mut bomb = vec![0x40, 1, b'x', 0x7f];
+    bomb.extend([0xa1, 0x1e]);
+    bomb.extend(vec![b'a'; 4000]);
+    bomb.extend(vec![0xbe; 2000]);
+    let mut client = RawHttp2::open(&rig, 65_535).await;
+    assert!(
+        client.send(&frame(HEADERS, END_STREAM | END_HEADERS, 1, &[request.clone(), bomb].concat())).await
+    );
+    loop {
+        let Some(found) = client.next().await else { break };
+        if found.kind == RESET || found.kind == GOAWAY {
+            break;
+        }
+        // Refused in words: 431.
+        if found.kind == HEADERS {
+            assert!(found.flags & END_STREAM != 0 || !found.payload.is_empty());
+            break;
+        }
+    }
+    let mut other = rig.http2().await;
+    let response = other.send_request(rig.request("GET", "http://hub/", empty())).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_call_whose_messages_are_held_back_has_more_time_than_a_page() {
+    let rig = Rig::with(|config| config.reader_timeout = SHORT).await;
+    // Speaks HTTP/2 without a client of it: any answer whose kind is gRPC's will do.
+    rig.route(&[rig.service(|_| async {
+        let mut response = Response::new(full(vec![7; 100_000]));
+        response.headers_mut().insert("content-type", "application/grpc+proto".parse().unwrap());
+        response
+    })]);
+    let mut client = RawHttp2::open(&rig, 1000).await;
+    let request = RawHttp2::request(&rig, "GET", "/");
+    assert!(client.send(&frame(HEADERS, END_STREAM | END_HEADERS, 1, &request)).await);
+    sleep(SHORT * 3).await;
+    assert!(client.send(&frame(WINDOW_UPDATE, 0, 1, &[0, 1, 0, 0])).await);
+    let mut got = 0;
+    while got < 60_000 {
+        let found = client.next().await.unwrap();
+        assert!(found.kind != RESET && found.kind != GOAWAY, "the call was cut");
+        got += if found.kind == DATA { found.payload.len() } else { 0 };
+    }
+}
