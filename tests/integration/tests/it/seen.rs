@@ -90,3 +90,30 @@ fn a_hub_that_is_short_of_memory_says_so_and_keeps_its_operator() -> Result<()> 
     ensure!(metrics.contains("hub_proxy_connections_cut_total{reason=\"overloaded\"} 1"), "{metrics}");
     Ok(())
 }
+
+#[test]
+fn a_hub_without_files_left_goes_on_once_it_has_some_again() -> Result<()> {
+    let mut hub = Hub::start(&[])?;
+    let _spoke = Spoke::start(&hub, None, "files", "7/42")?;
+    let token = hub.access_token("7/42")?;
+    hub.wait_served("42", &token, SOON)?;
+    let pid = hub.process.pid().to_string();
+    let used = std::fs::read_dir(format!("/proc/{pid}/fd"))?.count();
+    let limit = format!("--nofile={}", used + 20);
+    let lowered = std::process::Command::new("prlimit").args(["--pid", &pid, &limit]).status()?;
+    ensure!(lowered.success(), "prlimit: {lowered}");
+
+    let held = (0..100).map(|_| TcpStream::connect(hub.proxy())).collect::<Result<Vec<_>, _>>()?;
+    eventually_ok(SOON, "an accept that fails", || {
+        ensure!(hub.log().contains("accept failed"), "{}", hub.log());
+        Ok(())
+    })?;
+    ensure!(hub.process.is_running(), "the hub ended:\n{}", hub.log());
+    drop(held);
+    hub.wait_served("42", &token, std::time::Duration::from_secs(1))?;
+    let lines = hub.log().matches("accept failed").count();
+    ensure!(lines < 5, "{lines} lines in the log about one thing");
+    let status = hub.json(&["status"])?;
+    ensure!(number(&status, "/clients/connections")? < 20, "{status}");
+    Ok(())
+}
