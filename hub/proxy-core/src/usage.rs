@@ -23,7 +23,7 @@ const MAX_NAME: usize = 64;
 /// What was used since the start of the hub.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Used {
-    /// Requests that reached a service.
+    /// Requests that a service answered.
     pub requests: u64,
     /// Requests that were refused.
     pub refused: u64,

@@ -210,6 +210,7 @@ impl Body for AnswerBody {
                     stream.open.note_cut(&refusal);
                     return Poll::Ready(Some(Err(AnswerError::Revoked(refusal))));
                 }
+                stream.open.settle_now_and_then();
                 if let Poll::Ready(Some(Err(error))) = &polled {
                     stream.open.note_abort(error);
                 }

@@ -5,7 +5,7 @@ use std::error::Error;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use blueprint_hub_proxy_core::identity::Identity;
 use blueprint_hub_proxy_core::usage::Used;
@@ -88,6 +88,17 @@ pub(crate) struct Seen {
 /// What the log says of a credential that was not given.
 const DENIED: &str = "credential_denied";
 
+/// How often what is open for long is added to the sums.
+pub(crate) const SETTLE_EVERY: Duration = Duration::from_secs(5);
+
+/// What of a request is in the sums already.
+#[derive(Debug)]
+struct Settled {
+    at: Instant,
+    is_counted: bool,
+    bytes: (u64, u64),
+}
+
 /// One request from its head to the last byte of its answer.
 #[derive(Debug)]
 pub(crate) struct OpenRequest {
@@ -95,6 +106,7 @@ pub(crate) struct OpenRequest {
     started_at: Instant,
     entry: Box<Entry>,
     counted: Counted,
+    settled: Settled,
     target: Option<AtTarget>,
 }
 
@@ -102,11 +114,13 @@ impl OpenRequest {
     pub(crate) fn begin(seen: Seen, entry: Entry) -> Self {
         seen.metrics.open.inc();
         seen.ledger.begin();
+        let now = Instant::now();
         Self {
             seen,
-            started_at: Instant::now(),
+            started_at: now,
             entry: Box::new(entry),
             counted: Counted::default(),
+            settled: Settled { at: now, is_counted: false, bytes: (0, 0) },
             target: None,
         }
     }
@@ -172,6 +186,33 @@ impl OpenRequest {
         self.seen.metrics.first_byte.observe(took.as_secs_f64());
     }
 
+    /// Adds to the sums what is not in them yet, where the last time is long enough ago.
+    pub(crate) fn settle_now_and_then(&mut self) {
+        if self.settled.at.elapsed() >= SETTLE_EVERY {
+            self.settle();
+        }
+    }
+
+    fn settle(&mut self) {
+        let Some(service) = self.entry.service else { return };
+        let now = Instant::now();
+        let open = now.saturating_duration_since(self.settled.at);
+        let (received, sent) = self.counted.both();
+        let before = std::mem::replace(
+            &mut self.settled,
+            Settled { at: now, is_counted: true, bytes: (received, sent) },
+        );
+        let once = |is_so: bool| u64::from(is_so && !before.is_counted);
+        let used = Used {
+            requests: once(self.entry.target.is_some()),
+            refused: once(self.entry.refused.is_some()),
+            bytes_in: received.saturating_sub(before.bytes.0),
+            bytes_out: sent.saturating_sub(before.bytes.1),
+            open,
+        };
+        self.seen.ledger.add(service, self.entry.identity.as_deref(), &used);
+    }
+
     /// Keeps the request counted at its target.
     pub(crate) fn set_target(&mut self, target: AtTarget) {
         self.target = Some(target);
@@ -205,13 +246,7 @@ impl Drop for OpenRequest {
         metrics.open.dec();
         self.seen.ledger.end();
         metrics.count_request(self.entry.status, took);
-        let (bytes_in, bytes_out) = self.counted.both();
-        if let Some(service) = self.entry.service {
-            let refused = u64::from(self.entry.refused.is_some());
-            let requests = u64::from(self.entry.target.is_some());
-            let used = Used { requests, refused, bytes_in, bytes_out, open: took };
-            self.seen.ledger.add(service, self.entry.identity.as_deref(), &used);
-        }
-        self.entry.write(self.seen.access, took, (bytes_in, bytes_out));
+        self.settle();
+        self.entry.write(self.seen.access, took, self.counted.both());
     }
 }
