@@ -6,7 +6,7 @@ use blueprint_common_runtime::accept::AcceptLimits;
 use blueprint_common_runtime::config::{ByteSize, Problems, Settings, Span};
 use blueprint_hub_proxy::ProxyConfig;
 use blueprint_hub_proxy_core::pace::LeastRate;
-use tracing::warn;
+use tracing::info;
 
 /// Files that the rest of the hub needs: its store, the control plane, carriers, the operator's sockets.
 const RESERVED_FILES: u64 = 64;
@@ -54,7 +54,7 @@ impl LimitsConfig {
     pub(crate) fn apply(&self, proxy: &mut ProxyConfig, files: u64) {
         let most = usize::try_from(files.saturating_sub(RESERVED_FILES) / 2).unwrap_or(usize::MAX).max(1);
         if self.connections.total > most {
-            warn!(
+            info!(
                 asked = self.connections.total,
                 allowed = most,
                 files,

@@ -10,7 +10,7 @@ use blueprint_common_types::{AgentId, ServiceKey, Timestamp, TokenId, WgPublicKe
 use blueprint_hub_admin::{AcmeView, Hub, PeerView, PromiseFailed, Qos, RemoveFailed, SettingsRefused};
 use blueprint_hub_proxy::Ledger;
 use blueprint_hub_proxy_core::tls::TlsAdmin;
-use blueprint_hub_proxy_core::usage::ServiceUsage;
+use blueprint_hub_proxy_core::usage::{Clients, ServiceUsage};
 use blueprint_hub_proxy_core::{Service, ServiceSettings};
 use blueprint_hub_registry::{ControlPlane, Peers, RegistrarHandle};
 use blueprint_hub_registry_core::{Agent, RegistrySnapshot};
@@ -126,6 +126,10 @@ impl Hub for AdminHub {
 
     fn access_changed(&self) -> BoxFuture<'_, ()> {
         self.tables.reload().boxed()
+    }
+
+    fn clients(&self) -> Clients {
+        self.ledger.clients()
     }
 
     fn usage(&self, service: ServiceKey) -> Option<ServiceUsage> {

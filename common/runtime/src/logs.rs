@@ -9,7 +9,7 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{Layer, Registry, fmt};
+use tracing_subscriber::{Layer, fmt};
 
 mod access;
 
@@ -95,7 +95,7 @@ impl FromStr for LogLevels {
 /// [`LogError::Level`] for a text that is not understood, [`LogError::Started`] at a second call.
 pub fn init(level: &str, format: LogFormat) -> Result<(), LogError> {
     let LogLevels(targets) = level.parse()?;
-    start(general(format).with_filter(targets))
+    start(tracing_subscriber::registry().with(general(format).with_filter(targets)))
 }
 
 /// The same for a process that answers requests: what has the target `access` is written by a thread of its own,
@@ -114,7 +114,8 @@ pub fn init_with_access(level: &str, format: LogFormat) -> Result<(), LogError> 
         LogFormat::Json => fmt::layer().json().flatten_event(true).with_writer(line).boxed(),
     };
     let access = access.with_filter(Targets::new().with_target(ACCESS, LevelFilter::INFO));
-    start(general(format).with_filter(targets.with_target(ACCESS, LevelFilter::OFF)).and_then(access))
+    let general = general(format).with_filter(targets.with_target(ACCESS, LevelFilter::OFF));
+    start(tracing_subscriber::registry().with(general).with(access))
 }
 
 fn general<S>(format: LogFormat) -> Box<dyn Layer<S> + Send + Sync>
@@ -127,8 +128,8 @@ where
     }
 }
 
-fn start(layer: impl Layer<Registry> + Send + Sync) -> Result<(), LogError> {
-    tracing_subscriber::registry().with(layer).try_init().map_err(|_| LogError::Started)?;
+fn start(subscriber: impl SubscriberInitExt) -> Result<(), LogError> {
+    subscriber.try_init().map_err(|_| LogError::Started)?;
     std::panic::set_hook(Box::new(log_panic));
     Ok(())
 }

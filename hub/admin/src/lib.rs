@@ -25,7 +25,7 @@ use std::time::Duration;
 use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_types::{AgentId, CaPin, HubId, ServiceKey, Timestamp, TokenId, WgPublicKey};
 use blueprint_hub_proxy_core::tls::TlsAdmin;
-use blueprint_hub_proxy_core::usage::ServiceUsage;
+use blueprint_hub_proxy_core::usage::{Clients, ServiceUsage};
 use blueprint_hub_proxy_core::{Service, ServiceSettings};
 use blueprint_hub_registry_core::{PromiseError, QosPoint, QosSample, RegistrySnapshot, Store};
 use futures_util::future::BoxFuture;
@@ -148,6 +148,9 @@ pub trait Hub: Send + Sync {
 
     /// Access tokens changed in the store; resolves when the proxy decides by the new ones.
     fn access_changed(&self) -> BoxFuture<'_, ()>;
+
+    /// What clients do at the proxy now, and what was refused.
+    fn clients(&self) -> Clients;
 
     /// What a service and its callers have used since the hub started; `None` where nobody called it.
     fn usage(&self, service: ServiceKey) -> Option<ServiceUsage>;

@@ -85,6 +85,7 @@ async fn status(State(state): State<AdminState>) -> Json<Value> {
     let healthy =
         snapshot.targets.values().filter(|t| t.health == blueprint_common_types::Health::Healthy).count();
     let facts = &state.facts;
+    let clients = state.hub.clients();
     Json(json!({
         "version": facts.version,
         "hub": facts.id,
@@ -103,6 +104,7 @@ async fn status(State(state): State<AdminState>) -> Json<Value> {
         })),
         "nodes": {"joined": snapshot.agents.len(), "data_plane_up": alive},
         "services": {"named": snapshot.by_service.len(), "targets": snapshot.targets.len(), "healthy": healthy},
+        "clients": {"connections": clients.connections, "requests_open": clients.requests, "refused": clients.refused},
         "registry_index": snapshot.index,
     }))
 }

@@ -23,7 +23,7 @@ const MAX_NAME: usize = 64;
 /// What was used since the start of the hub.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Used {
-    /// Requests that reached a service.
+    /// Requests that a service answered.
     pub requests: u64,
     /// Requests that were refused.
     pub refused: u64,
@@ -44,6 +44,17 @@ impl Used {
         self.bytes_out = self.bytes_out.saturating_add(more.bytes_out);
         self.open = self.open.saturating_add(more.open);
     }
+}
+
+/// What clients do at the hub now, and what was refused since it started.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Clients {
+    /// Open connections.
+    pub connections: u64,
+    /// Requests being answered.
+    pub requests: u64,
+    /// Refused requests by code.
+    pub refused: BTreeMap<&'static str, u64>,
 }
 
 /// One service: its sum, and the sums of the credentials that called it.

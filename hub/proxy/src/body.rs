@@ -17,9 +17,6 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use crate::open::{Counted, OpenRequest};
 use crate::watch::Watch;
 
-/// Frames of an answer between two looks whether it may go on, where none of them had to wait.
-const LOOK_EVERY: u32 = 64;
-
 /// The body of a client's request, kept while targets are tried.
 ///
 /// A try gets a [`LentBody`]; as long as none was read from, the next try gets the body whole.
@@ -233,13 +230,12 @@ pub(crate) struct StreamBody {
     counted: Counted,
     watch: Box<Watch>,
     upload: RequestBody,
-    frames: u32,
 }
 
 impl StreamBody {
     pub(crate) fn new(inner: Incoming, open: OpenRequest, watch: Watch, upload: RequestBody) -> Self {
         let counted = open.counted();
-        Self { inner, open, counted, watch: Box::new(watch), upload, frames: 0 }
+        Self { inner, open, counted, watch: Box::new(watch), upload }
     }
 }
 
@@ -287,13 +283,19 @@ impl Body for AnswerBody {
             Self::Own(full) => Pin::new(full).poll_frame(cx).map_err(|never| match never {}),
             Self::Stream(stream) => {
                 let polled = Pin::new(&mut stream.inner).poll_frame(cx);
-                stream.frames = stream.frames.wrapping_add(1);
-                // An answer that is at hand is not worth a timer; one that waits or goes on and on is.
-                let looks = polled.is_pending() || stream.frames.is_multiple_of(LOOK_EVERY);
-                if looks && let Poll::Ready(refusal) = stream.watch.poll(cx) {
+                // An answer that is at hand is not worth a timer; one that waits is.
+                let cut = match &polled {
+                    Poll::Pending => match stream.watch.poll(cx) {
+                        Poll::Ready(refusal) => Some(refusal),
+                        Poll::Pending => None,
+                    },
+                    Poll::Ready(_) => stream.watch.glance(),
+                };
+                if let Some(refusal) = cut {
                     stream.open.note_cut(&refusal);
                     return Poll::Ready(Some(Err(AnswerError::Revoked(refusal))));
                 }
+                stream.open.settle_now_and_then();
                 if let Poll::Ready(Some(Err(error))) = &polled {
                     stream.open.note_abort(error);
                 }

@@ -208,6 +208,7 @@ impl Forwarder {
             answer.headers_mut().insert(REQUEST_ID, value);
         }
         open.set_status(answer.status());
+        open.note_denied(answer.status());
         open.counted()
             .send(answer.body().size_hint().exact().map_or(0, |length| usize::try_from(length).unwrap_or(0)));
         answer

@@ -1,12 +1,15 @@
 //! What was used and what was refused, for bills and for the audit log.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
+use blueprint_common_runtime::accept::AcceptStats;
 use blueprint_common_types::ServiceKey;
 use blueprint_hub_proxy_core::refused::{RefusedBy, RefusedRow, RefusedTable};
 use blueprint_hub_proxy_core::source_network;
-use blueprint_hub_proxy_core::usage::{OTHER, ServiceUsage, UsageTable, Used};
+use blueprint_hub_proxy_core::usage::{Clients, OTHER, ServiceUsage, UsageTable, Used};
 use parking_lot::Mutex;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
@@ -20,6 +23,9 @@ pub struct Ledger(Arc<Shared>);
 struct Shared {
     usage: Mutex<UsageTable>,
     refused: Mutex<RefusedTable>,
+    by_code: Mutex<BTreeMap<&'static str, u64>>,
+    requests: AtomicU64,
+    connections: OnceLock<Vec<Arc<AcceptStats>>>,
 }
 
 impl Ledger {
@@ -33,6 +39,35 @@ impl Ledger {
     #[must_use]
     pub fn take_refused(&self) -> Vec<RefusedRow> {
         self.0.refused.lock().take()
+    }
+
+    /// What clients do now, and what was refused since the start of the hub.
+    #[must_use]
+    pub fn clients(&self) -> Clients {
+        Clients {
+            connections: self.0.connections.get().into_iter().flatten().map(|stats| stats.open()).sum(),
+            requests: self.0.requests.load(Ordering::Relaxed),
+            refused: self.0.by_code.lock().clone(),
+        }
+    }
+
+    /// Counts the connections of these loops; those of the first proxy where several share a ledger.
+    pub(crate) fn follow(&self, connections: Vec<Arc<AcceptStats>>) {
+        let _ = self.0.connections.set(connections);
+    }
+
+    pub(crate) fn begin(&self) {
+        self.0.requests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn end(&self) {
+        self.0.requests.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count_refused(&self, code: &'static str) {
+        let mut by_code = self.0.by_code.lock();
+        let count = by_code.entry(code).or_default();
+        *count = count.saturating_add(1);
     }
 
     pub(crate) fn add(&self, service: ServiceKey, key: Option<&str>, used: &Used) {

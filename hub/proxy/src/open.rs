@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use blueprint_hub_proxy_core::identity::Identity;
 use blueprint_hub_proxy_core::usage::Used;
@@ -46,6 +46,20 @@ pub(crate) struct Seen {
     pub(crate) access: AccessLog,
 }
 
+/// What the log says of a credential that was not given.
+const DENIED: &str = "credential_denied";
+
+/// How often what is open for long is added to the sums.
+pub(crate) const SETTLE_EVERY: Duration = Duration::from_secs(5);
+
+/// What of a request is in the sums already.
+#[derive(Debug)]
+struct Settled {
+    at: Instant,
+    is_counted: bool,
+    bytes: (u64, u64),
+}
+
 /// One request from its head to the last byte of its answer.
 #[derive(Debug)]
 pub(crate) struct OpenRequest {
@@ -53,17 +67,21 @@ pub(crate) struct OpenRequest {
     started_at: Instant,
     entry: Box<Entry>,
     counted: Counted,
+    settled: Settled,
     held: Option<Box<(AtTarget, Permit)>>,
 }
 
 impl OpenRequest {
     pub(crate) fn begin(seen: Seen, entry: Entry) -> Self {
         seen.metrics.open.inc();
+        seen.ledger.begin();
+        let now = Instant::now();
         Self {
             seen,
-            started_at: Instant::now(),
+            started_at: now,
             entry: Box::new(entry),
             counted: Counted::default(),
+            settled: Settled { at: now, is_counted: false, bytes: (0, 0) },
             held: None,
         }
     }
@@ -87,9 +105,20 @@ impl OpenRequest {
     pub(crate) fn note_refusal(&mut self, refusal: &Refusal) {
         self.entry.refused = Some(refusal.code());
         self.seen.metrics.count_refusal(refusal);
+        self.seen.ledger.count_refused(refusal.code());
         if refusal.is_by_rule() {
             let Entry { service, source, ref identity, .. } = *self.entry;
             self.seen.ledger.refuse(service, refusal.code(), source, identity.as_deref());
+        }
+    }
+
+    /// Notes that one of the proxy's own routes gave no credential, in the words of its clients.
+    pub(crate) fn note_denied(&mut self, status: StatusCode) {
+        let denies = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+        if denies && self.entry.refused.is_none() {
+            self.entry.refused = Some(DENIED);
+            self.seen.ledger.count_refused(DENIED);
+            self.seen.ledger.refuse(None, DENIED, self.entry.source, None);
         }
     }
 
@@ -116,6 +145,33 @@ impl OpenRequest {
         entry.connected =
             dialed.filter(|dialed| dialed.began_at >= self.started_at).map(|dialed| dialed.took);
         self.seen.metrics.first_byte.observe(took.as_secs_f64());
+    }
+
+    /// Adds to the sums what is not in them yet, where the last time is long enough ago.
+    pub(crate) fn settle_now_and_then(&mut self) {
+        if self.settled.at.elapsed() >= SETTLE_EVERY {
+            self.settle();
+        }
+    }
+
+    fn settle(&mut self) {
+        let Some(service) = self.entry.service else { return };
+        let now = Instant::now();
+        let open = now.saturating_duration_since(self.settled.at);
+        let (received, sent) = self.counted.both();
+        let before = std::mem::replace(
+            &mut self.settled,
+            Settled { at: now, is_counted: true, bytes: (received, sent) },
+        );
+        let once = |is_so: bool| u64::from(is_so && !before.is_counted);
+        let used = Used {
+            requests: once(self.entry.target.is_some()),
+            refused: once(self.entry.refused.is_some()),
+            bytes_in: received.saturating_sub(before.bytes.0),
+            bytes_out: sent.saturating_sub(before.bytes.1),
+            open,
+        };
+        self.seen.ledger.add(service, self.entry.identity.as_deref(), &used);
     }
 
     /// Keeps the request counted at its target and for its client.
@@ -154,14 +210,9 @@ impl Drop for OpenRequest {
         let took = self.started_at.elapsed();
         let metrics = &self.seen.metrics;
         metrics.open.dec();
+        self.seen.ledger.end();
         metrics.count_request(self.entry.status, took);
-        let (bytes_in, bytes_out) = self.counted.both();
-        if let Some(service) = self.entry.service {
-            let refused = u64::from(self.entry.refused.is_some());
-            let requests = u64::from(self.entry.target.is_some());
-            let used = Used { requests, refused, bytes_in, bytes_out, open: took };
-            self.seen.ledger.add(service, self.entry.identity.as_deref(), &used);
-        }
-        self.entry.write(self.seen.access, took, (bytes_in, bytes_out));
+        self.settle();
+        self.entry.write(self.seen.access, took, self.counted.both());
     }
 }

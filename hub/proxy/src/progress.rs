@@ -7,7 +7,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Response;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Response};
 use http_body::{Body, Frame, SizeHint};
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -32,7 +33,12 @@ struct Held {
     body: Option<AnswerBody>,
     /// Since when the next piece waits for the client; `None` while the client waits for the service.
     ready_since: Option<Instant>,
+    /// How many times longer than others its client may take.
+    patience: u32,
 }
+
+/// Who reads the messages of a call one by one holds the next one back, as gRPC means it.
+const PATIENCE_WITH_CALLS: u32 = 5;
 
 /// What a look at slow readers found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,7 +94,7 @@ impl Progress {
         let (mut cut, mut gone) = (0usize, 0usize);
         for answer in answers {
             let mut held = answer.lock();
-            if held.ready_since.is_some_and(|since| since.elapsed() >= patience)
+            if held.ready_since.is_some_and(|since| since.elapsed() >= patience.saturating_mul(held.patience))
                 && let Some(body) = held.body.take()
             {
                 body.note_slow_reader();
@@ -109,8 +115,10 @@ pub(crate) struct Turn {
 impl Turn {
     /// Keeps it open for as long as its answer is.
     pub(crate) fn track(self, answer: Response<AnswerBody>) -> Response<Tracked> {
+        let kind = answer.headers().get(CONTENT_TYPE).map_or(&[][..], HeaderValue::as_bytes);
+        let patience = if kind.starts_with(b"application/grpc") { PATIENCE_WITH_CALLS } else { 1 };
         answer.map(|body| {
-            let held = Held { body: Some(body), ready_since: Some(Instant::now()) };
+            let held = Held { body: Some(body), ready_since: Some(Instant::now()), patience };
             let held = Arc::new(Mutex::new(held));
             self.progress.0.lock().answers.insert(self.number, Arc::clone(&held));
             Tracked { held, _turn: self }

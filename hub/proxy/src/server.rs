@@ -181,7 +181,8 @@ impl Proxy {
             None => None,
         };
         let stats = [Some(accept.stats()), tls_accept.as_ref().map(AcceptLoop::stats)];
-        let stats = stats.into_iter().flatten().collect();
+        let stats: Vec<_> = stats.into_iter().flatten().collect();
+        config.ledger.follow(stats.clone());
         let jwks = config.jwks.clone().map(|config| Jwks::new(config, Arc::clone(&parts.trust), metrics));
         let proxy = Arc::new(ProxyMetrics::register(metrics, stats, config.ledger.clone()));
         let forwards = config.forwards.clone().map(|forwards| {

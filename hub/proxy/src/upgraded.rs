@@ -1,7 +1,7 @@
 //! Connections that went on in another protocol: bytes in both directions, until an end or a revocation.
 
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 use blueprint_hub_proxy_core::{CanonicalRequest, ExtendedConnect, Refusal, WebSocketKey, response_headers};
@@ -11,9 +11,10 @@ use hyper::ext::Protocol;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes};
+use tokio::time::interval;
 use tracing::debug;
 
-use crate::open::{Counted, OpenRequest};
+use crate::open::{Counted, OpenRequest, SETTLE_EVERY};
 use crate::watch::Watch;
 
 /// Bytes under way in each direction: frames of a WebSocket are small, and there may be thousands of these.
@@ -54,20 +55,26 @@ pub(crate) fn headers(of_service: &HeaderMap, status: StatusCode) -> HeaderMap {
 }
 
 /// Copies until either end closes or `watch` says that it is over.
-pub(crate) async fn join(client: OnUpgrade, service: OnUpgrade, open: OpenRequest, mut watch: Watch) {
+pub(crate) async fn join(client: OnUpgrade, service: OnUpgrade, mut open: OpenRequest, mut watch: Watch) {
     let (client, service) = match tokio::try_join!(client, service) {
         Ok(ends) => ends,
         Err(error) => return debug!(%error, "upgrade did not happen"),
     };
     let client = Tally { io: TokioIo::new(client), counted: open.counted() };
     let (mut client, mut service) = (client, TokioIo::new(service));
-    tokio::select! {
-        copied = copy_bidirectional_with_sizes(&mut client, &mut service, BUFFER, BUFFER) => {
-            if let Err(error) = copied {
-                debug!(%error, "upgraded connection broke off");
+    let mut settles = interval(SETTLE_EVERY);
+    let mut copy = pin!(copy_bidirectional_with_sizes(&mut client, &mut service, BUFFER, BUFFER));
+    loop {
+        tokio::select! {
+            copied = copy.as_mut() => {
+                if let Err(error) = copied {
+                    debug!(%error, "upgraded connection broke off");
+                }
+                return;
             }
+            refusal = watch.ended() => return open.note_cut(&refusal),
+            _ = settles.tick() => open.settle_now_and_then(),
         }
-        refusal = watch.ended() => open.note_cut(&refusal),
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwap;
 use blueprint_common_types::Timestamp;
 use blueprint_hub_proxy_core::{Admission, Refusal, Trust};
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 
 /// How long after a revocation what was open before may go on, at most.
 const EVERY: Duration = Duration::from_secs(1);
@@ -19,11 +19,24 @@ pub(crate) struct Watch {
     admission: Admission,
     trust: Arc<ArcSwap<Trust>>,
     next: Option<Pin<Box<Sleep>>>,
+    looked_at: Instant,
 }
 
 impl Watch {
-    pub(crate) const fn new(admission: Admission, trust: Arc<ArcSwap<Trust>>) -> Self {
-        Self { admission, trust, next: None }
+    pub(crate) fn new(admission: Admission, trust: Arc<ArcSwap<Trust>>) -> Self {
+        Self { admission, trust, next: None, looked_at: Instant::now() }
+    }
+
+    /// Looks where the last look is long enough ago; wakes nobody. For whoever is busy with one piece after the
+    /// other: a client that reads slowly may take minutes for a few of them.
+    pub(crate) fn glance(&mut self) -> Option<Refusal> {
+        if self.looked_at.elapsed() < EVERY { None } else { self.look() }
+    }
+
+    fn look(&mut self) -> Option<Refusal> {
+        self.looked_at = Instant::now();
+        let now = Timestamp::from(SystemTime::now());
+        self.admission.identity().still_holds(self.admission.service(), &self.trust.load(), now).err()
     }
 
     /// Ready once the request has to end; wakes the task for each look.
@@ -32,9 +45,7 @@ impl Watch {
             let next = self.next.get_or_insert_with(|| Box::pin(sleep(EVERY)));
             ready!(next.as_mut().poll(cx));
             self.next = None;
-            let now = Timestamp::from(SystemTime::now());
-            let identity = self.admission.identity();
-            if let Err(refusal) = identity.still_holds(self.admission.service(), &self.trust.load(), now) {
+            if let Some(refusal) = self.look() {
                 return Poll::Ready(refusal);
             }
         }

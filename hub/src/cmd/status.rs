@@ -48,5 +48,40 @@ pub(crate) fn run(global: &Global) -> Result<(), CliError> {
             print_line(&format!("{:<9} {failures} orders failed, the last with: {error}", ""));
         }
     }
+    print_line(&format!("{:<9} {}", "clients", clients(&answer)));
     Ok(())
+}
+
+/// One line: what is open, and the most frequent refusals.
+fn clients(answer: &Value) -> String {
+    const SHOWN: usize = 4;
+    let count = |pointer: &str| answer.pointer(pointer).and_then(Value::as_u64).unwrap_or_default();
+    let refused = answer.pointer("/clients/refused").and_then(Value::as_object);
+    let by_code = refused.into_iter().flatten();
+    let mut by_code: Vec<(u64, &str)> =
+        by_code.map(|(code, count)| (count.as_u64().unwrap_or_default(), code.as_str())).collect();
+    by_code.sort_unstable_by(|a, b| b.cmp(a));
+    let total: u64 = by_code.iter().map(|(count, _)| count).sum();
+    let most: Vec<_> = by_code.iter().take(SHOWN).map(|(count, code)| format!("{count} {code}")).collect();
+    let most = if most.is_empty() { String::new() } else { format!(" ({})", most.join(", ")) };
+    format!(
+        "{} connections, {} open requests, {total} refused{most}",
+        count("/clients/connections"),
+        count("/clients/requests_open"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_most_frequent_refusals_come_first() {
+        let refused = json!({"a": 1, "b": 20, "c": 3, "d": 4, "e": 5});
+        let answer = json!({"clients": {"connections": 7, "requests_open": 2, "refused": refused}});
+        assert_eq!(clients(&answer), "7 connections, 2 open requests, 33 refused (20 b, 5 e, 4 d, 3 c)");
+        assert_eq!(clients(&json!({})), "0 connections, 0 open requests, 0 refused");
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use blueprint_hub_proxy::Ledger;
 use blueprint_hub_proxy_core::ServiceSettings;
 use blueprint_hub_proxy_core::identity::{KeyKind, OwnerKey, encode_hex, tenant_id};
 use http::{Request, StatusCode};
@@ -142,7 +143,8 @@ async fn an_owner_gets_a_key_and_its_customer_a_token() {
 
 #[tokio::test]
 async fn a_captured_solution_is_worth_nothing() {
-    let rig = Rig::new().await;
+    let ledger = Ledger::default();
+    let rig = Rig::with(|config| config.ledger = ledger.clone()).await;
     rig.route(&[]);
     let owner = Owner::new(3);
     rig.settle(settings(&owner));
@@ -170,6 +172,9 @@ async fn a_captured_solution_is_worth_nothing() {
     let stranger = Owner::new(4);
     let body = json!({ "pub_key": stranger.public(), "key_type": "Ecdsa" });
     assert_eq!(post(&rig, "/v1/auth/challenge", None, body).await.0, StatusCode::UNAUTHORIZED);
+    let refused = ledger.take_refused();
+    assert_eq!(refused.len(), 1, "{refused:?}");
+    assert_eq!((refused[0].by.code, refused[0].count), ("credential_denied", 5));
 }
 
 #[tokio::test]

@@ -411,3 +411,134 @@ async fn short_of_memory_the_hub_takes_nothing_new_until_it_has_some_again() {
     let response = rig.http1().await.send_request(rig.request("GET", "/", empty())).await.unwrap();
     assert_eq!(response.status(), StatusCode::OK);
 }
+
+#[tokio::test]
+async fn a_revocation_also_cuts_a_client_that_reads_slowly() {
+    let rig = Rig::new().await;
+    let (address, _ends) = endless(&rig);
+    rig.route(&[address]);
+    let mut client = rig.connect().await;
+    client.write_all(format!("GET / HTTP/1.1\r\n{}\r\n", rig.admitted()).as_bytes()).await.unwrap();
+    let mut sink = vec![0; 16 << 10];
+    client.read_exact(&mut sink).await.unwrap();
+    sleep(SHORT).await;
+    rig.revoke();
+    let begin = Instant::now();
+    while !rig.metrics.encode().contains("hub_proxy_requests_revoked_total 1\n") {
+        // The service always has more: nobody ever waits for it.
+        client.read_exact(&mut sink).await.unwrap();
+        sleep(Duration::from_millis(30)).await;
+        assert!(begin.elapsed() < Duration::from_secs(4), "the client is still served");
+    }
+}
+
+#[tokio::test]
+async fn hundreds_of_slow_clients_are_gone_soon_and_hold_nobody_up() {
+    let rig = Rig::with(|config| config.header_timeout = Duration::from_secs(1)).await;
+    rig.route(&[rig.service(mirror)]);
+    let began = Instant::now();
+    let (done, mut ends) = mpsc::channel(600);
+    for number in 0..600 {
+        let beginning = ["", "G", "GET / HTTP/1.1\r\nX: ", "PRI * HTTP/2.0\r\n"][number % 4];
+        let mut stream = rig.connect().await;
+        let done = done.clone();
+        rig.spawner.spawn("slow client", async move {
+            let _ = stream.write_all(beginning.as_bytes()).await;
+            let mut answer = Vec::new();
+            // A byte now and then, for as long as the hub takes it.
+            loop {
+                match timeout(Duration::from_millis(200), stream.read_buf(&mut answer)).await {
+                    Ok(Ok(1..)) => {}
+                    Ok(Ok(0) | Err(_)) => break,
+                    Err(_) if beginning.len() > 4 => {
+                        let _ = stream.write_all(b"x").await;
+                    }
+                    Err(_) => {}
+                }
+            }
+            let _ = done.send(()).await;
+        });
+    }
+    drop(done);
+    let mut client = rig.http1().await;
+    let mut slowest = Duration::ZERO;
+    let mut gone = 0;
+    while gone < 600 {
+        let begin = Instant::now();
+        let response = client.send_request(rig.request("GET", "/", empty())).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        text(response).await;
+        slowest = slowest.max(begin.elapsed());
+        while ends.try_recv().is_ok() {
+            gone += 1;
+        }
+        sleep(Duration::from_millis(5)).await;
+        assert!(began.elapsed() < Duration::from_secs(10), "{} slow clients are still there", 600 - gone);
+    }
+    assert!(slowest < Duration::from_millis(500), "a request took {slowest:?}");
+    rig.assert_metric("hub_proxy_connections_open 1");
+}
+
+#[tokio::test]
+async fn errors_that_a_client_provokes_are_counted_like_resets_and_a_header_bomb_stays_small() {
+    let rig = Rig::new().await;
+    rig.route(&[rig.service(mirror)]);
+    let request = RawHttp2::request(&rig, "GET", "/");
+    let mut client = RawHttp2::open(&rig, 65_535).await;
+    let rounds = client
+        .flood(20_000, |round| {
+            let stream = u32::try_from(round).unwrap() * 2 + 1;
+            let mut bytes = frame(HEADERS, END_STREAM | END_HEADERS, stream, &request);
+            // A window that grows by nothing makes the hub reset the stream (CVE-2025-8671).
+            bytes.extend(frame(WINDOW_UPDATE, 0, stream, &[0; 4]));
+            bytes
+        })
+        .await;
+    assert!(rounds < 20_000, "{rounds} streams were reset");
+
+    // One field of 4000 bytes in the table of the connection, and two thousand references to it.
+    let mut bomb = vec![0x40, 1, b'x', 0x7f];
+    bomb.extend([0xa1, 0x1e]);
+    bomb.extend(vec![b'a'; 4000]);
+    bomb.extend(vec![0xbe; 2000]);
+    let mut client = RawHttp2::open(&rig, 65_535).await;
+    assert!(
+        client.send(&frame(HEADERS, END_STREAM | END_HEADERS, 1, &[request.clone(), bomb].concat())).await
+    );
+    loop {
+        let Some(found) = client.next().await else { break };
+        if found.kind == RESET || found.kind == GOAWAY {
+            break;
+        }
+        // Refused in words: 431.
+        if found.kind == HEADERS {
+            assert!(found.flags & END_STREAM != 0 || !found.payload.is_empty());
+            break;
+        }
+    }
+    let mut other = rig.http2().await;
+    let response = other.send_request(rig.request("GET", "http://hub/", empty())).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_call_whose_messages_are_held_back_has_more_time_than_a_page() {
+    let rig = Rig::with(|config| config.reader_timeout = SHORT).await;
+    // Speaks HTTP/2 without a client of it: any answer whose kind is gRPC's will do.
+    rig.route(&[rig.service(|_| async {
+        let mut response = Response::new(full(vec![7; 100_000]));
+        response.headers_mut().insert("content-type", "application/grpc+proto".parse().unwrap());
+        response
+    })]);
+    let mut client = RawHttp2::open(&rig, 1000).await;
+    let request = RawHttp2::request(&rig, "GET", "/");
+    assert!(client.send(&frame(HEADERS, END_STREAM | END_HEADERS, 1, &request)).await);
+    sleep(SHORT * 3).await;
+    assert!(client.send(&frame(WINDOW_UPDATE, 0, 1, &[0, 1, 0, 0])).await);
+    let mut got = 0;
+    while got < 60_000 {
+        let found = client.next().await.unwrap();
+        assert!(found.kind != RESET && found.kind != GOAWAY, "the call was cut");
+        got += if found.kind == DATA { found.payload.len() } else { 0 };
+    }
+}

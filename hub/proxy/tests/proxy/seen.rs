@@ -184,3 +184,46 @@ async fn sums_by_service_and_key_are_exact() {
     assert_eq!(rows[0].identity, Some(rig.token.id().to_string()));
     assert!(ledger.take_refused().is_empty());
 }
+
+#[tokio::test]
+async fn what_is_open_for_long_is_in_the_sums_before_its_end() {
+    let ledger = Ledger::default();
+    let rig = Rig::with(|config| config.ledger = ledger.clone()).await;
+    rig.route(&[rig.raw_service(|mut stream| async move {
+        let head = String::from_utf8(read_head(&mut stream).await).unwrap();
+        if head.contains("pgrade: websocket") {
+            let agrees =
+                b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+            stream.write_all(agrees).await.unwrap();
+        } else {
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n").await.unwrap();
+        }
+        stream.write_all(&[7; 100]).await.unwrap();
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    })]);
+    let asks = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    let mut clients = Vec::new();
+    for more in [asks, ""] {
+        let mut client = rig.connect().await;
+        client.write_all(format!("GET / HTTP/1.1\r\n{}{more}\r\n", rig.admitted()).as_bytes()).await.unwrap();
+        read_head(&mut client).await;
+        clients.push(client);
+    }
+    let sums = || ledger.usage(SERVICE).map(|usage| (usage.total.requests, usage.total.bytes_out));
+    assert_eq!(sums(), None);
+    let settled = async {
+        while sums() != Some((2, 200)) {
+            sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(15), settled).await.unwrap();
+    drop(clients);
+    let closed = async {
+        while ledger.clients().requests > 0 {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(15), closed).await.unwrap();
+    assert_eq!(sums(), Some((2, 200)), "nothing is counted twice");
+}

@@ -21,6 +21,7 @@ mod raw;
 mod refusals;
 mod revoke;
 mod say;
+mod seen;
 mod tls;
 mod tun;
 mod under_attack;
