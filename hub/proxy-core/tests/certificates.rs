@@ -3,17 +3,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use blueprint_common_types::{AccessToken, AgentId, Health, Secret, ServiceKey, Timestamp};
 use blueprint_hub_proxy_core::identity::{SealingKey, tenant_id};
-use blueprint_hub_proxy_core::tls::{Bound, CertificateFacts, Channel, ClientCertificate, ServiceTls};
+use blueprint_hub_proxy_core::tls::{
+    Bound, CertificateFacts, Channel, ClientCertificate, Serial, ServiceTls,
+};
 use blueprint_hub_proxy_core::{
     AccessGrant, AccessTable, Admission, CanonicalRequest, Downstream, Refusal, RouteTable, Scope, Target,
     Trust, decide, upstream_headers,
 };
 use http::{HeaderMap, Request};
+use proptest::prelude::*;
 use rcgen::{CertificateParams, DnType, KeyPair, SanType, SerialNumber};
 
 const A: ServiceKey = ServiceKey { blueprint: 7, service: 42 };
@@ -183,4 +186,37 @@ fn the_service_is_told_who_showed_it_and_no_client_can_say_so_itself() {
     let admission = decide(&request, &world.trust, now()).unwrap();
     let built = upstream_headers(&request, &sent, &admission, None);
     assert!(built.keys().all(|name| !name.as_str().contains("cert")), "{built:?}");
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_of_a_certificate_are_too_odd_to_be_read(
+        cut in 0usize..700,
+        flips in proptest::collection::vec((0usize..700, any::<u8>()), 0..8),
+        noise in proptest::collection::vec(any::<u8>(), 0..256),
+    ) {
+        static CERTIFICATE: OnceLock<Vec<u8>> = OnceLock::new();
+        let mut bytes = CERTIFICATE.get_or_init(certificate).clone();
+        for (position, value) in flips {
+            if let Some(byte) = bytes.get_mut(position) {
+                *byte = value;
+            }
+        }
+        for read in [CertificateFacts::read(&bytes), CertificateFacts::read(bytes.get(..cut).unwrap_or(&bytes)), CertificateFacts::read(&noise)] {
+            // What is read is fit for a header and for a log.
+            let Some(facts) = read else { continue };
+            for text in [&facts.subject, &facts.issuer] {
+                prop_assert!(text.len() <= 512 && text.bytes().all(|byte| (b' '..=b'~').contains(&byte)), "{text:?}");
+            }
+            let serial = facts.serial.as_str();
+            prop_assert!(serial.bytes().all(|byte| byte.is_ascii_hexdigit()));
+        }
+    }
+
+    #[test]
+    fn a_serial_number_that_is_read_is_read_again_as_the_same(text in "[0-9a-fA-F:]{0,44}") {
+        if let Ok(serial) = text.parse::<Serial>() {
+            prop_assert_eq!(serial.as_str().parse::<Serial>(), Ok(serial.clone()));
+        }
+    }
 }
