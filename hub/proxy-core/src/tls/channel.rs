@@ -96,6 +96,12 @@ impl Channel {
         self.is_tls
     }
 
+    /// Whether it leads to one service alone, and so no other connection may take its place.
+    #[must_use]
+    pub const fn is_bound(&self) -> bool {
+        self.bound.is_some()
+    }
+
     /// The certificate of the caller, if it has shown one.
     #[must_use]
     pub fn client(&self) -> Option<&ClientCertificate> {

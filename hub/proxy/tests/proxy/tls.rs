@@ -395,3 +395,29 @@ async fn streams_of_one_connection_are_judged_one_by_one() {
         assert_eq!(response.status().as_u16(), expected, "{host}");
     }
 }
+
+#[tokio::test]
+async fn one_set_up_for_all_names_refuses_those_that_ask_for_certificates() {
+    let (server, ours) = (Ca::new(), Ca::new());
+    let handle = TlsHandle::new(Some(server.server(&["hub.example"])), &Metrics::new()).unwrap();
+    let rig = rig(&handle).await;
+    profiles(&rig, &handle, &server, &[(SERVICE, HOST, ours.authorities(false))]);
+    handle.set_configured(vec![server.server(&["more.example"])]);
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(handle.shared_config().unwrap()));
+    for (host, is_met) in [("hub.example", true), ("more.example", true), (HOST, false)] {
+        let (near, far) = tokio::io::duplex(1 << 16);
+        let client = Client::trusting(&[&server]).config();
+        let name = ServerName::try_from(host).unwrap();
+        let connector = TlsConnector::from(client);
+        let (met, _) = tokio::join!(connector.connect(name, near), acceptor.accept(far));
+        assert_eq!(met.is_ok(), is_met, "{host}");
+    }
+    // The table as it is then, not as it was.
+    handle.set_services(Vec::new());
+    handle.set_configured(vec![server.server(&[HOST])]);
+    let (near, far) = tokio::io::duplex(1 << 16);
+    let connector = TlsConnector::from(Client::trusting(&[&server]).config());
+    let name = ServerName::try_from(HOST).unwrap();
+    let (met, _) = tokio::join!(connector.connect(name, near), acceptor.accept(far));
+    assert!(met.is_ok());
+}
