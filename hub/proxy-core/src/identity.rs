@@ -202,7 +202,7 @@ fn of_certificate(channel: &Channel, trust: &Trust, now: Timestamp) -> Result<Id
     Ok(Identity {
         method: AuthMethod::Certificate,
         root: Root::Certificate,
-        id: format!("certificate:{}", facts.serial),
+        id: client.id(),
         tenant_id: tenant_id(&facts.subject),
         tenant_name: facts.common_name.clone(),
         scopes: Vec::new(),

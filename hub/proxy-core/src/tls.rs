@@ -7,6 +7,7 @@
 
 mod admin;
 mod channel;
+mod envelope;
 mod facts;
 mod names;
 mod profile;
@@ -14,6 +15,7 @@ mod renewal;
 
 pub use admin::{CertificateView, IssuedCertificate, TlsAdmin, TlsAdminError, TlsView};
 pub use channel::{Bound, Channel, ClientCertificate, ServiceTls};
+pub use envelope::open_envelope;
 pub use facts::{CertificateFacts, Serial, SerialError};
 pub use names::{NameTable, is_dns_name, service_name};
 pub use profile::{

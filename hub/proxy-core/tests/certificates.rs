@@ -3,17 +3,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use blueprint_common_types::{AccessToken, AgentId, Health, Secret, ServiceKey, Timestamp};
 use blueprint_hub_proxy_core::identity::{SealingKey, tenant_id};
-use blueprint_hub_proxy_core::tls::{Bound, CertificateFacts, Channel, ClientCertificate, ServiceTls};
+use blueprint_hub_proxy_core::tls::{
+    Bound, CertificateFacts, Channel, ClientCertificate, Serial, ServiceTls,
+};
 use blueprint_hub_proxy_core::{
     AccessGrant, AccessTable, Admission, CanonicalRequest, Downstream, Refusal, RouteTable, Scope, Target,
     Trust, decide, upstream_headers,
 };
 use http::{HeaderMap, Request};
+use proptest::prelude::*;
 use rcgen::{CertificateParams, DnType, KeyPair, SanType, SerialNumber};
 
 const A: ServiceKey = ServiceKey { blueprint: 7, service: 42 };
@@ -109,7 +112,7 @@ fn a_certificate_says_who_it_is_for_in_one_way() {
 fn a_certificate_alone_opens_its_service_and_no_other() {
     let world = World::new();
     let admission = world.ask(None, false, &world.channel()).unwrap();
-    assert_eq!((admission.service(), admission.identity().id()), (A, "certificate:4001"));
+    assert_eq!((admission.service(), admission.identity().id()), (A, world.client.id().as_str()));
     assert_eq!(world.ask(Some(A), false, &world.channel()).unwrap(), admission);
     for other in [B, OPEN] {
         let refused = world.ask(Some(other), false, &world.channel()).unwrap_err();
@@ -120,6 +123,14 @@ fn a_certificate_alone_opens_its_service_and_no_other() {
             Err(Refusal::Misdirected { service: other })
         );
     }
+}
+
+#[test]
+fn two_authorities_that_give_the_same_number_name_two_callers() {
+    // Each call makes an authority of its own; the serial number is the same.
+    let [one, two] = [certificate(), certificate()].map(|der| ClientCertificate::of_verified(&der).unwrap());
+    assert_eq!(one.facts().serial, two.facts().serial);
+    assert!(one.id() != two.id() && one.id().starts_with("certificate:4001."));
 }
 
 #[test]
@@ -183,4 +194,37 @@ fn the_service_is_told_who_showed_it_and_no_client_can_say_so_itself() {
     let admission = decide(&request, &world.trust, now()).unwrap();
     let built = upstream_headers(&request, &sent, &admission, None);
     assert!(built.keys().all(|name| !name.as_str().contains("cert")), "{built:?}");
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_of_a_certificate_are_too_odd_to_be_read(
+        cut in 0usize..700,
+        flips in proptest::collection::vec((0usize..700, any::<u8>()), 0..8),
+        noise in proptest::collection::vec(any::<u8>(), 0..256),
+    ) {
+        static CERTIFICATE: OnceLock<Vec<u8>> = OnceLock::new();
+        let mut bytes = CERTIFICATE.get_or_init(certificate).clone();
+        for (position, value) in flips {
+            if let Some(byte) = bytes.get_mut(position) {
+                *byte = value;
+            }
+        }
+        for read in [CertificateFacts::read(&bytes), CertificateFacts::read(bytes.get(..cut).unwrap_or(&bytes)), CertificateFacts::read(&noise)] {
+            // What is read is fit for a header and for a log.
+            let Some(facts) = read else { continue };
+            for text in [&facts.subject, &facts.issuer] {
+                prop_assert!(text.len() <= 512 && text.bytes().all(|byte| (b' '..=b'~').contains(&byte)), "{text:?}");
+            }
+            let serial = facts.serial.as_str();
+            prop_assert!(serial.bytes().all(|byte| byte.is_ascii_hexdigit()));
+        }
+    }
+
+    #[test]
+    fn a_serial_number_that_is_read_is_read_again_as_the_same(text in "[0-9a-fA-F:]{0,44}") {
+        if let Ok(serial) = text.parse::<Serial>() {
+            prop_assert_eq!(serial.as_str().parse::<Serial>(), Ok(serial.clone()));
+        }
+    }
 }

@@ -18,6 +18,7 @@ mod handle;
 mod handshake;
 mod material;
 mod metrics;
+mod shared;
 mod table;
 
 pub use files::{CertificateFiles, FileError};

@@ -255,7 +255,9 @@ pub(crate) const RENEW: Duration = Duration::from_secs(24 * 3600);
 
 #[cfg(test)]
 mod tests {
+    use blueprint_common_runtime::metrics::Metrics;
     use blueprint_hub_proxy_core::tls::NewProfile;
+    use blueprint_hub_store::SqliteStore;
 
     use super::*;
 
@@ -279,6 +281,50 @@ mod tests {
         assert_eq!(names[&key(1)], ["a.example", "s1.b7.bp"]);
         assert_eq!(names[&key(2)], ["b.example", "s2.b7.bp"]);
         assert_eq!(names[&key(3)], ["s3.b7.bp"]);
+    }
+
+    #[tokio::test]
+    async fn a_profile_that_cannot_be_opened_or_read_closes_its_service_and_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let store: Arc<dyn TlsStore> = Arc::new(SqliteStore::open(folder.path()).unwrap());
+        let handle = TlsHandle::new(None, &Metrics::new()).unwrap();
+        let handshakes = ProxyHandshakes { handle: Some(handle), ..ProxyHandshakes::default() };
+        let with_key = |byte| {
+            let sealing = Arc::new(SealingKey::new(&Secret::new([byte; 32])).unwrap());
+            TlsServices::new(Arc::clone(&store), sealing, "bp", &handshakes)
+        };
+        let ours = with_key(1);
+        let service = |service| ServiceKey { blueprint: 7, service };
+        for number in [1, 2, 3] {
+            let (ca, key) = ServiceCa::create(service(number), SystemTime::now()).unwrap();
+            let keys = ProfileKeys { ca_key_pem: key.expose().clone(), server_key_pem: None };
+            let new = NewProfile { require_client_mtls: number != 3, ..NewProfile::default() };
+            let document = serde_json::to_string(&new.into_profile(ca.certificate_pem.clone())).unwrap();
+            let sealed = ours.seal(service(number), &keys).unwrap();
+            assert!(!sealed.contains("PRIVATE") && !document.contains("PRIVATE"));
+            let changed_at = Timestamp::default();
+            let record = TlsProfileRecord { service: service(number), document, sealed, changed_at };
+            store.set_tls_profile(record, String::new()).await.unwrap();
+        }
+        let opened = ours.load().await.unwrap();
+        assert_eq!(
+            opened.keys().copied().collect::<Vec<_>>(),
+            [service(1), service(2)],
+            "the third asks nobody"
+        );
+
+        // Another key: as closed to requests as before, and nothing to shake hands with.
+        assert_eq!(with_key(2).load().await.unwrap(), opened);
+        let records = store.list_tls_profiles().await.unwrap();
+        assert!(with_key(2).open(&records[0]).is_err() && ours.open(&records[0]).is_ok());
+        let moved = TlsProfileRecord { sealed: records[1].sealed.clone(), ..records[0].clone() };
+        assert!(ours.open(&moved).is_err(), "keys of another service");
+
+        let broken = TlsProfileRecord { document: "{".to_owned(), ..records[0].clone() };
+        store.set_tls_profile(broken, String::new()).await.unwrap();
+        let closed = ours.load().await.unwrap();
+        assert!(closed[&service(1)].requires_client && closed[&service(1)].authorities == [0; 32]);
+        assert_eq!(closed[&service(2)], opened[&service(2)]);
     }
 
     #[test]

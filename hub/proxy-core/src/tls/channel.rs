@@ -8,6 +8,7 @@ use blueprint_common_types::{ServiceKey, Timestamp};
 use sha2::{Digest, Sha256};
 
 use super::facts::{CertificateFacts, Serial};
+use crate::identity::encode_hex;
 use crate::refusal::Refusal;
 use crate::trust::Trust;
 
@@ -38,13 +39,23 @@ impl ServiceTls {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientCertificate {
     facts: CertificateFacts,
+    fingerprint: [u8; 32],
 }
 
 impl ClientCertificate {
     /// Reads a certificate; its chain and its signature are verified by the caller.
     #[must_use]
     pub fn of_verified(der: &[u8]) -> Option<Self> {
-        CertificateFacts::read(der).map(|facts| Self { facts })
+        let fingerprint = Sha256::digest(der).into();
+        CertificateFacts::read(der).map(|facts| Self { facts, fingerprint })
+    }
+
+    /// Public name of it, for logs and counters: serial number, and the beginning of its SHA-256, since several
+    /// authorities of a service may give the same number.
+    #[must_use]
+    pub fn id(&self) -> String {
+        let beginning = self.fingerprint.get(..8).unwrap_or_default();
+        format!("certificate:{}.{}", self.facts.serial, encode_hex(beginning))
     }
 
     /// What it says.
@@ -83,6 +94,12 @@ impl Channel {
     #[must_use]
     pub const fn is_tls(&self) -> bool {
         self.is_tls
+    }
+
+    /// Whether it leads to one service alone, and so no other connection may take its place.
+    #[must_use]
+    pub const fn is_bound(&self) -> bool {
+        self.bound.is_some()
     }
 
     /// The certificate of the caller, if it has shown one.

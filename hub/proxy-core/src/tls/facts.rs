@@ -35,7 +35,10 @@ impl Serial {
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Self {
         let zeros = bytes.iter().take_while(|byte| **byte == 0).count();
-        Self(encode_hex(bytes.get(zeros..).unwrap_or_default()))
+        match bytes.get(zeros..).unwrap_or_default() {
+            [] => Self("00".to_owned()),
+            significant => Self(encode_hex(significant)),
+        }
     }
 
     /// Hexadecimal digits in lower case.
@@ -162,7 +165,14 @@ mod tests {
 
     #[test]
     fn a_serial_number_has_one_form() {
-        for (text, form) in [("0a", "0a"), ("A", "0a"), ("00:00:0A:ff", "0aff"), ("4001", "4001")] {
+        for (text, form) in [
+            ("0a", "0a"),
+            ("A", "0a"),
+            ("00:00:0A:ff", "0aff"),
+            ("0", "00"),
+            ("00:00", "00"),
+            ("4001", "4001"),
+        ] {
             assert_eq!(text.parse::<Serial>().unwrap().as_str(), form, "{text}");
         }
         assert_eq!(Serial::from_bytes(&[0, 0, 10]).as_str(), "0a");

@@ -80,6 +80,10 @@ impl TlsHandle {
         });
     }
 
+    pub(super) fn tickets(&self) -> Arc<dyn ProducesTickets> {
+        Arc::clone(&self.0.tickets)
+    }
+
     pub(super) fn metrics(&self) -> &TlsMetrics {
         &self.0.metrics
     }

@@ -8,7 +8,7 @@ use blueprint_hub_proxy_core::tls::NameTable;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::CertificateDer;
 use rustls::server::{NoServerSessionStorage, ProducesTickets, WebPkiClientVerifier};
-use rustls::sign::SingleCertAndKey;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{RootCertStore, ServerConfig};
 use tracing::error;
 
@@ -104,6 +104,7 @@ pub(crate) enum Choice {
 #[derive(Debug)]
 pub(crate) struct Served {
     pub(crate) config: Arc<ServerConfig>,
+    pub(crate) key: Arc<CertifiedKey>,
     pub(crate) bound: Option<(ServiceKey, [u8; 32])>,
 }
 
@@ -127,7 +128,7 @@ impl TlsTable {
         }
         for material in parts.ordered.iter().chain(&parts.configured).chain(&parts.fallback) {
             let choice = match config(material, None, Some(tickets)) {
-                Ok(config) => Choice::Serve(Arc::new(Served { config, bound: None })),
+                Ok(config) => Choice::Serve(Arc::new(Served { config, key: material.key(), bound: None })),
                 Err(error) => {
                     error!(subject = material.facts().subject, %error, "certificate not used");
                     continue;
@@ -164,7 +165,7 @@ fn serve_service(service: &ServiceHandshake, tickets: &Arc<dyn ProducesTickets>)
     match config(material, service.clients.as_ref(), tickets) {
         Ok(config) => {
             let bound = service.clients.as_ref().map(|clients| (service.service, clients.digest));
-            Choice::Serve(Arc::new(Served { config, bound }))
+            Choice::Serve(Arc::new(Served { config, key: material.key(), bound }))
         }
         Err(error) => {
             error!(service = %service.service, %error, "tls profile not used, the host names of the service refuse");

@@ -9,6 +9,7 @@ use blueprint_common_types::ServiceKey;
 use blueprint_hub_proxy::tls::{CertificateFiles, ClientAuthorities, Material, ServiceHandshake, TlsHandle};
 use blueprint_hub_proxy_core::tls::ServiceTls;
 use blueprint_hub_proxy_core::{RouteTable, Trust};
+use hyper_util::rt::TokioIo;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
     KeyUsagePurpose,
@@ -22,7 +23,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::rig::{LONG, Rig, SERVICE, mirror};
+use crate::rig::{LONG, Rig, SERVICE, empty, mirror};
 
 const OTHER: ServiceKey = ServiceKey { blueprint: 7, service: 43 };
 const HOST: &str = "s42.b7.bp.example";
@@ -368,4 +369,55 @@ async fn two_addresses_one_without_and_one_with_tls() {
     let headers = format!("{}X-Service-Id: 7/42\r\n", bearer(&by_tls));
     let answer = Client::trusting(&[&server]).ask(&by_tls, "hub.example", &headers).await.unwrap();
     assert!(answer.contains("x-forwarded-proto: https\n"), "{answer}");
+}
+
+#[tokio::test]
+async fn streams_of_one_connection_are_judged_one_by_one() {
+    let (server, ours) = (Ca::new(), Ca::new());
+    let handle = TlsHandle::new(Some(server.server(&["hub.example"])), &Metrics::new()).unwrap();
+    let rig = rig(&handle).await;
+    profiles(&rig, &handle, &server, &[(SERVICE, HOST, ours.authorities(true))]);
+    let client = Client::trusting(&[&server]).showing(&ours);
+    let mut config = Arc::unwrap_or_clone(client.config());
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let stream = connect(&rig, HOST, Arc::new(config)).await.unwrap();
+    let executor = hyper_util::rt::TokioExecutor::new();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(executor, TokioIo::new(stream)).await.unwrap();
+    rig.spawner.spawn("test client", connection);
+    for (host, expected) in [(HOST, 200), (OTHER_HOST, 421), (HOST, 200), ("hub.example", 428)] {
+        let token = rig.token.expose_text();
+        let request = http::Request::get(format!("https://{host}/"))
+            .header("authorization", format!("Bearer {}", token.expose()))
+            .body(empty())
+            .unwrap();
+        let response = sender.send_request(request).await.unwrap();
+        assert_eq!(response.status().as_u16(), expected, "{host}");
+    }
+}
+
+#[tokio::test]
+async fn one_set_up_for_all_names_refuses_those_that_ask_for_certificates() {
+    let (server, ours) = (Ca::new(), Ca::new());
+    let handle = TlsHandle::new(Some(server.server(&["hub.example"])), &Metrics::new()).unwrap();
+    let rig = rig(&handle).await;
+    profiles(&rig, &handle, &server, &[(SERVICE, HOST, ours.authorities(false))]);
+    handle.set_configured(vec![server.server(&["more.example"])]);
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(handle.shared_config().unwrap()));
+    for (host, is_met) in [("hub.example", true), ("more.example", true), (HOST, false)] {
+        let (near, far) = tokio::io::duplex(1 << 16);
+        let client = Client::trusting(&[&server]).config();
+        let name = ServerName::try_from(host).unwrap();
+        let connector = TlsConnector::from(client);
+        let (met, _) = tokio::join!(connector.connect(name, near), acceptor.accept(far));
+        assert_eq!(met.is_ok(), is_met, "{host}");
+    }
+    // The table as it is then, not as it was.
+    handle.set_services(Vec::new());
+    handle.set_configured(vec![server.server(&[HOST])]);
+    let (near, far) = tokio::io::duplex(1 << 16);
+    let connector = TlsConnector::from(Client::trusting(&[&server]).config());
+    let name = ServerName::try_from(HOST).unwrap();
+    let (met, _) = tokio::join!(connector.connect(name, near), acceptor.accept(far));
+    assert!(met.is_ok());
 }
