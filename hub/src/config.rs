@@ -109,6 +109,12 @@ pub(crate) const SCHEMA: Schema = Schema {
             "false",
             "Allow the proxy without TLS on an address that is not loopback.",
         ),
+        Key::new(
+            "proxy.http3",
+            "false",
+            "Speak HTTP/3 on the UDP port of proxy.listen, too; needs proxy.tls, and that tunnel.carrier_listen has another \
+             port.",
+        ),
         forwards::PORTS,
         forwards::LISTEN,
         oauth::HOSTS,
@@ -182,6 +188,7 @@ pub(crate) struct HubConfig {
     pub(crate) proxy_listen: SocketAddr,
     pub(crate) proxy_domain: String,
     pub(crate) proxy_tls: ProxyTls,
+    pub(crate) http3: bool,
     pub(crate) forwards: Option<ForwardConfig>,
     pub(crate) oauth: OAuthConfig,
     pub(crate) admin_listen: Option<SocketAddr>,
@@ -232,6 +239,7 @@ impl HubConfig {
         }
         let proxy = proxy(settings, problems);
         let domain = settings.take::<String>("proxy.domain", problems);
+        let http3 = http3(settings, problems);
         let forwards = forwards::take(settings, problems);
         let oauth = OAuthConfig::take(settings, problems);
         let admin_listen = optional_address(settings, "admin.listen", problems);
@@ -264,6 +272,7 @@ impl HubConfig {
             proxy_listen,
             proxy_domain: domain?,
             proxy_tls,
+            http3: http3?,
             forwards: forwards?,
             oauth: oauth?,
             admin_listen: admin_listen?,
@@ -357,6 +366,19 @@ fn span(settings: &Settings, key: &str, least: u64, most: u64, problems: &mut Pr
     None
 }
 
+fn http3(settings: &Settings, problems: &mut Problems) -> Option<bool> {
+    let wanted = settings.take::<bool>("proxy.http3", problems)?;
+    if wanted && settings.text("proxy.tls") == Some("off") {
+        settings.refuse(
+            "proxy.http3",
+            "true while proxy.tls is off: there is no HTTP/3 without TLS",
+            problems,
+        );
+        return None;
+    }
+    Some(wanted)
+}
+
 fn optional_address(settings: &Settings, key: &str, problems: &mut Problems) -> Option<Option<SocketAddr>> {
     if settings.text(key).is_none_or(|text| text == "off") {
         return Some(None);
@@ -436,6 +458,7 @@ mod tests {
             ("tunnel.mtu", "9001"),
             ("tunnel.to_hub", "tcp/0"),
             ("proxy.listen", "0.0.0.0:80"),
+            ("proxy.http3", "true"),
             ("proxy.forward_ports", "20000"),
             ("oauth.jwks_hosts", "issuer.example,https://issuer.example/"),
             ("session.target_ttl", "6s"),
@@ -447,6 +470,7 @@ mod tests {
             "tunnel.mtu",
             "tunnel.to_hub",
             "proxy.listen",
+            "proxy.http3",
             "proxy.forward_ports",
             "oauth.jwks_hosts",
             "session.target_ttl",

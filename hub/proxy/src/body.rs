@@ -12,11 +12,52 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use parking_lot::Mutex;
 
+use crate::http3::Http3Body;
 use crate::open::OpenRequest;
 use crate::watch::Watch;
 
 /// Frames of an answer between two looks whether it may go on, where none of them had to wait.
 const LOOK_EVERY: u32 = 64;
+
+/// Any error.
+pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The body of a request as its client sends it.
+pub(crate) enum ClientBody {
+    /// Over HTTP/1 or HTTP/2.
+    Stream(Incoming),
+    /// Over HTTP/3.
+    Http3(Box<Http3Body>),
+}
+
+impl Body for ClientBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match self.get_mut() {
+            Self::Stream(body) => Pin::new(body).poll_frame(cx).map_err(BoxError::from),
+            Self::Http3(body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Stream(body) => body.is_end_stream(),
+            Self::Http3(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Stream(body) => body.size_hint(),
+            Self::Http3(body) => body.size_hint(),
+        }
+    }
+}
 
 /// The body of a client's request, kept while targets are tried.
 ///
@@ -25,12 +66,12 @@ const LOOK_EVERY: u32 = 64;
 pub(crate) struct RequestBody(Arc<Mutex<Shared>>);
 
 struct Shared {
-    body: Incoming,
+    body: ClientBody,
     is_touched: bool,
 }
 
 impl RequestBody {
-    pub(crate) fn new(body: Incoming) -> Self {
+    pub(crate) fn new(body: ClientBody) -> Self {
         Self(Arc::new(Mutex::new(Shared { body, is_touched: false })))
     }
 
@@ -49,12 +90,12 @@ pub(crate) struct LentBody(Arc<Mutex<Shared>>);
 
 impl Body for LentBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BoxError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let mut shared = self.0.lock();
         shared.is_touched = true;
         let polled = Pin::new(&mut shared.body).poll_frame(cx);

@@ -26,7 +26,7 @@ use tracing::{debug, info};
 
 use crate::answer::{self, REQUEST_ID};
 use crate::auth::{AuthApi, Route};
-use crate::body::{AnswerBody, LentBody, RequestBody, StreamBody};
+use crate::body::{AnswerBody, ClientBody, LentBody, RequestBody, StreamBody};
 use crate::connector::Connector;
 use crate::executor::Executor;
 use crate::guarded::Framing;
@@ -132,7 +132,7 @@ impl Forwarder {
         &self,
         conversation: &Conversation,
         number: u64,
-        mut request: Request<Incoming>,
+        mut request: Request<ClientBody>,
     ) -> Response<AnswerBody> {
         let mut open = OpenRequest::begin(Arc::clone(&self.metrics));
         let fresh_id = fresh_request_id();

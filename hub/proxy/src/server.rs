@@ -16,6 +16,9 @@ use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_runtime::tasks::Spawner;
 use blueprint_hub_proxy_core::identity::IdentitySigner;
 use blueprint_hub_proxy_core::{MAX_HEADER_BYTES, MAX_HEADERS, Trust};
+use http::header::ALT_SVC;
+use http::{HeaderValue, Request, Response};
+use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -25,12 +28,14 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use crate::body::{AnswerBody, ClientBody};
 use crate::connector::Connector;
 use crate::dial::{Dial, Io};
 use crate::executor::Executor;
 use crate::forward::{Conversation, Forwarder};
 use crate::forwards::{ForwardConfig, Forwards};
 use crate::guarded::{Framing, Guarded};
+use crate::http3::{self, Http3};
 use crate::jwks::{Jwks, JwksConfig};
 use crate::keys::KeyStore;
 use crate::metrics::{Cut, ProxyMetrics};
@@ -70,6 +75,8 @@ pub struct ProxyConfig {
     pub jwks: Option<JwksConfig>,
     /// Where raw forwards listen; `None` for nowhere.
     pub forwards: Option<ForwardConfig>,
+    /// Whether HTTP/3 is spoken on the UDP port of the same number; it takes TLS. Default off.
+    pub http3: bool,
 }
 
 impl ProxyConfig {
@@ -86,6 +93,7 @@ impl ProxyConfig {
             header_timeout: Duration::from_secs(20),
             jwks: None,
             forwards: None,
+            http3: false,
         }
     }
 }
@@ -98,6 +106,7 @@ pub struct Proxy {
     metrics: Arc<ProxyMetrics>,
     jwks: Option<Jwks>,
     forwards: Option<Forwards>,
+    http3: Option<Http3>,
 }
 
 /// What the proxy works with and others keep. Swapping `trust` takes effect with the next request.
@@ -133,13 +142,17 @@ impl Proxy {
     /// Fails where the system does not let this process listen there.
     pub async fn bind(config: ProxyConfig, parts: ProxyParts, metrics: &Metrics) -> io::Result<Self> {
         let accept = AcceptLoop::bind("proxy client", config.listen, config.limits).await?;
+        let http3 = match &config.tls {
+            Some(tls) if config.http3 => Some(Http3::bind(accept.local_addr()?, tls)?),
+            Some(_) | None => None,
+        };
         let jwks = config.jwks.clone().map(|config| Jwks::new(config, Arc::clone(&parts.trust), metrics));
         let forwards = config.forwards.clone().map(|forwards| {
             let (trust, dialer) = (Arc::clone(&parts.trust), Arc::clone(&parts.dialer));
             Forwards::new(forwards, trust, dialer, config.connect_timeout, metrics)
         });
         let proxy_metrics = Arc::new(ProxyMetrics::register(metrics));
-        Ok(Self { accept, config, parts, metrics: proxy_metrics, jwks, forwards })
+        Ok(Self { accept, config, parts, metrics: proxy_metrics, jwks, forwards, http3 })
     }
 
     /// The keys of OAuth issuers; `None` where none are fetched.
@@ -197,7 +210,18 @@ impl Proxy {
             header_timeout: self.config.header_timeout,
             executor: Executor::new("proxy stream", spawner.clone()),
             drain: drain.clone(),
+            alt_svc: self.http3.as_ref().and_then(Http3::advertisement),
         };
+        if let Some(http3) = self.http3 {
+            let shared = http3::Shared {
+                forwarder: Arc::clone(&server.forwarder),
+                metrics: Arc::clone(&server.metrics),
+                handshake_timeout: server.handshake_timeout,
+                header_timeout: server.header_timeout,
+                drain: drain.clone(),
+            };
+            spawner.spawn_base("proxy http3 socket", http3.run(shared, spawner.clone()));
+        }
         self.accept.run(spawner, drain, |stream, peer| server.clone().serve(stream, peer.ip())).await
     }
 }
@@ -212,6 +236,7 @@ struct Server {
     header_timeout: Duration,
     executor: Executor,
     drain: CancellationToken,
+    alt_svc: Option<HeaderValue>,
 }
 
 impl Server {
@@ -264,11 +289,17 @@ impl Server {
         let framing = Framing::default();
         let conversation = Conversation { source, tls, framing: Some(framing.clone()) };
         let (forwarder, requests) = (Arc::clone(&self.forwarder), Arc::new(AtomicU64::new(0)));
-        let service = service_fn(move |request| {
+        let alt_svc = self.alt_svc.clone().filter(|_| tls);
+        let service = service_fn(move |request: Request<Incoming>| {
             let (forwarder, conversation) = (Arc::clone(&forwarder), conversation.clone());
             // One after the other on a connection of HTTP/1, so their order is their number.
             let number = requests.fetch_add(1, Ordering::Relaxed).saturating_add(1);
-            async move { Ok::<_, Infallible>(forwarder.answer(&conversation, number, request).await) }
+            let alt_svc = alt_svc.clone();
+            async move {
+                let request = request.map(ClientBody::Stream);
+                let answer = forwarder.answer(&conversation, number, request).await;
+                Ok::<_, Infallible>(advertise(answer, alt_svc))
+            }
         });
         let mut builder = http1::Builder::new();
         builder
@@ -289,9 +320,15 @@ impl Server {
     ) -> hyper::Result<()> {
         let conversation = Conversation { source, tls, framing: None };
         let forwarder = Arc::clone(&self.forwarder);
-        let service = service_fn(move |request| {
+        let alt_svc = self.alt_svc.clone().filter(|_| tls);
+        let service = service_fn(move |request: Request<Incoming>| {
             let (forwarder, conversation) = (Arc::clone(&forwarder), conversation.clone());
-            async move { Ok::<_, Infallible>(forwarder.answer(&conversation, 0, request).await) }
+            let alt_svc = alt_svc.clone();
+            async move {
+                let request = request.map(ClientBody::Stream);
+                let answer = forwarder.answer(&conversation, 0, request).await;
+                Ok::<_, Infallible>(advertise(answer, alt_svc))
+            }
         });
         let mut builder = http2::Builder::new(self.executor.clone());
         builder
@@ -307,6 +344,14 @@ impl Server {
         let connection = builder.serve_connection(TokioIo::new(io), service);
         drive(connection, http2::Connection::graceful_shutdown, &self.drain).await
     }
+}
+
+/// Tells a client that HTTP/3 is spoken, too.
+fn advertise(mut answer: Response<AnswerBody>, alt_svc: Option<HeaderValue>) -> Response<AnswerBody> {
+    if let Some(alt_svc) = alt_svc {
+        answer.headers_mut().insert(ALT_SVC, alt_svc);
+    }
+    answer
 }
 
 /// Runs a connection; from `drain` on it ends with the requests that are open on it.

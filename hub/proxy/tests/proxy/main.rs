@@ -4,6 +4,7 @@
 mod admission;
 mod failures;
 mod forwards;
+mod http3;
 mod jwks;
 mod owners;
 mod rig;
