@@ -173,6 +173,12 @@ pub(crate) const SCHEMA: Schema = Schema {
             "Memory of this process: at nine tenths of it new connections and requests are refused, until less than \
              eight tenths are in use. A size such as 2GiB; auto is what the machine or its control group has.",
         ),
+        Key::new(
+            "proxy.http3",
+            "false",
+            "Speak HTTP/3 on the UDP port of the proxy's TLS address, too; needs proxy.tls, and that \
+             tunnel.carrier_listen has another port.",
+        ),
         forwards::PORTS,
         forwards::LISTEN,
         oauth::HOSTS,
@@ -243,6 +249,7 @@ pub(crate) struct HubConfig {
     pub(crate) proxy: ProxySockets,
     pub(crate) proxy_domain: String,
     pub(crate) limits: LimitsConfig,
+    pub(crate) http3: bool,
     pub(crate) forwards: Option<ForwardConfig>,
     pub(crate) oauth: OAuthConfig,
     pub(crate) admin_listen: Option<SocketAddr>,
@@ -295,6 +302,7 @@ impl HubConfig {
         let proxy = ProxySockets::from_settings(settings, problems);
         let limits = LimitsConfig::take(settings, problems);
         let domain = settings.take::<String>("proxy.domain", problems);
+        let http3 = http3(settings, problems);
         let forwards = forwards::take(settings, problems);
         let oauth = OAuthConfig::take(settings, problems);
         let admin_listen = optional_address(settings, "admin.listen", problems);
@@ -327,6 +335,7 @@ impl HubConfig {
             proxy: proxy?,
             proxy_domain: domain?,
             limits: limits?,
+            http3: http3?,
             forwards: forwards?,
             oauth: oauth?,
             admin_listen: admin_listen?,
@@ -421,6 +430,19 @@ fn span(settings: &Settings, key: &str, least: u64, most: u64, problems: &mut Pr
     None
 }
 
+fn http3(settings: &Settings, problems: &mut Problems) -> Option<bool> {
+    let wanted = settings.take::<bool>("proxy.http3", problems)?;
+    if wanted && settings.text("proxy.tls") == Some("off") {
+        settings.refuse(
+            "proxy.http3",
+            "true while proxy.tls is off: there is no HTTP/3 without TLS",
+            problems,
+        );
+        return None;
+    }
+    Some(wanted)
+}
+
 fn optional_address(settings: &Settings, key: &str, problems: &mut Problems) -> Option<Option<SocketAddr>> {
     if settings.text(key).is_none_or(|text| text == "off") {
         return Some(None);
@@ -510,6 +532,7 @@ mod tests {
             ("tunnel.mtu", "9001"),
             ("tunnel.to_hub", "tcp/0"),
             ("proxy.listen", "0.0.0.0:80"),
+            ("proxy.http3", "true"),
             ("proxy.forward_ports", "20000"),
             ("oauth.jwks_hosts", "issuer.example,https://issuer.example/"),
             ("session.target_ttl", "6s"),
@@ -521,6 +544,7 @@ mod tests {
             "tunnel.mtu",
             "tunnel.to_hub",
             "proxy.listen",
+            "proxy.http3",
             "proxy.forward_ports",
             "oauth.jwks_hosts",
             "session.target_ttl",

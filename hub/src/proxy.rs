@@ -31,6 +31,7 @@ pub(crate) async fn bind(
     let mut proxy = ProxyConfig::new(config.proxy.listen);
     proxy.tls_listen = config.proxy.tls_listen;
     proxy.tls = tls;
+    proxy.http3 = config.http3;
     proxy.forwards.clone_from(&config.forwards);
     proxy.jwks = Some(jwks(&config.oauth)?);
     proxy.domain.clone_from(&config.proxy_domain);

@@ -93,7 +93,9 @@ impl CanonicalRequest {
             source: downstream.source,
             tls: downstream.tls,
             request_id: request_id(&parts.headers).unwrap_or(downstream.request_id).to_owned(),
-            grpc: parts.version == Version::HTTP_2 && !websocket && is_grpc(&parts.headers),
+            grpc: matches!(parts.version, Version::HTTP_2 | Version::HTTP_3)
+                && !websocket
+                && is_grpc(&parts.headers),
             websocket,
             translated: asked == Asked::Connect,
             channel: Channel::default(),

@@ -12,7 +12,10 @@
 //! A head passes whole or not at all. It is told bytes and tells how many may go on; it holds none.
 
 mod chunks;
+mod frames;
 mod head;
+
+pub use frames::{FrameFault, FrameGuard};
 
 use chunks::Chunks;
 use head::{Body, HeadScan};

@@ -24,12 +24,11 @@ use blueprint_hub_proxy_core::{CanonicalRequest, Refusal, Trust, source_network}
 use bytes::Bytes;
 use http::{Method, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
-use hyper::body::Incoming;
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
-use crate::body::AnswerBody;
+use crate::body::{AnswerBody, ClientBody};
 use crate::jwks::Jwks;
 use crate::keys::KeyStore;
 use crate::operator::OperatorDoor;
@@ -138,7 +137,7 @@ impl AuthApi {
     /// # Cancel safety
     ///
     /// A key whose request is dropped may exist; nobody has seen it.
-    pub(crate) async fn answer(&self, route: Route, request: &CanonicalRequest, body: Incoming) -> Answer {
+    pub(crate) async fn answer(&self, route: Route, request: &CanonicalRequest, body: ClientBody) -> Answer {
         // A success would open the WebSocket that an extended CONNECT asks for.
         if *request.method() != route.method() || request.is_translated() {
             return Err(Refusal::MethodRefused);
@@ -176,7 +175,7 @@ impl AuthApi {
 }
 
 /// The whole body, where it is short and comes soon.
-async fn read(body: Incoming) -> Option<Bytes> {
+async fn read(body: ClientBody) -> Option<Bytes> {
     let collected = timeout(BODY_TIME, Limited::new(body, MAX_BODY).collect()).await;
     Some(collected.ok()?.ok()?.to_bytes())
 }

@@ -14,8 +14,49 @@ use hyper::body::Incoming;
 use parking_lot::Mutex;
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use crate::http3::Http3Body;
 use crate::open::{Counted, OpenRequest};
 use crate::watch::Watch;
+
+/// Any error.
+pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The body of a request as its client sends it.
+pub(crate) enum ClientBody {
+    /// Over HTTP/1 or HTTP/2.
+    Stream(Incoming),
+    /// Over HTTP/3.
+    Http3(Box<Http3Body>),
+}
+
+impl Body for ClientBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match self.get_mut() {
+            Self::Stream(body) => Pin::new(body).poll_frame(cx).map_err(BoxError::from),
+            Self::Http3(body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Stream(body) => body.is_end_stream(),
+            Self::Http3(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Stream(body) => body.size_hint(),
+            Self::Http3(body) => body.size_hint(),
+        }
+    }
+}
 
 /// The body of a client's request, kept while targets are tried.
 ///
@@ -24,7 +65,7 @@ use crate::watch::Watch;
 pub(crate) struct RequestBody(Arc<Mutex<Shared>>);
 
 struct Shared {
-    body: Incoming,
+    body: ClientBody,
     is_touched: bool,
     /// The client did not send all of it.
     is_broken: bool,
@@ -42,7 +83,7 @@ struct Shared {
 
 impl RequestBody {
     /// A body of which at least so much has to come while the service waits for it.
-    pub(crate) fn new(body: Incoming, least: Option<LeastRate>, counted: Counted) -> Self {
+    pub(crate) fn new(body: ClientBody, least: Option<LeastRate>, counted: Counted) -> Self {
         let sent_at = body.is_end_stream().then(Instant::now);
         Self(Arc::new(Mutex::new(Shared {
             body,
@@ -119,7 +160,7 @@ impl RequestBody {
 pub(crate) enum UploadError {
     /// The client broke it off.
     #[error("the client broke off its body")]
-    Client(#[source] hyper::Error),
+    Client(#[source] BoxError),
     /// It is larger than it may be.
     #[error("the body is larger than it may be")]
     TooLarge,

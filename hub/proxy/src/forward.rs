@@ -26,7 +26,7 @@ use tracing::debug;
 use crate::access_log::Entry;
 use crate::answer::{self, REQUEST_ID};
 use crate::auth::{AuthApi, Route};
-use crate::body::{AnswerBody, RequestBody, StreamBody};
+use crate::body::{AnswerBody, ClientBody, RequestBody, StreamBody};
 use crate::connector::{Connector, Dialed};
 use crate::guarded::Framing;
 use crate::jwks::Jwks;
@@ -132,7 +132,7 @@ impl Forwarder {
         &self,
         conversation: &Conversation,
         number: u64,
-        mut request: Request<Incoming>,
+        mut request: Request<ClientBody>,
     ) -> Response<AnswerBody> {
         let fresh_id = fresh_request_id();
         let (source, tls) = (conversation.source, conversation.channel.is_tls());

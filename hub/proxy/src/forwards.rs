@@ -8,7 +8,7 @@
 //! - Connections and flows are bounded, in all and by source.
 
 mod counters;
-mod places;
+pub(crate) mod places;
 mod tcp;
 mod udp;
 
@@ -242,8 +242,11 @@ struct Chosen {
 impl Line {
     /// Lets a connection or flow in, or counts why not.
     fn admit(&self, places: &Arc<Places>, source: IpAddr) -> Option<Place> {
-        let admitted =
-            if self.forward.load().admits(source) { places.take(source) } else { Err(Refused::Source) };
+        let admitted = if self.forward.load().admits(source) {
+            places.take(source).map_err(Refused::from)
+        } else {
+            Err(Refused::Source)
+        };
         admitted.map_err(|refused| self.refuse(refused, source)).ok()
     }
 

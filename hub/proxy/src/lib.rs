@@ -3,7 +3,7 @@
 //! Who may do what is decided in `hub/proxy-core`; this crate moves bytes:
 //!
 //! ```text
-//! accept -> TLS -> sniff -> HTTP/1.1 or HTTP/2 -> parse, decide (core) -> choose target (core)
+//! accept -> TLS -> sniff -> HTTP/1.1 or HTTP/2, or QUIC -> HTTP/3 -> parse, decide (core) -> choose target (core)
 //!        -> pooled connection over Dial -> stream the body up, stream the answer down
 //! ```
 //!
@@ -35,6 +35,7 @@ mod fault;
 mod forward;
 mod forwards;
 mod guarded;
+mod http3;
 mod jwks;
 mod keys;
 mod ledger;

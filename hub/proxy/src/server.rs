@@ -18,6 +18,9 @@ use blueprint_hub_proxy_core::identity::IdentitySigner;
 use blueprint_hub_proxy_core::pace::LeastRate;
 use blueprint_hub_proxy_core::tls::Channel;
 use blueprint_hub_proxy_core::{MAX_HEADER_BYTES, MAX_HEADERS, Trust};
+use http::header::ALT_SVC;
+use http::{HeaderValue, Request, Response};
+use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -27,12 +30,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::access_log::AccessLog;
+use crate::body::{AnswerBody, ClientBody};
 use crate::connector::Connector;
 use crate::dial::{Dial, Io};
 use crate::executor::Executor;
 use crate::forward::{Care, Conversation, Forwarder};
 use crate::forwards::{ForwardConfig, Forwards};
 use crate::guarded::{Framing, Guarded, Times};
+use crate::http3::{self, Http3};
 use crate::jwks::{Jwks, JwksConfig};
 use crate::keys::KeyStore;
 use crate::ledger::Ledger;
@@ -100,6 +105,8 @@ pub struct ProxyConfig {
     pub jwks: Option<JwksConfig>,
     /// Where raw forwards listen; `None` for nowhere.
     pub forwards: Option<ForwardConfig>,
+    /// Whether HTTP/3 is spoken on the UDP port of the same number; it takes TLS. Default off.
+    pub http3: bool,
 }
 
 impl ProxyConfig {
@@ -123,6 +130,7 @@ impl ProxyConfig {
             access_log: AccessLog::default(),
             jwks: None,
             forwards: None,
+            http3: false,
         }
     }
 }
@@ -136,6 +144,7 @@ pub struct Proxy {
     metrics: Arc<ProxyMetrics>,
     jwks: Option<Jwks>,
     forwards: Option<Forwards>,
+    http3: Option<Http3>,
 }
 
 /// What the proxy works with and others keep. Swapping `trust` takes effect with the next request.
@@ -180,6 +189,13 @@ impl Proxy {
             }
             None => None,
         };
+        let http3 = match &config.tls {
+            Some(tls) if config.http3 => {
+                let listen = tls_accept.as_ref().unwrap_or(&accept).local_addr()?;
+                Some(Http3::bind(listen, &tls.shared_config().map_err(io::Error::other)?)?)
+            }
+            Some(_) | None => None,
+        };
         let stats = [Some(accept.stats()), tls_accept.as_ref().map(AcceptLoop::stats)];
         let stats: Vec<_> = stats.into_iter().flatten().collect();
         config.ledger.follow(stats.clone());
@@ -189,7 +205,7 @@ impl Proxy {
             let (trust, dialer) = (Arc::clone(&parts.trust), Arc::clone(&parts.dialer));
             Forwards::new(forwards, trust, dialer, config.connect_timeout, metrics, Arc::clone(&proxy))
         });
-        Ok(Self { accept, tls_accept, config, parts, metrics: proxy, jwks, forwards })
+        Ok(Self { accept, tls_accept, config, parts, metrics: proxy, jwks, forwards, http3 })
     }
 
     /// The keys of OAuth issuers; `None` where none are fetched.
@@ -271,7 +287,19 @@ impl Proxy {
             care: Care { least_rate: self.config.least_rate, pressure: self.config.pressure },
             executor: Executor::new("proxy stream", spawner.clone()),
             drain: drain.clone(),
+            alt_svc: self.http3.as_ref().and_then(Http3::advertisement),
         };
+        if let Some(http3) = self.http3 {
+            let shared = http3::Shared {
+                forwarder: Arc::clone(&server.forwarder),
+                metrics: Arc::clone(&server.metrics),
+                handshake_timeout: server.handshake_timeout,
+                header_timeout: server.times.head,
+                care: server.care.clone(),
+                drain: drain.clone(),
+            };
+            spawner.spawn_base("proxy http3 socket", http3.run(shared, spawner.clone()));
+        }
         let Some(tls_accept) = self.tls_accept else {
             return self
                 .accept
@@ -299,6 +327,7 @@ struct Server {
     care: Care,
     executor: Executor,
     drain: CancellationToken,
+    alt_svc: Option<HeaderValue>,
 }
 
 impl Server {
@@ -346,6 +375,11 @@ impl Server {
         }
     }
 
+    /// What tells of HTTP/3, which has TLS and no client certificates.
+    fn alt_svc_on(&self, channel: &Channel) -> Option<HeaderValue> {
+        self.alt_svc.clone().filter(|_| channel.is_tls() && !channel.is_bound())
+    }
+
     async fn serve_http1<I: Io + 'static>(
         &self,
         io: Prefixed<I>,
@@ -353,16 +387,21 @@ impl Server {
         begun: Instant,
     ) -> hyper::Result<()> {
         let (framing, progress) = (Framing::default(), Progress::new());
+        let alt_svc = self.alt_svc_on(&channel);
         let conversation =
             Conversation { source, channel, framing: Some(framing.clone()), care: self.care.clone() };
         let turns = progress.clone();
         let (forwarder, requests) = (Arc::clone(&self.forwarder), Arc::new(AtomicU64::new(0)));
-        let service = service_fn(move |request| {
+        let service = service_fn(move |request: Request<Incoming>| {
             let (forwarder, conversation) = (Arc::clone(&forwarder), conversation.clone());
             // One after the other on a connection of HTTP/1, so their order is their number.
             let number = requests.fetch_add(1, Ordering::Relaxed).saturating_add(1);
-            let turn = turns.begin();
-            async move { Ok::<_, Infallible>(turn.track(forwarder.answer(&conversation, number, request).await)) }
+            let (turn, alt_svc) = (turns.begin(), alt_svc.clone());
+            async move {
+                let request = request.map(ClientBody::Stream);
+                let answer = forwarder.answer(&conversation, number, request).await;
+                Ok::<_, Infallible>(turn.track(advertise(answer, alt_svc)))
+            }
         });
         let mut builder = http1::Builder::new();
         // The library's time limit for heads counts the time between two requests as well; the guard's does not.
@@ -383,14 +422,19 @@ impl Server {
         source: IpAddr,
         channel: Channel,
     ) -> hyper::Result<()> {
+        let alt_svc = self.alt_svc_on(&channel);
         let conversation = Conversation { source, channel, framing: None, care: self.care.clone() };
         let forwarder = Arc::clone(&self.forwarder);
         let progress = Progress::new();
         let turns = progress.clone();
-        let service = service_fn(move |request| {
+        let service = service_fn(move |request: Request<Incoming>| {
             let (forwarder, conversation) = (Arc::clone(&forwarder), conversation.clone());
-            let turn = turns.begin();
-            async move { Ok::<_, Infallible>(turn.track(forwarder.answer(&conversation, 0, request).await)) }
+            let (turn, alt_svc) = (turns.begin(), alt_svc.clone());
+            async move {
+                let request = request.map(ClientBody::Stream);
+                let answer = forwarder.answer(&conversation, 0, request).await;
+                Ok::<_, Infallible>(turn.track(advertise(answer, alt_svc)))
+            }
         });
         let mut builder = http2::Builder::new(self.executor.clone());
         builder
@@ -410,6 +454,14 @@ impl Server {
         let patience = Patience { idle: self.times.idle, reader: self.reader_timeout };
         patience.drive(connection, http2::Connection::graceful_shutdown, &progress, &self.drain).await
     }
+}
+
+/// Tells a client that HTTP/3 is spoken, too.
+fn advertise(mut answer: Response<AnswerBody>, alt_svc: Option<HeaderValue>) -> Response<AnswerBody> {
+    if let Some(alt_svc) = alt_svc {
+        answer.headers_mut().insert(ALT_SVC, alt_svc);
+    }
+    answer
 }
 
 /// Runs a connection; from `drain` on it ends with the requests that are open on it.

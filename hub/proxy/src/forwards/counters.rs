@@ -10,6 +10,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use tracing::info;
 
 use super::Line;
+use super::places::NoPlace;
 
 type Label = [(&'static str, &'static str); 1];
 
@@ -26,6 +27,15 @@ pub(super) enum Refused {
     NoTarget,
     /// No target could be reached.
     Unreachable,
+}
+
+impl From<NoPlace> for Refused {
+    fn from(none: NoPlace) -> Self {
+        match none {
+            NoPlace::Full => Self::Full,
+            NoPlace::FullFromSource => Self::FullFromSource,
+        }
+    }
 }
 
 impl Refused {

@@ -7,10 +7,17 @@ use std::sync::Arc;
 use blueprint_hub_proxy_core::source_network;
 use parking_lot::Mutex;
 
-use super::counters::Refused;
+/// Why there is no place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NoPlace {
+    /// All are taken.
+    Full,
+    /// As many as one source may have.
+    FullFromSource,
+}
 
 /// A bounded number of places.
-pub(super) struct Places {
+pub(crate) struct Places {
     open: Mutex<Open>,
     total: usize,
     per_source: usize,
@@ -23,26 +30,26 @@ struct Open {
 }
 
 /// One of them, given back when it is dropped.
-pub(super) struct Place {
+pub(crate) struct Place {
     places: Arc<Places>,
     source: IpAddr,
 }
 
 impl Places {
-    pub(super) fn new(total: usize, per_source: usize) -> Arc<Self> {
+    pub(crate) fn new(total: usize, per_source: usize) -> Arc<Self> {
         Arc::new(Self { open: Mutex::default(), total, per_source })
     }
 
     /// Takes a place for `source`: an IPv4 address, or the /64 of an IPv6 address.
-    pub(super) fn take(self: &Arc<Self>, source: IpAddr) -> Result<Place, Refused> {
+    pub(crate) fn take(self: &Arc<Self>, source: IpAddr) -> Result<Place, NoPlace> {
         let source = source_network(source);
         let mut open = self.open.lock();
         let from_source = open.by_source.get(&source).copied().unwrap_or(0);
         if open.total >= self.total {
-            return Err(Refused::Full);
+            return Err(NoPlace::Full);
         }
         if from_source >= self.per_source {
-            return Err(Refused::FullFromSource);
+            return Err(NoPlace::FullFromSource);
         }
         open.total = open.total.saturating_add(1);
         open.by_source.insert(source, from_source.saturating_add(1));
@@ -72,9 +79,9 @@ mod tests {
         let places = Places::new(3, 2);
         let source = |last: u8| IpAddr::from([192, 0, 2, last]);
         let one = [places.take(source(1)), places.take(source(1))].map(Result::ok);
-        assert!(matches!(places.take(source(1)), Err(Refused::FullFromSource)));
+        assert!(matches!(places.take(source(1)), Err(NoPlace::FullFromSource)));
         let two = places.take(source(2)).ok();
-        assert!(matches!(places.take(source(3)), Err(Refused::Full)));
+        assert!(matches!(places.take(source(3)), Err(NoPlace::Full)));
         drop(two);
         assert!(places.take(source(3)).is_ok());
         drop(one);

@@ -6,6 +6,7 @@ mod admission;
 mod failures;
 mod forwards;
 mod frames;
+mod http3;
 mod jwks;
 mod limits;
 mod naming;

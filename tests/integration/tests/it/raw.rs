@@ -5,10 +5,10 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use blueprint_tests_support::{eventually_ok, free_port};
+use blueprint_tests_support::{Host, Lab, eventually_ok, free_port};
 use serde_json::{Value, json};
 
-use crate::fixture::{Agent, CALL, Hub, SOON, rows, text};
+use crate::fixture::{Agent, CALL, Hub, Mode, SOON, rows, text};
 
 /// How soon a change of settings has to show.
 const TWO_SECONDS: Duration = Duration::from_secs(2);
@@ -58,6 +58,31 @@ fn forward(name: &str, protocol: &str, port: u16, sources: &[&str]) -> Value {
     json!({ "name": name, "protocol": protocol, "listen_port": port, "sources": sources })
 }
 
+/// Offers both, and waits until the hub knows them as healthy.
+fn offer(hub: &Hub<'_>, agent: &Agent<'_>, database: SocketAddr, echo: SocketAddr) -> Result<()> {
+    let (database, echo) = (database.to_string(), echo.to_string());
+    agent.json(&["service", "add", "7/5432", "--local", &database])?;
+    agent.json(&["service", "add", "7/53", "--local", &echo, "--udp", "--check", "none"])?;
+    for service in ["7/5432", "7/53"] {
+        eventually_ok(SOON, "a healthy target", || {
+            let shown = hub.json(&["service", "show", service])?;
+            let [row] = rows(&shown, "/targets")? else { anyhow::bail!("{shown}") };
+            ensure!(text(row, "/health")? == "healthy", "{shown}");
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+fn wait_listening(hub: &Hub<'_>, service: &str) -> Result<()> {
+    eventually_ok(SOON, "an open port", || {
+        let shown = hub.json(&["service", "settings", service])?;
+        let listening = shown.pointer("/status/forwards/0/listening").and_then(Value::as_bool);
+        ensure!(listening == Some(true), "{shown}");
+        Ok(())
+    })
+}
+
 /// A hub that may forward, and an agent that offers a database and an echo.
 struct Bench {
     hub: Hub<'static>,
@@ -74,27 +99,8 @@ impl Bench {
         let hub = Hub::start(&[&ports, "proxy.forward_listen=127.0.0.1"])?;
         let mut agent = Agent::join(None, "raw", &hub.join_line(&[])?)?;
         agent.run()?;
-        let (database, echo) = (database()?.to_string(), echo()?.to_string());
-        agent.json(&["service", "add", "7/5432", "--local", &database])?;
-        agent.json(&["service", "add", "7/53", "--local", &echo, "--udp", "--check", "none"])?;
-        for service in ["7/5432", "7/53"] {
-            eventually_ok(SOON, "a healthy target", || {
-                let shown = hub.json(&["service", "show", service])?;
-                let [row] = rows(&shown, "/targets")? else { anyhow::bail!("{shown}") };
-                ensure!(text(row, "/health")? == "healthy", "{shown}");
-                Ok(())
-            })?;
-        }
+        offer(&hub, &agent, database()?, echo()?)?;
         Ok(Self { hub, _agent: agent, tcp, udp })
-    }
-
-    fn wait_listening(&self, service: &str) -> Result<()> {
-        eventually_ok(SOON, "an open port", || {
-            let shown = self.hub.json(&["service", "settings", service])?;
-            let listening = shown.pointer("/status/forwards/0/listening").and_then(Value::as_bool);
-            ensure!(listening == Some(true), "{shown}");
-            Ok(())
-        })
     }
 
     fn connect(&self) -> Result<TcpStream> {
@@ -110,7 +116,7 @@ fn a_stream_passes_both_ways_and_is_cut_with_its_forward() -> Result<()> {
     let everybody = json!({ "forwards": [forward("db", "tcp", bench.tcp, &["127.0.0.0/8"])] });
     let (code, stderr) = settle(&bench.hub, "7/5432", &everybody)?;
     ensure!(code == Some(0), "{stderr}");
-    bench.wait_listening("7/5432")?;
+    wait_listening(&bench.hub, "7/5432")?;
 
     let mut stream = bench.connect()?;
     let asked: u32 = 3_000_000;
@@ -148,7 +154,7 @@ fn datagrams_pass_both_ways() -> Result<()> {
     let settings = json!({ "forwards": [forward("dns", "udp", bench.udp, &["127.0.0.1/32"])] });
     let (code, stderr) = settle(&bench.hub, "7/53", &settings)?;
     ensure!(code == Some(0), "{stderr}");
-    bench.wait_listening("7/53")?;
+    wait_listening(&bench.hub, "7/53")?;
     let client = UdpSocket::bind(("127.0.0.1", 0))?;
     client.connect(("127.0.0.1", bench.udp))?;
     client.set_read_timeout(Some(Duration::from_millis(300)))?;
@@ -192,6 +198,57 @@ fn forwards_that_the_hub_does_not_allow_are_refused_with_the_reason() -> Result<
     ] {
         let (found, stderr) = settle(&hub, service, &one(port, sources))?;
         ensure!(found == Some(code) && stderr.contains(words), "{service} {port}: {found:?} {stderr}");
+    }
+    Ok(())
+}
+
+/// Asks the database and the echo by the ports of a hub's host, from that host.
+fn ask_both(at: &Host) -> Result<()> {
+    let mut stream = at.connect(SocketAddr::from(([127, 0, 0, 1], 20_000)), CALL)?;
+    stream.set_read_timeout(Some(SOON))?;
+    stream.write_all(&500_000u32.to_be_bytes())?;
+    stream.read_exact(&mut vec![0; 500_000])?;
+    stream.write_all(b"rest")?;
+    stream.shutdown(Shutdown::Write)?;
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest)?;
+    ensure_same(&rest, b"rest")?;
+    let client = at.enter(|| UdpSocket::bind(("127.0.0.1", 0)))??;
+    client.connect(("127.0.0.1", 20_001))?;
+    client.set_read_timeout(Some(SOON))?;
+    for size in [0, 1, 1200, 1392] {
+        let (sent, mut got) = (vec![5; size], [0; 2048]);
+        client.send(&sent)?;
+        let count = client.recv(&mut got).with_context(|| format!("no answer to {size} bytes"))?;
+        ensure_same(got.get(..count).unwrap_or_default(), &sent)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn both_pass_where_the_overlay_ends_in_devices() -> Result<()> {
+    for mode in Mode::WITH_DEVICES {
+        if !mode.is_possible() {
+            return Ok(());
+        }
+        let Some(lab) = Lab::new()? else { return Ok(()) };
+        let (at, spoke) = (lab.host("hub")?, lab.host("spoke")?);
+        let mut settings = vec!["proxy.forward_ports=20000-20001"];
+        settings.extend(mode.of_hub());
+        let hub = Hub::start_on(&at, &at.address().to_string(), &settings)?;
+        let agent = Agent::join(Some(&spoke), "raw", &hub.join_line(&[])?)?;
+        let mut agent = mode.of_machine().iter().fold(agent, |agent, setting| agent.set(setting));
+        agent.run()?;
+        offer(&hub, &agent, spoke.enter(database)??, spoke.enter(echo)??)?;
+        for (service, name, protocol, port) in
+            [("7/5432", "db", "tcp", 20_000), ("7/53", "dns", "udp", 20_001)]
+        {
+            let settings = json!({ "forwards": [forward(name, protocol, port, &["127.0.0.1/32"])] });
+            let (code, stderr) = settle(&hub, service, &settings)?;
+            ensure!(code == Some(0), "{stderr}");
+            wait_listening(&hub, service)?;
+        }
+        ask_both(&at).with_context(|| format!("{mode:?}"))?;
     }
     Ok(())
 }
