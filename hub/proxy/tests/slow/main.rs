@@ -12,6 +12,7 @@ use blueprint_common_runtime::accept::AcceptLimits;
 use rig::{LONG, Rig, empty, mirror, text};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
+use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 #[expect(dead_code, reason = "these tests need only some of it")]
@@ -27,7 +28,10 @@ const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What a slow client may cost this process, in bytes: both ends of its connection, and for a body both ends of the
 /// one to the service.
-const MEMORY_EACH: [usize; 2] = [64 * 1024, 192 * 1024];
+const MEMORY_EACH: [usize; 2] = [64 * 1024, 256 * 1024];
+
+/// Memory is that of the process, so tests that share one take turns.
+static TURN: Mutex<()> = Mutex::const_new(());
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Slow {
@@ -99,6 +103,7 @@ async fn ask(rig: &Rig) {
 
 /// Starts the clients and asks as they come, stay and go; gives the largest growth of memory for each of them.
 async fn endure(slow: Slow, count: usize) -> usize {
+    let _turn = TURN.lock().await;
     let rig = rig().await;
     rig.route(&[rig.service(mirror)]);
     ask(&rig).await;

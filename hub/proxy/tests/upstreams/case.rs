@@ -27,7 +27,9 @@ pub(crate) struct Case<'a> {
 pub(crate) enum Outcome {
     /// The service gets exactly this request, with this body.
     Served(&'static str),
-    /// The same, and the connection ends behind it.
+    /// It gets this `HEAD /{n}`, whose answer has no body.
+    Bare,
+    /// As [`Self::Served`], and the connection ends behind it.
     Last(&'static str),
     /// It gets so many requests, to `/{n}-1` and so on.
     Times(usize),
@@ -99,7 +101,7 @@ impl Bench {
         match self.attempt(number, case).await {
             Ok(records) => {
                 let at = match case.outcome {
-                    Outcome::Served(_) | Outcome::Last(_) | Outcome::Times(_) => 0,
+                    Outcome::Served(_) | Outcome::Bare | Outcome::Last(_) | Outcome::Times(_) => 0,
                     Outcome::Refused(_) | Outcome::Then(_) => 1,
                     Outcome::Broken | Outcome::Unfinished => 2,
                 };
@@ -200,6 +202,10 @@ fn expected(case: &Case<'_>, number: usize, answers: &[Answer]) -> Result<Vec<St
             [Some(first), Some(last)] if *last == after && good == 2 => Ok(vec![first.clone(), after]),
             _ => Err("expected two answers".to_owned()),
         },
+        Outcome::Bare => match answers {
+            [first, _] if good == 2 && first.body.is_empty() => Ok(vec![format!("/{number}"), after]),
+            _ => Err("expected an answer without a body, and another".to_owned()),
+        },
         Outcome::Last(_) => match found.as_slice() {
             [Some(only)] if good == 1 => Ok(vec![only.clone()]),
             _ => Err("expected one answer".to_owned()),
@@ -250,16 +256,16 @@ pub(crate) async fn exchange(rig: &Rig, bytes: &[u8], half_close: bool) -> Vec<A
     if half_close {
         let _ = stream.shutdown().await;
     }
-    read_answers(&mut stream).await
+    read_answers(&mut stream, bytes.starts_with(b"HEAD ")).await
 }
 
-async fn read_answers(stream: &mut TcpStream) -> Vec<Answer> {
+async fn read_answers(stream: &mut TcpStream, is_bare: bool) -> Vec<Answer> {
     let mut bytes = Vec::new();
     let read = tokio::time::timeout(LONG, stream.read_to_end(&mut bytes)).await;
     assert!(read.is_ok(), "the proxy did not close after {:?}", String::from_utf8_lossy(&bytes));
     let mut answers = Vec::new();
     let mut rest = bytes.as_slice();
-    while let Some(answer) = next_answer(&mut rest) {
+    while let Some(answer) = next_answer(&mut rest, is_bare && answers.is_empty()) {
         if answer.status >= 200 {
             answers.push(answer);
         }
@@ -268,13 +274,16 @@ async fn read_answers(stream: &mut TcpStream) -> Vec<Answer> {
 }
 
 /// Takes one answer of the proxy, whose framing is plain, from the front.
-fn next_answer(rest: &mut &[u8]) -> Option<Answer> {
+fn next_answer(rest: &mut &[u8], is_bare: bool) -> Option<Answer> {
     let end = rest.windows(4).position(|window| window == b"\r\n\r\n")?;
     let head = String::from_utf8_lossy(&rest[..end]).to_ascii_lowercase();
     *rest = &rest[end + 4..];
     let status = head.split(' ').nth(1)?.parse().ok()?;
     let field = |name: &str| head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
     let mut body = Vec::new();
+    if is_bare {
+        return Some(Answer { status, body });
+    }
     if field("transfer-encoding") == Some("chunked") {
         loop {
             let line = rest.windows(2).position(|window| window == b"\r\n")?;

@@ -1,7 +1,7 @@
 //! Framing: name of the case, bytes of the client, outcome.
 
 use crate::case::Case;
-use crate::case::Outcome::{self, Broken, Last, Refused, Served, Then, Times, Unfinished};
+use crate::case::Outcome::{self, Bare, Broken, Last, Refused, Served, Then, Times, Unfinished};
 
 const fn case(name: &'static str, bytes: &'static [u8], outcome: Outcome) -> Case<'static> {
     Case { name, bytes, outcome }
@@ -113,6 +113,8 @@ pub(crate) const BODIES: &[Case<'static>] = &[
     case("a body without a length", b"POST /{n}-1 HTTP/1.1\r\n{auth}\r\nabcd: e\r\n\r\n", Then(400)),
     case("a request without a credential behind", b"GET /{n}-1 HTTP/1.1\r\n{auth}\r\nGET /smuggled HTTP/1.1\r\nHost: hub\r\nConnection: close\r\n\r\n", Then(401)),
     case("HTTP/2 behind", b"GET /{n}-1 HTTP/1.1\r\n{auth}\r\nPRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Then(400)),
+    case("an answer without a body", b"HEAD /{n} HTTP/1.1\r\n{auth}\r\n", Bare),
+    case("a chunked HEAD", b"HEAD /{n} HTTP/1.1\r\n{auth}Transfer-Encoding: chunked\r\n\r\n4\r\nabcd\r\n0\r\n\r\n", Bare),
     case("an expectation", b"POST /{n} HTTP/1.1\r\n{auth}Expect: 100-continue\r\nContent-Length: 4\r\n\r\nabcd", Served("abcd")),
     case("an expectation without a body", b"GET /{n} HTTP/1.1\r\n{auth}Expect: 100-continue\r\n\r\n", Served("")),
     case("another expectation", b"POST /{n} HTTP/1.1\r\n{auth}Expect: y 100-continue\r\nContent-Length: 4\r\n\r\nabcd", Served("abcd")),
@@ -168,6 +170,7 @@ pub(crate) const HEADS: &[Case<'static>] = &[
     case("a fragment", b"GET /{n}#x HTTP/1.1\r\n{auth}\r\n", Served("")),
     case("HTTP/2 by upgrade", b"GET /{n} HTTP/1.1\r\n{auth}Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n\r\n", Served("")),
     case("an upgrade without its connection", b"GET /{n} HTTP/1.1\r\n{auth}Upgrade: websocket\r\n\r\n", Served("")),
+    case("an upgrade that the service does not make", b"GET /{n} HTTP/1.1\r\n{auth}Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n", Served("")),
     case("an upgrade with a body", b"POST /{n} HTTP/1.1\r\n{auth}Connection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 4\r\n\r\nabcd", Refused(400)),
     case("an upgrade with chunks", b"GET /{n} HTTP/1.1\r\n{auth}Connection: Upgrade\r\nUpgrade: websocket\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", Refused(400)),
     case("the preface over HTTP/1.1", b"PRI * HTTP/1.1\r\n{auth}\r\n", Refused(400)),
