@@ -8,7 +8,6 @@
 mod body;
 mod guarded;
 
-use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -20,7 +19,8 @@ use blueprint_hub_proxy_core::{MAX_HEADER_BYTES, MAX_HEADERS};
 use bytes::Bytes;
 use h3::error::Code;
 use h3::server::{RequestResolver, RequestStream};
-use http::{HeaderValue, Response, Version};
+use http::header::CONTENT_LENGTH;
+use http::{HeaderValue, Method, Response, StatusCode, Version};
 use http_body::Body;
 use http_body_util::BodyExt;
 use quinn::crypto::rustls::QuicServerConfig;
@@ -44,8 +44,8 @@ const MAX_ONE_WAY: u8 = 8;
 const WINDOWS: (u32, u32) = (64 * 1024, 1024 * 1024);
 /// Bytes of answers under way on one connection.
 const SEND_WINDOW: u64 = 1024 * 1024;
-/// A connection on which nothing passes for so long is over.
-const IDLE: Duration = Duration::from_secs(60);
+/// Pings, so that a silent answer may take its time, and how long until a client that answers none is gone.
+const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(60));
 /// Connections: in all, and from one source.
 const PLACES: (usize, usize) = (4096, 256);
 /// Connections above which each has to prove its address with a Retry first.
@@ -132,7 +132,8 @@ fn server_config(
         .receive_window(VarInt::from(WINDOWS.1))
         .send_window(SEND_WINDOW)
         .datagram_receive_buffer_size(None)
-        .max_idle_timeout(IDLE.try_into().ok());
+        .keep_alive_interval(Some(KEEPALIVE.0))
+        .max_idle_timeout(KEEPALIVE.1.try_into().ok());
     config.transport_config(Arc::new(transport));
     Ok(config)
 }
@@ -227,8 +228,9 @@ async fn answer(
         }
     };
     *request.version_mut() = Version::HTTP_3;
+    let is_head = request.method() == Method::HEAD;
     let answer = shared.forwarder.answer(&conversation, 0, request).await;
-    if let Err(error) = send.send(answer).await {
+    if let Err(error) = send.send(answer, is_head).await {
         debug!(%source, %error, "answer over HTTP/3 broke off");
     }
 }
@@ -240,10 +242,15 @@ struct Sending {
 }
 
 impl Sending {
-    async fn send(&mut self, answer: Response<AnswerBody>) -> Result<(), BoxError> {
-        let (parts, mut body) = answer.into_parts();
+    async fn send(&mut self, answer: Response<AnswerBody>, is_head: bool) -> Result<(), BoxError> {
+        let (mut parts, mut body) = answer.into_parts();
+        // Neither has a body (RFC 9110, section 6.4.1), whatever is in ours.
+        let has_body = !is_head && !matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        if let Some(length) = body.size_hint().exact().filter(|_| has_body) {
+            parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        }
         self.stream.send_response(Response::from_parts(parts, ())).await?;
-        while let Some(frame) = next(&mut body).await {
+        while has_body && let Some(frame) = body.frame().await {
             match frame?.into_data() {
                 Ok(data) if data.is_empty() => {}
                 Ok(data) => self.stream.send_data(data).await?,
@@ -258,13 +265,6 @@ impl Sending {
         self.is_over = true;
         Ok(())
     }
-}
-
-/// The next frame of a body.
-fn next<B: Body + Unpin>(
-    body: &mut B,
-) -> impl Future<Output = Option<Result<http_body::Frame<B::Data>, B::Error>>> {
-    body.frame()
 }
 
 impl Drop for Sending {

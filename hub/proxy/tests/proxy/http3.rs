@@ -105,6 +105,7 @@ async fn a_request_over_http3_is_decided_about_like_any_other() {
     let (response, mut stream) = get(&mut client, request).await;
     assert_eq!(response.status(), StatusCode::OK);
     let text = String::from_utf8(body(&mut stream).await.unwrap()).unwrap();
+    assert_eq!(response.headers().get("content-length").unwrap(), &text.len().to_string());
     assert!(text.starts_with("GET /b?c=1\n"), "{text}");
     for line in ["x-tenant-name: acme\n", "x-forwarded-proto: https\n", "x-forwarded-for: 127.0.0.1\n"] {
         assert!(text.contains(line), "{line}: {text}");
@@ -130,6 +131,17 @@ async fn a_request_over_http3_is_decided_about_like_any_other() {
         assert_eq!(response.status().as_u16(), status);
     }
     bench.rig.assert_metric("hub_proxy_requests_refused_total{reason=\"missing_token\"} 1");
+
+    // An answer to HEAD has no body, also where it is a refusal.
+    for (is_admitted, status) in [(true, 200), (false, 401)] {
+        let mut request = bench.request("HEAD", "/");
+        if !is_admitted {
+            request.headers_mut().remove("authorization");
+        }
+        let (response, mut stream) = get(&mut client, request).await;
+        assert_eq!(response.status().as_u16(), status);
+        assert!(body(&mut stream).await.unwrap().is_empty());
+    }
 }
 
 #[tokio::test]
