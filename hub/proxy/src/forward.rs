@@ -99,7 +99,13 @@ impl Forwarder {
             auth: AuthApi::new(Arc::clone(&parts.trust), Arc::clone(&parts.keys), Arc::clone(&parts.signer)),
             statements: Statements::new(Arc::clone(&parts.signer)),
             spawner: spawner.clone(),
-            sender: Sender::new(connector, targets.clone(), Arc::clone(&metrics), spawner),
+            sender: Sender::new(
+                connector,
+                targets.clone(),
+                Arc::clone(&parts.trust),
+                Arc::clone(&metrics),
+                spawner,
+            ),
             targets,
             limiter: Limiter::default(),
             no_settings: ServiceSettings::default(),
@@ -222,7 +228,7 @@ impl Forwarder {
         let now = Timestamp::from(SystemTime::now());
         let admission = decide(canonical, &trust, now).inspect_err(|refusal| {
             if let Refusal::NoHealthyTarget { service, .. } = refusal {
-                self.targets.forget(*service, &trust.routes);
+                self.targets.forget(*service);
             }
         })?;
         let service = admission.service();

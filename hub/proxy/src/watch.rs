@@ -33,8 +33,7 @@ impl Watch {
             ready!(next.as_mut().poll(cx));
             self.next = None;
             let now = Timestamp::from(SystemTime::now());
-            let identity = self.admission.identity();
-            if let Err(refusal) = identity.still_holds(self.admission.service(), &self.trust.load(), now) {
+            if let Err(refusal) = self.admission.still_holds(&self.trust.load(), now) {
                 return Poll::Ready(refusal);
             }
         }
