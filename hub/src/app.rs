@@ -193,6 +193,9 @@ impl App {
             control_port: control.port(),
             tunnel: base.tunnel.local_addr(),
             proxy_url: format!("{scheme}://{}", authority(proxy.local_addr()?)),
+            proxy_listen: proxy.local_addr()?,
+            proxy_domain: config.proxy_domain.clone(),
+            proxy_tls: config.proxy_tls.name(),
         });
         let admin_address = sockets.admin.as_ref().map(AcceptLoop::local_addr).transpose()?;
         let app = Self {

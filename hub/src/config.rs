@@ -123,6 +123,17 @@ pub(crate) enum ProxyTls {
     Files { certificate: PathBuf, key: PathBuf },
 }
 
+impl ProxyTls {
+    /// The value of `proxy.tls`.
+    pub(crate) const fn name(&self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Hub => "hub",
+            Self::Files { .. } => "files",
+        }
+    }
+}
+
 /// Where QUIC and plain WireGuard share a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CarrierListen {

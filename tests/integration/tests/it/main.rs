@@ -4,6 +4,7 @@
 mod canaries;
 mod comes_back;
 mod dev;
+mod expose;
 mod first_machine;
 mod fixed_address;
 mod fixture;
