@@ -81,8 +81,8 @@ impl Owner {
 }
 
 /// Shows the settings of a service, or replaces them by those in a file.
-pub(crate) fn settings(global: &Global, service: ServiceKey, set: Option<PathBuf>) -> Result<(), CliError> {
-    let Some(path) = set else {
+pub(crate) fn settings(global: &Global, service: ServiceKey, from: Option<PathBuf>) -> Result<(), CliError> {
+    let Some(path) = from else {
         let (_, answer) = read(global, service)?;
         print_json(if global.output == Output::Json {
             &answer

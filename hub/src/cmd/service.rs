@@ -71,7 +71,7 @@ Open requests are cut within about a second. `blueprint-hub service expose 7/42`
     Owner(Owner),
     /// Shows the settings of a service, or replaces them
     #[command(
-        after_help = "Example: blueprint-hub service settings 7/42 > s.json; blueprint-hub service settings 7/42 --set s.json
+        after_help = "Example: blueprint-hub service settings 7/42 > s.json; blueprint-hub service settings 7/42 --from s.json
 docs/services.md explains every field."
     )]
     Settings {
@@ -79,7 +79,7 @@ docs/services.md explains every field."
         service: ServiceKey,
         /// JSON file with the new settings, or `-` for standard input
         #[arg(long, value_name = "FILE")]
-        set: Option<PathBuf>,
+        from: Option<PathBuf>,
     },
     /// Prints every change as it happens, until interrupted
     #[command(after_help = "Example: blueprint-hub service watch --output json
@@ -117,7 +117,7 @@ impl Service {
             Self::Undrain { at } => share::undrain(global, &at),
             Self::Weight { at, weight } => share::weigh(global, &at, weight),
             Self::Owner(owner) => owner.run(global),
-            Self::Settings { service, set } => owner::settings(global, service, set),
+            Self::Settings { service, from } => owner::settings(global, service, from),
             Self::Watch { after } => runtime()?.block_on(watch(global, after)),
         }
     }

@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use blueprint_tests_support::http::Request;
 use blueprint_tests_support::{Finished, Launch, eventually_ok};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::fixture::{CALL, Hub, SOON, Spoke, json_of, rows, text};
 
@@ -24,6 +25,14 @@ fn expose(hub: &Hub<'_>) -> Result<Value> {
 
 fn status(hub: &Hub<'_>, token: &str) -> Result<u16> {
     Ok(hub.get("42", token, "/")?.status)
+}
+
+/// Replaces the settings of the service.
+fn set(hub: &Hub<'_>, settings: &Value) -> Result<()> {
+    let command = hub.command(&["service", "settings", "7/42", "--from", "-"])?;
+    let finished = command.stdin(&settings.to_string()).run(CALL)?;
+    ensure!(finished.code == Some(0), "{}", finished.stderr);
+    Ok(())
 }
 
 #[test]
@@ -53,7 +62,7 @@ fn the_printed_line_works_until_the_service_is_hidden() -> Result<()> {
 
     // For people, and without a token: the line says where one belongs.
     let shown = hub.command(&["service", "expose", "7/42"])?.run(CALL)?;
-    ensure!(shown.code == Some(0) && !shown.stdout.contains(token), "{}", shown.stdout);
+    ensure!(shown.code == Some(0) && !shown.stdout.contains(token), "{}{}", shown.stdout, shown.stderr);
     let line = shown.stdout.lines().find(|line| line.contains("curl ")).context("a curl line")?;
     let answer = shell(&format!("TOKEN={token}; {line}"))?;
     ensure!(answer.code == Some(0) && answer.stdout.contains("greeter"), "{line}: {}", answer.stderr);
@@ -70,6 +79,20 @@ fn the_printed_line_works_until_the_service_is_hidden() -> Result<()> {
     ensure!(status(&hub, token)? == 404, "and over a restart");
     hub.json(&["service", "expose", "7/42"])?;
     ensure!(hub.wait_served("42", token, SOON)?.status == 200, "and back");
+
+    // Limits hold from the next request on, for everybody and for each.
+    for (limits, code) in [("limits", "service_rate_limit"), ("key_limits", "key_rate_limit")] {
+        set(&hub, &json!({ limits: { "requests_per_second": 1, "burst": 2 } }))?;
+        let answers: Vec<_> = (0..8).map(|_| hub.get("42", token, "/")).collect::<Result<_>>()?;
+        let refused = answers.iter().find(|answer| answer.status == 429).context("a refusal")?;
+        ensure!(answers.iter().any(|answer| answer.status == 200), "two may come together");
+        ensure!(refused.text().contains(code), "{}", refused.text());
+    }
+    set(&hub, &json!({ "key_limits": { "body_bytes": 10 } }))?;
+    let upload = Request::new("POST", "/echo").header("x-service-id", "42").bearer(token).body("12345678901");
+    ensure!(hub.request(&upload)?.status == 413, "eleven bytes");
+    set(&hub, &json!({}))?;
+    ensure!(status(&hub, token)? == 200, "no limits, at once");
 
     // The node may be emptied; then there is nothing to expose.
     hub.json(&["service", "drain", "7/42", "greeter"])?;
