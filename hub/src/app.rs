@@ -232,6 +232,9 @@ impl App {
             control_port: control.port(),
             tunnel: base.tunnel.local_addr(),
             proxy_url: proxy::url(&proxy)?,
+            proxy_listen: proxy.tls_addr()?.map_or_else(|| proxy.local_addr(), Ok)?,
+            proxy_domain: config.proxy_domain.clone(),
+            proxy_tls: config.proxy.tls.name(),
         });
         let admin_address = sockets.admin.as_ref().map(AcceptLoop::local_addr).transpose()?;
         let app = Self {

@@ -149,6 +149,26 @@ mod tests {
 
     use super::*;
 
+    /// An option of a command that has the name of a global one takes its place, and reading the global one
+    /// panics.
+    #[test]
+    fn no_option_of_a_command_hides_a_global_one() {
+        let command = Cli::command();
+        let global: Vec<_> = command.get_arguments().filter(|arg| arg.is_global_set()).cloned().collect();
+        assert!(global.iter().any(|arg| arg.get_id() == "set"), "{global:?}");
+        let mut open: Vec<_> = command.get_subcommands().cloned().collect();
+        while let Some(command) = open.pop() {
+            for own in command.get_arguments() {
+                let hides = |known: &clap::Arg| {
+                    known.get_id() == own.get_id()
+                        || own.get_long().is_some_and(|own| known.get_long() == Some(own))
+                };
+                assert!(!global.iter().any(hides), "`{}` hides --{}", command.get_name(), own.get_id());
+            }
+            open.extend(command.get_subcommands().cloned());
+        }
+    }
+
     #[test]
     fn the_command_line_is_consistent_and_every_leaf_has_an_example() {
         let command = Cli::command();

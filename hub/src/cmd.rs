@@ -4,6 +4,7 @@ pub(crate) mod access;
 pub(crate) mod audit;
 pub(crate) mod config;
 pub(crate) mod dev;
+pub(crate) mod expose;
 pub(crate) mod init;
 pub(crate) mod key;
 pub(crate) mod node;
@@ -12,6 +13,7 @@ pub(crate) mod policy;
 pub(crate) mod serve;
 pub(crate) mod service;
 pub(crate) mod service_tls;
+pub(crate) mod share;
 pub(crate) mod status;
 pub(crate) mod token;
 

@@ -13,7 +13,7 @@ use blueprint_hub_registry::Authority;
 /// Identity of the hub, in text.
 const ID: &str = "hub-id";
 /// Certificate of the authority, DER.
-const CA_CERTIFICATE: &str = "ca.der";
+pub(crate) const CA_CERTIFICATE: &str = "ca.der";
 /// Key of the authority, PKCS#8 DER.
 const CA_KEY: &str = "ca.key";
 /// Key of the tunnel, base64.

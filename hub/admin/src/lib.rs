@@ -54,6 +54,12 @@ pub struct HubFacts {
     pub tunnel: SocketAddr,
     /// Where the proxy listens, as a URL.
     pub proxy_url: String,
+    /// Address that it listens on.
+    pub proxy_listen: SocketAddr,
+    /// Domain under which host names name services; may be empty.
+    pub proxy_domain: String,
+    /// Whose certificate it shows: `off`, `hub` or `files`.
+    pub proxy_tls: &'static str,
 }
 
 /// The tunnel to one agent, as the hub sees it.

@@ -95,6 +95,9 @@ async fn status(State(state): State<AdminState>) -> Json<Value> {
         "pin": facts.pin.to_string(),
         "tunnel": facts.tunnel.to_string(),
         "proxy": facts.proxy_url,
+        "proxy_listen": facts.proxy_listen,
+        "proxy_domain": facts.proxy_domain,
+        "proxy_tls": facts.proxy_tls,
         "acme": state.hub.acme().map(|acme| json!({
             "names": acme.names,
             "until": acme.not_after.map(views::time),

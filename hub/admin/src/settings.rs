@@ -96,5 +96,8 @@ pub(crate) fn read(record: &ServiceRecord) -> Result<ServiceSettings, ApiError> 
 
 fn summary(settings: &ServiceSettings) -> String {
     let oauth = if settings.oauth.is_some() { "with" } else { "without" };
-    format!("{} owners, {} rules, {oauth} OAuth", settings.owners.len(), settings.rules.len())
+    let drained = settings.upstream.drained.len();
+    let hidden = if settings.hidden { "hidden, " } else { "" };
+    let (owners, rules) = (settings.owners.len(), settings.rules.len());
+    format!("{hidden}{owners} owners, {rules} rules, {oauth} OAuth, {drained} nodes drained")
 }

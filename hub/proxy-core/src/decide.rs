@@ -36,12 +36,25 @@ impl Admission {
     pub const fn identity(&self) -> &Identity {
         &self.identity
     }
+
+    /// Whether what was begun with it may go on.
+    ///
+    /// # Errors
+    ///
+    /// Why it may not: what was shown was taken back, or the service is hidden.
+    pub fn still_holds(&self, trust: &Trust, now: Timestamp) -> Result<(), Refusal> {
+        let service = self.service;
+        if trust.services.get(&service).is_some_and(|known| known.settings().hidden) {
+            return Err(Refusal::UnknownService { selector: Selector::Exact(service) });
+        }
+        self.identity.still_holds(service, trust, now)
+    }
 }
 
 /// Decides about one request.
 ///
 /// Order: who (401), which service (428), may they (403), does this connection lead there (401, 421),
-/// does it exist (404, 409), do its rules let this request pass (403), does it answer (503). Who may use only some services learns nothing
+/// does it exist and is not hidden (404, 409), do its rules let this request pass (403), does it answer (503). Who may use only some services learns nothing
 /// about the others.
 ///
 /// # Errors
@@ -61,6 +74,9 @@ pub fn decide(request: &CanonicalRequest, trust: &Trust, now: Timestamp) -> Resu
         .targets(&service)
         .ok_or(Refusal::UnknownService { selector: Selector::Exact(service) })?;
     let settings = trust.services.get(&service).map(|service| service.settings());
+    if settings.is_some_and(|settings| settings.hidden) {
+        return Err(Refusal::UnknownService { selector: Selector::Exact(service) });
+    }
     if settings.is_some_and(|settings| !rules::admit(&settings.rules, request, identity.scopes())) {
         return Err(Refusal::RuleRefused { service });
     }

@@ -39,6 +39,8 @@ pub struct ServiceSettings {
     pub tokens_not_before: u64,
     /// Who may do what; the first that fits decides, and without any rule every identity may do all.
     pub rules: Vec<Rule>,
+    /// Whether it is kept from all clients, whatever they show.
+    pub hidden: bool,
     /// How requests are shared out among its targets.
     pub upstream: UpstreamSettings,
     /// What all of its clients may use together.

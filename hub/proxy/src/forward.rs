@@ -114,7 +114,13 @@ impl Forwarder {
             auth: AuthApi::new(parts, jwks, spawner.clone()),
             statements: Statements::new(Arc::clone(&parts.signer)),
             spawner: spawner.clone(),
-            sender: Sender::new(connector, targets.clone(), Arc::clone(&seen.metrics), spawner),
+            sender: Sender::new(
+                connector,
+                targets.clone(),
+                Arc::clone(&parts.trust),
+                Arc::clone(&seen.metrics),
+                spawner,
+            ),
             targets,
             limiter: Limiter::default(),
             no_settings: ServiceSettings::default(),
@@ -253,7 +259,7 @@ impl Forwarder {
             Ok(admission) => admission,
             Err(refusal) => {
                 if let Refusal::NoHealthyTarget { service, .. } = &refusal {
-                    self.targets.forget(*service, &trust.routes);
+                    self.targets.forget(*service);
                 }
                 note_refused(canonical, &trust, now, open);
                 return Err(refusal);

@@ -2,14 +2,16 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use arc_swap::ArcSwap;
 use blueprint_common_runtime::Chain;
 use blueprint_common_runtime::tasks::Spawner;
+use blueprint_common_types::Timestamp;
 use blueprint_hub_proxy_core::upstream::UpstreamSettings;
 use blueprint_hub_proxy_core::{
-    Admission, CanonicalRequest, MAX_HEADERS, Refusal, Target, WebSocketKey, is_websocket_answer,
-    upstream_headers,
+    Admission, CanonicalRequest, MAX_HEADERS, Refusal, Target, Trust, WebSocketKey, decide,
+    is_websocket_answer, upstream_headers,
 };
 use http::header::TRANSFER_ENCODING;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version};
@@ -66,6 +68,7 @@ pub(crate) struct Sender {
     http1: Client<Connector, LentBody>,
     http2: Client<Connector, LentBody>,
     targets: Targets,
+    trust: Arc<ArcSwap<Trust>>,
     metrics: Arc<ProxyMetrics>,
 }
 
@@ -73,6 +76,7 @@ impl Sender {
     pub(crate) fn new(
         connector: Connector,
         targets: Targets,
+        trust: Arc<ArcSwap<Trust>>,
         metrics: Arc<ProxyMetrics>,
         spawner: &Spawner,
     ) -> Self {
@@ -80,6 +84,7 @@ impl Sender {
             http1: pool(connector.clone(), spawner, false),
             http2: pool(connector, spawner, true),
             targets,
+            trust,
             metrics,
         }
     }
@@ -94,20 +99,19 @@ impl Sender {
         let mut tried: Vec<SocketAddr> = Vec::new();
         let mut failed: Option<Fault> = None;
         for attempt in 0..=MAX_RETRIES {
-            let mut began = self.targets.begin(service, targets, settings, &tried);
-            // A connection that broke may have been an old one: the same target gets another chance where
-            // there is no other. One that did not open would not open now.
-            if began.is_err() && failed == Some(Fault::Reset) && attempt == 1 {
-                began = self.targets.begin(service, targets, settings, &[]);
-            }
-            let mut at_target = match (began, failed) {
-                (Ok(at_target), _) => at_target,
-                (Err(_), Some(fault)) => return Err(fault.refusal(service)),
-                (Err(refusal), None) => return Err(refusal),
+            let mut at_target = match failed {
+                None => self.targets.begin(service, targets, settings, &tried)?,
+                Some(fault) => {
+                    // Much may have changed since: whom a service has, and who may call it.
+                    let trust = self.trust.load_full();
+                    decide(canonical, &trust, Timestamp::from(SystemTime::now()))?;
+                    let targets = trust.routes.targets(&service).unwrap_or_default();
+                    let began = self.targets.begin(service, targets, settings, &tried);
+                    let at_target = began.map_err(|_| fault.refusal(service))?;
+                    self.metrics.retries.inc();
+                    at_target
+                }
             };
-            if attempt > 0 {
-                self.metrics.retries.inc();
-            }
             let request = new_request(outgoing, at_target.address())?;
             match self.ask(request, outgoing).await {
                 Ok(response) if is_expected(outgoing, &response) => {

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use blueprint_common_types::ServiceKey;
 use blueprint_hub_proxy_core::upstream::{Event, Outcome, Picked, UpstreamSettings, Upstreams, Wanted};
-use blueprint_hub_proxy_core::{Refusal, RouteTable, Target};
+use blueprint_hub_proxy_core::{Refusal, Target};
 use parking_lot::Mutex;
 use tracing::info;
 
@@ -57,10 +57,8 @@ impl Targets {
     }
 
     /// Nothing of the service is healthy: what comes back starts anew.
-    pub(crate) fn forget(&self, service: ServiceKey, routes: &RouteTable) {
-        let mut upstreams = self.upstreams.lock();
-        upstreams.forget(service);
-        upstreams.prune(routes);
+    pub(crate) fn forget(&self, service: ServiceKey) {
+        self.upstreams.lock().forget(service);
     }
 
     fn random(&self) -> u64 {

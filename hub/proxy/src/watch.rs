@@ -36,7 +36,7 @@ impl Watch {
     fn look(&mut self) -> Option<Refusal> {
         self.looked_at = Instant::now();
         let now = Timestamp::from(SystemTime::now());
-        self.admission.identity().still_holds(self.admission.service(), &self.trust.load(), now).err()
+        self.admission.still_holds(&self.trust.load(), now).err()
     }
 
     /// Ready once the request has to end; wakes the task for each look.

@@ -114,7 +114,7 @@ fn path(service: ServiceKey) -> String {
     format!("/v1/services/{}/{}/settings", service.blueprint, service.service)
 }
 
-fn read(global: &Global, service: ServiceKey) -> Result<(ServiceSettings, Value), CliError> {
+pub(crate) fn read(global: &Global, service: ServiceKey) -> Result<(ServiceSettings, Value), CliError> {
     let answer = ask(global, "GET", &path(service), None)?;
     let settings = answer.get("settings").cloned().unwrap_or_default();
     let settings = serde_json::from_value(settings)
@@ -122,19 +122,28 @@ fn read(global: &Global, service: ServiceKey) -> Result<(ServiceSettings, Value)
     Ok((settings, answer))
 }
 
-/// Reads the settings, changes them, and stores them unless somebody else did meanwhile.
-fn change(
+/// Reads the settings, changes them, stores them, and prints how that went.
+pub(crate) fn change(
     global: &Global,
     service: ServiceKey,
     how: impl FnOnce(&mut ServiceSettings) -> String,
 ) -> Result<(), CliError> {
-    let (mut settings, answer) = read(global, service)?;
-    let words = how(&mut settings);
-    let body = json!({ "settings": settings, "version": answer.get("version") });
-    let answer = ask(global, "PUT", &path(service), Some(&body))?;
+    let (words, answer) = store(global, service, how)?;
     match global.output {
         Output::Json => print_json(&answer),
         Output::Table => print_line(&words),
     }
     Ok(())
+}
+
+/// Reads the settings, changes them, and stores them unless somebody else did meanwhile.
+pub(crate) fn store(
+    global: &Global,
+    service: ServiceKey,
+    how: impl FnOnce(&mut ServiceSettings) -> String,
+) -> Result<(String, Value), CliError> {
+    let (mut settings, answer) = read(global, service)?;
+    let words = how(&mut settings);
+    let body = json!({ "settings": settings, "version": answer.get("version") });
+    Ok((words, ask(global, "PUT", &path(service), Some(&body))?))
 }

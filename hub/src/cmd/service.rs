@@ -15,8 +15,10 @@ use tokio::net::UnixStream;
 use tonic::transport::Endpoint;
 
 use super::client::{ask, rows, runtime, text};
+use super::expose::{self, Expose};
 use super::owner::{self, Owner};
 use super::service_tls::{Cert, Tls};
+use super::share::{self, At};
 use crate::cli::Global;
 use crate::files;
 
@@ -37,6 +39,39 @@ pub(crate) enum Service {
     Usage {
         /// Service, as BLUEPRINT/SERVICE
         service: ServiceKey,
+    },
+    /// Makes a service reachable through the proxy, and prints where and how
+    #[command(after_help = "Example: blueprint-hub service expose 7/42 --token
+Prints URLs and a curl line that works; with --token also a new access token, which is shown once.")]
+    Expose(Expose),
+    /// Keeps a service from all clients of the proxy at once, whatever they show
+    #[command(after_help = "Example: blueprint-hub service hide 7/42
+Open requests are cut within about a second. `blueprint-hub service expose 7/42` undoes it.")]
+    Hide {
+        /// Service, as BLUEPRINT/SERVICE
+        service: ServiceKey,
+    },
+    /// Gives a node no new requests of a service; open ones end in their own time
+    #[command(after_help = "Example: blueprint-hub service drain 7/42 greeter-1")]
+    Drain {
+        #[command(flatten)]
+        at: At,
+    },
+    /// Gives a drained node its share of a service again
+    #[command(after_help = "Example: blueprint-hub service undrain 7/42 greeter-1")]
+    Undrain {
+        #[command(flatten)]
+        at: At,
+    },
+    /// Sets the share that a node has of a service
+    #[command(after_help = "Example: blueprint-hub service weight 7/42 greeter-1 50
+100 is what every node has; 50 is half as many requests, 0 is none.")]
+    Weight {
+        #[command(flatten)]
+        at: At,
+        /// From 0 to 1000
+        #[arg(value_parser = clap::value_parser!(u32).range(0..=1000))]
+        weight: u32,
     },
     /// Owners: keys that may ask the proxy for API keys of a service
     #[command(subcommand)]
@@ -85,7 +120,7 @@ impl Service {
                 let answer = ask(global, "GET", &path, None)?;
                 match global.output {
                     Output::Json => print_json(&answer),
-                    Output::Table => target_table(rows(&answer, "targets").iter()).print(),
+                    Output::Table => share::table(global, service, rows(&answer, "targets"))?.print(),
                 }
                 Ok(())
             }
@@ -98,6 +133,11 @@ impl Service {
                 }
                 Ok(())
             }
+            Self::Expose(command) => command.run(global),
+            Self::Hide { service } => expose::hide(global, service),
+            Self::Drain { at } => share::drain(global, &at),
+            Self::Undrain { at } => share::undrain(global, &at),
+            Self::Weight { at, weight } => share::weigh(global, &at, weight),
             Self::Owner(owner) => owner.run(global),
             Self::Tls(tls) => tls.run(global),
             Self::Cert(cert) => cert.run(global),

@@ -18,6 +18,18 @@ pub(crate) enum ProxyTls {
     Acme(AcmeSettings),
 }
 
+impl ProxyTls {
+    /// The value of `proxy.tls`.
+    pub(crate) const fn name(&self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Hub => "hub",
+            Self::Files { .. } => "files",
+            Self::Acme(_) => "acme",
+        }
+    }
+}
+
 /// Whom to ask for certificates, and for which.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct AcmeSettings {

@@ -11,7 +11,7 @@ use super::budget::RetryBudget;
 use super::choice::{Candidate, pick};
 use super::settings::UpstreamSettings;
 use crate::refusal::Refusal;
-use crate::routes::{RouteTable, Target};
+use crate::routes::Target;
 
 /// When a target is ejected: the figures of Envoy's outlier detection, but that a first ejection is
 /// shorter (10 s for its 30 s), since a probe decides about the end.
@@ -26,8 +26,8 @@ const CIRCUIT: BreakerRule =
 /// One in so many targets stays, whatever happens: at most half are ejected.
 const EJECTED_PARTS: usize = 2;
 
-/// Services that are remembered beside those that are known.
-const SPARE_SERVICES: usize = 64;
+/// Services that are remembered; where they are more, those without open requests start anew.
+const MAX_SERVICES: usize = 4096;
 
 /// How a request at a target ended, as far as that says something about the target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,6 +113,10 @@ impl Upstreams {
     /// target is left that was not tried.
     pub fn begin(&mut self, wanted: &Wanted<'_>, now: Instant) -> Result<Picked, Refusal> {
         let service = wanted.service;
+        if self.services.len() >= MAX_SERVICES && !self.services.contains_key(&service) {
+            let is_busy = |state: &ServiceState| state.targets.values().any(|target| target.open > 0);
+            self.services.retain(|_, state| is_busy(state));
+        }
         let state = self.services.entry(service).or_insert_with(|| ServiceState::new(now));
         let is_first = wanted.tried.is_empty();
         if is_first {
@@ -205,16 +209,6 @@ impl Upstreams {
             state.circuit = Breaker::default();
             state.targets.retain(|_, target| target.open > 0);
             state.targets.values_mut().for_each(|target| target.ejection = Breaker::default());
-        }
-    }
-
-    /// Forgets services that are not known any more and have nothing open. Costs nothing as long as few are
-    /// remembered.
-    pub fn prune(&mut self, routes: &RouteTable) {
-        if self.services.len() > routes.services().count().saturating_add(SPARE_SERVICES) {
-            self.services.retain(|service, state| {
-                routes.targets(service).is_some() || state.targets.values().any(|target| target.open > 0)
-            });
         }
     }
 }

@@ -10,6 +10,7 @@ use blueprint_hub_proxy_core::ServiceSettings;
 use blueprint_hub_proxy_core::upstream::UpstreamSettings;
 use futures_util::future::join_all;
 use http::{Method, Response, StatusCode};
+use http_body_util::BodyExt;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::Semaphore;
 
@@ -135,15 +136,42 @@ async fn a_dying_target_loses_no_idempotent_request() {
 #[tokio::test]
 async fn what_may_not_be_done_twice_is_not() {
     let rig = Rig::new().await;
-    let only = Backend::abrupt(&rig);
-    only.turn(true);
-    rig.spread(&[&only]);
+    let (one, other) = (Backend::abrupt(&rig), Backend::abrupt(&rig));
+    one.turn(true);
+    other.turn(true);
+    rig.spread(&[&one, &other]);
     for (method, body, hits) in
         [("POST", empty(), 1), ("PATCH", empty(), 1), ("PUT", full("once"), 1), ("PUT", empty(), 2)]
     {
         assert_eq!(rig.status(method, body).await, StatusCode::BAD_GATEWAY);
-        assert_eq!(only.hits(), hits, "{method}");
+        assert_eq!(one.hits() + other.hits(), hits, "{method}");
     }
+    rig.spread(&[&one]);
+    assert_eq!(rig.status("GET", empty()).await, StatusCode::BAD_GATEWAY);
+    assert_eq!(one.hits(), 1, "nor by the same target");
+}
+
+#[tokio::test]
+async fn what_was_taken_back_meanwhile_is_not_sent_again() {
+    let rig = Rig::new().await;
+    let (arrived, gate) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let (counter, close) = (Arc::clone(&arrived), Arc::clone(&gate));
+    let serve = move |mut stream: tokio::net::TcpStream| {
+        let (counter, close) = (Arc::clone(&counter), Arc::clone(&close));
+        async move {
+            read_head(&mut stream).await;
+            counter.add_permits(1);
+            close.acquire().await.unwrap().forget();
+        }
+    };
+    rig.route(&[rig.raw_service(serve.clone()), rig.raw_service(serve)]);
+    let revoked = async {
+        arrived.acquire().await.unwrap().forget();
+        rig.revoke();
+        gate.add_permits(2);
+    };
+    let (status, ()) = tokio::join!(rig.status("GET", empty()), revoked);
+    assert_eq!((status, arrived.available_permits()), (StatusCode::UNAUTHORIZED, 0));
 }
 
 #[tokio::test]
@@ -224,6 +252,32 @@ async fn drain_lets_open_requests_finish() {
     let refused = client.send_request(rig.request("GET", "/", empty())).await.unwrap();
     assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert!(text(refused).await.contains("drained"), "it says why");
+}
+
+#[tokio::test]
+async fn a_hidden_service_is_nobodys_and_what_was_open_is_cut() {
+    let rig = Rig::new().await;
+    let arrived = Arc::new(Semaphore::new(0));
+    let counter = Arc::clone(&arrived);
+    rig.route(&[rig.raw_service(move |mut stream| {
+        let counter = Arc::clone(&counter);
+        async move {
+            read_head(&mut stream).await;
+            let head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n";
+            stream.write_all(head).await.unwrap();
+            counter.add_permits(1);
+            let _ = stream.readable().await;
+        }
+    })]);
+    let mut client = rig.http1().await;
+    let open = client.send_request(rig.request("GET", "/", empty())).await.unwrap();
+    assert_eq!(open.status(), StatusCode::OK);
+    rig.settle(ServiceSettings { hidden: true, ..ServiceSettings::default() });
+    assert_eq!(rig.status("GET", empty()).await, StatusCode::NOT_FOUND);
+    let cut = tokio::time::timeout(Duration::from_secs(3), open.into_body().collect()).await.unwrap();
+    assert!(cut.is_err(), "a torn stream is no whole one");
+    rig.settle(ServiceSettings::default());
+    assert_eq!(arrived.available_permits(), 1);
 }
 
 #[tokio::test]

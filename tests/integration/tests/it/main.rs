@@ -5,6 +5,7 @@ mod acme;
 mod canaries;
 mod comes_back;
 mod dev;
+mod expose;
 mod first_machine;
 mod fixed_address;
 mod fixture;
