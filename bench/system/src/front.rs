@@ -68,6 +68,7 @@ pub(crate) async fn run(front: &Front) -> Result<()> {
         dialer: Arc::new(Loopback),
         trust,
         keys: Arc::new(NoKeys),
+        operator: None,
         signer: Arc::new(IdentitySigner::new(&Secret::new([5; 32]), "hub").context("no signer")?),
     };
     let mut config = ProxyConfig::new((Ipv4Addr::LOCALHOST, 0).into());
