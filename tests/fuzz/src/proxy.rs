@@ -13,6 +13,8 @@ mod library;
 mod reference;
 mod tokens;
 
+use std::sync::LazyLock;
+
 use blueprint_hub_proxy_core::guard::{Guard, Step};
 use blueprint_hub_proxy_core::{
     CanonicalRequest, decide, request_trailers, response_headers, response_trailers, upstream_headers,
@@ -64,6 +66,10 @@ fn fill(bytes: &[u8]) -> Vec<u8> {
 
 /// Guard, reference and library over the same bytes.
 fn play(cuts: &[u8], bytes: &[u8]) {
+    // Agreement is worth nothing where the library reads nothing.
+    static PLAIN: LazyLock<usize> =
+        LazyLock::new(|| library::read(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").len());
+    assert_eq!(*PLAIN, 1);
     let (passed, is_fault) = guard(cuts, bytes);
     let expected = reference::read(bytes);
     assert_eq!(is_fault, expected.is_fault, "{passed} bytes passed, expected {expected:?}");

@@ -215,7 +215,7 @@ fn request() -> Vec<Seed> {
         ("forged", b"GET / HTTP/1.1\r\n\x01X_Tenant_Id: a\r\nConnection: x-tenant-id\r\nForwarded: for=a\r\n\r\n"),
         ("folded", b"GET / HTTP/1.1\r\n\x01X-A: b\r\n c\r\n\r\n"),
         ("feeds", b"GET / HTTP/1.1\nHost: hub\n\n"),
-        ("dots", b"GET /a/./b/../c/.;x HTTP/1.1\r\n\x01\r\n"),
+        ("dots", b"GET /a/./b/../c HTTP/1.1\r\n\x01\r\n"),
         ("escapes", b"GET /%61%2e%2E%2f%c0%ae?%00 HTTP/1.1\r\n\x01\r\n"),
         ("plus", b"POST / HTTP/1.1\r\n\x01Content-Length: +1\r\n\r\na"),
         ("encodings", b"POST / HTTP/1.1\r\n\x01Transfer-Encoding: xchunked, chunked\r\n\r\n0\r\n\r\n"),
