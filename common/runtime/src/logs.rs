@@ -48,9 +48,6 @@ pub enum LogError {
     /// A part of the level text is not a level and not `target=level`.
     #[error("{0:?} is not a log level: off, error, warn, info, debug, trace, or target=level")]
     Level(String),
-    /// The thread of the access log does not start.
-    #[error("the thread of the access log does not start: {0}")]
-    Thread(String),
     /// Logging was started before.
     #[error("logging has been started already")]
     Started,
@@ -103,11 +100,11 @@ pub fn init(level: &str, format: LogFormat) -> Result<(), LogError> {
 ///
 /// # Errors
 ///
-/// Those of [`init`], and [`LogError::Thread`].
+/// Those of [`init`].
 pub fn init_with_access(level: &str, format: LogFormat) -> Result<(), LogError> {
     const ACCESS: &str = "access";
     let LogLevels(targets) = level.parse()?;
-    let writer = AccessWriter::start().map_err(|error| LogError::Thread(error.to_string()))?;
+    let writer = AccessWriter::of_process();
     let line = move || writer.line();
     let access = match format {
         LogFormat::Text => fmt::layer().with_writer(line).with_ansi(false).boxed(),

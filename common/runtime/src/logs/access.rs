@@ -1,14 +1,17 @@
 //! Where the access log goes: a bounded queue, and one thread that writes to standard error.
 //!
 //! A request never waits for whoever reads the log. Lines that find no room are lost, counted, and told of in the
-//! log itself.
+//! log itself. The thread starts with the first line: rights are per thread, and by then the process has given up those
+//! that it does not need.
 
 use std::io::{self, Write};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 /// Lines that wait at most.
 const QUEUE: usize = 8192;
@@ -22,6 +25,7 @@ const FLUSH: Duration = Duration::from_secs(1);
 /// The writer of this process, once there is one.
 static WRITER: OnceLock<AccessWriter> = OnceLock::new();
 
+#[derive(Debug)]
 enum Piece {
     Line(Vec<u8>),
     Flush(SyncSender<()>),
@@ -32,21 +36,40 @@ enum Piece {
 pub(super) struct AccessWriter {
     queue: SyncSender<Piece>,
     lost: Arc<AtomicU64>,
+    /// Until the first line.
+    idle: Arc<Mutex<Option<WriterThread>>>,
+    is_started: Arc<AtomicBool>,
 }
 
 impl AccessWriter {
-    /// Starts the thread of this process; the first call makes it.
-    pub(super) fn start() -> io::Result<Self> {
-        let (writer, thread) = Self::with_room(QUEUE);
-        thread::Builder::new().name("access-log".to_owned()).spawn(move || thread.run(&mut io::stderr()))?;
-        Ok(WRITER.get_or_init(|| writer).clone())
+    /// That of this process; the first call makes it.
+    pub(super) fn of_process() -> Self {
+        WRITER
+            .get_or_init(|| {
+                let (writer, thread) = Self::with_room(QUEUE);
+                *writer.idle.lock() = Some(thread);
+                writer
+            })
+            .clone()
     }
 
     fn with_room(lines: usize) -> (Self, WriterThread) {
         let (queue, pieces) = sync_channel(lines);
         let lost = Arc::new(AtomicU64::new(0));
         let thread = WriterThread { pieces, lost: Arc::clone(&lost), told: 0 };
-        (Self { queue, lost }, thread)
+        (Self { queue, lost, idle: Arc::default(), is_started: Arc::default() }, thread)
+    }
+
+    fn start(&self) {
+        if self.is_started.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let Some(idle) = self.idle.lock().take() else { return };
+        let started = thread::Builder::new().name("access-log".to_owned());
+        if let Err(error) = started.spawn(move || idle.run(&mut io::stderr())) {
+            // The queue is gone with its reader, so every line counts as lost.
+            tracing::warn!(%error, "access log: its thread does not start");
+        }
     }
 
     /// A place for one line.
@@ -74,6 +97,7 @@ impl Write for Line {
 
 impl Drop for Line {
     fn drop(&mut self) {
+        self.writer.start();
         let line = Piece::Line(std::mem::take(&mut self.text));
         match self.writer.queue.try_send(line) {
             Ok(()) => {}
@@ -84,6 +108,7 @@ impl Drop for Line {
     }
 }
 
+#[derive(Debug)]
 struct WriterThread {
     pieces: Receiver<Piece>,
     lost: Arc<AtomicU64>,
@@ -135,7 +160,9 @@ pub fn lost_lines() -> u64 {
 
 /// Waits until the lines so far are written, for a second at most; called at the end of a process.
 pub fn flush() {
-    let Some(writer) = WRITER.get() else { return };
+    let Some(writer) = WRITER.get().filter(|writer| writer.is_started.load(Ordering::Relaxed)) else {
+        return;
+    };
     let (done, written) = sync_channel(1);
     if writer.queue.try_send(Piece::Flush(done)).is_ok() {
         let _ = written.recv_timeout(FLUSH);
