@@ -102,7 +102,8 @@ def page(record):
     names = list(record["rounds"][0])
     parts = [HEAD, table(["what", "value"], facts), "\n## What was promised\n\n", table(["what", "value", "limit", "verdict"], lines),
              "\n## Medians\n\nLoad generator, proxy and service share the processors, so the rate is that of the whole machine; the processor "
-             "time is that of the proxy alone (with tunnel: hub and agent together).\n\n"]
+             "time is that of the proxy alone (with tunnel: hub and agent together). At half load the generator sends in small bursts, "
+             "which shows in every side's latency.\n\n"]
     rows = []
     for kind, words in (("h1", "HTTP/1.1"), ("h2", "HTTP/2")):
         for path, what in (((kind, "rate"), "requests/s"), ((kind, "cpu_us"), "us of a processor each"), ((kind, "p50"), "p50 at full load, ms"),
