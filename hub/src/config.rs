@@ -145,7 +145,11 @@ pub(crate) const SCHEMA: Schema = Schema {
             "false",
             "Allow the proxy without TLS on an address that is not loopback.",
         ),
-        Key::new("proxy.max_connections", "16384", "Connections that clients may have open, 1 to 1000000."),
+        Key::new(
+            "proxy.max_connections",
+            "16384",
+            "Connections that clients may have open, 1 to 1000000; proxy.tls_listen takes half of them.",
+        ),
         Key::new(
             "proxy.max_connections_per_source",
             "1024",

@@ -50,8 +50,10 @@ impl LimitsConfig {
 
     /// Gives the proxy its limits in a process that may have `files` open.
     ///
-    /// Half of the files are for clients, since each of them may need a connection to a service.
+    /// Half of the files are for clients, since each of them may need a connection to a service. Two listeners
+    /// share what there is.
     pub(crate) fn apply(&self, proxy: &mut ProxyConfig, files: u64) {
+        let listeners = 1 + usize::from(proxy.tls_listen.is_some());
         let most = usize::try_from(files.saturating_sub(RESERVED_FILES) / 2).unwrap_or(usize::MAX).max(1);
         if self.connections.total > most {
             info!(
@@ -61,7 +63,8 @@ impl LimitsConfig {
                 "fewer connections than proxy.max_connections: the system allows too few open files"
             );
         }
-        proxy.limits = AcceptLimits { total: self.connections.total.min(most), ..self.connections };
+        let total = self.connections.total.min(most).div_ceil(listeners);
+        proxy.limits = AcceptLimits { total, ..self.connections };
         proxy.header_timeout = self.header;
         proxy.idle_timeout = self.idle;
         proxy.reader_timeout = self.reader;
@@ -103,6 +106,9 @@ mod tests {
             let mut proxy = ProxyConfig::new(SocketAddr::from(([127, 0, 0, 1], 0)));
             limits.apply(&mut proxy, files);
             assert_eq!(proxy.limits, AcceptLimits { total, per_ip: 10 }, "{files} files");
+            proxy.tls_listen = Some(proxy.listen);
+            limits.apply(&mut proxy, files);
+            assert_eq!(proxy.limits.total, total.div_ceil(2), "{files} files for two listeners");
         }
     }
 }

@@ -80,7 +80,9 @@ impl ServiceView {
         let Some(service) = trust.services.get(&key) else {
             return json!({ "jwks": null, "forwards": [] });
         };
-        let forwards: Vec<_> = service.settings().forwards.iter().map(|it| self.forward(key, it)).collect();
+        let settings = service.settings();
+        let forwards: Vec<_> =
+            settings.forwards.iter().map(|it| self.forward(key, it, settings.hidden)).collect();
         json!({ "jwks": service.jwks().map(|url| self.issuer(url)), "forwards": forwards })
     }
 
@@ -101,11 +103,14 @@ impl ServiceView {
         })
     }
 
-    fn forward(&self, key: ServiceKey, forward: &Forward) -> Value {
+    fn forward(&self, key: ServiceKey, forward: &Forward, is_hidden: bool) -> Value {
         let place = (forward.protocol, forward.listen_port);
         let status = self.forwards.as_ref().and_then(|forwards| forwards.status().remove(&place));
         let status = status.filter(|status| status.service == key && status.name == forward.name);
         let problem = match (&status, &self.ports) {
+            _ if is_hidden => {
+                Some("the service is hidden; blueprint-hub service expose undoes it".to_owned())
+            }
             (Some(status), _) => status.problem.clone(),
             (None, None) => Some("proxy.forward_ports is not set in hub.toml".to_owned()),
             (None, Some(ports)) if !ports.contains(forward.listen_port) => {

@@ -165,14 +165,14 @@ impl ForwardPorts {
 /// Every port to listen on, with the service that it leads to.
 ///
 /// Of two services that want one port the one with the smaller key has it, whichever came first, so that a restart
-/// changes nothing; what is outside of `ports` is left out.
+/// changes nothing. What is outside of `ports` is left out, and what leads to a hidden service.
 #[must_use]
 pub fn plan_forwards(
     services: &BTreeMap<ServiceKey, Arc<Service>>,
     ports: &ForwardPorts,
 ) -> BTreeMap<(Transport, u16), (ServiceKey, Forward)> {
     let mut plan = BTreeMap::new();
-    for (key, service) in services {
+    for (key, service) in services.iter().filter(|(_, service)| !service.settings().hidden) {
         for forward in service.settings().forwards.iter().filter(|it| ports.contains(it.listen_port)) {
             let place = (forward.protocol, forward.listen_port);
             plan.entry(place).or_insert_with(|| (*key, forward.clone()));
@@ -246,6 +246,11 @@ mod tests {
         let seen: Vec<_> =
             plan.iter().map(|((_, port), (key, it))| (*port, *key, it.name.as_str())).collect();
         assert_eq!(seen, [(20_000, one, "c"), (20_001, two, "b")]);
+        let mut hidden = services.clone();
+        let settings = ServiceSettings { hidden: true, ..services[&two].settings().clone() };
+        hidden.insert(two, Arc::new(Service::new(settings).unwrap()));
+        let plan = plan_forwards(&hidden, &ports);
+        assert_eq!(plan.keys().map(|(_, port)| *port).collect::<Vec<_>>(), [20_000], "hidden has none");
     }
 
     #[test]

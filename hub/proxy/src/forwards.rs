@@ -33,6 +33,8 @@ use tracing::{debug, info, warn};
 
 use crate::dial::Dial;
 use crate::metrics::ProxyMetrics;
+use crate::pressure::Pressure;
+use crate::server::ProxyConfig;
 use crate::upstreams::{AtTarget, Targets};
 
 use counters::{Counters, Refused};
@@ -84,6 +86,7 @@ struct Shared {
     trust: Arc<ArcSwap<Trust>>,
     dialer: Arc<dyn Dial>,
     connect_timeout: Duration,
+    pressure: Pressure,
     counters: Counters,
     tcp: Arc<Places>,
     udp: Arc<Places>,
@@ -115,22 +118,22 @@ impl std::fmt::Debug for Forwards {
 
 impl Forwards {
     pub(crate) fn new(
+        proxy: &ProxyConfig,
         config: ForwardConfig,
-        trust: Arc<ArcSwap<Trust>>,
-        dialer: Arc<dyn Dial>,
-        connect_timeout: Duration,
+        (trust, dialer): (Arc<ArcSwap<Trust>>, Arc<dyn Dial>),
         metrics: &Metrics,
-        proxy: Arc<ProxyMetrics>,
+        of_proxy: Arc<ProxyMetrics>,
     ) -> Self {
         Self(Arc::new(Shared {
             config,
             trust,
             dialer,
-            connect_timeout,
+            connect_timeout: proxy.connect_timeout,
+            pressure: proxy.pressure.clone(),
             counters: Counters::register(metrics),
             tcp: Places::new(TCP_PLACES.0, TCP_PLACES.1),
             udp: Places::new(UDP_PLACES.0, UDP_PLACES.1),
-            targets: Targets::new(proxy),
+            targets: Targets::new(of_proxy),
             queued_bytes: Arc::default(),
             lines: Mutex::default(),
         }))
@@ -242,10 +245,12 @@ struct Chosen {
 impl Line {
     /// Lets a connection or flow in, or counts why not.
     fn admit(&self, places: &Arc<Places>, source: IpAddr) -> Option<Place> {
-        let admitted = if self.forward.load().admits(source) {
-            places.take(source).map_err(Refused::from)
-        } else {
+        let admitted = if !self.forward.load().admits(source) {
             Err(Refused::Source)
+        } else if self.shared.pressure.refuses() {
+            Err(Refused::Overloaded)
+        } else {
+            places.take(source).map_err(Refused::from)
         };
         admitted.map_err(|refused| self.refuse(refused, source)).ok()
     }

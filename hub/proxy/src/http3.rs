@@ -29,7 +29,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use crate::body::{AnswerBody, BoxError, ClientBody};
+use crate::body::{AnswerBody, AnswerError, BoxError, ClientBody};
 use crate::forward::{Care, Conversation, Forwarder};
 use crate::forwards::places::{Place, Places};
 use crate::metrics::{Cut, ProxyMetrics};
@@ -50,6 +50,8 @@ const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(20), Duration::from
 const PLACES: (usize, usize) = (4096, 256);
 /// Connections above which each has to prove its address with a Retry first.
 const UNVALIDATED_MAX: usize = 1024;
+/// Bytes of an answer of which a client has to take one such piece in time.
+const PIECE: usize = 8 * 1024;
 /// What a field of a head counts for beside its bytes (RFC 9114, section 4.2.2).
 const FIELD_OVERHEAD: usize = 32;
 /// How long clients may remember that HTTP/3 is spoken, in seconds.
@@ -69,6 +71,7 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<ProxyMetrics>,
     pub(crate) handshake_timeout: Duration,
     pub(crate) header_timeout: Duration,
+    pub(crate) reader_timeout: Duration,
     pub(crate) care: Care,
     pub(crate) drain: CancellationToken,
 }
@@ -97,6 +100,11 @@ impl Http3 {
         let places = Places::new(PLACES.0, PLACES.1);
         while let Some(Some(incoming)) = shared.drain.run_until_cancelled(self.endpoint.accept()).await {
             let source = incoming.remote_address().ip().to_canonical();
+            if shared.care.pressure.refuses() {
+                shared.metrics.count_cut(Cut::Overloaded);
+                incoming.ignore();
+                continue;
+            }
             if self.endpoint.open_connections() >= UNVALIDATED_MAX && incoming.may_retry() {
                 // It fails only where no retry is possible, which was just asked.
                 let _ = incoming.retry();
@@ -230,7 +238,7 @@ async fn answer(
     *request.version_mut() = Version::HTTP_3;
     let is_head = request.method() == Method::HEAD;
     let answer = shared.forwarder.answer(&conversation, 0, request).await;
-    if let Err(error) = send.send(answer, is_head).await {
+    if let Err(error) = send.send(answer, is_head, shared.reader_timeout).await {
         debug!(%source, %error, "answer over HTTP/3 broke off");
     }
 }
@@ -242,7 +250,12 @@ struct Sending {
 }
 
 impl Sending {
-    async fn send(&mut self, answer: Response<AnswerBody>, is_head: bool) -> Result<(), BoxError> {
+    async fn send(
+        &mut self,
+        answer: Response<AnswerBody>,
+        is_head: bool,
+        patience: Duration,
+    ) -> Result<(), BoxError> {
         let (mut parts, mut body) = answer.into_parts();
         // Neither has a body (RFC 9110, section 6.4.1), whatever is in ours.
         let has_body = !is_head && !matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
@@ -252,8 +265,16 @@ impl Sending {
         self.stream.send_response(Response::from_parts(parts, ())).await?;
         while has_body && let Some(frame) = body.frame().await {
             match frame?.into_data() {
-                Ok(data) if data.is_empty() => {}
-                Ok(data) => self.stream.send_data(data).await?,
+                Ok(mut data) => {
+                    while !data.is_empty() {
+                        let piece = data.split_to(data.len().min(PIECE));
+                        let Ok(sent) = timeout(patience, self.stream.send_data(piece)).await else {
+                            body.note_slow_reader();
+                            return Err(AnswerError::Unread.into());
+                        };
+                        sent?;
+                    }
+                }
                 Err(frame) => {
                     if let Ok(trailers) = frame.into_trailers() {
                         self.stream.send_trailers(trailers).await?;

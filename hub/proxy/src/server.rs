@@ -202,8 +202,8 @@ impl Proxy {
         let jwks = config.jwks.clone().map(|config| Jwks::new(config, Arc::clone(&parts.trust), metrics));
         let proxy = Arc::new(ProxyMetrics::register(metrics, stats, config.ledger.clone()));
         let forwards = config.forwards.clone().map(|forwards| {
-            let (trust, dialer) = (Arc::clone(&parts.trust), Arc::clone(&parts.dialer));
-            Forwards::new(forwards, trust, dialer, config.connect_timeout, metrics, Arc::clone(&proxy))
+            let from = (Arc::clone(&parts.trust), Arc::clone(&parts.dialer));
+            Forwards::new(&config, forwards, from, metrics, Arc::clone(&proxy))
         });
         Ok(Self { accept, tls_accept, config, parts, metrics: proxy, jwks, forwards, http3 })
     }
@@ -295,6 +295,7 @@ impl Proxy {
                 metrics: Arc::clone(&server.metrics),
                 handshake_timeout: server.handshake_timeout,
                 header_timeout: server.times.head,
+                reader_timeout: server.reader_timeout,
                 care: server.care.clone(),
                 drain: drain.clone(),
             };

@@ -23,6 +23,8 @@ pub(super) enum Refused {
     Full,
     /// Too many are open from there.
     FullFromSource,
+    /// The hub is short of memory.
+    Overloaded,
     /// The service has no healthy target.
     NoTarget,
     /// No target could be reached.
@@ -39,14 +41,15 @@ impl From<NoPlace> for Refused {
 }
 
 impl Refused {
-    const ALL: [Self; 5] =
-        [Self::Source, Self::Full, Self::FullFromSource, Self::NoTarget, Self::Unreachable];
+    const ALL: [Self; 6] =
+        [Self::Source, Self::Full, Self::FullFromSource, Self::Overloaded, Self::NoTarget, Self::Unreachable];
 
     pub(super) const fn label(self) -> &'static str {
         match self {
             Self::Source => "source",
             Self::Full => "full",
             Self::FullFromSource => "full_from_source",
+            Self::Overloaded => "overloaded",
             Self::NoTarget => "no_healthy_target",
             Self::Unreachable => "target_unreachable",
         }

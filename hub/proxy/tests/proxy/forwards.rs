@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use blueprint_common_types::Health;
-use blueprint_hub_proxy::ForwardConfig;
+use blueprint_hub_proxy::{ForwardConfig, Pressure};
 use blueprint_hub_proxy_core::{Forward, ServiceSettings, Transport};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
@@ -152,6 +152,36 @@ async fn a_change_of_settings_ends_what_it_takes_away_within_two_seconds() {
     assert!(begin.elapsed() < SOON, "{:?}", begin.elapsed());
     rig.assert_metric("hub_proxy_forward_ended_total{protocol=\"tcp\",reason=\"source_removed\"} 1");
     rig.assert_metric("hub_proxy_forward_ended_total{protocol=\"tcp\",reason=\"forward_removed\"} 1");
+}
+
+#[tokio::test]
+async fn a_hidden_service_has_no_forwards_and_a_hub_short_of_memory_lets_nobody_in() {
+    let pressure = Pressure::default();
+    let forwards = ForwardConfig { listen: Ipv4Addr::LOCALHOST.into(), ports: "1024-65535".parse().unwrap() };
+    let rig = Rig::with(|proxy| {
+        proxy.forwards = Some(forwards);
+        proxy.pressure = pressure.clone();
+    })
+    .await;
+    rig.route(&[talker(&rig)]);
+    let port = free_port().await;
+    let forwards = vec![forward(Transport::Tcp, port, &["127.0.0.0/8"])];
+    settle(&rig, forwards.clone());
+    let mut open = connect(port).await;
+    open.read_exact(&mut [0; 6]).await.unwrap();
+
+    pressure.set(true);
+    assert!(is_closed(&mut connect(port).await).await, "short of memory");
+    pressure.set(false);
+
+    let begin = Instant::now();
+    rig.settle(ServiceSettings { forwards: forwards.clone(), hidden: true, ..ServiceSettings::default() });
+    assert!(is_closed(&mut open).await && begin.elapsed() < SOON, "{:?}", begin.elapsed());
+    assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.is_err(), "nothing listens");
+    settle(&rig, forwards);
+    connect(port).await.read_exact(&mut [0; 6]).await.unwrap();
+    let refused = rig.metrics.encode();
+    assert!(refused.contains("hub_proxy_forward_refused_total{reason=\"overloaded\"} 1"), "{refused}");
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use blueprint_common_runtime::metrics::Metrics;
+use blueprint_hub_proxy::ProxyConfig;
 use blueprint_hub_proxy::tls::{Material, TlsHandle};
 use bytes::{Buf, Bytes};
 use h3::client::{RequestStream, SendRequest};
@@ -32,6 +33,10 @@ struct Bench {
 
 impl Bench {
     async fn new() -> Self {
+        Self::with(|_| ()).await
+    }
+
+    async fn with(change: impl FnOnce(&mut ProxyConfig)) -> Self {
         let made = rcgen::generate_simple_self_signed(["hub.example".to_owned()]).unwrap();
         let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
         let shown = Material::from_der(vec![made.cert.der().clone()], key).unwrap();
@@ -40,6 +45,7 @@ impl Bench {
             proxy.tls = Some(tls);
             proxy.http3 = true;
             proxy.header_timeout = Duration::from_secs(1);
+            change(proxy);
         })
         .await;
         Self { rig, authority: made.cert.der().clone() }
@@ -217,6 +223,28 @@ async fn a_client_that_does_not_read_slows_the_service_down() {
     while got < 30 << 20 {
         got += timeout(LONG, stream.recv_data()).await.unwrap().unwrap().unwrap().remaining();
     }
+}
+
+#[tokio::test]
+async fn an_answer_that_is_not_read_is_cut_in_time_and_frees_the_service() {
+    let bench = Bench::with(|proxy| proxy.reader_timeout = Duration::from_secs(1)).await;
+    let (told, freed) = tokio::sync::mpsc::channel(1);
+    bench.rig.route(&[bench.rig.raw_service(move |mut stream| {
+        let told = told.clone();
+        async move {
+            read_head(&mut stream).await;
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 104857600\r\n\r\n").await.unwrap();
+            while stream.write_all(&[7; 16_384]).await.is_ok() {}
+            told.send(()).await.unwrap();
+        }
+    })]);
+    let mut freed = freed;
+    let mut client = bench.client().await;
+    let (_, stream) = get(&mut client, bench.request("GET", "/")).await;
+    timeout(LONG, freed.recv()).await.unwrap().unwrap();
+    let metrics = bench.rig.metrics.encode();
+    assert!(metrics.contains("hub_proxy_connections_cut_total{reason=\"slow_reader\"} 1"), "{metrics}");
+    drop(stream);
 }
 
 #[tokio::test]
