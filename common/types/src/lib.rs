@@ -14,6 +14,7 @@ mod qos;
 mod secret;
 mod time;
 mod token;
+pub mod workload;
 
 pub use carrier::{Carrier, ParseCarrierError};
 pub use health::{Health, HealthCheck, ParseHealthCheckError};

@@ -1,0 +1,290 @@
+//! What to do next with one workload.
+
+use std::time::{Duration, Instant};
+
+use blueprint_common_types::workload::{RestartPolicy, WorkloadSpec, WorkloadState};
+
+use crate::Exit;
+
+/// How long a blueprint may take to greet its bridge; the Manager waits as long.
+pub const READY_TIMEOUT: Duration = Duration::from_secs(480);
+
+/// Wait before the first restart, and the longest one; each is twice the one before.
+const FIRST_WAIT: Duration = Duration::from_millis(500);
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// A workload that ran for so long has earned a short wait again.
+const SETTLED: Duration = Duration::from_secs(60);
+
+/// What the driver does next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Fetch and check the program; answered by [`Life::handle_prepared`].
+    Prepare,
+    /// Start it; answered by [`Life::handle_started`] or [`Life::handle_not_started`].
+    Start,
+    /// Ask the process to end; [`Life::handle_exit`] follows.
+    Terminate,
+    /// Kill the process and all that it started; [`Life::handle_exit`] follows.
+    Kill,
+    /// Nothing before this time, or before something happens where there is none.
+    Wait(Option<Instant>),
+    /// Clean up: nothing of it is to be left but its data.
+    Done,
+}
+
+/// Why a workload could not be prepared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PrepareFailed {
+    /// One line for people.
+    pub reason: String,
+    /// Whether the same may succeed later: a server that does not answer, not a digest that differs.
+    pub may_pass: bool,
+}
+
+/// Where it stands, with what only that state knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Unprepared,
+    Preparing,
+    Prepared,
+    Started { at: Instant, is_ready: bool },
+    Ending { kill_at: Instant, is_killed: bool },
+    Resting { until: Instant, prepared: bool },
+    Over,
+}
+
+/// One workload from its assignment to its end.
+///
+/// Invariants:
+/// - there is at most one process: a start follows an exit, or none came before;
+/// - once its end was asked for nothing is started;
+/// - a process that was asked to end is killed after its grace.
+#[derive(Debug, Clone)]
+pub struct Life {
+    restart: RestartPolicy,
+    grace: Duration,
+    /// Whether it has to greet its bridge.
+    greets: bool,
+    is_wanted: bool,
+    state: State,
+    wait: Duration,
+    restarts: u32,
+    reason: String,
+    /// The end was the workload's own and final.
+    is_failed: bool,
+    step_given: bool,
+}
+
+impl Life {
+    /// A workload that is wanted from now on.
+    #[must_use]
+    pub fn new(spec: &WorkloadSpec) -> Self {
+        Self {
+            restart: if spec.registration { RestartPolicy::Never } else { spec.restart },
+            grace: Duration::from_secs(spec.stop_grace_secs.into()),
+            greets: !spec.test_mode && !spec.registration,
+            is_wanted: true,
+            state: State::Unprepared,
+            wait: FIRST_WAIT,
+            restarts: 0,
+            reason: String::new(),
+            is_failed: false,
+            step_given: false,
+        }
+    }
+
+    /// What to do now. The same step is given once; then it is waited for its answer.
+    pub fn next_step(&mut self, now: Instant) -> Step {
+        self.handle_time(now);
+        match self.state {
+            State::Unprepared if !self.is_wanted => self.over(),
+            State::Unprepared => {
+                self.state = State::Preparing;
+                Step::Prepare
+            }
+            State::Preparing => Step::Wait(None),
+            State::Prepared if !self.is_wanted => self.over(),
+            State::Prepared => {
+                self.state = State::Started { at: now, is_ready: !self.greets };
+                Step::Start
+            }
+            State::Started { at, is_ready } => {
+                let until = at.checked_add(READY_TIMEOUT).filter(|_| !is_ready);
+                Step::Wait(until)
+            }
+            State::Ending { kill_at, is_killed } => self.end_step(kill_at, is_killed),
+            State::Resting { .. } if !self.is_wanted => self.over(),
+            State::Resting { until, .. } => Step::Wait(Some(until)),
+            State::Over if std::mem::replace(&mut self.step_given, true) => Step::Wait(None),
+            State::Over => Step::Done,
+        }
+    }
+
+    fn end_step(&mut self, kill_at: Instant, is_killed: bool) -> Step {
+        match (self.step_given, is_killed) {
+            (true, true) => Step::Wait(None),
+            (true, false) => Step::Wait(Some(kill_at)),
+            (false, true) => {
+                self.step_given = true;
+                Step::Kill
+            }
+            (false, false) => {
+                self.step_given = true;
+                Step::Terminate
+            }
+        }
+    }
+
+    fn over(&mut self) -> Step {
+        self.state = State::Over;
+        self.step_given = true;
+        Step::Done
+    }
+
+    fn handle_time(&mut self, now: Instant) {
+        match self.state {
+            State::Started { at, is_ready: false } if now.saturating_duration_since(at) >= READY_TIMEOUT => {
+                self.reason = format!("did not greet its bridge within {} s", READY_TIMEOUT.as_secs());
+                self.end(now);
+            }
+            State::Ending { kill_at, is_killed: false } if now >= kill_at => {
+                self.state = State::Ending { kill_at, is_killed: true };
+                self.step_given = false;
+            }
+            State::Resting { until, prepared } if now >= until => {
+                self.state = if prepared { State::Prepared } else { State::Unprepared };
+            }
+            State::Unprepared
+            | State::Preparing
+            | State::Prepared
+            | State::Started { .. }
+            | State::Ending { .. }
+            | State::Resting { .. }
+            | State::Over => {}
+        }
+    }
+
+    fn end(&mut self, now: Instant) {
+        let kill_at = now.checked_add(self.grace).unwrap_or(now);
+        self.state = State::Ending { kill_at, is_killed: false };
+        self.step_given = false;
+    }
+
+    /// The program is there, or is not.
+    pub fn handle_prepared(&mut self, result: Result<(), PrepareFailed>, now: Instant) {
+        if self.state != State::Preparing {
+            return;
+        }
+        match result {
+            Ok(()) => self.state = State::Prepared,
+            Err(PrepareFailed { reason, may_pass }) => {
+                self.reason = reason;
+                if may_pass { self.rest(false, now) } else { self.fail() }
+            }
+        }
+    }
+
+    /// It could not be started; what it was started with stays.
+    pub fn handle_not_started(&mut self, failed: PrepareFailed, now: Instant) {
+        self.reason = failed.reason;
+        if failed.may_pass { self.rest(true, now) } else { self.fail() }
+    }
+
+    /// It greeted its bridge.
+    pub fn handle_ready(&mut self) {
+        if let State::Started { is_ready, .. } = &mut self.state {
+            *is_ready = true;
+            self.reason.clear();
+        }
+    }
+
+    /// Its process ended.
+    pub fn handle_exit(&mut self, exit: Exit, now: Instant) {
+        let ran = match self.state {
+            State::Started { at, .. } => now.saturating_duration_since(at),
+            State::Ending { .. } => Duration::ZERO,
+            State::Unprepared | State::Preparing | State::Prepared | State::Resting { .. } | State::Over => {
+                return;
+            }
+        };
+        let was_ending = matches!(self.state, State::Ending { .. });
+        if !self.is_wanted {
+            self.state = State::Over;
+            self.step_given = false;
+            return;
+        }
+        if !was_ending {
+            self.reason = exit.to_string();
+        }
+        if ran >= SETTLED {
+            self.wait = FIRST_WAIT;
+        }
+        let again = match self.restart {
+            RestartPolicy::Always => true,
+            RestartPolicy::OnFailure => was_ending || !exit.is_success(),
+            RestartPolicy::Never => false,
+        };
+        if again {
+            self.restarts = self.restarts.saturating_add(1);
+            self.rest(true, now);
+        } else {
+            self.is_failed = was_ending || !exit.is_success();
+            self.state = State::Over;
+            self.step_given = false;
+        }
+    }
+
+    /// It is not wanted any more.
+    pub fn handle_stop(&mut self, now: Instant) {
+        if !std::mem::replace(&mut self.is_wanted, false) {
+            return;
+        }
+        if matches!(self.state, State::Started { .. }) {
+            self.reason.clear();
+            self.end(now);
+        }
+    }
+
+    fn rest(&mut self, prepared: bool, now: Instant) {
+        let until = now.checked_add(self.wait).unwrap_or(now);
+        self.wait = self.wait.saturating_mul(2).min(LONGEST_WAIT);
+        self.state = State::Resting { until, prepared };
+    }
+
+    fn fail(&mut self) {
+        self.is_failed = true;
+        self.state = State::Over;
+        self.step_given = false;
+    }
+
+    /// Where it stands, for people.
+    #[must_use]
+    pub const fn state(&self) -> WorkloadState {
+        match self.state {
+            State::Unprepared => WorkloadState::Pending,
+            State::Preparing => WorkloadState::Fetching,
+            State::Prepared | State::Started { is_ready: false, .. } => WorkloadState::Starting,
+            State::Started { is_ready: true, .. } => WorkloadState::Running,
+            State::Ending { .. } => WorkloadState::Stopping,
+            State::Resting { .. } => WorkloadState::BackingOff,
+            State::Over if self.is_failed => WorkloadState::Failed,
+            State::Over => WorkloadState::Ended,
+        }
+    }
+
+    /// Why it stands there; empty where the state says it all.
+    #[must_use]
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
+
+    /// How often it was started again.
+    #[must_use]
+    pub const fn restarts(&self) -> u32 {
+        self.restarts
+    }
+}
+
+#[cfg(test)]
+mod tests;

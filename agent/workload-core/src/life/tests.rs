@@ -1,0 +1,174 @@
+use blueprint_common_types::workload::Source;
+use proptest::prelude::*;
+
+use super::*;
+
+fn spec() -> WorkloadSpec {
+    WorkloadSpec::new(Source::Testing { path: "/bin/b".to_owned() })
+}
+
+fn secs(count: u64) -> Duration {
+    Duration::from_secs(count)
+}
+
+/// Brings it to a process that greeted its bridge.
+fn run(life: &mut Life, now: Instant) {
+    assert_eq!(life.next_step(now), Step::Prepare);
+    assert_eq!(life.state(), WorkloadState::Fetching);
+    life.handle_prepared(Ok(()), now);
+    assert_eq!(life.next_step(now), Step::Start);
+    assert_eq!(life.state(), WorkloadState::Starting);
+    life.handle_ready();
+    assert_eq!(life.next_step(now), Step::Wait(None));
+    assert_eq!(life.state(), WorkloadState::Running);
+}
+
+#[test]
+fn one_that_crashes_comes_back_later_and_later_and_sooner_after_a_good_run() {
+    let mut now = Instant::now();
+    let mut life = Life::new(&spec());
+    run(&mut life, now);
+    let mut waits = Vec::new();
+    for _ in 0..9 {
+        life.handle_exit(Exit::Code(1), now);
+        assert_eq!((life.state(), life.reason()), (WorkloadState::BackingOff, "exited with code 1"));
+        let Step::Wait(Some(until)) = life.next_step(now) else { unreachable!("it rests") };
+        waits.push(until - now);
+        now = until;
+        assert_eq!(life.next_step(now), Step::Start);
+    }
+    assert_eq!(waits.first(), Some(&FIRST_WAIT));
+    assert!(waits.is_sorted() && waits.last() == Some(&LONGEST_WAIT), "{waits:?}");
+    assert_eq!(life.restarts(), 9);
+    now += secs(61);
+    life.handle_exit(Exit::Signal(9), now);
+    assert_eq!(life.next_step(now), Step::Wait(Some(now + FIRST_WAIT)));
+}
+
+#[test]
+fn one_that_is_not_wanted_is_asked_and_then_killed() {
+    let now = Instant::now();
+    let mut life = Life::new(&spec());
+    run(&mut life, now);
+    life.handle_stop(now);
+    assert_eq!(life.next_step(now), Step::Terminate);
+    let kill_at = now + secs(10);
+    assert_eq!(life.next_step(now), Step::Wait(Some(kill_at)));
+    assert_eq!(life.next_step(kill_at), Step::Kill);
+    assert_eq!(life.next_step(kill_at), Step::Wait(None));
+    life.handle_exit(Exit::Signal(9), kill_at);
+    assert_eq!(life.next_step(kill_at), Step::Done);
+    assert_eq!(life.state(), WorkloadState::Ended);
+    assert_eq!(life.next_step(kill_at + secs(1000)), Step::Wait(None));
+}
+
+#[test]
+fn one_that_never_greets_its_bridge_is_started_again() {
+    let now = Instant::now();
+    let mut life = Life::new(&spec());
+    let _ = life.next_step(now);
+    life.handle_prepared(Ok(()), now);
+    assert_eq!(life.next_step(now), Step::Start);
+    let late = now + READY_TIMEOUT;
+    assert_eq!(life.next_step(now), Step::Wait(Some(late)));
+    assert_eq!(life.next_step(late), Step::Terminate);
+    life.handle_exit(Exit::Code(0), late);
+    assert_eq!(life.state(), WorkloadState::BackingOff);
+    assert_eq!(life.reason(), "did not greet its bridge within 480 s");
+    let mut test = Life::new(&WorkloadSpec { test_mode: true, ..spec() });
+    let _ = test.next_step(now);
+    test.handle_prepared(Ok(()), now);
+    assert_eq!((test.next_step(now), test.state()), (Step::Start, WorkloadState::Running));
+}
+
+#[test]
+fn what_cannot_get_better_is_not_tried_again() {
+    let now = Instant::now();
+    let failed = |may_pass| PrepareFailed { reason: "x".to_owned(), may_pass };
+    let mut life = Life::new(&spec());
+    let _ = life.next_step(now);
+    life.handle_prepared(Err(failed(true)), now);
+    assert_eq!(life.state(), WorkloadState::BackingOff);
+    let later = now + secs(1);
+    assert_eq!(life.next_step(later), Step::Prepare);
+    life.handle_prepared(Err(failed(false)), later);
+    assert_eq!((life.state(), life.reason()), (WorkloadState::Failed, "x"));
+    assert_eq!(life.next_step(later), Step::Done);
+}
+
+#[test]
+fn the_policy_says_who_comes_back() {
+    let now = Instant::now();
+    for (restart, exit, state) in [
+        (RestartPolicy::Always, Exit::Code(0), WorkloadState::BackingOff),
+        (RestartPolicy::OnFailure, Exit::Code(0), WorkloadState::Ended),
+        (RestartPolicy::OnFailure, Exit::OutOfMemory, WorkloadState::BackingOff),
+        (RestartPolicy::Never, Exit::Code(0), WorkloadState::Ended),
+        (RestartPolicy::Never, Exit::Code(3), WorkloadState::Failed),
+    ] {
+        let mut life = Life::new(&WorkloadSpec { restart, ..spec() });
+        run(&mut life, now);
+        life.handle_exit(exit, now);
+        assert_eq!(life.state(), state, "{restart:?} {exit:?}");
+    }
+}
+
+proptest! {
+    /// Whatever happens in whatever order: never two processes, none after the end was asked for, and an end.
+    #[test]
+    fn there_is_never_a_second_process(events in proptest::collection::vec((0u8..7, 0u64..40), 1..200), stop_at in 0usize..200) {
+        let mut now = Instant::now();
+        let mut life = Life::new(&spec());
+        let (mut runs, mut stopped, mut done) = (false, false, false);
+        for (position, (event, pause)) in events.into_iter().enumerate() {
+            now += secs(pause);
+            if position == stop_at {
+                life.handle_stop(now);
+                stopped = true;
+            }
+            match life.next_step(now) {
+                Step::Start => {
+                    prop_assert!(!runs && !stopped && !done);
+                    runs = true;
+                }
+                Step::Prepare => prop_assert!(!runs && !done),
+                Step::Terminate | Step::Kill => prop_assert!(runs),
+                Step::Done => {
+                    prop_assert!(!runs && !done);
+                    done = true;
+                }
+                Step::Wait(_) => {}
+            }
+            let failed = |may_pass| PrepareFailed { reason: String::new(), may_pass };
+            match event {
+                0 => life.handle_prepared(Ok(()), now),
+                1 => life.handle_prepared(Err(failed(true)), now),
+                2 => life.handle_ready(),
+                3 | 4 if runs => {
+                    runs = false;
+                    life.handle_exit(Exit::Code(event.into()), now);
+                }
+                5 if runs && life.state() == WorkloadState::Starting => {
+                    runs = false;
+                    life.handle_not_started(failed(true), now);
+                }
+                _ => {}
+            }
+        }
+        life.handle_stop(now);
+        for _ in 0..6 {
+            now += secs(601);
+            match life.next_step(now) {
+                Step::Prepare | Step::Start => prop_assert!(false, "started after its end"),
+                Step::Done => done = true,
+                Step::Terminate | Step::Kill | Step::Wait(_) => {}
+            }
+            life.handle_prepared(Ok(()), now);
+            if runs {
+                runs = false;
+                life.handle_exit(Exit::Signal(9), now);
+            }
+        }
+        prop_assert!(done);
+    }
+}

@@ -1,0 +1,98 @@
+//! How a workload is doing.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{ServiceKey, Timestamp};
+
+/// Where a workload stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WorkloadState {
+    /// Assigned, and nothing was done yet.
+    Pending,
+    /// Its program is fetched and checked.
+    Fetching,
+    /// It was started and has not said that it is there.
+    Starting,
+    /// It runs.
+    Running,
+    /// It ended, and is started again after a pause.
+    BackingOff,
+    /// It was asked to end.
+    Stopping,
+    /// It ended and is not started again.
+    Ended,
+    /// It cannot be run; the reason says why. Tried again where the reason may go away by itself.
+    Failed,
+}
+
+/// A text is not the name of a state.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not the state of a workload")]
+pub struct ParseWorkloadStateError(String);
+
+impl WorkloadState {
+    /// Every state.
+    pub const ALL: [Self; 8] = [
+        Self::Pending,
+        Self::Fetching,
+        Self::Starting,
+        Self::Running,
+        Self::BackingOff,
+        Self::Stopping,
+        Self::Ended,
+        Self::Failed,
+    ];
+
+    /// Its name in status, metrics and logs.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Fetching => "fetching",
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::BackingOff => "backing-off",
+            Self::Stopping => "stopping",
+            Self::Ended => "ended",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+impl fmt::Display for WorkloadState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.label())
+    }
+}
+
+impl FromStr for WorkloadState {
+    type Err = ParseWorkloadStateError;
+
+    fn from_str(text: &str) -> Result<Self, ParseWorkloadStateError> {
+        let found = Self::ALL.into_iter().find(|state| state.label() == text);
+        found.ok_or_else(|| ParseWorkloadStateError(text.chars().take(64).collect()))
+    }
+}
+
+/// What an agent says of one workload.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkloadStatus {
+    /// Which.
+    pub service: ServiceKey,
+    /// The assignment that it is about.
+    pub generation: u64,
+    /// Where it stands.
+    pub state: WorkloadState,
+    /// Why, one line; empty where the state says it all.
+    pub reason: String,
+    /// How often it was started again since the agent started it first.
+    pub restarts: u32,
+    /// Its process on the node, where it has one.
+    pub pid: Option<u32>,
+    /// Since when it is in this state.
+    pub since: Timestamp,
+}
