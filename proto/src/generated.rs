@@ -14,3 +14,18 @@
 #[rustfmt::skip]
 #[path = "gen/blueprint.v1.rs"]
 pub mod v1;
+
+/// The bridge between a blueprint and its manager, with the Blueprint Manager's names and numbers.
+#[expect(
+    missing_docs,
+    unused_qualifications,
+    clippy::missing_errors_doc,
+    clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
+    clippy::as_conversions,
+    clippy::too_many_lines,
+    reason = "generated code"
+)]
+#[rustfmt::skip]
+#[path = "gen/blueprint_manager_bridge.rs"]
+pub mod bridge;

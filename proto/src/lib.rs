@@ -11,6 +11,8 @@ mod generated;
 pub use codec::SmallCodec;
 pub use convert::ConvertError;
 pub use generated::v1;
+// The generated code of `v1` finds it under the package's name.
+pub use generated::bridge as blueprint_manager_bridge;
 
 /// Encoded descriptors of every message and service, for gRPC reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!("gen/descriptors.bin");

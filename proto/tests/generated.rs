@@ -5,7 +5,8 @@ use std::{env, fs};
 
 use prost::Message;
 
-const SOURCES: [&str; 2] = ["blueprint/v1/agent.proto", "blueprint/v1/registry.proto"];
+const SOURCES: [&str; 3] =
+    ["blueprint/v1/agent.proto", "blueprint/v1/registry.proto", "blueprint_manager_bridge.proto"];
 
 #[test]
 fn the_committed_code_is_current() {
@@ -23,7 +24,7 @@ fn the_committed_code_is_current() {
 
     let committed = root.join("src/gen");
     let update = env::var_os("UPDATE_GENERATED").is_some();
-    for name in ["blueprint.v1.rs", "descriptors.bin"] {
+    for name in ["blueprint.v1.rs", "blueprint_manager_bridge.rs", "descriptors.bin"] {
         let fresh = fs::read(fresh.path().join(name)).unwrap();
         if update {
             fs::create_dir_all(&committed).unwrap();

@@ -11,6 +11,7 @@ mod join_line;
 mod key;
 mod overlay;
 mod qos;
+pub mod sealed_box;
 mod secret;
 mod time;
 mod token;

@@ -3,6 +3,7 @@
 //! The documents are JSON. The hub stores them as the operator wrote them and the agent reads them again, so
 //! both sides share one type; a field that an agent does not know makes it refuse the document, by name.
 
+mod bundle;
 mod limits;
 mod source;
 mod state;
@@ -11,6 +12,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use bundle::{Bundle, BundleError, MAX_KEYSTORE_BYTES, MAX_KEYSTORE_FILES};
 pub use limits::{GpuPolicy, LimitsError, ResourceLimits};
 pub use source::{Blake3Digest, ParseDigestError, Sha256Digest, Source, SourceError};
 pub use state::{ParseWorkloadStateError, WorkloadState, WorkloadStatus};
@@ -262,7 +264,8 @@ impl ChainSettings {
         ] {
             let is_fine = |prefix: &str| url.strip_prefix(prefix).is_some_and(|rest| !rest.is_empty());
             let is_text = is_value(url) && !url.contains(char::is_whitespace);
-            if !url.is_empty() && !(is_text && prefixes.iter().any(|prefix| is_fine(prefix))) {
+            let is_url = is_text && prefixes.iter().any(|prefix| is_fine(prefix));
+            if !url.is_empty() && !is_url {
                 return Err(WorkloadError::RpcUrl { field, url: cut(url), schemes });
             }
         }

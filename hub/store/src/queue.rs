@@ -236,6 +236,6 @@ mod tests {
         let batch = [insert(1, false, &log), vanish, insert(3, false, &log)];
         run_batch(&db, batch.into_iter());
         assert_eq!(*log.lock().unwrap(), [false, false]);
-        assert_eq!(sizes(&db).unwrap(), []);
+        assert_eq!(sizes(&db).unwrap(), Vec::<i64>::new());
     }
 }

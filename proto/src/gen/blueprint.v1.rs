@@ -151,11 +151,67 @@ pub struct RenewResponse {
 pub struct LeaveRequest {}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LeaveResponse {}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WorkloadRequest {
+    #[prost(uint64, tag = "1")]
+    pub blueprint_id: u64,
+    #[prost(uint64, tag = "2")]
+    pub service_id: u64,
+    #[prost(uint64, tag = "3")]
+    pub generation: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WorkloadResponse {
+    /// JSON, as the operator stored it.
+    #[prost(string, tag = "1")]
+    pub document: ::prost::alloc::string::String,
+    /// Keys of the blueprint, sealed to this agent's tunnel key; empty where it gets none.
+    #[prost(bytes = "vec", tag = "2")]
+    pub sealed_keystore: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct BridgeRequest {
+    /// The workload whose socket it came over.
+    #[prost(uint64, tag = "1")]
+    pub blueprint_id: u64,
+    #[prost(uint64, tag = "2")]
+    pub service_id: u64,
+    #[prost(oneof = "bridge_request::Call", tags = "3, 4, 5, 6, 7")]
+    pub call: ::core::option::Option<bridge_request::Call>,
+}
+/// Nested message and enum types in `BridgeRequest`.
+pub mod bridge_request {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Call {
+        #[prost(message, tag = "3")]
+        Register(
+            super::super::super::blueprint_manager_bridge::RegisterBlueprintServiceProxyRequest,
+        ),
+        #[prost(message, tag = "4")]
+        Unregister(
+            super::super::super::blueprint_manager_bridge::UnregisterBlueprintServiceProxyRequest,
+        ),
+        #[prost(message, tag = "5")]
+        AddOwner(
+            super::super::super::blueprint_manager_bridge::AddOwnerToServiceRequest,
+        ),
+        #[prost(message, tag = "6")]
+        RemoveOwner(
+            super::super::super::blueprint_manager_bridge::RemoveOwnerFromServiceRequest,
+        ),
+        #[prost(message, tag = "7")]
+        UpdateTls(
+            super::super::super::blueprint_manager_bridge::UpdateBlueprintServiceTlsProfileRequest,
+        ),
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BridgeResponse {}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AgentMessage {
     #[prost(uint64, tag = "1")]
     pub seq: u64,
-    #[prost(oneof = "agent_message::Body", tags = "2, 3, 4, 5, 6")]
+    #[prost(oneof = "agent_message::Body", tags = "2, 3, 4, 5, 6, 7")]
     pub body: ::core::option::Option<agent_message::Body>,
 }
 /// Nested message and enum types in `AgentMessage`.
@@ -172,6 +228,8 @@ pub mod agent_message {
         Qos(super::QosReport),
         #[prost(message, tag = "6")]
         State(super::AgentState),
+        #[prost(message, tag = "7")]
+        Workloads(super::WorkloadReport),
     }
 }
 /// First message of every session; its seq is 0.
@@ -274,6 +332,34 @@ pub struct ServiceSample {
     #[prost(uint32, tag = "8")]
     pub check_micros: u32,
 }
+/// All workloads of the agent.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct WorkloadReport {
+    #[prost(message, repeated, tag = "1")]
+    pub workloads: ::prost::alloc::vec::Vec<WorkloadStatus>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WorkloadStatus {
+    #[prost(uint64, tag = "1")]
+    pub blueprint_id: u64,
+    #[prost(uint64, tag = "2")]
+    pub service_id: u64,
+    /// The assignment that it is about.
+    #[prost(uint64, tag = "3")]
+    pub generation: u64,
+    /// Name of the state.
+    #[prost(string, tag = "4")]
+    pub state: ::prost::alloc::string::String,
+    /// Why, one line.
+    #[prost(string, tag = "5")]
+    pub reason: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "6")]
+    pub restarts: u32,
+    #[prost(uint32, optional, tag = "7")]
+    pub pid: ::core::option::Option<u32>,
+    #[prost(uint64, tag = "8")]
+    pub since_millis: u64,
+}
 /// What the agent is about to do.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AgentState {
@@ -288,7 +374,7 @@ pub struct AgentState {
 pub struct HubMessage {
     #[prost(uint64, tag = "1")]
     pub seq: u64,
-    #[prost(oneof = "hub_message::Body", tags = "2, 3, 4, 5, 6")]
+    #[prost(oneof = "hub_message::Body", tags = "2, 3, 4, 5, 6, 7")]
     pub body: ::core::option::Option<hub_message::Body>,
 }
 /// Nested message and enum types in `HubMessage`.
@@ -305,6 +391,8 @@ pub mod hub_message {
         Goodbye(super::Goodbye),
         #[prost(message, tag = "6")]
         Refused(super::TargetRefused),
+        #[prost(message, tag = "7")]
+        Workloads(super::WorkloadSet),
     }
 }
 /// First message of every session; its seq is 0.
@@ -384,6 +472,22 @@ pub mod goodbye {
             }
         }
     }
+}
+/// All workloads of the agent: it runs these and no others.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct WorkloadSet {
+    #[prost(message, repeated, tag = "1")]
+    pub workloads: ::prost::alloc::vec::Vec<WorkloadRef>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WorkloadRef {
+    #[prost(uint64, tag = "1")]
+    pub blueprint_id: u64,
+    #[prost(uint64, tag = "2")]
+    pub service_id: u64,
+    /// Changes whenever the workload is to be started anew.
+    #[prost(uint64, tag = "3")]
+    pub generation: u64,
 }
 /// A target the hub does not accept.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -863,6 +967,53 @@ pub mod agent_control_client {
                 .insert(GrpcMethod::new("blueprint.v1.AgentControl", "Leave"));
             self.inner.unary(req, path, codec).await
         }
+        /// What an agent has to know to run a workload that it is assigned, and no other.
+        pub async fn workload(
+            &mut self,
+            request: impl tonic::IntoRequest<super::WorkloadRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::WorkloadResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::SmallCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/blueprint.v1.AgentControl/Workload",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("blueprint.v1.AgentControl", "Workload"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// What a blueprint asked for over its bridge; the status is the blueprint's answer.
+        pub async fn bridge(
+            &mut self,
+            request: impl tonic::IntoRequest<super::BridgeRequest>,
+        ) -> std::result::Result<tonic::Response<super::BridgeResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::SmallCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/blueprint.v1.AgentControl/Bridge",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("blueprint.v1.AgentControl", "Bridge"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -899,6 +1050,19 @@ pub mod agent_control_server {
             &self,
             request: tonic::Request<super::LeaveRequest>,
         ) -> std::result::Result<tonic::Response<super::LeaveResponse>, tonic::Status>;
+        /// What an agent has to know to run a workload that it is assigned, and no other.
+        async fn workload(
+            &self,
+            request: tonic::Request<super::WorkloadRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::WorkloadResponse>,
+            tonic::Status,
+        >;
+        /// What a blueprint asked for over its bridge; the status is the blueprint's answer.
+        async fn bridge(
+            &self,
+            request: tonic::Request<super::BridgeRequest>,
+        ) -> std::result::Result<tonic::Response<super::BridgeResponse>, tonic::Status>;
     }
     /// Spoken over mutual TLS with the certificate that Join or Renew gave.
     #[derive(Debug)]
@@ -1098,6 +1262,96 @@ pub mod agent_control_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = LeaveSvc(inner);
+                        let codec = crate::SmallCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/blueprint.v1.AgentControl/Workload" => {
+                    #[allow(non_camel_case_types)]
+                    struct WorkloadSvc<T: AgentControl>(pub Arc<T>);
+                    impl<
+                        T: AgentControl,
+                    > tonic::server::UnaryService<super::WorkloadRequest>
+                    for WorkloadSvc<T> {
+                        type Response = super::WorkloadResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::WorkloadRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AgentControl>::workload(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WorkloadSvc(inner);
+                        let codec = crate::SmallCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/blueprint.v1.AgentControl/Bridge" => {
+                    #[allow(non_camel_case_types)]
+                    struct BridgeSvc<T: AgentControl>(pub Arc<T>);
+                    impl<
+                        T: AgentControl,
+                    > tonic::server::UnaryService<super::BridgeRequest>
+                    for BridgeSvc<T> {
+                        type Response = super::BridgeResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::BridgeRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AgentControl>::bridge(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = BridgeSvc(inner);
                         let codec = crate::SmallCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
