@@ -18,8 +18,10 @@ use blueprint_common_types::{Carrier, Timestamp, fill_random};
 use blueprint_hub_admin::{AdminState, HubFacts, OperatorToken, private_router, public_router};
 use blueprint_hub_proxy::{Ledger, Pressure, ProxyParts};
 use blueprint_hub_registry::{
-    ControlConfig, ControlPlane, Registrar, RegistrarHandle, TunnelFacts, serve_operator,
+    ControlConfig, ControlPlane, Registrar, RegistrarHandle, TunnelFacts, Workloads, WorkloadsHandle,
+    serve_operator,
 };
+use blueprint_hub_registry_core::workload::WorkloadStore;
 use blueprint_hub_registry_core::{
     AddressPool, AuditEvent, AuditKind, JoinTokenRecord, Loaded, Registry, Store, TlsStore,
 };
@@ -28,6 +30,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::UnixListener;
 use tracing::{error, info, warn};
 
+use crate::blueprints::{BlueprintPort, WorkloadKeys};
 use crate::config::{CarrierListen, HubConfig};
 use crate::files::{self, Identity};
 use crate::memory::MemoryWatch;
@@ -42,6 +45,9 @@ use crate::{audit, data_plane, proxy, registry_metrics, tls};
 const ADMIN_LIMITS: AcceptLimits = AcceptLimits { total: 256, per_ip: 256 };
 /// Control connections: one per agent and a few for joins.
 const CONTROL_LIMITS: AcceptLimits = AcceptLimits { total: 20_000, per_ip: 4096 };
+
+/// How long a node may be away before its workloads go to another one.
+const FAILOVER: Duration = Duration::from_secs(15);
 
 /// A hub whose sockets are bound and whose tasks run.
 #[derive(Debug)]
@@ -110,6 +116,7 @@ impl Ground {
 struct Base {
     store: Arc<dyn Store>,
     tls_store: Arc<dyn TlsStore>,
+    workloads: WorkloadsHandle,
     epoch: u64,
     prefixes: OverlayPrefixes,
     tunnel: Tunnel,
@@ -130,6 +137,7 @@ impl Base {
         let Ground { identity, prefixes, tunnel, engine } = ground;
         let opened = Arc::new(SqliteStore::open(state.folder())?);
         let tls_store: Arc<dyn TlsStore> = opened.clone();
+        let workload_store: Arc<dyn WorkloadStore> = opened.clone();
         let store: Arc<dyn Store> = opened;
         let loaded = store.load().await.context("cannot load the hub's state")?;
         let epoch = store.epoch_next().await.context("cannot count this start")?;
@@ -156,13 +164,16 @@ impl Base {
         let (task, registrar) = Registrar::new(registry, pool, Arc::clone(&store));
         registry_metrics::register(&metrics, registrar.clone());
         spawn(supervisor, "registrar", task.run(supervisor.stop().stop));
+        let (task, workloads) = Workloads::new(workload_store, registrar.clone(), FAILOVER).await?;
+        spawn(supervisor, "workloads", task.run(supervisor.stop().stop));
         let watch = data_plane::watch(tunnel.clone(), registrar.clone(), supervisor.stop().stop);
         spawn(supervisor, "data plane watch", watch);
         let (task, policy) = PolicyTask::new(Arc::clone(&store), registrar.clone(), tunnel.clone()).await;
         policy::register_metrics(&metrics, policy.clone());
         spawn(supervisor, "policy", task.run(supervisor.stop().stop));
         let ledger = Ledger::default();
-        let base = Self { store, tls_store, epoch, prefixes, tunnel, registrar, policy, ledger, metrics };
+        let base =
+            Self { store, tls_store, workloads, epoch, prefixes, tunnel, registrar, policy, ledger, metrics };
         Ok((base, identity))
     }
 }
@@ -189,7 +200,7 @@ impl App {
         let (task, tables_handle, trust) = TablesTask::new(
             Arc::clone(&base.store),
             base.registrar.clone(),
-            keys.sealing,
+            Arc::clone(&keys.sealing),
             Arc::clone(&services),
         )
         .await?;
@@ -220,6 +231,7 @@ impl App {
             forwards: proxy.forwards(),
         };
         operator.listens(&proxy)?;
+        let keys = WorkloadKeys::load(&state, keys.sealing)?;
 
         let control = sockets.control.local_addr()?;
         let facts = Arc::new(HubFacts {
@@ -247,7 +259,7 @@ impl App {
             _state: state,
         };
         proxy::start(supervisor, proxy);
-        start_planes(config, identity, base, sockets, facts, (operator, services), supervisor).await?;
+        start_planes(config, identity, base, sockets, facts, (operator, services, keys), supervisor).await?;
         Ok(app)
     }
 }
@@ -259,12 +271,16 @@ async fn start_planes(
     base: Base,
     sockets: Sockets,
     facts: Arc<HubFacts>,
-    (tls, services): (Arc<TlsOperator>, ServiceView),
+    (tls, services, workload_keys): (Arc<TlsOperator>, ServiceView, WorkloadKeys),
     supervisor: &Supervisor,
 ) -> Result<()> {
     let token = OperatorToken::new(identity.admin_token.expose());
+    let blueprints =
+        BlueprintPort { keys: workload_keys.clone(), store: Arc::clone(&base.store), tls: Arc::clone(&tls) };
     let control = ControlPlane::new(
         ControlConfig {
+            workloads: base.workloads.clone(),
+            blueprints: Arc::new(blueprints),
             facts: tunnel_facts(&config, &identity, &base, &sockets)?,
             authority: identity.authority,
             store: Arc::clone(&base.store),
@@ -291,6 +307,8 @@ async fn start_planes(
         ledger: base.ledger,
         services,
         tls,
+        workloads: base.workloads,
+        workload_keys,
     };
     let store = Arc::clone(&base.store);
     let state = AdminState { facts, hub: Arc::new(hub), store, metrics: base.metrics };

@@ -8,7 +8,9 @@ use blueprint_common_runtime::config::Sources;
 use blueprint_common_runtime::state::default_path;
 use clap::{Args, Parser, Subcommand};
 
-use crate::cmd::{access, audit, config, dev, init, key, node, policy, serve, service, status, token};
+use crate::cmd::{
+    access, audit, config, dev, init, key, node, policy, serve, service, status, token, workload,
+};
 use crate::files;
 
 /// Hub of a hub-and-spoke overlay for blueprint services: machines dial in, clients come through one proxy.
@@ -67,6 +69,9 @@ enum Command {
     /// Services and where they are reached
     #[command(subcommand)]
     Service(service::Service),
+    /// Workloads: what nodes run
+    #[command(subcommand)]
+    Workload(workload::Workload),
     /// Policy: which nodes may send what to which through the hub
     #[command(subcommand)]
     Policy(policy::Policy),
@@ -136,6 +141,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Command::Access(command) => command.run(global),
         Command::Node(command) => command.run(global),
         Command::Service(command) => command.run(global),
+        Command::Workload(command) => command.run(global),
         Command::Policy(command) => command.run(global),
         Command::Status => status::run(global),
         Command::Audit(command) => command.run(global),

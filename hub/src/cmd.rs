@@ -16,6 +16,7 @@ pub(crate) mod service_tls;
 pub(crate) mod share;
 pub(crate) mod status;
 pub(crate) mod token;
+pub(crate) mod workload;
 
 mod client;
 mod dev_cloud;

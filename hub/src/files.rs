@@ -24,6 +24,8 @@ const ADMIN_TOKEN: &str = "admin.token";
 const IDENTITY_KEY: &str = "identity.key";
 /// Key that seals the proxy's tokens of a few minutes.
 const SEALING_KEY: &str = "sealing.key";
+/// From which the keys of blueprints' envelopes are made.
+const ENVELOPE_KEY: &str = "envelope.key";
 /// Takes the place of that file: 64 hexadecimal digits, as the existing Blueprint auth proxy reads it.
 const SEALING_VARIABLE: &str = "PASETO_SIGNING_KEY";
 /// Default configuration file inside the state folder.
@@ -61,6 +63,11 @@ pub(crate) fn proxy_keys(state: &StateDir, hub: &str) -> Result<ProxyKeys> {
     };
     let sealing = SealingKey::new(&sealing).context("no sealing key can be made")?;
     Ok(ProxyKeys { signer: Arc::new(signer), sealing: Arc::new(sealing) })
+}
+
+/// From which the keys of blueprints' envelopes are made.
+pub(crate) fn envelope_seed(state: &StateDir) -> Result<Secret<[u8; 32]>> {
+    seed(state, ENVELOPE_KEY)
 }
 
 /// 32 random bytes that are made once.

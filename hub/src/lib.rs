@@ -5,6 +5,7 @@
 
 mod app;
 mod audit;
+mod blueprints;
 mod cli;
 mod cmd;
 mod config;

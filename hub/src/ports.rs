@@ -6,18 +6,23 @@ use std::time::Duration;
 
 use blueprint_common_tunnel::Tunnel;
 use blueprint_common_tunnel_core::PeerConfig;
+use blueprint_common_types::workload::Bundle;
 use blueprint_common_types::{AgentId, ServiceKey, Timestamp, TokenId, WgPublicKey};
 use blueprint_hub_admin::{AcmeView, Hub, PeerView, PromiseFailed, Qos, RemoveFailed, SettingsRefused};
 use blueprint_hub_proxy::Ledger;
 use blueprint_hub_proxy_core::tls::TlsAdmin;
 use blueprint_hub_proxy_core::usage::{Clients, ServiceUsage};
 use blueprint_hub_proxy_core::{Service, ServiceSettings};
-use blueprint_hub_registry::{ControlPlane, Peers, RegistrarHandle};
-use blueprint_hub_registry_core::{Agent, RegistrySnapshot};
+use blueprint_hub_registry::{ControlPlane, Peers, RegistrarHandle, WorkloadsHandle};
+use blueprint_hub_registry_core::workload::{
+    WorkloadChange, WorkloadChangeError, WorkloadRecord, WorkloadsView,
+};
+use blueprint_hub_registry_core::{Agent, RegistrySnapshot, StoreResult};
 use futures_util::future::{BoxFuture, FutureExt};
 use serde_json::Value;
 use tracing::error;
 
+use crate::blueprints::WorkloadKeys;
 use crate::policy::PolicyHandle;
 use crate::service_view::ServiceView;
 use crate::tables::TablesHandle;
@@ -67,6 +72,8 @@ pub(crate) struct AdminHub {
     pub(crate) ledger: Ledger,
     pub(crate) services: ServiceView,
     pub(crate) tls: Arc<TlsOperator>,
+    pub(crate) workloads: WorkloadsHandle,
+    pub(crate) workload_keys: WorkloadKeys,
 }
 
 impl Hub for AdminHub {
@@ -162,6 +169,25 @@ impl Hub for AdminHub {
 
     fn tls(&self) -> &dyn TlsAdmin {
         self.tls.as_ref()
+    }
+
+    fn workloads(&self) -> Arc<WorkloadsView> {
+        self.workloads.view()
+    }
+
+    fn set_workload(
+        &self,
+        change: WorkloadChange,
+    ) -> BoxFuture<'_, Result<WorkloadRecord, WorkloadChangeError>> {
+        self.workloads.set(change).boxed()
+    }
+
+    fn remove_workload(&self, service: ServiceKey) -> BoxFuture<'_, StoreResult<bool>> {
+        self.workloads.remove(service).boxed()
+    }
+
+    fn seal_keystore(&self, service: ServiceKey, bundle: &Bundle) -> Option<String> {
+        self.workload_keys.seal(service, bundle)
     }
 
     fn policy_changed(&self) -> BoxFuture<'_, bool> {

@@ -17,17 +17,22 @@ mod tls;
 mod tokens;
 mod usage;
 mod views;
+mod workloads;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use blueprint_common_runtime::metrics::Metrics;
+use blueprint_common_types::workload::Bundle;
 use blueprint_common_types::{AgentId, CaPin, HubId, ServiceKey, Timestamp, TokenId, WgPublicKey};
 use blueprint_hub_proxy_core::tls::TlsAdmin;
 use blueprint_hub_proxy_core::usage::{Clients, ServiceUsage};
 use blueprint_hub_proxy_core::{Service, ServiceSettings};
-use blueprint_hub_registry_core::{PromiseError, QosPoint, QosSample, RegistrySnapshot, Store};
+use blueprint_hub_registry_core::workload::{
+    WorkloadChange, WorkloadChangeError, WorkloadRecord, WorkloadsView,
+};
+use blueprint_hub_registry_core::{PromiseError, QosPoint, QosSample, RegistrySnapshot, Store, StoreResult};
 use futures_util::future::BoxFuture;
 
 pub use auth::OperatorToken;
@@ -181,6 +186,21 @@ pub trait Hub: Send + Sync {
 
     /// TLS of services.
     fn tls(&self) -> &dyn TlsAdmin;
+
+    /// Who runs what, and how it is doing.
+    fn workloads(&self) -> Arc<WorkloadsView>;
+
+    /// Stores a workload and assigns it; it is placed when this resolves, where a node is there.
+    fn set_workload(
+        &self,
+        change: WorkloadChange,
+    ) -> BoxFuture<'_, Result<WorkloadRecord, WorkloadChangeError>>;
+
+    /// Takes a workload back; false where there is none.
+    fn remove_workload(&self, service: ServiceKey) -> BoxFuture<'_, StoreResult<bool>>;
+
+    /// Seals the keys of a workload as they are stored; `None` where the system has no source of randomness.
+    fn seal_keystore(&self, service: ServiceKey, bundle: &Bundle) -> Option<String>;
 
     /// The policy changed in the store; resolves when the tunnel goes by the new one, with false where it
     /// could not be read.

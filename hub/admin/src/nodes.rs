@@ -69,7 +69,7 @@ pub(crate) async fn qos(
 }
 
 /// Finds a node by id, by a unique prefix of it, or by its name where only one has it.
-fn find<'a>(snapshot: &'a RegistrySnapshot, text: &str) -> Result<&'a AgentView, ApiError> {
+pub(crate) fn find<'a>(snapshot: &'a RegistrySnapshot, text: &str) -> Result<&'a AgentView, ApiError> {
     if let Some(view) = text.parse().ok().and_then(|id| snapshot.agents.get(&id)) {
         return Ok(view);
     }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::error::ApiError;
 use crate::{
     AdminState, OperatorToken, access, audit, auth, keys, nodes, policy, services, settings, tls, tokens,
-    usage, views,
+    usage, views, workloads,
 };
 
 /// Largest request body in bytes, but for policies.
@@ -37,6 +37,14 @@ pub fn private_router(state: AdminState) -> Router {
         )
         .route("/v1/services/{blueprint}/{service}/certificates", get(tls::list).post(tls::issue))
         .route("/v1/services/{blueprint}/{service}/certificates/{serial}", delete(tls::revoke))
+        .route("/v1/workloads", get(workloads::list))
+        .route(
+            "/v1/workloads/{blueprint}/{service}",
+            get(workloads::show)
+                .put(workloads::set)
+                .delete(workloads::remove)
+                .layer(DefaultBodyLimit::max(workloads::MAX_BODY)),
+        )
         .route("/v1/keys", get(keys::list))
         .route("/v1/keys/{id}", delete(keys::revoke))
         .route("/v1/keys/{id}/rotate", post(keys::rotate))

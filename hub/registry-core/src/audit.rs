@@ -80,6 +80,14 @@ audit_kinds! {
     ClientCertificateIssue = "client_certificate.issue",
     /// A client certificate was revoked; the subject is its serial number.
     ClientCertificateRevoke = "client_certificate.revoke",
+    /// The operator assigned a workload, or changed it; the subject is the service.
+    WorkloadSet = "workload.set",
+    /// The operator took a workload back; the subject is the service.
+    WorkloadRemove = "workload.remove",
+    /// A workload goes to another node; the subject is the service, the detail says why.
+    WorkloadMove = "workload.move",
+    /// A blueprint asked for what is not its own; the subject is the service whose bridge it used.
+    BridgeRefuse = "bridge.refuse",
     /// The operator replaced the policy; the subject is its new version.
     PolicySet = "policy.set",
     /// A provider was told to make a machine.

@@ -19,6 +19,7 @@ mod record;
 mod registry;
 mod store;
 mod tls_store;
+pub mod workload;
 
 pub use audit::{AuditCheck, AuditEvent, AuditFilter, AuditKind, AuditRow, ParseAuditKindError};
 pub use history::{HISTORY_POINTS, QosHistory, QosPoint, QosSample, SERVICE_POINTS, ServicePoint};

@@ -69,6 +69,8 @@ pub struct Registry {
     claims: BTreeMap<ServiceKey, AgentId>,
     /// How many agents were granted a service by name.
     granted: BTreeMap<ServiceKey, usize>,
+    /// Services that the hub assigned, and to whom: nobody else may offer them.
+    assigned: BTreeMap<ServiceKey, AgentId>,
     due: BTreeSet<(Timestamp, AgentId)>,
     log: VecDeque<Change>,
     cached: Option<Arc<RegistrySnapshot>>,
@@ -95,6 +97,7 @@ impl Registry {
             agents: BTreeMap::new(),
             claims: BTreeMap::new(),
             granted: BTreeMap::new(),
+            assigned: BTreeMap::new(),
             due: BTreeSet::new(),
             log: VecDeque::new(),
             cached: None,
@@ -238,6 +241,20 @@ impl Registry {
             claimed.into_iter().map(|service| ChangeBody::Claim { service, agent: id }).collect();
         bodies.extend(differences(before, after));
         Outcome { changes: self.record(bodies), refused }
+    }
+
+    /// Says which services the hub assigned to whom. What others offer of them goes at once.
+    pub fn assign(&mut self, assigned: BTreeMap<ServiceKey, AgentId>) -> Vec<Change> {
+        self.assigned = assigned;
+        let mut bodies = Vec::new();
+        for (id, held) in &mut self.agents {
+            let before = held.records();
+            let is_theirs = |service: &ServiceKey| self.assigned.get(service).is_none_or(|owner| owner == id);
+            held.targets.retain(|(service, _), _| is_theirs(service));
+            bodies.extend(differences(before, held.records()));
+        }
+        self.cached = None;
+        self.record(bodies)
     }
 
     /// Removes the targets of every lease that ended at or before `now`.

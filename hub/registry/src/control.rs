@@ -31,14 +31,17 @@ use crate::metrics::ControlMetrics;
 use crate::session::{self, Control};
 use crate::shared::{JOINS_AT_ONCE, JoinGate, Shared, StrangerBudget};
 use crate::tls::HandshakeFailure;
-use crate::{Authority, Peers, RegistrarHandle, TlsError, TunnelFacts, carrier_config, control_config};
+use crate::{
+    Authority, Blueprints, Peers, RegistrarHandle, TlsError, TunnelFacts, WorkloadsHandle, carrier_config,
+    control_config,
+};
 
 /// A handshake that takes longer is cut.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 /// Largest message of an agent (`reliability.md`, R6).
 const MAX_MESSAGE_BYTES: usize = 64 * 1024;
-/// Streams that one agent may have open: its session, a renewal, a leave.
-const MAX_STREAMS: u32 = 8;
+/// Streams that one agent may have open: its session, a renewal, a leave, and calls of its workloads.
+const MAX_STREAMS: u32 = 32;
 
 /// What the control plane is made of.
 pub struct ControlConfig {
@@ -52,6 +55,10 @@ pub struct ControlConfig {
     pub peers: Arc<dyn Peers>,
     /// The tunnel, for carriers other than plain UDP.
     pub tunnel: Tunnel,
+    /// Who runs what.
+    pub workloads: WorkloadsHandle,
+    /// What blueprints ask for.
+    pub blueprints: Arc<dyn Blueprints>,
     /// What agents are told of the tunnel.
     pub facts: TunnelFacts,
     /// Life of agents' certificates.
@@ -115,6 +122,8 @@ impl ControlPlane {
             store: config.store,
             registrar: config.registrar,
             peers: config.peers,
+            workloads: config.workloads,
+            blueprints: config.blueprints,
             facts: config.facts,
             certificate_ttl: config.certificate_ttl,
             target_ttl: config.target_ttl,

@@ -18,6 +18,8 @@ mod session;
 mod shared;
 mod status;
 mod tls;
+mod workload;
+mod workloads;
 
 pub use authority::{Authority, AuthorityError, Issued};
 pub use control::{ControlConfig, ControlPlane, RemoveError, StartQuicError};
@@ -27,3 +29,4 @@ pub use registrar::{QosView, Registrar, RegistrarHandle, Stopping};
 pub use shared::{Peers, TunnelFacts};
 pub use status::CODE_KEY;
 pub use tls::{HandshakeFailure, RENEW_GRACE, TlsError, carrier_config, control_config};
+pub use workloads::{Blueprints, Workloads, WorkloadsHandle};

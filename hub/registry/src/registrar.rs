@@ -16,8 +16,10 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use blueprint_common_types::{
-    AgentId, MachineSample, OverlayLease, ServiceSample, TargetKey, Timestamp, TokenId, TunnelSample,
+    AgentId, MachineSample, OverlayLease, ServiceKey, ServiceSample, TargetKey, Timestamp, TokenId,
+    TunnelSample,
 };
+use blueprint_hub_registry_core::workload::Assignments;
 use blueprint_hub_registry_core::{
     AddressPool, Agent, AuditEvent, AuditKind, Change, OfferedTarget, PromiseError, QosHistory, QosPoint,
     QosSample, RefusedTarget, Registry, RegistrySnapshot, ReserveError, Store,
@@ -48,12 +50,13 @@ enum Command {
     Joined(Box<Agent>, oneshot::Sender<()>),
     Renewed(AgentId, u32),
     Removed(AgentId, oneshot::Sender<Option<Arc<Agent>>>),
-    Open(Box<Opening>, oneshot::Sender<Option<u64>>),
+    Open(Box<Opening>, oneshot::Sender<Option<()>>),
     Close(SessionRef),
     Report(SessionRef, u64, Report),
     DataPlane(AgentId, bool),
     Qos(AgentId, usize, oneshot::Sender<Option<QosView>>),
     ChangesAfter(u64, oneshot::Sender<Option<Vec<Change>>>),
+    Assign(Assignments, oneshot::Sender<()>),
 }
 
 /// One session of one agent.
@@ -69,6 +72,8 @@ pub(crate) struct Opening {
     pub(crate) process: u64,
     pub(crate) agent_version: String,
     pub(crate) outbox: Outbox,
+    /// The first message; what was acknowledged is filled in.
+    pub(crate) welcome: v1::Welcome,
 }
 
 /// What an agent reports in a session.
@@ -121,6 +126,7 @@ pub struct Registrar {
     pool: AddressPool,
     history: BTreeMap<AgentId, QosHistory>,
     live: BTreeMap<AgentId, Live>,
+    assignments: Assignments,
     store: Arc<dyn Store>,
     commands: mpsc::Receiver<Command>,
     snapshots: watch::Sender<Arc<RegistrySnapshot>>,
@@ -148,6 +154,7 @@ impl Registrar {
             pool,
             history: BTreeMap::new(),
             live: BTreeMap::new(),
+            assignments: Assignments::new(),
             store,
             commands,
             snapshots,
@@ -241,10 +248,32 @@ impl Registrar {
                 );
                 let _ = reply.send(known.then_some(view));
             }
+            Command::Assign(assignments, reply) => {
+                self.assign(assignments);
+                let _ = reply.send(());
+            }
             Command::ChangesAfter(index, reply) => {
                 let _ = reply.send(self.registry.changes_after(index));
             }
         }
+    }
+
+    /// Tells every agent whose workloads are others now.
+    fn assign(&mut self, assignments: Assignments) {
+        if assignments == self.assignments {
+            return;
+        }
+        let before = std::mem::replace(&mut self.assignments, assignments);
+        for (agent, live) in &self.live {
+            if before.get(agent) != self.assignments.get(agent) {
+                live.say(Body::Workloads(workload_set(self.assignments.get(agent))));
+            }
+        }
+        let owners = self.assignments.iter();
+        let owners = owners.flat_map(|(agent, services)| services.keys().map(|service| (*service, *agent)));
+        let changes = self.registry.assign(owners.collect());
+        self.note(changes);
+        self.dirty = true;
     }
 
     fn remove(&mut self, id: AgentId) -> Option<Arc<Agent>> {
@@ -262,7 +291,7 @@ impl Registrar {
         agent
     }
 
-    fn open(&mut self, opening: Opening, now: Timestamp) -> Option<u64> {
+    fn open(&mut self, opening: Opening, now: Timestamp) -> Option<()> {
         let SessionRef { agent, session } = opening.session;
         self.registry.agent(agent)?;
         let (mut applied, mut acked) = (0, 0);
@@ -282,12 +311,14 @@ impl Registrar {
         }
         let live =
             Live { session, process: opening.process, outbox: Some(opening.outbox), applied, acked, refused };
+        // What was acknowledged, not what is applied: that may not be stored yet.
+        live.say(Body::Welcome(v1::Welcome { agent_seq: acked, ..opening.welcome }));
+        live.say(Body::Workloads(workload_set(self.assignments.get(&agent))));
         self.live.insert(agent, live);
         self.registry.set_connected(agent, true, now);
         self.registry.set_agent_version(agent, &opening.agent_version);
         self.dirty = true;
-        // Not what is applied: that may not be stored yet.
-        Some(acked)
+        Some(())
     }
 
     fn close(&mut self, session: SessionRef, now: Timestamp) {
@@ -369,6 +400,15 @@ impl Registrar {
             self.snapshots.send_replace(self.registry.snapshot());
         }
     }
+}
+
+fn workload_set(services: Option<&BTreeMap<ServiceKey, u64>>) -> v1::WorkloadSet {
+    let reference = |(service, generation): (&ServiceKey, &u64)| v1::WorkloadRef {
+        blueprint_id: service.blueprint,
+        service_id: service.service,
+        generation: *generation,
+    };
+    v1::WorkloadSet { workloads: services.into_iter().flatten().map(reference).collect() }
 }
 
 impl Live {

@@ -20,7 +20,7 @@ use tracing::{debug, error, info, warn};
 use crate::identity::{AgentIdentity, Connection};
 use crate::registrar::{Opening, Outbox, Report, SessionRef};
 use crate::shared::Shared;
-use crate::status;
+use crate::{status, workload};
 
 /// Messages to one agent that wait at most; see [`crate::registrar`].
 const OUTBOX: usize = 32;
@@ -30,7 +30,7 @@ const MESSAGE_PAUSE: Duration = Duration::from_millis(100);
 /// An agent that says nothing for this many heartbeats has lost its stream.
 const SILENT_HEARTBEATS: u32 = 4;
 /// Most targets and service samples in one message; more is a malformed message.
-const MAX_ROWS: usize = 256;
+pub(crate) const MAX_ROWS: usize = 256;
 
 static NEXT_SESSION: AtomicU64 = AtomicU64::new(1);
 
@@ -113,22 +113,21 @@ impl v1::agent_control_server::AgentControl for Control {
         let (outbox, receiver) = mpsc::channel(OUTBOX);
         let session =
             SessionRef { agent: identity.agent, session: NEXT_SESSION.fetch_add(1, Ordering::Relaxed) };
+        let welcome = v1::Welcome {
+            config: Some(self.shared.facts.config_for(agent.lease)),
+            agent_seq: 0,
+            target_ttl_secs: secs(self.shared.target_ttl),
+            heartbeat_secs: secs(self.shared.heartbeat),
+        };
         let opening = Opening {
             session,
             process: hello.process_id,
             agent_version: hello.agent_version.chars().take(64).collect(),
             outbox: outbox.clone(),
+            welcome,
         };
-        let stored = self.shared.registrar.open(opening).await.map_err(|_| status::stopping())?;
-        let stored = stored.ok_or_else(status::revoked)?;
-        let welcome = v1::Welcome {
-            config: Some(self.shared.facts.config_for(agent.lease)),
-            agent_seq: stored,
-            target_ttl_secs: secs(self.shared.target_ttl),
-            heartbeat_secs: secs(self.shared.heartbeat),
-        };
-        let welcome = v1::HubMessage { seq: 0, body: Some(FromHub::Welcome(welcome)) };
-        let _ = outbox.try_send(Box::new(welcome));
+        let opened = self.shared.registrar.open(opening).await.map_err(|_| status::stopping())?;
+        opened.ok_or_else(status::revoked)?;
         let shared = Arc::clone(&self.shared);
         // Boxed, because the layers around a task take the size of its future again.
         let run = Box::pin(run(shared, session, identity, inbound, outbox));
@@ -138,6 +137,24 @@ impl v1::agent_control_server::AgentControl for Control {
             Ok(v1::HubMessage { seq: u64::try_from(position).unwrap_or(u64::MAX), ..*message })
         });
         Ok(Response::new(Box::pin(numbered)))
+    }
+
+    async fn workload(
+        &self,
+        request: Request<v1::WorkloadRequest>,
+    ) -> Result<Response<v1::WorkloadResponse>, Status> {
+        let identity = self.identity(&request)?;
+        let agent = self.known(identity.agent)?;
+        workload::describe(&self.shared, &agent, &request.into_inner()).map(Response::new)
+    }
+
+    async fn bridge(
+        &self,
+        request: Request<v1::BridgeRequest>,
+    ) -> Result<Response<v1::BridgeResponse>, Status> {
+        let identity = self.identity(&request)?;
+        let agent = self.known(identity.agent)?;
+        workload::bridge(&self.shared, &agent, request.into_inner()).await.map(Response::new)
     }
 
     async fn leave(&self, request: Request<v1::LeaveRequest>) -> Result<Response<v1::LeaveResponse>, Status> {
@@ -252,6 +269,12 @@ async fn apply(shared: &Shared, session: SessionRef, message: v1::AgentMessage) 
     let report = match message.body {
         Some(FromAgent::Targets(set)) => Report::Targets(offered(set)?),
         Some(FromAgent::Qos(report)) => qos(report)?,
+        Some(FromAgent::Workloads(report)) => {
+            let statuses = workload::statuses(report)?;
+            let told = shared.workloads.report(session.agent, statuses).await;
+            told.map_err(|error| error.to_string())?;
+            Report::Alive
+        }
         Some(FromAgent::Heartbeat(_) | FromAgent::State(_)) => Report::Alive,
         Some(FromAgent::Hello(_)) => return Err("a second hello".to_owned()),
         // A newer agent may say things this hub does not know; they are acknowledged and left out.

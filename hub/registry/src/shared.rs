@@ -17,7 +17,7 @@ use tracing::{error, warn};
 use crate::authority::Issued;
 use crate::carriers::Carriers;
 use crate::metrics::ControlMetrics;
-use crate::{Authority, RegistrarHandle};
+use crate::{Authority, Blueprints, RegistrarHandle, WorkloadsHandle};
 
 /// Joins at work at once; each costs a signature and a write.
 pub(crate) const JOINS_AT_ONCE: usize = 128;
@@ -93,6 +93,8 @@ pub(crate) struct Shared {
     pub(crate) strangers: Mutex<StrangerBudget>,
     pub(crate) gate: Mutex<JoinGate>,
     pub(crate) carriers: Carriers,
+    pub(crate) workloads: WorkloadsHandle,
+    pub(crate) blueprints: Arc<dyn Blueprints>,
 }
 
 impl std::fmt::Debug for Shared {

@@ -24,6 +24,7 @@ mod services;
 mod targets;
 mod tls;
 mod tokens;
+mod workloads;
 
 use std::path::Path;
 

@@ -14,6 +14,7 @@ const STEPS: &[&str] = &[
     include_str!("schema/0003_policy.sql"),
     include_str!("schema/0004_services.sql"),
     include_str!("schema/0005_tls.sql"),
+    include_str!("schema/0006_workloads.sql"),
 ];
 
 /// Brings the schema up to date.

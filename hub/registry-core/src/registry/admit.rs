@@ -60,6 +60,10 @@ impl Registry {
         if port == 0 {
             return Err(RefusedTarget::Port);
         }
+        if let Some(assigned) = self.assigned.get(&service) {
+            // The operator's word of today is worth more than that of the join token.
+            return if *assigned == id { Ok(false) } else { Err(RefusedTarget::Claimed) };
+        }
         match (&held.agent.services, self.claims.get(&service)) {
             (ServiceGrant::Only(services), _) if services.contains(&service) => Ok(false),
             (ServiceGrant::Only(_), _) => Err(RefusedTarget::NotGranted),

@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use blueprint_common_types::{AgentId, OverlayLease, Timestamp, TokenId};
+use blueprint_hub_registry_core::workload::Assignments;
 use blueprint_hub_registry_core::{Agent, Change, PromiseError, RegistrySnapshot, ReserveError};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -56,6 +57,15 @@ impl RegistrarHandle {
         self.ask(|reply| Command::Removed(agent, reply)).await
     }
 
+    /// Says who runs what; resolves once every agent that is there is being told.
+    ///
+    /// # Errors
+    ///
+    /// [`Stopping`] where the hub stops.
+    pub(crate) async fn assign(&self, assignments: Assignments) -> Result<(), Stopping> {
+        self.ask(|reply| Command::Assign(assignments, reply)).await
+    }
+
     /// Keeps an overlay address for whoever joins with `token` before `until`.
     ///
     /// # Errors
@@ -102,9 +112,8 @@ impl RegistrarHandle {
         self.commands.send(Command::Renewed(agent, generation)).await.map_err(|_| Stopping)
     }
 
-    /// Begins a session; gives the last sequence number stored of this agent process, or `None` for an
-    /// agent that was removed.
-    pub(crate) async fn open(&self, opening: Opening) -> Result<Option<u64>, Stopping> {
+    /// Begins a session and welcomes the agent; `None` for one that was removed.
+    pub(crate) async fn open(&self, opening: Opening) -> Result<Option<()>, Stopping> {
         self.ask(|reply| Command::Open(Box::new(opening), reply)).await
     }
 

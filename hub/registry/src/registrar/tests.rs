@@ -164,9 +164,23 @@ pub(crate) async fn open(
     number: u64,
     process: u64,
 ) -> (Option<u64>, mpsc::Receiver<Box<v1::HubMessage>>) {
-    let (outbox, messages) = mpsc::channel(32);
-    let opening = Opening { session: session(number), process, agent_version: "0.1.0".to_owned(), outbox };
-    (handle.open(opening).await.unwrap(), messages)
+    let (outbox, mut messages) = mpsc::channel(32);
+    let opening = Opening {
+        session: session(number),
+        process,
+        agent_version: "0.1.0".to_owned(),
+        outbox,
+        welcome: v1::Welcome::default(),
+    };
+    if handle.open(opening).await.unwrap().is_none() {
+        return (None, messages);
+    }
+    // The welcome is the first message whatever else happens, and says what is stored; then what is assigned.
+    let Some(Body::Welcome(welcome)) = messages.recv().await.unwrap().body else {
+        unreachable!("no welcome")
+    };
+    let Some(Body::Workloads(_)) = messages.recv().await.unwrap().body else { unreachable!("no workloads") };
+    (Some(welcome.agent_seq), messages)
 }
 
 pub(crate) fn targets() -> Report {

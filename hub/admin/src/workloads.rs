@@ -1,0 +1,171 @@
+//! Workloads: what nodes run.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use axum::Json;
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{Path, State};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use blueprint_common_types::workload::{Bundle, WorkloadSpec};
+use blueprint_common_types::{AgentId, Secret, ServiceKey};
+use blueprint_hub_registry_core::RegistrySnapshot;
+use blueprint_hub_registry_core::workload::{WorkloadChange, WorkloadChangeError, WorkloadRecord};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::AdminState;
+use crate::error::ApiError;
+use crate::views::{now, time};
+
+/// Largest request body in bytes: a document and a keystore.
+pub(crate) const MAX_BODY: usize = 512 * 1024;
+
+/// Longest document, in bytes; agents take no longer ones.
+const MAX_DOCUMENT: usize = 256 * 1024;
+
+const SHAPE: &str = "docs/workloads.md shows every field of a workload";
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SetWorkload {
+    spec: WorkloadSpec,
+    /// Names or ids; empty for every node.
+    #[serde(default)]
+    nodes: Vec<String>,
+    /// Files by their path below the keystore, in base64; absent to keep those that it has.
+    keystore: Option<BTreeMap<String, String>>,
+    /// Generation that it was made from; 0 where there was none.
+    generation: Option<u64>,
+}
+
+pub(crate) async fn list(State(state): State<AdminState>) -> Json<Value> {
+    let (view, snapshot) = (state.hub.workloads(), state.hub.snapshot());
+    let rows: Vec<_> = view.records.values().map(|record| row(&state, record, &snapshot)).collect();
+    Json(json!({ "workloads": rows }))
+}
+
+pub(crate) async fn show(
+    State(state): State<AdminState>,
+    Path((blueprint, service)): Path<(u64, u64)>,
+) -> Result<Json<Value>, ApiError> {
+    let key = ServiceKey { blueprint, service };
+    let view = state.hub.workloads();
+    let record = view.records.get(&key).ok_or_else(|| unknown(key))?;
+    let mut shown = row(&state, record, &state.hub.snapshot());
+    if let Some(fields) = shown.as_object_mut() {
+        let spec: Value = serde_json::from_str(&record.document).unwrap_or_default();
+        fields.insert("spec".to_owned(), spec);
+    }
+    Ok(Json(shown))
+}
+
+pub(crate) async fn set(
+    State(state): State<AdminState>,
+    Path((blueprint, service)): Path<(u64, u64)>,
+    body: Result<Json<SetWorkload>, JsonRejection>,
+) -> Result<Json<Value>, ApiError> {
+    let key = ServiceKey { blueprint, service };
+    let Json(asked) = body.map_err(|error| ApiError::invalid(error.body_text(), SHAPE))?;
+    asked.spec.check().map_err(|error| ApiError::invalid(error.to_string(), SHAPE))?;
+    let snapshot = state.hub.snapshot();
+    let nodes: BTreeSet<AgentId> = asked
+        .nodes
+        .iter()
+        .map(|name| crate::nodes::find(&snapshot, name).map(|view| view.agent.id))
+        .collect::<Result<_, _>>()?;
+    let document = json!(asked.spec).to_string();
+    if document.len() > MAX_DOCUMENT {
+        return Err(ApiError::invalid(
+            format!("the workload has {} bytes as JSON, the most are {MAX_DOCUMENT}", document.len()),
+            "give large values as files of the artefact",
+        ));
+    }
+    let keystore = match &asked.keystore {
+        Some(files) => Some(seal(&state, key, files)?),
+        None => state.hub.workloads().records.get(&key).and_then(|record| record.keystore.clone()),
+    };
+    let change = WorkloadChange {
+        service: key,
+        document,
+        nodes,
+        keystore,
+        replaces: asked.generation,
+        summary: summary(&asked),
+        now: now(),
+    };
+    match state.hub.set_workload(change).await {
+        Ok(record) => Ok(Json(row(&state, &record, &state.hub.snapshot()))),
+        Err(WorkloadChangeError::Conflict { current }) => Err(ApiError::conflict(
+            format!("the workload {key} has generation {current} by now"),
+            "read it again, and make the change to that",
+        )),
+        Err(WorkloadChangeError::Store(error)) => Err(error.into()),
+    }
+}
+
+pub(crate) async fn remove(
+    State(state): State<AdminState>,
+    Path((blueprint, service)): Path<(u64, u64)>,
+) -> Result<Json<Value>, ApiError> {
+    let key = ServiceKey { blueprint, service };
+    if state.hub.remove_workload(key).await? {
+        Ok(Json(json!({ "removed": key })))
+    } else {
+        Err(unknown(key))
+    }
+}
+
+fn unknown(key: ServiceKey) -> ApiError {
+    ApiError::not_found(format!("there is no workload for {key}"), "blueprint-hub workload list shows them")
+}
+
+fn seal(state: &AdminState, key: ServiceKey, files: &BTreeMap<String, String>) -> Result<String, ApiError> {
+    let hint = "give a folder as the Blueprint Manager has it: <kind>/<name>, and nothing else in it";
+    let mut bundle = Bundle::default();
+    for (path, content) in files {
+        let content = STANDARD.decode(content);
+        let content =
+            content.map_err(|_| ApiError::invalid(format!("keystore: {path} is not base64"), hint))?;
+        bundle
+            .add(path, Secret::new(content))
+            .map_err(|error| ApiError::invalid(format!("keystore: {error}"), hint))?;
+    }
+    let sealed = state.hub.seal_keystore(key, &bundle);
+    sealed.ok_or_else(|| ApiError::unavailable("the keystore cannot be sealed now"))
+}
+
+fn summary(asked: &SetWorkload) -> String {
+    let files = asked.keystore.as_ref().map_or(0, BTreeMap::len);
+    let nodes = if asked.nodes.is_empty() { "any node".to_owned() } else { asked.nodes.join(", ") };
+    format!("{} source, {files} keys, on {nodes}", asked.spec.source.kind())
+}
+
+fn row(state: &AdminState, record: &WorkloadRecord, snapshot: &RegistrySnapshot) -> Value {
+    let name =
+        |id: &AgentId| snapshot.agents.get(id).map_or_else(|| id.to_string(), |view| view.agent.name.clone());
+    let view = state.hub.workloads();
+    let status = view.statuses.get(&record.service);
+    let source = serde_json::from_str::<WorkloadSpec>(&record.document);
+    let is_here = record.node.and_then(|node| snapshot.agents.get(&node)).is_some_and(|view| view.connected);
+    let (label, reason) = match status {
+        Some(status) => (status.state.label(), status.reason.clone()),
+        None if record.node.is_none() => ("unplaced", "no node that it may run on is connected".to_owned()),
+        None if !is_here => ("unknown", "its node is not connected".to_owned()),
+        None => ("assigned", String::new()),
+    };
+    json!({
+        "service": record.service,
+        "generation": record.generation,
+        "source": source.map(|spec| spec.source.kind()).unwrap_or_default(),
+        "nodes": record.nodes.iter().map(name).collect::<Vec<_>>(),
+        "node": record.node.as_ref().map(name),
+        "state": label,
+        "reason": reason,
+        "restarts": status.map_or(0, |status| status.restarts),
+        "pid": status.and_then(|status| status.pid),
+        "since": status.map(|status| time(status.since)),
+        "has_keystore": record.keystore.is_some(),
+        "changed_at": time(record.changed_at),
+    })
+}

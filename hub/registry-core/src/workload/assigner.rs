@@ -1,0 +1,166 @@
+//! Decides which node a workload goes to, and when it leaves one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use blueprint_common_types::{AgentId, ServiceKey, Timestamp};
+
+use super::{Placed, WorkloadRecord};
+use crate::RegistrySnapshot;
+
+/// Services that the hub assigned: to whom, and the generation.
+pub type Assignments = BTreeMap<AgentId, BTreeMap<ServiceKey, u64>>;
+
+/// A workload that goes to a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Move {
+    /// Which.
+    pub service: ServiceKey,
+    /// The generation that this is about.
+    pub generation: u64,
+    /// Where it was.
+    pub from: Option<AgentId>,
+    /// Where it goes.
+    pub to: AgentId,
+    /// Why, one line.
+    pub reason: String,
+}
+
+impl Move {
+    /// As the store takes it.
+    #[must_use]
+    pub fn placed(&self, now: Timestamp) -> Placed {
+        let Self { service, generation, to, ref reason, .. } = *self;
+        Placed { service, generation, node: to, reason: reason.clone(), now }
+    }
+}
+
+/// All workloads, and which nodes are there.
+///
+/// Invariants:
+/// - a workload is on one node at most, and only on one that it may be on;
+/// - it leaves a node only if that one has been away for the whole patience, or is gone, or not allowed any more;
+/// - equal inputs give equal moves.
+#[derive(Debug)]
+pub struct Assigner {
+    patience: Duration,
+    records: BTreeMap<ServiceKey, WorkloadRecord>,
+    /// Nodes of workloads that cannot be reached, and since when.
+    away: BTreeMap<AgentId, Timestamp>,
+}
+
+impl Assigner {
+    /// Takes up what the store kept; `patience` is how long a node may be away before its workloads go elsewhere.
+    #[must_use]
+    pub fn new(records: Vec<WorkloadRecord>, patience: Duration) -> Self {
+        let records = records.into_iter().map(|record| (record.service, record)).collect();
+        Self { patience, records, away: BTreeMap::new() }
+    }
+
+    /// A workload is new or changed.
+    pub fn set(&mut self, record: WorkloadRecord) {
+        self.records.insert(record.service, record);
+    }
+
+    /// A workload is not wanted any more.
+    pub fn remove(&mut self, service: ServiceKey) {
+        self.records.remove(&service);
+    }
+
+    /// One workload.
+    #[must_use]
+    pub fn get(&self, service: ServiceKey) -> Option<&WorkloadRecord> {
+        self.records.get(&service)
+    }
+
+    /// Every workload, by service.
+    pub fn records(&self) -> impl Iterator<Item = &WorkloadRecord> {
+        self.records.values()
+    }
+
+    /// Who has what.
+    #[must_use]
+    pub fn assignments(&self) -> Assignments {
+        let mut assignments = Assignments::new();
+        for record in self.records.values() {
+            if let Some(node) = record.node {
+                assignments.entry(node).or_default().insert(record.service, record.generation);
+            }
+        }
+        assignments
+    }
+
+    /// What should move now. The caller stores each move, and gives the record back with [`Self::set`].
+    pub fn moves(&mut self, snapshot: &RegistrySnapshot, now: Timestamp) -> Vec<Move> {
+        self.note_presence(snapshot, now);
+        let mut load: BTreeMap<AgentId, usize> = BTreeMap::new();
+        for node in self.records.values().filter_map(|record| record.node) {
+            let count = load.entry(node).or_default();
+            *count = count.saturating_add(1);
+        }
+        let mut moves = Vec::new();
+        for record in self.records.values() {
+            let Some(reason) = self.reason_to_move(record, snapshot, now) else { continue };
+            let Some(to) = best_node(record, snapshot, &load) else { continue };
+            let count = load.entry(to).or_default();
+            *count = count.saturating_add(1);
+            let WorkloadRecord { service, generation, node: from, .. } = *record;
+            moves.push(Move { service, generation, from, to, reason });
+        }
+        moves
+    }
+
+    /// When [`Self::moves`] may say something new although nothing happens.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Timestamp> {
+        self.away.values().map(|since| since.plus(self.patience)).min()
+    }
+
+    fn note_presence(&mut self, snapshot: &RegistrySnapshot, now: Timestamp) {
+        let used: BTreeSet<AgentId> = self.records.values().filter_map(|record| record.node).collect();
+        self.away.retain(|node, _| used.contains(node) && !is_here(*node, snapshot));
+        for node in used.into_iter().filter(|node| !is_here(*node, snapshot)) {
+            self.away.entry(node).or_insert(now);
+        }
+    }
+
+    fn reason_to_move(
+        &self,
+        record: &WorkloadRecord,
+        snapshot: &RegistrySnapshot,
+        now: Timestamp,
+    ) -> Option<String> {
+        let Some(node) = record.node else { return Some("it had no node".to_owned()) };
+        let Some(view) = snapshot.agents.get(&node) else {
+            return Some("its node is not joined any more".to_owned());
+        };
+        let name = &view.agent.name;
+        if !may_run(record, node) {
+            return Some(format!("it may not run on {name} any more"));
+        }
+        let away_for = self.away.get(&node).map(|since| now.since(*since))?;
+        let is_over = away_for >= self.patience;
+        is_over.then(|| format!("its node {name} has been away for {} s", away_for.as_secs()))
+    }
+}
+
+fn may_run(record: &WorkloadRecord, node: AgentId) -> bool {
+    record.nodes.is_empty() || record.nodes.contains(&node)
+}
+
+/// Here is who can be told and can be reached: with a control stream and a tunnel that echoes.
+fn is_here(node: AgentId, snapshot: &RegistrySnapshot) -> bool {
+    snapshot.agents.get(&node).is_some_and(|view| view.connected && view.data_plane)
+}
+
+/// The node with the fewest workloads of those that are here; the first of equals.
+fn best_node(
+    record: &WorkloadRecord,
+    snapshot: &RegistrySnapshot,
+    load: &BTreeMap<AgentId, usize>,
+) -> Option<AgentId> {
+    let fits =
+        |node: &AgentId| may_run(record, *node) && is_here(*node, snapshot) && Some(*node) != record.node;
+    let of = |node: &AgentId| (load.get(node).copied().unwrap_or(0), *node);
+    snapshot.agents.keys().copied().filter(fits).min_by_key(of)
+}

@@ -1,0 +1,93 @@
+//! Workloads as they are stored.
+
+use std::collections::BTreeSet;
+
+use blueprint_common_types::{AgentId, ServiceKey, Timestamp};
+use futures_util::future::BoxFuture;
+
+use crate::{StoreError, StoreResult};
+
+/// A workload as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkloadRecord {
+    /// Which service it serves.
+    pub service: ServiceKey,
+    /// Number of the assignment: it grows whenever the workload is to be started anew.
+    pub generation: u64,
+    /// JSON ([`blueprint_common_types::workload::WorkloadSpec`]).
+    pub document: String,
+    /// Nodes that may run it; empty for every node.
+    pub nodes: BTreeSet<AgentId>,
+    /// The node that runs it; `None` until there is one.
+    pub node: Option<AgentId>,
+    /// Keys of the blueprint, sealed by the caller; `None` where it gets none.
+    pub keystore: Option<String>,
+    /// When it was stored.
+    pub changed_at: Timestamp,
+}
+
+/// A workload that is new, or takes the place of the one of the same service.
+#[derive(Debug, Clone)]
+pub struct WorkloadChange {
+    /// Which service.
+    pub service: ServiceKey,
+    /// JSON, checked by the caller.
+    pub document: String,
+    /// Nodes that may run it; empty for every node.
+    pub nodes: BTreeSet<AgentId>,
+    /// Keys, sealed by the caller; `None` for none.
+    pub keystore: Option<String>,
+    /// Generation that it was made from, 0 for none; `None` where any may be replaced.
+    pub replaces: Option<u64>,
+    /// For the audit row.
+    pub summary: String,
+    /// The hub's time.
+    pub now: Timestamp,
+}
+
+/// Why a workload was not stored.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkloadChangeError {
+    /// Somebody else changed it first.
+    #[error("the workload has generation {current} by now")]
+    Conflict {
+        /// Generation that is stored; 0 where none is.
+        current: u64,
+    },
+    /// The store failed; nothing was changed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Where a workload goes.
+#[derive(Debug, Clone)]
+pub struct Placed {
+    /// Which.
+    pub service: ServiceKey,
+    /// The generation that was decided about; another one by now makes the decision void.
+    pub generation: u64,
+    /// The node.
+    pub node: AgentId,
+    /// For the audit row.
+    pub reason: String,
+    /// The hub's time.
+    pub now: Timestamp,
+}
+
+/// Durable state of workloads. The contract is that of [`Store`](crate::Store), audit rows included.
+pub trait WorkloadStore: Send + Sync {
+    /// Every workload.
+    fn list_workloads(&self) -> BoxFuture<'_, StoreResult<Vec<WorkloadRecord>>>;
+
+    /// Stores a workload with the next generation. A node that it may still run on keeps it.
+    fn set_workload(
+        &self,
+        change: WorkloadChange,
+    ) -> BoxFuture<'_, Result<WorkloadRecord, WorkloadChangeError>>;
+
+    /// Gives a workload to a node, with the next generation; `None` where it was changed meanwhile.
+    fn place_workload(&self, placed: Placed) -> BoxFuture<'_, StoreResult<Option<WorkloadRecord>>>;
+
+    /// Forgets a workload; false where there is none.
+    fn remove_workload(&self, service: ServiceKey, now: Timestamp) -> BoxFuture<'_, StoreResult<bool>>;
+}

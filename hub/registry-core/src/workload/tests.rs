@@ -1,0 +1,104 @@
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use blueprint_common_types::{AgentId, OverlayLease, ServiceKey, Timestamp, TokenId, WgPublicKey};
+
+use super::*;
+use crate::{Agent, AgentView, RegistrySnapshot, ServiceGrant};
+
+const PATIENCE: Duration = Duration::from_secs(15);
+
+fn node(number: u8) -> AgentId {
+    AgentId::from_bytes([number; 16])
+}
+
+fn at(secs: u64) -> Timestamp {
+    Timestamp::from_millis(secs * 1000)
+}
+
+/// Nodes 1..: here or away.
+fn snapshot(here: &[bool]) -> RegistrySnapshot {
+    let view = |(position, is_here): (usize, &bool)| {
+        let number = u8::try_from(position + 1).unwrap();
+        let agent = Agent {
+            id: node(number),
+            name: format!("n{number}"),
+            wireguard_key: WgPublicKey::from_bytes([number; 32]),
+            lease: OverlayLease { v4: [10, 88, 0, number].into(), v6: [0u16; 8].into() },
+            joined_at: at(0),
+            generation: 1,
+            token: TokenId::from_bytes([number; 8]),
+            services: ServiceGrant::FirstClaim,
+            agent_version: String::new(),
+        };
+        let view = AgentView {
+            agent: Arc::new(agent),
+            connected: true,
+            data_plane: *is_here,
+            last_seen: Some(at(0)),
+        };
+        (node(number), view)
+    };
+    RegistrySnapshot { agents: here.iter().enumerate().map(view).collect(), ..RegistrySnapshot::default() }
+}
+
+fn record(service: u64, nodes: &[u8], on: Option<u8>) -> WorkloadRecord {
+    WorkloadRecord {
+        service: ServiceKey { blueprint: 7, service },
+        generation: 3,
+        document: "{}".to_owned(),
+        nodes: nodes.iter().map(|number| node(*number)).collect::<BTreeSet<_>>(),
+        node: on.map(node),
+        keystore: None,
+        changed_at: at(0),
+    }
+}
+
+fn targets(moves: &[Move]) -> Vec<(u64, AgentId)> {
+    moves.iter().map(|one| (one.service.service, one.to)).collect()
+}
+
+#[test]
+fn new_ones_go_to_the_least_used_node_that_is_here_and_allowed() {
+    let records =
+        vec![record(1, &[], Some(1)), record(2, &[], None), record(3, &[3], None), record(4, &[], None)];
+    let mut assigner = Assigner::new(records, PATIENCE);
+    let moves = assigner.moves(&snapshot(&[true, true, false]), at(0));
+    assert_eq!(targets(&moves), [(2, node(2)), (4, node(1))], "3 waits for the one node that it may be on");
+}
+
+#[test]
+fn a_node_that_is_away_keeps_its_workloads_for_a_while_and_no_longer() {
+    let mut assigner = Assigner::new(vec![record(1, &[], Some(1)), record(2, &[1], Some(1))], PATIENCE);
+    let (gone, back) = (snapshot(&[false, true]), snapshot(&[true, true]));
+    assert!(assigner.moves(&gone, at(0)).is_empty());
+    assert_eq!(assigner.poll_timeout(), Some(at(15)));
+    assert!(assigner.moves(&back, at(10)).is_empty());
+    assert_eq!(assigner.poll_timeout(), None);
+    assert!(assigner.moves(&gone, at(20)).is_empty());
+    assert!(assigner.moves(&gone, at(34)).is_empty());
+    let moves = assigner.moves(&gone, at(35));
+    assert_eq!(targets(&moves), [(1, node(2))], "2 may be nowhere else");
+    assert_eq!(moves[0].reason, "its node n1 has been away for 15 s");
+    assigner.set(WorkloadRecord { generation: 4, ..record(1, &[], Some(2)) });
+    // It does not go back by itself.
+    assert!(assigner.moves(&back, at(36)).is_empty());
+    assert_eq!(assigner.assignments()[&node(2)].values().copied().collect::<Vec<_>>(), [4]);
+}
+
+#[test]
+fn a_node_that_left_or_is_not_allowed_any_more_loses_its_workloads_at_once() {
+    let mut assigner = Assigner::new(vec![record(1, &[], Some(9)), record(2, &[2], Some(1))], PATIENCE);
+    let moves = assigner.moves(&snapshot(&[true, true]), at(0));
+    assert_eq!(targets(&moves), [(1, node(2)), (2, node(2))]);
+    assert_eq!(moves[1].reason, "it may not run on n1 any more");
+}
+
+#[test]
+fn where_no_node_is_here_everything_stays() {
+    let mut assigner = Assigner::new(vec![record(1, &[], Some(1))], PATIENCE);
+    assert!(assigner.moves(&snapshot(&[false]), at(0)).is_empty());
+    assert!(assigner.moves(&snapshot(&[false]), at(100)).is_empty());
+    assert_eq!(assigner.assignments().len(), 1);
+}

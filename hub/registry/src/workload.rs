@@ -1,0 +1,96 @@
+//! What agents say and ask of their workloads; each only of those it is assigned.
+
+use blueprint_common_types::workload::WorkloadStatus;
+use blueprint_common_types::{ServiceKey, Timestamp};
+use blueprint_hub_registry_core::workload::WorkloadRecord;
+use blueprint_hub_registry_core::{Agent, AuditEvent, AuditKind, MAX_REASON_CHARS};
+use blueprint_proto::v1;
+use blueprint_proto::v1::bridge_request::Call;
+use tonic::Status;
+use tracing::{error, warn};
+
+use crate::session::MAX_ROWS;
+use crate::shared::Shared;
+use crate::status;
+
+/// What an agent has to know to run a workload.
+pub(crate) fn describe(
+    shared: &Shared,
+    agent: &Agent,
+    request: &v1::WorkloadRequest,
+) -> Result<v1::WorkloadResponse, Status> {
+    let service = ServiceKey { blueprint: request.blueprint_id, service: request.service_id };
+    let record = assigned(shared, agent, service)?;
+    if record.generation != request.generation {
+        return Err(Status::aborted(
+            "the workload has changed meanwhile; the newer assignment is on its way",
+        ));
+    }
+    let sealed_keystore = shared.blueprints.keystore_for(&record, &agent.wireguard_key).map_err(|error| {
+        error!(%service, agent = %agent.id, error, "keystore not sealed for its node");
+        status::busy("the hub cannot seal the keys of the workload now")
+    })?;
+    Ok(v1::WorkloadResponse { document: record.document, sealed_keystore })
+}
+
+/// Does what a blueprint asked for, if it is its own.
+pub(crate) async fn bridge(
+    shared: &Shared,
+    agent: &Agent,
+    request: v1::BridgeRequest,
+) -> Result<v1::BridgeResponse, Status> {
+    let service = ServiceKey { blueprint: request.blueprint_id, service: request.service_id };
+    assigned(shared, agent, service)?;
+    let call = request.call.ok_or_else(|| status::bad_request("the call is missing"))?;
+    let asked = asked_service(&call);
+    if asked != service.service {
+        // Told apart on the node already; here for agents that do not.
+        shared.metrics.refused("bridge_other_service");
+        warn!(target: "audit", %service, agent = %agent.id, asked, "blueprint asked for another service");
+        let detail = format!("node {} asked for service {asked}", agent.name);
+        shared.audit_limited(AuditEvent::new(AuditKind::BridgeRefuse, service, detail)).await;
+        return Err(Status::permission_denied(format!("this bridge belongs to service {}", service.service)));
+    }
+    shared.blueprints.bridge(service, call).await?;
+    Ok(v1::BridgeResponse {})
+}
+
+const fn asked_service(call: &Call) -> u64 {
+    match call {
+        Call::Register(call) => call.service_id,
+        Call::Unregister(call) => call.service_id,
+        Call::AddOwner(call) => call.service_id,
+        Call::RemoveOwner(call) => call.service_id,
+        Call::UpdateTls(call) => call.service_id,
+    }
+}
+
+/// The workload, where it is this agent's.
+fn assigned(shared: &Shared, agent: &Agent, service: ServiceKey) -> Result<WorkloadRecord, Status> {
+    let view = shared.workloads.view();
+    let record = view.records.get(&service).filter(|record| record.node == Some(agent.id));
+    record.cloned().ok_or_else(|| {
+        shared.metrics.refused("workload_not_assigned");
+        warn!(target: "audit", %service, agent = %agent.id, "agent asked for a workload that is not its own");
+        Status::permission_denied("this workload is not assigned to this node")
+    })
+}
+
+/// Reads a report; a newer agent may have states that this hub does not know, which are left out.
+pub(crate) fn statuses(report: v1::WorkloadReport) -> Result<Vec<WorkloadStatus>, String> {
+    if report.workloads.len() > MAX_ROWS {
+        return Err(format!("{} workloads in one message", report.workloads.len()));
+    }
+    let read = |row: v1::WorkloadStatus| {
+        Some(WorkloadStatus {
+            service: ServiceKey { blueprint: row.blueprint_id, service: row.service_id },
+            generation: row.generation,
+            state: row.state.parse().ok()?,
+            reason: row.reason.chars().filter(|c| !c.is_control()).take(MAX_REASON_CHARS).collect(),
+            restarts: row.restarts,
+            pid: row.pid,
+            since: Timestamp::from_millis(row.since_millis),
+        })
+    };
+    Ok(report.workloads.into_iter().filter_map(read).collect())
+}

@@ -1,0 +1,235 @@
+//! The task that owns who runs what: stores it, tells the registrar, and moves workloads off nodes that are away.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use blueprint_common_types::workload::WorkloadStatus;
+use blueprint_common_types::{AgentId, ServiceKey, Timestamp, WgPublicKey};
+use blueprint_hub_registry_core::workload::{
+    Assigner, WorkloadChange, WorkloadChangeError, WorkloadRecord, WorkloadStore, WorkloadsView,
+};
+use blueprint_hub_registry_core::{RegistrySnapshot, StoreError, StoreResult};
+use blueprint_proto::v1;
+use futures_util::future::BoxFuture;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+use tracing::{error, info};
+
+use crate::{RegistrarHandle, Stopping};
+
+/// Commands that wait at most.
+const QUEUE: usize = 256;
+
+/// Longest pause between two looks at who is where; also the pause before a failed write is tried again.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// What the control plane asks of the rest of the hub on behalf of blueprints.
+pub trait Blueprints: Send + Sync {
+    /// The keys of a workload, sealed to a node's tunnel key; empty where it has none.
+    ///
+    /// # Errors
+    ///
+    /// One line for the log; the node is told to try again later.
+    fn keystore_for(&self, record: &WorkloadRecord, node: &WgPublicKey) -> Result<Vec<u8>, String>;
+
+    /// What a blueprint asked for over its bridge; `service` is the one whose socket it used.
+    fn bridge(
+        &self,
+        service: ServiceKey,
+        call: v1::bridge_request::Call,
+    ) -> BoxFuture<'_, Result<(), Status>>;
+}
+
+enum Command {
+    Set(Box<WorkloadChange>, oneshot::Sender<Result<WorkloadRecord, WorkloadChangeError>>),
+    Remove(ServiceKey, oneshot::Sender<StoreResult<bool>>),
+    Report(AgentId, Vec<WorkloadStatus>),
+}
+
+/// Access to the task; cheap to clone.
+#[derive(Clone)]
+pub struct WorkloadsHandle {
+    commands: mpsc::Sender<Command>,
+    view: watch::Receiver<Arc<WorkloadsView>>,
+}
+
+impl std::fmt::Debug for WorkloadsHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("WorkloadsHandle")
+    }
+}
+
+impl WorkloadsHandle {
+    /// Who runs what now.
+    #[must_use]
+    pub fn view(&self) -> Arc<WorkloadsView> {
+        Arc::clone(&self.view.borrow())
+    }
+
+    /// Stores a workload and assigns it; done as a whole also where the caller goes away.
+    ///
+    /// # Errors
+    ///
+    /// [`WorkloadChangeError`]; nothing was changed then.
+    pub async fn set(&self, change: WorkloadChange) -> Result<WorkloadRecord, WorkloadChangeError> {
+        let (reply, answer) = oneshot::channel();
+        let sent = self.commands.send(Command::Set(Box::new(change), reply)).await;
+        sent.map_err(|_| StoreError::Closed)?;
+        answer.await.unwrap_or(Err(StoreError::Closed.into()))
+    }
+
+    /// Takes a workload back; false where there is none.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store; nothing was changed then.
+    pub async fn remove(&self, service: ServiceKey) -> StoreResult<bool> {
+        let (reply, answer) = oneshot::channel();
+        let sent = self.commands.send(Command::Remove(service, reply)).await;
+        sent.map_err(|_| StoreError::Closed)?;
+        answer.await.unwrap_or(Err(StoreError::Closed))
+    }
+
+    pub(crate) async fn report(&self, agent: AgentId, statuses: Vec<WorkloadStatus>) -> Result<(), Stopping> {
+        self.commands.send(Command::Report(agent, statuses)).await.map_err(|_| Stopping)
+    }
+}
+
+/// The task.
+pub struct Workloads {
+    assigner: Assigner,
+    statuses: BTreeMap<ServiceKey, (AgentId, WorkloadStatus)>,
+    store: Arc<dyn WorkloadStore>,
+    registrar: RegistrarHandle,
+    commands: mpsc::Receiver<Command>,
+    view: watch::Sender<Arc<WorkloadsView>>,
+}
+
+impl std::fmt::Debug for Workloads {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Workloads").field("assigner", &self.assigner).finish_non_exhaustive()
+    }
+}
+
+impl Workloads {
+    /// Loads what is wanted, and tells the registrar before any agent can ask; `patience` is how long a node may be
+    /// away before its workloads go elsewhere.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store.
+    pub async fn new(
+        store: Arc<dyn WorkloadStore>,
+        registrar: RegistrarHandle,
+        patience: Duration,
+    ) -> StoreResult<(Self, WorkloadsHandle)> {
+        let assigner = Assigner::new(store.list_workloads().await?, patience);
+        let (sender, commands) = mpsc::channel(QUEUE);
+        let (view, receiver) = watch::channel(Arc::default());
+        let mut task = Self { assigner, statuses: BTreeMap::new(), store, registrar, commands, view };
+        task.publish().await;
+        Ok((task, WorkloadsHandle { commands: sender, view: receiver }))
+    }
+
+    /// Runs until `stop`.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut snapshots = self.registrar.snapshots();
+        loop {
+            let snapshot = Arc::clone(&snapshots.borrow_and_update());
+            self.place(&snapshot).await;
+            let now = Timestamp::from(SystemTime::now());
+            let wait = self.assigner.poll_timeout().map_or(LOOK, |at| at.since(now).clamp(LOOK / 10, LOOK));
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                command = self.commands.recv() => match command {
+                    Some(command) => self.apply(command).await,
+                    None => return,
+                },
+                changed = snapshots.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    async fn apply(&mut self, command: Command) {
+        match command {
+            Command::Set(change, reply) => {
+                let stored = self.store.set_workload(*change).await;
+                if let Ok(record) = &stored {
+                    self.assigner.set(record.clone());
+                    // Where it goes is decided before it is told, so that its maker sees the node at once.
+                    let snapshot = self.registrar.snapshot();
+                    self.place(&snapshot).await;
+                    self.publish().await;
+                }
+                let stored =
+                    stored.map(|record| self.assigner.get(record.service).cloned().unwrap_or(record));
+                let _ = reply.send(stored);
+            }
+            Command::Remove(service, reply) => {
+                let removed = self.store.remove_workload(service, SystemTime::now().into()).await;
+                if removed.is_ok() {
+                    self.assigner.remove(service);
+                    self.publish().await;
+                }
+                let _ = reply.send(removed);
+            }
+            Command::Report(agent, statuses) => self.hear(agent, statuses).await,
+        }
+    }
+
+    async fn hear(&mut self, agent: AgentId, statuses: Vec<WorkloadStatus>) {
+        self.statuses.retain(|_, (from, _)| *from != agent);
+        for status in statuses {
+            let record = self.assigner.get(status.service);
+            if record
+                .is_none_or(|record| record.node != Some(agent) || record.generation != status.generation)
+            {
+                continue;
+            }
+            self.statuses.insert(status.service, (agent, status));
+        }
+        self.publish().await;
+    }
+
+    async fn place(&mut self, snapshot: &RegistrySnapshot) {
+        let now = Timestamp::from(SystemTime::now());
+        let moves = self.assigner.moves(snapshot, now);
+        let mut has_moved = false;
+        for one in moves {
+            match self.store.place_workload(one.placed(now)).await {
+                Ok(Some(record)) => {
+                    info!(target: "audit", service = %one.service, to = %one.to, reason = one.reason, "workload placed");
+                    self.assigner.set(record);
+                    has_moved = true;
+                }
+                Ok(None) => {
+                    error!(service = %one.service, "a workload was changed behind its owner; not placed")
+                }
+                // It is looked at again in a second.
+                Err(error) => error!(service = %one.service, %error, "workload not placed"),
+            }
+        }
+        if has_moved {
+            self.publish().await;
+        }
+    }
+
+    async fn publish(&mut self) {
+        let assigner = &self.assigner;
+        self.statuses.retain(|service, (agent, status)| {
+            let record = assigner.get(*service);
+            record.is_some_and(|it| it.node == Some(*agent) && it.generation == status.generation)
+        });
+        let view = WorkloadsView {
+            records: assigner.records().map(|record| (record.service, record.clone())).collect(),
+            statuses: self.statuses.iter().map(|(service, (_, status))| (*service, status.clone())).collect(),
+        };
+        self.view.send_replace(Arc::new(view));
+        // A registrar that is gone has nobody to tell.
+        let _ = self.registrar.assign(assigner.assignments()).await;
+    }
+}

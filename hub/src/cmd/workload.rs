@@ -1,0 +1,124 @@
+//! `workload`: what nodes run.
+
+mod run;
+
+use blueprint_common_runtime::cli::{CliError, Output, Table, print_json, print_line};
+use blueprint_common_types::ServiceKey;
+use clap::Subcommand;
+use serde_json::{Map, Value};
+
+use self::run::Run;
+use super::client::{ask, rows, text};
+use crate::cli::Global;
+
+/// What nodes run.
+#[derive(Debug, Subcommand)]
+#[command(
+    after_help = "Example: blueprint-hub workload run 7/42 --url https://example.org/demo.tar.gz --sha256 HEX --wait
+docs/workloads.md explains sources, limits, keys and states."
+)]
+pub(crate) enum Workload {
+    /// Has a node run a service, or changes how it is run
+    #[command(
+        after_help = "Example: blueprint-hub workload run 7/42 --url https://example.org/demo.tar.gz --sha256 HEX --wait
+Without --node the hub takes the node with the fewest workloads, and another one when that is away for 15 s."
+    )]
+    Run(Box<Run>),
+    /// Lists workloads, where they run and how they are doing
+    #[command(visible_alias = "list", after_help = "Example: blueprint-hub workload ls --output json")]
+    Ls,
+    /// Shows one workload with its document
+    #[command(after_help = "Example: blueprint-hub workload show 7/42")]
+    Show {
+        /// Service, as BLUEPRINT/SERVICE
+        service: ServiceKey,
+    },
+    /// Starts a workload anew, with the same document and keys
+    #[command(after_help = "Example: blueprint-hub workload restart 7/42")]
+    Restart {
+        /// Service, as BLUEPRINT/SERVICE
+        service: ServiceKey,
+    },
+    /// Stops a workload and forgets it; its data stays on its node
+    #[command(visible_alias = "remove", after_help = "Example: blueprint-hub workload rm 7/42")]
+    Rm {
+        /// Service, as BLUEPRINT/SERVICE
+        service: ServiceKey,
+    },
+}
+
+fn path(service: ServiceKey) -> String {
+    format!("/v1/workloads/{}/{}", service.blueprint, service.service)
+}
+
+impl Workload {
+    pub(crate) fn run(self, global: &Global) -> Result<(), CliError> {
+        match self {
+            Self::Run(command) => command.run(global),
+            Self::Ls => {
+                let answer = ask(global, "GET", "/v1/workloads", None)?;
+                match global.output {
+                    Output::Json => print_json(&answer),
+                    Output::Table => table(rows(&answer, "workloads")).print(),
+                }
+                Ok(())
+            }
+            Self::Show { service } => {
+                let answer = ask(global, "GET", &path(service), None)?;
+                show(global, &answer);
+                Ok(())
+            }
+            Self::Restart { service } => {
+                let before = ask(global, "GET", &path(service), None)?;
+                let fields = ["spec", "nodes", "generation"];
+                let body: Map<String, Value> = fields
+                    .into_iter()
+                    .filter_map(|name| Some((name.to_owned(), before.get(name)?.clone())))
+                    .collect();
+                let body = Value::Object(body);
+                let answer = ask(global, "PUT", &path(service), Some(&body))?;
+                show(global, &answer);
+                Ok(())
+            }
+            Self::Rm { service } => {
+                let answer = ask(global, "DELETE", &path(service), None)?;
+                match global.output {
+                    Output::Json => print_json(&answer),
+                    Output::Table => {
+                        print_line(&format!("{service} is not run any more; its data stays on its node"))
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+fn show(global: &Global, answer: &Value) {
+    match global.output {
+        Output::Json => print_json(answer),
+        Output::Table => {
+            table(std::slice::from_ref(answer)).print();
+            if let Some(Ok(spec)) = answer.get("spec").map(serde_json::to_string_pretty) {
+                print_line(&spec);
+            }
+        }
+    }
+}
+
+fn table(workloads: &[Value]) -> Table {
+    let mut table = Table::new(&["SERVICE", "NODE", "SOURCE", "STATE", "RESTARTS", "REASON"]);
+    for row in workloads {
+        let node = text(row, "node");
+        let restarts = row.get("restarts").map(Value::to_string).unwrap_or_default();
+        table.push(vec![
+            text(row, "service"),
+            node,
+            text(row, "source"),
+            text(row, "state"),
+            restarts,
+            text(row, "reason"),
+        ]);
+    }
+    table
+}

@@ -1,0 +1,139 @@
+//! Workloads: what each node runs.
+
+use std::collections::BTreeSet;
+
+use blueprint_common_types::{AgentId, ServiceKey, Timestamp};
+use blueprint_hub_registry_core::workload::{
+    Placed, WorkloadChange, WorkloadChangeError, WorkloadRecord, WorkloadStore,
+};
+use blueprint_hub_registry_core::{AuditEvent, AuditKind, StoreResult};
+use futures_util::future::BoxFuture;
+use rusqlite::{Connection, Row, params};
+
+use crate::convert::{read_service, read_time, service, time};
+use crate::error::{DbError, DbResult};
+use crate::{SqliteStore, audit};
+
+impl WorkloadStore for SqliteStore {
+    fn list_workloads(&self) -> BoxFuture<'_, StoreResult<Vec<WorkloadRecord>>> {
+        Box::pin(self.queue.call("list workloads", list))
+    }
+
+    fn set_workload(
+        &self,
+        change: WorkloadChange,
+    ) -> BoxFuture<'_, Result<WorkloadRecord, WorkloadChangeError>> {
+        Box::pin(async move { self.queue.call("save a workload", move |db| set(db, change)).await? })
+    }
+
+    fn place_workload(&self, placed: Placed) -> BoxFuture<'_, StoreResult<Option<WorkloadRecord>>> {
+        Box::pin(self.queue.call("place a workload", move |db| place(db, &placed)))
+    }
+
+    fn remove_workload(&self, service: ServiceKey, now: Timestamp) -> BoxFuture<'_, StoreResult<bool>> {
+        Box::pin(self.queue.call("remove a workload", move |db| remove(db, service, now)))
+    }
+}
+
+fn list(db: &Connection) -> DbResult<Vec<WorkloadRecord>> {
+    let sql =
+        "SELECT blueprint, service, generation, document, nodes, node, keystore, changed_at FROM workloads";
+    let mut statement = db.prepare(sql)?;
+    let mut rows = statement.query([])?;
+    let mut records = Vec::new();
+    while let Some(row) = rows.next()? {
+        records.push(read(row)?);
+    }
+    records.sort_by_key(|record: &WorkloadRecord| record.service);
+    Ok(records)
+}
+
+fn read(row: &Row<'_>) -> DbResult<WorkloadRecord> {
+    let generation: i64 = row.get(2)?;
+    let damaged = |what: &str| DbError::Damaged(format!("a workload has the {what}"));
+    let nodes: String = row.get(4)?;
+    let nodes = nodes.split(',').filter(|text| !text.is_empty()).map(str::parse);
+    Ok(WorkloadRecord {
+        service: read_service(row, 0)?,
+        generation: u64::try_from(generation).map_err(|_| damaged(&format!("generation {generation}")))?,
+        document: row.get(3)?,
+        nodes: nodes
+            .collect::<Result<BTreeSet<AgentId>, _>>()
+            .map_err(|error| damaged(&error.to_string()))?,
+        node: row.get::<_, Option<[u8; 16]>>(5)?.map(AgentId::from_bytes),
+        keystore: row.get(6)?,
+        changed_at: read_time(row, 7)?,
+    })
+}
+
+fn find(db: &Connection, key: ServiceKey) -> DbResult<Option<WorkloadRecord>> {
+    Ok(list(db)?.into_iter().find(|record| record.service == key))
+}
+
+fn set(db: &Connection, change: WorkloadChange) -> DbResult<Result<WorkloadRecord, WorkloadChangeError>> {
+    let before = find(db, change.service)?;
+    let current = before.as_ref().map_or(0, |record| record.generation);
+    if change.replaces.is_some_and(|generation| generation != current) {
+        return Ok(Err(WorkloadChangeError::Conflict { current }));
+    }
+    let stays = |node: &AgentId| change.nodes.is_empty() || change.nodes.contains(node);
+    let record = WorkloadRecord {
+        service: change.service,
+        generation: next(current, change.now),
+        document: change.document,
+        node: before.and_then(|record| record.node).filter(stays),
+        nodes: change.nodes,
+        keystore: change.keystore,
+        changed_at: change.now,
+    };
+    write(db, &record)?;
+    audit::append(db, AuditEvent::new(AuditKind::WorkloadSet, record.service, change.summary), change.now)?;
+    Ok(Ok(record))
+}
+
+/// Above every generation that this service ever had, also where it was removed in between.
+fn next(current: u64, now: Timestamp) -> u64 {
+    current.saturating_add(1).max(now.as_millis())
+}
+
+fn place(db: &Connection, placed: &Placed) -> DbResult<Option<WorkloadRecord>> {
+    let Some(mut record) = find(db, placed.service)?.filter(|it| it.generation == placed.generation) else {
+        return Ok(None);
+    };
+    record.generation = next(record.generation, placed.now);
+    record.node = Some(placed.node);
+    write(db, &record)?;
+    let detail = format_args!("to {}: {}", placed.node, placed.reason);
+    audit::append(db, AuditEvent::new(AuditKind::WorkloadMove, placed.service, detail), placed.now)?;
+    Ok(Some(record))
+}
+
+fn write(db: &Connection, record: &WorkloadRecord) -> DbResult<()> {
+    let (blueprint, number) = service(record.service);
+    let sql = "INSERT OR REPLACE INTO workloads \
+               (blueprint, service, generation, document, nodes, node, keystore, changed_at) \
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+    let nodes: Vec<String> = record.nodes.iter().map(ToString::to_string).collect();
+    let values = params![
+        blueprint,
+        number,
+        i64::try_from(record.generation).unwrap_or(i64::MAX),
+        record.document,
+        nodes.join(","),
+        record.node.as_ref().map(|node| *node.as_bytes()),
+        record.keystore,
+        time(record.changed_at),
+    ];
+    db.execute(sql, values)?;
+    Ok(())
+}
+
+fn remove(db: &Connection, key: ServiceKey, now: Timestamp) -> DbResult<bool> {
+    let (blueprint, number) = service(key);
+    let of = params![blueprint, number];
+    if db.execute("DELETE FROM workloads WHERE blueprint = ?1 AND service = ?2", of)? == 0 {
+        return Ok(false);
+    }
+    audit::append(db, AuditEvent::new(AuditKind::WorkloadRemove, key, "taken back"), now)?;
+    Ok(true)
+}
