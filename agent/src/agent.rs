@@ -25,7 +25,7 @@ use crate::plane::Plane;
 use crate::service::{ServiceError, ServiceTable};
 use crate::shared::Shared;
 use crate::status::StatusReport;
-use crate::{api, carrier, forward, health, join, metrics, observe, qos, renewal};
+use crate::{api, carrier, forward, health, join, metrics, observe, qos, renewal, workloads};
 
 /// Name of the socket in the state folder.
 pub(crate) const SOCKET: &str = "agent.sock";
@@ -66,6 +66,9 @@ pub enum AgentError {
     /// The socket for commands.
     #[error("cannot listen for commands")]
     LocalApi(#[source] std::io::Error),
+    /// The folders of workloads.
+    #[error("cannot make the folders of workloads")]
+    Workloads(#[source] std::io::Error),
     /// No randomness.
     #[error("the system has no source of randomness")]
     Random(#[source] std::io::Error),
@@ -224,6 +227,7 @@ impl Agent {
         let Self { shared, engine, commands, observe, metrics, seed } = self;
         let (kicks, heard) = mpsc::channel(8);
         let (reports, sampled) = mpsc::channel(4);
+        let node = workloads::node(&shared, spawner.clone())?;
         let driver = Driver::new(Arc::clone(&shared), heard, sampled).map_err(AgentError::Random)?;
         let mut parts = Parts::new(spawner.clone());
         let stop = shared.stop.clone();
@@ -234,6 +238,7 @@ impl Agent {
         parts.spawn("path", carrier::run(Arc::clone(&shared), spawner.clone(), kicks));
         parts.spawn("control", driver.run());
         parts.spawn("renewal", renewal::run(Arc::clone(&shared), seed));
+        parts.spawn("workloads", workloads::run(Arc::clone(&shared), node));
         parts.spawn("services", forward::run(Arc::clone(&shared), spawner.clone()));
         parts.spawn("health", health::run(Arc::clone(&shared)));
         if shared.config.samples {
@@ -313,6 +318,8 @@ impl Parts {
             let _ = timeout(WITHDRAW_TIMEOUT, withdrawn).await;
             shared.closed.cancel();
             shared.streams.idle().await;
+            shared.idle.cancel();
+            shared.workloads_ended.cancelled().await;
             shared.finished.cancel();
             let _ = timeout(WITHDRAW_TIMEOUT, control.wait_for(|control| control.is_finished)).await;
         };

@@ -12,6 +12,7 @@ use blueprint_common_tunnel::{Interface, TunSettings};
 use blueprint_common_types::{Carrier, HealthCheck, Secret, ServiceKey};
 
 use crate::service::{LocalAddress, MAX_SERVICES, ServiceSpec};
+use crate::workloads::WorkloadSettings;
 
 /// Longest name of an agent: a DNS label.
 const MAX_NAME: usize = 63;
@@ -62,6 +63,22 @@ pub static SCHEMA: Schema = Schema {
             "true",
             "Hand runs of UDP datagrams to the network device in one piece (Linux 6.2); off where a tunnel inside \
              does not bear it.",
+        ),
+        Key::new("workload.enabled", "true", "Whether this machine runs what the hub assigns to it."),
+        Key::new(
+            "workload.testing",
+            "false",
+            "Whether the hub may have programs run that are on this machine already; for development.",
+        ),
+        Key::unset(
+            "workload.data_dir",
+            "Folder for the data of workloads and for artefacts; beside the state folder, with `-workloads` behind its \
+             name, where unset. Users of workloads have to be able to pass the folders above it.",
+        ),
+        Key::unset(
+            "workload.runtime_dir",
+            "Folder in memory for the sockets and keys of workloads. Below /run for root, else below XDG_RUNTIME_DIR or \
+             /dev/shm.",
         ),
         Key::new(
             "observe.listen",
@@ -117,6 +134,8 @@ pub struct AgentConfig {
     pub proxy: Option<ProxyUrl>,
     /// Where the overlay ends on this machine.
     pub interface: Interface,
+    /// How workloads run here.
+    pub workloads: WorkloadSettings,
     /// TCP address of metrics and probes; `None` for none.
     pub observe_listen: Option<SocketAddr>,
     /// Time for open streams at the end.
@@ -142,6 +161,7 @@ impl Default for AgentConfig {
             carriers: Carrier::ALL.into(),
             proxy: None,
             interface: Interface::Netstack,
+            workloads: WorkloadSettings::default(),
             observe_listen: None,
             grace: Duration::from_secs(10),
             services: Vec::new(),
@@ -166,6 +186,10 @@ impl AgentConfig {
         let carriers = carriers(settings, problems);
         let proxy = proxy(settings, problems);
         let interface = interface(settings, problems);
+        let enabled: Option<bool> = settings.take("workload.enabled", problems);
+        let testing: Option<bool> = settings.take("workload.testing", problems);
+        let runtime_dir = settings.take_optional("workload.runtime_dir", problems);
+        let data_dir = settings.take_optional("workload.data_dir", problems);
         let observe_listen = match settings.text("observe.listen") {
             Some("off") => Some(None),
             _ => settings.take("observe.listen", problems).map(Some),
@@ -182,6 +206,7 @@ impl AgentConfig {
             carriers: carriers?,
             proxy,
             interface: interface?,
+            workloads: WorkloadSettings { enabled: enabled?, testing: testing?, data_dir, runtime_dir },
             observe_listen: observe_listen?,
             grace: grace?.0,
             services,

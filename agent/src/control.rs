@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use blueprint_agent_link_core::{Link, LinkConfig, LinkEnd, LinkEvent, LinkState, Outbox};
+use blueprint_agent_workload::{NodeHandle, Statuses};
 use blueprint_common_runtime::Chain;
 use blueprint_common_types::fill_random;
 use blueprint_proto::v1;
@@ -30,6 +31,7 @@ use crate::join::{CallError, Refusal};
 use crate::plane::{Kick, PathRequest};
 use crate::session::{self, Opened, Session};
 use crate::shared::{ControlState, HealthMap, Shared};
+use crate::workloads::{assigned, report};
 
 /// How long the hub may take to close its side of the last stream.
 const FAREWELL: Duration = Duration::from_millis(300);
@@ -52,6 +54,7 @@ enum Input {
     Identity,
     Kick(Kick),
     Report(v1::QosReport),
+    Workloads,
 }
 
 /// See the module.
@@ -73,6 +76,7 @@ pub(crate) struct Driver {
     identity: watch::Receiver<Arc<Identity>>,
     kicks: mpsc::Receiver<Kick>,
     reports: mpsc::Receiver<v1::QosReport>,
+    workloads: Option<watch::Receiver<Arc<Statuses>>>,
 }
 
 impl Driver {
@@ -100,6 +104,7 @@ impl Driver {
             identity: shared.identity.subscribe(),
             kicks,
             reports,
+            workloads: shared.node.get().map(NodeHandle::statuses),
             shared,
         })
     }
@@ -138,6 +143,7 @@ impl Driver {
                     // A full outbox drops the oldest sample, or this one, and counts it.
                     let _ = self.outbox.push(ToHub::Qos(report), true);
                 }
+                Input::Workloads => self.report_workloads(),
             }
         }
     }
@@ -166,6 +172,7 @@ impl Driver {
             Ok(()) = self.health.changed() => Input::Targets,
             Ok(()) = self.identity.changed() => Input::Identity,
             Some(kick) = self.kicks.recv() => Input::Kick(kick),
+            Ok(()) = changed(&mut self.workloads) => Input::Workloads,
             Some(report) = self.reports.recv() => Input::Report(report),
             () = due => Input::Due,
         }
@@ -183,6 +190,7 @@ impl Driver {
             }
             LinkEvent::Disconnect(end) => {
                 let was_up = self.session.take().is_some();
+                *self.shared.caller.lock() = None;
                 self.opening = None;
                 self.replacing = None;
                 if was_up {
@@ -220,6 +228,7 @@ impl Driver {
         let reached = session.reached;
         // What is reached through a proxy is the proxy.
         let direct = self.shared.config.proxy.is_none().then_some(reached.ip());
+        *self.shared.caller.lock() = Some(session.caller.clone());
         self.session = Some(session);
         self.opening = None;
         self.hub_seq = 0;
@@ -238,6 +247,7 @@ impl Driver {
         });
         self.configure(settings, direct)?;
         self.offer(true);
+        self.report_workloads();
         Ok(())
     }
 
@@ -313,6 +323,11 @@ impl Driver {
             },
             Some(FromHub::Goodbye(goodbye)) => return self.goodbye(goodbye.reason(), now),
             Some(FromHub::Refused(refused)) => self.refused(refused),
+            Some(FromHub::Workloads(set)) => match self.shared.node.get() {
+                Some(node) => node.assign(assigned(&set)),
+                None if set.workloads.is_empty() => {}
+                None => warn!("the hub assigns workloads, and workload.enabled is false on this node"),
+            },
             // Either out of place or of a newer hub: it changes nothing.
             Some(FromHub::Welcome(_)) | None => debug!("message without meaning here"),
         }
@@ -396,6 +411,16 @@ impl Driver {
         }
     }
 
+    /// Tells how all workloads are doing.
+    fn report_workloads(&mut self) {
+        let Some(statuses) = &mut self.workloads else { return };
+        let message = ToHub::Workloads(report(&statuses.borrow_and_update()));
+        let is_old = |old: &ToHub| matches!(old, ToHub::Workloads(_));
+        if self.outbox.push_latest(message, is_old).is_err() {
+            warn!("the outbox is full; how workloads are doing goes out with the next change");
+        }
+    }
+
     fn use_identity(&mut self) {
         self.identity.borrow_and_update();
         if !matches!(self.link.state(), LinkState::Up { .. }) {
@@ -466,6 +491,14 @@ impl Driver {
             control.is_withdrawn = is_withdrawn;
             before != (stats.attempts, stats.sessions, held, dropped, is_withdrawn)
         });
+    }
+}
+
+/// Waits for a change, where there is anything to change.
+async fn changed<T>(watched: &mut Option<watch::Receiver<T>>) -> Result<(), watch::error::RecvError> {
+    match watched {
+        Some(watched) => watched.changed().await,
+        None => pending().await,
     }
 }
 

@@ -135,6 +135,8 @@ impl From<ServiceError> for CliError {
                 .hint("`blueprint-agent service ls` shows what is offered"),
             ServiceError::FromConfig { .. } => Self::from_error(Exit::Conflict, &error)
                 .hint("remove it from the configuration file and restart the agent"),
+            ServiceError::FromWorkload { .. } => Self::from_error(Exit::Conflict, &error)
+                .hint("`blueprint-hub workload rm` on the hub takes it back"),
             ServiceError::Damaged(_) => Self::from_error(Exit::Failure, &error)
                 .hint("remove services.json and add the services again"),
             ServiceError::State(error) => error.into(),
@@ -157,6 +159,8 @@ impl From<&AgentError> for CliError {
             AgentError::LocalApi(_) => {
                 cli(Exit::Conflict).hint("another agent may use the same state folder")
             }
+            AgentError::Workloads(_) => cli(Exit::Failure)
+                .hint("name a folder in memory with workload.runtime_dir, or set workload.enabled to false"),
             AgentError::Moved => cli(Exit::Failure).hint("start it again"),
             AgentError::Identity(IdentityError::State(_)) | AgentError::Service(ServiceError::State(_)) => {
                 cli(Exit::Failure).hint("check the state folder and its disk")

@@ -43,6 +43,9 @@ mod session;
 mod shared;
 mod status;
 mod tls;
+mod workloads;
+
+pub use blueprint_agent_workload::launch::{ARGUMENT as BECOME_WORKLOAD, become_workload};
 
 pub use agent::{Agent, AgentError, AgentView};
 pub use config::{AgentConfig, SCHEMA};
@@ -55,3 +58,4 @@ pub use service::{
 };
 pub use shared::ControlState;
 pub use status::{CertificateReport, ControlReport, DataPlaneReport, ServiceReport, StatusReport};
+pub use workloads::WorkloadSettings;

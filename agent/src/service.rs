@@ -68,6 +68,8 @@ pub enum Origin {
     Config,
     /// By `service add`.
     Command,
+    /// By the workload that serves it, for as long as that runs.
+    Workload,
 }
 
 /// A service and where it was named.
@@ -109,6 +111,12 @@ pub enum ServiceError {
         /// The service.
         service: ServiceKey,
     },
+    /// A workload offers it.
+    #[error("service {service} is offered by a workload that the hub assigned; take that back at the hub")]
+    FromWorkload {
+        /// The service.
+        service: ServiceKey,
+    },
     /// The file is not ours, or of a newer version.
     #[error("services.json is damaged or of a newer version")]
     Damaged(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -124,7 +132,7 @@ struct Stored {
 }
 
 /// All services of one agent, by overlay port.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ServiceTable {
     entries: BTreeMap<u16, Entry>,
 }
@@ -163,7 +171,7 @@ impl ServiceTable {
     pub fn add(&mut self, spec: ServiceSpec, state: &StateDir) -> Result<bool, ServiceError> {
         match self.entries.get(&spec.port) {
             Some(entry) if entry.spec == spec => return Ok(false),
-            Some(entry) if entry.spec.service != spec.service || entry.origin == Origin::Config => {
+            Some(entry) if entry.spec.service != spec.service || entry.origin != Origin::Command => {
                 let ServiceSpec { service, port, local, .. } = entry.spec;
                 return Err(ServiceError::Taken { port, service, local });
             }
@@ -194,14 +202,47 @@ impl ServiceTable {
         if meant.is_empty() {
             return Err(ServiceError::NotFound { service, port });
         }
-        if meant.iter().any(|entry| entry.origin == Origin::Config) {
-            return Err(ServiceError::FromConfig { service });
+        for entry in &meant {
+            match entry.origin {
+                Origin::Config => return Err(ServiceError::FromConfig { service }),
+                Origin::Workload => return Err(ServiceError::FromWorkload { service }),
+                Origin::Command => {}
+            }
         }
         let mut changed = self.clone();
         changed.entries.retain(|_, entry| !is_meant(entry));
         changed.store(state)?;
         *self = changed;
         Ok(meant.into_iter().map(|entry| entry.spec).collect())
+    }
+
+    /// Offers the service of a workload, in place of what it offered before; nothing is stored, for it ends with the
+    /// workload.
+    ///
+    /// # Errors
+    ///
+    /// [`ServiceError::Taken`] or [`ServiceError::Full`]; the table is then as it was.
+    pub fn offer(&mut self, spec: ServiceSpec) -> Result<(), ServiceError> {
+        let is_own = |entry: &Entry| entry.origin == Origin::Workload && entry.spec.service == spec.service;
+        match self.entries.get(&spec.port) {
+            Some(entry) if !is_own(entry) => {
+                let ServiceSpec { service, port, local, .. } = entry.spec;
+                return Err(ServiceError::Taken { port, service, local });
+            }
+            Some(_) | None => {}
+        }
+        let kept = self.entries.values().filter(|entry| !is_own(entry)).count();
+        if kept >= MAX_SERVICES {
+            return Err(ServiceError::Full);
+        }
+        self.withdraw(spec.service);
+        self.entries.insert(spec.port, Entry { spec, origin: Origin::Workload });
+        Ok(())
+    }
+
+    /// Takes back what the workload of a service offered.
+    pub fn withdraw(&mut self, service: ServiceKey) {
+        self.entries.retain(|_, entry| entry.origin != Origin::Workload || entry.spec.service != service);
     }
 
     fn store(&self, state: &StateDir) -> Result<(), ServiceError> {

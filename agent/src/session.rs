@@ -20,6 +20,9 @@ use crate::tls;
 /// Messages on their way into the stream; more than the outbox holds, so that all of it fits.
 const OUTGOING: usize = 512;
 
+/// Calls beside the stream, over its connection.
+pub(crate) type Caller = AgentControlClient<tonic::transport::Channel>;
+
 /// An open stream that the hub welcomed.
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -27,6 +30,7 @@ pub(crate) struct Session {
     inbound: Streaming<v1::HubMessage>,
     /// The hub's address.
     pub(crate) reached: SocketAddr,
+    pub(crate) caller: Caller,
 }
 
 impl Session {
@@ -88,7 +92,7 @@ pub(crate) async fn open(
         return Err(BadAnswer("welcome").into());
     };
     Ok(Opened {
-        session: Session { outgoing, inbound, reached: dialed.reached },
+        session: Session { outgoing, inbound, reached: dialed.reached, caller: client },
         settings: welcome.config.ok_or(BadAnswer("welcome"))?.try_into()?,
         agent_seq: welcome.agent_seq,
         heartbeat: Duration::from_secs(welcome.heartbeat_secs.clamp(1, 3600).into()),

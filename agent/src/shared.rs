@@ -1,10 +1,11 @@
 //! What the agent's tasks share: snapshots that one task writes and the others read.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use blueprint_agent_workload::NodeHandle;
 use blueprint_common_runtime::Chain;
 use blueprint_common_runtime::state::StateDir;
 use blueprint_common_runtime::tasks::Stop;
@@ -19,6 +20,7 @@ use crate::forward::Streams;
 use crate::identity::{Credential, Identity, IdentityError, TunnelSettings};
 use crate::plane::{PathRequest, Plane};
 use crate::service::{ServiceError, ServiceSpec, ServiceTable};
+use crate::session::Caller;
 
 /// What to do once the hub does not know this machine any more.
 pub(crate) const REJOIN: &str =
@@ -92,6 +94,14 @@ pub(crate) struct Shared {
     pub(crate) finished: CancellationToken,
     /// Cancelled once the hub said that it removed this agent.
     pub(crate) revoked: CancellationToken,
+    /// Cancelled once no stream of a client is open any more: workloads may end.
+    pub(crate) idle: CancellationToken,
+    /// Cancelled once no workload runs any more.
+    pub(crate) workloads_ended: CancellationToken,
+    /// The workloads; empty where this machine runs none.
+    pub(crate) node: OnceLock<NodeHandle>,
+    /// Calls over the connection of the control stream, while that stands.
+    pub(crate) caller: Mutex<Option<Caller>>,
     pub(crate) identity: watch::Sender<Arc<Identity>>,
     services: watch::Sender<Arc<ServiceTable>>,
     pub(crate) health: watch::Sender<Arc<HealthMap>>,
@@ -138,6 +148,10 @@ impl Shared {
             closed: CancellationToken::new(),
             finished: CancellationToken::new(),
             revoked: CancellationToken::new(),
+            idle: CancellationToken::new(),
+            workloads_ended: CancellationToken::new(),
+            node: OnceLock::new(),
+            caller: Mutex::default(),
             identity: watch::Sender::new(Arc::new(identity)),
             services: watch::Sender::new(Arc::new(services)),
             health: watch::Sender::default(),
@@ -177,6 +191,19 @@ impl Shared {
         self.change_services(|table, state| table.remove(service, port, state))
     }
 
+    /// Offers the service of a workload, in place of what it offered before.
+    pub(crate) fn offer_workload(&self, spec: ServiceSpec) -> Result<(), ServiceError> {
+        self.change_services(|table, _| table.offer(spec))
+    }
+
+    /// Takes back what the workload of a service offered.
+    pub(crate) fn withdraw_workload(&self, service: ServiceKey) -> Result<(), ServiceError> {
+        self.change_services(|table, _| {
+            table.withdraw(service);
+            Ok(())
+        })
+    }
+
     fn change_services<T>(
         &self,
         change: impl FnOnce(&mut ServiceTable, &StateDir) -> Result<T, ServiceError>,
@@ -184,7 +211,13 @@ impl Shared {
         let _writing = self.writing.lock();
         let mut table = ServiceTable::clone(&self.services());
         let done = change(&mut table, &self.state)?;
-        self.services.send_replace(Arc::new(table));
+        self.services.send_if_modified(|now| {
+            let is_news = **now != table;
+            if is_news {
+                *now = Arc::new(table);
+            }
+            is_news
+        });
         Ok(done)
     }
 

@@ -1,7 +1,9 @@
 //! A small HTTP service of the kind a blueprint runs, for demonstrations and tests.
 //!
-//! It answers every request that reaches it: who may call is the proxy's business.
+//! It answers every request that reaches it: who may call is the proxy's business. With `run` as its first argument
+//! it is a blueprint: it finds its manager, asks for a port and registers.
 
+mod blueprint;
 mod routes;
 mod serve;
 
@@ -35,6 +37,9 @@ struct Arguments {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
+    if std::env::args().nth(1).as_deref() == Some("run") {
+        return blueprint::run(stop_signal(false)?).await;
+    }
     let arguments = Arguments::parse();
     let listener = TcpListener::bind(arguments.listen)
         .await

@@ -32,12 +32,19 @@ pub(crate) struct Routes {
     name: String,
     started: Instant,
     requests: AtomicU64,
+    /// What it was given as a blueprint.
+    told: Value,
 }
 
 impl Routes {
     /// Routes that greet as `name`.
     pub(crate) fn new(name: String) -> Self {
-        Self { name, started: Instant::now(), requests: AtomicU64::new(0) }
+        Self { name, started: Instant::now(), requests: AtomicU64::new(0), told: Value::Null }
+    }
+
+    /// The same routes, and `/blueprint` that answers `told`.
+    pub(crate) fn telling(self, told: Value) -> Self {
+        Self { told, ..self }
     }
 
     /// Answers one request; the query is ignored, and every method is taken everywhere.
@@ -48,6 +55,8 @@ impl Routes {
             [""] => self.greet(&request),
             ["healthz"] => text(StatusCode::OK, "ok\n"),
             ["metrics"] => self.metrics(),
+            ["blueprint"] => json_body(StatusCode::OK, &self.told),
+            ["crash"] if !self.told.is_null() => std::process::abort(),
             ["echo"] => echo(request),
             ["headers"] => json_body(StatusCode::OK, &headers_json(request.headers())),
             ["stream"] => counted_stream(),

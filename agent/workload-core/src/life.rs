@@ -199,8 +199,8 @@ impl Life {
         }
     }
 
-    /// Its process ended.
-    pub fn handle_exit(&mut self, exit: Exit, now: Instant) {
+    /// Its process ended; `last` is the last line that it wrote.
+    pub fn handle_exit(&mut self, exit: Exit, last: Option<&str>, now: Instant) {
         let ran = match self.state {
             State::Started { at, .. } => now.saturating_duration_since(at),
             State::Ending { .. } => Duration::ZERO,
@@ -215,7 +215,10 @@ impl Life {
             return;
         }
         if !was_ending {
-            self.reason = exit.to_string();
+            self.reason = match last {
+                Some(last) => format!("{exit}: {last}"),
+                None => exit.to_string(),
+            };
         }
         if ran >= SETTLED {
             self.wait = FIRST_WAIT;

@@ -1,3 +1,100 @@
 //! The workloads of one agent: fetched, checked, started, supervised and ended.
 //!
-//! `blueprint-agent-workload-core` decides; this crate does it, on this machine.
+//! `blueprint-agent-workload-core` decides; this crate does it, on this machine. What it needs of the hub and of the
+//! rest of the agent it asks through [`HubPort`].
+
+mod bridge;
+mod cgroup;
+mod folders;
+mod keystore;
+pub mod launch;
+mod native;
+mod node;
+mod output;
+mod process;
+mod run;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use blueprint_common_types::ServiceKey;
+use blueprint_common_types::workload::{Bundle, WorkloadSpec};
+use blueprint_proto::v1::bridge_request::Call;
+use futures_util::future::BoxFuture;
+use tonic::Status;
+
+pub use node::{Node, NodeHandle, Statuses};
+
+/// What the hub wants this node to run: services and the number of each assignment.
+pub type Assigned = BTreeMap<ServiceKey, u64>;
+
+/// What the hub says of one workload.
+#[derive(Debug)]
+pub struct Described {
+    /// The document, checked.
+    pub spec: WorkloadSpec,
+    /// What it may know and nobody else.
+    pub bundle: Bundle,
+}
+
+/// Why the hub says nothing of a workload.
+#[derive(Debug, thiserror::Error)]
+pub enum DescribeError {
+    /// It cannot be asked now.
+    #[error("the hub cannot be asked: {0}")]
+    Away(String),
+    /// It has another assignment by now, which is on its way.
+    #[error("the assignment has changed")]
+    Changed,
+    /// This agent cannot read what it says.
+    #[error("this agent cannot run what the hub asks for: {0}")]
+    Unreadable(String),
+}
+
+/// A service that a workload offers on this machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Offer {
+    /// Which.
+    pub service: ServiceKey,
+    /// Where it listens.
+    pub local: SocketAddr,
+}
+
+/// The hub and the rest of the agent, as workloads need them.
+pub trait HubPort: Send + Sync {
+    /// Asks for the document and the secrets of a workload.
+    fn describe(
+        &self,
+        service: ServiceKey,
+        generation: u64,
+    ) -> BoxFuture<'_, Result<Described, DescribeError>>;
+
+    /// Hands on what a blueprint asked for; the status is its answer.
+    fn bridge(&self, service: ServiceKey, call: Call) -> BoxFuture<'_, Result<(), Status>>;
+
+    /// Lets the service be reached through the tunnel.
+    ///
+    /// # Errors
+    ///
+    /// One line for the blueprint.
+    fn offer(&self, offer: Offer) -> Result<(), String>;
+
+    /// Takes back what was offered; nothing where nothing was.
+    fn withdraw(&self, service: ServiceKey);
+}
+
+/// Where workloads live on this machine, and what they may.
+#[derive(Debug, Clone)]
+pub struct WorkloadConfig {
+    /// Folder that lasts: data of workloads and artefacts.
+    pub state: PathBuf,
+    /// Folder in memory: sockets and keys.
+    pub runtime: PathBuf,
+    /// The agent's own program, which starts native workloads.
+    pub agent: PathBuf,
+    /// Where the control groups of this machine are; `None` to hold no limits.
+    pub cgroups: Option<PathBuf>,
+    /// Whether sources of the kind `testing` may be run.
+    pub testing: bool,
+}

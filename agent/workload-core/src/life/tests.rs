@@ -30,7 +30,7 @@ fn one_that_crashes_comes_back_later_and_later_and_sooner_after_a_good_run() {
     run(&mut life, now);
     let mut waits = Vec::new();
     for _ in 0..9 {
-        life.handle_exit(Exit::Code(1), now);
+        life.handle_exit(Exit::Code(1), None, now);
         assert_eq!((life.state(), life.reason()), (WorkloadState::BackingOff, "exited with code 1"));
         let Step::Wait(Some(until)) = life.next_step(now) else { unreachable!("it rests") };
         waits.push(until - now);
@@ -41,7 +41,7 @@ fn one_that_crashes_comes_back_later_and_later_and_sooner_after_a_good_run() {
     assert!(waits.is_sorted() && waits.last() == Some(&LONGEST_WAIT), "{waits:?}");
     assert_eq!(life.restarts(), 9);
     now += secs(61);
-    life.handle_exit(Exit::Signal(9), now);
+    life.handle_exit(Exit::Signal(9), None, now);
     assert_eq!(life.next_step(now), Step::Wait(Some(now + FIRST_WAIT)));
 }
 
@@ -56,7 +56,7 @@ fn one_that_is_not_wanted_is_asked_and_then_killed() {
     assert_eq!(life.next_step(now), Step::Wait(Some(kill_at)));
     assert_eq!(life.next_step(kill_at), Step::Kill);
     assert_eq!(life.next_step(kill_at), Step::Wait(None));
-    life.handle_exit(Exit::Signal(9), kill_at);
+    life.handle_exit(Exit::Signal(9), None, kill_at);
     assert_eq!(life.next_step(kill_at), Step::Done);
     assert_eq!(life.state(), WorkloadState::Ended);
     assert_eq!(life.next_step(kill_at + secs(1000)), Step::Wait(None));
@@ -72,7 +72,7 @@ fn one_that_never_greets_its_bridge_is_started_again() {
     let late = now + READY_TIMEOUT;
     assert_eq!(life.next_step(now), Step::Wait(Some(late)));
     assert_eq!(life.next_step(late), Step::Terminate);
-    life.handle_exit(Exit::Code(0), late);
+    life.handle_exit(Exit::Code(0), None, late);
     assert_eq!(life.state(), WorkloadState::BackingOff);
     assert_eq!(life.reason(), "did not greet its bridge within 480 s");
     let mut test = Life::new(&WorkloadSpec { test_mode: true, ..spec() });
@@ -108,7 +108,7 @@ fn the_policy_says_who_comes_back() {
     ] {
         let mut life = Life::new(&WorkloadSpec { restart, ..spec() });
         run(&mut life, now);
-        life.handle_exit(exit, now);
+        life.handle_exit(exit, None, now);
         assert_eq!(life.state(), state, "{restart:?} {exit:?}");
     }
 }
@@ -146,7 +146,7 @@ proptest! {
                 2 => life.handle_ready(),
                 3 | 4 if runs => {
                     runs = false;
-                    life.handle_exit(Exit::Code(event.into()), now);
+                    life.handle_exit(Exit::Code(event.into()), None, now);
                 }
                 5 if runs && life.state() == WorkloadState::Starting => {
                     runs = false;
@@ -166,7 +166,7 @@ proptest! {
             life.handle_prepared(Ok(()), now);
             if runs {
                 runs = false;
-                life.handle_exit(Exit::Signal(9), now);
+                life.handle_exit(Exit::Signal(9), None, now);
             }
         }
         prop_assert!(done);

@@ -1,0 +1,238 @@
+//! The bridge of one workload: what an unmodified blueprint asks the Blueprint Manager, answered here.
+//!
+//! The socket belongs to one service. What is the node's own - greetings and ports - is answered here; everything
+//! else is the hub's, which judges it again and records what it refuses.
+
+mod ports;
+mod upstream;
+
+use std::future::Future;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use blueprint_common_runtime::tasks::Spawner;
+use blueprint_common_types::ServiceKey;
+use blueprint_proto::blueprint_manager_bridge as wire;
+use blueprint_proto::blueprint_manager_bridge::blueprint_manager_bridge_server::{
+    BlueprintManagerBridge, BlueprintManagerBridgeServer,
+};
+use blueprint_proto::v1::bridge_request::Call;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+use tracing::{debug, warn};
+
+use self::ports::Ports;
+use crate::{HubPort, Offer};
+
+/// Connections of one workload at once; more wait.
+const MAX_CONNECTIONS: usize = 32;
+
+/// Largest message: a TLS profile with six envelopes of 64 KiB.
+const MAX_MESSAGE_BYTES: usize = 512 * 1024;
+
+/// Streams of one connection at once.
+const MAX_STREAMS: u32 = 32;
+
+/// Where the bridge of a workload is.
+#[derive(Debug, Clone)]
+pub(crate) struct BridgeConfig {
+    pub(crate) service: ServiceKey,
+    /// Path of the socket; what is there already is replaced.
+    pub(crate) socket: PathBuf,
+    /// User and group of the workload; `None` for the agent's own.
+    pub(crate) user: Option<(u32, u32)>,
+}
+
+/// One bridge, from the start of a workload to its end.
+pub(crate) struct Bridge {
+    service: ServiceKey,
+    hub: Arc<dyn HubPort>,
+    ports: Ports,
+    is_registered: AtomicBool,
+    greeted: Arc<Notify>,
+}
+
+/// A bridge that is served; closes with its end, and withdraws what was registered over it.
+pub(crate) struct Serving {
+    bridge: Arc<Bridge>,
+    socket: PathBuf,
+    stop: CancellationToken,
+}
+
+impl Serving {
+    /// Resolves at the first greeting.
+    pub(crate) fn greeted(&self) -> impl Future<Output = ()> + use<> {
+        let greeted = Arc::clone(&self.bridge.greeted);
+        async move { greeted.notified().await }
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        // Best effort: the next start replaces what stays.
+        let _ = std::fs::remove_file(&self.socket);
+        self.bridge.hub.withdraw(self.bridge.service);
+    }
+}
+
+/// Listens, and serves in tasks of its own.
+pub(crate) fn serve(
+    config: BridgeConfig,
+    hub: Arc<dyn HubPort>,
+    spawner: &Spawner,
+) -> std::io::Result<Serving> {
+    let _ = std::fs::remove_file(&config.socket);
+    let listener = UnixListener::bind(&config.socket)?;
+    std::fs::set_permissions(&config.socket, std::fs::Permissions::from_mode(0o600))?;
+    if let Some((user, group)) = config.user {
+        std::os::unix::fs::chown(&config.socket, Some(user), Some(group))?;
+    }
+    let bridge = Arc::new(Bridge {
+        service: config.service,
+        hub,
+        ports: Ports::default(),
+        is_registered: AtomicBool::new(false),
+        greeted: Arc::new(Notify::new()),
+    });
+    let stop = CancellationToken::new();
+    let accept = accept(listener, Arc::clone(&bridge), config.user, stop.clone(), spawner.clone());
+    spawner.spawn_base("workload bridge", accept);
+    Ok(Serving { bridge, socket: config.socket, stop })
+}
+
+async fn accept(
+    listener: UnixListener,
+    bridge: Arc<Bridge>,
+    user: Option<(u32, u32)>,
+    stop: CancellationToken,
+    spawner: Spawner,
+) {
+    let places = Arc::new(tokio::sync::Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let Some(Ok(place)) = stop.run_until_cancelled(Arc::clone(&places).acquire_owned()).await else {
+            return;
+        };
+        let stream = match stop.run_until_cancelled(listener.accept()).await {
+            None => return,
+            Some(Ok((stream, _))) => stream,
+            Some(Err(error)) => {
+                warn!(service = %bridge.service, %error, "accept on the bridge failed");
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        if !is_allowed(&stream, user) {
+            warn!(service = %bridge.service, "another user tried the bridge");
+            continue;
+        }
+        let (bridge, stop) = (Arc::clone(&bridge), stop.clone());
+        spawner.spawn_base("workload bridge connection", async move {
+            let _place = place;
+            let _ = stop.run_until_cancelled(Box::pin(connection(stream, bridge))).await;
+        });
+    }
+}
+
+/// The workload's own user, or whoever may do everything anyway.
+fn is_allowed(stream: &UnixStream, user: Option<(u32, u32)>) -> bool {
+    let own = nix::unistd::geteuid().as_raw();
+    let peer = stream.peer_cred().map(|peer| peer.uid());
+    peer.is_ok_and(|peer| peer == own || peer == 0 || user.is_some_and(|(user, _)| user == peer))
+}
+
+async fn connection(stream: UnixStream, bridge: Arc<Bridge>) {
+    let service = bridge.service;
+    let server = BlueprintManagerBridgeServer::from_arc(bridge).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let routes = tonic::service::Routes::new(server).prepare();
+    let mut http2 = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+    http2.timer(TokioTimer::new()).max_concurrent_streams(MAX_STREAMS);
+    let served = http2.serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes)).await;
+    if let Err(error) = served {
+        debug!(%service, %error, "connection of a bridge ended");
+    }
+}
+
+impl Bridge {
+    /// Hands a call to the hub; what has to follow a registration is refused before one.
+    async fn pass(&self, call: Call) -> Result<Response<()>, Status> {
+        if !self.is_registered.load(Ordering::Acquire) && !matches!(call, Call::Register(_)) {
+            return Err(Status::failed_precondition("register the service first"));
+        }
+        self.hub.bridge(self.service, call).await.map(Response::new)
+    }
+}
+
+#[tonic::async_trait]
+impl BlueprintManagerBridge for Bridge {
+    async fn ping(&self, _: Request<()>) -> Result<Response<()>, Status> {
+        // Kept for who waits, also where that begins later.
+        self.greeted.notify_one();
+        Ok(Response::new(()))
+    }
+
+    async fn request_port(
+        &self,
+        request: Request<wire::PortRequest>,
+    ) -> Result<Response<wire::PortResponse>, Status> {
+        let preferred = u16::try_from(request.into_inner().preferred_port)
+            .map_err(|_| Status::invalid_argument("preferred_port is above 65535"))?;
+        let port = self.ports.reserve(preferred).map_err(Status::unavailable)?;
+        Ok(Response::new(wire::PortResponse { port: port.into() }))
+    }
+
+    async fn register_blueprint_service_proxy(
+        &self,
+        request: Request<wire::RegisterBlueprintServiceProxyRequest>,
+    ) -> Result<Response<()>, Status> {
+        let call = request.into_inner();
+        let local = upstream::local(&call.upstream_url).map_err(Status::invalid_argument);
+        let is_own = call.service_id == self.service.service;
+        // The hub judges first, so that it records who asks for another's service.
+        if let (Err(status), true) = (&local, is_own) {
+            return Err(status.clone());
+        }
+        self.hub.bridge(self.service, Call::Register(call)).await?;
+        let offer = Offer { service: self.service, local: local? };
+        self.hub.offer(offer).map_err(Status::resource_exhausted)?;
+        self.is_registered.store(true, Ordering::Release);
+        Ok(Response::new(()))
+    }
+
+    async fn unregister_blueprint_service_proxy(
+        &self,
+        request: Request<wire::UnregisterBlueprintServiceProxyRequest>,
+    ) -> Result<Response<()>, Status> {
+        let done = self.pass(Call::Unregister(request.into_inner())).await?;
+        self.hub.withdraw(self.service);
+        self.is_registered.store(false, Ordering::Release);
+        Ok(done)
+    }
+
+    async fn add_owner_to_service(
+        &self,
+        request: Request<wire::AddOwnerToServiceRequest>,
+    ) -> Result<Response<()>, Status> {
+        self.pass(Call::AddOwner(request.into_inner())).await
+    }
+
+    async fn remove_owner_from_service(
+        &self,
+        request: Request<wire::RemoveOwnerFromServiceRequest>,
+    ) -> Result<Response<()>, Status> {
+        self.pass(Call::RemoveOwner(request.into_inner())).await
+    }
+
+    async fn update_blueprint_service_tls_profile(
+        &self,
+        request: Request<wire::UpdateBlueprintServiceTlsProfileRequest>,
+    ) -> Result<Response<()>, Status> {
+        self.pass(Call::UpdateTls(request.into_inner())).await
+    }
+}

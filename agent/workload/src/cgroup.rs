@@ -1,0 +1,245 @@
+//! Control groups: what a workload may use, held by the kernel. Version 2, or version 1 where a machine has only that.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use blueprint_common_types::workload::ResourceLimits;
+
+/// Folder of all workloads in a hierarchy.
+const FOLDER: &str = "blueprint";
+
+/// Length of a period of processor time, in microseconds; the kernel's default.
+const PERIOD_MICROS: u64 = 100_000;
+
+/// Controllers that are used.
+const CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
+
+/// How this machine has control groups.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Layout {
+    /// One hierarchy; this is the folder in which workloads get theirs.
+    Unified(PathBuf),
+    /// One hierarchy for each controller.
+    PerController(Vec<(&'static str, PathBuf)>),
+}
+
+/// The control groups of this machine.
+#[derive(Debug, Clone)]
+pub(crate) struct Cgroups(Layout);
+
+/// Why there are none.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CgroupError {
+    #[error("this machine has no control groups with {0} that the agent may change; limits cannot be held")]
+    Missing(&'static str),
+    #[error("cannot write {}: {error}", path.display())]
+    Write { path: PathBuf, error: io::Error },
+}
+
+impl Cgroups {
+    /// Finds them below `root`, which is `/sys/fs/cgroup`, and makes the folder of all workloads.
+    pub(crate) fn find(root: &Path) -> Result<Self, CgroupError> {
+        if root.join("cgroup.controllers").exists() {
+            return Self::unified(root);
+        }
+        let mut folders = Vec::new();
+        for controller in CONTROLLERS {
+            let folder = root.join(controller).join(FOLDER);
+            if !root.join(controller).join("cgroup.procs").exists() {
+                return Err(CgroupError::Missing(controller));
+            }
+            make(&folder)?;
+            folders.push((controller, folder));
+        }
+        Ok(Self(Layout::PerController(folders)))
+    }
+
+    fn unified(root: &Path) -> Result<Self, CgroupError> {
+        let has = fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
+        for controller in CONTROLLERS {
+            if !has.split_whitespace().any(|name| name == controller) {
+                return Err(CgroupError::Missing(controller));
+            }
+        }
+        let folder = root.join(FOLDER);
+        let enable = format!("+{}", CONTROLLERS.join(" +"));
+        put(&root.join("cgroup.subtree_control"), &enable)?;
+        make(&folder)?;
+        put(&folder.join("cgroup.subtree_control"), &enable)?;
+        Ok(Self(Layout::Unified(folder)))
+    }
+
+    /// Makes the group of one workload, with its limits; of an older one nothing is left.
+    pub(crate) fn create(&self, label: &str, limits: &ResourceLimits) -> Result<Cgroup, CgroupError> {
+        let quota = u64::from(limits.cpu_millis).saturating_mul(PERIOD_MICROS) / 1000;
+        let (memory, pids) = (limits.memory_bytes.to_string(), limits.pids.to_string());
+        let group = self.at(label);
+        group.kill();
+        match &self.0 {
+            Layout::Unified(base) => {
+                let folder = base.join(label);
+                make(&folder)?;
+                put(&folder.join("cpu.max"), &format!("{quota} {PERIOD_MICROS}"))?;
+                put(&folder.join("memory.max"), &memory)?;
+                // Not everywhere; without it a workload could leave its memory limit for the disk.
+                let _ = put(&folder.join("memory.swap.max"), "0");
+                let _ = put(&folder.join("memory.oom.group"), "1");
+                put(&folder.join("pids.max"), &pids)?;
+            }
+            Layout::PerController(bases) => {
+                for (controller, base) in bases {
+                    let folder = base.join(label);
+                    make(&folder)?;
+                    match *controller {
+                        "cpu" => {
+                            put(&folder.join("cpu.cfs_period_us"), &PERIOD_MICROS.to_string())?;
+                            put(&folder.join("cpu.cfs_quota_us"), &quota.to_string())?;
+                        }
+                        "memory" => {
+                            put(&folder.join("memory.limit_in_bytes"), &memory)?;
+                            let _ = put(&folder.join("memory.memsw.limit_in_bytes"), &memory);
+                        }
+                        _ => put(&folder.join("pids.max"), &pids)?,
+                    }
+                }
+            }
+        }
+        Ok(group)
+    }
+
+    /// The group of one workload, whether it is there or not.
+    pub(crate) fn at(&self, label: &str) -> Cgroup {
+        let folders = match &self.0 {
+            Layout::Unified(base) => vec![base.join(label)],
+            Layout::PerController(bases) => bases.iter().map(|(_, base)| base.join(label)).collect(),
+        };
+        Cgroup { folders }
+    }
+
+    /// Labels of all groups that are there.
+    pub(crate) fn labels(&self) -> Vec<String> {
+        let base = match &self.0 {
+            Layout::Unified(base) => Some(base),
+            Layout::PerController(bases) => bases.first().map(|(_, base)| base),
+        };
+        let entries = base.and_then(|base| fs::read_dir(base).ok()).into_iter().flatten().flatten();
+        let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        folders.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    }
+}
+
+/// The control group of one workload.
+#[derive(Debug, Clone)]
+pub(crate) struct Cgroup {
+    folders: Vec<PathBuf>,
+}
+
+impl Cgroup {
+    /// Files that a process enters it by.
+    pub(crate) fn entries(&self) -> Vec<PathBuf> {
+        self.folders.iter().map(|folder| folder.join("cgroup.procs")).collect()
+    }
+
+    /// How often the kernel killed a process here for its memory.
+    pub(crate) fn out_of_memory(&self) -> u64 {
+        let count = |path: PathBuf| {
+            let text = fs::read_to_string(path).ok()?;
+            let line = text.lines().find_map(|line| line.strip_prefix("oom_kill "))?;
+            line.trim().parse::<u64>().ok()
+        };
+        let files = ["memory.events", "memory.oom_control"];
+        let all = self.folders.iter().flat_map(|folder| files.map(|file| folder.join(file)));
+        all.filter_map(count).max().unwrap_or(0)
+    }
+
+    /// Kills everything in it, also what a fork adds meanwhile.
+    pub(crate) fn kill(&self) {
+        if self.folders.iter().any(|folder| fs::write(folder.join("cgroup.kill"), "1").is_ok()) {
+            return;
+        }
+        // Older kernels: until a look finds nobody. One of them is enough, they hold the same processes.
+        for _ in 0..100 {
+            let pids = self.pids();
+            if pids.is_empty() {
+                return;
+            }
+            for pid in pids {
+                let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL);
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    pub(crate) fn pids(&self) -> Vec<i32> {
+        let Some(folder) = self.folders.last() else { return Vec::new() };
+        let text = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
+        text.lines().filter_map(|line| line.parse().ok()).collect()
+    }
+
+    /// Removes it; what is still in it is killed first.
+    pub(crate) fn remove(&self) {
+        self.kill();
+        for folder in &self.folders {
+            for _ in 0..50 {
+                match fs::remove_dir(folder) {
+                    Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+                        std::thread::sleep(Duration::from_millis(2));
+                    }
+                    Ok(()) | Err(_) => break,
+                }
+            }
+        }
+    }
+}
+
+fn make(folder: &Path) -> Result<(), CgroupError> {
+    match fs::create_dir(folder) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            Err(CgroupError::Write { path: folder.to_owned(), error })
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn put(path: &Path, value: &str) -> Result<(), CgroupError> {
+    fs::write(path, value).map_err(|error| CgroupError::Write { path: path.to_owned(), error })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The names of version 2, on plain files: what is written, not what a kernel makes of it.
+    #[test]
+    fn version_2_gets_every_limit_under_its_own_name() {
+        let root = tempfile::tempdir().unwrap();
+        let group = root.path().join(FOLDER).join("svc-7-42");
+        fs::create_dir_all(&group).unwrap();
+        fs::write(root.path().join("cgroup.controllers"), "cpuset cpu io memory pids").unwrap();
+        let cgroups = Cgroups::find(root.path()).unwrap();
+        cgroups
+            .create("svc-7-42", &ResourceLimits { cpu_millis: 1500, ..ResourceLimits::default() })
+            .unwrap();
+        let read = |name: &str| fs::read_to_string(group.join(name)).unwrap();
+        assert_eq!(read("cpu.max"), "150000 100000");
+        assert_eq!(read("memory.max"), (4u64 << 30).to_string());
+        assert_eq!(read("pids.max"), "1024");
+        assert_eq!(
+            fs::read_to_string(root.path().join("cgroup.subtree_control")).unwrap(),
+            "+cpu +memory +pids"
+        );
+        fs::write(group.join("memory.events"), "low 0\noom 2\noom_kill 3\n").unwrap();
+        assert_eq!(cgroups.at("svc-7-42").out_of_memory(), 3);
+        assert_eq!(cgroups.labels(), ["svc-7-42"]);
+    }
+
+    #[test]
+    fn a_machine_without_control_groups_says_which_is_missing() {
+        let root = tempfile::tempdir().unwrap();
+        assert!(Cgroups::find(root.path()).unwrap_err().to_string().contains("cpu"));
+        fs::write(root.path().join("cgroup.controllers"), "cpu memory").unwrap();
+        assert!(Cgroups::find(root.path()).unwrap_err().to_string().contains("pids"));
+    }
+}

@@ -1,0 +1,121 @@
+//! The folders of one workload.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use blueprint_agent_workload_core::label;
+use blueprint_common_types::ServiceKey;
+
+/// Users that services of a machine get, as systemd gives them to services without a user of their own.
+const USERS: std::ops::RangeInclusive<u32> = 61_184..=65_519;
+
+/// What `statfs` says of a file system in memory.
+const IN_MEMORY: [nix::sys::statfs::FsType; 1] = [nix::sys::statfs::TMPFS_MAGIC];
+
+/// Folders of one workload; the agent's, and those that it is given.
+#[derive(Debug, Clone)]
+pub(crate) struct Folders {
+    /// Kept from one start to the next.
+    pub(crate) data: PathBuf,
+    /// In memory, gone with the workload.
+    pub(crate) runtime: PathBuf,
+    pub(crate) socket: PathBuf,
+    pub(crate) keystore: PathBuf,
+}
+
+impl Folders {
+    pub(crate) fn of(state: &Path, runtime: &Path, service: ServiceKey, name: &str) -> Self {
+        let label = label(service);
+        let name = if name.is_empty() { "service" } else { name };
+        let runtime = runtime.join(&label);
+        Self {
+            // The Manager's name, in a folder of the service's own: two services of a blueprint share no data.
+            data: state.join("data").join(&label).join(format!("blueprint-{}-{name}", service.blueprint)),
+            socket: runtime.join(format!("{label}.sock")),
+            keystore: runtime.join("keystore"),
+            runtime,
+        }
+    }
+
+    /// Makes them, and gives them to the workload; says whose they are.
+    pub(crate) fn create(&self, own_user: bool) -> io::Result<Option<(u32, u32)>> {
+        for folder in [&self.data, &self.runtime] {
+            let parents = folder.parent().map(fs::create_dir_all).transpose();
+            parents?;
+            make(folder)?;
+        }
+        if !own_user || !nix::unistd::geteuid().is_root() {
+            return Ok(None);
+        }
+        let user = self.user()?;
+        give(&self.data, user)?;
+        give(&self.runtime, user)?;
+        for parent in self.data.ancestors().skip(1).take(2).chain(self.runtime.parent()) {
+            // To be passed, not to be listed.
+            let mode = fs::metadata(parent)?.permissions().mode();
+            fs::set_permissions(parent, fs::Permissions::from_mode(mode | 0o011))?;
+        }
+        Ok(Some((user, user)))
+    }
+
+    /// The user that has the data already, else the first that has none.
+    fn user(&self) -> io::Result<u32> {
+        let owner = fs::metadata(&self.data)?.uid();
+        if USERS.contains(&owner) {
+            return Ok(owner);
+        }
+        let base = self.data.ancestors().nth(2).unwrap_or(&self.data);
+        let mut taken = std::collections::BTreeSet::new();
+        for blueprint in fs::read_dir(base)?.flatten() {
+            for service in fs::read_dir(blueprint.path()).into_iter().flatten().flatten() {
+                taken.insert(service.metadata()?.uid());
+            }
+        }
+        let mut free = USERS.filter(|user| !taken.contains(user));
+        free.next().ok_or_else(|| io::Error::other("no user is left for another workload"))
+    }
+
+    /// Whether what is written to the runtime folder stays off the disk.
+    pub(crate) fn is_in_memory(&self) -> bool {
+        let kind = nix::sys::statfs::statfs(&self.runtime).map(|stat| stat.filesystem_type());
+        kind.is_ok_and(|kind| IN_MEMORY.contains(&kind))
+    }
+
+    /// Removes what is in memory.
+    pub(crate) fn remove_runtime(&self) {
+        if let Err(error) = fs::remove_dir_all(&self.runtime)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(folder = %self.runtime.display(), %error, "folder in memory not removed");
+        }
+    }
+}
+
+fn make(folder: &Path) -> io::Result<()> {
+    match fs::create_dir(folder) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o700))
+}
+
+/// Gives a folder with everything in it to a user, without following links out of it.
+fn give(path: &Path, user: u32) -> io::Result<()> {
+    let metadata = fs::symlink_metadata(path)?;
+    if metadata.uid() != user || metadata.gid() != user {
+        std::os::unix::fs::lchown(path, Some(user), Some(user))?;
+    }
+    if metadata.is_dir() {
+        for entry in fs::read_dir(path)? {
+            give(&entry?.path(), user)?;
+        }
+    }
+    Ok(())
+}
+
+/// Gives a folder with everything in it to a user.
+pub(crate) fn give_to(path: &Path, user: Option<(u32, u32)>) -> io::Result<()> {
+    user.map_or(Ok(()), |(user, _)| give(path, user))
+}

@@ -1,0 +1,64 @@
+//! The keys of a workload, as files in memory.
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+
+use blueprint_agent_workload_core::PrepareFailed;
+use blueprint_common_types::workload::Bundle;
+
+use crate::folders::{Folders, give_to};
+
+/// Writes the keys, and gives them to the workload alone; an empty folder where it has none.
+pub(crate) fn write(
+    folders: &Folders,
+    bundle: &Bundle,
+    user: Option<(u32, u32)>,
+) -> Result<(), PrepareFailed> {
+    if !bundle.keystore.is_empty() && !folders.is_in_memory() {
+        return Err(PrepareFailed {
+            reason: format!(
+                "{} is not in memory, so no keys are written there: mount a tmpfs, or set workload.runtime_dir to one",
+                folders.runtime.display()
+            ),
+            may_pass: true,
+        });
+    }
+    try_write(folders, bundle, user).map_err(|error| PrepareFailed {
+        reason: format!("the keystore cannot be written: {error}"),
+        may_pass: true,
+    })
+}
+
+fn try_write(folders: &Folders, bundle: &Bundle, user: Option<(u32, u32)>) -> io::Result<()> {
+    wipe(folders);
+    fs::DirBuilder::new().mode(0o700).create(&folders.keystore)?;
+    for (path, content) in &bundle.keystore {
+        let path = folders.keystore.join(path);
+        if let Some(folder) = path.parent()
+            && folder != folders.keystore
+        {
+            fs::DirBuilder::new().mode(0o700).recursive(true).create(folder)?;
+        }
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o400).open(path)?;
+        file.write_all(content.expose())?;
+    }
+    give_to(&folders.keystore, user)
+}
+
+/// Overwrites and removes the keys; best effort, their folder in memory goes in any case.
+pub(crate) fn wipe(folders: &Folders) {
+    let Ok(entries) = fs::read_dir(&folders.keystore) else { return };
+    let mut open: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+    while let Some(path) = open.pop() {
+        let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
+        if metadata.is_dir() {
+            open.extend(fs::read_dir(&path).into_iter().flatten().flatten().map(|entry| entry.path()));
+        } else if metadata.is_file()
+            && let Ok(mut file) = fs::OpenOptions::new().write(true).open(&path)
+        {
+            let _ = file.write_all(&vec![0; usize::try_from(metadata.len()).unwrap_or(0)]);
+        }
+    }
+    let _ = fs::remove_dir_all(&folders.keystore);
+}

@@ -1,0 +1,127 @@
+//! The last step before a native workload: a process of the agent's own program that gives up its rights and
+//! becomes the workload.
+//!
+//! The agent starts itself with [`ARGUMENT`] and writes a [`Launch`] to its standard input, where neither variables
+//! nor keys can be seen by other users. So the steps between two processes need no code that runs after a fork.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::ffi::{CString, NulError};
+use std::io::{Read, Write};
+use std::path::PathBuf;
+
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::stat::{Mode, umask};
+use nix::unistd::{Gid, Uid, execve, setgid, setgroups, setsid, setuid};
+use serde::{Deserialize, Serialize};
+
+/// First argument of the process that becomes a workload.
+pub const ARGUMENT: &str = "become-workload";
+
+/// Longest description that is read, in bytes.
+const MAX_BYTES: u64 = 8 << 20;
+
+/// Exit code of a process that could not become the workload; the reason is its standard error.
+pub const EXIT_CODE: u8 = 126;
+
+/// What the process becomes, and what it gives up before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Launch {
+    /// Absolute path.
+    pub program: PathBuf,
+    /// Arguments without the program.
+    pub args: Vec<String>,
+    /// All of its variables.
+    pub env: BTreeMap<String, String>,
+    /// Folder that it starts in.
+    pub folder: PathBuf,
+    /// User and group; `None` to stay who the agent is.
+    pub user: Option<(u32, u32)>,
+    /// Files of control groups that it enters by writing to them.
+    pub cgroups: Vec<PathBuf>,
+    /// See [`blueprint_common_types::workload::Sandbox`].
+    pub no_new_privileges: bool,
+    /// Bytes of a `/tmp` of its own; `None` for none.
+    pub private_tmp: Option<u64>,
+}
+
+/// What failed.
+#[derive(Debug, thiserror::Error)]
+enum LaunchError {
+    #[error("cannot read what to run: {0}")]
+    Read(std::io::Error),
+    #[error("what to run is damaged: {0}")]
+    Damaged(serde_json::Error),
+    #[error("cannot enter {}: {error}", path.display())]
+    Cgroup { path: PathBuf, error: std::io::Error },
+    #[error("cannot {action}: {error}")]
+    System { action: &'static str, error: nix::Error },
+    #[error("cannot start in {}: {error}", path.display())]
+    Folder { path: PathBuf, error: std::io::Error },
+    #[error("{0}")]
+    Text(#[from] NulError),
+    #[error("cannot execute {}: {error}", path.display())]
+    Execute { path: PathBuf, error: nix::Error },
+}
+
+/// Becomes what standard input describes. Comes back only where that failed, with the exit code.
+///
+/// To be called before the process has a second thread.
+#[must_use]
+pub fn become_workload() -> u8 {
+    let Err(error) = try_become();
+    // Standard error is the workload's log from here on: the agent reads the reason there.
+    let _ = writeln!(std::io::stderr(), "blueprint-agent: {error}");
+    EXIT_CODE
+}
+
+fn try_become() -> Result<Infallible, LaunchError> {
+    let mut text = Vec::new();
+    std::io::stdin().take(MAX_BYTES).read_to_end(&mut text).map_err(LaunchError::Read)?;
+    let launch: Launch = serde_json::from_slice(&text).map_err(LaunchError::Damaged)?;
+    let system = |action| move |error| LaunchError::System { action, error };
+    setsid().map_err(system("leave the agent's session"))?;
+    for path in &launch.cgroups {
+        std::fs::write(path, "0").map_err(|error| LaunchError::Cgroup { path: path.clone(), error })?;
+    }
+    if let Some(bytes) = launch.private_tmp {
+        private_tmp(bytes).map_err(system("mount a /tmp of its own"))?;
+    }
+    setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(system("forbid core dumps"))?;
+    umask(Mode::from_bits_truncate(0o077));
+    if let Some((user, group)) = launch.user {
+        setgroups(&[Gid::from_raw(group)]).map_err(system("give up groups"))?;
+        setgid(Gid::from_raw(group)).map_err(system("become its group"))?;
+        setuid(Uid::from_raw(user)).map_err(system("become its user"))?;
+    }
+    if launch.no_new_privileges {
+        nix::sys::prctl::set_no_new_privs().map_err(system("forbid new privileges"))?;
+    }
+    std::env::set_current_dir(&launch.folder)
+        .map_err(|error| LaunchError::Folder { path: launch.folder.clone(), error })?;
+    let null = std::fs::File::open("/dev/null").map_err(LaunchError::Read)?;
+    nix::unistd::dup2_stdin(&null).map_err(system("close standard input"))?;
+    execute(&launch)
+}
+
+fn execute(launch: &Launch) -> Result<Infallible, LaunchError> {
+    let path = launch.program.to_string_lossy().into_owned();
+    let program = CString::new(path.clone())?;
+    let args = std::iter::once(path).chain(launch.args.iter().cloned()).map(CString::new);
+    let args: Vec<CString> = args.collect::<Result<_, _>>()?;
+    let env = launch.env.iter().map(|(name, value)| CString::new(format!("{name}={value}")));
+    let env: Vec<CString> = env.collect::<Result<_, _>>()?;
+    execve(&program, &args, &env)
+        .map_err(|error| LaunchError::Execute { path: launch.program.clone(), error })
+}
+
+/// Mounts a small folder in memory over `/tmp`, which this process and its children alone see.
+fn private_tmp(bytes: u64) -> nix::Result<()> {
+    const NONE: Option<&str> = None;
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)?;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    mount(Some("tmpfs"), "/tmp", Some("tmpfs"), flags, Some(format!("mode=1777,size={bytes}").as_str()))
+}

@@ -1,0 +1,131 @@
+//! Native workloads: a program of this machine, or one that was fetched.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use blueprint_agent_workload_core::{Places, PrepareFailed, arguments, environment, label};
+use blueprint_common_types::ServiceKey;
+use blueprint_common_types::workload::{GpuPolicy, WorkloadSpec};
+
+use crate::cgroup::Cgroup;
+use crate::folders::Folders;
+use crate::launch::Launch;
+
+/// Bytes of a `/tmp` of its own.
+const TMP_BYTES: u64 = 256 << 20;
+
+/// Names of variables that a process needs of its machine.
+const INHERITED: [&str; 4] = ["PATH", "LANG", "TZ", "SSL_CERT_FILE"];
+
+/// Checks a program that is on this machine already.
+pub(crate) fn testing(path: &str, is_allowed: bool) -> Result<PathBuf, PrepareFailed> {
+    let failed = |reason: String| PrepareFailed { reason, may_pass: false };
+    if !is_allowed {
+        return Err(failed(
+            "sources of the kind testing are off on this node; set workload.testing = true for development"
+                .to_owned(),
+        ));
+    }
+    let metadata = fs::metadata(path).map_err(|error| failed(format!("{path}: {error}")))?;
+    if !metadata.is_file() || metadata.permissions().mode() & 0o111 == 0 {
+        return Err(failed(format!("{path} is not an executable file")));
+    }
+    Ok(PathBuf::from(path))
+}
+
+/// Refuses what this machine does not have, before anything is started.
+pub(crate) fn check_machine(spec: &WorkloadSpec) -> Result<(), PrepareFailed> {
+    let limits = &spec.limits;
+    let memory = memory_total();
+    if memory.is_some_and(|memory| limits.memory_bytes > memory) {
+        let (wanted, has) = (limits.memory_bytes >> 20, memory.unwrap_or(0) >> 20);
+        return Err(PrepareFailed {
+            reason: format!("it asks for {wanted} MiB of memory, this node has {has} MiB"),
+            may_pass: false,
+        });
+    }
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let has = u32::try_from(cpus).unwrap_or(u32::MAX).saturating_mul(1000);
+    if limits.cpu_millis > has {
+        return Err(PrepareFailed {
+            reason: format!(
+                "it asks for {} thousandths of a processor, this node has {has}",
+                limits.cpu_millis
+            ),
+            may_pass: false,
+        });
+    }
+    let gpus = gpu_count(Path::new("/dev"));
+    if limits.gpu_policy == GpuPolicy::Required && usize::from(limits.gpu_count) > gpus {
+        return Err(PrepareFailed {
+            reason: format!("it asks for {} GPUs, this node has {gpus}", limits.gpu_count),
+            may_pass: false,
+        });
+    }
+    Ok(())
+}
+
+fn memory_total() -> Option<u64> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+/// GPUs by the devices that their drivers make.
+fn gpu_count(dev: &Path) -> usize {
+    let is_gpu = |name: &str| {
+        let number = name.strip_prefix("nvidia").unwrap_or_default();
+        !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    let nvidia = fs::read_dir(dev).into_iter().flatten().flatten();
+    let nvidia = nvidia.filter(|entry| is_gpu(&entry.file_name().to_string_lossy())).count();
+    let is_render = |name: &str| name.starts_with("renderD");
+    let render = fs::read_dir(dev.join("dri")).into_iter().flatten().flatten();
+    let render = render.filter(|entry| is_render(&entry.file_name().to_string_lossy())).count();
+    nvidia.max(render)
+}
+
+/// What a native workload becomes.
+pub(crate) fn launch(
+    service: ServiceKey,
+    spec: &WorkloadSpec,
+    program: PathBuf,
+    folders: &Folders,
+    secret_env: Option<(String, String)>,
+    user: Option<(u32, u32)>,
+    group: Option<&Cgroup>,
+) -> Launch {
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    let places = Places {
+        data_dir: text(&folders.data),
+        keystore: text(&folders.keystore),
+        bridge_socket: (!spec.test_mode).then(|| text(&folders.socket)),
+        http_rpc_url: None,
+        ws_rpc_url: None,
+    };
+    let mut env = environment(service, spec, &places);
+    for name in INHERITED {
+        if let Ok(value) = std::env::var(name) {
+            env.entry(name.to_owned()).or_insert(value);
+        }
+    }
+    env.entry("HOME".to_owned()).or_insert_with(|| text(&folders.data));
+    env.extend(secret_env);
+    // A folder in memory over /tmp would hide what lies below it.
+    let is_below_tmp =
+        [&folders.data, &folders.runtime, &program].iter().any(|path| path.starts_with("/tmp"));
+    let may_mount = nix::unistd::geteuid().is_root() && !is_below_tmp;
+    tracing::debug!(workload = label(service), user = ?user, "native workload put together");
+    Launch {
+        program,
+        args: arguments(spec),
+        env,
+        folder: folders.data.clone(),
+        user,
+        cgroups: group.map(Cgroup::entries).unwrap_or_default(),
+        no_new_privileges: spec.sandbox.no_new_privileges,
+        private_tmp: (spec.sandbox.private_tmp && may_mount).then_some(TMP_BYTES),
+    }
+}

@@ -1,0 +1,177 @@
+//! All workloads of this node: as many as the hub assigned, and no others.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use blueprint_common_runtime::tasks::Spawner;
+use blueprint_common_types::ServiceKey;
+use blueprint_common_types::workload::WorkloadStatus;
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::cgroup::Cgroups;
+use crate::run::{Common, Workload};
+use crate::{Assigned, HubPort, WorkloadConfig};
+
+/// How all workloads are doing, by service.
+pub type Statuses = BTreeMap<ServiceKey, WorkloadStatus>;
+
+/// Tells a node what to run, and reads how that goes; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct NodeHandle {
+    assigned: watch::Sender<Option<Assigned>>,
+    statuses: watch::Receiver<Arc<Statuses>>,
+}
+
+impl NodeHandle {
+    /// Runs these and no others.
+    pub fn assign(&self, assigned: Assigned) {
+        self.assigned.send_if_modified(|now| {
+            let is_news = now.as_ref() != Some(&assigned);
+            *now = Some(assigned);
+            is_news
+        });
+    }
+
+    /// How all of them are doing, from now on.
+    #[must_use]
+    pub fn statuses(&self) -> watch::Receiver<Arc<Statuses>> {
+        self.statuses.clone()
+    }
+}
+
+/// The task.
+pub struct Node {
+    common: Arc<Common>,
+    assigned: watch::Receiver<Option<Assigned>>,
+    statuses: Arc<Mutex<watch::Sender<Arc<Statuses>>>>,
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Node").finish_non_exhaustive()
+    }
+}
+
+/// A workload that runs in a task of its own.
+struct Live {
+    generation: u64,
+    stop: CancellationToken,
+    /// Its end was asked for; another generation waits until it is gone.
+    is_stopping: bool,
+}
+
+impl Node {
+    /// Puts a node together, and kills what an earlier agent left behind.
+    ///
+    /// # Errors
+    ///
+    /// Fails where its folders cannot be made.
+    pub fn new(
+        config: WorkloadConfig,
+        hub: Arc<dyn HubPort>,
+        spawner: Spawner,
+    ) -> io::Result<(Self, NodeHandle)> {
+        std::fs::create_dir_all(&config.state)?;
+        std::fs::create_dir_all(&config.runtime)?;
+        // Workloads are told where their folders are, and start elsewhere.
+        let config = WorkloadConfig {
+            state: std::path::absolute(&config.state)?,
+            runtime: std::path::absolute(&config.runtime)?,
+            ..config
+        };
+        let cgroups = config.cgroups.as_deref().and_then(|root| match Cgroups::find(root) {
+            Ok(cgroups) => Some(cgroups),
+            Err(error) => {
+                warn!(%error, "workloads run without limits on this node");
+                None
+            }
+        });
+        for label in cgroups.iter().flat_map(Cgroups::labels) {
+            info!(label, "what an earlier agent left is ended");
+            cgroups.iter().for_each(|cgroups| cgroups.at(&label).remove());
+        }
+        let (assign, assigned) = watch::channel(None);
+        let (sender, statuses) = watch::channel(Arc::default());
+        let common = Arc::new(Common { config, hub, cgroups, spawner });
+        let node = Self { common, assigned, statuses: Arc::new(Mutex::new(sender)) };
+        Ok((node, NodeHandle { assigned: assign, statuses }))
+    }
+
+    /// Runs what is assigned until `stop`; then ends everything, and comes back once it is gone.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut live: BTreeMap<ServiceKey, Live> = BTreeMap::new();
+        let (ended, mut ends) = mpsc::channel(64);
+        let mut is_over = false;
+        loop {
+            if is_over && live.is_empty() {
+                return;
+            }
+            let wanted =
+                if is_over { Some(Assigned::new()) } else { self.assigned.borrow_and_update().clone() };
+            if let Some(wanted) = wanted {
+                self.follow(&wanted, &mut live, &ended);
+            }
+            tokio::select! {
+                biased;
+                () = stop.cancelled(), if !is_over => is_over = true,
+                Some((service, generation)) = ends.recv() => {
+                    live.retain(|key, one| *key != service || one.generation != generation);
+                    self.forget(service, generation);
+                }
+                changed = self.assigned.changed(), if !is_over => is_over |= changed.is_err(),
+            }
+        }
+    }
+
+    /// Ends what is not wanted, and starts what is and does not run.
+    fn follow(
+        &self,
+        wanted: &Assigned,
+        live: &mut BTreeMap<ServiceKey, Live>,
+        ended: &mpsc::Sender<(ServiceKey, u64)>,
+    ) {
+        for (service, one) in live.iter_mut() {
+            if wanted.get(service) != Some(&one.generation) && !one.is_stopping {
+                one.is_stopping = true;
+                one.stop.cancel();
+            }
+        }
+        for (service, generation) in wanted {
+            if live.contains_key(service) {
+                continue;
+            }
+            let stop = CancellationToken::new();
+            let statuses = Arc::clone(&self.statuses);
+            let tell = move |status: WorkloadStatus| {
+                statuses.lock().send_modify(|all| {
+                    Arc::make_mut(all).insert(status.service, status);
+                });
+            };
+            let workload = Workload {
+                common: Arc::clone(&self.common),
+                service: *service,
+                generation: *generation,
+                stop: stop.clone(),
+                tell: Box::new(tell),
+            };
+            let (key, generation, ended) = (*service, *generation, ended.clone());
+            self.common.spawner.spawn_base("workload", async move {
+                Box::pin(workload.run()).await;
+                let _ = ended.send((key, generation)).await;
+            });
+            live.insert(key, Live { generation, stop, is_stopping: false });
+        }
+    }
+
+    fn forget(&self, service: ServiceKey, generation: u64) {
+        self.statuses.lock().send_modify(|all| {
+            if all.get(&service).is_some_and(|status| status.generation == generation) {
+                Arc::make_mut(all).remove(&service);
+            }
+        });
+    }
+}

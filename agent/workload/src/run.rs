@@ -1,0 +1,281 @@
+//! One workload, from its assignment to its end.
+
+use std::future::pending;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use blueprint_agent_workload_core::{Life, PrepareFailed, Step, label};
+use blueprint_common_runtime::tasks::Spawner;
+use blueprint_common_types::workload::{Bundle, Source, WorkloadSpec, WorkloadState, WorkloadStatus};
+use blueprint_common_types::{ServiceKey, Timestamp};
+use tokio::time::sleep_until;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::bridge::{BridgeConfig, Serving, serve};
+use crate::cgroup::{Cgroup, Cgroups};
+use crate::folders::Folders;
+use crate::process::Process;
+use crate::{DescribeError, Described, HubPort, WorkloadConfig, keystore, native};
+
+/// Pause before a hub that could not be asked is asked again.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// What all workloads of a node share.
+pub(crate) struct Common {
+    pub(crate) config: WorkloadConfig,
+    pub(crate) hub: Arc<dyn HubPort>,
+    pub(crate) cgroups: Option<Cgroups>,
+    pub(crate) spawner: Spawner,
+}
+
+/// Where a workload tells how it is doing.
+pub(crate) type Tell = Box<dyn Fn(WorkloadStatus) + Send + Sync>;
+
+/// One workload.
+pub(crate) struct Workload {
+    pub(crate) common: Arc<Common>,
+    pub(crate) service: ServiceKey,
+    pub(crate) generation: u64,
+    /// Cancelled once it is not wanted any more.
+    pub(crate) stop: CancellationToken,
+    pub(crate) tell: Tell,
+}
+
+/// What was started, and goes with it.
+struct Running {
+    process: Process,
+    bridge: Option<Serving>,
+}
+
+/// What happened while it was waited.
+enum Event {
+    Stop,
+    Exit(blueprint_agent_workload_core::Exit),
+    Greeted,
+    Due,
+}
+
+impl Workload {
+    /// Runs it until it is not wanted any more, or ends for good; then nothing of it is left but its data.
+    pub(crate) async fn run(self) {
+        self.say(WorkloadState::Pending, String::new(), 0, None);
+        let Some(described) = self.describe().await else { return };
+        let mut run = Run::new(&self, described);
+        run.go().await;
+        run.clean();
+    }
+
+    /// Asks the hub until it answers; `None` where the workload is not wanted meanwhile, or cannot be run here.
+    async fn describe(&self) -> Option<Described> {
+        loop {
+            let asked = self.common.hub.describe(self.service, self.generation);
+            match self.stop.run_until_cancelled(asked).await? {
+                Ok(described) => return Some(described),
+                Err(DescribeError::Changed) => return None,
+                Err(error @ DescribeError::Unreadable(_)) => {
+                    self.say(WorkloadState::Failed, error.to_string(), 0, None);
+                    self.stop.cancelled().await;
+                    return None;
+                }
+                Err(error @ DescribeError::Away(_)) => {
+                    self.say(WorkloadState::Pending, error.to_string(), 0, None);
+                }
+            }
+            self.stop.run_until_cancelled(tokio::time::sleep(ASK_AGAIN)).await?;
+        }
+    }
+
+    fn say(&self, state: WorkloadState, reason: String, restarts: u32, pid: Option<u32>) {
+        let since = Timestamp::from(SystemTime::now());
+        let (service, generation) = (self.service, self.generation);
+        (self.tell)(WorkloadStatus { service, generation, state, reason, restarts, pid, since });
+    }
+}
+
+/// A workload whose document is known.
+struct Run<'a> {
+    workload: &'a Workload,
+    spec: WorkloadSpec,
+    bundle: Bundle,
+    folders: Folders,
+    life: Life,
+    program: Option<PathBuf>,
+    running: Option<Running>,
+    told: Option<(WorkloadState, String, u32, Option<u32>)>,
+}
+
+impl<'a> Run<'a> {
+    fn new(workload: &'a Workload, described: Described) -> Self {
+        let Described { spec, bundle } = described;
+        let config = &workload.common.config;
+        let folders = Folders::of(&config.state, &config.runtime, workload.service, &spec.name);
+        let life = Life::new(&spec);
+        Self { workload, spec, bundle, folders, life, program: None, running: None, told: None }
+    }
+
+    async fn go(&mut self) {
+        loop {
+            let step = self.life.next_step(Instant::now());
+            self.tell();
+            match step {
+                Step::Prepare => {
+                    let prepared = match self.workload.stop.run_until_cancelled(self.prepare()).await {
+                        Some(prepared) => prepared,
+                        None => Err(PrepareFailed { reason: String::new(), may_pass: true }),
+                    };
+                    let now = Instant::now();
+                    match prepared {
+                        Ok(program) => {
+                            self.program = Some(program);
+                            self.life.handle_prepared(Ok(()), now);
+                        }
+                        Err(failed) => {
+                            warn!(service = %self.workload.service, reason = failed.reason, "workload not prepared");
+                            self.life.handle_prepared(Err(failed), now);
+                        }
+                    }
+                }
+                Step::Start => match self.start().await {
+                    Ok(running) => self.running = Some(running),
+                    Err(failed) => {
+                        warn!(service = %self.workload.service, reason = failed.reason, "workload not started");
+                        self.life.handle_not_started(failed, Instant::now());
+                    }
+                },
+                Step::Terminate => self.running.iter().for_each(|running| running.process.terminate()),
+                Step::Kill => self.running.iter().for_each(|running| running.process.kill()),
+                Step::Wait(until) => self.wait(until).await,
+                Step::Done if self.workload.stop.is_cancelled() => return,
+                // It ended by itself: it is told until it is taken back.
+                Step::Done => self.remove_traces(),
+            }
+            if self.workload.stop.is_cancelled() {
+                self.life.handle_stop(Instant::now());
+                if self.running.is_none() {
+                    self.tell();
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn prepare(&self) -> Result<PathBuf, PrepareFailed> {
+        native::check_machine(&self.spec)?;
+        match &self.spec.source {
+            Source::Testing { path } => native::testing(path, self.workload.common.config.testing),
+            source @ (Source::Native { .. } | Source::Container { .. } | Source::Wasm {}) => {
+                Err(PrepareFailed {
+                    reason: format!("sources of the kind {} cannot be run by this agent", source.kind()),
+                    may_pass: false,
+                })
+            }
+        }
+    }
+
+    async fn start(&self) -> Result<Running, PrepareFailed> {
+        let Some(program) = self.program.clone() else {
+            return Err(PrepareFailed { reason: "it was not prepared".to_owned(), may_pass: true });
+        };
+        let common = &self.workload.common;
+        let service = self.workload.service;
+        let failed = |what: &str, error: &dyn std::fmt::Display| PrepareFailed {
+            reason: format!("{what}: {error}"),
+            may_pass: true,
+        };
+        let user = self.folders.create(self.spec.sandbox.own_user);
+        let user = user.map_err(|error| failed("its folders cannot be made", &error))?;
+        keystore::write(&self.folders, &self.bundle, user)?;
+        let group = self.group(&label(service))?;
+        let secret = self.bundle.envelope_key.as_ref().map(|key| {
+            let digits: String = key.expose().iter().map(|byte| format!("{byte:02x}")).collect();
+            ("TLS_ENVELOPE_KEY".to_owned(), digits)
+        });
+        let launch =
+            native::launch(service, &self.spec, program, &self.folders, secret, user, group.as_ref());
+        let bridge = if self.spec.test_mode {
+            None
+        } else {
+            let config = BridgeConfig { service, socket: self.folders.socket.clone(), user };
+            let served = serve(config, Arc::clone(&common.hub), &common.spawner);
+            Some(served.map_err(|error| failed("its bridge cannot listen", &error))?)
+        };
+        let process = Process::start(&common.config.agent, &launch, group, &common.spawner).await?;
+        info!(%service, pid = process.pid(), "workload started");
+        Ok(Running { process, bridge })
+    }
+
+    fn group(&self, label: &str) -> Result<Option<Cgroup>, PrepareFailed> {
+        let Some(cgroups) = &self.workload.common.cgroups else { return Ok(None) };
+        let group = cgroups.create(label, &self.spec.limits);
+        group.map(Some).map_err(|error| PrepareFailed { reason: error.to_string(), may_pass: true })
+    }
+
+    async fn wait(&mut self, until: Option<Instant>) {
+        let is_starting = self.life.state() == WorkloadState::Starting;
+        let due = async {
+            match until {
+                Some(until) => sleep_until(until.into()).await,
+                None => pending().await,
+            }
+        };
+        let greeted = self.running.as_ref().and_then(|running| running.bridge.as_ref()).map(Serving::greeted);
+        let greeted = async {
+            match greeted.filter(|_| is_starting) {
+                Some(greeted) => greeted.await,
+                None => pending().await,
+            }
+        };
+        let is_stopped = self.workload.stop.is_cancelled();
+        let exit = async {
+            match &mut self.running {
+                Some(running) => running.process.wait().await,
+                None => pending().await,
+            }
+        };
+        let event = tokio::select! {
+            biased;
+            exit = exit => Event::Exit(exit),
+            () = greeted => Event::Greeted,
+            () = self.workload.stop.cancelled(), if !is_stopped => Event::Stop,
+            () = due => Event::Due,
+        };
+        let now = Instant::now();
+        match event {
+            Event::Exit(exit) => {
+                let last = self.running.take().and_then(|running| running.process.last_line());
+                info!(service = %self.workload.service, %exit, last, "workload ended");
+                self.life.handle_exit(exit, last.as_deref(), now);
+            }
+            Event::Greeted => self.life.handle_ready(),
+            Event::Stop => self.life.handle_stop(now),
+            Event::Due => {}
+        }
+    }
+
+    /// Tells where it stands, where that is news.
+    fn tell(&mut self) {
+        let pid = self.running.as_ref().and_then(|running| running.process.pid());
+        let now = (self.life.state(), self.life.reason().to_owned(), self.life.restarts(), pid);
+        if self.told.as_ref() != Some(&now) {
+            let (state, reason, restarts, pid) = now.clone();
+            self.workload.say(state, reason, restarts, pid);
+            self.told = Some(now);
+        }
+    }
+
+    /// Leaves nothing but its data: not a process, not a key, not a socket.
+    fn remove_traces(&self) {
+        if let Some(cgroups) = &self.workload.common.cgroups {
+            cgroups.at(&label(self.workload.service)).remove();
+        }
+        keystore::wipe(&self.folders);
+        self.folders.remove_runtime();
+    }
+
+    fn clean(&mut self) {
+        self.running = None;
+        self.remove_traces();
+    }
+}
