@@ -34,7 +34,8 @@ use crate::memory::MemoryWatch;
 use crate::policy::{self, PolicyHandle, PolicyTask};
 use crate::ports::{AdminHub, TunnelPeers, peer_of};
 use crate::service_view::ServiceView;
-use crate::tables::{StoredKeys, TablesTask};
+use crate::stored_keys::StoredKeys;
+use crate::tables::{self, TablesTask};
 use crate::tls::{TlsOperator, TlsServices};
 use crate::{audit, data_plane, proxy, registry_metrics, tls};
 
@@ -194,9 +195,14 @@ impl App {
         )
         .await?;
         spawn(supervisor, "proxy tables", task.run(supervisor.stop().stop));
+        tables::register_metrics(&base.metrics, tables_handle.clone());
         let operator =
             Arc::new(TlsOperator::new(services, tables_handle, handshakes.acme.clone(), supervisor));
-        let stored = StoredKeys { store: Arc::clone(&base.store), tables: operator.tables().clone() };
+        let stored = StoredKeys {
+            store: Arc::clone(&base.store),
+            tables: operator.tables().clone(),
+            spawner: supervisor.child_spawner(),
+        };
         let parts = ProxyParts {
             dialer: Arc::new(base.tunnel.clone()),
             trust: Arc::clone(&trust),
@@ -293,7 +299,8 @@ async fn start_planes(
         tls,
     };
     let store = Arc::clone(&base.store);
-    let state = AdminState { facts, hub: Arc::new(hub), store, metrics: base.metrics };
+    let spawner = supervisor.child_spawner();
+    let state = AdminState { facts, hub: Arc::new(hub), store, metrics: base.metrics, spawner };
     if let Some(also) = sockets.control_also {
         supervisor.spawn_essential("control also", control.clone().run(also));
     }

@@ -11,7 +11,7 @@ use blueprint_hub_admin::{AcmeView, Hub, PeerView, PromiseFailed, Qos, RemoveFai
 use blueprint_hub_proxy::Ledger;
 use blueprint_hub_proxy_core::tls::TlsAdmin;
 use blueprint_hub_proxy_core::usage::{Clients, ServiceUsage};
-use blueprint_hub_proxy_core::{Service, ServiceSettings};
+use blueprint_hub_proxy_core::{NotInForce, Service, ServiceSettings};
 use blueprint_hub_registry::{ControlPlane, Peers, RegistrarHandle};
 use blueprint_hub_registry_core::{Agent, RegistrySnapshot};
 use futures_util::future::{BoxFuture, FutureExt};
@@ -124,7 +124,7 @@ impl Hub for AdminHub {
         .boxed()
     }
 
-    fn access_changed(&self) -> BoxFuture<'_, ()> {
+    fn access_changed(&self) -> BoxFuture<'_, Result<(), NotInForce>> {
         self.tables.reload().boxed()
     }
 

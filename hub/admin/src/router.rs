@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 
 use crate::error::ApiError;
 use crate::{
-    AdminState, OperatorToken, access, audit, auth, keys, nodes, policy, services, settings, tls, tokens,
-    usage, views,
+    AdminState, OperatorToken, access, audit, auth, changes, keys, nodes, policy, services, settings, tls,
+    tokens, usage, views,
 };
 
 /// Largest request body in bytes, but for policies.
@@ -19,6 +19,7 @@ const MAX_BODY: usize = 64 * 1024;
 
 /// Routes for the Unix socket: who can open it is the operator.
 pub fn private_router(state: AdminState) -> Router {
+    let finish = middleware::from_fn_with_state(state.spawner.clone(), changes::finish);
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/nodes", get(nodes::list))
@@ -52,6 +53,7 @@ pub fn private_router(state: AdminState) -> Router {
         .route("/healthz", get(healthz))
         .fallback(nowhere)
         .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(finish)
         .with_state(state)
 }
 

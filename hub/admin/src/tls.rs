@@ -36,6 +36,7 @@ impl From<TlsAdminError> for ApiError {
             TlsAdminError::TooMany { .. } => {
                 Self::conflict(text, "revoke some of them, or let them end sooner")
             }
+            TlsAdminError::NotInForce(not) => not.into(),
             TlsAdminError::Failed(..) => {
                 error!(error = %blueprint_common_runtime::Chain(&failed), "tls of a service not changed");
                 Self::unavailable(text)

@@ -164,6 +164,7 @@ fn refused(failed: &TlsAdminError) -> Response<AnswerBody> {
         TlsAdminError::NoProfile(_) => (StatusCode::NOT_FOUND, "not_found"),
         TlsAdminError::NoListener => (StatusCode::CONFLICT, "no_tls"),
         TlsAdminError::TooMany { .. } => (StatusCode::TOO_MANY_REQUESTS, "too_many"),
+        TlsAdminError::NotInForce(_) => (StatusCode::SERVICE_UNAVAILABLE, "not_in_force"),
         TlsAdminError::Failed(..) => {
             log_error!(error = %blueprint_common_runtime::Chain(failed), "tls of a service not changed");
             (StatusCode::SERVICE_UNAVAILABLE, "unavailable")
