@@ -326,7 +326,8 @@ pub fn exchange(
             return Err(Refusal::InvalidToken);
         }
     };
-    let headers = extend_headers(&grant.headers, asked).map_err(|error| Refusal::BadHeaders { error })?;
+    let headers = extend_headers(&grant.headers, &grant.owner, asked);
+    let headers = headers.map_err(|error| Refusal::BadHeaders { error })?;
     let tenant = headers.get("x-tenant-id").cloned().unwrap_or_else(|| tenant_id(&grant.owner));
     // A token does not outlive its key.
     let expires_at = now.plus(life).min(grant.expires_at);

@@ -142,6 +142,28 @@ async fn an_owner_gets_a_key_and_its_customer_a_token() {
 }
 
 #[tokio::test]
+async fn who_holds_a_key_without_a_tenant_does_not_choose_who_calls() {
+    let rig = Rig::new().await;
+    rig.route(&[rig.service(mirror)]);
+    let owner = Owner::new(3);
+    rig.settle(settings(&owner));
+    let id = tenant_id("user123@example.com");
+    let bare = api_key(&rig, &owner, json!({})).await;
+    for name in ["X-Tenant-Id", "x_tenant_name", "X-User-Id"] {
+        let forged = json!({ "additional_headers": { name: id } });
+        let (status, refused) = post(&rig, "/v1/auth/exchange", Some(&bare), forged).await;
+        assert_eq!((status, &refused["error"]), (StatusCode::BAD_REQUEST, &json!("invalid_headers")));
+        let folded = name.to_ascii_lowercase().replace('_', "-");
+        assert!(refused["message"].as_str().unwrap().contains(&folded), "{refused}");
+    }
+    let (status, token) = post(&rig, "/v1/auth/exchange", Some(&bare), json!({})).await;
+    assert_eq!(status, StatusCode::OK, "{token}");
+    let (_, seen) = get(&rig, token["access_token"].as_str().unwrap(), &[]).await;
+    let owners = format!("x-tenant-id: {}\n", tenant_id(&format!("ecdsa:{}", owner.public())));
+    assert!(seen.contains(&owners), "{seen}");
+}
+
+#[tokio::test]
 async fn a_captured_solution_is_worth_nothing() {
     let ledger = Ledger::default();
     let rig = Rig::with(|config| config.ledger = ledger.clone()).await;
