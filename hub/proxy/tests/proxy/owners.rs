@@ -11,7 +11,8 @@ use k256::ecdsa::{Signature, SigningKey};
 use serde_json::{Value, json};
 use sha3::{Digest, Keccak256};
 
-use crate::rig::{Body, Rig, full, mirror, text};
+use crate::rig::{Body, Rig, SERVICE, full, mirror, text};
+use crate::seen::Lines;
 
 struct Owner {
     key: SigningKey,
@@ -252,4 +253,44 @@ async fn one_source_tries_no_more_than_it_may() {
     }
     assert_eq!(statuses.iter().filter(|status| **status == 401).count(), 120, "{statuses:?}");
     assert!(statuses.ends_with(&[429, 429, 429]), "{statuses:?}");
+}
+
+#[tokio::test]
+async fn tokens_count_for_the_key_that_they_were_made_from() {
+    let lines = Lines::read();
+    let ledger = Ledger::default();
+    let rig = Rig::with(|config| config.ledger = ledger.clone()).await;
+    rig.route(&[rig.service(mirror)]);
+    let owner = Owner::new(3);
+    let rules = r#"[{"action":"deny","paths":["/admin/*"]},{"action":"allow"}]"#;
+    rig.settle(ServiceSettings { rules: serde_json::from_str(rules).unwrap(), ..settings(&owner) });
+    let key = api_key(&rig, &owner, json!({})).await;
+    let id = key.split('.').next().unwrap().to_owned();
+    let mut tokens = Vec::new();
+    for _ in 0..3 {
+        let (status, answer) = post(&rig, "/v1/auth/exchange", Some(&key), json!({})).await;
+        assert_eq!(status, StatusCode::OK, "{answer}");
+        tokens.push(answer["access_token"].as_str().unwrap().to_owned());
+    }
+    for token in tokens.iter().chain([&key]) {
+        let (status, _) = get(&rig, token, &[]).await;
+        assert_eq!(status, StatusCode::OK);
+        let request =
+            Request::get("/admin/x").header("host", "hub").header("authorization", format!("Bearer {token}"));
+        let refused = rig.http1().await.send_request(request.body(full("")).unwrap()).await.unwrap();
+        assert_eq!(refused.status(), StatusCode::FORBIDDEN);
+        text(refused).await;
+    }
+    let used = ledger.usage(SERVICE).unwrap();
+    assert_eq!(used.by_key.keys().collect::<Vec<_>>(), [&id], "one key, whatever was made from it");
+    assert_eq!((used.by_key[&id].requests, used.by_key[&id].refused), (4, 4));
+    let rows = ledger.take_refused();
+    let row = rows.iter().find(|row| row.by.code == "rule_refused").unwrap();
+    assert_eq!((row.count, row.identity.as_ref()), (4, Some(&id)));
+
+    let found = lines.requests(13).await;
+    let of_key: Vec<_> = found.iter().filter(|line| line["identity"] == id.as_str()).collect();
+    assert_eq!(of_key.len(), 8);
+    let credentials: BTreeSet<_> = of_key.iter().filter_map(|line| line["credential"].as_str()).collect();
+    assert_eq!(credentials.len(), 3, "each token under its own name beside it: {credentials:?}");
 }
