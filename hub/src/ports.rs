@@ -157,6 +157,7 @@ impl Hub for AdminHub {
             next_at: state.next_at,
             failures: state.failures,
             error: state.error,
+            unsaved: state.unsaved,
         })
     }
 

@@ -98,6 +98,8 @@ pub struct AcmeView {
     pub failures: u32,
     /// What the last of them failed with.
     pub error: Option<String>,
+    /// What came and is not on the disk yet, and why.
+    pub unsaved: Option<String>,
 }
 
 /// Last report and history of an agent.

@@ -106,6 +106,7 @@ async fn status(State(state): State<AdminState>) -> Json<Value> {
             "next_order": views::time(acme.next_at),
             "failures": acme.failures,
             "error": acme.error,
+            "unsaved": acme.unsaved,
         })),
         "nodes": {"joined": snapshot.agents.len(), "data_plane_up": alive},
         "services": {"named": snapshot.by_service.len(), "targets": snapshot.targets.len(), "healthy": healthy},
