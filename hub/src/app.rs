@@ -196,8 +196,12 @@ impl App {
         .await?;
         spawn(supervisor, "proxy tables", task.run(supervisor.stop().stop));
         tables::register_metrics(&base.metrics, tables_handle.clone());
-        let operator =
-            Arc::new(TlsOperator::new(services, tables_handle, handshakes.acme.clone(), supervisor));
+        let operator = Arc::new(TlsOperator::new(
+            services,
+            (tables_handle, Arc::clone(&trust)),
+            handshakes.acme.clone(),
+            supervisor,
+        ));
         let stored = StoredKeys {
             store: Arc::clone(&base.store),
             tables: operator.tables().clone(),
@@ -210,12 +214,7 @@ impl App {
             signer: keys.signer,
             operator: proxy::door(&identity, Arc::clone(&operator)),
         };
-        let pressure = Pressure::default();
-        let watch = MemoryWatch::new(config.limits.memory, pressure.clone(), &base.metrics);
-        spawn(supervisor, "memory watch", watch.run(supervisor.stop().stop));
-        let refusals =
-            audit::write_refusals(Arc::clone(&base.store), base.ledger.clone(), supervisor.stop().stop);
-        spawn(supervisor, "audit of refusals", refusals);
+        let pressure = start_watches(&config, &base, supervisor);
         let handle = handshakes.handle.clone();
         let proxy = proxy::bind(&config, handle, parts, pressure, base.ledger.clone(), &base.metrics).await?;
         let services = ServiceView {
@@ -256,6 +255,17 @@ impl App {
         start_planes(config, identity, base, sockets, facts, (operator, services), supervisor).await?;
         Ok(app)
     }
+}
+
+/// Starts what looks after the proxy; gives what says whether the hub is short of memory.
+fn start_watches(config: &HubConfig, base: &Base, supervisor: &Supervisor) -> Pressure {
+    let pressure = Pressure::default();
+    let watch = MemoryWatch::new(config.limits.memory, pressure.clone(), &base.metrics);
+    spawn(supervisor, "memory watch", watch.run(supervisor.stop().stop));
+    let refusals =
+        audit::write_refusals(Arc::clone(&base.store), base.ledger.clone(), supervisor.stop().stop);
+    spawn(supervisor, "audit of refusals", refusals);
+    pressure
 }
 
 /// Starts the control plane and the two operator's sides.

@@ -33,6 +33,12 @@ impl From<TlsAdminError> for ApiError {
                 text,
                 "set proxy.tls, and proxy.tls_listen where proxy.listen is to stay without TLS",
             ),
+            TlsAdminError::HasForward { service, .. } => Self::conflict(
+                text,
+                format!(
+                    "`blueprint-hub service settings {service}` prints them, `--file FILE` replaces them"
+                ),
+            ),
             TlsAdminError::TooMany { .. } => {
                 Self::conflict(text, "revoke some of them, or let them end sooner")
             }

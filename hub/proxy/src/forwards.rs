@@ -165,7 +165,10 @@ impl Forwards {
 
     /// Stops what is not wanted any more, and listens on what is wanted and not open yet.
     async fn follow(&self, spawner: &Spawner) {
-        let mut plan = plan_forwards(&self.0.trust.load().services, &self.0.config.ports);
+        let mut plan = {
+            let trust = self.0.trust.load();
+            plan_forwards(&trust.services, &trust.tls, &self.0.config.ports)
+        };
         let mut wanted = Vec::new();
         {
             let mut lines = self.0.lines.lock();

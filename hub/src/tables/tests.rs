@@ -147,7 +147,12 @@ async fn what_a_client_changed_gets_in_force_also_where_it_leaves_at_once() {
     assert!(keys.create(kept).now_or_never().is_none(), "asked once, and left");
     rig.until(|trust| trust.keys.len() == 1).await;
 
-    let operator = TlsOperator::new(Arc::clone(&rig.tls), rig.tables.clone(), None, &rig.supervisor);
+    let operator = TlsOperator::new(
+        Arc::clone(&rig.tls),
+        (rig.tables.clone(), Arc::clone(&rig.trust)),
+        None,
+        &rig.supervisor,
+    );
     let profile = NewProfile { require_client_mtls: true, ..NewProfile::default() };
     assert!(operator.set(SERVICE, profile).now_or_never().is_none(), "asked once, and left");
     rig.until(|trust| trust.tls.keys().copied().collect::<BTreeSet<_>>() == BTreeSet::from([SERVICE])).await;

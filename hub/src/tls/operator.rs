@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use blueprint_common_runtime::tasks::{Spawner, Supervisor};
 use blueprint_common_types::ServiceKey;
 use blueprint_hub_proxy::Proxy;
 use blueprint_hub_proxy::acme::{AcmeState, AcmeStatus};
+use blueprint_hub_proxy_core::Trust;
 use blueprint_hub_proxy_core::tls::{
     CertificateRequest, CertificateView, IssuedCertificate, NewProfile, Serial, TlsAdmin, TlsAdminError,
     TlsView,
@@ -29,7 +31,7 @@ impl TlsOperator {
     /// Also has server certificates made again before they end.
     pub(crate) fn new(
         services: Arc<TlsServices>,
-        tables: TablesHandle,
+        (tables, trust): (TablesHandle, Arc<ArcSwap<Trust>>),
         acme: Option<Arc<AcmeStatus>>,
         supervisor: &Supervisor,
     ) -> Self {
@@ -40,7 +42,7 @@ impl TlsOperator {
                 let _ = renewed.reload().await;
             }
         });
-        let profiles = Arc::new(Profiles::new(services, tables.clone()));
+        let profiles = Arc::new(Profiles::new(services, tables.clone(), trust));
         Self { profiles, tables, acme, spawner: supervisor.child_spawner() }
     }
 

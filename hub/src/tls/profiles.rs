@@ -3,9 +3,11 @@
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
+use arc_swap::ArcSwap;
 use blueprint_common_types::{Secret, ServiceKey, Timestamp};
 use blueprint_hub_proxy::Proxy;
 use blueprint_hub_proxy::tls::{Material, read_authorities};
+use blueprint_hub_proxy_core::Trust;
 use blueprint_hub_proxy_core::tls::{
     CertificateRequest, CertificateView, IssuedCertificate, NewProfile, ProfileError, Serial, TlsAdminError,
     TlsProfile, TlsView, service_name,
@@ -27,6 +29,8 @@ const MAX_CERTIFICATES: u32 = 100_000;
 pub(super) struct Profiles {
     services: Arc<TlsServices>,
     tables: TablesHandle,
+    /// What the proxy decides by.
+    trust: Arc<ArcSwap<Trust>>,
     /// URLs of the addresses with TLS and without, once they are bound.
     listeners: OnceLock<(Option<String>, Option<String>)>,
     /// Held while a profile is read, changed and put in force.
@@ -45,8 +49,8 @@ fn broken(what: &'static str) -> impl FnOnce(anyhow::Error) -> TlsAdminError {
 }
 
 impl Profiles {
-    pub(super) fn new(services: Arc<TlsServices>, tables: TablesHandle) -> Self {
-        Self { services, tables, listeners: OnceLock::new(), turn: Mutex::default() }
+    pub(super) fn new(services: Arc<TlsServices>, tables: TablesHandle, trust: Arc<ArcSwap<Trust>>) -> Self {
+        Self { services, tables, trust, listeners: OnceLock::new(), turn: Mutex::default() }
     }
 
     /// Notes where the proxy listens.
@@ -113,11 +117,26 @@ impl Profiles {
         Ok(())
     }
 
+    /// A raw port asks nobody for a certificate, so a service that wants them has none. Where both come at one
+    /// time the port stays closed.
+    fn check_forwards(&self, service: ServiceKey, profile: &NewProfile) -> Done<()> {
+        if !(profile.tls_enabled && profile.require_client_mtls) {
+            return Ok(());
+        }
+        let trust = self.trust.load();
+        let known = trust.services.get(&service);
+        match known.and_then(|known| known.settings().forwards.first()) {
+            Some(forward) => Err(TlsAdminError::HasForward { service, forward: forward.name.clone() }),
+            None => Ok(()),
+        }
+    }
+
     pub(super) async fn put(&self, service: ServiceKey, new: NewProfile) -> Done<TlsView> {
         if !self.services.has_listener() {
             return Err(TlsAdminError::NoListener);
         }
         new.check()?;
+        self.check_forwards(service, &new)?;
         let _turn = self.turn.lock().await;
         self.check_names(service, &new).await?;
         let (ca_pem, ca_key) = match self.find(service).await? {

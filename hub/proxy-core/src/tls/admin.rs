@@ -68,6 +68,16 @@ pub enum TlsAdminError {
     /// The hub has no address with TLS.
     #[error("this hub has no address with TLS")]
     NoListener,
+    /// The service has a raw forward, where nobody could be asked for a certificate.
+    #[error(
+        "service {service} has the raw forward {forward}, where nobody shows a certificate: take it out of the service's settings first, or do not require certificates"
+    )]
+    HasForward {
+        /// The service.
+        service: ServiceKey,
+        /// Name of the forward.
+        forward: String,
+    },
     /// The service has too many live certificates.
     #[error("service {service} has {live} live client certificates, which is the most")]
     TooMany {
