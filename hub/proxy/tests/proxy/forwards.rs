@@ -20,7 +20,7 @@ const SOON: Duration = Duration::from_secs(2);
 
 async fn rig() -> Rig {
     let listen = Ipv4Addr::LOCALHOST.into();
-    let forwards = ForwardConfig { listen, ports: "1024-65535".parse().unwrap() };
+    let forwards = ForwardConfig::new(listen, "1024-65535".parse().unwrap());
     Rig::with(|proxy| proxy.forwards = Some(forwards)).await
 }
 
@@ -160,7 +160,7 @@ async fn a_change_of_settings_ends_what_it_takes_away_within_two_seconds() {
 #[tokio::test]
 async fn a_hidden_service_has_no_forwards_and_a_hub_short_of_memory_lets_nobody_in() {
     let pressure = Pressure::default();
-    let forwards = ForwardConfig { listen: Ipv4Addr::LOCALHOST.into(), ports: "1024-65535".parse().unwrap() };
+    let forwards = ForwardConfig::new(Ipv4Addr::LOCALHOST.into(), "1024-65535".parse().unwrap());
     let rig = Rig::with(|proxy| {
         proxy.forwards = Some(forwards);
         proxy.pressure = pressure.clone();
