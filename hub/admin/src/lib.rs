@@ -60,7 +60,7 @@ pub struct HubFacts {
     pub proxy_listen: SocketAddr,
     /// Domain under which host names name services; may be empty.
     pub proxy_domain: String,
-    /// Whose certificate it shows: `off`, `hub` or `files`.
+    /// Whose certificate it shows: `off`, `hub`, `files` or `acme`.
     pub proxy_tls: &'static str,
 }
 
