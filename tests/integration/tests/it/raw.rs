@@ -145,8 +145,10 @@ fn a_stream_passes_both_ways_and_is_cut_with_its_forward() -> Result<()> {
         ensure!(bench.connect().is_err(), "it is open");
         Ok(())
     })?;
-    ensure!(bench.hub.log().contains("forward cut"), "{}", bench.hub.log());
-    Ok(())
+    eventually_ok(TWO_SECONDS, "the line in the log", || {
+        ensure!(bench.hub.log().contains("forward cut"), "{}", bench.hub.log());
+        Ok(())
+    })
 }
 
 #[test]
