@@ -37,7 +37,8 @@ use crate::memory::MemoryWatch;
 use crate::policy::{self, PolicyHandle, PolicyTask};
 use crate::ports::{AdminHub, TunnelPeers, peer_of};
 use crate::service_view::ServiceView;
-use crate::tables::{StoredKeys, TablesTask};
+use crate::stored_keys::StoredKeys;
+use crate::tables::{self, TablesTask};
 use crate::tls::{TlsOperator, TlsServices};
 use crate::{audit, data_plane, proxy, registry_metrics, tls};
 
@@ -205,9 +206,18 @@ impl App {
         )
         .await?;
         spawn(supervisor, "proxy tables", task.run(supervisor.stop().stop));
-        let operator =
-            Arc::new(TlsOperator::new(services, tables_handle, handshakes.acme.clone(), supervisor));
-        let stored = StoredKeys { store: Arc::clone(&base.store), tables: operator.tables().clone() };
+        tables::register_metrics(&base.metrics, tables_handle.clone());
+        let operator = Arc::new(TlsOperator::new(
+            services,
+            (tables_handle, Arc::clone(&trust)),
+            handshakes.acme.clone(),
+            supervisor,
+        ));
+        let stored = StoredKeys {
+            store: Arc::clone(&base.store),
+            tables: operator.tables().clone(),
+            spawner: supervisor.child_spawner(),
+        };
         let parts = ProxyParts {
             dialer: Arc::new(base.tunnel.clone()),
             trust: Arc::clone(&trust),
@@ -215,12 +225,7 @@ impl App {
             signer: keys.signer,
             operator: proxy::door(&identity, Arc::clone(&operator)),
         };
-        let pressure = Pressure::default();
-        let watch = MemoryWatch::new(config.limits.memory, pressure.clone(), &base.metrics);
-        spawn(supervisor, "memory watch", watch.run(supervisor.stop().stop));
-        let refusals =
-            audit::write_refusals(Arc::clone(&base.store), base.ledger.clone(), supervisor.stop().stop);
-        spawn(supervisor, "audit of refusals", refusals);
+        let pressure = start_watches(&config, &base, supervisor);
         let handle = handshakes.handle.clone();
         let proxy = proxy::bind(&config, handle, parts, pressure, base.ledger.clone(), &base.metrics).await?;
         let services = ServiceView {
@@ -262,6 +267,17 @@ impl App {
         start_planes(config, identity, base, sockets, facts, (operator, services, keys), supervisor).await?;
         Ok(app)
     }
+}
+
+/// Starts what looks after the proxy; gives what says whether the hub is short of memory.
+fn start_watches(config: &HubConfig, base: &Base, supervisor: &Supervisor) -> Pressure {
+    let pressure = Pressure::default();
+    let watch = MemoryWatch::new(config.limits.memory, pressure.clone(), &base.metrics);
+    spawn(supervisor, "memory watch", watch.run(supervisor.stop().stop));
+    let refusals =
+        audit::write_refusals(Arc::clone(&base.store), base.ledger.clone(), supervisor.stop().stop);
+    spawn(supervisor, "audit of refusals", refusals);
+    pressure
 }
 
 /// Starts the control plane and the two operator's sides.
@@ -311,7 +327,8 @@ async fn start_planes(
         workload_keys,
     };
     let store = Arc::clone(&base.store);
-    let state = AdminState { facts, hub: Arc::new(hub), store, metrics: base.metrics };
+    let spawner = supervisor.child_spawner();
+    let state = AdminState { facts, hub: Arc::new(hub), store, metrics: base.metrics, spawner };
     if let Some(also) = sockets.control_also {
         supervisor.spawn_essential("control also", control.clone().run(also));
     }

@@ -18,6 +18,7 @@ mod ports;
 mod proxy;
 mod registry_metrics;
 mod service_view;
+mod stored_keys;
 mod tables;
 mod tls;
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use blueprint_common_runtime::accept::AcceptLimits;
 use blueprint_common_runtime::config::{ByteSize, Problems, Settings, Span};
-use blueprint_hub_proxy::ProxyConfig;
+use blueprint_hub_proxy::{FILES_OF_FORWARD, FORWARD_PLACES, ForwardConfig, ProxyConfig};
 use blueprint_hub_proxy_core::pace::LeastRate;
 use tracing::info;
 
@@ -50,11 +50,13 @@ impl LimitsConfig {
 
     /// Gives the proxy its limits in a process that may have `files` open.
     ///
-    /// Half of the files are for clients, since each of them may need a connection to a service. Two listeners
-    /// share what there is.
+    /// Raw forwards, where there are any, get what all their places need, and half of the files at most. Half of the
+    /// rest is for clients, since each of them may need a connection to a service. Two listeners share what there is.
     pub(crate) fn apply(&self, proxy: &mut ProxyConfig, files: u64) {
         let listeners = 1 + usize::from(proxy.tls_listen.is_some());
-        let most = usize::try_from(files.saturating_sub(RESERVED_FILES) / 2).unwrap_or(usize::MAX).max(1);
+        let room = usize::try_from(files.saturating_sub(RESERVED_FILES)).unwrap_or(usize::MAX);
+        let of_forwards = proxy.forwards.as_mut().map_or(0, |forwards| share(forwards, room / 2, files));
+        let most = (room.saturating_sub(of_forwards) / 2).max(1);
         if self.connections.total > most {
             info!(
                 asked = self.connections.total,
@@ -70,6 +72,20 @@ impl LimitsConfig {
         proxy.reader_timeout = self.reader;
         proxy.least_rate = LeastRate { bytes_per_second: self.least_body_rate, ..LeastRate::default() };
     }
+}
+
+/// Gives raw forwards as many places as `most` files allow; the files that those may take.
+fn share(forwards: &mut ForwardConfig, most: usize, files: u64) -> usize {
+    forwards.places = FORWARD_PLACES.min(most / FILES_OF_FORWARD).max(1);
+    if forwards.places < FORWARD_PLACES {
+        info!(
+            usual = FORWARD_PLACES,
+            allowed = forwards.places,
+            files,
+            "fewer connections and flows of raw forwards: the system allows too few open files"
+        );
+    }
+    forwards.places.saturating_mul(FILES_OF_FORWARD)
 }
 
 fn span(
@@ -92,16 +108,20 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn clients_never_get_the_files_that_the_hub_needs() {
-        let limits = LimitsConfig {
-            connections: AcceptLimits { total: 1000, per_ip: 10 },
+    fn limits(total: usize) -> LimitsConfig {
+        LimitsConfig {
+            connections: AcceptLimits { total, per_ip: 10 },
             header: Duration::from_secs(5),
             idle: Duration::from_secs(75),
             reader: Duration::from_secs(60),
             least_body_rate: 1024,
             memory: None,
-        };
+        }
+    }
+
+    #[test]
+    fn clients_never_get_the_files_that_the_hub_needs() {
+        let limits = limits(1000);
         for (files, total) in [(u64::MAX, 1000), (1024, 480), (256, 96), (10, 1)] {
             let mut proxy = ProxyConfig::new(SocketAddr::from(([127, 0, 0, 1], 0)));
             limits.apply(&mut proxy, files);
@@ -109,6 +129,22 @@ mod tests {
             proxy.tls_listen = Some(proxy.listen);
             limits.apply(&mut proxy, files);
             assert_eq!(proxy.limits.total, total.div_ceil(2), "{files} files for two listeners");
+        }
+    }
+
+    #[test]
+    fn the_places_of_forwards_are_files_too() {
+        let limits = limits(1_000_000);
+        for (files, places, total) in [(1_000_000, 4096, 493_824), (1024, 160, 240), (10, 1, 1)] {
+            let mut proxy = ProxyConfig::new(SocketAddr::from(([127, 0, 0, 1], 0)));
+            let ports = "20000-20999".parse().unwrap();
+            proxy.forwards = Some(ForwardConfig::new(proxy.listen.ip(), ports));
+            limits.apply(&mut proxy, files);
+            assert_eq!(proxy.forwards.as_ref().unwrap().places, places, "{files} files");
+            assert_eq!(proxy.limits.total, total, "{files} files");
+            let taken = 2 * total + FILES_OF_FORWARD * places;
+            let taken = u64::try_from(taken).unwrap() + RESERVED_FILES;
+            assert!(files < RESERVED_FILES || taken <= files, "{taken} of {files} files");
         }
     }
 }

@@ -12,7 +12,7 @@ use blueprint_hub_admin::{AcmeView, Hub, PeerView, PromiseFailed, Qos, RemoveFai
 use blueprint_hub_proxy::Ledger;
 use blueprint_hub_proxy_core::tls::TlsAdmin;
 use blueprint_hub_proxy_core::usage::{Clients, ServiceUsage};
-use blueprint_hub_proxy_core::{Service, ServiceSettings};
+use blueprint_hub_proxy_core::{NotInForce, Service, ServiceSettings};
 use blueprint_hub_registry::{ControlPlane, Peers, RegistrarHandle, WorkloadsHandle};
 use blueprint_hub_registry_core::workload::{
     WorkloadChange, WorkloadChangeError, WorkloadRecord, WorkloadsView,
@@ -131,7 +131,7 @@ impl Hub for AdminHub {
         .boxed()
     }
 
-    fn access_changed(&self) -> BoxFuture<'_, ()> {
+    fn access_changed(&self) -> BoxFuture<'_, Result<(), NotInForce>> {
         self.tables.reload().boxed()
     }
 
@@ -164,6 +164,7 @@ impl Hub for AdminHub {
             next_at: state.next_at,
             failures: state.failures,
             error: state.error,
+            unsaved: state.unsaved,
         })
     }
 

@@ -61,6 +61,16 @@ impl ServiceView {
             });
         }
         let trust = self.trust.load();
+        if wants_certificates(&trust, key) {
+            return Err(SettingsRefused {
+                message: format!(
+                    "forward {name}: service {key} lets in only who shows a certificate, and nobody shows one on a raw port"
+                ),
+                hint: format!(
+                    "leave the forward out, or let the profile not ask: `blueprint-hub service tls set {key}` without --require-client-cert"
+                ),
+            });
+        }
         let has_it = |service: &Arc<Service>| {
             let mut held = service.settings().forwards.iter();
             held.any(|other| (other.protocol, other.listen_port) == (*protocol, *listen_port))
@@ -81,8 +91,8 @@ impl ServiceView {
             return json!({ "jwks": null, "forwards": [] });
         };
         let settings = service.settings();
-        let forwards: Vec<_> =
-            settings.forwards.iter().map(|it| self.forward(key, it, settings.hidden)).collect();
+        let closed = (settings.hidden, wants_certificates(&trust, key));
+        let forwards: Vec<_> = settings.forwards.iter().map(|it| self.forward(key, it, closed)).collect();
         json!({ "jwks": service.jwks().map(|url| self.issuer(url)), "forwards": forwards })
     }
 
@@ -103,7 +113,7 @@ impl ServiceView {
         })
     }
 
-    fn forward(&self, key: ServiceKey, forward: &Forward, is_hidden: bool) -> Value {
+    fn forward(&self, key: ServiceKey, forward: &Forward, (is_hidden, wants): (bool, bool)) -> Value {
         let place = (forward.protocol, forward.listen_port);
         let status = self.forwards.as_ref().and_then(|forwards| forwards.status().remove(&place));
         let status = status.filter(|status| status.service == key && status.name == forward.name);
@@ -111,6 +121,10 @@ impl ServiceView {
             _ if is_hidden => {
                 Some("the service is hidden; blueprint-hub service expose undoes it".to_owned())
             }
+            _ if wants => Some(
+                "the service lets in only who shows a certificate; service tls set without --require-client-cert opens it"
+                    .to_owned(),
+            ),
             (Some(status), _) => status.problem.clone(),
             (None, None) => Some("proxy.forward_ports is not set in hub.toml".to_owned()),
             (None, Some(ports)) if !ports.contains(forward.listen_port) => {
@@ -127,4 +141,9 @@ impl ServiceView {
             "problem": problem,
         })
     }
+}
+
+/// Whether only callers with a certificate get to a service.
+fn wants_certificates(trust: &Trust, key: ServiceKey) -> bool {
+    trust.tls.get(&key).is_some_and(|tls| tls.requires_client)
 }

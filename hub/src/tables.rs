@@ -1,39 +1,71 @@
 //! Keeps what the proxy decides by equal to the registry and to the store.
+//!
+//! Where the store cannot be read after a change, who waits for it is told so, and reading is tried again until
+//! it works: what was revoked never stays open because nobody asked twice.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use blueprint_common_runtime::Chain;
+use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_types::ServiceKey;
-use blueprint_hub_proxy::{ApiKey, KeyStore, KeyStoreError};
 use blueprint_hub_proxy_core::identity::{KeyGrant, KeyHash, KeyId, KeyTable, SealingKey};
-use blueprint_hub_proxy_core::{AccessGrant, AccessTable, RouteTable, Scope, Service, Target, Trust};
+use blueprint_hub_proxy_core::{
+    AccessGrant, AccessTable, NotInForce, RouteTable, Scope, Service, Target, Trust,
+};
 use blueprint_hub_registry::RegistrarHandle;
 use blueprint_hub_registry_core::{
-    AccessScope, AccessTokenRecord, ApiKeyError, ApiKeyRecord, MAX_KEYS_OF_OWNER, RegistrySnapshot,
-    ServiceRecord, Store, StoreError,
+    AccessScope, AccessTokenRecord, ApiKeyRecord, RegistrySnapshot, ServiceRecord, Store, StoreError,
 };
-use futures_util::future::{BoxFuture, FutureExt};
-use tokio::sync::{mpsc, oneshot};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::gauge::ConstGauge;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::error;
+use tracing::{error, info};
 
 use crate::tls::TlsServices;
 
 /// Reloads that wait at most.
 const QUEUE: usize = 16;
 
+/// How long after a reading that failed the next one comes: bounds how long what was revoked still opens
+/// something once the store can be read again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Every so many failures in a row are said again: about once a minute.
+const SAY_AGAIN: u64 = 60;
+
+/// Where the answer to one who waits for a reading goes.
+type Reply = oneshot::Sender<Result<(), NotInForce>>;
+
 /// Asks for fresh tables.
 #[derive(Debug, Clone)]
-pub(crate) struct TablesHandle(mpsc::Sender<oneshot::Sender<()>>);
+pub(crate) struct TablesHandle {
+    reloads: mpsc::Sender<Reply>,
+    /// Readings that failed in a row; 0 while the proxy decides by what is stored.
+    failures: watch::Receiver<u64>,
+}
 
 impl TablesHandle {
     /// Resolves when the proxy decides by what the store holds now.
-    pub(crate) async fn reload(&self) {
+    ///
+    /// # Errors
+    ///
+    /// Where that cannot be read; the proxy goes on by what it knows, and reading is tried again each second.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it before it was polled to its first wait leaves the tables as they are: call it from a task that
+    /// is finished whoever leaves.
+    pub(crate) async fn reload(&self) -> Result<(), NotInForce> {
         let (reply, done) = oneshot::channel();
-        if self.0.send(reply).await.is_ok() {
-            let _ = done.await;
-        }
+        self.reloads.send(reply).await.map_err(|_| NotInForce)?;
+        done.await.map_err(|_| NotInForce)?
     }
 }
 
@@ -43,7 +75,8 @@ pub(crate) struct TablesTask {
     store: Arc<dyn Store>,
     registrar: RegistrarHandle,
     tls: Arc<TlsServices>,
-    reloads: mpsc::Receiver<oneshot::Sender<()>>,
+    reloads: mpsc::Receiver<Reply>,
+    failures: watch::Sender<u64>,
 }
 
 impl TablesTask {
@@ -55,19 +88,27 @@ impl TablesTask {
         tls: Arc<TlsServices>,
     ) -> Result<(Self, TablesHandle, Arc<ArcSwap<Trust>>), StoreError> {
         let (sender, reloads) = mpsc::channel(QUEUE);
+        let (failures, counted) = watch::channel(0);
         let mut trust = Trust::empty(sealing);
         trust.routes = route_table(&registrar.snapshot());
         tls.follow(trust.routes.services());
         read(store.as_ref(), &tls, &mut trust).await?;
         let trust = Arc::new(ArcSwap::from_pointee(trust));
-        let task = Self { trust: Arc::clone(&trust), store, registrar, tls, reloads };
-        Ok((task, TablesHandle(sender), trust))
+        let task = Self { trust: Arc::clone(&trust), store, registrar, tls, reloads, failures };
+        Ok((task, TablesHandle { reloads: sender, failures: counted }, trust))
     }
 
     /// Follows the registry and the reloads until `stop`.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         let mut snapshots = self.registrar.snapshots();
+        let mut retry_at: Option<Instant> = None;
         loop {
+            let retry = async {
+                match retry_at {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
@@ -86,21 +127,60 @@ impl TablesTask {
                     while let Ok(reply) = self.reloads.try_recv() {
                         waiting.push(reply);
                     }
-                    self.reload().await;
+                    let held = self.reload().await;
                     for reply in waiting {
-                        let _ = reply.send(());
+                        let _ = reply.send(held);
                     }
+                    retry_at = held.is_err().then(|| Instant::now() + RETRY);
+                }
+                () = retry => {
+                    let held = self.reload().await;
+                    retry_at = held.is_err().then(|| Instant::now() + RETRY);
                 }
             }
         }
     }
 
-    async fn reload(&self) {
+    async fn reload(&self) -> Result<(), NotInForce> {
         let mut trust = Trust::clone(&self.trust.load());
+        let failures = *self.failures.borrow();
         match read(self.store.as_ref(), &self.tls, &mut trust).await {
-            Ok(()) => self.trust.store(Arc::new(trust)),
-            Err(error) => error!(%error, "credentials not reloaded, the proxy decides by the old ones"),
+            Ok(()) => {
+                self.trust.store(Arc::new(trust));
+                if failures > 0 {
+                    info!(failures, "credentials reloaded, what was stored is in force");
+                }
+                self.failures.send_replace(0);
+                Ok(())
+            }
+            Err(error) => {
+                if failures.is_multiple_of(SAY_AGAIN) {
+                    error!(
+                        error = %Chain(&error), failures,
+                        "credentials not reloaded, the proxy decides by the old ones and tries again each second"
+                    );
+                }
+                self.failures.send_replace(failures.saturating_add(1));
+                Err(NotInForce)
+            }
         }
+    }
+}
+
+/// Adds the gauge of what is stored and not in force.
+pub(crate) fn register_metrics(metrics: &Metrics, tables: TablesHandle) {
+    metrics.with(|registry| registry.register_collector(Box::new(TablesCollector(tables))));
+}
+
+#[derive(Debug)]
+struct TablesCollector(TablesHandle);
+
+impl Collector for TablesCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let gauge = ConstGauge::new(i64::from(*self.0.failures.borrow() > 0));
+        let help =
+            "1 while what is stored of credentials and settings cannot be read, so that the old ones hold";
+        gauge.encode(encoder.encode_descriptor("hub_proxy_tables_stale", help, None, MetricType::Gauge)?)
     }
 }
 
@@ -169,38 +249,5 @@ fn route_table(snapshot: &RegistrySnapshot) -> RouteTable {
     RouteTable::new(snapshot.by_service.keys().copied(), targets)
 }
 
-/// API keys in the hub's store.
-pub(crate) struct StoredKeys {
-    pub(crate) store: Arc<dyn Store>,
-    pub(crate) tables: TablesHandle,
-}
-
-impl KeyStore for StoredKeys {
-    fn create(&self, key: ApiKey) -> BoxFuture<'_, Result<(), KeyStoreError>> {
-        async move {
-            let failed = |error: StoreError| KeyStoreError::Failed(Box::new(error));
-            let headers = serde_json::to_string(&key.headers).unwrap_or_default();
-            let record = ApiKeyRecord {
-                id: key.id.to_string(),
-                hash: *key.hash.as_bytes(),
-                service: key.service,
-                owner: key.owner.to_string(),
-                headers,
-                created_at: key.created_at,
-                expires_at: key.expires_at,
-                revoked_at: None,
-            };
-            match self.store.create_api_key(record, MAX_KEYS_OF_OWNER).await {
-                Ok(()) => {}
-                Err(ApiKeyError::TooMany { live }) => {
-                    let count = usize::try_from(live).unwrap_or(usize::MAX);
-                    return Err(KeyStoreError::TooMany { count });
-                }
-                Err(ApiKeyError::Store(error)) => return Err(failed(error)),
-            }
-            self.tables.reload().await;
-            Ok(())
-        }
-        .boxed()
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,7 @@
 mod issue;
 mod operator;
 mod own;
+mod profiles;
 mod services;
 
 use std::collections::BTreeSet;

@@ -24,8 +24,8 @@ SYSTEM_STAGES = "peers,handshake,netstack"
 SYSTEM_LIMIT_SECS = 600
 
 EXAMPLE = """example:
-  bench/performance --harness ../shared/bench                 everything; writes docs/performance.md
-  bench/performance --quick --no-build                        one short round, printed, nothing written
+  bench/performance --harness DIR                             everything; writes docs/performance.md
+  WGBENCH=DIR bench/performance --quick --no-build            one short round, printed, nothing written
   bench/performance --from figures.json                       the table of an earlier run once more
 
 Needs root, and Debian's iproute2 iperf3 wireguard-tools iputils-ping ethtool procps. Peers: wireguard-go, openvpn
@@ -47,7 +47,7 @@ def arguments(argv=None):
     """Parses the command line."""
     parser = argparse.ArgumentParser(prog="bench/performance", epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter,
                                      description="Measures the tunnel beside its peers and writes docs/performance.md.")
-    parser.add_argument("--harness", metavar="DIR", help="folder of wgbench.py; default: WGBENCH, else ../shared/bench")
+    parser.add_argument("--harness", metavar="DIR", help="folder of wgbench.py; else the variable WGBENCH names it")
     parser.add_argument("--quick", action="store_true", help="one round of one second, offload on, no page: for a look only")
     parser.add_argument("--reps", type=int, help="rounds, default 3")
     parser.add_argument("--secs", type=int, help="seconds of each test, default 3")
@@ -72,7 +72,9 @@ def arguments(argv=None):
 def harness_folder(given):
     """The folder of the harness, which is not part of this project."""
     named = given.harness or os.environ.get("WGBENCH")
-    folder = Path(named) if named else PROJECT.parent / "shared/bench"
+    if not named:
+        raise Failed("the harness is not part of this project: name its folder by --harness DIR or WGBENCH")
+    folder = Path(named)
     if not (folder / "wgbench.py").is_file():
         raise Failed(f"no wgbench.py in {folder}: name the harness by --harness DIR or WGBENCH")
     return folder.resolve()

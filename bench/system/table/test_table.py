@@ -1,5 +1,7 @@
 """python3 -B -m unittest discover -s bench/system/table"""
+import os
 import unittest
+import unittest.mock
 
 import driver
 import page
@@ -162,6 +164,9 @@ class Command(unittest.TestCase):
     def test_without_a_harness_it_says_what_to_give(self):
         with self.assertRaisesRegex(driver.Failed, "--harness DIR or WGBENCH"):
             driver.harness_folder(driver.arguments(["--harness", "/nowhere"]))
+        with unittest.mock.patch.dict(os.environ, clear=True):
+            with self.assertRaisesRegex(driver.Failed, "--harness DIR or WGBENCH"):
+                driver.harness_folder(driver.arguments([]))
 
     def test_a_program_that_is_not_there_is_missing(self):
         with self.assertRaises(peers.Missing):

@@ -23,7 +23,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use parking_lot::Mutex;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -411,7 +411,27 @@ impl Spawner {
         });
     }
 
-    /// The same for a task that the others need until the end: the grace does not wait for it.
+    /// Runs `future` in a task of its own and waits for what it gives; `None` where it was dropped at `stop` or
+    /// panicked. Must be called on a tokio runtime.
+    ///
+    /// # Cancel safety
+    ///
+    /// Once it was polled the task goes on to its end, also where nobody waits for it any more: it is for what must
+    /// not stop half-way because a client leaves.
+    pub async fn finish<F>(&self, name: &'static str, future: F) -> Option<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        let (reply, done) = oneshot::channel();
+        self.spawn(name, async move {
+            // Whoever waited may be gone.
+            let _ = reply.send(future.await);
+        });
+        done.await.ok()
+    }
+
+    /// As [`Spawner::spawn`], for a task that the others need until the end: the grace does not wait for it.
     pub fn spawn_base<F>(&self, name: &'static str, future: F)
     where
         F: Future + Send + 'static,

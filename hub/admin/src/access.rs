@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Path, State};
+use axum::response::{IntoResponse, Response};
 use blueprint_common_types::{AccessToken, TokenId};
+use blueprint_hub_proxy_core::NotInForce;
 use blueprint_hub_registry_core::{AccessScope, AccessTokenRecord};
 use http::StatusCode;
 use serde::Deserialize;
@@ -33,7 +35,7 @@ pub(crate) struct CreateAccess {
 pub(crate) async fn create(
     State(state): State<AdminState>,
     Json(request): Json<CreateAccess>,
-) -> Result<(StatusCode, Json<Value>), ApiError> {
+) -> Result<Response, ApiError> {
     let ttl = request.ttl_secs.map_or(DEFAULT_TTL, Duration::from_secs);
     if ttl.is_zero() || ttl > MAX_TTL {
         return Err(ApiError::invalid(
@@ -57,8 +59,16 @@ pub(crate) async fn create(
     };
     let shown = view(&record);
     state.store.create_access_token(record).await?;
-    state.hub.access_changed().await;
-    Ok((StatusCode::CREATED, Json(json!({ "access_token": token.expose_text().expose(), "token": shown }))))
+    let answer = json!({ "access_token": token.expose_text().expose(), "token": shown });
+    Ok(shown_once(state.hub.access_changed().await, answer))
+}
+
+/// A credential that is stored, and not shown again: also where it does not open anything yet.
+pub(crate) fn shown_once(in_force: Result<(), NotInForce>, answer: Value) -> Response {
+    match in_force {
+        Ok(()) => (StatusCode::CREATED, Json(answer)).into_response(),
+        Err(not) => ApiError::from(not).beside(answer),
+    }
 }
 
 pub(crate) async fn list(State(state): State<AdminState>) -> Result<Json<Value>, ApiError> {
@@ -74,10 +84,12 @@ pub(crate) async fn revoke(
     // Not repeated: somebody may have pasted the whole token.
     let id: TokenId =
         id.parse().map_err(|_| ApiError::not_found("that is not the id of an access token", LIST))?;
-    if !state.store.revoke_access_token(id, now()).await? {
+    let was_live = state.store.revoke_access_token(id, now()).await?;
+    // Also where it was revoked before: who asks again wants to know that it holds.
+    state.hub.access_changed().await?;
+    if !was_live {
         return Err(ApiError::not_found(format!("no live access token has the id {id}"), LIST));
     }
-    state.hub.access_changed().await;
     Ok(Json(json!({ "revoked": id.to_string() })))
 }
 
@@ -95,4 +107,23 @@ fn view(record: &AccessTokenRecord) -> Value {
         "expires_at": record.expires_at.map(time),
         "services": record.services.to_string(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_credential_that_is_not_in_force_is_an_error_and_is_shown_all_the_same() {
+        let answer = json!({ "access_token": "bp_x" });
+        assert_eq!(shown_once(Ok(()), answer.clone()).status(), StatusCode::CREATED);
+        let late = shown_once(Err(NotInForce), answer);
+        assert_eq!(late.status(), StatusCode::SERVICE_UNAVAILABLE);
+        let body = axum::body::to_bytes(late.into_body(), 4096).await.unwrap();
+        let body: Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(body.pointer("/access_token"), Some(&json!("bp_x")));
+        assert_eq!(body.pointer("/error/code"), Some(&json!("not_in_force")));
+        let message = body.pointer("/error/message").and_then(Value::as_str).unwrap();
+        assert!(message.contains("retried each second"), "{message}");
+    }
 }

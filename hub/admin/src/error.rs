@@ -2,6 +2,7 @@
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};
+use blueprint_hub_proxy_core::NotInForce;
 use blueprint_hub_registry_core::StoreError;
 use http::StatusCode;
 use serde_json::{Value, json};
@@ -59,12 +60,24 @@ impl From<StoreError> for ApiError {
     }
 }
 
+impl From<NotInForce> for ApiError {
+    fn from(not: NotInForce) -> Self {
+        const LOOK: &str = "the hub's log says what cannot be read (`credentials not reloaded`); \
+                            the metric hub_proxy_tables_stale is 0 once it holds";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "not_in_force", not.to_string(), LOOK)
+    }
+}
+
 impl ApiError {
     /// The answer with one more field beside `error`.
     pub(crate) fn with(self, field: &str, value: Value) -> Response {
-        let mut body = self.body();
-        if let Some(fields) = body.as_object_mut() {
-            fields.insert(field.to_owned(), value);
+        self.beside(json!({ field: value }))
+    }
+
+    /// The answer with `error` as one more field of `body`, an object.
+    pub(crate) fn beside(self, mut body: Value) -> Response {
+        if let (Some(fields), Value::Object(error)) = (body.as_object_mut(), self.body()) {
+            fields.extend(error);
         }
         (self.status, Json(body)).into_response()
     }

@@ -5,14 +5,15 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, State};
+use axum::response::Response;
 use blueprint_hub_proxy_core::ServiceSettings;
 use blueprint_hub_proxy_core::identity::{KeyId, NewApiKey};
 use blueprint_hub_registry_core::{ApiKeyRecord, ApiKeyRotateError, ApiKeyRotation, MAX_KEYS_OF_OWNER};
-use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::AdminState;
+use crate::access::shown_once;
 use crate::error::ApiError;
 use crate::settings;
 use crate::views::{now, time};
@@ -41,10 +42,10 @@ pub(crate) async fn revoke(
     Path(id): Path<String>,
 ) -> Result<Json<Value>, ApiError> {
     let id = parse(&id)?;
-    let Some(service) = state.store.revoke_api_key(id.to_string(), now()).await? else {
-        return Err(not_live(&id));
-    };
-    state.hub.access_changed().await;
+    let revoked = state.store.revoke_api_key(id.to_string(), now()).await?;
+    // Also where it was revoked before: who asks again wants to know that it holds.
+    state.hub.access_changed().await?;
+    let service = revoked.ok_or_else(|| not_live(&id))?;
     Ok(Json(json!({ "revoked": id.to_string(), "service": service })))
 }
 
@@ -53,7 +54,7 @@ pub(crate) async fn rotate(
     State(state): State<AdminState>,
     Path(id): Path<String>,
     body: Result<Option<Json<Rotate>>, JsonRejection>,
-) -> Result<(StatusCode, Json<Value>), ApiError> {
+) -> Result<Response, ApiError> {
     const SHAPE: &str =
         "send {\"overlap_secs\": SECONDS}, at most 604800, or nothing to end the old key at once";
     let asked = body.map_err(|error| ApiError::invalid(error.body_text(), SHAPE))?;
@@ -92,14 +93,13 @@ pub(crate) async fn rotate(
         }
         Err(ApiKeyRotateError::Store(error)) => return Err(error.into()),
     }
-    state.hub.access_changed().await;
     let answer = json!({
         "api_key": key.text.expose(),
         "key": view(&record),
         "replaces": id.to_string(),
         "old_ends_at": time(old_ends_at),
     });
-    Ok((StatusCode::CREATED, Json(answer)))
+    Ok(shown_once(state.hub.access_changed().await, answer))
 }
 
 /// The id is not repeated where it is none: somebody may have pasted the whole key.

@@ -6,6 +6,7 @@
 mod access;
 mod audit;
 mod auth;
+mod changes;
 mod error;
 mod keys;
 mod nodes;
@@ -24,11 +25,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use blueprint_common_runtime::metrics::Metrics;
+use blueprint_common_runtime::tasks::Spawner;
 use blueprint_common_types::workload::Bundle;
 use blueprint_common_types::{AgentId, CaPin, HubId, ServiceKey, Timestamp, TokenId, WgPublicKey};
 use blueprint_hub_proxy_core::tls::TlsAdmin;
 use blueprint_hub_proxy_core::usage::{Clients, ServiceUsage};
-use blueprint_hub_proxy_core::{Service, ServiceSettings};
+use blueprint_hub_proxy_core::{NotInForce, Service, ServiceSettings};
 use blueprint_hub_registry_core::workload::{
     WorkloadChange, WorkloadChangeError, WorkloadRecord, WorkloadsView,
 };
@@ -63,7 +65,7 @@ pub struct HubFacts {
     pub proxy_listen: SocketAddr,
     /// Domain under which host names name services; may be empty.
     pub proxy_domain: String,
-    /// Whose certificate it shows: `off`, `hub` or `files`.
+    /// Whose certificate it shows: `off`, `hub`, `files` or `acme`.
     pub proxy_tls: &'static str,
 }
 
@@ -101,6 +103,8 @@ pub struct AcmeView {
     pub failures: u32,
     /// What the last of them failed with.
     pub error: Option<String>,
+    /// What came and is not on the disk yet, and why.
+    pub unsaved: Option<String>,
 }
 
 /// Last report and history of an agent.
@@ -157,8 +161,12 @@ pub trait Hub: Send + Sync {
     /// Takes back what was promised to a token that is gone.
     fn forget_promise(&self, token: TokenId) -> BoxFuture<'_, ()>;
 
-    /// Access tokens changed in the store; resolves when the proxy decides by the new ones.
-    fn access_changed(&self) -> BoxFuture<'_, ()>;
+    /// What the proxy decides by changed in the store; resolves when it decides by what is stored now.
+    ///
+    /// # Errors
+    ///
+    /// Where that cannot be read; it is tried again each second until it can.
+    fn access_changed(&self) -> BoxFuture<'_, Result<(), NotInForce>>;
 
     /// What clients do at the proxy now, and what was refused.
     fn clients(&self) -> Clients;
@@ -218,6 +226,8 @@ pub struct AdminState {
     pub store: Arc<dyn Store>,
     /// Metrics of the whole process.
     pub metrics: Arc<Metrics>,
+    /// Runs changes to their end, also where who asked for them leaves.
+    pub spawner: Spawner,
 }
 
 impl std::fmt::Debug for AdminState {

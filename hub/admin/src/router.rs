@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 
 use crate::error::ApiError;
 use crate::{
-    AdminState, OperatorToken, access, audit, auth, keys, nodes, policy, services, settings, tls, tokens,
-    usage, views, workloads,
+    AdminState, OperatorToken, access, audit, auth, changes, keys, nodes, policy, services, settings, tls,
+    tokens, usage, views, workloads,
 };
 
 /// Largest request body in bytes, but for policies.
@@ -19,6 +19,7 @@ const MAX_BODY: usize = 64 * 1024;
 
 /// Routes for the Unix socket: who can open it is the operator.
 pub fn private_router(state: AdminState) -> Router {
+    let finish = middleware::from_fn_with_state(state.spawner.clone(), changes::finish);
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/nodes", get(nodes::list))
@@ -60,6 +61,7 @@ pub fn private_router(state: AdminState) -> Router {
         .route("/healthz", get(healthz))
         .fallback(nowhere)
         .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(finish)
         .with_state(state)
 }
 
@@ -112,6 +114,7 @@ async fn status(State(state): State<AdminState>) -> Json<Value> {
             "next_order": views::time(acme.next_at),
             "failures": acme.failures,
             "error": acme.error,
+            "unsaved": acme.unsaved,
         })),
         "nodes": {"joined": snapshot.agents.len(), "data_plane_up": alive},
         "services": {"named": snapshot.by_service.len(), "targets": snapshot.targets.len(), "healthy": healthy},

@@ -79,7 +79,7 @@ pub(crate) async fn set(
         }
         Err(ServiceChangeError::Store(error)) => return Err(error.into()),
     };
-    state.hub.access_changed().await;
+    state.hub.access_changed().await?;
     Ok(Json(
         json!({ "service": key, "version": record.version, "settings": settings, "owners_removed": gone }),
     ))

@@ -33,9 +33,16 @@ impl From<TlsAdminError> for ApiError {
                 text,
                 "set proxy.tls, and proxy.tls_listen where proxy.listen is to stay without TLS",
             ),
+            TlsAdminError::HasForward { service, .. } => Self::conflict(
+                text,
+                format!(
+                    "`blueprint-hub service settings {service}` prints them, `--file FILE` replaces them"
+                ),
+            ),
             TlsAdminError::TooMany { .. } => {
                 Self::conflict(text, "revoke some of them, or let them end sooner")
             }
+            TlsAdminError::NotInForce(not) => not.into(),
             TlsAdminError::Failed(..) => {
                 error!(error = %blueprint_common_runtime::Chain(&failed), "tls of a service not changed");
                 Self::unavailable(text)

@@ -54,8 +54,8 @@ impl Admission {
 /// Decides about one request.
 ///
 /// Order: who (401), which service (428), may they (403), does this connection lead there (401, 421),
-/// does it exist and is not hidden (404, 409), do its rules let this request pass (403), does it answer (503). Who may use only some services learns nothing
-/// about the others.
+/// does it exist and is not hidden (404, 409), do its rules let this request pass (403), does it
+/// answer (503). Who may use only some services learns nothing about the others.
 ///
 /// # Errors
 ///

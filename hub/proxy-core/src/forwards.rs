@@ -14,6 +14,7 @@ use blueprint_common_types::ServiceKey;
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
+use crate::tls::ServiceTls;
 use crate::trust::Service;
 
 /// Most forwards of one service.
@@ -165,14 +166,19 @@ impl ForwardPorts {
 /// Every port to listen on, with the service that it leads to.
 ///
 /// Of two services that want one port the one with the smaller key has it, whichever came first, so that a restart
-/// changes nothing. What is outside of `ports` is left out, and what leads to a hidden service.
+/// changes nothing. What is outside of `ports` is left out, what leads to a hidden service, and what leads to one
+/// whose callers must show a certificate: nobody is asked for one on a raw port.
 #[must_use]
 pub fn plan_forwards(
     services: &BTreeMap<ServiceKey, Arc<Service>>,
+    tls: &BTreeMap<ServiceKey, ServiceTls>,
     ports: &ForwardPorts,
 ) -> BTreeMap<(Transport, u16), (ServiceKey, Forward)> {
     let mut plan = BTreeMap::new();
-    for (key, service) in services.iter().filter(|(_, service)| !service.settings().hidden) {
+    let is_open = |key: &ServiceKey, service: &Service| {
+        !service.settings().hidden && !tls.get(key).is_some_and(|tls| tls.requires_client)
+    };
+    for (key, service) in services.iter().filter(|(key, service)| is_open(key, service)) {
         for forward in service.settings().forwards.iter().filter(|it| ports.contains(it.listen_port)) {
             let place = (forward.protocol, forward.listen_port);
             plan.entry(place).or_insert_with(|| (*key, forward.clone()));
@@ -242,15 +248,24 @@ mod tests {
             (one, service(vec![forward("c", Transport::Tcp, 20_000), forward("d", Transport::Udp, 80)])),
         ]);
         let ports: ForwardPorts = "20000-20999".parse().unwrap();
-        let plan = plan_forwards(&services, &ports);
+        let plan = plan_forwards(&services, &BTreeMap::new(), &ports);
         let seen: Vec<_> =
             plan.iter().map(|((_, port), (key, it))| (*port, *key, it.name.as_str())).collect();
         assert_eq!(seen, [(20_000, one, "c"), (20_001, two, "b")]);
         let mut hidden = services.clone();
         let settings = ServiceSettings { hidden: true, ..services[&two].settings().clone() };
         hidden.insert(two, Arc::new(Service::new(settings).unwrap()));
-        let plan = plan_forwards(&hidden, &ports);
+        let plan = plan_forwards(&hidden, &BTreeMap::new(), &ports);
         assert_eq!(plan.keys().map(|(_, port)| *port).collect::<Vec<_>>(), [20_000], "hidden has none");
+
+        let tls = |requires_client| {
+            let revoked = std::collections::BTreeSet::new();
+            BTreeMap::from([(one, ServiceTls { requires_client, authorities: [1; 32], revoked })])
+        };
+        let plan = plan_forwards(&services, &tls(true), &ports);
+        let seen: Vec<_> = plan.iter().map(|((_, port), (key, _))| (*port, *key)).collect();
+        assert_eq!(seen, [(20_000, two), (20_001, two)], "who wants certificates has none");
+        assert_eq!(plan_forwards(&services, &tls(false), &ports).len(), 2);
     }
 
     #[test]

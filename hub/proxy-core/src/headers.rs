@@ -224,9 +224,14 @@ fn is_reserved(folded: &str) -> bool {
 /// Whether an owner may bind a header of this name, which is folded, to a key: extension headers that
 /// say who a customer is, and none that changes what a request means.
 pub(crate) fn is_owner_header(folded: &str) -> bool {
-    let names_a_person = OF_OWNERS.contains(&folded) || folded.starts_with("x-tenant-");
     let changes_meaning = folded.starts_with("x-http-") || folded.starts_with("x-method-");
-    folded.starts_with("x-") && !changes_meaning && (names_a_person || !is_reserved(folded))
+    folded.starts_with("x-") && !changes_meaning && (names_a_customer(folded) || !is_reserved(folded))
+}
+
+/// Whether a header of this name, which is folded, says who a customer is: the owner's to bind to a key, and
+/// nobody's to choose who holds the key.
+pub(crate) fn names_a_customer(folded: &str) -> bool {
+    OF_OWNERS.contains(&folded) || folded.starts_with("x-tenant-")
 }
 
 /// Letters, digits, `.`, `_` and `-`: safe in a log line and in a header.

@@ -106,10 +106,22 @@ impl Identity {
         self.method
     }
 
-    /// Public name of the credential: safe in logs, and what counters are kept by.
+    /// Public name of the credential that was shown, safe in logs; each token of a few minutes has its own.
     #[must_use]
     pub fn id(&self) -> &str {
         &self.id
+    }
+
+    /// Public name of what the credential stands on, safe in logs, and what counters are kept by: the id of a
+    /// token of the operator, of the API key that tokens were made from, or `tenant:ID` or `certificate:ID` with
+    /// the tenant's id. A client cannot make itself another one by asking for more tokens.
+    #[must_use]
+    pub fn root_id(&self) -> String {
+        match &self.root {
+            Root::Token(id) => id.to_string(),
+            Root::Key(id) => id.to_string(),
+            Root::OAuth { .. } | Root::Certificate => self.account(),
+        }
     }
 
     /// Who limits are counted for: the token of the operator, the API key that all tokens made from it
@@ -326,7 +338,8 @@ pub fn exchange(
             return Err(Refusal::InvalidToken);
         }
     };
-    let headers = extend_headers(&grant.headers, asked).map_err(|error| Refusal::BadHeaders { error })?;
+    let headers = extend_headers(&grant.headers, &grant.owner, asked);
+    let headers = headers.map_err(|error| Refusal::BadHeaders { error })?;
     let tenant = headers.get("x-tenant-id").cloned().unwrap_or_else(|| tenant_id(&grant.owner));
     // A token does not outlive its key.
     let expires_at = now.plus(life).min(grant.expires_at);

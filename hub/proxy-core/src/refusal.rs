@@ -384,7 +384,11 @@ impl Refusal {
             }
             Self::UpstreamFailed { .. } => Row(StatusCode::BAD_GATEWAY, "upstream_failed", REPEAT),
             Self::UpstreamTimeout { .. } => Row(StatusCode::GATEWAY_TIMEOUT, "upstream_timeout", REPEAT),
-            Self::SlowBody => Row(StatusCode::REQUEST_TIMEOUT, "slow_body", "send at least 1 KiB a second"),
+            Self::SlowBody => Row(
+                StatusCode::REQUEST_TIMEOUT,
+                "slow_body",
+                "send the body faster: this hub asks for a least rate",
+            ),
             Self::Overloaded => {
                 Row(StatusCode::SERVICE_UNAVAILABLE, "overloaded", "try again as Retry-After says")
             }
@@ -405,9 +409,11 @@ const fn framing_row(fault: FramingFault) -> Row {
         FramingFault::TooLarge => {
             Row(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "headers_too_large", "send fewer headers")
         }
-        FramingFault::TooSlow => {
-            Row(StatusCode::REQUEST_TIMEOUT, "slow_head", "send the head of a request within five seconds")
-        }
+        FramingFault::TooSlow => Row(
+            StatusCode::REQUEST_TIMEOUT,
+            "slow_head",
+            "send the head of a request in one piece, and at once",
+        ),
         FramingFault::Length | FramingFault::Encoding | FramingFault::Both => Row(
             StatusCode::BAD_REQUEST,
             "ambiguous_framing",
@@ -437,5 +443,18 @@ fn selector_text(selector: Selector) -> String {
         Selector::Exact(key) => key.to_string(),
         Selector::ById { service, sub: 0 } => service.to_string(),
         Selector::ById { service, sub } => format!("{service}:{sub}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_operator_may_change_is_not_quoted_to_clients() {
+        for refusal in [Refusal::SlowBody, Refusal::MalformedRequest { fault: FramingFault::TooSlow }] {
+            let hint = refusal.hint();
+            assert!(!hint.contains(|c: char| c.is_ascii_digit()) && !hint.contains("second"), "{hint}");
+        }
     }
 }

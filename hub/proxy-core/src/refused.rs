@@ -32,7 +32,7 @@ pub struct RefusedRow {
     pub by: RefusedBy,
     /// How many requests.
     pub count: u64,
-    /// Public name of the credential of the last of them, where one was recognised.
+    /// Public name of what the credential of the last of them stands on, where one was recognised.
     pub identity: Option<String>,
 }
 

@@ -54,6 +54,11 @@ impl Service {
     }
 }
 
+/// What was stored is not what the proxy decides by yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("stored, not yet in force: the proxy cannot read it back; it is retried each second")]
+pub struct NotInForce;
+
 /// One consistent view of who may call what, and where it is.
 #[derive(Debug, Clone)]
 pub struct Trust {

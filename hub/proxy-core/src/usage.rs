@@ -11,7 +11,7 @@ use blueprint_common_types::ServiceKey;
 /// Services told apart.
 pub const MAX_SERVICES: usize = 1024;
 
-/// Credentials told apart, of all services together.
+/// Credentials told apart, of all services together: keys, and not the tokens that are made from them.
 pub const MAX_KEYS: usize = 4096;
 
 /// Name of what found no room of its own.
@@ -62,7 +62,8 @@ pub struct Clients {
 pub struct ServiceUsage {
     /// Everything.
     pub total: Used,
-    /// By the public name of the credential; [`OTHER`] for those that found no room.
+    /// By the public name of what the credential stands on
+    /// ([`Identity::root_id`](crate::identity::Identity::root_id)); [`OTHER`] for those that found no room.
     pub by_key: BTreeMap<String, Used>,
 }
 
@@ -75,7 +76,8 @@ pub struct UsageTable {
 }
 
 impl UsageTable {
-    /// Adds what one request used; `key` is the public name of its credential, where one was shown.
+    /// Adds what one request used; `key` is the public name of what its credential
+    /// stands on, where one was shown.
     ///
     /// `service` has to be one that exists: its name is not the client's to invent.
     pub fn add(&mut self, service: ServiceKey, key: Option<&str>, used: &Used) {

@@ -65,7 +65,10 @@ pub(crate) struct Entry {
     pub(crate) path: String,
     pub(crate) service: Option<ServiceKey>,
     pub(crate) auth: Option<&'static str>,
+    /// What the credential stands on.
     pub(crate) identity: Option<String>,
+    /// The credential itself, where it is not the same.
+    pub(crate) credential: Option<String>,
     pub(crate) target: Option<SocketAddr>,
     pub(crate) status: Option<StatusCode>,
     pub(crate) refused: Option<&'static str>,
@@ -91,6 +94,7 @@ impl Entry {
             service: None,
             auth: None,
             identity: None,
+            credential: None,
             target: None,
             status: None,
             refused: None,
@@ -128,6 +132,7 @@ impl Entry {
             service = self.service.map(tracing::field::display),
             auth = self.auth,
             identity = self.identity.as_deref(),
+            credential = self.credential.as_deref(),
             target_address = self.target.map(tracing::field::display),
             status = self.status.map(|status| status.as_u16()),
             refused = self.refused,

@@ -1,9 +1,11 @@
 //! Certificates by ACME (RFC 8555), validated on the proxy's own TLS port (tls-alpn-01, RFC 8737).
 //!
-//! One task orders one certificate for all names, keeps it with its key in the state folder, and
-//! orders the next at two thirds of its life. While it cannot, the one before stays in use.
+//! One task orders one certificate for all names, puts it in use, keeps it with its key in the state folder, and
+//! orders the next at two thirds of its life. While it cannot, the one before stays in use. What the disk does not
+//! take is in use all the same, and written as soon as it can be.
 
 mod http;
+mod keep;
 mod order;
 mod status;
 
@@ -13,7 +15,7 @@ use std::time::{Duration, SystemTime};
 
 use blueprint_common_runtime::Chain;
 use blueprint_common_runtime::metrics::Metrics;
-use blueprint_common_runtime::state::{Mode, StateDir, StateError};
+use blueprint_common_runtime::state::{StateDir, StateError};
 use blueprint_common_types::{Secret, Timestamp, fill_random};
 use blueprint_hub_proxy_core::tls::Renewal;
 use rustls::RootCertStore;
@@ -24,6 +26,7 @@ use tracing::{info, warn};
 
 use crate::tls::{Material, TlsHandle};
 
+use keep::Files;
 use order::Orders;
 pub use status::{AcmeState, AcmeStatus};
 
@@ -33,7 +36,8 @@ const CERTIFICATE: &str = "acme.pem";
 /// Longest time for one order, from the first request to the certificate.
 const ORDER_TIME: Duration = Duration::from_secs(300);
 
-/// Longest time between two looks at the clock, which may jump while this process sleeps.
+/// Longest time between two looks at the clock, which may jump while this process sleeps; what is not on the
+/// disk yet is tried again as often.
 const LOOK: Duration = Duration::from_secs(60);
 
 /// Whom to ask for what.
@@ -64,7 +68,7 @@ pub enum AcmeError {
 pub struct Acme {
     config: AcmeConfig,
     orders: Orders,
-    state: StateDir,
+    files: Files,
     handle: TlsHandle,
     status: Arc<AcmeStatus>,
 }
@@ -93,8 +97,9 @@ impl Acme {
             return Err(AcmeError::Roots);
         }
         let status = Arc::new(AcmeStatus::register(metrics, &config.names));
-        let orders = Orders::new(config.clone(), roots, state.clone(), handle.clone());
-        let acme = Self { config, orders, state, handle, status };
+        let files = Files::new(state);
+        let orders = Orders::new(config.clone(), roots, files.clone(), handle.clone());
+        let acme = Self { config, orders, files, handle, status };
         acme.use_stored()?;
         Ok(acme)
     }
@@ -111,15 +116,15 @@ impl Acme {
         loop {
             let due = renewal.due(self.life(), random());
             self.status.set_next(due);
-            if stop.run_until_cancelled(sleep_until(due)).await.is_none() {
+            if stop.run_until_cancelled(self.wait(due)).await.is_none() {
                 return;
             }
             let ordered = timeout(ORDER_TIME, self.orders.order());
             let Some(ordered) = stop.run_until_cancelled(ordered).await else { return };
             let ordered = ordered.unwrap_or_else(|_| Err(order::OrderError::TooLong(ORDER_TIME)));
             let wish = self.orders.take_wish();
-            let kept = ordered.and_then(|pem| self.keep(&pem));
-            match kept {
+            let used = ordered.and_then(|pem| self.use_and_keep(&pem));
+            match used {
                 Ok(until) => {
                     info!(%until, names = self.config.names.len(), "certificate ordered by acme");
                     renewal.note_success();
@@ -145,8 +150,7 @@ impl Acme {
     }
 
     fn use_stored(&self) -> Result<(), StateError> {
-        let Some(pem) = self.state.read(CERTIFICATE)? else { return Ok(()) };
-        let pem = Secret::new(pem);
+        let Some(pem) = self.files.read(CERTIFICATE)? else { return Ok(()) };
         match Material::from_pem(pem.expose(), &pem) {
             Ok(material) => self.put(material),
             Err(error) => {
@@ -156,29 +160,31 @@ impl Acme {
         Ok(())
     }
 
-    /// Stores what came, and puts it in use; says when it ends.
-    fn keep(&self, pem: &Secret<String>) -> Result<Timestamp, order::OrderError> {
+    /// Puts in use what came, and stores it, now or later; says when it ends.
+    fn use_and_keep(&self, pem: &Secret<String>) -> Result<Timestamp, order::OrderError> {
         let bytes = Secret::new(pem.expose().as_bytes().to_vec());
         let material = Material::from_pem(bytes.expose(), &bytes)?;
         let until = material.not_after();
-        self.state.write(CERTIFICATE, bytes.expose(), Mode::Secret)?;
         self.put(material);
+        self.files.write(CERTIFICATE, bytes);
         Ok(until)
+    }
+
+    /// Waits until `due`, and writes meanwhile what is not on the disk.
+    async fn wait(&self, due: Timestamp) {
+        loop {
+            self.status.set_unsaved(self.files.retry());
+            let now = Timestamp::from(SystemTime::now());
+            if now >= due {
+                return;
+            }
+            sleep(due.since(now).min(LOOK)).await;
+        }
     }
 
     fn put(&self, material: Material) {
         self.status.set_material(material.clone());
         self.handle.set_ordered(Some(material));
-    }
-}
-
-async fn sleep_until(due: Timestamp) {
-    loop {
-        let now = Timestamp::from(SystemTime::now());
-        if now >= due {
-            return;
-        }
-        sleep(due.since(now).min(LOOK)).await;
     }
 }
 
@@ -188,3 +194,6 @@ fn random() -> u32 {
     let _ = fill_random(&mut bytes);
     u32::from_be_bytes(bytes)
 }
+
+#[cfg(test)]
+mod tests;

@@ -299,10 +299,14 @@ impl Forwarder {
 
 /// Notes whose request is refused, and for which service, where those exist: logs and sums tell them apart.
 fn note_refused(canonical: &CanonicalRequest, trust: &Trust, now: Timestamp, open: &mut OpenRequest) {
-    if let Some(identity) = caller(canonical, trust, now) {
-        open.note_caller(&identity);
+    let caller = caller(canonical, trust, now);
+    if let Some(identity) = &caller {
+        open.note_caller(identity);
     }
-    open.entry().service = canonical.selector().and_then(|selector| trust.find(selector).ok());
+    open.entry().service = match canonical.selector() {
+        Some(selector) => trust.find(selector).ok(),
+        None => caller.and_then(|identity| identity.only_service()),
+    };
 }
 
 /// Makes the client's answer out of the service's.

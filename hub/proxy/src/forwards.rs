@@ -49,11 +49,15 @@ const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// How many targets are tried for one connection.
 const MAX_TRIES: usize = 3;
 
-/// Connections of all forwards: in all, and from one source.
-const TCP_PLACES: (usize, usize) = (4096, 256);
+/// Connections of all forwards together, and flows of datagrams as well, unless there is room for fewer.
+pub const FORWARD_PLACES: usize = 4096;
 
-/// Flows of datagrams of all forwards: in all, and from one source.
-const UDP_PLACES: (usize, usize) = (4096, 256);
+/// Files that one connection and one flow may take between them: both ends of the connection, and the flow's end
+/// at the target. Clients' datagrams come through one socket for each port.
+pub const FILES_OF_FORWARD: usize = 3;
+
+/// Connections or flows of one source.
+const OF_SOURCE: usize = 256;
 
 /// Where forwards listen.
 #[derive(Debug, Clone)]
@@ -62,6 +66,16 @@ pub struct ForwardConfig {
     pub listen: IpAddr,
     /// Ports that they may have.
     pub ports: ForwardPorts,
+    /// Connections of all of them together, and as many flows of datagrams; [`FORWARD_PLACES`] at most is of use.
+    pub places: usize,
+}
+
+impl ForwardConfig {
+    /// With as many places as there are.
+    #[must_use]
+    pub const fn new(listen: IpAddr, ports: ForwardPorts) -> Self {
+        Self { listen, ports, places: FORWARD_PLACES }
+    }
 }
 
 /// One port as it stands.
@@ -124,6 +138,7 @@ impl Forwards {
         metrics: &Metrics,
         of_proxy: Arc<ProxyMetrics>,
     ) -> Self {
+        let places = config.places.min(FORWARD_PLACES);
         Self(Arc::new(Shared {
             config,
             trust,
@@ -131,8 +146,8 @@ impl Forwards {
             connect_timeout: proxy.connect_timeout,
             pressure: proxy.pressure.clone(),
             counters: Counters::register(metrics),
-            tcp: Places::new(TCP_PLACES.0, TCP_PLACES.1),
-            udp: Places::new(UDP_PLACES.0, UDP_PLACES.1),
+            tcp: Places::new(places, OF_SOURCE),
+            udp: Places::new(places, OF_SOURCE),
             targets: Targets::new(of_proxy),
             queued_bytes: Arc::default(),
             lines: Mutex::default(),
@@ -165,7 +180,10 @@ impl Forwards {
 
     /// Stops what is not wanted any more, and listens on what is wanted and not open yet.
     async fn follow(&self, spawner: &Spawner) {
-        let mut plan = plan_forwards(&self.0.trust.load().services, &self.0.config.ports);
+        let mut plan = {
+            let trust = self.0.trust.load();
+            plan_forwards(&trust.services, &trust.tls, &self.0.config.ports)
+        };
         let mut wanted = Vec::new();
         {
             let mut lines = self.0.lines.lock();

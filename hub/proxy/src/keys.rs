@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use blueprint_common_types::{ServiceKey, Timestamp};
+use blueprint_hub_proxy_core::NotInForce;
 use blueprint_hub_proxy_core::identity::{KeyHash, KeyId, OwnerKey};
 use futures_util::future::BoxFuture;
 
@@ -15,6 +16,9 @@ pub enum KeyStoreError {
         /// How many.
         count: usize,
     },
+    /// The key is durable, and the proxy does not decide by it yet.
+    #[error(transparent)]
+    NotInForce(#[from] NotInForce),
     /// The store failed; nothing was kept.
     #[error("the key could not be stored")]
     Failed(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -42,5 +46,7 @@ pub struct ApiKey {
 /// Keeps API keys.
 pub trait KeyStore: Send + Sync {
     /// Keeps a key; once it resolves the key is durable and the proxy decides by it.
+    ///
+    /// A key that was being kept is kept also where the future is dropped.
     fn create(&self, key: ApiKey) -> BoxFuture<'_, Result<(), KeyStoreError>>;
 }

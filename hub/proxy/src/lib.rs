@@ -59,7 +59,7 @@ mod watch;
 
 pub use access_log::AccessLog;
 pub use dial::{Datagrams, Dial, DialError, Io};
-pub use forwards::{ForwardConfig, ForwardStatus, Forwards};
+pub use forwards::{FILES_OF_FORWARD, FORWARD_PLACES, ForwardConfig, ForwardStatus, Forwards};
 pub use jwks::{Jwks, JwksConfig, JwksStatus};
 pub use keys::{ApiKey, KeyStore, KeyStoreError};
 pub use ledger::Ledger;

@@ -125,7 +125,9 @@ impl OpenRequest {
     /// Notes who sent it.
     pub(crate) fn note_caller(&mut self, identity: &Identity) {
         self.entry.auth = Some(identity.method().name());
-        self.entry.identity = Some(identity.id().to_owned());
+        let root = identity.root_id();
+        self.entry.credential = (identity.id() != root).then(|| identity.id().to_owned());
+        self.entry.identity = Some(root);
     }
 
     /// Notes that it may go on, and to which service.

@@ -1,5 +1,7 @@
 //! What agents say and ask of their workloads; each only of those it is assigned.
 
+use std::sync::Arc;
+
 use blueprint_common_types::workload::WorkloadStatus;
 use blueprint_common_types::{ServiceKey, Timestamp};
 use blueprint_hub_registry_core::workload::WorkloadRecord;
@@ -51,7 +53,10 @@ pub(crate) async fn bridge(
         shared.audit_limited(AuditEvent::new(AuditKind::BridgeRefuse, service, detail)).await;
         return Err(Status::permission_denied(format!("this bridge belongs to service {}", service.service)));
     }
-    shared.blueprints.bridge(service, call).await?;
+    let blueprints = Arc::clone(&shared.blueprints);
+    // To its end, also where the node goes away meanwhile.
+    let done = shared.spawner.finish("bridge call", async move { blueprints.bridge(service, call).await });
+    done.await.ok_or_else(status::stopping)??;
     Ok(v1::BridgeResponse {})
 }
 

@@ -70,8 +70,8 @@ impl BlueprintPort {
             });
             match stored.await {
                 Ok(_) => {
-                    self.tls.tables().reload().await;
-                    return Ok(());
+                    let in_force = self.tls.tables().reload().await;
+                    return in_force.map_err(|error| Status::unavailable(error.to_string()));
                 }
                 Err(ServiceChangeError::Conflict { .. }) => {}
                 Err(ServiceChangeError::Store(error)) => return Err(busy(service, &error)),

@@ -74,7 +74,8 @@ fn status(service: ServiceKey, error: &TlsAdminError) -> Status {
     match error {
         TlsAdminError::Asked(_) => Status::invalid_argument(text),
         TlsAdminError::NoProfile(_) => Status::not_found(text),
-        TlsAdminError::NoListener => Status::failed_precondition(text),
+        TlsAdminError::NoListener | TlsAdminError::HasForward { .. } => Status::failed_precondition(text),
+        TlsAdminError::NotInForce(_) => Status::unavailable(text),
         TlsAdminError::TooMany { .. } => Status::resource_exhausted(text),
         TlsAdminError::Failed(..) => {
             error!(%service, %error, "a blueprint's TLS profile is not in force");

@@ -4,7 +4,7 @@ use blueprint_common_runtime::cli::{CliError, Output, Table, print_json, print_l
 use clap::Subcommand;
 use serde_json::json;
 
-use super::client::{ask, rows, segment, text};
+use super::client::{ask, make, rows, segment, text};
 use super::seconds;
 use crate::cli::Global;
 
@@ -45,11 +45,7 @@ impl Access {
             Self::Create { services, all, ttl, label } => {
                 let services = if all { "*".to_owned() } else { services.join(",") };
                 let body = json!({ "ttl_secs": ttl, "label": label, "services": services });
-                let answer = ask(global, "POST", "/v1/access", Some(&body))?;
-                match global.output {
-                    Output::Json => print_json(&answer),
-                    Output::Table => print_line(&text(&answer, "access_token")),
-                }
+                make(global, "/v1/access", &body, "access_token")?;
             }
             Self::Ls => {
                 let answer = ask(global, "GET", "/v1/access", None)?;

@@ -1,6 +1,6 @@
 //! The running hub, asked over its Unix socket.
 
-use blueprint_common_runtime::cli::CliError;
+use blueprint_common_runtime::cli::{CliError, Output, print_json, print_line};
 use blueprint_common_runtime::local_api::{LocalClient, LocalError};
 use http::StatusCode;
 use serde_json::Value;
@@ -53,6 +53,18 @@ pub(crate) async fn exchange(
         | LocalError::Exchange(_)
         | LocalError::TooLarge => CliError::unavailable(error.to_string()).hint("the hub's log may say why"),
     })
+}
+
+/// Makes a credential and prints it: it is shown this once, also where it does not open anything yet.
+pub(crate) fn make(global: &Global, path: &str, body: &Value, credential: &str) -> Result<(), CliError> {
+    let (status, answer) = runtime()?.block_on(exchange(global, "POST", path, Some(body)))?;
+    if answer.get(credential).is_some() {
+        match global.output {
+            Output::Json => print_json(&answer),
+            Output::Table => print_line(&text(&answer, credential)),
+        }
+    }
+    if status.is_success() { Ok(()) } else { Err(CliError::from_response(status, &answer)) }
 }
 
 /// A runtime for one command.

@@ -6,7 +6,7 @@ use clap::Subcommand;
 
 use serde_json::json;
 
-use super::client::{ask, rows, segment, text};
+use super::client::{ask, make, rows, segment, text};
 use super::seconds;
 use crate::cli::Global;
 
@@ -63,11 +63,7 @@ impl Key {
             }
             Self::Rotate { id, overlap } => {
                 let path = format!("/v1/keys/{}/rotate", segment(&id)?);
-                let answer = ask(global, "POST", &path, Some(&json!({ "overlap_secs": overlap })))?;
-                match global.output {
-                    Output::Json => print_json(&answer),
-                    Output::Table => print_line(&text(&answer, "api_key")),
-                }
+                make(global, &path, &json!({ "overlap_secs": overlap }), "api_key")?;
             }
             Self::Revoke { id } => {
                 let answer = ask(global, "DELETE", &format!("/v1/keys/{}", segment(&id)?), None)?;

@@ -74,13 +74,13 @@ Open requests are cut within about a second. `blueprint-hub service expose 7/42`
         weight: u32,
     },
     /// Owners: keys that may ask the proxy for API keys of a service
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example: blueprint-hub service owner ls 7/42")]
     Owner(Owner),
     /// TLS: host names, certificates, and whose clients get in
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example: blueprint-hub service tls set 7/42 --require-client-cert")]
     Tls(Tls),
     /// Certificates of the clients of a service
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example: blueprint-hub service cert issue 7/42 acme --out acme")]
     Cert(Cert),
     /// Shows the settings of a service, or replaces them
     #[command(

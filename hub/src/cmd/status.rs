@@ -47,6 +47,9 @@ pub(crate) fn run(global: &Global) -> Result<(), CliError> {
             let (failures, error) = (text(acme, "failures"), text(acme, "error"));
             print_line(&format!("{:<9} {failures} orders failed, the last with: {error}", ""));
         }
+        if acme.get("unsaved").is_some_and(Value::is_string) {
+            print_line(&format!("{:<9} in use, not stored yet: {}", "", text(acme, "unsaved")));
+        }
     }
     print_line(&format!("{:<9} {}", "clients", clients(&answer)));
     Ok(())

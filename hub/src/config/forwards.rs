@@ -18,7 +18,7 @@ pub(super) fn take(settings: &Settings, problems: &mut Problems) -> Option<Optio
     let listen = settings.take::<IpAddr>(LISTEN.path, problems)?;
     let Some(text) = settings.take_optional::<String>(PORTS.path, problems) else { return Some(None) };
     match text.parse::<ForwardPorts>() {
-        Ok(ports) => Some(Some(ForwardConfig { listen, ports })),
+        Ok(ports) => Some(Some(ForwardConfig::new(listen, ports))),
         Err(error) => {
             settings.refuse(PORTS.path, &format!("{error}"), problems);
             None

@@ -1,75 +1,54 @@
 //! TLS of services as the operator changes it: over the JSON API, over the proxy, and for blueprints.
 
-use std::sync::{Arc, OnceLock};
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
 
-use blueprint_common_runtime::tasks::Supervisor;
-use blueprint_common_types::{Secret, ServiceKey, Timestamp};
+use arc_swap::ArcSwap;
+use blueprint_common_runtime::tasks::{Spawner, Supervisor};
+use blueprint_common_types::ServiceKey;
 use blueprint_hub_proxy::Proxy;
 use blueprint_hub_proxy::acme::{AcmeState, AcmeStatus};
-use blueprint_hub_proxy::tls::{Material, read_authorities};
+use blueprint_hub_proxy_core::Trust;
 use blueprint_hub_proxy_core::tls::{
-    CertificateRequest, CertificateView, IssuedCertificate, NewProfile, ProfileError, Serial, TlsAdmin,
-    TlsAdminError, TlsProfile, TlsView, service_name,
-};
-use blueprint_hub_registry_core::{
-    ClientCertificateError, ClientCertificateRecord, StoreError, TlsProfileRecord,
+    CertificateRequest, CertificateView, IssuedCertificate, NewProfile, Serial, TlsAdmin, TlsAdminError,
+    TlsView,
 };
 use futures_util::future::{BoxFuture, FutureExt};
-use tokio::sync::Mutex;
 
-use super::issue::ServiceCa;
-use super::services::{ProfileKeys, RENEW, TlsServices, client_authorities, host_names};
-use crate::ports::authority;
+use super::profiles::{Done, Profiles};
+use super::services::{RENEW, TlsServices};
 use crate::tables::TablesHandle;
 
-/// Live client certificates that one service may have.
-const MAX_CERTIFICATES: u32 = 100_000;
-
-/// Changes profiles one after the other.
+/// Runs each change in a task of its own: between what is stored and what is in force, no client that leaves
+/// may come.
 pub(crate) struct TlsOperator {
-    services: Arc<TlsServices>,
+    profiles: Arc<Profiles>,
     tables: TablesHandle,
     acme: Option<Arc<AcmeStatus>>,
-    /// URLs of the addresses with TLS and without, once they are bound.
-    listeners: OnceLock<(Option<String>, Option<String>)>,
-    /// Held while a profile is read, changed and put in force.
-    turn: Mutex<()>,
-}
-
-type Done<T> = Result<T, TlsAdminError>;
-
-fn failed(what: &'static str) -> impl FnOnce(StoreError) -> TlsAdminError {
-    move |error| TlsAdminError::Failed(what, Some(Box::new(error)))
-}
-
-fn broken(what: &'static str) -> impl FnOnce(anyhow::Error) -> TlsAdminError {
-    move |error| TlsAdminError::Failed(what, Some(error.into()))
+    spawner: Spawner,
 }
 
 impl TlsOperator {
     /// Also has server certificates made again before they end.
     pub(crate) fn new(
         services: Arc<TlsServices>,
-        tables: TablesHandle,
+        (tables, trust): (TablesHandle, Arc<ArcSwap<Trust>>),
         acme: Option<Arc<AcmeStatus>>,
         supervisor: &Supervisor,
     ) -> Self {
         let (stop, renewed) = (supervisor.stop().stop, tables.clone());
         crate::app::spawn(supervisor, "proxy service certificates", async move {
             while stop.run_until_cancelled(tokio::time::sleep(RENEW)).await.is_some() {
-                renewed.reload().await;
+                // What fails is logged and tried again there.
+                let _ = renewed.reload().await;
             }
         });
-        Self { services, tables, acme, listeners: OnceLock::new(), turn: Mutex::default() }
+        let profiles = Arc::new(Profiles::new(services, tables.clone(), trust));
+        Self { profiles, tables, acme, spawner: supervisor.child_spawner() }
     }
 
     /// Notes where the proxy listens.
     pub(crate) fn listens(&self, proxy: &Proxy) -> anyhow::Result<()> {
-        let (plain, tls) = (proxy.local_addr()?, proxy.tls_addr()?);
-        let beside = (tls != Some(plain)).then(|| format!("http://{}", authority(plain)));
-        let _ = self.listeners.set((tls.map(|tls| format!("https://{}", authority(tls))), beside));
-        Ok(())
+        self.profiles.listens(proxy)
     }
 
     /// What ACME is doing, where certificates are ordered.
@@ -82,173 +61,32 @@ impl TlsOperator {
         &self.tables
     }
 
-    async fn find(&self, service: ServiceKey) -> Done<Option<(TlsProfileRecord, TlsProfile)>> {
-        let records = self.services.store.list_tls_profiles().await;
-        let records = records.map_err(failed("tls profiles cannot be read"))?;
-        let Some(record) = records.into_iter().find(|record| record.service == service) else {
-            return Ok(None);
-        };
-        let profile = serde_json::from_str(&record.document)
-            .map_err(|error| TlsAdminError::Failed("the stored profile is damaged", Some(Box::new(error))))?;
-        Ok(Some((record, profile)))
-    }
-
-    async fn view(&self, record: &TlsProfileRecord, profile: TlsProfile) -> Done<TlsView> {
-        let all = self.services.store.list_tls_profiles().await;
-        let all = all.map_err(failed("tls profiles cannot be read"))?;
-        let profiles = all
-            .into_iter()
-            .filter_map(|record| Some((record.service, serde_json::from_str(&record.document).ok()?)))
-            .collect();
-        let mut names = host_names(&profiles, &self.services.domain, |name| self.services.is_own(name));
-        let (tls_listener, http_listener) = self.listeners.get().cloned().unwrap_or_default();
-        Ok(TlsView {
-            service: record.service,
-            profile,
-            names: names.remove(&record.service).unwrap_or_default(),
-            tls_listener,
-            http_listener,
-            changed_at: record.changed_at,
-        })
-    }
-
-    /// Host names of other services cannot be taken: neither those under the domain nor those of their profiles.
-    async fn check_names(&self, service: ServiceKey, profile: &NewProfile) -> Done<()> {
-        let domain = &self.services.domain;
-        let own = service_name(service, domain);
-        for (field, name) in profile.names() {
-            let below = name.strip_suffix(domain.as_str());
-            let is_ours = below.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
-            // What clients may carry is no claim: such a name only leads to the service where it is free.
-            let is_claim = field == "sni" && self.services.is_own(name);
-            if *name != own && (is_ours || is_claim) {
-                let (name, of) = (name.clone(), "this hub".to_owned());
-                return Err(ProfileError::Taken { field, name, of }.into());
-            }
+    /// Runs a change to its end, also where the caller is dropped.
+    fn finish<T, F>(&self, change: impl FnOnce(Arc<Profiles>) -> F) -> BoxFuture<'_, Done<T>>
+    where
+        T: Send + 'static,
+        F: Future<Output = Done<T>> + Send + 'static,
+    {
+        let change = change(Arc::clone(&self.profiles));
+        async move {
+            let done = self.spawner.finish("tls of a service", change).await;
+            done.unwrap_or(Err(TlsAdminError::Failed("the hub is stopping", None)))
         }
-        let Some(sni) = &profile.sni else { return Ok(()) };
-        let all = self.services.store.list_tls_profiles().await;
-        for record in all.map_err(failed("tls profiles cannot be read"))? {
-            let other = serde_json::from_str::<TlsProfile>(&record.document).ok();
-            if record.service != service && other.is_some_and(|other| other.sni.as_ref() == Some(sni)) {
-                let (name, of) = (sni.clone(), format!("service {}", record.service));
-                return Err(ProfileError::Taken { field: "sni", name, of }.into());
-            }
-        }
-        Ok(())
+        .boxed()
     }
-
-    async fn put(&self, service: ServiceKey, new: NewProfile) -> Done<TlsView> {
-        if !self.services.has_listener() {
-            return Err(TlsAdminError::NoListener);
-        }
-        new.check()?;
-        let _turn = self.turn.lock().await;
-        self.check_names(service, &new).await?;
-        let (ca_pem, ca_key) = match self.find(service).await? {
-            Some((record, profile)) => {
-                let keys = self.services.open(&record).map_err(broken(
-                    "the keys of the profile cannot be opened; remove it, and set it again",
-                ))?;
-                (profile.ca_certificate_pem, Secret::new(keys.ca_key_pem.clone()))
-            }
-            None => {
-                let (ca, key) = ServiceCa::create(service, SystemTime::now())
-                    .map_err(broken("no authority can be made for the service"))?;
-                (ca.certificate_pem, key)
-            }
-        };
-        check_pem(&new)?;
-        let server_key_pem = new.server.as_ref().map(|(_, key)| key.expose().clone());
-        let keys = ProfileKeys { ca_key_pem: ca_key.expose().clone(), server_key_pem };
-        let sealed = self.services.seal(service, &keys).map_err(broken("the keys cannot be sealed"))?;
-        let profile = new.into_profile(ca_pem);
-        client_authorities(&profile)
-            .map_err(|why| ProfileError::Pem { field: "client_ca_pem", why: format!("{why:#}") })?;
-        let document = serde_json::to_string(&profile)
-            .map_err(|error| TlsAdminError::Failed("the profile cannot be written", Some(Box::new(error))))?;
-        let changed_at = Timestamp::from(SystemTime::now());
-        let record = TlsProfileRecord { service, document, sealed, changed_at };
-        let stored = self.services.store.set_tls_profile(record.clone(), summary(&profile)).await;
-        stored.map_err(failed("the profile was not stored"))?;
-        self.tables.reload().await;
-        self.view(&record, profile).await
-    }
-
-    async fn make(&self, service: ServiceKey, request: CertificateRequest) -> Done<IssuedCertificate> {
-        let Some((record, profile)) = self.find(service).await? else {
-            return Err(TlsAdminError::NoProfile(service));
-        };
-        let (hours, (hosts, uris)) = request.check(service, &profile)?;
-        let keys = self.services.open(&record).map_err(broken("the keys of the profile cannot be opened"))?;
-        let now = SystemTime::now();
-        let life = Duration::from_secs(u64::from(hours).saturating_mul(3600));
-        let ca_key = Secret::new(keys.ca_key_pem.clone());
-        let issued = ServiceCa::load(&profile.ca_certificate_pem, &ca_key)
-            .and_then(|ca| ca.client(&request.common_name, &hosts, &uris, now, life))
-            .map_err(broken("no certificate can be made"))?;
-        let record = ClientCertificateRecord {
-            service,
-            serial: issued.serial.to_string(),
-            name: request.common_name,
-            created_at: Timestamp::from(now),
-            expires_at: Some(issued.expires_at),
-            revoked_at: None,
-        };
-        match self.services.store.create_client_certificate(record, MAX_CERTIFICATES).await {
-            Ok(()) => Ok(issued),
-            Err(ClientCertificateError::TooMany { live }) => Err(TlsAdminError::TooMany { service, live }),
-            Err(ClientCertificateError::Store(error)) => Err(failed("the certificate was not stored")(error)),
-        }
-    }
-}
-
-/// What only a TLS library can tell of a profile.
-fn check_pem(new: &NewProfile) -> Result<(), ProfileError> {
-    if let Some((chain, key)) = &new.server {
-        let key = Secret::new(key.expose().clone().into_bytes());
-        Material::from_pem(chain.as_bytes(), &key)
-            .map_err(|error| ProfileError::Pem { field: "server_certificate_pem", why: error.to_string() })?;
-    }
-    if let Some(authorities) = &new.client_ca_pem {
-        read_authorities(authorities.as_bytes())
-            .map_err(|error| ProfileError::Pem { field: "client_ca_pem", why: error.to_string() })?;
-    }
-    Ok(())
-}
-
-fn summary(profile: &TlsProfile) -> String {
-    let clients = if profile.require_client_mtls { "required" } else { "not required" };
-    let server = if profile.server_certificate_pem.is_some() { "its own" } else { "of its authority" };
-    let enabled = if profile.tls_enabled { "on" } else { "off" };
-    format!("TLS {enabled}, client certificates {clients}, server certificate {server}")
 }
 
 impl TlsAdmin for TlsOperator {
     fn show(&self, service: ServiceKey) -> BoxFuture<'_, Done<Option<TlsView>>> {
-        async move {
-            match self.find(service).await? {
-                Some((record, profile)) => self.view(&record, profile).await.map(Some),
-                None => Ok(None),
-            }
-        }
-        .boxed()
+        self.profiles.show(service).boxed()
     }
 
     fn set(&self, service: ServiceKey, profile: NewProfile) -> BoxFuture<'_, Done<TlsView>> {
-        self.put(service, profile).boxed()
+        self.finish(move |profiles| async move { profiles.put(service, profile).await })
     }
 
     fn remove(&self, service: ServiceKey) -> BoxFuture<'_, Done<bool>> {
-        async move {
-            let _turn = self.turn.lock().await;
-            let now = Timestamp::from(SystemTime::now());
-            let removed = self.services.store.remove_tls_profile(service, now).await;
-            let removed = removed.map_err(failed("the profile was not removed"))?;
-            self.tables.reload().await;
-            Ok(removed)
-        }
-        .boxed()
+        self.finish(move |profiles| async move { profiles.remove(service).await })
     }
 
     fn issue(
@@ -256,38 +94,14 @@ impl TlsAdmin for TlsOperator {
         service: ServiceKey,
         request: CertificateRequest,
     ) -> BoxFuture<'_, Done<IssuedCertificate>> {
-        self.make(service, request).boxed()
+        self.finish(move |profiles| async move { profiles.make(service, request).await })
     }
 
     fn certificates(&self) -> BoxFuture<'_, Done<Vec<CertificateView>>> {
-        async move {
-            let records = self.services.store.list_client_certificates().await;
-            let view = |record: ClientCertificateRecord| CertificateView {
-                service: record.service,
-                serial: record.serial,
-                name: record.name,
-                created_at: record.created_at,
-                expires_at: record.expires_at,
-                revoked_at: record.revoked_at,
-            };
-            Ok(records.map_err(failed("certificates cannot be read"))?.into_iter().map(view).collect())
-        }
-        .boxed()
+        self.profiles.certificates().boxed()
     }
 
     fn revoke(&self, service: ServiceKey, serial: Serial) -> BoxFuture<'_, Done<bool>> {
-        async move {
-            let _turn = self.turn.lock().await;
-            let now = Timestamp::from(SystemTime::now());
-            if self.find(service).await?.is_none() {
-                return Err(TlsAdminError::NoProfile(service));
-            }
-            let revoked =
-                self.services.store.revoke_client_certificate(service, serial.to_string(), now).await;
-            let revoked = revoked.map_err(failed("the revocation was not stored"))?;
-            self.tables.reload().await;
-            Ok(revoked)
-        }
-        .boxed()
+        self.finish(move |profiles| async move { profiles.revoke(service, serial).await })
     }
 }

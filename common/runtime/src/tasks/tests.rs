@@ -150,6 +150,25 @@ async fn a_connection_finishes_within_grace_and_is_dropped_at_stop() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_to_be_finished_is_finished_also_where_nobody_waits() {
+    let supervisor = Supervisor::new();
+    let spawner = supervisor.child_spawner();
+    assert_eq!(spawner.finish("change", async { 7 }).await, Some(7));
+    let (go, begun) = oneshot::channel::<()>();
+    let (done, ended) = oneshot::channel();
+    let change = spawner.finish("change", async move {
+        begun.await.unwrap();
+        done.send(()).unwrap();
+    });
+    // Asked once, and left.
+    assert_eq!(change.now_or_never(), None);
+    go.send(()).unwrap();
+    ended.await.unwrap();
+    supervisor.stop().stop.cancel();
+    assert_eq!(spawner.finish("change", pending::<()>()).await, None);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_panic_of_a_connection_touches_nothing_else() {
     let supervisor = Supervisor::new();
     let spawner = supervisor.child_spawner();

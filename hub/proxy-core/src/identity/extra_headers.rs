@@ -2,14 +2,15 @@
 //!
 //! At most 8, names of letters, digits, `-` and `_`, as the existing Blueprint clients send them.
 //! What could name a person is hashed before it is stored. Names that belong to the hub or to the
-//! connection are refused: nobody writes `x-scopes` or `x-forwarded-for` by this way either.
+//! connection are refused: nobody writes `x-scopes` or `x-forwarded-for` by this way either. Who holds a
+//! key may add what says something else than who calls: that stands with the key, or nowhere.
 
 use std::collections::BTreeMap;
 
 use sha3::{Digest, Keccak256};
 
 use super::hex;
-use crate::headers::is_owner_header;
+use crate::headers::{is_owner_header, names_a_customer};
 
 /// Most headers of one key or token.
 const MAX_HEADERS: usize = 8;
@@ -19,6 +20,9 @@ const MAX_NAME: usize = 256;
 
 /// Longest value, in bytes.
 const MAX_VALUE: usize = 512;
+
+/// Names the tenant to the service.
+const TENANT: &str = "x-tenant-id";
 
 /// Why a header cannot be bound.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -47,6 +51,14 @@ pub enum ExtraHeaderError {
     /// Two spellings of one name.
     #[error("{name} is there twice")]
     Twice {
+        /// The name.
+        name: String,
+    },
+    /// A token is to say who calls by a header that its key does not have.
+    #[error(
+        "{name} says who calls: it has to be bound to the API key and cannot be added in a token made from it"
+    )]
+    NotBound {
         /// The name.
         name: String,
     },
@@ -91,25 +103,32 @@ pub fn bind_headers(
     Ok(bound)
 }
 
-/// Adds the headers that a token asks for to those of its key, which it cannot change.
+/// Adds the headers that a token asks for to those of its key, which it cannot change. Who calls is not for it
+/// to say: the tenant is the key's, or else the key's owner, and the other names stand with the key or nowhere.
 ///
 /// # Errors
 ///
-/// Fails where a header cannot be bound, or where the key has it with another value.
+/// Fails where a header cannot be bound, where the key has it with another value, or where it says who calls
+/// and the key does not have it.
 pub fn extend_headers(
     of_key: &BTreeMap<String, String>,
+    owner: &str,
     asked: &BTreeMap<String, String>,
 ) -> Result<BTreeMap<String, String>, ExtraHeaderError> {
     let mut all = of_key.clone();
+    // The hub's word stands beside those of the key, and is not counted with them.
+    let ours = usize::from(!all.contains_key(TENANT));
+    all.entry(TENANT.to_owned()).or_insert_with(|| tenant_id(owner));
     for (name, value) in bind_headers(asked)? {
         match all.get(&name) {
             Some(held) if *held != value => return Err(ExtraHeaderError::Bound { name }),
-            Some(_) | None => {
-                all.insert(name, value);
-            }
+            Some(_) => {}
+            None if names_a_customer(&name) => return Err(ExtraHeaderError::NotBound { name }),
+            None => drop(all.insert(name, value)),
         }
     }
-    if all.len() > MAX_HEADERS { Err(ExtraHeaderError::TooMany { count: all.len() }) } else { Ok(all) }
+    let count = all.len().saturating_sub(ours);
+    if count > MAX_HEADERS { Err(ExtraHeaderError::TooMany { count }) } else { Ok(all) }
 }
 
 /// The tenant behind a name: the first 16 bytes of its Keccak-256, in hexadecimal.
@@ -203,10 +222,39 @@ mod tests {
 
     #[test]
     fn a_token_adds_to_its_key_and_changes_nothing() {
-        let of_key = map(&[("x-tenant-id", &tenant_id("acme"))]);
-        let added = extend_headers(&of_key, &map(&[("X-Plan", "gold"), ("X-Tenant-Id", "acme")])).unwrap();
+        let extend = |of_key: &[(&str, &str)], asked: &[(&str, &str)]| {
+            extend_headers(&map(of_key), "ecdsa:02", &map(asked))
+        };
+        let acme = tenant_id("acme");
+        let of_key = [("x-tenant-id", acme.as_str())];
+        let added = extend(&of_key, &[("X-Plan", "gold"), ("X-Tenant-Id", "acme")]).unwrap();
         assert_eq!(added, map(&[("x-plan", "gold"), ("x-tenant-id", &tenant_id("acme"))]));
-        let other = extend_headers(&of_key, &map(&[("X-Tenant-Id", "evil")]));
+        let other = extend(&of_key, &[("X-Tenant-Id", "evil")]);
         assert_eq!(other, Err(ExtraHeaderError::Bound { name: "x-tenant-id".to_owned() }));
+    }
+
+    #[test]
+    fn who_holds_a_key_does_not_choose_who_calls() {
+        let owner = tenant_id("ecdsa:02");
+        let extend = |of_key: &[(&str, &str)], asked: &[(&str, &str)]| {
+            extend_headers(&map(of_key), "ecdsa:02", &map(asked))
+        };
+        assert_eq!(extend(&[], &[]).unwrap(), map(&[("x-tenant-id", &owner)]));
+        let twice = extend(&[], &[("X-Tenant-Id", "ecdsa:02"), ("X-Plan", "gold")]).unwrap();
+        assert_eq!(twice, map(&[("x-plan", "gold"), ("x-tenant-id", &owner)]));
+        for asked in ["X-Tenant-Id", "x_tenant_id"] {
+            let refused = extend(&[], &[(asked, "0123456789abcdef0123456789abcdef")]);
+            assert_eq!(refused, Err(ExtraHeaderError::Bound { name: "x-tenant-id".to_owned() }), "{asked}");
+        }
+        for asked in ["X-Tenant-Name", "x-tenant-region", "X-User-Id", "x_user_email", "X-Customer-Email"] {
+            let name = asked.to_ascii_lowercase().replace('_', "-");
+            let refused = extend(&[("x-plan", "gold")], &[(asked, "1")]);
+            assert_eq!(refused, Err(ExtraHeaderError::NotBound { name }), "{asked}");
+        }
+        // Eight of its own are still eight.
+        let names: Vec<_> = (0..8).map(|number| format!("x-{number}")).collect();
+        let eight: Vec<_> = names.iter().map(|name| (name.as_str(), "1")).collect();
+        assert_eq!(extend(&eight, &[]).unwrap().len(), 9);
+        assert_eq!(extend(&eight, &[("x-9", "1")]), Err(ExtraHeaderError::TooMany { count: 9 }));
     }
 }

@@ -5,6 +5,7 @@ use futures_util::future::BoxFuture;
 
 use super::facts::Serial;
 use super::profile::{CertificateRequest, NewProfile, ProfileError, TlsProfile};
+use crate::trust::NotInForce;
 
 /// A profile that is in force, and where it is met.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,6 +68,16 @@ pub enum TlsAdminError {
     /// The hub has no address with TLS.
     #[error("this hub has no address with TLS")]
     NoListener,
+    /// The service has a raw forward, where nobody could be asked for a certificate.
+    #[error(
+        "service {service} has the raw forward {forward}, where nobody shows a certificate: take it out of the service's settings first, or do not require certificates"
+    )]
+    HasForward {
+        /// The service.
+        service: ServiceKey,
+        /// Name of the forward.
+        forward: String,
+    },
     /// The service has too many live certificates.
     #[error("service {service} has {live} live client certificates, which is the most")]
     TooMany {
@@ -75,12 +86,17 @@ pub enum TlsAdminError {
         /// How many.
         live: u32,
     },
+    /// It was stored, and does not hold yet.
+    #[error(transparent)]
+    NotInForce(#[from] NotInForce),
     /// Stored keys cannot be opened, or nothing can be stored; nothing was changed.
     #[error("{0}")]
     Failed(&'static str, #[source] Option<Box<dyn std::error::Error + Send + Sync>>),
 }
 
 /// TLS of services. What a method has done is in force when it resolves, and is in the audit log.
+///
+/// A change that was begun is finished also where the future of its method is dropped.
 pub trait TlsAdmin: Send + Sync {
     /// The profile of a service.
     fn show(&self, service: ServiceKey) -> BoxFuture<'_, Result<Option<TlsView>, TlsAdminError>>;

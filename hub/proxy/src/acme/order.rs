@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use blueprint_common_runtime::state::{Mode, StateDir, StateError};
+use blueprint_common_runtime::state::StateError;
 use blueprint_common_types::Secret;
 use instant_acme::{
     Account, AccountCredentials, AuthorizationStatus, ChallengeType, Identifier, NewAccount, NewOrder,
@@ -16,6 +16,7 @@ use tracing::info;
 
 use super::AcmeConfig;
 use super::http::AcmeHttp;
+use super::keep::Files;
 use crate::tls::{Material, MaterialError, TlsHandle};
 
 /// File with the account's key.
@@ -45,7 +46,7 @@ pub(super) enum OrderError {
     #[error("{ACCOUNT} in the state folder is damaged; move it away, and a new account is made")]
     Account,
     /// The state folder.
-    #[error("cannot keep what belongs to acme")]
+    #[error("cannot read the acme account")]
     State(#[from] StateError),
     /// A key or certificate of ours cannot be made.
     #[error("cannot make a key or a certificate")]
@@ -72,7 +73,7 @@ struct Stored {
 pub(super) struct Orders {
     config: AcmeConfig,
     roots: RootCertStore,
-    state: StateDir,
+    files: Files,
     handle: TlsHandle,
     wish: parking_lot::Mutex<Option<Duration>>,
 }
@@ -87,8 +88,8 @@ impl Drop for Pending<'_> {
 }
 
 impl Orders {
-    pub(super) fn new(config: AcmeConfig, roots: RootCertStore, state: StateDir, handle: TlsHandle) -> Self {
-        Self { config, roots, state, handle, wish: parking_lot::Mutex::default() }
+    pub(super) fn new(config: AcmeConfig, roots: RootCertStore, files: Files, handle: TlsHandle) -> Self {
+        Self { config, roots, files, handle, wish: parking_lot::Mutex::default() }
     }
 
     /// How long the server wants to be left alone, by the last order.
@@ -144,9 +145,9 @@ impl Orders {
     /// The account at this server, made where there is none.
     async fn account(&self, http: &AcmeHttp) -> Result<Account, OrderError> {
         let builder = Account::builder_with_http(Box::new(http.clone()));
-        if let Some(bytes) = self.state.read(ACCOUNT)? {
-            let stored: Stored = serde_json::from_slice(Secret::new(bytes).expose().as_slice())
-                .map_err(|_| OrderError::Account)?;
+        if let Some(bytes) = self.files.read(ACCOUNT)? {
+            let stored: Stored =
+                serde_json::from_slice(bytes.expose().as_slice()).map_err(|_| OrderError::Account)?;
             if stored.directory == self.config.directory {
                 return Ok(builder.from_credentials(stored.credentials).await?);
             }
@@ -159,7 +160,7 @@ impl Orders {
         let (account, credentials) = builder.create(&new, directory.clone(), None).await?;
         let stored = Stored { directory, credentials };
         let text = Secret::new(serde_json::to_vec(&stored).map_err(|_| OrderError::Account)?);
-        self.state.write(ACCOUNT, text.expose(), Mode::Secret)?;
+        self.files.write(ACCOUNT, text);
         info!(account = account.id(), "acme account made");
         Ok(account)
     }

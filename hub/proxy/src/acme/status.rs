@@ -28,6 +28,8 @@ pub struct AcmeState {
     pub failures: u32,
     /// What the last of them failed with.
     pub error: Option<String>,
+    /// What came and is not on the disk yet, and why; a restart would order it again.
+    pub unsaved: Option<String>,
 }
 
 /// Shared by the task and those who ask.
@@ -37,6 +39,7 @@ pub struct AcmeStatus {
     material: Mutex<Option<Material>>,
     orders: Family<[(&'static str, &'static str); 1], Counter>,
     next: Gauge<f64, AtomicU64>,
+    unsaved: Gauge,
 }
 
 impl AcmeStatus {
@@ -47,6 +50,7 @@ impl AcmeStatus {
             material: Mutex::default(),
             orders: Family::default(),
             next: Gauge::default(),
+            unsaved: Gauge::default(),
         };
         for result in ["done", "failed"] {
             let _ = made.orders.get_or_create(&[("result", result)]);
@@ -61,6 +65,11 @@ impl AcmeStatus {
                 "hub_proxy_acme_next_order_timestamp_seconds",
                 "When the next order is made, in seconds since 1970",
                 made.next.clone(),
+            );
+            registry.register(
+                "hub_proxy_acme_unsaved",
+                "1 while what came by ACME is in use and cannot be written to the state folder",
+                made.unsaved.clone(),
             );
         });
         made
@@ -87,6 +96,11 @@ impl AcmeStatus {
         self.next.set(f64::from(u32::try_from(at.as_secs()).unwrap_or(u32::MAX)));
     }
 
+    pub(super) fn set_unsaved(&self, why: Option<String>) {
+        self.unsaved.set(i64::from(why.is_some()));
+        self.state.lock().unsaved = why.as_deref().map(bounded);
+    }
+
     pub(super) fn note_success(&self, until: Timestamp) {
         self.orders.get_or_create(&[("result", "done")]).inc();
         let mut state = self.state.lock();
@@ -99,6 +113,10 @@ impl AcmeStatus {
         self.orders.get_or_create(&[("result", "failed")]).inc();
         let mut state = self.state.lock();
         state.failures = failures;
-        state.error = Some(error.chars().filter(|c| !c.is_control()).take(MAX_ERROR).collect());
+        state.error = Some(bounded(error));
     }
+}
+
+fn bounded(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(MAX_ERROR).collect()
 }

@@ -149,6 +149,11 @@ impl AuthApi {
             Err(error @ KeyStoreError::TooMany { .. }) => {
                 unexpected(StatusCode::TOO_MANY_REQUESTS, &error.to_string())
             }
+            Err(KeyStoreError::NotInForce(not)) => {
+                warn!(%service, "api key stored, not yet in force, and not shown");
+                let words = format!("the key is {not}; ask for another challenge then");
+                unexpected(StatusCode::SERVICE_UNAVAILABLE, &words)
+            }
             Err(KeyStoreError::Failed(error)) => {
                 warn!(%service, %error, "api key not stored");
                 unexpected(StatusCode::SERVICE_UNAVAILABLE, "the key could not be stored; try again")

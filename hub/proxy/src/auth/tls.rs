@@ -163,7 +163,9 @@ fn refused(failed: &TlsAdminError) -> Response<AnswerBody> {
         TlsAdminError::Asked(_) => (StatusCode::BAD_REQUEST, "invalid_request"),
         TlsAdminError::NoProfile(_) => (StatusCode::NOT_FOUND, "not_found"),
         TlsAdminError::NoListener => (StatusCode::CONFLICT, "no_tls"),
+        TlsAdminError::HasForward { .. } => (StatusCode::CONFLICT, "has_forward"),
         TlsAdminError::TooMany { .. } => (StatusCode::TOO_MANY_REQUESTS, "too_many"),
+        TlsAdminError::NotInForce(_) => (StatusCode::SERVICE_UNAVAILABLE, "not_in_force"),
         TlsAdminError::Failed(..) => {
             log_error!(error = %blueprint_common_runtime::Chain(failed), "tls of a service not changed");
             (StatusCode::SERVICE_UNAVAILABLE, "unavailable")

@@ -1,23 +1,26 @@
 //! Raw forwards over real sockets: streams, datagrams, who may use them, and how they end.
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use blueprint_common_types::Health;
 use blueprint_hub_proxy::{ForwardConfig, Pressure};
-use blueprint_hub_proxy_core::{Forward, ServiceSettings, Transport};
+use blueprint_hub_proxy_core::tls::ServiceTls;
+use blueprint_hub_proxy_core::{Forward, ServiceSettings, Transport, Trust};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::rig::{LONG, Rig, closed_port};
+use crate::rig::{LONG, Rig, SERVICE, closed_port};
 
 /// How soon a change of settings has to show.
 const SOON: Duration = Duration::from_secs(2);
 
 async fn rig() -> Rig {
     let listen = Ipv4Addr::LOCALHOST.into();
-    let forwards = ForwardConfig { listen, ports: "1024-65535".parse().unwrap() };
+    let forwards = ForwardConfig::new(listen, "1024-65535".parse().unwrap());
     Rig::with(|proxy| proxy.forwards = Some(forwards)).await
 }
 
@@ -157,7 +160,7 @@ async fn a_change_of_settings_ends_what_it_takes_away_within_two_seconds() {
 #[tokio::test]
 async fn a_hidden_service_has_no_forwards_and_a_hub_short_of_memory_lets_nobody_in() {
     let pressure = Pressure::default();
-    let forwards = ForwardConfig { listen: Ipv4Addr::LOCALHOST.into(), ports: "1024-65535".parse().unwrap() };
+    let forwards = ForwardConfig::new(Ipv4Addr::LOCALHOST.into(), "1024-65535".parse().unwrap());
     let rig = Rig::with(|proxy| {
         proxy.forwards = Some(forwards);
         proxy.pressure = pressure.clone();
@@ -182,6 +185,24 @@ async fn a_hidden_service_has_no_forwards_and_a_hub_short_of_memory_lets_nobody_
     connect(port).await.read_exact(&mut [0; 6]).await.unwrap();
     let refused = rig.metrics.encode();
     assert!(refused.contains("hub_proxy_forward_refused_total{reason=\"overloaded\"} 1"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_service_whose_callers_show_certificates_has_no_forwards() {
+    let rig = rig().await;
+    rig.route(&[talker(&rig)]);
+    let port = free_port().await;
+    settle(&rig, vec![forward(Transport::Tcp, port, &["127.0.0.0/8"])]);
+    let mut open = connect(port).await;
+    open.read_exact(&mut [0; 6]).await.unwrap();
+
+    let begin = Instant::now();
+    let mut trust = Trust::clone(&rig.trust.load());
+    let tls = ServiceTls { requires_client: true, authorities: [1; 32], revoked: BTreeSet::new() };
+    trust.tls.insert(SERVICE, tls);
+    rig.trust.store(Arc::new(trust));
+    assert!(is_closed(&mut open).await && begin.elapsed() < SOON, "{:?}", begin.elapsed());
+    assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.is_err(), "nothing listens");
 }
 
 #[tokio::test]

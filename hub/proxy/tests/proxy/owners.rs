@@ -11,7 +11,8 @@ use k256::ecdsa::{Signature, SigningKey};
 use serde_json::{Value, json};
 use sha3::{Digest, Keccak256};
 
-use crate::rig::{Body, Rig, full, mirror, text};
+use crate::rig::{Body, Rig, SERVICE, full, mirror, text};
+use crate::seen::Lines;
 
 struct Owner {
     key: SigningKey,
@@ -142,6 +143,28 @@ async fn an_owner_gets_a_key_and_its_customer_a_token() {
 }
 
 #[tokio::test]
+async fn who_holds_a_key_without_a_tenant_does_not_choose_who_calls() {
+    let rig = Rig::new().await;
+    rig.route(&[rig.service(mirror)]);
+    let owner = Owner::new(3);
+    rig.settle(settings(&owner));
+    let id = tenant_id("user123@example.com");
+    let bare = api_key(&rig, &owner, json!({})).await;
+    for name in ["X-Tenant-Id", "x_tenant_name", "X-User-Id"] {
+        let forged = json!({ "additional_headers": { name: id } });
+        let (status, refused) = post(&rig, "/v1/auth/exchange", Some(&bare), forged).await;
+        assert_eq!((status, &refused["error"]), (StatusCode::BAD_REQUEST, &json!("invalid_headers")));
+        let folded = name.to_ascii_lowercase().replace('_', "-");
+        assert!(refused["message"].as_str().unwrap().contains(&folded), "{refused}");
+    }
+    let (status, token) = post(&rig, "/v1/auth/exchange", Some(&bare), json!({})).await;
+    assert_eq!(status, StatusCode::OK, "{token}");
+    let (_, seen) = get(&rig, token["access_token"].as_str().unwrap(), &[]).await;
+    let owners = format!("x-tenant-id: {}\n", tenant_id(&format!("ecdsa:{}", owner.public())));
+    assert!(seen.contains(&owners), "{seen}");
+}
+
+#[tokio::test]
 async fn a_captured_solution_is_worth_nothing() {
     let ledger = Ledger::default();
     let rig = Rig::with(|config| config.ledger = ledger.clone()).await;
@@ -230,4 +253,44 @@ async fn one_source_tries_no_more_than_it_may() {
     }
     assert_eq!(statuses.iter().filter(|status| **status == 401).count(), 120, "{statuses:?}");
     assert!(statuses.ends_with(&[429, 429, 429]), "{statuses:?}");
+}
+
+#[tokio::test]
+async fn tokens_count_for_the_key_that_they_were_made_from() {
+    let lines = Lines::read();
+    let ledger = Ledger::default();
+    let rig = Rig::with(|config| config.ledger = ledger.clone()).await;
+    rig.route(&[rig.service(mirror)]);
+    let owner = Owner::new(3);
+    let rules = r#"[{"action":"deny","paths":["/admin/*"]},{"action":"allow"}]"#;
+    rig.settle(ServiceSettings { rules: serde_json::from_str(rules).unwrap(), ..settings(&owner) });
+    let key = api_key(&rig, &owner, json!({})).await;
+    let id = key.split('.').next().unwrap().to_owned();
+    let mut tokens = Vec::new();
+    for _ in 0..3 {
+        let (status, answer) = post(&rig, "/v1/auth/exchange", Some(&key), json!({})).await;
+        assert_eq!(status, StatusCode::OK, "{answer}");
+        tokens.push(answer["access_token"].as_str().unwrap().to_owned());
+    }
+    for token in tokens.iter().chain([&key]) {
+        let (status, _) = get(&rig, token, &[]).await;
+        assert_eq!(status, StatusCode::OK);
+        let request =
+            Request::get("/admin/x").header("host", "hub").header("authorization", format!("Bearer {token}"));
+        let refused = rig.http1().await.send_request(request.body(full("")).unwrap()).await.unwrap();
+        assert_eq!(refused.status(), StatusCode::FORBIDDEN);
+        text(refused).await;
+    }
+    let used = ledger.usage(SERVICE).unwrap();
+    assert_eq!(used.by_key.keys().collect::<Vec<_>>(), [&id], "one key, whatever was made from it");
+    assert_eq!((used.by_key[&id].requests, used.by_key[&id].refused), (4, 4));
+    let rows = ledger.take_refused();
+    let row = rows.iter().find(|row| row.by.code == "rule_refused").unwrap();
+    assert_eq!((row.count, row.identity.as_ref()), (4, Some(&id)));
+
+    let found = lines.requests(13).await;
+    let of_key: Vec<_> = found.iter().filter(|line| line["identity"] == id.as_str()).collect();
+    assert_eq!(of_key.len(), 8);
+    let credentials: BTreeSet<_> = of_key.iter().filter_map(|line| line["credential"].as_str()).collect();
+    assert_eq!(credentials.len(), 3, "each token under its own name beside it: {credentials:?}");
 }

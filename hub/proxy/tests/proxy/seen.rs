@@ -17,7 +17,7 @@ use tracing_subscriber::fmt;
 use crate::rig::{Rig, SERVICE, empty, full, mirror, read_head, text};
 
 /// The access log of the tasks of this test, which run on its own thread.
-struct Lines {
+pub(crate) struct Lines {
     written: Arc<Mutex<Vec<u8>>>,
     _guard: DefaultGuard,
 }
@@ -36,7 +36,7 @@ impl Write for Sink {
 }
 
 impl Lines {
-    fn read() -> Self {
+    pub(crate) fn read() -> Self {
         let written = Arc::new(Mutex::new(Vec::new()));
         let sink = Arc::clone(&written);
         let subscriber =
@@ -49,7 +49,7 @@ impl Lines {
     }
 
     /// Waits until there are so many lines about requests, and gives them.
-    async fn requests(&self, count: usize) -> Vec<Value> {
+    pub(crate) async fn requests(&self, count: usize) -> Vec<Value> {
         loop {
             let all = self.all();
             let lines = all.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());

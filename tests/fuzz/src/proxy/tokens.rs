@@ -8,7 +8,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use blueprint_common_types::{Secret, Timestamp};
 use blueprint_hub_proxy_core::identity::{
     Challenges, Claims, KeyId, KeyKind, OAuthPolicy, OwnerKey, SealingKey, Signed, VerifyingKey,
-    bind_headers, decode_hex, encode_hex, extend_headers, verify_assertion,
+    bind_headers, decode_hex, encode_hex, extend_headers, tenant_id, verify_assertion,
 };
 use blueprint_hub_proxy_core::{CanonicalRequest, Service, ServiceSettings, decide};
 use http::{HeaderValue, Request};
@@ -226,7 +226,13 @@ fn bound(input: &mut Input<'_>) {
         assert!(!value.contains(['\r', '\n', '\0']), "{value:?}");
     }
     let of_key = BTreeMap::from([("x-tenant-id".to_owned(), "b".repeat(32))]);
-    if let Ok(all) = extend_headers(&of_key, &bound) {
+    if let Ok(all) = extend_headers(&of_key, "ecdsa:02", &bound) {
         assert_eq!(all.get("x-tenant-id"), of_key.get("x-tenant-id"));
+    }
+    // Nobody who holds a key says who calls.
+    if let Ok(all) = extend_headers(&BTreeMap::new(), "ecdsa:02", &bound) {
+        assert_eq!(all.get("x-tenant-id"), Some(&tenant_id("ecdsa:02")));
+        let persons = ["x-user-id", "x-user-email", "x-customer-email", "x-tenant-name"];
+        assert!(!persons.iter().any(|&name| all.contains_key(name)), "{all:?}");
     }
 }

@@ -5,6 +5,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use blueprint_tests_support::http::Request;
 use blueprint_tests_support::{Host, Lab, eventually_ok, free_port};
 use serde_json::{Value, json};
 
@@ -144,8 +145,10 @@ fn a_stream_passes_both_ways_and_is_cut_with_its_forward() -> Result<()> {
         ensure!(bench.connect().is_err(), "it is open");
         Ok(())
     })?;
-    ensure!(bench.hub.log().contains("forward cut"), "{}", bench.hub.log());
-    Ok(())
+    eventually_ok(TWO_SECONDS, "the line in the log", || {
+        ensure!(bench.hub.log().contains("forward cut"), "{}", bench.hub.log());
+        Ok(())
+    })
 }
 
 #[test]
@@ -199,6 +202,42 @@ fn forwards_that_the_hub_does_not_allow_are_refused_with_the_reason() -> Result<
         let (found, stderr) = settle(&hub, service, &one(port, sources))?;
         ensure!(found == Some(code) && stderr.contains(words), "{service} {port}: {found:?} {stderr}");
     }
+    Ok(())
+}
+
+#[test]
+fn a_service_has_a_forward_or_asks_for_certificates_and_never_both() -> Result<()> {
+    let hub = Hub::start(&[
+        "proxy.forward_ports=20000-20999",
+        "proxy.forward_listen=127.0.0.1",
+        &format!("proxy.tls_listen=127.0.0.1:{}", free_port()?),
+        "proxy.tls=hub",
+    ])?;
+    let with = json!({ "forwards": [forward("db", "tcp", 20_997, &["10.0.0.0/8"])] });
+    let asking = ["service", "tls", "set", "7/42", "--require-client-cert"];
+
+    hub.json(&asking)?;
+    let (code, stderr) = settle(&hub, "7/42", &with)?;
+    ensure!(code == Some(2) && stderr.contains("without --require-client-cert"), "{code:?} {stderr}");
+    hub.json(&["service", "tls", "set", "7/42"])?;
+    let (code, stderr) = settle(&hub, "7/42", &with)?;
+    ensure!(code == Some(0), "a profile that asks for none: {stderr}");
+
+    let refused = hub.command(&asking)?.run(CALL)?;
+    let words = ["raw forward db", "blueprint-hub service settings 7/42"];
+    ensure!(refused.code == Some(5), "{:?} {}", refused.code, refused.stderr);
+    ensure!(words.iter().all(|word| refused.stderr.contains(word)), "{}", refused.stderr);
+    let operator = std::fs::read_to_string(hub.state().join("admin.token"))?;
+    let over_proxy = Request::new("PUT", "/v1/admin/services/42/tls-profile")
+        .header("x-service-id", "7/42")
+        .bearer(operator.trim())
+        .body(r#"{"require_client_mtls":true}"#);
+    let answer = hub.request(&over_proxy)?;
+    ensure!(answer.status == 409 && answer.text().contains("raw forward db"), "{}", answer.text());
+
+    let (code, stderr) = settle(&hub, "7/42", &json!({}))?;
+    ensure!(code == Some(0), "{stderr}");
+    hub.json(&asking)?;
     Ok(())
 }
 

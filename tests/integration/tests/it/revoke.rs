@@ -1,5 +1,7 @@
 //! `node rm`: the machine is a stranger at once, also in the middle of a request.
 
+use std::io::Write;
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -105,4 +107,38 @@ fn a_revoked_access_token_is_refused_at_once() -> Result<()> {
     assert_eq!(refused.status, 401);
     assert_eq!(text(&refused.json()?, "/error/code")?, "revoked_token");
     Ok(())
+}
+
+#[test]
+fn what_is_revoked_by_a_client_that_leaves_at_once_is_refused_all_the_same() -> Result<()> {
+    let hub = Hub::start(&[])?;
+    let tokens: Vec<_> = (0..8)
+        .map(|_| hub.json(&["access", "create", "--all"]))
+        .map(|made| {
+            let made = made?;
+            Ok((text(&made, "/token/id")?.to_owned(), text(&made, "/access_token")?.to_owned()))
+        })
+        .collect::<Result<_>>()?;
+    eventually_ok(SOON, "the revocations in the store", || {
+        let listed = hub.json(&["access", "ls"])?;
+        let mut live = 0;
+        for row in rows(&listed, "/tokens")? {
+            if text(row, "/state")? == "revoked" {
+                continue;
+            }
+            live += 1;
+            // Whoever is gone before the hub has read a word has asked for nothing, and asks again.
+            let mut socket = UnixStream::connect(hub.state().join("hub.sock"))?;
+            write!(socket, "DELETE /v1/access/{} HTTP/1.1\r\nhost: hub\r\n\r\n", text(row, "/id")?)?;
+        }
+        ensure!(live == 0, "{live} are live");
+        Ok(())
+    })?;
+    eventually_ok(SOON, "the revocations at the proxy", || {
+        for (id, token) in &tokens {
+            let status = hub.get("42", token, "/")?.status;
+            ensure!(status == 401, "{id}: {status}");
+        }
+        Ok(())
+    })
 }

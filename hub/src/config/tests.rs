@@ -1,0 +1,100 @@
+//! The configuration as a whole: defaults, and every problem with its key.
+
+use super::*;
+
+fn load(flags: &[(&str, &str)]) -> Result<HubConfig, String> {
+    let flags = flags.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    let sources = Sources { file: None, env: Vec::new(), flags };
+    HubConfig::load(&sources).map(|(config, _)| config).map_err(|error| error.to_string())
+}
+
+#[test]
+fn the_defaults_are_good() {
+    let config = load(&[]).unwrap();
+    assert_eq!(config.heartbeat, Duration::from_secs(5));
+    let hub = HubId::from_bytes([7; 16]);
+    assert_eq!(config.overlay_v6(hub).to_string(), "fd07:707:707::/64");
+}
+
+#[test]
+fn what_machines_may_begin_with_the_hub_is_a_list_and_nothing_by_default() {
+    assert_eq!(load(&[]).unwrap().to_hub, []);
+    assert_eq!(load(&[("tunnel.to_hub", "any")]).unwrap().to_hub, [Rule::ANY]);
+    assert_eq!(load(&[("tunnel.to_hub", "tcp/22, udp/53")]).unwrap().to_hub.len(), 2);
+    let error = load(&[("tunnel.to_hub", "none,tcp")]).unwrap_err();
+    assert!(error.contains("write any, icmp, tcp"), "{error}");
+}
+
+#[test]
+fn the_page_of_the_manual_is_current() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/config-hub.md");
+    if std::env::var_os("UPDATE_GENERATED").is_some() {
+        std::fs::write(path, SCHEMA.markdown()).unwrap();
+    }
+    let found = std::fs::read_to_string(path).unwrap_or_default();
+    assert!(found == SCHEMA.markdown(), "run UPDATE_GENERATED=1 cargo test -p blueprint-hub");
+}
+
+#[test]
+fn plain_http_stays_on_loopback_unless_somebody_insists() {
+    let tls = [("proxy.tls", "hub"), ("proxy.tls_listen", "0.0.0.0:8277")];
+    assert!(load(&tls).is_ok());
+    let open = [tls[0], tls[1], ("proxy.listen", "0.0.0.0:8276")];
+    assert!(load(&open).unwrap_err().contains("proxy.listen"));
+    assert!(load(&[open[0], open[1], open[2], ("proxy.plaintext_dangerously", "true")]).is_ok());
+    assert!(load(&[("proxy.tls_listen", "127.0.0.1:8277")]).unwrap_err().contains("proxy.tls_listen"));
+    assert!(load(&[("proxy.tls", "hub"), ("proxy.listen", "0.0.0.0:443")]).is_ok());
+}
+
+#[test]
+fn certificates_are_ordered_only_where_the_operator_agrees() {
+    let good = [
+        ("proxy.tls", "acme"),
+        ("proxy.acme_names", "Hub.example, a.hub.example"),
+        ("proxy.acme_agree_terms", "true"),
+        ("proxy.acme_contact", "ops@hub.example"),
+    ];
+    let ProxyTls::Acme(acme) = load(&good).unwrap().proxy.tls else { panic!("not acme") };
+    assert!(acme.names.contains("hub.example") && acme.contact.as_deref() == Some("mailto:ops@hub.example"));
+    for (key, value) in [
+        ("proxy.acme_agree_terms", "false"),
+        ("proxy.acme_names", "*.hub.example"),
+        ("proxy.acme_names", ","),
+        ("proxy.acme_directory", "http://hub.example"),
+        ("proxy.acme_contact", "nobody"),
+    ] {
+        let flags: Vec<_> = good.iter().copied().filter(|(k, _)| *k != key).chain([(key, value)]).collect();
+        let error = load(&flags).unwrap_err();
+        assert!(error.contains(key), "{key}: {error}");
+    }
+    assert!(load(&good[..1]).unwrap_err().contains("proxy.acme_names"));
+}
+
+#[test]
+fn every_problem_is_reported_at_once() {
+    let error = load(&[
+        ("tunnel.overlay_v4", "192.168.0.0/16"),
+        ("tunnel.mtu", "9001"),
+        ("tunnel.to_hub", "tcp/0"),
+        ("proxy.listen", "0.0.0.0:80"),
+        ("proxy.http3", "true"),
+        ("proxy.forward_ports", "20000"),
+        ("oauth.jwks_hosts", "issuer.example,https://issuer.example/"),
+        ("session.target_ttl", "6s"),
+        ("admin.listen", "0.0.0.0:1"),
+    ])
+    .unwrap_err();
+    for key in [
+        "tunnel.overlay_v4",
+        "tunnel.mtu",
+        "tunnel.to_hub",
+        "proxy.listen",
+        "proxy.http3",
+        "proxy.forward_ports",
+        "oauth.jwks_hosts",
+        "session.target_ttl",
+        "admin.listen",
+    ] {
+        assert!(error.contains(key), "{key} is missing in: {error}");
+    }
+}
