@@ -4,6 +4,7 @@
 //!   library holds whole ([`guarded`]).
 //! - Early data is refused, since a request in it could be one that somebody sends again.
 //! - An answer that breaks off is a reset stream, never a shorter answer.
+//! - Nothing waits for a client without an end: what is sent to it, its head, its piece or its trailers, has its time.
 
 mod body;
 mod guarded;
@@ -182,7 +183,13 @@ async fn requests(
     let head = MAX_HEADER_BYTES.saturating_add(MAX_HEADERS.saturating_mul(FIELD_OVERHEAD));
     let mut builder = h3::server::builder();
     builder.max_field_section_size(u64::try_from(head).unwrap_or(u64::MAX)).send_grease(false);
-    let mut http = builder.build(guarded::Connection::new(connection.clone())).await?;
+    let built = builder.build(guarded::Connection::new(connection.clone()));
+    // It sends our settings, for which a client may give no room.
+    let Ok(http) = timeout(shared.handshake_timeout, built).await else {
+        shared.metrics.count_cut(Cut::SlowReader);
+        return Ok(());
+    };
+    let mut http = http?;
     let mut is_draining = false;
     loop {
         let accepted = tokio::select! {
@@ -222,7 +229,9 @@ async fn answer(
     let head = async {
         let (request, stream) = resolver.resolve_request().await?;
         let (send, recv) = stream.split();
-        let send = Sending { stream: send, is_over: false };
+        let sent_by = Arc::clone(&shared.metrics);
+        let send =
+            Sending { stream: send, is_over: false, patience: shared.reader_timeout, metrics: sent_by };
         let mut body = Http3Body::new(recv, request.headers());
         body.look().await?;
         Ok::<_, BoxError>((request.map(|()| ClientBody::Http3(Box::new(body))), send))
@@ -238,7 +247,7 @@ async fn answer(
     *request.version_mut() = Version::HTTP_3;
     let is_head = request.method() == Method::HEAD;
     let answer = shared.forwarder.answer(&conversation, 0, request).await;
-    if let Err(error) = send.send(answer, is_head, shared.reader_timeout).await {
+    if let Err(error) = send.send(answer, is_head).await {
         debug!(%source, %error, "answer over HTTP/3 broke off");
     }
 }
@@ -247,42 +256,38 @@ async fn answer(
 struct Sending {
     stream: RequestStream<h3_quinn::SendStream<Bytes>, Bytes>,
     is_over: bool,
+    /// How long the client may leave one piece of it unread.
+    patience: Duration,
+    metrics: Arc<ProxyMetrics>,
 }
 
 impl Sending {
-    async fn send(
-        &mut self,
-        answer: Response<AnswerBody>,
-        is_head: bool,
-        patience: Duration,
-    ) -> Result<(), BoxError> {
+    async fn send(&mut self, answer: Response<AnswerBody>, is_head: bool) -> Result<(), BoxError> {
         let (mut parts, mut body) = answer.into_parts();
         // Neither has a body (RFC 9110, section 6.4.1), whatever is in ours.
         let has_body = !is_head && !matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         if let Some(length) = body.size_hint().exact().filter(|_| has_body) {
             parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
         }
-        self.stream.send_response(Response::from_parts(parts, ())).await?;
+        let unread = Unread { patience: self.patience, metrics: &self.metrics };
+        let head = self.stream.send_response(Response::from_parts(parts, ()));
+        unread.cut(head, &body).await?;
         while has_body && let Some(frame) = body.frame().await {
             match frame?.into_data() {
                 Ok(mut data) => {
                     while !data.is_empty() {
                         let piece = data.split_to(data.len().min(PIECE));
-                        let Ok(sent) = timeout(patience, self.stream.send_data(piece)).await else {
-                            body.note_slow_reader();
-                            return Err(AnswerError::Unread.into());
-                        };
-                        sent?;
+                        unread.cut(self.stream.send_data(piece), &body).await?;
                     }
                 }
                 Err(frame) => {
                     if let Ok(trailers) = frame.into_trailers() {
-                        self.stream.send_trailers(trailers).await?;
+                        unread.cut(self.stream.send_trailers(trailers), &body).await?;
                     }
                 }
             }
         }
-        self.stream.finish().await?;
+        unread.cut(self.stream.finish(), &body).await?;
         self.is_over = true;
         Ok(())
     }
@@ -293,5 +298,29 @@ impl Drop for Sending {
         if !self.is_over {
             self.stream.stop_stream(Code::H3_REQUEST_CANCELLED);
         }
+    }
+}
+
+/// What becomes of an answer that its client does not read.
+struct Unread<'m> {
+    patience: Duration,
+    metrics: &'m ProxyMetrics,
+}
+
+impl Unread<'_> {
+    /// Sends a piece of an answer, or counts that its client did not take it in time.
+    async fn cut<E: Into<BoxError>>(
+        &self,
+        piece: impl Future<Output = Result<(), E>>,
+        body: &AnswerBody,
+    ) -> Result<(), BoxError> {
+        let Ok(sent) = timeout(self.patience, piece).await else {
+            match body {
+                AnswerBody::Own(_) => self.metrics.count_cut(Cut::SlowReader),
+                AnswerBody::Stream(_) => body.note_slow_reader(),
+            }
+            return Err(AnswerError::Unread.into());
+        };
+        sent.map_err(Into::into)
     }
 }

@@ -13,7 +13,7 @@ use h3_quinn::{BidiStream, OpenStreams};
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{ClientConfig, Endpoint};
+use quinn::{ClientConfig, Endpoint, TransportConfig};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep, timeout};
@@ -65,15 +65,23 @@ impl Bench {
     }
 
     async fn quic(&self) -> quinn::Connection {
+        self.quic_with(&mut TransportConfig::default()).await
+    }
+
+    async fn quic_with(&self, transport: &mut TransportConfig) -> quinn::Connection {
         let endpoint = Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
         let config = QuicClientConfig::try_from(self.tls(b"h3")).unwrap();
-        let config = ClientConfig::new(Arc::new(config));
+        let mut config = ClientConfig::new(Arc::new(config));
+        config.transport_config(Arc::new(std::mem::take(transport)));
         endpoint.connect_with(config, self.rig.proxy, "hub.example").unwrap().await.unwrap()
     }
 
     async fn client(&self) -> SendRequest<OpenStreams, Bytes> {
-        let (mut driver, sender) =
-            h3::client::new(h3_quinn::Connection::new(self.quic().await)).await.unwrap();
+        self.client_on(self.quic().await).await
+    }
+
+    async fn client_on(&self, connection: quinn::Connection) -> SendRequest<OpenStreams, Bytes> {
+        let (mut driver, sender) = h3::client::new(h3_quinn::Connection::new(connection)).await.unwrap();
         self.rig.spawner.spawn("test client", async move { driver.wait_idle().await });
         sender
     }
@@ -245,6 +253,53 @@ async fn an_answer_that_is_not_read_is_cut_in_time_and_frees_the_service() {
     let metrics = bench.rig.metrics.encode();
     assert!(metrics.contains("hub_proxy_connections_cut_total{reason=\"slow_reader\"} 1"), "{metrics}");
     drop(stream);
+}
+
+#[tokio::test]
+async fn heads_and_trailers_that_are_not_read_are_cut_in_time_too() {
+    let bench = Bench::with(|proxy| {
+        proxy.reader_timeout = Duration::from_secs(1);
+        proxy.handshake_timeout = Duration::from_secs(1);
+    })
+    .await;
+    let answers = [
+        format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX-Long: {}\r\n\r\n", "x".repeat(2000)),
+        format!(
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\nX-Long: {}\r\n\r\n",
+            "x".repeat(2000)
+        ),
+    ];
+    for (cuts, answer) in answers.into_iter().enumerate() {
+        let target = bench.rig.raw_service(move |mut stream| {
+            let answer = answer.clone();
+            async move {
+                read_head(&mut stream).await;
+                stream.write_all(answer.as_bytes()).await.unwrap();
+                let _ = stream.read(&mut [0; 8]).await;
+            }
+        });
+        bench.rig.route(&[target]);
+        // Room for settings, and for a head that is short.
+        let mut narrow = TransportConfig::default();
+        narrow.stream_receive_window(500u32.into());
+        let mut client = bench.client_on(bench.quic_with(&mut narrow).await).await;
+        let mut stream = client.send_request(bench.request("GET", "/")).await.unwrap();
+        stream.finish().await.unwrap();
+        let counted = format!("hub_proxy_connections_cut_total{{reason=\"slow_reader\"}} {}", cuts + 1);
+        let cut = async {
+            while !bench.rig.metrics.encode().contains(&counted) {
+                sleep(Duration::from_millis(50)).await;
+            }
+        };
+        timeout(LONG, cut).await.expect("an answer that nobody reads is not cut");
+        bench.rig.assert_metric("hub_proxy_requests_open 0");
+    }
+    // Not even our settings are taken.
+    let mut closed = TransportConfig::default();
+    closed.stream_receive_window(0u32.into());
+    let connection = bench.quic_with(&mut closed).await;
+    timeout(LONG, connection.closed()).await.expect("a client that takes nothing is not cut");
+    bench.rig.assert_metric("hub_proxy_connections_cut_total{reason=\"slow_reader\"} 3");
 }
 
 #[tokio::test]
