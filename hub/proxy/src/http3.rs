@@ -4,8 +4,11 @@
 //!   library holds whole ([`guarded`]).
 //! - Early data is refused, since a request in it could be one that somebody sends again.
 //! - An answer that breaks off is a reset stream, never a shorter answer.
+//! - A connection on which nothing is open ends after the same time as in the other versions, however often its client
+//!   pings; from the drain on it ends with its last request.
 //! - Nothing waits for a client without an end: what is sent to it, its head, its piece or its trailers, has its time.
 
+mod answer;
 mod body;
 mod guarded;
 
@@ -18,23 +21,21 @@ use blueprint_common_runtime::tasks::Spawner;
 use blueprint_hub_proxy_core::tls::Channel;
 use blueprint_hub_proxy_core::{MAX_HEADER_BYTES, MAX_HEADERS};
 use bytes::Bytes;
-use h3::error::Code;
-use h3::server::{RequestResolver, RequestStream};
-use http::header::CONTENT_LENGTH;
-use http::{HeaderValue, Method, Response, StatusCode, Version};
-use http_body::Body;
-use http_body_util::BodyExt;
+use h3::server::RequestResolver;
+use http::{HeaderValue, Method, Version};
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{Endpoint, EndpointConfig, Incoming, ServerConfig, TokioRuntime, TransportConfig, VarInt};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use crate::body::{AnswerBody, AnswerError, BoxError, ClientBody};
+use crate::body::{BoxError, ClientBody};
 use crate::forward::{Care, Conversation, Forwarder};
 use crate::forwards::places::{Place, Places};
 use crate::metrics::{Cut, ProxyMetrics};
+use crate::progress::Progress;
 
+use answer::Sending;
 pub(crate) use body::Http3Body;
 
 /// Requests that one connection may have open.
@@ -51,8 +52,8 @@ const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(20), Duration::from
 const PLACES: (usize, usize) = (4096, 256);
 /// Connections above which each has to prove its address with a Retry first.
 const UNVALIDATED_MAX: usize = 1024;
-/// Bytes of an answer of which a client has to take one such piece in time.
-const PIECE: usize = 8 * 1024;
+/// How long nothing more may have left, beside two round trips, before what was sent last counts as sent.
+const QUIET: Duration = Duration::from_millis(500);
 /// What a field of a head counts for beside its bytes (RFC 9114, section 4.2.2).
 const FIELD_OVERHEAD: usize = 32;
 /// How long clients may remember that HTTP/3 is spoken, in seconds.
@@ -72,6 +73,7 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<ProxyMetrics>,
     pub(crate) handshake_timeout: Duration,
     pub(crate) header_timeout: Duration,
+    pub(crate) idle_timeout: Duration,
     pub(crate) reader_timeout: Duration,
     pub(crate) care: Care,
     pub(crate) drain: CancellationToken,
@@ -190,31 +192,57 @@ async fn requests(
         return Ok(());
     };
     let mut http = http?;
-    let mut is_draining = false;
+    let progress = Progress::new();
+    let mut is_leaving = false;
     loop {
+        let idle = if is_leaving { Duration::ZERO } else { shared.idle_timeout };
         let accepted = tokio::select! {
             biased;
-            () = shared.drain.cancelled(), if !is_draining => None,
-            accepted = http.accept() => Some(accepted),
+            () = shared.drain.cancelled(), if !is_leaving => None,
+            accepted = http.accept() => Some(accepted?),
+            () = progress.idled(idle) => None,
         };
         match accepted {
-            None => {
-                is_draining = true;
-                http.shutdown(0).await?;
-            }
-            Some(accepted) => {
-                let Some(resolver) = accepted? else { return Ok(()) };
-                let source = connection.remote_address().ip().to_canonical();
+            Some(Some(resolver)) => {
                 let conversation = Conversation {
-                    source,
+                    source: connection.remote_address().ip().to_canonical(),
                     channel: Channel::tls(None),
                     framing: None,
                     care: shared.care.clone(),
                 };
-                let answered = answer(shared.clone(), conversation, resolver);
+                let (answered, turn) = (answer(shared.clone(), conversation, resolver), progress.begin());
                 let over = over.clone();
-                spawner.spawn("proxy http3 request", async move { over.run_until_cancelled(answered).await });
+                spawner.spawn("proxy http3 request", async move {
+                    over.run_until_cancelled(answered).await;
+                    drop(turn);
+                });
             }
+            None if !is_leaving => {
+                is_leaving = true;
+                // A client that has no room for it learns of the end by the end.
+                if let Ok(told) = timeout(QUIET, http.shutdown(0)).await {
+                    told?;
+                }
+            }
+            // The client leaves, or nothing is open any more.
+            Some(None) | None => {
+                let _ = timeout(shared.reader_timeout, quiet(&connection)).await;
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Resolves once nothing of an answer leaves any more: it is with its client, or the client does not take it.
+///
+/// Closing a connection throws away what has not left yet, and the library does not tell what has arrived.
+async fn quiet(connection: &quinn::Connection) {
+    let sent = || connection.stats().frame_tx.stream;
+    loop {
+        let before = sent();
+        let pause = QUIET.saturating_add(connection.rtt().saturating_mul(2));
+        if timeout(pause, connection.closed()).await.is_ok() || sent() == before {
+            return;
         }
     }
 }
@@ -229,9 +257,7 @@ async fn answer(
     let head = async {
         let (request, stream) = resolver.resolve_request().await?;
         let (send, recv) = stream.split();
-        let sent_by = Arc::clone(&shared.metrics);
-        let send =
-            Sending { stream: send, is_over: false, patience: shared.reader_timeout, metrics: sent_by };
+        let send = Sending::new(send, shared.reader_timeout, Arc::clone(&shared.metrics));
         let mut body = Http3Body::new(recv, request.headers());
         body.look().await?;
         Ok::<_, BoxError>((request.map(|()| ClientBody::Http3(Box::new(body))), send))
@@ -249,78 +275,5 @@ async fn answer(
     let answer = shared.forwarder.answer(&conversation, 0, request).await;
     if let Err(error) = send.send(answer, is_head).await {
         debug!(%source, %error, "answer over HTTP/3 broke off");
-    }
-}
-
-/// The half of a stream that an answer leaves by; a stream that is dropped before its end is reset.
-struct Sending {
-    stream: RequestStream<h3_quinn::SendStream<Bytes>, Bytes>,
-    is_over: bool,
-    /// How long the client may leave one piece of it unread.
-    patience: Duration,
-    metrics: Arc<ProxyMetrics>,
-}
-
-impl Sending {
-    async fn send(&mut self, answer: Response<AnswerBody>, is_head: bool) -> Result<(), BoxError> {
-        let (mut parts, mut body) = answer.into_parts();
-        // Neither has a body (RFC 9110, section 6.4.1), whatever is in ours.
-        let has_body = !is_head && !matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-        if let Some(length) = body.size_hint().exact().filter(|_| has_body) {
-            parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
-        }
-        let unread = Unread { patience: self.patience, metrics: &self.metrics };
-        let head = self.stream.send_response(Response::from_parts(parts, ()));
-        unread.cut(head, &body).await?;
-        while has_body && let Some(frame) = body.frame().await {
-            match frame?.into_data() {
-                Ok(mut data) => {
-                    while !data.is_empty() {
-                        let piece = data.split_to(data.len().min(PIECE));
-                        unread.cut(self.stream.send_data(piece), &body).await?;
-                    }
-                }
-                Err(frame) => {
-                    if let Ok(trailers) = frame.into_trailers() {
-                        unread.cut(self.stream.send_trailers(trailers), &body).await?;
-                    }
-                }
-            }
-        }
-        unread.cut(self.stream.finish(), &body).await?;
-        self.is_over = true;
-        Ok(())
-    }
-}
-
-impl Drop for Sending {
-    fn drop(&mut self) {
-        if !self.is_over {
-            self.stream.stop_stream(Code::H3_REQUEST_CANCELLED);
-        }
-    }
-}
-
-/// What becomes of an answer that its client does not read.
-struct Unread<'m> {
-    patience: Duration,
-    metrics: &'m ProxyMetrics,
-}
-
-impl Unread<'_> {
-    /// Sends a piece of an answer, or counts that its client did not take it in time.
-    async fn cut<E: Into<BoxError>>(
-        &self,
-        piece: impl Future<Output = Result<(), E>>,
-        body: &AnswerBody,
-    ) -> Result<(), BoxError> {
-        let Ok(sent) = timeout(self.patience, piece).await else {
-            match body {
-                AnswerBody::Own(_) => self.metrics.count_cut(Cut::SlowReader),
-                AnswerBody::Stream(_) => body.note_slow_reader(),
-            }
-            return Err(AnswerError::Unread.into());
-        };
-        sent.map_err(Into::into)
     }
 }

@@ -11,7 +11,7 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Response};
 use http_body::{Body, Frame, SizeHint};
 use parking_lot::Mutex;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use crate::body::{AnswerBody, AnswerError};
 
@@ -81,6 +81,22 @@ impl Progress {
         }
         shared.reader = Some(cx.waker().clone());
         Poll::Pending
+    }
+
+    /// Resolves once nothing has been open for `limit`.
+    ///
+    /// # Cancel safety
+    ///
+    /// May be dropped and called again. One task may wait at a time.
+    pub(crate) async fn idled(&self, limit: Duration) {
+        loop {
+            std::future::poll_fn(|cx| self.poll_idle(cx)).await;
+            match self.idle_for() {
+                Some(idle) if idle >= limit => return,
+                Some(idle) => sleep(limit.saturating_sub(idle)).await,
+                None => {}
+            }
+        }
     }
 
     /// Takes away the answers whose next piece has waited for the client for `patience`.

@@ -295,6 +295,7 @@ impl Proxy {
                 metrics: Arc::clone(&server.metrics),
                 handshake_timeout: server.handshake_timeout,
                 header_timeout: server.times.head,
+                idle_timeout: server.times.idle,
                 reader_timeout: server.reader_timeout,
                 care: server.care.clone(),
                 drain: drain.clone(),

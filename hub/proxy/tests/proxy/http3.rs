@@ -400,3 +400,74 @@ async fn answers_over_tcp_say_that_http3_is_spoken() {
     let expected = format!("alt-svc: h3=\":{}\"; ma=3600\r\n", address.port());
     assert!(answer.contains(&expected), "{answer}");
 }
+
+/// A client that pings more often than any limit of these tests.
+fn restless() -> TransportConfig {
+    let mut transport = TransportConfig::default();
+    transport.keep_alive_interval(Some(Duration::from_millis(50)));
+    transport
+}
+
+#[tokio::test]
+async fn a_connection_without_a_request_ends_however_often_its_client_pings() {
+    let bench = Bench::with(|proxy| proxy.idle_timeout = Duration::from_secs(1)).await;
+    let (answer, wait) = tokio::sync::mpsc::channel::<()>(1);
+    let wait = Arc::new(tokio::sync::Mutex::new(wait));
+    bench.rig.route(&[bench.rig.service(move |_| {
+        let wait = Arc::clone(&wait);
+        async move {
+            wait.lock().await.recv().await;
+            Response::new(crate::rig::full("late"))
+        }
+    })]);
+    let connection = bench.quic_with(&mut restless()).await;
+    let mut client = bench.client_on(connection.clone()).await;
+    let mut stream = client.send_request(bench.request("GET", "/")).await.unwrap();
+    stream.finish().await.unwrap();
+    let idled = timeout(Duration::from_secs(3), connection.closed()).await;
+    assert!(idled.is_err(), "a request that waits is open: {idled:?}");
+    answer.send(()).await.unwrap();
+    assert_eq!(stream.recv_response().await.unwrap().status(), StatusCode::OK);
+    assert_eq!(body(&mut stream).await.unwrap(), b"late");
+    let begun = Instant::now();
+    timeout(LONG, connection.closed()).await.expect("an idle connection is not ended");
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_drain_ends_a_connection_with_its_last_request_and_not_later() {
+    let bench = Bench::new().await;
+    const BYTES: usize = 900_000;
+    let (answer, wait) = tokio::sync::mpsc::channel::<()>(1);
+    let wait = Arc::new(tokio::sync::Mutex::new(wait));
+    bench.rig.route(&[bench.rig.service(move |_| {
+        let wait = Arc::clone(&wait);
+        async move {
+            wait.lock().await.recv().await;
+            Response::new(crate::rig::full(vec![7; BYTES]))
+        }
+    })]);
+    let (idle, busy) = (bench.quic_with(&mut restless()).await, bench.quic_with(&mut restless()).await);
+    let _open = bench.client_on(idle.clone()).await;
+    let mut client = bench.client_on(busy.clone()).await;
+    let mut stream = client.send_request(bench.request("GET", "/")).await.unwrap();
+    stream.finish().await.unwrap();
+    let open = async {
+        while !bench.rig.metrics.encode().contains("hub_proxy_requests_open 1") {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(LONG, open).await.unwrap();
+    bench.rig.supervisor.shutdown();
+    let ended = async {
+        timeout(Duration::from_secs(5), idle.closed()).await.expect("an idle connection holds up the end");
+        assert!(busy.close_reason().is_none(), "a request is open on it");
+        answer.send(()).await.unwrap();
+        assert_eq!(timeout(LONG, stream.recv_response()).await.unwrap().unwrap().status(), StatusCode::OK);
+        assert_eq!(body(&mut stream).await.unwrap().len(), BYTES, "all of it, also what was sent last");
+    };
+    let begun = Instant::now();
+    let (stopped, ()) = tokio::join!(bench.rig.supervisor.run(LONG), ended);
+    stopped.unwrap();
+    assert!(begun.elapsed() < LONG / 2, "the grace was used up: {:?}", begun.elapsed());
+}
