@@ -19,10 +19,11 @@ use std::time::Duration;
 
 use blueprint_common_runtime::tasks::Spawner;
 use blueprint_hub_proxy_core::tls::Channel;
-use blueprint_hub_proxy_core::{MAX_HEADER_BYTES, MAX_HEADERS};
+use blueprint_hub_proxy_core::{MAX_HEADER_BYTES, MAX_HEADERS, is_grpc};
 use bytes::Bytes;
+use futures_util::FutureExt;
 use h3::server::RequestResolver;
-use http::{HeaderValue, Method, Version};
+use http::{HeaderValue, Method, Request, Version};
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{Endpoint, EndpointConfig, Incoming, ServerConfig, TokioRuntime, TransportConfig, VarInt};
 use tokio::time::timeout;
@@ -254,15 +255,7 @@ async fn answer(
     resolver: RequestResolver<guarded::Connection, Bytes>,
 ) {
     let source = conversation.source;
-    let head = async {
-        let (request, stream) = resolver.resolve_request().await?;
-        let (send, recv) = stream.split();
-        let send = Sending::new(send, shared.reader_timeout, Arc::clone(&shared.metrics));
-        let mut body = Http3Body::new(recv, request.headers());
-        body.look().await?;
-        Ok::<_, BoxError>((request.map(|()| ClientBody::Http3(Box::new(body))), send))
-    };
-    let (mut request, mut send) = match timeout(shared.header_timeout, head).await {
+    let (request, stream) = match timeout(shared.header_timeout, resolver.resolve_request()).await {
         Ok(Ok(head)) => head,
         Ok(Err(error)) => return debug!(%source, %error, "request over HTTP/3 is none"),
         Err(_) => {
@@ -270,10 +263,29 @@ async fn answer(
             return debug!(%source, "head of a request over HTTP/3 took too long");
         }
     };
+    let (send, recv) = stream.split();
+    let mut send = Sending::new(send, shared.reader_timeout, Arc::clone(&shared.metrics));
+    let mut body = Http3Body::new(recv, request.headers());
+    if let Err(error) = look(&mut body, &request, shared.header_timeout).await {
+        return debug!(%source, %error, "request over HTTP/3 broke off");
+    }
+    let mut request = request.map(|()| ClientBody::Http3(Box::new(body)));
     *request.version_mut() = Version::HTTP_3;
     let is_head = request.method() == Method::HEAD;
     let answer = shared.forwarder.answer(&conversation, 0, request).await;
     if let Err(error) = send.send(answer, is_head).await {
         debug!(%source, %error, "answer over HTTP/3 broke off");
     }
+}
+
+/// Finds out whether there is a body where the head does not say.
+///
+/// The library does not tell whether a stream ended with the head. Methods that seldom have a body are worth a wait, at
+/// most for as long as a head may take; all others, which may be conversations that begin with silence, only a glance.
+async fn look(body: &mut Http3Body, request: &Request<()>, wait: Duration) -> Result<(), BoxError> {
+    let has_none = matches!(*request.method(), Method::GET | Method::HEAD | Method::DELETE | Method::OPTIONS);
+    if has_none && !is_grpc(request.headers()) {
+        return timeout(wait, body.look()).await.unwrap_or(Ok(()));
+    }
+    body.look().now_or_never().unwrap_or(Ok(()))
 }

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 
 use crate::body::{AnswerBody, AnswerError, BoxError};
 use crate::metrics::{Cut, ProxyMetrics};
+use crate::progress::patience_with;
 
 /// Bytes of an answer of which a client has to take one such piece in time.
 const PIECE: usize = 8 * 1024;
@@ -44,7 +45,8 @@ impl Sending {
         if let Some(length) = body.size_hint().exact().filter(|_| has_body) {
             parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
         }
-        let unread = Unread { patience: self.patience, metrics: &self.metrics };
+        let patience = self.patience.saturating_mul(patience_with(&parts.headers));
+        let unread = Unread { patience, metrics: &self.metrics };
         let head = self.stream.send_response(Response::from_parts(parts, ()));
         unread.cut(head, &body).await?;
         while has_body && let Some(frame) = body.frame().await {

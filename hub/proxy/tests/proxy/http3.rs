@@ -471,3 +471,61 @@ async fn a_drain_ends_a_connection_with_its_last_request_and_not_later() {
     stopped.unwrap();
     assert!(begun.elapsed() < LONG / 2, "the grace was used up: {:?}", begun.elapsed());
 }
+
+#[tokio::test]
+async fn a_conversation_may_begin_with_silence_and_a_service_that_speaks_first() {
+    // A head has one second here.
+    let bench = Bench::new().await;
+    bench.rig.route(&[bench.rig.raw_service(|mut stream| async move {
+        read_head(&mut stream).await;
+        stream
+            .write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n")
+            .await
+            .unwrap();
+        let mut got = Vec::new();
+        while !got.ends_with(b"0\r\n\r\n") {
+            assert!(stream.read_buf(&mut got).await.unwrap() > 0, "{}", String::from_utf8_lossy(&got));
+        }
+        let said = if got.windows(4).any(|part| part == b"said") { "said" } else { "none" };
+        stream.write_all(format!("4\r\n{said}\r\n0\r\n\r\n").as_bytes()).await.unwrap();
+    })]);
+    for method in ["POST", "GET"] {
+        let mut client = bench.client().await;
+        let mut stream = client.send_request(bench.request(method, "/")).await.unwrap();
+        let answer = timeout(LONG, stream.recv_response()).await.unwrap();
+        assert_eq!(answer.expect("silence is no fault").status(), StatusCode::OK, "{method}");
+        let mut first = timeout(LONG, stream.recv_data()).await.unwrap().unwrap().unwrap();
+        assert_eq!(first.copy_to_bytes(first.remaining()), "first");
+        sleep(Duration::from_millis(1500)).await;
+        stream.send_data(Bytes::from_static(b"said")).await.unwrap();
+        stream.finish().await.unwrap();
+        assert_eq!(body(&mut stream).await.unwrap(), b"said", "{method}");
+    }
+    bench.rig.assert_metric("hub_proxy_connections_cut_total{reason=\"slow_head\"} 0");
+}
+
+#[tokio::test]
+async fn a_silent_grpc_call_over_http3_is_passed_on_at_once() {
+    let bench = Bench::new().await;
+    bench.rig.route(&[bench.rig.raw_service(|stream| async move {
+        let service = hyper::service::service_fn(|_: Request<hyper::body::Incoming>| async {
+            Ok::<_, std::convert::Infallible>(
+                Response::builder()
+                    .header("content-type", "application/grpc")
+                    .body(crate::rig::empty())
+                    .unwrap(),
+            )
+        });
+        let builder = hyper::server::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new());
+        let _ = builder.serve_connection(hyper_util::rt::TokioIo::new(stream), service).await;
+    })]);
+    let mut client = bench.client().await;
+    let mut request = bench.request("POST", "/a.B/c");
+    request.headers_mut().insert("content-type", "application/grpc".parse().unwrap());
+    request.headers_mut().insert("te", "trailers".parse().unwrap());
+    let begun = Instant::now();
+    let mut stream = client.send_request(request).await.unwrap();
+    let answer = timeout(LONG, stream.recv_response()).await.unwrap().expect("silence is no fault");
+    assert_eq!(answer.status(), StatusCode::OK);
+    assert!(begun.elapsed() < Duration::from_millis(900), "{:?}", begun.elapsed());
+}
