@@ -17,6 +17,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
+use blueprint_common_runtime::accept::{AcceptLimits, AcceptStats, Place, Places};
 use blueprint_common_runtime::tasks::Spawner;
 use blueprint_hub_proxy_core::tls::Channel;
 use blueprint_hub_proxy_core::{MAX_HEADER_BYTES, MAX_HEADERS, is_grpc};
@@ -32,7 +33,6 @@ use tracing::debug;
 
 use crate::body::{BoxError, ClientBody};
 use crate::forward::{Care, Conversation, Forwarder};
-use crate::forwards::places::{Place, Places};
 use crate::metrics::{Cut, ProxyMetrics};
 use crate::progress::Progress;
 
@@ -49,8 +49,8 @@ const WINDOWS: (u32, u32) = (64 * 1024, 1024 * 1024);
 const SEND_WINDOW: u64 = 1024 * 1024;
 /// Pings, so that a silent answer may take its time, and how long until a client that answers none is gone.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(60));
-/// Connections: in all, and from one source.
-const PLACES: (usize, usize) = (4096, 256);
+/// Connections that may be open.
+const PLACES: AcceptLimits = AcceptLimits { total: 4096, per_ip: 256 };
 /// Connections above which each has to prove its address with a Retry first.
 const UNVALIDATED_MAX: usize = 1024;
 /// How long nothing more may have left, beside two round trips, before what was sent last counts as sent.
@@ -65,6 +65,7 @@ const REMEMBER: u32 = 3600;
 pub(crate) struct Http3 {
     endpoint: Endpoint,
     port: u16,
+    places: Places,
 }
 
 /// What every connection needs.
@@ -91,7 +92,7 @@ impl Http3 {
         let endpoint =
             Endpoint::new(EndpointConfig::default(), Some(config), socket, Arc::new(TokioRuntime))?;
         let port = endpoint.local_addr()?.port();
-        Ok(Self { endpoint, port })
+        Ok(Self { endpoint, port, places: Places::new(PLACES) })
     }
 
     /// Value of `Alt-Svc` that tells clients of it.
@@ -99,9 +100,13 @@ impl Http3 {
         HeaderValue::from_str(&format!("h3=\":{}\"; ma={REMEMBER}", self.port)).ok()
     }
 
+    /// Counts of its connections.
+    pub(crate) fn stats(&self) -> Arc<AcceptStats> {
+        self.places.stats()
+    }
+
     /// Accepts until the drain begins; connections then end with the requests that are open on them.
     pub(crate) async fn run(self, shared: Shared, spawner: Spawner) {
-        let places = Places::new(PLACES.0, PLACES.1);
         while let Some(Some(incoming)) = shared.drain.run_until_cancelled(self.endpoint.accept()).await {
             let source = incoming.remote_address().ip().to_canonical();
             if shared.care.pressure.refuses() {
@@ -114,13 +119,16 @@ impl Http3 {
                 let _ = incoming.retry();
                 continue;
             }
-            match places.take(source) {
+            match self.places.take(source) {
                 Ok(place) => {
                     let serve = serve(shared.clone(), incoming, place, spawner.clone());
                     spawner.spawn("proxy http3", Box::pin(serve));
                 }
-                // No answer: a flood from forged addresses gets nothing reflected.
-                Err(_) => incoming.ignore(),
+                // No answer: a flood from forged addresses gets nothing reflected. It is counted all the same.
+                Err(none) => {
+                    debug!(%source, reason = %none, "QUIC connection refused");
+                    incoming.ignore();
+                }
             }
         }
         let idle = self.endpoint.wait_idle();
@@ -155,7 +163,10 @@ async fn serve(shared: Shared, incoming: Incoming, place: Place, spawner: Spawne
     let source = incoming.remote_address();
     let connection = match incoming.accept() {
         Ok(connecting) => timeout(shared.handshake_timeout, connecting).await,
-        Err(error) => return debug!(%source, %error, "QUIC connection refused"),
+        Err(error) => {
+            shared.metrics.count_cut(Cut::Tls);
+            return debug!(%source, %error, "QUIC connection refused");
+        }
     };
     let connection = match connection {
         Ok(Ok(connection)) => connection,

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use blueprint_common_runtime::metrics::Metrics;
-use blueprint_hub_proxy::ProxyConfig;
 use blueprint_hub_proxy::tls::{Material, TlsHandle};
+use blueprint_hub_proxy::{Ledger, ProxyConfig};
 use bytes::{Buf, Bytes};
 use h3::client::{RequestStream, SendRequest};
 use h3_quinn::{BidiStream, OpenStreams};
@@ -528,4 +528,27 @@ async fn a_silent_grpc_call_over_http3_is_passed_on_at_once() {
     let answer = timeout(LONG, stream.recv_response()).await.unwrap().expect("silence is no fault");
     assert_eq!(answer.status(), StatusCode::OK);
     assert!(begun.elapsed() < Duration::from_millis(900), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn connections_over_quic_are_counted_and_bounded_by_source() {
+    let ledger = Ledger::default();
+    let bench = Bench::with(|proxy| proxy.ledger = ledger.clone()).await;
+    let endpoint = Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let mut config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(bench.tls(b"h3")).unwrap()));
+    config.transport_config(Arc::new(restless()));
+    let connect = || endpoint.connect_with(config.clone(), bench.rig.proxy, "hub.example").unwrap();
+    let mut held = Vec::new();
+    for _ in 0..256 {
+        held.push(timeout(LONG, connect()).await.unwrap().unwrap());
+    }
+    bench.rig.assert_metric("hub_proxy_connections_open 256");
+    assert_eq!(ledger.clients().connections, 256);
+    let refused = timeout(Duration::from_secs(2), connect()).await;
+    assert!(refused.is_err(), "one more gets no answer: {refused:?}");
+    let metrics = bench.rig.metrics.encode();
+    let counted = metrics
+        .lines()
+        .find(|line| line.starts_with("hub_proxy_connections_refused_total{reason=\"source\"}"));
+    assert!(counted.is_some_and(|line| !line.ends_with(" 0")), "{counted:?}");
 }
