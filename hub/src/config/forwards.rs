@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use blueprint_common_runtime::accept::AcceptLimits;
 use blueprint_common_runtime::config::{Key, Problems, Settings};
 use blueprint_hub_proxy::ForwardConfig;
 use blueprint_hub_proxy_core::ForwardPorts;
@@ -18,7 +19,7 @@ pub(super) fn take(settings: &Settings, problems: &mut Problems) -> Option<Optio
     let listen = settings.take::<IpAddr>(LISTEN.path, problems)?;
     let Some(text) = settings.take_optional::<String>(PORTS.path, problems) else { return Some(None) };
     match text.parse::<ForwardPorts>() {
-        Ok(ports) => Some(Some(ForwardConfig { listen, ports })),
+        Ok(ports) => Some(Some(ForwardConfig { listen, ports, limits: AcceptLimits::default() })),
         Err(error) => {
             settings.refuse(PORTS.path, &format!("{error}"), problems);
             None
