@@ -12,13 +12,14 @@ use blueprint_common_runtime::accept::ACCEPT_PAUSE;
 use blueprint_common_runtime::tasks::Spawner;
 use blueprint_hub_proxy_core::Transport;
 use blueprint_hub_proxy_core::upstream::Outcome;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes};
+use tokio::io::{AsyncRead, ReadBuf, copy_bidirectional_with_sizes};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, warn};
 
 use super::counters::{End, Passed, Refused};
 use super::{Chosen, Line, MAX_TRIES, Seat, WATCH_EVERY};
+use crate::delegate::delegate_write;
 use crate::dial::Io;
 
 /// Bytes under way in each direction of one connection.
@@ -164,16 +165,4 @@ impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
-    }
-}
+delegate_write!(Metered, inner);
