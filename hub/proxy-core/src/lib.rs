@@ -57,7 +57,7 @@ pub use refusal::Refusal;
 pub use routes::{RouteTable, Target};
 pub use rules::{Rule, RuleError, Verdict};
 pub use selector::Selector;
-pub use settings::{MAX_KEY_LIFE, ServiceSettings, SettingsError};
+pub use settings::{ServiceSettings, SettingsError};
 pub use trust::{Service, Trust};
 pub use watermark::Watermark;
 pub use websocket::{ExtendedConnect, WebSocketKey};
