@@ -5,6 +5,7 @@
 //! this machine, so speeds would say more about it than about the hub: the honest load is paced well below what
 //! an idle machine carries, none of it may be lost, and the time of an answer is bounded widely.
 
+mod initials;
 mod intruder;
 
 use std::net::{SocketAddr, UdpSocket};
@@ -14,6 +15,7 @@ use anyhow::{Context, Result, ensure};
 use blueprint_common_types::WgPublicKey;
 use blueprint_tests_support::{Host, Lab};
 
+use self::initials::initials;
 use self::intruder::{Intruder, echo, hub_key, identity_of, tunnel_of, udp};
 use crate::fixture::{Hub, SOON, Spoke};
 use crate::flood::{Counts, Flood, Source, in_turn, sockets, unknown_initiations};
@@ -24,6 +26,8 @@ use crate::say::{metric, pass, say};
 const FLOOD: Duration = Duration::from_secs(6);
 /// An agent that is new, or starts again, is served within this time in a flood: P17's time to rejoin.
 const COMES_IN: Duration = Duration::from_secs(10);
+/// Where the hub speaks QUIC.
+const QUIC_PORT: u16 = 443;
 /// What a flood may add to the hub's memory.
 const GROWTH_BYTES: u64 = 16 << 20;
 /// Longest answer of the honest service in a flood: a busy machine may delay one, a lost packet of an agent that the
@@ -170,6 +174,24 @@ fn initiations_of_strangers_get_cookies_at_most_and_harm_nobody() -> Result<()> 
     let begun = 1000 + 1250 * (COMES_IN + FLOOD * 2).as_secs();
     ensure!(unknown > 0 && unknown <= begun, "{unknown} initiations of strangers were worked on");
     ensure!(scene.dropped(&["cookie_sent", "cookie_budget"])? > 0, "no cookies were counted");
+    Ok(())
+}
+
+#[test]
+fn first_packets_of_quic_hold_little_of_the_hub_and_harm_nobody() -> Result<()> {
+    let Some(lab) = Lab::new()? else { return Ok(()) };
+    let hosts = four_hosts(&lab)?;
+    let mut scene = Scene::new(&hosts)?;
+    let [hub, _, _, attacker] = &hosts;
+    let (sources, at) = (sockets(attacker, 200)?, SocketAddr::new(scene.hub_at.ip(), QUIC_PORT));
+    let packets = in_turn(initials(at, 2000)?);
+    let counts =
+        scene.withstand("first packets of QUIC", hub, || Flood::start(sources, at, 10_000, packets))?;
+    ensure!(counts.answers > 0 && counts.answer_bytes < counts.sent_bytes, "{counts:?}");
+    let held_off =
+        |reason| metric(&scene.hub, &format!("hub_control_quic_held_off_total{{reason=\"{reason}\"}}"));
+    ensure!(held_off("retry")? > counts.sent / 20, "few had to prove their address: {counts:?}");
+    ensure!(held_off("too_many")? == 0, "what nobody proved kept proved addresses out");
     Ok(())
 }
 
