@@ -51,8 +51,10 @@ const SEND_WINDOW: u64 = 1024 * 1024;
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(60));
 /// Connections that may be open.
 const PLACES: AcceptLimits = AcceptLimits { total: 4096, per_ip: 256 };
-/// Connections above which each has to prove its address with a Retry first.
-const UNVALIDATED_MAX: usize = 1024;
+/// Handshakes under way above which each client has to prove its address with a Retry first.
+const UNPROVED_MAX: usize = 64;
+/// What waits before it was looked at: attempts, and bytes of one and of all.
+const WAITING: (usize, u64, u64) = (1024, 64 * 1024, 16 * 1024 * 1024);
 /// How long nothing more may have left, beside two round trips, before what was sent last counts as sent.
 const QUIET: Duration = Duration::from_millis(500);
 /// What a field of a head counts for beside its bytes (RFC 9114, section 4.2.2).
@@ -107,6 +109,8 @@ impl Http3 {
 
     /// Accepts until the drain begins; connections then end with the requests that are open on them.
     pub(crate) async fn run(self, shared: Shared, spawner: Spawner) {
+        // Each handshake under way holds a clone.
+        let handshakes = Arc::new(());
         while let Some(Some(incoming)) = shared.drain.run_until_cancelled(self.endpoint.accept()).await {
             let source = incoming.remote_address().ip().to_canonical();
             if shared.care.pressure.refuses() {
@@ -114,14 +118,19 @@ impl Http3 {
                 incoming.ignore();
                 continue;
             }
-            if self.endpoint.open_connections() >= UNVALIDATED_MAX && incoming.may_retry() {
+            if Arc::strong_count(&handshakes) > UNPROVED_MAX && incoming.may_retry() {
                 // It fails only where no retry is possible, which was just asked.
                 let _ = incoming.retry();
                 continue;
             }
-            match self.places.take(source) {
+            // Whoever names the address of somebody else would take the places of that: an address that is not proved
+            // takes one at the end of its handshake, which proves it. Those before that end are few.
+            let place = incoming.remote_address_validated().then(|| self.places.take(source)).transpose();
+            match place {
                 Ok(place) => {
-                    let serve = serve(shared.clone(), incoming, place, spawner.clone());
+                    let admitted =
+                        Admitted { place, places: self.places.clone(), handshake: Arc::clone(&handshakes) };
+                    let serve = serve(shared.clone(), incoming, admitted, spawner.clone());
                     spawner.spawn("proxy http3", Box::pin(serve));
                 }
                 // No answer: a flood from forged addresses gets nothing reflected. It is counted all the same.
@@ -154,12 +163,25 @@ fn server_config(
         .datagram_receive_buffer_size(None)
         .keep_alive_interval(Some(KEEPALIVE.0))
         .max_idle_timeout(KEEPALIVE.1.try_into().ok());
-    config.transport_config(Arc::new(transport));
+    config
+        .transport_config(Arc::new(transport))
+        .max_incoming(WAITING.0)
+        .incoming_buffer_size(WAITING.1)
+        .incoming_buffer_size_total(WAITING.2);
     Ok(config)
 }
 
+/// A client whose handshake may begin.
+struct Admitted {
+    /// `None` before its address is proved.
+    place: Option<Place>,
+    places: Places,
+    handshake: Arc<()>,
+}
+
 /// Serves one connection.
-async fn serve(shared: Shared, incoming: Incoming, place: Place, spawner: Spawner) {
+async fn serve(shared: Shared, incoming: Incoming, admitted: Admitted, spawner: Spawner) {
+    let Admitted { place, places, handshake } = admitted;
     let source = incoming.remote_address();
     let connection = match incoming.accept() {
         Ok(connecting) => timeout(shared.handshake_timeout, connecting).await,
@@ -179,10 +201,19 @@ async fn serve(shared: Shared, incoming: Incoming, place: Place, spawner: Spawne
             return debug!(%source, "QUIC handshake timed out");
         }
     };
+    drop(handshake);
+    let place = match place {
+        Some(place) => Ok(place),
+        None => places.take(source.ip()),
+    };
+    let _place = match place {
+        Ok(place) => place,
+        // Dropping the connection closes it.
+        Err(none) => return debug!(%source, reason = %none, "HTTP/3 connection refused"),
+    };
     if let Err(error) = requests(&shared, connection, &spawner).await {
         debug!(%source, %error, "HTTP/3 connection ended");
     }
-    drop(place);
 }
 
 /// Takes the requests of one connection, each in a task of its own.
