@@ -312,7 +312,7 @@ async fn start_planes(
     )?;
     let limits = QuicLimits::default();
     if let Some(socket) = base.tunnel.share_port(&limits).context("cannot share a port with QUIC")? {
-        control.start_quic(socket, limits)?;
+        control.start_quic(socket, limits, &base.metrics)?;
     }
     let hub = AdminHub {
         tunnel: base.tunnel,

@@ -76,16 +76,16 @@ impl LimitsConfig {
 
 /// Gives raw forwards as many places as `most` files allow; the files that those may take.
 fn share(forwards: &mut ForwardConfig, most: usize, files: u64) -> usize {
-    forwards.places = FORWARD_PLACES.min(most / FILES_OF_FORWARD).max(1);
-    if forwards.places < FORWARD_PLACES {
+    forwards.limits.total = FORWARD_PLACES.min(most / FILES_OF_FORWARD).max(1);
+    if forwards.limits.total < FORWARD_PLACES {
         info!(
             usual = FORWARD_PLACES,
-            allowed = forwards.places,
+            allowed = forwards.limits.total,
             files,
             "fewer connections and flows of raw forwards: the system allows too few open files"
         );
     }
-    forwards.places.saturating_mul(FILES_OF_FORWARD)
+    forwards.limits.total.saturating_mul(FILES_OF_FORWARD)
 }
 
 fn span(
@@ -140,7 +140,7 @@ mod tests {
             let ports = "20000-20999".parse().unwrap();
             proxy.forwards = Some(ForwardConfig::new(proxy.listen.ip(), ports));
             limits.apply(&mut proxy, files);
-            assert_eq!(proxy.forwards.as_ref().unwrap().places, places, "{files} files");
+            assert_eq!(proxy.forwards.as_ref().unwrap().limits.total, places, "{files} files");
             assert_eq!(proxy.limits.total, total, "{files} files");
             let taken = 2 * total + FILES_OF_FORWARD * places;
             let taken = u64::try_from(taken).unwrap() + RESERVED_FILES;

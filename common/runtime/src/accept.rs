@@ -4,22 +4,24 @@
 //! round trip, and others are not kept waiting in the kernel's queue behind it. Where the process has no file
 //! descriptor left, new connections wait in that queue until it has one again; nothing ends.
 
-use std::collections::BTreeMap;
+mod places;
+
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::tasks::Spawner;
+
+pub use places::{NoPlace, Place, Places};
 
 /// Pause after a failed accept: out of file descriptors is not cured by trying harder.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -43,7 +45,7 @@ impl Default for AcceptLimits {
     }
 }
 
-/// What an accept loop has counted since its start.
+/// What an accept loop, or whoever else gives [`Places`], has counted since its start.
 #[derive(Debug, Default)]
 pub struct AcceptStats {
     accepted: AtomicU64,
@@ -85,44 +87,12 @@ impl AcceptStats {
     }
 }
 
-/// Open connections, in all and by source.
-#[derive(Debug, Default)]
-struct Open {
-    total: usize,
-    by_source: BTreeMap<IpAddr, usize>,
-}
-
-/// The place that one open connection takes; given back on drop.
-#[derive(Debug)]
-struct Slot {
-    open: Arc<Mutex<Open>>,
-    source: IpAddr,
-    stats: Arc<AcceptStats>,
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        let mut open = self.open.lock();
-        open.total = open.total.saturating_sub(1);
-        self.stats.open.fetch_sub(1, Ordering::Relaxed);
-        if let Some(count) = open.by_source.get_mut(&self.source) {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                open.by_source.remove(&self.source);
-            }
-        }
-    }
-}
-
 /// A listening TCP socket with its limits.
 #[derive(Debug)]
 pub struct AcceptLoop {
     name: &'static str,
     listener: TcpListener,
-    limits: AcceptLimits,
-    exempts_loopback: bool,
-    open: Arc<Mutex<Open>>,
-    stats: Arc<AcceptStats>,
+    places: Places,
 }
 
 impl AcceptLoop {
@@ -141,14 +111,14 @@ impl AcceptLoop {
     /// Takes over a socket that listens already.
     #[must_use]
     pub fn new(name: &'static str, listener: TcpListener, limits: AcceptLimits) -> Self {
-        Self { name, listener, limits, exempts_loopback: false, open: Arc::default(), stats: Arc::default() }
+        Self { name, listener, places: Places::new(limits) }
     }
 
     /// Lets this machine itself have as many connections as all sources together: behind another proxy on it
     /// every client has its address.
     #[must_use]
-    pub const fn exempting_loopback(mut self) -> Self {
-        self.exempts_loopback = true;
+    pub fn exempting_loopback(mut self) -> Self {
+        self.places = self.places.exempting_loopback();
         self
     }
 
@@ -164,7 +134,7 @@ impl AcceptLoop {
     /// Counters that stay valid while the loop runs.
     #[must_use]
     pub fn stats(&self) -> Arc<AcceptStats> {
-        Arc::clone(&self.stats)
+        self.places.stats()
     }
 
     /// Accepts until `drain`, and runs `serve` for each connection as a task of `spawner`.
@@ -189,12 +159,13 @@ impl AcceptLoop {
         Fut: Future + Send + 'static,
         Fut::Output: Send,
     {
+        let stats = self.stats();
         let mut warned_at: Option<Instant> = None;
         while let Some(accepted) = drain.run_until_cancelled(self.listener.accept()).await {
             let (stream, peer) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    self.stats.errors.fetch_add(1, Ordering::Relaxed);
+                    stats.errors.fetch_add(1, Ordering::Relaxed);
                     if warned_at.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
                         warned_at = Some(Instant::now());
                         warn!(listener = self.name, %error, "accept failed");
@@ -203,50 +174,26 @@ impl AcceptLoop {
                     continue;
                 }
             };
-            let Some(slot) = self.take_slot(peer.ip()) else { continue };
+            let place = match self.places.take(peer.ip()) {
+                Ok(place) => place,
+                Err(none) => {
+                    debug!(listener = self.name, reason = %none, "connection refused");
+                    continue;
+                }
+            };
             if let Err(error) = stream.set_nodelay(true) {
                 debug!(listener = self.name, %error, "connection is gone already");
                 continue;
             }
-            self.stats.accepted.fetch_add(1, Ordering::Relaxed);
+            stats.accepted.fetch_add(1, Ordering::Relaxed);
             // Boxed, since what wraps it would hold it twice.
             let served = Box::pin(serve(stream, peer));
             spawner.spawn(self.name, async move {
-                let _slot = slot;
+                let _place = place;
                 served.await
             });
         }
         Ok(())
-    }
-
-    /// Takes a place for a connection from `ip`, or counts the refusal.
-    fn take_slot(&self, ip: IpAddr) -> Option<Slot> {
-        let source = source_of(ip);
-        let mut open = self.open.lock();
-        if open.total >= self.limits.total {
-            self.stats.refused_total.fetch_add(1, Ordering::Relaxed);
-            debug!(listener = self.name, limit = self.limits.total, "connection refused, too many");
-            return None;
-        }
-        let from_source = open.by_source.get(&source).copied().unwrap_or(0);
-        let is_exempt = self.exempts_loopback && source.is_loopback();
-        if from_source >= self.limits.per_ip && !is_exempt {
-            self.stats.refused_per_ip.fetch_add(1, Ordering::Relaxed);
-            debug!(listener = self.name, limit = self.limits.per_ip, "connection refused, too many from it");
-            return None;
-        }
-        open.total = open.total.saturating_add(1);
-        open.by_source.insert(source, from_source.saturating_add(1));
-        self.stats.open.fetch_add(1, Ordering::Relaxed);
-        Some(Slot { open: Arc::clone(&self.open), source, stats: Arc::clone(&self.stats) })
-    }
-}
-
-/// What counts as one source: an IPv4 address, also in IPv6 clothes, or an IPv6 /64, which one household has whole.
-fn source_of(ip: IpAddr) -> IpAddr {
-    match ip.to_canonical() {
-        IpAddr::V4(v4) => IpAddr::V4(v4),
-        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64))),
     }
 }
 

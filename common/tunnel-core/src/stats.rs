@@ -98,7 +98,7 @@ discards! {
     ExpiredSession => "expired_session",
     /// The cipher library panicked; the peer's state was made anew (W10).
     LibraryPanic => "library_panic",
-    /// A fault of our own ended the run of datagrams that this was in; the next run begins afresh.
+    /// A fault of our own ended the run of datagrams, or of packets of this machine, that this was in; the next begins afresh.
     OwnPanic => "own_panic",
     /// An inner packet whose version, length or checksum is wrong.
     MalformedPacket => "malformed_packet",

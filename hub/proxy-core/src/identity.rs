@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use blueprint_common_types::{Secret, ServiceKey, Timestamp, TokenId};
 
-pub use api_key::{DEFAULT_PREFIX, KeyGrant, KeyHash, KeyId, KeyTable, MAX_PREFIX, NewApiKey, is_prefix};
+pub use api_key::{KeyGrant, KeyHash, KeyId, KeyTable, NewApiKey};
 pub use assertion::{Assertion, AssertionError, Replays, SKEW, key_named, verify_assertion};
 pub use challenge::{CHALLENGE_LIFE, Challenge, ChallengeError, Challenges, TooManyChallenges};
 pub use extra_headers::{ExtraHeaderError, bind_headers, extend_headers, tenant_id};
@@ -32,13 +32,14 @@ pub use jwks::{JwksHosts, JwksHostsError, JwksUrl, JwksUrlError, is_public, max_
 pub use key_cache::{Ask, KeyCache};
 pub use oauth_policy::{OAuthPolicy, OAuthPolicyError};
 pub use owner::{KeyKind, OwnerKey, OwnerKeyError, Signed};
-pub use sealed::{Claims, DEFAULT_LIFE, MAX_LIFE, OAUTH_KEY_ID, SealingKey};
-pub use signed::{IDENTITY_LIFE, IdentitySigner};
+pub use sealed::{Claims, DEFAULT_LIFE, MAX_LIFE, SealingKey};
+pub use signed::IdentitySigner;
 pub use verifying_key::{KeyError, MAX_JWK_SET, VerifyingKey};
 
-pub(crate) use api_key::parse as parse_api_key;
+pub(crate) use api_key::{DEFAULT_PREFIX, MAX_PREFIX, is_prefix, parse as parse_api_key};
 pub use challenge::network as source_network;
 pub(crate) use sealed::HEADER as SEALED_HEADER;
+use sealed::OAUTH_KEY_ID;
 
 use crate::access::Scope;
 use crate::canonical::CanonicalRequest;

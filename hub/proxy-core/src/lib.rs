@@ -49,7 +49,7 @@ pub use canonical::{CanonicalRequest, Downstream, MAX_HEADER_BYTES, MAX_HEADERS,
 pub use decide::{Admission, caller, decide};
 pub use forwards::{Forward, ForwardError, ForwardPorts, ParsePortsError, Transport, plan_forwards};
 pub use headers::{
-    is_websocket_answer, request_trailers, response_headers, response_trailers, upstream_headers,
+    is_grpc, is_websocket_answer, request_trailers, response_headers, response_trailers, upstream_headers,
 };
 pub use identity::source_network;
 pub use path::PathFault;
@@ -57,7 +57,7 @@ pub use refusal::Refusal;
 pub use routes::{RouteTable, Target};
 pub use rules::{Rule, RuleError, Verdict};
 pub use selector::Selector;
-pub use settings::{MAX_KEY_LIFE, ServiceSettings, SettingsError};
+pub use settings::{ServiceSettings, SettingsError};
 pub use trust::{NotInForce, Service, Trust};
 pub use watermark::Watermark;
 pub use websocket::{ExtendedConnect, WebSocketKey};

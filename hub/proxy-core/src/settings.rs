@@ -12,7 +12,7 @@ use crate::rules::{Rule, RuleError};
 use crate::upstream::UpstreamSettings;
 
 /// Longest life of an API key that any service may allow.
-pub const MAX_KEY_LIFE: Duration = Duration::from_secs(90 * 24 * 3600);
+const MAX_KEY_LIFE: Duration = Duration::from_secs(90 * 24 * 3600);
 
 /// Most owners of one service.
 const MAX_OWNERS: usize = 1024;

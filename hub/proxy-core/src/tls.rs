@@ -18,7 +18,5 @@ pub use channel::{Bound, Channel, ClientCertificate, ServiceTls};
 pub use envelope::open_envelope;
 pub use facts::{CertificateFacts, Serial, SerialError};
 pub use names::{NameTable, is_dns_name, service_name};
-pub use profile::{
-    CertificateRequest, DEFAULT_CLIENT_HOURS, MAX_CLIENT_HOURS, NewProfile, ProfileError, TlsProfile,
-};
+pub use profile::{CertificateRequest, NewProfile, ProfileError, TlsProfile};
 pub use renewal::Renewal;

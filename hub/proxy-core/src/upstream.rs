@@ -6,7 +6,7 @@
 //!   request as a probe. At most half of the targets are ejected, so never the only one.
 //! - Where no connection to any target opens, the *circuit* of the service opens: requests are refused
 //!   at once, and one is let through now and then to see whether that is over.
-//! - [`RetryBudget`] bounds how many requests are sent a second time, so that repetition cannot
+//! - A budget bounds how many requests are sent a second time, so that repetition cannot
 //!   bring down what is merely slow.
 //!
 //! Ejection is for what the way of one request can show of a target; the registry's own checks stay in
@@ -18,7 +18,5 @@ mod choice;
 mod settings;
 mod upstreams;
 
-pub use breaker::{Breaker, BreakerRule};
-pub use budget::RetryBudget;
-pub use settings::{DEFAULT_WEIGHT, MAX_WEIGHT, UpstreamSettings};
+pub use settings::{DEFAULT_WEIGHT, UpstreamSettings};
 pub use upstreams::{Event, Outcome, Picked, Upstreams, Wanted};

@@ -115,12 +115,7 @@ impl Entry {
         if !log.writes(self.status) {
             return;
         }
-        let protocol = match (self.version, self.upgraded) {
-            (_, true) => "websocket",
-            (Version::HTTP_2, false) => "h2",
-            (Version::HTTP_10, false) => "http/1.0",
-            _ => "http/1.1",
-        };
+        let protocol = protocol(self.version, self.upgraded);
         info!(
             target: "access",
             request_id = self.request_id,
@@ -147,6 +142,16 @@ impl Entry {
     }
 }
 
+const fn protocol(version: Version, upgraded: bool) -> &'static str {
+    match (version, upgraded) {
+        (_, true) => "websocket",
+        (Version::HTTP_3, false) => "h3",
+        (Version::HTTP_2, false) => "h2",
+        (Version::HTTP_10, false) => "http/1.0",
+        _ => "http/1.1",
+    }
+}
+
 fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
@@ -154,6 +159,14 @@ fn micros(time: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_version_has_its_name() {
+        let versions = [Version::HTTP_10, Version::HTTP_11, Version::HTTP_2, Version::HTTP_3];
+        let names = versions.map(|version| protocol(version, false));
+        assert_eq!(names, ["http/1.0", "http/1.1", "h2", "h3"]);
+        assert!(versions.iter().all(|version| protocol(*version, true) == "websocket"));
+    }
 
     #[test]
     fn failures_are_written_though_only_some_are() {

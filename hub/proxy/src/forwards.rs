@@ -5,10 +5,9 @@
 //! - Without a range of ports in the hub's configuration nothing is listened on.
 //! - Who is not in the networks of a forward opens nothing and is sent nothing.
 //! - What a change of settings takes away ends within two seconds, also where it is open.
-//! - Connections and flows are bounded, in all and by source.
+//! - Connections and flows are bounded: in all, by forward and by source.
 
 mod counters;
-pub(crate) mod places;
 mod tcp;
 mod udp;
 
@@ -20,6 +19,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use blueprint_common_runtime::accept::{AcceptLimits, NoPlace, Place, Places};
 use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_runtime::tasks::Spawner;
 use blueprint_common_types::{AgentId, Health, ServiceKey};
@@ -38,7 +38,6 @@ use crate::server::ProxyConfig;
 use crate::upstreams::{AtTarget, Targets};
 
 use counters::{Counters, Refused};
-use places::{Place, Places};
 
 /// How often the settings are compared with what is listened on.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -59,6 +58,9 @@ pub const FILES_OF_FORWARD: usize = 3;
 /// Connections or flows of one source.
 const OF_SOURCE: usize = 256;
 
+/// One forward has at most so much of all places: a fourth.
+const SHARE: usize = 4;
+
 /// Where forwards listen.
 #[derive(Debug, Clone)]
 pub struct ForwardConfig {
@@ -66,15 +68,16 @@ pub struct ForwardConfig {
     pub listen: IpAddr,
     /// Ports that they may have.
     pub ports: ForwardPorts,
-    /// Connections of all of them together, and as many flows of datagrams; [`FORWARD_PLACES`] at most is of use.
-    pub places: usize,
+    /// How many connections, and as many flows of datagrams, all forwards may have open; one of them a fourth of
+    /// that.
+    pub limits: AcceptLimits,
 }
 
 impl ForwardConfig {
-    /// With as many places as there are.
+    /// With [`FORWARD_PLACES`] in all and 256 from one source.
     #[must_use]
     pub const fn new(listen: IpAddr, ports: ForwardPorts) -> Self {
-        Self { listen, ports, places: FORWARD_PLACES }
+        Self { listen, ports, limits: AcceptLimits { total: FORWARD_PLACES, per_ip: OF_SOURCE } }
     }
 }
 
@@ -102,8 +105,8 @@ struct Shared {
     connect_timeout: Duration,
     pressure: Pressure,
     counters: Counters,
-    tcp: Arc<Places>,
-    udp: Arc<Places>,
+    tcp: Places,
+    udp: Places,
     targets: Targets,
     queued_bytes: Arc<AtomicUsize>,
     lines: Mutex<BTreeMap<(Transport, u16), Standing>>,
@@ -121,7 +124,15 @@ struct Line {
     forward: ArcSwap<Forward>,
     stop: CancellationToken,
     open: AtomicUsize,
+    /// Its share of the places of all forwards, so that one cannot starve the others.
+    places: Places,
     shared: Arc<Shared>,
+}
+
+/// A place of the forward, and one of all forwards.
+struct Seat {
+    _of_line: Place,
+    _of_all: Place,
 }
 
 impl std::fmt::Debug for Forwards {
@@ -138,7 +149,7 @@ impl Forwards {
         metrics: &Metrics,
         of_proxy: Arc<ProxyMetrics>,
     ) -> Self {
-        let places = config.places.min(FORWARD_PLACES);
+        let (tcp, udp) = (Places::new(config.limits), Places::new(config.limits));
         Self(Arc::new(Shared {
             config,
             trust,
@@ -146,8 +157,8 @@ impl Forwards {
             connect_timeout: proxy.connect_timeout,
             pressure: proxy.pressure.clone(),
             counters: Counters::register(metrics),
-            tcp: Places::new(places, OF_SOURCE),
-            udp: Places::new(places, OF_SOURCE),
+            tcp,
+            udp,
             targets: Targets::new(of_proxy),
             queued_bytes: Arc::default(),
             lines: Mutex::default(),
@@ -212,6 +223,7 @@ impl Forwards {
                 forward: ArcSwap::from_pointee(forward),
                 stop: CancellationToken::new(),
                 open: AtomicUsize::new(0),
+                places: Places::new(share(self.0.config.limits)),
                 shared: Arc::clone(&self.0),
             });
             let address = SocketAddr::new(self.0.config.listen, place.1);
@@ -230,6 +242,11 @@ impl Forwards {
             self.0.lines.lock().insert(place, Standing { line, problem });
         }
     }
+}
+
+/// What one forward may have of what all may.
+fn share(all: AcceptLimits) -> AcceptLimits {
+    AcceptLimits { total: all.total.div_ceil(SHARE), per_ip: all.per_ip }
 }
 
 /// Listens on one port in a task of its own.
@@ -262,15 +279,24 @@ struct Chosen {
 
 impl Line {
     /// Lets a connection or flow in, or counts why not.
-    fn admit(&self, places: &Arc<Places>, source: IpAddr) -> Option<Place> {
+    fn admit(&self, places: &Places, source: IpAddr) -> Option<Seat> {
         let admitted = if !self.forward.load().admits(source) {
             Err(Refused::Source)
         } else if self.shared.pressure.refuses() {
             Err(Refused::Overloaded)
         } else {
-            places.take(source).map_err(Refused::from)
+            self.seat(places, source)
         };
         admitted.map_err(|refused| self.refuse(refused, source)).ok()
+    }
+
+    fn seat(&self, places: &Places, source: IpAddr) -> Result<Seat, Refused> {
+        let of_line = self.places.take(source).map_err(|none| match none {
+            NoPlace::Full => Refused::FullInForward,
+            NoPlace::FullFromSource => Refused::FullFromSource,
+        })?;
+        let of_all = places.take(source)?;
+        Ok(Seat { _of_line: of_line, _of_all: of_all })
     }
 
     fn refuse(&self, refused: Refused, source: IpAddr) {

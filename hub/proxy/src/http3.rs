@@ -4,7 +4,11 @@
 //!   library holds whole ([`guarded`]).
 //! - Early data is refused, since a request in it could be one that somebody sends again.
 //! - An answer that breaks off is a reset stream, never a shorter answer.
+//! - A connection on which nothing is open ends after the same time as in the other versions, however often its client
+//!   pings; from the drain on it ends with its last request.
+//! - Nothing waits for a client without an end: what is sent to it, its head, its piece or its trailers, has its time.
 
+mod answer;
 mod body;
 mod guarded;
 
@@ -13,27 +17,26 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
+use blueprint_common_runtime::accept::{AcceptLimits, AcceptStats, Place, Places};
 use blueprint_common_runtime::tasks::Spawner;
 use blueprint_hub_proxy_core::tls::Channel;
-use blueprint_hub_proxy_core::{MAX_HEADER_BYTES, MAX_HEADERS};
+use blueprint_hub_proxy_core::{MAX_HEADER_BYTES, MAX_HEADERS, is_grpc};
 use bytes::Bytes;
-use h3::error::Code;
-use h3::server::{RequestResolver, RequestStream};
-use http::header::CONTENT_LENGTH;
-use http::{HeaderValue, Method, Response, StatusCode, Version};
-use http_body::Body;
-use http_body_util::BodyExt;
+use futures_util::FutureExt;
+use h3::server::RequestResolver;
+use http::{HeaderValue, Method, Request, Version};
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{Endpoint, EndpointConfig, Incoming, ServerConfig, TokioRuntime, TransportConfig, VarInt};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use crate::body::{AnswerBody, AnswerError, BoxError, ClientBody};
+use crate::body::{BoxError, ClientBody};
 use crate::forward::{Care, Conversation, Forwarder};
-use crate::forwards::places::{Place, Places};
 use crate::metrics::{Cut, ProxyMetrics};
+use crate::progress::Progress;
 
+use answer::Sending;
 pub(crate) use body::Http3Body;
 
 /// Requests that one connection may have open.
@@ -46,12 +49,14 @@ const WINDOWS: (u32, u32) = (64 * 1024, 1024 * 1024);
 const SEND_WINDOW: u64 = 1024 * 1024;
 /// Pings, so that a silent answer may take its time, and how long until a client that answers none is gone.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(60));
-/// Connections: in all, and from one source.
-const PLACES: (usize, usize) = (4096, 256);
-/// Connections above which each has to prove its address with a Retry first.
-const UNVALIDATED_MAX: usize = 1024;
-/// Bytes of an answer of which a client has to take one such piece in time.
-const PIECE: usize = 8 * 1024;
+/// Connections that may be open.
+const PLACES: AcceptLimits = AcceptLimits { total: 4096, per_ip: 256 };
+/// Handshakes under way above which each client has to prove its address with a Retry first.
+const UNPROVED_MAX: usize = 64;
+/// What waits before it was looked at: attempts, and bytes of one and of all.
+const WAITING: (usize, u64, u64) = (1024, 64 * 1024, 16 * 1024 * 1024);
+/// How long nothing more may have left, beside two round trips, before what was sent last counts as sent.
+const QUIET: Duration = Duration::from_millis(500);
 /// What a field of a head counts for beside its bytes (RFC 9114, section 4.2.2).
 const FIELD_OVERHEAD: usize = 32;
 /// How long clients may remember that HTTP/3 is spoken, in seconds.
@@ -62,6 +67,7 @@ const REMEMBER: u32 = 3600;
 pub(crate) struct Http3 {
     endpoint: Endpoint,
     port: u16,
+    places: Places,
 }
 
 /// What every connection needs.
@@ -71,6 +77,7 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<ProxyMetrics>,
     pub(crate) handshake_timeout: Duration,
     pub(crate) header_timeout: Duration,
+    pub(crate) idle_timeout: Duration,
     pub(crate) reader_timeout: Duration,
     pub(crate) care: Care,
     pub(crate) drain: CancellationToken,
@@ -87,7 +94,7 @@ impl Http3 {
         let endpoint =
             Endpoint::new(EndpointConfig::default(), Some(config), socket, Arc::new(TokioRuntime))?;
         let port = endpoint.local_addr()?.port();
-        Ok(Self { endpoint, port })
+        Ok(Self { endpoint, port, places: Places::new(PLACES) })
     }
 
     /// Value of `Alt-Svc` that tells clients of it.
@@ -95,9 +102,15 @@ impl Http3 {
         HeaderValue::from_str(&format!("h3=\":{}\"; ma={REMEMBER}", self.port)).ok()
     }
 
+    /// Counts of its connections.
+    pub(crate) fn stats(&self) -> Arc<AcceptStats> {
+        self.places.stats()
+    }
+
     /// Accepts until the drain begins; connections then end with the requests that are open on them.
     pub(crate) async fn run(self, shared: Shared, spawner: Spawner) {
-        let places = Places::new(PLACES.0, PLACES.1);
+        // Each handshake under way holds a clone.
+        let handshakes = Arc::new(());
         while let Some(Some(incoming)) = shared.drain.run_until_cancelled(self.endpoint.accept()).await {
             let source = incoming.remote_address().ip().to_canonical();
             if shared.care.pressure.refuses() {
@@ -105,18 +118,26 @@ impl Http3 {
                 incoming.ignore();
                 continue;
             }
-            if self.endpoint.open_connections() >= UNVALIDATED_MAX && incoming.may_retry() {
+            if Arc::strong_count(&handshakes) > UNPROVED_MAX && incoming.may_retry() {
                 // It fails only where no retry is possible, which was just asked.
                 let _ = incoming.retry();
                 continue;
             }
-            match places.take(source) {
+            // Whoever names the address of somebody else would take the places of that: an address that is not proved
+            // takes one at the end of its handshake, which proves it. Those before that end are few.
+            let place = incoming.remote_address_validated().then(|| self.places.take(source)).transpose();
+            match place {
                 Ok(place) => {
-                    let serve = serve(shared.clone(), incoming, place, spawner.clone());
+                    let admitted =
+                        Admitted { place, places: self.places.clone(), handshake: Arc::clone(&handshakes) };
+                    let serve = serve(shared.clone(), incoming, admitted, spawner.clone());
                     spawner.spawn("proxy http3", Box::pin(serve));
                 }
-                // No answer: a flood from forged addresses gets nothing reflected.
-                Err(_) => incoming.ignore(),
+                // No answer: a flood from forged addresses gets nothing reflected. It is counted all the same.
+                Err(none) => {
+                    debug!(%source, reason = %none, "QUIC connection refused");
+                    incoming.ignore();
+                }
             }
         }
         let idle = self.endpoint.wait_idle();
@@ -142,16 +163,32 @@ fn server_config(
         .datagram_receive_buffer_size(None)
         .keep_alive_interval(Some(KEEPALIVE.0))
         .max_idle_timeout(KEEPALIVE.1.try_into().ok());
-    config.transport_config(Arc::new(transport));
+    config
+        .transport_config(Arc::new(transport))
+        .max_incoming(WAITING.0)
+        .incoming_buffer_size(WAITING.1)
+        .incoming_buffer_size_total(WAITING.2);
     Ok(config)
 }
 
+/// A client whose handshake may begin.
+struct Admitted {
+    /// `None` before its address is proved.
+    place: Option<Place>,
+    places: Places,
+    handshake: Arc<()>,
+}
+
 /// Serves one connection.
-async fn serve(shared: Shared, incoming: Incoming, place: Place, spawner: Spawner) {
+async fn serve(shared: Shared, incoming: Incoming, admitted: Admitted, spawner: Spawner) {
+    let Admitted { place, places, handshake } = admitted;
     let source = incoming.remote_address();
     let connection = match incoming.accept() {
         Ok(connecting) => timeout(shared.handshake_timeout, connecting).await,
-        Err(error) => return debug!(%source, %error, "QUIC connection refused"),
+        Err(error) => {
+            shared.metrics.count_cut(Cut::Tls);
+            return debug!(%source, %error, "QUIC connection refused");
+        }
     };
     let connection = match connection {
         Ok(Ok(connection)) => connection,
@@ -164,10 +201,19 @@ async fn serve(shared: Shared, incoming: Incoming, place: Place, spawner: Spawne
             return debug!(%source, "QUIC handshake timed out");
         }
     };
+    drop(handshake);
+    let place = match place {
+        Some(place) => Ok(place),
+        None => places.take(source.ip()),
+    };
+    let _place = match place {
+        Ok(place) => place,
+        // Dropping the connection closes it.
+        Err(none) => return debug!(%source, reason = %none, "HTTP/3 connection refused"),
+    };
     if let Err(error) = requests(&shared, connection, &spawner).await {
         debug!(%source, %error, "HTTP/3 connection ended");
     }
-    drop(place);
 }
 
 /// Takes the requests of one connection, each in a task of its own.
@@ -182,32 +228,64 @@ async fn requests(
     let head = MAX_HEADER_BYTES.saturating_add(MAX_HEADERS.saturating_mul(FIELD_OVERHEAD));
     let mut builder = h3::server::builder();
     builder.max_field_section_size(u64::try_from(head).unwrap_or(u64::MAX)).send_grease(false);
-    let mut http = builder.build(guarded::Connection::new(connection.clone())).await?;
-    let mut is_draining = false;
+    let built = builder.build(guarded::Connection::new(connection.clone()));
+    // It sends our settings, for which a client may give no room.
+    let Ok(http) = timeout(shared.handshake_timeout, built).await else {
+        shared.metrics.count_cut(Cut::SlowReader);
+        return Ok(());
+    };
+    let mut http = http?;
+    let progress = Progress::new();
+    let mut is_leaving = false;
     loop {
+        let idle = if is_leaving { Duration::ZERO } else { shared.idle_timeout };
         let accepted = tokio::select! {
             biased;
-            () = shared.drain.cancelled(), if !is_draining => None,
-            accepted = http.accept() => Some(accepted),
+            () = shared.drain.cancelled(), if !is_leaving => None,
+            accepted = http.accept() => Some(accepted?),
+            () = progress.idled(idle) => None,
         };
         match accepted {
-            None => {
-                is_draining = true;
-                http.shutdown(0).await?;
-            }
-            Some(accepted) => {
-                let Some(resolver) = accepted? else { return Ok(()) };
-                let source = connection.remote_address().ip().to_canonical();
+            Some(Some(resolver)) => {
                 let conversation = Conversation {
-                    source,
+                    source: connection.remote_address().ip().to_canonical(),
                     channel: Channel::tls(None),
                     framing: None,
                     care: shared.care.clone(),
                 };
-                let answered = answer(shared.clone(), conversation, resolver);
+                let (answered, turn) = (answer(shared.clone(), conversation, resolver), progress.begin());
                 let over = over.clone();
-                spawner.spawn("proxy http3 request", async move { over.run_until_cancelled(answered).await });
+                spawner.spawn("proxy http3 request", async move {
+                    over.run_until_cancelled(answered).await;
+                    drop(turn);
+                });
             }
+            None if !is_leaving => {
+                is_leaving = true;
+                // A client that has no room for it learns of the end by the end.
+                if let Ok(told) = timeout(QUIET, http.shutdown(0)).await {
+                    told?;
+                }
+            }
+            // The client leaves, or nothing is open any more.
+            Some(None) | None => {
+                let _ = timeout(shared.reader_timeout, quiet(&connection)).await;
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Resolves once nothing of an answer leaves any more: it is with its client, or the client does not take it.
+///
+/// Closing a connection throws away what has not left yet, and the library does not tell what has arrived.
+async fn quiet(connection: &quinn::Connection) {
+    let sent = || connection.stats().frame_tx.stream;
+    loop {
+        let before = sent();
+        let pause = QUIET.saturating_add(connection.rtt().saturating_mul(2));
+        if timeout(pause, connection.closed()).await.is_ok() || sent() == before {
+            return;
         }
     }
 }
@@ -219,15 +297,7 @@ async fn answer(
     resolver: RequestResolver<guarded::Connection, Bytes>,
 ) {
     let source = conversation.source;
-    let head = async {
-        let (request, stream) = resolver.resolve_request().await?;
-        let (send, recv) = stream.split();
-        let send = Sending { stream: send, is_over: false };
-        let mut body = Http3Body::new(recv, request.headers());
-        body.look().await?;
-        Ok::<_, BoxError>((request.map(|()| ClientBody::Http3(Box::new(body))), send))
-    };
-    let (mut request, mut send) = match timeout(shared.header_timeout, head).await {
+    let (request, stream) = match timeout(shared.header_timeout, resolver.resolve_request()).await {
         Ok(Ok(head)) => head,
         Ok(Err(error)) => return debug!(%source, %error, "request over HTTP/3 is none"),
         Err(_) => {
@@ -235,63 +305,29 @@ async fn answer(
             return debug!(%source, "head of a request over HTTP/3 took too long");
         }
     };
+    let (send, recv) = stream.split();
+    let mut send = Sending::new(send, shared.reader_timeout, Arc::clone(&shared.metrics));
+    let mut body = Http3Body::new(recv, request.headers());
+    if let Err(error) = look(&mut body, &request, shared.header_timeout).await {
+        return debug!(%source, %error, "request over HTTP/3 broke off");
+    }
+    let mut request = request.map(|()| ClientBody::Http3(Box::new(body)));
     *request.version_mut() = Version::HTTP_3;
     let is_head = request.method() == Method::HEAD;
     let answer = shared.forwarder.answer(&conversation, 0, request).await;
-    if let Err(error) = send.send(answer, is_head, shared.reader_timeout).await {
+    if let Err(error) = send.send(answer, is_head).await {
         debug!(%source, %error, "answer over HTTP/3 broke off");
     }
 }
 
-/// The half of a stream that an answer leaves by; a stream that is dropped before its end is reset.
-struct Sending {
-    stream: RequestStream<h3_quinn::SendStream<Bytes>, Bytes>,
-    is_over: bool,
-}
-
-impl Sending {
-    async fn send(
-        &mut self,
-        answer: Response<AnswerBody>,
-        is_head: bool,
-        patience: Duration,
-    ) -> Result<(), BoxError> {
-        let (mut parts, mut body) = answer.into_parts();
-        // Neither has a body (RFC 9110, section 6.4.1), whatever is in ours.
-        let has_body = !is_head && !matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-        if let Some(length) = body.size_hint().exact().filter(|_| has_body) {
-            parts.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
-        }
-        self.stream.send_response(Response::from_parts(parts, ())).await?;
-        while has_body && let Some(frame) = body.frame().await {
-            match frame?.into_data() {
-                Ok(mut data) => {
-                    while !data.is_empty() {
-                        let piece = data.split_to(data.len().min(PIECE));
-                        let Ok(sent) = timeout(patience, self.stream.send_data(piece)).await else {
-                            body.note_slow_reader();
-                            return Err(AnswerError::Unread.into());
-                        };
-                        sent?;
-                    }
-                }
-                Err(frame) => {
-                    if let Ok(trailers) = frame.into_trailers() {
-                        self.stream.send_trailers(trailers).await?;
-                    }
-                }
-            }
-        }
-        self.stream.finish().await?;
-        self.is_over = true;
-        Ok(())
+/// Finds out whether there is a body where the head does not say.
+///
+/// The library does not tell whether a stream ended with the head. Methods that seldom have a body are worth a wait, at
+/// most for as long as a head may take; all others, which may be conversations that begin with silence, only a glance.
+async fn look(body: &mut Http3Body, request: &Request<()>, wait: Duration) -> Result<(), BoxError> {
+    let has_none = matches!(*request.method(), Method::GET | Method::HEAD | Method::DELETE | Method::OPTIONS);
+    if has_none && !is_grpc(request.headers()) {
+        return timeout(wait, body.look()).await.unwrap_or(Ok(()));
     }
-}
-
-impl Drop for Sending {
-    fn drop(&mut self) {
-        if !self.is_over {
-            self.stream.stop_stream(Code::H3_REQUEST_CANCELLED);
-        }
-    }
+    body.look().now_or_never().unwrap_or(Ok(()))
 }

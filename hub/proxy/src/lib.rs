@@ -29,6 +29,7 @@ mod answer;
 mod auth;
 mod body;
 mod connector;
+mod delegate;
 mod dial;
 mod executor;
 mod fault;

@@ -1,11 +1,13 @@
 //! Counters of the proxy.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use blueprint_common_runtime::accept::AcceptStats;
 use blueprint_common_runtime::logs::lost_access_lines;
 use blueprint_common_runtime::metrics::Metrics;
+use blueprint_common_types::Timestamp;
 use blueprint_hub_proxy_core::Refusal;
 use http::StatusCode;
 use prometheus_client::collector::Collector;
@@ -22,6 +24,12 @@ type Label = [(&'static str, &'static str); 1];
 /// Upper bounds of the duration histogram, in seconds: from a service next door to a long stream.
 const DURATION_BUCKETS: [f64; 14] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 600.0];
+
+/// Shows a moment in seconds since 1970.
+pub(crate) fn set_time(gauge: &Gauge<f64, AtomicU64>, at: Timestamp) {
+    // Seconds of a date are far below what an f64 holds exactly.
+    gauge.set(f64::from(u32::try_from(at.as_secs()).unwrap_or(u32::MAX)));
+}
 
 /// Why the hub ended a connection of a client, or one answer on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

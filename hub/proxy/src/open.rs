@@ -182,8 +182,8 @@ impl OpenRequest {
     }
 
     /// Notes that the client's body was cut for its size after the head of the answer was passed on.
-    pub(crate) fn note_too_large(&self, most: u64) {
-        self.seen.metrics.count_refusal(&Refusal::BodyTooLarge { most });
+    pub(crate) fn note_too_large(&mut self, most: u64) {
+        self.note_refusal(&Refusal::BodyTooLarge { most });
     }
 
     /// Notes that the hub cut what was open, because what let it in does not hold any more.

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use blueprint_hub_proxy_core::is_grpc;
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
-use http::{HeaderValue, Response};
+use http::{HeaderMap, Response};
 use http_body::{Body, Frame, SizeHint};
 use parking_lot::Mutex;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use crate::body::{AnswerBody, AnswerError};
 
@@ -39,6 +39,11 @@ struct Held {
 
 /// Who reads the messages of a call one by one holds the next one back, as gRPC means it.
 const PATIENCE_WITH_CALLS: u32 = 5;
+
+/// How many times longer than others the client of an answer with this head may take.
+pub(crate) fn patience_with(headers: &HeaderMap) -> u32 {
+    if is_grpc(headers) { PATIENCE_WITH_CALLS } else { 1 }
+}
 
 /// What a look at slow readers found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,6 +88,22 @@ impl Progress {
         Poll::Pending
     }
 
+    /// Resolves once nothing has been open for `limit`.
+    ///
+    /// # Cancel safety
+    ///
+    /// May be dropped and called again. One task may wait at a time.
+    pub(crate) async fn idled(&self, limit: Duration) {
+        loop {
+            std::future::poll_fn(|cx| self.poll_idle(cx)).await;
+            match self.idle_for() {
+                Some(idle) if idle >= limit => return,
+                Some(idle) => sleep(limit.saturating_sub(idle)).await,
+                None => {}
+            }
+        }
+    }
+
     /// Takes away the answers whose next piece has waited for the client for `patience`.
     ///
     /// Their connections to services end here; the stream of the client gets an error when it wakes up.
@@ -115,8 +136,7 @@ pub(crate) struct Turn {
 impl Turn {
     /// Keeps it open for as long as its answer is.
     pub(crate) fn track(self, answer: Response<AnswerBody>) -> Response<Tracked> {
-        let kind = answer.headers().get(CONTENT_TYPE).map_or(&[][..], HeaderValue::as_bytes);
-        let patience = if kind.starts_with(b"application/grpc") { PATIENCE_WITH_CALLS } else { 1 };
+        let patience = patience_with(answer.headers());
         answer.map(|body| {
             let held = Held { body: Some(body), ready_since: Some(Instant::now()), patience };
             let held = Arc::new(Mutex::new(held));

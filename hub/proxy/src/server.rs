@@ -196,7 +196,8 @@ impl Proxy {
             }
             Some(_) | None => None,
         };
-        let stats = [Some(accept.stats()), tls_accept.as_ref().map(AcceptLoop::stats)];
+        let of_tls = tls_accept.as_ref().map(AcceptLoop::stats);
+        let stats = [Some(accept.stats()), of_tls, http3.as_ref().map(Http3::stats)];
         let stats: Vec<_> = stats.into_iter().flatten().collect();
         config.ledger.follow(stats.clone());
         let jwks = config.jwks.clone().map(|config| Jwks::new(config, Arc::clone(&parts.trust), metrics));
@@ -295,6 +296,7 @@ impl Proxy {
                 metrics: Arc::clone(&server.metrics),
                 handshake_timeout: server.handshake_timeout,
                 header_timeout: server.times.head,
+                idle_timeout: server.times.idle,
                 reader_timeout: server.reader_timeout,
                 care: server.care.clone(),
                 drain: drain.clone(),

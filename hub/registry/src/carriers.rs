@@ -29,7 +29,7 @@ use crate::shared::Shared;
 
 /// Frames of one TLS link that wait at most: some milliseconds of a fast path.
 const OUTBOX_BYTES: usize = 512 << 10;
-/// QUIC handshakes of one source under way at once; there may be many agents behind one address.
+/// QUIC handshakes of one source, which it has proved, under way at once; there may be many agents behind one address.
 const HANDSHAKES_PER_SOURCE: usize = 64;
 
 type Key = (AgentId, CarrierKind);
@@ -41,7 +41,7 @@ pub(crate) struct Carriers {
     metrics: ControlMetrics,
     spawner: Spawner,
     links: Arc<Mutex<BTreeMap<Key, (u64, CancellationToken)>>>,
-    handshakes: Arc<Mutex<BTreeMap<IpAddr, usize>>>,
+    turns: Turns,
     next: AtomicU64,
 }
 
@@ -62,19 +62,44 @@ impl Drop for Place {
     }
 }
 
+/// QUIC handshakes under way, by source.
+#[derive(Clone, Default)]
+struct Turns(Arc<Mutex<BTreeMap<IpAddr, usize>>>);
+
 /// One of the handshakes that a source has under way.
 struct Turn {
-    handshakes: Arc<Mutex<BTreeMap<IpAddr, usize>>>,
-    source: IpAddr,
+    turns: Turns,
+    /// `None` for one that nobody has proved.
+    source: Option<IpAddr>,
+}
+
+impl Turns {
+    /// A turn for a handshake; `None` where its source has too many.
+    ///
+    /// A source that is not proved takes none of its turns: whoever names an agent's address would use them up. The
+    /// server has a bound of its own for those.
+    fn take(&self, source: IpAddr, is_proved: bool) -> Option<Turn> {
+        if !is_proved {
+            return Some(Turn { turns: self.clone(), source: None });
+        }
+        let mut handshakes = self.0.lock();
+        let count = handshakes.entry(source).or_default();
+        if *count >= HANDSHAKES_PER_SOURCE {
+            return None;
+        }
+        *count = count.saturating_add(1);
+        Some(Turn { turns: self.clone(), source: Some(source) })
+    }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        let mut handshakes = self.handshakes.lock();
-        if let Some(count) = handshakes.get_mut(&self.source) {
+        let Some(source) = self.source else { return };
+        let mut handshakes = self.turns.0.lock();
+        if let Some(count) = handshakes.get_mut(&source) {
             *count = count.saturating_sub(1);
             if *count == 0 {
-                handshakes.remove(&self.source);
+                handshakes.remove(&source);
             }
         }
     }
@@ -93,7 +118,7 @@ impl Carriers {
             metrics,
             spawner,
             links: Arc::default(),
-            handshakes: Arc::default(),
+            turns: Turns::default(),
             next: AtomicU64::new(0),
         }
     }
@@ -180,9 +205,10 @@ impl Carriers {
     }
 
     /// Accepts links over QUIC until the server is closed.
-    pub(crate) async fn accept_quic(shared: Arc<Shared>, server: QuicServer) {
+    pub(crate) async fn accept_quic(shared: Arc<Shared>, server: Arc<QuicServer>) {
         while let Some(handshake) = server.accept().await {
-            let Some(turn) = shared.carriers.take_turn(handshake.remote().ip()) else {
+            let source = handshake.remote().ip();
+            let Some(turn) = shared.carriers.turns.take(source, handshake.is_proved()) else {
                 shared.metrics.refused("quic_source_handshakes");
                 continue;
             };
@@ -190,16 +216,6 @@ impl Carriers {
             let serve = Box::pin(async move { all.carriers.serve_quic(&all, handshake, turn).await });
             shared.spawner.spawn_base("quic carrier link", serve);
         }
-    }
-
-    fn take_turn(&self, source: IpAddr) -> Option<Turn> {
-        let mut handshakes = self.handshakes.lock();
-        let count = handshakes.entry(source).or_default();
-        if *count >= HANDSHAKES_PER_SOURCE {
-            return None;
-        }
-        *count = count.saturating_add(1);
-        Some(Turn { handshakes: Arc::clone(&self.handshakes), source })
     }
 
     async fn serve_quic(&self, shared: &Shared, handshake: Handshake, turn: Turn) {
@@ -245,4 +261,24 @@ fn opened(agent: AgentId, source: SocketAddr, carrier: &'static str) {
 fn closed(agent: AgentId, source: SocketAddr, carrier: &'static str, ended: &Result<(), CarrierError>) {
     let reason = ended.as_ref().err().map(|error| blueprint_common_runtime::Chain(error).to_string());
     info!(%agent, %source, carrier, reason = reason.as_deref().unwrap_or("told to"), "carrier closed");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_names_an_agents_address_does_not_use_up_its_turns() {
+        let turns = Turns::default();
+        let agent = IpAddr::from([192, 0, 2, 1]);
+        let forged: Vec<_> = (0..10 * HANDSHAKES_PER_SOURCE).map(|_| turns.take(agent, false)).collect();
+        assert!(forged.iter().all(Option::is_some), "the server bounds those");
+        let mut own: Vec<_> = (0..HANDSHAKES_PER_SOURCE).map(|_| turns.take(agent, true)).collect();
+        assert!(own.iter().all(Option::is_some) && turns.take(agent, true).is_none());
+        assert!(turns.take(IpAddr::from([192, 0, 2, 2]), true).is_some());
+        own.pop();
+        assert!(turns.take(agent, true).is_some(), "a turn that is over is free again");
+        drop((own, forged));
+        assert!(turns.0.lock().is_empty());
+    }
 }

@@ -27,7 +27,7 @@ use tracing::{debug, warn};
 use crate::carriers::Carriers;
 use crate::enroll::{Enroll, JOIN_DEADLINE};
 use crate::identity::{self, Connection};
-use crate::metrics::ControlMetrics;
+use crate::metrics::{ControlMetrics, register_quic};
 use crate::session::{self, Control};
 use crate::shared::{JOINS_AT_ONCE, JoinGate, Shared, StrangerBudget};
 use crate::tls::HandshakeFailure;
@@ -162,9 +162,15 @@ impl ControlPlane {
     /// # Errors
     ///
     /// [`QuicError`] where QUIC cannot be set up.
-    pub fn start_quic(&self, socket: Arc<SharedSocket>, limits: QuicLimits) -> Result<(), StartQuicError> {
+    pub fn start_quic(
+        &self,
+        socket: Arc<SharedSocket>,
+        limits: QuicLimits,
+        metrics: &Metrics,
+    ) -> Result<(), StartQuicError> {
         let tls = carrier_config(&self.shared.authority)?;
-        let server = QuicServer::new(socket, &tls, limits)?;
+        let server = Arc::new(QuicServer::new(socket, &tls, limits)?);
+        register_quic(metrics, Arc::clone(&server));
         let shared = Arc::clone(&self.shared);
         self.shared.spawner.spawn_base("quic carrier", Carriers::accept_quic(shared, server));
         Ok(())

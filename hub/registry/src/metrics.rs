@@ -1,11 +1,15 @@
 //! Metrics of the control plane.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use blueprint_common_runtime::metrics::Metrics;
-use prometheus_client::metrics::counter::Counter;
+use blueprint_common_tunnel::carrier::QuicServer;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 
 type Labelled = Family<Vec<(&'static str, &'static str)>, Counter<u64, AtomicU64>>;
 
@@ -69,5 +73,40 @@ impl ControlMetrics {
 
     pub(crate) fn session_closed(&self) {
         self.sessions.dec();
+    }
+}
+
+/// Shows what the QUIC carrier let wait, ignored or lost.
+pub(crate) fn register_quic(metrics: &Metrics, server: Arc<QuicServer>) {
+    metrics.with(|registry| registry.register_collector(Box::new(QuicCollector(server))));
+}
+
+#[derive(Debug)]
+struct QuicCollector(Arc<QuicServer>);
+
+impl Collector for QuicCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let server = &self.0;
+        let under_way = ConstGauge::new(i64::try_from(server.under_way()).unwrap_or(i64::MAX));
+        let (name, help) = ("hub_control_quic_handshakes", "QUIC handshakes of agents that are under way");
+        under_way.encode(encoder.encode_descriptor(name, help, None, under_way.metric_type())?)?;
+        let (name, help) =
+            ("hub_control_quic_held_off", "First packets of QUIC that began no handshake, by reason");
+        let kind = ConstCounter::new(0u64).metric_type();
+        let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+        let reasons = [
+            // Has to come again with proof of its address.
+            ("retry", server.retried()),
+            // More handshakes of proved addresses than there may be.
+            ("too_many", server.ignored()),
+            // Another protocol or a broken packet.
+            ("refused", server.refused()),
+            // Came faster than they were looked at; datagrams of links are among them.
+            ("queue_full", server.lost()),
+        ];
+        for (reason, count) in reasons {
+            ConstCounter::new(count).encode(family.encode_family(&[("reason", reason)])?)?;
+        }
+        Ok(())
     }
 }

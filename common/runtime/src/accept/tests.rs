@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 
+use super::places::source_of;
 use super::*;
 use crate::tasks::{Stop, Supervisor};
 

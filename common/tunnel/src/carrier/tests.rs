@@ -1,5 +1,6 @@
 //! Carriers over real sockets of loopback.
 
+mod flood;
 mod quic;
 mod speed;
 mod stream;

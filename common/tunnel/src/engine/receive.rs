@@ -14,16 +14,13 @@ use blueprint_common_tunnel_core::{
 use tracing::{debug, error};
 
 use super::inbox::Inbox;
-use super::shared::Shared;
+use super::shared::{Shared, Telling};
 use crate::links::Batch;
 use crate::sys::poll::wait_readable;
 use crate::sys::tun::TunQueue;
 
 /// Pause after a receive call that failed, so that a socket that always fails costs no processor.
 const FAILURE_PAUSE: Duration = Duration::from_millis(20);
-
-/// Pause between two lines about faults of this program, which whoever knows one could have it write without end.
-const TELL_PAUSE: Duration = Duration::from_secs(60);
 
 /// Where packets for this machine go.
 #[derive(Debug, Clone)]
@@ -41,8 +38,7 @@ pub(crate) struct Receiver {
     sink: Sink,
     /// Where uneven datagrams are put in runs; empty until some come.
     run: Vec<u8>,
-    /// When a fault of this program was last told of.
-    told_at: Option<Instant>,
+    telling: Telling,
 }
 
 impl Receiver {
@@ -60,7 +56,7 @@ impl Receiver {
                 Local::Stack(inbox) => Delivery::Stack(Arc::clone(inbox)),
             },
         };
-        Self { shared, inbound: Inbound::new(tally), sink, run: Vec::new(), told_at: None }
+        Self { shared, inbound: Inbound::new(tally), sink, run: Vec::new(), telling: Telling::default() }
     }
 
     /// Reads a port's socket until the tunnel stops.
@@ -149,8 +145,7 @@ impl Receiver {
             self.inbound = Inbound::new(Arc::clone(&self.sink.tally));
             self.sink.renew();
             self.sink.tally.discard(Discard::OwnPanic);
-            if self.told_at.is_none_or(|at| now.saturating_duration_since(at) >= TELL_PAUSE) {
-                self.told_at = Some(now);
+            if self.telling.is_due(now) {
                 error!(%from, "a fault of this program ended a run of datagrams; please report it");
             }
         }

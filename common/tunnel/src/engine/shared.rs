@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use blueprint_common_tunnel_core::{Discard, Notice, Route, Stats, Tables, Tally};
@@ -16,6 +16,24 @@ use crate::sys::poll::EventFd;
 const OF_PEERS: usize = 4096;
 /// Handshake messages that may wait for the core: a quarter of a second of them.
 const OF_STRANGERS: usize = 1024;
+
+/// Pause between two lines about faults of this program, which whoever knows one could have it write without end.
+const TELL_PAUSE: Duration = Duration::from_secs(60);
+
+/// When a thread may write of a fault of this program again.
+#[derive(Debug, Default)]
+pub(crate) struct Telling(Option<Instant>);
+
+impl Telling {
+    /// True for the first fault, and for the first one a minute after one that was told of.
+    pub(crate) fn is_due(&mut self, now: Instant) -> bool {
+        let is_due = self.0.is_none_or(|at| now.saturating_duration_since(at) >= TELL_PAUSE);
+        if is_due {
+            self.0 = Some(now);
+        }
+        is_due
+    }
+}
 
 /// What packet threads want of the core. What strangers send waits apart, so that no flood of theirs takes the
 /// place, or the time, of what is known to come from a peer.

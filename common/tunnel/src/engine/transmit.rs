@@ -2,10 +2,12 @@
 //!
 //! It takes everything the queue holds into slots, flow by flow, and serves sparse flows first. One superpacket is
 //! split, sealed and sent in one go, straight into the send buffer; small packets that wait together leave together.
+//! A panic costs what waits in the slots and in the send buffer, and the thread goes on.
 
 use std::io::IoSlice;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,11 +18,11 @@ use blueprint_common_tunnel_core::{
     Discard, MTU_RANGE, Notice, RUN_SLACK_BYTES, Route, Sealer, Tables, Tally, Traffic,
 };
 use blueprint_common_types::OverlayLease;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::fair::FairQueue;
 use super::outgoing::Outgoing;
-use super::shared::Shared;
+use super::shared::{Shared, Telling};
 use crate::sys::poll::wait_readable;
 use crate::sys::tun::TunQueue;
 
@@ -54,6 +56,7 @@ pub(crate) struct Transmitter {
     hash_key: u64,
     /// The device was down when it was last looked at.
     was_down: bool,
+    telling: Telling,
 }
 
 impl Transmitter {
@@ -63,7 +66,7 @@ impl Transmitter {
             shared,
             queue,
             shard,
-            slots: (0..SLOTS).map(|_| vec![0; SLOT_BYTES].into_boxed_slice()).collect(),
+            slots: (0..SLOTS).map(|_| new_slot()).collect(),
             free: (0..SLOTS).rev().collect(),
             waiting: FairQueue::new(),
             segment: vec![0; usize::from(*MTU_RANGE.end()) + RUN_SLACK_BYTES],
@@ -71,18 +74,43 @@ impl Transmitter {
             tally,
             hash_key,
             was_down: false,
+            telling: Telling::default(),
         }
     }
 
     /// Runs until the tunnel stops.
     pub(crate) fn run(mut self) {
         while !self.shared.is_stopped() {
-            self.read();
-            if self.waiting.len() > 0 {
-                self.serve();
-            } else {
-                self.wait();
+            // What peers share is behind locks that a panic opens.
+            if catch_unwind(AssertUnwindSafe(|| self.turn())).is_err() {
+                self.renew();
             }
+        }
+    }
+
+    fn turn(&mut self) {
+        self.read();
+        if self.waiting.len() > 0 {
+            self.serve();
+        } else {
+            self.wait();
+        }
+    }
+
+    /// Forgets what is half done: every packet that was read and has not left.
+    fn renew(&mut self) {
+        for slot in &mut self.slots {
+            if slot.len() != SLOT_BYTES {
+                // Lent where the fault was.
+                *slot = new_slot();
+            }
+        }
+        self.free = (0..SLOTS).rev().collect();
+        self.waiting = FairQueue::new();
+        self.outgoing = Outgoing::new();
+        self.tally.discard(Discard::OwnPanic);
+        if self.telling.is_due(Instant::now()) {
+            error!("a fault of this program ended a run of packets of this machine; please report it");
         }
     }
 
@@ -167,6 +195,8 @@ impl Transmitter {
         } else {
             (Some(VnetHeader::default()), whole)
         };
+        #[cfg(test)]
+        assert!(!packet.ends_with(crate::tests::POISON), "a test wants a panic");
         let route = match tables.route(packet, now) {
             Ok(route) => route,
             Err(discard) => {
@@ -236,6 +266,10 @@ impl Transmitter {
         }
         superpacket.segments()
     }
+}
+
+fn new_slot() -> Box<[u8]> {
+    vec![0; SLOT_BYTES].into_boxed_slice()
 }
 
 /// Lowers the MSS that a SYN announces to what the way takes.

@@ -153,3 +153,29 @@ fn connections_open_and_are_refused_in_every_mode() {
         assert!(scene.on(1, async |_| listener.accept().await.is_none()));
     });
 }
+
+#[test]
+fn a_fault_of_ours_in_the_thread_of_a_device_costs_what_waits_there() {
+    let tun = Interface::Tun(TunSettings { name: "bp0".to_owned(), udp_offload: false });
+    let Some(scene) = Scene::start([tun, Interface::Netstack]) else { return };
+    let bound = scene.on(1, async |spoke| spoke.listen_udp(5300).await.unwrap());
+    let to = scene.place(1, 5300, true);
+    let flow = scene.on(0, async |hub| hub.connect_udp(to).await.unwrap());
+    scene.on(0, async |hub| {
+        let mut room = [0; 64];
+        for _ in 0..3 {
+            let faults = hub.snapshot().stats.discarded(Discard::OwnPanic);
+            flow.send(POISON).await.unwrap();
+            while hub.snapshot().stats.discarded(Discard::OwnPanic) == faults {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            // More than the thread has slots for, so that none was lost with the fault.
+            for number in 0..200u8 {
+                flow.send(&[number]).await.unwrap();
+                let (count, _) = bound.recv_from(&mut room).await.unwrap();
+                assert_eq!(&room[..count], [number]);
+            }
+        }
+        assert_eq!(hub.snapshot().stats.discarded(Discard::OwnPanic), 3);
+    });
+}

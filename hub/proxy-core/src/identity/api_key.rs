@@ -15,10 +15,10 @@ use sha2::{Digest, Sha256};
 use crate::refusal::Refusal;
 
 /// Prefix of the keys of a service that asks for none of its own.
-pub const DEFAULT_PREFIX: &str = "ak_";
+pub(crate) const DEFAULT_PREFIX: &str = "ak_";
 
 /// Longest prefix, in bytes.
-pub const MAX_PREFIX: usize = 32;
+pub(crate) const MAX_PREFIX: usize = 32;
 
 /// Characters of the random part of an id: 8 bytes in base64.
 const ID_CHARS: usize = 11;
@@ -84,7 +84,7 @@ impl KeyHash {
 
 /// Whether `text` may stand in front of a key: letters, digits, `-` and `_`, nothing that ends the id.
 #[must_use]
-pub fn is_prefix(text: &str) -> bool {
+pub(crate) fn is_prefix(text: &str) -> bool {
     text.len() <= MAX_PREFIX
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
 }

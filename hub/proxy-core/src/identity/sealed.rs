@@ -29,7 +29,7 @@ pub const MAX_LIFE: Duration = Duration::from_secs(60 * 60);
 const MAX_TOKEN: usize = 12 * 1024;
 
 /// `key_id` of tokens that come from an assertion, not from a key.
-pub const OAUTH_KEY_ID: &str = "oauth";
+pub(super) const OAUTH_KEY_ID: &str = "oauth";
 
 /// Tells texts that are kept from tokens.
 const KEPT: &str = "blueprint-hub kept text: ";

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use crate::decide::Admission;
 
 /// Life of a statement.
-pub const IDENTITY_LIFE: Duration = Duration::from_secs(60);
+const IDENTITY_LIFE: Duration = Duration::from_secs(60);
 
 /// Signs statements: JWTs with Ed25519 (RFC 8037).
 pub struct IdentitySigner {

@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 use super::names::is_dns_name;
 
 /// Life of a client certificate whose profile names none, in hours.
-pub const DEFAULT_CLIENT_HOURS: u32 = 24;
+const DEFAULT_CLIENT_HOURS: u32 = 24;
 
 /// Longest life of a client certificate, in hours: 90 days, as that of API keys.
-pub const MAX_CLIENT_HOURS: u32 = 90 * 24;
+const MAX_CLIENT_HOURS: u32 = 90 * 24;
 
 /// Most host names of one profile, and most names in one client certificate.
 const MAX_NAMES: usize = 32;

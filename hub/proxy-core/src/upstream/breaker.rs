@@ -13,15 +13,15 @@ use std::time::{Duration, Instant};
 
 /// When a breaker opens, and for how long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BreakerRule {
+pub(super) struct BreakerRule {
     /// Failures in a row that open it.
-    pub threshold: u32,
+    pub(super) threshold: u32,
     /// How long it stays open the first time; the n-th time in a row n times as long.
-    pub base: Duration,
+    pub(super) base: Duration,
     /// Largest n.
-    pub most: u32,
+    pub(super) most: u32,
     /// How long a probe may go without a verdict before another one is let through.
-    pub probe: Duration,
+    pub(super) probe: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -38,7 +38,7 @@ enum State {
 
 /// One breaker.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Breaker {
+pub(super) struct Breaker {
     state: State,
     /// Failures in a row while closed.
     failures: u32,
@@ -53,7 +53,7 @@ impl Breaker {
     /// # Errors
     ///
     /// How long until one may.
-    pub fn admits(&self, now: Instant) -> Result<(), Duration> {
+    pub(super) fn admits(&self, now: Instant) -> Result<(), Duration> {
         match self.state {
             State::Closed => Ok(()),
             State::Open { until } | State::Probing { until } if until <= now => Ok(()),
@@ -63,7 +63,7 @@ impl Breaker {
 
     /// Whether it is not closed, so that a request that passes is a probe.
     #[must_use]
-    pub fn is_open(&self) -> bool {
+    pub(super) fn is_open(&self) -> bool {
         match self.state {
             State::Closed => false,
             State::Open { .. } | State::Probing { .. } => true,
@@ -71,7 +71,7 @@ impl Breaker {
     }
 
     /// Notes that a request passes; true where it is a probe.
-    pub fn begin(&mut self, rule: &BreakerRule, now: Instant) -> bool {
+    pub(super) fn begin(&mut self, rule: &BreakerRule, now: Instant) -> bool {
         let is_probe = self.is_open();
         if is_probe {
             self.state = State::Probing { until: now + rule.probe };
@@ -80,7 +80,7 @@ impl Breaker {
     }
 
     /// Notes a success; true where it closes the breaker. What began before it opened says nothing.
-    pub fn succeed(&mut self, is_probe: bool, now: Instant) -> bool {
+    pub(super) fn succeed(&mut self, is_probe: bool, now: Instant) -> bool {
         match self.state {
             State::Closed => {
                 self.failures = 0;
@@ -97,7 +97,7 @@ impl Breaker {
     }
 
     /// Notes a failure; true where it opens the breaker, which `may_open` can forbid.
-    pub fn fail(&mut self, rule: &BreakerRule, is_probe: bool, may_open: bool, now: Instant) -> bool {
+    pub(super) fn fail(&mut self, rule: &BreakerRule, is_probe: bool, may_open: bool, now: Instant) -> bool {
         match self.state {
             State::Closed => {
                 self.failures = self.failures.saturating_add(1);
@@ -120,7 +120,7 @@ impl Breaker {
     }
 
     /// Notes that a probe ended without a verdict: the next request is one.
-    pub fn abandon(&mut self, now: Instant) {
+    pub(super) fn abandon(&mut self, now: Instant) {
         if let State::Probing { .. } = self.state {
             self.state = State::Open { until: now };
         }

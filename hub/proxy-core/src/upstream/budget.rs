@@ -23,7 +23,7 @@ struct Slot {
 /// Relative, as Envoy, Linkerd and Finagle have it: where everything fails, load grows by a fifth and not
 /// by a multiple; where little comes, a retry is still to be had.
 #[derive(Debug, Clone)]
-pub struct RetryBudget {
+pub(super) struct RetryBudget {
     origin: Instant,
     slots: [Slot; WINDOW],
 }
@@ -31,18 +31,18 @@ pub struct RetryBudget {
 impl RetryBudget {
     /// A budget without any past.
     #[must_use]
-    pub fn new(now: Instant) -> Self {
+    pub(super) fn new(now: Instant) -> Self {
         Self { origin: now, slots: [Slot::default(); WINDOW] }
     }
 
     /// Counts a request.
-    pub fn deposit(&mut self, now: Instant) {
+    pub(super) fn deposit(&mut self, now: Instant) {
         let slot = self.slot(now);
         slot.requests = slot.requests.saturating_add(1);
     }
 
     /// Counts a retry where one is left; false where not.
-    pub fn withdraw(&mut self, now: Instant) -> bool {
+    pub(super) fn withdraw(&mut self, now: Instant) -> bool {
         let second = self.second(now);
         let window = u64::try_from(WINDOW).unwrap_or(u64::MAX);
         let recent = self.slots.iter().filter(|slot| slot.second.saturating_add(window) > second);

@@ -12,7 +12,7 @@ use crate::settings::SettingsError;
 pub const DEFAULT_WEIGHT: u32 = 100;
 
 /// Largest weight.
-pub const MAX_WEIGHT: u32 = 1000;
+const MAX_WEIGHT: u32 = 1000;
 
 /// Most nodes with settings of their own.
 const MAX_NODES: usize = 1024;

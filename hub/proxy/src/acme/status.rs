@@ -10,6 +10,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 
+use crate::metrics::set_time;
 use crate::tls::Material;
 
 /// Longest error that is kept, in characters.
@@ -92,8 +93,7 @@ impl AcmeStatus {
 
     pub(super) fn set_next(&self, at: Timestamp) {
         self.state.lock().next_at = at;
-        // Seconds of a date are far below what an f64 holds exactly.
-        self.next.set(f64::from(u32::try_from(at.as_secs()).unwrap_or(u32::MAX)));
+        set_time(&self.next, at);
     }
 
     pub(super) fn set_unsaved(&self, why: Option<String>) {

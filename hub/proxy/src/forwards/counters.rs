@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use blueprint_common_runtime::accept::NoPlace;
 use blueprint_common_runtime::metrics::Metrics;
 use blueprint_hub_proxy_core::Transport;
 use prometheus_client::metrics::counter::Counter;
@@ -10,7 +11,6 @@ use prometheus_client::metrics::gauge::Gauge;
 use tracing::info;
 
 use super::Line;
-use super::places::NoPlace;
 
 type Label = [(&'static str, &'static str); 1];
 
@@ -19,8 +19,10 @@ type Label = [(&'static str, &'static str); 1];
 pub(super) enum Refused {
     /// The forward is not for that network.
     Source,
-    /// Too many are open.
+    /// Too many are open in all.
     Full,
+    /// As many as one forward may have are open of it.
+    FullInForward,
     /// Too many are open from there.
     FullFromSource,
     /// The hub is short of memory.
@@ -41,13 +43,21 @@ impl From<NoPlace> for Refused {
 }
 
 impl Refused {
-    const ALL: [Self; 6] =
-        [Self::Source, Self::Full, Self::FullFromSource, Self::Overloaded, Self::NoTarget, Self::Unreachable];
+    const ALL: [Self; 7] = [
+        Self::Source,
+        Self::Full,
+        Self::FullInForward,
+        Self::FullFromSource,
+        Self::Overloaded,
+        Self::NoTarget,
+        Self::Unreachable,
+    ];
 
     pub(super) const fn label(self) -> &'static str {
         match self {
             Self::Source => "source",
             Self::Full => "full",
+            Self::FullInForward => "full_in_forward",
             Self::FullFromSource => "full_from_source",
             Self::Overloaded => "overloaded",
             Self::NoTarget => "no_healthy_target",

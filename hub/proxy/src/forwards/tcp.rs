@@ -12,14 +12,14 @@ use blueprint_common_runtime::accept::ACCEPT_PAUSE;
 use blueprint_common_runtime::tasks::Spawner;
 use blueprint_hub_proxy_core::Transport;
 use blueprint_hub_proxy_core::upstream::Outcome;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes};
+use tokio::io::{AsyncRead, ReadBuf, copy_bidirectional_with_sizes};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, warn};
 
 use super::counters::{End, Passed, Refused};
-use super::places::Place;
-use super::{Chosen, Line, MAX_TRIES, WATCH_EVERY};
+use super::{Chosen, Line, MAX_TRIES, Seat, WATCH_EVERY};
+use crate::delegate::delegate_write;
 use crate::dial::Io;
 
 /// Bytes under way in each direction of one connection.
@@ -46,14 +46,14 @@ pub(super) async fn listen(line: Arc<Line>, listener: TcpListener, spawner: Spaw
                 continue;
             }
         };
-        if let Some(place) = line.admit(&line.shared.tcp, peer.ip()) {
-            spawner.spawn("forward connection", carry(Arc::clone(&line), stream, peer.ip(), place));
+        if let Some(seat) = line.admit(&line.shared.tcp, peer.ip()) {
+            spawner.spawn("forward connection", carry(Arc::clone(&line), stream, peer.ip(), seat));
         }
     }
 }
 
 /// Connects to a target and passes bytes both ways until both ends are done or the connection has to end.
-async fn carry(line: Arc<Line>, client: TcpStream, source: IpAddr, place: Place) {
+async fn carry(line: Arc<Line>, client: TcpStream, source: IpAddr, seat: Seat) {
     let dialed = line.stop.run_until_cancelled(dial(&line)).await;
     let (service, chosen) = match dialed {
         Some(Ok(dialed)) => dialed,
@@ -63,7 +63,7 @@ async fn carry(line: Arc<Line>, client: TcpStream, source: IpAddr, place: Place)
     if let Err(error) = client.set_nodelay(true) {
         return debug!(%error, "client of a forward is gone already");
     }
-    let open = Open::begin(&line, place);
+    let open = Open::begin(&line, seat);
     let (address, agent) = (chosen.address, chosen.agent);
     debug!(service = %line.service, %source, %agent, target = %address, "forward connected");
     let (up, down) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
@@ -128,14 +128,14 @@ async fn must_end(line: &Line, source: IpAddr, passed: [&AtomicU64; 2]) -> End {
 /// A connection in the counters.
 struct Open {
     begun: Instant,
-    _place: Place,
+    _seat: Seat,
 }
 
 impl Open {
-    fn begin(line: &Line, place: Place) -> Self {
+    fn begin(line: &Line, seat: Seat) -> Self {
         line.open.fetch_add(1, Ordering::Relaxed);
         line.shared.counters.begin(Transport::Tcp);
-        Self { begun: Instant::now(), _place: place }
+        Self { begun: Instant::now(), _seat: seat }
     }
 
     fn end(self, line: &Line, up: u64, down: u64, end: End) {
@@ -165,16 +165,4 @@ impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
-    }
-}
+delegate_write!(Metered, inner);

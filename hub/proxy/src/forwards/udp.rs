@@ -17,8 +17,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tracing::{debug, warn};
 
 use super::counters::{Dropped, End, Passed, Refused};
-use super::places::Place;
-use super::{Chosen, Line, WATCH_EVERY};
+use super::{Chosen, Line, Seat, WATCH_EVERY};
 use crate::dial::Datagrams;
 
 /// A flow on which nothing passes for so long is over; RFC 4787 asks two minutes of a NAT, which this is not.
@@ -100,10 +99,10 @@ fn take(
     let (sender, fresh) = match known {
         Some(sender) => (sender, None),
         None => {
-            let Some(place) = line.admit(&line.shared.udp, client.ip()) else { return Ok(()) };
+            let Some(seat) = line.admit(&line.shared.udp, client.ip()) else { return Ok(()) };
             let (sender, inbox) = mpsc::channel(QUEUE);
             flows.lock().insert(client, sender.clone());
-            let entry = Entry { flows: Arc::clone(flows), client, _place: place };
+            let entry = Entry { flows: Arc::clone(flows), client, _seat: seat };
             (sender, Some((entry, inbox)))
         }
     };
@@ -119,7 +118,7 @@ fn take(
 struct Entry {
     flows: Flows,
     client: SocketAddr,
-    _place: Place,
+    _seat: Seat,
 }
 
 impl Drop for Entry {

@@ -40,6 +40,10 @@ impl Http3Body {
     /// Waits for the first bytes or the end where nobody said which it is.
     ///
     /// Only then can a request without a body be sent on as one.
+    ///
+    /// # Cancel safety
+    ///
+    /// May be dropped: the body then is one whose length is not known.
     pub(super) async fn look(&mut self) -> Result<(), BoxError> {
         if self.left.is_some() {
             return Ok(());

@@ -11,8 +11,11 @@ use h3::quic::{self, ConnectionErrorIncoming, StreamErrorIncoming, StreamId, Wri
 /// dynamic table (RFC 9204).
 const MAX_OTHER: usize = 4 * 1024;
 
+/// A connection, or what opens streams on it, whose incoming streams are guarded.
+pub(super) struct Guarded<T>(T);
+
 /// A connection whose incoming streams are guarded.
-pub(super) struct Connection(h3_quinn::Connection);
+pub(super) type Connection = Guarded<h3_quinn::Connection>;
 
 impl Connection {
     pub(super) fn new(connection: quinn::Connection) -> Self {
@@ -20,12 +23,19 @@ impl Connection {
     }
 }
 
-impl quic::OpenStreams<Bytes> for Connection {
+impl<T> quic::OpenStreams<Bytes> for Guarded<T>
+where
+    T: quic::OpenStreams<
+            Bytes,
+            BidiStream = h3_quinn::BidiStream<Bytes>,
+            SendStream = h3_quinn::SendStream<Bytes>,
+        >,
+{
     type BidiStream = Both;
-    type SendStream = h3_quinn::SendStream<Bytes>;
+    type SendStream = T::SendStream;
 
     fn poll_open_bidi(&mut self, cx: &mut Context<'_>) -> Poll<Result<Both, StreamErrorIncoming>> {
-        quic::OpenStreams::<Bytes>::poll_open_bidi(&mut self.0, cx).map_ok(Both::new)
+        self.0.poll_open_bidi(cx).map_ok(Both::new)
     }
 
     fn poll_open_send(
@@ -36,13 +46,13 @@ impl quic::OpenStreams<Bytes> for Connection {
     }
 
     fn close(&mut self, code: Code, reason: &[u8]) {
-        quic::OpenStreams::<Bytes>::close(&mut self.0, code, reason);
+        self.0.close(code, reason);
     }
 }
 
 impl quic::Connection<Bytes> for Connection {
     type RecvStream = Incoming<h3_quinn::RecvStream>;
-    type OpenStreams = Opener;
+    type OpenStreams = Guarded<h3_quinn::OpenStreams>;
 
     fn poll_accept_recv(
         &mut self,
@@ -56,31 +66,8 @@ impl quic::Connection<Bytes> for Connection {
         quic::Connection::<Bytes>::poll_accept_bidi(&mut self.0, cx).map_ok(Both::new)
     }
 
-    fn opener(&self) -> Opener {
-        Opener(quic::Connection::<Bytes>::opener(&self.0))
-    }
-}
-
-/// Opens streams of ours.
-pub(super) struct Opener(h3_quinn::OpenStreams);
-
-impl quic::OpenStreams<Bytes> for Opener {
-    type BidiStream = Both;
-    type SendStream = h3_quinn::SendStream<Bytes>;
-
-    fn poll_open_bidi(&mut self, cx: &mut Context<'_>) -> Poll<Result<Both, StreamErrorIncoming>> {
-        quic::OpenStreams::<Bytes>::poll_open_bidi(&mut self.0, cx).map_ok(Both::new)
-    }
-
-    fn poll_open_send(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<Self::SendStream, StreamErrorIncoming>> {
-        self.0.poll_open_send(cx)
-    }
-
-    fn close(&mut self, code: Code, reason: &[u8]) {
-        quic::OpenStreams::<Bytes>::close(&mut self.0, code, reason);
+    fn opener(&self) -> Self::OpenStreams {
+        Guarded(quic::Connection::<Bytes>::opener(&self.0))
     }
 }
 

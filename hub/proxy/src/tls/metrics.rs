@@ -9,6 +9,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use rustls::{HandshakeKind, ProtocolVersion};
 
+use crate::metrics::set_time;
+
 type Label = [(&'static str, &'static str); 1];
 type Labels = [(&'static str, &'static str); 2];
 
@@ -75,8 +77,9 @@ impl TlsMetrics {
     }
 
     pub(crate) fn set_expiry(&self, at: Option<Timestamp>) {
-        let seconds = at.map_or(0, Timestamp::as_secs);
-        // Seconds of a date are far below what an f64 holds exactly.
-        self.expiry.set(f64::from(u32::try_from(seconds).unwrap_or(u32::MAX)));
+        match at {
+            Some(at) => set_time(&self.expiry, at),
+            None => drop(self.expiry.set(0.0)),
+        }
     }
 }

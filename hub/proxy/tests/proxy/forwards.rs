@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use blueprint_common_runtime::accept::AcceptLimits;
 use blueprint_common_types::Health;
 use blueprint_hub_proxy::{ForwardConfig, Pressure};
 use blueprint_hub_proxy_core::tls::ServiceTls;
@@ -18,10 +19,17 @@ use crate::rig::{LONG, Rig, SERVICE, closed_port};
 /// How soon a change of settings has to show.
 const SOON: Duration = Duration::from_secs(2);
 
+fn config(limits: AcceptLimits) -> ForwardConfig {
+    let ports = "1024-65535".parse().unwrap();
+    ForwardConfig { limits, ..ForwardConfig::new(Ipv4Addr::LOCALHOST.into(), ports) }
+}
+
+fn usual() -> ForwardConfig {
+    ForwardConfig::new(Ipv4Addr::LOCALHOST.into(), "1024-65535".parse().unwrap())
+}
+
 async fn rig() -> Rig {
-    let listen = Ipv4Addr::LOCALHOST.into();
-    let forwards = ForwardConfig::new(listen, "1024-65535".parse().unwrap());
-    Rig::with(|proxy| proxy.forwards = Some(forwards)).await
+    Rig::with(|proxy| proxy.forwards = Some(usual())).await
 }
 
 /// A port that was free for both protocols.
@@ -160,9 +168,8 @@ async fn a_change_of_settings_ends_what_it_takes_away_within_two_seconds() {
 #[tokio::test]
 async fn a_hidden_service_has_no_forwards_and_a_hub_short_of_memory_lets_nobody_in() {
     let pressure = Pressure::default();
-    let forwards = ForwardConfig::new(Ipv4Addr::LOCALHOST.into(), "1024-65535".parse().unwrap());
     let rig = Rig::with(|proxy| {
-        proxy.forwards = Some(forwards);
+        proxy.forwards = Some(usual());
         proxy.pressure = pressure.clone();
     })
     .await;
@@ -350,4 +357,47 @@ async fn without_a_range_of_ports_nothing_listens() {
     settle(&rig, vec![forward(Transport::Tcp, port, &["0.0.0.0/0"])]);
     sleep(Duration::from_millis(1200)).await;
     assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.is_err());
+}
+
+#[tokio::test]
+async fn one_forward_has_a_fourth_of_all_places_and_starves_no_other() {
+    let limits = AcceptLimits { total: 12, per_ip: 12 };
+    let rig = Rig::with(|proxy| proxy.forwards = Some(config(limits))).await;
+    rig.route(&[talker(&rig)]);
+    let (crowded, quiet) = (free_port().await, free_port().await);
+    let named = |name: &str, protocol, port| Forward {
+        name: name.to_owned(),
+        ..forward(protocol, port, &["127.0.0.0/8"])
+    };
+    settle(&rig, vec![named("a", Transport::Tcp, crowded), named("b", Transport::Tcp, quiet)]);
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        let mut stream = connect(crowded).await;
+        stream.read_exact(&mut [0; 6]).await.unwrap();
+        held.push(stream);
+    }
+    for _ in 0..5 {
+        assert!(is_closed(&mut connect(crowded).await).await, "a fourth of twelve is three");
+    }
+    rig.assert_metric("hub_proxy_forward_refused_total{reason=\"full_in_forward\"} 5");
+    rig.assert_metric("hub_proxy_forward_refused_total{reason=\"full\"} 0");
+    connect(quiet).await.read_exact(&mut [0; 6]).await.unwrap();
+    drop(held.pop());
+    let again = async {
+        while connect(crowded).await.read_exact(&mut [0; 6]).await.is_err() {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(LONG, again).await.expect("a place that is given back is one");
+
+    rig.route(&[mirror(&rig).await]);
+    settle(&rig, vec![named("c", Transport::Udp, crowded), named("d", Transport::Udp, quiet)]);
+    let clients =
+        [UdpClient::new(crowded).await, UdpClient::new(crowded).await, UdpClient::new(crowded).await];
+    for client in &clients {
+        client.ask_long(b"one").await;
+    }
+    let fourth = UdpClient::new(crowded).await;
+    assert_eq!(fourth.ask(b"more", Duration::from_millis(200)).await, None);
+    UdpClient::new(quiet).await.ask_long(b"one").await;
 }

@@ -5,15 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use blueprint_common_runtime::metrics::Metrics;
-use blueprint_hub_proxy::ProxyConfig;
 use blueprint_hub_proxy::tls::{Material, TlsHandle};
+use blueprint_hub_proxy::{Ledger, ProxyConfig};
 use bytes::{Buf, Bytes};
 use h3::client::{RequestStream, SendRequest};
 use h3_quinn::{BidiStream, OpenStreams};
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{ClientConfig, Endpoint};
+use quinn::{ClientConfig, Endpoint, TransportConfig};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep, timeout};
@@ -65,15 +65,23 @@ impl Bench {
     }
 
     async fn quic(&self) -> quinn::Connection {
+        self.quic_with(&mut TransportConfig::default()).await
+    }
+
+    async fn quic_with(&self, transport: &mut TransportConfig) -> quinn::Connection {
         let endpoint = Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
         let config = QuicClientConfig::try_from(self.tls(b"h3")).unwrap();
-        let config = ClientConfig::new(Arc::new(config));
+        let mut config = ClientConfig::new(Arc::new(config));
+        config.transport_config(Arc::new(std::mem::take(transport)));
         endpoint.connect_with(config, self.rig.proxy, "hub.example").unwrap().await.unwrap()
     }
 
     async fn client(&self) -> SendRequest<OpenStreams, Bytes> {
-        let (mut driver, sender) =
-            h3::client::new(h3_quinn::Connection::new(self.quic().await)).await.unwrap();
+        self.client_on(self.quic().await).await
+    }
+
+    async fn client_on(&self, connection: quinn::Connection) -> SendRequest<OpenStreams, Bytes> {
+        let (mut driver, sender) = h3::client::new(h3_quinn::Connection::new(connection)).await.unwrap();
         self.rig.spawner.spawn("test client", async move { driver.wait_idle().await });
         sender
     }
@@ -248,6 +256,53 @@ async fn an_answer_that_is_not_read_is_cut_in_time_and_frees_the_service() {
 }
 
 #[tokio::test]
+async fn heads_and_trailers_that_are_not_read_are_cut_in_time_too() {
+    let bench = Bench::with(|proxy| {
+        proxy.reader_timeout = Duration::from_secs(1);
+        proxy.handshake_timeout = Duration::from_secs(1);
+    })
+    .await;
+    let answers = [
+        format!("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX-Long: {}\r\n\r\n", "x".repeat(2000)),
+        format!(
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\nX-Long: {}\r\n\r\n",
+            "x".repeat(2000)
+        ),
+    ];
+    for (cuts, answer) in answers.into_iter().enumerate() {
+        let target = bench.rig.raw_service(move |mut stream| {
+            let answer = answer.clone();
+            async move {
+                read_head(&mut stream).await;
+                stream.write_all(answer.as_bytes()).await.unwrap();
+                let _ = stream.read(&mut [0; 8]).await;
+            }
+        });
+        bench.rig.route(&[target]);
+        // Room for settings, and for a head that is short.
+        let mut narrow = TransportConfig::default();
+        narrow.stream_receive_window(500u32.into());
+        let mut client = bench.client_on(bench.quic_with(&mut narrow).await).await;
+        let mut stream = client.send_request(bench.request("GET", "/")).await.unwrap();
+        stream.finish().await.unwrap();
+        let counted = format!("hub_proxy_connections_cut_total{{reason=\"slow_reader\"}} {}", cuts + 1);
+        let cut = async {
+            while !bench.rig.metrics.encode().contains(&counted) {
+                sleep(Duration::from_millis(50)).await;
+            }
+        };
+        timeout(LONG, cut).await.expect("an answer that nobody reads is not cut");
+        bench.rig.assert_metric("hub_proxy_requests_open 0");
+    }
+    // Not even our settings are taken.
+    let mut closed = TransportConfig::default();
+    closed.stream_receive_window(0u32.into());
+    let connection = bench.quic_with(&mut closed).await;
+    timeout(LONG, connection.closed()).await.expect("a client that takes nothing is not cut");
+    bench.rig.assert_metric("hub_proxy_connections_cut_total{reason=\"slow_reader\"} 3");
+}
+
+#[tokio::test]
 async fn a_revocation_cuts_an_answer_and_a_break_is_no_end() {
     let bench = Bench::new().await;
     bench.rig.route(&[bench.rig.raw_service(|mut stream| async move {
@@ -344,4 +399,195 @@ async fn answers_over_tcp_say_that_http3_is_spoken() {
     let _ = timeout(LONG, stream.read_to_string(&mut answer)).await.unwrap();
     let expected = format!("alt-svc: h3=\":{}\"; ma=3600\r\n", address.port());
     assert!(answer.contains(&expected), "{answer}");
+}
+
+/// A client that pings more often than any limit of these tests.
+fn restless() -> TransportConfig {
+    let mut transport = TransportConfig::default();
+    transport.keep_alive_interval(Some(Duration::from_millis(50)));
+    transport
+}
+
+#[tokio::test]
+async fn a_connection_without_a_request_ends_however_often_its_client_pings() {
+    let bench = Bench::with(|proxy| proxy.idle_timeout = Duration::from_secs(1)).await;
+    let (answer, wait) = tokio::sync::mpsc::channel::<()>(1);
+    let wait = Arc::new(tokio::sync::Mutex::new(wait));
+    bench.rig.route(&[bench.rig.service(move |_| {
+        let wait = Arc::clone(&wait);
+        async move {
+            wait.lock().await.recv().await;
+            Response::new(crate::rig::full("late"))
+        }
+    })]);
+    let connection = bench.quic_with(&mut restless()).await;
+    let mut client = bench.client_on(connection.clone()).await;
+    let mut stream = client.send_request(bench.request("GET", "/")).await.unwrap();
+    stream.finish().await.unwrap();
+    let idled = timeout(Duration::from_secs(3), connection.closed()).await;
+    assert!(idled.is_err(), "a request that waits is open: {idled:?}");
+    answer.send(()).await.unwrap();
+    assert_eq!(stream.recv_response().await.unwrap().status(), StatusCode::OK);
+    assert_eq!(body(&mut stream).await.unwrap(), b"late");
+    let begun = Instant::now();
+    timeout(LONG, connection.closed()).await.expect("an idle connection is not ended");
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_drain_ends_a_connection_with_its_last_request_and_not_later() {
+    let bench = Bench::new().await;
+    const BYTES: usize = 900_000;
+    let (answer, wait) = tokio::sync::mpsc::channel::<()>(1);
+    let wait = Arc::new(tokio::sync::Mutex::new(wait));
+    bench.rig.route(&[bench.rig.service(move |_| {
+        let wait = Arc::clone(&wait);
+        async move {
+            wait.lock().await.recv().await;
+            Response::new(crate::rig::full(vec![7; BYTES]))
+        }
+    })]);
+    let (idle, busy) = (bench.quic_with(&mut restless()).await, bench.quic_with(&mut restless()).await);
+    let _open = bench.client_on(idle.clone()).await;
+    let mut client = bench.client_on(busy.clone()).await;
+    let mut stream = client.send_request(bench.request("GET", "/")).await.unwrap();
+    stream.finish().await.unwrap();
+    let open = async {
+        while !bench.rig.metrics.encode().contains("hub_proxy_requests_open 1") {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(LONG, open).await.unwrap();
+    bench.rig.supervisor.shutdown();
+    let ended = async {
+        timeout(Duration::from_secs(5), idle.closed()).await.expect("an idle connection holds up the end");
+        assert!(busy.close_reason().is_none(), "a request is open on it");
+        answer.send(()).await.unwrap();
+        assert_eq!(timeout(LONG, stream.recv_response()).await.unwrap().unwrap().status(), StatusCode::OK);
+        assert_eq!(body(&mut stream).await.unwrap().len(), BYTES, "all of it, also what was sent last");
+    };
+    let begun = Instant::now();
+    let (stopped, ()) = tokio::join!(bench.rig.supervisor.run(LONG), ended);
+    stopped.unwrap();
+    assert!(begun.elapsed() < LONG / 2, "the grace was used up: {:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_conversation_may_begin_with_silence_and_a_service_that_speaks_first() {
+    // A head has one second here.
+    let bench = Bench::new().await;
+    bench.rig.route(&[bench.rig.raw_service(|mut stream| async move {
+        read_head(&mut stream).await;
+        stream
+            .write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n")
+            .await
+            .unwrap();
+        let mut got = Vec::new();
+        while !got.ends_with(b"0\r\n\r\n") {
+            assert!(stream.read_buf(&mut got).await.unwrap() > 0, "{}", String::from_utf8_lossy(&got));
+        }
+        let said = if got.windows(4).any(|part| part == b"said") { "said" } else { "none" };
+        stream.write_all(format!("4\r\n{said}\r\n0\r\n\r\n").as_bytes()).await.unwrap();
+    })]);
+    for method in ["POST", "GET"] {
+        let mut client = bench.client().await;
+        let mut stream = client.send_request(bench.request(method, "/")).await.unwrap();
+        let answer = timeout(LONG, stream.recv_response()).await.unwrap();
+        assert_eq!(answer.expect("silence is no fault").status(), StatusCode::OK, "{method}");
+        let mut first = timeout(LONG, stream.recv_data()).await.unwrap().unwrap().unwrap();
+        assert_eq!(first.copy_to_bytes(first.remaining()), "first");
+        sleep(Duration::from_millis(1500)).await;
+        stream.send_data(Bytes::from_static(b"said")).await.unwrap();
+        stream.finish().await.unwrap();
+        assert_eq!(body(&mut stream).await.unwrap(), b"said", "{method}");
+    }
+    bench.rig.assert_metric("hub_proxy_connections_cut_total{reason=\"slow_head\"} 0");
+}
+
+#[tokio::test]
+async fn a_silent_grpc_call_over_http3_is_passed_on_at_once() {
+    let bench = Bench::new().await;
+    bench.rig.route(&[bench.rig.raw_service(|stream| async move {
+        let service = hyper::service::service_fn(|_: Request<hyper::body::Incoming>| async {
+            Ok::<_, std::convert::Infallible>(
+                Response::builder()
+                    .header("content-type", "application/grpc")
+                    .body(crate::rig::empty())
+                    .unwrap(),
+            )
+        });
+        let builder = hyper::server::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new());
+        let _ = builder.serve_connection(hyper_util::rt::TokioIo::new(stream), service).await;
+    })]);
+    let mut client = bench.client().await;
+    let mut request = bench.request("POST", "/a.B/c");
+    request.headers_mut().insert("content-type", "application/grpc".parse().unwrap());
+    request.headers_mut().insert("te", "trailers".parse().unwrap());
+    let begun = Instant::now();
+    let mut stream = client.send_request(request).await.unwrap();
+    let answer = timeout(LONG, stream.recv_response()).await.unwrap().expect("silence is no fault");
+    assert_eq!(answer.status(), StatusCode::OK);
+    assert!(begun.elapsed() < Duration::from_millis(900), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn connections_over_quic_are_counted_and_bounded_by_source() {
+    let ledger = Ledger::default();
+    let bench = Bench::with(|proxy| proxy.ledger = ledger.clone()).await;
+    let endpoint = Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let mut config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(bench.tls(b"h3")).unwrap()));
+    config.transport_config(Arc::new(restless()));
+    let connect = || endpoint.connect_with(config.clone(), bench.rig.proxy, "hub.example").unwrap();
+    let mut held = Vec::new();
+    for _ in 0..256 {
+        held.push(timeout(LONG, connect()).await.unwrap().unwrap());
+    }
+    let counted = async {
+        while !bench.rig.metrics.encode().contains("hub_proxy_connections_open 256\n") {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(LONG, counted).await.expect("connections over QUIC are not counted");
+    assert_eq!(ledger.clients().connections, 256);
+    // Its handshake ends before its address counts as proved.
+    let refused = timeout(LONG, connect()).await.unwrap();
+    if let Ok(refused) = refused {
+        timeout(LONG, refused.closed()).await.expect("one more is closed");
+    }
+    let metrics = bench.rig.metrics.encode();
+    let counted = metrics
+        .lines()
+        .find(|line| line.starts_with("hub_proxy_connections_refused_total{reason=\"source\"}"));
+    assert!(counted.is_some_and(|line| !line.ends_with(" 0")), "{counted:?}");
+}
+
+#[tokio::test]
+async fn who_names_a_clients_address_does_not_use_up_its_places() {
+    let bench = Bench::with(|proxy| proxy.handshake_timeout = LONG).await;
+    bench.rig.route(&[bench.rig.service(mirror)]);
+    // First packets get through, answers do not: as if the address were forged.
+    let one_way = tokio::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let (entrance, proxy) = (one_way.local_addr().unwrap(), bench.rig.proxy);
+    bench.rig.spawner.spawn("one way", async move {
+        let mut buffer = [0; 2048];
+        while let Ok((count, from)) = one_way.recv_from(&mut buffer).await {
+            if from != proxy {
+                let _ = one_way.send_to(buffer.get(..count).unwrap(), proxy).await;
+            }
+        }
+    });
+    let endpoint = Endpoint::client((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let config = QuicClientConfig::try_from(bench.tls(b"h3")).unwrap();
+    let config = ClientConfig::new(Arc::new(config));
+    let mut forged = Vec::new();
+    for _ in 0..400 {
+        forged.push(endpoint.connect_with(config.clone(), entrance, "hub.example").unwrap());
+        tokio::task::yield_now().await;
+    }
+    // All of the first ones have come once this one has.
+    let mut client = timeout(LONG, bench.client()).await.expect("the client's places are used up");
+    let (response, _) = get(&mut client, bench.request("GET", "/")).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    bench.rig.assert_metric("hub_proxy_connections_open 1");
+    bench.rig.assert_metric("hub_proxy_connections_refused_total{reason=\"source\"} 0");
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use blueprint_hub_proxy::Ledger;
 use blueprint_hub_proxy_core::ServiceSettings;
 use blueprint_hub_proxy_core::limits::Limits;
 use bytes::Bytes;
@@ -217,7 +218,8 @@ async fn a_stream_that_grows_too_large_is_cut_and_its_service_sees_no_end() {
 
 #[tokio::test]
 async fn a_stream_that_grows_too_large_under_its_answer_cuts_the_answer() {
-    let rig = Rig::new().await;
+    let ledger = Ledger::default();
+    let rig = Rig::with(|config| config.ledger = ledger.clone()).await;
     rig.route(&[rig.service(|request| async move {
         Response::new(request.into_body().map_err(Into::into).boxed_unsync())
     })]);
@@ -240,4 +242,5 @@ async fn a_stream_that_grows_too_large_under_its_answer_cuts_the_answer() {
         }
     };
     tokio::time::timeout(LONG, counted).await.unwrap();
+    assert_eq!(ledger.clients().refused.get("body_too_large"), Some(&1));
 }

@@ -1,4 +1,11 @@
 //! The hub's end: accepts connections on a shared socket.
+//!
+//! What strangers can make it do is bounded, also where they forge addresses:
+//!
+//! - few handshakes of addresses that nobody has proved are under way at once; above that each costs a Retry, which
+//!   holds nothing here and is no longer than what asked for it;
+//! - with proved addresses there are more, still bounded; those above get no answer;
+//! - each has 5 s; what is not looked at yet waits in bounded queues of bytes, and what finds no room is lost.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -22,6 +29,7 @@ const INCOMING_TOTAL_BYTES: u64 = 16 << 20;
 #[derive(Debug)]
 pub struct QuicServer {
     endpoint: Endpoint,
+    socket: Arc<SharedSocket>,
     limits: QuicLimits,
     /// Each handshake under way holds a clone.
     handshakes: Arc<()>,
@@ -47,11 +55,12 @@ impl QuicServer {
         let endpoint = Endpoint::new_with_abstract_socket(
             transport::endpoint(&limits),
             Some(config),
-            socket,
+            Arc::<SharedSocket>::clone(&socket),
             Arc::new(TokioRuntime),
         )?;
         Ok(Self {
             endpoint,
+            socket,
             limits,
             handshakes: Arc::new(()),
             retried: AtomicU64::new(0),
@@ -88,7 +97,7 @@ impl QuicServer {
 
     /// Starts a handshake, or spends as little as possible on it.
     fn admit(&self, incoming: Incoming) -> Option<Handshake> {
-        let under_way = Arc::strong_count(&self.handshakes) - 1;
+        let under_way = self.under_way();
         if under_way >= self.limits.handshakes_max {
             // No answer: a flood from forged addresses gets nothing reflected.
             self.ignored.fetch_add(1, Ordering::Relaxed);
@@ -103,11 +112,27 @@ impl QuicServer {
         }
         let remote = incoming.remote_address();
         let local = incoming.local_ip();
+        let is_proved = incoming.remote_address_validated();
         let Ok(connecting) = incoming.accept() else {
             self.refused.fetch_add(1, Ordering::Relaxed);
             return None;
         };
-        Some(Handshake { connecting, remote, local, _under_way: Arc::clone(&self.handshakes) })
+        Some(Handshake { connecting, remote, local, is_proved, _under_way: Arc::clone(&self.handshakes) })
+    }
+
+    /// Handshakes that are under way now.
+    pub fn under_way(&self) -> usize {
+        Arc::strong_count(&self.handshakes) - 1
+    }
+
+    /// Connections that take memory now: handshakes under way, links, and what is being closed.
+    pub fn open(&self) -> usize {
+        self.endpoint.open_connections()
+    }
+
+    /// Datagrams for QUIC that were lost because too many waited, since the start.
+    pub fn lost(&self) -> u64 {
+        self.socket.dropped()
     }
 
     /// How many clients had to prove their address first, since the start.
@@ -156,6 +181,7 @@ pub struct Handshake {
     connecting: Connecting,
     remote: SocketAddr,
     local: Option<IpAddr>,
+    is_proved: bool,
     _under_way: Arc<()>,
 }
 
@@ -163,6 +189,11 @@ impl Handshake {
     /// Where the client is.
     pub fn remote(&self) -> SocketAddr {
         SocketAddr::new(self.remote.ip().to_canonical(), self.remote.port())
+    }
+
+    /// Whether the client has shown that it receives what is sent to [`Self::remote`]; else anybody may have named it.
+    pub const fn is_proved(&self) -> bool {
+        self.is_proved
     }
 
     /// The address of ours that it uses, where known.
