@@ -7,6 +7,7 @@
 //! Invariants:
 //! - an image is run by its digest, never by a tag;
 //! - a container that this agent did not make, by its label, is neither removed nor replaced;
+//! - containers reach neither each other nor a port of the node that is bound to loopback (Docker);
 //! - answers are read up to a bound, and all calls but the wait for an end and the output have a limit of time;
 //! - dropping a future ends its exchange; what it may leave, [`Engine::leftovers`] finds.
 
@@ -14,12 +15,14 @@ mod error;
 mod info;
 mod inspect;
 mod logs;
+mod network;
 mod pull;
 mod running;
 mod spec;
 mod transport;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -91,6 +94,19 @@ impl Engine {
         Ok(format!("/v{version}"))
     }
 
+    /// The address of this node as containers reach it, on the network that [`Engine::run`] puts them on; it is made
+    /// where it is not there. What containers are to reach here listens on it. `None` where the engine has no such
+    /// network, as Podman.
+    ///
+    /// # Errors
+    ///
+    /// As [`Engine::check`], and [`EngineError::Network`] where its name is taken.
+    pub async fn gateway(&self) -> Result<Option<IpAddr>, EngineError> {
+        let engine = self.check().await?;
+        let network = network::network(&self.socket, &format!("/v{}", engine.api), &engine).await?;
+        Ok(network.and_then(|network| network.gateway))
+    }
+
     /// Makes a container and starts it. One of the same name that this agent made is removed first.
     ///
     /// GPUs that are preferred are left out where the engine cannot give them; see [`Running::gpus`].
@@ -121,7 +137,9 @@ impl Engine {
             });
         };
         let volumes = image.volumes();
-        let mut plan = Plan { info: &engine, volumes: &volumes, with_gpus: container.gpus() > 0 };
+        let network = network::network(&self.socket, &api, &engine).await?;
+        let with_gpus = container.gpus() > 0;
+        let mut plan = Plan { info: &engine, volumes: &volumes, network, with_gpus };
         let started = match self.start(&api, container, plan).await {
             Err(error) if plan.with_gpus && is_gpu_fault(error.said()) => match container.limits.gpu_policy {
                 GpuPolicy::Preferred => {

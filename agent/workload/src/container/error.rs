@@ -149,6 +149,15 @@ pub enum EngineError {
         /// The name.
         name: String,
     },
+    /// The network of our name is another one.
+    #[error(
+        "the network {name} of the container engine lets its containers reach each other; remove it there, \
+         and it is made again as it has to be"
+    )]
+    Network {
+        /// The name.
+        name: &'static str,
+    },
     /// What is asked for is no container.
     #[error("the container {name} cannot be made: {field} {reason}")]
     Spec {
@@ -223,7 +232,8 @@ impl EngineError {
             | Self::Broken { .. }
             | Self::Registry { .. }
             | Self::NoSpace { .. }
-            | Self::Foreign { .. } => true,
+            | Self::Foreign { .. }
+            | Self::Network { .. } => true,
             Self::Refused { status, .. } => *status >= 500 || *status == 409 || *status == 429,
             Self::Version { .. }
             | Self::Answer { .. }
@@ -254,6 +264,7 @@ impl EngineError {
             Self::NoGpu { .. } => "no_gpu",
             Self::Unbounded { .. } => "unbounded",
             Self::Foreign { .. } => "foreign",
+            Self::Network { .. } => "network",
             Self::Spec { .. } => "spec",
             Self::Refused { .. } => "refused",
         }
@@ -277,6 +288,7 @@ impl EngineError {
             | Self::Answer { .. }
             | Self::Unbounded { .. }
             | Self::Foreign { .. }
+            | Self::Network { .. }
             | Self::Spec { .. } => "",
         }
     }

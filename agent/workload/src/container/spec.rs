@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use blueprint_common_types::workload::{GpuPolicy, ResourceLimits, Sha256Digest};
 use serde_json::{Value, json};
 
+use super::network::Network;
 use super::{EngineError, EngineInfo};
 
 /// Label that says which agent made a container.
@@ -76,6 +77,8 @@ pub(super) struct Plan<'a> {
     pub(super) info: &'a EngineInfo,
     /// Paths that the image declares as volumes.
     pub(super) volumes: &'a [String],
+    /// The network it is put on; the engine's own for `None`.
+    pub(super) network: Option<Network>,
     /// Whether GPUs are asked for.
     pub(super) with_gpus: bool,
 }
@@ -162,7 +165,8 @@ impl ContainerSpec {
             .iter()
             .map(|port| (format!("{port}/tcp"), json!([{ "HostIp": "127.0.0.1", "HostPort": "" }])))
             .collect();
-        let hosts = self.extra_hosts.iter().map(|host| match host.address {
+        let node = plan.network.and_then(|network| network.gateway);
+        let hosts = self.extra_hosts.iter().map(|host| match host.address.or(node) {
             Some(address) => format!("{}:{address}", host.name),
             None => format!("{}:host-gateway", host.name),
         });
@@ -189,6 +193,9 @@ impl ContainerSpec {
             if plan.with_gpus {
                 let request = json!([{ "Driver": "", "Count": self.gpus(), "Capabilities": [["gpu"]] }]);
                 config.insert("DeviceRequests".to_owned(), request);
+            }
+            if let Some(network) = plan.network {
+                config.insert("NetworkMode".to_owned(), json!(network.name));
             }
             if plan.info.bounds_storage {
                 let size = json!({ "size": limits.storage_bytes.to_string() });

@@ -91,6 +91,11 @@ fn image(digest: &Sha256Digest) -> Vec<u8> {
     )
 }
 
+fn network(apart: &str) -> Vec<u8> {
+    let options = json!({ "com.docker.network.bridge.enable_icc": apart });
+    json_answer(200, json!({ "Options": options, "IPAM": { "Config": [{ "Gateway": "172.18.0.1" }] } }))
+}
+
 fn container() -> ContainerSpec {
     ContainerSpec {
         name: "svc-7-42".to_owned(),
@@ -210,6 +215,7 @@ async fn preferred_gpus_are_left_out_where_there_are_none() {
         json_answer(200, json!({})),
         missing(),
         image(&DIGEST),
+        network("false"),
         created(),
         json_answer(500, no_gpu),
         done(),
@@ -222,8 +228,8 @@ async fn preferred_gpus_are_left_out_where_there_are_none() {
     let running = fake.engine().run(&wanted).await.unwrap();
     assert_eq!((running.gpus, running.pid), (0, Some(9)));
     let asked = fake.asked();
-    assert!(asked[4].contains("DeviceRequests") && !asked[7].contains("DeviceRequests"));
-    assert_eq!(asked[6], "DELETE /v1.41/containers/c1?force=1&v=1", "the first attempt is not left");
+    assert!(asked[5].contains("DeviceRequests") && !asked[8].contains("DeviceRequests"));
+    assert_eq!(asked[7], "DELETE /v1.41/containers/c1?force=1&v=1", "the first attempt is not left");
 }
 
 #[tokio::test]
@@ -233,6 +239,25 @@ async fn a_name_that_is_somebody_elses_is_left_alone() {
     let error = fake.engine().run(&container()).await.unwrap_err();
     assert_eq!(error, EngineError::Foreign { name: "svc-7-42".to_owned() });
     assert_eq!(fake.asked().len(), 3, "nothing was removed");
+}
+
+#[tokio::test]
+async fn the_network_is_made_once_and_has_to_keep_containers_apart() {
+    let system = || json_answer(200, json!({}));
+    let fake =
+        Fake::start(vec![version(), system(), missing(), json_answer(201, json!({})), network("false")]);
+    assert_eq!(fake.engine().gateway().await.unwrap(), Some([172, 18, 0, 1].into()));
+    let asked = fake.asked();
+    assert!(asked[3].starts_with("POST /v1.41/networks/create"), "{asked:?}");
+    assert!(asked[3].contains("\"com.docker.network.bridge.enable_icc\":\"false\""), "{asked:?}");
+
+    let fake = Fake::start(vec![version(), system(), network("true")]);
+    let error = fake.engine().gateway().await.unwrap_err();
+    assert_eq!(error, EngineError::Network { name: "blueprint" });
+
+    let podman = json!({ "ApiVersion": "1.41", "Components": [{ "Name": "Podman Engine" }] });
+    let fake = Fake::start(vec![json_answer(200, podman), system()]);
+    assert_eq!(fake.engine().gateway().await.unwrap(), None);
 }
 
 #[tokio::test]

@@ -112,7 +112,9 @@ fn a_container_gets_what_it_was_given_and_nothing_else() -> Result<()> {
         ExtraHost { name: "node.test".to_owned(), address: None },
         ExtraHost { name: "chain.test".to_owned(), address: Some([192, 0, 2, 1].into()) },
     ];
+    let gateway = docker.ask(docker.engine.gateway())??.context("no gateway")?;
     let running = docker.ask(docker.engine.run(&spec))??;
+    ensure!(running.gateway.is_none_or(|found| found == gateway), "{running:?}");
     ensure!(docker.ask(running.wait())? == Exit::Code(7));
     let said = text(&docker, &running)?;
     for wanted in [
@@ -128,7 +130,7 @@ fn a_container_gets_what_it_was_given_and_nothing_else() -> Result<()> {
         "memory 67108864",
         "quota 50000",
         "processes 32",
-        "node.test",
+        &format!("{gateway}\tnode.test"),
         "192.0.2.1\tchain.test",
         "given from the node",
         "write /file: Read-only file system",
@@ -270,6 +272,33 @@ fn a_port_is_reached_from_the_node_alone_and_health_is_the_images() -> Result<()
         ensure!(health == Some(Health::Healthy), "{health:?}");
         Ok(())
     })
+}
+
+#[test]
+fn containers_do_not_reach_each_other() -> Result<()> {
+    let Some(docker) = Docker::start()? else { return Ok(()) };
+    let mut spec = docker.probe(&["serve", "8080"])?;
+    spec.ports = vec![8080];
+    let server = docker.ask(docker.engine.run(&spec))??;
+    wait_for_line(&docker, &server, "ready")?;
+    let (address, gateway) = (server.address.context("no address")?, server.gateway.context("no gateway")?);
+    let outside = server.ports.get(&8080).context("no port")?.port();
+    // A program of the node that listens for containers.
+    let listener = docker.listen((gateway, 0).into())?;
+    let own = listener.local_addr()?.port();
+    spec.name = "svc-7-43".to_owned();
+    let mut dial = |host: String, port: u16| {
+        spec.args = vec!["dial".to_owned(), host, port.to_string()];
+        let client = docker.ask(docker.engine.run(&spec))??;
+        ensure!(docker.ask(client.wait())? == Exit::Code(0));
+        text(&docker, &client)
+    };
+    ensure!(dial(gateway.to_string(), own)? == "dial ok", "what listens for them on the node");
+    let direct = dial(address.to_string(), 8080)?;
+    ensure!(direct.starts_with("dial ") && direct != "dial ok", "{direct}");
+    let published = dial(gateway.to_string(), outside)?;
+    ensure!(published.starts_with("dial ") && published != "dial ok", "{published}");
+    Ok(())
 }
 
 #[test]

@@ -38,7 +38,8 @@ fn info(bounds_storage: bool, log_driver: &'static str) -> EngineInfo {
 fn a_container_is_asked_for_with_nothing_but_what_it_needs() {
     let engine = info(false, "local");
     let volumes = ["/data/".to_owned(), "/tmp".to_owned(), "/cache".to_owned()];
-    let body = container().to_json(Plan { info: &engine, volumes: &volumes, with_gpus: false });
+    let body =
+        container().to_json(Plan { info: &engine, volumes: &volumes, network: None, with_gpus: false });
     let digest = "07".repeat(32);
     assert_eq!(body["Image"], format!("127.0.0.1:5000/a/b@sha256:{digest}"));
     assert_eq!(body["Cmd"], json!(["--x=$(rm -rf /)", ""]), "a list that no shell reads");
@@ -72,13 +73,18 @@ fn a_container_is_asked_for_with_nothing_but_what_it_needs() {
 }
 
 #[test]
-fn gpus_and_the_size_of_storage_are_asked_for_where_they_can_be_had() {
+fn network_gpus_and_the_size_of_storage_are_asked_for_where_they_can_be_had() {
     let engine = info(true, "k8s-file");
     let mut spec = container();
     spec.limits.gpu_policy = GpuPolicy::Required;
     spec.limits.gpu_count = 2;
     spec.limits.memory_bytes = 8 << 20;
-    let config = &spec.to_json(Plan { info: &engine, volumes: &[], with_gpus: true })["HostConfig"];
+    let network = Some(Network { name: "blueprint", gateway: Some([172, 18, 0, 1].into()) });
+    let config = &spec.to_json(Plan { info: &engine, volumes: &[], network, with_gpus: true })["HostConfig"];
+    assert_eq!(
+        (&config["NetworkMode"], &config["ExtraHosts"]),
+        (&json!("blueprint"), &json!(["node:172.18.0.1"]))
+    );
     let request = json!([{ "Driver": "", "Count": 2, "Capabilities": [["gpu"]] }]);
     assert_eq!(config["DeviceRequests"], request);
     assert_eq!(config["StorageOpt"], json!({ "size": (20u64 << 30).to_string() }));

@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::future::Future;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::thread::Builder;
 use std::time::Duration;
@@ -53,7 +53,7 @@ impl Docker {
     }
 
     fn start_on(mib: Option<u32>) -> Result<Option<Self>> {
-        let needs = ["dockerd", "containerd", "runc", "iptables", "unshare", "cc", "tar"];
+        let needs = ["dockerd", "containerd", "runc", "iptables", "setpriv", "unshare", "cc", "tar"];
         let needs: Vec<Need> = [Need::Root].into_iter().chain(needs.map(Need::Program)).collect();
         if !require(&needs) {
             return Ok(None);
@@ -120,6 +120,11 @@ impl Docker {
         let mut text = String::new();
         std::io::Read::read_to_string(&mut stream, &mut text)?;
         Ok(text)
+    }
+
+    /// Listens as a program of the node.
+    pub(crate) fn listen(&self, address: SocketAddr) -> Result<TcpListener> {
+        enter(self.process.pid(), || TcpListener::bind(address))?.context("cannot listen")
     }
 
     /// Pushes the image of the probe under this name, with so many MiB of ballast.
