@@ -121,6 +121,17 @@ pub enum EngineError {
         /// The engine's words.
         said: String,
     },
+    /// The engine lacks the small first process that reaps and forwards signals.
+    #[error(
+        "the container engine has no init program to {action}: {said}; install tini for Docker or catatonit \
+         for Podman"
+    )]
+    NoInit {
+        /// What was asked.
+        action: String,
+        /// The engine's words.
+        said: String,
+    },
     /// GPUs are required and cannot be given.
     #[error(
         "cannot give {wanted} GPUs to a container here: {said}; install the NVIDIA container toolkit for the \
@@ -196,6 +207,10 @@ impl EngineError {
         if is_full(&said) {
             return Self::NoSpace { action, said };
         }
+        // Podman's words, and Docker's.
+        if said.contains("init binary not found") || said.contains("\"docker-init\"") {
+            return Self::NoInit { action, said };
+        }
         Self::Refused { action, status: status.as_u16(), said }
     }
 
@@ -232,6 +247,7 @@ impl EngineError {
             | Self::Broken { .. }
             | Self::Registry { .. }
             | Self::NoSpace { .. }
+            | Self::NoInit { .. }
             | Self::Foreign { .. }
             | Self::Network { .. } => true,
             Self::Refused { status, .. } => *status >= 500 || *status == 409 || *status == 429,
@@ -261,6 +277,7 @@ impl EngineError {
             Self::Registry { .. } => "registry",
             Self::Digest { .. } => "digest",
             Self::NoSpace { .. } => "no_space",
+            Self::NoInit { .. } => "no_init",
             Self::NoGpu { .. } => "no_gpu",
             Self::Unbounded { .. } => "unbounded",
             Self::Foreign { .. } => "foreign",
@@ -278,6 +295,7 @@ impl EngineError {
             | Self::Registry { said, .. }
             | Self::Digest { said, .. }
             | Self::NoSpace { said, .. }
+            | Self::NoInit { said, .. }
             | Self::NoGpu { said, .. }
             | Self::Refused { said, .. } => said,
             Self::NoEngine { .. }
@@ -361,6 +379,19 @@ mod tests {
         );
         assert!(empty.may_pass());
         assert!(!EngineError::refusal("start x", StatusCode::BAD_REQUEST, b"no").may_pass());
+    }
+
+    #[test]
+    fn a_missing_init_says_what_to_install() {
+        for said in [
+            "container create: container-init binary not found on the host: stat /usr/libexec/podman/catatonit",
+            "exec: \\\"docker-init\\\": executable file not found in $PATH",
+        ] {
+            let body = format!("{{\"message\":\"{said}\"}}");
+            let error = EngineError::refusal("start x", StatusCode::INTERNAL_SERVER_ERROR, body.as_bytes());
+            assert_eq!((error.reason(), error.may_pass()), ("no_init", true), "{error}");
+            assert!(error.to_string().ends_with("; install tini for Docker or catatonit for Podman"));
+        }
     }
 
     #[test]

@@ -87,8 +87,9 @@ impl Running {
 
     /// Waits for its end, however long that takes, and says how it ended.
     ///
-    /// Engines tell a code above 128 and a signal apart no more than shells do: it is taken for the signal. A
-    /// container that is gone, or whose engine is away for more than 30 s, has ended in an unknown way.
+    /// Engines tell a code above 128 and a signal apart no more than shells do: it is taken for the signal. Podman 4.3
+    /// on cgroup v1 does not say that it was the memory; then it is signal 9. A container that is gone, or whose engine
+    /// is away for more than 30 s, has ended in an unknown way.
     ///
     /// # Cancel safety
     ///
