@@ -5,6 +5,7 @@
 
 mod bridge;
 mod cgroup;
+pub mod container;
 mod folders;
 mod keystore;
 pub mod launch;

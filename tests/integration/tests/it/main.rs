@@ -4,6 +4,7 @@
 mod acme;
 mod canaries;
 mod comes_back;
+mod containers;
 mod dev;
 mod expose;
 mod first_machine;

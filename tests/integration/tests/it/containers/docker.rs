@@ -1,0 +1,226 @@
+//! A Docker engine of the test's own: data, network, mounts and processes are apart from those of the machine.
+//!
+//! It is process 1 of a process namespace, so its end is the end of all that it started, and what it mounted and
+//! routed goes with its namespaces. Only its cgroups have to be removed.
+
+use std::fs::File;
+use std::future::Future;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::thread::Builder;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use blueprint_agent_workload::container::{ContainerSpec, Engine};
+use blueprint_common_types::workload::{ResourceLimits, Sha256Digest};
+use blueprint_tests_support::http::Request;
+use blueprint_tests_support::{
+    Launch, Need, Process, eventually, eventually_ok, processes_naming, require, scratch,
+};
+use nix::sched::{CloneFlags, setns};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+use super::registry::{Registry, archive};
+use crate::fixture::{CALL, SOON};
+
+/// Longest wait for anything that an engine does.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The value that marks what the tests' agent made.
+pub(crate) const NODE: &str = "node-of-the-test";
+
+/// An engine with a registry beside it, and what asks them.
+pub(crate) struct Docker {
+    process: Process,
+    pub(crate) registry: Registry,
+    pub(crate) engine: Engine,
+    runtime: Runtime,
+    cgroup: String,
+    folder: TempDir,
+}
+
+impl Docker {
+    /// Starts one; `None`, after a loud skip, where this machine cannot.
+    pub(crate) fn start() -> Result<Option<Self>> {
+        Self::start_on(None)
+    }
+
+    /// Starts one whose disk has so many MiB.
+    pub(crate) fn start_small(mib: u32) -> Result<Option<Self>> {
+        Self::start_on(Some(mib))
+    }
+
+    fn start_on(mib: Option<u32>) -> Result<Option<Self>> {
+        let needs = ["dockerd", "containerd", "runc", "iptables", "setpriv", "unshare", "cc", "tar"];
+        let needs: Vec<Need> = [Need::Root].into_iter().chain(needs.map(Need::Program)).collect();
+        if !require(&needs) {
+            return Ok(None);
+        }
+        let folder = scratch("docker")?;
+        let cgroup = folder.path().file_name().context("no name")?.to_string_lossy().into_owned();
+        let path = folder.path().display();
+        let disk = match mib {
+            Some(mib) => format!("mkdir {path}/data && mount -t tmpfs -o size={mib}m none {path}/data &&"),
+            None => String::new(),
+        };
+        // What engines keep below /run by fixed names is theirs alone, too.
+        let script = format!(
+            "ip link set lo up && mount -t tmpfs none /run && {disk} exec dockerd --data-root {path}/data \
+             --exec-root {path}/exec --pidfile {path}/pid --cgroup-parent /{cgroup} -H unix://{path}/docker.sock"
+        );
+        let process = Launch::new("unshare")
+            .args([
+                "--net",
+                "--mount",
+                "--pid",
+                "--fork",
+                "--kill-child",
+                "--mount-proc",
+                "sh",
+                "-c",
+                &script,
+            ])
+            .start()?;
+        let socket = folder.path().join("docker.sock");
+        eventually_ok(SOON, "the engine", || Request::get("/_ping").send_unix(&socket, CALL).map(drop))?;
+        let pid = process.pid();
+        let registry = Registry::start(|bind| enter(pid, bind)?.context("cannot listen"))?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let engine = Engine::new(socket);
+        Ok(Some(Self { process, registry, engine, runtime, cgroup, folder }))
+    }
+
+    /// Runs what asks the engine, for a minute at most.
+    pub(crate) fn ask<T>(&self, work: impl Future<Output = T>) -> Result<T> {
+        let work = async { tokio::time::timeout(PATIENCE, work).await };
+        self.runtime.block_on(work).context("the engine took more than a minute")
+    }
+
+    /// Asks it past the client under test.
+    pub(crate) fn raw(&self, method: &str, path: &str) -> Result<Value> {
+        let response = Request::new(method, path).send_unix(&self.folder.path().join("docker.sock"), CALL)?;
+        ensure!(response.status < 300, "{method} {path}: {} {}", response.status, response.text());
+        if response.body.is_empty() { Ok(Value::Null) } else { response.json() }
+    }
+
+    /// A folder of the node, made for this engine.
+    pub(crate) fn folder(&self, name: &str) -> Result<PathBuf> {
+        let path = self.folder.path().join(name);
+        std::fs::create_dir_all(&path)?;
+        Ok(path)
+    }
+
+    /// Opens a connection as a process of the node does, and reads what comes.
+    pub(crate) fn read_from(&self, address: SocketAddr) -> Result<String> {
+        let stream = enter(self.process.pid(), || TcpStream::connect_timeout(&address, CALL))?;
+        let mut stream = stream.with_context(|| format!("cannot connect to {address}"))?;
+        stream.set_read_timeout(Some(CALL))?;
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut stream, &mut text)?;
+        Ok(text)
+    }
+
+    /// Listens as a program of the node.
+    pub(crate) fn listen(&self, address: SocketAddr) -> Result<TcpListener> {
+        enter(self.process.pid(), || TcpListener::bind(address))?.context("cannot listen")
+    }
+
+    /// Pushes the image of the probe under this name, with so many MiB of ballast.
+    pub(crate) fn push(&self, image: &str, ballast_mib: u64) -> Result<Sha256Digest> {
+        let files = self.folder(&format!("image-{}", image.replace('/', "-")))?;
+        let source = self.folder.path().join("probe.c");
+        std::fs::write(&source, include_str!("probe.c"))?;
+        let compiler = Launch::new("cc").args(["-static", "-O1", "-o"]).arg(files.join("probe")).arg(&source);
+        let compiled = compiler.run(PATIENCE)?;
+        ensure!(compiled.code == Some(0), "cc: {}", compiled.stderr);
+        if ballast_mib > 0 {
+            File::create(files.join("ballast"))?.set_len(ballast_mib << 20)?;
+        }
+        let layer = archive(&files, &self.folder.path().join("layer.tar"))?;
+        let config = json!({
+            "Entrypoint": ["/probe"], "Cmd": ["hold"], "Env": ["FROM_IMAGE=1", "GIVEN=by the image"],
+            "Volumes": { "/cache": {} },
+            "Healthcheck": {
+                "Test": ["CMD", "/probe", "well"], "Interval": 200_000_000, "Timeout": 10_000_000_000u64, "Retries": 1,
+            },
+        });
+        self.registry.push(image, &layer, &config)
+    }
+
+    /// A container of the probe's image, which is pushed and pulled; it is told to do `args`.
+    pub(crate) fn probe(&self, args: &[&str]) -> Result<ContainerSpec> {
+        let (image, digest) = (self.registry.name("test/probe")?, self.push("test/probe", 0)?);
+        self.ask(self.engine.pull(&image, &digest, None, drop))??;
+        Ok(ContainerSpec {
+            name: "svc-7-42".to_owned(),
+            node: NODE.to_owned(),
+            image,
+            digest,
+            args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+            env: [].into(),
+            limits: ResourceLimits {
+                memory_bytes: 64 << 20,
+                cpu_millis: 500,
+                pids: 32,
+                ..ResourceLimits::default()
+            },
+            mounts: Vec::new(),
+            ports: Vec::new(),
+            user: None,
+            extra_hosts: Vec::new(),
+        })
+    }
+}
+
+impl Drop for Docker {
+    #[expect(clippy::print_stderr, reason = "what is left behind is told to the person who runs the tests")]
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let text = self.folder.path().display().to_string();
+        let gone = eventually(SOON, "the end of the engine's processes", || {
+            processes_naming(&text).is_empty().then_some(())
+        });
+        let removed = gone.and_then(|()| {
+            eventually_ok(SOON, "the removal of the engine's cgroups", || remove_cgroups(&self.cgroup))
+        });
+        if let Err(error) = removed {
+            eprintln!("{error:#}");
+        }
+    }
+}
+
+/// Removes a cgroup of this name with all below it, in each hierarchy that this machine has.
+fn remove_cgroups(name: &str) -> Result<()> {
+    fn remove(path: &Path) -> Result<()> {
+        for entry in std::fs::read_dir(path)?.flatten() {
+            if entry.path().is_dir() {
+                remove(&entry.path())?;
+            }
+        }
+        std::fs::remove_dir(path).with_context(|| format!("cannot remove {}", path.display()))
+    }
+    let root = Path::new("/sys/fs/cgroup");
+    let hierarchies = std::fs::read_dir(root)?.flatten().map(|entry| entry.path());
+    for hierarchy in hierarchies.chain([root.to_owned()]) {
+        let path = hierarchy.join(name);
+        if path.is_dir() && !hierarchy.is_symlink() {
+            remove(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Calls `work` on a thread in the network of a process. Sockets made there stay there.
+fn enter<T: Send>(pid: u32, work: impl FnOnce() -> T + Send) -> Result<T> {
+    let path = format!("/proc/{pid}/ns/net");
+    let file = File::open(&path).with_context(|| format!("cannot open {path}"))?;
+    std::thread::scope(|scope| {
+        let thread = Builder::new().name("docker".to_owned()).spawn_scoped(scope, move || {
+            setns(&file, CloneFlags::CLONE_NEWNET).with_context(|| format!("cannot enter {path}"))?;
+            Ok(work())
+        })?;
+        thread.join().map_err(|_| anyhow!("the thread in the engine's network panicked"))?
+    })
+}
