@@ -1,11 +1,14 @@
 //! What an agent decides about its workloads: no I/O, no clock.
 //!
-//! [`Life`] says what to do next with one workload; [`environment`] and [`arguments`] say what an unmodified
-//! blueprint is told, exactly as the Blueprint Manager would tell it.
+//! [`Life`] says what to do next with one workload; [`environment()`] and [`arguments`] say what an unmodified
+//! blueprint is told, exactly as the Blueprint Manager would tell it. [`archive`] says what of an artefact may be
+//! unpacked, [`program`] whether this machine can run it.
 
+pub mod archive;
 mod environment;
 mod exit;
 mod life;
+pub mod program;
 
 pub use environment::{Places, arguments, environment, label};
 pub use exit::Exit;

@@ -3,6 +3,7 @@
 //! `blueprint-agent-workload-core` decides; this crate does it, on this machine. What it needs of the hub and of the
 //! rest of the agent it asks through [`HubPort`].
 
+pub mod artefact;
 mod bridge;
 mod cgroup;
 pub mod container;

@@ -1,3 +1,5 @@
+#![expect(clippy::disallowed_methods, reason = "virtual time needs one first instant")]
+
 use blueprint_common_types::workload::Source;
 use proptest::prelude::*;
 
