@@ -81,6 +81,11 @@ pub static SCHEMA: Schema = Schema {
              /dev/shm.",
         ),
         Key::new(
+            "workload.engine_socket",
+            "/var/run/docker.sock",
+            "Unix socket of the container engine, Docker's or Podman's, for workloads that are containers.",
+        ),
+        Key::new(
             "observe.listen",
             "127.0.0.1:9464",
             "TCP address of /metrics, /healthz and /readyz, which hold no secrets; `off` for none.",
@@ -189,6 +194,7 @@ impl AgentConfig {
         let enabled: Option<bool> = settings.take("workload.enabled", problems);
         let testing: Option<bool> = settings.take("workload.testing", problems);
         let runtime_dir = settings.take_optional("workload.runtime_dir", problems);
+        let engine: Option<PathBuf> = settings.take("workload.engine_socket", problems);
         let data_dir = settings.take_optional("workload.data_dir", problems);
         let observe_listen = match settings.text("observe.listen") {
             Some("off") => Some(None),
@@ -206,7 +212,13 @@ impl AgentConfig {
             carriers: carriers?,
             proxy,
             interface: interface?,
-            workloads: WorkloadSettings { enabled: enabled?, testing: testing?, data_dir, runtime_dir },
+            workloads: WorkloadSettings {
+                enabled: enabled?,
+                testing: testing?,
+                data_dir,
+                runtime_dir,
+                engine: engine?,
+            },
             observe_listen: observe_listen?,
             grace: grace?.0,
             services,

@@ -37,7 +37,7 @@ const FIRST_PORT: u16 = 20_000;
 const SUFFIX: &str = "-workloads";
 
 /// How workloads run on this machine.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct WorkloadSettings {
     /// Whether this machine runs any.
     pub enabled: bool,
@@ -47,6 +47,19 @@ pub struct WorkloadSettings {
     pub data_dir: Option<PathBuf>,
     /// Folder in memory for sockets and keys; one below `/run` or `/dev/shm` where unset.
     pub runtime_dir: Option<PathBuf>,
+    /// Socket of the container engine.
+    pub engine: PathBuf,
+}
+
+/// Where Docker listens.
+pub(crate) const ENGINE: &str = "/var/run/docker.sock";
+
+impl Default for WorkloadSettings {
+    /// Off, as an agent inside another program needs it.
+    fn default() -> Self {
+        let engine = PathBuf::from(ENGINE);
+        Self { enabled: false, testing: false, data_dir: None, runtime_dir: None, engine }
+    }
 }
 
 /// Makes the task that runs workloads, where this machine does.
@@ -66,6 +79,9 @@ pub(crate) fn node(shared: &Arc<Shared>, spawner: Spawner) -> Result<Option<Node
         agent: PathBuf::from("/proc/self/exe"),
         cgroups: is_root.then(|| PathBuf::from("/sys/fs/cgroup")),
         testing: settings.testing,
+        engine: settings.engine.clone(),
+        node: id.to_string(),
+        proxy: shared.config.proxy.clone(),
     };
     let port: Arc<dyn HubPort> = Arc::new(Port(Arc::clone(shared)));
     let (node, handle) = Node::new(config, port, spawner).map_err(AgentError::Workloads)?;
@@ -82,15 +98,19 @@ fn beside(state: &Path) -> PathBuf {
 /// Sockets' names are at most 107 bytes, so the folder's is short.
 fn runtime_dir(agent: &str) -> PathBuf {
     let short: String = agent.chars().take(8).collect();
-    let base = if nix::unistd::geteuid().is_root() {
-        PathBuf::from("/run/blueprint-agent")
-    } else {
-        match std::env::var_os("XDG_RUNTIME_DIR") {
-            Some(folder) => PathBuf::from(folder).join("blueprint-agent"),
-            None => PathBuf::from(format!("/dev/shm/blueprint-agent-{}", nix::unistd::geteuid())),
-        }
-    };
-    base.join(short)
+    let user = nix::unistd::geteuid();
+    let name = if user.is_root() { "blueprint-agent".to_owned() } else { format!("blueprint-agent-{user}") };
+    let own = std::env::var_os("XDG_RUNTIME_DIR").filter(|_| !user.is_root()).map(PathBuf::from);
+    let first = own.unwrap_or_else(|| PathBuf::from("/run"));
+    // Not everywhere is `/run` in memory.
+    let shared = PathBuf::from("/dev/shm");
+    let base = if is_in_memory(&first) || !is_in_memory(&shared) { first } else { shared };
+    base.join(name).join(short)
+}
+
+fn is_in_memory(folder: &Path) -> bool {
+    let kind = nix::sys::statfs::statfs(folder).map(|stat| stat.filesystem_type());
+    kind.is_ok_and(|kind| kind == nix::sys::statfs::TMPFS_MAGIC)
 }
 
 /// Runs workloads until the agent ends.

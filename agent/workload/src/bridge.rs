@@ -7,6 +7,7 @@ mod ports;
 mod upstream;
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,12 +23,13 @@ use blueprint_proto::v1::bridge_request::Call;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 use tracing::{debug, warn};
 
 use self::ports::Ports;
+use crate::instance::Reach;
 use crate::{HubPort, Offer};
 
 /// Connections of one workload at once; more wait.
@@ -35,6 +37,9 @@ const MAX_CONNECTIONS: usize = 32;
 
 /// Largest message: a TLS profile with six envelopes of 64 KiB.
 const MAX_MESSAGE_BYTES: usize = 512 * 1024;
+
+/// How long a registration waits for the start that it is a part of.
+const STARTING: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// Streams of one connection at once.
 const MAX_STREAMS: u32 = 32;
@@ -56,6 +61,8 @@ pub(crate) struct Bridge {
     ports: Ports,
     is_registered: AtomicBool,
     greeted: Arc<Notify>,
+    /// Where the workload is reached; `None` until it was started.
+    reach: watch::Sender<Option<Reach>>,
 }
 
 /// A bridge that is served; closes with its end, and withdraws what was registered over it.
@@ -70,6 +77,13 @@ impl Serving {
     pub(crate) fn greeted(&self) -> impl Future<Output = ()> + use<> {
         let greeted = Arc::clone(&self.bridge.greeted);
         async move { greeted.notified().await }
+    }
+}
+
+impl Serving {
+    /// Says where the workload is reached, once it was started.
+    pub(crate) fn reached_at(&self, reach: Reach) {
+        self.bridge.reach.send_replace(Some(reach));
     }
 }
 
@@ -100,6 +114,7 @@ pub(crate) fn serve(
         ports: Ports::default(),
         is_registered: AtomicBool::new(false),
         greeted: Arc::new(Notify::new()),
+        reach: watch::Sender::new(None),
     });
     let stop = CancellationToken::new();
     let accept = accept(listener, Arc::clone(&bridge), config.user, stop.clone(), spawner.clone());
@@ -169,6 +184,17 @@ impl Bridge {
     }
 }
 
+impl Bridge {
+    /// Where the node reaches a place of the workload; waits for who registers before its start is over.
+    async fn place(&self, local: SocketAddr) -> Result<SocketAddr, Status> {
+        let mut reach = self.reach.subscribe();
+        let known = tokio::time::timeout(STARTING, reach.wait_for(Option::is_some)).await;
+        let reach = known.ok().and_then(Result::ok).and_then(|reach| reach.clone());
+        let reach = reach.ok_or_else(|| Status::unavailable("the workload is still being started"))?;
+        reach.place(local).map_err(Status::invalid_argument)
+    }
+}
+
 #[tonic::async_trait]
 impl BlueprintManagerBridge for Bridge {
     async fn ping(&self, _: Request<()>) -> Result<Response<()>, Status> {
@@ -199,7 +225,8 @@ impl BlueprintManagerBridge for Bridge {
             return Err(status.clone());
         }
         self.hub.bridge(self.service, Call::Register(call)).await?;
-        let offer = Offer { service: self.service, local: local? };
+        let local = self.place(local?).await?;
+        let offer = Offer { service: self.service, local };
         self.hub.offer(offer).map_err(Status::resource_exhausted)?;
         self.is_registered.store(true, Ordering::Release);
         Ok(Response::new(()))

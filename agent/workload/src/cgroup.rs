@@ -7,9 +7,6 @@ use std::time::Duration;
 
 use blueprint_common_types::workload::ResourceLimits;
 
-/// Folder of all workloads in a hierarchy.
-const FOLDER: &str = "blueprint";
-
 /// Length of a period of processor time, in microseconds; the kernel's default.
 const PERIOD_MICROS: u64 = 100_000;
 
@@ -39,14 +36,15 @@ pub(crate) enum CgroupError {
 }
 
 impl Cgroups {
-    /// Finds them below `root`, which is `/sys/fs/cgroup`, and makes the folder of all workloads.
-    pub(crate) fn find(root: &Path) -> Result<Self, CgroupError> {
+    /// Finds them below `root`, which is `/sys/fs/cgroup`, and makes the folder of all workloads, of this name: agents
+    /// of one machine must not end each other's.
+    pub(crate) fn find(root: &Path, name: &str) -> Result<Self, CgroupError> {
         if root.join("cgroup.controllers").exists() {
-            return Self::unified(root);
+            return Self::unified(root, name);
         }
         let mut folders = Vec::new();
         for controller in CONTROLLERS {
-            let folder = root.join(controller).join(FOLDER);
+            let folder = root.join(controller).join(name);
             if !root.join(controller).join("cgroup.procs").exists() {
                 return Err(CgroupError::Missing(controller));
             }
@@ -56,14 +54,14 @@ impl Cgroups {
         Ok(Self(Layout::PerController(folders)))
     }
 
-    fn unified(root: &Path) -> Result<Self, CgroupError> {
+    fn unified(root: &Path, name: &str) -> Result<Self, CgroupError> {
         let has = fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
         for controller in CONTROLLERS {
             if !has.split_whitespace().any(|name| name == controller) {
                 return Err(CgroupError::Missing(controller));
             }
         }
-        let folder = root.join(FOLDER);
+        let folder = root.join(name);
         let enable = format!("+{}", CONTROLLERS.join(" +"));
         put(&root.join("cgroup.subtree_control"), &enable)?;
         make(&folder)?;
@@ -215,10 +213,10 @@ mod tests {
     #[test]
     fn version_2_gets_every_limit_under_its_own_name() {
         let root = tempfile::tempdir().unwrap();
-        let group = root.path().join(FOLDER).join("svc-7-42");
+        let group = root.path().join("ours").join("svc-7-42");
         fs::create_dir_all(&group).unwrap();
         fs::write(root.path().join("cgroup.controllers"), "cpuset cpu io memory pids").unwrap();
-        let cgroups = Cgroups::find(root.path()).unwrap();
+        let cgroups = Cgroups::find(root.path(), "ours").unwrap();
         cgroups
             .create("svc-7-42", &ResourceLimits { cpu_millis: 1500, ..ResourceLimits::default() })
             .unwrap();
@@ -238,8 +236,8 @@ mod tests {
     #[test]
     fn a_machine_without_control_groups_says_which_is_missing() {
         let root = tempfile::tempdir().unwrap();
-        assert!(Cgroups::find(root.path()).unwrap_err().to_string().contains("cpu"));
+        assert!(Cgroups::find(root.path(), "ours").unwrap_err().to_string().contains("cpu"));
         fs::write(root.path().join("cgroup.controllers"), "cpu memory").unwrap();
-        assert!(Cgroups::find(root.path()).unwrap_err().to_string().contains("pids"));
+        assert!(Cgroups::find(root.path(), "ours").unwrap_err().to_string().contains("pids"));
     }
 }

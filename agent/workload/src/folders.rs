@@ -11,6 +11,9 @@ use blueprint_common_types::ServiceKey;
 /// Users that services of a machine get, as systemd gives them to services without a user of their own.
 const USERS: std::ops::RangeInclusive<u32> = 61_184..=65_519;
 
+/// Name of the socket in its folder.
+pub(crate) const SOCKET: &str = "bridge.sock";
+
 /// What `statfs` says of a file system in memory.
 const IN_MEMORY: [nix::sys::statfs::FsType; 1] = [nix::sys::statfs::TMPFS_MAGIC];
 
@@ -21,6 +24,8 @@ pub(crate) struct Folders {
     pub(crate) data: PathBuf,
     /// In memory, gone with the workload.
     pub(crate) runtime: PathBuf,
+    /// Folder of the socket alone, so that a container sees nothing else of what is in memory.
+    pub(crate) bridge: PathBuf,
     pub(crate) socket: PathBuf,
     pub(crate) keystore: PathBuf,
 }
@@ -33,7 +38,8 @@ impl Folders {
         Self {
             // The Manager's name, in a folder of the service's own: two services of a blueprint share no data.
             data: state.join("data").join(&label).join(format!("blueprint-{}-{name}", service.blueprint)),
-            socket: runtime.join(format!("{label}.sock")),
+            bridge: runtime.join("bridge"),
+            socket: runtime.join("bridge").join(SOCKET),
             keystore: runtime.join("keystore"),
             runtime,
         }
@@ -41,7 +47,7 @@ impl Folders {
 
     /// Makes them, and gives them to the workload; says whose they are.
     pub(crate) fn create(&self, own_user: bool) -> io::Result<Option<(u32, u32)>> {
-        for folder in [&self.data, &self.runtime] {
+        for folder in [&self.data, &self.runtime, &self.bridge] {
             let parents = folder.parent().map(fs::create_dir_all).transpose();
             parents?;
             make(folder)?;

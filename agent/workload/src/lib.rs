@@ -8,6 +8,7 @@ mod bridge;
 mod cgroup;
 pub mod container;
 mod folders;
+mod instance;
 mod keystore;
 pub mod launch;
 mod native;
@@ -20,6 +21,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use blueprint_common_tunnel::carrier::ProxyUrl;
 use blueprint_common_types::ServiceKey;
 use blueprint_common_types::workload::{Bundle, WorkloadSpec};
 use blueprint_proto::v1::bridge_request::Call;
@@ -99,4 +101,10 @@ pub struct WorkloadConfig {
     pub cgroups: Option<PathBuf>,
     /// Whether sources of the kind `testing` may be run.
     pub testing: bool,
+    /// Socket of the container engine; asked only for workloads that are containers.
+    pub engine: PathBuf,
+    /// Marks containers of this node on an engine that others use, too.
+    pub node: String,
+    /// HTTP proxy on the way to artefacts.
+    pub proxy: Option<ProxyUrl>,
 }

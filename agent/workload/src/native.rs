@@ -5,11 +5,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use blueprint_agent_workload_core::{Places, PrepareFailed, arguments, environment, label};
-use blueprint_common_types::ServiceKey;
 use blueprint_common_types::workload::{GpuPolicy, WorkloadSpec};
 
 use crate::cgroup::Cgroup;
-use crate::folders::Folders;
+use crate::instance::Start;
 use crate::launch::Launch;
 
 /// Bytes of a `/tmp` of its own.
@@ -88,15 +87,8 @@ fn gpu_count(dev: &Path) -> usize {
 }
 
 /// What a native workload becomes.
-pub(crate) fn launch(
-    service: ServiceKey,
-    spec: &WorkloadSpec,
-    program: PathBuf,
-    folders: &Folders,
-    secret_env: Option<(String, String)>,
-    user: Option<(u32, u32)>,
-    group: Option<&Cgroup>,
-) -> Launch {
+pub(crate) fn launch(start: Start<'_>, program: PathBuf, group: Option<&Cgroup>) -> Launch {
+    let Start { service, spec, folders, secret_env, user } = start;
     let text = |path: &Path| path.to_string_lossy().into_owned();
     let places = Places {
         data_dir: text(&folders.data),

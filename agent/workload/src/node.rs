@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 use blueprint_common_runtime::tasks::Spawner;
@@ -12,7 +13,9 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::artefact::{ArtefactConfig, Artefacts};
 use crate::cgroup::Cgroups;
+use crate::container::Engine;
 use crate::run::{Common, Workload};
 use crate::{Assigned, HubPort, WorkloadConfig};
 
@@ -56,6 +59,12 @@ impl std::fmt::Debug for Node {
     }
 }
 
+/// Name of the folder of control groups.
+fn cgroup_name(node: &str) -> String {
+    let short: String = node.chars().take(8).collect();
+    format!("blueprint-{short}")
+}
+
 /// A workload that runs in a task of its own.
 struct Live {
     generation: u64,
@@ -77,17 +86,30 @@ impl Node {
     ) -> io::Result<(Self, NodeHandle)> {
         std::fs::create_dir_all(&config.state)?;
         std::fs::create_dir_all(&config.runtime)?;
+        for folder in config.runtime.ancestors().take(2) {
+            // Others can make folders in a place that all share, and would have the keys in theirs.
+            let owner = std::fs::metadata(folder)?.uid();
+            if owner != 0 && owner != nix::unistd::geteuid().as_raw() {
+                let text = format!(
+                    "{} belongs to user {owner}; name another with workload.runtime_dir",
+                    folder.display()
+                );
+                return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
+            }
+        }
         // Workloads are told where their folders are, and start elsewhere.
         let config = WorkloadConfig {
             state: std::path::absolute(&config.state)?,
             runtime: std::path::absolute(&config.runtime)?,
             ..config
         };
-        let cgroups = config.cgroups.as_deref().and_then(|root| match Cgroups::find(root) {
-            Ok(cgroups) => Some(cgroups),
-            Err(error) => {
-                warn!(%error, "workloads run without limits on this node");
-                None
+        let cgroups = config.cgroups.as_deref().and_then(|root| {
+            match Cgroups::find(root, &cgroup_name(&config.node)) {
+                Ok(cgroups) => Some(cgroups),
+                Err(error) => {
+                    warn!(%error, "workloads run without limits on this node");
+                    None
+                }
             }
         });
         for label in cgroups.iter().flat_map(Cgroups::labels) {
@@ -96,13 +118,18 @@ impl Node {
         }
         let (assign, assigned) = watch::channel(None);
         let (sender, statuses) = watch::channel(Arc::default());
-        let common = Arc::new(Common { config, hub, cgroups, spawner });
+        let mut cache = ArtefactConfig::new(config.state.join("artefacts"));
+        cache.proxy.clone_from(&config.proxy);
+        let artefacts = Artefacts::new(cache).map_err(io::Error::other)?;
+        let engine = Engine::new(config.engine.clone());
+        let common = Arc::new(Common { config, hub, cgroups, artefacts, engine, spawner });
         let node = Self { common, assigned, statuses: Arc::new(Mutex::new(sender)) };
         Ok((node, NodeHandle { assigned: assign, statuses }))
     }
 
     /// Runs what is assigned until `stop`; then ends everything, and comes back once it is gone.
     pub async fn run(mut self, stop: CancellationToken) {
+        self.remove_containers().await;
         let mut live: BTreeMap<ServiceKey, Live> = BTreeMap::new();
         let (ended, mut ends) = mpsc::channel(64);
         let mut is_over = false;
@@ -123,6 +150,26 @@ impl Node {
                     self.forget(service, generation);
                 }
                 changed = self.assigned.changed(), if !is_over => is_over |= changed.is_err(),
+            }
+        }
+    }
+
+    /// Removes the containers that an earlier agent left, where there is an engine.
+    async fn remove_containers(&self) {
+        let Common { engine, config, .. } = self.common.as_ref();
+        if !config.engine.exists() {
+            return;
+        }
+        let left = match engine.leftovers(&config.node).await {
+            Ok(left) => left,
+            Err(error) => {
+                return warn!(%error, "what an earlier agent left at the container engine is not known");
+            }
+        };
+        for container in left {
+            info!(container = container.name, "what an earlier agent left is removed");
+            if let Err(error) = engine.remove(&container.id).await {
+                warn!(container = container.name, %error, "container not removed");
             }
         }
     }

@@ -68,7 +68,7 @@ impl Output {
         let _ = timeout(LINGER, self.0.ended.acquire_many(2)).await;
     }
 
-    fn push(&self, line: &[u8]) {
+    pub(crate) fn push(&self, line: &[u8]) {
         let mut lines = self.0.lines.lock();
         if lines.len() >= LINES {
             lines.pop_front();

@@ -1,21 +1,25 @@
 //! One workload, from its assignment to its end.
 
 use std::future::pending;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use blueprint_agent_workload_core::{Life, PrepareFailed, Step, label};
 use blueprint_common_runtime::tasks::Spawner;
-use blueprint_common_types::workload::{Bundle, Source, WorkloadSpec, WorkloadState, WorkloadStatus};
+use blueprint_common_types::workload::{
+    Bundle, Source, SourceError, WorkloadSpec, WorkloadState, WorkloadStatus,
+};
 use blueprint_common_types::{ServiceKey, Timestamp};
 use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::artefact::{Artefacts, NativeArtefact};
 use crate::bridge::{BridgeConfig, Serving, serve};
 use crate::cgroup::{Cgroup, Cgroups};
+use crate::container::Engine;
 use crate::folders::Folders;
+use crate::instance::{Instance, Program, Start, contain, failed};
 use crate::process::Process;
 use crate::{DescribeError, Described, HubPort, WorkloadConfig, keystore, native};
 
@@ -27,6 +31,8 @@ pub(crate) struct Common {
     pub(crate) config: WorkloadConfig,
     pub(crate) hub: Arc<dyn HubPort>,
     pub(crate) cgroups: Option<Cgroups>,
+    pub(crate) artefacts: Artefacts,
+    pub(crate) engine: Engine,
     pub(crate) spawner: Spawner,
 }
 
@@ -45,7 +51,7 @@ pub(crate) struct Workload {
 
 /// What was started, and goes with it.
 struct Running {
-    process: Process,
+    instance: Instance,
     bridge: Option<Serving>,
 }
 
@@ -101,7 +107,7 @@ struct Run<'a> {
     bundle: Bundle,
     folders: Folders,
     life: Life,
-    program: Option<PathBuf>,
+    program: Option<Program>,
     running: Option<Running>,
     told: Option<(WorkloadState, String, u32, Option<u32>)>,
 }
@@ -144,8 +150,16 @@ impl<'a> Run<'a> {
                         self.life.handle_not_started(failed, Instant::now());
                     }
                 },
-                Step::Terminate => self.running.iter().for_each(|running| running.process.terminate()),
-                Step::Kill => self.running.iter().for_each(|running| running.process.kill()),
+                Step::Terminate => {
+                    if let Some(running) = &self.running {
+                        running.instance.terminate().await;
+                    }
+                }
+                Step::Kill => {
+                    if let Some(running) = &self.running {
+                        running.instance.kill().await;
+                    }
+                }
                 Step::Wait(until) => self.wait(until).await,
                 Step::Done if self.workload.stop.is_cancelled() => return,
                 // It ended by itself: it is told until it is taken back.
@@ -161,49 +175,64 @@ impl<'a> Run<'a> {
         }
     }
 
-    async fn prepare(&self) -> Result<PathBuf, PrepareFailed> {
+    async fn prepare(&self) -> Result<Program, PrepareFailed> {
         native::check_machine(&self.spec)?;
+        let common = &self.workload.common;
         match &self.spec.source {
-            Source::Testing { path } => native::testing(path, self.workload.common.config.testing),
-            source @ (Source::Native { .. } | Source::Container { .. } | Source::Wasm {}) => {
-                Err(PrepareFailed {
-                    reason: format!("sources of the kind {} cannot be run by this agent", source.kind()),
-                    may_pass: false,
-                })
+            Source::Testing { path } => native::testing(path, common.config.testing).map(Program::Testing),
+            source @ Source::Native { url, .. } => {
+                let Some(artefact) = NativeArtefact::of(source) else {
+                    return Err(PrepareFailed { reason: format!("{url} is no artefact"), may_pass: false });
+                };
+                let got = common.artefacts.get(&artefact, |_| {}).await;
+                got.map(Program::Native).map_err(|error| PrepareFailed::from(&error))
             }
+            Source::Container { image, digest, .. } => {
+                let pulled = common.engine.pull(image, digest, None, |_| {}).await;
+                pulled.map(|()| Program::Image).map_err(|error| failed(&error))
+            }
+            Source::Wasm {} => Err(PrepareFailed { reason: SourceError::Wasm.to_string(), may_pass: false }),
         }
     }
 
     async fn start(&self) -> Result<Running, PrepareFailed> {
-        let Some(program) = self.program.clone() else {
-            return Err(PrepareFailed { reason: "it was not prepared".to_owned(), may_pass: true });
-        };
         let common = &self.workload.common;
         let service = self.workload.service;
-        let failed = |what: &str, error: &dyn std::fmt::Display| PrepareFailed {
+        let broken = |what: &str, error: &dyn std::fmt::Display| PrepareFailed {
             reason: format!("{what}: {error}"),
             may_pass: true,
         };
         let user = self.folders.create(self.spec.sandbox.own_user);
-        let user = user.map_err(|error| failed("its folders cannot be made", &error))?;
+        let user = user.map_err(|error| broken("its folders cannot be made", &error))?;
         keystore::write(&self.folders, &self.bundle, user)?;
-        let group = self.group(&label(service))?;
         let secret = self.bundle.envelope_key.as_ref().map(|key| {
             let digits: String = key.expose().iter().map(|byte| format!("{byte:02x}")).collect();
             ("TLS_ENVELOPE_KEY".to_owned(), digits)
         });
-        let launch =
-            native::launch(service, &self.spec, program, &self.folders, secret, user, group.as_ref());
         let bridge = if self.spec.test_mode {
             None
         } else {
             let config = BridgeConfig { service, socket: self.folders.socket.clone(), user };
             let served = serve(config, Arc::clone(&common.hub), &common.spawner);
-            Some(served.map_err(|error| failed("its bridge cannot listen", &error))?)
+            Some(served.map_err(|error| broken("its bridge cannot listen", &error))?)
         };
-        let process = Process::start(&common.config.agent, &launch, group, &common.spawner).await?;
-        info!(%service, pid = process.pid(), "workload started");
-        Ok(Running { process, bridge })
+        let (spec, folders) = (&self.spec, &self.folders);
+        let start = Start { service, spec, folders, secret_env: secret, user };
+        let instance = match self.program.as_ref().map(Program::path) {
+            None => return Err(PrepareFailed { reason: "it was not prepared".to_owned(), may_pass: true }),
+            Some(None) => contain(&common.engine, &common.config.node, start, &common.spawner).await?,
+            Some(Some(program)) => {
+                let group = self.group(&label(service))?;
+                let launch = native::launch(start, program, group.as_ref());
+                let process = Process::start(&common.config.agent, &launch, group, &common.spawner).await?;
+                Instance::Process(Box::new(process))
+            }
+        };
+        if let Some(bridge) = &bridge {
+            bridge.reached_at(instance.reach());
+        }
+        info!(%service, pid = instance.pid(), "workload started");
+        Ok(Running { instance, bridge })
     }
 
     fn group(&self, label: &str) -> Result<Option<Cgroup>, PrepareFailed> {
@@ -230,7 +259,7 @@ impl<'a> Run<'a> {
         let is_stopped = self.workload.stop.is_cancelled();
         let exit = async {
             match &mut self.running {
-                Some(running) => running.process.wait().await,
+                Some(running) => running.instance.wait().await,
                 None => pending().await,
             }
         };
@@ -244,7 +273,11 @@ impl<'a> Run<'a> {
         let now = Instant::now();
         match event {
             Event::Exit(exit) => {
-                let last = self.running.take().and_then(|running| running.process.last_line());
+                let ended = self.running.take();
+                let last = ended.as_ref().and_then(|running| running.instance.last_line());
+                if let Some(running) = ended {
+                    running.instance.remove().await;
+                }
                 info!(service = %self.workload.service, %exit, last, "workload ended");
                 self.life.handle_exit(exit, last.as_deref(), now);
             }
@@ -256,7 +289,7 @@ impl<'a> Run<'a> {
 
     /// Tells where it stands, where that is news.
     fn tell(&mut self) {
-        let pid = self.running.as_ref().and_then(|running| running.process.pid());
+        let pid = self.running.as_ref().and_then(|running| running.instance.pid());
         let now = (self.life.state(), self.life.reason().to_owned(), self.life.restarts(), pid);
         if self.told.as_ref() != Some(&now) {
             let (state, reason, restarts, pid) = now.clone();

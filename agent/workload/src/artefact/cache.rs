@@ -131,7 +131,8 @@ impl Cache {
             |what| move |source: io::Error| OpenError::Folder { path: folder.to_owned(), what, source };
         DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed("cannot be made"))?;
         let folder = fs::canonicalize(folder).map_err(failed("cannot be found"))?;
-        fs::set_permissions(&folder, Permissions::from_mode(0o700)).map_err(failed("is not ours"))?;
+        // Users of workloads pass it and do not list it: who knows a digest may read what has it.
+        fs::set_permissions(&folder, Permissions::from_mode(0o711)).map_err(failed("is not ours"))?;
         let mut options = OpenOptions::new();
         let lock = options.write(true).create(true).truncate(false).mode(0o600).open(folder.join("lock"));
         let lock = lock.map_err(failed("cannot be written to"))?;

@@ -27,3 +27,4 @@ mod seen;
 mod tls;
 mod tun;
 mod under_attack;
+mod workloads;

@@ -17,14 +17,14 @@ fn bytes(digits: &str) -> Result<Vec<u8>> {
     Ok((0..digits.len()).step_by(2).map(at).collect::<Result<_, _>>()?)
 }
 
-struct Owner(SigningKey);
+pub(crate) struct Owner(SigningKey);
 
 impl Owner {
-    fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         Ok(Self(SigningKey::from_slice(&[3; 32])?))
     }
 
-    fn public(&self) -> String {
+    pub(crate) fn public(&self) -> String {
         hex(&self.0.verifying_key().to_sec1_bytes())
     }
 
@@ -42,7 +42,7 @@ impl Owner {
         }))
     }
 
-    fn api_key(&self, hub: &Hub<'_>) -> Result<String> {
+    pub(crate) fn api_key(&self, hub: &Hub<'_>) -> Result<String> {
         let verified = post(hub, "/v1/auth/verify", &self.solve(hub)?)?;
         ensure!(verified.status == 201, "{}", verified.text());
         Ok(text(&verified.json()?, "/data/api_key")?.to_owned())
@@ -59,7 +59,7 @@ fn status(hub: &Hub<'_>, credential: &str) -> Result<u16> {
     Ok(hub.request(&Request::get("/").bearer(credential))?.status)
 }
 
-fn token(hub: &Hub<'_>, key: &str) -> Result<String> {
+pub(crate) fn token(hub: &Hub<'_>, key: &str) -> Result<String> {
     let request = Request::new("POST", "/v1/auth/exchange").bearer(key).body("{}");
     let answer = hub.request(&request)?;
     ensure!(answer.status == 200, "{}", answer.text());

@@ -1,0 +1,257 @@
+//! One start of a workload: a process of this machine or a container, told apart here alone.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use blueprint_agent_workload_core::{Exit, Places, PrepareFailed, arguments, environment, label};
+use blueprint_common_runtime::tasks::Spawner;
+use blueprint_common_types::ServiceKey;
+use blueprint_common_types::workload::{Source, WorkloadSpec};
+use futures_util::StreamExt;
+use tracing::warn;
+
+use crate::artefact::Artefact;
+use crate::container::{ContainerSpec, Engine, EngineError, Mount, Running};
+use crate::folders::Folders;
+use crate::output::Output;
+use crate::process::Process;
+
+/// Where a container finds its folders.
+const DATA: &str = "/mnt/data";
+const KEYSTORE: &str = "/mnt/keystore";
+const BRIDGE: &str = "/mnt/bridge";
+
+/// What was prepared, and stays as long as it may be started again.
+#[derive(Debug)]
+pub(crate) enum Program {
+    /// On this machine already.
+    Testing(PathBuf),
+    /// Fetched; it stays in the cache as long as this lives.
+    Native(Artefact),
+    /// An image that the engine has.
+    Image,
+}
+
+impl Program {
+    /// Its path, where it is a file.
+    pub(crate) fn path(&self) -> Option<PathBuf> {
+        match self {
+            Self::Testing(path) => Some(path.clone()),
+            Self::Native(artefact) => Some(artefact.program.clone()),
+            Self::Image => None,
+        }
+    }
+}
+
+/// Where the node finds what a workload listens on.
+#[derive(Debug, Clone)]
+pub(crate) enum Reach {
+    /// On the node's own loopback.
+    Node,
+    /// In a network of its own.
+    Container {
+        /// Its address there, where the node reaches it.
+        address: Option<IpAddr>,
+        /// Where the engine publishes its ports on the node.
+        ports: BTreeMap<u16, SocketAddr>,
+    },
+}
+
+impl Reach {
+    /// Where the node reaches what a workload calls a place on its own loopback.
+    pub(crate) fn place(&self, local: SocketAddr) -> Result<SocketAddr, String> {
+        match self {
+            Self::Node => Ok(local),
+            Self::Container { address, ports } => {
+                let published = ports.get(&local.port()).copied();
+                let inside = address.map(|address| SocketAddr::new(address, local.port()));
+                published.or(inside).ok_or_else(|| {
+                    format!(
+                        "port {} of the container is not published: name it in source.ports",
+                        local.port()
+                    )
+                })
+            }
+        }
+    }
+}
+
+/// A container with what it writes.
+#[derive(Debug)]
+pub(crate) struct Contained {
+    running: Running,
+    output: Output,
+}
+
+/// A workload that was started.
+#[derive(Debug)]
+pub(crate) enum Instance {
+    Process(Box<Process>),
+    Container(Box<Contained>),
+}
+
+impl Instance {
+    pub(crate) fn pid(&self) -> Option<u32> {
+        match self {
+            Self::Process(process) => process.pid(),
+            Self::Container(container) => container.running.pid,
+        }
+    }
+
+    /// Where it can be reached.
+    pub(crate) fn reach(&self) -> Reach {
+        match self {
+            Self::Process(_) => Reach::Node,
+            Self::Container(container) => Reach::Container {
+                address: container.running.address,
+                ports: container.running.ports.clone(),
+            },
+        }
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Cancel safety
+    ///
+    /// May be dropped and called again.
+    pub(crate) async fn wait(&mut self) -> Exit {
+        match self {
+            Self::Process(process) => process.wait().await,
+            Self::Container(container) => container.running.wait().await,
+        }
+    }
+
+    /// The last line that it wrote.
+    pub(crate) fn last_line(&self) -> Option<String> {
+        match self {
+            Self::Process(process) => process.last_line(),
+            Self::Container(container) => container.output.last(),
+        }
+    }
+
+    /// Asks it to end.
+    pub(crate) async fn terminate(&self) {
+        match self {
+            Self::Process(process) => process.terminate(),
+            Self::Container(container) => note(&container.running, container.running.terminate().await),
+        }
+    }
+
+    /// Kills it and everything that it started.
+    pub(crate) async fn kill(&self) {
+        match self {
+            Self::Process(process) => process.kill(),
+            Self::Container(container) => note(&container.running, container.running.kill().await),
+        }
+    }
+
+    /// Removes what is left of it once it has ended.
+    pub(crate) async fn remove(self) {
+        match self {
+            Self::Process(_) => {}
+            Self::Container(container) => note(&container.running, container.running.remove().await),
+        }
+    }
+}
+
+/// What an engine does not do now is tried again at the next step, or by the next agent.
+fn note(container: &Running, done: Result<(), EngineError>) {
+    if let Err(error) = done {
+        warn!(container = container.name, %error, "the container engine did not do it");
+    }
+}
+
+/// What a workload is started with.
+pub(crate) struct Start<'a> {
+    pub(crate) service: ServiceKey,
+    pub(crate) spec: &'a WorkloadSpec,
+    pub(crate) folders: &'a Folders,
+    /// A variable that must be in no document.
+    pub(crate) secret_env: Option<(String, String)>,
+    /// User and group of its own; `None` for the agent's.
+    pub(crate) user: Option<(u32, u32)>,
+}
+
+/// Starts a container; `node` marks what is ours.
+pub(crate) async fn contain(
+    engine: &Engine,
+    node: &str,
+    start: Start<'_>,
+    spawner: &Spawner,
+) -> Result<Instance, PrepareFailed> {
+    let Start { service, spec, folders, secret_env, user } = start;
+    let Source::Container { image, digest, ports } = &spec.source else {
+        return Err(PrepareFailed { reason: "its source is no image".to_owned(), may_pass: false });
+    };
+    let places = Places {
+        data_dir: DATA.to_owned(),
+        keystore: KEYSTORE.to_owned(),
+        bridge_socket: (!spec.test_mode).then(|| format!("{BRIDGE}/{}", crate::folders::SOCKET)),
+        http_rpc_url: None,
+        ws_rpc_url: None,
+    };
+    let mut env = environment(service, spec, &places);
+    env.extend(secret_env);
+    let mount = |host: &PathBuf, inside: &str, read_only| Mount {
+        host: host.clone(),
+        inside: inside.to_owned(),
+        read_only,
+    };
+    let container = ContainerSpec {
+        name: label(service),
+        node: node.to_owned(),
+        image: image.clone(),
+        digest: *digest,
+        args: arguments(spec),
+        env,
+        limits: spec.limits,
+        mounts: vec![
+            mount(&folders.data, DATA, false),
+            mount(&folders.keystore, KEYSTORE, true),
+            mount(&folders.bridge, BRIDGE, false),
+        ],
+        ports: ports.clone(),
+        user,
+        extra_hosts: Vec::new(),
+    };
+    let running = engine.run(&container).await.map_err(|error| failed(&error))?;
+    let output = Output::default();
+    match running.logs(None).await {
+        Ok(mut logs) => {
+            let output = output.clone();
+            spawner.spawn_base("workload output", async move {
+                while let Some(Ok(line)) = logs.next().await {
+                    output.push(line.text.as_bytes());
+                }
+            });
+        }
+        Err(error) => warn!(container = running.name, %error, "its output is not followed"),
+    }
+    Ok(Instance::Container(Box::new(Contained { running, output })))
+}
+
+/// An engine's words, as the state of a workload.
+pub(crate) fn failed(error: &EngineError) -> PrepareFailed {
+    PrepareFailed { reason: error.to_string(), may_pass: error.may_pass() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_of_a_container_is_found_where_the_engine_says_or_not_at_all() {
+        let local: SocketAddr = "127.0.0.1:80".parse().unwrap();
+        assert_eq!(Reach::Node.place(local), Ok(local));
+        let published = BTreeMap::from([(80, "127.0.0.1:4000".parse().unwrap())]);
+        let reach = |address: Option<&str>, ports: &BTreeMap<_, _>| Reach::Container {
+            address: address.map(|text| text.parse().unwrap()),
+            ports: ports.clone(),
+        };
+        let at = |text: &str| Ok(text.parse::<SocketAddr>().unwrap());
+        assert_eq!(reach(Some("172.18.0.2"), &published).place(local), at("127.0.0.1:4000"));
+        assert_eq!(reach(Some("172.18.0.2"), &BTreeMap::new()).place(local), at("172.18.0.2:80"));
+        assert!(reach(None, &BTreeMap::new()).place(local).unwrap_err().contains("source.ports"));
+    }
+}

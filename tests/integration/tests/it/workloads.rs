@@ -1,0 +1,201 @@
+//! Workloads: an unmodified blueprint on a node that the hub chose, from its artefact to its last trace.
+
+mod rig;
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use blueprint_tests_support::{Lab, Need, eventually_ok, processes_naming, require};
+
+use self::rig::{Artefact, Node};
+use crate::fixture::{CALL, Hub, SOON, rows, text};
+use crate::owners::{Owner, token};
+
+/// Time until a node that died has lost its workloads, and they run elsewhere.
+const MOVED: Duration = Duration::from_secs(60);
+
+/// Own users, control groups and namespaces take root.
+fn is_possible() -> bool {
+    require(&[Need::Root])
+}
+
+#[test]
+fn a_blueprint_is_fetched_runs_is_reached_by_its_owner_and_comes_back_after_a_crash() -> Result<()> {
+    if !is_possible() {
+        return Ok(());
+    }
+    let hub = Hub::start(&[])?;
+    let node = Node::start(&hub, None, "one")?;
+    let (artefact, owner) = (Artefact::serve()?, Owner::new()?);
+    let keystore = node.folder("keystore")?;
+    std::fs::create_dir(keystore.join("Ecdsa"))?;
+    std::fs::write(keystore.join("Ecdsa/ab12"), "[[1],[2]]")?;
+    let keys = keystore.display().to_string();
+    let owner_variable = format!("EXAMPLE_OWNER={}", owner.public());
+    let rpc = ["--http-rpc-url", "https://rpc.example.org/", "--name", "demo"];
+    let mut arguments = vec!["--env", owner_variable.as_str(), "--keystore", &keys];
+    arguments.extend(rpc);
+    artefact.run(&hub, "7/42", &arguments)?;
+
+    // Its owner gets in by challenge, key and token; nobody named it to the hub but the blueprint itself.
+    let access = token(&hub, &owner.api_key(&hub)?)?;
+    let told = hub.get("42", &access, "/blueprint")?;
+    ensure!(told.status == 200, "{}", told.text());
+    let told = told.json()?;
+    ensure!(text(&told, "/env/CHAIN")? == "testnet" && text(&told, "/env/BLUEPRINT_ID")? == "7", "{told}");
+    ensure!(text(&told, "/env/DATA_DIR")?.ends_with("/blueprint-7-demo"), "{told}");
+    ensure!(text(&told, "/args/0")? == "run" && text(&told, "/keys/0")? == "Ecdsa/ab12", "{told}");
+    ensure!(told["starts"] == 1, "{told}");
+
+    // It is another user than the agent, within its limits, and its keys are in memory and its alone.
+    let pid = told["pid"].as_u64().unwrap_or(0);
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("").to_owned();
+    ensure!(!field("Uid:").contains("\t0") && field("NoNewPrivs:").trim() == "1", "{status}");
+    let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+    ensure!(groups.contains("/svc-7-42"), "{groups}");
+    let stored = std::path::PathBuf::from(text(&told, "/env/KEYSTORE_URI")?);
+    ensure!(
+        rig::mode(&stored)? == 0o700 && rig::mode(&stored.join("Ecdsa/ab12"))? == 0o400,
+        "rights of keys"
+    );
+    ensure!(rig::is_in_memory(&stored)?, "keys are on a disk");
+
+    // A crash: the agent starts it again, with its data, and its owner's token still counts.
+    let _ = hub.get("42", &access, "/crash");
+    let again = eventually_ok(SOON, "the blueprint after its crash", || {
+        let told = hub.get("42", &access, "/blueprint")?;
+        ensure!(told.status == 200, "{}: {}", told.status, told.text());
+        told.json()
+    })?;
+    ensure!(again["starts"] == 2, "{again}");
+    let shown = hub.json(&["workload", "show", "7/42"])?;
+    ensure!(shown["restarts"] == 1 && text(&shown, "/state")? == "running", "{shown}");
+
+    // Taken back: nothing stays but its data.
+    hub.json(&["workload", "rm", "7/42"])?;
+    eventually_ok(SOON, "the end of the blueprint", || {
+        ensure!(processes_naming("svc-7-42").is_empty() && !stored.exists(), "something is left");
+        ensure!(hub.json(&["service", "ls"])?.to_string().matches("7/42").count() <= 1, "still offered");
+        Ok(())
+    })?;
+    ensure!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "the process is left");
+    let data = text(&told, "/env/DATA_DIR")?;
+    ensure!(std::fs::read_to_string(format!("{data}/starts"))?.trim() == "2", "its data is gone");
+    let audit = hub.audit()?.join("\n");
+    for event in ["workload.set 7/42", "workload.move 7/42", "workload.remove 7/42"] {
+        ensure!(audit.contains(event), "{event} is not in\n{audit}");
+    }
+    ensure!(!hub.log().contains("[[1],[2]]") && !node.agent.log().contains("[[1],[2]]"), "a key in a log");
+    Ok(())
+}
+
+#[test]
+fn a_workload_moves_to_another_node_when_its_own_dies() -> Result<()> {
+    let Some(lab) = Lab::new()?.filter(|_| is_possible()) else { return Ok(()) };
+    let hosts = [lab.host("hub")?, lab.host("one")?, lab.host("two")?];
+    let hub = Hub::start_on(&hosts[0], &hosts[0].address().to_string(), &[])?;
+    let mut one = Node::start(&hub, Some(&hosts[1]), "one")?;
+    let mut two = Node::start(&hub, Some(&hosts[2]), "two")?;
+    let program = rig::program(&one)?;
+    let program = program.display().to_string();
+    hub.json(&["workload", "run", "7/42", "--path", &program, "--wait", "20s"])?;
+    let access = hub.access_token("7/42")?;
+    hub.wait_served("42", &access, SOON)?;
+    let chosen = text(&hub.json(&["workload", "show", "7/42"])?, "/node")?.to_owned();
+    let (first, other) = if chosen == "one" { (&mut one, "two") } else { (&mut two, "one") };
+
+    first.agent.process()?.kill()?;
+    eventually_ok(MOVED, "the workload on the other node", || {
+        let shown = hub.json(&["workload", "show", "7/42"])?;
+        ensure!(text(&shown, "/node")? == other && text(&shown, "/state")? == "running", "{shown}");
+        Ok(())
+    })?;
+    hub.wait_served("42", &access, SOON)?;
+
+    // The first comes back: what it still ran is ended, and the service stays where it is.
+    first.agent.run()?;
+    eventually_ok(SOON, "one process of it", || {
+        let running = processes_naming(&program).len();
+        ensure!(running == 1, "{running} processes");
+        Ok(())
+    })?;
+    ensure!(text(&hub.json(&["workload", "show", "7/42"])?, "/node")? == other, "it went back");
+    hub.wait_served("42", &access, SOON)?;
+    Ok(())
+}
+
+#[test]
+fn a_blueprint_that_asks_for_what_is_not_its_own_is_refused_and_recorded() -> Result<()> {
+    if !is_possible() {
+        return Ok(());
+    }
+    let hub = Hub::start(&[])?;
+    let node = Node::start(&hub, None, "one")?;
+    let program = rig::program(&node)?;
+    let program = program.display().to_string();
+    for (service, variable, why) in [
+        ("7/42", "EXAMPLE_REGISTER_AS=43", "this bridge belongs to service 42"),
+        ("7/44", "EXAMPLE_UPSTREAM=http://10.88.0.1:80", "not on this machine"),
+    ] {
+        hub.json(&["workload", "run", service, "--path", &program, "--env", variable])?;
+        eventually_ok(SOON, "the end of a blueprint that was refused", || {
+            let shown = hub.json(&["workload", "show", service])?;
+            ensure!(text(&shown, "/reason")?.contains(why), "{shown}");
+            Ok(())
+        })?;
+    }
+    let services = hub.json(&["service", "ls"])?.to_string();
+    ensure!(!services.contains("7/42") && !services.contains("7/43"), "{services}");
+    let audit = hub.audit()?.join("\n");
+    ensure!(audit.contains("bridge.refuse 7/42") && audit.contains("asked for service 43"), "{audit}");
+    Ok(())
+}
+
+#[test]
+fn what_cannot_be_run_says_why_and_leaves_nothing() -> Result<()> {
+    if !is_possible() {
+        return Ok(());
+    }
+    let hub = Hub::start(&[])?;
+    let node = Node::start(&hub, None, "one")?;
+    let artefact = Artefact::serve()?;
+    let (url, sha256) = (artefact.url(), artefact.sha256());
+    let wrong = "00".repeat(32);
+    let absent = node.folder("")?.join("absent").display().to_string();
+    let cases: [(&str, Vec<&str>, &str); 5] = [
+        ("7/1", vec!["--url", &url, "--sha256", &wrong], "SHA-256"),
+        ("7/2", vec!["--path", &absent], "No such file"),
+        (
+            "7/3",
+            vec!["--url", &url, "--sha256", &sha256, "--memory-bytes", "1000000000000000"],
+            "MiB of memory",
+        ),
+        (
+            "7/4",
+            vec!["--url", &url, "--sha256", &sha256, "--cpu-millis", "1024000"],
+            "thousandths of a processor",
+        ),
+        ("7/5", vec!["--image", "example/none", "--digest", &wrong], "workload.engine_socket"),
+    ];
+    for (service, options, _) in &cases {
+        let mut arguments = vec!["workload", "run", service];
+        arguments.extend(options);
+        hub.json(&arguments)?;
+    }
+    for (service, _, why) in &cases {
+        eventually_ok(SOON, &format!("the reason of {service}"), || {
+            let shown = hub.json(&["workload", "show", service])?;
+            let (state, reason) = (text(&shown, "/state")?, text(&shown, "/reason")?);
+            ensure!(["failed", "backing-off"].contains(&state) && reason.contains(why), "{shown}");
+            Ok(())
+        })?;
+    }
+    let left = node.programs_in_cache()?;
+    ensure!(left.is_empty(), "left in the cache: {left:?}");
+    let listed = hub.json(&["workload", "ls"])?;
+    ensure!(rows(&listed, "/workloads")?.len() == cases.len(), "{listed}");
+    let refused = hub.command(&["workload", "run", "7/6", "--path", "relative"])?.run(CALL)?;
+    ensure!(refused.code == Some(2) && refused.stderr.contains("absolute path"), "{}", refused.stderr);
+    Ok(())
+}

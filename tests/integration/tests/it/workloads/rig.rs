@@ -1,0 +1,116 @@
+//! Nodes that run workloads, and a server of their artefacts.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use blueprint_tests_support::{Host, binary, scratch};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use tempfile::TempDir;
+
+use crate::fixture::{Agent, Hub, text};
+
+/// A node that has joined and runs workloads. Users of workloads pass its folders.
+pub(super) struct Node<'h> {
+    pub(super) agent: Agent<'h>,
+    folder: TempDir,
+}
+
+impl<'h> Node<'h> {
+    pub(super) fn start(hub: &Hub<'_>, host: Option<&'h Host>, name: &str) -> Result<Self> {
+        let folder = scratch("workloads")?;
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755))?;
+        let setting = |name: &str| format!("workload.{name}_dir={}", folder.path().join(name).display());
+        let no_engine = format!("workload.engine_socket={}", folder.path().join("no.sock").display());
+        let agent = Agent::join(host, name, &hub.join_line(&[])?)?;
+        let agent = agent.set("workload.testing=true").set(&setting("data")).set(&no_engine);
+        let mut node = Self { agent, folder };
+        node.agent.run()?;
+        Ok(node)
+    }
+
+    /// A folder of its own.
+    pub(super) fn folder(&self, name: &str) -> Result<PathBuf> {
+        let path = self.folder.path().join(name);
+        std::fs::create_dir_all(&path)?;
+        Ok(path)
+    }
+
+    /// What its cache of artefacts holds.
+    pub(super) fn programs_in_cache(&self) -> Result<Vec<PathBuf>> {
+        let cache = self.folder.path().join("data/artefacts");
+        let entries = std::fs::read_dir(&cache).with_context(|| cache.display().to_string())?;
+        let all = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+        let is_lock = |path: &PathBuf| path.file_name().is_some_and(|name| name == "lock");
+        Ok(all.into_iter().filter(|path| !is_lock(path)).collect())
+    }
+}
+
+/// The example, where everybody may run it.
+pub(super) fn program(node: &Node<'_>) -> Result<PathBuf> {
+    let path = node.folder("bin")?.join("blueprint");
+    std::fs::copy(binary("blueprint-example-service")?, &path)?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))?;
+    Ok(path)
+}
+
+/// The example as a file that a server offers.
+pub(super) struct Artefact {
+    address: SocketAddr,
+    digest: String,
+}
+
+impl Artefact {
+    /// Serves it on loopback until the test process ends.
+    pub(super) fn serve() -> Result<Self> {
+        let program = std::fs::read(binary("blueprint-example-service")?)?;
+        let digest = Sha256::digest(&program).iter().map(|byte| format!("{byte:02x}")).collect();
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let address = listener.local_addr()?;
+        std::thread::Builder::new().name("artefact".to_owned()).spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                let mut request = [0u8; 4096];
+                let _ = stream.read(&mut request);
+                let head = format!(
+                    "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+                    program.len()
+                );
+                let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&program));
+            }
+        })?;
+        Ok(Self { address, digest })
+    }
+
+    pub(super) fn url(&self) -> String {
+        format!("http://{}/blueprint", self.address)
+    }
+
+    pub(super) fn sha256(&self) -> String {
+        self.digest.clone()
+    }
+
+    /// Has the hub run it, and waits until it runs.
+    pub(super) fn run(&self, hub: &Hub<'_>, service: &str, options: &[&str]) -> Result<Value> {
+        let url = self.url();
+        let mut arguments = vec!["workload", "run", service, "--url", &url, "--sha256", &self.digest];
+        arguments.extend(options);
+        arguments.extend(["--wait", "8s"]);
+        let shown = hub.json(&arguments)?;
+        ensure!(text(&shown, "/state")? == "running", "{shown}");
+        Ok(shown)
+    }
+}
+
+/// Rights of a file or folder.
+pub(super) fn mode(path: &Path) -> Result<u32> {
+    let metadata = std::fs::metadata(path).with_context(|| path.display().to_string())?;
+    Ok(metadata.permissions().mode() & 0o7777)
+}
+
+/// Whether it is on a file system in memory.
+pub(super) fn is_in_memory(path: &Path) -> Result<bool> {
+    Ok(nix::sys::statfs::statfs(path)?.filesystem_type() == nix::sys::statfs::TMPFS_MAGIC)
+}
