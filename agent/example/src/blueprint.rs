@@ -52,7 +52,9 @@ pub(crate) async fn run(stop: impl Future<Output = ()>) -> Result<()> {
     greet(&mut bridge).await?;
     let port = bridge.request_port(PortRequest { preferred_port: 0 }).await?.into_inner().port;
     let port = u16::try_from(port).context("the bridge gave no port")?;
-    let listener = TcpListener::bind(("127.0.0.1", port)).await.context("cannot listen on its port")?;
+    // In a container loopback is nobody else's.
+    let address = variable(&format!("{OWN}LISTEN")).unwrap_or_else(|| "127.0.0.1".to_owned());
+    let listener = TcpListener::bind((address.as_str(), port)).await.context("cannot listen on its port")?;
     register(&mut bridge, service, port).await?;
     let routes = Routes::new(format!("service {service}")).telling(told(starts, port));
     let heartbeat = async {

@@ -1,6 +1,6 @@
 //! Containers as workloads, by a real Docker engine: images from a registry, limits, output, ends, and what is left.
 
-mod docker;
+pub(crate) mod docker;
 mod registry;
 
 use std::time::{Duration, SystemTime};

@@ -8,6 +8,7 @@ use anyhow::{Result, ensure};
 use blueprint_tests_support::{Lab, Need, eventually_ok, processes_naming, require};
 
 use self::rig::{Artefact, Node};
+use crate::containers::docker::Docker;
 use crate::fixture::{CALL, Hub, SOON, rows, text};
 use crate::owners::{Owner, token};
 
@@ -123,6 +124,60 @@ fn a_workload_moves_to_another_node_when_its_own_dies() -> Result<()> {
     ensure!(text(&hub.json(&["workload", "show", "7/42"])?, "/node")? == other, "it went back");
     hub.wait_served("42", &access, SOON)?;
     Ok(())
+}
+
+#[test]
+fn a_blueprint_in_a_container_is_reached_by_its_owner_and_comes_back_after_a_crash() -> Result<()> {
+    let Some(lab) = Lab::new()?.filter(|_| is_possible()) else { return Ok(()) };
+    let hosts = [lab.host("hub")?, lab.host("one")?];
+    let Some(docker) = Docker::start_at(&hosts[1])? else { return Ok(()) };
+    let hub = Hub::start_on(&hosts[0], &hosts[0].address().to_string(), &[])?;
+    let mut node = Node::start_with(&hub, Some(&hosts[1]), "one", &docker.socket())?;
+    let ((image, digest), owner) = (docker.push_blueprint()?, Owner::new()?);
+    let (digest, variable) = (digest.to_string(), format!("EXAMPLE_OWNER={}", owner.public()));
+    let arguments = ["workload", "run", "7/42", "--image", &image, "--digest", &digest, "--env", &variable];
+    hub.json(
+        &[
+            &arguments[..],
+            &["--env", "EXAMPLE_LISTEN=0.0.0.0", "--memory-bytes", "268435456", "--wait", "20s"],
+        ]
+        .concat(),
+    )?;
+
+    let access = token(&hub, &owner.api_key(&hub)?)?;
+    let reached = || {
+        let told = hub.get("42", &access, "/blueprint")?;
+        ensure!(told.status == 200, "{}: {}", told.status, told.text());
+        told.json()
+    };
+    let told = eventually_ok(SOON, "the blueprint in its container", reached)?;
+    ensure!(text(&told, "/env/DATA_DIR")? == "/mnt/data" && told["starts"] == 1, "{told}");
+
+    let _ = hub.get("42", &access, "/crash");
+    eventually_ok(SOON, "the blueprint after its crash", || {
+        let told = reached()?;
+        ensure!(told["starts"] == 2, "{told}");
+        Ok(())
+    })?;
+
+    // An agent that is killed leaves a container; the next one removes it and starts its own.
+    node.agent.process()?.kill()?;
+    node.agent.run()?;
+    eventually_ok(SOON, "the blueprint under the next agent", || {
+        let told = reached()?;
+        ensure!(told["starts"] == 3, "{told}");
+        Ok(())
+    })?;
+    let count = || -> Result<usize> {
+        let listed = docker.raw("GET", "/containers/json?all=1")?;
+        Ok(listed.as_array().map_or(0, Vec::len))
+    };
+    ensure!(count()? == 1, "more than one container");
+    hub.json(&["workload", "rm", "7/42"])?;
+    eventually_ok(SOON, "the end of the container", || {
+        ensure!(count()? == 0, "it is left");
+        Ok(())
+    })
 }
 
 #[test]

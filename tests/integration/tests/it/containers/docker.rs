@@ -15,7 +15,7 @@ use blueprint_agent_workload::container::{ContainerSpec, Engine};
 use blueprint_common_types::workload::{ResourceLimits, Sha256Digest};
 use blueprint_tests_support::http::Request;
 use blueprint_tests_support::{
-    Launch, Need, Process, eventually, eventually_ok, processes_naming, require, scratch,
+    Host, Launch, Need, Process, binary, eventually, eventually_ok, processes_naming, require, scratch,
 };
 use nix::sched::{CloneFlags, setns};
 use serde_json::{Value, json};
@@ -44,15 +44,20 @@ pub(crate) struct Docker {
 impl Docker {
     /// Starts one; `None`, after a loud skip, where this machine cannot.
     pub(crate) fn start() -> Result<Option<Self>> {
-        Self::start_on(None)
+        Self::start_on(None, None)
+    }
+
+    /// Starts one in the network of a host, whose agent then reaches its containers.
+    pub(crate) fn start_at(host: &Host) -> Result<Option<Self>> {
+        Self::start_on(None, Some(host))
     }
 
     /// Starts one whose disk has so many MiB.
     pub(crate) fn start_small(mib: u32) -> Result<Option<Self>> {
-        Self::start_on(Some(mib))
+        Self::start_on(Some(mib), None)
     }
 
-    fn start_on(mib: Option<u32>) -> Result<Option<Self>> {
+    fn start_on(mib: Option<u32>, host: Option<&Host>) -> Result<Option<Self>> {
         let needs = ["dockerd", "containerd", "runc", "iptables", "setpriv", "unshare", "cc", "tar"];
         let needs: Vec<Need> = [Need::Root].into_iter().chain(needs.map(Need::Program)).collect();
         if !require(&needs) {
@@ -70,19 +75,16 @@ impl Docker {
             "ip link set lo up && mount -t tmpfs none /run && {disk} exec dockerd --data-root {path}/data \
              --exec-root {path}/exec --pidfile {path}/pid --cgroup-parent /{cgroup} -H unix://{path}/docker.sock"
         );
-        let process = Launch::new("unshare")
-            .args([
-                "--net",
-                "--mount",
-                "--pid",
-                "--fork",
-                "--kill-child",
-                "--mount-proc",
-                "sh",
-                "-c",
-                &script,
-            ])
-            .start()?;
+        // Not by `ip netns exec`, which hides the control groups behind a fresh `/sys`.
+        let launch = match host {
+            Some(host) => {
+                let network = format!("--net=/run/netns/{}", host.namespace());
+                Launch::new("nsenter").arg(network).arg("unshare")
+            }
+            None => Launch::new("unshare").arg("--net"),
+        };
+        let apart = ["--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", &script];
+        let process = launch.args(apart).start()?;
         let socket = folder.path().join("docker.sock");
         eventually_ok(SOON, "the engine", || Request::get("/_ping").send_unix(&socket, CALL).map(drop))?;
         let pid = process.pid();
@@ -110,6 +112,35 @@ impl Docker {
         let path = self.folder.path().join(name);
         std::fs::create_dir_all(&path)?;
         Ok(path)
+    }
+
+    /// The engine's socket.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.folder.path().join("docker.sock")
+    }
+
+    /// Pushes an image of the example, which runs as a blueprint.
+    pub(crate) fn push_blueprint(&self) -> Result<(String, Sha256Digest)> {
+        let files = self.folder("blueprint")?;
+        let program = binary("blueprint-example-service")?;
+        let needs = Launch::new("ldd").arg(&program).run(PATIENCE)?;
+        ensure!(needs.code == Some(0), "ldd: {}", needs.stderr);
+        let libraries = needs.stdout.split_whitespace().filter(|word| word.starts_with('/'));
+        for library in libraries {
+            let inside = files.join(library.trim_start_matches('/'));
+            std::fs::create_dir_all(inside.parent().context("no folder")?)?;
+            std::fs::copy(library, inside)?;
+        }
+        std::fs::copy(&program, files.join("blueprint"))?;
+        for mount in ["mnt/data", "mnt/keystore", "mnt/bridge", "tmp"] {
+            std::fs::create_dir_all(files.join(mount))?;
+        }
+        let layer = archive(&files, &self.folder.path().join("blueprint.tar"))?;
+        let image = self.registry.name("test/blueprint")?;
+        // Its entry point says `run`, as those of blueprints do.
+        let digest =
+            self.registry.push("test/blueprint", &layer, &json!({ "Entrypoint": ["/blueprint", "run"] }))?;
+        Ok((image, digest))
     }
 
     /// Opens a connection as a process of the node does, and reads what comes.

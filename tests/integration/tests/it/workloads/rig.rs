@@ -21,12 +21,22 @@ pub(super) struct Node<'h> {
 
 impl<'h> Node<'h> {
     pub(super) fn start(hub: &Hub<'_>, host: Option<&'h Host>, name: &str) -> Result<Self> {
+        Self::start_with(hub, host, name, Path::new("/nonexistent/engine.sock"))
+    }
+
+    /// The same with a container engine.
+    pub(super) fn start_with(
+        hub: &Hub<'_>,
+        host: Option<&'h Host>,
+        name: &str,
+        engine: &Path,
+    ) -> Result<Self> {
         let folder = scratch("workloads")?;
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755))?;
         let setting = |name: &str| format!("workload.{name}_dir={}", folder.path().join(name).display());
-        let no_engine = format!("workload.engine_socket={}", folder.path().join("no.sock").display());
+        let engine = format!("workload.engine_socket={}", engine.display());
         let agent = Agent::join(host, name, &hub.join_line(&[])?)?;
-        let agent = agent.set("workload.testing=true").set(&setting("data")).set(&no_engine);
+        let agent = agent.set("workload.testing=true").set(&setting("data")).set(&engine);
         let mut node = Self { agent, folder };
         node.agent.run()?;
         Ok(node)
