@@ -75,6 +75,8 @@ pub(crate) enum Stage {
     Slow,
     /// Size and memory of an agent
     Agent,
+    /// Blueprints on a node: start, and what they cost its agent
+    Workloads,
     /// A hub with many idle agents
     Idle,
     /// Handshakes that one core answers, and the cost of finding a peer

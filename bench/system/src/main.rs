@@ -33,6 +33,7 @@ mod stats;
 mod stream;
 mod swarm;
 mod udp;
+mod workloads;
 
 use std::process::ExitCode;
 

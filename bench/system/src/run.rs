@@ -13,16 +13,17 @@ use crate::hub::Hub;
 use crate::process::program;
 use crate::report::{self, Figure};
 use crate::spoke::Spoke;
-use crate::{core, dev, footprint, idle, join, netstack, path, peers, slow, udp};
+use crate::{core, dev, footprint, idle, join, netstack, path, peers, slow, udp, workloads};
 
 /// Those that leave the machine busiest come last.
-const ORDER: [Stage; 10] = [
+const ORDER: [Stage; 11] = [
     Stage::Udp,
     Stage::Dev,
     Stage::Join,
     Stage::Agent,
     Stage::Path,
     Stage::Slow,
+    Stage::Workloads,
     Stage::Idle,
     Stage::Handshake,
     Stage::Netstack,
@@ -90,6 +91,7 @@ async fn measure(stage: Stage, wanted: &Measure, spawner: &Spawner) -> Result<Ve
             end(hub, spoke).await?;
             Ok(figures)
         }
+        Stage::Workloads => workloads::measure(folder.path(), spawner).await,
         Stage::Idle => {
             let hub = Hub::start(folder.path()).await?;
             let figures = idle::measure(&hub, wanted.agents, wanted.idle_secs, folder.path()).await?;

@@ -96,6 +96,25 @@ async fn start_agent(line: &JoinLine, local: SocketAddr, folder: &Path) -> Resul
     Running::start(&program("blueprint-agent")?, folder, arguments)
 }
 
+/// Starts an agent that offers nothing by itself and runs what the hub assigns.
+///
+/// # Errors
+///
+/// Fails where it cannot be started.
+pub(crate) async fn start_node(line: &JoinLine, folder: &Path) -> Result<Running> {
+    let (line_file, config) = (folder.join("node-line"), folder.join("node.toml"));
+    write_secret(&line_file, line.expose_text().expose()).await?;
+    let text = format!(
+        "[agent]\njoin_file = {line_file:?}\n[tunnel]\nlisten = \"127.0.0.1:0\"\n\
+         [observe]\nlisten = \"127.0.0.1:0\"\n"
+    );
+    std::fs::write(&config, text).context("cannot write the agent's configuration")?;
+    let mut arguments = vec!["run".into(), "--exit-on-stdin-close".into(), "--config".into()];
+    arguments.push(config.into_os_string());
+    arguments.extend(["--state".into(), folder.join("node").into_os_string()]);
+    Running::start(&program("blueprint-agent")?, folder, arguments)
+}
+
 async fn write_secret(path: &Path, text: &str) -> Result<()> {
     use tokio::io::AsyncWriteExt;
     let mut options = tokio::fs::OpenOptions::new();
