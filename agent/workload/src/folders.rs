@@ -56,9 +56,13 @@ impl Folders {
             return Ok(None);
         }
         let user = self.user()?;
-        give(&self.data, user)?;
-        give(&self.runtime, user)?;
-        for parent in self.data.ancestors().skip(1).take(2).chain(self.runtime.parent()) {
+        // What they are in stays ours, so that a workload can put nothing else in their place.
+        for folder in [&self.data, &self.bridge] {
+            std::os::unix::fs::lchown(folder, Some(user), Some(user))?;
+        }
+        for parent in
+            self.data.ancestors().skip(1).take(2).chain([self.runtime.as_path()]).chain(self.runtime.parent())
+        {
             // To be passed, not to be listed.
             let mode = fs::metadata(parent)?.permissions().mode();
             fs::set_permissions(parent, fs::Permissions::from_mode(mode | 0o011))?;
@@ -107,21 +111,13 @@ fn make(folder: &Path) -> io::Result<()> {
     fs::set_permissions(folder, fs::Permissions::from_mode(0o700))
 }
 
-/// Gives a folder with everything in it to a user, without following links out of it.
-fn give(path: &Path, user: u32) -> io::Result<()> {
-    let metadata = fs::symlink_metadata(path)?;
-    if metadata.uid() != user || metadata.gid() != user {
-        std::os::unix::fs::lchown(path, Some(user), Some(user))?;
-    }
-    if metadata.is_dir() {
+/// Gives a folder that was just made with everything in it to a user; the folder last, so that nobody else has changed
+/// it meanwhile.
+pub(crate) fn give(path: &Path, user: (u32, u32)) -> io::Result<()> {
+    if fs::symlink_metadata(path)?.is_dir() {
         for entry in fs::read_dir(path)? {
             give(&entry?.path(), user)?;
         }
     }
-    Ok(())
-}
-
-/// Gives a folder with everything in it to a user.
-pub(crate) fn give_to(path: &Path, user: Option<(u32, u32)>) -> io::Result<()> {
-    user.map_or(Ok(()), |(user, _)| give(path, user))
+    std::os::unix::fs::lchown(path, Some(user.0), Some(user.1))
 }

@@ -7,7 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use blueprint_agent_workload_core::PrepareFailed;
 use blueprint_common_types::workload::Bundle;
 
-use crate::folders::{Folders, give_to};
+use crate::folders::{Folders, give};
 
 /// Writes the keys, and gives them to the workload alone; an empty folder where it has none.
 pub(crate) fn write(
@@ -31,7 +31,7 @@ pub(crate) fn write(
 }
 
 fn try_write(folders: &Folders, bundle: &Bundle, user: Option<(u32, u32)>) -> io::Result<()> {
-    wipe(folders);
+    remove(folders);
     fs::DirBuilder::new().mode(0o700).create(&folders.keystore)?;
     for (path, content) in &bundle.keystore {
         let path = folders.keystore.join(path);
@@ -43,22 +43,11 @@ fn try_write(folders: &Folders, bundle: &Bundle, user: Option<(u32, u32)>) -> io
         let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o400).open(path)?;
         file.write_all(content.expose())?;
     }
-    give_to(&folders.keystore, user)
+    user.map_or(Ok(()), |user| give(&folders.keystore, user))
 }
 
-/// Overwrites and removes the keys; best effort, their folder in memory goes in any case.
-pub(crate) fn wipe(folders: &Folders) {
-    let Ok(entries) = fs::read_dir(&folders.keystore) else { return };
-    let mut open: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
-    while let Some(path) = open.pop() {
-        let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
-        if metadata.is_dir() {
-            open.extend(fs::read_dir(&path).into_iter().flatten().flatten().map(|entry| entry.path()));
-        } else if metadata.is_file()
-            && let Ok(mut file) = fs::OpenOptions::new().write(true).open(&path)
-        {
-            let _ = file.write_all(&vec![0; usize::try_from(metadata.len()).unwrap_or(0)]);
-        }
-    }
+/// Removes the keys; best effort, their folder in memory goes in any case. What was in memory is not overwritten first:
+/// nothing of it stays there, and following paths that a workload could change would be a risk.
+pub(crate) fn remove(folders: &Folders) {
     let _ = fs::remove_dir_all(&folders.keystore);
 }

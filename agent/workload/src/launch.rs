@@ -72,9 +72,13 @@ enum LaunchError {
 #[must_use]
 pub fn become_workload() -> u8 {
     let Err(error) = try_become();
-    // Standard error is the workload's log from here on: the agent reads the reason there.
-    let _ = writeln!(std::io::stderr(), "blueprint-agent: {error}");
+    say(&error.to_string());
     EXIT_CODE
+}
+
+/// Standard error is the workload's log from its start on: the agent reads there why it did not become one.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "blueprint-agent: {text}");
 }
 
 fn try_become() -> Result<Infallible, LaunchError> {
@@ -87,7 +91,11 @@ fn try_become() -> Result<Infallible, LaunchError> {
         std::fs::write(path, "0").map_err(|error| LaunchError::Cgroup { path: path.clone(), error })?;
     }
     if let Some(bytes) = launch.private_tmp {
-        private_tmp(bytes).map_err(system("mount a /tmp of its own"))?;
+        match private_tmp(bytes) {
+            // An agent that is root in a container of its own may not: the workload runs, and its log says so.
+            Err(nix::Error::EPERM) => say("it has no /tmp of its own: the agent may not mount one here"),
+            other => other.map_err(system("mount a /tmp of its own"))?,
+        }
     }
     setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(system("forbid core dumps"))?;
     umask(Mode::from_bits_truncate(0o077));

@@ -19,6 +19,9 @@ use crate::container::Engine;
 use crate::run::{Common, Workload};
 use crate::{Assigned, HubPort, WorkloadConfig};
 
+/// Ends of workloads that wait to be noted; a hub assigns 64 to a node at most.
+const ENDS: usize = 1024;
+
 /// How all workloads are doing, by service.
 pub type Statuses = BTreeMap<ServiceKey, WorkloadStatus>;
 
@@ -71,6 +74,19 @@ struct Live {
     stop: CancellationToken,
     /// Its end was asked for; another generation waits until it is gone.
     is_stopping: bool,
+}
+
+/// Says that a workload's task is over, also where it panicked.
+struct End {
+    of: (ServiceKey, u64),
+    ended: mpsc::Sender<(ServiceKey, u64)>,
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        // There is room for every workload that a hub assigns.
+        let _ = self.ended.try_send(self.of);
+    }
 }
 
 impl Node {
@@ -131,7 +147,7 @@ impl Node {
     pub async fn run(mut self, stop: CancellationToken) {
         self.remove_containers().await;
         let mut live: BTreeMap<ServiceKey, Live> = BTreeMap::new();
-        let (ended, mut ends) = mpsc::channel(64);
+        let (ended, mut ends) = mpsc::channel(ENDS);
         let mut is_over = false;
         loop {
             if is_over && live.is_empty() {
@@ -205,12 +221,12 @@ impl Node {
                 stop: stop.clone(),
                 tell: Box::new(tell),
             };
-            let (key, generation, ended) = (*service, *generation, ended.clone());
+            let end = End { of: (*service, *generation), ended: ended.clone() };
             self.common.spawner.spawn_base("workload", async move {
+                let _end = end;
                 Box::pin(workload.run()).await;
-                let _ = ended.send((key, generation)).await;
             });
-            live.insert(key, Live { generation, stop, is_stopping: false });
+            live.insert(*service, Live { generation: *generation, stop, is_stopping: false });
         }
     }
 

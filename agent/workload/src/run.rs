@@ -79,7 +79,8 @@ impl Workload {
             let asked = self.common.hub.describe(self.service, self.generation);
             match self.stop.run_until_cancelled(asked).await? {
                 Ok(described) => return Some(described),
-                Err(DescribeError::Changed) => return None,
+                // The newer assignment cancels this one; until it comes there is nothing to do.
+                Err(DescribeError::Changed) => {}
                 Err(error @ DescribeError::Unreadable(_)) => {
                     self.say(WorkloadState::Failed, error.to_string(), 0, None);
                     self.stop.cancelled().await;
@@ -303,7 +304,7 @@ impl<'a> Run<'a> {
         if let Some(cgroups) = &self.workload.common.cgroups {
             cgroups.at(&label(self.workload.service)).remove();
         }
-        keystore::wipe(&self.folders);
+        keystore::remove(&self.folders);
         self.folders.remove_runtime();
     }
 

@@ -8,7 +8,7 @@ use blueprint_common_types::workload::WorkloadStatus;
 mod assigner;
 mod store;
 
-pub use assigner::{Assigner, Assignments, Move};
+pub use assigner::{Assigner, Assignments, MAX_PER_NODE, Move};
 pub use store::{Placed, WorkloadChange, WorkloadChangeError, WorkloadRecord, WorkloadStore};
 
 /// Who runs what, and how it is doing.

@@ -6,7 +6,10 @@ use std::time::Duration;
 use blueprint_common_types::{AgentId, ServiceKey, Timestamp};
 
 use super::{Placed, WorkloadRecord};
-use crate::RegistrySnapshot;
+use crate::{MAX_TARGETS_PER_AGENT, RegistrySnapshot};
+
+/// Workloads of one node at most: as many as it may offer targets.
+pub const MAX_PER_NODE: usize = MAX_TARGETS_PER_AGENT;
 
 /// Services that the hub assigned: to whom, and the generation.
 pub type Assignments = BTreeMap<AgentId, BTreeMap<ServiceKey, u64>>;
@@ -159,8 +162,8 @@ fn best_node(
     snapshot: &RegistrySnapshot,
     load: &BTreeMap<AgentId, usize>,
 ) -> Option<AgentId> {
-    let fits =
-        |node: &AgentId| may_run(record, *node) && is_here(*node, snapshot) && Some(*node) != record.node;
     let of = |node: &AgentId| (load.get(node).copied().unwrap_or(0), *node);
+    let has_room = |node: &AgentId| is_here(*node, snapshot) && of(node).0 < MAX_PER_NODE;
+    let fits = |node: &AgentId| may_run(record, *node) && has_room(node) && Some(*node) != record.node;
     snapshot.agents.keys().copied().filter(fits).min_by_key(of)
 }

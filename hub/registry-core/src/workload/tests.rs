@@ -102,3 +102,11 @@ fn where_no_node_is_here_everything_stays() {
     assert!(assigner.moves(&snapshot(&[false]), at(100)).is_empty());
     assert_eq!(assigner.assignments().len(), 1);
 }
+
+#[test]
+fn a_node_that_is_full_gets_no_more() {
+    let records = (0..130).map(|number| record(number, &[], None)).collect();
+    let mut assigner = Assigner::new(records, PATIENCE);
+    let moves = assigner.moves(&snapshot(&[true, true]), at(0));
+    assert_eq!(moves.len(), 2 * MAX_PER_NODE);
+}
