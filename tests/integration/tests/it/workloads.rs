@@ -208,6 +208,71 @@ fn a_blueprint_that_asks_for_what_is_not_its_own_is_refused_and_recorded() -> Re
 }
 
 #[test]
+fn a_blueprint_sees_nothing_of_another() -> Result<()> {
+    if !is_possible() {
+        return Ok(());
+    }
+    let hub = Hub::start(&[])?;
+    let node = Node::start(&hub, None, "one")?;
+    let program = rig::program(&node)?.display().to_string();
+    let keystore = node.folder("keystore")?;
+    std::fs::write(keystore.join("key"), "[[1],[2]]")?;
+    let keys = keystore.display().to_string();
+    hub.json(&["workload", "run", "7/42", "--path", &program, "--keystore", &keys, "--wait", "8s"])?;
+    let access = hub.access_token("7/42")?;
+    hub.wait_served("42", &access, SOON)?;
+    let told = hub.get("42", &access, "/blueprint")?.json()?;
+    let stored = std::path::PathBuf::from(text(&told, "/env/KEYSTORE_URI")?);
+    let socket = stored.with_file_name("bridge").join("bridge.sock");
+    ensure!(stored.join("key").is_file() && socket.exists(), "{told}");
+
+    // Each try leaves a file that says what came of it.
+    let script = node.folder("bin")?.join("curious");
+    let lines = [
+        "#!/bin/sh",
+        "try() { if \"$@\" >/dev/null 2>&1; then touch \"$DATA_DIR/did-$N\"; else touch \"$DATA_DIR/no-$N\"; fi; }",
+        "N=key; try cat \"$VICTIM/key\"",
+        "N=list; try ls \"$VICTIM\"",
+        "N=data; try cat \"$VICTIM_DATA/starts\"",
+        "N=socket; try python3 -c 'import socket,sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])' \"$SOCKET\"",
+        "N=agent; try cat \"$AGENT/identity.json\"",
+        "N=kill; try kill -0 \"$VICTIM_PID\"",
+        "N=own; try ls \"$KEYSTORE_URI\"",
+        "sleep 600",
+    ];
+    std::fs::write(&script, lines.join("\n"))?;
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    let variables = [
+        format!("VICTIM={}", stored.display()),
+        format!("VICTIM_DATA={}", text(&told, "/env/DATA_DIR")?),
+        format!("SOCKET={}", socket.display()),
+        format!("AGENT={}", node.agent.state().display()),
+        format!("VICTIM_PID={}", told["pid"]),
+    ];
+    let path = script.display().to_string();
+    let mut arguments = vec!["workload", "run", "7/43", "--path", &path, "--test-mode"];
+    for variable in &variables {
+        arguments.extend(["--env", variable]);
+    }
+    hub.json(&arguments)?;
+    let data = node.folder("data/data/svc-7-43")?.join("blueprint-7-service");
+    let names = || -> Result<Vec<String>> {
+        let entries = std::fs::read_dir(&data)?.flatten();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        Ok(names)
+    };
+    eventually_ok(SOON, "the last try", || {
+        ensure!(names()?.iter().any(|name| name.ends_with("-own")), "{:?}", names());
+        Ok(())
+    })?;
+    let expected = ["did-own", "no-agent", "no-data", "no-key", "no-kill", "no-list", "no-socket"];
+    ensure!(names()? == expected, "{:?}", names()?);
+    Ok(())
+}
+
+#[test]
 fn what_cannot_be_run_says_why_and_leaves_nothing() -> Result<()> {
     if !is_possible() {
         return Ok(());
