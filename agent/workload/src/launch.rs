@@ -10,6 +10,9 @@ use std::ffi::{CString, NulError};
 use std::io::{Read, Write};
 use std::path::PathBuf;
 
+use landlock::{
+    ABI, Access, AccessFs, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError, path_beneath_rules,
+};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{Resource, setrlimit};
@@ -45,6 +48,17 @@ pub struct Launch {
     pub no_new_privileges: bool,
     /// Bytes of a `/tmp` of its own; `None` for none.
     pub private_tmp: Option<u64>,
+    /// What it may read and write; `None` for whatever its user may.
+    pub confinement: Option<Confinement>,
+}
+
+/// Folders and files below which a workload may do something; those that are not there count for nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Confinement {
+    /// To be read and executed.
+    pub read: Vec<PathBuf>,
+    /// To be changed, too.
+    pub write: Vec<PathBuf>,
 }
 
 /// What failed.
@@ -58,6 +72,8 @@ enum LaunchError {
     Cgroup { path: PathBuf, error: std::io::Error },
     #[error("cannot {action}: {error}")]
     System { action: &'static str, error: nix::Error },
+    #[error("cannot confine it: {0}")]
+    Confine(#[from] RulesetError),
     #[error("cannot start in {}: {error}", path.display())]
     Folder { path: PathBuf, error: std::io::Error },
     #[error("{0}")]
@@ -107,6 +123,9 @@ fn try_become() -> Result<Infallible, LaunchError> {
     if launch.no_new_privileges {
         nix::sys::prctl::set_no_new_privs().map_err(system("forbid new privileges"))?;
     }
+    if let Some(confinement) = &launch.confinement {
+        confine(confinement)?;
+    }
     std::env::set_current_dir(&launch.folder)
         .map_err(|error| LaunchError::Folder { path: launch.folder.clone(), error })?;
     let null = std::fs::File::open("/dev/null").map_err(LaunchError::Read)?;
@@ -123,6 +142,20 @@ fn execute(launch: &Launch) -> Result<Infallible, LaunchError> {
     let env: Vec<CString> = env.collect::<Result<_, _>>()?;
     execve(&program, &args, &env)
         .map_err(|error| LaunchError::Execute { path: launch.program.clone(), error })
+}
+
+/// Confines this process and all that it starts, as far as the kernel knows how.
+fn confine(confinement: &Confinement) -> Result<(), RulesetError> {
+    // The newest rights that this was written for; older kernels leave out what they do not have.
+    let abi = ABI::V5;
+    let (read, all) = (AccessFs::from_read(abi), AccessFs::from_all(abi));
+    Ruleset::default()
+        .handle_access(all)?
+        .create()?
+        .add_rules(path_beneath_rules(&confinement.read, read))?
+        .add_rules(path_beneath_rules(&confinement.write, all))?
+        .restrict_self()?;
+    Ok(())
 }
 
 /// Mounts a small folder in memory over `/tmp`, which this process and its children alone see.

@@ -8,8 +8,9 @@ use blueprint_agent_workload_core::{Places, PrepareFailed, arguments, environmen
 use blueprint_common_types::workload::{GpuPolicy, WorkloadSpec};
 
 use crate::cgroup::Cgroup;
+use crate::folders::Folders;
 use crate::instance::Start;
-use crate::launch::Launch;
+use crate::launch::{Confinement, Launch};
 
 /// Bytes of a `/tmp` of its own.
 const TMP_BYTES: u64 = 256 << 20;
@@ -110,6 +111,8 @@ pub(crate) fn launch(start: Start<'_>, program: PathBuf, group: Option<&Cgroup>)
         [&folders.data, &folders.runtime, &program].iter().any(|path| path.starts_with("/tmp"));
     let may_mount = nix::unistd::geteuid().is_root() && !is_below_tmp;
     tracing::debug!(workload = label(service), user = ?user, "native workload put together");
+    let is_confined = spec.sandbox.landlock && spec.sandbox.no_new_privileges;
+    let confinement = is_confined.then(|| confinement(&program, folders));
     Launch {
         program,
         args: arguments(spec),
@@ -119,5 +122,32 @@ pub(crate) fn launch(start: Start<'_>, program: PathBuf, group: Option<&Cgroup>)
         cgroups: group.map(Cgroup::entries).unwrap_or_default(),
         no_new_privileges: spec.sandbox.no_new_privileges,
         private_tmp: (spec.sandbox.private_tmp && may_mount).then_some(TMP_BYTES),
+        confinement,
     }
+}
+
+/// What programs need to read: those of the system, its settings, and how it finds names.
+const READABLE: [&str; 14] = [
+    "/usr",
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/etc",
+    "/opt",
+    "/nix",
+    "/proc",
+    "/sys",
+    "/run/systemd/resolve",
+    "/run/resolvconf",
+    "/run/nscd",
+];
+
+/// What a workload may read and write: the rest of the machine, and other workloads with it, is none of its business.
+fn confinement(program: &Path, folders: &Folders) -> Confinement {
+    let own = program.parent().unwrap_or(program).to_owned();
+    let read = READABLE.iter().map(PathBuf::from).chain([own, folders.keystore.clone()]);
+    let write = [folders.data.clone(), folders.bridge.clone(), "/tmp".into(), "/dev".into()];
+    Confinement { read: read.collect(), write: write.into() }
 }

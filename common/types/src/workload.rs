@@ -68,11 +68,14 @@ pub struct Sandbox {
     pub private_tmp: bool,
     /// It runs as a user of its own, where the agent is root.
     pub own_user: bool,
+    /// It writes to its own folders, `/tmp` and `/dev` alone, and reads what programs need (Landlock), where the kernel
+    /// has that and no new privileges are forbidden.
+    pub landlock: bool,
 }
 
 impl Default for Sandbox {
     fn default() -> Self {
-        Self { no_new_privileges: true, private_tmp: true, own_user: true }
+        Self { no_new_privileges: true, private_tmp: true, own_user: true, landlock: true }
     }
 }
 

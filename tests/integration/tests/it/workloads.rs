@@ -237,6 +237,7 @@ fn a_blueprint_sees_nothing_of_another() -> Result<()> {
         "N=socket; try python3 -c 'import socket,sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])' \"$SOCKET\"",
         "N=agent; try cat \"$AGENT/identity.json\"",
         "N=kill; try kill -0 \"$VICTIM_PID\"",
+        "N=write; try touch \"/var/tmp/blueprint-test-$$\"",
         "N=own; try ls \"$KEYSTORE_URI\"",
         "sleep 600",
     ];
@@ -267,7 +268,8 @@ fn a_blueprint_sees_nothing_of_another() -> Result<()> {
         ensure!(names()?.iter().any(|name| name.ends_with("-own")), "{:?}", names());
         Ok(())
     })?;
-    let expected = ["did-own", "no-agent", "no-data", "no-key", "no-kill", "no-list", "no-socket"];
+    let expected =
+        ["did-own", "no-agent", "no-data", "no-key", "no-kill", "no-list", "no-socket", "no-write"];
     ensure!(names()? == expected, "{:?}", names()?);
     Ok(())
 }
