@@ -16,7 +16,7 @@ use blueprint_proto::v1::bridge_request::Call;
 use futures_util::future::{BoxFuture, FutureExt};
 use tokio::time::timeout;
 use tonic::{Code, Status};
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::agent::AgentError;
 use crate::service::ServiceSpec;
@@ -72,6 +72,9 @@ pub(crate) fn node(shared: &Arc<Shared>, spawner: Spawner) -> Result<Option<Node
     let runtime = settings.runtime_dir.clone().unwrap_or_else(|| runtime_dir(&id.to_string()));
     let is_root = nix::unistd::geteuid().is_root();
     let folder = std::path::absolute(shared.state.path("")).map_err(AgentError::Workloads)?;
+    if !is_root {
+        info!("workloads run as the agent's own user and without limits: it is not root");
+    }
     let config = WorkloadConfig {
         state: settings.data_dir.clone().unwrap_or_else(|| beside(&folder)),
         runtime,

@@ -11,6 +11,7 @@ mod folders;
 mod instance;
 mod keystore;
 pub mod launch;
+mod left;
 mod native;
 mod node;
 mod output;

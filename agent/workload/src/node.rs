@@ -17,7 +17,7 @@ use crate::artefact::{ArtefactConfig, Artefacts};
 use crate::cgroup::Cgroups;
 use crate::container::Engine;
 use crate::run::{Common, Workload};
-use crate::{Assigned, HubPort, WorkloadConfig};
+use crate::{Assigned, HubPort, WorkloadConfig, left};
 
 /// Ends of workloads that wait to be noted; a hub assigns 64 to a node at most.
 const ENDS: usize = 1024;
@@ -132,6 +132,7 @@ impl Node {
             info!(label, "what an earlier agent left is ended");
             cgroups.iter().for_each(|cgroups| cgroups.at(&label).remove());
         }
+        left::kill_all(&config.runtime);
         let (assign, assigned) = watch::channel(None);
         let (sender, statuses) = watch::channel(Arc::default());
         let mut cache = ArtefactConfig::new(config.state.join("artefacts"));
@@ -151,6 +152,8 @@ impl Node {
         let mut is_over = false;
         loop {
             if is_over && live.is_empty() {
+                // Empty by now; where it is not, the next agent sees to it.
+                let _ = std::fs::remove_dir(&self.common.config.runtime);
                 return;
             }
             let wanted =

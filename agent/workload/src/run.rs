@@ -21,7 +21,7 @@ use crate::container::Engine;
 use crate::folders::Folders;
 use crate::instance::{Instance, Program, Start, contain, failed};
 use crate::process::Process;
-use crate::{DescribeError, Described, HubPort, WorkloadConfig, keystore, native};
+use crate::{DescribeError, Described, HubPort, WorkloadConfig, keystore, left, native};
 
 /// Pause before a hub that could not be asked is asked again.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
@@ -226,6 +226,9 @@ impl<'a> Run<'a> {
                 let group = self.group(&label(service))?;
                 let launch = native::launch(start, program, group.as_ref());
                 let process = Process::start(&common.config.agent, &launch, group, &common.spawner).await?;
+                if let Some(pid) = process.pid() {
+                    left::note(&self.folders.runtime, pid);
+                }
                 Instance::Process(Box::new(process))
             }
         };

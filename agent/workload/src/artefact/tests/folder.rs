@@ -136,7 +136,7 @@ async fn what_a_crash_left_is_removed_and_all_else_is_kept() {
     std::fs::set_permissions(cache, std::fs::Permissions::from_mode(0o755)).unwrap();
     let artefacts = bed.open();
     assert_eq!(bed.content(), [".part-x".to_owned(), sha256(SCRIPT).to_string(), "notes".to_owned()]);
-    assert_eq!(mode(cache), 0o700);
+    assert_eq!(mode(cache), 0o711);
     // No server is needed for what was there.
     assert_eq!(get(&artefacts, "http://127.0.0.1:1/x", SCRIPT, "").await.unwrap().program, kept);
     let second = Artefacts::new(bed.config.clone()).unwrap_err();
