@@ -33,7 +33,7 @@ async fn a_program_is_fetched_checked_and_run_and_then_in_the_cache() {
     assert!(artefact.folder.starts_with(bed.config.cache.canonicalize().unwrap().join(sha256.to_string())));
     assert_eq!(
         (mode(&artefact.program), mode(&artefact.folder), mode(&bed.config.cache)),
-        (0o555, 0o555, 0o700)
+        (0o555, 0o555, 0o711)
     );
     assert!(runs(&artefact.program));
     let whole = Progress { bytes: 17, total: Some(17) };
