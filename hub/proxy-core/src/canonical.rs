@@ -143,6 +143,12 @@ impl CanonicalRequest {
         }
     }
 
+    /// The query as it came, if there is one.
+    #[must_use]
+    pub fn query(&self) -> Option<&str> {
+        self.query.as_deref()
+    }
+
     /// Host and port that were asked for, in lower case, without a default port.
     #[must_use]
     pub fn authority(&self) -> Option<&str> {

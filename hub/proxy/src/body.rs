@@ -17,6 +17,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use crate::http3::Http3Body;
 use crate::open::{Counted, OpenRequest};
 use crate::watch::Watch;
+use crate::wire::{BodyFault, BodyLength, ServiceBody};
 
 /// Any error.
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -133,10 +134,13 @@ impl RequestBody {
         LentBody(Arc::clone(&self.0))
     }
 
-    /// Whether there is a body that does not say how long it is.
-    pub(crate) fn is_open_ended(&self) -> bool {
+    /// How long it is, where it says so; `None` also where there is none.
+    pub(crate) fn length(&self) -> Option<BodyLength> {
         let shared = self.0.lock();
-        !shared.body.is_end_stream() && shared.body.size_hint().exact().is_none()
+        if shared.body.is_end_stream() {
+            return None;
+        }
+        Some(shared.body.size_hint().exact().map_or(BodyLength::Chunked, BodyLength::Sized))
     }
 
     /// Whether anything was read from it, so that it cannot be sent again.
@@ -266,7 +270,7 @@ pub(crate) enum AnswerBody {
 
 /// A service's answer; while it lives the request counts as open.
 pub(crate) struct StreamBody {
-    inner: Incoming,
+    inner: ServiceBody,
     open: OpenRequest,
     counted: Counted,
     watch: Box<Watch>,
@@ -274,7 +278,7 @@ pub(crate) struct StreamBody {
 }
 
 impl StreamBody {
-    pub(crate) fn new(inner: Incoming, open: OpenRequest, watch: Watch, upload: RequestBody) -> Self {
+    pub(crate) fn new(inner: ServiceBody, open: OpenRequest, watch: Watch, upload: RequestBody) -> Self {
         let counted = open.counted();
         Self { inner, open, counted, watch: Box::new(watch), upload }
     }
@@ -293,7 +297,7 @@ impl Drop for StreamBody {
 pub(crate) enum AnswerError {
     /// The service broke it off.
     #[error("the service broke off its answer")]
-    Upstream(#[source] hyper::Error),
+    Upstream(#[source] BodyFault),
     /// What let the request in does not hold any more.
     #[error("cut: {0}")]
     Revoked(Refusal),

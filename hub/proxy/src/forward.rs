@@ -18,7 +18,6 @@ use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::Full;
-use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -27,18 +26,19 @@ use crate::access_log::Entry;
 use crate::answer::{self, REQUEST_ID};
 use crate::auth::{AuthApi, Route};
 use crate::body::{AnswerBody, ClientBody, RequestBody, StreamBody};
-use crate::connector::{Connector, Dialed};
+use crate::connector::Connector;
 use crate::guarded::Framing;
 use crate::jwks::Jwks;
 use crate::limits::{Limiter, Permit};
 use crate::open::{OpenRequest, Seen};
 use crate::pressure::Pressure;
-use crate::send::{Outgoing, Sender};
+use crate::send::{Answered, Outgoing, Sender};
 use crate::server::ProxyParts;
 use crate::statements::Statements;
 use crate::upgraded;
 use crate::upstreams::{AtTarget, Targets};
 use crate::watch::Watch;
+use crate::wire::ServiceBody;
 
 /// One connection of a client, as each request on it sees it.
 #[derive(Debug, Clone)]
@@ -77,7 +77,7 @@ impl Conversation {
 
 /// A request that a target has answered, and what it holds until it ends.
 struct Sent {
-    response: Response<Incoming>,
+    response: Response<ServiceBody>,
     at_target: AtTarget,
     permit: Permit,
     admission: Admission,
@@ -224,15 +224,17 @@ impl Forwarder {
     fn upgrade(
         &self,
         client: OnUpgrade,
-        mut response: Response<Incoming>,
+        response: Response<ServiceBody>,
         status: StatusCode,
         request_id: &str,
         open: OpenRequest,
         watch: Watch,
     ) -> Response<AnswerBody> {
-        let service = hyper::upgrade::on(&mut response);
-        self.spawner.spawn("proxy upgraded", upgraded::join(client, service, open, watch));
-        let mut headers = upgraded::headers(response.headers(), status);
+        let (parts, body) = response.into_parts();
+        if let Some(service) = body.into_upgraded() {
+            self.spawner.spawn("proxy upgraded", upgraded::join(client, service, open, watch));
+        }
+        let mut headers = upgraded::headers(parts.headers, status);
         if let Ok(value) = HeaderValue::from_str(request_id) {
             headers.insert(REQUEST_ID, value);
         }
@@ -283,7 +285,7 @@ impl Forwarder {
             body,
         };
         let mut watch = Watch::new(admission.clone(), Arc::clone(&self.trust));
-        let (response, at_target) = tokio::select! {
+        let (Answered { response, dialed }, at_target) = tokio::select! {
             biased;
             sent = self.sender.send(&outgoing) => sent?,
             refusal = watch.ended() => {
@@ -292,7 +294,7 @@ impl Forwarder {
             }
         };
         body.note_answer();
-        open.note_answer(&at_target, response.extensions().get::<Dialed>());
+        open.note_answer(&at_target, dialed.as_ref());
         Ok(Sent { response, at_target, permit, admission })
     }
 }
@@ -307,13 +309,13 @@ fn note_refused(canonical: &CanonicalRequest, trust: &Trust, now: Timestamp, ope
 
 /// Makes the client's answer out of the service's.
 fn pass_on(
-    response: Response<Incoming>,
+    response: Response<ServiceBody>,
     method: &Method,
     request_id: &str,
-    stream: impl FnOnce(Incoming) -> StreamBody,
+    stream: impl FnOnce(ServiceBody) -> StreamBody,
 ) -> Response<AnswerBody> {
     let (parts, body) = response.into_parts();
-    let mut headers = response_headers(&parts.headers);
+    let mut headers = response_headers(parts.headers);
     // The length is that of the body at hand; only an answer without a body says it in words.
     if method != Method::HEAD && parts.status != StatusCode::NOT_MODIFIED {
         headers.remove(CONTENT_LENGTH);

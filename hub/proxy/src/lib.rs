@@ -56,6 +56,7 @@ pub mod tls;
 mod upgraded;
 mod upstreams;
 mod watch;
+mod wire;
 
 pub use access_log::AccessLog;
 pub use dial::{Datagrams, Dial, DialError, Io};

@@ -42,7 +42,7 @@ pub(super) struct HeadScan {
 impl HeadScan {
     /// Reads on; `None` where the head is not complete.
     pub(super) fn step(&mut self, bytes: &[u8]) -> Result<Option<Head>, FramingFault> {
-        while let Some(line) = next_line(bytes, &mut self.line, &mut self.searched)? {
+        while let Some(line) = next_line(bytes, &mut self.line, &mut self.searched, MAX_HEAD)? {
             if self.is_http11.is_none() {
                 self.first(line)?;
             } else if line.is_empty() {
@@ -96,11 +96,12 @@ impl HeadScan {
     }
 }
 
-/// The next whole line without its CRLF; moves `start` behind it.
-pub(super) fn next_line<'b>(
+/// The next whole line without its CRLF, which ends within the first `most` bytes; moves `start` behind it.
+pub(crate) fn next_line<'b>(
     bytes: &'b [u8],
     start: &mut usize,
     searched: &mut usize,
+    most: usize,
 ) -> Result<Option<&'b [u8]>, FramingFault> {
     let unseen = bytes.get(*searched..).unwrap_or_default();
     let Some(position) = unseen.iter().position(|byte| *byte == b'\n') else {
@@ -109,7 +110,7 @@ pub(super) fn next_line<'b>(
     };
     let end = searched.saturating_add(position);
     let next = end.saturating_add(1);
-    if next > MAX_HEAD {
+    if next > most {
         return Err(FramingFault::TooLarge);
     }
     let line = bytes.get(*start..end).unwrap_or_default();
@@ -137,7 +138,7 @@ fn request_line(line: &[u8]) -> Option<bool> {
 }
 
 /// Name and trimmed value of a field line.
-pub(super) fn field_line(line: &[u8]) -> Result<(&[u8], &[u8]), FramingFault> {
+pub(crate) fn field_line(line: &[u8]) -> Result<(&[u8], &[u8]), FramingFault> {
     let colon = line.iter().position(|byte| *byte == b':').ok_or(FramingFault::HeaderLine)?;
     let (name, rest) = line.split_at_checked(colon).ok_or(FramingFault::HeaderLine)?;
     let value = rest.get(1..).unwrap_or_default();
@@ -163,7 +164,7 @@ const fn is_token(byte: &u8) -> bool {
 }
 
 /// 1 to 19 digits.
-fn decimal(text: &[u8]) -> Option<u64> {
+pub(crate) fn decimal(text: &[u8]) -> Option<u64> {
     let is_number = (1..=19).contains(&text.len()) && text.iter().all(u8::is_ascii_digit);
     if is_number { std::str::from_utf8(text).ok()?.parse().ok() } else { None }
 }
