@@ -37,8 +37,17 @@ impl TokenId {
 
 impl fmt::Display for TokenId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        // One write of all digits: it is told with every request.
+        let mut digits = [0u8; 16];
+        for (pair, byte) in digits.chunks_exact_mut(2).zip(self.0) {
+            pair.copy_from_slice(&[hex_digit(byte >> 4), hex_digit(byte & 15)]);
+        }
+        f.write_str(std::str::from_utf8(&digits).unwrap_or_default())
     }
+}
+
+const fn hex_digit(value: u8) -> u8 {
+    if value < 10 { b'0'.wrapping_add(value) } else { b'a'.wrapping_add(value).wrapping_sub(10) }
 }
 
 impl fmt::Debug for TokenId {

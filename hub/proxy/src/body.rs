@@ -63,7 +63,11 @@ impl Body for ClientBody {
 ///
 /// A try gets a [`LentBody`]; as long as none was read from, the next try gets the body whole.
 #[derive(Clone)]
-pub(crate) struct RequestBody(Arc<Mutex<Shared>>);
+pub(crate) struct RequestBody {
+    /// `None` where the request has no body.
+    shared: Option<Arc<Mutex<Shared>>>,
+    began_at: Instant,
+}
 
 struct Shared {
     body: ClientBody,
@@ -84,78 +88,91 @@ struct Shared {
 
 impl RequestBody {
     /// A body of which at least so much has to come while the service waits for it.
-    pub(crate) fn new(body: ClientBody, least: Option<LeastRate>, counted: Counted) -> Self {
-        let sent_at = body.is_end_stream().then(Instant::now);
-        Self(Arc::new(Mutex::new(Shared {
-            body,
-            is_touched: false,
-            is_broken: false,
-            sent_at,
-            limit: None,
-            is_too_large: false,
-            pace: least.map(Pace::new),
-            timer: None,
-            is_too_slow: false,
-            counted,
-        })))
+    pub(crate) fn new(body: ClientBody, least: Option<LeastRate>, counted: &Counted) -> Self {
+        let began_at = Instant::now();
+        let shared = (!body.is_end_stream()).then(|| {
+            Arc::new(Mutex::new(Shared {
+                body,
+                is_touched: false,
+                is_broken: false,
+                sent_at: None,
+                limit: None,
+                is_too_large: false,
+                pace: least.map(Pace::new),
+                timer: None,
+                is_too_slow: false,
+                counted: counted.clone(),
+            }))
+        });
+        Self { shared, began_at }
+    }
+
+    /// What is known of a body; `other` where there is none.
+    fn ask<T>(&self, other: T, question: impl FnOnce(&mut Shared) -> T) -> T {
+        match &self.shared {
+            Some(shared) => question(&mut shared.lock()),
+            None => other,
+        }
     }
 
     /// Bounds it, before any of it is read; what says its own length is refused at once.
     pub(crate) fn limit(&self, most: Option<u64>) -> Result<(), Refusal> {
-        let mut shared = self.0.lock();
-        shared.limit = most.map(|most| (most, most));
-        match most {
-            Some(most) if shared.body.size_hint().lower() > most => Err(Refusal::BodyTooLarge { most }),
-            Some(_) | None => Ok(()),
-        }
+        self.ask(Ok(()), |shared| {
+            shared.limit = most.map(|most| (most, most));
+            match most {
+                Some(most) if shared.body.size_hint().lower() > most => Err(Refusal::BodyTooLarge { most }),
+                Some(_) | None => Ok(()),
+            }
+        })
     }
 
     /// The bound that it passed while it was sent.
     pub(crate) fn is_too_large(&self) -> Option<u64> {
-        let shared = self.0.lock();
-        shared.limit.filter(|_| shared.is_too_large).map(|(most, _)| most)
+        self.ask(None, |shared| shared.limit.filter(|_| shared.is_too_large).map(|(most, _)| most))
     }
 
     /// The answer has begun. A body without a length may now be one half of a conversation, in which
     /// silence is nobody's fault.
     pub(crate) fn note_answer(&self) {
-        let mut shared = self.0.lock();
-        if shared.body.size_hint().exact().is_none() {
-            (shared.pace, shared.timer) = (None, None);
-        }
+        self.ask((), |shared| {
+            if shared.body.size_hint().exact().is_none() {
+                (shared.pace, shared.timer) = (None, None);
+            }
+        });
     }
 
     /// Whether the client was cut for taking too long.
     pub(crate) fn is_too_slow(&self) -> bool {
-        self.0.lock().is_too_slow
+        self.ask(false, |shared| shared.is_too_slow)
     }
 
     pub(crate) fn lend(&self) -> LentBody {
-        LentBody(Arc::clone(&self.0))
+        LentBody(self.shared.clone())
     }
 
-    /// How long it is, where it says so; `None` also where there is none.
+    /// How long it is, where it says so; `None` where there is none.
     pub(crate) fn length(&self) -> Option<BodyLength> {
-        let shared = self.0.lock();
-        if shared.body.is_end_stream() {
-            return None;
-        }
-        Some(shared.body.size_hint().exact().map_or(BodyLength::Chunked, BodyLength::Sized))
+        self.ask(None, |shared| {
+            if shared.body.is_end_stream() {
+                return None;
+            }
+            Some(shared.body.size_hint().exact().map_or(BodyLength::Chunked, BodyLength::Sized))
+        })
     }
 
     /// Whether anything was read from it, so that it cannot be sent again.
     pub(crate) fn is_touched(&self) -> bool {
-        self.0.lock().is_touched
+        self.ask(false, |shared| shared.is_touched)
     }
 
     /// Whether the client broke it off.
     pub(crate) fn is_broken(&self) -> bool {
-        self.0.lock().is_broken
+        self.ask(false, |shared| shared.is_broken)
     }
 
     /// When all of it was handed on; `None` while some is to come.
     pub(crate) fn sent_at(&self) -> Option<Instant> {
-        self.0.lock().sent_at
+        self.ask(Some(self.began_at), |shared| shared.sent_at)
     }
 }
 
@@ -209,7 +226,7 @@ impl Shared {
 }
 
 /// The body as one try sends it.
-pub(crate) struct LentBody(Arc<Mutex<Shared>>);
+pub(crate) struct LentBody(Option<Arc<Mutex<Shared>>>);
 
 impl Body for LentBody {
     type Data = Bytes;
@@ -219,7 +236,8 @@ impl Body for LentBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
-        let mut shared = self.0.lock();
+        let Some(shared) = &self.0 else { return Poll::Ready(None) };
+        let mut shared = shared.lock();
         if shared.is_too_large {
             return Poll::Ready(Some(Err(UploadError::TooLarge)));
         }
@@ -252,11 +270,11 @@ impl Body for LentBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.lock().body.is_end_stream()
+        self.0.as_ref().is_none_or(|shared| shared.lock().body.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.0.lock().body.size_hint()
+        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), |shared| shared.lock().body.size_hint())
     }
 }
 
@@ -272,15 +290,13 @@ pub(crate) enum AnswerBody {
 pub(crate) struct StreamBody {
     inner: ServiceBody,
     open: OpenRequest,
-    counted: Counted,
-    watch: Box<Watch>,
+    watch: Watch,
     upload: RequestBody,
 }
 
 impl StreamBody {
     pub(crate) fn new(inner: ServiceBody, open: OpenRequest, watch: Watch, upload: RequestBody) -> Self {
-        let counted = open.counted();
-        Self { inner, open, counted, watch: Box::new(watch), upload }
+        Self { inner, open, watch, upload }
     }
 }
 
@@ -345,7 +361,7 @@ impl Body for AnswerBody {
                     stream.open.note_abort(error);
                 }
                 if let Poll::Ready(Some(Ok(frame))) = &polled {
-                    stream.counted.send(frame.data_ref().map_or(0, Bytes::len));
+                    stream.open.counted().send(frame.data_ref().map_or(0, Bytes::len));
                 }
                 polled
                     .map_ok(|frame| filter_trailers(frame, response_trailers))

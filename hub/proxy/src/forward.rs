@@ -11,8 +11,7 @@ use blueprint_hub_proxy_core::guard::FramingFault;
 use blueprint_hub_proxy_core::pace::LeastRate;
 use blueprint_hub_proxy_core::tls::Channel;
 use blueprint_hub_proxy_core::{
-    Admission, CanonicalRequest, Downstream, Refusal, ServiceSettings, Trust, caller, decide,
-    response_headers,
+    CanonicalRequest, Downstream, Refusal, ServiceSettings, Trust, caller, decide, response_headers,
 };
 use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
@@ -28,6 +27,7 @@ use crate::auth::{AuthApi, Route};
 use crate::body::{AnswerBody, ClientBody, RequestBody, StreamBody};
 use crate::connector::Connector;
 use crate::guarded::Framing;
+use crate::ids::RequestIds;
 use crate::jwks::Jwks;
 use crate::limits::{Limiter, Permit};
 use crate::open::{OpenRequest, Seen};
@@ -37,7 +37,7 @@ use crate::server::ProxyParts;
 use crate::statements::Statements;
 use crate::upgraded;
 use crate::upstreams::{AtTarget, Targets};
-use crate::watch::Watch;
+use crate::watch::{Timers, Watch};
 use crate::wire::ServiceBody;
 
 /// One connection of a client, as each request on it sees it.
@@ -48,6 +48,7 @@ pub(crate) struct Conversation {
     /// On HTTP/1 only.
     pub(crate) framing: Option<Framing>,
     pub(crate) care: Care,
+    pub(crate) timers: Timers,
 }
 
 /// What protects the hub from its clients' requests.
@@ -80,7 +81,7 @@ struct Sent {
     response: Response<ServiceBody>,
     at_target: AtTarget,
     permit: Permit,
-    admission: Admission,
+    watch: Watch,
 }
 
 /// What all requests share.
@@ -93,8 +94,9 @@ pub(crate) struct Forwarder {
     sender: Sender,
     targets: Targets,
     limiter: Limiter,
+    ids: RequestIds,
     no_settings: ServiceSettings,
-    seen: Seen,
+    seen: Arc<Seen>,
     drain: CancellationToken,
 }
 
@@ -123,8 +125,9 @@ impl Forwarder {
             ),
             targets,
             limiter: Limiter::default(),
+            ids: RequestIds::new(),
             no_settings: ServiceSettings::default(),
-            seen,
+            seen: Arc::new(seen),
             drain: spawner.stop().drain,
         }
     }
@@ -140,21 +143,23 @@ impl Forwarder {
         number: u64,
         mut request: Request<ClientBody>,
     ) -> Response<AnswerBody> {
-        let fresh_id = fresh_request_id();
+        let fresh_id = self.ids.fresh();
         let (source, tls) = (conversation.source, conversation.channel.is_tls());
-        let mut open = OpenRequest::begin(self.seen.clone(), Entry::new(source, tls));
+        let mut open = OpenRequest::begin(Arc::clone(&self.seen), Entry::new(source, tls));
         open.entry().version = request.version();
         let upgrade = upgraded::asked(&mut request).then(|| hyper::upgrade::on(&mut request));
         let (parts, body) = request.into_parts();
-        let downstream = Downstream { source, tls, domain: &self.domain, request_id: &fresh_id };
+        let downstream = Downstream { source, tls, domain: &self.domain, request_id: fresh_id.as_str() };
         let parsed = match conversation.fault(number) {
             Some(fault) => Err(Refusal::MalformedRequest { fault }),
             None if conversation.care.pressure.refuses() => Err(Refusal::Overloaded),
             None => CanonicalRequest::parse(&parts, &downstream)
                 .map(|request| request.on_channel(conversation.channel.clone())),
         };
-        let request_id = parsed.as_ref().map_or(fresh_id.as_str(), CanonicalRequest::request_id).to_owned();
-        open.entry().request_id.clone_from(&request_id);
+        let request_id = parsed.as_ref().map_or(fresh_id.as_str(), CanonicalRequest::request_id);
+        open.entry().request_id = request_id.to_owned();
+        // Refused only where it is none that the core takes.
+        let request_id = HeaderValue::from_str(request_id).unwrap_or_else(|_| HeaderValue::from_static("-"));
         if let Ok(canonical) = &parsed {
             open.entry().set_request(canonical.method(), canonical.path());
         }
@@ -170,25 +175,26 @@ impl Forwarder {
         let least = (!may_rest).then_some(conversation.care.least_rate);
         let upload = RequestBody::new(body, least, open.counted());
         let sent = match parsed {
-            Ok(canonical) => self.forward(&canonical, &parts.headers, &upload, &mut open).await,
+            Ok(canonical) => {
+                self.forward(&canonical, &parts.headers, &upload, &mut open, &conversation.timers).await
+            }
             Err(refusal) => Err(refusal),
         };
         let answer = match sent {
-            Ok(Sent { response, at_target, permit, admission }) => {
+            Ok(Sent { response, at_target, permit, watch }) => {
                 open.set_status(response.status());
                 open.hold(at_target, permit);
-                let watch = Watch::new(admission, Arc::clone(&self.trust));
                 match upgrade.filter(|_| response.status() == StatusCode::SWITCHING_PROTOCOLS) {
                     Some(client) => {
                         conversation.upgraded();
                         open.entry().upgraded = true;
                         let status = upgraded::status(parts.version);
                         open.set_status(status);
-                        return self.upgrade(client, response, status, &request_id, open, watch);
+                        return self.upgrade(client, response, status, request_id, open, watch);
                     }
                     None => {
                         let answer = |body| StreamBody::new(body, open, watch, upload);
-                        pass_on(response, &parts.method, &request_id, answer)
+                        pass_on(response, &parts.method, request_id, answer)
                     }
                 }
             }
@@ -202,17 +208,16 @@ impl Forwarder {
     fn own(
         &self,
         answered: Result<Response<AnswerBody>, Refusal>,
-        request_id: &str,
+        request_id: &HeaderValue,
         mut open: OpenRequest,
     ) -> Response<AnswerBody> {
         let mut answer = answered.unwrap_or_else(|refusal| {
             open.note_refusal(&refusal);
+            let request_id = request_id.to_str().unwrap_or_default();
             debug!(reason = refusal.code(), request_id, error = %refusal, "request refused");
             answer::refuse(&refusal, request_id)
         });
-        if let Ok(value) = HeaderValue::from_str(request_id) {
-            answer.headers_mut().insert(REQUEST_ID, value);
-        }
+        answer.headers_mut().insert(REQUEST_ID, request_id.clone());
         open.set_status(answer.status());
         open.note_denied(answer.status());
         open.counted()
@@ -226,7 +231,7 @@ impl Forwarder {
         client: OnUpgrade,
         response: Response<ServiceBody>,
         status: StatusCode,
-        request_id: &str,
+        request_id: HeaderValue,
         open: OpenRequest,
         watch: Watch,
     ) -> Response<AnswerBody> {
@@ -235,9 +240,7 @@ impl Forwarder {
             self.spawner.spawn("proxy upgraded", upgraded::join(client, service, open, watch));
         }
         let mut headers = upgraded::headers(parts.headers, status);
-        if let Ok(value) = HeaderValue::from_str(request_id) {
-            headers.insert(REQUEST_ID, value);
-        }
+        headers.insert(REQUEST_ID, request_id);
         let mut answer = Response::new(AnswerBody::Own(Full::default()));
         *answer.status_mut() = status;
         *answer.headers_mut() = headers;
@@ -251,6 +254,7 @@ impl Forwarder {
         headers: &HeaderMap,
         body: &RequestBody,
         open: &mut OpenRequest,
+        timers: &Timers,
     ) -> Result<Sent, Refusal> {
         if self.drain.is_cancelled() {
             return Err(Refusal::Draining);
@@ -258,7 +262,7 @@ impl Forwarder {
         let trust = self.trust.load_full();
         let now = Timestamp::from(SystemTime::now());
         let admission = match decide(canonical, &trust, now) {
-            Ok(admission) => admission,
+            Ok(admission) => Arc::new(admission),
             Err(refusal) => {
                 if let Refusal::NoHealthyTarget { service, .. } = &refusal {
                     self.targets.forget(*service);
@@ -284,7 +288,7 @@ impl Forwarder {
             settings: &settings.upstream,
             body,
         };
-        let mut watch = Watch::new(admission.clone(), Arc::clone(&self.trust));
+        let mut watch = Watch::new(Arc::clone(&admission), Arc::clone(&self.trust), timers.clone());
         let (Answered { response, dialed }, at_target) = tokio::select! {
             biased;
             sent = self.sender.send(&outgoing) => sent?,
@@ -295,7 +299,7 @@ impl Forwarder {
         };
         body.note_answer();
         open.note_answer(&at_target, dialed.as_ref());
-        Ok(Sent { response, at_target, permit, admission })
+        Ok(Sent { response, at_target, permit, watch })
     }
 }
 
@@ -311,7 +315,7 @@ fn note_refused(canonical: &CanonicalRequest, trust: &Trust, now: Timestamp, ope
 fn pass_on(
     response: Response<ServiceBody>,
     method: &Method,
-    request_id: &str,
+    request_id: HeaderValue,
     stream: impl FnOnce(ServiceBody) -> StreamBody,
 ) -> Response<AnswerBody> {
     let (parts, body) = response.into_parts();
@@ -320,19 +324,9 @@ fn pass_on(
     if method != Method::HEAD && parts.status != StatusCode::NOT_MODIFIED {
         headers.remove(CONTENT_LENGTH);
     }
-    if let Ok(value) = HeaderValue::from_str(request_id) {
-        headers.insert(REQUEST_ID, value);
-    }
+    headers.insert(REQUEST_ID, request_id);
     let mut answer = Response::new(AnswerBody::Stream(stream(body)));
     *answer.status_mut() = parts.status;
     *answer.headers_mut() = headers;
     answer
-}
-
-/// 128 random bits in hexadecimal.
-fn fresh_request_id() -> String {
-    let mut bytes = [0u8; 16];
-    // Without randomness ids repeat, which harms nothing but the reading of logs.
-    let _ = blueprint_common_types::fill_random(&mut bytes);
-    format!("{:032x}", u128::from_be_bytes(bytes))
 }

@@ -33,6 +33,7 @@ use crate::body::{AnswerBody, AnswerError, BoxError, ClientBody};
 use crate::forward::{Care, Conversation, Forwarder};
 use crate::forwards::places::{Place, Places};
 use crate::metrics::{Cut, ProxyMetrics};
+use crate::watch::Timers;
 
 pub(crate) use body::Http3Body;
 
@@ -203,6 +204,7 @@ async fn requests(
                     channel: Channel::tls(None),
                     framing: None,
                     care: shared.care.clone(),
+                    timers: Timers::default(),
                 };
                 let answered = answer(shared.clone(), conversation, resolver);
                 let over = over.clone();

@@ -36,6 +36,7 @@ mod forward;
 mod forwards;
 mod guarded;
 mod http3;
+mod ids;
 mod jwks;
 mod keys;
 mod ledger;

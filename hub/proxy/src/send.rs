@@ -34,7 +34,7 @@ use crate::wire::{self, BodyLength, Pool, Sending, ServiceBody};
 const MAX_RETRIES: usize = 2;
 
 /// Room for the head of a request, in bytes, so that most need no more.
-const HEAD_ROOM: usize = 2 * 1024;
+const HEAD_ROOM: usize = 1024;
 
 /// HTTP/2 flow-control windows towards services, in bytes: of one answer, and of one connection.
 const UPSTREAM_WINDOWS: (u32, u32) = (256 * 1024, 1024 * 1024);

@@ -17,7 +17,7 @@ use blueprint_common_runtime::tasks::Spawner;
 use blueprint_hub_proxy_core::identity::IdentitySigner;
 use blueprint_hub_proxy_core::pace::LeastRate;
 use blueprint_hub_proxy_core::tls::Channel;
-use blueprint_hub_proxy_core::{MAX_HEADER_BYTES, MAX_HEADERS, Trust};
+use blueprint_hub_proxy_core::{MAX_HEADER_BYTES, Trust};
 use http::header::ALT_SVC;
 use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
@@ -51,6 +51,7 @@ use crate::progress::Progress;
 use crate::sniff::{Prefixed, Protocol, sniff};
 use crate::steady::Steady;
 use crate::tls::{Accepted, TlsHandle, accept};
+use crate::watch::Timers;
 
 /// Streams that one HTTP/2 connection may have open.
 const MAX_STREAMS: u32 = 100;
@@ -389,28 +390,29 @@ impl Server {
     ) -> hyper::Result<()> {
         let (framing, progress) = (Framing::default(), Progress::new());
         let alt_svc = self.alt_svc_on(&channel);
-        let conversation =
-            Conversation { source, channel, framing: Some(framing.clone()), care: self.care.clone() };
+        let conversation = Arc::new(Conversation {
+            source,
+            channel,
+            framing: Some(framing.clone()),
+            care: self.care.clone(),
+            timers: Timers::default(),
+        });
         let turns = progress.clone();
         let (forwarder, requests) = (Arc::clone(&self.forwarder), Arc::new(AtomicU64::new(0)));
         let service = service_fn(move |request: Request<Incoming>| {
-            let (forwarder, conversation) = (Arc::clone(&forwarder), conversation.clone());
+            let (forwarder, conversation) = (Arc::clone(&forwarder), Arc::clone(&conversation));
             // One after the other on a connection of HTTP/1, so their order is their number.
             let number = requests.fetch_add(1, Ordering::Relaxed).saturating_add(1);
             let (turn, alt_svc) = (turns.begin(), alt_svc.clone());
             async move {
                 let request = request.map(ClientBody::Stream);
                 let answer = forwarder.answer(&conversation, number, request).await;
-                Ok::<_, Infallible>(turn.track(advertise(answer, alt_svc)))
+                Ok::<_, Infallible>(turn.hold(advertise(answer, alt_svc)))
             }
         });
         let mut builder = http1::Builder::new();
         // The library's time limit for heads counts the time between two requests as well; the guard's does not.
-        builder
-            .timer(TokioTimer::new())
-            .header_read_timeout(None)
-            .max_headers(MAX_HEADERS)
-            .max_buf_size(DOWNSTREAM_BUFFER);
+        builder.timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(DOWNSTREAM_BUFFER);
         let times = (self.times, begun);
         let io = TokioIo::new(Guarded::new(io, framing, progress, times, Arc::clone(&self.metrics)));
         let connection = builder.serve_connection(io, service).with_upgrades();
@@ -424,12 +426,13 @@ impl Server {
         channel: Channel,
     ) -> hyper::Result<()> {
         let alt_svc = self.alt_svc_on(&channel);
-        let conversation = Conversation { source, channel, framing: None, care: self.care.clone() };
+        let (care, timers) = (self.care.clone(), Timers::default());
+        let conversation = Arc::new(Conversation { source, channel, framing: None, care, timers });
         let forwarder = Arc::clone(&self.forwarder);
         let progress = Progress::new();
         let turns = progress.clone();
         let service = service_fn(move |request: Request<Incoming>| {
-            let (forwarder, conversation) = (Arc::clone(&forwarder), conversation.clone());
+            let (forwarder, conversation) = (Arc::clone(&forwarder), Arc::clone(&conversation));
             let (turn, alt_svc) = (turns.begin(), alt_svc.clone());
             async move {
                 let request = request.map(ClientBody::Stream);

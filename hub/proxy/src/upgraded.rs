@@ -61,7 +61,7 @@ pub(crate) async fn join(client: OnUpgrade, mut service: Upgraded, mut open: Ope
         Ok(client) => client,
         Err(error) => return debug!(%error, "upgrade did not happen"),
     };
-    let mut client = Tally { io: TokioIo::new(client), counted: open.counted() };
+    let mut client = Tally { io: TokioIo::new(client), counted: open.counted().clone() };
     let mut settles = interval(SETTLE_EVERY);
     let mut copy = pin!(copy_bidirectional_with_sizes(&mut client, &mut service, BUFFER, BUFFER));
     loop {

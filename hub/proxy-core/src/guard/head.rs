@@ -1,5 +1,7 @@
 //! The head of a request: request line, header lines, empty line.
 
+use memchr::memchr;
+
 use super::{FramingFault, MAX_HEAD};
 use crate::MAX_HEADERS;
 
@@ -104,7 +106,7 @@ pub(crate) fn next_line<'b>(
     most: usize,
 ) -> Result<Option<&'b [u8]>, FramingFault> {
     let unseen = bytes.get(*searched..).unwrap_or_default();
-    let Some(position) = unseen.iter().position(|byte| *byte == b'\n') else {
+    let Some(position) = memchr(b'\n', unseen) else {
         *searched = bytes.len();
         return Ok(None);
     };
@@ -115,7 +117,7 @@ pub(crate) fn next_line<'b>(
     }
     let line = bytes.get(*start..end).unwrap_or_default();
     let line = line.strip_suffix(b"\r").ok_or(FramingFault::LineEnd)?;
-    if line.contains(&b'\r') {
+    if memchr(b'\r', line).is_some() {
         return Err(FramingFault::LineEnd);
     }
     (*start, *searched) = (next, next);
@@ -139,14 +141,13 @@ fn request_line(line: &[u8]) -> Option<bool> {
 
 /// Name and trimmed value of a field line.
 pub(crate) fn field_line(line: &[u8]) -> Result<(&[u8], &[u8]), FramingFault> {
-    let colon = line.iter().position(|byte| *byte == b':').ok_or(FramingFault::HeaderLine)?;
+    let colon = memchr(b':', line).ok_or(FramingFault::HeaderLine)?;
     let (name, rest) = line.split_at_checked(colon).ok_or(FramingFault::HeaderLine)?;
     let value = rest.get(1..).unwrap_or_default();
     if name.is_empty() || !name.iter().all(is_token) {
         return Err(FramingFault::HeaderLine);
     }
-    let is_text = |byte: &u8| matches!(byte, b'\t' | b' '..=b'~' | 0x80..);
-    if !value.iter().all(is_text) {
+    if !value.iter().all(|byte| is(*byte, TEXT)) {
         return Err(FramingFault::HeaderValue);
     }
     let is_blank = |byte: &u8| matches!(byte, b' ' | b'\t');
@@ -155,12 +156,42 @@ pub(crate) fn field_line(line: &[u8]) -> Result<(&[u8], &[u8]), FramingFault> {
     Ok((name, value.get(from..to).unwrap_or_default()))
 }
 
-const fn is_token(byte: &u8) -> bool {
-    matches!(
-        byte,
-        b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z'
-            | b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~'
-    )
+/// Which bytes a token has, and which a value.
+const KINDS: [u8; 256] = kinds();
+const TOKEN: u8 = 1;
+const TEXT: u8 = 2;
+
+const fn kinds() -> [u8; 256] {
+    let mut kinds = [0u8; 256];
+    let mut byte = 0u8;
+    loop {
+        let is_token = matches!(
+            byte,
+            b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z'
+                | b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~'
+        );
+        let is_text = matches!(byte, b'\t' | b' '..=b'~' | 0x80..);
+        #[expect(
+            clippy::indexing_slicing,
+            clippy::as_conversions,
+            reason = "a table of all bytes, made by the compiler"
+        )]
+        {
+            kinds[byte as usize] = if is_token { TOKEN } else { 0 } | if is_text { TEXT } else { 0 };
+        }
+        if byte == u8::MAX {
+            return kinds;
+        }
+        byte = byte.wrapping_add(1);
+    }
+}
+
+fn is(byte: u8, kind: u8) -> bool {
+    KINDS.get(usize::from(byte)).is_some_and(|kinds| kinds & kind != 0)
+}
+
+fn is_token(byte: &u8) -> bool {
+    is(*byte, TOKEN)
 }
 
 /// 1 to 19 digits.
