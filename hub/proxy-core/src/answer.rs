@@ -23,6 +23,9 @@ use crate::guard::{FramingFault, decimal, field_line, next_line};
 /// Longest head of an answer, from its first line to the empty one, in bytes.
 pub const MAX_ANSWER_HEAD: usize = 64 * 1024;
 
+/// Fields for which room is made at once: most answers have fewer.
+const USUAL_FIELDS: usize = 12;
+
 /// How the body of an answer ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AnswerBody {
@@ -87,14 +90,19 @@ impl AnswerScan {
 
 /// Reads a whole head, which answers a request of that method. Values of fields are views of `head`.
 ///
+/// The fields go into `headers`, which is emptied first: it may have room from an earlier use.
+///
 /// # Errors
 ///
 /// Where it has no single reading, or more than [`MAX_HEADERS`] fields.
-pub fn read_answer(head: &Bytes, asked: &Method) -> Result<AnswerHead, FramingFault> {
+pub fn read_answer(head: &Bytes, asked: &Method, mut headers: HeaderMap) -> Result<AnswerHead, FramingFault> {
     let (mut line_at, mut searched) = (0, 0);
     let mut line = || next_line(head, &mut line_at, &mut searched, MAX_ANSWER_HEAD);
     let (status, is_http11) = line()?.and_then(status_line).ok_or(FramingFault::StatusLine)?;
-    let mut headers = HeaderMap::with_capacity(16);
+    headers.clear();
+    if headers.capacity() < USUAL_FIELDS {
+        headers = HeaderMap::with_capacity(USUAL_FIELDS);
+    }
     let mut framing = Framing::default();
     while let Some(line) = line()?.filter(|line| !line.is_empty()) {
         if headers.len() >= MAX_HEADERS {

@@ -14,7 +14,8 @@ use blueprint_hub_proxy_core::{
     CanonicalRequest, Downstream, Refusal, ServiceSettings, Trust, caller, decide, response_headers,
 };
 use http::header::CONTENT_LENGTH;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 use http_body_util::Full;
 use hyper::upgrade::OnUpgrade;
@@ -32,7 +33,7 @@ use crate::jwks::Jwks;
 use crate::limits::{Limiter, Permit};
 use crate::open::{OpenRequest, Seen};
 use crate::pressure::Pressure;
-use crate::send::{Answered, Outgoing, Sender};
+use crate::send::{Answered, Outgoing, Sender, prepare};
 use crate::server::ProxyParts;
 use crate::statements::Statements;
 use crate::upgraded;
@@ -159,7 +160,10 @@ impl Forwarder {
         let request_id = parsed.as_ref().map_or(fresh_id.as_str(), CanonicalRequest::request_id);
         open.entry().request_id = request_id.to_owned();
         // Refused only where it is none that the core takes.
-        let request_id = HeaderValue::from_str(request_id).unwrap_or_else(|_| HeaderValue::from_static("-"));
+        let mut request_id =
+            HeaderValue::from_str(request_id).unwrap_or_else(|_| HeaderValue::from_static("-"));
+        // It comes once: HTTP/2 is not to keep it in its table of what comes again, and search that each time.
+        request_id.set_sensitive(true);
         if let Ok(canonical) = &parsed {
             open.entry().set_request(canonical.method(), canonical.path());
         }
@@ -170,13 +174,15 @@ impl Forwarder {
             conversation.stays();
             return self.own(answered, &request_id, open);
         }
+        // What else is known of the request is let go here: it holds the buffer that the client's bytes are in.
+        let (method, version, headers) = essence(parts);
         // Both halves of a gRPC call may be silent for as long as they like.
         let may_rest = parsed.as_ref().is_ok_and(CanonicalRequest::is_grpc);
         let least = (!may_rest).then_some(conversation.care.least_rate);
         let upload = RequestBody::new(body, least, open.counted());
         let sent = match parsed {
             Ok(canonical) => {
-                self.forward(&canonical, &parts.headers, &upload, &mut open, &conversation.timers).await
+                self.forward(&canonical, headers, &upload, &mut open, &conversation.timers).await
             }
             Err(refusal) => Err(refusal),
         };
@@ -188,13 +194,13 @@ impl Forwarder {
                     Some(client) => {
                         conversation.upgraded();
                         open.entry().upgraded = true;
-                        let status = upgraded::status(parts.version);
+                        let status = upgraded::status(version);
                         open.set_status(status);
                         return self.upgrade(client, response, status, request_id, open, watch);
                     }
                     None => {
                         let answer = |body| StreamBody::new(body, open, watch, upload);
-                        pass_on(response, &parts.method, request_id, answer)
+                        pass_on(response, &method, request_id, answer)
                     }
                 }
             }
@@ -251,7 +257,7 @@ impl Forwarder {
     async fn forward(
         &self,
         canonical: &CanonicalRequest,
-        headers: &HeaderMap,
+        mut headers: HeaderMap,
         body: &RequestBody,
         open: &mut OpenRequest,
         timers: &Timers,
@@ -278,12 +284,14 @@ impl Forwarder {
         let permit = self.limiter.begin(&admission, settings)?;
         let statement = self.statements.of(&admission, now);
         let key = upgraded::key(canonical)?;
+        let by = (&*admission, statement.as_ref());
+        let prepared = prepare(canonical, &headers, key.as_ref(), by, body)?;
+        headers.clear();
         let outgoing = Outgoing {
             canonical,
-            headers,
+            prepared: &prepared,
             key: key.as_ref(),
             admission: &admission,
-            statement: statement.as_ref(),
             targets: trust.routes.targets(&service).unwrap_or_default(),
             settings: &settings.upstream,
             body,
@@ -291,7 +299,7 @@ impl Forwarder {
         let mut watch = Watch::new(Arc::clone(&admission), Arc::clone(&self.trust), timers.clone());
         let (Answered { response, dialed }, at_target) = tokio::select! {
             biased;
-            sent = self.sender.send(&outgoing) => sent?,
+            sent = self.sender.send(&outgoing, headers) => sent?,
             refusal = watch.ended() => {
                 self.seen.metrics.count_revoked();
                 return Err(refusal);
@@ -301,6 +309,10 @@ impl Forwarder {
         open.note_answer(&at_target, dialed.as_ref());
         Ok(Sent { response, at_target, permit, watch })
     }
+}
+
+fn essence(parts: Parts) -> (Method, Version, HeaderMap) {
+    (parts.method, parts.version, parts.headers)
 }
 
 /// Notes whose request is refused, and for which service, where those exist: logs and sums tell them apart.

@@ -53,6 +53,7 @@ mod server;
 mod sniff;
 mod statements;
 mod steady;
+mod streams;
 pub mod tls;
 mod upgraded;
 mod upstreams;

@@ -36,6 +36,9 @@ const MAX_RETRIES: usize = 2;
 /// Room for the head of a request, in bytes, so that most need no more.
 const HEAD_ROOM: usize = 1024;
 
+/// The same for the name of the target and what ends the head.
+const HOST_ROOM: usize = 64;
+
 /// HTTP/2 flow-control windows towards services, in bytes: of one answer, and of one connection.
 const UPSTREAM_WINDOWS: (u32, u32) = (256 * 1024, 1024 * 1024);
 
@@ -48,14 +51,21 @@ const LOOK: Duration = Duration::from_millis(250);
 /// An admitted request and where it may go.
 pub(crate) struct Outgoing<'a> {
     pub(crate) canonical: &'a CanonicalRequest,
-    pub(crate) headers: &'a HeaderMap,
+    pub(crate) prepared: &'a Prepared,
     /// Of a WebSocket that came over HTTP/2.
     pub(crate) key: Option<&'a WebSocketKey>,
     pub(crate) admission: &'a Admission,
-    pub(crate) statement: Option<&'a HeaderValue>,
     pub(crate) targets: &'a [Target],
     pub(crate) settings: &'a UpstreamSettings,
     pub(crate) body: &'a RequestBody,
+}
+
+/// What every try sends, made before the first: what came from the client need not be kept for it.
+pub(crate) enum Prepared {
+    /// The head over HTTP/1.1, without the name of the target and the empty line.
+    Http1(BytesMut),
+    /// The headers over HTTP/2.
+    Http2(HeaderMap),
 }
 
 /// The answer to a request.
@@ -95,12 +105,16 @@ impl Sender {
         }
     }
 
-    /// Sends it until a target answers, as often as its kind and the budget allow.
-    pub(crate) async fn send(&self, outgoing: &Outgoing<'_>) -> Result<(Answered, AtTarget), Refusal> {
+    /// Sends it until a target answers, as often as its kind and the budget allow. `room` is for the answer.
+    pub(crate) async fn send(
+        &self,
+        outgoing: &Outgoing<'_>,
+        room: HeaderMap,
+    ) -> Result<(Answered, AtTarget), Refusal> {
         let Outgoing { canonical, admission, targets, settings, body, .. } = *outgoing;
         let service = admission.service();
         let mut tried: Vec<SocketAddr> = Vec::new();
-        let mut failed: Option<Fault> = None;
+        let (mut failed, mut room): (Option<Fault>, _) = (None, Some(room));
         for attempt in 0..=MAX_RETRIES {
             let mut at_target = match failed {
                 None => self.targets.begin(service, targets, settings, &tried)?,
@@ -115,7 +129,7 @@ impl Sender {
                     at_target
                 }
             };
-            match self.ask(outgoing, at_target.address()).await? {
+            match self.ask(outgoing, at_target.address(), room.take().unwrap_or_default()).await? {
                 Ok(answered) if is_expected(outgoing, &answered.response) => {
                     at_target.report(outcome_of(answered.response.status()));
                     return Ok((answered, at_target));
@@ -147,13 +161,13 @@ impl Sender {
         &self,
         outgoing: &Outgoing<'_>,
         target: SocketAddr,
+        room: HeaderMap,
     ) -> Result<Result<Answered, Fault>, Refusal> {
         let body = outgoing.body;
         let answered = async {
-            if outgoing.canonical.is_grpc() {
-                self.ask_http2(outgoing, target).await
-            } else {
-                self.ask_http1(outgoing, target).await
+            match outgoing.prepared {
+                Prepared::Http1(head) => Ok(self.ask_http1(outgoing, head, target, room).await),
+                Prepared::Http2(headers) => self.ask_http2(outgoing, headers, target).await,
             }
         };
         let Some(timeout) = outgoing.settings.response_header_timeout() else {
@@ -169,31 +183,34 @@ impl Sender {
     async fn ask_http1(
         &self,
         outgoing: &Outgoing<'_>,
+        head: &[u8],
         target: SocketAddr,
-    ) -> Result<Result<Answered, Fault>, Refusal> {
+        room: HeaderMap,
+    ) -> Result<Answered, Fault> {
         let Outgoing { canonical, admission, body, .. } = *outgoing;
-        let length = body.length();
         let sending = Sending {
             target,
-            head: new_head(outgoing, target, length)?,
+            head: addressed(head, target),
             method: canonical.method().clone(),
-            body: length.map(|length| (body.lend(), length)),
+            headers: room,
+            body: body.length().map(|length| (body.lend(), length)),
         };
-        Ok(match wire::send(&self.http1, sending, &self.spawner).await {
-            Ok((response, dialed)) => Ok(Answered { response, dialed: Some(dialed) }),
-            Err(error) => {
+        wire::send(&self.http1, sending, &self.spawner)
+            .await
+            .map(|(response, dialed)| Answered { response, dialed: Some(dialed) })
+            .map_err(|error| {
                 note_failed(admission, canonical, &error);
-                Err(Fault::of(&error, body))
-            }
-        })
+                Fault::of(&error, body)
+            })
     }
 
     async fn ask_http2(
         &self,
         outgoing: &Outgoing<'_>,
+        headers: &HeaderMap,
         target: SocketAddr,
     ) -> Result<Result<Answered, Fault>, Refusal> {
-        Ok(match self.http2.request(new_request(outgoing, target)?).await {
+        Ok(match self.http2.request(new_request(outgoing, headers, target)?).await {
             Ok(response) => {
                 let dialed = response.extensions().get::<Dialed>().copied();
                 Ok(Answered { response: response.map(ServiceBody::Http2), dialed })
@@ -255,8 +272,12 @@ fn http2_pool(connector: Connector, spawner: &Spawner) -> Client<Connector, Lent
 
 /// Builds the request that a service gets over HTTP/2: target, headers and identity are ours, the body is
 /// streamed.
-fn new_request(outgoing: &Outgoing<'_>, target: SocketAddr) -> Result<Request<LentBody>, Refusal> {
-    let Outgoing { canonical, headers, admission, statement, body, .. } = *outgoing;
+fn new_request(
+    outgoing: &Outgoing<'_>,
+    headers: &HeaderMap,
+    target: SocketAddr,
+) -> Result<Request<LentBody>, Refusal> {
+    let Outgoing { canonical, admission, body, .. } = *outgoing;
     let uri = Uri::builder()
         .scheme("http")
         .authority(target.to_string())
@@ -267,17 +288,25 @@ fn new_request(outgoing: &Outgoing<'_>, target: SocketAddr) -> Result<Request<Le
     *request.method_mut() = canonical.method().clone();
     *request.uri_mut() = uri;
     *request.version_mut() = Version::HTTP_2;
-    *request.headers_mut() = upstream_headers(canonical, headers, admission, statement);
+    request.headers_mut().clone_from(headers);
     Ok(request)
 }
 
-/// Writes the head of the request that a service gets over HTTP/1.1; the rest is as in [`new_request`].
-fn new_head(
-    outgoing: &Outgoing<'_>,
-    target: SocketAddr,
-    length: Option<BodyLength>,
-) -> Result<BytesMut, Refusal> {
-    let Outgoing { canonical, headers, key, admission, statement, .. } = *outgoing;
+/// Says what a service gets, in the version of HTTP in which it gets it.
+///
+/// # Errors
+///
+/// Where the request cannot be written on one line.
+pub(crate) fn prepare(
+    canonical: &CanonicalRequest,
+    headers: &HeaderMap,
+    key: Option<&WebSocketKey>,
+    (admission, statement): (&Admission, Option<&HeaderValue>),
+    body: &RequestBody,
+) -> Result<Prepared, Refusal> {
+    if canonical.is_grpc() {
+        return Ok(Prepared::Http2(upstream_headers(canonical, headers, admission, statement)));
+    }
     let is_plain = |text: &str| text.bytes().all(|byte| byte > b' ' && byte != 0x7f);
     if !is_plain(canonical.path()) || !canonical.query().is_none_or(is_plain) {
         return Err(Refusal::UpstreamFailed { service: admission.service() });
@@ -291,11 +320,6 @@ fn new_head(
         head.put_slice(query.as_bytes());
     }
     head.put_slice(b" HTTP/1.1\r\n");
-    // Writing to a buffer that grows cannot fail.
-    let _ = match target.port() {
-        80 => write!(head, "host: {}\r\n", host_of(target)),
-        port => write!(head, "host: {}:{port}\r\n", host_of(target)),
-    };
     match key {
         None => upstream_fields(canonical, headers, admission, statement, &mut |field| match field {
             Field::Copied(name, value) => put_field(&mut head, name.as_str(), value.as_bytes()),
@@ -308,21 +332,27 @@ fn new_head(
             headers.iter().for_each(|(name, value)| put_field(&mut head, name.as_str(), value.as_bytes()));
         }
     }
-    match length {
+    match body.length() {
         None => {}
+        // Writing to a buffer that grows cannot fail.
         Some(BodyLength::Sized(length)) => drop(write!(head, "content-length: {length}\r\n")),
         Some(BodyLength::Chunked) => put_field(&mut head, "transfer-encoding", b"chunked"),
     }
-    head.put_slice(b"\r\n");
-    Ok(head)
+    Ok(Prepared::Http1(head))
 }
 
-/// The address as a URI has it.
-fn host_of(target: SocketAddr) -> String {
-    match target.ip() {
-        IpAddr::V4(address) => address.to_string(),
-        IpAddr::V6(address) => format!("[{address}]"),
-    }
+/// A head with the name of its target, and its end.
+fn addressed(fields: &[u8], target: SocketAddr) -> BytesMut {
+    let mut head = BytesMut::with_capacity(fields.len().saturating_add(HOST_ROOM));
+    head.put_slice(fields);
+    // Writing to a buffer that grows cannot fail.
+    let _ = match (target.ip(), target.port()) {
+        (IpAddr::V4(address), 80) => write!(head, "host: {address}\r\n\r\n"),
+        (IpAddr::V4(address), port) => write!(head, "host: {address}:{port}\r\n\r\n"),
+        (IpAddr::V6(address), 80) => write!(head, "host: [{address}]\r\n\r\n"),
+        (IpAddr::V6(address), port) => write!(head, "host: [{address}]:{port}\r\n\r\n"),
+    };
+    head
 }
 
 fn put_field(head: &mut BytesMut, name: &str, value: &[u8]) {

@@ -33,7 +33,6 @@ use crate::access_log::AccessLog;
 use crate::body::{AnswerBody, ClientBody};
 use crate::connector::Connector;
 use crate::dial::{Dial, Io};
-use crate::executor::Executor;
 use crate::forward::{Care, Conversation, Forwarder};
 use crate::forwards::{ForwardConfig, Forwards};
 use crate::guarded::{Framing, Guarded, Times};
@@ -50,6 +49,7 @@ use crate::pressure::Pressure;
 use crate::progress::Progress;
 use crate::sniff::{Prefixed, Protocol, sniff};
 use crate::steady::Steady;
+use crate::streams::Streams;
 use crate::tls::{Accepted, TlsHandle, accept};
 use crate::watch::Timers;
 
@@ -286,7 +286,6 @@ impl Proxy {
             times: Times { head: self.config.header_timeout, idle: self.config.idle_timeout },
             reader_timeout: self.config.reader_timeout,
             care: Care { least_rate: self.config.least_rate, pressure: self.config.pressure },
-            executor: Executor::new("proxy stream", spawner.clone()),
             drain: drain.clone(),
             alt_svc: self.http3.as_ref().and_then(Http3::advertisement),
         };
@@ -327,7 +326,6 @@ struct Server {
     times: Times,
     reader_timeout: Duration,
     care: Care,
-    executor: Executor,
     drain: CancellationToken,
     alt_svc: Option<HeaderValue>,
 }
@@ -440,7 +438,8 @@ impl Server {
                 Ok::<_, Infallible>(turn.track(advertise(answer, alt_svc)))
             }
         });
-        let mut builder = http2::Builder::new(self.executor.clone());
+        let streams = Streams::default();
+        let mut builder = http2::Builder::new(streams.clone());
         builder
             .timer(TokioTimer::new())
             .enable_connect_protocol()
@@ -456,7 +455,9 @@ impl Server {
         let io = Metered::new(io, self.times.head, Arc::clone(&self.metrics));
         let connection = builder.serve_connection(TokioIo::new(io), service);
         let patience = Patience { idle: self.times.idle, reader: self.reader_timeout };
-        patience.drive(connection, http2::Connection::graceful_shutdown, &progress, &self.drain).await
+        patience
+            .drive((connection, streams), http2::Connection::graceful_shutdown, &progress, &self.drain)
+            .await
     }
 }
 

@@ -27,7 +27,7 @@ use blueprint_common_runtime::tasks::Spawner;
 use blueprint_hub_proxy_core::answer::{AnswerBody, AnswerHead, AnswerScan, read_answer};
 use blueprint_hub_proxy_core::guard::FramingFault;
 use bytes::BytesMut;
-use http::{Method, Response};
+use http::{HeaderMap, Method, Response};
 
 pub(crate) use body::{BodyFault, ServiceBody};
 pub(crate) use pool::{IDLE, MAX_IDLE, Pool};
@@ -86,6 +86,8 @@ pub(crate) struct Sending {
     /// With the empty line.
     pub(crate) head: BytesMut,
     pub(crate) method: Method,
+    /// Room for the fields of the answer.
+    pub(crate) headers: HeaderMap,
     /// `None` where there is none.
     pub(crate) body: Option<(LentBody, BodyLength)>,
 }
@@ -120,6 +122,7 @@ pub(crate) async fn send(
         upload: Upload::new(sending.head, sending.body),
         is_uploaded: false,
         method: sending.method,
+        headers: sending.headers,
         scan: AnswerScan::default(),
         interim: 0,
     };
@@ -133,6 +136,7 @@ struct Exchange {
     upload: Upload,
     is_uploaded: bool,
     method: Method,
+    headers: HeaderMap,
     scan: AnswerScan,
     interim: usize,
 }
@@ -160,7 +164,7 @@ impl Exchange {
         loop {
             if let Some(end) = self.scan.end(&self.wire.read)? {
                 let head = self.wire.read.split_to(end).freeze();
-                let answer = read_answer(&head, &self.method)?;
+                let answer = read_answer(&head, &self.method, std::mem::take(&mut self.headers))?;
                 if !answer.is_interim() {
                     return Poll::Ready(Ok(answer));
                 }

@@ -8,7 +8,7 @@ use super::*;
 fn read(text: &str, asked: &Method) -> Result<AnswerHead, FramingFault> {
     let length = AnswerScan::default().end(text.as_bytes())?.expect("a whole head");
     assert_eq!(length, text.len(), "{text:?}");
-    read_answer(&Bytes::copy_from_slice(text.as_bytes()), asked)
+    read_answer(&Bytes::copy_from_slice(text.as_bytes()), asked, HeaderMap::new())
 }
 
 #[test]
@@ -139,7 +139,7 @@ proptest! {
     fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300), asked in 0..2u8) {
         let asked = if asked == 0 { Method::GET } else { Method::HEAD };
         let _ = AnswerScan::default().end(&bytes);
-        let _ = read_answer(&Bytes::from(bytes.clone()), &asked);
+        let _ = read_answer(&Bytes::from(bytes.clone()), &asked, HeaderMap::new());
         let (mut chunks, mut left) = (Dechunker::default(), BytesMut::from(bytes.as_slice()));
         while let Ok(Chunk::Data(data)) = chunks.next(&mut left) {
             prop_assert!(!data.is_empty());
