@@ -170,7 +170,7 @@ impl Forwarder {
         if let Ok(canonical) = &parsed
             && let Some(route) = Route::of(canonical.path())
         {
-            let answered = self.auth.answer(route, canonical, body).await;
+            let answered = Box::pin(self.auth.answer(route, canonical, body)).await;
             conversation.stays();
             return self.own(answered, &request_id, open);
         }

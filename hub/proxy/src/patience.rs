@@ -4,7 +4,7 @@
 //! opened waits for ever, with what it holds at the service.
 
 use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -33,7 +33,7 @@ impl Patience {
     /// Runs a connection and its streams; from `drain` on, and once it idles, it ends with the requests that are open on it.
     pub(crate) async fn drive<C>(
         self,
-        (connection, streams): (C, Streams),
+        (mut connection, streams): (Pin<&mut C>, Streams),
         finish: fn(Pin<&mut C>),
         progress: &Progress,
         drain: &CancellationToken,
@@ -41,7 +41,7 @@ impl Patience {
     where
         C: Future<Output = hyper::Result<()>>,
     {
-        let (mut connection, mut streams) = (pin!(connection), Running::new(streams));
+        let mut streams = Running::new(streams);
         let mut finished: Option<Instant> = None;
         let pace = self.idle.min(self.reader) / LOOKS;
         let mut looks = interval(pace.max(Duration::from_millis(10)));

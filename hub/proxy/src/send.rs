@@ -167,7 +167,7 @@ impl Sender {
         let answered = async {
             match outgoing.prepared {
                 Prepared::Http1(head) => Ok(self.ask_http1(outgoing, head, target, room).await),
-                Prepared::Http2(headers) => self.ask_http2(outgoing, headers, target).await,
+                Prepared::Http2(headers) => Box::pin(self.ask_http2(outgoing, headers, target)).await,
             }
         };
         let Some(timeout) = outgoing.settings.response_header_timeout() else {

@@ -301,17 +301,16 @@ impl Proxy {
             };
             spawner.spawn_base("proxy http3 socket", http3.run(shared, spawner.clone()));
         }
+        let serve = |server: Server| {
+            let server = Arc::new(server);
+            move |stream: TcpStream, peer: SocketAddr| Arc::clone(&server).serve(stream, peer.ip())
+        };
         let Some(tls_accept) = self.tls_accept else {
-            return self
-                .accept
-                .run(spawner, drain, |stream, peer| server.clone().serve(stream, peer.ip()))
-                .await;
+            return self.accept.run(spawner, drain, serve(server)).await;
         };
         let plain = Server { tls: None, ..server.clone() };
-        let plain = self
-            .accept
-            .run(spawner.clone(), drain.clone(), |stream, peer| plain.clone().serve(stream, peer.ip()));
-        let tls = tls_accept.run(spawner, drain, |stream, peer| server.clone().serve(stream, peer.ip()));
+        let plain = self.accept.run(spawner.clone(), drain.clone(), serve(plain));
+        let tls = tls_accept.run(spawner, drain, serve(server));
         tokio::try_join!(plain, tls).map(drop)
     }
 }
@@ -331,16 +330,26 @@ struct Server {
 }
 
 impl Server {
-    async fn serve(self, stream: TcpStream, source: IpAddr) {
+    /// One connection, from its first byte to its last.
+    ///
+    /// What a connection needs at one time only is behind a pointer: thousands of them idle at once.
+    async fn serve(self: Arc<Self>, stream: TcpStream, source: IpAddr) {
         if self.care.pressure.refuses() {
             self.metrics.count_cut(Cut::Overloaded);
             return debug!(%source, "connection refused, the hub is short of memory");
         }
-        let Some(tls) = self.tls.clone() else {
-            return self.serve_http(stream, source, Channel::default()).await;
-        };
-        match timeout(self.handshake_timeout, accept(stream, &tls)).await {
-            Ok(Ok(Accepted::Client(stream, channel))) => self.serve_http(stream, source, channel).await,
+        if let Some(tls) = &self.tls {
+            Box::pin(self.serve_tls(stream, source, tls)).await;
+        } else {
+            Box::pin(self.serve_http(stream, source, Channel::default())).await;
+        }
+    }
+
+    async fn serve_tls(&self, stream: TcpStream, source: IpAddr, tls: &TlsHandle) {
+        match timeout(self.handshake_timeout, Box::pin(accept(stream, tls))).await {
+            Ok(Ok(Accepted::Client(stream, channel))) => {
+                Box::pin(self.serve_http(stream, source, channel)).await;
+            }
             Ok(Ok(Accepted::Challenge)) => debug!(%source, "acme challenge answered"),
             Ok(Err(error)) => {
                 self.metrics.count_cut(Cut::Tls);
@@ -353,22 +362,26 @@ impl Server {
         }
     }
 
-    async fn serve_http(self, io: impl Io + 'static, source: IpAddr, channel: Channel) {
-        let begun = Instant::now();
+    /// Waits for the first bytes; `None` where none come.
+    async fn begin<I: Io>(&self, io: I, source: IpAddr) -> Option<(Protocol, Prefixed<Steady<I>>)> {
         let io = Steady::new(io, self.reader_timeout, Arc::clone(&self.metrics));
-        let sniffed = self.drain.run_until_cancelled(timeout(self.times.head, sniff(io))).await;
-        let (protocol, io) = match sniffed {
-            Some(Ok(Ok(sniffed))) => sniffed,
-            Some(Ok(Err(error))) => return debug!(%source, %error, "client left without a request"),
-            Some(Err(_)) => {
+        match self.drain.run_until_cancelled(timeout(self.times.head, sniff(io))).await? {
+            Ok(Ok(sniffed)) => return Some(sniffed),
+            Ok(Err(error)) => debug!(%source, %error, "client left without a request"),
+            Err(_) => {
                 self.metrics.count_cut(Cut::Silent);
-                return debug!(%source, "client sent nothing");
+                debug!(%source, "client sent nothing");
             }
-            None => return,
-        };
+        }
+        None
+    }
+
+    async fn serve_http(&self, io: impl Io + 'static, source: IpAddr, channel: Channel) {
+        let begun = Instant::now();
+        let Some((protocol, io)) = Box::pin(self.begin(io, source)).await else { return };
         let served = match protocol {
-            Protocol::Http1 => self.serve_http1(io, (source, channel), begun).await,
-            Protocol::Http2 => self.serve_http2(io, source, channel).await,
+            Protocol::Http1 => Box::pin(self.serve_http1(io, (source, channel), begun)).await,
+            Protocol::Http2 => Box::pin(self.serve_http2(io, source, channel)).await,
         };
         if let Err(error) = served {
             debug!(%source, error = %Chain(&error), "connection of a client ended");
@@ -413,7 +426,7 @@ impl Server {
         builder.timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(DOWNSTREAM_BUFFER);
         let times = (self.times, begun);
         let io = TokioIo::new(Guarded::new(io, framing, progress, times, Arc::clone(&self.metrics)));
-        let connection = builder.serve_connection(io, service).with_upgrades();
+        let connection = pin!(builder.serve_connection(io, service).with_upgrades());
         drive(connection, http1::UpgradeableConnection::graceful_shutdown, &self.drain).await
     }
 
@@ -453,7 +466,7 @@ impl Server {
             .keep_alive_interval(KEEPALIVE.0)
             .keep_alive_timeout(KEEPALIVE.1);
         let io = Metered::new(io, self.times.head, Arc::clone(&self.metrics));
-        let connection = builder.serve_connection(TokioIo::new(io), service);
+        let connection = pin!(builder.serve_connection(TokioIo::new(io), service));
         let patience = Patience { idle: self.times.idle, reader: self.reader_timeout };
         patience
             .drive((connection, streams), http2::Connection::graceful_shutdown, &progress, &self.drain)
@@ -470,11 +483,14 @@ fn advertise(mut answer: Response<AnswerBody>, alt_svc: Option<HeaderValue>) -> 
 }
 
 /// Runs a connection; from `drain` on it ends with the requests that are open on it.
-async fn drive<C>(connection: C, finish: fn(Pin<&mut C>), drain: &CancellationToken) -> hyper::Result<()>
+async fn drive<C>(
+    mut connection: Pin<&mut C>,
+    finish: fn(Pin<&mut C>),
+    drain: &CancellationToken,
+) -> hyper::Result<()>
 where
     C: Future<Output = hyper::Result<()>>,
 {
-    let mut connection = pin!(connection);
     if let Some(ended) = drain.run_until_cancelled(connection.as_mut()).await {
         return ended;
     }
