@@ -10,6 +10,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
+use std::fmt::{self, Write as _};
 
 use http::header::{CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, UPGRADE};
 use http::{HeaderMap, header};
@@ -134,7 +135,10 @@ pub fn upstream_fields(
         put(Field::Copied(&HeaderName::from_static(STATEMENT), statement));
     }
     put(Field::Said(REQUEST_ID, request.request_id()));
-    put(Field::Said("x-forwarded-for", &request.source().to_canonical().to_string()));
+    let mut source = AddressText { bytes: [0; 45], length: 0 };
+    // Every address fits.
+    let _ = write!(source, "{}", request.source().to_canonical());
+    put(Field::Said("x-forwarded-for", source.as_str()));
     put(Field::Said("x-forwarded-proto", if request.is_tls() { "https" } else { "http" }));
     if let Some(authority) = request.authority() {
         put(Field::Said("x-forwarded-host", authority));
@@ -164,6 +168,29 @@ pub fn upstream_fields(
     }
     if request.is_grpc() {
         put(Field::Said("te", "trailers"));
+    }
+}
+
+/// The text of an address, without room of its own for each request.
+struct AddressText {
+    /// As long as the longest text of an IPv6 address.
+    bytes: [u8; 45],
+    length: usize,
+}
+
+impl AddressText {
+    fn as_str(&self) -> &str {
+        let bytes = self.bytes.get(..self.length).unwrap_or_default();
+        std::str::from_utf8(bytes).unwrap_or_default()
+    }
+}
+
+impl fmt::Write for AddressText {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let end = self.length.saturating_add(text.len());
+        self.bytes.get_mut(self.length..end).ok_or(fmt::Error)?.copy_from_slice(text.as_bytes());
+        self.length = end;
+        Ok(())
     }
 }
 
