@@ -19,7 +19,7 @@ def percentile(values, share):
 
 
 def pace(binary, side, http2, secs, rate):
-    """The same requests, so many a second and evenly spaced: percentiles of their latency in ms."""
+    """The same requests, so many a second, spaced evenly: percentiles of their latency in ms."""
     command = [str(binary), "pace", "--to", f"127.0.0.1:{side.http2 if http2 else side.http1}", "--path", "/1k",
                "--connections", str(CONNECTIONS), "--rate", f"{rate:.1f}", "--secs", str(secs), *(["--http2"] if http2 else [])]
     for name, value in side.headers.items():

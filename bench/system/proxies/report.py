@@ -103,7 +103,7 @@ def page(record):
     parts = [HEAD, table(["what", "value"], facts), "\n## What was promised\n\n", table(["what", "value", "limit", "verdict"], lines),
              "\n## Medians\n\nLoad generator, proxy and service share the processors, so the rate is that of the whole machine; the processor "
              "time is that of the proxy alone (with tunnel: hub and agent together). Half load is half of the requests that the slowest "
-             "side takes, sent one by one at an even pace.\n\n"]
+             "side takes, sent at an even pace.\n\n"]
     rows = []
     for kind, words in (("h1", "HTTP/1.1"), ("h2", "HTTP/2")):
         for path, what in (((kind, "rate"), "requests/s"), ((kind, "cpu_us"), "us of a processor each"), ((kind, "p50"), "p50 at full load, ms"),

@@ -1,24 +1,26 @@
 //! Requests at an even pace: latency of a proxy that is not at its limit.
 //!
-//! Generators that keep time in steps of milliseconds send a burst in each, and what is measured then is how long
-//! the last of a burst waits for the others. Here each connection has a thread of its own and a place of its own
-//! in the interval, so that requests come one by one.
+//! Where all connections send at the same moments, what is measured is how long the last of them waits for the
+//! others. Here each has a place of its own in the interval, so that no more come at once than fall into the step
+//! of the clock, which is a millisecond. All are of one thread: a generator has to be cheaper than what it measures.
 
-use std::net::{SocketAddr, TcpStream};
-use std::pin::pin;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use blueprint_common_runtime::cli::print_line;
 use bytes::Bytes;
 use clap::Args;
+use futures_util::future::try_join_all;
 use http::{HeaderName, HeaderValue, Request, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::json;
-use tokio::runtime::{Builder, Runtime};
+use tokio::net::TcpStream;
+use tokio::runtime::Builder;
+use tokio::time::{Instant, sleep_until};
 
 /// What is sent, where, and how fast.
 #[derive(Debug, Clone, Args)]
@@ -49,7 +51,7 @@ pub(crate) struct Pace {
 /// Sends, and prints how many were answered in a second, and two percentiles of their latency in microseconds.
 ///
 /// A latency counts from the moment at which a request was to be sent where its connection was still busy then,
-/// else from when it was sent: what waits for the system's clock alone is not the proxy's.
+/// else from when it was sent: what waits for the clock alone is not the proxy's.
 ///
 /// # Errors
 ///
@@ -57,19 +59,13 @@ pub(crate) struct Pace {
 pub(crate) fn run(pace: &Pace) -> Result<()> {
     ensure!(pace.rate > 0.0, "--rate has to be more than 0");
     let interval = Duration::try_from_secs_f64(f64::from(pace.connections) / pace.rate)?;
-    let start = Instant::now() + Duration::from_millis(300);
-    let end = start + Duration::from_secs(pace.secs);
-    let mut threads = Vec::new();
-    for number in 0..pace.connections {
-        let first = start + (interval / pace.connections) * number;
-        let pace = pace.clone();
-        let work = move || send(&pace, first, interval, end);
-        threads.push(thread::Builder::new().name("bench pace".to_owned()).spawn(work)?);
-    }
-    let mut micros: Vec<u128> = Vec::new();
-    for thread in threads {
-        micros.extend(thread.join().map_err(|_| anyhow!("a connection's thread panicked"))??);
-    }
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let mut micros = runtime.block_on(async {
+        let start = Instant::now() + Duration::from_millis(300);
+        let end = start + Duration::from_secs(pace.secs);
+        let one = |number| send(pace, start + (interval / pace.connections) * number, interval, end);
+        Ok::<_, anyhow::Error>(try_join_all((0..pace.connections).map(one)).await?.concat())
+    })?;
     micros.sort_unstable();
     let at = |share: usize| micros.get(micros.len() * share / 100).copied();
     let rate = micros.len() / usize::try_from(pace.secs)?;
@@ -78,17 +74,13 @@ pub(crate) fn run(pace: &Pace) -> Result<()> {
 }
 
 /// Everything of one connection.
-fn send(pace: &Pace, first: Instant, interval: Duration, end: Instant) -> Result<Vec<u128>> {
-    let runtime = Builder::new_current_thread().enable_io().build()?;
-    let mut connection = Connection::open(pace, &runtime)?;
+async fn send(pace: &Pace, first: Instant, interval: Duration, end: Instant) -> Result<Vec<u128>> {
+    let mut connection = Connection::open(pace).await?;
     let (mut micros, mut due, mut free_at) = (Vec::new(), first, first);
     while due < end {
-        let now = Instant::now();
-        if now < due {
-            thread::sleep(due - now);
-        }
+        sleep_until(due).await;
         let sent_at = if free_at > due { due } else { Instant::now() };
-        connection.ask(pace, &runtime)?;
+        connection.ask(pace).await?;
         free_at = Instant::now();
         micros.push((free_at - sent_at).as_micros());
         due += interval;
@@ -102,44 +94,39 @@ enum Connection {
     Http2(http2::SendRequest<Empty<Bytes>>, Driver),
 }
 
-type Driver = std::pin::Pin<Box<dyn Future<Output = hyper::Result<()>>>>;
+type Driver = Pin<Box<dyn Future<Output = hyper::Result<()>>>>;
 
 impl Connection {
-    fn open(pace: &Pace, runtime: &Runtime) -> Result<Self> {
-        let stream = TcpStream::connect(pace.to).with_context(|| format!("cannot reach {}", pace.to))?;
+    async fn open(pace: &Pace) -> Result<Self> {
+        let stream =
+            TcpStream::connect(pace.to).await.with_context(|| format!("cannot reach {}", pace.to))?;
         stream.set_nodelay(true)?;
-        stream.set_nonblocking(true)?;
-        runtime.block_on(async {
-            let io = TokioIo::new(tokio::net::TcpStream::from_std(stream)?);
-            if pace.http2 {
-                let (sender, driver) = http2::handshake(TokioExecutor::new(), io).await?;
-                return Ok(Self::Http2(sender, Box::pin(driver)));
-            }
-            let (sender, driver) = http1::handshake(io).await?;
-            Ok(Self::Http1(sender, Box::pin(driver)))
-        })
+        let io = TokioIo::new(stream);
+        if pace.http2 {
+            let (sender, driver) = http2::handshake(TokioExecutor::new(), io).await?;
+            return Ok(Self::Http2(sender, Box::pin(driver)));
+        }
+        let (sender, driver) = http1::handshake(io).await?;
+        Ok(Self::Http1(sender, Box::pin(driver)))
     }
 
-    fn ask(&mut self, pace: &Pace, runtime: &Runtime) -> Result<()> {
+    async fn ask(&mut self, pace: &Pace) -> Result<()> {
         let request = request(pace)?;
-        let (answer, driver): (std::pin::Pin<Box<dyn Future<Output = _>>>, _) = match self {
+        let (answer, driver): (Pin<Box<dyn Future<Output = _>>>, _) = match self {
             Self::Http1(sender, driver) => (Box::pin(sender.send_request(request)), driver),
             Self::Http2(sender, driver) => (Box::pin(sender.send_request(request)), driver),
         };
-        let whole = async {
+        let mut whole = pin!(async {
             let answer = answer.await?;
             let status = answer.status();
             answer.into_body().collect().await?;
             Ok::<_, hyper::Error>(status)
+        });
+        let status = tokio::select! {
+            biased;
+            status = whole.as_mut() => status.context("a request failed")?,
+            ended = driver.as_mut() => bail!(anyhow!("the connection ended early: {ended:?}")),
         };
-        let status = runtime.block_on(async {
-            let mut whole = pin!(whole);
-            tokio::select! {
-                biased;
-                status = whole.as_mut() => status.context("a request failed"),
-                ended = driver.as_mut() => Err(anyhow!("the connection ended early: {ended:?}")),
-            }
-        })?;
         if status != StatusCode::OK {
             bail!("a request was answered with {status}");
         }
