@@ -1,4 +1,5 @@
-"""Sends load with h2load and curl, and reads what they say."""
+"""Sends load with h2load, curl and `bench-system pace`, and reads what they say."""
+import json
 import re
 import socket
 import subprocess
@@ -17,8 +18,23 @@ def percentile(values, share):
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else None
 
 
-def h2load(side, http2, secs, rate=None):
-    """Requests for 1 KiB over 64 connections, one at a time on each.
+def pace(binary, side, http2, secs, rate):
+    """The same requests, so many a second, spaced evenly: percentiles of their latency in ms."""
+    command = [str(binary), "pace", "--to", f"127.0.0.1:{side.http2 if http2 else side.http1}", "--path", "/1k",
+               "--connections", str(CONNECTIONS), "--rate", f"{rate:.1f}", "--secs", str(secs), *(["--http2"] if http2 else [])]
+    for name, value in side.headers.items():
+        command += ["--header", f"{name}: {value}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=secs + 60, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{side.name}: {done.stderr.strip()}")
+    told = json.loads(done.stdout)
+    if told["rate"] < rate * 0.95:
+        raise RuntimeError(f"{side.name}: {told['rate']} requests/s were sent instead of {rate:.0f}")
+    return {"rate": told["rate"], "p50": told["p50_us"] / 1000, "p99": told["p99_us"] / 1000}
+
+
+def h2load(side, http2, secs):
+    """Requests for 1 KiB over 64 connections, one at a time on each, as fast as they are answered.
 
     Answers requests a second, processor seconds of the proxy a request, and percentiles in ms.
     """
@@ -27,8 +43,6 @@ def h2load(side, http2, secs, rate=None):
                *(["-p", "h2c"] if http2 else ["--h1"])]
     for name, value in side.headers.items():
         command += ["-H", f"{name}: {value}"]
-    if rate is not None:
-        command += ["--rps", f"{rate / CONNECTIONS:.3f}"]
     with tempfile.NamedTemporaryFile() as log:
         before, began = side.processor(), time.monotonic()
         done = subprocess.run([*command, "--log-file", log.name, f"http://127.0.0.1:{port}/1k"],

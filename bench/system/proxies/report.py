@@ -10,7 +10,7 @@ says how, and what a figure means.
 """
 
 
-def add_latency(figures, fronts, secs, say):
+def add_latency(binary, figures, fronts, secs, say):
     """Latency at half of the load that the slowest front took in this round, so that all get the same."""
     for kind in ("h1", "h2"):
         rates = [figures[side.name][kind]["rate"] for side in fronts if kind in figures[side.name] and "tunnel" not in side.name]
@@ -18,7 +18,7 @@ def add_latency(figures, fronts, secs, say):
         for side in fronts:
             if kind in figures[side.name]:
                 say(f"half load, {kind}: {side.name}")
-                figures[side.name][f"{kind}_half"] = load.h2load(side, kind == "h2", secs, half)
+                figures[side.name][f"{kind}_half"] = load.pace(binary, side, kind == "h2", secs, half)
 
 
 def median(values):
@@ -102,8 +102,8 @@ def page(record):
     names = list(record["rounds"][0])
     parts = [HEAD, table(["what", "value"], facts), "\n## What was promised\n\n", table(["what", "value", "limit", "verdict"], lines),
              "\n## Medians\n\nLoad generator, proxy and service share the processors, so the rate is that of the whole machine; the processor "
-             "time is that of the proxy alone (with tunnel: hub and agent together). At half load the generator sends in small bursts, "
-             "which shows in every side's latency.\n\n"]
+             "time is that of the proxy alone (with tunnel: hub and agent together). Half load is half of the requests that the slowest "
+             "side takes, sent at an even pace.\n\n"]
     rows = []
     for kind, words in (("h1", "HTTP/1.1"), ("h2", "HTTP/2")):
         for path, what in (((kind, "rate"), "requests/s"), ((kind, "cpu_us"), "us of a processor each"), ((kind, "p50"), "p50 at full load, ms"),

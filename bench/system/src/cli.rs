@@ -11,7 +11,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{drip, front, plane, run, spokes, stream, swarm};
+use crate::{drip, front, pace, plane, run, spokes, stream, swarm};
 
 /// Longest run; what is not measured by then is not measured.
 const DEADLINE: Duration = Duration::from_secs(235);
@@ -139,6 +139,9 @@ enum Inner {
     /// Runs the auth proxy, alone or with hub and agent, until standard input ends
     #[command(hide = true)]
     Front(front::Front),
+    /// Sends requests at an even pace and prints their latency
+    #[command(hide = true)]
+    Pace(pace::Pace),
     /// Runs one end of a stream
     #[command(hide = true)]
     Stream(stream::End),
@@ -172,6 +175,7 @@ async fn until_signal(cli: Cli) -> Result<()> {
             Some(Inner::Drip { proxy, count }) => drip::run(proxy, count, &spawner).await,
             Some(Inner::Spokes { hub, count }) => spokes::run(hub, count, &spawner).await,
             Some(Inner::Front(front)) => Box::pin(front::run(&front)).await,
+            Some(Inner::Pace(pace)) => tokio::task::block_in_place(|| pace::run(&pace)),
             Some(Inner::Stream(end)) => stream::run(&end, &spawner).await,
             None => tokio::time::timeout(DEADLINE, run::run(&cli.measure, &spawner))
                 .await

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
 
 use crate::Secret;
 
@@ -37,8 +38,17 @@ impl TokenId {
 
 impl fmt::Display for TokenId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        // One write of all digits: it is told with every request.
+        let mut digits = [0u8; 16];
+        for (pair, byte) in digits.chunks_exact_mut(2).zip(self.0) {
+            pair.copy_from_slice(&[hex_digit(byte >> 4), hex_digit(byte & 15)]);
+        }
+        f.write_str(std::str::from_utf8(&digits).unwrap_or_default())
     }
+}
+
+const fn hex_digit(value: u8) -> u8 {
+    if value < 10 { b'0'.wrapping_add(value) } else { b'a'.wrapping_add(value).wrapping_sub(10) }
 }
 
 impl fmt::Debug for TokenId {
@@ -52,7 +62,8 @@ impl FromStr for TokenId {
 
     fn from_str(text: &str) -> Result<Self, ParseTokenError> {
         let mut bytes = [0u8; 8];
-        let mut digits = text.chars().map(|c| c.to_digit(16).and_then(|d| u8::try_from(d).ok()));
+        let mut digits =
+            text.bytes().map(|digit| char::from(digit).to_digit(16).and_then(|d| u8::try_from(d).ok()));
         for byte in &mut bytes {
             let high = digits.next().flatten().ok_or(ParseTokenError::Damaged)?;
             let low = digits.next().flatten().ok_or(ParseTokenError::Damaged)?;
@@ -127,9 +138,14 @@ macro_rules! token_type {
             fn from_str(text: &str) -> Result<Self, ParseTokenError> {
                 let rest = text.strip_prefix($prefix).ok_or(ParseTokenError::Prefix { expected: $prefix })?;
                 let (id, secret) = rest.split_once('_').ok_or(ParseTokenError::Damaged)?;
-                let secret = URL_SAFE_NO_PAD.decode(secret).map_err(|_| ParseTokenError::Damaged)?;
-                let secret = secret.try_into().map_err(|_| ParseTokenError::Damaged)?;
-                Ok(Self { id: id.parse()?, secret: Secret::new(secret) })
+                // The decoder asks for a byte more than 32 take; wiped, as the secret is.
+                let mut bytes = Zeroizing::new([0u8; 33]);
+                let count = URL_SAFE_NO_PAD.decode_slice(secret, bytes.as_mut_slice());
+                let (decoded, _) = bytes.split_first_chunk().ok_or(ParseTokenError::Damaged)?;
+                match count {
+                    Ok(32) => Ok(Self { id: id.parse()?, secret: Secret::new(*decoded) }),
+                    Ok(_) | Err(_) => Err(ParseTokenError::Damaged),
+                }
             }
         }
     };

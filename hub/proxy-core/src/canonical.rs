@@ -46,7 +46,7 @@ pub struct CanonicalRequest {
     path: String,
     prefix: Option<String>,
     query: Option<String>,
-    authority: Option<String>,
+    authority: Option<Authority>,
     selector: Option<Selector>,
     credential: Credential,
     source: IpAddr,
@@ -87,7 +87,7 @@ impl CanonicalRequest {
             path,
             prefix,
             query: parts.uri.query().map(str::to_owned),
-            authority: authority.map(|authority| authority.as_str().to_owned()),
+            authority,
             selector,
             credential,
             source: downstream.source,
@@ -143,10 +143,16 @@ impl CanonicalRequest {
         }
     }
 
+    /// The query as it came, if there is one.
+    #[must_use]
+    pub fn query(&self) -> Option<&str> {
+        self.query.as_deref()
+    }
+
     /// Host and port that were asked for, in lower case, without a default port.
     #[must_use]
     pub fn authority(&self) -> Option<&str> {
-        self.authority.as_deref()
+        self.authority.as_ref().map(Authority::as_str)
     }
 
     /// How the client named the service.
@@ -255,10 +261,12 @@ fn authority(parts: &Parts, tls: bool) -> Result<Option<Authority>, Refusal> {
 }
 
 fn canonical_authority(text: &str, tls: bool) -> Result<Authority, Refusal> {
-    let lower = text.to_ascii_lowercase();
+    let mut lower = text.to_ascii_lowercase();
     let default_port = if tls { ":443" } else { ":80" };
-    let short = lower.strip_suffix(default_port).unwrap_or(&lower);
-    let authority: Authority = short.parse().map_err(|_| Refusal::MalformedAuthority)?;
+    if lower.ends_with(default_port) {
+        lower.truncate(lower.len().saturating_sub(default_port.len()));
+    }
+    let authority = Authority::try_from(lower).map_err(|_| Refusal::MalformedAuthority)?;
     let port_is_good = authority.port_u16().is_some() || !has_port(&authority);
     if authority.as_str().contains('@') || authority.host().is_empty() || !port_is_good {
         return Err(Refusal::MalformedAuthority);

@@ -20,6 +20,8 @@ pub use frames::{FrameFault, FrameGuard};
 use chunks::Chunks;
 use head::{Body, HeadScan};
 
+pub(crate) use head::{decimal, field_line, next_line};
+
 /// Longest head, from the request line to the empty line; also of the trailers.
 pub const MAX_HEAD: usize = crate::MAX_HEADER_BYTES;
 
@@ -32,6 +34,9 @@ pub enum FramingFault {
     /// Not `METHOD SP TARGET SP HTTP/1.x`.
     #[error("the request line cannot be read")]
     RequestLine,
+    /// Not `HTTP/1.x SP 3DIGIT`; only of answers.
+    #[error("the status line cannot be read")]
+    StatusLine,
     /// No colon, no token before it, or a space between them; also folded lines.
     #[error("a header line cannot be read")]
     HeaderLine,

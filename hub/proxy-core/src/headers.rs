@@ -8,9 +8,11 @@
 //! as `-`. Services behind CGI-style interfaces cannot tell `x_tenant_id` or `x.tenant.id` from
 //! `x-tenant-id`, so neither passes.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
+use std::fmt::{self, Write as _};
 
-use http::header::{CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, TE, UPGRADE};
+use http::header::{CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, UPGRADE};
 use http::{HeaderMap, header};
 
 use crate::canonical::CanonicalRequest;
@@ -74,6 +76,9 @@ const RESERVED: [&str; 26] = [
 /// Reserved towards clients, and what owners bind to the keys of their customers.
 const OF_OWNERS: [&str; 3] = ["x-customer-email", "x-user-email", "x-user-id"];
 
+/// What the hub says of every tenant, so that nothing bound to a key stands beside it.
+const SAID_OF_TENANTS: [&str; 2] = ["x-tenant-id", "x-tenant-name"];
+
 /// As [`RESERVED`], for every name that starts so.
 ///
 /// With the method that some services take instead of the request's: rules decide by the request's.
@@ -89,13 +94,107 @@ const RESERVED_PREFIXES: [&str; 9] = [
     "x-tenant-",
 ];
 
-/// Builds the headers of the request to the service.
+/// One field of the request to the service.
+#[derive(Debug, Clone, Copy)]
+pub enum Field<'a> {
+    /// The client's, or the signed statement.
+    Copied(&'a HeaderName, &'a HeaderValue),
+    /// The hub's or an owner's; a text that [`is_field_text`] has to pass.
+    Said(&'a str, &'a str),
+}
+
+/// Whether a text may be the value of a field: no control characters, ASCII.
+#[must_use]
+pub fn is_field_text(text: &str) -> bool {
+    text.bytes().all(|byte| matches!(byte, b' '..=b'~' | b'\t'))
+}
+
+/// Tells the fields of the request to the service, one after the other, each name of the hub's once.
 ///
 /// What the hub says: `x-request-id`, `x-forwarded-for`, `-proto`, `-host` and `-prefix`, and who calls, as
 /// `x-auth-method`, `x-tenant-id`, `x-tenant-name` and `x-scopes`, `x-client-cert-subject`, `-issuer`
 /// and `-serial` where one was shown, and the headers that the owner bound to the credential. `statement` is the signed form of the same
 /// ([`IdentitySigner`](crate::identity::IdentitySigner)). Length, host and encoding are left to the
 /// connection that sends it.
+pub fn upstream_fields(
+    request: &CanonicalRequest,
+    headers: &HeaderMap,
+    admission: &Admission,
+    statement: Option<&HeaderValue>,
+    put: &mut dyn FnMut(Field<'_>),
+) {
+    let identity = admission.identity();
+    let bound = identity.headers();
+    let passes = |folded: &str| !is_reserved(folded) && (bound.is_empty() || !bound.contains_key(folded));
+    each_passing(headers, passes, |name, value| put(Field::Copied(name, value)));
+    // Whatever a key has bound, who calls is said by the hub, below.
+    for (name, value) in bound.iter().filter(|(name, _)| !SAID_OF_TENANTS.contains(&name.as_str())) {
+        put(Field::Said(name, value));
+    }
+    if let Some(statement) = statement {
+        put(Field::Copied(&HeaderName::from_static(STATEMENT), statement));
+    }
+    put(Field::Said(REQUEST_ID, request.request_id()));
+    let mut source = AddressText { bytes: [0; 45], length: 0 };
+    // Every address fits.
+    let _ = write!(source, "{}", request.source().to_canonical());
+    put(Field::Said("x-forwarded-for", source.as_str()));
+    put(Field::Said("x-forwarded-proto", if request.is_tls() { "https" } else { "http" }));
+    if let Some(authority) = request.authority() {
+        put(Field::Said("x-forwarded-host", authority));
+    }
+    if let Some(prefix) = request.prefix() {
+        put(Field::Said("x-forwarded-prefix", prefix));
+    }
+    put(Field::Said("x-auth-method", identity.method().name()));
+    put(Field::Said("x-tenant-id", identity.tenant_id()));
+    let is_plain =
+        |name: &&str| name.len() <= MAX_TENANT_NAME && name.bytes().all(|b| matches!(b, b' '..=b'~'));
+    if let Some(name) = identity.tenant_name().filter(is_plain) {
+        put(Field::Said("x-tenant-name", name));
+    }
+    if let Some(certificate) = identity.certificate() {
+        let facts = certificate.facts();
+        put(Field::Said("x-client-cert-subject", &facts.subject));
+        put(Field::Said("x-client-cert-issuer", &facts.issuer));
+        put(Field::Said("x-client-cert-serial", facts.serial.as_str()));
+    }
+    if !identity.scopes().is_empty() {
+        put(Field::Said("x-scopes", &identity.scopes().join(" ")));
+    }
+    if request.is_websocket() {
+        put(Field::Said("connection", "upgrade"));
+        put(Field::Said("upgrade", "websocket"));
+    }
+    if request.is_grpc() {
+        put(Field::Said("te", "trailers"));
+    }
+}
+
+/// The text of an address, without room of its own for each request.
+struct AddressText {
+    /// As long as the longest text of an IPv6 address.
+    bytes: [u8; 45],
+    length: usize,
+}
+
+impl AddressText {
+    fn as_str(&self) -> &str {
+        let bytes = self.bytes.get(..self.length).unwrap_or_default();
+        std::str::from_utf8(bytes).unwrap_or_default()
+    }
+}
+
+impl fmt::Write for AddressText {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let end = self.length.saturating_add(text.len());
+        self.bytes.get_mut(self.length..end).ok_or(fmt::Error)?.copy_from_slice(text.as_bytes());
+        self.length = end;
+        Ok(())
+    }
+}
+
+/// The fields of [`upstream_fields`] as a map.
 #[must_use]
 pub fn upstream_headers(
     request: &CanonicalRequest,
@@ -103,55 +202,18 @@ pub fn upstream_headers(
     admission: &Admission,
     statement: Option<&HeaderValue>,
 ) -> HeaderMap {
-    let identity = admission.identity();
-    let bound = identity.headers();
-    let mut built = copy(headers, |folded| !is_reserved(folded) && !bound.contains_key(folded));
-    for (name, value) in bound {
-        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(value))
-        {
-            built.insert(name, value);
+    let mut built = HeaderMap::with_capacity(headers.len().saturating_add(12));
+    upstream_fields(request, headers, admission, statement, &mut |field| match field {
+        // Refuses only past 32768 fields, far above any bound on what comes in.
+        Field::Copied(name, value) => drop(built.try_append(name.clone(), value.clone())),
+        Field::Said(name, text) => {
+            if let (Ok(name), Ok(value)) =
+                (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(text))
+            {
+                built.insert(name, value);
+            }
         }
-    }
-    if let Some(statement) = statement {
-        built.insert(HeaderName::from_static(STATEMENT), statement.clone());
-    }
-    let mut say = |name: &'static str, text: &str| {
-        if let Ok(value) = HeaderValue::from_str(text) {
-            built.insert(HeaderName::from_static(name), value);
-        }
-    };
-    say(REQUEST_ID, request.request_id());
-    say("x-forwarded-for", &request.source().to_canonical().to_string());
-    say("x-forwarded-proto", if request.is_tls() { "https" } else { "http" });
-    if let Some(authority) = request.authority() {
-        say("x-forwarded-host", authority);
-    }
-    if let Some(prefix) = request.prefix() {
-        say("x-forwarded-prefix", prefix);
-    }
-    say("x-auth-method", identity.method().name());
-    say("x-tenant-id", identity.tenant_id());
-    let is_plain =
-        |name: &&str| name.len() <= MAX_TENANT_NAME && name.bytes().all(|b| matches!(b, b' '..=b'~'));
-    if let Some(name) = identity.tenant_name().filter(is_plain) {
-        say("x-tenant-name", name);
-    }
-    if let Some(certificate) = identity.certificate() {
-        let facts = certificate.facts();
-        say("x-client-cert-subject", &facts.subject);
-        say("x-client-cert-issuer", &facts.issuer);
-        say("x-client-cert-serial", facts.serial.as_str());
-    }
-    if !identity.scopes().is_empty() {
-        say("x-scopes", &identity.scopes().join(" "));
-    }
-    if request.is_websocket() {
-        built.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        built.insert(UPGRADE, HeaderValue::from_static("websocket"));
-    }
-    if request.is_grpc() {
-        built.insert(TE, HeaderValue::from_static("trailers"));
-    }
+    });
     built
 }
 
@@ -164,8 +226,17 @@ pub fn request_trailers(trailers: &HeaderMap) -> HeaderMap {
 /// Headers of the answer: what belongs to the inner connection stays there, and so does `Alt-Svc`,
 /// by which a service could send clients past the hub.
 #[must_use]
-pub fn response_headers(headers: &HeaderMap) -> HeaderMap {
-    copy(headers, |folded| !is_hop_by_hop(folded) && folded != header::ALT_SVC.as_str())
+pub fn response_headers(mut headers: HeaderMap) -> HeaderMap {
+    let named = connection_named(&headers);
+    let stays = |name: &HeaderName| {
+        let folded = fold(name.as_str());
+        is_hop_by_hop(&folded) || *folded == *header::ALT_SVC.as_str() || named.contains(&*folded)
+    };
+    let ours: Vec<HeaderName> = headers.keys().filter(|name| stays(name)).cloned().collect();
+    for name in ours {
+        headers.remove(name);
+    }
+    headers
 }
 
 /// Whether an answer agrees to go on as a WebSocket, and so what the client asked for.
@@ -186,27 +257,44 @@ pub fn response_trailers(trailers: &HeaderMap) -> HeaderMap {
 
 /// Copies what `passes`, less every name that a `Connection` header calls its own.
 fn copy(headers: &HeaderMap, passes: impl Fn(&str) -> bool) -> HeaderMap {
-    let named = connection_named(headers);
     let mut copied = HeaderMap::with_capacity(headers.len());
+    each_passing(headers, passes, |name, value| {
+        // Refuses only past 32768 fields, far above any bound on what comes in.
+        let _ = copied.try_append(name.clone(), value.clone());
+    });
+    copied
+}
+
+/// Tells what `passes`, less every name that a `Connection` header calls its own.
+fn each_passing<'a>(
+    headers: &'a HeaderMap,
+    passes: impl Fn(&str) -> bool,
+    mut put: impl FnMut(&'a HeaderName, &'a HeaderValue),
+) {
+    let named = connection_named(headers);
     for (name, value) in headers {
-        let folded = fold(name.as_str().as_bytes());
-        if passes(&folded) && !named.contains(&folded) {
-            // Refuses only past 32768 fields, far above any bound on what comes in.
-            let _ = copied.try_append(name.clone(), value.clone());
+        let folded = fold(name.as_str());
+        if passes(&folded) && !named.contains(&*folded) {
+            put(name, value);
         }
     }
-    copied
 }
 
 fn connection_named(headers: &HeaderMap) -> BTreeSet<String> {
     let values = headers.get_all(CONNECTION).iter();
     values
         .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
-        .map(|token| fold(token.trim_ascii()))
+        .map(|token| fold_bytes(token.trim_ascii()))
         .collect()
 }
 
-fn fold(name: &[u8]) -> String {
+/// A name as it is compared; most are written so already.
+fn fold(name: &str) -> Cow<'_, str> {
+    let is_folded = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
+    if name.bytes().all(is_folded) { Cow::Borrowed(name) } else { Cow::Owned(fold_bytes(name.as_bytes())) }
+}
+
+fn fold_bytes(name: &[u8]) -> String {
     let fold_byte = |byte: &u8| if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' };
     name.iter().map(|byte| char::from(fold_byte(byte))).collect()
 }

@@ -237,11 +237,12 @@ pub(crate) fn authenticate(
         Credential::Unreadable => Err(Refusal::InvalidToken),
         Credential::Token { id, hash } => {
             let grant = trust.access.authenticate(*id, hash, now)?;
+            let name = id.to_string();
             Ok(Identity {
                 method: AuthMethod::Token,
                 root: Root::Token(*id),
-                id: id.to_string(),
-                tenant_id: id.to_string(),
+                tenant_id: name.clone(),
+                id: name,
                 tenant_name: Some(grant.label.clone()).filter(|label| !label.is_empty()),
                 scopes: Vec::new(),
                 headers: BTreeMap::new(),

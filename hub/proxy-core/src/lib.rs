@@ -18,6 +18,7 @@
 //!   and [`MAX_TARGET_BYTES`].
 
 mod access;
+pub mod answer;
 mod canonical;
 mod credential;
 mod decide;
@@ -49,7 +50,8 @@ pub use canonical::{CanonicalRequest, Downstream, MAX_HEADER_BYTES, MAX_HEADERS,
 pub use decide::{Admission, caller, decide};
 pub use forwards::{Forward, ForwardError, ForwardPorts, ParsePortsError, Transport, plan_forwards};
 pub use headers::{
-    is_grpc, is_websocket_answer, request_trailers, response_headers, response_trailers, upstream_headers,
+    Field, is_field_text, is_grpc, is_websocket_answer, request_trailers, response_headers,
+    response_trailers, upstream_fields, upstream_headers,
 };
 pub use identity::source_network;
 pub use path::PathFault;

@@ -41,6 +41,9 @@ pub(crate) fn normalise(raw: &str) -> Result<String, PathFault> {
         None if raw.is_empty() => "",
         None => return Err(PathFault::NotAbsolute),
     };
+    if is_normal(raw, rest) {
+        return Ok(raw.to_owned());
+    }
     let mut segments: Vec<String> = Vec::new();
     let mut ends_in_folder = true;
     for raw_segment in rest.split('/') {
@@ -67,6 +70,22 @@ pub(crate) fn normalise(raw: &str) -> Result<String, PathFault> {
         path.push('/');
     }
     Ok(path)
+}
+
+/// Whether a path is its own normal form at first sight: most are.
+fn is_normal(raw: &str, rest: &str) -> bool {
+    // A segment that starts with a dot is left to the one that knows all of them.
+    let mut at_start = true;
+    let is_plain = rest.bytes().all(|byte| {
+        let is_fine = match byte {
+            b'/' => !at_start,
+            b'.' => !at_start,
+            _ => is_unreserved(byte) || is_delimiter(byte),
+        };
+        at_start = byte == b'/';
+        is_fine
+    });
+    is_plain && !raw.is_empty()
 }
 
 fn canonical_segment(raw: &str) -> Result<String, PathFault> {

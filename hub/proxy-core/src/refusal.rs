@@ -420,6 +420,7 @@ const fn framing_row(fault: FramingFault) -> Row {
             "send one Content-Length or 'Transfer-Encoding: chunked', never both",
         ),
         FramingFault::LineEnd
+        | FramingFault::StatusLine
         | FramingFault::RequestLine
         | FramingFault::HeaderLine
         | FramingFault::HeaderValue

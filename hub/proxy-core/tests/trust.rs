@@ -416,7 +416,7 @@ fn the_answer_loses_what_belongs_to_the_inner_connection() {
     ] {
         headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
     }
-    let passed = response_headers(&headers);
+    let passed = response_headers(headers.clone());
     let mut names: Vec<&str> = passed.iter().map(|(name, _)| name.as_str()).collect();
     names.sort_unstable();
     assert_eq!(names, ["content-length", "set-cookie", "set-cookie"]);

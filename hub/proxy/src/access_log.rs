@@ -11,7 +11,7 @@ use blueprint_common_types::ServiceKey;
 use http::{Method, StatusCode, Version};
 use tracing::info;
 
-/// Longest path in a line, in characters.
+/// Longest path in a line, in bytes.
 const MAX_PATH: usize = 512;
 
 /// Which requests are written.
@@ -108,7 +108,7 @@ impl Entry {
     /// Notes what was asked for: the path in its normal form, without the query.
     pub(crate) fn set_request(&mut self, method: &Method, path: &str) {
         self.method = Some(method.clone());
-        self.path = path.chars().take(MAX_PATH).collect();
+        self.path = path.get(..path.floor_char_boundary(MAX_PATH)).unwrap_or_default().to_owned();
     }
 
     pub(crate) fn write(&self, log: AccessLog, took: Duration, (received, sent): (u64, u64)) {

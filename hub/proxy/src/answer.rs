@@ -3,14 +3,14 @@
 use blueprint_hub_proxy_core::Refusal;
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
-use http::{HeaderValue, Response};
+use http::{HeaderName, HeaderValue, Response};
 use http_body_util::Full;
 use serde_json::json;
 
 use crate::body::AnswerBody;
 
 /// Name of the header that carries the id of a request, in both directions.
-pub(crate) const REQUEST_ID: &str = "x-request-id";
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Puts a refusal into words: `{"error":{"code":..,"message":..,"hint":..,"request_id":..}}`.
 pub(crate) fn refuse(refusal: &Refusal, request_id: &str) -> Response<AnswerBody> {

@@ -17,6 +17,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use crate::http3::Http3Body;
 use crate::open::{Counted, OpenRequest};
 use crate::watch::Watch;
+use crate::wire::{BodyFault, BodyLength, ServiceBody};
 
 /// Any error.
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -62,7 +63,11 @@ impl Body for ClientBody {
 ///
 /// A try gets a [`LentBody`]; as long as none was read from, the next try gets the body whole.
 #[derive(Clone)]
-pub(crate) struct RequestBody(Arc<Mutex<Shared>>);
+pub(crate) struct RequestBody {
+    /// `None` where the request has no body.
+    shared: Option<Arc<Mutex<Shared>>>,
+    began_at: Instant,
+}
 
 struct Shared {
     body: ClientBody,
@@ -83,75 +88,91 @@ struct Shared {
 
 impl RequestBody {
     /// A body of which at least so much has to come while the service waits for it.
-    pub(crate) fn new(body: ClientBody, least: Option<LeastRate>, counted: Counted) -> Self {
-        let sent_at = body.is_end_stream().then(Instant::now);
-        Self(Arc::new(Mutex::new(Shared {
-            body,
-            is_touched: false,
-            is_broken: false,
-            sent_at,
-            limit: None,
-            is_too_large: false,
-            pace: least.map(Pace::new),
-            timer: None,
-            is_too_slow: false,
-            counted,
-        })))
+    pub(crate) fn new(body: ClientBody, least: Option<LeastRate>, counted: &Counted) -> Self {
+        let began_at = Instant::now();
+        let shared = (!body.is_end_stream()).then(|| {
+            Arc::new(Mutex::new(Shared {
+                body,
+                is_touched: false,
+                is_broken: false,
+                sent_at: None,
+                limit: None,
+                is_too_large: false,
+                pace: least.map(Pace::new),
+                timer: None,
+                is_too_slow: false,
+                counted: counted.clone(),
+            }))
+        });
+        Self { shared, began_at }
+    }
+
+    /// What is known of a body; `other` where there is none.
+    fn ask<T>(&self, other: T, question: impl FnOnce(&mut Shared) -> T) -> T {
+        match &self.shared {
+            Some(shared) => question(&mut shared.lock()),
+            None => other,
+        }
     }
 
     /// Bounds it, before any of it is read; what says its own length is refused at once.
     pub(crate) fn limit(&self, most: Option<u64>) -> Result<(), Refusal> {
-        let mut shared = self.0.lock();
-        shared.limit = most.map(|most| (most, most));
-        match most {
-            Some(most) if shared.body.size_hint().lower() > most => Err(Refusal::BodyTooLarge { most }),
-            Some(_) | None => Ok(()),
-        }
+        self.ask(Ok(()), |shared| {
+            shared.limit = most.map(|most| (most, most));
+            match most {
+                Some(most) if shared.body.size_hint().lower() > most => Err(Refusal::BodyTooLarge { most }),
+                Some(_) | None => Ok(()),
+            }
+        })
     }
 
     /// The bound that it passed while it was sent.
     pub(crate) fn is_too_large(&self) -> Option<u64> {
-        let shared = self.0.lock();
-        shared.limit.filter(|_| shared.is_too_large).map(|(most, _)| most)
+        self.ask(None, |shared| shared.limit.filter(|_| shared.is_too_large).map(|(most, _)| most))
     }
 
     /// The answer has begun. A body without a length may now be one half of a conversation, in which
     /// silence is nobody's fault.
     pub(crate) fn note_answer(&self) {
-        let mut shared = self.0.lock();
-        if shared.body.size_hint().exact().is_none() {
-            (shared.pace, shared.timer) = (None, None);
-        }
+        self.ask((), |shared| {
+            if shared.body.size_hint().exact().is_none() {
+                (shared.pace, shared.timer) = (None, None);
+            }
+        });
     }
 
     /// Whether the client was cut for taking too long.
     pub(crate) fn is_too_slow(&self) -> bool {
-        self.0.lock().is_too_slow
+        self.ask(false, |shared| shared.is_too_slow)
     }
 
     pub(crate) fn lend(&self) -> LentBody {
-        LentBody(Arc::clone(&self.0))
+        LentBody(self.shared.clone())
     }
 
-    /// Whether there is a body that does not say how long it is.
-    pub(crate) fn is_open_ended(&self) -> bool {
-        let shared = self.0.lock();
-        !shared.body.is_end_stream() && shared.body.size_hint().exact().is_none()
+    /// How long it is, where it says so; `None` where there is none.
+    pub(crate) fn length(&self) -> Option<BodyLength> {
+        self.ask(None, |shared| {
+            if shared.body.is_end_stream() {
+                return None;
+            }
+            Some(shared.body.size_hint().exact().map_or(BodyLength::Chunked, BodyLength::Sized))
+        })
     }
 
     /// Whether anything was read from it, so that it cannot be sent again.
     pub(crate) fn is_touched(&self) -> bool {
-        self.0.lock().is_touched
+        self.ask(false, |shared| shared.is_touched)
     }
 
     /// Whether the client broke it off.
     pub(crate) fn is_broken(&self) -> bool {
-        self.0.lock().is_broken
+        self.ask(false, |shared| shared.is_broken)
     }
 
     /// When all of it was handed on; `None` while some is to come.
     pub(crate) fn sent_at(&self) -> Option<Instant> {
-        self.0.lock().sent_at
+        self.ask(Some(self.began_at), |shared| shared.sent_at)
     }
 }
 
@@ -205,7 +226,7 @@ impl Shared {
 }
 
 /// The body as one try sends it.
-pub(crate) struct LentBody(Arc<Mutex<Shared>>);
+pub(crate) struct LentBody(Option<Arc<Mutex<Shared>>>);
 
 impl Body for LentBody {
     type Data = Bytes;
@@ -215,7 +236,8 @@ impl Body for LentBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
-        let mut shared = self.0.lock();
+        let Some(shared) = &self.0 else { return Poll::Ready(None) };
+        let mut shared = shared.lock();
         if shared.is_too_large {
             return Poll::Ready(Some(Err(UploadError::TooLarge)));
         }
@@ -248,11 +270,11 @@ impl Body for LentBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.lock().body.is_end_stream()
+        self.0.as_ref().is_none_or(|shared| shared.lock().body.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.0.lock().body.size_hint()
+        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), |shared| shared.lock().body.size_hint())
     }
 }
 
@@ -266,17 +288,15 @@ pub(crate) enum AnswerBody {
 
 /// A service's answer; while it lives the request counts as open.
 pub(crate) struct StreamBody {
-    inner: Incoming,
+    inner: ServiceBody,
     open: OpenRequest,
-    counted: Counted,
-    watch: Box<Watch>,
+    watch: Watch,
     upload: RequestBody,
 }
 
 impl StreamBody {
-    pub(crate) fn new(inner: Incoming, open: OpenRequest, watch: Watch, upload: RequestBody) -> Self {
-        let counted = open.counted();
-        Self { inner, open, counted, watch: Box::new(watch), upload }
+    pub(crate) fn new(inner: ServiceBody, open: OpenRequest, watch: Watch, upload: RequestBody) -> Self {
+        Self { inner, open, watch, upload }
     }
 }
 
@@ -293,7 +313,7 @@ impl Drop for StreamBody {
 pub(crate) enum AnswerError {
     /// The service broke it off.
     #[error("the service broke off its answer")]
-    Upstream(#[source] hyper::Error),
+    Upstream(#[source] BodyFault),
     /// What let the request in does not hold any more.
     #[error("cut: {0}")]
     Revoked(Refusal),
@@ -341,7 +361,7 @@ impl Body for AnswerBody {
                     stream.open.note_abort(error);
                 }
                 if let Poll::Ready(Some(Ok(frame))) = &polled {
-                    stream.counted.send(frame.data_ref().map_or(0, Bytes::len));
+                    stream.open.counted().send(frame.data_ref().map_or(0, Bytes::len));
                 }
                 polled
                     .map_ok(|frame| filter_trailers(frame, response_trailers))

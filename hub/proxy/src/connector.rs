@@ -1,4 +1,5 @@
-//! The pool's way to a new connection: an overlay address written as the authority of a URI.
+//! The pools' way to a new connection. To the library's pool, which HTTP/2 has, an overlay address is the
+//! authority of a URI.
 
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -17,7 +18,7 @@ use tower_service::Service;
 use crate::dial::{Dial, DialError, Io};
 use crate::metrics::ProxyMetrics;
 
-/// Dials for the pool.
+/// Dials for the pools.
 #[derive(Clone)]
 pub(crate) struct Connector {
     dialer: Arc<dyn Dial>,
@@ -28,6 +29,16 @@ pub(crate) struct Connector {
 impl Connector {
     pub(crate) fn new(dialer: Arc<dyn Dial>, timeout: Duration, metrics: Arc<ProxyMetrics>) -> Self {
         Self { dialer, timeout, metrics }
+    }
+
+    /// Opens a connection, in time or not at all.
+    pub(crate) async fn dial(&self, target: SocketAddr) -> Result<(Box<dyn Io>, Dialed), DialError> {
+        let began_at = Instant::now();
+        let dialed = tokio::time::timeout(self.timeout, self.dialer.connect(target, self.timeout)).await;
+        let stream = dialed.map_err(|_| DialError::TimedOut)??;
+        let took = began_at.elapsed();
+        self.metrics.connect.observe(took.as_secs_f64());
+        Ok((stream, Dialed { began_at, took }))
     }
 }
 
@@ -48,16 +59,12 @@ impl Service<Uri> for Connector {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let Self { dialer, timeout, metrics } = self.clone();
+        let connector = self.clone();
         async move {
             let authority = uri.authority().map_or("", |authority| authority.as_str());
             let target: SocketAddr = authority.parse().map_err(|_| DialError::NoRoute)?;
-            let began_at = Instant::now();
-            let dialed = tokio::time::timeout(timeout, dialer.connect(target, timeout)).await;
-            let stream = dialed.map_err(|_| DialError::TimedOut)??;
-            let took = began_at.elapsed();
-            metrics.connect.observe(took.as_secs_f64());
-            Ok(Upstream { io: TokioIo::new(stream), dialed: Dialed { began_at, took } })
+            let (stream, dialed) = connector.dial(target).await?;
+            Ok(Upstream { io: TokioIo::new(stream), dialed })
         }
         .boxed()
     }

@@ -10,6 +10,7 @@ use hyper_util::client::legacy::Error;
 
 use crate::body::RequestBody;
 use crate::dial::DialError;
+use crate::wire::WireError;
 
 /// Why a target gave no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,16 +34,35 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    /// Reads the error of a request with that body.
-    pub(crate) fn of(error: &Error, body: &RequestBody) -> Self {
+    /// Reads the error of a request over HTTP/1 with that body.
+    pub(crate) fn of(error: &WireError, body: &RequestBody) -> Self {
+        if let Some(fault) = Self::of_client(body) {
+            return fault;
+        }
+        match error {
+            WireError::Dial(DialError::Full) => Self::Full,
+            WireError::Dial(
+                DialError::Refused | DialError::TimedOut | DialError::NoRoute | DialError::Other(_),
+            ) => Self::Unreachable,
+            WireError::Framing(_) | WireError::Interim | WireError::Length => Self::Malformed,
+            WireError::Io(_) | WireError::Ended | WireError::Upload(_) => Self::Reset,
+        }
+    }
+
+    fn of_client(body: &RequestBody) -> Option<Self> {
         if let Some(most) = body.is_too_large() {
-            return Self::TooLarge(most);
+            return Some(Self::TooLarge(most));
         }
         if body.is_too_slow() {
-            return Self::TooSlow;
+            return Some(Self::TooSlow);
         }
-        if body.is_broken() {
-            return Self::Client;
+        body.is_broken().then_some(Self::Client)
+    }
+
+    /// Reads the error of a request over HTTP/2 with that body.
+    pub(crate) fn of_http2(error: &Error, body: &RequestBody) -> Self {
+        if let Some(fault) = Self::of_client(body) {
+            return fault;
         }
         if error.is_connect() {
             let full = causes(error).any(|cause| matches!(cause.downcast_ref(), Some(DialError::Full)));

@@ -11,14 +11,13 @@ use blueprint_hub_proxy_core::guard::FramingFault;
 use blueprint_hub_proxy_core::pace::LeastRate;
 use blueprint_hub_proxy_core::tls::Channel;
 use blueprint_hub_proxy_core::{
-    Admission, CanonicalRequest, Downstream, Refusal, ServiceSettings, Trust, caller, decide,
-    response_headers,
+    CanonicalRequest, Downstream, Refusal, ServiceSettings, Trust, caller, decide, response_headers,
 };
 use http::header::CONTENT_LENGTH;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 use http_body_util::Full;
-use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -27,18 +26,20 @@ use crate::access_log::Entry;
 use crate::answer::{self, REQUEST_ID};
 use crate::auth::{AuthApi, Route};
 use crate::body::{AnswerBody, ClientBody, RequestBody, StreamBody};
-use crate::connector::{Connector, Dialed};
+use crate::connector::Connector;
 use crate::guarded::Framing;
+use crate::ids::RequestIds;
 use crate::jwks::Jwks;
 use crate::limits::{Limiter, Permit};
 use crate::open::{OpenRequest, Seen};
 use crate::pressure::Pressure;
-use crate::send::{Outgoing, Sender};
+use crate::send::{Answered, Outgoing, Sender, prepare};
 use crate::server::ProxyParts;
 use crate::statements::Statements;
 use crate::upgraded;
 use crate::upstreams::{AtTarget, Targets};
-use crate::watch::Watch;
+use crate::watch::{Timers, Watch};
+use crate::wire::ServiceBody;
 
 /// One connection of a client, as each request on it sees it.
 #[derive(Debug, Clone)]
@@ -48,6 +49,7 @@ pub(crate) struct Conversation {
     /// On HTTP/1 only.
     pub(crate) framing: Option<Framing>,
     pub(crate) care: Care,
+    pub(crate) timers: Timers,
 }
 
 /// What protects the hub from its clients' requests.
@@ -77,10 +79,10 @@ impl Conversation {
 
 /// A request that a target has answered, and what it holds until it ends.
 struct Sent {
-    response: Response<Incoming>,
+    response: Response<ServiceBody>,
     at_target: AtTarget,
     permit: Permit,
-    admission: Admission,
+    watch: Watch,
 }
 
 /// What all requests share.
@@ -93,8 +95,9 @@ pub(crate) struct Forwarder {
     sender: Sender,
     targets: Targets,
     limiter: Limiter,
+    ids: RequestIds,
     no_settings: ServiceSettings,
-    seen: Seen,
+    seen: Arc<Seen>,
     drain: CancellationToken,
 }
 
@@ -123,8 +126,9 @@ impl Forwarder {
             ),
             targets,
             limiter: Limiter::default(),
+            ids: RequestIds::new(),
             no_settings: ServiceSettings::default(),
-            seen,
+            seen: Arc::new(seen),
             drain: spawner.stop().drain,
         }
     }
@@ -140,55 +144,63 @@ impl Forwarder {
         number: u64,
         mut request: Request<ClientBody>,
     ) -> Response<AnswerBody> {
-        let fresh_id = fresh_request_id();
+        let fresh_id = self.ids.fresh();
         let (source, tls) = (conversation.source, conversation.channel.is_tls());
-        let mut open = OpenRequest::begin(self.seen.clone(), Entry::new(source, tls));
+        let mut open = OpenRequest::begin(Arc::clone(&self.seen), Entry::new(source, tls));
         open.entry().version = request.version();
         let upgrade = upgraded::asked(&mut request).then(|| hyper::upgrade::on(&mut request));
         let (parts, body) = request.into_parts();
-        let downstream = Downstream { source, tls, domain: &self.domain, request_id: &fresh_id };
+        let downstream = Downstream { source, tls, domain: &self.domain, request_id: fresh_id.as_str() };
         let parsed = match conversation.fault(number) {
             Some(fault) => Err(Refusal::MalformedRequest { fault }),
             None if conversation.care.pressure.refuses() => Err(Refusal::Overloaded),
             None => CanonicalRequest::parse(&parts, &downstream)
                 .map(|request| request.on_channel(conversation.channel.clone())),
         };
-        let request_id = parsed.as_ref().map_or(fresh_id.as_str(), CanonicalRequest::request_id).to_owned();
-        open.entry().request_id.clone_from(&request_id);
+        let request_id = parsed.as_ref().map_or(fresh_id.as_str(), CanonicalRequest::request_id);
+        open.entry().request_id = request_id.to_owned();
+        // Refused only where it is none that the core takes.
+        let mut request_id =
+            HeaderValue::from_str(request_id).unwrap_or_else(|_| HeaderValue::from_static("-"));
+        // It comes once: HTTP/2 is not to keep it in its table of what comes again, and search that each time.
+        request_id.set_sensitive(true);
         if let Ok(canonical) = &parsed {
             open.entry().set_request(canonical.method(), canonical.path());
         }
         if let Ok(canonical) = &parsed
             && let Some(route) = Route::of(canonical.path())
         {
-            let answered = self.auth.answer(route, canonical, body).await;
+            let answered = Box::pin(self.auth.answer(route, canonical, body)).await;
             conversation.stays();
             return self.own(answered, &request_id, open);
         }
+        // What else is known of the request is let go here: it holds the buffer that the client's bytes are in.
+        let (method, version, headers) = essence(parts);
         // Both halves of a gRPC call may be silent for as long as they like.
         let may_rest = parsed.as_ref().is_ok_and(CanonicalRequest::is_grpc);
         let least = (!may_rest).then_some(conversation.care.least_rate);
         let upload = RequestBody::new(body, least, open.counted());
         let sent = match parsed {
-            Ok(canonical) => self.forward(&canonical, &parts.headers, &upload, &mut open).await,
+            Ok(canonical) => {
+                self.forward(&canonical, headers, &upload, &mut open, &conversation.timers).await
+            }
             Err(refusal) => Err(refusal),
         };
         let answer = match sent {
-            Ok(Sent { response, at_target, permit, admission }) => {
+            Ok(Sent { response, at_target, permit, watch }) => {
                 open.set_status(response.status());
                 open.hold(at_target, permit);
-                let watch = Watch::new(admission, Arc::clone(&self.trust));
                 match upgrade.filter(|_| response.status() == StatusCode::SWITCHING_PROTOCOLS) {
                     Some(client) => {
                         conversation.upgraded();
                         open.entry().upgraded = true;
-                        let status = upgraded::status(parts.version);
+                        let status = upgraded::status(version);
                         open.set_status(status);
-                        return self.upgrade(client, response, status, &request_id, open, watch);
+                        return self.upgrade(client, response, status, request_id, open, watch);
                     }
                     None => {
                         let answer = |body| StreamBody::new(body, open, watch, upload);
-                        pass_on(response, &parts.method, &request_id, answer)
+                        pass_on(response, &method, request_id, answer)
                     }
                 }
             }
@@ -202,17 +214,16 @@ impl Forwarder {
     fn own(
         &self,
         answered: Result<Response<AnswerBody>, Refusal>,
-        request_id: &str,
+        request_id: &HeaderValue,
         mut open: OpenRequest,
     ) -> Response<AnswerBody> {
         let mut answer = answered.unwrap_or_else(|refusal| {
             open.note_refusal(&refusal);
+            let request_id = request_id.to_str().unwrap_or_default();
             debug!(reason = refusal.code(), request_id, error = %refusal, "request refused");
             answer::refuse(&refusal, request_id)
         });
-        if let Ok(value) = HeaderValue::from_str(request_id) {
-            answer.headers_mut().insert(REQUEST_ID, value);
-        }
+        answer.headers_mut().insert(REQUEST_ID, request_id.clone());
         open.set_status(answer.status());
         open.note_denied(answer.status());
         open.counted()
@@ -224,18 +235,18 @@ impl Forwarder {
     fn upgrade(
         &self,
         client: OnUpgrade,
-        mut response: Response<Incoming>,
+        response: Response<ServiceBody>,
         status: StatusCode,
-        request_id: &str,
+        request_id: HeaderValue,
         open: OpenRequest,
         watch: Watch,
     ) -> Response<AnswerBody> {
-        let service = hyper::upgrade::on(&mut response);
-        self.spawner.spawn("proxy upgraded", upgraded::join(client, service, open, watch));
-        let mut headers = upgraded::headers(response.headers(), status);
-        if let Ok(value) = HeaderValue::from_str(request_id) {
-            headers.insert(REQUEST_ID, value);
+        let (parts, body) = response.into_parts();
+        if let Some(service) = body.into_upgraded() {
+            self.spawner.spawn("proxy upgraded", upgraded::join(client, service, open, watch));
         }
+        let mut headers = upgraded::headers(parts.headers, status);
+        headers.insert(REQUEST_ID, request_id);
         let mut answer = Response::new(AnswerBody::Own(Full::default()));
         *answer.status_mut() = status;
         *answer.headers_mut() = headers;
@@ -246,9 +257,10 @@ impl Forwarder {
     async fn forward(
         &self,
         canonical: &CanonicalRequest,
-        headers: &HeaderMap,
+        mut headers: HeaderMap,
         body: &RequestBody,
         open: &mut OpenRequest,
+        timers: &Timers,
     ) -> Result<Sent, Refusal> {
         if self.drain.is_cancelled() {
             return Err(Refusal::Draining);
@@ -256,7 +268,7 @@ impl Forwarder {
         let trust = self.trust.load_full();
         let now = Timestamp::from(SystemTime::now());
         let admission = match decide(canonical, &trust, now) {
-            Ok(admission) => admission,
+            Ok(admission) => Arc::new(admission),
             Err(refusal) => {
                 if let Refusal::NoHealthyTarget { service, .. } = &refusal {
                     self.targets.forget(*service);
@@ -272,29 +284,35 @@ impl Forwarder {
         let permit = self.limiter.begin(&admission, settings)?;
         let statement = self.statements.of(&admission, now);
         let key = upgraded::key(canonical)?;
+        let by = (&*admission, statement.as_ref());
+        let prepared = prepare(canonical, &headers, key.as_ref(), by, body)?;
+        headers.clear();
         let outgoing = Outgoing {
             canonical,
-            headers,
+            prepared: &prepared,
             key: key.as_ref(),
             admission: &admission,
-            statement: statement.as_ref(),
             targets: trust.routes.targets(&service).unwrap_or_default(),
             settings: &settings.upstream,
             body,
         };
-        let mut watch = Watch::new(admission.clone(), Arc::clone(&self.trust));
-        let (response, at_target) = tokio::select! {
+        let mut watch = Watch::new(Arc::clone(&admission), Arc::clone(&self.trust), timers.clone());
+        let (Answered { response, dialed }, at_target) = tokio::select! {
             biased;
-            sent = self.sender.send(&outgoing) => sent?,
+            sent = self.sender.send(&outgoing, headers) => sent?,
             refusal = watch.ended() => {
                 self.seen.metrics.count_revoked();
                 return Err(refusal);
             }
         };
         body.note_answer();
-        open.note_answer(&at_target, response.extensions().get::<Dialed>());
-        Ok(Sent { response, at_target, permit, admission })
+        open.note_answer(&at_target, dialed.as_ref());
+        Ok(Sent { response, at_target, permit, watch })
     }
+}
+
+fn essence(parts: Parts) -> (Method, Version, HeaderMap) {
+    (parts.method, parts.version, parts.headers)
 }
 
 /// Notes whose request is refused, and for which service, where those exist: logs and sums tell them apart.
@@ -311,30 +329,20 @@ fn note_refused(canonical: &CanonicalRequest, trust: &Trust, now: Timestamp, ope
 
 /// Makes the client's answer out of the service's.
 fn pass_on(
-    response: Response<Incoming>,
+    response: Response<ServiceBody>,
     method: &Method,
-    request_id: &str,
-    stream: impl FnOnce(Incoming) -> StreamBody,
+    request_id: HeaderValue,
+    stream: impl FnOnce(ServiceBody) -> StreamBody,
 ) -> Response<AnswerBody> {
     let (parts, body) = response.into_parts();
-    let mut headers = response_headers(&parts.headers);
+    let mut headers = response_headers(parts.headers);
     // The length is that of the body at hand; only an answer without a body says it in words.
     if method != Method::HEAD && parts.status != StatusCode::NOT_MODIFIED {
         headers.remove(CONTENT_LENGTH);
     }
-    if let Ok(value) = HeaderValue::from_str(request_id) {
-        headers.insert(REQUEST_ID, value);
-    }
+    headers.insert(REQUEST_ID, request_id);
     let mut answer = Response::new(AnswerBody::Stream(stream(body)));
     *answer.status_mut() = parts.status;
     *answer.headers_mut() = headers;
     answer
-}
-
-/// 128 random bits in hexadecimal.
-fn fresh_request_id() -> String {
-    let mut bytes = [0u8; 16];
-    // Without randomness ids repeat, which harms nothing but the reading of logs.
-    let _ = blueprint_common_types::fill_random(&mut bytes);
-    format!("{:032x}", u128::from_be_bytes(bytes))
 }

@@ -137,11 +137,18 @@ impl<I> Guarded<I> {
         self.waits = Some(waits);
         let (Waits::Head(due) | Waits::Next(due)) = waits;
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
-        if timer.deadline() != due {
+        // One that was set for an earlier time goes on: to set it anew for each request costs more than a look
+        // at the clock when it ends.
+        if timer.deadline() > due {
             timer.as_mut().reset(due);
         }
-        ready!(timer.as_mut().poll(cx));
-        Poll::Ready(waits)
+        loop {
+            ready!(timer.as_mut().poll(cx));
+            if Instant::now() >= due {
+                return Poll::Ready(waits);
+            }
+            timer.as_mut().reset(due);
+        }
     }
 
     fn refuse(&mut self, fault: FramingFault) {

@@ -35,6 +35,7 @@ use crate::body::{BoxError, ClientBody};
 use crate::forward::{Care, Conversation, Forwarder};
 use crate::metrics::{Cut, ProxyMetrics};
 use crate::progress::Progress;
+use crate::watch::Timers;
 
 use answer::Sending;
 pub(crate) use body::Http3Body;
@@ -252,6 +253,7 @@ async fn requests(
                     channel: Channel::tls(None),
                     framing: None,
                     care: shared.care.clone(),
+                    timers: Timers::default(),
                 };
                 let (answered, turn) = (answer(shared.clone(), conversation, resolver), progress.begin());
                 let over = over.clone();

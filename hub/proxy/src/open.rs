@@ -62,123 +62,129 @@ struct Settled {
 
 /// One request from its head to the last byte of its answer.
 #[derive(Debug)]
-pub(crate) struct OpenRequest {
-    seen: Seen,
+pub(crate) struct OpenRequest(Box<Open>);
+
+/// Behind a pointer: it moves from the head of a request to the end of its answer.
+#[derive(Debug)]
+struct Open {
+    seen: Arc<Seen>,
     started_at: Instant,
-    entry: Box<Entry>,
+    entry: Entry,
     counted: Counted,
     settled: Settled,
-    held: Option<Box<(AtTarget, Permit)>>,
+    held: Option<(AtTarget, Permit)>,
 }
 
 impl OpenRequest {
-    pub(crate) fn begin(seen: Seen, entry: Entry) -> Self {
+    pub(crate) fn begin(seen: Arc<Seen>, entry: Entry) -> Self {
         seen.metrics.open.inc();
         seen.ledger.begin();
         let now = Instant::now();
-        Self {
+        let settled = Settled { at: now, is_counted: false, bytes: (0, 0) };
+        Self(Box::new(Open {
             seen,
             started_at: now,
-            entry: Box::new(entry),
+            entry,
             counted: Counted::default(),
-            settled: Settled { at: now, is_counted: false, bytes: (0, 0) },
+            settled,
             held: None,
-        }
+        }))
     }
 
     /// What is known of it, to add to.
     pub(crate) fn entry(&mut self) -> &mut Entry {
-        &mut self.entry
+        &mut self.0.entry
     }
 
     /// Counts the bytes of its bodies.
-    pub(crate) fn counted(&self) -> Counted {
-        self.counted.clone()
+    pub(crate) const fn counted(&self) -> &Counted {
+        &self.0.counted
     }
 
     /// Notes the status that the client gets.
     pub(crate) fn set_status(&mut self, status: StatusCode) {
-        self.entry.status = Some(status);
+        self.0.entry.status = Some(status);
     }
 
     /// Notes that it was refused, by whatever rule, and where it wanted to go.
     pub(crate) fn note_refusal(&mut self, refusal: &Refusal) {
-        self.entry.refused = Some(refusal.code());
-        self.seen.metrics.count_refusal(refusal);
-        self.seen.ledger.count_refused(refusal.code());
+        self.0.entry.refused = Some(refusal.code());
+        self.0.seen.metrics.count_refusal(refusal);
+        self.0.seen.ledger.count_refused(refusal.code());
         if refusal.is_by_rule() {
-            let Entry { service, source, ref identity, .. } = *self.entry;
-            self.seen.ledger.refuse(service, refusal.code(), source, identity.as_deref());
+            let Entry { service, source, ref identity, .. } = self.0.entry;
+            self.0.seen.ledger.refuse(service, refusal.code(), source, identity.as_deref());
         }
     }
 
     /// Notes that one of the proxy's own routes gave no credential, in the words of its clients.
     pub(crate) fn note_denied(&mut self, status: StatusCode) {
         let denies = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
-        if denies && self.entry.refused.is_none() {
-            self.entry.refused = Some(DENIED);
-            self.seen.ledger.count_refused(DENIED);
-            self.seen.ledger.refuse(None, DENIED, self.entry.source, None);
+        if denies && self.0.entry.refused.is_none() {
+            self.0.entry.refused = Some(DENIED);
+            self.0.seen.ledger.count_refused(DENIED);
+            self.0.seen.ledger.refuse(None, DENIED, self.0.entry.source, None);
         }
     }
 
     /// Notes who sent it.
     pub(crate) fn note_caller(&mut self, identity: &Identity) {
-        self.entry.auth = Some(identity.method().name());
         let root = identity.root_id();
-        self.entry.credential = (identity.id() != root).then(|| identity.id().to_owned());
-        self.entry.identity = Some(root);
+        let entry = &mut self.0.entry;
+        entry.auth = Some(identity.method().name());
+        entry.credential = (identity.id() != root).then(|| identity.id().to_owned());
+        entry.identity = Some(root);
     }
 
     /// Notes that it may go on, and to which service.
     pub(crate) fn note_admission(&mut self, admission: &Admission) {
         self.note_caller(admission.identity());
-        self.entry.service = Some(admission.service());
-        self.entry.decided = Some(self.started_at.elapsed());
+        self.0.entry.service = Some(admission.service());
+        self.0.entry.decided = Some(self.0.started_at.elapsed());
     }
 
     /// Notes that the head of an answer came, and the connection that it came over.
     pub(crate) fn note_answer(&mut self, at_target: &AtTarget, dialed: Option<&Dialed>) {
-        let entry = &mut self.entry;
+        let entry = &mut self.0.entry;
         entry.target = Some(at_target.address());
-        let took = self.started_at.elapsed().saturating_sub(entry.decided.unwrap_or_default());
+        let took = self.0.started_at.elapsed().saturating_sub(entry.decided.unwrap_or_default());
         entry.answered = Some(took);
         // A connection that is older was opened for another request.
         entry.connected =
-            dialed.filter(|dialed| dialed.began_at >= self.started_at).map(|dialed| dialed.took);
-        self.seen.metrics.first_byte.observe(took.as_secs_f64());
+            dialed.filter(|dialed| dialed.began_at >= self.0.started_at).map(|dialed| dialed.took);
+        self.0.seen.metrics.first_byte.observe(took.as_secs_f64());
     }
 
     /// Adds to the sums what is not in them yet, where the last time is long enough ago.
     pub(crate) fn settle_now_and_then(&mut self) {
-        if self.settled.at.elapsed() >= SETTLE_EVERY {
+        if self.0.settled.at.elapsed() >= SETTLE_EVERY {
             self.settle();
         }
     }
 
     fn settle(&mut self) {
-        let Some(service) = self.entry.service else { return };
+        let Some(service) = self.0.entry.service else { return };
         let now = Instant::now();
-        let open = now.saturating_duration_since(self.settled.at);
-        let (received, sent) = self.counted.both();
+        let open = now.saturating_duration_since(self.0.settled.at);
+        let (received, sent) = self.0.counted.both();
         let before = std::mem::replace(
-            &mut self.settled,
+            &mut self.0.settled,
             Settled { at: now, is_counted: true, bytes: (received, sent) },
         );
         let once = |is_so: bool| u64::from(is_so && !before.is_counted);
         let used = Used {
-            requests: once(self.entry.target.is_some()),
-            refused: once(self.entry.refused.is_some()),
+            requests: once(self.0.entry.target.is_some()),
+            refused: once(self.0.entry.refused.is_some()),
             bytes_in: received.saturating_sub(before.bytes.0),
             bytes_out: sent.saturating_sub(before.bytes.1),
             open,
         };
-        self.seen.ledger.add(service, self.entry.identity.as_deref(), &used);
+        self.0.seen.ledger.add(service, self.0.entry.identity.as_deref(), &used);
     }
 
     /// Keeps the request counted at its target and for its client.
     pub(crate) fn hold(&mut self, target: AtTarget, permit: Permit) {
-        self.held = Some(Box::new((target, permit)));
+        self.0.held = Some((target, permit));
     }
 
     /// Notes that the client's body was cut for its size after the head of the answer was passed on.
@@ -188,33 +194,33 @@ impl OpenRequest {
 
     /// Notes that the hub cut what was open, because what let it in does not hold any more.
     pub(crate) fn note_cut(&self, refusal: &Refusal) {
-        self.seen.metrics.count_revoked();
-        let request_id = &self.entry.request_id;
+        self.0.seen.metrics.count_revoked();
+        let request_id = &self.0.entry.request_id;
         info!(target: "audit", reason = refusal.code(), request_id, "open request cut");
     }
 
     /// Notes that the hub cut the answer, because its client does not read it.
     pub(crate) fn note_slow_reader(&self) {
-        self.seen.metrics.count_cut(Cut::SlowReader);
-        debug!(request_id = self.entry.request_id, "answer cut, the client does not read it");
+        self.0.seen.metrics.count_cut(Cut::SlowReader);
+        debug!(request_id = self.0.entry.request_id, "answer cut, the client does not read it");
     }
 
     /// Notes that the answer broke off after its head was passed on.
     pub(crate) fn note_abort(&self, error: &(dyn Error + 'static)) {
-        self.seen.metrics.aborted.inc();
-        let request_id = &self.entry.request_id;
+        self.0.seen.metrics.aborted.inc();
+        let request_id = &self.0.entry.request_id;
         debug!(request_id, error = %blueprint_common_runtime::Chain(error), "answer broke off");
     }
 }
 
 impl Drop for OpenRequest {
     fn drop(&mut self) {
-        let took = self.started_at.elapsed();
-        let metrics = &self.seen.metrics;
+        let took = self.0.started_at.elapsed();
+        let metrics = &self.0.seen.metrics;
         metrics.open.dec();
-        self.seen.ledger.end();
-        metrics.count_request(self.entry.status, took);
+        self.0.seen.ledger.end();
+        metrics.count_request(self.0.entry.status, took);
         self.settle();
-        self.entry.write(self.seen.access, took, self.counted.both());
+        self.0.entry.write(self.0.seen.access, took, self.0.counted.both());
     }
 }

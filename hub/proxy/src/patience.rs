@@ -3,8 +3,8 @@
 //! The library closes neither: pings keep an idle connection alive, and a stream whose window is never
 //! opened waits for ever, with what it holds at the service.
 
-use std::future::Future;
-use std::pin::{Pin, pin};
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::time::Duration;
 
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::progress::Progress;
+use crate::streams::{Running, Streams};
 
 /// How long an idle client may take to agree that the connection ends.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -29,10 +30,10 @@ pub(crate) struct Patience {
 }
 
 impl Patience {
-    /// Runs a connection; from `drain` on, and once it idles, it ends with the requests that are open on it.
+    /// Runs a connection and its streams; from `drain` on, and once it idles, it ends with the requests that are open on it.
     pub(crate) async fn drive<C>(
         self,
-        connection: C,
+        (mut connection, streams): (Pin<&mut C>, Streams),
         finish: fn(Pin<&mut C>),
         progress: &Progress,
         drain: &CancellationToken,
@@ -40,7 +41,7 @@ impl Patience {
     where
         C: Future<Output = hyper::Result<()>>,
     {
-        let mut connection = pin!(connection);
+        let mut streams = Running::new(streams);
         let mut finished: Option<Instant> = None;
         let pace = self.idle.min(self.reader) / LOOKS;
         let mut looks = interval(pace.max(Duration::from_millis(10)));
@@ -52,7 +53,7 @@ impl Patience {
                     finish(connection.as_mut());
                     finished = Some(Instant::now());
                 }
-                ended = connection.as_mut() => return ended,
+                ended = poll_fn(|cx| streams.poll(connection.as_mut(), cx)) => return ended,
                 _ = looks.tick() => {
                     if progress.look(self.reader).is_dead {
                         return Ok(());

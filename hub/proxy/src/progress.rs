@@ -1,6 +1,5 @@
 //! What is open on one connection of a client: to know when it idles, and who does not read.
 
-use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -24,7 +23,8 @@ struct Shared {
     idle_since: Instant,
     next: u64,
     reader: Option<Waker>,
-    answers: BTreeMap<u64, Arc<Mutex<Held>>>,
+    /// On HTTP/2 only, where there are few.
+    answers: Vec<(u64, Arc<Mutex<Held>>)>,
 }
 
 /// An answer that the HTTP library asks for piece by piece.
@@ -57,7 +57,7 @@ pub(crate) struct Look {
 impl Progress {
     pub(crate) fn new() -> Self {
         let shared =
-            Shared { open: 0, idle_since: Instant::now(), next: 0, reader: None, answers: BTreeMap::new() };
+            Shared { open: 0, idle_since: Instant::now(), next: 0, reader: None, answers: Vec::new() };
         Self(Arc::new(Mutex::new(shared)))
     }
 
@@ -110,7 +110,7 @@ impl Progress {
     pub(crate) fn look(&self, patience: Duration) -> Look {
         let (open, answers) = {
             let shared = self.0.lock();
-            (shared.open, shared.answers.values().cloned().collect::<Vec<_>>())
+            (shared.open, shared.answers.iter().map(|(_, answer)| Arc::clone(answer)).collect::<Vec<_>>())
         };
         let (mut cut, mut gone) = (0usize, 0usize);
         for answer in answers {
@@ -134,14 +134,20 @@ pub(crate) struct Turn {
 }
 
 impl Turn {
-    /// Keeps it open for as long as its answer is.
+    /// Keeps it open for as long as its answer is. On HTTP/1, where the connection itself ends with a client
+    /// that does not read.
+    pub(crate) fn hold(self, answer: Response<AnswerBody>) -> Response<Tracked> {
+        answer.map(|body| Tracked { answer: Answer::Own(body), _turn: self })
+    }
+
+    /// The same, and the answer can be taken away.
     pub(crate) fn track(self, answer: Response<AnswerBody>) -> Response<Tracked> {
         let patience = patience_with(answer.headers());
         answer.map(|body| {
             let held = Held { body: Some(body), ready_since: Some(Instant::now()), patience };
             let held = Arc::new(Mutex::new(held));
-            self.progress.0.lock().answers.insert(self.number, Arc::clone(&held));
-            Tracked { held, _turn: self }
+            self.progress.0.lock().answers.push((self.number, Arc::clone(&held)));
+            Tracked { answer: Answer::Shared(held), _turn: self }
         })
     }
 }
@@ -149,7 +155,8 @@ impl Turn {
 impl Drop for Turn {
     fn drop(&mut self) {
         let mut shared = self.progress.0.lock();
-        let gone = shared.answers.remove(&self.number);
+        let place = shared.answers.iter().position(|(number, _)| *number == self.number);
+        let gone = place.map(|place| shared.answers.swap_remove(place));
         shared.open = shared.open.saturating_sub(1);
         if shared.open == 0 {
             shared.idle_since = Instant::now();
@@ -163,10 +170,15 @@ impl Drop for Turn {
     }
 }
 
-/// An answer that can be taken away.
+/// An answer that keeps its request open.
 pub(crate) struct Tracked {
-    held: Arc<Mutex<Held>>,
+    answer: Answer,
     _turn: Turn,
+}
+
+enum Answer {
+    Own(AnswerBody),
+    Shared(Arc<Mutex<Held>>),
 }
 
 impl Body for Tracked {
@@ -174,10 +186,14 @@ impl Body for Tracked {
     type Error = AnswerError;
 
     fn poll_frame(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
-        let mut held = self.held.lock();
+        let held = match &mut self.answer {
+            Answer::Own(body) => return Pin::new(body).poll_frame(cx),
+            Answer::Shared(held) => held,
+        };
+        let mut held = held.lock();
         let Some(body) = held.body.as_mut() else { return Poll::Ready(Some(Err(AnswerError::Unread))) };
         let polled = Pin::new(body).poll_frame(cx);
         held.ready_since = polled.is_ready().then(Instant::now);
@@ -185,10 +201,16 @@ impl Body for Tracked {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.held.lock().body.as_ref().is_some_and(Body::is_end_stream)
+        match &self.answer {
+            Answer::Own(body) => body.is_end_stream(),
+            Answer::Shared(held) => held.lock().body.as_ref().is_some_and(Body::is_end_stream),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.held.lock().body.as_ref().map_or_else(SizeHint::default, Body::size_hint)
+        match &self.answer {
+            Answer::Own(body) => body.size_hint(),
+            Answer::Shared(held) => held.lock().body.as_ref().map_or_else(SizeHint::default, Body::size_hint),
+        }
     }
 }

@@ -1,6 +1,8 @@
 //! One request on its way to a target, and to the next one where that is allowed.
 
-use std::net::SocketAddr;
+use std::error::Error;
+use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -10,36 +12,32 @@ use blueprint_common_runtime::tasks::Spawner;
 use blueprint_common_types::Timestamp;
 use blueprint_hub_proxy_core::upstream::UpstreamSettings;
 use blueprint_hub_proxy_core::{
-    Admission, CanonicalRequest, MAX_HEADERS, Refusal, Target, Trust, WebSocketKey, decide,
-    is_websocket_answer, upstream_headers,
+    Admission, CanonicalRequest, Field, Refusal, Target, Trust, WebSocketKey, decide, is_field_text,
+    is_websocket_answer, upstream_fields, upstream_headers,
 };
-use http::header::TRANSFER_ENCODING;
+use bytes::{BufMut, BytesMut};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version};
-use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioTimer;
 use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 
 use crate::body::{LentBody, RequestBody};
-use crate::connector::Connector;
+use crate::connector::{Connector, Dialed};
 use crate::executor::Executor;
 use crate::fault::{Fault, outcome_of};
 use crate::metrics::ProxyMetrics;
 use crate::upstreams::{AtTarget, Targets};
+use crate::wire::{self, BodyLength, Pool, Sending, ServiceBody};
 
 /// How often a request is sent again at most.
 const MAX_RETRIES: usize = 2;
 
-/// How long a connection to a target is kept for the next request. Shorter than the 5 s after which
-/// common HTTP servers close an idle one, so that a request is not sent into a closing connection.
-const POOL_IDLE: Duration = Duration::from_secs(4);
+/// Room for the head of a request, in bytes, so that most need no more.
+const HEAD_ROOM: usize = 1024;
 
-/// Idle connections kept per target.
-const POOL_MAX_IDLE: usize = 64;
-
-/// Most bytes read ahead of one answer over HTTP/1.
-const UPSTREAM_BUFFER: usize = 64 * 1024;
+/// The same for the name of the target and what ends the head.
+const HOST_ROOM: usize = 64;
 
 /// HTTP/2 flow-control windows towards services, in bytes: of one answer, and of one connection.
 const UPSTREAM_WINDOWS: (u32, u32) = (256 * 1024, 1024 * 1024);
@@ -53,19 +51,34 @@ const LOOK: Duration = Duration::from_millis(250);
 /// An admitted request and where it may go.
 pub(crate) struct Outgoing<'a> {
     pub(crate) canonical: &'a CanonicalRequest,
-    pub(crate) headers: &'a HeaderMap,
+    pub(crate) prepared: &'a Prepared,
     /// Of a WebSocket that came over HTTP/2.
     pub(crate) key: Option<&'a WebSocketKey>,
     pub(crate) admission: &'a Admission,
-    pub(crate) statement: Option<&'a HeaderValue>,
     pub(crate) targets: &'a [Target],
     pub(crate) settings: &'a UpstreamSettings,
     pub(crate) body: &'a RequestBody,
 }
 
+/// What every try sends, made before the first: what came from the client need not be kept for it.
+pub(crate) enum Prepared {
+    /// The head over HTTP/1.1, without the name of the target and the empty line.
+    Http1(BytesMut),
+    /// The headers over HTTP/2.
+    Http2(HeaderMap),
+}
+
+/// The answer to a request.
+pub(crate) struct Answered {
+    pub(crate) response: Response<ServiceBody>,
+    /// How the connection came about that it came over.
+    pub(crate) dialed: Option<Dialed>,
+}
+
 /// Sends requests over pooled connections.
 pub(crate) struct Sender {
-    http1: Client<Connector, LentBody>,
+    http1: Pool,
+    spawner: Spawner,
     http2: Client<Connector, LentBody>,
     targets: Targets,
     trust: Arc<ArcSwap<Trust>>,
@@ -80,24 +93,28 @@ impl Sender {
         metrics: Arc<ProxyMetrics>,
         spawner: &Spawner,
     ) -> Self {
+        let http1 = Pool::new(connector.clone());
+        spawner.spawn_base("proxy idle targets", http1.clone().sweep());
         Self {
-            http1: pool(connector.clone(), spawner, false),
-            http2: pool(connector, spawner, true),
+            http1,
+            spawner: spawner.clone(),
+            http2: http2_pool(connector, spawner),
             targets,
             trust,
             metrics,
         }
     }
 
-    /// Sends it until a target answers, as often as its kind and the budget allow.
+    /// Sends it until a target answers, as often as its kind and the budget allow. `room` is for the answer.
     pub(crate) async fn send(
         &self,
         outgoing: &Outgoing<'_>,
-    ) -> Result<(Response<Incoming>, AtTarget), Refusal> {
+        room: HeaderMap,
+    ) -> Result<(Answered, AtTarget), Refusal> {
         let Outgoing { canonical, admission, targets, settings, body, .. } = *outgoing;
         let service = admission.service();
         let mut tried: Vec<SocketAddr> = Vec::new();
-        let mut failed: Option<Fault> = None;
+        let (mut failed, mut room): (Option<Fault>, _) = (None, Some(room));
         for attempt in 0..=MAX_RETRIES {
             let mut at_target = match failed {
                 None => self.targets.begin(service, targets, settings, &tried)?,
@@ -112,11 +129,10 @@ impl Sender {
                     at_target
                 }
             };
-            let request = new_request(outgoing, at_target.address())?;
-            match self.ask(request, outgoing).await {
-                Ok(response) if is_expected(outgoing, &response) => {
-                    at_target.report(outcome_of(response.status()));
-                    return Ok((response, at_target));
+            match self.ask(outgoing, at_target.address(), room.take().unwrap_or_default()).await? {
+                Ok(answered) if is_expected(outgoing, &answered.response) => {
+                    at_target.report(outcome_of(answered.response.status()));
+                    return Ok((answered, at_target));
                 }
                 Ok(_) => {
                     at_target.report(Fault::Malformed.outcome());
@@ -137,19 +153,22 @@ impl Sender {
     }
 
     /// Sends it once.
+    ///
+    /// # Errors
+    ///
+    /// A refusal where no request can be made of it; the fault of the try is the inner result.
     async fn ask(
         &self,
-        request: Request<LentBody>,
         outgoing: &Outgoing<'_>,
-    ) -> Result<Response<Incoming>, Fault> {
-        let (canonical, body) = (outgoing.canonical, outgoing.body);
-        let client = if canonical.is_grpc() { &self.http2 } else { &self.http1 };
+        target: SocketAddr,
+        room: HeaderMap,
+    ) -> Result<Result<Answered, Fault>, Refusal> {
+        let body = outgoing.body;
         let answered = async {
-            client.request(request).await.map_err(|error| {
-                let service = outgoing.admission.service();
-                debug!(%service, request_id = canonical.request_id(), error = %Chain(&error), "target failed");
-                Fault::of(&error, body)
-            })
+            match outgoing.prepared {
+                Prepared::Http1(head) => Ok(self.ask_http1(outgoing, head, target, room).await),
+                Prepared::Http2(headers) => Box::pin(self.ask_http2(outgoing, headers, target)).await,
+            }
         };
         let Some(timeout) = outgoing.settings.response_header_timeout() else {
             return answered.await;
@@ -157,9 +176,56 @@ impl Sender {
         tokio::select! {
             biased;
             answer = answered => answer,
-            () = waited(body, timeout) => Err(Fault::TimedOut),
+            () = waited(body, timeout) => Ok(Err(Fault::TimedOut)),
         }
     }
+
+    async fn ask_http1(
+        &self,
+        outgoing: &Outgoing<'_>,
+        head: &[u8],
+        target: SocketAddr,
+        room: HeaderMap,
+    ) -> Result<Answered, Fault> {
+        let Outgoing { canonical, admission, body, .. } = *outgoing;
+        let sending = Sending {
+            target,
+            head: addressed(head, target),
+            method: canonical.method().clone(),
+            headers: room,
+            body: body.length().map(|length| (body.lend(), length)),
+        };
+        wire::send(&self.http1, sending, &self.spawner)
+            .await
+            .map(|(response, dialed)| Answered { response, dialed: Some(dialed) })
+            .map_err(|error| {
+                note_failed(admission, canonical, &error);
+                Fault::of(&error, body)
+            })
+    }
+
+    async fn ask_http2(
+        &self,
+        outgoing: &Outgoing<'_>,
+        headers: &HeaderMap,
+        target: SocketAddr,
+    ) -> Result<Result<Answered, Fault>, Refusal> {
+        Ok(match self.http2.request(new_request(outgoing, headers, target)?).await {
+            Ok(response) => {
+                let dialed = response.extensions().get::<Dialed>().copied();
+                Ok(Answered { response: response.map(ServiceBody::Http2), dialed })
+            }
+            Err(error) => {
+                note_failed(outgoing.admission, outgoing.canonical, &error);
+                Err(Fault::of_http2(&error, outgoing.body))
+            }
+        })
+    }
+}
+
+fn note_failed(admission: &Admission, canonical: &CanonicalRequest, error: &(dyn Error + 'static)) {
+    let (service, request_id) = (admission.service(), canonical.request_id());
+    debug!(%service, request_id, error = %Chain(error), "target failed");
 }
 
 /// Resolves once `timeout` is over since the whole request was sent: a slow upload is not a slow answer.
@@ -179,7 +245,7 @@ async fn waited(body: &RequestBody, timeout: Duration) {
 }
 
 /// A service goes on in another protocol where that was asked for, in that one, and nowhere else.
-fn is_expected(outgoing: &Outgoing<'_>, response: &Response<Incoming>) -> bool {
+fn is_expected<B>(outgoing: &Outgoing<'_>, response: &Response<B>) -> bool {
     let (canonical, key) = (outgoing.canonical, outgoing.key);
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         // Over HTTP/2 a success opens the WebSocket, so a service that did not agree must not say one.
@@ -190,25 +256,28 @@ fn is_expected(outgoing: &Outgoing<'_>, response: &Response<Incoming>) -> bool {
         && key.is_none_or(|key| key.is_answered_by(response.headers()))
 }
 
-/// A pool of connections that speaks one version of HTTP.
-fn pool(connector: Connector, spawner: &Spawner, http2: bool) -> Client<Connector, LentBody> {
+/// The pool of connections that speak HTTP/2.
+fn http2_pool(connector: Connector, spawner: &Spawner) -> Client<Connector, LentBody> {
     Client::builder(Executor::new("proxy upstream", spawner.clone()))
         .timer(TokioTimer::new())
         .pool_timer(TokioTimer::new())
-        .pool_idle_timeout(POOL_IDLE)
-        .pool_max_idle_per_host(POOL_MAX_IDLE)
-        .http1_max_buf_size(UPSTREAM_BUFFER)
-        .http1_max_headers(MAX_HEADERS)
+        .pool_idle_timeout(wire::IDLE)
+        .pool_max_idle_per_host(wire::MAX_IDLE)
         .http2_initial_stream_window_size(UPSTREAM_WINDOWS.0)
         .http2_initial_connection_window_size(UPSTREAM_WINDOWS.1)
         .http2_max_header_list_size(UPSTREAM_HEADER_LIST)
-        .http2_only(http2)
+        .http2_only(true)
         .build(connector)
 }
 
-/// Builds the request that the service gets: target, headers and identity are ours, the body is streamed.
-fn new_request(outgoing: &Outgoing<'_>, target: SocketAddr) -> Result<Request<LentBody>, Refusal> {
-    let Outgoing { canonical, headers, key, admission, statement, body, .. } = *outgoing;
+/// Builds the request that a service gets over HTTP/2: target, headers and identity are ours, the body is
+/// streamed.
+fn new_request(
+    outgoing: &Outgoing<'_>,
+    headers: &HeaderMap,
+    target: SocketAddr,
+) -> Result<Request<LentBody>, Refusal> {
+    let Outgoing { canonical, admission, body, .. } = *outgoing;
     let uri = Uri::builder()
         .scheme("http")
         .authority(target.to_string())
@@ -218,14 +287,78 @@ fn new_request(outgoing: &Outgoing<'_>, target: SocketAddr) -> Result<Request<Le
     let mut request = Request::new(body.lend());
     *request.method_mut() = canonical.method().clone();
     *request.uri_mut() = uri;
-    *request.version_mut() = if canonical.is_grpc() { Version::HTTP_2 } else { Version::HTTP_11 };
-    *request.headers_mut() = upstream_headers(canonical, headers, admission, statement);
-    if !canonical.is_grpc() && body.is_open_ended() {
-        // Said here, since the library leaves out the body of a GET whose length it does not know.
-        request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-    }
-    if let Some(key) = key {
-        key.apply(request.headers_mut());
-    }
+    *request.version_mut() = Version::HTTP_2;
+    request.headers_mut().clone_from(headers);
     Ok(request)
+}
+
+/// Says what a service gets, in the version of HTTP in which it gets it.
+///
+/// # Errors
+///
+/// Where the request cannot be written on one line.
+pub(crate) fn prepare(
+    canonical: &CanonicalRequest,
+    headers: &HeaderMap,
+    key: Option<&WebSocketKey>,
+    (admission, statement): (&Admission, Option<&HeaderValue>),
+    body: &RequestBody,
+) -> Result<Prepared, Refusal> {
+    if canonical.is_grpc() {
+        return Ok(Prepared::Http2(upstream_headers(canonical, headers, admission, statement)));
+    }
+    let is_plain = |text: &str| text.bytes().all(|byte| byte > b' ' && byte != 0x7f);
+    if !is_plain(canonical.path()) || !canonical.query().is_none_or(is_plain) {
+        return Err(Refusal::UpstreamFailed { service: admission.service() });
+    }
+    let mut head = BytesMut::with_capacity(HEAD_ROOM);
+    for part in [canonical.method().as_str(), " ", canonical.path()] {
+        head.put_slice(part.as_bytes());
+    }
+    if let Some(query) = canonical.query() {
+        head.put_u8(b'?');
+        head.put_slice(query.as_bytes());
+    }
+    head.put_slice(b" HTTP/1.1\r\n");
+    match key {
+        None => upstream_fields(canonical, headers, admission, statement, &mut |field| match field {
+            Field::Copied(name, value) => put_field(&mut head, name.as_str(), value.as_bytes()),
+            Field::Said(name, text) if is_field_text(text) => put_field(&mut head, name, text.as_bytes()),
+            Field::Said(..) => {}
+        }),
+        Some(key) => {
+            let mut headers = upstream_headers(canonical, headers, admission, statement);
+            key.apply(&mut headers);
+            headers.iter().for_each(|(name, value)| put_field(&mut head, name.as_str(), value.as_bytes()));
+        }
+    }
+    match body.length() {
+        None => {}
+        // Writing to a buffer that grows cannot fail.
+        Some(BodyLength::Sized(length)) => drop(write!(head, "content-length: {length}\r\n")),
+        Some(BodyLength::Chunked) => put_field(&mut head, "transfer-encoding", b"chunked"),
+    }
+    Ok(Prepared::Http1(head))
+}
+
+/// A head with the name of its target, and its end.
+fn addressed(fields: &[u8], target: SocketAddr) -> BytesMut {
+    let mut head = BytesMut::with_capacity(fields.len().saturating_add(HOST_ROOM));
+    head.put_slice(fields);
+    // Writing to a buffer that grows cannot fail.
+    let _ = match (target.ip(), target.port()) {
+        (IpAddr::V4(address), 80) => write!(head, "host: {address}\r\n\r\n"),
+        (IpAddr::V4(address), port) => write!(head, "host: {address}:{port}\r\n\r\n"),
+        (IpAddr::V6(address), 80) => write!(head, "host: [{address}]\r\n\r\n"),
+        (IpAddr::V6(address), port) => write!(head, "host: [{address}]:{port}\r\n\r\n"),
+    };
+    head
+}
+
+fn put_field(head: &mut BytesMut, name: &str, value: &[u8]) {
+    head.reserve(name.len().saturating_add(value.len()).saturating_add(4));
+    head.put_slice(name.as_bytes());
+    head.put_slice(b": ");
+    head.put_slice(value);
+    head.put_slice(b"\r\n");
 }

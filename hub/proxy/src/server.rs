@@ -17,7 +17,7 @@ use blueprint_common_runtime::tasks::Spawner;
 use blueprint_hub_proxy_core::identity::IdentitySigner;
 use blueprint_hub_proxy_core::pace::LeastRate;
 use blueprint_hub_proxy_core::tls::Channel;
-use blueprint_hub_proxy_core::{MAX_HEADER_BYTES, MAX_HEADERS, Trust};
+use blueprint_hub_proxy_core::{MAX_HEADER_BYTES, Trust};
 use http::header::ALT_SVC;
 use http::{HeaderValue, Request, Response};
 use hyper::body::Incoming;
@@ -33,7 +33,6 @@ use crate::access_log::AccessLog;
 use crate::body::{AnswerBody, ClientBody};
 use crate::connector::Connector;
 use crate::dial::{Dial, Io};
-use crate::executor::Executor;
 use crate::forward::{Care, Conversation, Forwarder};
 use crate::forwards::{ForwardConfig, Forwards};
 use crate::guarded::{Framing, Guarded, Times};
@@ -50,7 +49,9 @@ use crate::pressure::Pressure;
 use crate::progress::Progress;
 use crate::sniff::{Prefixed, Protocol, sniff};
 use crate::steady::Steady;
+use crate::streams::Streams;
 use crate::tls::{Accepted, TlsHandle, accept};
+use crate::watch::Timers;
 
 /// Streams that one HTTP/2 connection may have open.
 const MAX_STREAMS: u32 = 100;
@@ -286,7 +287,6 @@ impl Proxy {
             times: Times { head: self.config.header_timeout, idle: self.config.idle_timeout },
             reader_timeout: self.config.reader_timeout,
             care: Care { least_rate: self.config.least_rate, pressure: self.config.pressure },
-            executor: Executor::new("proxy stream", spawner.clone()),
             drain: drain.clone(),
             alt_svc: self.http3.as_ref().and_then(Http3::advertisement),
         };
@@ -303,17 +303,16 @@ impl Proxy {
             };
             spawner.spawn_base("proxy http3 socket", http3.run(shared, spawner.clone()));
         }
+        let serve = |server: Server| {
+            let server = Arc::new(server);
+            move |stream: TcpStream, peer: SocketAddr| Arc::clone(&server).serve(stream, peer.ip())
+        };
         let Some(tls_accept) = self.tls_accept else {
-            return self
-                .accept
-                .run(spawner, drain, |stream, peer| server.clone().serve(stream, peer.ip()))
-                .await;
+            return self.accept.run(spawner, drain, serve(server)).await;
         };
         let plain = Server { tls: None, ..server.clone() };
-        let plain = self
-            .accept
-            .run(spawner.clone(), drain.clone(), |stream, peer| plain.clone().serve(stream, peer.ip()));
-        let tls = tls_accept.run(spawner, drain, |stream, peer| server.clone().serve(stream, peer.ip()));
+        let plain = self.accept.run(spawner.clone(), drain.clone(), serve(plain));
+        let tls = tls_accept.run(spawner, drain, serve(server));
         tokio::try_join!(plain, tls).map(drop)
     }
 }
@@ -328,22 +327,31 @@ struct Server {
     times: Times,
     reader_timeout: Duration,
     care: Care,
-    executor: Executor,
     drain: CancellationToken,
     alt_svc: Option<HeaderValue>,
 }
 
 impl Server {
-    async fn serve(self, stream: TcpStream, source: IpAddr) {
+    /// One connection, from its first byte to its last.
+    ///
+    /// What a connection needs at one time only is behind a pointer: thousands of them idle at once.
+    async fn serve(self: Arc<Self>, stream: TcpStream, source: IpAddr) {
         if self.care.pressure.refuses() {
             self.metrics.count_cut(Cut::Overloaded);
             return debug!(%source, "connection refused, the hub is short of memory");
         }
-        let Some(tls) = self.tls.clone() else {
-            return self.serve_http(stream, source, Channel::default()).await;
-        };
-        match timeout(self.handshake_timeout, accept(stream, &tls)).await {
-            Ok(Ok(Accepted::Client(stream, channel))) => self.serve_http(stream, source, channel).await,
+        if let Some(tls) = &self.tls {
+            Box::pin(self.serve_tls(stream, source, tls)).await;
+        } else {
+            Box::pin(self.serve_http(stream, source, Channel::default())).await;
+        }
+    }
+
+    async fn serve_tls(&self, stream: TcpStream, source: IpAddr, tls: &TlsHandle) {
+        match timeout(self.handshake_timeout, Box::pin(accept(stream, tls))).await {
+            Ok(Ok(Accepted::Client(stream, channel))) => {
+                Box::pin(self.serve_http(stream, source, channel)).await;
+            }
             Ok(Ok(Accepted::Challenge)) => debug!(%source, "acme challenge answered"),
             Ok(Err(error)) => {
                 self.metrics.count_cut(Cut::Tls);
@@ -356,22 +364,26 @@ impl Server {
         }
     }
 
-    async fn serve_http(self, io: impl Io + 'static, source: IpAddr, channel: Channel) {
-        let begun = Instant::now();
+    /// Waits for the first bytes; `None` where none come.
+    async fn begin<I: Io>(&self, io: I, source: IpAddr) -> Option<(Protocol, Prefixed<Steady<I>>)> {
         let io = Steady::new(io, self.reader_timeout, Arc::clone(&self.metrics));
-        let sniffed = self.drain.run_until_cancelled(timeout(self.times.head, sniff(io))).await;
-        let (protocol, io) = match sniffed {
-            Some(Ok(Ok(sniffed))) => sniffed,
-            Some(Ok(Err(error))) => return debug!(%source, %error, "client left without a request"),
-            Some(Err(_)) => {
+        match self.drain.run_until_cancelled(timeout(self.times.head, sniff(io))).await? {
+            Ok(Ok(sniffed)) => return Some(sniffed),
+            Ok(Err(error)) => debug!(%source, %error, "client left without a request"),
+            Err(_) => {
                 self.metrics.count_cut(Cut::Silent);
-                return debug!(%source, "client sent nothing");
+                debug!(%source, "client sent nothing");
             }
-            None => return,
-        };
+        }
+        None
+    }
+
+    async fn serve_http(&self, io: impl Io + 'static, source: IpAddr, channel: Channel) {
+        let begun = Instant::now();
+        let Some((protocol, io)) = Box::pin(self.begin(io, source)).await else { return };
         let served = match protocol {
-            Protocol::Http1 => self.serve_http1(io, (source, channel), begun).await,
-            Protocol::Http2 => self.serve_http2(io, source, channel).await,
+            Protocol::Http1 => Box::pin(self.serve_http1(io, (source, channel), begun)).await,
+            Protocol::Http2 => Box::pin(self.serve_http2(io, source, channel)).await,
         };
         if let Err(error) = served {
             debug!(%source, error = %Chain(&error), "connection of a client ended");
@@ -391,31 +403,32 @@ impl Server {
     ) -> hyper::Result<()> {
         let (framing, progress) = (Framing::default(), Progress::new());
         let alt_svc = self.alt_svc_on(&channel);
-        let conversation =
-            Conversation { source, channel, framing: Some(framing.clone()), care: self.care.clone() };
+        let conversation = Arc::new(Conversation {
+            source,
+            channel,
+            framing: Some(framing.clone()),
+            care: self.care.clone(),
+            timers: Timers::default(),
+        });
         let turns = progress.clone();
         let (forwarder, requests) = (Arc::clone(&self.forwarder), Arc::new(AtomicU64::new(0)));
         let service = service_fn(move |request: Request<Incoming>| {
-            let (forwarder, conversation) = (Arc::clone(&forwarder), conversation.clone());
+            let (forwarder, conversation) = (Arc::clone(&forwarder), Arc::clone(&conversation));
             // One after the other on a connection of HTTP/1, so their order is their number.
             let number = requests.fetch_add(1, Ordering::Relaxed).saturating_add(1);
             let (turn, alt_svc) = (turns.begin(), alt_svc.clone());
             async move {
                 let request = request.map(ClientBody::Stream);
                 let answer = forwarder.answer(&conversation, number, request).await;
-                Ok::<_, Infallible>(turn.track(advertise(answer, alt_svc)))
+                Ok::<_, Infallible>(turn.hold(advertise(answer, alt_svc)))
             }
         });
         let mut builder = http1::Builder::new();
         // The library's time limit for heads counts the time between two requests as well; the guard's does not.
-        builder
-            .timer(TokioTimer::new())
-            .header_read_timeout(None)
-            .max_headers(MAX_HEADERS)
-            .max_buf_size(DOWNSTREAM_BUFFER);
+        builder.timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(DOWNSTREAM_BUFFER);
         let times = (self.times, begun);
         let io = TokioIo::new(Guarded::new(io, framing, progress, times, Arc::clone(&self.metrics)));
-        let connection = builder.serve_connection(io, service).with_upgrades();
+        let connection = pin!(builder.serve_connection(io, service).with_upgrades());
         drive(connection, http1::UpgradeableConnection::graceful_shutdown, &self.drain).await
     }
 
@@ -426,12 +439,13 @@ impl Server {
         channel: Channel,
     ) -> hyper::Result<()> {
         let alt_svc = self.alt_svc_on(&channel);
-        let conversation = Conversation { source, channel, framing: None, care: self.care.clone() };
+        let (care, timers) = (self.care.clone(), Timers::default());
+        let conversation = Arc::new(Conversation { source, channel, framing: None, care, timers });
         let forwarder = Arc::clone(&self.forwarder);
         let progress = Progress::new();
         let turns = progress.clone();
         let service = service_fn(move |request: Request<Incoming>| {
-            let (forwarder, conversation) = (Arc::clone(&forwarder), conversation.clone());
+            let (forwarder, conversation) = (Arc::clone(&forwarder), Arc::clone(&conversation));
             let (turn, alt_svc) = (turns.begin(), alt_svc.clone());
             async move {
                 let request = request.map(ClientBody::Stream);
@@ -439,7 +453,8 @@ impl Server {
                 Ok::<_, Infallible>(turn.track(advertise(answer, alt_svc)))
             }
         });
-        let mut builder = http2::Builder::new(self.executor.clone());
+        let streams = Streams::default();
+        let mut builder = http2::Builder::new(streams.clone());
         builder
             .timer(TokioTimer::new())
             .enable_connect_protocol()
@@ -453,9 +468,11 @@ impl Server {
             .keep_alive_interval(KEEPALIVE.0)
             .keep_alive_timeout(KEEPALIVE.1);
         let io = Metered::new(io, self.times.head, Arc::clone(&self.metrics));
-        let connection = builder.serve_connection(TokioIo::new(io), service);
+        let connection = pin!(builder.serve_connection(TokioIo::new(io), service));
         let patience = Patience { idle: self.times.idle, reader: self.reader_timeout };
-        patience.drive(connection, http2::Connection::graceful_shutdown, &progress, &self.drain).await
+        patience
+            .drive((connection, streams), http2::Connection::graceful_shutdown, &progress, &self.drain)
+            .await
     }
 }
 
@@ -468,11 +485,14 @@ fn advertise(mut answer: Response<AnswerBody>, alt_svc: Option<HeaderValue>) -> 
 }
 
 /// Runs a connection; from `drain` on it ends with the requests that are open on it.
-async fn drive<C>(connection: C, finish: fn(Pin<&mut C>), drain: &CancellationToken) -> hyper::Result<()>
+async fn drive<C>(
+    mut connection: Pin<&mut C>,
+    finish: fn(Pin<&mut C>),
+    drain: &CancellationToken,
+) -> hyper::Result<()>
 where
     C: Future<Output = hyper::Result<()>>,
 {
-    let mut connection = pin!(connection);
     if let Some(ended) = drain.run_until_cancelled(connection.as_mut()).await {
         return ended;
     }

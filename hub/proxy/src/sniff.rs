@@ -45,13 +45,19 @@ pub(crate) async fn sniff<I: AsyncRead + Unpin>(mut io: I) -> io::Result<(Protoc
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
     };
-    Ok((protocol, Prefixed { first: Bytes::from(first), io }))
+    Ok((protocol, Prefixed::new(Bytes::from(first), io)))
 }
 
 /// A stream with bytes put back in front of it.
 pub(crate) struct Prefixed<I> {
     first: Bytes,
     io: I,
+}
+
+impl<I> Prefixed<I> {
+    pub(crate) const fn new(first: Bytes, io: I) -> Self {
+        Self { first, io }
+    }
 }
 
 impl<I: AsyncRead + Unpin> AsyncRead for Prefixed<I> {

@@ -1,6 +1,6 @@
 //! Signed statements of who calls, made once and used for a while.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +17,25 @@ const REUSE: Duration = Duration::from_secs(20);
 /// Statements kept at once.
 const MAX_KEPT: usize = 4096;
 
-type Kept = HashMap<(String, AuthMethod, ServiceKey), (Timestamp, HeaderValue)>;
+type OfOne = BTreeMap<(AuthMethod, ServiceKey), (Timestamp, HeaderValue)>;
+
+/// By the public name of the credential, so that nothing has to be made to find one.
+#[derive(Debug, Default)]
+struct Kept {
+    by_id: HashMap<String, OfOne>,
+    count: usize,
+}
+
+impl Kept {
+    /// Forgets what is not fresh any more.
+    fn sweep(&mut self, is_fresh: impl Fn(Timestamp) -> bool) {
+        self.by_id.retain(|_, statements| {
+            statements.retain(|_, (made, _)| is_fresh(*made));
+            !statements.is_empty()
+        });
+        self.count = self.by_id.values().map(BTreeMap::len).sum();
+    }
+}
 
 /// Makes statements and keeps them.
 #[derive(Debug, Clone)]
@@ -34,18 +52,21 @@ impl Statements {
     /// The statement about this caller, for this service.
     pub(crate) fn of(&self, admission: &Admission, now: Timestamp) -> Option<HeaderValue> {
         let identity = admission.identity();
-        let key = (identity.id().to_owned(), identity.method(), admission.service());
+        let key = (identity.method(), admission.service());
         let is_fresh = |made: Timestamp| made <= now && now.since(made) < REUSE;
-        if let Some((_, statement)) = self.kept.lock().get(&key).filter(|(made, _)| is_fresh(*made)) {
-            return Some(statement.clone());
+        let known = |kept: &Kept| kept.by_id.get(identity.id())?.get(&key).cloned();
+        if let Some((_, statement)) = known(&self.kept.lock()).filter(|(made, _)| is_fresh(*made)) {
+            return Some(statement);
         }
         let statement = HeaderValue::from_str(&self.signer.sign(admission, now)).ok()?;
         let mut kept = self.kept.lock();
-        if kept.len() >= MAX_KEPT {
-            kept.retain(|_, (made, _)| is_fresh(*made));
+        if kept.count >= MAX_KEPT {
+            kept.sweep(is_fresh);
         }
-        if kept.len() < MAX_KEPT {
-            kept.insert(key, (now, statement.clone()));
+        if kept.count < MAX_KEPT {
+            let statements = kept.by_id.entry(identity.id().to_owned()).or_default();
+            let is_new = statements.insert(key, (now, statement.clone())).is_none();
+            kept.count = kept.count.saturating_add(usize::from(is_new));
         }
         Some(statement)
     }

@@ -16,6 +16,7 @@ use tracing::debug;
 
 use crate::open::{Counted, OpenRequest, SETTLE_EVERY};
 use crate::watch::Watch;
+use crate::wire::Upgraded;
 
 /// Bytes under way in each direction: frames of a WebSocket are small, and there may be thousands of these.
 const BUFFER: usize = 8 * 1024;
@@ -42,7 +43,7 @@ pub(crate) fn status(version: Version) -> StatusCode {
 }
 
 /// The headers of that answer.
-pub(crate) fn headers(of_service: &HeaderMap, status: StatusCode) -> HeaderMap {
+pub(crate) fn headers(of_service: HeaderMap, status: StatusCode) -> HeaderMap {
     let mut headers = response_headers(of_service);
     if status == StatusCode::SWITCHING_PROTOCOLS {
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
@@ -55,13 +56,12 @@ pub(crate) fn headers(of_service: &HeaderMap, status: StatusCode) -> HeaderMap {
 }
 
 /// Copies until either end closes or `watch` says that it is over.
-pub(crate) async fn join(client: OnUpgrade, service: OnUpgrade, mut open: OpenRequest, mut watch: Watch) {
-    let (client, service) = match tokio::try_join!(client, service) {
-        Ok(ends) => ends,
+pub(crate) async fn join(client: OnUpgrade, mut service: Upgraded, mut open: OpenRequest, mut watch: Watch) {
+    let client = match client.await {
+        Ok(client) => client,
         Err(error) => return debug!(%error, "upgrade did not happen"),
     };
-    let client = Tally { io: TokioIo::new(client), counted: open.counted() };
-    let (mut client, mut service) = (client, TokioIo::new(service));
+    let mut client = Tally { io: TokioIo::new(client), counted: open.counted().clone() };
     let mut settles = interval(SETTLE_EVERY);
     let mut copy = pin!(copy_bidirectional_with_sizes(&mut client, &mut service, BUFFER, BUFFER));
     loop {

@@ -12,6 +12,7 @@ use blueprint_hub_proxy_core::{Refusal, Target};
 use parking_lot::Mutex;
 use tracing::info;
 
+use crate::ids::mix;
 use crate::metrics::ProxyMetrics;
 
 /// Step of the generator of Steele, Lea and Flood (splitmix64).
@@ -62,10 +63,7 @@ impl Targets {
     }
 
     fn random(&self) -> u64 {
-        let mut z = self.random.fetch_add(STEP, Ordering::Relaxed).wrapping_add(STEP);
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        mix(self.random.fetch_add(STEP, Ordering::Relaxed).wrapping_add(STEP))
     }
 
     fn log(&self, event: Event, picked: &Picked) {

@@ -9,22 +9,48 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwap;
 use blueprint_common_types::Timestamp;
 use blueprint_hub_proxy_core::{Admission, Refusal, Trust};
-use tokio::time::{Instant, Sleep, sleep};
+use parking_lot::Mutex;
+use tokio::time::{Instant, Sleep, sleep_until};
 
 /// How long after a revocation what was open before may go on, at most.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// Watches one request; costs nothing where the request is over sooner than the first look.
+/// Timers that one connection keeps for its next requests.
+const MAX_SPARE: usize = 4;
+
+/// Timers of one connection that nobody waits for now.
+///
+/// To set one costs more than most of what is done for a request, so they are left running: one that ends early
+/// is only set again where somebody waits for it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Timers(Arc<Mutex<Vec<Pin<Box<Sleep>>>>>);
+
+impl Timers {
+    fn take(&self, due: Instant) -> Pin<Box<Sleep>> {
+        let spare = self.0.lock().pop().filter(|spare| spare.deadline() <= due);
+        spare.unwrap_or_else(|| Box::pin(sleep_until(due)))
+    }
+
+    fn keep(&self, timer: Pin<Box<Sleep>>) {
+        let mut spare = self.0.lock();
+        if spare.len() < MAX_SPARE {
+            spare.push(timer);
+        }
+    }
+}
+
+/// Watches one request; costs next to nothing where the request is over sooner than the first look.
 pub(crate) struct Watch {
-    admission: Admission,
+    admission: Arc<Admission>,
     trust: Arc<ArcSwap<Trust>>,
-    next: Option<Pin<Box<Sleep>>>,
+    timers: Timers,
+    timer: Option<Pin<Box<Sleep>>>,
     looked_at: Instant,
 }
 
 impl Watch {
-    pub(crate) fn new(admission: Admission, trust: Arc<ArcSwap<Trust>>) -> Self {
-        Self { admission, trust, next: None, looked_at: Instant::now() }
+    pub(crate) fn new(admission: Arc<Admission>, trust: Arc<ArcSwap<Trust>>, timers: Timers) -> Self {
+        Self { admission, trust, timers, timer: None, looked_at: Instant::now() }
     }
 
     /// Looks where the last look is long enough ago; wakes nobody. For whoever is busy with one piece after the
@@ -42,11 +68,16 @@ impl Watch {
     /// Ready once the request has to end; wakes the task for each look.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Refusal> {
         loop {
-            let next = self.next.get_or_insert_with(|| Box::pin(sleep(EVERY)));
-            ready!(next.as_mut().poll(cx));
-            self.next = None;
-            if let Some(refusal) = self.look() {
+            let due = self.looked_at + EVERY;
+            let timer = self.timer.get_or_insert_with(|| self.timers.take(due));
+            ready!(timer.as_mut().poll(cx));
+            if Instant::now() >= due
+                && let Some(refusal) = self.look()
+            {
                 return Poll::Ready(refusal);
+            }
+            if let Some(timer) = &mut self.timer {
+                timer.as_mut().reset(self.looked_at + EVERY);
             }
         }
     }
@@ -58,5 +89,13 @@ impl Watch {
     /// May be dropped and called again.
     pub(crate) async fn ended(&mut self) -> Refusal {
         std::future::poll_fn(|cx| self.poll(cx)).await
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if let Some(timer) = self.timer.take() {
+            self.timers.keep(timer);
+        }
     }
 }

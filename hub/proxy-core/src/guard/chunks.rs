@@ -68,7 +68,7 @@ impl Chunks {
     fn size(&mut self, rest: &[u8]) -> Result<usize, FramingFault> {
         let (mut end, mut searched) = (0, 0);
         let short = rest.get(..MAX_SIZE_LINE).unwrap_or(rest);
-        let Some(line) = next_line(short, &mut end, &mut searched)? else {
+        let Some(line) = next_line(short, &mut end, &mut searched, MAX_SIZE_LINE)? else {
             let is_started = rest.len() < MAX_SIZE_LINE;
             return if is_started { Ok(0) } else { Err(FramingFault::Chunk) };
         };
@@ -81,7 +81,7 @@ impl Chunks {
 
     fn trailer(&mut self, rest: &[u8]) -> Result<usize, FramingFault> {
         let (mut end, mut searched) = (0, 0);
-        let line = next_line(rest, &mut end, &mut searched)?;
+        let line = next_line(rest, &mut end, &mut searched, super::MAX_HEAD)?;
         let (count, total) = &mut self.trailers;
         let length = if line.is_some() { end } else { rest.len() };
         if *count >= MAX_HEADERS || total.saturating_add(length) > super::MAX_HEAD {

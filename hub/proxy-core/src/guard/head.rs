@@ -1,5 +1,7 @@
 //! The head of a request: request line, header lines, empty line.
 
+use memchr::memchr;
+
 use super::{FramingFault, MAX_HEAD};
 use crate::MAX_HEADERS;
 
@@ -42,7 +44,7 @@ pub(super) struct HeadScan {
 impl HeadScan {
     /// Reads on; `None` where the head is not complete.
     pub(super) fn step(&mut self, bytes: &[u8]) -> Result<Option<Head>, FramingFault> {
-        while let Some(line) = next_line(bytes, &mut self.line, &mut self.searched)? {
+        while let Some(line) = next_line(bytes, &mut self.line, &mut self.searched, MAX_HEAD)? {
             if self.is_http11.is_none() {
                 self.first(line)?;
             } else if line.is_empty() {
@@ -96,25 +98,26 @@ impl HeadScan {
     }
 }
 
-/// The next whole line without its CRLF; moves `start` behind it.
-pub(super) fn next_line<'b>(
+/// The next whole line without its CRLF, which ends within the first `most` bytes; moves `start` behind it.
+pub(crate) fn next_line<'b>(
     bytes: &'b [u8],
     start: &mut usize,
     searched: &mut usize,
+    most: usize,
 ) -> Result<Option<&'b [u8]>, FramingFault> {
     let unseen = bytes.get(*searched..).unwrap_or_default();
-    let Some(position) = unseen.iter().position(|byte| *byte == b'\n') else {
+    let Some(position) = memchr(b'\n', unseen) else {
         *searched = bytes.len();
         return Ok(None);
     };
     let end = searched.saturating_add(position);
     let next = end.saturating_add(1);
-    if next > MAX_HEAD {
+    if next > most {
         return Err(FramingFault::TooLarge);
     }
     let line = bytes.get(*start..end).unwrap_or_default();
     let line = line.strip_suffix(b"\r").ok_or(FramingFault::LineEnd)?;
-    if line.contains(&b'\r') {
+    if memchr(b'\r', line).is_some() {
         return Err(FramingFault::LineEnd);
     }
     (*start, *searched) = (next, next);
@@ -137,15 +140,14 @@ fn request_line(line: &[u8]) -> Option<bool> {
 }
 
 /// Name and trimmed value of a field line.
-pub(super) fn field_line(line: &[u8]) -> Result<(&[u8], &[u8]), FramingFault> {
-    let colon = line.iter().position(|byte| *byte == b':').ok_or(FramingFault::HeaderLine)?;
+pub(crate) fn field_line(line: &[u8]) -> Result<(&[u8], &[u8]), FramingFault> {
+    let colon = memchr(b':', line).ok_or(FramingFault::HeaderLine)?;
     let (name, rest) = line.split_at_checked(colon).ok_or(FramingFault::HeaderLine)?;
     let value = rest.get(1..).unwrap_or_default();
     if name.is_empty() || !name.iter().all(is_token) {
         return Err(FramingFault::HeaderLine);
     }
-    let is_text = |byte: &u8| matches!(byte, b'\t' | b' '..=b'~' | 0x80..);
-    if !value.iter().all(is_text) {
+    if !value.iter().all(|byte| is(*byte, TEXT)) {
         return Err(FramingFault::HeaderValue);
     }
     let is_blank = |byte: &u8| matches!(byte, b' ' | b'\t');
@@ -154,16 +156,46 @@ pub(super) fn field_line(line: &[u8]) -> Result<(&[u8], &[u8]), FramingFault> {
     Ok((name, value.get(from..to).unwrap_or_default()))
 }
 
-const fn is_token(byte: &u8) -> bool {
-    matches!(
-        byte,
-        b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z'
-            | b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~'
-    )
+/// Which bytes a token has, and which a value.
+const KINDS: [u8; 256] = kinds();
+const TOKEN: u8 = 1;
+const TEXT: u8 = 2;
+
+const fn kinds() -> [u8; 256] {
+    let mut kinds = [0u8; 256];
+    let mut byte = 0u8;
+    loop {
+        let is_token = matches!(
+            byte,
+            b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z'
+                | b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~'
+        );
+        let is_text = matches!(byte, b'\t' | b' '..=b'~' | 0x80..);
+        #[expect(
+            clippy::indexing_slicing,
+            clippy::as_conversions,
+            reason = "a table of all bytes, made by the compiler"
+        )]
+        {
+            kinds[byte as usize] = if is_token { TOKEN } else { 0 } | if is_text { TEXT } else { 0 };
+        }
+        if byte == u8::MAX {
+            return kinds;
+        }
+        byte = byte.wrapping_add(1);
+    }
+}
+
+fn is(byte: u8, kind: u8) -> bool {
+    KINDS.get(usize::from(byte)).is_some_and(|kinds| kinds & kind != 0)
+}
+
+fn is_token(byte: &u8) -> bool {
+    is(*byte, TOKEN)
 }
 
 /// 1 to 19 digits.
-fn decimal(text: &[u8]) -> Option<u64> {
+pub(crate) fn decimal(text: &[u8]) -> Option<u64> {
     let is_number = (1..=19).contains(&text.len()) && text.iter().all(u8::is_ascii_digit);
     if is_number { std::str::from_utf8(text).ok()?.parse().ok() } else { None }
 }

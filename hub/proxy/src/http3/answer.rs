@@ -47,24 +47,27 @@ impl Sending {
         }
         let patience = self.patience.saturating_mul(patience_with(&parts.headers));
         let unread = Unread { patience, metrics: &self.metrics };
-        let head = self.stream.send_response(Response::from_parts(parts, ()));
-        unread.cut(head, &body).await?;
+        let sent = unread.wait(self.stream.send_response(Response::from_parts(parts, ()))).await;
+        unread.judge(sent, &body)?;
         while has_body && let Some(frame) = body.frame().await {
             match frame?.into_data() {
                 Ok(mut data) => {
                     while !data.is_empty() {
                         let piece = data.split_to(data.len().min(PIECE));
-                        unread.cut(self.stream.send_data(piece), &body).await?;
+                        let sent = unread.wait(self.stream.send_data(piece)).await;
+                        unread.judge(sent, &body)?;
                     }
                 }
                 Err(frame) => {
                     if let Ok(trailers) = frame.into_trailers() {
-                        unread.cut(self.stream.send_trailers(trailers), &body).await?;
+                        let sent = unread.wait(self.stream.send_trailers(trailers)).await;
+                        unread.judge(sent, &body)?;
                     }
                 }
             }
         }
-        unread.cut(self.stream.finish(), &body).await?;
+        let sent = unread.wait(self.stream.finish()).await;
+        unread.judge(sent, &body)?;
         self.is_over = true;
         Ok(())
     }
@@ -85,19 +88,22 @@ struct Unread<'m> {
 }
 
 impl Unread<'_> {
-    /// Sends a piece of an answer, or counts that its client did not take it in time.
-    async fn cut<E: Into<BoxError>>(
+    /// Waits for a piece of an answer to be taken; `None` where that takes too long.
+    async fn wait<E>(&self, piece: impl Future<Output = Result<(), E>>) -> Option<Result<(), E>> {
+        timeout(self.patience, piece).await.ok()
+    }
+
+    /// Counts what the client did not take in time.
+    fn judge<E: Into<BoxError>>(
         &self,
-        piece: impl Future<Output = Result<(), E>>,
+        sent: Option<Result<(), E>>,
         body: &AnswerBody,
     ) -> Result<(), BoxError> {
-        let Ok(sent) = timeout(self.patience, piece).await else {
-            match body {
-                AnswerBody::Own(_) => self.metrics.count_cut(Cut::SlowReader),
-                AnswerBody::Stream(_) => body.note_slow_reader(),
-            }
-            return Err(AnswerError::Unread.into());
-        };
-        sent.map_err(Into::into)
+        match (sent, body) {
+            (Some(sent), _) => return sent.map_err(Into::into),
+            (None, AnswerBody::Own(_)) => self.metrics.count_cut(Cut::SlowReader),
+            (None, AnswerBody::Stream(_)) => body.note_slow_reader(),
+        }
+        Err(AnswerError::Unread.into())
     }
 }

@@ -18,3 +18,4 @@ mod streaming;
 mod tls;
 mod upgrades;
 mod upstreams;
+mod wire;

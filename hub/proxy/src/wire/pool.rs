@@ -1,0 +1,92 @@
+//! Connections to targets that wait for the next request.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::time::{Instant, sleep};
+
+use super::Wire;
+use crate::connector::Connector;
+use crate::dial::DialError;
+
+/// How long a connection to a target is kept for the next request. Shorter than the 5 s after which
+/// common HTTP servers close an idle one, so that a request is not sent into a closing connection.
+pub(crate) const IDLE: Duration = Duration::from_secs(4);
+
+/// Idle connections kept per target.
+pub(crate) const MAX_IDLE: usize = 64;
+
+/// How often those that nobody took are looked through.
+const SWEEP: Duration = Duration::from_secs(1);
+
+type Idle = BTreeMap<SocketAddr, Vec<(Instant, Wire)>>;
+
+/// The connections of all targets; the one that was used last is taken first.
+#[derive(Clone)]
+pub(crate) struct Pool(Arc<Shared>);
+
+struct Shared {
+    connector: Connector,
+    idle: Mutex<Idle>,
+}
+
+impl Pool {
+    pub(crate) fn new(connector: Connector) -> Self {
+        Self(Arc::new(Shared { connector, idle: Mutex::default() }))
+    }
+
+    /// Closes connections that nobody takes any more, for as long as it is polled.
+    pub(crate) async fn sweep(self) -> Result<Infallible, Infallible> {
+        loop {
+            sleep(SWEEP).await;
+            let now = Instant::now();
+            self.0.idle.lock().retain(|_, kept| {
+                kept.retain(|(since, _)| now.saturating_duration_since(*since) < IDLE);
+                !kept.is_empty()
+            });
+        }
+    }
+
+    /// A connection to the target that was good a moment ago, or a new one.
+    pub(super) async fn connection(&self, target: SocketAddr) -> Result<Wire, DialError> {
+        if let Some(wire) = poll_fn(|cx| Poll::Ready(self.take(target, cx))).await {
+            return Ok(wire);
+        }
+        let (io, dialed) = self.0.connector.dial(target).await?;
+        Ok(Wire { io, read: BytesMut::new(), target, dialed })
+    }
+
+    fn take(&self, target: SocketAddr, cx: &mut Context<'_>) -> Option<Wire> {
+        let now = Instant::now();
+        loop {
+            let (since, mut wire) = self.0.idle.lock().get_mut(&target)?.pop()?;
+            if now.saturating_duration_since(since) < IDLE && is_quiet(&mut wire, cx) {
+                return Some(wire);
+            }
+        }
+    }
+
+    /// Keeps a connection on which nothing is open, and the room for what it says next.
+    pub(super) fn keep(&self, wire: Wire, room: BytesMut) {
+        let mut idle = self.0.idle.lock();
+        let kept = idle.entry(wire.target).or_default();
+        if kept.len() < MAX_IDLE {
+            kept.push((Instant::now(), Wire { read: room, ..wire }));
+        }
+    }
+}
+
+/// Neither closed nor with a word that nobody asked for.
+fn is_quiet(wire: &mut Wire, cx: &mut Context<'_>) -> bool {
+    let mut byte = [0];
+    Pin::new(&mut wire.io).poll_read(cx, &mut ReadBuf::new(&mut byte)).is_pending()
+}
