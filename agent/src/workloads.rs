@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use blueprint_agent_workload::artefact::PushedError;
 use blueprint_agent_workload::{
-    Assigned, DescribeError, Described, HubPort, Node, Offer, Statuses, WorkloadConfig,
+    Assigned, DescribeError, Described, HubPort, Node, Offer, PushedReader, Statuses, WorkloadConfig,
 };
 use blueprint_common_runtime::tasks::Spawner;
-use blueprint_common_types::workload::{Bundle, WorkloadSpec};
+use blueprint_common_types::workload::{Bundle, Sha256Digest, WorkloadSpec};
 use blueprint_common_types::{HealthCheck, ServiceKey};
 use blueprint_proto::v1;
 use blueprint_proto::v1::bridge_request::Call;
@@ -19,6 +20,7 @@ use tonic::{Code, Status};
 use tracing::warn;
 
 use crate::agent::AgentError;
+use crate::pieces::Pieces;
 use crate::service::ServiceSpec;
 use crate::session::Caller;
 use crate::shared::Shared;
@@ -205,6 +207,39 @@ impl HubPort for Port {
                 // The code and the words alone: the rest is of another connection.
                 Ok(Err(status)) => Err(Status::new(status.code(), status.message())),
                 Err(_) => Err(away()),
+            }
+        }
+        .boxed()
+    }
+
+    fn artefact(
+        &self,
+        service: ServiceKey,
+        generation: u64,
+        sha256: Sha256Digest,
+        offset: u64,
+    ) -> BoxFuture<'_, Result<PushedReader, PushedError>> {
+        async move {
+            let away =
+                |why: &str| PushedError { reason: format!("the hub cannot be asked: {why}"), may_pass: true };
+            let mut caller = self.caller().ok_or_else(|| away("there is no control stream"))?;
+            let request = v1::ArtefactRequest {
+                blueprint_id: service.blueprint,
+                service_id: service.service,
+                generation,
+                sha256: sha256.as_bytes().to_vec(),
+                offset,
+            };
+            match timeout(CALL_TIMEOUT, caller.artefact(request)).await {
+                Ok(Ok(answer)) => {
+                    let reader: PushedReader = Box::new(Pieces::new(answer.into_inner()));
+                    Ok(reader)
+                }
+                Ok(Err(status)) => {
+                    let may_pass = !matches!(status.code(), Code::PermissionDenied | Code::InvalidArgument);
+                    Err(PushedError { reason: status.message().to_owned(), may_pass })
+                }
+                Err(_) => Err(away("it did not answer in time")),
             }
         }
         .boxed()

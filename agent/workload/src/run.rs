@@ -21,6 +21,7 @@ use crate::container::Engine;
 use crate::folders::Folders;
 use crate::instance::{Instance, Program, Start, contain, failed};
 use crate::process::Process;
+use crate::pushed::Wants;
 use crate::{DescribeError, Described, HubPort, WorkloadConfig, keystore, native};
 
 /// Pause before a hub that could not be asked is asked again.
@@ -32,6 +33,7 @@ pub(crate) struct Common {
     pub(crate) hub: Arc<dyn HubPort>,
     pub(crate) cgroups: Option<Cgroups>,
     pub(crate) artefacts: Artefacts,
+    pub(crate) wants: Arc<Wants>,
     pub(crate) engine: Engine,
     pub(crate) spawner: Spawner,
 }
@@ -184,6 +186,8 @@ impl<'a> Run<'a> {
                 let Some(artefact) = NativeArtefact::of(source) else {
                     return Err(PrepareFailed { reason: format!("{url} is no artefact"), may_pass: false });
                 };
+                let (service, generation) = (self.workload.service, self.workload.generation);
+                let _want = source.pushed().map(|sha256| common.wants.want(*sha256, service, generation));
                 let got = common.artefacts.get(&artefact, |_| {}).await;
                 got.map(Program::Native).map_err(|error| PrepareFailed::from(&error))
             }

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 pub use bundle::{Bundle, BundleError, MAX_KEYSTORE_BYTES, MAX_KEYSTORE_FILES};
 pub use limits::{GpuPolicy, LimitsError, ResourceLimits};
-pub use source::{Blake3Digest, ParseDigestError, Sha256Digest, Source, SourceError};
+pub use source::{Blake3Digest, HUB_URL, ParseDigestError, Sha256Digest, Source, SourceError};
 pub use state::{ParseWorkloadStateError, WorkloadState, WorkloadStatus};
 
 /// Longest argument or value of an environment variable, in bytes.

@@ -6,6 +6,7 @@
 //! What it leaves to others: rules of the registry (`hub/registry-core`), storage (`hub/store`), the
 //! tunnel (behind [`Peers`]), the operator's JSON (`hub/admin`).
 
+mod artefact;
 mod authority;
 mod carriers;
 mod control;
@@ -21,6 +22,7 @@ mod tls;
 mod workload;
 mod workloads;
 
+pub use artefact::{PushedFile, PushedFiles};
 pub use authority::{Authority, AuthorityError, Issued};
 pub use control::{ControlConfig, ControlPlane, RemoveError, StartQuicError};
 pub use identity::{AgentIdentity, NotAnAgent, read as read_identity};

@@ -20,6 +20,7 @@ pub(crate) struct ControlMetrics {
     handshakes: Labelled,
     refused: Labelled,
     audit_suppressed: Counter,
+    artefact_bytes: Counter,
     sessions: Gauge,
 }
 
@@ -30,6 +31,7 @@ impl ControlMetrics {
             handshakes: Labelled::default(),
             refused: Labelled::default(),
             audit_suppressed: Counter::default(),
+            artefact_bytes: Counter::default(),
             sessions: Gauge::default(),
         };
         metrics.with(|registry| {
@@ -45,6 +47,11 @@ impl ControlMetrics {
                 "audit_rows_suppressed",
                 "Audit rows of strangers over the budget",
                 this.audit_suppressed.clone(),
+            );
+            registry.register(
+                "artefact_bytes",
+                "Bytes of pushed artefacts that agents fetched",
+                this.artefact_bytes.clone(),
             );
             registry.register("sessions", "Open control streams", this.sessions.clone());
         });
@@ -65,6 +72,10 @@ impl ControlMetrics {
 
     pub(crate) fn audit_suppressed(&self) {
         self.audit_suppressed.inc();
+    }
+
+    pub(crate) fn artefact_sent(&self, bytes: usize) {
+        self.artefact_bytes.inc_by(u64::try_from(bytes).unwrap_or(u64::MAX));
     }
 
     pub(crate) fn session_opened(&self) {

@@ -169,6 +169,16 @@ pub(crate) const SCHEMA: Schema = Schema {
         oauth::CA,
         oauth::PRIVATE,
         Key::new(
+            "artefacts.max_bytes",
+            "2GiB",
+            "Largest artefact that may be pushed to this hub (`blueprint-hub artefact push`).",
+        ),
+        Key::new(
+            "artefacts.max_total_bytes",
+            "20GiB",
+            "Room for all pushed artefacts, in the folder artefacts of the hub's state.",
+        ),
+        Key::new(
             "admin.listen",
             "off",
             "TCP address of the JSON API and /metrics beside the Unix socket, with the token in admin.token; or off.",

@@ -26,6 +26,14 @@ fn what_machines_may_begin_with_the_hub_is_a_list_and_nothing_by_default() {
 }
 
 #[test]
+fn one_artefact_is_no_larger_than_all_of_them() {
+    let limits = load(&[("artefacts.max_bytes", "3MiB"), ("artefacts.max_total_bytes", "4MiB")]).unwrap();
+    assert_eq!((limits.artefacts.one, limits.artefacts.all), (3 << 20, 4 << 20));
+    let error = load(&[("artefacts.max_bytes", "30GiB")]).unwrap_err();
+    assert!(error.contains("artefacts.max_bytes"), "{error}");
+}
+
+#[test]
 fn the_page_of_the_manual_is_current() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/config-hub.md");
     if std::env::var_os("UPDATE_GENERATED").is_some() {
