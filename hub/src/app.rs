@@ -13,7 +13,7 @@ use blueprint_common_runtime::state::StateDir;
 use blueprint_common_runtime::tasks::Supervisor;
 use blueprint_common_tunnel::carrier::QuicLimits;
 use blueprint_common_tunnel::{BindError, Engine, Tunnel, TunnelConfig};
-use blueprint_common_tunnel_core::{Config as CoreConfig, Limits, OverlayPrefixes, Role};
+use blueprint_common_tunnel_core::{Config as CoreConfig, Limits, OverlayPrefixes, Protocol, Role, Rule};
 use blueprint_common_types::{Carrier, Timestamp, fill_random};
 use blueprint_hub_admin::{AdminState, HubFacts, OperatorToken, private_router, public_router};
 use blueprint_hub_proxy::{Ledger, Pressure, ProxyParts};
@@ -311,6 +311,7 @@ async fn start_planes(
             workloads: base.workloads.clone(),
             blueprints: Arc::new(blueprints),
             artefacts: pushed,
+            rpc_port: config.rpc_port,
             facts: tunnel_facts(&config, &identity, &base, &sockets)?,
             authority: identity.authority,
             store: Arc::clone(&base.store),
@@ -323,6 +324,9 @@ async fn start_planes(
         },
         &base.metrics,
         supervisor.child_spawner(),
+    )?;
+    control.start_rpc(&base.tunnel).await.context(
+        "cannot serve the RPC of workloads inside the tunnel; give tunnel.rpc_port another port, or off",
     )?;
     let limits = QuicLimits::default();
     if let Some(socket) = base.tunnel.share_port(&limits).context("cannot share a port with QUIC")? {
@@ -410,7 +414,7 @@ fn bind_tunnel(
         mtu: config.mtu,
         limits: Limits::default(),
         answers_echoes: true,
-        own_rules: Some(config.to_hub.clone()),
+        own_rules: Some(own_rules(config)),
         seed,
     };
     let interface = config.interface.clone();
@@ -430,6 +434,13 @@ fn bind_tunnel(
         }
         bound => bound,
     }
+}
+
+/// What machines may begin with the hub itself: what the operator lets them, and the way to his RPC, which asks who
+/// they are.
+fn own_rules(config: &HubConfig) -> Vec<Rule> {
+    let rpc = config.rpc_port.map(|port| Rule { protocol: Protocol::Tcp, ports: port..=port });
+    config.to_hub.iter().cloned().chain(rpc).collect()
 }
 
 /// Ways to this hub, best first.

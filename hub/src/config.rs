@@ -36,6 +36,8 @@ pub(crate) struct HubConfig {
     pub(crate) interface: Interface,
     /// What machines may begin with the hub itself.
     pub(crate) to_hub: Vec<Rule>,
+    /// Where workloads reach the operator's RPC.
+    pub(crate) rpc_port: Option<u16>,
     pub(crate) overlay_v4: Ipv4Network,
     pub(crate) overlay_v6: Option<Ipv6Network>,
     pub(crate) mtu: u16,
@@ -80,6 +82,7 @@ impl HubConfig {
         let carrier_listen = CarrierListen::take(settings, problems);
         let interface = tunnel::interface(settings, problems);
         let to_hub = tunnel::to_hub(settings, problems);
+        let rpc_port = tunnel::rpc_port(settings, problems);
         let overlay_v4 = tunnel::overlay_v4(settings, problems);
         let overlay_v6 = tunnel::overlay_v6(settings, problems);
         let mtu = settings.take_within("tunnel.mtu", 1280..=9000, problems);
@@ -119,6 +122,7 @@ impl HubConfig {
             carrier_listen: carrier_listen?,
             interface: interface?,
             to_hub: to_hub?,
+            rpc_port: rpc_port?,
             overlay_v4: overlay_v4?,
             overlay_v6: overlay_v6?,
             mtu: mtu?,

@@ -158,12 +158,13 @@ impl AsyncRead for Resuming {
 
 #[cfg(test)]
 mod tests {
+    use blueprint_common_types::workload::RpcKind;
     use blueprint_proto::v1::bridge_request::Call;
     use tokio::io::AsyncReadExt;
     use tonic::Status;
 
     use super::*;
-    use crate::{DescribeError, Described, Offer};
+    use crate::{DescribeError, Described, Offer, RpcStream};
 
     const FILE: &[u8] = b"0123456789";
     const SERVICE: ServiceKey = ServiceKey { blueprint: 7, service: 42 };
@@ -214,6 +215,10 @@ mod tests {
         }
 
         fn bridge(&self, _: ServiceKey, _: Call) -> BoxFuture<'_, Result<(), Status>> {
+            unreachable!()
+        }
+
+        fn rpc(&self, _: ServiceKey, _: u64, _: RpcKind) -> BoxFuture<'_, Result<RpcStream, String>> {
             unreachable!()
         }
 

@@ -5,6 +5,7 @@
 
 mod bundle;
 mod limits;
+mod rpc;
 mod source;
 mod state;
 
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 pub use bundle::{Bundle, BundleError, MAX_KEYSTORE_BYTES, MAX_KEYSTORE_FILES};
 pub use limits::{GpuPolicy, LimitsError, ResourceLimits};
+pub use rpc::{Loopback, ParseRpcKindError, RpcKind};
 pub use source::{Blake3Digest, HUB_URL, ParseDigestError, Sha256Digest, Source, SourceError};
 pub use state::{ParseWorkloadStateError, WorkloadState, WorkloadStatus};
 

@@ -1,6 +1,5 @@
 //! Pushed artefacts on their way to agents: each only to the node of a workload that names it.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,12 +11,12 @@ use blueprint_proto::v1;
 use futures_util::Stream;
 use futures_util::future::BoxFuture;
 use futures_util::stream::try_unfold;
-use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tracing::{error, info, warn};
 
+use crate::places::Place;
 use crate::shared::Shared;
 use crate::{status, workload};
 
@@ -25,7 +24,7 @@ use crate::{status, workload};
 const PIECE_BYTES: usize = 32 * 1024;
 
 /// Artefacts that one agent may fetch at once.
-const AT_ONCE: u32 = 2;
+pub(crate) const AT_ONCE: u32 = 2;
 
 /// A file that is read from its start or from where it was asked.
 pub type PushedFile = Box<dyn AsyncRead + Send + Unpin>;
@@ -42,40 +41,6 @@ pub trait PushedFiles: Send + Sync {
 
 /// The answer as a stream: a piece is read when the agent has taken those before.
 pub(crate) type Pieces = Pin<Box<dyn Stream<Item = Result<v1::ArtefactPiece, Status>> + Send>>;
-
-/// How many artefacts each agent fetches now.
-#[derive(Debug, Default)]
-pub(crate) struct Fetches(Mutex<BTreeMap<AgentId, u32>>);
-
-/// One of them; ends when dropped.
-struct Fetch {
-    fetches: Arc<Fetches>,
-    agent: AgentId,
-}
-
-impl Fetches {
-    fn begin(self: &Arc<Self>, agent: AgentId) -> Option<Fetch> {
-        let mut open = self.0.lock();
-        let count = open.entry(agent).or_default();
-        if *count >= AT_ONCE {
-            return None;
-        }
-        *count = count.saturating_add(1);
-        Some(Fetch { fetches: Arc::clone(self), agent })
-    }
-}
-
-impl Drop for Fetch {
-    fn drop(&mut self) {
-        let mut open = self.fetches.0.lock();
-        if let Some(count) = open.get_mut(&self.agent) {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                open.remove(&self.agent);
-            }
-        }
-    }
-}
 
 /// Begins to give an artefact to the agent, if a workload that it is assigned names it.
 pub(crate) async fn fetch(
@@ -121,9 +86,8 @@ pub(crate) async fn fetch(
     })?;
     let file = file.ok_or_else(|| {
         shared.metrics.refused("artefact_missing");
-        Status::not_found(format!(
-            "the hub has no artefact {sha256}; push it with `blueprint-hub artefact push FILE`"
-        ))
+        // Short, and without the digest: the agent says that before it.
+        Status::not_found("the hub does not have it; push it with `blueprint-hub artefact push FILE`")
     })?;
     info!(%service, agent = %agent.id, %sha256, offset = request.offset, "artefact goes to a node");
     let giving = Giving {
@@ -148,7 +112,7 @@ struct Giving {
     sha256: Sha256Digest,
     file: PushedFile,
     drain: CancellationToken,
-    _fetch: Fetch,
+    _fetch: Place,
 }
 
 impl Giving {
@@ -170,23 +134,5 @@ impl Giving {
         })?;
         self.shared.metrics.artefact_sent(bytes.len());
         Ok((!bytes.is_empty()).then_some((v1::ArtefactPiece { bytes }, self)))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_agent_fetches_two_at_once_and_others_are_not_held_up() {
-        let fetches = Arc::new(Fetches::default());
-        let [one, other] = [1, 2].map(|byte| AgentId::from_bytes([byte; 16]));
-        let first = fetches.begin(one).unwrap();
-        let _second = fetches.begin(one).unwrap();
-        assert!(fetches.begin(one).is_none());
-        drop(fetches.begin(other).unwrap());
-        drop(first);
-        assert!(fetches.begin(one).is_some());
-        assert_eq!(fetches.0.lock().len(), 1);
     }
 }

@@ -22,6 +22,7 @@ pub(crate) struct ControlMetrics {
     audit_suppressed: Counter,
     artefact_bytes: Counter,
     sessions: Gauge,
+    rpc_connections: Gauge,
 }
 
 impl ControlMetrics {
@@ -33,6 +34,7 @@ impl ControlMetrics {
             audit_suppressed: Counter::default(),
             artefact_bytes: Counter::default(),
             sessions: Gauge::default(),
+            rpc_connections: Gauge::default(),
         };
         metrics.with(|registry| {
             let registry = registry.sub_registry_with_prefix("hub_control");
@@ -54,6 +56,11 @@ impl ControlMetrics {
                 this.artefact_bytes.clone(),
             );
             registry.register("sessions", "Open control streams", this.sessions.clone());
+            registry.register(
+                "rpc_connections",
+                "Open connections of workloads to the operator's RPC",
+                this.rpc_connections.clone(),
+            );
         });
         this
     }
@@ -76,6 +83,14 @@ impl ControlMetrics {
 
     pub(crate) fn artefact_sent(&self, bytes: usize) {
         self.artefact_bytes.inc_by(u64::try_from(bytes).unwrap_or(u64::MAX));
+    }
+
+    pub(crate) fn rpc_opened(&self) {
+        self.rpc_connections.inc();
+    }
+
+    pub(crate) fn rpc_closed(&self) {
+        self.rpc_connections.dec();
     }
 
     pub(crate) fn session_opened(&self) {

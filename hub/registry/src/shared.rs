@@ -14,11 +14,11 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tracing::{error, warn};
 
-use crate::artefact::Fetches;
 use crate::authority::Issued;
 use crate::carriers::Carriers;
 use crate::metrics::ControlMetrics;
-use crate::{Authority, Blueprints, PushedFiles, RegistrarHandle, WorkloadsHandle};
+use crate::places::Places;
+use crate::{Authority, Blueprints, PushedFiles, RegistrarHandle, WorkloadsHandle, rpc};
 
 /// Joins at work at once; each costs a signature and a write.
 pub(crate) const JOINS_AT_ONCE: usize = 128;
@@ -97,7 +97,11 @@ pub(crate) struct Shared {
     pub(crate) workloads: WorkloadsHandle,
     pub(crate) blueprints: Arc<dyn Blueprints>,
     pub(crate) artefacts: Arc<dyn PushedFiles>,
-    pub(crate) fetches: Arc<Fetches>,
+    pub(crate) fetches: Arc<Places>,
+    pub(crate) rpc_places: Arc<Places>,
+    pub(crate) rpc_audited: rpc::Audited,
+    /// Port of the overlay behind which the operator's RPC is; 0 for none.
+    pub(crate) rpc_port: u16,
 }
 
 impl std::fmt::Debug for Shared {

@@ -30,7 +30,7 @@ pub(crate) fn describe(
         error!(%service, agent = %agent.id, error, "keystore not sealed for its node");
         status::busy("the hub cannot seal the keys of the workload now")
     })?;
-    Ok(v1::WorkloadResponse { document: record.document, sealed_keystore, rpc_port: 0 })
+    Ok(v1::WorkloadResponse { document: record.document, sealed_keystore, rpc_port: shared.rpc_port.into() })
 }
 
 /// Does what a blueprint asked for, if it is its own.
