@@ -213,6 +213,13 @@ pub(crate) async fn remove(
     Query(how): Query<Removal>,
 ) -> Result<Json<Value>, ApiError> {
     let sha256 = digest(&sha256)?;
+    let absent = || {
+        let text = format!("there is no artefact {sha256}");
+        ApiError::not_found(text, "blueprint-hub artefact ls shows them")
+    };
+    if !state.hub.artefacts().list().iter().any(|held| held.sha256 == sha256) {
+        return Err(absent());
+    }
     let users = named_by(&state, sha256);
     let names: Vec<String> = users.iter().map(ToString::to_string).collect();
     if !users.is_empty() && !how.force {
@@ -226,8 +233,7 @@ pub(crate) async fn remove(
         ApiError::unavailable("the hub cannot remove the artefact; the hub's log says why")
     })?;
     if !removed {
-        let text = format!("there is no artefact {sha256}");
-        return Err(ApiError::not_found(text, "blueprint-hub artefact ls shows them"));
+        return Err(absent());
     }
     info!(target: "audit", %sha256, force = how.force, "artefact removed");
     let detail =
