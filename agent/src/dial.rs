@@ -46,6 +46,11 @@ const MAX_ADDRESSES: usize = 8;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// What a stream, and what all of them together, may bring before it is read. An artefact that is written slowly must
+/// not hold up the control stream beside it: two come at once at most, so there is room left with both windows full.
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+
 /// Largest message of the hub that is taken in.
 pub(crate) const MAX_MESSAGE_BYTES: usize = 64 * 1024;
 
@@ -181,6 +186,8 @@ pub(crate) async fn dial(
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .keep_alive_while_idle(true)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .connect_with_connector(Once(Some(TokioIo::new(stream))))
         .await
         .map_err(protocol)?;

@@ -34,6 +34,7 @@ mod join;
 mod metrics;
 mod netcheck;
 mod observe;
+mod pieces;
 mod plane;
 mod qos;
 mod relay;

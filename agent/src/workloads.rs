@@ -3,22 +3,28 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
+use blueprint_agent_workload::artefact::PushedError;
 use blueprint_agent_workload::{
-    Assigned, DescribeError, Described, HubPort, Node, Offer, Statuses, WorkloadConfig,
+    Assigned, DescribeError, Described, HubPort, Node, Offer, PushedReader, RpcStream, Statuses,
+    WorkloadConfig,
 };
 use blueprint_common_runtime::tasks::Spawner;
-use blueprint_common_types::workload::{Bundle, WorkloadSpec};
+use blueprint_common_tunnel::TcpStream;
+use blueprint_common_types::workload::{Bundle, RpcKind, Sha256Digest, WorkloadSpec};
 use blueprint_common_types::{HealthCheck, ServiceKey};
 use blueprint_proto::v1;
 use blueprint_proto::v1::bridge_request::Call;
 use futures_util::future::{BoxFuture, FutureExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 use tonic::{Code, Status};
 use tracing::{info, warn};
 
 use crate::agent::AgentError;
+use crate::pieces::Pieces;
 use crate::service::ServiceSpec;
 use crate::session::Caller;
 use crate::shared::Shared;
@@ -28,6 +34,9 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Longest description of a workload that is read: a document and a keystore.
 const MAX_MESSAGE_BYTES: usize = 1 << 20;
+
+/// Longest line in which the hub grants or refuses a connection, in bytes.
+const MAX_ANSWER_BYTES: usize = 512;
 
 /// First overlay port of workloads whose own port is taken.
 const FIRST_PORT: u16 = 20_000;
@@ -86,7 +95,7 @@ pub(crate) fn node(shared: &Arc<Shared>, spawner: Spawner) -> Result<Option<Node
         node: id.to_string(),
         proxy: shared.config.proxy.clone(),
     };
-    let port: Arc<dyn HubPort> = Arc::new(Port(Arc::clone(shared)));
+    let port: Arc<dyn HubPort> = Arc::new(Port { shared: Arc::clone(shared), rpc_port: AtomicU16::new(0) });
     let (node, handle) = Node::new(config, port, spawner).map_err(AgentError::Workloads)?;
     // Set once, before anything runs that reads it.
     let _ = shared.node.set(handle);
@@ -151,11 +160,16 @@ pub(crate) fn report(statuses: &Statuses) -> v1::WorkloadReport {
 }
 
 /// The agent as workloads see it.
-struct Port(Arc<Shared>);
+struct Port {
+    shared: Arc<Shared>,
+    /// Port of the hub's overlay address behind which the operator's RPC is; 0 for none. The hub says it with each
+    /// workload.
+    rpc_port: AtomicU16,
+}
 
 impl Port {
     fn caller(&self) -> Option<Caller> {
-        let caller = self.0.caller.lock().clone()?;
+        let caller = self.shared.caller.lock().clone()?;
         Some(caller.max_decoding_message_size(MAX_MESSAGE_BYTES))
     }
 
@@ -172,13 +186,14 @@ impl Port {
             }
             Err(status) => return Err(away(status.message())),
         };
+        self.rpc_port.store(u16::try_from(answer.rpc_port).unwrap_or(0), Ordering::Relaxed);
         let unreadable = |error: &dyn std::fmt::Display| DescribeError::Unreadable(error.to_string());
         let spec: WorkloadSpec =
             serde_json::from_str(&answer.document).map_err(|error| unreadable(&error))?;
         spec.check().map_err(|error| unreadable(&error))?;
         let bundle = match answer.sealed_keystore.as_slice() {
             [] => Bundle::default(),
-            sealed => Bundle::open(&self.0.identity().wireguard_key, service, generation, sealed)
+            sealed => Bundle::open(&self.shared.identity().wireguard_key, service, generation, sealed)
                 .map_err(|error| unreadable(&error))?,
         };
         Ok(Described { spec, bundle })
@@ -213,17 +228,97 @@ impl HubPort for Port {
         .boxed()
     }
 
+    fn artefact(
+        &self,
+        service: ServiceKey,
+        generation: u64,
+        sha256: Sha256Digest,
+        offset: u64,
+    ) -> BoxFuture<'_, Result<PushedReader, PushedError>> {
+        async move {
+            let away =
+                |why: &str| PushedError { reason: format!("the hub cannot be asked: {why}"), may_pass: true };
+            let mut caller = self.caller().ok_or_else(|| away("there is no control stream"))?;
+            let request = v1::ArtefactRequest {
+                blueprint_id: service.blueprint,
+                service_id: service.service,
+                generation,
+                sha256: sha256.as_bytes().to_vec(),
+                offset,
+            };
+            match timeout(CALL_TIMEOUT, caller.artefact(request)).await {
+                Ok(Ok(answer)) => {
+                    let reader: PushedReader = Box::new(Pieces::new(answer.into_inner()));
+                    Ok(reader)
+                }
+                Ok(Err(status)) => {
+                    let may_pass = !matches!(status.code(), Code::PermissionDenied | Code::InvalidArgument);
+                    Err(PushedError { reason: status.message().to_owned(), may_pass })
+                }
+                Err(_) => Err(away("it did not answer in time")),
+            }
+        }
+        .boxed()
+    }
+
+    fn rpc(
+        &self,
+        service: ServiceKey,
+        generation: u64,
+        kind: RpcKind,
+    ) -> BoxFuture<'_, Result<RpcStream, String>> {
+        async move {
+            let port = match self.rpc_port.load(Ordering::Relaxed) {
+                0 => return Err("the hub opens none; tunnel.rpc_port of the hub says where".to_owned()),
+                port => port,
+            };
+            let hub = SocketAddr::from((self.shared.identity().tunnel.hub.v4, port));
+            let opened = timeout(CALL_TIMEOUT, open_rpc(&self.shared, hub, service, generation, kind)).await;
+            let stream = opened.unwrap_or_else(|_| Err("the hub did not answer in time".to_owned()))?;
+            Ok::<RpcStream, _>(Box::new(stream))
+        }
+        .boxed()
+    }
+
     fn offer(&self, offer: Offer) -> Result<(), String> {
         let Offer { service, local } = offer;
-        let port = free_port(&self.0, service, local).ok_or("this node has no free overlay port")?;
+        let port = free_port(&self.shared, service, local).ok_or("this node has no free overlay port")?;
         let spec = ServiceSpec { service, port, local, check: HealthCheck::Tcp, udp: false };
-        self.0.offer_workload(spec).map_err(|error| error.to_string())
+        self.shared.offer_workload(spec).map_err(|error| error.to_string())
     }
 
     fn withdraw(&self, service: ServiceKey) {
-        if let Err(error) = self.0.withdraw_workload(service) {
+        if let Err(error) = self.shared.withdraw_workload(service) {
             warn!(%service, %error, "service of a workload not withdrawn");
         }
+    }
+}
+
+/// Connects to the hub inside the tunnel, says for which workload, and reads whether that is granted.
+async fn open_rpc(
+    shared: &Shared,
+    hub: SocketAddr,
+    service: ServiceKey,
+    generation: u64,
+    kind: RpcKind,
+) -> Result<TcpStream, String> {
+    let broken =
+        |error: &dyn std::fmt::Display| format!("the hub is not reached through the tunnel: {error}");
+    let stream = shared.plane.tunnel().connect(hub, CALL_TIMEOUT).await;
+    let mut stream = stream.map_err(|error| broken(&error))?;
+    let line = format!("bp-rpc/1 {service} {generation} {kind}\n");
+    stream.write_all(line.as_bytes()).await.map_err(|error| broken(&error))?;
+    let mut answer = Vec::new();
+    loop {
+        match stream.read_u8().await.map_err(|error| broken(&error))? {
+            b'\n' => break,
+            byte if answer.len() < MAX_ANSWER_BYTES => answer.push(byte),
+            _ => return Err("the hub gives an answer of another version".to_owned()),
+        }
+    }
+    match String::from_utf8_lossy(&answer).as_ref() {
+        "ok" => Ok(stream),
+        other => Err(other.strip_prefix("refused ").unwrap_or("the hub gives no reason").to_owned()),
     }
 }
 

@@ -13,13 +13,13 @@ use blueprint_common_runtime::state::StateDir;
 use blueprint_common_runtime::tasks::Supervisor;
 use blueprint_common_tunnel::carrier::QuicLimits;
 use blueprint_common_tunnel::{BindError, Engine, Tunnel, TunnelConfig};
-use blueprint_common_tunnel_core::{Config as CoreConfig, Limits, OverlayPrefixes, Role};
+use blueprint_common_tunnel_core::{Config as CoreConfig, Limits, OverlayPrefixes, Protocol, Role, Rule};
 use blueprint_common_types::{Carrier, Timestamp, fill_random};
 use blueprint_hub_admin::{AdminState, HubFacts, OperatorToken, private_router, public_router};
 use blueprint_hub_proxy::{Ledger, Pressure, ProxyParts};
 use blueprint_hub_registry::{
-    ControlConfig, ControlPlane, Registrar, RegistrarHandle, TunnelFacts, Workloads, WorkloadsHandle,
-    serve_operator,
+    ControlConfig, ControlPlane, PushedFiles, Registrar, RegistrarHandle, TunnelFacts, Workloads,
+    WorkloadsHandle, serve_operator,
 };
 use blueprint_hub_registry_core::workload::WorkloadStore;
 use blueprint_hub_registry_core::{
@@ -30,6 +30,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::UnixListener;
 use tracing::{error, info, warn};
 
+use crate::artefacts::Artefacts;
 use crate::blueprints::{BlueprintPort, WorkloadKeys};
 use crate::config::{CarrierListen, HubConfig};
 use crate::files::{self, Identity};
@@ -118,6 +119,7 @@ struct Base {
     store: Arc<dyn Store>,
     tls_store: Arc<dyn TlsStore>,
     workloads: WorkloadsHandle,
+    artefacts: Arc<Artefacts>,
     epoch: u64,
     prefixes: OverlayPrefixes,
     tunnel: Tunnel,
@@ -172,9 +174,19 @@ impl Base {
         let (task, policy) = PolicyTask::new(Arc::clone(&store), registrar.clone(), tunnel.clone()).await;
         policy::register_metrics(&metrics, policy.clone());
         spawn(supervisor, "policy", task.run(supervisor.stop().stop));
-        let ledger = Ledger::default();
-        let base =
-            Self { store, tls_store, workloads, epoch, prefixes, tunnel, registrar, policy, ledger, metrics };
+        let base = Self {
+            store,
+            tls_store,
+            workloads,
+            artefacts: Arc::new(Artefacts::open(state.folder(), config.artefacts)?),
+            epoch,
+            prefixes,
+            tunnel,
+            registrar,
+            policy,
+            ledger: Ledger::default(),
+            metrics,
+        };
         Ok((base, identity))
     }
 }
@@ -293,10 +305,13 @@ async fn start_planes(
     let token = OperatorToken::new(identity.admin_token.expose());
     let blueprints =
         BlueprintPort { keys: workload_keys.clone(), store: Arc::clone(&base.store), tls: Arc::clone(&tls) };
+    let pushed: Arc<dyn PushedFiles> = Arc::<Artefacts>::clone(&base.artefacts);
     let control = ControlPlane::new(
         ControlConfig {
             workloads: base.workloads.clone(),
             blueprints: Arc::new(blueprints),
+            artefacts: pushed,
+            rpc_port: config.rpc_port,
             facts: tunnel_facts(&config, &identity, &base, &sockets)?,
             authority: identity.authority,
             store: Arc::clone(&base.store),
@@ -309,6 +324,9 @@ async fn start_planes(
         },
         &base.metrics,
         supervisor.child_spawner(),
+    )?;
+    control.start_rpc(&base.tunnel).await.context(
+        "cannot serve the RPC of workloads inside the tunnel; give tunnel.rpc_port another port, or off",
     )?;
     let limits = QuicLimits::default();
     if let Some(socket) = base.tunnel.share_port(&limits).context("cannot share a port with QUIC")? {
@@ -325,6 +343,7 @@ async fn start_planes(
         tls,
         workloads: base.workloads,
         workload_keys,
+        artefacts: base.artefacts,
     };
     let store = Arc::clone(&base.store);
     let spawner = supervisor.child_spawner();
@@ -395,7 +414,7 @@ fn bind_tunnel(
         mtu: config.mtu,
         limits: Limits::default(),
         answers_echoes: true,
-        own_rules: Some(config.to_hub.clone()),
+        own_rules: Some(own_rules(config)),
         seed,
     };
     let interface = config.interface.clone();
@@ -415,6 +434,13 @@ fn bind_tunnel(
         }
         bound => bound,
     }
+}
+
+/// What machines may begin with the hub itself: what the operator lets them, and the way to his RPC, which asks who
+/// they are.
+fn own_rules(config: &HubConfig) -> Vec<Rule> {
+    let rpc = config.rpc_port.map(|port| Rule { protocol: Protocol::Tcp, ports: port..=port });
+    config.to_hub.iter().cloned().chain(rpc).collect()
 }
 
 /// Ways to this hub, best first.

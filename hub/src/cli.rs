@@ -9,7 +9,7 @@ use blueprint_common_runtime::state::default_path;
 use clap::{Args, Parser, Subcommand};
 
 use crate::cmd::{
-    access, audit, config, dev, init, key, node, policy, serve, service, status, token, workload,
+    access, artefact, audit, config, dev, init, key, node, policy, serve, service, status, token, workload,
 };
 use crate::files;
 
@@ -72,6 +72,9 @@ enum Command {
     /// Workloads: what nodes run
     #[command(subcommand)]
     Workload(workload::Workload),
+    /// Artefacts of workloads, pushed for nodes that reach nothing else
+    #[command(subcommand, after_help = "Example: blueprint-hub artefact push demo.tar.gz")]
+    Artefact(artefact::Artefact),
     /// Policy: which nodes may send what to which through the hub
     #[command(subcommand, after_help = "Example: blueprint-hub policy set policy.toml")]
     Policy(policy::Policy),
@@ -143,6 +146,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Command::Node(command) => command.run(global),
         Command::Service(command) => command.run(global),
         Command::Workload(command) => command.run(global),
+        Command::Artefact(command) => command.run(global),
         Command::Policy(command) => command.run(global),
         Command::Status => status::run(global),
         Command::Audit(command) => command.run(global),

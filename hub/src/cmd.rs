@@ -1,6 +1,7 @@
 //! One file per command, and what they share.
 
 pub(crate) mod access;
+pub(crate) mod artefact;
 pub(crate) mod audit;
 pub(crate) mod config;
 pub(crate) mod dev;

@@ -9,11 +9,12 @@ mod tunnel;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use blueprint_common_runtime::config::{ConfigError, Problems, Settings, Sources, Span};
+use blueprint_common_runtime::config::{ByteSize, ConfigError, Problems, Settings, Sources, Span};
 use blueprint_common_runtime::logs::LogFormat;
 use blueprint_common_tunnel::Interface;
 use blueprint_common_tunnel_core::Rule;
 use blueprint_common_types::HubId;
+use blueprint_hub_admin::ArtefactLimits;
 use blueprint_hub_proxy::{AccessLog, ForwardConfig};
 use ipnetwork::{Ipv4Network, Ipv6Network};
 
@@ -35,6 +36,8 @@ pub(crate) struct HubConfig {
     pub(crate) interface: Interface,
     /// What machines may begin with the hub itself.
     pub(crate) to_hub: Vec<Rule>,
+    /// Where workloads reach the operator's RPC.
+    pub(crate) rpc_port: Option<u16>,
     pub(crate) overlay_v4: Ipv4Network,
     pub(crate) overlay_v6: Option<Ipv6Network>,
     pub(crate) mtu: u16,
@@ -48,6 +51,7 @@ pub(crate) struct HubConfig {
     pub(crate) http3: bool,
     pub(crate) forwards: Option<ForwardConfig>,
     pub(crate) oauth: OAuthConfig,
+    pub(crate) artefacts: ArtefactLimits,
     pub(crate) admin_listen: Option<SocketAddr>,
     pub(crate) grace: Duration,
     pub(crate) log_level: String,
@@ -78,6 +82,7 @@ impl HubConfig {
         let carrier_listen = CarrierListen::take(settings, problems);
         let interface = tunnel::interface(settings, problems);
         let to_hub = tunnel::to_hub(settings, problems);
+        let rpc_port = tunnel::rpc_port(settings, problems);
         let overlay_v4 = tunnel::overlay_v4(settings, problems);
         let overlay_v6 = tunnel::overlay_v6(settings, problems);
         let mtu = settings.take_within("tunnel.mtu", 1280..=9000, problems);
@@ -96,6 +101,7 @@ impl HubConfig {
         let http3 = proxy::http3(settings, problems);
         let forwards = forwards::take(settings, problems);
         let oauth = OAuthConfig::take(settings, problems);
+        let artefacts = artefact_limits(settings, problems);
         let admin_listen = optional_address(settings, "admin.listen", problems);
         if admin_listen.flatten().is_some_and(|address| !address.ip().is_loopback()) {
             settings.refuse(
@@ -116,6 +122,7 @@ impl HubConfig {
             carrier_listen: carrier_listen?,
             interface: interface?,
             to_hub: to_hub?,
+            rpc_port: rpc_port?,
             overlay_v4: overlay_v4?,
             overlay_v6: overlay_v6?,
             mtu: mtu?,
@@ -129,6 +136,7 @@ impl HubConfig {
             http3: http3?,
             forwards: forwards?,
             oauth: oauth?,
+            artefacts: artefacts?,
             admin_listen: admin_listen?,
             grace: grace?,
             log_level: log_level?,
@@ -161,6 +169,17 @@ fn span(settings: &Settings, key: &str, least: u64, most: u64, problems: &mut Pr
     }
     settings.refuse(key, &format!("not within {least} s and {most} s"), problems);
     None
+}
+
+fn artefact_limits(settings: &Settings, problems: &mut Problems) -> Option<ArtefactLimits> {
+    let one = settings.take::<ByteSize>("artefacts.max_bytes", problems);
+    let all = settings.take::<ByteSize>("artefacts.max_total_bytes", problems);
+    let limits = ArtefactLimits { one: one?.0, all: all?.0 };
+    if limits.one > limits.all {
+        settings.refuse("artefacts.max_bytes", "more than artefacts.max_total_bytes", problems);
+        return None;
+    }
+    Some(limits)
 }
 
 fn optional_address(settings: &Settings, key: &str, problems: &mut Problems) -> Option<Option<SocketAddr>> {

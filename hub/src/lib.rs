@@ -4,6 +4,7 @@
 //! know each other only as traits.
 
 mod app;
+mod artefacts;
 mod audit;
 mod blueprints;
 mod cli;

@@ -8,7 +8,9 @@ use blueprint_common_tunnel::Tunnel;
 use blueprint_common_tunnel_core::PeerConfig;
 use blueprint_common_types::workload::Bundle;
 use blueprint_common_types::{AgentId, ServiceKey, Timestamp, TokenId, WgPublicKey};
-use blueprint_hub_admin::{AcmeView, Hub, PeerView, PromiseFailed, Qos, RemoveFailed, SettingsRefused};
+use blueprint_hub_admin::{
+    AcmeView, ArtefactShelf, Hub, PeerView, PromiseFailed, Qos, RemoveFailed, SettingsRefused,
+};
 use blueprint_hub_proxy::Ledger;
 use blueprint_hub_proxy_core::tls::TlsAdmin;
 use blueprint_hub_proxy_core::usage::{Clients, ServiceUsage};
@@ -22,6 +24,7 @@ use futures_util::future::{BoxFuture, FutureExt};
 use serde_json::Value;
 use tracing::error;
 
+use crate::artefacts::Artefacts;
 use crate::blueprints::WorkloadKeys;
 use crate::policy::PolicyHandle;
 use crate::service_view::ServiceView;
@@ -74,6 +77,7 @@ pub(crate) struct AdminHub {
     pub(crate) tls: Arc<TlsOperator>,
     pub(crate) workloads: WorkloadsHandle,
     pub(crate) workload_keys: WorkloadKeys,
+    pub(crate) artefacts: Arc<Artefacts>,
 }
 
 impl Hub for AdminHub {
@@ -185,6 +189,10 @@ impl Hub for AdminHub {
 
     fn remove_workload(&self, service: ServiceKey) -> BoxFuture<'_, StoreResult<bool>> {
         self.workloads.remove(service).boxed()
+    }
+
+    fn artefacts(&self) -> &dyn ArtefactShelf {
+        self.artefacts.as_ref()
     }
 
     fn seal_keystore(&self, service: ServiceKey, bundle: &Bundle) -> Option<String> {

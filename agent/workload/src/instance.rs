@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use blueprint_agent_workload_core::{Exit, Places, PrepareFailed, arguments, environment, label};
 use blueprint_common_runtime::tasks::Spawner;
 use blueprint_common_types::ServiceKey;
-use blueprint_common_types::workload::{Source, WorkloadSpec};
+use blueprint_common_types::workload::{RpcKind, Source, WorkloadSpec};
 use futures_util::StreamExt;
 use tracing::warn;
 
@@ -16,6 +16,7 @@ use crate::container::{ContainerSpec, Engine, EngineError, Mount, Running};
 use crate::folders::Folders;
 use crate::output::Output;
 use crate::process::Process;
+use crate::rpc::Rpc;
 
 /// Where a container finds its folders.
 const DATA: &str = "/mnt/data";
@@ -171,6 +172,8 @@ pub(crate) struct Start<'a> {
     pub(crate) secret_env: Option<(String, String)>,
     /// User and group of its own; `None` for the agent's.
     pub(crate) user: Option<(u32, u32)>,
+    /// Where RPC URLs of loopback lead instead.
+    pub(crate) rpc: &'a Rpc,
 }
 
 /// Starts a container; `node` marks what is ours.
@@ -180,7 +183,7 @@ pub(crate) async fn contain(
     start: Start<'_>,
     spawner: &Spawner,
 ) -> Result<Instance, PrepareFailed> {
-    let Start { service, spec, folders, secret_env, user } = start;
+    let Start { service, spec, folders, secret_env, user, rpc } = start;
     let Source::Container { image, digest, ports } = &spec.source else {
         return Err(PrepareFailed { reason: "its source is no image".to_owned(), may_pass: false });
     };
@@ -188,8 +191,8 @@ pub(crate) async fn contain(
         data_dir: DATA.to_owned(),
         keystore: KEYSTORE.to_owned(),
         bridge_socket: (!spec.test_mode).then(|| format!("{BRIDGE}/{}", crate::folders::SOCKET)),
-        http_rpc_url: None,
-        ws_rpc_url: None,
+        http_rpc_url: rpc.url(RpcKind::Http),
+        ws_rpc_url: rpc.url(RpcKind::Ws),
     };
     let mut env = environment(service, spec, &places);
     env.extend(secret_env);

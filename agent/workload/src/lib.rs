@@ -16,6 +16,8 @@ mod native;
 mod node;
 mod output;
 mod process;
+mod pushed;
+mod rpc;
 mod run;
 
 use std::collections::BTreeMap;
@@ -24,12 +26,15 @@ use std::path::PathBuf;
 
 use blueprint_common_tunnel::carrier::ProxyUrl;
 use blueprint_common_types::ServiceKey;
-use blueprint_common_types::workload::{Bundle, WorkloadSpec};
+use blueprint_common_types::workload::{Bundle, RpcKind, Sha256Digest, WorkloadSpec};
 use blueprint_proto::v1::bridge_request::Call;
 use futures_util::future::BoxFuture;
 use tonic::Status;
 
+use crate::artefact::PushedError;
 pub use node::{Node, NodeHandle, Statuses};
+pub use pushed::PushedReader;
+pub use rpc::{RpcIo, RpcStream};
 
 /// What the hub wants this node to run: services and the number of each assignment.
 pub type Assigned = BTreeMap<ServiceKey, u64>;
@@ -77,6 +82,29 @@ pub trait HubPort: Send + Sync {
 
     /// Hands on what a blueprint asked for; the status is its answer.
     fn bridge(&self, service: ServiceKey, call: Call) -> BoxFuture<'_, Result<(), Status>>;
+
+    /// Opens what was pushed to the hub, from byte `offset` on, in the name of a workload that names it.
+    ///
+    /// The digest is checked by the caller; a reader that fails may be followed by another one from where it was.
+    fn artefact(
+        &self,
+        service: ServiceKey,
+        generation: u64,
+        sha256: Sha256Digest,
+        offset: u64,
+    ) -> BoxFuture<'_, Result<PushedReader, PushedError>>;
+
+    /// Opens a connection to the operator's RPC that the document names.
+    ///
+    /// # Errors
+    ///
+    /// One line for the log of this node.
+    fn rpc(
+        &self,
+        service: ServiceKey,
+        generation: u64,
+        kind: RpcKind,
+    ) -> BoxFuture<'_, Result<RpcStream, String>>;
 
     /// Lets the service be reached through the tunnel.
     ///

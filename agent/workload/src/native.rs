@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use blueprint_agent_workload_core::{Places, PrepareFailed, arguments, environment, label};
-use blueprint_common_types::workload::{GpuPolicy, WorkloadSpec};
+use blueprint_common_types::workload::{GpuPolicy, RpcKind, WorkloadSpec};
 
 use crate::cgroup::Cgroup;
 use crate::folders::Folders;
@@ -89,14 +89,14 @@ fn gpu_count(dev: &Path) -> usize {
 
 /// What a native workload becomes.
 pub(crate) fn launch(start: Start<'_>, program: PathBuf, group: Option<&Cgroup>) -> Launch {
-    let Start { service, spec, folders, secret_env, user } = start;
+    let Start { service, spec, folders, secret_env, user, rpc } = start;
     let text = |path: &Path| path.to_string_lossy().into_owned();
     let places = Places {
         data_dir: text(&folders.data),
         keystore: text(&folders.keystore),
         bridge_socket: (!spec.test_mode).then(|| text(&folders.socket)),
-        http_rpc_url: None,
-        ws_rpc_url: None,
+        http_rpc_url: rpc.url(RpcKind::Http),
+        ws_rpc_url: rpc.url(RpcKind::Ws),
     };
     let mut env = environment(service, spec, &places);
     for name in INHERITED {

@@ -13,9 +13,10 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::artefact::{ArtefactConfig, Artefacts};
+use crate::artefact::{ArtefactConfig, Artefacts, Pushed};
 use crate::cgroup::Cgroups;
 use crate::container::Engine;
+use crate::pushed::Wants;
 use crate::run::{Common, Workload};
 use crate::{Assigned, HubPort, WorkloadConfig, left};
 
@@ -137,9 +138,12 @@ impl Node {
         let (sender, statuses) = watch::channel(Arc::default());
         let mut cache = ArtefactConfig::new(config.state.join("artefacts"));
         cache.proxy.clone_from(&config.proxy);
+        let wants = Arc::new(Wants::new(Arc::clone(&hub)));
+        let pushed: Arc<dyn Pushed> = Arc::<Wants>::clone(&wants);
+        cache.hub = Some(pushed);
         let artefacts = Artefacts::new(cache).map_err(io::Error::other)?;
         let engine = Engine::new(config.engine.clone());
-        let common = Arc::new(Common { config, hub, cgroups, artefacts, engine, spawner });
+        let common = Arc::new(Common { config, hub, cgroups, artefacts, wants, engine, spawner });
         let node = Self { common, assigned, statuses: Arc::new(Mutex::new(sender)) };
         Ok((node, NodeHandle { assigned: assign, statuses }))
     }

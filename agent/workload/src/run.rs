@@ -21,6 +21,8 @@ use crate::container::Engine;
 use crate::folders::Folders;
 use crate::instance::{Instance, Program, Start, contain, failed};
 use crate::process::Process;
+use crate::pushed::Wants;
+use crate::rpc::{self, Rpc};
 use crate::{DescribeError, Described, HubPort, WorkloadConfig, keystore, left, native};
 
 /// Pause before a hub that could not be asked is asked again.
@@ -32,6 +34,7 @@ pub(crate) struct Common {
     pub(crate) hub: Arc<dyn HubPort>,
     pub(crate) cgroups: Option<Cgroups>,
     pub(crate) artefacts: Artefacts,
+    pub(crate) wants: Arc<Wants>,
     pub(crate) engine: Engine,
     pub(crate) spawner: Spawner,
 }
@@ -110,6 +113,8 @@ struct Run<'a> {
     life: Life,
     program: Option<Program>,
     running: Option<Running>,
+    /// Ports for RPC URLs of loopback; they stay over restarts.
+    rpc: Option<Rpc>,
     told: Option<(WorkloadState, String, u32, Option<u32>)>,
 }
 
@@ -119,7 +124,7 @@ impl<'a> Run<'a> {
         let config = &workload.common.config;
         let folders = Folders::of(&config.state, &config.runtime, workload.service, &spec.name);
         let life = Life::new(&spec);
-        Self { workload, spec, bundle, folders, life, program: None, running: None, told: None }
+        Self { workload, spec, bundle, folders, life, program: None, running: None, rpc: None, told: None }
     }
 
     async fn go(&mut self) {
@@ -185,6 +190,8 @@ impl<'a> Run<'a> {
                 let Some(artefact) = NativeArtefact::of(source) else {
                     return Err(PrepareFailed { reason: format!("{url} is no artefact"), may_pass: false });
                 };
+                let (service, generation) = (self.workload.service, self.workload.generation);
+                let _want = source.pushed().map(|sha256| common.wants.want(*sha256, service, generation));
                 let got = common.artefacts.get(&artefact, |_| {}).await;
                 got.map(Program::Native).map_err(|error| PrepareFailed::from(&error))
             }
@@ -196,7 +203,13 @@ impl<'a> Run<'a> {
         }
     }
 
-    async fn start(&self) -> Result<Running, PrepareFailed> {
+    async fn start(&mut self) -> Result<Running, PrepareFailed> {
+        if self.rpc.is_none() {
+            self.rpc = Some(self.open_rpc().await?);
+        }
+        let Some(rpc) = &self.rpc else {
+            return Err(PrepareFailed { reason: "it has no RPC".to_owned(), may_pass: true });
+        };
         let common = &self.workload.common;
         let service = self.workload.service;
         let broken = |what: &str, error: &dyn std::fmt::Display| PrepareFailed {
@@ -218,7 +231,7 @@ impl<'a> Run<'a> {
             Some(served.map_err(|error| broken("its bridge cannot listen", &error))?)
         };
         let (spec, folders) = (&self.spec, &self.folders);
-        let start = Start { service, spec, folders, secret_env: secret, user };
+        let start = Start { service, spec, folders, secret_env: secret, user, rpc };
         let instance = match self.program.as_ref().map(Program::path) {
             None => return Err(PrepareFailed { reason: "it was not prepared".to_owned(), may_pass: true }),
             Some(None) => contain(&common.engine, &common.config.node, start, &common.spawner).await?,
@@ -237,6 +250,33 @@ impl<'a> Run<'a> {
         }
         info!(%service, pid = instance.pid(), "workload started");
         Ok(Running { instance, bridge })
+    }
+
+    /// Listens for what the workload has to reach on the operator's machine.
+    async fn open_rpc(&self) -> Result<Rpc, PrepareFailed> {
+        let chain = &self.spec.chain;
+        if !Rpc::is_needed(chain) {
+            return Ok(Rpc::default());
+        }
+        let common = &self.workload.common;
+        let ip = match &self.spec.source {
+            Source::Native { .. } | Source::Testing { .. } | Source::Wasm {} => rpc::LOOPBACK,
+            Source::Container { .. } => {
+                let gateway = common.engine.gateway().await.map_err(|error| failed(&error))?;
+                gateway.ok_or_else(|| PrepareFailed {
+                    reason: "its RPC URL is on the hub's loopback, and this node's container engine has no address \
+                             that containers reach; use Docker, or an RPC URL that the container reaches itself"
+                        .to_owned(),
+                    may_pass: false,
+                })?
+            }
+        };
+        let asker = (self.workload.service, self.workload.generation);
+        let opened = Rpc::open(&common.hub, asker, chain, ip, &common.spawner).await;
+        opened.map_err(|error| PrepareFailed {
+            reason: format!("no port of this node for its RPC: {error}"),
+            may_pass: true,
+        })
     }
 
     fn group(&self, label: &str) -> Result<Option<Cgroup>, PrepareFailed> {
@@ -313,6 +353,7 @@ impl<'a> Run<'a> {
 
     fn clean(&mut self) {
         self.running = None;
+        self.rpc = None;
         self.remove_traces();
     }
 }

@@ -5,6 +5,7 @@
 
 mod error;
 mod format;
+mod progress;
 mod table;
 
 use std::io::{self, Write};
@@ -15,6 +16,7 @@ use serde::Serialize;
 
 pub use error::{CliError, Exit};
 pub use format::{age, bytes, duration, printable};
+pub use progress::Progress;
 pub use table::Table;
 
 /// Set once standard output took less than it was given, other than by a reader that left.

@@ -5,6 +5,7 @@
 
 mod bundle;
 mod limits;
+mod rpc;
 mod source;
 mod state;
 
@@ -14,7 +15,8 @@ use serde::{Deserialize, Serialize};
 
 pub use bundle::{Bundle, BundleError, MAX_KEYSTORE_BYTES, MAX_KEYSTORE_FILES};
 pub use limits::{GpuPolicy, LimitsError, ResourceLimits};
-pub use source::{Blake3Digest, ParseDigestError, Sha256Digest, Source, SourceError};
+pub use rpc::{Loopback, ParseRpcKindError, RpcKind};
+pub use source::{Blake3Digest, HUB_URL, ParseDigestError, Sha256Digest, Source, SourceError};
 pub use state::{ParseWorkloadStateError, WorkloadState, WorkloadStatus};
 
 /// Longest argument or value of an environment variable, in bytes.

@@ -4,6 +4,7 @@
 //! not named in [`views`](self) cannot leak. What needs other parts of the hub goes through [`Hub`].
 
 mod access;
+mod artefacts;
 mod audit;
 mod auth;
 mod changes;
@@ -37,6 +38,7 @@ use blueprint_hub_registry_core::workload::{
 use blueprint_hub_registry_core::{PromiseError, QosPoint, QosSample, RegistrySnapshot, Store, StoreResult};
 use futures_util::future::BoxFuture;
 
+pub use artefacts::{ArtefactBody, ArtefactLimits, ArtefactShelf, ArtefactView, PushError};
 pub use auth::OperatorToken;
 pub use router::{private_router, public_router};
 
@@ -206,6 +208,9 @@ pub trait Hub: Send + Sync {
 
     /// Takes a workload back; false where there is none.
     fn remove_workload(&self, service: ServiceKey) -> BoxFuture<'_, StoreResult<bool>>;
+
+    /// What was pushed for workloads.
+    fn artefacts(&self) -> &dyn ArtefactShelf;
 
     /// Seals the keys of a workload as they are stored; `None` where the system has no source of randomness.
     fn seal_keystore(&self, service: ServiceKey, bundle: &Bundle) -> Option<String>;

@@ -2,7 +2,7 @@
 
 use axum::extract::{DefaultBodyLimit, Extension, State};
 use axum::response::IntoResponse;
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get, post, put};
 use axum::{Json, Router, middleware};
 use blueprint_common_runtime::metrics::CONTENT_TYPE;
 use http::header;
@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 
 use crate::error::ApiError;
 use crate::{
-    AdminState, OperatorToken, access, audit, auth, changes, keys, nodes, policy, services, settings, tls,
-    tokens, usage, views, workloads,
+    AdminState, OperatorToken, access, artefacts, audit, auth, changes, keys, nodes, policy, services,
+    settings, tls, tokens, usage, views, workloads,
 };
 
 /// Largest request body in bytes, but for policies.
@@ -46,6 +46,8 @@ pub fn private_router(state: AdminState) -> Router {
                 .delete(workloads::remove)
                 .layer(DefaultBodyLimit::max(workloads::MAX_BODY)),
         )
+        .route("/v1/artefacts", get(artefacts::list))
+        .route("/v1/artefacts/{sha256}", put(artefacts::push).delete(artefacts::remove))
         .route("/v1/keys", get(keys::list))
         .route("/v1/keys/{id}", delete(keys::revoke))
         .route("/v1/keys/{id}/rotate", post(keys::rotate))

@@ -88,6 +88,14 @@ audit_kinds! {
     WorkloadMove = "workload.move",
     /// A blueprint asked for what is not its own; the subject is the service whose bridge it used.
     BridgeRefuse = "bridge.refuse",
+    /// The operator pushed an artefact; the subject is its SHA-256.
+    ArtefactPush = "artefact.push",
+    /// The operator removed a pushed artefact; the subject is its SHA-256.
+    ArtefactRemove = "artefact.remove",
+    /// A node asked for an artefact that no workload of it names; the subject is the service that it asked for.
+    ArtefactRefuse = "artefact.refuse",
+    /// A node asked for an RPC that no workload of it names; the subject is the service that it asked for.
+    RpcRefuse = "rpc.refuse",
     /// The operator replaced the policy; the subject is its new version.
     PolicySet = "policy.set",
     /// A provider was told to make a machine.

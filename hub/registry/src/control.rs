@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use blueprint_common_runtime::accept::AcceptLoop;
 use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_runtime::tasks::Spawner;
-use blueprint_common_tunnel::Tunnel;
 use blueprint_common_tunnel::carrier::{ALPN, QuicError, QuicLimits, QuicServer, SharedSocket};
+use blueprint_common_tunnel::{ListenError, Tunnel};
 use blueprint_common_types::AgentId;
 use blueprint_hub_registry_core::{AuditEvent, AuditKind, Store};
 use blueprint_proto::v1::agent_control_server::AgentControlServer;
@@ -28,12 +28,13 @@ use crate::carriers::Carriers;
 use crate::enroll::{Enroll, JOIN_DEADLINE};
 use crate::identity::{self, Connection};
 use crate::metrics::{ControlMetrics, register_quic};
+use crate::places::Places;
 use crate::session::{self, Control};
 use crate::shared::{JOINS_AT_ONCE, JoinGate, Shared, StrangerBudget};
 use crate::tls::HandshakeFailure;
 use crate::{
-    Authority, Blueprints, Peers, RegistrarHandle, TlsError, TunnelFacts, WorkloadsHandle, carrier_config,
-    control_config,
+    Authority, Blueprints, Peers, PushedFiles, RegistrarHandle, TlsError, TunnelFacts, WorkloadsHandle,
+    artefact, carrier_config, control_config, rpc,
 };
 
 /// A handshake that takes longer is cut.
@@ -59,6 +60,10 @@ pub struct ControlConfig {
     pub workloads: WorkloadsHandle,
     /// What blueprints ask for.
     pub blueprints: Arc<dyn Blueprints>,
+    /// What was pushed for workloads.
+    pub artefacts: Arc<dyn PushedFiles>,
+    /// Port of the hub's overlay addresses behind which workloads reach the operator's RPC; `None` for nowhere.
+    pub rpc_port: Option<u16>,
     /// What agents are told of the tunnel.
     pub facts: TunnelFacts,
     /// Life of agents' certificates.
@@ -124,6 +129,11 @@ impl ControlPlane {
             peers: config.peers,
             workloads: config.workloads,
             blueprints: config.blueprints,
+            artefacts: config.artefacts,
+            fetches: Places::new(artefact::AT_ONCE),
+            rpc_places: Places::new(rpc::CONNECTIONS),
+            rpc_audited: rpc::Audited::default(),
+            rpc_port: config.rpc_port.unwrap_or(0),
             facts: config.facts,
             certificate_ttl: config.certificate_ttl,
             target_ttl: config.target_ttl,
@@ -173,6 +183,22 @@ impl ControlPlane {
         register_quic(metrics, Arc::clone(&server));
         let shared = Arc::clone(&self.shared);
         self.shared.spawner.spawn_base("quic carrier", Carriers::accept_quic(shared, server));
+        Ok(())
+    }
+
+    /// Opens the port behind which workloads reach the operator's RPC, where there is one, and serves it until the
+    /// process stops. Must be called on a tokio runtime, once the tunnel runs.
+    ///
+    /// # Errors
+    ///
+    /// Where the port cannot be had: machines may send to it, so nobody else may have it.
+    pub async fn start_rpc(&self, tunnel: &Tunnel) -> Result<(), ListenError> {
+        if self.shared.rpc_port == 0 {
+            return Ok(());
+        }
+        let listener = rpc::listen(tunnel, self.shared.rpc_port).await?;
+        let run = rpc::run(Arc::clone(&self.shared), listener);
+        self.shared.spawner.spawn_base("workload rpcs", run);
         Ok(())
     }
 

@@ -6,6 +6,7 @@
 //! What it leaves to others: rules of the registry (`hub/registry-core`), storage (`hub/store`), the
 //! tunnel (behind [`Peers`]), the operator's JSON (`hub/admin`).
 
+mod artefact;
 mod authority;
 mod carriers;
 mod control;
@@ -13,7 +14,9 @@ mod enroll;
 mod identity;
 mod metrics;
 mod operator;
+mod places;
 mod registrar;
+mod rpc;
 mod session;
 mod shared;
 mod status;
@@ -21,6 +24,7 @@ mod tls;
 mod workload;
 mod workloads;
 
+pub use artefact::{PushedFile, PushedFiles};
 pub use authority::{Authority, AuthorityError, Issued};
 pub use control::{ControlConfig, ControlPlane, RemoveError, StartQuicError};
 pub use identity::{AgentIdentity, NotAnAgent, read as read_identity};

@@ -20,7 +20,9 @@ pub(crate) struct ControlMetrics {
     handshakes: Labelled,
     refused: Labelled,
     audit_suppressed: Counter,
+    artefact_bytes: Counter,
     sessions: Gauge,
+    rpc_connections: Gauge,
 }
 
 impl ControlMetrics {
@@ -30,7 +32,9 @@ impl ControlMetrics {
             handshakes: Labelled::default(),
             refused: Labelled::default(),
             audit_suppressed: Counter::default(),
+            artefact_bytes: Counter::default(),
             sessions: Gauge::default(),
+            rpc_connections: Gauge::default(),
         };
         metrics.with(|registry| {
             let registry = registry.sub_registry_with_prefix("hub_control");
@@ -46,7 +50,17 @@ impl ControlMetrics {
                 "Audit rows of strangers over the budget",
                 this.audit_suppressed.clone(),
             );
+            registry.register(
+                "artefact_bytes",
+                "Bytes of pushed artefacts that agents fetched",
+                this.artefact_bytes.clone(),
+            );
             registry.register("sessions", "Open control streams", this.sessions.clone());
+            registry.register(
+                "rpc_connections",
+                "Open connections of workloads to the operator's RPC",
+                this.rpc_connections.clone(),
+            );
         });
         this
     }
@@ -65,6 +79,18 @@ impl ControlMetrics {
 
     pub(crate) fn audit_suppressed(&self) {
         self.audit_suppressed.inc();
+    }
+
+    pub(crate) fn artefact_sent(&self, bytes: usize) {
+        self.artefact_bytes.inc_by(u64::try_from(bytes).unwrap_or(u64::MAX));
+    }
+
+    pub(crate) fn rpc_opened(&self) {
+        self.rpc_connections.inc();
+    }
+
+    pub(crate) fn rpc_closed(&self) {
+        self.rpc_connections.dec();
     }
 
     pub(crate) fn session_opened(&self) {

@@ -17,10 +17,11 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, error, info, warn};
 
+use crate::artefact::Pieces;
 use crate::identity::{AgentIdentity, Connection};
 use crate::registrar::{Opening, Outbox, Report, SessionRef};
 use crate::shared::Shared;
-use crate::{status, workload};
+use crate::{artefact, status, workload};
 
 /// Messages to one agent that wait at most; see [`crate::registrar`].
 const OUTBOX: usize = 32;
@@ -45,6 +46,7 @@ type HubStream = Pin<Box<dyn Stream<Item = Result<v1::HubMessage, Status>> + Sen
 #[tonic::async_trait]
 impl v1::agent_control_server::AgentControl for Control {
     type SessionStream = HubStream;
+    type ArtefactStream = Pieces;
 
     async fn renew(&self, request: Request<v1::RenewRequest>) -> Result<Response<v1::RenewResponse>, Status> {
         let identity = self.identity(&request)?;
@@ -155,6 +157,12 @@ impl v1::agent_control_server::AgentControl for Control {
         let identity = self.identity(&request)?;
         let agent = self.known(identity.agent)?;
         workload::bridge(&self.shared, &agent, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn artefact(&self, request: Request<v1::ArtefactRequest>) -> Result<Response<Pieces>, Status> {
+        let identity = self.identity(&request)?;
+        let agent = self.known(identity.agent)?;
+        artefact::fetch(&self.shared, &agent, request.into_inner()).await.map(Response::new)
     }
 
     async fn leave(&self, request: Request<v1::LeaveRequest>) -> Result<Response<v1::LeaveResponse>, Status> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use blueprint_common_runtime::tasks::Spawner;
-use blueprint_common_types::{Carrier, OverlayLease, Timestamp, WgPublicKey};
+use blueprint_common_types::{AgentId, Carrier, OverlayLease, ServiceKey, Timestamp, WgPublicKey};
 use blueprint_hub_registry_core::{Agent, AuditEvent, Store};
 use blueprint_proto::v1;
 use futures_util::future::BoxFuture;
@@ -17,7 +17,8 @@ use tracing::{error, warn};
 use crate::authority::Issued;
 use crate::carriers::Carriers;
 use crate::metrics::ControlMetrics;
-use crate::{Authority, Blueprints, RegistrarHandle, WorkloadsHandle};
+use crate::places::Places;
+use crate::{Authority, Blueprints, PushedFiles, RegistrarHandle, WorkloadsHandle, rpc};
 
 /// Joins at work at once; each costs a signature and a write.
 pub(crate) const JOINS_AT_ONCE: usize = 128;
@@ -95,6 +96,12 @@ pub(crate) struct Shared {
     pub(crate) carriers: Carriers,
     pub(crate) workloads: WorkloadsHandle,
     pub(crate) blueprints: Arc<dyn Blueprints>,
+    pub(crate) artefacts: Arc<dyn PushedFiles>,
+    pub(crate) fetches: Arc<Places>,
+    pub(crate) rpc_places: Arc<Places>,
+    pub(crate) rpc_audited: rpc::Audited,
+    /// Port of the overlay behind which the operator's RPC is; 0 for none.
+    pub(crate) rpc_port: u16,
 }
 
 impl std::fmt::Debug for Shared {
@@ -111,6 +118,14 @@ impl Shared {
             not_before_millis: issued.not_before.as_millis(),
             not_after_millis: issued.not_after.as_millis(),
         }
+    }
+
+    /// True while the agent is one of ours and runs this assignment.
+    pub(crate) fn still_runs(&self, agent: AgentId, service: ServiceKey, generation: u64) -> bool {
+        let view = self.workloads.view();
+        let record = view.records.get(&service);
+        record.is_some_and(|record| record.node == Some(agent) && record.generation == generation)
+            && self.registrar.snapshot().agents.contains_key(&agent)
     }
 
     /// Stores an audit row that a stranger caused, within a budget.

@@ -24,15 +24,13 @@ pub(crate) fn describe(
     let service = ServiceKey { blueprint: request.blueprint_id, service: request.service_id };
     let record = assigned(shared, agent, service)?;
     if record.generation != request.generation {
-        return Err(Status::aborted(
-            "the workload has changed meanwhile; the newer assignment is on its way",
-        ));
+        return Err(changed());
     }
     let sealed_keystore = shared.blueprints.keystore_for(&record, &agent.wireguard_key).map_err(|error| {
         error!(%service, agent = %agent.id, error, "keystore not sealed for its node");
         status::busy("the hub cannot seal the keys of the workload now")
     })?;
-    Ok(v1::WorkloadResponse { document: record.document, sealed_keystore })
+    Ok(v1::WorkloadResponse { document: record.document, sealed_keystore, rpc_port: shared.rpc_port.into() })
 }
 
 /// Does what a blueprint asked for, if it is its own.
@@ -70,8 +68,17 @@ const fn asked_service(call: &Call) -> u64 {
     }
 }
 
+/// What an agent is told that asks by an assignment that is over.
+pub(crate) fn changed() -> Status {
+    Status::aborted("the workload has changed meanwhile; the newer assignment is on its way")
+}
+
 /// The workload, where it is this agent's.
-fn assigned(shared: &Shared, agent: &Agent, service: ServiceKey) -> Result<WorkloadRecord, Status> {
+pub(crate) fn assigned(
+    shared: &Shared,
+    agent: &Agent,
+    service: ServiceKey,
+) -> Result<WorkloadRecord, Status> {
     let view = shared.workloads.view();
     let record = view.records.get(&service).filter(|record| record.node == Some(agent.id));
     record.cloned().ok_or_else(|| {

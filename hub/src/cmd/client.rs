@@ -1,8 +1,13 @@
 //! The running hub, asked over its Unix socket.
 
+use std::path::Path;
+use std::time::Duration;
+
 use blueprint_common_runtime::cli::{CliError, Output, print_json, print_line};
 use blueprint_common_runtime::local_api::{LocalClient, LocalError};
-use http::StatusCode;
+use bytes::Bytes;
+use http::{Method, StatusCode};
+use hyper::body::Body;
 use serde_json::Value;
 
 use crate::cli::Global;
@@ -39,7 +44,31 @@ pub(crate) async fn exchange(
     let state = global.state()?;
     let client = LocalClient::new(state.join(files::ADMIN_SOCKET));
     let method = method.parse().map_err(|_| CliError::failure(format!("{method} is not a method")))?;
-    client.request(method, path, body).await.map_err(|error| match error {
+    client.request(method, path, body).await.map_err(|error| unanswered(error, &state))
+}
+
+/// Sends a body of `length` bytes as it is read, and waits for the answer up to `patience`.
+pub(crate) async fn send<B>(
+    global: &Global,
+    path: &str,
+    length: u64,
+    body: B,
+    patience: Duration,
+) -> Result<Value, CliError>
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let state = global.state()?;
+    let client = LocalClient::new(state.join(files::ADMIN_SOCKET)).timeout(patience);
+    let sent = client.send(Method::PUT, path, length, body).await;
+    let (status, answer) = sent.map_err(|error| unanswered(error, &state))?;
+    if status.is_success() { Ok(answer) } else { Err(CliError::from_response(status, &answer)) }
+}
+
+/// What it means that there is no answer.
+fn unanswered(error: LocalError, state: &Path) -> CliError {
+    match error {
         LocalError::NotRunning { .. } => {
             CliError::unavailable(format!("no hub runs with the state folder {}", state.display()))
                 .hint("start it with `blueprint-hub serve`, or name its folder with --state DIR")
@@ -52,7 +81,7 @@ pub(crate) async fn exchange(
         | LocalError::Io { .. }
         | LocalError::Exchange(_)
         | LocalError::TooLarge => CliError::unavailable(error.to_string()).hint("the hub's log may say why"),
-    })
+    }
 }
 
 /// Makes a credential and prints it: it is shown this once, also where it does not open anything yet.

@@ -63,6 +63,12 @@ pub(crate) const SCHEMA: Schema = Schema {
              ICMP, and answers to what the hub began, pass.",
         ),
         Key::new(
+            "tunnel.rpc_port",
+            "7446",
+            "TCP port of this hub inside the tunnel, through which workloads reach the RPC on this hub's loopback that \
+             their own document names, and nothing else; or off.",
+        ),
+        Key::new(
             "tunnel.mtu",
             "1420",
             "Largest inner packet in bytes, 1280 to 9000; what a path takes is probed.",
@@ -168,6 +174,16 @@ pub(crate) const SCHEMA: Schema = Schema {
         oauth::HOSTS,
         oauth::CA,
         oauth::PRIVATE,
+        Key::new(
+            "artefacts.max_bytes",
+            "2GiB",
+            "Largest artefact that may be pushed to this hub (`blueprint-hub artefact push`).",
+        ),
+        Key::new(
+            "artefacts.max_total_bytes",
+            "20GiB",
+            "Room for all pushed artefacts, in the folder artefacts of the hub's state.",
+        ),
         Key::new(
             "admin.listen",
             "off",

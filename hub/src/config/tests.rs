@@ -26,6 +26,21 @@ fn what_machines_may_begin_with_the_hub_is_a_list_and_nothing_by_default() {
 }
 
 #[test]
+fn the_way_to_the_operators_rpc_is_one_port_or_none() {
+    assert_eq!(load(&[]).unwrap().rpc_port, Some(7446));
+    assert_eq!(load(&[("tunnel.rpc_port", "off")]).unwrap().rpc_port, None);
+    assert!(load(&[("tunnel.rpc_port", "0")]).unwrap_err().contains("tunnel.rpc_port"));
+}
+
+#[test]
+fn one_artefact_is_no_larger_than_all_of_them() {
+    let limits = load(&[("artefacts.max_bytes", "3MiB"), ("artefacts.max_total_bytes", "4MiB")]).unwrap();
+    assert_eq!((limits.artefacts.one, limits.artefacts.all), (3 << 20, 4 << 20));
+    let error = load(&[("artefacts.max_bytes", "30GiB")]).unwrap_err();
+    assert!(error.contains("artefacts.max_bytes"), "{error}");
+}
+
+#[test]
 fn the_page_of_the_manual_is_current() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/config-hub.md");
     if std::env::var_os("UPDATE_GENERATED").is_some() {

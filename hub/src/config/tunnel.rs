@@ -73,6 +73,14 @@ pub(super) fn to_hub(settings: &Settings, problems: &mut Problems) -> Option<Vec
     }
 }
 
+/// Where workloads reach the operator's RPC; the inner `None` for nowhere.
+pub(super) fn rpc_port(settings: &Settings, problems: &mut Problems) -> Option<Option<u16>> {
+    if settings.text("tunnel.rpc_port") == Some("off") {
+        return Some(None);
+    }
+    settings.take_within("tunnel.rpc_port", 1..=u16::MAX, problems).map(Some)
+}
+
 /// The IPv4 prefix: inside 10.0.0.0/8, with room for a machine.
 pub(super) fn overlay_v4(settings: &Settings, problems: &mut Problems) -> Option<Ipv4Network> {
     let network = settings.take::<Ipv4Network>("tunnel.overlay_v4", problems)?;

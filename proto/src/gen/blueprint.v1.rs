@@ -168,6 +168,30 @@ pub struct WorkloadResponse {
     /// Keys of the blueprint, sealed to this agent's tunnel key; empty where it gets none.
     #[prost(bytes = "vec", tag = "2")]
     pub sealed_keystore: ::prost::alloc::vec::Vec<u8>,
+    /// TCP port of the hub's overlay address behind which the operator's RPC is reached; 0 where it is not.
+    #[prost(uint32, tag = "3")]
+    pub rpc_port: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ArtefactRequest {
+    #[prost(uint64, tag = "1")]
+    pub blueprint_id: u64,
+    #[prost(uint64, tag = "2")]
+    pub service_id: u64,
+    #[prost(uint64, tag = "3")]
+    pub generation: u64,
+    /// SHA-256 of the whole file, 32 bytes.
+    #[prost(bytes = "vec", tag = "4")]
+    pub sha256: ::prost::alloc::vec::Vec<u8>,
+    /// First byte that is wanted; what broke off goes on there.
+    #[prost(uint64, tag = "5")]
+    pub offset: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ArtefactPiece {
+    /// The next bytes, at most 32 KiB.
+    #[prost(bytes = "vec", tag = "1")]
+    pub bytes: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct BridgeRequest {
@@ -1014,6 +1038,31 @@ pub mod agent_control_client {
                 .insert(GrpcMethod::new("blueprint.v1.AgentControl", "Bridge"));
             self.inner.unary(req, path, codec).await
         }
+        /// A file that was pushed to the hub, for a workload that names it; at most two at once per agent.
+        pub async fn artefact(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ArtefactRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::ArtefactPiece>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::SmallCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/blueprint.v1.AgentControl/Artefact",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("blueprint.v1.AgentControl", "Artefact"));
+            self.inner.server_streaming(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1063,6 +1112,17 @@ pub mod agent_control_server {
             &self,
             request: tonic::Request<super::BridgeRequest>,
         ) -> std::result::Result<tonic::Response<super::BridgeResponse>, tonic::Status>;
+        /// Server streaming response type for the Artefact method.
+        type ArtefactStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::ArtefactPiece, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// A file that was pushed to the hub, for a workload that names it; at most two at once per agent.
+        async fn artefact(
+            &self,
+            request: tonic::Request<super::ArtefactRequest>,
+        ) -> std::result::Result<tonic::Response<Self::ArtefactStream>, tonic::Status>;
     }
     /// Spoken over mutual TLS with the certificate that Join or Renew gave.
     #[derive(Debug)]
@@ -1363,6 +1423,52 @@ pub mod agent_control_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/blueprint.v1.AgentControl/Artefact" => {
+                    #[allow(non_camel_case_types)]
+                    struct ArtefactSvc<T: AgentControl>(pub Arc<T>);
+                    impl<
+                        T: AgentControl,
+                    > tonic::server::ServerStreamingService<super::ArtefactRequest>
+                    for ArtefactSvc<T> {
+                        type Response = super::ArtefactPiece;
+                        type ResponseStream = T::ArtefactStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ArtefactRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AgentControl>::artefact(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ArtefactSvc(inner);
+                        let codec = crate::SmallCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

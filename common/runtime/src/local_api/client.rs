@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::Body;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::UnixStream;
@@ -105,13 +106,7 @@ impl LocalClient {
         body: Option<&Value>,
     ) -> Result<(StatusCode, Value), LocalError> {
         let (status, bytes) = self.request_bytes(method, path, body).await?;
-        let value = if bytes.is_empty() {
-            Value::Null
-        } else {
-            serde_json::from_slice(&bytes)
-                .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()))
-        };
-        Ok((status, value))
+        Ok((status, value_of(&bytes)))
     }
 
     /// Sends one request and hands out the answer's body as it came, for answers that are not JSON.
@@ -134,7 +129,48 @@ impl LocalClient {
             request = request.header(header::CONTENT_TYPE, "application/json");
         }
         let body = body.map(|value| Bytes::from(value.to_string())).unwrap_or_default();
-        let request = request.body(Full::new(body)).map_err(LocalError::BadRequest)?;
+        self.exchange(request.body(Full::new(body)).map_err(LocalError::BadRequest)?).await
+    }
+
+    /// Sends one request whose body is read as it goes, `length` bytes of it, and waits for the whole answer, which is
+    /// read as by [`LocalClient::request`].
+    ///
+    /// # Errors
+    ///
+    /// As [`LocalClient::request`]; an error of `body` is a [`LocalError::Exchange`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`LocalClient::request`].
+    pub async fn send<B>(
+        &self,
+        method: Method,
+        path: &str,
+        length: u64,
+        body: B,
+    ) -> Result<(StatusCode, Value), LocalError>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, "localhost")
+            .header(header::CONTENT_LENGTH, length)
+            .header(header::CONTENT_TYPE, "application/octet-stream")
+            .body(Box::pin(body))
+            .map_err(LocalError::BadRequest)?;
+        let (status, bytes) = self.exchange(request).await?;
+        Ok((status, value_of(&bytes)))
+    }
+
+    /// One exchange over a connection of its own, in time.
+    async fn exchange<B>(&self, request: Request<B>) -> Result<(StatusCode, Bytes), LocalError>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
         let exchange = Box::pin(async {
             let stream = UnixStream::connect(&self.path).await.map_err(|error| self.connect_error(error))?;
             exchange(stream, request).await
@@ -157,11 +193,21 @@ impl LocalClient {
     }
 }
 
+/// An answer as JSON, or its text where it is none.
+fn value_of(bytes: &[u8]) -> Value {
+    if bytes.is_empty() {
+        return Value::Null;
+    }
+    serde_json::from_slice(bytes)
+        .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(bytes).into_owned()))
+}
+
 /// One request and its answer over a fresh connection.
-async fn exchange(
-    stream: UnixStream,
-    request: Request<Full<Bytes>>,
-) -> Result<(StatusCode, Bytes), LocalError> {
+async fn exchange<B>(stream: UnixStream, request: Request<B>) -> Result<(StatusCode, Bytes), LocalError>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
     let broke = |error: hyper::Error| LocalError::Exchange(error.into());
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broke)?;

@@ -91,6 +91,9 @@ fn parse_hex(text: &str) -> Option<[u8; 32]> {
     Some(bytes)
 }
 
+/// URL of what was pushed to the hub; its digest says what it is.
+pub const HUB_URL: &str = "hub://";
+
 /// Where a workload's program comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase", deny_unknown_fields)]
@@ -159,6 +162,15 @@ impl Source {
             Self::Container { .. } => "container",
             Self::Testing { .. } => "testing",
             Self::Wasm {} => "wasm",
+        }
+    }
+
+    /// Digest of what it takes from the hub; `None` where it comes from elsewhere.
+    #[must_use]
+    pub fn pushed(&self) -> Option<&Sha256Digest> {
+        match self {
+            Self::Native { url, sha256, .. } if url == HUB_URL => Some(sha256),
+            Self::Native { .. } | Self::Container { .. } | Self::Testing { .. } | Self::Wasm {} => None,
         }
     }
 

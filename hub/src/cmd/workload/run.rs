@@ -31,7 +31,7 @@ pub(crate) struct Run {
     /// Document with everything that is not given here, JSON; `-` for standard input
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
-    /// Program or archive: https://, http://, ipfs://CID/PATH or github://OWNER/REPOSITORY/TAG/FILE
+    /// Program or archive: https://, http://, ipfs://CID/PATH, github://OWNER/REPOSITORY/TAG/FILE, or hub:// for what was pushed
     #[arg(long, requires = "sha256", conflicts_with_all = ["image", "path"])]
     url: Option<String>,
     /// SHA-256 that the file has to have

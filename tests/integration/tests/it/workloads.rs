@@ -1,6 +1,8 @@
 //! Workloads: an unmodified blueprint on a node that the hub chose, from its artefact to its last trace.
 
+mod closed;
 mod rig;
+mod stranger;
 
 use std::time::Duration;
 
