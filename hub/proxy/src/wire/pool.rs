@@ -12,6 +12,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, ReadBuf};
+use tokio::task::unconstrained;
 use tokio::time::{Instant, sleep};
 
 use super::Wire;
@@ -58,7 +59,9 @@ impl Pool {
 
     /// A connection to the target that was good a moment ago, or a new one.
     pub(super) async fn connection(&self, target: SocketAddr) -> Result<Wire, DialError> {
-        if let Some(wire) = poll_fn(|cx| Poll::Ready(self.take(target, cx))).await {
+        // Unconstrained, so that a spent budget of the task is not taken for silence.
+        let taken = unconstrained(poll_fn(|cx| Poll::Ready(self.take(target, cx))));
+        if let Some(wire) = taken.await {
             return Ok(wire);
         }
         let (io, dialed) = self.0.connector.dial(target).await?;

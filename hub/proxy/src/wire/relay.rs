@@ -2,18 +2,24 @@
 
 use std::future::poll_fn;
 use std::pin::pin;
+use std::time::Duration;
 
 use blueprint_common_runtime::tasks::Spawner;
 use bytes::Bytes;
 use http_body::Frame;
 use tokio::io::AsyncRead;
 use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep};
 use tracing::debug;
 
 use super::body::{Relayed, ServiceBody};
 use super::download::Download;
 use super::upload::Upload;
 use super::{Pool, Wire, WireError};
+
+/// How long the rest of a request may take once its answer is whole. Nobody watches over it any more: neither the
+/// limits of its service nor whether its client may still call.
+const AFTERWARDS: Duration = Duration::from_secs(5);
 
 type Frames = mpsc::Sender<Result<Option<Frame<Bytes>>, WireError>>;
 
@@ -43,8 +49,14 @@ async fn run(wire: Wire, mut upload: Upload, mut download: Download, pool: Pool,
         let mut up = pin!(poll_fn(|cx| upload.poll(&mut writer, cx)));
         let mut down = pin!(pass_on(&mut download, &mut reader, &frames));
         let (mut is_sent, mut is_answered) = (false, false);
+        // Set at the end of the answer.
+        let mut over = pin!(sleep(Duration::MAX));
         while !(is_sent && is_answered) {
             tokio::select! {
+                () = over.as_mut(), if is_answered => {
+                    debug!("the rest of a request that is answered takes too long");
+                    return;
+                }
                 sent = up.as_mut(), if !is_sent => match sent {
                     Ok(()) => is_sent = true,
                     // The service wants no more of it; its answer may still be whole.
@@ -62,6 +74,7 @@ async fn run(wire: Wire, mut upload: Upload, mut download: Download, pool: Pool,
                         return;
                     }
                     is_answered = true;
+                    over.as_mut().reset(Instant::now() + AFTERWARDS);
                 }
             }
         }
@@ -77,7 +90,8 @@ async fn pass_on(download: &mut Download, reader: &mut (impl AsyncRead + Unpin),
         let Ok(permit) = frames.reserve().await else { return download.is_over() };
         let frame = tokio::select! {
             frame = poll_fn(|cx| download.poll(reader, cx)) => frame,
-            () = frames.closed() => return false,
+            // Also where nobody asks for the end of one whose length was known.
+            () = frames.closed() => return download.is_over(),
         };
         let (is_over, is_fine) = (!matches!(frame, Ok(Some(_))), frame.is_ok());
         permit.send(frame);
