@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use blueprint_agent_workload::{
-    Assigned, DescribeError, Described, HubPort, Node, Offer, Statuses, WorkloadConfig,
+    Assigned, Assignment, DescribeError, Described, HubPort, Node, Offer, Statuses, WorkloadConfig,
 };
 use blueprint_common_runtime::tasks::Spawner;
 use blueprint_common_types::workload::{Bundle, WorkloadSpec};
@@ -28,6 +28,9 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Longest description of a workload that is read: a document and a keystore.
 const MAX_MESSAGE_BYTES: usize = 1 << 20;
+
+/// Bytes of one piece of what a workload captured for its registration.
+const PIECE_BYTES: usize = 32 * 1024;
 
 /// First overlay port of workloads whose own port is taken.
 const FIRST_PORT: u16 = 20_000;
@@ -107,7 +110,7 @@ pub(crate) async fn run(shared: Arc<Shared>, node: Option<Node>) -> Result<(), A
 pub(crate) fn assigned(set: &v1::WorkloadSet) -> Assigned {
     let row = |row: &v1::WorkloadRef| {
         let service = ServiceKey { blueprint: row.blueprint_id, service: row.service_id };
-        (service, row.generation)
+        (service, Assignment { generation: row.generation, ends: row.ends })
     };
     set.workloads.iter().map(row).collect()
 }
@@ -122,6 +125,7 @@ pub(crate) fn report(statuses: &Statuses) -> v1::WorkloadReport {
         reason: status.reason.clone(),
         restarts: status.restarts,
         pid: status.pid,
+        exit_code: status.exit_code,
         since_millis: status.since.as_millis(),
     });
     v1::WorkloadReport { workloads: rows.collect() }
@@ -190,6 +194,25 @@ impl HubPort for Port {
         .boxed()
     }
 
+    fn registration(
+        &self,
+        service: ServiceKey,
+        generation: u64,
+        inputs: Result<Vec<u8>, String>,
+    ) -> BoxFuture<'_, Result<(), Status>> {
+        async move {
+            let away = || Status::unavailable("the hub cannot be reached now");
+            let mut caller = self.caller().ok_or_else(away)?;
+            let pieces = pieces(service, generation, inputs);
+            match timeout(CALL_TIMEOUT, caller.registration(futures_util::stream::iter(pieces))).await {
+                Ok(Ok(_)) => Ok(()),
+                Ok(Err(status)) => Err(Status::new(status.code(), status.message())),
+                Err(_) => Err(away()),
+            }
+        }
+        .boxed()
+    }
+
     fn offer(&self, offer: Offer) -> Result<(), String> {
         let Offer { service, local } = offer;
         let port = free_port(&self.0, service, local).ok_or("this node has no free overlay port")?;
@@ -202,6 +225,31 @@ impl HubPort for Port {
             warn!(%service, %error, "service of a workload not withdrawn");
         }
     }
+}
+
+/// What a workload captured, or why there is nothing, as the hub takes it.
+fn pieces(
+    service: ServiceKey,
+    generation: u64,
+    inputs: Result<Vec<u8>, String>,
+) -> Vec<v1::RegistrationPiece> {
+    let workload = v1::WorkloadRef {
+        blueprint_id: service.blueprint,
+        service_id: service.service,
+        generation,
+        ends: false,
+    };
+    let (failure, content) = match inputs {
+        Ok(content) => (String::new(), content),
+        Err(failure) => (failure, Vec::new()),
+    };
+    let first = v1::RegistrationPiece { workload: Some(workload), content: Vec::new(), failure };
+    let piece = |content: &[u8]| v1::RegistrationPiece {
+        workload: None,
+        content: content.to_vec(),
+        failure: String::new(),
+    };
+    std::iter::once(first).chain(content.chunks(PIECE_BYTES).map(piece)).collect()
 }
 
 /// The port that the service has on the machine, where that is free on the overlay; else another one.

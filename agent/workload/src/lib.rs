@@ -13,6 +13,7 @@ mod native;
 mod node;
 mod output;
 mod process;
+mod registration;
 mod run;
 
 use std::collections::BTreeMap;
@@ -27,8 +28,17 @@ use tonic::Status;
 
 pub use node::{Node, NodeHandle, Statuses};
 
-/// What the hub wants this node to run: services and the number of each assignment.
-pub type Assigned = BTreeMap<ServiceKey, u64>;
+/// What the hub wants this node to run.
+pub type Assigned = BTreeMap<ServiceKey, Assignment>;
+
+/// One assignment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Assignment {
+    /// Its number: another one means that the workload is to be started anew.
+    pub generation: u64,
+    /// It is to end; how it ended is told until the assignment is taken back.
+    pub ends: bool,
+}
 
 /// What the hub says of one workload.
 #[derive(Debug)]
@@ -73,6 +83,14 @@ pub trait HubPort: Send + Sync {
 
     /// Hands on what a blueprint asked for; the status is its answer.
     fn bridge(&self, service: ServiceKey, call: Call) -> BoxFuture<'_, Result<(), Status>>;
+
+    /// Hands on what a workload captured for its registration, or why there is nothing.
+    fn registration(
+        &self,
+        service: ServiceKey,
+        generation: u64,
+        inputs: Result<Vec<u8>, String>,
+    ) -> BoxFuture<'_, Result<(), Status>>;
 
     /// Lets the service be reached through the tunnel.
     ///

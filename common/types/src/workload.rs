@@ -4,6 +4,7 @@
 //! both sides share one type; a field that an agent does not know makes it refuse the document, by name.
 
 mod bundle;
+mod lease;
 mod limits;
 mod source;
 mod state;
@@ -13,6 +14,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub use bundle::{Bundle, BundleError, MAX_KEYSTORE_BYTES, MAX_KEYSTORE_FILES};
+pub use lease::{DEFAULT_LEASE_SECS, Lease, LeaseError, MAX_LEASE_SECS};
 pub use limits::{GpuPolicy, LimitsError, ResourceLimits};
 pub use source::{Blake3Digest, ParseDigestError, Sha256Digest, Source, SourceError};
 pub use state::{ParseWorkloadStateError, WorkloadState, WorkloadStatus};
@@ -112,6 +114,9 @@ pub struct WorkloadSpec {
     /// Whether it only captures the inputs of its registration and ends.
     #[serde(default)]
     pub registration: bool,
+    /// The launcher that it ends with; `None` for one that an operator keeps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<Lease>,
 }
 
 const fn default_grace() -> u32 {
@@ -127,6 +132,9 @@ pub enum WorkloadError {
     /// What it may use.
     #[error("limits: {0}")]
     Limits(#[from] LimitsError),
+    /// Whose it is.
+    #[error("lease: {0}")]
+    Lease(#[from] LeaseError),
     /// Too many.
     #[error("{field} has more than {MAX_VALUES} entries")]
     TooMany {
@@ -216,6 +224,7 @@ impl WorkloadSpec {
             sandbox: Sandbox::default(),
             test_mode: false,
             registration: false,
+            lease: None,
         }
     }
 
@@ -227,6 +236,7 @@ impl WorkloadSpec {
     pub fn check(&self) -> Result<(), WorkloadError> {
         self.source.check()?;
         self.limits.check()?;
+        self.lease.as_ref().map_or(Ok(()), Lease::check)?;
         if !self.name.is_empty() && !is_name(&self.name) {
             return Err(WorkloadError::Name(cut(&self.name)));
         }

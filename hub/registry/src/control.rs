@@ -32,8 +32,8 @@ use crate::session::{self, Control};
 use crate::shared::{JOINS_AT_ONCE, JoinGate, Shared, StrangerBudget};
 use crate::tls::HandshakeFailure;
 use crate::{
-    Authority, Blueprints, Peers, RegistrarHandle, TlsError, TunnelFacts, WorkloadsHandle, carrier_config,
-    control_config,
+    Authority, Blueprints, LaunchersHandle, Peers, RegistrarHandle, TlsError, TunnelFacts, WorkloadsHandle,
+    carrier_config, control_config,
 };
 
 /// A handshake that takes longer is cut.
@@ -59,6 +59,8 @@ pub struct ControlConfig {
     pub workloads: WorkloadsHandle,
     /// What blueprints ask for.
     pub blueprints: Arc<dyn Blueprints>,
+    /// Who holds what a launcher started.
+    pub launchers: LaunchersHandle,
     /// What agents are told of the tunnel.
     pub facts: TunnelFacts,
     /// Life of agents' certificates.
@@ -124,6 +126,7 @@ impl ControlPlane {
             peers: config.peers,
             workloads: config.workloads,
             blueprints: config.blueprints,
+            launchers: config.launchers,
             facts: config.facts,
             certificate_ttl: config.certificate_ttl,
             target_ttl: config.target_ttl,

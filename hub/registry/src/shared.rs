@@ -17,7 +17,7 @@ use tracing::{error, warn};
 use crate::authority::Issued;
 use crate::carriers::Carriers;
 use crate::metrics::ControlMetrics;
-use crate::{Authority, Blueprints, RegistrarHandle, WorkloadsHandle};
+use crate::{Authority, Blueprints, LaunchersHandle, RegistrarHandle, WorkloadsHandle};
 
 /// Joins at work at once; each costs a signature and a write.
 pub(crate) const JOINS_AT_ONCE: usize = 128;
@@ -95,6 +95,7 @@ pub(crate) struct Shared {
     pub(crate) carriers: Carriers,
     pub(crate) workloads: WorkloadsHandle,
     pub(crate) blueprints: Arc<dyn Blueprints>,
+    pub(crate) launchers: LaunchersHandle,
 }
 
 impl std::fmt::Debug for Shared {
