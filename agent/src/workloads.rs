@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use blueprint_agent_workload::artefact::PushedError;
 use blueprint_agent_workload::{
-    Assigned, DescribeError, Described, HubPort, Node, Offer, PushedReader, RpcStream, Statuses,
+    Assigned, Assignment, DescribeError, Described, HubPort, Node, Offer, PushedReader, RpcStream, Statuses,
     WorkloadConfig,
 };
 use blueprint_common_runtime::tasks::Spawner;
@@ -37,6 +37,9 @@ const MAX_MESSAGE_BYTES: usize = 1 << 20;
 
 /// Longest line in which the hub grants or refuses a connection, in bytes.
 const MAX_ANSWER_BYTES: usize = 512;
+
+/// Bytes of one piece of what a workload captured for its registration.
+const PIECE_BYTES: usize = 32 * 1024;
 
 /// First overlay port of workloads whose own port is taken.
 const FIRST_PORT: u16 = 20_000;
@@ -139,7 +142,7 @@ pub(crate) async fn run(shared: Arc<Shared>, node: Option<Node>) -> Result<(), A
 pub(crate) fn assigned(set: &v1::WorkloadSet) -> Assigned {
     let row = |row: &v1::WorkloadRef| {
         let service = ServiceKey { blueprint: row.blueprint_id, service: row.service_id };
-        (service, row.generation)
+        (service, Assignment { generation: row.generation, ends: row.ends })
     };
     set.workloads.iter().map(row).collect()
 }
@@ -154,6 +157,7 @@ pub(crate) fn report(statuses: &Statuses) -> v1::WorkloadReport {
         reason: status.reason.clone(),
         restarts: status.restarts,
         pid: status.pid,
+        exit_code: status.exit_code,
         since_millis: status.since.as_millis(),
     });
     v1::WorkloadReport { workloads: rows.collect() }
@@ -261,6 +265,25 @@ impl HubPort for Port {
         .boxed()
     }
 
+    fn registration(
+        &self,
+        service: ServiceKey,
+        generation: u64,
+        inputs: Result<Vec<u8>, String>,
+    ) -> BoxFuture<'_, Result<(), Status>> {
+        async move {
+            let away = || Status::unavailable("the hub cannot be reached now");
+            let mut caller = self.caller().ok_or_else(away)?;
+            let pieces = pieces(service, generation, inputs);
+            match timeout(CALL_TIMEOUT, caller.registration(futures_util::stream::iter(pieces))).await {
+                Ok(Ok(_)) => Ok(()),
+                Ok(Err(status)) => Err(Status::new(status.code(), status.message())),
+                Err(_) => Err(away()),
+            }
+        }
+        .boxed()
+    }
+
     fn rpc(
         &self,
         service: ServiceKey,
@@ -320,6 +343,31 @@ async fn open_rpc(
         "ok" => Ok(stream),
         other => Err(other.strip_prefix("refused ").unwrap_or("the hub gives no reason").to_owned()),
     }
+}
+
+/// What a workload captured, or why there is nothing, as the hub takes it.
+fn pieces(
+    service: ServiceKey,
+    generation: u64,
+    inputs: Result<Vec<u8>, String>,
+) -> Vec<v1::RegistrationPiece> {
+    let workload = v1::WorkloadRef {
+        blueprint_id: service.blueprint,
+        service_id: service.service,
+        generation,
+        ends: false,
+    };
+    let (failure, content) = match inputs {
+        Ok(content) => (String::new(), content),
+        Err(failure) => (failure, Vec::new()),
+    };
+    let first = v1::RegistrationPiece { workload: Some(workload), content: Vec::new(), failure };
+    let piece = |content: &[u8]| v1::RegistrationPiece {
+        workload: None,
+        content: content.to_vec(),
+        failure: String::new(),
+    };
+    std::iter::once(first).chain(content.chunks(PIECE_BYTES).map(piece)).collect()
 }
 
 /// The port that the service has on the machine, where that is free on the overlay; else another one.

@@ -18,8 +18,8 @@ use blueprint_common_types::{Carrier, Timestamp, fill_random};
 use blueprint_hub_admin::{AdminState, HubFacts, OperatorToken, private_router, public_router};
 use blueprint_hub_proxy::{Ledger, Pressure, ProxyParts};
 use blueprint_hub_registry::{
-    ControlConfig, ControlPlane, PushedFiles, Registrar, RegistrarHandle, TunnelFacts, Workloads,
-    WorkloadsHandle, serve_operator,
+    ControlConfig, ControlPlane, LauncherParts, Launchers, LaunchersHandle, PushedFiles, Registrar,
+    RegistrarHandle, TunnelFacts, Workloads, WorkloadsHandle, serve_operator,
 };
 use blueprint_hub_registry_core::workload::WorkloadStore;
 use blueprint_hub_registry_core::{
@@ -120,6 +120,7 @@ struct Base {
     tls_store: Arc<dyn TlsStore>,
     workloads: WorkloadsHandle,
     artefacts: Arc<Artefacts>,
+    launchers: LaunchersHandle,
     epoch: u64,
     prefixes: OverlayPrefixes,
     tunnel: Tunnel,
@@ -169,6 +170,8 @@ impl Base {
         spawn(supervisor, "registrar", task.run(supervisor.stop().stop));
         let (task, workloads) = Workloads::new(workload_store, registrar.clone(), FAILOVER).await?;
         spawn(supervisor, "workloads", task.run(supervisor.stop().stop));
+        let (task, launchers) = Launchers::new(workloads.clone());
+        spawn(supervisor, "launchers", task.run(supervisor.stop().stop));
         let watch = data_plane::watch(tunnel.clone(), registrar.clone(), supervisor.stop().stop);
         spawn(supervisor, "data plane watch", watch);
         let (task, policy) = PolicyTask::new(Arc::clone(&store), registrar.clone(), tunnel.clone()).await;
@@ -179,6 +182,7 @@ impl Base {
             tls_store,
             workloads,
             artefacts: Arc::new(Artefacts::open(state.folder(), config.artefacts)?),
+            launchers,
             epoch,
             prefixes,
             tunnel,
@@ -306,10 +310,17 @@ async fn start_planes(
     let blueprints =
         BlueprintPort { keys: workload_keys.clone(), store: Arc::clone(&base.store), tls: Arc::clone(&tls) };
     let pushed: Arc<dyn PushedFiles> = Arc::<Artefacts>::clone(&base.artefacts);
+    let launcher = LauncherParts {
+        workloads: base.workloads.clone(),
+        launchers: base.launchers.clone(),
+        blueprints: Arc::new(blueprints),
+        reach: Arc::new(base.tunnel.clone()),
+    };
     let control = ControlPlane::new(
         ControlConfig {
             workloads: base.workloads.clone(),
-            blueprints: Arc::new(blueprints),
+            blueprints: Arc::clone(&launcher.blueprints),
+            launchers: base.launchers.clone(),
             artefacts: pushed,
             rpc_port: config.rpc_port,
             facts: tunnel_facts(&config, &identity, &base, &sockets)?,
@@ -347,14 +358,17 @@ async fn start_planes(
     };
     let store = Arc::clone(&base.store);
     let spawner = supervisor.child_spawner();
+    let metrics = Arc::clone(&base.metrics);
     let state = AdminState { facts, hub: Arc::new(hub), store, metrics: base.metrics, spawner };
     if let Some(also) = sockets.control_also {
         supervisor.spawn_essential("control also", control.clone().run(also));
     }
     supervisor.spawn_essential("control", control.run(sockets.control));
     start_admin(supervisor, state, sockets.admin_socket, sockets.admin, token);
-    let operator = serve_operator(sockets.registry_socket, base.registrar, supervisor.child_spawner());
-    supervisor.spawn_essential("operator grpc", operator);
+    let (socket, spawner) = (sockets.registry_socket, supervisor.child_spawner());
+    supervisor.spawn_essential("operator grpc", async move {
+        serve_operator(socket, base.registrar, launcher, &metrics, spawner).await
+    });
     audit_life(supervisor, base.store, base.epoch).await;
     Ok(())
 }

@@ -10,7 +10,7 @@ use blueprint_common_runtime::state::StateDir;
 use blueprint_common_types::workload::Bundle;
 use blueprint_common_types::{Secret, ServiceKey, WgPublicKey};
 use blueprint_hub_proxy_core::identity::SealingKey;
-use blueprint_hub_registry::Blueprints;
+use blueprint_hub_registry::{Blueprints, lease_of};
 use blueprint_hub_registry_core::Store;
 use blueprint_hub_registry_core::workload::WorkloadRecord;
 use blueprint_proto::v1::bridge_request::Call;
@@ -73,8 +73,15 @@ pub(crate) struct BlueprintPort {
 impl Blueprints for BlueprintPort {
     fn keystore_for(&self, record: &WorkloadRecord, node: &WgPublicKey) -> Result<Vec<u8>, String> {
         let mut bundle = self.keys.open(record).map_err(|error| format!("{error:#}"))?;
-        bundle.envelope_key = Some(self.keys.envelope_key(record.service));
+        if lease_of(record).is_none() {
+            bundle.envelope_key = Some(self.keys.envelope_key(record.service));
+        }
+        // Else its certificates go to the Manager behind its launcher, whose key came along or did not.
         bundle.seal(node, record.service, record.generation).map_err(|error| error.to_string())
+    }
+
+    fn seal_keystore(&self, service: ServiceKey, bundle: &Bundle) -> Option<String> {
+        self.keys.seal(service, bundle)
     }
 
     fn bridge(&self, service: ServiceKey, call: Call) -> BoxFuture<'_, Result<(), Status>> {

@@ -5,8 +5,12 @@ use std::{env, fs};
 
 use prost::Message;
 
-const SOURCES: [&str; 3] =
-    ["blueprint/v1/agent.proto", "blueprint/v1/registry.proto", "blueprint_manager_bridge.proto"];
+const SOURCES: [&str; 4] = [
+    "blueprint/v1/agent.proto",
+    "blueprint/v1/registry.proto",
+    "blueprint/v1/launcher.proto",
+    "blueprint_manager_bridge.proto",
+];
 
 #[test]
 fn the_committed_code_is_current() {

@@ -11,7 +11,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use blueprint_proto::blueprint_manager_bridge::blueprint_manager_bridge_client::BlueprintManagerBridgeClient;
 use blueprint_proto::blueprint_manager_bridge::{
-    KeyType, PortRequest, RegisterBlueprintServiceProxyRequest, ServiceOwner,
+    AddOwnerToServiceRequest, KeyType, PortRequest, RegisterBlueprintServiceProxyRequest,
+    RemoveOwnerFromServiceRequest, ServiceOwner, UpdateBlueprintServiceTlsProfileRequest,
 };
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -56,7 +57,13 @@ pub(crate) async fn run(stop: impl Future<Output = ()>) -> Result<()> {
     let address = variable(&format!("{OWN}LISTEN")).unwrap_or_else(|| "127.0.0.1".to_owned());
     let listener = TcpListener::bind((address.as_str(), port)).await.context("cannot listen on its port")?;
     register(&mut bridge, service, port).await?;
-    let routes = Routes::new(format!("service {service}")).telling(told(starts, port));
+    let mut told = told(starts, port);
+    if variable(&format!("{OWN}CALLS")).is_some()
+        && let Some(fields) = told.as_object_mut()
+    {
+        fields.insert("calls".to_owned(), calls(&mut bridge, service).await);
+    }
+    let routes = Routes::new(format!("service {service}")).telling(told);
     let heartbeat = async {
         loop {
             tokio::time::sleep(HEARTBEAT).await;
@@ -130,6 +137,23 @@ async fn register(bridge: &mut BlueprintManagerBridgeClient<Channel>, service: u
     };
     bridge.register_blueprint_service_proxy(request).await.context("not registered")?;
     Ok(())
+}
+
+/// Asks for everything that may follow a registration; gives the answers, for `/blueprint`.
+async fn calls(bridge: &mut BlueprintManagerBridgeClient<Channel>, service_id: u64) -> Value {
+    let owner = Some(ServiceOwner { key_type: KeyType::Ecdsa.into(), key_bytes: vec![2; 33] });
+    let add = AddOwnerToServiceRequest { service_id, owner_to_add: owner.clone() };
+    let remove = RemoveOwnerFromServiceRequest { service_id, owner_to_remove: owner };
+    let tls = UpdateBlueprintServiceTlsProfileRequest { service_id, tls_profile: None };
+    let said = |answer: Result<tonic::Response<()>, tonic::Status>| match answer {
+        Ok(_) => "done".to_owned(),
+        Err(status) => format!("{:?}: {}", status.code(), status.message()),
+    };
+    json!({
+        "add_owner": said(bridge.add_owner_to_service(add).await),
+        "remove_owner": said(bridge.remove_owner_from_service(remove).await),
+        "update_tls": said(bridge.update_blueprint_service_tls_profile(tls).await),
+    })
 }
 
 fn hex(digits: &str) -> Result<Vec<u8>> {

@@ -71,6 +71,7 @@ pub struct Life {
     wait: Duration,
     restarts: u32,
     reason: String,
+    exit_code: Option<i32>,
     /// The end was the workload's own and final.
     is_failed: bool,
     step_given: bool,
@@ -89,6 +90,7 @@ impl Life {
             wait: FIRST_WAIT,
             restarts: 0,
             reason: String::new(),
+            exit_code: None,
             is_failed: false,
             step_given: false,
         }
@@ -208,6 +210,7 @@ impl Life {
                 return;
             }
         };
+        self.exit_code = Some(exit.code());
         let was_ending = matches!(self.state, State::Ending { .. });
         if !self.is_wanted {
             self.state = State::Over;
@@ -280,6 +283,12 @@ impl Life {
     #[must_use]
     pub fn reason(&self) -> &str {
         &self.reason
+    }
+
+    /// Exit code of the process that ended last, as shells say it; `None` while none has.
+    #[must_use]
+    pub const fn exit_code(&self) -> Option<i32> {
+        self.exit_code
     }
 
     /// How often it was started again.

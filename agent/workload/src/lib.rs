@@ -17,6 +17,7 @@ mod node;
 mod output;
 mod process;
 mod pushed;
+mod registration;
 mod rpc;
 mod run;
 
@@ -36,8 +37,17 @@ pub use node::{Node, NodeHandle, Statuses};
 pub use pushed::PushedReader;
 pub use rpc::{RpcIo, RpcStream};
 
-/// What the hub wants this node to run: services and the number of each assignment.
-pub type Assigned = BTreeMap<ServiceKey, u64>;
+/// What the hub wants this node to run.
+pub type Assigned = BTreeMap<ServiceKey, Assignment>;
+
+/// One assignment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Assignment {
+    /// Its number: another one means that the workload is to be started anew.
+    pub generation: u64,
+    /// It is to end; how it ended is told until the assignment is taken back.
+    pub ends: bool,
+}
 
 /// What the hub says of one workload.
 #[derive(Debug)]
@@ -105,6 +115,14 @@ pub trait HubPort: Send + Sync {
         generation: u64,
         kind: RpcKind,
     ) -> BoxFuture<'_, Result<RpcStream, String>>;
+
+    /// Hands on what a workload captured for its registration, or why there is nothing.
+    fn registration(
+        &self,
+        service: ServiceKey,
+        generation: u64,
+        inputs: Result<Vec<u8>, String>,
+    ) -> BoxFuture<'_, Result<(), Status>>;
 
     /// Lets the service be reached through the tunnel.
     ///

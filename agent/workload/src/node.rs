@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use blueprint_common_runtime::tasks::Spawner;
-use blueprint_common_types::ServiceKey;
-use blueprint_common_types::workload::WorkloadStatus;
+use blueprint_common_types::workload::{WorkloadState, WorkloadStatus};
+use blueprint_common_types::{ServiceKey, Timestamp};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -18,7 +19,7 @@ use crate::cgroup::Cgroups;
 use crate::container::Engine;
 use crate::pushed::Wants;
 use crate::run::{Common, Workload};
-use crate::{Assigned, HubPort, WorkloadConfig, left};
+use crate::{Assigned, Assignment, HubPort, WorkloadConfig, left};
 
 /// Ends of workloads that wait to be noted; a hub assigns 64 to a node at most.
 const ENDS: usize = 1024;
@@ -73,6 +74,8 @@ fn cgroup_name(node: &str) -> String {
 struct Live {
     generation: u64,
     stop: CancellationToken,
+    /// Cancelled once it is to end; how it did is told until `stop`, which cancels this, too.
+    finish: CancellationToken,
     /// Its end was asked for; another generation waits until it is gone.
     is_stopping: bool,
 }
@@ -205,16 +208,22 @@ impl Node {
         ended: &mpsc::Sender<(ServiceKey, u64)>,
     ) {
         for (service, one) in live.iter_mut() {
-            if wanted.get(service) != Some(&one.generation) && !one.is_stopping {
-                one.is_stopping = true;
-                one.stop.cancel();
+            match wanted.get(service).filter(|wanted| wanted.generation == one.generation) {
+                Some(wanted) if wanted.ends => one.finish.cancel(),
+                Some(_) => {}
+                None => {
+                    one.is_stopping = true;
+                    one.stop.cancel();
+                }
             }
         }
-        for (service, generation) in wanted {
-            if live.contains_key(service) {
+        self.tell_ended(wanted, live);
+        for (service, Assignment { generation, ends }) in wanted {
+            if *ends || live.contains_key(service) {
                 continue;
             }
             let stop = CancellationToken::new();
+            let finish = stop.child_token();
             let statuses = Arc::clone(&self.statuses);
             let tell = move |status: WorkloadStatus| {
                 statuses.lock().send_modify(|all| {
@@ -226,6 +235,7 @@ impl Node {
                 service: *service,
                 generation: *generation,
                 stop: stop.clone(),
+                finish: finish.clone(),
                 tell: Box::new(tell),
             };
             let end = End { of: (*service, *generation), ended: ended.clone() };
@@ -233,8 +243,30 @@ impl Node {
                 let _end = end;
                 Box::pin(workload.run()).await;
             });
-            live.insert(*service, Live { generation: *generation, stop, is_stopping: false });
+            live.insert(*service, Live { generation: *generation, stop, finish, is_stopping: false });
         }
+    }
+
+    /// Tells of what is to end and does not run, which an earlier agent may have run; forgets it once it is taken back.
+    fn tell_ended(&self, wanted: &Assigned, live: &BTreeMap<ServiceKey, Live>) {
+        let ended: Statuses = wanted
+            .iter()
+            .filter(|(service, assignment)| assignment.ends && !live.contains_key(service))
+            .map(|(service, assignment)| (*service, not_run(*service, assignment.generation)))
+            .collect();
+        self.statuses.lock().send_if_modified(|all| {
+            let is_known = |service: &ServiceKey| live.contains_key(service) || ended.contains_key(service);
+            let is_news = all.keys().any(|service| !is_known(service))
+                || ended.iter().any(|(service, status)| {
+                    all.get(service).is_none_or(|known| known.generation != status.generation)
+                });
+            if is_news {
+                let all = Arc::make_mut(all);
+                all.retain(|service, _| is_known(service));
+                all.extend(ended);
+            }
+            is_news
+        });
     }
 
     fn forget(&self, service: ServiceKey, generation: u64) {
@@ -243,5 +275,83 @@ impl Node {
                 Arc::make_mut(all).remove(&service);
             }
         });
+    }
+}
+
+/// What is told of a workload that ended before it ran here.
+fn not_run(service: ServiceKey, generation: u64) -> WorkloadStatus {
+    WorkloadStatus {
+        service,
+        generation,
+        state: WorkloadState::Ended,
+        reason: "it did not run on this node when its end was asked for".to_owned(),
+        restarts: 0,
+        pid: None,
+        exit_code: None,
+        since: Timestamp::from(SystemTime::now()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use blueprint_common_runtime::tasks::Supervisor;
+    use blueprint_proto::v1::bridge_request::Call;
+    use futures_util::future::{BoxFuture, FutureExt};
+    use tonic::Status;
+
+    use super::*;
+    use crate::{DescribeError, Described, Offer};
+
+    /// A hub that is never there.
+    struct Away;
+
+    impl HubPort for Away {
+        fn describe(&self, _: ServiceKey, _: u64) -> BoxFuture<'_, Result<Described, DescribeError>> {
+            async { Err(DescribeError::Away("it is a test".to_owned())) }.boxed()
+        }
+        fn bridge(&self, _: ServiceKey, _: Call) -> BoxFuture<'_, Result<(), Status>> {
+            async { Err(Status::unavailable("")) }.boxed()
+        }
+        fn registration(
+            &self,
+            _: ServiceKey,
+            _: u64,
+            _: Result<Vec<u8>, String>,
+        ) -> BoxFuture<'_, Result<(), Status>> {
+            async { Err(Status::unavailable("")) }.boxed()
+        }
+        fn offer(&self, _: Offer) -> Result<(), String> {
+            Ok(())
+        }
+        fn withdraw(&self, _: ServiceKey) {}
+    }
+
+    #[tokio::test]
+    async fn what_is_to_end_and_does_not_run_has_ended_until_it_is_taken_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = WorkloadConfig {
+            state: folder.path().join("state"),
+            runtime: folder.path().join("run"),
+            agent: "/nonexistent".into(),
+            cgroups: None,
+            testing: false,
+        };
+        let supervisor = Supervisor::new();
+        let (node, handle) = Node::new(config, Arc::new(Away), supervisor.child_spawner()).unwrap();
+        let (stop, service) = (CancellationToken::new(), ServiceKey { blueprint: 7, service: 42 });
+        let test = async {
+            let mut statuses = handle.statuses();
+            handle.assign(Assigned::from([(service, Assignment { generation: 3, ends: true })]));
+            let told = statuses.wait_for(|all| !all.is_empty()).await.unwrap()[&service].clone();
+            assert_eq!((told.generation, told.state, told.exit_code), (3, WorkloadState::Ended, None));
+            // One that runs as far as it can without a hub ends, too, and is told once its task is gone.
+            handle.assign(Assigned::from([(service, Assignment { generation: 4, ends: false })]));
+            let pending = |all: &Arc<Statuses>| all.get(&service).is_some_and(|one| one.generation == 4);
+            statuses.wait_for(pending).await.unwrap();
+            handle.assign(Assigned::new());
+            statuses.wait_for(|all| all.is_empty()).await.unwrap();
+            stop.cancel();
+        };
+        tokio::join!(node.run(stop.clone()), test);
     }
 }

@@ -23,7 +23,7 @@ use crate::instance::{Instance, Program, Start, contain, failed};
 use crate::process::Process;
 use crate::pushed::Wants;
 use crate::rpc::{self, Rpc};
-use crate::{DescribeError, Described, HubPort, WorkloadConfig, keystore, left, native};
+use crate::{DescribeError, Described, HubPort, WorkloadConfig, keystore, left, native, registration};
 
 /// Pause before a hub that could not be asked is asked again.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
@@ -49,6 +49,8 @@ pub(crate) struct Workload {
     pub(crate) generation: u64,
     /// Cancelled once it is not wanted any more.
     pub(crate) stop: CancellationToken,
+    /// Cancelled once it is to end, and by `stop`; how it ended is told until `stop`.
+    pub(crate) finish: CancellationToken,
     pub(crate) tell: Tell,
 }
 
@@ -69,7 +71,7 @@ enum Event {
 impl Workload {
     /// Runs it until it is not wanted any more, or ends for good; then nothing of it is left but its data.
     pub(crate) async fn run(self) {
-        self.say(WorkloadState::Pending, String::new(), 0, None);
+        self.say(WorkloadState::Pending, String::new(), 0, None, None);
         let Some(described) = self.describe().await else { return };
         let mut run = Run::new(&self, described);
         run.go().await;
@@ -85,22 +87,29 @@ impl Workload {
                 // The newer assignment cancels this one; until it comes there is nothing to do.
                 Err(DescribeError::Changed) => {}
                 Err(error @ DescribeError::Unreadable(_)) => {
-                    self.say(WorkloadState::Failed, error.to_string(), 0, None);
+                    self.say(WorkloadState::Failed, error.to_string(), 0, None, None);
                     self.stop.cancelled().await;
                     return None;
                 }
                 Err(error @ DescribeError::Away(_)) => {
-                    self.say(WorkloadState::Pending, error.to_string(), 0, None);
+                    self.say(WorkloadState::Pending, error.to_string(), 0, None, None);
                 }
             }
             self.stop.run_until_cancelled(tokio::time::sleep(ASK_AGAIN)).await?;
         }
     }
 
-    fn say(&self, state: WorkloadState, reason: String, restarts: u32, pid: Option<u32>) {
+    fn say(
+        &self,
+        state: WorkloadState,
+        reason: String,
+        restarts: u32,
+        pid: Option<u32>,
+        exit_code: Option<i32>,
+    ) {
         let since = Timestamp::from(SystemTime::now());
         let (service, generation) = (self.service, self.generation);
-        (self.tell)(WorkloadStatus { service, generation, state, reason, restarts, pid, since });
+        (self.tell)(WorkloadStatus { service, generation, state, reason, restarts, pid, exit_code, since });
     }
 }
 
@@ -133,7 +142,7 @@ impl<'a> Run<'a> {
             self.tell();
             match step {
                 Step::Prepare => {
-                    let prepared = match self.workload.stop.run_until_cancelled(self.prepare()).await {
+                    let prepared = match self.workload.finish.run_until_cancelled(self.prepare()).await {
                         Some(prepared) => prepared,
                         None => Err(PrepareFailed { reason: String::new(), may_pass: true }),
                     };
@@ -171,9 +180,9 @@ impl<'a> Run<'a> {
                 // It ended by itself: it is told until it is taken back.
                 Step::Done => self.remove_traces(),
             }
-            if self.workload.stop.is_cancelled() {
+            if self.workload.finish.is_cancelled() {
                 self.life.handle_stop(Instant::now());
-                if self.running.is_none() {
+                if self.running.is_none() && self.workload.stop.is_cancelled() {
                     self.tell();
                     return;
                 }
@@ -219,6 +228,10 @@ impl<'a> Run<'a> {
         let user = self.folders.create(self.spec.sandbox.own_user);
         let user = user.map_err(|error| broken("its folders cannot be made", &error))?;
         keystore::write(&self.folders, &self.bundle, user)?;
+        if self.spec.registration {
+            let cleared = registration::clear(&self.folders);
+            cleared.map_err(|error| broken("earlier registration inputs cannot be removed", &error))?;
+        }
         let secret = self.bundle.envelope_key.as_ref().map(|key| {
             let digits: String = key.expose().iter().map(|byte| format!("{byte:02x}")).collect();
             ("TLS_ENVELOPE_KEY".to_owned(), digits)
@@ -300,7 +313,8 @@ impl<'a> Run<'a> {
                 None => pending().await,
             }
         };
-        let is_stopped = self.workload.stop.is_cancelled();
+        let Workload { stop, finish, .. } = self.workload;
+        let asked = if finish.is_cancelled() { stop } else { finish };
         let exit = async {
             match &mut self.running {
                 Some(running) => running.instance.wait().await,
@@ -311,7 +325,7 @@ impl<'a> Run<'a> {
             biased;
             exit = exit => Event::Exit(exit),
             () = greeted => Event::Greeted,
-            () = self.workload.stop.cancelled(), if !is_stopped => Event::Stop,
+            () = asked.cancelled(), if !asked.is_cancelled() => Event::Stop,
             () = due => Event::Due,
         };
         let now = Instant::now();
@@ -323,6 +337,11 @@ impl<'a> Run<'a> {
                     running.instance.remove().await;
                 }
                 info!(service = %self.workload.service, %exit, last, "workload ended");
+                if self.spec.registration && self.spec.lease.is_some() && exit.is_success() {
+                    let Workload { common, service, generation, .. } = self.workload;
+                    let hub = common.hub.as_ref();
+                    registration::hand_over(hub, *service, *generation, &self.folders, stop).await;
+                }
                 self.life.handle_exit(exit, last.as_deref(), now);
             }
             Event::Greeted => self.life.handle_ready(),
@@ -337,7 +356,7 @@ impl<'a> Run<'a> {
         let now = (self.life.state(), self.life.reason().to_owned(), self.life.restarts(), pid);
         if self.told.as_ref() != Some(&now) {
             let (state, reason, restarts, pid) = now.clone();
-            self.workload.say(state, reason, restarts, pid);
+            self.workload.say(state, reason, restarts, pid, self.life.exit_code());
             self.told = Some(now);
         }
     }

@@ -4,6 +4,7 @@
 //! both sides share one type; a field that an agent does not know makes it refuse the document, by name.
 
 mod bundle;
+mod lease;
 mod limits;
 mod rpc;
 mod source;
@@ -14,6 +15,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub use bundle::{Bundle, BundleError, MAX_KEYSTORE_BYTES, MAX_KEYSTORE_FILES};
+pub use lease::{DEFAULT_LEASE_SECS, Lease, LeaseError, MAX_LEASE_SECS};
 pub use limits::{GpuPolicy, LimitsError, ResourceLimits};
 pub use rpc::{Loopback, ParseRpcKindError, RpcKind};
 pub use source::{Blake3Digest, HUB_URL, ParseDigestError, Sha256Digest, Source, SourceError};
@@ -117,6 +119,9 @@ pub struct WorkloadSpec {
     /// Whether it only captures the inputs of its registration and ends.
     #[serde(default)]
     pub registration: bool,
+    /// The launcher that it ends with; `None` for one that an operator keeps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<Lease>,
 }
 
 const fn default_grace() -> u32 {
@@ -132,6 +137,9 @@ pub enum WorkloadError {
     /// What it may use.
     #[error("limits: {0}")]
     Limits(#[from] LimitsError),
+    /// Whose it is.
+    #[error("lease: {0}")]
+    Lease(#[from] LeaseError),
     /// Too many.
     #[error("{field} has more than {MAX_VALUES} entries")]
     TooMany {
@@ -221,6 +229,7 @@ impl WorkloadSpec {
             sandbox: Sandbox::default(),
             test_mode: false,
             registration: false,
+            lease: None,
         }
     }
 
@@ -232,6 +241,7 @@ impl WorkloadSpec {
     pub fn check(&self) -> Result<(), WorkloadError> {
         self.source.check()?;
         self.limits.check()?;
+        self.lease.as_ref().map_or(Ok(()), Lease::check)?;
         if !self.name.is_empty() && !is_name(&self.name) {
             return Err(WorkloadError::Name(cut(&self.name)));
         }

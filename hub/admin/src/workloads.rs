@@ -68,6 +68,7 @@ pub(crate) async fn set(
     let key = ServiceKey { blueprint, service };
     let Json(asked) = body.map_err(|error| ApiError::invalid(error.body_text(), SHAPE))?;
     asked.spec.check().map_err(|error| ApiError::invalid(error.to_string(), SHAPE))?;
+    check_lease(&state, key, &asked.spec)?;
     let snapshot = state.hub.snapshot();
     let nodes: BTreeSet<AgentId> = asked
         .nodes
@@ -116,6 +117,20 @@ pub(crate) async fn remove(
     }
 }
 
+/// Leases are given to launchers by the hub; what has one may be changed with it, or taken over without it.
+fn check_lease(state: &AdminState, key: ServiceKey, spec: &WorkloadSpec) -> Result<(), ApiError> {
+    let Some(lease) = &spec.lease else { return Ok(()) };
+    let view = state.hub.workloads();
+    let stored = view.records.get(&key).and_then(|record| serde_json::from_str(&record.document).ok());
+    if stored.and_then(|stored: WorkloadSpec| stored.lease).as_ref() == Some(lease) {
+        return Ok(());
+    }
+    Err(ApiError::invalid(
+        "lease: only a launcher has one",
+        "leave it out: the workload is the operator's then",
+    ))
+}
+
 fn unknown(key: ServiceKey) -> ApiError {
     ApiError::not_found(format!("there is no workload for {key}"), "blueprint-hub workload list shows them")
 }
@@ -157,12 +172,14 @@ fn row(state: &AdminState, record: &WorkloadRecord, snapshot: &RegistrySnapshot)
     json!({
         "service": record.service,
         "generation": record.generation,
-        "source": source.map(|spec| spec.source.kind()).unwrap_or_default(),
+        "source": source.as_ref().map(|spec| spec.source.kind()).unwrap_or_default(),
         "nodes": record.nodes.iter().map(name).collect::<Vec<_>>(),
         "node": record.node.as_ref().map(name),
         "state": label,
         "reason": reason,
         "restarts": status.map_or(0, |status| status.restarts),
+        "exit_code": status.and_then(|status| status.exit_code),
+        "launcher": source.as_ref().ok().and_then(|spec| spec.lease.as_ref()).map(|lease| &lease.launcher),
         "pid": status.and_then(|status| status.pid),
         "since": status.map(|status| time(status.since)),
         "has_keystore": record.keystore.is_some(),

@@ -82,7 +82,7 @@ audit_kinds! {
     ClientCertificateRevoke = "client_certificate.revoke",
     /// The operator assigned a workload, or changed it; the subject is the service.
     WorkloadSet = "workload.set",
-    /// The operator took a workload back; the subject is the service.
+    /// A workload was taken back; the subject is the service, the detail says why.
     WorkloadRemove = "workload.remove",
     /// A workload goes to another node; the subject is the service, the detail says why.
     WorkloadMove = "workload.move",

@@ -6,9 +6,11 @@ use blueprint_common_types::ServiceKey;
 use blueprint_common_types::workload::WorkloadStatus;
 
 mod assigner;
+mod leases;
 mod store;
 
-pub use assigner::{Assigner, Assignments, MAX_PER_NODE, Move};
+pub use assigner::{Assigner, Assignment, Assignments, MAX_PER_NODE, Move};
+pub use leases::{Gone, LeaseHeld, Leases};
 pub use store::{Placed, WorkloadChange, WorkloadChangeError, WorkloadRecord, WorkloadStore};
 
 /// Who runs what, and how it is doing.

@@ -33,8 +33,8 @@ use crate::session::{self, Control};
 use crate::shared::{JOINS_AT_ONCE, JoinGate, Shared, StrangerBudget};
 use crate::tls::HandshakeFailure;
 use crate::{
-    Authority, Blueprints, Peers, PushedFiles, RegistrarHandle, TlsError, TunnelFacts, WorkloadsHandle,
-    artefact, carrier_config, control_config, rpc,
+    Authority, Blueprints, LaunchersHandle, Peers, PushedFiles, RegistrarHandle, TlsError, TunnelFacts,
+    WorkloadsHandle, artefact, carrier_config, control_config, rpc,
 };
 
 /// A handshake that takes longer is cut.
@@ -64,6 +64,8 @@ pub struct ControlConfig {
     pub artefacts: Arc<dyn PushedFiles>,
     /// Port of the hub's overlay addresses behind which workloads reach the operator's RPC; `None` for nowhere.
     pub rpc_port: Option<u16>,
+    /// Who holds what a launcher started.
+    pub launchers: LaunchersHandle,
     /// What agents are told of the tunnel.
     pub facts: TunnelFacts,
     /// Life of agents' certificates.
@@ -134,6 +136,7 @@ impl ControlPlane {
             rpc_places: Places::new(rpc::CONNECTIONS),
             rpc_audited: rpc::Audited::default(),
             rpc_port: config.rpc_port.unwrap_or(0),
+            launchers: config.launchers,
             facts: config.facts,
             certificate_ttl: config.certificate_ttl,
             target_ttl: config.target_ttl,

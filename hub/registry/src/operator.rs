@@ -1,8 +1,10 @@
 //! The operator's side: the `Registry` service, health and reflection, for the hub's Unix socket.
 
 use std::pin::Pin;
+use std::time::Duration;
 
 use blueprint_hub_registry_core::{ChangeBody, RegistrySnapshot, TargetRecord};
+use blueprint_proto::v1::launcher_server::LauncherServer;
 use blueprint_proto::v1::registry_server::{Registry, RegistryServer};
 use blueprint_proto::{FILE_DESCRIPTOR_SET, v1};
 use futures_util::Stream;
@@ -16,18 +18,23 @@ use tonic::{Request, Response, Status};
 use tracing::warn;
 
 use blueprint_common_runtime::accept::ACCEPT_PAUSE;
+use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_runtime::tasks::Spawner;
 
-use crate::{RegistrarHandle, status};
+use crate::launcher::{LauncherService, MAX_MESSAGE_BYTES};
+use crate::{LauncherParts, RegistrarHandle, status};
 
 /// Events that wait for one watcher; past it the watcher is waited for.
 const WATCH_BUFFER: usize = 256;
+/// Pause between two greetings of a connection, and how long it may take to answer one.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// Calls that one operator's connection may have open.
 const MAX_STREAMS: u32 = 100;
 
 /// gRPC services for operators; they authenticate nobody, so they belong behind a private socket.
 fn operator_routes(
     registrar: RegistrarHandle,
+    launcher: LauncherService,
     spawner: Spawner,
 ) -> Result<Routes, tonic_reflection::server::Error> {
     let (reporter, health) = tonic_health::server::health_reporter();
@@ -43,10 +50,11 @@ fn operator_routes(
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()?;
     let registry = RegistryServer::new(Operator { registrar, spawner });
-    Ok(Routes::new(registry).add_service(health).add_service(reflection))
+    let launcher = LauncherServer::new(launcher).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    Ok(Routes::new(registry).add_service(launcher).add_service(health).add_service(reflection))
 }
 
-/// Serves the operator's gRPC on a private Unix socket until the drain begins.
+/// Serves the operator's and launchers' gRPC on a private Unix socket until the drain begins.
 ///
 /// # Errors
 ///
@@ -54,9 +62,12 @@ fn operator_routes(
 pub async fn serve_operator(
     listener: UnixListener,
     registrar: RegistrarHandle,
+    launcher: LauncherParts,
+    metrics: &Metrics,
     spawner: Spawner,
 ) -> Result<(), tonic_reflection::server::Error> {
-    let routes = operator_routes(registrar, spawner.clone())?.prepare();
+    let launcher = LauncherService::new(launcher, registrar.clone(), spawner.clone(), metrics);
+    let routes = operator_routes(registrar, launcher, spawner.clone())?.prepare();
     let drain = spawner.stop().drain;
     loop {
         let stream = match drain.run_until_cancelled(listener.accept()).await {
@@ -73,6 +84,8 @@ pub async fn serve_operator(
         spawner.spawn("operator grpc", async move {
             let mut server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
             server.timer(TokioTimer::new()).max_concurrent_streams(MAX_STREAMS);
+            // A launcher that hangs is as good as gone.
+            server.keep_alive_interval(KEEP_ALIVE).keep_alive_timeout(KEEP_ALIVE);
             let served = server.serve_connection(TokioIo::new(stream), service);
             tokio::pin!(served);
             tokio::select! {
@@ -189,4 +202,4 @@ fn registered(record: &TargetRecord) -> v1::RegisteredTarget {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -19,7 +19,7 @@ use blueprint_common_types::{
     AgentId, MachineSample, OverlayLease, ServiceKey, ServiceSample, TargetKey, Timestamp, TokenId,
     TunnelSample,
 };
-use blueprint_hub_registry_core::workload::Assignments;
+use blueprint_hub_registry_core::workload::{Assignment, Assignments};
 use blueprint_hub_registry_core::{
     AddressPool, Agent, AuditEvent, AuditKind, Change, OfferedTarget, PromiseError, QosHistory, QosPoint,
     QosSample, RefusedTarget, Registry, RegistrySnapshot, ReserveError, Store,
@@ -402,11 +402,12 @@ impl Registrar {
     }
 }
 
-fn workload_set(services: Option<&BTreeMap<ServiceKey, u64>>) -> v1::WorkloadSet {
-    let reference = |(service, generation): (&ServiceKey, &u64)| v1::WorkloadRef {
+fn workload_set(services: Option<&BTreeMap<ServiceKey, Assignment>>) -> v1::WorkloadSet {
+    let reference = |(service, assignment): (&ServiceKey, &Assignment)| v1::WorkloadRef {
         blueprint_id: service.blueprint,
         service_id: service.service,
-        generation: *generation,
+        generation: assignment.generation,
+        ends: assignment.ends,
     };
     v1::WorkloadSet { workloads: services.into_iter().flatten().map(reference).collect() }
 }

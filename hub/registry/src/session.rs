@@ -165,6 +165,15 @@ impl v1::agent_control_server::AgentControl for Control {
         artefact::fetch(&self.shared, &agent, request.into_inner()).await.map(Response::new)
     }
 
+    async fn registration(
+        &self,
+        request: Request<Streaming<v1::RegistrationPiece>>,
+    ) -> Result<Response<v1::RegistrationResponse>, Status> {
+        let identity = self.identity(&request)?;
+        let agent = self.known(identity.agent)?;
+        workload::registration(&self.shared, &agent, request.into_inner()).await.map(Response::new)
+    }
+
     async fn leave(&self, request: Request<v1::LeaveRequest>) -> Result<Response<v1::LeaveResponse>, Status> {
         let identity = self.identity(&request)?;
         let agent = self.known(identity.agent)?;

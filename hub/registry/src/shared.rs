@@ -18,7 +18,7 @@ use crate::authority::Issued;
 use crate::carriers::Carriers;
 use crate::metrics::ControlMetrics;
 use crate::places::Places;
-use crate::{Authority, Blueprints, PushedFiles, RegistrarHandle, WorkloadsHandle, rpc};
+use crate::{Authority, Blueprints, LaunchersHandle, PushedFiles, RegistrarHandle, WorkloadsHandle, rpc};
 
 /// Joins at work at once; each costs a signature and a write.
 pub(crate) const JOINS_AT_ONCE: usize = 128;
@@ -102,6 +102,7 @@ pub(crate) struct Shared {
     pub(crate) rpc_audited: rpc::Audited,
     /// Port of the overlay behind which the operator's RPC is; 0 for none.
     pub(crate) rpc_port: u16,
+    pub(crate) launchers: LaunchersHandle,
 }
 
 impl std::fmt::Debug for Shared {

@@ -1,6 +1,7 @@
 //! What agents say and ask of their workloads; each only of those it is assigned.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use blueprint_common_types::workload::WorkloadStatus;
 use blueprint_common_types::{ServiceKey, Timestamp};
@@ -8,12 +9,19 @@ use blueprint_hub_registry_core::workload::WorkloadRecord;
 use blueprint_hub_registry_core::{Agent, AuditEvent, AuditKind, MAX_REASON_CHARS};
 use blueprint_proto::v1;
 use blueprint_proto::v1::bridge_request::Call;
-use tonic::Status;
+use tonic::{Status, Streaming};
 use tracing::{error, warn};
 
 use crate::session::MAX_ROWS;
 use crate::shared::Shared;
 use crate::status;
+use crate::workloads::lease_of;
+
+/// Most bytes that a blueprint may capture for its registration.
+const MAX_REGISTRATION_BYTES: usize = 1 << 20;
+
+/// Longest wait for the next piece of it.
+const PIECE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What an agent has to know to run a workload.
 pub(crate) fn describe(
@@ -40,7 +48,7 @@ pub(crate) async fn bridge(
     request: v1::BridgeRequest,
 ) -> Result<v1::BridgeResponse, Status> {
     let service = ServiceKey { blueprint: request.blueprint_id, service: request.service_id };
-    assigned(shared, agent, service)?;
+    let record = assigned(shared, agent, service)?;
     let call = request.call.ok_or_else(|| status::bad_request("the call is missing"))?;
     let asked = asked_service(&call);
     if asked != service.service {
@@ -51,11 +59,52 @@ pub(crate) async fn bridge(
         shared.audit_limited(AuditEvent::new(AuditKind::BridgeRefuse, service, detail)).await;
         return Err(Status::permission_denied(format!("this bridge belongs to service {}", service.service)));
     }
+    if lease_of(&record).is_some() {
+        // Its Manager decides, where the launcher is.
+        shared.launchers.call(service, call).await?;
+        return Ok(v1::BridgeResponse {});
+    }
     let blueprints = Arc::clone(&shared.blueprints);
     // To its end, also where the node goes away meanwhile.
     let done = shared.spawner.finish("bridge call", async move { blueprints.bridge(service, call).await });
     done.await.ok_or_else(status::stopping)??;
     Ok(v1::BridgeResponse {})
+}
+
+/// Takes what a blueprint captured for its registration, for the launcher that started it.
+pub(crate) async fn registration(
+    shared: &Shared,
+    agent: &Agent,
+    mut pieces: Streaming<v1::RegistrationPiece>,
+) -> Result<v1::RegistrationResponse, Status> {
+    let first = next_piece(&mut pieces).await?.unwrap_or_default();
+    let workload = first.workload.ok_or_else(|| status::bad_request("the first piece names no workload"))?;
+    let service = ServiceKey { blueprint: workload.blueprint_id, service: workload.service_id };
+    let record = assigned(shared, agent, service)?;
+    if lease_of(&record).is_none() || record.generation != workload.generation {
+        shared.metrics.refused("registration_not_asked");
+        return Err(Status::failed_precondition("no launcher waits for the registration of this workload"));
+    }
+    let failure: String = first.failure.chars().filter(|c| !c.is_control()).take(MAX_REASON_CHARS).collect();
+    let mut content = first.content;
+    while let Some(piece) = next_piece(&mut pieces).await? {
+        if content.len().saturating_add(piece.content.len()) > MAX_REGISTRATION_BYTES {
+            shared.metrics.refused("registration_too_large");
+            return Err(status::bad_request(format!("more than {MAX_REGISTRATION_BYTES} bytes")));
+        }
+        content.extend_from_slice(&piece.content);
+    }
+    let inputs = if failure.is_empty() { Ok(content) } else { Err(failure) };
+    let kept = shared.launchers.keep(service, workload.generation, inputs).await;
+    kept.map_err(|_| status::stopping())?;
+    Ok(v1::RegistrationResponse {})
+}
+
+async fn next_piece(
+    pieces: &mut Streaming<v1::RegistrationPiece>,
+) -> Result<Option<v1::RegistrationPiece>, Status> {
+    let piece = tokio::time::timeout(PIECE_PATIENCE, pieces.message()).await;
+    piece.map_err(|_| Status::deadline_exceeded("the next piece did not come"))?
 }
 
 const fn asked_service(call: &Call) -> u64 {
@@ -101,6 +150,7 @@ pub(crate) fn statuses(report: v1::WorkloadReport) -> Result<Vec<WorkloadStatus>
             reason: row.reason.chars().filter(|c| !c.is_control()).take(MAX_REASON_CHARS).collect(),
             restarts: row.restarts,
             pid: row.pid,
+            exit_code: row.exit_code,
             since: Timestamp::from_millis(row.since_millis),
         })
     };

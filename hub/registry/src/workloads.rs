@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use blueprint_common_types::workload::WorkloadStatus;
+use blueprint_common_types::workload::{Bundle, Lease, WorkloadSpec, WorkloadStatus};
 use blueprint_common_types::{AgentId, ServiceKey, Timestamp, WgPublicKey};
 use blueprint_hub_registry_core::workload::{
     Assigner, WorkloadChange, WorkloadChangeError, WorkloadRecord, WorkloadStore, WorkloadsView,
@@ -34,6 +34,9 @@ pub trait Blueprints: Send + Sync {
     /// One line for the log; the node is told to try again later.
     fn keystore_for(&self, record: &WorkloadRecord, node: &WgPublicKey) -> Result<Vec<u8>, String>;
 
+    /// Seals a keystore as it is stored; `None` where the system has no randomness.
+    fn seal_keystore(&self, service: ServiceKey, bundle: &Bundle) -> Option<String>;
+
     /// What a blueprint asked for over its bridge; `service` is the one whose socket it used.
     fn bridge(
         &self,
@@ -42,9 +45,18 @@ pub trait Blueprints: Send + Sync {
     ) -> BoxFuture<'_, Result<(), Status>>;
 }
 
+/// The lease of a workload that a launcher started; `None` for an operator's.
+#[must_use]
+pub fn lease_of(record: &WorkloadRecord) -> Option<Lease> {
+    let spec: WorkloadSpec = serde_json::from_str(&record.document).ok()?;
+    spec.lease
+}
+
 enum Command {
     Set(Box<WorkloadChange>, oneshot::Sender<Result<WorkloadRecord, WorkloadChangeError>>),
     Remove(ServiceKey, oneshot::Sender<StoreResult<bool>>),
+    RemoveLeased(ServiceKey, String, &'static str, oneshot::Sender<StoreResult<bool>>),
+    End(ServiceKey),
     Report(AgentId, Vec<WorkloadStatus>),
 }
 
@@ -89,6 +101,29 @@ impl WorkloadsHandle {
         let (reply, answer) = oneshot::channel();
         let sent = self.commands.send(Command::Remove(service, reply)).await;
         sent.map_err(|_| StoreError::Closed)?;
+        answer.await.unwrap_or(Err(StoreError::Closed))
+    }
+
+    /// A receiver that wakes at every change.
+    pub(crate) fn views(&self) -> watch::Receiver<Arc<WorkloadsView>> {
+        self.view.clone()
+    }
+
+    /// Has a workload end on its node; how it did is told until it is taken back. Not remembered by a next hub.
+    pub(crate) async fn end(&self, service: ServiceKey) -> Result<(), Stopping> {
+        self.commands.send(Command::End(service)).await.map_err(|_| Stopping)
+    }
+
+    /// Takes a workload back if it is the named launcher's; false where it is not.
+    pub(crate) async fn remove_leased(
+        &self,
+        service: ServiceKey,
+        launcher: &str,
+        why: &'static str,
+    ) -> StoreResult<bool> {
+        let (reply, answer) = oneshot::channel();
+        let command = Command::RemoveLeased(service, launcher.to_owned(), why, reply);
+        self.commands.send(command).await.map_err(|_| StoreError::Closed)?;
         answer.await.unwrap_or(Err(StoreError::Closed))
     }
 
@@ -170,15 +205,27 @@ impl Workloads {
                 let _ = reply.send(stored);
             }
             Command::Remove(service, reply) => {
-                let removed = self.store.remove_workload(service, SystemTime::now().into()).await;
-                if removed.is_ok() {
-                    self.assigner.remove(service);
-                    self.publish().await;
-                }
+                let _ = reply.send(self.remove(service, "taken back").await);
+            }
+            Command::RemoveLeased(service, launcher, why, reply) => {
+                let lease = self.assigner.get(service).and_then(lease_of);
+                let is_theirs = lease.is_some_and(|lease| lease.launcher == launcher);
+                let removed = if is_theirs { self.remove(service, why).await } else { Ok(false) };
                 let _ = reply.send(removed);
+            }
+            Command::End(service) => {
+                self.assigner.end(service);
+                self.publish().await;
             }
             Command::Report(agent, statuses) => self.hear(agent, statuses).await,
         }
+    }
+
+    async fn remove(&mut self, service: ServiceKey, why: &'static str) -> StoreResult<bool> {
+        let removed = self.store.remove_workload(service, why, SystemTime::now().into()).await?;
+        self.assigner.remove(service);
+        self.publish().await;
+        Ok(removed)
     }
 
     async fn hear(&mut self, agent: AgentId, statuses: Vec<WorkloadStatus>) {

@@ -30,8 +30,13 @@ impl WorkloadStore for SqliteStore {
         Box::pin(self.queue.call("place a workload", move |db| place(db, &placed)))
     }
 
-    fn remove_workload(&self, service: ServiceKey, now: Timestamp) -> BoxFuture<'_, StoreResult<bool>> {
-        Box::pin(self.queue.call("remove a workload", move |db| remove(db, service, now)))
+    fn remove_workload(
+        &self,
+        service: ServiceKey,
+        why: &'static str,
+        now: Timestamp,
+    ) -> BoxFuture<'_, StoreResult<bool>> {
+        Box::pin(self.queue.call("remove a workload", move |db| remove(db, service, why, now)))
     }
 }
 
@@ -128,12 +133,12 @@ fn write(db: &Connection, record: &WorkloadRecord) -> DbResult<()> {
     Ok(())
 }
 
-fn remove(db: &Connection, key: ServiceKey, now: Timestamp) -> DbResult<bool> {
+fn remove(db: &Connection, key: ServiceKey, why: &str, now: Timestamp) -> DbResult<bool> {
     let (blueprint, number) = service(key);
     let of = params![blueprint, number];
     if db.execute("DELETE FROM workloads WHERE blueprint = ?1 AND service = ?2", of)? == 0 {
         return Ok(false);
     }
-    audit::append(db, AuditEvent::new(AuditKind::WorkloadRemove, key, "taken back"), now)?;
+    audit::append(db, AuditEvent::new(AuditKind::WorkloadRemove, key, why), now)?;
     Ok(true)
 }

@@ -231,6 +231,20 @@ pub mod bridge_request {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct BridgeResponse {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RegistrationPiece {
+    /// In the first piece: the workload that captured it.
+    #[prost(message, optional, tag = "1")]
+    pub workload: ::core::option::Option<WorkloadRef>,
+    /// At most 32 KiB, 1 MiB in all.
+    #[prost(bytes = "vec", tag = "2")]
+    pub content: ::prost::alloc::vec::Vec<u8>,
+    /// Why there is nothing, one line; alone in its piece.
+    #[prost(string, tag = "3")]
+    pub failure: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RegistrationResponse {}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AgentMessage {
     #[prost(uint64, tag = "1")]
@@ -383,6 +397,9 @@ pub struct WorkloadStatus {
     pub pid: ::core::option::Option<u32>,
     #[prost(uint64, tag = "8")]
     pub since_millis: u64,
+    /// Exit code of the process that ended last, as shells say it; absent while none has.
+    #[prost(sint32, optional, tag = "9")]
+    pub exit_code: ::core::option::Option<i32>,
 }
 /// What the agent is about to do.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -512,6 +529,9 @@ pub struct WorkloadRef {
     /// Changes whenever the workload is to be started anew.
     #[prost(uint64, tag = "3")]
     pub generation: u64,
+    /// It is to end, and how it ended is told until it is taken back.
+    #[prost(bool, tag = "4")]
+    pub ends: bool,
 }
 /// A target the hub does not accept.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1063,6 +1083,31 @@ pub mod agent_control_client {
                 .insert(GrpcMethod::new("blueprint.v1.AgentControl", "Artefact"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// What a blueprint captured for its registration, in pieces; of workloads that a launcher started.
+        pub async fn registration(
+            &mut self,
+            request: impl tonic::IntoStreamingRequest<Message = super::RegistrationPiece>,
+        ) -> std::result::Result<
+            tonic::Response<super::RegistrationResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::SmallCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/blueprint.v1.AgentControl/Registration",
+            );
+            let mut req = request.into_streaming_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("blueprint.v1.AgentControl", "Registration"));
+            self.inner.client_streaming(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1123,6 +1168,14 @@ pub mod agent_control_server {
             &self,
             request: tonic::Request<super::ArtefactRequest>,
         ) -> std::result::Result<tonic::Response<Self::ArtefactStream>, tonic::Status>;
+        /// What a blueprint captured for its registration, in pieces; of workloads that a launcher started.
+        async fn registration(
+            &self,
+            request: tonic::Request<tonic::Streaming<super::RegistrationPiece>>,
+        ) -> std::result::Result<
+            tonic::Response<super::RegistrationResponse>,
+            tonic::Status,
+        >;
     }
     /// Spoken over mutual TLS with the certificate that Join or Renew gave.
     #[derive(Debug)]
@@ -1469,6 +1522,53 @@ pub mod agent_control_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/blueprint.v1.AgentControl/Registration" => {
+                    #[allow(non_camel_case_types)]
+                    struct RegistrationSvc<T: AgentControl>(pub Arc<T>);
+                    impl<
+                        T: AgentControl,
+                    > tonic::server::ClientStreamingService<super::RegistrationPiece>
+                    for RegistrationSvc<T> {
+                        type Response = super::RegistrationResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<
+                                tonic::Streaming<super::RegistrationPiece>,
+                            >,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AgentControl>::registration(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RegistrationSvc(inner);
+                        let codec = crate::SmallCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.client_streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)
@@ -1934,6 +2034,523 @@ pub mod registry_server {
     /// Generated gRPC service name
     pub const SERVICE_NAME: &str = "blueprint.v1.Registry";
     impl<T> tonic::server::NamedService for RegistryServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct LauncherMessage {
+    #[prost(oneof = "launcher_message::Body", tags = "1, 2, 3")]
+    pub body: ::core::option::Option<launcher_message::Body>,
+}
+/// Nested message and enum types in `LauncherMessage`.
+pub mod launcher_message {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Body {
+        /// First, and once.
+        #[prost(message, tag = "1")]
+        Start(super::LauncherStart),
+        #[prost(message, tag = "2")]
+        Answer(super::LauncherAnswer),
+        #[prost(message, tag = "3")]
+        Stop(super::LauncherStop),
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct LauncherStart {
+    #[prost(uint64, tag = "1")]
+    pub blueprint_id: u64,
+    #[prost(uint64, tag = "2")]
+    pub service_id: u64,
+    /// JSON of the workload, without a lease.
+    #[prost(string, tag = "3")]
+    pub document: ::prost::alloc::string::String,
+    /// Name of this process of the launcher: letters and digits, at most 64. One that comes back with its name goes on;
+    /// another one starts the workload anew.
+    #[prost(string, tag = "4")]
+    pub launcher: ::prost::alloc::string::String,
+    /// Seconds that the workload outlives this stream; 0 for 15.
+    #[prost(uint32, tag = "5")]
+    pub lease_secs: u32,
+    /// Nodes that may run it, by name or id; none for every node.
+    #[prost(string, repeated, tag = "6")]
+    pub nodes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Keys of the blueprint; sealed by the hub at once.
+    #[prost(message, repeated, tag = "7")]
+    pub keystore: ::prost::alloc::vec::Vec<KeyFile>,
+    /// Key of the envelopes in which the blueprint hands certificates to its Manager, 32 bytes; empty for none.
+    #[prost(bytes = "vec", tag = "8")]
+    pub envelope_key: ::prost::alloc::vec::Vec<u8>,
+    /// Takes the place of an operator's workload, or of another launcher's.
+    #[prost(bool, tag = "9")]
+    pub take_over: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct KeyFile {
+    /// Below the keystore, such as `Ecdsa/ab12`.
+    #[prost(string, tag = "1")]
+    pub path: ::prost::alloc::string::String,
+    #[prost(bytes = "vec", tag = "2")]
+    pub content: ::prost::alloc::vec::Vec<u8>,
+}
+/// What the Manager answered to a call.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LauncherAnswer {
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    /// gRPC status code; 0 for done.
+    #[prost(int32, tag = "2")]
+    pub code: i32,
+    #[prost(string, tag = "3")]
+    pub message: ::prost::alloc::string::String,
+}
+/// The workload is to end. How it ended comes as an event.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LauncherStop {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct LauncherEvent {
+    #[prost(oneof = "launcher_event::Body", tags = "1, 2, 3, 4")]
+    pub body: ::core::option::Option<launcher_event::Body>,
+}
+/// Nested message and enum types in `LauncherEvent`.
+pub mod launcher_event {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Body {
+        #[prost(message, tag = "1")]
+        State(super::LauncherState),
+        #[prost(message, tag = "2")]
+        Call(super::LauncherCall),
+        #[prost(message, tag = "3")]
+        Greeted(super::LauncherGreeted),
+        #[prost(message, tag = "4")]
+        Exit(super::LauncherExit),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LauncherState {
+    #[prost(message, optional, tag = "1")]
+    pub status: ::core::option::Option<WorkloadStatus>,
+    /// Id of the node; empty while there is none.
+    #[prost(string, tag = "2")]
+    pub node: ::prost::alloc::string::String,
+}
+/// What the blueprint asked of its Manager; it waits for the answer with the same id.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct LauncherCall {
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    #[prost(message, optional, tag = "2")]
+    pub request: ::core::option::Option<BridgeRequest>,
+}
+/// The blueprint greeted its bridge.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LauncherGreeted {}
+/// It ended for good, and the hub forgets it. The last event.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LauncherExit {
+    /// Absent where no process of it ended.
+    #[prost(sint32, optional, tag = "1")]
+    pub code: ::core::option::Option<i32>,
+    /// One line; empty where the code says it all.
+    #[prost(string, tag = "2")]
+    pub reason: ::prost::alloc::string::String,
+    /// What it captured for its registration; absent where it captured nothing.
+    #[prost(bytes = "vec", optional, tag = "3")]
+    pub registration: ::core::option::Option<::prost::alloc::vec::Vec<u8>>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ForwardBytes {
+    /// In the first message: the service.
+    #[prost(message, optional, tag = "1")]
+    pub to: ::core::option::Option<ForwardTo>,
+    /// At most 64 KiB.
+    #[prost(bytes = "vec", tag = "2")]
+    pub content: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ForwardTo {
+    #[prost(uint64, tag = "1")]
+    pub blueprint_id: u64,
+    #[prost(uint64, tag = "2")]
+    pub service_id: u64,
+}
+/// Generated client implementations.
+pub mod launcher_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    #[derive(Debug, Clone)]
+    pub struct LauncherClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl<T> LauncherClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> LauncherClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            LauncherClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// Has a node run a service for as long as the stream lasts, and a grace longer.
+        pub async fn run(
+            &mut self,
+            request: impl tonic::IntoStreamingRequest<Message = super::LauncherMessage>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::LauncherEvent>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::SmallCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/blueprint.v1.Launcher/Run",
+            );
+            let mut req = request.into_streaming_request();
+            req.extensions_mut().insert(GrpcMethod::new("blueprint.v1.Launcher", "Run"));
+            self.inner.streaming(req, path, codec).await
+        }
+        /// One TCP connection to a healthy target of a service, through the tunnel. The end of either stream is the end of
+        /// that direction.
+        pub async fn forward(
+            &mut self,
+            request: impl tonic::IntoStreamingRequest<Message = super::ForwardBytes>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::ForwardBytes>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::SmallCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/blueprint.v1.Launcher/Forward",
+            );
+            let mut req = request.into_streaming_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("blueprint.v1.Launcher", "Forward"));
+            self.inner.streaming(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod launcher_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with LauncherServer.
+    #[async_trait]
+    pub trait Launcher: std::marker::Send + std::marker::Sync + 'static {
+        /// Server streaming response type for the Run method.
+        type RunStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::LauncherEvent, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Has a node run a service for as long as the stream lasts, and a grace longer.
+        async fn run(
+            &self,
+            request: tonic::Request<tonic::Streaming<super::LauncherMessage>>,
+        ) -> std::result::Result<tonic::Response<Self::RunStream>, tonic::Status>;
+        /// Server streaming response type for the Forward method.
+        type ForwardStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::ForwardBytes, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// One TCP connection to a healthy target of a service, through the tunnel. The end of either stream is the end of
+        /// that direction.
+        async fn forward(
+            &self,
+            request: tonic::Request<tonic::Streaming<super::ForwardBytes>>,
+        ) -> std::result::Result<tonic::Response<Self::ForwardStream>, tonic::Status>;
+    }
+    #[derive(Debug)]
+    pub struct LauncherServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> LauncherServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for LauncherServer<T>
+    where
+        T: Launcher,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/blueprint.v1.Launcher/Run" => {
+                    #[allow(non_camel_case_types)]
+                    struct RunSvc<T: Launcher>(pub Arc<T>);
+                    impl<
+                        T: Launcher,
+                    > tonic::server::StreamingService<super::LauncherMessage>
+                    for RunSvc<T> {
+                        type Response = super::LauncherEvent;
+                        type ResponseStream = T::RunStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<
+                                tonic::Streaming<super::LauncherMessage>,
+                            >,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Launcher>::run(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RunSvc(inner);
+                        let codec = crate::SmallCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/blueprint.v1.Launcher/Forward" => {
+                    #[allow(non_camel_case_types)]
+                    struct ForwardSvc<T: Launcher>(pub Arc<T>);
+                    impl<
+                        T: Launcher,
+                    > tonic::server::StreamingService<super::ForwardBytes>
+                    for ForwardSvc<T> {
+                        type Response = super::ForwardBytes;
+                        type ResponseStream = T::ForwardStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<
+                                tonic::Streaming<super::ForwardBytes>,
+                            >,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Launcher>::forward(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ForwardSvc(inner);
+                        let codec = crate::SmallCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for LauncherServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "blueprint.v1.Launcher";
+    impl<T> tonic::server::NamedService for LauncherServer<T> {
         const NAME: &'static str = SERVICE_NAME;
     }
 }

@@ -174,3 +174,18 @@ proptest! {
         prop_assert!(done);
     }
 }
+
+#[test]
+fn its_exit_code_is_told_also_where_its_end_was_asked_for() {
+    let now = Instant::now();
+    for (exit, code) in [(Exit::Code(7), 7), (Exit::Signal(15), 143), (Exit::Code(0), 0)] {
+        let mut life = Life::new(&spec());
+        run(&mut life, now);
+        assert_eq!(life.exit_code(), None);
+        life.handle_stop(now);
+        assert_eq!(life.next_step(now), Step::Terminate);
+        life.handle_exit(exit, None, now);
+        assert_eq!((life.next_step(now), life.state()), (Step::Done, WorkloadState::Ended));
+        assert_eq!(life.exit_code(), Some(code));
+    }
+}

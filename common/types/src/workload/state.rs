@@ -93,6 +93,9 @@ pub struct WorkloadStatus {
     pub restarts: u32,
     /// Its process on the node, where it has one.
     pub pid: Option<u32>,
+    /// Exit code of the process that ended last, as shells say it; `None` while none has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
     /// Since when it is in this state.
     pub since: Timestamp,
 }

@@ -115,3 +115,17 @@ fn states_survive_their_text() {
     }
     assert!("happy".parse::<WorkloadState>().is_err());
 }
+
+#[test]
+fn a_lease_names_its_launcher_and_ends() {
+    let mut spec = WorkloadSpec::new(Source::Testing { path: "/bin/b".to_owned() });
+    assert!(!serde_json::to_string(&spec).unwrap().contains("lease"), "what operators write has none");
+    let lease = |launcher: &str, secs| Some(Lease { launcher: launcher.to_owned(), secs });
+    spec.lease = lease("ab12", 15);
+    assert_eq!(spec.check(), Ok(()));
+    assert_eq!(serde_json::from_str::<WorkloadSpec>(&serde_json::to_string(&spec).unwrap()).unwrap(), spec);
+    for bad in [lease("", 15), lease("a b", 15), lease("ab12", 0), lease("ab12", MAX_LEASE_SECS + 1)] {
+        spec.lease = bad;
+        assert!(matches!(spec.check(), Err(WorkloadError::Lease(_))));
+    }
+}

@@ -11,8 +11,17 @@ use crate::{MAX_TARGETS_PER_AGENT, RegistrySnapshot};
 /// Workloads of one node at most: as many as it may offer targets.
 pub const MAX_PER_NODE: usize = MAX_TARGETS_PER_AGENT;
 
-/// Services that the hub assigned: to whom, and the generation.
-pub type Assignments = BTreeMap<AgentId, BTreeMap<ServiceKey, u64>>;
+/// Services that the hub assigned, and to whom.
+pub type Assignments = BTreeMap<AgentId, BTreeMap<ServiceKey, Assignment>>;
+
+/// One assignment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Assignment {
+    /// Its number: it grows whenever the workload is to be started anew.
+    pub generation: u64,
+    /// The workload is to end; its node tells how it did until it is taken back.
+    pub ends: bool,
+}
 
 /// A workload that goes to a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +52,7 @@ impl Move {
 /// Invariants:
 /// - a workload is on one node at most, and only on one that it may be on;
 /// - it leaves a node only if that one has been away for the whole patience, or is gone, or not allowed any more;
+/// - one that is to end goes nowhere;
 /// - equal inputs give equal moves.
 #[derive(Debug)]
 pub struct Assigner {
@@ -50,6 +60,8 @@ pub struct Assigner {
     records: BTreeMap<ServiceKey, WorkloadRecord>,
     /// Nodes of workloads that cannot be reached, and since when.
     away: BTreeMap<AgentId, Timestamp>,
+    /// Workloads that are to end.
+    ending: BTreeSet<ServiceKey>,
 }
 
 impl Assigner {
@@ -57,16 +69,25 @@ impl Assigner {
     #[must_use]
     pub fn new(records: Vec<WorkloadRecord>, patience: Duration) -> Self {
         let records = records.into_iter().map(|record| (record.service, record)).collect();
-        Self { patience, records, away: BTreeMap::new() }
+        Self { patience, records, away: BTreeMap::new(), ending: BTreeSet::new() }
     }
 
-    /// A workload is new or changed.
+    /// A workload is new or changed; one that was to end goes on.
     pub fn set(&mut self, record: WorkloadRecord) {
+        self.ending.remove(&record.service);
         self.records.insert(record.service, record);
+    }
+
+    /// A workload is to end, and to be taken back once it has; nothing where there is none.
+    pub fn end(&mut self, service: ServiceKey) {
+        if self.records.contains_key(&service) {
+            self.ending.insert(service);
+        }
     }
 
     /// A workload is not wanted any more.
     pub fn remove(&mut self, service: ServiceKey) {
+        self.ending.remove(&service);
         self.records.remove(&service);
     }
 
@@ -87,7 +108,9 @@ impl Assigner {
         let mut assignments = Assignments::new();
         for record in self.records.values() {
             if let Some(node) = record.node {
-                assignments.entry(node).or_default().insert(record.service, record.generation);
+                let ends = self.ending.contains(&record.service);
+                let assignment = Assignment { generation: record.generation, ends };
+                assignments.entry(node).or_default().insert(record.service, assignment);
             }
         }
         assignments
@@ -102,7 +125,7 @@ impl Assigner {
             *count = count.saturating_add(1);
         }
         let mut moves = Vec::new();
-        for record in self.records.values() {
+        for record in self.records.values().filter(|record| !self.ending.contains(&record.service)) {
             let Some(reason) = self.reason_to_move(record, snapshot, now) else { continue };
             let Some(to) = best_node(record, snapshot, &load) else { continue };
             let count = load.entry(to).or_default();

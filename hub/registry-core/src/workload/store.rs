@@ -88,6 +88,11 @@ pub trait WorkloadStore: Send + Sync {
     /// Gives a workload to a node, with the next generation; `None` where it was changed meanwhile.
     fn place_workload(&self, placed: Placed) -> BoxFuture<'_, StoreResult<Option<WorkloadRecord>>>;
 
-    /// Forgets a workload; false where there is none.
-    fn remove_workload(&self, service: ServiceKey, now: Timestamp) -> BoxFuture<'_, StoreResult<bool>>;
+    /// Forgets a workload; false where there is none. `why` is for the audit row, one line.
+    fn remove_workload(
+        &self,
+        service: ServiceKey,
+        why: &'static str,
+        now: Timestamp,
+    ) -> BoxFuture<'_, StoreResult<bool>>;
 }

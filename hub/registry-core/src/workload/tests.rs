@@ -84,7 +84,7 @@ fn a_node_that_is_away_keeps_its_workloads_for_a_while_and_no_longer() {
     assigner.set(WorkloadRecord { generation: 4, ..record(1, &[], Some(2)) });
     // It does not go back by itself.
     assert!(assigner.moves(&back, at(36)).is_empty());
-    assert_eq!(assigner.assignments()[&node(2)].values().copied().collect::<Vec<_>>(), [4]);
+    assert_eq!(assigner.assignments()[&node(2)].values().map(|one| one.generation).collect::<Vec<_>>(), [4]);
 }
 
 #[test]
@@ -109,4 +109,24 @@ fn a_node_that_is_full_gets_no_more() {
     let mut assigner = Assigner::new(records, PATIENCE);
     let moves = assigner.moves(&snapshot(&[true, true]), at(0));
     assert_eq!(moves.len(), 2 * MAX_PER_NODE);
+}
+
+#[test]
+fn one_that_is_to_end_stays_where_it_is_until_it_is_taken_back_or_set_anew() {
+    let mut assigner = Assigner::new(vec![record(1, &[], Some(1))], PATIENCE);
+    let ends = |assigner: &Assigner| {
+        assigner.assignments()[&node(1)].values().map(|one| one.ends).collect::<Vec<_>>()
+    };
+    let service = ServiceKey { blueprint: 7, service: 1 };
+    assigner.end(service);
+    assert_eq!(ends(&assigner), [true]);
+    let (gone, late) = (snapshot(&[false, true]), at(60));
+    assert!(assigner.moves(&gone, at(0)).is_empty() && assigner.moves(&gone, late).is_empty());
+    assigner.set(record(1, &[], Some(1)));
+    assert_eq!(ends(&assigner), [false]);
+    assert_eq!(targets(&assigner.moves(&gone, late)), [(1, node(2))]);
+    assigner.end(service);
+    assigner.remove(service);
+    assigner.end(service);
+    assert!(assigner.assignments().is_empty());
 }

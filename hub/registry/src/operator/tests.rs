@@ -23,7 +23,7 @@ use super::*;
 use crate::registrar::tests::{Disk, open, session, start, targets};
 
 /// Opens the socket, whatever the URI says.
-struct OpenSocket(PathBuf);
+pub(crate) struct OpenSocket(pub(crate) PathBuf);
 
 impl tower_service::Service<http::Uri> for OpenSocket {
     type Response = TokioIo<UnixStream>;
@@ -48,11 +48,15 @@ async fn with_operator<F: Future<Output = ()>>(test: impl FnOnce(RegistrarHandle
     let (disk, stop, supervisor) =
         (std::sync::Arc::new(Disk::default()), CancellationToken::new(), Supervisor::new());
     let (handle, run) = start(&disk, &stop);
-    let operator = serve_operator(listener, handle.clone(), supervisor.child_spawner());
+    let operator = async {
+        let parts = crate::launcher::tests::idle(handle.clone()).await;
+        let metrics = Metrics::new();
+        serve_operator(listener, handle.clone(), parts, &metrics, supervisor.child_spawner()).await
+    };
     let checks = async {
         let endpoint = Endpoint::from_static("http://hub.test");
         let channel = endpoint.connect_with_connector(OpenSocket(path)).await.unwrap();
-        test(handle, channel).await;
+        test(handle.clone(), channel).await;
         stop.cancel();
         supervisor.shutdown();
     };

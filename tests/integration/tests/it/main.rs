@@ -13,6 +13,7 @@ mod fixture;
 mod flood;
 mod foreign_peer;
 mod interop;
+mod launcher;
 mod load;
 mod nothing_lost;
 mod observed;

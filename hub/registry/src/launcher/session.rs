@@ -1,0 +1,263 @@
+//! One launcher that holds its workload, until either is over.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use blueprint_common_types::ServiceKey;
+use blueprint_common_types::workload::{WorkloadState, WorkloadStatus};
+use blueprint_hub_registry_core::MAX_REASON_CHARS;
+use blueprint_hub_registry_core::workload::{WorkloadRecord, WorkloadsView};
+use blueprint_proto::v1;
+use blueprint_proto::v1::launcher_event::Body as ToLauncher;
+use blueprint_proto::v1::launcher_message::Body as FromLauncher;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status, Streaming};
+use tracing::{error, info};
+
+use super::LauncherParts;
+use super::start::Started;
+use crate::launchers::{Attached, Relayed};
+use crate::status;
+use crate::workloads::lease_of;
+
+type Outbox = mpsc::Sender<Result<v1::LauncherEvent, Status>>;
+
+/// How a session ends.
+enum End {
+    /// The launcher is gone.
+    Lost,
+    /// Another connection holds the workload.
+    Replaced,
+    /// The hub stops.
+    Stopping,
+    /// The workload is over.
+    Over(Over),
+}
+
+/// How a workload ended.
+struct Over {
+    /// Its last status; `None` where it did not run.
+    status: Option<WorkloadStatus>,
+    /// One line where there is no status.
+    reason: &'static str,
+    /// Whether the workload is this launcher's still.
+    is_ours: bool,
+}
+
+/// See the module.
+pub(super) struct Session {
+    parts: LauncherParts,
+    service: ServiceKey,
+    launcher: String,
+    attached: Attached,
+    view: watch::Receiver<Arc<WorkloadsView>>,
+    inbound: Streaming<v1::LauncherMessage>,
+    outbox: Outbox,
+    drain: CancellationToken,
+    /// Calls that wait for the Manager's answer.
+    waiting: BTreeMap<u64, oneshot::Sender<Result<(), Status>>>,
+    next_call: u64,
+    told: Option<v1::LauncherState>,
+    is_greeted: bool,
+    /// The launcher asked for the end.
+    ends: bool,
+}
+
+impl Session {
+    pub(super) fn new(
+        parts: LauncherParts,
+        started: Started,
+        inbound: Streaming<v1::LauncherMessage>,
+        outbox: Outbox,
+        drain: CancellationToken,
+    ) -> Self {
+        let Started { service, launcher, attached } = started;
+        Self {
+            view: parts.workloads.views(),
+            parts,
+            service,
+            launcher,
+            attached,
+            inbound,
+            outbox,
+            drain,
+            waiting: BTreeMap::new(),
+            next_call: 0,
+            told: None,
+            is_greeted: false,
+            ends: false,
+        }
+    }
+
+    /// Runs until the launcher or its workload is gone; says which, and gives up what it holds.
+    pub(super) async fn run(mut self) {
+        let end = self.follow().await;
+        let (service, connection) = (self.service, self.attached.connection);
+        match end {
+            End::Lost if self.ends => {
+                self.take_back("its launcher ended it").await;
+                self.parts.launchers.forget(service, connection).await;
+            }
+            End::Lost => self.parts.launchers.detach(service, connection).await,
+            End::Replaced => {
+                let taken = Status::aborted("another launcher took this service over");
+                let _ = self.outbox.send(Err(taken)).await;
+            }
+            // Its launcher comes back to the next hub.
+            End::Stopping => {
+                let _ = self.outbox.send(Err(status::stopping())).await;
+            }
+            End::Over(over) => self.finish(over).await,
+        }
+    }
+
+    async fn follow(&mut self) -> End {
+        loop {
+            let view = Arc::clone(&self.view.borrow_and_update());
+            if let Some(end) = self.look(&view).await {
+                return end;
+            }
+            tokio::select! {
+                biased;
+                () = self.drain.cancelled() => return End::Stopping,
+                () = self.attached.replaced.cancelled() => return End::Replaced,
+                () = self.outbox.closed() => return End::Lost,
+                message = self.inbound.message() => match message {
+                    Ok(Some(message)) => self.hear(message).await,
+                    Ok(None) | Err(_) => return End::Lost,
+                },
+                Some(relayed) = self.attached.calls.recv() => {
+                    if let Some(end) = self.relay(relayed).await {
+                        return end;
+                    }
+                }
+                changed = self.view.changed() => if changed.is_err() { return End::Stopping },
+            }
+        }
+    }
+
+    /// Tells what is new of the workload; its end where it is over.
+    async fn look(&mut self, view: &WorkloadsView) -> Option<End> {
+        let over = |status, reason, is_ours| Some(End::Over(Over { status, reason, is_ours }));
+        let record = view.records.get(&self.service);
+        let lease = record.and_then(lease_of);
+        let Some(record) = record.filter(|_| lease.is_some_and(|lease| lease.launcher == self.launcher))
+        else {
+            return over(None, "the operator took it back", false);
+        };
+        let Some(status) = view.statuses.get(&self.service) else {
+            return match record.node {
+                None if self.ends => over(None, "it had no node yet when its end was asked for", true),
+                None | Some(_) => None,
+            };
+        };
+        let state = v1::LauncherState { status: Some(wire(status)), node: node_of(record) };
+        if self.told.as_ref() != Some(&state) {
+            self.told = Some(state.clone());
+            if let Some(end) = self.say(ToLauncher::State(state)).await {
+                return Some(end);
+            }
+        }
+        match status.state {
+            WorkloadState::Running if !self.is_greeted => {
+                self.is_greeted = true;
+                self.say(ToLauncher::Greeted(v1::LauncherGreeted {})).await
+            }
+            WorkloadState::Ended | WorkloadState::Failed => over(Some(status.clone()), "", true),
+            WorkloadState::Pending
+            | WorkloadState::Fetching
+            | WorkloadState::Starting
+            | WorkloadState::Running
+            | WorkloadState::BackingOff
+            | WorkloadState::Stopping => None,
+        }
+    }
+
+    async fn hear(&mut self, message: v1::LauncherMessage) {
+        match message.body {
+            Some(FromLauncher::Answer(answer)) => {
+                let v1::LauncherAnswer { id, code, message } = answer;
+                // Whoever asked may have given up.
+                let Some(reply) = self.waiting.remove(&id) else { return };
+                let message: String = message.chars().take(MAX_REASON_CHARS).collect();
+                let code = Code::from_i32(code);
+                let answer = if code == Code::Ok { Ok(()) } else { Err(Status::new(code, message)) };
+                let _ = reply.send(answer);
+            }
+            Some(FromLauncher::Stop(_)) => {
+                info!(service = %self.service, "launcher asks for the end");
+                self.ends = true;
+                // A task that is gone means that the hub stops, which is seen elsewhere.
+                let _ = self.parts.workloads.end(self.service).await;
+            }
+            // A second start or the word of a newer launcher: it changes nothing.
+            Some(FromLauncher::Start(_)) | None => {}
+        }
+    }
+
+    async fn relay(&mut self, relayed: Relayed) -> Option<End> {
+        self.waiting.retain(|_, reply| !reply.is_closed());
+        self.next_call = self.next_call.saturating_add(1);
+        let ServiceKey { blueprint, service } = self.service;
+        let request =
+            v1::BridgeRequest { blueprint_id: blueprint, service_id: service, call: Some(relayed.call) };
+        self.waiting.insert(self.next_call, relayed.reply);
+        self.say(ToLauncher::Call(v1::LauncherCall { id: self.next_call, request: Some(request) })).await
+    }
+
+    /// Tells the launcher; its end where it is gone.
+    async fn say(&self, body: ToLauncher) -> Option<End> {
+        let sent = self.outbox.send(Ok(v1::LauncherEvent { body: Some(body) })).await;
+        sent.is_err().then_some(End::Lost)
+    }
+
+    /// Forgets the workload, and only then tells how it ended.
+    async fn finish(&self, over: Over) {
+        let Over { status, reason, is_ours } = over;
+        let generation = status.as_ref().map_or(0, |status| status.generation);
+        let inputs = self.parts.launchers.take(self.service, generation).await;
+        if is_ours {
+            self.take_back("it ended").await;
+        }
+        self.parts.launchers.forget(self.service, self.attached.connection).await;
+        let (registration, failure) = match inputs {
+            Some(Ok(inputs)) => (Some(inputs), None),
+            Some(Err(failure)) => (None, Some(failure)),
+            None => (None, None),
+        };
+        let told = status.as_ref().map_or_else(|| reason.to_owned(), |status| status.reason.clone());
+        let exit = v1::LauncherExit {
+            code: status.and_then(|status| status.exit_code),
+            reason: failure.unwrap_or(told),
+            registration,
+        };
+        // A launcher that is gone meanwhile needs no word.
+        let _ = self.say(ToLauncher::Exit(exit)).await;
+    }
+
+    async fn take_back(&self, why: &'static str) {
+        if let Err(error) = self.parts.workloads.remove_leased(self.service, &self.launcher, why).await {
+            // Its lease is stored with it: the next start of the hub finds it, and takes it back.
+            error!(service = %self.service, %error, "the workload of a launcher is not taken back");
+        }
+    }
+}
+
+fn node_of(record: &WorkloadRecord) -> String {
+    record.node.as_ref().map(ToString::to_string).unwrap_or_default()
+}
+
+fn wire(status: &WorkloadStatus) -> v1::WorkloadStatus {
+    v1::WorkloadStatus {
+        blueprint_id: status.service.blueprint,
+        service_id: status.service.service,
+        generation: status.generation,
+        state: status.state.label().to_owned(),
+        reason: status.reason.clone(),
+        restarts: status.restarts,
+        pid: status.pid,
+        since_millis: status.since.as_millis(),
+        exit_code: status.exit_code,
+    }
+}

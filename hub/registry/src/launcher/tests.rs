@@ -1,0 +1,375 @@
+//! Launchers over a real Unix socket, with workloads kept in memory and a node that says what it is told to.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::SystemTime;
+
+use blueprint_common_runtime::tasks::Supervisor;
+use blueprint_common_types::workload::{Bundle, WorkloadState, WorkloadStatus};
+use blueprint_common_types::{ServiceKey, WgPublicKey};
+use blueprint_hub_registry_core::StoreResult;
+use blueprint_hub_registry_core::workload::{
+    Placed, WorkloadChange, WorkloadChangeError, WorkloadRecord, WorkloadStore,
+};
+use blueprint_proto::v1::bridge_request::Call;
+use blueprint_proto::v1::launcher_client::LauncherClient;
+use blueprint_proto::v1::launcher_event::Body as Event;
+use blueprint_proto::v1::launcher_message::Body as Message;
+use futures_util::future::{BoxFuture, FutureExt};
+use parking_lot::Mutex;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Channel, Endpoint};
+
+use super::*;
+use crate::forward::ReachStream;
+use crate::operator::tests::OpenSocket;
+use crate::registrar::tests::{Disk, open, session, start, targets};
+use crate::{Launchers, Workloads, serve_operator};
+
+const SERVICE: ServiceKey = ServiceKey { blueprint: 7, service: 42 };
+
+/// Keeps workloads in memory, and the reasons of what was taken back.
+#[derive(Default)]
+struct Kept {
+    records: Mutex<BTreeMap<ServiceKey, WorkloadRecord>>,
+    removed: Mutex<Vec<&'static str>>,
+}
+
+impl WorkloadStore for Kept {
+    fn list_workloads(&self) -> BoxFuture<'_, StoreResult<Vec<WorkloadRecord>>> {
+        async { Ok(self.records.lock().values().cloned().collect()) }.boxed()
+    }
+    fn set_workload(
+        &self,
+        change: WorkloadChange,
+    ) -> BoxFuture<'_, Result<WorkloadRecord, WorkloadChangeError>> {
+        async move {
+            let mut records = self.records.lock();
+            let before = records.get(&change.service);
+            let current = before.map_or(0, |record| record.generation);
+            if change.replaces.is_some_and(|replaces| replaces != current) {
+                return Err(WorkloadChangeError::Conflict { current });
+            }
+            let record = WorkloadRecord {
+                service: change.service,
+                generation: current + 1,
+                document: change.document,
+                nodes: change.nodes,
+                node: before.and_then(|record| record.node),
+                keystore: change.keystore,
+                changed_at: change.now,
+            };
+            records.insert(change.service, record.clone());
+            Ok(record)
+        }
+        .boxed()
+    }
+    fn place_workload(&self, placed: Placed) -> BoxFuture<'_, StoreResult<Option<WorkloadRecord>>> {
+        async move {
+            let mut records = self.records.lock();
+            Ok(records.get_mut(&placed.service).map(|record| {
+                record.generation += 1;
+                record.node = Some(placed.node);
+                record.clone()
+            }))
+        }
+        .boxed()
+    }
+    fn remove_workload(
+        &self,
+        service: ServiceKey,
+        why: &'static str,
+        _: blueprint_common_types::Timestamp,
+    ) -> BoxFuture<'_, StoreResult<bool>> {
+        async move {
+            self.removed.lock().push(why);
+            Ok(self.records.lock().remove(&service).is_some())
+        }
+        .boxed()
+    }
+}
+
+/// Seals nothing and knows no bridge; reaches one address, whatever is asked for.
+struct Rest(SocketAddr);
+
+impl Blueprints for Rest {
+    fn keystore_for(&self, _: &WorkloadRecord, _: &WgPublicKey) -> Result<Vec<u8>, String> {
+        Ok(Vec::new())
+    }
+    fn seal_keystore(&self, _: ServiceKey, bundle: &Bundle) -> Option<String> {
+        Some(format!("{} files", bundle.keystore.len()))
+    }
+    fn bridge(&self, _: ServiceKey, _: Call) -> BoxFuture<'_, Result<(), Status>> {
+        async { Err(Status::internal("the hub does not do what a Manager does")) }.boxed()
+    }
+}
+
+impl Reach for Rest {
+    fn connect(&self, _: SocketAddr) -> BoxFuture<'_, Result<Box<dyn ReachStream>, String>> {
+        async move {
+            let stream = TcpStream::connect(self.0).await.map_err(|error| error.to_string())?;
+            Ok::<Box<dyn ReachStream>, _>(Box::new(stream))
+        }
+        .boxed()
+    }
+}
+
+/// What launchers need, where none comes.
+pub(crate) async fn idle(registrar: RegistrarHandle) -> LauncherParts {
+    let store: Arc<dyn WorkloadStore> = Arc::new(Kept::default());
+    let (_, workloads) = Workloads::new(store, registrar, Duration::from_secs(15)).await.unwrap();
+    let (_, launchers) = Launchers::new(workloads.clone());
+    let rest = Arc::new(Rest(nowhere()));
+    LauncherParts { workloads, launchers, blueprints: rest.clone(), reach: rest }
+}
+
+/// A hub with one node that is here.
+struct Hub {
+    kept: Arc<Kept>,
+    workloads: WorkloadsHandle,
+    launchers: LaunchersHandle,
+    registrar: RegistrarHandle,
+    client: LauncherClient<Channel>,
+}
+
+async fn with_hub<F: Future<Output = ()>>(reach: SocketAddr, test: impl FnOnce(Hub) -> F) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("registry.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let (disk, stop, supervisor) = (Arc::new(Disk::default()), CancellationToken::new(), Supervisor::new());
+    let (registrar, run) = start(&disk, &stop);
+    let kept = Arc::new(Kept::default());
+    let all = async {
+        let checks = async {
+            let store: Arc<dyn WorkloadStore> = kept.clone();
+            let patience = Duration::from_secs(15);
+            let (task, workloads) = Workloads::new(store, registrar.clone(), patience).await.unwrap();
+            let (leases, launchers) = Launchers::new(workloads.clone());
+            let (blueprints, reach) = (Arc::new(Rest(reach)), Arc::new(Rest(reach)));
+            let parts = LauncherParts {
+                workloads: workloads.clone(),
+                launchers: launchers.clone(),
+                blueprints,
+                reach,
+            };
+            let metrics = Metrics::new();
+            let served =
+                serve_operator(listener, registrar.clone(), parts, &metrics, supervisor.child_spawner());
+            let tests = async {
+                let (_, _messages) = open(&registrar, 1, 9).await;
+                registrar.set_data_plane(session(1).agent, true).await.unwrap();
+                let endpoint = Endpoint::from_static("http://hub.test");
+                let channel = endpoint.connect_with_connector(OpenSocket(path)).await.unwrap();
+                let client = LauncherClient::new(channel);
+                test(Hub { kept: kept.clone(), workloads, launchers, registrar: registrar.clone(), client })
+                    .await;
+                stop.cancel();
+                supervisor.shutdown();
+            };
+            let (_, _, served, ()) =
+                tokio::join!(task.run(stop.clone()), leases.run(stop.clone()), served, tests);
+            served.unwrap();
+        };
+        tokio::join!(run, checks)
+    };
+    timeout(Duration::from_secs(20), all).await.unwrap();
+}
+
+/// A launcher with its stream.
+struct Run {
+    say: mpsc::Sender<v1::LauncherMessage>,
+    events: Streaming<v1::LauncherEvent>,
+}
+
+fn request(launcher: &str) -> v1::LauncherStart {
+    v1::LauncherStart {
+        blueprint_id: 7,
+        service_id: 42,
+        document: r#"{"source": {"type": "testing", "path": "/bin/b"}}"#.to_owned(),
+        launcher: launcher.to_owned(),
+        lease_secs: 1,
+        ..v1::LauncherStart::default()
+    }
+}
+
+impl Hub {
+    async fn run(&self, start: v1::LauncherStart) -> Result<Run, Status> {
+        let (say, receiver) = mpsc::channel(8);
+        say.send(v1::LauncherMessage { body: Some(Message::Start(start)) }).await.unwrap();
+        let events = self.client.clone().run(ReceiverStream::new(receiver)).await?.into_inner();
+        Ok(Run { say, events })
+    }
+
+    /// The node says how it is doing.
+    async fn report(&self, state: WorkloadState, exit_code: Option<i32>) {
+        let generation = self.workloads.view().records[&SERVICE].generation;
+        let status = WorkloadStatus {
+            service: SERVICE,
+            generation,
+            state,
+            reason: String::new(),
+            restarts: 0,
+            pid: None,
+            exit_code,
+            since: SystemTime::now().into(),
+        };
+        self.workloads.report(session(1).agent, vec![status]).await.unwrap();
+    }
+}
+
+impl Run {
+    async fn next(&mut self) -> Event {
+        self.events.message().await.unwrap().unwrap().body.unwrap()
+    }
+
+    async fn state(&mut self) -> String {
+        let Event::State(state) = self.next().await else { panic!("a state") };
+        state.status.unwrap().state
+    }
+}
+
+fn nowhere() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 9))
+}
+
+#[tokio::test]
+async fn a_launcher_hears_of_its_workload_answers_for_its_manager_and_gets_the_exit_code() {
+    with_hub(nowhere(), |hub| async move {
+        let mut run = hub.run(request("a")).await.unwrap();
+        hub.report(WorkloadState::Starting, None).await;
+        assert_eq!(run.state().await, "starting");
+        hub.report(WorkloadState::Running, None).await;
+        assert_eq!(run.state().await, "running");
+        assert!(matches!(run.next().await, Event::Greeted(_)));
+
+        let call = Call::Unregister(
+            blueprint_proto::blueprint_manager_bridge::UnregisterBlueprintServiceProxyRequest {
+                service_id: 42,
+            },
+        );
+        let answers = async {
+            let Event::Call(call) = run.next().await else { panic!("a call") };
+            assert!(matches!(call.request.unwrap().call, Some(Call::Unregister(_))));
+            let answer = v1::LauncherAnswer { id: call.id, code: 5, message: "no such service".to_owned() };
+            run.say.send(v1::LauncherMessage { body: Some(Message::Answer(answer)) }).await.unwrap();
+        };
+        let (answer, ()) = tokio::join!(hub.launchers.call(SERVICE, call), answers);
+        let status = answer.unwrap_err();
+        assert_eq!((status.code(), status.message()), (Code::NotFound, "no such service"));
+
+        run.say.send(v1::LauncherMessage { body: Some(Message::Stop(v1::LauncherStop {})) }).await.unwrap();
+        let generation = hub.workloads.view().records[&SERVICE].generation;
+        hub.launchers.keep(SERVICE, generation, Ok(b"inputs".to_vec())).await.unwrap();
+        hub.report(WorkloadState::Ended, Some(7)).await;
+        assert_eq!(run.state().await, "ended");
+        let Event::Exit(exit) = run.next().await else { panic!("an exit") };
+        assert_eq!((exit.code, exit.registration.as_deref()), (Some(7), Some(&b"inputs"[..])));
+        assert!(hub.workloads.view().records.is_empty(), "forgotten before it is told");
+        assert_eq!(*hub.kept.removed.lock(), ["it ended"]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_same_launcher_goes_on_another_one_starts_anew_and_one_that_stays_away_loses_it() {
+    with_hub(nowhere(), |hub| async move {
+        let generation = |hub: &Hub| hub.workloads.view().records[&SERVICE].generation;
+        let run = hub.run(v1::LauncherStart { lease_secs: 60, ..request("a") }).await.unwrap();
+        let first = generation(&hub);
+        drop(run);
+        let run = hub.run(v1::LauncherStart { lease_secs: 60, ..request("a") }).await.unwrap();
+        assert_eq!(generation(&hub), first, "it came back and goes on");
+        let refused = hub.run(request("b")).await.err().unwrap();
+        assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
+        let second = hub.run(v1::LauncherStart { take_over: true, ..request("b") }).await.unwrap();
+        assert!(
+            generation(&hub) > first,
+            "a new process of the Manager expects a new process of its blueprint"
+        );
+        let mut events = run.events;
+        let ended = loop {
+            match events.message().await {
+                Ok(Some(_)) => {}
+                Ok(None) => panic!("an end without a word"),
+                Err(status) => break status,
+            }
+        };
+        assert_eq!(ended.code(), Code::Aborted);
+        let mut views = hub.workloads.views();
+        drop(second);
+        views.wait_for(|view| view.records.is_empty()).await.unwrap();
+        assert_eq!(*hub.kept.removed.lock(), ["its launcher is gone"]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_an_operator_keeps_is_not_taken_over_by_accident_and_his_word_counts_at_once() {
+    with_hub(nowhere(), |hub| async move {
+        let change = |document: &str| WorkloadChange {
+            service: SERVICE,
+            document: document.to_owned(),
+            nodes: std::collections::BTreeSet::new(),
+            keystore: None,
+            replaces: None,
+            summary: String::new(),
+            now: SystemTime::now().into(),
+        };
+        let operators = r#"{"source": {"type": "testing", "path": "/bin/own"}}"#;
+        hub.workloads.set(change(operators)).await.unwrap();
+        let refused = hub.run(request("a")).await.err().unwrap();
+        assert_eq!(refused.code(), Code::AlreadyExists);
+        assert!(refused.message().contains("blueprint-hub workload rm"), "{refused}");
+        let mut run = hub.run(v1::LauncherStart { take_over: true, ..request("a") }).await.unwrap();
+        hub.workloads.set(change(operators)).await.unwrap();
+        let Event::Exit(exit) = run.next().await else { panic!("an exit") };
+        assert_eq!((exit.code, exit.reason.as_str()), (None, "the operator took it back"));
+        assert_eq!(hub.workloads.view().records[&SERVICE].document, operators, "it is left alone");
+        for bad in [
+            v1::LauncherStart { document: "{}".to_owned(), ..request("a") },
+            v1::LauncherStart { launcher: "a b".to_owned(), ..request("a") },
+            v1::LauncherStart { lease_secs: 100_000, ..request("a") },
+            v1::LauncherStart { envelope_key: vec![1], ..request("a") },
+        ] {
+            assert_eq!(hub.run(bad).await.err().unwrap().code(), Code::InvalidArgument);
+        }
+        let unknown = v1::LauncherStart { nodes: vec!["nobody".to_owned()], ..request("a") };
+        assert_eq!(hub.run(unknown).await.err().unwrap().code(), Code::NotFound);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn bytes_go_both_ways_and_each_direction_ends_by_itself() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let echo = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all).await.unwrap();
+        all.reverse();
+        stream.write_all(&all).await.unwrap();
+    };
+    let test = with_hub(address, |hub| async move {
+        let (say, receiver) = mpsc::channel(8);
+        let to = Some(v1::ForwardTo { blueprint_id: 7, service_id: 42 });
+        say.send(v1::ForwardBytes { to, content: b"ab".to_vec() }).await.unwrap();
+        hub.registrar.report(session(1), 1, targets()).await.unwrap();
+        let mut answer =
+            hub.client.clone().forward(ReceiverStream::new(receiver)).await.unwrap().into_inner();
+        let large = vec![b'x'; 300_000];
+        for piece in large.chunks(60_000) {
+            say.send(v1::ForwardBytes { to: None, content: piece.to_vec() }).await.unwrap();
+        }
+        drop(say);
+        let mut got = Vec::new();
+        while let Some(piece) = answer.message().await.unwrap() {
+            got.extend(piece.content);
+        }
+        assert_eq!(got.len(), large.len() + 2);
+        assert!(got.ends_with(b"xba"));
+    });
+    tokio::join!(echo, test);
+}
