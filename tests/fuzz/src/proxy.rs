@@ -228,7 +228,7 @@ pub(crate) fn headers(data: &[u8]) {
     for (kept, is_answer) in [
         (request_trailers(&parts.headers), false),
         (response_trailers(&parts.headers), true),
-        (response_headers(&parts.headers), true),
+        (response_headers(parts.headers.clone()), true),
     ] {
         built::check_copy(&parts.headers, &kept, is_answer);
     }
