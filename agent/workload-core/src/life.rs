@@ -21,7 +21,7 @@ const SETTLED: Duration = Duration::from_secs(60);
 pub enum Step {
     /// Fetch and check the program; answered by [`Life::handle_prepared`].
     Prepare,
-    /// Start it; answered by [`Life::handle_started`] or [`Life::handle_not_started`].
+    /// Start it; where that fails, answered by [`Life::handle_not_started`].
     Start,
     /// Ask the process to end; [`Life::handle_exit`] follows.
     Terminate,

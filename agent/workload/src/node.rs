@@ -295,12 +295,14 @@ fn not_run(service: ServiceKey, generation: u64) -> WorkloadStatus {
 #[cfg(test)]
 mod tests {
     use blueprint_common_runtime::tasks::Supervisor;
+    use blueprint_common_types::workload::{RpcKind, Sha256Digest};
     use blueprint_proto::v1::bridge_request::Call;
     use futures_util::future::{BoxFuture, FutureExt};
     use tonic::Status;
 
     use super::*;
-    use crate::{DescribeError, Described, Offer};
+    use crate::artefact::PushedError;
+    use crate::{DescribeError, Described, Offer, PushedReader, RpcStream};
 
     /// A hub that is never there.
     struct Away;
@@ -320,6 +322,18 @@ mod tests {
         ) -> BoxFuture<'_, Result<(), Status>> {
             async { Err(Status::unavailable("")) }.boxed()
         }
+        fn artefact(
+            &self,
+            _: ServiceKey,
+            _: u64,
+            _: Sha256Digest,
+            _: u64,
+        ) -> BoxFuture<'_, Result<PushedReader, PushedError>> {
+            async { Err(PushedError { reason: "it is a test".to_owned(), may_pass: true }) }.boxed()
+        }
+        fn rpc(&self, _: ServiceKey, _: u64, _: RpcKind) -> BoxFuture<'_, Result<RpcStream, String>> {
+            async { Err("it is a test".to_owned()) }.boxed()
+        }
         fn offer(&self, _: Offer) -> Result<(), String> {
             Ok(())
         }
@@ -335,6 +349,9 @@ mod tests {
             agent: "/nonexistent".into(),
             cgroups: None,
             testing: false,
+            engine: "/nonexistent".into(),
+            node: "node".to_owned(),
+            proxy: None,
         };
         let supervisor = Supervisor::new();
         let (node, handle) = Node::new(config, Arc::new(Away), supervisor.child_spawner()).unwrap();

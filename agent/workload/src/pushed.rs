@@ -222,6 +222,15 @@ mod tests {
             unreachable!()
         }
 
+        fn registration(
+            &self,
+            _: ServiceKey,
+            _: u64,
+            _: Result<Vec<u8>, String>,
+        ) -> BoxFuture<'_, Result<(), Status>> {
+            unreachable!()
+        }
+
         fn offer(&self, _: Offer) -> Result<(), String> {
             unreachable!()
         }

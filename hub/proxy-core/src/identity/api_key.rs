@@ -105,7 +105,7 @@ impl NewApiKey {
     ///
     /// # Errors
     ///
-    /// Fails where the prefix is none ([`is_prefix`]) or the system has no source of randomness.
+    /// Fails where the prefix is none (letters, digits, `-` and `_` make one) or the system has no source of randomness.
     pub fn random(prefix: &str) -> io::Result<Self> {
         if !is_prefix(prefix) {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a prefix of API keys"));

@@ -54,7 +54,7 @@ pub struct Claims {
     pub expires_at: u64,
     /// Start of its life, in seconds since 1970.
     pub issued_at: u64,
-    /// The API key it was made from, or [`OAUTH_KEY_ID`].
+    /// The API key it was made from, or `oauth` for an assertion.
     pub key_id: String,
     /// Its own name, for logs.
     pub jti: String,

@@ -67,7 +67,7 @@ pub struct NewProfile {
     pub tls_enabled: bool,
     /// See [`TlsProfile`].
     pub require_client_mtls: bool,
-    /// See [`TlsProfile`]; 0 for [`DEFAULT_CLIENT_HOURS`].
+    /// See [`TlsProfile`]; 0 for the default.
     pub client_cert_ttl_hours: u32,
     /// See [`TlsProfile`].
     pub sni: Option<String>,
