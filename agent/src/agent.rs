@@ -14,7 +14,7 @@ use blueprint_common_tunnel::{BindError, Engine, UpsertError};
 use blueprint_common_types::fill_random;
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use crate::config::AgentConfig;
@@ -35,6 +35,9 @@ const WITHDRAW_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long the parts may take to end once they were told to.
 const END_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long workloads may take to end where the agent does not drain.
+const WORKLOADS_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Scrapers and probes at once.
 const OBSERVE_LIMITS: AcceptLimits = AcceptLimits { total: 64, per_ip: 32 };
@@ -212,6 +215,13 @@ impl Agent {
             }
             None => parts.drain(&shared).await,
         };
+        // Also where the hub removed this agent: what runs here now runs elsewhere soon.
+        shared.idle.cancel();
+        tokio::select! {
+            () = shared.workloads_ended.cancelled() => {}
+            () = shared.process.stop.cancelled() => {}
+            () = sleep(WORKLOADS_TIMEOUT) => warn!("workloads did not end in time"),
+        }
         shared.stop.cancel();
         if timeout(END_TIMEOUT, parts.idle()).await.is_err() {
             warn!("parts of the agent did not end in time");

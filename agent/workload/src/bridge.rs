@@ -106,7 +106,8 @@ pub(crate) fn serve(
     let listener = UnixListener::bind(&config.socket)?;
     std::fs::set_permissions(&config.socket, std::fs::Permissions::from_mode(0o600))?;
     if let Some((user, group)) = config.user {
-        std::os::unix::fs::chown(&config.socket, Some(user), Some(group))?;
+        // Its folder is the agent's alone, so nobody has put another file there.
+        std::os::unix::fs::lchown(&config.socket, Some(user), Some(group))?;
     }
     let bridge = Arc::new(Bridge {
         service: config.service,

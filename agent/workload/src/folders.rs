@@ -7,9 +7,13 @@ use std::path::{Path, PathBuf};
 
 use blueprint_agent_workload_core::label;
 use blueprint_common_types::ServiceKey;
+use parking_lot::Mutex;
 
 /// Users that services of a machine get, as systemd gives them to services without a user of their own.
 const USERS: std::ops::RangeInclusive<u32> = 61_184..=65_519;
+
+/// Users are given one after the other: the owner of a folder is the only record of who has which.
+static TURN: Mutex<()> = Mutex::new(());
 
 /// Name of the socket in its folder.
 pub(crate) const SOCKET: &str = "bridge.sock";
@@ -55,14 +59,15 @@ impl Folders {
         if !own_user || !nix::unistd::geteuid().is_root() {
             return Ok(None);
         }
-        let user = self.user()?;
-        // What they are in stays ours, so that a workload can put nothing else in their place.
-        for folder in [&self.data, &self.bridge] {
-            std::os::unix::fs::lchown(folder, Some(user), Some(user))?;
-        }
-        for parent in
-            self.data.ancestors().skip(1).take(2).chain([self.runtime.as_path()]).chain(self.runtime.parent())
-        {
+        let user = {
+            let _turn = TURN.lock();
+            let user = self.user()?;
+            std::os::unix::fs::lchown(&self.data, Some(user), Some(user))?;
+            user
+        };
+        // What else it is given stays ours, so that it can put nothing in its place.
+        let above = self.data.ancestors().skip(1).take(2).chain(self.runtime.parent());
+        for parent in above.chain([self.bridge.as_path(), self.runtime.as_path()]) {
             // To be passed, not to be listed.
             let mode = fs::metadata(parent)?.permissions().mode();
             fs::set_permissions(parent, fs::Permissions::from_mode(mode | 0o011))?;

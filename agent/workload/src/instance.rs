@@ -212,7 +212,7 @@ pub(crate) async fn contain(
         mounts: vec![
             mount(&folders.data, DATA, false),
             mount(&folders.keystore, KEYSTORE, true),
-            mount(&folders.bridge, BRIDGE, false),
+            mount(&folders.bridge, BRIDGE, true),
         ],
         ports: ports.clone(),
         user,

@@ -34,6 +34,17 @@ pub(crate) fn kill_all(runtimes: &Path) {
     }
 }
 
+/// Removes what workloads of an earlier agent had in memory, their keys with it; after their ends.
+pub(crate) fn remove_all(runtimes: &Path) {
+    for entry in fs::read_dir(runtimes).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with("svc-")
+            && let Err(error) = fs::remove_dir_all(entry.path())
+        {
+            tracing::warn!(folder = %entry.path().display(), %error, "what an earlier agent left in memory stays");
+        }
+    }
+}
+
 /// When a process was started, in ticks since the machine's start (`proc(5)`, field 22 of `stat`).
 fn started_at(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;

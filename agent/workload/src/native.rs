@@ -144,10 +144,26 @@ const READABLE: [&str; 14] = [
     "/run/nscd",
 ];
 
+/// Folders that every program may write to.
+const SHARED: [&str; 2] = ["/tmp", "/dev/shm"];
+
+/// Devices that every program may use, and GPUs.
+fn devices() -> Vec<PathBuf> {
+    let plain = ["null", "zero", "full", "random", "urandom", "tty", "ptmx", "pts", "dri", "kfd"];
+    let all = fs::read_dir("/dev").into_iter().flatten().flatten();
+    let nvidia = all.filter(|entry| entry.file_name().to_string_lossy().starts_with("nvidia"));
+    let plain = plain.iter().map(|name| Path::new("/dev").join(name));
+    plain.chain(nvidia.map(|entry| entry.path())).collect()
+}
+
 /// What a workload may read and write: the rest of the machine, and other workloads with it, is none of its business.
 fn confinement(program: &Path, folders: &Folders) -> Confinement {
     let own = program.parent().unwrap_or(program).to_owned();
     let read = READABLE.iter().map(PathBuf::from).chain([own, folders.keystore.clone()]);
-    let write = [folders.data.clone(), folders.bridge.clone(), "/tmp".into(), "/dev".into()];
-    Confinement { read: read.collect(), write: write.into() }
+    let is_root = nix::unistd::geteuid().is_root();
+    let is_ours = |path: &Path| folders.data.starts_with(path) || folders.runtime.starts_with(path);
+    // Without users of their own, workloads would find each other's folders there.
+    let shared = SHARED.iter().map(PathBuf::from).filter(|path| is_root || !is_ours(path));
+    let write = [folders.data.clone(), folders.bridge.clone()].into_iter().chain(shared);
+    Confinement { read: read.collect(), write: write.chain(devices()).collect() }
 }

@@ -137,6 +137,7 @@ impl Node {
             cgroups.iter().for_each(|cgroups| cgroups.at(&label).remove());
         }
         left::kill_all(&config.runtime);
+        left::remove_all(&config.runtime);
         let (assign, assigned) = watch::channel(None);
         let (sender, statuses) = watch::channel(Arc::default());
         let mut cache = ArtefactConfig::new(config.state.join("artefacts"));

@@ -210,6 +210,32 @@ fn a_blueprint_that_asks_for_what_is_not_its_own_is_refused_and_recorded() -> Re
 }
 
 #[test]
+fn a_node_that_is_removed_ends_its_workloads_and_forgets_their_keys() -> Result<()> {
+    if !is_possible() {
+        return Ok(());
+    }
+    let hub = Hub::start(&[])?;
+    let node = Node::start(&hub, None, "one")?;
+    let program = rig::program(&node)?.display().to_string();
+    let keystore = node.folder("keystore")?;
+    std::fs::write(keystore.join("key"), "[[1],[2]]")?;
+    let keys = keystore.display().to_string();
+    hub.json(&["workload", "run", "7/42", "--path", &program, "--keystore", &keys, "--wait", "8s"])?;
+    let access = hub.access_token("7/42")?;
+    hub.wait_served("42", &access, SOON)?;
+    let told = hub.get("42", &access, "/blueprint")?.json()?;
+    let stored = std::path::PathBuf::from(text(&told, "/env/KEYSTORE_URI")?);
+    ensure!(stored.join("key").is_file() && processes_naming(&program).len() == 1, "{told}");
+
+    hub.json(&["node", "rm", "one"])?;
+    eventually_ok(SOON, "the end of its workload", || {
+        let running = processes_naming(&program).len();
+        ensure!(running == 0 && !stored.exists(), "{running} processes, keys there: {}", stored.exists());
+        Ok(())
+    })
+}
+
+#[test]
 fn a_blueprint_sees_nothing_of_another() -> Result<()> {
     if !is_possible() {
         return Ok(());
