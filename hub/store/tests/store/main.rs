@@ -9,3 +9,4 @@ mod policy;
 mod services;
 mod support;
 mod tls;
+mod workloads;
