@@ -72,8 +72,9 @@ pub static SCHEMA: Schema = Schema {
         ),
         Key::unset(
             "workload.data_dir",
-            "Folder for the data of workloads and for artefacts; beside the state folder, with `-workloads` behind its \
-             name, where unset. Users of workloads have to be able to pass the folders above it.",
+            "Folder for the data of workloads and for artefacts. Where unset, for root beside the state folder, with \
+             `-workloads` behind its name, since users of workloads have to pass the folders above it; else in the state \
+             folder.",
         ),
         Key::unset(
             "workload.runtime_dir",

@@ -88,7 +88,7 @@ pub(crate) fn node(shared: &Arc<Shared>, spawner: Spawner) -> Result<Option<Node
         info!("workloads run as the agent's own user and without limits: it is not root");
     }
     let config = WorkloadConfig {
-        state: settings.data_dir.clone().unwrap_or_else(|| beside(&folder)),
+        state: settings.data_dir.clone().unwrap_or_else(|| data_dir(&folder, is_root)),
         runtime,
         // The program of this process, also where its file was replaced since.
         agent: PathBuf::from("/proc/self/exe"),
@@ -105,7 +105,11 @@ pub(crate) fn node(shared: &Arc<Shared>, spawner: Spawner) -> Result<Option<Node
     Ok(Some(node))
 }
 
-fn beside(state: &Path) -> PathBuf {
+/// Beside the state folder, where workloads are other users; else in it.
+fn data_dir(state: &Path, is_root: bool) -> PathBuf {
+    if !is_root {
+        return state.join("workloads");
+    }
     let name = state.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     state.with_file_name(format!("{name}{SUFFIX}"))
 }
