@@ -49,7 +49,7 @@ async fn generations_only_grow_also_over_removals_and_restarts() {
     assert_eq!(store.place_workload(placed(&first, 2)).await.unwrap(), None);
     drop(store);
     let store = SqliteStore::open(dir.path()).unwrap();
-    assert_eq!(store.list_workloads().await.unwrap(), [on_one.clone()]);
+    assert_eq!(store.list_workloads().await.unwrap(), std::slice::from_ref(&on_one));
 
     let kept = store.set_workload(change("{\"a\":1}", &[1, 2], None)).await.unwrap();
     assert_eq!((kept.node, kept.nodes), (Some(node(1)), BTreeSet::from([node(1), node(2)])));
