@@ -359,7 +359,14 @@ async fn start_planes(
     let store = Arc::clone(&base.store);
     let spawner = supervisor.child_spawner();
     let metrics = Arc::clone(&base.metrics);
-    let state = AdminState { facts, hub: Arc::new(hub), store, metrics: base.metrics, spawner };
+    let state = AdminState {
+        facts,
+        hub: Arc::new(hub),
+        market: config.provision.market(),
+        store,
+        metrics: base.metrics,
+        spawner,
+    };
     if let Some(also) = sockets.control_also {
         supervisor.spawn_essential("control also", control.clone().run(also));
     }

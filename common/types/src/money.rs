@@ -35,6 +35,12 @@ impl Micros {
         self.0
     }
 
+    /// This amount in whole hundredths, rounded up.
+    #[must_use]
+    pub const fn cents_up(self) -> Self {
+        Self(self.0.div_ceil(10_000).saturating_mul(10_000))
+    }
+
     /// The sum; stops at the end of the range, which no bill reaches.
     #[must_use]
     pub const fn plus(self, other: Self) -> Self {
@@ -130,6 +136,7 @@ mod tests {
     #[test]
     fn a_share_is_rounded_up() {
         assert_eq!(Micros::new(10).share(1, 3), Micros::new(4));
+        assert_eq!(Micros::new(171_650_010).cents_up().to_string(), "171.66");
         assert_eq!(Micros::new(10).share(3, 3), Micros::new(10));
         assert_eq!(Micros::new(u64::MAX).share(2, 1), Micros::new(u64::MAX));
     }

@@ -174,6 +174,15 @@ pub(crate) const SCHEMA: Schema = Schema {
         oauth::HOSTS,
         oauth::CA,
         oauth::PRIVATE,
+        Key::unset(
+            "provision.usd_per_eur",
+            "US dollars for a euro, such as 1.08; without it, prices in euro are left out where prices are compared.",
+        ),
+        Key::new(
+            "provision.max_price_age_days",
+            "180",
+            "Days after which the hub does not choose a machine by a price that it has not asked its provider for.",
+        ),
         Key::new(
             "artefacts.max_bytes",
             "2GiB",

@@ -116,20 +116,21 @@ impl fmt::Display for Reason {
             Self::NotConfigured => f.write_str("not configured"),
             Self::NotAsked => f.write_str("not what was asked for"),
             Self::NoSpot => f.write_str("not sold as spot"),
-            Self::Region(wanted) => write!(f, "not in {wanted}"),
+            Self::Region(wanted) => write!(f, "is not in {wanted}"),
             Self::Arch(arch) => write!(f, "has {} processors", arch.as_str()),
             Self::Gpu(None) => f.write_str("has no GPU"),
             Self::Gpu(Some(gpu)) => write!(f, "has {gpu} of {} MiB", gpu.vram_mib),
             Self::Burstable => f.write_str("has burstable processors"),
             Self::Cpu { has, wanted_millis } => {
-                write!(f, "has {has} of {} processors", f64::from(*wanted_millis) / 1000.0)
+                let wanted = Micros::new(u64::from(*wanted_millis) * 1000);
+                write!(f, "has {has} of {wanted} processors")
             }
             Self::Memory { has_mib, wanted_mib } => write!(f, "has {has_mib} of {wanted_mib} MiB of memory"),
             Self::Disk { has_gb, wanted_gb } => write!(f, "has {has_gb} of {wanted_gb} GB of disk"),
-            Self::NoRate => f.write_str("its price is in euro, and provision.usd_per_eur is not set"),
-            Self::Stale { days } => write!(f, "its price is {days} days old"),
+            Self::NoRate => f.write_str("has a price in euro, and provision.usd_per_eur is not set"),
+            Self::Stale { days } => write!(f, "has a price that is {days} days old"),
             Self::Price { hourly, most } => write!(f, "costs {hourly} an hour, more than {most}"),
-            Self::Unavailable(why) => f.write_str(why),
+            Self::Unavailable(why) => write!(f, "cannot be had: {why}"),
         }
     }
 }

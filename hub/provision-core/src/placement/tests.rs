@@ -143,7 +143,7 @@ fn nothing_fits_says_what_came_nearest() {
     assert!(error.contains("an hour, more than 0.00"), "{error}");
     let demand = machine(1_000_000, 1, |_| ());
     let error = place(&EMBEDDED, &question(&demand, &Strategy::Cheapest)).unwrap_err().to_string();
-    assert!(error.contains("of 1000 processors"), "{error}");
+    assert!(error.contains("of 1000.00 processors"), "{error}");
     let demand = machine(1000, 1, |spec| spec.region = Some("atlantis".to_owned()));
     let error = place(&EMBEDDED, &question(&demand, &Strategy::Cheapest)).unwrap_err().to_string();
     assert!(error.contains("no provider has a region called \"atlantis\""), "{error}");
