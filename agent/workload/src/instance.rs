@@ -95,7 +95,7 @@ pub(crate) enum Instance {
 impl Instance {
     pub(crate) fn pid(&self) -> Option<u32> {
         match self {
-            Self::Process(process) => process.pid(),
+            Self::Process(process) => Some(process.pid()),
             Self::Container(container) => container.running.pid,
         }
     }

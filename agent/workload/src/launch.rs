@@ -15,16 +15,20 @@ use landlock::{
 };
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::prctl::{set_no_new_privs, set_pdeathsig};
 use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{Gid, Uid, execve, setgid, setgroups, setsid, setuid};
+use nix::unistd::{Gid, Uid, execve, getppid, setgid, setgroups, setsid, setuid};
 use serde::{Deserialize, Serialize};
 
-/// First argument of the process that becomes a workload.
+use crate::keeper::{KEEP, keep};
+
+/// First argument of the process that becomes a workload, and of the one above it that keeps it (`keeper`).
 pub const ARGUMENT: &str = "become-workload";
 
 /// Longest description that is read, in bytes.
-const MAX_BYTES: u64 = 8 << 20;
+pub(crate) const MAX_BYTES: u64 = 8 << 20;
 
 /// Exit code of a process that could not become the workload; the reason is its standard error.
 pub const EXIT_CODE: u8 = 126;
@@ -80,24 +84,31 @@ enum LaunchError {
     Text(#[from] NulError),
     #[error("cannot execute {}: {error}", path.display())]
     Execute { path: PathBuf, error: nix::Error },
+    #[error("its keeper has ended")]
+    Alone,
 }
 
-/// Becomes what standard input describes. Comes back only where that failed, with the exit code.
+/// Becomes what standard input describes, or keeps a process that does, as the second argument says. Comes back with
+/// the exit code where it does not become it, or has kept it until its end.
 ///
 /// To be called before the process has a second thread.
 #[must_use]
 pub fn become_workload() -> u8 {
+    if std::env::args().nth(2).as_deref() == Some(KEEP) {
+        return keep();
+    }
     let Err(error) = try_become();
     say(&error.to_string());
     EXIT_CODE
 }
 
 /// Standard error is the workload's log from its start on: the agent reads there why it did not become one.
-fn say(text: &str) {
+pub(crate) fn say(text: &str) {
     let _ = writeln!(std::io::stderr(), "blueprint-agent: {text}");
 }
 
 fn try_become() -> Result<Infallible, LaunchError> {
+    let keeper = getppid();
     let mut text = Vec::new();
     std::io::stdin().take(MAX_BYTES).read_to_end(&mut text).map_err(LaunchError::Read)?;
     let launch: Launch = serde_json::from_slice(&text).map_err(LaunchError::Damaged)?;
@@ -121,7 +132,12 @@ fn try_become() -> Result<Infallible, LaunchError> {
         setuid(Uid::from_raw(user)).map_err(system("become its user"))?;
     }
     if launch.no_new_privileges {
-        nix::sys::prctl::set_no_new_privs().map_err(system("forbid new privileges"))?;
+        set_no_new_privs().map_err(system("forbid new privileges"))?;
+    }
+    // After the change of its user, which takes this back. It counts for this process alone, not for its children.
+    set_pdeathsig(Signal::SIGKILL).map_err(system("end with its keeper"))?;
+    if getppid() != keeper {
+        return Err(LaunchError::Alone);
     }
     if let Some(confinement) = &launch.confinement {
         confine(confinement)?;

@@ -9,6 +9,7 @@ mod cgroup;
 pub mod container;
 mod folders;
 mod instance;
+mod keeper;
 mod keystore;
 pub mod launch;
 mod left;
@@ -20,6 +21,7 @@ mod pushed;
 mod registration;
 mod rpc;
 mod run;
+mod tree;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

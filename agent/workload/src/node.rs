@@ -94,7 +94,7 @@ impl Drop for End {
 }
 
 impl Node {
-    /// Puts a node together, and kills what an earlier agent left behind.
+    /// Puts a node together.
     ///
     /// # Errors
     ///
@@ -132,12 +132,6 @@ impl Node {
                 }
             }
         });
-        for label in cgroups.iter().flat_map(Cgroups::labels) {
-            info!(label, "what an earlier agent left is ended");
-            cgroups.iter().for_each(|cgroups| cgroups.at(&label).remove());
-        }
-        left::kill_all(&config.runtime);
-        left::remove_all(&config.runtime);
         let (assign, assigned) = watch::channel(None);
         let (sender, statuses) = watch::channel(Arc::default());
         let mut cache = ArtefactConfig::new(config.state.join("artefacts"));
@@ -152,8 +146,10 @@ impl Node {
         Ok((node, NodeHandle { assigned: assign, statuses }))
     }
 
-    /// Runs what is assigned until `stop`; then ends everything, and comes back once it is gone.
+    /// Ends what an earlier agent left behind, then runs what is assigned until `stop`; then ends everything, and
+    /// comes back once it is gone.
     pub async fn run(mut self, stop: CancellationToken) {
+        self.end_left().await;
         self.remove_containers().await;
         let mut live: BTreeMap<ServiceKey, Live> = BTreeMap::new();
         let (ended, mut ends) = mpsc::channel(ENDS);
@@ -178,6 +174,23 @@ impl Node {
                 }
                 changed = self.assigned.changed(), if !is_over => is_over |= changed.is_err(),
             }
+        }
+    }
+
+    /// Ends the processes that an earlier agent left, and removes what they had in memory.
+    async fn end_left(&self) {
+        let common = Arc::clone(&self.common);
+        let ended = tokio::task::spawn_blocking(move || {
+            let Common { cgroups, config, .. } = common.as_ref();
+            for label in cgroups.iter().flat_map(Cgroups::labels) {
+                info!(label, "what an earlier agent left is ended");
+                cgroups.iter().for_each(|cgroups| cgroups.at(&label).remove());
+            }
+            left::kill_all(&config.runtime);
+            left::remove_all(&config.runtime);
+        });
+        if let Err(error) = ended.await {
+            warn!(%error, "what an earlier agent left is not ended");
         }
     }
 

@@ -20,6 +20,7 @@ use crate::cgroup::{Cgroup, Cgroups};
 use crate::container::Engine;
 use crate::folders::Folders;
 use crate::instance::{Instance, Program, Start, contain, failed};
+use crate::keeper::Errand;
 use crate::process::Process;
 use crate::pushed::Wants;
 use crate::rpc::{self, Rpc};
@@ -251,10 +252,9 @@ impl<'a> Run<'a> {
             Some(Some(program)) => {
                 let group = self.group(&label(service))?;
                 let launch = native::launch(start, program, group.as_ref());
-                let process = Process::start(&common.config.agent, &launch, group, &common.spawner).await?;
-                if let Some(pid) = process.pid() {
-                    left::note(&self.folders.runtime, pid);
-                }
+                let errand = Errand { launch, grace_secs: self.spec.stop_grace_secs.into() };
+                let process = Process::start(&common.config.agent, &errand, group, &common.spawner).await?;
+                left::note(&self.folders.runtime, process.traces());
                 Instance::Process(Box::new(process))
             }
         };

@@ -1,6 +1,7 @@
 //! Workloads: an unmodified blueprint on a node that the hub chose, from its artefact to its last trace.
 
 mod closed;
+mod ends;
 mod rig;
 mod stranger;
 

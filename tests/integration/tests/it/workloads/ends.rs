@@ -1,0 +1,126 @@
+//! What is left of workloads: nothing, however they, their keepers and their agents end.
+
+use anyhow::{Context, Result, ensure};
+use blueprint_tests_support::{eventually_ok, processes_naming};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::is_possible;
+use super::rig::Node;
+use crate::fixture::{Hub, SOON, text};
+
+/// Any user without an entry in the system's list.
+const USER: u32 = 59_142;
+
+/// Processes that leave the group and the session of a workload, and that no shell waits for.
+const WANDERERS: [&str; 3] = [
+    "setsid sleep \"$MARK\" &",
+    "(setsid setsid sh -c 'sleep \"$MARK\" & sleep \"$MARK\"' &)",
+    "sleep \"$MARK\"",
+];
+
+/// How many they are: `setsid` becomes what it starts.
+const COUNT: usize = 4;
+
+/// Runs one whose processes carry this mark, and waits for them.
+fn wander(hub: &Hub<'_>, node: &Node<'_>, service: &str, mark: &str) -> Result<String> {
+    let program = node.script("wander", &WANDERERS)?;
+    let variable = format!("MARK={mark}");
+    hub.json(&["workload", "run", service, "--path", &program, "--test-mode", "--env", &variable])?;
+    let sleeping = format!("sleep {mark}");
+    eventually_ok(SOON, "the processes of the workload", || {
+        let running = processes_naming(&sleeping).len();
+        ensure!(running >= COUNT, "{running} processes: {}", hub.json(&["workload", "show", service])?);
+        Ok(())
+    })?;
+    Ok(sleeping)
+}
+
+fn wait_gone(sleeping: &str) -> Result<()> {
+    eventually_ok(SOON, "the end of all of them", || {
+        let left = processes_naming(sleeping);
+        ensure!(left.is_empty(), "{left:?} are left");
+        Ok(())
+    })
+}
+
+/// A number of seconds that names this test's processes.
+fn mark(part: u32) -> String {
+    format!("600.{}{part}", std::process::id())
+}
+
+fn what_wanders_ends(hub: &Hub<'_>, node: &mut Node<'_>, part: u32) -> Result<()> {
+    // Taken back.
+    let sleeping = wander(hub, node, "7/42", &mark(part))?;
+    hub.json(&["workload", "rm", "7/42"])?;
+    wait_gone(&sleeping)?;
+
+    // Its own process ends; what it left ends with it, and it is started anew.
+    let sleeping = wander(hub, node, "7/43", &mark(part + 1))?;
+    let before = processes_naming(&sleeping);
+    let pid = hub.json(&["workload", "show", "7/43"])?["pid"].as_i64().context("no pid")?;
+    kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGKILL)?;
+    eventually_ok(SOON, "others in their place", || {
+        let now = processes_naming(&sleeping);
+        ensure!(now.len() >= COUNT && now.iter().all(|pid| !before.contains(pid)), "{before:?} {now:?}");
+        let shown = hub.json(&["workload", "show", "7/43"])?;
+        ensure!(text(&shown, "/reason")?.contains("signal 9") || shown["restarts"] == 1, "{shown}");
+        Ok(())
+    })?;
+
+    // The agent is killed and stays away.
+    node.agent.process()?.kill()?;
+    wait_gone(&sleeping)?;
+
+    // The next one starts it, once.
+    node.agent.run()?;
+    eventually_ok(SOON, "those of the next agent", || {
+        let running = processes_naming(&sleeping).len();
+        ensure!(running >= COUNT, "{running} processes");
+        Ok(())
+    })?;
+    hub.json(&["workload", "rm", "7/43"])?;
+    wait_gone(&sleeping)
+}
+
+#[test]
+fn what_left_the_group_of_a_workload_ends_with_it_and_with_its_agent() -> Result<()> {
+    if !is_possible() {
+        return Ok(());
+    }
+    let hub = Hub::start(&[])?;
+    let mut node = Node::start(&hub, None, "one")?;
+    what_wanders_ends(&hub, &mut node, 10)
+}
+
+#[test]
+fn what_left_the_group_ends_under_an_agent_that_is_an_ordinary_user_too() -> Result<()> {
+    if !is_possible() {
+        return Ok(());
+    }
+    let hub = Hub::start(&[])?;
+    let mut node = Node::start_as(&hub, USER, "one")?;
+    what_wanders_ends(&hub, &mut node, 30)
+}
+
+#[test]
+fn a_keeper_that_is_killed_leaves_nothing_either() -> Result<()> {
+    if !is_possible() {
+        return Ok(());
+    }
+    let hub = Hub::start(&[])?;
+    let node = Node::start(&hub, None, "one")?;
+    let sleeping = wander(&hub, &node, "7/42", &mark(50))?;
+    let before = processes_naming(&sleeping);
+    let pid = hub.json(&["workload", "show", "7/42"])?["pid"].as_i64().context("no pid")?;
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let keeper = status.lines().find_map(|line| line.strip_prefix("PPid:")).context("no parent")?;
+    kill(Pid::from_raw(keeper.trim().parse()?), Signal::SIGKILL)?;
+    eventually_ok(SOON, "others in their place", || {
+        let now = processes_naming(&sleeping);
+        ensure!(now.len() >= COUNT && now.iter().all(|pid| !before.contains(pid)), "{before:?} {now:?}");
+        Ok(())
+    })?;
+    hub.json(&["workload", "rm", "7/42"])?;
+    wait_gone(&sleeping)
+}
