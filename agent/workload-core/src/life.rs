@@ -279,6 +279,12 @@ impl Life {
         }
     }
 
+    /// Whether it has ended for good: nothing is started any more.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.state == State::Over
+    }
+
     /// Why it stands there; empty where the state says it all.
     #[must_use]
     pub fn reason(&self) -> &str {

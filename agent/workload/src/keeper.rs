@@ -15,8 +15,10 @@
 //! - a keeper that is killed takes the workload's own process along (`PR_SET_PDEATHSIG`); the rest is the agent's, which
 //!   knows control group, process group and user.
 
+mod container;
+
 use std::io::{self, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -36,6 +38,8 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::launch::{ARGUMENT, EXIT_CODE, Launch, MAX_BYTES, say};
 use crate::tree;
+
+pub(crate) use container::{ContainerKeeper, KEEP_CONTAINER, keep_container};
 
 /// Second argument of a keeper.
 pub(crate) const KEEP: &str = "keep";
@@ -258,6 +262,13 @@ impl Keeper {
         }
         reap_others(i32::try_from(self.child.id()).ok())
     }
+}
+
+/// A socket for this runtime, and its other end for a keeper.
+pub(crate) fn pair() -> io::Result<(UnixStream, OwnedFd)> {
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+    ours.set_nonblocking(true)?;
+    Ok((UnixStream::from_std(ours)?, OwnedFd::from(theirs)))
 }
 
 fn exit_of(status: std::process::ExitStatus) -> Exit {

@@ -22,7 +22,7 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Uid, execve, getppid, setgid, setgroups, setsid, setuid};
 use serde::{Deserialize, Serialize};
 
-use crate::keeper::{KEEP, keep};
+use crate::keeper::{KEEP, KEEP_CONTAINER, keep, keep_container};
 
 /// First argument of the process that becomes a workload, and of the one above it that keeps it (`keeper`).
 pub const ARGUMENT: &str = "become-workload";
@@ -94,8 +94,10 @@ enum LaunchError {
 /// To be called before the process has a second thread.
 #[must_use]
 pub fn become_workload() -> u8 {
-    if std::env::args().nth(2).as_deref() == Some(KEEP) {
-        return keep();
+    match std::env::args().nth(2).as_deref() {
+        Some(KEEP) => return keep(),
+        Some(KEEP_CONTAINER) => return keep_container(),
+        Some(_) | None => {}
     }
     let Err(error) = try_become();
     say(&error.to_string());

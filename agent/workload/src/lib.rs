@@ -21,6 +21,7 @@ mod pushed;
 mod registration;
 mod rpc;
 mod run;
+mod sweep;
 mod tree;
 
 use std::collections::BTreeMap;

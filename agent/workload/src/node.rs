@@ -11,7 +11,7 @@ use blueprint_common_types::workload::{WorkloadState, WorkloadStatus};
 use blueprint_common_types::{ServiceKey, Timestamp};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{info, warn};
 
 use crate::artefact::{ArtefactConfig, Artefacts, Pushed};
@@ -19,6 +19,7 @@ use crate::cgroup::Cgroups;
 use crate::container::Engine;
 use crate::pushed::Wants;
 use crate::run::{Common, Workload};
+use crate::sweep::{Claims, sweep};
 use crate::{Assigned, Assignment, HubPort, WorkloadConfig, left};
 
 /// Ends of workloads that wait to be noted; a hub assigns 64 to a node at most.
@@ -141,7 +142,8 @@ impl Node {
         cache.hub = Some(pushed);
         let artefacts = Artefacts::new(cache).map_err(io::Error::other)?;
         let engine = Engine::new(config.engine.clone());
-        let common = Arc::new(Common { config, hub, cgroups, artefacts, wants, engine, spawner });
+        let claims = Claims::default();
+        let common = Arc::new(Common { config, hub, cgroups, artefacts, wants, engine, claims, spawner });
         let node = Self { common, assigned, statuses: Arc::new(Mutex::new(sender)) };
         Ok((node, NodeHandle { assigned: assign, statuses }))
     }
@@ -150,7 +152,7 @@ impl Node {
     /// comes back once it is gone.
     pub async fn run(mut self, stop: CancellationToken) {
         self.end_left().await;
-        self.remove_containers().await;
+        let _swept = self.sweep();
         let mut live: BTreeMap<ServiceKey, Live> = BTreeMap::new();
         let (ended, mut ends) = mpsc::channel(ENDS);
         let mut is_over = false;
@@ -194,24 +196,14 @@ impl Node {
         }
     }
 
-    /// Removes the containers that an earlier agent left, where there is an engine.
-    async fn remove_containers(&self) {
-        let Common { engine, config, .. } = self.common.as_ref();
-        if !config.engine.exists() {
-            return;
-        }
-        let left = match engine.leftovers(&config.node).await {
-            Ok(left) => left,
-            Err(error) => {
-                return warn!(%error, "what an earlier agent left at the container engine is not known");
-            }
-        };
-        for container in left {
-            info!(container = container.name, "what an earlier agent left is removed");
-            if let Err(error) = engine.remove(&container.id).await {
-                warn!(container = container.name, %error, "container not removed");
-            }
-        }
+    /// Removes containers that were left, now and each minute, until what it gives is dropped.
+    fn sweep(&self) -> DropGuard {
+        let Common { engine, config, claims, spawner, .. } = self.common.as_ref();
+        let (stop, sweeping) =
+            (CancellationToken::new(), sweep(engine.clone(), config.clone(), claims.clone()));
+        let until = stop.clone();
+        spawner.spawn_base("container sweep", async move { until.run_until_cancelled(sweeping).await });
+        stop.drop_guard()
     }
 
     /// Ends what is not wanted, and starts what is and does not run.

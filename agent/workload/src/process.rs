@@ -1,7 +1,6 @@
 //! A native workload as a process of this machine, and its keeper above it.
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
@@ -9,14 +8,13 @@ use std::time::Duration;
 use blueprint_agent_workload_core::{Exit, PrepareFailed};
 use blueprint_common_runtime::tasks::Spawner;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
-use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 use tracing::warn;
 
 use crate::cgroup::Cgroup;
-use crate::keeper::{Errand, KEEP, News, Order};
+use crate::keeper::{Errand, KEEP, News, Order, pair};
 use crate::launch::ARGUMENT;
 use crate::left::Traces;
 use crate::output::Output;
@@ -169,11 +167,4 @@ impl Drop for Process {
             self.kill();
         }
     }
-}
-
-/// A socket for this runtime, and its other end for a keeper.
-fn pair() -> io::Result<(UnixStream, OwnedFd)> {
-    let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
-    ours.set_nonblocking(true)?;
-    Ok((UnixStream::from_std(ours)?, OwnedFd::from(theirs)))
 }

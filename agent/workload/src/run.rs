@@ -17,17 +17,25 @@ use tracing::{info, warn};
 use crate::artefact::{Artefacts, NativeArtefact};
 use crate::bridge::{BridgeConfig, Serving, serve};
 use crate::cgroup::{Cgroup, Cgroups};
-use crate::container::Engine;
+use crate::container::{Engine, EngineError};
 use crate::folders::Folders;
 use crate::instance::{Instance, Program, Start, contain, failed};
 use crate::keeper::Errand;
 use crate::process::Process;
 use crate::pushed::Wants;
 use crate::rpc::{self, Rpc};
+use crate::sweep::Claims;
 use crate::{DescribeError, Described, HubPort, WorkloadConfig, keystore, left, native, registration};
 
 /// Pause before a hub that could not be asked is asked again.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// How long the end of a workload waits for an engine that does not remove its container. Then the keeper of the
+/// container and the sweep go on.
+const REMOVE_WITHIN: Duration = Duration::from_secs(60);
+
+/// Pause before an engine is asked again to remove a container.
+const REMOVE_AGAIN: Duration = Duration::from_millis(500);
 
 /// What all workloads of a node share.
 pub(crate) struct Common {
@@ -37,6 +45,8 @@ pub(crate) struct Common {
     pub(crate) artefacts: Artefacts,
     pub(crate) wants: Arc<Wants>,
     pub(crate) engine: Engine,
+    /// Containers that workloads look after.
+    pub(crate) claims: Claims,
     pub(crate) spawner: Spawner,
 }
 
@@ -248,7 +258,7 @@ impl<'a> Run<'a> {
         let start = Start { service, spec, folders, secret_env: secret, user, rpc };
         let instance = match self.program.as_ref().map(Program::path) {
             None => return Err(PrepareFailed { reason: "it was not prepared".to_owned(), may_pass: true }),
-            Some(None) => contain(&common.engine, &common.config.node, start, &common.spawner).await?,
+            Some(None) => contain(common, start).await?,
             Some(Some(program)) => {
                 let group = self.group(&label(service))?;
                 let launch = native::launch(start, program, group.as_ref());
@@ -331,10 +341,14 @@ impl<'a> Run<'a> {
         let now = Instant::now();
         match event {
             Event::Exit(exit) => {
-                let ended = self.running.take();
-                let last = ended.as_ref().and_then(|running| running.instance.last_line());
-                if let Some(running) = ended {
-                    running.instance.remove().await;
+                let mut ended = self.running.take().map(|running| running.instance);
+                let last = ended.as_ref().and_then(Instance::last_line);
+                if let Some(instance) = &mut ended
+                    && let Err(error) = instance.remove().await
+                {
+                    warn!(service = %self.workload.service, %error, "its container is not removed yet");
+                } else {
+                    ended = None;
                 }
                 info!(service = %self.workload.service, %exit, last, "workload ended");
                 if self.spec.registration && self.spec.lease.is_some() && exit.is_success() {
@@ -343,10 +357,28 @@ impl<'a> Run<'a> {
                     registration::hand_over(hub, *service, *generation, &self.folders, stop).await;
                 }
                 self.life.handle_exit(exit, last.as_deref(), now);
+                if let Some(instance) = ended {
+                    self.remove(instance).await;
+                }
             }
             Event::Greeted => self.life.handle_ready(),
             Event::Stop => self.life.handle_stop(now),
             Event::Due => {}
+        }
+    }
+
+    /// Removes the container of a workload that ended for good, before that is told. One that is started again makes
+    /// room for itself.
+    async fn remove(&self, mut instance: Instance) {
+        if !self.life.is_over() {
+            return;
+        }
+        let tell = |error: &EngineError| {
+            let reason = format!("its container is not removed: {error}");
+            self.workload.say(WorkloadState::Stopping, reason, self.life.restarts(), None, None);
+        };
+        if let Err(error) = instance.remove_within(REMOVE_WITHIN, REMOVE_AGAIN, tell).await {
+            warn!(service = %self.workload.service, %error, "its container is left to its keeper and the sweep");
         }
     }
 

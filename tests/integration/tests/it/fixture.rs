@@ -275,7 +275,7 @@ impl<'h> Agent<'h> {
     }
 
     /// Has it run as an ordinary user from now on, on this machine; it takes root to say so.
-    pub(crate) fn as_user(mut self, user: u32) -> Result<Self> {
+    pub(crate) fn under_user(mut self, user: u32) -> Result<Self> {
         let program = self.folder.path().join("blueprint-agent");
         std::fs::copy(binary("blueprint-agent")?, &program)?;
         for path in [self.folder.path(), &program] {

@@ -2,6 +2,7 @@
 
 mod closed;
 mod ends;
+mod engine;
 mod rig;
 mod stranger;
 

@@ -49,6 +49,13 @@ fn mark(part: u32) -> String {
     format!("600.{}{part}", std::process::id())
 }
 
+/// Number of a workload's own process.
+fn pid_of(hub: &Hub<'_>, service: &str) -> Result<Pid> {
+    let shown = hub.json(&["workload", "show", service])?;
+    let pid = shown.get("pid").and_then(serde_json::Value::as_i64).context("no pid")?;
+    Ok(Pid::from_raw(i32::try_from(pid)?))
+}
+
 fn what_wanders_ends(hub: &Hub<'_>, node: &mut Node<'_>, part: u32) -> Result<()> {
     // Taken back.
     let sleeping = wander(hub, node, "7/42", &mark(part))?;
@@ -58,13 +65,12 @@ fn what_wanders_ends(hub: &Hub<'_>, node: &mut Node<'_>, part: u32) -> Result<()
     // Its own process ends; what it left ends with it, and it is started anew.
     let sleeping = wander(hub, node, "7/43", &mark(part + 1))?;
     let before = processes_naming(&sleeping);
-    let pid = hub.json(&["workload", "show", "7/43"])?["pid"].as_i64().context("no pid")?;
-    kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGKILL)?;
+    kill(pid_of(hub, "7/43")?, Signal::SIGKILL)?;
     eventually_ok(SOON, "others in their place", || {
         let now = processes_naming(&sleeping);
         ensure!(now.len() >= COUNT && now.iter().all(|pid| !before.contains(pid)), "{before:?} {now:?}");
         let shown = hub.json(&["workload", "show", "7/43"])?;
-        ensure!(text(&shown, "/reason")?.contains("signal 9") || shown["restarts"] == 1, "{shown}");
+        ensure!(text(&shown, "/reason")?.contains("signal 9") || shown.get("restarts") == Some(&1.into()));
         Ok(())
     })?;
 
@@ -112,7 +118,7 @@ fn a_keeper_that_is_killed_leaves_nothing_either() -> Result<()> {
     let node = Node::start(&hub, None, "one")?;
     let sleeping = wander(&hub, &node, "7/42", &mark(50))?;
     let before = processes_naming(&sleeping);
-    let pid = hub.json(&["workload", "show", "7/42"])?["pid"].as_i64().context("no pid")?;
+    let pid = pid_of(&hub, "7/42")?;
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let keeper = status.lines().find_map(|line| line.strip_prefix("PPid:")).context("no parent")?;
     kill(Pid::from_raw(keeper.trim().parse()?), Signal::SIGKILL)?;

@@ -49,7 +49,7 @@ impl<'h> Node<'h> {
         let data = folder.path().join("data");
         std::fs::create_dir(&data)?;
         std::os::unix::fs::chown(&data, Some(user), Some(user))?;
-        let agent = Agent::join(None, name, &hub.join_line(&[])?)?.as_user(user)?;
+        let agent = Agent::join(None, name, &hub.join_line(&[])?)?.under_user(user)?;
         let agent = agent.set("workload.testing=true").set(&format!("workload.data_dir={}", data.display()));
         let mut node = Self { agent, folder };
         node.agent.run()?;
