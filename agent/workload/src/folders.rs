@@ -10,7 +10,7 @@ use blueprint_common_types::ServiceKey;
 use parking_lot::Mutex;
 
 /// Users that services of a machine get, as systemd gives them to services without a user of their own.
-const USERS: std::ops::RangeInclusive<u32> = 61_184..=65_519;
+pub(crate) const USERS: std::ops::RangeInclusive<u32> = 61_184..=65_519;
 
 /// Users are given one after the other: the owner of a folder is the only record of who has which.
 static TURN: Mutex<()> = Mutex::new(());
