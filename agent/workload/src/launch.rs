@@ -11,7 +11,7 @@ use std::io::{Read, Write};
 use std::path::PathBuf;
 
 use landlock::{
-    ABI, Access, AccessFs, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError, path_beneath_rules,
+    ABI, Access, AccessFs, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError, Scope, path_beneath_rules,
 };
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -165,10 +165,12 @@ fn execute(launch: &Launch) -> Result<Infallible, LaunchError> {
 /// Confines this process and all that it starts, as far as the kernel knows how.
 fn confine(confinement: &Confinement) -> Result<(), RulesetError> {
     // The newest rights that this was written for; older kernels leave out what they do not have.
-    let abi = ABI::V5;
+    let abi = ABI::V6;
     let (read, all) = (AccessFs::from_read(abi), AccessFs::from_all(abi));
     Ruleset::default()
         .handle_access(all)?
+        // Signals and sockets with abstract names reach what the workload started, and nothing else.
+        .scope(Scope::from_all(abi))?
         .create()?
         .add_rules(path_beneath_rules(&confinement.read, read))?
         .add_rules(path_beneath_rules(&confinement.write, all))?

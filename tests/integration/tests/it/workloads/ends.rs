@@ -1,5 +1,8 @@
 //! What is left of workloads: nothing, however they, their keepers and their agents end.
 
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
+
 use anyhow::{Context, Result, ensure};
 use blueprint_tests_support::{eventually_ok, processes_naming};
 use nix::sys::signal::{Signal, kill};
@@ -129,4 +132,51 @@ fn a_keeper_that_is_killed_leaves_nothing_either() -> Result<()> {
     })?;
     hub.json(&["workload", "rm", "7/42"])?;
     wait_gone(&sleeping)
+}
+
+/// What a workload whose user is the agent's, too, tries on its neighbour, its keeper and its agent.
+const TRIES: [&str; 7] = [
+    "try() { if \"$@\" >/dev/null 2>&1; then touch \"$DATA_DIR/did-$N\"; else touch \"$DATA_DIR/no-$N\"; fi; }",
+    "N=agent; try kill -0 \"$AGENT\"",
+    "N=keeper; try kill -0 \"$PPID\"",
+    "N=neighbour; try kill -9 \"$NEIGHBOUR\"",
+    "N=abstract; try python3 -c 'import socket,sys; socket.socket(socket.AF_UNIX).connect(chr(0)+sys.argv[1])' \"$NAME\"",
+    "sleep 600 & N=own; try kill -9 $!",
+    "sleep 600",
+];
+
+#[test]
+fn a_blueprint_of_an_ordinary_user_signals_neither_its_neighbours_nor_its_agent() -> Result<()> {
+    if !is_possible() {
+        return Ok(());
+    }
+    let hub = Hub::start(&[])?;
+    let mut node = Node::start_as(&hub, USER, "one")?;
+    let sleeping = wander(&hub, &node, "7/42", &mark(60))?;
+    let before = processes_naming(&sleeping);
+    let name = format!("blueprint-test-{}", std::process::id());
+    let address = SocketAddr::from_abstract_name(&name)?;
+    let _listener = UnixListener::bind_addr(&address)?;
+    let variables = [
+        format!("AGENT={}", node.agent.process()?.pid()),
+        format!("NEIGHBOUR={}", pid_of(&hub, "7/42")?),
+        format!("NAME={name}"),
+    ];
+    let program = node.script("tries", &TRIES)?;
+    let mut arguments = vec!["workload", "run", "7/43", "--path", &program, "--test-mode"];
+    for variable in &variables {
+        arguments.extend(["--env", variable]);
+    }
+    hub.json(&arguments)?;
+    let data = node.folder("data/data/svc-7-43")?.join("blueprint-7-service");
+    eventually_ok(SOON, "the tries", || {
+        let entries = std::fs::read_dir(&data)?.flatten();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        ensure!(names == ["did-own", "no-abstract", "no-agent", "no-keeper", "no-neighbour"], "{names:?}");
+        Ok(())
+    })?;
+    ensure!(processes_naming(&sleeping) == before, "the neighbour was ended");
+    Ok(())
 }
