@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
 use crate::tree;
+use crate::users::Users;
 
 /// Name of the note in the runtime folder of a workload, which is the agent's own.
 const NOTE: &str = "process";
@@ -82,12 +83,15 @@ pub(crate) fn note(runtime: &Path, traces: &Traces) {
     }
 }
 
-/// Ends what is noted below the folder of all workloads, with everything that it started. It blocks its thread.
-pub(crate) fn kill_all(runtimes: &Path) {
+/// Ends what is noted below the folder of all workloads, with everything that it started. What a user runs is killed
+/// where the user is among `users`. It blocks its thread.
+pub(crate) fn kill_all(runtimes: &Path, users: Option<&Users>) {
     let mut all = Vec::new();
     for entry in fs::read_dir(runtimes).into_iter().flatten().flatten() {
         let Ok(text) = fs::read(entry.path().join(NOTE)) else { continue };
-        let Ok(traces) = serde_json::from_slice::<Traces>(&text) else { continue };
+        let Ok(mut traces) = serde_json::from_slice::<Traces>(&text) else { continue };
+        let is_ours = |user: &u32| users.is_some_and(|users| users.hold(*user).unwrap_or(false));
+        traces.user = traces.user.filter(is_ours);
         if let Some(keeper) = traces.keeper.filter(|keeper| keeper.is_there()) {
             info!(pid = keeper.pid, workload = %entry.file_name().display(), "what an earlier agent left is ended");
             let _ = kill(Pid::from_raw(keeper.pid), Signal::SIGTERM);
@@ -134,7 +138,7 @@ mod tests {
             note(&folder.path().join(name), traces);
         }
         fs::create_dir(folder.path().join("empty")).unwrap();
-        kill_all(folder.path());
+        kill_all(folder.path(), None);
         assert!(!left.wait().unwrap().success());
         assert!(other.try_wait().unwrap().is_none(), "another process was ended");
         other.kill().unwrap();

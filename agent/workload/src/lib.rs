@@ -23,6 +23,7 @@ mod rpc;
 mod run;
 mod sweep;
 mod tree;
+mod users;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -20,6 +20,7 @@ use crate::container::Engine;
 use crate::pushed::Wants;
 use crate::run::{Common, Workload};
 use crate::sweep::{Claims, sweep};
+use crate::users::Users;
 use crate::{Assigned, Assignment, HubPort, WorkloadConfig, left};
 
 /// Ends of workloads that wait to be noted; a hub assigns 64 to a node at most.
@@ -142,8 +143,10 @@ impl Node {
         cache.hub = Some(pushed);
         let artefacts = Artefacts::new(cache).map_err(io::Error::other)?;
         let engine = Engine::new(config.engine.clone());
+        let users = nix::unistd::geteuid().is_root().then(|| Users::new(config.state.join("data")));
         let claims = Claims::default();
-        let common = Arc::new(Common { config, hub, cgroups, artefacts, wants, engine, claims, spawner });
+        let common = Common { config, hub, cgroups, artefacts, wants, engine, users, claims, spawner };
+        let common = Arc::new(common);
         let node = Self { common, assigned, statuses: Arc::new(Mutex::new(sender)) };
         Ok((node, NodeHandle { assigned: assign, statuses }))
     }
@@ -183,12 +186,12 @@ impl Node {
     async fn end_left(&self) {
         let common = Arc::clone(&self.common);
         let ended = tokio::task::spawn_blocking(move || {
-            let Common { cgroups, config, .. } = common.as_ref();
+            let Common { cgroups, config, users, .. } = common.as_ref();
             for label in cgroups.iter().flat_map(Cgroups::labels) {
                 info!(label, "what an earlier agent left is ended");
                 cgroups.iter().for_each(|cgroups| cgroups.at(&label).remove());
             }
-            left::kill_all(&config.runtime);
+            left::kill_all(&config.runtime, users.as_ref());
             left::remove_all(&config.runtime);
         });
         if let Err(error) = ended.await {

@@ -13,7 +13,8 @@ use tonic::Code;
 use tracing::{info, warn};
 
 use crate::HubPort;
-use crate::folders::{Folders, USERS};
+use crate::folders::Folders;
+use crate::users::USERS;
 
 /// Name of the file, as the blueprint is told it.
 const NAME: &str = "registration_inputs.bin";

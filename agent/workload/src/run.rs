@@ -25,6 +25,7 @@ use crate::process::Process;
 use crate::pushed::Wants;
 use crate::rpc::{self, Rpc};
 use crate::sweep::Claims;
+use crate::users::Users;
 use crate::{DescribeError, Described, HubPort, WorkloadConfig, keystore, left, native, registration};
 
 /// Pause before a hub that could not be asked is asked again.
@@ -45,6 +46,8 @@ pub(crate) struct Common {
     pub(crate) artefacts: Artefacts,
     pub(crate) wants: Arc<Wants>,
     pub(crate) engine: Engine,
+    /// Users of workloads; `None` where the agent is an ordinary user.
+    pub(crate) users: Option<Users>,
     /// Containers that workloads look after.
     pub(crate) claims: Claims,
     pub(crate) spawner: Spawner,
@@ -236,7 +239,8 @@ impl<'a> Run<'a> {
             reason: format!("{what}: {error}"),
             may_pass: true,
         };
-        let user = self.folders.create(self.spec.sandbox.own_user);
+        let users = common.users.as_ref().filter(|_| self.spec.sandbox.own_user);
+        let user = self.folders.create(users);
         let user = user.map_err(|error| broken("its folders cannot be made", &error))?;
         keystore::write(&self.folders, &self.bundle, user)?;
         if self.spec.registration {

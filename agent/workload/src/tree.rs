@@ -67,6 +67,11 @@ pub(crate) fn of_user(user: u32) -> Vec<i32> {
     all().filter(is_its).collect()
 }
 
+/// Effective users of all processes.
+pub(crate) fn users() -> BTreeSet<u32> {
+    all().filter_map(|pid| fs::metadata(format!("/proc/{pid}")).ok()).map(|entry| entry.uid()).collect()
+}
+
 /// Kills what `find` finds until it finds nothing, also what is started meanwhile; says how many are left after
 /// `within`. It blocks its thread.
 pub(crate) fn kill_until_none(mut find: impl FnMut() -> Vec<i32>, within: Duration) -> usize {
