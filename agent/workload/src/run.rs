@@ -10,6 +10,7 @@ use blueprint_common_types::workload::{
     Bundle, Source, SourceError, WorkloadSpec, WorkloadState, WorkloadStatus,
 };
 use blueprint_common_types::{ServiceKey, Timestamp};
+use tokio::task::spawn_blocking;
 use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -66,6 +67,8 @@ pub(crate) struct Workload {
     /// Cancelled once it is to end, and by `stop`; how it ended is told until `stop`.
     pub(crate) finish: CancellationToken,
     pub(crate) tell: Tell,
+    /// How often its task fell over before; each is a restart.
+    pub(crate) falls: u32,
 }
 
 /// What was started, and goes with it.
@@ -89,7 +92,7 @@ impl Workload {
         let Some(described) = self.describe().await else { return };
         let mut run = Run::new(&self, described);
         run.go().await;
-        run.clean();
+        run.clean().await;
     }
 
     /// Asks the hub until it answers; `None` where the workload is not wanted meanwhile, or cannot be run here.
@@ -123,6 +126,7 @@ impl Workload {
     ) {
         let since = Timestamp::from(SystemTime::now());
         let (service, generation) = (self.service, self.generation);
+        let restarts = restarts.saturating_add(self.falls);
         (self.tell)(WorkloadStatus { service, generation, state, reason, restarts, pid, exit_code, since });
     }
 }
@@ -192,7 +196,7 @@ impl<'a> Run<'a> {
                 Step::Wait(until) => self.wait(until).await,
                 Step::Done if self.workload.stop.is_cancelled() => return,
                 // It ended by itself: it is told until it is taken back.
-                Step::Done => self.remove_traces(),
+                Step::Done => self.remove_traces().await,
             }
             if self.workload.finish.is_cancelled() {
                 self.life.handle_stop(Instant::now());
@@ -264,7 +268,7 @@ impl<'a> Run<'a> {
             None => return Err(PrepareFailed { reason: "it was not prepared".to_owned(), may_pass: true }),
             Some(None) => contain(common, start).await?,
             Some(Some(program)) => {
-                let group = self.group(&label(service))?;
+                let group = self.group(label(service)).await?;
                 let launch = native::launch(start, program, group.as_ref());
                 let errand = Errand { launch, grace_secs: self.spec.stop_grace_secs.into() };
                 let process = Process::start(&common.config.agent, &errand, group, &common.spawner).await?;
@@ -306,10 +310,13 @@ impl<'a> Run<'a> {
         })
     }
 
-    fn group(&self, label: &str) -> Result<Option<Cgroup>, PrepareFailed> {
-        let Some(cgroups) = &self.workload.common.cgroups else { return Ok(None) };
-        let group = cgroups.create(label, &self.spec.limits);
-        group.map(Some).map_err(|error| PrepareFailed { reason: error.to_string(), may_pass: true })
+    async fn group(&self, label: String) -> Result<Option<Cgroup>, PrepareFailed> {
+        let Some(cgroups) = self.workload.common.cgroups.clone() else { return Ok(None) };
+        let limits = self.spec.limits;
+        let failed = |reason: String| PrepareFailed { reason, may_pass: true };
+        let made = spawn_blocking(move || cgroups.create(&label, &limits)).await;
+        let group = made.map_err(|error| failed(error.to_string()))?;
+        group.map(Some).map_err(|error| failed(error.to_string()))
     }
 
     async fn wait(&mut self, until: Option<Instant>) {
@@ -398,17 +405,19 @@ impl<'a> Run<'a> {
     }
 
     /// Leaves nothing but its data: not a process, not a key, not a socket.
-    fn remove_traces(&self) {
+    async fn remove_traces(&self) {
         if let Some(cgroups) = &self.workload.common.cgroups {
-            cgroups.at(&label(self.workload.service)).remove();
+            let group = cgroups.at(&label(self.workload.service));
+            // It is over at the end of the process, too.
+            let _ = spawn_blocking(move || group.remove()).await;
         }
         keystore::remove(&self.folders);
         self.folders.remove_runtime();
     }
 
-    fn clean(&mut self) {
+    async fn clean(&mut self) {
         self.running = None;
         self.rpc = None;
-        self.remove_traces();
+        self.remove_traces().await;
     }
 }
