@@ -117,8 +117,10 @@ fn a_workload_moves_to_another_node_when_its_own_dies() -> Result<()> {
         Ok(())
     })?;
     hub.wait_served("42", &access, SOON)?;
+    let running = processes_naming(&program);
+    ensure!(running.len() == 1, "it runs on under the agent that is dead: {running:?}");
 
-    // The first comes back: what it still ran is ended, and the service stays where it is.
+    // The first comes back: the service stays where it is.
     first.agent.run()?;
     eventually_ok(SOON, "one process of it", || {
         let running = processes_naming(&program).len();
