@@ -209,6 +209,7 @@ impl Driver {
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             process_id: self.process_id,
             hub_seq: self.hub_seq,
+            runs_workloads: Some(self.workloads.is_some()),
         };
         let identity = self.shared.identity();
         self.certificate.clone_from(&identity.credential.certificate);

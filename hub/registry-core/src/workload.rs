@@ -9,7 +9,7 @@ mod assigner;
 mod leases;
 mod store;
 
-pub use assigner::{Assigner, Assignment, Assignments, MAX_PER_NODE, Move};
+pub use assigner::{Assigner, Assignment, Assignments, MAX_PER_NODE, Move, NoNode};
 pub use leases::{Gone, LeaseHeld, Leases};
 pub use store::{Placed, WorkloadChange, WorkloadChangeError, WorkloadRecord, WorkloadStore};
 

@@ -125,6 +125,7 @@ impl v1::agent_control_server::AgentControl for Control {
             session,
             process: hello.process_id,
             agent_version: hello.agent_version.chars().take(64).collect(),
+            runs_workloads: hello.runs_workloads.unwrap_or(true),
             outbox: outbox.clone(),
             welcome,
         };

@@ -277,6 +277,6 @@ impl Workloads {
         };
         self.view.send_replace(Arc::new(view));
         // A registrar that is gone has nobody to tell.
-        let _ = self.registrar.assign(assigner.assignments()).await;
+        let _ = self.registrar.assign(assigner.assignments(), assigner.unplaced()).await;
     }
 }

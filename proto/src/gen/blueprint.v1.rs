@@ -281,6 +281,9 @@ pub struct Hello {
     /// Last sequence number received from the hub in this process.
     #[prost(uint64, tag = "3")]
     pub hub_seq: u64,
+    /// Whether this agent runs what the hub assigns; an agent that does not say does.
+    #[prost(bool, optional, tag = "4")]
+    pub runs_workloads: ::core::option::Option<bool>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Heartbeat {

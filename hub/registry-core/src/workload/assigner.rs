@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use blueprint_common_types::{AgentId, ServiceKey, Timestamp};
 
-use super::{Placed, WorkloadRecord};
+use super::{Placed, WorkloadRecord, WorkloadsView};
 use crate::{MAX_TARGETS_PER_AGENT, RegistrySnapshot};
 
 /// Workloads of one node at most: as many as it may offer targets.
@@ -50,8 +50,9 @@ impl Move {
 /// All workloads, and which nodes are there.
 ///
 /// Invariants:
-/// - a workload is on one node at most, and only on one that it may be on;
-/// - it leaves a node only if that one has been away for the whole patience, or is gone, or not allowed any more;
+/// - a workload is on one node at most, and goes only to one that it may be on and that runs workloads;
+/// - it leaves a node only if that one has been away for the whole patience, or is gone, or not allowed any more, or runs
+///   no workloads;
 /// - one that is to end goes nowhere;
 /// - equal inputs give equal moves.
 #[derive(Debug)]
@@ -116,14 +117,16 @@ impl Assigner {
         assignments
     }
 
+    /// What is wanted and has no node yet.
+    #[must_use]
+    pub fn unplaced(&self) -> BTreeSet<ServiceKey> {
+        self.records.values().filter(|record| record.node.is_none()).map(|record| record.service).collect()
+    }
+
     /// What should move now. The caller stores each move, and gives the record back with [`Self::set`].
     pub fn moves(&mut self, snapshot: &RegistrySnapshot, now: Timestamp) -> Vec<Move> {
         self.note_presence(snapshot, now);
-        let mut load: BTreeMap<AgentId, usize> = BTreeMap::new();
-        for node in self.records.values().filter_map(|record| record.node) {
-            let count = load.entry(node).or_default();
-            *count = count.saturating_add(1);
-        }
+        let mut load = load_of(self.records.values());
         let mut moves = Vec::new();
         for record in self.records.values().filter(|record| !self.ending.contains(&record.service)) {
             let Some(reason) = self.reason_to_move(record, snapshot, now) else { continue };
@@ -164,10 +167,59 @@ impl Assigner {
         if !may_run(record, node) {
             return Some(format!("it may not run on {name} any more"));
         }
+        if !view.runs_workloads {
+            return Some(format!("its node {name} runs no workloads"));
+        }
         let away_for = self.away.get(&node).map(|since| now.since(*since))?;
         let is_over = away_for >= self.patience;
         is_over.then(|| format!("its node {name} has been away for {} s", away_for.as_secs()))
     }
+}
+
+/// Why no node can take a workload, as the operator is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NoNode {
+    /// None is here that it may be on.
+    #[error("no node that it may run on is connected")]
+    NotHere,
+    /// Those that are here said that they run none.
+    #[error(
+        "no node runs workloads: workload.enabled is false on each that is connected and that it may run on"
+    )]
+    NoneRuns,
+    /// Those that run some have [`MAX_PER_NODE`].
+    #[error("every node that it may run on has 64 workloads")]
+    Full,
+}
+
+impl NoNode {
+    /// Why no node can take the workload now; `None` where one can, or has it.
+    #[must_use]
+    pub fn of(record: &WorkloadRecord, view: &WorkloadsView, snapshot: &RegistrySnapshot) -> Option<Self> {
+        let runs = |node: &AgentId| snapshot.agents.get(node).is_some_and(|view| view.runs_workloads);
+        let allowed = snapshot.agents.keys().filter(|node| may_run(record, **node));
+        let here: Vec<_> = allowed.filter(|node| is_here(**node, snapshot)).collect();
+        if here.is_empty() {
+            return Some(Self::NotHere);
+        }
+        if !here.iter().any(|node| runs(node)) {
+            return Some(Self::NoneRuns);
+        }
+        let load = load_of(view.records.values());
+        let has_room = |node: &AgentId| load.get(node).is_none_or(|count| *count < MAX_PER_NODE);
+        let fits = |node: &AgentId| runs(node) && (record.node == Some(*node) || has_room(node));
+        (!here.iter().any(|node| fits(node))).then_some(Self::Full)
+    }
+}
+
+/// How many workloads each node has.
+fn load_of<'a>(records: impl Iterator<Item = &'a WorkloadRecord>) -> BTreeMap<AgentId, usize> {
+    let mut load = BTreeMap::<AgentId, usize>::new();
+    for node in records.filter_map(|record| record.node) {
+        let count = load.entry(node).or_default();
+        *count = count.saturating_add(1);
+    }
+    load
 }
 
 fn may_run(record: &WorkloadRecord, node: AgentId) -> bool {
@@ -179,14 +231,15 @@ fn is_here(node: AgentId, snapshot: &RegistrySnapshot) -> bool {
     snapshot.agents.get(&node).is_some_and(|view| view.connected && view.data_plane)
 }
 
-/// The node with the fewest workloads of those that are here; the first of equals.
+/// The node with the fewest workloads of those that are here and run some; the first of equals.
 fn best_node(
     record: &WorkloadRecord,
     snapshot: &RegistrySnapshot,
     load: &BTreeMap<AgentId, usize>,
 ) -> Option<AgentId> {
     let of = |node: &AgentId| (load.get(node).copied().unwrap_or(0), *node);
-    let has_room = |node: &AgentId| is_here(*node, snapshot) && of(node).0 < MAX_PER_NODE;
+    let runs = |node: &AgentId| snapshot.agents.get(node).is_some_and(|view| view.runs_workloads);
+    let has_room = |node: &AgentId| is_here(*node, snapshot) && runs(node) && of(node).0 < MAX_PER_NODE;
     let fits = |node: &AgentId| may_run(record, *node) && has_room(node) && Some(*node) != record.node;
     snapshot.agents.keys().copied().filter(fits).min_by_key(of)
 }

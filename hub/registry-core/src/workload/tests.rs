@@ -36,6 +36,7 @@ fn snapshot(here: &[bool]) -> RegistrySnapshot {
             agent: Arc::new(agent),
             connected: true,
             data_plane: *is_here,
+            runs_workloads: true,
             last_seen: Some(at(0)),
         };
         (node(number), view)
@@ -129,4 +130,43 @@ fn one_that_is_to_end_stays_where_it_is_until_it_is_taken_back_or_set_anew() {
     assigner.remove(service);
     assigner.end(service);
     assert!(assigner.assignments().is_empty());
+}
+
+/// The same nodes, of which these run no workloads.
+fn without(mut snapshot: RegistrySnapshot, off: &[u8]) -> RegistrySnapshot {
+    for number in off {
+        snapshot.agents.get_mut(&node(*number)).unwrap().runs_workloads = false;
+    }
+    snapshot
+}
+
+#[test]
+fn a_node_that_runs_no_workloads_gets_none_and_loses_what_it_had() {
+    let records = vec![record(1, &[], None), record(2, &[1], None), record(3, &[], Some(1))];
+    let mut assigner = Assigner::new(records, PATIENCE);
+    assert_eq!(assigner.unplaced().len(), 2);
+    let moves = assigner.moves(&without(snapshot(&[true, true]), &[1]), at(0));
+    assert_eq!(targets(&moves), [(1, node(2)), (3, node(2))], "2 may be on node 1 alone");
+    assert_eq!(moves[1].reason, "its node n1 runs no workloads");
+    assert!(assigner.moves(&without(snapshot(&[true, true]), &[1, 2]), at(0)).is_empty());
+}
+
+#[test]
+fn the_operator_is_told_why_no_node_fits() {
+    let why = |record: &WorkloadRecord, others: &[WorkloadRecord], snapshot: &RegistrySnapshot| {
+        let records = others.iter().map(|record| (record.service, record.clone())).collect();
+        NoNode::of(record, &WorkloadsView { records, ..WorkloadsView::default() }, snapshot)
+    };
+    let wanted = record(1, &[], None);
+    let both = snapshot(&[true, true]);
+    assert_eq!(why(&wanted, &[], &both), None);
+    assert_eq!(why(&wanted, &[], &snapshot(&[false])), Some(NoNode::NotHere));
+    assert_eq!(why(&wanted, &[], &without(both.clone(), &[1, 2])), Some(NoNode::NoneRuns));
+    let on_second = record(1, &[2], None);
+    assert_eq!(why(&on_second, &[], &without(both.clone(), &[2])), Some(NoNode::NoneRuns));
+    let full: Vec<_> = (2..66).map(|number| record(number, &[], Some(1))).collect();
+    assert_eq!(why(&wanted, &full, &without(both.clone(), &[2])), Some(NoNode::Full));
+    assert_eq!(why(&wanted, &full, &both), None);
+    assert!(NoNode::Full.to_string().contains(&MAX_PER_NODE.to_string()));
+    assert!(NoNode::NoneRuns.to_string().starts_with("no node runs workloads"));
 }
