@@ -95,8 +95,8 @@ pub(crate) async fn registration(
         content.extend_from_slice(&piece.content);
     }
     let inputs = if failure.is_empty() { Ok(content) } else { Err(failure) };
-    let kept = shared.launchers.keep(service, workload.generation, inputs).await;
-    kept.map_err(|_| status::stopping())?;
+    // The node forgets them with this answer: they are the launcher's by then, written and synced.
+    shared.launchers.keep(service, inputs).await?;
     Ok(v1::RegistrationResponse {})
 }
 
