@@ -25,6 +25,9 @@ const QUEUE: usize = 256;
 /// Longest pause between two looks at who is where; also the pause before a failed write is tried again.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// Least pause before a deadline: what it is about is told in milliseconds.
+const LEAST_WAIT: Duration = Duration::from_millis(1);
+
 /// What the control plane asks of the rest of the hub on behalf of blueprints.
 pub trait Blueprints: Send + Sync {
     /// The keys of a workload, sealed to a node's tunnel key; empty where it has none.
@@ -175,7 +178,7 @@ impl Workloads {
             let snapshot = Arc::clone(&snapshots.borrow_and_update());
             self.place(&snapshot).await;
             let now = Timestamp::from(SystemTime::now());
-            let wait = self.assigner.poll_timeout().map_or(LOOK, |at| at.since(now).clamp(LOOK / 10, LOOK));
+            let wait = self.assigner.poll_timeout().map_or(LOOK, |at| at.since(now).clamp(LEAST_WAIT, LOOK));
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,

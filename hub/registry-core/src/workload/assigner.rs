@@ -63,6 +63,8 @@ pub struct Assigner {
     away: BTreeMap<AgentId, Timestamp>,
     /// Workloads that are to end.
     ending: BTreeSet<ServiceKey>,
+    /// When it was asked for moves last; a patience that was over by then needs no second look.
+    looked: Timestamp,
 }
 
 impl Assigner {
@@ -70,7 +72,8 @@ impl Assigner {
     #[must_use]
     pub fn new(records: Vec<WorkloadRecord>, patience: Duration) -> Self {
         let records = records.into_iter().map(|record| (record.service, record)).collect();
-        Self { patience, records, away: BTreeMap::new(), ending: BTreeSet::new() }
+        let looked = Timestamp::from_millis(0);
+        Self { patience, records, away: BTreeMap::new(), ending: BTreeSet::new(), looked }
     }
 
     /// A workload is new or changed; one that was to end goes on.
@@ -125,6 +128,7 @@ impl Assigner {
 
     /// What should move now. The caller stores each move, and gives the record back with [`Self::set`].
     pub fn moves(&mut self, snapshot: &RegistrySnapshot, now: Timestamp) -> Vec<Move> {
+        self.looked = now;
         self.note_presence(snapshot, now);
         let mut load = load_of(self.records.values());
         let mut moves = Vec::new();
@@ -139,10 +143,12 @@ impl Assigner {
         moves
     }
 
-    /// When [`Self::moves`] may say something new although nothing happens.
+    /// When [`Self::moves`] may say something new although nothing happens; later than its last call, or `None`. Where no
+    /// node fits once a patience is over, only a change of the nodes helps.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Timestamp> {
-        self.away.values().map(|since| since.plus(self.patience)).min()
+        let deadlines = self.away.values().map(|since| since.plus(self.patience));
+        deadlines.filter(|at| *at > self.looked).min()
     }
 
     fn note_presence(&mut self, snapshot: &RegistrySnapshot, now: Timestamp) {

@@ -3,6 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use blueprint_common_types::{AgentId, OverlayLease, ServiceKey, Timestamp, TokenId, WgPublicKey};
+use proptest::prelude::*;
 
 use super::*;
 use crate::{Agent, AgentView, RegistrySnapshot, ServiceGrant};
@@ -169,4 +170,40 @@ fn the_operator_is_told_why_no_node_fits() {
     assert_eq!(why(&wanted, &full, &both), None);
     assert!(NoNode::Full.to_string().contains(&MAX_PER_NODE.to_string()));
     assert!(NoNode::NoneRuns.to_string().starts_with("no node runs workloads"));
+}
+
+#[test]
+fn a_patience_that_is_over_is_no_deadline_any_more() {
+    let mut assigner = Assigner::new(vec![record(1, &[], Some(1)), record(2, &[], Some(2))], PATIENCE);
+    assert!(assigner.moves(&snapshot(&[false, true]), at(0)).is_empty());
+    assert!(assigner.moves(&snapshot(&[false, false]), at(5)).is_empty());
+    assert_eq!(assigner.poll_timeout(), Some(at(15)));
+    assert!(assigner.moves(&snapshot(&[false, false]), at(15)).is_empty());
+    assert_eq!(assigner.poll_timeout(), Some(at(20)));
+    assert!(assigner.moves(&snapshot(&[false, false]), at(20)).is_empty());
+    assert_eq!(assigner.poll_timeout(), None, "no node fits, and time alone makes none");
+    assert_eq!(assigner.moves(&snapshot(&[false, true]), at(21)).len(), 1);
+}
+
+proptest! {
+    #[test]
+    fn the_next_look_is_always_later_and_a_node_that_runs_none_gets_none(
+        steps in prop::collection::vec((0u64..20, any::<[bool; 3]>(), any::<[bool; 3]>()), 1..40)
+    ) {
+        let records = (0..6).map(|number| record(number, &[], None)).collect();
+        let (mut assigner, mut now) = (Assigner::new(records, PATIENCE), 0);
+        for (secs, here, runs) in steps {
+            now += secs;
+            let off: Vec<u8> = (1..).zip(runs).filter(|(_, runs)| !runs).map(|(number, _)| number).collect();
+            let nodes = without(snapshot(&here), &off);
+            for one in assigner.moves(&nodes, at(now)) {
+                let view = &nodes.agents[&one.to];
+                prop_assert!(view.runs_workloads && view.data_plane);
+                let before = assigner.get(one.service).unwrap().clone();
+                prop_assert!(before.node != Some(one.to));
+                assigner.set(WorkloadRecord { node: Some(one.to), ..before });
+            }
+            prop_assert!(assigner.poll_timeout().is_none_or(|next| next > at(now)));
+        }
+    }
 }
