@@ -258,7 +258,7 @@ impl Launchers {
 
     /// A stored lease that nobody holds has its grace, so that it is always somebody's or runs out.
     fn adopt(&mut self, service: ServiceKey) {
-        if let Some(lease) = self.workloads.view().records.get(&service).and_then(lease_of) {
+        if let Some(lease) = self.workloads.view().records.get(&service).and_then(|record| lease_of(record)) {
             self.leases.adopt(service, &lease, Instant::now());
         }
     }

@@ -38,7 +38,11 @@ pub(crate) fn describe(
         error!(%service, agent = %agent.id, error, "keystore not sealed for its node");
         status::busy("the hub cannot seal the keys of the workload now")
     })?;
-    Ok(v1::WorkloadResponse { document: record.document, sealed_keystore, rpc_port: shared.rpc_port.into() })
+    Ok(v1::WorkloadResponse {
+        document: record.document.clone(),
+        sealed_keystore,
+        rpc_port: shared.rpc_port.into(),
+    })
 }
 
 /// Does what a blueprint asked for, if it is its own.
@@ -127,7 +131,7 @@ pub(crate) fn assigned(
     shared: &Shared,
     agent: &Agent,
     service: ServiceKey,
-) -> Result<WorkloadRecord, Status> {
+) -> Result<Arc<WorkloadRecord>, Status> {
     let view = shared.workloads.view();
     let record = view.records.get(&service).filter(|record| record.node == Some(agent.id));
     record.cloned().ok_or_else(|| {

@@ -1,6 +1,7 @@
 //! Decides which node a workload goes to, and when it leaves one.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use blueprint_common_types::{AgentId, ServiceKey, Timestamp};
@@ -58,7 +59,7 @@ impl Move {
 #[derive(Debug)]
 pub struct Assigner {
     patience: Duration,
-    records: BTreeMap<ServiceKey, WorkloadRecord>,
+    records: BTreeMap<ServiceKey, Arc<WorkloadRecord>>,
     /// Nodes of workloads that cannot be reached, and since when.
     away: BTreeMap<AgentId, Timestamp>,
     /// Workloads that are to end.
@@ -71,7 +72,7 @@ impl Assigner {
     /// Takes up what the store kept; `patience` is how long a node may be away before its workloads go elsewhere.
     #[must_use]
     pub fn new(records: Vec<WorkloadRecord>, patience: Duration) -> Self {
-        let records = records.into_iter().map(|record| (record.service, record)).collect();
+        let records = records.into_iter().map(|record| (record.service, Arc::new(record))).collect();
         let looked = Timestamp::from_millis(0);
         Self { patience, records, away: BTreeMap::new(), ending: BTreeSet::new(), looked }
     }
@@ -79,7 +80,7 @@ impl Assigner {
     /// A workload is new or changed; one that was to end goes on.
     pub fn set(&mut self, record: WorkloadRecord) {
         self.ending.remove(&record.service);
-        self.records.insert(record.service, record);
+        self.records.insert(record.service, Arc::new(record));
     }
 
     /// A workload is to end, and to be taken back once it has; nothing where there is none.
@@ -97,12 +98,12 @@ impl Assigner {
 
     /// One workload.
     #[must_use]
-    pub fn get(&self, service: ServiceKey) -> Option<&WorkloadRecord> {
+    pub fn get(&self, service: ServiceKey) -> Option<&Arc<WorkloadRecord>> {
         self.records.get(&service)
     }
 
     /// Every workload, by service.
-    pub fn records(&self) -> impl Iterator<Item = &WorkloadRecord> {
+    pub fn records(&self) -> impl Iterator<Item = &Arc<WorkloadRecord>> {
         self.records.values()
     }
 
@@ -137,7 +138,7 @@ impl Assigner {
             let Some(to) = best_node(record, snapshot, &load) else { continue };
             let count = load.entry(to).or_default();
             *count = count.saturating_add(1);
-            let WorkloadRecord { service, generation, node: from, .. } = *record;
+            let WorkloadRecord { service, generation, node: from, .. } = **record;
             moves.push(Move { service, generation, from, to, reason });
         }
         moves
@@ -219,7 +220,7 @@ impl NoNode {
 }
 
 /// How many workloads each node has.
-fn load_of<'a>(records: impl Iterator<Item = &'a WorkloadRecord>) -> BTreeMap<AgentId, usize> {
+fn load_of<'a>(records: impl Iterator<Item = &'a Arc<WorkloadRecord>>) -> BTreeMap<AgentId, usize> {
     let mut load = BTreeMap::<AgentId, usize>::new();
     for node in records.filter_map(|record| record.node) {
         let count = load.entry(node).or_default();

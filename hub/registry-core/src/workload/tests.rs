@@ -155,7 +155,7 @@ fn a_node_that_runs_no_workloads_gets_none_and_loses_what_it_had() {
 #[test]
 fn the_operator_is_told_why_no_node_fits() {
     let why = |record: &WorkloadRecord, others: &[WorkloadRecord], snapshot: &RegistrySnapshot| {
-        let records = others.iter().map(|record| (record.service, record.clone())).collect();
+        let records = others.iter().map(|record| (record.service, Arc::new(record.clone()))).collect();
         NoNode::of(record, &WorkloadsView { records, ..WorkloadsView::default() }, snapshot)
     };
     let wanted = record(1, &[], None);
@@ -199,7 +199,7 @@ proptest! {
             for one in assigner.moves(&nodes, at(now)) {
                 let view = &nodes.agents[&one.to];
                 prop_assert!(view.runs_workloads && view.data_plane);
-                let before = assigner.get(one.service).unwrap().clone();
+                let before = WorkloadRecord::clone(assigner.get(one.service).unwrap());
                 prop_assert!(before.node != Some(one.to));
                 assigner.set(WorkloadRecord { node: Some(one.to), ..before });
             }

@@ -161,7 +161,7 @@ impl Session {
     async fn look(&mut self, view: &WorkloadsView) -> Option<End> {
         let over = |status, reason, is_ours| Some(End::Over(Over { status, reason, is_ours }));
         let record = view.records.get(&self.service);
-        let lease = record.and_then(lease_of);
+        let lease = record.and_then(|record| lease_of(record));
         let Some(record) = record.filter(|_| lease.is_some_and(|lease| lease.launcher == self.launcher))
         else {
             return over(None, "the operator took it back", false);

@@ -1,6 +1,7 @@
 //! A launcher's first message: whether it may have the workload, and storing it.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use blueprint_common_types::workload::{Bundle, DEFAULT_LEASE_SECS, Lease, WorkloadSpec};
@@ -89,9 +90,9 @@ fn known(
     parts: &LauncherParts,
     service: ServiceKey,
     take_over: bool,
-) -> Result<Option<WorkloadRecord>, Status> {
+) -> Result<Option<Arc<WorkloadRecord>>, Status> {
     let known = parts.workloads.view().records.get(&service).cloned();
-    if known.as_ref().is_some_and(is_operators) && !take_over {
+    if known.as_deref().is_some_and(is_operators) && !take_over {
         return Err(Status::already_exists(format!(
             "{service} is a workload of the operator; remove it with `blueprint-hub workload rm {service}`, or set take_over = true for blueprint {} in launcher.toml",
             service.blueprint,
@@ -120,7 +121,7 @@ impl Wanted {
         if known.as_ref().is_some_and(|record| record.document == self.document) {
             return Ok(());
         }
-        store(parts, service, self, known.as_ref()).await
+        store(parts, service, self, known.as_deref()).await
     }
 }
 

@@ -227,10 +227,9 @@ impl Hub {
         Ok(Run { say, events })
     }
 
-    /// The node says how it is doing.
-    async fn report(&self, state: WorkloadState, exit_code: Option<i32>) {
+    fn status(&self, state: WorkloadState, exit_code: Option<i32>) -> WorkloadStatus {
         let generation = self.workloads.view().records[&SERVICE].generation;
-        let status = WorkloadStatus {
+        WorkloadStatus {
             service: SERVICE,
             generation,
             state,
@@ -239,7 +238,12 @@ impl Hub {
             pid: None,
             exit_code,
             since: SystemTime::now().into(),
-        };
+        }
+    }
+
+    /// The node says how it is doing.
+    async fn report(&self, state: WorkloadState, exit_code: Option<i32>) {
+        let status = self.status(state, exit_code);
         self.workloads.report(session(1).agent, vec![status]).await.unwrap();
     }
 }
@@ -501,6 +505,27 @@ async fn what_an_operator_keeps_is_not_taken_over_by_accident_and_his_word_count
         }
         let unknown = v1::LauncherStart { nodes: vec!["nobody".to_owned()], ..request("a") };
         assert_eq!(hub.run(unknown).await.err().unwrap().code(), Code::NotFound);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_report_wakes_readers_only_with_news_and_copies_no_document() {
+    with_hub(nowhere(), |hub| async move {
+        let _run = hub.run(request("a")).await.unwrap();
+        let (agent, none) = (session(1).agent, ServiceKey { blueprint: 9, service: 9 });
+        let mut views = hub.workloads.views();
+        let before = Arc::clone(&views.borrow_and_update());
+        let status = hub.status(WorkloadState::Starting, None);
+        hub.workloads.report(agent, vec![status.clone()]).await.unwrap();
+        // An answer shows that what came before it was heard.
+        assert!(!hub.workloads.remove(none).await.unwrap());
+        let after = Arc::clone(&views.borrow_and_update());
+        assert_eq!(after.statuses[&SERVICE], status);
+        assert!(Arc::ptr_eq(&before.records[&SERVICE], &after.records[&SERVICE]));
+        hub.workloads.report(agent, vec![status.clone()]).await.unwrap();
+        assert!(!hub.workloads.remove(none).await.unwrap());
+        assert!(!views.has_changed().unwrap(), "the same again is no news");
     })
     .await;
 }
