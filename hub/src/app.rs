@@ -323,6 +323,7 @@ async fn start_planes(
             launchers: base.launchers.clone(),
             artefacts: pushed,
             rpc_port: config.rpc_port,
+            rpc_idle: config.rpc_idle,
             facts: tunnel_facts(&config, &identity, &base, &sockets)?,
             authority: identity.authority,
             store: Arc::clone(&base.store),

@@ -40,6 +40,8 @@ pub(crate) struct HubConfig {
     pub(crate) to_hub: Vec<Rule>,
     /// Where workloads reach the operator's RPC.
     pub(crate) rpc_port: Option<u16>,
+    /// How long a connection there may be silent.
+    pub(crate) rpc_idle: Duration,
     pub(crate) overlay_v4: Ipv4Network,
     pub(crate) overlay_v6: Option<Ipv6Network>,
     pub(crate) mtu: u16,
@@ -86,6 +88,7 @@ impl HubConfig {
         let interface = tunnel::interface(settings, problems);
         let to_hub = tunnel::to_hub(settings, problems);
         let rpc_port = tunnel::rpc_port(settings, problems);
+        let rpc_idle = span(settings, "tunnel.rpc_idle_timeout", 1, 24 * 3600, problems);
         let overlay_v4 = tunnel::overlay_v4(settings, problems);
         let overlay_v6 = tunnel::overlay_v6(settings, problems);
         let mtu = settings.take_within("tunnel.mtu", 1280..=9000, problems);
@@ -127,6 +130,7 @@ impl HubConfig {
             interface: interface?,
             to_hub: to_hub?,
             rpc_port: rpc_port?,
+            rpc_idle: rpc_idle?,
             overlay_v4: overlay_v4?,
             overlay_v6: overlay_v6?,
             mtu: mtu?,

@@ -10,7 +10,7 @@ use blueprint_common_runtime::tasks::Spawner;
 use blueprint_common_tunnel::carrier::{ALPN, QuicError, QuicLimits, QuicServer, SharedSocket};
 use blueprint_common_tunnel::{ListenError, Tunnel};
 use blueprint_common_types::AgentId;
-use blueprint_hub_registry_core::{AuditEvent, AuditKind, Store};
+use blueprint_hub_registry_core::{AuditEvent, AuditKind, Store, Told};
 use blueprint_proto::v1::agent_control_server::AgentControlServer;
 use blueprint_proto::v1::enrollment_server::EnrollmentServer;
 use hyper::body::Incoming;
@@ -64,6 +64,8 @@ pub struct ControlConfig {
     pub artefacts: Arc<dyn PushedFiles>,
     /// Port of the hub's overlay addresses behind which workloads reach the operator's RPC; `None` for nowhere.
     pub rpc_port: Option<u16>,
+    /// How long one of those connections may be silent in both directions.
+    pub rpc_idle: Duration,
     /// Who holds what a launcher started.
     pub launchers: LaunchersHandle,
     /// What agents are told of the tunnel.
@@ -134,7 +136,9 @@ impl ControlPlane {
             artefacts: config.artefacts,
             fetches: Places::new(artefact::AT_ONCE),
             rpc_places: Places::new(rpc::CONNECTIONS),
-            rpc_audited: rpc::Audited::default(),
+            rpc_of_workload: Places::new(rpc::CONNECTIONS_OF_WORKLOAD),
+            rpc_idle: config.rpc_idle,
+            told: Mutex::new(Told::new(Instant::now())),
             rpc_port: config.rpc_port.unwrap_or(0),
             launchers: config.launchers,
             facts: config.facts,

@@ -58,9 +58,11 @@ pub(crate) async fn bridge(
     if asked != service.service {
         // Told apart on the node already; here for agents that do not.
         shared.metrics.refused("bridge_other_service");
-        warn!(target: "audit", %service, agent = %agent.id, asked, "blueprint asked for another service");
-        let detail = format!("node {} asked for service {asked}", agent.name);
-        shared.audit_limited(AuditEvent::new(AuditKind::BridgeRefuse, service, detail)).await;
+        if shared.is_news(agent.id, "bridge_other_service") {
+            warn!(target: "audit", %service, agent = %agent.id, asked, "blueprint asked for another service");
+            let detail = format!("node {} asked for service {asked}", agent.name);
+            shared.audit_limited(AuditEvent::new(AuditKind::BridgeRefuse, service, detail)).await;
+        }
         return Err(Status::permission_denied(format!("this bridge belongs to service {}", service.service)));
     }
     if lease_of(&record).is_some() {
@@ -136,7 +138,9 @@ pub(crate) fn assigned(
     let record = view.records.get(&service).filter(|record| record.node == Some(agent.id));
     record.cloned().ok_or_else(|| {
         shared.metrics.refused("workload_not_assigned");
-        warn!(target: "audit", %service, agent = %agent.id, "agent asked for a workload that is not its own");
+        if shared.is_news(agent.id, "workload_not_assigned") {
+            warn!(target: "audit", %service, agent = %agent.id, "agent asked for a workload that is not its own");
+        }
         Status::permission_denied("this workload is not assigned to this node")
     })
 }

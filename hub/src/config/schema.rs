@@ -69,6 +69,11 @@ pub(crate) const SCHEMA: Schema = Schema {
              their own document names, and nothing else; or off.",
         ),
         Key::new(
+            "tunnel.rpc_idle_timeout",
+            "10m",
+            "How long a connection of a workload to that RPC may be silent in both directions, 1 s to 1 day.",
+        ),
+        Key::new(
             "tunnel.mtu",
             "1420",
             "Largest inner packet in bytes, 1280 to 9000; what a path takes is probed.",

@@ -225,3 +225,49 @@ fn an_rpc_url_of_loopback_leads_to_the_operator_and_nowhere_else() -> Result<()>
     ensure!(refusals.len() == 2, "once for each node and reason: {refusals:?}");
     Ok(())
 }
+
+#[test]
+fn a_workload_has_a_part_of_its_nodes_connections_to_rpcs_and_silent_ones_are_cut() -> Result<()> {
+    let Some(lab) = Lab::new()?.filter(|_| is_possible()) else { return Ok(()) };
+    let hosts = [lab.host("hub")?, lab.host("one")?];
+    let [hub_host, one_host] = &hosts;
+    let address = hub_host.address().to_string();
+    let hub = Hub::start_on(hub_host, &address, &["tunnel.rpc_idle_timeout=6s"])?;
+    // It takes connections and says nothing, as a chain does between two blocks.
+    let silent = hub_host.enter(|| TcpListener::bind("127.0.0.1:0"))??;
+    let url = format!("http://localhost:{}", silent.local_addr()?.port());
+    let mut one = Node::start(&hub, Some(one_host), "one")?;
+    let program = rig::program(&one)?.display().to_string();
+    let mut generations = Vec::new();
+    for service in ["7/42", "7/43", "7/44", "7/45", "7/46"] {
+        let run = ["workload", "run", service, "--path", &program, "--http-rpc-url", &url, "--wait", "20s"];
+        let running = hub.json(&run)?;
+        generations.push((service, running["generation"].as_u64().context("no generation")?));
+    }
+    one.agent.process()?.kill()?;
+    let spoke = Spoke::start(&one.agent, one_host, SocketAddr::from((hub_host.address(), 51820)))?;
+    let mut open = Vec::new();
+    for (position, (service, generation)) in generations.iter().enumerate() {
+        let line = format!("bp-rpc/1 {service} {generation} http\n");
+        for _ in 0..if position < 4 { 32 } else { 0 } {
+            let (stream, answer) = spoke.open(7446, &line, CALL)?;
+            ensure!(answer == "ok\n", "{service}, {} are open: {answer}", open.len());
+            open.push(stream);
+        }
+        let answer = spoke.ask(7446, &line, CALL)?;
+        let why = if position < 3 { "has 32 connections" } else { "has 128 connections" };
+        ensure!(answer.starts_with("refused") && answer.contains(why), "{service}: {answer}");
+    }
+    let metrics = hub.api(&Request::get("/metrics"))?.text();
+    for (reason, count) in [("rpc_too_many_of_workload", 3), ("rpc_too_many", 2)] {
+        let line = format!("hub_control_calls_refused_total{{reason=\"{reason}\"}} {count}");
+        ensure!(metrics.contains(&line), "{line} is not in\n{metrics}");
+    }
+    for stream in &mut open {
+        spoke.wait_for_end(stream)?;
+    }
+    let metrics = hub.api(&Request::get("/metrics"))?.text();
+    let line = "hub_control_rpc_connections_cut_total{reason=\"idle\"} 128";
+    ensure!(metrics.contains(line), "{line} is not in\n{metrics}");
+    Ok(())
+}

@@ -151,6 +151,11 @@ impl Spoke {
 
     /// Connects to a port of the hub's overlay address, sends a text and reads the first bytes of the answer.
     pub(super) fn ask(&self, port: u16, request: &str, within: Duration) -> Result<String> {
+        Ok(self.open(port, request, within)?.1)
+    }
+
+    /// The same, and keeps the connection.
+    pub(super) fn open(&self, port: u16, request: &str, within: Duration) -> Result<(TunnelStream, String)> {
         self.runtime.block_on(async {
             let mut stream = self.tunnel.connect((self.hub, port).into(), within).await?;
             stream.write_all(request.as_bytes()).await?;
@@ -166,8 +171,22 @@ impl Spoke {
                 io::Result::Ok(())
             };
             tokio::time::timeout(ANSWER, read).await.context("no answer")??;
-            Ok(String::from_utf8_lossy(&answer).into_owned())
+            Ok((stream, String::from_utf8_lossy(&answer).into_owned()))
         })
+    }
+}
+
+/// A connection through the tunnel.
+pub(super) type TunnelStream = blueprint_common_tunnel::TcpStream;
+
+impl Spoke {
+    /// Waits until the hub ends a connection on which nothing is said.
+    pub(super) fn wait_for_end(&self, stream: &mut TunnelStream) -> Result<()> {
+        let ended = tokio::time::timeout(ANSWER, async {
+            // An end in order and a broken connection are both one.
+            while stream.read(&mut [0; 64]).await.is_ok_and(|count| count > 0) {}
+        });
+        self.runtime.block_on(ended).context("the connection is still open")
     }
 }
 
