@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use blueprint_common_runtime::tasks::Spawner;
 use blueprint_common_types::{AgentId, Carrier, OverlayLease, ServiceKey, Timestamp, WgPublicKey};
-use blueprint_hub_registry_core::{Agent, AuditEvent, Store, Told};
+use blueprint_hub_registry_core::{Agent, AuditEvent, Buckets, Store, Told};
 use blueprint_proto::v1;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
@@ -104,6 +104,10 @@ pub(crate) struct Shared {
     pub(crate) rpc_of_workload: Arc<Places<(AgentId, ServiceKey)>>,
     /// How long a connection to an RPC may be silent.
     pub(crate) rpc_idle: Duration,
+    /// What workloads ask over their bridges, by the service.
+    pub(crate) bridge_calls: Mutex<Buckets<ServiceKey>>,
+    /// Reports of workloads, by the agent.
+    pub(crate) reports: Mutex<Buckets<AgentId>>,
     /// Refusals that were told in this minute.
     pub(crate) told: Mutex<Told>,
     /// Port of the overlay behind which the operator's RPC is; 0 for none.

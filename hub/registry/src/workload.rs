@@ -1,12 +1,12 @@
 //! What agents say and ask of their workloads; each only of those it is assigned.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use blueprint_common_types::workload::WorkloadStatus;
 use blueprint_common_types::{ServiceKey, Timestamp};
 use blueprint_hub_registry_core::workload::WorkloadRecord;
-use blueprint_hub_registry_core::{Agent, AuditEvent, AuditKind, MAX_REASON_CHARS};
+use blueprint_hub_registry_core::{Agent, AuditEvent, AuditKind, MAX_REASON_CHARS, Rate};
 use blueprint_proto::v1;
 use blueprint_proto::v1::bridge_request::Call;
 use tonic::{Status, Streaming};
@@ -22,6 +22,9 @@ const MAX_REGISTRATION_BYTES: usize = 1 << 20;
 
 /// Longest wait for the next piece of it.
 const PIECE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What one workload may ask over its bridge: a hundred owners at its start, and four calls a second.
+pub(crate) const BRIDGE_CALLS: Rate = Rate { burst: 128, every: Duration::from_millis(250) };
 
 /// What an agent has to know to run a workload.
 pub(crate) fn describe(
@@ -53,6 +56,14 @@ pub(crate) async fn bridge(
 ) -> Result<v1::BridgeResponse, Status> {
     let service = ServiceKey { blueprint: request.blueprint_id, service: request.service_id };
     let record = assigned(shared, agent, service)?;
+    if !shared.bridge_calls.lock().take(service, Instant::now()) {
+        shared.metrics.refused("bridge_too_many");
+        return Err(Status::resource_exhausted(format!(
+            "{service} asks its bridge too often; {} calls at once and one every {} ms are taken",
+            BRIDGE_CALLS.burst,
+            BRIDGE_CALLS.every.as_millis(),
+        )));
+    }
     let call = request.call.ok_or_else(|| status::bad_request("the call is missing"))?;
     let asked = asked_service(&call);
     if asked != service.service {
