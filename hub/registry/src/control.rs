@@ -139,6 +139,7 @@ impl ControlPlane {
             fetches: Places::new(artefact::AT_ONCE),
             rpc_places: Places::new(rpc::CONNECTIONS),
             rpc_of_workload: Places::new(rpc::CONNECTIONS_OF_WORKLOAD),
+            rpc_turned_away: Places::new(rpc::TURNED_AWAY),
             rpc_idle: config.rpc_idle,
             bridge_calls: Mutex::new(Buckets::new(workload::BRIDGE_CALLS, MAX_KEYS)),
             reports: Mutex::new(Buckets::new(session::REPORTS, MAX_KEYS)),

@@ -32,6 +32,9 @@ pub(crate) const CONNECTIONS: u32 = 128;
 /// And one workload of it: four of them fill a node.
 pub(crate) const CONNECTIONS_OF_WORKLOAD: u32 = 32;
 
+/// Connections above that which one agent may have told so at once; others are closed.
+pub(crate) const TURNED_AWAY: u32 = 16;
+
 /// Longest first line in bytes.
 const MAX_LINE_BYTES: usize = 128;
 
@@ -109,9 +112,7 @@ where
     drop(snapshot);
     let Some(_place) = shared.rpc_places.begin(agent.id) else {
         shared.metrics.refused("rpc_too_many");
-        let text = format!("refused this node has {CONNECTIONS} connections to RPCs already\n");
-        let _ = stream.write_all(text.as_bytes()).await;
-        return;
+        return turn_away(&shared, agent.id, stream).await;
     };
     match open(&shared, &agent, &mut stream).await {
         Ok((way, local)) => {
@@ -125,6 +126,19 @@ where
             let _ = stream.shutdown().await;
         }
     }
+}
+
+/// Says why, to a few at once. Its line is read first: a connection that is closed with bytes unread is reset, and what
+/// was said is lost with it.
+async fn turn_away<S>(shared: &Shared, agent: AgentId, mut stream: S)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let Some(_place) = shared.rpc_turned_away.begin(agent) else { return };
+    let _ = timeout(LINE_TIMEOUT, read_line(&mut stream)).await;
+    let text = format!("refused this node has {CONNECTIONS} connections to RPCs already\n");
+    let _ = stream.write_all(text.as_bytes()).await;
+    let _ = stream.shutdown().await;
 }
 
 async fn open<S>(shared: &Shared, agent: &Agent, stream: &mut S) -> Result<(Way, TcpStream), Refusal>

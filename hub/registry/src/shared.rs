@@ -102,6 +102,8 @@ pub(crate) struct Shared {
     pub(crate) rpc_places: Arc<Places<AgentId>>,
     /// And of each workload on it.
     pub(crate) rpc_of_workload: Arc<Places<(AgentId, ServiceKey)>>,
+    /// Those that are told that there is no place.
+    pub(crate) rpc_turned_away: Arc<Places<AgentId>>,
     /// How long a connection to an RPC may be silent.
     pub(crate) rpc_idle: Duration,
     /// What workloads ask over their bridges, by the service.

@@ -3,6 +3,7 @@
 mod closed;
 mod ends;
 mod engine;
+mod limits;
 mod rig;
 mod stranger;
 

@@ -13,8 +13,8 @@ use base64::engine::general_purpose::STANDARD;
 use blueprint_common_tunnel::{Tunnel, TunnelConfig};
 use blueprint_common_tunnel_core::{Config, Limits, OverlayPrefixes, PeerConfig, Role};
 use blueprint_common_types::{HUB_TLS_NAME, OverlayLease, WgPrivateKey, WgPublicKey};
-use blueprint_proto::v1::ArtefactRequest;
 use blueprint_proto::v1::agent_control_client::AgentControlClient;
+use blueprint_proto::v1::{ArtefactRequest, BridgeRequest};
 use blueprint_tests_support::Host;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
@@ -66,6 +66,20 @@ pub(super) fn fetch(agent: &Agent<'_>, request: ArtefactRequest) -> Result<Resul
     })
 }
 
+/// Calls the hub as the bridges of an agent's workloads do, one after the other: the codes of the answers.
+pub(super) fn bridge(agent: &Agent<'_>, requests: Vec<BridgeRequest>) -> Result<Vec<Code>> {
+    let identity = identity_of(agent)?;
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut client = AgentControlClient::new(channel(&identity).await?);
+        let mut codes = Vec::new();
+        for request in requests {
+            codes.push(client.bridge(request).await.map_or_else(|status| status.code(), |_| Code::Ok));
+        }
+        Ok(codes)
+    })
+}
+
 async fn channel(identity: &Value) -> Result<Channel> {
     let bytes = |name: &str| -> Result<Vec<u8>> { Ok(STANDARD.decode(text(identity, name)?)?) };
     let mut roots = RootCertStore::empty();
@@ -79,6 +93,7 @@ async fn channel(identity: &Value) -> Result<Channel> {
     tls.alpn_protocols = vec![b"h2".to_vec()];
     let port = u16::try_from(identity["hub_port"].as_u64().context("no port")?)?;
     let stream = TcpStream::connect((text(identity, "/hub_host")?, port)).await?;
+    stream.set_nodelay(true)?;
     let name = ServerName::try_from(HUB_TLS_NAME)?;
     let stream = TlsConnector::from(Arc::new(tls)).connect(name, stream).await?;
     let endpoint = Endpoint::from_static("http://hub.blueprint.internal");
@@ -182,11 +197,11 @@ pub(super) type TunnelStream = blueprint_common_tunnel::TcpStream;
 impl Spoke {
     /// Waits until the hub ends a connection on which nothing is said.
     pub(super) fn wait_for_end(&self, stream: &mut TunnelStream) -> Result<()> {
-        let ended = tokio::time::timeout(ANSWER, async {
+        self.runtime.block_on(async {
             // An end in order and a broken connection are both one.
-            while stream.read(&mut [0; 64]).await.is_ok_and(|count| count > 0) {}
-        });
-        self.runtime.block_on(ended).context("the connection is still open")
+            let ended = async { while stream.read(&mut [0; 64]).await.is_ok_and(|count| count > 0) {} };
+            tokio::time::timeout(ANSWER, ended).await.context("the connection is still open")
+        })
     }
 }
 
