@@ -168,7 +168,7 @@ fn a_blueprint_of_an_ordinary_user_signals_neither_its_neighbours_nor_its_agent(
         arguments.extend(["--env", variable]);
     }
     hub.json(&arguments)?;
-    let data = node.folder("data/data/svc-7-43")?.join("blueprint-7-service");
+    let data = node.path("data/data/svc-7-43/blueprint-7-service");
     eventually_ok(SOON, "the tries", || {
         let entries = std::fs::read_dir(&data)?.flatten();
         let mut names: Vec<_> =

@@ -71,6 +71,11 @@ impl<'h> Node<'h> {
         Ok(path)
     }
 
+    /// Where something of its own lies, once it has made it.
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
     /// What its cache of artefacts holds.
     pub(super) fn programs_in_cache(&self) -> Result<Vec<PathBuf>> {
         let cache = self.folder.path().join("data/artefacts");
