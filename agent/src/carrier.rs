@@ -11,7 +11,7 @@ mod names;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use blueprint_agent_link_core::{Ladder, LadderEvent};
+use blueprint_common_link_core::{Ladder, LadderEvent};
 use blueprint_common_runtime::Chain;
 use blueprint_common_runtime::tasks::Spawner;
 use blueprint_common_tunnel_core::{Endpoint, Event};

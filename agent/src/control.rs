@@ -10,8 +10,8 @@ use std::future::pending;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use blueprint_agent_link_core::{Link, LinkConfig, LinkEnd, LinkEvent, LinkState, Outbox};
 use blueprint_agent_workload::{NodeHandle, Statuses};
+use blueprint_common_link_core::{Link, LinkConfig, LinkEnd, LinkEvent, LinkState, Outbox};
 use blueprint_common_runtime::Chain;
 use blueprint_common_types::fill_random;
 use blueprint_proto::v1;

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use blueprint_agent_link_core::Renewal;
+use blueprint_common_link_core::Renewal;
 use blueprint_common_runtime::Chain;
 use blueprint_common_types::Timestamp;
 use tokio::time::sleep;

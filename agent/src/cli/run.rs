@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use blueprint_agent_link_core::Backoff;
+use blueprint_common_link_core::Backoff;
 use blueprint_common_runtime::Chain;
 use blueprint_common_runtime::cli::CliError;
 use blueprint_common_runtime::logs;

@@ -1,6 +1,6 @@
 //! What the driver tells the hub, and people.
 
-use blueprint_agent_link_core::LinkEnd;
+use blueprint_common_link_core::LinkEnd;
 use blueprint_proto::v1;
 
 use crate::shared::{HealthMap, ServiceHealth};
