@@ -6,7 +6,7 @@ use std::sync::Arc;
 use blueprint_common_runtime::cli::CliError;
 use blueprint_common_runtime::local_api;
 use blueprint_common_runtime::tasks::Spawner;
-use blueprint_common_spoke::{CallError, Identity};
+use blueprint_common_spoke::CallError;
 use blueprint_common_types::ServiceKey;
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Limited};
@@ -118,7 +118,7 @@ async fn leave(shared: &Shared, force: bool) -> Result<bool, CliError> {
             return Err(not_told(error));
         }
     };
-    Identity::forget(&shared.state)?;
+    shared.spoke.forget()?;
     info!(agent = %identity.agent_id, told, "identity given up");
     shared.process.drain.cancel();
     Ok(told)

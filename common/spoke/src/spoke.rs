@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use blueprint_common_runtime::Chain;
-use blueprint_common_runtime::state::StateDir;
+use blueprint_common_runtime::state::{StateDir, StateError};
 use blueprint_common_runtime::tasks::{Spawner, Stop};
 use blueprint_common_tunnel::carrier::ProxyUrl;
 use blueprint_common_tunnel::{Engine, Interface};
@@ -287,6 +287,15 @@ impl Spoke {
 
     pub(crate) fn is_leaving(&self) -> bool {
         self.is_leaving.load(Ordering::Acquire)
+    }
+
+    /// Removes the identity's file, once the hub knows the spoke no more.
+    ///
+    /// # Errors
+    ///
+    /// [`StateError`] where the disk refuses.
+    pub fn forget(&self) -> Result<(), StateError> {
+        Identity::forget(&self.state)
     }
 
     /// Stores a renewed certificate and then lets everybody use it.

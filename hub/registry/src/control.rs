@@ -54,7 +54,7 @@ pub struct ControlConfig {
     pub registrar: RegistrarHandle,
     /// Who may be a peer of the tunnel.
     pub peers: Arc<dyn Peers>,
-    /// The tunnel, for carriers other than plain UDP.
+    /// The tunnel, for carriers other than plain UDP, and for what its policy says.
     pub tunnel: Tunnel,
     /// Who runs what.
     pub workloads: WorkloadsHandle,
@@ -121,6 +121,7 @@ impl ControlPlane {
     pub fn new(config: ControlConfig, metrics: &Metrics, spawner: Spawner) -> Result<Self, TlsError> {
         let tls = control_config(&config.authority)?;
         let registrar = config.registrar.clone();
+        let tunnel = config.tunnel.clone();
         let carriers = Carriers::new(config.tunnel, registrar, ControlMetrics::new(metrics), spawner.clone());
         let metrics = carriers.metrics().clone();
         let shared = Arc::new(Shared {
@@ -135,6 +136,7 @@ impl ControlPlane {
             fetches: Places::new(artefact::AT_ONCE),
             rpc_places: Places::new(rpc::CONNECTIONS),
             rpc_audited: rpc::Audited::default(),
+            tunnel,
             rpc_port: config.rpc_port.unwrap_or(0),
             launchers: config.launchers,
             facts: config.facts,
