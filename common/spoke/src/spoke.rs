@@ -103,7 +103,8 @@ impl fmt::Debug for Part {
 #[derive(Debug)]
 pub struct Spoke {
     pub(crate) config: SpokeConfig,
-    state: StateDir,
+    /// The folder; `None` once it was let go.
+    state: Mutex<Option<StateDir>>,
     /// Asks the whole process to end.
     pub(crate) process: Stop,
     /// Ends the spoke's tasks.
@@ -158,7 +159,7 @@ impl Spoke {
         };
         let spoke = Self {
             config,
-            state,
+            state: Mutex::new(Some(state)),
             // The spoke outlives the call to drain, and ends with the process at the latest.
             stop: process.stop.child_token(),
             process,
@@ -295,7 +296,12 @@ impl Spoke {
     ///
     /// [`StateError`] where the disk refuses.
     pub fn forget(&self) -> Result<(), StateError> {
-        Identity::forget(&self.state)
+        self.state.lock().as_ref().map_or(Ok(()), Identity::forget)
+    }
+
+    /// Lets the folder go, for another spoke: from here on nothing is stored.
+    pub fn release(&self) {
+        *self.state.lock() = None;
     }
 
     /// Stores a renewed certificate and then lets everybody use it.
@@ -332,7 +338,10 @@ impl Spoke {
         }
         let mut identity = Identity::clone(&self.identity());
         change(&mut identity);
-        identity.store(&self.state)?;
+        match &*self.state.lock() {
+            Some(state) => identity.store(state)?,
+            None => return Ok(()),
+        }
         self.identity.send_replace(Arc::new(identity));
         Ok(())
     }

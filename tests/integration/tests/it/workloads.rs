@@ -1,7 +1,7 @@
 //! Workloads: an unmodified blueprint on a node that the hub chose, from its artefact to its last trace.
 
 mod closed;
-mod rig;
+pub(crate) mod rig;
 mod stranger;
 
 use std::time::Duration;
