@@ -186,13 +186,17 @@ impl TunnelHandle {
     ///
     /// # Errors
     ///
-    /// [`OpenError::Hub`] where the hub could not be told; everything is then as it was.
+    /// [`OpenError::Hub`] where the hub could not be told; everything is then as it was. [`OpenError::Ended`] of a spoke
+    /// that was closed: its folder is no longer its own.
     ///
     /// # Cancel safety
     ///
     /// Dropping it leaves open whether the hub knows the identity.
     pub async fn leave(&self) -> Result<(), OpenError> {
         let spoke = &self.inner.spoke;
+        if spoke.is_draining() {
+            return Err(OpenError::Ended { why: "it was closed".to_owned() });
+        }
         let identity = spoke.identity();
         // The hub's goodbye to the control stream comes before its answer here.
         spoke.set_leaving(true);

@@ -17,6 +17,7 @@ use blueprint_proto::v1;
 use futures_util::StreamExt;
 use tokio::sync::watch;
 use tokio_stream::wrappers::WatchStream;
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{Inner, Running, TunnelHandle, end_text};
@@ -154,37 +155,37 @@ fn run(parts: Vec<Part>, spoke: &Arc<Spoke>, spawner: &Spawner) -> watch::Receiv
     let (sender, running) = watch::channel(Running { tasks: parts.len(), end: None });
     let sender = Arc::new(sender);
     for Part { name, run } in parts {
-        let guard = Guard { sender: Arc::clone(&sender), end: None };
-        let stop = spoke.stop().clone();
+        let (sender, stop) = (Arc::clone(&sender), spoke.stop().clone());
+        let guard = Guard { sender, stop, end: Some(format!("its {name} broke off")) };
         spawner.spawn_base(name, async move {
             let mut guard = guard;
             let result = run.await;
-            if !stop.is_cancelled() {
-                let text = end_text(name, &result);
-                warn!(part = name, why = text, "the spoke ends");
-                guard.end = Some(text);
-            }
-            drop(guard);
-            stop.cancel();
+            guard.end = (!guard.stop.is_cancelled()).then(|| end_text(name, &result));
         });
     }
     running
 }
 
-/// Counts a task down when its future is dropped, for whatever reason.
+/// Counts a task down when its future is dropped, for whatever reason, and ends the others.
 struct Guard {
     sender: Arc<watch::Sender<Running>>,
+    stop: CancellationToken,
+    /// Why the task ended by itself.
     end: Option<String>,
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        let end = self.end.take();
+        let end = self.end.take().filter(|_| !self.stop.is_cancelled());
+        if let Some(why) = &end {
+            warn!(why, "the spoke ends");
+        }
         self.sender.send_modify(|running| {
             running.tasks = running.tasks.saturating_sub(1);
             if running.end.is_none() {
                 running.end = end;
             }
         });
+        self.stop.cancel();
     }
 }

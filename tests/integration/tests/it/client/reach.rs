@@ -1,7 +1,11 @@
 //! What a program reaches, what it is refused, and how its spoke ends.
 
 use anyhow::{Result, ensure};
-use blueprint_common_client::{Destination, EstablishError, OpenError, Statistics, Stream, TunnelHandle};
+use blueprint_common_client::{
+    Destination, EstablishError, OpenError, Statistics, Stream, TunnelHandle, TunnelOptions,
+};
+use blueprint_common_types::Carrier;
+use blueprint_tests_support::scratch;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{Program, allow, runtime, soon};
@@ -121,9 +125,7 @@ fn a_spoke_keeps_its_identity_and_ends_with_its_handle_or_its_removal() -> Resul
         // One handle at a time on one folder.
         let second = TunnelHandle::establish(program.options()).await;
         ensure!(matches!(second, Err(EstablishError::State(_))), "{second:?}");
-        let nowhere = TunnelHandle::establish(blueprint_common_client::TunnelOptions::new(
-            program.folder.path().join("other"),
-        ));
+        let nowhere = TunnelHandle::establish(TunnelOptions::new(program.folder.path().join("other")));
         ensure!(matches!(nowhere.await, Err(EstablishError::NotJoined { .. })), "no line");
 
         // Closed: the stream is cut, the hub knows at once, later streams fail at once.
@@ -132,6 +134,9 @@ fn a_spoke_keeps_its_identity_and_ends_with_its_handle_or_its_removal() -> Resul
         ensure!(matches!(cut, Ok(0) | Err(_)), "{cut:?}");
         let ended = program.tunnel.open_to(&service).await;
         ensure!(matches!(ended, Err(OpenError::Ended { .. })), "{ended:?}");
+
+        let left = program.tunnel.leave().await;
+        ensure!(matches!(left, Err(OpenError::Ended { .. })), "{left:?}");
 
         // Again, without a line: the same machine.
         let again = TunnelHandle::establish(program.options()).await?;
@@ -161,6 +166,23 @@ fn a_spoke_keeps_its_identity_and_ends_with_its_handle_or_its_removal() -> Resul
         third.close().await;
         let revoked = TunnelHandle::establish(program.options()).await;
         ensure!(matches!(revoked, Err(EstablishError::Revoked { .. })), "{revoked:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_program_where_udp_is_blocked_takes_tls() -> Result<()> {
+    let hub = Hub::start(&[])?;
+    let one = offering(&hub, "alpha")?;
+    allow(&hub, "program", "alpha", &[one.service.address.port()])?;
+    runtime()?.block_on(async {
+        let folder = scratch("program")?;
+        let mut options = TunnelOptions::new(folder.path().join("spoke")).name("program");
+        options.carriers = [Carrier::Tls].into();
+        let tunnel = TunnelHandle::establish(options.line(hub.join_line(&[])?.trim().parse()?)).await?;
+        let answer = name_of(healthy(&tunnel, &Destination::Service("7/42".parse()?)).await?).await?;
+        ensure!(answer.contains("alpha"), "{answer}");
+        ensure!(tunnel.statistics().carrier == Some("tls"), "{:?}", tunnel.statistics());
         Ok(())
     })
 }
