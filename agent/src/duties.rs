@@ -21,12 +21,14 @@ const MAX_REASON: usize = 256;
 /// What goes to the hub: hello, health of the services, workloads where this machine runs any, and samples.
 pub(crate) fn says(shared: &Shared, samples: mpsc::Receiver<v1::QosReport>) -> Says {
     let health = WatchStream::new(shared.health.subscribe());
-    let nothing = Says::nothing(env!("CARGO_PKG_VERSION"));
-    let workloads = match shared.node.get().map(NodeHandle::statuses) {
-        Some(statuses) => WatchStream::new(statuses).map(|statuses| report(&statuses)).boxed(),
-        None => nothing.workloads,
-    };
-    Says { targets: health.map(|health| targets(&health)).boxed(), workloads, samples, ..nothing }
+    let mut says = Says::nothing(env!("CARGO_PKG_VERSION"));
+    if let Some(statuses) = shared.node.get().map(NodeHandle::statuses) {
+        says.hello.runs_workloads = Some(true);
+        says.workloads = WatchStream::new(statuses).map(|statuses| report(&statuses)).boxed();
+    }
+    says.targets = health.map(|health| targets(&health)).boxed();
+    says.samples = samples;
+    says
 }
 
 /// All targets, with what the checks found.

@@ -1,5 +1,8 @@
 //! Puts the hub together: everything is bound and loaded before anything runs.
 
+mod planes;
+mod tunnel;
+
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,32 +14,27 @@ use blueprint_common_runtime::local_api;
 use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_runtime::state::StateDir;
 use blueprint_common_runtime::tasks::Supervisor;
-use blueprint_common_tunnel::carrier::QuicLimits;
-use blueprint_common_tunnel::{BindError, Engine, Tunnel, TunnelConfig};
-use blueprint_common_tunnel_core::{Config as CoreConfig, Limits, OverlayPrefixes, Protocol, Role, Rule};
-use blueprint_common_types::{Carrier, Timestamp, fill_random};
-use blueprint_hub_admin::{AdminState, HubFacts, OperatorToken, private_router, public_router};
+use blueprint_common_tunnel::{Engine, Tunnel};
+use blueprint_common_tunnel_core::OverlayPrefixes;
+use blueprint_common_types::Timestamp;
+use blueprint_hub_admin::HubFacts;
 use blueprint_hub_proxy::{Ledger, Pressure, ProxyParts};
 use blueprint_hub_registry::{
-    ControlConfig, ControlPlane, LauncherParts, Launchers, LaunchersHandle, PushedFiles, Registrar,
-    RegistrarHandle, TunnelFacts, Workloads, WorkloadsHandle, serve_operator,
+    Launchers, LaunchersHandle, Registrar, RegistrarHandle, Workloads, WorkloadsHandle,
 };
 use blueprint_hub_registry_core::workload::WorkloadStore;
-use blueprint_hub_registry_core::{
-    AddressPool, AuditEvent, AuditKind, JoinTokenRecord, Loaded, Registry, Store, TlsStore,
-};
+use blueprint_hub_registry_core::{AddressPool, JoinTokenRecord, Loaded, Registry, Store, TlsStore};
 use blueprint_hub_store::SqliteStore;
-use hyper_util::service::TowerToHyperService;
 use tokio::net::UnixListener;
-use tracing::{error, info, warn};
+use tracing::warn;
 
 use crate::artefacts::Artefacts;
-use crate::blueprints::{BlueprintPort, WorkloadKeys};
-use crate::config::{CarrierListen, HubConfig};
+use crate::blueprints::WorkloadKeys;
+use crate::config::HubConfig;
 use crate::files::{self, Identity};
 use crate::memory::MemoryWatch;
 use crate::policy::{self, PolicyHandle, PolicyTask};
-use crate::ports::{AdminHub, TunnelPeers, peer_of};
+use crate::ports::peer_of;
 use crate::service_view::ServiceView;
 use crate::stored_keys::StoredKeys;
 use crate::tables::{self, TablesTask};
@@ -108,7 +106,7 @@ impl Ground {
         let identity = files::load(state)?;
         let v6 = config.overlay_v6(identity.authority.hub());
         let prefixes = OverlayPrefixes { v4: config.overlay_v4, v6 };
-        let bound = bind_tunnel(config, &identity, prefixes);
+        let bound = tunnel::bind(config, &identity, prefixes);
         let (tunnel, engine) = bound.context("cannot open the tunnel")?;
         Ok(Self { identity, prefixes, tunnel, engine })
     }
@@ -280,7 +278,7 @@ impl App {
             _state: state,
         };
         proxy::start(supervisor, proxy);
-        start_planes(config, identity, base, sockets, facts, (operator, services, keys), supervisor).await?;
+        planes::start(config, identity, base, sockets, facts, (operator, services, keys), supervisor).await?;
         Ok(app)
     }
 }
@@ -294,83 +292,6 @@ fn start_watches(config: &HubConfig, base: &Base, supervisor: &Supervisor) -> Pr
         audit::write_refusals(Arc::clone(&base.store), base.ledger.clone(), supervisor.stop().stop);
     spawn(supervisor, "audit of refusals", refusals);
     pressure
-}
-
-/// Starts the control plane and the two operator's sides.
-async fn start_planes(
-    config: HubConfig,
-    identity: Identity,
-    base: Base,
-    sockets: Sockets,
-    facts: Arc<HubFacts>,
-    (tls, services, workload_keys): (Arc<TlsOperator>, ServiceView, WorkloadKeys),
-    supervisor: &Supervisor,
-) -> Result<()> {
-    let token = OperatorToken::new(identity.admin_token.expose());
-    let blueprints =
-        BlueprintPort { keys: workload_keys.clone(), store: Arc::clone(&base.store), tls: Arc::clone(&tls) };
-    let pushed: Arc<dyn PushedFiles> = Arc::<Artefacts>::clone(&base.artefacts);
-    let launcher = LauncherParts {
-        workloads: base.workloads.clone(),
-        launchers: base.launchers.clone(),
-        blueprints: Arc::new(blueprints),
-        reach: Arc::new(base.tunnel.clone()),
-    };
-    let control = ControlPlane::new(
-        ControlConfig {
-            workloads: base.workloads.clone(),
-            blueprints: Arc::clone(&launcher.blueprints),
-            launchers: base.launchers.clone(),
-            artefacts: pushed,
-            rpc_port: config.rpc_port,
-            facts: tunnel_facts(&config, &identity, &base, &sockets)?,
-            authority: identity.authority,
-            store: Arc::clone(&base.store),
-            registrar: base.registrar.clone(),
-            peers: Arc::new(TunnelPeers(base.tunnel.clone())),
-            tunnel: base.tunnel.clone(),
-            certificate_ttl: config.certificate_ttl,
-            target_ttl: config.target_ttl,
-            heartbeat: config.heartbeat,
-        },
-        &base.metrics,
-        supervisor.child_spawner(),
-    )?;
-    control.start_rpc(&base.tunnel).await.context(
-        "cannot serve the RPC of workloads inside the tunnel; give tunnel.rpc_port another port, or off",
-    )?;
-    let limits = QuicLimits::default();
-    if let Some(socket) = base.tunnel.share_port(&limits).context("cannot share a port with QUIC")? {
-        control.start_quic(socket, limits, &base.metrics)?;
-    }
-    let hub = AdminHub {
-        tunnel: base.tunnel,
-        registrar: base.registrar.clone(),
-        control: control.clone(),
-        tables: tls.tables().clone(),
-        policy: base.policy,
-        ledger: base.ledger,
-        services,
-        tls,
-        workloads: base.workloads,
-        workload_keys,
-        artefacts: base.artefacts,
-    };
-    let store = Arc::clone(&base.store);
-    let spawner = supervisor.child_spawner();
-    let metrics = Arc::clone(&base.metrics);
-    let state = AdminState { facts, hub: Arc::new(hub), store, metrics: base.metrics, spawner };
-    if let Some(also) = sockets.control_also {
-        supervisor.spawn_essential("control also", control.clone().run(also));
-    }
-    supervisor.spawn_essential("control", control.run(sockets.control));
-    start_admin(supervisor, state, sockets.admin_socket, sockets.admin, token);
-    let (socket, spawner) = (sockets.registry_socket, supervisor.child_spawner());
-    supervisor.spawn_essential("operator grpc", async move {
-        serve_operator(socket, base.registrar, launcher, &metrics, spawner).await
-    });
-    audit_life(supervisor, base.store, base.epoch).await;
-    Ok(())
 }
 
 /// Spawns a task that the others need until the end.
@@ -411,126 +332,4 @@ fn pool(
         }
     }
     Ok(pool)
-}
-
-fn bind_tunnel(
-    config: &HubConfig,
-    identity: &Identity,
-    prefixes: OverlayPrefixes,
-) -> Result<(Tunnel, Engine), BindError> {
-    let mut seed = [0u8; 32];
-    fill_random(&mut seed).map_err(BindError::System)?;
-    let core = CoreConfig {
-        private_key: identity.wireguard.clone(),
-        addresses: prefixes.hub(),
-        prefixes,
-        role: Role::Hub,
-        mtu: config.mtu,
-        limits: Limits::default(),
-        answers_echoes: true,
-        own_rules: Some(own_rules(config)),
-        seed,
-    };
-    let interface = config.interface.clone();
-    let listen_also = config.carrier_listen.address();
-    let settings = TunnelConfig { interface, listen_also, ..TunnelConfig::new(config.tunnel_listen, core) };
-    match Tunnel::bind(settings.clone()) {
-        Err(BindError::Socket { address, source })
-            if config.carrier_listen == CarrierListen::Auto && Some(address) == listen_also =>
-        {
-            info!(
-                %address,
-                error = %source,
-                "no carriers on UDP port 443: it needs CAP_NET_BIND_SERVICE and a free port; \
-                 tunnel.carrier_listen names another one, or off"
-            );
-            Tunnel::bind(TunnelConfig { listen_also: None, ..settings })
-        }
-        bound => bound,
-    }
-}
-
-/// What machines may begin with the hub itself: what the operator lets them, and the way to his RPC, which asks who
-/// they are.
-fn own_rules(config: &HubConfig) -> Vec<Rule> {
-    let rpc = config.rpc_port.map(|port| Rule { protocol: Protocol::Tcp, ports: port..=port });
-    config.to_hub.iter().cloned().chain(rpc).collect()
-}
-
-/// Ways to this hub, best first.
-fn carriers(base: &Base, sockets: &Sockets) -> Result<Vec<(Carrier, String)>> {
-    let at = |port: u16| format!(":{port}");
-    let mut carriers = vec![(Carrier::Udp, at(base.tunnel.local_addr().port()))];
-    if let Some(shared) = base.tunnel.carrier_addr() {
-        carriers.push((Carrier::Udp, at(shared.port())));
-        carriers.push((Carrier::Quic, at(shared.port())));
-    }
-    for control in sockets.control_also.iter().chain([&sockets.control]) {
-        carriers.push((Carrier::Tls, at(control.local_addr()?.port())));
-    }
-    Ok(carriers)
-}
-
-fn tunnel_facts(
-    config: &HubConfig,
-    identity: &Identity,
-    base: &Base,
-    sockets: &Sockets,
-) -> Result<TunnelFacts> {
-    Ok(TunnelFacts {
-        epoch: base.epoch,
-        hub_public_key: identity.wireguard.public_key(),
-        carriers: carriers(base, sockets)?,
-        hub: base.prefixes.hub(),
-        prefixes: [base.prefixes.v4.to_string(), base.prefixes.v6.to_string()],
-        mtu: config.mtu,
-        keepalive: config.keepalive,
-    })
-}
-
-fn start_admin(
-    supervisor: &Supervisor,
-    state: AdminState,
-    socket: UnixListener,
-    port: Option<AcceptLoop>,
-    token: OperatorToken,
-) {
-    let drain = supervisor.stop().drain;
-    let private = private_router(state.clone());
-    supervisor.spawn_essential(
-        "admin socket",
-        local_api::serve(
-            socket,
-            move || TowerToHyperService::new(private.clone()),
-            supervisor.child_spawner(),
-            drain.clone(),
-        ),
-    );
-    let Some(port) = port else { return };
-    let public = public_router(state, token);
-    let ended = drain.clone();
-    supervisor.spawn_essential(
-        "admin port",
-        port.run(supervisor.child_spawner(), drain, move |stream, _| {
-            local_api::serve_connection(stream, TowerToHyperService::new(public.clone()), ended.clone())
-        }),
-    );
-}
-
-/// One audit row for the start, and one for an orderly stop.
-async fn audit_life(supervisor: &Supervisor, store: Arc<dyn Store>, epoch: u64) {
-    let row = move |kind| {
-        AuditEvent::new(kind, "hub", format!("version {}, epoch {epoch}", env!("CARGO_PKG_VERSION")))
-    };
-    if let Err(error) = store.audit(row(AuditKind::HubStart), Timestamp::from(SystemTime::now())).await {
-        error!(%error, "audit row not stored");
-    }
-    let drain = supervisor.stop().drain;
-    supervisor.child_spawner().spawn("audit stop", async move {
-        drain.cancelled().await;
-        let written = store.audit(row(AuditKind::HubStop), Timestamp::from(SystemTime::now()));
-        if let Ok(Err(error)) = tokio::time::timeout(Duration::from_secs(1), written).await {
-            error!(%error, "audit row not stored");
-        }
-    });
 }

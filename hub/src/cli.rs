@@ -9,7 +9,8 @@ use blueprint_common_runtime::state::default_path;
 use clap::{Args, Parser, Subcommand};
 
 use crate::cmd::{
-    access, artefact, audit, config, dev, init, key, node, policy, serve, service, status, token, workload,
+    access, artefact, audit, config, dev, init, key, node, offers, policy, serve, service, status, token,
+    workload,
 };
 use crate::files;
 
@@ -75,6 +76,15 @@ enum Command {
     /// Artefacts of workloads, pushed for nodes that reach nothing else
     #[command(subcommand, after_help = "Example: blueprint-hub artefact push demo.tar.gz")]
     Artefact(artefact::Artefact),
+    /// Lists providers of machines
+    Providers(offers::Providers),
+    /// Lists the 31 templates of machines that the product's specification names
+    Templates(offers::Templates),
+    /// Searches machines of all providers by size, place and price
+    Offers(Box<offers::Offers>),
+    /// Says which machine the hub would order, and what it costs
+    #[command(visible_alias = "estimate")]
+    EstimateCost(Box<offers::EstimateCost>),
     /// Policy: which nodes may send what to which through the hub
     #[command(subcommand, after_help = "Example: blueprint-hub policy set policy.toml")]
     Policy(policy::Policy),
@@ -147,6 +157,10 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Command::Service(command) => command.run(global),
         Command::Workload(command) => command.run(global),
         Command::Artefact(command) => command.run(global),
+        Command::Providers(command) => command.run(global),
+        Command::Templates(command) => command.run(global),
+        Command::Offers(command) => command.run(global),
+        Command::EstimateCost(command) => command.run(global),
         Command::Policy(command) => command.run(global),
         Command::Status => status::run(global),
         Command::Audit(command) => command.run(global),

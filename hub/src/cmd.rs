@@ -9,6 +9,7 @@ pub(crate) mod expose;
 pub(crate) mod init;
 pub(crate) mod key;
 pub(crate) mod node;
+pub(crate) mod offers;
 pub(crate) mod owner;
 pub(crate) mod policy;
 pub(crate) mod serve;

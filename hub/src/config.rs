@@ -2,6 +2,7 @@
 
 mod forwards;
 mod oauth;
+mod provision;
 mod proxy;
 mod schema;
 mod tunnel;
@@ -21,6 +22,7 @@ use ipnetwork::{Ipv4Network, Ipv6Network};
 use crate::limits::LimitsConfig;
 
 pub(crate) use oauth::OAuthConfig;
+pub(crate) use provision::ProvisionConfig;
 pub(crate) use proxy::{AcmeSettings, ProxySockets, ProxyTls};
 pub(crate) use schema::SCHEMA;
 pub(crate) use tunnel::CarrierListen;
@@ -38,6 +40,8 @@ pub(crate) struct HubConfig {
     pub(crate) to_hub: Vec<Rule>,
     /// Where workloads reach the operator's RPC.
     pub(crate) rpc_port: Option<u16>,
+    /// How long a connection there may be silent.
+    pub(crate) rpc_idle: Duration,
     pub(crate) overlay_v4: Ipv4Network,
     pub(crate) overlay_v6: Option<Ipv6Network>,
     pub(crate) mtu: u16,
@@ -52,6 +56,7 @@ pub(crate) struct HubConfig {
     pub(crate) forwards: Option<ForwardConfig>,
     pub(crate) oauth: OAuthConfig,
     pub(crate) artefacts: ArtefactLimits,
+    pub(crate) provision: ProvisionConfig,
     pub(crate) admin_listen: Option<SocketAddr>,
     pub(crate) grace: Duration,
     pub(crate) log_level: String,
@@ -83,6 +88,7 @@ impl HubConfig {
         let interface = tunnel::interface(settings, problems);
         let to_hub = tunnel::to_hub(settings, problems);
         let rpc_port = tunnel::rpc_port(settings, problems);
+        let rpc_idle = span(settings, "tunnel.rpc_idle_timeout", 1, 24 * 3600, problems);
         let overlay_v4 = tunnel::overlay_v4(settings, problems);
         let overlay_v6 = tunnel::overlay_v6(settings, problems);
         let mtu = settings.take_within("tunnel.mtu", 1280..=9000, problems);
@@ -102,6 +108,7 @@ impl HubConfig {
         let forwards = forwards::take(settings, problems);
         let oauth = OAuthConfig::take(settings, problems);
         let artefacts = artefact_limits(settings, problems);
+        let provision = ProvisionConfig::take(settings, problems);
         let admin_listen = optional_address(settings, "admin.listen", problems);
         if admin_listen.flatten().is_some_and(|address| !address.ip().is_loopback()) {
             settings.refuse(
@@ -123,6 +130,7 @@ impl HubConfig {
             interface: interface?,
             to_hub: to_hub?,
             rpc_port: rpc_port?,
+            rpc_idle: rpc_idle?,
             overlay_v4: overlay_v4?,
             overlay_v6: overlay_v6?,
             mtu: mtu?,
@@ -137,6 +145,7 @@ impl HubConfig {
             forwards: forwards?,
             oauth: oauth?,
             artefacts: artefacts?,
+            provision: provision?,
             admin_listen: admin_listen?,
             grace: grace?,
             log_level: log_level?,

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use blueprint_common_types::{Health, MachineSample, ServiceKey, ServiceSample};
 use nix::unistd::{SysconfVar, sysconf};
 
-use crate::procfs::{CpuTimes, ProcFs, ProcessStat};
+use crate::procfs::{CpuTimes, ProcFs, ProcessStat, SocketTables};
 
 /// Shortest time that a processor share is taken over; a clock tick is 10 ms, so 20 of them fit in it.
 const SHORTEST_WINDOW: Duration = Duration::from_millis(200);
@@ -45,7 +45,8 @@ struct Process {
 /// Reads `/proc` and the size of one file system.
 ///
 /// It reads synchronously: some tens of microseconds for the machine, and for a service whose process is not
-/// known yet one pass over the open files of every process. What cannot be read, in a container or on another
+/// known yet the table of all sockets, once for all services of a moment, and one pass over the open files of every
+/// process. What cannot be read, in a container or on another
 /// system, is zero in the sample and logged once.
 ///
 /// Invariant: processor shares are differences between two samples at least 200 ms apart; the first is zero.
@@ -56,6 +57,8 @@ pub struct Sampler {
     cpu: Option<(CpuTimes, Instant)>,
     cpu_percent: f32,
     processes: BTreeMap<SocketAddr, (Process, Instant)>,
+    /// Tables of sockets, and when they were read.
+    sockets: Option<(SocketTables, Instant)>,
     ticks_per_second: u64,
     page_bytes: u64,
     reported: BTreeSet<&'static str>,
@@ -77,6 +80,7 @@ impl Sampler {
             cpu: None,
             cpu_percent: 0.0,
             processes: BTreeMap::new(),
+            sockets: None,
             ticks_per_second: setting(SysconfVar::CLK_TCK, 100),
             page_bytes: setting(SysconfVar::PAGE_SIZE, 4096),
             reported: BTreeSet::new(),
@@ -143,19 +147,24 @@ impl Sampler {
 
     /// The process known from before, where it still holds the listening socket, else a search for it.
     fn find_process(
-        &self,
+        &mut self,
         local: SocketAddr,
         known: Option<Process>,
         now: Instant,
     ) -> Option<(Process, ProcessStat)> {
-        let inode = self.proc.listening_inode(local)?;
-        if let Some(process) = known.filter(|process| process.inode == inode)
+        // Who has the socket open still listens there: without a look at the table of all sockets.
+        if let Some(process) = known
             && let Ok(stat) = self.proc.process(process.pid)
             && stat.started == process.started
-            && self.proc.holds_socket(process.pid, inode)
+            && self.proc.holds_socket(process.pid, process.inode)
         {
             return Some((process, stat));
         }
+        let same = self.sockets.take().filter(|(_, at)| *at == now);
+        let mut tables = same.map(|(tables, _)| tables).unwrap_or_default();
+        let inode = self.proc.listening_inode(local, &mut tables);
+        self.sockets = Some((tables, now));
+        let inode = inode?;
         let pid = self.proc.socket_owner(inode)?;
         let stat = self.proc.process(pid).ok()?;
         let process =
@@ -288,6 +297,20 @@ mod tests {
         assert_eq!(sample(50, 1, 10, now), (Some(50), 0.0));
         assert_eq!(sample(50, 1, 14, now + SECOND * 2), (Some(50), 200.0));
         assert_eq!(sample(50, 2, 40, now + SECOND * 3), (Some(50), 0.0));
+    }
+
+    #[test]
+    fn the_table_of_sockets_is_read_once_for_a_moment_and_not_for_who_is_known() {
+        let root = tempfile::tempdir().unwrap();
+        write_proc(root.path(), 50, 1, 1);
+        let mut sampler = Sampler::with_proc(root.path(), root.path());
+        let now = Instant::now();
+        let mut pid = |local: &str, at| sampler.sample_service(&probe(local.parse().unwrap()), at).pid;
+        assert_eq!(pid("127.0.0.1:8080", now), Some(50));
+        fs::remove_file(root.path().join("net/tcp")).unwrap();
+        assert_eq!(pid("127.0.0.2:8080", now), Some(50), "read twice");
+        assert_eq!(pid("127.0.0.1:8080", now + SECOND), Some(50), "read for one that is known");
+        assert_eq!(pid("127.0.0.3:8080", now + SECOND), None, "an old table");
     }
 
     #[test]

@@ -5,11 +5,14 @@
 //! unpacked, [`program`] whether this machine can run it.
 
 pub mod archive;
+mod backoff;
 mod environment;
 mod exit;
+mod falls;
 mod life;
 pub mod program;
 
 pub use environment::{Places, arguments, environment, label};
 pub use exit::Exit;
+pub use falls::{Assigned, Falls};
 pub use life::{Life, PrepareFailed, READY_TIMEOUT, Step};

@@ -5,16 +5,10 @@ use std::time::{Duration, Instant};
 use blueprint_common_types::workload::{RestartPolicy, WorkloadSpec, WorkloadState};
 
 use crate::Exit;
+use crate::backoff::Backoff;
 
 /// How long a blueprint may take to greet its bridge; the Manager waits as long.
 pub const READY_TIMEOUT: Duration = Duration::from_secs(480);
-
-/// Wait before the first restart, and the longest one; each is twice the one before.
-const FIRST_WAIT: Duration = Duration::from_millis(500);
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
-
-/// A workload that ran for so long has earned a short wait again.
-const SETTLED: Duration = Duration::from_secs(60);
 
 /// What the driver does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,7 +62,7 @@ pub struct Life {
     greets: bool,
     is_wanted: bool,
     state: State,
-    wait: Duration,
+    backoff: Backoff,
     restarts: u32,
     reason: String,
     exit_code: Option<i32>,
@@ -87,7 +81,7 @@ impl Life {
             greets: !spec.test_mode && !spec.registration,
             is_wanted: true,
             state: State::Unprepared,
-            wait: FIRST_WAIT,
+            backoff: Backoff::new(),
             restarts: 0,
             reason: String::new(),
             exit_code: None,
@@ -223,9 +217,7 @@ impl Life {
                 None => exit.to_string(),
             };
         }
-        if ran >= SETTLED {
-            self.wait = FIRST_WAIT;
-        }
+        self.backoff.handle_run(ran);
         let again = match self.restart {
             RestartPolicy::Always => true,
             RestartPolicy::OnFailure => was_ending || !exit.is_success(),
@@ -253,8 +245,7 @@ impl Life {
     }
 
     fn rest(&mut self, prepared: bool, now: Instant) {
-        let until = now.checked_add(self.wait).unwrap_or(now);
-        self.wait = self.wait.saturating_mul(2).min(LONGEST_WAIT);
+        let until = now.checked_add(self.backoff.next_wait()).unwrap_or(now);
         self.state = State::Resting { until, prepared };
     }
 
@@ -277,6 +268,12 @@ impl Life {
             State::Over if self.is_failed => WorkloadState::Failed,
             State::Over => WorkloadState::Ended,
         }
+    }
+
+    /// Whether it has ended for good: nothing is started any more.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.state == State::Over
     }
 
     /// Why it stands there; empty where the state says it all.

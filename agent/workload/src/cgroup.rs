@@ -10,6 +10,9 @@ use blueprint_common_types::workload::ResourceLimits;
 /// Length of a period of processor time, in microseconds; the kernel's default.
 const PERIOD_MICROS: u64 = 100_000;
 
+/// How long is tried to kill what is in a group.
+const KILL_WITHIN: Duration = Duration::from_secs(5);
+
 /// Controllers that are used.
 const CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
 
@@ -69,7 +72,8 @@ impl Cgroups {
         Ok(Self(Layout::Unified(folder)))
     }
 
-    /// Makes the group of one workload, with its limits; of an older one nothing is left.
+    /// Makes the group of one workload, with its limits; of an older one nothing is left. It blocks its thread as
+    /// [`Cgroup::kill`].
     pub(crate) fn create(&self, label: &str, limits: &ResourceLimits) -> Result<Cgroup, CgroupError> {
         let quota = u64::from(limits.cpu_millis).saturating_mul(PERIOD_MICROS) / 1000;
         let (memory, pids) = (limits.memory_bytes.to_string(), limits.pids.to_string());
@@ -152,31 +156,31 @@ impl Cgroup {
         all.filter_map(count).max().unwrap_or(0)
     }
 
-    /// Kills everything in it, also what a fork adds meanwhile.
+    /// Kills everything in it, also what a fork adds meanwhile. It blocks its thread, for 5 s at most.
     pub(crate) fn kill(&self) {
-        if self.folders.iter().any(|folder| fs::write(folder.join("cgroup.kill"), "1").is_ok()) {
-            return;
+        for folder in &self.folders {
+            // Newer kernels: all at once. Others, and who waits for the end: until a look finds nobody.
+            let _ = fs::write(folder.join("cgroup.kill"), "1");
         }
-        // Older kernels: until a look finds nobody. One of them is enough, they hold the same processes.
-        for _ in 0..100 {
-            let pids = self.pids();
-            if pids.is_empty() {
-                return;
-            }
-            for pid in pids {
-                let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL);
-            }
-            std::thread::sleep(Duration::from_millis(2));
+        let left = crate::tree::kill_until_none(|| self.pids(), KILL_WITHIN);
+        if left > 0 {
+            let group = self.folders.first().map(|folder| folder.display().to_string());
+            tracing::warn!(
+                group,
+                left,
+                "processes of a workload cannot be killed; look at what they wait for"
+            );
         }
     }
 
-    pub(crate) fn pids(&self) -> Vec<i32> {
+    /// One of its folders is enough, they hold the same processes.
+    fn pids(&self) -> Vec<i32> {
         let Some(folder) = self.folders.last() else { return Vec::new() };
         let text = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
         text.lines().filter_map(|line| line.parse().ok()).collect()
     }
 
-    /// Removes it; what is still in it is killed first.
+    /// Removes it; what is still in it is killed first. It blocks its thread as [`Cgroup::kill`].
     pub(crate) fn remove(&self) {
         self.kill();
         for folder in &self.folders {

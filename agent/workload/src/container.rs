@@ -220,6 +220,19 @@ impl Engine {
         Ok(all.into_iter().filter(is_ours).map(Listed::into_leftover).collect())
     }
 
+    /// Asks a container to end, and kills it where it has not after `grace`, in whole seconds. One that has ended or is
+    /// gone is no error.
+    ///
+    /// # Errors
+    ///
+    /// As [`Engine::remove`].
+    pub async fn stop(&self, id: &str, grace: Duration) -> Result<(), EngineError> {
+        let id = checked(id)?;
+        let path = format!("{}/containers/{id}/stop?t={}", self.api().await?, grace.as_secs());
+        let call = Call::post(format!("stop the container {id}"), path);
+        self.socket.tell(&call, &[StatusCode::NOT_FOUND, StatusCode::CONFLICT]).await.map(drop)
+    }
+
     /// Removes a container by its id, killing it first where it runs, with all that it wrote. One that is gone is no
     /// error.
     ///
@@ -233,13 +246,19 @@ impl Engine {
     ///
     /// Dropping the future may leave it half removed; a further call goes on.
     pub async fn remove(&self, id: &str) -> Result<(), EngineError> {
-        if !spec::is_name(id) {
-            let name = id.chars().filter(|c| !c.is_control()).take(64).collect();
-            let reason = "is no id of an engine".to_owned();
-            return Err(EngineError::Spec { name, field: "id", reason });
-        }
+        let id = checked(id)?;
         remove(&self.socket, &self.api().await?, id).await
     }
+}
+
+/// An id as a part of a path.
+fn checked(id: &str) -> Result<&str, EngineError> {
+    if spec::is_name(id) {
+        return Ok(id);
+    }
+    let name = id.chars().filter(|c| !c.is_control()).take(64).collect();
+    let reason = "is no id of an engine".to_owned();
+    Err(EngineError::Spec { name, field: "id", reason })
 }
 
 /// Removes a container; one that the engine is removing already is waited for.

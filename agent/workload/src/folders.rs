@@ -2,18 +2,13 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use blueprint_agent_workload_core::label;
 use blueprint_common_types::ServiceKey;
-use parking_lot::Mutex;
 
-/// Users that services of a machine get, as systemd gives them to services without a user of their own.
-const USERS: std::ops::RangeInclusive<u32> = 61_184..=65_519;
-
-/// Users are given one after the other: the owner of a folder is the only record of who has which.
-static TURN: Mutex<()> = Mutex::new(());
+use crate::users::Users;
 
 /// Name of the socket in its folder.
 pub(crate) const SOCKET: &str = "bridge.sock";
@@ -49,22 +44,16 @@ impl Folders {
         }
     }
 
-    /// Makes them, and gives them to the workload; says whose they are.
-    pub(crate) fn create(&self, own_user: bool) -> io::Result<Option<(u32, u32)>> {
+    /// Makes them, and gives them to the workload; says whose they are. `users` has those that workloads get; `None` for
+    /// none of their own.
+    pub(crate) fn create(&self, users: Option<&Users>) -> io::Result<Option<(u32, u32)>> {
         for folder in [&self.data, &self.runtime, &self.bridge] {
             let parents = folder.parent().map(fs::create_dir_all).transpose();
             parents?;
             make(folder)?;
         }
-        if !own_user || !nix::unistd::geteuid().is_root() {
-            return Ok(None);
-        }
-        let user = {
-            let _turn = TURN.lock();
-            let user = self.user()?;
-            std::os::unix::fs::lchown(&self.data, Some(user), Some(user))?;
-            user
-        };
+        let Some(users) = users else { return Ok(None) };
+        let user = users.assign(&self.data)?;
         // What else it is given stays ours, so that it can put nothing in its place.
         let above = self.data.ancestors().skip(1).take(2).chain(self.runtime.parent());
         for parent in above.chain([self.bridge.as_path(), self.runtime.as_path()]) {
@@ -73,23 +62,6 @@ impl Folders {
             fs::set_permissions(parent, fs::Permissions::from_mode(mode | 0o011))?;
         }
         Ok(Some((user, user)))
-    }
-
-    /// The user that has the data already, else the first that has none.
-    fn user(&self) -> io::Result<u32> {
-        let owner = fs::metadata(&self.data)?.uid();
-        if USERS.contains(&owner) {
-            return Ok(owner);
-        }
-        let base = self.data.ancestors().nth(2).unwrap_or(&self.data);
-        let mut taken = std::collections::BTreeSet::new();
-        for blueprint in fs::read_dir(base)?.flatten() {
-            for service in fs::read_dir(blueprint.path()).into_iter().flatten().flatten() {
-                taken.insert(service.metadata()?.uid());
-            }
-        }
-        let mut free = USERS.filter(|user| !taken.contains(user));
-        free.next().ok_or_else(|| io::Error::other("no user is left for another workload"))
     }
 
     /// Whether what is written to the runtime folder stays off the disk.

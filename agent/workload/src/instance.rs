@@ -3,20 +3,24 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use blueprint_agent_workload_core::{Exit, Places, PrepareFailed, arguments, environment, label};
-use blueprint_common_runtime::tasks::Spawner;
 use blueprint_common_types::ServiceKey;
 use blueprint_common_types::workload::{RpcKind, Source, WorkloadSpec};
 use futures_util::StreamExt;
+use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use crate::artefact::Artefact;
-use crate::container::{ContainerSpec, Engine, EngineError, Mount, Running};
+use crate::container::{ContainerSpec, EngineError, Mount, Running};
 use crate::folders::Folders;
+use crate::keeper::ContainerKeeper;
 use crate::output::Output;
 use crate::process::Process;
 use crate::rpc::Rpc;
+use crate::run::Common;
+use crate::sweep::Claim;
 
 /// Where a container finds its folders.
 const DATA: &str = "/mnt/data";
@@ -83,6 +87,9 @@ impl Reach {
 pub(crate) struct Contained {
     running: Running,
     output: Output,
+    /// What ends it should this agent be killed; and with the claim, should it not be removed.
+    keeper: Option<ContainerKeeper>,
+    _claim: Claim,
 }
 
 /// A workload that was started.
@@ -95,7 +102,7 @@ pub(crate) enum Instance {
 impl Instance {
     pub(crate) fn pid(&self) -> Option<u32> {
         match self {
-            Self::Process(process) => process.pid(),
+            Self::Process(process) => Some(process.pid()),
             Self::Container(container) => container.running.pid,
         }
     }
@@ -147,16 +154,55 @@ impl Instance {
         }
     }
 
-    /// Removes what is left of it once it has ended.
-    pub(crate) async fn remove(self) {
+    /// Removes what is left of it once it has ended; may be called again where that failed.
+    ///
+    /// # Errors
+    ///
+    /// Those of the container engine.
+    pub(crate) async fn remove(&mut self) -> Result<(), EngineError> {
         match self {
-            Self::Process(_) => {}
-            Self::Container(container) => note(&container.running, container.running.remove().await),
+            Self::Process(_) => Ok(()),
+            Self::Container(container) => {
+                container.running.remove().await?;
+                if let Some(keeper) = container.keeper.take() {
+                    keeper.dismiss().await;
+                }
+                Ok(())
+            }
         }
+    }
+
+    /// Removes what is left of it, and tries again for so long, with this pause; each failure but the last is told.
+    ///
+    /// # Errors
+    ///
+    /// The last failure.
+    pub(crate) async fn remove_within(
+        &mut self,
+        within: Duration,
+        pause: Duration,
+        tell: impl Fn(&EngineError),
+    ) -> Result<(), EngineError> {
+        let begin = Instant::now();
+        loop {
+            match self.remove().await {
+                Err(error) if begin.elapsed() < within => tell(&error),
+                done => return done,
+            }
+            sleep(pause).await;
+        }
+    }
+
+    /// A container that has neither output nor keeper.
+    #[cfg(test)]
+    pub(crate) fn of_test(running: Running) -> Self {
+        let claim = crate::sweep::Claims::default().claim(running.name.clone());
+        let output = Output::default();
+        Self::Container(Box::new(Contained { running, output, keeper: None, _claim: claim }))
     }
 }
 
-/// What an engine does not do now is tried again at the next step, or by the next agent.
+/// What an engine does not do now is tried again at the next step.
 fn note(container: &Running, done: Result<(), EngineError>) {
     if let Err(error) = done {
         warn!(container = container.name, %error, "the container engine did not do it");
@@ -176,13 +222,9 @@ pub(crate) struct Start<'a> {
     pub(crate) rpc: &'a Rpc,
 }
 
-/// Starts a container; `node` marks what is ours.
-pub(crate) async fn contain(
-    engine: &Engine,
-    node: &str,
-    start: Start<'_>,
-    spawner: &Spawner,
-) -> Result<Instance, PrepareFailed> {
+/// Starts a container of this node.
+pub(crate) async fn contain(common: &Common, start: Start<'_>) -> Result<Instance, PrepareFailed> {
+    let Common { engine, config, spawner, claims, .. } = common;
     let Start { service, spec, folders, secret_env, user, rpc } = start;
     let Source::Container { image, digest, ports } = &spec.source else {
         return Err(PrepareFailed { reason: "its source is no image".to_owned(), may_pass: false });
@@ -203,7 +245,7 @@ pub(crate) async fn contain(
     };
     let container = ContainerSpec {
         name: label(service),
-        node: node.to_owned(),
+        node: config.node.clone(),
         image: image.clone(),
         digest: *digest,
         args: arguments(spec),
@@ -218,7 +260,13 @@ pub(crate) async fn contain(
         user,
         extra_hosts: Vec::new(),
     };
+    let claim = claims.claim(container.name.clone());
     let running = engine.run(&container).await.map_err(|error| failed(&error))?;
+    let keeper =
+        ContainerKeeper::start(&config.agent, &config.engine, &running.id, spec.stop_grace_secs.into()).await;
+    if let Err(error) = &keeper {
+        warn!(container = running.name, %error, "no keeper of a container: it outlives an agent that is killed");
+    }
     let output = Output::default();
     match running.logs(None).await {
         Ok(mut logs) => {
@@ -231,7 +279,7 @@ pub(crate) async fn contain(
         }
         Err(error) => warn!(container = running.name, %error, "its output is not followed"),
     }
-    Ok(Instance::Container(Box::new(Contained { running, output })))
+    Ok(Instance::Container(Box::new(Contained { running, output, keeper: keeper.ok(), _claim: claim })))
 }
 
 /// An engine's words, as the state of a workload.

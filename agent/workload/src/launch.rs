@@ -11,20 +11,24 @@ use std::io::{Read, Write};
 use std::path::PathBuf;
 
 use landlock::{
-    ABI, Access, AccessFs, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError, path_beneath_rules,
+    ABI, Access, AccessFs, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError, Scope, path_beneath_rules,
 };
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::prctl::{set_no_new_privs, set_pdeathsig};
 use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{Gid, Uid, execve, setgid, setgroups, setsid, setuid};
+use nix::unistd::{Gid, Uid, execve, getppid, setgid, setgroups, setsid, setuid};
 use serde::{Deserialize, Serialize};
 
-/// First argument of the process that becomes a workload.
+use crate::keeper::{KEEP, KEEP_CONTAINER, keep, keep_container};
+
+/// First argument of the process that becomes a workload, and of the one above it that keeps it (`keeper`).
 pub const ARGUMENT: &str = "become-workload";
 
 /// Longest description that is read, in bytes.
-const MAX_BYTES: u64 = 8 << 20;
+pub(crate) const MAX_BYTES: u64 = 8 << 20;
 
 /// Exit code of a process that could not become the workload; the reason is its standard error.
 pub const EXIT_CODE: u8 = 126;
@@ -80,24 +84,33 @@ enum LaunchError {
     Text(#[from] NulError),
     #[error("cannot execute {}: {error}", path.display())]
     Execute { path: PathBuf, error: nix::Error },
+    #[error("its keeper has ended")]
+    Alone,
 }
 
-/// Becomes what standard input describes. Comes back only where that failed, with the exit code.
+/// Becomes what standard input describes, or keeps a process that does, as the second argument says. Comes back with
+/// the exit code where it does not become it, or has kept it until its end.
 ///
 /// To be called before the process has a second thread.
 #[must_use]
 pub fn become_workload() -> u8 {
+    match std::env::args().nth(2).as_deref() {
+        Some(KEEP) => return keep(),
+        Some(KEEP_CONTAINER) => return keep_container(),
+        Some(_) | None => {}
+    }
     let Err(error) = try_become();
     say(&error.to_string());
     EXIT_CODE
 }
 
 /// Standard error is the workload's log from its start on: the agent reads there why it did not become one.
-fn say(text: &str) {
+pub(crate) fn say(text: &str) {
     let _ = writeln!(std::io::stderr(), "blueprint-agent: {text}");
 }
 
 fn try_become() -> Result<Infallible, LaunchError> {
+    let keeper = getppid();
     let mut text = Vec::new();
     std::io::stdin().take(MAX_BYTES).read_to_end(&mut text).map_err(LaunchError::Read)?;
     let launch: Launch = serde_json::from_slice(&text).map_err(LaunchError::Damaged)?;
@@ -121,7 +134,12 @@ fn try_become() -> Result<Infallible, LaunchError> {
         setuid(Uid::from_raw(user)).map_err(system("become its user"))?;
     }
     if launch.no_new_privileges {
-        nix::sys::prctl::set_no_new_privs().map_err(system("forbid new privileges"))?;
+        set_no_new_privs().map_err(system("forbid new privileges"))?;
+    }
+    // After the change of its user, which takes this back. It counts for this process alone, not for its children.
+    set_pdeathsig(Signal::SIGKILL).map_err(system("end with its keeper"))?;
+    if getppid() != keeper {
+        return Err(LaunchError::Alone);
     }
     if let Some(confinement) = &launch.confinement {
         confine(confinement)?;
@@ -147,10 +165,12 @@ fn execute(launch: &Launch) -> Result<Infallible, LaunchError> {
 /// Confines this process and all that it starts, as far as the kernel knows how.
 fn confine(confinement: &Confinement) -> Result<(), RulesetError> {
     // The newest rights that this was written for; older kernels leave out what they do not have.
-    let abi = ABI::V5;
+    let abi = ABI::V6;
     let (read, all) = (AccessFs::from_read(abi), AccessFs::from_all(abi));
     Ruleset::default()
         .handle_access(all)?
+        // Signals and sockets with abstract names reach what the workload started, and nothing else.
+        .scope(Scope::from_all(abi))?
         .create()?
         .add_rules(path_beneath_rules(&confinement.read, read))?
         .add_rules(path_beneath_rules(&confinement.write, all))?

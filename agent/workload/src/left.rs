@@ -1,36 +1,109 @@
 //! Processes that an agent leaves when it is killed: noted at their start, ended at the next start of the agent.
 //!
-//! With control groups the kernel knows them; this is for agents that have none.
+//! Their keepers end them by themselves, within their grace; the next agent does not wait for so long. Control groups
+//! are ended beside this.
 
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
-use tracing::info;
+use serde::{Deserialize, Serialize};
+use tracing::{info, warn};
+
+use crate::tree;
+use crate::users::Users;
 
 /// Name of the note in the runtime folder of a workload, which is the agent's own.
 const NOTE: &str = "process";
 
-/// Notes a process: its number, and when it was started, for numbers are used again.
-pub(crate) fn note(runtime: &Path, pid: u32) {
-    let Some(started) = started_at(pid) else { return };
-    if let Err(error) = fs::write(runtime.join(NOTE), format!("{pid} {started}")) {
-        tracing::warn!(%error, "a process is not noted: one that is left by a killed agent stays");
+/// How long a keeper may take to end what it keeps.
+const END_WITHIN: Duration = Duration::from_secs(12);
+
+/// How long is tried to kill what lost its keeper.
+const KILL_WITHIN: Duration = Duration::from_secs(5);
+
+/// Pause between two looks.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// A process, told from others that had or will have its number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Known {
+    pid: i32,
+    started: u64,
+}
+
+impl Known {
+    fn of(pid: u32) -> Option<Self> {
+        let pid = i32::try_from(pid).ok()?;
+        Some(Self { pid, started: tree::look(pid)?.started })
+    }
+
+    fn is_there(self) -> bool {
+        tree::look(self.pid).is_some_and(|seen| seen.started == self.started)
     }
 }
 
-/// Kills what is noted below the folder of all workloads, with everything that it started.
-pub(crate) fn kill_all(runtimes: &Path) {
-    for entry in fs::read_dir(runtimes).into_iter().flatten().flatten() {
-        let Ok(text) = fs::read_to_string(entry.path().join(NOTE)) else { continue };
-        let mut words = text.split_whitespace().map(str::parse::<u64>);
-        let (Some(Ok(pid)), Some(Ok(started))) = (words.next(), words.next()) else { continue };
-        let (Ok(number), Ok(group)) = (u32::try_from(pid), i32::try_from(pid)) else { continue };
-        if started_at(number) == Some(started) {
-            info!(pid, workload = %entry.file_name().display(), "what an earlier agent left is ended");
-            let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
+/// What a native workload is to the system.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Traces {
+    keeper: Option<Known>,
+    main: Option<Known>,
+    /// Its user, where that is its alone.
+    user: Option<u32>,
+}
+
+impl Traces {
+    /// Takes the numbers of its keeper and of its own process.
+    pub(crate) fn of(keeper: Option<u32>, main: u32, user: Option<u32>) -> Self {
+        Self { keeper: keeper.and_then(Known::of), main: Known::of(main), user }
+    }
+
+    /// Kills what can be found without a keeper: the process group, and every process of its user. It blocks its
+    /// thread for 5 s at most.
+    pub(crate) fn kill(&self) {
+        if let Some(main) = self.main.filter(|main| main.is_there()) {
+            let _ = killpg(Pid::from_raw(main.pid), Signal::SIGKILL);
         }
+        if let Some(user) = self.user {
+            let left = tree::kill_until_none(|| tree::of_user(user), KILL_WITHIN);
+            if left > 0 {
+                warn!(user, left, "processes of a workload cannot be killed; look at what they wait for");
+            }
+        }
+    }
+}
+
+/// Notes what a workload is; `runtime` is its folder.
+pub(crate) fn note(runtime: &Path, traces: &Traces) {
+    let noted = serde_json::to_vec(traces).map_err(std::io::Error::from);
+    if let Err(error) = noted.and_then(|text| fs::write(runtime.join(NOTE), text)) {
+        warn!(%error, "a process is not noted: one that is left by a killed agent ends within its grace");
+    }
+}
+
+/// Ends what is noted below the folder of all workloads, with everything that it started. What a user runs is killed
+/// where the user is among `users`. It blocks its thread.
+pub(crate) fn kill_all(runtimes: &Path, users: Option<&Users>) {
+    let mut all = Vec::new();
+    for entry in fs::read_dir(runtimes).into_iter().flatten().flatten() {
+        let Ok(text) = fs::read(entry.path().join(NOTE)) else { continue };
+        let Ok(mut traces) = serde_json::from_slice::<Traces>(&text) else { continue };
+        let is_ours = |user: &u32| users.is_some_and(|users| users.hold(*user).unwrap_or(false));
+        traces.user = traces.user.filter(is_ours);
+        if let Some(keeper) = traces.keeper.filter(|keeper| keeper.is_there()) {
+            info!(pid = keeper.pid, workload = %entry.file_name().display(), "what an earlier agent left is ended");
+            let _ = kill(Pid::from_raw(keeper.pid), Signal::SIGTERM);
+        }
+        all.push(traces);
+    }
+    let begin = Instant::now();
+    for traces in all {
+        while traces.keeper.is_some_and(Known::is_there) && begin.elapsed() < END_WITHIN {
+            std::thread::sleep(LOOK);
+        }
+        traces.kill();
     }
 }
 
@@ -40,17 +113,9 @@ pub(crate) fn remove_all(runtimes: &Path) {
         if entry.file_name().to_string_lossy().starts_with("svc-")
             && let Err(error) = fs::remove_dir_all(entry.path())
         {
-            tracing::warn!(folder = %entry.path().display(), %error, "what an earlier agent left in memory stays");
+            warn!(folder = %entry.path().display(), %error, "what an earlier agent left in memory stays");
         }
     }
-}
-
-/// When a process was started, in ticks since the machine's start (`proc(5)`, field 22 of `stat`).
-fn started_at(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name in parentheses may hold anything.
-    let (_, fields) = stat.rsplit_once(')')?;
-    fields.split_whitespace().nth(19)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -65,14 +130,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let start = || Command::new("sleep").arg("60").process_group(0).spawn().unwrap();
         let (mut left, mut other) = (start(), start());
-        for (name, child) in [("left", &left), ("other", &other)] {
+        let traces = |child: &std::process::Child| Traces::of(None, child.id(), None);
+        let mut stale = traces(&other);
+        stale.main = stale.main.map(|main| Known { started: 1, ..main });
+        for (name, traces) in [("left", &traces(&left)), ("other", &stale)] {
             fs::create_dir(folder.path().join(name)).unwrap();
-            note(&folder.path().join(name), child.id());
+            note(&folder.path().join(name), traces);
         }
-        let stale = format!("{} 1", other.id());
-        fs::write(folder.path().join("other").join(NOTE), stale).unwrap();
         fs::create_dir(folder.path().join("empty")).unwrap();
-        kill_all(folder.path());
+        kill_all(folder.path(), None);
         assert!(!left.wait().unwrap().success());
         assert!(other.try_wait().unwrap().is_none(), "another process was ended");
         other.kill().unwrap();

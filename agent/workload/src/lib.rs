@@ -9,6 +9,7 @@ mod cgroup;
 pub mod container;
 mod folders;
 mod instance;
+mod keeper;
 mod keystore;
 pub mod launch;
 mod left;
@@ -20,6 +21,9 @@ mod pushed;
 mod registration;
 mod rpc;
 mod run;
+mod sweep;
+mod tree;
+mod users;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

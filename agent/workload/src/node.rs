@@ -1,17 +1,20 @@
 //! All workloads of this node: as many as the hub assigned, and no others.
 
 use std::collections::BTreeMap;
+use std::future::pending;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
+use blueprint_agent_workload_core::Falls;
 use blueprint_common_runtime::tasks::Spawner;
 use blueprint_common_types::workload::{WorkloadState, WorkloadStatus};
 use blueprint_common_types::{ServiceKey, Timestamp};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
-use tokio_util::sync::CancellationToken;
+use tokio::time::sleep_until;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{info, warn};
 
 use crate::artefact::{ArtefactConfig, Artefacts, Pushed};
@@ -19,6 +22,8 @@ use crate::cgroup::Cgroups;
 use crate::container::Engine;
 use crate::pushed::Wants;
 use crate::run::{Common, Workload};
+use crate::sweep::{Claims, sweep};
+use crate::users::Users;
 use crate::{Assigned, Assignment, HubPort, WorkloadConfig, left};
 
 /// Ends of workloads that wait to be noted; a hub assigns 64 to a node at most.
@@ -73,28 +78,38 @@ fn cgroup_name(node: &str) -> String {
 /// A workload that runs in a task of its own.
 struct Live {
     generation: u64,
+    began: Instant,
     stop: CancellationToken,
     /// Cancelled once it is to end; how it did is told until `stop`, which cancels this, too.
     finish: CancellationToken,
-    /// Its end was asked for; another generation waits until it is gone.
-    is_stopping: bool,
 }
+
+/// Where ends of tasks are told: whose, and whether it fell over.
+type Ends = mpsc::Sender<(ServiceKey, u64, bool)>;
 
 /// Says that a workload's task is over, also where it panicked.
 struct End {
     of: (ServiceKey, u64),
-    ended: mpsc::Sender<(ServiceKey, u64)>,
+    ended: Ends,
+    /// Set at the end of the task.
+    is_done: bool,
 }
 
 impl Drop for End {
     fn drop(&mut self) {
+        let (service, generation) = self.of;
         // There is room for every workload that a hub assigns.
-        let _ = self.ended.try_send(self.of);
+        let _ = self.ended.try_send((service, generation, !self.is_done));
     }
 }
 
+/// The driver's time for cores.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
 impl Node {
-    /// Puts a node together, and kills what an earlier agent left behind.
+    /// Puts a node together.
     ///
     /// # Errors
     ///
@@ -132,12 +147,6 @@ impl Node {
                 }
             }
         });
-        for label in cgroups.iter().flat_map(Cgroups::labels) {
-            info!(label, "what an earlier agent left is ended");
-            cgroups.iter().for_each(|cgroups| cgroups.at(&label).remove());
-        }
-        left::kill_all(&config.runtime);
-        left::remove_all(&config.runtime);
         let (assign, assigned) = watch::channel(None);
         let (sender, statuses) = watch::channel(Arc::default());
         let mut cache = ArtefactConfig::new(config.state.join("artefacts"));
@@ -147,15 +156,21 @@ impl Node {
         cache.hub = Some(pushed);
         let artefacts = Artefacts::new(cache).map_err(io::Error::other)?;
         let engine = Engine::new(config.engine.clone());
-        let common = Arc::new(Common { config, hub, cgroups, artefacts, wants, engine, spawner });
+        let users = nix::unistd::geteuid().is_root().then(|| Users::new(config.state.join("data")));
+        let claims = Claims::default();
+        let common = Common { config, hub, cgroups, artefacts, wants, engine, users, claims, spawner };
+        let common = Arc::new(common);
         let node = Self { common, assigned, statuses: Arc::new(Mutex::new(sender)) };
         Ok((node, NodeHandle { assigned: assign, statuses }))
     }
 
-    /// Runs what is assigned until `stop`; then ends everything, and comes back once it is gone.
+    /// Ends what an earlier agent left behind, then runs what is assigned until `stop`; then ends everything, and
+    /// comes back once it is gone.
     pub async fn run(mut self, stop: CancellationToken) {
-        self.remove_containers().await;
+        self.end_left().await;
+        let _swept = self.sweep();
         let mut live: BTreeMap<ServiceKey, Live> = BTreeMap::new();
+        let mut falls = Falls::default();
         let (ended, mut ends) = mpsc::channel(ENDS);
         let mut is_over = false;
         loop {
@@ -167,60 +182,78 @@ impl Node {
             let wanted =
                 if is_over { Some(Assigned::new()) } else { self.assigned.borrow_and_update().clone() };
             if let Some(wanted) = wanted {
-                self.follow(&wanted, &mut live, &ended);
+                falls.retain(|(service, generation)| {
+                    wanted.get(service).is_some_and(|wanted| wanted.generation == *generation)
+                });
+                self.follow(&wanted, &mut live, &falls, &ended);
             }
+            let rested = falls.poll_timeout(now());
+            let rested = async {
+                match rested {
+                    Some(at) => sleep_until(at.into()).await,
+                    None => pending().await,
+                }
+            };
             tokio::select! {
                 biased;
                 () = stop.cancelled(), if !is_over => is_over = true,
-                Some((service, generation)) = ends.recv() => {
-                    live.retain(|key, one| *key != service || one.generation != generation);
-                    self.forget(service, generation);
+                Some((service, generation, has_fallen)) = ends.recv() => {
+                    let one = live.remove(&service);
+                    if has_fallen && let Some(one) = one {
+                        let ran = now().saturating_duration_since(one.began);
+                        falls.handle_fall((service, generation), ran, now());
+                        self.tell_fallen(service, generation, falls.count(&(service, generation)));
+                    } else {
+                        self.forget(service, generation);
+                    }
                 }
+                () = rested => {}
                 changed = self.assigned.changed(), if !is_over => is_over |= changed.is_err(),
             }
         }
     }
 
-    /// Removes the containers that an earlier agent left, where there is an engine.
-    async fn remove_containers(&self) {
-        let Common { engine, config, .. } = self.common.as_ref();
-        if !config.engine.exists() {
-            return;
-        }
-        let left = match engine.leftovers(&config.node).await {
-            Ok(left) => left,
-            Err(error) => {
-                return warn!(%error, "what an earlier agent left at the container engine is not known");
+    /// Ends the processes that an earlier agent left, and removes what they had in memory.
+    async fn end_left(&self) {
+        let common = Arc::clone(&self.common);
+        let ended = tokio::task::spawn_blocking(move || {
+            let Common { cgroups, config, users, .. } = common.as_ref();
+            for label in cgroups.iter().flat_map(Cgroups::labels) {
+                info!(label, "what an earlier agent left is ended");
+                cgroups.iter().for_each(|cgroups| cgroups.at(&label).remove());
             }
-        };
-        for container in left {
-            info!(container = container.name, "what an earlier agent left is removed");
-            if let Err(error) = engine.remove(&container.id).await {
-                warn!(container = container.name, %error, "container not removed");
-            }
+            left::kill_all(&config.runtime, users.as_ref());
+            left::remove_all(&config.runtime);
+        });
+        if let Err(error) = ended.await {
+            warn!(%error, "what an earlier agent left is not ended");
         }
     }
 
+    /// Removes containers that were left, now and each minute, until what it gives is dropped.
+    fn sweep(&self) -> DropGuard {
+        let Common { engine, config, claims, spawner, .. } = self.common.as_ref();
+        let (stop, sweeping) =
+            (CancellationToken::new(), sweep(engine.clone(), config.clone(), claims.clone()));
+        let until = stop.clone();
+        spawner.spawn_base("container sweep", async move { until.run_until_cancelled(sweeping).await });
+        stop.drop_guard()
+    }
+
     /// Ends what is not wanted, and starts what is and does not run.
-    fn follow(
-        &self,
-        wanted: &Assigned,
-        live: &mut BTreeMap<ServiceKey, Live>,
-        ended: &mpsc::Sender<(ServiceKey, u64)>,
-    ) {
+    fn follow(&self, wanted: &Assigned, live: &mut BTreeMap<ServiceKey, Live>, falls: &Falls, ended: &Ends) {
         for (service, one) in live.iter_mut() {
             match wanted.get(service).filter(|wanted| wanted.generation == one.generation) {
                 Some(wanted) if wanted.ends => one.finish.cancel(),
                 Some(_) => {}
-                None => {
-                    one.is_stopping = true;
-                    one.stop.cancel();
-                }
+                // Another generation waits until it is gone.
+                None => one.stop.cancel(),
             }
         }
-        self.tell_ended(wanted, live);
+        self.tell_ended(wanted, live, falls);
         for (service, Assignment { generation, ends }) in wanted {
-            if *ends || live.contains_key(service) {
+            let of = (*service, *generation);
+            if *ends || live.contains_key(service) || falls.is_resting(&of, now()) {
                 continue;
             }
             let stop = CancellationToken::new();
@@ -238,25 +271,32 @@ impl Node {
                 stop: stop.clone(),
                 finish: finish.clone(),
                 tell: Box::new(tell),
+                falls: falls.count(&of),
             };
-            let end = End { of: (*service, *generation), ended: ended.clone() };
+            let end = End { of, ended: ended.clone(), is_done: false };
             self.common.spawner.spawn_base("workload", async move {
-                let _end = end;
+                let mut end = end;
                 Box::pin(workload.run()).await;
+                end.is_done = true;
             });
-            live.insert(*service, Live { generation: *generation, stop, finish, is_stopping: false });
+            live.insert(*service, Live { generation: *generation, began: now(), stop, finish });
         }
     }
 
     /// Tells of what is to end and does not run, which an earlier agent may have run; forgets it once it is taken back.
-    fn tell_ended(&self, wanted: &Assigned, live: &BTreeMap<ServiceKey, Live>) {
+    fn tell_ended(&self, wanted: &Assigned, live: &BTreeMap<ServiceKey, Live>, falls: &Falls) {
         let ended: Statuses = wanted
             .iter()
             .filter(|(service, assignment)| assignment.ends && !live.contains_key(service))
             .map(|(service, assignment)| (*service, not_run(*service, assignment.generation)))
             .collect();
         self.statuses.lock().send_if_modified(|all| {
-            let is_known = |service: &ServiceKey| live.contains_key(service) || ended.contains_key(service);
+            let is_fallen = |service: &ServiceKey| {
+                wanted.get(service).is_some_and(|wanted| falls.count(&(*service, wanted.generation)) > 0)
+            };
+            let is_known = |service: &ServiceKey| {
+                live.contains_key(service) || ended.contains_key(service) || is_fallen(service)
+            };
             let is_news = all.keys().any(|service| !is_known(service))
                 || ended.iter().any(|(service, status)| {
                     all.get(service).is_none_or(|known| known.generation != status.generation)
@@ -267,6 +307,20 @@ impl Node {
                 all.extend(ended);
             }
             is_news
+        });
+    }
+
+    /// Tells of one whose task fell over, until it is started again.
+    fn tell_fallen(&self, service: ServiceKey, generation: u64, count: u32) {
+        warn!(%service, generation, count, "the task of a workload fell over; it is started again after a pause");
+        let status = WorkloadStatus {
+            state: WorkloadState::BackingOff,
+            reason: "a fault of the agent ended its task: the agent's log says which".to_owned(),
+            restarts: count,
+            ..not_run(service, generation)
+        };
+        self.statuses.lock().send_modify(|all| {
+            Arc::make_mut(all).insert(service, status);
         });
     }
 
@@ -294,82 +348,4 @@ fn not_run(service: ServiceKey, generation: u64) -> WorkloadStatus {
 }
 
 #[cfg(test)]
-mod tests {
-    use blueprint_common_runtime::tasks::Supervisor;
-    use blueprint_common_types::workload::{RpcKind, Sha256Digest};
-    use blueprint_proto::v1::bridge_request::Call;
-    use futures_util::future::{BoxFuture, FutureExt};
-    use tonic::Status;
-
-    use super::*;
-    use crate::artefact::PushedError;
-    use crate::{DescribeError, Described, Offer, PushedReader, RpcStream};
-
-    /// A hub that is never there.
-    struct Away;
-
-    impl HubPort for Away {
-        fn describe(&self, _: ServiceKey, _: u64) -> BoxFuture<'_, Result<Described, DescribeError>> {
-            async { Err(DescribeError::Away("it is a test".to_owned())) }.boxed()
-        }
-        fn bridge(&self, _: ServiceKey, _: Call) -> BoxFuture<'_, Result<(), Status>> {
-            async { Err(Status::unavailable("")) }.boxed()
-        }
-        fn registration(
-            &self,
-            _: ServiceKey,
-            _: u64,
-            _: Result<Vec<u8>, String>,
-        ) -> BoxFuture<'_, Result<(), Status>> {
-            async { Err(Status::unavailable("")) }.boxed()
-        }
-        fn artefact(
-            &self,
-            _: ServiceKey,
-            _: u64,
-            _: Sha256Digest,
-            _: u64,
-        ) -> BoxFuture<'_, Result<PushedReader, PushedError>> {
-            async { Err(PushedError { reason: "it is a test".to_owned(), may_pass: true }) }.boxed()
-        }
-        fn rpc(&self, _: ServiceKey, _: u64, _: RpcKind) -> BoxFuture<'_, Result<RpcStream, String>> {
-            async { Err("it is a test".to_owned()) }.boxed()
-        }
-        fn offer(&self, _: Offer) -> Result<(), String> {
-            Ok(())
-        }
-        fn withdraw(&self, _: ServiceKey) {}
-    }
-
-    #[tokio::test]
-    async fn what_is_to_end_and_does_not_run_has_ended_until_it_is_taken_back() {
-        let folder = tempfile::tempdir().unwrap();
-        let config = WorkloadConfig {
-            state: folder.path().join("state"),
-            runtime: folder.path().join("run"),
-            agent: "/nonexistent".into(),
-            cgroups: None,
-            testing: false,
-            engine: "/nonexistent".into(),
-            node: "node".to_owned(),
-            proxy: None,
-        };
-        let supervisor = Supervisor::new();
-        let (node, handle) = Node::new(config, Arc::new(Away), supervisor.child_spawner()).unwrap();
-        let (stop, service) = (CancellationToken::new(), ServiceKey { blueprint: 7, service: 42 });
-        let test = async {
-            let mut statuses = handle.statuses();
-            handle.assign(Assigned::from([(service, Assignment { generation: 3, ends: true })]));
-            let told = statuses.wait_for(|all| !all.is_empty()).await.unwrap()[&service].clone();
-            assert_eq!((told.generation, told.state, told.exit_code), (3, WorkloadState::Ended, None));
-            // One that runs as far as it can without a hub ends, too, and is told once its task is gone.
-            handle.assign(Assigned::from([(service, Assignment { generation: 4, ends: false })]));
-            let pending = |all: &Arc<Statuses>| all.get(&service).is_some_and(|one| one.generation == 4);
-            statuses.wait_for(pending).await.unwrap();
-            handle.assign(Assigned::new());
-            statuses.wait_for(|all| all.is_empty()).await.unwrap();
-            stop.cancel();
-        };
-        tokio::join!(node.run(stop.clone()), test);
-    }
-}
+mod tests;

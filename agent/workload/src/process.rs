@@ -1,36 +1,47 @@
-//! A native workload as a process of this machine.
+//! A native workload as a process of this machine, and its keeper above it.
 
 use std::io;
-use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::time::Duration;
 
 use blueprint_agent_workload_core::{Exit, PrepareFailed};
 use blueprint_common_runtime::tasks::Spawner;
-use nix::sys::signal::{Signal, kill, killpg};
-use nix::unistd::Pid;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::process::{Child, Command};
+use tokio::time::timeout;
+use tracing::warn;
 
 use crate::cgroup::Cgroup;
-use crate::launch::{ARGUMENT, Launch};
+use crate::keeper::{Errand, KEEP, News, Order, pair};
+use crate::launch::ARGUMENT;
+use crate::left::Traces;
 use crate::output::Output;
+
+/// How long a keeper may take to start a process; a machine that is busy takes a second.
+const START_WITHIN: Duration = Duration::from_secs(20);
 
 /// A running process with all that it started.
 #[derive(Debug)]
 pub(crate) struct Process {
-    child: Child,
-    pid: Option<u32>,
+    keeper: Child,
+    orders: OwnedWriteHalf,
+    news: Lines<BufReader<OwnedReadHalf>>,
+    pid: u32,
+    traces: Traces,
     group: Option<Cgroup>,
     kills_before: u64,
     output: Output,
+    /// How it ended, once that is known.
+    exit: Option<Exit>,
 }
 
 impl Process {
     /// Starts it; `agent` is the agent's own program.
     pub(crate) async fn start(
         agent: &PathBuf,
-        launch: &Launch,
+        errand: &Errand,
         group: Option<Cgroup>,
         spawner: &Spawner,
     ) -> Result<Self, PrepareFailed> {
@@ -39,34 +50,51 @@ impl Process {
             may_pass: true,
         };
         let kills_before = group.as_ref().map_or(0, Cgroup::out_of_memory);
-        let mut child = Command::new(agent)
-            .arg(ARGUMENT)
+        let mut text = serde_json::to_vec(errand).map_err(|error| failed("what to run", error.into()))?;
+        text.push(b'\n');
+        let (ours, theirs) = pair().map_err(|error| failed("no socket for its keeper", error))?;
+        let mut keeper = Command::new(agent)
+            .args([ARGUMENT, KEEP])
             .env_clear()
-            .stdin(Stdio::piped())
+            .stdin(Stdio::from(theirs))
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            .kill_on_drop(true)
             .spawn()
             .map_err(|error| failed("no process can be started", error))?;
         let output = Output::default();
-        if let Some(stdout) = child.stdout.take() {
+        if let Some(stdout) = keeper.stdout.take() {
             spawner.spawn_base("workload output", output.clone().follow(stdout));
         }
-        if let Some(stderr) = child.stderr.take() {
+        if let Some(stderr) = keeper.stderr.take() {
             spawner.spawn_base("workload output", output.clone().follow(stderr));
         }
-        let text = serde_json::to_vec(launch).map_err(|error| failed("what to run", error.into()))?;
-        if let Some(mut stdin) = child.stdin.take() {
-            // Where the process is gone already, its exit says why.
-            let _ = stdin.write_all(&text).await;
-            let _ = stdin.shutdown().await;
-        }
-        let pid = child.id();
-        Ok(Self { child, pid, group, kills_before, output })
+        let (read, mut orders) = ours.into_split();
+        let mut news = BufReader::new(read).lines();
+        let started = async {
+            // A keeper that is gone already has said why.
+            let _ = orders.write_all(&text).await;
+            news.next_line().await.ok().flatten().and_then(|line| News::parse(&line))
+        };
+        let Ok(Some(News::Started(pid))) = timeout(START_WITHIN, started).await else {
+            // Its end of the socket closes with ours, and it ends.
+            output.ended().await;
+            let said = output.last().unwrap_or_else(|| "its keeper says nothing".to_owned());
+            let reason = format!("no process can be started: {said}");
+            return Err(PrepareFailed { reason, may_pass: true });
+        };
+        let user = errand.launch.user.map(|(user, _)| user);
+        let traces = Traces::of(keeper.id(), pid, user);
+        Ok(Self { keeper, orders, news, pid, traces, group, kills_before, output, exit: None })
     }
 
-    pub(crate) const fn pid(&self) -> Option<u32> {
+    /// Number of the workload's own process.
+    pub(crate) const fn pid(&self) -> u32 {
         self.pid
+    }
+
+    /// What the next agent has to know, should this one be killed.
+    pub(crate) const fn traces(&self) -> &Traces {
+        &self.traces
     }
 
     /// Waits for its end; then nothing that it started is left.
@@ -75,22 +103,38 @@ impl Process {
     ///
     /// May be dropped and called again.
     pub(crate) async fn wait(&mut self) -> Exit {
-        let status = self.child.wait().await;
-        let was_killed = self.group.as_ref().is_some_and(|group| group.out_of_memory() > self.kills_before);
-        match &self.group {
-            Some(group) => group.kill(),
-            // What it left behind is in its process group still, whose number nobody else has meanwhile.
-            None => self.kill(),
+        while self.exit.is_none() {
+            let news = self.news.next_line().await.ok().flatten();
+            match news.as_deref().map(News::parse) {
+                Some(Some(News::Ended(exit))) => self.exit = Some(exit),
+                Some(Some(News::Left(left))) => {
+                    warn!(pid = self.pid, left, "processes of a workload cannot be killed now");
+                }
+                Some(Some(News::Started(_)) | None) => {}
+                None => {
+                    warn!(
+                        pid = self.pid,
+                        "the keeper of a workload is gone; its processes are killed without it"
+                    );
+                    self.exit = Some(Exit::Unknown);
+                }
+            }
         }
+        let was_killed = self.group.as_ref().is_some_and(|group| group.out_of_memory() > self.kills_before);
+        // Its keeper found them all; where it was killed, this does.
+        let is_lost = self.exit == Some(Exit::Unknown);
+        let (group, traces) = (self.group.clone(), is_lost.then(|| self.traces.clone()));
+        let killed = tokio::task::spawn_blocking(move || {
+            group.iter().for_each(Cgroup::kill);
+            traces.iter().for_each(Traces::kill);
+        });
+        // It is over at the end of the process, too.
+        let _ = killed.await;
+        let _ = self.keeper.wait().await;
         self.output.ended().await;
-        match status {
-            Ok(status) => match (status.code(), status.signal()) {
-                (_, Some(9)) if was_killed => Exit::OutOfMemory,
-                (Some(code), _) => Exit::Code(code),
-                (None, Some(signal)) => Exit::Signal(signal),
-                (None, None) => Exit::Unknown,
-            },
-            Err(_) => Exit::Unknown,
+        match self.exit.unwrap_or(Exit::Unknown) {
+            Exit::Signal(9) if was_killed => Exit::OutOfMemory,
+            exit @ (Exit::Code(_) | Exit::Signal(_) | Exit::OutOfMemory | Exit::Unknown) => exit,
         }
     }
 
@@ -101,30 +145,25 @@ impl Process {
 
     /// Asks it to end.
     pub(crate) fn terminate(&self) {
-        if let Some(pid) = self.own_pid() {
-            // The process alone: what it started is its own to end.
-            let _ = kill(pid, Signal::SIGTERM);
-        }
+        self.order(Order::Terminate);
     }
 
     /// Kills it and everything that it started.
     pub(crate) fn kill(&self) {
-        if let Some(group) = &self.group {
-            group.kill();
-        }
-        if let Some(pid) = self.own_pid() {
-            let _ = killpg(pid, Signal::SIGKILL);
-        }
+        self.order(Order::Kill);
     }
 
-    fn own_pid(&self) -> Option<Pid> {
-        self.pid.and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw)
+    fn order(&self, order: Order) {
+        // There is always room: a workload gets a few orders in its life. A keeper that is gone is found by `wait`.
+        if let Err(error) = self.orders.try_write(order.line()) {
+            warn!(pid = self.pid, ?order, %error, "the keeper of a workload is not told");
+        }
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        if self.child.id().is_some() {
+        if self.exit.is_none() {
             self.kill();
         }
     }

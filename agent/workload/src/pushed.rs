@@ -1,13 +1,14 @@
 //! What was pushed to the hub, as the cache of this node reads it.
 //!
 //! The hub gives an artefact only in the name of a workload that needs it, so the cache asks in the name of one that
-//! waits for it now. What breaks off goes on where it was, without the cache seeing more than a pause.
+//! waits for it now; whoever that is, each time anew. What breaks off goes on where it was, without the cache seeing more
+//! than a pause. A workload that is refused leaves the rest to the others that wait.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use blueprint_common_types::ServiceKey;
@@ -32,8 +33,11 @@ type Asker = (ServiceKey, u64);
 /// Artefacts that workloads of this node wait for.
 pub(crate) struct Wants {
     hub: Arc<dyn HubPort>,
-    wanted: Mutex<BTreeMap<Sha256Digest, BTreeSet<Asker>>>,
+    wanted: Arc<Wanted>,
 }
+
+/// Who waits for what.
+type Wanted = Mutex<BTreeMap<Sha256Digest, BTreeSet<Asker>>>;
 
 /// A workload that waits; it does so until this is dropped.
 pub(crate) struct Want {
@@ -44,7 +48,7 @@ pub(crate) struct Want {
 
 impl Wants {
     pub(crate) fn new(hub: Arc<dyn HubPort>) -> Self {
-        Self { hub, wanted: Mutex::default() }
+        Self { hub, wanted: Arc::default() }
     }
 
     /// Notes that a workload needs an artefact.
@@ -70,15 +74,11 @@ impl Drop for Want {
 impl Pushed for Wants {
     fn open<'a>(&'a self, sha256: &'a Sha256Digest) -> BoxFuture<'a, Result<PushedReader, PushedError>> {
         async move {
-            let asker = self.wanted.lock().get(sha256).and_then(|askers| askers.first().copied());
-            let Some(asker) = asker else {
-                let reason = "no workload of this node needs it any more".to_owned();
-                return Err(PushedError { reason, may_pass: true });
-            };
-            let from = From { hub: Arc::clone(&self.hub), asker, sha256: *sha256 };
+            let (hub, wanted) = (Arc::clone(&self.hub), Arc::clone(&self.wanted));
+            let mut from = From { hub, wanted, sha256: *sha256, refused: BTreeSet::new() };
             let reader = from.open(0).await?;
-            let resuming: PushedReader =
-                Box::new(Resuming { from, offset: 0, state: State::Reading(reader) });
+            let state = State::Reading { from, reader };
+            let resuming: PushedReader = Box::new(Resuming { sha256: *sha256, offset: 0, state });
             Ok(resuming)
         }
         .boxed()
@@ -86,26 +86,46 @@ impl Pushed for Wants {
 }
 
 /// Where an artefact comes from.
-#[derive(Clone)]
 struct From {
     hub: Arc<dyn HubPort>,
-    asker: Asker,
+    wanted: Arc<Wanted>,
     sha256: Sha256Digest,
+    /// Who was refused for good: their workloads were taken back, or name something else.
+    refused: BTreeSet<Asker>,
 }
 
 impl From {
-    async fn open(&self, offset: u64) -> Result<PushedReader, PushedError> {
-        let (service, generation) = self.asker;
-        self.hub.artefact(service, generation, self.sha256, offset).await
+    /// Somebody who waits for it now and was not refused.
+    fn asker(&self) -> Option<Asker> {
+        let wanted = self.wanted.lock();
+        wanted.get(&self.sha256)?.iter().find(|asker| !self.refused.contains(asker)).copied()
     }
 
-    /// Asks again until the hub gives the rest or refuses it for good.
-    async fn reopen(self, offset: u64) -> io::Result<PushedReader> {
+    /// Asks in the name of one after the other until the hub gives it, or does not answer, or refuses all.
+    async fn open(&mut self, offset: u64) -> Result<PushedReader, PushedError> {
+        let mut refusal = None;
+        while let Some(asker) = self.asker() {
+            let (service, generation) = asker;
+            match self.hub.artefact(service, generation, self.sha256, offset).await {
+                Err(error) if !error.may_pass => {
+                    info!(sha256 = %self.sha256, %service, generation, reason = error.reason, "artefact refused");
+                    self.refused.insert(asker);
+                    refusal = Some(error);
+                }
+                answer => return answer,
+            }
+        }
+        let reason = "no workload of this node needs it any more".to_owned();
+        Err(refusal.unwrap_or(PushedError { reason, may_pass: true }))
+    }
+
+    /// Asks again until the hub gives the rest or refuses it for good, or nobody waits for it any more.
+    async fn reopen(mut self, offset: u64) -> io::Result<(Self, PushedReader)> {
         loop {
             tokio::time::sleep(PAUSE).await;
             match self.open(offset).await {
-                Ok(reader) => return Ok(reader),
-                Err(error) if error.may_pass => {}
+                Ok(reader) => return Ok((self, reader)),
+                Err(error) if error.may_pass && self.asker().is_some() => {}
                 Err(error) => return Err(io::Error::other(error)),
             }
         }
@@ -113,13 +133,18 @@ impl From {
 }
 
 enum State {
-    Reading(PushedReader),
-    Opening(BoxFuture<'static, io::Result<PushedReader>>),
+    Reading {
+        from: From,
+        reader: PushedReader,
+    },
+    Opening(BoxFuture<'static, io::Result<(From, PushedReader)>>),
+    /// Told to the reader.
+    Failed,
 }
 
 /// An artefact that goes on where it broke off.
 struct Resuming {
-    from: From,
+    sha256: Sha256Digest,
     offset: u64,
     state: State,
 }
@@ -132,22 +157,30 @@ impl AsyncRead for Resuming {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         loop {
-            match &mut this.state {
-                State::Opening(opening) => {
-                    let reader = ready!(opening.poll_unpin(cx))?;
-                    this.state = State::Reading(reader);
-                }
-                State::Reading(reader) => {
+            match std::mem::replace(&mut this.state, State::Failed) {
+                State::Failed => return Poll::Ready(Err(io::Error::other("it has failed before"))),
+                State::Opening(mut opening) => match opening.poll_unpin(cx) {
+                    Poll::Pending => {
+                        this.state = State::Opening(opening);
+                        return Poll::Pending;
+                    }
+                    Poll::Ready(opened) => {
+                        let (from, reader) = opened?;
+                        this.state = State::Reading { from, reader };
+                    }
+                },
+                State::Reading { from, mut reader } => {
                     let before = buffer.filled().len();
-                    match ready!(Pin::new(reader).poll_read(cx, buffer)) {
-                        Ok(()) => {
+                    match Pin::new(&mut reader).poll_read(cx, buffer) {
+                        Poll::Ready(Err(error)) => {
+                            info!(sha256 = %this.sha256, offset = this.offset, %error, "artefact broke off");
+                            this.state = State::Opening(from.reopen(this.offset).boxed());
+                        }
+                        polled @ (Poll::Ready(Ok(())) | Poll::Pending) => {
                             let count = buffer.filled().len().saturating_sub(before);
                             this.offset = this.offset.saturating_add(u64::try_from(count).unwrap_or(0));
-                            return Poll::Ready(Ok(()));
-                        }
-                        Err(error) => {
-                            info!(sha256 = %this.from.sha256, offset = this.offset, %error, "artefact broke off");
-                            this.state = State::Opening(this.from.clone().reopen(this.offset).boxed());
+                            this.state = State::Reading { from, reader };
+                            return polled;
                         }
                     }
                 }
@@ -174,6 +207,8 @@ mod tests {
     struct Breaking {
         asked: Mutex<Vec<(u64, u64)>>,
         refuses_at: Option<u64>,
+        /// An assignment that was taken back, from this byte on.
+        taken_back: Option<(u64, u64)>,
     }
 
     struct Broken;
@@ -196,7 +231,8 @@ mod tests {
             let mut asked = self.asked.lock();
             asked.push((generation, offset));
             let failed = |may_pass| Err(PushedError { reason: "not now".to_owned(), may_pass });
-            let given: Result<PushedReader, _> = if self.refuses_at == Some(offset) {
+            let is_taken_back = self.taken_back.is_some_and(|(of, from)| of == generation && offset >= from);
+            let given: Result<PushedReader, _> = if self.refuses_at == Some(offset) || is_taken_back {
                 failed(false)
             } else if asked.len().is_multiple_of(2) {
                 failed(true)
@@ -275,5 +311,52 @@ mod tests {
         let mut reader = wants.open(&sha256).await.map_err(|error| error.reason).unwrap();
         let error = reader.read_to_end(&mut bytes).await.unwrap_err();
         assert_eq!((bytes.as_slice(), error.to_string().as_str()), (&FILE[..6], "not now"));
+    }
+
+    /// Two workloads that share one: what the first was refused, the second still gets, and the file goes on.
+    #[tokio::test(start_paused = true)]
+    async fn what_is_refused_to_one_goes_on_for_another_that_waits() {
+        for from in [3, 6] {
+            let hub = Arc::new(Breaking { taken_back: Some((3, from)), ..Breaking::default() });
+            let wants = Arc::new(Wants::new(Arc::<Breaking>::clone(&hub)));
+            let sha256 = Sha256Digest::from_bytes([1; 32]);
+            let _both = (wants.want(sha256, SERVICE, 3), wants.want(sha256, SERVICE, 4));
+            let mut bytes = Vec::new();
+            let mut reader = wants.open(&sha256).await.map_err(|error| error.reason).unwrap();
+            reader.read_to_end(&mut bytes).await.unwrap();
+            assert_eq!(bytes, FILE, "taken back at {from}");
+            let asked = hub.asked.lock().clone();
+            let refused = asked.iter().filter(|(generation, at)| *generation == 3 && *at >= from).count();
+            assert_eq!(refused, 1, "asked again in the name of one that was refused: {asked:?}");
+        }
+    }
+
+    /// The first is gone from this node before the connection breaks.
+    #[tokio::test(start_paused = true)]
+    async fn whoever_still_waits_asks_for_the_rest() {
+        let hub = Arc::new(Breaking::default());
+        let wants = Arc::new(Wants::new(Arc::<Breaking>::clone(&hub)));
+        let sha256 = Sha256Digest::from_bytes([1; 32]);
+        let (first, _second) = (wants.want(sha256, SERVICE, 3), wants.want(sha256, SERVICE, 4));
+        let mut reader = wants.open(&sha256).await.map_err(|error| error.reason).unwrap();
+        drop(first);
+        let mut bytes = Vec::new();
+        reader.read_to_end(&mut bytes).await.unwrap();
+        assert_eq!(bytes, FILE);
+        let asked = hub.asked.lock().clone();
+        assert!(asked.iter().skip(1).all(|(generation, _)| *generation == 4), "{asked:?}");
+    }
+
+    /// Nobody waits any more: the download ends, and does not ask for ever.
+    #[tokio::test(start_paused = true)]
+    async fn what_nobody_waits_for_ends() {
+        let wants = Arc::new(Wants::new(Arc::new(Breaking::default())));
+        let sha256 = Sha256Digest::from_bytes([1; 32]);
+        let want = wants.want(sha256, SERVICE, 3);
+        let mut reader = wants.open(&sha256).await.map_err(|error| error.reason).unwrap();
+        drop(want);
+        let error = reader.read_to_end(&mut Vec::new()).await.unwrap_err();
+        assert!(error.to_string().contains("no workload"), "{error}");
+        assert!(reader.read_u8().await.is_err(), "it stays failed");
     }
 }

@@ -10,6 +10,7 @@ use blueprint_common_types::workload::{
     Bundle, Source, SourceError, WorkloadSpec, WorkloadState, WorkloadStatus,
 };
 use blueprint_common_types::{ServiceKey, Timestamp};
+use tokio::task::spawn_blocking;
 use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -17,16 +18,26 @@ use tracing::{info, warn};
 use crate::artefact::{Artefacts, NativeArtefact};
 use crate::bridge::{BridgeConfig, Serving, serve};
 use crate::cgroup::{Cgroup, Cgroups};
-use crate::container::Engine;
+use crate::container::{Engine, EngineError};
 use crate::folders::Folders;
 use crate::instance::{Instance, Program, Start, contain, failed};
+use crate::keeper::Errand;
 use crate::process::Process;
 use crate::pushed::Wants;
 use crate::rpc::{self, Rpc};
+use crate::sweep::Claims;
+use crate::users::Users;
 use crate::{DescribeError, Described, HubPort, WorkloadConfig, keystore, left, native, registration};
 
 /// Pause before a hub that could not be asked is asked again.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// How long the end of a workload waits for an engine that does not remove its container. Then the keeper of the
+/// container and the sweep go on.
+const REMOVE_WITHIN: Duration = Duration::from_secs(60);
+
+/// Pause before an engine is asked again to remove a container.
+const REMOVE_AGAIN: Duration = Duration::from_millis(500);
 
 /// What all workloads of a node share.
 pub(crate) struct Common {
@@ -36,6 +47,10 @@ pub(crate) struct Common {
     pub(crate) artefacts: Artefacts,
     pub(crate) wants: Arc<Wants>,
     pub(crate) engine: Engine,
+    /// Users of workloads; `None` where the agent is an ordinary user.
+    pub(crate) users: Option<Users>,
+    /// Containers that workloads look after.
+    pub(crate) claims: Claims,
     pub(crate) spawner: Spawner,
 }
 
@@ -52,6 +67,8 @@ pub(crate) struct Workload {
     /// Cancelled once it is to end, and by `stop`; how it ended is told until `stop`.
     pub(crate) finish: CancellationToken,
     pub(crate) tell: Tell,
+    /// How often its task fell over before; each is a restart.
+    pub(crate) falls: u32,
 }
 
 /// What was started, and goes with it.
@@ -75,7 +92,7 @@ impl Workload {
         let Some(described) = self.describe().await else { return };
         let mut run = Run::new(&self, described);
         run.go().await;
-        run.clean();
+        run.clean().await;
     }
 
     /// Asks the hub until it answers; `None` where the workload is not wanted meanwhile, or cannot be run here.
@@ -109,6 +126,7 @@ impl Workload {
     ) {
         let since = Timestamp::from(SystemTime::now());
         let (service, generation) = (self.service, self.generation);
+        let restarts = restarts.saturating_add(self.falls);
         (self.tell)(WorkloadStatus { service, generation, state, reason, restarts, pid, exit_code, since });
     }
 }
@@ -178,7 +196,7 @@ impl<'a> Run<'a> {
                 Step::Wait(until) => self.wait(until).await,
                 Step::Done if self.workload.stop.is_cancelled() => return,
                 // It ended by itself: it is told until it is taken back.
-                Step::Done => self.remove_traces(),
+                Step::Done => self.remove_traces().await,
             }
             if self.workload.finish.is_cancelled() {
                 self.life.handle_stop(Instant::now());
@@ -225,7 +243,8 @@ impl<'a> Run<'a> {
             reason: format!("{what}: {error}"),
             may_pass: true,
         };
-        let user = self.folders.create(self.spec.sandbox.own_user);
+        let users = common.users.as_ref().filter(|_| self.spec.sandbox.own_user);
+        let user = self.folders.create(users);
         let user = user.map_err(|error| broken("its folders cannot be made", &error))?;
         keystore::write(&self.folders, &self.bundle, user)?;
         if self.spec.registration {
@@ -247,14 +266,13 @@ impl<'a> Run<'a> {
         let start = Start { service, spec, folders, secret_env: secret, user, rpc };
         let instance = match self.program.as_ref().map(Program::path) {
             None => return Err(PrepareFailed { reason: "it was not prepared".to_owned(), may_pass: true }),
-            Some(None) => contain(&common.engine, &common.config.node, start, &common.spawner).await?,
+            Some(None) => contain(common, start).await?,
             Some(Some(program)) => {
-                let group = self.group(&label(service))?;
+                let group = self.group(label(service)).await?;
                 let launch = native::launch(start, program, group.as_ref());
-                let process = Process::start(&common.config.agent, &launch, group, &common.spawner).await?;
-                if let Some(pid) = process.pid() {
-                    left::note(&self.folders.runtime, pid);
-                }
+                let errand = Errand { launch, grace_secs: self.spec.stop_grace_secs.into() };
+                let process = Process::start(&common.config.agent, &errand, group, &common.spawner).await?;
+                left::note(&self.folders.runtime, process.traces());
                 Instance::Process(Box::new(process))
             }
         };
@@ -292,10 +310,13 @@ impl<'a> Run<'a> {
         })
     }
 
-    fn group(&self, label: &str) -> Result<Option<Cgroup>, PrepareFailed> {
-        let Some(cgroups) = &self.workload.common.cgroups else { return Ok(None) };
-        let group = cgroups.create(label, &self.spec.limits);
-        group.map(Some).map_err(|error| PrepareFailed { reason: error.to_string(), may_pass: true })
+    async fn group(&self, label: String) -> Result<Option<Cgroup>, PrepareFailed> {
+        let Some(cgroups) = self.workload.common.cgroups.clone() else { return Ok(None) };
+        let limits = self.spec.limits;
+        let failed = |reason: String| PrepareFailed { reason, may_pass: true };
+        let made = spawn_blocking(move || cgroups.create(&label, &limits)).await;
+        let group = made.map_err(|error| failed(error.to_string()))?;
+        group.map(Some).map_err(|error| failed(error.to_string()))
     }
 
     async fn wait(&mut self, until: Option<Instant>) {
@@ -331,10 +352,14 @@ impl<'a> Run<'a> {
         let now = Instant::now();
         match event {
             Event::Exit(exit) => {
-                let ended = self.running.take();
-                let last = ended.as_ref().and_then(|running| running.instance.last_line());
-                if let Some(running) = ended {
-                    running.instance.remove().await;
+                let mut ended = self.running.take().map(|running| running.instance);
+                let last = ended.as_ref().and_then(Instance::last_line);
+                if let Some(instance) = &mut ended
+                    && let Err(error) = instance.remove().await
+                {
+                    warn!(service = %self.workload.service, %error, "its container is not removed yet");
+                } else {
+                    ended = None;
                 }
                 info!(service = %self.workload.service, %exit, last, "workload ended");
                 if self.spec.registration && self.spec.lease.is_some() && exit.is_success() {
@@ -343,10 +368,28 @@ impl<'a> Run<'a> {
                     registration::hand_over(hub, *service, *generation, &self.folders, stop).await;
                 }
                 self.life.handle_exit(exit, last.as_deref(), now);
+                if let Some(instance) = ended {
+                    self.remove(instance).await;
+                }
             }
             Event::Greeted => self.life.handle_ready(),
             Event::Stop => self.life.handle_stop(now),
             Event::Due => {}
+        }
+    }
+
+    /// Removes the container of a workload that ended for good, before that is told. One that is started again makes
+    /// room for itself.
+    async fn remove(&self, mut instance: Instance) {
+        if !self.life.is_over() {
+            return;
+        }
+        let tell = |error: &EngineError| {
+            let reason = format!("its container is not removed: {error}");
+            self.workload.say(WorkloadState::Stopping, reason, self.life.restarts(), None, None);
+        };
+        if let Err(error) = instance.remove_within(REMOVE_WITHIN, REMOVE_AGAIN, tell).await {
+            warn!(service = %self.workload.service, %error, "its container is left to its keeper and the sweep");
         }
     }
 
@@ -362,17 +405,19 @@ impl<'a> Run<'a> {
     }
 
     /// Leaves nothing but its data: not a process, not a key, not a socket.
-    fn remove_traces(&self) {
+    async fn remove_traces(&self) {
         if let Some(cgroups) = &self.workload.common.cgroups {
-            cgroups.at(&label(self.workload.service)).remove();
+            let group = cgroups.at(&label(self.workload.service));
+            // It is over at the end of the process, too.
+            let _ = spawn_blocking(move || group.remove()).await;
         }
         keystore::remove(&self.folders);
         self.folders.remove_runtime();
     }
 
-    fn clean(&mut self) {
+    async fn clean(&mut self) {
         self.running = None;
         self.rpc = None;
-        self.remove_traces();
+        self.remove_traces().await;
     }
 }

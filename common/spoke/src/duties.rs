@@ -28,7 +28,11 @@ impl Says {
     #[must_use]
     pub fn nothing(version: &str) -> Self {
         Self {
-            hello: v1::Hello { agent_version: version.to_owned(), ..v1::Hello::default() },
+            hello: v1::Hello {
+                agent_version: version.to_owned(),
+                runs_workloads: Some(false),
+                ..v1::Hello::default()
+            },
             targets: pending().boxed(),
             workloads: pending().boxed(),
             samples: mpsc::channel(1).1,

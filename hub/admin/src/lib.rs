@@ -10,7 +10,9 @@ mod auth;
 mod changes;
 mod error;
 mod keys;
+mod market;
 mod nodes;
+mod offers;
 mod policy;
 mod router;
 mod services;
@@ -19,6 +21,7 @@ mod tls;
 mod tokens;
 mod usage;
 mod views;
+mod wanted;
 mod workloads;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -40,6 +43,7 @@ use futures_util::future::BoxFuture;
 
 pub use artefacts::{ArtefactBody, ArtefactLimits, ArtefactShelf, ArtefactView, PushError};
 pub use auth::OperatorToken;
+pub use market::Market;
 pub use router::{private_router, public_router};
 
 /// What the API says of a hub and does not change while it runs.
@@ -227,6 +231,8 @@ pub struct AdminState {
     pub facts: Arc<HubFacts>,
     /// The other parts.
     pub hub: Arc<dyn Hub>,
+    /// What is known of machines and prices.
+    pub market: Arc<Market>,
     /// Durable state.
     pub store: Arc<dyn Store>,
     /// Metrics of the whole process.

@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use blueprint_common_types::workload::{Bundle, WorkloadSpec};
 use blueprint_common_types::{AgentId, Secret, ServiceKey};
 use blueprint_hub_registry_core::RegistrySnapshot;
-use blueprint_hub_registry_core::workload::{WorkloadChange, WorkloadChangeError, WorkloadRecord};
+use blueprint_hub_registry_core::workload::{NoNode, WorkloadChange, WorkloadChangeError, WorkloadRecord};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -162,11 +162,18 @@ fn row(state: &AdminState, record: &WorkloadRecord, snapshot: &RegistrySnapshot)
     let view = state.hub.workloads();
     let status = view.statuses.get(&record.service);
     let source = serde_json::from_str::<WorkloadSpec>(&record.document);
-    let is_here = record.node.and_then(|node| snapshot.agents.get(&node)).is_some_and(|view| view.connected);
+    let node = record.node.and_then(|node| snapshot.agents.get(&node));
+    let is_here = node.is_some_and(|node| node.connected);
     let (label, reason) = match status {
         Some(status) => (status.state.label(), status.reason.clone()),
-        None if record.node.is_none() => ("unplaced", "no node that it may run on is connected".to_owned()),
+        None if record.node.is_none() => {
+            let why = NoNode::of(record, &view, snapshot).map(|why| why.to_string());
+            ("unplaced", why.unwrap_or_else(|| "a node is being chosen".to_owned()))
+        }
         None if !is_here => ("unknown", "its node is not connected".to_owned()),
+        None if node.is_some_and(|node| !node.runs_workloads) => {
+            ("assigned", "its node runs no workloads".to_owned())
+        }
         None => ("assigned", String::new()),
     };
     json!({

@@ -2,7 +2,6 @@
 //! as it takes.
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use blueprint_common_runtime::cli::{CliError, Exit, eprint_line};
@@ -65,6 +64,8 @@ pub(crate) struct Launch {
     /// Some attempt was.
     pub(crate) is_accepted: bool,
     pub(crate) is_greeted: bool,
+    /// How many bytes of registration inputs are written; else why none.
+    pub(crate) captured: Result<usize, String>,
 }
 
 /// SIGTERM and SIGINT.
@@ -127,6 +128,7 @@ pub(crate) async fn run(mut plan: Plan) -> Result<u8, CliError> {
         was_up: false,
         is_accepted: false,
         is_greeted: false,
+        captured: Err("the blueprint captured nothing for it".to_owned()),
     };
     launch.go().await
 }
@@ -190,21 +192,13 @@ impl Launch {
         let reason = if exit.reason.is_empty() { String::new() } else { format!(": {}", exit.reason) };
         say(&format!("{} ended with code {code}{reason}", self.plan.service));
         let Some(path) = self.plan.registration.as_ref().filter(|_| code == 0) else { return Ok(code) };
-        let inputs = exit.registration.ok_or_else(|| {
-            CliError::failure(format!("the blueprint captured nothing for its registration{reason}"))
-        })?;
-        let written = write(path, &inputs);
-        written.map_err(|error| CliError::failure(format!("{}: {error}", path.display())))?;
-        say(&format!("registration inputs, {} bytes, written to {}", inputs.len(), path.display()));
+        let bytes = self
+            .captured
+            .as_ref()
+            .map_err(|why| CliError::failure(format!("there are no registration inputs: {why}{reason}")))?;
+        say(&format!("registration inputs, {bytes} bytes, written to {}", path.display()));
         Ok(code)
     }
-}
-
-/// Writes beside and renames, so that the Manager never reads half of it.
-fn write(path: &Path, content: &[u8]) -> std::io::Result<()> {
-    let beside = path.with_extension("unfinished");
-    std::fs::write(&beside, content)?;
-    std::fs::rename(&beside, path)
 }
 
 fn refused(status: &Status) -> CliError {

@@ -10,6 +10,7 @@ mod forward;
 mod keystore;
 mod launch;
 mod manager;
+mod registration;
 mod session;
 mod socket;
 

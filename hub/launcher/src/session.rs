@@ -13,7 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
 use crate::launch::{Launch, Outcome, say};
-use crate::socket;
+use crate::{registration, socket};
 
 /// Messages on their way to the hub.
 const WAITING: usize = 64;
@@ -85,6 +85,11 @@ impl Launch {
                 Some(Event::State(state)) => tell(&state),
                 Some(Event::Greeted(_)) => self.greet(),
                 Some(Event::Call(call)) => self.ask(call, outbox.clone()),
+                Some(Event::Captured(captured)) => {
+                    let answer = self.keep(captured);
+                    // A hub that is gone has the node ask again.
+                    let _ = outbox.try_send(v1::LauncherMessage { body: Some(Message::Answer(answer)) });
+                }
                 // The word of a newer hub: it changes nothing.
                 None => {}
             }
@@ -96,6 +101,35 @@ impl Launch {
         if let Some(manager) = self.manager.clone().filter(|_| !std::mem::replace(&mut self.is_greeted, true))
         {
             self.tasks.spawn(manager.greet());
+        }
+    }
+
+    /// Keeps what the blueprint captured for its registration: the node forgets it with the answer.
+    fn keep(&mut self, captured: v1::LauncherCaptured) -> v1::LauncherAnswer {
+        let v1::LauncherCaptured { id, content, failure } = captured;
+        let answer = |code: Code, message: String| v1::LauncherAnswer { id, code: code.into(), message };
+        let Some(path) = &self.plan.registration else {
+            return answer(
+                Code::FailedPrecondition,
+                "the launcher was not started for a registration".into(),
+            );
+        };
+        if !failure.is_empty() {
+            self.captured = Err(failure);
+            return answer(Code::Ok, String::new());
+        }
+        match registration::write(path, &content) {
+            Ok(()) => {
+                self.captured = Ok(content.len());
+                answer(Code::Ok, String::new())
+            }
+            Err(error) => {
+                let why = format!("{}: {error}", path.display());
+                say(&format!("the registration inputs cannot be kept: {why}"));
+                let answer = answer(Code::Unavailable, format!("the launcher cannot keep them: {why}"));
+                self.captured = Err(why);
+                answer
+            }
         }
     }
 

@@ -1,9 +1,16 @@
-//! The `Provider` trait and what it speaks about.
+//! What the hub orders and of whom: the resource model, the catalogue of machines and prices, placement, and the
+//! `Provider` trait.
 //!
 //! A provider lists, creates and deletes; whoever calls it retries, waits, logs and counts.
 
+mod candidate;
+pub mod catalogue;
+pub mod estimate;
 mod instance;
+pub mod placement;
 mod provider;
+pub mod resource;
 
+pub use candidate::Candidate;
 pub use instance::{Instance, InstanceKey, InstanceSpec, InstanceState, ParseInstanceKeyError};
 pub use provider::{Provider, ProviderError};

@@ -127,8 +127,8 @@ pub fn upstream_fields(
     let bound = identity.headers();
     let passes = |folded: &str| !is_reserved(folded) && (bound.is_empty() || !bound.contains_key(folded));
     each_passing(headers, passes, |name, value| put(Field::Copied(name, value)));
-    // Whatever a key has bound, who calls is said by the hub, below.
-    for (name, value) in bound.iter().filter(|(name, _)| !SAID_OF_TENANTS.contains(&name.as_str())) {
+    // Judged again, whatever was stored; and whatever a key has bound, who calls is said by the hub, below.
+    for (name, value) in bound.iter().filter(|(name, _)| may_stand_bound(name)) {
         put(Field::Said(name, value));
     }
     if let Some(statement) = statement {
@@ -206,6 +206,8 @@ pub fn upstream_headers(
     upstream_fields(request, headers, admission, statement, &mut |field| match field {
         // Refuses only past 32768 fields, far above any bound on what comes in.
         Field::Copied(name, value) => drop(built.try_append(name.clone(), value.clone())),
+        // The library takes more than ASCII for a value.
+        Field::Said(_, text) if !is_field_text(text) => {}
         Field::Said(name, text) => {
             if let (Ok(name), Ok(value)) =
                 (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(text))
@@ -314,6 +316,11 @@ fn is_reserved(folded: &str) -> bool {
 pub(crate) fn is_owner_header(folded: &str) -> bool {
     let changes_meaning = folded.starts_with("x-http-") || folded.starts_with("x-method-");
     folded.starts_with("x-") && !changes_meaning && (names_a_customer(folded) || !is_reserved(folded))
+}
+
+/// Whether a name that is stored with a key may stand in a request: a folded one of an owner, and not the hub's word.
+fn may_stand_bound(name: &str) -> bool {
+    matches!(fold(name), Cow::Borrowed(_)) && is_owner_header(name) && !SAID_OF_TENANTS.contains(&name)
 }
 
 /// Whether a header of this name, which is folded, says who a customer is: the owner's to bind to a key, and

@@ -62,8 +62,13 @@ pub(crate) struct Outgoing<'a> {
 
 /// What every try sends, made before the first: what came from the client need not be kept for it.
 pub(crate) enum Prepared {
-    /// The head over HTTP/1.1, without the name of the target and the empty line.
-    Http1(BytesMut),
+    /// Over HTTP/1.1.
+    Http1 {
+        /// The head, without the name of the target and the empty line.
+        head: BytesMut,
+        /// What the head says of the body's length: decided once, so that both always agree.
+        length: Option<BodyLength>,
+    },
     /// The headers over HTTP/2.
     Http2(HeaderMap),
 }
@@ -166,7 +171,9 @@ impl Sender {
         let body = outgoing.body;
         let answered = async {
             match outgoing.prepared {
-                Prepared::Http1(head) => Ok(self.ask_http1(outgoing, head, target, room).await),
+                Prepared::Http1 { head, length } => {
+                    Ok(self.ask_http1(outgoing, (head, *length), target, room).await)
+                }
                 Prepared::Http2(headers) => Box::pin(self.ask_http2(outgoing, headers, target)).await,
             }
         };
@@ -183,7 +190,7 @@ impl Sender {
     async fn ask_http1(
         &self,
         outgoing: &Outgoing<'_>,
-        head: &[u8],
+        (head, length): (&[u8], Option<BodyLength>),
         target: SocketAddr,
         room: HeaderMap,
     ) -> Result<Answered, Fault> {
@@ -193,7 +200,7 @@ impl Sender {
             head: addressed(head, target),
             method: canonical.method().clone(),
             headers: room,
-            body: body.length().map(|length| (body.lend(), length)),
+            body: length.map(|length| (body.lend(), length)),
         };
         wire::send(&self.http1, sending, &self.spawner)
             .await
@@ -332,13 +339,14 @@ pub(crate) fn prepare(
             headers.iter().for_each(|(name, value)| put_field(&mut head, name.as_str(), value.as_bytes()));
         }
     }
-    match body.length() {
+    let length = body.length();
+    match length {
         None => {}
         // Writing to a buffer that grows cannot fail.
         Some(BodyLength::Sized(length)) => drop(write!(head, "content-length: {length}\r\n")),
         Some(BodyLength::Chunked) => put_field(&mut head, "transfer-encoding", b"chunked"),
     }
-    Ok(Prepared::Http1(head))
+    Ok(Prepared::Http1 { head, length })
 }
 
 /// A head with the name of its target, and its end.

@@ -13,6 +13,7 @@
 mod audit;
 mod history;
 mod join;
+mod limits;
 pub mod policy;
 mod pool;
 mod record;
@@ -24,6 +25,7 @@ pub mod workload;
 pub use audit::{AuditCheck, AuditEvent, AuditFilter, AuditKind, AuditRow, ParseAuditKindError};
 pub use history::{HISTORY_POINTS, QosHistory, QosPoint, QosSample, SERVICE_POINTS, ServicePoint};
 pub use join::{JoinRefusal, MAX_CLOCK_SKEW, check_clock, check_name};
+pub use limits::{Buckets, Rate, Told};
 pub use pool::{AddressPool, PoolError, PromiseError, ReserveError};
 pub use record::{
     AccessScope, AccessTokenRecord, Agent, ApiKeyRecord, JoinTokenRecord, ParseServicesError, PolicyRecord,

@@ -54,6 +54,7 @@ struct Held {
     agent: Arc<Agent>,
     connected: bool,
     data_plane: bool,
+    runs_workloads: bool,
     last_seen: Option<Timestamp>,
     /// End of the lease; `None` while there is no target or the targets are parked.
     expires_at: Option<Timestamp>,
@@ -69,8 +70,9 @@ pub struct Registry {
     claims: BTreeMap<ServiceKey, AgentId>,
     /// How many agents were granted a service by name.
     granted: BTreeMap<ServiceKey, usize>,
-    /// Services that the hub assigned, and to whom: nobody else may offer them.
-    assigned: BTreeMap<ServiceKey, AgentId>,
+    /// Services that the hub runs on nodes, and on which: nobody else may offer them, and nobody at all while there is
+    /// none.
+    assigned: BTreeMap<ServiceKey, Option<AgentId>>,
     due: BTreeSet<(Timestamp, AgentId)>,
     log: VecDeque<Change>,
     cached: Option<Arc<RegistrySnapshot>>,
@@ -144,6 +146,7 @@ impl Registry {
             agent,
             connected: false,
             data_plane: false,
+            runs_workloads: true,
             last_seen: None,
             expires_at: None,
             targets: BTreeMap::new(),
@@ -179,6 +182,16 @@ impl Registry {
             && held.agent.agent_version != version
         {
             Arc::make_mut(&mut held.agent).agent_version = clean_line(version);
+            self.cached = None;
+        }
+    }
+
+    /// Notes whether the agent runs what the hub assigns; until it says so, it does.
+    pub fn set_runs_workloads(&mut self, id: AgentId, runs: bool) {
+        if let Some(held) = self.agents.get_mut(&id)
+            && held.runs_workloads != runs
+        {
+            held.runs_workloads = runs;
             self.cached = None;
         }
     }
@@ -243,13 +256,15 @@ impl Registry {
         Outcome { changes: self.record(bodies), refused }
     }
 
-    /// Says which services the hub assigned to whom. What others offer of them goes at once.
-    pub fn assign(&mut self, assigned: BTreeMap<ServiceKey, AgentId>) -> Vec<Change> {
+    /// Says which services the hub runs on nodes, and on which; `None` while it has none. What others offer of them goes
+    /// at once.
+    pub fn assign(&mut self, assigned: BTreeMap<ServiceKey, Option<AgentId>>) -> Vec<Change> {
         self.assigned = assigned;
         let mut bodies = Vec::new();
         for (id, held) in &mut self.agents {
             let before = held.records();
-            let is_theirs = |service: &ServiceKey| self.assigned.get(service).is_none_or(|owner| owner == id);
+            let is_theirs =
+                |service: &ServiceKey| self.assigned.get(service).is_none_or(|owner| *owner == Some(*id));
             held.targets.retain(|(service, _), _| is_theirs(service));
             bodies.extend(differences(before, held.records()));
         }

@@ -52,7 +52,10 @@ pub(crate) async fn fetch(
     let sha256: [u8; 32] =
         request.sha256.try_into().map_err(|_| status::bad_request("sha256 has not 32 bytes"))?;
     let sha256 = Sha256Digest::from_bytes(sha256);
-    let refused = async |why: &str| {
+    let refused = async |why: &'static str| {
+        if !shared.is_news(agent.id, why) {
+            return;
+        }
         warn!(target: "audit", %service, agent = %agent.id, %sha256, why, "artefact refused to a node");
         let detail = format!("node {} asked for artefact {sha256}: {why}", agent.name);
         shared.audit_limited(AuditEvent::new(AuditKind::ArtefactRefuse, service, detail)).await;
@@ -112,7 +115,7 @@ struct Giving {
     sha256: Sha256Digest,
     file: PushedFile,
     drain: CancellationToken,
-    _fetch: Place,
+    _fetch: Place<AgentId>,
 }
 
 impl Giving {

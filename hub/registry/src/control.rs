@@ -10,7 +10,7 @@ use blueprint_common_runtime::tasks::Spawner;
 use blueprint_common_tunnel::carrier::{ALPN, QuicError, QuicLimits, QuicServer, SharedSocket};
 use blueprint_common_tunnel::{ListenError, Tunnel};
 use blueprint_common_types::AgentId;
-use blueprint_hub_registry_core::{AuditEvent, AuditKind, Store};
+use blueprint_hub_registry_core::{AuditEvent, AuditKind, Buckets, Store, Told};
 use blueprint_proto::v1::agent_control_server::AgentControlServer;
 use blueprint_proto::v1::enrollment_server::EnrollmentServer;
 use hyper::body::Incoming;
@@ -34,7 +34,7 @@ use crate::shared::{JOINS_AT_ONCE, JoinGate, Shared, StrangerBudget};
 use crate::tls::HandshakeFailure;
 use crate::{
     Authority, Blueprints, LaunchersHandle, Peers, PushedFiles, RegistrarHandle, TlsError, TunnelFacts,
-    WorkloadsHandle, artefact, carrier_config, control_config, rpc,
+    WorkloadsHandle, artefact, carrier_config, control_config, rpc, workload,
 };
 
 /// A handshake that takes longer is cut.
@@ -43,6 +43,8 @@ const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 const MAX_MESSAGE_BYTES: usize = 64 * 1024;
 /// Streams that one agent may have open: its session, a renewal, a leave, and calls of its workloads.
 const MAX_STREAMS: u32 = 32;
+/// Agents, and workloads, whose rates are known at once; only those that used some of theirs lately count.
+const MAX_KEYS: usize = 65_536;
 
 /// What the control plane is made of.
 pub struct ControlConfig {
@@ -64,6 +66,8 @@ pub struct ControlConfig {
     pub artefacts: Arc<dyn PushedFiles>,
     /// Port of the hub's overlay addresses behind which workloads reach the operator's RPC; `None` for nowhere.
     pub rpc_port: Option<u16>,
+    /// How long one of those connections may be silent in both directions.
+    pub rpc_idle: Duration,
     /// Who holds what a launcher started.
     pub launchers: LaunchersHandle,
     /// What agents are told of the tunnel.
@@ -135,8 +139,13 @@ impl ControlPlane {
             artefacts: config.artefacts,
             fetches: Places::new(artefact::AT_ONCE),
             rpc_places: Places::new(rpc::CONNECTIONS),
-            rpc_audited: rpc::Audited::default(),
             tunnel,
+            rpc_of_workload: Places::new(rpc::CONNECTIONS_OF_WORKLOAD),
+            rpc_turned_away: Places::new(rpc::TURNED_AWAY),
+            rpc_idle: config.rpc_idle,
+            bridge_calls: Mutex::new(Buckets::new(workload::BRIDGE_CALLS, MAX_KEYS)),
+            reports: Mutex::new(Buckets::new(session::REPORTS, MAX_KEYS)),
+            told: Mutex::new(Told::new(Instant::now())),
             rpc_port: config.rpc_port.unwrap_or(0),
             launchers: config.launchers,
             facts: config.facts,

@@ -22,9 +22,6 @@ const MAX_PLACES: usize = 16;
 /// Longest name of a machine that is looked at, in bytes.
 const MAX_NODE_BYTES: usize = 64;
 
-/// Refusals that are remembered, so that each is audited once.
-const REMEMBERED: usize = 4096;
-
 /// Where something is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Place {
@@ -138,11 +135,7 @@ async fn refuse(shared: &Shared, agent: &Agent, subject: &str, refusal: Refusal)
     match refusal {
         Refusal::Denied => {
             let detail = format!("node {} may not reach it, or there is no such thing", agent.name);
-            let is_news = {
-                let mut audited = shared.rpc_audited.lock();
-                audited.len() < REMEMBERED && audited.insert((agent.id, refusal.label()))
-            };
-            if is_news {
+            if shared.is_news(agent.id, refusal.label()) {
                 warn!(target: "audit", subject, agent = %agent.id, "a node asked for what the policy keeps from it");
                 shared.audit_limited(AuditEvent::new(AuditKind::FindRefuse, subject, detail)).await;
             } else {
@@ -192,7 +185,13 @@ mod tests {
             services: ServiceGrant::FirstClaim,
             agent_version: String::new(),
         };
-        let view = AgentView { agent: Arc::new(agent), connected: true, data_plane: true, last_seen: None };
+        let view = AgentView {
+            agent: Arc::new(agent),
+            connected: true,
+            data_plane: true,
+            runs_workloads: false,
+            last_seen: None,
+        };
         snapshot.agents.insert(id(number), view);
         if let Some(health) = health {
             let key = TargetKey { service: SERVICE, agent: id(number), port: 80 };

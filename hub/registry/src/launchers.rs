@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use blueprint_common_types::ServiceKey;
 use blueprint_common_types::workload::Lease;
+use blueprint_hub_registry_core::StoreResult;
 use blueprint_hub_registry_core::workload::{Gone, LeaseHeld, Leases};
 use blueprint_proto::v1::bridge_request::Call;
 use tokio::sync::{mpsc, oneshot};
@@ -30,9 +31,17 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(8);
 /// Pause before a workload that could not be taken back is tried again, in seconds.
 const TAKE_BACK_AGAIN_SECS: u32 = 1;
 
-/// What a blueprint asked of its Manager.
+/// What a launcher is asked.
+pub(crate) enum Ask {
+    /// What the blueprint asked of its Manager.
+    Call(Box<Call>),
+    /// To keep what the blueprint captured for its registration.
+    Keep(Inputs),
+}
+
+/// A question on its way to a launcher.
 pub(crate) struct Relayed {
-    pub(crate) call: Call,
+    pub(crate) ask: Ask,
     pub(crate) reply: oneshot::Sender<Result<(), Status>>,
 }
 
@@ -53,9 +62,8 @@ enum Command {
     Attach { service: ServiceKey, lease: Lease, take_over: bool, reply: AttachReply },
     Detach(ServiceKey, u64),
     Forget(ServiceKey, u64),
-    Call(ServiceKey, Box<Relayed>),
-    Keep(ServiceKey, u64, Inputs),
-    Take(ServiceKey, u64, oneshot::Sender<Option<Inputs>>),
+    End(ServiceKey, u64, &'static str, oneshot::Sender<StoreResult<bool>>),
+    Ask(ServiceKey, Relayed),
 }
 
 type AttachReply = oneshot::Sender<Result<Attached, LeaseHeld>>;
@@ -88,36 +96,41 @@ impl LaunchersHandle {
         let _ = self.commands.send(Command::Detach(service, connection)).await;
     }
 
-    /// The workload of the connection is over.
+    /// The connection has nothing to hold any more. A lease that is stored has its grace then, whoever made it.
     pub(crate) async fn forget(&self, service: ServiceKey, connection: u64) {
         let _ = self.commands.send(Command::Forget(service, connection)).await;
     }
 
+    /// Takes the workload of the connection back, and lets go of it once that is stored; false where another connection
+    /// holds it by now. Where the store fails the connection holds it still.
+    pub(crate) async fn end(
+        &self,
+        service: ServiceKey,
+        connection: u64,
+        why: &'static str,
+    ) -> Result<StoreResult<bool>, Stopping> {
+        self.ask(|reply| Command::End(service, connection, why, reply)).await
+    }
+
     /// Asks the Manager behind the launcher of a service; its status is the answer.
     pub(crate) async fn call(&self, service: ServiceKey, call: Call) -> Result<(), Status> {
+        self.relay(service, Ask::Call(Box::new(call))).await
+    }
+
+    /// Gives the launcher of a service what its blueprint captured; done once the launcher says that it is kept.
+    pub(crate) async fn keep(&self, service: ServiceKey, inputs: Inputs) -> Result<(), Status> {
+        self.relay(service, Ask::Keep(inputs)).await
+    }
+
+    async fn relay(&self, service: ServiceKey, ask: Ask) -> Result<(), Status> {
         let (reply, answer) = oneshot::channel();
-        let sent = self.commands.send(Command::Call(service, Box::new(Relayed { call, reply }))).await;
+        let sent = self.commands.send(Command::Ask(service, Relayed { ask, reply })).await;
         sent.map_err(|_| status::stopping())?;
         match timeout(ANSWER_PATIENCE, answer).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => Err(away()),
             Err(_) => Err(Status::unavailable("the Blueprint Manager did not answer in time; try again")),
         }
-    }
-
-    /// Keeps what a blueprint captured until its launcher takes it.
-    pub(crate) async fn keep(
-        &self,
-        service: ServiceKey,
-        generation: u64,
-        inputs: Inputs,
-    ) -> Result<(), Stopping> {
-        self.commands.send(Command::Keep(service, generation, inputs)).await.map_err(|_| Stopping)
-    }
-
-    /// Takes what a blueprint captured; `None` where it captured nothing.
-    pub(crate) async fn take(&self, service: ServiceKey, generation: u64) -> Option<Inputs> {
-        self.ask(|reply| Command::Take(service, generation, reply)).await.ok().flatten()
     }
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Stopping> {
@@ -134,6 +147,7 @@ fn away() -> Status {
 /// A launcher that is there.
 struct Live {
     connection: u64,
+    launcher: String,
     calls: mpsc::Sender<Relayed>,
     replaced: CancellationToken,
 }
@@ -142,8 +156,6 @@ struct Live {
 pub struct Launchers {
     leases: Leases,
     live: BTreeMap<ServiceKey, Live>,
-    /// By service: the assignment that captured them, and the inputs.
-    inputs: BTreeMap<ServiceKey, (u64, Inputs)>,
     workloads: WorkloadsHandle,
     commands: mpsc::Receiver<Command>,
 }
@@ -166,7 +178,7 @@ impl Launchers {
                 leases.adopt(record.service, &lease, now);
             }
         }
-        let task = Self { leases, live: BTreeMap::new(), inputs: BTreeMap::new(), workloads, commands };
+        let task = Self { leases, live: BTreeMap::new(), workloads, commands };
         (task, LaunchersHandle { commands: sender })
     }
 
@@ -189,7 +201,7 @@ impl Launchers {
                 () = stop.cancelled() => return,
                 () = due => {}
                 command = self.commands.recv() => match command {
-                    Some(command) => self.apply(command),
+                    Some(command) => self.apply(command).await,
                     None => return,
                 },
             }
@@ -198,7 +210,6 @@ impl Launchers {
 
     async fn take_back(&mut self, gone: Gone) {
         let Gone { service, launcher } = gone;
-        self.inputs.remove(&service);
         match self.workloads.remove_leased(service, &launcher, "its launcher is gone").await {
             Ok(true) => warn!(target: "audit", %service, "workload taken back, its launcher is gone"),
             // An operator keeps it by now, or took it back.
@@ -211,7 +222,7 @@ impl Launchers {
         }
     }
 
-    fn apply(&mut self, command: Command) {
+    async fn apply(&mut self, command: Command) {
         match command {
             Command::Attach { service, lease, take_over, reply } => {
                 let attached = self.attach(service, &lease, take_over);
@@ -225,35 +236,49 @@ impl Launchers {
                 self.hang_up(service, connection);
             }
             Command::Forget(service, connection) => {
-                self.leases.forget(service, connection);
-                if self.hang_up(service, connection) {
-                    self.inputs.remove(&service);
+                self.hang_up(service, connection);
+                if self.leases.forget(service, connection) {
+                    self.adopt(service);
                 }
             }
-            Command::Call(service, relayed) => {
+            Command::End(service, connection, why, reply) => {
+                let _ = reply.send(self.end(service, connection, why).await);
+            }
+            Command::Ask(service, relayed) => {
                 // Its reply says by itself that nobody takes it, by being dropped.
                 if let Some(live) = self.live.get(&service)
-                    && let Err(mpsc::error::TrySendError::Full(relayed)) = live.calls.try_send(*relayed)
+                    && let Err(mpsc::error::TrySendError::Full(relayed)) = live.calls.try_send(relayed)
                 {
                     let full = Status::resource_exhausted("too many calls wait for the Blueprint Manager");
                     let _ = relayed.reply.send(Err(full));
                 }
             }
-            Command::Keep(service, generation, inputs) => {
-                self.inputs.insert(service, (generation, inputs));
-            }
-            Command::Take(service, generation, reply) => {
-                let kept = self.inputs.remove(&service).filter(|(of, _)| *of == generation);
-                let _ = reply.send(kept.map(|(_, inputs)| inputs));
-            }
         }
+    }
+
+    /// A stored lease that nobody holds has its grace, so that it is always somebody's or runs out.
+    fn adopt(&mut self, service: ServiceKey) {
+        if let Some(lease) = self.workloads.view().records.get(&service).and_then(|record| lease_of(record)) {
+            self.leases.adopt(service, &lease, Instant::now());
+        }
+    }
+
+    /// In turn with the connections that come: what a newer one holds is not taken from it.
+    async fn end(&mut self, service: ServiceKey, connection: u64, why: &'static str) -> StoreResult<bool> {
+        let live = self.live.get(&service).filter(|live| live.connection == connection);
+        let Some(launcher) = live.map(|live| live.launcher.clone()) else { return Ok(false) };
+        self.workloads.remove_leased(service, &launcher, why).await?;
+        self.leases.forget(service, connection);
+        self.hang_up(service, connection);
+        Ok(true)
     }
 
     fn attach(&mut self, service: ServiceKey, lease: &Lease, take_over: bool) -> Result<Attached, LeaseHeld> {
         let connection = self.leases.attach(service, lease, take_over)?;
         let (sender, calls) = mpsc::channel(CALLS);
         let replaced = CancellationToken::new();
-        let live = Live { connection, calls: sender, replaced: replaced.clone() };
+        let launcher = lease.launcher.clone();
+        let live = Live { connection, launcher, calls: sender, replaced: replaced.clone() };
         if let Some(old) = self.live.insert(service, live) {
             old.replaced.cancel();
         }
@@ -261,12 +286,10 @@ impl Launchers {
         Ok(Attached { connection, calls, replaced })
     }
 
-    /// Hands it no more calls; false where another connection holds the workload by now.
-    fn hang_up(&mut self, service: ServiceKey, connection: u64) -> bool {
-        let is_its = self.live.get(&service).is_some_and(|live| live.connection == connection);
-        if is_its {
+    /// Hands it no more calls; nothing where another connection holds the workload by now.
+    fn hang_up(&mut self, service: ServiceKey, connection: u64) {
+        if self.live.get(&service).is_some_and(|live| live.connection == connection) {
             self.live.remove(&service);
         }
-        is_its
     }
 }

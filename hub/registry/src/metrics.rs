@@ -23,6 +23,7 @@ pub(crate) struct ControlMetrics {
     artefact_bytes: Counter,
     sessions: Gauge,
     rpc_connections: Gauge,
+    rpc_cut: Labelled,
 }
 
 impl ControlMetrics {
@@ -35,6 +36,7 @@ impl ControlMetrics {
             artefact_bytes: Counter::default(),
             sessions: Gauge::default(),
             rpc_connections: Gauge::default(),
+            rpc_cut: Labelled::default(),
         };
         metrics.with(|registry| {
             let registry = registry.sub_registry_with_prefix("hub_control");
@@ -47,7 +49,7 @@ impl ControlMetrics {
             registry.register("calls_refused", "Refused calls of agents by reason", this.refused.clone());
             registry.register(
                 "audit_rows_suppressed",
-                "Audit rows of strangers over the budget",
+                "Audit rows of strangers and refused agents over their budget",
                 this.audit_suppressed.clone(),
             );
             registry.register(
@@ -60,6 +62,11 @@ impl ControlMetrics {
                 "rpc_connections",
                 "Open connections of workloads to the operator's RPC",
                 this.rpc_connections.clone(),
+            );
+            registry.register(
+                "rpc_connections_cut",
+                "Connections of workloads to the operator's RPC that the hub cut, by reason",
+                this.rpc_cut.clone(),
             );
         });
         this
@@ -91,6 +98,10 @@ impl ControlMetrics {
 
     pub(crate) fn rpc_closed(&self) {
         self.rpc_connections.dec();
+    }
+
+    pub(crate) fn rpc_cut(&self, reason: &'static str) {
+        self.rpc_cut.get_or_create(&vec![("reason", reason)]).inc();
     }
 
     pub(crate) fn session_opened(&self) {

@@ -1,50 +1,49 @@
-//! How many of something each agent may have at once.
+//! How many of something each agent, or each of its workloads, may have at once.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use blueprint_common_types::AgentId;
 use parking_lot::Mutex;
 
-/// Places of every agent; those of one do not take those of another.
+/// Places of every key; those of one do not take those of another.
 #[derive(Debug)]
-pub(crate) struct Places {
+pub(crate) struct Places<K> {
     most: u32,
-    taken: Mutex<BTreeMap<AgentId, u32>>,
+    taken: Mutex<BTreeMap<K, u32>>,
 }
 
 /// A place that is taken, until this is dropped.
 #[derive(Debug)]
-pub(crate) struct Place {
-    places: Arc<Places>,
-    agent: AgentId,
+pub(crate) struct Place<K: Ord> {
+    places: Arc<Places<K>>,
+    key: K,
 }
 
-impl Places {
-    /// So many for each agent.
+impl<K: Ord + Copy> Places<K> {
+    /// So many for each key.
     pub(crate) fn new(most: u32) -> Arc<Self> {
-        Arc::new(Self { most, taken: Mutex::default() })
+        Arc::new(Self { most, taken: Mutex::new(BTreeMap::new()) })
     }
 
-    /// Takes a place; `None` where the agent has all of its own.
-    pub(crate) fn begin(self: &Arc<Self>, agent: AgentId) -> Option<Place> {
+    /// Takes a place; `None` where the key has all of its own.
+    pub(crate) fn begin(self: &Arc<Self>, key: K) -> Option<Place<K>> {
         let mut taken = self.taken.lock();
-        let count = taken.entry(agent).or_default();
+        let count = taken.entry(key).or_default();
         if *count >= self.most {
             return None;
         }
         *count = count.saturating_add(1);
-        Some(Place { places: Arc::clone(self), agent })
+        Some(Place { places: Arc::clone(self), key })
     }
 }
 
-impl Drop for Place {
+impl<K: Ord> Drop for Place<K> {
     fn drop(&mut self) {
         let mut taken = self.places.taken.lock();
-        if let Some(count) = taken.get_mut(&self.agent) {
+        if let Some(count) = taken.get_mut(&self.key) {
             *count = count.saturating_sub(1);
             if *count == 0 {
-                taken.remove(&self.agent);
+                taken.remove(&self.key);
             }
         }
     }
@@ -52,6 +51,8 @@ impl Drop for Place {
 
 #[cfg(test)]
 mod tests {
+    use blueprint_common_types::AgentId;
+
     use super::*;
 
     #[test]

@@ -56,7 +56,7 @@ enum Command {
     DataPlane(AgentId, bool),
     Qos(AgentId, usize, oneshot::Sender<Option<QosView>>),
     ChangesAfter(u64, oneshot::Sender<Option<Vec<Change>>>),
-    Assign(Assignments, oneshot::Sender<()>),
+    Assign(Assignments, BTreeSet<ServiceKey>, oneshot::Sender<()>),
 }
 
 /// One session of one agent.
@@ -71,6 +71,8 @@ pub(crate) struct Opening {
     pub(crate) session: SessionRef,
     pub(crate) process: u64,
     pub(crate) agent_version: String,
+    /// Whether the agent runs what it is assigned.
+    pub(crate) runs_workloads: bool,
     pub(crate) outbox: Outbox,
     /// The first message; what was acknowledged is filled in.
     pub(crate) welcome: v1::Welcome,
@@ -127,6 +129,8 @@ pub struct Registrar {
     history: BTreeMap<AgentId, QosHistory>,
     live: BTreeMap<AgentId, Live>,
     assignments: Assignments,
+    /// What the hub is to run and has no node for.
+    unplaced: BTreeSet<ServiceKey>,
     store: Arc<dyn Store>,
     commands: mpsc::Receiver<Command>,
     snapshots: watch::Sender<Arc<RegistrySnapshot>>,
@@ -155,6 +159,7 @@ impl Registrar {
             history: BTreeMap::new(),
             live: BTreeMap::new(),
             assignments: Assignments::new(),
+            unplaced: BTreeSet::new(),
             store,
             commands,
             snapshots,
@@ -248,8 +253,8 @@ impl Registrar {
                 );
                 let _ = reply.send(known.then_some(view));
             }
-            Command::Assign(assignments, reply) => {
-                self.assign(assignments);
+            Command::Assign(assignments, unplaced, reply) => {
+                self.assign(assignments, unplaced);
                 let _ = reply.send(());
             }
             Command::ChangesAfter(index, reply) => {
@@ -259,10 +264,11 @@ impl Registrar {
     }
 
     /// Tells every agent whose workloads are others now.
-    fn assign(&mut self, assignments: Assignments) {
-        if assignments == self.assignments {
+    fn assign(&mut self, assignments: Assignments, unplaced: BTreeSet<ServiceKey>) {
+        if assignments == self.assignments && unplaced == self.unplaced {
             return;
         }
+        self.unplaced = unplaced;
         let before = std::mem::replace(&mut self.assignments, assignments);
         for (agent, live) in &self.live {
             if before.get(agent) != self.assignments.get(agent) {
@@ -270,8 +276,10 @@ impl Registrar {
             }
         }
         let owners = self.assignments.iter();
-        let owners = owners.flat_map(|(agent, services)| services.keys().map(|service| (*service, *agent)));
-        let changes = self.registry.assign(owners.collect());
+        let owners =
+            owners.flat_map(|(agent, services)| services.keys().map(|service| (*service, Some(*agent))));
+        let unplaced = self.unplaced.iter().map(|service| (*service, None));
+        let changes = self.registry.assign(owners.chain(unplaced).collect());
         self.note(changes);
         self.dirty = true;
     }
@@ -317,6 +325,7 @@ impl Registrar {
         self.live.insert(agent, live);
         self.registry.set_connected(agent, true, now);
         self.registry.set_agent_version(agent, &opening.agent_version);
+        self.registry.set_runs_workloads(agent, opening.runs_workloads);
         self.dirty = true;
         Some(())
     }

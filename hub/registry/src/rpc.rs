@@ -3,9 +3,11 @@
 //! Agents open connections to one TCP port of the hub's overlay address. The source address says which agent it is:
 //! the tunnel lets nobody send from another's. The first line says for which workload and which of its two URLs; the
 //! hub reads from the stored document where that leads and dials it on its own loopback. So a node cannot name a
-//! place, and reaches no other port. Bytes pass while the workload stays with the agent, looked at each second.
+//! place, and reaches no other port. Bytes pass while the workload stays with the agent, looked at each second, and
+//! until both directions have been silent for the idle time. A workload has a part of its node's places.
 
-use std::collections::BTreeSet;
+mod carry;
+
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,16 +17,23 @@ use blueprint_common_tunnel::{ListenError, Listener, Tunnel};
 use blueprint_common_types::workload::{RpcKind, WorkloadSpec};
 use blueprint_common_types::{AgentId, ServiceKey};
 use blueprint_hub_registry_core::{Agent, AuditEvent, AuditKind};
-use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
+use self::carry::{Ended, carry};
+use crate::places::Place;
 use crate::shared::Shared;
 
 /// Connections that one agent may have open at once.
 pub(crate) const CONNECTIONS: u32 = 128;
+
+/// And one workload of it: four of them fill a node.
+pub(crate) const CONNECTIONS_OF_WORKLOAD: u32 = 32;
+
+/// Connections above that which one agent may have told so at once; others are closed.
+pub(crate) const TURNED_AWAY: u32 = 16;
 
 /// Longest first line in bytes.
 const MAX_LINE_BYTES: usize = 128;
@@ -35,21 +44,9 @@ const LINE_TIMEOUT: Duration = Duration::from_secs(5);
 /// A service on the same machine either answers at once or not at all.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Pause between two looks at whether the workload is still the agent's.
-const LOOK: Duration = Duration::from_secs(1);
-
-/// Bytes held per direction of a connection.
-const BUFFER_BYTES: usize = 32 * 1024;
-
-/// Refusals that are remembered, so that each is audited once.
-const REMEMBERED: usize = 4096;
-
 /// Tries to open the port, and the pause between them: it may still be closing.
 const TRIES: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(250);
-
-/// Agents whose refusals were audited, with the reason.
-pub(crate) type Audited = Mutex<BTreeSet<(AgentId, &'static str)>>;
 
 /// Opens the port of the overlay.
 ///
@@ -98,6 +95,8 @@ struct Way {
     service: ServiceKey,
     generation: u64,
     places: Vec<SocketAddr>,
+    /// Its place among those of its workload.
+    _place: Place<(AgentId, ServiceKey)>,
 }
 
 async fn serve<S>(shared: Arc<Shared>, mut stream: S, source: SocketAddr)
@@ -113,14 +112,12 @@ where
     drop(snapshot);
     let Some(_place) = shared.rpc_places.begin(agent.id) else {
         shared.metrics.refused("rpc_too_many");
-        let text = format!("refused this node has {CONNECTIONS} connections to RPCs already\n");
-        let _ = stream.write_all(text.as_bytes()).await;
-        return;
+        return turn_away(&shared, agent.id, stream).await;
     };
     match open(&shared, &agent, &mut stream).await {
         Ok((way, local)) => {
             if stream.write_all(b"ok\n").await.is_ok() {
-                carry(&shared, agent.id, &way, stream, local).await;
+                pass(&shared, agent.id, &way, stream, local).await;
             }
         }
         Err(refusal) => {
@@ -129,6 +126,19 @@ where
             let _ = stream.shutdown().await;
         }
     }
+}
+
+/// Says why, to a few at once. Its line is read first: a connection that is closed with bytes unread is reset, and what
+/// was said is lost with it.
+async fn turn_away<S>(shared: &Shared, agent: AgentId, mut stream: S)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let Some(_place) = shared.rpc_turned_away.begin(agent) else { return };
+    let _ = timeout(LINE_TIMEOUT, read_line(&mut stream)).await;
+    let text = format!("refused this node has {CONNECTIONS} connections to RPCs already\n");
+    let _ = stream.write_all(text.as_bytes()).await;
+    let _ = stream.shutdown().await;
 }
 
 async fn open<S>(shared: &Shared, agent: &Agent, stream: &mut S) -> Result<(Way, TcpStream), Refusal>
@@ -189,13 +199,16 @@ fn judge(
         return Err(Refusal::new("rpc_changed", "the workload has changed meanwhile"));
     }
     let spec = serde_json::from_str::<WorkloadSpec>(&record.document);
-    match spec.ok().and_then(|spec| spec.chain.loopback(kind)) {
-        Some(url) => Ok(Way { service, generation, places: url.addresses() }),
-        None => {
-            let text = format!("the workload {service} names no {kind} RPC on the hub's loopback");
-            Err(Refusal { audited: Some(service), ..Refusal::new("rpc_not_named", text) })
-        }
-    }
+    let Some(url) = spec.ok().and_then(|spec| spec.chain.loopback(kind)) else {
+        let text = format!("the workload {service} names no {kind} RPC on the hub's loopback");
+        return Err(Refusal { audited: Some(service), ..Refusal::new("rpc_not_named", text) });
+    };
+    let Some(place) = shared.rpc_of_workload.begin((agent.id, service)) else {
+        let text =
+            format!("the workload {service} has {CONNECTIONS_OF_WORKLOAD} connections to its RPC already");
+        return Err(Refusal::new("rpc_too_many_of_workload", text));
+    };
+    Ok(Way { service, generation, places: url.addresses(), _place: place })
 }
 
 /// Connects to the first place that takes a connection.
@@ -214,41 +227,36 @@ async fn dial(places: &[SocketAddr]) -> io::Result<TcpStream> {
     Err(last)
 }
 
-/// Passes bytes both ways until both directions have ended, or the workload is not the agent's any more.
-async fn carry<S>(shared: &Shared, agent: AgentId, way: &Way, mut stream: S, mut local: TcpStream)
+/// Passes bytes both ways for as long as they may, and counts.
+async fn pass<S>(shared: &Shared, agent: AgentId, way: &Way, stream: S, local: TcpStream)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     shared.metrics.rpc_opened();
-    let lost = async {
-        while shared.still_runs(agent, way.service, way.generation) {
-            sleep(LOOK).await;
+    let still_runs = || shared.still_runs(agent, way.service, way.generation);
+    let service = way.service;
+    match carry(stream, local, shared.rpc_idle, still_runs).await {
+        Ended::Passed { up, down } => debug!(%service, up, down, "connection to an RPC ended"),
+        Ended::Broken(error) => debug!(%service, %error, "connection to an RPC broke"),
+        Ended::Gone => {
+            shared.metrics.rpc_cut("not_assigned");
+            debug!(%service, %agent, "connection to an RPC cut, the workload is not there any more");
         }
-    };
-    let passed =
-        tokio::io::copy_bidirectional_with_sizes(&mut stream, &mut local, BUFFER_BYTES, BUFFER_BYTES);
-    tokio::select! {
-        biased;
-        passed = passed => match passed {
-            Ok((up, down)) => debug!(service = %way.service, up, down, "connection to an RPC ended"),
-            Err(error) => debug!(service = %way.service, %error, "connection to an RPC broke"),
-        },
-        () = lost => debug!(service = %way.service, %agent, "connection to an RPC cut, the workload is not there any more"),
+        Ended::Idle => {
+            shared.metrics.rpc_cut("idle");
+            debug!(%service, %agent, idle = ?shared.rpc_idle, "connection to an RPC cut, it was silent");
+        }
     }
     shared.metrics.rpc_closed();
 }
 
-/// Counts, logs and, once for each agent and reason, audits a refusal.
+/// Counts and logs a refusal; once a minute for each agent and reason it is audited.
 async fn refuse(shared: &Shared, agent: &Agent, refusal: &Refusal) {
     shared.metrics.refused(refusal.reason);
     let Some(service) = refusal.audited else {
         return debug!(agent = %agent.id, reason = refusal.reason, text = refusal.text, "RPC refused");
     };
-    let is_news = {
-        let mut audited = shared.rpc_audited.lock();
-        audited.len() < REMEMBERED && audited.insert((agent.id, refusal.reason))
-    };
-    if is_news {
+    if shared.is_news(agent.id, refusal.reason) {
         warn!(target: "audit", %service, agent = %agent.id, reason = refusal.reason, "RPC refused to a node");
         let detail = format!("node {}: {}", agent.name, refusal.text);
         shared.audit_limited(AuditEvent::new(AuditKind::RpcRefuse, service, detail)).await;

@@ -1,4 +1,8 @@
-//! What joined agents call: renewal, leaving, and the session stream.
+//! What joined agents call: renewal, leaving, the session stream, and what their workloads ask.
+
+mod stream;
+
+pub(crate) use stream::REPORTS;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -6,30 +10,23 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use blueprint_common_types::{AgentId, Timestamp};
-use blueprint_hub_registry_core::{Agent, AuditEvent, AuditKind, OfferedTarget, RenewError};
+use blueprint_hub_registry_core::{Agent, AuditEvent, AuditKind, RenewError};
 use blueprint_proto::v1;
 use blueprint_proto::v1::agent_message::Body as FromAgent;
-use blueprint_proto::v1::goodbye::Reason;
-use blueprint_proto::v1::hub_message::Body as FromHub;
 use futures_util::Stream;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 
 use crate::artefact::Pieces;
 use crate::identity::{AgentIdentity, Connection};
-use crate::registrar::{Opening, Outbox, Report, SessionRef};
+use crate::registrar::{Opening, SessionRef};
 use crate::shared::Shared;
 use crate::{artefact, find, status, workload};
 
 /// Messages to one agent that wait at most; see [`crate::registrar`].
 const OUTBOX: usize = 32;
-/// Most messages that an agent may send at once, and how fast the allowance comes back.
-const BURST: u32 = 50;
-const MESSAGE_PAUSE: Duration = Duration::from_millis(100);
-/// An agent that says nothing for this many heartbeats has lost its stream.
-const SILENT_HEARTBEATS: u32 = 4;
 /// Most targets and service samples in one message; more is a malformed message.
 pub(crate) const MAX_ROWS: usize = 256;
 
@@ -125,6 +122,7 @@ impl v1::agent_control_server::AgentControl for Control {
             session,
             process: hello.process_id,
             agent_version: hello.agent_version.chars().take(64).collect(),
+            runs_workloads: hello.runs_workloads.unwrap_or(true),
             outbox: outbox.clone(),
             welcome,
         };
@@ -132,7 +130,7 @@ impl v1::agent_control_server::AgentControl for Control {
         opened.ok_or_else(status::revoked)?;
         let shared = Arc::clone(&self.shared);
         // Boxed, because the layers around a task take the size of its future again.
-        let run = Box::pin(run(shared, session, identity, inbound, outbox));
+        let run = Box::pin(stream::run(shared, session, identity, inbound, outbox));
         self.shared.spawner.spawn("agent session", run);
         let numbered = futures_util::StreamExt::enumerate(ReceiverStream::new(receiver));
         let numbered = futures_util::StreamExt::map(numbered, |(position, message)| {
@@ -235,141 +233,6 @@ async fn read_hello(
     }
 }
 
-/// Reads the agent's messages until the stream ends, and then closes the session.
-async fn run(
-    shared: Arc<Shared>,
-    session: SessionRef,
-    identity: AgentIdentity,
-    mut inbound: Streaming<v1::AgentMessage>,
-    outbox: Outbox,
-) {
-    shared.metrics.session_opened();
-    info!(agent = %session.agent, session = session.session, "session opened");
-    let life = identity.not_after.since(Timestamp::from(SystemTime::now()));
-    let expiry = tokio::time::sleep(life);
-    tokio::pin!(expiry);
-    let drain = shared.spawner.stop().drain;
-    let patience = shared.heartbeat.saturating_mul(SILENT_HEARTBEATS);
-    let mut allowance = Allowance::new();
-    let ended = loop {
-        allowance.wait().await;
-        tokio::select! {
-            biased;
-            () = drain.cancelled() => break Some(Reason::Shutdown),
-            () = &mut expiry => break Some(Reason::Expired),
-            () = outbox.closed() => break None,
-            read = tokio::time::timeout(patience, inbound.message()) => match read {
-                Ok(Ok(Some(message))) => {
-                    if let Err(why) = apply(&shared, session, message).await {
-                        warn!(agent = %session.agent, %why, "session closed for a malformed message");
-                        shared.metrics.refused("malformed");
-                        break None;
-                    }
-                }
-                Ok(Ok(None)) => break None,
-                Ok(Err(status)) => {
-                    debug!(agent = %session.agent, %status, "session stream ended");
-                    break None;
-                }
-                Err(_) => {
-                    info!(agent = %session.agent, silent_for = ?patience, "session closed, the agent is silent");
-                    break None;
-                }
-            },
-        }
-    };
-    if let Some(reason) = ended {
-        let body = Some(FromHub::Goodbye(v1::Goodbye { reason: reason.into() }));
-        let _ = outbox.try_send(Box::new(v1::HubMessage { seq: 0, body }));
-    }
-    shared.metrics.session_closed();
-    info!(agent = %session.agent, session = session.session, reason = ?ended, "session closed");
-    let _ = shared.registrar.close(session).await;
-}
-
-/// Hands one message to the registrar.
-async fn apply(shared: &Shared, session: SessionRef, message: v1::AgentMessage) -> Result<(), String> {
-    let report = match message.body {
-        Some(FromAgent::Targets(set)) => Report::Targets(offered(set)?),
-        Some(FromAgent::Qos(report)) => qos(report)?,
-        Some(FromAgent::Workloads(report)) => {
-            let statuses = workload::statuses(report)?;
-            let told = shared.workloads.report(session.agent, statuses).await;
-            told.map_err(|error| error.to_string())?;
-            Report::Alive
-        }
-        Some(FromAgent::Heartbeat(_) | FromAgent::State(_)) => Report::Alive,
-        Some(FromAgent::Hello(_)) => return Err("a second hello".to_owned()),
-        // A newer agent may say things this hub does not know; they are acknowledged and left out.
-        None => Report::Alive,
-    };
-    shared.registrar.report(session, message.seq, report).await.map_err(|error| error.to_string())
-}
-
-fn offered(set: v1::TargetSet) -> Result<Vec<OfferedTarget>, String> {
-    if set.targets.len() > MAX_ROWS {
-        return Err(format!("{} targets in one message", set.targets.len()));
-    }
-    set.targets
-        .into_iter()
-        .map(|target| {
-            Ok(OfferedTarget {
-                service: blueprint_common_types::ServiceKey {
-                    blueprint: target.blueprint_id,
-                    service: target.service_id,
-                },
-                port: u16::try_from(target.port)
-                    .ok()
-                    .filter(|port| *port != 0)
-                    .ok_or("a port out of range")?,
-                health: target.health().into(),
-                reason: target.reason.chars().take(256).collect(),
-            })
-        })
-        .collect()
-}
-
-fn qos(report: v1::QosReport) -> Result<Report, String> {
-    if report.services.len() > MAX_ROWS {
-        return Err(format!("{} service samples in one message", report.services.len()));
-    }
-    let services = report.services.into_iter().map(TryInto::try_into).collect::<Result<Vec<_>, _>>();
-    Ok(Report::Qos(
-        Timestamp::from_millis(report.time_millis),
-        report.machine.unwrap_or_default().into(),
-        report.tunnel.unwrap_or_default().into(),
-        services.map_err(|error: blueprint_proto::ConvertError| error.to_string())?,
-    ))
-}
-
 fn secs(duration: Duration) -> u32 {
     u32::try_from(duration.as_secs()).unwrap_or(u32::MAX).max(1)
-}
-
-/// Ten messages a second, fifty at once: an agent that sends more is read more slowly.
-struct Allowance {
-    left: u32,
-    refilled: tokio::time::Instant,
-}
-
-impl Allowance {
-    fn new() -> Self {
-        Self { left: BURST, refilled: tokio::time::Instant::now() }
-    }
-
-    async fn wait(&mut self) {
-        let now = tokio::time::Instant::now();
-        let pause = MESSAGE_PAUSE.as_millis().max(1);
-        let earned = now.saturating_duration_since(self.refilled).as_millis().checked_div(pause).unwrap_or(0);
-        if let Ok(earned) = u32::try_from(earned)
-            && earned > 0
-        {
-            self.left = self.left.saturating_add(earned).min(BURST);
-            self.refilled = now;
-        }
-        match self.left.checked_sub(1) {
-            Some(left) => self.left = left,
-            None => tokio::time::sleep(MESSAGE_PAUSE).await,
-        }
-    }
 }

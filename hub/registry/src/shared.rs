@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use blueprint_common_runtime::tasks::Spawner;
 use blueprint_common_tunnel::Tunnel;
 use blueprint_common_types::{AgentId, Carrier, OverlayLease, ServiceKey, Timestamp, WgPublicKey};
-use blueprint_hub_registry_core::{Agent, AuditEvent, Store};
+use blueprint_hub_registry_core::{Agent, AuditEvent, Buckets, Store, Told};
 use blueprint_proto::v1;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
@@ -19,7 +19,7 @@ use crate::authority::Issued;
 use crate::carriers::Carriers;
 use crate::metrics::ControlMetrics;
 use crate::places::Places;
-use crate::{Authority, Blueprints, LaunchersHandle, PushedFiles, RegistrarHandle, WorkloadsHandle, rpc};
+use crate::{Authority, Blueprints, LaunchersHandle, PushedFiles, RegistrarHandle, WorkloadsHandle};
 
 /// Joins at work at once; each costs a signature and a write.
 pub(crate) const JOINS_AT_ONCE: usize = 128;
@@ -98,9 +98,22 @@ pub(crate) struct Shared {
     pub(crate) workloads: WorkloadsHandle,
     pub(crate) blueprints: Arc<dyn Blueprints>,
     pub(crate) artefacts: Arc<dyn PushedFiles>,
-    pub(crate) fetches: Arc<Places>,
-    pub(crate) rpc_places: Arc<Places>,
-    pub(crate) rpc_audited: rpc::Audited,
+    pub(crate) fetches: Arc<Places<AgentId>>,
+    /// Connections to RPCs of each agent.
+    pub(crate) rpc_places: Arc<Places<AgentId>>,
+    /// And of each workload on it.
+    pub(crate) rpc_of_workload: Arc<Places<(AgentId, ServiceKey)>>,
+    /// Those that are told that there is no place.
+    pub(crate) rpc_turned_away: Arc<Places<AgentId>>,
+    /// How long a connection to an RPC may be silent.
+    pub(crate) rpc_idle: Duration,
+    /// What workloads ask over their bridges, by the service.
+    pub(crate) bridge_calls: Mutex<Buckets<ServiceKey>>,
+    /// Reports of workloads, by the agent.
+    pub(crate) reports: Mutex<Buckets<AgentId>>,
+    /// Refusals that were told in this minute.
+    pub(crate) told: Mutex<Told>,
+    /// What the packets go by.
     pub(crate) tunnel: Tunnel,
     /// Port of the overlay behind which the operator's RPC is; 0 for none.
     pub(crate) rpc_port: u16,
@@ -129,6 +142,15 @@ impl Shared {
         let record = view.records.get(&service);
         record.is_some_and(|record| record.node == Some(agent) && record.generation == generation)
             && self.registrar.snapshot().agents.contains_key(&agent)
+    }
+
+    /// True where a refusal of an agent is to be logged and audited: once a minute for each reason. Others are counted.
+    pub(crate) fn is_news(&self, agent: AgentId, reason: &'static str) -> bool {
+        let is_news = self.told.lock().is_news(agent, reason, Instant::now());
+        if !is_news {
+            self.metrics.audit_suppressed();
+        }
+        is_news
     }
 
     /// Stores an audit row that a stranger caused, within a budget.

@@ -1,12 +1,12 @@
 //! What agents say and ask of their workloads; each only of those it is assigned.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use blueprint_common_types::workload::WorkloadStatus;
 use blueprint_common_types::{ServiceKey, Timestamp};
 use blueprint_hub_registry_core::workload::WorkloadRecord;
-use blueprint_hub_registry_core::{Agent, AuditEvent, AuditKind, MAX_REASON_CHARS};
+use blueprint_hub_registry_core::{Agent, AuditEvent, AuditKind, MAX_REASON_CHARS, Rate};
 use blueprint_proto::v1;
 use blueprint_proto::v1::bridge_request::Call;
 use tonic::{Status, Streaming};
@@ -23,6 +23,9 @@ const MAX_REGISTRATION_BYTES: usize = 1 << 20;
 /// Longest wait for the next piece of it.
 const PIECE_PATIENCE: Duration = Duration::from_secs(5);
 
+/// What one workload may ask over its bridge: a hundred owners at its start, and four calls a second.
+pub(crate) const BRIDGE_CALLS: Rate = Rate { burst: 128, every: Duration::from_millis(250) };
+
 /// What an agent has to know to run a workload.
 pub(crate) fn describe(
     shared: &Shared,
@@ -38,7 +41,11 @@ pub(crate) fn describe(
         error!(%service, agent = %agent.id, error, "keystore not sealed for its node");
         status::busy("the hub cannot seal the keys of the workload now")
     })?;
-    Ok(v1::WorkloadResponse { document: record.document, sealed_keystore, rpc_port: shared.rpc_port.into() })
+    Ok(v1::WorkloadResponse {
+        document: record.document.clone(),
+        sealed_keystore,
+        rpc_port: shared.rpc_port.into(),
+    })
 }
 
 /// Does what a blueprint asked for, if it is its own.
@@ -49,14 +56,24 @@ pub(crate) async fn bridge(
 ) -> Result<v1::BridgeResponse, Status> {
     let service = ServiceKey { blueprint: request.blueprint_id, service: request.service_id };
     let record = assigned(shared, agent, service)?;
+    if !shared.bridge_calls.lock().take(service, Instant::now()) {
+        shared.metrics.refused("bridge_too_many");
+        return Err(Status::resource_exhausted(format!(
+            "{service} asks its bridge too often; {} calls at once and one every {} ms are taken",
+            BRIDGE_CALLS.burst,
+            BRIDGE_CALLS.every.as_millis(),
+        )));
+    }
     let call = request.call.ok_or_else(|| status::bad_request("the call is missing"))?;
     let asked = asked_service(&call);
     if asked != service.service {
         // Told apart on the node already; here for agents that do not.
         shared.metrics.refused("bridge_other_service");
-        warn!(target: "audit", %service, agent = %agent.id, asked, "blueprint asked for another service");
-        let detail = format!("node {} asked for service {asked}", agent.name);
-        shared.audit_limited(AuditEvent::new(AuditKind::BridgeRefuse, service, detail)).await;
+        if shared.is_news(agent.id, "bridge_other_service") {
+            warn!(target: "audit", %service, agent = %agent.id, asked, "blueprint asked for another service");
+            let detail = format!("node {} asked for service {asked}", agent.name);
+            shared.audit_limited(AuditEvent::new(AuditKind::BridgeRefuse, service, detail)).await;
+        }
         return Err(Status::permission_denied(format!("this bridge belongs to service {}", service.service)));
     }
     if lease_of(&record).is_some() {
@@ -95,8 +112,8 @@ pub(crate) async fn registration(
         content.extend_from_slice(&piece.content);
     }
     let inputs = if failure.is_empty() { Ok(content) } else { Err(failure) };
-    let kept = shared.launchers.keep(service, workload.generation, inputs).await;
-    kept.map_err(|_| status::stopping())?;
+    // The node forgets them with this answer: they are the launcher's by then, written and synced.
+    shared.launchers.keep(service, inputs).await?;
     Ok(v1::RegistrationResponse {})
 }
 
@@ -127,12 +144,14 @@ pub(crate) fn assigned(
     shared: &Shared,
     agent: &Agent,
     service: ServiceKey,
-) -> Result<WorkloadRecord, Status> {
+) -> Result<Arc<WorkloadRecord>, Status> {
     let view = shared.workloads.view();
     let record = view.records.get(&service).filter(|record| record.node == Some(agent.id));
     record.cloned().ok_or_else(|| {
         shared.metrics.refused("workload_not_assigned");
-        warn!(target: "audit", %service, agent = %agent.id, "agent asked for a workload that is not its own");
+        if shared.is_news(agent.id, "workload_not_assigned") {
+            warn!(target: "audit", %service, agent = %agent.id, "agent asked for a workload that is not its own");
+        }
         Status::permission_denied("this workload is not assigned to this node")
     })
 }

@@ -1,13 +1,13 @@
 //! The task that owns who runs what: stores it, tells the registrar, and moves workloads off nodes that are away.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use blueprint_common_types::workload::{Bundle, Lease, WorkloadSpec, WorkloadStatus};
 use blueprint_common_types::{AgentId, ServiceKey, Timestamp, WgPublicKey};
 use blueprint_hub_registry_core::workload::{
-    Assigner, WorkloadChange, WorkloadChangeError, WorkloadRecord, WorkloadStore, WorkloadsView,
+    Assigner, Assignments, WorkloadChange, WorkloadChangeError, WorkloadRecord, WorkloadStore, WorkloadsView,
 };
 use blueprint_hub_registry_core::{RegistrySnapshot, StoreError, StoreResult};
 use blueprint_proto::v1;
@@ -24,6 +24,9 @@ const QUEUE: usize = 256;
 
 /// Longest pause between two looks at who is where; also the pause before a failed write is tried again.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// Least pause before a deadline: what it is about is told in milliseconds.
+const LEAST_WAIT: Duration = Duration::from_millis(1);
 
 /// What the control plane asks of the rest of the hub on behalf of blueprints.
 pub trait Blueprints: Send + Sync {
@@ -140,6 +143,8 @@ pub struct Workloads {
     registrar: RegistrarHandle,
     commands: mpsc::Receiver<Command>,
     view: watch::Sender<Arc<WorkloadsView>>,
+    /// What the registrar was told last.
+    told: Option<(Assignments, BTreeSet<ServiceKey>)>,
 }
 
 impl std::fmt::Debug for Workloads {
@@ -163,7 +168,8 @@ impl Workloads {
         let assigner = Assigner::new(store.list_workloads().await?, patience);
         let (sender, commands) = mpsc::channel(QUEUE);
         let (view, receiver) = watch::channel(Arc::default());
-        let mut task = Self { assigner, statuses: BTreeMap::new(), store, registrar, commands, view };
+        let mut task =
+            Self { assigner, statuses: BTreeMap::new(), store, registrar, commands, view, told: None };
         task.publish().await;
         Ok((task, WorkloadsHandle { commands: sender, view: receiver }))
     }
@@ -175,7 +181,7 @@ impl Workloads {
             let snapshot = Arc::clone(&snapshots.borrow_and_update());
             self.place(&snapshot).await;
             let now = Timestamp::from(SystemTime::now());
-            let wait = self.assigner.poll_timeout().map_or(LOOK, |at| at.since(now).clamp(LOOK / 10, LOOK));
+            let wait = self.assigner.poll_timeout().map_or(LOOK, |at| at.since(now).clamp(LEAST_WAIT, LOOK));
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
@@ -200,15 +206,15 @@ impl Workloads {
                     self.place(&snapshot).await;
                     self.publish().await;
                 }
-                let stored =
-                    stored.map(|record| self.assigner.get(record.service).cloned().unwrap_or(record));
+                let stored = stored
+                    .map(|record| self.assigner.get(record.service).map_or(record, |it| (**it).clone()));
                 let _ = reply.send(stored);
             }
             Command::Remove(service, reply) => {
                 let _ = reply.send(self.remove(service, "taken back").await);
             }
             Command::RemoveLeased(service, launcher, why, reply) => {
-                let lease = self.assigner.get(service).and_then(lease_of);
+                let lease = self.assigner.get(service).and_then(|record| lease_of(record));
                 let is_theirs = lease.is_some_and(|lease| lease.launcher == launcher);
                 let removed = if is_theirs { self.remove(service, why).await } else { Ok(false) };
                 let _ = reply.send(removed);
@@ -265,6 +271,7 @@ impl Workloads {
         }
     }
 
+    /// Shows what is, where that is news to somebody.
     async fn publish(&mut self) {
         let assigner = &self.assigner;
         self.statuses.retain(|service, (agent, status)| {
@@ -272,11 +279,21 @@ impl Workloads {
             record.is_some_and(|it| it.node == Some(*agent) && it.generation == status.generation)
         });
         let view = WorkloadsView {
-            records: assigner.records().map(|record| (record.service, record.clone())).collect(),
+            records: assigner.records().map(|record| (record.service, Arc::clone(record))).collect(),
             statuses: self.statuses.iter().map(|(service, (_, status))| (*service, status.clone())).collect(),
         };
-        self.view.send_replace(Arc::new(view));
-        // A registrar that is gone has nobody to tell.
-        let _ = self.registrar.assign(assigner.assignments()).await;
+        self.view.send_if_modified(|shown| {
+            let is_news = **shown != view;
+            if is_news {
+                *shown = Arc::new(view);
+            }
+            is_news
+        });
+        let told = (assigner.assignments(), assigner.unplaced());
+        if self.told.as_ref() != Some(&told) {
+            // A registrar that is gone has nobody to tell.
+            let _ = self.registrar.assign(told.0.clone(), told.1.clone()).await;
+            self.told = Some(told);
+        }
     }
 }

@@ -69,6 +69,11 @@ pub(crate) const SCHEMA: Schema = Schema {
              their own document names, and nothing else; or off.",
         ),
         Key::new(
+            "tunnel.rpc_idle_timeout",
+            "10m",
+            "How long a connection of a workload to that RPC may be silent in both directions, 1 s to 1 day.",
+        ),
+        Key::new(
             "tunnel.mtu",
             "1420",
             "Largest inner packet in bytes, 1280 to 9000; what a path takes is probed.",
@@ -174,6 +179,15 @@ pub(crate) const SCHEMA: Schema = Schema {
         oauth::HOSTS,
         oauth::CA,
         oauth::PRIVATE,
+        Key::unset(
+            "provision.usd_per_eur",
+            "US dollars for a euro, such as 1.08; without it, prices in euro are left out where prices are compared.",
+        ),
+        Key::new(
+            "provision.max_price_age_days",
+            "180",
+            "Days after which the hub does not choose a machine by a price that it has not asked its provider for.",
+        ),
         Key::new(
             "artefacts.max_bytes",
             "2GiB",

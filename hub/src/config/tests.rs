@@ -30,6 +30,9 @@ fn the_way_to_the_operators_rpc_is_one_port_or_none() {
     assert_eq!(load(&[]).unwrap().rpc_port, Some(7446));
     assert_eq!(load(&[("tunnel.rpc_port", "off")]).unwrap().rpc_port, None);
     assert!(load(&[("tunnel.rpc_port", "0")]).unwrap_err().contains("tunnel.rpc_port"));
+    assert_eq!(load(&[]).unwrap().rpc_idle, Duration::from_secs(600));
+    let error = load(&[("tunnel.rpc_idle_timeout", "500ms")]).unwrap_err();
+    assert!(error.contains("tunnel.rpc_idle_timeout"), "{error}");
 }
 
 #[test]

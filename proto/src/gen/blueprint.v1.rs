@@ -330,6 +330,9 @@ pub struct Hello {
     /// Last sequence number received from the hub in this process.
     #[prost(uint64, tag = "3")]
     pub hub_seq: u64,
+    /// Whether this agent runs what the hub assigns; an agent that does not say does.
+    #[prost(bool, optional, tag = "4")]
+    pub runs_workloads: ::core::option::Option<bool>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Heartbeat {
@@ -2211,7 +2214,7 @@ pub struct KeyFile {
     #[prost(bytes = "vec", tag = "2")]
     pub content: ::prost::alloc::vec::Vec<u8>,
 }
-/// What the Manager answered to a call.
+/// What the Manager answered to a call, or whether what was captured is kept.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LauncherAnswer {
     #[prost(uint64, tag = "1")]
@@ -2227,7 +2230,7 @@ pub struct LauncherAnswer {
 pub struct LauncherStop {}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct LauncherEvent {
-    #[prost(oneof = "launcher_event::Body", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "launcher_event::Body", tags = "1, 2, 3, 4, 5")]
     pub body: ::core::option::Option<launcher_event::Body>,
 }
 /// Nested message and enum types in `LauncherEvent`.
@@ -2242,6 +2245,8 @@ pub mod launcher_event {
         Greeted(super::LauncherGreeted),
         #[prost(message, tag = "4")]
         Exit(super::LauncherExit),
+        #[prost(message, tag = "5")]
+        Captured(super::LauncherCaptured),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2260,6 +2265,19 @@ pub struct LauncherCall {
     #[prost(message, optional, tag = "2")]
     pub request: ::core::option::Option<BridgeRequest>,
 }
+/// What the blueprint captured for its registration. Its node keeps it until the launcher answers with the same id that
+/// the file is written and synced; it may come more than once.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LauncherCaptured {
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    /// At most 1 MiB.
+    #[prost(bytes = "vec", tag = "2")]
+    pub content: ::prost::alloc::vec::Vec<u8>,
+    /// Why there is nothing, one line; empty where there is something.
+    #[prost(string, tag = "3")]
+    pub failure: ::prost::alloc::string::String,
+}
 /// The blueprint greeted its bridge.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LauncherGreeted {}
@@ -2272,9 +2290,6 @@ pub struct LauncherExit {
     /// One line; empty where the code says it all.
     #[prost(string, tag = "2")]
     pub reason: ::prost::alloc::string::String,
-    /// What it captured for its registration; absent where it captured nothing.
-    #[prost(bytes = "vec", optional, tag = "3")]
-    pub registration: ::core::option::Option<::prost::alloc::vec::Vec<u8>>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ForwardBytes {

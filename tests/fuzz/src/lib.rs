@@ -50,6 +50,18 @@ pub fn headers(data: &[u8]) {
     proxy::headers(data);
 }
 
+/// Reads the answer of a service over HTTP/1, cut anywhere, and compares with a reading of the whole; see
+/// `proxy/answers.rs`.
+pub fn answers(data: &[u8]) {
+    proxy::answers(data);
+}
+
+/// Says what a service gets of a client's headers and of its key's, and compares with a naive model; see
+/// `proxy/fields.rs`.
+pub fn fields(data: &[u8]) {
+    proxy::fields(data);
+}
+
 /// Shows the proxy credentials, keys, assertions and settings of any bytes.
 pub fn tokens(data: &[u8]) {
     proxy::tokens(data);

@@ -4,10 +4,14 @@
 //!   agree on every request; what of it is admitted is admitted by a token, and built anew (`built.rs`).
 //! - [`chunks`]: the same with a chunked body from its first byte on.
 //! - [`headers`]: a head as the library hands it over, of either version; nothing of a client says what the hub says.
+//! - `answers`: the answer of a service, against a naive reading of the whole.
+//! - `fields`: what of a client's headers, and of those stored with its key, a service gets, against a naive model.
 //! - `tokens`: credentials, keys, assertions and settings.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "fails loudly where it is given nonsense")]
 
+mod answers;
 mod built;
+mod fields;
 mod hub;
 mod library;
 mod reference;
@@ -24,6 +28,8 @@ use http::{HeaderName, HeaderValue, Method, Request, Version};
 
 use self::hub::Hub;
 use crate::input::Input;
+pub(crate) use answers::play as answers;
+pub(crate) use fields::play as fields;
 pub(crate) use tokens::play as tokens;
 
 /// Stands in an input for the header lines that admit a request.

@@ -52,6 +52,16 @@ fn headers_holds_for_its_corpus() {
 }
 
 #[test]
+fn answers_holds_for_its_corpus() {
+    replay("answers", blueprint_tests_fuzz::answers);
+}
+
+#[test]
+fn fields_holds_for_its_corpus() {
+    replay("fields", blueprint_tests_fuzz::fields);
+}
+
+#[test]
 fn tokens_holds_for_its_corpus() {
     replay("tokens", blueprint_tests_fuzz::tokens);
 }

@@ -17,6 +17,8 @@ fn seeds_are_written() {
         ("request", request()),
         ("chunks", chunks()),
         ("headers", headers()),
+        ("answers", answers()),
+        ("fields", fields()),
         ("tokens", tokens()),
     ];
     for (target, seeds) in targets {
@@ -265,6 +267,87 @@ fn headers() -> Vec<Seed> {
         ("grpc", head(5, "/", &[field(30, "application/grpc"), field(24, "trailers")])),
         ("named", head(1, "/%2e%2e/x", &[named("X~Tenant~Id", "a"), named("x-scopes_", "b")])),
         ("strangers", head(16, "/", &[field(19, "Bearer bpa_"), field(21, "hub")])),
+    ]
+}
+
+/// The method, how the answer is cut, and the answer.
+fn answers() -> Vec<Seed> {
+    let of = |kind: u8, cuts: &[u8], text: &str| {
+        [&[kind, u8::try_from(cuts.len()).unwrap()][..], cuts, text.as_bytes()].concat()
+    };
+    let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let many = "a: b\r\n".repeat(101);
+    vec![
+        ("sized", of(0, &[3, 9], "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello")),
+        ("empty", of(0, &[], "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")),
+        ("until-close", of(0, &[], "HTTP/1.0 200\r\nServer: a\r\n\r\nhello")),
+        ("close", of(0, &[], "HTTP/1.1 200 OK\r\nConnection: a, Close\r\nContent-Length: 1\r\n\r\nx")),
+        ("to-head", of(1, &[], "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n")),
+        ("no-content", of(0, &[], "HTTP/1.1 204 No Content\r\n\r\n")),
+        ("interim", of(0, &[], "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n")),
+        ("upgrade", of(0, &[], "HTTP/1.1 101 \r\nUpgrade: websocket\r\nContent-Length: 3\r\n\r\n")),
+        (
+            "chunks",
+            of(
+                0,
+                &[0],
+                &format!("{chunked}5\r\nhello\r\n00A;x=\"y\"  \r\n, world!!!\r\n0\r\nX-Sum: 7\r\n\r\nnext"),
+            ),
+        ),
+        ("chunks-cut", of(0, &[40, 1], &format!("{chunked}ff\r\nhello"))),
+        ("chunk-too-long", of(0, &[], &format!("{chunked}5\r\nhello!\r\n0\r\n\r\n"))),
+        ("chunk-plus", of(0, &[], &format!("{chunked}+5\r\nhello\r\n0\r\n\r\n"))),
+        ("long-size", of(0, &[255], &format!("{chunked}5;{}", "a".repeat(4200)))),
+        ("trailer-bad", of(0, &[], &format!("{chunked}0\r\nX : 1\r\n\r\n"))),
+        ("trailers-many", of(0, &[], &format!("{chunked}0\r\n{many}\r\n"))),
+        ("fields-many", of(0, &[], &format!("HTTP/1.1 200 OK\r\n{many}\r\n"))),
+        ("both", of(0, &[], "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n")),
+        ("two-lengths", of(0, &[], "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\nhello")),
+        ("old-chunked", of(0, &[], "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n")),
+        ("bare-line-feed", of(0, &[], "HTTP/1.1 200 OK\nContent-Length: 0\n\n")),
+        ("folded", of(0, &[], "HTTP/1.1 200 OK\r\nA: b\r\n c\r\n\r\n")),
+        ("no-status", of(0, &[], "HTTP/1.1 0200 OK\r\n\r\n")),
+    ]
+}
+
+/// The kind, the headers of the key, and those of the client.
+fn fields() -> Vec<Seed> {
+    let field =
+        |name: u8, value: &str| [&[name, u8::try_from(value.len()).unwrap()][..], value.as_bytes()].concat();
+    let named = |name: &str, value: &str| {
+        let lengths = [255, u8::try_from(name.len()).unwrap()];
+        [&lengths[..], name.as_bytes(), &[u8::try_from(value.len()).unwrap()], value.as_bytes()].concat()
+    };
+    let of = |bound: &[Vec<u8>], sent: &[Vec<u8>]| {
+        [&[0, u8::try_from(bound.len()).unwrap()][..], &bound.concat(), &sent.concat()].concat()
+    };
+    let ours: Vec<Vec<u8>> = [12, 21, 22, 4, 34, 18, 8].iter().map(|name| field(*name, "evil")).collect();
+    vec![
+        ("plain", of(&[], &[field(32, "b"), named("x_plan", "c")])),
+        (
+            "bound",
+            of(&[named("x-plan", "gold"), field(0, "acme"), field(3, "Acme")], &[named("X.Plan", "free")]),
+        ),
+        ("bound-of-ours", of(&ours, &[field(33, "a")])),
+        ("bound-unfolded", of(&[named("x_plan", "gold"), named("X-Plan", "gold"), named("plan", "a")], &[])),
+        ("bound-breaks", of(&[named("x-a\r\nx-b", "c"), named("x-c", "d\r\nx-e: f")], &[])),
+        ("bound-not-ascii", of(&[named("x-plan", "g\u{f6}ld")], &[named("x-plan", "free")])),
+        (
+            "bound-customer",
+            of(&[field(18, "u7"), field(39, "m"), named("x-tenant-plan", "p")], &[field(18, "me")]),
+        ),
+        ("connection", of(&[named("x-plan", "gold")], &[field(22, "x-plan, x-a"), field(33, "b")])),
+        ("websocket", of(&[], &[field(22, "Upgrade"), field(26, "websocket")])),
+        (
+            "all-names",
+            of(
+                &[],
+                &(0..40)
+                    .filter(|name| ![17, 19, 21].contains(name))
+                    .map(|name| field(name, "a"))
+                    .collect::<Vec<_>>(),
+            ),
+        ),
     ]
 }
 

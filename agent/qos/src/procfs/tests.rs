@@ -34,7 +34,7 @@ fn damaged_files_are_refused_and_never_panic() {
         ["", "\n\n\n", "cpu ", "cpu  x", "MemTotal:", "a\nb\nc:\n", "1 (x", "1 (x) R", ")", "é:é\né:é\né:é"]
     {
         let _ = (parse_cpu_times(text), parse_memory(text), parse_network(text), parse_process(text));
-        assert_eq!(find_listening_inode(text, "127.0.0.1:80".parse().unwrap()), None);
+        assert_eq!(find_listener(&listeners(text), "127.0.0.1:80".parse().unwrap()), None);
         assert_eq!(parse_hex_ip(text), None);
     }
     assert_eq!(parse_cpu_times("cpu  18446744073709551615 1 1 1"), None);
@@ -57,7 +57,7 @@ fn the_very_address_goes_before_the_wildcard_and_only_listeners_count() {
         line(&loopback, "0A", 3),
         line("00000000:1F91", "0A", 4)
     );
-    let find = |address: &str| find_listening_inode(&table, address.parse().unwrap());
+    let find = |address: &str| find_listener(&listeners(&table), address.parse().unwrap());
     assert_eq!(find("127.0.0.1:8080"), Some(3));
     assert_eq!(find("127.0.0.2:8080"), Some(2));
     assert_eq!(find("127.0.0.1:8081"), Some(4));
@@ -69,7 +69,8 @@ fn our_own_listener_is_found_and_is_ours() {
     let proc = ProcFs::new("/proc");
     for address in ["127.0.0.1:0", "[::1]:0", "[::]:0"] {
         let Ok(listener) = std::net::TcpListener::bind(address) else { continue };
-        let inode = proc.listening_inode(listener.local_addr().unwrap()).unwrap();
+        let inode =
+            proc.listening_inode(listener.local_addr().unwrap(), &mut SocketTables::default()).unwrap();
         assert_eq!(proc.socket_owner(inode), Some(std::process::id()));
         drop(listener);
         assert!(!proc.holds_socket(std::process::id(), inode));

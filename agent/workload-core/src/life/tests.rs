@@ -4,6 +4,7 @@ use blueprint_common_types::workload::Source;
 use proptest::prelude::*;
 
 use super::*;
+use crate::backoff::{FIRST_WAIT, LONGEST_WAIT};
 
 fn spec() -> WorkloadSpec {
     WorkloadSpec::new(Source::Testing { path: "/bin/b".to_owned() })

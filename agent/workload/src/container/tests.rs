@@ -335,3 +335,31 @@ async fn last_words_that_a_followed_stream_left_out_are_fetched() {
     let found: Vec<_> = running(&fake).logs(None).await.unwrap().collect().await;
     assert!(found.len() == 1 && found.iter().all(Result::is_ok), "{found:?}");
 }
+
+#[tokio::test]
+async fn a_removal_that_fails_is_tried_again_before_the_end_is_told() {
+    let away = || json_answer(500, json!({ "message": "the disk is busy" }));
+    let fake = Fake::start(vec![
+        version(),
+        json_answer(200, json!({})),
+        missing(),
+        image(&DIGEST),
+        network("false"),
+        json_answer(201, json!({ "Id": "c1", "Warnings": [] })),
+        answer(204, b""),
+        json_answer(200, json!({ "Id": "c1", "State": { "Running": true, "Pid": 9 } })),
+        away(),
+        away(),
+        answer(204, b""),
+        away(),
+    ]);
+    let running = fake.engine().run(&container()).await.unwrap();
+    let mut instance = crate::instance::Instance::of_test(running);
+    let told = std::cell::Cell::new(0);
+    let minute = Duration::from_secs(60);
+    instance.remove_within(minute, Duration::ZERO, |_| told.set(told.get() + 1)).await.unwrap();
+    assert_eq!(told.get(), 2);
+    let given_up = instance.remove_within(Duration::ZERO, minute, |_| told.set(9)).await;
+    assert_eq!((given_up.unwrap_err().reason(), told.get()), ("refused", 2));
+    assert_eq!(fake.asked().len(), 12);
+}

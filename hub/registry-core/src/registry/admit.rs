@@ -62,7 +62,11 @@ impl Registry {
         }
         if let Some(assigned) = self.assigned.get(&service) {
             // The operator's word of today is worth more than that of the join token.
-            return if *assigned == id { Ok(false) } else { Err(RefusedTarget::Claimed) };
+            return match assigned {
+                Some(owner) if *owner == id => Ok(false),
+                Some(_) => Err(RefusedTarget::Claimed),
+                None => Err(RefusedTarget::Unplaced),
+            };
         }
         match (&held.agent.services, self.claims.get(&service)) {
             (ServiceGrant::Only(services), _) if services.contains(&service) => Ok(false),

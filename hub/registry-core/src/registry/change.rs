@@ -29,6 +29,9 @@ pub enum RefusedTarget {
     /// The service belongs to another agent.
     #[error("the service is claimed by another agent")]
     Claimed,
+    /// The hub is to run the service on a node, and has none for it yet.
+    #[error("the hub runs this service on a node of its choice and has none for it yet")]
+    Unplaced,
     /// Port 0.
     #[error("0 is not a port")]
     Port,
@@ -45,6 +48,7 @@ impl RefusedTarget {
             Self::UnknownAgent => "unknown_agent",
             Self::NotGranted => "not_granted",
             Self::Claimed => "claimed",
+            Self::Unplaced => "unplaced",
             Self::Port => "port",
             Self::TooMany => "too_many",
         }

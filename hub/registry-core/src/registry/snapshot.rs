@@ -30,6 +30,8 @@ pub struct AgentView {
     pub connected: bool,
     /// True while its data plane echoes.
     pub data_plane: bool,
+    /// False where it said that it runs nothing that the hub assigns.
+    pub runs_workloads: bool,
     /// When it was last heard from on the control stream; `None` since the hub's start.
     pub last_seen: Option<Timestamp>,
 }
@@ -42,6 +44,7 @@ impl RegistrySnapshot {
                 agent: Arc::clone(&held.agent),
                 connected: held.connected,
                 data_plane: held.data_plane,
+                runs_workloads: held.runs_workloads,
                 last_seen: held.last_seen,
             };
             snapshot.agents.insert(*id, view);

@@ -340,3 +340,29 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_the_hub_runs_is_nobodys_else_also_while_it_has_no_node() {
+    let mut sim = Sim::new(&[(1, ServiceGrant::FirstClaim), (2, only(&[1])), (3, ServiceGrant::FirstClaim)]);
+    assert!(sim.offer(2, &[(1, 80)]).refused.is_empty() && !sim.seen().is_empty());
+    let refusals = |outcome: Outcome| outcome.refused.into_iter().map(|(_, why)| why).collect::<Vec<_>>();
+    sim.registry.assign(BTreeMap::from([(service(1), None), (service(2), Some(id(3)))]));
+    assert!(sim.seen().is_empty(), "what was offered before goes at once");
+    assert_eq!(
+        refusals(sim.offer(1, &[(1, 80), (2, 81)])),
+        [RefusedTarget::Unplaced, RefusedTarget::Claimed]
+    );
+    assert_eq!(refusals(sim.offer(2, &[(1, 80)])), [RefusedTarget::Unplaced], "its token names the service");
+    assert!(sim.registry.claims.is_empty(), "nothing is claimed meanwhile");
+    sim.registry.assign(BTreeMap::from([(service(1), Some(id(3)))]));
+    assert!(sim.offer(3, &[(1, 80)]).refused.is_empty());
+}
+
+#[test]
+fn an_agent_runs_workloads_until_it_says_that_it_does_not() {
+    let mut sim = Sim::new(&[(1, ServiceGrant::FirstClaim)]);
+    let runs = |sim: &mut Sim| sim.registry.snapshot().agents[&id(1)].runs_workloads;
+    assert!(runs(&mut sim));
+    sim.registry.set_runs_workloads(id(1), false);
+    assert!(!runs(&mut sim));
+}

@@ -1,11 +1,12 @@
 //! Decides which node a workload goes to, and when it leaves one.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use blueprint_common_types::{AgentId, ServiceKey, Timestamp};
 
-use super::{Placed, WorkloadRecord};
+use super::{Placed, WorkloadRecord, WorkloadsView};
 use crate::{MAX_TARGETS_PER_AGENT, RegistrySnapshot};
 
 /// Workloads of one node at most: as many as it may offer targets.
@@ -50,32 +51,36 @@ impl Move {
 /// All workloads, and which nodes are there.
 ///
 /// Invariants:
-/// - a workload is on one node at most, and only on one that it may be on;
-/// - it leaves a node only if that one has been away for the whole patience, or is gone, or not allowed any more;
+/// - a workload is on one node at most, and goes only to one that it may be on and that runs workloads;
+/// - it leaves a node only if that one has been away for the whole patience, or is gone, or not allowed any more, or runs
+///   no workloads;
 /// - one that is to end goes nowhere;
 /// - equal inputs give equal moves.
 #[derive(Debug)]
 pub struct Assigner {
     patience: Duration,
-    records: BTreeMap<ServiceKey, WorkloadRecord>,
+    records: BTreeMap<ServiceKey, Arc<WorkloadRecord>>,
     /// Nodes of workloads that cannot be reached, and since when.
     away: BTreeMap<AgentId, Timestamp>,
     /// Workloads that are to end.
     ending: BTreeSet<ServiceKey>,
+    /// When it was asked for moves last; a patience that was over by then needs no second look.
+    looked: Timestamp,
 }
 
 impl Assigner {
     /// Takes up what the store kept; `patience` is how long a node may be away before its workloads go elsewhere.
     #[must_use]
     pub fn new(records: Vec<WorkloadRecord>, patience: Duration) -> Self {
-        let records = records.into_iter().map(|record| (record.service, record)).collect();
-        Self { patience, records, away: BTreeMap::new(), ending: BTreeSet::new() }
+        let records = records.into_iter().map(|record| (record.service, Arc::new(record))).collect();
+        let looked = Timestamp::from_millis(0);
+        Self { patience, records, away: BTreeMap::new(), ending: BTreeSet::new(), looked }
     }
 
     /// A workload is new or changed; one that was to end goes on.
     pub fn set(&mut self, record: WorkloadRecord) {
         self.ending.remove(&record.service);
-        self.records.insert(record.service, record);
+        self.records.insert(record.service, Arc::new(record));
     }
 
     /// A workload is to end, and to be taken back once it has; nothing where there is none.
@@ -93,12 +98,12 @@ impl Assigner {
 
     /// One workload.
     #[must_use]
-    pub fn get(&self, service: ServiceKey) -> Option<&WorkloadRecord> {
+    pub fn get(&self, service: ServiceKey) -> Option<&Arc<WorkloadRecord>> {
         self.records.get(&service)
     }
 
     /// Every workload, by service.
-    pub fn records(&self) -> impl Iterator<Item = &WorkloadRecord> {
+    pub fn records(&self) -> impl Iterator<Item = &Arc<WorkloadRecord>> {
         self.records.values()
     }
 
@@ -116,30 +121,35 @@ impl Assigner {
         assignments
     }
 
+    /// What is wanted and has no node yet.
+    #[must_use]
+    pub fn unplaced(&self) -> BTreeSet<ServiceKey> {
+        self.records.values().filter(|record| record.node.is_none()).map(|record| record.service).collect()
+    }
+
     /// What should move now. The caller stores each move, and gives the record back with [`Self::set`].
     pub fn moves(&mut self, snapshot: &RegistrySnapshot, now: Timestamp) -> Vec<Move> {
+        self.looked = now;
         self.note_presence(snapshot, now);
-        let mut load: BTreeMap<AgentId, usize> = BTreeMap::new();
-        for node in self.records.values().filter_map(|record| record.node) {
-            let count = load.entry(node).or_default();
-            *count = count.saturating_add(1);
-        }
+        let mut load = load_of(self.records.values());
         let mut moves = Vec::new();
         for record in self.records.values().filter(|record| !self.ending.contains(&record.service)) {
             let Some(reason) = self.reason_to_move(record, snapshot, now) else { continue };
             let Some(to) = best_node(record, snapshot, &load) else { continue };
             let count = load.entry(to).or_default();
             *count = count.saturating_add(1);
-            let WorkloadRecord { service, generation, node: from, .. } = *record;
+            let WorkloadRecord { service, generation, node: from, .. } = **record;
             moves.push(Move { service, generation, from, to, reason });
         }
         moves
     }
 
-    /// When [`Self::moves`] may say something new although nothing happens.
+    /// When [`Self::moves`] may say something new although nothing happens; later than its last call, or `None`. Where no
+    /// node fits once a patience is over, only a change of the nodes helps.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Timestamp> {
-        self.away.values().map(|since| since.plus(self.patience)).min()
+        let deadlines = self.away.values().map(|since| since.plus(self.patience));
+        deadlines.filter(|at| *at > self.looked).min()
     }
 
     fn note_presence(&mut self, snapshot: &RegistrySnapshot, now: Timestamp) {
@@ -164,10 +174,59 @@ impl Assigner {
         if !may_run(record, node) {
             return Some(format!("it may not run on {name} any more"));
         }
+        if !view.runs_workloads {
+            return Some(format!("its node {name} runs no workloads"));
+        }
         let away_for = self.away.get(&node).map(|since| now.since(*since))?;
         let is_over = away_for >= self.patience;
         is_over.then(|| format!("its node {name} has been away for {} s", away_for.as_secs()))
     }
+}
+
+/// Why no node can take a workload, as the operator is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NoNode {
+    /// None is here that it may be on.
+    #[error("no node that it may run on is connected")]
+    NotHere,
+    /// Those that are here said that they run none.
+    #[error(
+        "no node runs workloads: workload.enabled is false on each that is connected and that it may run on"
+    )]
+    NoneRuns,
+    /// Those that run some have [`MAX_PER_NODE`].
+    #[error("every node that it may run on has 64 workloads")]
+    Full,
+}
+
+impl NoNode {
+    /// Why no node can take the workload now; `None` where one can, or has it.
+    #[must_use]
+    pub fn of(record: &WorkloadRecord, view: &WorkloadsView, snapshot: &RegistrySnapshot) -> Option<Self> {
+        let runs = |node: &AgentId| snapshot.agents.get(node).is_some_and(|view| view.runs_workloads);
+        let allowed = snapshot.agents.keys().filter(|node| may_run(record, **node));
+        let here: Vec<_> = allowed.filter(|node| is_here(**node, snapshot)).collect();
+        if here.is_empty() {
+            return Some(Self::NotHere);
+        }
+        if !here.iter().any(|node| runs(node)) {
+            return Some(Self::NoneRuns);
+        }
+        let load = load_of(view.records.values());
+        let has_room = |node: &AgentId| load.get(node).is_none_or(|count| *count < MAX_PER_NODE);
+        let fits = |node: &AgentId| runs(node) && (record.node == Some(*node) || has_room(node));
+        (!here.iter().any(|node| fits(node))).then_some(Self::Full)
+    }
+}
+
+/// How many workloads each node has.
+fn load_of<'a>(records: impl Iterator<Item = &'a Arc<WorkloadRecord>>) -> BTreeMap<AgentId, usize> {
+    let mut load = BTreeMap::<AgentId, usize>::new();
+    for node in records.filter_map(|record| record.node) {
+        let count = load.entry(node).or_default();
+        *count = count.saturating_add(1);
+    }
+    load
 }
 
 fn may_run(record: &WorkloadRecord, node: AgentId) -> bool {
@@ -179,14 +238,15 @@ fn is_here(node: AgentId, snapshot: &RegistrySnapshot) -> bool {
     snapshot.agents.get(&node).is_some_and(|view| view.connected && view.data_plane)
 }
 
-/// The node with the fewest workloads of those that are here; the first of equals.
+/// The node with the fewest workloads of those that are here and run some; the first of equals.
 fn best_node(
     record: &WorkloadRecord,
     snapshot: &RegistrySnapshot,
     load: &BTreeMap<AgentId, usize>,
 ) -> Option<AgentId> {
     let of = |node: &AgentId| (load.get(node).copied().unwrap_or(0), *node);
-    let has_room = |node: &AgentId| is_here(*node, snapshot) && of(node).0 < MAX_PER_NODE;
+    let runs = |node: &AgentId| snapshot.agents.get(node).is_some_and(|view| view.runs_workloads);
+    let has_room = |node: &AgentId| is_here(*node, snapshot) && runs(node) && of(node).0 < MAX_PER_NODE;
     let fits = |node: &AgentId| may_run(record, *node) && has_room(node) && Some(*node) != record.node;
     snapshot.agents.keys().copied().filter(fits).min_by_key(of)
 }

@@ -86,11 +86,13 @@ impl Leases {
         }
     }
 
-    /// The workload of a connection ended; nothing where another one holds it by now.
-    pub fn forget(&mut self, service: ServiceKey, connection: u64) {
-        if self.held.get(&service).is_some_and(|held| held.connection == Some(connection)) {
+    /// The workload of a connection ended; false, and nothing happens, where another one holds it by now.
+    pub fn forget(&mut self, service: ServiceKey, connection: u64) -> bool {
+        let is_its = self.held.get(&service).is_some_and(|held| held.connection == Some(connection));
+        if is_its {
             self.held.remove(&service);
         }
+        is_its
     }
 
     /// Gives up what was away for its whole grace.
@@ -151,7 +153,7 @@ mod tests {
         let first = leases.attach(SERVICE, &lease("a"), false).unwrap();
         assert_eq!(leases.attach(SERVICE, &lease("b"), false), Err(LeaseHeld));
         let second = leases.attach(SERVICE, &lease("b"), true).unwrap();
-        leases.forget(SERVICE, first);
+        assert!(!leases.forget(SERVICE, first));
         leases.detach(SERVICE, second, now);
         assert!(leases.attach(SERVICE, &lease("c"), false).is_ok());
     }
@@ -183,7 +185,9 @@ mod tests {
                         connections.extend(number.map(|number| (service, number)));
                     }
                     2 => connections.get(&service).into_iter().for_each(|at| leases.detach(service, *at, now)),
-                    _ => connections.get(&service).into_iter().for_each(|at| leases.forget(service, *at)),
+                    _ => connections.get(&service).into_iter().for_each(|at| {
+                        leases.forget(service, *at);
+                    }),
                 }
                 leases.handle_timeout(now);
                 prop_assert!(leases.poll_timeout().is_none_or(|at| at > now));

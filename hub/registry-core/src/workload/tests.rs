@@ -3,6 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use blueprint_common_types::{AgentId, OverlayLease, ServiceKey, Timestamp, TokenId, WgPublicKey};
+use proptest::prelude::*;
 
 use super::*;
 use crate::{Agent, AgentView, RegistrySnapshot, ServiceGrant};
@@ -36,6 +37,7 @@ fn snapshot(here: &[bool]) -> RegistrySnapshot {
             agent: Arc::new(agent),
             connected: true,
             data_plane: *is_here,
+            runs_workloads: true,
             last_seen: Some(at(0)),
         };
         (node(number), view)
@@ -129,4 +131,79 @@ fn one_that_is_to_end_stays_where_it_is_until_it_is_taken_back_or_set_anew() {
     assigner.remove(service);
     assigner.end(service);
     assert!(assigner.assignments().is_empty());
+}
+
+/// The same nodes, of which these run no workloads.
+fn without(mut snapshot: RegistrySnapshot, off: &[u8]) -> RegistrySnapshot {
+    for number in off {
+        snapshot.agents.get_mut(&node(*number)).unwrap().runs_workloads = false;
+    }
+    snapshot
+}
+
+#[test]
+fn a_node_that_runs_no_workloads_gets_none_and_loses_what_it_had() {
+    let records = vec![record(1, &[], None), record(2, &[1], None), record(3, &[], Some(1))];
+    let mut assigner = Assigner::new(records, PATIENCE);
+    assert_eq!(assigner.unplaced().len(), 2);
+    let moves = assigner.moves(&without(snapshot(&[true, true]), &[1]), at(0));
+    assert_eq!(targets(&moves), [(1, node(2)), (3, node(2))], "2 may be on node 1 alone");
+    assert_eq!(moves[1].reason, "its node n1 runs no workloads");
+    assert!(assigner.moves(&without(snapshot(&[true, true]), &[1, 2]), at(0)).is_empty());
+}
+
+#[test]
+fn the_operator_is_told_why_no_node_fits() {
+    let why = |record: &WorkloadRecord, others: &[WorkloadRecord], snapshot: &RegistrySnapshot| {
+        let records = others.iter().map(|record| (record.service, Arc::new(record.clone()))).collect();
+        NoNode::of(record, &WorkloadsView { records, ..WorkloadsView::default() }, snapshot)
+    };
+    let wanted = record(1, &[], None);
+    let both = snapshot(&[true, true]);
+    assert_eq!(why(&wanted, &[], &both), None);
+    assert_eq!(why(&wanted, &[], &snapshot(&[false])), Some(NoNode::NotHere));
+    assert_eq!(why(&wanted, &[], &without(both.clone(), &[1, 2])), Some(NoNode::NoneRuns));
+    let on_second = record(1, &[2], None);
+    assert_eq!(why(&on_second, &[], &without(both.clone(), &[2])), Some(NoNode::NoneRuns));
+    let full: Vec<_> = (2..66).map(|number| record(number, &[], Some(1))).collect();
+    assert_eq!(why(&wanted, &full, &without(both.clone(), &[2])), Some(NoNode::Full));
+    assert_eq!(why(&wanted, &full, &both), None);
+    assert!(NoNode::Full.to_string().contains(&MAX_PER_NODE.to_string()));
+    assert!(NoNode::NoneRuns.to_string().starts_with("no node runs workloads"));
+}
+
+#[test]
+fn a_patience_that_is_over_is_no_deadline_any_more() {
+    let mut assigner = Assigner::new(vec![record(1, &[], Some(1)), record(2, &[], Some(2))], PATIENCE);
+    assert!(assigner.moves(&snapshot(&[false, true]), at(0)).is_empty());
+    assert!(assigner.moves(&snapshot(&[false, false]), at(5)).is_empty());
+    assert_eq!(assigner.poll_timeout(), Some(at(15)));
+    assert!(assigner.moves(&snapshot(&[false, false]), at(15)).is_empty());
+    assert_eq!(assigner.poll_timeout(), Some(at(20)));
+    assert!(assigner.moves(&snapshot(&[false, false]), at(20)).is_empty());
+    assert_eq!(assigner.poll_timeout(), None, "no node fits, and time alone makes none");
+    assert_eq!(assigner.moves(&snapshot(&[false, true]), at(21)).len(), 1);
+}
+
+proptest! {
+    #[test]
+    fn the_next_look_is_always_later_and_a_node_that_runs_none_gets_none(
+        steps in prop::collection::vec((0u64..20, any::<[bool; 3]>(), any::<[bool; 3]>()), 1..40)
+    ) {
+        let records = (0..6).map(|number| record(number, &[], None)).collect();
+        let (mut assigner, mut now) = (Assigner::new(records, PATIENCE), 0);
+        for (secs, here, runs) in steps {
+            now += secs;
+            let off: Vec<u8> = (1..).zip(runs).filter(|(_, runs)| !runs).map(|(number, _)| number).collect();
+            let nodes = without(snapshot(&here), &off);
+            for one in assigner.moves(&nodes, at(now)) {
+                let view = &nodes.agents[&one.to];
+                prop_assert!(view.runs_workloads && view.data_plane);
+                let before = WorkloadRecord::clone(assigner.get(one.service).unwrap());
+                prop_assert!(before.node != Some(one.to));
+                assigner.set(WorkloadRecord { node: Some(one.to), ..before });
+            }
+            prop_assert!(assigner.poll_timeout().is_none_or(|next| next > at(now)));
+        }
+    }
 }

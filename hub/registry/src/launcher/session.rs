@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use blueprint_common_types::ServiceKey;
 use blueprint_common_types::workload::{WorkloadState, WorkloadStatus};
@@ -17,22 +18,31 @@ use tracing::{error, info};
 
 use super::LauncherParts;
 use super::start::Started;
-use crate::launchers::{Attached, Relayed};
-use crate::status;
+use crate::launchers::{Ask, Attached, Relayed};
 use crate::workloads::lease_of;
+use crate::{Stopping, status};
 
 type Outbox = mpsc::Sender<Result<v1::LauncherEvent, Status>>;
 
+/// Pause before a workload that could not be taken back is tried again.
+const TAKE_BACK_AGAIN: Duration = Duration::from_secs(1);
+
 /// How a session ends.
 enum End {
+    /// Before its workload.
+    Early(Early),
+    /// The workload is over.
+    Over(Over),
+}
+
+/// What ends a session before its workload is over and taken back.
+enum Early {
     /// The launcher is gone.
     Lost,
     /// Another connection holds the workload.
     Replaced,
     /// The hub stops.
     Stopping,
-    /// The workload is over.
-    Over(Over),
 }
 
 /// How a workload ended.
@@ -92,23 +102,33 @@ impl Session {
 
     /// Runs until the launcher or its workload is gone; says which, and gives up what it holds.
     pub(super) async fn run(mut self) {
-        let end = self.follow().await;
+        let early = match self.follow().await {
+            End::Over(over) => match self.finish(over).await {
+                Ok(()) => return,
+                Err(early) => early,
+            },
+            End::Early(early) => early,
+        };
         let (service, connection) = (self.service, self.attached.connection);
-        match end {
-            End::Lost if self.ends => {
-                self.take_back("its launcher ended it").await;
-                self.parts.launchers.forget(service, connection).await;
+        match early {
+            Early::Lost => {
+                if self.ends {
+                    let ended = self.parts.launchers.end(service, connection, "its launcher ended it").await;
+                    if let Ok(Err(error)) = ended {
+                        error!(%service, %error, "the workload of a launcher is not taken back; tried again after its grace");
+                    }
+                }
+                // Nothing where it is taken back.
+                self.parts.launchers.detach(service, connection).await;
             }
-            End::Lost => self.parts.launchers.detach(service, connection).await,
-            End::Replaced => {
+            Early::Replaced => {
                 let taken = Status::aborted("another launcher took this service over");
                 let _ = self.outbox.send(Err(taken)).await;
             }
             // Its launcher comes back to the next hub.
-            End::Stopping => {
+            Early::Stopping => {
                 let _ = self.outbox.send(Err(status::stopping())).await;
             }
-            End::Over(over) => self.finish(over).await,
         }
     }
 
@@ -120,19 +140,19 @@ impl Session {
             }
             tokio::select! {
                 biased;
-                () = self.drain.cancelled() => return End::Stopping,
-                () = self.attached.replaced.cancelled() => return End::Replaced,
-                () = self.outbox.closed() => return End::Lost,
+                () = self.drain.cancelled() => return End::Early(Early::Stopping),
+                () = self.attached.replaced.cancelled() => return End::Early(Early::Replaced),
+                () = self.outbox.closed() => return End::Early(Early::Lost),
                 message = self.inbound.message() => match message {
                     Ok(Some(message)) => self.hear(message).await,
-                    Ok(None) | Err(_) => return End::Lost,
+                    Ok(None) | Err(_) => return End::Early(Early::Lost),
                 },
                 Some(relayed) = self.attached.calls.recv() => {
-                    if let Some(end) = self.relay(relayed).await {
-                        return end;
+                    if let Err(early) = self.relay(relayed).await {
+                        return End::Early(early);
                     }
                 }
-                changed = self.view.changed() => if changed.is_err() { return End::Stopping },
+                changed = self.view.changed() => if changed.is_err() { return End::Early(Early::Stopping) },
             }
         }
     }
@@ -141,7 +161,7 @@ impl Session {
     async fn look(&mut self, view: &WorkloadsView) -> Option<End> {
         let over = |status, reason, is_ours| Some(End::Over(Over { status, reason, is_ours }));
         let record = view.records.get(&self.service);
-        let lease = record.and_then(lease_of);
+        let lease = record.and_then(|record| lease_of(record));
         let Some(record) = record.filter(|_| lease.is_some_and(|lease| lease.launcher == self.launcher))
         else {
             return over(None, "the operator took it back", false);
@@ -155,14 +175,14 @@ impl Session {
         let state = v1::LauncherState { status: Some(wire(status)), node: node_of(record) };
         if self.told.as_ref() != Some(&state) {
             self.told = Some(state.clone());
-            if let Some(end) = self.say(ToLauncher::State(state)).await {
-                return Some(end);
+            if let Err(early) = self.say(ToLauncher::State(state)).await {
+                return Some(End::Early(early));
             }
         }
         match status.state {
             WorkloadState::Running if !self.is_greeted => {
                 self.is_greeted = true;
-                self.say(ToLauncher::Greeted(v1::LauncherGreeted {})).await
+                self.say(ToLauncher::Greeted(v1::LauncherGreeted {})).await.err().map(End::Early)
             }
             WorkloadState::Ended | WorkloadState::Failed => over(Some(status.clone()), "", true),
             WorkloadState::Pending
@@ -196,50 +216,68 @@ impl Session {
         }
     }
 
-    async fn relay(&mut self, relayed: Relayed) -> Option<End> {
+    async fn relay(&mut self, relayed: Relayed) -> Result<(), Early> {
         self.waiting.retain(|_, reply| !reply.is_closed());
         self.next_call = self.next_call.saturating_add(1);
+        let id = self.next_call;
         let ServiceKey { blueprint, service } = self.service;
-        let request =
-            v1::BridgeRequest { blueprint_id: blueprint, service_id: service, call: Some(relayed.call) };
-        self.waiting.insert(self.next_call, relayed.reply);
-        self.say(ToLauncher::Call(v1::LauncherCall { id: self.next_call, request: Some(request) })).await
+        self.waiting.insert(id, relayed.reply);
+        let asked = match relayed.ask {
+            Ask::Call(call) => {
+                let (blueprint_id, service_id, call) = (blueprint, service, Some(*call));
+                let request = Some(v1::BridgeRequest { blueprint_id, service_id, call });
+                ToLauncher::Call(v1::LauncherCall { id, request })
+            }
+            Ask::Keep(Ok(content)) => {
+                ToLauncher::Captured(v1::LauncherCaptured { id, content, failure: String::new() })
+            }
+            Ask::Keep(Err(failure)) => {
+                ToLauncher::Captured(v1::LauncherCaptured { id, content: Vec::new(), failure })
+            }
+        };
+        self.say(asked).await
     }
 
-    /// Tells the launcher; its end where it is gone.
-    async fn say(&self, body: ToLauncher) -> Option<End> {
+    /// Tells the launcher, if it is there.
+    async fn say(&self, body: ToLauncher) -> Result<(), Early> {
         let sent = self.outbox.send(Ok(v1::LauncherEvent { body: Some(body) })).await;
-        sent.is_err().then_some(End::Lost)
+        sent.map_err(|_| Early::Lost)
     }
 
     /// Forgets the workload, and only then tells how it ended.
-    async fn finish(&self, over: Over) {
+    async fn finish(&self, over: Over) -> Result<(), Early> {
         let Over { status, reason, is_ours } = over;
-        let generation = status.as_ref().map_or(0, |status| status.generation);
-        let inputs = self.parts.launchers.take(self.service, generation).await;
         if is_ours {
-            self.take_back("it ended").await;
+            self.take_back("it ended").await?;
+        } else {
+            self.parts.launchers.forget(self.service, self.attached.connection).await;
         }
-        self.parts.launchers.forget(self.service, self.attached.connection).await;
-        let (registration, failure) = match inputs {
-            Some(Ok(inputs)) => (Some(inputs), None),
-            Some(Err(failure)) => (None, Some(failure)),
-            None => (None, None),
-        };
         let told = status.as_ref().map_or_else(|| reason.to_owned(), |status| status.reason.clone());
-        let exit = v1::LauncherExit {
-            code: status.and_then(|status| status.exit_code),
-            reason: failure.unwrap_or(told),
-            registration,
-        };
+        let exit = v1::LauncherExit { code: status.and_then(|status| status.exit_code), reason: told };
         // A launcher that is gone meanwhile needs no word.
         let _ = self.say(ToLauncher::Exit(exit)).await;
+        Ok(())
     }
 
-    async fn take_back(&self, why: &'static str) {
-        if let Err(error) = self.parts.workloads.remove_leased(self.service, &self.launcher, why).await {
-            // Its lease is stored with it: the next start of the hub finds it, and takes it back.
-            error!(service = %self.service, %error, "the workload of a launcher is not taken back");
+    /// Tries until the hub has forgotten the workload. Where something else comes first, its lease goes on: it is taken
+    /// back once its launcher is away for its grace, by this hub or the next.
+    async fn take_back(&self, why: &'static str) -> Result<(), Early> {
+        loop {
+            match self.parts.launchers.end(self.service, self.attached.connection, why).await {
+                Ok(Ok(true)) => return Ok(()),
+                Ok(Ok(false)) => return Err(Early::Replaced),
+                Ok(Err(error)) => {
+                    error!(service = %self.service, %error, "the workload of a launcher is not taken back; tried again");
+                }
+                Err(Stopping) => return Err(Early::Stopping),
+            }
+            tokio::select! {
+                biased;
+                () = self.drain.cancelled() => return Err(Early::Stopping),
+                () = self.attached.replaced.cancelled() => return Err(Early::Replaced),
+                () = self.outbox.closed() => return Err(Early::Lost),
+                () = tokio::time::sleep(TAKE_BACK_AGAIN) => {}
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
 //! A launcher's first message: whether it may have the workload, and storing it.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use blueprint_common_types::workload::{Bundle, DEFAULT_LEASE_SECS, Lease, WorkloadSpec};
@@ -40,14 +41,8 @@ pub(super) async fn begin(
     }
     let nodes = start.nodes.iter().map(|name| find(snapshot, name)).collect::<Result<BTreeSet<_>, _>>()?;
     let bundle = bundle(&start)?;
-    let known = parts.workloads.view().records.get(&service).cloned();
-    let is_operators = known.as_ref().is_some_and(|record| lease_of(record).is_none());
-    if is_operators && !start.take_over {
-        return Err(Status::already_exists(format!(
-            "{service} is a workload of the operator; remove it with `blueprint-hub workload rm {service}`, or set take_over = true for blueprint {} in launcher.toml",
-            service.blueprint,
-        )));
-    }
+    // Who may not have it does not get as far as to hold it.
+    known(parts, service, start.take_over)?;
     let attached = parts.launchers.attach(service, lease.clone(), start.take_over).await;
     let attached = attached.map_err(|_| status::stopping())?.map_err(|held| {
         Status::failed_precondition(format!(
@@ -55,18 +50,10 @@ pub(super) async fn begin(
             service.blueprint,
         ))
     })?;
-    if known.as_ref().is_none_or(|record| record.document != document) {
-        let summary = format!(
-            "{} source, {} keys, by a launcher{}",
-            spec.source.kind(),
-            bundle.keystore.len(),
-            if is_operators { " in place of the operator" } else { "" },
-        );
-        let stored = store(parts, service, (document, nodes, bundle, summary), known.as_ref()).await;
-        if let Err(status) = stored {
-            parts.launchers.forget(service, attached.connection).await;
-            return Err(status);
-        }
+    let wanted = Wanted { kind: spec.source.kind(), document, nodes, bundle };
+    if let Err(status) = wanted.store(parts, service, start.take_over).await {
+        parts.launchers.forget(service, attached.connection).await;
+        return Err(status);
     }
     Ok(Started { service, launcher: lease.launcher, attached })
 }
@@ -98,12 +85,56 @@ fn bundle(start: &v1::LauncherStart) -> Result<Bundle, Status> {
     Ok(bundle)
 }
 
+/// What is stored of the service, if the launcher may take its place.
+fn known(
+    parts: &LauncherParts,
+    service: ServiceKey,
+    take_over: bool,
+) -> Result<Option<Arc<WorkloadRecord>>, Status> {
+    let known = parts.workloads.view().records.get(&service).cloned();
+    if known.as_deref().is_some_and(is_operators) && !take_over {
+        return Err(Status::already_exists(format!(
+            "{service} is a workload of the operator; remove it with `blueprint-hub workload rm {service}`, or set take_over = true for blueprint {} in launcher.toml",
+            service.blueprint,
+        )));
+    }
+    Ok(known)
+}
+
+fn is_operators(record: &WorkloadRecord) -> bool {
+    lease_of(record).is_none()
+}
+
+/// What the launcher wants to have run.
+struct Wanted {
+    kind: &'static str,
+    document: String,
+    nodes: BTreeSet<AgentId>,
+    bundle: Bundle,
+}
+
+impl Wanted {
+    /// Stores it where it is new. For a launcher that holds the service: what is stored is read by it and not before, since
+    /// an earlier connection may have had it forgotten until then.
+    async fn store(self, parts: &LauncherParts, service: ServiceKey, take_over: bool) -> Result<(), Status> {
+        let known = known(parts, service, take_over)?;
+        if known.as_ref().is_some_and(|record| record.document == self.document) {
+            return Ok(());
+        }
+        store(parts, service, self, known.as_deref()).await
+    }
+}
+
 async fn store(
     parts: &LauncherParts,
     service: ServiceKey,
-    (document, nodes, bundle, summary): (String, BTreeSet<AgentId>, Bundle, String),
+    wanted: Wanted,
     known: Option<&WorkloadRecord>,
 ) -> Result<(), Status> {
+    let Wanted { kind, document, nodes, bundle } = wanted;
+    let keys = bundle.keystore.len();
+    let whose = if known.is_some_and(is_operators) { " in place of the operator" } else { "" };
+    let summary = format!("{kind} source, {keys} keys, by a launcher{whose}");
     let is_empty = bundle.keystore.is_empty() && bundle.envelope_key.is_none();
     let keystore = if is_empty {
         None

@@ -2,15 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::time::SystemTime;
 
 use blueprint_common_runtime::tasks::Supervisor;
 use blueprint_common_types::workload::{Bundle, WorkloadState, WorkloadStatus};
 use blueprint_common_types::{ServiceKey, WgPublicKey};
-use blueprint_hub_registry_core::StoreResult;
 use blueprint_hub_registry_core::workload::{
     Placed, WorkloadChange, WorkloadChangeError, WorkloadRecord, WorkloadStore,
 };
+use blueprint_hub_registry_core::{StoreError, StoreResult};
 use blueprint_proto::v1::bridge_request::Call;
 use blueprint_proto::v1::launcher_client::LauncherClient;
 use blueprint_proto::v1::launcher_event::Body as Event;
@@ -30,11 +31,24 @@ use crate::{Launchers, Workloads, serve_operator};
 
 const SERVICE: ServiceKey = ServiceKey { blueprint: 7, service: 42 };
 
-/// Keeps workloads in memory, and the reasons of what was taken back.
+/// Keeps workloads in memory, and the reasons of what was taken back; fails on demand.
 #[derive(Default)]
 struct Kept {
     records: Mutex<BTreeMap<ServiceKey, WorkloadRecord>>,
     removed: Mutex<Vec<&'static str>>,
+    /// How many removals and changes fail before one is done.
+    failures: AtomicU32,
+    /// Cancelled at every removal that is tried.
+    is_tried: CancellationToken,
+    /// Removals wait for it where there is one.
+    gate: Mutex<Option<CancellationToken>>,
+}
+
+impl Kept {
+    fn fail(&self) -> StoreResult<()> {
+        let left = self.failures.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1));
+        if left.is_ok() { Err(StoreError::Full) } else { Ok(()) }
+    }
 }
 
 impl WorkloadStore for Kept {
@@ -46,6 +60,7 @@ impl WorkloadStore for Kept {
         change: WorkloadChange,
     ) -> BoxFuture<'_, Result<WorkloadRecord, WorkloadChangeError>> {
         async move {
+            self.fail()?;
             let mut records = self.records.lock();
             let before = records.get(&change.service);
             let current = before.map_or(0, |record| record.generation);
@@ -84,6 +99,12 @@ impl WorkloadStore for Kept {
         _: blueprint_common_types::Timestamp,
     ) -> BoxFuture<'_, StoreResult<bool>> {
         async move {
+            self.is_tried.cancel();
+            let gate = self.gate.lock().take();
+            if let Some(gate) = gate {
+                gate.cancelled().await;
+            }
+            self.fail()?;
             self.removed.lock().push(why);
             Ok(self.records.lock().remove(&service).is_some())
         }
@@ -135,12 +156,16 @@ struct Hub {
 }
 
 async fn with_hub<F: Future<Output = ()>>(reach: SocketAddr, test: impl FnOnce(Hub) -> F) {
+    with_kept(Arc::default(), reach, test).await;
+}
+
+/// A hub that finds this in its store.
+async fn with_kept<F: Future<Output = ()>>(kept: Arc<Kept>, reach: SocketAddr, test: impl FnOnce(Hub) -> F) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("registry.sock");
     let listener = UnixListener::bind(&path).unwrap();
     let (disk, stop, supervisor) = (Arc::new(Disk::default()), CancellationToken::new(), Supervisor::new());
     let (registrar, run) = start(&disk, &stop);
-    let kept = Arc::new(Kept::default());
     let all = async {
         let checks = async {
             let store: Arc<dyn WorkloadStore> = kept.clone();
@@ -202,10 +227,9 @@ impl Hub {
         Ok(Run { say, events })
     }
 
-    /// The node says how it is doing.
-    async fn report(&self, state: WorkloadState, exit_code: Option<i32>) {
+    fn status(&self, state: WorkloadState, exit_code: Option<i32>) -> WorkloadStatus {
         let generation = self.workloads.view().records[&SERVICE].generation;
-        let status = WorkloadStatus {
+        WorkloadStatus {
             service: SERVICE,
             generation,
             state,
@@ -214,7 +238,12 @@ impl Hub {
             pid: None,
             exit_code,
             since: SystemTime::now().into(),
-        };
+        }
+    }
+
+    /// The node says how it is doing.
+    async fn report(&self, state: WorkloadState, exit_code: Option<i32>) {
+        let status = self.status(state, exit_code);
         self.workloads.report(session(1).agent, vec![status]).await.unwrap();
     }
 }
@@ -222,6 +251,11 @@ impl Hub {
 impl Run {
     async fn next(&mut self) -> Event {
         self.events.message().await.unwrap().unwrap().body.unwrap()
+    }
+
+    async fn answer(&self, id: u64, code: Code, message: &str) {
+        let answer = v1::LauncherAnswer { id, code: code.into(), message: message.to_owned() };
+        self.say.send(v1::LauncherMessage { body: Some(Message::Answer(answer)) }).await.unwrap();
     }
 
     async fn state(&mut self) -> String {
@@ -252,22 +286,156 @@ async fn a_launcher_hears_of_its_workload_answers_for_its_manager_and_gets_the_e
         let answers = async {
             let Event::Call(call) = run.next().await else { panic!("a call") };
             assert!(matches!(call.request.unwrap().call, Some(Call::Unregister(_))));
-            let answer = v1::LauncherAnswer { id: call.id, code: 5, message: "no such service".to_owned() };
-            run.say.send(v1::LauncherMessage { body: Some(Message::Answer(answer)) }).await.unwrap();
+            run.answer(call.id, Code::NotFound, "no such service").await;
         };
         let (answer, ()) = tokio::join!(hub.launchers.call(SERVICE, call), answers);
         let status = answer.unwrap_err();
         assert_eq!((status.code(), status.message()), (Code::NotFound, "no such service"));
 
         run.say.send(v1::LauncherMessage { body: Some(Message::Stop(v1::LauncherStop {})) }).await.unwrap();
-        let generation = hub.workloads.view().records[&SERVICE].generation;
-        hub.launchers.keep(SERVICE, generation, Ok(b"inputs".to_vec())).await.unwrap();
         hub.report(WorkloadState::Ended, Some(7)).await;
         assert_eq!(run.state().await, "ended");
         let Event::Exit(exit) = run.next().await else { panic!("an exit") };
-        assert_eq!((exit.code, exit.registration.as_deref()), (Some(7), Some(&b"inputs"[..])));
+        assert_eq!((exit.code, exit.reason.as_str()), (Some(7), ""));
         assert!(hub.workloads.view().records.is_empty(), "forgotten before it is told");
         assert_eq!(*hub.kept.removed.lock(), ["it ended"]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_was_captured_is_taken_only_once_the_launcher_says_that_it_has_it() {
+    with_hub(nowhere(), |hub| async move {
+        let inputs = || Ok(b"inputs".to_vec());
+        let nobody = hub.launchers.keep(SERVICE, inputs()).await.unwrap_err();
+        assert_eq!(nobody.code(), Code::Unavailable, "its node keeps it and asks again");
+        let mut run = hub.run(request("a")).await.unwrap();
+        let is_written = AtomicBool::new(false);
+        for code in [Code::Unavailable, Code::Ok] {
+            let launcher = async {
+                let Event::Captured(captured) = run.next().await else { panic!("what was captured") };
+                assert_eq!((captured.content.as_slice(), captured.failure.as_str()), (&b"inputs"[..], ""));
+                is_written.store(code == Code::Ok, Relaxed);
+                run.answer(captured.id, code, "no space left").await;
+            };
+            let (kept, ()) = tokio::join!(hub.launchers.keep(SERVICE, inputs()), launcher);
+            assert_eq!(kept.is_ok(), is_written.load(Relaxed));
+            assert_eq!(kept.map_or_else(|status| status.code(), |()| Code::Ok), code);
+        }
+        let launcher = async {
+            let Event::Captured(captured) = run.next().await else { panic!("why nothing was captured") };
+            assert_eq!((captured.content.len(), captured.failure.as_str()), (0, "no file"));
+            run.answer(captured.id, Code::Ok, "").await;
+        };
+        let (kept, ()) = tokio::join!(hub.launchers.keep(SERVICE, Err("no file".to_owned())), launcher);
+        kept.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_workload_that_cannot_be_taken_back_is_tried_again_before_its_launcher_is_told() {
+    with_hub(nowhere(), |hub| async move {
+        let mut run = hub.run(request("a")).await.unwrap();
+        hub.kept.failures.store(1, Relaxed);
+        hub.report(WorkloadState::Ended, Some(0)).await;
+        assert_eq!(run.state().await, "ended");
+        let Event::Exit(exit) = run.next().await else { panic!("an exit") };
+        assert_eq!(exit.code, Some(0));
+        assert_eq!((hub.kept.failures.load(Relaxed), hub.kept.records.lock().len()), (0, 0));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_workload_that_cannot_be_taken_back_keeps_its_lease_where_its_launcher_goes_meanwhile() {
+    with_hub(nowhere(), |hub| async move {
+        for asks_for_the_end in [false, true] {
+            let mut run = hub.run(request("a")).await.unwrap();
+            hub.kept.failures.store(2, Relaxed);
+            if asks_for_the_end {
+                let stop = Message::Stop(v1::LauncherStop {});
+                run.say.send(v1::LauncherMessage { body: Some(stop) }).await.unwrap();
+                // What is heard later shows that this was heard.
+                let (kept, asked) = tokio::join!(hub.launchers.keep(SERVICE, Ok(Vec::new())), async {
+                    let Event::Captured(captured) = run.next().await else { panic!("what was captured") };
+                    run.answer(captured.id, Code::Ok, "").await;
+                });
+                let ((), ()) = (kept.unwrap(), asked);
+            } else {
+                hub.report(WorkloadState::Ended, Some(0)).await;
+                assert_eq!(run.state().await, "ended");
+                hub.kept.is_tried.cancelled().await;
+            }
+            drop(run);
+            let mut views = hub.workloads.views();
+            views.wait_for(|view| view.records.is_empty()).await.unwrap();
+            assert_eq!(hub.kept.failures.load(Relaxed), 0);
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_next_hub_takes_back_what_is_left_and_tries_until_it_has() {
+    let kept = Arc::new(Kept::default());
+    let lease = r#"{"source": {"type": "testing", "path": "/bin/b"}, "lease": {"launcher": "a", "secs": 1}}"#;
+    let record = WorkloadRecord {
+        service: SERVICE,
+        generation: 3,
+        document: lease.to_owned(),
+        nodes: std::collections::BTreeSet::new(),
+        node: None,
+        keystore: None,
+        changed_at: SystemTime::now().into(),
+    };
+    kept.records.lock().insert(SERVICE, record);
+    kept.failures.store(1, Relaxed);
+    with_kept(kept, nowhere(), |hub| async move {
+        let mut views = hub.workloads.views();
+        views.wait_for(|view| view.records.is_empty()).await.unwrap();
+        assert_eq!(*hub.kept.removed.lock(), ["its launcher is gone"]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_launcher_that_comes_back_while_its_workload_is_forgotten_starts_it_anew() {
+    with_hub(nowhere(), |hub| async move {
+        let mut run = hub.run(request("a")).await.unwrap();
+        let first = hub.kept.records.lock()[&SERVICE].changed_at;
+        let gate = CancellationToken::new();
+        *hub.kept.gate.lock() = Some(gate.clone());
+        hub.report(WorkloadState::Ended, Some(0)).await;
+        assert_eq!(run.state().await, "ended");
+        hub.kept.is_tried.cancelled().await;
+        // It asks while the removal is under way, and before it is done.
+        let asks = hub.run(request("a"));
+        tokio::pin!(asks);
+        let early = timeout(Duration::from_millis(200), asks.as_mut()).await;
+        gate.cancel();
+        let again = match early {
+            Ok(again) => again,
+            Err(_) => asks.await,
+        };
+        let _again = again.unwrap();
+        let records = hub.kept.records.lock();
+        assert!(records[&SERVICE].changed_at > first, "what is forgotten is stored again");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_launcher_whose_wish_is_not_stored_leaves_the_lease_that_is() {
+    with_hub(nowhere(), |hub| async move {
+        let run = hub.run(request("a")).await.unwrap();
+        hub.kept.failures.store(1, Relaxed);
+        let wish = v1::LauncherStart { take_over: true, ..request("b") };
+        assert_eq!(hub.run(wish).await.err().unwrap().code(), Code::Unavailable);
+        drop(run);
+        let mut views = hub.workloads.views();
+        views.wait_for(|view| view.records.is_empty()).await.unwrap();
+        assert_eq!(*hub.kept.removed.lock(), ["its launcher is gone"]);
     })
     .await;
 }
@@ -337,6 +505,27 @@ async fn what_an_operator_keeps_is_not_taken_over_by_accident_and_his_word_count
         }
         let unknown = v1::LauncherStart { nodes: vec!["nobody".to_owned()], ..request("a") };
         assert_eq!(hub.run(unknown).await.err().unwrap().code(), Code::NotFound);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_report_wakes_readers_only_with_news_and_copies_no_document() {
+    with_hub(nowhere(), |hub| async move {
+        let _run = hub.run(request("a")).await.unwrap();
+        let (agent, none) = (session(1).agent, ServiceKey { blueprint: 9, service: 9 });
+        let mut views = hub.workloads.views();
+        let before = Arc::clone(&views.borrow_and_update());
+        let status = hub.status(WorkloadState::Starting, None);
+        hub.workloads.report(agent, vec![status.clone()]).await.unwrap();
+        // An answer shows that what came before it was heard.
+        assert!(!hub.workloads.remove(none).await.unwrap());
+        let after = Arc::clone(&views.borrow_and_update());
+        assert_eq!(after.statuses[&SERVICE], status);
+        assert!(Arc::ptr_eq(&before.records[&SERVICE], &after.records[&SERVICE]));
+        hub.workloads.report(agent, vec![status.clone()]).await.unwrap();
+        assert!(!hub.workloads.remove(none).await.unwrap());
+        assert!(!views.has_changed().unwrap(), "the same again is no news");
     })
     .await;
 }

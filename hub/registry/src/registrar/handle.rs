@@ -1,9 +1,10 @@
 //! Access to the registrar from everywhere else: every call is a command and its answer.
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use blueprint_common_types::{AgentId, OverlayLease, Timestamp, TokenId};
+use blueprint_common_types::{AgentId, OverlayLease, ServiceKey, Timestamp, TokenId};
 use blueprint_hub_registry_core::workload::Assignments;
 use blueprint_hub_registry_core::{Agent, Change, PromiseError, RegistrySnapshot, ReserveError};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -62,8 +63,12 @@ impl RegistrarHandle {
     /// # Errors
     ///
     /// [`Stopping`] where the hub stops.
-    pub(crate) async fn assign(&self, assignments: Assignments) -> Result<(), Stopping> {
-        self.ask(|reply| Command::Assign(assignments, reply)).await
+    pub(crate) async fn assign(
+        &self,
+        assignments: Assignments,
+        unplaced: BTreeSet<ServiceKey>,
+    ) -> Result<(), Stopping> {
+        self.ask(|reply| Command::Assign(assignments, unplaced, reply)).await
     }
 
     /// Keeps an overlay address for whoever joins with `token` before `until`.

@@ -169,6 +169,7 @@ pub(crate) async fn open(
         session: session(number),
         process,
         agent_version: "0.1.0".to_owned(),
+        runs_workloads: true,
         outbox,
         welcome: v1::Welcome::default(),
     };

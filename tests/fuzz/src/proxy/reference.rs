@@ -22,18 +22,18 @@ pub(super) struct Reading {
 }
 
 /// Why reading ends.
-enum End {
+pub(super) enum End {
     Missing,
     Wrong,
 }
 
 /// Bytes from a place on.
 #[derive(Clone, Copy)]
-struct Rest<'b>(&'b [u8]);
+pub(super) struct Rest<'b>(pub(super) &'b [u8]);
 
 impl<'b> Rest<'b> {
     /// Takes a line without its end.
-    fn line(&mut self) -> Result<&'b [u8], End> {
+    pub(super) fn line(&mut self) -> Result<&'b [u8], End> {
         let all: &'b [u8] = self.0;
         let text = all.split(|byte| *byte == b'\n').next().unwrap_or_default();
         if text.len() == all.len() {
@@ -47,7 +47,7 @@ impl<'b> Rest<'b> {
         Ok(line)
     }
 
-    fn take(&mut self, count: u64) -> &'b [u8] {
+    pub(super) fn take(&mut self, count: u64) -> &'b [u8] {
         let count = usize::try_from(count).unwrap_or(usize::MAX).min(self.0.len());
         let (taken, rest) = self.0.split_at(count);
         self.0 = rest;
@@ -187,7 +187,7 @@ fn chunked(rest: &mut Rest<'_>, reading: &mut Reading, all: usize) -> Result<Vec
     Ok(body)
 }
 
-fn field(line: &[u8]) -> Result<(&[u8], &[u8]), End> {
+pub(super) fn field(line: &[u8]) -> Result<(&[u8], &[u8]), End> {
     let colon = line.iter().position(|byte| *byte == b':').ok_or(End::Wrong)?;
     let (name, value) = (&line[..colon], &line[colon + 1..]);
     let is_text = value.iter().all(|byte| *byte == b'\t' || *byte >= b' ' && *byte != 0x7f);

@@ -4,6 +4,7 @@
 //! the ports of the README. Dropping a value ends its process and removes its folder.
 
 use std::net::SocketAddr;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -238,6 +239,8 @@ pub(crate) struct Agent<'h> {
     process: Option<Process>,
     host: Option<&'h Host>,
     settings: Vec<String>,
+    /// Another user than this process, and the program as that user may run it.
+    user: Option<(u32, PathBuf)>,
     name: String,
     id: String,
     folder: TempDir,
@@ -261,7 +264,8 @@ impl<'h> Agent<'h> {
 
     fn joined(host: Option<&'h Host>, name: &str, folder: TempDir, joined: &Finished) -> Result<Self> {
         let id = text(&json_of(joined)?, "/agent_id")?.to_owned();
-        Ok(Self { process: None, host, settings: Vec::new(), name: name.to_owned(), id, folder })
+        let (settings, name) = (Vec::new(), name.to_owned());
+        Ok(Self { process: None, host, settings, user: None, name, id, folder })
     }
 
     /// Adds a setting `KEY=VALUE` for the next start.
@@ -270,9 +274,30 @@ impl<'h> Agent<'h> {
         self
     }
 
+    /// Has it run as an ordinary user from now on, on this machine; it takes root to say so.
+    pub(crate) fn under_user(mut self, user: u32) -> Result<Self> {
+        let program = self.folder.path().join("blueprint-agent");
+        std::fs::copy(binary("blueprint-agent")?, &program)?;
+        for path in [self.folder.path(), &program] {
+            std::fs::set_permissions(path, PermissionsExt::from_mode(0o755))?;
+        }
+        for entry in std::fs::read_dir(self.state())? {
+            chown(entry?.path(), Some(user), Some(user))?;
+        }
+        chown(self.state(), Some(user), Some(user))?;
+        self.user = Some((user, program));
+        Ok(self)
+    }
+
+    fn program(&self) -> Result<Launch> {
+        let Some((user, program)) = &self.user else { return launch(self.host, "blueprint-agent") };
+        let (user, group) = (format!("--reuid={user}"), format!("--regid={user}"));
+        Ok(Launch::new("setpriv").args([&user, &group, "--clear-groups", "--"]).arg(program))
+    }
+
     /// Starts the agent, also again after it ended.
     pub(crate) fn run(&mut self) -> Result<()> {
-        let mut launch = launch(self.host, "blueprint-agent")?.args(["run", "--state"]).arg(self.state());
+        let mut launch = self.program()?.args(["run", "--state"]).arg(self.state());
         // Many agents share this machine.
         launch = launch.args(["--set", "observe.listen=127.0.0.1:0"]);
         for setting in &self.settings {

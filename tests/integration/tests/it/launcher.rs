@@ -1,6 +1,7 @@
 //! A Manager starts the launcher as it starts a blueprint, and the blueprint runs on a node.
 
 mod manager;
+mod relay;
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -8,12 +9,15 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use blueprint_tests_support::http::Request;
-use blueprint_tests_support::{Launch, Process, binary, eventually, eventually_ok, scratch};
+use blueprint_tests_support::{
+    Host, Lab, Launch, Need, Process, binary, eventually, eventually_ok, processes_naming, require, scratch,
+};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
 use self::manager::Manager;
+use self::relay::Relay;
 use crate::fixture::{Agent, CALL, Hub, SOON, rows, text};
 
 /// How long a blueprint outlives its launcher here.
@@ -26,10 +30,13 @@ const ENVELOPE_KEY: &str = "0f0e0d0c0b0a09080706050403020100f0e0d0c0b0a090807060
 const SENDS: &str =
     "env = [\"EXAMPLE_CALLS\"]\nrestart = \"never\"\nsend_keystore = true\nsend_envelope_key = true";
 
-/// A hub, one node that may run programs of this machine, and a Manager.
-struct Scene {
-    hub: Hub<'static>,
-    agent: Agent<'static>,
+/// Time until a node that died has lost its workloads, and they run elsewhere.
+const MOVED: Duration = Duration::from_secs(60);
+
+/// A hub, nodes that may run programs of this machine, and a Manager.
+struct Scene<'h> {
+    hub: Hub<'h>,
+    agents: Vec<Agent<'h>>,
     manager: Manager,
     folder: TempDir,
     _memory: TempDir,
@@ -40,17 +47,32 @@ fn open_to_all(folder: &Path) -> Result<()> {
     Ok(std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755))?)
 }
 
-impl Scene {
+impl Scene<'static> {
+    /// Everything on this machine, with one node.
     fn start() -> Result<Self> {
-        let hub = Hub::start(&[])?;
-        let agent = Agent::join(None, "node", &hub.join_line(&[])?)?;
-        open_to_all(agent.state().parent().context("the state has a folder")?)?;
+        Self::with(Hub::start(&[])?, &[None])
+    }
+}
+
+impl<'h> Scene<'h> {
+    /// A node on each of these hosts.
+    fn with(hub: Hub<'h>, hosts: &[Option<&'h Host>]) -> Result<Self> {
         // Keys are written to memory alone, which not every /run is.
         let memory = tempfile::tempdir_in("/dev/shm")?;
         open_to_all(memory.path())?;
-        let runtime = format!("workload.runtime_dir={}", memory.path().display());
-        let mut agent = agent.set("workload.testing=true").set(&runtime);
-        agent.run()?;
+        let mut agents = Vec::new();
+        for (number, host) in hosts.iter().enumerate() {
+            let name = format!("node-{number}");
+            let agent = Agent::join(*host, &name, &hub.join_line(&[])?)?;
+            open_to_all(agent.state().parent().context("the state has a folder")?)?;
+            let own = memory.path().join(name);
+            std::fs::create_dir(&own)?;
+            open_to_all(&own)?;
+            let runtime = format!("workload.runtime_dir={}", own.display());
+            let mut agent = agent.set("workload.testing=true").set(&runtime);
+            agent.run()?;
+            agents.push(agent);
+        }
         let folder = scratch("manager")?;
         open_to_all(folder.path())?;
         std::fs::create_dir(folder.path().join("data"))?;
@@ -58,14 +80,19 @@ impl Scene {
         std::fs::write(folder.path().join("keys/Ecdsa/ab12"), "[[1],[2]]")?;
         std::fs::copy(binary("blueprint-example-service")?, folder.path().join("example"))?;
         let manager = Manager::start(&folder.path().join("svc-7-42.sock"))?;
-        Ok(Self { hub, agent, manager, folder, _memory: memory })
+        Ok(Self { hub, agents, manager, folder, _memory: memory })
     }
 
     /// Writes `launcher.toml`; the source is a program in the folder.
     fn configure(&self, program: &str, more: &str) -> Result<()> {
+        self.configure_at(&self.hub.state().join("registry.sock"), program, more)
+    }
+
+    /// The same with the hub at another socket.
+    fn configure_at(&self, hub: &Path, program: &str, more: &str) -> Result<()> {
         let text = format!(
             "hub = {:?}\ngrace_secs = {GRACE_SECS}\n[blueprint.7]\nsource = {{ type = \"testing\", path = {:?} }}\n{more}\n",
-            self.hub.state().join("registry.sock"),
+            hub,
             self.path(program),
         );
         Ok(std::fs::write(self.path("launcher.toml"), text)?)
@@ -113,13 +140,17 @@ impl Scene {
                 .context("no address")
         });
         let address: std::net::SocketAddr =
-            address.with_context(|| format!("hub:\n{}\nagent:\n{}", self.hub.log(), self.agent.log()))?;
+            address.with_context(|| format!("hub:\n{}\nagents:\n{}", self.hub.log(), self.agent_logs()))?;
         ensure!(address.ip().is_loopback(), "{address} is not of this machine");
         eventually_ok(SOON, "an answer of the service", || {
             let response = Request::get("/blueprint").send(address, CALL)?;
             ensure!(response.status == 200, "{}", response.text());
             response.json()
         })
+    }
+
+    fn agent_logs(&self) -> String {
+        self.agents.iter().map(Agent::log).collect::<Vec<_>>().join("\n")
     }
 
     fn workloads(&self) -> Result<Vec<Value>> {
@@ -243,6 +274,110 @@ fn a_hub_that_comes_back_finds_launcher_and_blueprint_where_they_were() -> Resul
 }
 
 #[test]
+fn a_launcher_that_loses_its_connection_goes_on_where_it_was() -> Result<()> {
+    let scene = Scene::start()?;
+    let relay = Relay::start(&scene.path("relay.sock"), &scene.hub.state().join("registry.sock"))?;
+    scene.configure_at(&scene.path("relay.sock"), "example", "")?;
+    let mut launcher = scene.launcher()?.start()?;
+    let before = pid(&scene.served(1)?)?;
+    let generation = |scene: &Scene<'_>| -> Result<Value> {
+        Ok(scene.workloads()?.first().context("no workload")?["generation"].clone())
+    };
+    let assigned = generation(&scene)?;
+    for breaks in 1..=2 {
+        assert!(relay.cut() > 0, "nothing was open");
+        eventually_ok(SOON, "the launcher at its hub again", || {
+            let times = scene.hub.log().matches("launcher is there").count();
+            ensure!(times > breaks, "{times} times: {}", launcher.log());
+            Ok(())
+        })?;
+    }
+    assert!(launcher.log().contains("it is tried again"), "{}", launcher.log());
+    assert_eq!((pid(&scene.served(1)?)?, generation(&scene)?), (before, assigned.clone()), "it ran on");
+
+    // What the blueprint asks next goes over the new session: it crashes, comes back and registers again.
+    let address = scene.manager.registered().last().cloned().context("registered")?;
+    let _ = Request::get("/crash").send(address.trim_start_matches("http://").parse()?, CALL);
+    let after = pid(&scene.served(2)?)?;
+    assert_ne!(before, after);
+    assert_eq!(
+        (scene.manager.pings(), generation(&scene)?),
+        (1, assigned),
+        "greeted once, and assigned once"
+    );
+    launcher.signal(Signal::SIGTERM)?;
+    assert_eq!(code(&mut launcher)?, 0, "{}", launcher.log());
+    gone_within(after, SOON)?;
+    let rows = scene.hub.audit()?;
+    assert!(!rows.iter().any(|row| row.ends_with("its launcher is gone")), "{rows:?}");
+    Ok(())
+}
+
+#[test]
+fn a_blueprint_of_a_launcher_goes_on_at_another_node_when_its_own_dies() -> Result<()> {
+    let Some(lab) = Lab::new()?.filter(|_| require(&[Need::Root])) else { return Ok(()) };
+    let hosts = [lab.host("hub")?, lab.host("one")?, lab.host("two")?];
+    let [hub_host, one, two] = &hosts;
+    let hub = Hub::start_on(hub_host, &hub_host.address().to_string(), &[])?;
+    let mut scene = Scene::with(hub, &[Some(one), Some(two)])?;
+    scene.configure("example", "")?;
+    let mut launcher = scene.launcher()?.start()?;
+    let before = scene.served(1)?;
+    let node = |scene: &Scene<'_>| -> Result<(String, String)> {
+        let rows = scene.workloads()?;
+        let row = rows.first().context("no workload")?;
+        Ok((text(row, "/node")?.to_owned(), text(row, "/state")?.to_owned()))
+    };
+    let (first, _) = node(&scene)?;
+    let position = usize::from(first == "node-1");
+    scene.agents[position].process()?.kill()?;
+    eventually_ok(MOVED, "the blueprint on the other node", || {
+        let (now, state) = node(&scene)?;
+        ensure!(now != first && state == "running", "{state} on {now}: {}", launcher.log());
+        Ok(())
+    })?;
+    // The Manager hears of it where it was told before, by the launcher that it started.
+    let after = scene.served(2)?;
+    assert_ne!(pid(&before)?, pid(&after)?);
+    let registered = scene.manager.registered();
+    assert_eq!(registered.first(), registered.last(), "the port at the Manager's machine stays");
+    assert_eq!(scene.manager.pings(), 1, "greeted once");
+    let other = scene.agents[1 - position].id().to_owned();
+    assert!(launcher.log().contains(&format!("is running on node {other}")), "{}", launcher.log());
+
+    // The first comes back and ends what it still ran.
+    scene.agents[position].run()?;
+    let program = scene.path("example").display().to_string();
+    eventually_ok(SOON, "one process of it", || {
+        let running = processes_naming(&program).len();
+        ensure!(running == 1, "{running} processes");
+        Ok(())
+    })?;
+    launcher.signal(Signal::SIGTERM)?;
+    assert_eq!(code(&mut launcher)?, 0, "{}", launcher.log());
+    gone_within(pid(&after)?, SOON)?;
+    assert!(scene.workloads()?.is_empty());
+    Ok(())
+}
+
+#[test]
+fn registration_inputs_wait_for_a_launcher_that_cannot_write_them() -> Result<()> {
+    let scene = Scene::start()?;
+    scene.configure("example", "")?;
+    // Its folder is not there yet: as good as a disk that is full, also for root.
+    let output = scene.path("later/registration_inputs.bin");
+    let launch =
+        scene.launcher()?.env("REGISTRATION_MODE_ON", "true").env("REGISTRATION_CAPTURE_ONLY", "true");
+    let mut launcher = launch.env("REGISTRATION_OUTPUT_PATH", &output).start()?;
+    launcher.wait_for_line("the registration inputs cannot be kept", SOON)?;
+    std::fs::create_dir(scene.path("later"))?;
+    assert_eq!(code(&mut launcher)?, 0, "{}", launcher.log());
+    assert_eq!(std::fs::read(&output)?, b"registration inputs of the example");
+    assert!(scene.workloads()?.is_empty());
+    Ok(())
+}
+
+#[test]
 fn exit_codes_of_blueprints_are_those_of_their_launchers() -> Result<()> {
     let scene = Scene::start()?;
     let script = |name: &str, text: &str| -> Result<()> {
@@ -326,6 +461,6 @@ fn what_is_wrong_is_told_at_once_and_by_its_exit_code() -> Result<()> {
     // His word counts: what he takes back ends, and its launcher with it.
     scene.hub.json(&["workload", "rm", "7/42"])?;
     assert_eq!(code(&mut launcher)?, 125, "{}", launcher.log());
-    scene.agent.process()?;
+    scene.agents[0].process()?;
     Ok(())
 }

@@ -18,6 +18,7 @@ mod launcher;
 mod load;
 mod nothing_lost;
 mod observed;
+mod offers;
 mod owners;
 mod ping;
 mod policy;

@@ -1,17 +1,22 @@
 //! Workloads: an unmodified blueprint on a node that the hub chose, from its artefact to its last trace.
 
 mod closed;
+mod ends;
+mod engine;
+mod limits;
 pub(crate) mod rig;
 mod stranger;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use blueprint_tests_support::{Lab, Need, eventually_ok, processes_naming, require};
+use serde_json::Value;
 
 use self::rig::{Artefact, Node};
 use crate::containers::docker::Docker;
-use crate::fixture::{CALL, Hub, SOON, rows, text};
+use crate::fixture::{Agent, CALL, Hub, SOON, rows, text};
 use crate::owners::{Owner, token};
 
 /// Time until a node that died has lost its workloads, and they run elsewhere.
@@ -57,7 +62,7 @@ fn a_blueprint_is_fetched_runs_is_reached_by_its_owner_and_comes_back_after_a_cr
     ensure!(!field("Uid:").contains("\t0") && field("NoNewPrivs:").trim() == "1", "{status}");
     let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
     ensure!(groups.contains("/svc-7-42"), "{groups}");
-    let stored = std::path::PathBuf::from(text(&told, "/env/KEYSTORE_URI")?);
+    let stored = PathBuf::from(text(&told, "/env/KEYSTORE_URI")?);
     ensure!(
         rig::mode(&stored)? == 0o700 && rig::mode(&stored.join("Ecdsa/ab12"))? == 0o400,
         "rights of keys"
@@ -115,8 +120,10 @@ fn a_workload_moves_to_another_node_when_its_own_dies() -> Result<()> {
         Ok(())
     })?;
     hub.wait_served("42", &access, SOON)?;
+    let running = processes_naming(&program);
+    ensure!(running.len() == 1, "it runs on under the agent that is dead: {running:?}");
 
-    // The first comes back: what it still ran is ended, and the service stays where it is.
+    // The first comes back: the service stays where it is.
     first.agent.run()?;
     eventually_ok(SOON, "one process of it", || {
         let running = processes_naming(&program).len();
@@ -209,22 +216,40 @@ fn a_blueprint_that_asks_for_what_is_not_its_own_is_refused_and_recorded() -> Re
     Ok(())
 }
 
+/// A node that runs 7/42 with a key.
+struct Keyed {
+    hub: Hub<'static>,
+    node: Node<'static>,
+    program: String,
+    /// What the blueprint says of itself.
+    told: Value,
+    /// Where its keys are on the node.
+    stored: PathBuf,
+}
+
+impl Keyed {
+    fn start() -> Result<Self> {
+        let hub = Hub::start(&[])?;
+        let node = Node::start(&hub, None, "one")?;
+        let program = rig::program(&node)?.display().to_string();
+        let keystore = node.folder("keystore")?;
+        std::fs::write(keystore.join("key"), "[[1],[2]]")?;
+        let keys = keystore.display().to_string();
+        hub.json(&["workload", "run", "7/42", "--path", &program, "--keystore", &keys, "--wait", "8s"])?;
+        let access = hub.access_token("7/42")?;
+        hub.wait_served("42", &access, SOON)?;
+        let told = hub.get("42", &access, "/blueprint")?.json()?;
+        let stored = PathBuf::from(text(&told, "/env/KEYSTORE_URI")?);
+        Ok(Self { hub, node, program, told, stored })
+    }
+}
+
 #[test]
 fn a_node_that_is_removed_ends_its_workloads_and_forgets_their_keys() -> Result<()> {
     if !is_possible() {
         return Ok(());
     }
-    let hub = Hub::start(&[])?;
-    let node = Node::start(&hub, None, "one")?;
-    let program = rig::program(&node)?.display().to_string();
-    let keystore = node.folder("keystore")?;
-    std::fs::write(keystore.join("key"), "[[1],[2]]")?;
-    let keys = keystore.display().to_string();
-    hub.json(&["workload", "run", "7/42", "--path", &program, "--keystore", &keys, "--wait", "8s"])?;
-    let access = hub.access_token("7/42")?;
-    hub.wait_served("42", &access, SOON)?;
-    let told = hub.get("42", &access, "/blueprint")?.json()?;
-    let stored = std::path::PathBuf::from(text(&told, "/env/KEYSTORE_URI")?);
+    let Keyed { hub, node: _node, program, told, stored } = Keyed::start()?;
     ensure!(stored.join("key").is_file() && processes_naming(&program).len() == 1, "{told}");
 
     hub.json(&["node", "rm", "one"])?;
@@ -240,17 +265,7 @@ fn a_blueprint_sees_nothing_of_another() -> Result<()> {
     if !is_possible() {
         return Ok(());
     }
-    let hub = Hub::start(&[])?;
-    let node = Node::start(&hub, None, "one")?;
-    let program = rig::program(&node)?.display().to_string();
-    let keystore = node.folder("keystore")?;
-    std::fs::write(keystore.join("key"), "[[1],[2]]")?;
-    let keys = keystore.display().to_string();
-    hub.json(&["workload", "run", "7/42", "--path", &program, "--keystore", &keys, "--wait", "8s"])?;
-    let access = hub.access_token("7/42")?;
-    hub.wait_served("42", &access, SOON)?;
-    let told = hub.get("42", &access, "/blueprint")?.json()?;
-    let stored = std::path::PathBuf::from(text(&told, "/env/KEYSTORE_URI")?);
+    let Keyed { hub, node, program: _, told, stored } = Keyed::start()?;
     let socket = stored.with_file_name("bridge").join("bridge.sock");
     ensure!(stored.join("key").is_file() && socket.exists(), "{told}");
 
@@ -347,5 +362,37 @@ fn what_cannot_be_run_says_why_and_leaves_nothing() -> Result<()> {
     ensure!(rows(&listed, "/workloads")?.len() == cases.len(), "{listed}");
     let refused = hub.command(&["workload", "run", "7/6", "--path", "relative"])?.run(CALL)?;
     ensure!(refused.code == Some(2) && refused.stderr.contains("absolute path"), "{}", refused.stderr);
+    Ok(())
+}
+
+#[test]
+fn a_node_that_runs_no_workloads_gets_none_and_the_operator_reads_why() -> Result<()> {
+    if !is_possible() {
+        return Ok(());
+    }
+    let hub = Hub::start(&[])?;
+    let off = Agent::join(None, "off", &hub.join_line(&[])?)?;
+    let mut off = off.set("workload.enabled=false");
+    off.run()?;
+    hub.json(&["workload", "run", "7/42", "--path", "/bin/true", "--test-mode"])?;
+    eventually_ok(SOON, "the reason", || {
+        let shown = hub.json(&["workload", "show", "7/42"])?;
+        ensure!(text(&shown, "/state")? == "unplaced" && shown["node"].is_null(), "{shown}");
+        ensure!(text(&shown, "/reason")?.starts_with("no node runs workloads"), "{shown}");
+        Ok(())
+    })?;
+    // Meanwhile the service is nobody's to offer.
+    let local = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let _ = off.offer("7/42", local.local_addr()?);
+    eventually_ok(SOON, "the refusal", || {
+        let audit = hub.audit()?.join("\n");
+        ensure!(audit.contains("target.refuse") && audit.contains("has none for it yet"), "{audit}");
+        Ok(())
+    })?;
+    let on = Node::start(&hub, None, "on")?;
+    let program = rig::program(&on)?.display().to_string();
+    let run = ["workload", "run", "7/42", "--path", &program, "--test-mode", "--wait", "20s"];
+    let running = hub.json(&run)?;
+    ensure!(text(&running, "/node")? == "on" && text(&running, "/state")? == "running", "{running}");
     Ok(())
 }

@@ -38,6 +38,8 @@ pub(crate) struct Docker {
     pub(crate) engine: Engine,
     runtime: Runtime,
     cgroup: String,
+    /// How it is started, but for the disk.
+    launch: Vec<String>,
     folder: TempDir,
 }
 
@@ -76,22 +78,47 @@ impl Docker {
              --exec-root {path}/exec --pidfile {path}/pid --cgroup-parent /{cgroup} -H unix://{path}/docker.sock"
         );
         // Not by `ip netns exec`, which hides the control groups behind a fresh `/sys`.
-        let launch = match host {
-            Some(host) => {
-                let network = format!("--net=/run/netns/{}", host.namespace());
-                Launch::new("nsenter").arg(network).arg("unshare")
-            }
-            None => Launch::new("unshare").arg("--net"),
+        let place = match host {
+            Some(host) => vec![
+                "nsenter".to_owned(),
+                format!("--net=/run/netns/{}", host.namespace()),
+                "unshare".to_owned(),
+            ],
+            None => vec!["unshare".to_owned(), "--net".to_owned()],
         };
         let apart = ["--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", &script];
-        let process = launch.args(apart).start()?;
+        let launch: Vec<String> = place.into_iter().chain(apart.map(str::to_owned)).collect();
+        let process = run(&launch)?;
         let socket = folder.path().join("docker.sock");
         eventually_ok(SOON, "the engine", || Request::get("/_ping").send_unix(&socket, CALL).map(drop))?;
         let pid = process.pid();
         let registry = Registry::start(|bind| enter(pid, bind)?.context("cannot listen"))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let engine = Engine::new(socket);
-        Ok(Some(Self { process, registry, engine, runtime, cgroup, folder }))
+        Ok(Some(Self { process, registry, engine, runtime, cgroup, launch, folder }))
+    }
+
+    /// Kills it with all that it runs, as the end of a machine does.
+    pub(crate) fn kill(&mut self) -> Result<()> {
+        self.process.kill()?;
+        let (path, socket) = (self.folder.path(), self.socket());
+        let text = format!("{}/exec", path.display());
+        eventually(SOON, "the end of the engine", || processes_naming(&text).is_empty().then_some(()))?;
+        // What a machine does not have after its start.
+        for file in [&path.join("pid"), &socket] {
+            if file.exists() {
+                std::fs::remove_file(file)?;
+            }
+        }
+        std::fs::remove_dir_all(path.join("exec"))?;
+        Ok(())
+    }
+
+    /// Starts it again, with what it has on its disk; one of a host, whose network stays.
+    pub(crate) fn start_again(&mut self) -> Result<()> {
+        self.process = run(&self.launch)?;
+        let socket = self.socket();
+        eventually_ok(SOON, "the engine", || Request::get("/_ping").send_unix(&socket, CALL).map(drop))
     }
 
     /// Runs what asks the engine, for a minute at most.
@@ -220,6 +247,11 @@ impl Drop for Docker {
             eprintln!("{error:#}");
         }
     }
+}
+
+fn run(launch: &[String]) -> Result<Process> {
+    let (program, arguments) = launch.split_first().context("no program")?;
+    Launch::new(program).args(arguments).start()
 }
 
 /// Removes a cgroup of this name with all below it, in each hierarchy that this machine has.

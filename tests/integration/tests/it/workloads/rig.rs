@@ -42,6 +42,28 @@ impl<'h> Node<'h> {
         Ok(node)
     }
 
+    /// One whose agent is an ordinary user.
+    pub(super) fn start_as(hub: &Hub<'_>, user: u32, name: &str) -> Result<Self> {
+        let folder = scratch("workloads")?;
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755))?;
+        let data = folder.path().join("data");
+        std::fs::create_dir(&data)?;
+        std::os::unix::fs::chown(&data, Some(user), Some(user))?;
+        let agent = Agent::join(None, name, &hub.join_line(&[])?)?.under_user(user)?;
+        let agent = agent.set("workload.testing=true").set(&format!("workload.data_dir={}", data.display()));
+        let mut node = Self { agent, folder };
+        node.agent.run()?;
+        Ok(node)
+    }
+
+    /// A program of its own: a script for the shell.
+    pub(super) fn script(&self, name: &str, lines: &[&str]) -> Result<String> {
+        let path = self.folder("bin")?.join(name);
+        std::fs::write(&path, ["#!/bin/sh"].iter().chain(lines).copied().collect::<Vec<_>>().join("\n"))?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))?;
+        Ok(path.display().to_string())
+    }
+
     /// A folder of its own.
     pub(crate) fn folder(&self, name: &str) -> Result<PathBuf> {
         let path = self.folder.path().join(name);

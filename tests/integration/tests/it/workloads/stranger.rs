@@ -13,8 +13,8 @@ use base64::engine::general_purpose::STANDARD;
 use blueprint_common_tunnel::{Tunnel, TunnelConfig};
 use blueprint_common_tunnel_core::{Config, Limits, OverlayPrefixes, PeerConfig, Role};
 use blueprint_common_types::{HUB_TLS_NAME, OverlayLease, WgPrivateKey, WgPublicKey};
-use blueprint_proto::v1::ArtefactRequest;
 use blueprint_proto::v1::agent_control_client::AgentControlClient;
+use blueprint_proto::v1::{ArtefactRequest, BridgeRequest};
 use blueprint_tests_support::Host;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
@@ -66,6 +66,20 @@ pub(super) fn fetch(agent: &Agent<'_>, request: ArtefactRequest) -> Result<Resul
     })
 }
 
+/// Calls the hub as the bridges of an agent's workloads do, one after the other: the codes of the answers.
+pub(super) fn bridge(agent: &Agent<'_>, requests: Vec<BridgeRequest>) -> Result<Vec<Code>> {
+    let identity = identity_of(agent)?;
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut client = AgentControlClient::new(channel(&identity).await?);
+        let mut codes = Vec::new();
+        for request in requests {
+            codes.push(client.bridge(request).await.map_or_else(|status| status.code(), |_| Code::Ok));
+        }
+        Ok(codes)
+    })
+}
+
 async fn channel(identity: &Value) -> Result<Channel> {
     let bytes = |name: &str| -> Result<Vec<u8>> { Ok(STANDARD.decode(text(identity, name)?)?) };
     let mut roots = RootCertStore::empty();
@@ -79,6 +93,7 @@ async fn channel(identity: &Value) -> Result<Channel> {
     tls.alpn_protocols = vec![b"h2".to_vec()];
     let port = u16::try_from(identity["hub_port"].as_u64().context("no port")?)?;
     let stream = TcpStream::connect((text(identity, "/hub_host")?, port)).await?;
+    stream.set_nodelay(true)?;
     let name = ServerName::try_from(HUB_TLS_NAME)?;
     let stream = TlsConnector::from(Arc::new(tls)).connect(name, stream).await?;
     let endpoint = Endpoint::from_static("http://hub.blueprint.internal");
@@ -151,6 +166,11 @@ impl Spoke {
 
     /// Connects to a port of the hub's overlay address, sends a text and reads the first bytes of the answer.
     pub(super) fn ask(&self, port: u16, request: &str, within: Duration) -> Result<String> {
+        Ok(self.open(port, request, within)?.1)
+    }
+
+    /// The same, and keeps the connection.
+    pub(super) fn open(&self, port: u16, request: &str, within: Duration) -> Result<(TunnelStream, String)> {
         self.runtime.block_on(async {
             let mut stream = self.tunnel.connect((self.hub, port).into(), within).await?;
             stream.write_all(request.as_bytes()).await?;
@@ -166,7 +186,21 @@ impl Spoke {
                 io::Result::Ok(())
             };
             tokio::time::timeout(ANSWER, read).await.context("no answer")??;
-            Ok(String::from_utf8_lossy(&answer).into_owned())
+            Ok((stream, String::from_utf8_lossy(&answer).into_owned()))
+        })
+    }
+}
+
+/// A connection through the tunnel.
+pub(super) type TunnelStream = blueprint_common_tunnel::TcpStream;
+
+impl Spoke {
+    /// Waits until the hub ends a connection on which nothing is said.
+    pub(super) fn wait_for_end(&self, stream: &mut TunnelStream) -> Result<()> {
+        self.runtime.block_on(async {
+            // An end in order and a broken connection are both one.
+            let ended = async { while stream.read(&mut [0; 64]).await.is_ok_and(|count| count > 0) {} };
+            tokio::time::timeout(ANSWER, ended).await.context("the connection is still open")
         })
     }
 }

@@ -1,0 +1,111 @@
+//! Processes of this machine by their parents and users, as `/proc` tells them, and their ends.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// Pause between two rounds of killing.
+const PAUSE: Duration = Duration::from_millis(3);
+
+/// One process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Seen {
+    pub(crate) parent: i32,
+    /// When it was started, in ticks since the machine's start; tells it from others that had its number.
+    pub(crate) started: u64,
+}
+
+/// Looks at one process; `None` where there is none of this number.
+pub(crate) fn look(pid: i32) -> Option<Seen> {
+    parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// Reads `stat` (`proc(5)`): field 4 is the parent, field 22 the start.
+fn parse(stat: &str) -> Option<Seen> {
+    // The name in parentheses may hold anything.
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut fields = fields.split_whitespace().skip(1);
+    let parent = fields.next()?.parse().ok()?;
+    Some(Seen { parent, started: fields.nth(17)?.parse().ok()? })
+}
+
+/// Numbers of all processes.
+fn all() -> impl Iterator<Item = i32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+/// All that descends from a process, without itself.
+pub(crate) fn descendants(root: i32) -> Vec<i32> {
+    below(root, all().filter_map(|pid| Some((look(pid)?.parent, pid))))
+}
+
+fn below(root: i32, parents: impl Iterator<Item = (i32, i32)>) -> Vec<i32> {
+    let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
+    for (parent, child) in parents {
+        children.entry(parent).or_default().push(child);
+    }
+    // Looks at processes that change meanwhile may seem to go round.
+    let (mut found, mut next) = (BTreeSet::new(), vec![root]);
+    while let Some(parent) = next.pop() {
+        for child in children.remove(&parent).unwrap_or_default() {
+            if child != root && found.insert(child) {
+                next.push(child);
+            }
+        }
+    }
+    found.into_iter().collect()
+}
+
+/// All whose effective user this is.
+pub(crate) fn of_user(user: u32) -> Vec<i32> {
+    let is_its = |pid: &i32| fs::metadata(format!("/proc/{pid}")).is_ok_and(|entry| entry.uid() == user);
+    all().filter(is_its).collect()
+}
+
+/// Effective users of all processes.
+pub(crate) fn users() -> BTreeSet<u32> {
+    all().filter_map(|pid| fs::metadata(format!("/proc/{pid}")).ok()).map(|entry| entry.uid()).collect()
+}
+
+/// Kills what `find` finds until it finds nothing, also what is started meanwhile; says how many are left after
+/// `within`. It blocks its thread.
+pub(crate) fn kill_until_none(mut find: impl FnMut() -> Vec<i32>, within: Duration) -> usize {
+    let begin = Instant::now();
+    loop {
+        let found = find();
+        for pid in &found {
+            let _ = kill(Pid::from_raw(*pid), Signal::SIGKILL);
+        }
+        if found.is_empty() || begin.elapsed() >= within {
+            return found.len();
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_may_hold_anything() {
+        let stat = "7 (a) b (c) S 5 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 4711 1 2";
+        assert_eq!(parse(stat), Some(Seen { parent: 5, started: 4711 }));
+        assert_eq!(parse("7 (a) S 5"), None);
+        let parent = i32::try_from(std::os::unix::process::parent_id()).unwrap();
+        assert_eq!(look(i32::try_from(std::process::id()).unwrap()).unwrap().parent, parent);
+    }
+
+    #[test]
+    fn a_tree_has_all_that_descends_and_nothing_else() {
+        let of = |parents: &[(i32, i32)]| below(5, parents.iter().copied());
+        assert_eq!(of(&[(5, 6), (6, 9), (1, 7), (7, 8), (9, 4)]), [4, 6, 9]);
+        assert_eq!(of(&[(5, 6), (6, 5)]), [6], "a circle ends");
+        assert_eq!(of(&[]), [0; 0]);
+    }
+}

@@ -1,0 +1,211 @@
+//! What people ask of a machine, as queries say it.
+
+use std::collections::BTreeSet;
+
+use blueprint_common_types::Micros;
+use blueprint_hub_provision_core::estimate::Terms;
+use blueprint_hub_provision_core::placement::{Demand, Question, Strategy};
+use blueprint_hub_provision_core::resource::{ArchChoice, GpuSpec, ResourceSpec};
+use serde::Deserialize;
+
+use crate::error::ApiError;
+use crate::market::{Market, today};
+
+const HINT: &str = "docs/provisioning.md lists what can be asked for";
+
+/// A query for machines. Every size is a lower bound, as the provider's list counts it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Wanted {
+    /// `minimal`, `basic`, `recommended`, `performance`, `gpu`; what else is given replaces its part.
+    preset: Option<String>,
+    /// A specification as JSON, in any of the shapes that are read; what is needed for a service, not a machine.
+    spec: Option<String>,
+    cpu: Option<String>,
+    memory_gib: Option<String>,
+    disk_gb: Option<u32>,
+    /// Kind of GPU, or `any`.
+    gpu: Option<String>,
+    gpu_count: Option<u16>,
+    min_vram_gib: Option<u32>,
+    region: Option<String>,
+    arch: Option<ArchChoice>,
+    spot: bool,
+    no_burstable: bool,
+    egress_gb: Option<u32>,
+    max_price: Option<String>,
+    pub(crate) provider: Option<String>,
+    plan: Option<String>,
+    strategy: Option<String>,
+    replicas: Option<u32>,
+    hours: Option<u32>,
+    markup_percent: Option<String>,
+    priority_percent: Option<String>,
+    sla_percent: Option<String>,
+    /// Only providers that this hub can order of.
+    configured: bool,
+    /// Also by prices that are too old to rely on.
+    accept_stale: bool,
+    limit: Option<usize>,
+}
+
+/// The same, understood.
+pub(crate) struct Asked {
+    pub(crate) spec: ResourceSpec,
+    pub(crate) demand: Demand,
+    pub(crate) strategy: Strategy,
+    pub(crate) terms: Terms,
+    pub(crate) max_hourly: Option<Micros>,
+    only: Option<BTreeSet<String>>,
+    accept_stale: bool,
+    pub(crate) limit: usize,
+}
+
+impl Asked {
+    /// The question for `market`; `relies` where a choice is made by the prices and they must not be too old.
+    pub(crate) fn question<'a>(&'a self, market: &'a Market, relies: bool) -> Question<'a> {
+        Question {
+            demand: &self.demand,
+            replicas: self.terms.replicas,
+            strategy: &self.strategy,
+            max_hourly: self.max_hourly,
+            configured: self.only.as_ref(),
+            clusters: &[],
+            usd_per_eur: market.usd_per_eur,
+            today: today(),
+            max_age_days: (relies && !self.accept_stale).then_some(market.max_age_days),
+            unavailable: &[],
+        }
+    }
+}
+
+impl Wanted {
+    /// Reads every field.
+    ///
+    /// # Errors
+    ///
+    /// The first field that is wrong, by its name in queries.
+    pub(crate) fn understand(self, market: &Market) -> Result<Asked, ApiError> {
+        let mut spec = self.base()?;
+        if let Some(millis) = decimal("cpu", self.cpu.as_deref())? {
+            spec.cpu_millis = u32::try_from(millis.get().div_ceil(1000)).unwrap_or(u32::MAX);
+        }
+        if let Some(gib) = decimal("memory_gib", self.memory_gib.as_deref())? {
+            spec.memory_bytes = gib.share(1 << 30, 1_000_000).get();
+        }
+        if let Some(gb) = self.disk_gb {
+            spec.storage_bytes = u64::from(gb) << 30;
+        }
+        if self.gpu.is_some() || self.gpu_count.is_some() || self.min_vram_gib.is_some() {
+            let kind = self.gpu.clone().filter(|kind| kind != "any");
+            let min_vram_mib = self.min_vram_gib.unwrap_or(0).saturating_mul(1024);
+            spec.gpu = Some(GpuSpec { count: self.gpu_count.unwrap_or(1), kind, min_vram_mib });
+        }
+        spec.region = self.region.clone().or(spec.region);
+        spec.arch = self.arch.unwrap_or(spec.arch);
+        spec.allow_spot |= self.spot;
+        spec.allow_burstable &= !self.no_burstable;
+        spec.egress_gib_month = self.egress_gb.unwrap_or(spec.egress_gib_month);
+        spec.check().map_err(|error| ApiError::invalid(error.to_string(), HINT))?;
+        let demand = if self.spec.is_some() { Demand::service(&spec) } else { Demand::machine(&spec) };
+        let max_hourly = decimal("max_price", self.max_price.as_deref())?;
+        Ok(Asked {
+            demand,
+            strategy: self.strategy()?,
+            terms: self.terms()?,
+            max_hourly,
+            only: self.configured.then(|| market.configured.clone()),
+            accept_stale: self.accept_stale,
+            limit: self.limit.unwrap_or(20).min(1000),
+            spec,
+        })
+    }
+
+    /// What is asked before single fields are looked at.
+    fn base(&self) -> Result<ResourceSpec, ApiError> {
+        match (&self.spec, &self.preset) {
+            (Some(_), Some(_)) => {
+                Err(ApiError::invalid("both spec and preset are given", "give one of them"))
+            }
+            (Some(text), None) => {
+                ResourceSpec::read(text).map_err(|error| ApiError::invalid(error.to_string(), HINT))
+            }
+            (None, Some(name)) => ResourceSpec::preset(name).ok_or_else(|| {
+                let hint = format!("one of {}", ResourceSpec::PRESETS.join(", "));
+                ApiError::invalid(format!("there is no preset {name:?}"), hint)
+            }),
+            // Whoever asks for nothing is shown everything.
+            (None, None) => Ok(ResourceSpec {
+                cpu_millis: 10,
+                memory_bytes: 4 << 20,
+                storage_bytes: 1 << 20,
+                ..ResourceSpec::default()
+            }),
+        }
+    }
+
+    fn strategy(&self) -> Result<Strategy, ApiError> {
+        let name = self.strategy.as_deref();
+        if let Some(provider) = &self.provider {
+            if name.is_some() {
+                let hint = "leave one of them out; to prefer a provider, give strategy preferred:NAME";
+                return Err(ApiError::invalid("both provider and strategy are given", hint));
+            }
+            let plan = self.plan.clone().unwrap_or_default();
+            return Ok(Strategy::Pinned { provider: provider.clone(), plan });
+        }
+        if self.plan.is_some() {
+            return Err(ApiError::invalid("plan is given without provider", "name the provider, too"));
+        }
+        match name {
+            None | Some("cheapest") => Ok(Strategy::Cheapest),
+            Some("first-match") => Ok(Strategy::FirstMatch),
+            Some("local-only") => Ok(Strategy::LocalOnly),
+            Some("hybrid") => Ok(Strategy::Hybrid),
+            Some(other) => match other.strip_prefix("preferred:") {
+                Some(list) if !list.is_empty() => {
+                    Ok(Strategy::Preferred(list.split(',').map(str::to_owned).collect()))
+                }
+                Some(_) | None => Err(ApiError::invalid(
+                    format!("there is no strategy {other:?}"),
+                    "one of cheapest, first-match, local-only, hybrid, preferred:NAME,NAME",
+                )),
+            },
+        }
+    }
+
+    fn terms(&self) -> Result<Terms, ApiError> {
+        let within = |field: &'static str, value: u32, most: u32| {
+            let wrong =
+                || ApiError::invalid(format!("{field} is {value}, and has to be from 1 to {most}"), HINT);
+            if (1..=most).contains(&value) { Ok(value) } else { Err(wrong()) }
+        };
+        let percent = |field, text: Option<&str>| {
+            let permille = decimal(field, text)?.map_or(0, |percent| percent.get().div_ceil(100_000));
+            u32::try_from(permille).ok().filter(|permille| *permille <= 10_000).ok_or_else(|| {
+                ApiError::invalid(
+                    format!("{field} is more than 1000"),
+                    "it is in percent of the machine's cost",
+                )
+            })
+        };
+        Ok(Terms {
+            hours: within("hours", self.hours.unwrap_or(730), 100_000)?,
+            replicas: within("replicas", self.replicas.unwrap_or(1), 10_000)?,
+            markup_permille: percent("markup_percent", self.markup_percent.as_deref())?,
+            priority_permille: percent("priority_percent", self.priority_percent.as_deref())?,
+            sla_permille: percent("sla_percent", self.sla_percent.as_deref())?,
+        })
+    }
+}
+
+/// A decimal number as millionths, without ever being a floating-point one.
+fn decimal(field: &'static str, text: Option<&str>) -> Result<Option<Micros>, ApiError> {
+    let Some(text) = text else {
+        return Ok(None);
+    };
+    let wrong = |error: blueprint_common_types::ParseMicrosError| {
+        ApiError::invalid(format!("{field}: {error}"), "write it with a point and no sign, such as 0.5")
+    };
+    text.parse().map(Some).map_err(wrong)
+}

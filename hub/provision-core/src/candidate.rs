@@ -1,0 +1,19 @@
+//! One machine that could be ordered.
+
+use blueprint_common_types::Micros;
+
+/// A machine that could be ordered, and its price at the time of the choice: the result of placement, and one
+/// step of a failover plan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    /// Name of the provider, as [`crate::Provider::name`] gives it.
+    pub provider: String,
+    /// The provider's name of the kind of machine.
+    pub plan: String,
+    /// The provider's name of the place.
+    pub region: String,
+    /// Whether the provider may take it back at any time.
+    pub spot: bool,
+    /// What an hour of it costs in US dollars, all that is known counted.
+    pub hourly: Micros,
+}

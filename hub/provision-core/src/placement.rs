@@ -1,0 +1,358 @@
+//! Which machine to order: pure, told the day, and the same for the same inputs.
+//!
+//! Every offer passes the same checks in the same order; what remains is ordered by the strategy, and the first few make
+//! the failover plan. What does not pass has one [`Reason`], and each provider tells how near it came.
+
+mod demand;
+mod layers;
+mod reason;
+mod total;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use blueprint_common_types::Micros;
+use serde::{Deserialize, Serialize};
+
+use crate::Candidate;
+use crate::catalogue::{Catalogue, Day, Offer, PriceKind, facts, is_known_region};
+
+pub use demand::Demand;
+pub use layers::{Layer, Layers, Merged, Origin};
+pub use reason::Reason;
+pub use total::{HOURS_PER_MONTH, Total};
+
+/// Candidates of a failover plan.
+pub const PLAN_LENGTH: usize = 8;
+
+/// Candidates of a failover plan in one region of one provider, so that a region that is full does not use it up.
+const PLAN_PER_REGION: usize = 2;
+
+/// Replicas above which a cluster is taken where there is one.
+pub const MACHINES_AT_MOST: u32 = 10;
+
+/// How to choose among machines that fit.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Strategy {
+    /// The lowest price of an hour, all counted.
+    #[default]
+    Cheapest,
+    /// By the class of the demand: GPUs at Google, then AWS; more than 8 processors at Vultr, DigitalOcean, then AWS; all
+    /// else, and all other providers after these, by price.
+    FirstMatch,
+    /// These providers in this order, then the others; by price within each.
+    Preferred(Vec<String>),
+    /// This plan alone; any region of it where none is named.
+    Pinned {
+        /// Provider.
+        provider: String,
+        /// The provider's name of the plan; any where empty.
+        #[serde(default)]
+        plan: String,
+    },
+    /// No machine is ordered: a node that has joined has to do.
+    LocalOnly,
+    /// Machines by price, and a cluster when none can be had.
+    Hybrid,
+}
+
+/// Where a deployment goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// On machines that are ordered.
+    Machines,
+    /// On nodes that have joined.
+    Local,
+    /// In a cluster, by its name.
+    Kubernetes(String),
+}
+
+/// What is asked.
+#[derive(Debug, Clone)]
+pub struct Question<'a> {
+    /// What the machine has to have.
+    pub demand: &'a Demand,
+    /// How many of them.
+    pub replicas: u32,
+    /// How to choose.
+    pub strategy: &'a Strategy,
+    /// Most that an hour of one may cost, all counted.
+    pub max_hourly: Option<Micros>,
+    /// Providers that can be ordered of; all that exist where `None`.
+    pub configured: Option<&'a BTreeSet<String>>,
+    /// Clusters that can be used, the first one first.
+    pub clusters: &'a [String],
+    /// US dollars for a euro; offers in euro are left out without.
+    pub usd_per_eur: Option<Micros>,
+    /// Today.
+    pub today: Day,
+    /// Days after which a price that was not asked for is not relied on; `None` to rely on every one.
+    pub max_age_days: Option<u32>,
+    /// What cannot be had just now.
+    pub unavailable: &'a [Unavailable],
+}
+
+/// Machines that cannot be had just now, as their provider said a while ago.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unavailable {
+    /// Provider.
+    pub provider: String,
+    /// Region; all where `None`.
+    pub region: Option<String>,
+    /// Plan; all where `None`.
+    pub plan: Option<String>,
+    /// What the provider said.
+    pub why: String,
+}
+
+impl Unavailable {
+    fn names(&self, offer: &Offer) -> bool {
+        self.provider == *offer.provider
+            && self.region.as_deref().is_none_or(|region| region == &*offer.region)
+            && self.plan.as_deref().is_none_or(|plan| plan == &*offer.plan)
+    }
+}
+
+/// A machine that fits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Choice<'a> {
+    /// Which.
+    pub offer: &'a Offer,
+    /// Whether it is one that the provider may take back.
+    pub spot: bool,
+    /// What it costs.
+    pub total: Total,
+}
+
+impl Choice<'_> {
+    /// What placement and order share.
+    #[must_use]
+    pub fn candidate(&self) -> Candidate {
+        Candidate {
+            provider: self.offer.provider.to_string(),
+            plan: self.offer.plan.to_string(),
+            region: self.offer.region.to_string(),
+            spot: self.spot,
+            hourly: self.total.hourly(),
+        }
+    }
+}
+
+/// What is known of one provider.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict<'a> {
+    /// Its best machine, and how many fit.
+    Fits {
+        /// The best.
+        best: Choice<'a>,
+        /// How many fit, regions counted apart.
+        count: usize,
+    },
+    /// None fits; this one came nearest.
+    Nearest {
+        /// Which.
+        offer: &'a Offer,
+        /// What it fails by.
+        reason: Reason,
+    },
+    /// It has nothing to offer at all.
+    Closed {
+        /// Why.
+        reason: Reason,
+    },
+}
+
+/// The answer.
+#[derive(Debug, Clone)]
+pub struct Placement<'a> {
+    /// Where to.
+    pub target: Target,
+    /// Machines to try, in this order; empty where none is ordered, or none fits.
+    pub plan: Vec<Choice<'a>>,
+    /// What each provider has, by name.
+    pub verdicts: BTreeMap<&'a str, Verdict<'a>>,
+}
+
+/// Nothing can be ordered.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoFit {
+    /// No machine fits.
+    #[error("no machine fits: {nearest}")]
+    Machine {
+        /// What came nearest and by what it fails.
+        nearest: String,
+    },
+    /// Nobody knows the place that was asked for.
+    #[error(
+        "no provider has a region called {wanted:?}; a provider's region, an area (us-east), a country (de) or a continent (eu) was expected"
+    )]
+    Region {
+        /// What was asked for.
+        wanted: String,
+    },
+}
+
+/// Answers `question` from `catalogue`.
+///
+/// # Errors
+///
+/// [`NoFit`] where nothing fits and no cluster may take its place; it says what came nearest.
+pub fn place<'a>(catalogue: &'a Catalogue, question: &Question<'_>) -> Result<Placement<'a>, NoFit> {
+    let cluster = question.clusters.first();
+    if *question.strategy == Strategy::LocalOnly {
+        return Ok(Placement { target: Target::Local, plan: Vec::new(), verdicts: BTreeMap::new() });
+    }
+    if question.replicas > MACHINES_AT_MOST
+        && let Some(cluster) = cluster
+    {
+        let target = Target::Kubernetes(cluster.clone());
+        return Ok(Placement { target, plan: Vec::new(), verdicts: BTreeMap::new() });
+    }
+    if let Some(wanted) = &question.demand.region
+        && !is_known_region(wanted)
+        && !catalogue.offers().iter().any(|offer| *offer.region == **wanted)
+    {
+        return Err(NoFit::Region { wanted: wanted.clone() });
+    }
+    let (mut fits, verdicts) = examine(catalogue, question);
+    fits.sort_by(|a, b| order(question, a).cmp(&order(question, b)));
+    let plan = shorten(fits);
+    if !plan.is_empty() {
+        return Ok(Placement { target: Target::Machines, plan, verdicts });
+    }
+    match cluster {
+        Some(cluster) if *question.strategy == Strategy::Hybrid => {
+            Ok(Placement { target: Target::Kubernetes(cluster.clone()), plan, verdicts })
+        }
+        Some(_) | None => Err(NoFit::Machine { nearest: reason::nearest(&verdicts) }),
+    }
+}
+
+/// Every machine that fits, in the order of the catalogue, and each provider's verdict.
+pub fn examine<'a>(
+    catalogue: &'a Catalogue,
+    question: &Question<'_>,
+) -> (Vec<Choice<'a>>, BTreeMap<&'a str, Verdict<'a>>) {
+    let mut fits = Vec::new();
+    let mut verdicts: BTreeMap<&str, Verdict<'_>> = BTreeMap::new();
+    for offers in catalogue.offers().chunk_by(|a, b| a.provider == b.provider) {
+        let Some(name) = offers.first().map(|offer| &*offer.provider) else { continue };
+        if let Some(reason) = closed(name, question) {
+            verdicts.insert(name, Verdict::Closed { reason });
+            continue;
+        }
+        let before = fits.len();
+        let mut nearest: Option<(&Offer, Reason)> = None;
+        for (offer, spot) in offers.iter().flat_map(|offer| [(offer, false), (offer, true)]) {
+            match check(offer, spot, question) {
+                Ok(total) => fits.push(Choice { offer, spot, total }),
+                Err(reason) => {
+                    let is_nearer = |(known, by): &(&Offer, Reason)| {
+                        (reason.stage(), known.on_demand, &known.plan)
+                            > (by.stage(), offer.on_demand, &offer.plan)
+                    };
+                    if reason != Reason::NoSpot && nearest.as_ref().is_none_or(is_nearer) {
+                        nearest = Some((offer, reason));
+                    }
+                }
+            }
+        }
+        let own = fits.get(before..).unwrap_or_default();
+        let best = own.iter().min_by(|a, b| order(question, a).cmp(&order(question, b)));
+        let verdict = match (best, nearest) {
+            (Some(best), _) => Verdict::Fits { best: best.clone(), count: own.len() },
+            (None, Some((offer, reason))) => Verdict::Nearest { offer, reason },
+            (None, None) => continue,
+        };
+        verdicts.insert(name, verdict);
+    }
+    (fits, verdicts)
+}
+
+/// Why nothing of a provider is looked at.
+fn closed(provider: &str, question: &Question<'_>) -> Option<Reason> {
+    if let Some(what) = facts(provider).and_then(|facts| facts.discontinued()) {
+        return Some(Reason::Discontinued(what));
+    }
+    if let Strategy::Pinned { provider: wanted, .. } = question.strategy
+        && wanted != provider
+    {
+        return Some(Reason::NotAsked);
+    }
+    let is_configured = question.configured.is_none_or(|configured| configured.contains(provider));
+    (!is_configured).then_some(Reason::NotConfigured)
+}
+
+/// What a machine costs where it fits, else the first reason against it.
+fn check(offer: &Offer, spot: bool, question: &Question<'_>) -> Result<Total, Reason> {
+    let demand = question.demand;
+    if spot && (offer.spot.is_none() || !demand.allow_spot) {
+        return Err(Reason::NoSpot);
+    }
+    if let Strategy::Pinned { plan, .. } = question.strategy
+        && !plan.is_empty()
+        && **plan != *offer.plan
+    {
+        return Err(Reason::NotAsked);
+    }
+    demand.check(offer)?;
+    let total = Total::of(offer, spot, demand, question.usd_per_eur).ok_or(Reason::NoRate)?;
+    let age = offer.as_of.days_until(question.today);
+    if question.max_age_days.is_some_and(|most| age > most) && offer.kind != PriceKind::Live {
+        return Err(Reason::Stale { days: age });
+    }
+    if let Some(most) = question.max_hourly
+        && total.hourly() > most
+    {
+        return Err(Reason::Price { hourly: total.hourly(), most });
+    }
+    match question.unavailable.iter().find(|known| known.names(offer)) {
+        Some(known) => Err(Reason::Unavailable(known.why.clone())),
+        None => Ok(total),
+    }
+}
+
+/// Lower is tried earlier. Equal prices: what is not taken back, then the smaller, then by name.
+fn order<'c>(
+    question: &Question<'_>,
+    choice: &'c Choice<'_>,
+) -> (usize, Micros, bool, u32, &'c str, &'c str, &'c str) {
+    let offer = choice.offer;
+    let rank = rank(question, &offer.provider);
+    (rank, choice.total.hourly(), choice.spot, offer.vcpus, &offer.provider, &offer.region, &offer.plan)
+}
+
+fn rank(question: &Question<'_>, provider: &str) -> usize {
+    let position = |list: &[&str]| list.iter().position(|name| *name == provider).unwrap_or(list.len());
+    match question.strategy {
+        Strategy::FirstMatch if question.demand.gpu.is_some() => position(&["gcp", "aws"]),
+        Strategy::FirstMatch if question.demand.cpu_millis > 8000 => {
+            position(&["vultr", "digitalocean", "aws"])
+        }
+        Strategy::Preferred(list) => list.iter().position(|name| name == provider).unwrap_or(list.len()),
+        Strategy::FirstMatch
+        | Strategy::Cheapest
+        | Strategy::Pinned { .. }
+        | Strategy::LocalOnly
+        | Strategy::Hybrid => 0,
+    }
+}
+
+fn shorten(sorted: Vec<Choice<'_>>) -> Vec<Choice<'_>> {
+    let mut per_region: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+    let mut plan = Vec::with_capacity(PLAN_LENGTH);
+    for choice in sorted {
+        let count = per_region.entry((&choice.offer.provider, &choice.offer.region)).or_default();
+        *count += 1;
+        if *count <= PLAN_PER_REGION {
+            plan.push(choice);
+        }
+        if plan.len() == PLAN_LENGTH {
+            break;
+        }
+    }
+    plan
+}

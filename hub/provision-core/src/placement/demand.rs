@@ -1,0 +1,137 @@
+//! What a machine has to have.
+
+use crate::catalogue::{GpuKind, Offer, facts, region_matches};
+use crate::placement::Reason;
+use crate::resource::{ArchChoice, GIB, GpuSpec, MIB, ResourceSpec};
+
+/// Memory of the agent and the system, in MiB; a service's own comes on top.
+const AGENT_MEMORY_MIB: u64 = 128;
+
+/// Thousandths of a machine's listed memory that its kernel and firmware keep.
+const KEPT_MEMORY_PERMILLE: u64 = 75;
+
+/// Disk of the system and the agent, in GB.
+const SYSTEM_DISK_GB: u64 = 8;
+
+/// What a machine has to have. Every number is a lower bound.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Demand {
+    /// Thousandths of a processor.
+    pub cpu_millis: u32,
+    /// MiB of memory, as price lists count it.
+    pub memory_mib: u64,
+    /// GB of disk that lasts.
+    pub disk_gb: u32,
+    /// GPUs.
+    pub gpu: Option<GpuSpec>,
+    /// Processors that will do.
+    pub arch: ArchChoice,
+    /// Region, area, country or continent.
+    pub region: Option<String>,
+    /// Whether it may be taken back.
+    pub allow_spot: bool,
+    /// Whether processors may be burstable.
+    pub allow_burstable: bool,
+    /// GB that it sends to the internet in a month.
+    pub egress_gb: u32,
+}
+
+impl Demand {
+    /// A machine that is at least as large as `spec` says, as its price list counts: for people who look for machines.
+    #[must_use]
+    pub fn machine(spec: &ResourceSpec) -> Self {
+        Self {
+            cpu_millis: spec.cpu_millis,
+            memory_mib: spec.memory_bytes.div_ceil(MIB),
+            disk_gb: gb(spec.storage_bytes.div_ceil(GIB)),
+            gpu: spec.gpu.clone(),
+            arch: spec.arch,
+            region: spec.region.clone(),
+            allow_spot: spec.allow_spot,
+            allow_burstable: spec.allow_burstable,
+            egress_gb: spec.egress_gib_month,
+        }
+    }
+
+    /// A machine on which a service has all that `spec` says to itself: memory for system and agent, what the kernel keeps
+    /// of the listed memory, and 8 GB of disk come on top. Processors do not: the agent needs next to nothing of them.
+    #[must_use]
+    pub fn service(spec: &ResourceSpec) -> Self {
+        let memory = spec.memory_bytes.div_ceil(MIB).saturating_add(AGENT_MEMORY_MIB);
+        let listed = memory.saturating_mul(1000).div_ceil(1000 - KEPT_MEMORY_PERMILLE);
+        Self {
+            memory_mib: listed,
+            disk_gb: gb(spec.storage_bytes.div_ceil(GIB).saturating_add(SYSTEM_DISK_GB)),
+            ..Self::machine(spec)
+        }
+    }
+
+    /// The first thing that `offer` lacks.
+    pub(super) fn check(&self, offer: &Offer) -> Result<(), Reason> {
+        if let Some(wanted) = &self.region
+            && !region_matches(&offer.provider, &offer.region, wanted)
+        {
+            return Err(Reason::Region(wanted.clone()));
+        }
+        if !self.arch.takes(offer.arch) {
+            return Err(Reason::Arch(offer.arch));
+        }
+        self.check_gpu(offer)?;
+        if offer.is_burstable && !self.allow_burstable {
+            return Err(Reason::Burstable);
+        }
+        if u64::from(offer.vcpus) * 1000 < u64::from(self.cpu_millis) {
+            return Err(Reason::Cpu { has: offer.vcpus, wanted_millis: self.cpu_millis });
+        }
+        if offer.memory_mib < self.memory_mib {
+            return Err(Reason::Memory { has_mib: offer.memory_mib, wanted_mib: self.memory_mib });
+        }
+        if self.missing_disk_gb(offer) > 0 && !sells_disks(offer) {
+            return Err(Reason::Disk { has_gb: offer.disk_gb, wanted_gb: self.disk_gb });
+        }
+        Ok(())
+    }
+
+    fn check_gpu(&self, offer: &Offer) -> Result<(), Reason> {
+        let Some(wanted) = &self.gpu else {
+            return Ok(());
+        };
+        let kind = wanted.kind.as_deref().map(GpuKind::named);
+        let fits = offer.gpu.as_ref().is_some_and(|gpu| {
+            gpu.count() >= u32::from(wanted.count)
+                && gpu.vram_mib >= wanted.min_vram_mib
+                && kind.is_none_or(|kind| kind == Some(gpu.kind))
+        });
+        if fits { Ok(()) } else { Err(Reason::Gpu(offer.gpu.clone())) }
+    }
+
+    /// GB of disk that have to be bought beside the plan's own.
+    pub(super) fn missing_disk_gb(&self, offer: &Offer) -> u32 {
+        let loses = facts(&offer.provider).is_some_and(|facts| facts.extras.loses_own_disk);
+        if loses { self.disk_gb } else { self.disk_gb.saturating_sub(offer.disk_gb) }
+    }
+}
+
+fn gb(value: u64) -> u32 {
+    u32::try_from(value).unwrap_or(u32::MAX)
+}
+
+fn sells_disks(offer: &Offer) -> bool {
+    facts(&offer.provider).is_some_and(|facts| facts.extras.disk_gb_month.get() > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_gets_what_it_asked_for_beside_the_system() {
+        let spec = ResourceSpec::preset("recommended").unwrap();
+        let (machine, service) = (Demand::machine(&spec), Demand::service(&spec));
+        assert_eq!((machine.memory_mib, machine.disk_gb), (4096, 50));
+        assert_eq!((service.memory_mib, service.disk_gb), (4567, 58));
+        assert_eq!(machine.cpu_millis, service.cpu_millis);
+        // What remains of the listed memory is enough.
+        assert!(service.memory_mib * 925 / 1000 >= 4096 + 128);
+    }
+}

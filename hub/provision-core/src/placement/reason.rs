@@ -1,0 +1,155 @@
+//! Why a machine does not do.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use blueprint_common_types::Micros;
+
+use super::Verdict;
+use crate::catalogue::Gpu;
+use crate::resource::Arch;
+
+/// Why a machine does not do; the first of the checks that it fails.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reason {
+    /// Its provider is gone.
+    Discontinued(String),
+    /// Its provider has no credentials here.
+    NotConfigured,
+    /// Another plan or provider was asked for.
+    NotAsked,
+    /// It is not sold as one that may be taken back, or such a one was not asked for.
+    NoSpot,
+    /// It is elsewhere.
+    Region(String),
+    /// It has another processor.
+    Arch(Arch),
+    /// It has none of the GPUs, or too few, too small, or other ones.
+    Gpu(Option<Gpu>),
+    /// Its processors are given their full speed only for a while.
+    Burstable,
+    /// It has too few processors.
+    Cpu {
+        /// How many it has.
+        has: u32,
+        /// Thousandths wanted.
+        wanted_millis: u32,
+    },
+    /// It has too little memory.
+    Memory {
+        /// MiB that it has.
+        has_mib: u64,
+        /// MiB wanted.
+        wanted_mib: u64,
+    },
+    /// Its disk is too small, and none can be bought with it.
+    Disk {
+        /// GB that it has.
+        has_gb: u32,
+        /// GB wanted.
+        wanted_gb: u32,
+    },
+    /// Its price is in euro, and no rate is set.
+    NoRate,
+    /// Its price is too old to rely on.
+    Stale {
+        /// Its age.
+        days: u32,
+    },
+    /// It costs too much.
+    Price {
+        /// What an hour costs.
+        hourly: Micros,
+        /// What it may cost.
+        most: Micros,
+    },
+    /// It cannot be had just now.
+    Unavailable(String),
+}
+
+impl Reason {
+    /// How far it came; later checks are nearer to a machine that fits.
+    pub(super) const fn stage(&self) -> u8 {
+        match self {
+            Self::Discontinued(_) | Self::NotConfigured | Self::NotAsked | Self::NoSpot => 0,
+            Self::Region(_) => 1,
+            Self::Arch(_) => 2,
+            Self::Gpu(_) => 3,
+            Self::Burstable => 4,
+            Self::Cpu { .. } => 5,
+            Self::Memory { .. } => 6,
+            Self::Disk { .. } => 7,
+            Self::NoRate => 8,
+            Self::Stale { .. } => 9,
+            Self::Price { .. } => 10,
+            Self::Unavailable(_) => 11,
+        }
+    }
+
+    /// A short word for metrics and programs.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Discontinued(_) => "discontinued",
+            Self::NotConfigured => "not_configured",
+            Self::NotAsked => "not_asked",
+            Self::NoSpot => "no_spot",
+            Self::Region(_) => "region",
+            Self::Arch(_) => "arch",
+            Self::Gpu(_) => "gpu",
+            Self::Burstable => "burstable",
+            Self::Cpu { .. } => "cpu",
+            Self::Memory { .. } => "memory",
+            Self::Disk { .. } => "disk",
+            Self::NoRate => "no_rate",
+            Self::Stale { .. } => "stale_price",
+            Self::Price { .. } => "price",
+            Self::Unavailable(_) => "unavailable",
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Discontinued(what) => f.write_str(what),
+            Self::NotConfigured => f.write_str("not configured"),
+            Self::NotAsked => f.write_str("not what was asked for"),
+            Self::NoSpot => f.write_str("not sold as spot"),
+            Self::Region(wanted) => write!(f, "is not in {wanted}"),
+            Self::Arch(arch) => write!(f, "has {} processors", arch.as_str()),
+            Self::Gpu(None) => f.write_str("has no GPU"),
+            Self::Gpu(Some(gpu)) => write!(f, "has {gpu} of {} MiB", gpu.vram_mib),
+            Self::Burstable => f.write_str("has burstable processors"),
+            Self::Cpu { has, wanted_millis } => {
+                let wanted = Micros::new(u64::from(*wanted_millis) * 1000);
+                write!(f, "has {has} of {wanted} processors")
+            }
+            Self::Memory { has_mib, wanted_mib } => write!(f, "has {has_mib} of {wanted_mib} MiB of memory"),
+            Self::Disk { has_gb, wanted_gb } => write!(f, "has {has_gb} of {wanted_gb} GB of disk"),
+            Self::NoRate => f.write_str("has a price in euro, and provision.usd_per_eur is not set"),
+            Self::Stale { days } => write!(f, "has a price that is {days} days old"),
+            Self::Price { hourly, most } => write!(f, "costs {hourly} an hour, more than {most}"),
+            Self::Unavailable(why) => write!(f, "cannot be had: {why}"),
+        }
+    }
+}
+
+/// One line on what came nearest, over all providers.
+pub(super) fn nearest(verdicts: &BTreeMap<&str, Verdict<'_>>) -> String {
+    let near = verdicts.iter().filter_map(|(name, verdict)| match verdict {
+        Verdict::Nearest { offer, reason } => {
+            Some((reason.stage(), std::cmp::Reverse(offer.on_demand), *name, offer, reason))
+        }
+        Verdict::Fits { .. } | Verdict::Closed { .. } => None,
+    });
+    if let Some((_, _, name, offer, reason)) = near.max_by(|a, b| (a.0, a.1, b.2).cmp(&(b.0, b.1, a.2))) {
+        return format!("nearest is {} of {name} in {}, which {reason}", offer.plan, offer.region);
+    }
+    let closed = verdicts.iter().map(|(name, verdict)| match verdict {
+        Verdict::Closed { reason } | Verdict::Nearest { reason, .. } => format!("{name}: {reason}"),
+        Verdict::Fits { .. } => format!("{name}: fits"),
+    });
+    let lines: Vec<_> = closed.collect();
+    if lines.is_empty() { "the catalogue is empty".to_owned() } else { lines.join("; ") }
+}

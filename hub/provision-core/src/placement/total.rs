@@ -1,0 +1,64 @@
+//! What a machine costs, all that is known counted.
+
+use blueprint_common_types::Micros;
+
+use super::Demand;
+use crate::catalogue::{Currency, Offer, facts};
+
+/// Hours of a month in estimates, a twelfth of a year.
+pub const HOURS_PER_MONTH: u64 = 730;
+
+/// What an hour of a machine costs in US dollars, by part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Total {
+    /// The machine.
+    pub compute: Micros,
+    /// Disk beside its own.
+    pub disk: Micros,
+    /// Its public address.
+    pub address: Micros,
+    /// What it sends to the internet, spread over the month.
+    pub egress: Micros,
+}
+
+impl Total {
+    /// The parts of `offer` for `demand`; `None` where its price is in euro and there is no rate.
+    #[must_use]
+    pub fn of(offer: &Offer, spot: bool, demand: &Demand, usd_per_eur: Option<Micros>) -> Option<Self> {
+        let price = offer.spot.filter(|_| spot).unwrap_or(offer.on_demand);
+        let compute = match offer.currency {
+            Currency::Usd => price,
+            Currency::Eur => price.share(usd_per_eur?.get(), 1_000_000),
+        };
+        let Some(facts) = facts(&offer.provider) else {
+            return Some(Self { compute, disk: Micros::ZERO, address: Micros::ZERO, egress: Micros::ZERO });
+        };
+        let extras = &facts.extras;
+        let by_month = |amount: Micros| amount.share(1, HOURS_PER_MONTH);
+        let billed_gb = demand.egress_gb.saturating_sub(extras.egress_free_gb);
+        Some(Self {
+            compute,
+            disk: by_month(extras.disk_gb_month.times(demand.missing_disk_gb(offer).into())),
+            address: extras.ipv4_hourly,
+            egress: by_month(extras.egress_gb.times(billed_gb.into())),
+        })
+    }
+
+    /// All of it for an hour.
+    #[must_use]
+    pub fn hourly(&self) -> Micros {
+        [self.compute, self.disk, self.address, self.egress].into_iter().sum()
+    }
+
+    /// All of it for a day.
+    #[must_use]
+    pub fn daily(&self) -> Micros {
+        self.hourly().times(24)
+    }
+
+    /// All of it for a month of 730 hours.
+    #[must_use]
+    pub fn monthly(&self) -> Micros {
+        self.hourly().times(HOURS_PER_MONTH)
+    }
+}

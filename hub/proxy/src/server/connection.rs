@@ -1,0 +1,237 @@
+//! One connection of a client: TLS, which protocol it speaks, and its requests.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::IpAddr;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use blueprint_common_runtime::Chain;
+use blueprint_hub_proxy_core::MAX_HEADER_BYTES;
+use blueprint_hub_proxy_core::tls::Channel;
+use http::header::ALT_SVC;
+use http::{HeaderValue, Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use crate::body::{AnswerBody, ClientBody};
+use crate::dial::Io;
+use crate::forward::{Care, Conversation, Forwarder};
+use crate::guarded::{Framing, Guarded, Times};
+use crate::metered::Metered;
+use crate::metrics::{Cut, ProxyMetrics};
+use crate::patience::Patience;
+use crate::progress::Progress;
+use crate::sniff::{Prefixed, Protocol, sniff};
+use crate::steady::Steady;
+use crate::streams::Streams;
+use crate::tls::{Accepted, TlsHandle, accept};
+use crate::watch::Timers;
+
+/// Streams that one HTTP/2 connection may have open.
+const MAX_STREAMS: u32 = 100;
+
+/// Streams of one HTTP/2 connection that may be reset before they are looked at, and streams that may end
+/// with an error of the client's: more end the connection (CVE-2023-44487, CVE-2025-8671).
+const MAX_UNSEEN_RESETS: usize = 32;
+const MAX_ERRORS: usize = 256;
+
+/// HTTP/2 flow-control windows towards clients, in bytes: of one request, and of one connection.
+const DOWNSTREAM_WINDOWS: (u32, u32) = (64 * 1024, 1024 * 1024);
+
+/// Most bytes buffered of one answer, and most bytes read ahead of one request.
+const DOWNSTREAM_BUFFER: usize = 64 * 1024;
+
+/// HTTP/2 pings: how often, and how long until an unanswered one ends the connection.
+const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(10));
+
+/// What every connection of a client needs.
+#[derive(Clone)]
+pub(super) struct Server {
+    pub(super) forwarder: Arc<Forwarder>,
+    pub(super) metrics: Arc<ProxyMetrics>,
+    pub(super) tls: Option<TlsHandle>,
+    pub(super) handshake_timeout: Duration,
+    pub(super) times: Times,
+    pub(super) reader_timeout: Duration,
+    pub(super) care: Care,
+    pub(super) drain: CancellationToken,
+    pub(super) alt_svc: Option<HeaderValue>,
+}
+
+impl Server {
+    /// One connection, from its first byte to its last.
+    ///
+    /// What a connection needs at one time only is behind a pointer: thousands of them idle at once.
+    pub(super) async fn serve(self: Arc<Self>, stream: TcpStream, source: IpAddr) {
+        if self.care.pressure.refuses() {
+            self.metrics.count_cut(Cut::Overloaded);
+            return debug!(%source, "connection refused, the hub is short of memory");
+        }
+        if let Some(tls) = &self.tls {
+            Box::pin(self.serve_tls(stream, source, tls)).await;
+        } else {
+            Box::pin(self.serve_http(stream, source, Channel::default())).await;
+        }
+    }
+
+    async fn serve_tls(&self, stream: TcpStream, source: IpAddr, tls: &TlsHandle) {
+        match timeout(self.handshake_timeout, Box::pin(accept(stream, tls))).await {
+            Ok(Ok(Accepted::Client(stream, channel))) => {
+                Box::pin(self.serve_http(stream, source, channel)).await;
+            }
+            Ok(Ok(Accepted::Challenge)) => debug!(%source, "acme challenge answered"),
+            Ok(Err(error)) => {
+                self.metrics.count_cut(Cut::Tls);
+                debug!(%source, %error, "tls handshake failed");
+            }
+            Err(_) => {
+                self.metrics.count_cut(Cut::Tls);
+                debug!(%source, "tls handshake timed out");
+            }
+        }
+    }
+
+    /// Waits for the first bytes; `None` where none come.
+    async fn begin<I: Io>(&self, io: I, source: IpAddr) -> Option<(Protocol, Prefixed<Steady<I>>)> {
+        let io = Steady::new(io, self.reader_timeout, Arc::clone(&self.metrics));
+        match self.drain.run_until_cancelled(timeout(self.times.head, sniff(io))).await? {
+            Ok(Ok(sniffed)) => return Some(sniffed),
+            Ok(Err(error)) => debug!(%source, %error, "client left without a request"),
+            Err(_) => {
+                self.metrics.count_cut(Cut::Silent);
+                debug!(%source, "client sent nothing");
+            }
+        }
+        None
+    }
+
+    async fn serve_http(&self, io: impl Io + 'static, source: IpAddr, channel: Channel) {
+        let begun = Instant::now();
+        let Some((protocol, io)) = Box::pin(self.begin(io, source)).await else { return };
+        let served = match protocol {
+            Protocol::Http1 => Box::pin(self.serve_http1(io, (source, channel), begun)).await,
+            Protocol::Http2 => Box::pin(self.serve_http2(io, source, channel)).await,
+        };
+        if let Err(error) = served {
+            debug!(%source, error = %Chain(&error), "connection of a client ended");
+        }
+    }
+
+    /// What tells of HTTP/3, which has TLS and no client certificates.
+    fn alt_svc_on(&self, channel: &Channel) -> Option<HeaderValue> {
+        self.alt_svc.clone().filter(|_| channel.is_tls() && !channel.is_bound())
+    }
+
+    async fn serve_http1<I: Io + 'static>(
+        &self,
+        io: Prefixed<I>,
+        (source, channel): (IpAddr, Channel),
+        begun: Instant,
+    ) -> hyper::Result<()> {
+        let (framing, progress) = (Framing::default(), Progress::new());
+        let alt_svc = self.alt_svc_on(&channel);
+        let conversation = Arc::new(Conversation {
+            source,
+            channel,
+            framing: Some(framing.clone()),
+            care: self.care.clone(),
+            timers: Timers::default(),
+        });
+        let turns = progress.clone();
+        let (forwarder, requests) = (Arc::clone(&self.forwarder), Arc::new(AtomicU64::new(0)));
+        let service = service_fn(move |request: Request<Incoming>| {
+            let (forwarder, conversation) = (Arc::clone(&forwarder), Arc::clone(&conversation));
+            // One after the other on a connection of HTTP/1, so their order is their number.
+            let number = requests.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+            let (turn, alt_svc) = (turns.begin(), alt_svc.clone());
+            async move {
+                let request = request.map(ClientBody::Stream);
+                let answer = forwarder.answer(&conversation, number, request).await;
+                Ok::<_, Infallible>(turn.hold(advertise(answer, alt_svc)))
+            }
+        });
+        let mut builder = http1::Builder::new();
+        // The library's time limit for heads counts the time between two requests as well; the guard's does not.
+        builder.timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(DOWNSTREAM_BUFFER);
+        let times = (self.times, begun);
+        let io = TokioIo::new(Guarded::new(io, framing, progress, times, Arc::clone(&self.metrics)));
+        let connection = pin!(builder.serve_connection(io, service).with_upgrades());
+        drive(connection, http1::UpgradeableConnection::graceful_shutdown, &self.drain).await
+    }
+
+    async fn serve_http2<I: Io + 'static>(
+        &self,
+        io: Prefixed<I>,
+        source: IpAddr,
+        channel: Channel,
+    ) -> hyper::Result<()> {
+        let alt_svc = self.alt_svc_on(&channel);
+        let (care, timers) = (self.care.clone(), Timers::default());
+        let conversation = Arc::new(Conversation { source, channel, framing: None, care, timers });
+        let forwarder = Arc::clone(&self.forwarder);
+        let progress = Progress::new();
+        let turns = progress.clone();
+        let service = service_fn(move |request: Request<Incoming>| {
+            let (forwarder, conversation) = (Arc::clone(&forwarder), Arc::clone(&conversation));
+            let (turn, alt_svc) = (turns.begin(), alt_svc.clone());
+            async move {
+                let request = request.map(ClientBody::Stream);
+                let answer = forwarder.answer(&conversation, 0, request).await;
+                Ok::<_, Infallible>(turn.track(advertise(answer, alt_svc)))
+            }
+        });
+        let streams = Streams::default();
+        let mut builder = http2::Builder::new(streams.clone());
+        builder
+            .timer(TokioTimer::new())
+            .enable_connect_protocol()
+            .max_concurrent_streams(MAX_STREAMS)
+            .max_pending_accept_reset_streams(MAX_UNSEEN_RESETS)
+            .max_local_error_reset_streams(MAX_ERRORS)
+            .initial_stream_window_size(DOWNSTREAM_WINDOWS.0)
+            .initial_connection_window_size(DOWNSTREAM_WINDOWS.1)
+            .max_send_buf_size(DOWNSTREAM_BUFFER)
+            .max_header_list_size(u32::try_from(MAX_HEADER_BYTES).unwrap_or(u32::MAX))
+            .keep_alive_interval(KEEPALIVE.0)
+            .keep_alive_timeout(KEEPALIVE.1);
+        let io = Metered::new(io, self.times.head, Arc::clone(&self.metrics));
+        let connection = pin!(builder.serve_connection(TokioIo::new(io), service));
+        let patience = Patience { idle: self.times.idle, reader: self.reader_timeout };
+        patience
+            .drive((connection, streams), http2::Connection::graceful_shutdown, &progress, &self.drain)
+            .await
+    }
+}
+
+/// Tells a client that HTTP/3 is spoken, too.
+fn advertise(mut answer: Response<AnswerBody>, alt_svc: Option<HeaderValue>) -> Response<AnswerBody> {
+    if let Some(alt_svc) = alt_svc {
+        answer.headers_mut().insert(ALT_SVC, alt_svc);
+    }
+    answer
+}
+
+/// Runs a connection; from `drain` on it ends with the requests that are open on it.
+async fn drive<C>(
+    mut connection: Pin<&mut C>,
+    finish: fn(Pin<&mut C>),
+    drain: &CancellationToken,
+) -> hyper::Result<()>
+where
+    C: Future<Output = hyper::Result<()>>,
+{
+    if let Some(ended) = drain.run_until_cancelled(connection.as_mut()).await {
+        return ended;
+    }
+    finish(connection.as_mut());
+    connection.await
+}

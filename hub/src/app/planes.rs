@@ -1,0 +1,158 @@
+//! The control plane and the operator's sides: what runs once everything is bound.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, Result};
+use blueprint_common_runtime::accept::AcceptLoop;
+use blueprint_common_runtime::local_api;
+use blueprint_common_runtime::tasks::Supervisor;
+use blueprint_common_tunnel::carrier::QuicLimits;
+use blueprint_common_types::Timestamp;
+use blueprint_hub_admin::{AdminState, HubFacts, OperatorToken, private_router, public_router};
+use blueprint_hub_registry::{ControlConfig, ControlPlane, LauncherParts, PushedFiles, serve_operator};
+use blueprint_hub_registry_core::{AuditEvent, AuditKind, Store};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::UnixListener;
+use tracing::error;
+
+use super::{Base, Sockets, tunnel};
+use crate::artefacts::Artefacts;
+use crate::blueprints::{BlueprintPort, WorkloadKeys};
+use crate::config::HubConfig;
+use crate::files::Identity;
+use crate::ports::{AdminHub, TunnelPeers};
+use crate::service_view::ServiceView;
+use crate::tls::TlsOperator;
+
+/// Starts the control plane and the two operator's sides.
+pub(super) async fn start(
+    config: HubConfig,
+    identity: Identity,
+    base: Base,
+    sockets: Sockets,
+    facts: Arc<HubFacts>,
+    (tls, services, workload_keys): (Arc<TlsOperator>, ServiceView, WorkloadKeys),
+    supervisor: &Supervisor,
+) -> Result<()> {
+    let token = OperatorToken::new(identity.admin_token.expose());
+    let blueprints =
+        BlueprintPort { keys: workload_keys.clone(), store: Arc::clone(&base.store), tls: Arc::clone(&tls) };
+    let pushed: Arc<dyn PushedFiles> = Arc::<Artefacts>::clone(&base.artefacts);
+    let launcher = LauncherParts {
+        workloads: base.workloads.clone(),
+        launchers: base.launchers.clone(),
+        blueprints: Arc::new(blueprints),
+        reach: Arc::new(base.tunnel.clone()),
+    };
+    let control = ControlPlane::new(
+        ControlConfig {
+            workloads: base.workloads.clone(),
+            blueprints: Arc::clone(&launcher.blueprints),
+            launchers: base.launchers.clone(),
+            artefacts: pushed,
+            rpc_port: config.rpc_port,
+            rpc_idle: config.rpc_idle,
+            facts: tunnel::facts(&config, &identity, &base, &sockets)?,
+            authority: identity.authority,
+            store: Arc::clone(&base.store),
+            registrar: base.registrar.clone(),
+            peers: Arc::new(TunnelPeers(base.tunnel.clone())),
+            tunnel: base.tunnel.clone(),
+            certificate_ttl: config.certificate_ttl,
+            target_ttl: config.target_ttl,
+            heartbeat: config.heartbeat,
+        },
+        &base.metrics,
+        supervisor.child_spawner(),
+    )?;
+    control.start_rpc(&base.tunnel).await.context(
+        "cannot serve the RPC of workloads inside the tunnel; give tunnel.rpc_port another port, or off",
+    )?;
+    let limits = QuicLimits::default();
+    if let Some(socket) = base.tunnel.share_port(&limits).context("cannot share a port with QUIC")? {
+        control.start_quic(socket, limits, &base.metrics)?;
+    }
+    let hub = AdminHub {
+        tunnel: base.tunnel,
+        registrar: base.registrar.clone(),
+        control: control.clone(),
+        tables: tls.tables().clone(),
+        policy: base.policy,
+        ledger: base.ledger,
+        services,
+        tls,
+        workloads: base.workloads,
+        workload_keys,
+        artefacts: base.artefacts,
+    };
+    let store = Arc::clone(&base.store);
+    let spawner = supervisor.child_spawner();
+    let metrics = Arc::clone(&base.metrics);
+    let state = AdminState {
+        facts,
+        hub: Arc::new(hub),
+        market: config.provision.market(),
+        store,
+        metrics: base.metrics,
+        spawner,
+    };
+    if let Some(also) = sockets.control_also {
+        supervisor.spawn_essential("control also", control.clone().run(also));
+    }
+    supervisor.spawn_essential("control", control.run(sockets.control));
+    start_admin(supervisor, state, sockets.admin_socket, sockets.admin, token);
+    let (socket, spawner) = (sockets.registry_socket, supervisor.child_spawner());
+    supervisor.spawn_essential("operator grpc", async move {
+        serve_operator(socket, base.registrar, launcher, &metrics, spawner).await
+    });
+    audit_life(supervisor, base.store, base.epoch).await;
+    Ok(())
+}
+
+fn start_admin(
+    supervisor: &Supervisor,
+    state: AdminState,
+    socket: UnixListener,
+    port: Option<AcceptLoop>,
+    token: OperatorToken,
+) {
+    let drain = supervisor.stop().drain;
+    let private = private_router(state.clone());
+    supervisor.spawn_essential(
+        "admin socket",
+        local_api::serve(
+            socket,
+            move || TowerToHyperService::new(private.clone()),
+            supervisor.child_spawner(),
+            drain.clone(),
+        ),
+    );
+    let Some(port) = port else { return };
+    let public = public_router(state, token);
+    let ended = drain.clone();
+    supervisor.spawn_essential(
+        "admin port",
+        port.run(supervisor.child_spawner(), drain, move |stream, _| {
+            local_api::serve_connection(stream, TowerToHyperService::new(public.clone()), ended.clone())
+        }),
+    );
+}
+
+/// One audit row for the start, and one for an orderly stop.
+async fn audit_life(supervisor: &Supervisor, store: Arc<dyn Store>, epoch: u64) {
+    let row = move |kind| {
+        AuditEvent::new(kind, "hub", format!("version {}, epoch {epoch}", env!("CARGO_PKG_VERSION")))
+    };
+    if let Err(error) = store.audit(row(AuditKind::HubStart), Timestamp::from(SystemTime::now())).await {
+        error!(%error, "audit row not stored");
+    }
+    let drain = supervisor.stop().drain;
+    supervisor.child_spawner().spawn("audit stop", async move {
+        drain.cancelled().await;
+        let written = store.audit(row(AuditKind::HubStop), Timestamp::from(SystemTime::now()));
+        if let Ok(Err(error)) = tokio::time::timeout(Duration::from_secs(1), written).await {
+            error!(%error, "audit row not stored");
+        }
+    });
+}

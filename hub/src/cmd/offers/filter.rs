@@ -1,0 +1,105 @@
+//! What a machine has to have, as options of commands.
+
+use blueprint_common_runtime::cli::CliError;
+use clap::Args;
+
+/// What a machine has to have.
+#[derive(Debug, Args)]
+pub(crate) struct Filter {
+    /// Sizes by name: minimal, basic, recommended, performance or gpu; other options replace their part
+    #[arg(long, value_name = "NAME")]
+    preset: Option<String>,
+    /// Processors at least, such as 2 or 0.5
+    #[arg(long, value_name = "COUNT")]
+    min_cpu: Option<String>,
+    /// GiB of memory at least, such as 4 or 0.5
+    #[arg(long, value_name = "GIB")]
+    min_memory: Option<String>,
+    /// GB of disk at least
+    #[arg(long, value_name = "GB")]
+    min_disk: Option<u32>,
+    /// GPUs of this kind, such as l4, a100 or h100; `any` where nothing is named
+    #[arg(long, value_name = "KIND", num_args = 0..=1, default_missing_value = "any")]
+    gpu: Option<String>,
+    /// GPUs at least
+    #[arg(long, value_name = "COUNT")]
+    gpu_count: Option<u16>,
+    /// GiB of memory of each GPU at least
+    #[arg(long, value_name = "GIB")]
+    min_vram: Option<u32>,
+    /// A provider's region, an area (us-east), a country (de) or a continent (eu)
+    #[arg(long, value_name = "PLACE")]
+    region: Option<String>,
+    /// Processors that the program runs on: `x86_64`, `arm64` or `any`
+    #[arg(long)]
+    arch: Option<String>,
+    /// Also machines that the provider may take back at any time
+    #[arg(long)]
+    spot: bool,
+    /// No processors that are given their full speed only for a while
+    #[arg(long)]
+    no_burstable: bool,
+    /// GB that each sends to the internet in a month
+    #[arg(long, value_name = "GB")]
+    egress: Option<u32>,
+    /// US dollars that an hour may cost, all counted
+    #[arg(long, visible_alias = "budget", value_name = "USD")]
+    max_price: Option<String>,
+    /// Of this provider alone
+    #[arg(long, value_name = "NAME")]
+    provider: Option<String>,
+    /// This plan of the provider alone
+    #[arg(long, value_name = "NAME", requires = "provider")]
+    plan: Option<String>,
+}
+
+impl Filter {
+    /// Adds what is asked for.
+    pub(super) fn write(&self, query: &mut Query) {
+        let number = |value: Option<u32>| value.map(|value| value.to_string());
+        query.text("preset", self.preset.as_deref());
+        query.text("cpu", self.min_cpu.as_deref());
+        query.text("memory_gib", self.min_memory.as_deref());
+        query.text("disk_gb", number(self.min_disk).as_deref());
+        query.text("gpu", self.gpu.as_deref());
+        query.text("gpu_count", number(self.gpu_count.map(u32::from)).as_deref());
+        query.text("min_vram_gib", number(self.min_vram).as_deref());
+        query.text("region", self.region.as_deref());
+        query.text("arch", self.arch.as_deref());
+        query.flag("spot", self.spot);
+        query.flag("no_burstable", self.no_burstable);
+        query.text("egress_gb", number(self.egress).as_deref());
+        query.text("max_price", self.max_price.as_deref());
+        query.text("provider", self.provider.as_deref());
+        query.text("plan", self.plan.as_deref());
+    }
+}
+
+/// A path with its query.
+pub(super) struct Query {
+    path: &'static str,
+    fields: Vec<(&'static str, String)>,
+}
+
+impl Query {
+    pub(super) const fn new(path: &'static str) -> Self {
+        Self { path, fields: Vec::new() }
+    }
+
+    /// Adds a field where it has a value.
+    pub(super) fn text(&mut self, name: &'static str, value: Option<&str>) {
+        self.fields.extend(value.map(|value| (name, value.to_owned())));
+    }
+
+    /// Adds a field where it is on.
+    pub(super) fn flag(&mut self, name: &'static str, is_on: bool) {
+        self.text(name, is_on.then_some("true"));
+    }
+
+    /// Both, encoded.
+    pub(super) fn path(self) -> Result<String, CliError> {
+        let query = serde_urlencoded::to_string(&self.fields)
+            .map_err(|error| CliError::usage(format!("the options have no form in a query: {error}")))?;
+        Ok(format!("{}?{query}", self.path))
+    }
+}
