@@ -12,7 +12,7 @@ use std::error::Error;
 use std::future::Future;
 
 use blueprint_common_types::workload::{WorkloadSpec, WorkloadState};
-use blueprint_common_types::{AgentId, Secret, ServiceKey};
+use blueprint_common_types::{AgentId, Micros, Secret, ServiceKey};
 
 pub use self::hub::{HubProvider, HubProviderError, TunnelHub};
 use crate::tunnel::TunnelHandle;
@@ -53,7 +53,7 @@ pub trait RemoteInfrastructureProvider: Send + Sync + 'static {
     /// What there is to deploy on.
     fn get_available_resources(&self) -> impl Future<Output = Result<Resources, Self::Error>> + Send;
 
-    /// What an instance would cost. Where no price is known that is an error, never a number.
+    /// What a machine for an instance would cost. Where no price is known that is an error, never a number.
     fn estimate_cost(&self, spec: &DeploymentSpec) -> impl Future<Output = Result<Cost, Self::Error>> + Send;
 }
 
@@ -153,11 +153,17 @@ pub struct NodeResources {
     pub workloads: usize,
 }
 
-/// What something costs.
+/// What a machine costs that an instance fits on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cost {
-    /// Millionths of the currency's unit for an hour.
-    pub micros_per_hour: u64,
+    /// For an hour, rounded up.
+    pub hourly: Micros,
+    /// For a month of 730 hours, rounded up.
+    pub monthly: Micros,
     /// ISO 4217 code, such as `USD`.
     pub currency: String,
+    /// The machine: plan, provider and region.
+    pub machine: String,
+    /// Where the price is from and how old it is, for people.
+    pub price: String,
 }

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use blueprint_common_types::workload::WorkloadState;
-use blueprint_common_types::{AgentId, JoinLine, ServiceKey};
+use blueprint_common_types::workload::{GpuPolicy, ResourceLimits, WorkloadState};
+use blueprint_common_types::{AgentId, JoinLine, Micros, ServiceKey};
 use http::{Method, StatusCode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -54,7 +54,7 @@ pub enum HubProviderError {
     /// No price is known.
     #[error("no price is known: {missing}")]
     NoPrice {
-        /// What would have to be there for one.
+        /// What is missing.
         missing: String,
     },
     /// The hub's API cannot be used.
@@ -72,8 +72,9 @@ pub enum HubProviderError {
 
 /// A hub as infrastructure: instances are workloads on the nodes that have joined it.
 ///
-/// No machine is ordered: where no node is connected that may run an instance, it is [`InstanceState::Unplaced`] until one
-/// is. Whoever may open the hub's socket is its operator.
+/// Nothing here orders a machine: where no node is connected that may run an instance, it is [`InstanceState::Unplaced`]
+/// until one is. A cost is that of the machine which the hub would take for it, from its list of prices. Whoever may open
+/// the hub's socket is its operator.
 #[derive(Debug, Clone)]
 pub struct HubProvider {
     api: Api,
@@ -123,6 +124,35 @@ struct Machine {
     memory_total_bytes: u64,
     disk_used_bytes: u64,
     disk_total_bytes: u64,
+}
+
+#[derive(Deserialize)]
+struct Estimate {
+    /// Machines in the order in which they would be tried.
+    plan: Vec<Candidate>,
+}
+
+#[derive(Deserialize)]
+struct Candidate {
+    /// Absent where the price is in a currency without a rate.
+    cost: Option<CostRow>,
+    #[serde(flatten)]
+    machine: MachineOffer,
+}
+
+#[derive(Deserialize)]
+struct MachineOffer {
+    provider: String,
+    plan: String,
+    region: String,
+    freshness: String,
+}
+
+#[derive(Deserialize)]
+struct CostRow {
+    final_hourly: String,
+    monthly: String,
+    currency: String,
 }
 
 #[derive(Deserialize)]
@@ -252,11 +282,48 @@ impl RemoteInfrastructureProvider for HubProvider {
         Ok(Resources { nodes })
     }
 
-    async fn estimate_cost(&self, _: &DeploymentSpec) -> Result<Cost, HubProviderError> {
-        let missing = "this hub orders no machines, so no cloud's prices are asked for; instances run on nodes that \
-                       have joined, whose cost only their owner knows";
-        Err(HubProviderError::NoPrice { missing: missing.to_owned() })
+    async fn estimate_cost(&self, spec: &DeploymentSpec) -> Result<Cost, HubProviderError> {
+        let action = "estimate a cost";
+        let query = [("spec", needs(&spec.workload.limits).to_string())];
+        let query = serde_urlencoded::to_string(query)
+            .map_err(|error| failed(action, ApiError::Answer(error.to_string())))?;
+        let answer = self.api.ask(Method::GET, &format!("/v1/estimate?{query}"), None).await;
+        let answer = answer.map_err(|error| match error.status() {
+            Some(StatusCode::UNPROCESSABLE_ENTITY) => {
+                HubProviderError::NoPrice { missing: error.to_string() }
+            }
+            Some(_) | None => failed(action, error),
+        })?;
+        let estimate: Estimate = serde_json::from_value(answer)
+            .map_err(|error| failed(action, ApiError::Answer(error.to_string())))?;
+        let no_price =
+            || HubProviderError::NoPrice { missing: "the hub names no machine with a price".to_owned() };
+        let priced = estimate.plan.into_iter().find_map(|row| Some((row.cost?, row.machine)));
+        let (cost, machine) = priced.ok_or_else(no_price)?;
+        let amount = |text: &str| {
+            text.parse::<Micros>().map_err(|error| failed(action, ApiError::Answer(error.to_string())))
+        };
+        Ok(Cost {
+            hourly: amount(&cost.final_hourly)?,
+            monthly: amount(&cost.monthly)?,
+            currency: cost.currency,
+            machine: format!("{} of {} in {}", machine.plan, machine.provider, machine.region),
+            price: machine.freshness,
+        })
     }
+}
+
+/// What an instance needs of a machine, as the hub's estimates are asked.
+fn needs(limits: &ResourceLimits) -> Value {
+    let gpu = (limits.gpu_policy == GpuPolicy::Required && limits.gpu_count > 0).then(
+        || json!({ "count": limits.gpu_count, "min_vram_mib": limits.gpu_min_vram_gb.saturating_mul(1024) }),
+    );
+    json!({
+        "cpu_millis": limits.cpu_millis,
+        "memory_bytes": limits.memory_bytes,
+        "storage_bytes": limits.storage_bytes,
+        "gpu": gpu,
+    })
 }
 
 fn workload_path(service: ServiceKey) -> String {
