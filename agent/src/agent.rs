@@ -10,22 +10,21 @@ use blueprint_common_runtime::local_api;
 use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_runtime::state::StateDir;
 use blueprint_common_runtime::tasks::{Spawner, Stop};
+use blueprint_common_spoke::{
+    CallError, Identity, IdentityError, JoinError, JoinOptions, Spoke, SpokeConfig, SpokeError,
+};
 use blueprint_common_tunnel::{BindError, Engine, UpsertError};
-use blueprint_common_types::fill_random;
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use crate::config::AgentConfig;
-use crate::control::Driver;
-use crate::identity::{Identity, IdentityError};
-use crate::join::{CallError, JoinError, JoinOptions};
-use crate::plane::Plane;
+use crate::duties::{self, AgentDuties};
 use crate::service::{ServiceError, ServiceTable};
-use crate::shared::Shared;
+use crate::shared::{REJOIN, Shared};
 use crate::status::StatusReport;
-use crate::{api, carrier, forward, health, join, metrics, observe, qos, renewal, workloads};
+use crate::{api, forward, health, metrics, observe, qos, workloads};
 
 /// Name of the socket in the state folder.
 pub(crate) const SOCKET: &str = "agent.sock";
@@ -92,6 +91,21 @@ pub enum AgentError {
     },
 }
 
+impl From<SpokeError> for AgentError {
+    fn from(error: SpokeError) -> Self {
+        match error {
+            SpokeError::NotJoined => Self::NotJoined,
+            SpokeError::Revoked { why } => Self::Revoked { why },
+            SpokeError::Moved => Self::Moved,
+            SpokeError::Tunnel(error) => Self::Tunnel(error),
+            SpokeError::Peer(error) => Self::Peer(error),
+            SpokeError::Random(error) => Self::Random(error),
+            SpokeError::Identity(error) => Self::Identity(error),
+            SpokeError::Call(error) => Self::Call(error),
+        }
+    }
+}
+
 /// A joined agent, ready to run: everything that can fail early is bound.
 pub struct Agent {
     shared: Arc<Shared>,
@@ -99,7 +113,6 @@ pub struct Agent {
     commands: Option<UnixListener>,
     observe: Option<AcceptLoop>,
     metrics: Arc<Metrics>,
-    seed: u64,
 }
 
 impl std::fmt::Debug for Agent {
@@ -140,7 +153,7 @@ impl Agent {
     ///
     /// Dropping it may leave the token spent.
     pub async fn join(options: JoinOptions) -> Result<Identity, JoinError> {
-        Box::pin(join::join(options)).await
+        Box::pin(blueprint_common_spoke::join(options)).await
     }
 
     /// Puts an agent together. `stop` is what it will be run with; a command to leave cancels its `drain`.
@@ -152,12 +165,15 @@ impl Agent {
     /// [`AgentError::NotJoined`] without an identity, [`AgentError::Revoked`] with one that the hub took back,
     /// else what could not be read or bound.
     pub async fn build(config: AgentConfig, state: StateDir, stop: Stop) -> Result<Self, AgentError> {
-        let identity = Identity::load(&state)?.ok_or(AgentError::NotJoined)?;
-        if let Some(at) = identity.revoked_at {
-            return Err(AgentError::Revoked { why: format!("the hub removed it at {at}") });
-        }
+        let spoke_config = SpokeConfig {
+            listen: config.tunnel_listen,
+            interface: config.interface.clone(),
+            carriers: config.carriers.clone(),
+            proxy: config.proxy.clone(),
+            rejoin: REJOIN,
+        };
+        let (spoke, engine) = Spoke::bind(spoke_config, state.clone(), stop.clone())?;
         let services = ServiceTable::load(&state, &config.services)?;
-        let (plane, engine) = Plane::bind(&identity, config.tunnel_listen, config.interface.clone())?;
         let observe = match config.observe_listen {
             Some(address) => Some(
                 AcceptLoop::bind("observe", address, OBSERVE_LIMITS).await.map_err(AgentError::Observe)?,
@@ -169,12 +185,10 @@ impl Agent {
         } else {
             None
         };
-        let mut seed = [0u8; 8];
-        fill_random(&mut seed).map_err(AgentError::Random)?;
-        let shared = Arc::new(Shared::new(config, state, identity, services, plane, stop));
+        let shared = Arc::new(Shared::new(config, state, services, spoke, stop));
         let metrics = Arc::new(Metrics::new());
         metrics::register(&metrics, &shared);
-        Ok(Self { shared, engine, commands, observe, metrics, seed: u64::from_le_bytes(seed) })
+        Ok(Self { shared, engine, commands, observe, metrics })
     }
 
     /// Looks at the agent, also while it runs.
@@ -201,16 +215,17 @@ impl Agent {
     pub async fn run(self, spawner: Spawner) -> Result<(), AgentError> {
         let shared = Arc::clone(&self.shared);
         let mut parts = self.start(spawner)?;
-        info!(hub = %shared.identity().hub, agent = %shared.identity().agent_id, "agent runs");
+        let identity = shared.spoke.identity();
+        info!(hub = %identity.hub, agent = %identity.agent_id, "agent runs");
         let ended = tokio::select! {
             biased;
             ended = parts.next_end() => Some(ended),
-            () = shared.revoked.cancelled() => None,
+            () = shared.spoke.revoked().cancelled() => None,
             () = shared.process.drain.cancelled() => None,
         };
         let result = match ended {
             Some(error) => Err(error),
-            None if shared.revoked.is_cancelled() => {
+            None if shared.spoke.revoked().is_cancelled() => {
                 Err(AgentError::Revoked { why: "the hub removed this agent".to_owned() })
             }
             None => parts.drain(&shared).await,
@@ -234,20 +249,16 @@ impl Agent {
     }
 
     fn start(self, spawner: Spawner) -> Result<Parts, AgentError> {
-        let Self { shared, engine, commands, observe, metrics, seed } = self;
-        let (kicks, heard) = mpsc::channel(8);
+        let Self { shared, engine, commands, observe, metrics } = self;
         let (reports, sampled) = mpsc::channel(4);
         let node = workloads::node(&shared, spawner.clone())?;
-        let driver = Driver::new(Arc::clone(&shared), heard, sampled).map_err(AgentError::Random)?;
+        let says = duties::says(&shared, sampled);
+        let duties = Arc::new(AgentDuties(Arc::clone(&shared)));
         let mut parts = Parts::new(spawner.clone());
-        let stop = shared.stop.clone();
-        parts.spawn("tunnel", async move {
-            engine.run(stop).await;
-            Ok(())
-        });
-        parts.spawn("path", carrier::run(Arc::clone(&shared), spawner.clone(), kicks));
-        parts.spawn("control", driver.run());
-        parts.spawn("renewal", renewal::run(Arc::clone(&shared), seed));
+        for part in shared.spoke.start(engine, says, duties, spawner.clone())? {
+            let run = part.run;
+            parts.spawn(part.name, async move { Ok(run.await?) });
+        }
         parts.spawn("workloads", workloads::run(Arc::clone(&shared), node));
         parts.spawn("services", forward::run(Arc::clone(&shared), spawner.clone()));
         parts.spawn("health", health::run(Arc::clone(&shared)));
@@ -323,14 +334,14 @@ impl Parts {
     async fn drain(&mut self, shared: &Shared) -> Result<(), AgentError> {
         info!(streams = shared.streams.open(), "agent drains");
         let finish = async {
-            let mut control = shared.control.subscribe();
+            let mut control = shared.spoke.control();
             let withdrawn = control.wait_for(|control| control.is_withdrawn);
             let _ = timeout(WITHDRAW_TIMEOUT, withdrawn).await;
             shared.closed.cancel();
             shared.streams.idle().await;
             shared.idle.cancel();
             shared.workloads_ended.cancelled().await;
-            shared.finished.cancel();
+            shared.spoke.finished().cancel();
             let _ = timeout(WITHDRAW_TIMEOUT, control.wait_for(|control| control.is_finished)).await;
         };
         tokio::select! {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use blueprint_common_runtime::cli::CliError;
 use blueprint_common_runtime::local_api;
 use blueprint_common_runtime::tasks::Spawner;
+use blueprint_common_spoke::CallError;
 use blueprint_common_types::ServiceKey;
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Limited};
@@ -17,13 +18,11 @@ use tokio::net::UnixListener;
 use tracing::{info, warn};
 
 use crate::agent::AgentError;
-use crate::carrier::Base;
 use crate::http_text::{Answer, json, refusal};
-use crate::identity::FILE;
 use crate::service::ServiceSpec;
 use crate::shared::Shared;
 use crate::status::{self, StatusReport};
-use crate::{join, netcheck};
+use crate::{hint, netcheck};
 
 /// Largest request that is read.
 const MAX_REQUEST_BYTES: usize = 64 * 1024;
@@ -84,7 +83,7 @@ async fn respond(shared: &Shared, spawner: &Spawner, request: Request<Incoming>)
             Ok(json(StatusCode::OK, &json!({ "removed": removed })))
         }
         (&Method::POST, "/v1/netcheck") => {
-            let base = Base::of(shared, spawner.clone());
+            let base = shared.spoke.base(spawner.clone());
             Ok(json(StatusCode::OK, &Box::pin(netcheck::beside(shared, base)).await))
         }
         (&Method::POST, "/v1/leave") => {
@@ -105,29 +104,29 @@ async fn body<T: for<'de> Deserialize<'de>>(request: Request<Incoming>) -> Resul
 
 /// Gives the identity up and asks the process to end; says whether the hub was told.
 async fn leave(shared: &Shared, force: bool) -> Result<bool, CliError> {
-    let identity = shared.identity();
+    let identity = shared.spoke.identity();
     // The hub's goodbye to the control stream comes before its answer here.
-    shared.set_leaving(true);
-    let told = match join::leave(&identity, shared.config.proxy.as_ref()).await {
+    shared.spoke.set_leaving(true);
+    let told = match blueprint_common_spoke::leave(&identity, shared.config.proxy.as_ref()).await {
         Ok(()) => true,
         Err(error) if force => {
             warn!(error = %blueprint_common_runtime::Chain(&error), "left without telling the hub");
             false
         }
         Err(error) => {
-            shared.set_leaving(false);
+            shared.spoke.set_leaving(false);
             return Err(not_told(error));
         }
     };
-    shared.state.remove(FILE)?;
+    shared.spoke.forget()?;
     info!(agent = %identity.agent_id, told, "identity given up");
     shared.process.drain.cancel();
     Ok(told)
 }
 
 /// The hub was not told, and nothing was forced.
-pub(crate) fn not_told(error: join::CallError) -> CliError {
-    let error = CliError::from(error);
+pub(crate) fn not_told(error: CallError) -> CliError {
+    let error = hint::call(&error);
     let message = format!("the hub was not told, so this machine has not left: {}", error.message);
     CliError::new(error.exit, message).hint(
         "try again once the hub is reachable, or use --force and remove the agent there with `blueprint-hub node rm`",

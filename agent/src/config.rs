@@ -7,15 +7,13 @@ use std::time::Duration;
 
 use blueprint_common_runtime::config::{Key, List, Problems, Schema, Settings, Span, TableArray};
 use blueprint_common_runtime::logs::{LogFormat, LogLevels};
+use blueprint_common_spoke::is_name;
 use blueprint_common_tunnel::carrier::{ProxyUrl, ProxyUrlError};
 use blueprint_common_tunnel::{Interface, TunSettings};
 use blueprint_common_types::{Carrier, HealthCheck, Secret, ServiceKey};
 
 use crate::service::{LocalAddress, MAX_SERVICES, ServiceSpec};
 use crate::workloads::WorkloadSettings;
-
-/// Longest name of an agent: a DNS label.
-const MAX_NAME: usize = 63;
 
 /// Every key of the agent.
 pub static SCHEMA: Schema = Schema {
@@ -320,30 +318,6 @@ fn services(settings: &Settings, problems: &mut Problems) -> Vec<ServiceSpec> {
     services
 }
 
-/// Whether `name` may be an agent's name.
-#[must_use]
-pub(crate) fn is_name(name: &str) -> bool {
-    (1..=MAX_NAME).contains(&name.len())
-        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-}
-
-/// The machine's host name, made into an agent's name.
-#[must_use]
-pub(crate) fn host_name() -> String {
-    name_from(&nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default())
-}
-
-fn name_from(host: &str) -> String {
-    let short = host.split('.').next().unwrap_or_default().to_ascii_lowercase();
-    let name: String = short
-        .chars()
-        .map(|c| if c.is_ascii_lowercase() || c.is_ascii_digit() { c } else { '-' })
-        .take(MAX_NAME)
-        .collect();
-    let name = name.trim_matches('-');
-    if name.is_empty() { "agent".to_owned() } else { name.to_owned() }
-}
-
 #[cfg(test)]
 mod tests {
     use blueprint_common_runtime::config::Sources;
@@ -433,12 +407,5 @@ mod tests {
         let (config, problems) = load(&format!("{row}{row}"), &[]);
         assert!(config.is_none());
         assert!(problems[0].contains("taken by service 7/42"), "{problems:?}");
-    }
-
-    #[test]
-    fn a_host_name_becomes_a_name() {
-        assert_eq!(name_from("GPU_Node-1.example.org"), "gpu-node-1");
-        assert_eq!(name_from("..."), "agent");
-        assert!(is_name(&host_name()));
     }
 }

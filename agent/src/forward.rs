@@ -152,7 +152,7 @@ async fn accept(shared: &Arc<Shared>, spec: &ServiceSpec, spawner: &Spawner) {
     let stats = shared.streams.of(spec.port);
     let places = Arc::new(Semaphore::new(MAX_STREAMS));
     let mut listener = loop {
-        match shared.plane.tunnel().listen(spec.port).await {
+        match shared.spoke.plane().tunnel().listen(spec.port).await {
             Ok(listener) => break listener,
             Err(error) => {
                 debug!(service = %spec.service, port = spec.port, %error, "overlay port not open yet");

@@ -2,12 +2,10 @@
 
 use blueprint_common_runtime::Chain;
 use blueprint_common_runtime::cli::{CliError, Exit};
+use blueprint_common_spoke::{CallError, DialError, IdentityError, JoinError, Refusal};
 use blueprint_common_tunnel::{BindError, InterfaceError};
 
 use crate::agent::AgentError;
-use crate::dial::DialError;
-use crate::identity::IdentityError;
-use crate::join::{CallError, JoinError, Refusal};
 use crate::service::ServiceError;
 use crate::shared::REJOIN;
 
@@ -89,36 +87,33 @@ pub(crate) fn of_call(error: &CallError) -> Option<String> {
     Some(parts(error).1.to_owned())
 }
 
-impl From<CallError> for CliError {
-    fn from(error: CallError) -> Self {
-        let (exit, hint) = parts(&error);
-        Self::from_error(exit, &error).hint(hint)
-    }
+/// A failed call to the hub, for whoever runs a command.
+pub(crate) fn call(error: &CallError) -> CliError {
+    let (exit, hint) = parts(error);
+    CliError::from_error(exit, error).hint(hint)
 }
 
-impl From<IdentityError> for CliError {
-    fn from(error: IdentityError) -> Self {
-        match error {
-            IdentityError::State(error) => error.into(),
-            IdentityError::Damaged(_) => Self::from_error(Exit::Failure, &error)
-                .hint("restore it from a copy, or remove it and join again with a new line"),
-            IdentityError::Version(_) => {
-                Self::from_error(Exit::Failure, &error).hint("run the agent of the version that wrote it")
-            }
+/// A stored identity that cannot be used, for whoever runs a command.
+pub(crate) fn identity(error: IdentityError) -> CliError {
+    match error {
+        IdentityError::State(error) => error.into(),
+        IdentityError::Damaged(_) => CliError::from_error(Exit::Failure, &error)
+            .hint("restore it from a copy, or remove it and join again with a new line"),
+        IdentityError::Version(_) => {
+            CliError::from_error(Exit::Failure, &error).hint("run the agent of the version that wrote it")
         }
     }
 }
 
-impl From<JoinError> for CliError {
-    fn from(error: JoinError) -> Self {
-        match error {
-            JoinError::AlreadyJoined { .. } => Self::from_error(Exit::Conflict, &error)
-                .hint("run `blueprint-agent leave` first, or use another folder with --state"),
-            JoinError::Name(_) => Self::from_error(Exit::Usage, &error).hint("name it with --name"),
-            JoinError::Call(error) => error.into(),
-            JoinError::Identity(error) => error.into(),
-            JoinError::Random(_) => Self::from_error(Exit::Failure, &error),
-        }
+/// A machine that did not join, for whoever runs a command.
+pub(crate) fn join(error: JoinError) -> CliError {
+    match error {
+        JoinError::AlreadyJoined { .. } => CliError::from_error(Exit::Conflict, &error)
+            .hint("run `blueprint-agent leave` first, or use another folder with --state"),
+        JoinError::Name(_) => CliError::from_error(Exit::Usage, &error).hint("name it with --name"),
+        JoinError::Call(error) => call(&error),
+        JoinError::Identity(error) => identity(error),
+        JoinError::Random(_) => CliError::from_error(Exit::Failure, &error),
     }
 }
 
@@ -177,8 +172,9 @@ impl From<&AgentError> for CliError {
 mod tests {
     use std::io;
 
+    use blueprint_common_spoke::HubAddress;
+
     use super::*;
-    use crate::dial::HubAddress;
 
     fn hub() -> HubAddress {
         HubAddress { host: "hub".to_owned(), port: 7443 }
@@ -205,7 +201,7 @@ mod tests {
         ];
         let mut lines = std::collections::BTreeSet::new();
         for (error, exit) in table {
-            let cli = CliError::from(error);
+            let cli = join(error);
             assert_eq!(cli.exit, exit, "{cli:?}");
             assert!(cli.hint.is_some() && !cli.message.contains('\n'), "{cli:?}");
             assert!(lines.insert(cli.message), "each line is its own");

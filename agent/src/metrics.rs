@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use blueprint_common_runtime::metrics::Metrics;
+use blueprint_common_spoke::ControlState;
 use blueprint_common_types::{Carrier, Health};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
@@ -12,7 +13,7 @@ use prometheus_client::metrics::MetricType;
 
 use crate::forward::StreamStats;
 use crate::service::Entry;
-use crate::shared::{ControlState, Shared};
+use crate::shared::Shared;
 
 /// Makes the metrics of an agent part of `metrics`.
 pub(crate) fn register(metrics: &Metrics, shared: &Arc<Shared>) {
@@ -55,8 +56,8 @@ fn number(value: u64) -> f64 {
 }
 
 fn tunnel(shared: &Shared, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-    let sample = shared.plane.sample();
-    let alive = f64::from(u8::from(shared.plane.is_alive()));
+    let sample = shared.spoke.plane().sample();
+    let alive = f64::from(u8::from(shared.spoke.plane().is_alive()));
     gauge(encoder, "agent_tunnel_alive", "1 while the hub echoes through the tunnel", alive)?;
     carriers(shared, encoder)?;
     let seconds = |micros: u32| f64::from(micros) / 1e6;
@@ -79,12 +80,12 @@ fn tunnel(shared: &Shared, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fm
     }
     counter(encoder, "agent_tunnel_received_bytes", "bytes received from the hub", sample.rx_bytes)?;
     counter(encoder, "agent_tunnel_sent_bytes", "bytes sent to the hub", sample.tx_bytes)?;
-    let flows = u64::try_from(shared.plane.tunnel().snapshot().flows).unwrap_or(u64::MAX);
+    let flows = u64::try_from(shared.spoke.plane().tunnel().snapshot().flows).unwrap_or(u64::MAX);
     gauge(encoder, "agent_tunnel_flows", "TCP connections inside the tunnel", number(flows))
 }
 
 fn carriers(shared: &Shared, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-    let used = shared.plane.carrier();
+    let used = shared.spoke.plane().carrier();
     let help = "1 for the carrier that the tunnel uses";
     let mut metric = encoder.encode_descriptor("agent_tunnel_carrier", help, None, MetricType::Gauge)?;
     for carrier in Carrier::ALL {
@@ -95,7 +96,7 @@ fn carriers(shared: &Shared, encoder: &mut DescriptorEncoder<'_>) -> Result<(), 
 }
 
 fn discards(shared: &Shared, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-    let snapshot = shared.plane.tunnel().snapshot();
+    let snapshot = shared.spoke.plane().tunnel().snapshot();
     let help = "datagrams, packets and connections refused or dropped, by reason";
     let mut metric = encoder.encode_descriptor("agent_tunnel_discards", help, None, MetricType::Counter)?;
     for (reason, count) in &snapshot.discards {
@@ -105,7 +106,7 @@ fn discards(shared: &Shared, encoder: &mut DescriptorEncoder<'_>) -> Result<(), 
 }
 
 fn control(shared: &Shared, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-    let control = shared.control.borrow().clone();
+    let control = shared.spoke.control().borrow().clone();
     let up = f64::from(u8::from(control.state == ControlState::Up));
     gauge(encoder, "agent_control_up", "1 while the control stream stands", up)?;
     counter(encoder, "agent_control_attempts", "attempts to open a control stream", control.attempts)?;
@@ -118,7 +119,7 @@ fn control(shared: &Shared, encoder: &mut DescriptorEncoder<'_>) -> Result<(), f
         "messages dropped because the outbox was full",
         control.dropped,
     )?;
-    let end = shared.identity().credential.not_after.as_secs();
+    let end = shared.spoke.identity().credential.not_after.as_secs();
     gauge(
         encoder,
         "agent_control_certificate_end_seconds",

@@ -5,6 +5,9 @@ use std::sync::Arc;
 use blueprint_common_runtime::Chain;
 use blueprint_common_runtime::cli::{Table, duration};
 use blueprint_common_runtime::tasks::Supervisor;
+use blueprint_common_spoke::{
+    Base, DialError, Identity, LiveLink, Offer, Plane, Reached, TryError, largest, try_way,
+};
 use blueprint_common_tunnel::Interface;
 use blueprint_common_tunnel::carrier::{ConnectProxyError, ProxyUrl};
 use blueprint_common_tunnel_core::MTU_RANGE;
@@ -14,11 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::AgentError;
-use crate::carrier::{Base, LiveLink, Names, Reached, TryError, attempt, largest};
 use crate::config::AgentConfig;
-use crate::dial::DialError;
-use crate::identity::{Identity, Offer};
-use crate::plane::Plane;
 use crate::shared::Shared;
 
 /// Sizes of inner packets that are asked about, in bytes, beside the configured one.
@@ -101,9 +100,10 @@ impl NetcheckReport {
 
 /// Tries every carrier beside the running agent, whose tunnel stays where it is.
 pub(crate) async fn beside(shared: &Shared, base: Base) -> NetcheckReport {
-    let in_use = shared.plane.hub_stats().filter(|stats| stats.echo.alive).and_then(|stats| stats.endpoint);
-    let ways = shared.plane.ways.lock().clone();
-    let identity = shared.identity();
+    let in_use =
+        shared.spoke.plane().hub_stats().filter(|stats| stats.echo.alive).and_then(|stats| stats.endpoint);
+    let ways = shared.spoke.plane().ways();
+    let identity = shared.spoke.identity();
     let check = |offer: Offer| {
         let way = ways.iter().find(|way| way.offer == offer);
         let link = way.and_then(|way| way.link.clone());
@@ -125,24 +125,15 @@ pub(crate) async fn alone(identity: Identity, config: &AgentConfig) -> Result<Ne
     let ends = stop.clone();
     supervisor.child_spawner().spawn("tunnel", async move { engine.run(ends).await });
     plane.upsert_hub(&identity.tunnel).await?;
-    let base = Base {
-        tunnel: plane.tunnel().clone(),
-        hub: plane.hub,
-        identity: Arc::new(identity),
-        proxy: config.proxy.clone(),
-        is_v4_only: true,
-        reached: None,
-        names: Arc::new(Names::default()),
-        spawner: supervisor.child_spawner(),
-        stop: stop.clone(),
-    };
+    let spawner = supervisor.child_spawner();
+    let base = Base::alone(&plane, Arc::new(identity), config.proxy.clone(), spawner, stop.clone());
     let mut carriers = Vec::new();
     // One after the other: each may need a handshake of its own, and the answer to the last one moves the tunnel.
-    for offer in &base.identity.tunnel.carriers {
+    for offer in &base.identity().tunnel.carriers {
         let is_allowed = config.carriers.contains(&offer.carrier);
         carriers.push(check(base.clone(), offer.clone(), None, is_allowed, false).await);
     }
-    Ok(NetcheckReport { hub: base.identity.hub.to_string(), running: false, carriers })
+    Ok(NetcheckReport { hub: base.identity().hub.to_string(), running: false, carriers })
 }
 
 async fn check(
@@ -152,7 +143,7 @@ async fn check(
     allowed: bool,
     in_use: bool,
 ) -> CarrierCheck {
-    let proxy = base.proxy.clone();
+    let proxy = base.proxy().cloned();
     let mut check = CarrierCheck {
         carrier: offer.carrier,
         endpoint: offer.endpoint.clone(),
@@ -164,11 +155,11 @@ async fn check(
         reason: None,
         hint: None,
     };
-    match Box::pin(attempt(base.clone(), &offer, link, 0, true, None)).await {
+    match Box::pin(try_way(base.clone(), &offer, link)).await {
         Ok(Reached { endpoint, link, round_trip }) => {
             check.reachable = true;
             check.rtt_micros = u64::try_from(round_trip.as_micros()).ok();
-            let configured = base.identity.tunnel.mtu.clamp(*MTU_RANGE.start(), *MTU_RANGE.end());
+            let configured = base.identity().tunnel.mtu.clamp(*MTU_RANGE.start(), *MTU_RANGE.end());
             let mut sizes: Vec<u16> = SIZES.into_iter().filter(|size| *size < configured).collect();
             sizes.push(configured);
             check.mtu = largest(&base, endpoint, &sizes).await;

@@ -15,7 +15,7 @@ use crate::shared::{Samples, Shared};
 /// Samples, keeps the last result for status and metrics, and sends each to the control stream.
 pub(crate) async fn run(shared: Arc<Shared>, reports: mpsc::Sender<v1::QosReport>) -> Result<(), AgentError> {
     let mut sampler = Sampler::new(shared.state.folder());
-    let mut pace = shared.pace.subscribe();
+    let mut pace = shared.spoke.pace();
     loop {
         let probes = probes(&shared);
         // It reads many small files of /proc, some of which the kernel takes its time to write.
@@ -64,9 +64,9 @@ fn sample(sampler: &mut Sampler, probes: &[ServiceProbe]) -> Samples {
 
 fn report(shared: &Shared, samples: &Samples) -> v1::QosReport {
     v1::QosReport {
-        time_millis: crate::join::now().as_millis(),
+        time_millis: blueprint_common_spoke::now().as_millis(),
         machine: Some(samples.machine.into()),
-        tunnel: Some(shared.plane.sample().into()),
+        tunnel: Some(shared.spoke.plane().sample().into()),
         services: samples.services.iter().map(|sample| (*sample).into()).collect(),
     }
 }

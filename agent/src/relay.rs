@@ -43,7 +43,7 @@ pub(crate) async fn run(shared: Arc<Shared>, spec: ServiceSpec, stop: Cancellati
 async fn receive(shared: &Arc<Shared>, spec: &ServiceSpec, stop: &CancellationToken, spawner: &Spawner) {
     let stats = shared.streams.of(spec.port);
     let socket = loop {
-        match shared.plane.tunnel().listen_udp(spec.port).await {
+        match shared.spoke.plane().tunnel().listen_udp(spec.port).await {
             Ok(socket) => break Arc::new(socket),
             Err(error) => {
                 debug!(service = %spec.service, port = spec.port, %error, "overlay port not open yet");

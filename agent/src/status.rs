@@ -4,14 +4,13 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use blueprint_common_runtime::cli::{Table, age, bytes, duration};
+use blueprint_common_spoke::{ControlState, Identity, now};
 use blueprint_common_tunnel::Rights;
 use blueprint_common_types::{AgentId, Health, HealthCheck, HubId, OverlayLease, ServiceKey, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::identity::Identity;
-use crate::join::now;
 use crate::service::{Entry, Origin};
-use crate::shared::{ControlState, REJOIN, Shared};
+use crate::shared::{REJOIN, Shared};
 
 /// The agent as it is at one moment.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -171,7 +170,7 @@ impl StatusReport {
     }
 
     pub(crate) fn of(shared: &Shared) -> Self {
-        let control = shared.control.borrow().clone();
+        let control = shared.spoke.control().borrow().clone();
         Self {
             running: true,
             draining: shared.is_draining(),
@@ -188,7 +187,7 @@ impl StatusReport {
             }),
             data_plane: Some(DataPlaneReport::of(shared)),
             services: services(shared),
-            ..Self::stored(&shared.identity(), std::iter::empty())
+            ..Self::stored(&shared.spoke.identity(), std::iter::empty())
         }
     }
 
@@ -252,7 +251,7 @@ impl ControlReport {
 
 impl DataPlaneReport {
     fn of(shared: &Shared) -> Self {
-        let plane = &shared.plane;
+        let plane = shared.spoke.plane();
         let (stats, sample) = (plane.hub_stats(), plane.sample());
         let alive = stats.is_some_and(|stats| stats.echo.alive);
         let endpoint = stats.and_then(|stats| stats.endpoint);
@@ -378,8 +377,45 @@ pub(crate) fn render_services(services: &[ServiceReport]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use blueprint_common_spoke::{Credential, HubAddress, Offer, TunnelSettings};
+    use blueprint_common_types::{Carrier, Secret, WgPrivateKey};
+
     use super::*;
-    use crate::identity::tests::identity;
+
+    fn identity() -> Identity {
+        let lease = |n: u8| OverlayLease {
+            v4: [10, 101, 0, n].into(),
+            v6: [0xfd00, 0, 0, 0, 0, 0, 0, n.into()].into(),
+        };
+        let wireguard_key = WgPrivateKey::random().unwrap();
+        Identity {
+            hub: HubAddress { host: "hub.example.org".to_owned(), port: 7443 },
+            hub_id: HubId::random().unwrap(),
+            agent_id: AgentId::random().unwrap(),
+            name: "gpu-1".to_owned(),
+            joined_at: Timestamp::from_millis(1_700_000_000_000),
+            tunnel: TunnelSettings {
+                epoch: 3,
+                hub_key: wireguard_key.public_key(),
+                carriers: vec![Offer { carrier: Carrier::Udp, endpoint: ":51820".to_owned() }],
+                address: lease(2),
+                hub: lease(1),
+                overlay_v4: "10.101.0.0/16".parse().unwrap(),
+                overlay_v6: "fd00::/64".parse().unwrap(),
+                mtu: 1420,
+                keepalive: Duration::from_secs(10),
+            },
+            wireguard_key,
+            credential: Credential {
+                certificate: b"certificate".to_vec(),
+                key: Secret::new(b"canary-tls-key".to_vec()),
+                authority: b"authority".to_vec(),
+                not_before: Timestamp::from_millis(1),
+                not_after: Timestamp::from_millis(2),
+            },
+            revoked_at: None,
+        }
+    }
 
     #[test]
     fn an_agent_that_does_not_run_says_so_and_keeps_its_keys() {

@@ -12,6 +12,7 @@ use blueprint_agent_workload::{
     WorkloadConfig,
 };
 use blueprint_common_runtime::tasks::Spawner;
+use blueprint_common_spoke::Caller;
 use blueprint_common_tunnel::TcpStream;
 use blueprint_common_types::workload::{Bundle, RpcKind, Sha256Digest, WorkloadSpec};
 use blueprint_common_types::{HealthCheck, ServiceKey};
@@ -26,7 +27,6 @@ use tracing::{info, warn};
 use crate::agent::AgentError;
 use crate::pieces::Pieces;
 use crate::service::ServiceSpec;
-use crate::session::Caller;
 use crate::shared::Shared;
 
 /// How long the hub may take to answer a call of a workload.
@@ -80,7 +80,7 @@ pub(crate) fn node(shared: &Arc<Shared>, spawner: Spawner) -> Result<Option<Node
     if !settings.enabled {
         return Ok(None);
     }
-    let id = shared.identity().agent_id;
+    let id = shared.spoke.identity().agent_id;
     let runtime = settings.runtime_dir.clone().unwrap_or_else(|| runtime_dir(&id.to_string()));
     let is_root = nix::unistd::geteuid().is_root();
     let folder = std::path::absolute(shared.state.path("")).map_err(AgentError::Workloads)?;
@@ -177,7 +177,7 @@ struct Port {
 
 impl Port {
     fn caller(&self) -> Option<Caller> {
-        let caller = self.shared.caller.lock().clone()?;
+        let caller = self.shared.spoke.caller()?;
         Some(caller.max_decoding_message_size(MAX_MESSAGE_BYTES))
     }
 
@@ -201,7 +201,7 @@ impl Port {
         spec.check().map_err(|error| unreadable(&error))?;
         let bundle = match answer.sealed_keystore.as_slice() {
             [] => Bundle::default(),
-            sealed => Bundle::open(&self.shared.identity().wireguard_key, service, generation, sealed)
+            sealed => Bundle::open(&self.shared.spoke.identity().wireguard_key, service, generation, sealed)
                 .map_err(|error| unreadable(&error))?,
         };
         Ok(Described { spec, bundle })
@@ -299,7 +299,7 @@ impl HubPort for Port {
                 0 => return Err("the hub opens none; tunnel.rpc_port of the hub says where".to_owned()),
                 port => port,
             };
-            let hub = SocketAddr::from((self.shared.identity().tunnel.hub.v4, port));
+            let hub = SocketAddr::from((self.shared.spoke.identity().tunnel.hub.v4, port));
             let opened = timeout(CALL_TIMEOUT, open_rpc(&self.shared, hub, service, generation, kind)).await;
             let stream = opened.unwrap_or_else(|_| Err("the hub did not answer in time".to_owned()))?;
             Ok::<RpcStream, _>(Box::new(stream))
@@ -331,7 +331,7 @@ async fn open_rpc(
 ) -> Result<TcpStream, String> {
     let broken =
         |error: &dyn std::fmt::Display| format!("the hub is not reached through the tunnel: {error}");
-    let stream = shared.plane.tunnel().connect(hub, CALL_TIMEOUT).await;
+    let stream = shared.spoke.plane().tunnel().connect(hub, CALL_TIMEOUT).await;
     let mut stream = stream.map_err(|error| broken(&error))?;
     let line = format!("bp-rpc/1 {service} {generation} {kind}\n");
     stream.write_all(line.as_bytes()).await.map_err(|error| broken(&error))?;

@@ -3,6 +3,7 @@
 use std::io::Read;
 
 use blueprint_common_runtime::cli::{CliError, Output, eprint_line, print_json, print_line};
+use blueprint_common_spoke::{Identity, JoinOptions};
 use blueprint_common_types::{JoinLine, Secret};
 use http::Method;
 use serde_json::json;
@@ -11,8 +12,7 @@ use super::run::{parse_line, read_line};
 use super::{JoinArgs, LeaveArgs, StateArg, ask, not_joined, small_runtime};
 use crate::agent::Agent;
 use crate::api::{LeaveRequest, not_told};
-use crate::identity::{FILE, Identity};
-use crate::join::{self, JoinOptions};
+use crate::hint;
 use crate::service::ServiceTable;
 use crate::status::StatusReport;
 
@@ -24,7 +24,7 @@ pub(super) fn join(args: JoinArgs, output: Output) -> Result<(), CliError> {
     let state = args.state.open()?;
     let path = state.folder().to_owned();
     let options = JoinOptions { line, name: args.name, state, proxy: args.proxy };
-    let identity = small_runtime()?.block_on(Agent::join(options))?;
+    let identity = small_runtime()?.block_on(Agent::join(options)).map_err(hint::join)?;
     let address = identity.tunnel.address;
     match output {
         Output::Json => print_json(&json!({
@@ -70,7 +70,7 @@ pub(super) fn status(state: &StateArg, output: Output) -> Result<(), CliError> {
         return Ok(());
     }
     let folder = state.look()?.ok_or_else(not_joined)?;
-    let identity = Identity::load(&folder)?.ok_or_else(not_joined)?;
+    let identity = Identity::load(&folder).map_err(hint::identity)?.ok_or_else(not_joined)?;
     let services = ServiceTable::load(&folder, &[])?;
     print(&StatusReport::stored(&identity, services.iter()), output);
     if identity.revoked_at.is_some() {
@@ -111,21 +111,23 @@ fn leave_directly(args: &LeaveArgs) -> Result<bool, CliError> {
         Ok(identity) => identity.ok_or_else(not_joined)?,
         // What cannot be read cannot be given up at the hub either.
         Err(_) if args.force => {
-            state.remove(FILE)?;
+            Identity::forget(&state)?;
             return Ok(false);
         }
-        Err(error) => return Err(error.into()),
+        Err(error) => return Err(hint::identity(error)),
     };
     let told = if identity.revoked_at.is_some() {
         Ok(true)
     } else {
-        small_runtime()?.block_on(join::leave(&identity, args.proxy.as_ref())).map(|()| true)
+        small_runtime()?
+            .block_on(blueprint_common_spoke::leave(&identity, args.proxy.as_ref()))
+            .map(|()| true)
     };
     let told = match told {
         Ok(told) => told,
         Err(_) if args.force => false,
         Err(error) => return Err(not_told(error)),
     };
-    state.remove(FILE)?;
+    Identity::forget(&state)?;
     Ok(told)
 }

@@ -1,10 +1,11 @@
 //! `netcheck`: which carriers reach the hub from here.
 
 use blueprint_common_runtime::cli::{CliError, Exit, Output, print_json, print_line};
+use blueprint_common_spoke::Identity;
 use http::Method;
 
 use super::{NetcheckArgs, ask, config, not_joined, small_runtime};
-use crate::identity::Identity;
+use crate::hint;
 use crate::netcheck::{NetcheckReport, alone};
 
 pub(super) fn netcheck(args: NetcheckArgs, output: Output) -> Result<(), CliError> {
@@ -30,7 +31,7 @@ pub(super) fn netcheck(args: NetcheckArgs, output: Output) -> Result<(), CliErro
 fn check_alone(args: NetcheckArgs) -> Result<NetcheckReport, CliError> {
     let agent_config = config::load(args.config)?;
     let folder = args.state.look()?.ok_or_else(not_joined)?;
-    let identity = Identity::load(&folder)?.ok_or_else(not_joined)?;
+    let identity = Identity::load(&folder).map_err(hint::identity)?.ok_or_else(not_joined)?;
     let checked = small_runtime()?.block_on(Box::pin(alone(identity, &agent_config)));
     checked.map_err(|error| CliError::from(&error))
 }

@@ -4,12 +4,13 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use blueprint_agent_link_core::Backoff;
+use blueprint_common_link_core::Backoff;
 use blueprint_common_runtime::Chain;
 use blueprint_common_runtime::cli::CliError;
 use blueprint_common_runtime::logs;
 use blueprint_common_runtime::state::StateDir;
 use blueprint_common_runtime::tasks::{Stop, Supervisor, TaskError};
+use blueprint_common_spoke::{Identity, JoinOptions};
 use blueprint_common_tunnel::{Rights, give_up_net_admin};
 use blueprint_common_types::{JoinLine, Secret};
 use tokio::io::AsyncReadExt;
@@ -20,8 +21,7 @@ use tracing::{info, warn};
 use super::{RunArgs, config};
 use crate::agent::{Agent, AgentError};
 use crate::config::AgentConfig;
-use crate::identity::Identity;
-use crate::join::JoinOptions;
+use crate::hint;
 
 /// Threads for tunnel, streams and control: more do not help one agent.
 const MAX_THREADS: usize = 4;
@@ -68,7 +68,7 @@ async fn serve(config: AgentConfig, state: StateDir, ends_with_stdin: bool) -> R
         });
     }
     if let Some(path) = &config.join_file
-        && Identity::load(&state)?.is_none()
+        && Identity::load(&state).map_err(hint::identity)?.is_none()
         && !join_or_signal(path, &config, &state, &stop).await?
     {
         return Ok(());
@@ -142,7 +142,7 @@ async fn join_from(path: &Path, config: &AgentConfig, state: &StateDir) -> Resul
                 warn!(error = %Chain(&error), ?pause, "not joined yet");
                 sleep(pause).await;
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(hint::join(error)),
         }
     }
 }

@@ -55,6 +55,12 @@ impl Tables {
         self.mtu
     }
 
+    /// True where the policy lets one peer begin TCP with another, at this port.
+    #[must_use]
+    pub fn may_connect(&self, source: &WgPublicKey, destination: &WgPublicKey, port: u16) -> bool {
+        self.policy.allows(source, destination, Protocol::Tcp, port)
+    }
+
     /// Our overlay addresses.
     #[must_use]
     pub const fn own(&self) -> &OverlayLease {

@@ -225,6 +225,12 @@ impl Tunnel {
         self.ask(|reply| Command::SetPolicy { policy, reply }).await;
     }
 
+    /// True where the policy that the packets go by lets one peer begin TCP with another, at this port.
+    #[must_use]
+    pub fn may_connect(&self, source: &WgPublicKey, destination: &WgPublicKey, port: u16) -> bool {
+        self.shared.tables.load().may_connect(source, destination, port)
+    }
+
     /// Opens a TCP connection to an overlay address within `timeout` (more than 60 s count as 60 s).
     ///
     /// # Errors

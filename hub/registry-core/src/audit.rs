@@ -96,6 +96,8 @@ audit_kinds! {
     ArtefactRefuse = "artefact.refuse",
     /// A node asked for an RPC that no workload of it names; the subject is the service that it asked for.
     RpcRefuse = "rpc.refuse",
+    /// A machine asked for a service or a machine that the policy does not let it reach; the subject is what it asked for.
+    FindRefuse = "find.refuse",
     /// The operator replaced the policy; the subject is its new version.
     PolicySet = "policy.set",
     /// A provider was told to make a machine.

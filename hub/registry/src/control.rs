@@ -56,7 +56,7 @@ pub struct ControlConfig {
     pub registrar: RegistrarHandle,
     /// Who may be a peer of the tunnel.
     pub peers: Arc<dyn Peers>,
-    /// The tunnel, for carriers other than plain UDP.
+    /// The tunnel, for carriers other than plain UDP, and for what its policy says.
     pub tunnel: Tunnel,
     /// Who runs what.
     pub workloads: WorkloadsHandle,
@@ -125,6 +125,7 @@ impl ControlPlane {
     pub fn new(config: ControlConfig, metrics: &Metrics, spawner: Spawner) -> Result<Self, TlsError> {
         let tls = control_config(&config.authority)?;
         let registrar = config.registrar.clone();
+        let tunnel = config.tunnel.clone();
         let carriers = Carriers::new(config.tunnel, registrar, ControlMetrics::new(metrics), spawner.clone());
         let metrics = carriers.metrics().clone();
         let shared = Arc::new(Shared {
@@ -138,6 +139,7 @@ impl ControlPlane {
             artefacts: config.artefacts,
             fetches: Places::new(artefact::AT_ONCE),
             rpc_places: Places::new(rpc::CONNECTIONS),
+            tunnel,
             rpc_of_workload: Places::new(rpc::CONNECTIONS_OF_WORKLOAD),
             rpc_turned_away: Places::new(rpc::TURNED_AWAY),
             rpc_idle: config.rpc_idle,

@@ -11,6 +11,7 @@ mod authority;
 mod carriers;
 mod control;
 mod enroll;
+mod find;
 mod forward;
 mod identity;
 mod launcher;

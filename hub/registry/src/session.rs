@@ -23,7 +23,7 @@ use crate::artefact::Pieces;
 use crate::identity::{AgentIdentity, Connection};
 use crate::registrar::{Opening, SessionRef};
 use crate::shared::Shared;
-use crate::{artefact, status, workload};
+use crate::{artefact, find, status, workload};
 
 /// Messages to one agent that wait at most; see [`crate::registrar`].
 const OUTBOX: usize = 32;
@@ -170,6 +170,12 @@ impl v1::agent_control_server::AgentControl for Control {
         let identity = self.identity(&request)?;
         let agent = self.known(identity.agent)?;
         workload::registration(&self.shared, &agent, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn find(&self, request: Request<v1::FindRequest>) -> Result<Response<v1::FindResponse>, Status> {
+        let identity = self.identity(&request)?;
+        let agent = self.known(identity.agent)?;
+        find::find(&self.shared, &agent, request.into_inner()).await.map(Response::new)
     }
 
     async fn leave(&self, request: Request<v1::LeaveRequest>) -> Result<Response<v1::LeaveResponse>, Status> {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use blueprint_common_runtime::tasks::Spawner;
+use blueprint_common_tunnel::Tunnel;
 use blueprint_common_types::{AgentId, Carrier, OverlayLease, ServiceKey, Timestamp, WgPublicKey};
 use blueprint_hub_registry_core::{Agent, AuditEvent, Buckets, Store, Told};
 use blueprint_proto::v1;
@@ -112,6 +113,8 @@ pub(crate) struct Shared {
     pub(crate) reports: Mutex<Buckets<AgentId>>,
     /// Refusals that were told in this minute.
     pub(crate) told: Mutex<Told>,
+    /// What the packets go by.
+    pub(crate) tunnel: Tunnel,
     /// Port of the overlay behind which the operator's RPC is; 0 for none.
     pub(crate) rpc_port: u16,
     pub(crate) launchers: LaunchersHandle,

@@ -70,6 +70,21 @@ pub(crate) fn bad_request(text: impl Into<String>) -> Status {
     with_code(Code::InvalidArgument, "bad_request", text)
 }
 
+/// The policy lets the caller reach no such thing, or there is none: one case to the outside.
+pub(crate) fn find_denied(text: String) -> Status {
+    with_code(Code::PermissionDenied, "find_denied", text)
+}
+
+/// What the caller may reach is there, and nothing of it is healthy.
+pub(crate) fn find_not_healthy(text: String) -> Status {
+    with_code(Code::Unavailable, "find_not_healthy", text)
+}
+
+/// Several machines are called like what the caller asked for.
+pub(crate) fn find_ambiguous(text: String) -> Status {
+    with_code(Code::FailedPrecondition, "find_ambiguous", text)
+}
+
 /// The caller has no certificate, or one that ran out.
 pub(crate) fn unauthenticated(name: &'static str, text: &'static str) -> Status {
     with_code(Code::Unauthenticated, name, text)

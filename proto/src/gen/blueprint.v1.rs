@@ -245,6 +245,55 @@ pub struct RegistrationPiece {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RegistrationResponse {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FindRequest {
+    #[prost(oneof = "find_request::What", tags = "1, 2")]
+    pub what: ::core::option::Option<find_request::What>,
+}
+/// Nested message and enum types in `FindRequest`.
+pub mod find_request {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum What {
+        #[prost(message, tag = "1")]
+        Service(super::ServiceRef),
+        #[prost(message, tag = "2")]
+        Port(super::PortRef),
+    }
+}
+/// A service, by any of its healthy targets.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ServiceRef {
+    #[prost(uint64, tag = "1")]
+    pub blueprint_id: u64,
+    #[prost(uint64, tag = "2")]
+    pub service_id: u64,
+}
+/// A TCP port of a machine.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PortRef {
+    /// Name, id or overlay address.
+    #[prost(string, tag = "1")]
+    pub node: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub port: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct FindResponse {
+    /// At most 16, in no order that means anything.
+    #[prost(message, repeated, tag = "1")]
+    pub places: ::prost::alloc::vec::Vec<Place>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Place {
+    /// IPv4 overlay address.
+    #[prost(string, tag = "1")]
+    pub address: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub port: u32,
+    /// Name of the machine.
+    #[prost(string, tag = "3")]
+    pub node: ::prost::alloc::string::String,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AgentMessage {
     #[prost(uint64, tag = "1")]
@@ -1111,6 +1160,28 @@ pub mod agent_control_client {
                 .insert(GrpcMethod::new("blueprint.v1.AgentControl", "Registration"));
             self.inner.client_streaming(req, path, codec).await
         }
+        /// Where a service or a machine is in the overlay, of those that the policy lets this agent begin TCP with.
+        pub async fn find(
+            &mut self,
+            request: impl tonic::IntoRequest<super::FindRequest>,
+        ) -> std::result::Result<tonic::Response<super::FindResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::SmallCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/blueprint.v1.AgentControl/Find",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("blueprint.v1.AgentControl", "Find"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1179,6 +1250,11 @@ pub mod agent_control_server {
             tonic::Response<super::RegistrationResponse>,
             tonic::Status,
         >;
+        /// Where a service or a machine is in the overlay, of those that the policy lets this agent begin TCP with.
+        async fn find(
+            &self,
+            request: tonic::Request<super::FindRequest>,
+        ) -> std::result::Result<tonic::Response<super::FindResponse>, tonic::Status>;
     }
     /// Spoken over mutual TLS with the certificate that Join or Renew gave.
     #[derive(Debug)]
@@ -1572,6 +1648,49 @@ pub mod agent_control_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.client_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/blueprint.v1.AgentControl/Find" => {
+                    #[allow(non_camel_case_types)]
+                    struct FindSvc<T: AgentControl>(pub Arc<T>);
+                    impl<T: AgentControl> tonic::server::UnaryService<super::FindRequest>
+                    for FindSvc<T> {
+                        type Response = super::FindResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::FindRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AgentControl>::find(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = FindSvc(inner);
+                        let codec = crate::SmallCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

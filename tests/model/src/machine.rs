@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use blueprint_agent_link_core::{Link, LinkConfig, LinkEnd, LinkEvent, LinkState, Outbox, Renewal};
+use blueprint_common_link_core::{Link, LinkConfig, LinkEnd, LinkEvent, LinkState, Outbox, Renewal};
 use blueprint_common_tunnel_core::{Config, Event, Limits, PeerConfig, Role, SoloTunnel};
 use blueprint_common_types::{AgentId, OverlayLease, Timestamp, WgPrivateKey, WgPublicKey};
 use blueprint_hub_registry_core::OfferedTarget;

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use blueprint_agent_link_core::LinkEnd;
+use blueprint_common_link_core::LinkEnd;
 use blueprint_common_types::{AgentId, MachineSample, Timestamp, TunnelSample};
 use blueprint_hub_registry_core::HISTORY_POINTS;
 

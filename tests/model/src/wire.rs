@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use blueprint_agent_link_core::LinkEnd;
+use blueprint_common_link_core::LinkEnd;
 use blueprint_common_tunnel_core::OverlayPrefixes;
 use blueprint_common_types::{AgentId, Timestamp};
 use blueprint_hub_registry_core::OfferedTarget;

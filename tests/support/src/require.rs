@@ -82,6 +82,17 @@ pub fn require(needs: &[Need]) -> bool {
     false
 }
 
+/// Says aloud that a part of a test was left out, and why, also with `REQUIRE_ALL=1`: for what a machine may do without.
+#[expect(clippy::print_stderr, reason = "a skip is told to the person who runs the tests")]
+pub fn left_out(what: &str) {
+    let thread = std::thread::current();
+    let line = format!("{}: {what}", thread.name().unwrap_or("a test"));
+    eprintln!("\n!! SKIPPED {line}");
+    if let Err(error) = note(&line) {
+        eprintln!("!! the skip could not be noted: {error}");
+    }
+}
+
 fn note(line: &str) -> std::io::Result<()> {
     let Some(path) = std::env::var_os("TEST_SKIPS_FILE") else { return Ok(()) };
     let mut file = std::fs::OpenOptions::new().append(true).create(true).open(path)?;

@@ -3,6 +3,7 @@
 
 mod acme;
 mod canaries;
+mod client;
 mod comes_back;
 mod containers;
 mod dev;

@@ -4,7 +4,7 @@ mod closed;
 mod ends;
 mod engine;
 mod limits;
-mod rig;
+pub(crate) mod rig;
 mod stranger;
 
 use std::path::PathBuf;

@@ -14,18 +14,18 @@ use tempfile::TempDir;
 use crate::fixture::{Agent, Hub, text};
 
 /// A node that has joined and runs workloads. Users of workloads pass its folders.
-pub(super) struct Node<'h> {
-    pub(super) agent: Agent<'h>,
+pub(crate) struct Node<'h> {
+    pub(crate) agent: Agent<'h>,
     folder: TempDir,
 }
 
 impl<'h> Node<'h> {
-    pub(super) fn start(hub: &Hub<'_>, host: Option<&'h Host>, name: &str) -> Result<Self> {
+    pub(crate) fn start(hub: &Hub<'_>, host: Option<&'h Host>, name: &str) -> Result<Self> {
         Self::start_with(hub, host, name, Path::new("/nonexistent/engine.sock"))
     }
 
     /// The same with a container engine.
-    pub(super) fn start_with(
+    pub(crate) fn start_with(
         hub: &Hub<'_>,
         host: Option<&'h Host>,
         name: &str,
@@ -65,7 +65,7 @@ impl<'h> Node<'h> {
     }
 
     /// A folder of its own.
-    pub(super) fn folder(&self, name: &str) -> Result<PathBuf> {
+    pub(crate) fn folder(&self, name: &str) -> Result<PathBuf> {
         let path = self.folder.path().join(name);
         std::fs::create_dir_all(&path)?;
         Ok(path)
@@ -77,7 +77,7 @@ impl<'h> Node<'h> {
     }
 
     /// What its cache of artefacts holds.
-    pub(super) fn programs_in_cache(&self) -> Result<Vec<PathBuf>> {
+    pub(crate) fn programs_in_cache(&self) -> Result<Vec<PathBuf>> {
         let cache = self.folder.path().join("data/artefacts");
         let entries = std::fs::read_dir(&cache).with_context(|| cache.display().to_string())?;
         let all = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
@@ -87,7 +87,7 @@ impl<'h> Node<'h> {
 }
 
 /// The example, where everybody may run it.
-pub(super) fn program(node: &Node<'_>) -> Result<PathBuf> {
+pub(crate) fn program(node: &Node<'_>) -> Result<PathBuf> {
     let path = node.folder("bin")?.join("blueprint");
     std::fs::copy(binary("blueprint-example-service")?, &path)?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))?;
@@ -95,14 +95,14 @@ pub(super) fn program(node: &Node<'_>) -> Result<PathBuf> {
 }
 
 /// The example as a file that a server offers.
-pub(super) struct Artefact {
+pub(crate) struct Artefact {
     address: SocketAddr,
     digest: String,
 }
 
 impl Artefact {
     /// Serves it on loopback until the test process ends.
-    pub(super) fn serve() -> Result<Self> {
+    pub(crate) fn serve() -> Result<Self> {
         let program = std::fs::read(binary("blueprint-example-service")?)?;
         let digest = Sha256::digest(&program).iter().map(|byte| format!("{byte:02x}")).collect();
         let listener = TcpListener::bind("127.0.0.1:0")?;
@@ -121,16 +121,16 @@ impl Artefact {
         Ok(Self { address, digest })
     }
 
-    pub(super) fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}/blueprint", self.address)
     }
 
-    pub(super) fn sha256(&self) -> String {
+    pub(crate) fn sha256(&self) -> String {
         self.digest.clone()
     }
 
     /// Has the hub run it, and waits until it runs.
-    pub(super) fn run(&self, hub: &Hub<'_>, service: &str, options: &[&str]) -> Result<Value> {
+    pub(crate) fn run(&self, hub: &Hub<'_>, service: &str, options: &[&str]) -> Result<Value> {
         let url = self.url();
         let mut arguments = vec!["workload", "run", service, "--url", &url, "--sha256", &self.digest];
         arguments.extend(options);
@@ -142,12 +142,12 @@ impl Artefact {
 }
 
 /// Rights of a file or folder.
-pub(super) fn mode(path: &Path) -> Result<u32> {
+pub(crate) fn mode(path: &Path) -> Result<u32> {
     let metadata = std::fs::metadata(path).with_context(|| path.display().to_string())?;
     Ok(metadata.permissions().mode() & 0o7777)
 }
 
 /// Whether it is on a file system in memory.
-pub(super) fn is_in_memory(path: &Path) -> Result<bool> {
+pub(crate) fn is_in_memory(path: &Path) -> Result<bool> {
     Ok(nix::sys::statfs::statfs(path)?.filesystem_type() == nix::sys::statfs::TMPFS_MAGIC)
 }

@@ -194,14 +194,23 @@ impl JoinError {
     }
 }
 
-/// Joins, and stores the identity before it says so.
-pub(crate) async fn join(options: JoinOptions) -> Result<Identity, JoinError> {
+/// Joins a hub: makes keys, spends the token, and has the identity on the disk before it returns.
+///
+/// # Errors
+///
+/// Each variant of [`JoinError`] says its case. Where the hub made the agent and the answer was lost, the token is spent
+/// and the hub lists an agent that never connects.
+///
+/// # Cancel safety
+///
+/// Dropping it may leave the token spent.
+pub async fn join(options: JoinOptions) -> Result<Identity, JoinError> {
     let JoinOptions { line, name, state, proxy } = options;
     if let Some(Identity { hub, agent_id, .. }) = Identity::load(&state)? {
         return Err(JoinError::AlreadyJoined { hub, agent: agent_id });
     }
-    let name = name.unwrap_or_else(crate::config::host_name);
-    if !crate::config::is_name(&name) {
+    let name = name.unwrap_or_else(crate::name::host_name);
+    if !crate::name::is_name(&name) {
         return Err(JoinError::Name(name));
     }
     let wireguard_key = WgPrivateKey::random().map_err(JoinError::Random)?;
@@ -273,8 +282,16 @@ pub(crate) async fn renew(identity: &Identity, proxy: Option<&ProxyUrl>) -> Resu
     Ok(renewed)
 }
 
-/// Gives the identity up. That the hub does not know it any more is success.
-pub(crate) async fn leave(identity: &Identity, proxy: Option<&ProxyUrl>) -> Result<(), CallError> {
+/// Gives the identity up at the hub. That the hub does not know it any more is success. The caller removes the file.
+///
+/// # Errors
+///
+/// Each variant of [`CallError`] says its case; the identity is then as it was.
+///
+/// # Cancel safety
+///
+/// Dropping it leaves open whether the hub knows the identity.
+pub async fn leave(identity: &Identity, proxy: Option<&ProxyUrl>) -> Result<(), CallError> {
     let mut client = control(identity, proxy).await?;
     let answer =
         timeout(CALL_TIMEOUT, client.leave(v1::LeaveRequest {})).await.map_err(|_| CallError::TimedOut)?;
@@ -302,7 +319,8 @@ fn new_request() -> Result<(Secret<Vec<u8>>, Vec<u8>), CallError> {
 }
 
 /// This machine's wall clock.
-pub(crate) fn now() -> Timestamp {
+#[must_use]
+pub fn now() -> Timestamp {
     Timestamp::from(SystemTime::now())
 }
 

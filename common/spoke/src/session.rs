@@ -21,7 +21,7 @@ use crate::tls;
 const OUTGOING: usize = 512;
 
 /// Calls beside the stream, over its connection.
-pub(crate) type Caller = AgentControlClient<tonic::transport::Channel>;
+pub type Caller = AgentControlClient<tonic::transport::Channel>;
 
 /// An open stream that the hub welcomed.
 #[derive(Debug)]

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::dial::HubAddress;
 
 /// The file.
-pub(crate) const FILE: &str = "identity.json";
+const FILE: &str = "identity.json";
 
 /// Version of the file.
 const VERSION: u32 = 1;
@@ -198,6 +198,15 @@ impl Identity {
         let bytes = serde_json::to_vec_pretty(&Stored::from_identity(self))
             .map_err(|error| IdentityError::Damaged(error.to_string()))?;
         Ok(state.write(FILE, &bytes, Mode::Secret)?)
+    }
+
+    /// Forgets the stored identity; does nothing where there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`StateError`] where the disk refuses.
+    pub fn forget(state: &StateDir) -> Result<(), StateError> {
+        state.remove(FILE).map(drop)
     }
 }
 

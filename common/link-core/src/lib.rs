@@ -1,4 +1,4 @@
-//! When the agent joins, renews, reconnects and what it still has to tell the hub.
+//! When a spoke renews, reconnects, and what it still has to tell its hub.
 //!
 //! Five pure machines, each told the time and seeded at construction:
 //!

@@ -11,7 +11,7 @@ mod names;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use blueprint_agent_link_core::{Ladder, LadderEvent};
+use blueprint_common_link_core::{Ladder, LadderEvent};
 use blueprint_common_runtime::Chain;
 use blueprint_common_runtime::tasks::Spawner;
 use blueprint_common_tunnel_core::{Endpoint, Event};
@@ -24,14 +24,17 @@ use tokio::sync::mpsc;
 use tokio::time::sleep_until;
 use tracing::{debug, info, warn};
 
-pub(crate) use attempt::{Base, Reached, TryError, attempt, largest};
-pub(crate) use link::{Gone, LiveLink};
+use attempt::attempt;
+pub use attempt::{Base, Reached, TryError, largest, try_way};
+pub use link::LiveLink;
+
+use link::Gone;
 pub(crate) use names::Names;
 
-use crate::agent::AgentError;
+use crate::error::SpokeError;
 use crate::identity::Offer;
 use crate::plane::{Kick, Plane};
-use crate::shared::Shared;
+use crate::spoke::Spoke;
 
 /// How long a link stays after it was left: what the hub sent over it still arrives.
 const LINGER: Duration = Duration::from_secs(10);
@@ -42,11 +45,13 @@ const GONE: usize = 16;
 
 /// One way to the hub, and what is known of it.
 #[derive(Debug, Clone)]
-pub(crate) struct Way {
-    pub(crate) offer: Offer,
-    pub(crate) link: Option<Arc<LiveLink>>,
+pub struct Way {
+    /// The way, as the hub offers it.
+    pub offer: Offer,
+    /// Its connection, where it has one.
+    pub link: Option<Arc<LiveLink>>,
     /// Where it led when it last worked.
-    pub(crate) endpoint: Option<Endpoint>,
+    pub endpoint: Option<Endpoint>,
     /// Why it did not work when it was last tried.
     pub(crate) trouble: Option<String>,
     /// Which of the hub's addresses is next.
@@ -64,7 +69,7 @@ impl Way {
 type Tries = FuturesUnordered<BoxFuture<'static, (u64, usize, Result<Reached, TryError>)>>;
 
 struct Driver {
-    shared: Arc<Shared>,
+    spoke: Arc<Spoke>,
     spawner: Spawner,
     names: Arc<Names>,
     ladder: Ladder,
@@ -79,21 +84,21 @@ struct Driver {
 
 /// Keeps the tunnel on the best way to the hub, and tells the control stream when the echo stops or comes back.
 pub(crate) async fn run(
-    shared: Arc<Shared>,
+    spoke: Arc<Spoke>,
     spawner: Spawner,
     kicks: mpsc::Sender<Kick>,
-) -> Result<(), AgentError> {
-    let mut events = shared.plane.tunnel().events();
-    let mut requests = shared.path.subscribe();
-    shared.plane.upsert_hub(&shared.identity().tunnel).await?;
+) -> Result<(), SpokeError> {
+    let mut events = spoke.plane.tunnel().events();
+    let mut requests = spoke.path.subscribe();
+    spoke.plane.upsert_hub(&spoke.identity().tunnel).await?;
     let mut epoch = requests.borrow_and_update().epoch;
     let (gone, mut ended) = mpsc::channel(GONE);
-    let mut driver = Driver::new(Arc::clone(&shared), spawner, gone);
+    let mut driver = Driver::new(Arc::clone(&spoke), spawner, gone);
     loop {
         let deadline = driver.turn().await;
         tokio::select! {
             biased;
-            () = shared.stop.cancelled() => return Ok(()),
+            () = spoke.stop.cancelled() => return Ok(()),
             changed = requests.changed() => {
                 if changed.is_err() {
                     return Ok(());
@@ -128,10 +133,10 @@ pub(crate) async fn run(
 }
 
 impl Driver {
-    fn new(shared: Arc<Shared>, spawner: Spawner, gone: mpsc::Sender<Gone>) -> Self {
+    fn new(spoke: Arc<Spoke>, spawner: Spawner, gone: mpsc::Sender<Gone>) -> Self {
         let now = Instant::now();
         let mut driver = Self {
-            shared,
+            spoke,
             spawner,
             names: Arc::default(),
             ladder: Ladder::new([], now),
@@ -146,14 +151,14 @@ impl Driver {
     }
 
     fn plane(&self) -> &Plane {
-        &self.shared.plane
+        &self.spoke.plane
     }
 
     /// Begins anew with the ways that the hub offers and the configuration allows.
     fn reset(&mut self) {
         let now = Instant::now();
-        self.offers.clone_from(&self.shared.identity().tunnel.carriers);
-        let allowed = &self.shared.config.carriers;
+        self.offers.clone_from(&self.spoke.identity().tunnel.carriers);
+        let allowed = &self.spoke.config.carriers;
         let offers: Vec<Offer> =
             self.offers.iter().filter(|offer| allowed.contains(&offer.carrier)).cloned().collect();
         if offers.is_empty() {
@@ -203,7 +208,7 @@ impl Driver {
     }
 
     async fn use_request(&mut self, is_new: bool) {
-        if self.offers != self.shared.identity().tunnel.carriers {
+        if self.offers != self.spoke.identity().tunnel.carriers {
             self.reset();
         }
         if is_new {
@@ -216,7 +221,7 @@ impl Driver {
     }
 
     fn base(&self) -> Base {
-        Base { names: Arc::clone(&self.names), ..Base::of(&self.shared, self.spawner.clone()) }
+        Base { names: Arc::clone(&self.names), ..Base::of(&self.spoke, self.spawner.clone()) }
     }
 
     fn try_way(&mut self, rung: usize, is_urgent: bool) {
@@ -239,7 +244,7 @@ impl Driver {
         let used = self.plane().hub_stats().and_then(|stats| stats.endpoint);
         let answered = result.as_ref().ok().map(|reached| reached.endpoint);
         let is_elsewhere = used.zip(answered).is_some_and(|(used, answered)| !used.is_same_way(&answered));
-        if let Some(way) = self.shared.plane.ways.lock().get_mut(rung) {
+        if let Some(way) = self.spoke.plane.ways.lock().get_mut(rung) {
             way.is_tried = false;
             way.idle_since = now;
             match result {

@@ -18,7 +18,8 @@ use super::Names;
 use super::link::{LiveLink, Watcher, open_quic, open_tls};
 use crate::dial::{DialError, HubAddress};
 use crate::identity::{Identity, Offer, split_endpoint};
-use crate::shared::Shared;
+use crate::plane::Plane;
+use crate::spoke::Spoke;
 
 /// Questions of one try, the pause between them, and how long each waits for its answer.
 const QUESTIONS: u32 = 4;
@@ -31,7 +32,7 @@ const QUESTION_BYTES: u16 = 64;
 
 /// Everything that a try needs.
 #[derive(Debug, Clone)]
-pub(crate) struct Base {
+pub struct Base {
     pub(crate) tunnel: Tunnel,
     pub(crate) hub: WgPublicKey,
     pub(crate) identity: Arc<Identity>,
@@ -47,15 +48,18 @@ pub(crate) struct Base {
 
 /// A way that works.
 #[derive(Debug)]
-pub(crate) struct Reached {
-    pub(crate) endpoint: Endpoint,
-    pub(crate) link: Option<Arc<LiveLink>>,
-    pub(crate) round_trip: Duration,
+pub struct Reached {
+    /// Where it leads.
+    pub endpoint: Endpoint,
+    /// Its connection, where the carrier has one.
+    pub link: Option<Arc<LiveLink>>,
+    /// How long the first answer took.
+    pub round_trip: Duration,
 }
 
 /// Why a way does not work.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum TryError {
+pub enum TryError {
     /// The hub cannot be found or connected to, or is another one.
     #[error(transparent)]
     Dial(#[from] DialError),
@@ -80,18 +84,52 @@ pub(crate) enum TryError {
 }
 
 impl Base {
-    /// What a try beside the running agent needs.
-    pub(crate) fn of(shared: &Shared, spawner: Spawner) -> Self {
+    /// What a try without a running spoke needs: a tunnel of its own.
+    #[must_use]
+    pub fn alone(
+        plane: &Plane,
+        identity: Arc<Identity>,
+        proxy: Option<ProxyUrl>,
+        spawner: Spawner,
+        stop: CancellationToken,
+    ) -> Self {
         Self {
-            tunnel: shared.plane.tunnel().clone(),
-            hub: shared.plane.hub,
-            identity: shared.identity(),
-            proxy: shared.config.proxy.clone(),
-            is_v4_only: shared.plane.is_v4_only,
-            reached: shared.path.borrow().reached,
+            tunnel: plane.tunnel().clone(),
+            hub: plane.hub,
+            identity,
+            proxy,
+            is_v4_only: plane.is_v4_only,
+            reached: None,
             names: Arc::default(),
             spawner,
-            stop: shared.stop.clone(),
+            stop,
+        }
+    }
+
+    /// Who tries.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// HTTP proxy on the way to the hub.
+    #[must_use]
+    pub const fn proxy(&self) -> Option<&ProxyUrl> {
+        self.proxy.as_ref()
+    }
+
+    /// What a try beside the running spoke needs.
+    pub(crate) fn of(spoke: &Spoke, spawner: Spawner) -> Self {
+        Self {
+            tunnel: spoke.plane.tunnel().clone(),
+            hub: spoke.plane.hub,
+            identity: spoke.identity(),
+            proxy: spoke.config.proxy.clone(),
+            is_v4_only: spoke.plane.is_v4_only,
+            reached: spoke.path.borrow().reached,
+            names: Arc::default(),
+            spawner,
+            stop: spoke.stop.clone(),
         }
     }
 
@@ -128,6 +166,20 @@ impl Base {
     fn is_alive(&self) -> bool {
         self.tunnel.snapshot().peers.get(&self.hub).is_some_and(|stats| stats.echo.alive)
     }
+}
+
+/// Tries the first address of a way beside whatever runs, with a handshake unless the data plane answers; `link` is the
+/// connection of the way, where there is one already.
+///
+/// # Errors
+///
+/// Each variant of [`TryError`] says its case.
+///
+/// # Cancel safety
+///
+/// Dropping it closes what it opened.
+pub async fn try_way(base: Base, offer: &Offer, link: Option<Arc<LiveLink>>) -> Result<Reached, TryError> {
+    attempt(base, offer, link, 0, true, None).await
 }
 
 /// Tries a way: connects where that is needed, and asks the hub through it.
@@ -189,8 +241,12 @@ async fn ask(base: &Base, endpoint: Endpoint, is_urgent: bool) -> Option<Duratio
     None
 }
 
-/// The largest of `sizes`, in bytes of the inner packet, that comes through and back.
-pub(crate) async fn largest(base: &Base, endpoint: Endpoint, sizes: &[u16]) -> Option<u16> {
+/// The largest of `sizes`, in bytes of the inner packet, that comes through and back; `None` where none does.
+///
+/// # Cancel safety
+///
+/// Dropping it forgets the questions.
+pub async fn largest(base: &Base, endpoint: Endpoint, sizes: &[u16]) -> Option<u16> {
     let question = |size: u16| async move {
         for _ in 0..2 {
             if base.tunnel.probe(base.hub, endpoint, size, ANSWER_WITHIN).await.is_some() {

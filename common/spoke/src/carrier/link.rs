@@ -23,7 +23,7 @@ static NEXT: AtomicU64 = AtomicU64::new(0);
 
 /// A connection that carries the tunnel's datagrams; it ends when the last handle goes.
 #[derive(Debug)]
-pub(crate) struct LiveLink {
+pub struct LiveLink {
     pub(crate) number: u64,
     pub(crate) endpoint: Endpoint,
     is_over: Arc<AtomicBool>,
@@ -32,7 +32,8 @@ pub(crate) struct LiveLink {
 
 impl LiveLink {
     /// True once the connection has ended.
-    pub(crate) fn is_over(&self) -> bool {
+    #[must_use]
+    pub fn is_over(&self) -> bool {
         self.is_over.load(Ordering::Relaxed)
     }
 }

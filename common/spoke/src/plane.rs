@@ -34,7 +34,7 @@ pub(crate) enum Kick {
 
 /// The tunnel and what is known of the way to the hub.
 #[derive(Debug)]
-pub(crate) struct Plane {
+pub struct Plane {
     tunnel: Tunnel,
     pub(crate) hub: WgPublicKey,
     pub(crate) is_v4_only: bool,
@@ -44,7 +44,11 @@ pub(crate) struct Plane {
 
 impl Plane {
     /// Binds the UDP socket; the engine is to be run by the caller.
-    pub(crate) fn bind(
+    ///
+    /// # Errors
+    ///
+    /// Each variant of [`BindError`] says its case.
+    pub fn bind(
         identity: &Identity,
         listen: SocketAddr,
         interface: Interface,
@@ -73,22 +77,33 @@ impl Plane {
         Ok((plane, engine))
     }
 
-    pub(crate) const fn tunnel(&self) -> &Tunnel {
+    /// The tunnel itself.
+    #[must_use]
+    pub const fn tunnel(&self) -> &Tunnel {
         &self.tunnel
     }
 
     /// What is known of the hub as a peer.
-    pub(crate) fn hub_stats(&self) -> Option<PeerStats> {
+    #[must_use]
+    pub fn hub_stats(&self) -> Option<PeerStats> {
         self.tunnel.snapshot().peers.get(&self.hub).copied()
     }
 
     /// Whether the hub echoes.
-    pub(crate) fn is_alive(&self) -> bool {
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
         self.hub_stats().is_some_and(|stats| stats.echo.alive)
     }
 
+    /// The ways to the hub that may be used, best first, as they are now.
+    #[must_use]
+    pub fn ways(&self) -> Vec<Way> {
+        self.ways.lock().clone()
+    }
+
     /// Why no way works, where that is known.
-    pub(crate) fn trouble(&self) -> Option<String> {
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
         let ways = self.ways.lock();
         let text = |way: &Way| {
             Some(format!("{} {}: {}", way.offer.carrier, way.offer.endpoint, way.trouble.as_ref()?))
@@ -98,12 +113,14 @@ impl Plane {
     }
 
     /// The carrier in use; `None` while none is.
-    pub(crate) fn carrier(&self) -> Option<&'static str> {
+    #[must_use]
+    pub fn carrier(&self) -> Option<&'static str> {
         Some(self.hub_stats().filter(|stats| stats.echo.alive)?.endpoint?.via.label())
     }
 
     /// The tunnel's quality, for the hub.
-    pub(crate) fn sample(&self) -> TunnelSample {
+    #[must_use]
+    pub fn sample(&self) -> TunnelSample {
         let Some(stats) = self.hub_stats() else { return TunnelSample::default() };
         TunnelSample {
             rtt_micros: stats.echo.rtt_micros,
@@ -117,7 +134,16 @@ impl Plane {
         }
     }
 
-    pub(crate) async fn upsert_hub(&self, settings: &TunnelSettings) -> Result<(), UpsertError> {
+    /// Makes the hub a peer, or changes it.
+    ///
+    /// # Errors
+    ///
+    /// Each variant of [`UpsertError`] says its case.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it leaves open whether the peer is changed.
+    pub async fn upsert_hub(&self, settings: &TunnelSettings) -> Result<(), UpsertError> {
         let allowed_ips = vec![IpNetwork::V4(settings.overlay_v4), IpNetwork::V6(settings.overlay_v6)];
         let keepalive = Some(settings.keepalive).filter(|keepalive| !keepalive.is_zero());
         let peer = PeerConfig {
