@@ -106,6 +106,14 @@ pub trait LifecycleStore: Send + Sync {
     /// Stores a machine as about to be called for, and the token that it will join with.
     fn begin_call(&self, record: Record, token: BoundToken) -> BoxFuture<'_, RecordsResult<()>>;
 
+    /// Writes an audit row about a machine that no record wants and that is about to be deleted.
+    fn note_removal(
+        &self,
+        key: InstanceKey,
+        detail: String,
+        now: Timestamp,
+    ) -> BoxFuture<'_, RecordsResult<()>>;
+
     /// Notes that clouds were looked at; forgets deployments that ended long before.
     fn note_scan(&self, now: Timestamp) -> BoxFuture<'_, RecordsResult<()>>;
 
