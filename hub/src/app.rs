@@ -37,6 +37,7 @@ use crate::files::{self, Identity};
 use crate::memory::MemoryWatch;
 use crate::policy::{self, PolicyHandle, PolicyTask};
 use crate::ports::{AdminHub, TunnelPeers, peer_of};
+use crate::provision::Clouds;
 use crate::service_view::ServiceView;
 use crate::stored_keys::StoredKeys;
 use crate::tables::{self, TablesTask};
@@ -121,6 +122,7 @@ struct Base {
     workloads: WorkloadsHandle,
     artefacts: Arc<Artefacts>,
     launchers: LaunchersHandle,
+    clouds: Clouds,
     epoch: u64,
     prefixes: OverlayPrefixes,
     tunnel: Tunnel,
@@ -142,6 +144,7 @@ impl Base {
         let opened = Arc::new(SqliteStore::open(state.folder())?);
         let tls_store: Arc<dyn TlsStore> = opened.clone();
         let workload_store: Arc<dyn WorkloadStore> = opened.clone();
+        let clouds = Clouds::new(config.provision, opened.clone(), state.folder())?;
         let store: Arc<dyn Store> = opened;
         let loaded = store.load().await.context("cannot load the hub's state")?;
         let epoch = store.epoch_next().await.context("cannot count this start")?;
@@ -183,6 +186,7 @@ impl Base {
             workloads,
             artefacts: Arc::new(Artefacts::open(state.folder(), config.artefacts)?),
             launchers,
+            clouds,
             epoch,
             prefixes,
             tunnel,
@@ -343,7 +347,11 @@ async fn start_planes(
     if let Some(socket) = base.tunnel.share_port(&limits).context("cannot share a port with QUIC")? {
         control.start_quic(socket, limits, &base.metrics)?;
     }
+    let planes = (control.clone(), base.registrar.clone());
+    let spawner = supervisor.child_spawner();
+    let provision = base.clouds.start(Arc::clone(&facts), planes, &base.metrics, &spawner).await?;
     let hub = AdminHub {
+        provision,
         tunnel: base.tunnel,
         registrar: base.registrar.clone(),
         control: control.clone(),
@@ -357,7 +365,6 @@ async fn start_planes(
         artefacts: base.artefacts,
     };
     let store = Arc::clone(&base.store);
-    let spawner = supervisor.child_spawner();
     let metrics = Arc::clone(&base.metrics);
     let state = AdminState { facts, hub: Arc::new(hub), store, metrics: base.metrics, spawner };
     if let Some(also) = sockets.control_also {

@@ -134,6 +134,8 @@ impl Leader {
             host,
             metrics,
         };
+        // Which clouds there are is known from the first moment on.
+        leader.publish();
         Ok((leader, Provisioner { store, ways: Arc::new(ways), kick, overview, wall }))
     }
 

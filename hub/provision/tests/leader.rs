@@ -243,6 +243,7 @@ impl Rig {
         let own: Arc<dyn LifecycleStore> = store.clone();
         let (leader, provisioner) =
             Leader::new(config, own, host, providers, wall, &Metrics::new()).await.unwrap();
+        assert!(!provisioner.overview().clouds.is_empty(), "clouds are known before the task runs");
         let rig = Self { store, provisioner, stop: CancellationToken::new() };
         tokio::join!(leader.run(rig.stop.clone()), async {
             test(&rig).await;

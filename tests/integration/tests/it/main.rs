@@ -20,6 +20,7 @@ mod observed;
 mod owners;
 mod ping;
 mod policy;
+mod provision;
 mod raw;
 mod refusals;
 mod revoke;
