@@ -35,6 +35,7 @@ use crate::files::{self, Identity};
 use crate::memory::MemoryWatch;
 use crate::policy::{self, PolicyHandle, PolicyTask};
 use crate::ports::peer_of;
+use crate::provision::Clouds;
 use crate::service_view::ServiceView;
 use crate::stored_keys::StoredKeys;
 use crate::tables::{self, TablesTask};
@@ -119,6 +120,7 @@ struct Base {
     workloads: WorkloadsHandle,
     artefacts: Arc<Artefacts>,
     launchers: LaunchersHandle,
+    clouds: Clouds,
     epoch: u64,
     prefixes: OverlayPrefixes,
     tunnel: Tunnel,
@@ -140,6 +142,7 @@ impl Base {
         let opened = Arc::new(SqliteStore::open(state.folder())?);
         let tls_store: Arc<dyn TlsStore> = opened.clone();
         let workload_store: Arc<dyn WorkloadStore> = opened.clone();
+        let clouds = Clouds::new(config.provision, opened.clone(), state.folder())?;
         let store: Arc<dyn Store> = opened;
         let loaded = store.load().await.context("cannot load the hub's state")?;
         let epoch = store.epoch_next().await.context("cannot count this start")?;
@@ -181,6 +184,7 @@ impl Base {
             workloads,
             artefacts: Arc::new(Artefacts::open(state.folder(), config.artefacts)?),
             launchers,
+            clouds,
             epoch,
             prefixes,
             tunnel,

@@ -9,8 +9,8 @@ use blueprint_common_runtime::state::default_path;
 use clap::{Args, Parser, Subcommand};
 
 use crate::cmd::{
-    access, artefact, audit, config, dev, init, key, node, offers, policy, serve, service, status, token,
-    workload,
+    access, artefact, audit, config, deploy, deployment, dev, init, key, node, offers, policy, serve,
+    service, status, token, workload,
 };
 use crate::files;
 
@@ -73,6 +73,11 @@ enum Command {
     /// Workloads: what nodes run
     #[command(subcommand)]
     Workload(workload::Workload),
+    /// Orders machines that join this hub by themselves
+    Deploy(Box<deploy::Deploy>),
+    /// Machines that were ordered
+    #[command(subcommand)]
+    Deployment(deployment::Deployments),
     /// Artefacts of workloads, pushed for nodes that reach nothing else
     #[command(subcommand, after_help = "Example: blueprint-hub artefact push demo.tar.gz")]
     Artefact(artefact::Artefact),
@@ -156,6 +161,8 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Command::Node(command) => command.run(global),
         Command::Service(command) => command.run(global),
         Command::Workload(command) => command.run(global),
+        Command::Deploy(command) => command.run(global),
+        Command::Deployment(command) => command.run(global),
         Command::Artefact(command) => command.run(global),
         Command::Providers(command) => command.run(global),
         Command::Templates(command) => command.run(global),

@@ -2,6 +2,7 @@
 
 mod forwards;
 mod oauth;
+mod prices;
 mod provision;
 mod proxy;
 mod schema;
@@ -22,7 +23,8 @@ use ipnetwork::{Ipv4Network, Ipv6Network};
 use crate::limits::LimitsConfig;
 
 pub(crate) use oauth::OAuthConfig;
-pub(crate) use provision::ProvisionConfig;
+pub(crate) use prices::PriceConfig;
+pub(crate) use provision::ProvisionSettings;
 pub(crate) use proxy::{AcmeSettings, ProxySockets, ProxyTls};
 pub(crate) use schema::SCHEMA;
 pub(crate) use tunnel::CarrierListen;
@@ -56,7 +58,8 @@ pub(crate) struct HubConfig {
     pub(crate) forwards: Option<ForwardConfig>,
     pub(crate) oauth: OAuthConfig,
     pub(crate) artefacts: ArtefactLimits,
-    pub(crate) provision: ProvisionConfig,
+    pub(crate) prices: PriceConfig,
+    pub(crate) provision: ProvisionSettings,
     pub(crate) admin_listen: Option<SocketAddr>,
     pub(crate) grace: Duration,
     pub(crate) log_level: String,
@@ -108,7 +111,8 @@ impl HubConfig {
         let forwards = forwards::take(settings, problems);
         let oauth = OAuthConfig::take(settings, problems);
         let artefacts = artefact_limits(settings, problems);
-        let provision = ProvisionConfig::take(settings, problems);
+        let prices = PriceConfig::take(settings, problems);
+        let provision = ProvisionSettings::take(settings, problems);
         let admin_listen = optional_address(settings, "admin.listen", problems);
         if admin_listen.flatten().is_some_and(|address| !address.ip().is_loopback()) {
             settings.refuse(
@@ -145,6 +149,7 @@ impl HubConfig {
             forwards: forwards?,
             oauth: oauth?,
             artefacts: artefacts?,
+            prices: prices?,
             provision: provision?,
             admin_listen: admin_listen?,
             grace: grace?,

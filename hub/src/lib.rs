@@ -16,6 +16,7 @@ mod limits;
 mod memory;
 mod policy;
 mod ports;
+mod provision;
 mod proxy;
 mod registry_metrics;
 mod service_view;

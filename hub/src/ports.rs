@@ -11,6 +11,8 @@ use blueprint_common_types::{AgentId, ServiceKey, Timestamp, TokenId, WgPublicKe
 use blueprint_hub_admin::{
     AcmeView, ArtefactShelf, Hub, PeerView, PromiseFailed, Qos, RemoveFailed, SettingsRefused,
 };
+use blueprint_hub_provision::Provisioner;
+use blueprint_hub_provision_core::lifecycle::Deployer;
 use blueprint_hub_proxy::Ledger;
 use blueprint_hub_proxy_core::tls::TlsAdmin;
 use blueprint_hub_proxy_core::usage::{Clients, ServiceUsage};
@@ -78,6 +80,7 @@ pub(crate) struct AdminHub {
     pub(crate) workloads: WorkloadsHandle,
     pub(crate) workload_keys: WorkloadKeys,
     pub(crate) artefacts: Arc<Artefacts>,
+    pub(crate) provision: Provisioner,
 }
 
 impl Hub for AdminHub {
@@ -193,6 +196,10 @@ impl Hub for AdminHub {
 
     fn artefacts(&self) -> &dyn ArtefactShelf {
         self.artefacts.as_ref()
+    }
+
+    fn deployer(&self) -> &dyn Deployer {
+        &self.provision
     }
 
     fn seal_keystore(&self, service: ServiceKey, bundle: &Bundle) -> Option<String> {

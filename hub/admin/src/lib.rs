@@ -8,6 +8,7 @@ mod artefacts;
 mod audit;
 mod auth;
 mod changes;
+mod deployments;
 mod error;
 mod keys;
 mod market;
@@ -32,6 +33,7 @@ use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_runtime::tasks::Spawner;
 use blueprint_common_types::workload::Bundle;
 use blueprint_common_types::{AgentId, CaPin, HubId, ServiceKey, Timestamp, TokenId, WgPublicKey};
+use blueprint_hub_provision_core::lifecycle::Deployer;
 use blueprint_hub_proxy_core::tls::TlsAdmin;
 use blueprint_hub_proxy_core::usage::{Clients, ServiceUsage};
 use blueprint_hub_proxy_core::{NotInForce, Service, ServiceSettings};
@@ -215,6 +217,9 @@ pub trait Hub: Send + Sync {
 
     /// What was pushed for workloads.
     fn artefacts(&self) -> &dyn ArtefactShelf;
+
+    /// What orders machines.
+    fn deployer(&self) -> &dyn Deployer;
 
     /// Seals the keys of a workload as they are stored; `None` where the system has no source of randomness.
     fn seal_keystore(&self, service: ServiceKey, bundle: &Bundle) -> Option<String>;

@@ -21,7 +21,7 @@ type Query_<T> = Result<Query<T>, QueryRejection>;
 
 fn query<T>(query: Query_<T>) -> Result<T, ApiError> {
     let Query(query) = query.map_err(|error| {
-        ApiError::invalid(error.body_text(), "docs/provisioning.md lists what can be asked for")
+        ApiError::invalid(error.body_text(), "docs/prices.md lists what can be asked for")
     })?;
     Ok(query)
 }

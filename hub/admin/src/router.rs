@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 
 use crate::error::ApiError;
 use crate::{
-    AdminState, OperatorToken, access, artefacts, audit, auth, changes, keys, nodes, offers, policy,
-    services, settings, tls, tokens, usage, views, workloads,
+    AdminState, OperatorToken, access, artefacts, audit, auth, changes, deployments, keys, nodes, offers,
+    policy, services, settings, tls, tokens, usage, views, workloads,
 };
 
 /// Largest request body in bytes, but for policies.
@@ -50,6 +50,12 @@ pub fn private_router(state: AdminState) -> Router {
         .route("/v1/templates", get(offers::list_templates))
         .route("/v1/offers", get(offers::list_offers))
         .route("/v1/estimate", get(offers::estimate))
+        .route("/v1/deployments", get(deployments::list).post(deployments::create))
+        .route(
+            "/v1/deployments/{deployment}",
+            get(deployments::show).put(deployments::change).delete(deployments::terminate),
+        )
+        .route("/v1/history", get(deployments::history))
         .route("/v1/artefacts", get(artefacts::list))
         .route("/v1/artefacts/{sha256}", put(artefacts::push).delete(artefacts::remove))
         .route("/v1/keys", get(keys::list))

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use crate::error::ApiError;
 use crate::market::{Market, today};
 
-const HINT: &str = "docs/provisioning.md lists what can be asked for";
+const HINT: &str = "docs/prices.md lists what can be asked for";
 
 /// A query for machines. Every size is a lower bound, as the provider's list counts it.
 #[derive(Debug, Default, Deserialize)]

@@ -1,4 +1,4 @@
-//! The cloud: machines by key.
+//! The cloud: machines by their folders.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -6,18 +6,27 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
-use blueprint_common_types::Timestamp;
+use blueprint_common_types::{Micros, Timestamp};
 use blueprint_hub_provision_core::{
-    Instance, InstanceKey, InstanceSpec, InstanceState, Provider, ProviderError,
+    Candidate, Instance, InstanceKey, InstanceSpec, InstanceState, Listing, Provider, ProviderError,
 };
 use futures_util::future::{BoxFuture, join_all};
 use tokio::sync::OwnedMutexGuard;
 use tracing::info;
 
+use crate::faults::{Faults, Trouble};
 use crate::folder::{self, Folder};
+use crate::label::Label;
 use crate::machine::{Machine, Programs};
 use crate::user_data::UserData;
+
+/// The one place of this cloud.
+const REGION: &str = "local";
+
+/// Kinds of machines, with the price of an hour in millionths of a dollar. They differ in nothing but that.
+const PLANS: [(&str, u64); 3] = [("sim-small", 5000), ("sim-medium", 10_000), ("sim-large", 20_000)];
 
 /// What a simulated cloud needs to know.
 #[derive(Debug, Clone)]
@@ -28,6 +37,8 @@ pub struct SimConfig {
     pub agent_binary: PathBuf,
     /// The example service; without it machines run and offer no service.
     pub service_binary: Option<PathBuf>,
+    /// What goes wrong.
+    pub faults: Faults,
 }
 
 /// One machine of this process of the hub; `None` while nothing of it runs.
@@ -40,13 +51,13 @@ struct Slot {
 
 /// A cloud whose machines are processes of this host; see the crate's documentation for their folders.
 ///
-/// Its own calls besides those of [`Provider`] are [`Self::boot`] and [`Self::stop_all`]: like any cloud it
-/// can switch a machine off and on. Dropping it kills every process it started.
+/// Its own call besides those of [`Provider`] is [`Self::stop_all`]. Dropping it kills every process it started.
 #[derive(Debug)]
 pub struct SimCloud {
     machines: PathBuf,
     programs: Programs,
-    slots: Mutex<BTreeMap<InstanceKey, Arc<Slot>>>,
+    slots: Mutex<BTreeMap<String, Arc<Slot>>>,
+    faults: Mutex<Trouble>,
 }
 
 impl SimCloud {
@@ -59,43 +70,8 @@ impl SimCloud {
             machines: std::path::absolute(&machines).unwrap_or(machines),
             programs: Programs { agent: config.agent_binary, service: config.service_binary },
             slots: Mutex::default(),
+            faults: Mutex::new(Trouble::new(config.faults)),
         }
-    }
-
-    /// Boots a machine that exists and does not run, with the identity its agent got when it joined; one that
-    /// runs is left alone. The join line is gone after this, unless the agent was never started with it.
-    ///
-    /// # Errors
-    ///
-    /// [`ProviderError::Reject`] where there is no such machine, `Other` where a process does not start.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping the future leaves the machine as it was or stopped.
-    pub async fn boot(&self, key: &InstanceKey) -> Result<Instance, ProviderError> {
-        let (slot, mut machine) = self.lock(key).await;
-        slot.is_stopping.store(false, Ordering::Relaxed);
-        let folder = self.folder(key);
-        if folder.created_at().await.map_err(other("boot"))?.is_none() {
-            self.forget(key);
-            return Err(ProviderError::Reject { reason: format!("there is no machine {key}") });
-        }
-        if let Some(booted) = machine.as_mut() {
-            match booted.state().await {
-                InstanceState::Running => return self.describe(key, &mut machine).await,
-                InstanceState::Starting
-                | InstanceState::Stopping
-                | InstanceState::Stopped
-                | InstanceState::Failed { .. } => booted.stop().await,
-            }
-            *machine = None;
-        }
-        let data = UserData::parse(folder.user_data().await.map_err(other("boot"))?.expose())?;
-        let joins = !folder.is_booted().await.map_err(other("boot"))?;
-        if !joins {
-            folder::remove_file(&folder.join_line()).await.map_err(other("boot"))?;
-        }
-        self.power_on(key, &mut machine, &data, joins).await
     }
 
     /// Ends the processes of every machine and keeps the folders, all machines at once: at most 3 s for the
@@ -105,16 +81,43 @@ impl SimCloud {
     ///
     /// Dropping the future leaves some machines running; calling it again stops them.
     pub async fn stop_all(&self) {
-        let keys = self.slots().keys().cloned().collect::<Vec<_>>();
-        join_all(keys.iter().map(|key| async move {
-            let (slot, mut machine) = self.lock(key).await;
-            slot.is_stopping.store(true, Ordering::Relaxed);
-            if let Some(booted) = machine.as_mut() {
-                booted.stop().await;
+        let names = self.slots().keys().cloned().collect::<Vec<_>>();
+        join_all(names.iter().map(|name| self.switch_off(name))).await;
+    }
+
+    async fn boot_one(&self, name: &str) -> Result<(), ProviderError> {
+        let (slot, mut machine) = self.lock(name).await;
+        slot.is_stopping.store(false, Ordering::Relaxed);
+        let folder = self.folder(name);
+        if key_of(name).is_none() || folder.created_at().await.map_err(other("boot"))?.is_none() {
+            self.forget(name);
+            return Err(ProviderError::Reject { reason: format!("there is no machine {name}") });
+        }
+        if let Some(booted) = machine.as_mut() {
+            match booted.state().await {
+                InstanceState::Running => return Ok(()),
+                InstanceState::Starting
+                | InstanceState::Stopping
+                | InstanceState::Stopped
+                | InstanceState::Failed { .. } => booted.stop().await,
             }
             *machine = None;
-        }))
-        .await;
+        }
+        let data = UserData::parse(folder.user_data().await.map_err(other("boot"))?.expose())?;
+        let joins = !folder.has_joined().await.map_err(other("boot"))?;
+        if !joins {
+            folder::remove_file(&folder.join_line()).await.map_err(other("boot"))?;
+        }
+        self.power_on(name, &mut machine, &data, joins).await
+    }
+
+    async fn switch_off(&self, name: &str) {
+        let (slot, mut machine) = self.lock(name).await;
+        slot.is_stopping.store(true, Ordering::Relaxed);
+        if let Some(booted) = machine.as_mut() {
+            booted.stop().await;
+        }
+        *machine = None;
     }
 
     async fn list_all(&self) -> io::Result<Vec<Instance>> {
@@ -126,19 +129,38 @@ impl SimCloud {
         let mut instances = Vec::new();
         while let Some(entry) = entries.next_entry().await? {
             // What is not named like a machine is none of ours.
-            let Some(key) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            let file_name = entry.file_name();
+            let Some((name, key)) = file_name.to_str().and_then(|name| Some((name, key_of(name)?))) else {
+                continue;
+            };
             // It may be deleted between the two looks.
-            if let Some(created_at) = self.folder(&key).created_at().await? {
-                let state = self.state(&key).await;
-                instances.push(instance(key, state, created_at));
+            let folder = self.folder(name);
+            if let Some(created_at) = folder.created_at().await? {
+                let label = folder.label().await?;
+                instances.push(Instance {
+                    key,
+                    provider_id: provider_id(name),
+                    tags: label.tags(),
+                    state: self.state(name).await,
+                    created_at,
+                });
             }
         }
-        instances.sort_by(|one, other| one.key.cmp(&other.key));
+        instances.sort_by(|one, other| one.provider_id.cmp(&other.provider_id));
         Ok(instances)
     }
 
-    async fn state(&self, key: &InstanceKey) -> InstanceState {
-        let Some(slot) = self.slots().get(key).map(Arc::clone) else { return InstanceState::Stopped };
+    async fn list_seen(&self) -> Result<Listing, ProviderError> {
+        self.trouble("list").await?;
+        let now = Timestamp::from(SystemTime::now());
+        let mut instances = self.list_all().await.map_err(other("list"))?;
+        let faults = self.faults().faults();
+        instances.retain(|instance| now.since(instance.created_at) >= faults.lateness(&instance.provider_id));
+        Ok(Listing { instances, cloud_time: Some(now) })
+    }
+
+    async fn state(&self, name: &str) -> InstanceState {
+        let Some(slot) = self.slots().get(name).map(Arc::clone) else { return InstanceState::Stopped };
         let Ok(mut machine) = slot.machine.try_lock() else {
             let is_stopping = slot.is_stopping.load(Ordering::Relaxed);
             return if is_stopping { InstanceState::Stopping } else { InstanceState::Starting };
@@ -151,82 +173,123 @@ impl SimCloud {
 
     async fn create_one(&self, spec: &InstanceSpec) -> Result<Instance, ProviderError> {
         let data = UserData::parse(spec.user_data.expose())?;
-        let (slot, mut machine) = self.lock(&spec.key).await;
-        slot.is_stopping.store(false, Ordering::Relaxed);
-        let folder = self.folder(&spec.key);
-        if machine.is_some() || folder.is_booted().await.map_err(other("create"))? {
-            return self.describe(&spec.key, &mut machine).await;
+        if spec.region != REGION || spec.spot || !PLANS.iter().any(|(plan, _)| *plan == spec.plan) {
+            return Err(ProviderError::NotSold { what: format!("{} in {}", spec.plan, spec.region) });
         }
-        folder.make(&spec.user_data, &data.join_line).await.map_err(other("create"))?;
-        let instance = self.power_on(&spec.key, &mut machine, &data, true).await?;
-        info!(target: "audit", provider = "sim", instance = %spec.key, "instance created");
+        self.trouble("create").await?;
+        let name = self.name_for(spec).await?;
+        let (slot, mut machine) = self.lock(&name).await;
+        slot.is_stopping.store(false, Ordering::Relaxed);
+        let folder = self.folder(&name);
+        if machine.is_none() && !folder.is_booted().await.map_err(other("create"))? {
+            let label = Label::of(spec);
+            folder.make(&spec.user_data, &data.join_line, &label).await.map_err(other("create"))?;
+            self.power_on(&name, &mut machine, &data, true).await?;
+            info!(target: "audit", provider = "sim", instance = %spec.key, "instance created");
+        }
+        let instance = self.describe(&name, &spec.key, &mut machine).await?;
+        if self.faults().loses() {
+            return Err(ProviderError::Other { call: "create", source: "the answer was lost".into() });
+        }
         Ok(instance)
     }
 
-    async fn delete_one(&self, key: &InstanceKey) -> Result<(), ProviderError> {
-        let (slot, mut machine) = self.lock(key).await;
+    /// The folder of a new machine: that of its key, unless the cloud is at fault and makes a second one.
+    async fn name_for(&self, spec: &InstanceSpec) -> Result<String, ProviderError> {
+        let own = spec.key.as_str().to_owned();
+        let all = self.list_all().await.map_err(other("create"))?;
+        let same = all.iter().filter(|instance| instance.key == spec.key).count();
+        let name = if same > 0 && self.faults().doubles() { format!("{own}~{}", same + 1) } else { own };
+        let is_new = !all.iter().any(|instance| instance.provider_id == provider_id(&name));
+        match self.faults().faults().quota {
+            Some(quota) if is_new && all.len() >= quota => {
+                Err(ProviderError::Quota { what: "machines".to_owned(), limit: u64::try_from(quota).ok() })
+            }
+            Some(_) | None => Ok(name),
+        }
+    }
+
+    async fn delete_one(&self, name: &str) -> Result<(), ProviderError> {
+        self.trouble("delete").await?;
+        if key_of(name).is_none() {
+            return Ok(());
+        }
+        let (slot, mut machine) = self.lock(name).await;
         slot.is_stopping.store(true, Ordering::Relaxed);
         if let Some(booted) = machine.as_mut() {
             booted.stop().await;
         }
         *machine = None;
-        self.folder(key).remove().await.map_err(other("delete"))?;
-        self.forget(key);
-        info!(target: "audit", provider = "sim", instance = %key, "instance deleted");
+        self.folder(name).remove().await.map_err(other("delete"))?;
+        self.forget(name);
+        info!(target: "audit", provider = "sim", instance = name, "instance deleted");
         Ok(())
+    }
+
+    /// Waits as long as the faults say, and fails where they say so.
+    async fn trouble(&self, call: &'static str) -> Result<(), ProviderError> {
+        let (latency, failure) = self.faults().next(call);
+        tokio::time::sleep(latency).await;
+        failure.map_or(Ok(()), Err)
     }
 
     async fn power_on(
         &self,
-        key: &InstanceKey,
+        name: &str,
         machine: &mut Option<Machine>,
         data: &UserData,
         joins: bool,
-    ) -> Result<Instance, ProviderError> {
-        let folder = self.folder(key);
+    ) -> Result<(), ProviderError> {
+        let folder = self.folder(name);
         let booted = Machine::boot(&self.programs, &folder, data, joins).await.map_err(other("boot"))?;
         *machine = Some(booted);
-        folder.mark_booted().await.map_err(other("boot"))?;
-        self.describe(key, machine).await
+        folder.mark_booted().await.map_err(other("boot"))
     }
 
     async fn describe(
         &self,
+        name: &str,
         key: &InstanceKey,
         machine: &mut Option<Machine>,
     ) -> Result<Instance, ProviderError> {
-        let created_at = self.folder(key).created_at().await.map_err(other("describe"))?.unwrap_or_default();
+        let folder = self.folder(name);
+        let created_at = folder.created_at().await.map_err(other("describe"))?.unwrap_or_default();
+        let tags = folder.label().await.map_err(other("describe"))?.tags();
         let state = match machine {
             Some(machine) => machine.state().await,
             None => InstanceState::Stopped,
         };
-        Ok(instance(key.clone(), state, created_at))
+        Ok(Instance { key: key.clone(), provider_id: provider_id(name), tags, state, created_at })
     }
 
     /// Waits until nothing else happens to the machine.
-    async fn lock(&self, key: &InstanceKey) -> (Arc<Slot>, OwnedMutexGuard<Option<Machine>>) {
+    async fn lock(&self, name: &str) -> (Arc<Slot>, OwnedMutexGuard<Option<Machine>>) {
         loop {
-            let slot = Arc::clone(self.slots().entry(key.clone()).or_default());
+            let slot = Arc::clone(self.slots().entry(name.to_owned()).or_default());
             let machine = Arc::clone(&slot.machine).lock_owned().await;
             // A deletion may have thrown the slot away in the meantime.
-            if self.slots().get(key).is_some_and(|current| Arc::ptr_eq(current, &slot)) {
+            if self.slots().get(name).is_some_and(|current| Arc::ptr_eq(current, &slot)) {
                 return (slot, machine);
             }
         }
     }
 
     /// Throws away the slot of a machine that does not exist; its lock is held.
-    fn forget(&self, key: &InstanceKey) {
-        self.slots().remove(key);
+    fn forget(&self, name: &str) {
+        self.slots().remove(name);
     }
 
-    fn slots(&self) -> std::sync::MutexGuard<'_, BTreeMap<InstanceKey, Arc<Slot>>> {
+    fn slots(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Arc<Slot>>> {
         // The map is whole between any two statements, so a panic elsewhere does not spoil it.
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn folder(&self, key: &InstanceKey) -> Folder {
-        Folder::new(self.machines.join(Path::new(key.as_str())))
+    fn faults(&self) -> std::sync::MutexGuard<'_, Trouble> {
+        self.faults.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn folder(&self, name: &str) -> Folder {
+        Folder::new(self.machines.join(Path::new(name)))
     }
 }
 
@@ -235,21 +298,61 @@ impl Provider for SimCloud {
         "sim"
     }
 
-    fn list(&self) -> BoxFuture<'_, Result<Vec<Instance>, ProviderError>> {
-        Box::pin(async { self.list_all().await.map_err(other("list")) })
+    fn offers(&self) -> BoxFuture<'_, Result<Vec<Candidate>, ProviderError>> {
+        let offer = |&(plan, hourly): &(&str, u64)| Candidate {
+            provider: "sim".to_owned(),
+            plan: plan.to_owned(),
+            region: REGION.to_owned(),
+            spot: false,
+            hourly: Micros::new(hourly),
+        };
+        let offers = PLANS.iter().map(offer).collect();
+        Box::pin(async move { Ok(offers) })
+    }
+
+    fn list(&self) -> BoxFuture<'_, Result<Listing, ProviderError>> {
+        Box::pin(self.list_seen())
     }
 
     fn create<'a>(&'a self, spec: &'a InstanceSpec) -> BoxFuture<'a, Result<Instance, ProviderError>> {
         Box::pin(self.create_one(spec))
     }
 
-    fn delete<'a>(&'a self, key: &'a InstanceKey) -> BoxFuture<'a, Result<(), ProviderError>> {
-        Box::pin(self.delete_one(key))
+    fn delete<'a>(&'a self, provider_id: &'a str) -> BoxFuture<'a, Result<(), ProviderError>> {
+        Box::pin(self.delete_one(name_of(provider_id)))
+    }
+
+    fn boot<'a>(&'a self, provider_id: &'a str) -> BoxFuture<'a, Result<(), ProviderError>> {
+        Box::pin(async move {
+            self.trouble("boot").await?;
+            self.boot_one(name_of(provider_id)).await
+        })
+    }
+
+    fn stop<'a>(&'a self, provider_id: &'a str) -> BoxFuture<'a, Result<(), ProviderError>> {
+        Box::pin(async move {
+            self.trouble("stop").await?;
+            self.switch_off(name_of(provider_id)).await;
+            Ok(())
+        })
     }
 }
 
-fn instance(key: InstanceKey, state: InstanceState, created_at: Timestamp) -> Instance {
-    Instance { provider_id: format!("sim/{key}"), key, state, created_at }
+/// What this cloud calls the machine in the folder `name`.
+fn provider_id(name: &str) -> String {
+    format!("sim/{name}")
+}
+
+/// The folder of a machine; what no machine is called leads to no folder of one.
+fn name_of(provider_id: &str) -> &str {
+    provider_id.strip_prefix("sim/").unwrap_or_default()
+}
+
+/// The key of the machine in the folder `name`: `KEY`, or `KEY~2` for one that was made twice.
+fn key_of(name: &str) -> Option<InstanceKey> {
+    let (key, again) = name.split_once('~').unwrap_or((name, "2"));
+    again.parse::<u32>().ok()?;
+    key.parse().ok()
 }
 
 fn other<E: Error + Send + Sync + 'static>(call: &'static str) -> impl FnOnce(E) -> ProviderError {

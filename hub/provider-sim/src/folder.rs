@@ -7,6 +7,8 @@ use blueprint_common_types::{Secret, ServiceKey, Timestamp};
 use tokio::fs::{self, DirBuilder, File, OpenOptions};
 use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 
+use crate::label::Label;
+
 /// A log longer than this starts anew at the next boot.
 const MAX_LOG_BYTES: u64 = 1 << 20;
 
@@ -61,9 +63,12 @@ impl Folder {
         &self,
         user_data: &Secret<String>,
         join_line: &Secret<String>,
+        label: &Label,
     ) -> io::Result<()> {
         self.remove().await?;
         DirBuilder::new().recursive(true).mode(0o700).create(&self.0).await?;
+        // The tags come first: a machine without them belongs to nobody.
+        self.write("machine.json", &serde_json::to_vec(label)?).await?;
         self.write("user-data.json", user_data.expose().as_bytes()).await?;
         self.write("join-line", join_line.expose().as_bytes()).await
     }
@@ -93,6 +98,20 @@ impl Folder {
             }
         }
         Ok(None)
+    }
+
+    /// What the machine was ordered as; empty where it does not say.
+    pub(crate) async fn label(&self) -> io::Result<Label> {
+        match fs::read(self.0.join("machine.json")).await {
+            Ok(text) => Ok(serde_json::from_slice(&text).unwrap_or_default()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Label::default()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// True once the agent of the machine has an identity, so that it needs no join line.
+    pub(crate) async fn has_joined(&self) -> io::Result<bool> {
+        fs::try_exists(self.agent_state().join("identity.json")).await
     }
 
     /// True once the agent of the machine was started, in this process of the hub or an earlier one.

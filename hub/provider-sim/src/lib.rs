@@ -4,8 +4,9 @@
 //! agent:
 //!
 //! ```text
+//! machine.json        whose it is, and what it was ordered as
 //! user-data.json      what the machine was created with, mode 0600
-//! join-line           the join line out of it, mode 0600, until the machine boots a second time
+//! join-line           the join line out of it, mode 0600, until the machine boots after its agent joined
 //! agent.toml          written at every boot, because ports change
 //! state/              the agent's own
 //! console.log         what the agent printed; service-B-S.log what a service printed
@@ -16,11 +17,15 @@
 //! - no process outlives the hub, however it ends: each reads a pipe that the hub holds and ends with it;
 //! - no secret stands in an argument or the environment of a process; of the hub's environment only `PATH`
 //!   and `HOME` are passed on;
+//! - machines end with the hub and are kept: a hub that starts again finds them stopped;
 //! - one thing at a time happens to a machine; machines do not wait for each other.
 
 mod cloud;
+mod faults;
 mod folder;
+mod label;
 mod machine;
 mod user_data;
 
 pub use cloud::{SimCloud, SimConfig};
+pub use faults::{Faults, ParseFaultsError};

@@ -5,10 +5,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use blueprint_common_types::Secret;
-use blueprint_hub_provider_sim::{SimCloud, SimConfig};
+use blueprint_common_types::{HubId, Secret};
+use blueprint_hub_provider_sim::{Faults, SimCloud, SimConfig};
 use blueprint_hub_provision_core::{
-    Instance, InstanceKey, InstanceSpec, InstanceState, Provider, ProviderError,
+    DeploymentId, Instance, InstanceKey, InstanceSpec, InstanceState, Provider, ProviderError, Tags,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -25,6 +25,7 @@ fn cloud_in(dir: &Path, agent: &Path, service: &str) -> SimCloud {
         dir: dir.to_owned(),
         agent_binary: agent.to_owned(),
         service_binary: Some(stand_in(service)),
+        faults: Faults::default(),
     })
 }
 
@@ -64,7 +65,7 @@ impl Sim {
 
     async fn states(&self) -> Vec<(String, InstanceState)> {
         let list = self.cloud.list().await.unwrap();
-        list.into_iter().map(|instance| (instance.key.to_string(), instance.state)).collect()
+        list.instances.into_iter().map(|instance| (instance.key.to_string(), instance.state)).collect()
     }
 
     /// Waits until the machine fails and gives the reason.
@@ -90,7 +91,16 @@ fn key(name: &str) -> InstanceKey {
 fn spec(name: &str) -> InstanceSpec {
     let user_data =
         format!(r#"{{"join_line":"{CANARY}","services":[{{"blueprint":1,"service":1}}],"name":"{name}"}}"#);
-    InstanceSpec { key: key(name), user_data: Secret::new(user_data) }
+    let tags =
+        Tags { hub: HubId::from_bytes([1; 16]), deployment: DeploymentId::from_bytes([2; 10]), attempt: 1 };
+    InstanceSpec {
+        key: key(name),
+        tags: Some(tags),
+        plan: "sim-small".to_owned(),
+        region: "local".to_owned(),
+        spot: false,
+        user_data: Secret::new(user_data),
+    }
 }
 
 async fn eventually<T>(mut look: impl AsyncFnMut() -> Option<T>) -> T {
@@ -195,11 +205,11 @@ async fn a_machine_that_is_deleted_leaves_nothing() {
         sim.cloud.create(&spec(name)).await.unwrap();
     }
     let (agent, service) = (sim.agent("sim-1").await, sim.service("sim-1"));
-    sim.cloud.delete(&key("sim-1")).await.unwrap();
+    sim.cloud.delete("sim/sim-1").await.unwrap();
     assert!(!runs(agent) && !runs(service) && !sim.path("sim-1", "").exists());
     assert_eq!(sim.states().await, [running("sim-2")]);
-    for name in ["sim-1", "never"] {
-        sim.cloud.delete(&key(name)).await.unwrap();
+    for id in ["sim/sim-1", "sim/never", "sim/../sim-2", "sim/", "sim-2"] {
+        sim.cloud.delete(id).await.unwrap();
     }
     sim.cloud.create(&spec("sim-1")).await.unwrap();
     assert_ne!(sim.agent("sim-1").await, agent);
@@ -211,9 +221,8 @@ async fn a_process_that_hears_no_signal_is_killed_after_its_grace() {
     sim.cloud.create(&spec("sim-1")).await.unwrap();
     let agent = sim.agent("sim-1").await;
     let start = Instant::now();
-    let busy = key("sim-1");
     let (deleted, seen) = tokio::join!(
-        sim.cloud.delete(&busy),
+        sim.cloud.delete("sim/sim-1"),
         eventually(async || {
             let states = sim.states().await;
             (states == [("sim-1".to_owned(), InstanceState::Stopping)]).then_some(start.elapsed())
@@ -244,7 +253,8 @@ async fn a_service_that_is_killed_is_a_failure_until_the_machine_boots_again() {
     assert!(matches!(kept.state, InstanceState::Failed { .. }), "{kept:?}");
 
     std::fs::remove_file(sim.path("sim-1", "state/pid")).unwrap();
-    assert_eq!(sim.cloud.boot(&key("sim-1")).await.unwrap().state, InstanceState::Running);
+    sim.cloud.boot("sim/sim-1").await.unwrap();
+    assert_eq!(sim.states().await, [running("sim-1")]);
     assert_ne!(sim.agent("sim-1").await, agent);
     assert!(!runs(agent) && runs(sim.service("sim-1")));
 }
@@ -265,21 +275,22 @@ async fn a_new_hub_finds_its_machines_stopped_and_boots_them_without_join_line()
     let found = sim.cloud.create(&spec("sim-1")).await.unwrap();
     assert_eq!(found, Instance { state: InstanceState::Stopped, ..created.clone() });
     std::fs::remove_file(sim.path("sim-1", "state/pid")).unwrap();
-    assert_eq!(sim.cloud.boot(&key("sim-1")).await.unwrap(), created);
+    sim.cloud.boot("sim/sim-1").await.unwrap();
+    assert_eq!(sim.cloud.list().await.unwrap().instances, [created]);
     let agent = sim.agent("sim-1").await;
     assert!(!sim.text("sim-1", "agent.toml").contains("join_file"));
     assert!(!sim.path("sim-1", "join-line").exists());
-    sim.cloud.boot(&key("sim-1")).await.unwrap();
+    sim.cloud.boot("sim/sim-1").await.unwrap();
     assert_eq!(sim.agent("sim-1").await, agent);
 }
 
 #[tokio::test]
 async fn a_machine_that_is_not_there_does_not_boot() {
     let sim = Sim::new();
-    assert_eq!(sim.cloud.list().await.unwrap(), []);
-    let error = sim.cloud.boot(&key("sim-1")).await.unwrap_err();
+    assert_eq!(sim.states().await, []);
+    let error = sim.cloud.boot("sim/sim-1").await.unwrap_err();
     assert!(matches!(error, ProviderError::Reject { .. }), "{error}");
-    assert_eq!(sim.cloud.list().await.unwrap(), []);
+    assert_eq!(sim.states().await, []);
 }
 
 #[tokio::test]
@@ -319,6 +330,49 @@ async fn a_creation_that_is_dropped_shows_in_the_list_and_runs_nothing() {
     ends(pid_in(&pid_file).await).await;
     assert_eq!(sim.states().await, [("sim-1".to_owned(), InstanceState::Stopped)]);
     assert_eq!(sim.cloud.create(&wanted).await.unwrap().state, InstanceState::Running);
+}
+
+#[tokio::test]
+async fn a_machine_whose_agent_did_not_join_boots_with_its_join_line_again() {
+    let sim = Sim::new();
+    sim.cloud.create(&spec("sim-1")).await.unwrap();
+    sim.agent("sim-1").await;
+    sim.cloud.stop("sim/sim-1").await.unwrap();
+    assert_eq!(sim.states().await, [("sim-1".to_owned(), InstanceState::Stopped)]);
+    std::fs::remove_file(sim.path("sim-1", "state/identity.json")).unwrap();
+    sim.cloud.boot("sim/sim-1").await.unwrap();
+    assert!(sim.text("sim-1", "agent.toml").contains("join_file"));
+    assert_eq!(sim.text("sim-1", "join-line"), CANARY);
+}
+
+#[tokio::test]
+async fn faults_lose_answers_make_machines_twice_and_hide_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = |faults: &str| SimConfig {
+        dir: dir.path().to_owned(),
+        agent_binary: stand_in("agent"),
+        service_binary: None,
+        faults: faults.parse().unwrap(),
+    };
+    let cloud = SimCloud::new(config("lost=100,doubles=100,quota=2"));
+    for _ in 0..2 {
+        let error = cloud.create(&spec("sim-1")).await.unwrap_err();
+        assert!(matches!(error, ProviderError::Other { .. }), "{error}");
+    }
+    let quota = cloud.create(&spec("sim-2")).await.unwrap_err();
+    assert!(matches!(quota, ProviderError::Quota { limit: Some(2), .. }), "{quota}");
+    let listed = cloud.list().await.unwrap().instances;
+    let ids: Vec<_> = listed.iter().map(|instance| instance.provider_id.as_str()).collect();
+    assert_eq!(ids, ["sim/sim-1", "sim/sim-1~2"]);
+    assert!(listed.iter().all(|instance| instance.key == key("sim-1") && instance.tags == spec("x").tags));
+    cloud.delete("sim/sim-1").await.unwrap();
+    cloud.stop_all().await;
+    let late = SimCloud::new(config("late_ms=3600000"));
+    assert_eq!(late.list().await.unwrap().instances, []);
+    let unsold = InstanceSpec { plan: "sim-huge".to_owned(), ..spec("sim-3") };
+    let error = late.create(&unsold).await.unwrap_err();
+    assert!(matches!(error, ProviderError::NotSold { .. }), "{error}");
+    assert_eq!(late.offers().await.unwrap().len(), 3);
 }
 
 #[tokio::test]

@@ -3,7 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
-use blueprint_common_types::{Secret, Timestamp};
+use blueprint_common_types::{HubId, Secret, Timestamp};
+
+use crate::DeploymentId;
 
 /// A text is not the key of an instance.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -20,6 +22,12 @@ pub struct ParseInstanceKeyError(String);
 pub struct InstanceKey(String);
 
 impl InstanceKey {
+    /// The key of a deployment's machine of this number.
+    #[must_use]
+    pub fn of(deployment: &DeploymentId, number: u32) -> Self {
+        Self(format!("bp-{deployment}-{number}"))
+    }
+
     /// The key as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -50,11 +58,30 @@ impl FromStr for InstanceKey {
     }
 }
 
+/// Whose a machine is; set at its creation and carried by everything made with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tags {
+    /// The hub that ordered it. Two hubs may share an account, and neither touches what is the other's.
+    pub hub: HubId,
+    /// The deployment that it was ordered for.
+    pub deployment: DeploymentId,
+    /// Which call for its key made it, from 1: each has a join token of its own.
+    pub attempt: u32,
+}
+
 /// The machine wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InstanceSpec {
     /// What the hub calls it.
     pub key: InstanceKey,
+    /// Whose it is; `None` for one that no reconciler looks after.
+    pub tags: Option<Tags>,
+    /// The provider's name of the kind of machine.
+    pub plan: String,
+    /// The provider's name of the place.
+    pub region: String,
+    /// Whether the provider may take it back at any time, for less money.
+    pub spot: bool,
     /// What the machine reads at its first boot; it holds a join token.
     pub user_data: Secret<String>,
 }
@@ -96,6 +123,8 @@ pub struct Instance {
     pub key: InstanceKey,
     /// What the cloud calls it; unique within the provider.
     pub provider_id: String,
+    /// Whose it is; `None` where it does not say, so that nobody but a person touches it.
+    pub tags: Option<Tags>,
     /// What it does.
     pub state: InstanceState,
     /// When the cloud made it.
@@ -120,8 +149,14 @@ mod tests {
 
     #[test]
     fn a_spec_prints_without_its_user_data() {
-        let spec =
-            InstanceSpec { key: "sim-1".parse().unwrap(), user_data: Secret::new("canary".to_owned()) };
+        let spec = InstanceSpec {
+            key: "sim-1".parse().unwrap(),
+            tags: None,
+            plan: "sim-small".to_owned(),
+            region: "here".to_owned(),
+            spot: false,
+            user_data: Secret::new("canary".to_owned()),
+        };
         assert!(!format!("{spec:?}").contains("canary"));
     }
 }

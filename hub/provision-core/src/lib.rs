@@ -1,5 +1,5 @@
-//! What the hub orders and of whom: the resource model, the catalogue of machines and prices, placement, and the
-//! `Provider` trait.
+//! What the hub orders and of whom: the resource model, the catalogue of machines and prices, placement, the lives of ordered
+//! machines, and the `Provider` trait.
 //!
 //! A provider lists, creates and deletes; whoever calls it retries, waits, logs and counts.
 
@@ -7,10 +7,12 @@ mod candidate;
 pub mod catalogue;
 pub mod estimate;
 mod instance;
+pub mod lifecycle;
 pub mod placement;
 mod provider;
 pub mod resource;
 
 pub use candidate::Candidate;
-pub use instance::{Instance, InstanceKey, InstanceSpec, InstanceState, ParseInstanceKeyError};
-pub use provider::{Provider, ProviderError};
+pub use instance::{Instance, InstanceKey, InstanceSpec, InstanceState, ParseInstanceKeyError, Tags};
+pub use lifecycle::DeploymentId;
+pub use provider::{ErrorClass, Listing, Provider, ProviderError};

@@ -100,6 +100,12 @@ audit_kinds! {
     FindRefuse = "find.refuse",
     /// The operator replaced the policy; the subject is its new version.
     PolicySet = "policy.set",
+    /// The operator ordered machines; the subject is the deployment.
+    DeploymentCreate = "deployment.create",
+    /// The operator switched the machines of a deployment on or off; the subject is the deployment.
+    DeploymentSet = "deployment.set",
+    /// A deployment is to be gone; the subject is the deployment, the detail says why.
+    DeploymentTerminate = "deployment.terminate",
     /// A provider was told to make a machine.
     InstanceCreate = "instance.create",
     /// A provider was told to delete a machine.

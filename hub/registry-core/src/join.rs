@@ -24,6 +24,11 @@ pub enum JoinRefusal {
     /// No join is left on the token.
     #[error("the join token was used already")]
     Used,
+    /// It was made for a machine that the hub ordered: for another one, or that machine joined or is not wanted.
+    #[error(
+        "the join token is bound to a machine that the hub ordered, and this is not it, or it is not to join"
+    )]
+    Bound,
     /// The token's time is over.
     #[error("the join token expired")]
     Expired,
@@ -51,6 +56,7 @@ impl JoinRefusal {
             Self::Unknown => "token_unknown",
             Self::WrongSecret => "token_wrong_secret",
             Self::Used => "token_used",
+            Self::Bound => "token_bound",
             Self::Expired => "token_expired",
             Self::ClockSkew { .. } => "clock_skew",
             Self::BadRequest(_) => "bad_request",

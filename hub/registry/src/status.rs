@@ -27,6 +27,11 @@ pub(crate) fn refused(refusal: &JoinRefusal, now: Timestamp) -> Status {
             "token_used",
             "the join token was used already; if it was not you, look at `blueprint-hub node ls`, else make a new one with `blueprint-hub token create`",
         ),
+        JoinRefusal::Bound => with_code(
+            Code::PermissionDenied,
+            "token_bound",
+            "the join token was made for one machine that the hub ordered, and this is not it, or it is not wanted any more; `blueprint-hub deployment ls` shows them",
+        ),
         JoinRefusal::Expired => with_code(
             Code::PermissionDenied,
             "token_expired",

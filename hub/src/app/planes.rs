@@ -73,7 +73,11 @@ pub(super) async fn start(
     if let Some(socket) = base.tunnel.share_port(&limits).context("cannot share a port with QUIC")? {
         control.start_quic(socket, limits, &base.metrics)?;
     }
+    let planes = (control.clone(), base.registrar.clone());
+    let spawner = supervisor.child_spawner();
+    let provision = base.clouds.start(Arc::clone(&facts), planes, &base.metrics, &spawner).await?;
     let hub = AdminHub {
+        provision,
         tunnel: base.tunnel,
         registrar: base.registrar.clone(),
         control: control.clone(),
@@ -87,12 +91,11 @@ pub(super) async fn start(
         artefacts: base.artefacts,
     };
     let store = Arc::clone(&base.store);
-    let spawner = supervisor.child_spawner();
     let metrics = Arc::clone(&base.metrics);
     let state = AdminState {
         facts,
         hub: Arc::new(hub),
-        market: config.provision.market(),
+        market: config.prices.market(),
         store,
         metrics: base.metrics,
         spawner,

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
 use blueprint_common_types::Secret;
-use blueprint_hub_provider_sim::{SimCloud, SimConfig};
+use blueprint_hub_provider_sim::{Faults, SimCloud, SimConfig};
 use blueprint_hub_provision_core::{InstanceKey, InstanceSpec, InstanceState, Provider};
 use serde_json::json;
 
@@ -35,6 +35,7 @@ impl DevCloud {
             dir: folder.to_owned(),
             agent_binary: beside("blueprint-agent")?,
             service_binary: Some(beside("blueprint-example-service")?),
+            faults: Faults::default(),
         };
         Ok(Self { cloud: SimCloud::new(config), folder: folder.join("machines") })
     }
@@ -48,10 +49,9 @@ impl DevCloud {
     pub(crate) async fn ensure(&self, global: &Global, number: u32) -> Result<()> {
         let name = format!("sim-{number}");
         let key: InstanceKey = name.parse()?;
-        let known = self.cloud.list().await?.into_iter().any(|instance| instance.key == key);
-        if known {
-            self.cloud.boot(&key).await.with_context(|| format!("cannot boot {name}"))?;
-            return Ok(());
+        let listed = self.cloud.list().await?.instances;
+        if let Some(known) = listed.iter().find(|instance| instance.key == key) {
+            return self.cloud.boot(&known.provider_id).await.with_context(|| format!("cannot boot {name}"));
         }
         let grant = format!("1/{number}");
         let body = json!({ "label": name, "services": grant });
@@ -61,14 +61,22 @@ impl DevCloud {
             "name": name,
             "services": [{ "blueprint": 1, "service": number }],
         });
-        let spec = InstanceSpec { key, user_data: Secret::new(user_data.to_string()) };
+        let spec = InstanceSpec {
+            key,
+            // Nobody looks after these machines but this command.
+            tags: None,
+            plan: "sim-small".to_owned(),
+            region: "local".to_owned(),
+            spot: false,
+            user_data: Secret::new(user_data.to_string()),
+        };
         self.cloud.create(&spec).await.with_context(|| format!("cannot create {name}"))?;
         Ok(())
     }
 
     /// Why a machine failed, where one did.
     pub(crate) async fn failed(&self) -> Option<String> {
-        let instances = self.cloud.list().await.ok()?;
+        let instances = self.cloud.list().await.ok()?.instances;
         instances.into_iter().find_map(|instance| match instance.state {
             InstanceState::Failed { reason } => Some(format!("{}: {reason}", instance.key)),
             InstanceState::Starting

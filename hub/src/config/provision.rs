@@ -1,33 +1,88 @@
-//! Ordering machines: what the hub may rely on.
+//! Sections `providers` and `provision`: which clouds there are, and what their machines are given time for.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::time::Duration;
 
-use blueprint_common_runtime::config::{Problems, Settings};
-use blueprint_common_types::Micros;
-use blueprint_hub_admin::Market;
+use blueprint_common_runtime::config::{Key, Problems, Settings};
+use blueprint_hub_provider_sim::Faults;
+use blueprint_hub_provision_core::lifecycle;
 
-/// How prices are used.
-#[derive(Debug, Clone)]
-pub(crate) struct ProvisionConfig {
-    pub(crate) usd_per_eur: Option<Micros>,
-    pub(crate) max_price_age_days: u32,
+use super::span;
+
+pub(super) const SIM: Key = Key::new(
+    "providers.sim.enabled",
+    "false",
+    "Offer the provider sim, whose machines are processes of this host that run real agents and end with the hub; the \
+     agent has to lie beside the hub's program.",
+);
+pub(super) const SIM_FAULTS: Key = Key::new(
+    "providers.sim.faults",
+    "none",
+    "What goes wrong in the simulated cloud, such as seed=7,latency_ms=50,errors=10,lost=5,doubles=20,late_ms=3000,quota=4 \
+     (of 100 calls).",
+);
+pub(super) const EVERY: Key = Key::new(
+    "provision.every",
+    "60s",
+    "Pause between two lists of a cloud where nothing is on its way, 1 s to 10 min.",
+);
+pub(super) const CALL_AGAIN: Key = Key::new(
+    "provision.call_again",
+    "2m",
+    "How long a new machine may stay out of its cloud's list before the call for it is made again, 1 s to 1 h.",
+);
+pub(super) const SECOND_LOOK: Key = Key::new(
+    "provision.second_look",
+    "30s",
+    "How far two lists without a machine must be apart to confirm that it is gone, 1 s to 10 min.",
+);
+pub(super) const JOIN_WITHIN: Key = Key::new(
+    "provision.join_within",
+    "15m",
+    "How long a machine may take to join before it is deleted and the next offer is taken, 1 s to 2 h; its join token \
+     lives as long, and 15 min at most.",
+);
+pub(super) const ORPHAN_GRACE: Key = Key::new(
+    "provision.orphan_grace",
+    "10m",
+    "How long a machine with this hub's tag that the hub knows nothing of is left alone before it is deleted, 1 s to 30 \
+     days.",
+);
+
+/// Longest life of the join token of a machine.
+const TOKEN_TTL: Duration = Duration::from_secs(15 * 60);
+
+/// What is ordered, and from whom.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ProvisionSettings {
+    /// Faults of the simulated cloud; `None` where there is none.
+    pub(crate) sim: Option<Faults>,
+    pub(crate) every: Duration,
+    pub(crate) lifecycle: lifecycle::Settings,
+    pub(crate) token_ttl: Duration,
 }
 
-impl ProvisionConfig {
+impl ProvisionSettings {
     pub(super) fn take(settings: &Settings, problems: &mut Problems) -> Option<Self> {
-        let usd_per_eur = settings.take_optional::<Micros>("provision.usd_per_eur", problems);
-        // A rate that is out of this by far is a mistake that would cost money.
-        let bounds = Micros::new(100_000)..=Micros::new(10_000_000);
-        if usd_per_eur.is_some_and(|rate| !bounds.contains(&rate)) {
-            settings.refuse("provision.usd_per_eur", "not within 0.1 and 10", problems);
-        }
-        let max_price_age_days = settings.take_within("provision.max_price_age_days", 0..=3650, problems);
-        Some(Self { usd_per_eur, max_price_age_days: max_price_age_days? })
-    }
-
-    /// What is known of machines and prices.
-    pub(crate) fn market(&self) -> Arc<Market> {
-        Arc::new(Market::new(self.usd_per_eur, self.max_price_age_days, BTreeSet::new(), Vec::new()))
+        const HOUR: u64 = 3600;
+        let enabled = settings.take::<bool>(SIM.path, problems);
+        let faults = settings.take::<Faults>(SIM_FAULTS.path, problems);
+        let every = span(settings, EVERY.path, 1, 600, problems);
+        let call_again = span(settings, CALL_AGAIN.path, 1, HOUR, problems);
+        let second_look = span(settings, SECOND_LOOK.path, 1, 600, problems);
+        let join_within = span(settings, JOIN_WITHIN.path, 1, 2 * HOUR, problems);
+        let orphan_grace = span(settings, ORPHAN_GRACE.path, 1, 30 * 24 * HOUR, problems);
+        let join_within = join_within?;
+        Some(Self {
+            sim: enabled?.then_some(faults?),
+            every: every?,
+            lifecycle: lifecycle::Settings {
+                call_again: call_again?,
+                second_look: second_look?,
+                join_within,
+                orphan_grace: orphan_grace?,
+                ..lifecycle::Settings::default()
+            },
+            token_ttl: join_within.min(TOKEN_TTL),
+        })
     }
 }

@@ -2,7 +2,7 @@
 
 use blueprint_common_runtime::config::{Key, Schema};
 
-use super::{forwards, oauth};
+use super::{forwards, oauth, provision};
 
 /// Every key of `hub.toml`.
 pub(crate) const SCHEMA: Schema = Schema {
@@ -198,6 +198,13 @@ pub(crate) const SCHEMA: Schema = Schema {
             "20GiB",
             "Room for all pushed artefacts, in the folder artefacts of the hub's state.",
         ),
+        provision::SIM,
+        provision::SIM_FAULTS,
+        provision::EVERY,
+        provision::CALL_AGAIN,
+        provision::SECOND_LOOK,
+        provision::JOIN_WITHIN,
+        provision::ORPHAN_GRACE,
         Key::new(
             "admin.listen",
             "off",

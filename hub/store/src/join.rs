@@ -1,11 +1,11 @@
 //! Token use, agent, certificate and audit row: one transaction.
 
 use blueprint_hub_registry_core::{Agent, AuditEvent, AuditKind, JoinCommit, JoinRefusal, ServiceGrant};
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::convert::{read_agent_id, read_text, time};
 use crate::error::DbResult;
-use crate::{agents, audit};
+use crate::{agents, audit, lifecycle};
 
 /// Makes an agent out of one use of a token, or says why not; the answer is audited either way.
 pub(crate) fn join(db: &Connection, commit: JoinCommit) -> DbResult<Result<Agent, JoinRefusal>> {
@@ -29,10 +29,16 @@ pub(crate) fn join(db: &Connection, commit: JoinCommit) -> DbResult<Result<Agent
 }
 
 fn admit(db: &Connection, commit: JoinCommit) -> DbResult<Result<Agent, JoinRefusal>> {
-    let Some(services) = consume(db, &commit)? else {
+    let Some(Consumed { services, bound }) = consume(db, &commit)? else {
         return diagnose(db, &commit).map(Err);
     };
     let agent = Agent { services, ..commit.agent };
+    if let Some((instance, attempt)) = bound {
+        // The token was made for one machine that the hub ordered; whoever else has it has stolen it.
+        if instance != agent.name || !lifecycle::bind(db, &instance, agent.id, attempt)? {
+            return Ok(Err(JoinRefusal::Bound));
+        }
+    }
     let sql = "SELECT id FROM agents WHERE wireguard_key = ?1";
     let holder = db
         .query_row(sql, params![agent.wireguard_key.as_bytes()], |row| Ok(read_agent_id(row, 0)))
@@ -47,12 +53,23 @@ fn admit(db: &Connection, commit: JoinCommit) -> DbResult<Result<Agent, JoinRefu
     Ok(Ok(agent))
 }
 
+/// What a use of a token gives.
+struct Consumed {
+    services: ServiceGrant,
+    /// The machine that it is for, and the call for that machine.
+    bound: Option<(String, u32)>,
+}
+
 /// Takes one use of the token in one statement; gives its grant, or nothing where it may not be used.
-fn consume(db: &Connection, commit: &JoinCommit) -> DbResult<Option<ServiceGrant>> {
+fn consume(db: &Connection, commit: &JoinCommit) -> DbResult<Option<Consumed>> {
     let sql = "UPDATE join_tokens SET uses_left = uses_left - 1 \
-               WHERE id = ?1 AND hash = ?2 AND uses_left > 0 AND expires_at > ?3 RETURNING services";
+               WHERE id = ?1 AND hash = ?2 AND uses_left > 0 AND expires_at > ?3 RETURNING services, instance, attempt";
     let values = params![commit.token_id.to_string(), commit.token_hash.as_bytes(), time(commit.now)];
-    db.query_row(sql, values, |row| Ok(read_text(row, 0))).optional()?.transpose()
+    let consumed = |row: &Row<'_>| {
+        let bound = row.get::<_, Option<String>>(1)?.zip(row.get::<_, Option<u32>>(2)?);
+        Ok(read_text(row, 0).map(|services| Consumed { services, bound }))
+    };
+    db.query_row(sql, values, consumed).optional()?.transpose()
 }
 
 /// Finds out why [`consume`] changed nothing. Who lacks the secret learns nothing of the rest.

@@ -16,6 +16,7 @@ mod convert;
 mod counters;
 mod error;
 mod join;
+mod lifecycle;
 mod migrate;
 mod open;
 mod policy;

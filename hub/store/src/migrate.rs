@@ -15,6 +15,7 @@ const STEPS: &[&str] = &[
     include_str!("schema/0004_services.sql"),
     include_str!("schema/0005_tls.sql"),
     include_str!("schema/0006_workloads.sql"),
+    include_str!("schema/0007_deployments.sql"),
 ];
 
 /// Brings the schema up to date.

@@ -114,7 +114,7 @@ const fn provider(name: &'static str, shown: &'static str, has_spot: bool, extra
     ProviderFacts { name, shown, lifecycle: Lifecycle::Open, extras, has_spot }
 }
 
-/// `docs/provisioning.md` says where the amounts come from.
+/// `docs/prices.md` says where the amounts come from.
 static PROVIDERS: [ProviderFacts; 10] = [
     provider("aws", "AWS EC2", true, large(extras(5_000, 80_000, 90_000, 100))),
     provider("azure", "Azure", true, large(extras(5_000, 75_000, 87_000, 100))),

@@ -4,6 +4,7 @@
 mod audit;
 mod durability;
 mod joins;
+mod lifecycle;
 mod opening;
 mod policy;
 mod services;

@@ -22,6 +22,7 @@ mod offers;
 mod owners;
 mod ping;
 mod policy;
+mod provision;
 mod raw;
 mod refusals;
 mod revoke;

@@ -1,0 +1,344 @@
+//! Deployments: machines that the hub orders of clouds.
+
+mod view;
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{Path, Query, State};
+use blueprint_common_types::{Micros, ServiceKey};
+use blueprint_hub_provision_core::lifecycle::{DeployError, Deployment, Order, Records, Wanted};
+use blueprint_hub_provision_core::{Candidate, DeploymentId};
+use http::StatusCode;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use self::view::{offer, summary, whole};
+use crate::AdminState;
+use crate::error::ApiError;
+use crate::views::time;
+
+const SHAPE: &str = "docs/provisioning.md shows every field of a deployment";
+const LIST: &str = "`blueprint-hub deployment ls --all` lists them";
+
+/// Most machines of one deployment.
+const MAX_REPLICAS: u32 = 100;
+/// Offers that are kept for the case that the better ones are refused.
+const MAX_PLAN: usize = 8;
+/// Shortest and longest life.
+const TTL: std::ops::RangeInclusive<u64> = 60..=365 * 24 * 3600;
+/// Longest name and longest request key, in characters.
+const MAX_NAME: usize = 40;
+const MAX_KEY: usize = 128;
+/// Most rows of history at once.
+const MAX_EVENTS: u32 = 1000;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CreateDeployment {
+    /// The same key gives the same deployment; needed unless `dry_run`.
+    #[serde(default)]
+    request_key: String,
+    #[serde(default)]
+    name: String,
+    #[serde(default = "one")]
+    replicas: u32,
+    /// The only one that is configured, where it is left out.
+    provider: Option<String>,
+    /// Any, cheapest first, where it is left out.
+    plan: Option<String>,
+    region: Option<String>,
+    service: Option<ServiceKey>,
+    ttl_secs: Option<u64>,
+    /// Answers what would be ordered, and orders nothing.
+    #[serde(default)]
+    dry_run: bool,
+}
+
+const fn one() -> u32 {
+    1
+}
+
+impl CreateDeployment {
+    fn check(&self) -> Result<(), ApiError> {
+        let is_key = |c: char| c.is_ascii_graphic();
+        if !self.dry_run && (self.request_key.is_empty() || !self.request_key.chars().all(is_key)) {
+            return Err(ApiError::invalid(
+                "request_key is 1 to 128 printable characters without spaces",
+                "give one of your own for each deployment, and the same one when you ask again",
+            ));
+        }
+        if self.request_key.len() > MAX_KEY {
+            return Err(ApiError::invalid("request_key is longer than 128 characters", "give a shorter one"));
+        }
+        let is_label = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        if self.name.len() > MAX_NAME || !self.name.chars().all(is_label) {
+            return Err(ApiError::invalid(
+                "a name has at most 40 characters of a-z, 0-9 and '-'",
+                "give another --name",
+            ));
+        }
+        if !(1..=MAX_REPLICAS).contains(&self.replicas) {
+            return Err(ApiError::invalid("a deployment has 1 to 100 replicas", "give --replicas within it"));
+        }
+        if self.ttl_secs.is_some_and(|ttl| !TTL.contains(&ttl)) {
+            return Err(ApiError::invalid(
+                "a deployment lives between 1 min and 365 days",
+                "give a --ttl within it",
+            ));
+        }
+        Ok(())
+    }
+
+    /// What is asked for, without prices, which may be others when it is asked again.
+    fn asked(&self, provider: &str) -> String {
+        let or = |text: &Option<String>, none: &str| text.clone().unwrap_or_else(|| none.to_owned());
+        let service = self.service.map_or_else(|| "none".to_owned(), |service| service.to_string());
+        let ttl = self.ttl_secs.map_or_else(|| "none".to_owned(), |ttl| format!("{ttl} s"));
+        format!(
+            "{} x {provider} plan {} region {}, service {service}, ttl {ttl}, name {:?}",
+            self.replicas,
+            or(&self.plan, "any"),
+            or(&self.region, "any"),
+            self.name,
+        )
+    }
+}
+
+pub(crate) async fn create(
+    State(state): State<AdminState>,
+    body: Result<Json<CreateDeployment>, JsonRejection>,
+) -> Result<(StatusCode, Json<Value>), ApiError> {
+    let Json(asked) = body.map_err(|error| ApiError::invalid(error.body_text(), SHAPE))?;
+    asked.check()?;
+    let deployer = state.hub.deployer();
+    let provider = provider(&state, asked.provider.as_deref())?;
+    let text = asked.asked(&provider);
+    // Who asks again gets an answer also while the cloud gives none.
+    let records = deployer.records().await?;
+    let known = records.deployments.values().find(|it| it.request_key == asked.request_key);
+    let plan = match known.filter(|_| !asked.dry_run) {
+        Some(known) => known.plan.clone(),
+        None => choose(&asked, &provider, deployer.offers(provider.clone()).await?)?,
+    };
+    if asked.dry_run {
+        let hourly = plan.first().map_or(Micros::ZERO, |first| first.hourly).times(u64::from(asked.replicas));
+        return Ok((
+            StatusCode::OK,
+            Json(json!({
+                "replicas": asked.replicas,
+                "plan": plan.iter().map(offer).collect::<Vec<_>>(),
+                "hourly": hourly.to_string(),
+                "monthly": hourly.times(730).to_string(),
+                "ttl_secs": asked.ttl_secs,
+            })),
+        ));
+    }
+    let order = Order {
+        request_key: asked.request_key,
+        name: asked.name,
+        asked: text,
+        replicas: asked.replicas,
+        plan,
+        service: asked.service,
+        ttl: asked.ttl_secs.map(Duration::from_secs),
+    };
+    let (deployment, is_new) = deployer.deploy(order).await?;
+    let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
+    let records = deployer.records().await?;
+    Ok((status, Json(json!({ "deployment": whole(&state, &deployment, &records), "is_new": is_new }))))
+}
+
+/// The provider that was named, or the only one there is.
+fn provider(state: &AdminState, named: Option<&str>) -> Result<String, ApiError> {
+    let clouds = state.hub.deployer().overview();
+    let names: Vec<&str> = clouds.clouds.iter().map(|cloud| cloud.name.as_str()).collect();
+    match (named, names.as_slice()) {
+        (Some(named), names) if names.contains(&named) => Ok(named.to_owned()),
+        (None, [only]) => Ok((*only).to_owned()),
+        (_, []) => Err(ApiError::conflict(
+            "no provider is configured",
+            "set providers.sim.enabled = true in hub.toml and restart the hub; docs/provisioning.md says more",
+        )),
+        (Some(named), names) => Err(ApiError::not_found(
+            format!("no provider is called {named:?}"),
+            format!("this hub has {}", names.join(", ")),
+        )),
+        (None, names) => Err(ApiError::invalid(
+            "this hub has more than one provider",
+            format!("give --provider, one of {}", names.join(", ")),
+        )),
+    }
+}
+
+/// The offers that fit, cheapest first.
+fn choose(
+    asked: &CreateDeployment,
+    provider: &str,
+    offers: Vec<Candidate>,
+) -> Result<Vec<Candidate>, ApiError> {
+    let fits = |offer: &&Candidate| {
+        !offer.spot
+            && asked.plan.as_ref().is_none_or(|plan| *plan == offer.plan)
+            && asked.region.as_ref().is_none_or(|region| *region == offer.region)
+    };
+    let plan: Vec<_> = offers.iter().filter(fits).take(MAX_PLAN).cloned().collect();
+    if plan.is_empty() {
+        let names: Vec<_> =
+            offers.iter().map(|offer| format!("{} in {}", offer.plan, offer.region)).collect();
+        return Err(ApiError::invalid(
+            format!("{provider} sells nothing that fits"),
+            format!("it sells {}", names.join(", ")),
+        ));
+    }
+    Ok(plan)
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct ListQuery {
+    #[serde(default)]
+    all: bool,
+}
+
+pub(crate) async fn list(
+    State(state): State<AdminState>,
+    Query(query): Query<ListQuery>,
+) -> Result<Json<Value>, ApiError> {
+    let deployer = state.hub.deployer();
+    let records = deployer.records().await?;
+    let mut shown: Vec<&Deployment> = records
+        .deployments
+        .values()
+        .filter(|deployment| query.all || !view::is_over(deployment, &records))
+        .collect();
+    shown.sort_by_key(|deployment| (deployment.created_at, deployment.id.clone()));
+    let overview = deployer.overview();
+    let clouds: Vec<_> = overview.clouds.iter().map(view::cloud).collect();
+    let alarms: Vec<_> = overview.alarms.iter().map(view::alarm).collect();
+    let rows: Vec<_> = shown.into_iter().map(|deployment| summary(deployment, &records)).collect();
+    Ok(Json(json!({ "deployments": rows, "providers": clouds, "alarms": alarms })))
+}
+
+pub(crate) async fn show(
+    State(state): State<AdminState>,
+    Path(text): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    let records = state.hub.deployer().records().await?;
+    let deployment = find(&records, &text)?;
+    Ok(Json(json!({ "deployment": whole(&state, deployment, &records) })))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ChangeDeployment {
+    /// `running` or `stopped`.
+    wanted: String,
+}
+
+pub(crate) async fn change(
+    State(state): State<AdminState>,
+    Path(text): Path<String>,
+    body: Result<Json<ChangeDeployment>, JsonRejection>,
+) -> Result<Json<Value>, ApiError> {
+    let Json(asked) = body.map_err(|error| ApiError::invalid(error.body_text(), SHAPE))?;
+    let wanted = asked.wanted.parse::<Wanted>().ok().filter(|wanted| *wanted != Wanted::Gone);
+    let wanted = wanted.ok_or_else(|| {
+        ApiError::invalid("a deployment is wanted running or stopped", "DELETE ends it for good")
+    })?;
+    want(&state, &text, wanted).await
+}
+
+pub(crate) async fn terminate(
+    State(state): State<AdminState>,
+    Path(text): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    want(&state, &text, Wanted::Gone).await
+}
+
+async fn want(state: &AdminState, text: &str, wanted: Wanted) -> Result<Json<Value>, ApiError> {
+    let deployer = state.hub.deployer();
+    let records = deployer.records().await?;
+    let id = find(&records, text)?.id.clone();
+    let deployment = deployer.set_wanted(id, wanted, "by the operator".to_owned()).await?;
+    let records = deployer.records().await?;
+    Ok(Json(json!({ "deployment": whole(state, &deployment, &records) })))
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct HistoryQuery {
+    deployment: Option<String>,
+    limit: Option<u32>,
+}
+
+pub(crate) async fn history(
+    State(state): State<AdminState>,
+    Query(query): Query<HistoryQuery>,
+) -> Result<Json<Value>, ApiError> {
+    let deployer = state.hub.deployer();
+    let id = match &query.deployment {
+        Some(text) => Some(find(&deployer.records().await?, text)?.id.clone()),
+        None => None,
+    };
+    let limit = query.limit.unwrap_or(100).min(MAX_EVENTS);
+    let events = deployer.events(id, limit).await?;
+    let rows: Vec<_> = events
+        .iter()
+        .map(|event| {
+            json!({
+                "at": time(event.at),
+                "deployment": event.deployment.as_str(),
+                "instance": event.instance.as_ref().map(ToString::to_string),
+                "what": event.what,
+                "reason": event.reason,
+            })
+        })
+        .collect();
+    Ok(Json(json!({ "events": rows })))
+}
+
+/// Finds a deployment by id, by the beginning of its id, or by its name where only one that is not over has it.
+fn find<'r>(records: &'r Records, text: &str) -> Result<&'r Deployment, ApiError> {
+    let exact = text.parse::<DeploymentId>().ok().and_then(|id| records.deployments.get(&id));
+    if let Some(deployment) = exact {
+        return Ok(deployment);
+    }
+    let named = |it: &&Deployment| it.name == text && !it.name.is_empty() && !view::is_over(it, records);
+    let begins = |it: &&Deployment| text.len() >= 4 && it.id.as_str().starts_with(text);
+    let mut found = records.deployments.values().filter(|it| named(it) || begins(it));
+    match (found.next(), found.next()) {
+        (Some(deployment), None) => Ok(deployment),
+        (Some(_), Some(_)) => {
+            Err(ApiError::conflict(format!("more than one deployment is called {text:?}"), LIST))
+        }
+        (None, _) => Err(ApiError::not_found(format!("no deployment is called {text:?}"), LIST)),
+    }
+}
+
+impl From<DeployError> for ApiError {
+    fn from(error: DeployError) -> Self {
+        let text = error.to_string();
+        match error {
+            DeployError::UnknownProvider(_) => {
+                Self::not_found(text, "`blueprint-hub deployment ls` shows providers")
+            }
+            DeployError::Unknown(_) => Self::not_found(text, LIST),
+            DeployError::Provider { .. } => Self::new(
+                StatusCode::BAD_GATEWAY,
+                "provider_failed",
+                text,
+                "try again in a minute; the hub's log says more",
+            ),
+            DeployError::Mismatch { .. } => {
+                Self::conflict(text, "ask with another request key, or for the same as before")
+            }
+            DeployError::Terminated(_) => Self::conflict(text, "make a new one with `blueprint-hub deploy`"),
+            DeployError::Unavailable(_) => Self::unavailable(text),
+            DeployError::Store(error) => {
+                let source = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+                tracing::error!(%error, source, "store failed");
+                Self::unavailable("the hub's store cannot do this now; the hub's log says why")
+            }
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! A deployment: what the operator wants, as one thing.
+
+use std::fmt;
+use std::str::FromStr;
+
+use blueprint_common_types::{ServiceKey, Timestamp, fill_random};
+
+use crate::Candidate;
+
+/// Digits of an id: RFC 4648 base 32 in lower case, which every cloud takes in a tag.
+const DIGITS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+
+/// Characters of an id: 80 random bits.
+const LENGTH: usize = 16;
+
+/// A text is not the id of a deployment.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not the id of a deployment: 16 of a-z and 2-7 were expected")]
+pub struct ParseDeploymentIdError(String);
+
+/// Names a deployment. Text form: 16 characters of `a-z` and `2-7`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DeploymentId(String);
+
+impl DeploymentId {
+    /// The id that these 80 bits make.
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; 10]) -> Self {
+        let bits = bytes.into_iter().fold(0u128, |bits, byte| (bits << 8) | u128::from(byte));
+        let digit = |place: usize| {
+            let value = usize::try_from((bits >> (5 * place)) & 31).unwrap_or_default();
+            DIGITS.get(value).copied().map_or('a', char::from)
+        };
+        Self((0..LENGTH).rev().map(digit).collect())
+    }
+
+    /// Makes a random one.
+    ///
+    /// # Errors
+    ///
+    /// Fails only where the system has no source of randomness.
+    pub fn random() -> Result<Self, std::io::Error> {
+        let mut bytes = [0u8; 10];
+        fill_random(&mut bytes)?;
+        Ok(Self::from_bytes(bytes))
+    }
+
+    /// The id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for DeploymentId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl FromStr for DeploymentId {
+    type Err = ParseDeploymentIdError;
+
+    fn from_str(text: &str) -> Result<Self, ParseDeploymentIdError> {
+        if text.len() == LENGTH && text.bytes().all(|byte| DIGITS.contains(&byte)) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(ParseDeploymentIdError(text.chars().take(64).collect()))
+        }
+    }
+}
+
+/// A text is not what a deployment can be wanted to be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is none of running, stopped and gone")]
+pub struct ParseWantedError(String);
+
+/// What the operator wants of a deployment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Wanted {
+    /// As many machines as it has replicas, switched on.
+    Running,
+    /// Its machines are kept and switched off.
+    Stopped,
+    /// Nothing of it; for good.
+    Gone,
+}
+
+impl Wanted {
+    /// Stable name, as it is stored and shown.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Stopped => "stopped",
+            Self::Gone => "gone",
+        }
+    }
+}
+
+impl fmt::Display for Wanted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.label())
+    }
+}
+
+impl FromStr for Wanted {
+    type Err = ParseWantedError;
+
+    fn from_str(text: &str) -> Result<Self, ParseWantedError> {
+        [Self::Running, Self::Stopped, Self::Gone]
+            .into_iter()
+            .find(|wanted| wanted.label() == text)
+            .ok_or_else(|| ParseWantedError(text.chars().take(64).collect()))
+    }
+}
+
+/// A number of machines of one kind that live and end together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Deployment {
+    /// Names it.
+    pub id: DeploymentId,
+    /// What the operator calls it; need not be unique.
+    pub name: String,
+    /// Who asks with the same key gets this deployment and no second one.
+    pub request_key: String,
+    /// What was asked for, in one line: the same key with another line is a mistake.
+    pub asked: String,
+    /// Machines wanted while it is to run; at least 1.
+    pub replicas: u32,
+    /// What to order, best first; not empty.
+    pub plan: Vec<Candidate>,
+    /// The service that its machines offer.
+    pub service: Option<ServiceKey>,
+    /// What is wanted of it.
+    pub wanted: Wanted,
+    /// When it was asked for.
+    pub created_at: Timestamp,
+    /// From this time on it is to be gone; `None` for never.
+    pub expires_at: Option<Timestamp>,
+    /// When `wanted` was set last.
+    pub changed_at: Timestamp,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_survive_their_text_and_use_all_their_bits() {
+        assert_eq!(DeploymentId::from_bytes([0; 10]).as_str(), "aaaaaaaaaaaaaaaa");
+        assert_eq!(DeploymentId::from_bytes([0xff; 10]).as_str(), "7777777777777777");
+        assert_eq!(DeploymentId::from_bytes([0, 0, 0, 0, 0, 0, 0, 0, 0, 1]).as_str(), "aaaaaaaaaaaaaaab");
+        let id = DeploymentId::random().unwrap();
+        assert_eq!(id.as_str().parse(), Ok(id.clone()));
+        assert_ne!(DeploymentId::random().unwrap(), id);
+        for wrong in
+            ["", "aaaaaaaaaaaaaaa", "aaaaaaaaaaaaaaaaa", "AAAAAAAAAAAAAAAA", "aaaaaaaaaaaaaaa1", "ääääääää"]
+        {
+            assert!(wrong.parse::<DeploymentId>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_is_wanted_survives_its_name() {
+        for wanted in [Wanted::Running, Wanted::Stopped, Wanted::Gone] {
+            assert_eq!(wanted.label().parse(), Ok(wanted));
+        }
+        assert!("paused".parse::<Wanted>().is_err());
+    }
+}

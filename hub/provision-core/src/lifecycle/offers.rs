@@ -1,0 +1,153 @@
+//! Which offers were refused lately, so that the next of a plan is taken.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use blueprint_common_types::Timestamp;
+
+use crate::{Candidate, ErrorClass};
+
+/// Longest time for which an offer is left out because it failed again and again.
+const MOST: Duration = Duration::from_secs(3600);
+
+/// How long an offer is left out after one failure of this class.
+///
+/// As Karpenter does on AWS and Azure (`providers.md` 6.1): minutes where others may give capacity back, an hour for a
+/// quota of none, a day where it is not sold.
+#[must_use]
+pub const fn block_time(class: ErrorClass) -> Duration {
+    Duration::from_secs(match class {
+        ErrorClass::Throttle | ErrorClass::Again => 60,
+        ErrorClass::Capacity | ErrorClass::Unknown => 300,
+        ErrorClass::Quota | ErrorClass::Deny => 600,
+        ErrorClass::NoQuota | ErrorClass::Reject => 3600,
+        ErrorClass::NotSold => 23 * 3600,
+    })
+}
+
+/// Names an offer: provider, plan, region, spot.
+type OfferKey = (String, String, String, bool);
+
+/// Offers that are left out for some time. In memory: a hub that starts again tries all of them anew.
+#[derive(Debug, Default)]
+pub struct OfferBlocks {
+    offers: BTreeMap<OfferKey, Block>,
+    providers: BTreeMap<String, Block>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Block {
+    until: Timestamp,
+    failures: u32,
+}
+
+impl OfferBlocks {
+    /// A call for this offer failed: it is left out for the time of the class, doubled for each failure since it last
+    /// worked, up to an hour. Where the account lacks a right, its whole provider is.
+    pub fn handle_failure(&mut self, offer: &Candidate, class: ErrorClass, now: Timestamp) {
+        let block = match class {
+            ErrorClass::Deny => self.providers.entry(offer.provider.clone()).or_insert(Block::new()),
+            ErrorClass::Throttle
+            | ErrorClass::Again
+            | ErrorClass::Reject
+            | ErrorClass::Quota
+            | ErrorClass::NoQuota
+            | ErrorClass::Capacity
+            | ErrorClass::NotSold
+            | ErrorClass::Unknown => self.offers.entry(key(offer)).or_insert(Block::new()),
+        };
+        let base = block_time(class);
+        let grown = base.saturating_mul(1u32.checked_shl(block.failures).unwrap_or(u32::MAX));
+        block.failures = block.failures.saturating_add(1).min(16);
+        block.until = now.plus(grown.min(MOST).max(base));
+    }
+
+    /// It worked: failures of before do not count any more.
+    pub fn handle_success(&mut self, offer: &Candidate) {
+        self.offers.remove(&key(offer));
+        self.providers.remove(&offer.provider);
+    }
+
+    /// Until when this offer is left out; `None` where it is not.
+    #[must_use]
+    pub fn until(&self, offer: &Candidate, now: Timestamp) -> Option<Timestamp> {
+        let own = self.offers.get(&key(offer)).map(|block| block.until);
+        let all = self.providers.get(&offer.provider).map(|block| block.until);
+        own.max(all).filter(|until| *until > now)
+    }
+
+    /// The first of a plan that is not left out, or else when the first of them may be tried again.
+    ///
+    /// # Errors
+    ///
+    /// That time; the end of time for an empty plan.
+    pub fn choose<'p>(&self, plan: &'p [Candidate], now: Timestamp) -> Result<&'p Candidate, Timestamp> {
+        let mut first = Timestamp::from_millis(u64::MAX);
+        for offer in plan {
+            match self.until(offer, now) {
+                None => return Ok(offer),
+                Some(until) => first = first.min(until),
+            }
+        }
+        Err(first)
+    }
+}
+
+impl Block {
+    const fn new() -> Self {
+        Self { until: Timestamp::from_millis(0), failures: 0 }
+    }
+}
+
+fn key(offer: &Candidate) -> OfferKey {
+    (offer.provider.clone(), offer.plan.clone(), offer.region.clone(), offer.spot)
+}
+
+#[cfg(test)]
+mod tests {
+    use blueprint_common_types::Micros;
+
+    use super::*;
+
+    fn offer(provider: &str, plan: &str) -> Candidate {
+        Candidate {
+            provider: provider.to_owned(),
+            plan: plan.to_owned(),
+            region: "here".to_owned(),
+            spot: false,
+            hourly: Micros::new(1),
+        }
+    }
+
+    #[test]
+    fn what_was_refused_is_left_out_and_comes_back() {
+        let plan = [offer("a", "small"), offer("a", "large"), offer("b", "small")];
+        let mut blocks = OfferBlocks::default();
+        let now = Timestamp::from_millis(1_000_000);
+        assert_eq!(blocks.choose(&plan, now), Ok(&plan[0]));
+        blocks.handle_failure(&plan[0], ErrorClass::Capacity, now);
+        assert_eq!(blocks.choose(&plan, now), Ok(&plan[1]));
+        blocks.handle_failure(&plan[1], ErrorClass::Deny, now);
+        assert_eq!(blocks.choose(&plan, now), Ok(&plan[2]), "a lacking right is the provider's");
+        blocks.handle_failure(&plan[2], ErrorClass::NotSold, now);
+        assert_eq!(blocks.choose(&plan, now), Err(now.plus(Duration::from_secs(600))));
+        let later = now.plus(Duration::from_secs(601));
+        assert_eq!(blocks.choose(&plan, later), Ok(&plan[0]));
+        assert!(blocks.until(&plan[2], later).is_some());
+    }
+
+    #[test]
+    fn failures_in_a_row_wait_longer_until_it_works() {
+        let offer = offer("a", "small");
+        let mut blocks = OfferBlocks::default();
+        let now = Timestamp::from_millis(0);
+        let wait = |blocks: &mut OfferBlocks| {
+            blocks.handle_failure(&offer, ErrorClass::Capacity, now);
+            blocks.until(&offer, now).unwrap().as_secs()
+        };
+        let waits: Vec<_> = (0..6).map(|_| wait(&mut blocks)).collect();
+        assert_eq!(waits, [300, 600, 1200, 2400, 3600, 3600]);
+        blocks.handle_success(&offer);
+        assert_eq!(wait(&mut blocks), 300);
+    }
+}

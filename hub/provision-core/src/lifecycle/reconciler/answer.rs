@@ -1,0 +1,74 @@
+//! What the answer of a cloud means.
+
+use std::time::Duration;
+
+use blueprint_common_types::Timestamp;
+
+use super::{Action, Reconciler, Why};
+use crate::ErrorClass;
+use crate::lifecycle::{Record, RecordState};
+
+/// Longest pause before a machine that could not be ordered is tried again.
+const LONGEST_HOLD: Duration = Duration::from_secs(300);
+
+/// How the call to make a machine ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CreateAnswer {
+    /// It stands, and its cloud calls it this.
+    Made(String),
+    /// The call failed.
+    Failed {
+        /// What that means.
+        class: ErrorClass,
+        /// What the cloud said, one line without secrets.
+        reason: String,
+    },
+}
+
+impl Reconciler {
+    /// A call to make a machine ended; `record` is as it was stored before. Gives what is to be stored, if anything.
+    pub fn handle_create(
+        &mut self,
+        record: &Record,
+        answer: &CreateAnswer,
+        now: Timestamp,
+    ) -> Option<Action> {
+        let (class, reason) = match answer {
+            CreateAnswer::Made(provider_id) => {
+                let mut record = record.turned(RecordState::Created, "", now);
+                record.provider_id = Some(provider_id.clone());
+                return Some(Action::Save { record, why: Why::Answered });
+            }
+            CreateAnswer::Failed { class, reason } => (*class, reason),
+        };
+        let is_last = record.attempt >= self.settings.attempts;
+        let state = match class {
+            // It stays as it is: the next list shows what became of it.
+            ErrorClass::Unknown => return None,
+            ErrorClass::Throttle | ErrorClass::Again if !is_last => {
+                let doubled = 1u32.checked_shl(record.attempt).unwrap_or(u32::MAX);
+                let hold = Duration::from_secs(1).saturating_mul(doubled).min(LONGEST_HOLD);
+                self.held.insert(record.key.clone(), now.plus(hold));
+                RecordState::Planned
+            }
+            ErrorClass::Throttle
+            | ErrorClass::Again
+            | ErrorClass::Deny
+            | ErrorClass::Reject
+            | ErrorClass::Quota
+            | ErrorClass::NoQuota
+            | ErrorClass::Capacity
+            | ErrorClass::NotSold => {
+                self.blocks.handle_failure(&record.candidate, class, now);
+                self.forget(&record.key);
+                RecordState::Failed
+            }
+        };
+        Some(Action::Save { record: record.turned(state, reason, now), why: Why::Answered })
+    }
+
+    /// A cloud was asked to delete a machine and did not refuse: it is not asked again for some time.
+    pub fn handle_delete(&mut self, provider: &str, provider_id: &str, now: Timestamp) {
+        self.deleted.insert((provider.to_owned(), provider_id.to_owned()), now);
+    }
+}

@@ -1,0 +1,368 @@
+//! From what a cloud lists to what it is asked.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use blueprint_common_types::Timestamp;
+
+use super::{Action, Alarm, Reconciler, View, Why};
+use crate::lifecycle::{Record, RecordState, Wanted};
+use crate::{ErrorClass, Instance, InstanceKey, InstanceState};
+
+/// One record, what its cloud lists of it, and what is wanted of its deployment.
+struct Case<'a> {
+    record: &'a Record,
+    seen: Vec<&'a Instance>,
+    wanted: Wanted,
+}
+
+impl Case<'_> {
+    fn delete_all(&self, record: &Record, why: Why) -> Vec<Action> {
+        let ids = self.seen.iter().map(|instance| instance.provider_id.clone());
+        ids.map(|provider_id| Action::Delete { record: record.clone(), provider_id, why }).collect()
+    }
+}
+
+impl Reconciler {
+    /// What is to be done for the machines of one provider. `listed` was asked for after the last call to it had
+    /// ended, and after `view` was read.
+    pub fn plan_provider(&mut self, provider: &str, listed: &[Instance], view: &View<'_>) -> Vec<Action> {
+        let mut actions = Vec::new();
+        let mut alarms = BTreeSet::new();
+        let mut ours: BTreeMap<&InstanceKey, Vec<&Instance>> = BTreeMap::new();
+        for instance in listed {
+            // Without this hub's tag it is another hub's, or a person's.
+            if instance.tags.as_ref().is_some_and(|tags| tags.hub == self.hub) {
+                ours.entry(&instance.key).or_default().push(instance);
+            }
+        }
+        self.deleted.retain(|(of, id), _| of != provider || listed.iter().any(|it| it.provider_id == *id));
+        for record in view.records.values().filter(|record| record.candidate.provider == provider) {
+            let seen = ours.remove(&record.key).unwrap_or_default();
+            let deployment = view.deployments.get(&record.deployment);
+            let wanted = deployment.map_or(Wanted::Gone, |deployment| deployment.wanted);
+            if !seen.is_empty() {
+                self.unlisted.remove(&record.key);
+            }
+            let case = Case { record, seen, wanted };
+            actions.extend(match record.state {
+                RecordState::Planned => self.planned(&case, view.now),
+                RecordState::Calling => self.calling(&case, view.now),
+                RecordState::Created | RecordState::Active => self.standing(&case, view, &mut alarms),
+                RecordState::Deleting => self.deleting(&case, view.now, &mut alarms),
+                RecordState::Gone | RecordState::Lost | RecordState::Failed => {
+                    self.remove(&case, Why::Ghost, view.now)
+                }
+            });
+        }
+        let strangers: Vec<&Instance> = ours.into_values().flatten().collect();
+        actions.extend(self.orphans(provider, &strangers, view.now, &mut alarms));
+        actions.extend(self.alarms.replace(provider, alarms));
+        actions
+    }
+
+    fn planned(&self, case: &Case<'_>, now: Timestamp) -> Vec<Action> {
+        let is_held = self.held.get(&case.record.key).is_some_and(|until| *until > now);
+        if !case.seen.is_empty() {
+            return self.found(case, now);
+        }
+        if case.wanted != Wanted::Running || is_held {
+            return Vec::new();
+        }
+        vec![call(case.record, Why::Planned, now)]
+    }
+
+    fn calling(&mut self, case: &Case<'_>, now: Timestamp) -> Vec<Action> {
+        let record = case.record;
+        if !case.seen.is_empty() {
+            return self.found(case, now);
+        }
+        if record.called_at.is_some_and(|at| now.since(at) < self.settings.call_again) {
+            return Vec::new();
+        }
+        if record.attempt >= self.settings.attempts {
+            let reason = format!("no answer after {} calls", record.attempt);
+            self.blocks.handle_failure(&record.candidate, ErrorClass::Unknown, now);
+            // The cloud may still make it: a failed record keeps looking for its ghost.
+            let record = record.turned(RecordState::Failed, reason, now);
+            return vec![Action::Save { record, why: Why::Unanswered }];
+        }
+        match case.wanted {
+            Wanted::Running => vec![call(record, Why::Unanswered, now)],
+            Wanted::Stopped | Wanted::Gone => Vec::new(),
+        }
+    }
+
+    /// A machine stands that no answer told of.
+    fn found(&self, case: &Case<'_>, now: Timestamp) -> Vec<Action> {
+        if let [instance] = case.seen.as_slice() {
+            let mut record = case.record.turned(RecordState::Created, "", now);
+            record.provider_id = Some(instance.provider_id.clone());
+            return vec![Action::Save { record, why: Why::Found }];
+        }
+        // Which of them has the token that works is not known here, so none is kept; another takes their place.
+        let record = case.record.turned(RecordState::Deleting, "its cloud made it more than once", now);
+        case.delete_all(&record, Why::Duplicate)
+    }
+
+    fn standing(&mut self, case: &Case<'_>, view: &View<'_>, alarms: &mut BTreeSet<Alarm>) -> Vec<Action> {
+        let (record, now) = (case.record, view.now);
+        let attempt = |instance: &Instance| instance.tags.as_ref().map(|tags| tags.attempt);
+        let is_own = |instance: &Instance| match record.agent {
+            Some(_) => attempt(instance) == Some(record.agent_attempt),
+            None => record.provider_id.as_ref() == Some(&instance.provider_id),
+        };
+        let own = case.seen.iter().copied().find(|instance| is_own(instance));
+        let others: Vec<_> = case.seen.iter().copied().filter(|instance| !is_own(instance)).collect();
+        if own.is_none() && !others.is_empty() {
+            // The machine whose agent joined, or the one that was made, is not there; what is there is no use.
+            let record =
+                record.turned(RecordState::Deleting, "another machine of its key stands in its place", now);
+            return case.delete_all(&record, Why::Duplicate);
+        }
+        let others = Case { record, seen: others, wanted: case.wanted };
+        let mut actions = self.remove(&others, Why::Duplicate, now);
+        let Some(instance) = own else {
+            actions.extend(self.unlisted(record, view, alarms));
+            return actions;
+        };
+        if record.state == RecordState::Created && record.agent.is_some() {
+            self.blocks.handle_success(&record.candidate);
+            let mut record = record.turned(RecordState::Active, "", now);
+            record.provider_id = Some(instance.provider_id.clone());
+            actions.push(Action::Save { record, why: Why::Joined });
+            return actions;
+        }
+        if let Some((why, reason)) = self.is_useless(case, instance, view) {
+            let record = record.turned(RecordState::Deleting, reason, now);
+            let provider_id = instance.provider_id.clone();
+            actions.push(Action::Delete { record, provider_id, why });
+            return actions;
+        }
+        self.silent(case, view, alarms);
+        actions.extend(self.switch(case, instance, now));
+        actions
+    }
+
+    /// A machine runs and its agent is not connected: a person is told, and nothing is deleted, since what it runs may
+    /// only be cut off.
+    fn silent(&mut self, case: &Case<'_>, view: &View<'_>, alarms: &mut BTreeSet<Alarm>) {
+        let record = case.record;
+        let is_connected = record.agent.is_none_or(|agent| view.agents.get(&agent) == Some(&true));
+        if is_connected || case.wanted != Wanted::Running {
+            self.silent.remove(&record.key);
+            return;
+        }
+        let since = *self.silent.entry(record.key.clone()).or_insert(view.now);
+        if view.now.since(since) >= self.settings.join_within {
+            alarms.insert(Alarm {
+                subject: record.key.to_string(),
+                why: Why::Silent,
+                text: format!(
+                    "its machine runs and its agent is not connected since {since}: look at the machine; \
+                     `blueprint-hub node rm {}` has another one take its place",
+                    record.key
+                ),
+            });
+        }
+    }
+
+    /// A machine that stands is not in the list.
+    fn unlisted(&mut self, record: &Record, view: &View<'_>, alarms: &mut BTreeSet<Alarm>) -> Vec<Action> {
+        let now = view.now;
+        let is_fresh = record.called_at.is_some_and(|at| now.since(at) < self.settings.call_again);
+        let apart = self.settings.second_look;
+        if is_fresh || !Self::is_second_look(&mut self.unlisted, &record.key, apart, now) {
+            return Vec::new();
+        }
+        let is_connected = record.agent.is_some_and(|agent| view.agents.get(&agent) == Some(&true));
+        if is_connected {
+            alarms.insert(Alarm {
+                subject: record.key.to_string(),
+                why: Why::Unlisted,
+                text: "its cloud does not list it, and its agent is connected: look at the cloud's own pages; it is \
+                       kept as long as it answers"
+                    .to_owned(),
+            });
+            return Vec::new();
+        }
+        let record = record.turned(RecordState::Lost, "its cloud listed without it twice", now);
+        vec![Action::Save { record, why: Why::Unlisted }]
+    }
+
+    /// Why a machine that is listed is to go although its deployment wants one; also notes the offer as bad.
+    fn is_useless(&mut self, case: &Case<'_>, instance: &Instance, view: &View<'_>) -> Option<(Why, String)> {
+        let (record, now) = (case.record, view.now);
+        if case.wanted != Wanted::Running {
+            return None;
+        }
+        let late = now.since(record.since) > self.settings.join_within && view.is_clock_trusted;
+        if record.state == RecordState::Created && late {
+            self.blocks.handle_failure(&record.candidate, ErrorClass::Capacity, now);
+            let waited = self.settings.join_within.as_secs();
+            return Some((Why::Late, format!("its agent did not join within {waited} s")));
+        }
+        match record.agent {
+            Some(agent) if record.state == RecordState::Active && !view.agents.contains_key(&agent) => {
+                let apart = self.settings.second_look;
+                if Self::is_second_look(&mut self.agentless, &record.key, apart, now) {
+                    return Some((Why::NodeRemoved, "its node was removed from the hub".to_owned()));
+                }
+            }
+            Some(_) | None => {
+                self.agentless.remove(&record.key);
+            }
+        }
+        let boots = self.boots.get(&record.key).map_or(0, |(_, boots)| *boots);
+        match &instance.state {
+            InstanceState::Failed { reason } if boots >= self.settings.boots => {
+                self.blocks.handle_failure(&record.candidate, ErrorClass::Capacity, now);
+                Some((Why::Broken, format!("it ended by itself {boots} times: {reason}")))
+            }
+            InstanceState::Failed { .. }
+            | InstanceState::Starting
+            | InstanceState::Running
+            | InstanceState::Stopping
+            | InstanceState::Stopped => None,
+        }
+    }
+
+    /// Switches a machine on or off where it is not as it is wanted.
+    fn switch(&mut self, case: &Case<'_>, instance: &Instance, now: Timestamp) -> Option<Action> {
+        let (record, provider_id) = (case.record.clone(), instance.provider_id.clone());
+        let (last, boots) = self.boots.get(&record.key).copied().unwrap_or_default();
+        match (&instance.state, case.wanted) {
+            (InstanceState::Stopped, Wanted::Running) => {
+                Some(Action::Boot { record, provider_id, why: Why::Off })
+            }
+            (InstanceState::Failed { .. }, Wanted::Running) => {
+                if boots > 0 && now.since(last) < self.settings.second_look {
+                    return None;
+                }
+                self.boots.insert(record.key.clone(), (now, boots.saturating_add(1)));
+                Some(Action::Boot { record, provider_id, why: Why::Broken })
+            }
+            (InstanceState::Starting | InstanceState::Running, Wanted::Stopped) => {
+                Some(Action::Stop { record, provider_id, why: Why::On })
+            }
+            (InstanceState::Starting | InstanceState::Running | InstanceState::Stopping, Wanted::Running)
+            | (
+                InstanceState::Stopping | InstanceState::Stopped | InstanceState::Failed { .. },
+                Wanted::Stopped,
+            )
+            | (
+                InstanceState::Starting
+                | InstanceState::Running
+                | InstanceState::Stopping
+                | InstanceState::Stopped
+                | InstanceState::Failed { .. },
+                Wanted::Gone,
+            ) => None,
+        }
+    }
+
+    fn deleting(&mut self, case: &Case<'_>, now: Timestamp, alarms: &mut BTreeSet<Alarm>) -> Vec<Action> {
+        let record = case.record;
+        if now.since(record.since) > self.settings.delete_within {
+            alarms.insert(Alarm {
+                subject: record.key.to_string(),
+                why: Why::Undeletable,
+                text: format!(
+                    "it is being deleted since {} and its cloud still has it: look at the cloud's own pages; it is \
+                     asked again",
+                    record.since
+                ),
+            });
+        }
+        if !case.seen.is_empty() {
+            let due =
+                case.seen.iter().copied().filter(|instance| self.is_due(record, instance, now)).collect();
+            return Case { record, seen: due, wanted: case.wanted }.delete_all(record, Why::Doomed);
+        }
+        // What is not known to have been made may still come.
+        let is_open = record.provider_id.is_none()
+            && record.called_at.is_some_and(|at| now.since(at) < self.settings.call_again);
+        let apart = self.settings.second_look;
+        if is_open || !Self::is_second_look(&mut self.unlisted, &record.key, apart, now) {
+            return Vec::new();
+        }
+        self.forget(&record.key);
+        let record = record.turned(RecordState::Gone, &record.reason, now);
+        vec![Action::Save { record, why: Why::Unlisted }]
+    }
+
+    /// Removes machines that carry the key of a record and are not its own.
+    fn remove(&mut self, case: &Case<'_>, why: Why, now: Timestamp) -> Vec<Action> {
+        let mut actions = Vec::new();
+        for instance in case.seen.iter().copied() {
+            if self.is_due(case.record, instance, now) {
+                actions.push(Action::Remove {
+                    provider: case.record.candidate.provider.clone(),
+                    key: instance.key.clone(),
+                    provider_id: instance.provider_id.clone(),
+                    why,
+                });
+            }
+        }
+        actions
+    }
+
+    /// True where a deletion was not asked for lately.
+    fn is_due(&self, record: &Record, instance: &Instance, now: Timestamp) -> bool {
+        let place = (record.candidate.provider.clone(), instance.provider_id.clone());
+        self.deleted.get(&place).is_none_or(|at| now.since(*at) >= self.settings.second_look)
+    }
+
+    fn orphans(
+        &mut self,
+        provider: &str,
+        strangers: &[&Instance],
+        now: Timestamp,
+        alarms: &mut BTreeSet<Alarm>,
+    ) -> Vec<Action> {
+        let place = |instance: &Instance| (provider.to_owned(), instance.provider_id.clone());
+        self.orphans.retain(|(of, id), _| {
+            of != provider || strangers.iter().any(|instance| instance.provider_id == *id)
+        });
+        let mut actions = Vec::new();
+        for instance in strangers {
+            let since = *self.orphans.entry(place(instance)).or_insert(now);
+            let end = since.plus(self.settings.orphan_grace);
+            alarms.insert(Alarm {
+                subject: instance.provider_id.clone(),
+                why: Why::Orphan,
+                text: format!(
+                    "{provider} has the machine {} with this hub's tag, and this hub knows nothing of it: it is \
+                     deleted at {end}; take the tag off to keep it",
+                    instance.key
+                ),
+            });
+            let asked = self.deleted.get(&place(instance));
+            let is_due = asked.is_none_or(|at| now.since(*at) >= self.settings.second_look);
+            if now > since && now >= end && is_due {
+                actions.push(Action::Remove {
+                    provider: provider.to_owned(),
+                    key: instance.key.clone(),
+                    provider_id: instance.provider_id.clone(),
+                    why: Why::Orphan,
+                });
+            }
+        }
+        actions
+    }
+
+    pub(super) fn forget(&mut self, key: &InstanceKey) {
+        self.unlisted.remove(key);
+        self.agentless.remove(key);
+        self.held.remove(key);
+        self.boots.remove(key);
+        self.silent.remove(key);
+    }
+}
+
+/// The call that makes a machine, as the next attempt.
+fn call(record: &Record, why: Why, now: Timestamp) -> Action {
+    let mut record = record.turned(RecordState::Calling, "", now);
+    record.attempt = record.attempt.saturating_add(1);
+    record.called_at = Some(now);
+    Action::Create { record, why }
+}

@@ -1,0 +1,264 @@
+//! One decision at a time; `lifecycle/model.rs` tries their combinations.
+
+use blueprint_common_types::Micros;
+
+use super::*;
+use crate::lifecycle::{RecordState, Wanted};
+use crate::{Candidate, ErrorClass, Instance, InstanceState, Tags};
+
+const HUB: HubId = HubId::from_bytes([1; 16]);
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// A hub with one provider, `sim`, and one deployment of one machine.
+struct Sim {
+    now: Timestamp,
+    reconciler: Reconciler,
+    deployments: BTreeMap<DeploymentId, Deployment>,
+    records: BTreeMap<InstanceKey, Record>,
+    agents: BTreeMap<AgentId, bool>,
+    listed: Vec<Instance>,
+    is_clock_trusted: bool,
+}
+
+fn offer(plan: &str) -> Candidate {
+    Candidate {
+        provider: "sim".to_owned(),
+        plan: plan.to_owned(),
+        region: "here".to_owned(),
+        spot: false,
+        hourly: Micros::new(5000),
+    }
+}
+
+impl Sim {
+    fn new() -> Self {
+        let id = DeploymentId::from_bytes([0; 10]);
+        let now = Timestamp::from_millis(1_000_000_000_000);
+        let deployment = Deployment {
+            id: id.clone(),
+            name: "demo".to_owned(),
+            request_key: "key".to_owned(),
+            asked: String::new(),
+            replicas: 1,
+            plan: vec![offer("small"), offer("large")],
+            service: None,
+            wanted: Wanted::Running,
+            created_at: now,
+            expires_at: Some(now.plus(MINUTE * 120)),
+            changed_at: now,
+        };
+        Self {
+            now,
+            reconciler: Reconciler::new(HUB, Settings::default()),
+            deployments: BTreeMap::from([(id, deployment)]),
+            records: BTreeMap::new(),
+            agents: BTreeMap::new(),
+            listed: Vec::new(),
+            is_clock_trusted: true,
+        }
+    }
+
+    fn key(number: u32) -> InstanceKey {
+        InstanceKey::of(&DeploymentId::from_bytes([0; 10]), number)
+    }
+
+    fn pass(&mut self) -> Vec<Action> {
+        let view = View {
+            deployments: &self.deployments,
+            records: &self.records,
+            agents: &self.agents,
+            is_clock_trusted: self.is_clock_trusted,
+            now: self.now,
+        };
+        let providers = std::iter::once("sim".to_owned()).collect();
+        let mut actions = self.reconciler.plan_deployments(&view, &providers);
+        actions.extend(self.reconciler.plan_provider("sim", &self.listed, &view));
+        for action in &actions {
+            if let Action::Save { record, .. }
+            | Action::Create { record, .. }
+            | Action::Delete { record, .. } = action
+            {
+                self.records.insert(record.key.clone(), record.clone());
+            }
+        }
+        actions
+    }
+
+    fn later(&mut self, time: Duration) -> Vec<(&'static str, Why)> {
+        self.now = self.now.plus(time);
+        self.pass().iter().map(|action| (action.label(), action.why())).collect()
+    }
+
+    /// Orders the machine, and gives its record.
+    fn order(&mut self) -> Record {
+        assert_eq!(self.later(Duration::ZERO), [("save", Why::Missing)]);
+        let action = self.pass().pop().unwrap();
+        let Action::Create { record, .. } = action else { panic!("{action:?}") };
+        record
+    }
+
+    fn list(&mut self, key: &InstanceKey, hub: HubId) -> &mut Instance {
+        let tags = Tags { hub, deployment: DeploymentId::from_bytes([0; 10]), attempt: 1 };
+        self.listed.push(Instance {
+            key: key.clone(),
+            provider_id: format!("sim/{key}"),
+            tags: Some(tags),
+            state: InstanceState::Running,
+            created_at: self.now,
+        });
+        self.listed.last_mut().unwrap()
+    }
+
+    /// A machine that stands and has joined.
+    fn active(&mut self) -> InstanceKey {
+        let record = self.order();
+        let answer = CreateAnswer::Made(format!("sim/{}", record.key));
+        let Some(Action::Save { mut record, .. }) = self.reconciler.handle_create(&record, &answer, self.now)
+        else {
+            panic!("nothing to store");
+        };
+        let agent = AgentId::from_bytes([7; 16]);
+        (record.agent, record.agent_attempt) = (Some(agent), 1);
+        self.agents.insert(agent, true);
+        let key = record.key.clone();
+        self.records.insert(key.clone(), record);
+        self.list(&key, HUB);
+        assert_eq!(self.later(MINUTE), [("save", Why::Joined)]);
+        key
+    }
+}
+
+#[test]
+fn a_lost_answer_is_looked_up_and_only_then_called_again() {
+    let mut sim = Sim::new();
+    let record = sim.order();
+    let answer = CreateAnswer::Failed { class: ErrorClass::Unknown, reason: String::new() };
+    assert_eq!(sim.reconciler.handle_create(&record, &answer, sim.now), None);
+    assert_eq!(sim.later(MINUTE), []);
+    assert_eq!(sim.later(MINUTE), [("create", Why::Unanswered)]);
+    assert_eq!(sim.records[&record.key].attempt, 2);
+    sim.list(&record.key, HUB);
+    assert_eq!(sim.later(Duration::ZERO), [("save", Why::Found)]);
+}
+
+#[test]
+fn without_capacity_the_next_of_the_plan_is_taken() {
+    let mut sim = Sim::new();
+    let record = sim.order();
+    let answer = CreateAnswer::Failed { class: ErrorClass::Capacity, reason: "none left".to_owned() };
+    let Some(Action::Save { record, .. }) = sim.reconciler.handle_create(&record, &answer, sim.now) else {
+        panic!("nothing to store");
+    };
+    assert_eq!((record.state, record.reason.as_str()), (RecordState::Failed, "none left"));
+    sim.records.insert(record.key.clone(), record);
+    assert_eq!(sim.later(Duration::ZERO), [("save", Why::Missing)]);
+    assert_eq!(sim.records[&Sim::key(2)].candidate.plan, "large");
+}
+
+#[test]
+fn a_machine_that_does_not_join_in_time_is_replaced_by_the_next_of_the_plan() {
+    let mut sim = Sim::new();
+    let record = sim.order();
+    sim.list(&record.key, HUB);
+    assert_eq!(sim.later(MINUTE), [("save", Why::Found)]);
+    assert_eq!(sim.later(MINUTE * 15), []);
+    sim.is_clock_trusted = false;
+    assert_eq!(sim.later(MINUTE), [], "not by a clock that was set");
+    sim.is_clock_trusted = true;
+    assert_eq!(sim.later(Duration::ZERO), [("delete", Why::Late)]);
+    assert!(sim.later(Duration::ZERO).contains(&("save", Why::Missing)));
+    assert_eq!(sim.records[&Sim::key(2)].candidate.plan, "large");
+}
+
+#[test]
+fn an_expired_deployment_ends_unless_the_clock_is_in_doubt() {
+    let mut sim = Sim::new();
+    sim.active();
+    sim.is_clock_trusted = false;
+    assert_eq!(sim.later(MINUTE * 120), [("report", Why::Clock)]);
+    assert_eq!(sim.later(MINUTE), [], "a person is told once");
+    sim.is_clock_trusted = true;
+    assert_eq!(sim.later(Duration::ZERO), [("expire", Why::Expired)]);
+    sim.deployments.values_mut().for_each(|it| it.wanted = Wanted::Gone);
+    assert_eq!(sim.later(Duration::ZERO), [("save", Why::Terminated)]);
+    assert_eq!(sim.later(Duration::ZERO), [("evict", Why::Doomed), ("delete", Why::Doomed)]);
+    (sim.listed, sim.agents) = (Vec::new(), BTreeMap::new());
+    assert_eq!(sim.later(Duration::ZERO), []);
+    assert_eq!(sim.later(MINUTE), [("save", Why::Unlisted)]);
+    assert_eq!(sim.records[&Sim::key(1)].state, RecordState::Gone);
+    assert_eq!(sim.later(MINUTE), []);
+}
+
+#[test]
+fn an_orphan_is_reported_at_once_and_removed_after_its_grace_and_others_are_left_alone() {
+    let mut sim = Sim::new();
+    sim.active();
+    sim.list(&"bp-orphan-1".parse().unwrap(), HUB);
+    sim.list(&"bp-foreign-1".parse().unwrap(), HubId::from_bytes([2; 16]));
+    let own = Sim::key(1);
+    sim.list(&own, HubId::from_bytes([2; 16])).provider_id = "sim/of-another-hub".to_owned();
+    sim.list(&"by-hand".parse().unwrap(), HUB).tags = None;
+    assert_eq!(sim.later(MINUTE), [("report", Why::Orphan)]);
+    assert_eq!(sim.later(MINUTE * 9), []);
+    sim.now = sim.now.plus(MINUTE);
+    let actions = sim.pass();
+    let [Action::Remove { provider_id, why: Why::Orphan, .. }] = actions.as_slice() else {
+        panic!("{actions:?}")
+    };
+    assert_eq!(provider_id, "sim/bp-orphan-1");
+}
+
+#[test]
+fn a_machine_that_answers_is_not_lost_because_a_list_leaves_it_out() {
+    let mut sim = Sim::new();
+    sim.active();
+    sim.listed.clear();
+    assert_eq!(sim.later(MINUTE * 2), []);
+    assert_eq!(sim.later(MINUTE), [("report", Why::Unlisted)]);
+    sim.agents.values_mut().for_each(|connected| *connected = false);
+    assert_eq!(sim.later(MINUTE), [("save", Why::Unlisted)]);
+    assert_eq!(sim.records[&Sim::key(1)].state, RecordState::Lost);
+    assert_eq!(sim.later(MINUTE)[..2], [("evict", Why::Doomed), ("save", Why::Missing)]);
+}
+
+#[test]
+fn what_is_wanted_stopped_is_switched_off_and_on_again() {
+    let mut sim = Sim::new();
+    sim.active();
+    let want = |sim: &mut Sim, wanted| sim.deployments.values_mut().for_each(|it| it.wanted = wanted);
+    want(&mut sim, Wanted::Stopped);
+    assert_eq!(sim.later(MINUTE), [("stop", Why::On)]);
+    sim.listed[0].state = InstanceState::Stopped;
+    assert_eq!(sim.later(MINUTE), []);
+    want(&mut sim, Wanted::Running);
+    assert_eq!(sim.later(MINUTE), [("boot", Why::Off)]);
+    sim.listed[0].state = InstanceState::Failed { reason: "killed".to_owned() };
+    for _ in 0..3 {
+        assert_eq!(sim.later(MINUTE), [("boot", Why::Broken)]);
+    }
+    assert_eq!(sim.later(MINUTE), [("delete", Why::Broken)]);
+}
+
+#[test]
+fn a_deletion_that_does_not_happen_is_asked_for_again_and_told() {
+    let mut sim = Sim::new();
+    let key = sim.active();
+    sim.deployments.values_mut().for_each(|it| it.wanted = Wanted::Gone);
+    sim.agents.clear();
+    assert_eq!(sim.later(MINUTE), [("save", Why::Terminated)]);
+    assert_eq!(sim.later(Duration::ZERO), [("delete", Why::Doomed)]);
+    sim.reconciler.handle_delete("sim", &format!("sim/{key}"), sim.now);
+    assert_eq!(sim.later(Duration::from_secs(29)), []);
+    assert_eq!(sim.later(Duration::from_secs(1)), [("delete", Why::Doomed)]);
+    let told = sim.later(MINUTE * 15);
+    assert!(told.contains(&("report", Why::Undeletable)), "{told:?}");
+}
+
+#[test]
+fn a_node_that_was_removed_has_its_machine_replaced() {
+    let mut sim = Sim::new();
+    sim.active();
+    sim.agents.clear();
+    assert_eq!(sim.later(MINUTE), []);
+    assert_eq!(sim.later(MINUTE), [("delete", Why::NodeRemoved)]);
+}

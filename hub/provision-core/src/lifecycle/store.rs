@@ -1,0 +1,126 @@
+//! What the lifecycle needs of durable storage.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+
+use blueprint_common_types::{ServiceKey, Timestamp, TokenHash, TokenId};
+use futures_util::future::BoxFuture;
+
+use crate::lifecycle::{Deployment, Record, Wanted};
+use crate::{DeploymentId, InstanceKey};
+
+/// Why records could not be read or written.
+#[derive(Debug, thiserror::Error)]
+#[error("could not {action}")]
+pub struct RecordsError {
+    /// What was attempted.
+    pub action: &'static str,
+    /// What the store said.
+    pub source: Box<dyn Error + Send + Sync>,
+}
+
+/// Result of the store.
+pub type RecordsResult<T> = Result<T, RecordsError>;
+
+/// Why a deployment was not stored.
+#[derive(Debug, thiserror::Error)]
+pub enum CreateDeploymentError {
+    /// The request key was used for something else.
+    #[error("the request key was used already, for deployment {id}, which asked for: {asked}")]
+    Mismatch {
+        /// The deployment that has the key.
+        id: DeploymentId,
+        /// What that one asked for.
+        asked: String,
+    },
+    /// The store failed; nothing was changed.
+    #[error(transparent)]
+    Store(#[from] RecordsError),
+}
+
+/// Everything there is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Records {
+    /// Deployments, also those that are gone, for as long as they are remembered.
+    pub deployments: BTreeMap<DeploymentId, Deployment>,
+    /// Their machines, also those that have ended.
+    pub instances: BTreeMap<InstanceKey, Record>,
+    /// When clouds were last looked at.
+    pub scanned_at: Option<Timestamp>,
+}
+
+/// The right of one machine to join, without its secret.
+#[derive(Debug, Clone)]
+pub struct BoundToken {
+    /// Public half.
+    pub id: TokenId,
+    /// Hash of the secret half.
+    pub hash: TokenHash,
+    /// Which call for the machine it goes with.
+    pub attempt: u32,
+    /// From this time on it is refused.
+    pub expires_at: Timestamp,
+    /// The service that the machine may offer; `None` for those that no other machine has.
+    pub service: Option<ServiceKey>,
+}
+
+/// One step in the life of a deployment or of a machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// When.
+    pub at: Timestamp,
+    /// Whose.
+    pub deployment: DeploymentId,
+    /// Which machine; `None` where it is about all of it.
+    pub instance: Option<InstanceKey>,
+    /// The state that it came to.
+    pub what: String,
+    /// Why, one line.
+    pub reason: String,
+}
+
+/// Durable state of deployments. What was answered survives a kill; every change has its event, and its audit row
+/// where machines are made or deleted, in the same transaction.
+pub trait LifecycleStore: Send + Sync {
+    /// Everything there is.
+    fn load_lifecycle(&self) -> BoxFuture<'_, RecordsResult<Records>>;
+
+    /// Stores a deployment, or gives the one that has its request key already; true where it is new.
+    fn create_deployment(
+        &self,
+        deployment: Deployment,
+    ) -> BoxFuture<'_, Result<(Deployment, bool), CreateDeploymentError>>;
+
+    /// Says what is wanted of a deployment; `None` where there is none of this id. One that is to be gone stays so.
+    fn set_wanted(
+        &self,
+        id: DeploymentId,
+        wanted: Wanted,
+        why: String,
+        now: Timestamp,
+    ) -> BoxFuture<'_, RecordsResult<Option<Deployment>>>;
+
+    /// Stores a machine, new or changed, all but its agent. Tokens of one that may not join any more become void.
+    fn save_instance(&self, record: Record) -> BoxFuture<'_, RecordsResult<()>>;
+
+    /// Stores a machine as about to be called for, and the token that it will join with.
+    fn begin_call(&self, record: Record, token: BoundToken) -> BoxFuture<'_, RecordsResult<()>>;
+
+    /// Writes an audit row about a machine that no record wants and that is about to be deleted.
+    fn note_removal(
+        &self,
+        key: InstanceKey,
+        detail: String,
+        now: Timestamp,
+    ) -> BoxFuture<'_, RecordsResult<()>>;
+
+    /// Notes that clouds were looked at; forgets deployments that ended long before.
+    fn note_scan(&self, now: Timestamp) -> BoxFuture<'_, RecordsResult<()>>;
+
+    /// The newest events, oldest first, of one deployment or of all.
+    fn lifecycle_events(
+        &self,
+        deployment: Option<DeploymentId>,
+        limit: u32,
+    ) -> BoxFuture<'_, RecordsResult<Vec<Event>>>;
+}

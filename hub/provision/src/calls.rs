@@ -1,0 +1,133 @@
+//! The calls that actions ask for, each to its end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use blueprint_common_types::{HubId, JoinToken, ServiceKey, Timestamp};
+use blueprint_hub_provision_core::lifecycle::{BoundToken, CreateAnswer, LifecycleStore, Record};
+use blueprint_hub_provision_core::{ErrorClass, InstanceSpec, Listing, ProviderError, Tags};
+use tokio::time::Instant;
+use tracing::error;
+
+use crate::Host;
+use crate::lane::Way;
+
+/// How a call of a lane ended.
+pub(crate) enum Ended {
+    /// The list came, or not.
+    Listed {
+        provider: &'static str,
+        /// When it was asked for.
+        asked_at: Timestamp,
+        result: Result<Listing, ProviderError>,
+    },
+    /// A machine was to be made. No answer where the store refused, so that nothing was called.
+    Created { provider: &'static str, record: Box<Record>, answer: Option<CreateAnswer> },
+    /// A machine was to be deleted.
+    Deleted { provider: &'static str, provider_id: String, is_accepted: bool },
+    /// A machine was to be switched on or off; the next list tells.
+    Switched { provider: &'static str },
+}
+
+/// What a new machine needs.
+pub(crate) struct Creation {
+    pub(crate) way: Way,
+    pub(crate) store: Arc<dyn LifecycleStore>,
+    pub(crate) host: Arc<dyn Host>,
+    pub(crate) hub: HubId,
+    pub(crate) token_ttl: Duration,
+    pub(crate) record: Box<Record>,
+    pub(crate) service: Option<ServiceKey>,
+}
+
+impl Creation {
+    /// Stores the intent with a token of its own, and has the machine made.
+    pub(crate) async fn run(self) -> Ended {
+        let Self { way, store, host, hub, token_ttl, mut record, service } = self;
+        let provider = way.name();
+        let waited = Instant::now();
+        way.turn().await;
+        let now = record.since.plus(waited.elapsed());
+        (record.since, record.called_at) = (now, Some(now));
+        let token = match JoinToken::random() {
+            Ok(token) => token,
+            Err(error) => {
+                error!(%error, "no randomness for a join token");
+                return Ended::Created { provider, record, answer: None };
+            }
+        };
+        let bound = BoundToken {
+            id: token.id(),
+            hash: token.hash(),
+            attempt: record.attempt,
+            expires_at: now.plus(token_ttl),
+            service,
+        };
+        if let Err(error) = store.begin_call(Record::clone(&record), bound).await {
+            error!(instance = %record.key, error = chain(&error), "nothing is ordered: the store failed");
+            return Ended::Created { provider, record, answer: None };
+        }
+        let spec = InstanceSpec {
+            key: record.key.clone(),
+            tags: Some(Tags { hub, deployment: record.deployment.clone(), attempt: record.attempt }),
+            plan: record.candidate.plan.clone(),
+            region: record.candidate.region.clone(),
+            spot: record.candidate.spot,
+            user_data: host.user_data(&record, service, token),
+        };
+        let made = way.call("create", false, || way.provider.create(&spec)).await;
+        let answer = match made {
+            Ok(instance) => CreateAnswer::Made(instance.provider_id),
+            Err(error) => CreateAnswer::Failed { class: error.class(), reason: error.line() },
+        };
+        Ended::Created { provider, record, answer: Some(answer) }
+    }
+}
+
+/// Lists a cloud, unless calls to it pause.
+pub(crate) async fn list(way: Way, asked_at: Timestamp) -> Ended {
+    let provider = way.name();
+    way.turn().await;
+    let result = way.call("list", true, || way.provider.list()).await;
+    Ended::Listed { provider, asked_at, result }
+}
+
+/// Deletes a machine.
+pub(crate) async fn delete(way: Way, provider_id: String) -> Ended {
+    let provider = way.name();
+    way.turn().await;
+    let result = way.call("delete", true, || way.provider.delete(&provider_id)).await;
+    Ended::Deleted { provider, provider_id, is_accepted: result.is_ok() }
+}
+
+/// Switches a machine on or off.
+pub(crate) async fn switch(way: Way, provider_id: String, on: bool) -> Ended {
+    let provider = way.name();
+    way.turn().await;
+    let result = if on {
+        way.call("boot", true, || way.provider.boot(&provider_id)).await
+    } else {
+        way.call("stop", true, || way.provider.stop(&provider_id)).await
+    };
+    match result.map_err(|error| (error.class(), error.line())) {
+        Ok(()) => {}
+        Err((ErrorClass::Throttle | ErrorClass::Again, _)) => {}
+        Err((
+            ErrorClass::Deny
+            | ErrorClass::Reject
+            | ErrorClass::Quota
+            | ErrorClass::NoQuota
+            | ErrorClass::Capacity
+            | ErrorClass::NotSold
+            | ErrorClass::Unknown,
+            line,
+        )) => error!(provider, instance = provider_id, on, error = line, "machine not switched"),
+    }
+    Ended::Switched { provider }
+}
+
+/// An error and what it comes from, in one line.
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let sources = std::iter::successors(Some(error), |error| error.source());
+    sources.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}

@@ -1,0 +1,124 @@
+//! The provisioner as the operator's side reaches it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use blueprint_hub_provision_core::lifecycle::{
+    CreateDeploymentError, DeployError, Deployer, Deployment, Event, LifecycleStore, Order, Overview,
+    Records, Wanted,
+};
+use blueprint_hub_provision_core::{Candidate, DeploymentId};
+use futures_util::future::{BoxFuture, FutureExt};
+use tokio::sync::{Notify, watch};
+use tracing::info;
+
+use crate::lane::Way;
+use crate::leader::Wall;
+
+/// Access to the provisioner; cheap to clone.
+#[derive(Clone)]
+pub struct Provisioner {
+    pub(crate) store: Arc<dyn LifecycleStore>,
+    pub(crate) ways: Arc<BTreeMap<String, Way>>,
+    pub(crate) kick: Arc<Notify>,
+    pub(crate) overview: watch::Receiver<Arc<Overview>>,
+    pub(crate) wall: Wall,
+}
+
+impl fmt::Debug for Provisioner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Provisioner").field("providers", &self.ways.keys()).finish_non_exhaustive()
+    }
+}
+
+impl Provisioner {
+    async fn offers_of(&self, provider: String) -> Result<Vec<Candidate>, DeployError> {
+        let Some(way) = self.ways.get(&provider) else { return Err(DeployError::UnknownProvider(provider)) };
+        if !way.is_closed() {
+            let reason = "it failed again and again, and calls to it pause".to_owned();
+            return Err(DeployError::Provider { provider, reason });
+        }
+        way.turn().await;
+        let offers = way.call("offers", true, || way.provider.offers()).await;
+        let mut offers = offers.map_err(|error| DeployError::Provider { provider, reason: error.line() })?;
+        offers.sort_by(|one, other| {
+            (one.hourly, &one.plan, &one.region).cmp(&(other.hourly, &other.plan, &other.region))
+        });
+        Ok(offers)
+    }
+
+    async fn deploy_one(&self, order: Order) -> Result<(Deployment, bool), DeployError> {
+        let now = (self.wall)();
+        let id = DeploymentId::random().map_err(|_| DeployError::Unavailable("no randomness for an id"))?;
+        let deployment = Deployment {
+            id,
+            name: order.name,
+            request_key: order.request_key,
+            asked: order.asked,
+            replicas: order.replicas.max(1),
+            plan: order.plan,
+            service: order.service,
+            wanted: Wanted::Running,
+            created_at: now,
+            expires_at: order.ttl.map(|ttl| now.plus(ttl)),
+            changed_at: now,
+        };
+        let (deployment, is_new) =
+            self.store.create_deployment(deployment).await.map_err(|error| match error {
+                CreateDeploymentError::Mismatch { id, asked } => DeployError::Mismatch { id, asked },
+                CreateDeploymentError::Store(error) => DeployError::Store(error),
+            })?;
+        if is_new {
+            info!(target: "audit", deployment = %deployment.id, asked = deployment.asked, "deployment ordered");
+        }
+        self.kick.notify_one();
+        Ok((deployment, is_new))
+    }
+
+    async fn want(&self, id: DeploymentId, wanted: Wanted, why: String) -> Result<Deployment, DeployError> {
+        let stored = self.store.set_wanted(id.clone(), wanted, why, (self.wall)()).await?;
+        let deployment = stored.ok_or_else(|| DeployError::Unknown(id.clone()))?;
+        self.kick.notify_one();
+        if deployment.wanted != wanted {
+            return Err(DeployError::Terminated(id));
+        }
+        info!(target: "audit", deployment = %id, %wanted, "deployment changed");
+        Ok(deployment)
+    }
+}
+
+impl Deployer for Provisioner {
+    fn offers(&self, provider: String) -> BoxFuture<'_, Result<Vec<Candidate>, DeployError>> {
+        self.offers_of(provider).boxed()
+    }
+
+    fn deploy(&self, order: Order) -> BoxFuture<'_, Result<(Deployment, bool), DeployError>> {
+        self.deploy_one(order).boxed()
+    }
+
+    fn set_wanted(
+        &self,
+        id: DeploymentId,
+        wanted: Wanted,
+        why: String,
+    ) -> BoxFuture<'_, Result<Deployment, DeployError>> {
+        self.want(id, wanted, why).boxed()
+    }
+
+    fn records(&self) -> BoxFuture<'_, Result<Records, DeployError>> {
+        async { Ok(self.store.load_lifecycle().await?) }.boxed()
+    }
+
+    fn events(
+        &self,
+        deployment: Option<DeploymentId>,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Vec<Event>, DeployError>> {
+        async move { Ok(self.store.lifecycle_events(deployment, limit).await?) }.boxed()
+    }
+
+    fn overview(&self) -> Arc<Overview> {
+        Arc::clone(&self.overview.borrow())
+    }
+}

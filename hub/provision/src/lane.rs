@@ -1,0 +1,165 @@
+//! One cloud: how often it may be called, and whether at all.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use blueprint_common_types::Timestamp;
+use blueprint_hub_provision_core::lifecycle::{Backoff, Breaker, Bucket, Dice};
+use blueprint_hub_provision_core::{ErrorClass, Provider, ProviderError};
+use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{debug, warn};
+
+use crate::metrics::ProvisionMetrics;
+
+/// Calls a second to one cloud, and how many at once after a pause: what the strictest of them lets pass (`providers.md`
+/// 8.4: Linode and DigitalOcean, 3 a second).
+const EVERY: Duration = Duration::from_millis(333);
+const BURST: u32 = 10;
+
+/// Longest time of one try (`providers.md` 8.4), and of all tries of a call.
+const TRY_WITHIN: Duration = Duration::from_secs(30);
+const ALL_WITHIN: Duration = Duration::from_secs(120);
+
+/// Tries of one call.
+const TRIES: u32 = 5;
+
+/// The ways to one cloud; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Way {
+    pub(crate) provider: Arc<dyn Provider>,
+    gate: Arc<Mutex<Gate>>,
+    began: Instant,
+    metrics: ProvisionMetrics,
+}
+
+struct Gate {
+    bucket: Bucket,
+    breaker: Breaker,
+    dice: Dice,
+    error: Option<String>,
+}
+
+impl Way {
+    pub(crate) fn new(provider: Arc<dyn Provider>, seed: u64, metrics: ProvisionMetrics) -> Self {
+        let gate = Gate {
+            bucket: Bucket::new(EVERY, BURST),
+            breaker: Breaker::default(),
+            dice: Dice::new(seed),
+            error: None,
+        };
+        Self { provider, gate: Arc::new(Mutex::new(gate)), began: Instant::now(), metrics }
+    }
+
+    pub(crate) fn name(&self) -> &'static str {
+        self.provider.name()
+    }
+
+    /// False while calls pause because the cloud failed again and again.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.gate.lock().breaker.is_closed(self.now())
+    }
+
+    /// What the last call failed with; `None` where it worked.
+    pub(crate) fn error(&self) -> Option<String> {
+        self.gate.lock().error.clone()
+    }
+
+    /// Time by the clock that only runs.
+    fn now(&self) -> Timestamp {
+        Timestamp::default().plus(self.began.elapsed())
+    }
+
+    /// Waits for its turn.
+    pub(crate) async fn turn(&self) {
+        let wait = self.gate.lock().bucket.take(self.now());
+        sleep(wait).await;
+    }
+
+    /// Makes a call whose turn it is, and again after a pause where that is safe: where nothing was done, or where
+    /// `is_harmless` says that doing it twice does no harm.
+    pub(crate) async fn call<'a, T>(
+        &self,
+        call: &'static str,
+        is_harmless: bool,
+        make: impl Fn() -> BoxFuture<'a, Result<T, ProviderError>> + Send + Sync,
+    ) -> Result<T, ProviderError> {
+        let began = Instant::now();
+        for tried in 1.. {
+            let result = match timeout(TRY_WITHIN, make()).await {
+                Ok(result) => result,
+                Err(late) => Err(ProviderError::Other { call, source: Box::new(late) }),
+            };
+            let error = match result {
+                Ok(value) => {
+                    self.worked(call);
+                    return Ok(value);
+                }
+                Err(error) => error,
+            };
+            let wait = self.failed(call, &error, tried);
+            let may_repeat = match error.class() {
+                ErrorClass::Throttle | ErrorClass::Again => true,
+                ErrorClass::Unknown => is_harmless,
+                ErrorClass::Deny
+                | ErrorClass::Reject
+                | ErrorClass::Quota
+                | ErrorClass::NoQuota
+                | ErrorClass::Capacity
+                | ErrorClass::NotSold => false,
+            };
+            let is_over = tried >= TRIES || began.elapsed().saturating_add(wait) > ALL_WITHIN;
+            if !may_repeat || is_over || !self.is_closed() {
+                return Err(error);
+            }
+            sleep(wait).await;
+            self.turn().await;
+        }
+        Err(ProviderError::Busy { reason: "no try was made".to_owned() })
+    }
+
+    fn worked(&self, call: &'static str) {
+        self.metrics.called(self.name(), call, "ok");
+        let mut gate = self.gate.lock();
+        gate.breaker.handle_success();
+        gate.error = None;
+    }
+
+    /// Notes a failure and says how long to wait before the next try.
+    fn failed(&self, call: &'static str, error: &ProviderError, tried: u32) -> Duration {
+        let class = error.class();
+        self.metrics.called(self.name(), call, class.label());
+        debug!(
+            provider = self.name(),
+            call,
+            attempt = tried,
+            reason = class.label(),
+            error = error.line(),
+            "call failed"
+        );
+        let now = self.now();
+        let mut gate = self.gate.lock();
+        gate.error = Some(format!("{call}: {}", error.line()));
+        if error.counts_for_breaker() && gate.breaker.handle_failure(now) {
+            warn!(
+                provider = self.name(),
+                error = error.line(),
+                "calls to this cloud pause: it fails again and again"
+            );
+        }
+        let asked = match error {
+            ProviderError::Throttle { retry_after } => *retry_after,
+            ProviderError::Busy { .. }
+            | ProviderError::Deny { .. }
+            | ProviderError::Reject { .. }
+            | ProviderError::Quota { .. }
+            | ProviderError::Capacity { .. }
+            | ProviderError::NotSold { .. }
+            | ProviderError::Unsupported { .. }
+            | ProviderError::Unsent { .. }
+            | ProviderError::Other { .. } => None,
+        };
+        Backoff::CLOUD.wait(tried, asked, &mut gate.dice)
+    }
+}

@@ -1,0 +1,369 @@
+//! The task against scripted clouds, on a clock that jumps.
+#![expect(clippy::unwrap_used, reason = "helpers of tests stand outside test functions")]
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use blueprint_common_runtime::metrics::Metrics;
+use blueprint_common_types::{AgentId, HubId, JoinToken, Micros, Secret, ServiceKey, Timestamp};
+use blueprint_hub_provision::{Host, Leader, ProvisionConfig, Provisioner};
+use blueprint_hub_provision_core::lifecycle::{
+    BoundToken, CreateDeploymentError, Deployer, Deployment, Event, LifecycleStore, Order, Record,
+    RecordState, Records, RecordsResult, Settings, Wanted,
+};
+use blueprint_hub_provision_core::{
+    Candidate, DeploymentId, Instance, InstanceKey, InstanceSpec, InstanceState, Listing, Provider,
+    ProviderError,
+};
+use futures_util::future::{BoxFuture, FutureExt, join_all, ready};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+/// A store in memory.
+#[derive(Default)]
+struct Memory(Mutex<Records>);
+
+impl LifecycleStore for Memory {
+    fn load_lifecycle(&self) -> BoxFuture<'_, RecordsResult<Records>> {
+        ready(Ok(self.0.lock().unwrap().clone())).boxed()
+    }
+
+    fn create_deployment(
+        &self,
+        deployment: Deployment,
+    ) -> BoxFuture<'_, Result<(Deployment, bool), CreateDeploymentError>> {
+        let mut records = self.0.lock().unwrap();
+        let same = records.deployments.values().find(|known| known.request_key == deployment.request_key);
+        let answer = same.map_or((deployment, true), |known| (known.clone(), false));
+        records.deployments.insert(answer.0.id.clone(), answer.0.clone());
+        ready(Ok(answer)).boxed()
+    }
+
+    fn set_wanted(
+        &self,
+        id: DeploymentId,
+        wanted: Wanted,
+        _: String,
+        _: Timestamp,
+    ) -> BoxFuture<'_, RecordsResult<Option<Deployment>>> {
+        let mut records = self.0.lock().unwrap();
+        let changed = records.deployments.get_mut(&id).map(|it| {
+            if it.wanted != Wanted::Gone {
+                it.wanted = wanted;
+            }
+            it.clone()
+        });
+        ready(Ok(changed)).boxed()
+    }
+
+    fn save_instance(&self, record: Record) -> BoxFuture<'_, RecordsResult<()>> {
+        let mut records = self.0.lock().unwrap();
+        let agent = records.instances.get(&record.key).map(|known| (known.agent, known.agent_attempt));
+        let (agent, agent_attempt) = agent.unwrap_or_default();
+        records.instances.insert(record.key.clone(), Record { agent, agent_attempt, ..record });
+        ready(Ok(())).boxed()
+    }
+
+    fn begin_call(&self, record: Record, _: BoundToken) -> BoxFuture<'_, RecordsResult<()>> {
+        self.save_instance(record)
+    }
+
+    fn note_removal(&self, _: InstanceKey, _: String, _: Timestamp) -> BoxFuture<'_, RecordsResult<()>> {
+        ready(Ok(())).boxed()
+    }
+
+    fn note_scan(&self, now: Timestamp) -> BoxFuture<'_, RecordsResult<()>> {
+        self.0.lock().unwrap().scanned_at = Some(now);
+        ready(Ok(())).boxed()
+    }
+
+    fn lifecycle_events(&self, _: Option<DeploymentId>, _: u32) -> BoxFuture<'_, RecordsResult<Vec<Event>>> {
+        ready(Ok(Vec::new())).boxed()
+    }
+}
+
+/// What a cloud does with a call to make a machine.
+enum Script {
+    Throttle(Duration),
+    Lose,
+    Hang,
+}
+
+struct Cloud {
+    name: &'static str,
+    /// For the next calls to make one; what comes after them works.
+    script: Mutex<VecDeque<Script>>,
+    machines: Mutex<BTreeMap<String, Instance>>,
+    creates: Mutex<Vec<Instant>>,
+    lists: AtomicUsize,
+    fails: bool,
+    store: Arc<Memory>,
+}
+
+impl Cloud {
+    fn new(name: &'static str, store: &Arc<Memory>, script: impl IntoIterator<Item = Script>) -> Arc<Self> {
+        Arc::new(Self {
+            name,
+            script: Mutex::new(script.into_iter().collect()),
+            machines: Mutex::default(),
+            creates: Mutex::default(),
+            lists: AtomicUsize::new(0),
+            fails: false,
+            store: Arc::clone(store),
+        })
+    }
+
+    fn offer(&self) -> Candidate {
+        Candidate {
+            provider: self.name.to_owned(),
+            plan: "small".to_owned(),
+            region: "here".to_owned(),
+            spot: false,
+            hourly: Micros::new(5000),
+        }
+    }
+
+    fn make(&self, spec: &InstanceSpec) -> Instance {
+        // What is called for is stored before.
+        let records = self.store.0.lock().unwrap().clone();
+        assert_eq!(records.instances.get(&spec.key).unwrap().state, RecordState::Calling);
+        let instance = Instance {
+            key: spec.key.clone(),
+            provider_id: format!("{}/{}", self.name, spec.key),
+            tags: spec.tags.clone(),
+            state: InstanceState::Running,
+            created_at: Timestamp::default(),
+        };
+        self.machines.lock().unwrap().insert(instance.provider_id.clone(), instance.clone());
+        let mut records = self.store.0.lock().unwrap();
+        let record = records.instances.get_mut(&spec.key).unwrap();
+        (record.agent, record.agent_attempt) = (Some(agent_of(record.number)), record.attempt);
+        instance
+    }
+}
+
+fn agent_of(number: u32) -> AgentId {
+    AgentId::from_bytes(u128::from(number).to_be_bytes())
+}
+
+impl Provider for Cloud {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn offers(&self) -> BoxFuture<'_, Result<Vec<Candidate>, ProviderError>> {
+        ready(Ok(vec![self.offer()])).boxed()
+    }
+
+    fn list(&self) -> BoxFuture<'_, Result<Listing, ProviderError>> {
+        self.lists.fetch_add(1, Ordering::Relaxed);
+        let instances = self.machines.lock().unwrap().values().cloned().collect();
+        let error = || ProviderError::Other { call: "list", source: "out of order".into() };
+        ready(if self.fails { Err(error()) } else { Ok(Listing { instances, cloud_time: None }) }).boxed()
+    }
+
+    fn create<'a>(&'a self, spec: &'a InstanceSpec) -> BoxFuture<'a, Result<Instance, ProviderError>> {
+        self.creates.lock().unwrap().push(Instant::now());
+        let script = self.script.lock().unwrap().pop_front();
+        async move {
+            match script {
+                None => Ok(self.make(spec)),
+                Some(Script::Throttle(pause)) => Err(ProviderError::Throttle { retry_after: Some(pause) }),
+                Some(Script::Hang) => std::future::pending().await,
+                Some(Script::Lose) => {
+                    self.make(spec);
+                    Err(ProviderError::Other { call: "create", source: "connection reset".into() })
+                }
+            }
+        }
+        .boxed()
+    }
+
+    fn delete<'a>(&'a self, provider_id: &'a str) -> BoxFuture<'a, Result<(), ProviderError>> {
+        self.machines.lock().unwrap().remove(provider_id);
+        ready(Ok(())).boxed()
+    }
+
+    fn boot<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), ProviderError>> {
+        ready(Ok(())).boxed()
+    }
+
+    fn stop<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), ProviderError>> {
+        ready(Ok(())).boxed()
+    }
+}
+
+struct Agents(Mutex<BTreeMap<AgentId, bool>>);
+
+impl Host for Agents {
+    fn user_data(&self, _: &Record, _: Option<ServiceKey>, _: JoinToken) -> Secret<String> {
+        Secret::new(String::new())
+    }
+
+    fn agents(&self) -> BTreeMap<AgentId, bool> {
+        self.0.lock().unwrap().clone()
+    }
+
+    fn remove_agent(&self, agent: AgentId) -> BoxFuture<'_, Result<(), String>> {
+        self.0.lock().unwrap().remove(&agent);
+        ready(Ok(())).boxed()
+    }
+}
+
+struct Rig {
+    store: Arc<Memory>,
+    provisioner: Provisioner,
+    stop: CancellationToken,
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl Rig {
+    /// Runs the task beside `test`.
+    async fn run(store: Arc<Memory>, clouds: Vec<Arc<Cloud>>, test: impl AsyncFnOnce(&Self)) {
+        let began = Instant::now();
+        let noon = Timestamp::from_millis(1_800_000_000_000);
+        let agents = (1..=9).map(|number| (agent_of(number), true)).collect();
+        let config = ProvisionConfig {
+            hub: HubId::from_bytes([1; 16]),
+            settings: Settings::default(),
+            every: Duration::from_secs(60),
+            token_ttl: Duration::from_secs(900),
+            seed: 7,
+        };
+        let providers = clouds.into_iter().map(|cloud| -> Arc<dyn Provider> { cloud }).collect();
+        let wall = Arc::new(move || noon.plus(began.elapsed()));
+        let host = Arc::new(Agents(Mutex::new(agents)));
+        let own: Arc<dyn LifecycleStore> = store.clone();
+        let (leader, provisioner) =
+            Leader::new(config, own, host, providers, wall, &Metrics::new()).await.unwrap();
+        assert!(!provisioner.overview().clouds.is_empty(), "clouds are known before the task runs");
+        let rig = Self { store, provisioner, stop: CancellationToken::new() };
+        tokio::join!(leader.run(rig.stop.clone()), async {
+            test(&rig).await;
+            rig.stop.cancel();
+        });
+    }
+
+    async fn deploy(&self, key: &str, replicas: u32, plan: Vec<Candidate>) -> DeploymentId {
+        let order = Order {
+            request_key: key.to_owned(),
+            name: key.to_owned(),
+            asked: key.to_owned(),
+            replicas,
+            plan,
+            service: None,
+            ttl: None,
+        };
+        self.provisioner.deploy(order).await.unwrap().0.id
+    }
+
+    fn states(&self, of: &DeploymentId) -> Vec<RecordState> {
+        let records = self.store.0.lock().unwrap();
+        records.instances.values().filter(|it| it.deployment == *of).map(|it| it.state).collect()
+    }
+
+    async fn until(&self, of: &DeploymentId, states: &[RecordState]) {
+        let reached = timeout(Duration::from_secs(3600), async {
+            while self.states(of) != states {
+                sleep(Duration::from_millis(100)).await;
+            }
+        });
+        assert!(reached.await.is_ok(), "{:?}", self.store.0.lock().unwrap());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn fifty_orders_with_one_key_make_one_machine_and_ending_it_leaves_none() {
+    let store = Arc::new(Memory::default());
+    let cloud = Cloud::new("north", &store, []);
+    Rig::run(store, vec![Arc::clone(&cloud)], async |rig| {
+        let orders = (0..50).map(|_| rig.deploy("key", 1, vec![cloud.offer()]));
+        let ids = join_all(orders).await;
+        assert!(ids.iter().all(|id| *id == ids[0]));
+        let began = Instant::now();
+        rig.until(&ids[0], &[RecordState::Active]).await;
+        assert!(cloud.creates.lock().unwrap()[0] - began < Duration::from_secs(5), "the promise of P24");
+        sleep(Duration::from_secs(3600)).await;
+        rig.deploy("key", 1, vec![cloud.offer()]).await;
+        sleep(Duration::from_secs(600)).await;
+        assert_eq!(cloud.creates.lock().unwrap().len(), 1);
+        rig.provisioner.set_wanted(ids[0].clone(), Wanted::Gone, "by hand".to_owned()).await.unwrap();
+        rig.until(&ids[0], &[RecordState::Gone]).await;
+        assert!(cloud.machines.lock().unwrap().is_empty());
+        assert!(rig.provisioner.set_wanted(ids[0].clone(), Wanted::Running, String::new()).await.is_err());
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_answer_makes_no_second_machine_and_the_pause_that_a_cloud_asks_for_is_kept() {
+    let store = Arc::new(Memory::default());
+    let pause = Duration::from_secs(20);
+    let cloud = Cloud::new("north", &store, [Script::Throttle(pause), Script::Lose]);
+    Rig::run(store, vec![Arc::clone(&cloud)], async |rig| {
+        let id = rig.deploy("key", 1, vec![cloud.offer()]).await;
+        rig.until(&id, &[RecordState::Active]).await;
+        sleep(Duration::from_secs(600)).await;
+        let creates = cloud.creates.lock().unwrap().clone();
+        assert_eq!((creates.len(), cloud.machines.lock().unwrap().len()), (2, 1));
+        assert!(creates[1] - creates[0] >= pause);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cloud_that_hangs_or_is_out_of_order_does_not_hold_up_another() {
+    let store = Arc::new(Memory::default());
+    let hangs = Cloud::new("north", &store, [Script::Hang]);
+    let works = Cloud::new("south", &store, []);
+    let broken = Arc::new(Cloud {
+        name: "east",
+        script: Mutex::default(),
+        machines: Mutex::default(),
+        creates: Mutex::default(),
+        lists: AtomicUsize::new(0),
+        fails: true,
+        store: Arc::clone(&store),
+    });
+    let clouds = vec![Arc::clone(&hangs), Arc::clone(&works), Arc::clone(&broken)];
+    Rig::run(store, clouds, async |rig| {
+        let stuck = rig.deploy("one", 1, vec![hangs.offer()]).await;
+        rig.until(&stuck, &[RecordState::Calling]).await;
+        let began = Instant::now();
+        let id = rig.deploy("two", 2, vec![works.offer()]).await;
+        rig.until(&id, &[RecordState::Active, RecordState::Active]).await;
+        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+        rig.until(&stuck, &[RecordState::Active]).await;
+        assert_eq!(hangs.creates.lock().unwrap().len(), 2, "looked up after two minutes, then called again");
+        let before = broken.lists.load(Ordering::Relaxed);
+        assert!(!rig.provisioner.overview().clouds.iter().all(|cloud| cloud.error.is_none()));
+        sleep(Duration::from_secs(600)).await;
+        let calls = broken.lists.load(Ordering::Relaxed) - before;
+        assert!(calls < 20, "{calls} calls of a cloud that is out of order");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_machines_are_ordered_at_the_pace_that_clouds_bear() {
+    let store = Arc::new(Memory::default());
+    let cloud = Cloud::new("north", &store, []);
+    Rig::run(store, vec![Arc::clone(&cloud)], async |rig| {
+        let id = rig.deploy("key", 9, vec![cloud.offer()]).await;
+        rig.deploy("other", 30, vec![cloud.offer()]).await;
+        rig.until(&id, &[RecordState::Active; 9]).await;
+        sleep(Duration::from_secs(60)).await;
+        let creates = cloud.creates.lock().unwrap().clone();
+        assert_eq!(creates.len(), 39);
+        let long = creates[38] - creates[0];
+        assert!(long >= Duration::from_secs(9), "{long:?} for 39 calls at 3 a second after 10 at once");
+    })
+    .await;
+}

@@ -1,0 +1,210 @@
+//! `deploy`: orders machines.
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use blueprint_common_runtime::cli::{CliError, Output, Progress, Table, eprint_line, print_json, print_line};
+use blueprint_common_types::ServiceKey;
+use blueprint_hub_provision_core::DeploymentId;
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::client::{ask, rows, text};
+use super::deployment::show;
+use super::seconds;
+use crate::cli::Global;
+
+/// Pause between two looks at what is waited for.
+const LOOK: Duration = Duration::from_millis(300);
+
+/// Orders machines that join this hub by themselves.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example: blueprint-hub deploy --name web --replicas 2 --service 7/42 --ttl 12h --yes --wait
+The plan is shown with its price before anything is ordered. docs/provisioning.md explains states and time limits.
+Exit codes with --wait: 0 all machines joined, 6 not in time; the order stands."
+)]
+pub(crate) struct Deploy {
+    /// What to call it: a-z, 0-9 and '-'
+    #[arg(long, default_value = "")]
+    name: String,
+    /// How many machines
+    #[arg(long, default_value_t = 1)]
+    replicas: u32,
+    /// Whose machines; the only provider there is, where not given
+    #[arg(long)]
+    provider: Option<String>,
+    /// The provider's name of the kind of machine; any, cheapest first, where not given
+    #[arg(long)]
+    plan: Option<String>,
+    /// The provider's name of the place
+    #[arg(long)]
+    region: Option<String>,
+    /// Service that the machines offer, as BLUEPRINT/SERVICE
+    #[arg(long)]
+    service: Option<ServiceKey>,
+    /// How long it lives, such as 12h; without end where not given
+    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    ttl: Option<u64>,
+    /// Who asks again with the same key gets the same deployment; made up where not given
+    #[arg(long, value_name = "KEY")]
+    request_key: Option<String>,
+    /// Shows the plan and its price, and orders nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Orders without asking
+    #[arg(long, short = 'y')]
+    yes: bool,
+    /// Waits until every machine has joined, up to 15 min or the time given
+    #[arg(long, value_name = "TIME", num_args = 0..=1, default_missing_value = "15m", value_parser = seconds)]
+    wait: Option<u64>,
+}
+
+impl Deploy {
+    pub(crate) fn run(self, global: &Global) -> Result<(), CliError> {
+        let mut body = json!({
+            "name": self.name,
+            "replicas": self.replicas,
+            "provider": self.provider,
+            "plan": self.plan,
+            "region": self.region,
+            "service": self.service,
+            "ttl_secs": self.ttl,
+            "dry_run": true,
+        });
+        // A script that reads JSON gets one document, and has agreed before.
+        if self.dry_run || !self.yes || global.output == Output::Table {
+            let plan = ask(global, "POST", "/v1/deployments", Some(&body))?;
+            if self.dry_run && global.output == Output::Json {
+                print_json(&plan);
+                return Ok(());
+            }
+            show_plan(&plan);
+            if self.dry_run {
+                return Ok(());
+            }
+            if !self.yes {
+                confirm("Order this?")?;
+            }
+        }
+        let key = match self.request_key {
+            Some(key) => key,
+            None => DeploymentId::random()
+                .map_err(|error| CliError::failure(format!("no randomness for a request key: {error}")))?
+                .to_string(),
+        };
+        if let Some(fields) = body.as_object_mut() {
+            fields.insert("dry_run".to_owned(), json!(false));
+            fields.insert("request_key".to_owned(), json!(key));
+        }
+        let answer = ask(global, "POST", "/v1/deployments", Some(&body))?;
+        let deployment = answer.get("deployment").unwrap_or(&Value::Null);
+        let Some(within) = self.wait else {
+            show(global, deployment);
+            if global.output == Output::Table {
+                eprint_line(&format!(
+                    "follow it with `blueprint-hub deployment show --watch {}`",
+                    text(deployment, "id")
+                ));
+            }
+            return Ok(());
+        };
+        let reached = wait(global, &text(deployment, "id"), &["running"], Duration::from_secs(within))?;
+        show(global, &reached);
+        Ok(())
+    }
+}
+
+/// Shows what would be ordered, to people.
+fn show_plan(plan: &Value) {
+    let mut offers = Table::new(&["TRY", "PROVIDER", "PLAN", "REGION", "PRICE/H"]);
+    for (offer, step) in rows(plan, "plan").iter().zip(1u32..) {
+        offers.push(vec![
+            step.to_string(),
+            text(offer, "provider"),
+            text(offer, "plan"),
+            text(offer, "region"),
+            format!("${}", text(offer, "hourly")),
+        ]);
+    }
+    eprint_line(offers.render().trim_end());
+    let count = text(plan, "replicas");
+    let noun = if count == "1" { "machine" } else { "machines" };
+    eprint_line(&format!(
+        "{count} {noun} of the first that can be had: ${} an hour, ${} a month of 730 hours",
+        text(plan, "hourly"),
+        text(plan, "monthly")
+    ));
+}
+
+/// Asks at the terminal; a script has to say --yes.
+pub(super) fn confirm(question: &str) -> Result<(), CliError> {
+    if !std::io::stdin().is_terminal() {
+        return Err(CliError::usage("nobody is there to agree")
+            .hint("give --yes, or --dry-run to see the plan alone"));
+    }
+    eprint_line(&format!("{question} Type yes:"));
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line)?;
+    if matches!(line.trim(), "yes" | "y") {
+        return Ok(());
+    }
+    Err(CliError::failure("nothing was done"))
+}
+
+/// Waits until a deployment is in one of these states, and gives it.
+pub(super) fn wait(global: &Global, id: &str, states: &[&str], within: Duration) -> Result<Value, CliError> {
+    let began = Instant::now();
+    let mut progress: Option<Progress> = None;
+    let mut told = String::new();
+    loop {
+        let answer = ask(global, "GET", &format!("/v1/deployments/{id}"), None)?;
+        let deployment = answer.get("deployment").cloned().unwrap_or_default();
+        let (state, reason) = (text(&deployment, "state"), text(&deployment, "reason"));
+        if states.contains(&state.as_str()) {
+            return Ok(deployment);
+        }
+        if state == "gone" {
+            return Err(CliError::conflict(format!("deployment {id} is gone: {reason}"))
+                .hint(format!("`blueprint-hub deployment history {id}` shows its steps")));
+        }
+        let count = |key| deployment.get(key).and_then(Value::as_u64).unwrap_or_default();
+        let bar =
+            progress.get_or_insert_with(|| Progress::new(format!("deployment {id}"), count("replicas")));
+        bar.at(count("active"));
+        if reason != "-" && reason != told {
+            eprint_line(&reason);
+            told = reason;
+        }
+        if began.elapsed() >= within {
+            return Err(CliError::unavailable(format!(
+                "deployment {id} is {state} after {} s",
+                within.as_secs()
+            ))
+            .hint(format!("the order stands; `blueprint-hub deployment show {id}` says how far it is")));
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+/// Shows a deployment again whenever it changes, until it is where it is wanted to be and Ctrl-C ends it.
+pub(super) fn watch(global: &Global, id: &str) -> Result<(), CliError> {
+    let mut last = Value::Null;
+    loop {
+        let answer = ask(global, "GET", &format!("/v1/deployments/{id}"), None)?;
+        let deployment = answer.get("deployment").cloned().unwrap_or_default();
+        if deployment != last {
+            match global.output {
+                Output::Json => print_line(&deployment.to_string()),
+                Output::Table => {
+                    show(global, &deployment);
+                }
+            }
+        }
+        if text(&deployment, "state") == "gone" {
+            return Ok(());
+        }
+        last = deployment;
+        std::thread::sleep(LOOK);
+    }
+}

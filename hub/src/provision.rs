@@ -1,0 +1,142 @@
+//! Starts the provisioner: which clouds there are, and what the rest of the hub does for it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use anyhow::{Context, Result};
+use blueprint_common_runtime::metrics::Metrics;
+use blueprint_common_runtime::tasks::Spawner;
+use blueprint_common_types::{AgentId, JoinLine, JoinToken, Secret, ServiceKey, Timestamp, fill_random};
+use blueprint_hub_admin::HubFacts;
+use blueprint_hub_provider_sim::{SimCloud, SimConfig};
+use blueprint_hub_provision::{Host, Leader, ProvisionConfig, Provisioner};
+use blueprint_hub_provision_core::Provider;
+use blueprint_hub_provision_core::lifecycle::{LifecycleStore, Record};
+use blueprint_hub_registry::{ControlPlane, RegistrarHandle};
+use futures_util::future::{BoxFuture, FutureExt};
+use serde_json::json;
+
+use crate::config::ProvisionSettings;
+
+/// Folder of the simulated cloud in the hub's state.
+const SIM: &str = "sim";
+
+/// The clouds of this hub, before anything is asked of them.
+pub(crate) struct Clouds {
+    store: Arc<dyn LifecycleStore>,
+    settings: ProvisionSettings,
+    sim: Option<Arc<SimCloud>>,
+}
+
+impl Clouds {
+    /// Makes those that are configured.
+    ///
+    /// # Errors
+    ///
+    /// Where a program that the simulated cloud runs is missing.
+    pub(crate) fn new(
+        settings: ProvisionSettings,
+        store: Arc<dyn LifecycleStore>,
+        state: &Path,
+    ) -> Result<Self> {
+        let sim = settings.sim.map(|faults| {
+            let agent = beside("blueprint-agent")?.context(
+                "providers.sim.enabled needs the program blueprint-agent beside this one; put it there, or set it to \
+                 false",
+            )?;
+            let config = SimConfig {
+                dir: state.join(SIM),
+                agent_binary: agent,
+                service_binary: beside("blueprint-example-service")?,
+                faults,
+            };
+            anyhow::Ok(Arc::new(SimCloud::new(config)))
+        });
+        Ok(Self { store, settings, sim: sim.transpose()? })
+    }
+
+    /// Starts the task, which ends with the drain; machines of the simulated cloud end with it.
+    ///
+    /// # Errors
+    ///
+    /// Where the store cannot be read.
+    pub(crate) async fn start(
+        self,
+        facts: Arc<HubFacts>,
+        (control, registrar): (ControlPlane, RegistrarHandle),
+        metrics: &Metrics,
+        spawner: &Spawner,
+    ) -> Result<Provisioner> {
+        let Self { store, settings, sim } = self;
+        let mut seed = [0u8; 8];
+        fill_random(&mut seed)?;
+        let config = ProvisionConfig {
+            hub: facts.id,
+            settings: settings.lifecycle,
+            every: settings.every,
+            token_ttl: settings.token_ttl,
+            seed: u64::from_be_bytes(seed),
+        };
+        let providers = sim.clone().map(|sim| -> Arc<dyn Provider> { sim }).into_iter().collect();
+        let host = Arc::new(HubHost { facts, control, registrar });
+        let wall = Arc::new(|| Timestamp::from(SystemTime::now()));
+        let (leader, provisioner) = Leader::new(config, store, host, providers, wall, metrics).await?;
+        let drain = spawner.stop().drain;
+        spawner.spawn("provisioner", async move {
+            leader.run(drain).await;
+            if let Some(sim) = sim {
+                sim.stop_all().await;
+            }
+        });
+        Ok(provisioner)
+    }
+}
+
+/// A program in the folder of this one; `None` where it is not there.
+fn beside(name: &str) -> Result<Option<std::path::PathBuf>> {
+    let own = std::env::current_exe().context("cannot find this program's own path")?;
+    Ok(Some(own.with_file_name(name)).filter(|path| path.is_file()))
+}
+
+/// The hub, as the provisioner needs it.
+struct HubHost {
+    facts: Arc<HubFacts>,
+    control: ControlPlane,
+    registrar: RegistrarHandle,
+}
+
+impl Host for HubHost {
+    fn user_data(&self, record: &Record, service: Option<ServiceKey>, token: JoinToken) -> Secret<String> {
+        let line = JoinLine {
+            host: self.facts.advertise_host.clone(),
+            port: self.facts.control_port,
+            pin: self.facts.pin,
+            token,
+        };
+        let services: Vec<_> =
+            service.iter().map(|key| json!({ "blueprint": key.blueprint, "service": key.service })).collect();
+        let document = json!({
+            "join_line": line.expose_text().expose(),
+            "name": record.key.as_str(),
+            "services": services,
+        });
+        Secret::new(document.to_string())
+    }
+
+    fn agents(&self) -> BTreeMap<AgentId, bool> {
+        let snapshot = self.registrar.snapshot();
+        snapshot.agents.iter().map(|(id, view)| (*id, view.connected)).collect()
+    }
+
+    fn remove_agent(&self, agent: AgentId) -> BoxFuture<'_, Result<(), String>> {
+        async move {
+            if !self.registrar.snapshot().agents.contains_key(&agent) {
+                return Ok(());
+            }
+            self.control.remove_agent(agent).await.map_err(|error| error.to_string())
+        }
+        .boxed()
+    }
+}

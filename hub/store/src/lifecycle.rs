@@ -1,0 +1,298 @@
+//! Deployments and their machines.
+
+mod read;
+
+use std::time::Duration;
+
+use blueprint_common_types::{AgentId, Timestamp};
+use blueprint_hub_provision_core::lifecycle::{
+    BoundToken, CreateDeploymentError, Deployment, Event, LifecycleStore, Record, RecordState, Records,
+    RecordsError, RecordsResult, Wanted,
+};
+use blueprint_hub_provision_core::{Candidate, DeploymentId, InstanceKey};
+use blueprint_hub_registry_core::{AuditEvent, AuditKind, JoinTokenRecord, ServiceGrant, StoreResult};
+use futures_util::future::BoxFuture;
+use rusqlite::{Connection, OptionalExtension, params};
+
+use crate::convert::{service, time};
+use crate::counters::meta_set;
+use crate::error::DbResult;
+use crate::{SqliteStore, audit, tokens};
+
+/// How long a deployment that ended is remembered.
+const REMEMBERED: Duration = Duration::from_secs(90 * 24 * 3600);
+
+/// When clouds were last looked at.
+const SCANNED_AT: &str = "provision.scanned_at";
+
+/// Puts a failure of the store into the words of the lifecycle.
+fn told<T>(action: &'static str, result: StoreResult<T>) -> RecordsResult<T> {
+    result.map_err(|source| RecordsError { action, source: Box::new(source) })
+}
+
+impl LifecycleStore for SqliteStore {
+    fn load_lifecycle(&self) -> BoxFuture<'_, RecordsResult<Records>> {
+        const ACTION: &str = "load the deployments";
+        Box::pin(async { told(ACTION, self.queue.call(ACTION, read::load).await) })
+    }
+
+    fn create_deployment(
+        &self,
+        deployment: Deployment,
+    ) -> BoxFuture<'_, Result<(Deployment, bool), CreateDeploymentError>> {
+        const ACTION: &str = "store a deployment";
+        Box::pin(async move {
+            let asked = deployment.asked.clone();
+            let stored = self.queue.call(ACTION, move |db| create(db, deployment)).await;
+            let (stored, is_new) = told(ACTION, stored)?;
+            if stored.asked != asked {
+                return Err(CreateDeploymentError::Mismatch { id: stored.id, asked: stored.asked });
+            }
+            Ok((stored, is_new))
+        })
+    }
+
+    fn set_wanted(
+        &self,
+        id: DeploymentId,
+        wanted: Wanted,
+        why: String,
+        now: Timestamp,
+    ) -> BoxFuture<'_, RecordsResult<Option<Deployment>>> {
+        const ACTION: &str = "store what is wanted of a deployment";
+        Box::pin(async move {
+            let changed = self.queue.call(ACTION, move |db| set_wanted(db, &id, wanted, &why, now)).await;
+            told(ACTION, changed)
+        })
+    }
+
+    fn save_instance(&self, record: Record) -> BoxFuture<'_, RecordsResult<()>> {
+        const ACTION: &str = "store a machine";
+        Box::pin(async move { told(ACTION, self.queue.call(ACTION, move |db| save(db, &record)).await) })
+    }
+
+    fn begin_call(&self, record: Record, token: BoundToken) -> BoxFuture<'_, RecordsResult<()>> {
+        const ACTION: &str = "store a machine and its join token";
+        Box::pin(
+            async move { told(ACTION, self.queue.call(ACTION, move |db| begin(db, &record, &token)).await) },
+        )
+    }
+
+    fn note_removal(
+        &self,
+        key: InstanceKey,
+        detail: String,
+        now: Timestamp,
+    ) -> BoxFuture<'_, RecordsResult<()>> {
+        const ACTION: &str = "note the removal of a machine";
+        Box::pin(async move {
+            let event = AuditEvent::new(AuditKind::InstanceDelete, key, detail);
+            told(ACTION, self.queue.call(ACTION, move |db| audit::append(db, event, now)).await)
+        })
+    }
+
+    fn note_scan(&self, now: Timestamp) -> BoxFuture<'_, RecordsResult<()>> {
+        const ACTION: &str = "note a look at the clouds";
+        Box::pin(async move { told(ACTION, self.queue.call(ACTION, move |db| note_scan(db, now)).await) })
+    }
+
+    fn lifecycle_events(
+        &self,
+        deployment: Option<DeploymentId>,
+        limit: u32,
+    ) -> BoxFuture<'_, RecordsResult<Vec<Event>>> {
+        const ACTION: &str = "read the history of deployments";
+        Box::pin(async move {
+            told(
+                ACTION,
+                self.queue.call(ACTION, move |db| read::events(db, deployment.as_ref(), limit)).await,
+            )
+        })
+    }
+}
+
+fn create(db: &Connection, deployment: Deployment) -> DbResult<(Deployment, bool)> {
+    let sql = "SELECT id FROM deployments WHERE request_key = ?1";
+    let known =
+        db.query_row(sql, params![deployment.request_key], |row| row.get::<_, String>(0)).optional()?;
+    let known = known.and_then(|id| id.parse().ok()).map(|id| read::one(db, &id)).transpose()?.flatten();
+    if let Some(known) = known {
+        return Ok((known, false));
+    }
+    let sql = "INSERT INTO deployments \
+               (id, name, request_key, asked, replicas, wanted, blueprint, service, created_at, expires_at, changed_at) \
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
+    let key = deployment.service.map(service);
+    let values = params![
+        deployment.id.as_str(),
+        deployment.name,
+        deployment.request_key,
+        deployment.asked,
+        deployment.replicas,
+        deployment.wanted.label(),
+        key.map(|(blueprint, _)| blueprint),
+        key.map(|(_, service)| service),
+        time(deployment.created_at),
+        deployment.expires_at.map(time),
+        time(deployment.changed_at),
+    ];
+    db.execute(sql, values)?;
+    for (candidate, step) in deployment.plan.iter().zip(0i64..) {
+        let Candidate { provider, plan, region, spot, hourly } = candidate;
+        let sql = "INSERT INTO deployment_plan (deployment, step, provider, plan, region, spot, hourly) \
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+        let id = deployment.id.as_str();
+        let hourly = i64::try_from(hourly.get()).unwrap_or(i64::MAX);
+        db.execute(sql, params![id, step, provider, plan, region, spot, hourly])?;
+    }
+    let end = deployment.expires_at.map_or_else(|| "without end".to_owned(), |end| format!("until {end}"));
+    let detail = format!("{:?}, {}, {end}", deployment.name, deployment.asked);
+    let now = deployment.created_at;
+    audit::append(db, AuditEvent::new(AuditKind::DeploymentCreate, &deployment.id, detail), now)?;
+    event(db, now, deployment.id.as_str(), None, deployment.wanted.label(), "deployed")?;
+    Ok((deployment, true))
+}
+
+fn set_wanted(
+    db: &Connection,
+    id: &DeploymentId,
+    wanted: Wanted,
+    why: &str,
+    now: Timestamp,
+) -> DbResult<Option<Deployment>> {
+    let Some(before) = read::one(db, id)? else { return Ok(None) };
+    if before.wanted == wanted || before.wanted == Wanted::Gone {
+        return Ok(Some(before));
+    }
+    let sql = "UPDATE deployments SET wanted = ?2, changed_at = ?3 WHERE id = ?1";
+    db.execute(sql, params![id.as_str(), wanted.label(), time(now)])?;
+    let kind = match wanted {
+        Wanted::Gone => AuditKind::DeploymentTerminate,
+        Wanted::Running | Wanted::Stopped => AuditKind::DeploymentSet,
+    };
+    audit::append(db, AuditEvent::new(kind, id, format_args!("{:?}: {why}", before.name)), now)?;
+    event(db, now, id.as_str(), None, wanted.label(), why)?;
+    Ok(Some(Deployment { wanted, changed_at: now, ..before }))
+}
+
+fn save(db: &Connection, record: &Record) -> DbResult<()> {
+    let key = record.key.as_str();
+    let sql = "SELECT state, attempt, reason FROM instances WHERE key = ?1";
+    let before: Option<(String, u32, String)> =
+        db.query_row(sql, params![key], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).optional()?;
+    let sql = "INSERT INTO instances \
+               (key, deployment, number, provider, plan, region, spot, hourly, state, attempt, created_at, since, \
+                called_at, provider_id, reason) \
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15) \
+               ON CONFLICT (key) DO UPDATE SET state = excluded.state, attempt = excluded.attempt, \
+                since = excluded.since, called_at = excluded.called_at, provider_id = excluded.provider_id, \
+                reason = excluded.reason";
+    let offer = &record.candidate;
+    let values = params![
+        key,
+        record.deployment.as_str(),
+        record.number,
+        offer.provider,
+        offer.plan,
+        offer.region,
+        offer.spot,
+        i64::try_from(offer.hourly.get()).unwrap_or(i64::MAX),
+        record.state.label(),
+        record.attempt,
+        time(record.created_at),
+        time(record.since),
+        record.called_at.map(time),
+        record.provider_id,
+        record.reason,
+    ];
+    db.execute(sql, values)?;
+    let now = (record.state.label(), record.attempt, record.reason.as_str());
+    let same = before
+        .as_ref()
+        .is_some_and(|(state, attempt, reason)| (state.as_str(), *attempt, reason.as_str()) == now);
+    if same {
+        return Ok(());
+    }
+    event(db, record.since, record.deployment.as_str(), Some(key), record.state.label(), &record.reason)?;
+    audit_instance(db, record)?;
+    if !record.state.is_live() {
+        db.execute("UPDATE join_tokens SET uses_left = 0 WHERE instance = ?1", params![key])?;
+    }
+    Ok(())
+}
+
+fn audit_instance(db: &Connection, record: &Record) -> DbResult<()> {
+    let Candidate { provider, plan, region, hourly, .. } = &record.candidate;
+    let (kind, detail) = match record.state {
+        RecordState::Calling => {
+            let attempt = record.attempt;
+            let detail =
+                format!("{provider} {plan} {region} at {hourly}/h, call {attempt}, of {}", record.deployment);
+            (AuditKind::InstanceCreate, detail)
+        }
+        RecordState::Deleting => {
+            (AuditKind::InstanceDelete, format!("{provider}, of {}: {}", record.deployment, record.reason))
+        }
+        RecordState::Planned
+        | RecordState::Created
+        | RecordState::Active
+        | RecordState::Gone
+        | RecordState::Lost
+        | RecordState::Failed => return Ok(()),
+    };
+    audit::append(db, AuditEvent::new(kind, &record.key, detail), record.since)
+}
+
+fn begin(db: &Connection, record: &Record, token: &BoundToken) -> DbResult<()> {
+    save(db, record)?;
+    let services = ServiceGrant::Only(token.service.into_iter().collect());
+    let row = JoinTokenRecord {
+        id: token.id,
+        hash: token.hash,
+        label: record.key.to_string(),
+        created_at: record.since,
+        expires_at: token.expires_at,
+        uses_left: 1,
+        uses: 1,
+        services,
+        address: None,
+    };
+    tokens::create_join(db, &row)?;
+    let sql = "UPDATE join_tokens SET instance = ?2, attempt = ?3 WHERE id = ?1";
+    db.execute(sql, params![token.id.to_string(), record.key.as_str(), token.attempt])?;
+    Ok(())
+}
+
+/// Notes which agent joined as a machine; false where that machine is not to join, or has joined.
+pub(crate) fn bind(db: &Connection, key: &str, agent: AgentId, attempt: u32) -> DbResult<bool> {
+    let sql = "UPDATE instances SET agent = ?2, agent_attempt = ?3 \
+               WHERE key = ?1 AND agent IS NULL AND state IN (?4, ?5)";
+    let (calling, created) = (RecordState::Calling.label(), RecordState::Created.label());
+    Ok(db.execute(sql, params![key, agent.as_bytes(), attempt, calling, created])? == 1)
+}
+
+fn note_scan(db: &Connection, now: Timestamp) -> DbResult<()> {
+    meta_set(db, SCANNED_AT, &now.as_millis().to_string())?;
+    let epoch = Timestamp::default();
+    let before = epoch.plus(now.since(epoch.plus(REMEMBERED)));
+    let [gone, lost, failed] =
+        [RecordState::Gone, RecordState::Lost, RecordState::Failed].map(RecordState::label);
+    let sql = "DELETE FROM deployments WHERE wanted = ?1 AND changed_at < ?2 AND NOT EXISTS \
+               (SELECT 1 FROM instances WHERE deployment = deployments.id AND state NOT IN (?3, ?4, ?5))";
+    db.execute(sql, params![Wanted::Gone.label(), time(before), gone, lost, failed])?;
+    Ok(())
+}
+
+fn event(
+    db: &Connection,
+    at: Timestamp,
+    deployment: &str,
+    instance: Option<&str>,
+    what: &str,
+    reason: &str,
+) -> DbResult<()> {
+    let sql =
+        "INSERT INTO lifecycle_events (at, deployment, instance, what, reason) VALUES (?1, ?2, ?3, ?4, ?5)";
+    db.execute(sql, params![time(at), deployment, instance, what, reason])?;
+    Ok(())
+}

@@ -1,0 +1,170 @@
+//! Deployments and their machines: request keys, transitions, and tokens bound to one machine.
+
+use blueprint_common_types::{JoinToken, Micros, ServiceKey};
+use blueprint_hub_provision_core::lifecycle::{
+    BoundToken, CreateDeploymentError, Deployment, LifecycleStore, Record, RecordState, Wanted,
+};
+use blueprint_hub_provision_core::{Candidate, DeploymentId, InstanceKey};
+use blueprint_hub_registry_core::{AuditKind, JoinCommit, JoinError, JoinRefusal, Store};
+use blueprint_hub_store::SqliteStore;
+
+use crate::support::{MINUTE, NOW, commit, id, store};
+
+fn deployment(number: u8, request_key: &str) -> Deployment {
+    let offer = |plan: &str, hourly| Candidate {
+        provider: "sim".to_owned(),
+        plan: plan.to_owned(),
+        region: "local".to_owned(),
+        spot: plan == "large",
+        hourly: Micros::new(hourly),
+    };
+    Deployment {
+        id: DeploymentId::from_bytes([number; 10]),
+        name: "demo".to_owned(),
+        request_key: request_key.to_owned(),
+        asked: "2 x sim".to_owned(),
+        replicas: 2,
+        plan: vec![offer("small", 5000), offer("large", u64::from(u32::MAX) * 4)],
+        service: Some(ServiceKey { blueprint: u64::MAX, service: 42 }),
+        wanted: Wanted::Running,
+        created_at: NOW,
+        expires_at: Some(NOW.plus(MINUTE)),
+        changed_at: NOW,
+    }
+}
+
+fn record(deployment: &Deployment) -> Record {
+    Record {
+        key: InstanceKey::of(&deployment.id, 1),
+        deployment: deployment.id.clone(),
+        number: 1,
+        candidate: deployment.plan.last().unwrap().clone(),
+        state: RecordState::Planned,
+        attempt: 0,
+        created_at: NOW,
+        since: NOW,
+        called_at: None,
+        provider_id: None,
+        agent: None,
+        agent_attempt: 0,
+        reason: String::new(),
+    }
+}
+
+/// The record as it is called for, and a token of its own.
+async fn call(store: &SqliteStore, record: &Record) -> (Record, JoinToken) {
+    let mut record = record.turned(RecordState::Calling, "", NOW);
+    record.attempt += 1;
+    record.called_at = Some(NOW);
+    let token = JoinToken::random().unwrap();
+    let bound = BoundToken {
+        id: token.id(),
+        hash: token.hash(),
+        attempt: record.attempt,
+        expires_at: NOW.plus(15 * MINUTE),
+        service: None,
+    };
+    store.begin_call(record.clone(), bound).await.unwrap();
+    (record, token)
+}
+
+fn joins(number: u16, token: &JoinToken, name: &str) -> JoinCommit {
+    let mut commit = commit(number, token);
+    name.clone_into(&mut commit.agent.name);
+    commit
+}
+
+async fn refusal(store: &SqliteStore, commit: JoinCommit) -> JoinRefusal {
+    match store.join(commit).await {
+        Err(JoinError::Refused(refusal)) => refusal,
+        other => unreachable!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn fifty_requests_with_one_key_are_one_deployment() {
+    let (dir, store) = store();
+    let asked = (0..50u8).map(|number| store.create_deployment(deployment(number, "key")));
+    let answers = futures_util::future::join_all(asked).await;
+    let answers: Vec<_> = answers.into_iter().map(Result::unwrap).collect();
+    assert_eq!(answers.iter().filter(|(_, is_new)| *is_new).count(), 1);
+    assert!(answers.iter().all(|(stored, _)| *stored == answers[0].0));
+    let other = Deployment { asked: "3 x sim".to_owned(), ..deployment(60, "key") };
+    let refused = store.create_deployment(other).await.unwrap_err();
+    assert!(matches!(refused, CreateDeploymentError::Mismatch { .. }), "{refused}");
+    drop(store);
+    let store = SqliteStore::open(dir.path()).unwrap();
+    let again = store.create_deployment(deployment(70, "key")).await.unwrap();
+    assert_eq!(again, (answers[0].0.clone(), false));
+    assert_eq!(store.load_lifecycle().await.unwrap().deployments.len(), 1);
+}
+
+#[tokio::test]
+async fn every_step_survives_a_restart_and_is_told_in_history_and_audit() {
+    let (dir, store) = store();
+    let (stored, _) = store.create_deployment(deployment(1, "key")).await.unwrap();
+    assert_eq!(stored, deployment(1, "key"));
+    store.save_instance(record(&stored)).await.unwrap();
+    let (called, _) = call(&store, &record(&stored)).await;
+    let mut made = called.turned(RecordState::Created, "", NOW.plus(MINUTE));
+    made.provider_id = Some("sim/1".to_owned());
+    store.save_instance(made.clone()).await.unwrap();
+    store.save_instance(made.clone()).await.unwrap();
+    let gone = store.set_wanted(stored.id.clone(), Wanted::Gone, "by hand".to_owned(), NOW).await.unwrap();
+    assert_eq!(gone.map(|it| it.wanted), Some(Wanted::Gone));
+    let still = store.set_wanted(stored.id.clone(), Wanted::Running, "again".to_owned(), NOW).await.unwrap();
+    assert_eq!(still.map(|it| it.wanted), Some(Wanted::Gone), "gone is for good");
+    let doomed = made.turned(RecordState::Deleting, "terminated", NOW.plus(MINUTE));
+    store.save_instance(doomed.clone()).await.unwrap();
+    store.note_scan(NOW).await.unwrap();
+    drop(store);
+
+    let store = SqliteStore::open(dir.path()).unwrap();
+    let records = store.load_lifecycle().await.unwrap();
+    assert_eq!(records.instances.values().collect::<Vec<_>>(), [&doomed]);
+    assert_eq!(records.scanned_at, Some(NOW));
+    let events = store.lifecycle_events(Some(stored.id.clone()), 100).await.unwrap();
+    let steps: Vec<_> = events.iter().map(|event| event.what.as_str()).collect();
+    assert_eq!(steps, ["running", "planned", "calling", "created", "gone", "deleting"]);
+    let rows = store.audit_tail(100).await.unwrap();
+    let kinds: Vec<_> = rows.iter().map(|row| row.event.kind).collect();
+    assert_eq!(
+        kinds,
+        [
+            AuditKind::DeploymentCreate,
+            AuditKind::InstanceCreate,
+            AuditKind::JoinTokenCreate,
+            AuditKind::DeploymentTerminate,
+            AuditKind::InstanceDelete
+        ]
+    );
+    store.note_scan(NOW.plus(MINUTE * 60 * 24 * 365)).await.unwrap();
+    assert_eq!(store.load_lifecycle().await.unwrap().deployments.len(), 1, "it has a machine still");
+    store.save_instance(doomed.turned(RecordState::Gone, "", NOW)).await.unwrap();
+    store.note_scan(NOW.plus(MINUTE * 60 * 24 * 365)).await.unwrap();
+    let left = store.load_lifecycle().await.unwrap();
+    assert_eq!((left.deployments.len(), left.instances.len()), (0, 0));
+}
+
+#[tokio::test]
+async fn a_token_is_good_for_its_own_machine_once_and_while_that_is_wanted() {
+    let (_dir, store) = store();
+    let (stored, _) = store.create_deployment(deployment(1, "key")).await.unwrap();
+    let (called, first) = call(&store, &record(&stored)).await;
+    let (called, second) = call(&store, &called).await;
+    let key = called.key.as_str();
+    assert_eq!(refusal(&store, joins(1, &first, "thief")).await, JoinRefusal::Bound);
+    let agent = store.join(joins(2, &second, key)).await.unwrap();
+    assert_eq!(refusal(&store, joins(3, &second, key)).await, JoinRefusal::Used);
+    assert_eq!(refusal(&store, joins(3, &first, key)).await, JoinRefusal::Bound, "one machine joins, ever");
+    // What is stored of the machine afterwards leaves alone who joined.
+    store.save_instance(called.turned(RecordState::Created, "", NOW)).await.unwrap();
+    let records = store.load_lifecycle().await.unwrap();
+    let joined = records.instances.values().next().unwrap();
+    assert_eq!((joined.agent, joined.agent_attempt, agent.id), (Some(id(2)), 2, id(2)));
+
+    let two = Record { key: InstanceKey::of(&stored.id, 2), number: 2, ..record(&stored) };
+    let (called, token) = call(&store, &two).await;
+    store.save_instance(called.turned(RecordState::Deleting, "terminated", NOW)).await.unwrap();
+    assert_eq!(refusal(&store, joins(4, &token, called.key.as_str())).await, JoinRefusal::Used);
+}
