@@ -5,7 +5,9 @@
 //! - A push and a fetch hold one piece at a time in memory.
 
 use std::collections::BTreeMap;
+use std::fs::OpenOptions;
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -19,7 +21,7 @@ use futures_util::StreamExt;
 use futures_util::future::{BoxFuture, FutureExt};
 use parking_lot::Mutex;
 use ring::digest;
-use tokio::fs::{self, File, OpenOptions};
+use tokio::fs::{self, File};
 use tokio::io::{AsyncSeekExt, AsyncWriteExt, SeekFrom};
 use tracing::warn;
 
@@ -103,10 +105,8 @@ impl Artefacts {
             held.next = held.next.wrapping_add(1);
             held.next
         };
-        let part = Part { path: self.folder.join(format!("{number}{PART}")) };
-        let mut options = OpenOptions::new();
-        let options = options.write(true).create_new(true).mode(0o600);
-        let mut file = options.open(&part.path).await.map_err(|error| disk("make", error))?;
+        let (part, file) = Part::make(self.folder.join(format!("{number}{PART}"))).await?;
+        let mut file = File::from_std(file);
         let (found, bytes) = receive(&mut file, &mut room, body, self.silence).await?;
         if found != sha256 {
             return Err(PushError::Digest { found, bytes });
@@ -238,6 +238,19 @@ impl Drop for Room {
 /// A file that is not whole; gone with this, unless it got another name.
 struct Part {
     path: PathBuf,
+}
+
+impl Part {
+    /// Makes the file. Where nobody waits for it any more, it goes with the guard that comes back with it.
+    async fn make(path: PathBuf) -> Result<(Self, std::fs::File), PushError> {
+        let make = move || {
+            let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+            Ok((Self { path }, file))
+        };
+        let made =
+            tokio::task::spawn_blocking(make).await.unwrap_or_else(|error| Err(io::Error::other(error)));
+        made.map_err(|error| disk("make", error))
+    }
 }
 
 impl Drop for Part {

@@ -2,13 +2,16 @@
 
 mod view;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use axum::Json;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, Query, State};
 use blueprint_common_types::{Micros, ServiceKey};
+use blueprint_hub_provision_core::catalogue::Catalogue;
 use blueprint_hub_provision_core::lifecycle::{DeployError, Deployment, Order, Records, Wanted};
+use blueprint_hub_provision_core::placement::{Choice, Question, Target, place};
 use blueprint_hub_provision_core::{Candidate, DeploymentId};
 use http::StatusCode;
 use serde::Deserialize;
@@ -18,14 +21,15 @@ use self::view::{offer, summary, whole};
 use crate::AdminState;
 use crate::error::ApiError;
 use crate::views::time;
+use crate::wanted::Wanted as WantedMachine;
 
 const SHAPE: &str = "docs/provisioning.md shows every field of a deployment";
 const LIST: &str = "`blueprint-hub deployment ls --all` lists them";
 
 /// Most machines of one deployment.
 const MAX_REPLICAS: u32 = 100;
-/// Offers that are kept for the case that the better ones are refused.
-const MAX_PLAN: usize = 8;
+/// Offers that an answer names where none fits.
+const MAX_NAMED: usize = 12;
 /// Shortest and longest life.
 const TTL: std::ops::RangeInclusive<u64> = 60..=365 * 24 * 3600;
 /// Longest name and longest request key, in characters.
@@ -44,11 +48,9 @@ pub(crate) struct CreateDeployment {
     name: String,
     #[serde(default = "one")]
     replicas: u32,
-    /// The only one that is configured, where it is left out.
-    provider: Option<String>,
-    /// Any, cheapest first, where it is left out.
-    plan: Option<String>,
-    region: Option<String>,
+    /// What each machine has to have, as `GET /v1/estimate` asks for it; the cheapest that there is, where it is left out.
+    #[serde(default)]
+    machine: WantedMachine,
     service: Option<ServiceKey>,
     ttl_secs: Option<u64>,
     /// Answers what would be ordered, and orders nothing.
@@ -92,15 +94,13 @@ impl CreateDeployment {
     }
 
     /// What is asked for, without prices, which may be others when it is asked again.
-    fn asked(&self, provider: &str) -> String {
-        let or = |text: &Option<String>, none: &str| text.clone().unwrap_or_else(|| none.to_owned());
+    fn asked(&self) -> String {
         let service = self.service.map_or_else(|| "none".to_owned(), |service| service.to_string());
         let ttl = self.ttl_secs.map_or_else(|| "none".to_owned(), |ttl| format!("{ttl} s"));
         format!(
-            "{} x {provider} plan {} region {}, service {service}, ttl {ttl}, name {:?}",
+            "{} x {}, service {service}, ttl {ttl}, name {:?}",
             self.replicas,
-            or(&self.plan, "any"),
-            or(&self.region, "any"),
+            self.machine.text(),
             self.name,
         )
     }
@@ -113,14 +113,13 @@ pub(crate) async fn create(
     let Json(asked) = body.map_err(|error| ApiError::invalid(error.body_text(), SHAPE))?;
     asked.check()?;
     let deployer = state.hub.deployer();
-    let provider = provider(&state, asked.provider.as_deref())?;
-    let text = asked.asked(&provider);
+    let text = asked.asked();
     // Who asks again gets an answer also while the cloud gives none.
     let records = deployer.records().await?;
     let known = records.deployments.values().find(|it| it.request_key == asked.request_key);
     let plan = match known.filter(|_| !asked.dry_run) {
         Some(known) => known.plan.clone(),
-        None => choose(&asked, &provider, deployer.offers(provider.clone()).await?)?,
+        None => choose(&state, &asked).await?,
     };
     if asked.dry_run {
         let hourly = plan.first().map_or(Micros::ZERO, |first| first.hourly).times(u64::from(asked.replicas));
@@ -150,49 +149,56 @@ pub(crate) async fn create(
     Ok((status, Json(json!({ "deployment": whole(&state, &deployment, &records), "is_new": is_new }))))
 }
 
-/// The provider that was named, or the only one there is.
-fn provider(state: &AdminState, named: Option<&str>) -> Result<String, ApiError> {
+/// Providers to ask: the one that was named, or all there are.
+fn providers(state: &AdminState, named: Option<&str>) -> Result<Vec<String>, ApiError> {
     let clouds = state.hub.deployer().overview();
-    let names: Vec<&str> = clouds.clouds.iter().map(|cloud| cloud.name.as_str()).collect();
-    match (named, names.as_slice()) {
-        (Some(named), names) if names.contains(&named) => Ok(named.to_owned()),
-        (None, [only]) => Ok((*only).to_owned()),
-        (_, []) => Err(ApiError::conflict(
+    let names: Vec<String> = clouds.clouds.iter().map(|cloud| cloud.name.clone()).collect();
+    if names.is_empty() {
+        return Err(ApiError::conflict(
             "no provider is configured",
             "set providers.sim.enabled = true in hub.toml and restart the hub; docs/provisioning.md says more",
-        )),
-        (Some(named), names) => Err(ApiError::not_found(
+        ));
+    }
+    match named {
+        None => Ok(names),
+        Some(named) if names.iter().any(|name| name == named) => Ok(vec![named.to_owned()]),
+        Some(named) => Err(ApiError::not_found(
             format!("no provider is called {named:?}"),
             format!("this hub has {}", names.join(", ")),
-        )),
-        (None, names) => Err(ApiError::invalid(
-            "this hub has more than one provider",
-            format!("give --provider, one of {}", names.join(", ")),
         )),
     }
 }
 
-/// The offers that fit, cheapest first.
-fn choose(
-    asked: &CreateDeployment,
-    provider: &str,
-    offers: Vec<Candidate>,
-) -> Result<Vec<Candidate>, ApiError> {
-    let fits = |offer: &&Candidate| {
-        !offer.spot
-            && asked.plan.as_ref().is_none_or(|plan| *plan == offer.plan)
-            && asked.region.as_ref().is_none_or(|region| *region == offer.region)
-    };
-    let plan: Vec<_> = offers.iter().filter(fits).take(MAX_PLAN).cloned().collect();
-    if plan.is_empty() {
-        let names: Vec<_> =
-            offers.iter().map(|offer| format!("{} in {}", offer.plan, offer.region)).collect();
+/// The machines to try, the first one first, by what their providers sell now.
+async fn choose(state: &AdminState, asked: &CreateDeployment) -> Result<Vec<Candidate>, ApiError> {
+    let market = &state.market;
+    let understood = asked.machine.clone().understand(market)?;
+    let mut offers = Vec::new();
+    for provider in providers(state, understood.provider())? {
+        offers.extend(state.hub.deployer().offers(provider).await?);
+    }
+    let names: BTreeSet<_> = offers
+        .iter()
+        .map(|offer| format!("{} of {} in {}", offer.plan, offer.provider, offer.region))
+        .collect();
+    let catalogue = Catalogue::new(offers);
+    let question = Question { replicas: asked.replicas, ..understood.question(market, true) };
+    let placement = place(&catalogue, &question).map_err(|error| {
+        let some: Vec<_> = names.into_iter().take(MAX_NAMED).collect();
+        ApiError::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "nothing_fits",
+            error.to_string(),
+            format!("ask for less or for more an hour; there is {}", some.join(", ")),
+        )
+    })?;
+    if placement.target != Target::Machines {
         return Err(ApiError::invalid(
-            format!("{provider} sells nothing that fits"),
-            format!("it sells {}", names.join(", ")),
+            "this strategy orders no machine",
+            "a workload runs on nodes that have joined: `blueprint-hub workload run`",
         ));
     }
-    Ok(plan)
+    Ok(placement.plan.iter().map(Choice::candidate).collect())
 }
 
 #[derive(Debug, Deserialize)]

@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 
 use blueprint_common_types::Micros;
+use blueprint_hub_provision_core::catalogue::templates;
 use blueprint_hub_provision_core::estimate::Terms;
 use blueprint_hub_provision_core::placement::{Demand, Question, Strategy};
 use blueprint_hub_provision_core::resource::{ArchChoice, GpuSpec, ResourceSpec};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::ApiError;
 use crate::market::{Market, today};
@@ -14,38 +15,62 @@ use crate::market::{Market, today};
 const HINT: &str = "docs/prices.md lists what can be asked for";
 
 /// A query for machines. Every size is a lower bound, as the provider's list counts it.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Wanted {
     /// `minimal`, `basic`, `recommended`, `performance`, `gpu`; what else is given replaces its part.
+    #[serde(skip_serializing_if = "Option::is_none")]
     preset: Option<String>,
     /// A specification as JSON, in any of the shapes that are read; what is needed for a service, not a machine.
+    #[serde(skip_serializing_if = "Option::is_none")]
     spec: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     cpu: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     memory_gib: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     disk_gb: Option<u32>,
     /// Kind of GPU, or `any`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     gpu: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     gpu_count: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     min_vram_gib: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     region: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     arch: Option<ArchChoice>,
     spot: bool,
     no_burstable: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
     egress_gb: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     max_price: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) provider: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     plan: Option<String>,
+    /// A template of the specification: its provider and plan.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    template: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     strategy: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     replicas: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     hours: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     markup_percent: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     priority_percent: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     sla_percent: Option<String>,
     /// Only providers that this hub can order of.
     configured: bool,
     /// Also by prices that are too old to rely on.
     accept_stale: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
     limit: Option<usize>,
 }
 
@@ -62,6 +87,18 @@ pub(crate) struct Asked {
 }
 
 impl Asked {
+    /// The provider that was named.
+    pub(crate) fn provider(&self) -> Option<&str> {
+        match &self.strategy {
+            Strategy::Pinned { provider, .. } => Some(provider),
+            Strategy::Cheapest
+            | Strategy::FirstMatch
+            | Strategy::Preferred(_)
+            | Strategy::LocalOnly
+            | Strategy::Hybrid => None,
+        }
+    }
+
     /// The question for `market`; `relies` where a choice is made by the prices and they must not be too old.
     pub(crate) fn question<'a>(&'a self, market: &'a Market, relies: bool) -> Question<'a> {
         Question {
@@ -144,8 +181,26 @@ impl Wanted {
         }
     }
 
+    /// What is asked for in one line, the same for the same question.
+    pub(crate) fn text(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
     fn strategy(&self) -> Result<Strategy, ApiError> {
         let name = self.strategy.as_deref();
+        if let Some(id) = &self.template {
+            if name.is_some() || self.provider.is_some() {
+                let hint = "a template names its provider and plan; leave the others out";
+                return Err(ApiError::invalid("template is given with provider or strategy", hint));
+            }
+            let row = templates().iter().find(|row| row.id == id).ok_or_else(|| {
+                ApiError::not_found(
+                    format!("there is no template {id:?}"),
+                    "`blueprint-hub templates` lists all 31",
+                )
+            })?;
+            return Ok(Strategy::Pinned { provider: row.provider.to_owned(), plan: row.plan.to_owned() });
+        }
         if let Some(provider) = &self.provider {
             if name.is_some() {
                 let hint = "leave one of them out; to prefer a provider, give strategy preferred:NAME";

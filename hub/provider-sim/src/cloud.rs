@@ -9,8 +9,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use blueprint_common_types::{Micros, Timestamp};
+use blueprint_hub_provision_core::catalogue::Offer;
 use blueprint_hub_provision_core::{
-    Candidate, Instance, InstanceKey, InstanceSpec, InstanceState, Listing, Provider, ProviderError,
+    Instance, InstanceKey, InstanceSpec, InstanceState, Listing, Provider, ProviderError,
 };
 use futures_util::future::{BoxFuture, join_all};
 use tokio::sync::OwnedMutexGuard;
@@ -25,8 +26,23 @@ use crate::user_data::UserData;
 /// The one place of this cloud.
 const REGION: &str = "local";
 
-/// Kinds of machines, with the price of an hour in millionths of a dollar. They differ in nothing but that.
-const PLANS: [(&str, u64); 3] = [("sim-small", 5000), ("sim-medium", 10_000), ("sim-large", 20_000)];
+/// Kinds of machines: processors, MiB, GB of disk, and the price of an hour in millionths of a dollar. All are processes of
+/// one host; only the price and what is said of them differ.
+const PLANS: [(&str, (u32, u64), u32, u64); 3] = [
+    ("sim-small", (1, 1024), 20, 5000),
+    ("sim-medium", (2, 4096), 40, 10_000),
+    ("sim-large", (4, 8192), 80, 20_000),
+];
+
+/// What this cloud sells.
+#[must_use]
+pub fn offers() -> Vec<Offer> {
+    let offer = |&(plan, size, disk_gb, hourly): &(&str, (u32, u64), u32, u64)| Offer {
+        disk_gb,
+        ..Offer::live("sim", plan, REGION, size, Micros::new(hourly))
+    };
+    PLANS.iter().map(offer).collect()
+}
 
 /// What a simulated cloud needs to know.
 #[derive(Debug, Clone)]
@@ -173,7 +189,7 @@ impl SimCloud {
 
     async fn create_one(&self, spec: &InstanceSpec) -> Result<Instance, ProviderError> {
         let data = UserData::parse(spec.user_data.expose())?;
-        if spec.region != REGION || spec.spot || !PLANS.iter().any(|(plan, _)| *plan == spec.plan) {
+        if spec.region != REGION || spec.spot || !PLANS.iter().any(|(plan, ..)| *plan == spec.plan) {
             return Err(ProviderError::NotSold { what: format!("{} in {}", spec.plan, spec.region) });
         }
         self.trouble("create").await?;
@@ -298,16 +314,8 @@ impl Provider for SimCloud {
         "sim"
     }
 
-    fn offers(&self) -> BoxFuture<'_, Result<Vec<Candidate>, ProviderError>> {
-        let offer = |&(plan, hourly): &(&str, u64)| Candidate {
-            provider: "sim".to_owned(),
-            plan: plan.to_owned(),
-            region: REGION.to_owned(),
-            spot: false,
-            hourly: Micros::new(hourly),
-        };
-        let offers = PLANS.iter().map(offer).collect();
-        Box::pin(async move { Ok(offers) })
+    fn offers(&self) -> BoxFuture<'_, Result<Vec<Offer>, ProviderError>> {
+        Box::pin(async { Ok(offers()) })
     }
 
     fn list(&self) -> BoxFuture<'_, Result<Listing, ProviderError>> {

@@ -27,5 +27,5 @@ mod label;
 mod machine;
 mod user_data;
 
-pub use cloud::{SimCloud, SimConfig};
+pub use cloud::{SimCloud, SimConfig, offers};
 pub use faults::{Faults, ParseFaultsError};

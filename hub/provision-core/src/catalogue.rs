@@ -81,6 +81,36 @@ pub struct Offer {
     pub kind: PriceKind,
 }
 
+impl Offer {
+    /// One without disk, GPU or spot price, as its provider says now, for an hour at `on_demand` US dollars.
+    #[must_use]
+    pub fn live(
+        provider: &str,
+        plan: &str,
+        region: &str,
+        (vcpus, memory_mib): (u32, u64),
+        on_demand: Micros,
+    ) -> Self {
+        Self {
+            provider: provider.into(),
+            plan: plan.into(),
+            region: region.into(),
+            arch: Arch::X86_64,
+            vcpus,
+            is_burstable: false,
+            memory_mib,
+            disk_gb: 0,
+            gpu: None,
+            on_demand,
+            spot: None,
+            currency: Currency::Usd,
+            as_of: Day::FACTS,
+            source: provider.into(),
+            kind: PriceKind::Live,
+        }
+    }
+}
+
 /// Every offer that the hub knows, sorted by provider, plan and region, each once.
 #[derive(Debug, Clone, Default)]
 pub struct Catalogue {

@@ -251,8 +251,8 @@ pub fn examine<'a>(
                 Ok(total) => fits.push(Choice { offer, spot, total }),
                 Err(reason) => {
                     let is_nearer = |(known, by): &(&Offer, Reason)| {
-                        (reason.stage(), known.on_demand, &known.plan)
-                            > (by.stage(), offer.on_demand, &offer.plan)
+                        (reason.stage(), reason.closeness(), known.on_demand, &known.plan)
+                            > (by.stage(), by.closeness(), offer.on_demand, &offer.plan)
                     };
                     if reason != Reason::NoSpot && nearest.as_ref().is_none_or(is_nearer) {
                         nearest = Some((offer, reason));
@@ -344,15 +344,20 @@ fn rank(question: &Question<'_>, provider: &str) -> usize {
 fn shorten(sorted: Vec<Choice<'_>>) -> Vec<Choice<'_>> {
     let mut per_region: BTreeMap<(&str, &str), usize> = BTreeMap::new();
     let mut plan = Vec::with_capacity(PLAN_LENGTH);
+    let mut rest = Vec::new();
     for choice in sorted {
         let count = per_region.entry((&choice.offer.provider, &choice.offer.region)).or_default();
         *count += 1;
         if *count <= PLAN_PER_REGION {
             plan.push(choice);
+        } else if rest.len() < PLAN_LENGTH {
+            rest.push(choice);
         }
         if plan.len() == PLAN_LENGTH {
             break;
         }
     }
+    // Where there are few regions, more of them are better than none.
+    plan.extend(rest.into_iter().take(PLAN_LENGTH - plan.len()));
     plan
 }

@@ -7,7 +7,8 @@ use std::time::Duration;
 use blueprint_common_types::Timestamp;
 use futures_util::future::BoxFuture;
 
-use crate::{Candidate, Instance, InstanceSpec};
+use crate::catalogue::Offer;
+use crate::{Instance, InstanceSpec};
 
 type Source = Box<dyn Error + Send + Sync>;
 
@@ -215,7 +216,7 @@ pub trait Provider: Send + Sync {
     /// # Errors
     ///
     /// As the cloud answers.
-    fn offers(&self) -> BoxFuture<'_, Result<Vec<Candidate>, ProviderError>>;
+    fn offers(&self) -> BoxFuture<'_, Result<Vec<Offer>, ProviderError>>;
 
     /// Every machine here that carries tags of a hub, in any state.
     ///

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use blueprint_hub_provision_core::DeploymentId;
+use blueprint_hub_provision_core::catalogue::Offer;
 use blueprint_hub_provision_core::lifecycle::{
     CreateDeploymentError, DeployError, Deployer, Deployment, Event, LifecycleStore, Order, Overview,
     Records, Wanted,
 };
-use blueprint_hub_provision_core::{Candidate, DeploymentId};
 use futures_util::future::{BoxFuture, FutureExt};
 use tokio::sync::{Notify, watch};
 use tracing::info;
@@ -33,7 +34,7 @@ impl fmt::Debug for Provisioner {
 }
 
 impl Provisioner {
-    async fn offers_of(&self, provider: String) -> Result<Vec<Candidate>, DeployError> {
+    async fn offers_of(&self, provider: String) -> Result<Vec<Offer>, DeployError> {
         let Some(way) = self.ways.get(&provider) else { return Err(DeployError::UnknownProvider(provider)) };
         if !way.is_closed() {
             let reason = "it failed again and again, and calls to it pause".to_owned();
@@ -41,11 +42,7 @@ impl Provisioner {
         }
         way.turn().await;
         let offers = way.call("offers", true, || way.provider.offers()).await;
-        let mut offers = offers.map_err(|error| DeployError::Provider { provider, reason: error.line() })?;
-        offers.sort_by(|one, other| {
-            (one.hourly, &one.plan, &one.region).cmp(&(other.hourly, &other.plan, &other.region))
-        });
-        Ok(offers)
+        offers.map_err(|error| DeployError::Provider { provider, reason: error.line() })
     }
 
     async fn deploy_one(&self, order: Order) -> Result<(Deployment, bool), DeployError> {
@@ -89,7 +86,7 @@ impl Provisioner {
 }
 
 impl Deployer for Provisioner {
-    fn offers(&self, provider: String) -> BoxFuture<'_, Result<Vec<Candidate>, DeployError>> {
+    fn offers(&self, provider: String) -> BoxFuture<'_, Result<Vec<Offer>, DeployError>> {
         self.offers_of(provider).boxed()
     }
 

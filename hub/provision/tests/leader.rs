@@ -9,6 +9,7 @@ use std::time::Duration;
 use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_types::{AgentId, HubId, JoinToken, Micros, Secret, ServiceKey, Timestamp};
 use blueprint_hub_provision::{Host, Leader, ProvisionConfig, Provisioner};
+use blueprint_hub_provision_core::catalogue::Offer;
 use blueprint_hub_provision_core::lifecycle::{
     BoundToken, CreateDeploymentError, Deployer, Deployment, Event, LifecycleStore, Order, Record,
     RecordState, Records, RecordsResult, Settings, Wanted,
@@ -125,6 +126,10 @@ impl Cloud {
         }
     }
 
+    fn listed(&self) -> Offer {
+        Offer::live(self.name, "small", "here", (1, 1024), Micros::new(5000))
+    }
+
     fn make(&self, spec: &InstanceSpec) -> Instance {
         // What is called for is stored before.
         let records = self.store.0.lock().unwrap().clone();
@@ -153,8 +158,8 @@ impl Provider for Cloud {
         self.name
     }
 
-    fn offers(&self) -> BoxFuture<'_, Result<Vec<Candidate>, ProviderError>> {
-        ready(Ok(vec![self.offer()])).boxed()
+    fn offers(&self) -> BoxFuture<'_, Result<Vec<Offer>, ProviderError>> {
+        ready(Ok(vec![self.listed()])).boxed()
     }
 
     fn list(&self) -> BoxFuture<'_, Result<Listing, ProviderError>> {

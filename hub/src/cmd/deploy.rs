@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::client::{ask, rows, text};
 use super::deployment::show;
+use super::offers::filter::{Filter, Query};
 use super::seconds;
 use crate::cli::Global;
 
@@ -21,6 +22,7 @@ const LOOK: Duration = Duration::from_millis(300);
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example: blueprint-hub deploy --name web --replicas 2 --service 7/42 --ttl 12h --yes --wait
+         blueprint-hub deploy --min-cpu 2 --min-memory 4 --budget 0.05 --dry-run
 The plan is shown with its price before anything is ordered. docs/provisioning.md explains states and time limits.
 Exit codes with --wait: 0 all machines joined, 6 not in time; the order stands."
 )]
@@ -31,15 +33,11 @@ pub(crate) struct Deploy {
     /// How many machines
     #[arg(long, default_value_t = 1)]
     replicas: u32,
-    /// Whose machines; the only provider there is, where not given
-    #[arg(long)]
-    provider: Option<String>,
-    /// The provider's name of the kind of machine; any, cheapest first, where not given
-    #[arg(long)]
-    plan: Option<String>,
-    /// The provider's name of the place
-    #[arg(long)]
-    region: Option<String>,
+    #[command(flatten)]
+    machine: Filter,
+    /// How to choose: cheapest, first-match, or preferred:NAME,NAME
+    #[arg(long, value_name = "HOW", conflicts_with_all = ["provider", "template"])]
+    strategy: Option<String>,
     /// Service that the machines offer, as BLUEPRINT/SERVICE
     #[arg(long)]
     service: Option<ServiceKey>,
@@ -62,12 +60,13 @@ pub(crate) struct Deploy {
 
 impl Deploy {
     pub(crate) fn run(self, global: &Global) -> Result<(), CliError> {
+        let mut machine = Query::default();
+        self.machine.write(&mut machine);
+        machine.text("strategy", self.strategy.as_deref());
         let mut body = json!({
             "name": self.name,
             "replicas": self.replicas,
-            "provider": self.provider,
-            "plan": self.plan,
-            "region": self.region,
+            "machine": machine.json(),
             "service": self.service,
             "ttl_secs": self.ttl,
             "dry_run": true,

@@ -1,6 +1,6 @@
 //! `providers`, `templates`, `offers` and `estimate-cost`: machines that can be ordered, and what they cost.
 
-mod filter;
+pub(in crate::cmd) mod filter;
 mod show;
 
 use std::path::PathBuf;
@@ -100,10 +100,10 @@ impl Providers {
 
 impl Templates {
     pub(crate) fn run(self, global: &Global) -> Result<(), CliError> {
-        let mut query = Query::new("/v1/templates");
+        let mut query = Query::default();
         query.flag("gpu", self.gpu);
         query.text("provider", self.provider.as_deref());
-        let answer = ask(global, "GET", &query.path()?, None)?;
+        let answer = ask(global, "GET", &query.path("/v1/templates")?, None)?;
         match global.output {
             Output::Json => print_json(&answer),
             Output::Table => show::templates(rows(&answer, "templates")).print(),
@@ -114,10 +114,10 @@ impl Templates {
 
 impl Offers {
     pub(crate) fn run(self, global: &Global) -> Result<(), CliError> {
-        let mut query = Query::new("/v1/offers");
+        let mut query = Query::default();
         self.filter.write(&mut query);
-        query.text("limit", Some(&self.limit.to_string()));
-        let answer = ask(global, "GET", &query.path()?, None)?;
+        query.number("limit", Some(self.limit));
+        let answer = ask(global, "GET", &query.path("/v1/offers")?, None)?;
         if global.output == Output::Json {
             print_json(&answer);
             return Ok(());
@@ -142,7 +142,7 @@ impl Offers {
 
 impl EstimateCost {
     pub(crate) fn run(self, global: &Global) -> Result<(), CliError> {
-        let mut query = Query::new("/v1/estimate");
+        let mut query = Query::default();
         self.filter.write(&mut query);
         if let Some(path) = &self.spec {
             let spec = std::fs::read_to_string(path).map_err(|error| {
@@ -152,14 +152,14 @@ impl EstimateCost {
             query.text("spec", Some(&spec));
         }
         query.text("strategy", self.strategy.as_deref());
-        query.text("replicas", Some(&self.replicas.to_string()));
-        query.text("hours", Some(&self.hours.to_string()));
+        query.number("replicas", Some(self.replicas));
+        query.number("hours", Some(self.hours));
         query.text("markup_percent", self.markup.as_deref());
         query.text("priority_percent", self.priority_premium.as_deref());
         query.text("sla_percent", self.sla_cost.as_deref());
         query.flag("configured", self.configured);
         query.flag("accept_stale", self.accept_stale_price);
-        let answer = ask(global, "GET", &query.path()?, None)?;
+        let answer = ask(global, "GET", &query.path("/v1/estimate")?, None)?;
         match global.output {
             Output::Json => print_json(&answer),
             Output::Table => show::estimate(&answer),

@@ -7,6 +7,8 @@ use blueprint_common_runtime::config::{Problems, Settings};
 use blueprint_common_types::Micros;
 use blueprint_hub_admin::Market;
 
+use super::ProvisionSettings;
+
 /// How prices are used.
 #[derive(Debug, Clone)]
 pub(crate) struct PriceConfig {
@@ -27,7 +29,11 @@ impl PriceConfig {
     }
 
     /// What is known of machines and prices.
-    pub(crate) fn market(&self) -> Arc<Market> {
-        Arc::new(Market::new(self.usd_per_eur, self.max_price_age_days, BTreeSet::new(), Vec::new()))
+    pub(crate) fn market(&self, provision: &ProvisionSettings) -> Arc<Market> {
+        let (names, own) = match provision.sim {
+            Some(_) => (BTreeSet::from(["sim".to_owned()]), blueprint_hub_provider_sim::offers()),
+            None => (BTreeSet::new(), Vec::new()),
+        };
+        Arc::new(Market::new(self.usd_per_eur, self.max_price_age_days, names, own))
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use blueprint_common_types::{ServiceKey, Timestamp};
 use futures_util::future::BoxFuture;
 
+use crate::catalogue::Offer;
 use crate::lifecycle::{Alarm, Deployment, Event, Records, RecordsError, Wanted};
 use crate::{Candidate, DeploymentId};
 
@@ -90,8 +91,8 @@ pub struct Overview {
 
 /// The provisioner, as the operator's side sees it.
 pub trait Deployer: Send + Sync {
-    /// What can be ordered of a provider, cheapest first.
-    fn offers(&self, provider: String) -> BoxFuture<'_, Result<Vec<Candidate>, DeployError>>;
+    /// What can be ordered of a provider, as it says now.
+    fn offers(&self, provider: String) -> BoxFuture<'_, Result<Vec<Offer>, DeployError>>;
 
     /// Stores what is wanted and begins with it; true where it is new. Resolves before any machine is ordered.
     fn deploy(&self, order: Order) -> BoxFuture<'_, Result<(Deployment, bool), DeployError>>;

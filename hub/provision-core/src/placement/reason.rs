@@ -1,5 +1,6 @@
 //! Why a machine does not do.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -86,6 +87,27 @@ impl Reason {
         }
     }
 
+    /// Of two machines that fail by the same check, which one is nearer: the higher.
+    pub(super) fn closeness(&self) -> u64 {
+        match self {
+            Self::Cpu { has, .. } => u64::from(*has),
+            Self::Memory { has_mib, .. } => *has_mib,
+            Self::Disk { has_gb, .. } => u64::from(*has_gb),
+            Self::Price { hourly, .. } => u64::MAX - hourly.get(),
+            Self::Stale { days } => u64::MAX - u64::from(*days),
+            Self::Discontinued(_)
+            | Self::NotConfigured
+            | Self::NotAsked
+            | Self::NoSpot
+            | Self::Region(_)
+            | Self::Arch(_)
+            | Self::Gpu(_)
+            | Self::Burstable
+            | Self::NoRate
+            | Self::Unavailable(_) => 0,
+        }
+    }
+
     /// A short word for metrics and programs.
     #[must_use]
     pub const fn code(&self) -> &'static str {
@@ -139,11 +161,12 @@ impl fmt::Display for Reason {
 pub(super) fn nearest(verdicts: &BTreeMap<&str, Verdict<'_>>) -> String {
     let near = verdicts.iter().filter_map(|(name, verdict)| match verdict {
         Verdict::Nearest { offer, reason } => {
-            Some((reason.stage(), std::cmp::Reverse(offer.on_demand), *name, offer, reason))
+            let near = (reason.stage(), reason.closeness(), Reverse(offer.on_demand), Reverse(*name));
+            Some((near, offer, reason))
         }
         Verdict::Fits { .. } | Verdict::Closed { .. } => None,
     });
-    if let Some((_, _, name, offer, reason)) = near.max_by(|a, b| (a.0, a.1, b.2).cmp(&(b.0, b.1, a.2))) {
+    if let Some(((.., Reverse(name)), offer, reason)) = near.max_by_key(|(near, ..)| *near) {
         return format!("nearest is {} of {name} in {}, which {reason}", offer.plan, offer.region);
     }
     let closed = verdicts.iter().map(|(name, verdict)| match verdict {

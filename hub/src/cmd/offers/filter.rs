@@ -2,6 +2,7 @@
 
 use blueprint_common_runtime::cli::CliError;
 use clap::Args;
+use serde_json::{Map, Value};
 
 /// What a machine has to have.
 #[derive(Debug, Args)]
@@ -46,60 +47,67 @@ pub(crate) struct Filter {
     #[arg(long, visible_alias = "budget", value_name = "USD")]
     max_price: Option<String>,
     /// Of this provider alone
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, visible_alias = "remote", value_name = "NAME")]
     provider: Option<String>,
     /// This plan of the provider alone
     #[arg(long, value_name = "NAME", requires = "provider")]
     plan: Option<String>,
+    /// A template of `blueprint-hub templates`: its provider and plan
+    #[arg(long, value_name = "ID", conflicts_with = "provider")]
+    template: Option<String>,
 }
 
 impl Filter {
     /// Adds what is asked for.
-    pub(super) fn write(&self, query: &mut Query) {
-        let number = |value: Option<u32>| value.map(|value| value.to_string());
+    pub(in crate::cmd) fn write(&self, query: &mut Query) {
         query.text("preset", self.preset.as_deref());
         query.text("cpu", self.min_cpu.as_deref());
         query.text("memory_gib", self.min_memory.as_deref());
-        query.text("disk_gb", number(self.min_disk).as_deref());
+        query.number("disk_gb", self.min_disk);
         query.text("gpu", self.gpu.as_deref());
-        query.text("gpu_count", number(self.gpu_count.map(u32::from)).as_deref());
-        query.text("min_vram_gib", number(self.min_vram).as_deref());
+        query.number("gpu_count", self.gpu_count.map(u32::from));
+        query.number("min_vram_gib", self.min_vram);
         query.text("region", self.region.as_deref());
         query.text("arch", self.arch.as_deref());
         query.flag("spot", self.spot);
         query.flag("no_burstable", self.no_burstable);
-        query.text("egress_gb", number(self.egress).as_deref());
+        query.number("egress_gb", self.egress);
         query.text("max_price", self.max_price.as_deref());
         query.text("provider", self.provider.as_deref());
         query.text("plan", self.plan.as_deref());
+        query.text("template", self.template.as_deref());
     }
 }
 
-/// A path with its query.
-pub(super) struct Query {
-    path: &'static str,
-    fields: Vec<(&'static str, String)>,
-}
+/// Fields of a question, as a query or as JSON.
+#[derive(Default)]
+pub(in crate::cmd) struct Query(Map<String, Value>);
 
 impl Query {
-    pub(super) const fn new(path: &'static str) -> Self {
-        Self { path, fields: Vec::new() }
+    /// Adds a field where it has a value.
+    pub(in crate::cmd) fn text(&mut self, name: &str, value: Option<&str>) {
+        self.0.extend(value.map(|value| (name.to_owned(), value.into())));
     }
 
-    /// Adds a field where it has a value.
-    pub(super) fn text(&mut self, name: &'static str, value: Option<&str>) {
-        self.fields.extend(value.map(|value| (name, value.to_owned())));
+    /// Adds a number where there is one.
+    pub(in crate::cmd) fn number(&mut self, name: &str, value: Option<u32>) {
+        self.0.extend(value.map(|value| (name.to_owned(), value.into())));
     }
 
     /// Adds a field where it is on.
-    pub(super) fn flag(&mut self, name: &'static str, is_on: bool) {
-        self.text(name, is_on.then_some("true"));
+    pub(in crate::cmd) fn flag(&mut self, name: &str, is_on: bool) {
+        self.0.extend(is_on.then(|| (name.to_owned(), true.into())));
     }
 
-    /// Both, encoded.
-    pub(super) fn path(self) -> Result<String, CliError> {
-        let query = serde_urlencoded::to_string(&self.fields)
+    /// As the query of `path`.
+    pub(in crate::cmd) fn path(&self, path: &str) -> Result<String, CliError> {
+        let query = serde_urlencoded::to_string(&self.0)
             .map_err(|error| CliError::usage(format!("the options have no form in a query: {error}")))?;
-        Ok(format!("{}?{query}", self.path))
+        Ok(format!("{path}?{query}"))
+    }
+
+    /// As a JSON object.
+    pub(in crate::cmd) fn json(self) -> Value {
+        Value::Object(self.0)
     }
 }

@@ -116,6 +116,40 @@ fn two_machines_are_ordered_serve_are_switched_off_and_on_and_end() -> Result<()
     Ok(())
 }
 
+/// From a question about prices to a machine, in two commands.
+#[test]
+fn what_offers_shows_is_what_deploy_orders() -> Result<()> {
+    let hub = Hub::start(&QUICK)?;
+    let found = hub.json(&["offers", "--min-cpu", "2", "--min-memory", "4", "--max-price", "0.05"])?;
+    let own = rows(&found, "/offers")?.iter().find(|offer| offer["configured"] == true);
+    let own = own.with_context(|| format!("a machine of the simulated cloud in {found}"))?;
+    ensure!(text(own, "/plan")? == "sim-medium" && text(own, "/freshness")? == "live", "{own}");
+
+    let machine = ["--min-cpu", "2", "--min-memory", "4", "--budget", "0.05"];
+    let id = deploy(&hub, &[machine.as_slice(), &["--wait"]].concat())?;
+    let shown = deployment(&hub, &id)?;
+    let instance = rows(&shown, "/instances")?.first().context("a machine")?;
+    ensure!(text(instance, "/offer/plan")? == "sim-medium" && nodes(&hub)?.len() == 1, "{shown}");
+
+    let nothing = |options: &[&str], word: &str| {
+        let finished = hub.command(&["deploy", "--yes"])?.args(options).run(SETTLED)?;
+        ensure!(
+            finished.code != Some(0) && finished.stderr.contains(word),
+            "{options:?}: {}",
+            finished.stderr
+        );
+        Ok(())
+    };
+    nothing(&["--min-cpu", "64"], "has 4 of 64.00 processors")?;
+    nothing(&["--budget", "0"], "costs 0.005 an hour, more than 0.00")?;
+    nothing(&["--region", "atlantis"], "atlantis")?;
+    nothing(&["--provider", "aws"], "this hub has sim")?;
+    nothing(&["--template", "hive-large"], "this hub has sim")?;
+    nothing(&["--template", "hive-huge"], "blueprint-hub templates")?;
+    ensure!(machines(&hub)?.len() == 1, "what was refused was ordered");
+    Ok(())
+}
+
 #[test]
 fn a_hub_killed_at_any_moment_ends_with_exactly_the_machines_wanted() -> Result<()> {
     let runs = seconds_from("BLUEPRINT_TEST_KILLS", 20)?.as_secs();
