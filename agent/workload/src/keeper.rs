@@ -170,7 +170,8 @@ impl Keeper {
         let mut reader = BufReader::new(read);
         let mut line = Vec::new();
         (&mut reader).take(MAX_BYTES).read_until(b'\n', &mut line).await?;
-        let errand: Errand = serde_json::from_slice(&line)?;
+        let mut errand: Errand = serde_json::from_slice(&line)?;
+        errand.launch.keeper = std::process::id();
         let mut child =
             Command::new("/proc/self/exe").arg(ARGUMENT).env_clear().stdin(Stdio::piped()).spawn()?;
         let text = serde_json::to_vec(&errand.launch)?;
@@ -178,9 +179,16 @@ impl Keeper {
             // Where the process is gone already, its exit says why.
             let _ = stdin.write_all(&text);
         }
-        agent.write_all(News::Started(child.id()).line().as_bytes()).await?;
+        let started = News::Started(child.id()).line();
         let grace = Duration::from_secs(errand.grace_secs).min(LONGEST_GRACE);
-        Ok(Self { child, grace, orders: reader.lines(), children, asked })
+        let mut keeper = Self { child, grace, orders: reader.lines(), children, asked };
+        if let Err(error) = agent.write_all(started.as_bytes()).await {
+            // The agent is gone, or did not wait: nobody knows of what was started.
+            let own = i32::try_from(std::process::id()).map_err(io::Error::other)?;
+            tree::kill_until_none(|| keeper.left(own), KILL_WITHIN);
+            return Err(error);
+        }
+        Ok(keeper)
     }
 
     /// Waits for the end of the workload's process, and does meanwhile what it is told.

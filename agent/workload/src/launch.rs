@@ -36,6 +36,9 @@ pub const EXIT_CODE: u8 = 126;
 /// What the process becomes, and what it gives up before.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Launch {
+    /// Number of the process above it, without which it does not start; its keeper writes it.
+    #[serde(default)]
+    pub keeper: u32,
     /// Absolute path.
     pub program: PathBuf,
     /// Arguments without the program.
@@ -110,7 +113,6 @@ pub(crate) fn say(text: &str) {
 }
 
 fn try_become() -> Result<Infallible, LaunchError> {
-    let keeper = getppid();
     let mut text = Vec::new();
     std::io::stdin().take(MAX_BYTES).read_to_end(&mut text).map_err(LaunchError::Read)?;
     let launch: Launch = serde_json::from_slice(&text).map_err(LaunchError::Damaged)?;
@@ -138,7 +140,8 @@ fn try_become() -> Result<Infallible, LaunchError> {
     }
     // After the change of its user, which takes this back. It counts for this process alone, not for its children.
     set_pdeathsig(Signal::SIGKILL).map_err(system("end with its keeper"))?;
-    if getppid() != keeper {
+    // The number comes from the keeper itself: one that ended before this was read is not mistaken for who took its place.
+    if u32::try_from(getppid().as_raw()) != Ok(launch.keeper) {
         return Err(LaunchError::Alone);
     }
     if let Some(confinement) = &launch.confinement {

@@ -114,6 +114,7 @@ pub(crate) fn launch(start: Start<'_>, program: PathBuf, group: Option<&Cgroup>)
     let is_confined = spec.sandbox.landlock && spec.sandbox.no_new_privileges;
     let confinement = is_confined.then(|| confinement(&program, folders));
     Launch {
+        keeper: 0,
         program,
         args: arguments(spec),
         env,
