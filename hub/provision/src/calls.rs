@@ -7,7 +7,7 @@ use blueprint_common_types::{HubId, JoinToken, ServiceKey, Timestamp};
 use blueprint_hub_provision_core::lifecycle::{BoundToken, CreateAnswer, LifecycleStore, Record};
 use blueprint_hub_provision_core::{ErrorClass, InstanceSpec, Listing, ProviderError, Tags};
 use tokio::time::Instant;
-use tracing::error;
+use tracing::{error, info};
 
 use crate::Host;
 use crate::lane::Way;
@@ -63,9 +63,16 @@ impl Creation {
             expires_at: now.plus(token_ttl),
             service,
         };
-        if let Err(error) = store.begin_call(Record::clone(&record), bound).await {
-            error!(instance = %record.key, error = chain(&error), "nothing is ordered: the store failed");
-            return Ended::Created { provider, record, answer: None };
+        match store.begin_call(Record::clone(&record), bound).await {
+            Ok(true) => {}
+            Ok(false) => {
+                info!(instance = %record.key, "nothing is ordered: it is not wanted any more");
+                return Ended::Created { provider, record, answer: None };
+            }
+            Err(error) => {
+                error!(instance = %record.key, error = chain(&error), "nothing is ordered: the store failed");
+                return Ended::Created { provider, record, answer: None };
+            }
         }
         let spec = InstanceSpec {
             key: record.key.clone(),

@@ -67,8 +67,8 @@ impl LifecycleStore for Memory {
         ready(Ok(())).boxed()
     }
 
-    fn begin_call(&self, record: Record, _: BoundToken) -> BoxFuture<'_, RecordsResult<()>> {
-        self.save_instance(record)
+    fn begin_call(&self, record: Record, _: BoundToken) -> BoxFuture<'_, RecordsResult<bool>> {
+        self.save_instance(record).map(|saved| saved.map(|()| true)).boxed()
     }
 
     fn note_removal(&self, _: InstanceKey, _: String, _: Timestamp) -> BoxFuture<'_, RecordsResult<()>> {

@@ -71,7 +71,7 @@ impl LifecycleStore for SqliteStore {
         Box::pin(async move { told(ACTION, self.queue.call(ACTION, move |db| save(db, &record)).await) })
     }
 
-    fn begin_call(&self, record: Record, token: BoundToken) -> BoxFuture<'_, RecordsResult<()>> {
+    fn begin_call(&self, record: Record, token: BoundToken) -> BoxFuture<'_, RecordsResult<bool>> {
         const ACTION: &str = "store a machine and its join token";
         Box::pin(
             async move { told(ACTION, self.queue.call(ACTION, move |db| begin(db, &record, &token)).await) },
@@ -180,6 +180,13 @@ fn save(db: &Connection, record: &Record) -> DbResult<()> {
     let sql = "SELECT state, attempt, reason FROM instances WHERE key = ?1";
     let before: Option<(String, u32, String)> =
         db.query_row(sql, params![key], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).optional()?;
+    if let Some((state, _, _)) = &before
+        && !may_become(state, record.state)
+    {
+        let sql = "UPDATE instances SET provider_id = coalesce(?2, provider_id) WHERE key = ?1";
+        db.execute(sql, params![key, record.provider_id])?;
+        return Ok(());
+    }
     let sql = "INSERT INTO instances \
                (key, deployment, number, provider, plan, region, spot, hourly, state, attempt, created_at, since, \
                 called_at, provider_id, reason) \
@@ -221,6 +228,19 @@ fn save(db: &Connection, record: &Record) -> DbResult<()> {
     Ok(())
 }
 
+/// Whether a machine in the stored state may become what it is to be: an answer that was on its way does not take back a
+/// decision to end it.
+fn may_become(stored: &str, next: RecordState) -> bool {
+    let is = |state: RecordState| stored == state.label();
+    let is_ended = is(RecordState::Gone) || is(RecordState::Lost) || is(RecordState::Failed);
+    match next {
+        RecordState::Planned | RecordState::Calling | RecordState::Created | RecordState::Active => {
+            !is_ended && !is(RecordState::Deleting)
+        }
+        RecordState::Deleting | RecordState::Gone | RecordState::Lost | RecordState::Failed => true,
+    }
+}
+
 fn audit_instance(db: &Connection, record: &Record) -> DbResult<()> {
     let Candidate { provider, plan, region, hourly, .. } = &record.candidate;
     let (kind, detail) = match record.state {
@@ -243,7 +263,16 @@ fn audit_instance(db: &Connection, record: &Record) -> DbResult<()> {
     audit::append(db, AuditEvent::new(kind, &record.key, detail), record.since)
 }
 
-fn begin(db: &Connection, record: &Record, token: &BoundToken) -> DbResult<()> {
+fn begin(db: &Connection, record: &Record, token: &BoundToken) -> DbResult<bool> {
+    let sql = "SELECT count(*) FROM instances JOIN deployments ON deployments.id = instances.deployment \
+               WHERE instances.key = ?1 AND instances.attempt = ?2 AND instances.state IN (?3, ?4) \
+                AND deployments.wanted = ?5";
+    let (planned, calling) = (RecordState::Planned.label(), RecordState::Calling.label());
+    let before = record.attempt.saturating_sub(1);
+    let values = params![record.key.as_str(), before, planned, calling, Wanted::Running.label()];
+    if db.query_row(sql, values, |row| row.get::<_, u32>(0))? == 0 {
+        return Ok(false);
+    }
     save(db, record)?;
     let services = ServiceGrant::Only(token.service.into_iter().collect());
     let row = JoinTokenRecord {
@@ -260,7 +289,7 @@ fn begin(db: &Connection, record: &Record, token: &BoundToken) -> DbResult<()> {
     tokens::create_join(db, &row)?;
     let sql = "UPDATE join_tokens SET instance = ?2, attempt = ?3 WHERE id = ?1";
     db.execute(sql, params![token.id.to_string(), record.key.as_str(), token.attempt])?;
-    Ok(())
+    Ok(true)
 }
 
 /// Notes which agent joined as a machine; false where that machine is not to join, or has joined.

@@ -70,7 +70,8 @@ impl ClockWatch {
     pub fn handle_cloud_time(&mut self, cloud: Timestamp, wall: Timestamp, running: Duration) {
         let Some(doubt) = &mut self.doubt else { return };
         if cloud.distance(wall) > MAX_CLOCK_STEP {
-            doubt.agreed = 0;
+            // An even hour counts only while no cloud says otherwise.
+            *doubt = Doubt { since: (wall, running), agreed: 0 };
             return;
         }
         doubt.agreed = doubt.agreed.saturating_add(1);
@@ -100,6 +101,19 @@ mod tests {
 
     fn at(minutes: u64) -> Timestamp {
         Timestamp::from_millis(1_000_000_000_000 + minutes * 60_000)
+    }
+
+    #[test]
+    fn a_clock_that_a_cloud_contradicts_is_not_believed_because_it_goes_evenly() {
+        let mut clock = ClockWatch::new(None, at(0), Duration::ZERO);
+        clock.tick(at(1), MINUTE);
+        let ahead = 365 * 24 * 60;
+        for minute in 2..200 {
+            let (wall, running) = (at(minute + ahead), MINUTE * u32::try_from(minute).unwrap());
+            assert_eq!(clock.tick(wall, running), at(minute), "{minute}");
+            clock.handle_cloud_time(at(minute), wall, running);
+            assert!(!clock.is_trusted(), "{minute}");
+        }
     }
 
     #[test]

@@ -60,7 +60,7 @@ pub struct BoundToken {
     pub attempt: u32,
     /// From this time on it is refused.
     pub expires_at: Timestamp,
-    /// The service that the machine may offer; `None` for those that no other machine has.
+    /// The service that the machine may offer; `None` for none.
     pub service: Option<ServiceKey>,
 }
 
@@ -101,10 +101,14 @@ pub trait LifecycleStore: Send + Sync {
     ) -> BoxFuture<'_, RecordsResult<Option<Deployment>>>;
 
     /// Stores a machine, new or changed, all but its agent. Tokens of one that may not join any more become void.
+    ///
+    /// A machine that ended stays ended, and one that is being deleted goes on being so: of what comes later for it only
+    /// the cloud's name of it is kept.
     fn save_instance(&self, record: Record) -> BoxFuture<'_, RecordsResult<()>>;
 
-    /// Stores a machine as about to be called for, and the token that it will join with.
-    fn begin_call(&self, record: Record, token: BoundToken) -> BoxFuture<'_, RecordsResult<()>>;
+    /// Stores a machine as about to be called for, and the token that it will join with. False, and nothing is stored, where
+    /// it is not wanted any more or something else became of it since the call was decided on.
+    fn begin_call(&self, record: Record, token: BoundToken) -> BoxFuture<'_, RecordsResult<bool>>;
 
     /// Writes an audit row about a machine that no record wants and that is about to be deleted.
     fn note_removal(

@@ -64,7 +64,7 @@ async fn call(store: &SqliteStore, record: &Record) -> (Record, JoinToken) {
         expires_at: NOW.plus(15 * MINUTE),
         service: None,
     };
-    store.begin_call(record.clone(), bound).await.unwrap();
+    assert!(store.begin_call(record.clone(), bound).await.unwrap());
     (record, token)
 }
 
@@ -97,6 +97,40 @@ async fn fifty_requests_with_one_key_are_one_deployment() {
     let again = store.create_deployment(deployment(70, "key")).await.unwrap();
     assert_eq!(again, (answers[0].0.clone(), false));
     assert_eq!(store.load_lifecycle().await.unwrap().deployments.len(), 1);
+}
+
+/// A call waits for its turn while its deployment is ended, and an answer comes after that.
+#[tokio::test]
+async fn what_was_ended_is_neither_called_for_nor_brought_back_by_an_answer() {
+    let (_dir, store) = store();
+    let (stored, _) = store.create_deployment(deployment(1, "key")).await.unwrap();
+    let planned = record(&stored);
+    store.save_instance(planned.clone()).await.unwrap();
+    let second = Record { key: InstanceKey::of(&stored.id, 2), number: 2, ..planned.clone() };
+    store.save_instance(second.clone()).await.unwrap();
+    let (called, _) = call(&store, &second).await;
+    store.set_wanted(stored.id.clone(), Wanted::Gone, "a test".to_owned(), NOW).await.unwrap();
+    store.save_instance(called.turned(RecordState::Deleting, "unwanted", NOW)).await.unwrap();
+
+    let late = Record { attempt: 1, ..planned.turned(RecordState::Calling, "", NOW) };
+    let token = JoinToken::random().unwrap();
+    let expires_at = NOW.plus(15 * MINUTE);
+    let bound = BoundToken { id: token.id(), hash: token.hash(), attempt: 1, expires_at, service: None };
+    assert!(
+        !store.begin_call(late, bound).await.unwrap(),
+        "a machine of a deployment that ended is called for"
+    );
+    let mut made = called.turned(RecordState::Created, "", NOW);
+    made.provider_id = Some("sim/2".to_owned());
+    store.save_instance(made).await.unwrap();
+    let records = store.load_lifecycle().await.unwrap().instances;
+    let state = |key: &InstanceKey| records.get(key).map(|it| (it.state, it.provider_id.clone()));
+    assert_eq!(state(&planned.key), Some((RecordState::Planned, None)));
+    assert_eq!(state(&second.key), Some((RecordState::Deleting, Some("sim/2".to_owned()))));
+    store.save_instance(called.turned(RecordState::Gone, "", NOW)).await.unwrap();
+    store.save_instance(called.turned(RecordState::Created, "", NOW)).await.unwrap();
+    let records = store.load_lifecycle().await.unwrap().instances;
+    assert_eq!(records.get(&second.key).map(|it| it.state), Some(RecordState::Gone));
 }
 
 #[tokio::test]
@@ -150,6 +184,7 @@ async fn every_step_survives_a_restart_and_is_told_in_history_and_audit() {
 async fn a_token_is_good_for_its_own_machine_once_and_while_that_is_wanted() {
     let (_dir, store) = store();
     let (stored, _) = store.create_deployment(deployment(1, "key")).await.unwrap();
+    store.save_instance(record(&stored)).await.unwrap();
     let (called, first) = call(&store, &record(&stored)).await;
     let (called, second) = call(&store, &called).await;
     let key = called.key.as_str();
@@ -164,6 +199,7 @@ async fn a_token_is_good_for_its_own_machine_once_and_while_that_is_wanted() {
     assert_eq!((joined.agent, joined.agent_attempt, agent.id), (Some(id(2)), 2, id(2)));
 
     let two = Record { key: InstanceKey::of(&stored.id, 2), number: 2, ..record(&stored) };
+    store.save_instance(two.clone()).await.unwrap();
     let (called, token) = call(&store, &two).await;
     store.save_instance(called.turned(RecordState::Deleting, "terminated", NOW)).await.unwrap();
     assert_eq!(refusal(&store, joins(4, &token, called.key.as_str())).await, JoinRefusal::Used);

@@ -24,7 +24,7 @@ impl Case<'_> {
 
 impl Reconciler {
     /// What is to be done for the machines of one provider. `listed` was asked for after the last call to it had
-    /// ended, and after `view` was read.
+    /// ended, and no call to it is under way.
     pub fn plan_provider(&mut self, provider: &str, listed: &[Instance], view: &View<'_>) -> Vec<Action> {
         let mut actions = Vec::new();
         let mut alarms = BTreeSet::new();
@@ -111,6 +111,18 @@ impl Reconciler {
             Some(_) => attempt(instance) == Some(record.agent_attempt),
             None => record.provider_id.as_ref() == Some(&instance.provider_id),
         };
+        let twins: BTreeSet<_> = case
+            .seen
+            .iter()
+            .filter(|instance| is_own(instance))
+            .map(|instance| &instance.provider_id)
+            .collect();
+        if twins.len() > 1 {
+            // A cloud that refused a call and made it all the same: which of them joined with the call's token is not
+            // known, and each is billed.
+            let record = record.turned(RecordState::Deleting, "its cloud made it more than once", now);
+            return case.delete_all(&record, Why::Duplicate);
+        }
         let own = case.seen.iter().copied().find(|instance| is_own(instance));
         let others: Vec<_> = case.seen.iter().copied().filter(|instance| !is_own(instance)).collect();
         if own.is_none() && !others.is_empty() {

@@ -221,6 +221,16 @@ fn a_machine_that_answers_is_not_lost_because_a_list_leaves_it_out() {
     assert_eq!(sim.later(MINUTE)[..2], [("evict", Why::Doomed), ("save", Why::Missing)]);
 }
 
+/// A cloud refused the call and made a machine all the same, and made another when it was asked again.
+#[test]
+fn two_machines_of_one_call_are_both_replaced_although_one_has_joined() {
+    let mut sim = Sim::new();
+    let key = sim.active();
+    sim.list(&key, HUB).provider_id = "sim/twin".to_owned();
+    assert_eq!(sim.later(MINUTE), [("delete", Why::Duplicate), ("delete", Why::Duplicate)]);
+    assert_eq!(sim.records.get(&key).unwrap().state, RecordState::Deleting);
+}
+
 #[test]
 fn what_is_wanted_stopped_is_switched_off_and_on_again() {
     let mut sim = Sim::new();
