@@ -34,7 +34,7 @@ use crate::shared::{JOINS_AT_ONCE, JoinGate, Shared, StrangerBudget};
 use crate::tls::HandshakeFailure;
 use crate::{
     Authority, Blueprints, LaunchersHandle, Peers, PushedFiles, RegistrarHandle, TlsError, TunnelFacts,
-    WorkloadsHandle, artefact, carrier_config, control_config, rpc, workload,
+    WorkloadsHandle, artefact, carrier_config, control_config, find, rpc, workload,
 };
 
 /// A handshake that takes longer is cut.
@@ -145,6 +145,7 @@ impl ControlPlane {
             rpc_idle: config.rpc_idle,
             bridge_calls: Mutex::new(Buckets::new(workload::BRIDGE_CALLS, MAX_KEYS)),
             reports: Mutex::new(Buckets::new(session::REPORTS, MAX_KEYS)),
+            finds: Mutex::new(Buckets::new(find::FINDS, MAX_KEYS)),
             told: Mutex::new(Told::new(Instant::now())),
             rpc_port: config.rpc_port.unwrap_or(0),
             launchers: config.launchers,

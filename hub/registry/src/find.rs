@@ -5,9 +5,10 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use blueprint_common_types::{AgentId, Health, ServiceKey, WgPublicKey};
-use blueprint_hub_registry_core::{Agent, AuditEvent, AuditKind, RegistrySnapshot};
+use blueprint_hub_registry_core::{Agent, AuditEvent, AuditKind, Rate, RegistrySnapshot};
 use blueprint_proto::v1;
 use blueprint_proto::v1::find_request::What;
 use tonic::Status;
@@ -18,6 +19,10 @@ use crate::status;
 
 /// Most places of one answer.
 const MAX_PLACES: usize = 16;
+
+/// Questions of one agent: enough for a program that asks before each of its connections, and too few to search names and
+/// ports.
+pub(crate) const FINDS: Rate = Rate { burst: 512, every: Duration::from_millis(20) };
 
 /// Longest name of a machine that is looked at, in bytes.
 const MAX_NODE_BYTES: usize = 64;
@@ -56,6 +61,14 @@ pub(crate) async fn find(
     agent: &Agent,
     request: v1::FindRequest,
 ) -> Result<v1::FindResponse, Status> {
+    if !shared.finds.lock().take(agent.id, Instant::now()) {
+        shared.metrics.refused("find_too_many");
+        return Err(Status::resource_exhausted(format!(
+            "this machine asks too often where things are; {} questions at once and one every {} ms are taken",
+            FINDS.burst,
+            FINDS.every.as_millis(),
+        )));
+    }
     let snapshot = shared.registrar.snapshot();
     let may = |to: &WgPublicKey, port| shared.tunnel.may_connect(&agent.wireguard_key, to, port);
     let (subject, found) = match request.what.ok_or_else(|| status::bad_request("nothing is asked for"))? {

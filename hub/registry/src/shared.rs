@@ -111,6 +111,8 @@ pub(crate) struct Shared {
     pub(crate) bridge_calls: Mutex<Buckets<ServiceKey>>,
     /// Reports of workloads, by the agent.
     pub(crate) reports: Mutex<Buckets<AgentId>>,
+    /// Questions where something is, by the agent.
+    pub(crate) finds: Mutex<Buckets<AgentId>>,
     /// Refusals that were told in this minute.
     pub(crate) told: Mutex<Told>,
     /// What the packets go by.
