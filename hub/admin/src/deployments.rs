@@ -16,6 +16,7 @@ use blueprint_hub_provision_core::{Candidate, DeploymentId};
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tracing::warn;
 
 use self::view::{offer, summary, whole};
 use crate::AdminState;
@@ -173,9 +174,19 @@ fn providers(state: &AdminState, named: Option<&str>) -> Result<Vec<String>, Api
 async fn choose(state: &AdminState, asked: &CreateDeployment) -> Result<Vec<Candidate>, ApiError> {
     let market = &state.market;
     let understood = asked.machine.clone().understand(market)?;
-    let mut offers = Vec::new();
+    let (mut offers, mut failed) = (Vec::new(), None);
     for provider in providers(state, understood.provider())? {
-        offers.extend(state.hub.deployer().offers(provider).await?);
+        // One provider that does not answer does not keep the others from being asked.
+        match state.hub.deployer().offers(provider).await {
+            Ok(own) => offers.extend(own),
+            Err(error) => {
+                warn!(%error, "left out of the choice");
+                failed = Some(error);
+            }
+        }
+    }
+    if let (true, Some(error)) = (offers.is_empty(), failed) {
+        return Err(error.into());
     }
     let names: BTreeSet<_> = offers
         .iter()

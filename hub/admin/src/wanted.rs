@@ -131,7 +131,7 @@ impl Wanted {
             spec.memory_bytes = gib.share(1 << 30, 1_000_000).get();
         }
         if let Some(gb) = self.disk_gb {
-            spec.storage_bytes = u64::from(gb) << 30;
+            spec.storage_bytes = u64::from(gb) * 1_000_000_000;
         }
         if self.gpu.is_some() || self.gpu_count.is_some() || self.min_vram_gib.is_some() {
             let kind = self.gpu.clone().filter(|kind| kind != "any");

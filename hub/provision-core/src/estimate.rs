@@ -60,7 +60,7 @@ impl CostReport {
         usd_per_eur: Option<Micros>,
         terms: &Terms,
     ) -> Option<Self> {
-        let base = Total::of(choice.offer, false, demand, usd_per_eur)?;
+        let base = Total::of(choice.offer, false, demand, usd_per_eur, terms.replicas)?;
         let actual = choice.total.hourly();
         let part = |permille: u32| actual.share(permille.into(), 1000);
         let (markup, priority_premium, sla_cost) =

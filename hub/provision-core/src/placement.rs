@@ -89,7 +89,8 @@ pub struct Question<'a> {
     pub usd_per_eur: Option<Micros>,
     /// Today.
     pub today: Day,
-    /// Days after which a price that was not asked for is not relied on; `None` to rely on every one.
+    /// Days after which a price that was not asked for is not relied on; nor is then one that only the specification
+    /// states, unless its provider is named. `None` to rely on every one.
     pub max_age_days: Option<u32>,
     /// What cannot be had just now.
     pub unavailable: &'a [Unavailable],
@@ -299,7 +300,12 @@ fn check(offer: &Offer, spot: bool, question: &Question<'_>) -> Result<Total, Re
         return Err(Reason::NotAsked);
     }
     demand.check(offer)?;
-    let total = Total::of(offer, spot, demand, question.usd_per_eur).ok_or(Reason::NoRate)?;
+    let total =
+        Total::of(offer, spot, demand, question.usd_per_eur, question.replicas).ok_or(Reason::NoRate)?;
+    let is_named = matches!(question.strategy, Strategy::Pinned { .. });
+    if question.max_age_days.is_some() && offer.kind == PriceKind::Template && !is_named {
+        return Err(Reason::Unchecked);
+    }
     let age = offer.as_of.days_until(question.today);
     if question.max_age_days.is_some_and(|most| age > most) && offer.kind != PriceKind::Live {
         return Err(Reason::Stale { days: age });

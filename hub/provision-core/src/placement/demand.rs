@@ -2,7 +2,10 @@
 
 use crate::catalogue::{GpuKind, Offer, facts, region_matches};
 use crate::placement::Reason;
-use crate::resource::{ArchChoice, GIB, GpuSpec, MIB, ResourceSpec};
+use crate::resource::{ArchChoice, GpuSpec, MIB, ResourceSpec};
+
+/// Bytes of a GB, as disks and traffic are sold.
+const GB: u64 = 1_000_000_000;
 
 /// Memory of the agent and the system, in MiB; a service's own comes on top.
 const AGENT_MEMORY_MIB: u64 = 128;
@@ -43,13 +46,13 @@ impl Demand {
         Self {
             cpu_millis: spec.cpu_millis,
             memory_mib: spec.memory_bytes.div_ceil(MIB),
-            disk_gb: gb(spec.storage_bytes.div_ceil(GIB)),
+            disk_gb: gb(spec.storage_bytes.div_ceil(GB)),
             gpu: spec.gpu.clone(),
             arch: spec.arch,
             region: spec.region.clone(),
             allow_spot: spec.allow_spot,
             allow_burstable: spec.allow_burstable,
-            egress_gb: spec.egress_gib_month,
+            egress_gb: gb((u64::from(spec.egress_gib_month) << 30).div_ceil(GB)),
         }
     }
 
@@ -61,7 +64,7 @@ impl Demand {
         let listed = memory.saturating_mul(1000).div_ceil(1000 - KEPT_MEMORY_PERMILLE);
         Self {
             memory_mib: listed,
-            disk_gb: gb(spec.storage_bytes.div_ceil(GIB).saturating_add(SYSTEM_DISK_GB)),
+            disk_gb: gb(spec.storage_bytes.div_ceil(GB).saturating_add(SYSTEM_DISK_GB)),
             ..Self::machine(spec)
         }
     }
@@ -108,7 +111,8 @@ impl Demand {
     /// GB of disk that have to be bought beside the plan's own.
     pub(super) fn missing_disk_gb(&self, offer: &Offer) -> u32 {
         let loses = facts(&offer.provider).is_some_and(|facts| facts.extras.loses_own_disk);
-        if loses { self.disk_gb } else { self.disk_gb.saturating_sub(offer.disk_gb) }
+        // Where there is no disk that lasts, one is bought for the system at least.
+        if loses { self.disk_gb.max(gb(SYSTEM_DISK_GB)) } else { self.disk_gb.saturating_sub(offer.disk_gb) }
     }
 }
 
@@ -128,8 +132,8 @@ mod tests {
     fn a_service_gets_what_it_asked_for_beside_the_system() {
         let spec = ResourceSpec::preset("recommended").unwrap();
         let (machine, service) = (Demand::machine(&spec), Demand::service(&spec));
-        assert_eq!((machine.memory_mib, machine.disk_gb), (4096, 50));
-        assert_eq!((service.memory_mib, service.disk_gb), (4567, 58));
+        assert_eq!((machine.memory_mib, machine.disk_gb), (4096, 54));
+        assert_eq!((service.memory_mib, service.disk_gb), (4567, 62));
         assert_eq!(machine.cpu_millis, service.cpu_millis);
         // What remains of the listed memory is enough.
         assert!(service.memory_mib * 925 / 1000 >= 4096 + 128);

@@ -52,6 +52,8 @@ pub enum Reason {
     },
     /// Its price is in euro, and no rate is set.
     NoRate,
+    /// Its price is the specification's, and its provider was never asked for it.
+    Unchecked,
     /// Its price is too old to rely on.
     Stale {
         /// Its age.
@@ -81,7 +83,7 @@ impl Reason {
             Self::Memory { .. } => 6,
             Self::Disk { .. } => 7,
             Self::NoRate => 8,
-            Self::Stale { .. } => 9,
+            Self::Unchecked | Self::Stale { .. } => 9,
             Self::Price { .. } => 10,
             Self::Unavailable(_) => 11,
         }
@@ -104,6 +106,7 @@ impl Reason {
             | Self::Gpu(_)
             | Self::Burstable
             | Self::NoRate
+            | Self::Unchecked
             | Self::Unavailable(_) => 0,
         }
     }
@@ -124,6 +127,7 @@ impl Reason {
             Self::Memory { .. } => "memory",
             Self::Disk { .. } => "disk",
             Self::NoRate => "no_rate",
+            Self::Unchecked => "unchecked_price",
             Self::Stale { .. } => "stale_price",
             Self::Price { .. } => "price",
             Self::Unavailable(_) => "unavailable",
@@ -150,6 +154,7 @@ impl fmt::Display for Reason {
             Self::Memory { has_mib, wanted_mib } => write!(f, "has {has_mib} of {wanted_mib} MiB of memory"),
             Self::Disk { has_gb, wanted_gb } => write!(f, "has {has_gb} of {wanted_gb} GB of disk"),
             Self::NoRate => f.write_str("has a price in euro, and provision.usd_per_eur is not set"),
+            Self::Unchecked => f.write_str("has a price that its provider was not asked for"),
             Self::Stale { days } => write!(f, "has a price that is {days} days old"),
             Self::Price { hourly, most } => write!(f, "costs {hourly} an hour, more than {most}"),
             Self::Unavailable(why) => write!(f, "cannot be had: {why}"),

@@ -32,7 +32,7 @@ fn machine(cpu_millis: u32, memory_gib: u64, change: impl FnOnce(&mut ResourceSp
     let mut spec = ResourceSpec {
         cpu_millis,
         memory_bytes: memory_gib * GIB,
-        storage_bytes: GIB,
+        storage_bytes: 1_000_000_000,
         ..ResourceSpec::default()
     };
     change(&mut spec);
@@ -249,12 +249,14 @@ fn naive<'a>(
                 && offer.memory_mib >= demand.memory_mib;
             let extras = facts(&offer.provider).unwrap().extras;
             let missing = if extras.loses_own_disk {
-                demand.disk_gb
+                demand.disk_gb.max(8)
             } else {
                 demand.disk_gb.saturating_sub(offer.disk_gb)
             };
             let disk_ok = missing == 0 || extras.disk_gb_month > Micros::ZERO;
-            let old = question.max_age_days.is_some_and(|days| offer.as_of.days_until(question.today) > days);
+            let old = question.max_age_days.is_some_and(|days| {
+                offer.kind == PriceKind::Template || offer.as_of.days_until(question.today) > days
+            });
             if !ok || !disk_ok || (old && offer.kind != PriceKind::Live) {
                 continue;
             }
@@ -267,7 +269,7 @@ fn naive<'a>(
             };
             let disk = (extras.disk_gb_month.get() * u64::from(missing)).div_ceil(730);
             let egress = (extras.egress_gb.get()
-                * u64::from(demand.egress_gb.saturating_sub(extras.egress_free_gb)))
+                * u64::from(demand.egress_gb.saturating_sub(extras.egress_free_gb / question.replicas)))
             .div_ceil(730);
             let total = compute + disk + extras.ipv4_hourly.get() + egress;
             if question.max_hourly.is_some_and(|most| total > most.get()) {

@@ -22,9 +22,17 @@ pub struct Total {
 }
 
 impl Total {
-    /// The parts of `offer` for `demand`; `None` where its price is in euro and there is no rate.
+    /// The parts of `offer` for `demand`, as one of `replicas`; `None` where its price is in euro and there is no rate.
+    ///
+    /// What may be sent for nothing is counted once for all replicas, as large providers do it.
     #[must_use]
-    pub fn of(offer: &Offer, spot: bool, demand: &Demand, usd_per_eur: Option<Micros>) -> Option<Self> {
+    pub fn of(
+        offer: &Offer,
+        spot: bool,
+        demand: &Demand,
+        usd_per_eur: Option<Micros>,
+        replicas: u32,
+    ) -> Option<Self> {
         let price = offer.spot.filter(|_| spot).unwrap_or(offer.on_demand);
         let compute = match offer.currency {
             Currency::Usd => price,
@@ -35,7 +43,7 @@ impl Total {
         };
         let extras = &facts.extras;
         let by_month = |amount: Micros| amount.share(1, HOURS_PER_MONTH);
-        let billed_gb = demand.egress_gb.saturating_sub(extras.egress_free_gb);
+        let billed_gb = demand.egress_gb.saturating_sub(extras.egress_free_gb / replicas.max(1));
         Some(Self {
             compute,
             disk: by_month(extras.disk_gb_month.times(demand.missing_disk_gb(offer).into())),
