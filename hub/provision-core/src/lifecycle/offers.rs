@@ -56,6 +56,10 @@ impl OfferBlocks {
             | ErrorClass::NotSold
             | ErrorClass::Unknown => self.offers.entry(key(offer)).or_insert(Block::new()),
         };
+        if block.until > now {
+            // It was asked for before the first of them was refused.
+            return;
+        }
         let base = block_time(class);
         let grown = base.saturating_mul(1u32.checked_shl(block.failures).unwrap_or(u32::MAX));
         block.failures = block.failures.saturating_add(1).min(16);
@@ -140,10 +144,15 @@ mod tests {
     fn failures_in_a_row_wait_longer_until_it_works() {
         let offer = offer("a", "small");
         let mut blocks = OfferBlocks::default();
-        let now = Timestamp::from_millis(0);
-        let wait = |blocks: &mut OfferBlocks| {
+        let mut now = Timestamp::from_millis(0);
+        let mut wait = |blocks: &mut OfferBlocks| {
             blocks.handle_failure(&offer, ErrorClass::Capacity, now);
-            blocks.until(&offer, now).unwrap().as_secs()
+            let until = blocks.until(&offer, now).unwrap();
+            blocks.handle_failure(&offer, ErrorClass::Capacity, now);
+            assert_eq!(blocks.until(&offer, now), Some(until), "one that was under way changes nothing");
+            let waited = until.since(now).as_secs();
+            now = until;
+            waited
         };
         let waits: Vec<_> = (0..6).map(|_| wait(&mut blocks)).collect();
         assert_eq!(waits, [300, 600, 1200, 2400, 3600, 3600]);

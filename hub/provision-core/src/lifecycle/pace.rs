@@ -122,6 +122,10 @@ impl Breaker {
 
     /// A call failed in a way that says the cloud is ill; true where this opened the breaker.
     pub fn handle_failure(&mut self, now: Timestamp) -> bool {
+        if !self.is_closed(now) {
+            // It was under way when the pause began, and tells nothing new.
+            return false;
+        }
         self.failures.push_back(now);
         self.failures.retain(|at| now.since(*at) <= Self::WITHIN);
         let was_open = self.open_until.is_some();
@@ -179,6 +183,9 @@ mod tests {
             assert!(!breaker.handle_failure(at(second * 1000)));
         }
         assert!(breaker.handle_failure(at(4000)));
+        for _ in 0..5 {
+            assert!(!breaker.handle_failure(at(4001)), "calls that were under way make the pause no longer");
+        }
         assert!(!breaker.is_closed(at(33_999)) && breaker.is_closed(at(34_000)));
         assert!(breaker.handle_failure(at(34_000)), "the try failed");
         assert!(!breaker.is_closed(at(93_999)) && breaker.is_closed(at(94_000)));

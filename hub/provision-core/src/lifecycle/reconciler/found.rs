@@ -68,6 +68,10 @@ impl Reconciler {
         if case.wanted != Wanted::Running || is_held {
             return Vec::new();
         }
+        if self.blocks.until(&case.record.candidate, now).is_some() {
+            let record = case.record.turned(RecordState::Failed, "its offer was refused a moment ago", now);
+            return vec![Action::Save { record, why: Why::Answered }];
+        }
         vec![call(case.record, Why::Planned, now)]
     }
 

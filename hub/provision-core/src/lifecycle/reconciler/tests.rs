@@ -156,6 +156,31 @@ fn without_capacity_the_next_of_the_plan_is_taken() {
 }
 
 #[test]
+fn what_one_replica_was_refused_is_not_asked_for_by_the_others() {
+    let mut sim = Sim::new();
+    sim.deployments.values_mut().for_each(|deployment| deployment.replicas = 5);
+    assert_eq!(sim.later(Duration::ZERO), [("save", Why::Missing); 5]);
+    let first = sim.records.values().next().unwrap().clone();
+    let mut called = first.turned(RecordState::Calling, "", sim.now);
+    (called.attempt, called.called_at) = (1, Some(sim.now));
+    sim.records.insert(called.key.clone(), called.clone());
+    let answer = CreateAnswer::Failed { class: ErrorClass::Capacity, reason: "full".to_owned() };
+    let Some(Action::Save { record, .. }) = sim.reconciler.handle_create(&called, &answer, sim.now) else {
+        panic!("nothing to store");
+    };
+    sim.records.insert(record.key.clone(), record);
+    let mut plans = Vec::new();
+    for _ in 0..4 {
+        for action in sim.pass() {
+            if let Action::Create { record, .. } = action {
+                plans.push(record.candidate.plan);
+            }
+        }
+    }
+    assert_eq!(plans, ["large"; 5]);
+}
+
+#[test]
 fn a_machine_that_does_not_join_in_time_is_replaced_by_the_next_of_the_plan() {
     let mut sim = Sim::new();
     let record = sim.order();
