@@ -10,10 +10,8 @@ use blueprint_common_runtime::local_api;
 use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_runtime::state::StateDir;
 use blueprint_common_runtime::tasks::{Spawner, Stop};
-use blueprint_common_spoke::{
-    CallError, Identity, IdentityError, JoinError, JoinOptions, Spoke, SpokeConfig, SpokeError,
-};
-use blueprint_common_tunnel::{BindError, Engine, UpsertError};
+use blueprint_common_spoke::{Identity, JoinError, JoinOptions, Spoke, SpokeConfig, SpokeError};
+use blueprint_common_tunnel::Engine;
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
@@ -44,24 +42,9 @@ const OBSERVE_LIMITS: AcceptLimits = AcceptLimits { total: 64, per_ip: 32 };
 /// Why an agent could not start, or ended.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
-    /// There is no identity.
-    #[error("this machine has not joined a hub")]
-    NotJoined,
-    /// The hub removed this agent.
-    #[error("this agent has no place at its hub any more: {why}")]
-    Revoked {
-        /// The hub's words.
-        why: String,
-    },
-    /// The hub gave this agent other addresses in the overlay.
-    #[error("the hub gave this agent another place in the tunnel")]
-    Moved,
-    /// The UDP socket or the network device.
-    #[error("cannot open the tunnel")]
-    Tunnel(#[from] BindError),
-    /// The hub as a peer.
-    #[error("cannot use the hub as a peer")]
-    Peer(#[from] UpsertError),
+    /// The spoke that it is.
+    #[error(transparent)]
+    Spoke(#[from] SpokeError),
     /// Metrics and probes.
     #[error("cannot serve metrics and probes")]
     Observe(#[source] std::io::Error),
@@ -71,39 +54,15 @@ pub enum AgentError {
     /// The folders of workloads.
     #[error("cannot make the folders of workloads")]
     Workloads(#[source] std::io::Error),
-    /// No randomness.
-    #[error("the system has no source of randomness")]
-    Random(#[source] std::io::Error),
-    /// The stored identity.
-    #[error(transparent)]
-    Identity(#[from] IdentityError),
     /// The stored services.
     #[error(transparent)]
     Service(#[from] ServiceError),
-    /// A call to the hub.
-    #[error("a call to the hub failed")]
-    Call(#[from] CallError),
     /// A part of the agent ended by itself.
     #[error("the agent's {part} ended")]
     Ended {
         /// Which part.
         part: &'static str,
     },
-}
-
-impl From<SpokeError> for AgentError {
-    fn from(error: SpokeError) -> Self {
-        match error {
-            SpokeError::NotJoined => Self::NotJoined,
-            SpokeError::Revoked { why } => Self::Revoked { why },
-            SpokeError::Moved => Self::Moved,
-            SpokeError::Tunnel(error) => Self::Tunnel(error),
-            SpokeError::Peer(error) => Self::Peer(error),
-            SpokeError::Random(error) => Self::Random(error),
-            SpokeError::Identity(error) => Self::Identity(error),
-            SpokeError::Call(error) => Self::Call(error),
-        }
-    }
 }
 
 /// A joined agent, ready to run: everything that can fail early is bound.
@@ -162,7 +121,7 @@ impl Agent {
     ///
     /// # Errors
     ///
-    /// [`AgentError::NotJoined`] without an identity, [`AgentError::Revoked`] with one that the hub took back,
+    /// [`SpokeError::NotJoined`] without an identity, [`SpokeError::Revoked`] with one that the hub took back,
     /// else what could not be read or bound.
     pub async fn build(config: AgentConfig, state: StateDir, stop: Stop) -> Result<Self, AgentError> {
         let spoke_config = SpokeConfig {
@@ -207,7 +166,7 @@ impl Agent {
     ///
     /// # Errors
     ///
-    /// [`AgentError::Revoked`] once the hub removed the agent; else the part that failed.
+    /// [`SpokeError::Revoked`] once the hub removed the agent; else the part that failed.
     ///
     /// # Cancel safety
     ///
@@ -226,7 +185,7 @@ impl Agent {
         let result = match ended {
             Some(error) => Err(error),
             None if shared.spoke.revoked().is_cancelled() => {
-                Err(AgentError::Revoked { why: "the hub removed this agent".to_owned() })
+                Err(SpokeError::Revoked { why: "the hub removed this agent".to_owned() }.into())
             }
             None => parts.drain(&shared).await,
         };

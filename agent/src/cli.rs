@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use blueprint_common_runtime::cli::{CliError, Output, finish};
 use blueprint_common_runtime::local_api::LocalClient;
 use blueprint_common_runtime::state::{StateDir, StateError, default_path};
+use blueprint_common_spoke::SpokeError;
 use blueprint_common_tunnel::carrier::ProxyUrl;
 use blueprint_common_types::ServiceKey;
 use clap::{Args, Parser, Subcommand};
@@ -19,7 +20,7 @@ use http::{Method, StatusCode};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::agent::SOCKET;
+use crate::agent::{AgentError, SOCKET};
 use crate::service::LocalAddress;
 
 /// Connects this machine to a blueprint hub, and offers its services through the hub.
@@ -282,7 +283,7 @@ fn small_runtime() -> Result<tokio::runtime::Runtime, CliError> {
 }
 
 fn not_joined() -> CliError {
-    CliError::from(&crate::agent::AgentError::NotJoined)
+    CliError::from(&AgentError::from(SpokeError::NotJoined))
 }
 
 #[cfg(test)]

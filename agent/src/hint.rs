@@ -2,12 +2,14 @@
 
 use blueprint_common_runtime::Chain;
 use blueprint_common_runtime::cli::{CliError, Exit};
-use blueprint_common_spoke::{CallError, DialError, IdentityError, JoinError, Refusal};
+use blueprint_common_spoke::{CallError, DialError, IdentityError, JoinError, Refusal, SpokeError};
 use blueprint_common_tunnel::{BindError, InterfaceError};
 
 use crate::agent::AgentError;
 use crate::service::ServiceError;
 use crate::shared::REJOIN;
+
+const CHECK_STATE: &str = "check the state folder and its disk";
 
 const NEW_LINE: &str = "make a new join line on the hub with `blueprint-hub token create`, and paste it here";
 const REACH: &str = "check that the hub runs, and that this machine may connect to that address and TCP port";
@@ -143,11 +145,7 @@ impl From<&AgentError> for CliError {
     fn from(error: &AgentError) -> Self {
         let cli = |exit| Self::new(exit, Chain(error).to_string());
         match error {
-            AgentError::Revoked { .. } => cli(Exit::Denied).hint(REJOIN),
-            AgentError::NotJoined => cli(Exit::NotFound).hint(
-                "run `blueprint-agent join <LINE>` with the line that `blueprint-hub token create` prints",
-            ),
-            AgentError::Tunnel(error) => of_bind(error, cli),
+            AgentError::Spoke(error) => of_spoke(error, cli),
             AgentError::Observe(_) => {
                 cli(Exit::Conflict).hint("choose another address with observe.listen, or set it to off")
             }
@@ -156,15 +154,23 @@ impl From<&AgentError> for CliError {
             }
             AgentError::Workloads(_) => cli(Exit::Failure)
                 .hint("name a folder in memory with workload.runtime_dir, or set workload.enabled to false"),
-            AgentError::Moved => cli(Exit::Failure).hint("start it again"),
-            AgentError::Identity(IdentityError::State(_)) | AgentError::Service(ServiceError::State(_)) => {
-                cli(Exit::Failure).hint("check the state folder and its disk")
-            }
-            AgentError::Identity(_) | AgentError::Service(_) => cli(Exit::Failure).hint(REJOIN),
-            AgentError::Call(_) | AgentError::Peer(_) | AgentError::Random(_) | AgentError::Ended { .. } => {
-                cli(Exit::Failure)
-            }
+            AgentError::Service(ServiceError::State(_)) => cli(Exit::Failure).hint(CHECK_STATE),
+            AgentError::Service(_) => cli(Exit::Failure).hint(REJOIN),
+            AgentError::Ended { .. } => cli(Exit::Failure),
         }
+    }
+}
+
+fn of_spoke(error: &SpokeError, cli: impl Fn(Exit) -> CliError) -> CliError {
+    match error {
+        SpokeError::Revoked { .. } => cli(Exit::Denied).hint(REJOIN),
+        SpokeError::NotJoined => cli(Exit::NotFound)
+            .hint("run `blueprint-agent join <LINE>` with the line that `blueprint-hub token create` prints"),
+        SpokeError::Tunnel(error) => of_bind(error, cli),
+        SpokeError::Moved => cli(Exit::Failure).hint("start it again"),
+        SpokeError::Identity(IdentityError::State(_)) => cli(Exit::Failure).hint(CHECK_STATE),
+        SpokeError::Identity(_) => cli(Exit::Failure).hint(REJOIN),
+        SpokeError::Call(_) | SpokeError::Peer(_) | SpokeError::Random(_) => cli(Exit::Failure),
     }
 }
 

@@ -6,7 +6,7 @@ use blueprint_common_runtime::Chain;
 use blueprint_common_runtime::cli::{Table, duration};
 use blueprint_common_runtime::tasks::Supervisor;
 use blueprint_common_spoke::{
-    Base, DialError, Identity, LiveLink, Offer, Plane, Reached, TryError, largest, try_way,
+    Base, DialError, Identity, LiveLink, Offer, Plane, Reached, SpokeError, TryError, largest, try_way,
 };
 use blueprint_common_tunnel::Interface;
 use blueprint_common_tunnel::carrier::{ConnectProxyError, ProxyUrl};
@@ -16,7 +16,6 @@ use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use crate::agent::AgentError;
 use crate::config::AgentConfig;
 use crate::shared::Shared;
 
@@ -116,7 +115,7 @@ pub(crate) async fn beside(shared: &Shared, base: Base) -> NetcheckReport {
 }
 
 /// Tries every carrier with the stored identity, for an agent that does not run.
-pub(crate) async fn alone(identity: Identity, config: &AgentConfig) -> Result<NetcheckReport, AgentError> {
+pub(crate) async fn alone(identity: Identity, config: &AgentConfig) -> Result<NetcheckReport, SpokeError> {
     let supervisor = Supervisor::new();
     let stop = CancellationToken::new();
     let _ending = stop.clone().drop_guard();

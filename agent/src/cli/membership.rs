@@ -3,14 +3,14 @@
 use std::io::Read;
 
 use blueprint_common_runtime::cli::{CliError, Output, eprint_line, print_json, print_line};
-use blueprint_common_spoke::{Identity, JoinOptions};
+use blueprint_common_spoke::{Identity, JoinOptions, SpokeError};
 use blueprint_common_types::{JoinLine, Secret};
 use http::Method;
 use serde_json::json;
 
 use super::run::{parse_line, read_line};
 use super::{JoinArgs, LeaveArgs, StateArg, ask, not_joined, small_runtime};
-use crate::agent::Agent;
+use crate::agent::{Agent, AgentError};
 use crate::api::{LeaveRequest, not_told};
 use crate::hint;
 use crate::service::ServiceTable;
@@ -74,7 +74,7 @@ pub(super) fn status(state: &StateArg, output: Output) -> Result<(), CliError> {
     let services = ServiceTable::load(&folder, &[])?;
     print(&StatusReport::stored(&identity, services.iter()), output);
     if identity.revoked_at.is_some() {
-        let error = crate::agent::AgentError::Revoked { why: "the hub removed it".to_owned() };
+        let error = AgentError::from(SpokeError::Revoked { why: "the hub removed it".to_owned() });
         return Err(CliError::from(&error));
     }
     Err(CliError::unavailable("the agent does not run").hint("start it with `blueprint-agent run`"))

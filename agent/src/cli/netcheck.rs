@@ -5,6 +5,7 @@ use blueprint_common_spoke::Identity;
 use http::Method;
 
 use super::{NetcheckArgs, ask, config, not_joined, small_runtime};
+use crate::agent::AgentError;
 use crate::hint;
 use crate::netcheck::{NetcheckReport, alone};
 
@@ -32,6 +33,7 @@ fn check_alone(args: NetcheckArgs) -> Result<NetcheckReport, CliError> {
     let agent_config = config::load(args.config)?;
     let folder = args.state.look()?.ok_or_else(not_joined)?;
     let identity = Identity::load(&folder).map_err(hint::identity)?.ok_or_else(not_joined)?;
-    let checked = small_runtime()?.block_on(Box::pin(alone(identity, &agent_config)));
+    let checked =
+        small_runtime()?.block_on(Box::pin(alone(identity, &agent_config))).map_err(AgentError::from);
     checked.map_err(|error| CliError::from(&error))
 }

@@ -170,6 +170,7 @@ pub(super) fn parse_line(text: &Secret<String>) -> Result<JoinLine, CliError> {
 #[cfg(test)]
 mod tests {
     use blueprint_common_runtime::cli::Exit;
+    use blueprint_common_spoke::SpokeError;
 
     use super::*;
 
@@ -190,7 +191,7 @@ mod tests {
 
     #[test]
     fn the_end_of_a_removed_agent_is_denied() {
-        let source = Box::new(AgentError::Revoked { why: "removed".to_owned() });
+        let source = Box::new(AgentError::from(SpokeError::Revoked { why: "removed".to_owned() }));
         let error = of_task(TaskError::Failed { name: "agent", source });
         assert_eq!(error.exit, Exit::Denied);
         assert!(error.hint.is_some());
