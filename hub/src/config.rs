@@ -3,6 +3,7 @@
 mod forwards;
 mod oauth;
 mod prices;
+mod providers;
 mod provision;
 mod proxy;
 mod schema;
@@ -24,6 +25,7 @@ use crate::limits::LimitsConfig;
 
 pub(crate) use oauth::OAuthConfig;
 pub(crate) use prices::PriceConfig;
+pub(crate) use providers::ProviderSettings;
 pub(crate) use provision::ProvisionSettings;
 pub(crate) use proxy::{AcmeSettings, ProxySockets, ProxyTls};
 pub(crate) use schema::SCHEMA;
@@ -60,6 +62,7 @@ pub(crate) struct HubConfig {
     pub(crate) artefacts: ArtefactLimits,
     pub(crate) prices: PriceConfig,
     pub(crate) provision: ProvisionSettings,
+    pub(crate) providers: ProviderSettings,
     pub(crate) admin_listen: Option<SocketAddr>,
     pub(crate) grace: Duration,
     pub(crate) log_level: String,
@@ -113,6 +116,7 @@ impl HubConfig {
         let artefacts = artefact_limits(settings, problems);
         let prices = PriceConfig::take(settings, problems);
         let provision = ProvisionSettings::take(settings, problems);
+        let providers = ProviderSettings::take(settings, problems);
         let admin_listen = optional_address(settings, "admin.listen", problems);
         if admin_listen.flatten().is_some_and(|address| !address.ip().is_loopback()) {
             settings.refuse(
@@ -151,6 +155,7 @@ impl HubConfig {
             artefacts: artefacts?,
             prices: prices?,
             provision: provision?,
+            providers: providers?,
             admin_listen: admin_listen?,
             grace: grace?,
             log_level: log_level?,

@@ -1,7 +1,9 @@
 //! Starts the provisioner: which clouds there are, and what the rest of the hub does for it.
 
+mod sim;
+
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -10,7 +12,7 @@ use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_runtime::tasks::Spawner;
 use blueprint_common_types::{AgentId, JoinLine, JoinToken, Secret, ServiceKey, Timestamp, fill_random};
 use blueprint_hub_admin::HubFacts;
-use blueprint_hub_provider_sim::{SimCloud, SimConfig};
+use blueprint_hub_provider_sim::SimCloud;
 use blueprint_hub_provision::{Host, Leader, ProvisionConfig, Provisioner};
 use blueprint_hub_provision_core::Provider;
 use blueprint_hub_provision_core::lifecycle::{LifecycleStore, Record};
@@ -18,10 +20,7 @@ use blueprint_hub_registry::{ControlPlane, RegistrarHandle};
 use futures_util::future::{BoxFuture, FutureExt};
 use serde_json::json;
 
-use crate::config::ProvisionSettings;
-
-/// Folder of the simulated cloud in the hub's state.
-const SIM: &str = "sim";
+use crate::config::{ProviderSettings, ProvisionSettings};
 
 /// The clouds of this hub, before anything is asked of them.
 pub(crate) struct Clouds {
@@ -35,26 +34,15 @@ impl Clouds {
     ///
     /// # Errors
     ///
-    /// Where a program that the simulated cloud runs is missing.
+    /// Where something is missing that one of them needs.
     pub(crate) fn new(
         settings: ProvisionSettings,
+        providers: &ProviderSettings,
         store: Arc<dyn LifecycleStore>,
         state: &Path,
     ) -> Result<Self> {
-        let sim = settings.sim.map(|faults| {
-            let agent = beside("blueprint-agent")?.context(
-                "providers.sim.enabled needs the program blueprint-agent beside this one; put it there, or set it to \
-                 false",
-            )?;
-            let config = SimConfig {
-                dir: state.join(SIM),
-                agent_binary: agent,
-                service_binary: beside("blueprint-example-service")?,
-                faults,
-            };
-            anyhow::Ok(Arc::new(SimCloud::new(config)))
-        });
-        Ok(Self { store, settings, sim: sim.transpose()? })
+        let sim = providers.sim.map(|faults| sim::make(faults, state)).transpose()?;
+        Ok(Self { store, settings, sim })
     }
 
     /// Starts the task, which ends with the drain; machines of the simulated cloud end with it.
@@ -79,7 +67,10 @@ impl Clouds {
             token_ttl: settings.token_ttl,
             seed: u64::from_be_bytes(seed),
         };
-        let providers = sim.clone().map(|sim| -> Arc<dyn Provider> { sim }).into_iter().collect();
+        let mut providers: Vec<Arc<dyn Provider>> = Vec::new();
+        if let Some(sim) = &sim {
+            providers.push(Arc::<SimCloud>::clone(sim));
+        }
         let host = Arc::new(HubHost { facts, control, registrar });
         let wall = Arc::new(|| Timestamp::from(SystemTime::now()));
         let (leader, provisioner) = Leader::new(config, store, host, providers, wall, metrics).await?;
@@ -95,7 +86,7 @@ impl Clouds {
 }
 
 /// A program in the folder of this one; `None` where it is not there.
-fn beside(name: &str) -> Result<Option<std::path::PathBuf>> {
+fn beside(name: &str) -> Result<Option<PathBuf>> {
     let own = std::env::current_exe().context("cannot find this program's own path")?;
     Ok(Some(own.with_file_name(name)).filter(|path| path.is_file()))
 }

@@ -95,7 +95,7 @@ pub(super) async fn start(
     let state = AdminState {
         facts,
         hub: Arc::new(hub),
-        market: config.prices.market(&config.provision),
+        market: config.prices.market(&config.providers),
         store,
         metrics: base.metrics,
         spawner,

@@ -1,13 +1,12 @@
 //! Prices of machines: what the hub may rely on.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use blueprint_common_runtime::config::{Problems, Settings};
 use blueprint_common_types::Micros;
 use blueprint_hub_admin::Market;
 
-use super::ProvisionSettings;
+use super::ProviderSettings;
 
 /// How prices are used.
 #[derive(Debug, Clone)]
@@ -29,11 +28,8 @@ impl PriceConfig {
     }
 
     /// What is known of machines and prices.
-    pub(crate) fn market(&self, provision: &ProvisionSettings) -> Arc<Market> {
-        let (names, own) = match provision.sim {
-            Some(_) => (BTreeSet::from(["sim".to_owned()]), blueprint_hub_provider_sim::offers()),
-            None => (BTreeSet::new(), Vec::new()),
-        };
+    pub(crate) fn market(&self, providers: &ProviderSettings) -> Arc<Market> {
+        let (names, own) = (providers.names(), providers.own_offers());
         Arc::new(Market::new(self.usd_per_eur, self.max_price_age_days, names, own))
     }
 }

@@ -1,25 +1,12 @@
-//! Sections `providers` and `provision`: which clouds there are, and what their machines are given time for.
+//! Section `provision`: what machines are given time for.
 
 use std::time::Duration;
 
 use blueprint_common_runtime::config::{Key, Problems, Settings};
-use blueprint_hub_provider_sim::Faults;
 use blueprint_hub_provision_core::lifecycle;
 
 use super::span;
 
-pub(super) const SIM: Key = Key::new(
-    "providers.sim.enabled",
-    "false",
-    "Offer the provider sim, whose machines are processes of this host that run real agents and end with the hub; the \
-     agent has to lie beside the hub's program.",
-);
-pub(super) const SIM_FAULTS: Key = Key::new(
-    "providers.sim.faults",
-    "none",
-    "What goes wrong in the simulated cloud, such as seed=7,latency_ms=50,errors=10,lost=5,doubles=20,late_ms=3000,quota=4 \
-     (of 100 calls).",
-);
 pub(super) const EVERY: Key = Key::new(
     "provision.every",
     "60s",
@@ -51,11 +38,9 @@ pub(super) const ORPHAN_GRACE: Key = Key::new(
 /// Longest life of the join token of a machine.
 const TOKEN_TTL: Duration = Duration::from_secs(15 * 60);
 
-/// What is ordered, and from whom.
+/// How long things may take.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ProvisionSettings {
-    /// Faults of the simulated cloud; `None` where there is none.
-    pub(crate) sim: Option<Faults>,
     pub(crate) every: Duration,
     pub(crate) lifecycle: lifecycle::Settings,
     pub(crate) token_ttl: Duration,
@@ -64,8 +49,6 @@ pub(crate) struct ProvisionSettings {
 impl ProvisionSettings {
     pub(super) fn take(settings: &Settings, problems: &mut Problems) -> Option<Self> {
         const HOUR: u64 = 3600;
-        let enabled = settings.take::<bool>(SIM.path, problems);
-        let faults = settings.take::<Faults>(SIM_FAULTS.path, problems);
         let every = span(settings, EVERY.path, 1, 600, problems);
         let call_again = span(settings, CALL_AGAIN.path, 1, HOUR, problems);
         let second_look = span(settings, SECOND_LOOK.path, 1, 600, problems);
@@ -73,7 +56,6 @@ impl ProvisionSettings {
         let orphan_grace = span(settings, ORPHAN_GRACE.path, 1, 30 * 24 * HOUR, problems);
         let join_within = join_within?;
         Some(Self {
-            sim: enabled?.then_some(faults?),
             every: every?,
             lifecycle: lifecycle::Settings {
                 call_again: call_again?,

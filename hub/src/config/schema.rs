@@ -2,7 +2,7 @@
 
 use blueprint_common_runtime::config::{Key, Schema};
 
-use super::{forwards, oauth, provision};
+use super::{forwards, oauth, providers, provision};
 
 /// Every key of `hub.toml`.
 pub(crate) const SCHEMA: Schema = Schema {
@@ -198,8 +198,8 @@ pub(crate) const SCHEMA: Schema = Schema {
             "20GiB",
             "Room for all pushed artefacts, in the folder artefacts of the hub's state.",
         ),
-        provision::SIM,
-        provision::SIM_FAULTS,
+        providers::SIM,
+        providers::SIM_FAULTS,
         provision::EVERY,
         provision::CALL_AGAIN,
         provision::SECOND_LOOK,
