@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use blueprint_common_types::{HubId, Secret};
 use blueprint_hub_provider_sim::{Faults, SimCloud, SimConfig};
+use blueprint_hub_provision_core::resource::Arch;
 use blueprint_hub_provision_core::{
     DeploymentId, Instance, InstanceKey, InstanceSpec, InstanceState, Provider, ProviderError, Tags,
 };
@@ -99,6 +100,8 @@ fn spec(name: &str) -> InstanceSpec {
         plan: "sim-small".to_owned(),
         region: "local".to_owned(),
         spot: false,
+        disk_gb: 0,
+        arch: Arch::X86_64,
         user_data: Secret::new(user_data),
     }
 }

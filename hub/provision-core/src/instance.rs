@@ -6,6 +6,7 @@ use std::str::FromStr;
 use blueprint_common_types::{HubId, Secret, Timestamp};
 
 use crate::DeploymentId;
+use crate::resource::Arch;
 
 /// A text is not the key of an instance.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -82,6 +83,10 @@ pub struct InstanceSpec {
     pub region: String,
     /// Whether the provider may take it back at any time, for less money.
     pub spot: bool,
+    /// GB that its system disk has at least; 0 for what the plan has.
+    pub disk_gb: u32,
+    /// Kind of processor that the plan has, which the image has to be for.
+    pub arch: Arch,
     /// What the machine reads at its first boot; it holds a join token.
     pub user_data: Secret<String>,
 }
@@ -155,6 +160,8 @@ mod tests {
             plan: "sim-small".to_owned(),
             region: "here".to_owned(),
             spot: false,
+            disk_gb: 0,
+            arch: Arch::X86_64,
             user_data: Secret::new("canary".to_owned()),
         };
         assert!(!format!("{spec:?}").contains("canary"));

@@ -124,6 +124,8 @@ pub struct Choice<'a> {
     pub offer: &'a Offer,
     /// Whether it is one that the provider may take back.
     pub spot: bool,
+    /// GB of disk that last, as they are priced: the plan's own, or what is bought beside it.
+    pub disk_gb: u32,
     /// What it costs.
     pub total: Total,
 }
@@ -137,6 +139,8 @@ impl Choice<'_> {
             plan: self.offer.plan.to_string(),
             region: self.offer.region.to_string(),
             spot: self.spot,
+            disk_gb: self.disk_gb,
+            arch: self.offer.arch,
             hourly: self.total.hourly(),
         }
     }
@@ -249,7 +253,10 @@ pub fn examine<'a>(
         let mut nearest: Option<(&Offer, Reason)> = None;
         for (offer, spot) in offers.iter().flat_map(|offer| [(offer, false), (offer, true)]) {
             match check(offer, spot, question) {
-                Ok(total) => fits.push(Choice { offer, spot, total }),
+                Ok(total) => {
+                    let disk_gb = question.demand.lasting_disk_gb(offer);
+                    fits.push(Choice { offer, spot, disk_gb, total });
+                }
                 Err(reason) => {
                     let is_nearer = |(known, by): &(&Offer, Reason)| {
                         (reason.stage(), reason.closeness(), known.on_demand, &known.plan)

@@ -3,6 +3,9 @@
 mod convert;
 mod upstream;
 
+use std::fmt;
+use std::str::FromStr;
+
 use blueprint_common_types::workload::{GpuPolicy, ResourceLimits};
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +37,28 @@ impl Arch {
             Self::X86_64 => "x86_64",
             Self::Arm64 => "arm64",
         }
+    }
+}
+
+impl fmt::Display for Arch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// A text is not a kind of processor.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a kind of processor: x86_64 or arm64 was expected")]
+pub struct ParseArchError(String);
+
+impl FromStr for Arch {
+    type Err = ParseArchError;
+
+    fn from_str(text: &str) -> Result<Self, ParseArchError> {
+        [Self::X86_64, Self::Arm64]
+            .into_iter()
+            .find(|arch| arch.as_str() == text)
+            .ok_or_else(|| ParseArchError(text.chars().take(64).collect()))
     }
 }
 

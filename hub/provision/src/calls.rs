@@ -80,6 +80,8 @@ impl Creation {
             plan: record.candidate.plan.clone(),
             region: record.candidate.region.clone(),
             spot: record.candidate.spot,
+            disk_gb: record.candidate.disk_gb,
+            arch: record.candidate.arch,
             user_data: host.user_data(&record, service, token),
         };
         let made = way.call("create", false, || way.provider.create(&spec)).await;

@@ -14,6 +14,7 @@ use blueprint_hub_provision_core::lifecycle::{
     BoundToken, CreateDeploymentError, Deployer, Deployment, Event, LifecycleStore, Order, Record,
     RecordState, Records, RecordsResult, Settings, Wanted,
 };
+use blueprint_hub_provision_core::resource::Arch;
 use blueprint_hub_provision_core::{
     Candidate, DeploymentId, Instance, InstanceKey, InstanceSpec, InstanceState, Listing, Provider,
     ProviderError,
@@ -122,6 +123,8 @@ impl Cloud {
             plan: "small".to_owned(),
             region: "here".to_owned(),
             spot: false,
+            disk_gb: 62,
+            arch: Arch::Arm64,
             hourly: Micros::new(5000),
         }
     }
@@ -134,6 +137,8 @@ impl Cloud {
         // What is called for is stored before.
         let records = self.store.0.lock().unwrap().clone();
         assert_eq!(records.instances.get(&spec.key).unwrap().state, RecordState::Calling);
+        let offer = self.offer();
+        assert_eq!((spec.disk_gb, spec.arch), (offer.disk_gb, offer.arch));
         let instance = Instance {
             key: spec.key.clone(),
             provider_id: format!("{}/{}", self.name, spec.key),

@@ -116,13 +116,14 @@ impl Deploy {
 
 /// Shows what would be ordered, to people.
 fn show_plan(plan: &Value) {
-    let mut offers = Table::new(&["TRY", "PROVIDER", "PLAN", "REGION", "PRICE/H"]);
+    let mut offers = Table::new(&["TRY", "PROVIDER", "PLAN", "REGION", "DISK", "PRICE/H"]);
     for (offer, step) in rows(plan, "plan").iter().zip(1u32..) {
         offers.push(vec![
             step.to_string(),
             text(offer, "provider"),
             text(offer, "plan"),
             text(offer, "region"),
+            format!("{} GB", text(offer, "disk_gb")),
             format!("${}", text(offer, "hourly")),
         ]);
     }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow};
 use blueprint_common_types::Secret;
 use blueprint_hub_provider_sim::{Faults, SimCloud, SimConfig};
+use blueprint_hub_provision_core::resource::Arch;
 use blueprint_hub_provision_core::{InstanceKey, InstanceSpec, InstanceState, Provider};
 use serde_json::json;
 
@@ -68,6 +69,8 @@ impl DevCloud {
             plan: "sim-small".to_owned(),
             region: "local".to_owned(),
             spot: false,
+            disk_gb: 0,
+            arch: Arch::X86_64,
             user_data: Secret::new(user_data.to_string()),
         };
         self.cloud.create(&spec).await.with_context(|| format!("cannot create {name}"))?;

@@ -138,12 +138,12 @@ fn create(db: &Connection, deployment: Deployment) -> DbResult<(Deployment, bool
     ];
     db.execute(sql, values)?;
     for (candidate, step) in deployment.plan.iter().zip(0i64..) {
-        let Candidate { provider, plan, region, spot, hourly } = candidate;
-        let sql = "INSERT INTO deployment_plan (deployment, step, provider, plan, region, spot, hourly) \
-                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+        let Candidate { provider, plan, region, spot, disk_gb, arch, hourly } = candidate;
+        let sql = "INSERT INTO deployment_plan (deployment, step, provider, plan, region, spot, hourly, disk_gb, arch) \
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
         let id = deployment.id.as_str();
         let hourly = i64::try_from(hourly.get()).unwrap_or(i64::MAX);
-        db.execute(sql, params![id, step, provider, plan, region, spot, hourly])?;
+        db.execute(sql, params![id, step, provider, plan, region, spot, hourly, disk_gb, arch.as_str()])?;
     }
     let end = deployment.expires_at.map_or_else(|| "without end".to_owned(), |end| format!("until {end}"));
     let detail = format!("{:?}, {}, {end}", deployment.name, deployment.asked);
@@ -189,8 +189,8 @@ fn save(db: &Connection, record: &Record) -> DbResult<()> {
     }
     let sql = "INSERT INTO instances \
                (key, deployment, number, provider, plan, region, spot, hourly, state, attempt, created_at, since, \
-                called_at, provider_id, reason) \
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15) \
+                called_at, provider_id, reason, disk_gb, arch) \
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17) \
                ON CONFLICT (key) DO UPDATE SET state = excluded.state, attempt = excluded.attempt, \
                 since = excluded.since, called_at = excluded.called_at, provider_id = excluded.provider_id, \
                 reason = excluded.reason";
@@ -211,6 +211,8 @@ fn save(db: &Connection, record: &Record) -> DbResult<()> {
         record.called_at.map(time),
         record.provider_id,
         record.reason,
+        offer.disk_gb,
+        offer.arch.as_str(),
     ];
     db.execute(sql, values)?;
     let now = (record.state.label(), record.attempt, record.reason.as_str());

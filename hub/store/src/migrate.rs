@@ -16,6 +16,7 @@ const STEPS: &[&str] = &[
     include_str!("schema/0005_tls.sql"),
     include_str!("schema/0006_workloads.sql"),
     include_str!("schema/0007_deployments.sql"),
+    include_str!("schema/0008_disk_arch.sql"),
 ];
 
 /// Brings the schema up to date.

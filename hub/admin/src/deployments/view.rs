@@ -101,8 +101,16 @@ pub(super) fn whole(state: &AdminState, deployment: &Deployment, records: &Recor
 
 /// Something that could be ordered, with the price of an hour in US dollars.
 pub(super) fn offer(offer: &Candidate) -> Value {
-    let Candidate { provider, plan, region, spot, hourly } = offer;
-    json!({ "provider": provider, "plan": plan, "region": region, "spot": spot, "hourly": hourly.to_string() })
+    let Candidate { provider, plan, region, spot, disk_gb, arch, hourly } = offer;
+    json!({
+        "provider": provider,
+        "plan": plan,
+        "region": region,
+        "spot": spot,
+        "disk_gb": disk_gb,
+        "arch": arch.as_str(),
+        "hourly": hourly.to_string(),
+    })
 }
 
 /// How a cloud is doing.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use blueprint_common_types::{AgentId, HubId, Micros, Timestamp};
 
 use super::*;
+use crate::resource::Arch;
 use crate::{Candidate, DeploymentId, ErrorClass, Instance, InstanceKey, InstanceState, Tags};
 
 const HUB: HubId = HubId::from_bytes([1; 16]);
@@ -60,6 +61,8 @@ fn offer(provider: &str, plan: &str) -> Candidate {
         plan: plan.to_owned(),
         region: "here".to_owned(),
         spot: false,
+        disk_gb: 8,
+        arch: Arch::X86_64,
         hourly: Micros::new(5000),
     }
 }

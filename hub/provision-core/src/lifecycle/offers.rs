@@ -112,6 +112,7 @@ mod tests {
     use blueprint_common_types::Micros;
 
     use super::*;
+    use crate::resource::Arch;
 
     fn offer(provider: &str, plan: &str) -> Candidate {
         Candidate {
@@ -119,6 +120,8 @@ mod tests {
             plan: plan.to_owned(),
             region: "here".to_owned(),
             spot: false,
+            disk_gb: 8,
+            arch: Arch::X86_64,
             hourly: Micros::new(1),
         }
     }

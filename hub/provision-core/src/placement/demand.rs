@@ -108,16 +108,29 @@ impl Demand {
         if fits { Ok(()) } else { Err(Reason::Gpu(offer.gpu.clone())) }
     }
 
+    /// GB of disk that last, with what is bought beside the plan's own: never fewer than are wanted.
+    pub(super) fn lasting_disk_gb(&self, offer: &Offer) -> u32 {
+        // A disk of the plan that lasts is there anyway; where it does not, all of it is bought.
+        if loses_own_disk(offer) { self.missing_disk_gb(offer) } else { self.disk_gb.max(offer.disk_gb) }
+    }
+
     /// GB of disk that have to be bought beside the plan's own.
     pub(super) fn missing_disk_gb(&self, offer: &Offer) -> u32 {
-        let loses = facts(&offer.provider).is_some_and(|facts| facts.extras.loses_own_disk);
         // Where there is no disk that lasts, one is bought for the system at least.
-        if loses { self.disk_gb.max(gb(SYSTEM_DISK_GB)) } else { self.disk_gb.saturating_sub(offer.disk_gb) }
+        if loses_own_disk(offer) {
+            self.disk_gb.max(gb(SYSTEM_DISK_GB))
+        } else {
+            self.disk_gb.saturating_sub(offer.disk_gb)
+        }
     }
 }
 
 fn gb(value: u64) -> u32 {
     u32::try_from(value).unwrap_or(u32::MAX)
+}
+
+fn loses_own_disk(offer: &Offer) -> bool {
+    facts(&offer.provider).is_some_and(|facts| facts.extras.loses_own_disk)
 }
 
 fn sells_disks(offer: &Offer) -> bool {
@@ -126,7 +139,10 @@ fn sells_disks(offer: &Offer) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use blueprint_common_types::Micros;
+
     use super::*;
+    use crate::placement::Total;
 
     #[test]
     fn a_service_gets_what_it_asked_for_beside_the_system() {
@@ -137,5 +153,34 @@ mod tests {
         assert_eq!(machine.cpu_millis, service.cpu_millis);
         // What remains of the listed memory is enough.
         assert!(service.memory_mib * 925 / 1000 >= 4096 + 128);
+    }
+
+    /// An order names the disk that its price was reckoned with, and never less than was asked for.
+    #[test]
+    fn the_disk_that_is_ordered_is_the_one_that_was_priced() {
+        let asked = |gb: u64| {
+            let storage_bytes = gb * 1_000_000_000;
+            Demand::machine(&ResourceSpec { storage_bytes, ..ResourceSpec::default() })
+        };
+        let offer = |provider, disk_gb| {
+            let offer = Offer::live(provider, "small", "here", (2, 4096), Micros::new(5000));
+            Offer { disk_gb, ..offer }
+        };
+        for (provider, own, wanted, ordered) in [
+            ("digitalocean", 80, 54, 80),
+            ("scaleway", 0, 54, 54),
+            ("scaleway", 20, 54, 54),
+            ("aws", 0, 54, 54),
+            ("aws", 900, 54, 54),
+            ("aws", 900, 1, 8),
+        ] {
+            let (demand, offer) = (asked(wanted), offer(provider, own));
+            assert_eq!(demand.lasting_disk_gb(&offer), ordered, "{provider} {own} {wanted}");
+            let total = Total::of(&offer, false, &demand, None, 1).unwrap();
+            let facts = facts(provider).unwrap();
+            let bought = if facts.extras.loses_own_disk { ordered } else { ordered - own };
+            let price = facts.extras.disk_gb_month.times(bought.into()).share(1, 730);
+            assert_eq!(total.disk, price, "{provider} {own} {wanted}");
+        }
     }
 }

@@ -22,7 +22,7 @@ pub(super) fn load(db: &Connection) -> DbResult<Records> {
         let deployment = deployment(db, row)?;
         records.deployments.insert(deployment.id.clone(), deployment);
     }
-    let sql = "SELECT key, deployment, number, provider, plan, region, spot, hourly, state, attempt, created_at, since, \
+    let sql = "SELECT key, deployment, number, provider, plan, region, spot, hourly, disk_gb, arch, state, attempt, created_at, since, \
                called_at, provider_id, agent, agent_attempt, reason FROM instances";
     let mut statement = db.prepare(sql)?;
     let mut rows = statement.query([])?;
@@ -81,7 +81,7 @@ fn deployment(db: &Connection, row: &Row<'_>) -> DbResult<Deployment> {
 }
 
 fn plan(db: &Connection, id: &DeploymentId) -> DbResult<Vec<Candidate>> {
-    let sql = "SELECT provider, plan, region, spot, hourly FROM deployment_plan WHERE deployment = ?1 ORDER BY step";
+    let sql = "SELECT provider, plan, region, spot, hourly, disk_gb, arch FROM deployment_plan WHERE deployment = ?1 ORDER BY step";
     let mut statement = db.prepare(sql)?;
     let mut rows = statement.query(params![id.as_str()])?;
     let mut plan = Vec::new();
@@ -91,7 +91,7 @@ fn plan(db: &Connection, id: &DeploymentId) -> DbResult<Vec<Candidate>> {
     Ok(plan)
 }
 
-/// The offer in five columns from `first`.
+/// The offer in seven columns from `first`.
 fn candidate(row: &Row<'_>, first: usize) -> DbResult<Candidate> {
     let hourly: i64 = row.get(first + 4)?;
     let hourly = u64::try_from(hourly).map_err(|_| DbError::Damaged(format!("{hourly} is not a price")))?;
@@ -100,6 +100,8 @@ fn candidate(row: &Row<'_>, first: usize) -> DbResult<Candidate> {
         plan: row.get(first + 1)?,
         region: row.get(first + 2)?,
         spot: row.get(first + 3)?,
+        disk_gb: row.get(first + 5)?,
+        arch: read_text(row, first + 6)?,
         hourly: Micros::new(hourly),
     })
 }
@@ -110,14 +112,14 @@ fn record(row: &Row<'_>) -> DbResult<Record> {
         deployment: read_text(row, 1)?,
         number: row.get(2)?,
         candidate: candidate(row, 3)?,
-        state: read_text(row, 8)?,
-        attempt: row.get(9)?,
-        created_at: read_time(row, 10)?,
-        since: read_time(row, 11)?,
-        called_at: read_optional_time(row, 12)?,
-        provider_id: row.get(13)?,
-        agent: row.get::<_, Option<[u8; 16]>>(14)?.map(AgentId::from_bytes),
-        agent_attempt: row.get(15)?,
-        reason: row.get(16)?,
+        state: read_text(row, 10)?,
+        attempt: row.get(11)?,
+        created_at: read_time(row, 12)?,
+        since: read_time(row, 13)?,
+        called_at: read_optional_time(row, 14)?,
+        provider_id: row.get(15)?,
+        agent: row.get::<_, Option<[u8; 16]>>(16)?.map(AgentId::from_bytes),
+        agent_attempt: row.get(17)?,
+        reason: row.get(18)?,
     })
 }

@@ -4,9 +4,11 @@ use blueprint_common_types::{JoinToken, Micros, ServiceKey};
 use blueprint_hub_provision_core::lifecycle::{
     BoundToken, CreateDeploymentError, Deployment, LifecycleStore, Record, RecordState, Wanted,
 };
+use blueprint_hub_provision_core::resource::Arch;
 use blueprint_hub_provision_core::{Candidate, DeploymentId, InstanceKey};
 use blueprint_hub_registry_core::{AuditKind, JoinCommit, JoinError, JoinRefusal, Store};
-use blueprint_hub_store::SqliteStore;
+use blueprint_hub_store::{DATABASE_FILE, SqliteStore};
+use rusqlite::Connection;
 
 use crate::support::{MINUTE, NOW, commit, id, store};
 
@@ -16,6 +18,8 @@ fn deployment(number: u8, request_key: &str) -> Deployment {
         plan: plan.to_owned(),
         region: "local".to_owned(),
         spot: plan == "large",
+        disk_gb: if plan == "large" { u32::MAX } else { 0 },
+        arch: if plan == "large" { Arch::Arm64 } else { Arch::X86_64 },
         hourly: Micros::new(hourly),
     };
     Deployment {
@@ -178,6 +182,27 @@ async fn every_step_survives_a_restart_and_is_told_in_history_and_audit() {
     store.note_scan(NOW.plus(MINUTE * 60 * 24 * 365)).await.unwrap();
     let left = store.load_lifecycle().await.unwrap();
     assert_eq!((left.deployments.len(), left.instances.len()), (0, 0));
+}
+
+/// A database from before disks and processors were kept: what it orders takes its plan's own disk.
+#[tokio::test]
+async fn orders_of_the_seventh_schema_are_read_on() {
+    let (dir, store) = store();
+    let (stored, _) = store.create_deployment(deployment(1, "key")).await.unwrap();
+    store.save_instance(record(&stored)).await.unwrap();
+    drop(store);
+    let db = Connection::open(dir.path().join(DATABASE_FILE)).unwrap();
+    let seventh = "ALTER TABLE deployment_plan DROP COLUMN disk_gb; ALTER TABLE deployment_plan DROP COLUMN arch; \
+                   ALTER TABLE instances DROP COLUMN disk_gb; ALTER TABLE instances DROP COLUMN arch; \
+                   DELETE FROM schema_version WHERE version > 7";
+    db.execute_batch(seventh).unwrap();
+    drop(db);
+    let records = SqliteStore::open(dir.path()).unwrap().load_lifecycle().await.unwrap();
+    let offers: Vec<_> = records.deployments.values().flat_map(|it| &it.plan).collect();
+    assert_eq!(offers.len(), 2);
+    for offer in offers.into_iter().chain(records.instances.values().map(|it| &it.candidate)) {
+        assert_eq!((offer.disk_gb, offer.arch), (0, Arch::X86_64));
+    }
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use blueprint_common_types::Micros;
 
 use super::*;
 use crate::lifecycle::{RecordState, Wanted};
+use crate::resource::Arch;
 use crate::{Candidate, ErrorClass, Instance, InstanceState, Tags};
 
 const HUB: HubId = HubId::from_bytes([1; 16]);
@@ -26,6 +27,8 @@ fn offer(plan: &str) -> Candidate {
         plan: plan.to_owned(),
         region: "here".to_owned(),
         spot: false,
+        disk_gb: 8,
+        arch: Arch::X86_64,
         hourly: Micros::new(5000),
     }
 }
