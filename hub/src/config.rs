@@ -25,7 +25,7 @@ use crate::limits::LimitsConfig;
 
 pub(crate) use oauth::OAuthConfig;
 pub(crate) use prices::PriceConfig;
-pub(crate) use providers::ProviderSettings;
+pub(crate) use providers::{LocalVmSettings, ProviderSettings};
 pub(crate) use provision::ProvisionSettings;
 pub(crate) use proxy::{AcmeSettings, ProxySockets, ProxyTls};
 pub(crate) use schema::SCHEMA;

@@ -1,8 +1,9 @@
 //! Starts the provisioner: which clouds there are, and what the rest of the hub does for it.
 
+mod host;
+mod local_vm;
 mod sim;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -10,16 +11,16 @@ use std::time::SystemTime;
 use anyhow::{Context, Result};
 use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_runtime::tasks::Spawner;
-use blueprint_common_types::{AgentId, JoinLine, JoinToken, Secret, ServiceKey, Timestamp, fill_random};
+use blueprint_common_types::{Timestamp, fill_random};
 use blueprint_hub_admin::HubFacts;
 use blueprint_hub_provider_sim::SimCloud;
-use blueprint_hub_provision::{Host, Leader, ProvisionConfig, Provisioner};
+use blueprint_hub_provision::{Leader, ProvisionConfig, Provisioner};
 use blueprint_hub_provision_core::Provider;
-use blueprint_hub_provision_core::lifecycle::{LifecycleStore, Record};
+use blueprint_hub_provision_core::lifecycle::LifecycleStore;
 use blueprint_hub_registry::{ControlPlane, RegistrarHandle};
-use futures_util::future::{BoxFuture, FutureExt};
-use serde_json::json;
 
+use self::host::HubHost;
+use crate::agent_files::AgentShelf;
 use crate::config::{ProviderSettings, ProvisionSettings};
 
 /// The clouds of this hub, before anything is asked of them.
@@ -27,6 +28,8 @@ pub(crate) struct Clouds {
     store: Arc<dyn LifecycleStore>,
     settings: ProvisionSettings,
     sim: Option<Arc<SimCloud>>,
+    others: Vec<Arc<dyn Provider>>,
+    agents: Arc<AgentShelf>,
 }
 
 impl Clouds {
@@ -42,7 +45,22 @@ impl Clouds {
         state: &Path,
     ) -> Result<Self> {
         let sim = providers.sim.map(|faults| sim::make(faults, state)).transpose()?;
-        Ok(Self { store, settings, sim })
+        let mut others: Vec<Arc<dyn Provider>> = Vec::new();
+        if let Some(settings) = &providers.local_vm {
+            others.push(local_vm::make(settings, state)?);
+        }
+        let agents = if providers.needs_agents() {
+            let own = beside("blueprint-agent")?;
+            AgentShelf::open(state, providers.agents.as_deref(), own.as_deref())?
+        } else {
+            AgentShelf::none(state)
+        };
+        Ok(Self { store, settings, sim, others, agents: Arc::new(agents) })
+    }
+
+    /// Agents that new machines fetch.
+    pub(crate) fn agents(&self) -> Arc<AgentShelf> {
+        Arc::clone(&self.agents)
     }
 
     /// Starts the task, which ends with the drain; machines of the simulated cloud end with it.
@@ -57,7 +75,7 @@ impl Clouds {
         metrics: &Metrics,
         spawner: &Spawner,
     ) -> Result<Provisioner> {
-        let Self { store, settings, sim } = self;
+        let Self { store, settings, sim, others, agents } = self;
         let mut seed = [0u8; 8];
         fill_random(&mut seed)?;
         let config = ProvisionConfig {
@@ -67,11 +85,12 @@ impl Clouds {
             token_ttl: settings.token_ttl,
             seed: u64::from_be_bytes(seed),
         };
-        let mut providers: Vec<Arc<dyn Provider>> = Vec::new();
+        let mut providers = others;
         if let Some(sim) = &sim {
             providers.push(Arc::<SimCloud>::clone(sim));
         }
-        let host = Arc::new(HubHost { facts, control, registrar });
+        let host = HubHost::new(facts, control, registrar, agents.digests(), settings.token_ttl);
+        let host = Arc::new(host);
         let wall = Arc::new(|| Timestamp::from(SystemTime::now()));
         let (leader, provisioner) = Leader::new(config, store, host, providers, wall, metrics).await?;
         let drain = spawner.stop().drain;
@@ -89,45 +108,4 @@ impl Clouds {
 fn beside(name: &str) -> Result<Option<PathBuf>> {
     let own = std::env::current_exe().context("cannot find this program's own path")?;
     Ok(Some(own.with_file_name(name)).filter(|path| path.is_file()))
-}
-
-/// The hub, as the provisioner needs it.
-struct HubHost {
-    facts: Arc<HubFacts>,
-    control: ControlPlane,
-    registrar: RegistrarHandle,
-}
-
-impl Host for HubHost {
-    fn user_data(&self, record: &Record, service: Option<ServiceKey>, token: JoinToken) -> Secret<String> {
-        let line = JoinLine {
-            host: self.facts.advertise_host.clone(),
-            port: self.facts.control_port,
-            pin: self.facts.pin,
-            token,
-        };
-        let services: Vec<_> =
-            service.iter().map(|key| json!({ "blueprint": key.blueprint, "service": key.service })).collect();
-        let document = json!({
-            "join_line": line.expose_text().expose(),
-            "name": record.key.as_str(),
-            "services": services,
-        });
-        Secret::new(document.to_string())
-    }
-
-    fn agents(&self) -> BTreeMap<AgentId, bool> {
-        let snapshot = self.registrar.snapshot();
-        snapshot.agents.iter().map(|(id, view)| (*id, view.connected)).collect()
-    }
-
-    fn remove_agent(&self, agent: AgentId) -> BoxFuture<'_, Result<(), String>> {
-        async move {
-            if !self.registrar.snapshot().agents.contains_key(&agent) {
-                return Ok(());
-            }
-            self.control.remove_agent(agent).await.map_err(|error| error.to_string())
-        }
-        .boxed()
-    }
 }

@@ -89,6 +89,21 @@ impl TokenHash {
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
+
+    /// The right to fetch the agent's program for as long as the token may be used, as text for an address. It tells nothing
+    /// of the token.
+    #[must_use]
+    pub fn ticket(&self) -> Secret<String> {
+        let digest =
+            Sha256::new().chain_update(b"blueprint-hub agent download\0").chain_update(self.0).finalize();
+        Secret::new(URL_SAFE_NO_PAD.encode(digest))
+    }
+
+    /// True for the text of [`Self::ticket`]. How long it takes tells nothing of that.
+    #[must_use]
+    pub fn is_ticket(&self, text: &str) -> bool {
+        Sha256::digest(text) == Sha256::digest(self.ticket().expose())
+    }
 }
 
 macro_rules! token_type {
@@ -173,6 +188,16 @@ mod tests {
         assert_eq!(again.hash(), token.hash());
         let secret = text.expose().rsplit('_').next().unwrap().to_owned();
         assert!(!format!("{token:?}").contains(&secret));
+    }
+
+    #[test]
+    fn a_ticket_is_of_one_token_and_is_not_its_secret() {
+        let [one, other] = [(); 2].map(|()| JoinToken::random().unwrap());
+        let ticket = one.hash().ticket();
+        assert!(one.hash().is_ticket(ticket.expose()));
+        assert!(!other.hash().is_ticket(ticket.expose()));
+        assert!(!one.hash().is_ticket(""));
+        assert!(!one.expose_text().expose().contains(ticket.expose().as_str()));
     }
 
     #[test]

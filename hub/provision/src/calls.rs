@@ -74,6 +74,14 @@ impl Creation {
                 return Ended::Created { provider, record, answer: None };
             }
         }
+        let user_data = match host.user_data(&record, service, token) {
+            Ok(user_data) => user_data,
+            Err(reason) => {
+                error!(instance = %record.key, reason, "nothing is ordered: there is no user data for it");
+                let answer = Some(CreateAnswer::Failed { class: ErrorClass::Reject, reason });
+                return Ended::Created { provider, record, answer };
+            }
+        };
         let spec = InstanceSpec {
             key: record.key.clone(),
             tags: Some(Tags { hub, deployment: record.deployment.clone(), attempt: record.attempt }),
@@ -82,7 +90,7 @@ impl Creation {
             spot: record.candidate.spot,
             disk_gb: record.candidate.disk_gb,
             arch: record.candidate.arch,
-            user_data: host.user_data(&record, service, token),
+            user_data,
         };
         let made = way.call("create", false, || way.provider.create(&spec)).await;
         let answer = match made {

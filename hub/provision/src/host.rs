@@ -9,7 +9,16 @@ use futures_util::future::BoxFuture;
 /// The hub around the provisioner.
 pub trait Host: Send + Sync {
     /// What a machine reads at its first boot; it holds the join line of `token` and no other secret.
-    fn user_data(&self, record: &Record, service: Option<ServiceKey>, token: JoinToken) -> Secret<String>;
+    ///
+    /// # Errors
+    ///
+    /// Why there is none for this machine, one line; nothing is ordered then.
+    fn user_data(
+        &self,
+        record: &Record,
+        service: Option<ServiceKey>,
+        token: JoinToken,
+    ) -> Result<Secret<String>, String>;
 
     /// Agents that are joined, and whether each is connected.
     fn agents(&self) -> BTreeMap<AgentId, bool>;

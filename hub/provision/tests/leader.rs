@@ -208,8 +208,8 @@ impl Provider for Cloud {
 struct Agents(Mutex<BTreeMap<AgentId, bool>>);
 
 impl Host for Agents {
-    fn user_data(&self, _: &Record, _: Option<ServiceKey>, _: JoinToken) -> Secret<String> {
-        Secret::new(String::new())
+    fn user_data(&self, _: &Record, _: Option<ServiceKey>, _: JoinToken) -> Result<Secret<String>, String> {
+        Ok(Secret::new(String::new()))
     }
 
     fn agents(&self) -> BTreeMap<AgentId, bool> {

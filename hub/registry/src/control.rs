@@ -33,8 +33,8 @@ use crate::session::{self, Control};
 use crate::shared::{JOINS_AT_ONCE, JoinGate, Shared, StrangerBudget};
 use crate::tls::HandshakeFailure;
 use crate::{
-    Authority, Blueprints, LaunchersHandle, Peers, PushedFiles, RegistrarHandle, TlsError, TunnelFacts,
-    WorkloadsHandle, artefact, carrier_config, control_config, find, rpc, workload,
+    AgentFiles, Authority, Blueprints, LaunchersHandle, Peers, PushedFiles, RegistrarHandle, TlsError,
+    TunnelFacts, WorkloadsHandle, artefact, carrier_config, control_config, download, find, rpc, workload,
 };
 
 /// A handshake that takes longer is cut.
@@ -64,6 +64,8 @@ pub struct ControlConfig {
     pub blueprints: Arc<dyn Blueprints>,
     /// What was pushed for workloads.
     pub artefacts: Arc<dyn PushedFiles>,
+    /// The agent's program, for machines that were ordered.
+    pub agent_files: Arc<dyn AgentFiles>,
     /// Port of the hub's overlay addresses behind which workloads reach the operator's RPC; `None` for nowhere.
     pub rpc_port: Option<u16>,
     /// How long one of those connections may be silent in both directions.
@@ -138,6 +140,8 @@ impl ControlPlane {
             blueprints: config.blueprints,
             artefacts: config.artefacts,
             fetches: Places::new(artefact::AT_ONCE),
+            agent_files: config.agent_files,
+            downloads: Arc::new(Semaphore::new(download::AT_ONCE)),
             rpc_places: Places::new(rpc::CONNECTIONS),
             tunnel,
             rpc_of_workload: Places::new(rpc::CONNECTIONS_OF_WORKLOAD),
@@ -250,9 +254,13 @@ impl ControlPlane {
                 return;
             }
         };
-        if stream.get_ref().1.alpn_protocol() == Some(ALPN) {
+        let protocol = stream.get_ref().1.alpn_protocol();
+        if protocol == Some(ALPN) {
             Carriers::serve_tls(&self.shared, stream, source, identity);
             return;
+        }
+        if protocol == Some(download::ALPN) {
+            return Box::pin(download::serve(self.shared, stream, source)).await;
         }
         Box::pin(self.serve_http(TokioIo::new(stream), Connection { source, identity })).await;
     }

@@ -21,6 +21,7 @@ pub(crate) struct ControlMetrics {
     refused: Labelled,
     audit_suppressed: Counter,
     artefact_bytes: Counter,
+    downloads: Labelled,
     sessions: Gauge,
     rpc_connections: Gauge,
     rpc_cut: Labelled,
@@ -34,6 +35,7 @@ impl ControlMetrics {
             refused: Labelled::default(),
             audit_suppressed: Counter::default(),
             artefact_bytes: Counter::default(),
+            downloads: Labelled::default(),
             sessions: Gauge::default(),
             rpc_connections: Gauge::default(),
             rpc_cut: Labelled::default(),
@@ -56,6 +58,11 @@ impl ControlMetrics {
                 "artefact_bytes",
                 "Bytes of pushed artefacts that agents fetched",
                 this.artefact_bytes.clone(),
+            );
+            registry.register(
+                "agent_downloads",
+                "Requests of new machines for the agent's program by result",
+                this.downloads.clone(),
             );
             registry.register("sessions", "Open control streams", this.sessions.clone());
             registry.register(
@@ -90,6 +97,10 @@ impl ControlMetrics {
 
     pub(crate) fn artefact_sent(&self, bytes: usize) {
         self.artefact_bytes.inc_by(u64::try_from(bytes).unwrap_or(u64::MAX));
+    }
+
+    pub(crate) fn download(&self, result: &'static str) {
+        self.downloads.get_or_create(&vec![("result", result)]).inc();
     }
 
     pub(crate) fn rpc_opened(&self) {

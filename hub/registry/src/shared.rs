@@ -19,7 +19,9 @@ use crate::authority::Issued;
 use crate::carriers::Carriers;
 use crate::metrics::ControlMetrics;
 use crate::places::Places;
-use crate::{Authority, Blueprints, LaunchersHandle, PushedFiles, RegistrarHandle, WorkloadsHandle};
+use crate::{
+    AgentFiles, Authority, Blueprints, LaunchersHandle, PushedFiles, RegistrarHandle, WorkloadsHandle,
+};
 
 /// Joins at work at once; each costs a signature and a write.
 pub(crate) const JOINS_AT_ONCE: usize = 128;
@@ -99,6 +101,9 @@ pub(crate) struct Shared {
     pub(crate) blueprints: Arc<dyn Blueprints>,
     pub(crate) artefacts: Arc<dyn PushedFiles>,
     pub(crate) fetches: Arc<Places<AgentId>>,
+    pub(crate) agent_files: Arc<dyn AgentFiles>,
+    /// New machines that fetch the agent.
+    pub(crate) downloads: Arc<Semaphore>,
     /// Connections to RPCs of each agent.
     pub(crate) rpc_places: Arc<Places<AgentId>>,
     /// And of each workload on it.

@@ -14,7 +14,7 @@ use rustls::{
 };
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::{Authority, AuthorityError};
+use crate::{Authority, AuthorityError, download};
 
 /// How long past its end a certificate may still be exchanged for a fresh one.
 ///
@@ -52,7 +52,7 @@ pub fn control_config(authority: &Authority) -> Result<Arc<ServerConfig>, TlsErr
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(Arc::new(GraceVerifier { inner: verifier }))
         .with_single_cert(vec![certificate, authority.certificate().clone()], key)?;
-    config.alpn_protocols = vec![b"h2".to_vec(), carrier::ALPN.to_vec()];
+    config.alpn_protocols = vec![b"h2".to_vec(), carrier::ALPN.to_vec(), download::ALPN.to_vec()];
     // A session that outlives its certificate would outlive its revocation.
     config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
     config.send_tls13_tickets = 0;

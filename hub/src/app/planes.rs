@@ -51,6 +51,7 @@ pub(super) async fn start(
             blueprints: Arc::clone(&launcher.blueprints),
             launchers: base.launchers.clone(),
             artefacts: pushed,
+            agent_files: base.clouds.agents(),
             rpc_port: config.rpc_port,
             rpc_idle: config.rpc_idle,
             facts: tunnel::facts(&config, &identity, &base, &sockets)?,

@@ -24,9 +24,13 @@ pub(crate) fn run(global: &Global) -> Result<(), CliError> {
             .hint("make one with `blueprint-hub init`, or name its folder with --state DIR"));
     }
     let ground = Ground::bind(&config, &state).map_err(of_ground)?;
-    // Before there is a second thread, which would keep the right.
-    give_up_net_admin()?;
-    info!(rights = %Rights::held()?, "the right to change the network is given up");
+    if config.providers.makes_links() {
+        info!("the right to change the network is kept: local machines get links of their own");
+    } else {
+        // Before there is a second thread, which would keep the right.
+        give_up_net_admin()?;
+        info!(rights = %Rights::held()?, "the right to change the network is given up");
+    }
     let ended = server_runtime()?.block_on(async {
         let supervisor = Supervisor::new();
         let grace = config.grace;

@@ -1,10 +1,12 @@
 //! Section `providers`: which clouds there are.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use blueprint_common_runtime::config::{Key, Problems, Settings};
 use blueprint_hub_provider_sim::Faults;
 use blueprint_hub_provision_core::catalogue::Offer;
+use ipnetwork::Ipv4Network;
 
 pub(super) const SIM: Key = Key::new(
     "providers.sim.enabled",
@@ -18,27 +20,86 @@ pub(super) const SIM_FAULTS: Key = Key::new(
     "What goes wrong in the simulated cloud, such as seed=7,latency_ms=50,errors=10,lost=5,doubles=20,late_ms=3000,quota=4 \
      (of 100 calls).",
 );
+pub(super) const LOCAL_VM: Key = Key::new(
+    "providers.local_vm.enabled",
+    "false",
+    "Offer the provider local-vm, whose machines boot on this host from providers.local_vm.image and outlive the hub.",
+);
+pub(super) const LOCAL_VM_IMAGE: Key = Key::unset(
+    "providers.local_vm.image",
+    "Image of local machines, made by packaging/local-vm-image: a folder for systemd-nspawn (needs root), or a disk for QEMU.",
+);
+pub(super) const LOCAL_VM_SUBNET: Key = Key::new(
+    "providers.local_vm.subnet",
+    "10.231.0.0/16",
+    "Addresses for machines of systemd-nspawn, four for each; not used by anything else on this host.",
+);
+pub(super) const AGENTS: Key = Key::unset(
+    "bootstrap.agents",
+    "Folder with agents for new machines, one for each kind of processor; without it, or where it has none for this host's \
+     kind, the blueprint-agent beside this program is used.",
+);
+
+/// Machines that boot on this host.
+#[derive(Debug, Clone)]
+pub(crate) struct LocalVmSettings {
+    pub(crate) image: PathBuf,
+    pub(crate) subnet: Ipv4Network,
+}
+
 /// The clouds that machines can be ordered of.
 #[derive(Debug, Clone)]
 pub(crate) struct ProviderSettings {
     /// Faults of the simulated cloud; `None` where there is none.
     pub(crate) sim: Option<Faults>,
+    /// Machines of this host; `None` where there are none.
+    pub(crate) local_vm: Option<LocalVmSettings>,
+    /// Where agents for new machines lie.
+    pub(crate) agents: Option<PathBuf>,
 }
 
 impl ProviderSettings {
     pub(super) fn take(settings: &Settings, problems: &mut Problems) -> Option<Self> {
         let enabled = settings.take::<bool>(SIM.path, problems);
         let faults = settings.take::<Faults>(SIM_FAULTS.path, problems);
-        Some(Self { sim: enabled?.then_some(faults?) })
+        let agents = settings.take_optional::<PathBuf>(AGENTS.path, problems);
+        Some(Self { sim: enabled?.then_some(faults?), local_vm: local_vm(settings, problems)?, agents })
     }
 
     /// Their names.
     pub(crate) fn names(&self) -> BTreeSet<String> {
-        self.sim.iter().map(|_| "sim".to_owned()).collect()
+        let sim = self.sim.iter().map(|_| "sim");
+        sim.chain(self.local_vm.iter().map(|_| "local-vm")).map(str::to_owned).collect()
     }
 
     /// What those of them sell whose prices are known without asking.
     pub(crate) fn own_offers(&self) -> Vec<Offer> {
-        self.sim.iter().flat_map(|_| blueprint_hub_provider_sim::offers()).collect()
+        let sim = self.sim.iter().flat_map(|_| blueprint_hub_provider_sim::offers());
+        sim.chain(self.local_vm.iter().flat_map(|_| blueprint_hub_provider_local_vm::offers())).collect()
     }
+
+    /// Whether machines hang on links that the hub makes.
+    pub(crate) fn makes_links(&self) -> bool {
+        self.local_vm.as_ref().is_some_and(|settings| settings.image.is_dir())
+    }
+
+    /// Whether machines are ordered that have to fetch the agent.
+    pub(crate) fn needs_agents(&self) -> bool {
+        self.local_vm.is_some()
+    }
+}
+
+fn local_vm(settings: &Settings, problems: &mut Problems) -> Option<Option<LocalVmSettings>> {
+    let enabled = settings.take::<bool>(LOCAL_VM.path, problems);
+    let image = settings.take_optional::<PathBuf>(LOCAL_VM_IMAGE.path, problems);
+    let subnet = settings.take::<Ipv4Network>(LOCAL_VM_SUBNET.path, problems)?;
+    if !enabled? {
+        return Some(None);
+    }
+    let Some(image) = image else {
+        let why = "not set; packaging/local-vm-image makes an image";
+        settings.refuse(LOCAL_VM_IMAGE.path, why, problems);
+        return None;
+    };
+    Some(Some(LocalVmSettings { image, subnet }))
 }

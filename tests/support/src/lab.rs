@@ -152,6 +152,14 @@ impl Host {
         Launch::new(program).on(self)
     }
 
+    /// The same for a program that mounts, or looks at what is mounted: it sees the file systems of this machine, and so its
+    /// name servers too.
+    #[must_use]
+    pub fn launch_with_mounts(&self, program: &Path) -> Launch {
+        let namespace = format!("--net=/run/netns/{}", self.namespace());
+        Launch::new("nsenter").args([namespace.as_str(), "--"]).arg(program)
+    }
+
     /// Calls `work` on a thread inside its network. Sockets made there stay there.
     ///
     /// # Errors

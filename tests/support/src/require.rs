@@ -19,6 +19,8 @@ pub enum Need {
     },
     /// A device file.
     Device(&'static str),
+    /// An image of local machines; see [`local_vm_image`].
+    LocalVmImage,
     /// Many minutes: `SOAK=1`, or `REQUIRE_ALL=1`, which leaves nothing out.
     Soak,
 }
@@ -33,6 +35,9 @@ impl Need {
                 .is_none()
                 .then(|| format!("the program {program} ({variable} may name it)")),
             Self::Device(path) => (!Path::new(path).exists()).then(|| format!("the device {path}")),
+            Self::LocalVmImage => local_vm_image()
+                .is_none()
+                .then(|| "an image of local machines (LOCAL_VM_IMAGE may name it)".to_owned()),
             Self::Soak => {
                 let is_set = |name| std::env::var_os(name).is_some_and(|value| value == "1");
                 (!is_set("SOAK") && !is_set("REQUIRE_ALL")).then(|| "many minutes: set SOAK=1".to_owned())
@@ -48,6 +53,19 @@ pub fn tool(variable: &str, program: &str) -> Option<PathBuf> {
         Some(named) => named.is_file().then_some(named),
         None => on_path(program),
     }
+}
+
+/// The image of local machines that `LOCAL_VM_IMAGE` names, else the one that `tests/run` keeps in the user's cache; `None` where
+/// it is not there. A folder, with a disk of the same name and the ending `.ext4` beside it.
+#[must_use]
+pub fn local_vm_image() -> Option<PathBuf> {
+    let cache = || {
+        let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache"));
+        let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home)?;
+        Some(cache.join("blueprint-hub/images/bookworm"))
+    };
+    let image = std::env::var_os("LOCAL_VM_IMAGE").map(PathBuf::from).or_else(cache)?;
+    image.join("etc/os-release").exists().then_some(image)
 }
 
 fn on_path(program: &str) -> Option<PathBuf> {

@@ -67,7 +67,12 @@ pub(crate) fn drop_net_admin() -> io::Result<()> {
     // Refused without CAP_SETPCAP; see the module.
     let _ = control(libc::PR_CAPBSET_DROP, [capability, 0, 0, 0]);
     let [low, high] = capabilities()?;
-    let mask = !(1_u32 << CAP_NET_ADMIN);
+    let bit = 1_u32 << CAP_NET_ADMIN;
+    if [low.effective, low.permitted, low.inheritable].iter().all(|set| set & bit == 0) {
+        // Nothing to take; and a service manager may have shut the system call away.
+        return control(libc::PR_SET_NO_NEW_PRIVS, [1, 0, 0, 0]);
+    }
+    let mask = !bit;
     let low = Word {
         effective: low.effective & mask,
         permitted: low.permitted & mask,

@@ -423,7 +423,13 @@ fn state_of(folder: &TempDir) -> PathBuf {
 }
 
 fn serving(host: Option<&Host>, state: &Path, settings: &[String]) -> Result<Launch> {
-    let mut launch = launch(host, "blueprint-hub")?.args(["serve", "--state"]).arg(state);
+    // Machines of its own host need the control groups of this one.
+    let mounts = settings.iter().any(|setting| setting == "providers.local_vm.enabled=true");
+    let launch = match host.filter(|_| mounts) {
+        Some(host) => host.launch_with_mounts(&binary("blueprint-hub")?),
+        None => launch(host, "blueprint-hub")?,
+    };
+    let mut launch = launch.args(["serve", "--state"]).arg(state);
     for setting in settings {
         launch = launch.args(["--set", setting]);
     }

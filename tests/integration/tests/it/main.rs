@@ -2,6 +2,7 @@
 #![expect(clippy::panic, reason = "helpers of tests stand outside test functions")]
 
 mod acme;
+mod bootstrap;
 mod canaries;
 mod client;
 mod comes_back;
@@ -16,6 +17,7 @@ mod foreign_peer;
 mod interop;
 mod launcher;
 mod load;
+mod local_vm;
 mod nothing_lost;
 mod observed;
 mod offers;

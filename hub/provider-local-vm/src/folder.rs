@@ -1,0 +1,125 @@
+//! The files of one machine.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use blueprint_common_types::{HubId, Secret, Timestamp};
+use blueprint_hub_provision_core::{InstanceSpec, Tags};
+use serde::{Deserialize, Serialize};
+use tokio::fs::{self, DirBuilder, OpenOptions};
+use tokio::io::AsyncWriteExt;
+
+/// What a machine was ordered as.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Label {
+    hub: Option<HubId>,
+    deployment: Option<String>,
+    #[serde(default)]
+    attempt: u32,
+    pub(crate) plan: String,
+    /// Its number in the network.
+    pub(crate) index: u32,
+    created_at_ms: u64,
+    /// GB of disk, where it has one of its own.
+    pub(crate) disk_gb: u32,
+}
+
+impl Label {
+    /// That of a machine to be made.
+    pub(crate) fn of(spec: &InstanceSpec, index: u32, now: Timestamp) -> Self {
+        let tags = spec.tags.as_ref();
+        Self {
+            hub: tags.map(|tags| tags.hub),
+            deployment: tags.map(|tags| tags.deployment.to_string()),
+            attempt: tags.map_or(0, |tags| tags.attempt),
+            plan: spec.plan.clone(),
+            index,
+            created_at_ms: now.as_millis(),
+            disk_gb: spec.disk_gb,
+        }
+    }
+
+    /// Its tags; `None` where it belongs to nobody.
+    pub(crate) fn tags(&self) -> Option<Tags> {
+        let deployment = self.deployment.as_deref()?.parse().ok()?;
+        Some(Tags { hub: self.hub?, deployment, attempt: self.attempt })
+    }
+
+    pub(crate) fn created_at(&self) -> Timestamp {
+        Timestamp::from_millis(self.created_at_ms)
+    }
+}
+
+/// The folder of one machine, there or not.
+#[derive(Debug, Clone)]
+pub(crate) struct Folder(PathBuf);
+
+impl Folder {
+    /// The one at `path`.
+    pub(crate) const fn new(path: PathBuf) -> Self {
+        Self(path)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// A file or folder in it.
+    pub(crate) fn join(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// What the machine's process is written down in.
+    pub(crate) fn process(&self) -> PathBuf {
+        self.join("process.json")
+    }
+
+    pub(crate) fn console(&self) -> PathBuf {
+        self.join("console.log")
+    }
+
+    /// Where cloud-init finds what the machine is to do.
+    pub(crate) fn seed(&self) -> PathBuf {
+        self.join("seed")
+    }
+
+    /// Makes the folder with what the machine is created with.
+    pub(crate) async fn make(&self, name: &str, label: &Label, user_data: &Secret<String>) -> io::Result<()> {
+        // Only root and whoever runs the hub see into it; the machine's own root lies deeper.
+        DirBuilder::new().recursive(true).mode(0o700).create(self.seed()).await?;
+        write(&self.seed().join("user-data"), user_data.expose().as_bytes()).await?;
+        let about = format!("instance-id: {name}\nlocal-hostname: {name}\n");
+        write(&self.seed().join("meta-data"), about.as_bytes()).await?;
+        write(&self.join("machine.json"), &serde_json::to_vec(label)?).await
+    }
+
+    /// What the machine was ordered as; `None` where it does not exist.
+    pub(crate) async fn label(&self) -> io::Result<Option<Label>> {
+        match fs::read(self.join("machine.json")).await {
+            Ok(text) => Ok(Some(serde_json::from_slice(&text)?)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes all of it; the label goes first, so that what is left of an interrupted removal is no machine.
+    pub(crate) async fn remove(&self) -> io::Result<()> {
+        for result in [fs::remove_file(self.join("machine.json")).await, fs::remove_dir_all(&self.0).await] {
+            match result {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                Ok(()) | Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Writes a file of mode 0600 beside its place, then puts it there.
+pub(crate) async fn write(path: &Path, content: &[u8]) -> io::Result<()> {
+    let beside = path.with_extension("new");
+    let mut file =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside).await?;
+    file.write_all(content).await?;
+    file.sync_all().await?;
+    fs::rename(&beside, path).await
+}

@@ -1,0 +1,96 @@
+//! What the rest of the hub does for the provisioner.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use blueprint_common_types::workload::Sha256Digest;
+use blueprint_common_types::{AgentId, JoinLine, JoinToken, Secret, ServiceKey};
+use blueprint_hub_admin::HubFacts;
+use blueprint_hub_bootstrap_core::{AgentArch, Bootstrap, BootstrapError};
+use blueprint_hub_provision::Host;
+use blueprint_hub_provision_core::lifecycle::Record;
+use blueprint_hub_registry::{ControlPlane, RegistrarHandle};
+use futures_util::future::{BoxFuture, FutureExt};
+use serde_json::json;
+
+/// The hub, as the provisioner needs it.
+pub(super) struct HubHost {
+    facts: Arc<HubFacts>,
+    control: ControlPlane,
+    registrar: RegistrarHandle,
+    agents: BTreeMap<AgentArch, Sha256Digest>,
+    join_within: Duration,
+}
+
+impl HubHost {
+    /// The hub with the agents that it holds; `join_within` is how long a machine tries to join.
+    pub(super) const fn new(
+        facts: Arc<HubFacts>,
+        control: ControlPlane,
+        registrar: RegistrarHandle,
+        agents: BTreeMap<AgentArch, Sha256Digest>,
+        join_within: Duration,
+    ) -> Self {
+        Self { facts, control, registrar, agents, join_within }
+    }
+
+    /// What a machine reads that boots from an image with cloud-init.
+    fn cloud_config(&self, record: &Record, line: &JoinLine) -> Result<Secret<String>, BootstrapError> {
+        let host = if line.host.contains(':') { format!("[{}]", line.host) } else { line.host.clone() };
+        let ticket = line.token.hash().ticket();
+        let url = format!("https://{host}:{}/agent/{}/{}", line.port, line.token.id(), ticket.expose());
+        let bootstrap = Bootstrap {
+            name: record.key.to_string(),
+            join_line: line.expose_text(),
+            agents: self.agents.clone(),
+            url: Secret::new(url),
+            within_secs: self.join_within.as_secs(),
+            powers_off: true,
+            has_devices: true,
+        };
+        bootstrap.cloud_config()
+    }
+}
+
+impl Host for HubHost {
+    fn user_data(
+        &self,
+        record: &Record,
+        service: Option<ServiceKey>,
+        token: JoinToken,
+    ) -> Result<Secret<String>, String> {
+        let line = JoinLine {
+            host: self.facts.advertise_host.clone(),
+            port: self.facts.control_port,
+            pin: self.facts.pin,
+            token,
+        };
+        if record.candidate.provider != "sim" {
+            return self.cloud_config(record, &line).map_err(|error| error.to_string());
+        }
+        let services: Vec<_> =
+            service.iter().map(|key| json!({ "blueprint": key.blueprint, "service": key.service })).collect();
+        let document = json!({
+            "join_line": line.expose_text().expose(),
+            "name": record.key.as_str(),
+            "services": services,
+        });
+        Ok(Secret::new(document.to_string()))
+    }
+
+    fn agents(&self) -> BTreeMap<AgentId, bool> {
+        let snapshot = self.registrar.snapshot();
+        snapshot.agents.iter().map(|(id, view)| (*id, view.connected)).collect()
+    }
+
+    fn remove_agent(&self, agent: AgentId) -> BoxFuture<'_, Result<(), String>> {
+        async move {
+            if !self.registrar.snapshot().agents.contains_key(&agent) {
+                return Ok(());
+            }
+            self.control.remove_agent(agent).await.map_err(|error| error.to_string())
+        }
+        .boxed()
+    }
+}
