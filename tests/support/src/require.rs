@@ -19,6 +19,8 @@ pub enum Need {
     },
     /// A device file.
     Device(&'static str),
+    /// A file that is no part of this repository, such as what a cloud publishes of its API.
+    File(&'static str),
     /// Many minutes: `SOAK=1`, or `REQUIRE_ALL=1`, which leaves nothing out.
     Soak,
 }
@@ -33,6 +35,7 @@ impl Need {
                 .is_none()
                 .then(|| format!("the program {program} ({variable} may name it)")),
             Self::Device(path) => (!Path::new(path).exists()).then(|| format!("the device {path}")),
+            Self::File(path) => (!Path::new(path).exists()).then(|| format!("the file {path}")),
             Self::Soak => {
                 let is_set = |name| std::env::var_os(name).is_some_and(|value| value == "1");
                 (!is_set("SOAK") && !is_set("REQUIRE_ALL")).then(|| "many minutes: set SOAK=1".to_owned())
