@@ -1,5 +1,6 @@
 //! Starts the provisioner: which clouds there are, and what the rest of the hub does for it.
 
+mod digitalocean;
 mod sim;
 
 use std::collections::BTreeMap;
@@ -27,6 +28,8 @@ pub(crate) struct Clouds {
     store: Arc<dyn LifecycleStore>,
     settings: ProvisionSettings,
     sim: Option<Arc<SimCloud>>,
+    others: ProviderSettings,
+    state: PathBuf,
 }
 
 impl Clouds {
@@ -42,14 +45,14 @@ impl Clouds {
         state: &Path,
     ) -> Result<Self> {
         let sim = providers.sim.map(|faults| sim::make(faults, state)).transpose()?;
-        Ok(Self { store, settings, sim })
+        Ok(Self { store, settings, sim, others: providers.clone(), state: state.to_owned() })
     }
 
     /// Starts the task, which ends with the drain; machines of the simulated cloud end with it.
     ///
     /// # Errors
     ///
-    /// Where the store cannot be read.
+    /// Where the store cannot be read, or a cloud cannot be called.
     pub(crate) async fn start(
         self,
         facts: Arc<HubFacts>,
@@ -57,7 +60,7 @@ impl Clouds {
         metrics: &Metrics,
         spawner: &Spawner,
     ) -> Result<Provisioner> {
-        let Self { store, settings, sim } = self;
+        let Self { store, settings, sim, others, state } = self;
         let mut seed = [0u8; 8];
         fill_random(&mut seed)?;
         let config = ProvisionConfig {
@@ -70,6 +73,9 @@ impl Clouds {
         let mut providers: Vec<Arc<dyn Provider>> = Vec::new();
         if let Some(sim) = &sim {
             providers.push(Arc::<SimCloud>::clone(sim));
+        }
+        if let Some(settings) = &others.digitalocean {
+            providers.push(digitalocean::make(settings, facts.id, &state)?);
         }
         let host = Arc::new(HubHost { facts, control, registrar });
         let wall = Arc::new(|| Timestamp::from(SystemTime::now()));

@@ -6,6 +6,8 @@ use blueprint_common_runtime::config::{Key, Problems, Settings};
 use blueprint_hub_provider_sim::Faults;
 use blueprint_hub_provision_core::catalogue::Offer;
 
+use super::digitalocean::DigitalOceanSettings;
+
 pub(super) const SIM: Key = Key::new(
     "providers.sim.enabled",
     "false",
@@ -23,18 +25,22 @@ pub(super) const SIM_FAULTS: Key = Key::new(
 pub(crate) struct ProviderSettings {
     /// Faults of the simulated cloud; `None` where there is none.
     pub(crate) sim: Option<Faults>,
+    /// DigitalOcean, where it is switched on.
+    pub(crate) digitalocean: Option<DigitalOceanSettings>,
 }
 
 impl ProviderSettings {
     pub(super) fn take(settings: &Settings, problems: &mut Problems) -> Option<Self> {
         let enabled = settings.take::<bool>(SIM.path, problems);
         let faults = settings.take::<Faults>(SIM_FAULTS.path, problems);
-        Some(Self { sim: enabled?.then_some(faults?) })
+        let digitalocean = DigitalOceanSettings::take(settings, problems);
+        Some(Self { sim: enabled?.then_some(faults?), digitalocean: digitalocean? })
     }
 
     /// Their names.
     pub(crate) fn names(&self) -> BTreeSet<String> {
-        self.sim.iter().map(|_| "sim".to_owned()).collect()
+        let sim = self.sim.iter().map(|_| "sim");
+        sim.chain(self.digitalocean.iter().map(|_| "digitalocean")).map(str::to_owned).collect()
     }
 
     /// What those of them sell whose prices are known without asking.

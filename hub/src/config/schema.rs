@@ -2,7 +2,7 @@
 
 use blueprint_common_runtime::config::{Key, Schema};
 
-use super::{forwards, oauth, providers, provision};
+use super::{digitalocean, forwards, oauth, providers, provision};
 
 /// Every key of `hub.toml`.
 pub(crate) const SCHEMA: Schema = Schema {
@@ -200,6 +200,10 @@ pub(crate) const SCHEMA: Schema = Schema {
         ),
         providers::SIM,
         providers::SIM_FAULTS,
+        digitalocean::ENABLED,
+        digitalocean::REGIONS,
+        digitalocean::IMAGE,
+        digitalocean::ENDPOINT,
         provision::EVERY,
         provision::CALL_AGAIN,
         provision::SECOND_LOOK,
