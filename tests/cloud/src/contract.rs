@@ -66,7 +66,7 @@ pub async fn run<L: Lab>(make: impl AsyncFn() -> L) {
             machines::an_empty_account_lists_nothing,
             machines::a_machine_is_made_listed_and_deleted,
             machines::the_same_order_makes_one_machine,
-            machines::another_call_for_an_order_finds_its_machine,
+            machines::another_call_for_an_order_tells_the_tags_that_are,
             machines::deleting_what_is_not_there_succeeds,
             machines::a_machine_is_switched_off_and_on,
             machines::what_is_not_there_cannot_be_switched,

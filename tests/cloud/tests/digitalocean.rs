@@ -111,6 +111,15 @@ async fn the_contract_holds() {
 }
 
 #[tokio::test]
+async fn a_second_call_for_an_order_finds_the_droplet_of_the_first() {
+    let account = account().await;
+    let first = account.provider.create(&order(1)).await.unwrap();
+    let again = InstanceSpec { tags: order(1).tags.map(|tags| Tags { attempt: 2, ..tags }), ..order(1) };
+    let second = account.provider.create(&again).await.unwrap();
+    assert_eq!((&second.provider_id, &second.tags), (&first.provider_id, &first.tags));
+}
+
+#[tokio::test]
 async fn droplets_with_gpus_are_listed_and_found() {
     let account = account().await;
     let gpu = InstanceSpec { plan: "gpu-l40sx1-48gb".to_owned(), ..order(1) };
