@@ -213,17 +213,23 @@ mod tests {
         let folder = Folder::new(dir.path().join("sim-1"));
         let own = folder.0.clone();
         std::fs::create_dir_all(&own).unwrap();
+        // So many that new ones come while these are removed.
+        for number in 0..500 {
+            std::fs::write(own.join(number.to_string()), b"").unwrap();
+        }
+        let (started, is_started) = std::sync::mpsc::channel();
         let writer = std::thread::Builder::new().spawn(move || {
             let began = std::time::Instant::now();
-            let mut count = 0;
-            while began.elapsed() < Duration::from_millis(60) {
-                count += 1;
-                // Once the folder is gone there is nowhere to write.
-                if std::fs::write(own.join(count.to_string()), b"").is_err() {
-                    break;
-                }
+            let mut number = 1000;
+            // Once the folder is gone there is nowhere to write.
+            while began.elapsed() < Duration::from_millis(60)
+                && std::fs::write(own.join(number.to_string()), b"").is_ok()
+            {
+                number += 1;
+                let _ = started.send(());
             }
         });
+        is_started.recv().unwrap();
         folder.remove().await.unwrap();
         writer.unwrap().join().unwrap();
         assert!(!folder.0.exists());
