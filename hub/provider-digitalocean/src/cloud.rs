@@ -236,15 +236,16 @@ impl DigitalOcean {
     }
 }
 
-/// Whether a tag is that of the order of this droplet and nothing else's, so that it can go with it.
+/// Whether a tag is that of the order of this droplet and nothing else's, so that it can go with it. One that was renamed
+/// keeps it: it is listed for a moment more, and has no other sign of its order.
 fn is_key_of(tag: &str, droplet: &Droplet) -> bool {
-    tags::key(&droplet.tags, &droplet.name).is_some_and(|key| tags::of_key(&key).eq_ignore_ascii_case(tag))
+    tags::key(&[], &droplet.name).is_some_and(|key| tags::of_key(&key).eq_ignore_ascii_case(tag))
 }
 
 /// A refusal because of the SSH key, which was deleted by hand.
 fn speaks_of_key(reason: &str) -> bool {
     let reason = reason.to_ascii_lowercase();
-    reason.contains("ssh") && reason.contains("key")
+    reason.contains("key identifier") || (reason.contains("ssh") && reason.contains("key"))
 }
 
 impl Provider for DigitalOcean {

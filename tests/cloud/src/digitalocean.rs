@@ -173,9 +173,7 @@ impl Account {
         let key = body["ssh_keys"][0].as_u64();
         if !self.keys.iter().any(|own| own["id"].as_u64() == key) {
             let id = body["ssh_keys"][0].to_string();
-            return says::unprocessable(&format!(
-                "{id} are invalid key identifiers for Droplet creation: ssh keys"
-            ));
+            return says::unprocessable(&format!("{id} are invalid key identifiers for Droplet creation."));
         }
         let sizes = says::sizes(false);
         let Some(size) = sizes.iter().find(|size| size["slug"] == body["size"]) else {

@@ -187,6 +187,10 @@ async fn a_droplet_that_was_renamed_keeps_its_key_and_one_without_its_tag_is_lef
     let error = account.provider.delete(&made.provider_id).await.unwrap_err();
     assert!(error.to_string().contains("bp-node"), "{error}");
     assert_eq!(account.fake.world(|world| world.machines.len()), 1);
+    // It is listed for a moment more, and has no other sign of its order than the tag.
+    account.fake.world(|world| world.machines[0].tags.push("bp-node".to_owned()));
+    account.provider.delete(&made.provider_id).await.unwrap();
+    assert!(account.dialect.tags().iter().any(|tag| tag.starts_with("bp-key-")));
 }
 
 #[tokio::test]
