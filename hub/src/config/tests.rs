@@ -149,3 +149,11 @@ fn digitalocean_is_off_until_somebody_names_it_and_every_mistake_is_told() {
         assert!(load(&[on, ("providers.digitalocean.endpoint", endpoint)]).is_ok(), "{endpoint}");
     }
 }
+
+#[cfg(not(feature = "provider-digitalocean"))]
+#[test]
+fn digitalocean_in_a_build_without_it_names_the_feature() {
+    assert!(load(&[]).unwrap().providers.digitalocean.is_none());
+    let error = load(&[("providers.digitalocean.enabled", "true")]).unwrap_err();
+    assert!(error.contains("provider-digitalocean"), "{error}");
+}
