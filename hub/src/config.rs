@@ -1,5 +1,6 @@
 //! The hub's configuration: keys, defaults, and what has to hold between them.
 
+mod digitalocean;
 mod forwards;
 mod oauth;
 mod prices;
@@ -23,6 +24,7 @@ use ipnetwork::{Ipv4Network, Ipv6Network};
 
 use crate::limits::LimitsConfig;
 
+pub(crate) use digitalocean::DigitalOceanSettings;
 pub(crate) use oauth::OAuthConfig;
 pub(crate) use prices::PriceConfig;
 pub(crate) use providers::{LocalVmSettings, ProviderSettings};

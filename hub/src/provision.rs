@@ -1,5 +1,6 @@
 //! Starts the provisioner: which clouds there are, and what the rest of the hub does for it.
 
+mod digitalocean;
 mod host;
 mod local_vm;
 mod sim;
@@ -28,7 +29,10 @@ pub(crate) struct Clouds {
     store: Arc<dyn LifecycleStore>,
     settings: ProvisionSettings,
     sim: Option<Arc<SimCloud>>,
-    others: Vec<Arc<dyn Provider>>,
+    /// Those that need nothing of the hub.
+    made: Vec<Arc<dyn Provider>>,
+    others: ProviderSettings,
+    state: PathBuf,
     agents: Arc<AgentShelf>,
 }
 
@@ -45,9 +49,9 @@ impl Clouds {
         state: &Path,
     ) -> Result<Self> {
         let sim = providers.sim.map(|faults| sim::make(faults, state)).transpose()?;
-        let mut others: Vec<Arc<dyn Provider>> = Vec::new();
+        let mut made: Vec<Arc<dyn Provider>> = Vec::new();
         if let Some(settings) = &providers.local_vm {
-            others.push(local_vm::make(settings, state)?);
+            made.push(local_vm::make(settings, state)?);
         }
         let agents = if providers.needs_agents() {
             let own = beside("blueprint-agent")?;
@@ -55,7 +59,8 @@ impl Clouds {
         } else {
             AgentShelf::none(state)
         };
-        Ok(Self { store, settings, sim, others, agents: Arc::new(agents) })
+        let (others, state) = (providers.clone(), state.to_owned());
+        Ok(Self { store, settings, sim, made, others, state, agents: Arc::new(agents) })
     }
 
     /// Agents that new machines fetch.
@@ -67,7 +72,7 @@ impl Clouds {
     ///
     /// # Errors
     ///
-    /// Where the store cannot be read.
+    /// Where the store cannot be read, or a cloud cannot be called.
     pub(crate) async fn start(
         self,
         facts: Arc<HubFacts>,
@@ -75,7 +80,7 @@ impl Clouds {
         metrics: &Metrics,
         spawner: &Spawner,
     ) -> Result<Provisioner> {
-        let Self { store, settings, sim, others, agents } = self;
+        let Self { store, settings, sim, made: mut providers, others, state, agents } = self;
         let mut seed = [0u8; 8];
         fill_random(&mut seed)?;
         let config = ProvisionConfig {
@@ -85,9 +90,11 @@ impl Clouds {
             token_ttl: settings.token_ttl,
             seed: u64::from_be_bytes(seed),
         };
-        let mut providers = others;
         if let Some(sim) = &sim {
             providers.push(Arc::<SimCloud>::clone(sim));
+        }
+        if let Some(settings) = &others.digitalocean {
+            providers.push(digitalocean::make(settings, facts.id, &state)?);
         }
         let host = HubHost::new(facts, control, registrar, agents.digests(), settings.token_ttl);
         let host = Arc::new(host);

@@ -340,7 +340,13 @@ impl Provider for SimCloud {
     fn stop<'a>(&'a self, provider_id: &'a str) -> BoxFuture<'a, Result<(), ProviderError>> {
         Box::pin(async move {
             self.trouble("stop").await?;
-            self.switch_off(name_of(provider_id)).await;
+            let name = name_of(provider_id);
+            if key_of(name).is_none()
+                || self.folder(name).created_at().await.map_err(other("stop"))?.is_none()
+            {
+                return Err(ProviderError::Reject { reason: format!("there is no machine {name}") });
+            }
+            self.switch_off(name).await;
             Ok(())
         })
     }

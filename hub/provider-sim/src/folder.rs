@@ -2,6 +2,7 @@
 
 use std::io::{self, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use blueprint_common_types::{Secret, ServiceKey, Timestamp};
 use tokio::fs::{self, DirBuilder, File, OpenOptions};
@@ -14,6 +15,9 @@ const MAX_LOG_BYTES: u64 = 1 << 20;
 
 /// How far from its end a log is searched for its last line.
 const TAIL_BYTES: u64 = 4096;
+
+/// How often a folder that is written to is removed again, 5 ms apart.
+const LAST_WRITES: usize = 50;
 
 /// Characters of a last line that are shown.
 const LINE_CHARS: usize = 200;
@@ -125,7 +129,17 @@ impl Folder {
     }
 
     /// Removes everything; a folder that does not exist is no error.
+    ///
+    /// What a program started may end a moment after it, and write a last file meanwhile: that is waited for.
     pub(crate) async fn remove(&self) -> io::Result<()> {
+        for _ in 0..LAST_WRITES {
+            match fs::remove_dir_all(&self.0).await {
+                Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                removed => return none_if_absent(removed),
+            }
+        }
         none_if_absent(fs::remove_dir_all(&self.0).await)
     }
 }
@@ -191,5 +205,33 @@ mod tests {
         assert_eq!(open_log(&path).await.unwrap().metadata().unwrap().len(), 1 << 20);
         std::fs::write(&path, vec![b'x'; (1 << 20) + 1]).unwrap();
         assert_eq!(open_log(&path).await.unwrap().metadata().unwrap().len(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_folder_that_is_written_to_for_a_moment_more_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Folder::new(dir.path().join("sim-1"));
+        let own = folder.0.clone();
+        std::fs::create_dir_all(&own).unwrap();
+        // So many that new ones come while these are removed.
+        for number in 0..500 {
+            std::fs::write(own.join(number.to_string()), b"").unwrap();
+        }
+        let (started, is_started) = std::sync::mpsc::channel();
+        let writer = std::thread::Builder::new().spawn(move || {
+            let began = std::time::Instant::now();
+            let mut number = 1000;
+            // Once the folder is gone there is nowhere to write.
+            while began.elapsed() < Duration::from_millis(60)
+                && std::fs::write(own.join(number.to_string()), b"").is_ok()
+            {
+                number += 1;
+                let _ = started.send(());
+            }
+        });
+        is_started.recv().unwrap();
+        folder.remove().await.unwrap();
+        writer.unwrap().join().unwrap();
+        assert!(!folder.0.exists());
     }
 }

@@ -76,7 +76,7 @@ pub(super) async fn start(
     }
     let planes = (control.clone(), base.registrar.clone());
     let spawner = supervisor.child_spawner();
-    let provision = base.clouds.start(Arc::clone(&facts), planes, &base.metrics, &spawner).await?;
+    let provision = Box::pin(base.clouds.start(Arc::clone(&facts), planes, &base.metrics, &spawner)).await?;
     let hub = AdminHub {
         provision,
         tunnel: base.tunnel,

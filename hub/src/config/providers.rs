@@ -8,6 +8,8 @@ use blueprint_hub_provider_sim::Faults;
 use blueprint_hub_provision_core::catalogue::Offer;
 use ipnetwork::Ipv4Network;
 
+use super::digitalocean::DigitalOceanSettings;
+
 pub(super) const SIM: Key = Key::new(
     "providers.sim.enabled",
     "false",
@@ -56,6 +58,8 @@ pub(crate) struct ProviderSettings {
     pub(crate) local_vm: Option<LocalVmSettings>,
     /// Where agents for new machines lie.
     pub(crate) agents: Option<PathBuf>,
+    /// DigitalOcean, where it is switched on.
+    pub(crate) digitalocean: Option<DigitalOceanSettings>,
 }
 
 impl ProviderSettings {
@@ -63,13 +67,24 @@ impl ProviderSettings {
         let enabled = settings.take::<bool>(SIM.path, problems);
         let faults = settings.take::<Faults>(SIM_FAULTS.path, problems);
         let agents = settings.take_optional::<PathBuf>(AGENTS.path, problems);
-        Some(Self { sim: enabled?.then_some(faults?), local_vm: local_vm(settings, problems)?, agents })
+        let (local_vm, digitalocean) =
+            (local_vm(settings, problems), DigitalOceanSettings::take(settings, problems));
+        Some(Self {
+            sim: enabled?.then_some(faults?),
+            local_vm: local_vm?,
+            digitalocean: digitalocean?,
+            agents,
+        })
     }
 
     /// Their names.
     pub(crate) fn names(&self) -> BTreeSet<String> {
-        let sim = self.sim.iter().map(|_| "sim");
-        sim.chain(self.local_vm.iter().map(|_| "local-vm")).map(str::to_owned).collect()
+        let others = [
+            self.sim.as_ref().map(|_| "sim"),
+            self.local_vm.as_ref().map(|_| "local-vm"),
+            self.digitalocean.as_ref().map(|_| "digitalocean"),
+        ];
+        others.into_iter().flatten().map(str::to_owned).collect()
     }
 
     /// What those of them sell whose prices are known without asking.
@@ -85,7 +100,7 @@ impl ProviderSettings {
 
     /// Whether machines are ordered that have to fetch the agent.
     pub(crate) fn needs_agents(&self) -> bool {
-        self.local_vm.is_some()
+        self.local_vm.is_some() || self.digitalocean.is_some()
     }
 }
 

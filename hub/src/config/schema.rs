@@ -2,7 +2,7 @@
 
 use blueprint_common_runtime::config::{Key, Schema};
 
-use super::{forwards, oauth, providers, provision};
+use super::{digitalocean, forwards, oauth, providers, provision};
 
 /// Every key of `hub.toml`.
 pub(crate) const SCHEMA: Schema = Schema {
@@ -204,6 +204,10 @@ pub(crate) const SCHEMA: Schema = Schema {
         providers::LOCAL_VM_IMAGE,
         providers::LOCAL_VM_SUBNET,
         providers::AGENTS,
+        digitalocean::ENABLED,
+        digitalocean::REGIONS,
+        digitalocean::IMAGE,
+        digitalocean::ENDPOINT,
         provision::EVERY,
         provision::CALL_AGAIN,
         provision::SECOND_LOOK,

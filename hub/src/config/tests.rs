@@ -116,3 +116,44 @@ fn every_problem_is_reported_at_once() {
         assert!(error.contains(key), "{key} is missing in: {error}");
     }
 }
+
+#[cfg(feature = "provider-digitalocean")]
+#[test]
+fn digitalocean_is_off_until_somebody_names_it_and_every_mistake_is_told() {
+    assert!(load(&[]).unwrap().providers.digitalocean.is_none());
+    let on = ("providers.digitalocean.enabled", "true");
+    let config = load(&[on, ("providers.digitalocean.regions", "fra1, nyc3,fra1")]).unwrap().providers;
+    assert_eq!(config.digitalocean.as_ref().unwrap().regions, ["fra1", "nyc3"]);
+    assert!(config.names().contains("digitalocean"));
+    for (key, values) in [
+        ("providers.digitalocean.regions", &["Frankfurt", "fra1;nyc3"][..]),
+        ("providers.digitalocean.image", &["", "../x", "a b"]),
+        (
+            "providers.digitalocean.endpoint",
+            &[
+                "http://example.org",
+                "https://u@example.org",
+                "https://example.org/v2",
+                "ftp://127.0.0.1",
+                "x",
+            ],
+        ),
+        ("providers.digitalocean.enabled", &["maybe"]),
+    ] {
+        for value in values {
+            let error = load(&[on, (key, value)]).unwrap_err();
+            assert!(error.contains(key), "{value}: {error}");
+        }
+    }
+    for endpoint in ["https://api.example.org", "http://127.0.0.1:8080/", "http://[::1]:8080"] {
+        assert!(load(&[on, ("providers.digitalocean.endpoint", endpoint)]).is_ok(), "{endpoint}");
+    }
+}
+
+#[cfg(not(feature = "provider-digitalocean"))]
+#[test]
+fn digitalocean_in_a_build_without_it_names_the_feature() {
+    assert!(load(&[]).unwrap().providers.digitalocean.is_none());
+    let error = load(&[("providers.digitalocean.enabled", "true")]).unwrap_err();
+    assert!(error.contains("provider-digitalocean"), "{error}");
+}

@@ -70,7 +70,8 @@ mod tests {
         types = []
         core = ["types"]
         driver = ["types", "own-core", "common-driver"]
-        plugin = ["types", "provision-core"]
+        kit = ["types", "provision-core"]
+        plugin = ["types", "provision-core", "own-kit"]
         test = ["anything"]
     "#;
 
@@ -130,6 +131,21 @@ mod tests {
     fn a_plugin_may_import_the_provider_trait() {
         let plugin = member("hub/provider-x", "plugin", &[("hub/provision-core", Kind::Normal)]);
         check((plugin, member("hub/provision-core", "core", &[])), &[]);
+    }
+
+    #[test]
+    fn plugins_share_a_kit_and_never_each_other() {
+        let plugin = |other| member("hub/provider-x", "plugin", &[(other, Kind::Normal)]);
+        check((plugin("hub/provider-kit"), member("hub/provider-kit", "kit", &[])), &[]);
+        check(
+            (plugin("hub/provider-y"), member("hub/provider-y", "plugin", &[])),
+            &["hub/provider-x (plugin) must not import hub/provider-y (plugin)"],
+        );
+        let kit = member("hub/provider-kit", "kit", &[("hub/provider-y", Kind::Normal)]);
+        check(
+            (kit, member("hub/provider-y", "plugin", &[])),
+            &["hub/provider-kit (kit) must not import hub/provider-y (plugin)"],
+        );
     }
 
     #[test]

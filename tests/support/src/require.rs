@@ -21,6 +21,8 @@ pub enum Need {
     Device(&'static str),
     /// An image of local machines; see [`local_vm_image`].
     LocalVmImage,
+    /// A file that is no part of this repository, such as what a cloud publishes of its API.
+    File(&'static str),
     /// Many minutes: `SOAK=1`, or `REQUIRE_ALL=1`, which leaves nothing out.
     Soak,
 }
@@ -38,6 +40,7 @@ impl Need {
             Self::LocalVmImage => local_vm_image()
                 .is_none()
                 .then(|| "an image of local machines (LOCAL_VM_IMAGE may name it)".to_owned()),
+            Self::File(path) => (!Path::new(path).exists()).then(|| format!("the file {path}")),
             Self::Soak => {
                 let is_set = |name| std::env::var_os(name).is_some_and(|value| value == "1");
                 (!is_set("SOAK") && !is_set("REQUIRE_ALL")).then(|| "many minutes: set SOAK=1".to_owned())

@@ -8,6 +8,7 @@ mod client;
 mod comes_back;
 mod containers;
 mod dev;
+mod digitalocean;
 mod expose;
 mod first_machine;
 mod fixed_address;

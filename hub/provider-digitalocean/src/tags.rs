@@ -1,0 +1,113 @@
+//! Whose a droplet is, in flat tags of letters, digits, `:`, `-` and `_` (255 at most).
+
+use blueprint_common_types::HubId;
+use blueprint_hub_provision_core::{InstanceKey, InstanceSpec, Tags};
+
+/// On every droplet of any hub.
+pub(crate) const NODE: &str = "bp-node";
+
+const HUB: &str = "bp-hub-";
+const DEPLOYMENT: &str = "bp-dep-";
+const KEY: &str = "bp-key-";
+const ATTEMPT: &str = "bp-att-";
+
+/// On every droplet of one hub; also the name of its firewall and its SSH key.
+pub(crate) fn of_hub(hub: HubId) -> String {
+    format!("{HUB}{hub}")
+}
+
+/// On the droplets of one order.
+pub(crate) fn of_key(key: &InstanceKey) -> String {
+    format!("{KEY}{key}")
+}
+
+/// The tags of a droplet to be made.
+pub(crate) fn of(spec: &InstanceSpec) -> Vec<String> {
+    let mut tags = vec![NODE.to_owned(), of_key(&spec.key)];
+    if let Some(whose) = &spec.tags {
+        tags.push(of_hub(whose.hub));
+        tags.push(format!("{DEPLOYMENT}{}", whose.deployment));
+        tags.push(format!("{ATTEMPT}{}", whose.attempt));
+    }
+    tags
+}
+
+/// Whose a droplet is; `None` where its tags do not say all of it, or say two things.
+pub(crate) fn whose(tags: &[String]) -> Option<Tags> {
+    Some(Tags {
+        hub: one(tags, HUB)?.parse().ok()?,
+        deployment: one(tags, DEPLOYMENT)?.parse().ok()?,
+        attempt: one(tags, ATTEMPT)?.parse().ok()?,
+    })
+}
+
+/// What the hub calls a droplet: by its tag, because anybody can change a name, else by its name. `None` for one that has
+/// neither.
+pub(crate) fn key(tags: &[String], name: &str) -> Option<InstanceKey> {
+    let tagged = one(tags, KEY).and_then(|key| key.parse().ok());
+    tagged.or_else(|| name.to_ascii_lowercase().parse().ok())
+}
+
+/// Tags are compared as the API does, which keeps the case of the first use.
+fn one<'a>(tags: &'a [String], prefix: &str) -> Option<&'a str> {
+    let mut found = tags.iter().filter_map(|tag| {
+        let (head, rest) = tag.split_at_checked(prefix.len())?;
+        head.eq_ignore_ascii_case(prefix).then_some(rest)
+    });
+    let first = found.next()?;
+    found.next().is_none().then_some(first)
+}
+
+#[cfg(test)]
+mod tests {
+    use blueprint_common_types::Secret;
+    use blueprint_hub_provision_core::resource::Arch;
+
+    use super::*;
+
+    fn spec() -> InstanceSpec {
+        InstanceSpec {
+            key: "bp-aaaaaaaaaaaaaaaa-1".parse().unwrap(),
+            tags: Some(Tags {
+                hub: "00112233-4455-6677-8899-aabbccddeeff".parse().unwrap(),
+                deployment: "aaaaaaaaaaaaaaaa".parse().unwrap(),
+                attempt: 3,
+            }),
+            plan: "s-1vcpu-1gb".to_owned(),
+            region: "fra1".to_owned(),
+            spot: false,
+            disk_gb: 0,
+            arch: Arch::X86_64,
+            user_data: Secret::new(String::new()),
+        }
+    }
+
+    #[test]
+    fn tags_say_whose_a_droplet_is() {
+        let (spec, tags) = (spec(), of(&spec()));
+        assert_eq!(whose(&tags), spec.tags);
+        assert_eq!(key(&tags, "renamed by hand"), Some(spec.key.clone()));
+        for tag in &tags {
+            let is_allowed = |c: char| c.is_ascii_alphanumeric() || ":-_".contains(c);
+            assert!(tag.len() <= 255 && tag.chars().all(is_allowed), "{tag}");
+        }
+        // The account knew the tag in another case.
+        let shouted: Vec<_> = tags.iter().map(|tag| tag.replace("bp-", "BP-")).collect();
+        assert!(whose(&shouted).is_some());
+    }
+
+    #[test]
+    fn half_of_them_or_two_of_one_say_nothing() {
+        let tags = of(&spec());
+        for missing in 2..tags.len() {
+            let mut less = tags.clone();
+            less.remove(missing);
+            assert_eq!(whose(&less), None);
+        }
+        let mut two = tags.clone();
+        two.push("bp-att-4".to_owned());
+        assert_eq!(whose(&two), None);
+        assert_eq!(key(&[NODE.to_owned()], "Web-1"), "web-1".parse().ok());
+        assert_eq!(key(&[NODE.to_owned()], "web.example.org"), None);
+    }
+}

@@ -1,0 +1,148 @@
+//! Which fields each cloud wants, and by which names people know them.
+
+use blueprint_hub_provision_core::ProviderError;
+
+/// One field of credentials.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Field {
+    /// Its name, in a file and in [`crate::Credentials`].
+    pub name: &'static str,
+    /// Variables of the environment that hold it; the first that is set counts.
+    pub env: &'static [&'static str],
+    /// Whether a person who types it should not see it.
+    pub is_secret: bool,
+}
+
+/// What credentials of one cloud are made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CredentialSpec {
+    /// Name of the provider.
+    pub provider: &'static str,
+    /// Fields that have to be there.
+    pub required: &'static [Field],
+    /// Fields that may be.
+    pub optional: &'static [Field],
+}
+
+const fn field(name: &'static str, env: &'static [&'static str], is_secret: bool) -> Field {
+    Field { name, env, is_secret }
+}
+
+/// AWS: an access key, with a session token where it is a temporary one.
+pub const AWS: CredentialSpec = CredentialSpec {
+    provider: "aws",
+    required: &[
+        field("access_key_id", &["AWS_ACCESS_KEY_ID"], false),
+        field("secret_access_key", &["AWS_SECRET_ACCESS_KEY"], true),
+    ],
+    optional: &[field("session_token", &["AWS_SESSION_TOKEN"], true)],
+};
+
+/// Google Cloud: a project, and the file of a service account or an access token.
+pub const GCP: CredentialSpec = CredentialSpec {
+    provider: "gcp",
+    required: &[field("project_id", &["GCP_PROJECT_ID", "GOOGLE_CLOUD_PROJECT"], false)],
+    optional: &[
+        field("service_account_file", &["GOOGLE_APPLICATION_CREDENTIALS"], false),
+        field("access_token", &["GCP_ACCESS_TOKEN"], true),
+        field("api_key", &["GCP_API_KEY"], true),
+    ],
+};
+
+/// Azure: a subscription, and an application or an access token.
+pub const AZURE: CredentialSpec = CredentialSpec {
+    provider: "azure",
+    required: &[field("subscription_id", &["AZURE_SUBSCRIPTION_ID"], false)],
+    optional: &[
+        field("tenant_id", &["AZURE_TENANT_ID"], false),
+        field("client_id", &["AZURE_CLIENT_ID"], false),
+        field("client_secret", &["AZURE_CLIENT_SECRET"], true),
+        field("access_token", &["AZURE_ACCESS_TOKEN"], true),
+    ],
+};
+
+/// DigitalOcean: a personal access token.
+pub const DIGITALOCEAN: CredentialSpec = CredentialSpec {
+    provider: "digitalocean",
+    required: &[field(
+        "token",
+        &["DIGITALOCEAN_TOKEN", "DIGITALOCEAN_ACCESS_TOKEN", "DO_API_TOKEN", "DO_TOKEN"],
+        true,
+    )],
+    optional: &[],
+};
+
+/// Vultr: an API key.
+pub const VULTR: CredentialSpec = CredentialSpec {
+    provider: "vultr",
+    required: &[field("api_key", &["VULTR_API_KEY"], true)],
+    optional: &[],
+};
+
+/// Hetzner: an API token.
+pub const HETZNER: CredentialSpec = CredentialSpec {
+    provider: "hetzner",
+    required: &[field("token", &["HETZNER_API_TOKEN", "HCLOUD_TOKEN"], true)],
+    optional: &[],
+};
+
+impl CredentialSpec {
+    /// Every field, the required ones first.
+    pub fn fields(&self) -> impl Iterator<Item = &'static Field> {
+        self.required.iter().chain(self.optional)
+    }
+
+    /// The field that is called so in a file: by its name, or by one of its variables.
+    pub(crate) fn named(&self, name: &str) -> Option<&'static Field> {
+        self.fields().find(|field| field.name == name || field.env.contains(&name))
+    }
+
+    /// There are none: what to do about it.
+    pub(crate) fn missing(&self) -> ProviderError {
+        let variables: Vec<_> = self
+            .required
+            .iter()
+            .filter_map(|field| field.env.split_first())
+            .map(|(first, others)| match others {
+                [] => (*first).to_owned(),
+                others => format!("{first} (or {})", others.join(", ")),
+            })
+            .collect();
+        let action = format!(
+            "use {0}: no credentials; set {1}, or run `blueprint-hub provider configure {0}`",
+            self.provider,
+            variables.join(" and "),
+        );
+        ProviderError::Deny { action }
+    }
+
+    /// They cannot be used: `why` says what to do about it.
+    pub(crate) fn unusable(&self, why: &str) -> ProviderError {
+        ProviderError::Deny { action: format!("use {}: {why}", self.provider) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_said_with_every_name() {
+        assert_eq!(
+            DIGITALOCEAN.missing().to_string(),
+            "not allowed to use digitalocean: no credentials; set DIGITALOCEAN_TOKEN (or DIGITALOCEAN_ACCESS_TOKEN, \
+             DO_API_TOKEN, DO_TOKEN), or run `blueprint-hub provider configure digitalocean`"
+        );
+        assert!(AWS.missing().to_string().contains("AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"));
+    }
+
+    #[test]
+    fn no_name_means_two_fields() {
+        for spec in [AWS, GCP, AZURE, DIGITALOCEAN, VULTR, HETZNER] {
+            let names: Vec<_> =
+                spec.fields().flat_map(|field| std::iter::once(&field.name).chain(field.env)).collect();
+            let once: std::collections::BTreeSet<_> = names.iter().collect();
+            assert_eq!(once.len(), names.len(), "{}", spec.provider);
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! The provisioner over DigitalOcean and its fake, killed again and again: what is wanted is there in the end, and no more.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use blueprint_common_runtime::metrics::Metrics;
+use blueprint_common_types::{AgentId, HubId, JoinToken, Micros, Secret, ServiceKey, Timestamp};
+use blueprint_hub_provider_digitalocean::{DigitalOcean, DigitalOceanConfig};
+use blueprint_hub_provider_kit::{Credentials, Fixed, HttpClient, HttpConfig};
+use blueprint_hub_provision::{Host, Leader, ProvisionConfig, Provisioner};
+use blueprint_hub_provision_core::lifecycle::{Deployer, Order, Record, Settings, Wanted};
+use blueprint_hub_provision_core::resource::Arch;
+use blueprint_hub_provision_core::{Candidate, DeploymentId, Provider};
+use blueprint_hub_store::SqliteStore;
+use blueprint_tests_cloud::digitalocean::DigitalOceanDialect;
+use blueprint_tests_cloud::{FakeCloud, Fault, Kind, Refusal};
+use futures_util::future::{BoxFuture, FutureExt, ready};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+const TOKEN: &str = "dop_v1_0123456789";
+
+struct Nobody;
+
+impl Host for Nobody {
+    fn user_data(&self, _: &Record, _: Option<ServiceKey>, token: JoinToken) -> Secret<String> {
+        Secret::new(format!("#cloud-config\n# {}\n", token.id()))
+    }
+
+    fn agents(&self) -> BTreeMap<AgentId, bool> {
+        BTreeMap::new()
+    }
+
+    fn remove_agent(&self, _: AgentId) -> BoxFuture<'_, Result<(), String>> {
+        ready(Ok(())).boxed()
+    }
+}
+
+fn hub() -> HubId {
+    HubId::from_bytes([1; 16])
+}
+
+fn provider(fake: &FakeCloud) -> Arc<dyn Provider> {
+    let token = [("token".to_owned(), Secret::new(TOKEN.to_owned()))];
+    Arc::new(DigitalOcean::new(DigitalOceanConfig {
+        hub: hub(),
+        endpoint: fake.url(),
+        regions: Vec::new(),
+        image: "debian-13-x64".to_owned(),
+        credentials: Arc::new(Fixed::new(Credentials::new("a test", token))),
+        http: HttpClient::new(HttpConfig::default()).unwrap(),
+    }))
+}
+
+/// One life of the hub over the database in `folder`: it is over when `test` is, wherever the task then stands.
+async fn live(folder: &Path, fake: &FakeCloud, test: impl AsyncFnOnce(&Provisioner)) {
+    let config = ProvisionConfig {
+        hub: hub(),
+        settings: Settings {
+            call_again: Duration::from_millis(300),
+            second_look: Duration::from_millis(100),
+            ..Settings::default()
+        },
+        every: Duration::from_millis(200),
+        token_ttl: Duration::from_secs(900),
+        seed: 7,
+    };
+    let store = Arc::new(SqliteStore::open(folder).unwrap());
+    let wall = Arc::new(|| Timestamp::from(SystemTime::now()));
+    let made =
+        Leader::new(config, store, Arc::new(Nobody), vec![provider(fake)], wall, &Metrics::new()).await;
+    let (leader, provisioner) = made.unwrap();
+    let test = Box::pin(test(&provisioner));
+    tokio::select! {
+        () = Box::pin(leader.run(CancellationToken::new())) => {}
+        () = test => {}
+    }
+}
+
+fn order() -> Order {
+    Order {
+        name: "web".to_owned(),
+        request_key: "one".to_owned(),
+        asked: "3 machines".to_owned(),
+        replicas: 3,
+        plan: vec![Candidate {
+            provider: "digitalocean".to_owned(),
+            plan: "s-1vcpu-1gb".to_owned(),
+            region: "fra1".to_owned(),
+            spot: false,
+            disk_gb: 25,
+            arch: Arch::X86_64,
+            hourly: Micros::new(8930),
+        }],
+        service: None,
+        ttl: None,
+    }
+}
+
+/// Waits until there are `count` machines, each of another order.
+async fn until_there_are(fake: &FakeCloud, count: usize) {
+    let began = Instant::now();
+    loop {
+        let names = fake.world(|world| world.machines.iter().map(|one| one.name.clone()).collect::<Vec<_>>());
+        if names.len() == count && names.iter().collect::<BTreeSet<_>>().len() == count {
+            return;
+        }
+        assert!(began.elapsed() < Duration::from_secs(25), "{count} were wanted: {names:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn ordered(provisioner: &Provisioner) -> DeploymentId {
+    provisioner.deploy(order()).await.unwrap().0.id
+}
+
+#[tokio::test]
+async fn a_hub_that_is_killed_has_what_is_wanted_in_the_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let fake = FakeCloud::start(DigitalOceanDialect::default(), TOKEN).await;
+    for fault in
+        [Fault::DoAndBreak, Fault::DoAndRefuse(Refusal::Broken), Fault::Slow(Duration::from_millis(400))]
+    {
+        fake.fail(Kind::Create, fault);
+    }
+    // Killed in the midst of preparations, of orders, and of answers.
+    for millis in [5, 20, 60, 150, 300, 700, 1500] {
+        live(folder.path(), &fake, async |provisioner| {
+            ordered(provisioner).await;
+            tokio::time::sleep(Duration::from_millis(millis)).await;
+        })
+        .await;
+    }
+    live(folder.path(), &fake, async |provisioner| {
+        ordered(provisioner).await;
+        until_there_are(&fake, 3).await;
+    })
+    .await;
+    // The next life finds them, and orders no more.
+    let creations = fake.count(Kind::Create);
+    live(folder.path(), &fake, async |provisioner| {
+        let lists = fake.count(Kind::List);
+        let listed = async {
+            while fake.count(Kind::List) < lists + 6 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(Duration::from_secs(20), listed).await.unwrap();
+        until_there_are(&fake, 3).await;
+        assert_eq!(provisioner.records().await.unwrap().deployments.len(), 1);
+    })
+    .await;
+    assert_eq!(fake.count(Kind::Create), creations);
+    // It is killed again while it ends them.
+    fake.fail(Kind::Delete, Fault::DoAndBreak);
+    fake.fail(Kind::Delete, Fault::Refuse(Refusal::Unavailable));
+    live(folder.path(), &fake, async |provisioner| {
+        let id = ordered(provisioner).await;
+        provisioner.set_wanted(id, Wanted::Gone, "the test is over".to_owned()).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    })
+    .await;
+    live(folder.path(), &fake, async |_| until_there_are(&fake, 0).await).await;
+}

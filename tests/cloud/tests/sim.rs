@@ -1,0 +1,87 @@
+//! The simulated cloud, held to the contract.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::path::{Path, PathBuf};
+
+use blueprint_common_types::Secret;
+use blueprint_hub_provider_sim::{Faults, SimCloud, SimConfig};
+use blueprint_hub_provision_core::resource::Arch;
+use blueprint_hub_provision_core::{InstanceSpec, Provider, Tags};
+use blueprint_tests_cloud::FakeCloud;
+use blueprint_tests_cloud::contract::{self, Lab};
+use tempfile::TempDir;
+
+struct Sim {
+    cloud: SimCloud,
+    _dir: TempDir,
+}
+
+fn stand_in(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../hub/provider-sim/tests/stand-ins").join(name)
+}
+
+fn sim() -> Sim {
+    let dir = tempfile::tempdir().unwrap();
+    let cloud = SimCloud::new(SimConfig {
+        dir: dir.path().to_owned(),
+        agent_binary: stand_in("agent"),
+        service_binary: None,
+        faults: Faults::default(),
+    });
+    Sim { cloud, _dir: dir }
+}
+
+impl Lab for Sim {
+    fn provider(&self) -> &dyn Provider {
+        &self.cloud
+    }
+
+    fn order(&self, number: u32) -> InstanceSpec {
+        let deployment = "aaaaaaaaaaaaaaaa".parse().unwrap();
+        let key = format!("bp-{deployment}-{number}");
+        InstanceSpec {
+            user_data: Secret::new(format!(r#"{{"join_line":"hub:7443/pin/bpj_canary","name":"{key}"}}"#)),
+            key: key.parse().unwrap(),
+            tags: Some(Tags {
+                hub: "00112233-4455-6677-8899-aabbccddeeff".parse().unwrap(),
+                deployment,
+                attempt: 1,
+            }),
+            plan: "sim-small".to_owned(),
+            region: "local".to_owned(),
+            spot: false,
+            disk_gb: 0,
+            arch: Arch::X86_64,
+        }
+    }
+
+    fn wrong_orders(&self) -> Vec<InstanceSpec> {
+        vec![
+            InstanceSpec { plan: "sim-none".to_owned(), ..self.order(1) },
+            InstanceSpec { region: "mars".to_owned(), ..self.order(1) },
+            InstanceSpec { spot: true, ..self.order(1) },
+            InstanceSpec { user_data: Secret::new("canary".to_owned()), ..self.order(1) },
+        ]
+    }
+
+    fn absent(&self) -> String {
+        "sim/sim-absent".to_owned()
+    }
+
+    fn secrets(&self) -> Vec<String> {
+        vec!["canary".to_owned()]
+    }
+
+    fn fake(&self) -> Option<&FakeCloud> {
+        None
+    }
+
+    async fn shut(&mut self) {
+        self.cloud.stop_all().await;
+    }
+}
+
+#[tokio::test]
+async fn the_contract_holds() {
+    contract::run(async || sim()).await;
+}
