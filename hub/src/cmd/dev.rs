@@ -145,7 +145,7 @@ impl Dev {
         }
         let grace = config.grace;
         let ground = Ground::bind(&config, &state).map_err(serve::of_ground)?;
-        let app = App::build(config, state, ground, &supervisor).await.map_err(failure)?;
+        let app = Box::pin(App::build(config, state, ground, &supervisor)).await.map_err(failure)?;
         Ports::of(&app).save(&global.state()?).map_err(failure)?;
         let cloud = DevCloud::new(&folder.path).map_err(failure)?;
         let stop = supervisor.stop();

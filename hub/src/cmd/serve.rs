@@ -34,7 +34,7 @@ pub(crate) fn run(global: &Global) -> Result<(), CliError> {
     let ended = server_runtime()?.block_on(async {
         let supervisor = Supervisor::new();
         let grace = config.grace;
-        let app = App::build(config, state, ground, &supervisor).await.map_err(failure)?;
+        let app = Box::pin(App::build(config, state, ground, &supervisor)).await.map_err(failure)?;
         info!(control = %app.control, tunnel = %app.tunnel, proxy = app.proxy_url, "hub is up");
         supervisor.run(grace).await.map_err(|error| CliError::failure(error.to_string()))
     });
