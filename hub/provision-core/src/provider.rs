@@ -8,6 +8,7 @@ use blueprint_common_types::Timestamp;
 use futures_util::future::BoxFuture;
 
 use crate::catalogue::Offer;
+use crate::lifecycle::Rate;
 use crate::{Instance, InstanceSpec};
 
 type Source = Box<dyn Error + Send + Sync>;
@@ -210,6 +211,11 @@ pub struct Listing {
 pub trait Provider: Send + Sync {
     /// Short lower-case name for logs and metrics, such as `hetzner`.
     fn name(&self) -> &'static str;
+
+    /// How often it may be called.
+    fn rate(&self) -> Rate {
+        Rate::of(self.name())
+    }
 
     /// What can be ordered here, with prices. Sorted by price, then by name.
     ///

@@ -46,7 +46,10 @@ impl Creation {
         let Self { way, store, host, hub, token_ttl, mut record, service } = self;
         let provider = way.name();
         let waited = Instant::now();
-        way.turn().await;
+        if let Err(error) = way.turn().await {
+            info!(instance = %record.key, provider, error = error.line(), "nothing is ordered: the cloud asked for a pause");
+            return Ended::Created { provider, record, answer: None };
+        }
         let now = record.since.plus(waited.elapsed());
         (record.since, record.called_at) = (now, Some(now));
         let token = match JoinToken::random() {
@@ -104,27 +107,30 @@ impl Creation {
 /// Lists a cloud, unless calls to it pause.
 pub(crate) async fn list(way: Way, asked_at: Timestamp) -> Ended {
     let provider = way.name();
-    way.turn().await;
-    let result = way.call("list", true, || way.provider.list()).await;
+    let result = match way.turn().await {
+        Ok(()) => way.call("list", true, || way.provider.list()).await,
+        Err(error) => Err(error),
+    };
     Ended::Listed { provider, asked_at, result }
 }
 
 /// Deletes a machine.
 pub(crate) async fn delete(way: Way, provider_id: String) -> Ended {
     let provider = way.name();
-    way.turn().await;
-    let result = way.call("delete", true, || way.provider.delete(&provider_id)).await;
+    let result = match way.turn().await {
+        Ok(()) => way.call("delete", true, || way.provider.delete(&provider_id)).await,
+        Err(error) => Err(error),
+    };
     Ended::Deleted { provider, provider_id, is_accepted: result.is_ok() }
 }
 
 /// Switches a machine on or off.
 pub(crate) async fn switch(way: Way, provider_id: String, on: bool) -> Ended {
     let provider = way.name();
-    way.turn().await;
-    let result = if on {
-        way.call("boot", true, || way.provider.boot(&provider_id)).await
-    } else {
-        way.call("stop", true, || way.provider.stop(&provider_id)).await
+    let result = match way.turn().await {
+        Ok(()) if on => way.call("boot", true, || way.provider.boot(&provider_id)).await,
+        Ok(()) => way.call("stop", true, || way.provider.stop(&provider_id)).await,
+        Err(error) => Err(error),
     };
     match result.map_err(|error| (error.class(), error.line())) {
         Ok(()) => {}

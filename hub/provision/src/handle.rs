@@ -36,12 +36,16 @@ impl fmt::Debug for Provisioner {
 impl Provisioner {
     async fn offers_of(&self, provider: String) -> Result<Vec<Offer>, DeployError> {
         let Some(way) = self.ways.get(&provider) else { return Err(DeployError::UnknownProvider(provider)) };
-        if !way.is_closed() {
-            let reason = "it failed again and again, and calls to it pause".to_owned();
+        if !way.is_open() {
+            let last = way.error().unwrap_or_default();
+            let reason =
+                format!("calls to it pause, since it failed again and again or asked for it: {last}");
             return Err(DeployError::Provider { provider, reason });
         }
-        way.turn().await;
-        let offers = way.call("offers", true, || way.provider.offers()).await;
+        let offers = match way.turn().await {
+            Ok(()) => way.call("offers", true, || way.provider.offers()).await,
+            Err(error) => Err(error),
+        };
         offers.map_err(|error| DeployError::Provider { provider, reason: error.line() })
     }
 

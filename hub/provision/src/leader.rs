@@ -173,7 +173,7 @@ impl Leader {
     fn list_due(&mut self) {
         let (asked_at, now) = (self.now(), Instant::now());
         for lane in self.lanes.values_mut().filter(|lane| lane.open == 0 && lane.due <= now) {
-            if !lane.way.is_closed() {
+            if !lane.way.is_open() {
                 lane.due = now + SOON;
                 continue;
             }
@@ -317,7 +317,7 @@ impl Leader {
             listed_at: lane.listed_at,
             machines: lane.machines,
             error: lane.way.error(),
-            is_closed: lane.way.is_closed(),
+            is_closed: lane.way.is_open(),
         });
         let next = Arc::new(Overview { clouds: clouds.collect(), alarms: self.reconciler.alarms() });
         self.overview.send_if_modified(|now| {

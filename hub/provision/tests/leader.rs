@@ -328,6 +328,32 @@ async fn a_lost_answer_makes_no_second_machine_and_the_pause_that_a_cloud_asks_f
     .await;
 }
 
+/// A pause that is longer than any call waits is kept by all calls to that cloud, also by those that are new.
+#[tokio::test(start_paused = true)]
+async fn a_long_pause_that_a_cloud_asks_for_is_kept_by_every_call() {
+    let store = Arc::new(Memory::default());
+    let pause = Duration::from_secs(1500);
+    let cloud = Cloud::new("north", &store, [Script::Throttle(pause)]);
+    Rig::run(store, vec![Arc::clone(&cloud)], async |rig| {
+        let id = rig.deploy("key", 3, vec![cloud.offer()]).await;
+        rig.until(&id, &[RecordState::Planned; 3]).await;
+        while cloud.creates.lock().unwrap().is_empty() {
+            sleep(Duration::from_millis(100)).await;
+        }
+        sleep(Duration::from_secs(5)).await;
+        let (creates, lists) = (cloud.creates.lock().unwrap().len(), cloud.lists.load(Ordering::Relaxed));
+        assert!(creates < 4, "{creates}");
+        sleep(pause - Duration::from_secs(120) - Duration::from_secs(10)).await;
+        assert!(rig.provisioner.offers("north".to_owned()).await.is_err(), "no price is asked for either");
+        assert_eq!(cloud.creates.lock().unwrap().len(), creates);
+        assert_eq!(cloud.lists.load(Ordering::Relaxed), lists);
+        rig.until(&id, &[RecordState::Active; 3]).await;
+        let first = cloud.creates.lock().unwrap()[0];
+        assert!(cloud.creates.lock().unwrap().iter().skip(creates).all(|at| *at - first >= pause));
+    })
+    .await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_cloud_that_hangs_or_is_out_of_order_does_not_hold_up_another() {
     let store = Arc::new(Memory::default());
@@ -374,6 +400,16 @@ async fn many_machines_are_ordered_at_the_pace_that_clouds_bear() {
         assert_eq!(creates.len(), 39);
         let long = creates[38] - creates[0];
         assert!(long >= Duration::from_secs(9), "{long:?} for 39 calls at 3 a second after 10 at once");
+    })
+    .await;
+    let store = Arc::new(Memory::default());
+    let slow = Cloud::new("hivelocity", &store, []);
+    Rig::run(store, vec![Arc::clone(&slow)], async |rig| {
+        let id = rig.deploy("key", 9, vec![slow.offer()]).await;
+        rig.until(&id, &[RecordState::Active; 9]).await;
+        let creates = slow.creates.lock().unwrap().clone();
+        let apart = creates.windows(2).map(|pair| pair[1] - pair[0]).min();
+        assert!(apart >= Some(Duration::from_secs(1)), "{apart:?}: each cloud has a pace of its own");
     })
     .await;
 }

@@ -76,7 +76,7 @@ pub struct Cloud {
     pub machines: usize,
     /// Why the last call failed, where it did.
     pub error: Option<String>,
-    /// False while calls to it pause because it failed again and again.
+    /// False while calls to it pause because it failed again and again, or asked for a pause.
     pub is_closed: bool,
 }
 
