@@ -142,6 +142,7 @@ impl Choice<'_> {
             disk_gb: self.disk_gb,
             arch: self.offer.arch,
             hourly: self.total.hourly(),
+            stopped_hourly: self.total.stopped(&self.offer.provider),
         }
     }
 }

@@ -203,7 +203,8 @@ pub struct Listing {
 /// One account in one region of one cloud.
 ///
 /// Contract, checked for every implementation by the contract tests:
-/// - `create` with a key that exists returns that instance and makes no second one, as far as the cloud allows:
+/// - `create` with a key that exists returns that instance, where its tags are those of the spec, and makes no second one,
+///   as far as the cloud allows:
 ///   one without request keys may make two of them when an answer is lost;
 /// - `delete` of a machine that does not exist succeeds;
 /// - dropping a returned future leaves nothing that a later `list` does not show;

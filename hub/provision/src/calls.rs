@@ -24,7 +24,13 @@ pub(crate) enum Ended {
     /// A machine was to be made. No answer where the store refused, so that nothing was called.
     Created { provider: &'static str, record: Box<Record>, answer: Option<CreateAnswer> },
     /// A machine was to be deleted.
-    Deleted { provider: &'static str, provider_id: String, is_accepted: bool },
+    Deleted {
+        provider: &'static str,
+        provider_id: String,
+        /// As it was stored before; `None` where no record wants the machine gone.
+        record: Option<Box<Record>>,
+        is_accepted: bool,
+    },
     /// A machine was to be switched on or off; the next list tells.
     Switched { provider: &'static str },
 }
@@ -115,13 +121,13 @@ pub(crate) async fn list(way: Way, asked_at: Timestamp) -> Ended {
 }
 
 /// Deletes a machine.
-pub(crate) async fn delete(way: Way, provider_id: String) -> Ended {
+pub(crate) async fn delete(way: Way, provider_id: String, record: Option<Box<Record>>) -> Ended {
     let provider = way.name();
     let result = match way.turn().await {
         Ok(()) => way.call("delete", true, || way.provider.delete(&provider_id)).await,
         Err(error) => Err(error),
     };
-    Ended::Deleted { provider, provider_id, is_accepted: result.is_ok() }
+    Ended::Deleted { provider, provider_id, record, is_accepted: result.is_ok() }
 }
 
 /// Switches a machine on or off.

@@ -229,10 +229,13 @@ impl Leader {
                 }
                 self.close(provider, SOON);
             }
-            Ended::Deleted { provider, provider_id, is_accepted } => {
+            Ended::Deleted { provider, provider_id, record, is_accepted } => {
                 if is_accepted {
                     let now = self.now();
-                    self.reconciler.handle_delete(provider, &provider_id, now);
+                    let next = self.reconciler.handle_delete(provider, &provider_id, record.as_deref(), now);
+                    if let Some(action) = next {
+                        self.carry_out(action, &Records::default()).await;
+                    }
                 }
                 self.close(provider, SOON);
             }
@@ -361,7 +364,8 @@ impl Leader {
                     return;
                 }
                 info!(target: "audit", instance = %record.key, provider_id, reason = why, "machine is deleted");
-                self.open(&record.candidate.provider, |way| calls::delete(way, provider_id).boxed());
+                let provider = record.candidate.provider.clone();
+                self.open(&provider, |way| calls::delete(way, provider_id, Some(Box::new(record))).boxed());
             }
             Action::Boot { record, provider_id, .. } => {
                 info!(target: "audit", instance = %record.key, reason = why, "machine is switched on");
@@ -384,7 +388,7 @@ impl Leader {
                     error!(error = chain(&error), "nothing is deleted: the store failed");
                     return;
                 }
-                self.open(&provider, |way| calls::delete(way, provider_id).boxed());
+                self.open(&provider, |way| calls::delete(way, provider_id, None).boxed());
             }
             Action::Report(alarm) => {
                 warn!(subject = alarm.subject, reason = why, "{}", alarm.text);
@@ -419,7 +423,8 @@ fn is_moving(records: &Records) -> bool {
         match record.state {
             RecordState::Calling | RecordState::Created | RecordState::Deleting => true,
             RecordState::Planned => wanted == Some(Wanted::Running),
-            RecordState::Active | RecordState::Gone | RecordState::Lost | RecordState::Failed => false,
+            RecordState::Active => (wanted == Some(Wanted::Running)) == record.is_off,
+            RecordState::Gone | RecordState::Lost | RecordState::Failed => false,
         }
     })
 }

@@ -126,6 +126,7 @@ impl Cloud {
             disk_gb: 62,
             arch: Arch::Arm64,
             hourly: Micros::new(5000),
+            stopped_hourly: Micros::new(5000),
         }
     }
 

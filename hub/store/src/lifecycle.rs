@@ -4,7 +4,7 @@ mod read;
 
 use std::time::Duration;
 
-use blueprint_common_types::{AgentId, Timestamp};
+use blueprint_common_types::{AgentId, Micros, Timestamp};
 use blueprint_hub_provision_core::lifecycle::{
     BoundToken, CreateDeploymentError, Deployment, Event, LifecycleStore, Record, RecordState, Records,
     RecordsError, RecordsResult, Wanted,
@@ -138,12 +138,12 @@ fn create(db: &Connection, deployment: Deployment) -> DbResult<(Deployment, bool
     ];
     db.execute(sql, values)?;
     for (candidate, step) in deployment.plan.iter().zip(0i64..) {
-        let Candidate { provider, plan, region, spot, disk_gb, arch, hourly } = candidate;
-        let sql = "INSERT INTO deployment_plan (deployment, step, provider, plan, region, spot, hourly, disk_gb, arch) \
-                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+        let Candidate { provider, plan, region, spot, disk_gb, arch, hourly, stopped_hourly } = candidate;
+        let sql = "INSERT INTO deployment_plan (deployment, step, provider, plan, region, spot, hourly, disk_gb, arch, stopped_hourly) \
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
         let id = deployment.id.as_str();
-        let hourly = i64::try_from(hourly.get()).unwrap_or(i64::MAX);
-        db.execute(sql, params![id, step, provider, plan, region, spot, hourly, disk_gb, arch.as_str()])?;
+        let (hourly, stopped, arch) = (micros(*hourly), micros(*stopped_hourly), arch.as_str());
+        db.execute(sql, params![id, step, provider, plan, region, spot, hourly, disk_gb, arch, stopped])?;
     }
     let end = deployment.expires_at.map_or_else(|| "without end".to_owned(), |end| format!("until {end}"));
     let detail = format!("{:?}, {}, {end}", deployment.name, deployment.asked);
@@ -177,23 +177,27 @@ fn set_wanted(
 
 fn save(db: &Connection, record: &Record) -> DbResult<()> {
     let key = record.key.as_str();
-    let sql = "SELECT state, attempt, reason FROM instances WHERE key = ?1";
-    let before: Option<(String, u32, String)> =
-        db.query_row(sql, params![key], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).optional()?;
-    if let Some((state, _, _)) = &before
+    let sql = "SELECT state, attempt, reason, is_off FROM instances WHERE key = ?1";
+    let before: Option<(String, u32, String, bool)> = db
+        .query_row(sql, params![key], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
+        .optional()?;
+    if let Some((state, _, _, _)) = &before
         && !may_become(state, record.state)
     {
-        let sql = "UPDATE instances SET provider_id = coalesce(?2, provider_id) WHERE key = ?1";
-        db.execute(sql, params![key, record.provider_id])?;
+        let sql = "UPDATE instances SET provider_id = coalesce(?2, provider_id), made_at = coalesce(made_at, ?3) \
+                   WHERE key = ?1";
+        db.execute(sql, params![key, record.provider_id, record.made_at.map(time)])?;
         return Ok(());
     }
     let sql = "INSERT INTO instances \
                (key, deployment, number, provider, plan, region, spot, hourly, state, attempt, created_at, since, \
-                called_at, provider_id, reason, disk_gb, arch) \
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17) \
+                called_at, provider_id, reason, disk_gb, arch, stopped_hourly, made_at, is_off, switched_at, deleted_at) \
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, \
+                ?20, ?21, ?22) \
                ON CONFLICT (key) DO UPDATE SET state = excluded.state, attempt = excluded.attempt, \
                 since = excluded.since, called_at = excluded.called_at, provider_id = excluded.provider_id, \
-                reason = excluded.reason";
+                reason = excluded.reason, made_at = excluded.made_at, is_off = excluded.is_off, \
+                switched_at = excluded.switched_at, deleted_at = excluded.deleted_at";
     let offer = &record.candidate;
     let values = params![
         key,
@@ -203,7 +207,7 @@ fn save(db: &Connection, record: &Record) -> DbResult<()> {
         offer.plan,
         offer.region,
         offer.spot,
-        i64::try_from(offer.hourly.get()).unwrap_or(i64::MAX),
+        micros(offer.hourly),
         record.state.label(),
         record.attempt,
         time(record.created_at),
@@ -213,14 +217,20 @@ fn save(db: &Connection, record: &Record) -> DbResult<()> {
         record.reason,
         offer.disk_gb,
         offer.arch.as_str(),
+        micros(offer.stopped_hourly),
+        record.made_at.map(time),
+        record.is_off,
+        record.switched_at.map(time),
+        record.deleted_at.map(time),
     ];
     db.execute(sql, values)?;
     let now = (record.state.label(), record.attempt, record.reason.as_str());
     let same = before
         .as_ref()
-        .is_some_and(|(state, attempt, reason)| (state.as_str(), *attempt, reason.as_str()) == now);
+        .is_some_and(|(state, attempt, reason, _)| (state.as_str(), *attempt, reason.as_str()) == now);
     if same {
-        return Ok(());
+        let was_off = before.is_some_and(|(_, _, _, was_off)| was_off);
+        return switched(db, record, was_off);
     }
     event(db, record.since, record.deployment.as_str(), Some(key), record.state.label(), &record.reason)?;
     audit_instance(db, record)?;
@@ -228,6 +238,20 @@ fn save(db: &Connection, record: &Record) -> DbResult<()> {
         db.execute("UPDATE join_tokens SET uses_left = 0 WHERE instance = ?1", params![key])?;
     }
     Ok(())
+}
+
+/// Notes that its cloud lists a machine as off, or as on again.
+fn switched(db: &Connection, record: &Record, was_off: bool) -> DbResult<()> {
+    if record.is_off == was_off {
+        return Ok(());
+    }
+    let (at, what) = (record.switched_at.unwrap_or(record.since), if record.is_off { "off" } else { "on" });
+    event(db, at, record.deployment.as_str(), Some(record.key.as_str()), what, "as its cloud lists it")
+}
+
+/// A price as a column.
+fn micros(amount: Micros) -> i64 {
+    i64::try_from(amount.get()).unwrap_or(i64::MAX)
 }
 
 /// Whether a machine in the stored state may become what it is to be: an answer that was on its way does not take back a
@@ -239,7 +263,8 @@ fn may_become(stored: &str, next: RecordState) -> bool {
         RecordState::Planned | RecordState::Calling | RecordState::Created | RecordState::Active => {
             !is_ended && !is(RecordState::Deleting)
         }
-        RecordState::Deleting | RecordState::Gone | RecordState::Lost | RecordState::Failed => true,
+        RecordState::Deleting => !is_ended,
+        RecordState::Gone | RecordState::Lost | RecordState::Failed => true,
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod alarms;
 mod answer;
+mod churn;
 mod deployments;
 mod found;
 
@@ -99,6 +100,12 @@ pub enum Why {
     NoOffer,
     /// The clock moved, and nothing is ended because of the time.
     Clock,
+    /// Its machines end soon after they were made.
+    Churn,
+    /// Its cloud lists it as switched on or off.
+    Switched,
+    /// Its cloud accepted the deletion.
+    Deleted,
     /// A deletion takes too long.
     Undeletable,
     /// A machine runs and its agent is away.
@@ -132,6 +139,9 @@ impl Why {
             Self::NoProvider => "no_provider",
             Self::NoOffer => "no_offer",
             Self::Clock => "clock",
+            Self::Churn => "churn",
+            Self::Switched => "switched",
+            Self::Deleted => "deleted",
             Self::Undeletable => "undeletable",
             Self::Silent => "silent",
         }

@@ -21,6 +21,7 @@ fn deployment(number: u8, request_key: &str) -> Deployment {
         disk_gb: if plan == "large" { u32::MAX } else { 0 },
         arch: if plan == "large" { Arch::Arm64 } else { Arch::X86_64 },
         hourly: Micros::new(hourly),
+        stopped_hourly: Micros::new(hourly / 3),
     };
     Deployment {
         id: DeploymentId::from_bytes([number; 10]),
@@ -48,6 +49,10 @@ fn record(deployment: &Deployment) -> Record {
         created_at: NOW,
         since: NOW,
         called_at: None,
+        made_at: None,
+        is_off: false,
+        switched_at: None,
+        deleted_at: None,
         provider_id: None,
         agent: None,
         agent_attempt: 0,
@@ -146,13 +151,21 @@ async fn every_step_survives_a_restart_and_is_told_in_history_and_audit() {
     let (called, _) = call(&store, &record(&stored)).await;
     let mut made = called.turned(RecordState::Created, "", NOW.plus(MINUTE));
     made.provider_id = Some("sim/1".to_owned());
+    made.made_at = Some(NOW);
     store.save_instance(made.clone()).await.unwrap();
+    store.save_instance(made.clone()).await.unwrap();
+    let off = Record { is_off: true, switched_at: Some(NOW.plus(MINUTE)), ..made.clone() };
+    store.save_instance(off.clone()).await.unwrap();
+    store.save_instance(off.clone()).await.unwrap();
+    let made = Record { is_off: false, switched_at: Some(NOW.plus(MINUTE * 2)), ..off };
     store.save_instance(made.clone()).await.unwrap();
     let gone = store.set_wanted(stored.id.clone(), Wanted::Gone, "by hand".to_owned(), NOW).await.unwrap();
     assert_eq!(gone.map(|it| it.wanted), Some(Wanted::Gone));
     let still = store.set_wanted(stored.id.clone(), Wanted::Running, "again".to_owned(), NOW).await.unwrap();
     assert_eq!(still.map(|it| it.wanted), Some(Wanted::Gone), "gone is for good");
     let doomed = made.turned(RecordState::Deleting, "terminated", NOW.plus(MINUTE));
+    store.save_instance(doomed.clone()).await.unwrap();
+    let doomed = Record { deleted_at: Some(NOW.plus(MINUTE * 2)), ..doomed };
     store.save_instance(doomed.clone()).await.unwrap();
     store.note_scan(NOW).await.unwrap();
     drop(store);
@@ -163,7 +176,7 @@ async fn every_step_survives_a_restart_and_is_told_in_history_and_audit() {
     assert_eq!(records.scanned_at, Some(NOW));
     let events = store.lifecycle_events(Some(stored.id.clone()), 100).await.unwrap();
     let steps: Vec<_> = events.iter().map(|event| event.what.as_str()).collect();
-    assert_eq!(steps, ["running", "planned", "calling", "created", "gone", "deleting"]);
+    assert_eq!(steps, ["running", "planned", "calling", "created", "off", "on", "gone", "deleting"]);
     let rows = store.audit_tail(100).await.unwrap();
     let kinds: Vec<_> = rows.iter().map(|row| row.event.kind).collect();
     assert_eq!(
@@ -194,6 +207,10 @@ async fn orders_of_the_seventh_schema_are_read_on() {
     let db = Connection::open(dir.path().join(DATABASE_FILE)).unwrap();
     let seventh = "ALTER TABLE deployment_plan DROP COLUMN disk_gb; ALTER TABLE deployment_plan DROP COLUMN arch; \
                    ALTER TABLE instances DROP COLUMN disk_gb; ALTER TABLE instances DROP COLUMN arch; \
+                   ALTER TABLE instances DROP COLUMN made_at; ALTER TABLE instances DROP COLUMN is_off; \
+                   ALTER TABLE instances DROP COLUMN switched_at; \
+                   ALTER TABLE instances DROP COLUMN deleted_at; ALTER TABLE instances DROP COLUMN stopped_hourly; \
+                   ALTER TABLE deployment_plan DROP COLUMN stopped_hourly; \
                    DELETE FROM schema_version WHERE version > 7";
     db.execute_batch(seventh).unwrap();
     drop(db);
@@ -202,6 +219,7 @@ async fn orders_of_the_seventh_schema_are_read_on() {
     assert_eq!(offers.len(), 2);
     for offer in offers.into_iter().chain(records.instances.values().map(|it| &it.candidate)) {
         assert_eq!((offer.disk_gb, offer.arch), (0, Arch::X86_64));
+        assert_eq!(offer.stopped_hourly, offer.hourly);
     }
 }
 

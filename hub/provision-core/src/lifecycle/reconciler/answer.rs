@@ -37,6 +37,7 @@ impl Reconciler {
             CreateAnswer::Made(provider_id) => {
                 let mut record = record.turned(RecordState::Created, "", now);
                 record.provider_id = Some(provider_id.clone());
+                record.made_at = record.made_at.or(record.called_at);
                 return Some(Action::Save { record, why: Why::Answered });
             }
             CreateAnswer::Failed { class, reason } => (*class, reason),
@@ -67,8 +68,23 @@ impl Reconciler {
         Some(Action::Save { record: record.turned(state, reason, now), why: Why::Answered })
     }
 
-    /// A cloud was asked to delete a machine and did not refuse: it is not asked again for some time.
-    pub fn handle_delete(&mut self, provider: &str, provider_id: &str, now: Timestamp) {
+    /// A cloud was asked to delete a machine and did not refuse: it is not asked again for some time. `record` is as it
+    /// was stored before, where the machine has one that is to go. Gives what is to be stored, if anything.
+    pub fn handle_delete(
+        &mut self,
+        provider: &str,
+        provider_id: &str,
+        record: Option<&Record>,
+        now: Timestamp,
+    ) -> Option<Action> {
         self.deleted.insert((provider.to_owned(), provider_id.to_owned()), now);
+        let record = record.filter(|record| {
+            let is_own = record.provider_id.as_deref().is_none_or(|own| own == provider_id);
+            is_own && record.state == RecordState::Deleting && record.deleted_at.is_none()
+        })?;
+        // Only lists that come after it tell that it is gone.
+        self.unlisted.remove(&record.key);
+        let record = Record { deleted_at: Some(now), ..record.clone() };
+        Some(Action::Save { record, why: Why::Deleted })
     }
 }
