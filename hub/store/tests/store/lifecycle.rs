@@ -192,7 +192,7 @@ async fn every_step_survives_a_restart_and_is_told_in_history_and_audit() {
     store.note_scan(NOW.plus(MINUTE * 60 * 24 * 365)).await.unwrap();
     assert_eq!(store.load_lifecycle().await.unwrap().deployments.len(), 1, "it has a machine still");
     store.save_instance(doomed.turned(RecordState::Gone, "", NOW)).await.unwrap();
-    store.note_scan(NOW.plus(MINUTE * 60 * 24 * 365)).await.unwrap();
+    store.note_scan(NOW.plus(MINUTE * 60 * 24 * 366)).await.unwrap();
     let left = store.load_lifecycle().await.unwrap();
     assert_eq!((left.deployments.len(), left.instances.len()), (0, 0));
 }
@@ -221,6 +221,42 @@ async fn orders_of_the_seventh_schema_are_read_on() {
         assert_eq!((offer.disk_gb, offer.arch), (0, Arch::X86_64));
         assert_eq!(offer.stopped_hourly, offer.hourly);
     }
+}
+
+/// A deployment that runs for months and is short of machines again and again.
+#[tokio::test]
+async fn machines_of_a_running_deployment_are_forgotten_and_their_numbers_are_not_given_again() {
+    const DAY: u32 = 24 * 60;
+    let (_dir, store) = store();
+    let (stored, _) = store.create_deployment(deployment(1, "key")).await.unwrap();
+    let one = |number: u32, state, day: u32| Record {
+        key: InstanceKey::of(&stored.id, number),
+        number,
+        ..record(&stored).turned(state, "none left", NOW.plus(MINUTE * DAY * day))
+    };
+    let numbers = async |store: &SqliteStore| {
+        let records = store.load_lifecycle().await.unwrap().instances;
+        records.values().map(|record| record.number).collect::<std::collections::BTreeSet<_>>()
+    };
+    store.save_instance(one(1, RecordState::Active, 0)).await.unwrap();
+    for number in 2..=300 {
+        store.save_instance(one(number, RecordState::Failed, 0)).await.unwrap();
+    }
+    for number in 301..=1000 {
+        store.save_instance(one(number, RecordState::Failed, 8)).await.unwrap();
+    }
+    store.note_scan(NOW.plus(MINUTE * DAY * 8 + MINUTE)).await.unwrap();
+    let expected = std::iter::once(1).chain(301..=1000).collect();
+    assert_eq!(numbers(&store).await, expected, "what ended lately stays, however many it is");
+    store.note_scan(NOW.plus(MINUTE * DAY * 10)).await.unwrap();
+    assert_eq!(numbers(&store).await, std::iter::once(1).chain(501..=1000).collect());
+    store.note_scan(NOW.plus(MINUTE * DAY * 80)).await.unwrap();
+    assert_eq!(numbers(&store).await, [1, 1000].into(), "that which runs and the last number");
+    let events = store.lifecycle_events(None, 10_000).await.unwrap();
+    assert_eq!(events.len(), 1001, "history stays as long as that of deployments that ended");
+    store.note_scan(NOW.plus(MINUTE * DAY * 97)).await.unwrap();
+    let events = store.lifecycle_events(None, 10_000).await.unwrap();
+    assert_eq!(events.len(), 700);
 }
 
 #[tokio::test]
