@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use tracing::{error, info};
 
 use crate::Host;
+use crate::clock::Clock;
 use crate::lane::Way;
 
 /// How a call of a lane ended.
@@ -40,6 +41,7 @@ pub(crate) struct Creation {
     pub(crate) way: Way,
     pub(crate) store: Arc<dyn LifecycleStore>,
     pub(crate) host: Arc<dyn Host>,
+    pub(crate) clock: Clock,
     pub(crate) hub: HubId,
     pub(crate) token_ttl: Duration,
     pub(crate) record: Box<Record>,
@@ -49,7 +51,7 @@ pub(crate) struct Creation {
 impl Creation {
     /// Stores the intent with a token of its own, and has the machine made.
     pub(crate) async fn run(self) -> Ended {
-        let Self { way, store, host, hub, token_ttl, mut record, service } = self;
+        let Self { way, store, host, clock, hub, token_ttl, mut record, service } = self;
         let provider = way.name();
         let waited = Instant::now();
         if let Err(error) = way.turn().await {
@@ -69,7 +71,8 @@ impl Creation {
             id: token.id(),
             hash: token.hash(),
             attempt: record.attempt,
-            expires_at: now.plus(token_ttl),
+            // The join is judged by the time of day, also while that is in doubt here.
+            expires_at: clock.wall().plus(token_ttl),
             service,
         };
         match store.begin_call(Record::clone(&record), bound).await {

@@ -14,8 +14,8 @@ use futures_util::future::{BoxFuture, FutureExt};
 use tokio::sync::{Notify, watch};
 use tracing::info;
 
+use crate::clock::Clock;
 use crate::lane::Way;
-use crate::leader::Wall;
 
 /// Access to the provisioner; cheap to clone.
 #[derive(Clone)]
@@ -24,7 +24,7 @@ pub struct Provisioner {
     pub(crate) ways: Arc<BTreeMap<String, Way>>,
     pub(crate) kick: Arc<Notify>,
     pub(crate) overview: watch::Receiver<Arc<Overview>>,
-    pub(crate) wall: Wall,
+    pub(crate) clock: Clock,
 }
 
 impl fmt::Debug for Provisioner {
@@ -50,7 +50,7 @@ impl Provisioner {
     }
 
     async fn deploy_one(&self, order: Order) -> Result<(Deployment, bool), DeployError> {
-        let now = (self.wall)();
+        let now = self.clock.now();
         let id = DeploymentId::random().map_err(|_| DeployError::Unavailable("no randomness for an id"))?;
         let deployment = Deployment {
             id,
@@ -78,7 +78,7 @@ impl Provisioner {
     }
 
     async fn want(&self, id: DeploymentId, wanted: Wanted, why: String) -> Result<Deployment, DeployError> {
-        let stored = self.store.set_wanted(id.clone(), wanted, why, (self.wall)()).await?;
+        let stored = self.store.set_wanted(id.clone(), wanted, why, self.clock.now()).await?;
         let deployment = stored.ok_or_else(|| DeployError::Unknown(id.clone()))?;
         self.kick.notify_one();
         if deployment.wanted != wanted {

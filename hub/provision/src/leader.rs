@@ -8,8 +8,8 @@ use std::time::Duration;
 use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_types::{HubId, Timestamp};
 use blueprint_hub_provision_core::lifecycle::{
-    Action, ClockWatch, Cloud, LifecycleStore, Overview, Reconciler, Record, RecordState, Records,
-    RecordsResult, Settings, View, Wanted,
+    Action, Cloud, LifecycleStore, Overview, Reconciler, Record, RecordState, Records, RecordsResult,
+    Settings, View, Wanted,
 };
 use blueprint_hub_provision_core::{Listing, Provider, ProviderError};
 use futures_util::future::{BoxFuture, FutureExt};
@@ -20,12 +20,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::calls::{self, Creation, Ended, chain};
+use crate::clock::Clock;
 use crate::lane::Way;
 use crate::metrics::ProvisionMetrics;
 use crate::{Host, Provisioner};
-
-/// What says the time of day.
-pub(crate) type Wall = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
 /// First and longest pause between two lists while machines are on their way.
 const SOON: Duration = Duration::from_secs(1);
@@ -70,9 +68,7 @@ pub struct Leader {
     lanes: BTreeMap<String, Lane>,
     calls: FuturesUnordered<BoxFuture<'static, Ended>>,
     reconciler: Reconciler,
-    clock: ClockWatch,
-    began: Instant,
-    wall: Wall,
+    clock: Clock,
     noted_at: Option<Instant>,
     kick: Arc<Notify>,
     overview: watch::Sender<Arc<Overview>>,
@@ -102,6 +98,7 @@ impl Leader {
         let records = store.load_lifecycle().await?;
         let metrics = ProvisionMetrics::new(metrics);
         let began = Instant::now();
+        let clock = Clock::new(records.scanned_at, wall);
         let ways: BTreeMap<_, _> = providers
             .into_iter()
             .map(|provider| {
@@ -123,9 +120,7 @@ impl Leader {
             lanes: ways.iter().map(|(name, way)| (name.clone(), lane(way))).collect(),
             calls: FuturesUnordered::new(),
             reconciler: Reconciler::new(config.hub, config.settings),
-            clock: ClockWatch::new(records.scanned_at, wall(), Duration::ZERO),
-            began,
-            wall: Arc::clone(&wall),
+            clock: clock.clone(),
             noted_at: None,
             kick: Arc::clone(&kick),
             overview: sender,
@@ -136,7 +131,7 @@ impl Leader {
         };
         // Which clouds there are is known from the first moment on.
         leader.publish();
-        Ok((leader, Provisioner { store, ways: Arc::new(ways), kick, overview, wall }))
+        Ok((leader, Provisioner { store, ways: Arc::new(ways), kick, overview, clock }))
     }
 
     /// Runs until `stop`; calls that are under way then are dropped, and looked up at the next start.
@@ -159,8 +154,8 @@ impl Leader {
     }
 
     /// The time to decide by.
-    fn now(&mut self) -> Timestamp {
-        self.clock.tick((self.wall)(), self.began.elapsed())
+    fn now(&self) -> Timestamp {
+        self.clock.now()
     }
 
     /// Every cloud is looked at as soon as it can be.
@@ -266,7 +261,7 @@ impl Leader {
             }
         };
         if let Some(cloud) = listing.cloud_time {
-            self.clock.handle_cloud_time(cloud, (self.wall)(), self.began.elapsed());
+            self.clock.handle_cloud_time(cloud);
         }
         let Some(records) = self.load().await else { return self.rest(provider, true) };
         let agents = self.host.agents();
@@ -352,8 +347,9 @@ impl Leader {
                 let (store, host) = (Arc::clone(&self.store), Arc::clone(&self.host));
                 let (hub, token_ttl) = (self.config.hub, self.config.token_ttl);
                 let provider = record.candidate.provider.clone();
+                let clock = self.clock.clone();
                 self.open(&provider, |way| {
-                    Creation { way, store, host, hub, token_ttl, record: Box::new(record), service }
+                    Creation { way, store, host, clock, hub, token_ttl, record: Box::new(record), service }
                         .run()
                         .boxed()
                 });

@@ -23,9 +23,11 @@ use futures_util::future::{BoxFuture, FutureExt, join_all, ready};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-/// A store in memory.
+const NOON: Timestamp = Timestamp::from_millis(1_800_000_000_000);
+
+/// A store in memory, and when the join tokens in it run out.
 #[derive(Default)]
-struct Memory(Mutex<Records>);
+struct Memory(Mutex<Records>, Mutex<Vec<Timestamp>>);
 
 impl LifecycleStore for Memory {
     fn load_lifecycle(&self) -> BoxFuture<'_, RecordsResult<Records>> {
@@ -68,7 +70,8 @@ impl LifecycleStore for Memory {
         ready(Ok(())).boxed()
     }
 
-    fn begin_call(&self, record: Record, _: BoundToken) -> BoxFuture<'_, RecordsResult<bool>> {
+    fn begin_call(&self, record: Record, token: BoundToken) -> BoxFuture<'_, RecordsResult<bool>> {
+        self.1.lock().unwrap().push(token.expires_at);
         self.save_instance(record).map(|saved| saved.map(|()| true)).boxed()
     }
 
@@ -152,6 +155,18 @@ impl Cloud {
         let record = records.instances.get_mut(&spec.key).unwrap();
         (record.agent, record.agent_attempt) = (Some(agent_of(record.number)), record.attempt);
         instance
+    }
+}
+
+fn order(key: &str, replicas: u32, plan: Vec<Candidate>) -> Order {
+    Order {
+        request_key: key.to_owned(),
+        name: key.to_owned(),
+        asked: key.to_owned(),
+        replicas,
+        plan,
+        service: None,
+        ttl: None,
     }
 }
 
@@ -239,7 +254,16 @@ impl Rig {
     /// Runs the task beside `test`.
     async fn run(store: Arc<Memory>, clouds: Vec<Arc<Cloud>>, test: impl AsyncFnOnce(&Self)) {
         let began = Instant::now();
-        let noon = Timestamp::from_millis(1_800_000_000_000);
+        let wall = Arc::new(move || NOON.plus(began.elapsed()));
+        Self::run_at(wall, store, clouds, test).await;
+    }
+
+    async fn run_at(
+        wall: Arc<dyn Fn() -> Timestamp + Send + Sync>,
+        store: Arc<Memory>,
+        clouds: Vec<Arc<Cloud>>,
+        test: impl AsyncFnOnce(&Self),
+    ) {
         let agents = (1..=9).map(|number| (agent_of(number), true)).collect();
         let config = ProvisionConfig {
             hub: HubId::from_bytes([1; 16]),
@@ -249,7 +273,6 @@ impl Rig {
             seed: 7,
         };
         let providers = clouds.into_iter().map(|cloud| -> Arc<dyn Provider> { cloud }).collect();
-        let wall = Arc::new(move || noon.plus(began.elapsed()));
         let host = Arc::new(Agents(Mutex::new(agents)));
         let own: Arc<dyn LifecycleStore> = store.clone();
         let (leader, provisioner) =
@@ -263,16 +286,7 @@ impl Rig {
     }
 
     async fn deploy(&self, key: &str, replicas: u32, plan: Vec<Candidate>) -> DeploymentId {
-        let order = Order {
-            request_key: key.to_owned(),
-            name: key.to_owned(),
-            asked: key.to_owned(),
-            replicas,
-            plan,
-            service: None,
-            ttl: None,
-        };
-        self.provisioner.deploy(order).await.unwrap().0.id
+        self.provisioner.deploy(order(key, replicas, plan)).await.unwrap().0.id
     }
 
     fn states(&self, of: &DeploymentId) -> Vec<RecordState> {
@@ -411,6 +425,30 @@ async fn many_machines_are_ordered_at_the_pace_that_clouds_bear() {
         let creates = slow.creates.lock().unwrap().clone();
         let apart = creates.windows(2).map(|pair| pair[1] - pair[0]).min();
         assert!(apart >= Some(Duration::from_secs(1)), "{apart:?}: each cloud has a pace of its own");
+    })
+    .await;
+}
+
+/// A clock that is set forward by three hours: the hub does not believe it, and the rest of the hub judges joins by it.
+#[tokio::test(start_paused = true)]
+async fn a_machine_can_join_and_a_deployment_lives_its_time_while_the_clock_is_in_doubt() {
+    let (store, began) = (Arc::new(Memory::default()), Instant::now());
+    let ahead = Duration::from_secs(3 * 3600);
+    let wall = move || {
+        let even = NOON.plus(began.elapsed());
+        if began.elapsed() < Duration::from_secs(10) { even } else { even.plus(ahead) }
+    };
+    let cloud = Cloud::new("north", &store, []);
+    Rig::run_at(Arc::new(wall), Arc::clone(&store), vec![Arc::clone(&cloud)], async |rig| {
+        sleep(Duration::from_secs(60)).await;
+        let order = Order { ttl: Some(Duration::from_secs(3600)), ..order("key", 1, vec![cloud.offer()]) };
+        let deployment = rig.provisioner.deploy(order).await.unwrap().0;
+        let left = deployment.expires_at.unwrap().since(NOON.plus(began.elapsed()));
+        assert_eq!(left, Duration::from_secs(3600), "by the clock that it is ended by");
+        rig.until(&deployment.id, &[RecordState::Active]).await;
+        let expires_at = store.1.lock().unwrap()[0];
+        assert!(expires_at > wall(), "its token ran out hours before it was given");
+        assert!(expires_at.since(wall()) <= Duration::from_secs(900));
     })
     .await;
 }
