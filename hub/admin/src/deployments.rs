@@ -363,7 +363,7 @@ pub(crate) async fn history(
 }
 
 /// Finds a deployment by id, by the beginning of its id, or by its name where only one that is not over has it.
-fn find<'r>(records: &'r Records, text: &str) -> Result<&'r Deployment, ApiError> {
+pub(crate) fn find<'r>(records: &'r Records, text: &str) -> Result<&'r Deployment, ApiError> {
     let exact = text.parse::<DeploymentId>().ok().and_then(|id| records.deployments.get(&id));
     if let Some(deployment) = exact {
         return Ok(deployment);
@@ -393,6 +393,13 @@ impl From<DeployError> for ApiError {
                 "provider_failed",
                 text,
                 "try again in a minute; the hub's log says more",
+            ),
+            DeployError::OverLimit(_) => Self::new(
+                StatusCode::CONFLICT,
+                "over_limit",
+                text,
+                "end something (`blueprint-hub deployment ls`), or raise the limit in hub.toml and restart the hub; \
+                 `blueprint-hub costs` shows what is used",
             ),
             DeployError::Mismatch { .. } => {
                 Self::conflict(text, "ask with another request key, or for the same as before")

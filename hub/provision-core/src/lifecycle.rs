@@ -42,8 +42,10 @@ pub use pace::{Backoff, Breaker, Bucket, Dice, Rate};
 pub use reconciler::{Action, Alarm, CreateAnswer, Reconciler, Settings, View, Why};
 pub use record::{ParseRecordStateError, Record, RecordState};
 pub use store::{
-    BoundToken, CreateDeploymentError, Event, LifecycleStore, Records, RecordsError, RecordsResult,
+    Begun, BoundToken, CreateDeploymentError, Event, LifecycleStore, Records, RecordsError, RecordsResult,
 };
 
 #[cfg(test)]
 mod model;
+#[cfg(test)]
+pub(crate) use reconciler::tests;

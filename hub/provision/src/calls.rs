@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use blueprint_common_types::{HubId, JoinToken, ServiceKey, Timestamp};
-use blueprint_hub_provision_core::lifecycle::{BoundToken, CreateAnswer, LifecycleStore, Record};
+use blueprint_hub_provision_core::cost::Limits;
+use blueprint_hub_provision_core::lifecycle::{Begun, BoundToken, CreateAnswer, LifecycleStore, Record};
 use blueprint_hub_provision_core::{ErrorClass, InstanceSpec, Listing, ProviderError, Tags};
 use tokio::time::Instant;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::Host;
 use crate::clock::Clock;
@@ -44,6 +45,7 @@ pub(crate) struct Creation {
     pub(crate) clock: Clock,
     pub(crate) hub: HubId,
     pub(crate) token_ttl: Duration,
+    pub(crate) limits: Limits,
     pub(crate) record: Box<Record>,
     pub(crate) service: Option<ServiceKey>,
 }
@@ -51,7 +53,7 @@ pub(crate) struct Creation {
 impl Creation {
     /// Stores the intent with a token of its own, and has the machine made.
     pub(crate) async fn run(self) -> Ended {
-        let Self { way, store, host, clock, hub, token_ttl, mut record, service } = self;
+        let Self { way, store, host, clock, hub, token_ttl, limits, mut record, service } = self;
         let provider = way.name();
         let waited = Instant::now();
         if let Err(error) = way.turn().await {
@@ -75,9 +77,14 @@ impl Creation {
             expires_at: clock.wall().plus(token_ttl),
             service,
         };
-        match store.begin_call(Record::clone(&record), bound).await {
-            Ok(true) => {}
-            Ok(false) => {
+        match store.begin_call(Record::clone(&record), bound, limits).await {
+            Ok(Begun::Stored) => {}
+            Ok(Begun::OverLimit(over)) => {
+                warn!(instance = %record.key, reason = over.setting, error = %over, "nothing is ordered");
+                let answer = CreateAnswer::Held { reason: over.to_string() };
+                return Ended::Created { provider, record, answer: Some(answer) };
+            }
+            Ok(Begun::Unwanted) => {
                 info!(instance = %record.key, "nothing is ordered: it is not wanted any more");
                 return Ended::Created { provider, record, answer: None };
             }

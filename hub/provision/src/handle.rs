@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use blueprint_common_types::Timestamp;
 use blueprint_hub_provision_core::DeploymentId;
 use blueprint_hub_provision_core::catalogue::Offer;
+use blueprint_hub_provision_core::cost::{Limits, Span};
 use blueprint_hub_provision_core::lifecycle::{
     CreateDeploymentError, DeployError, Deployer, Deployment, Event, LifecycleStore, Order, Overview,
     Records, Wanted,
@@ -25,6 +27,7 @@ pub struct Provisioner {
     pub(crate) kick: Arc<Notify>,
     pub(crate) overview: watch::Receiver<Arc<Overview>>,
     pub(crate) clock: Clock,
+    pub(crate) limits: Limits,
 }
 
 impl fmt::Debug for Provisioner {
@@ -66,8 +69,9 @@ impl Provisioner {
             changed_at: now,
         };
         let (deployment, is_new) =
-            self.store.create_deployment(deployment).await.map_err(|error| match error {
+            self.store.create_deployment(deployment, self.limits).await.map_err(|error| match error {
                 CreateDeploymentError::Mismatch { id, asked } => DeployError::Mismatch { id, asked },
+                CreateDeploymentError::OverLimit(over) => DeployError::OverLimit(over),
                 CreateDeploymentError::Store(error) => DeployError::Store(error),
             })?;
         if is_new {
@@ -117,6 +121,18 @@ impl Deployer for Provisioner {
         limit: u32,
     ) -> BoxFuture<'_, Result<Vec<Event>, DeployError>> {
         async move { Ok(self.store.lifecycle_events(deployment, limit).await?) }.boxed()
+    }
+
+    fn spans(&self, since: Timestamp) -> BoxFuture<'_, Result<Vec<Span>, DeployError>> {
+        async move { Ok(self.store.spans(since).await?) }.boxed()
+    }
+
+    fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    fn now(&self) -> Timestamp {
+        self.clock.now()
     }
 
     fn overview(&self) -> Arc<Overview> {

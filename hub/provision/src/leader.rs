@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_types::{HubId, Timestamp};
+use blueprint_hub_provision_core::cost::Limits;
 use blueprint_hub_provision_core::lifecycle::{
     Action, Cloud, LifecycleStore, Overview, Reconciler, Record, RecordState, Records, RecordsResult,
     Settings, View, Wanted,
@@ -43,6 +44,8 @@ pub struct ProvisionConfig {
     pub every: Duration,
     /// Life of the join token of a machine.
     pub token_ttl: Duration,
+    /// What all deployments together may come to.
+    pub limits: Limits,
     /// Seed of the jitter between tries.
     pub seed: u64,
 }
@@ -131,7 +134,10 @@ impl Leader {
         };
         // Which clouds there are is known from the first moment on.
         leader.publish();
-        Ok((leader, Provisioner { store, ways: Arc::new(ways), kick, overview, clock }))
+        Ok((
+            leader,
+            Provisioner { store, ways: Arc::new(ways), kick, overview, clock, limits: config.limits },
+        ))
     }
 
     /// Runs until `stop`; calls that are under way then are dropped, and looked up at the next start.
@@ -345,13 +351,23 @@ impl Leader {
                 let deployment = records.deployments.get(&record.deployment);
                 let service = deployment.and_then(|deployment| deployment.service);
                 let (store, host) = (Arc::clone(&self.store), Arc::clone(&self.host));
-                let (hub, token_ttl) = (self.config.hub, self.config.token_ttl);
+                let ProvisionConfig { hub, token_ttl, limits, .. } = self.config;
                 let provider = record.candidate.provider.clone();
                 let clock = self.clock.clone();
                 self.open(&provider, |way| {
-                    Creation { way, store, host, clock, hub, token_ttl, record: Box::new(record), service }
-                        .run()
-                        .boxed()
+                    Creation {
+                        way,
+                        store,
+                        host,
+                        clock,
+                        hub,
+                        token_ttl,
+                        limits,
+                        record: Box::new(record),
+                        service,
+                    }
+                    .run()
+                    .boxed()
                 });
             }
             Action::Delete { record, provider_id, .. } => {

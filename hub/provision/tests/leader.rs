@@ -10,8 +10,9 @@ use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_types::{AgentId, HubId, JoinToken, Micros, Secret, ServiceKey, Timestamp};
 use blueprint_hub_provision::{Host, Leader, ProvisionConfig, Provisioner};
 use blueprint_hub_provision_core::catalogue::Offer;
+use blueprint_hub_provision_core::cost::{Limits, Span};
 use blueprint_hub_provision_core::lifecycle::{
-    BoundToken, CreateDeploymentError, Deployer, Deployment, Event, LifecycleStore, Order, Record,
+    Begun, BoundToken, CreateDeploymentError, Deployer, Deployment, Event, LifecycleStore, Order, Record,
     RecordState, Records, RecordsResult, Settings, Wanted,
 };
 use blueprint_hub_provision_core::resource::Arch;
@@ -37,6 +38,7 @@ impl LifecycleStore for Memory {
     fn create_deployment(
         &self,
         deployment: Deployment,
+        _: Limits,
     ) -> BoxFuture<'_, Result<(Deployment, bool), CreateDeploymentError>> {
         let mut records = self.0.lock().unwrap();
         let same = records.deployments.values().find(|known| known.request_key == deployment.request_key);
@@ -70,9 +72,14 @@ impl LifecycleStore for Memory {
         ready(Ok(())).boxed()
     }
 
-    fn begin_call(&self, record: Record, token: BoundToken) -> BoxFuture<'_, RecordsResult<bool>> {
+    fn begin_call(
+        &self,
+        record: Record,
+        token: BoundToken,
+        _: Limits,
+    ) -> BoxFuture<'_, RecordsResult<Begun>> {
         self.1.lock().unwrap().push(token.expires_at);
-        self.save_instance(record).map(|saved| saved.map(|()| true)).boxed()
+        self.save_instance(record).map(|saved| saved.map(|()| Begun::Stored)).boxed()
     }
 
     fn note_removal(&self, _: InstanceKey, _: String, _: Timestamp) -> BoxFuture<'_, RecordsResult<()>> {
@@ -82,6 +89,10 @@ impl LifecycleStore for Memory {
     fn note_scan(&self, now: Timestamp) -> BoxFuture<'_, RecordsResult<()>> {
         self.0.lock().unwrap().scanned_at = Some(now);
         ready(Ok(())).boxed()
+    }
+
+    fn spans(&self, _: Timestamp) -> BoxFuture<'_, RecordsResult<Vec<Span>>> {
+        ready(Ok(Vec::new())).boxed()
     }
 
     fn lifecycle_events(&self, _: Option<DeploymentId>, _: u32) -> BoxFuture<'_, RecordsResult<Vec<Event>>> {
@@ -270,6 +281,7 @@ impl Rig {
             settings: Settings::default(),
             every: Duration::from_secs(60),
             token_ttl: Duration::from_secs(900),
+            limits: Limits::default(),
             seed: 7,
         };
         let providers = clouds.into_iter().map(|cloud| -> Arc<dyn Provider> { cloud }).collect();

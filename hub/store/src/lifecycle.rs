@@ -1,13 +1,15 @@
 //! Deployments and their machines.
 
 mod read;
+mod spans;
 
 use std::time::Duration;
 
 use blueprint_common_types::{AgentId, Micros, Timestamp};
+use blueprint_hub_provision_core::cost::{Limits, OverLimit, Span, committed};
 use blueprint_hub_provision_core::lifecycle::{
-    BoundToken, CreateDeploymentError, Deployment, Event, LifecycleStore, Record, RecordState, Records,
-    RecordsError, RecordsResult, Wanted,
+    Begun, BoundToken, CreateDeploymentError, Deployment, Event, LifecycleStore, Record, RecordState,
+    Records, RecordsError, RecordsResult, Wanted,
 };
 use blueprint_hub_provision_core::{Candidate, DeploymentId, InstanceKey};
 use blueprint_hub_registry_core::{AuditEvent, AuditKind, JoinTokenRecord, ServiceGrant, StoreResult};
@@ -31,6 +33,9 @@ const ENDED_LATELY: Duration = Duration::from_secs(24 * 3600);
 /// Steps of one deployment that are remembered at most.
 const EVENTS_AT_MOST: u32 = 10_000;
 
+/// How long it is remembered what a machine cost: thirteen months.
+const SPANS_REMEMBERED: Duration = Duration::from_secs(400 * 24 * 3600);
+
 const HOUR_MS: u64 = 3600 * 1000;
 
 /// When clouds were last looked at.
@@ -50,12 +55,13 @@ impl LifecycleStore for SqliteStore {
     fn create_deployment(
         &self,
         deployment: Deployment,
+        limits: Limits,
     ) -> BoxFuture<'_, Result<(Deployment, bool), CreateDeploymentError>> {
         const ACTION: &str = "store a deployment";
         Box::pin(async move {
             let asked = deployment.asked.clone();
-            let stored = self.queue.call(ACTION, move |db| create(db, deployment)).await;
-            let (stored, is_new) = told(ACTION, stored)?;
+            let stored = self.queue.call(ACTION, move |db| create(db, deployment, limits)).await;
+            let (stored, is_new) = told(ACTION, stored)??;
             if stored.asked != asked {
                 return Err(CreateDeploymentError::Mismatch { id: stored.id, asked: stored.asked });
             }
@@ -82,11 +88,16 @@ impl LifecycleStore for SqliteStore {
         Box::pin(async move { told(ACTION, self.queue.call(ACTION, move |db| save(db, &record)).await) })
     }
 
-    fn begin_call(&self, record: Record, token: BoundToken) -> BoxFuture<'_, RecordsResult<bool>> {
+    fn begin_call(
+        &self,
+        record: Record,
+        token: BoundToken,
+        limits: Limits,
+    ) -> BoxFuture<'_, RecordsResult<Begun>> {
         const ACTION: &str = "store a machine and its join token";
-        Box::pin(
-            async move { told(ACTION, self.queue.call(ACTION, move |db| begin(db, &record, &token)).await) },
-        )
+        Box::pin(async move {
+            told(ACTION, self.queue.call(ACTION, move |db| begin(db, &record, &token, limits)).await)
+        })
     }
 
     fn note_removal(
@@ -107,6 +118,11 @@ impl LifecycleStore for SqliteStore {
         Box::pin(async move { told(ACTION, self.queue.call(ACTION, move |db| note_scan(db, now)).await) })
     }
 
+    fn spans(&self, since: Timestamp) -> BoxFuture<'_, RecordsResult<Vec<Span>>> {
+        const ACTION: &str = "read what machines cost";
+        Box::pin(async move { told(ACTION, self.queue.call(ACTION, move |db| spans::load(db, since)).await) })
+    }
+
     fn lifecycle_events(
         &self,
         deployment: Option<DeploymentId>,
@@ -122,13 +138,21 @@ impl LifecycleStore for SqliteStore {
     }
 }
 
-fn create(db: &Connection, deployment: Deployment) -> DbResult<(Deployment, bool)> {
+/// The deployment and whether it is new, or the limit that leaves no room for it.
+type Created = Result<(Deployment, bool), OverLimit>;
+
+fn create(db: &Connection, deployment: Deployment, limits: Limits) -> DbResult<Created> {
     let sql = "SELECT id FROM deployments WHERE request_key = ?1";
     let known =
         db.query_row(sql, params![deployment.request_key], |row| row.get::<_, String>(0)).optional()?;
     let known = known.and_then(|id| id.parse().ok()).map(|id| read::one(db, &id)).transpose()?.flatten();
     if let Some(known) = known {
-        return Ok((known, false));
+        return Ok(Ok((known, false)));
+    }
+    let now = deployment.created_at;
+    let used = committed(&read::load(db)?, &spans::load(db, month_ago(now))?, &limits, now);
+    if let Err(over) = limits.check(used, limits.asked(&deployment, now)) {
+        return Ok(Err(over));
     }
     let sql = "INSERT INTO deployments \
                (id, name, request_key, asked, replicas, wanted, blueprint, service, created_at, expires_at, changed_at) \
@@ -158,10 +182,15 @@ fn create(db: &Connection, deployment: Deployment) -> DbResult<(Deployment, bool
     }
     let end = deployment.expires_at.map_or_else(|| "without end".to_owned(), |end| format!("until {end}"));
     let detail = format!("{:?}, {}, {end}", deployment.name, deployment.asked);
-    let now = deployment.created_at;
     audit::append(db, AuditEvent::new(AuditKind::DeploymentCreate, &deployment.id, detail), now)?;
     event(db, now, deployment.id.as_str(), None, deployment.wanted.label(), "deployed")?;
-    Ok((deployment, true))
+    Ok(Ok((deployment, true)))
+}
+
+/// Long enough before `now` for every span of its calendar month.
+fn month_ago(now: Timestamp) -> Timestamp {
+    let epoch = Timestamp::default();
+    epoch.plus(now.since(epoch.plus(Duration::from_secs(32 * 24 * 3600))))
 }
 
 fn set_wanted(
@@ -198,7 +227,9 @@ fn save(db: &Connection, record: &Record) -> DbResult<()> {
         let sql = "UPDATE instances SET provider_id = coalesce(?2, provider_id), made_at = coalesce(made_at, ?3) \
                    WHERE key = ?1";
         db.execute(sql, params![key, record.provider_id, record.made_at.map(time)])?;
-        return Ok(());
+        // It is billed until its deletion is confirmed, also where its call was answered after that was decided.
+        let is_open = state == RecordState::Deleting.label();
+        return if is_open { spans::follow(db, record) } else { Ok(()) };
     }
     let sql = "INSERT INTO instances \
                (key, deployment, number, provider, plan, region, spot, hourly, state, attempt, created_at, since, \
@@ -235,6 +266,7 @@ fn save(db: &Connection, record: &Record) -> DbResult<()> {
         record.deleted_at.map(time),
     ];
     db.execute(sql, values)?;
+    spans::follow(db, record)?;
     let now = (record.state.label(), record.attempt, record.reason.as_str());
     let same = before
         .as_ref()
@@ -301,7 +333,7 @@ fn audit_instance(db: &Connection, record: &Record) -> DbResult<()> {
     audit::append(db, AuditEvent::new(kind, &record.key, detail), record.since)
 }
 
-fn begin(db: &Connection, record: &Record, token: &BoundToken) -> DbResult<bool> {
+fn begin(db: &Connection, record: &Record, token: &BoundToken, limits: Limits) -> DbResult<Begun> {
     let sql = "SELECT count(*) FROM instances JOIN deployments ON deployments.id = instances.deployment \
                WHERE instances.key = ?1 AND instances.attempt = ?2 AND instances.state IN (?3, ?4) \
                 AND deployments.wanted = ?5";
@@ -309,7 +341,11 @@ fn begin(db: &Connection, record: &Record, token: &BoundToken) -> DbResult<bool>
     let before = record.attempt.saturating_sub(1);
     let values = params![record.key.as_str(), before, planned, calling, Wanted::Running.label()];
     if db.query_row(sql, values, |row| row.get::<_, u32>(0))? == 0 {
-        return Ok(false);
+        return Ok(Begun::Unwanted);
+    }
+    let spent = spans::load(db, month_ago(record.since))?;
+    if let Err(over) = limits.check_call(&read::load(db)?, &spent, record, record.since) {
+        return Ok(Begun::OverLimit(over));
     }
     save(db, record)?;
     let services = ServiceGrant::Only(token.service.into_iter().collect());
@@ -327,7 +363,7 @@ fn begin(db: &Connection, record: &Record, token: &BoundToken) -> DbResult<bool>
     tokens::create_join(db, &row)?;
     let sql = "UPDATE join_tokens SET instance = ?2, attempt = ?3 WHERE id = ?1";
     db.execute(sql, params![token.id.to_string(), record.key.as_str(), token.attempt])?;
-    Ok(true)
+    Ok(Begun::Stored)
 }
 
 /// Notes which agent joined as a machine; false where that machine is not to join, or has joined.
@@ -367,6 +403,7 @@ fn forget(db: &Connection, now: Timestamp) -> DbResult<()> {
                       ORDER BY number DESC LIMIT 1 OFFSET ?6)))";
     let values = params![gone, lost, failed, before(ENDED_REMEMBERED), before(ENDED_LATELY), ENDED_AT_MOST];
     db.execute(sql, values)?;
+    spans::forget(db, before(SPANS_REMEMBERED))?;
     db.execute("DELETE FROM lifecycle_events WHERE at < ?1", params![before(REMEMBERED)])?;
     let sql = "SELECT deployment FROM lifecycle_events GROUP BY deployment HAVING count(*) > ?1";
     let mut statement = db.prepare(sql)?;

@@ -54,7 +54,7 @@ impl Reconciler {
             }
             let case = Case { record, seen, listed, wanted };
             actions.extend(match record.state {
-                RecordState::Planned => self.planned(&case, view.now),
+                RecordState::Planned => self.planned(&case, view.now, &mut alarms),
                 RecordState::Calling => self.calling(&case, view.now),
                 RecordState::Created | RecordState::Active => self.standing(&case, view, &mut alarms),
                 RecordState::Deleting => self.deleting(&case, view.now, &mut alarms),
@@ -69,12 +69,22 @@ impl Reconciler {
         actions
     }
 
-    fn planned(&self, case: &Case<'_>, now: Timestamp) -> Vec<Action> {
+    fn planned(&self, case: &Case<'_>, now: Timestamp, alarms: &mut BTreeSet<Alarm>) -> Vec<Action> {
         let is_held = self.held.get(&case.record.key).is_some_and(|until| *until > now);
         if !case.seen.is_empty() {
             return self.found(case, now);
         }
-        if case.wanted != Wanted::Running || is_held {
+        if case.wanted != Wanted::Running {
+            return Vec::new();
+        }
+        if let Some(limit) = self.limited.get(&case.record.key) {
+            alarms.insert(Alarm {
+                subject: case.record.key.to_string(),
+                why: Why::Limit,
+                text: format!("it is not ordered: {limit}; raise the limit in hub.toml, or end something"),
+            });
+        }
+        if is_held {
             return Vec::new();
         }
         if self.blocks.until(&case.record.candidate, now).is_some() {
@@ -413,6 +423,7 @@ impl Reconciler {
         self.unlisted.remove(key);
         self.agentless.remove(key);
         self.held.remove(key);
+        self.limited.remove(key);
         self.boots.remove(key);
         self.silent.remove(key);
     }

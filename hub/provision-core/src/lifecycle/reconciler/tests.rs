@@ -34,8 +34,26 @@ fn offer(plan: &str) -> Candidate {
     }
 }
 
+/// A deployment of one machine for two hours.
+pub(crate) fn deployment() -> Deployment {
+    let now = Timestamp::from_millis(1_000_000_000_000);
+    Deployment {
+        id: DeploymentId::from_bytes([0; 10]),
+        name: "demo".to_owned(),
+        request_key: "key".to_owned(),
+        asked: String::new(),
+        replicas: 1,
+        plan: vec![offer("small"), offer("large")],
+        service: None,
+        wanted: Wanted::Running,
+        created_at: now,
+        expires_at: Some(now.plus(MINUTE * 120)),
+        changed_at: now,
+    }
+}
+
 /// Machine number `number` of that deployment, as it is planned.
-pub(super) fn record(number: u32) -> Record {
+pub(crate) fn record(number: u32) -> Record {
     let now = Timestamp::from_millis(1_000_000_000_000);
     Record {
         key: Sim::key(number),
@@ -62,19 +80,7 @@ impl Sim {
     fn new() -> Self {
         let id = DeploymentId::from_bytes([0; 10]);
         let now = Timestamp::from_millis(1_000_000_000_000);
-        let deployment = Deployment {
-            id: id.clone(),
-            name: "demo".to_owned(),
-            request_key: "key".to_owned(),
-            asked: String::new(),
-            replicas: 1,
-            plan: vec![offer("small"), offer("large")],
-            service: None,
-            wanted: Wanted::Running,
-            created_at: now,
-            expires_at: Some(now.plus(MINUTE * 120)),
-            changed_at: now,
-        };
+        let deployment = deployment();
         Self {
             now,
             reconciler: Reconciler::new(HUB, Settings::default()),
@@ -400,4 +406,21 @@ fn machines_that_end_again_and_again_are_not_replaced_without_a_pause() {
     let gaps: Vec<_> = ordered.windows(2).map(|pair| pair[1] - pair[0]).collect();
     assert!(gaps.is_sorted() && gaps[0] < 10, "{gaps:?}");
     assert!(is_told, "a person is told");
+}
+
+#[test]
+fn a_machine_that_a_limit_leaves_no_room_for_waits_and_a_person_is_told() {
+    let mut sim = Sim::new();
+    let called = sim.order();
+    let before = Record { state: RecordState::Planned, attempt: 0, called_at: None, ..called.clone() };
+    sim.records.insert(before.key.clone(), before);
+    let answer = CreateAnswer::Held { reason: "provision.max_machines is 4".to_owned() };
+    let Some(Action::Save { record, .. }) = sim.reconciler.handle_create(&called, &answer, sim.now) else {
+        panic!("nothing to store");
+    };
+    assert_eq!((record.state, record.attempt, record.called_at), (RecordState::Planned, 0, None));
+    sim.records.insert(record.key.clone(), record);
+    assert_eq!(sim.later(MINUTE / 2), [("report", Why::Limit)]);
+    assert_eq!(sim.later(MINUTE / 4), []);
+    assert_eq!(sim.later(MINUTE / 2), [("create", Why::Planned)]);
 }
