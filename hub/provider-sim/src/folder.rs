@@ -125,8 +125,17 @@ impl Folder {
     }
 
     /// Removes everything; a folder that does not exist is no error.
+    ///
+    /// It is moved away first: a hub that is killed meanwhile would leave a machine without its tags, which is nobody's.
     pub(crate) async fn remove(&self) -> io::Result<()> {
-        none_if_absent(fs::remove_dir_all(&self.0).await)
+        let (Some(machines), Some(name)) = (self.0.parent(), self.0.file_name()) else { return Ok(()) };
+        let removed = machines.with_file_name("removed");
+        DirBuilder::new().recursive(true).mode(0o700).create(&removed).await?;
+        let aside = removed.join(name);
+        // What an earlier hub did not get to.
+        none_if_absent(fs::remove_dir_all(&aside).await)?;
+        none_if_absent(fs::rename(&self.0, &aside).await)?;
+        none_if_absent(fs::remove_dir_all(&aside).await)
     }
 }
 
