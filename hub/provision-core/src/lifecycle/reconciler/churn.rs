@@ -21,7 +21,7 @@ const LONGEST: Duration = Duration::from_secs(3600);
 pub(super) struct Pause {
     /// When the next may be ordered.
     pub(super) until: Timestamp,
-    /// Machines that ended soon after they were made, lately.
+    /// Machines whose agents joined and that ended soon after they were made, lately.
     pub(super) ended: usize,
 }
 
@@ -39,14 +39,16 @@ pub(super) fn pause(own: &[&Record], replicas: u32, now: Timestamp) -> Option<Pa
 
 /// When a machine ended that stood for a short time only, and lately.
 fn short_life(record: &Record, now: Timestamp) -> Option<Timestamp> {
-    // One that its cloud never made cost nothing.
-    let began = record.made_at.filter(|_| !record.state.is_live())?;
+    // One that never joined says something of its offer, which is left out for a time.
+    let began = record.made_at.filter(|_| record.agent.is_some() && !record.state.is_live())?;
     let end = record.deleted_at.unwrap_or(record.since);
     (end.since(began) < STAY && now.since(end) < COUNTED).then_some(end)
 }
 
 #[cfg(test)]
 mod tests {
+    use blueprint_common_types::AgentId;
+
     use super::*;
     use crate::lifecycle::RecordState;
     use crate::lifecycle::reconciler::tests::record;
@@ -59,6 +61,7 @@ mod tests {
     fn ended(lives: &[(u64, u64)]) -> Vec<Record> {
         let life = |(number, &(from, to)): (u32, &(u64, u64))| Record {
             state: RecordState::Gone,
+            agent: Some(AgentId::from_bytes([7; 16])),
             made_at: Some(minutes(from)),
             deleted_at: Some(minutes(to)),
             since: minutes(to + 1),
@@ -98,9 +101,9 @@ mod tests {
     }
 
     #[test]
-    fn what_was_never_made_does_not_count() {
+    fn what_never_joined_does_not_count() {
         let mut records = ended(&[(0, 5), (5, 9), (9, 12)]);
-        records.iter_mut().for_each(|record| record.made_at = None);
+        records.iter_mut().for_each(|record| record.agent = None);
         assert_eq!(until(&records, 1, 12), None);
     }
 }

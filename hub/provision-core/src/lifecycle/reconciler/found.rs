@@ -25,6 +25,12 @@ impl Case<'_> {
         !is_seen && self.listed.iter().any(|instance| instance.provider_id == provider_id)
     }
 
+    /// When the first of what is seen was made.
+    fn made_at(&self, now: Timestamp) -> Option<Timestamp> {
+        let seen = self.seen.iter().map(|instance| first_sight(self.record, instance, now)).min();
+        self.record.made_at.or(seen)
+    }
+
     fn delete_all(&self, record: &Record, why: Why) -> Vec<Action> {
         let ids = self.seen.iter().map(|instance| instance.provider_id.clone());
         ids.map(|provider_id| Action::Delete { record: record.clone(), provider_id, why }).collect()
@@ -129,7 +135,8 @@ impl Reconciler {
             return vec![Action::Save { record, why: Why::Found }];
         }
         // Which of them has the token that works is not known here, so none is kept; another takes their place.
-        let record = case.record.turned(RecordState::Deleting, "its cloud made it more than once", now);
+        let mut record = case.record.turned(RecordState::Deleting, "its cloud made it more than once", now);
+        record.made_at = case.made_at(now);
         case.delete_all(&record, Why::Duplicate)
     }
 
