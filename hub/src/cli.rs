@@ -9,7 +9,7 @@ use blueprint_common_runtime::state::default_path;
 use clap::{Args, Parser, Subcommand};
 
 use crate::cmd::{
-    access, artefact, audit, config, deploy, deployment, dev, init, key, node, offers, policy, serve,
+    access, artefact, audit, config, costs, deploy, deployment, dev, init, key, node, offers, policy, serve,
     service, status, token, workload,
 };
 use crate::files;
@@ -78,6 +78,8 @@ enum Command {
     /// Machines that were ordered
     #[command(subcommand)]
     Deployment(deployment::Deployments),
+    /// Shows what ordered machines cost, and what is used of the limits
+    Costs(costs::Costs),
     /// Artefacts of workloads, pushed for nodes that reach nothing else
     #[command(subcommand, after_help = "Example: blueprint-hub artefact push demo.tar.gz")]
     Artefact(artefact::Artefact),
@@ -163,6 +165,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Command::Workload(command) => command.run(global),
         Command::Deploy(command) => command.run(global),
         Command::Deployment(command) => command.run(global),
+        Command::Costs(command) => command.run(global),
         Command::Artefact(command) => command.run(global),
         Command::Providers(command) => command.run(global),
         Command::Templates(command) => command.run(global),

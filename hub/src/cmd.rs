@@ -4,6 +4,7 @@ pub(crate) mod access;
 pub(crate) mod artefact;
 pub(crate) mod audit;
 pub(crate) mod config;
+pub(crate) mod costs;
 pub(crate) mod deploy;
 pub(crate) mod deployment;
 pub(crate) mod dev;

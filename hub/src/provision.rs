@@ -88,6 +88,7 @@ impl Clouds {
             settings: settings.lifecycle,
             every: settings.every,
             token_ttl: settings.token_ttl,
+            limits: settings.limits,
             seed: u64::from_be_bytes(seed),
         };
         if let Some(sim) = &sim {

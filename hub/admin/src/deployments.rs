@@ -57,6 +57,45 @@ pub(crate) struct CreateDeployment {
     /// Answers what would be ordered, and orders nothing.
     #[serde(default)]
     dry_run: bool,
+    /// What a dry run answered and a person agreed to: nothing dearer is ordered.
+    confirmed: Option<Confirmed>,
+}
+
+/// Prices of an hour of all replicas, as a dry run answered them.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Confirmed {
+    /// Of the first offer.
+    #[serde(deserialize_with = "amount")]
+    hourly: Micros,
+    /// Of the dearest one that may be ordered in its place.
+    #[serde(deserialize_with = "amount")]
+    most_hourly: Micros,
+}
+
+fn amount<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Micros, D::Error> {
+    String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
+}
+
+impl Confirmed {
+    /// What of `plan` costs no more than was agreed to.
+    fn heed(self, mut plan: Vec<Candidate>, replicas: u32) -> Result<Vec<Candidate>, ApiError> {
+        let all = |offer: &Candidate| offer.hourly.times(replicas.into());
+        let now = plan.first().map_or(Micros::ZERO, all);
+        if now > self.hourly {
+            return Err(ApiError::new(
+                StatusCode::CONFLICT,
+                "price_changed",
+                format!(
+                    "it costs ${now} an hour now, and ${} was agreed to; nothing is ordered",
+                    self.hourly
+                ),
+                "look at the plan again: `blueprint-hub deploy` with --dry-run, or without --yes",
+            ));
+        }
+        plan.retain(|offer| all(offer) <= self.most_hourly);
+        Ok(plan)
+    }
 }
 
 const fn one() -> u32 {
@@ -120,16 +159,25 @@ pub(crate) async fn create(
     let known = records.deployments.values().find(|it| it.request_key == asked.request_key);
     let plan = match known.filter(|_| !asked.dry_run) {
         Some(known) => known.plan.clone(),
-        None => choose(&state, &asked).await?,
+        None => {
+            let plan = choose(&state, &asked).await?;
+            match asked.confirmed.filter(|_| !asked.dry_run) {
+                Some(confirmed) => confirmed.heed(plan, asked.replicas)?,
+                None => plan,
+            }
+        }
     };
     if asked.dry_run {
-        let hourly = plan.first().map_or(Micros::ZERO, |first| first.hourly).times(u64::from(asked.replicas));
+        let all = |hourly: Option<Micros>| hourly.unwrap_or_default().times(u64::from(asked.replicas));
+        let hourly = all(plan.first().map(|first| first.hourly));
+        let most = all(plan.iter().map(|offer| offer.hourly).max());
         return Ok((
             StatusCode::OK,
             Json(json!({
                 "replicas": asked.replicas,
                 "plan": plan.iter().map(offer).collect::<Vec<_>>(),
                 "hourly": hourly.to_string(),
+                "most_hourly": most.to_string(),
                 "monthly": hourly.times(730).to_string(),
                 "ttl_secs": asked.ttl_secs,
             })),
@@ -315,7 +363,7 @@ pub(crate) async fn history(
 }
 
 /// Finds a deployment by id, by the beginning of its id, or by its name where only one that is not over has it.
-fn find<'r>(records: &'r Records, text: &str) -> Result<&'r Deployment, ApiError> {
+pub(crate) fn find<'r>(records: &'r Records, text: &str) -> Result<&'r Deployment, ApiError> {
     let exact = text.parse::<DeploymentId>().ok().and_then(|id| records.deployments.get(&id));
     if let Some(deployment) = exact {
         return Ok(deployment);
@@ -346,6 +394,13 @@ impl From<DeployError> for ApiError {
                 text,
                 "try again in a minute; the hub's log says more",
             ),
+            DeployError::OverLimit(_) => Self::new(
+                StatusCode::CONFLICT,
+                "over_limit",
+                text,
+                "end something (`blueprint-hub deployment ls`), or raise the limit in hub.toml and restart the hub; \
+                 `blueprint-hub costs` shows what is used",
+            ),
             DeployError::Mismatch { .. } => {
                 Self::conflict(text, "ask with another request key, or for the same as before")
             }
@@ -357,5 +412,36 @@ impl From<DeployError> for ApiError {
                 Self::unavailable("the hub's store cannot do this now; the hub's log says why")
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use blueprint_hub_provision_core::resource::Arch;
+
+    use super::*;
+
+    #[test]
+    fn nothing_is_ordered_that_is_dearer_than_what_was_agreed_to() {
+        let offer = |hourly| Candidate {
+            provider: "sim".to_owned(),
+            plan: format!("of-{hourly}"),
+            region: "local".to_owned(),
+            spot: false,
+            disk_gb: 8,
+            arch: Arch::X86_64,
+            hourly: Micros::new(hourly),
+            stopped_hourly: Micros::new(hourly),
+        };
+        let confirmed: Confirmed =
+            serde_json::from_value(json!({ "hourly": "0.02", "most_hourly": "0.06" })).unwrap();
+        let plan = [10_000, 30_000, 40_000].map(offer).to_vec();
+        let heeded = confirmed.heed(plan.clone(), 2).unwrap();
+        assert_eq!(heeded, plan[..2], "what was dearer than the dearest is left out");
+        let error = confirmed.heed(plan, 3).unwrap_err();
+        assert!(format!("{error:?}").contains("price_changed"), "{error:?}");
+        assert!(confirmed.heed([10_001, 9_000].map(offer).to_vec(), 2).is_err());
+        let wrong = json!({ "hourly": "-1", "most_hourly": "0.06" });
+        assert!(serde_json::from_value::<Confirmed>(wrong).is_err());
     }
 }

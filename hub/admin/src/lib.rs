@@ -8,6 +8,7 @@ mod artefacts;
 mod audit;
 mod auth;
 mod changes;
+mod costs;
 mod deployments;
 mod error;
 mod keys;

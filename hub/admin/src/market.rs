@@ -1,6 +1,7 @@
 //! The catalogue behind the routes, and how it may be used.
 
 use std::collections::BTreeSet;
+use std::net::Ipv6Addr;
 use std::sync::OnceLock;
 
 use blueprint_common_types::{Micros, Timestamp};
@@ -22,6 +23,8 @@ pub struct Market {
     pub max_age_days: u32,
     /// Providers that machines can be ordered of.
     pub configured: BTreeSet<String>,
+    /// Whether agents reach this hub over IPv6.
+    pub reaches_ipv6: bool,
 }
 
 impl Market {
@@ -33,7 +36,15 @@ impl Market {
         configured: BTreeSet<String>,
         own: Vec<Offer>,
     ) -> Self {
-        Self { catalogue: OnceLock::new(), own, usd_per_eur, max_age_days, configured }
+        Self { catalogue: OnceLock::new(), own, usd_per_eur, max_age_days, configured, reaches_ipv6: false }
+    }
+
+    /// The same for a hub that is advertised as `host`: by an IPv6 address or not.
+    #[must_use]
+    pub fn of(mut self, host: &str) -> Self {
+        let host = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
+        self.reaches_ipv6 = host.parse::<Ipv6Addr>().is_ok();
+        self
     }
 
     /// The catalogue; the first call takes some 100 ms and belongs on a thread that may block.

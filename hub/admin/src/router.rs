@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 
 use crate::error::ApiError;
 use crate::{
-    AdminState, OperatorToken, access, artefacts, audit, auth, changes, deployments, keys, nodes, offers,
-    policy, services, settings, tls, tokens, usage, views, workloads,
+    AdminState, OperatorToken, access, artefacts, audit, auth, changes, costs, deployments, keys, nodes,
+    offers, policy, services, settings, tls, tokens, usage, views, workloads,
 };
 
 /// Largest request body in bytes, but for policies.
@@ -55,6 +55,7 @@ pub fn private_router(state: AdminState) -> Router {
             "/v1/deployments/{deployment}",
             get(deployments::show).put(deployments::change).delete(deployments::terminate),
         )
+        .route("/v1/costs", get(costs::show))
         .route("/v1/history", get(deployments::history))
         .route("/v1/artefacts", get(artefacts::list))
         .route("/v1/artefacts/{sha256}", put(artefacts::push).delete(artefacts::remove))

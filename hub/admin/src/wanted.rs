@@ -111,6 +111,7 @@ impl Asked {
             usd_per_eur: market.usd_per_eur,
             today: today(),
             max_age_days: (relies && !self.accept_stale).then_some(market.max_age_days),
+            reaches_ipv6: market.reaches_ipv6,
             unavailable: &[],
         }
     }

@@ -15,7 +15,7 @@ use blueprint_hub_provision_core::{
 };
 use futures_util::future::{BoxFuture, join_all};
 use tokio::sync::OwnedMutexGuard;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::faults::{Faults, Trouble};
 use crate::folder::{self, Folder};
@@ -82,6 +82,13 @@ impl SimCloud {
     pub fn new(config: SimConfig) -> Self {
         // An agent must find its folder from wherever it looks.
         let machines = config.dir.join("machines");
+        // Of machines that a killed process had begun to delete.
+        let left = config.dir.join("removed");
+        if let Err(error) = std::fs::remove_dir_all(&left)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            warn!(path = %left.display(), %error, "deleted machines are not removed from the disk");
+        }
         Self {
             machines: std::path::absolute(&machines).unwrap_or(machines),
             programs: Programs { agent: config.agent_binary, service: config.service_binary },

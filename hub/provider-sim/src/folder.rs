@@ -130,17 +130,17 @@ impl Folder {
 
     /// Removes everything; a folder that does not exist is no error.
     ///
-    /// What a program started may end a moment after it, and write a last file meanwhile: that is waited for.
+    /// It is moved away first: a hub that is killed meanwhile would leave a machine without its tags, which is nobody's. What a
+    /// program started may end a moment after it, and write a last file meanwhile: that is waited for.
     pub(crate) async fn remove(&self) -> io::Result<()> {
-        for _ in 0..LAST_WRITES {
-            match fs::remove_dir_all(&self.0).await {
-                Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
-                    tokio::time::sleep(Duration::from_millis(5)).await;
-                }
-                removed => return none_if_absent(removed),
-            }
-        }
-        none_if_absent(fs::remove_dir_all(&self.0).await)
+        let (Some(machines), Some(name)) = (self.0.parent(), self.0.file_name()) else { return Ok(()) };
+        let removed = machines.with_file_name("removed");
+        DirBuilder::new().recursive(true).mode(0o700).create(&removed).await?;
+        let aside = removed.join(name);
+        // What an earlier hub did not get to.
+        remove_all(&aside).await?;
+        none_if_absent(fs::rename(&self.0, &aside).await)?;
+        remove_all(&aside).await
     }
 }
 
@@ -168,6 +168,19 @@ pub(crate) async fn last_line(path: &Path) -> Option<String> {
     let tail = String::from_utf8_lossy(&tail);
     let line = tail.lines().rev().find(|line| !line.trim().is_empty())?;
     Some(line.trim().chars().filter(|c| !c.is_control()).take(LINE_CHARS).collect())
+}
+
+/// Removes a folder to which something may still be written, for a moment.
+async fn remove_all(folder: &Path) -> io::Result<()> {
+    for _ in 0..LAST_WRITES {
+        match fs::remove_dir_all(folder).await {
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            removed => return none_if_absent(removed),
+        }
+    }
+    none_if_absent(fs::remove_dir_all(folder).await)
 }
 
 fn none_if_absent(result: io::Result<()>) -> io::Result<()> {

@@ -13,6 +13,8 @@
 //! booted              there once the agent was started
 //! ```
 //!
+//! A machine that is deleted is moved to `DIR/removed/` first, whole, so that a kill never leaves one without its tags.
+//!
 //! Invariants:
 //! - no process outlives the hub, however it ends: each reads a pipe that the hub holds and ends with it;
 //! - no secret stands in an argument or the environment of a process; of the hub's environment only `PATH`

@@ -210,6 +210,11 @@ async fn a_machine_that_is_deleted_leaves_nothing() {
     let (agent, service) = (sim.agent("sim-1").await, sim.service("sim-1"));
     sim.cloud.delete("sim/sim-1").await.unwrap();
     assert!(!runs(agent) && !runs(service) && !sim.path("sim-1", "").exists());
+    let removed = sim.path("sim-1", "").ancestors().nth(2).map(|dir| dir.join("removed")).unwrap();
+    assert_eq!(std::fs::read_dir(&removed).unwrap().count(), 0);
+    // A process that was killed while it deleted this one, which has lost its tags already.
+    std::fs::create_dir(removed.join("sim-9")).unwrap();
+    std::fs::write(removed.join("sim-9/user-data.json"), CANARY).unwrap();
     assert_eq!(sim.states().await, [running("sim-2")]);
     for id in ["sim/sim-1", "sim/never", "sim/../sim-2", "sim/", "sim-2"] {
         sim.cloud.delete(id).await.unwrap();

@@ -23,4 +23,6 @@ pub struct Candidate {
     pub arch: Arch,
     /// What an hour of it costs in US dollars, all that is known counted.
     pub hourly: Micros,
+    /// What an hour of it costs while it is switched off and kept.
+    pub stopped_hourly: Micros,
 }

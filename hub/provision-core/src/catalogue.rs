@@ -82,6 +82,12 @@ pub struct Offer {
 }
 
 impl Offer {
+    /// Whether its machines have no IPv4 address at all, so that they reach a hub over IPv6 alone.
+    #[must_use]
+    pub fn is_ipv6_only(&self) -> bool {
+        &*self.provider == "vultr" && self.plan.ends_with("-v6")
+    }
+
     /// One without disk, GPU or spot price, as its provider says now, for an hour at `on_demand` US dollars.
     #[must_use]
     pub fn live(

@@ -168,6 +168,7 @@ mod tests {
             usd_per_eur: None,
             today: "2026-11-21".parse().unwrap(),
             max_age_days: None,
+            reaches_ipv6: false,
             unavailable: &[],
         };
         let placement = place(catalogue, &question).unwrap();

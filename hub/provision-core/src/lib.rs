@@ -5,6 +5,7 @@
 
 mod candidate;
 pub mod catalogue;
+pub mod cost;
 pub mod estimate;
 mod instance;
 pub mod lifecycle;

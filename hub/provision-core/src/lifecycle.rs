@@ -38,12 +38,14 @@ pub use clock::{ClockWatch, MAX_CLOCK_STEP};
 pub use deployer::{Cloud, DeployError, Deployer, Order, Overview};
 pub use deployment::{Deployment, DeploymentId, ParseDeploymentIdError, ParseWantedError, Wanted};
 pub use offers::{OfferBlocks, block_time};
-pub use pace::{Backoff, Breaker, Bucket, Dice};
+pub use pace::{Backoff, Breaker, Bucket, Dice, Rate};
 pub use reconciler::{Action, Alarm, CreateAnswer, Reconciler, Settings, View, Why};
 pub use record::{ParseRecordStateError, Record, RecordState};
 pub use store::{
-    BoundToken, CreateDeploymentError, Event, LifecycleStore, Records, RecordsError, RecordsResult,
+    Begun, BoundToken, CreateDeploymentError, Event, LifecycleStore, Records, RecordsError, RecordsResult,
 };
 
 #[cfg(test)]
 mod model;
+#[cfg(test)]
+pub(crate) use reconciler::tests;

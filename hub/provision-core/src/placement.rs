@@ -92,6 +92,8 @@ pub struct Question<'a> {
     /// Days after which a price that was not asked for is not relied on; nor is then one that only the specification
     /// states, unless its provider is named. `None` to rely on every one.
     pub max_age_days: Option<u32>,
+    /// Whether agents reach this hub over IPv6.
+    pub reaches_ipv6: bool,
     /// What cannot be had just now.
     pub unavailable: &'a [Unavailable],
 }
@@ -142,6 +144,7 @@ impl Choice<'_> {
             disk_gb: self.disk_gb,
             arch: self.offer.arch,
             hourly: self.total.hourly(),
+            stopped_hourly: self.total.stopped(&self.offer.provider),
         }
     }
 }
@@ -305,6 +308,10 @@ fn check(offer: &Offer, spot: bool, question: &Question<'_>) -> Result<Total, Re
         && **plan != *offer.plan
     {
         return Err(Reason::NotAsked);
+    }
+    let is_asked = matches!(question.strategy, Strategy::Pinned { plan, .. } if !plan.is_empty());
+    if offer.is_ipv6_only() && !question.reaches_ipv6 && !is_asked {
+        return Err(Reason::Ipv6Only);
     }
     demand.check(offer)?;
     let total =

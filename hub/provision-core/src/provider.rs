@@ -8,6 +8,7 @@ use blueprint_common_types::Timestamp;
 use futures_util::future::BoxFuture;
 
 use crate::catalogue::Offer;
+use crate::lifecycle::Rate;
 use crate::{Instance, InstanceSpec};
 
 type Source = Box<dyn Error + Send + Sync>;
@@ -202,7 +203,8 @@ pub struct Listing {
 /// One account in one region of one cloud.
 ///
 /// Contract, checked for every implementation by the contract tests:
-/// - `create` with a key that exists returns that instance and makes no second one, as far as the cloud allows:
+/// - `create` with a key that exists returns that instance, where its tags are those of the spec, and makes no second one,
+///   as far as the cloud allows:
 ///   one without request keys may make two of them when an answer is lost;
 /// - `delete` of a machine that does not exist succeeds;
 /// - dropping a returned future leaves nothing that a later `list` does not show;
@@ -210,6 +212,11 @@ pub struct Listing {
 pub trait Provider: Send + Sync {
     /// Short lower-case name for logs and metrics, such as `hetzner`.
     fn name(&self) -> &'static str;
+
+    /// How often it may be called.
+    fn rate(&self) -> Rate {
+        Rate::of(self.name())
+    }
 
     /// What can be ordered here, with prices. Sorted by price, then by name.
     ///

@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use blueprint_common_types::{HubId, JoinToken, ServiceKey, Timestamp};
-use blueprint_hub_provision_core::lifecycle::{BoundToken, CreateAnswer, LifecycleStore, Record};
+use blueprint_hub_provision_core::cost::Limits;
+use blueprint_hub_provision_core::lifecycle::{Begun, BoundToken, CreateAnswer, LifecycleStore, Record};
 use blueprint_hub_provision_core::{ErrorClass, InstanceSpec, Listing, ProviderError, Tags};
 use tokio::time::Instant;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::Host;
+use crate::clock::Clock;
 use crate::lane::Way;
 
 /// How a call of a lane ended.
@@ -24,7 +26,13 @@ pub(crate) enum Ended {
     /// A machine was to be made. No answer where the store refused, so that nothing was called.
     Created { provider: &'static str, record: Box<Record>, answer: Option<CreateAnswer> },
     /// A machine was to be deleted.
-    Deleted { provider: &'static str, provider_id: String, is_accepted: bool },
+    Deleted {
+        provider: &'static str,
+        provider_id: String,
+        /// As it was stored before; `None` where no record wants the machine gone.
+        record: Option<Box<Record>>,
+        is_accepted: bool,
+    },
     /// A machine was to be switched on or off; the next list tells.
     Switched { provider: &'static str },
 }
@@ -34,8 +42,10 @@ pub(crate) struct Creation {
     pub(crate) way: Way,
     pub(crate) store: Arc<dyn LifecycleStore>,
     pub(crate) host: Arc<dyn Host>,
+    pub(crate) clock: Clock,
     pub(crate) hub: HubId,
     pub(crate) token_ttl: Duration,
+    pub(crate) limits: Limits,
     pub(crate) record: Box<Record>,
     pub(crate) service: Option<ServiceKey>,
 }
@@ -43,10 +53,13 @@ pub(crate) struct Creation {
 impl Creation {
     /// Stores the intent with a token of its own, and has the machine made.
     pub(crate) async fn run(self) -> Ended {
-        let Self { way, store, host, hub, token_ttl, mut record, service } = self;
+        let Self { way, store, host, clock, hub, token_ttl, limits, mut record, service } = self;
         let provider = way.name();
         let waited = Instant::now();
-        way.turn().await;
+        if let Err(error) = way.turn().await {
+            info!(instance = %record.key, provider, error = error.line(), "nothing is ordered: the cloud asked for a pause");
+            return Ended::Created { provider, record, answer: None };
+        }
         let now = record.since.plus(waited.elapsed());
         (record.since, record.called_at) = (now, Some(now));
         let token = match JoinToken::random() {
@@ -60,12 +73,18 @@ impl Creation {
             id: token.id(),
             hash: token.hash(),
             attempt: record.attempt,
-            expires_at: now.plus(token_ttl),
+            // The join is judged by the time of day, also while that is in doubt here.
+            expires_at: clock.wall().plus(token_ttl),
             service,
         };
-        match store.begin_call(Record::clone(&record), bound).await {
-            Ok(true) => {}
-            Ok(false) => {
+        match store.begin_call(Record::clone(&record), bound, limits).await {
+            Ok(Begun::Stored) => {}
+            Ok(Begun::OverLimit(over)) => {
+                warn!(instance = %record.key, reason = over.setting, error = %over, "nothing is ordered");
+                let answer = CreateAnswer::Held { reason: over.to_string() };
+                return Ended::Created { provider, record, answer: Some(answer) };
+            }
+            Ok(Begun::Unwanted) => {
                 info!(instance = %record.key, "nothing is ordered: it is not wanted any more");
                 return Ended::Created { provider, record, answer: None };
             }
@@ -104,27 +123,30 @@ impl Creation {
 /// Lists a cloud, unless calls to it pause.
 pub(crate) async fn list(way: Way, asked_at: Timestamp) -> Ended {
     let provider = way.name();
-    way.turn().await;
-    let result = way.call("list", true, || way.provider.list()).await;
+    let result = match way.turn().await {
+        Ok(()) => way.call("list", true, || way.provider.list()).await,
+        Err(error) => Err(error),
+    };
     Ended::Listed { provider, asked_at, result }
 }
 
 /// Deletes a machine.
-pub(crate) async fn delete(way: Way, provider_id: String) -> Ended {
+pub(crate) async fn delete(way: Way, provider_id: String, record: Option<Box<Record>>) -> Ended {
     let provider = way.name();
-    way.turn().await;
-    let result = way.call("delete", true, || way.provider.delete(&provider_id)).await;
-    Ended::Deleted { provider, provider_id, is_accepted: result.is_ok() }
+    let result = match way.turn().await {
+        Ok(()) => way.call("delete", true, || way.provider.delete(&provider_id)).await,
+        Err(error) => Err(error),
+    };
+    Ended::Deleted { provider, provider_id, record, is_accepted: result.is_ok() }
 }
 
 /// Switches a machine on or off.
 pub(crate) async fn switch(way: Way, provider_id: String, on: bool) -> Ended {
     let provider = way.name();
-    way.turn().await;
-    let result = if on {
-        way.call("boot", true, || way.provider.boot(&provider_id)).await
-    } else {
-        way.call("stop", true, || way.provider.stop(&provider_id)).await
+    let result = match way.turn().await {
+        Ok(()) if on => way.call("boot", true, || way.provider.boot(&provider_id)).await,
+        Ok(()) => way.call("stop", true, || way.provider.stop(&provider_id)).await,
+        Err(error) => Err(error),
     };
     match result.map_err(|error| (error.class(), error.line())) {
         Ok(()) => {}

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use blueprint_common_types::Timestamp;
 use blueprint_hub_provision_core::DeploymentId;
 use blueprint_hub_provision_core::catalogue::Offer;
+use blueprint_hub_provision_core::cost::{Limits, Span};
 use blueprint_hub_provision_core::lifecycle::{
     CreateDeploymentError, DeployError, Deployer, Deployment, Event, LifecycleStore, Order, Overview,
     Records, Wanted,
@@ -14,8 +16,8 @@ use futures_util::future::{BoxFuture, FutureExt};
 use tokio::sync::{Notify, watch};
 use tracing::info;
 
+use crate::clock::Clock;
 use crate::lane::Way;
-use crate::leader::Wall;
 
 /// Access to the provisioner; cheap to clone.
 #[derive(Clone)]
@@ -24,7 +26,8 @@ pub struct Provisioner {
     pub(crate) ways: Arc<BTreeMap<String, Way>>,
     pub(crate) kick: Arc<Notify>,
     pub(crate) overview: watch::Receiver<Arc<Overview>>,
-    pub(crate) wall: Wall,
+    pub(crate) clock: Clock,
+    pub(crate) limits: Limits,
 }
 
 impl fmt::Debug for Provisioner {
@@ -36,17 +39,21 @@ impl fmt::Debug for Provisioner {
 impl Provisioner {
     async fn offers_of(&self, provider: String) -> Result<Vec<Offer>, DeployError> {
         let Some(way) = self.ways.get(&provider) else { return Err(DeployError::UnknownProvider(provider)) };
-        if !way.is_closed() {
-            let reason = "it failed again and again, and calls to it pause".to_owned();
+        if !way.is_open() {
+            let last = way.error().unwrap_or_default();
+            let reason =
+                format!("calls to it pause, since it failed again and again or asked for it: {last}");
             return Err(DeployError::Provider { provider, reason });
         }
-        way.turn().await;
-        let offers = way.call("offers", true, || way.provider.offers()).await;
+        let offers = match way.turn().await {
+            Ok(()) => way.call("offers", true, || way.provider.offers()).await,
+            Err(error) => Err(error),
+        };
         offers.map_err(|error| DeployError::Provider { provider, reason: error.line() })
     }
 
     async fn deploy_one(&self, order: Order) -> Result<(Deployment, bool), DeployError> {
-        let now = (self.wall)();
+        let now = self.clock.now();
         let id = DeploymentId::random().map_err(|_| DeployError::Unavailable("no randomness for an id"))?;
         let deployment = Deployment {
             id,
@@ -62,8 +69,9 @@ impl Provisioner {
             changed_at: now,
         };
         let (deployment, is_new) =
-            self.store.create_deployment(deployment).await.map_err(|error| match error {
+            self.store.create_deployment(deployment, self.limits).await.map_err(|error| match error {
                 CreateDeploymentError::Mismatch { id, asked } => DeployError::Mismatch { id, asked },
+                CreateDeploymentError::OverLimit(over) => DeployError::OverLimit(over),
                 CreateDeploymentError::Store(error) => DeployError::Store(error),
             })?;
         if is_new {
@@ -74,7 +82,7 @@ impl Provisioner {
     }
 
     async fn want(&self, id: DeploymentId, wanted: Wanted, why: String) -> Result<Deployment, DeployError> {
-        let stored = self.store.set_wanted(id.clone(), wanted, why, (self.wall)()).await?;
+        let stored = self.store.set_wanted(id.clone(), wanted, why, self.clock.now()).await?;
         let deployment = stored.ok_or_else(|| DeployError::Unknown(id.clone()))?;
         self.kick.notify_one();
         if deployment.wanted != wanted {
@@ -113,6 +121,18 @@ impl Deployer for Provisioner {
         limit: u32,
     ) -> BoxFuture<'_, Result<Vec<Event>, DeployError>> {
         async move { Ok(self.store.lifecycle_events(deployment, limit).await?) }.boxed()
+    }
+
+    fn spans(&self, since: Timestamp) -> BoxFuture<'_, Result<Vec<Span>, DeployError>> {
+        async move { Ok(self.store.spans(since).await?) }.boxed()
+    }
+
+    fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    fn now(&self) -> Timestamp {
+        self.clock.now()
     }
 
     fn overview(&self) -> Arc<Overview> {

@@ -13,14 +13,12 @@ use tracing::{debug, warn};
 
 use crate::metrics::ProvisionMetrics;
 
-/// Calls a second to one cloud, and how many at once after a pause: what the strictest of them lets pass (`providers.md`
-/// 8.4: Linode and DigitalOcean, 3 a second).
-const EVERY: Duration = Duration::from_millis(333);
-const BURST: u32 = 10;
-
 /// Longest time of one try (`providers.md` 8.4), and of all tries of a call.
 const TRY_WITHIN: Duration = Duration::from_secs(30);
 const ALL_WITHIN: Duration = Duration::from_secs(120);
+
+/// Longest pause that a cloud's own word makes: the window in which the slowest of them count calls.
+const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 
 /// Tries of one call.
 const TRIES: u32 = 5;
@@ -37,6 +35,8 @@ pub(crate) struct Way {
 struct Gate {
     bucket: Bucket,
     breaker: Breaker,
+    /// Until then the cloud wants no calls, as it said itself.
+    not_before: Timestamp,
     dice: Dice,
     error: Option<String>,
 }
@@ -44,8 +44,9 @@ struct Gate {
 impl Way {
     pub(crate) fn new(provider: Arc<dyn Provider>, seed: u64, metrics: ProvisionMetrics) -> Self {
         let gate = Gate {
-            bucket: Bucket::new(EVERY, BURST),
+            bucket: Bucket::new(provider.rate()),
             breaker: Breaker::default(),
+            not_before: Timestamp::default(),
             dice: Dice::new(seed),
             error: None,
         };
@@ -56,9 +57,12 @@ impl Way {
         self.provider.name()
     }
 
-    /// False while calls pause because the cloud failed again and again.
-    pub(crate) fn is_closed(&self) -> bool {
-        self.gate.lock().breaker.is_closed(self.now())
+    /// False while calls pause because the cloud failed again and again, or because it asked for a pause that is longer
+    /// than a call waits.
+    pub(crate) fn is_open(&self) -> bool {
+        let now = self.now();
+        let gate = self.gate.lock();
+        gate.breaker.is_closed(now) && gate.not_before.since(now) <= ALL_WITHIN
     }
 
     /// What the last call failed with; `None` where it worked.
@@ -71,10 +75,26 @@ impl Way {
         Timestamp::default().plus(self.began.elapsed())
     }
 
-    /// Waits for its turn.
-    pub(crate) async fn turn(&self) {
+    /// Waits for its turn, and until the cloud wants calls again.
+    ///
+    /// # Errors
+    ///
+    /// [`ProviderError::Throttle`] with what is left, where that is longer than a call waits: nothing may be called.
+    pub(crate) async fn turn(&self) -> Result<(), ProviderError> {
         let wait = self.gate.lock().bucket.take(self.now());
         sleep(wait).await;
+        // What was called meanwhile may have been answered with another pause.
+        loop {
+            let now = self.now();
+            let left = self.gate.lock().not_before.since(now);
+            if left > ALL_WITHIN {
+                return Err(ProviderError::Throttle { retry_after: Some(left) });
+            }
+            if left.is_zero() {
+                return Ok(());
+            }
+            sleep(left).await;
+        }
     }
 
     /// Makes a call whose turn it is, and again after a pause where that is safe: where nothing was done, or where
@@ -110,11 +130,11 @@ impl Way {
                 | ErrorClass::NotSold => false,
             };
             let is_over = tried >= TRIES || began.elapsed().saturating_add(wait) > ALL_WITHIN;
-            if !may_repeat || is_over || !self.is_closed() {
+            if !may_repeat || is_over || !self.is_open() {
                 return Err(error);
             }
             sleep(wait).await;
-            self.turn().await;
+            self.turn().await?;
         }
         Err(ProviderError::Busy { reason: "no try was made".to_owned() })
     }
@@ -160,6 +180,9 @@ impl Way {
             | ProviderError::Unsent { .. }
             | ProviderError::Other { .. } => None,
         };
+        if let Some(asked) = asked {
+            gate.not_before = gate.not_before.max(now.plus(asked.min(LONGEST_PAUSE)));
+        }
         Backoff::CLOUD.wait(tried, asked, &mut gate.dice)
     }
 }

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_types::{HubId, Timestamp};
+use blueprint_hub_provision_core::cost::Limits;
 use blueprint_hub_provision_core::lifecycle::{
-    Action, ClockWatch, Cloud, LifecycleStore, Overview, Reconciler, Record, RecordState, Records,
-    RecordsResult, Settings, View, Wanted,
+    Action, Cloud, LifecycleStore, Overview, Reconciler, Record, RecordState, Records, RecordsResult,
+    Settings, View, Wanted,
 };
 use blueprint_hub_provision_core::{Listing, Provider, ProviderError};
 use futures_util::future::{BoxFuture, FutureExt};
@@ -20,12 +21,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::calls::{self, Creation, Ended, chain};
+use crate::clock::Clock;
 use crate::lane::Way;
 use crate::metrics::ProvisionMetrics;
 use crate::{Host, Provisioner};
-
-/// What says the time of day.
-pub(crate) type Wall = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
 /// First and longest pause between two lists while machines are on their way.
 const SOON: Duration = Duration::from_secs(1);
@@ -45,6 +44,8 @@ pub struct ProvisionConfig {
     pub every: Duration,
     /// Life of the join token of a machine.
     pub token_ttl: Duration,
+    /// What all deployments together may come to.
+    pub limits: Limits,
     /// Seed of the jitter between tries.
     pub seed: u64,
 }
@@ -70,9 +71,7 @@ pub struct Leader {
     lanes: BTreeMap<String, Lane>,
     calls: FuturesUnordered<BoxFuture<'static, Ended>>,
     reconciler: Reconciler,
-    clock: ClockWatch,
-    began: Instant,
-    wall: Wall,
+    clock: Clock,
     noted_at: Option<Instant>,
     kick: Arc<Notify>,
     overview: watch::Sender<Arc<Overview>>,
@@ -102,6 +101,7 @@ impl Leader {
         let records = store.load_lifecycle().await?;
         let metrics = ProvisionMetrics::new(metrics);
         let began = Instant::now();
+        let clock = Clock::new(records.scanned_at, wall);
         let ways: BTreeMap<_, _> = providers
             .into_iter()
             .map(|provider| {
@@ -123,9 +123,7 @@ impl Leader {
             lanes: ways.iter().map(|(name, way)| (name.clone(), lane(way))).collect(),
             calls: FuturesUnordered::new(),
             reconciler: Reconciler::new(config.hub, config.settings),
-            clock: ClockWatch::new(records.scanned_at, wall(), Duration::ZERO),
-            began,
-            wall: Arc::clone(&wall),
+            clock: clock.clone(),
             noted_at: None,
             kick: Arc::clone(&kick),
             overview: sender,
@@ -136,7 +134,10 @@ impl Leader {
         };
         // Which clouds there are is known from the first moment on.
         leader.publish();
-        Ok((leader, Provisioner { store, ways: Arc::new(ways), kick, overview, wall }))
+        Ok((
+            leader,
+            Provisioner { store, ways: Arc::new(ways), kick, overview, clock, limits: config.limits },
+        ))
     }
 
     /// Runs until `stop`; calls that are under way then are dropped, and looked up at the next start.
@@ -159,8 +160,8 @@ impl Leader {
     }
 
     /// The time to decide by.
-    fn now(&mut self) -> Timestamp {
-        self.clock.tick((self.wall)(), self.began.elapsed())
+    fn now(&self) -> Timestamp {
+        self.clock.now()
     }
 
     /// Every cloud is looked at as soon as it can be.
@@ -173,7 +174,7 @@ impl Leader {
     fn list_due(&mut self) {
         let (asked_at, now) = (self.now(), Instant::now());
         for lane in self.lanes.values_mut().filter(|lane| lane.open == 0 && lane.due <= now) {
-            if !lane.way.is_closed() {
+            if !lane.way.is_open() {
                 lane.due = now + SOON;
                 continue;
             }
@@ -229,10 +230,13 @@ impl Leader {
                 }
                 self.close(provider, SOON);
             }
-            Ended::Deleted { provider, provider_id, is_accepted } => {
+            Ended::Deleted { provider, provider_id, record, is_accepted } => {
                 if is_accepted {
                     let now = self.now();
-                    self.reconciler.handle_delete(provider, &provider_id, now);
+                    let next = self.reconciler.handle_delete(provider, &provider_id, record.as_deref(), now);
+                    if let Some(action) = next {
+                        self.carry_out(action, &Records::default()).await;
+                    }
                 }
                 self.close(provider, SOON);
             }
@@ -263,7 +267,7 @@ impl Leader {
             }
         };
         if let Some(cloud) = listing.cloud_time {
-            self.clock.handle_cloud_time(cloud, (self.wall)(), self.began.elapsed());
+            self.clock.handle_cloud_time(cloud);
         }
         let Some(records) = self.load().await else { return self.rest(provider, true) };
         let agents = self.host.agents();
@@ -317,7 +321,7 @@ impl Leader {
             listed_at: lane.listed_at,
             machines: lane.machines,
             error: lane.way.error(),
-            is_closed: lane.way.is_closed(),
+            is_closed: lane.way.is_open(),
         });
         let next = Arc::new(Overview { clouds: clouds.collect(), alarms: self.reconciler.alarms() });
         self.overview.send_if_modified(|now| {
@@ -347,12 +351,23 @@ impl Leader {
                 let deployment = records.deployments.get(&record.deployment);
                 let service = deployment.and_then(|deployment| deployment.service);
                 let (store, host) = (Arc::clone(&self.store), Arc::clone(&self.host));
-                let (hub, token_ttl) = (self.config.hub, self.config.token_ttl);
+                let ProvisionConfig { hub, token_ttl, limits, .. } = self.config;
                 let provider = record.candidate.provider.clone();
+                let clock = self.clock.clone();
                 self.open(&provider, |way| {
-                    Creation { way, store, host, hub, token_ttl, record: Box::new(record), service }
-                        .run()
-                        .boxed()
+                    Creation {
+                        way,
+                        store,
+                        host,
+                        clock,
+                        hub,
+                        token_ttl,
+                        limits,
+                        record: Box::new(record),
+                        service,
+                    }
+                    .run()
+                    .boxed()
                 });
             }
             Action::Delete { record, provider_id, .. } => {
@@ -361,7 +376,8 @@ impl Leader {
                     return;
                 }
                 info!(target: "audit", instance = %record.key, provider_id, reason = why, "machine is deleted");
-                self.open(&record.candidate.provider, |way| calls::delete(way, provider_id).boxed());
+                let provider = record.candidate.provider.clone();
+                self.open(&provider, |way| calls::delete(way, provider_id, Some(Box::new(record))).boxed());
             }
             Action::Boot { record, provider_id, .. } => {
                 info!(target: "audit", instance = %record.key, reason = why, "machine is switched on");
@@ -384,7 +400,7 @@ impl Leader {
                     error!(error = chain(&error), "nothing is deleted: the store failed");
                     return;
                 }
-                self.open(&provider, |way| calls::delete(way, provider_id).boxed());
+                self.open(&provider, |way| calls::delete(way, provider_id, None).boxed());
             }
             Action::Report(alarm) => {
                 warn!(subject = alarm.subject, reason = why, "{}", alarm.text);
@@ -419,7 +435,8 @@ fn is_moving(records: &Records) -> bool {
         match record.state {
             RecordState::Calling | RecordState::Created | RecordState::Deleting => true,
             RecordState::Planned => wanted == Some(Wanted::Running),
-            RecordState::Active | RecordState::Gone | RecordState::Lost | RecordState::Failed => false,
+            RecordState::Active => (wanted == Some(Wanted::Running)) == record.is_off,
+            RecordState::Gone | RecordState::Lost | RecordState::Failed => false,
         }
     })
 }

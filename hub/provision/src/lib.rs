@@ -10,6 +10,7 @@
 //! - a call that makes a machine is repeated here only where nothing was done.
 
 mod calls;
+mod clock;
 mod handle;
 mod host;
 mod lane;

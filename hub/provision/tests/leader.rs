@@ -10,8 +10,9 @@ use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_types::{AgentId, HubId, JoinToken, Micros, Secret, ServiceKey, Timestamp};
 use blueprint_hub_provision::{Host, Leader, ProvisionConfig, Provisioner};
 use blueprint_hub_provision_core::catalogue::Offer;
+use blueprint_hub_provision_core::cost::{Limits, Span};
 use blueprint_hub_provision_core::lifecycle::{
-    BoundToken, CreateDeploymentError, Deployer, Deployment, Event, LifecycleStore, Order, Record,
+    Begun, BoundToken, CreateDeploymentError, Deployer, Deployment, Event, LifecycleStore, Order, Record,
     RecordState, Records, RecordsResult, Settings, Wanted,
 };
 use blueprint_hub_provision_core::resource::Arch;
@@ -23,9 +24,11 @@ use futures_util::future::{BoxFuture, FutureExt, join_all, ready};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-/// A store in memory.
+const NOON: Timestamp = Timestamp::from_millis(1_800_000_000_000);
+
+/// A store in memory, and when the join tokens in it run out.
 #[derive(Default)]
-struct Memory(Mutex<Records>);
+struct Memory(Mutex<Records>, Mutex<Vec<Timestamp>>);
 
 impl LifecycleStore for Memory {
     fn load_lifecycle(&self) -> BoxFuture<'_, RecordsResult<Records>> {
@@ -35,6 +38,7 @@ impl LifecycleStore for Memory {
     fn create_deployment(
         &self,
         deployment: Deployment,
+        _: Limits,
     ) -> BoxFuture<'_, Result<(Deployment, bool), CreateDeploymentError>> {
         let mut records = self.0.lock().unwrap();
         let same = records.deployments.values().find(|known| known.request_key == deployment.request_key);
@@ -68,8 +72,14 @@ impl LifecycleStore for Memory {
         ready(Ok(())).boxed()
     }
 
-    fn begin_call(&self, record: Record, _: BoundToken) -> BoxFuture<'_, RecordsResult<bool>> {
-        self.save_instance(record).map(|saved| saved.map(|()| true)).boxed()
+    fn begin_call(
+        &self,
+        record: Record,
+        token: BoundToken,
+        _: Limits,
+    ) -> BoxFuture<'_, RecordsResult<Begun>> {
+        self.1.lock().unwrap().push(token.expires_at);
+        self.save_instance(record).map(|saved| saved.map(|()| Begun::Stored)).boxed()
     }
 
     fn note_removal(&self, _: InstanceKey, _: String, _: Timestamp) -> BoxFuture<'_, RecordsResult<()>> {
@@ -79,6 +89,10 @@ impl LifecycleStore for Memory {
     fn note_scan(&self, now: Timestamp) -> BoxFuture<'_, RecordsResult<()>> {
         self.0.lock().unwrap().scanned_at = Some(now);
         ready(Ok(())).boxed()
+    }
+
+    fn spans(&self, _: Timestamp) -> BoxFuture<'_, RecordsResult<Vec<Span>>> {
+        ready(Ok(Vec::new())).boxed()
     }
 
     fn lifecycle_events(&self, _: Option<DeploymentId>, _: u32) -> BoxFuture<'_, RecordsResult<Vec<Event>>> {
@@ -126,6 +140,7 @@ impl Cloud {
             disk_gb: 62,
             arch: Arch::Arm64,
             hourly: Micros::new(5000),
+            stopped_hourly: Micros::new(5000),
         }
     }
 
@@ -151,6 +166,18 @@ impl Cloud {
         let record = records.instances.get_mut(&spec.key).unwrap();
         (record.agent, record.agent_attempt) = (Some(agent_of(record.number)), record.attempt);
         instance
+    }
+}
+
+fn order(key: &str, replicas: u32, plan: Vec<Candidate>) -> Order {
+    Order {
+        request_key: key.to_owned(),
+        name: key.to_owned(),
+        asked: key.to_owned(),
+        replicas,
+        plan,
+        service: None,
+        ttl: None,
     }
 }
 
@@ -238,17 +265,26 @@ impl Rig {
     /// Runs the task beside `test`.
     async fn run(store: Arc<Memory>, clouds: Vec<Arc<Cloud>>, test: impl AsyncFnOnce(&Self)) {
         let began = Instant::now();
-        let noon = Timestamp::from_millis(1_800_000_000_000);
+        let wall = Arc::new(move || NOON.plus(began.elapsed()));
+        Self::run_at(wall, store, clouds, test).await;
+    }
+
+    async fn run_at(
+        wall: Arc<dyn Fn() -> Timestamp + Send + Sync>,
+        store: Arc<Memory>,
+        clouds: Vec<Arc<Cloud>>,
+        test: impl AsyncFnOnce(&Self),
+    ) {
         let agents = (1..=9).map(|number| (agent_of(number), true)).collect();
         let config = ProvisionConfig {
             hub: HubId::from_bytes([1; 16]),
             settings: Settings::default(),
             every: Duration::from_secs(60),
             token_ttl: Duration::from_secs(900),
+            limits: Limits::default(),
             seed: 7,
         };
         let providers = clouds.into_iter().map(|cloud| -> Arc<dyn Provider> { cloud }).collect();
-        let wall = Arc::new(move || noon.plus(began.elapsed()));
         let host = Arc::new(Agents(Mutex::new(agents)));
         let own: Arc<dyn LifecycleStore> = store.clone();
         let (leader, provisioner) =
@@ -262,16 +298,7 @@ impl Rig {
     }
 
     async fn deploy(&self, key: &str, replicas: u32, plan: Vec<Candidate>) -> DeploymentId {
-        let order = Order {
-            request_key: key.to_owned(),
-            name: key.to_owned(),
-            asked: key.to_owned(),
-            replicas,
-            plan,
-            service: None,
-            ttl: None,
-        };
-        self.provisioner.deploy(order).await.unwrap().0.id
+        self.provisioner.deploy(order(key, replicas, plan)).await.unwrap().0.id
     }
 
     fn states(&self, of: &DeploymentId) -> Vec<RecordState> {
@@ -328,6 +355,32 @@ async fn a_lost_answer_makes_no_second_machine_and_the_pause_that_a_cloud_asks_f
     .await;
 }
 
+/// A pause that is longer than any call waits is kept by all calls to that cloud, also by those that are new.
+#[tokio::test(start_paused = true)]
+async fn a_long_pause_that_a_cloud_asks_for_is_kept_by_every_call() {
+    let store = Arc::new(Memory::default());
+    let pause = Duration::from_secs(1500);
+    let cloud = Cloud::new("north", &store, [Script::Throttle(pause)]);
+    Rig::run(store, vec![Arc::clone(&cloud)], async |rig| {
+        let id = rig.deploy("key", 3, vec![cloud.offer()]).await;
+        rig.until(&id, &[RecordState::Planned; 3]).await;
+        while cloud.creates.lock().unwrap().is_empty() {
+            sleep(Duration::from_millis(100)).await;
+        }
+        sleep(Duration::from_secs(5)).await;
+        let (creates, lists) = (cloud.creates.lock().unwrap().len(), cloud.lists.load(Ordering::Relaxed));
+        assert!(creates < 4, "{creates}");
+        sleep(pause - Duration::from_secs(120) - Duration::from_secs(10)).await;
+        assert!(rig.provisioner.offers("north".to_owned()).await.is_err(), "no price is asked for either");
+        assert_eq!(cloud.creates.lock().unwrap().len(), creates);
+        assert_eq!(cloud.lists.load(Ordering::Relaxed), lists);
+        rig.until(&id, &[RecordState::Active; 3]).await;
+        let first = cloud.creates.lock().unwrap()[0];
+        assert!(cloud.creates.lock().unwrap().iter().skip(creates).all(|at| *at - first >= pause));
+    })
+    .await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_cloud_that_hangs_or_is_out_of_order_does_not_hold_up_another() {
     let store = Arc::new(Memory::default());
@@ -374,6 +427,40 @@ async fn many_machines_are_ordered_at_the_pace_that_clouds_bear() {
         assert_eq!(creates.len(), 39);
         let long = creates[38] - creates[0];
         assert!(long >= Duration::from_secs(9), "{long:?} for 39 calls at 3 a second after 10 at once");
+    })
+    .await;
+    let store = Arc::new(Memory::default());
+    let slow = Cloud::new("hivelocity", &store, []);
+    Rig::run(store, vec![Arc::clone(&slow)], async |rig| {
+        let id = rig.deploy("key", 9, vec![slow.offer()]).await;
+        rig.until(&id, &[RecordState::Active; 9]).await;
+        let creates = slow.creates.lock().unwrap().clone();
+        let apart = creates.windows(2).map(|pair| pair[1] - pair[0]).min();
+        assert!(apart >= Some(Duration::from_secs(1)), "{apart:?}: each cloud has a pace of its own");
+    })
+    .await;
+}
+
+/// A clock that is set forward by three hours: the hub does not believe it, and the rest of the hub judges joins by it.
+#[tokio::test(start_paused = true)]
+async fn a_machine_can_join_and_a_deployment_lives_its_time_while_the_clock_is_in_doubt() {
+    let (store, began) = (Arc::new(Memory::default()), Instant::now());
+    let ahead = Duration::from_secs(3 * 3600);
+    let wall = move || {
+        let even = NOON.plus(began.elapsed());
+        if began.elapsed() < Duration::from_secs(10) { even } else { even.plus(ahead) }
+    };
+    let cloud = Cloud::new("north", &store, []);
+    Rig::run_at(Arc::new(wall), Arc::clone(&store), vec![Arc::clone(&cloud)], async |rig| {
+        sleep(Duration::from_secs(60)).await;
+        let order = Order { ttl: Some(Duration::from_secs(3600)), ..order("key", 1, vec![cloud.offer()]) };
+        let deployment = rig.provisioner.deploy(order).await.unwrap().0;
+        let left = deployment.expires_at.unwrap().since(NOON.plus(began.elapsed()));
+        assert_eq!(left, Duration::from_secs(3600), "by the clock that it is ended by");
+        rig.until(&deployment.id, &[RecordState::Active]).await;
+        let expires_at = store.1.lock().unwrap()[0];
+        assert!(expires_at > wall(), "its token ran out hours before it was given");
+        assert!(expires_at.since(wall()) <= Duration::from_secs(900));
     })
     .await;
 }

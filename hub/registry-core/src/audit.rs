@@ -147,6 +147,15 @@ impl AuditEvent {
     pub fn new(kind: AuditKind, subject: impl fmt::Display, detail: impl fmt::Display) -> Self {
         Self { kind, subject: subject.to_string(), detail: detail.to_string() }
     }
+
+    /// The same, saying how many rows were left out before it, where there were any.
+    #[must_use]
+    pub fn after(mut self, suppressed: u64) -> Self {
+        if suppressed > 0 {
+            self.detail.push_str(&format!("; {suppressed} refusals before it are only counted"));
+        }
+        self
+    }
 }
 
 /// A stored event and its place in the chain.

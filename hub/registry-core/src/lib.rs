@@ -25,7 +25,7 @@ pub mod workload;
 pub use audit::{AuditCheck, AuditEvent, AuditFilter, AuditKind, AuditRow, ParseAuditKindError};
 pub use history::{HISTORY_POINTS, QosHistory, QosPoint, QosSample, SERVICE_POINTS, ServicePoint};
 pub use join::{JoinRefusal, MAX_CLOCK_SKEW, check_clock, check_name};
-pub use limits::{Buckets, Rate, Told};
+pub use limits::{AuditBudget, Buckets, Rate, Told};
 pub use pool::{AddressPool, PoolError, PromiseError, ReserveError};
 pub use record::{
     AccessScope, AccessTokenRecord, Agent, ApiKeyRecord, JoinTokenRecord, ParseServicesError, PolicyRecord,

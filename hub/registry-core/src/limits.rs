@@ -78,6 +78,42 @@ impl<K: Ord> Buckets<K> {
     }
 }
 
+/// Audit rows that others than the operator can cause: so many in a minute. The rest is counted, and the next row that is
+/// stored says how many they were.
+#[derive(Debug)]
+pub struct AuditBudget {
+    rows: u32,
+    window: Instant,
+    left: u32,
+    suppressed: u64,
+}
+
+impl AuditBudget {
+    /// Allows `rows` in each minute from `now` on.
+    #[must_use]
+    pub const fn new(rows: u32, now: Instant) -> Self {
+        Self { rows, window: now, left: rows, suppressed: 0 }
+    }
+
+    /// Where a row may be stored, how many were not since the last one; `None` where it is only counted.
+    pub fn take(&mut self, now: Instant) -> Option<u64> {
+        if now.saturating_duration_since(self.window) >= WINDOW {
+            (self.window, self.left) = (now, self.rows);
+        }
+        let Some(left) = self.left.checked_sub(1) else {
+            self.suppress();
+            return None;
+        };
+        self.left = left;
+        Some(std::mem::take(&mut self.suppressed))
+    }
+
+    /// Counts a row that is not stored for another reason.
+    pub const fn suppress(&mut self) {
+        self.suppressed = self.suppressed.saturating_add(1);
+    }
+}
+
 /// How long a refusal is old news.
 const WINDOW: Duration = Duration::from_secs(60);
 
@@ -116,6 +152,17 @@ mod tests {
     use super::*;
 
     const RATE: Rate = Rate { burst: 3, every: Duration::from_millis(200) };
+
+    #[test]
+    fn the_next_row_says_how_many_were_not_stored() {
+        let start = Instant::now();
+        let mut budget = AuditBudget::new(3, start);
+        let taken: Vec<_> = (0..10).map(|_| budget.take(start + millis(59_999))).collect();
+        assert_eq!(taken, [vec![Some(0); 3], vec![None; 7]].concat());
+        budget.suppress();
+        assert_eq!(budget.take(start + millis(60_000)), Some(8));
+        assert_eq!(budget.take(start + millis(60_000)), Some(0));
+    }
 
     fn millis(count: u64) -> Duration {
         Duration::from_millis(count)

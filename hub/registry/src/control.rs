@@ -10,7 +10,7 @@ use blueprint_common_runtime::tasks::Spawner;
 use blueprint_common_tunnel::carrier::{ALPN, QuicError, QuicLimits, QuicServer, SharedSocket};
 use blueprint_common_tunnel::{ListenError, Tunnel};
 use blueprint_common_types::AgentId;
-use blueprint_hub_registry_core::{AuditEvent, AuditKind, Buckets, Store, Told};
+use blueprint_hub_registry_core::{AuditBudget, AuditEvent, AuditKind, Buckets, Store, Told};
 use blueprint_proto::v1::agent_control_server::AgentControlServer;
 use blueprint_proto::v1::enrollment_server::EnrollmentServer;
 use hyper::body::Incoming;
@@ -30,7 +30,7 @@ use crate::identity::{self, Connection};
 use crate::metrics::{ControlMetrics, register_quic};
 use crate::places::Places;
 use crate::session::{self, Control};
-use crate::shared::{JOINS_AT_ONCE, JoinGate, Shared, StrangerBudget};
+use crate::shared::{JOINS_AT_ONCE, JoinGate, STRANGER_ROWS_PER_MINUTE, Shared};
 use crate::tls::HandshakeFailure;
 use crate::{
     AgentFiles, Authority, Blueprints, LaunchersHandle, Peers, PushedFiles, RegistrarHandle, TlsError,
@@ -160,7 +160,7 @@ impl ControlPlane {
             joins: Semaphore::new(JOINS_AT_ONCE),
             metrics,
             spawner,
-            strangers: Mutex::new(StrangerBudget::new(Instant::now())),
+            strangers: Mutex::new(AuditBudget::new(STRANGER_ROWS_PER_MINUTE, Instant::now())),
             gate: Mutex::new(JoinGate::new(Instant::now())),
         });
         let enroll = EnrollmentServer::new(Enroll { shared: Arc::clone(&shared) })

@@ -21,11 +21,12 @@ use blueprint_common_types::{
 };
 use blueprint_hub_registry_core::workload::{Assignment, Assignments};
 use blueprint_hub_registry_core::{
-    AddressPool, Agent, AuditEvent, AuditKind, Change, OfferedTarget, PromiseError, QosHistory, QosPoint,
-    QosSample, RefusedTarget, Registry, RegistrySnapshot, ReserveError, Store,
+    AddressPool, Agent, AuditBudget, AuditEvent, AuditKind, Change, OfferedTarget, PromiseError, QosHistory,
+    QosPoint, QosSample, RefusedTarget, Registry, RegistrySnapshot, ReserveError, Store,
 };
 use blueprint_proto::v1::{self, goodbye::Reason, hub_message::Body};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -38,6 +39,10 @@ pub(crate) type Outbox = mpsc::Sender<Box<v1::HubMessage>>;
 const COMMAND_QUEUE: usize = 1024;
 /// Commands applied before one save and one publication.
 const BATCH: usize = 256;
+/// Refused targets of one agent that are remembered.
+const REFUSED: usize = 256;
+/// Audit rows of refused targets, in one minute. More are counted, and the next row says how many.
+const REFUSAL_ROWS_PER_MINUTE: u32 = 120;
 /// Pause before a failed save is tried again.
 const SAVE_RETRY: Duration = Duration::from_secs(1);
 
@@ -118,7 +123,7 @@ struct Live {
     applied: u64,
     /// Last sequence number acknowledged.
     acked: u64,
-    /// Targets refused already, so that each is audited once a process.
+    /// Targets refused already, so that each is audited once a process; [`REFUSED`] at most.
     refused: BTreeSet<TargetKey>,
 }
 
@@ -136,6 +141,7 @@ pub struct Registrar {
     snapshots: watch::Sender<Arc<RegistrySnapshot>>,
     unsaved: Vec<Change>,
     audit: Vec<AuditEvent>,
+    refusals: AuditBudget,
     /// What is published is older than what is.
     dirty: bool,
 }
@@ -165,6 +171,7 @@ impl Registrar {
             snapshots,
             unsaved: Vec::new(),
             audit: Vec::new(),
+            refusals: AuditBudget::new(REFUSAL_ROWS_PER_MINUTE, Instant::now().into_std()),
             dirty: false,
         };
         (registrar, handle)
@@ -375,10 +382,18 @@ impl Registrar {
             port: key.port.into(),
             reason: reason.to_string(),
         }));
-        if live.refused.insert(key) {
+        if live.refused.contains(&key) {
+            return;
+        }
+        if live.refused.len() >= REFUSED {
+            return self.refusals.suppress();
+        }
+        live.refused.insert(key);
+        if let Some(suppressed) = self.refusals.take(Instant::now().into_std()) {
             warn!(agent = %key.agent, service = %key.service, %reason, "target refused");
             let detail = format!("{} on port {}: {reason}", key.service, key.port);
-            self.audit.push(AuditEvent::new(AuditKind::TargetRefuse, key.agent, detail));
+            let event = AuditEvent::new(AuditKind::TargetRefuse, key.agent, detail);
+            self.audit.push(event.after(suppressed));
         }
     }
 

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant, SystemTime};
 use blueprint_common_runtime::tasks::Spawner;
 use blueprint_common_tunnel::Tunnel;
 use blueprint_common_types::{AgentId, Carrier, OverlayLease, ServiceKey, Timestamp, WgPublicKey};
-use blueprint_hub_registry_core::{Agent, AuditEvent, Buckets, Store, Told};
+use blueprint_hub_registry_core::{Agent, AuditBudget, AuditEvent, Buckets, Store, Told};
 use blueprint_proto::v1;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
-use tracing::{error, warn};
+use tracing::error;
 
 use crate::authority::Issued;
 use crate::carriers::Carriers;
@@ -26,8 +26,8 @@ use crate::{
 /// Joins at work at once; each costs a signature and a write.
 pub(crate) const JOINS_AT_ONCE: usize = 128;
 
-/// Audit rows that strangers can cause, in one minute. More are counted, not stored.
-const STRANGER_ROWS_PER_MINUTE: u32 = 600;
+/// Audit rows that strangers can cause, in one minute. More are counted, and the next row says how many.
+pub(crate) const STRANGER_ROWS_PER_MINUTE: u32 = 600;
 
 /// The tunnel, as far as the control plane needs it: who may be a peer.
 pub trait Peers: Send + Sync {
@@ -94,7 +94,7 @@ pub(crate) struct Shared {
     pub(crate) joins: Semaphore,
     pub(crate) metrics: ControlMetrics,
     pub(crate) spawner: Spawner,
-    pub(crate) strangers: Mutex<StrangerBudget>,
+    pub(crate) strangers: Mutex<AuditBudget>,
     pub(crate) gate: Mutex<JoinGate>,
     pub(crate) carriers: Carriers,
     pub(crate) workloads: WorkloadsHandle,
@@ -156,17 +156,18 @@ impl Shared {
         let is_news = self.told.lock().is_news(agent, reason, Instant::now());
         if !is_news {
             self.metrics.audit_suppressed();
+            self.strangers.lock().suppress();
         }
         is_news
     }
 
     /// Stores an audit row that a stranger caused, within a budget.
     pub(crate) async fn audit_limited(&self, event: AuditEvent) {
-        if !self.strangers.lock().take(Instant::now()) {
+        let Some(suppressed) = self.strangers.lock().take(Instant::now()) else {
             self.metrics.audit_suppressed();
             return;
-        }
-        self.audit(event).await;
+        };
+        self.audit(event.after(suppressed)).await;
     }
 
     /// Stores an audit row.
@@ -174,31 +175,6 @@ impl Shared {
         if let Err(error) = self.store.audit(event, Timestamp::from(SystemTime::now())).await {
             error!(%error, "audit row not stored");
         }
-    }
-}
-
-/// Counts the audit rows of strangers in windows of one minute.
-#[derive(Debug)]
-pub(crate) struct StrangerBudget {
-    window: Instant,
-    left: u32,
-}
-
-impl StrangerBudget {
-    pub(crate) const fn new(now: Instant) -> Self {
-        Self { window: now, left: STRANGER_ROWS_PER_MINUTE }
-    }
-
-    fn take(&mut self, now: Instant) -> bool {
-        if now.saturating_duration_since(self.window) >= Duration::from_secs(60) {
-            *self = Self::new(now);
-        }
-        let Some(left) = self.left.checked_sub(1) else { return false };
-        self.left = left;
-        if left == 0 {
-            warn!("strangers cause too many audit rows; the rest of this minute is only counted");
-        }
-        true
     }
 }
 
@@ -242,15 +218,6 @@ impl JoinGate {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn strangers_cannot_fill_the_audit_log() {
-        let start = Instant::now();
-        let mut budget = StrangerBudget::new(start);
-        let taken = (0..10_000).filter(|_| budget.take(start)).count();
-        assert_eq!(taken, usize::try_from(STRANGER_ROWS_PER_MINUTE).unwrap());
-        assert!(budget.take(start + Duration::from_secs(60)));
-    }
 
     #[test]
     fn a_source_that_guesses_is_turned_away_for_the_rest_of_the_minute_and_others_are_not() {

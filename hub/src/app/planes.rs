@@ -94,9 +94,9 @@ pub(super) async fn start(
     let store = Arc::clone(&base.store);
     let metrics = Arc::clone(&base.metrics);
     let state = AdminState {
+        market: config.prices.market(&config.providers, &facts.advertise_host),
         facts,
         hub: Arc::new(hub),
-        market: config.prices.market(&config.providers),
         store,
         metrics: base.metrics,
         spawner,

@@ -79,6 +79,10 @@ impl Deploy {
                 return Ok(());
             }
             show_plan(&plan);
+            let confirmed = ["hourly", "most_hourly"].map(|key| (key.to_owned(), plan.get(key).cloned()));
+            let confirmed: serde_json::Map<_, _> =
+                confirmed.into_iter().filter_map(|(key, price)| Some((key, price?))).collect();
+            body.as_object_mut().map(|body| body.insert("confirmed".to_owned(), confirmed.into()));
             if self.dry_run {
                 return Ok(());
             }
@@ -88,9 +92,14 @@ impl Deploy {
         }
         let key = match self.request_key {
             Some(key) => key,
-            None => DeploymentId::random()
-                .map_err(|error| CliError::failure(format!("no randomness for a request key: {error}")))?
-                .to_string(),
+            None => {
+                let key = DeploymentId::random()
+                    .map_err(|error| CliError::failure(format!("no randomness for a request key: {error}")))?
+                    .to_string();
+                // Before the call: where its answer is lost, this is how to ask for the same again.
+                eprint_line(&format!("request key {key}; the same order again: --request-key {key}"));
+                key
+            }
         };
         if let Some(fields) = body.as_object_mut() {
             fields.insert("dry_run".to_owned(), json!(false));

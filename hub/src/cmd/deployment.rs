@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use blueprint_common_runtime::cli::{CliError, Output, Table, eprint_line, print_json, print_line};
+use blueprint_common_types::Micros;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
@@ -34,7 +35,7 @@ pub(crate) enum Deployments {
     /// Switches its machines on
     #[command(after_help = "Example: blueprint-hub deployment start web --wait")]
     Start(Switch),
-    /// Switches its machines off and keeps them; a cloud may want money for them still
+    /// Switches its machines off and keeps them; says what they cost then
     #[command(after_help = "Example: blueprint-hub deployment stop web")]
     Stop(Switch),
     /// Ends it for good: its machines are deleted, its nodes removed
@@ -127,6 +128,14 @@ impl Switch {
             deployment = wait(global, &text(&deployment, "id"), &[wanted], Duration::from_secs(within))?;
         }
         show(global, &deployment);
+        let price = text(&deployment, "stopped_hourly");
+        if wanted == "stopped" && price.parse::<Micros>().is_ok_and(|price| price > Micros::ZERO) {
+            eprint_line(&format!(
+                "its machines cost ${price} an hour while they are switched off; `blueprint-hub deployment terminate {}` \
+                 ends that",
+                text(&deployment, "id")
+            ));
+        }
         Ok(())
     }
 }

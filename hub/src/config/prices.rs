@@ -28,8 +28,8 @@ impl PriceConfig {
     }
 
     /// What is known of machines and prices.
-    pub(crate) fn market(&self, providers: &ProviderSettings) -> Arc<Market> {
+    pub(crate) fn market(&self, providers: &ProviderSettings, host: &str) -> Arc<Market> {
         let (names, own) = (providers.names(), providers.own_offers());
-        Arc::new(Market::new(self.usd_per_eur, self.max_price_age_days, names, own))
+        Arc::new(Market::new(self.usd_per_eur, self.max_price_age_days, names, own).of(host))
     }
 }

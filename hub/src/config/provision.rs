@@ -1,8 +1,11 @@
 //! Section `provision`: what machines are given time for.
 
+use std::str::FromStr;
 use std::time::Duration;
 
 use blueprint_common_runtime::config::{Key, Problems, Settings};
+use blueprint_common_types::Micros;
+use blueprint_hub_provision_core::cost::Limits;
 use blueprint_hub_provision_core::lifecycle;
 
 use super::span;
@@ -35,6 +38,43 @@ pub(super) const ORPHAN_GRACE: Key = Key::new(
      days.",
 );
 
+pub(super) const MAX_MACHINES: Key = Key::new(
+    "provision.max_machines",
+    "20",
+    "Most machines that stand or are wanted at a time, over all deployments; or off.",
+);
+pub(super) const MAX_HOURLY: Key = Key::new(
+    "provision.max_hourly",
+    "5.00",
+    "Most that an hour of all ordered machines may cost, in US dollars; or off.",
+);
+pub(super) const MAX_MONTHLY: Key = Key::new(
+    "provision.max_monthly",
+    "500.00",
+    "Most that a calendar month (UTC) of ordered machines may cost, in US dollars: what was spent in it, and what stands \
+     to its end; or off.",
+);
+pub(super) const LIMIT_SIM: Key = Key::new(
+    "provision.limit_sim",
+    "false",
+    "Whether machines of the simulated cloud count for these limits, although their prices are play money: to try them.",
+);
+
+/// A number, or none.
+struct Limit<T>(Option<T>);
+
+impl<T: FromStr> FromStr for Limit<T> {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "off" {
+            return Ok(Self(None));
+        }
+        let wrong = |_| "a number without a sign, such as 20 or 5.00, or off was expected".to_owned();
+        text.parse().map(|limit| Self(Some(limit))).map_err(wrong)
+    }
+}
+
 /// Longest life of the join token of a machine.
 const TOKEN_TTL: Duration = Duration::from_secs(15 * 60);
 
@@ -44,6 +84,7 @@ pub(crate) struct ProvisionSettings {
     pub(crate) every: Duration,
     pub(crate) lifecycle: lifecycle::Settings,
     pub(crate) token_ttl: Duration,
+    pub(crate) limits: Limits,
 }
 
 impl ProvisionSettings {
@@ -54,6 +95,10 @@ impl ProvisionSettings {
         let second_look = span(settings, SECOND_LOOK.path, 1, 600, problems);
         let join_within = span(settings, JOIN_WITHIN.path, 1, 2 * HOUR, problems);
         let orphan_grace = span(settings, ORPHAN_GRACE.path, 1, 30 * 24 * HOUR, problems);
+        let max_machines = settings.take::<Limit<u32>>(MAX_MACHINES.path, problems);
+        let max_hourly = settings.take::<Limit<Micros>>(MAX_HOURLY.path, problems);
+        let max_monthly = settings.take::<Limit<Micros>>(MAX_MONTHLY.path, problems);
+        let counts_sim = settings.take::<bool>(LIMIT_SIM.path, problems);
         let join_within = join_within?;
         Some(Self {
             every: every?,
@@ -65,6 +110,12 @@ impl ProvisionSettings {
                 ..lifecycle::Settings::default()
             },
             token_ttl: join_within.min(TOKEN_TTL),
+            limits: Limits {
+                max_machines: max_machines?.0,
+                max_hourly: max_hourly?.0,
+                max_monthly: max_monthly?.0,
+                counts_sim: counts_sim?,
+            },
         })
     }
 }

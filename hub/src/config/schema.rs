@@ -213,6 +213,10 @@ pub(crate) const SCHEMA: Schema = Schema {
         provision::SECOND_LOOK,
         provision::JOIN_WITHIN,
         provision::ORPHAN_GRACE,
+        provision::MAX_MACHINES,
+        provision::MAX_HOURLY,
+        provision::MAX_MONTHLY,
+        provision::LIMIT_SIM,
         Key::new(
             "admin.listen",
             "off",

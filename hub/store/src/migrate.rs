@@ -17,6 +17,8 @@ const STEPS: &[&str] = &[
     include_str!("schema/0006_workloads.sql"),
     include_str!("schema/0007_deployments.sql"),
     include_str!("schema/0008_disk_arch.sql"),
+    include_str!("schema/0009_machine_times.sql"),
+    include_str!("schema/0010_costs.sql"),
 ];
 
 /// Brings the schema up to date.

@@ -11,6 +11,7 @@ use blueprint_common_types::{AgentId, HubId, JoinToken, Micros, Secret, ServiceK
 use blueprint_hub_provider_digitalocean::{DigitalOcean, DigitalOceanConfig};
 use blueprint_hub_provider_kit::{Credentials, Fixed, HttpClient, HttpConfig};
 use blueprint_hub_provision::{Host, Leader, ProvisionConfig, Provisioner};
+use blueprint_hub_provision_core::cost::Limits;
 use blueprint_hub_provision_core::lifecycle::{Deployer, Order, Record, Settings, Wanted};
 use blueprint_hub_provision_core::resource::Arch;
 use blueprint_hub_provision_core::{Candidate, DeploymentId, Provider};
@@ -26,8 +27,13 @@ const TOKEN: &str = "dop_v1_0123456789";
 struct Nobody;
 
 impl Host for Nobody {
-    fn user_data(&self, _: &Record, _: Option<ServiceKey>, token: JoinToken) -> Secret<String> {
-        Secret::new(format!("#cloud-config\n# {}\n", token.id()))
+    fn user_data(
+        &self,
+        _: &Record,
+        _: Option<ServiceKey>,
+        token: JoinToken,
+    ) -> Result<Secret<String>, String> {
+        Ok(Secret::new(format!("#cloud-config\n# {}\n", token.id())))
     }
 
     fn agents(&self) -> BTreeMap<AgentId, bool> {
@@ -66,6 +72,7 @@ async fn live(folder: &Path, fake: &FakeCloud, test: impl AsyncFnOnce(&Provision
         },
         every: Duration::from_millis(200),
         token_ttl: Duration::from_secs(900),
+        limits: Limits::default(),
         seed: 7,
     };
     let store = Arc::new(SqliteStore::open(folder).unwrap());
@@ -94,6 +101,7 @@ fn order() -> Order {
             disk_gb: 25,
             arch: Arch::X86_64,
             hourly: Micros::new(8930),
+            stopped_hourly: Micros::new(8930),
         }],
         service: None,
         ttl: None,

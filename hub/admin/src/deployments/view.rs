@@ -21,12 +21,20 @@ fn own<'r>(deployment: &'r Deployment, records: &'r Records) -> impl Iterator<It
 
 /// One word for all of it.
 fn state(deployment: &Deployment, records: &Records) -> &'static str {
-    let active = own(deployment, records).filter(|record| record.state == RecordState::Active).count();
+    let is_on = |record: &&Record| record.state == RecordState::Active && !record.is_off;
+    let active = own(deployment, records).filter(is_on).count();
     let is_whole = u32::try_from(active).is_ok_and(|active| active >= deployment.replicas);
+    // Its cloud has to say so: what was asked to stop runs and is billed until then.
+    let is_off = |record: &Record| match record.state {
+        RecordState::Created | RecordState::Active => record.is_off,
+        RecordState::Calling | RecordState::Deleting => false,
+        RecordState::Planned | RecordState::Gone | RecordState::Lost | RecordState::Failed => true,
+    };
     match deployment.wanted {
         Wanted::Gone if is_over(deployment, records) => "gone",
         Wanted::Gone => "terminating",
-        Wanted::Stopped => "stopped",
+        Wanted::Stopped if own(deployment, records).all(is_off) => "stopped",
+        Wanted::Stopped => "stopping",
         Wanted::Running if is_whole => "running",
         Wanted::Running => "starting",
     }
@@ -42,7 +50,12 @@ pub(super) fn summary(deployment: &Deployment, records: &Records) -> Value {
             RecordState::Calling | RecordState::Created | RecordState::Active | RecordState::Deleting
         )
     };
-    let hourly: Micros = own(deployment, records).filter(is_paid).map(|record| record.candidate.hourly).sum();
+    let price = |record: &Record| {
+        if record.is_off { record.candidate.stopped_hourly } else { record.candidate.hourly }
+    };
+    let hourly: Micros = own(deployment, records).filter(is_paid).map(price).sum();
+    let stopped: Micros =
+        own(deployment, records).filter(is_paid).map(|record| record.candidate.stopped_hourly).sum();
     let last =
         own(deployment, records).filter(|record| !record.reason.is_empty()).max_by_key(|record| record.since);
     json!({
@@ -54,6 +67,7 @@ pub(super) fn summary(deployment: &Deployment, records: &Records) -> Value {
         "active": count(RecordState::Active),
         "service": deployment.service,
         "hourly": hourly.to_string(),
+        "stopped_hourly": stopped.to_string(),
         "created_at": time(deployment.created_at),
         "expires_at": deployment.expires_at.map(time),
         "changed_at": time(deployment.changed_at),
@@ -83,6 +97,9 @@ pub(super) fn whole(state: &AdminState, deployment: &Deployment, records: &Recor
                 "reason": record.reason,
                 "offer": offer(&record.candidate),
                 "attempt": record.attempt,
+                "made_at": record.made_at.map(time),
+                "is_off": record.is_off,
+                "switched_at": record.switched_at.map(time),
                 "provider_id": record.provider_id,
                 "agent": record.agent,
                 "node": record.agent.and_then(node),
@@ -101,7 +118,7 @@ pub(super) fn whole(state: &AdminState, deployment: &Deployment, records: &Recor
 
 /// Something that could be ordered, with the price of an hour in US dollars.
 pub(super) fn offer(offer: &Candidate) -> Value {
-    let Candidate { provider, plan, region, spot, disk_gb, arch, hourly } = offer;
+    let Candidate { provider, plan, region, spot, disk_gb, arch, hourly, stopped_hourly } = offer;
     json!({
         "provider": provider,
         "plan": plan,
@@ -110,6 +127,7 @@ pub(super) fn offer(offer: &Candidate) -> Value {
         "disk_gb": disk_gb,
         "arch": arch.as_str(),
         "hourly": hourly.to_string(),
+        "stopped_hourly": stopped_hourly.to_string(),
     })
 }
 
@@ -127,4 +145,91 @@ pub(super) fn cloud(cloud: &Cloud) -> Value {
 /// What a person should look at.
 pub(super) fn alarm(alarm: &Alarm) -> Value {
     json!({ "subject": alarm.subject, "about": alarm.why.label(), "text": alarm.text })
+}
+
+#[cfg(test)]
+mod tests {
+    use blueprint_common_types::Timestamp;
+    use blueprint_hub_provision_core::resource::Arch;
+    use blueprint_hub_provision_core::{DeploymentId, InstanceKey};
+
+    use super::*;
+
+    fn records(wanted: Wanted, machines: &[(RecordState, bool)]) -> (Deployment, Records) {
+        let (id, now) = (DeploymentId::from_bytes([1; 10]), Timestamp::default());
+        let candidate = Candidate {
+            provider: "aws".to_owned(),
+            plan: "small".to_owned(),
+            region: "here".to_owned(),
+            spot: false,
+            disk_gb: 8,
+            arch: Arch::X86_64,
+            hourly: Micros::new(5000),
+            stopped_hourly: Micros::new(700),
+        };
+        let deployment = Deployment {
+            id: id.clone(),
+            name: "demo".to_owned(),
+            request_key: "key".to_owned(),
+            asked: String::new(),
+            replicas: 1,
+            plan: vec![candidate.clone()],
+            service: None,
+            wanted,
+            created_at: now,
+            expires_at: None,
+            changed_at: now,
+        };
+        let record = |(number, &(state, is_off)): (u32, &(RecordState, bool))| Record {
+            key: InstanceKey::of(&id, number),
+            deployment: id.clone(),
+            number,
+            candidate: candidate.clone(),
+            state,
+            attempt: 1,
+            created_at: now,
+            since: now,
+            called_at: Some(now),
+            made_at: Some(now),
+            is_off,
+            switched_at: None,
+            deleted_at: None,
+            provider_id: None,
+            agent: None,
+            agent_attempt: 0,
+            reason: String::new(),
+        };
+        let instances = (1..).zip(machines).map(record).map(|record| (record.key.clone(), record)).collect();
+        let mut records = Records { instances, ..Records::default() };
+        records.deployments.insert(id, deployment.clone());
+        (deployment, records)
+    }
+
+    fn state_of(wanted: Wanted, machines: &[(RecordState, bool)]) -> &'static str {
+        let (deployment, records) = records(wanted, machines);
+        state(&deployment, &records)
+    }
+
+    #[test]
+    fn a_deployment_is_stopped_and_runs_when_its_cloud_says_so() {
+        use RecordState::{Active, Calling, Created, Deleting, Gone};
+        for machine in [(Active, false), (Created, false), (Calling, false), (Deleting, true)] {
+            assert_eq!(state_of(Wanted::Stopped, &[(Active, true), machine]), "stopping", "{machine:?}");
+        }
+        assert_eq!(state_of(Wanted::Stopped, &[(Active, true), (Gone, false)]), "stopped");
+        assert_eq!(state_of(Wanted::Running, &[(Active, true)]), "starting");
+        assert_eq!(state_of(Wanted::Running, &[(Active, false)]), "running");
+    }
+
+    #[test]
+    fn what_is_off_is_summed_at_its_own_price() {
+        use RecordState::{Active, Gone};
+        let (deployment, records) =
+            records(Wanted::Stopped, &[(Active, true), (Active, false), (Gone, true)]);
+        let shown = summary(&deployment, &records);
+        assert_eq!(
+            (shown.get("hourly"), shown.get("stopped_hourly")),
+            (Some(&json!("0.0057")), Some(&json!("0.0014")))
+        );
+    }
 }

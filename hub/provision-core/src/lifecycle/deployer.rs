@@ -7,6 +7,7 @@ use blueprint_common_types::{ServiceKey, Timestamp};
 use futures_util::future::BoxFuture;
 
 use crate::catalogue::Offer;
+use crate::cost::{Limits, OverLimit, Span};
 use crate::lifecycle::{Alarm, Deployment, Event, Records, RecordsError, Wanted};
 use crate::{Candidate, DeploymentId};
 
@@ -51,6 +52,9 @@ pub enum DeployError {
         /// What that one asked for.
         asked: String,
     },
+    /// A limit leaves no room for it.
+    #[error(transparent)]
+    OverLimit(#[from] OverLimit),
     /// There is no such deployment.
     #[error("there is no deployment {0}")]
     Unknown(DeploymentId),
@@ -76,7 +80,7 @@ pub struct Cloud {
     pub machines: usize,
     /// Why the last call failed, where it did.
     pub error: Option<String>,
-    /// False while calls to it pause because it failed again and again.
+    /// False while calls to it pause because it failed again and again, or asked for a pause.
     pub is_closed: bool,
 }
 
@@ -107,6 +111,15 @@ pub trait Deployer: Send + Sync {
 
     /// Everything that is stored.
     fn records(&self) -> BoxFuture<'_, Result<Records, DeployError>>;
+
+    /// Times for which machines were billed, those that ended before `since` left out.
+    fn spans(&self, since: Timestamp) -> BoxFuture<'_, Result<Vec<Span>, DeployError>>;
+
+    /// What all deployments together may come to.
+    fn limits(&self) -> Limits;
+
+    /// The time that deployments are decided by.
+    fn now(&self) -> Timestamp;
 
     /// The newest events, oldest first.
     fn events(

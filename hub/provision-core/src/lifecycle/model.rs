@@ -51,6 +51,8 @@ struct World {
     fuse: Option<u64>,
     made: u64,
     ids: u64,
+    /// Machines whose deletion was accepted, which clouds may not have meant.
+    accepted: BTreeSet<String>,
 }
 
 const CLOUDS: [&str; 2] = ["north", "south"];
@@ -64,6 +66,7 @@ fn offer(provider: &str, plan: &str) -> Candidate {
         disk_gb: 8,
         arch: Arch::X86_64,
         hourly: Micros::new(5000),
+        stopped_hourly: Micros::new(5000),
     }
 }
 
@@ -88,6 +91,7 @@ impl World {
             fuse: None,
             made: 0,
             ids: 0,
+            accepted: BTreeSet::new(),
         };
         for (hub, key) in [(Some(OTHER), "bp-of-another-hub-1"), (None, "a-persons-own")] {
             world.stand(CLOUDS[0], key.parse().unwrap(), hub, Duration::ZERO, 1);
@@ -181,6 +185,9 @@ impl World {
     }
 
     fn save(&mut self, record: &Record) {
+        if let (RecordState::Gone, Some(id)) = (record.state, &record.provider_id) {
+            assert!(self.accepted.contains(id), "seed {}: gone without a deletion: {record:?}", self.seed);
+        }
         let before = self.store.instances.get(&record.key);
         let (agent, agent_attempt) = before.map_or((None, 0), |before| (before.agent, before.agent_attempt));
         self.store.instances.insert(record.key.clone(), Record { agent, agent_attempt, ..record.clone() });
@@ -207,9 +214,9 @@ impl World {
             Action::Delete { record, provider_id, .. } => {
                 self.save(&record);
                 self.step()?;
-                self.delete(&record.candidate.provider, &provider_id);
+                self.delete(&record.candidate.provider, &provider_id, Some(&record))?;
             }
-            Action::Remove { provider, provider_id, .. } => self.delete(&provider, &provider_id),
+            Action::Remove { provider, provider_id, .. } => self.delete(&provider, &provider_id, None)?,
             Action::Boot { provider_id, .. } => self.switch(&provider_id, InstanceState::Running),
             Action::Stop { provider_id, .. } => self.switch(&provider_id, InstanceState::Stopped),
             Action::Evict { agent, .. } => {
@@ -248,11 +255,14 @@ impl World {
         let failed = |class| CreateAnswer::Failed { class, reason: class.label().to_owned() };
         let mut delay = Duration::ZERO;
         let mut is_lost = false;
+        let mut refused = None;
         if self.faulty {
             match self.dice.below(20) {
                 0 | 1 => return failed(ErrorClass::Capacity),
                 2 => return failed(ErrorClass::Quota),
                 3 => return failed(ErrorClass::Throttle),
+                // It says that nothing was done, and makes one all the same.
+                9 => refused = Some(ErrorClass::Throttle),
                 4 => return failed(ErrorClass::Deny),
                 5 => return failed(ErrorClass::Unknown),
                 6 | 7 => is_lost = true,
@@ -260,24 +270,40 @@ impl World {
                 _ => {}
             }
         }
-        let same = |machine: &&Machine| machine.key == record.key && machine.deleted.is_none();
+        // A request key is its account's and compared with all that was asked, tags too.
+        let same = |machine: &&Machine| {
+            machine.key == record.key && machine.hub == Some(HUB) && machine.deleted.is_none()
+        };
         let known = self.cloud.iter().find(same).map(|machine| machine.id.clone());
         let id = match known {
             Some(id) if self.has_request_keys => id,
             Some(_) | None => self.stand(provider, record.key.clone(), Some(HUB), delay, record.attempt),
         };
-        if is_lost { failed(ErrorClass::Unknown) } else { CreateAnswer::Made(id) }
+        match refused.or(is_lost.then_some(ErrorClass::Unknown)) {
+            Some(class) => failed(class),
+            None => CreateAnswer::Made(id),
+        }
     }
 
-    fn delete(&mut self, provider: &str, id: &str) {
+    fn delete(&mut self, provider: &str, id: &str, record: Option<&Record>) -> Result<(), Killed> {
         let (fails, lies) = if self.faulty { (20, 10) } else { (0, 0) };
         if self.dice.percent(fails) {
-            return;
+            return Ok(());
         }
-        self.reconciler.handle_delete(provider, id, self.now);
-        if self.dice.percent(lies) {
-            return;
+        self.accepted.insert(id.to_owned());
+        if !self.dice.percent(lies) {
+            self.end(id);
         }
+        self.step()?;
+        if let Some(Action::Save { record, .. }) =
+            self.reconciler.handle_delete(provider, id, record, self.now)
+        {
+            self.save(&record);
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, id: &str) {
         let shown = if self.faulty { self.dice.below(60) } else { 0 };
         let until = self.now.plus(secs(shown));
         let seed = self.seed;

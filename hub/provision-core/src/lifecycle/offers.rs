@@ -37,6 +37,8 @@ pub struct OfferBlocks {
 
 #[derive(Debug, Clone, Copy)]
 struct Block {
+    /// When it failed last.
+    at: Timestamp,
     until: Timestamp,
     failures: u32,
 }
@@ -63,13 +65,19 @@ impl OfferBlocks {
         let base = block_time(class);
         let grown = base.saturating_mul(1u32.checked_shl(block.failures).unwrap_or(u32::MAX));
         block.failures = block.failures.saturating_add(1).min(16);
+        block.at = now;
         block.until = now.plus(grown.min(MOST).max(base));
     }
 
-    /// It worked: failures of before do not count any more.
-    pub fn handle_success(&mut self, offer: &Candidate) {
-        self.offers.remove(&key(offer));
-        self.providers.remove(&offer.provider);
+    /// A machine that was made at `made_at` did well: failures of before do not count any more.
+    pub fn handle_success(&mut self, offer: &Candidate, made_at: Timestamp) {
+        let key = key(offer);
+        if self.offers.get(&key).is_some_and(|block| block.at < made_at) {
+            self.offers.remove(&key);
+        }
+        if self.providers.get(&offer.provider).is_some_and(|block| block.at < made_at) {
+            self.providers.remove(&offer.provider);
+        }
     }
 
     /// Until when this offer is left out; `None` where it is not.
@@ -99,7 +107,7 @@ impl OfferBlocks {
 
 impl Block {
     const fn new() -> Self {
-        Self { until: Timestamp::from_millis(0), failures: 0 }
+        Self { at: Timestamp::from_millis(0), until: Timestamp::from_millis(0), failures: 0 }
     }
 }
 
@@ -123,6 +131,7 @@ mod tests {
             disk_gb: 8,
             arch: Arch::X86_64,
             hourly: Micros::new(1),
+            stopped_hourly: Micros::new(1),
         }
     }
 
@@ -159,7 +168,10 @@ mod tests {
         };
         let waits: Vec<_> = (0..6).map(|_| wait(&mut blocks)).collect();
         assert_eq!(waits, [300, 600, 1200, 2400, 3600, 3600]);
-        blocks.handle_success(&offer);
+        let (start, end) = (Timestamp::from_millis(0), Timestamp::from_millis(u64::MAX));
+        blocks.handle_success(&offer, start);
+        assert_eq!(wait(&mut blocks), 3600, "a machine from before the failures says nothing of them");
+        blocks.handle_success(&offer, end);
         assert_eq!(wait(&mut blocks), 300);
     }
 }

@@ -69,6 +69,35 @@ impl Backoff {
     }
 }
 
+/// How often a cloud may be called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    /// Calls a second, 1 at least.
+    pub per_second: u32,
+    /// Calls at once after a pause, 1 at least.
+    pub burst: u32,
+}
+
+impl Rate {
+    /// What the strictest of the common clouds lets pass.
+    pub const DEFAULT: Self = Self { per_second: 3, burst: 10 };
+
+    /// What `provider` lets pass (`providers.md` 8.4); the slower one where it tells reading from writing, since all calls
+    /// to it go through one gate.
+    #[must_use]
+    pub fn of(provider: &str) -> Self {
+        let (per_second, burst) = match provider {
+            "hivelocity" => (1, 1),
+            // Three calls a second, and one of those that make a machine.
+            "linode" => (1, 3),
+            "aws" | "azure" | "scaleway" => (5, 10),
+            "gcp" | "vultr" => (10, 10),
+            _ => return Self::DEFAULT,
+        };
+        Self { per_second, burst }
+    }
+}
+
 /// At most so many calls a second, with a few at once.
 #[derive(Debug, Clone)]
 pub struct Bucket {
@@ -79,10 +108,11 @@ pub struct Bucket {
 }
 
 impl Bucket {
-    /// Lets one call pass every `every`, and `burst` of them at once after a pause.
+    /// Lets calls pass at `rate`.
     #[must_use]
-    pub const fn new(every: Duration, burst: u32) -> Self {
-        Self { every, burst, next: Timestamp::from_millis(0) }
+    pub fn new(rate: Rate) -> Self {
+        let every = Duration::from_secs(1) / rate.per_second.max(1);
+        Self { every, burst: rate.burst.max(1), next: Timestamp::from_millis(0) }
     }
 
     /// Takes one call and says how long it has to wait.
@@ -151,7 +181,7 @@ mod tests {
 
     #[test]
     fn a_bucket_lets_a_burst_pass_and_then_one_per_pace() {
-        let mut bucket = Bucket::new(Duration::from_millis(200), 3);
+        let mut bucket = Bucket::new(Rate { per_second: 5, burst: 3 });
         let waits: Vec<_> = (0..5).map(|_| bucket.take(at(0)).as_millis()).collect();
         assert_eq!(waits, [0, 0, 0, 200, 400]);
         assert_eq!(bucket.take(at(10_000)), Duration::ZERO);

@@ -2,6 +2,7 @@
 
 mod alarms;
 mod answer;
+mod churn;
 mod deployments;
 mod found;
 
@@ -99,6 +100,14 @@ pub enum Why {
     NoOffer,
     /// The clock moved, and nothing is ended because of the time.
     Clock,
+    /// Its machines end soon after they were made.
+    Churn,
+    /// Its cloud lists it as switched on or off.
+    Switched,
+    /// Its cloud accepted the deletion.
+    Deleted,
+    /// A limit of money or machines leaves no room.
+    Limit,
     /// A deletion takes too long.
     Undeletable,
     /// A machine runs and its agent is away.
@@ -132,6 +141,10 @@ impl Why {
             Self::NoProvider => "no_provider",
             Self::NoOffer => "no_offer",
             Self::Clock => "clock",
+            Self::Churn => "churn",
+            Self::Switched => "switched",
+            Self::Deleted => "deleted",
+            Self::Limit => "limit",
             Self::Undeletable => "undeletable",
             Self::Silent => "silent",
         }
@@ -278,6 +291,8 @@ pub struct Reconciler {
     silent: Looks,
     /// Machines that are not to be ordered yet.
     held: Looks,
+    /// Machines that a limit leaves no room for, and what it says.
+    limited: BTreeMap<InstanceKey, String>,
     /// When a machine was last booted, and how often.
     boots: BTreeMap<InstanceKey, (Timestamp, u32)>,
     /// When a deletion was last asked for, by provider and name.
@@ -299,6 +314,7 @@ impl Reconciler {
             agentless: Looks::new(),
             silent: Looks::new(),
             held: Looks::new(),
+            limited: BTreeMap::new(),
             boots: BTreeMap::new(),
             deleted: BTreeMap::new(),
             orphans: BTreeMap::new(),
@@ -319,4 +335,4 @@ impl Reconciler {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

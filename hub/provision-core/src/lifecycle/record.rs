@@ -127,6 +127,14 @@ pub struct Record {
     pub since: Timestamp,
     /// When its cloud was last asked to make it.
     pub called_at: Option<Timestamp>,
+    /// When its cloud made it, as far as is known: from then on it is billed.
+    pub made_at: Option<Timestamp>,
+    /// Whether its cloud listed it last as switched off, or as ended by itself.
+    pub is_off: bool,
+    /// When that was last seen to change; `None` where it never did.
+    pub switched_at: Option<Timestamp>,
+    /// When its cloud accepted that it be deleted.
+    pub deleted_at: Option<Timestamp>,
     /// What its cloud calls it, once that is known.
     pub provider_id: Option<String>,
     /// The agent that joined with its token; written by the join alone.

@@ -6,6 +6,7 @@ use std::error::Error;
 use blueprint_common_types::{ServiceKey, Timestamp, TokenHash, TokenId};
 use futures_util::future::BoxFuture;
 
+use crate::cost::{Limits, OverLimit, Span};
 use crate::lifecycle::{Deployment, Record, Wanted};
 use crate::{DeploymentId, InstanceKey};
 
@@ -33,9 +34,23 @@ pub enum CreateDeploymentError {
         /// What that one asked for.
         asked: String,
     },
+    /// A limit leaves no room for it.
+    #[error(transparent)]
+    OverLimit(#[from] OverLimit),
     /// The store failed; nothing was changed.
     #[error(transparent)]
     Store(#[from] RecordsError),
+}
+
+/// What came of the intent to call for a machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Begun {
+    /// It is stored, and the cloud may be called.
+    Stored,
+    /// It is not wanted any more, or something else became of it since the call was decided on; nothing is stored.
+    Unwanted,
+    /// A limit leaves no room for it; nothing is stored.
+    OverLimit(OverLimit),
 }
 
 /// Everything there is.
@@ -85,10 +100,12 @@ pub trait LifecycleStore: Send + Sync {
     /// Everything there is.
     fn load_lifecycle(&self) -> BoxFuture<'_, RecordsResult<Records>>;
 
-    /// Stores a deployment, or gives the one that has its request key already; true where it is new.
+    /// Stores a deployment, or gives the one that has its request key already; true where it is new. One that is new has to
+    /// keep `limits` together with all that is stored, which is looked at in the same transaction.
     fn create_deployment(
         &self,
         deployment: Deployment,
+        limits: Limits,
     ) -> BoxFuture<'_, Result<(Deployment, bool), CreateDeploymentError>>;
 
     /// Says what is wanted of a deployment; `None` where there is none of this id. One that is to be gone stays so.
@@ -106,9 +123,17 @@ pub trait LifecycleStore: Send + Sync {
     /// the cloud's name of it is kept.
     fn save_instance(&self, record: Record) -> BoxFuture<'_, RecordsResult<()>>;
 
-    /// Stores a machine as about to be called for, and the token that it will join with. False, and nothing is stored, where
-    /// it is not wanted any more or something else became of it since the call was decided on.
-    fn begin_call(&self, record: Record, token: BoundToken) -> BoxFuture<'_, RecordsResult<bool>>;
+    /// Stores a machine as about to be called for, and the token that it will join with, where it is still wanted and
+    /// `limits` leave room for it.
+    fn begin_call(
+        &self,
+        record: Record,
+        token: BoundToken,
+        limits: Limits,
+    ) -> BoxFuture<'_, RecordsResult<Begun>>;
+
+    /// Times for which machines were billed, those that ended before `since` left out. Kept for 400 days.
+    fn spans(&self, since: Timestamp) -> BoxFuture<'_, RecordsResult<Vec<Span>>>;
 
     /// Writes an audit row about a machine that no record wants and that is about to be deleted.
     fn note_removal(

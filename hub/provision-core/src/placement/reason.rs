@@ -21,6 +21,8 @@ pub enum Reason {
     NotAsked,
     /// It is not sold as one that may be taken back, or such a one was not asked for.
     NoSpot,
+    /// It has no IPv4 address, and the hub is not reached over IPv6.
+    Ipv6Only,
     /// It is elsewhere.
     Region(String),
     /// It has another processor.
@@ -74,7 +76,7 @@ impl Reason {
     /// How far it came; later checks are nearer to a machine that fits.
     pub(super) const fn stage(&self) -> u8 {
         match self {
-            Self::Discontinued(_) | Self::NotConfigured | Self::NotAsked | Self::NoSpot => 0,
+            Self::Discontinued(_) | Self::NotConfigured | Self::NotAsked | Self::NoSpot | Self::Ipv6Only => 0,
             Self::Region(_) => 1,
             Self::Arch(_) => 2,
             Self::Gpu(_) => 3,
@@ -101,6 +103,7 @@ impl Reason {
             | Self::NotConfigured
             | Self::NotAsked
             | Self::NoSpot
+            | Self::Ipv6Only
             | Self::Region(_)
             | Self::Arch(_)
             | Self::Gpu(_)
@@ -119,6 +122,7 @@ impl Reason {
             Self::NotConfigured => "not_configured",
             Self::NotAsked => "not_asked",
             Self::NoSpot => "no_spot",
+            Self::Ipv6Only => "ipv6_only",
             Self::Region(_) => "region",
             Self::Arch(_) => "arch",
             Self::Gpu(_) => "gpu",
@@ -142,6 +146,9 @@ impl fmt::Display for Reason {
             Self::NotConfigured => f.write_str("not configured"),
             Self::NotAsked => f.write_str("not what was asked for"),
             Self::NoSpot => f.write_str("not sold as spot"),
+            Self::Ipv6Only => {
+                f.write_str("has no IPv4 address, and the hub is not advertised by an IPv6 address")
+            }
             Self::Region(wanted) => write!(f, "is not in {wanted}"),
             Self::Arch(arch) => write!(f, "has {} processors", arch.as_str()),
             Self::Gpu(None) => f.write_str("has no GPU"),

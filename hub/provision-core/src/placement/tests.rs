@@ -24,6 +24,7 @@ fn question<'a>(demand: &'a Demand, strategy: &'a Strategy) -> Question<'a> {
         usd_per_eur: Some(Micros::new(1_100_000)),
         today: today(),
         max_age_days: None,
+        reaches_ipv6: true,
         unavailable: &[],
     }
 }
@@ -206,6 +207,27 @@ fn many_replicas_go_to_a_cluster_and_hybrid_falls_back_to_one() {
     };
     assert!(place(&EMBEDDED, &asked).is_err());
     assert_eq!(place(&EMBEDDED, &question(&demand, &Strategy::LocalOnly)).unwrap().target, Target::Local);
+}
+
+/// Agents reach their hub over IPv4, unless it is advertised by an IPv6 address.
+#[test]
+fn a_plan_without_ipv4_is_chosen_only_where_it_can_reach_the_hub_or_is_named() {
+    let catalogue = only_templates();
+    let demand = machine(500, 0, |_| ());
+    let plan = |question: &Question<'_>| {
+        let placement = place(&catalogue, question).unwrap();
+        placement.plan.iter().map(|choice| choice.offer.plan.to_string()).collect::<Vec<_>>()
+    };
+    let only = "vc2-1c-0.5gb-v6".to_owned();
+    let asked = question(&demand, &Strategy::Cheapest);
+    assert!(plan(&asked).contains(&only), "the cheapest of all");
+    let asked = Question { reaches_ipv6: false, ..asked };
+    assert!(!plan(&asked).contains(&only));
+    let provider = "vultr".to_owned();
+    let pinned = Strategy::Pinned { provider: provider.clone(), plan: String::new() };
+    assert!(!plan(&Question { strategy: &pinned, ..asked.clone() }).contains(&only));
+    let pinned = Strategy::Pinned { provider, plan: only.clone() };
+    assert_eq!(plan(&Question { strategy: &pinned, ..asked }).first(), Some(&only));
 }
 
 #[test]

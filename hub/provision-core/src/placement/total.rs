@@ -58,6 +58,15 @@ impl Total {
         [self.compute, self.disk, self.address, self.egress].into_iter().sum()
     }
 
+    /// What an hour of it costs at `provider` while it is switched off: all but what it sends, where such a machine is
+    /// billed in full or that is not known, else its disk and address.
+    #[must_use]
+    pub fn stopped(&self, provider: &str) -> Micros {
+        let is_billed = facts(provider).is_none_or(|facts| facts.extras.bills_stopped);
+        let compute = if is_billed { self.compute } else { Micros::ZERO };
+        [compute, self.disk, self.address].into_iter().sum()
+    }
+
     /// All of it for a day.
     #[must_use]
     pub fn daily(&self) -> Micros {

@@ -19,6 +19,7 @@ use super::*;
 pub(crate) struct Disk {
     is_full: AtomicBool,
     saved: Mutex<Vec<Change>>,
+    audited: Mutex<Vec<AuditEvent>>,
 }
 
 fn closed<T: Send + 'static, E: From<StoreError> + Send + 'static>() -> BoxFuture<'static, Result<T, E>> {
@@ -100,7 +101,8 @@ impl Store for Disk {
     fn revoke_api_key(&self, _: String, _: Timestamp) -> BoxFuture<'_, StoreResult<Option<ServiceKey>>> {
         closed()
     }
-    fn audit(&self, _: AuditEvent, _: Timestamp) -> BoxFuture<'_, StoreResult<()>> {
+    fn audit(&self, event: AuditEvent, _: Timestamp) -> BoxFuture<'_, StoreResult<()>> {
+        self.audited.lock().push(event);
         async { Ok(()) }.boxed()
     }
     fn audit_tail(&self, _: u32) -> BoxFuture<'_, StoreResult<Vec<AuditRow>>> {
@@ -263,6 +265,39 @@ async fn a_removed_agent_is_told_and_cannot_come_back() {
         assert!(matches!(goodbye, Some(Body::Goodbye(bye)) if bye.reason() == Reason::Revoked));
         let (applied, _) = open(&handle, 2, 9).await;
         assert_eq!(applied, None);
+        stop.cancel();
+    };
+    tokio::join!(run, test);
+}
+
+/// An agent that offers what it may not, each time by another process and at other ports.
+#[tokio::test(start_paused = true)]
+async fn refused_targets_have_a_budget_in_the_audit_log_and_what_is_left_out_is_told() {
+    let (disk, stop) = (Arc::new(Disk::default()), CancellationToken::new());
+    let (handle, run) = start(&disk, &stop);
+    let test = async {
+        handle.assign(Assignments::new(), BTreeSet::from([SERVICE])).await.unwrap();
+        for process in 1..=10u16 {
+            let (_, messages) = open(&handle, process.into(), process.into()).await;
+            let offered = (0..64).map(|port| OfferedTarget {
+                service: SERVICE,
+                port: process * 100 + port,
+                health: Health::Healthy,
+                reason: String::new(),
+            });
+            handle.report(session(process.into()), 1, Report::Targets(offered.collect())).await.unwrap();
+            handle.changes_after(1).await.unwrap();
+            drop(messages);
+        }
+        let refused = |row: &&AuditEvent| row.kind == AuditKind::TargetRefuse;
+        let rows = disk.audited.lock().iter().filter(refused).count();
+        assert_eq!(rows, usize::try_from(REFUSAL_ROWS_PER_MINUTE).unwrap());
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let (_, _messages) = open(&handle, 11, 11).await;
+        handle.report(session(11), 1, targets()).await.unwrap();
+        handle.changes_after(1).await.unwrap();
+        let last = disk.audited.lock().iter().rfind(refused).map(|row| row.detail.clone()).unwrap();
+        assert!(last.ends_with("; 520 refusals before it are only counted"), "{last}");
         stop.cancel();
     };
     tokio::join!(run, test);

@@ -22,8 +22,9 @@ pub(super) fn load(db: &Connection) -> DbResult<Records> {
         let deployment = deployment(db, row)?;
         records.deployments.insert(deployment.id.clone(), deployment);
     }
-    let sql = "SELECT key, deployment, number, provider, plan, region, spot, hourly, disk_gb, arch, state, attempt, created_at, since, \
-               called_at, provider_id, agent, agent_attempt, reason FROM instances";
+    let sql = "SELECT key, deployment, number, provider, plan, region, spot, hourly, disk_gb, arch, stopped_hourly, state, attempt, created_at, since, \
+               called_at, provider_id, agent, agent_attempt, reason, made_at, is_off, \
+               switched_at, deleted_at FROM instances";
     let mut statement = db.prepare(sql)?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
@@ -81,7 +82,7 @@ fn deployment(db: &Connection, row: &Row<'_>) -> DbResult<Deployment> {
 }
 
 fn plan(db: &Connection, id: &DeploymentId) -> DbResult<Vec<Candidate>> {
-    let sql = "SELECT provider, plan, region, spot, hourly, disk_gb, arch FROM deployment_plan WHERE deployment = ?1 ORDER BY step";
+    let sql = "SELECT provider, plan, region, spot, hourly, disk_gb, arch, stopped_hourly FROM deployment_plan WHERE deployment = ?1 ORDER BY step";
     let mut statement = db.prepare(sql)?;
     let mut rows = statement.query(params![id.as_str()])?;
     let mut plan = Vec::new();
@@ -91,10 +92,14 @@ fn plan(db: &Connection, id: &DeploymentId) -> DbResult<Vec<Candidate>> {
     Ok(plan)
 }
 
-/// The offer in seven columns from `first`.
+/// The offer in eight columns from `first`.
 fn candidate(row: &Row<'_>, first: usize) -> DbResult<Candidate> {
-    let hourly: i64 = row.get(first + 4)?;
-    let hourly = u64::try_from(hourly).map_err(|_| DbError::Damaged(format!("{hourly} is not a price")))?;
+    let price = |value: i64| {
+        let value = u64::try_from(value).map_err(|_| DbError::Damaged(format!("{value} is not a price")));
+        value.map(Micros::new)
+    };
+    let hourly = price(row.get(first + 4)?)?;
+    let stopped: Option<i64> = row.get(first + 7)?;
     Ok(Candidate {
         provider: row.get(first)?,
         plan: row.get(first + 1)?,
@@ -102,7 +107,8 @@ fn candidate(row: &Row<'_>, first: usize) -> DbResult<Candidate> {
         spot: row.get(first + 3)?,
         disk_gb: row.get(first + 5)?,
         arch: read_text(row, first + 6)?,
-        hourly: Micros::new(hourly),
+        hourly,
+        stopped_hourly: stopped.map_or(Ok(hourly), price)?,
     })
 }
 
@@ -112,14 +118,18 @@ fn record(row: &Row<'_>) -> DbResult<Record> {
         deployment: read_text(row, 1)?,
         number: row.get(2)?,
         candidate: candidate(row, 3)?,
-        state: read_text(row, 10)?,
-        attempt: row.get(11)?,
-        created_at: read_time(row, 12)?,
-        since: read_time(row, 13)?,
-        called_at: read_optional_time(row, 14)?,
-        provider_id: row.get(15)?,
-        agent: row.get::<_, Option<[u8; 16]>>(16)?.map(AgentId::from_bytes),
-        agent_attempt: row.get(17)?,
-        reason: row.get(18)?,
+        state: read_text(row, 11)?,
+        attempt: row.get(12)?,
+        created_at: read_time(row, 13)?,
+        since: read_time(row, 14)?,
+        called_at: read_optional_time(row, 15)?,
+        provider_id: row.get(16)?,
+        agent: row.get::<_, Option<[u8; 16]>>(17)?.map(AgentId::from_bytes),
+        agent_attempt: row.get(18)?,
+        reason: row.get(19)?,
+        made_at: read_optional_time(row, 20)?,
+        is_off: row.get(21)?,
+        switched_at: read_optional_time(row, 22)?,
+        deleted_at: read_optional_time(row, 23)?,
     })
 }

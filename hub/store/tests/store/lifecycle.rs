@@ -1,8 +1,9 @@
 //! Deployments and their machines: request keys, transitions, and tokens bound to one machine.
 
 use blueprint_common_types::{JoinToken, Micros, ServiceKey};
+use blueprint_hub_provision_core::cost::{Limits, Usage, committed};
 use blueprint_hub_provision_core::lifecycle::{
-    BoundToken, CreateDeploymentError, Deployment, LifecycleStore, Record, RecordState, Wanted,
+    Begun, BoundToken, CreateDeploymentError, Deployment, LifecycleStore, Record, RecordState, Wanted,
 };
 use blueprint_hub_provision_core::resource::Arch;
 use blueprint_hub_provision_core::{Candidate, DeploymentId, InstanceKey};
@@ -21,6 +22,7 @@ fn deployment(number: u8, request_key: &str) -> Deployment {
         disk_gb: if plan == "large" { u32::MAX } else { 0 },
         arch: if plan == "large" { Arch::Arm64 } else { Arch::X86_64 },
         hourly: Micros::new(hourly),
+        stopped_hourly: Micros::new(hourly / 3),
     };
     Deployment {
         id: DeploymentId::from_bytes([number; 10]),
@@ -48,6 +50,10 @@ fn record(deployment: &Deployment) -> Record {
         created_at: NOW,
         since: NOW,
         called_at: None,
+        made_at: None,
+        is_off: false,
+        switched_at: None,
+        deleted_at: None,
         provider_id: None,
         agent: None,
         agent_attempt: 0,
@@ -68,7 +74,7 @@ async fn call(store: &SqliteStore, record: &Record) -> (Record, JoinToken) {
         expires_at: NOW.plus(15 * MINUTE),
         service: None,
     };
-    assert!(store.begin_call(record.clone(), bound).await.unwrap());
+    assert_eq!(store.begin_call(record.clone(), bound, Limits::default()).await.unwrap(), Begun::Stored);
     (record, token)
 }
 
@@ -88,17 +94,17 @@ async fn refusal(store: &SqliteStore, commit: JoinCommit) -> JoinRefusal {
 #[tokio::test]
 async fn fifty_requests_with_one_key_are_one_deployment() {
     let (dir, store) = store();
-    let asked = (0..50u8).map(|number| store.create_deployment(deployment(number, "key")));
+    let asked = (0..50u8).map(|number| store.create_deployment(deployment(number, "key"), Limits::default()));
     let answers = futures_util::future::join_all(asked).await;
     let answers: Vec<_> = answers.into_iter().map(Result::unwrap).collect();
     assert_eq!(answers.iter().filter(|(_, is_new)| *is_new).count(), 1);
     assert!(answers.iter().all(|(stored, _)| *stored == answers[0].0));
     let other = Deployment { asked: "3 x sim".to_owned(), ..deployment(60, "key") };
-    let refused = store.create_deployment(other).await.unwrap_err();
+    let refused = store.create_deployment(other, Limits::default()).await.unwrap_err();
     assert!(matches!(refused, CreateDeploymentError::Mismatch { .. }), "{refused}");
     drop(store);
     let store = SqliteStore::open(dir.path()).unwrap();
-    let again = store.create_deployment(deployment(70, "key")).await.unwrap();
+    let again = store.create_deployment(deployment(70, "key"), Limits::default()).await.unwrap();
     assert_eq!(again, (answers[0].0.clone(), false));
     assert_eq!(store.load_lifecycle().await.unwrap().deployments.len(), 1);
 }
@@ -107,7 +113,7 @@ async fn fifty_requests_with_one_key_are_one_deployment() {
 #[tokio::test]
 async fn what_was_ended_is_neither_called_for_nor_brought_back_by_an_answer() {
     let (_dir, store) = store();
-    let (stored, _) = store.create_deployment(deployment(1, "key")).await.unwrap();
+    let (stored, _) = store.create_deployment(deployment(1, "key"), Limits::default()).await.unwrap();
     let planned = record(&stored);
     store.save_instance(planned.clone()).await.unwrap();
     let second = Record { key: InstanceKey::of(&stored.id, 2), number: 2, ..planned.clone() };
@@ -120,8 +126,9 @@ async fn what_was_ended_is_neither_called_for_nor_brought_back_by_an_answer() {
     let token = JoinToken::random().unwrap();
     let expires_at = NOW.plus(15 * MINUTE);
     let bound = BoundToken { id: token.id(), hash: token.hash(), attempt: 1, expires_at, service: None };
-    assert!(
-        !store.begin_call(late, bound).await.unwrap(),
+    assert_eq!(
+        store.begin_call(late, bound, Limits::default()).await.unwrap(),
+        Begun::Unwanted,
         "a machine of a deployment that ended is called for"
     );
     let mut made = called.turned(RecordState::Created, "", NOW);
@@ -140,19 +147,27 @@ async fn what_was_ended_is_neither_called_for_nor_brought_back_by_an_answer() {
 #[tokio::test]
 async fn every_step_survives_a_restart_and_is_told_in_history_and_audit() {
     let (dir, store) = store();
-    let (stored, _) = store.create_deployment(deployment(1, "key")).await.unwrap();
+    let (stored, _) = store.create_deployment(deployment(1, "key"), Limits::default()).await.unwrap();
     assert_eq!(stored, deployment(1, "key"));
     store.save_instance(record(&stored)).await.unwrap();
     let (called, _) = call(&store, &record(&stored)).await;
     let mut made = called.turned(RecordState::Created, "", NOW.plus(MINUTE));
     made.provider_id = Some("sim/1".to_owned());
+    made.made_at = Some(NOW);
     store.save_instance(made.clone()).await.unwrap();
+    store.save_instance(made.clone()).await.unwrap();
+    let off = Record { is_off: true, switched_at: Some(NOW.plus(MINUTE)), ..made.clone() };
+    store.save_instance(off.clone()).await.unwrap();
+    store.save_instance(off.clone()).await.unwrap();
+    let made = Record { is_off: false, switched_at: Some(NOW.plus(MINUTE * 2)), ..off };
     store.save_instance(made.clone()).await.unwrap();
     let gone = store.set_wanted(stored.id.clone(), Wanted::Gone, "by hand".to_owned(), NOW).await.unwrap();
     assert_eq!(gone.map(|it| it.wanted), Some(Wanted::Gone));
     let still = store.set_wanted(stored.id.clone(), Wanted::Running, "again".to_owned(), NOW).await.unwrap();
     assert_eq!(still.map(|it| it.wanted), Some(Wanted::Gone), "gone is for good");
     let doomed = made.turned(RecordState::Deleting, "terminated", NOW.plus(MINUTE));
+    store.save_instance(doomed.clone()).await.unwrap();
+    let doomed = Record { deleted_at: Some(NOW.plus(MINUTE * 2)), ..doomed };
     store.save_instance(doomed.clone()).await.unwrap();
     store.note_scan(NOW).await.unwrap();
     drop(store);
@@ -163,7 +178,7 @@ async fn every_step_survives_a_restart_and_is_told_in_history_and_audit() {
     assert_eq!(records.scanned_at, Some(NOW));
     let events = store.lifecycle_events(Some(stored.id.clone()), 100).await.unwrap();
     let steps: Vec<_> = events.iter().map(|event| event.what.as_str()).collect();
-    assert_eq!(steps, ["running", "planned", "calling", "created", "gone", "deleting"]);
+    assert_eq!(steps, ["running", "planned", "calling", "created", "off", "on", "gone", "deleting"]);
     let rows = store.audit_tail(100).await.unwrap();
     let kinds: Vec<_> = rows.iter().map(|row| row.event.kind).collect();
     assert_eq!(
@@ -179,7 +194,7 @@ async fn every_step_survives_a_restart_and_is_told_in_history_and_audit() {
     store.note_scan(NOW.plus(MINUTE * 60 * 24 * 365)).await.unwrap();
     assert_eq!(store.load_lifecycle().await.unwrap().deployments.len(), 1, "it has a machine still");
     store.save_instance(doomed.turned(RecordState::Gone, "", NOW)).await.unwrap();
-    store.note_scan(NOW.plus(MINUTE * 60 * 24 * 365)).await.unwrap();
+    store.note_scan(NOW.plus(MINUTE * 60 * 24 * 366)).await.unwrap();
     let left = store.load_lifecycle().await.unwrap();
     assert_eq!((left.deployments.len(), left.instances.len()), (0, 0));
 }
@@ -188,13 +203,17 @@ async fn every_step_survives_a_restart_and_is_told_in_history_and_audit() {
 #[tokio::test]
 async fn orders_of_the_seventh_schema_are_read_on() {
     let (dir, store) = store();
-    let (stored, _) = store.create_deployment(deployment(1, "key")).await.unwrap();
+    let (stored, _) = store.create_deployment(deployment(1, "key"), Limits::default()).await.unwrap();
     store.save_instance(record(&stored)).await.unwrap();
     drop(store);
     let db = Connection::open(dir.path().join(DATABASE_FILE)).unwrap();
     let seventh = "ALTER TABLE deployment_plan DROP COLUMN disk_gb; ALTER TABLE deployment_plan DROP COLUMN arch; \
                    ALTER TABLE instances DROP COLUMN disk_gb; ALTER TABLE instances DROP COLUMN arch; \
-                   DELETE FROM schema_version WHERE version > 7";
+                   ALTER TABLE instances DROP COLUMN made_at; ALTER TABLE instances DROP COLUMN is_off; \
+                   ALTER TABLE instances DROP COLUMN switched_at; \
+                   ALTER TABLE instances DROP COLUMN deleted_at; ALTER TABLE instances DROP COLUMN stopped_hourly; \
+                   ALTER TABLE deployment_plan DROP COLUMN stopped_hourly; \
+                   DROP TABLE machine_spans; DELETE FROM schema_version WHERE version > 7";
     db.execute_batch(seventh).unwrap();
     drop(db);
     let records = SqliteStore::open(dir.path()).unwrap().load_lifecycle().await.unwrap();
@@ -202,13 +221,50 @@ async fn orders_of_the_seventh_schema_are_read_on() {
     assert_eq!(offers.len(), 2);
     for offer in offers.into_iter().chain(records.instances.values().map(|it| &it.candidate)) {
         assert_eq!((offer.disk_gb, offer.arch), (0, Arch::X86_64));
+        assert_eq!(offer.stopped_hourly, offer.hourly);
     }
+}
+
+/// A deployment that runs for months and is short of machines again and again.
+#[tokio::test]
+async fn machines_of_a_running_deployment_are_forgotten_and_their_numbers_are_not_given_again() {
+    const DAY: u32 = 24 * 60;
+    let (_dir, store) = store();
+    let (stored, _) = store.create_deployment(deployment(1, "key"), Limits::default()).await.unwrap();
+    let one = |number: u32, state, day: u32| Record {
+        key: InstanceKey::of(&stored.id, number),
+        number,
+        ..record(&stored).turned(state, "none left", NOW.plus(MINUTE * DAY * day))
+    };
+    let numbers = async |store: &SqliteStore| {
+        let records = store.load_lifecycle().await.unwrap().instances;
+        records.values().map(|record| record.number).collect::<std::collections::BTreeSet<_>>()
+    };
+    store.save_instance(one(1, RecordState::Active, 0)).await.unwrap();
+    for number in 2..=300 {
+        store.save_instance(one(number, RecordState::Failed, 0)).await.unwrap();
+    }
+    for number in 301..=1000 {
+        store.save_instance(one(number, RecordState::Failed, 8)).await.unwrap();
+    }
+    store.note_scan(NOW.plus(MINUTE * DAY * 8 + MINUTE)).await.unwrap();
+    let expected = std::iter::once(1).chain(301..=1000).collect();
+    assert_eq!(numbers(&store).await, expected, "what ended lately stays, however many it is");
+    store.note_scan(NOW.plus(MINUTE * DAY * 10)).await.unwrap();
+    assert_eq!(numbers(&store).await, std::iter::once(1).chain(501..=1000).collect());
+    store.note_scan(NOW.plus(MINUTE * DAY * 80)).await.unwrap();
+    assert_eq!(numbers(&store).await, [1, 1000].into(), "that which runs and the last number");
+    let events = store.lifecycle_events(None, 10_000).await.unwrap();
+    assert_eq!(events.len(), 1001, "history stays as long as that of deployments that ended");
+    store.note_scan(NOW.plus(MINUTE * DAY * 97)).await.unwrap();
+    let events = store.lifecycle_events(None, 10_000).await.unwrap();
+    assert_eq!(events.len(), 700);
 }
 
 #[tokio::test]
 async fn a_token_is_good_for_its_own_machine_once_and_while_that_is_wanted() {
     let (_dir, store) = store();
-    let (stored, _) = store.create_deployment(deployment(1, "key")).await.unwrap();
+    let (stored, _) = store.create_deployment(deployment(1, "key"), Limits::default()).await.unwrap();
     store.save_instance(record(&stored)).await.unwrap();
     let (called, first) = call(&store, &record(&stored)).await;
     let (called, second) = call(&store, &called).await;
@@ -228,4 +284,93 @@ async fn a_token_is_good_for_its_own_machine_once_and_while_that_is_wanted() {
     let (called, token) = call(&store, &two).await;
     store.save_instance(called.turned(RecordState::Deleting, "terminated", NOW)).await.unwrap();
     assert_eq!(refusal(&store, joins(4, &token, called.key.as_str())).await, JoinRefusal::Used);
+}
+
+/// Fifty orders at once, and room for four machines: what is asked for is looked at in the transaction that stores it.
+#[tokio::test]
+async fn orders_that_come_together_do_not_pass_a_limit_together() {
+    let (_dir, store) = store();
+    let limits = Limits { max_machines: Some(5), counts_sim: true, ..Limits::default() };
+    let orders =
+        (0..50u8).map(|number| store.create_deployment(deployment(number, &format!("key-{number}")), limits));
+    let answers = futures_util::future::join_all(orders).await;
+    let (stored, refused): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
+    assert_eq!(stored.len(), 2, "two machines each");
+    let error = refused.into_iter().find_map(Result::err).unwrap();
+    assert!(matches!(&error, CreateDeploymentError::OverLimit(_)), "{error}");
+    assert_eq!(error.to_string(), "provision.max_machines is 5: 4 is used, and 2 more is asked for");
+    let again = stored.into_iter().find_map(Result::ok).unwrap().0;
+    let (known, is_new) = store.create_deployment(again.clone(), limits).await.unwrap();
+    assert_eq!((known.id, is_new), (again.id, false), "who asks again is not refused");
+
+    // Five calls at once, of which the limit leaves room for three.
+    let tight = Limits { max_machines: Some(3), ..limits };
+    let mut calls = Vec::new();
+    for number in 1..=5 {
+        let planned = Record {
+            key: InstanceKey::of(&known_id(&store).await, number),
+            number,
+            ..record(&known_deployment(&store).await)
+        };
+        store.save_instance(planned.clone()).await.unwrap();
+        let token = JoinToken::random().unwrap();
+        let (id, hash, expires_at) = (token.id(), token.hash(), NOW.plus(15 * MINUTE));
+        let bound = BoundToken { id, hash, attempt: 1, expires_at, service: None };
+        let called = Record { attempt: 1, ..planned.turned(RecordState::Calling, "", NOW) };
+        calls.push(store.begin_call(called, bound, tight));
+    }
+    let begun = futures_util::future::join_all(calls).await;
+    let stored = begun.iter().filter(|begun| matches!(begun, Ok(Begun::Stored))).count();
+    assert_eq!(stored, 3, "{begun:?}");
+}
+
+async fn known_deployment(store: &SqliteStore) -> Deployment {
+    store.load_lifecycle().await.unwrap().deployments.into_values().next().unwrap()
+}
+
+async fn known_id(store: &SqliteStore) -> DeploymentId {
+    known_deployment(store).await.id
+}
+
+/// A machine that ran an hour, was off for two, ran another and was deleted; its deployment is forgotten before its costs.
+#[tokio::test]
+async fn what_a_machine_cost_is_kept_by_the_price_of_each_time_and_outlives_it() {
+    let (_dir, store) = store();
+    let (stored, _) = store.create_deployment(deployment(1, "key"), Limits::default()).await.unwrap();
+    store.save_instance(record(&stored)).await.unwrap();
+    let (called, _) = call(&store, &record(&stored)).await;
+    let hour = |count: u32| NOW.plus(MINUTE * 60 * count);
+    let mut made = called.turned(RecordState::Created, "", hour(0));
+    (made.made_at, made.provider_id) = (Some(hour(0)), Some("sim/1".to_owned()));
+    store.save_instance(made.clone()).await.unwrap();
+    for (is_off, at) in [(true, hour(1)), (false, hour(3))] {
+        let switched = Record { is_off, switched_at: Some(at), ..made.clone() };
+        store.save_instance(switched.clone()).await.unwrap();
+        store.save_instance(switched).await.unwrap();
+    }
+    store.save_instance(made.turned(RecordState::Deleting, "", hour(3))).await.unwrap();
+    // An answer that was on its way changes nothing.
+    store.save_instance(made.clone()).await.unwrap();
+    store.save_instance(made.turned(RecordState::Gone, "", hour(4))).await.unwrap();
+    let spans = store.spans(NOW).await.unwrap();
+    let price = made.candidate.hourly;
+    let shown: Vec<_> = spans.iter().map(|span| (span.from, span.until, span.is_off, span.hourly)).collect();
+    let expected = [
+        (hour(0), Some(hour(1)), false, price),
+        (hour(1), Some(hour(3)), true, made.candidate.stopped_hourly),
+        (hour(3), Some(hour(4)), false, price),
+    ];
+    assert_eq!(shown, expected);
+    assert!(store.spans(hour(5)).await.unwrap().is_empty());
+
+    let limits = Limits { counts_sim: true, ..Limits::default() };
+    let records = store.load_lifecycle().await.unwrap();
+    assert_eq!(limits.spent(&spans, hour(4)), price.times(2).plus(made.candidate.stopped_hourly.times(2)));
+    assert_ne!(committed(&records, &spans, &limits, hour(4)), Usage::default());
+    store.set_wanted(stored.id, Wanted::Gone, String::new(), hour(4)).await.unwrap();
+    store.note_scan(NOW.plus(MINUTE * 60 * 24 * 399)).await.unwrap();
+    assert!(store.load_lifecycle().await.unwrap().deployments.is_empty());
+    assert_eq!(store.spans(NOW).await.unwrap().len(), 3);
+    store.note_scan(NOW.plus(MINUTE * 60 * 24 * 401)).await.unwrap();
+    assert!(store.spans(NOW).await.unwrap().is_empty());
 }

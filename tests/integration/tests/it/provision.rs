@@ -55,6 +55,18 @@ fn machines(hub: &Hub<'_>) -> Result<BTreeSet<String>> {
     std::fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
 }
 
+/// What is in the folders of machines that should not be there.
+fn left_over(hub: &Hub<'_>) -> Result<Vec<PathBuf>> {
+    let folders = machines(hub)?.into_iter().map(|name| hub.state().join("sim/machines").join(name));
+    let mut found = Vec::new();
+    for folder in folders {
+        for entry in std::fs::read_dir(&folder)? {
+            found.push(entry?.path());
+        }
+    }
+    Ok(found)
+}
+
 /// Machines of a deployment that are wanted, as its records say.
 fn active(shown: &Value) -> Result<BTreeSet<String>> {
     let own = rows(shown, "/instances")?.iter();
@@ -85,7 +97,10 @@ fn two_machines_are_ordered_serve_are_switched_off_and_on_and_end() -> Result<()
     let token = hub.access_token("7/42")?;
     hub.wait_served("42", &token, SOON)?;
 
-    hub.json(&["deployment", "stop", "web", "--wait"])?;
+    let stopped = hub.json(&["deployment", "stop", "web", "--wait"])?;
+    let off = rows(&stopped, "/instances")?.iter().filter(|it| it.pointer("/is_off") == Some(&true.into()));
+    ensure!(text(&stopped, "/state")? == "stopped" && off.count() == 2, "not by its cloud's word: {stopped}");
+    ensure!(text(&stopped, "/stopped_hourly")? == "0.01", "{stopped}");
     eventually_ok(SETTLED, "nodes without a machine that runs", || {
         let shown = deployment(&hub, "web")?;
         let up =
@@ -182,8 +197,9 @@ fn a_hub_killed_at_any_moment_ends_with_exactly_the_machines_wanted() -> Result<
         eventually_ok(SETTLED, "no machine and no node", || {
             ensure!(
                 machines(&hub)?.is_empty() && nodes(&hub)?.is_empty(),
-                "run {run}: {:?}",
-                machines(&hub)?
+                "run {run}: {:?} {:?}",
+                machines(&hub)?,
+                left_over(&hub)?
             );
             Ok(())
         })
@@ -255,5 +271,44 @@ fn a_token_of_an_ordered_machine_is_no_use_to_another() -> Result<()> {
         ensure!(joined.code != Some(0), "{name} joined");
     }
     ensure!(nodes(&hub)? == own, "{:?}", nodes(&hub)?);
+    Ok(())
+}
+
+/// What stands counts for the next order, also after a restart, and what was spent is told by deployment and by day.
+#[test]
+fn orders_keep_to_the_limits_and_costs_are_told() -> Result<()> {
+    let mut settings = QUICK.to_vec();
+    settings.extend(["provision.limit_sim=true", "provision.max_machines=2", "provision.max_hourly=0.02"]);
+    let mut hub = Hub::start(&settings)?;
+    deploy(&hub, &["--name", "web", "--replicas", "2", "--request-key", "once", "--wait"])?;
+    let refused = |options: &[&str], word: &str| {
+        let finished = hub.command(&["deploy", "--yes"])?.args(options).run(SETTLED)?;
+        ensure!(finished.code == Some(5) && finished.stderr.contains(word), "{}", finished.stderr);
+        ensure!(finished.stderr.contains("--request-key"), "no word of the key: {}", finished.stderr);
+        Ok(())
+    };
+    refused(&[], "provision.max_machines is 2: 2 is used, and 1 more is asked for")?;
+    ensure!(machines(&hub)?.len() == 2, "what was refused was ordered");
+    hub.kill()?;
+    hub.start_again()?;
+    let again = hub.command(&["deploy", "--yes", "--replicas", "1"])?.run(SETTLED)?;
+    ensure!(again.code == Some(5), "{}", again.stderr);
+    deploy(&hub, &["--name", "web", "--replicas", "2", "--request-key", "once", "--wait"])?;
+
+    let costs = hub.json(&["costs"])?;
+    let row = rows(&costs, "/rows")?.first().context("a row")?;
+    ensure!(
+        text(row, "/name")? == "web" && row["machines"] == 2 && text(row, "/hourly")? == "0.01",
+        "{costs}"
+    );
+    let actual: f64 = text(row, "/actual")?.parse()?;
+    // A minute at least for each of them, of half a cent an hour.
+    ensure!((2.0 * 0.005 / 60.0..0.01).contains(&actual), "{costs}");
+    ensure!(costs.pointer("/limits/machines/used") == Some(&2.into()), "{costs}");
+    let days = hub.json(&["costs", "--by", "day", "--deployment", "web"])?;
+    ensure!(!rows(&days, "/rows")?.is_empty() && text(&days, "/total")?.parse::<f64>()? >= actual, "{days}");
+
+    hub.json(&["deployment", "terminate", "web", "--yes", "--wait"])?;
+    deploy(&hub, &["--wait"])?;
     Ok(())
 }

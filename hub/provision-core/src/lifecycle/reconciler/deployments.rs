@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::churn::{Pause, pause};
 use super::{Action, Alarm, Reconciler, View, Why};
 use crate::lifecycle::{Deployment, Record, RecordState, Wanted};
 use crate::{DeploymentId, InstanceKey};
@@ -91,6 +92,19 @@ impl Reconciler {
         if missing == 0 {
             return;
         }
+        if let Some(Pause { until, ended }) = pause(own, deployment.replicas, view.now) {
+            alarms.insert(Alarm {
+                subject: deployment.id.to_string(),
+                why: Why::Churn,
+                text: format!(
+                    "{ended} of its machines ended within an hour of being made: look at why with `blueprint-hub \
+                     deployment history {}`; the next is ordered at {until}, or end it with `blueprint-hub deployment \
+                     terminate {}`",
+                    deployment.id, deployment.id
+                ),
+            });
+            return;
+        }
         let candidate = match self.blocks.choose(&deployment.plan, view.now) {
             Ok(candidate) => candidate,
             Err(until) => {
@@ -118,6 +132,10 @@ impl Reconciler {
                 created_at: view.now,
                 since: view.now,
                 called_at: None,
+                made_at: None,
+                is_off: false,
+                switched_at: None,
+                deleted_at: None,
                 provider_id: None,
                 agent: None,
                 agent_attempt: 0,

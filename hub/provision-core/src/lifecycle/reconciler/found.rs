@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use blueprint_common_types::Timestamp;
 
+use super::churn::STAY;
 use super::{Action, Alarm, Reconciler, View, Why};
 use crate::lifecycle::{Record, RecordState, Wanted};
 use crate::{ErrorClass, Instance, InstanceKey, InstanceState};
@@ -12,10 +13,24 @@ use crate::{ErrorClass, Instance, InstanceKey, InstanceState};
 struct Case<'a> {
     record: &'a Record,
     seen: Vec<&'a Instance>,
+    /// Everything that was listed with it, also what is another hub's.
+    listed: &'a [Instance],
     wanted: Wanted,
 }
 
 impl Case<'_> {
+    /// True where the machine of this name is listed and does not carry the tag of this hub: `seen` has those that do.
+    fn is_anothers(&self, provider_id: &str) -> bool {
+        let is_seen = self.seen.iter().any(|instance| instance.provider_id == provider_id);
+        !is_seen && self.listed.iter().any(|instance| instance.provider_id == provider_id)
+    }
+
+    /// When the first of what is seen was made.
+    fn made_at(&self, now: Timestamp) -> Option<Timestamp> {
+        let seen = self.seen.iter().map(|instance| first_sight(self.record, instance, now)).min();
+        self.record.made_at.or(seen)
+    }
+
     fn delete_all(&self, record: &Record, why: Why) -> Vec<Action> {
         let ids = self.seen.iter().map(|instance| instance.provider_id.clone());
         ids.map(|provider_id| Action::Delete { record: record.clone(), provider_id, why }).collect()
@@ -43,9 +58,9 @@ impl Reconciler {
             if !seen.is_empty() {
                 self.unlisted.remove(&record.key);
             }
-            let case = Case { record, seen, wanted };
+            let case = Case { record, seen, listed, wanted };
             actions.extend(match record.state {
-                RecordState::Planned => self.planned(&case, view.now),
+                RecordState::Planned => self.planned(&case, view.now, &mut alarms),
                 RecordState::Calling => self.calling(&case, view.now),
                 RecordState::Created | RecordState::Active => self.standing(&case, view, &mut alarms),
                 RecordState::Deleting => self.deleting(&case, view.now, &mut alarms),
@@ -60,12 +75,22 @@ impl Reconciler {
         actions
     }
 
-    fn planned(&self, case: &Case<'_>, now: Timestamp) -> Vec<Action> {
+    fn planned(&self, case: &Case<'_>, now: Timestamp, alarms: &mut BTreeSet<Alarm>) -> Vec<Action> {
         let is_held = self.held.get(&case.record.key).is_some_and(|until| *until > now);
         if !case.seen.is_empty() {
             return self.found(case, now);
         }
-        if case.wanted != Wanted::Running || is_held {
+        if case.wanted != Wanted::Running {
+            return Vec::new();
+        }
+        if let Some(limit) = self.limited.get(&case.record.key) {
+            alarms.insert(Alarm {
+                subject: case.record.key.to_string(),
+                why: Why::Limit,
+                text: format!("it is not ordered: {limit}; raise the limit in hub.toml, or end something"),
+            });
+        }
+        if is_held {
             return Vec::new();
         }
         if self.blocks.until(&case.record.candidate, now).is_some() {
@@ -92,7 +117,12 @@ impl Reconciler {
         }
         match case.wanted {
             Wanted::Running => vec![call(record, Why::Unanswered, now)],
-            Wanted::Stopped | Wanted::Gone => Vec::new(),
+            // It is not asked for again before it is wanted; what may still come is found then, too.
+            Wanted::Stopped | Wanted::Gone => {
+                let record =
+                    record.turned(RecordState::Planned, "no answer, and nothing of it is listed", now);
+                vec![Action::Save { record, why: Why::Unanswered }]
+            }
         }
     }
 
@@ -101,10 +131,12 @@ impl Reconciler {
         if let [instance] = case.seen.as_slice() {
             let mut record = case.record.turned(RecordState::Created, "", now);
             record.provider_id = Some(instance.provider_id.clone());
+            record.made_at = Some(first_sight(&record, instance, now));
             return vec![Action::Save { record, why: Why::Found }];
         }
         // Which of them has the token that works is not known here, so none is kept; another takes their place.
-        let record = case.record.turned(RecordState::Deleting, "its cloud made it more than once", now);
+        let mut record = case.record.turned(RecordState::Deleting, "its cloud made it more than once", now);
+        record.made_at = case.made_at(now);
         case.delete_all(&record, Why::Duplicate)
     }
 
@@ -135,21 +167,29 @@ impl Reconciler {
                 record.turned(RecordState::Deleting, "another machine of its key stands in its place", now);
             return case.delete_all(&record, Why::Duplicate);
         }
-        let others = Case { record, seen: others, wanted: case.wanted };
+        let others = Case { record, seen: others, listed: &[], wanted: case.wanted };
         let mut actions = self.remove(&others, Why::Duplicate, now);
         let Some(instance) = own else {
             actions.extend(self.unlisted(record, view, alarms));
             return actions;
         };
         if record.state == RecordState::Created && record.agent.is_some() {
-            self.blocks.handle_success(&record.candidate);
-            let mut record = record.turned(RecordState::Active, "", now);
-            record.provider_id = Some(instance.provider_id.clone());
-            actions.push(Action::Save { record, why: Why::Joined });
+            actions.push(Self::joined(record, instance, now));
             return actions;
         }
+        if record.state == RecordState::Active
+            && let Some(made_at) = record.made_at.filter(|_| now.since(record.since) >= STAY)
+        {
+            self.blocks.handle_success(&record.candidate, made_at);
+        }
+        let mut noted = record.clone();
+        if is_off(&instance.state) != record.is_off {
+            (noted.is_off, noted.switched_at) = (!record.is_off, Some(now));
+            actions.push(Action::Save { record: noted.clone(), why: Why::Switched });
+        }
+        let case = &Case { record: &noted, seen: Vec::new(), listed: &[], wanted: case.wanted };
         if let Some((why, reason)) = self.is_useless(case, instance, view) {
-            let record = record.turned(RecordState::Deleting, reason, now);
+            let record = noted.turned(RecordState::Deleting, reason, now);
             let provider_id = instance.provider_id.clone();
             actions.push(Action::Delete { record, provider_id, why });
             return actions;
@@ -157,6 +197,19 @@ impl Reconciler {
         self.silent(case, view, alarms);
         actions.extend(self.switch(case, instance, now));
         actions
+    }
+
+    /// The record of a machine whose agent joined.
+    fn joined(record: &Record, instance: &Instance, now: Timestamp) -> Action {
+        let made_at = record.made_at.unwrap_or_else(|| first_sight(record, instance, now));
+        let record = Record {
+            provider_id: Some(instance.provider_id.clone()),
+            made_at: Some(made_at),
+            is_off: is_off(&instance.state),
+            switched_at: is_off(&instance.state).then_some(now),
+            ..record.turned(RecordState::Active, "", now)
+        };
+        Action::Save { record, why: Why::Joined }
     }
 
     /// A machine runs and its agent is not connected: a person is told, and nothing is deleted, since what it runs may
@@ -292,7 +345,14 @@ impl Reconciler {
         if !case.seen.is_empty() {
             let due =
                 case.seen.iter().copied().filter(|instance| self.is_due(record, instance, now)).collect();
-            return Case { record, seen: due, wanted: case.wanted }.delete_all(record, Why::Doomed);
+            return Case { record, seen: due, listed: &[], wanted: case.wanted }
+                .delete_all(record, Why::Doomed);
+        }
+        let is_open = record.provider_id.as_ref().filter(|_| record.deleted_at.is_none());
+        if let Some(provider_id) = is_open.filter(|id| !case.is_anothers(id)).cloned() {
+            // A cloud may list late what it made: it is not gone before its deletion was accepted.
+            self.unlisted.remove(&record.key);
+            return vec![Action::Delete { record: record.clone(), provider_id, why: Why::Doomed }];
         }
         // What is not known to have been made may still come.
         let is_open = record.provider_id.is_none()
@@ -370,9 +430,23 @@ impl Reconciler {
         self.unlisted.remove(key);
         self.agentless.remove(key);
         self.held.remove(key);
+        self.limited.remove(key);
         self.boots.remove(key);
         self.silent.remove(key);
     }
+}
+
+/// True where a machine exists and does not run.
+const fn is_off(state: &InstanceState) -> bool {
+    match state {
+        InstanceState::Stopped | InstanceState::Failed { .. } => true,
+        InstanceState::Starting | InstanceState::Running | InstanceState::Stopping => false,
+    }
+}
+
+/// Since when a machine that no answer told of is billed: as its cloud says, where that can be.
+fn first_sight(record: &Record, instance: &Instance, now: Timestamp) -> Timestamp {
+    if (record.created_at..=now).contains(&instance.created_at) { instance.created_at } else { now }
 }
 
 /// The call that makes a machine, as the next attempt.

@@ -30,6 +30,49 @@ fn offer(plan: &str) -> Candidate {
         disk_gb: 8,
         arch: Arch::X86_64,
         hourly: Micros::new(5000),
+        stopped_hourly: Micros::new(5000),
+    }
+}
+
+/// A deployment of one machine for two hours.
+pub(crate) fn deployment() -> Deployment {
+    let now = Timestamp::from_millis(1_000_000_000_000);
+    Deployment {
+        id: DeploymentId::from_bytes([0; 10]),
+        name: "demo".to_owned(),
+        request_key: "key".to_owned(),
+        asked: String::new(),
+        replicas: 1,
+        plan: vec![offer("small"), offer("large")],
+        service: None,
+        wanted: Wanted::Running,
+        created_at: now,
+        expires_at: Some(now.plus(MINUTE * 120)),
+        changed_at: now,
+    }
+}
+
+/// Machine number `number` of that deployment, as it is planned.
+pub(crate) fn record(number: u32) -> Record {
+    let now = Timestamp::from_millis(1_000_000_000_000);
+    Record {
+        key: Sim::key(number),
+        deployment: DeploymentId::from_bytes([0; 10]),
+        number,
+        candidate: offer("small"),
+        state: RecordState::Planned,
+        attempt: 0,
+        created_at: now,
+        since: now,
+        called_at: None,
+        made_at: None,
+        is_off: false,
+        switched_at: None,
+        deleted_at: None,
+        provider_id: None,
+        agent: None,
+        agent_attempt: 0,
+        reason: String::new(),
     }
 }
 
@@ -37,19 +80,7 @@ impl Sim {
     fn new() -> Self {
         let id = DeploymentId::from_bytes([0; 10]);
         let now = Timestamp::from_millis(1_000_000_000_000);
-        let deployment = Deployment {
-            id: id.clone(),
-            name: "demo".to_owned(),
-            request_key: "key".to_owned(),
-            asked: String::new(),
-            replicas: 1,
-            plan: vec![offer("small"), offer("large")],
-            service: None,
-            wanted: Wanted::Running,
-            created_at: now,
-            expires_at: Some(now.plus(MINUTE * 120)),
-            changed_at: now,
-        };
+        let deployment = deployment();
         Self {
             now,
             reconciler: Reconciler::new(HUB, Settings::default()),
@@ -58,6 +89,15 @@ impl Sim {
             agents: BTreeMap::new(),
             listed: Vec::new(),
             is_clock_trusted: true,
+        }
+    }
+
+    /// The cloud accepts that a machine be deleted.
+    fn accept(&mut self, key: &InstanceKey) {
+        let (id, record) = (format!("sim/{key}"), self.records.get(key).cloned());
+        let saved = self.reconciler.handle_delete("sim", &id, record.as_ref(), self.now);
+        if let Some(Action::Save { record, .. }) = saved {
+            self.records.insert(key.clone(), record);
         }
     }
 
@@ -210,6 +250,7 @@ fn an_expired_deployment_ends_unless_the_clock_is_in_doubt() {
     sim.deployments.values_mut().for_each(|it| it.wanted = Wanted::Gone);
     assert_eq!(sim.later(Duration::ZERO), [("save", Why::Terminated)]);
     assert_eq!(sim.later(Duration::ZERO), [("evict", Why::Doomed), ("delete", Why::Doomed)]);
+    sim.accept(&Sim::key(1));
     (sim.listed, sim.agents) = (Vec::new(), BTreeMap::new());
     assert_eq!(sim.later(Duration::ZERO), []);
     assert_eq!(sim.later(MINUTE), [("save", Why::Unlisted)]);
@@ -266,12 +307,23 @@ fn what_is_wanted_stopped_is_switched_off_and_on_again() {
     let want = |sim: &mut Sim, wanted| sim.deployments.values_mut().for_each(|it| it.wanted = wanted);
     want(&mut sim, Wanted::Stopped);
     assert_eq!(sim.later(MINUTE), [("stop", Why::On)]);
-    sim.listed[0].state = InstanceState::Stopped;
+    sim.listed[0].state = InstanceState::Stopping;
     assert_eq!(sim.later(MINUTE), []);
+    assert!(!sim.records[&Sim::key(1)].is_off, "not before its cloud says so");
+    sim.listed[0].state = InstanceState::Stopped;
+    assert_eq!(sim.later(MINUTE), [("save", Why::Switched)]);
+    let noted = |sim: &Sim| (sim.records[&Sim::key(1)].is_off, sim.records[&Sim::key(1)].switched_at);
+    let off = noted(&sim);
+    assert_eq!(off, (true, Some(sim.now)));
     want(&mut sim, Wanted::Running);
     assert_eq!(sim.later(MINUTE), [("boot", Why::Off)]);
+    assert_eq!(noted(&sim), off);
+    sim.listed[0].state = InstanceState::Running;
+    assert_eq!(sim.later(MINUTE), [("save", Why::Switched)]);
+    assert_eq!(noted(&sim), (false, Some(sim.now)));
     sim.listed[0].state = InstanceState::Failed { reason: "killed".to_owned() };
-    for _ in 0..3 {
+    assert_eq!(sim.later(MINUTE), [("save", Why::Switched), ("boot", Why::Broken)]);
+    for _ in 0..2 {
         assert_eq!(sim.later(MINUTE), [("boot", Why::Broken)]);
     }
     assert_eq!(sim.later(MINUTE), [("delete", Why::Broken)]);
@@ -285,7 +337,7 @@ fn a_deletion_that_does_not_happen_is_asked_for_again_and_told() {
     sim.agents.clear();
     assert_eq!(sim.later(MINUTE), [("save", Why::Terminated)]);
     assert_eq!(sim.later(Duration::ZERO), [("delete", Why::Doomed)]);
-    sim.reconciler.handle_delete("sim", &format!("sim/{key}"), sim.now);
+    sim.accept(&key);
     assert_eq!(sim.later(Duration::from_secs(29)), []);
     assert_eq!(sim.later(Duration::from_secs(1)), [("delete", Why::Doomed)]);
     let told = sim.later(MINUTE * 15);
@@ -299,4 +351,76 @@ fn a_node_that_was_removed_has_its_machine_replaced() {
     sim.agents.clear();
     assert_eq!(sim.later(MINUTE), []);
     assert_eq!(sim.later(MINUTE), [("delete", Why::NodeRemoved)]);
+}
+
+/// A machine that was made and is listed late is terminated before it is seen: its deletion is asked for all the same.
+#[test]
+fn nothing_is_gone_before_its_cloud_accepted_the_deletion() {
+    let mut sim = Sim::new();
+    let record = sim.order();
+    let answer = CreateAnswer::Made(format!("sim/{}", record.key));
+    let Some(Action::Save { record, .. }) = sim.reconciler.handle_create(&record, &answer, sim.now) else {
+        panic!("nothing to store");
+    };
+    assert_eq!(record.made_at, record.called_at, "it is billed from the call that its cloud accepted");
+    let key = record.key.clone();
+    sim.records.insert(key.clone(), record);
+    sim.deployments.values_mut().for_each(|it| it.wanted = Wanted::Gone);
+    assert_eq!(sim.later(MINUTE), [("save", Why::Terminated)]);
+    for _ in 0..5 {
+        assert_eq!(sim.later(MINUTE), [("delete", Why::Doomed)], "the call fails, and it is not listed");
+    }
+    sim.accept(&key);
+    assert_eq!(sim.later(Duration::from_secs(1)), []);
+    assert_eq!(sim.later(Duration::from_secs(29)), []);
+    assert_eq!(sim.later(Duration::from_secs(1)), [("save", Why::Unlisted)]);
+    assert_eq!(sim.records[&key].state, RecordState::Gone);
+}
+
+/// A machine whose node is removed again and again: the first is replaced at once, the others after a pause.
+#[test]
+fn machines_that_end_again_and_again_are_not_replaced_without_a_pause() {
+    let mut sim = Sim::new();
+    let (mut ordered, mut is_told) = (Vec::new(), false);
+    for minute in 0..240u8 {
+        sim.now = sim.now.plus(MINUTE);
+        let actions = sim.pass();
+        is_told |= sim.reconciler.alarms().iter().any(|alarm| alarm.why == Why::Churn);
+        for action in actions {
+            if let Action::Create { record, .. } = action {
+                ordered.push(minute);
+                let answer = CreateAnswer::Made(format!("sim/{}", record.key));
+                let saved = sim.reconciler.handle_create(&record, &answer, sim.now);
+                let Some(Action::Save { mut record, .. }) = saved else { panic!("{saved:?}") };
+                let agent = AgentId::from_bytes([minute; 16]);
+                (record.agent, record.agent_attempt) = (Some(agent), 1);
+                sim.list(&record.key, HUB);
+                sim.records.insert(record.key.clone(), record);
+            } else if let Action::Delete { record, .. } = action {
+                sim.listed.clear();
+                sim.accept(&record.key);
+            }
+        }
+    }
+    assert!(ordered.len() <= 8, "{} machines in four hours: {ordered:?}", ordered.len());
+    let gaps: Vec<_> = ordered.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert!(gaps.is_sorted() && gaps[0] < 10, "{gaps:?}");
+    assert!(is_told, "a person is told");
+}
+
+#[test]
+fn a_machine_that_a_limit_leaves_no_room_for_waits_and_a_person_is_told() {
+    let mut sim = Sim::new();
+    let called = sim.order();
+    let before = Record { state: RecordState::Planned, attempt: 0, called_at: None, ..called.clone() };
+    sim.records.insert(before.key.clone(), before);
+    let answer = CreateAnswer::Held { reason: "provision.max_machines is 4".to_owned() };
+    let Some(Action::Save { record, .. }) = sim.reconciler.handle_create(&called, &answer, sim.now) else {
+        panic!("nothing to store");
+    };
+    assert_eq!((record.state, record.attempt, record.called_at), (RecordState::Planned, 0, None));
+    sim.records.insert(record.key.clone(), record);
+    assert_eq!(sim.later(MINUTE / 2), [("report", Why::Limit)]);
+    assert_eq!(sim.later(MINUTE / 4), []);
+    assert_eq!(sim.later(MINUTE / 2), [("create", Why::Planned)]);
 }
