@@ -223,7 +223,7 @@ mod tests {
     #[tokio::test]
     async fn a_folder_that_is_written_to_for_a_moment_more_is_removed() {
         let dir = tempfile::tempdir().unwrap();
-        let folder = Folder::new(dir.path().join("sim-1"));
+        let folder = Folder::new(dir.path().join("machines/sim-1"));
         let own = folder.0.clone();
         std::fs::create_dir_all(&own).unwrap();
         // So many that new ones come while these are removed.
