@@ -9,8 +9,8 @@ use blueprint_common_runtime::state::default_path;
 use clap::{Args, Parser, Subcommand};
 
 use crate::cmd::{
-    access, artefact, audit, config, costs, deploy, deployment, dev, init, key, node, offers, policy, serve,
-    service, status, token, workload,
+    access, apply, artefact, audit, config, costs, deploy, deployment, dev, init, inventory, key, node,
+    offers, policy, serve, service, status, token, workload,
 };
 use crate::files;
 
@@ -78,6 +78,12 @@ enum Command {
     /// Machines that were ordered
     #[command(subcommand)]
     Deployment(deployment::Deployments),
+    #[command(flatten)]
+    Verb(deployment::Verb),
+    /// Orders what a file declares and is not there yet
+    Apply(apply::Apply),
+    /// Lists every machine that was ordered, as CSV too
+    Inventory(inventory::Inventory),
     /// Shows what ordered machines cost, and what is used of the limits
     Costs(costs::Costs),
     /// Artefacts of workloads, pushed for nodes that reach nothing else
@@ -95,9 +101,8 @@ enum Command {
     /// Policy: which nodes may send what to which through the hub
     #[command(subcommand, after_help = "Example: blueprint-hub policy set policy.toml")]
     Policy(policy::Policy),
-    /// Shows how the hub is doing
-    #[command(after_help = "Example: blueprint-hub status --output json")]
-    Status,
+    /// Shows how the hub is doing, or one deployment
+    Status(status::Status),
     /// Shows what happened: joins, refusals, removals
     #[command(after_help = "Example: blueprint-hub audit --limit 20")]
     Audit(audit::Audit),
@@ -165,6 +170,9 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Command::Workload(command) => command.run(global),
         Command::Deploy(command) => command.run(global),
         Command::Deployment(command) => command.run(global),
+        Command::Verb(command) => command.run(global),
+        Command::Apply(command) => command.run(global),
+        Command::Inventory(command) => command.run(global),
         Command::Costs(command) => command.run(global),
         Command::Artefact(command) => command.run(global),
         Command::Providers(command) => command.run(global),
@@ -172,7 +180,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Command::Offers(command) => command.run(global),
         Command::EstimateCost(command) => command.run(global),
         Command::Policy(command) => command.run(global),
-        Command::Status => status::run(global),
+        Command::Status(command) => command.run(global),
         Command::Audit(command) => command.run(global),
         Command::Config(command) => command.run(global),
     }

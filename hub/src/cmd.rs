@@ -1,6 +1,7 @@
 //! One file per command, and what they share.
 
 pub(crate) mod access;
+pub(crate) mod apply;
 pub(crate) mod artefact;
 pub(crate) mod audit;
 pub(crate) mod config;
@@ -10,6 +11,7 @@ pub(crate) mod deployment;
 pub(crate) mod dev;
 pub(crate) mod expose;
 pub(crate) mod init;
+pub(crate) mod inventory;
 pub(crate) mod key;
 pub(crate) mod node;
 pub(crate) mod offers;

@@ -52,6 +52,49 @@ pub(crate) enum Deployments {
     },
 }
 
+/// The same without the word `deployment` before it.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Lists deployments, and what a person should look at
+    #[command(after_help = "Example: blueprint-hub list --all")]
+    List {
+        /// Also those that are gone
+        #[arg(long)]
+        all: bool,
+    },
+    /// Switches the machines of a deployment on
+    #[command(after_help = "Example: blueprint-hub start web --wait")]
+    Start(Switch),
+    /// Switches the machines of a deployment off and keeps them; says what they cost then
+    #[command(after_help = "Example: blueprint-hub stop web")]
+    Stop(Switch),
+    /// Ends a deployment for good: its machines are deleted, its nodes removed
+    #[command(after_help = "Example: blueprint-hub terminate web --yes --wait")]
+    Terminate(Terminate),
+    /// Shows what happened to deployments, oldest first
+    #[command(after_help = "Example: blueprint-hub history web")]
+    History {
+        /// Name, id, or the beginning of the id; of all deployments, where not given
+        deployment: Option<String>,
+        /// The newest so many
+        #[arg(long, default_value_t = 100)]
+        limit: u32,
+    },
+}
+
+impl Verb {
+    pub(crate) fn run(self, global: &Global) -> Result<(), CliError> {
+        let whole = match self {
+            Self::List { all } => Deployments::Ls { all },
+            Self::Start(command) => Deployments::Start(command),
+            Self::Stop(command) => Deployments::Stop(command),
+            Self::Terminate(command) => Deployments::Terminate(command),
+            Self::History { deployment, limit } => Deployments::History { deployment, limit },
+        };
+        whole.run(global)
+    }
+}
+
 /// Which deployment, and whether to wait.
 #[derive(Debug, Args)]
 pub(crate) struct Switch {

@@ -1,12 +1,36 @@
 //! `status`: how the hub is doing.
 
 use blueprint_common_runtime::cli::{CliError, Output, print_json, print_line};
+use clap::Args;
 use serde_json::Value;
 
 use super::client::{ask, text};
+use super::deployment::Deployments;
 use crate::cli::Global;
 
-pub(crate) fn run(global: &Global) -> Result<(), CliError> {
+/// Shows how the hub is doing, or one deployment.
+#[derive(Debug, Args)]
+#[command(after_help = "Example: blueprint-hub status --output json
+         blueprint-hub status -w web")]
+pub(crate) struct Status {
+    /// A deployment: its name, id, or the beginning of the id
+    deployment: Option<String>,
+    /// Shows the deployment again whenever it changes, until Ctrl-C
+    #[arg(long, short, requires = "deployment")]
+    watch: bool,
+}
+
+impl Status {
+    pub(crate) fn run(self, global: &Global) -> Result<(), CliError> {
+        let Self { deployment, watch } = self;
+        match deployment {
+            Some(deployment) => Deployments::Show { deployment, watch }.run(global),
+            None => run(global),
+        }
+    }
+}
+
+fn run(global: &Global) -> Result<(), CliError> {
     let answer = ask(global, "GET", "/v1/status", None)?;
     if global.output == Output::Json {
         print_json(&answer);
