@@ -151,4 +151,20 @@ mod tests {
         // IAM takes 6144 characters without spaces.
         assert!(policy.to_string().len() < 6144);
     }
+
+    #[test]
+    fn the_page_of_the_manual_has_it() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/aws.md");
+        let page = std::fs::read_to_string(path).unwrap();
+        let policy =
+            serde_json::to_string_pretty(&policy(HubId::from_bytes([0; 16]), &config(), None)).unwrap();
+        let (before, rest) = page.split_once("```json\n").unwrap();
+        let (_, after) = rest.split_once("\n```").unwrap();
+        let current = format!("{before}```json\n{policy}\n```{after}");
+        if std::env::var_os("UPDATE_GENERATED").is_some() {
+            std::fs::write(path, &current).unwrap();
+        }
+        let found = std::fs::read_to_string(path).unwrap();
+        assert!(found == current, "run UPDATE_GENERATED=1 cargo test -p blueprint-hub-provider-aws --lib");
+    }
 }
