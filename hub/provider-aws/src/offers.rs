@@ -40,7 +40,11 @@ pub fn listed(regions: &[Region]) -> Result<Vec<Offer>, ProviderError> {
         .filter(is_ours)
         .map(|offer| Offer { spot: None, ..offer.clone() })
         .collect();
-    offers.sort_by(|one, other| one.on_demand.cmp(&other.on_demand).then_with(|| one.plan.cmp(&other.plan)));
+    offers.sort_by(|one, other| {
+        one.on_demand
+            .cmp(&other.on_demand)
+            .then_with(|| (&one.plan, &one.region).cmp(&(&other.plan, &other.region)))
+    });
     Ok(offers)
 }
 

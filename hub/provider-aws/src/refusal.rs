@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use blueprint_hub_provider_kit::redacted;
 use blueprint_hub_provision_core::ProviderError;
 use serde_json::Value;
 
@@ -48,7 +49,8 @@ impl Refusal {
     pub(crate) fn read(status: u16, request: &str, retry_after: Option<Duration>, body: &[u8]) -> Self {
         let (code, message, own) = in_xml(body).or_else(|| in_json(body)).unwrap_or_default();
         let code = code.trim_start_matches("Client.").trim_start_matches("Server.");
-        let message: String = message.chars().filter(|c| !c.is_control()).take(MAX_MESSAGE).collect();
+        let message: String =
+            redacted(message.as_bytes()).chars().filter(|c| !c.is_control()).take(MAX_MESSAGE).collect();
         let request = if own.is_empty() { request } else { &own };
         Self {
             code: code.chars().take(80).collect(),
@@ -112,12 +114,15 @@ impl Refusal {
                 return format!("{}; add it to the policy of the hub's key or role", named.unwrap_or(&own));
             }
             "RequestExpired" | "SignatureDoesNotMatch" | "InvalidSignatureException" => {
-                "compare this machine's clock with the time of day, and the secret key with the account's"
+                "compare this machine's clock with the time of day, and the secret key with the account's; \
+                 `blueprint-hub provider configure aws` takes another one"
             }
             "ExpiredToken" | "ExpiredTokenException" => "the session token has ended; set a new one",
             "OptInRequired" => "switch the region on in the account",
             "PendingVerification" => "AWS is still verifying the account",
-            _ => "look at the hub's key in the account",
+            _ => {
+                "look at the hub's key in the account, or take another one with `blueprint-hub provider configure aws`"
+            }
         };
         format!("{} ({}): {why}", action.permission(), self.words())
     }
@@ -186,7 +191,8 @@ impl Refusal {
             _ => match self.status {
                 429 => Meaning::Throttle,
                 401 | 403 => Meaning::Deny,
-                400..500 => Meaning::Reject,
+                // Some codes of such answers tell of a machine that stands; one that cannot be read may be one of them.
+                400..500 if !self.code.is_empty() => Meaning::Reject,
                 _ => Meaning::Unknown,
             },
         }

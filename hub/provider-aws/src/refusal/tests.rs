@@ -45,6 +45,8 @@ fn codes_count_more_than_statuses() {
         ("SomethingNew", 400, "", Reject),
         ("SomethingNew", 403, "", Deny),
         ("", 429, "", Throttle),
+        ("", 400, "", Unknown),
+        ("", 404, "", Unknown),
     ] {
         assert_eq!(class(Action::RunInstances, status, code, message), wanted, "{code} {status} {message}");
     }
