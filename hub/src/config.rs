@@ -1,5 +1,6 @@
 //! The hub's configuration: keys, defaults, and what has to hold between them.
 
+mod aws;
 mod digitalocean;
 mod forwards;
 mod oauth;
@@ -24,6 +25,7 @@ use ipnetwork::{Ipv4Network, Ipv6Network};
 
 use crate::limits::LimitsConfig;
 
+pub(crate) use aws::AwsSettings;
 pub(crate) use digitalocean::DigitalOceanSettings;
 pub(crate) use oauth::OAuthConfig;
 pub(crate) use prices::PriceConfig;

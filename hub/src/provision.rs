@@ -1,5 +1,6 @@
 //! Starts the provisioner: which clouds there are, and what the rest of the hub does for it.
 
+mod aws;
 mod digitalocean;
 mod host;
 mod local_vm;
@@ -96,6 +97,9 @@ impl Clouds {
         }
         if let Some(settings) = &others.digitalocean {
             providers.push(digitalocean::make(settings, facts.id, &state)?);
+        }
+        if let Some(settings) = &others.aws {
+            providers.push(aws::make(settings, &state)?);
         }
         let host = HubHost::new(facts, control, registrar, agents.digests(), settings.token_ttl);
         let host = Arc::new(host);

@@ -6,7 +6,7 @@
 
 use std::error::Error;
 use std::future::pending;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +32,12 @@ const MAX_ADDRESSES: usize = 3;
 
 /// Most header fields of an answer, and most bytes of them.
 const HEAD: (usize, usize) = (100, 128 * 1024);
+
+/// Where a machine of a cloud asks about itself, which has no TLS: of nearly all clouds, and of EC2 over IPv6.
+const METADATA: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
+];
 
 /// How a client calls.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,7 +113,8 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 /// Calls clouds. Clones are handles of the same.
 ///
-/// It follows no redirects, keeps no cookies, and takes `http` only to addresses of this machine.
+/// It follows no redirects, keeps no cookies, and takes `http` only to addresses of this machine and of its cloud's
+/// metadata service.
 #[derive(Debug, Clone)]
 pub struct HttpClient {
     tls: Arc<ClientConfig>,
@@ -143,8 +150,9 @@ impl HttpClient {
     ///
     /// # Errors
     ///
-    /// [`ProviderError::Reject`] where the URL is neither `https` nor `http` to this machine, [`ProviderError::Unsent`] where no
-    /// connection could be made, so that nothing reached the cloud, [`ProviderError::Other`] for everything after that.
+    /// [`ProviderError::Reject`] where the URL is neither `https` nor `http` to this machine or its metadata service,
+    /// [`ProviderError::Unsent`] where no connection could be made, so that nothing reached the cloud,
+    /// [`ProviderError::Other`] for everything after that.
     ///
     /// # Cancel safety
     ///
@@ -281,8 +289,7 @@ impl Target {
                 Ok(Self { port: uri.port_u16().unwrap_or(443), server: Some(server), host })
             }
             Some("http") => {
-                let is_here =
-                    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+                let is_here = host == "localhost" || host.parse::<IpAddr>().is_ok_and(is_here);
                 if !is_here {
                     return Err(refused("http is only for this machine"));
                 }
@@ -293,9 +300,14 @@ impl Target {
     }
 
     /// Whether an address that the name has may be called.
-    const fn takes(&self, address: IpAddr) -> bool {
-        self.server.is_some() || address.is_loopback()
+    fn takes(&self, address: IpAddr) -> bool {
+        self.server.is_some() || is_here(address)
     }
+}
+
+/// Whether what is sent to an address stays on this machine, or in the host that it runs on.
+fn is_here(address: IpAddr) -> bool {
+    address.is_loopback() || METADATA.contains(&address)
 }
 
 /// The first addresses, those of the two families by turns: one family may lead nowhere.

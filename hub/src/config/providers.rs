@@ -8,6 +8,7 @@ use blueprint_hub_provider_sim::Faults;
 use blueprint_hub_provision_core::catalogue::Offer;
 use ipnetwork::Ipv4Network;
 
+use super::aws::AwsSettings;
 use super::digitalocean::DigitalOceanSettings;
 
 pub(super) const SIM: Key = Key::new(
@@ -60,6 +61,8 @@ pub(crate) struct ProviderSettings {
     pub(crate) agents: Option<PathBuf>,
     /// DigitalOcean, where it is switched on.
     pub(crate) digitalocean: Option<DigitalOceanSettings>,
+    /// Amazon EC2, where it is switched on.
+    pub(crate) aws: Option<AwsSettings>,
 }
 
 impl ProviderSettings {
@@ -69,10 +72,12 @@ impl ProviderSettings {
         let agents = settings.take_optional::<PathBuf>(AGENTS.path, problems);
         let (local_vm, digitalocean) =
             (local_vm(settings, problems), DigitalOceanSettings::take(settings, problems));
+        let aws = AwsSettings::take(settings, problems);
         Some(Self {
             sim: enabled?.then_some(faults?),
             local_vm: local_vm?,
             digitalocean: digitalocean?,
+            aws: aws?,
             agents,
         })
     }
@@ -83,6 +88,7 @@ impl ProviderSettings {
             self.sim.as_ref().map(|_| "sim"),
             self.local_vm.as_ref().map(|_| "local-vm"),
             self.digitalocean.as_ref().map(|_| "digitalocean"),
+            self.aws.as_ref().map(|_| "aws"),
         ];
         others.into_iter().flatten().map(str::to_owned).collect()
     }
@@ -100,7 +106,7 @@ impl ProviderSettings {
 
     /// Whether machines are ordered that have to fetch the agent.
     pub(crate) fn needs_agents(&self) -> bool {
-        self.local_vm.is_some() || self.digitalocean.is_some()
+        self.local_vm.is_some() || self.digitalocean.is_some() || self.aws.is_some()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use blueprint_common_runtime::config::{Key, Schema};
 
-use super::{digitalocean, forwards, oauth, providers, provision};
+use super::{aws, digitalocean, forwards, oauth, providers, provision};
 
 /// Every key of `hub.toml`.
 pub(crate) const SCHEMA: Schema = Schema {
@@ -208,6 +208,16 @@ pub(crate) const SCHEMA: Schema = Schema {
         digitalocean::REGIONS,
         digitalocean::IMAGE,
         digitalocean::ENDPOINT,
+        aws::ENABLED,
+        aws::REGIONS,
+        aws::ENDPOINT,
+        aws::IMAGE,
+        aws::SUBNETS,
+        aws::PUBLIC_IP,
+        aws::SPOT,
+        aws::PROFILE,
+        aws::ROLE,
+        aws::EXTERNAL_ID,
         provision::EVERY,
         provision::CALL_AGAIN,
         provision::SECOND_LOOK,

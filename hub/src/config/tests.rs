@@ -157,3 +157,32 @@ fn digitalocean_in_a_build_without_it_names_the_feature() {
     let error = load(&[("providers.digitalocean.enabled", "true")]).unwrap_err();
     assert!(error.contains("provider-digitalocean"), "{error}");
 }
+
+#[cfg(feature = "provider-aws")]
+#[test]
+fn ec2_is_off_until_somebody_names_it_and_every_mistake_is_told() {
+    assert!(load(&[]).unwrap().providers.aws.is_none());
+    let on = ("providers.aws.enabled", "true");
+    let regions = ("providers.aws.regions", "eu-central-1, us-east-1,eu-central-1");
+    let aws = load(&[on, regions]).unwrap().providers.aws.unwrap();
+    assert_eq!(aws.config.regions.len(), 2);
+    assert!(aws.config.public_ip && !aws.config.spot && aws.config.subnets.is_empty());
+    for (key, value) in [
+        ("providers.aws.regions", "atlantis"),
+        ("providers.aws.image", "debian"),
+        ("providers.aws.subnets", "subnet-1,vpc-1"),
+        ("providers.aws.role", "hub"),
+        ("providers.aws.spot", "maybe"),
+    ] {
+        let error = load(&[on, regions, (key, value)]).unwrap_err();
+        assert!(error.contains(key), "{error}");
+    }
+}
+
+#[cfg(not(feature = "provider-aws"))]
+#[test]
+fn a_provider_that_was_left_out_is_named_with_its_feature() {
+    assert!(load(&[("providers.aws.regions", "us-east-1")]).is_ok());
+    let error = load(&[("providers.aws.enabled", "true")]).unwrap_err();
+    assert!(error.contains("providers.aws.enabled") && error.contains("feature provider-aws"), "{error}");
+}

@@ -23,6 +23,11 @@ pub trait Lab {
     /// A name of no machine, of the right kind.
     fn absent(&self) -> String;
 
+    /// What the provider calls the machine with this number.
+    fn name_of(&self, id: u64) -> String {
+        id.to_string()
+    }
+
     /// Texts that no error and no line of the log may hold.
     fn secrets(&self) -> Vec<String>;
 

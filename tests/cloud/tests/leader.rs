@@ -1,4 +1,4 @@
-//! The provisioner over DigitalOcean and its fake, killed again and again: what is wanted is there in the end, and no more.
+//! The provisioner over fakes of DigitalOcean and EC2, killed again and again: what is wanted is there in the end, and no more.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_types::{AgentId, HubId, JoinToken, Micros, Secret, ServiceKey, Timestamp};
+use blueprint_hub_provider_aws::{AwsCloud, AwsConfig};
 use blueprint_hub_provider_digitalocean::{DigitalOcean, DigitalOceanConfig};
 use blueprint_hub_provider_kit::{Credentials, Fixed, HttpClient, HttpConfig};
 use blueprint_hub_provision::{Host, Leader, ProvisionConfig, Provisioner};
@@ -17,12 +18,21 @@ use blueprint_hub_provision_core::resource::Arch;
 use blueprint_hub_provision_core::{Candidate, DeploymentId, Provider};
 use blueprint_hub_store::SqliteStore;
 use blueprint_tests_cloud::digitalocean::DigitalOceanDialect;
-use blueprint_tests_cloud::{FakeCloud, Fault, Kind, Refusal};
+use blueprint_tests_cloud::ec2::{Ec2Dialect, REGION};
+use blueprint_tests_cloud::{Dialect, FakeCloud, Fault, Kind, Refusal};
 use futures_util::future::{BoxFuture, FutureExt, ready};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 const TOKEN: &str = "dop_v1_0123456789";
+
+/// What differs from cloud to cloud.
+struct Cloud {
+    fake: FakeCloud,
+    provider: Arc<dyn Provider>,
+    plan: &'static str,
+    region: &'static str,
+}
 
 struct Nobody;
 
@@ -49,20 +59,40 @@ fn hub() -> HubId {
     HubId::from_bytes([1; 16])
 }
 
-fn provider(fake: &FakeCloud) -> Arc<dyn Provider> {
-    let token = [("token".to_owned(), Secret::new(TOKEN.to_owned()))];
+async fn cloud_of(
+    dialect: impl Dialect,
+    (plan, region): (&'static str, &'static str),
+    make: impl FnOnce(&str, HttpClient) -> Arc<dyn Provider>,
+) -> Cloud {
+    let fake = FakeCloud::start(dialect, TOKEN).await;
+    let provider = make(&fake.url(), HttpClient::new(HttpConfig::default()).unwrap());
+    Cloud { fake, provider, plan, region }
+}
+
+fn fixed(fields: &[&str]) -> Arc<Fixed> {
+    let field = |name: &&str| ((*name).to_owned(), Secret::new(TOKEN.to_owned()));
+    Arc::new(Fixed::new(Credentials::new("a test", fields.iter().map(field))))
+}
+
+fn digitalocean(url: &str, http: HttpClient) -> Arc<dyn Provider> {
     Arc::new(DigitalOcean::new(DigitalOceanConfig {
         hub: hub(),
-        endpoint: fake.url(),
+        endpoint: url.to_owned(),
         regions: Vec::new(),
         image: "debian-13-x64".to_owned(),
-        credentials: Arc::new(Fixed::new(Credentials::new("a test", token))),
-        http: HttpClient::new(HttpConfig::default()).unwrap(),
+        credentials: fixed(&["token"]),
+        http,
     }))
 }
 
+fn ec2(url: &str, http: HttpClient) -> Arc<dyn Provider> {
+    let config =
+        AwsConfig { endpoint: Some(url.to_owned()), ..AwsConfig::new(vec![REGION.parse().unwrap()]) };
+    Arc::new(AwsCloud::new(config, http, fixed(&["access_key_id", "secret_access_key"])))
+}
+
 /// One life of the hub over the database in `folder`: it is over when `test` is, wherever the task then stands.
-async fn live(folder: &Path, fake: &FakeCloud, test: impl AsyncFnOnce(&Provisioner)) {
+async fn live(folder: &Path, cloud: &Cloud, test: impl AsyncFnOnce(&Provisioner)) {
     let config = ProvisionConfig {
         hub: hub(),
         settings: Settings {
@@ -77,8 +107,8 @@ async fn live(folder: &Path, fake: &FakeCloud, test: impl AsyncFnOnce(&Provision
     };
     let store = Arc::new(SqliteStore::open(folder).unwrap());
     let wall = Arc::new(|| Timestamp::from(SystemTime::now()));
-    let made =
-        Leader::new(config, store, Arc::new(Nobody), vec![provider(fake)], wall, &Metrics::new()).await;
+    let clouds = vec![Arc::clone(&cloud.provider)];
+    let made = Leader::new(config, store, Arc::new(Nobody), clouds, wall, &Metrics::new()).await;
     let (leader, provisioner) = made.unwrap();
     let test = Box::pin(test(&provisioner));
     tokio::select! {
@@ -87,16 +117,16 @@ async fn live(folder: &Path, fake: &FakeCloud, test: impl AsyncFnOnce(&Provision
     }
 }
 
-fn order() -> Order {
+fn order(cloud: &Cloud) -> Order {
     Order {
         name: "web".to_owned(),
         request_key: "one".to_owned(),
         asked: "3 machines".to_owned(),
         replicas: 3,
         plan: vec![Candidate {
-            provider: "digitalocean".to_owned(),
-            plan: "s-1vcpu-1gb".to_owned(),
-            region: "fra1".to_owned(),
+            provider: cloud.provider.name().to_owned(),
+            plan: cloud.plan.to_owned(),
+            region: cloud.region.to_owned(),
             spot: false,
             disk_gb: 25,
             arch: Arch::X86_64,
@@ -121,14 +151,24 @@ async fn until_there_are(fake: &FakeCloud, count: usize) {
     }
 }
 
-async fn ordered(provisioner: &Provisioner) -> DeploymentId {
-    provisioner.deploy(order()).await.unwrap().0.id
+async fn ordered(provisioner: &Provisioner, cloud: &Cloud) -> DeploymentId {
+    provisioner.deploy(order(cloud)).await.unwrap().0.id
 }
 
 #[tokio::test]
-async fn a_hub_that_is_killed_has_what_is_wanted_in_the_end() {
+async fn a_hub_that_is_killed_has_the_droplets_that_are_wanted_in_the_end() {
+    let dialect = DigitalOceanDialect::default();
+    killed_again_and_again(cloud_of(dialect, ("s-1vcpu-1gb", "fra1"), digitalocean).await).await;
+}
+
+#[tokio::test]
+async fn a_hub_that_is_killed_has_the_machines_of_ec2_that_are_wanted_in_the_end() {
+    killed_again_and_again(cloud_of(Ec2Dialect::new(3), ("t3.micro", REGION), ec2).await).await;
+}
+
+async fn killed_again_and_again(cloud: Cloud) {
     let folder = tempfile::tempdir().unwrap();
-    let fake = FakeCloud::start(DigitalOceanDialect::default(), TOKEN).await;
+    let fake = &cloud.fake;
     for fault in
         [Fault::DoAndBreak, Fault::DoAndRefuse(Refusal::Broken), Fault::Slow(Duration::from_millis(400))]
     {
@@ -136,20 +176,20 @@ async fn a_hub_that_is_killed_has_what_is_wanted_in_the_end() {
     }
     // Killed in the midst of preparations, of orders, and of answers.
     for millis in [5, 20, 60, 150, 300, 700, 1500] {
-        live(folder.path(), &fake, async |provisioner| {
-            ordered(provisioner).await;
+        live(folder.path(), &cloud, async |provisioner| {
+            ordered(provisioner, &cloud).await;
             tokio::time::sleep(Duration::from_millis(millis)).await;
         })
         .await;
     }
-    live(folder.path(), &fake, async |provisioner| {
-        ordered(provisioner).await;
-        until_there_are(&fake, 3).await;
+    live(folder.path(), &cloud, async |provisioner| {
+        ordered(provisioner, &cloud).await;
+        until_there_are(fake, 3).await;
     })
     .await;
     // The next life finds them, and orders no more.
     let creations = fake.count(Kind::Create);
-    live(folder.path(), &fake, async |provisioner| {
+    live(folder.path(), &cloud, async |provisioner| {
         let lists = fake.count(Kind::List);
         let listed = async {
             while fake.count(Kind::List) < lists + 6 {
@@ -157,7 +197,7 @@ async fn a_hub_that_is_killed_has_what_is_wanted_in_the_end() {
             }
         };
         timeout(Duration::from_secs(20), listed).await.unwrap();
-        until_there_are(&fake, 3).await;
+        until_there_are(fake, 3).await;
         assert_eq!(provisioner.records().await.unwrap().deployments.len(), 1);
     })
     .await;
@@ -165,11 +205,11 @@ async fn a_hub_that_is_killed_has_what_is_wanted_in_the_end() {
     // It is killed again while it ends them.
     fake.fail(Kind::Delete, Fault::DoAndBreak);
     fake.fail(Kind::Delete, Fault::Refuse(Refusal::Unavailable));
-    live(folder.path(), &fake, async |provisioner| {
-        let id = ordered(provisioner).await;
+    live(folder.path(), &cloud, async |provisioner| {
+        let id = ordered(provisioner, &cloud).await;
         provisioner.set_wanted(id, Wanted::Gone, "the test is over".to_owned()).await.unwrap();
         tokio::time::sleep(Duration::from_millis(100)).await;
     })
     .await;
-    live(folder.path(), &fake, async |_| until_there_are(&fake, 0).await).await;
+    live(folder.path(), &cloud, async |_| until_there_are(fake, 0).await).await;
 }

@@ -4,6 +4,7 @@
 //!   cut, spoil and renumber their links, and that answers their DNS questions.
 //! - [`Launch`] starts a program, on a host or on this machine; [`Process`] ends it at the latest when dropped.
 //! - [`eventually`] and [`eventually_ok`] are the only waits: they end at the first success.
+//! - [`Moto`](moto::Moto) stands in for AWS.
 //! - [`require()`] skips a test aloud where this machine lacks something.
 //!
 //! Nothing here needs the internet, a fixed port or an installed hub.
@@ -13,6 +14,7 @@ mod files;
 pub mod http;
 mod lab;
 mod launch;
+pub mod moto;
 mod namespace;
 mod process;
 mod require;

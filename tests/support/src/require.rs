@@ -3,6 +3,8 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use crate::moto::Moto;
+
 /// Something of the machine that a test cannot do without.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Need {
@@ -17,6 +19,8 @@ pub enum Need {
         /// The program's name.
         program: &'static str,
     },
+    /// The server of moto; see [`Moto::program`](crate::moto::Moto::program).
+    Moto,
     /// A device file.
     Device(&'static str),
     /// An image of local machines; see [`local_vm_image`].
@@ -36,6 +40,9 @@ impl Need {
             Self::Tool { variable, program } => tool(variable, program)
                 .is_none()
                 .then(|| format!("the program {program} ({variable} may name it)")),
+            Self::Moto => Moto::program()
+                .is_none()
+                .then(|| "the program moto_server of moto (MOTO_SERVER may name it)".to_owned()),
             Self::Device(path) => (!Path::new(path).exists()).then(|| format!("the device {path}")),
             Self::LocalVmImage => local_vm_image()
                 .is_none()

@@ -245,3 +245,23 @@ fn the_log_has_a_line_for_each_call_and_nothing_of_what_was_said() {
     );
     assert!(!text.contains("canary"), "{text}");
 }
+
+#[test]
+fn plain_http_is_for_this_machine_and_its_metadata_service() {
+    let takes = |url: &str| {
+        let target = Target::of(&url.parse().unwrap()).ok()?;
+        let address = target.host.parse::<IpAddr>().ok()?;
+        Some(target.takes(address))
+    };
+    for here in
+        ["http://127.0.0.1:1/", "http://[::1]/", "http://169.254.169.254/", "http://[fd00:ec2::254]/x"]
+    {
+        assert_eq!(takes(here), Some(true), "{here}");
+    }
+    for elsewhere in ["http://169.254.169.253/", "http://169.254.169.254.example.org/", "http://[fd00::254]/"]
+    {
+        assert_eq!(takes(elsewhere), None, "{elsewhere}");
+    }
+    let named = Target::of(&"http://localhost/".parse().unwrap()).unwrap();
+    assert!(!named.takes(IpAddr::from([10, 0, 0, 1])), "a name of this machine that leads elsewhere");
+}

@@ -116,7 +116,7 @@ pub(super) async fn offers_are_sorted_and_have_prices(cloud: &Watched<'_>) -> Re
         "{offers:?}"
     );
     for offer in &offers {
-        ensure!(offer.on_demand > Micros::ZERO && offer.kind == PriceKind::Live, "{offer:?}");
+        ensure!(offer.on_demand > Micros::ZERO && offer.kind != PriceKind::Template, "{offer:?}");
         ensure!(offer.vcpus > 0 && offer.memory_mib > 0 && !offer.region.is_empty(), "{offer:?}");
     }
     let order = cloud.order(1);

@@ -56,6 +56,7 @@ pub(super) struct Watched<'a> {
     provider: &'a dyn Provider,
     fake: Option<&'a FakeCloud>,
     orders: Box<dyn Fn(u32) -> InstanceSpec + 'a>,
+    names: Box<dyn Fn(u64) -> String + 'a>,
     pub(super) wrong_orders: Vec<InstanceSpec>,
     pub(super) absent: String,
     secrets: Vec<String>,
@@ -70,6 +71,7 @@ impl<'a> Watched<'a> {
             provider: lab.provider(),
             fake: lab.fake(),
             orders: Box::new(|number| lab.order(number)),
+            names: Box::new(|id| lab.name_of(id)),
             wrong_orders: lab.wrong_orders(),
             absent: lab.absent(),
             secrets: lab.secrets(),
@@ -97,6 +99,10 @@ impl<'a> Watched<'a> {
 
     pub(super) fn order(&self, number: u32) -> InstanceSpec {
         (self.orders)(number)
+    }
+
+    pub(super) fn name_of(&self, id: u64) -> String {
+        (self.names)(id)
     }
 
     fn note<T: Debug>(&self, result: Result<T, ProviderError>) -> Result<T, ProviderError> {

@@ -101,13 +101,22 @@ pub(crate) struct Hub<'h> {
     pub(crate) process: Process,
     host: Option<&'h Host>,
     settings: Vec<String>,
+    environment: Environment,
     proxy: SocketAddr,
     folder: TempDir,
 }
 
+/// Variables of a hub's environment besides those of the test.
+type Environment = Vec<(&'static str, String)>;
+
 impl Hub<'static> {
     /// Makes and starts one on this machine; `settings` are texts `KEY=VALUE`.
     pub(crate) fn start(settings: &[&str]) -> Result<Self> {
+        Self::start_with(settings, Vec::new())
+    }
+
+    /// The same with these variables in its environment.
+    pub(crate) fn start_with(settings: &[&str], environment: Environment) -> Result<Self> {
         let proxy = SocketAddr::from(([127, 0, 0, 1], free_port()?));
         let mut all = vec![
             format!("control.listen=127.0.0.1:{}", free_port()?),
@@ -116,7 +125,7 @@ impl Hub<'static> {
             format!("proxy.listen={proxy}"),
         ];
         all.extend(settings.iter().map(|&setting| setting.to_owned()));
-        Self::begin(None, "127.0.0.1", all, proxy)
+        Self::begin(None, "127.0.0.1", (all, environment), proxy)
     }
 }
 
@@ -125,21 +134,21 @@ impl<'h> Hub<'h> {
     pub(crate) fn start_on(host: &'h Host, advertise: &str, settings: &[&str]) -> Result<Self> {
         let proxy = SocketAddr::from(([127, 0, 0, 1], 8276));
         let all = settings.iter().map(|&setting| setting.to_owned()).collect();
-        Self::begin(Some(host), advertise, all, proxy)
+        Self::begin(Some(host), advertise, (all, Vec::new()), proxy)
     }
 
     fn begin(
         host: Option<&'h Host>,
         advertise: &str,
-        settings: Vec<String>,
+        (settings, environment): (Vec<String>, Environment),
         proxy: SocketAddr,
     ) -> Result<Self> {
         let folder = scratch("hub")?;
         let init = launch(host, "blueprint-hub")?.args(["init", "--advertise", advertise, "--state"]);
         let made = init.arg(state_of(&folder)).run(CALL)?;
         ensure!(made.code == Some(0), "init: {}", made.stderr);
-        let process = serve(host, &state_of(&folder), &settings)?;
-        Ok(Self { process, host, settings, proxy, folder })
+        let process = serve(host, &state_of(&folder), &settings, &environment)?;
+        Ok(Self { process, host, settings, environment, proxy, folder })
     }
 
     /// Its state folder.
@@ -159,13 +168,13 @@ impl<'h> Hub<'h> {
 
     /// Starts it again after it ended, with the same state and settings.
     pub(crate) fn start_again(&mut self) -> Result<()> {
-        self.process = serve(self.host, &self.state(), &self.settings)?;
+        self.process = serve(self.host, &self.state(), &self.settings, &self.environment)?;
         Ok(())
     }
 
     /// A second process `blueprint-hub serve` on the same state, not started yet.
     pub(crate) fn another(&self) -> Result<Launch> {
-        serving(self.host, &self.state(), &self.settings)
+        serving(self.host, &self.state(), &self.settings, &self.environment)
     }
 
     /// A command of its operator, not started yet.
@@ -422,7 +431,12 @@ fn state_of(folder: &TempDir) -> PathBuf {
     folder.path().join("state")
 }
 
-fn serving(host: Option<&Host>, state: &Path, settings: &[String]) -> Result<Launch> {
+fn serving(
+    host: Option<&Host>,
+    state: &Path,
+    settings: &[String],
+    environment: &Environment,
+) -> Result<Launch> {
     // Machines of its own host need the control groups of this one.
     let mounts = settings.iter().any(|setting| setting == "providers.local_vm.enabled=true");
     let launch = match host.filter(|_| mounts) {
@@ -433,11 +447,19 @@ fn serving(host: Option<&Host>, state: &Path, settings: &[String]) -> Result<Lau
     for setting in settings {
         launch = launch.args(["--set", setting]);
     }
+    for (name, value) in environment {
+        launch = launch.env(name, value);
+    }
     Ok(launch)
 }
 
-fn serve(host: Option<&Host>, state: &Path, settings: &[String]) -> Result<Process> {
-    let mut process = serving(host, state, settings)?.start()?;
+fn serve(
+    host: Option<&Host>,
+    state: &Path,
+    settings: &[String],
+    environment: &Environment,
+) -> Result<Process> {
+    let mut process = serving(host, state, settings, environment)?.start()?;
     process.wait_for_line("hub is up", SOON)?;
     Ok(process)
 }

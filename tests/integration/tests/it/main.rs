@@ -2,6 +2,7 @@
 #![expect(clippy::panic, reason = "helpers of tests stand outside test functions")]
 
 mod acme;
+mod aws;
 mod bootstrap;
 mod canaries;
 mod client;

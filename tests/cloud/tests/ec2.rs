@@ -1,0 +1,148 @@
+//! The provider of EC2 against its fake: the contract, zones, and client tokens.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use blueprint_common_types::{HubId, Secret};
+use blueprint_hub_provider_aws::{AwsCloud, AwsConfig};
+use blueprint_hub_provider_kit::{Credentials, Fixed, HttpClient, HttpConfig};
+use blueprint_hub_provision_core::resource::Arch;
+use blueprint_hub_provision_core::{ErrorClass, InstanceSpec, Provider, Tags};
+use blueprint_tests_cloud::contract::{self, Lab};
+use blueprint_tests_cloud::ec2::{Ec2Dialect, REGION, name_of};
+use blueprint_tests_cloud::{FakeCloud, Fault, Kind, Refusal};
+
+const KEY: &str = "AKIDEXAMPLE";
+const SECRET: &str = "canary-of-a-secret-key";
+const USER_DATA: &str = "#cloud-config\n# canary-of-a-join-token\n";
+
+/// The same in base64, as it is sent.
+const SENT: &str = "I2Nsb3VkLWNvbmZpZwojIGNhbmFyeS1vZi1hLWpvaW4tdG9rZW4K";
+
+struct Account {
+    fake: FakeCloud,
+    dialect: Ec2Dialect,
+    provider: AwsCloud,
+}
+
+async fn account_with(zones: u32) -> Account {
+    let dialect = Ec2Dialect::new(zones);
+    let fake = FakeCloud::start(dialect.clone(), KEY).await;
+    let field = |name: &str, value: &str| (name.to_owned(), Secret::new(value.to_owned()));
+    let keys = Credentials::new("a test", [field("access_key_id", KEY), field("secret_access_key", SECRET)]);
+    let config =
+        AwsConfig { endpoint: Some(fake.url()), spot: true, ..AwsConfig::new(vec![REGION.parse().unwrap()]) };
+    let http = HttpConfig { answer_within: Duration::from_secs(1), ..HttpConfig::default() };
+    let provider = AwsCloud::new(config, HttpClient::new(http).unwrap(), Arc::new(Fixed::new(keys)));
+    Account { fake, dialect, provider }
+}
+
+fn order(number: u32) -> InstanceSpec {
+    let deployment = "aaaaaaaaaaaaaaaa".parse().unwrap();
+    InstanceSpec {
+        key: format!("bp-{deployment}-{number}").parse().unwrap(),
+        tags: Some(Tags { hub: HubId::from_bytes([7; 16]), deployment, attempt: 1 }),
+        plan: "t3.micro".to_owned(),
+        region: REGION.to_owned(),
+        spot: false,
+        disk_gb: 0,
+        arch: Arch::X86_64,
+        user_data: Secret::new(USER_DATA.to_owned()),
+    }
+}
+
+impl Lab for Account {
+    fn provider(&self) -> &dyn Provider {
+        &self.provider
+    }
+
+    fn order(&self, number: u32) -> InstanceSpec {
+        order(number)
+    }
+
+    fn wrong_orders(&self) -> Vec<InstanceSpec> {
+        vec![
+            InstanceSpec { plan: "t99.huge".to_owned(), ..order(1) },
+            InstanceSpec { region: "eu-west-1".to_owned(), ..order(1) },
+            InstanceSpec { region: "mars".to_owned(), ..order(1) },
+            InstanceSpec { user_data: Secret::new("#".repeat(16 * 1024 + 1)), ..order(1) },
+        ]
+    }
+
+    fn absent(&self) -> String {
+        name_of(999_999_999)
+    }
+
+    fn name_of(&self, id: u64) -> String {
+        name_of(id)
+    }
+
+    fn secrets(&self) -> Vec<String> {
+        vec!["canary".to_owned(), SENT.to_owned()]
+    }
+
+    fn fake(&self) -> Option<&FakeCloud> {
+        Some(&self.fake)
+    }
+
+    async fn shut(&mut self) {
+        self.fake.shut().await;
+    }
+}
+
+/// One zone: the next one would do what the first one is told to refuse.
+#[tokio::test]
+async fn the_contract_holds() {
+    contract::run(async || account_with(1).await).await;
+}
+
+#[tokio::test]
+async fn every_zone_is_asked_before_a_region_is_full() {
+    let account = account_with(3).await;
+    account.dialect.fill(&["subnet-1", "subnet-3"]);
+    for number in 1..=6 {
+        account.provider.create(&order(number)).await.unwrap();
+    }
+    account.dialect.fill(&["subnet-1", "subnet-2", "subnet-3"]);
+    let before = account.fake.count(Kind::Create);
+    let error = account.provider.create(&order(7)).await.unwrap_err();
+    assert_eq!(error.class(), ErrorClass::Capacity);
+    assert_eq!(account.fake.count(Kind::Create) - before, 3);
+    assert_eq!(account.provider.list().await.unwrap().instances.len(), 6);
+}
+
+/// The list is late, so that only AWS knows that the call was made before.
+#[tokio::test]
+async fn a_repeated_call_is_one_machine_also_where_the_list_is_late() {
+    let account = account_with(3).await;
+    account.fake.world(|world| world.late = Duration::from_secs(3600));
+    for fault in
+        [Fault::DoAndBreak, Fault::DoAndRefuse(Refusal::Throttled(blueprint_tests_cloud::Throttling::Silent))]
+    {
+        account.fake.fail(Kind::Create, fault);
+        account.provider.create(&order(1)).await.unwrap_err();
+    }
+    let made = account.provider.create(&order(1)).await.unwrap();
+    assert_eq!(account.fake.world(|world| world.machines.len()), 1);
+    // The same token for something else is a fault of ours: what it made is looked for, and nothing more is made.
+    let other = InstanceSpec { plan: "m5.large".to_owned(), ..order(1) };
+    assert_eq!(account.provider.create(&other).await.unwrap_err().class(), ErrorClass::Unknown);
+    // One whose machine has ended makes none, and the next call makes another.
+    account.provider.delete(&made.provider_id).await.unwrap();
+    assert_eq!(account.provider.create(&order(1)).await.unwrap_err().class(), ErrorClass::Unknown);
+    let again = InstanceSpec { tags: order(1).tags.map(|tags| Tags { attempt: 2, ..tags }), ..order(1) };
+    assert_ne!(account.provider.create(&again).await.unwrap().provider_id, made.provider_id);
+    assert_eq!(account.fake.world(|world| world.machines.len()), 1);
+}
+
+#[tokio::test]
+async fn many_at_once_are_as_many_machines() {
+    let account = account_with(2).await;
+    let orders: Vec<_> = (1..=10).map(order).collect();
+    let twice = orders.iter().chain(&orders).map(|order| account.provider.create(order));
+    for made in futures_util::future::join_all(twice).await {
+        made.unwrap();
+    }
+    assert_eq!(account.fake.world(|world| world.machines.len()), 10);
+}
