@@ -325,7 +325,7 @@ async fn programs_that_do_not_start_are_named_and_the_key_can_be_used_again() {
 
 #[tokio::test]
 async fn a_creation_that_is_dropped_shows_in_the_list_and_runs_nothing() {
-    let sim = Sim::new();
+    let sim = Sim::with(&stand_in("agent"), "mute-service");
     let wanted = spec("sim-1");
     let mut creation = sim.cloud.create(&wanted);
     let pid_file = sim.path("sim-1", "service-1-1.port.pid");
@@ -337,7 +337,10 @@ async fn a_creation_that_is_dropped_shows_in_the_list_and_runs_nothing() {
     drop(creation);
     ends(pid_in(&pid_file).await).await;
     assert_eq!(sim.states().await, [("sim-1".to_owned(), InstanceState::Stopped)]);
-    assert_eq!(sim.cloud.create(&wanted).await.unwrap().state, InstanceState::Running);
+    let Sim { dir, cloud } = sim;
+    drop(cloud);
+    let cloud = cloud_in(dir.path(), &stand_in("agent"), "service");
+    assert_eq!(cloud.create(&wanted).await.unwrap().state, InstanceState::Running);
 }
 
 #[tokio::test]

@@ -107,7 +107,20 @@ impl<'h> Rig<'h> {
         let pushed = hub.json(&["artefact", "push", &program])?;
         let public = format!("EXAMPLE_OWNER={}", owner.public());
         let digest = text(&pushed, "/sha256")?;
-        let run = ["workload", "run", "7/42", "--url", "hub://", "--sha256", digest, "--env", &public];
+        let run = [
+            "workload",
+            "run",
+            "7/42",
+            "--url",
+            "hub://",
+            "--sha256",
+            digest,
+            "--env",
+            &public,
+            // Less than the smallest machine has.
+            "--memory-bytes",
+            "268435456",
+        ];
         let ran = hub.command(&run)?.args(["--wait", "60s", "--output", "json"]).run(NSPAWN)?;
         let shown = json_of(&ran)?;
         ensure!(text(&shown, "/state")? == "running", "{shown}");
@@ -136,7 +149,10 @@ impl Drop for Rig<'_> {
                 let kill = format!("kill -KILL $(cat /proc/{pid}/task/{pid}/children) {pid}");
                 let _ = Command::new("sh").args(["-c", &kill]).status();
             }
-            let _ = Command::new("umount").arg("--lazy").arg(folder.join("root")).status();
+            let root = folder.join("root");
+            if root.exists() {
+                let _ = Command::new("umount").arg("--lazy").arg(root).status();
+            }
         }
         if let Some(name) = namespace {
             let _ = Command::new("ip").args(["netns", "del", &name]).status();
