@@ -143,7 +143,9 @@ impl Apply {
                 print_json(&json!({ "missing": missing, "unchanged": unchanged, "ordered": ordered }));
             }
             Output::Table => {
-                print_line(&format!("{} ordered, {} unchanged", ordered.len(), unchanged.len()));
+                let (count, word) =
+                    if self.dry_run { (orders.len(), "to order") } else { (ordered.len(), "ordered") };
+                print_line(&format!("{count} {word}, {} unchanged", unchanged.len()));
             }
         }
         Ok(())
