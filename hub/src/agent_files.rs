@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -90,7 +90,9 @@ impl AgentShelf {
         let sha256: [u8; 32] = sha256.as_ref().try_into().with_context(failed)?;
         let sha256 = Sha256Digest::from_bytes(sha256);
         let part = self.folder.join(format!("{sha256}.part"));
-        fs::write(&part, &bytes).and_then(|()| fs::rename(&part, self.path(sha256))).with_context(failed)?;
+        let mut copy = File::create(&part).with_context(failed)?;
+        copy.write_all(&bytes).and_then(|()| copy.sync_all()).with_context(failed)?;
+        fs::rename(&part, self.path(sha256)).with_context(failed)?;
         let bytes = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         Ok(AgentFile { arch, sha256, bytes, is_static })
     }
@@ -99,19 +101,36 @@ impl AgentShelf {
         self.folder.join(sha256.to_string())
     }
 
-    /// Removes programs of earlier starts that no machine can be about to fetch.
+    /// Removes programs of earlier starts that no machine can be about to fetch: a day after the first start that did not
+    /// name them.
     fn forget(&self) {
         let named: Vec<_> = self.files.values().map(|file| self.path(file.sha256)).collect();
-        for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
-            let age = entry.metadata().and_then(|about| about.modified()).ok();
-            let age = age.and_then(|time| SystemTime::now().duration_since(time).ok());
-            if !named.contains(&entry.path())
-                && age.is_some_and(|age| age > KEPT)
-                && let Err(error) = fs::remove_file(entry.path())
-            {
-                warn!(file = %entry.path().display(), %error, "an old agent was not removed");
+        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten().map(|entry| entry.path());
+        let paths: Vec<_> = entries.filter(|path| path.extension().is_none()).collect();
+        for path in paths {
+            let marker = path.with_extension("old");
+            let forgotten = if named.contains(&path) {
+                remove_if_there(&marker)
+            } else {
+                let age = fs::metadata(&marker).and_then(|about| about.modified()).ok();
+                match age.and_then(|time| SystemTime::now().duration_since(time).ok()) {
+                    None if marker.exists() => Ok(()),
+                    None => fs::write(&marker, ""),
+                    Some(age) if age > KEPT => fs::remove_file(&path).and_then(|()| fs::remove_file(&marker)),
+                    Some(_) => Ok(()),
+                }
+            };
+            if let Err(error) = forgotten {
+                warn!(file = %path.display(), %error, "an old agent was not removed");
             }
         }
+    }
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 
@@ -152,6 +171,21 @@ mod tests {
         assert_eq!(length, u64::try_from(bytes.len()).unwrap());
         let other = Sha256Digest::from_bytes([7; 32]);
         assert!(AgentFiles::open(&shelf, other).await.unwrap().is_none());
+
+        // One of an earlier start is kept for the machines that were told of it.
+        let earlier = state.path().join("agents").join(other.to_string());
+        fs::write(&earlier, "earlier").unwrap();
+        drop(AgentShelf::open(state.path(), None, Some(&own)).unwrap());
+        assert!(earlier.exists() && earlier.with_extension("old").exists());
+        let long_ago = SystemTime::now() - 2 * KEPT;
+        File::options()
+            .write(true)
+            .open(earlier.with_extension("old"))
+            .unwrap()
+            .set_modified(long_ago)
+            .unwrap();
+        drop(AgentShelf::open(state.path(), None, Some(&own)).unwrap());
+        assert!(!earlier.exists() && !earlier.with_extension("old").exists());
 
         fs::write(from.path().join("agent"), "#!/bin/sh").unwrap();
         let error = AgentShelf::open(state.path(), Some(from.path()), None).unwrap_err();

@@ -142,7 +142,13 @@ impl Base {
         let opened = Arc::new(SqliteStore::open(state.folder())?);
         let tls_store: Arc<dyn TlsStore> = opened.clone();
         let workload_store: Arc<dyn WorkloadStore> = opened.clone();
-        let clouds = Clouds::new(config.provision, &config.providers, opened.clone(), state.folder())?;
+        let clouds = Clouds::new(
+            config.provision,
+            &config.providers,
+            config.overlay_v4,
+            opened.clone(),
+            state.folder(),
+        )?;
         let store: Arc<dyn Store> = opened;
         let loaded = store.load().await.context("cannot load the hub's state")?;
         let epoch = store.epoch_next().await.context("cannot count this start")?;

@@ -20,6 +20,7 @@ use blueprint_hub_provision::{Leader, ProvisionConfig, Provisioner};
 use blueprint_hub_provision_core::Provider;
 use blueprint_hub_provision_core::lifecycle::LifecycleStore;
 use blueprint_hub_registry::{ControlPlane, RegistrarHandle};
+use ipnetwork::Ipv4Network;
 
 use self::host::HubHost;
 use crate::agent_files::AgentShelf;
@@ -46,13 +47,14 @@ impl Clouds {
     pub(crate) fn new(
         settings: ProvisionSettings,
         providers: &ProviderSettings,
+        overlay: Ipv4Network,
         store: Arc<dyn LifecycleStore>,
         state: &Path,
     ) -> Result<Self> {
         let sim = providers.sim.map(|faults| sim::make(faults, state)).transpose()?;
         let mut made: Vec<Arc<dyn Provider>> = Vec::new();
         if let Some(settings) = &providers.local_vm {
-            made.push(local_vm::make(settings, state)?);
+            made.push(local_vm::make(settings, &[overlay], state)?);
         }
         let agents = if providers.needs_agents() {
             let own = beside("blueprint-agent")?;

@@ -11,7 +11,8 @@ use std::io::{Read, Write};
 use std::path::PathBuf;
 
 use landlock::{
-    ABI, Access, AccessFs, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError, Scope, path_beneath_rules,
+    ABI, Access, AccessFs, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
+    path_beneath_rules,
 };
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -87,6 +88,11 @@ enum LaunchError {
     Text(#[from] NulError),
     #[error("cannot execute {}: {error}", path.display())]
     Execute { path: PathBuf, error: nix::Error },
+    #[error(
+        "it cannot be confined and would run as the agent's own user, whose identity it could read: this system has no \
+         Landlock (Linux 5.13), or shuts it away; run the agent as root, or switch sandbox.landlock off"
+    )]
+    Unconfined,
     #[error("its keeper has ended")]
     Alone,
 }
@@ -145,7 +151,11 @@ fn try_become() -> Result<Infallible, LaunchError> {
         return Err(LaunchError::Alone);
     }
     if let Some(confinement) = &launch.confinement {
-        confine(confinement)?;
+        let is_confined = confine(confinement)?;
+        // Another user cannot read what is the agent's; its own could.
+        if !is_confined && launch.user.is_none() {
+            return Err(LaunchError::Unconfined);
+        }
     }
     std::env::set_current_dir(&launch.folder)
         .map_err(|error| LaunchError::Folder { path: launch.folder.clone(), error })?;
@@ -165,12 +175,12 @@ fn execute(launch: &Launch) -> Result<Infallible, LaunchError> {
         .map_err(|error| LaunchError::Execute { path: launch.program.clone(), error })
 }
 
-/// Confines this process and all that it starts, as far as the kernel knows how.
-fn confine(confinement: &Confinement) -> Result<(), RulesetError> {
+/// Confines this process and all that it starts, as far as the kernel knows how; false where it does not at all.
+fn confine(confinement: &Confinement) -> Result<bool, RulesetError> {
     // The newest rights that this was written for; older kernels leave out what they do not have.
     let abi = ABI::V6;
     let (read, all) = (AccessFs::from_read(abi), AccessFs::from_all(abi));
-    Ruleset::default()
+    let status = Ruleset::default()
         .handle_access(all)?
         // Signals and sockets with abstract names reach what the workload started, and nothing else.
         .scope(Scope::from_all(abi))?
@@ -178,7 +188,7 @@ fn confine(confinement: &Confinement) -> Result<(), RulesetError> {
         .add_rules(path_beneath_rules(&confinement.read, read))?
         .add_rules(path_beneath_rules(&confinement.write, all))?
         .restrict_self()?;
-    Ok(())
+    Ok(status.ruleset != RulesetStatus::NotEnforced)
 }
 
 /// Mounts a small folder in memory over `/tmp`, which this process and its children alone see.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
@@ -13,9 +13,10 @@ use blueprint_hub_provision_core::{
 };
 use futures_util::future::BoxFuture;
 use ipnetwork::Ipv4Network;
-use tracing::info;
+use tracing::{info, warn};
 
-use crate::folder::{Folder, Label};
+use crate::folder::{Folder, Label, write};
+use crate::network::Addresses;
 use crate::nspawn::Nspawn;
 use crate::process::Process;
 use crate::qemu::Qemu;
@@ -54,8 +55,10 @@ pub struct LocalVmConfig {
     pub dir: PathBuf,
     /// The image: a folder for systemd-nspawn, a disk for QEMU with its kernel and initial file system beside it.
     pub image: PathBuf,
-    /// Addresses for machines of systemd-nspawn, four for each.
+    /// Addresses for machines, four for each.
     pub subnet: Ipv4Network,
+    /// What this host reaches and its machines must not, such as the hub's overlay.
+    pub closed: Vec<Ipv4Network>,
 }
 
 /// Machines cannot be made here.
@@ -106,13 +109,14 @@ impl LocalVm {
     /// [`OpenError`] where no machine could be made.
     pub fn open(config: LocalVmConfig) -> Result<Self, OpenError> {
         let image = std::path::absolute(&config.image).unwrap_or(config.image);
+        let addresses = Addresses { subnet: config.subnet, closed: config.closed };
         let backend = if image.is_dir() {
             if !nix::unistd::geteuid().is_root() {
                 return Err(OpenError::NotRoot);
             }
-            Backend::Nspawn(Nspawn { image, subnet: config.subnet })
+            Backend::Nspawn(Nspawn { image, addresses })
         } else {
-            let qemu = Qemu::new(image);
+            let qemu = Qemu::new(image, nix::unistd::geteuid().is_root().then_some(addresses));
             if let Some(path) = qemu.missing() {
                 return Err(OpenError::NoImage(path.to_owned()));
             }
@@ -120,6 +124,7 @@ impl LocalVm {
         };
         let machines = config.dir.join("machines");
         let machines = std::path::absolute(&machines).unwrap_or(machines);
+        sweep(&machines);
         Ok(Self { machines, backend, locks: Mutex::default(), numbers: tokio::sync::Mutex::default() })
     }
 
@@ -193,12 +198,13 @@ impl LocalVm {
     }
 
     async fn power_on(&self, folder: &Folder, name: &str, label: &Label) -> Result<(), ProviderError> {
+        tokio::fs::remove_file(folder.stopped()).await.or_else(absent).map_err(other("boot"))?;
         let size = PLANS.iter().find(|plan| plan.0 == label.plan).map_or((1, 1024), |plan| plan.1);
         let started = match &self.backend {
             Backend::Nspawn(nspawn) => nspawn.power_on(folder, name, label).await,
             Backend::Qemu(qemu) => qemu.power_on(folder, label, size).await,
         };
-        started.map(|_| ()).map_err(other("boot"))
+        started.map_err(other("boot"))
     }
 
     async fn boot_one(&self, name: &str) -> Result<(), ProviderError> {
@@ -216,6 +222,8 @@ impl LocalVm {
         let folder = self.folder(name);
         self.known(&folder, name).await?;
         let Some(process) = Process::read(&folder.process()) else { return Ok(()) };
+        // So that it is not taken for one that ended by itself.
+        write(&folder.stopped(), b"").await.map_err(other("stop"))?;
         let stopped = match &self.backend {
             Backend::Nspawn(nspawn) => nspawn.power_off(process).await,
             Backend::Qemu(_) => Qemu::power_off(&folder, process).await,
@@ -237,21 +245,18 @@ impl LocalVm {
         let folder = self.folder(name);
         let process = Process::read(&folder.process());
         let label = folder.label().await.map_err(other("delete"))?;
-        match &self.backend {
-            Backend::Nspawn(nspawn) => {
-                if let Some(process) = process {
-                    Nspawn::cut_off(process).await.map_err(other("delete"))?;
-                }
-                if let Some(label) = &label {
-                    nspawn.clean(&folder, label).await.map_err(other("delete"))?;
-                }
-            }
-            Backend::Qemu(_) => {
-                if let Some(process) = process {
-                    Qemu::cut_off(process).await.map_err(other("delete"))?;
-                }
-            }
+        if let Some(process) = process {
+            let cut = match &self.backend {
+                Backend::Nspawn(_) => Nspawn::cut_off(process).await,
+                Backend::Qemu(_) => Qemu::cut_off(process).await,
+            };
+            cut.map_err(other("delete"))?;
         }
+        let cleaned = match &self.backend {
+            Backend::Nspawn(_) => Nspawn::clean(&folder).await,
+            Backend::Qemu(qemu) => qemu.clean(&folder).await,
+        };
+        cleaned.map_err(other("delete"))?;
         folder.remove().await.map_err(other("delete"))?;
         if label.is_some() {
             info!(machine = name, "local machine removed");
@@ -261,14 +266,38 @@ impl LocalVm {
 }
 
 fn instance(folder: &Folder, name: &str, label: &Label) -> Option<Instance> {
-    let runs = Process::read(&folder.process()).is_some();
+    let state = if Process::read(&folder.process()).is_some() {
+        InstanceState::Running
+    } else if folder.process().exists() && !folder.stopped().exists() {
+        InstanceState::Failed { reason: "it ended by itself, or with its host".to_owned() }
+    } else {
+        InstanceState::Stopped
+    };
     Some(Instance {
         key: name.parse().ok()?,
         provider_id: name.to_owned(),
         tags: label.tags(),
-        state: if runs { InstanceState::Running } else { InstanceState::Stopped },
+        state,
         created_at: label.created_at(),
     })
+}
+
+/// Removes what interrupted creations and removals left: folders that are no machines, with nothing of them running.
+fn sweep(machines: &Path) {
+    let entries = std::fs::read_dir(machines).into_iter().flatten().flatten().map(|entry| entry.path());
+    for path in entries {
+        let folder = Folder::new(path.clone());
+        if path.join("machine.json").exists() || Process::read(&folder.process()).is_some() {
+            continue;
+        }
+        if let Err(error) = std::fs::remove_dir_all(&path) {
+            warn!(path = %path.display(), %error, "what is left of a machine is not removed");
+        }
+    }
+}
+
+fn absent(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
 }
 
 fn other(call: &'static str) -> impl Fn(io::Error) -> ProviderError {

@@ -74,6 +74,11 @@ impl Folder {
         self.join("process.json")
     }
 
+    /// There while the machine is switched off on purpose.
+    pub(crate) fn stopped(&self) -> PathBuf {
+        self.join("stopped")
+    }
+
     pub(crate) fn console(&self) -> PathBuf {
         self.join("console.log")
     }

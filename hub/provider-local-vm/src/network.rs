@@ -4,51 +4,72 @@
 
 use std::io;
 use std::net::Ipv4Addr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use ipnetwork::Ipv4Network;
 use sha2::{Digest, Sha256};
+use tokio::time::{Instant, sleep};
 use tracing::info;
 
 use crate::run::{run, run_with};
 
-/// Name of the table of nftables.
+/// What the names of the tables of nftables begin with.
 const TABLE: &str = "blueprint_local_vm";
 
 const FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
+
+/// The host's own links, and its cloud's metadata service.
+const LINK_LOCAL: &str = "169.254.0.0/16";
+
+/// How long the kernel may take to remove a link whose other end is gone.
+const GONE_WITHIN: Duration = Duration::from_secs(3);
+
+/// Addresses of machines, and what they do not reach.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Addresses {
+    /// Four for each machine.
+    pub(crate) subnet: Ipv4Network,
+    /// What the host reaches and machines do not, beside its own links.
+    pub(crate) closed: Vec<Ipv4Network>,
+}
 
 /// How one machine hangs on the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Link {
     /// Name of its namespace, and of the host's end of its link.
-    pub(crate) name: String,
+    name: String,
     host: Ipv4Addr,
     machine: Ipv4Addr,
-    subnet: Ipv4Network,
+    addresses: Addresses,
 }
 
 impl Link {
     /// That of the machine in `folder` with this number; `None` where the subnet has no such number.
-    pub(crate) fn new(folder: &Path, subnet: Ipv4Network, index: u32) -> Option<Self> {
-        let first = u32::from(subnet.network()).checked_add(index.checked_mul(4)?)?;
-        let last = Ipv4Addr::from(first.checked_add(3)?);
-        if !subnet.contains(last) {
+    pub(crate) fn new(folder: &Path, addresses: &Addresses, index: u32) -> Option<Self> {
+        let first = u32::from(addresses.subnet.network()).checked_add(index.checked_mul(4)?)?;
+        if !addresses.subnet.contains(Ipv4Addr::from(first.checked_add(3)?)) {
             return None;
         }
+        let [host, machine] = [1, 2].map(|offset| Ipv4Addr::from(first.wrapping_add(offset)));
+        Some(Self { name: Self::name(folder), host, machine, addresses: addresses.clone() })
+    }
+
+    /// The name for the machine in `folder`.
+    pub(crate) fn name(folder: &Path) -> String {
         let digest = Sha256::digest(folder.as_os_str().as_encoded_bytes());
         let short: String = digest.iter().take(5).map(|byte| format!("{byte:02x}")).collect();
-        let [host, machine] = [1, 2].map(|offset| Ipv4Addr::from(first.wrapping_add(offset)));
-        Some(Self { name: format!("bpv{short}"), host, machine, subnet })
+        format!("bpv{short}")
     }
 
     /// Where the namespace can be opened.
     pub(crate) fn namespace(&self) -> String {
-        format!("/run/netns/{}", self.name)
+        namespace(&self.name)
     }
 
     /// Makes namespace, link and way out; what is left of an earlier boot goes first.
     pub(crate) async fn up(&self) -> io::Result<()> {
-        self.down().await;
+        Self::down(&self.name).await?;
         let (name, host, machine) =
             (self.name.as_str(), format!("{}/30", self.host), format!("{}/30", self.machine));
         let gateway = self.host.to_string();
@@ -63,34 +84,71 @@ impl Link {
         self.way_out().await
     }
 
-    /// Removes namespace and link, where they are there.
-    pub(crate) async fn down(&self) {
-        // The end of the link on the host goes with the namespace, a moment later.
-        for args in [["link", "del", &self.name], ["netns", "del", &self.name]] {
-            if let Err(error) = run("ip", &args).await {
-                tracing::debug!(%error, "nothing to remove");
-            }
+    /// Removes namespace and link of this name, where they are there.
+    ///
+    /// # Errors
+    ///
+    /// Where one of them is there afterwards.
+    pub(crate) async fn down(name: &str) -> io::Result<()> {
+        let parts = [PathBuf::from(namespace(name)), Path::new("/sys/class/net").join(name)];
+        let [has_namespace, has_link] =
+            [0, 1].map(|at: usize| parts.get(at).is_some_and(|path| path.exists()));
+        if has_link {
+            run("ip", &["link", "del", name]).await?;
         }
+        if has_namespace {
+            run("ip", &["netns", "del", name]).await?;
+        }
+        let end = Instant::now() + GONE_WITHIN;
+        while let Some(left) = parts.iter().find(|path| path.exists()) {
+            if Instant::now() >= end {
+                return Err(io::Error::other(format!("{} is still there", left.display())));
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
     }
 
     async fn way_out(&self) -> io::Result<()> {
+        run_with("nft", &["-f", "-"], &rules(&self.addresses)).await?;
         if tokio::fs::read_to_string(FORWARD).await?.trim() == "0" {
-            info!("this host forwards IPv4 from now on, for local machines (net.ipv4.ip_forward)");
+            info!("this host forwards IPv4 from now on, for local machines alone (net.ipv4.ip_forward)");
+            run_with("nft", &["-f", "-"], &only_machines()).await?;
             tokio::fs::write(FORWARD, "1").await?;
         }
-        run_with("nft", &["-f", "-"], &rules(self.subnet)).await
+        Ok(())
     }
 }
 
-/// The rules for all machines of `subnet`.
-fn rules(subnet: Ipv4Network) -> String {
+fn namespace(name: &str) -> String {
+    format!("/run/netns/{name}")
+}
+
+/// The rules for all machines of a subnet.
+fn rules(Addresses { subnet, closed }: &Addresses) -> String {
+    let table = format!("{TABLE}_{}", subnet.to_string().replace(['.', '/'], "_"));
+    let closed: String =
+        closed.iter().map(|prefix| format!("ip saddr {subnet} ip daddr {prefix} drop;\n")).collect();
     format!(
-        "table ip {TABLE}\n\
-         delete table ip {TABLE}\n\
-         table ip {TABLE} {{\n\
+        "table ip {table}\n\
+         delete table ip {table}\n\
+         table ip {table} {{\n\
          chain out {{ type nat hook postrouting priority srcnat; ip saddr {subnet} ip daddr != {subnet} masquerade; }}\n\
          chain between {{ type filter hook forward priority filter;\n\
+         ip saddr {subnet} ip daddr {LINK_LOCAL} drop;\n\
+         {closed}\
          ct state established,related accept; ip daddr {subnet} drop; }}\n\
+         }}\n"
+    )
+}
+
+/// Keeps a host that did not forward before from doing so between its other links.
+fn only_machines() -> String {
+    format!(
+        "table ip {TABLE}_only\n\
+         delete table ip {TABLE}_only\n\
+         table ip {TABLE}_only {{\n\
+         chain only {{ type filter hook forward priority filter; iifname != \"bpv*\" oifname != \"bpv*\" drop; }}\n\
          }}\n"
     )
 }
@@ -119,13 +177,13 @@ mod tests {
 
     #[test]
     fn machines_have_four_addresses_each_until_the_subnet_is_full() {
-        let subnet: Ipv4Network = "10.231.0.0/28".parse().unwrap();
-        let of = |index| Link::new(Path::new("/a/b"), subnet, index);
+        let addresses = Addresses { subnet: "10.231.0.0/28".parse().unwrap(), closed: Vec::new() };
+        let of = |index| Link::new(Path::new("/a/b"), &addresses, index);
         let last = of(3).unwrap();
         assert_eq!((last.host, last.machine), ([10, 231, 0, 13].into(), [10, 231, 0, 14].into()));
         assert_eq!(of(4), None);
         assert_eq!(of(u32::MAX), None);
         assert_eq!(last.name.len(), 13);
-        assert_ne!(last.name, Link::new(Path::new("/a/c"), subnet, 3).unwrap().name);
+        assert_ne!(last.name, Link::name(Path::new("/a/c")));
     }
 }

@@ -1,19 +1,17 @@
 //! Machines of systemd-nspawn: real systemd and cloud-init over an image that is a folder, with this host's kernel.
 
+use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ipnetwork::Ipv4Network;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::fs;
-use tokio::process::Command;
 
-use crate::folder::Label;
-use crate::folder::{Folder, write};
-use crate::network::{Link, resolv_conf};
+use crate::folder::{Folder, Label, write};
+use crate::network::{Addresses, Link, resolv_conf};
 use crate::process::Process;
 use crate::run::run;
 
@@ -29,37 +27,40 @@ pub(crate) struct Nspawn {
     /// The image.
     pub(crate) image: PathBuf,
     /// Addresses for machines.
-    pub(crate) subnet: Ipv4Network,
+    pub(crate) addresses: Addresses,
 }
 
 impl Nspawn {
     fn link(&self, folder: &Folder, label: &Label) -> io::Result<Link> {
-        Link::new(folder.path(), self.subnet, label.index)
-            .ok_or_else(|| io::Error::other("the subnet of local machines has no address left for this one"))
+        Link::new(folder.path(), &self.addresses, label.index).ok_or_else(no_address)
     }
 
     /// Puts the machine together, as far as it is not, and starts it.
-    pub(crate) async fn power_on(&self, folder: &Folder, name: &str, label: &Label) -> io::Result<Process> {
+    pub(crate) async fn power_on(&self, folder: &Folder, name: &str, label: &Label) -> io::Result<()> {
         let link = self.link(folder, label)?;
         let root = folder.join("root");
         self.mount_root(folder, &root).await?;
         link.up().await?;
-        let mut command = Command::new("systemd-nspawn");
-        command
-            .args([
-                "--quiet",
-                "--boot",
-                "--register=no",
-                "--keep-unit",
-                "--resolv-conf=off",
-                "--link-journal=no",
-            ])
-            .args(["--timezone=off", "--capability=CAP_NET_ADMIN", "--bind=/dev/net/tun"])
-            .arg(format!("--machine={name}"))
-            .arg(format!("--network-namespace-path={}", link.namespace()))
-            .arg("--directory")
-            .arg(&root);
-        Process::start(command, &folder.process(), &folder.console())
+        let mut program: Vec<OsString> = [
+            "systemd-nspawn",
+            "--quiet",
+            "--boot",
+            "--register=no",
+            "--keep-unit",
+            "--resolv-conf=off",
+            "--link-journal=no",
+            "--timezone=off",
+            "--capability=CAP_NET_ADMIN",
+            "--bind=/dev/net/tun",
+            // Agents confine workloads with these, which version 252 shuts away.
+            "--system-call-filter=landlock_create_ruleset landlock_add_rule landlock_restrict_self",
+        ]
+        .map(OsString::from)
+        .into();
+        program.push(format!("--machine={name}").into());
+        program.push(format!("--network-namespace-path={}", link.namespace()).into());
+        program.extend(["--directory".into(), root.into_os_string()]);
+        Process::start(&program, &folder.process(), &folder.console()).await
     }
 
     /// Lays what the machine changes over the image.
@@ -68,9 +69,11 @@ impl Nspawn {
         for path in [&upper, &work, &root.to_owned()] {
             fs::create_dir_all(path).await?;
         }
-        let seed = upper.join("var/lib/cloud/seed/nocloud");
-        // Once: what the machine wiped of it stays wiped.
-        if !fs::try_exists(&seed).await? {
+        // Once, and told by what the machine cannot change: from its first boot on nothing is written where its root may have
+        // put links to files of this host.
+        let seeded = folder.join("seeded");
+        if !fs::try_exists(&seeded).await? {
+            let seed = upper.join("var/lib/cloud/seed/nocloud");
             for (path, text) in [
                 ("etc/cloud/cloud.cfg.d/99-network.cfg", "network: {config: disabled}\n".to_owned()),
                 ("etc/resolv.conf", resolv_conf().await),
@@ -79,14 +82,16 @@ impl Nspawn {
                 fs::create_dir_all(path.parent().unwrap_or(&upper)).await?;
                 fs::write(path, text).await?;
             }
-            let making = upper.join("var/lib/cloud/seed/making");
-            fs::create_dir_all(&making).await?;
+            fs::create_dir_all(&seed).await?;
             for name in ["user-data", "meta-data"] {
-                write(&making.join(name), &fs::read(folder.seed().join(name)).await?).await?;
+                write(&seed.join(name), &fs::read(folder.seed().join(name)).await?).await?;
             }
-            fs::rename(&making, &seed).await?;
-            // The only other copy; it held a join line.
-            fs::remove_file(folder.seed().join("user-data")).await?;
+            write(&seeded, b"").await?;
+        }
+        // The only other copy; it held a join line.
+        match fs::remove_file(folder.seed().join("user-data")).await {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
         }
         if is_mounted(root).await? {
             return Ok(());
@@ -128,10 +133,8 @@ impl Nspawn {
     }
 
     /// Gives back what the host holds for it.
-    pub(crate) async fn clean(&self, folder: &Folder, label: &Label) -> io::Result<()> {
-        if let Some(link) = Link::new(folder.path(), self.subnet, label.index) {
-            link.down().await;
-        }
+    pub(crate) async fn clean(folder: &Folder) -> io::Result<()> {
+        Link::down(&Link::name(folder.path())).await?;
         let root = folder.join("root");
         if is_mounted(&root).await? {
             umount2(&root, MntFlags::MNT_DETACH)
@@ -141,8 +144,19 @@ impl Nspawn {
     }
 }
 
+pub(crate) fn no_address() -> io::Error {
+    io::Error::other(
+        "the subnet of local machines (providers.local_vm.subnet) has no address left for this one",
+    )
+}
+
 async fn is_mounted(path: &Path) -> io::Result<bool> {
-    // Blanks in the table stand as \040.
+    // The table has no links in its paths, and blanks stand as \040.
+    let path = match fs::canonicalize(path).await {
+        Ok(path) => path,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    };
     let wanted = path.display().to_string().replace(' ', "\\040");
     let table = fs::read_to_string("/proc/self/mounts").await?;
     Ok(table.lines().any(|line| line.split(' ').nth(1) == Some(wanted.as_str())))

@@ -1,6 +1,7 @@
 //! Guests of QEMU: a disk image, its kernel and its initial file system beside it, and a network of QEMU's own that lets
 //! nothing in.
 
+use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -16,6 +17,8 @@ use tokio::time::timeout;
 use tracing::info;
 
 use crate::folder::{Folder, Label};
+use crate::network::{Addresses, Link};
+use crate::nspawn::no_address;
 use crate::process::Process;
 use crate::run::run;
 
@@ -25,6 +28,10 @@ const STOP_WITHIN: Duration = Duration::from_secs(25);
 /// How long a guest under KVM may take to say its first word.
 const PROBE_WITHIN: Duration = Duration::from_secs(10);
 
+const COMMAND_LINE: &str = "root=/dev/vda rootfstype=ext4 rw console=ttyS0 net.ifnames=0 quiet";
+
+const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
+
 const PROGRAM: &str = "qemu-system-x86_64";
 
 /// How guests of a disk are run.
@@ -33,15 +40,18 @@ pub(crate) struct Qemu {
     image: PathBuf,
     kernel: PathBuf,
     initrd: PathBuf,
+    /// Addresses for guests, each of which then has a network of its own; `None` where this user cannot make one, and guests
+    /// reach what the host reaches, its loopback addresses too.
+    addresses: Option<Addresses>,
     /// Whether KVM runs a guest here, once that was tried.
     has_kvm: OnceCell<bool>,
 }
 
 impl Qemu {
     /// For the disk at `image`, `NAME.ext4` or `NAME.qcow2`; `NAME.vmlinuz` and `NAME.initrd` lie beside it.
-    pub(crate) fn new(image: PathBuf) -> Self {
+    pub(crate) fn new(image: PathBuf, addresses: Option<Addresses>) -> Self {
         let (kernel, initrd) = (image.with_extension("vmlinuz"), image.with_extension("initrd"));
-        Self { image, kernel, initrd, has_kvm: OnceCell::new() }
+        Self { image, kernel, initrd, addresses, has_kvm: OnceCell::new() }
     }
 
     /// What is missing; `None` where all is there.
@@ -58,7 +68,7 @@ impl Qemu {
         folder: &Folder,
         label: &Label,
         (vcpus, memory_mib): (u32, u64),
-    ) -> io::Result<Process> {
+    ) -> io::Result<()> {
         let disk = folder.join("disk.qcow2");
         if !fs::try_exists(&disk).await? {
             let part = folder.join("disk.part");
@@ -75,42 +85,43 @@ impl Qemu {
         let comma = |path: PathBuf| path.display().to_string().replace(',', ",,");
         let qmp = folder.join("qmp");
         let _ = fs::remove_file(&qmp).await;
-        let mut command = Command::new(PROGRAM);
-        command
-            .args([
-                "-machine",
-                "q35",
-                "-cpu",
-                "max",
-                "-nodefaults",
-                "-display",
-                "none",
-                "-no-reboot",
-                "-serial",
-                "stdio",
-            ])
-            .args(accelerators)
-            .args(["-smp", &vcpus.to_string(), "-m", &memory_mib.to_string()])
-            .arg("-kernel")
-            .arg(&self.kernel)
-            .arg("-initrd")
-            .arg(&self.initrd)
-            .args(["-append", "root=/dev/vda rootfstype=ext4 rw console=ttyS0 net.ifnames=0 quiet"])
-            .arg("-drive")
-            .arg(format!("file={},if=none,id=disk,format=qcow2,discard=unmap", comma(disk)))
-            .arg("-blockdev")
-            .arg(format!(
-                "driver=vvfat,node-name=seed,read-only=on,label=CIDATA,dir={}",
-                comma(folder.seed())
-            ))
-            // In this order: the first is the one that the guest boots from.
-            .args(["-device", "virtio-blk-pci,drive=disk", "-device", "virtio-blk-pci,drive=seed"])
-            .args(["-netdev", "user,id=net0"])
-            .args(["-device", "virtio-net-pci,netdev=net0,romfile=", "-device", "virtio-rng-pci"])
-            .arg("-qmp")
-            .arg(format!("unix:{},server=on,wait=off", comma(qmp)))
-            .args(["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]);
-        Process::start(command, &folder.process(), &folder.console())
+        let mut program: Vec<OsString> = Vec::new();
+        if let Some(addresses) = &self.addresses {
+            let link = Link::new(folder.path(), addresses, label.index).ok_or_else(no_address)?;
+            link.up().await?;
+            program.extend(["nsenter".into(), format!("--net={}", link.namespace()).into(), "--".into()]);
+        }
+        program.push(PROGRAM.into());
+        program.extend(["-machine", "q35", "-cpu", "max", "-nodefaults"].map(OsString::from));
+        program.extend(["-display", "none", "-serial", "stdio"].map(OsString::from));
+        program.extend(accelerators.iter().map(OsString::from));
+        program.extend(["-smp".into(), vcpus.to_string().into()]);
+        program.extend(["-m".into(), memory_mib.to_string().into()]);
+        program.extend(["-kernel".into(), self.kernel.clone().into_os_string()]);
+        program.extend(["-initrd".into(), self.initrd.clone().into_os_string()]);
+        program.extend(["-append", COMMAND_LINE].map(OsString::from));
+        // In this order: the first is the one that the guest boots from.
+        let (disk, seed) = (comma(disk), comma(folder.seed()));
+        let drive = format!("file={disk},if=none,id=disk,format=qcow2,discard=unmap");
+        program.extend(["-drive".into(), drive.into()]);
+        let seed = format!("driver=vvfat,node-name=seed,read-only=on,label=CIDATA,dir={seed}");
+        program.extend(["-blockdev".into(), seed.into()]);
+        program.extend(["-device", "virtio-blk-pci,drive=disk"].map(OsString::from));
+        program.extend(["-device", "virtio-blk-pci,drive=seed"].map(OsString::from));
+        program.extend(["-netdev", "user,id=net0"].map(OsString::from));
+        program.extend(["-device", "virtio-net-pci,netdev=net0,romfile="].map(OsString::from));
+        program.extend(["-device", "virtio-rng-pci"].map(OsString::from));
+        program.extend(["-qmp".into(), format!("unix:{},server=on,wait=off", comma(qmp)).into()]);
+        program.extend(["-sandbox", SANDBOX].map(OsString::from));
+        Process::start(&program, &folder.process(), &folder.console()).await
+    }
+
+    /// Gives back what the host holds for the guest of this folder.
+    pub(crate) async fn clean(&self, folder: &Folder) -> io::Result<()> {
+        match &self.addresses {
+            Some(_) => Link::down(&Link::name(folder.path())).await,
+            None => Ok(()),
+        }
     }
 
     /// Has the guest stop in its own way, and cuts it off where it does not.

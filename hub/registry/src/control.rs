@@ -142,6 +142,8 @@ impl ControlPlane {
             fetches: Places::new(artefact::AT_ONCE),
             agent_files: config.agent_files,
             downloads: Arc::new(Semaphore::new(download::AT_ONCE)),
+            downloads_of_token: Places::new(download::OF_TOKEN),
+            download_gate: Mutex::new(JoinGate::new(Instant::now())),
             rpc_places: Places::new(rpc::CONNECTIONS),
             tunnel,
             rpc_of_workload: Places::new(rpc::CONNECTIONS_OF_WORKLOAD),

@@ -28,6 +28,7 @@ use tokio::time::timeout;
 use tracing::{debug, error, info};
 
 use crate::artefact::PushedFile;
+use crate::places::Place;
 use crate::shared::Shared;
 
 /// The protocol by which machines fetch the agent.
@@ -35,6 +36,9 @@ pub(crate) const ALPN: &[u8] = b"http/1.1";
 
 /// Machines that fetch at once; the next ones are told to come again.
 pub(crate) const AT_ONCE: usize = 32;
+
+/// Fetches with one token at once: a machine needs one, and one that was cut off.
+pub(crate) const OF_TOKEN: u32 = 2;
 
 /// Longest time of one fetch.
 const WITHIN: Duration = Duration::from_secs(600);
@@ -68,7 +72,14 @@ where
     });
     let mut server = http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).keep_alive(false).max_headers(32);
-    match timeout(WITHIN, server.serve_connection(TokioIo::new(stream), service)).await {
+    let drain = shared.spawner.stop().drain;
+    let served = timeout(WITHIN, server.serve_connection(TokioIo::new(stream), service));
+    let served = tokio::select! {
+        served = served => served,
+        // A machine asks again, and the next start of the hub knows the program, too.
+        () = drain.cancelled() => return,
+    };
+    match served {
         Ok(Ok(())) => {}
         Ok(Err(error)) => debug!(%source, %error, "fetch of the agent ended"),
         Err(_) => debug!(%source, "fetch of the agent took too long"),
@@ -76,15 +87,19 @@ where
 }
 
 async fn answer(shared: &Arc<Shared>, request: Request<Incoming>, source: SocketAddr) -> Response<Body> {
-    if !shared.gate.lock().is_open(source.ip(), Instant::now()) {
+    if !shared.download_gate.lock().is_open(source.ip(), Instant::now()) {
         return refuse(shared, StatusCode::TOO_MANY_REQUESTS, "turned_away");
     }
     if request.method() != Method::GET {
         return refuse(shared, StatusCode::METHOD_NOT_ALLOWED, "method");
     }
     let Some((token, ticket, sha256)) = parts(request.uri().path()) else {
-        shared.gate.lock().note(source.ip());
+        shared.download_gate.lock().note(source.ip());
         return refuse(shared, StatusCode::NOT_FOUND, "path");
+    };
+    // Before the store is asked: strangers may cost it no more than this.
+    let Ok(place) = Arc::clone(&shared.downloads).try_acquire_owned() else {
+        return refuse(shared, StatusCode::SERVICE_UNAVAILABLE, "busy");
     };
     let tokens = match shared.store.list_join_tokens().await {
         Ok(tokens) => tokens,
@@ -98,12 +113,13 @@ async fn answer(shared: &Arc<Shared>, request: Request<Incoming>, source: Socket
         row.id == token && row.uses_left > 0 && row.expires_at > now && row.hash.is_ticket(ticket)
     });
     if !is_good {
-        shared.gate.lock().note(source.ip());
+        shared.download_gate.lock().note(source.ip());
         return refuse(shared, StatusCode::FORBIDDEN, "ticket");
     }
-    let Ok(place) = Arc::clone(&shared.downloads).try_acquire_owned() else {
-        return refuse(shared, StatusCode::SERVICE_UNAVAILABLE, "busy");
+    let Some(of_token) = shared.downloads_of_token.begin(token) else {
+        return refuse(shared, StatusCode::TOO_MANY_REQUESTS, "busy_token");
     };
+    let place = (place, of_token);
     match shared.agent_files.open(sha256).await {
         Ok(Some((length, file))) => {
             shared.metrics.download("ok");
@@ -135,7 +151,7 @@ fn refuse(shared: &Shared, status: StatusCode, reason: &'static str) -> Response
     response
 }
 
-fn give(length: u64, file: PushedFile, place: OwnedSemaphorePermit) -> Response<Body> {
+fn give(length: u64, file: PushedFile, place: (OwnedSemaphorePermit, Place<TokenId>)) -> Response<Body> {
     let pieces = try_unfold((file, place), |(mut file, place)| async move {
         let mut piece = Vec::with_capacity(PIECE_BYTES);
         let most = u64::try_from(PIECE_BYTES).unwrap_or(u64::MAX);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use blueprint_common_runtime::tasks::Spawner;
 use blueprint_common_tunnel::Tunnel;
-use blueprint_common_types::{AgentId, Carrier, OverlayLease, ServiceKey, Timestamp, WgPublicKey};
+use blueprint_common_types::{AgentId, Carrier, OverlayLease, ServiceKey, Timestamp, TokenId, WgPublicKey};
 use blueprint_hub_registry_core::{Agent, AuditBudget, AuditEvent, Buckets, Store, Told};
 use blueprint_proto::v1;
 use futures_util::future::BoxFuture;
@@ -104,6 +104,9 @@ pub(crate) struct Shared {
     pub(crate) agent_files: Arc<dyn AgentFiles>,
     /// New machines that fetch the agent.
     pub(crate) downloads: Arc<Semaphore>,
+    pub(crate) downloads_of_token: Arc<Places<TokenId>>,
+    /// Refused fetches, apart from refused joins: machines behind one address must not shut each other out.
+    pub(crate) download_gate: Mutex<JoinGate>,
     /// Connections to RPCs of each agent.
     pub(crate) rpc_places: Arc<Places<AgentId>>,
     /// And of each workload on it.

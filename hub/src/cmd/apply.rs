@@ -98,7 +98,7 @@ impl Apply {
         for one in &declared {
             match found(global, one, there)? {
                 Found::Live => unchanged.push(one.name.clone()),
-                Found::Gone(count) => orders.push((one, format!("{}{count}", one.key()?))),
+                Found::Gone(next) => orders.push((one, format!("{}{next}", one.key()?))),
             }
         }
         // All are planned before the first is ordered.
@@ -128,7 +128,16 @@ impl Apply {
             }
             for body in &plans {
                 let answer = ask(global, "POST", "/v1/deployments", Some(body))?;
-                ordered.push(answer.get("deployment").cloned().unwrap_or_default());
+                let deployment = answer.get("deployment").cloned().unwrap_or_default();
+                eprint_line(&format!("{} ordered as {}", text(&deployment, "name"), text(&deployment, "id")));
+                if text(&deployment, "wanted") == "gone" {
+                    let id = text(&deployment, "id");
+                    return Err(CliError::conflict(format!(
+                        "the order was made before, as {id}, and has ended"
+                    ))
+                    .hint("apply again"));
+                }
+                ordered.push(deployment);
             }
             if let Some(within) = self.wait {
                 for deployment in &mut ordered {
@@ -162,26 +171,24 @@ fn set(body: &mut Value, name: &str, value: Value) {
 enum Found {
     /// It, as declared.
     Live,
-    /// Nothing any more, and so many that ended.
-    Gone(usize),
+    /// Nothing any more; the number that its next request key ends in.
+    Gone(u64),
 }
 
 fn found(global: &Global, one: &Declared, there: &[Value]) -> Result<Found, CliError> {
     let prefix = one.key()?;
-    let mut gone = 0usize;
+    let mut next = 0u64;
     for row in there.iter().filter(|row| text(row, "name") == one.name) {
         let id = text(row, "id");
         let answer = ask(global, "GET", &format!("/v1/deployments/{id}"), None)?;
-        let is_same = answer
-            .pointer("/deployment/request_key")
-            .and_then(Value::as_str)
-            .is_some_and(|key| key.starts_with(&prefix));
+        let key = answer.pointer("/deployment/request_key").and_then(Value::as_str).unwrap_or_default();
+        let number = key.strip_prefix(&prefix).map(|number| number.parse::<u64>().unwrap_or_default());
         let is_ending = matches!(text(row, "wanted").as_str(), "gone");
-        match (is_same, is_ending) {
-            (true, false) => return Ok(Found::Live),
-            (true, true) => gone = gone.saturating_add(1),
-            (false, true) => {}
-            (false, false) => {
+        match (number, is_ending) {
+            (Some(_), false) => return Ok(Found::Live),
+            (Some(number), true) => next = next.max(number.saturating_add(1)),
+            (None, true) => {}
+            (None, false) => {
                 return Err(CliError::conflict(format!(
                     "deployment {} is there as {id}, and was not declared like this",
                     one.name
@@ -192,7 +199,7 @@ fn found(global: &Global, one: &Declared, there: &[Value]) -> Result<Found, CliE
             }
         }
     }
-    Ok(Found::Gone(gone))
+    Ok(Found::Gone(next))
 }
 
 /// Reads and checks a file of declarations.

@@ -35,7 +35,7 @@ pub(super) const LOCAL_VM_IMAGE: Key = Key::unset(
 pub(super) const LOCAL_VM_SUBNET: Key = Key::new(
     "providers.local_vm.subnet",
     "10.231.0.0/16",
-    "Addresses for machines of systemd-nspawn, four for each; not used by anything else on this host.",
+    "Addresses for local machines, four for each; not used by anything else on this host.",
 );
 pub(super) const AGENTS: Key = Key::unset(
     "bootstrap.agents",
@@ -101,7 +101,7 @@ impl ProviderSettings {
 
     /// Whether machines hang on links that the hub makes.
     pub(crate) fn makes_links(&self) -> bool {
-        self.local_vm.as_ref().is_some_and(|settings| settings.image.is_dir())
+        self.local_vm.is_some()
     }
 
     /// Whether machines are ordered that have to fetch the agent.

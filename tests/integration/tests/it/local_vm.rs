@@ -118,6 +118,8 @@ impl<'h> Rig<'h> {
             "--env",
             &public,
             // Less than the smallest machine has.
+            "--cpu-millis",
+            "500",
             "--memory-bytes",
             "268435456",
         ];
@@ -178,6 +180,24 @@ fn a_machine_boots_joins_serves_survives_the_hub_and_leaves_nothing() -> Result<
     ensure!(found.stdout.is_empty(), "a join token is in {}", found.stdout);
     ensure!(folder.join("upper/usr/local/bin/blueprint-agent").exists(), "the agent was not fetched");
 
+    // A workload is another's business: it cannot read what its agent is known by.
+    let spy = rig.hub.state().join("spy");
+    std::fs::write(
+        &spy,
+        "#!/bin/sh\nif cat /var/lib/blueprint-agent/identity.json >/dev/null 2>&1; then found=open; else found=closed; fi\n\
+         echo $found >\"$DATA_DIR/found\"\nexec sleep 1000\n",
+    )?;
+    let pushed = rig.hub.json(&["artefact", "push", &spy.display().to_string()])?;
+    let digest = text(&pushed, "/sha256")?;
+    rig.hub.json(&["workload", "run", "7/43", "--url", "hub://", "--sha256", digest, "--name", "spy"])?;
+    let data = folder.join("upper/var/lib/blueprint-agent");
+    eventually_ok(SOON, "what a workload found", || {
+        let found =
+            Launch::new("find").arg(&data).args(["-name", "found", "-exec", "cat", "{}", ";"]).run(CALL)?;
+        ensure!(found.stdout.trim() == "closed", "{found:?}");
+        Ok(())
+    })?;
+
     // Its network has a listener, and nobody outside reaches it.
     let name = rig.namespace().context("no namespace")?;
     let listener =
@@ -202,6 +222,23 @@ fn a_machine_boots_joins_serves_survives_the_hub_and_leaves_nothing() -> Result<
         Ok(shown)
     })?;
     ensure!(text(&shown, "/instances/0/node/id")? == node && rig.process() == process, "{shown}");
+
+    // It is switched off and on, and is the same node without another line to join with.
+    let switch = |verb: &str| rig.hub.command(&["deployment", verb, "web", "--wait"])?.run(NSPAWN);
+    ensure!(switch("stop")?.code == Some(0), "{}", rig.hub.log());
+    ensure!(
+        rig.process().is_none_or(|pid| !PathBuf::from(format!("/proc/{pid}/exe")).exists()),
+        "it still runs"
+    );
+    ensure!(switch("start")?.code == Some(0), "{}", rig.hub.log());
+    eventually_ok(NSPAWN, "the node after its second boot", || {
+        let shown = rig.hub.json(&["deployment", "show", "web"])?;
+        ensure!(shown.pointer("/instances/0/node/connected") == Some(&true.into()), "{shown}");
+        ensure!(text(&shown, "/instances/0/node/id")? == node, "{shown}");
+        Ok(())
+    })
+    .with_context(|| rig.screen())?;
+    ensure!(!rig.screen().contains("ordering cycle"), "{}", rig.screen());
 
     rig.terminate()?;
     let path = PathBuf::from(format!("/run/netns/{name}"));
