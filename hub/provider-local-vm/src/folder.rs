@@ -71,7 +71,7 @@ impl Folder {
 
     /// What the machine's process is written down in.
     pub(crate) fn process(&self) -> PathBuf {
-        self.join("process.json")
+        self.join("process")
     }
 
     /// There while the machine is switched off on purpose.

@@ -6,7 +6,7 @@
 //! ```text
 //! machine.json     whose it is, what it was ordered as, its number in the network
 //! seed/            user-data and meta-data for cloud-init, mode 0600
-//! process.json     the process that it runs in, since when
+//! process          the process that it runs in, since when
 //! console.log      what it printed
 //! upper/ work/ root/   nspawn: what it changed of the image; disk.qcow2, qmp: QEMU
 //! ```

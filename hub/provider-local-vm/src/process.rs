@@ -130,7 +130,7 @@ mod tests {
     #[tokio::test]
     async fn a_process_is_found_again_until_it_ended() {
         let folder = tempfile::tempdir().unwrap();
-        let (file, console) = (folder.path().join("process.json"), folder.path().join("console.log"));
+        let (file, console) = (folder.path().join("process"), folder.path().join("console.log"));
         let program = ["sh", "-c", "echo up; exec sleep 60"].map(OsString::from);
         Process::start(&program, &file, &console).await.unwrap();
         let process = Process::read(&file).unwrap();
