@@ -2,6 +2,7 @@
 
 mod aws;
 mod digitalocean;
+mod discovery;
 mod forwards;
 mod oauth;
 mod prices;
@@ -27,6 +28,7 @@ use crate::limits::LimitsConfig;
 
 pub(crate) use aws::AwsSettings;
 pub(crate) use digitalocean::DigitalOceanSettings;
+pub(crate) use discovery::DiscoveryConfig;
 pub(crate) use oauth::OAuthConfig;
 pub(crate) use prices::PriceConfig;
 pub(crate) use providers::{LocalVmSettings, ProviderSettings};
@@ -50,6 +52,7 @@ pub(crate) struct HubConfig {
     pub(crate) rpc_port: Option<u16>,
     /// How long a connection there may be silent.
     pub(crate) rpc_idle: Duration,
+    pub(crate) discovery: DiscoveryConfig,
     pub(crate) overlay_v4: Ipv4Network,
     pub(crate) overlay_v6: Option<Ipv6Network>,
     pub(crate) mtu: u16,
@@ -99,18 +102,13 @@ impl HubConfig {
         let to_hub = tunnel::to_hub(settings, problems);
         let rpc_port = tunnel::rpc_port(settings, problems);
         let rpc_idle = span(settings, "tunnel.rpc_idle_timeout", 1, 24 * 3600, problems);
+        let discovery = DiscoveryConfig::take(settings, interface.as_ref(), problems);
         let overlay_v4 = tunnel::overlay_v4(settings, problems);
         let overlay_v6 = tunnel::overlay_v6(settings, problems);
         let mtu = settings.take_within("tunnel.mtu", 1280..=9000, problems);
         let keepalive = span(settings, "tunnel.keepalive", 1, 60, problems);
         let certificate_ttl = span(settings, "join.certificate_ttl", 10, 30 * 24 * 3600, problems);
-        let heartbeat = span(settings, "session.heartbeat", 1, 60, problems);
-        let target_ttl = span(settings, "session.target_ttl", 3, 3600, problems);
-        if let (Some(heartbeat), Some(ttl)) = (heartbeat, target_ttl)
-            && ttl < heartbeat.saturating_mul(3)
-        {
-            settings.refuse("session.target_ttl", "less than three heartbeats", problems);
-        }
+        let (heartbeat, target_ttl) = session(settings, problems);
         let proxy = ProxySockets::from_settings(settings, problems);
         let limits = LimitsConfig::take(settings, problems);
         let domain = settings.take::<String>("proxy.domain", problems);
@@ -143,6 +141,7 @@ impl HubConfig {
             to_hub: to_hub?,
             rpc_port: rpc_port?,
             rpc_idle: rpc_idle?,
+            discovery: discovery?,
             overlay_v4: overlay_v4?,
             overlay_v6: overlay_v6?,
             mtu: mtu?,
@@ -203,6 +202,18 @@ fn artefact_limits(settings: &Settings, problems: &mut Problems) -> Option<Artef
         return None;
     }
     Some(limits)
+}
+
+/// Pace of heartbeats, and how long targets outlive the last one.
+fn session(settings: &Settings, problems: &mut Problems) -> (Option<Duration>, Option<Duration>) {
+    let heartbeat = span(settings, "session.heartbeat", 1, 60, problems);
+    let target_ttl = span(settings, "session.target_ttl", 3, 3600, problems);
+    if let (Some(heartbeat), Some(ttl)) = (heartbeat, target_ttl)
+        && ttl < heartbeat.saturating_mul(3)
+    {
+        settings.refuse("session.target_ttl", "less than three heartbeats", problems);
+    }
+    (heartbeat, target_ttl)
 }
 
 fn optional_address(settings: &Settings, key: &str, problems: &mut Problems) -> Option<Option<SocketAddr>> {

@@ -12,6 +12,7 @@ mod cli;
 mod cmd;
 mod config;
 mod data_plane;
+mod discovery;
 mod files;
 mod limits;
 mod memory;

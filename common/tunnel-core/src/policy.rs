@@ -106,13 +106,23 @@ impl Policy {
         protocol: Protocol,
         port: u16,
     ) -> bool {
-        let rules = |number: usize| self.grants.get(number).map_or(&[][..], Vec::as_slice);
+        self.rules(source, destination).any(|rule| rule.allows(protocol, port))
+    }
+
+    /// True where `source` may begin anything with `destination`.
+    #[must_use]
+    pub fn reaches(&self, source: &WgPublicKey, destination: &WgPublicKey) -> bool {
+        self.rules(source, destination).next().is_some()
+    }
+
+    /// The rules of all grants between the two.
+    fn rules(&self, source: &WgPublicKey, destination: &WgPublicKey) -> impl Iterator<Item = &Rule> {
         let words = self.sources.words(source).zip(self.destinations.words(destination));
-        words.enumerate().any(|(at, (source, destination))| {
-            let both = source & destination;
-            let numbers = (0..64).filter(|bit| both >> bit & 1 == 1).map(|bit| at * 64 + bit);
-            both != 0 && numbers.flat_map(rules).any(|rule| rule.allows(protocol, port))
-        })
+        let both = words.map(|(source, destination)| source & destination).enumerate();
+        let numbers = both.filter(|(_, both)| *both != 0).flat_map(|(at, both)| {
+            (0..64).filter(move |bit| both >> bit & 1 == 1).map(move |bit| at * 64 + bit)
+        });
+        numbers.flat_map(|number| self.grants.get(number).map_or(&[][..], Vec::as_slice))
     }
 
     /// Number of grants.

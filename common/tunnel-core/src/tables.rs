@@ -61,6 +61,12 @@ impl Tables {
         self.policy.allows(source, destination, Protocol::Tcp, port)
     }
 
+    /// True where the policy lets one peer begin anything with another.
+    #[must_use]
+    pub fn may_reach(&self, source: &WgPublicKey, destination: &WgPublicKey) -> bool {
+        self.policy.reaches(source, destination)
+    }
+
     /// Our overlay addresses.
     #[must_use]
     pub const fn own(&self) -> &OverlayLease {

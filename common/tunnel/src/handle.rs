@@ -231,6 +231,12 @@ impl Tunnel {
         self.shared.tables.load().may_connect(source, destination, port)
     }
 
+    /// True where that policy lets one peer begin anything with another.
+    #[must_use]
+    pub fn may_reach(&self, source: &WgPublicKey, destination: &WgPublicKey) -> bool {
+        self.shared.tables.load().may_reach(source, destination)
+    }
+
     /// Opens a TCP connection to an overlay address within `timeout` (more than 60 s count as 60 s).
     ///
     /// # Errors

@@ -20,6 +20,7 @@ use super::{Base, Sockets, tunnel};
 use crate::artefacts::Artefacts;
 use crate::blueprints::{BlueprintPort, WorkloadKeys};
 use crate::config::HubConfig;
+use crate::discovery;
 use crate::files::Identity;
 use crate::ports::{AdminHub, TunnelPeers};
 use crate::service_view::ServiceView;
@@ -70,10 +71,9 @@ pub(super) async fn start(
     control.start_rpc(&base.tunnel).await.context(
         "cannot serve the RPC of workloads inside the tunnel; give tunnel.rpc_port another port, or off",
     )?;
-    let limits = QuicLimits::default();
-    if let Some(socket) = base.tunnel.share_port(&limits).context("cannot share a port with QUIC")? {
-        control.start_quic(socket, limits, &base.metrics)?;
-    }
+    let known = (base.registrar.clone(), base.tunnel.clone());
+    Box::pin(discovery::start(&config.discovery, base.prefixes, known, &base.metrics, supervisor)).await?;
+    start_quic(&control, &base)?;
     let planes = (control.clone(), base.registrar.clone());
     let spawner = supervisor.child_spawner();
     let provision = Box::pin(base.clouds.start(Arc::clone(&facts), planes, &base.metrics, &spawner)).await?;
@@ -111,6 +111,14 @@ pub(super) async fn start(
         serve_operator(socket, base.registrar, launcher, &metrics, spawner).await
     });
     audit_life(supervisor, base.store, base.epoch).await;
+    Ok(())
+}
+
+fn start_quic(control: &ControlPlane, base: &Base) -> Result<()> {
+    let limits = QuicLimits::default();
+    if let Some(socket) = base.tunnel.share_port(&limits).context("cannot share a port with QUIC")? {
+        control.start_quic(socket, limits, &base.metrics)?;
+    }
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 
 use blueprint_common_runtime::config::{Key, Schema};
 
-use super::{aws, digitalocean, forwards, oauth, providers, provision};
+use super::{aws, digitalocean, discovery, forwards, oauth, providers, provision};
 
 /// Every key of `hub.toml`.
 pub(crate) const SCHEMA: Schema = Schema {
@@ -90,6 +90,9 @@ pub(crate) const SCHEMA: Schema = Schema {
             "30s",
             "How long targets outlive the last heartbeat; at least three heartbeats.",
         ),
+        discovery::DOMAIN,
+        discovery::PORT,
+        discovery::LISTEN,
         Key::new("proxy.listen", "127.0.0.1:8276", "TCP address of the auth proxy for clients."),
         Key::new(
             "proxy.tls_listen",

@@ -10,6 +10,7 @@ mod comes_back;
 mod containers;
 mod dev;
 mod digitalocean;
+mod discovery;
 mod expose;
 mod first_machine;
 mod fixed_address;
