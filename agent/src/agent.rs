@@ -22,7 +22,7 @@ use crate::duties::{self, AgentDuties};
 use crate::service::{ServiceError, ServiceTable};
 use crate::shared::{REJOIN, Shared};
 use crate::status::StatusReport;
-use crate::{api, forward, health, metrics, observe, qos, workloads};
+use crate::{api, forward, health, metrics, observe, qos, scraped, workloads};
 
 /// Name of the socket in the state folder.
 pub(crate) const SOCKET: &str = "agent.sock";
@@ -226,6 +226,12 @@ impl Agent {
         }
         if let Some(listener) = commands {
             parts.spawn("commands", api::run(Arc::clone(&shared), listener, spawner.clone()));
+        }
+        if shared.config.observe_hub {
+            parts.spawn(
+                "metrics for the hub",
+                scraped::run(Arc::clone(&shared), Arc::clone(&metrics), spawner.clone()),
+            );
         }
         if let Some(listener) = observe {
             parts.spawn("observe", observe::run(Arc::clone(&shared), metrics, listener, spawner));

@@ -167,6 +167,9 @@ enum ServiceCommand {
         /// How its health is checked: tcp, http:/PATH, or none for a service that only takes datagrams.
         #[arg(long, default_value = "tcp")]
         check: blueprint_common_types::HealthCheck,
+        /// Where it shows metrics in Prometheus' text format: /PATH, PORT or PORT/PATH of the same address, or none.
+        #[arg(long, default_value = "/metrics")]
+        metrics: blueprint_common_types::MetricsPlace,
         #[command(flatten)]
         state: StateArg,
     },

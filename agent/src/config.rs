@@ -10,7 +10,7 @@ use blueprint_common_runtime::logs::{LogFormat, LogLevels};
 use blueprint_common_spoke::is_name;
 use blueprint_common_tunnel::carrier::{ProxyUrl, ProxyUrlError};
 use blueprint_common_tunnel::{Interface, TunSettings};
-use blueprint_common_types::{Carrier, HealthCheck, Secret, ServiceKey};
+use blueprint_common_types::{Carrier, HealthCheck, MetricsPlace, Secret, ServiceKey};
 
 use crate::service::{LocalAddress, MAX_SERVICES, ServiceSpec};
 use crate::workloads::WorkloadSettings;
@@ -90,6 +90,12 @@ pub static SCHEMA: Schema = Schema {
             "TCP address of /metrics, /healthz and /readyz, which hold no secrets; `off` for none.",
         ),
         Key::new(
+            "observe.hub",
+            "true",
+            "Whether the hub, and nobody else, may read the metrics of this agent and of its services through the tunnel, at \
+             overlay port 9464.",
+        ),
+        Key::new(
             "shutdown.grace",
             "10s",
             "How long open streams may take to finish once the agent was asked to end.",
@@ -109,6 +115,12 @@ pub static SCHEMA: Schema = Schema {
                 "check",
                 "tcp",
                 "How its health is checked: tcp, http:/PATH for a GET that must answer below 400, or none.",
+            ),
+            Key::new(
+                "metrics",
+                "/metrics",
+                "Where it shows metrics in Prometheus' text format, for the hub: /PATH, PORT or PORT/PATH of the same \
+                 address, or none.",
             ),
             Key::new(
                 "udp",
@@ -142,6 +154,8 @@ pub struct AgentConfig {
     pub workloads: WorkloadSettings,
     /// TCP address of metrics and probes; `None` for none.
     pub observe_listen: Option<SocketAddr>,
+    /// Whether the hub may read metrics through the tunnel.
+    pub observe_hub: bool,
     /// Time for open streams at the end.
     pub grace: Duration,
     /// Services that the file names.
@@ -167,6 +181,7 @@ impl Default for AgentConfig {
             interface: Interface::Netstack,
             workloads: WorkloadSettings::default(),
             observe_listen: None,
+            observe_hub: false,
             grace: Duration::from_secs(10),
             services: Vec::new(),
             local_api: false,
@@ -199,6 +214,7 @@ impl AgentConfig {
             Some("off") => Some(None),
             _ => settings.take("observe.listen", problems).map(Some),
         };
+        let observe_hub = settings.take("observe.hub", problems);
         let grace: Option<Span> = settings.take("shutdown.grace", problems);
         let services = services(settings, problems);
         levels?;
@@ -219,6 +235,7 @@ impl AgentConfig {
                 engine: engine?,
             },
             observe_listen: observe_listen?,
+            observe_hub: observe_hub?,
             grace: grace?.0,
             services,
             local_api: true,
@@ -293,11 +310,18 @@ fn services(settings: &Settings, problems: &mut Problems) -> Vec<ServiceSpec> {
         let port: Option<u16> = row.take_optional("port", problems);
         let udp: Option<bool> = row.take("udp", problems);
         let check: Option<HealthCheck> = row.take("check", problems);
+        let metrics: Option<MetricsPlace> = row.take("metrics", problems);
         if port == Some(0) {
             row.refuse("port", "not within 1 and 65535", problems);
         }
-        let (Some(blueprint), Some(service), Some(LocalAddress(local)), Some(check), Some(udp)) =
-            (blueprint, service, local, check, udp)
+        let (
+            Some(blueprint),
+            Some(service),
+            Some(LocalAddress(local)),
+            Some(check),
+            Some(metrics),
+            Some(udp),
+        ) = (blueprint, service, local, check, metrics, udp)
         else {
             continue;
         };
@@ -310,7 +334,14 @@ fn services(settings: &Settings, problems: &mut Problems) -> Vec<ServiceSpec> {
             );
             continue;
         }
-        services.push(ServiceSpec { service: ServiceKey { blueprint, service }, port, local, check, udp });
+        services.push(ServiceSpec {
+            service: ServiceKey { blueprint, service },
+            port,
+            local,
+            check,
+            metrics,
+            udp,
+        });
     }
     if services.len() > MAX_SERVICES {
         problems.add("service", format!("{} services are more than {MAX_SERVICES}", services.len()));

@@ -217,7 +217,14 @@ mod tests {
 
     fn spec(local: std::net::SocketAddr) -> ServiceSpec {
         let service = blueprint_common_types::ServiceKey { blueprint: 7, service: 42 };
-        ServiceSpec { service, port: 80, local, check: blueprint_common_types::HealthCheck::Tcp, udp: false }
+        ServiceSpec {
+            service,
+            port: 80,
+            local,
+            check: blueprint_common_types::HealthCheck::Tcp,
+            metrics: blueprint_common_types::MetricsPlace::default(),
+            udp: false,
+        }
     }
 
     #[tokio::test]

@@ -32,6 +32,7 @@ mod observe;
 mod pieces;
 mod qos;
 mod relay;
+mod scraped;
 mod service;
 mod shared;
 mod status;

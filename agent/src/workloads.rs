@@ -310,7 +310,14 @@ impl HubPort for Port {
     fn offer(&self, offer: Offer) -> Result<(), String> {
         let Offer { service, local } = offer;
         let port = free_port(&self.shared, service, local).ok_or("this node has no free overlay port")?;
-        let spec = ServiceSpec { service, port, local, check: HealthCheck::Tcp, udp: false };
+        let spec = ServiceSpec {
+            service,
+            port,
+            local,
+            check: HealthCheck::Tcp,
+            metrics: blueprint_common_types::MetricsPlace::default(),
+            udp: false,
+        };
         self.shared.offer_workload(spec).map_err(|error| error.to_string())
     }
 

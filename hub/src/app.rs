@@ -68,6 +68,7 @@ struct Sockets {
     control: AcceptLoop,
     control_also: Option<AcceptLoop>,
     admin: Option<AcceptLoop>,
+    metrics: Option<AcceptLoop>,
     admin_socket: UnixListener,
     registry_socket: UnixListener,
 }
@@ -78,6 +79,10 @@ impl Sockets {
             Some(address) => Some(AcceptLoop::bind("admin", address, ADMIN_LIMITS).await?),
             None => None,
         };
+        let metrics = match config.metrics_listen {
+            Some(address) => Some(AcceptLoop::bind("metrics", address, ADMIN_LIMITS).await?),
+            None => None,
+        };
         let control_also = match config.control_listen_also {
             Some(address) => Some(AcceptLoop::bind("control", address, CONTROL_LIMITS).await?),
             None => None,
@@ -86,6 +91,7 @@ impl Sockets {
             control_also,
             control: AcceptLoop::bind("control", config.control_listen, CONTROL_LIMITS).await?,
             admin,
+            metrics,
             admin_socket: local_api::bind_private(state.path(files::ADMIN_SOCKET)).await?,
             registry_socket: local_api::bind_private(state.path(files::REGISTRY_SOCKET)).await?,
         })

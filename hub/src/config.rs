@@ -71,6 +71,7 @@ pub(crate) struct HubConfig {
     pub(crate) provision: ProvisionSettings,
     pub(crate) providers: ProviderSettings,
     pub(crate) admin_listen: Option<SocketAddr>,
+    pub(crate) metrics_listen: Option<SocketAddr>,
     pub(crate) grace: Duration,
     pub(crate) log_level: String,
     pub(crate) log_format: LogFormat,
@@ -119,14 +120,8 @@ impl HubConfig {
         let prices = PriceConfig::take(settings, problems);
         let provision = ProvisionSettings::take(settings, problems);
         let providers = ProviderSettings::take(settings, problems);
-        let admin_listen = optional_address(settings, "admin.listen", problems);
-        if admin_listen.flatten().is_some_and(|address| !address.ip().is_loopback()) {
-            settings.refuse(
-                "admin.listen",
-                "not a loopback address; reach it through the tunnel or ssh",
-                problems,
-            );
-        }
+        let admin_listen = private_address(settings, "admin.listen", problems);
+        let metrics_listen = private_address(settings, "metrics.listen", problems);
         let grace = span(settings, "shutdown.grace", 0, 600, problems);
         let log_level = settings.take("log.level", problems);
         let log_format = settings.take("log.format", problems);
@@ -160,6 +155,7 @@ impl HubConfig {
             provision: provision?,
             providers: providers?,
             admin_listen: admin_listen?,
+            metrics_listen: metrics_listen?,
             grace: grace?,
             log_level: log_level?,
             log_format: log_format?,
@@ -202,6 +198,15 @@ fn artefact_limits(settings: &Settings, problems: &mut Problems) -> Option<Artef
         return None;
     }
     Some(limits)
+}
+
+/// An address of this machine alone, or none.
+fn private_address(settings: &Settings, key: &str, problems: &mut Problems) -> Option<Option<SocketAddr>> {
+    let address = optional_address(settings, key, problems);
+    if address.flatten().is_some_and(|address| !address.ip().is_loopback()) {
+        settings.refuse(key, "not a loopback address; reach it through the tunnel or ssh", problems);
+    }
+    address
 }
 
 /// Pace of heartbeats, and how long targets outlive the last one.

@@ -19,7 +19,9 @@ const CA_KEY: &str = "ca.key";
 /// Key of the tunnel, base64.
 const WIREGUARD_KEY: &str = "wireguard.key";
 /// Bearer token of the TCP port of the JSON API.
-const ADMIN_TOKEN: &str = "admin.token";
+pub(crate) const ADMIN_TOKEN: &str = "admin.token";
+/// Bearer token of the TCP port for scrapers.
+pub(crate) const METRICS_TOKEN: &str = "metrics.token";
 /// Seed of the key that signs who calls, for services.
 const IDENTITY_KEY: &str = "identity.key";
 /// Key that seals the proxy's tokens of a few minutes.
@@ -28,6 +30,8 @@ const SEALING_KEY: &str = "sealing.key";
 const ENVELOPE_KEY: &str = "envelope.key";
 /// Takes the place of that file: 64 hexadecimal digits, as the existing Blueprint auth proxy reads it.
 const SEALING_VARIABLE: &str = "PASETO_SIGNING_KEY";
+/// Shortest token that is taken, in characters.
+const MIN_TOKEN: usize = 32;
 /// Default configuration file inside the state folder.
 pub(crate) const CONFIG: &str = "hub.toml";
 /// Unix socket of the JSON API.
@@ -41,6 +45,7 @@ pub(crate) struct Identity {
     pub(crate) authority: Authority,
     pub(crate) wireguard: WgPrivateKey,
     pub(crate) admin_token: Secret<String>,
+    pub(crate) metrics_token: Secret<String>,
 }
 
 /// Keys of the proxy, made where a hub of an earlier version has none.
@@ -68,6 +73,24 @@ pub(crate) fn proxy_keys(state: &StateDir, hub: &str) -> Result<ProxyKeys> {
 /// From which the keys of blueprints' envelopes are made.
 pub(crate) fn envelope_seed(state: &StateDir) -> Result<Secret<[u8; 32]>> {
     seed(state, ENVELOPE_KEY)
+}
+
+/// The token for scrapers, made where there is none.
+fn metrics_token(state: &StateDir) -> Result<Secret<String>> {
+    if let Some(bytes) = state.read(METRICS_TOKEN)? {
+        let text = String::from_utf8(bytes).ok().map(|text| text.trim().to_owned());
+        let path = state.path(METRICS_TOKEN);
+        return match text.filter(|text| text.len() >= MIN_TOKEN) {
+            Some(text) => Ok(Secret::new(text)),
+            None => Err(anyhow!(
+                "{} holds no token of {MIN_TOKEN} characters or more; restore it, or delete it to make another",
+                path.display()
+            )),
+        };
+    }
+    let token = AccessToken::random()?.expose_text();
+    state.write(METRICS_TOKEN, token.expose().as_bytes(), Mode::Secret)?;
+    Ok(token)
 }
 
 /// 32 random bytes that are made once.
@@ -104,7 +127,7 @@ pub(crate) fn create(state: &StateDir) -> Result<Identity> {
     state.write(WIREGUARD_KEY, wireguard.expose_text().expose().as_bytes(), Mode::Secret)?;
     state.write(ADMIN_TOKEN, token.expose().as_bytes(), Mode::Secret)?;
     state.write(ID, hub.to_string().as_bytes(), Mode::Plain)?;
-    Ok(Identity { authority, wireguard, admin_token: token })
+    Ok(Identity { authority, wireguard, admin_token: token, metrics_token: metrics_token(state)? })
 }
 
 /// Reads identity and keys back.
@@ -120,7 +143,8 @@ pub(crate) fn load(state: &StateDir) -> Result<Identity> {
     let authority = Authority::load(hub, need(CA_CERTIFICATE)?, &Secret::new(need(CA_KEY)?))
         .context("cannot read the hub's authority")?;
     let wireguard = text(WIREGUARD_KEY)?.expose().parse().context("cannot read the hub's WireGuard key")?;
-    Ok(Identity { authority, wireguard, admin_token: text(ADMIN_TOKEN)? })
+    let admin_token = text(ADMIN_TOKEN)?;
+    Ok(Identity { authority, wireguard, admin_token, metrics_token: metrics_token(state)? })
 }
 
 /// The address this machine would use towards the internet, else its host name. Sends nothing: connecting a

@@ -21,6 +21,7 @@ mod ports;
 mod provision;
 mod proxy;
 mod registry_metrics;
+mod scrape;
 mod service_view;
 mod stored_keys;
 mod tables;

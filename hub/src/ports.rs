@@ -4,12 +4,13 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use blueprint_common_runtime::http_get::Page;
 use blueprint_common_tunnel::Tunnel;
 use blueprint_common_tunnel_core::PeerConfig;
 use blueprint_common_types::workload::Bundle;
-use blueprint_common_types::{AgentId, ServiceKey, Timestamp, TokenId, WgPublicKey};
+use blueprint_common_types::{AgentId, OverlayLease, ServiceKey, Timestamp, TokenId, WgPublicKey};
 use blueprint_hub_admin::{
-    AcmeView, ArtefactShelf, Hub, PeerView, PromiseFailed, Qos, RemoveFailed, SettingsRefused,
+    AcmeView, ArtefactShelf, Hub, PeerView, PromiseFailed, Qos, RemoveFailed, ScrapeFailed, SettingsRefused,
 };
 use blueprint_hub_provision::Provisioner;
 use blueprint_hub_provision_core::lifecycle::Deployer;
@@ -29,6 +30,7 @@ use tracing::error;
 use crate::artefacts::Artefacts;
 use crate::blueprints::WorkloadKeys;
 use crate::policy::PolicyHandle;
+use crate::scrape::scrape;
 use crate::service_view::ServiceView;
 use crate::tables::TablesHandle;
 use crate::tls::TlsOperator;
@@ -110,6 +112,10 @@ impl Hub for AdminHub {
             Some((view.latest, view.series))
         }
         .boxed()
+    }
+
+    fn scrape(&self, lease: OverlayLease, path: String) -> BoxFuture<'_, Result<Page, ScrapeFailed>> {
+        async move { scrape(&self.tunnel, lease, &path).await }.boxed()
     }
 
     fn remove(&self, agent: AgentId) -> BoxFuture<'_, Result<(), RemoveFailed>> {

@@ -3,7 +3,8 @@
 //! - [`Sampler`] reads `/proc`: processor, memory, disk and network of the machine, and the process that
 //!   listens on a service's port;
 //! - [`check()`] tries one service once;
-//! - [`HealthGate`] makes a health out of the results of many checks.
+//! - [`HealthGate`] makes a health out of the results of many checks;
+//! - [`scrape()`] reads the metrics that a service shows of itself.
 //!
 //! Left to the agent: when to sample and check, and samples of the tunnel, which the tunnel measures itself.
 
@@ -11,7 +12,9 @@ mod check;
 mod gate;
 mod procfs;
 mod sampler;
+mod scrape;
 
 pub use check::{CheckResult, check};
 pub use gate::{HealthGate, Thresholds};
 pub use sampler::{Sampler, ServiceProbe};
+pub use scrape::{MAX_PAGE, ScrapeError, scrape};

@@ -12,9 +12,9 @@ use crate::status::{ServiceReport, StatusReport, render_services};
 
 pub(super) fn service(command: ServiceCommand, output: Output) -> Result<(), CliError> {
     match command {
-        ServiceCommand::Add { service, local, port, check, udp, state } => {
+        ServiceCommand::Add { service, local, port, check, metrics, udp, state } => {
             let port = port.unwrap_or_else(|| local.0.port());
-            add(&state, ServiceSpec { service, port, local: local.0, check, udp }, output)
+            add(&state, ServiceSpec { service, port, local: local.0, check, metrics, udp }, output)
         }
         ServiceCommand::Ls(state) => list(&state, output),
         ServiceCommand::Rm { service, port, state } => {

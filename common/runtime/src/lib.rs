@@ -6,6 +6,7 @@
 pub mod accept;
 pub mod cli;
 pub mod config;
+pub mod http_get;
 pub mod local_api;
 pub mod logs;
 pub mod metrics;

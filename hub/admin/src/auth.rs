@@ -1,4 +1,4 @@
-//! The operator's bearer token for the TCP port.
+//! Bearer tokens of the TCP ports.
 
 use axum::extract::{Request, State};
 use axum::middleware::Next;
@@ -8,15 +8,19 @@ use http::header::AUTHORIZATION;
 
 use crate::error::ApiError;
 
-/// What a caller on the TCP port has to show.
+/// What a caller on a TCP port has to show.
 #[derive(Debug, Clone)]
-pub struct OperatorToken(Secret<Vec<u8>>);
+pub struct OperatorToken {
+    secret: Secret<Vec<u8>>,
+    /// The file in the hub's state folder that holds it.
+    file: &'static str,
+}
 
 impl OperatorToken {
-    /// Takes the text of the token file.
+    /// Takes the text of a token file, and its name for those who come without it.
     #[must_use]
-    pub fn new(text: &str) -> Self {
-        Self(Secret::new(text.trim().as_bytes().to_vec()))
+    pub fn new(text: &str, file: &'static str) -> Self {
+        Self { secret: Secret::new(text.trim().as_bytes().to_vec()), file }
     }
 }
 
@@ -27,9 +31,9 @@ pub(crate) async fn require(State(token): State<OperatorToken>, request: Request
         .get(AUTHORIZATION)
         .and_then(|value| value.as_bytes().strip_prefix(b"Bearer "))
         .map(|text| Secret::new(text.to_vec()));
-    if shown.as_ref() == Some(&token.0) {
+    if shown.as_ref() == Some(&token.secret) {
         next.run(request).await
     } else {
-        ApiError::unauthorized().into_response()
+        ApiError::unauthorized(token.file).into_response()
     }
 }

@@ -39,12 +39,13 @@ impl ApiError {
         Self::new(StatusCode::CONFLICT, "conflict", message, hint)
     }
 
-    pub(crate) fn unauthorized() -> Self {
+    /// `file` of the hub's state folder holds the token.
+    pub(crate) fn unauthorized(file: &str) -> Self {
         Self::new(
             StatusCode::UNAUTHORIZED,
             "unauthorized",
-            "this port needs the operator's token",
-            "send `Authorization: Bearer …` with the content of admin.token in the hub's state folder",
+            "this port needs a token of the operator",
+            format!("send `Authorization: Bearer …` with the content of {file} in the hub's state folder"),
         )
     }
 

@@ -17,6 +17,7 @@ mod nodes;
 mod offers;
 mod policy;
 mod router;
+mod scrape;
 mod services;
 mod settings;
 mod tls;
@@ -30,10 +31,13 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use blueprint_common_runtime::http_get::Page;
 use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_runtime::tasks::Spawner;
 use blueprint_common_types::workload::Bundle;
-use blueprint_common_types::{AgentId, CaPin, HubId, ServiceKey, Timestamp, TokenId, WgPublicKey};
+use blueprint_common_types::{
+    AgentId, CaPin, HubId, OverlayLease, ServiceKey, Timestamp, TokenId, WgPublicKey,
+};
 use blueprint_hub_provision_core::lifecycle::Deployer;
 use blueprint_hub_proxy_core::tls::TlsAdmin;
 use blueprint_hub_proxy_core::usage::{Clients, ServiceUsage};
@@ -47,7 +51,7 @@ use futures_util::future::BoxFuture;
 pub use artefacts::{ArtefactBody, ArtefactLimits, ArtefactShelf, ArtefactView, PushError};
 pub use auth::OperatorToken;
 pub use market::Market;
-pub use router::{private_router, public_router};
+pub use router::{metrics_router, private_router, public_router};
 
 /// What the API says of a hub and does not change while it runs.
 #[derive(Debug, Clone)]
@@ -145,6 +149,17 @@ pub struct SettingsRefused {
     pub hint: String,
 }
 
+/// Why the metrics of a machine cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ScrapeFailed {
+    /// Its agent took no connection, or it broke.
+    #[error("{0}")]
+    Unreachable(String),
+    /// It did not answer in time.
+    #[error("no answer within {0:?}")]
+    Late(Duration),
+}
+
 /// The parts of the hub that the API needs beside the store.
 pub trait Hub: Send + Sync {
     /// The registry.
@@ -155,6 +170,9 @@ pub trait Hub: Send + Sync {
 
     /// Quality of service of an agent; `None` for an unknown one.
     fn qos(&self, agent: AgentId, points: usize) -> BoxFuture<'_, Option<Qos>>;
+
+    /// Reads metrics from the agent with this lease; `path` is one of the agent's.
+    fn scrape(&self, lease: OverlayLease, path: String) -> BoxFuture<'_, Result<Page, ScrapeFailed>>;
 
     /// Removes an agent everywhere.
     fn remove(&self, agent: AgentId) -> BoxFuture<'_, Result<(), RemoveFailed>>;

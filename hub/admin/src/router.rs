@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::error::ApiError;
 use crate::{
     AdminState, OperatorToken, access, artefacts, audit, auth, changes, costs, deployments, keys, nodes,
-    offers, policy, services, settings, tls, tokens, usage, views, workloads,
+    offers, policy, scrape, services, settings, tls, tokens, usage, views, workloads,
 };
 
 /// Largest request body in bytes, but for policies.
@@ -25,6 +25,9 @@ pub fn private_router(state: AdminState) -> Router {
         .route("/v1/nodes", get(nodes::list))
         .route("/v1/nodes/{node}", get(nodes::show).delete(nodes::remove))
         .route("/v1/nodes/{node}/qos", get(nodes::qos))
+        .route("/v1/nodes/{node}/metrics", get(scrape::node))
+        .route("/v1/nodes/{node}/services/{blueprint}/{service}/{port}/metrics", get(scrape::service))
+        .route("/v1/targets", get(scrape::targets))
         .route("/v1/services", get(services::list))
         .route("/v1/services/{blueprint}/{service}", get(services::show))
         .route(
@@ -82,6 +85,19 @@ pub fn private_router(state: AdminState) -> Router {
 pub fn public_router(state: AdminState, token: OperatorToken) -> Router {
     let known = private_router(state).layer(Extension(policy::Way::Port));
     let guarded = known.layer(middleware::from_fn_with_state(token, auth::require));
+    Router::new().route("/healthz", get(healthz)).fallback_service(guarded)
+}
+
+/// What a scraper may read, behind a token that opens nothing else; only `/healthz` is open.
+pub fn metrics_router(state: AdminState, token: OperatorToken) -> Router {
+    let guarded = Router::new()
+        .route("/metrics", get(metrics))
+        .route("/v1/targets", get(scrape::targets))
+        .route("/v1/nodes/{node}/metrics", get(scrape::node))
+        .route("/v1/nodes/{node}/services/{blueprint}/{service}/{port}/metrics", get(scrape::service))
+        .fallback(nowhere)
+        .layer(middleware::from_fn_with_state(token, auth::require))
+        .with_state(state);
     Router::new().route("/healthz", get(healthz)).fallback_service(guarded)
 }
 

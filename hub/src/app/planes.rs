@@ -9,7 +9,9 @@ use blueprint_common_runtime::local_api;
 use blueprint_common_runtime::tasks::Supervisor;
 use blueprint_common_tunnel::carrier::QuicLimits;
 use blueprint_common_types::Timestamp;
-use blueprint_hub_admin::{AdminState, HubFacts, OperatorToken, private_router, public_router};
+use blueprint_hub_admin::{
+    AdminState, HubFacts, OperatorToken, metrics_router, private_router, public_router,
+};
 use blueprint_hub_registry::{ControlConfig, ControlPlane, LauncherParts, PushedFiles, serve_operator};
 use blueprint_hub_registry_core::{AuditEvent, AuditKind, Store};
 use hyper_util::service::TowerToHyperService;
@@ -21,7 +23,7 @@ use crate::artefacts::Artefacts;
 use crate::blueprints::{BlueprintPort, WorkloadKeys};
 use crate::config::HubConfig;
 use crate::discovery;
-use crate::files::Identity;
+use crate::files::{self, Identity};
 use crate::ports::{AdminHub, TunnelPeers};
 use crate::service_view::ServiceView;
 use crate::tls::TlsOperator;
@@ -36,7 +38,7 @@ pub(super) async fn start(
     (tls, services, workload_keys): (Arc<TlsOperator>, ServiceView, WorkloadKeys),
     supervisor: &Supervisor,
 ) -> Result<()> {
-    let token = OperatorToken::new(identity.admin_token.expose());
+    let tokens = tokens(&identity);
     let blueprints =
         BlueprintPort { keys: workload_keys.clone(), store: Arc::clone(&base.store), tls: Arc::clone(&tls) };
     let pushed: Arc<dyn PushedFiles> = Arc::<Artefacts>::clone(&base.artefacts);
@@ -105,13 +107,21 @@ pub(super) async fn start(
         supervisor.spawn_essential("control also", control.clone().run(also));
     }
     supervisor.spawn_essential("control", control.run(sockets.control));
-    start_admin(supervisor, state, sockets.admin_socket, sockets.admin, token);
+    start_admin(supervisor, state, sockets.admin_socket, [sockets.admin, sockets.metrics], tokens);
     let (socket, spawner) = (sockets.registry_socket, supervisor.child_spawner());
     supervisor.spawn_essential("operator grpc", async move {
         serve_operator(socket, base.registrar, launcher, &metrics, spawner).await
     });
     audit_life(supervisor, base.store, base.epoch).await;
     Ok(())
+}
+
+/// What opens the TCP ports: all of the JSON API, and what scrapers read.
+fn tokens(identity: &Identity) -> [OperatorToken; 2] {
+    [
+        OperatorToken::new(identity.admin_token.expose(), files::ADMIN_TOKEN),
+        OperatorToken::new(identity.metrics_token.expose(), files::METRICS_TOKEN),
+    ]
 }
 
 fn start_quic(control: &ControlPlane, base: &Base) -> Result<()> {
@@ -122,12 +132,13 @@ fn start_quic(control: &ControlPlane, base: &Base) -> Result<()> {
     Ok(())
 }
 
+/// Serves the JSON API on the socket, and on two TCP ports what their tokens open: all of it, and what scrapers read.
 fn start_admin(
     supervisor: &Supervisor,
     state: AdminState,
     socket: UnixListener,
-    port: Option<AcceptLoop>,
-    token: OperatorToken,
+    ports: [Option<AcceptLoop>; 2],
+    [operator, scraper]: [OperatorToken; 2],
 ) {
     let drain = supervisor.stop().drain;
     let private = private_router(state.clone());
@@ -140,15 +151,17 @@ fn start_admin(
             drain.clone(),
         ),
     );
-    let Some(port) = port else { return };
-    let public = public_router(state, token);
-    let ended = drain.clone();
-    supervisor.spawn_essential(
-        "admin port",
-        port.run(supervisor.child_spawner(), drain, move |stream, _| {
-            local_api::serve_connection(stream, TowerToHyperService::new(public.clone()), ended.clone())
-        }),
-    );
+    let routers = [public_router(state.clone(), operator), metrics_router(state, scraper)];
+    for ((port, router), name) in ports.into_iter().zip(routers).zip(["admin port", "metrics port"]) {
+        let Some(port) = port else { continue };
+        let ended = drain.clone();
+        supervisor.spawn_essential(
+            name,
+            port.run(supervisor.child_spawner(), drain.clone(), move |stream, _| {
+                local_api::serve_connection(stream, TowerToHyperService::new(router.clone()), ended.clone())
+            }),
+        );
+    }
 }
 
 /// One audit row for the start, and one for an orderly stop.

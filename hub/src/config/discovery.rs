@@ -6,7 +6,7 @@ use blueprint_common_runtime::config::{Key, Problems, Settings};
 use blueprint_common_tunnel::Interface;
 use blueprint_hub_discovery::Domain;
 
-use super::optional_address;
+use super::private_address;
 
 /// The port of DNS.
 const DNS_PORT: u16 = 53;
@@ -54,14 +54,7 @@ impl DiscoveryConfig {
             Some("off") => Some(None),
             _ => settings.take_within(PORT.path, 1..=u16::MAX, problems).map(Some),
         };
-        let listen = optional_address(settings, LISTEN.path, problems);
-        if listen.flatten().is_some_and(|address| !address.ip().is_loopback()) {
-            settings.refuse(
-                LISTEN.path,
-                "not a loopback address; machines ask inside the tunnel, where the policy says what they see",
-                problems,
-            );
-        }
+        let listen = private_address(settings, LISTEN.path, problems);
         Some(Self { domain: domain?, port: port?, listen: listen? })
     }
 }

@@ -235,6 +235,12 @@ pub(crate) const SCHEMA: Schema = Schema {
             "off",
             "TCP address of the JSON API and /metrics beside the Unix socket, with the token in admin.token; or off.",
         ),
+        Key::new(
+            "metrics.listen",
+            "off",
+            "Loopback TCP address, such as 127.0.0.1:9465, where Prometheus finds and reads the metrics of hub, machines and \
+             services, with the token in metrics.token; or off.",
+        ),
         Key::new("shutdown.grace", "10s", "How long open requests may take after SIGTERM, 0 s to 10 min."),
         Key::new("log.level", "info", "Log level, such as info or info,blueprint_hub_proxy=debug."),
         Key::new("log.format", "text", "Log format: text or json."),

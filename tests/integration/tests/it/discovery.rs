@@ -92,22 +92,22 @@ fn names(lab: &Lab, mode: Mode) -> Result<()> {
     ensure!(dig(&web_host, &["example.org"])? == ["REFUSED"]);
     eventually_ok(SOON, "the operator's answer", || {
         let found = ask(&public, "@127.0.0.1", &["-p", "5355", service])?;
-        ensure!(found == [one.clone(), two.clone()], "{found:?}");
+        ensure!(found == [one.as_str(), two.as_str()], "{found:?}");
         Ok(())
     })?;
 
     let set = hub.command(&["policy", "set", "-"])?.stdin(POLICY).run(CALL)?;
     ensure!(set.code == Some(0), "{set:?}");
     dig_until(&web_host, &[service], &[&one, &two], SEEN)?;
-    ensure!(dig(&web_host, &["+tcp", service])? == [one.clone(), two.clone()]);
-    ensure!(dig(&web_host, &["db-1.node.bp.internal"])? == [one.clone()]);
+    ensure!(dig(&web_host, &["+tcp", service])? == [one.as_str(), two.as_str()]);
+    ensure!(dig(&web_host, &["db-1.node.bp.internal"])? == [one.as_str()]);
     ensure!(dig(&web_host, &["-x", &one])? == ["db-1.node.bp.internal."]);
     let places = dig(&web_host, &["_blueprint._tcp.s42.b7.bp.internal", "SRV"])?;
     ensure!(places.len() == 2, "{places:?}");
     let place = places.iter().find(|place| place.ends_with(" db-1.node.bp.internal."));
     let port = place.and_then(|place| place.split(' ').nth(2)).with_context(|| format!("{places:?}"))?;
     ensure!(dig(&first_host, &["db-2.node.bp.internal"])? == ["NXDOMAIN"], "grants have a direction");
-    ensure!(dig(&first_host, &["db-1.node.bp.internal"])? == [one.clone()], "a machine knows itself");
+    ensure!(dig(&first_host, &["db-1.node.bp.internal"])? == [one.as_str()], "a machine knows itself");
     // What is named is what answers, by way of the tunnel.
     let url = format!("http://{one}:{port}/healthz");
     let got = Launch::new("curl").on(&web_host).args(["-sS", "-m", "5", &url]).run(CALL)?;

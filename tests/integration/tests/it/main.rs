@@ -32,6 +32,7 @@ mod raw;
 mod refusals;
 mod revoke;
 mod say;
+mod scraped;
 mod seen;
 mod tls;
 mod tun;
