@@ -5,6 +5,7 @@ use std::sync::Arc;
 use blueprint_agent_workload::NodeHandle;
 use blueprint_common_runtime::cli::printable;
 use blueprint_common_spoke::{CallError, Duties, Says};
+use blueprint_common_types::workload::Inventory;
 use blueprint_proto::v1;
 use futures_util::StreamExt;
 use tokio::sync::mpsc;
@@ -24,11 +25,17 @@ pub(crate) fn says(shared: &Shared, samples: mpsc::Receiver<v1::QosReport>) -> S
     let mut says = Says::nothing(env!("CARGO_PKG_VERSION"));
     if let Some(statuses) = shared.node.get().map(NodeHandle::statuses) {
         says.hello.runs_workloads = Some(true);
+        says.hello.inventory = Some(wire(blueprint_agent_workload::inventory()));
         says.workloads = WatchStream::new(statuses).map(|statuses| report(&statuses)).boxed();
     }
     says.targets = health.map(|health| targets(&health)).boxed();
     says.samples = samples;
     says
+}
+
+fn wire(inventory: Inventory) -> v1::Inventory {
+    let Inventory { cpu_millis, memory_bytes, gpus, gpu_models, arch } = inventory;
+    v1::Inventory { cpu_millis, memory_bytes, gpus: gpus.into(), gpu_models, arch }
 }
 
 /// All targets, with what the checks found.

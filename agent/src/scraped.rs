@@ -24,7 +24,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use tokio::sync::Semaphore;
 use tokio::time::sleep;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use crate::agent::AgentError;
 use crate::forward::LISTEN_PAUSE;
@@ -34,6 +34,9 @@ use crate::shared::Shared;
 
 /// Connections of the hub at once.
 const CONNECTIONS: usize = 16;
+
+/// Tries to open the port, [`LISTEN_PAUSE`] apart, after which a person is told: it may be closing before that.
+const TOLD_AFTER: u32 = 20;
 
 /// Longest wait for a service of this machine: less than a scraper's usual ten seconds.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -51,6 +54,7 @@ pub(crate) async fn run(
 async fn serve(shared: &Arc<Shared>, metrics: &Arc<Metrics>, spawner: &Spawner) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     let mut changes = shared.watch_services();
+    let mut failures = 0u32;
     let is_taken =
         |table: &Arc<ServiceTable>| table.iter().any(|entry| entry.spec.port == AGENT_METRICS_PORT);
     loop {
@@ -64,7 +68,12 @@ async fn serve(shared: &Arc<Shared>, metrics: &Arc<Metrics>, spawner: &Spawner) 
                     info!(port = AGENT_METRICS_PORT, "a service has the port where the hub reads metrics: it reads none");
                 }
             },
-            Err(error) => debug!(port = AGENT_METRICS_PORT, %error, "overlay port for metrics not open yet"),
+            Err(error) => {
+                failures = failures.saturating_add(1);
+                if failures == TOLD_AFTER {
+                    warn!(port = AGENT_METRICS_PORT, %error, "no metrics for the hub: another program has the port");
+                }
+            }
         }
         sleep(LISTEN_PAUSE).await;
     }

@@ -15,7 +15,7 @@ use blueprint_common_runtime::tasks::Spawner;
 use blueprint_common_spoke::Caller;
 use blueprint_common_tunnel::TcpStream;
 use blueprint_common_types::workload::{Bundle, RpcKind, Sha256Digest, WorkloadSpec};
-use blueprint_common_types::{HealthCheck, ServiceKey};
+use blueprint_common_types::{AGENT_METRICS_PORT, HealthCheck, MetricsPlace, ServiceKey};
 use blueprint_proto::v1;
 use blueprint_proto::v1::bridge_request::Call;
 use futures_util::future::{BoxFuture, FutureExt};
@@ -315,7 +315,7 @@ impl HubPort for Port {
             port,
             local,
             check: HealthCheck::Tcp,
-            metrics: blueprint_common_types::MetricsPlace::default(),
+            metrics: MetricsPlace::default(),
             udp: false,
         };
         self.shared.offer_workload(spec).map_err(|error| error.to_string())
@@ -385,7 +385,10 @@ fn pieces(
 fn free_port(shared: &Shared, service: ServiceKey, local: SocketAddr) -> Option<u16> {
     let table = shared.services();
     let is_free = |port: &u16| {
-        *port != 0 && table.iter().all(|entry| entry.spec.port != *port || entry.spec.service == service)
+        // Whoever has that one would speak for the agent.
+        *port != 0
+            && *port != AGENT_METRICS_PORT
+            && table.iter().all(|entry| entry.spec.port != *port || entry.spec.service == service)
     };
     std::iter::once(local.port()).chain(FIRST_PORT..=u16::MAX).find(is_free)
 }

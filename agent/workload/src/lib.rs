@@ -9,6 +9,7 @@ mod cgroup;
 pub mod container;
 mod folders;
 mod instance;
+mod inventory;
 mod keeper;
 mod keystore;
 pub mod launch;
@@ -37,6 +38,7 @@ use futures_util::future::BoxFuture;
 use tonic::Status;
 
 use crate::artefact::PushedError;
+pub use inventory::inventory;
 pub use node::{Node, NodeHandle, Statuses};
 pub use pushed::PushedReader;
 pub use rpc::{RpcIo, RpcStream};

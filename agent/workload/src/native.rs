@@ -5,11 +5,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use blueprint_agent_workload_core::{Places, PrepareFailed, arguments, environment, label};
-use blueprint_common_types::workload::{GpuPolicy, RpcKind, WorkloadSpec};
+use blueprint_common_types::workload::{RpcKind, WorkloadSpec};
 
 use crate::cgroup::Cgroup;
 use crate::folders::Folders;
 use crate::instance::Start;
+use crate::inventory::inventory;
 use crate::launch::{Confinement, Launch};
 
 /// Bytes of a `/tmp` of its own.
@@ -36,55 +37,10 @@ pub(crate) fn testing(path: &str, is_allowed: bool) -> Result<PathBuf, PrepareFa
 
 /// Refuses what this machine does not have, before anything is started.
 pub(crate) fn check_machine(spec: &WorkloadSpec) -> Result<(), PrepareFailed> {
-    let limits = &spec.limits;
-    let memory = memory_total();
-    if memory.is_some_and(|memory| limits.memory_bytes > memory) {
-        let (wanted, has) = (limits.memory_bytes >> 20, memory.unwrap_or(0) >> 20);
-        return Err(PrepareFailed {
-            reason: format!("it asks for {wanted} MiB of memory, this node has {has} MiB"),
-            may_pass: false,
-        });
+    match inventory().lacks(&spec.limits) {
+        None => Ok(()),
+        Some(lack) => Err(PrepareFailed { reason: lack.to_string(), may_pass: false }),
     }
-    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let has = u32::try_from(cpus).unwrap_or(u32::MAX).saturating_mul(1000);
-    if limits.cpu_millis > has {
-        return Err(PrepareFailed {
-            reason: format!(
-                "it asks for {} thousandths of a processor, this node has {has}",
-                limits.cpu_millis
-            ),
-            may_pass: false,
-        });
-    }
-    let gpus = gpu_count(Path::new("/dev"));
-    if limits.gpu_policy == GpuPolicy::Required && usize::from(limits.gpu_count) > gpus {
-        return Err(PrepareFailed {
-            reason: format!("it asks for {} GPUs, this node has {gpus}", limits.gpu_count),
-            may_pass: false,
-        });
-    }
-    Ok(())
-}
-
-fn memory_total() -> Option<u64> {
-    let text = fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    kib.checked_mul(1024)
-}
-
-/// GPUs by the devices that their drivers make.
-fn gpu_count(dev: &Path) -> usize {
-    let is_gpu = |name: &str| {
-        let number = name.strip_prefix("nvidia").unwrap_or_default();
-        !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
-    };
-    let nvidia = fs::read_dir(dev).into_iter().flatten().flatten();
-    let nvidia = nvidia.filter(|entry| is_gpu(&entry.file_name().to_string_lossy())).count();
-    let is_render = |name: &str| name.starts_with("renderD");
-    let render = fs::read_dir(dev.join("dri")).into_iter().flatten().flatten();
-    let render = render.filter(|entry| is_render(&entry.file_name().to_string_lossy())).count();
-    nvidia.max(render)
 }
 
 /// What a native workload becomes.

@@ -4,6 +4,7 @@
 //! both sides share one type; a field that an agent does not know makes it refuse the document, by name.
 
 mod bundle;
+mod inventory;
 mod lease;
 mod limits;
 mod rpc;
@@ -15,6 +16,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub use bundle::{Bundle, BundleError, MAX_KEYSTORE_BYTES, MAX_KEYSTORE_FILES};
+pub use inventory::{Inventory, Lack};
 pub use lease::{DEFAULT_LEASE_SECS, Lease, LeaseError, MAX_LEASE_SECS};
 pub use limits::{GpuPolicy, LimitsError, ResourceLimits};
 pub use rpc::{Loopback, ParseRpcKindError, RpcKind};

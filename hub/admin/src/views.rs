@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use blueprint_common_types::workload::Inventory;
 use blueprint_common_types::{Health, Timestamp};
 use blueprint_hub_registry_core::{AgentView, RegistrySnapshot, TargetRecord};
 use serde::Serialize;
@@ -43,6 +44,8 @@ pub(crate) struct NodeView {
     services: String,
     targets: usize,
     tunnel: Option<TunnelView>,
+    /// What the machine has for workloads; `None` where its agent runs none or does not say.
+    inventory: Option<Inventory>,
 }
 
 #[derive(Debug, Serialize)]
@@ -90,6 +93,7 @@ impl NodeView {
             services: agent.services.to_string(),
             targets: snapshot.targets.keys().filter(|key| key.agent == agent.id).count(),
             tunnel: peer.map(TunnelView::from),
+            inventory: view.inventory.as_deref().cloned(),
         }
     }
 }

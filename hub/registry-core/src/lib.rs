@@ -32,8 +32,8 @@ pub use record::{
     ServiceGrant, ServiceRecord, TargetRecord,
 };
 pub use registry::{
-    AgentView, Change, ChangeBody, DATA_PLANE_REASON, MAX_REASON_CHARS, MAX_TARGETS_PER_AGENT, OfferedTarget,
-    Outcome, RefusedTarget, Registry, RegistrySnapshot, WATCH_LOG,
+    AgentIndex, AgentView, Change, ChangeBody, DATA_PLANE_REASON, MAX_REASON_CHARS, MAX_TARGETS_PER_AGENT,
+    OfferedTarget, Outcome, RefusedTarget, Registry, RegistrySnapshot, WATCH_LOG,
 };
 pub use store::{
     ApiKeyError, ApiKeyRotateError, ApiKeyRotation, JoinCommit, JoinError, Loaded, MAX_KEYS_OF_OWNER,

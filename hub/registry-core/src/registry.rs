@@ -21,11 +21,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use blueprint_common_types::workload::Inventory;
 use blueprint_common_types::{AgentId, Health, ServiceKey, TargetKey, Timestamp};
 
 use admit::Admitted;
 pub use change::{Change, ChangeBody, OfferedTarget, Outcome, RefusedTarget};
-pub use snapshot::{AgentView, RegistrySnapshot};
+pub use snapshot::{AgentIndex, AgentView, RegistrySnapshot};
 
 use crate::{Agent, ServiceGrant, TargetRecord};
 
@@ -55,6 +56,7 @@ struct Held {
     connected: bool,
     data_plane: bool,
     runs_workloads: bool,
+    inventory: Option<Arc<Inventory>>,
     last_seen: Option<Timestamp>,
     /// End of the lease; `None` while there is no target or the targets are parked.
     expires_at: Option<Timestamp>,
@@ -76,6 +78,8 @@ pub struct Registry {
     due: BTreeSet<(Timestamp, AgentId)>,
     log: VecDeque<Change>,
     cached: Option<Arc<RegistrySnapshot>>,
+    /// Addresses and names of the agents, until one joins or goes.
+    known: Option<Arc<AgentIndex>>,
 }
 
 impl Registry {
@@ -103,6 +107,7 @@ impl Registry {
             due: BTreeSet::new(),
             log: VecDeque::new(),
             cached: None,
+            known: None,
         };
         for agent in agents {
             registry.add_agent(agent);
@@ -134,6 +139,7 @@ impl Registry {
     /// Adds an agent that has just joined, or replaces what is known of it and keeps its targets.
     pub fn add_agent(&mut self, agent: Agent) {
         self.cached = None;
+        self.known = None;
         let id = agent.id;
         self.count_grant(&agent.services, true);
         let agent = Arc::new(agent);
@@ -147,6 +153,7 @@ impl Registry {
             connected: false,
             data_plane: false,
             runs_workloads: true,
+            inventory: None,
             last_seen: None,
             expires_at: None,
             targets: BTreeMap::new(),
@@ -159,6 +166,7 @@ impl Registry {
         let offered = self.withdraw(id);
         let Some(held) = self.agents.remove(&id) else { return Vec::new() };
         self.cached = None;
+        self.known = None;
         self.count_grant(&held.agent.services, false);
         let claimed: Vec<_> = self.claims.extract_if(.., |_, owner| *owner == id).map(|(s, _)| s).collect();
         let mut bodies: Vec<_> = offered.into_iter().map(ChangeBody::Remove).collect();
@@ -186,12 +194,13 @@ impl Registry {
         }
     }
 
-    /// Notes whether the agent runs what the hub assigns; until it says so, it does.
-    pub fn set_runs_workloads(&mut self, id: AgentId, runs: bool) {
+    /// Notes whether the agent runs what the hub assigns, until it says so it does, and what its machine has for that.
+    pub fn set_workload_facts(&mut self, id: AgentId, runs: bool, inventory: Option<Inventory>) {
         if let Some(held) = self.agents.get_mut(&id)
-            && held.runs_workloads != runs
+            && (held.runs_workloads != runs || held.inventory.as_deref() != inventory.as_ref())
         {
             held.runs_workloads = runs;
+            held.inventory = inventory.map(Arc::new);
             self.cached = None;
         }
     }
@@ -315,7 +324,10 @@ impl Registry {
         if let Some(snapshot) = &self.cached {
             return Arc::clone(snapshot);
         }
-        let snapshot = Arc::new(RegistrySnapshot::collect(self.index, &self.agents));
+        let known = self.known.get_or_insert_with(|| {
+            Arc::new(AgentIndex::of(self.agents.values().map(|held| held.agent.as_ref())))
+        });
+        let snapshot = Arc::new(RegistrySnapshot::collect(self.index, &self.agents, Arc::clone(known)));
         self.cached = Some(Arc::clone(&snapshot));
         snapshot
     }

@@ -16,9 +16,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tracing::{error, info, warn};
 
-use crate::places::Place;
 use crate::shared::Shared;
 use crate::{status, workload};
+use blueprint_common_runtime::places::Place;
 
 /// Bytes of one message.
 const PIECE_BYTES: usize = 32 * 1024;

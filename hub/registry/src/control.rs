@@ -28,7 +28,6 @@ use crate::carriers::Carriers;
 use crate::enroll::{Enroll, JOIN_DEADLINE};
 use crate::identity::{self, Connection};
 use crate::metrics::{ControlMetrics, register_quic};
-use crate::places::Places;
 use crate::session::{self, Control};
 use crate::shared::{JOINS_AT_ONCE, JoinGate, STRANGER_ROWS_PER_MINUTE, Shared};
 use crate::tls::HandshakeFailure;
@@ -36,6 +35,7 @@ use crate::{
     AgentFiles, Authority, Blueprints, LaunchersHandle, Peers, PushedFiles, RegistrarHandle, TlsError,
     TunnelFacts, WorkloadsHandle, artefact, carrier_config, control_config, download, find, rpc, workload,
 };
+use blueprint_common_runtime::places::Places;
 
 /// A handshake that takes longer is cut.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);

@@ -28,8 +28,8 @@ use tokio::time::timeout;
 use tracing::{debug, error, info};
 
 use crate::artefact::PushedFile;
-use crate::places::Place;
 use crate::shared::Shared;
+use blueprint_common_runtime::places::Place;
 
 /// The protocol by which machines fetch the agent.
 pub(crate) const ALPN: &[u8] = b"http/1.1";

@@ -203,6 +203,7 @@ mod tests {
             connected: true,
             data_plane: true,
             runs_workloads: false,
+            inventory: None,
             last_seen: None,
         };
         snapshot.agents.insert(id(number), view);

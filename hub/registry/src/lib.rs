@@ -19,7 +19,6 @@ mod launcher;
 mod launchers;
 mod metrics;
 mod operator;
-mod places;
 mod registrar;
 mod rpc;
 mod session;

@@ -15,6 +15,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use blueprint_common_types::workload::Inventory;
 use blueprint_common_types::{
     AgentId, MachineSample, OverlayLease, ServiceKey, ServiceSample, TargetKey, Timestamp, TokenId,
     TunnelSample,
@@ -78,6 +79,8 @@ pub(crate) struct Opening {
     pub(crate) agent_version: String,
     /// Whether the agent runs what it is assigned.
     pub(crate) runs_workloads: bool,
+    /// What its machine has, where it says so.
+    pub(crate) inventory: Option<Inventory>,
     pub(crate) outbox: Outbox,
     /// The first message; what was acknowledged is filled in.
     pub(crate) welcome: v1::Welcome,
@@ -332,7 +335,7 @@ impl Registrar {
         self.live.insert(agent, live);
         self.registry.set_connected(agent, true, now);
         self.registry.set_agent_version(agent, &opening.agent_version);
-        self.registry.set_runs_workloads(agent, opening.runs_workloads);
+        self.registry.set_workload_facts(agent, opening.runs_workloads, opening.inventory);
         self.dirty = true;
         Some(())
     }

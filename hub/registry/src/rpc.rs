@@ -23,8 +23,8 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
 use self::carry::{Ended, carry};
-use crate::places::Place;
 use crate::shared::Shared;
+use blueprint_common_runtime::places::Place;
 
 /// Connections that one agent may have open at once.
 pub(crate) const CONNECTIONS: u32 = 128;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
+use blueprint_common_types::workload::Inventory;
 use blueprint_common_types::{AgentId, Timestamp};
 use blueprint_hub_registry_core::{Agent, AuditEvent, AuditKind, RenewError};
 use blueprint_proto::v1;
@@ -123,6 +124,7 @@ impl v1::agent_control_server::AgentControl for Control {
             process: hello.process_id,
             agent_version: hello.agent_version.chars().take(64).collect(),
             runs_workloads: hello.runs_workloads.unwrap_or(true),
+            inventory: hello.inventory.map(read_inventory),
             outbox: outbox.clone(),
             welcome,
         };
@@ -218,6 +220,18 @@ pub(crate) async fn remove(shared: &Shared, agent: &Agent, kind: AuditKind) -> R
         shared.audit(AuditEvent::new(kind, agent.id, format!("name {}", agent.name))).await;
     }
     Ok(())
+}
+
+/// What the agent says of its machine, within bounds.
+fn read_inventory(said: v1::Inventory) -> Inventory {
+    let line = |text: &str| text.chars().filter(|c| !c.is_control()).take(64).collect::<String>();
+    Inventory {
+        cpu_millis: said.cpu_millis,
+        memory_bytes: said.memory_bytes,
+        gpus: u8::try_from(said.gpus).unwrap_or(u8::MAX),
+        gpu_models: said.gpu_models.iter().take(16).map(|model| line(model)).collect(),
+        arch: line(&said.arch),
+    }
 }
 
 async fn read_hello(

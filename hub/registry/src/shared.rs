@@ -18,10 +18,10 @@ use tracing::error;
 use crate::authority::Issued;
 use crate::carriers::Carriers;
 use crate::metrics::ControlMetrics;
-use crate::places::Places;
 use crate::{
     AgentFiles, Authority, Blueprints, LaunchersHandle, PushedFiles, RegistrarHandle, WorkloadsHandle,
 };
+use blueprint_common_runtime::places::Places;
 
 /// Joins at work at once; each costs a signature and a write.
 pub(crate) const JOINS_AT_ONCE: usize = 128;

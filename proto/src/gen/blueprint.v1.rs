@@ -333,6 +333,26 @@ pub struct Hello {
     /// Whether this agent runs what the hub assigns; an agent that does not say does.
     #[prost(bool, optional, tag = "4")]
     pub runs_workloads: ::core::option::Option<bool>,
+    /// What the machine has for workloads; an agent that does not say may be given any.
+    #[prost(message, optional, tag = "30")]
+    pub inventory: ::core::option::Option<Inventory>,
+}
+/// What a machine has in all, whoever uses it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Inventory {
+    /// Thousandths of a processor.
+    #[prost(uint32, tag = "1")]
+    pub cpu_millis: u32,
+    #[prost(uint64, tag = "2")]
+    pub memory_bytes: u64,
+    #[prost(uint32, tag = "3")]
+    pub gpus: u32,
+    /// As their driver names them, at most 16 of 64 characters.
+    #[prost(string, repeated, tag = "4")]
+    pub gpu_models: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Kind of processor, such as x86_64.
+    #[prost(string, tag = "5")]
+    pub arch: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Heartbeat {

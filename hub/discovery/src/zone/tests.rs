@@ -31,6 +31,7 @@ fn add(snapshot: &mut RegistrySnapshot, number: u8, name: &str, targets: &[(u16,
         connected: true,
         data_plane: true,
         runs_workloads: false,
+        inventory: None,
         last_seen: None,
     };
     snapshot.agents.insert(id(number), view);
@@ -58,6 +59,7 @@ pub(crate) fn snapshot() -> RegistrySnapshot {
     add(&mut snapshot, 5, "five", &[(80, Health::Unhealthy)]);
     add(&mut snapshot, 6, "twin", &[]);
     add(&mut snapshot, 7, "twin", &[]);
+    snapshot.index_agents();
     snapshot
 }
 
@@ -163,11 +165,20 @@ fn machines_are_known_by_name_and_id_to_those_that_may_reach_them() {
 #[test]
 fn nobody_takes_a_machines_id_for_his_name() {
     let mut snapshot = snapshot();
-    add(&mut snapshot, 8, &id(3).to_string(), &[]);
-    let name = Name::from_ascii(format!("{}.node.bp.internal.", id(3))).unwrap();
-    let question = Question { name: &name, kind: RecordType::A, asker: Asker::Operator, turn: 0 };
-    let answer = zone().answer(question, &snapshot, &To(&[]));
-    assert_eq!(answer.answers[0].data.to_string(), "10.88.0.3");
+    add(&mut snapshot, 8, &id(3).to_string(), &[(80, Health::Healthy)]);
+    snapshot.index_agents();
+    let ask = |name: &str, kind| {
+        let name = Name::from_ascii(name).unwrap();
+        let question = Question { name: &name, kind, asker: Asker::Operator, turn: 0 };
+        let answer = zone().answer(question, &snapshot, &To(&[]));
+        answer.answers.iter().map(|record| record.data.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(ask(&format!("{}.node.bp.internal.", id(3)), RecordType::A), ["10.88.0.3"]);
+    let own = format!("{}.node.bp.internal.", id(8));
+    assert_eq!(ask("8.0.88.10.in-addr.arpa.", RecordType::PTR), std::slice::from_ref(&own));
+    let places = ask("s42.b7.bp.internal.", RecordType::SRV);
+    assert!(places.contains(&format!("0 1 80 {own}")), "{places:?}");
+    assert!(!places.iter().any(|place| place.contains(&id(3).to_string())), "{places:?}");
 }
 
 #[test]

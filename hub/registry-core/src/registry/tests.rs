@@ -363,6 +363,6 @@ fn an_agent_runs_workloads_until_it_says_that_it_does_not() {
     let mut sim = Sim::new(&[(1, ServiceGrant::FirstClaim)]);
     let runs = |sim: &mut Sim| sim.registry.snapshot().agents[&id(1)].runs_workloads;
     assert!(runs(&mut sim));
-    sim.registry.set_runs_workloads(id(1), false);
+    sim.registry.set_workload_facts(id(1), false, None);
     assert!(!runs(&mut sim));
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use blueprint_common_types::workload::{Lack, ResourceLimits};
 use blueprint_common_types::{AgentId, ServiceKey, Timestamp};
 
 use super::{Placed, WorkloadRecord, WorkloadsView};
@@ -51,7 +52,8 @@ impl Move {
 /// All workloads, and which nodes are there.
 ///
 /// Invariants:
-/// - a workload is on one node at most, and goes only to one that it may be on and that runs workloads;
+/// - a workload is on one node at most, and goes only to one that it may be on, that runs workloads and that has the
+///   processors, memory and GPUs of its limits;
 /// - it leaves a node only if that one has been away for the whole patience, or is gone, or not allowed any more, or runs
 ///   no workloads;
 /// - one that is to end goes nowhere;
@@ -131,13 +133,12 @@ impl Assigner {
     pub fn moves(&mut self, snapshot: &RegistrySnapshot, now: Timestamp) -> Vec<Move> {
         self.looked = now;
         self.note_presence(snapshot, now);
-        let mut load = load_of(self.records.values());
+        let mut load = Load::of(self.records.values());
         let mut moves = Vec::new();
         for record in self.records.values().filter(|record| !self.ending.contains(&record.service)) {
             let Some(reason) = self.reason_to_move(record, snapshot, now) else { continue };
             let Some(to) = best_node(record, snapshot, &load) else { continue };
-            let count = load.entry(to).or_default();
-            *count = count.saturating_add(1);
+            load.add(to, record);
             let WorkloadRecord { service, generation, node: from, .. } = **record;
             moves.push(Move { service, generation, from, to, reason });
         }
@@ -194,6 +195,9 @@ pub enum NoNode {
         "no node runs workloads: workload.enabled is false on each that is connected and that it may run on"
     )]
     NoneRuns,
+    /// Those that run some have too little of something; this is what the last of them lacks.
+    #[error("no node that it may run on has enough: {0}")]
+    TooSmall(Lack),
     /// Those that run some have [`MAX_PER_NODE`].
     #[error("every node that it may run on has 64 workloads")]
     Full,
@@ -212,21 +216,90 @@ impl NoNode {
         if !here.iter().any(|node| runs(node)) {
             return Some(Self::NoneRuns);
         }
-        let load = load_of(view.records.values());
-        let has_room = |node: &AgentId| load.get(node).is_none_or(|count| *count < MAX_PER_NODE);
-        let fits = |node: &AgentId| runs(node) && (record.node == Some(*node) || has_room(node));
-        (!here.iter().any(|node| fits(node))).then_some(Self::Full)
+        let load = Load::of(view.records.values());
+        let limits = limits_of(record);
+        let lack = |node: &AgentId| load.lack(*node, record, &limits, snapshot);
+        let mut able = here.into_iter().filter(|node| runs(node));
+        let lacks: Option<Vec<Lack>> = able.clone().map(&lack).collect();
+        if let Some(lack) = lacks.and_then(|lacks| lacks.last().copied()) {
+            return Some(Self::TooSmall(lack));
+        }
+        let fits = |node: &AgentId| {
+            lack(node).is_none() && (record.node == Some(*node) || load.count(*node) < MAX_PER_NODE)
+        };
+        (!able.any(fits)).then_some(Self::Full)
     }
 }
 
-/// How many workloads each node has.
-fn load_of<'a>(records: impl Iterator<Item = &'a Arc<WorkloadRecord>>) -> BTreeMap<AgentId, usize> {
-    let mut load = BTreeMap::<AgentId, usize>::new();
-    for node in records.filter_map(|record| record.node) {
-        let count = load.entry(node).or_default();
-        *count = count.saturating_add(1);
+/// What each node has to do already.
+#[derive(Debug, Default)]
+struct Load {
+    nodes: BTreeMap<AgentId, NodeLoad>,
+}
+
+/// Workloads of one node, and the GPUs that they cannot do without.
+#[derive(Debug, Default)]
+struct NodeLoad {
+    workloads: usize,
+    gpus: u8,
+}
+
+impl Load {
+    fn of<'a>(records: impl Iterator<Item = &'a Arc<WorkloadRecord>>) -> Self {
+        let mut load = Self::default();
+        for record in records {
+            if let Some(node) = record.node {
+                load.add(node, record);
+            }
+        }
+        load
     }
-    load
+
+    fn add(&mut self, node: AgentId, record: &WorkloadRecord) {
+        let load = self.nodes.entry(node).or_default();
+        load.workloads = load.workloads.saturating_add(1);
+        load.gpus = load.gpus.saturating_add(gpus_of(record));
+    }
+
+    fn count(&self, node: AgentId) -> usize {
+        self.nodes.get(&node).map_or(0, |load| load.workloads)
+    }
+
+    /// What the node has too little of for a workload; processors and memory are compared with all that it has, GPUs with
+    /// those that no other workload needs. `None` where it has enough, or does not say what it has.
+    fn lack(
+        &self,
+        node: AgentId,
+        record: &WorkloadRecord,
+        limits: &ResourceLimits,
+        snapshot: &RegistrySnapshot,
+    ) -> Option<Lack> {
+        let inventory = snapshot.agents.get(&node)?.inventory.as_ref()?;
+        if let Some(lack) = inventory.lacks(limits) {
+            return Some(lack);
+        }
+        let wanted = limits.required_gpus();
+        let own = if record.node == Some(node) { wanted } else { 0 };
+        let used = self.nodes.get(&node).map_or(0, |load| load.gpus).saturating_sub(own);
+        let free = inventory.gpus.saturating_sub(used);
+        (wanted > free).then_some(Lack::Gpus(wanted, free))
+    }
+}
+
+/// GPUs that a workload cannot do without. Most documents name none and are not read for that.
+fn gpus_of(record: &WorkloadRecord) -> u8 {
+    if record.document.contains("gpu_count") { limits_of(record).required_gpus() } else { 0 }
+}
+
+/// Limits of a workload; those of a document that cannot be read, which no agent runs, are the usual ones.
+fn limits_of(record: &WorkloadRecord) -> ResourceLimits {
+    #[derive(serde::Deserialize)]
+    struct OnlyLimits {
+        #[serde(default)]
+        limits: Option<ResourceLimits>,
+    }
+    let read = serde_json::from_str::<OnlyLimits>(&record.document);
+    read.ok().and_then(|document| document.limits).unwrap_or_default()
 }
 
 fn may_run(record: &WorkloadRecord, node: AgentId) -> bool {
@@ -238,15 +311,13 @@ fn is_here(node: AgentId, snapshot: &RegistrySnapshot) -> bool {
     snapshot.agents.get(&node).is_some_and(|view| view.connected && view.data_plane)
 }
 
-/// The node with the fewest workloads of those that are here and run some; the first of equals.
-fn best_node(
-    record: &WorkloadRecord,
-    snapshot: &RegistrySnapshot,
-    load: &BTreeMap<AgentId, usize>,
-) -> Option<AgentId> {
-    let of = |node: &AgentId| (load.get(node).copied().unwrap_or(0), *node);
+/// The node with the fewest workloads of those that are here, run some and have enough; the first of equals.
+fn best_node(record: &WorkloadRecord, snapshot: &RegistrySnapshot, load: &Load) -> Option<AgentId> {
+    let limits = limits_of(record);
+    let of = |node: &AgentId| (load.count(*node), *node);
     let runs = |node: &AgentId| snapshot.agents.get(node).is_some_and(|view| view.runs_workloads);
     let has_room = |node: &AgentId| is_here(*node, snapshot) && runs(node) && of(node).0 < MAX_PER_NODE;
     let fits = |node: &AgentId| may_run(record, *node) && has_room(node) && Some(*node) != record.node;
-    snapshot.agents.keys().copied().filter(fits).min_by_key(of)
+    let has_enough = |node: &AgentId| load.lack(*node, record, &limits, snapshot).is_none();
+    snapshot.agents.keys().copied().filter(|node| fits(node) && has_enough(node)).min_by_key(of)
 }

@@ -2,6 +2,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use blueprint_common_types::workload::{Inventory, Lack};
 use blueprint_common_types::{AgentId, OverlayLease, ServiceKey, Timestamp, TokenId, WgPublicKey};
 use proptest::prelude::*;
 
@@ -38,6 +39,7 @@ fn snapshot(here: &[bool]) -> RegistrySnapshot {
             connected: true,
             data_plane: *is_here,
             runs_workloads: true,
+            inventory: None,
             last_seen: Some(at(0)),
         };
         (node(number), view)
@@ -206,4 +208,48 @@ proptest! {
             prop_assert!(assigner.poll_timeout().is_none_or(|next| next > at(now)));
         }
     }
+}
+
+#[test]
+fn a_workload_goes_only_where_its_limits_can_be_had() {
+    let has = |cpu_millis, gpus| {
+        Some(Arc::new(Inventory { cpu_millis, memory_bytes: 8 << 30, gpus, ..Inventory::default() }))
+    };
+    let mut nodes = snapshot(&[true, true, true]);
+    for (number, inventory) in [(1, has(1000, 4)), (2, has(4000, 0)), (3, has(4000, 2))] {
+        nodes.agents.get_mut(&node(number)).unwrap().inventory = inventory;
+    }
+    let asks = |service, gpus: u8| {
+        let limits = if gpus == 0 {
+            "{}".to_owned()
+        } else {
+            format!("{{\"gpu_count\": {gpus}, \"gpu_policy\": \"required\"}}")
+        };
+        WorkloadRecord { document: format!("{{\"limits\": {limits}}}"), ..record(service, &[], None) }
+    };
+    let place = |records: Vec<WorkloadRecord>| {
+        let mut assigner = Assigner::new(records, Duration::from_secs(15));
+        targets(&assigner.moves(&nodes, at(1)))
+    };
+    // Two processors are the usual limit: the first node has one.
+    assert_eq!(place(vec![asks(1, 0)]), [(1, node(2))]);
+    assert_eq!(place(vec![asks(1, 1)]), [(1, node(3))]);
+    assert_eq!(
+        place(vec![asks(1, 1), asks(2, 1), asks(3, 1)]),
+        [(1, node(3)), (2, node(3))],
+        "each GPU is one's"
+    );
+    let busy = WorkloadRecord { node: Some(node(3)), ..asks(1, 2) };
+    assert_eq!(place(vec![busy.clone(), asks(2, 1)]), []);
+    let why = |record: &WorkloadRecord, others: &[WorkloadRecord]| {
+        let all = others.iter().cloned().chain([record.clone()]);
+        let records = all.map(|record| (record.service, Arc::new(record))).collect();
+        NoNode::of(record, &WorkloadsView { records, ..WorkloadsView::default() }, &nodes)
+    };
+    assert_eq!(why(&asks(2, 1), std::slice::from_ref(&busy)), Some(NoNode::TooSmall(Lack::Gpus(1, 0))));
+    assert_eq!(why(&busy, &[]), None, "it has what it has");
+    assert_eq!(
+        why(&asks(2, 9), &[]).unwrap().to_string(),
+        "no node that it may run on has enough: it asks for 9 GPUs, this node has 2"
+    );
 }

@@ -172,6 +172,7 @@ pub(crate) async fn open(
         process,
         agent_version: "0.1.0".to_owned(),
         runs_workloads: true,
+        inventory: None,
         outbox,
         welcome: v1::Welcome::default(),
     };
