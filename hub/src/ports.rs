@@ -30,7 +30,7 @@ use tracing::error;
 use crate::artefacts::Artefacts;
 use crate::blueprints::WorkloadKeys;
 use crate::policy::PolicyHandle;
-use crate::scrape::scrape;
+use crate::scrape::Scraper;
 use crate::service_view::ServiceView;
 use crate::tables::TablesHandle;
 use crate::tls::TlsOperator;
@@ -83,6 +83,7 @@ pub(crate) struct AdminHub {
     pub(crate) workload_keys: WorkloadKeys,
     pub(crate) artefacts: Arc<Artefacts>,
     pub(crate) provision: Provisioner,
+    pub(crate) scraper: Scraper,
 }
 
 impl Hub for AdminHub {
@@ -115,7 +116,7 @@ impl Hub for AdminHub {
     }
 
     fn scrape(&self, lease: OverlayLease, path: String) -> BoxFuture<'_, Result<Page, ScrapeFailed>> {
-        async move { scrape(&self.tunnel, lease, &path).await }.boxed()
+        async move { self.scraper.page(lease, &path).await }.boxed()
     }
 
     fn remove(&self, agent: AgentId) -> BoxFuture<'_, Result<(), RemoveFailed>> {

@@ -1,9 +1,10 @@
 //! One `GET` over a connection that stands, for a small page: metrics, and what else one part of the product asks another.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::header::{ACCEPT, CONTENT_TYPE, HOST, USER_AGENT};
 use http::{Request, StatusCode};
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -75,8 +76,7 @@ impl Get<'_> {
             let status = answer.status();
             let kind = answer.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
             let kind = kind.filter(|kind| kind.len() <= MAX_KIND).unwrap_or("text/plain").to_owned();
-            let body = Limited::new(answer.into_body(), self.most).collect().await;
-            let body = body.map_err(|error| GetError::of(&*error))?.to_bytes();
+            let body = read(answer.into_body(), self.most).await?;
             Ok(Page { status, kind, body })
         };
         tokio::pin!(connection, exchange);
@@ -90,6 +90,20 @@ impl Get<'_> {
             },
         }
     }
+}
+
+/// Reads a body into one piece: of frames that hold a byte each nothing else is kept.
+async fn read(mut body: Incoming, most: usize) -> Result<Bytes, GetError> {
+    let mut all = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| GetError::of(&error))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if data.len() > most.saturating_sub(all.len()) {
+            return Err(GetError(format!("the page is longer than {most} bytes")));
+        }
+        all.extend_from_slice(&data);
+    }
+    Ok(all.freeze())
 }
 
 #[cfg(test)]

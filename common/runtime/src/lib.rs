@@ -11,6 +11,7 @@ pub mod local_api;
 pub mod logs;
 pub mod metrics;
 pub mod open_files;
+pub mod places;
 pub mod state;
 pub mod tasks;
 

@@ -61,8 +61,11 @@ impl FromStr for LogLevels {
     type Err = LogError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        // The WireGuard library reports every peer that is away as an error; our own events say it once.
-        let mut targets = Targets::new().with_target("boringtun", LevelFilter::OFF);
+        // The WireGuard library reports every peer that is away as an error; our own events say it once. The DNS library
+        // prints what strangers send; our counters say how much of it there is.
+        let mut targets = Targets::new()
+            .with_target("boringtun", LevelFilter::OFF)
+            .with_target("hickory_proto", LevelFilter::OFF);
         for part in text.split(',').map(str::trim) {
             let (target, level) = match part.split_once('=') {
                 Some((target, level)) => (Some(target.trim()), level.trim()),

@@ -1,4 +1,4 @@
-//! How many of something each agent, or each of its workloads, may have at once.
+//! How many of something each may have at once, such as an agent, or one of its workloads.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,26 +7,27 @@ use parking_lot::Mutex;
 
 /// Places of every key; those of one do not take those of another.
 #[derive(Debug)]
-pub(crate) struct Places<K> {
+pub struct Places<K> {
     most: u32,
     taken: Mutex<BTreeMap<K, u32>>,
 }
 
 /// A place that is taken, until this is dropped.
 #[derive(Debug)]
-pub(crate) struct Place<K: Ord> {
+pub struct Place<K: Ord> {
     places: Arc<Places<K>>,
     key: K,
 }
 
 impl<K: Ord + Copy> Places<K> {
     /// So many for each key.
-    pub(crate) fn new(most: u32) -> Arc<Self> {
+    #[must_use]
+    pub fn new(most: u32) -> Arc<Self> {
         Arc::new(Self { most, taken: Mutex::new(BTreeMap::new()) })
     }
 
     /// Takes a place; `None` where the key has all of its own.
-    pub(crate) fn begin(self: &Arc<Self>, key: K) -> Option<Place<K>> {
+    pub fn begin(self: &Arc<Self>, key: K) -> Option<Place<K>> {
         let mut taken = self.taken.lock();
         let count = taken.entry(key).or_default();
         if *count >= self.most {
@@ -51,14 +52,12 @@ impl<K: Ord> Drop for Place<K> {
 
 #[cfg(test)]
 mod tests {
-    use blueprint_common_types::AgentId;
-
     use super::*;
 
     #[test]
     fn an_agent_has_so_many_and_others_are_not_held_up() {
         let places = Places::new(2);
-        let [one, other] = [1, 2].map(|byte| AgentId::from_bytes([byte; 16]));
+        let [one, other] = [1, 2];
         let first = places.begin(one).unwrap();
         let _second = places.begin(one).unwrap();
         assert!(places.begin(one).is_none());

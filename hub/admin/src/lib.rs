@@ -158,6 +158,9 @@ pub enum ScrapeFailed {
     /// It did not answer in time.
     #[error("no answer within {0:?}")]
     Late(Duration),
+    /// As many of its pages as may be are being read.
+    #[error("too many of its pages are being read already")]
+    Busy,
 }
 
 /// The parts of the hub that the API needs beside the store.

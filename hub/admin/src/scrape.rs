@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
-use blueprint_common_types::ServiceKey;
+use blueprint_common_types::{AGENT_METRICS_PORT, ServiceKey};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
 
@@ -73,11 +73,26 @@ pub(crate) async fn service(
 }
 
 async fn page(state: &AdminState, node: &str, path: String) -> Result<Response, ApiError> {
-    let agent = nodes::find(&state.hub.snapshot(), node)?.agent.clone();
+    let snapshot = state.hub.snapshot();
+    let agent = nodes::find(&snapshot, node)?.agent.clone();
+    // What a service says at that port is not what the agent says.
+    if snapshot.targets.keys().any(|key| key.agent == agent.id && key.port == AGENT_METRICS_PORT) {
+        return Err(ApiError::new(
+            StatusCode::BAD_GATEWAY,
+            "no_metrics",
+            format!(
+                "node {} offers a service at overlay port {AGENT_METRICS_PORT}, where its agent shows metrics",
+                agent.name
+            ),
+            "offer the service at another overlay port",
+        ));
+    }
+    drop(snapshot);
     let page = state.hub.scrape(agent.lease, path).await.map_err(|failed| {
         let status = match failed {
             ScrapeFailed::Late(_) => StatusCode::GATEWAY_TIMEOUT,
             ScrapeFailed::Unreachable(_) => StatusCode::BAD_GATEWAY,
+            ScrapeFailed::Busy => StatusCode::SERVICE_UNAVAILABLE,
         };
         ApiError::new(
             status,

@@ -3,6 +3,7 @@
 mod streams;
 
 use std::net::{IpAddr, SocketAddr};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,7 +22,7 @@ use crate::metrics::DnsMetrics;
 use crate::zone::{Asker, Reach, Zone};
 
 /// Questions of one machine: programs that ask before each connection have enough, and who searches names has not.
-const QUESTIONS: Rate = Rate { burst: 500, every: Duration::from_millis(10) };
+const QUESTIONS: Rate = Rate { burst: 200, every: Duration::from_millis(20) };
 
 /// Machines whose questions are counted at once.
 const COUNTED: usize = 16_384;
@@ -63,6 +64,7 @@ struct Shared {
     spawner: Spawner,
     asked: Mutex<Buckets<AgentId>>,
     seats: Seats,
+    local_seats: Seats,
 }
 
 impl DnsServer {
@@ -76,6 +78,7 @@ impl DnsServer {
             spawner,
             asked: Mutex::new(Buckets::new(QUESTIONS, COUNTED)),
             seats: Seats::default(),
+            local_seats: Seats::default(),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -156,7 +159,10 @@ impl Shared {
             self.metrics.query("malformed");
             return None;
         }
-        let Reply { result, bytes } = reply(&self.zone, bytes, from, snapshot, &*self.directory);
+        // A question that the library stumbles over is lost, and not the server with it.
+        let answered =
+            catch_unwind(AssertUnwindSafe(|| reply(&self.zone, bytes, from, snapshot, &*self.directory)));
+        let Reply { result, bytes } = answered.unwrap_or(Reply { result: "failed", bytes: None });
         self.metrics.query(result);
         bytes
     }
@@ -167,10 +173,10 @@ impl Shared {
         if side == Side::Local || self.zone.is_hub(source) {
             return Some(Asker::Operator);
         }
-        let agent = snapshot.agents.values().find(|view| view.agent.lease.contains(source));
+        let agent = snapshot.index_of_agents.at(source);
         if agent.is_none() {
             self.metrics.query("stranger");
         }
-        agent.map(|view| Asker::Node(view.agent.id))
+        agent.map(Asker::Node)
     }
 }

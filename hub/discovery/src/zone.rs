@@ -24,7 +24,7 @@ const TTL_SECS: u32 = 1;
 const MAX_TARGETS: usize = 16;
 
 /// Who asks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Asker {
     /// Somebody on the hub's own machine, who may see everything.
     Operator,

@@ -25,6 +25,7 @@ use crate::config::HubConfig;
 use crate::discovery;
 use crate::files::{self, Identity};
 use crate::ports::{AdminHub, TunnelPeers};
+use crate::scrape::Scraper;
 use crate::service_view::ServiceView;
 use crate::tls::TlsOperator;
 
@@ -81,6 +82,7 @@ pub(super) async fn start(
     let provision = Box::pin(base.clouds.start(Arc::clone(&facts), planes, &base.metrics, &spawner)).await?;
     let hub = AdminHub {
         provision,
+        scraper: Scraper::new(base.tunnel.clone()),
         tunnel: base.tunnel,
         registrar: base.registrar.clone(),
         control: control.clone(),

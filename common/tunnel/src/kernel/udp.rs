@@ -110,6 +110,8 @@ impl KernelSocket {
 
     pub(crate) async fn recv_from(&self, buffer: &mut [u8]) -> Result<(usize, SocketAddr), UdpError> {
         loop {
+            // The socket takes no part in the scheduler's budget: who floods a port would keep its task running.
+            tokio::task::coop::consume_budget().await;
             let arrival = async {
                 let Some(v6) = &self.v6 else { return self.v4.readable().await.map(|()| &self.v4) };
                 tokio::select! {

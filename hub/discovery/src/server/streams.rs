@@ -1,20 +1,21 @@
 //! Questions over TCP: a length of two bytes before each (RFC 1035, 4.2.2).
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use blueprint_common_runtime::places::{Place, Places};
 use tokio::io::{self, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use super::{Shared, Side};
 use crate::message::{MAX_QUESTION, Room};
+use crate::zone::Asker;
 
-/// Connections at once, of all and of one address.
+/// Connections at once of all, and of one asker.
 const CONNECTIONS: usize = 256;
-const CONNECTIONS_OF_ONE: usize = 8;
+const CONNECTIONS_OF_ONE: u32 = 8;
 
 /// Time for a question, and for its answer to be taken.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -22,44 +23,23 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Questions on one connection.
 const QUESTIONS: usize = 64;
 
-/// Who has connections open.
-#[derive(Debug, Default)]
+/// Who has connections open. Those of one side do not take those of the other.
+#[derive(Debug)]
 pub(super) struct Seats {
-    taken: Mutex<BTreeMap<IpAddr, usize>>,
+    all: Arc<Semaphore>,
+    each: Arc<Places<Asker>>,
+}
+
+impl Default for Seats {
+    fn default() -> Self {
+        Self { all: Arc::new(Semaphore::new(CONNECTIONS)), each: Places::new(CONNECTIONS_OF_ONE) }
+    }
 }
 
 impl Seats {
-    /// Takes one; false where there is none left.
-    fn take(&self, source: IpAddr) -> bool {
-        let mut taken = self.taken.lock();
-        let (all, own) = (taken.values().sum::<usize>(), taken.get(&source).copied().unwrap_or(0));
-        let has_room = all < CONNECTIONS && own < CONNECTIONS_OF_ONE;
-        if has_room {
-            taken.insert(source, own.saturating_add(1));
-        }
-        has_room
-    }
-
-    fn give_back(&self, source: IpAddr) {
-        let mut taken = self.taken.lock();
-        match taken.get_mut(&source) {
-            Some(own) if *own > 1 => *own = own.saturating_sub(1),
-            _ => {
-                taken.remove(&source);
-            }
-        }
-    }
-}
-
-/// A seat that is given back when it is dropped, however its connection ends.
-struct Seat {
-    shared: Arc<Shared>,
-    source: IpAddr,
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        self.shared.seats.give_back(self.source);
+    /// Takes a seat, until what is given is dropped; `None` where there is none left.
+    fn take(&self, asker: Asker) -> Option<(OwnedSemaphorePermit, Place<Asker>)> {
+        Some((Arc::clone(&self.all).try_acquire_owned().ok()?, self.each.begin(asker)?))
     }
 }
 
@@ -69,18 +49,21 @@ impl Shared {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        if !self.seats.take(source.ip()) {
+        let Some(asker) = self.asker(&self.directory.snapshot(), source.ip(), side) else { return };
+        let seats = if side == Side::Local { &self.local_seats } else { &self.seats };
+        let Some(seat) = seats.take(asker) else {
             return self.metrics.query("too_many_connections");
-        }
-        let seat = Seat { shared: Arc::clone(self), source: source.ip() };
-        self.spawner.spawn("dns connection", async move {
+        };
+        let shared = Arc::clone(self);
+        // What is asked while the hub drains is answered; the grace does not wait for who asks.
+        self.spawner.spawn_base("dns connection", async move {
             // Whoever breaks off his own connection needs no word of it.
-            let _ = seat.shared.questions(stream, source.ip(), side).await;
+            let _ = shared.questions(stream, asker).await;
             drop(seat);
         });
     }
 
-    async fn questions<S>(&self, mut stream: S, source: IpAddr, side: Side) -> io::Result<()>
+    async fn questions<S>(&self, mut stream: S, asker: Asker) -> io::Result<()>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
@@ -88,8 +71,7 @@ impl Shared {
             let question = timeout(PATIENCE, read(&mut stream)).await??;
             let answer = {
                 let snapshot = self.directory.snapshot();
-                let asker = self.asker(&snapshot, source, side);
-                asker.and_then(|asker| self.answer(&question, (asker, Room::Stream), &snapshot))
+                self.answer(&question, (asker, Room::Stream), &snapshot)
             };
             let Some(answer) = answer else { break };
             timeout(PATIENCE, write(&mut stream, &answer)).await??;

@@ -49,23 +49,26 @@ impl<R: Reach + ?Sized> Found<'_, R> {
     /// The healthy targets that the asker may reach; without one that it may reach there is no such name.
     fn service(&mut self, service: ServiceKey, has_addresses: bool) -> Outcome {
         let snapshot = self.snapshot;
+        let targets: Vec<&TargetRecord> = snapshot.targets_of(service).collect();
+        let turn = usize::from(self.question.turn).checked_rem(targets.len()).unwrap_or(0);
+        let in_turn = targets.iter().cycle().skip(turn).take(targets.len());
         let (mut is_any, mut healthy) = (false, Vec::new());
-        for target in snapshot.targets_of(service) {
+        for target in in_turn {
             let Some(agent) = self.agent(target.key.agent).filter(|agent| self.sees_port(agent, target))
             else {
                 continue;
             };
             is_any = true;
             if target.health == Health::Healthy {
-                healthy.push((agent, target));
+                healthy.push((agent, *target));
+            }
+            if healthy.len() >= MAX_TARGETS {
+                break;
             }
         }
         if !is_any {
             return Outcome::NoName;
         }
-        let turn = usize::from(self.question.turn).checked_rem(healthy.len()).unwrap_or(0);
-        healthy.rotate_left(turn);
-        healthy.truncate(MAX_TARGETS);
         let kind = self.question.kind;
         let mut told: Vec<AgentId> = Vec::new();
         for (agent, target) in healthy {
@@ -93,12 +96,9 @@ impl<R: Reach + ?Sized> Found<'_, R> {
     fn node(&mut self, name: &str) -> Outcome {
         // Nobody gets in the way of a machine's id by calling himself so.
         let id = name.parse::<AgentId>().ok().filter(|id| self.snapshot.agents.contains_key(id));
-        let meant = |agent: &&Arc<Agent>| match id {
-            Some(id) => agent.id == id,
-            None => agent.name.eq_ignore_ascii_case(name),
-        };
-        let agents = self.snapshot.agents.values().map(|view| &view.agent);
-        let mut seen = agents.filter(meant).filter(|agent| self.sees(agent)).cloned();
+        let named = self.snapshot.index_of_agents.named(name);
+        let meant = id.as_ref().map_or(named, std::slice::from_ref);
+        let mut seen = meant.iter().filter_map(|id| self.agent(*id)).filter(|agent| self.sees(agent));
         let Some(agent) = seen.next() else { return Outcome::NoName };
         if seen.next().is_some() {
             return Outcome::Ambiguous;
@@ -112,9 +112,8 @@ impl<R: Reach + ?Sized> Found<'_, R> {
         let name = if self.zone.is_hub(address) {
             self.zone.below(&["hub"])
         } else {
-            let mut agents = self.snapshot.agents.values().map(|view| &view.agent);
-            let agent = agents.find(|agent| agent.lease.contains(address)).filter(|agent| self.sees(agent));
-            agent.and_then(|agent| self.name_of(agent))
+            let agent = self.snapshot.index_of_agents.at(address).and_then(|id| self.agent(id));
+            agent.filter(|agent| self.sees(agent)).and_then(|agent| self.name_of(&agent))
         };
         let Some(name) = name else { return Outcome::NoName };
         if matches!(self.question.kind, RecordType::PTR | RecordType::ANY) {
@@ -127,12 +126,12 @@ impl<R: Reach + ?Sized> Found<'_, R> {
         self.snapshot.agents.get(&id).map(|view| Arc::clone(&view.agent))
     }
 
-    /// The name of a machine where it is the only one that has it, else its id.
+    /// The name of a machine where it is the only one that has it and it is nobody's id, else its id.
     fn name_of(&self, agent: &Agent) -> Option<Name> {
-        let agents = self.snapshot.agents.values().map(|view| &view.agent);
-        let same = agents.filter(|other| other.name.eq_ignore_ascii_case(&agent.name)).count();
-        let by_name = || self.zone.below(&[&agent.name, "node"]);
-        let named = if same == 1 && !agent.name.contains('.') { by_name() } else { None };
+        let is_own = self.snapshot.index_of_agents.named(&agent.name).len() == 1
+            && agent.name.parse::<AgentId>().is_err()
+            && !agent.name.contains('.');
+        let named = is_own.then(|| self.zone.below(&[&agent.name, "node"])).flatten();
         named.or_else(|| self.zone.below(&[&agent.id.to_string(), "node"]))
     }
 
