@@ -1,5 +1,6 @@
 //! The hub's configuration: keys, defaults, and what has to hold between them.
 
+mod alerts;
 mod aws;
 mod digitalocean;
 mod forwards;
@@ -25,6 +26,7 @@ use ipnetwork::{Ipv4Network, Ipv6Network};
 
 use crate::limits::LimitsConfig;
 
+pub(crate) use alerts::AlertSettings;
 pub(crate) use aws::AwsSettings;
 pub(crate) use digitalocean::DigitalOceanSettings;
 pub(crate) use oauth::OAuthConfig;
@@ -66,6 +68,7 @@ pub(crate) struct HubConfig {
     pub(crate) artefacts: ArtefactLimits,
     pub(crate) prices: PriceConfig,
     pub(crate) provision: ProvisionSettings,
+    pub(crate) alerts: AlertSettings,
     pub(crate) providers: ProviderSettings,
     pub(crate) admin_listen: Option<SocketAddr>,
     pub(crate) grace: Duration,
@@ -120,6 +123,7 @@ impl HubConfig {
         let artefacts = artefact_limits(settings, problems);
         let prices = PriceConfig::take(settings, problems);
         let provision = ProvisionSettings::take(settings, problems);
+        let alerts = AlertSettings::take(settings, problems);
         let providers = ProviderSettings::take(settings, problems);
         let admin_listen = optional_address(settings, "admin.listen", problems);
         if admin_listen.flatten().is_some_and(|address| !address.ip().is_loopback()) {
@@ -159,6 +163,7 @@ impl HubConfig {
             artefacts: artefacts?,
             prices: prices?,
             provision: provision?,
+            alerts: alerts?,
             providers: providers?,
             admin_listen: admin_listen?,
             grace: grace?,

@@ -11,7 +11,8 @@ use blueprint_common_types::{AgentId, ServiceKey, Timestamp, TokenId, WgPublicKe
 use blueprint_hub_admin::{
     AcmeView, ArtefactShelf, Hub, PeerView, PromiseFailed, Qos, RemoveFailed, SettingsRefused,
 };
-use blueprint_hub_provision::Provisioner;
+use blueprint_hub_provision::{CostOffice, Provisioner};
+use blueprint_hub_provision_core::cost::CostDesk;
 use blueprint_hub_provision_core::lifecycle::Deployer;
 use blueprint_hub_proxy::Ledger;
 use blueprint_hub_proxy_core::tls::TlsAdmin;
@@ -81,6 +82,7 @@ pub(crate) struct AdminHub {
     pub(crate) workload_keys: WorkloadKeys,
     pub(crate) artefacts: Arc<Artefacts>,
     pub(crate) provision: Provisioner,
+    pub(crate) costs: CostOffice,
 }
 
 impl Hub for AdminHub {
@@ -196,6 +198,10 @@ impl Hub for AdminHub {
 
     fn artefacts(&self) -> &dyn ArtefactShelf {
         self.artefacts.as_ref()
+    }
+
+    fn costs(&self) -> &dyn CostDesk {
+        &self.costs
     }
 
     fn deployer(&self) -> &dyn Deployer {

@@ -141,6 +141,7 @@ impl Cloud {
             arch: Arch::Arm64,
             hourly: Micros::new(5000),
             stopped_hourly: Micros::new(5000),
+            egress: None,
         }
     }
 
