@@ -31,9 +31,11 @@ const MAX_ANSWER: usize = 64 * 1024;
 /// Times for the name, the connection and TLS, each, and for the answer.
 const WITHIN: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(10));
 
-/// Where machines of clouds ask about themselves, beside addresses of the link: AWS over IPv6, Azure, Alibaba, Oracle.
-const METADATA: [IpAddr; 4] = [
+/// Where machines of clouds ask about themselves, beside addresses of the link: AWS and Google over IPv6, Azure, Alibaba,
+/// Oracle.
+const METADATA: [IpAddr; 5] = [
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
+    IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
     IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
     IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
     IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
@@ -169,9 +171,19 @@ fn may_be_private(address: IpAddr) -> bool {
     let is_strange = address.is_unspecified() || address.is_multicast() || METADATA.contains(&address);
     let is_of_link = match address {
         IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast() || v4.octets().first() == Some(&0),
-        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local() || carries_ipv4(v6),
     };
     !is_strange && !is_of_link
+}
+
+/// Whether a translator may turn an address into one of IPv4 (RFC 6052, RFC 8215, RFC 3056, RFC 4380): what that would be is
+/// the translator's business. Loopback is not meant.
+const fn carries_ipv4(address: Ipv6Addr) -> bool {
+    match address.segments() {
+        [0x64, 0xff9b, ..] | [0x2002, ..] | [0x2001, 0, ..] => true,
+        [0, 0, 0, 0, 0, 0, ..] => !address.is_loopback(),
+        _ => false,
+    }
 }
 
 #[cfg(test)]
@@ -206,6 +218,10 @@ mod tests {
             "https://[fe80::1]/",
             "https://[fd00:ec2::254]/",
             "https://[::ffff:169.254.169.254]/",
+            "https://[fd20:ce::254]/",
+            "https://[64:ff9b::a9fe:a9fe]/",
+            "https://[2002:a9fe:a9fe::]/",
+            "https://[::169.254.169.254]/",
             "https://168.63.129.16/",
             "https://100.100.100.200/",
             "https://0.0.0.0/",

@@ -65,8 +65,8 @@ impl CostStore for SqliteStore {
         Box::pin(self.costs("release an alert", move |db| alerts::release(db, &name, &period, now)))
     }
 
-    fn told(&self) -> BoxFuture<'_, RecordsResult<BTreeMap<String, BTreeSet<Mark>>>> {
-        Box::pin(self.costs("read what alerts told", events::told))
+    fn told(&self, now: Timestamp) -> BoxFuture<'_, RecordsResult<BTreeMap<String, BTreeSet<Mark>>>> {
+        Box::pin(self.costs("read what alerts told", move |db| events::told(db, now)))
     }
 
     fn fire(

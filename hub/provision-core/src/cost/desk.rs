@@ -58,8 +58,9 @@ pub trait CostStore: Send + Sync {
         now: Timestamp,
     ) -> BoxFuture<'_, RecordsResult<bool>>;
 
-    /// What was told of each alert in its present edition, by its name.
-    fn told(&self) -> BoxFuture<'_, RecordsResult<BTreeMap<String, BTreeSet<Mark>>>>;
+    /// What was told of each alert in its present edition, by its name; what is older than any period that is under way at
+    /// `now` is left out.
+    fn told(&self, now: Timestamp) -> BoxFuture<'_, RecordsResult<BTreeMap<String, BTreeSet<Mark>>>>;
 
     /// Stores what is to be told of an alert, as far as it was not told in this edition; gives what is new. Nothing is
     /// where the alert is gone or another edition of it is there.

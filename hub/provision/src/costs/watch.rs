@@ -108,7 +108,7 @@ impl CostWatch {
             let read = parts.read(alerts.iter().any(|alert| alert.terms.period == Period::Total)).await?;
             let limits = parts.provisioner.limits();
             let bill = Bill { spans: &read.spans, egress: &read.egress, limits: &limits, now: read.now };
-            let (told, nothing) = (parts.store.told().await?, BTreeSet::new());
+            let (told, nothing) = (parts.store.told(read.now).await?, BTreeSet::new());
             for alert in &alerts {
                 let due = alert.due(&bill, told.get(&alert.name).unwrap_or(&nothing));
                 if !due.is_empty() {

@@ -1,11 +1,12 @@
 //! What alerts told, and the messages of it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use blueprint_common_types::Timestamp;
 use blueprint_hub_provision_core::cost::Deliveries;
 use blueprint_hub_provision_core::cost::alert::{
-    AlertEvent, AlertKind, Delivery, DeliveryState, Finding, Mark,
+    AlertEvent, AlertKind, Delivery, DeliveryState, Finding, Mark, Period,
 };
 use blueprint_hub_registry_core::{AuditEvent, AuditKind};
 use rusqlite::{Connection, Row, params};
@@ -21,12 +22,18 @@ const WAITING_AT_MOST: u32 = 1000;
 const SELECT: &str = "SELECT id, alert, at, amount, action, kind, period, threshold, spent, forecast, text, delivery, attempts, \
                       next_at, error FROM cost_alert_events";
 
-/// What was told of each alert in its present edition.
-pub(super) fn told(db: &Connection) -> DbResult<BTreeMap<String, BTreeSet<Mark>>> {
+/// Longer than a month.
+const MONTH: Duration = Duration::from_secs(40 * 24 * 3600);
+
+/// What was told of each alert in its present edition, as far as its period may be under way.
+pub(super) fn told(db: &Connection, now: Timestamp) -> DbResult<BTreeMap<String, BTreeSet<Mark>>> {
     let sql = "SELECT cost_alerts.name, events.kind, events.period, events.threshold FROM cost_alert_events AS events \
-               JOIN cost_alerts ON cost_alerts.edition = events.edition WHERE events.kind <> ?1";
+               JOIN cost_alerts ON cost_alerts.edition = events.edition \
+               WHERE events.kind <> ?1 AND (events.at >= ?2 OR events.period = ?3)";
     let mut statement = db.prepare(sql)?;
-    let mut rows = statement.query(params![AlertKind::Test.label()])?;
+    let epoch = Timestamp::default();
+    let recent = epoch.plus(now.since(epoch.plus(MONTH)));
+    let mut rows = statement.query(params![AlertKind::Test.label(), time(recent), Period::Total.label()])?;
     let mut told: BTreeMap<String, BTreeSet<Mark>> = BTreeMap::new();
     while let Some(row) = rows.next()? {
         let mark = Mark { kind: read_text(row, 1)?, period: row.get(2)?, threshold: row.get(3)? };

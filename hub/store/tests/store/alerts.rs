@@ -70,7 +70,7 @@ async fn what_was_told_is_told_once_also_after_a_restart_and_anew_for_another_am
     assert_eq!(store.alerts().await.unwrap(), std::slice::from_ref(&set));
     assert_eq!(fire(&store, set.edition, &[50, 80]).await, [0u16; 0]);
     let marks: BTreeSet<Mark> = [50, 80].map(|at| finding(at).mark).into();
-    assert_eq!(store.told().await.unwrap(), BTreeMap::from([("team".to_owned(), marks)]));
+    assert_eq!(store.told(NOW).await.unwrap(), BTreeMap::from([("team".to_owned(), marks)]));
 
     // Another webhook is the same edition; another amount is not, and what is on its way for the old one is lost.
     let other = AlertTerms { webhook: None, ..terms(AlertAction::Hold, 10) };
