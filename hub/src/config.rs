@@ -122,9 +122,7 @@ impl HubConfig {
         let oauth = OAuthConfig::take(settings, problems);
         let artefacts = artefact_limits(settings, problems);
         let prices = PriceConfig::take(settings, problems);
-        let provision = ProvisionSettings::take(settings, problems);
-        let alerts = AlertSettings::take(settings, problems);
-        let providers = ProviderSettings::take(settings, problems);
+        let (provision, alerts, providers) = orders(settings, problems);
         let admin_listen = optional_address(settings, "admin.listen", problems);
         if admin_listen.flatten().is_some_and(|address| !address.ip().is_loopback()) {
             settings.refuse(
@@ -183,6 +181,15 @@ impl HubConfig {
                 .unwrap_or_else(|_| Ipv6Network::from(std::net::Ipv6Addr::from(bytes)))
         })
     }
+}
+
+/// Sections about machines that are ordered.
+type Orders = (Option<ProvisionSettings>, Option<AlertSettings>, Option<ProviderSettings>);
+
+fn orders(settings: &Settings, problems: &mut Problems) -> Orders {
+    let provision = ProvisionSettings::take(settings, problems);
+    let alerts = AlertSettings::take(settings, problems);
+    (provision, alerts, ProviderSettings::take(settings, problems))
 }
 
 fn is_host(host: &str) -> bool {

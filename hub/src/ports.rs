@@ -11,7 +11,6 @@ use blueprint_common_types::{AgentId, ServiceKey, Timestamp, TokenId, WgPublicKe
 use blueprint_hub_admin::{
     AcmeView, ArtefactShelf, Hub, PeerView, PromiseFailed, Qos, RemoveFailed, SettingsRefused,
 };
-use blueprint_hub_provision::{CostOffice, Provisioner};
 use blueprint_hub_provision_core::cost::CostDesk;
 use blueprint_hub_provision_core::lifecycle::Deployer;
 use blueprint_hub_proxy::Ledger;
@@ -30,6 +29,7 @@ use tracing::error;
 use crate::artefacts::Artefacts;
 use crate::blueprints::WorkloadKeys;
 use crate::policy::PolicyHandle;
+use crate::provision::Provision;
 use crate::service_view::ServiceView;
 use crate::tables::TablesHandle;
 use crate::tls::TlsOperator;
@@ -81,8 +81,7 @@ pub(crate) struct AdminHub {
     pub(crate) workloads: WorkloadsHandle,
     pub(crate) workload_keys: WorkloadKeys,
     pub(crate) artefacts: Arc<Artefacts>,
-    pub(crate) provision: Provisioner,
-    pub(crate) costs: CostOffice,
+    pub(crate) provision: Provision,
 }
 
 impl Hub for AdminHub {
@@ -201,11 +200,11 @@ impl Hub for AdminHub {
     }
 
     fn costs(&self) -> &dyn CostDesk {
-        &self.costs
+        &self.provision.costs
     }
 
     fn deployer(&self) -> &dyn Deployer {
-        &self.provision
+        &self.provision.orders
     }
 
     fn seal_keystore(&self, service: ServiceKey, bundle: &Bundle) -> Option<String> {

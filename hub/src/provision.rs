@@ -29,6 +29,15 @@ use crate::agent_files::AgentShelf;
 use crate::config::{AlertSettings, ProviderSettings, ProvisionSettings};
 use crate::webhook::WebhookCourier;
 
+/// What the operator's side asks.
+#[derive(Debug, Clone)]
+pub(crate) struct Provision {
+    /// Orders machines.
+    pub(crate) orders: Provisioner,
+    /// Alerts, and what machines sent.
+    pub(crate) costs: CostOffice,
+}
+
 /// The clouds of this hub, before anything is asked of them.
 pub(crate) struct Clouds {
     store: Arc<SqliteStore>,
@@ -83,11 +92,10 @@ impl Clouds {
     pub(crate) async fn start(
         self,
         facts: Arc<HubFacts>,
-        (control, registrar, tunnel): (ControlPlane, RegistrarHandle, Tunnel),
-        sealing: Arc<SealingKey>,
+        (control, registrar, tunnel, sealing): (ControlPlane, RegistrarHandle, Tunnel, Arc<SealingKey>),
         metrics: &Metrics,
         spawner: &Spawner,
-    ) -> Result<(Provisioner, CostOffice)> {
+    ) -> Result<Provision> {
         let Self { store, settings, alerts, sim, made: mut providers, others, state, agents } = self;
         let mut seed = [0u8; 8];
         fill_random(&mut seed)?;
@@ -125,7 +133,7 @@ impl Clouds {
         let (watch, office) =
             cost_watch(alerts.every, store, provisioner.clone(), courier, received, metrics);
         spawner.spawn("cost watch", watch.run(spawner.stop().drain));
-        Ok((provisioner, office))
+        Ok(Provision { orders: provisioner, costs: office })
     }
 }
 

@@ -62,8 +62,9 @@ pub(crate) async fn set(
     let (deployer, costs) = (state.hub.deployer(), state.hub.costs());
     let records = deployer.records().await?;
     let known = costs.alerts().await?.into_iter().map(|(alert, _)| alert).find(|alert| alert.name == name);
+    let is_sure = asked.sure;
     let (terms, webhook) = asked.over(known.as_ref(), &records, &deployer.limits())?;
-    let (_, key) = costs.set_alert(name.clone(), terms, webhook).await?;
+    let (_, key) = costs.set_alert(name.clone(), terms, webhook, is_sure).await?;
     let alert = shown(&state, &name).await?;
     Ok(Json(json!({ "alert": alert, "webhook_key": key.as_ref().map(|key| key.expose()) })))
 }
@@ -199,6 +200,12 @@ impl From<CostDeskError> for ApiError {
         match error {
             CostDeskError::Unknown(_) => Self::not_found(text, LIST),
             CostDeskError::TooMany => Self::conflict(text, "remove one: `blueprint-hub alerts rm NAME`"),
+            CostDeskError::WouldEnd { .. } => Self::new(
+                StatusCode::CONFLICT,
+                "would_end",
+                text,
+                "give --yes (`sure` in the API) where that is meant, or a higher amount",
+            ),
             CostDeskError::Webhook(_) => Self::invalid(
                 text,
                 "name an https URL of a public host, or an http URL of this machine; docs/costs.md says what is allowed",

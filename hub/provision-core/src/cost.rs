@@ -18,7 +18,7 @@ use crate::estimate::billed_secs;
 use crate::lifecycle::{Deployment, Wanted};
 use crate::{DeploymentId, InstanceKey};
 
-pub use desk::{CostDesk, CostDeskError, CostStore, Deliveries, SetAlertError};
+pub use desk::{CostDesk, CostDeskError, CostStore, Deliveries, Set, SetAlertError, Told};
 pub use limits::{Limits, OverLimit, Usage, committed};
 
 const DAY_MS: u64 = 86_400_000;

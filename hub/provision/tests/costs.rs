@@ -3,7 +3,7 @@
 
 mod memory;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -12,11 +12,11 @@ use blueprint_common_types::{AgentId, HubId, Micros, Secret, Timestamp};
 use blueprint_hub_provision::{CostOffice, Courier, Leader, ProvisionConfig, Received, cost_watch};
 use blueprint_hub_provision_core::catalogue::Day;
 use blueprint_hub_provision_core::cost::alert::{
-    Alert, AlertAction, AlertEvent, AlertTerms, Delivery, DeliveryState, Finding, Hook, Mark, Period, Scope,
+    Alert, AlertAction, AlertEvent, AlertTerms, Delivery, DeliveryState, Finding, Hook, Period, Scope,
     THRESHOLDS,
 };
 use blueprint_hub_provision_core::cost::egress::{Egress, EgressPrice};
-use blueprint_hub_provision_core::cost::{CostDesk, CostStore, Deliveries, Limits, SetAlertError};
+use blueprint_hub_provision_core::cost::{CostDesk, CostStore, Deliveries, Limits, SetAlertError, Told};
 use blueprint_hub_provision_core::lifecycle::{
     Deployment, LifecycleStore, Record, RecordState, Records, RecordsResult, Settings, Wanted,
 };
@@ -64,8 +64,8 @@ impl CostStore for Costs {
         ready(Ok(!alerts.is_empty())).boxed()
     }
 
-    fn told(&self, _: Timestamp) -> BoxFuture<'_, RecordsResult<BTreeMap<String, BTreeSet<Mark>>>> {
-        let mut told: BTreeMap<String, BTreeSet<Mark>> = BTreeMap::new();
+    fn told(&self, _: Timestamp) -> BoxFuture<'_, RecordsResult<Told>> {
+        let mut told = Told::new();
         for (event, _) in &*self.events.lock().unwrap() {
             told.entry(event.alert.clone()).or_default().insert(event.finding.mark.clone());
         }
@@ -82,7 +82,7 @@ impl CostStore for Costs {
         let mut events = self.events.lock().unwrap();
         let terms = self.alerts.lock().unwrap().first().unwrap().terms.clone();
         let mut new = Vec::new();
-        for (id, finding) in (events.len() as u64..).zip(findings) {
+        for (id, finding) in (u64::try_from(events.len()).unwrap()..).zip(findings) {
             let delivery = Delivery::new(terms.webhook.is_some(), at);
             let (alert, amount, action) = (alert.clone(), terms.amount, terms.action);
             new.push(AlertEvent { id, alert, at, amount, action, finding, delivery });
@@ -272,7 +272,7 @@ impl Rig {
             anomaly: None,
             webhook: None,
         };
-        self.office.set_alert("team".to_owned(), terms, webhook.map(str::to_owned)).await.unwrap().1
+        self.office.set_alert("team".to_owned(), terms, webhook.map(str::to_owned), false).await.unwrap().1
     }
 
     /// The machine sends so many bytes more, and the meter is read.
@@ -319,6 +319,21 @@ async fn what_is_spent_ends_its_deployments_unless_the_clock_is_in_doubt() {
     })
     .await;
     assert!(rig.mail.tries.lock().unwrap().is_empty(), "it has no webhook");
+    Rig::run(records(), 0, async |rig| {
+        rig.sends(1_000_000_000).await;
+        let terms = |rig: &Rig| rig.costs.alerts.lock().unwrap().first().unwrap().terms.clone();
+        rig.set(AlertAction::Hold, None).await;
+        let end = AlertTerms { action: AlertAction::Terminate, ..terms(rig) };
+        let error = rig.office.set_alert("team".to_owned(), end.clone(), None, false).await.unwrap_err();
+        let text = "$1.00 of $1.00 is spent already (2027-01): deployments would be ended for good at once";
+        assert_eq!(error.to_string(), text);
+        rig.sends(0).await;
+        assert_eq!((terms(rig).action, rig.wanted()), (AlertAction::Hold, Wanted::Running));
+        rig.office.set_alert("team".to_owned(), end, None, true).await.unwrap();
+        rig.sends(0).await;
+        assert_eq!(rig.wanted(), Wanted::Gone);
+    })
+    .await;
     // The hub was away for a day, or its clock was set: no cloud told yet.
     let away =
         Records { scanned_at: Some(Timestamp::from_millis(NOON.as_millis() - 86_400_000)), ..records() };

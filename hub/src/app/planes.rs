@@ -74,14 +74,11 @@ pub(super) async fn start(
     if let Some(socket) = base.tunnel.share_port(&limits).context("cannot share a port with QUIC")? {
         control.start_quic(socket, limits, &base.metrics)?;
     }
-    let planes = (control.clone(), base.registrar.clone(), base.tunnel.clone());
+    let planes = (control.clone(), base.registrar.clone(), base.tunnel.clone(), workload_keys.sealing());
     let spawner = supervisor.child_spawner();
-    let (sealing, known) = (workload_keys.sealing(), Arc::clone(&facts));
-    let started = Box::pin(base.clouds.start(known, planes, sealing, &base.metrics, &spawner)).await?;
-    let (provision, costs) = started;
+    let provision = Box::pin(base.clouds.start(Arc::clone(&facts), planes, &base.metrics, &spawner)).await?;
     let hub = AdminHub {
         provision,
-        costs,
         tunnel: base.tunnel,
         registrar: base.registrar.clone(),
         control: control.clone(),

@@ -46,6 +46,9 @@ pub(crate) struct SetAlert {
     /// Where messages go: an https URL, or off
     #[arg(long, value_name = "URL")]
     webhook: Option<String>,
+    /// Has --action terminate end deployments at once, where all of the amount is spent already
+    #[arg(long, short = 'y')]
+    yes: bool,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -89,6 +92,7 @@ impl SetAlert {
         put("anomaly_floor", self.anomaly_floor.map(Value::from));
         let webhook = self.webhook.map(|url| if url == "off" { String::new() } else { url });
         put("webhook", webhook.map(Value::from));
+        put("sure", self.yes.then(|| Value::from(true)));
         let answer = ask(global, "PUT", &path(&self.name)?, Some(&Value::Object(body)))?;
         if global.output == Output::Json {
             print_json(&answer);

@@ -4,15 +4,15 @@ mod alerts;
 mod egress;
 mod events;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use blueprint_common_types::{Micros, Timestamp};
 use blueprint_hub_provision_core::catalogue::Day;
 use blueprint_hub_provision_core::cost::alert::{
-    Alert, AlertEvent, AlertTerms, Bill, Delivery, Finding, Held, Mark, Period, held,
+    Alert, AlertEvent, AlertTerms, Bill, Delivery, Finding, Held, Period, held,
 };
 use blueprint_hub_provision_core::cost::egress::Egress;
-use blueprint_hub_provision_core::cost::{CostStore, Deliveries, Limits, SetAlertError, Span};
+use blueprint_hub_provision_core::cost::{CostStore, Deliveries, Limits, SetAlertError, Span, Told};
 use blueprint_hub_provision_core::lifecycle::{RecordsError, RecordsResult};
 use blueprint_hub_provision_core::{DeploymentId, InstanceKey};
 use futures_util::future::BoxFuture;
@@ -65,7 +65,7 @@ impl CostStore for SqliteStore {
         Box::pin(self.costs("release an alert", move |db| alerts::release(db, &name, &period, now)))
     }
 
-    fn told(&self, now: Timestamp) -> BoxFuture<'_, RecordsResult<BTreeMap<String, BTreeSet<Mark>>>> {
+    fn told(&self, now: Timestamp) -> BoxFuture<'_, RecordsResult<Told>> {
         Box::pin(self.costs("read what alerts told", move |db| events::told(db, now)))
     }
 

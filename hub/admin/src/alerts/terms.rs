@@ -40,6 +40,9 @@ pub(crate) struct SetAlert {
     anomaly_floor: Option<String>,
     /// A URL; empty for none.
     webhook: Option<String>,
+    /// Whether it may end deployments at once, where all is spent already.
+    #[serde(default)]
+    pub(super) sure: bool,
 }
 
 impl SetAlert {

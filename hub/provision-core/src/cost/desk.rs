@@ -33,6 +33,9 @@ pub struct Deliveries {
     pub waiting: u32,
 }
 
+/// What was told of alerts, by their names.
+pub type Told = BTreeMap<String, BTreeSet<Mark>>;
+
 /// Durable state of alerts and of what machines sent. What was answered survives a kill; every change of an alert and
 /// everything that is told has its audit row in the same transaction.
 pub trait CostStore: Send + Sync {
@@ -60,7 +63,7 @@ pub trait CostStore: Send + Sync {
 
     /// What was told of each alert in its present edition, by its name; what is older than any period that is under way at
     /// `now` is left out.
-    fn told(&self, now: Timestamp) -> BoxFuture<'_, RecordsResult<BTreeMap<String, BTreeSet<Mark>>>>;
+    fn told(&self, now: Timestamp) -> BoxFuture<'_, RecordsResult<Told>>;
 
     /// Stores what is to be told of an alert, as far as it was not told in this edition; gives what is new. Nothing is
     /// where the alert is gone or another edition of it is there.
@@ -98,6 +101,16 @@ pub enum CostDeskError {
     /// An alert was not stored, since there are as many as there may be.
     #[error("there are {MAX_ALERTS} alerts, as many as there may be")]
     TooMany,
+    /// It would end deployments at once, and nobody said that this is meant.
+    #[error("${spent} of ${amount} is spent already ({period}): deployments would be ended for good at once")]
+    WouldEnd {
+        /// What was spent.
+        spent: String,
+        /// What may be.
+        amount: String,
+        /// In which period.
+        period: String,
+    },
     /// Messages cannot go there.
     #[error("no message can go to that webhook: {0}")]
     Webhook(String),
@@ -128,19 +141,24 @@ pub enum CostDeskError {
     Store(#[from] RecordsError),
 }
 
+/// An alert that was stored, and the key of its webhook where that is a new one.
+pub type Set = (Alert, Option<Secret<String>>);
+
 /// Alerts and measured egress, as the operator's side sees them.
 pub trait CostDesk: Send + Sync {
     /// Every alert by name, and how it stands.
     fn alerts(&self) -> BoxFuture<'_, Result<Vec<(Alert, Standing)>, CostDeskError>>;
 
     /// Makes an alert, or changes the one of this name; `terms` has no webhook, its address comes apart. Gives the key that
-    /// its messages are signed with where that is a new one: there was no webhook, or another.
+    /// its messages are signed with where that is a new one: there was no webhook, or another. One that would end deployments at
+    /// once is refused unless `is_sure`.
     fn set_alert(
         &self,
         name: String,
         terms: AlertTerms,
         webhook: Option<String>,
-    ) -> BoxFuture<'_, Result<(Alert, Option<Secret<String>>), CostDeskError>>;
+        is_sure: bool,
+    ) -> BoxFuture<'_, Result<Set, CostDeskError>>;
 
     /// Forgets an alert.
     fn remove_alert(&self, name: String) -> BoxFuture<'_, Result<(), CostDeskError>>;

@@ -3,10 +3,10 @@
 use blueprint_common_types::{Secret, Timestamp, fill_random};
 use blueprint_hub_provision_core::catalogue::Day;
 use blueprint_hub_provision_core::cost::alert::{
-    Alert, AlertEvent, AlertTerms, Bill, Hook, Period, Standing,
+    Alert, AlertAction, AlertEvent, AlertTerms, Bill, Hook, Period, Standing,
 };
 use blueprint_hub_provision_core::cost::egress::Egress;
-use blueprint_hub_provision_core::cost::{CostDesk, CostDeskError, SetAlertError};
+use blueprint_hub_provision_core::cost::{CostDesk, CostDeskError, Set, SetAlertError};
 use blueprint_hub_provision_core::lifecycle::Deployer;
 use futures_util::future::{BoxFuture, FutureExt};
 use tracing::info;
@@ -51,11 +51,15 @@ impl CostOffice {
         name: String,
         mut terms: AlertTerms,
         webhook: Option<String>,
-    ) -> Answer<(Alert, Option<Secret<String>>)> {
+        is_sure: bool,
+    ) -> Answer<Set> {
         let mut shown = None;
+        let known = self.0.store.alerts().await?.into_iter().find(|alert| alert.name == name);
+        if !is_sure {
+            self.ends_nothing(&name, &terms, known.as_ref()).await?;
+        }
         if let Some(url) = webhook {
             self.0.courier.check(&url).map_err(CostDeskError::Webhook)?;
-            let known = self.0.store.alerts().await?.into_iter().find(|alert| alert.name == name);
             let kept = known.and_then(|alert| alert.terms.webhook).filter(|hook| hook.url == url);
             terms.webhook = Some(match kept {
                 Some(kept) => kept,
@@ -77,6 +81,29 @@ impl CostOffice {
         info!(target: "audit", alert = alert.name, scope = %terms.scope, amount = %terms.amount, action = %terms.action, "alert set");
         self.0.kick.notify_one();
         Ok((alert, shown))
+    }
+
+    /// Refuses terms that would end deployments at once, unless those of before do already or were called off.
+    async fn ends_nothing(&self, name: &str, terms: &AlertTerms, known: Option<&Alert>) -> Answer<()> {
+        let parts = |terms: &AlertTerms| (terms.scope.clone(), terms.period, terms.amount, terms.action);
+        let is_known = known.is_some_and(|known| parts(&known.terms) == parts(terms));
+        if terms.action != AlertAction::Terminate || is_known {
+            return Ok(());
+        }
+        let read = self.0.read(terms.period == Period::Total).await?;
+        let (limits, now) = (self.0.provisioner.limits(), read.now);
+        let bill = Bill { spans: &read.spans, egress: &read.egress, limits: &limits, now };
+        let (name, terms) = (name.to_owned(), terms.clone());
+        let next = Alert { name, terms, edition: 0, released: None, created_at: now, changed_at: now };
+        let standing = next.standing(&bill);
+        if !standing.is_over {
+            return Ok(());
+        }
+        Err(CostDeskError::WouldEnd {
+            spent: standing.spent.to_string(),
+            amount: next.terms.amount.to_string(),
+            period: standing.period,
+        })
     }
 
     async fn release(&self, name: String) -> Answer<String> {
@@ -137,8 +164,9 @@ impl CostDesk for CostOffice {
         name: String,
         terms: AlertTerms,
         webhook: Option<String>,
-    ) -> BoxFuture<'_, Answer<(Alert, Option<Secret<String>>)>> {
-        self.set(name, terms, webhook).boxed()
+        is_sure: bool,
+    ) -> BoxFuture<'_, Answer<Set>> {
+        self.set(name, terms, webhook, is_sure).boxed()
     }
 
     fn remove_alert(&self, name: String) -> BoxFuture<'_, Answer<()>> {

@@ -1,13 +1,12 @@
 //! What alerts told, and the messages of it.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use blueprint_common_types::Timestamp;
-use blueprint_hub_provision_core::cost::Deliveries;
 use blueprint_hub_provision_core::cost::alert::{
     AlertEvent, AlertKind, Delivery, DeliveryState, Finding, Mark, Period,
 };
+use blueprint_hub_provision_core::cost::{Deliveries, Told};
 use blueprint_hub_registry_core::{AuditEvent, AuditKind};
 use rusqlite::{Connection, Row, params};
 
@@ -26,7 +25,7 @@ const SELECT: &str = "SELECT id, alert, at, amount, action, kind, period, thresh
 const MONTH: Duration = Duration::from_secs(40 * 24 * 3600);
 
 /// What was told of each alert in its present edition, as far as its period may be under way.
-pub(super) fn told(db: &Connection, now: Timestamp) -> DbResult<BTreeMap<String, BTreeSet<Mark>>> {
+pub(super) fn told(db: &Connection, now: Timestamp) -> DbResult<Told> {
     let sql = "SELECT cost_alerts.name, events.kind, events.period, events.threshold FROM cost_alert_events AS events \
                JOIN cost_alerts ON cost_alerts.edition = events.edition \
                WHERE events.kind <> ?1 AND (events.at >= ?2 OR events.period = ?3)";
@@ -34,7 +33,7 @@ pub(super) fn told(db: &Connection, now: Timestamp) -> DbResult<BTreeMap<String,
     let epoch = Timestamp::default();
     let recent = epoch.plus(now.since(epoch.plus(MONTH)));
     let mut rows = statement.query(params![AlertKind::Test.label(), time(recent), Period::Total.label()])?;
-    let mut told: BTreeMap<String, BTreeSet<Mark>> = BTreeMap::new();
+    let mut told = Told::new();
     while let Some(row) = rows.next()? {
         let mark = Mark { kind: read_text(row, 1)?, period: row.get(2)?, threshold: row.get(3)? };
         told.entry(row.get(0)?).or_default().insert(mark);
