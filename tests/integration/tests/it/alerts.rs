@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -43,7 +43,7 @@ impl Receiver {
         std::thread::Builder::new().spawn(move || {
             for stream in listener.incoming().flatten() {
                 if let Ok(one) = take(stream) {
-                    noted.lock().unwrap().push(one);
+                    noted.lock().unwrap_or_else(PoisonError::into_inner).push(one);
                 }
             }
         })?;
@@ -51,7 +51,7 @@ impl Receiver {
     }
 
     fn got(&self) -> Vec<Got> {
-        self.0.lock().unwrap().clone()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The messages; each has to be signed with `key`.
@@ -67,7 +67,10 @@ impl Receiver {
                 let now = std::time::UNIX_EPOCH.elapsed()?.as_secs();
                 ensure!(now.abs_diff(time.parse()?) < 300, "signed at {time}, and it is {now}");
                 let message: Value = serde_json::from_str(body)?;
-                ensure!(fields.get("x-blueprint-event") == Some(&message["id"].to_string()), "{fields:?}");
+                ensure!(
+                    fields.get("x-blueprint-event") == message.get("id").map(Value::to_string).as_ref(),
+                    "{fields:?}"
+                );
                 Ok(message)
             })
             .collect()
@@ -147,6 +150,28 @@ fn sent(hub: &Hub<'_>) -> Result<u64> {
     row["egress_bytes"].as_u64().context("bytes")
 }
 
+/// Released, raised, and tried.
+fn it_ends_as_the_operator_says(hub: &Hub<'_>, receiver: &Receiver, key: &str) -> Result<()> {
+    hub.json(&["alerts", "release", "team"])?;
+    let again = hub.command(&["alerts", "release", "team"])?.run(SOON)?;
+    ensure!(again.code == Some(5) && again.stderr.contains("holds nothing"), "{}", again.stderr);
+    deploy(hub, &["--name", "more"])?;
+    // A released period is one of that amount.
+    hub.json(&["set-alert", "team", "--amount", "0.00011"])?;
+    refused(hub, "team")?;
+    hub.json(&["set-alert", "team", "--amount", "5"])?;
+    deploy(hub, &["--name", "third"])?;
+    let told = hub.json(&["alerts", "test", "team"])?;
+    let id = told.pointer("/event/id").context("its number")?;
+    eventually_ok(SOON, "the test's message", || {
+        let messages = receiver.messages(key)?;
+        let own = messages.iter().find(|it| it.get("id") == Some(id)).context("not there")?;
+        ensure!(text(own, "/kind")? == "test", "{own}");
+        Ok(())
+    })?;
+    Ok(())
+}
+
 #[test]
 fn a_spent_amount_is_told_once_to_a_webhook_that_was_away_and_holds_orders_until_it_is_released() -> Result<()>
 {
@@ -221,23 +246,7 @@ fn a_spent_amount_is_told_once_to_a_webhook_that_was_away_and_holds_orders_until
         receiver.got()
     );
 
-    hub.json(&["alerts", "release", "team"])?;
-    let again = hub.command(&["alerts", "release", "team"])?.run(SOON)?;
-    ensure!(again.code == Some(5) && again.stderr.contains("holds nothing"), "{}", again.stderr);
-    deploy(&hub, &["--name", "more"])?;
-    // A released period is one of that amount.
-    hub.json(&["set-alert", "team", "--amount", "0.00011"])?;
-    refused(&hub, "team")?;
-    hub.json(&["set-alert", "team", "--amount", "5"])?;
-    deploy(&hub, &["--name", "third"])?;
-    let told = hub.json(&["alerts", "test", "team"])?;
-    let id = told["event"]["id"].to_string();
-    eventually_ok(SOON, "the test's message", || {
-        let messages = receiver.messages(&key)?;
-        let own = messages.iter().find(|it| it["id"].to_string() == id).context("not there")?;
-        ensure!(own["kind"] == "test", "{own}");
-        Ok(())
-    })?;
+    it_ends_as_the_operator_says(&hub, &receiver, &key)?;
     let audit = hub.audit()?;
     for event in ["alert.set team", "alert.fire team", "alert.release team"] {
         ensure!(audit.iter().any(|row| row.starts_with(event)), "no {event} in {audit:?}");
@@ -254,7 +263,9 @@ fn an_alert_that_terminates_ends_its_deployment_and_no_other() -> Result<()> {
     let web = deploy(&hub, &["--name", "web", "--replicas", "2"])?;
     let keep = deploy(&hub, &["--name", "keep"])?;
     let options = ["--amount", "0.0001", "--per", "total", "--deployment", "web", "--action", "terminate"];
-    let set = hub.json(&[["set-alert", "life"].as_slice(), &options].concat())?;
+    let sudden = hub.command(&["set-alert", "life"])?.args(options).run(SOON)?;
+    ensure!(sudden.code == Some(5) && sudden.stderr.contains("ended for good at once"), "{}", sudden.stderr);
+    let set = hub.json(&[["set-alert", "life", "--yes"].as_slice(), &options].concat())?;
     ensure!(text(&set, "/alert/deployment_name")? == "web", "{set}");
     eventually_ok(SETTLED, "an end of the deployment", || {
         let shown = hub.json(&["deployment", "show", &web])?;
