@@ -1,7 +1,4 @@
 //! The task against scripted clouds, on a clock that jumps.
-#![expect(clippy::unwrap_used, reason = "helpers of tests stand outside test functions")]
-
-mod memory;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -24,7 +21,7 @@ use futures_util::future::{BoxFuture, FutureExt, join_all, ready};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use memory::{Agents, Memory};
+use crate::memory::{Agents, Memory};
 
 const NOON: Timestamp = Timestamp::from_millis(1_800_000_000_000);
 

@@ -1,7 +1,4 @@
 //! The task that watches alerts, on a clock that jumps: messages that are tried again, what is ended, and counters.
-#![expect(clippy::unwrap_used, reason = "helpers of tests stand outside test functions")]
-
-mod memory;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -23,9 +20,10 @@ use blueprint_hub_provision_core::lifecycle::{
 use blueprint_hub_provision_core::resource::Arch;
 use blueprint_hub_provision_core::{Candidate, DeploymentId, InstanceKey};
 use futures_util::future::{BoxFuture, FutureExt, ready};
-use memory::{Agents, Memory};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
+
+use crate::memory::{Agents, Memory};
 
 /// 2027-01-15T08:00:00Z.
 const NOON: Timestamp = Timestamp::from_millis(1_800_000_000_000);
