@@ -9,8 +9,8 @@ use blueprint_common_runtime::state::default_path;
 use clap::{Args, Parser, Subcommand};
 
 use crate::cmd::{
-    access, apply, artefact, audit, config, costs, deploy, deployment, dev, init, inventory, key, node,
-    offers, policy, serve, service, status, token, workload,
+    access, alerts, apply, artefact, audit, config, costs, deploy, deployment, dev, init, inventory, key,
+    node, offers, policy, serve, service, status, token, workload,
 };
 use crate::files;
 
@@ -86,6 +86,10 @@ enum Command {
     Inventory(inventory::Inventory),
     /// Shows what ordered machines cost, and what is used of the limits
     Costs(costs::Costs),
+    /// Makes an alert about costs, or changes one
+    SetAlert(Box<alerts::SetAlert>),
+    /// Alerts about costs: how they stand, and what they told
+    Alerts(alerts::Alerts),
     /// Artefacts of workloads, pushed for nodes that reach nothing else
     #[command(subcommand, after_help = "Example: blueprint-hub artefact push demo.tar.gz")]
     Artefact(artefact::Artefact),
@@ -174,6 +178,8 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Command::Apply(command) => command.run(global),
         Command::Inventory(command) => command.run(global),
         Command::Costs(command) => command.run(global),
+        Command::SetAlert(command) => command.run(global),
+        Command::Alerts(command) => command.run(global),
         Command::Artefact(command) => command.run(global),
         Command::Providers(command) => command.run(global),
         Command::Templates(command) => command.run(global),

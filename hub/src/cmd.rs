@@ -1,6 +1,7 @@
 //! One file per command, and what they share.
 
 pub(crate) mod access;
+pub(crate) mod alerts;
 pub(crate) mod apply;
 pub(crate) mod artefact;
 pub(crate) mod audit;

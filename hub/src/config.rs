@@ -1,5 +1,6 @@
 //! The hub's configuration: keys, defaults, and what has to hold between them.
 
+mod alerts;
 mod aws;
 mod digitalocean;
 mod discovery;
@@ -26,6 +27,7 @@ use ipnetwork::{Ipv4Network, Ipv6Network};
 
 use crate::limits::LimitsConfig;
 
+pub(crate) use alerts::AlertSettings;
 pub(crate) use aws::AwsSettings;
 pub(crate) use digitalocean::DigitalOceanSettings;
 pub(crate) use discovery::DiscoveryConfig;
@@ -69,6 +71,7 @@ pub(crate) struct HubConfig {
     pub(crate) artefacts: ArtefactLimits,
     pub(crate) prices: PriceConfig,
     pub(crate) provision: ProvisionSettings,
+    pub(crate) alerts: AlertSettings,
     pub(crate) providers: ProviderSettings,
     pub(crate) admin_listen: Option<SocketAddr>,
     pub(crate) metrics_listen: Option<SocketAddr>,
@@ -118,8 +121,7 @@ impl HubConfig {
         let oauth = OAuthConfig::take(settings, problems);
         let artefacts = artefact_limits(settings, problems);
         let prices = PriceConfig::take(settings, problems);
-        let provision = ProvisionSettings::take(settings, problems);
-        let providers = ProviderSettings::take(settings, problems);
+        let (provision, alerts, providers) = orders(settings, problems);
         let admin_listen = private_address(settings, "admin.listen", problems);
         let metrics_listen = private_address(settings, "metrics.listen", problems);
         let grace = span(settings, "shutdown.grace", 0, 600, problems);
@@ -153,6 +155,7 @@ impl HubConfig {
             artefacts: artefacts?,
             prices: prices?,
             provision: provision?,
+            alerts: alerts?,
             providers: providers?,
             admin_listen: admin_listen?,
             metrics_listen: metrics_listen?,
@@ -173,6 +176,15 @@ impl HubConfig {
                 .unwrap_or_else(|_| Ipv6Network::from(std::net::Ipv6Addr::from(bytes)))
         })
     }
+}
+
+/// Sections about machines that are ordered.
+type Orders = (Option<ProvisionSettings>, Option<AlertSettings>, Option<ProviderSettings>);
+
+fn orders(settings: &Settings, problems: &mut Problems) -> Orders {
+    let provision = ProvisionSettings::take(settings, problems);
+    let alerts = AlertSettings::take(settings, problems);
+    (provision, alerts, ProviderSettings::take(settings, problems))
 }
 
 fn is_host(host: &str) -> bool {

@@ -26,5 +26,6 @@ mod service_view;
 mod stored_keys;
 mod tables;
 mod tls;
+mod webhook;
 
 pub use cli::main;

@@ -12,7 +12,7 @@ use blueprint_common_types::{AgentId, OverlayLease, ServiceKey, Timestamp, Token
 use blueprint_hub_admin::{
     AcmeView, ArtefactShelf, Hub, PeerView, PromiseFailed, Qos, RemoveFailed, ScrapeFailed, SettingsRefused,
 };
-use blueprint_hub_provision::Provisioner;
+use blueprint_hub_provision_core::cost::CostDesk;
 use blueprint_hub_provision_core::lifecycle::Deployer;
 use blueprint_hub_proxy::Ledger;
 use blueprint_hub_proxy_core::tls::TlsAdmin;
@@ -30,6 +30,7 @@ use tracing::error;
 use crate::artefacts::Artefacts;
 use crate::blueprints::WorkloadKeys;
 use crate::policy::PolicyHandle;
+use crate::provision::Provision;
 use crate::scrape::Scraper;
 use crate::service_view::ServiceView;
 use crate::tables::TablesHandle;
@@ -82,7 +83,7 @@ pub(crate) struct AdminHub {
     pub(crate) workloads: WorkloadsHandle,
     pub(crate) workload_keys: WorkloadKeys,
     pub(crate) artefacts: Arc<Artefacts>,
-    pub(crate) provision: Provisioner,
+    pub(crate) provision: Provision,
     pub(crate) scraper: Scraper,
 }
 
@@ -205,8 +206,12 @@ impl Hub for AdminHub {
         self.artefacts.as_ref()
     }
 
+    fn costs(&self) -> &dyn CostDesk {
+        &self.provision.costs
+    }
+
     fn deployer(&self) -> &dyn Deployer {
-        &self.provision
+        &self.provision.orders
     }
 
     fn seal_keystore(&self, service: ServiceKey, bundle: &Bundle) -> Option<String> {

@@ -13,23 +13,36 @@ use std::time::SystemTime;
 use anyhow::{Context, Result};
 use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_runtime::tasks::Spawner;
+use blueprint_common_tunnel::Tunnel;
 use blueprint_common_types::{Timestamp, fill_random};
 use blueprint_hub_admin::HubFacts;
 use blueprint_hub_provider_sim::SimCloud;
-use blueprint_hub_provision::{Leader, ProvisionConfig, Provisioner};
+use blueprint_hub_provision::{CostOffice, Leader, ProvisionConfig, Provisioner, Received, cost_watch};
 use blueprint_hub_provision_core::Provider;
-use blueprint_hub_provision_core::lifecycle::LifecycleStore;
+use blueprint_hub_proxy_core::identity::SealingKey;
 use blueprint_hub_registry::{ControlPlane, RegistrarHandle};
+use blueprint_hub_store::SqliteStore;
 use ipnetwork::Ipv4Network;
 
 use self::host::HubHost;
 use crate::agent_files::AgentShelf;
-use crate::config::{ProviderSettings, ProvisionSettings};
+use crate::config::{AlertSettings, ProviderSettings, ProvisionSettings};
+use crate::webhook::WebhookCourier;
+
+/// What the operator's side asks.
+#[derive(Debug, Clone)]
+pub(crate) struct Provision {
+    /// Orders machines.
+    pub(crate) orders: Provisioner,
+    /// Alerts, and what machines sent.
+    pub(crate) costs: CostOffice,
+}
 
 /// The clouds of this hub, before anything is asked of them.
 pub(crate) struct Clouds {
-    store: Arc<dyn LifecycleStore>,
+    store: Arc<SqliteStore>,
     settings: ProvisionSettings,
+    alerts: AlertSettings,
     sim: Option<Arc<SimCloud>>,
     /// Those that need nothing of the hub.
     made: Vec<Arc<dyn Provider>>,
@@ -45,10 +58,10 @@ impl Clouds {
     ///
     /// Where something is missing that one of them needs.
     pub(crate) fn new(
-        settings: ProvisionSettings,
+        (settings, alerts): (ProvisionSettings, AlertSettings),
         providers: &ProviderSettings,
         overlay: Ipv4Network,
-        store: Arc<dyn LifecycleStore>,
+        store: Arc<SqliteStore>,
         state: &Path,
     ) -> Result<Self> {
         let sim = providers.sim.map(|faults| sim::make(faults, state)).transpose()?;
@@ -63,7 +76,7 @@ impl Clouds {
             AgentShelf::none(state)
         };
         let (others, state) = (providers.clone(), state.to_owned());
-        Ok(Self { store, settings, sim, made, others, state, agents: Arc::new(agents) })
+        Ok(Self { store, settings, alerts, sim, made, others, state, agents: Arc::new(agents) })
     }
 
     /// Agents that new machines fetch.
@@ -79,11 +92,11 @@ impl Clouds {
     pub(crate) async fn start(
         self,
         facts: Arc<HubFacts>,
-        (control, registrar): (ControlPlane, RegistrarHandle),
+        (control, registrar, tunnel, sealing): (ControlPlane, RegistrarHandle, Tunnel, Arc<SealingKey>),
         metrics: &Metrics,
         spawner: &Spawner,
-    ) -> Result<Provisioner> {
-        let Self { store, settings, sim, made: mut providers, others, state, agents } = self;
+    ) -> Result<Provision> {
+        let Self { store, settings, alerts, sim, made: mut providers, others, state, agents } = self;
         let mut seed = [0u8; 8];
         fill_random(&mut seed)?;
         let config = ProvisionConfig {
@@ -103,10 +116,13 @@ impl Clouds {
         if let Some(settings) = &others.aws {
             providers.push(aws::make(settings, &state)?);
         }
+        let courier = Arc::new(WebhookCourier::new(&alerts, sealing, facts.id)?);
+        let received = received(registrar.clone(), tunnel);
         let host = HubHost::new(facts, control, registrar, agents.digests(), settings.token_ttl);
         let host = Arc::new(host);
         let wall = Arc::new(|| Timestamp::from(SystemTime::now()));
-        let (leader, provisioner) = Leader::new(config, store, host, providers, wall, metrics).await?;
+        let (leader, provisioner) =
+            Leader::new(config, store.clone(), host, providers, wall, metrics).await?;
         let drain = spawner.stop().drain;
         spawner.spawn("provisioner", async move {
             leader.run(drain).await;
@@ -114,8 +130,22 @@ impl Clouds {
                 sim.stop_all().await;
             }
         });
-        Ok(provisioner)
+        let (watch, office) =
+            cost_watch(alerts.every, store, provisioner.clone(), courier, received, metrics);
+        spawner.spawn("cost watch", watch.run(spawner.stop().drain));
+        Ok(Provision { orders: provisioner, costs: office })
     }
+}
+
+/// Bytes that arrived from each agent, as its tunnel counts them.
+fn received(registrar: RegistrarHandle, tunnel: Tunnel) -> Received {
+    Arc::new(move || {
+        let (registry, tunnel) = (registrar.snapshot(), tunnel.snapshot());
+        let agents = registry.agents.iter();
+        agents
+            .filter_map(|(id, view)| Some((*id, tunnel.peers.get(&view.agent.wireguard_key)?.rx_bytes)))
+            .collect()
+    })
 }
 
 /// A program in the folder of this one; `None` where it is not there.

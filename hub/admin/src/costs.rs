@@ -8,6 +8,7 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use blueprint_common_types::{Micros, Timestamp};
 use blueprint_hub_provision_core::catalogue::Day;
+use blueprint_hub_provision_core::cost::egress::{Egress, priced};
 use blueprint_hub_provision_core::cost::{self, Limits, Span, committed, month_of, sum_by};
 use blueprint_hub_provision_core::lifecycle::Records;
 use blueprint_hub_provision_core::{DeploymentId, InstanceKey};
@@ -15,6 +16,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::AdminState;
+use crate::alerts;
 use crate::deployments::find;
 use crate::error::ApiError;
 use crate::views::time;
@@ -64,9 +66,11 @@ pub(crate) async fn show(
     // Limits look at the whole of this month, whatever is shown.
     let kept = epoch.plus(now.since(epoch.plus(DAY * (days.max(32) + 1))));
     let spans = deployer.spans(kept).await?;
-    let meter = Meter { records: &records, spans: &spans, now, since, of };
+    let egress = state.hub.costs().egress(kept).await?;
+    let meter = Meter { records: &records, spans: &spans, egress: &egress, now, since, of };
     let mut answer = meter.answer(query.by);
     if let Some(fields) = answer.as_object_mut() {
+        fields.insert("held".to_owned(), alerts::in_force(&state).await?.into());
         fields.insert("limits".to_owned(), limits(&deployer.limits(), &records, &spans, now));
     }
     Ok(Json(answer))
@@ -88,6 +92,7 @@ fn limits(limits: &Limits, records: &Records, spans: &[Span], now: Timestamp) ->
 struct Meter<'a> {
     records: &'a Records,
     spans: &'a [Span],
+    egress: &'a [Egress],
     now: Timestamp,
     /// First day that is shown.
     since: Day,
@@ -104,37 +109,62 @@ impl Meter<'_> {
         sum_by(self.spans(), self.now, |span, day| (day >= self.since).then(|| key(span, day)))
     }
 
+    /// Bytes sent and what they cost beyond what is included, by whatever `key` makes of them.
+    fn sent<K: Ord>(&self, key: impl Fn(&Egress) -> K) -> BTreeMap<K, Sent> {
+        let mut sums: BTreeMap<K, Sent> = BTreeMap::new();
+        let own = |row: &Egress| self.of.as_ref().is_none_or(|of| *of == row.deployment);
+        for (row, cost) in
+            priced(self.egress).into_iter().filter(|(row, _)| row.day >= self.since && own(row))
+        {
+            sums.entry(key(row)).or_default().add(row.bytes, cost);
+        }
+        sums
+    }
+
+    /// Rows named `name`, one for each of the values of both keys.
+    fn rows<K: Ord + ToString>(
+        &self,
+        name: &str,
+        of_span: impl Fn(&Span, Day) -> K,
+        of_egress: impl Fn(&Egress) -> K,
+    ) -> Vec<Value> {
+        let mut both: BTreeMap<K, (Micros, Sent)> = BTreeMap::new();
+        for (key, amount) in self.sums(of_span) {
+            both.entry(key).or_default().0 = amount;
+        }
+        for (key, sent) in self.sent(of_egress) {
+            both.entry(key).or_default().1 = sent;
+        }
+        let row = |(key, (amount, sent)): (K, (Micros, Sent))| {
+            sent.beside(json!({ name: key.to_string(), "actual": amount.to_string() }))
+        };
+        both.into_iter().map(row).collect()
+    }
+
     fn answer(&self, by: By) -> Value {
-        let row =
-            |name: &str, text: String, amount: Micros| json!({ name: text, "actual": amount.to_string() });
         let rows: Vec<Value> = match by {
             By::Deployment => self.deployments(),
             By::Provider => {
-                let sums = self.sums(|span, _| span.provider.clone());
-                sums.into_iter().map(|(provider, sum)| row("provider", provider, sum)).collect()
+                self.rows("provider", |span, _| span.provider.clone(), |sent| sent.provider.clone())
             }
-            By::Day => {
-                let sums = self.sums(|_, day| day);
-                sums.into_iter().map(|(day, sum)| row("day", day.to_string(), sum)).collect()
-            }
-            By::Month => {
-                let sums = self.sums(|_, day| month_of(day));
-                sums.into_iter().map(|(month, sum)| row("month", month, sum)).collect()
-            }
+            By::Day => self.rows("day", |_, day| day, |sent| sent.day),
+            By::Month => self.rows("month", |_, day| month_of(day), |sent| month_of(sent.day)),
         };
         let total: Micros = self.sums(|_, _| ()).into_values().sum();
-        json!({
+        let sent = self.sent(|_| ()).remove(&()).unwrap_or_default();
+        sent.beside(json!({
             "since": self.since.to_string(),
             "until": time(self.now),
             "currency": "USD",
             "rows": rows,
             "total": total.to_string(),
-        })
+        }))
     }
 
     /// What was spent for each in the days shown, and, where it is remembered, in all against what its plan said.
     fn deployments(&self) -> Vec<Value> {
         let sums = self.sums(|span, _| span.deployment.clone());
+        let mut sent = self.sent(|row| row.deployment.clone());
         let rows = sums.into_iter().map(|(id, actual)| {
             let own = || self.spans.iter().filter(|span| span.deployment == id);
             let machines: BTreeSet<&InstanceKey> = own().map(|span| &span.key).collect();
@@ -142,7 +172,7 @@ impl Meter<'_> {
             let known = self.records.deployments.get(&id);
             // Older spans are not looked at, so the whole is known only of what began since.
             let is_whole = known.filter(|it| Day::from(it.created_at) >= self.since);
-            json!({
+            sent.remove(&id).unwrap_or_default().beside(json!({
                 "deployment": id.as_str(),
                 "name": known.map(|it| it.name.as_str()),
                 "wanted": known.map(|it| it.wanted.label()),
@@ -150,14 +180,43 @@ impl Meter<'_> {
                 "hourly": hourly.to_string(),
                 "actual": actual.to_string(),
                 "estimate": is_whole.map(|it| cost::estimate(it, self.now).to_string()),
-            })
+            }))
         });
         rows.collect()
     }
 }
 
+/// What was sent.
+#[derive(Debug, Default)]
+struct Sent {
+    bytes: u64,
+    cost: Micros,
+    /// Whether some of it has no known price.
+    is_unknown: bool,
+}
+
+impl Sent {
+    fn add(&mut self, bytes: u64, cost: Option<Micros>) {
+        self.bytes = self.bytes.saturating_add(bytes);
+        self.cost = self.cost.plus(cost.unwrap_or_default());
+        self.is_unknown |= cost.is_none() && bytes > 0;
+    }
+
+    /// A row with this in it; a cost of which a part is unknown is null.
+    fn beside(&self, mut row: Value) -> Value {
+        if let Some(fields) = row.as_object_mut() {
+            fields.insert("egress_bytes".to_owned(), self.bytes.into());
+            let cost = (!self.is_unknown).then(|| self.cost.to_string());
+            fields.insert("egress_cost".to_owned(), cost.into());
+        }
+        row
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use blueprint_hub_provision_core::cost::egress::EgressPrice;
+
     use super::*;
 
     /// 2026-11-30T23:00:00Z.
@@ -182,18 +241,33 @@ mod tests {
         let spans =
             [span(1, "aws", 25, None), span(2, "vultr", 24 * 40, Some(24 * 20)), span(1, "aws", 2, Some(1))];
         let records = Records::default();
+        let price = EgressPrice { gb: Micros::new(90_000), included_gb: 1 };
+        let sent = |deployment: u8, provider: &str, price| {
+            let deployment = DeploymentId::from_bytes([deployment; 10]);
+            let key = InstanceKey::of(&deployment, 1);
+            let (day, provider) = (Day::from(NOW), provider.to_owned());
+            Egress { key, deployment, provider, day, bytes: 2_000_000_000, price }
+        };
+        let egress = [sent(1, "aws", Some(price)), sent(3, "linode", None)];
         let meter = |days: u32, of| {
             let since = Day::from(Timestamp::from_millis(NOW.as_millis() - u64::from(days - 1) * 86_400_000));
-            Meter { records: &records, spans: &spans, now: NOW, since, of }
+            Meter { records: &records, spans: &spans, egress: &egress, now: NOW, since, of }
         };
         let rows = |by| meter(60, None).answer(by).get("rows").cloned().unwrap_or_default();
         assert_eq!(
             rows(By::Provider),
-            json!([{ "provider": "aws", "actual": "0.26" }, { "provider": "vultr", "actual": "4.80" }])
+            json!([
+                { "provider": "aws", "actual": "0.26", "egress_bytes": 2_000_000_000, "egress_cost": "0.09" },
+                { "provider": "linode", "actual": "0.00", "egress_bytes": 2_000_000_000, "egress_cost": null },
+                { "provider": "vultr", "actual": "4.80", "egress_bytes": 0, "egress_cost": "0.00" },
+            ])
         );
         assert_eq!(
             rows(By::Month),
-            json!([{ "month": "2026-10", "actual": "2.41" }, { "month": "2026-11", "actual": "2.65" }])
+            json!([
+                { "month": "2026-10", "actual": "2.41", "egress_bytes": 0, "egress_cost": "0.00" },
+                { "month": "2026-11", "actual": "2.65", "egress_bytes": 4_000_000_000u64, "egress_cost": null },
+            ])
         );
         let total = |meter: Meter<'_>| meter.answer(By::Day).get("total").cloned();
         assert_eq!(total(meter(60, None)), Some(json!("5.06")));

@@ -401,6 +401,16 @@ impl From<DeployError> for ApiError {
                 "end something (`blueprint-hub deployment ls`), or raise the limit in hub.toml and restart the hub; \
                  `blueprint-hub costs` shows what is used",
             ),
+            DeployError::Held(held) => Self::new(
+                StatusCode::CONFLICT,
+                "held",
+                text,
+                format!(
+                    "`blueprint-hub alerts release {0}` calls it off for this period, `blueprint-hub set-alert {0} --amount MORE` \
+                     raises it; `blueprint-hub alerts show {0}` says more",
+                    held.alert
+                ),
+            ),
             DeployError::Mismatch { .. } => {
                 Self::conflict(text, "ask with another request key, or for the same as before")
             }
@@ -432,6 +442,7 @@ mod tests {
             arch: Arch::X86_64,
             hourly: Micros::new(hourly),
             stopped_hourly: Micros::new(hourly),
+            egress: None,
         };
         let confirmed: Confirmed =
             serde_json::from_value(json!({ "hourly": "0.02", "most_hourly": "0.06" })).unwrap();

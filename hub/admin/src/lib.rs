@@ -4,6 +4,7 @@
 //! not named in [`views`](self) cannot leak. What needs other parts of the hub goes through [`Hub`].
 
 mod access;
+mod alerts;
 mod artefacts;
 mod audit;
 mod auth;
@@ -38,6 +39,7 @@ use blueprint_common_types::workload::Bundle;
 use blueprint_common_types::{
     AgentId, CaPin, HubId, OverlayLease, ServiceKey, Timestamp, TokenId, WgPublicKey,
 };
+use blueprint_hub_provision_core::cost::CostDesk;
 use blueprint_hub_provision_core::lifecycle::Deployer;
 use blueprint_hub_proxy_core::tls::TlsAdmin;
 use blueprint_hub_proxy_core::usage::{Clients, ServiceUsage};
@@ -242,6 +244,9 @@ pub trait Hub: Send + Sync {
 
     /// What orders machines.
     fn deployer(&self) -> &dyn Deployer;
+
+    /// Alerts about costs, and what machines sent.
+    fn costs(&self) -> &dyn CostDesk;
 
     /// Seals the keys of a workload as they are stored; `None` where the system has no source of randomness.
     fn seal_keystore(&self, service: ServiceKey, bundle: &Bundle) -> Option<String>;

@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 
 use crate::error::ApiError;
 use crate::{
-    AdminState, OperatorToken, access, artefacts, audit, auth, changes, costs, deployments, keys, nodes,
-    offers, policy, scrape, services, settings, tls, tokens, usage, views, workloads,
+    AdminState, OperatorToken, access, alerts, artefacts, audit, auth, changes, costs, deployments, keys,
+    nodes, offers, policy, scrape, services, settings, tls, tokens, usage, views, workloads,
 };
 
 /// Largest request body in bytes, but for policies.
@@ -59,6 +59,11 @@ pub fn private_router(state: AdminState) -> Router {
             get(deployments::show).put(deployments::change).delete(deployments::terminate),
         )
         .route("/v1/costs", get(costs::show))
+        .route("/v1/alerts", get(alerts::list))
+        .route("/v1/alerts/{alert}", get(alerts::show).put(alerts::set).delete(alerts::remove))
+        .route("/v1/alerts/{alert}/release", post(alerts::release))
+        .route("/v1/alerts/{alert}/test", post(alerts::test))
+        .route("/v1/alert-events", get(alerts::events))
         .route("/v1/history", get(deployments::history))
         .route("/v1/artefacts", get(artefacts::list))
         .route("/v1/artefacts/{sha256}", put(artefacts::push).delete(artefacts::remove))

@@ -120,6 +120,7 @@ pub struct HttpClient {
     tls: Arc<ClientConfig>,
     config: Arc<HttpConfig>,
     user_agent: HeaderValue,
+    takes: fn(IpAddr) -> bool,
 }
 
 impl HttpClient {
@@ -142,7 +143,15 @@ impl HttpClient {
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        Ok(Self { tls: Arc::new(tls), config: Arc::new(config), user_agent })
+        Ok(Self { tls: Arc::new(tls), config: Arc::new(config), user_agent, takes: |_| true })
+    }
+
+    /// The same, but it calls only addresses that `takes` says true of, whatever names lead to them: each is looked at after
+    /// its name was asked for, and that very address is called.
+    #[must_use]
+    pub fn only_to(mut self, takes: fn(IpAddr) -> bool) -> Self {
+        self.takes = takes;
+        self
     }
 
     /// Sends a request with an absolute URL once, and reads the whole answer, whatever its status. `call` names the call in
@@ -212,8 +221,11 @@ impl HttpClient {
         let failed = |source| SendError::Connect { host: to.host.clone(), source };
         let found = timeout(within, lookup_host((to.host.as_str(), to.port))).await;
         let found = found.map_err(|_| late("the address"))?.map_err(failed)?;
-        let mut failure = failed(std::io::Error::other("the name has no address"));
-        for address in alternating(found.filter(|address| to.takes(address.ip())).collect()) {
+        let found: Vec<SocketAddr> = found.collect();
+        let why = if found.is_empty() { "the name has no address" } else { "no address of it may be called" };
+        let mut failure = failed(std::io::Error::other(why));
+        let takes = |address: &SocketAddr| to.takes(address.ip()) && (self.takes)(address.ip());
+        for address in alternating(found.into_iter().filter(takes).collect()) {
             match timeout(within, TcpStream::connect(address)).await {
                 Ok(Ok(stream)) => return self.secure(to, stream).await,
                 Ok(Err(error)) => failure = failed(error),

@@ -2,6 +2,7 @@
 
 use blueprint_common_types::Micros;
 
+use crate::cost::egress::EgressPrice;
 use crate::resource::Arch;
 
 /// A machine that could be ordered, and its price at the time of the choice: the result of placement, and one
@@ -25,4 +26,6 @@ pub struct Candidate {
     pub hourly: Micros,
     /// What an hour of it costs while it is switched off and kept.
     pub stopped_hourly: Micros,
+    /// What sending costs; `None` where that is not known, as in records from before it was kept.
+    pub egress: Option<EgressPrice>,
 }

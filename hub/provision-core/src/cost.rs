@@ -4,6 +4,9 @@
 //! A machine has one [`Span`] for each time that it ran and, where that has another price, for each time that it was kept
 //! switched off. Spans outlive the records of machines and deployments.
 
+pub mod alert;
+mod desk;
+pub mod egress;
 mod limits;
 
 use std::collections::BTreeMap;
@@ -15,6 +18,7 @@ use crate::estimate::billed_secs;
 use crate::lifecycle::{Deployment, Wanted};
 use crate::{DeploymentId, InstanceKey};
 
+pub use desk::{CostDesk, CostDeskError, CostStore, Deliveries, Set, SetAlertError, Told};
 pub use limits::{Limits, OverLimit, Usage, committed};
 
 const DAY_MS: u64 = 86_400_000;
@@ -110,6 +114,12 @@ pub fn estimate(deployment: &Deployment, now: Timestamp) -> Micros {
 #[must_use]
 pub fn month_of(day: Day) -> String {
     day.to_string().chars().take(7).collect()
+}
+
+/// When the day of `now` ends, in UTC.
+#[must_use]
+pub const fn day_end(now: Timestamp) -> Timestamp {
+    Timestamp::from_millis((now.as_millis() / DAY_MS).saturating_add(1).saturating_mul(DAY_MS))
 }
 
 /// When the calendar month of `now` ends, in UTC.

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Candidate;
 use crate::catalogue::{Catalogue, Day, Offer, PriceKind, facts, is_known_region};
+use crate::cost::egress::EgressPrice;
 
 pub use demand::Demand;
 pub use layers::{Layer, Layers, Merged, Origin};
@@ -130,6 +131,8 @@ pub struct Choice<'a> {
     pub disk_gb: u32,
     /// What it costs.
     pub total: Total,
+    /// What sending costs; `None` where that is not known of its provider.
+    pub egress: Option<EgressPrice>,
 }
 
 impl Choice<'_> {
@@ -145,6 +148,7 @@ impl Choice<'_> {
             arch: self.offer.arch,
             hourly: self.total.hourly(),
             stopped_hourly: self.total.stopped(&self.offer.provider),
+            egress: self.egress,
         }
     }
 }
@@ -258,7 +262,8 @@ pub fn examine<'a>(
             match check(offer, spot, question) {
                 Ok(total) => {
                     let disk_gb = question.demand.lasting_disk_gb(offer);
-                    fits.push(Choice { offer, spot, disk_gb, total });
+                    let egress = egress_price(name, question);
+                    fits.push(Choice { offer, spot, disk_gb, total, egress });
                 }
                 Err(reason) => {
                     let is_nearer = |(known, by): &(&Offer, Reason)| {
@@ -281,6 +286,14 @@ pub fn examine<'a>(
         verdicts.insert(name, verdict);
     }
     (fits, verdicts)
+}
+
+/// What sending costs at a provider, and how much of it the price of a machine holds: what is free, once for all replicas, or
+/// what is asked for.
+fn egress_price(provider: &str, question: &Question<'_>) -> Option<EgressPrice> {
+    let extras = &facts(provider)?.extras;
+    let free = extras.egress_free_gb / question.replicas.max(1);
+    Some(EgressPrice { gb: extras.egress_gb, included_gb: free.max(question.demand.egress_gb) })
 }
 
 /// Why nothing of a provider is looked at.

@@ -84,6 +84,11 @@ impl Creation {
                 let answer = CreateAnswer::Held { reason: over.to_string() };
                 return Ended::Created { provider, record, answer: Some(answer) };
             }
+            Ok(Begun::Held(held)) => {
+                warn!(instance = %record.key, reason = "alert", error = %held, "nothing is ordered");
+                let answer = CreateAnswer::Held { reason: held.to_string() };
+                return Ended::Created { provider, record, answer: Some(answer) };
+            }
             Ok(Begun::Unwanted) => {
                 info!(instance = %record.key, "nothing is ordered: it is not wanted any more");
                 return Ended::Created { provider, record, answer: None };

@@ -72,6 +72,7 @@ impl Provisioner {
             self.store.create_deployment(deployment, self.limits).await.map_err(|error| match error {
                 CreateDeploymentError::Mismatch { id, asked } => DeployError::Mismatch { id, asked },
                 CreateDeploymentError::OverLimit(over) => DeployError::OverLimit(over),
+                CreateDeploymentError::Held(held) => DeployError::Held(held),
                 CreateDeploymentError::Store(error) => DeployError::Store(error),
             })?;
         if is_new {
@@ -133,6 +134,10 @@ impl Deployer for Provisioner {
 
     fn now(&self) -> Timestamp {
         self.clock.now()
+    }
+
+    fn is_clock_trusted(&self) -> bool {
+        self.clock.is_trusted()
     }
 
     fn overview(&self) -> Arc<Overview> {

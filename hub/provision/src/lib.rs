@@ -11,12 +11,14 @@
 
 mod calls;
 mod clock;
+mod costs;
 mod handle;
 mod host;
 mod lane;
 mod leader;
 mod metrics;
 
+pub use costs::{CostOffice, CostWatch, Courier, Received, cost_watch};
 pub use handle::Provisioner;
 pub use host::Host;
 pub use leader::{Leader, ProvisionConfig};

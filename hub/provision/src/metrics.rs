@@ -49,3 +49,55 @@ impl ProvisionMetrics {
         self.alarms.set(i64::try_from(alarms).unwrap_or(i64::MAX));
     }
 }
+
+/// What is counted of alerts, and of what machines send.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct CostMetrics {
+    alerts: Gauge,
+    in_force: Gauge,
+    fired: Family<Labels, Counter<u64, AtomicU64>>,
+    deliveries: Family<Labels, Counter<u64, AtomicU64>>,
+    waiting: Gauge,
+    egress: Counter<u64, AtomicU64>,
+}
+
+impl CostMetrics {
+    pub(crate) fn new(metrics: &Metrics) -> Self {
+        let this = Self::default();
+        metrics.with(|registry| {
+            let registry = registry.sub_registry_with_prefix("hub_provision");
+            registry.register("cost_alerts", "Alerts about costs", this.alerts.clone());
+            let help = "Alerts about costs whose action is in force";
+            registry.register("cost_alerts_in_force", help, this.in_force.clone());
+            registry.register("cost_alerts_fired", "What alerts about costs told", this.fired.clone());
+            let help = "Tries to deliver messages of alerts, by what came of it";
+            registry.register("cost_alert_deliveries", help, this.deliveries.clone());
+            let help = "Messages of alerts that wait to be delivered";
+            registry.register("cost_alert_messages_waiting", help, this.waiting.clone());
+            let help = "Bytes that ordered machines sent through their tunnels";
+            registry.register("egress_bytes", help, this.egress.clone());
+        });
+        this
+    }
+
+    pub(crate) fn looked(&self, alerts: usize, in_force: i64) {
+        self.alerts.set(i64::try_from(alerts).unwrap_or(i64::MAX));
+        self.in_force.set(in_force);
+    }
+
+    pub(crate) fn fired(&self, kind: &'static str) {
+        self.fired.get_or_create(&vec![("kind", kind)]).inc();
+    }
+
+    pub(crate) fn delivered(&self, result: &'static str) {
+        self.deliveries.get_or_create(&vec![("result", result)]).inc();
+    }
+
+    pub(crate) fn waiting(&self, count: u32) {
+        self.waiting.set(count.into());
+    }
+
+    pub(crate) fn sent(&self, bytes: u64) {
+        self.egress.inc_by(bytes);
+    }
+}

@@ -110,6 +110,14 @@ audit_kinds! {
     InstanceCreate = "instance.create",
     /// A provider was told to delete a machine.
     InstanceDelete = "instance.delete",
+    /// The operator made an alert about costs, or changed it; the subject is its name.
+    AlertSet = "alert.set",
+    /// The operator removed an alert about costs; the subject is its name.
+    AlertRemove = "alert.remove",
+    /// The operator called the action of an alert off for a period; the subject is its name.
+    AlertRelease = "alert.release",
+    /// An alert told something; the subject is its name.
+    AlertFire = "alert.fire",
 }
 
 impl fmt::Display for AuditKind {

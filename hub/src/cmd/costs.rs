@@ -57,7 +57,21 @@ impl Costs {
             return Ok(());
         }
         table(&answer, self.by).print();
-        eprint_line(&format!("${} since {}", text(&answer, "total"), text(&answer, "since")));
+        let egress = gib(&answer);
+        eprint_line(&format!(
+            "${} since {}; {egress} GiB sent, {} beyond what is included",
+            text(&answer, "total"),
+            text(&answer, "since"),
+            sent(&answer)
+        ));
+        for alert in rows(&answer, "held") {
+            let [name, action, spent, amount, period] =
+                ["alert", "action", "spent", "amount", "period"].map(|key| text(alert, key));
+            eprint_line(&format!(
+                "held by alert {name} ({action}): ${spent} of ${amount} is spent ({period}, {}); `blueprint-hub alerts release {name}`",
+                text(alert, "scope")
+            ));
+        }
         for (name, shown) in [("machines", "machines"), ("hourly", "an hour"), ("monthly", "this month")] {
             let row = answer.pointer(&format!("/limits/{name}")).unwrap_or(&Value::Null);
             let dollar = if name == "machines" { "" } else { "$" };
@@ -71,6 +85,21 @@ impl Costs {
     }
 }
 
+/// What was sent, in GiB with three decimals.
+fn gib(row: &Value) -> String {
+    let bytes = row.get("egress_bytes").and_then(Value::as_u64).unwrap_or(0);
+    let thousandths = (u128::from(bytes) * 1000).div_ceil(1 << 30);
+    format!("{}.{:03}", thousandths / 1000, thousandths % 1000)
+}
+
+/// What that cost; unknown where some of it has no known price.
+fn sent(row: &Value) -> String {
+    match row.get("egress_cost") {
+        Some(Value::String(amount)) => format!("${amount}"),
+        Some(_) | None => "unknown".to_owned(),
+    }
+}
+
 fn table(answer: &Value, by: By) -> Table {
     let money = |row: &Value, key: &str| match row.get(key) {
         Some(Value::String(amount)) => format!("${amount}"),
@@ -78,20 +107,30 @@ fn table(answer: &Value, by: By) -> Table {
     };
     match by {
         By::Deployment => {
-            let mut table =
-                Table::new(&["DEPLOYMENT", "NAME", "WANTED", "MACHINES", "PRICE/H", "COST", "ESTIMATE"]);
+            let mut table = Table::new(&[
+                "DEPLOYMENT",
+                "NAME",
+                "WANTED",
+                "MACHINES",
+                "PRICE/H",
+                "COST",
+                "ESTIMATE",
+                "SENT GIB",
+                "SENT COST",
+            ]);
             for row in rows(answer, "rows") {
                 let mut cells =
                     ["deployment", "name", "wanted", "machines"].map(|key| text(row, key)).to_vec();
                 cells.extend(["hourly", "actual", "estimate"].map(|key| money(row, key)));
+                cells.extend([gib(row), sent(row)]);
                 table.push(cells);
             }
             table
         }
         By::Provider | By::Day | By::Month => {
-            let mut table = Table::new(&[by.name().to_uppercase().as_str(), "COST"]);
+            let mut table = Table::new(&[by.name().to_uppercase().as_str(), "COST", "SENT GIB", "SENT COST"]);
             for row in rows(answer, "rows") {
-                table.push(vec![text(row, by.name()), money(row, "actual")]);
+                table.push(vec![text(row, by.name()), money(row, "actual"), gib(row), sent(row)]);
             }
             table
         }

@@ -2,7 +2,7 @@
 
 use blueprint_common_runtime::config::{Key, Schema};
 
-use super::{aws, digitalocean, discovery, forwards, oauth, providers, provision};
+use super::{alerts, aws, digitalocean, discovery, forwards, oauth, providers, provision};
 
 /// Every key of `hub.toml`.
 pub(crate) const SCHEMA: Schema = Schema {
@@ -230,6 +230,9 @@ pub(crate) const SCHEMA: Schema = Schema {
         provision::MAX_HOURLY,
         provision::MAX_MONTHLY,
         provision::LIMIT_SIM,
+        alerts::EVERY,
+        alerts::CA,
+        alerts::PRIVATE,
         Key::new(
             "admin.listen",
             "off",

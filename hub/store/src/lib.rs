@@ -13,6 +13,7 @@
 mod agents;
 mod audit;
 mod convert;
+mod costs;
 mod counters;
 mod error;
 mod join;

@@ -6,6 +6,7 @@ mod spans;
 use std::time::Duration;
 
 use blueprint_common_types::{AgentId, Micros, Timestamp};
+use blueprint_hub_provision_core::cost::alert::Held;
 use blueprint_hub_provision_core::cost::{Limits, OverLimit, Span, committed};
 use blueprint_hub_provision_core::lifecycle::{
     Begun, BoundToken, CreateDeploymentError, Deployment, Event, LifecycleStore, Record, RecordState,
@@ -17,6 +18,7 @@ use futures_util::future::BoxFuture;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::convert::{service, time};
+use crate::costs::{self, egress_columns};
 use crate::counters::{meta_get, meta_set};
 use crate::error::DbResult;
 use crate::{SqliteStore, audit, tokens};
@@ -138,8 +140,28 @@ impl LifecycleStore for SqliteStore {
     }
 }
 
-/// The deployment and whether it is new, or the limit that leaves no room for it.
-type Created = Result<(Deployment, bool), OverLimit>;
+/// Why a deployment is not stored.
+enum Refused {
+    OverLimit(OverLimit),
+    Held(Held),
+}
+
+impl From<Refused> for CreateDeploymentError {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::OverLimit(over) => Self::OverLimit(over),
+            Refused::Held(held) => Self::Held(held),
+        }
+    }
+}
+
+/// The deployment and whether it is new, or what stands in its way.
+type Created = Result<(Deployment, bool), Refused>;
+
+/// Every span that is kept.
+pub(crate) fn all_spans(db: &Connection) -> DbResult<Vec<Span>> {
+    spans::load(db, Timestamp::default())
+}
 
 fn create(db: &Connection, deployment: Deployment, limits: Limits) -> DbResult<Created> {
     let sql = "SELECT id FROM deployments WHERE request_key = ?1";
@@ -150,9 +172,15 @@ fn create(db: &Connection, deployment: Deployment, limits: Limits) -> DbResult<C
         return Ok(Ok((known, false)));
     }
     let now = deployment.created_at;
-    let used = committed(&read::load(db)?, &spans::load(db, month_ago(now))?, &limits, now);
+    let recent = spans::load(db, month_ago(now))?;
+    if let Some(first) = deployment.plan.first()
+        && let Some(held) = costs::holds(db, (&deployment.id, &first.provider), &limits, &recent, now)?
+    {
+        return Ok(Err(Refused::Held(held)));
+    }
+    let used = committed(&read::load(db)?, &recent, &limits, now);
     if let Err(over) = limits.check(used, limits.asked(&deployment, now)) {
-        return Ok(Err(over));
+        return Ok(Err(Refused::OverLimit(over)));
     }
     let sql = "INSERT INTO deployments \
                (id, name, request_key, asked, replicas, wanted, blueprint, service, created_at, expires_at, changed_at) \
@@ -173,12 +201,17 @@ fn create(db: &Connection, deployment: Deployment, limits: Limits) -> DbResult<C
     ];
     db.execute(sql, values)?;
     for (candidate, step) in deployment.plan.iter().zip(0i64..) {
-        let Candidate { provider, plan, region, spot, disk_gb, arch, hourly, stopped_hourly } = candidate;
-        let sql = "INSERT INTO deployment_plan (deployment, step, provider, plan, region, spot, hourly, disk_gb, arch, stopped_hourly) \
-                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
+        let Candidate { provider, plan, region, spot, disk_gb, arch, hourly, stopped_hourly, egress } =
+            candidate;
+        let sql = "INSERT INTO deployment_plan (deployment, step, provider, plan, region, spot, hourly, disk_gb, arch, stopped_hourly, \
+                    egress_gb, egress_included_gb) \
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
         let id = deployment.id.as_str();
         let (hourly, stopped, arch) = (micros(*hourly), micros(*stopped_hourly), arch.as_str());
-        db.execute(sql, params![id, step, provider, plan, region, spot, hourly, disk_gb, arch, stopped])?;
+        let (gb, included) = egress_columns(*egress);
+        let values =
+            params![id, step, provider, plan, region, spot, hourly, disk_gb, arch, stopped, gb, included];
+        db.execute(sql, values)?;
     }
     let end = deployment.expires_at.map_or_else(|| "without end".to_owned(), |end| format!("until {end}"));
     let detail = format!("{:?}, {}, {end}", deployment.name, deployment.asked);
@@ -233,14 +266,16 @@ fn save(db: &Connection, record: &Record) -> DbResult<()> {
     }
     let sql = "INSERT INTO instances \
                (key, deployment, number, provider, plan, region, spot, hourly, state, attempt, created_at, since, \
-                called_at, provider_id, reason, disk_gb, arch, stopped_hourly, made_at, is_off, switched_at, deleted_at) \
+                called_at, provider_id, reason, disk_gb, arch, stopped_hourly, made_at, is_off, switched_at, deleted_at, \
+                egress_gb, egress_included_gb) \
                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, \
-                ?20, ?21, ?22) \
+                ?20, ?21, ?22, ?23, ?24) \
                ON CONFLICT (key) DO UPDATE SET state = excluded.state, attempt = excluded.attempt, \
                 since = excluded.since, called_at = excluded.called_at, provider_id = excluded.provider_id, \
                 reason = excluded.reason, made_at = excluded.made_at, is_off = excluded.is_off, \
                 switched_at = excluded.switched_at, deleted_at = excluded.deleted_at";
     let offer = &record.candidate;
+    let (gb, included) = egress_columns(offer.egress);
     let values = params![
         key,
         record.deployment.as_str(),
@@ -264,6 +299,8 @@ fn save(db: &Connection, record: &Record) -> DbResult<()> {
         record.is_off,
         record.switched_at.map(time),
         record.deleted_at.map(time),
+        gb,
+        included,
     ];
     db.execute(sql, values)?;
     spans::follow(db, record)?;
@@ -344,6 +381,10 @@ fn begin(db: &Connection, record: &Record, token: &BoundToken, limits: Limits) -
         return Ok(Begun::Unwanted);
     }
     let spent = spans::load(db, month_ago(record.since))?;
+    let of = (&record.deployment, record.candidate.provider.as_str());
+    if let Some(held) = costs::holds(db, of, &limits, &spent, record.since)? {
+        return Ok(Begun::Held(held));
+    }
     if let Err(over) = limits.check_call(&read::load(db)?, &spent, record, record.since) {
         return Ok(Begun::OverLimit(over));
     }
@@ -404,6 +445,8 @@ fn forget(db: &Connection, now: Timestamp) -> DbResult<()> {
     let values = params![gone, lost, failed, before(ENDED_REMEMBERED), before(ENDED_LATELY), ENDED_AT_MOST];
     db.execute(sql, values)?;
     spans::forget(db, before(SPANS_REMEMBERED))?;
+    let epoch = Timestamp::default();
+    costs::forget(db, epoch.plus(now.since(epoch.plus(SPANS_REMEMBERED))))?;
     db.execute("DELETE FROM lifecycle_events WHERE at < ?1", params![before(REMEMBERED)])?;
     let sql = "SELECT deployment FROM lifecycle_events GROUP BY deployment HAVING count(*) > ?1";
     let mut statement = db.prepare(sql)?;

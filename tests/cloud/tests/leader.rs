@@ -132,6 +132,7 @@ fn order(cloud: &Cloud) -> Order {
             arch: Arch::X86_64,
             hourly: Micros::new(8930),
             stopped_hourly: Micros::new(8930),
+            egress: None,
         }],
         service: None,
         ttl: None,

@@ -118,7 +118,7 @@ pub(super) fn whole(state: &AdminState, deployment: &Deployment, records: &Recor
 
 /// Something that could be ordered, with the price of an hour in US dollars.
 pub(super) fn offer(offer: &Candidate) -> Value {
-    let Candidate { provider, plan, region, spot, disk_gb, arch, hourly, stopped_hourly } = offer;
+    let Candidate { provider, plan, region, spot, disk_gb, arch, hourly, stopped_hourly, egress } = offer;
     json!({
         "provider": provider,
         "plan": plan,
@@ -128,6 +128,8 @@ pub(super) fn offer(offer: &Candidate) -> Value {
         "arch": arch.as_str(),
         "hourly": hourly.to_string(),
         "stopped_hourly": stopped_hourly.to_string(),
+        "egress_gb": egress.map(|egress| egress.gb.to_string()),
+        "egress_included_gb": egress.map(|egress| egress.included_gb),
     })
 }
 
@@ -166,6 +168,7 @@ mod tests {
             arch: Arch::X86_64,
             hourly: Micros::new(5000),
             stopped_hourly: Micros::new(700),
+            egress: None,
         };
         let deployment = Deployment {
             id: id.clone(),

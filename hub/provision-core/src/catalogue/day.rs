@@ -18,6 +18,12 @@ impl Day {
     /// 2026-11-21: day of what was written down by hand.
     pub(super) const FACTS: Self = Self(20_778);
 
+    /// The day so many `days` before this one; the first there is where that is earlier.
+    #[must_use]
+    pub const fn back(self, days: u32) -> Self {
+        Self(self.0.saturating_sub(days))
+    }
+
     /// Days from this one to `later`; 0 where that is earlier.
     #[must_use]
     pub const fn days_until(self, later: Self) -> u32 {

@@ -7,6 +7,7 @@ use blueprint_common_types::{ServiceKey, Timestamp};
 use futures_util::future::BoxFuture;
 
 use crate::catalogue::Offer;
+use crate::cost::alert::Held;
 use crate::cost::{Limits, OverLimit, Span};
 use crate::lifecycle::{Alarm, Deployment, Event, Records, RecordsError, Wanted};
 use crate::{Candidate, DeploymentId};
@@ -55,6 +56,9 @@ pub enum DeployError {
     /// A limit leaves no room for it.
     #[error(transparent)]
     OverLimit(#[from] OverLimit),
+    /// An alert holds what would be ordered.
+    #[error(transparent)]
+    Held(#[from] Held),
     /// There is no such deployment.
     #[error("there is no deployment {0}")]
     Unknown(DeploymentId),
@@ -120,6 +124,9 @@ pub trait Deployer: Send + Sync {
 
     /// The time that deployments are decided by.
     fn now(&self) -> Timestamp;
+
+    /// False while nothing may be ended because of the time alone.
+    fn is_clock_trusted(&self) -> bool;
 
     /// The newest events, oldest first.
     fn events(

@@ -67,6 +67,7 @@ fn offer(provider: &str, plan: &str) -> Candidate {
         arch: Arch::X86_64,
         hourly: Micros::new(5000),
         stopped_hourly: Micros::new(5000),
+        egress: None,
     }
 }
 

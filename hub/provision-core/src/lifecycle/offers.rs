@@ -132,6 +132,7 @@ mod tests {
             arch: Arch::X86_64,
             hourly: Micros::new(1),
             stopped_hourly: Micros::new(1),
+            egress: None,
         }
     }
 

@@ -6,6 +6,7 @@ use std::error::Error;
 use blueprint_common_types::{ServiceKey, Timestamp, TokenHash, TokenId};
 use futures_util::future::BoxFuture;
 
+use crate::cost::alert::Held;
 use crate::cost::{Limits, OverLimit, Span};
 use crate::lifecycle::{Deployment, Record, Wanted};
 use crate::{DeploymentId, InstanceKey};
@@ -37,6 +38,9 @@ pub enum CreateDeploymentError {
     /// A limit leaves no room for it.
     #[error(transparent)]
     OverLimit(#[from] OverLimit),
+    /// An alert holds what would be ordered.
+    #[error(transparent)]
+    Held(#[from] Held),
     /// The store failed; nothing was changed.
     #[error(transparent)]
     Store(#[from] RecordsError),
@@ -51,6 +55,8 @@ pub enum Begun {
     Unwanted,
     /// A limit leaves no room for it; nothing is stored.
     OverLimit(OverLimit),
+    /// An alert holds it; nothing is stored.
+    Held(Held),
 }
 
 /// Everything there is.
@@ -101,7 +107,7 @@ pub trait LifecycleStore: Send + Sync {
     fn load_lifecycle(&self) -> BoxFuture<'_, RecordsResult<Records>>;
 
     /// Stores a deployment, or gives the one that has its request key already; true where it is new. One that is new has to
-    /// keep `limits` together with all that is stored, which is looked at in the same transaction.
+    /// keep `limits` together with all that is stored, and no alert may hold it; both are looked at in the same transaction.
     fn create_deployment(
         &self,
         deployment: Deployment,
@@ -124,7 +130,7 @@ pub trait LifecycleStore: Send + Sync {
     fn save_instance(&self, record: Record) -> BoxFuture<'_, RecordsResult<()>>;
 
     /// Stores a machine as about to be called for, and the token that it will join with, where it is still wanted and
-    /// `limits` leave room for it.
+    /// `limits` leave room for it and no alert holds it.
     fn begin_call(
         &self,
         record: Record,

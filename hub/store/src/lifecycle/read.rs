@@ -7,6 +7,7 @@ use rusqlite::{Connection, Row, params};
 
 use super::SCANNED_AT;
 use crate::convert::{read_optional_text, read_optional_time, read_service, read_text, read_time};
+use crate::costs::egress_price;
 use crate::counters::meta_get;
 use crate::error::{DbError, DbResult};
 
@@ -22,7 +23,7 @@ pub(super) fn load(db: &Connection) -> DbResult<Records> {
         let deployment = deployment(db, row)?;
         records.deployments.insert(deployment.id.clone(), deployment);
     }
-    let sql = "SELECT key, deployment, number, provider, plan, region, spot, hourly, disk_gb, arch, stopped_hourly, state, attempt, created_at, since, \
+    let sql = "SELECT key, deployment, number, provider, plan, region, spot, hourly, disk_gb, arch, stopped_hourly, egress_gb, egress_included_gb, state, attempt, created_at, since, \
                called_at, provider_id, agent, agent_attempt, reason, made_at, is_off, \
                switched_at, deleted_at FROM instances";
     let mut statement = db.prepare(sql)?;
@@ -82,7 +83,7 @@ fn deployment(db: &Connection, row: &Row<'_>) -> DbResult<Deployment> {
 }
 
 fn plan(db: &Connection, id: &DeploymentId) -> DbResult<Vec<Candidate>> {
-    let sql = "SELECT provider, plan, region, spot, hourly, disk_gb, arch, stopped_hourly FROM deployment_plan WHERE deployment = ?1 ORDER BY step";
+    let sql = "SELECT provider, plan, region, spot, hourly, disk_gb, arch, stopped_hourly, egress_gb, egress_included_gb FROM deployment_plan WHERE deployment = ?1 ORDER BY step";
     let mut statement = db.prepare(sql)?;
     let mut rows = statement.query(params![id.as_str()])?;
     let mut plan = Vec::new();
@@ -92,7 +93,7 @@ fn plan(db: &Connection, id: &DeploymentId) -> DbResult<Vec<Candidate>> {
     Ok(plan)
 }
 
-/// The offer in eight columns from `first`.
+/// The offer in ten columns from `first`.
 fn candidate(row: &Row<'_>, first: usize) -> DbResult<Candidate> {
     let price = |value: i64| {
         let value = u64::try_from(value).map_err(|_| DbError::Damaged(format!("{value} is not a price")));
@@ -109,6 +110,7 @@ fn candidate(row: &Row<'_>, first: usize) -> DbResult<Candidate> {
         arch: read_text(row, first + 6)?,
         hourly,
         stopped_hourly: stopped.map_or(Ok(hourly), price)?,
+        egress: egress_price(row, first + 8)?,
     })
 }
 
@@ -118,18 +120,18 @@ fn record(row: &Row<'_>) -> DbResult<Record> {
         deployment: read_text(row, 1)?,
         number: row.get(2)?,
         candidate: candidate(row, 3)?,
-        state: read_text(row, 11)?,
-        attempt: row.get(12)?,
-        created_at: read_time(row, 13)?,
-        since: read_time(row, 14)?,
-        called_at: read_optional_time(row, 15)?,
-        provider_id: row.get(16)?,
-        agent: row.get::<_, Option<[u8; 16]>>(17)?.map(AgentId::from_bytes),
-        agent_attempt: row.get(18)?,
-        reason: row.get(19)?,
-        made_at: read_optional_time(row, 20)?,
-        is_off: row.get(21)?,
-        switched_at: read_optional_time(row, 22)?,
-        deleted_at: read_optional_time(row, 23)?,
+        state: read_text(row, 13)?,
+        attempt: row.get(14)?,
+        created_at: read_time(row, 15)?,
+        since: read_time(row, 16)?,
+        called_at: read_optional_time(row, 17)?,
+        provider_id: row.get(18)?,
+        agent: row.get::<_, Option<[u8; 16]>>(19)?.map(AgentId::from_bytes),
+        agent_attempt: row.get(20)?,
+        reason: row.get(21)?,
+        made_at: read_optional_time(row, 22)?,
+        is_off: row.get(23)?,
+        switched_at: read_optional_time(row, 24)?,
+        deleted_at: read_optional_time(row, 25)?,
     })
 }

@@ -1,6 +1,7 @@
 //! Deployments and their machines: request keys, transitions, and tokens bound to one machine.
 
 use blueprint_common_types::{JoinToken, Micros, ServiceKey};
+use blueprint_hub_provision_core::cost::egress::EgressPrice;
 use blueprint_hub_provision_core::cost::{Limits, Usage, committed};
 use blueprint_hub_provision_core::lifecycle::{
     Begun, BoundToken, CreateDeploymentError, Deployment, LifecycleStore, Record, RecordState, Wanted,
@@ -13,7 +14,7 @@ use rusqlite::Connection;
 
 use crate::support::{MINUTE, NOW, commit, id, store};
 
-fn deployment(number: u8, request_key: &str) -> Deployment {
+pub(crate) fn deployment(number: u8, request_key: &str) -> Deployment {
     let offer = |plan: &str, hourly| Candidate {
         provider: "sim".to_owned(),
         plan: plan.to_owned(),
@@ -23,6 +24,7 @@ fn deployment(number: u8, request_key: &str) -> Deployment {
         arch: if plan == "large" { Arch::Arm64 } else { Arch::X86_64 },
         hourly: Micros::new(hourly),
         stopped_hourly: Micros::new(hourly / 3),
+        egress: (plan == "large").then_some(EgressPrice { gb: Micros::new(90_000), included_gb: 3 }),
     };
     Deployment {
         id: DeploymentId::from_bytes([number; 10]),
@@ -39,7 +41,7 @@ fn deployment(number: u8, request_key: &str) -> Deployment {
     }
 }
 
-fn record(deployment: &Deployment) -> Record {
+pub(crate) fn record(deployment: &Deployment) -> Record {
     Record {
         key: InstanceKey::of(&deployment.id, 1),
         deployment: deployment.id.clone(),
@@ -213,6 +215,9 @@ async fn orders_of_the_seventh_schema_are_read_on() {
                    ALTER TABLE instances DROP COLUMN switched_at; \
                    ALTER TABLE instances DROP COLUMN deleted_at; ALTER TABLE instances DROP COLUMN stopped_hourly; \
                    ALTER TABLE deployment_plan DROP COLUMN stopped_hourly; \
+                   ALTER TABLE deployment_plan DROP COLUMN egress_gb; ALTER TABLE deployment_plan DROP COLUMN egress_included_gb; \
+                   ALTER TABLE instances DROP COLUMN egress_gb; ALTER TABLE instances DROP COLUMN egress_included_gb; \
+                   DROP TABLE machine_egress; DROP TABLE cost_alerts; DROP TABLE cost_alert_events; \
                    DROP TABLE machine_spans; DELETE FROM schema_version WHERE version > 7";
     db.execute_batch(seventh).unwrap();
     drop(db);
@@ -222,6 +227,7 @@ async fn orders_of_the_seventh_schema_are_read_on() {
     for offer in offers.into_iter().chain(records.instances.values().map(|it| &it.candidate)) {
         assert_eq!((offer.disk_gb, offer.arch), (0, Arch::X86_64));
         assert_eq!(offer.stopped_hourly, offer.hourly);
+        assert_eq!(offer.egress, None, "its price is not known, and so not zero");
     }
 }
 

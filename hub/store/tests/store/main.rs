@@ -1,6 +1,7 @@
 //! The store against real files, threads and killed processes.
 #![expect(clippy::unwrap_used, reason = "helpers of tests stand outside test functions")]
 
+mod alerts;
 mod audit;
 mod durability;
 mod joins;

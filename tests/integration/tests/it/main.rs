@@ -2,6 +2,7 @@
 #![expect(clippy::panic, reason = "helpers of tests stand outside test functions")]
 
 mod acme;
+mod alerts;
 mod aws;
 mod bootstrap;
 mod canaries;

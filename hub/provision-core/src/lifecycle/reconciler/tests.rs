@@ -31,6 +31,7 @@ fn offer(plan: &str) -> Candidate {
         arch: Arch::X86_64,
         hourly: Micros::new(5000),
         stopped_hourly: Micros::new(5000),
+        egress: None,
     }
 }
 

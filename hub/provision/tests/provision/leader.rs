@@ -1,5 +1,4 @@
 //! The task against scripted clouds, on a clock that jumps.
-#![expect(clippy::unwrap_used, reason = "helpers of tests stand outside test functions")]
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,98 +6,24 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use blueprint_common_runtime::metrics::Metrics;
-use blueprint_common_types::{AgentId, HubId, JoinToken, Micros, Secret, ServiceKey, Timestamp};
-use blueprint_hub_provision::{Host, Leader, ProvisionConfig, Provisioner};
+use blueprint_common_types::{AgentId, HubId, Micros, Timestamp};
+use blueprint_hub_provision::{Leader, ProvisionConfig, Provisioner};
 use blueprint_hub_provision_core::catalogue::Offer;
-use blueprint_hub_provision_core::cost::{Limits, Span};
+use blueprint_hub_provision_core::cost::Limits;
 use blueprint_hub_provision_core::lifecycle::{
-    Begun, BoundToken, CreateDeploymentError, Deployer, Deployment, Event, LifecycleStore, Order, Record,
-    RecordState, Records, RecordsResult, Settings, Wanted,
+    Deployer, LifecycleStore, Order, RecordState, Settings, Wanted,
 };
 use blueprint_hub_provision_core::resource::Arch;
 use blueprint_hub_provision_core::{
-    Candidate, DeploymentId, Instance, InstanceKey, InstanceSpec, InstanceState, Listing, Provider,
-    ProviderError,
+    Candidate, DeploymentId, Instance, InstanceSpec, InstanceState, Listing, Provider, ProviderError,
 };
 use futures_util::future::{BoxFuture, FutureExt, join_all, ready};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::memory::{Agents, Memory};
+
 const NOON: Timestamp = Timestamp::from_millis(1_800_000_000_000);
-
-/// A store in memory, and when the join tokens in it run out.
-#[derive(Default)]
-struct Memory(Mutex<Records>, Mutex<Vec<Timestamp>>);
-
-impl LifecycleStore for Memory {
-    fn load_lifecycle(&self) -> BoxFuture<'_, RecordsResult<Records>> {
-        ready(Ok(self.0.lock().unwrap().clone())).boxed()
-    }
-
-    fn create_deployment(
-        &self,
-        deployment: Deployment,
-        _: Limits,
-    ) -> BoxFuture<'_, Result<(Deployment, bool), CreateDeploymentError>> {
-        let mut records = self.0.lock().unwrap();
-        let same = records.deployments.values().find(|known| known.request_key == deployment.request_key);
-        let answer = same.map_or((deployment, true), |known| (known.clone(), false));
-        records.deployments.insert(answer.0.id.clone(), answer.0.clone());
-        ready(Ok(answer)).boxed()
-    }
-
-    fn set_wanted(
-        &self,
-        id: DeploymentId,
-        wanted: Wanted,
-        _: String,
-        _: Timestamp,
-    ) -> BoxFuture<'_, RecordsResult<Option<Deployment>>> {
-        let mut records = self.0.lock().unwrap();
-        let changed = records.deployments.get_mut(&id).map(|it| {
-            if it.wanted != Wanted::Gone {
-                it.wanted = wanted;
-            }
-            it.clone()
-        });
-        ready(Ok(changed)).boxed()
-    }
-
-    fn save_instance(&self, record: Record) -> BoxFuture<'_, RecordsResult<()>> {
-        let mut records = self.0.lock().unwrap();
-        let agent = records.instances.get(&record.key).map(|known| (known.agent, known.agent_attempt));
-        let (agent, agent_attempt) = agent.unwrap_or_default();
-        records.instances.insert(record.key.clone(), Record { agent, agent_attempt, ..record });
-        ready(Ok(())).boxed()
-    }
-
-    fn begin_call(
-        &self,
-        record: Record,
-        token: BoundToken,
-        _: Limits,
-    ) -> BoxFuture<'_, RecordsResult<Begun>> {
-        self.1.lock().unwrap().push(token.expires_at);
-        self.save_instance(record).map(|saved| saved.map(|()| Begun::Stored)).boxed()
-    }
-
-    fn note_removal(&self, _: InstanceKey, _: String, _: Timestamp) -> BoxFuture<'_, RecordsResult<()>> {
-        ready(Ok(())).boxed()
-    }
-
-    fn note_scan(&self, now: Timestamp) -> BoxFuture<'_, RecordsResult<()>> {
-        self.0.lock().unwrap().scanned_at = Some(now);
-        ready(Ok(())).boxed()
-    }
-
-    fn spans(&self, _: Timestamp) -> BoxFuture<'_, RecordsResult<Vec<Span>>> {
-        ready(Ok(Vec::new())).boxed()
-    }
-
-    fn lifecycle_events(&self, _: Option<DeploymentId>, _: u32) -> BoxFuture<'_, RecordsResult<Vec<Event>>> {
-        ready(Ok(Vec::new())).boxed()
-    }
-}
 
 /// What a cloud does with a call to make a machine.
 enum Script {
@@ -141,6 +66,7 @@ impl Cloud {
             arch: Arch::Arm64,
             hourly: Micros::new(5000),
             stopped_hourly: Micros::new(5000),
+            egress: None,
         }
     }
 
@@ -228,23 +154,6 @@ impl Provider for Cloud {
     }
 
     fn stop<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), ProviderError>> {
-        ready(Ok(())).boxed()
-    }
-}
-
-struct Agents(Mutex<BTreeMap<AgentId, bool>>);
-
-impl Host for Agents {
-    fn user_data(&self, _: &Record, _: Option<ServiceKey>, _: JoinToken) -> Result<Secret<String>, String> {
-        Ok(Secret::new(String::new()))
-    }
-
-    fn agents(&self) -> BTreeMap<AgentId, bool> {
-        self.0.lock().unwrap().clone()
-    }
-
-    fn remove_agent(&self, agent: AgentId) -> BoxFuture<'_, Result<(), String>> {
-        self.0.lock().unwrap().remove(&agent);
         ready(Ok(())).boxed()
     }
 }
