@@ -14,6 +14,7 @@ mod agents;
 mod audit;
 mod convert;
 mod counters;
+mod credentials;
 mod error;
 mod join;
 mod lifecycle;

@@ -19,6 +19,7 @@ const STEPS: &[&str] = &[
     include_str!("schema/0008_disk_arch.sql"),
     include_str!("schema/0009_machine_times.sql"),
     include_str!("schema/0010_costs.sql"),
+    include_str!("schema/0011_credentials.sql"),
 ];
 
 /// Brings the schema up to date.

@@ -213,7 +213,7 @@ async fn orders_of_the_seventh_schema_are_read_on() {
                    ALTER TABLE instances DROP COLUMN switched_at; \
                    ALTER TABLE instances DROP COLUMN deleted_at; ALTER TABLE instances DROP COLUMN stopped_hourly; \
                    ALTER TABLE deployment_plan DROP COLUMN stopped_hourly; \
-                   DROP TABLE machine_spans; DELETE FROM schema_version WHERE version > 7";
+                   DROP TABLE provider_credentials; DROP TABLE machine_spans; DELETE FROM schema_version WHERE version > 7";
     db.execute_batch(seventh).unwrap();
     drop(db);
     let records = SqliteStore::open(dir.path()).unwrap().load_lifecycle().await.unwrap();
