@@ -4,6 +4,7 @@
 //! not named in [`views`](self) cannot leak. What needs other parts of the hub goes through [`Hub`].
 
 mod access;
+mod accounts;
 mod artefacts;
 mod audit;
 mod auth;
@@ -44,6 +45,7 @@ use blueprint_hub_registry_core::workload::{
 use blueprint_hub_registry_core::{PromiseError, QosPoint, QosSample, RegistrySnapshot, Store, StoreResult};
 use futures_util::future::BoxFuture;
 
+pub use accounts::{AccountDesk, AccountError, AccountView, CredentialField, CredentialOrigin};
 pub use artefacts::{ArtefactBody, ArtefactLimits, ArtefactShelf, ArtefactView, PushError};
 pub use auth::OperatorToken;
 pub use market::Market;
@@ -221,6 +223,9 @@ pub trait Hub: Send + Sync {
 
     /// What orders machines.
     fn deployer(&self) -> &dyn Deployer;
+
+    /// Accounts at clouds, and their credentials.
+    fn accounts(&self) -> &dyn AccountDesk;
 
     /// Seals the keys of a workload as they are stored; `None` where the system has no source of randomness.
     fn seal_keystore(&self, service: ServiceKey, bundle: &Bundle) -> Option<String>;

@@ -20,9 +20,9 @@ impl CredentialStore for SqliteStore {
 
     fn set_credentials(&self, record: CredentialRecord, summary: String) -> BoxFuture<'_, RecordsResult<()>> {
         const ACTION: &str = "store the credentials of a provider";
-        Box::pin(async move {
-            told(ACTION, self.queue.call(ACTION, move |db| set(db, &record, &summary)).await)
-        })
+        Box::pin(
+            async move { told(ACTION, self.queue.call(ACTION, move |db| set(db, &record, &summary)).await) },
+        )
     }
 
     fn forget_credentials(
@@ -39,7 +39,8 @@ impl CredentialStore for SqliteStore {
 }
 
 fn list(db: &Connection) -> DbResult<Vec<CredentialRecord>> {
-    let sql = "SELECT provider, sealed, shown, changed_at, changed_by FROM provider_credentials ORDER BY provider";
+    let sql =
+        "SELECT provider, sealed, shown, changed_at, changed_by FROM provider_credentials ORDER BY provider";
     let mut statement = db.prepare(sql)?;
     let mut rows = statement.query([])?;
     let mut records = Vec::new();

@@ -83,7 +83,9 @@ fn check(name: &str, value: &str) -> Result<(), CredentialTextError> {
         return Err(wrong(format!("has more than 8 KiB as its {name}; copy it again")));
     }
     if !value.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(wrong(format!("has a blank or a character that is not ASCII in its {name}; copy it again")));
+        return Err(wrong(format!(
+            "has a blank or a character that is not ASCII in its {name}; copy it again"
+        )));
     }
     Ok(())
 }
