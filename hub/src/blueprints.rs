@@ -36,6 +36,11 @@ impl WorkloadKeys {
         Ok(Self { sealing, envelopes: hmac::Key::new(hmac::HMAC_SHA256, seed.expose()) })
     }
 
+    /// The key that seals what the store keeps.
+    pub(crate) fn sealing(&self) -> Arc<SealingKey> {
+        Arc::clone(&self.sealing)
+    }
+
     /// Seals a keystore as it is stored.
     pub(crate) fn seal(&self, service: ServiceKey, bundle: &Bundle) -> Option<String> {
         self.sealing.seal_text(&purpose(service), &bundle.to_text())

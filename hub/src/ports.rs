@@ -9,7 +9,7 @@ use blueprint_common_tunnel_core::PeerConfig;
 use blueprint_common_types::workload::Bundle;
 use blueprint_common_types::{AgentId, ServiceKey, Timestamp, TokenId, WgPublicKey};
 use blueprint_hub_admin::{
-    AcmeView, ArtefactShelf, Hub, PeerView, PromiseFailed, Qos, RemoveFailed, SettingsRefused,
+    AccountDesk, AcmeView, ArtefactShelf, Hub, PeerView, PromiseFailed, Qos, RemoveFailed, SettingsRefused,
 };
 use blueprint_hub_provision::Provisioner;
 use blueprint_hub_provision_core::lifecycle::Deployer;
@@ -26,6 +26,7 @@ use futures_util::future::{BoxFuture, FutureExt};
 use serde_json::Value;
 use tracing::error;
 
+use crate::accounts::Accounts;
 use crate::artefacts::Artefacts;
 use crate::blueprints::WorkloadKeys;
 use crate::policy::PolicyHandle;
@@ -81,6 +82,7 @@ pub(crate) struct AdminHub {
     pub(crate) workload_keys: WorkloadKeys,
     pub(crate) artefacts: Arc<Artefacts>,
     pub(crate) provision: Provisioner,
+    pub(crate) accounts: Arc<Accounts>,
 }
 
 impl Hub for AdminHub {
@@ -200,6 +202,10 @@ impl Hub for AdminHub {
 
     fn deployer(&self) -> &dyn Deployer {
         &self.provision
+    }
+
+    fn accounts(&self) -> &dyn AccountDesk {
+        self.accounts.as_ref()
     }
 
     fn seal_keystore(&self, service: ServiceKey, bundle: &Bundle) -> Option<String> {

@@ -17,18 +17,21 @@ use blueprint_common_types::{Timestamp, fill_random};
 use blueprint_hub_admin::HubFacts;
 use blueprint_hub_provider_sim::SimCloud;
 use blueprint_hub_provision::{Leader, ProvisionConfig, Provisioner};
-use blueprint_hub_provision_core::Provider;
 use blueprint_hub_provision_core::lifecycle::LifecycleStore;
+use blueprint_hub_provision_core::{CredentialStore, Provider};
+use blueprint_hub_proxy_core::identity::SealingKey;
 use blueprint_hub_registry::{ControlPlane, RegistrarHandle};
 use ipnetwork::Ipv4Network;
 
 use self::host::HubHost;
+use crate::accounts::{Accounts, Vault};
 use crate::agent_files::AgentShelf;
 use crate::config::{ProviderSettings, ProvisionSettings};
 
 /// The clouds of this hub, before anything is asked of them.
 pub(crate) struct Clouds {
     store: Arc<dyn LifecycleStore>,
+    credentials: Arc<dyn CredentialStore>,
     settings: ProvisionSettings,
     sim: Option<Arc<SimCloud>>,
     /// Those that need nothing of the hub.
@@ -44,13 +47,14 @@ impl Clouds {
     /// # Errors
     ///
     /// Where something is missing that one of them needs.
-    pub(crate) fn new(
+    pub(crate) fn new<S: LifecycleStore + CredentialStore + 'static>(
         settings: ProvisionSettings,
         providers: &ProviderSettings,
         overlay: Ipv4Network,
-        store: Arc<dyn LifecycleStore>,
+        store: Arc<S>,
         state: &Path,
     ) -> Result<Self> {
+        let credentials: Arc<dyn CredentialStore> = Arc::<S>::clone(&store);
         let sim = providers.sim.map(|faults| sim::make(faults, state)).transpose()?;
         let mut made: Vec<Arc<dyn Provider>> = Vec::new();
         if let Some(settings) = &providers.local_vm {
@@ -63,7 +67,7 @@ impl Clouds {
             AgentShelf::none(state)
         };
         let (others, state) = (providers.clone(), state.to_owned());
-        Ok(Self { store, settings, sim, made, others, state, agents: Arc::new(agents) })
+        Ok(Self { store, credentials, settings, sim, made, others, state, agents: Arc::new(agents) })
     }
 
     /// Agents that new machines fetch.
@@ -71,7 +75,8 @@ impl Clouds {
         Arc::clone(&self.agents)
     }
 
-    /// Starts the task, which ends with the drain; machines of the simulated cloud end with it.
+    /// Starts the task, which ends with the drain; machines of the simulated cloud end with it. Gives the accounts, too, whose
+    /// credentials are opened with `sealing`.
     ///
     /// # Errors
     ///
@@ -80,10 +85,12 @@ impl Clouds {
         self,
         facts: Arc<HubFacts>,
         (control, registrar): (ControlPlane, RegistrarHandle),
+        sealing: Arc<SealingKey>,
         metrics: &Metrics,
         spawner: &Spawner,
-    ) -> Result<Provisioner> {
-        let Self { store, settings, sim, made: mut providers, others, state, agents } = self;
+    ) -> Result<(Provisioner, Accounts)> {
+        let vault = Vault::open(Arc::clone(&self.credentials), sealing).await?;
+        let Self { store, settings, sim, made: mut providers, others, state, agents, .. } = self;
         let mut seed = [0u8; 8];
         fill_random(&mut seed)?;
         let config = ProvisionConfig {
@@ -97,12 +104,13 @@ impl Clouds {
         if let Some(sim) = &sim {
             providers.push(Arc::<SimCloud>::clone(sim));
         }
-        if let Some(settings) = &others.digitalocean {
-            providers.push(digitalocean::make(settings, facts.id, &state)?);
-        }
-        if let Some(settings) = &others.aws {
-            providers.push(aws::make(settings, &state)?);
-        }
+        let (cloud, on_digitalocean) =
+            digitalocean::make(others.digitalocean.as_ref(), facts.id, &vault, &state)?;
+        providers.extend(cloud);
+        let (cloud, on_aws) = aws::make(others.aws.as_ref(), facts.id, &vault, &state)?;
+        providers.extend(cloud);
+        let accounts =
+            Accounts::new(facts.id, vault, vec![on_digitalocean, on_aws], others.without_account());
         let host = HubHost::new(facts, control, registrar, agents.digests(), settings.token_ttl);
         let host = Arc::new(host);
         let wall = Arc::new(|| Timestamp::from(SystemTime::now()));
@@ -114,7 +122,7 @@ impl Clouds {
                 sim.stop_all().await;
             }
         });
-        Ok(provisioner)
+        Ok((provisioner, accounts))
     }
 }
 

@@ -76,9 +76,12 @@ pub(super) async fn start(
     }
     let planes = (control.clone(), base.registrar.clone());
     let spawner = supervisor.child_spawner();
-    let provision = Box::pin(base.clouds.start(Arc::clone(&facts), planes, &base.metrics, &spawner)).await?;
+    let sealing = workload_keys.sealing();
+    let started = base.clouds.start(Arc::clone(&facts), planes, sealing, &base.metrics, &spawner);
+    let (provision, accounts) = Box::pin(started).await?;
     let hub = AdminHub {
         provision,
+        accounts: Arc::new(accounts),
         tunnel: base.tunnel,
         registrar: base.registrar.clone(),
         control: control.clone(),
