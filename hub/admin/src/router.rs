@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 
 use crate::error::ApiError;
 use crate::{
-    AdminState, OperatorToken, access, accounts, artefacts, audit, auth, changes, costs, deployments, keys, nodes,
-    offers, policy, services, settings, tls, tokens, usage, views, workloads,
+    AdminState, OperatorToken, access, accounts, artefacts, audit, auth, changes, costs, deployments, keys,
+    nodes, offers, policy, services, settings, tls, tokens, usage, views, workloads,
 };
 
 /// Largest request body in bytes, but for policies.
@@ -48,10 +48,7 @@ pub fn private_router(state: AdminState) -> Router {
         )
         .route("/v1/providers", get(offers::list_providers))
         .route("/v1/accounts", get(accounts::list))
-        .route(
-            "/v1/accounts/{name}/credentials",
-            put(accounts::configure).delete(accounts::forget),
-        )
+        .route("/v1/accounts/{name}/credentials", put(accounts::configure).delete(accounts::forget))
         .route("/v1/accounts/{name}/check", post(accounts::check))
         .route("/v1/accounts/{name}/policy", get(accounts::policy))
         .route("/v1/templates", get(offers::list_templates))

@@ -106,11 +106,7 @@ impl AwsCloud {
     }
 
     /// Every region by name, and whether the account has switched it on; `None` where AWS did not tell.
-    async fn known_regions(
-        &self,
-        asked: &str,
-        report: &mut AccountReport,
-    ) -> Option<BTreeMap<String, bool>> {
+    async fn known_regions(&self, asked: &str, report: &mut AccountReport) -> Option<BTreeMap<String, bool>> {
         let action = Action::DescribeRegions;
         let mut failed = None;
         for asked in [asked, self.home()] {

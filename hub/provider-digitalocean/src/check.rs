@@ -217,7 +217,8 @@ mod tests {
         for file in std::fs::read_dir(folder).unwrap() {
             let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
             let code = text.split("#[cfg(test)]").next().unwrap();
-            named.extend(code.split("call(\"").skip(1).map(|rest| rest.split('"').next().unwrap().to_owned()));
+            named
+                .extend(code.split("call(\"").skip(1).map(|rest| rest.split('"').next().unwrap().to_owned()));
         }
         let listed: BTreeSet<_> = ALL.iter().map(|call| call.name.to_owned()).collect();
         assert_eq!(named, listed);

@@ -139,7 +139,15 @@ impl Leader {
         leader.publish();
         Ok((
             leader,
-            Provisioner { store, ways: Arc::new(ways), kick, renewed, overview, clock, limits: config.limits },
+            Provisioner {
+                store,
+                ways: Arc::new(ways),
+                kick,
+                renewed,
+                overview,
+                clock,
+                limits: config.limits,
+            },
         ))
     }
 

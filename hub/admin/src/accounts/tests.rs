@@ -46,7 +46,8 @@ fn a_row_says_where_credentials_come_from_and_shows_none() {
         changed_at: Timestamp::from_millis(1_800_000_000_000),
         changed_by: "operator (socket)".to_owned(),
     };
-    let field = CredentialField { name: "token", variables: &["DO_TOKEN"], is_secret: true, is_required: true };
+    let field =
+        CredentialField { name: "token", variables: &["DO_TOKEN"], is_secret: true, is_required: true };
     let view = AccountView {
         name: "digitalocean".to_owned(),
         is_enabled: true,

@@ -97,7 +97,8 @@ fn a_token_is_sealed_used_refused_replaced_and_forgotten() -> Result<()> {
     ended(&check(&hub)?, 4, &["the token is wrong", "provider configure digitalocean"])?;
     hub.json(&["deployment", "terminate", text(&ordered, "/id")?, "--yes"])?;
     let lines = format!("# a comment\nDO_TOKEN = {OTHER}\n");
-    let finished = hub.command(&["provider", "configure", "digitalocean", "--check"])?.stdin(&lines).run(SOON)?;
+    let finished =
+        hub.command(&["provider", "configure", "digitalocean", "--check"])?.stdin(&lines).run(SOON)?;
     ended(&finished, 0, &["are sealed in the store (...3210)", "ops@example.com", "another account"])?;
     until_there_are(&hub, &fake, 0)?;
 
@@ -106,7 +107,11 @@ fn a_token_is_sealed_used_refused_replaced_and_forgotten() -> Result<()> {
     std::fs::write(&file, format!("token = {OTHER}\n"))?;
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600))?;
     ensure!(source(&hub, "digitalocean")? == "sealed");
-    ended(&hub.command(&["provider", "forget", "digitalocean"])?.run(SOON)?, 0, &["those of the file count now"])?;
+    ended(
+        &hub.command(&["provider", "forget", "digitalocean"])?.run(SOON)?,
+        0,
+        &["those of the file count now"],
+    )?;
     ended(&check(&hub)?, 0, &["ops@example.com"])?;
     std::fs::remove_file(&file)?;
     ended(&check(&hub)?, 4, &["no credentials"])?;
@@ -114,7 +119,10 @@ fn a_token_is_sealed_used_refused_replaced_and_forgotten() -> Result<()> {
 
     let rows = hub.audit()?;
     let of = |kind: &str| rows.iter().filter(|row| row.starts_with(kind)).count();
-    ensure!((of("provider.configure digitalocean"), of("provider.forget digitalocean")) == (2, 1), "{rows:?}");
+    ensure!(
+        (of("provider.configure digitalocean"), of("provider.forget digitalocean")) == (2, 1),
+        "{rows:?}"
+    );
     ensure!(rows.iter().any(|row| row.contains("by operator (socket): token, ...6789")), "{rows:?}");
 
     // A cloud that answers nonsense, and one that is not there.
@@ -133,7 +141,8 @@ fn a_token_is_sealed_used_refused_replaced_and_forgotten() -> Result<()> {
         }
     }
     for (place, bytes) in places {
-        let is_there = [TOKEN, OTHER].iter().any(|token| bytes.windows(token.len()).any(|it| it == token.as_bytes()));
+        let is_there =
+            [TOKEN, OTHER].iter().any(|token| bytes.windows(token.len()).any(|it| it == token.as_bytes()));
         ensure!(!is_there, "a token is in {place}");
     }
     Ok(())
@@ -143,7 +152,8 @@ fn a_token_is_sealed_used_refused_replaced_and_forgotten() -> Result<()> {
 fn what_is_not_credentials_or_not_a_provider_is_refused_with_the_next_step() -> Result<()> {
     let nobody = format!("http://127.0.0.1:{}", free_port()?);
     let mut hub = hub_of(&nobody, "fra1,mars1")?;
-    let given = |name: &str, input: &str| hub.command(&["provider", "configure", name])?.stdin(input).run(SOON);
+    let given =
+        |name: &str, input: &str| hub.command(&["provider", "configure", name])?.stdin(input).run(SOON);
     ended(&given("mars", "canary")?, 3, &["no provider", "provider ls"])?;
     ended(&given("sim", "canary")?, 5, &["needs no credentials"])?;
     ended(&given("digitalocean", "")?, 2, &["standard input is empty", "--from-env"])?;
@@ -158,7 +168,11 @@ fn what_is_not_credentials_or_not_a_provider_is_refused_with_the_next_step() -> 
     let from_env = |token: &str| {
         let command = hub.command(&["provider", "configure", "digitalocean", "--from-env"])?;
         let names = ["DIGITALOCEAN_TOKEN", "DIGITALOCEAN_ACCESS_TOKEN", "DO_API_TOKEN"];
-        names.into_iter().fold(command, |command, name| command.env(name, "")).env("DO_TOKEN", token).run(SOON)
+        names
+            .into_iter()
+            .fold(command, |command, name| command.env(name, ""))
+            .env("DO_TOKEN", token)
+            .run(SOON)
     };
     ended(&from_env("")?, 2, &["the environment has no DIGITALOCEAN_TOKEN or"])?;
     ended(&from_env(TOKEN)?, 0, &["...6789"])?;
@@ -168,7 +182,10 @@ fn what_is_not_credentials_or_not_a_provider_is_refused_with_the_next_step() -> 
     ended(&scopes, 0, &["droplet:create\n", "firewall:update\n"])?;
     let policy = hub.json(&["provider", "policy", "aws"])?;
     let id = std::fs::read_to_string(hub.state().join("hub-id"))?;
-    ensure!(policy.to_string().contains("ec2:RunInstances") && policy.to_string().contains(id.trim()), "{policy}");
+    ensure!(
+        policy.to_string().contains("ec2:RunInstances") && policy.to_string().contains(id.trim()),
+        "{policy}"
+    );
 
     // Another sealing key than the one that it was sealed with.
     hub.kill()?;
@@ -204,7 +221,12 @@ fn keys_of_aws_are_sealed_and_orders_go_by_them() -> Result<()> {
     let keys = "access_key_id = AKIDEXAMPLE1234\nsecret_access_key = canary/of+aws=\n";
     ensure!(text(&configure(&hub, "aws", keys)?, "/shown")? == "...1234");
     // One region is right and one is not, and both is said.
-    let words = ["ec2:RunInstances", "eu-nowhere-1: AWS has no such region", "123456789012", "AWS_KEY_PAIR_NAME is set"];
+    let words = [
+        "ec2:RunInstances",
+        "eu-nowhere-1: AWS has no such region",
+        "123456789012",
+        "AWS_KEY_PAIR_NAME is set",
+    ];
     ended(&check()?, 1, &words)?;
 
     let role = "role_arn = arn:aws:iam::123456789012:role/hub\n";
