@@ -133,6 +133,7 @@ fn configure(global: &Global, name: &str, from_env: bool) -> Result<(), CliError
     let account = rows(&accounts, "accounts").iter().find(|row| text(row, "name") == name);
     let none = Value::Null;
     // What the hub does not know it refuses itself, with what it knows.
+    let account = account.filter(|row| row.get("lacks").is_none_or(Value::is_null));
     let fields = rows(account.unwrap_or(&none), "fields");
     let given = match fields {
         [] => None,

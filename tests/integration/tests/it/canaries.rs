@@ -249,14 +249,16 @@ fn cloud_credentials(seen: &mut Seen, hub: &Hub<'_>, fake: &FakeCloud, token: &s
     }
     fake.world(|world| world.token = "another".to_owned());
     run("check of a wrong token", check()?, 4)?;
+    run("forget", provider(&["forget", "digitalocean"])?, 0)?;
+    run("configure once more", configure()?.stdin(token), 0)?;
+    run("list", provider(&["ls"])?, 0)?;
     for path in ["/v1/accounts", "/v1/accounts/aws/policy"] {
         seen.answer(path, &hub.api(&Request::get(path))?);
     }
     let asked = Request::new("PUT", "/v1/accounts/digitalocean/credentials");
-    let broken = asked.header("content-type", "application/json").body(&format!("{{\"text\": \"{token}"));
+    let broken = asked.header("content-type", "application/json").body(format!("{{\"text\": \"{token}"));
     seen.answer("refusal of half a request", &hub.api(&broken)?);
-    run("forget", provider(&["forget", "digitalocean"])?, 0)?;
-    run("list", provider(&["ls"])?, 0)
+    Ok(())
 }
 
 #[test]
