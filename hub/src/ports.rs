@@ -11,7 +11,6 @@ use blueprint_common_types::{AgentId, ServiceKey, Timestamp, TokenId, WgPublicKe
 use blueprint_hub_admin::{
     AccountDesk, AcmeView, ArtefactShelf, Hub, PeerView, PromiseFailed, Qos, RemoveFailed, SettingsRefused,
 };
-use blueprint_hub_provision::Provisioner;
 use blueprint_hub_provision_core::lifecycle::Deployer;
 use blueprint_hub_proxy::Ledger;
 use blueprint_hub_proxy_core::tls::TlsAdmin;
@@ -26,10 +25,10 @@ use futures_util::future::{BoxFuture, FutureExt};
 use serde_json::Value;
 use tracing::error;
 
-use crate::accounts::Accounts;
 use crate::artefacts::Artefacts;
 use crate::blueprints::WorkloadKeys;
 use crate::policy::PolicyHandle;
+use crate::provision::StartedClouds;
 use crate::service_view::ServiceView;
 use crate::tables::TablesHandle;
 use crate::tls::TlsOperator;
@@ -81,8 +80,7 @@ pub(crate) struct AdminHub {
     pub(crate) workloads: WorkloadsHandle,
     pub(crate) workload_keys: WorkloadKeys,
     pub(crate) artefacts: Arc<Artefacts>,
-    pub(crate) provision: Provisioner,
-    pub(crate) accounts: Arc<Accounts>,
+    pub(crate) clouds: StartedClouds,
 }
 
 impl Hub for AdminHub {
@@ -201,11 +199,11 @@ impl Hub for AdminHub {
     }
 
     fn deployer(&self) -> &dyn Deployer {
-        &self.provision
+        &self.clouds.provisioner
     }
 
     fn accounts(&self) -> &dyn AccountDesk {
-        self.accounts.as_ref()
+        self.clouds.accounts.as_ref()
     }
 
     fn seal_keystore(&self, service: ServiceKey, bundle: &Bundle) -> Option<String> {

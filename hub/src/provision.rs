@@ -41,6 +41,13 @@ pub(crate) struct Clouds {
     agents: Arc<AgentShelf>,
 }
 
+/// What the operator's side has of them.
+#[derive(Clone)]
+pub(crate) struct StartedClouds {
+    pub(crate) provisioner: Provisioner,
+    pub(crate) accounts: Arc<Accounts>,
+}
+
 impl Clouds {
     /// Makes those that are configured.
     ///
@@ -84,11 +91,10 @@ impl Clouds {
     pub(crate) async fn start(
         self,
         facts: Arc<HubFacts>,
-        (control, registrar): (ControlPlane, RegistrarHandle),
-        sealing: Arc<SealingKey>,
+        (control, registrar, sealing): (ControlPlane, RegistrarHandle, Arc<SealingKey>),
         metrics: &Metrics,
         spawner: &Spawner,
-    ) -> Result<(Provisioner, Accounts)> {
+    ) -> Result<StartedClouds> {
         let vault = Vault::open(Arc::clone(&self.credentials), sealing).await?;
         let Self { store, settings, sim, made: mut providers, others, state, agents, .. } = self;
         let mut seed = [0u8; 8];
@@ -122,7 +128,7 @@ impl Clouds {
                 sim.stop_all().await;
             }
         });
-        Ok((provisioner, accounts))
+        Ok(StartedClouds { provisioner, accounts: Arc::new(accounts) })
     }
 }
 

@@ -17,7 +17,8 @@ use crate::error::ApiError;
 use crate::policy::Way;
 use crate::views::time;
 
-const SHAPE: &str = "send {\"text\": \"NAME = VALUE\"}, a line for each field, as `blueprint-hub provider ls --output json` names them";
+const SHAPE: &str = "a line NAME = VALUE for each field, or one JSON object; `blueprint-hub provider ls --output json` names the fields \
+                     (the API takes it as {\"text\": \"...\"})";
 const LIST: &str = "`blueprint-hub provider ls` lists them";
 
 /// One field of the credentials of a provider.

@@ -74,14 +74,11 @@ pub(super) async fn start(
     if let Some(socket) = base.tunnel.share_port(&limits).context("cannot share a port with QUIC")? {
         control.start_quic(socket, limits, &base.metrics)?;
     }
-    let planes = (control.clone(), base.registrar.clone());
+    let planes = (control.clone(), base.registrar.clone(), workload_keys.sealing());
     let spawner = supervisor.child_spawner();
-    let sealing = workload_keys.sealing();
-    let started = base.clouds.start(Arc::clone(&facts), planes, sealing, &base.metrics, &spawner);
-    let (provision, accounts) = Box::pin(started).await?;
+    let clouds = Box::pin(base.clouds.start(Arc::clone(&facts), planes, &base.metrics, &spawner)).await?;
     let hub = AdminHub {
-        provision,
-        accounts: Arc::new(accounts),
+        clouds,
         tunnel: base.tunnel,
         registrar: base.registrar.clone(),
         control: control.clone(),

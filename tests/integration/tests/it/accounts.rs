@@ -157,7 +157,7 @@ fn what_is_not_credentials_or_not_a_provider_is_refused_with_the_next_step() -> 
     ended(&given("mars", "canary")?, 3, &["no provider", "provider ls"])?;
     ended(&given("sim", "canary")?, 5, &["needs no credentials"])?;
     ended(&given("digitalocean", "")?, 2, &["standard input is empty", "--from-env"])?;
-    ended(&given("digitalocean", "two canaries")?, 2, &["line 1"])?;
+    ended(&given("digitalocean", "two canaries")?, 2, &["has a blank", "NAME = VALUE"])?;
     ended(&given("digitalocean", "api_key = canary")?, 2, &["known are token"])?;
     ended(&given("aws", "access_key_id = AKIDcanary")?, 2, &["has no secret_access_key"])?;
     let argument = hub.command(&["provider", "configure", "digitalocean", "canary"])?.run(SOON)?;
@@ -195,7 +195,7 @@ fn what_is_not_credentials_or_not_a_provider_is_refused_with_the_next_step() -> 
 }
 
 #[test]
-fn keys_of_aws_are_sealed_and_orders_go_by_them() -> Result<()> {
+fn keys_of_aws_are_sealed_and_checked_with_their_role_and_regions() -> Result<()> {
     const REGION: &str = "eu-central-1";
     if !require(&[Need::Moto]) {
         return Ok(());
