@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use blueprint_tests_cloud::digitalocean::DigitalOceanDialect;
-use blueprint_tests_cloud::{FakeCloud, Fault, Kind, Nonsense};
+use blueprint_tests_cloud::{FakeCloud, Fault, Kind, Nonsense, Refusal};
 use blueprint_tests_support::moto::Moto;
 use blueprint_tests_support::{Finished, Need, eventually_ok, free_port, require};
 use serde_json::Value;
@@ -92,10 +92,22 @@ fn a_token_is_sealed_used_refused_replaced_and_forgotten() -> Result<()> {
     hub.start_again()?;
     ended(&check(&hub)?, 0, &["ops@example.com"])?;
 
+    // A refusal pauses orders for ten minutes, and other credentials end that.
+    fake.fail(Kind::Create, Fault::Refuse(Refusal::Unauthorized));
+    let paused = hub.json(&["deploy", "--yes", "--provider", "digitalocean", "--request-key", "twice"])?;
+    eventually_ok(SETTLED, "a refusal", || {
+        ensure!(hub.log().contains("the token is wrong"), "{}", hub.log());
+        Ok(())
+    })?;
+    configure(&hub, "digitalocean", &serde_json::json!({ "token": TOKEN }).to_string())?;
+    until_there_are(&hub, &fake, 2)?;
+
     // The token is taken back at the cloud, and another one comes while the hub runs.
     fake.world(|world| world.token = OTHER.to_owned());
     ended(&check(&hub)?, 4, &["the token is wrong", "provider configure digitalocean"])?;
-    hub.json(&["deployment", "terminate", text(&ordered, "/id")?, "--yes"])?;
+    for deployment in [&ordered, &paused] {
+        hub.json(&["deployment", "terminate", text(deployment, "/id")?, "--yes"])?;
+    }
     let lines = format!("# a comment\nDO_TOKEN = {OTHER}\n");
     let finished =
         hub.command(&["provider", "configure", "digitalocean", "--check"])?.stdin(&lines).run(SOON)?;
@@ -120,7 +132,7 @@ fn a_token_is_sealed_used_refused_replaced_and_forgotten() -> Result<()> {
     let rows = hub.audit()?;
     let of = |kind: &str| rows.iter().filter(|row| row.starts_with(kind)).count();
     ensure!(
-        (of("provider.configure digitalocean"), of("provider.forget digitalocean")) == (2, 1),
+        (of("provider.configure digitalocean"), of("provider.forget digitalocean")) == (3, 1),
         "{rows:?}"
     );
     ensure!(rows.iter().any(|row| row.contains("by operator (socket): token, ...6789")), "{rows:?}");
