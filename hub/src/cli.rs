@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::cmd::{
     access, alerts, apply, artefact, audit, config, costs, deploy, deployment, dev, init, inventory, key,
-    node, offers, policy, serve, service, status, token, workload,
+    node, offers, policy, provider, serve, service, status, token, workload,
 };
 use crate::files;
 
@@ -93,6 +93,9 @@ enum Command {
     /// Artefacts of workloads, pushed for nodes that reach nothing else
     #[command(subcommand, after_help = "Example: blueprint-hub artefact push demo.tar.gz")]
     Artefact(artefact::Artefact),
+    /// Accounts at clouds: credentials, checks, the rights that they need
+    #[command(subcommand)]
+    Provider(provider::Provider),
     /// Lists providers of machines
     Providers(offers::Providers),
     /// Lists the 31 templates of machines that the product's specification names
@@ -181,6 +184,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Command::SetAlert(command) => command.run(global),
         Command::Alerts(command) => command.run(global),
         Command::Artefact(command) => command.run(global),
+        Command::Provider(command) => command.run(global),
         Command::Providers(command) => command.run(global),
         Command::Templates(command) => command.run(global),
         Command::Offers(command) => command.run(global),

@@ -3,6 +3,7 @@
 //! `app` puts the planes together, `cmd` holds one file per command, `ports` connects the parts that
 //! know each other only as traits.
 
+mod accounts;
 mod agent_files;
 mod app;
 mod artefacts;

@@ -10,7 +10,8 @@ use blueprint_common_tunnel_core::PeerConfig;
 use blueprint_common_types::workload::Bundle;
 use blueprint_common_types::{AgentId, OverlayLease, ServiceKey, Timestamp, TokenId, WgPublicKey};
 use blueprint_hub_admin::{
-    AcmeView, ArtefactShelf, Hub, PeerView, PromiseFailed, Qos, RemoveFailed, ScrapeFailed, SettingsRefused,
+    AccountDesk, AcmeView, ArtefactShelf, Hub, PeerView, PromiseFailed, Qos, RemoveFailed, ScrapeFailed,
+    SettingsRefused,
 };
 use blueprint_hub_provision_core::cost::CostDesk;
 use blueprint_hub_provision_core::lifecycle::Deployer;
@@ -212,6 +213,10 @@ impl Hub for AdminHub {
 
     fn deployer(&self) -> &dyn Deployer {
         &self.provision.orders
+    }
+
+    fn accounts(&self) -> &dyn AccountDesk {
+        self.provision.accounts.as_ref()
     }
 
     fn seal_keystore(&self, service: ServiceKey, bundle: &Bundle) -> Option<String> {

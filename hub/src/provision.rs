@@ -18,24 +18,27 @@ use blueprint_common_types::{Timestamp, fill_random};
 use blueprint_hub_admin::HubFacts;
 use blueprint_hub_provider_sim::SimCloud;
 use blueprint_hub_provision::{CostOffice, Leader, ProvisionConfig, Provisioner, Received, cost_watch};
-use blueprint_hub_provision_core::Provider;
+use blueprint_hub_provision_core::{CredentialStore, Provider};
 use blueprint_hub_proxy_core::identity::SealingKey;
 use blueprint_hub_registry::{ControlPlane, RegistrarHandle};
 use blueprint_hub_store::SqliteStore;
 use ipnetwork::Ipv4Network;
 
 use self::host::HubHost;
+use crate::accounts::{Accounts, Vault};
 use crate::agent_files::AgentShelf;
 use crate::config::{AlertSettings, ProviderSettings, ProvisionSettings};
 use crate::webhook::WebhookCourier;
 
 /// What the operator's side asks.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Provision {
     /// Orders machines.
     pub(crate) orders: Provisioner,
     /// Alerts, and what machines sent.
     pub(crate) costs: CostOffice,
+    /// Accounts at clouds, and their credentials.
+    pub(crate) accounts: Arc<Accounts>,
 }
 
 /// The clouds of this hub, before anything is asked of them.
@@ -84,7 +87,8 @@ impl Clouds {
         Arc::clone(&self.agents)
     }
 
-    /// Starts the task, which ends with the drain; machines of the simulated cloud end with it.
+    /// Starts the task, which ends with the drain; machines of the simulated cloud end with it. Gives the accounts, too, whose
+    /// credentials are opened with `sealing`.
     ///
     /// # Errors
     ///
@@ -97,6 +101,8 @@ impl Clouds {
         spawner: &Spawner,
     ) -> Result<Provision> {
         let Self { store, settings, alerts, sim, made: mut providers, others, state, agents } = self;
+        let credentials: Arc<dyn CredentialStore> = Arc::<SqliteStore>::clone(&store);
+        let vault = Vault::open(credentials, Arc::clone(&sealing)).await?;
         let mut seed = [0u8; 8];
         fill_random(&mut seed)?;
         let config = ProvisionConfig {
@@ -110,12 +116,13 @@ impl Clouds {
         if let Some(sim) = &sim {
             providers.push(Arc::<SimCloud>::clone(sim));
         }
-        if let Some(settings) = &others.digitalocean {
-            providers.push(digitalocean::make(settings, facts.id, &state)?);
-        }
-        if let Some(settings) = &others.aws {
-            providers.push(aws::make(settings, &state)?);
-        }
+        let (cloud, on_digitalocean) =
+            digitalocean::make(others.digitalocean.as_ref(), facts.id, &vault, &state)?;
+        providers.extend(cloud);
+        let (cloud, on_aws) = aws::make(others.aws.as_ref(), facts.id, &vault, &state)?;
+        providers.extend(cloud);
+        let accounts =
+            Accounts::new(facts.id, vault, vec![on_digitalocean, on_aws], others.without_account());
         let courier = Arc::new(WebhookCourier::new(&alerts, sealing, facts.id)?);
         let received = received(registrar.clone(), tunnel);
         let host = HubHost::new(facts, control, registrar, agents.digests(), settings.token_ttl);
@@ -133,7 +140,7 @@ impl Clouds {
         let (watch, office) =
             cost_watch(alerts.every, store, provisioner.clone(), courier, received, metrics);
         spawner.spawn("cost watch", watch.run(spawner.stop().drain));
-        Ok(Provision { orders: provisioner, costs: office })
+        Ok(Provision { orders: provisioner, costs: office, accounts: Arc::new(accounts) })
     }
 }
 

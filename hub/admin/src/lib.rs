@@ -4,6 +4,7 @@
 //! not named in [`views`](self) cannot leak. What needs other parts of the hub goes through [`Hub`].
 
 mod access;
+mod accounts;
 mod alerts;
 mod artefacts;
 mod audit;
@@ -50,6 +51,7 @@ use blueprint_hub_registry_core::workload::{
 use blueprint_hub_registry_core::{PromiseError, QosPoint, QosSample, RegistrySnapshot, Store, StoreResult};
 use futures_util::future::BoxFuture;
 
+pub use accounts::{AccountDesk, AccountError, AccountView, CredentialField, CredentialOrigin};
 pub use artefacts::{ArtefactBody, ArtefactLimits, ArtefactShelf, ArtefactView, PushError};
 pub use auth::OperatorToken;
 pub use market::Market;
@@ -247,6 +249,9 @@ pub trait Hub: Send + Sync {
 
     /// Alerts about costs, and what machines sent.
     fn costs(&self) -> &dyn CostDesk;
+
+    /// Accounts at clouds, and their credentials.
+    fn accounts(&self) -> &dyn AccountDesk;
 
     /// Seals the keys of a workload as they are stored; `None` where the system has no source of randomness.
     fn seal_keystore(&self, service: ServiceKey, bundle: &Bundle) -> Option<String>;

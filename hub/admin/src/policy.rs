@@ -50,7 +50,7 @@ pub(crate) enum Way {
 }
 
 impl Way {
-    const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Socket => "operator (socket)",
             Self::Port => "operator (port)",

@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 
 use crate::error::ApiError;
 use crate::{
-    AdminState, OperatorToken, access, alerts, artefacts, audit, auth, changes, costs, deployments, keys,
-    nodes, offers, policy, scrape, services, settings, tls, tokens, usage, views, workloads,
+    AdminState, OperatorToken, access, accounts, alerts, artefacts, audit, auth, changes, costs, deployments,
+    keys, nodes, offers, policy, scrape, services, settings, tls, tokens, usage, views, workloads,
 };
 
 /// Largest request body in bytes, but for policies.
@@ -50,6 +50,10 @@ pub fn private_router(state: AdminState) -> Router {
                 .layer(DefaultBodyLimit::max(workloads::MAX_BODY)),
         )
         .route("/v1/providers", get(offers::list_providers))
+        .route("/v1/accounts", get(accounts::list))
+        .route("/v1/accounts/{name}/credentials", put(accounts::configure).delete(accounts::forget))
+        .route("/v1/accounts/{name}/check", post(accounts::check))
+        .route("/v1/accounts/{name}/policy", get(accounts::policy))
         .route("/v1/templates", get(offers::list_templates))
         .route("/v1/offers", get(offers::list_offers))
         .route("/v1/estimate", get(offers::estimate))

@@ -7,6 +7,7 @@ pub(crate) enum Action {
     CreateSecurityGroup,
     DescribeImages,
     DescribeInstances,
+    DescribeRegions,
     DescribeSecurityGroups,
     DescribeSpotPriceHistory,
     DescribeSubnets,
@@ -37,6 +38,7 @@ impl Action {
             Self::CreateSecurityGroup => "CreateSecurityGroup",
             Self::DescribeImages => "DescribeImages",
             Self::DescribeInstances => "DescribeInstances",
+            Self::DescribeRegions => "DescribeRegions",
             Self::DescribeSecurityGroups => "DescribeSecurityGroups",
             Self::DescribeSpotPriceHistory => "DescribeSpotPriceHistory",
             Self::DescribeSubnets => "DescribeSubnets",
@@ -57,6 +59,7 @@ impl Action {
             Self::CreateSecurityGroup
             | Self::DescribeImages
             | Self::DescribeInstances
+            | Self::DescribeRegions
             | Self::DescribeSecurityGroups
             | Self::DescribeSpotPriceHistory
             | Self::DescribeSubnets
@@ -95,11 +98,12 @@ impl Service {
 
 #[cfg(test)]
 impl Action {
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::AssumeRole,
         Self::CreateSecurityGroup,
         Self::DescribeImages,
         Self::DescribeInstances,
+        Self::DescribeRegions,
         Self::DescribeSecurityGroups,
         Self::DescribeSpotPriceHistory,
         Self::DescribeSubnets,

@@ -30,7 +30,6 @@ mod sign;
 mod tags;
 mod xml;
 
-pub use check::Checked;
 pub use cloud::AwsCloud;
 pub use config::{AwsConfig, ImageChoice, ParseAwsError, Region, SubnetId};
 pub use keys::{AssumedRole, InstanceRole, Profile};

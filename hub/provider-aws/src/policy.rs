@@ -35,8 +35,14 @@ fn statements(hub: &str, config: &AwsConfig) -> Vec<Value> {
     let tagged = format!("aws:ResourceTag/{}", tags::HUB);
     let group_asked = format!("aws:RequestTag/{}", tags::GROUP);
     let group_tagged = format!("aws:ResourceTag/{}", tags::GROUP);
-    let look =
-        [DescribeImages, DescribeInstances, DescribeSecurityGroups, DescribeSubnets, GetCallerIdentity];
+    let look = [
+        DescribeImages,
+        DescribeInstances,
+        DescribeRegions,
+        DescribeSecurityGroups,
+        DescribeSubnets,
+        GetCallerIdentity,
+    ];
     let spot = [DescribeSpotPriceHistory].into_iter().filter(|_| config.spot);
     let look: Vec<_> = look.into_iter().chain(spot).collect();
     let mut statements = vec![

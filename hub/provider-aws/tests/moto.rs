@@ -9,7 +9,7 @@ use blueprint_hub_provider_aws::{AssumedRole, AwsCloud, AwsConfig};
 use blueprint_hub_provider_kit::{CredentialSource, Credentials, Fixed, HttpClient, HttpConfig};
 use blueprint_hub_provision_core::resource::Arch;
 use blueprint_hub_provision_core::{
-    DeploymentId, ErrorClass, Instance, InstanceSpec, InstanceState, Provider, Tags,
+    DeploymentId, ErrorClass, Instance, InstanceSpec, InstanceState, Provider, RightState, Tags,
 };
 use blueprint_tests_support::moto::{Moto, all};
 use blueprint_tests_support::{Need, require};
@@ -17,6 +17,10 @@ use blueprint_tests_support::{Need, require};
 const HUB: HubId = HubId::from_bytes([7; 16]);
 const EAST: &str = "us-east-1";
 const WEST: &str = "eu-west-1";
+
+/// Rights that no check can try.
+const UNTRIED: [&str; 4] =
+    ["ec2:CreateSecurityGroup", "ec2:StartInstances", "ec2:StopInstances", "ec2:TerminateInstances"];
 
 /// One server, and the account in two of its regions.
 struct World {
@@ -255,6 +259,16 @@ async fn an_account_is_checked_and_no_machine_is_made() {
     assert_eq!(checked.account, "123456789012");
     assert!(checked.identity.starts_with("arn:aws:"), "{checked:?}");
     assert_eq!(checked.problems, Vec::<String>::new());
+    assert_eq!(checked.regions, [(EAST.to_owned(), Some(true)), (WEST.to_owned(), Some(true))]);
+    let of = |state| {
+        checked.rights.iter().filter(move |right| right.state == state).map(|right| right.name.as_str())
+    };
+    assert!(of(RightState::Held).any(|name| name == "ec2:RunInstances"), "{checked:?}");
+    assert!(of(RightState::Untried).eq(UNTRIED), "{checked:?}");
+    let nowhere = AwsConfig { regions: vec!["eu-nowhere-9".parse().unwrap()], ..config(&moto) };
+    let lost = AwsCloud::new(nowhere, http(), keys()).check(HUB).await.unwrap();
+    assert_eq!(lost.regions, [("eu-nowhere-9".to_owned(), Some(false))]);
+    assert!(lost.problems.len() == 1 && lost.problems[0].contains("no such region; correct"), "{lost:?}");
     let lame = AwsConfig { image: "/own/none".parse().unwrap(), ..config(&moto) };
     let checked = AwsCloud::new(lame, http(), keys()).check(HUB).await.unwrap();
     let [east, west] = checked.problems.as_slice() else { panic!("{checked:?}") };
@@ -270,10 +284,20 @@ async fn a_role_is_taken_on_once_and_its_keys_are_used() {
     let role = "arn:aws:iam::123456789012:role/hub";
     let external = Some(Secret::new("ours".to_owned()));
     let source =
-        Arc::new(AssumedRole::new((http(), Some(moto.url())), keys(), EAST.parse().unwrap(), role, external));
+        AssumedRole::new((http(), Some(moto.url())), keys(), EAST.parse().unwrap(), Some(role), external);
+    let source = Arc::new(source);
     let (first, second) = (source.get().await.unwrap(), source.get().await.unwrap());
     assert!(first.get("session_token").is_some() && first.origin() == format!("the role {role}"));
     assert!(Arc::ptr_eq(&first, &second), "taken on for every call");
+    let plain = AssumedRole::new((http(), Some(moto.url())), keys(), EAST.parse().unwrap(), None, None);
+    assert_eq!(plain.get().await.unwrap(), keys().get().await.unwrap(), "no role is named");
+    let field = |name: &str, value: &str| (name.to_owned(), Secret::new(value.to_owned()));
+    let other = "arn:aws:iam::123456789012:role/other";
+    let fields =
+        [field("access_key_id", "AKIDEXAMPLE"), field("secret_access_key", "x"), field("role_arn", other)];
+    let own = Arc::new(Fixed::new(Credentials::new("a test", fields)));
+    let named = AssumedRole::new((http(), Some(moto.url())), own, EAST.parse().unwrap(), Some(role), None);
+    assert_eq!(named.get().await.unwrap().origin(), format!("the role {other}"), "their own role goes first");
     let cloud = AwsCloud::new(config(&moto), http(), source);
     let checked = cloud.check(HUB).await.unwrap();
     assert!(checked.identity.contains("assumed-role"), "{checked:?}");

@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use crate::api::{Api, Call, call};
 
-const ACTION_LIST: Call = call("dropletActions_list", "droplet:read");
-const ACTION_POST: Call = call("dropletActions_post", "droplet:update");
+pub(crate) const ACTION_LIST: Call = call("dropletActions_list", "droplet:read");
+pub(crate) const ACTION_POST: Call = call("dropletActions_post", "droplet:update");
 
 /// Actions that are looked at; the newest are on the first page.
 const LATEST: usize = 20;

@@ -24,13 +24,14 @@ pub const ENDPOINT: &str = "https://api.digitalocean.com";
 /// Most bytes of user data (the API's reference: 64 KiB).
 const MAX_USER_DATA: usize = 64 * 1024;
 
-const LIST: Call = call("droplets_list", "droplet:read");
-const GET: Call = call("droplets_get", "droplet:read");
-const CREATE: Call = call("droplets_create", "droplet:create");
-const DESTROY: Call = call("droplets_destroy", "droplet:delete");
-const DESTROY_WITH: Call = call("droplets_destroy_withAssociatedResourcesSelective", "droplet:delete");
-const TAG_DELETE: Call = call("tags_delete", "tag:delete");
-const SIZES: Call = call("sizes_list", "sizes:read");
+pub(crate) const LIST: Call = call("droplets_list", "droplet:read");
+pub(crate) const GET: Call = call("droplets_get", "droplet:read");
+pub(crate) const CREATE: Call = call("droplets_create", "droplet:create");
+pub(crate) const DESTROY: Call = call("droplets_destroy", "droplet:delete");
+pub(crate) const DESTROY_WITH: Call =
+    call("droplets_destroy_withAssociatedResourcesSelective", "droplet:delete");
+pub(crate) const TAG_DELETE: Call = call("tags_delete", "tag:delete");
+pub(crate) const SIZES: Call = call("sizes_list", "sizes:read");
 
 /// What the provider is made of.
 #[derive(Clone)]
@@ -65,9 +66,9 @@ impl std::fmt::Debug for DigitalOceanConfig {
 #[derive(Debug)]
 pub struct DigitalOcean {
     hub: HubId,
-    regions: Vec<String>,
+    pub(crate) regions: Vec<String>,
     image: String,
-    api: Api,
+    pub(crate) api: Api,
     guard: Guard,
 }
 

@@ -15,13 +15,13 @@ use tracing::{info, warn};
 use crate::api::{Api, Call, Rows, call};
 use crate::tags;
 
-const TAG_CREATE: Call = call("tags_create", "tag:create");
-const FIREWALL_LIST: Call = call("firewalls_list", "firewall:read");
-const FIREWALL_GET: Call = call("firewalls_get", "firewall:read");
-const FIREWALL_CREATE: Call = call("firewalls_create", "firewall:create");
-const FIREWALL_UPDATE: Call = call("firewalls_update", "firewall:update");
-const KEY_LIST: Call = call("sshKeys_list", "ssh_key:read");
-const KEY_CREATE: Call = call("sshKeys_create", "ssh_key:create");
+pub(crate) const TAG_CREATE: Call = call("tags_create", "tag:create");
+pub(crate) const FIREWALL_LIST: Call = call("firewalls_list", "firewall:read");
+pub(crate) const FIREWALL_GET: Call = call("firewalls_get", "firewall:read");
+pub(crate) const FIREWALL_CREATE: Call = call("firewalls_create", "firewall:create");
+pub(crate) const FIREWALL_UPDATE: Call = call("firewalls_update", "firewall:update");
+pub(crate) const KEY_LIST: Call = call("sshKeys_list", "ssh_key:read");
+pub(crate) const KEY_CREATE: Call = call("sshKeys_create", "ssh_key:create");
 
 /// Everything, in both families.
 const ANYWHERE: [&str; 2] = ["0.0.0.0/0", "::/0"];

@@ -19,6 +19,7 @@
 
 mod actions;
 mod api;
+mod check;
 mod cloud;
 mod droplet;
 mod errors;
@@ -26,4 +27,5 @@ mod guard;
 mod offers;
 mod tags;
 
+pub use check::scopes;
 pub use cloud::{DigitalOcean, DigitalOceanConfig, ENDPOINT};

@@ -4,6 +4,7 @@ mod chain;
 mod environment;
 mod file;
 mod spec;
+mod text;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ pub use chain::Chain;
 pub use environment::Environment;
 pub use file::FileSource;
 pub use spec::{AWS, AZURE, CredentialSpec, DIGITALOCEAN, Field, GCP, HETZNER, VULTR};
+pub use text::CredentialTextError;
 
 /// Named fields, of which none can be printed.
 #[derive(Debug, Clone, PartialEq, Eq)]

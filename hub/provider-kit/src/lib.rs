@@ -9,8 +9,8 @@ mod redact;
 
 pub use client::{HttpClient, HttpConfig, HttpSetupError};
 pub use credentials::{
-    AWS, AZURE, Chain, CredentialSource, CredentialSpec, Credentials, DIGITALOCEAN, Environment, Field,
-    FileSource, Fixed, GCP, HETZNER, VULTR,
+    AWS, AZURE, Chain, CredentialSource, CredentialSpec, CredentialTextError, Credentials, DIGITALOCEAN,
+    Environment, Field, FileSource, Fixed, GCP, HETZNER, VULTR,
 };
 pub use headers::{cloud_time, retry_after};
 pub use redact::{MAX_LOGGED_BYTES, redacted};

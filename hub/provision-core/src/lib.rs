@@ -3,6 +3,7 @@
 //!
 //! A provider lists, creates and deletes; whoever calls it retries, waits, logs and counts.
 
+mod account;
 mod candidate;
 pub mod catalogue;
 pub mod cost;
@@ -13,6 +14,7 @@ pub mod placement;
 mod provider;
 pub mod resource;
 
+pub use account::{Account, AccountReport, CredentialRecord, CredentialStore, Right, RightState};
 pub use candidate::Candidate;
 pub use instance::{Instance, InstanceKey, InstanceSpec, InstanceState, ParseInstanceKeyError, Tags};
 pub use lifecycle::DeploymentId;

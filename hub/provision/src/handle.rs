@@ -1,6 +1,6 @@
 //! The provisioner as the operator's side reaches it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -13,11 +13,15 @@ use blueprint_hub_provision_core::lifecycle::{
     Records, Wanted,
 };
 use futures_util::future::{BoxFuture, FutureExt};
+use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tracing::info;
 
 use crate::clock::Clock;
 use crate::lane::Way;
+
+/// Providers that have other credentials than when the leader last looked; at most as many as there are lanes.
+pub(crate) type Renewed = Arc<Mutex<BTreeSet<String>>>;
 
 /// Access to the provisioner; cheap to clone.
 #[derive(Clone)]
@@ -25,6 +29,7 @@ pub struct Provisioner {
     pub(crate) store: Arc<dyn LifecycleStore>,
     pub(crate) ways: Arc<BTreeMap<String, Way>>,
     pub(crate) kick: Arc<Notify>,
+    pub(crate) renewed: Renewed,
     pub(crate) overview: watch::Receiver<Arc<Overview>>,
     pub(crate) clock: Clock,
     pub(crate) limits: Limits,
@@ -138,6 +143,13 @@ impl Deployer for Provisioner {
 
     fn is_clock_trusted(&self) -> bool {
         self.clock.is_trusted()
+    }
+
+    fn credentials_changed(&self, provider: &str) {
+        if self.ways.contains_key(provider) {
+            self.renewed.lock().insert(provider.to_owned());
+            self.kick.notify_one();
+        }
     }
 
     fn overview(&self) -> Arc<Overview> {

@@ -22,6 +22,7 @@ use tracing::{error, info, warn};
 
 use crate::calls::{self, Creation, Ended, chain};
 use crate::clock::Clock;
+use crate::handle::Renewed;
 use crate::lane::Way;
 use crate::metrics::ProvisionMetrics;
 use crate::{Host, Provisioner};
@@ -74,6 +75,7 @@ pub struct Leader {
     clock: Clock,
     noted_at: Option<Instant>,
     kick: Arc<Notify>,
+    renewed: Renewed,
     overview: watch::Sender<Arc<Overview>>,
     metrics: ProvisionMetrics,
 }
@@ -118,7 +120,7 @@ impl Leader {
             machines: 0,
         };
         let (sender, overview) = watch::channel(Arc::default());
-        let kick = Arc::new(Notify::new());
+        let (kick, renewed) = (Arc::new(Notify::new()), Renewed::default());
         let leader = Self {
             lanes: ways.iter().map(|(name, way)| (name.clone(), lane(way))).collect(),
             calls: FuturesUnordered::new(),
@@ -126,6 +128,7 @@ impl Leader {
             clock: clock.clone(),
             noted_at: None,
             kick: Arc::clone(&kick),
+            renewed: Arc::clone(&renewed),
             overview: sender,
             config,
             store: Arc::clone(&store),
@@ -136,7 +139,15 @@ impl Leader {
         leader.publish();
         Ok((
             leader,
-            Provisioner { store, ways: Arc::new(ways), kick, overview, clock, limits: config.limits },
+            Provisioner {
+                store,
+                ways: Arc::new(ways),
+                kick,
+                renewed,
+                overview,
+                clock,
+                limits: config.limits,
+            },
         ))
     }
 
@@ -166,6 +177,8 @@ impl Leader {
 
     /// Every cloud is looked at as soon as it can be.
     fn hurry(&mut self) {
+        let renewed = std::mem::take(&mut *self.renewed.lock());
+        renewed.iter().for_each(|provider| self.reconciler.handle_credentials(provider));
         for lane in self.lanes.values_mut() {
             (lane.due, lane.pause) = (Instant::now(), SOON);
         }

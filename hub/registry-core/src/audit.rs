@@ -106,6 +106,10 @@ audit_kinds! {
     DeploymentSet = "deployment.set",
     /// A deployment is to be gone; the subject is the deployment, the detail says why.
     DeploymentTerminate = "deployment.terminate",
+    /// The operator stored credentials of a provider; the subject is the provider.
+    ProviderConfigure = "provider.configure",
+    /// The operator had credentials of a provider forgotten; the subject is the provider.
+    ProviderForget = "provider.forget",
     /// A provider was told to make a machine.
     InstanceCreate = "instance.create",
     /// A provider was told to delete a machine.

@@ -79,9 +79,9 @@ pub(super) async fn start(
     start_quic(&control, &base)?;
     let planes = (control.clone(), base.registrar.clone(), base.tunnel.clone(), workload_keys.sealing());
     let spawner = supervisor.child_spawner();
-    let provision = Box::pin(base.clouds.start(Arc::clone(&facts), planes, &base.metrics, &spawner)).await?;
+    let clouds = Box::pin(base.clouds.start(Arc::clone(&facts), planes, &base.metrics, &spawner)).await?;
     let hub = AdminHub {
-        provision,
+        provision: clouds,
         scraper: Scraper::new(base.tunnel.clone()),
         tunnel: base.tunnel,
         registrar: base.registrar.clone(),

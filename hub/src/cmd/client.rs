@@ -23,6 +23,19 @@ pub(crate) fn ask(
     runtime()?.block_on(ask_async(global, method, path, body))
 }
 
+/// The same with another patience than 30 s.
+pub(crate) fn ask_within(
+    global: &Global,
+    method: &str,
+    path: &str,
+    body: Option<&Value>,
+    patience: Duration,
+) -> Result<Value, CliError> {
+    let asked = exchange_within(global, method, path, body, Some(patience));
+    let (status, answer) = runtime()?.block_on(asked)?;
+    if status.is_success() { Ok(answer) } else { Err(CliError::from_response(status, &answer)) }
+}
+
 /// The same, inside a runtime.
 pub(crate) async fn ask_async(
     global: &Global,
@@ -41,8 +54,22 @@ pub(crate) async fn exchange(
     path: &str,
     body: Option<&Value>,
 ) -> Result<(StatusCode, Value), CliError> {
+    exchange_within(global, method, path, body, None).await
+}
+
+async fn exchange_within(
+    global: &Global,
+    method: &str,
+    path: &str,
+    body: Option<&Value>,
+    patience: Option<Duration>,
+) -> Result<(StatusCode, Value), CliError> {
     let state = global.state()?;
     let client = LocalClient::new(state.join(files::ADMIN_SOCKET));
+    let client = match patience {
+        Some(patience) => client.timeout(patience),
+        None => client,
+    };
     let method = method.parse().map_err(|_| CliError::failure(format!("{method} is not a method")))?;
     client.request(method, path, body).await.map_err(|error| unanswered(error, &state))
 }

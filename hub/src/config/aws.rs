@@ -5,8 +5,8 @@ use blueprint_common_runtime::config::{Key, Problems, Settings};
 pub(super) const ENABLED: Key = Key::new(
     "providers.aws.enabled",
     "false",
-    "Offer the machines of Amazon EC2. Its keys come from the file aws.credentials (mode 0600, `access_key_id = ...`, \
-     `secret_access_key = ...`) in the state folder, the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, \
+    "Offer the machines of Amazon EC2. Its keys come from `blueprint-hub provider configure aws`, the file aws.credentials (mode \
+     0600, `access_key_id = ...`, `secret_access_key = ...`) in the state folder, the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, \
      AWS_SESSION_TOKEN), the file ~/.aws/credentials, or the role of the machine that the hub runs on.",
 );
 pub(super) const REGIONS: Key = Key::unset(
@@ -39,11 +39,11 @@ pub(super) const SPOT: Key = Key::new(
 );
 pub(super) const PROFILE: Key = Key::unset(
     "providers.aws.profile",
-    "The profile of AWS's own file that keys come from, and from nowhere else.",
+    "The profile of AWS's own file that keys come from, and from nowhere else, unless keys are sealed in the store.",
 );
 pub(super) const ROLE: Key = Key::unset(
     "providers.aws.role",
-    "ARN of a role that the hub takes on with its keys, also in another account.",
+    "ARN of a role that the hub takes on with its keys, also in another account; a role that comes with the keys goes first.",
 );
 pub(super) const EXTERNAL_ID: Key =
     Key::unset("providers.aws.external_id", "External id that the owner of that role asks for.");

@@ -5,12 +5,14 @@ use blueprint_common_runtime::config::{Key, Problems, Settings};
 pub(super) const ENABLED: Key = Key::new(
     "providers.digitalocean.enabled",
     "false",
-    "Offer the droplets of DigitalOcean. Its token comes from the file digitalocean.credentials (mode 0600, `token = ...`) in the \
-     state folder, or from the environment (DIGITALOCEAN_TOKEN, DIGITALOCEAN_ACCESS_TOKEN, DO_API_TOKEN, DO_TOKEN).",
+    "Offer the droplets of DigitalOcean. Its token comes from `blueprint-hub provider configure digitalocean`, the file \
+     digitalocean.credentials (mode 0600, `token = ...`) in the state folder, or the environment (DIGITALOCEAN_TOKEN, \
+     DIGITALOCEAN_ACCESS_TOKEN, DO_API_TOKEN, DO_TOKEN).",
 );
 pub(super) const REGIONS: Key = Key::unset(
     "providers.digitalocean.regions",
-    "Regions that droplets are ordered in, such as fra1,nyc3; every one where not set. Those that stand are looked for everywhere.",
+    "Regions that droplets are ordered in, such as fra1,nyc3; DO_REGION or DO_DEFAULT_REGION where not set, else every one. Those \
+     that stand are looked for everywhere.",
 );
 pub(super) const IMAGE: Key = Key::new(
     "providers.digitalocean.image",
@@ -50,14 +52,20 @@ mod with {
             let regions = settings.take_optional::<String>(REGIONS.path, problems).unwrap_or_default();
             let endpoint = settings.take_optional::<String>(ENDPOINT.path, problems);
             let (enabled, image) = (enabled?, image?);
+            let (regions, variable) = match regions.trim() {
+                "" => from_environment(),
+                _ => (regions, ""),
+            };
             let mut known = Vec::new();
             for region in regions.split(',').map(str::trim).filter(|region| !region.is_empty()) {
                 if !region.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit()) {
-                    settings.refuse(
-                        REGIONS.path,
-                        "has one that is no region: such as fra1,nyc3 was expected",
-                        problems,
-                    );
+                    let why = match variable {
+                        "" => "has one that is no region: such as fra1,nyc3 was expected".to_owned(),
+                        name => format!(
+                            "is not set, and {name} has one that is no region: such as fra1 was expected"
+                        ),
+                    };
+                    settings.refuse(REGIONS.path, &why, problems);
                     return None;
                 }
                 if !known.iter().any(|own| own == region) {
@@ -76,6 +84,15 @@ mod with {
             }
             Some(enabled.then_some(Self { regions: known, image, endpoint }))
         }
+    }
+
+    /// The region that other tools would take, and the variable that names it.
+    fn from_environment() -> (String, &'static str) {
+        let found = ["DO_REGION", "DO_DEFAULT_REGION"].into_iter().find_map(|name| {
+            let value = std::env::var(name).ok().filter(|value| !value.trim().is_empty())?;
+            Some((value, name))
+        });
+        found.unwrap_or_default()
     }
 
     fn is_endpoint(text: &str) -> bool {

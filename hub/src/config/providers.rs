@@ -1,6 +1,6 @@
 //! Section `providers`: which clouds there are.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use blueprint_common_runtime::config::{Key, Problems, Settings};
@@ -91,6 +91,13 @@ impl ProviderSettings {
             self.aws.as_ref().map(|_| "aws"),
         ];
         others.into_iter().flatten().map(str::to_owned).collect()
+    }
+
+    /// Those that need no credentials, and whether they are switched on.
+    pub(crate) fn without_account(&self) -> BTreeMap<String, bool> {
+        let known = ["sim", "local-vm"].map(|name| (name.to_owned(), false));
+        let on = self.names().into_iter().filter(|name| name != "aws" && name != "digitalocean");
+        known.into_iter().chain(on.map(|name| (name, true))).collect()
     }
 
     /// What those of them sell whose prices are known without asking.

@@ -15,6 +15,7 @@ mod audit;
 mod convert;
 mod costs;
 mod counters;
+mod credentials;
 mod error;
 mod join;
 mod lifecycle;

@@ -44,7 +44,7 @@ const HOUR_MS: u64 = 3600 * 1000;
 const SCANNED_AT: &str = "provision.scanned_at";
 
 /// Puts a failure of the store into the words of the lifecycle.
-fn told<T>(action: &'static str, result: StoreResult<T>) -> RecordsResult<T> {
+pub(crate) fn told<T>(action: &'static str, result: StoreResult<T>) -> RecordsResult<T> {
     result.map_err(|source| RecordsError { action, source: Box::new(source) })
 }
 

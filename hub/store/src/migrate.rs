@@ -20,6 +20,7 @@ const STEPS: &[&str] = &[
     include_str!("schema/0009_machine_times.sql"),
     include_str!("schema/0010_costs.sql"),
     include_str!("schema/0011_alerts.sql"),
+    include_str!("schema/0012_credentials.sql"),
 ];
 
 /// Brings the schema up to date.

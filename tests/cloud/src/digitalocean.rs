@@ -132,6 +132,12 @@ impl Account {
                 let sizes = says::sizes(world.has_absurd_prices);
                 says::page(request, "sizes", &sizes, world.page_limit.min(PER_PAGE))
             }
+            (&Method::GET, ["account"]) => says::account(world.quota),
+            (&Method::GET, ["regions"]) => says::page(request, "regions", &says::regions(), PER_PAGE),
+            (&Method::GET, ["tags"]) => {
+                let tag = |name: &String| says::tag(name);
+                says::page(request, "tags", &self.tags.iter().map(tag).collect::<Vec<_>>(), PER_PAGE)
+            }
             (method, ["firewalls", rest @ ..]) => self.firewall(world, method, rest, request),
             (method, ["account", "keys"]) => self.key(world, method, request),
             (method, ["tags", rest @ ..]) => self.tag(world, method, rest, request),
@@ -277,8 +283,7 @@ impl Account {
             (&Method::POST, []) => {
                 let name = request.json()["name"].as_str().unwrap_or_default().to_owned();
                 self.tags.insert(name.clone());
-                let resources = json!({ "count": 0, "droplets": { "count": 0 } });
-                Answer::json(201, &json!({ "tag": { "name": name, "resources": resources } }))
+                Answer::json(201, &json!({ "tag": says::tag(&name) }))
             }
             (&Method::DELETE, [name]) if self.tags.remove(*name) => {
                 for machine in &mut world.machines {

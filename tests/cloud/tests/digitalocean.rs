@@ -9,7 +9,9 @@ use blueprint_common_types::{HubId, Secret};
 use blueprint_hub_provider_digitalocean::{DigitalOcean, DigitalOceanConfig};
 use blueprint_hub_provider_kit::{Credentials, Fixed, HttpClient, HttpConfig};
 use blueprint_hub_provision_core::resource::Arch;
-use blueprint_hub_provision_core::{ErrorClass, InstanceSpec, InstanceState, Provider, ProviderError, Tags};
+use blueprint_hub_provision_core::{
+    Account as _, ErrorClass, InstanceSpec, InstanceState, Provider, ProviderError, RightState, Tags,
+};
 use blueprint_tests_cloud::contract::{self, Lab};
 use blueprint_tests_cloud::digitalocean::DigitalOceanDialect;
 use blueprint_tests_cloud::openapi::Spec;
@@ -245,6 +247,7 @@ async fn requests_fit_the_published_api() {
         account.provider.delete(&instance.provider_id).await.unwrap();
     }
     account.provider.delete("4242").await.unwrap();
+    account.provider.look(hub()).await.unwrap();
     account.fake.fail(Kind::List, Fault::Refuse(blueprint_tests_cloud::Refusal::Unauthorized));
     account.provider.list().await.unwrap_err();
     let asked = account.fake.asked();
@@ -252,7 +255,7 @@ async fn requests_fit_the_published_api() {
         .iter()
         .map(|asked| format!("{} {}", asked.request.method, asked.request.path.split("/1").next().unwrap()))
         .collect();
-    assert!(paths.len() >= 12, "{paths:?}");
+    assert!(paths.len() >= 15, "{paths:?}");
     for asked in &asked {
         let faults = spec.faults(asked).unwrap();
         assert!(faults.is_empty(), "{} {}: {faults:#?}", asked.request.method, asked.request.path);
@@ -263,4 +266,61 @@ async fn requests_fit_the_published_api() {
     assert!(!spec.faults(&wrong).unwrap().is_empty());
     wrong.request.query.push(("tag".to_owned(), "x".to_owned()));
     assert!(spec.faults(&wrong).unwrap().iter().any(|fault| fault.contains("tag")));
+}
+
+#[tokio::test]
+async fn a_token_is_looked_at_and_nothing_is_made() {
+    let account = account().await;
+    let report = account.provider.look(hub()).await.unwrap();
+    assert!(report.problems.is_empty() && report.notes.is_empty(), "{report:?}");
+    assert_eq!(report.identity, "ops@example.com, team My Team");
+    assert_eq!(report.regions, [("fra1".to_owned(), Some(true)), ("nyc1".to_owned(), Some(true))]);
+    assert!(matches!(report.quotas.as_slice(), [(what, _)] if what == "droplets"), "{report:?}");
+    let of = |state| {
+        let rights = report.rights.iter().filter(move |right| right.state == state);
+        rights.map(|right| right.name.as_str()).collect::<Vec<_>>()
+    };
+    assert_eq!(of(RightState::Missing), Vec::<&str>::new());
+    assert!(
+        of(RightState::Held).contains(&"droplet:read") && of(RightState::Untried).contains(&"droplet:create")
+    );
+    assert!(account.fake.asked().iter().all(|asked| asked.request.method == "GET"));
+
+    let wrong = provider(&account.fake.url(), &["fra1", "mars1", "nyc2"]).look(hub()).await.unwrap();
+    let [mars, full] = wrong.problems.as_slice() else { panic!("{wrong:?}") };
+    assert!(mars.starts_with("mars1: DigitalOcean has no such region; correct it in"), "{mars}");
+    assert!(full.starts_with("nyc2: DigitalOcean makes nothing new there"), "{full}");
+}
+
+#[tokio::test]
+async fn a_look_at_an_account_tells_what_is_wrong_with_the_token() {
+    use blueprint_tests_cloud::{Nonsense, Refusal};
+    let account = account().await;
+    account.fake.fail(Kind::List, Fault::Refuse(Refusal::Forbidden));
+    let report = account.provider.look(hub()).await.unwrap();
+    let [problem] = report.problems.as_slice() else { panic!("{report:?}") };
+    assert!(problem.contains("lacks the scope") && problem.contains("make one that has it"), "{problem}");
+    assert!(report.rights.iter().any(|right| right.state == RightState::Missing), "{report:?}");
+
+    // Whose token it is, is no right that orders need.
+    account.fake.fail(Kind::Other, Fault::Refuse(Refusal::Forbidden));
+    let report = account.provider.look(hub()).await.unwrap();
+    assert!(
+        report.problems.is_empty() && report.notes.len() == 1 && report.identity.is_empty(),
+        "{report:?}"
+    );
+
+    for (fault, class) in [
+        (Fault::Refuse(Refusal::Unauthorized), ErrorClass::Deny),
+        (Fault::Refuse(Refusal::Unavailable), ErrorClass::Unknown),
+        (Fault::Say(Nonsense::Html), ErrorClass::Unknown),
+        (Fault::Say(Nonsense::WrongTypes), ErrorClass::Unknown),
+        (Fault::Say(Nonsense::Empty), ErrorClass::Unknown),
+        (Fault::Break, ErrorClass::Unknown),
+    ] {
+        account.fake.fail(Kind::Other, fault);
+        let error = account.provider.look(hub()).await.unwrap_err();
+        assert_eq!(error.class(), class, "{error:?}");
+        assert!(!format!("{error:?} {}", error.line()).contains("canary"), "{error:?}");
+    }
 }

@@ -91,7 +91,7 @@ impl InstanceRole {
 
 impl CredentialSource for InstanceRole {
     fn get(&self) -> BoxFuture<'_, Result<Arc<Credentials>, ProviderError>> {
-        self.kept.get(now(), async || self.renew().await).boxed()
+        self.kept.get(now(), None, async || self.renew().await).boxed()
     }
 
     fn is_there(&self) -> BoxFuture<'_, bool> {

@@ -1,12 +1,10 @@
 //! Credentials from a file that nobody else may read.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use blueprint_common_types::Secret;
 use blueprint_hub_provision_core::ProviderError;
 use futures_util::future::{BoxFuture, FutureExt};
 use tokio::fs::File;
@@ -44,25 +42,11 @@ impl FileSource {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(self.spec.missing()),
             Err(error) => return Err(self.unusable(&format!("cannot be read: {error}"))),
         };
-        let rows = if text.trim_start().starts_with('{') { json(&text) } else { lines(&text) };
-        let rows = rows.map_err(|why| self.unusable(&why))?;
-        let mut fields = BTreeMap::new();
-        for (name, value) in rows {
-            let Some(field) = self.spec.named(&name) else {
-                let known: Vec<_> = self.spec.fields().map(|field| field.name).collect();
-                let shown: String = name.chars().take(40).collect();
-                return Err(self.unusable(&format!("names {shown:?}; known are {}", known.join(", "))));
-            };
-            if fields.insert(field.name.to_owned(), value).is_some() {
-                return Err(self.unusable(&format!("says {} twice; take one out", field.name)));
-            }
+        let origin = format!("the file {}", self.path.display());
+        match Credentials::read(&self.spec, &origin, &text) {
+            Ok(credentials) => Ok(Arc::new(credentials)),
+            Err(why) => Err(self.unusable(&why.to_string())),
         }
-        for field in self.spec.required {
-            if fields.get(field.name).is_none_or(|value| value.expose().is_empty()) {
-                return Err(self.unusable(&format!("has no {}; add `{} = ...`", field.name, field.name)));
-            }
-        }
-        Ok(Arc::new(Credentials::new(&format!("the file {}", self.path.display()), fields)))
     }
 
     async fn text(&self) -> io::Result<Result<Zeroizing<String>, ProviderError>> {
@@ -103,42 +87,6 @@ impl CredentialSource for FileSource {
         // One that cannot be looked at is there.
         async { tokio::fs::try_exists(&self.path).await.unwrap_or(true) }.boxed()
     }
-}
-
-type Rows = Vec<(String, Secret<String>)>;
-
-/// Texts of errors say the line and nothing that stands in it.
-fn lines(text: &str) -> Result<Rows, String> {
-    let mut rows = Rows::new();
-    for (number, line) in (1..).zip(text.lines()) {
-        let line = line.trim();
-        if line.is_empty() || line.starts_with('#') {
-            continue;
-        }
-        let (name, value) =
-            line.split_once('=').ok_or_else(|| format!("has no `name = value` in line {number}"))?;
-        let name = name.trim();
-        let name = name.strip_prefix("export ").unwrap_or(name).trim();
-        let value = value.trim();
-        let value = ['"', '\'']
-            .iter()
-            .find_map(|quote| value.strip_prefix(*quote)?.strip_suffix(*quote))
-            .unwrap_or(value);
-        rows.push((name.to_owned(), Secret::new(value.to_owned())));
-    }
-    Ok(rows)
-}
-
-fn json(text: &str) -> Result<Rows, String> {
-    let fields: BTreeMap<String, Zeroizing<String>> = serde_json::from_str::<BTreeMap<String, String>>(text)
-        .map_err(|error| {
-            // The error's own text may repeat a value.
-            format!("is no JSON object of texts at line {} column {}", error.line(), error.column())
-        })?
-        .into_iter()
-        .map(|(name, value)| (name, Zeroizing::new(value)))
-        .collect();
-    Ok(fields.into_iter().map(|(name, mut value)| (name, Secret::new(std::mem::take(&mut *value)))).collect())
 }
 
 #[cfg(test)]

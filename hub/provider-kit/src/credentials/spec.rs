@@ -28,14 +28,19 @@ const fn field(name: &'static str, env: &'static [&'static str], is_secret: bool
     Field { name, env, is_secret }
 }
 
-/// AWS: an access key, with a session token where it is a temporary one.
+/// AWS: an access key, with a session token where it is a temporary one, and the role that it is to take on.
 pub const AWS: CredentialSpec = CredentialSpec {
     provider: "aws",
     required: &[
         field("access_key_id", &["AWS_ACCESS_KEY_ID"], false),
         field("secret_access_key", &["AWS_SECRET_ACCESS_KEY"], true),
     ],
-    optional: &[field("session_token", &["AWS_SESSION_TOKEN"], true)],
+    // The role has no variable: AWS's own tools mean a sign-in by a token of Kubernetes with theirs.
+    optional: &[
+        field("session_token", &["AWS_SESSION_TOKEN"], true),
+        field("role_arn", &[], false),
+        field("external_id", &[], true),
+    ],
 };
 
 /// Google Cloud: a project, and the file of a service account or an access token.
@@ -98,7 +103,8 @@ impl CredentialSpec {
     }
 
     /// There are none: what to do about it.
-    pub(crate) fn missing(&self) -> ProviderError {
+    #[must_use]
+    pub fn missing(&self) -> ProviderError {
         let variables: Vec<_> = self
             .required
             .iter()
@@ -117,7 +123,8 @@ impl CredentialSpec {
     }
 
     /// They cannot be used: `why` says what to do about it.
-    pub(crate) fn unusable(&self, why: &str) -> ProviderError {
+    #[must_use]
+    pub fn unusable(&self, why: &str) -> ProviderError {
         ProviderError::Deny { action: format!("use {}: {why}", self.provider) }
     }
 }

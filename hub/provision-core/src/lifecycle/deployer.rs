@@ -135,6 +135,9 @@ pub trait Deployer: Send + Sync {
         limit: u32,
     ) -> BoxFuture<'_, Result<Vec<Event>, DeployError>>;
 
+    /// A provider has other credentials than before: it is asked with them at once, also where it refused lately.
+    fn credentials_changed(&self, provider: &str);
+
     /// How clouds are doing.
     fn overview(&self) -> Arc<Overview>;
 }

@@ -80,6 +80,11 @@ impl OfferBlocks {
         }
     }
 
+    /// The provider has other credentials: refusals of before for want of a right do not count any more.
+    pub fn handle_credentials(&mut self, provider: &str) {
+        self.providers.remove(provider);
+    }
+
     /// Until when this offer is left out; `None` where it is not.
     #[must_use]
     pub fn until(&self, offer: &Candidate, now: Timestamp) -> Option<Timestamp> {
@@ -134,6 +139,20 @@ mod tests {
             stopped_hourly: Micros::new(1),
             egress: None,
         }
+    }
+
+    #[test]
+    fn other_credentials_are_tried_at_once() {
+        let (mut blocks, now) = (OfferBlocks::default(), Timestamp::from_millis(0));
+        let (ours, others) = (offer("a", "small"), offer("b", "small"));
+        for offer in [&ours, &others] {
+            blocks.handle_failure(offer, ErrorClass::Deny, now);
+        }
+        blocks.handle_credentials("a");
+        assert!(blocks.until(&ours, now).is_none() && blocks.until(&others, now).is_some());
+        blocks.handle_failure(&ours, ErrorClass::Capacity, now);
+        blocks.handle_credentials("a");
+        assert!(blocks.until(&ours, now).is_some(), "capacity does not hang on credentials");
     }
 
     #[test]

@@ -321,6 +321,11 @@ impl Reconciler {
         }
     }
 
+    /// A provider has other credentials than before: what was refused for want of a right may be asked again.
+    pub fn handle_credentials(&mut self, provider: &str) {
+        self.blocks.handle_credentials(provider);
+    }
+
     /// What a person should look at, by subject.
     #[must_use]
     pub fn alarms(&self) -> Vec<Alarm> {

@@ -3,6 +3,7 @@
 
 mod alerts;
 mod audit;
+mod credentials;
 mod durability;
 mod joins;
 mod lifecycle;

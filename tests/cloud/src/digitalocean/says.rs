@@ -86,6 +86,28 @@ pub(super) fn page(request: &Request, name: &str, rows: &[Value], limit: usize) 
     Answer::json(200, &body)
 }
 
+pub(super) fn account(quota: usize) -> Answer {
+    let account = json!({
+        "droplet_limit": quota, "floating_ip_limit": 3, "email": "ops@example.com", "email_verified": true,
+        "uuid": "b6fr89dbf6d9156cace5f3c78dc9851d957381ef", "status": "active", "status_message": "",
+        "team": { "uuid": "5df3e3004a17e242b7c20ca6c9fc25b701a47ece", "name": "My Team" },
+    });
+    Answer::json(200, &json!({ "account": account }))
+}
+
+/// Three regions, and one that takes nothing new.
+pub(super) fn regions() -> Vec<Value> {
+    [("fra1", true), ("nyc1", true), ("ams3", true), ("nyc2", false)]
+        .map(|(slug, available)| {
+            json!({ "name": slug, "slug": slug, "features": ["metadata"], "available": available, "sizes": [] })
+        })
+        .to_vec()
+}
+
+pub(super) fn tag(name: &str) -> Value {
+    json!({ "name": name, "resources": { "count": 0, "droplets": { "count": 0 } } })
+}
+
 pub(super) fn droplet(machine: &Machine) -> Value {
     let status = match machine.power {
         Power::Starting => "new",

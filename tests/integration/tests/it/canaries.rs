@@ -6,12 +6,15 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE, URL_SAFE_NO_PAD};
+use blueprint_tests_cloud::digitalocean::DigitalOceanDialect;
+use blueprint_tests_cloud::{FakeCloud, Fault, Kind, Refusal};
 use blueprint_tests_support::http::{Request, Response, curl};
 use blueprint_tests_support::{
     Launch, Need, Process, binary, eventually_ok, free_port, processes_naming, require, scratch,
 };
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::runtime::Runtime;
 
 use crate::fixture::{Agent, CALL, Hub, SOON, Service, joining, text};
 
@@ -222,6 +225,42 @@ fn api(seen: &mut Seen, hub: &Hub<'_>, port: SocketAddr, node: &str, secrets: &[
     Ok(())
 }
 
+/// Credentials of clouds: given by each way that there is, used at a cloud that takes them and refuses them, and forgotten.
+fn cloud_credentials(seen: &mut Seen, hub: &Hub<'_>, fake: &FakeCloud, token: &str, key: &str) -> Result<()> {
+    let mut run = |what: &str, command: Launch, code: i32| -> Result<()> {
+        let finished = command.run(SOON)?;
+        seen.add(what, finished.stdout.clone() + &finished.stderr);
+        ensure!(finished.code == Some(code), "{what}: {:?} {}", finished.code, finished.stderr);
+        Ok(())
+    };
+    let provider = |words: &[&str]| hub.command(&[&["provider"], words].concat());
+    let configure = || provider(&["configure", "digitalocean"]);
+    run("configure with a wrong field", configure()?.stdin(&format!("tokem = {token}")), 2)?;
+    run("configure with two values", configure()?.stdin(&format!("{token}\n{token}")), 2)?;
+    run("configure with a blank", configure()?.stdin(&format!("token = a {token}")), 2)?;
+    run("configure", configure()?.stdin(token), 0)?;
+    let aws = provider(&["configure", "aws", "--from-env"])?.env("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE1234");
+    run("configure from the environment", aws.env("AWS_SECRET_ACCESS_KEY", key), 0)?;
+    let check = || provider(&["check", "digitalocean", "--output", "json"]);
+    run("check", check()?, 0)?;
+    for fault in [Fault::Refuse(Refusal::Broken), Fault::Refuse(Refusal::Unavailable), Fault::Break] {
+        fake.fail(Kind::Other, fault);
+        run("check that breaks", check()?, 6)?;
+    }
+    fake.world(|world| world.token = "another".to_owned());
+    run("check of a wrong token", check()?, 4)?;
+    run("forget", provider(&["forget", "digitalocean"])?, 0)?;
+    run("configure once more", configure()?.stdin(token), 0)?;
+    run("list", provider(&["ls"])?, 0)?;
+    for path in ["/v1/accounts", "/v1/accounts/aws/policy"] {
+        seen.answer(path, &hub.api(&Request::get(path))?);
+    }
+    let asked = Request::new("PUT", "/v1/accounts/digitalocean/credentials");
+    let broken = asked.header("content-type", "application/json").body(format!("{{\"text\": \"{token}"));
+    seen.answer("refusal of half a request", &hub.api(&broken)?);
+    Ok(())
+}
+
 #[test]
 fn planted_secrets_appear_nowhere_at_the_highest_log_level() -> Result<()> {
     if !require(&[Need::Program("curl")]) {
@@ -229,8 +268,15 @@ fn planted_secrets_appear_nowhere_at_the_highest_log_level() -> Result<()> {
     }
     let port = SocketAddr::from(([127, 0, 0, 1], free_port()?));
     let listen = format!("admin.listen={port}");
+    let (cloud_token, cloud_key) =
+        ("dop_v1_9f8e7d6c5b4a39281706f5e4d3c2b1a0", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLE");
+    let runtime = Runtime::new()?;
+    let fake = runtime.block_on(FakeCloud::start(DigitalOceanDialect::default(), cloud_token));
+    let endpoint = format!("providers.digitalocean.endpoint={}", fake.url());
     // Short certificates, so that a renewal is part of it.
-    let hub = Hub::start(&["log.level=trace", "session.heartbeat=1s", "join.certificate_ttl=10s", &listen])?;
+    let mut settings = vec!["log.level=trace", "session.heartbeat=1s", "join.certificate_ttl=10s", &listen];
+    settings.extend(["providers.digitalocean.enabled=true", "hub.advertise=127.0.0.1", &endpoint]);
+    let hub = Hub::start(&settings)?;
     let (line, second_line) = (hub.join_line(&[])?, hub.join_line(&[])?);
     let mut agent = Agent::join(None, "by-stdin", &line)?.set("log.level=trace");
     let mut canaries = keys_of_hub(&hub.state())?;
@@ -251,8 +297,12 @@ fn planted_secrets_appear_nowhere_at_the_highest_log_level() -> Result<()> {
     canaries.push(Canary::token("access token", &token)?);
     canaries.push(Canary::token("revoked access token", revoked)?);
 
+    canaries.push(Canary::new("token of a cloud", cloud_token.as_bytes()));
+    canaries.push(Canary::new("key of a cloud", cloud_key.as_bytes()));
+
     hub.wait_served("42", &token, SOON)?;
     let mut seen = Seen::default();
+    cloud_credentials(&mut seen, &hub, &fake, cloud_token, cloud_key)?;
     let folder = scratch("failed")?;
     failed_joins(&mut seen, folder.path(), &line)?;
     requests(&mut seen, &hub, &token, revoked)?;

@@ -1,6 +1,7 @@
 //! The real programs against each other: on this machine, and on hosts of a lab.
 #![expect(clippy::panic, reason = "helpers of tests stand outside test functions")]
 
+mod accounts;
 mod acme;
 mod alerts;
 mod aws;

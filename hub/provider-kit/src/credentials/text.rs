@@ -1,0 +1,161 @@
+//! Credentials as people write them: lines, or one JSON object.
+
+use std::collections::BTreeMap;
+
+use blueprint_common_types::Secret;
+use zeroize::Zeroizing;
+
+use super::{CredentialSpec, Credentials};
+
+/// Longest value of a field, in bytes; session tokens of AWS, the longest there are, have some 2 KiB.
+const MAX_VALUE: usize = 8 * 1024;
+
+/// A text that holds no credentials. It says the line or the field, and nothing that stands there.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct CredentialTextError(String);
+
+type Rows = Vec<(String, Secret<String>)>;
+
+impl Credentials {
+    /// Reads lines `name = value` with comments after `#`, or one JSON object of texts. A name is that of a field or of one of
+    /// its variables, so a file for a shell will do. `origin` is as for [`Self::new`].
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it and what to do, as the end of a sentence that begins with what was read.
+    pub fn read(spec: &CredentialSpec, origin: &str, text: &str) -> Result<Self, CredentialTextError> {
+        let rows = if text.trim_start().starts_with('{') { json(text) } else { lines(text) };
+        let mut fields = BTreeMap::new();
+        for (name, value) in rows? {
+            let Some(field) = spec.named(&name) else {
+                let known: Vec<_> = spec.fields().map(|field| field.name).collect();
+                let shown: String = name.chars().take(40).collect();
+                return Err(wrong(format!("names {shown:?}; known are {}", known.join(", "))));
+            };
+            check(field.name, value.expose())?;
+            if fields.insert(field.name.to_owned(), value).is_some() {
+                return Err(wrong(format!("says {} twice; take one out", field.name)));
+            }
+        }
+        for field in spec.required {
+            if fields.get(field.name).is_none_or(|value| value.expose().is_empty()) {
+                return Err(wrong(format!("has no {}; add `{} = ...`", field.name, field.name)));
+            }
+        }
+        Ok(Self::new(origin, fields))
+    }
+
+    /// The same for what a person gives to a command: where the cloud needs one field alone, its bare value will do, too.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::read`].
+    pub fn given(spec: &CredentialSpec, origin: &str, text: &str) -> Result<Self, CredentialTextError> {
+        let bare = text.trim();
+        let is_bare = !bare.is_empty() && !bare.contains(['=', '{', '\n']);
+        match spec.required {
+            [only] if is_bare => {
+                check(only.name, bare)?;
+                Ok(Self::new(origin, [(only.name.to_owned(), Secret::new(bare.to_owned()))]))
+            }
+            _ => Self::read(spec, origin, text),
+        }
+    }
+
+    /// The fields as one JSON object, which [`Self::read`] reads back.
+    #[must_use]
+    pub fn to_json(&self) -> Secret<String> {
+        let fields: BTreeMap<&str, &str> =
+            self.fields.iter().map(|(name, value)| (name.as_str(), value.expose().as_str())).collect();
+        // Texts by texts are always written.
+        Secret::new(serde_json::to_string(&fields).unwrap_or_default())
+    }
+}
+
+fn wrong(why: String) -> CredentialTextError {
+    CredentialTextError(why)
+}
+
+/// No value of any cloud has blanks in it, or characters that no header takes.
+fn check(name: &str, value: &str) -> Result<(), CredentialTextError> {
+    if value.len() > MAX_VALUE {
+        return Err(wrong(format!("has more than 8 KiB as its {name}; copy it again")));
+    }
+    if !value.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(wrong(format!(
+            "has a blank or a character that is not ASCII in its {name}; copy it again"
+        )));
+    }
+    Ok(())
+}
+
+fn lines(text: &str) -> Result<Rows, CredentialTextError> {
+    let mut rows = Rows::new();
+    for (number, line) in (1..).zip(text.lines()) {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let (name, value) =
+            line.split_once('=').ok_or_else(|| wrong(format!("has no `name = value` in line {number}")))?;
+        let name = name.trim();
+        let name = name.strip_prefix("export ").unwrap_or(name).trim();
+        let value = value.trim();
+        let value = ['"', '\'']
+            .iter()
+            .find_map(|quote| value.strip_prefix(*quote)?.strip_suffix(*quote))
+            .unwrap_or(value);
+        rows.push((name.to_owned(), Secret::new(value.to_owned())));
+    }
+    Ok(rows)
+}
+
+fn json(text: &str) -> Result<Rows, CredentialTextError> {
+    let fields: BTreeMap<String, Zeroizing<String>> = serde_json::from_str::<BTreeMap<String, String>>(text)
+        .map_err(|error| {
+            // The error's own text may repeat a value.
+            let (line, column) = (error.line(), error.column());
+            wrong(format!("is no JSON object of texts at line {line} column {column}"))
+        })?
+        .into_iter()
+        .map(|(name, value)| (name, Zeroizing::new(value)))
+        .collect();
+    Ok(fields.into_iter().map(|(name, mut value)| (name, Secret::new(std::mem::take(&mut *value)))).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{AWS, DIGITALOCEAN};
+    use super::*;
+
+    #[test]
+    fn one_field_alone_may_be_given_bare() {
+        for text in ["canary", " canary\n", "token=canary", r#"{"token":"canary"}"#, "DO_TOKEN = canary"] {
+            let given = Credentials::given(&DIGITALOCEAN, "a test", text).unwrap();
+            assert_eq!(given.require("token").unwrap().expose(), "canary", "{text}");
+        }
+        for text in ["", "\n", "canary\ncanary", "two canaries", "canary\u{e4}"] {
+            let error = Credentials::given(&DIGITALOCEAN, "a test", text).unwrap_err().to_string();
+            assert!(!error.contains("canar"), "{error}");
+        }
+        assert!(Credentials::given(&AWS, "a test", "canary").is_err());
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let text = "access_key_id = a\nsecret_access_key = b\\\"=/+c\nrole_arn = arn:aws:iam::1:role/x";
+        let read = Credentials::read(&AWS, "a test", text).unwrap();
+        let again = Credentials::read(&AWS, "a test", read.to_json().expose()).unwrap();
+        assert!(read == again && again.names().count() == 3);
+    }
+
+    #[test]
+    fn values_that_no_cloud_gives_are_refused_and_not_repeated() {
+        for value in ["a canary", "canary\u{7f}", &"canary".repeat(2000)] {
+            let text = serde_json::json!({ "token": value }).to_string();
+            let error = Credentials::read(&DIGITALOCEAN, "a test", &text).unwrap_err().to_string();
+            assert!(error.contains("its token") && !error.contains("canary"), "{error}");
+        }
+    }
+}
