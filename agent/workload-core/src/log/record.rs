@@ -115,7 +115,11 @@ const TABLE: [u32; 256] = {
             crc = (crc >> 1) ^ (0xedb8_8320 & 0u32.wrapping_sub(crc & 1));
             bit += 1;
         }
-        #[expect(clippy::as_conversions, clippy::indexing_slicing, reason = "a constant, and within its bounds")]
+        #[expect(
+            clippy::as_conversions,
+            clippy::indexing_slicing,
+            reason = "a constant, and within its bounds"
+        )]
         {
             table[byte as usize] = crc;
         }
