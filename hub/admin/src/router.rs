@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 
 use crate::error::ApiError;
 use crate::{
-    AdminState, OperatorToken, access, artefacts, audit, auth, changes, costs, deployments, keys, nodes,
-    offers, policy, services, settings, tls, tokens, usage, views, workloads,
+    AdminState, OperatorToken, access, artefacts, audit, auth, changes, costs, deployments, keys, logs,
+    nodes, offers, policy, services, settings, tls, tokens, usage, views, workloads,
 };
 
 /// Largest request body in bytes, but for policies.
@@ -46,6 +46,7 @@ pub fn private_router(state: AdminState) -> Router {
                 .delete(workloads::remove)
                 .layer(DefaultBodyLimit::max(workloads::MAX_BODY)),
         )
+        .route("/v1/workloads/{blueprint}/{service}/logs", get(logs::read))
         .route("/v1/providers", get(offers::list_providers))
         .route("/v1/templates", get(offers::list_templates))
         .route("/v1/offers", get(offers::list_offers))

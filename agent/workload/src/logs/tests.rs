@@ -105,8 +105,8 @@ fn a_reader_that_is_too_slow_is_told_how_much_it_missed() {
         writer.append(line(&text)).unwrap();
     }
     let (lines, missed) = rest(&mut reader);
-    let first = lines[0].seq;
-    assert!(first > 2 && missed > 0, "{first} {missed}");
+    // What it has open it reads to its end, also where that made room.
+    assert!(lines[0].seq == 2 && missed > 0, "{missed}");
     assert_eq!(lines.len() + usize::try_from(missed).unwrap(), 1000);
     assert_eq!(lines.last().unwrap().seq, 1001);
     let size: u64 =
@@ -164,7 +164,10 @@ fn a_sink_keeps_lines_without_secrets_and_says_what_it_left_out() {
     assert_eq!(sink.last(), Some("the end is [redacted]"));
     let (lines, _) = rest(&mut open(folder.path(), &LogAsk::default()));
     assert_eq!(lines[0].text, "up");
-    assert_eq!((lines[1].text.as_str(), lines[1].level), ("ERROR no [redacted]", Some(LogLevel::Error)));
+    assert_eq!(
+        (lines[1].text.as_str(), lines[1].level),
+        ("ERROR no [redacted] today", Some(LogLevel::Error))
+    );
     assert_eq!((lines[1].stream, lines[1].generation), (LogStream::Stderr, 3));
     let last = lines.last().unwrap();
     assert_eq!(last.stream, LogStream::Node);
