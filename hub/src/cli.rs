@@ -9,7 +9,7 @@ use blueprint_common_runtime::state::default_path;
 use clap::{Args, Parser, Subcommand};
 
 use crate::cmd::{
-    access, apply, artefact, audit, config, costs, deploy, deployment, dev, init, inventory, key, node,
+    access, apply, artefact, audit, config, costs, deploy, deployment, dev, init, inventory, key, logs, node,
     offers, policy, serve, service, status, token, workload,
 };
 use crate::files;
@@ -73,6 +73,8 @@ enum Command {
     /// Workloads: what nodes run
     #[command(subcommand)]
     Workload(workload::Workload),
+    /// Shows what a workload wrote, and follows it
+    Logs(logs::Logs),
     /// Orders machines that join this hub by themselves
     Deploy(Box<deploy::Deploy>),
     /// Machines that were ordered
@@ -168,6 +170,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Command::Node(command) => command.run(global),
         Command::Service(command) => command.run(global),
         Command::Workload(command) => command.run(global),
+        Command::Logs(command) => command.run(global),
         Command::Deploy(command) => command.run(global),
         Command::Deployment(command) => command.run(global),
         Command::Verb(command) => command.run(global),

@@ -206,7 +206,7 @@ pub(crate) async fn take(
     let _ = begun.send(());
     let drain = shared.spawner.stop().drain;
     shared.spawner.spawn_base("workload logs", async move {
-        if let Some(Err(broken)) = carry(inbound, &pieces, &credits, &drain).await.err().map(Err::<(), _>) {
+        if let Err(broken) = Box::pin(carry(inbound, &pieces, &credits, &drain)).await {
             // A reader that is slow finds it at the end, or is gone.
             let _ = timeout(SLOWEST, pieces.send(Err(broken))).await;
         }
