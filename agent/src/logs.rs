@@ -28,6 +28,9 @@ const AT_ONCE: usize = 16;
 /// How long the hub may take to answer the call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long the hub may take to take in the last pieces.
+const LAST_TIMEOUT: Duration = Duration::from_secs(120);
+
 /// Bytes of the lines of one piece, but for the last of them.
 const PIECE_BYTES: usize = 16 << 10;
 
@@ -131,7 +134,7 @@ async fn answer(mut caller: Caller, shelf: Option<LogShelf>, request: v1::LogReq
             (false, _) => {}
             (true, true) => way.rest().await?,
             (true, false) => {
-                return way.send(v1::LogPiece { is_last: true, ..v1::LogPiece::default() }).await;
+                return way.finish(v1::LogPiece { is_last: true, ..v1::LogPiece::default() }).await;
             }
         }
     }
@@ -168,8 +171,19 @@ impl Way {
         self.pieces.send(piece).await.map_err(|_| gone())
     }
 
-    async fn fail(&mut self, why: &str) -> Result<(), Status> {
-        self.send(v1::LogPiece { failure: why.to_owned(), ..v1::LogPiece::default() }).await
+    async fn fail(self, why: &str) -> Result<(), Status> {
+        self.finish(v1::LogPiece { failure: why.to_owned(), ..v1::LogPiece::default() }).await
+    }
+
+    /// Sends the last piece, and waits until the hub has it: what ends its side ends the call, and what is on its way.
+    async fn finish(mut self, last: v1::LogPiece) -> Result<(), Status> {
+        self.send(last).await?;
+        let Self { pieces, mut credits, .. } = self;
+        drop(pieces);
+        let ended = async { while let Ok(Some(_)) = credits.message().await {} };
+        timeout(LAST_TIMEOUT, ended)
+            .await
+            .map_err(|_| Status::deadline_exceeded("the hub does not end the call"))
     }
 
     async fn hear(&mut self) -> Result<(), Status> {
