@@ -162,6 +162,8 @@ fn lines_are_found_by_number_time_level_and_text_and_what_failed_is_shown() -> R
     let mut node = Node::start(&hub, None, "one")?;
     let script = [
         "for i in $(seq 1 100); do echo \"line $i\"; done",
+        // Two pipes have no order among them.
+        "sleep 0.5",
         "printf 'WARN slow\\n[error] it broke: %s\\n' \"$CANARY\" >&2",
         "printf '\\033[2Jhalf a line'",
         "exit 3",
