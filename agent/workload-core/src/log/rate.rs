@@ -71,6 +71,12 @@ impl Rate {
         dropped
     }
 
+    /// Whether nothing is taken at the moment.
+    #[must_use]
+    pub const fn is_over(&self) -> bool {
+        self.is_over
+    }
+
     /// What it holds to.
     #[must_use]
     pub const fn limits(&self) -> RateLimits {

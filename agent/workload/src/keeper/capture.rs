@@ -9,7 +9,7 @@ use std::time::Duration;
 use blueprint_common_types::LogStream;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe::Receiver;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::logs::Sink;
 
@@ -19,6 +19,10 @@ const LINGER: Duration = Duration::from_secs(1);
 
 /// Bytes that are read at once; as many as a pipe holds.
 const CHUNK: usize = 64 << 10;
+
+/// Pause before more is read of a workload that writes more than is kept: reading costs time of a processor that is not
+/// counted as the workload's. So 6 MiB a second are read of a flood, and it waits.
+const FLOOD_PAUSE: Duration = Duration::from_millis(10);
 
 /// See the module.
 #[derive(Debug)]
@@ -87,7 +91,12 @@ impl Capture {
             LogStream::Stderr | LogStream::Node => (&mut self.stderr, err),
         };
         match read {
-            Ok(count) if count > 0 => self.sink.take(stream, buffer.get(..count).unwrap_or_default(), None),
+            Ok(count) if count > 0 => {
+                self.sink.take(stream, buffer.get(..count).unwrap_or_default(), None);
+                if self.sink.is_flooded() {
+                    sleep(FLOOD_PAUSE).await;
+                }
+            }
             Ok(_) | Err(_) => *pipe = None,
         }
     }

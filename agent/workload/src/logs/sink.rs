@@ -90,6 +90,11 @@ impl Sink {
         }
     }
 
+    /// Whether more comes than is kept.
+    pub(crate) const fn is_flooded(&self) -> bool {
+        self.rate.is_over()
+    }
+
     /// The last line that says anything, cut.
     pub(crate) fn last(&self) -> Option<&str> {
         self.last.as_deref()

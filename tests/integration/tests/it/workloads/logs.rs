@@ -208,3 +208,36 @@ fn lines_are_found_by_number_time_level_and_text_and_what_failed_is_shown() -> R
         Ok(())
     })
 }
+
+#[test]
+fn a_flood_is_cut_counted_and_holds_up_nobody_else() -> Result<()> {
+    if !is_possible() {
+        return Ok(());
+    }
+    let hub = Hub::start(&[])?;
+    let node = Node::start(&hub, None, "one")?;
+    let flood = node.script("flood", &["timeout 3 yes \"all of it $CANARY\""])?;
+    let calm = node.script("calm", &["while true; do echo calm; sleep 0.05; done"])?;
+    let variable = format!("CANARY={CANARY}");
+    let run = ["workload", "run", "7/42", "--path", &flood, "--test-mode", "--env", &variable];
+    hub.json(&[&run[..], &["--restart", "never"]].concat())?;
+    hub.json(&["workload", "run", "7/43", "--path", &calm, "--test-mode", "--wait", "20s"])?;
+    // What it floods stays with it: another one is followed meanwhile.
+    let mut follower = hub.command(&["logs", "7/43", "-f"])?.start()?;
+    follower.wait_for_line("calm", CALL)?;
+    eventually_ok(SOON, "the end of the flood", || {
+        let shown = hub.json(&["workload", "show", "7/42"])?;
+        ensure!(["ended", "failed"].contains(&text(&shown, "/state")?), "{shown}");
+        Ok(())
+    })?;
+    let all = shown(&hub, &["7/42"])?;
+    // Ten seconds' worth at once, and what the three seconds give.
+    ensure!((10_000..=15_000).contains(&all.len()), "{} lines", all.len());
+    let last = all.last().context("no line")?;
+    ensure!(last.contains(" node ") && last.contains("lines left out"), "{last}");
+    ensure!(
+        !all.join("\n").contains(CANARY) && !holds_canary(&node.path("data/logs"))?,
+        "the secret is shown"
+    );
+    Ok(())
+}
