@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-/// How much may come in a second, on the average of the last [`BURST`].
+/// How much may come in a second, on the average of the last ten.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RateLimits {
     /// Lines a second, at least 1.
