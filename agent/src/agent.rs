@@ -212,7 +212,7 @@ impl Agent {
         let (reports, sampled) = mpsc::channel(4);
         let node = workloads::node(&shared, spawner.clone())?;
         let says = duties::says(&shared, sampled);
-        let duties = Arc::new(AgentDuties(Arc::clone(&shared)));
+        let duties = Arc::new(AgentDuties::new(Arc::clone(&shared), spawner.clone()));
         let mut parts = Parts::new(spawner.clone());
         for part in shared.spoke.start(engine, says, duties, spawner.clone())? {
             let run = part.run;

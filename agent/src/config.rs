@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use blueprint_common_runtime::config::{Key, List, Problems, Schema, Settings, Span, TableArray};
+use blueprint_agent_workload::logs::LogLimits;
+use blueprint_common_runtime::config::{ByteSize, Key, List, Problems, Schema, Settings, Span, TableArray};
 use blueprint_common_runtime::logs::{LogFormat, LogLevels};
 use blueprint_common_spoke::is_name;
 use blueprint_common_tunnel::carrier::{ProxyUrl, ProxyUrlError};
@@ -83,6 +84,17 @@ pub static SCHEMA: Schema = Schema {
             "workload.engine_socket",
             "/var/run/docker.sock",
             "Unix socket of the container engine, Docker's or Podman's, for workloads that are containers.",
+        ),
+        Key::new(
+            "workload.log_bytes",
+            "16MiB",
+            "Bytes kept on the disk of what each workload writes, the newest; at least 256KiB. Of 128 services at most.",
+        ),
+        Key::new(
+            "workload.log_lines",
+            "1000",
+            "Lines a second that are kept of each workload, on the average of ten seconds, of 1 KiB each on the average; the \
+             rest is left out and counted.",
         ),
         Key::new(
             "observe.listen",
@@ -210,6 +222,7 @@ impl AgentConfig {
         let runtime_dir = settings.take_optional("workload.runtime_dir", problems);
         let engine: Option<PathBuf> = settings.take("workload.engine_socket", problems);
         let data_dir = settings.take_optional("workload.data_dir", problems);
+        let logs = log_limits(settings, problems);
         let observe_listen = match settings.text("observe.listen") {
             Some("off") => Some(None),
             _ => settings.take("observe.listen", problems).map(Some),
@@ -233,6 +246,7 @@ impl AgentConfig {
                 data_dir,
                 runtime_dir,
                 engine: engine?,
+                logs: logs?,
             },
             observe_listen: observe_listen?,
             observe_hub: observe_hub?,
@@ -242,6 +256,18 @@ impl AgentConfig {
             samples: true,
         })
     }
+}
+
+fn log_limits(settings: &Settings, problems: &mut Problems) -> Option<LogLimits> {
+    let bytes: Option<ByteSize> = settings.take("workload.log_bytes", problems);
+    let lines: Option<u32> = settings.take("workload.log_lines", problems);
+    if bytes.as_ref().is_some_and(|bytes| bytes.0 < LogLimits::LEAST_BYTES) {
+        settings.refuse("workload.log_bytes", "below 256KiB", problems);
+    }
+    if lines == Some(0) {
+        settings.refuse("workload.log_lines", "nothing would be kept", problems);
+    }
+    Some(LogLimits { bytes: bytes?.0, lines: lines? })
 }
 
 fn carriers(settings: &Settings, problems: &mut Problems) -> Option<BTreeSet<Carrier>> {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use blueprint_agent_workload::NodeHandle;
 use blueprint_common_runtime::cli::printable;
+use blueprint_common_runtime::tasks::Spawner;
 use blueprint_common_spoke::{CallError, Duties, Says};
 use blueprint_common_types::workload::Inventory;
 use blueprint_proto::v1;
@@ -13,6 +14,7 @@ use tokio_stream::wrappers::WatchStream;
 use tracing::warn;
 
 use crate::hint;
+use crate::logs::LogGiver;
 use crate::shared::{HealthMap, ServiceHealth, Shared};
 use crate::workloads::{assigned, report};
 
@@ -52,11 +54,21 @@ fn targets(health: &HealthMap) -> v1::TargetSet {
 
 /// The agent as its control stream sees it.
 #[derive(Debug)]
-pub(crate) struct AgentDuties(pub(crate) Arc<Shared>);
+pub(crate) struct AgentDuties {
+    shared: Arc<Shared>,
+    logs: LogGiver,
+}
+
+impl AgentDuties {
+    pub(crate) fn new(shared: Arc<Shared>, spawner: Spawner) -> Self {
+        let logs = LogGiver::new(Arc::clone(&shared), spawner);
+        Self { shared, logs }
+    }
+}
 
 impl Duties for AgentDuties {
     fn offered_anew(&self) {
-        self.0.refused.lock().clear();
+        self.shared.refused.lock().clear();
     }
 
     fn refused(&self, refused: v1::TargetRefused) {
@@ -69,15 +81,19 @@ impl Duties for AgentDuties {
             reason,
             "hub refuses target"
         );
-        self.0.refused.lock().insert(port, reason);
+        self.shared.refused.lock().insert(port, reason);
     }
 
     fn assigned(&self, set: v1::WorkloadSet) {
-        match self.0.node.get() {
+        match self.shared.node.get() {
             Some(node) => node.assign(assigned(&set)),
             None if set.workloads.is_empty() => {}
             None => warn!("the hub assigns workloads, and workload.enabled is false on this node"),
         }
+    }
+
+    fn logs(&self, request: v1::LogRequest) {
+        self.logs.give(request);
     }
 
     fn hint(&self, error: &CallError) -> Option<String> {

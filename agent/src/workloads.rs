@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use blueprint_agent_workload::artefact::PushedError;
+use blueprint_agent_workload::logs::LogLimits;
 use blueprint_agent_workload::{
     Assigned, Assignment, DescribeError, Described, HubPort, Node, Offer, PushedReader, RpcStream, Statuses,
     WorkloadConfig,
@@ -61,6 +62,8 @@ pub struct WorkloadSettings {
     pub runtime_dir: Option<PathBuf>,
     /// Socket of the container engine.
     pub engine: PathBuf,
+    /// How much is kept of what workloads write.
+    pub logs: LogLimits,
 }
 
 /// Where Docker listens.
@@ -70,7 +73,14 @@ impl Default for WorkloadSettings {
     /// Off, as an agent inside another program needs it.
     fn default() -> Self {
         let engine = PathBuf::from(ENGINE);
-        Self { enabled: false, testing: false, data_dir: None, runtime_dir: None, engine }
+        Self {
+            enabled: false,
+            testing: false,
+            data_dir: None,
+            runtime_dir: None,
+            engine,
+            logs: LogLimits::DEFAULT,
+        }
     }
 }
 
@@ -97,6 +107,7 @@ pub(crate) fn node(shared: &Arc<Shared>, spawner: Spawner) -> Result<Option<Node
         engine: settings.engine.clone(),
         node: id.to_string(),
         proxy: shared.config.proxy.clone(),
+        logs: settings.logs,
     };
     let port: Arc<dyn HubPort> = Arc::new(Port { shared: Arc::clone(shared), rpc_port: AtomicU16::new(0) });
     let (node, handle) = Node::new(config, port, spawner).map_err(AgentError::Workloads)?;

@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::cmd::{
     access, alerts, apply, artefact, audit, config, costs, deploy, deployment, dev, init, inventory, key,
-    node, offers, policy, provider, serve, service, status, token, workload,
+    logs, node, offers, policy, provider, serve, service, status, token, workload,
 };
 use crate::files;
 
@@ -73,6 +73,8 @@ enum Command {
     /// Workloads: what nodes run
     #[command(subcommand)]
     Workload(workload::Workload),
+    /// Shows what a workload wrote, and follows it
+    Logs(logs::Logs),
     /// Orders machines that join this hub by themselves
     Deploy(Box<deploy::Deploy>),
     /// Machines that were ordered
@@ -175,6 +177,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Command::Node(command) => command.run(global),
         Command::Service(command) => command.run(global),
         Command::Workload(command) => command.run(global),
+        Command::Logs(command) => command.run(global),
         Command::Deploy(command) => command.run(global),
         Command::Deployment(command) => command.run(global),
         Command::Verb(command) => command.run(global),

@@ -14,6 +14,7 @@ pub(crate) mod expose;
 pub(crate) mod init;
 pub(crate) mod inventory;
 pub(crate) mod key;
+pub(crate) mod logs;
 pub(crate) mod node;
 pub(crate) mod offers;
 pub(crate) mod owner;

@@ -10,8 +10,8 @@ use blueprint_common_tunnel_core::PeerConfig;
 use blueprint_common_types::workload::Bundle;
 use blueprint_common_types::{AgentId, OverlayLease, ServiceKey, Timestamp, TokenId, WgPublicKey};
 use blueprint_hub_admin::{
-    AccountDesk, AcmeView, ArtefactShelf, Hub, PeerView, PromiseFailed, Qos, RemoveFailed, ScrapeFailed,
-    SettingsRefused,
+    AccountDesk, AcmeView, ArtefactShelf, Hub, LogsStream, PeerView, PromiseFailed, Qos, RemoveFailed,
+    ScrapeFailed, SettingsRefused,
 };
 use blueprint_hub_provision_core::cost::CostDesk;
 use blueprint_hub_provision_core::lifecycle::Deployer;
@@ -19,12 +19,14 @@ use blueprint_hub_proxy::Ledger;
 use blueprint_hub_proxy_core::tls::TlsAdmin;
 use blueprint_hub_proxy_core::usage::{Clients, ServiceUsage};
 use blueprint_hub_proxy_core::{NotInForce, Service, ServiceSettings};
-use blueprint_hub_registry::{ControlPlane, Peers, RegistrarHandle, WorkloadsHandle};
+use blueprint_hub_registry::{ControlPlane, LogsReader, Peers, RegistrarHandle, WorkloadsHandle};
 use blueprint_hub_registry_core::workload::{
-    WorkloadChange, WorkloadChangeError, WorkloadRecord, WorkloadsView,
+    LogsAsk, LogsError, WorkloadChange, WorkloadChangeError, WorkloadRecord, WorkloadsView,
 };
 use blueprint_hub_registry_core::{Agent, RegistrySnapshot, StoreResult};
+use futures_util::StreamExt;
 use futures_util::future::{BoxFuture, FutureExt};
+use futures_util::stream::unfold;
 use serde_json::Value;
 use tracing::error;
 
@@ -201,6 +203,15 @@ impl Hub for AdminHub {
 
     fn remove_workload(&self, service: ServiceKey) -> BoxFuture<'_, StoreResult<bool>> {
         self.workloads.remove(service).boxed()
+    }
+
+    fn logs(&self, node: AgentId, ask: LogsAsk) -> BoxFuture<'_, Result<LogsStream, LogsError>> {
+        async move {
+            let reader = self.control.logs(node, ask).await?;
+            let next = |mut reader: LogsReader| async move { Some((reader.next().await?, reader)) };
+            Ok(unfold(reader, next).boxed())
+        }
+        .boxed()
     }
 
     fn artefacts(&self) -> &dyn ArtefactShelf {

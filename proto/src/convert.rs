@@ -1,6 +1,8 @@
 //! Between wire types and domain types; wire types stop at the drivers.
 
-use blueprint_common_types::{Carrier, Health, MachineSample, ServiceKey, ServiceSample, TunnelSample};
+use blueprint_common_types::{
+    Carrier, Health, LogCursor, LogLevel, LogStream, MachineSample, ServiceKey, ServiceSample, TunnelSample,
+};
 
 use crate::v1;
 
@@ -36,6 +38,65 @@ impl From<v1::Health> for Health {
             v1::Health::Unhealthy => Self::Unhealthy,
             v1::Health::Unspecified | v1::Health::Unknown => Self::Unknown,
         }
+    }
+}
+
+impl From<Option<LogLevel>> for v1::LogLevel {
+    fn from(level: Option<LogLevel>) -> Self {
+        match level {
+            None => Self::Unspecified,
+            Some(LogLevel::Trace) => Self::Trace,
+            Some(LogLevel::Debug) => Self::Debug,
+            Some(LogLevel::Info) => Self::Info,
+            Some(LogLevel::Warn) => Self::Warn,
+            Some(LogLevel::Error) => Self::Error,
+        }
+    }
+}
+
+impl From<v1::LogLevel> for Option<LogLevel> {
+    fn from(level: v1::LogLevel) -> Self {
+        match level {
+            v1::LogLevel::Unspecified => None,
+            v1::LogLevel::Trace => Some(LogLevel::Trace),
+            v1::LogLevel::Debug => Some(LogLevel::Debug),
+            v1::LogLevel::Info => Some(LogLevel::Info),
+            v1::LogLevel::Warn => Some(LogLevel::Warn),
+            v1::LogLevel::Error => Some(LogLevel::Error),
+        }
+    }
+}
+
+impl From<LogStream> for v1::LogStream {
+    fn from(stream: LogStream) -> Self {
+        match stream {
+            LogStream::Stdout => Self::Stdout,
+            LogStream::Stderr => Self::Stderr,
+            LogStream::Node => Self::Node,
+        }
+    }
+}
+
+impl From<v1::LogStream> for LogStream {
+    /// What a newer agent may know beside them is the node's.
+    fn from(stream: v1::LogStream) -> Self {
+        match stream {
+            v1::LogStream::Stdout => Self::Stdout,
+            v1::LogStream::Stderr => Self::Stderr,
+            v1::LogStream::Node | v1::LogStream::Unspecified => Self::Node,
+        }
+    }
+}
+
+impl From<LogCursor> for v1::LogCursor {
+    fn from(cursor: LogCursor) -> Self {
+        Self { ring: cursor.ring, seq: cursor.seq }
+    }
+}
+
+impl From<v1::LogCursor> for LogCursor {
+    fn from(cursor: v1::LogCursor) -> Self {
+        Self { ring: cursor.ring, seq: cursor.seq }
     }
 }
 

@@ -57,6 +57,8 @@ pub(crate) async fn run(stop: impl Future<Output = ()>) -> Result<()> {
     let address = variable(&format!("{OWN}LISTEN")).unwrap_or_else(|| "127.0.0.1".to_owned());
     let listener = TcpListener::bind((address.as_str(), port)).await.context("cannot listen on its port")?;
     register(&mut bridge, service, port).await?;
+    let owner = variable(&format!("{OWN}OWNER")).unwrap_or_else(|| "nobody".to_owned());
+    crate::say(&format!("service {service} listens on port {port} for {owner}"));
     let mut told = told(starts, port);
     if variable(&format!("{OWN}CALLS")).is_some()
         && let Some(fields) = told.as_object_mut()

@@ -2,7 +2,7 @@
 //!
 //! [`Life`] says what to do next with one workload; [`environment()`] and [`arguments`] say what an unmodified
 //! blueprint is told, exactly as the Blueprint Manager would tell it. [`archive`] says what of an artefact may be
-//! unpacked, [`program`] whether this machine can run it.
+//! unpacked, [`program`] whether this machine can run it, [`log`] what is kept of what it writes.
 
 pub mod archive;
 mod backoff;
@@ -10,6 +10,7 @@ mod environment;
 mod exit;
 mod falls;
 mod life;
+pub mod log;
 pub mod program;
 
 pub use environment::{Places, arguments, environment, label};

@@ -233,6 +233,17 @@ impl Engine {
         self.socket.tell(&call, &[StatusCode::NOT_FOUND, StatusCode::CONFLICT]).await.map(drop)
     }
 
+    /// The container of this id, whoever made it; `None` where it is gone.
+    ///
+    /// # Errors
+    ///
+    /// Fails where the engine cannot be used or does not answer within 10 s.
+    pub async fn find(&self, id: &str) -> Result<Option<Running>, EngineError> {
+        let (id, api) = (checked(id)?, self.api().await?);
+        let found = Container::find(&self.socket, &api, id).await?;
+        Ok(found.map(|found| Running::new(self.socket.clone(), api, id, &found)))
+    }
+
     /// Removes a container by its id, killing it first where it runs, with all that it wrote. One that is gone is no
     /// error.
     ///

@@ -27,6 +27,8 @@ pub(crate) struct Folders {
     pub(crate) bridge: PathBuf,
     pub(crate) socket: PathBuf,
     pub(crate) keystore: PathBuf,
+    /// Of what it writes; the agent's alone.
+    pub(crate) logs: PathBuf,
 }
 
 impl Folders {
@@ -40,6 +42,7 @@ impl Folders {
             bridge: runtime.join("bridge"),
             socket: runtime.join("bridge").join(SOCKET),
             keystore: runtime.join("keystore"),
+            logs: crate::logs::folder(state, service),
             runtime,
         }
     }

@@ -8,7 +8,6 @@ use std::time::Duration;
 use blueprint_agent_workload_core::{Exit, Places, PrepareFailed, arguments, environment, label};
 use blueprint_common_types::ServiceKey;
 use blueprint_common_types::workload::{RpcKind, Source, WorkloadSpec};
-use futures_util::StreamExt;
 use tokio::time::{Instant, sleep};
 use tracing::warn;
 
@@ -16,7 +15,7 @@ use crate::artefact::Artefact;
 use crate::container::{ContainerSpec, EngineError, Mount, Running};
 use crate::folders::Folders;
 use crate::keeper::ContainerKeeper;
-use crate::output::Output;
+use crate::logs::LogErrand;
 use crate::process::Process;
 use crate::rpc::Rpc;
 use crate::run::Common;
@@ -82,12 +81,11 @@ impl Reach {
     }
 }
 
-/// A container with what it writes.
+/// A container of this node.
 #[derive(Debug)]
 pub(crate) struct Contained {
     running: Running,
-    output: Output,
-    /// What ends it should this agent be killed; and with the claim, should it not be removed.
+    /// What keeps what it writes, and ends it should this agent be killed; and with the claim, should it not be removed.
     keeper: Option<ContainerKeeper>,
     _claim: Claim,
 }
@@ -126,7 +124,13 @@ impl Instance {
     pub(crate) async fn wait(&mut self) -> Exit {
         match self {
             Self::Process(process) => process.wait().await,
-            Self::Container(container) => container.running.wait().await,
+            Self::Container(container) => {
+                let exit = container.running.wait().await;
+                if let Some(keeper) = &mut container.keeper {
+                    keeper.keep_all().await;
+                }
+                exit
+            }
         }
     }
 
@@ -134,7 +138,7 @@ impl Instance {
     pub(crate) fn last_line(&self) -> Option<String> {
         match self {
             Self::Process(process) => process.last_line(),
-            Self::Container(container) => container.output.last(),
+            Self::Container(container) => container.keeper.as_ref()?.last_line(),
         }
     }
 
@@ -193,12 +197,11 @@ impl Instance {
         }
     }
 
-    /// A container that has neither output nor keeper.
+    /// A container that has no keeper.
     #[cfg(test)]
     pub(crate) fn of_test(running: Running) -> Self {
         let claim = crate::sweep::Claims::default().claim(running.name.clone());
-        let output = Output::default();
-        Self::Container(Box::new(Contained { running, output, keeper: None, _claim: claim }))
+        Self::Container(Box::new(Contained { running, keeper: None, _claim: claim }))
     }
 }
 
@@ -223,8 +226,12 @@ pub(crate) struct Start<'a> {
 }
 
 /// Starts a container of this node.
-pub(crate) async fn contain(common: &Common, start: Start<'_>) -> Result<Instance, PrepareFailed> {
-    let Common { engine, config, spawner, claims, .. } = common;
+pub(crate) async fn contain(
+    common: &Common,
+    start: Start<'_>,
+    log: LogErrand,
+) -> Result<Instance, PrepareFailed> {
+    let Common { engine, config, claims, .. } = common;
     let Start { service, spec, folders, secret_env, user, rpc } = start;
     let Source::Container { image, digest, ports } = &spec.source else {
         return Err(PrepareFailed { reason: "its source is no image".to_owned(), may_pass: false });
@@ -262,24 +269,12 @@ pub(crate) async fn contain(common: &Common, start: Start<'_>) -> Result<Instanc
     };
     let claim = claims.claim(container.name.clone());
     let running = engine.run(&container).await.map_err(|error| failed(&error))?;
-    let keeper =
-        ContainerKeeper::start(&config.agent, &config.engine, &running.id, spec.stop_grace_secs.into()).await;
+    let grace = spec.stop_grace_secs.into();
+    let keeper = ContainerKeeper::start(&config.agent, &config.engine, &running.id, grace, log).await;
     if let Err(error) = &keeper {
-        warn!(container = running.name, %error, "no keeper of a container: it outlives an agent that is killed");
+        warn!(container = running.name, %error, "no keeper of a container: it outlives an agent that is killed, and what it writes is not kept");
     }
-    let output = Output::default();
-    match running.logs(None).await {
-        Ok(mut logs) => {
-            let output = output.clone();
-            spawner.spawn_base("workload output", async move {
-                while let Some(Ok(line)) = logs.next().await {
-                    output.push(line.text.as_bytes());
-                }
-            });
-        }
-        Err(error) => warn!(container = running.name, %error, "its output is not followed"),
-    }
-    Ok(Instance::Container(Box::new(Contained { running, output, keeper: keeper.ok(), _claim: claim })))
+    Ok(Instance::Container(Box::new(Contained { running, keeper: keeper.ok(), _claim: claim })))
 }
 
 /// An engine's words, as the state of a workload.

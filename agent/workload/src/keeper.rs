@@ -8,6 +8,9 @@
 //!   agent ==== socket ==== keeper ---- workload ---- whatever it starts
 //! ```
 //!
+//! It also takes in what all of them write, and keeps that (`logs`): whatever becomes of the agent, no line is lost on the
+//! way to it.
+//!
 //! Invariants:
 //! - once the workload has ended nothing below its keeper is left; then the agent is told how it ended;
 //! - once the agent is gone, by whatever death, the socket closes: the workload is asked to end, and killed after its
@@ -15,6 +18,7 @@
 //! - a keeper that is killed takes the workload's own process along (`PR_SET_PDEATHSIG`); the rest is the agent's, which
 //!   knows control group, process group and user.
 
+mod capture;
 mod container;
 
 use std::io::{self, Write};
@@ -37,8 +41,10 @@ use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
 use tokio::time::{Instant, sleep_until};
 
 use crate::launch::{ARGUMENT, EXIT_CODE, Launch, MAX_BYTES, say};
+use crate::logs::{LogErrand, Sink};
 use crate::tree;
 
+use capture::Capture;
 pub(crate) use container::{ContainerKeeper, KEEP_CONTAINER, keep_container};
 
 /// Second argument of a keeper.
@@ -56,6 +62,8 @@ pub(crate) struct Errand {
     pub(crate) launch: Launch,
     /// Time to end after SIGTERM.
     pub(crate) grace_secs: u64,
+    /// Where what it writes is kept.
+    pub(crate) log: LogErrand,
 }
 
 /// What a keeper is told later; each is a line.
@@ -85,21 +93,24 @@ impl Order {
 }
 
 /// What a keeper tells; each is a line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum News {
     /// The number of the process that becomes the workload.
     Started(u32),
     /// So many processes could not be killed; the end follows.
     Left(usize),
+    /// The last line that it wrote, without secrets and cut.
+    Said(String),
     /// It has ended, and nothing is left but what was told of.
     Ended(Exit),
 }
 
 impl News {
-    fn line(self) -> String {
+    fn line(&self) -> String {
         match self {
             Self::Started(pid) => format!("started {pid}\n"),
             Self::Left(count) => format!("left {count}\n"),
+            Self::Said(text) => format!("said {}\n", text.replace('\n', " ")),
             Self::Ended(Exit::Code(code)) => format!("code {code}\n"),
             Self::Ended(Exit::Signal(number)) => format!("signal {number}\n"),
             Self::Ended(Exit::OutOfMemory | Exit::Unknown) => "unknown 0\n".to_owned(),
@@ -110,6 +121,7 @@ impl News {
         match line.split_once(' ')? {
             ("started", pid) => pid.parse().ok().map(Self::Started),
             ("left", count) => count.parse().ok().map(Self::Left),
+            ("said", text) => Some(Self::Said(text.to_owned())),
             ("code", code) => code.parse().ok().map(|code| Self::Ended(Exit::Code(code))),
             ("signal", number) => number.parse().ok().map(|number| Self::Ended(Exit::Signal(number))),
             ("unknown", _) => Some(Self::Ended(Exit::Unknown)),
@@ -141,10 +153,13 @@ fn try_keep() -> io::Result<()> {
         let stream = std::os::unix::net::UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
         stream.set_nonblocking(true)?;
         let (read, mut agent) = UnixStream::from_std(stream)?.into_split();
-        let mut keeper = Box::pin(Keeper::start(read, &mut agent)).await?;
-        let exit = keeper.watch().await;
+        let (mut keeper, mut capture) = Box::pin(Keeper::start(read, &mut agent)).await?;
+        let exit = Box::pin(capture.during(keeper.watch())).await;
         let own = i32::try_from(std::process::id()).map_err(io::Error::other)?;
         let left = tree::kill_until_none(|| keeper.left(own), KILL_WITHIN);
+        if let Some(said) = capture.end().await {
+            let _ = agent.write_all(News::Said(said).line().as_bytes()).await;
+        }
         // Nobody reads it where the agent is gone.
         if left > 0 {
             let _ = agent.write_all(News::Left(left).line().as_bytes()).await;
@@ -164,7 +179,7 @@ struct Keeper {
 
 impl Keeper {
     /// Reads what to start, starts it, and tells its number.
-    async fn start(read: OwnedReadHalf, agent: &mut OwnedWriteHalf) -> io::Result<Self> {
+    async fn start(read: OwnedReadHalf, agent: &mut OwnedWriteHalf) -> io::Result<(Self, Capture)> {
         // From before there is anybody to be missed.
         let (children, asked) = (signal(SignalKind::child())?, signal(SignalKind::terminate())?);
         let mut reader = BufReader::new(read);
@@ -172,8 +187,10 @@ impl Keeper {
         (&mut reader).take(MAX_BYTES).read_until(b'\n', &mut line).await?;
         let mut errand: Errand = serde_json::from_slice(&line)?;
         errand.launch.keeper = std::process::id();
-        let mut child =
-            Command::new("/proc/self/exe").arg(ARGUMENT).env_clear().stdin(Stdio::piped()).spawn()?;
+        let mut command = Command::new("/proc/self/exe");
+        command.arg(ARGUMENT).env_clear().stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn()?;
+        let capture = Capture::new(child.stdout.take(), child.stderr.take(), Sink::new(errand.log))?;
         let text = serde_json::to_vec(&errand.launch)?;
         if let Some(mut stdin) = child.stdin.take() {
             // Where the process is gone already, its exit says why.
@@ -188,7 +205,7 @@ impl Keeper {
             tree::kill_until_none(|| keeper.left(own), KILL_WITHIN);
             return Err(error);
         }
-        Ok(keeper)
+        Ok((keeper, capture))
     }
 
     /// Waits for the end of the workload's process, and does meanwhile what it is told.
@@ -313,11 +330,12 @@ mod tests {
         for news in [
             News::Started(7),
             News::Left(2),
+            News::Said("error: no  such file ".to_owned()),
             News::Ended(Exit::Code(-3)),
             News::Ended(Exit::Signal(9)),
             News::Ended(Exit::Unknown),
         ] {
-            assert_eq!(News::parse(news.line().trim_end()), Some(news));
+            assert_eq!(News::parse(news.line().trim_end_matches('\n')), Some(news));
         }
         assert_eq!(News::parse("code"), None);
         assert_eq!(News::parse("code x"), None);

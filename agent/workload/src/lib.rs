@@ -14,6 +14,7 @@ mod keeper;
 mod keystore;
 pub mod launch;
 mod left;
+pub mod logs;
 mod native;
 mod node;
 mod output;
@@ -38,6 +39,7 @@ use futures_util::future::BoxFuture;
 use tonic::Status;
 
 use crate::artefact::PushedError;
+use crate::logs::LogLimits;
 pub use inventory::inventory;
 pub use node::{Node, NodeHandle, Statuses};
 pub use pushed::PushedReader;
@@ -160,4 +162,6 @@ pub struct WorkloadConfig {
     pub node: String,
     /// HTTP proxy on the way to artefacts.
     pub proxy: Option<ProxyUrl>,
+    /// How much is kept of what workloads write.
+    pub logs: LogLimits,
 }

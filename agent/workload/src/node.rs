@@ -20,6 +20,7 @@ use tracing::{info, warn};
 use crate::artefact::{ArtefactConfig, Artefacts, Pushed};
 use crate::cgroup::Cgroups;
 use crate::container::Engine;
+use crate::logs::{self, LogShelf};
 use crate::pushed::Wants;
 use crate::run::{Common, Workload};
 use crate::sweep::{Claims, sweep};
@@ -37,6 +38,7 @@ pub type Statuses = BTreeMap<ServiceKey, WorkloadStatus>;
 pub struct NodeHandle {
     assigned: watch::Sender<Option<Assigned>>,
     statuses: watch::Receiver<Arc<Statuses>>,
+    logs: LogShelf,
 }
 
 impl NodeHandle {
@@ -53,6 +55,12 @@ impl NodeHandle {
     #[must_use]
     pub fn statuses(&self) -> watch::Receiver<Arc<Statuses>> {
         self.statuses.clone()
+    }
+
+    /// What workloads wrote, of this node and kept.
+    #[must_use]
+    pub fn logs(&self) -> LogShelf {
+        self.logs.clone()
     }
 }
 
@@ -158,10 +166,11 @@ impl Node {
         let engine = Engine::new(config.engine.clone());
         let users = nix::unistd::geteuid().is_root().then(|| Users::new(config.state.join("data")));
         let claims = Claims::default();
+        let logs = LogShelf::new(config.state.clone());
         let common = Common { config, hub, cgroups, artefacts, wants, engine, users, claims, spawner };
         let common = Arc::new(common);
         let node = Self { common, assigned, statuses: Arc::new(Mutex::new(sender)) };
-        Ok((node, NodeHandle { assigned: assign, statuses }))
+        Ok((node, NodeHandle { assigned: assign, statuses, logs }))
     }
 
     /// Ends what an earlier agent left behind, then runs what is assigned until `stop`; then ends everything, and
@@ -224,6 +233,7 @@ impl Node {
             }
             left::kill_all(&config.runtime, users.as_ref());
             left::remove_all(&config.runtime);
+            logs::prune(&config.state);
         });
         if let Err(error) = ended.await {
             warn!(%error, "what an earlier agent left is not ended");

@@ -1,4 +1,4 @@
-//! What a workload writes: its last lines are kept, for the reason of its end.
+//! What a keeper says of itself: that goes to the agent's log, and its last lines are kept for the reason of a failure.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -8,24 +8,25 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
+use tracing::warn;
 
-/// Lines kept of each workload.
+/// Lines kept of each keeper.
 const LINES: usize = 200;
 
-/// How long the last lines of a process may take after its end.
+/// How long the last lines of a keeper may take after its end.
 const LINGER: Duration = Duration::from_millis(200);
 
 /// Longest line kept, in bytes; the rest of a longer one is left out.
 const LINE_BYTES: usize = 4096;
 
-/// The last lines of one workload; shared by its streams.
+/// The last lines of one keeper.
 #[derive(Debug, Clone)]
 pub(crate) struct Output(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
     lines: Mutex<VecDeque<String>>,
-    /// A place for each stream that is read to its end.
+    /// A place for the stream that is read to its end.
     ended: Semaphore,
 }
 
@@ -63,17 +64,19 @@ impl Output {
         self.0.ended.add_permits(1);
     }
 
-    /// Waits until both streams have ended, but not for who keeps them open for longer than its parent.
+    /// Waits until the stream has ended, but not for long.
     pub(crate) async fn ended(&self) {
-        let _ = timeout(LINGER, self.0.ended.acquire_many(2)).await;
+        let _ = timeout(LINGER, self.0.ended.acquire()).await;
     }
 
-    pub(crate) fn push(&self, line: &[u8]) {
+    fn push(&self, line: &[u8]) {
+        let line = String::from_utf8_lossy(line).trim_end().to_owned();
+        warn!(line, "a keeper says");
         let mut lines = self.0.lines.lock();
         if lines.len() >= LINES {
             lines.pop_front();
         }
-        lines.push_back(String::from_utf8_lossy(line).trim_end().to_owned());
+        lines.push_back(line);
     }
 
     /// The last line that says anything.

@@ -32,7 +32,10 @@ pub(crate) struct Process {
     traces: Traces,
     group: Option<Cgroup>,
     kills_before: u64,
+    /// What its keeper says of itself.
     output: Output,
+    /// The last line of the workload.
+    said: Option<String>,
     /// How it ended, once that is known.
     exit: Option<Exit>,
 }
@@ -57,16 +60,13 @@ impl Process {
             .args([ARGUMENT, KEEP])
             .env_clear()
             .stdin(Stdio::from(theirs))
-            .stdout(Stdio::piped())
+            .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
             .map_err(|error| failed("no process can be started", error))?;
         let output = Output::default();
-        if let Some(stdout) = keeper.stdout.take() {
-            spawner.spawn_base("workload output", output.clone().follow(stdout));
-        }
         if let Some(stderr) = keeper.stderr.take() {
-            spawner.spawn_base("workload output", output.clone().follow(stderr));
+            spawner.spawn_base("keeper output", output.clone().follow(stderr));
         }
         let (read, mut orders) = ours.into_split();
         let mut news = BufReader::new(read).lines();
@@ -84,7 +84,7 @@ impl Process {
         };
         let user = errand.launch.user.map(|(user, _)| user);
         let traces = Traces::of(keeper.id(), pid, user);
-        Ok(Self { keeper, orders, news, pid, traces, group, kills_before, output, exit: None })
+        Ok(Self { keeper, orders, news, pid, traces, group, kills_before, output, said: None, exit: None })
     }
 
     /// Number of the workload's own process.
@@ -107,6 +107,7 @@ impl Process {
             let news = self.news.next_line().await.ok().flatten();
             match news.as_deref().map(News::parse) {
                 Some(Some(News::Ended(exit))) => self.exit = Some(exit),
+                Some(Some(News::Said(line))) => self.said = Some(line),
                 Some(Some(News::Left(left))) => {
                     warn!(pid = self.pid, left, "processes of a workload cannot be killed now");
                 }
@@ -140,7 +141,7 @@ impl Process {
 
     /// The last line that it wrote.
     pub(crate) fn last_line(&self) -> Option<String> {
-        self.output.last()
+        self.said.clone()
     }
 
     /// Asks it to end.

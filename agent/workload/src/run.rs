@@ -22,6 +22,7 @@ use crate::container::{Engine, EngineError};
 use crate::folders::Folders;
 use crate::instance::{Instance, Program, Start, contain, failed};
 use crate::keeper::Errand;
+use crate::logs::{self, LogErrand};
 use crate::process::Process;
 use crate::pushed::Wants;
 use crate::rpc::{self, Rpc};
@@ -264,13 +265,20 @@ impl<'a> Run<'a> {
         };
         let (spec, folders) = (&self.spec, &self.folders);
         let start = Start { service, spec, folders, secret_env: secret, user, rpc };
+        let (generation, limits) = (self.workload.generation, common.config.logs);
+        if !folders.logs.exists() {
+            let state = common.config.state.clone();
+            // Whether there is room is another question than whether it starts.
+            let _ = spawn_blocking(move || logs::prune(&state)).await;
+        }
+        let log = LogErrand::new(folders.logs.clone(), limits, generation, spec, &self.bundle);
         let instance = match self.program.as_ref().map(Program::path) {
             None => return Err(PrepareFailed { reason: "it was not prepared".to_owned(), may_pass: true }),
-            Some(None) => contain(common, start).await?,
+            Some(None) => contain(common, start, log).await?,
             Some(Some(program)) => {
                 let group = self.group(label(service)).await?;
                 let launch = native::launch(start, program, group.as_ref());
-                let errand = Errand { launch, grace_secs: self.spec.stop_grace_secs.into() };
+                let errand = Errand { launch, grace_secs: self.spec.stop_grace_secs.into(), log };
                 let process = Process::start(&common.config.agent, &errand, group, &common.spawner).await?;
                 left::note(&self.folders.runtime, process.traces());
                 Instance::Process(Box::new(process))

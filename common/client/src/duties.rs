@@ -42,6 +42,11 @@ impl Duties for Bystander {
         self.report.send_replace(v1::WorkloadReport { workloads });
     }
 
+    fn logs(&self, request: v1::LogRequest) {
+        // The hub hears nothing, and says so to whoever asked.
+        warn!(request = request.id, "the hub asks a program that runs no workloads for their output");
+    }
+
     fn hint(&self, error: &CallError) -> Option<String> {
         let hint = match error.refusal()? {
             Refusal::Revoked | Refusal::Outdated => REJOIN,

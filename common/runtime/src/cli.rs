@@ -22,6 +22,15 @@ pub use table::Table;
 /// Set once standard output took less than it was given, other than by a reader that left.
 static OUTPUT_FAILED: AtomicBool = AtomicBool::new(false);
 
+/// Set once standard output took nothing more.
+static READER_LEFT: AtomicBool = AtomicBool::new(false);
+
+/// Whether standard output takes nothing more: a command that would print for ever ends then.
+#[must_use]
+pub fn reader_left() -> bool {
+    READER_LEFT.load(Ordering::Relaxed)
+}
+
 /// How a command prints its result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum Output {
@@ -100,6 +109,9 @@ fn write_out(text: &str, end: &str) {
         .and_then(|()| out.flush());
     if is_lost(&written) {
         OUTPUT_FAILED.store(true, Ordering::Relaxed);
+    }
+    if written.is_err() {
+        READER_LEFT.store(true, Ordering::Relaxed);
     }
 }
 

@@ -4,9 +4,11 @@
 //! Errors of every JSON API have one shape: `{"error":{"code":"not_found","message":"...","hint":"..."}}`.
 
 mod client;
+mod lines;
 mod server;
 
 pub use client::{LocalClient, LocalError};
+pub use lines::LocalLines;
 pub use server::{bind_private, serve, serve_connection};
 
 #[cfg(test)]

@@ -57,6 +57,9 @@ pub trait Duties: Send + Sync {
     /// All workloads that the hub assigns.
     fn assigned(&self, set: v1::WorkloadSet);
 
+    /// The hub wants what a workload wrote; the answer is a call.
+    fn logs(&self, request: v1::LogRequest);
+
     /// What a person can do about a failed call.
     fn hint(&self, error: &CallError) -> Option<String>;
 }

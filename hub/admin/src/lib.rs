@@ -14,6 +14,7 @@ mod costs;
 mod deployments;
 mod error;
 mod keys;
+mod logs;
 mod market;
 mod nodes;
 mod offers;
@@ -46,10 +47,11 @@ use blueprint_hub_proxy_core::tls::TlsAdmin;
 use blueprint_hub_proxy_core::usage::{Clients, ServiceUsage};
 use blueprint_hub_proxy_core::{NotInForce, Service, ServiceSettings};
 use blueprint_hub_registry_core::workload::{
-    WorkloadChange, WorkloadChangeError, WorkloadRecord, WorkloadsView,
+    LogsAsk, LogsError, LogsPiece, WorkloadChange, WorkloadChangeError, WorkloadRecord, WorkloadsView,
 };
 use blueprint_hub_registry_core::{PromiseError, QosPoint, QosSample, RegistrySnapshot, Store, StoreResult};
 use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
 
 pub use accounts::{AccountDesk, AccountError, AccountView, CredentialField, CredentialOrigin};
 pub use artefacts::{ArtefactBody, ArtefactLimits, ArtefactShelf, ArtefactView, PushError};
@@ -126,6 +128,9 @@ pub struct AcmeView {
 
 /// Last report and history of an agent.
 pub type Qos = (Option<QosSample>, Vec<QosPoint>);
+
+/// What a node gives of what a workload wrote; an error is the last.
+pub type LogsStream = BoxStream<'static, Result<LogsPiece, LogsError>>;
 
 /// Why an agent was not removed.
 #[derive(Debug, thiserror::Error)]
@@ -240,6 +245,9 @@ pub trait Hub: Send + Sync {
 
     /// Takes a workload back; false where there is none.
     fn remove_workload(&self, service: ServiceKey) -> BoxFuture<'_, StoreResult<bool>>;
+
+    /// Asks a node for what a workload wrote; dropping the stream ends the answer.
+    fn logs(&self, node: AgentId, ask: LogsAsk) -> BoxFuture<'_, Result<LogsStream, LogsError>>;
 
     /// What was pushed for workloads.
     fn artefacts(&self) -> &dyn ArtefactShelf;

@@ -8,10 +8,12 @@ use blueprint_common_types::workload::WorkloadStatus;
 
 mod assigner;
 mod leases;
+mod logs;
 mod store;
 
 pub use assigner::{Assigner, Assignment, Assignments, MAX_PER_NODE, Move, NoNode};
 pub use leases::{Gone, LeaseHeld, Leases};
+pub use logs::{LogsAsk, LogsError, LogsLine, LogsPiece};
 pub use store::{Placed, WorkloadChange, WorkloadChangeError, WorkloadRecord, WorkloadStore};
 
 /// Who runs what, and how it is doing.

@@ -10,6 +10,7 @@ use blueprint_common_runtime::tasks::Spawner;
 use blueprint_common_tunnel::carrier::{ALPN, QuicError, QuicLimits, QuicServer, SharedSocket};
 use blueprint_common_tunnel::{ListenError, Tunnel};
 use blueprint_common_types::AgentId;
+use blueprint_hub_registry_core::workload::{LogsAsk, LogsError};
 use blueprint_hub_registry_core::{AuditBudget, AuditEvent, AuditKind, Buckets, Store, Told};
 use blueprint_proto::v1::agent_control_server::AgentControlServer;
 use blueprint_proto::v1::enrollment_server::EnrollmentServer;
@@ -32,8 +33,9 @@ use crate::session::{self, Control};
 use crate::shared::{JOINS_AT_ONCE, JoinGate, STRANGER_ROWS_PER_MINUTE, Shared};
 use crate::tls::HandshakeFailure;
 use crate::{
-    AgentFiles, Authority, Blueprints, LaunchersHandle, Peers, PushedFiles, RegistrarHandle, TlsError,
-    TunnelFacts, WorkloadsHandle, artefact, carrier_config, control_config, download, find, rpc, workload,
+    AgentFiles, Authority, Blueprints, LaunchersHandle, LogsReader, Peers, PushedFiles, RegistrarHandle,
+    TlsError, TunnelFacts, WorkloadsHandle, artefact, carrier_config, control_config, download, find, logs,
+    rpc, workload,
 };
 use blueprint_common_runtime::places::Places;
 
@@ -154,6 +156,7 @@ impl ControlPlane {
             finds: Mutex::new(Buckets::new(find::FINDS, MAX_KEYS)),
             told: Mutex::new(Told::new(Instant::now())),
             rpc_port: config.rpc_port.unwrap_or(0),
+            logs: Arc::default(),
             launchers: config.launchers,
             facts: config.facts,
             certificate_ttl: config.certificate_ttl,
@@ -234,6 +237,19 @@ impl ControlPlane {
         session::remove(&self.shared, &view.agent, AuditKind::AgentRemove)
             .await
             .map_err(|status| RemoveError::Failed(status.message().to_owned()))
+    }
+
+    /// Asks a node for what a workload wrote.
+    ///
+    /// # Errors
+    ///
+    /// See [`LogsError`]; the node may answer to nobody then.
+    ///
+    /// # Cancel safety
+    ///
+    /// As the reader: dropping it ends the answer.
+    pub async fn logs(&self, agent: AgentId, ask: LogsAsk) -> Result<LogsReader, LogsError> {
+        logs::ask(&self.shared, agent, ask).await
     }
 
     async fn serve(self, stream: TcpStream, source: SocketAddr) {

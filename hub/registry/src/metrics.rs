@@ -24,6 +24,7 @@ pub(crate) struct ControlMetrics {
     downloads: Labelled,
     sessions: Gauge,
     rpc_connections: Gauge,
+    log_readers: Gauge,
     rpc_cut: Labelled,
 }
 
@@ -38,6 +39,7 @@ impl ControlMetrics {
             downloads: Labelled::default(),
             sessions: Gauge::default(),
             rpc_connections: Gauge::default(),
+            log_readers: Gauge::default(),
             rpc_cut: Labelled::default(),
         };
         metrics.with(|registry| {
@@ -69,6 +71,11 @@ impl ControlMetrics {
                 "rpc_connections",
                 "Open connections of workloads to the operator's RPC",
                 this.rpc_connections.clone(),
+            );
+            registry.register(
+                "log_readers",
+                "Operators that read what workloads write",
+                this.log_readers.clone(),
             );
             registry.register(
                 "rpc_connections_cut",
@@ -109,6 +116,14 @@ impl ControlMetrics {
 
     pub(crate) fn rpc_closed(&self) {
         self.rpc_connections.dec();
+    }
+
+    pub(crate) fn log_reader_came(&self) {
+        self.log_readers.inc();
+    }
+
+    pub(crate) fn log_reader_left(&self) {
+        self.log_readers.dec();
     }
 
     pub(crate) fn rpc_cut(&self, reason: &'static str) {

@@ -63,6 +63,7 @@ enum Command {
     Qos(AgentId, usize, oneshot::Sender<Option<QosView>>),
     ChangesAfter(u64, oneshot::Sender<Option<Vec<Change>>>),
     Assign(Assignments, BTreeSet<ServiceKey>, oneshot::Sender<()>),
+    Tell(AgentId, Body, oneshot::Sender<bool>),
 }
 
 /// One session of one agent.
@@ -266,6 +267,14 @@ impl Registrar {
             Command::Assign(assignments, unplaced, reply) => {
                 self.assign(assignments, unplaced);
                 let _ = reply.send(());
+            }
+            Command::Tell(agent, body, reply) => {
+                let live = self.live.get(&agent).filter(|live| live.outbox.is_some());
+                let is_there = live.is_some();
+                if let Some(live) = live {
+                    live.say(body);
+                }
+                let _ = reply.send(is_there);
             }
             Command::ChangesAfter(index, reply) => {
                 let _ = reply.send(self.registry.changes_after(index));

@@ -22,9 +22,10 @@ use tracing::{error, info, warn};
 
 use crate::artefact::Pieces;
 use crate::identity::{AgentIdentity, Connection};
+use crate::logs::Credits;
 use crate::registrar::{Opening, SessionRef};
 use crate::shared::Shared;
-use crate::{artefact, find, status, workload};
+use crate::{artefact, find, logs, status, workload};
 
 /// Messages to one agent that wait at most; see [`crate::registrar`].
 const OUTBOX: usize = 32;
@@ -45,6 +46,7 @@ type HubStream = Pin<Box<dyn Stream<Item = Result<v1::HubMessage, Status>> + Sen
 impl v1::agent_control_server::AgentControl for Control {
     type SessionStream = HubStream;
     type ArtefactStream = Pieces;
+    type LogsStream = Credits;
 
     async fn renew(&self, request: Request<v1::RenewRequest>) -> Result<Response<v1::RenewResponse>, Status> {
         let identity = self.identity(&request)?;
@@ -178,6 +180,12 @@ impl v1::agent_control_server::AgentControl for Control {
         let identity = self.identity(&request)?;
         let agent = self.known(identity.agent)?;
         find::find(&self.shared, &agent, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn logs(&self, request: Request<Streaming<v1::LogPiece>>) -> Result<Response<Credits>, Status> {
+        let identity = self.identity(&request)?;
+        let agent = self.known(identity.agent)?;
+        logs::take(&self.shared, &agent, request.into_inner()).await.map(Response::new)
     }
 
     async fn leave(&self, request: Request<v1::LeaveRequest>) -> Result<Response<v1::LeaveResponse>, Status> {

@@ -17,6 +17,7 @@ use tracing::error;
 
 use crate::authority::Issued;
 use crate::carriers::Carriers;
+use crate::logs::LogsDesk;
 use crate::metrics::ControlMetrics;
 use crate::{
     AgentFiles, Authority, Blueprints, LaunchersHandle, PushedFiles, RegistrarHandle, WorkloadsHandle,
@@ -128,6 +129,8 @@ pub(crate) struct Shared {
     /// Port of the overlay behind which the operator's RPC is; 0 for none.
     pub(crate) rpc_port: u16,
     pub(crate) launchers: LaunchersHandle,
+    /// Who reads what workloads write.
+    pub(crate) logs: Arc<LogsDesk>,
 }
 
 impl std::fmt::Debug for Shared {

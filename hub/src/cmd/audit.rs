@@ -53,7 +53,7 @@ struct Show {
 }
 
 /// A time in milliseconds since 1970.
-fn since(text: &str) -> Result<u64, String> {
+pub(super) fn since(text: &str) -> Result<u64, String> {
     let at = match humantime::parse_duration(text) {
         Ok(ago) => SystemTime::now().checked_sub(ago).unwrap_or(UNIX_EPOCH),
         Err(_) => humantime::parse_rfc3339_weak(text).map_err(|_| {

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use blueprint_common_runtime::cli::{CliError, Output, print_json, print_line};
-use blueprint_common_runtime::local_api::{LocalClient, LocalError};
+use blueprint_common_runtime::local_api::{LocalClient, LocalError, LocalLines};
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use hyper::body::Body;
@@ -91,6 +91,19 @@ where
     let sent = client.send(Method::PUT, path, length, body).await;
     let (status, answer) = sent.map_err(|error| unanswered(error, &state))?;
     if status.is_success() { Ok(answer) } else { Err(CliError::from_response(status, &answer)) }
+}
+
+/// Asks the hub for an answer that comes a line at a time; a refusal is an error.
+pub(crate) async fn lines(global: &Global, path: &str) -> Result<LocalLines, CliError> {
+    let state = global.state()?;
+    let client = LocalClient::new(state.join(files::ADMIN_SOCKET));
+    let lines = client.lines(Method::GET, path).await.map_err(|error| unanswered(error, &state))?;
+    let status = lines.status();
+    if status.is_success() {
+        return Ok(lines);
+    }
+    let answer = lines.rest().await.map_err(|error| unanswered(error, &state))?;
+    Err(CliError::from_response(status, &answer))
 }
 
 /// What it means that there is no answer.

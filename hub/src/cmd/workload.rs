@@ -2,14 +2,20 @@
 
 mod run;
 
-use blueprint_common_runtime::cli::{CliError, Output, Table, print_json, print_line};
+use blueprint_common_runtime::cli::{
+    CliError, Output, Table, eprint_line, print_json, print_line, printable,
+};
 use blueprint_common_types::ServiceKey;
 use clap::Subcommand;
 use serde_json::{Map, Value};
 
 use self::run::Run;
 use super::client::{ask, rows, text};
+use super::logs;
 use crate::cli::Global;
+
+/// Lines that are shown of a workload that does not run.
+const LAST_LINES: u32 = 5;
 
 /// What nodes run.
 #[derive(Debug, Subcommand)]
@@ -64,7 +70,8 @@ impl Workload {
                 Ok(())
             }
             Self::Show { service } => {
-                let answer = ask(global, "GET", &path(service), None)?;
+                let mut answer = ask(global, "GET", &path(service), None)?;
+                add_last_lines(global, service, &mut answer);
                 show(global, &answer);
                 Ok(())
             }
@@ -94,11 +101,28 @@ impl Workload {
     }
 }
 
+/// Adds the last lines of a workload that does not run, where its node gives them.
+fn add_last_lines(global: &Global, service: ServiceKey, answer: &mut Value) {
+    if !["failed", "ended", "backing-off"].contains(&text(answer, "state").as_str()) {
+        return;
+    }
+    let lines = match logs::last(global, service, LAST_LINES) {
+        Ok(lines) => Value::from(lines),
+        Err(error) => return eprint_line(&format!("its last lines are not to be had: {}", error.message)),
+    };
+    if let Some(fields) = answer.as_object_mut() {
+        fields.insert("last_lines".to_owned(), lines);
+    }
+}
+
 fn show(global: &Global, answer: &Value) {
     match global.output {
         Output::Json => print_json(answer),
         Output::Table => {
             table(std::slice::from_ref(answer)).print();
+            for line in rows(answer, "last_lines").iter().filter_map(Value::as_str) {
+                print_line(&format!("  {}", printable(line)));
+            }
             if let Some(Ok(spec)) = answer.get("spec").map(serde_json::to_string_pretty) {
                 print_line(&spec);
             }

@@ -487,7 +487,7 @@ pub struct AgentState {
 pub struct HubMessage {
     #[prost(uint64, tag = "1")]
     pub seq: u64,
-    #[prost(oneof = "hub_message::Body", tags = "2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "hub_message::Body", tags = "2, 3, 4, 5, 6, 7, 40")]
     pub body: ::core::option::Option<hub_message::Body>,
 }
 /// Nested message and enum types in `HubMessage`.
@@ -506,6 +506,8 @@ pub mod hub_message {
         Refused(super::TargetRefused),
         #[prost(message, tag = "7")]
         Workloads(super::WorkloadSet),
+        #[prost(message, tag = "40")]
+        Logs(super::LogRequest),
     }
 }
 /// First message of every session; its seq is 0.
@@ -617,6 +619,93 @@ pub struct TargetRefused {
     #[prost(string, tag = "4")]
     pub reason: ::prost::alloc::string::String,
 }
+/// The hub wants what a workload wrote; the agent answers by AgentControl.Logs.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LogRequest {
+    /// Given back in the first piece of the answer.
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    #[prost(uint64, tag = "2")]
+    pub blueprint_id: u64,
+    #[prost(uint64, tag = "3")]
+    pub service_id: u64,
+    /// Lines after this one only; absent for all that are kept.
+    #[prost(message, optional, tag = "4")]
+    pub after: ::core::option::Option<LogCursor>,
+    /// Lines from this time on, milliseconds since 1970 by the agent's clock; 0 for all.
+    #[prost(uint64, tag = "5")]
+    pub since_millis: u64,
+    /// The newest so many of those that fit, at first.
+    #[prost(uint32, optional, tag = "6")]
+    pub tail: ::core::option::Option<u32>,
+    /// Least level; lines without one fit always.
+    #[prost(enumeration = "LogLevel", tag = "7")]
+    pub level: i32,
+    /// What has to be in the text; empty for anything.
+    #[prost(string, tag = "8")]
+    pub grep: ::prost::alloc::string::String,
+    /// Whether lines that are written later are wanted, too.
+    #[prost(bool, tag = "9")]
+    pub follow: bool,
+}
+/// A line in what a node keeps of a service.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LogCursor {
+    /// Random number of what is kept; another one where that was lost, or on another node.
+    #[prost(fixed64, tag = "1")]
+    pub ring: u64,
+    /// Number of the line.
+    #[prost(uint64, tag = "2")]
+    pub seq: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LogLine {
+    #[prost(uint64, tag = "1")]
+    pub seq: u64,
+    /// The node's clock, milliseconds since 1970.
+    #[prost(uint64, tag = "2")]
+    pub time_millis: u64,
+    /// The assignment that it is of.
+    #[prost(uint64, tag = "3")]
+    pub generation: u64,
+    #[prost(enumeration = "LogStream", tag = "4")]
+    pub stream: i32,
+    #[prost(enumeration = "LogLevel", tag = "5")]
+    pub level: i32,
+    /// At most 24 KiB.
+    #[prost(string, tag = "6")]
+    pub text: ::prost::alloc::string::String,
+    /// It was longer, and goes on in the next line of the stream.
+    #[prost(bool, tag = "7")]
+    pub goes_on: bool,
+}
+/// One without lines says that the agent is still there.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct LogPiece {
+    /// In the first piece: whose answer it is.
+    #[prost(uint64, tag = "1")]
+    pub request_id: u64,
+    /// What all lines of this piece are of.
+    #[prost(fixed64, tag = "2")]
+    pub ring: u64,
+    #[prost(message, repeated, tag = "3")]
+    pub lines: ::prost::alloc::vec::Vec<LogLine>,
+    /// Lines before these that were gone before they were read.
+    #[prost(uint64, tag = "4")]
+    pub missed: u64,
+    /// Why there is no answer, one line; alone in its piece, the last.
+    #[prost(string, tag = "5")]
+    pub failure: ::prost::alloc::string::String,
+    /// Nothing follows.
+    #[prost(bool, tag = "6")]
+    pub is_last: bool,
+}
+/// So many more pieces are taken.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LogCredit {
+    #[prost(uint32, tag = "1")]
+    pub pieces: u32,
+}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum Health {
@@ -645,6 +734,77 @@ impl Health {
             "HEALTH_UNKNOWN" => Some(Self::Unknown),
             "HEALTH_HEALTHY" => Some(Self::Healthy),
             "HEALTH_UNHEALTHY" => Some(Self::Unhealthy),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum LogLevel {
+    Unspecified = 0,
+    Trace = 1,
+    Debug = 2,
+    Info = 3,
+    Warn = 4,
+    Error = 5,
+}
+impl LogLevel {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "LOG_LEVEL_UNSPECIFIED",
+            Self::Trace => "LOG_LEVEL_TRACE",
+            Self::Debug => "LOG_LEVEL_DEBUG",
+            Self::Info => "LOG_LEVEL_INFO",
+            Self::Warn => "LOG_LEVEL_WARN",
+            Self::Error => "LOG_LEVEL_ERROR",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "LOG_LEVEL_UNSPECIFIED" => Some(Self::Unspecified),
+            "LOG_LEVEL_TRACE" => Some(Self::Trace),
+            "LOG_LEVEL_DEBUG" => Some(Self::Debug),
+            "LOG_LEVEL_INFO" => Some(Self::Info),
+            "LOG_LEVEL_WARN" => Some(Self::Warn),
+            "LOG_LEVEL_ERROR" => Some(Self::Error),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum LogStream {
+    Unspecified = 0,
+    Stdout = 1,
+    Stderr = 2,
+    /// What the node says of the output itself.
+    Node = 3,
+}
+impl LogStream {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "LOG_STREAM_UNSPECIFIED",
+            Self::Stdout => "LOG_STREAM_STDOUT",
+            Self::Stderr => "LOG_STREAM_STDERR",
+            Self::Node => "LOG_STREAM_NODE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "LOG_STREAM_UNSPECIFIED" => Some(Self::Unspecified),
+            "LOG_STREAM_STDOUT" => Some(Self::Stdout),
+            "LOG_STREAM_STDERR" => Some(Self::Stderr),
+            "LOG_STREAM_NODE" => Some(Self::Node),
             _ => None,
         }
     }
@@ -1202,6 +1362,32 @@ pub mod agent_control_client {
                 .insert(GrpcMethod::new("blueprint.v1.AgentControl", "Find"));
             self.inner.unary(req, path, codec).await
         }
+        /// The answer to a LogRequest of the session: lines that a workload wrote. A piece takes one credit, of which the hub
+        /// gives the first ones at once; the end of either stream is the end of both.
+        pub async fn logs(
+            &mut self,
+            request: impl tonic::IntoStreamingRequest<Message = super::LogPiece>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::LogCredit>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::SmallCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/blueprint.v1.AgentControl/Logs",
+            );
+            let mut req = request.into_streaming_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("blueprint.v1.AgentControl", "Logs"));
+            self.inner.streaming(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1275,6 +1461,18 @@ pub mod agent_control_server {
             &self,
             request: tonic::Request<super::FindRequest>,
         ) -> std::result::Result<tonic::Response<super::FindResponse>, tonic::Status>;
+        /// Server streaming response type for the Logs method.
+        type LogsStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::LogCredit, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// The answer to a LogRequest of the session: lines that a workload wrote. A piece takes one credit, of which the hub
+        /// gives the first ones at once; the end of either stream is the end of both.
+        async fn logs(
+            &self,
+            request: tonic::Request<tonic::Streaming<super::LogPiece>>,
+        ) -> std::result::Result<tonic::Response<Self::LogsStream>, tonic::Status>;
     }
     /// Spoken over mutual TLS with the certificate that Join or Renew gave.
     #[derive(Debug)]
@@ -1711,6 +1909,51 @@ pub mod agent_control_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/blueprint.v1.AgentControl/Logs" => {
+                    #[allow(non_camel_case_types)]
+                    struct LogsSvc<T: AgentControl>(pub Arc<T>);
+                    impl<
+                        T: AgentControl,
+                    > tonic::server::StreamingService<super::LogPiece> for LogsSvc<T> {
+                        type Response = super::LogCredit;
+                        type ResponseStream = T::LogsStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<tonic::Streaming<super::LogPiece>>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AgentControl>::logs(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = LogsSvc(inner);
+                        let codec = crate::SmallCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

@@ -67,6 +67,7 @@ fn node(folder: &tempfile::TempDir, hub: Arc<Away>) -> (Node, NodeHandle, Superv
         engine: "/nonexistent".into(),
         node: "node".to_owned(),
         proxy: None,
+        logs: logs::LogLimits::DEFAULT,
     };
     let supervisor = Supervisor::new();
     let (node, handle) = Node::new(config, hub, supervisor.child_spawner()).unwrap();

@@ -12,6 +12,8 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::UnixStream;
 
+use super::LocalLines;
+
 /// Largest answer taken in.
 const MAX_ANSWER_BYTES: usize = 32 * 1024 * 1024;
 
@@ -163,6 +165,27 @@ impl LocalClient {
             .map_err(LocalError::BadRequest)?;
         let (status, bytes) = self.exchange(request).await?;
         Ok((status, value_of(&bytes)))
+    }
+
+    /// Sends one request without a body, and reads the answer a line at a time, for as long as it goes on. Statuses of
+    /// refusal are answers, not errors.
+    ///
+    /// # Errors
+    ///
+    /// As [`LocalClient::request`]; the time limit is that of the head.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future or what it gives closes the connection.
+    pub async fn lines(&self, method: Method, path: &str) -> Result<LocalLines, LocalError> {
+        let request = Request::builder().method(method).uri(path).header(header::HOST, "localhost");
+        let request = request.body(Full::new(Bytes::new())).map_err(LocalError::BadRequest)?;
+        let begin = Box::pin(async {
+            let stream = UnixStream::connect(&self.path).await.map_err(|error| self.connect_error(error))?;
+            LocalLines::begin(stream, request).await
+        });
+        let in_time = tokio::time::timeout(self.timeout, begin).await;
+        in_time.map_err(|_| LocalError::TimedOut { path: self.path.clone(), after: self.timeout })?
     }
 
     /// One exchange over a connection of its own, in time.

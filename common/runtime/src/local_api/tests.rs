@@ -110,6 +110,21 @@ async fn a_refusal_becomes_the_error_of_the_command() {
 }
 
 #[tokio::test]
+async fn an_answer_is_read_a_line_at_a_time_and_what_broke_off_is_no_line() {
+    let fixture = Fixture::start().await;
+    let mut lines = fixture.client().lines(Method::GET, "/plain").await.unwrap();
+    assert_eq!(lines.status(), StatusCode::BAD_REQUEST);
+    assert_eq!(lines.next().await.unwrap().as_deref(), Some("missing field `name`"));
+    assert_eq!(lines.next().await.unwrap(), None);
+    // Without an end of line it is not whole.
+    let mut lines = fixture.client().lines(Method::GET, "/echo").await.unwrap();
+    assert_eq!(lines.next().await.unwrap(), None);
+    let refused = fixture.client().lines(Method::GET, "/none").await.unwrap();
+    let error = CliError::from_response(refused.status(), &refused.rest().await.unwrap());
+    assert_eq!(error, CliError::not_found("no such thing").hint("list them"));
+}
+
+#[tokio::test]
 async fn the_socket_is_private_and_alone() {
     let fixture = Fixture::start().await;
     assert_eq!(fs::metadata(&fixture.path).unwrap().permissions().mode() & 0o7777, 0o600);

@@ -129,6 +129,7 @@ impl Driver {
             Some(FromHub::Goodbye(goodbye)) => return self.goodbye(goodbye.reason(), now),
             Some(FromHub::Refused(refused)) => self.duties.refused(refused),
             Some(FromHub::Workloads(set)) => self.duties.assigned(set),
+            Some(FromHub::Logs(request)) => self.duties.logs(request),
             // Either out of place or of a newer hub: it changes nothing.
             Some(FromHub::Welcome(_)) | None => debug!("message without meaning here"),
         }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use blueprint_common_types::{AgentId, OverlayLease, ServiceKey, Timestamp, TokenId};
 use blueprint_hub_registry_core::workload::Assignments;
 use blueprint_hub_registry_core::{Agent, Change, PromiseError, RegistrySnapshot, ReserveError};
+use blueprint_proto::v1::hub_message::Body;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{Command, Opening, QosView, Report, SessionRef, Stopping};
@@ -69,6 +70,15 @@ impl RegistrarHandle {
         unplaced: BTreeSet<ServiceKey>,
     ) -> Result<(), Stopping> {
         self.ask(|reply| Command::Assign(assignments, unplaced, reply)).await
+    }
+
+    /// Says something to an agent; false where it has no session.
+    ///
+    /// # Errors
+    ///
+    /// [`Stopping`] where the hub stops.
+    pub(crate) async fn tell(&self, agent: AgentId, body: Body) -> Result<bool, Stopping> {
+        self.ask(|reply| Command::Tell(agent, body, reply)).await
     }
 
     /// Keeps an overlay address for whoever joins with `token` before `until`.

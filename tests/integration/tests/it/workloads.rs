@@ -4,6 +4,7 @@ mod closed;
 mod ends;
 mod engine;
 mod limits;
+mod logs;
 pub(crate) mod rig;
 mod stranger;
 
@@ -182,6 +183,9 @@ fn a_blueprint_in_a_container_is_reached_by_its_owner_and_comes_back_after_a_cra
         Ok(listed.as_array().map_or(0, Vec::len))
     };
     ensure!(count()? == 1, "more than one container");
+    // What each of the three wrote is kept, without its secrets, also where its agent was gone.
+    let kept = hub.command(&["logs", "7/42", "--output", "json"])?.run(CALL)?.stdout;
+    ensure!(kept.matches("listens on").count() == 3 && !kept.contains(&owner.public()), "{kept}");
     hub.json(&["workload", "rm", "7/42"])?;
     eventually_ok(SOON, "the end of the container", || {
         ensure!(count()? == 0, "it is left");

@@ -1,0 +1,57 @@
+//! The output of a container, followed to its end.
+
+use std::time::{Duration, SystemTime};
+
+use blueprint_common_types::{LogStream, Timestamp};
+use futures_util::StreamExt;
+use tokio::time::{Instant, sleep};
+
+use super::Sink;
+use crate::container::{self, Engine};
+
+/// Pause before an engine is asked again.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// How long the keeper of an earlier container may take to let go of the ring.
+const LOCKED: Duration = Duration::from_secs(10);
+
+/// Takes in what a container writes until it has ended, also where the engine breaks off meanwhile; gives the last line.
+///
+/// # Cancel safety
+///
+/// Dropping it keeps what was taken in.
+pub(crate) async fn follow(engine: &Engine, id: &str, mut sink: Sink) -> Option<String> {
+    let begin = Instant::now();
+    // The engine keeps what is not read yet.
+    while !sink.is_open() && begin.elapsed() < LOCKED {
+        sleep(AGAIN).await;
+    }
+    let mut last: Option<SystemTime> = None;
+    loop {
+        // Not the last line again.
+        let since = last.and_then(|last| last.checked_add(Duration::from_nanos(1)));
+        let followed = async {
+            let Some(running) = engine.find(id).await? else { return Ok(()) };
+            let mut logs = running.logs(since).await?;
+            while let Some(line) = logs.next().await {
+                let line = line?;
+                let stream = match line.stream {
+                    container::LogStream::Stdout => LogStream::Stdout,
+                    container::LogStream::Stderr => LogStream::Stderr,
+                };
+                let at = line.at.map(Timestamp::from);
+                sink.take(stream, line.text.as_bytes(), at);
+                if line.is_whole {
+                    sink.take(stream, b"\n", at);
+                }
+                last = line.at.or(last);
+            }
+            Ok::<_, container::EngineError>(())
+        };
+        if followed.await.is_ok() {
+            sink.finish();
+            return sink.last().map(str::to_owned);
+        }
+        sleep(AGAIN).await;
+    }
+}
