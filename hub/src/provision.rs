@@ -5,6 +5,7 @@ mod digitalocean;
 mod host;
 mod local_vm;
 mod sim;
+mod ssh;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -102,6 +103,9 @@ impl Clouds {
         }
         if let Some(settings) = &others.aws {
             providers.push(aws::make(settings, &state)?);
+        }
+        if let Some(settings) = &others.ssh {
+            providers.push(ssh::make(settings, facts.id, &state)?);
         }
         let host = HubHost::new(facts, control, registrar, agents.digests(), settings.token_ttl);
         let host = Arc::new(host);

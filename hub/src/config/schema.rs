@@ -2,7 +2,7 @@
 
 use blueprint_common_runtime::config::{Key, Schema};
 
-use super::{aws, digitalocean, forwards, oauth, providers, provision};
+use super::{aws, digitalocean, forwards, oauth, providers, provision, ssh};
 
 /// Every key of `hub.toml`.
 pub(crate) const SCHEMA: Schema = Schema {
@@ -218,6 +218,8 @@ pub(crate) const SCHEMA: Schema = Schema {
         aws::PROFILE,
         aws::ROLE,
         aws::EXTERNAL_ID,
+        ssh::ENABLED,
+        ssh::HOSTS,
         provision::EVERY,
         provision::CALL_AGAIN,
         provision::SECOND_LOOK,
