@@ -68,9 +68,11 @@ impl OwnHosts {
     }
 
     fn inventory(&self, call: &'static str) -> Result<Inventory, ProviderError> {
-        Inventory::read(&self.config.hosts).map_err(|error| {
-            self.tell("", &error.to_string(), true);
-            ProviderError::Unsent { call, source: error.into() }
+        Inventory::read(&self.config.hosts).inspect(|_| self.untell("")).map_err(|error| {
+            let reason = error.to_string();
+            self.tell("", &reason, true);
+            // Whoever asks for offers is told at once; all else goes on once the file is mended.
+            if call == "offers" { ProviderError::Reject { reason } } else { ProviderError::Busy { reason } }
         })
     }
 

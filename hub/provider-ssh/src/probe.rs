@@ -55,8 +55,10 @@ fn state(said: &Said) -> InstanceState {
     if agent_runs {
         return InstanceState::Running;
     }
-    let is_early = !is("installed", "yes")
-        || is("system", "starting")
+    if !is("installed", "yes") {
+        return InstanceState::Failed { reason: "its installation was interrupted".to_owned() };
+    }
+    let is_early = is("system", "starting")
         || is("system", "initializing")
         || is("bootstrap", "activating")
         // It ends without a node where it could not join in time, which the hub sees by itself.

@@ -27,6 +27,9 @@ main() {
     else
         ! is_foreign || fail foreign "an agent that no hub ordered is installed there"
     fi
+    # It stays open, whatever is in between: else nobody would come back.
+    own_port=${connection##* }
+    case $own_port in '' | *[!0-9]*) fail other "sshd does not tell the port of this connection (SSH_CONNECTION)" ;; esac
     missing=$(lacks | tr '\n' ',')
     [ -z "$missing" ] || fail missing "${missing%,}"
     [ "$(uname -m)" = "$ARCH" ] || fail arch "the processor is $(uname -m), and the inventory says $ARCH"
@@ -37,12 +40,7 @@ main() {
         sync "$claims/claim.part" "$claims/absent" && mv "$claims/claim.part" "$claims/claim" && sync "$claims" ||
         fail other "the claim cannot be written to $claims"
     files || fail other "the agent's files cannot be written"
-    # The port that this connection came to stays open, whatever is in between.
-    {
-        port=${SSH_CONNECTION##* }
-        [ -z "$port" ] || echo "$port"
-        for port in $PORTS; do echo "$port"; done
-    } >/etc/blueprint-agent/open-ports || fail other "the agent's files cannot be written"
+    for port in "$own_port" $PORTS; do echo "$port"; done >/etc/blueprint-agent/open-ports || fail other "the agent's files cannot be written"
     start || fail other "systemd did not start the bootstrap"
     : >"$claims/installed" && chmod 0644 "$claims/installed" && sync "$claims"
     while read -r line; do say claim "$line"; done <"$claims/claim"

@@ -7,6 +7,8 @@ PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export LC_ALL PATH
 # Whoever asked may be gone: what was begun is brought to its end.
 trap '' PIPE HUP
+# Address and port of both ends, as sshd says them.
+connection=${1:-}
 claims=/etc/blueprint-host
 state=/var/lib/blueprint-agent
 units='blueprint-agent.service blueprint-bootstrap.service blueprint-firewall.service'

@@ -4,6 +4,7 @@ main() {
     [ "$(id -u)" = 0 ] || fail root "this is not root"
     alone
     [ -s "$claims/claim" ] && claim_is "$HUB" "$KEY" "$ATTEMPT" || fail absent "it has no such machine"
+    [ -e "$claims/installed" ] || fail other "its installation was interrupted"
     if [ "$ON" = yes ]; then
         rm -f "$claims/stopped"
         if [ -e /etc/blueprint-agent/bootstrap.env ]; then

@@ -92,8 +92,9 @@ pub(crate) fn arguments(
         (None, _) | (Some(_), None) => "none".to_owned(),
     };
     all.extend(["-o".to_owned(), format!("ProxyCommand={way}"), "--".to_owned(), door.address.clone()]);
-    let command = if as_root && door.user != "root" { "exec sudo -n -- sh -s" } else { "exec sh -s" };
-    all.push(command.to_owned());
+    let become_root = if as_root && door.user != "root" { "sudo -n -- " } else { "" };
+    // sudo keeps no variable; the host's own shell puts in what the connection is.
+    all.push(format!("exec {become_root}sh -s -- \"$SSH_CONNECTION\""));
     all
 }
 
@@ -157,10 +158,13 @@ mod tests {
             assert!(has(option), "{option}: {all:?}");
         }
         assert_eq!(all.get(..2).unwrap(), ["-F", "none"]);
-        assert_eq!(all.get(all.len() - 3..).unwrap(), ["--", "one.example.org", "exec sudo -n -- sh -s"]);
-        assert_eq!(of("one", false).last().unwrap(), "exec sh -s");
+        assert_eq!(
+            all.get(all.len() - 3..).unwrap(),
+            ["--", "one.example.org", "exec sudo -n -- sh -s -- \"$SSH_CONNECTION\""]
+        );
+        assert_eq!(of("one", false).last().unwrap(), "exec sh -s -- \"$SSH_CONNECTION\"");
         // Root needs no sudo.
-        assert_eq!(of("two", true).last().unwrap(), "exec sh -s");
+        assert!(!of("two", true).last().unwrap().contains("sudo"));
     }
 
     #[test]

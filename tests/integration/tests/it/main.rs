@@ -32,6 +32,7 @@ mod refusals;
 mod revoke;
 mod say;
 mod seen;
+mod ssh;
 mod tls;
 mod tun;
 mod under_attack;
