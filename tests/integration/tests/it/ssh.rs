@@ -210,7 +210,7 @@ fn own_hosts_become_nodes_and_are_left_as_they_were() -> Result<()> {
         let rules = machine.inside("nft list tables; iptables-save 2>/dev/null | grep BLUEPRINT")?;
         ensure!(!rules.to_lowercase().contains("blueprint"), "{rules}");
         let units = machine
-            .inside("systemctl list-units --all --no-legend 'blueprint*'; pgrep -fa blueprint-agent")?;
+            .inside("systemctl list-units --all --no-legend 'blueprint*'; pgrep -lx blueprint-agent")?;
         ensure!(!units.contains("blueprint-"), "{units}");
     }
     ensure!(states(&hub, &site)? == ["free", "free"], "{:?}", states(&hub, &site));
