@@ -151,36 +151,8 @@ fn own_hosts_become_nodes_and_are_left_as_they_were() -> Result<()> {
     let none = deploy(&hub, "more", "1")?;
     ensure!(none.code != Some(0) && none.stderr.contains("has the machine"), "{none:?}");
 
-    // Nothing gets in but SSH and what the inventory opens.
-    for (machine, port, is_open) in [(0, 8098, false), (1, 8098, true), (1, 8099, false)] {
-        let machine = &site.machines[machine];
-        let name = machine.host.namespace();
-        let address = std::net::SocketAddr::from((machine.host.address(), port));
-        let text = port.to_string();
-        let listener =
-            Launch::new("ip").args(["netns", "exec", name, "python3", "-m", "http.server", &text]).start()?;
-        eventually_ok(SOON, "a listener in the machine", || {
-            machine.host.connect(std::net::SocketAddr::from(([127, 0, 0, 1], port)), CALL).map(drop)
-        })?;
-        let found = site.hub.connect(address, Duration::from_secs(1));
-        ensure!(found.is_ok() == is_open, "{port}: {found:?}");
-        drop(listener);
-    }
-
-    // A workload leaves files and a process behind.
-    let idle = site.folder.path().join("idle");
-    std::fs::write(&idle, "#!/bin/sh\necho here >\"$DATA_DIR/left\"\nexec sleep 1000\n")?;
-    let pushed = hub.json(&["artefact", "push", &idle.display().to_string()])?;
-    let digest = text(&pushed, "/sha256")?;
-    hub.json(&["workload", "run", "7/43", "--url", "hub://", "--sha256", digest, "--name", "idle"])?;
-    eventually_ok(SOON, "a process of the workload", || {
-        let said =
-            site.machines.iter().map(|machine| machine.inside("find /var/lib/blueprint-agent -name left"));
-        let said = said.collect::<Result<Vec<_>>>()?.concat();
-        ensure!(said.contains("left"), "{said}");
-        Ok(())
-    })
-    .with_context(|| hub.log())?;
+    only_open_ports_are_open(&site)?;
+    leave_a_workload(&site, &hub)?;
 
     // Stopped is the agent, not the machine; it is the same node afterwards, also over a killed hub.
     let switch = |hub: &Hub<'_>, verb: &str| hub.command(&["deployment", verb, "web", "--wait"])?.run(LONG);
@@ -307,8 +279,7 @@ fn a_host_that_is_another_or_away_is_told_and_a_killed_hub_claims_once() -> Resu
     })?;
     site.machines[0].host.heal()?;
     terminate(&hub, "web")?;
-    nothing_left(&site.machines[0])?;
-    Ok(())
+    nothing_left(&site.machines[0])
 }
 
 fn nothing_left(machine: &Machine) -> Result<()> {
@@ -316,4 +287,40 @@ fn nothing_left(machine: &Machine) -> Result<()> {
         .inside("ls -d /etc/blueprint* /var/lib/blueprint* /usr/local/bin/blueprint* 2>/dev/null; true")?;
     ensure!(said.trim().is_empty(), "{said}");
     Ok(())
+}
+
+/// Nothing gets in but SSH and what the inventory opens.
+fn only_open_ports_are_open(site: &Site) -> Result<()> {
+    for (machine, port, is_open) in [(0, 8098, false), (1, 8098, true), (1, 8099, false)] {
+        let machine = site.machines.get(machine).context("no such machine")?;
+        let name = machine.host.namespace();
+        let address = std::net::SocketAddr::from((machine.host.address(), port));
+        let text = port.to_string();
+        let listener =
+            Launch::new("ip").args(["netns", "exec", name, "python3", "-m", "http.server", &text]).start()?;
+        eventually_ok(SOON, "a listener in the machine", || {
+            machine.host.connect(std::net::SocketAddr::from(([127, 0, 0, 1], port)), CALL).map(drop)
+        })?;
+        let found = site.hub.connect(address, Duration::from_secs(1));
+        ensure!(found.is_ok() == is_open, "{port}: {found:?}");
+        drop(listener);
+    }
+    Ok(())
+}
+
+/// A workload leaves files and a process behind.
+fn leave_a_workload(site: &Site, hub: &Hub<'_>) -> Result<()> {
+    let idle = site.folder.path().join("idle");
+    std::fs::write(&idle, "#!/bin/sh\necho here >\"$DATA_DIR/left\"\nexec sleep 1000\n")?;
+    let pushed = hub.json(&["artefact", "push", &idle.display().to_string()])?;
+    let digest = text(&pushed, "/sha256")?;
+    hub.json(&["workload", "run", "7/43", "--url", "hub://", "--sha256", digest, "--name", "idle"])?;
+    eventually_ok(SOON, "a process of the workload", || {
+        let said =
+            site.machines.iter().map(|machine| machine.inside("find /var/lib/blueprint-agent -name left"));
+        let said = said.collect::<Result<Vec<_>>>()?.concat();
+        ensure!(said.contains("left"), "{said}");
+        Ok(())
+    })
+    .with_context(|| hub.log())
 }
