@@ -107,6 +107,10 @@ enum Command {
     /// Says which machine the hub would order, and what it costs
     #[command(visible_alias = "estimate")]
     EstimateCost(Box<offers::EstimateCost>),
+    /// Own machines that are reached by SSH: their keys, sizes and states
+    #[cfg(feature = "provider-ssh")]
+    #[command(subcommand, after_help = "Example: blueprint-hub host scan 192.0.2.7")]
+    Host(crate::cmd::host::Host),
     /// Policy: which nodes may send what to which through the hub
     #[command(subcommand, after_help = "Example: blueprint-hub policy set policy.toml")]
     Policy(policy::Policy),
@@ -192,6 +196,8 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Command::Templates(command) => command.run(global),
         Command::Offers(command) => command.run(global),
         Command::EstimateCost(command) => command.run(global),
+        #[cfg(feature = "provider-ssh")]
+        Command::Host(command) => command.run(global),
         Command::Policy(command) => command.run(global),
         Command::Status(command) => command.run(global),
         Command::Audit(command) => command.run(global),

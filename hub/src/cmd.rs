@@ -11,6 +11,8 @@ pub(crate) mod deploy;
 pub(crate) mod deployment;
 pub(crate) mod dev;
 pub(crate) mod expose;
+#[cfg(feature = "provider-ssh")]
+pub(crate) mod host;
 pub(crate) mod init;
 pub(crate) mod inventory;
 pub(crate) mod key;

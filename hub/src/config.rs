@@ -11,6 +11,7 @@ mod providers;
 mod provision;
 mod proxy;
 mod schema;
+mod ssh;
 mod tunnel;
 
 use std::net::{IpAddr, SocketAddr};
@@ -37,6 +38,7 @@ pub(crate) use providers::{LocalVmSettings, ProviderSettings};
 pub(crate) use provision::ProvisionSettings;
 pub(crate) use proxy::{AcmeSettings, ProxySockets, ProxyTls};
 pub(crate) use schema::SCHEMA;
+pub(crate) use ssh::SshSettings;
 pub(crate) use tunnel::CarrierListen;
 
 /// A configuration of which every value is good.

@@ -5,6 +5,7 @@ mod digitalocean;
 mod host;
 mod local_vm;
 mod sim;
+mod ssh;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -121,6 +122,9 @@ impl Clouds {
         providers.extend(cloud);
         let (cloud, on_aws) = aws::make(others.aws.as_ref(), facts.id, &vault, &state)?;
         providers.extend(cloud);
+        if let Some(settings) = &others.ssh {
+            providers.push(ssh::make(settings, facts.id, &state)?);
+        }
         let accounts =
             Accounts::new(facts.id, vault, vec![on_digitalocean, on_aws], others.without_account());
         let courier = Arc::new(WebhookCourier::new(&alerts, sealing, facts.id)?);

@@ -9,7 +9,7 @@ use axum::Json;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, Query, State};
 use blueprint_common_types::{Micros, ServiceKey};
-use blueprint_hub_provision_core::catalogue::Catalogue;
+use blueprint_hub_provision_core::catalogue::{Catalogue, is_one_machine};
 use blueprint_hub_provision_core::lifecycle::{DeployError, Deployment, Order, Records, Wanted};
 use blueprint_hub_provision_core::placement::{Choice, Question, Target, place};
 use blueprint_hub_provision_core::{Candidate, DeploymentId};
@@ -257,7 +257,18 @@ async fn choose(state: &AdminState, asked: &CreateDeployment) -> Result<Vec<Cand
             "a workload runs on nodes that have joined: `blueprint-hub workload run`",
         ));
     }
-    Ok(placement.plan.iter().map(Choice::candidate).collect())
+    let plan: Vec<_> = placement.plan.iter().map(Choice::candidate).collect();
+    // Where every plan is one machine, there are no more machines than plans.
+    let wanted = usize::try_from(asked.replicas).unwrap_or(usize::MAX);
+    if plan.iter().all(|offer| is_one_machine(&offer.provider)) && plan.len() < wanted {
+        return Err(ApiError::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "nothing_fits",
+            format!("{wanted} machines are asked for, and {} that are free fit", plan.len()),
+            "ask for fewer replicas, or add hosts to the inventory: `blueprint-hub host check` shows each of them",
+        ));
+    }
+    Ok(plan)
 }
 
 #[derive(Debug, Deserialize)]

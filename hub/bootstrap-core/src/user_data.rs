@@ -33,6 +33,9 @@ pub struct Bootstrap {
     /// Whether it is switched off where it did not join in that time: right for machines that are paid for, wrong for those of
     /// somebody.
     pub powers_off: bool,
+    /// Whether cloud-init brings the files, once and for good: then the bootstrap waits for it, installs a firewall where there is
+    /// none, and wipes what cloud-init kept. False for a machine that somebody has already, where nothing else is touched.
+    pub by_cloud_init: bool,
     /// Whether the agent's workloads see devices of the machine, such as GPUs.
     pub has_devices: bool,
 }
@@ -87,7 +90,7 @@ impl Bootstrap {
                 0o644,
                 &AGENT_UNIT.replace("@PRIVATE_DEVICES@", devices),
             ),
-            plain("/etc/systemd/system/blueprint-bootstrap.service", 0o644, BOOTSTRAP_UNIT),
+            plain("/etc/systemd/system/blueprint-bootstrap.service", 0o644, &self.bootstrap_unit()),
             plain("/etc/systemd/system/blueprint-firewall.service", 0o644, FIREWALL_UNIT),
         ])
     }
@@ -124,15 +127,40 @@ impl Bootstrap {
         if text.len() > MAX_BYTES { Err(BootstrapError::TooLong(text.len())) } else { Ok(Secret::new(text)) }
     }
 
+    /// The files and [`Self::START`] as one JSON document, for whoever brings them to a machine that runs already.
+    ///
+    /// # Errors
+    ///
+    /// [`BootstrapError::Unquoted`] where a value is not fit for a shell.
+    pub fn order(&self) -> Result<Secret<String>, BootstrapError> {
+        let files = self.files()?;
+        let files = files
+            .iter()
+            .map(|file| json!({ "path": file.path, "mode": file.mode, "content": file.content.expose() }));
+        let document = json!({ "files": files.collect::<Vec<_>>(), "start": Self::START });
+        Ok(Secret::new(document.to_string()))
+    }
+
+    /// cloud-final comes after multi-user.target, so what waits for it is no part of that.
+    fn bootstrap_unit(&self) -> String {
+        let (after, target) = if self.by_cloud_init {
+            (" cloud-final.service", "cloud-init.target")
+        } else {
+            ("", "multi-user.target")
+        };
+        BOOTSTRAP_UNIT.replace("@AFTER@", after).replace("@TARGET@", target)
+    }
+
     /// The settings of the script, as assignments of a shell.
     fn settings(&self) -> Result<Secret<String>, BootstrapError> {
         let digest = |arch| self.agents.get(&arch).map(ToString::to_string).unwrap_or_default();
         let [x86_64, aarch64] = [AgentArch::X86_64, AgentArch::Aarch64].map(digest);
         let name = plain_text(&self.name, "the name of the machine")?;
         let url = plain_text(self.url.expose(), "the address of the hub")?;
+        let cloud_init = if self.by_cloud_init { "yes" } else { "no" };
         let power_off = if self.powers_off { "yes" } else { "no" };
         Ok(Secret::new(format!(
-            "NAME={name}\nURL={url}\nAGENT_X86_64={x86_64}\nAGENT_AARCH64={aarch64}\nWITHIN_SECS={}\nPOWER_OFF={power_off}\n",
+            "NAME={name}\nURL={url}\nAGENT_X86_64={x86_64}\nAGENT_AARCH64={aarch64}\nWITHIN_SECS={}\nPOWER_OFF={power_off}\nCLOUD_INIT={cloud_init}\n",
             self.within_secs
         )))
     }
@@ -158,6 +186,7 @@ mod tests {
             url: Secret::new(format!("https://{}:7443/agent/0123456789abcdef/canary", "h".repeat(120))),
             within_secs: 900,
             powers_off: true,
+            by_cloud_init: true,
             has_devices: false,
         }
     }
@@ -177,6 +206,22 @@ mod tests {
         assert!(!document.to_string().contains('@') || !document.to_string().contains("@PRIVATE"));
         assert!(!format!("{:?}", bootstrap()).contains("canary"));
         assert!(!format!("{:?}", bootstrap().files().unwrap()).contains("canary"));
+    }
+
+    #[test]
+    fn a_machine_that_runs_already_gets_the_same_files_and_waits_for_no_cloud_init() {
+        let own = Bootstrap { by_cloud_init: false, powers_off: false, ..bootstrap() };
+        let order: serde_json::Value = serde_json::from_str(own.order().unwrap().expose()).unwrap();
+        let files = |of: &Bootstrap| -> Vec<String> {
+            of.files().unwrap().iter().map(|file| file.content.expose().clone()).collect()
+        };
+        assert_eq!(order.pointer("/files").and_then(|files| files.as_array()).map(Vec::len), Some(8));
+        assert_eq!(order.pointer("/start/0/0"), Some(&"systemctl".into()));
+        let (own, cloud) = (files(&own).join("\n"), files(&bootstrap()).join("\n"));
+        assert!(own.contains("WantedBy=multi-user.target\n") && !own.contains("WantedBy=cloud-init.target"));
+        assert!(cloud.contains("WantedBy=cloud-init.target") && cloud.contains(" cloud-final.service\n"));
+        assert!(own.contains("CLOUD_INIT=no") && own.contains("POWER_OFF=no"));
+        assert!(![own, cloud].concat().contains("@AFTER@"));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::resource::Arch;
 
 pub use day::{Day, ParseDayError};
-pub use facts::{Extras, Lifecycle, ProviderFacts, facts, providers};
+pub use facts::{Extras, Lifecycle, ProviderFacts, facts, is_one_machine, providers};
 pub use gpu::{Gpu, GpuKind};
 pub(crate) use regions::is_known as is_known_region;
 pub use regions::{Area, area_of, region_matches};

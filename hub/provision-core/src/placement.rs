@@ -17,7 +17,7 @@ use blueprint_common_types::Micros;
 use serde::{Deserialize, Serialize};
 
 use crate::Candidate;
-use crate::catalogue::{Catalogue, Day, Offer, PriceKind, facts, is_known_region};
+use crate::catalogue::{Catalogue, Day, Offer, PriceKind, facts, is_known_region, is_one_machine};
 use crate::cost::egress::EgressPrice;
 
 pub use demand::Demand;
@@ -231,7 +231,7 @@ pub fn place<'a>(catalogue: &'a Catalogue, question: &Question<'_>) -> Result<Pl
     }
     let (mut fits, verdicts) = examine(catalogue, question);
     fits.sort_by(|a, b| order(question, a).cmp(&order(question, b)));
-    let plan = shorten(fits);
+    let plan = shorten(fits, question.replicas);
     if !plan.is_empty() {
         return Ok(Placement { target: Target::Machines, plan, verdicts });
     }
@@ -374,11 +374,25 @@ fn rank(question: &Question<'_>, provider: &str) -> usize {
     }
 }
 
-fn shorten(sorted: Vec<Choice<'_>>) -> Vec<Choice<'_>> {
+/// Plans that are one machine each do not count: every replica needs one of its own, and some in reserve.
+fn shorten(sorted: Vec<Choice<'_>>, replicas: u32) -> Vec<Choice<'_>> {
     let mut per_region: BTreeMap<(&str, &str), usize> = BTreeMap::new();
     let mut plan = Vec::with_capacity(PLAN_LENGTH);
     let mut rest = Vec::new();
+    let most = usize::try_from(replicas).unwrap_or(usize::MAX).saturating_add(PLAN_LENGTH);
+    let mut machines = 0;
     for choice in sorted {
+        if is_one_machine(&choice.offer.provider) {
+            machines += 1;
+            if machines <= most {
+                plan.push(choice);
+            }
+            continue;
+        }
+        let taken = plan.len() - machines.min(most);
+        if taken == PLAN_LENGTH {
+            continue;
+        }
         let count = per_region.entry((&choice.offer.provider, &choice.offer.region)).or_default();
         *count += 1;
         if *count <= PLAN_PER_REGION {
@@ -386,11 +400,9 @@ fn shorten(sorted: Vec<Choice<'_>>) -> Vec<Choice<'_>> {
         } else if rest.len() < PLAN_LENGTH {
             rest.push(choice);
         }
-        if plan.len() == PLAN_LENGTH {
-            break;
-        }
     }
     // Where there are few regions, more of them are better than none.
-    plan.extend(rest.into_iter().take(PLAN_LENGTH - plan.len()));
+    let taken = plan.len() - machines.min(most);
+    plan.extend(rest.into_iter().take(PLAN_LENGTH.saturating_sub(taken)));
     plan
 }

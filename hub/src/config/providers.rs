@@ -10,6 +10,7 @@ use ipnetwork::Ipv4Network;
 
 use super::aws::AwsSettings;
 use super::digitalocean::DigitalOceanSettings;
+use super::ssh::SshSettings;
 
 pub(super) const SIM: Key = Key::new(
     "providers.sim.enabled",
@@ -63,6 +64,8 @@ pub(crate) struct ProviderSettings {
     pub(crate) digitalocean: Option<DigitalOceanSettings>,
     /// Amazon EC2, where it is switched on.
     pub(crate) aws: Option<AwsSettings>,
+    /// The operator's own machines, where they are switched on.
+    pub(crate) ssh: Option<SshSettings>,
 }
 
 impl ProviderSettings {
@@ -73,11 +76,13 @@ impl ProviderSettings {
         let (local_vm, digitalocean) =
             (local_vm(settings, problems), DigitalOceanSettings::take(settings, problems));
         let aws = AwsSettings::take(settings, problems);
+        let ssh = SshSettings::take(settings, problems);
         Some(Self {
             sim: enabled?.then_some(faults?),
             local_vm: local_vm?,
             digitalocean: digitalocean?,
             aws: aws?,
+            ssh: ssh?,
             agents,
         })
     }
@@ -89,13 +94,14 @@ impl ProviderSettings {
             self.local_vm.as_ref().map(|_| "local-vm"),
             self.digitalocean.as_ref().map(|_| "digitalocean"),
             self.aws.as_ref().map(|_| "aws"),
+            self.ssh.as_ref().map(|_| "ssh"),
         ];
         others.into_iter().flatten().map(str::to_owned).collect()
     }
 
     /// Those that need no credentials, and whether they are switched on.
     pub(crate) fn without_account(&self) -> BTreeMap<String, bool> {
-        let known = ["sim", "local-vm"].map(|name| (name.to_owned(), false));
+        let known = ["sim", "local-vm", "ssh"].map(|name| (name.to_owned(), false));
         let on = self.names().into_iter().filter(|name| name != "aws" && name != "digitalocean");
         known.into_iter().chain(on.map(|name| (name, true))).collect()
     }
@@ -113,7 +119,7 @@ impl ProviderSettings {
 
     /// Whether machines are ordered that have to fetch the agent.
     pub(crate) fn needs_agents(&self) -> bool {
-        self.local_vm.is_some() || self.digitalocean.is_some() || self.aws.is_some()
+        self.local_vm.is_some() || self.digitalocean.is_some() || self.aws.is_some() || self.ssh.is_some()
     }
 }
 

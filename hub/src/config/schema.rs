@@ -2,7 +2,7 @@
 
 use blueprint_common_runtime::config::{Key, Schema};
 
-use super::{alerts, aws, digitalocean, discovery, forwards, oauth, providers, provision};
+use super::{alerts, aws, digitalocean, discovery, forwards, oauth, providers, provision, ssh};
 
 /// Every key of `hub.toml`.
 pub(crate) const SCHEMA: Schema = Schema {
@@ -221,6 +221,8 @@ pub(crate) const SCHEMA: Schema = Schema {
         aws::PROFILE,
         aws::ROLE,
         aws::EXTERNAL_ID,
+        ssh::ENABLED,
+        ssh::HOSTS,
         provision::EVERY,
         provision::CALL_AGAIN,
         provision::SECOND_LOOK,

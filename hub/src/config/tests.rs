@@ -186,3 +186,22 @@ fn a_provider_that_was_left_out_is_named_with_its_feature() {
     let error = load(&[("providers.aws.enabled", "true")]).unwrap_err();
     assert!(error.contains("providers.aws.enabled") && error.contains("feature provider-aws"), "{error}");
 }
+
+#[cfg(feature = "provider-ssh")]
+#[test]
+fn own_hosts_need_an_inventory() {
+    assert!(load(&[]).unwrap().providers.ssh.is_none());
+    let on = ("providers.ssh.enabled", "true");
+    let error = load(&[on]).unwrap_err();
+    assert!(error.contains("providers.ssh.hosts") && error.contains("host scan"), "{error}");
+    let providers = load(&[on, ("providers.ssh.hosts", "hosts.toml")]).unwrap().providers;
+    assert!(providers.names().contains("ssh") && providers.needs_agents());
+}
+
+#[cfg(not(feature = "provider-ssh"))]
+#[test]
+fn own_hosts_in_a_build_without_them_name_the_feature() {
+    assert!(load(&[("providers.ssh.hosts", "hosts.toml")]).is_ok());
+    let error = load(&[("providers.ssh.enabled", "true")]).unwrap_err();
+    assert!(error.contains("feature provider-ssh"), "{error}");
+}

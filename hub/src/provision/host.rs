@@ -14,6 +14,9 @@ use blueprint_hub_registry::{ControlPlane, RegistrarHandle};
 use futures_util::future::{BoxFuture, FutureExt};
 use serde_json::json;
 
+/// The provider whose machines run already, and stay what they are.
+const OWN_HOSTS: &str = "ssh";
+
 /// The hub, as the provisioner needs it.
 pub(super) struct HubHost {
     facts: Arc<HubFacts>,
@@ -35,21 +38,23 @@ impl HubHost {
         Self { facts, control, registrar, agents, join_within }
     }
 
-    /// What a machine reads that boots from an image with cloud-init.
-    fn cloud_config(&self, record: &Record, line: &JoinLine) -> Result<Secret<String>, BootstrapError> {
+    /// What a machine reads that boots from an image with cloud-init, or what is brought to one of the operator's own.
+    fn bootstrap(&self, record: &Record, line: &JoinLine) -> Result<Secret<String>, BootstrapError> {
         let host = if line.host.contains(':') { format!("[{}]", line.host) } else { line.host.clone() };
         let ticket = line.token.hash().ticket();
         let url = format!("https://{host}:{}/agent/{}/{}", line.port, line.token.id(), ticket.expose());
+        let is_own = record.candidate.provider == OWN_HOSTS;
         let bootstrap = Bootstrap {
             name: record.key.to_string(),
             join_line: line.expose_text(),
             agents: self.agents.clone(),
             url: Secret::new(url),
             within_secs: self.join_within.as_secs(),
-            powers_off: true,
+            powers_off: !is_own,
+            by_cloud_init: !is_own,
             has_devices: true,
         };
-        bootstrap.cloud_config()
+        if is_own { bootstrap.order() } else { bootstrap.cloud_config() }
     }
 }
 
@@ -67,7 +72,7 @@ impl Host for HubHost {
             token,
         };
         if record.candidate.provider != "sim" {
-            return self.cloud_config(record, &line).map_err(|error| error.to_string());
+            return self.bootstrap(record, &line).map_err(|error| error.to_string());
         }
         let services: Vec<_> =
             service.iter().map(|key| json!({ "blueprint": key.blueprint, "service": key.service })).collect();

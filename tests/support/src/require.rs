@@ -25,6 +25,8 @@ pub enum Need {
     Device(&'static str),
     /// An image of local machines; see [`local_vm_image`].
     LocalVmImage,
+    /// An image of machines with an SSH server; see [`ssh_host_image`].
+    SshHostImage,
     /// A file that is no part of this repository, such as what a cloud publishes of its API.
     File(&'static str),
     /// Many minutes: `SOAK=1`, or `REQUIRE_ALL=1`, which leaves nothing out.
@@ -47,6 +49,9 @@ impl Need {
             Self::LocalVmImage => local_vm_image()
                 .is_none()
                 .then(|| "an image of local machines (LOCAL_VM_IMAGE may name it)".to_owned()),
+            Self::SshHostImage => ssh_host_image()
+                .is_none()
+                .then(|| "an image of machines with an SSH server (SSH_HOST_IMAGE may name it)".to_owned()),
             Self::File(path) => (!Path::new(path).exists()).then(|| format!("the file {path}")),
             Self::Soak => {
                 let is_set = |name| std::env::var_os(name).is_some_and(|value| value == "1");
@@ -69,12 +74,23 @@ pub fn tool(variable: &str, program: &str) -> Option<PathBuf> {
 /// it is not there. A folder, with a disk of the same name and the ending `.ext4` beside it.
 #[must_use]
 pub fn local_vm_image() -> Option<PathBuf> {
+    image("LOCAL_VM_IMAGE", "bookworm")
+}
+
+/// The image that `SSH_HOST_IMAGE` names, else the one that `tests/run` keeps beside that of local machines: a folder with an SSH
+/// server and sudo; `None` where it is not there.
+#[must_use]
+pub fn ssh_host_image() -> Option<PathBuf> {
+    image("SSH_HOST_IMAGE", "bookworm-ssh")
+}
+
+fn image(variable: &str, name: &str) -> Option<PathBuf> {
     let cache = || {
         let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache"));
         let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home)?;
-        Some(cache.join("blueprint-hub/images/bookworm"))
+        Some(cache.join("blueprint-hub/images").join(name))
     };
-    let image = std::env::var_os("LOCAL_VM_IMAGE").map(PathBuf::from).or_else(cache)?;
+    let image = std::env::var_os(variable).map(PathBuf::from).or_else(cache)?;
     image.join("etc/os-release").exists().then_some(image)
 }
 

@@ -52,6 +52,8 @@ pub struct ProviderFacts {
     pub extras: Extras,
     /// Whether it sells machines that it may take back.
     pub has_spot: bool,
+    /// Whether each plan is one machine, which is there once.
+    pub plans_are_machines: bool,
 }
 
 impl ProviderFacts {
@@ -111,11 +113,11 @@ const fn large(extras: Extras) -> Extras {
 }
 
 const fn provider(name: &'static str, shown: &'static str, has_spot: bool, extras: Extras) -> ProviderFacts {
-    ProviderFacts { name, shown, lifecycle: Lifecycle::Open, extras, has_spot }
+    ProviderFacts { name, shown, lifecycle: Lifecycle::Open, extras, has_spot, plans_are_machines: false }
 }
 
 /// `docs/prices.md` says where the amounts come from.
-static PROVIDERS: [ProviderFacts; 11] = [
+static PROVIDERS: [ProviderFacts; 12] = [
     provider("aws", "AWS EC2", true, large(extras(5_000, 80_000, 90_000, 100))),
     provider("azure", "Azure", true, large(extras(5_000, 75_000, 87_000, 100))),
     provider("digitalocean", "DigitalOcean", false, by_seconds(extras(0, 0, 10_000, 500))),
@@ -128,6 +130,7 @@ static PROVIDERS: [ProviderFacts; 11] = [
         },
         extras: ALL_IN,
         has_spot: false,
+        plans_are_machines: false,
     },
     provider("gcp", "Google Cloud", true, large(extras(5_000, 100_000, 120_000, 1))),
     provider("hivelocity", "Hivelocity", false, extras(0, 0, 10_000, 10_000)),
@@ -135,6 +138,10 @@ static PROVIDERS: [ProviderFacts; 11] = [
     provider("local-vm", "machines of this host", false, by_seconds(ALL_IN)),
     provider("scaleway", "Scaleway", false, extras(4_400, 95_000, 0, 0)),
     provider("sim", "simulated cloud on this host", false, by_seconds(ALL_IN)),
+    ProviderFacts {
+        plans_are_machines: true,
+        ..provider("ssh", "the operator's own machines", false, by_seconds(ALL_IN))
+    },
     provider("vultr", "Vultr", false, extras(0, 0, 10_000, 500)),
 ];
 
@@ -150,6 +157,12 @@ pub fn facts(provider: &str) -> Option<&'static ProviderFacts> {
     PROVIDERS.iter().find(|facts| facts.name == provider)
 }
 
+/// Whether each plan of `provider` is one machine, which is there once.
+#[must_use]
+pub fn is_one_machine(provider: &str) -> bool {
+    facts(provider).is_some_and(|facts| facts.plans_are_machines)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -161,6 +174,7 @@ mod tests {
         assert_eq!(ended.len(), 1);
         assert!(ended.first().unwrap().contains("2026-06-30"));
         assert_eq!(facts("hetzner"), None);
+        assert!(is_one_machine("ssh") && !is_one_machine("aws") && !is_one_machine("hetzner"));
         assert_eq!(facts("linode").unwrap().regions().count(), 10);
     }
 }

@@ -98,7 +98,11 @@ impl OfferBlocks {
     /// # Errors
     ///
     /// That time; the end of time for an empty plan.
-    pub fn choose<'p>(&self, plan: &'p [Candidate], now: Timestamp) -> Result<&'p Candidate, Timestamp> {
+    pub fn choose<'p>(
+        &self,
+        plan: impl IntoIterator<Item = &'p Candidate>,
+        now: Timestamp,
+    ) -> Result<&'p Candidate, Timestamp> {
         let mut first = Timestamp::from_millis(u64::MAX);
         for offer in plan {
             match self.until(offer, now) {

@@ -370,3 +370,18 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn every_replica_finds_a_machine_that_is_there_once_and_clouds_stand_behind() {
+    let host =
+        |number: u32| Offer::live("ssh", &format!("rack-{number:02}"), "own", (8, 32_768), Micros::ZERO);
+    let mut offers: Vec<_> = (0..40).map(host).collect();
+    offers.iter_mut().for_each(|offer| offer.disk_gb = 100);
+    let catalogue = only_templates().with(offers);
+    let demand = machine(2000, 4, |_| ());
+    let asked = Question { replicas: 20, ..question(&demand, &Strategy::Cheapest) };
+    let placement = place(&catalogue, &asked).unwrap();
+    let own = placement.plan.iter().take_while(|choice| &*choice.offer.provider == "ssh").count();
+    assert_eq!((own, placement.plan.len()), (20 + PLAN_LENGTH, 20 + 2 * PLAN_LENGTH));
+    assert_eq!(placement.plan.first().unwrap().total.hourly(), Micros::ZERO);
+}

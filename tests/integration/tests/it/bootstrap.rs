@@ -23,6 +23,7 @@ fn bootstrap() -> Result<Bootstrap> {
         url: Secret::new("https://hub.example.org:7443/agent/0123456789abcdef/TICKET".to_owned()),
         within_secs: 900,
         powers_off: true,
+        by_cloud_init: true,
         has_devices: true,
     })
 }

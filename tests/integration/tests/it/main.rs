@@ -36,6 +36,7 @@ mod revoke;
 mod say;
 mod scraped;
 mod seen;
+mod ssh;
 mod tls;
 mod tun;
 mod under_attack;

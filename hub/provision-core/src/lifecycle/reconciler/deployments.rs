@@ -2,10 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use blueprint_common_types::Timestamp;
+
 use super::churn::{Pause, pause};
 use super::{Action, Alarm, Reconciler, View, Why};
+use crate::catalogue::is_one_machine;
 use crate::lifecycle::{Deployment, Record, RecordState, Wanted};
-use crate::{DeploymentId, InstanceKey};
+use crate::{Candidate, DeploymentId, InstanceKey};
 
 impl Reconciler {
     /// What is to be stored because of what deployments want; `providers` are those that are configured.
@@ -105,23 +108,21 @@ impl Reconciler {
             });
             return;
         }
-        let candidate = match self.blocks.choose(&deployment.plan, view.now) {
-            Ok(candidate) => candidate,
-            Err(until) => {
-                let last = own.iter().filter(|record| !record.reason.is_empty()).max_by_key(|it| it.number);
-                let last = last.map_or("-", |record| record.reason.as_str());
-                alarms.insert(Alarm {
-                    subject: deployment.id.to_string(),
-                    why: Why::NoOffer,
-                    text: format!(
-                        "nothing of its plan can be had; the next try is at {until}. The last reason: {last}"
-                    ),
-                });
-                return;
-            }
-        };
+        let mut taken = taken(view, actions);
         let first = own.iter().map(|record| record.number).max().unwrap_or_default();
         for number in (first.saturating_add(1)..).take(missing) {
+            let is_free = |candidate: &&Candidate| !taken.contains(&machine(candidate));
+            let candidate = match self.blocks.choose(deployment.plan.iter().filter(is_free), view.now) {
+                Ok(candidate) => candidate,
+                Err(until) => {
+                    let is_none = !deployment.plan.iter().any(|candidate| is_free(&candidate));
+                    alarms.insert(no_offer(deployment, own, (!is_none).then_some(until)));
+                    return;
+                }
+            };
+            if is_one_machine(&candidate.provider) {
+                taken.insert(machine(candidate));
+            }
             let record = Record {
                 key: InstanceKey::of(&deployment.id, number),
                 deployment: deployment.id.clone(),
@@ -146,8 +147,50 @@ impl Reconciler {
     }
 }
 
+/// Names what a candidate is, where its plan is one machine.
+fn machine(candidate: &Candidate) -> (String, String) {
+    (candidate.provider.clone(), candidate.plan.clone())
+}
+
+/// Machines that are there once and have an order already, of those that are stored and those that are about to be.
+fn taken(view: &View<'_>, actions: &[Action]) -> BTreeSet<(String, String)> {
+    let saved = actions.iter().filter_map(|action| match action {
+        Action::Save { record, .. } => Some(record),
+        Action::Expire { .. }
+        | Action::Create { .. }
+        | Action::Delete { .. }
+        | Action::Boot { .. }
+        | Action::Stop { .. }
+        | Action::Evict { .. }
+        | Action::Remove { .. }
+        | Action::Report(_) => None,
+    });
+    let open = view.records.values().chain(saved).filter(|record| !record.state.is_ended());
+    open.map(|record| &record.candidate)
+        .filter(|candidate| is_one_machine(&candidate.provider))
+        .map(machine)
+        .collect()
+}
+
+/// Nothing of a plan can be had before `until`; `None` where each machine of it has an order.
+fn no_offer(deployment: &Deployment, own: &[&Record], until: Option<Timestamp>) -> Alarm {
+    let last = own.iter().filter(|record| !record.reason.is_empty()).max_by_key(|it| it.number);
+    let last = last.map_or("-", |record| record.reason.as_str());
+    let text = match until {
+        Some(until) => {
+            format!("nothing of its plan can be had; the next try is at {until}. The last reason: {last}")
+        }
+        None => {
+            "every machine of its plan has an order already: end another deployment, or order it anew once \
+                 there are more machines"
+                .to_owned()
+        }
+    };
+    Alarm { subject: deployment.id.to_string(), why: Why::NoOffer, text }
+}
+
 /// What ends a live record: at once where its cloud was never called, else by a deletion.
-fn doom(record: &Record, why: Why, now: blueprint_common_types::Timestamp) -> Action {
+fn doom(record: &Record, why: Why, now: Timestamp) -> Action {
     let was_called = record.state != RecordState::Planned || record.called_at.is_some();
     let state = if was_called { RecordState::Deleting } else { RecordState::Gone };
     Action::Save { record: record.turned(state, why.label(), now), why }

@@ -425,3 +425,45 @@ fn a_machine_that_a_limit_leaves_no_room_for_waits_and_a_person_is_told() {
     assert_eq!(sim.later(MINUTE / 4), []);
     assert_eq!(sim.later(MINUTE / 2), [("create", Why::Planned)]);
 }
+
+#[test]
+fn machines_that_are_there_once_have_one_order_each() {
+    let mut sim = Sim::new();
+    let host = |name: &str| Candidate { provider: "ssh".to_owned(), ..offer(name) };
+    let mut first = deployment();
+    (first.replicas, first.plan) = (2, vec![host("rack-1"), host("rack-2"), host("rack-3")]);
+    let mut second = Deployment { id: DeploymentId::from_bytes([9; 10]), ..first.clone() };
+    second.request_key = "other".to_owned();
+    sim.deployments = [first, second].map(|one| (one.id.clone(), one)).into();
+    let providers = ["ssh".to_owned()].into();
+    let plan = |sim: &mut Sim| {
+        let view = View {
+            deployments: &sim.deployments,
+            records: &sim.records,
+            agents: &sim.agents,
+            is_clock_trusted: true,
+            now: sim.now,
+        };
+        let actions = sim.reconciler.plan_deployments(&view, &providers);
+        let saved: Vec<Record> = actions
+            .into_iter()
+            .filter_map(|action| if let Action::Save { record, .. } = action { Some(record) } else { None })
+            .collect();
+        for record in &saved {
+            sim.records.insert(record.key.clone(), record.clone());
+        }
+        saved.into_iter().map(|record| record.candidate.plan).collect::<Vec<_>>()
+    };
+    let mut taken = plan(&mut sim);
+    taken.sort();
+    assert_eq!(taken, ["rack-1", "rack-2", "rack-3"], "the fourth waits");
+    assert!(plan(&mut sim).is_empty());
+    let alarms = sim.reconciler.alarms();
+    assert!(alarms.iter().any(|alarm| alarm.text.contains("has an order already")), "{alarms:?}");
+    // One that is on its way out has its machine still; one that is gone gives it back.
+    let key = sim.records.values().find(|it| it.candidate.plan == "rack-2").unwrap().key.clone();
+    sim.records.get_mut(&key).unwrap().state = RecordState::Deleting;
+    assert!(plan(&mut sim).is_empty());
+    sim.records.get_mut(&key).unwrap().state = RecordState::Gone;
+    assert_eq!(plan(&mut sim), ["rack-2"]);
+}
