@@ -39,12 +39,18 @@ JSON object, or the bare token where there is one field alone. Credentials are n
         /// Check the account with them afterwards
         #[arg(long)]
         check: bool,
+        /// Also where machines stand there: credentials of another account would leave them unseen, and they go on costing money
+        #[arg(long)]
+        force: bool,
     },
     /// Forgets what is sealed; what else there is counts again
     #[command(visible_alias = "rm", after_help = "Example: blueprint-hub provider forget digitalocean")]
     Forget {
         /// Provider, such as digitalocean or aws
         name: String,
+        /// Also where machines stand there: without credentials of their account they go on costing money
+        #[arg(long)]
+        force: bool,
     },
     /// Asks the cloud who the credentials belong to, what they allow, and whether the regions exist; costs nothing
     #[command(after_help = "Example: blueprint-hub provider check aws
@@ -70,15 +76,19 @@ fn path(name: &str, rest: &str) -> Result<String, CliError> {
     Ok(format!("/v1/accounts/{}/{rest}", segment(name)?))
 }
 
+fn credentials_path(name: &str, force: bool) -> Result<String, CliError> {
+    path(name, if force { "credentials?force=true" } else { "credentials" })
+}
+
 impl Provider {
     pub(crate) fn run(self, global: &Global) -> Result<(), CliError> {
         match self {
             Self::Ls => list(global),
-            Self::Configure { name, from_env, check: is_checked } => {
-                configure(global, &name, from_env)?;
+            Self::Configure { name, from_env, check: is_checked, force } => {
+                configure(global, &name, from_env, force)?;
                 if is_checked { check(global, &name) } else { Ok(()) }
             }
-            Self::Forget { name } => forget(global, &name),
+            Self::Forget { name, force } => forget(global, &name, force),
             Self::Check { name } => check(global, &name),
             Self::Policy { name, key } => policy(global, &name, key),
         }
@@ -127,8 +137,8 @@ fn list(global: &Global) -> Result<(), CliError> {
     Ok(())
 }
 
-fn configure(global: &Global, name: &str, from_env: bool) -> Result<(), CliError> {
-    let path = path(name, "credentials")?;
+fn configure(global: &Global, name: &str, from_env: bool, force: bool) -> Result<(), CliError> {
+    let path = credentials_path(name, force)?;
     let accounts = ask(global, "GET", "/v1/accounts", None)?;
     let account = rows(&accounts, "accounts").iter().find(|row| text(row, "name") == name);
     let none = Value::Null;
@@ -164,8 +174,8 @@ fn configure(global: &Global, name: &str, from_env: bool) -> Result<(), CliError
     Ok(())
 }
 
-fn forget(global: &Global, name: &str) -> Result<(), CliError> {
-    let answer = ask(global, "DELETE", &path(name, "credentials")?, None)?;
+fn forget(global: &Global, name: &str, force: bool) -> Result<(), CliError> {
+    let answer = ask(global, "DELETE", &credentials_path(name, force)?, None)?;
     match global.output {
         Output::Json => print_json(&answer),
         Output::Table => {
