@@ -5,7 +5,9 @@ mod hidden;
 
 use std::time::Duration;
 
-use blueprint_common_runtime::cli::{CliError, Output, Table, eprint_line, print_json, print_line};
+use blueprint_common_runtime::cli::{
+    CliError, Output, Table, eprint_line, print_json, print_line, printable,
+};
 use clap::Subcommand;
 use serde_json::{Value, json};
 
@@ -128,10 +130,10 @@ fn list(global: &Global) -> Result<(), CliError> {
         let problem = row.pointer("/credentials/problem").and_then(Value::as_str);
         let is_on = row.get("enabled").and_then(Value::as_bool) == Some(true);
         if let Some(problem) = problem.filter(|_| is_on) {
-            eprint_line(&format!("{}: {problem}", text(row, "name")));
+            eprint_line(&printable(&format!("{}: {problem}", text(row, "name"))));
         }
         if let Some(error) = row.get("error").and_then(Value::as_str) {
-            eprint_line(&format!("{}: the last call failed: {error}", text(row, "name")));
+            eprint_line(&printable(&format!("{}: the last call failed: {error}", text(row, "name"))));
         }
     }
     Ok(())
@@ -257,7 +259,7 @@ fn show(answer: &Value) {
     table.print();
     for (key, word) in [("problems", "problem"), ("notes", "note")] {
         for line in rows(answer, key).iter().filter_map(Value::as_str) {
-            eprint_line(&format!("{word}: {line}"));
+            eprint_line(&printable(&format!("{word}: {line}")));
         }
     }
 }
