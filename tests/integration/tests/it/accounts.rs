@@ -147,7 +147,8 @@ fn a_token_is_sealed_used_refused_replaced_and_forgotten() -> Result<()> {
     ensure!(rows.iter().any(|row| row.contains("by operator (socket): token, ...6789")), "{rows:?}");
 
     // A cloud that answers nonsense, and one that is not there.
-    configure(&hub, "digitalocean", OTHER)?;
+    let once_more = of_provider(&["configure", "digitalocean", "--force"])?.stdin(OTHER).run(SOON)?;
+    ended(&once_more, 0, &["are sealed in the store"])?;
     fake.fail(Kind::Other, Fault::Say(Nonsense::Html));
     ended(&check(&hub)?, 6, &["account_get", "nothing was ordered"])?;
     runtime.block_on(fake.shut());
