@@ -189,12 +189,16 @@ impl AccountDesk for Accounts {
         name: &'a str,
         text: Secret<String>,
         by: &'a str,
+        standing: usize,
     ) -> BoxFuture<'a, Result<CredentialRecord, AccountError>> {
         async move {
             let (entry, checked) = self.entry(name)?;
             entry.policy_of()?;
             let given = Credentials::given(&entry.spec, "the operator", text.expose());
             let credentials = given.map_err(|why| AccountError::Invalid(why.to_string()))?;
+            if standing > 0 {
+                return Err(AccountError::Standing(entry.name(), standing));
+            }
             let record = self.vault.set(&entry.spec, &credentials, by, now()).await?;
             // What was found was found with others.
             *checked.last.lock() = None;
@@ -203,9 +207,17 @@ impl AccountDesk for Accounts {
         .boxed()
     }
 
-    fn forget<'a>(&'a self, name: &'a str, by: &'a str) -> BoxFuture<'a, Result<bool, AccountError>> {
+    fn forget<'a>(
+        &'a self,
+        name: &'a str,
+        by: &'a str,
+        standing: usize,
+    ) -> BoxFuture<'a, Result<bool, AccountError>> {
         async move {
             let (entry, checked) = self.entry(name)?;
+            if standing > 0 && self.vault.record(entry.name()).is_some() {
+                return Err(AccountError::Standing(entry.name(), standing));
+            }
             let was_there = self.vault.forget(entry.name(), by, now()).await?;
             *checked.last.lock() = None;
             Ok(was_there)

@@ -2,9 +2,9 @@
 
 use axum::Json;
 use axum::extract::rejection::JsonRejection;
-use axum::extract::{Extension, Path, State};
+use axum::extract::{Extension, Path, Query, State};
 use blueprint_common_types::{Secret, Timestamp};
-use blueprint_hub_provision_core::lifecycle::{Overview, RecordsError};
+use blueprint_hub_provision_core::lifecycle::{Overview, RecordState, Records, RecordsError};
 use blueprint_hub_provision_core::{AccountReport, CredentialRecord, ErrorClass, ProviderError};
 use futures_util::future::BoxFuture;
 use http::StatusCode;
@@ -80,6 +80,12 @@ pub enum AccountError {
     /// What was given are no credentials.
     #[error("what was given {0}")]
     Invalid(String),
+    /// Machines stand there, which other credentials may not see.
+    #[error(
+        "{1} of this hub's machines stand at {0}: credentials of another account would leave them there unseen, others would be \
+             ordered in their place, and all of them cost money"
+    )]
+    Standing(&'static str, usize),
     /// Somebody else is asking the same.
     #[error("the account of {0} is being checked already")]
     Busy(&'static str),
@@ -99,7 +105,8 @@ pub trait AccountDesk: Send + Sync {
     /// Every provider that this program knows, by name.
     fn list(&self) -> BoxFuture<'_, Vec<AccountView>>;
 
-    /// Seals credentials and stores them in place of those of before; the next call is made with them. `by` says who asked.
+    /// Seals credentials and stores them in place of those of before; the next call is made with them. `by` says who asked;
+    /// `standing` is how many machines must not be left behind, none where the operator insists.
     ///
     /// # Errors
     ///
@@ -109,14 +116,20 @@ pub trait AccountDesk: Send + Sync {
         name: &'a str,
         text: Secret<String>,
         by: &'a str,
+        standing: usize,
     ) -> BoxFuture<'a, Result<CredentialRecord, AccountError>>;
 
-    /// Forgets what is sealed; false where nothing is.
+    /// Forgets what is sealed; false where nothing is. The arguments are as for [`Self::configure`].
     ///
     /// # Errors
     ///
     /// Where it is not forgotten.
-    fn forget<'a>(&'a self, name: &'a str, by: &'a str) -> BoxFuture<'a, Result<bool, AccountError>>;
+    fn forget<'a>(
+        &'a self,
+        name: &'a str,
+        by: &'a str,
+        standing: usize,
+    ) -> BoxFuture<'a, Result<bool, AccountError>>;
 
     /// Asks the cloud about the account. Makes no machine.
     ///
@@ -148,6 +161,13 @@ impl From<AccountError> for ApiError {
                 format!("set providers.{name}.enabled = true in hub.toml and start the hub again"),
             ),
             AccountError::Invalid(_) => Self::invalid(text, SHAPE),
+            AccountError::Standing(name, _) => Self::conflict(
+                text,
+                format!(
+                    "terminate them first (`blueprint-hub deployment ls`), or insist with --force where the credentials that count \
+                     then are of the same account, as `blueprint-hub provider check {name}` says of those of now"
+                ),
+            ),
             AccountError::Busy(_) => Self::conflict(text, "wait for its end, a minute or two at most"),
             AccountError::NoRandomness => Self::unavailable(text),
             AccountError::Cloud(name, error) => cloud(name, &error, text),
@@ -199,6 +219,15 @@ pub(crate) struct Configure {
     text: String,
 }
 
+/// What the operator takes upon himself.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Insistence {
+    /// Also where machines stand.
+    #[serde(default)]
+    force: bool,
+}
+
 pub(crate) async fn list(State(state): State<AdminState>) -> Json<Value> {
     let overview = state.hub.deployer().overview();
     let views = state.hub.accounts().list().await;
@@ -210,20 +239,22 @@ pub(crate) async fn configure(
     State(state): State<AdminState>,
     Path(name): Path<String>,
     way: Option<Extension<Way>>,
+    Query(how): Query<Insistence>,
     body: Result<Json<Configure>, JsonRejection>,
 ) -> Result<Json<Value>, ApiError> {
     // The parser's own words may repeat a value.
     let Json(asked) = body.map_err(|_| ApiError::invalid("the request cannot be read", SHAPE))?;
     let text = Secret::new(asked.text);
     let by = way.map_or(Way::Socket, |Extension(way)| way).name();
-    let record = state.hub.accounts().configure(&name, text, by).await?;
+    let machines = standing(&state.hub.deployer().records().await?, &name);
+    let record = state.hub.accounts().configure(&name, text, by, how.left(machines)).await?;
     state.hub.deployer().credentials_changed(&name);
     Ok(Json(json!({
         "configured": record.provider,
         "shown": record.shown,
         "changed_at": time(record.changed_at),
         "changed_by": record.changed_by,
-        "machines": machines(&state.hub.deployer().overview(), &name),
+        "machines": machines,
     })))
 }
 
@@ -231,9 +262,11 @@ pub(crate) async fn forget(
     State(state): State<AdminState>,
     Path(name): Path<String>,
     way: Option<Extension<Way>>,
+    Query(how): Query<Insistence>,
 ) -> Result<Json<Value>, ApiError> {
     let by = way.map_or(Way::Socket, |Extension(way)| way).name();
-    if !state.hub.accounts().forget(&name, by).await? {
+    let machines = standing(&state.hub.deployer().records().await?, &name);
+    if !state.hub.accounts().forget(&name, by, how.left(machines)).await? {
         return Err(ApiError::not_found(
             format!("no credentials of {name} are sealed in the store"),
             "`blueprint-hub provider ls` shows where they come from",
@@ -245,7 +278,7 @@ pub(crate) async fn forget(
     Ok(Json(json!({
         "forgotten": name,
         "credentials": origin.map(shown_origin),
-        "machines": machines(&state.hub.deployer().overview(), &name),
+        "machines": machines,
     })))
 }
 
@@ -277,9 +310,18 @@ pub(crate) async fn policy(
     Ok(Json(state.hub.accounts().policy(&name).await?))
 }
 
-/// Machines of this hub that the cloud last listed.
-fn machines(overview: &Overview, name: &str) -> usize {
-    overview.clouds.iter().find(|cloud| cloud.name == name).map_or(0, |cloud| cloud.machines)
+impl Insistence {
+    /// The machines that must not be left behind, of those that stand.
+    const fn left(&self, standing: usize) -> usize {
+        if self.force { 0 } else { standing }
+    }
+}
+
+/// Machines that a provider has of this hub, or may have, as they are stored: what the cloud last listed may be old, or none.
+fn standing(records: &Records, name: &str) -> usize {
+    let is_there = |state: RecordState| !state.is_ended() && state != RecordState::Planned;
+    let records = records.instances.values();
+    records.filter(|record| record.candidate.provider == name && is_there(record.state)).count()
 }
 
 fn shown_origin(origin: &CredentialOrigin) -> Value {

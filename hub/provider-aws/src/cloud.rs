@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use blueprint_common_types::Timestamp;
 use blueprint_hub_provider_kit::{CredentialSource, HttpClient};
 use blueprint_hub_provision_core::catalogue::Offer;
-use blueprint_hub_provision_core::{Instance, InstanceSpec, Listing, Provider, ProviderError};
+use blueprint_hub_provision_core::{ErrorClass, Instance, InstanceSpec, Listing, Provider, ProviderError};
 use futures_util::future::{BoxFuture, FutureExt, try_join_all};
 
 use crate::action::Action;
@@ -132,6 +132,21 @@ impl AwsCloud {
         }
     }
 
+    /// Deletes a machine. One that has ended is deleted, also where EC2 refuses to end it again: a part of it, such as its network
+    /// interface, is gone already.
+    async fn end(&self, provider_id: &str) -> Result<(), ProviderError> {
+        let refused = match self.tell(Action::TerminateInstances, provider_id).await {
+            Ok(_) => return Ok(()),
+            Err(error) => error,
+        };
+        let (ErrorClass::Reject, Some((region, id))) = (refused.class(), parts(provider_id)) else {
+            return Err(refused);
+        };
+        let (found, _) = self.machines(&region, &Query::default().list("InstanceId", [id])).await?;
+        let has_ended = found.iter().any(|machine| machine.id == id && machine.state.is_none());
+        if has_ended { Ok(()) } else { Err(refused) }
+    }
+
     async fn switch(&self, action: Action, provider_id: &str) -> Result<(), ProviderError> {
         if self.tell(action, provider_id).await? {
             return Ok(());
@@ -158,7 +173,7 @@ impl Provider for AwsCloud {
     }
 
     fn delete<'a>(&'a self, provider_id: &'a str) -> BoxFuture<'a, Result<(), ProviderError>> {
-        self.tell(Action::TerminateInstances, provider_id).map(|told| told.map(drop)).boxed()
+        self.end(provider_id).boxed()
     }
 
     fn boot<'a>(&'a self, provider_id: &'a str) -> BoxFuture<'a, Result<(), ProviderError>> {

@@ -1,6 +1,7 @@
 //! Whether the token can be used as the hub is configured, before anything is ordered.
 
 use blueprint_common_types::HubId;
+use blueprint_hub_provider_kit::redacted;
 use blueprint_hub_provision_core::{Account, AccountReport, ProviderError, RightState};
 use futures_util::future::{BoxFuture, FutureExt};
 use http::{Method, StatusCode};
@@ -9,6 +10,9 @@ use serde::Deserialize;
 use crate::api::{Call, Rows, call, now};
 use crate::cloud::DigitalOcean;
 use crate::{actions, cloud, errors, guard};
+
+/// Longest text of an account that is shown, in bytes.
+const MAX_SHOWN: usize = 256;
 
 const ACCOUNT: Call = call("account_get", "account:read");
 const REGIONS: Call = call("regions_list", "regions:read");
@@ -159,9 +163,11 @@ impl DigitalOcean {
         let Whole { account } = read.map_err(|error| errors::nonsense(ACCOUNT, &answer, &error))?;
         report.note_right(ACCOUNT.scope, RightState::Held);
         let Owner { uuid, email, droplet_limit, status, status_message, team } = account;
+        let (email, status, status_message) = (shown(&email), shown(&status), shown(&status_message));
         // Droplets belong to the team where there is one.
-        let (number, name) = team.map_or((String::new(), String::new()), |team| (team.uuid, team.name));
-        report.account = if number.is_empty() { uuid } else { number };
+        let (number, name) =
+            team.map_or((String::new(), String::new()), |team| (shown(&team.uuid), shown(&team.name)));
+        report.account = if number.is_empty() { shown(&uuid) } else { number };
         report.identity = match name.as_str() {
             "" => email,
             name => format!("{email}, team {name}"),
@@ -203,6 +209,14 @@ impl DigitalOcean {
     }
 }
 
+/// A text of the cloud, as it may be shown: one line of at most [`MAX_SHOWN`] bytes, without what looks like a secret.
+fn shown(text: &str) -> String {
+    let mut text = redacted(text.as_bytes());
+    let end = text.floor_char_boundary(MAX_SHOWN);
+    text.truncate(end);
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -225,6 +239,13 @@ mod tests {
         assert_eq!(listed.len(), ALL.len(), "one stands there twice");
         let scopes = scopes();
         assert_eq!(scopes.iter().collect::<BTreeSet<_>>().len(), scopes.len(), "{scopes:?}");
+    }
+
+    #[test]
+    fn texts_of_an_account_are_short_lines_without_secrets() {
+        let text = format!("a\u{1b}[31mb\nc dop_v1_canary {}", "x".repeat(10_000));
+        let shown = shown(&text);
+        assert!(shown.starts_with("a[31mb c [hidden] xx") && shown.len() == MAX_SHOWN, "{shown}");
     }
 
     #[test]

@@ -178,7 +178,8 @@ impl Leader {
     /// Every cloud is looked at as soon as it can be.
     fn hurry(&mut self) {
         let renewed = std::mem::take(&mut *self.renewed.lock());
-        renewed.iter().for_each(|provider| self.reconciler.handle_credentials(provider));
+        let now = self.now();
+        renewed.iter().for_each(|provider| self.reconciler.handle_credentials(provider, now));
         for lane in self.lanes.values_mut() {
             (lane.due, lane.pause) = (Instant::now(), SOON);
         }

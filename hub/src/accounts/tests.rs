@@ -130,7 +130,7 @@ async fn credentials_are_stored_used_at_once_kept_and_forgotten() {
         "{refused:?}"
     );
 
-    let record = desk_now.configure("digitalocean", text("token = dop_v1_canary\n"), BY).await.unwrap();
+    let record = desk_now.configure("digitalocean", text("token = dop_v1_canary\n"), BY, 0).await.unwrap();
     assert_eq!((record.shown.as_str(), record.changed_by.as_str()), ("...nary", BY));
     assert_eq!(kind(&desk_now).await, "sealed");
     let report = desk_now.check("digitalocean").await.unwrap();
@@ -141,14 +141,22 @@ async fn credentials_are_stored_used_at_once_kept_and_forgotten() {
     assert!(matches!(&view.checked, Some((_, problems)) if problems.is_empty()), "{view:?}");
     assert!(!format!("{views:?} {report:?}").contains("canary"), "{views:?}");
 
+    // Machines stand: nothing is changed unless somebody insists.
+    let other = desk_now.configure("digitalocean", text("dop_v1_other-canary"), BY, 2).await.unwrap_err();
+    let none = desk_now.forget("digitalocean", BY, 2).await.unwrap_err();
+    for refused in [other, none] {
+        assert!(matches!(refused, AccountError::Standing("digitalocean", 2)), "{refused:?}");
+    }
+    desk_now.check("digitalocean").await.unwrap();
+
     drop((desk_now, vault_now));
     drop(store);
     let store = Arc::new(SqliteStore::open(folder.path()).unwrap());
     let again = vault(&store, 1).await;
     let desk_again = desk(&again, Some("from-the-environment"), true);
     desk_again.check("digitalocean").await.unwrap();
-    assert!(desk_again.forget("digitalocean", BY).await.unwrap());
-    assert!(!desk_again.forget("digitalocean", BY).await.unwrap());
+    assert!(desk_again.forget("digitalocean", BY, 0).await.unwrap());
+    assert!(!desk_again.forget("digitalocean", BY, 2).await.unwrap(), "nothing is left to lose");
     assert_eq!(kind(&desk_again).await, "environment");
     drop((desk_again, again));
     drop(store);
@@ -170,7 +178,7 @@ async fn what_cannot_be_is_refused_with_its_reason() {
         ("digitalocean", "{\"token\": \"canary\", \"token\": 7}", "no JSON object"),
         ("digitalocean", "token = a canary", "a blank"),
     ] {
-        let error = desk.configure(name, text(given), BY).await.unwrap_err();
+        let error = desk.configure(name, text(given), BY, 0).await.unwrap_err();
         assert!(error.to_string().contains(words) && !format!("{error:?}").contains("canary"), "{error:?}");
     }
     assert!(store.credentials().await.unwrap().is_empty());

@@ -5,7 +5,9 @@ mod hidden;
 
 use std::time::Duration;
 
-use blueprint_common_runtime::cli::{CliError, Output, Table, eprint_line, print_json, print_line};
+use blueprint_common_runtime::cli::{
+    CliError, Output, Table, eprint_line, print_json, print_line, printable,
+};
 use clap::Subcommand;
 use serde_json::{Value, json};
 
@@ -39,12 +41,18 @@ JSON object, or the bare token where there is one field alone. Credentials are n
         /// Check the account with them afterwards
         #[arg(long)]
         check: bool,
+        /// Also where machines stand there: credentials of another account would leave them unseen, and they go on costing money
+        #[arg(long)]
+        force: bool,
     },
     /// Forgets what is sealed; what else there is counts again
     #[command(visible_alias = "rm", after_help = "Example: blueprint-hub provider forget digitalocean")]
     Forget {
         /// Provider, such as digitalocean or aws
         name: String,
+        /// Also where machines stand there: without credentials of their account they go on costing money
+        #[arg(long)]
+        force: bool,
     },
     /// Asks the cloud who the credentials belong to, what they allow, and whether the regions exist; costs nothing
     #[command(after_help = "Example: blueprint-hub provider check aws
@@ -70,15 +78,19 @@ fn path(name: &str, rest: &str) -> Result<String, CliError> {
     Ok(format!("/v1/accounts/{}/{rest}", segment(name)?))
 }
 
+fn credentials_path(name: &str, force: bool) -> Result<String, CliError> {
+    path(name, if force { "credentials?force=true" } else { "credentials" })
+}
+
 impl Provider {
     pub(crate) fn run(self, global: &Global) -> Result<(), CliError> {
         match self {
             Self::Ls => list(global),
-            Self::Configure { name, from_env, check: is_checked } => {
-                configure(global, &name, from_env)?;
+            Self::Configure { name, from_env, check: is_checked, force } => {
+                configure(global, &name, from_env, force)?;
                 if is_checked { check(global, &name) } else { Ok(()) }
             }
-            Self::Forget { name } => forget(global, &name),
+            Self::Forget { name, force } => forget(global, &name, force),
             Self::Check { name } => check(global, &name),
             Self::Policy { name, key } => policy(global, &name, key),
         }
@@ -118,17 +130,17 @@ fn list(global: &Global) -> Result<(), CliError> {
         let problem = row.pointer("/credentials/problem").and_then(Value::as_str);
         let is_on = row.get("enabled").and_then(Value::as_bool) == Some(true);
         if let Some(problem) = problem.filter(|_| is_on) {
-            eprint_line(&format!("{}: {problem}", text(row, "name")));
+            eprint_line(&printable(&format!("{}: {problem}", text(row, "name"))));
         }
         if let Some(error) = row.get("error").and_then(Value::as_str) {
-            eprint_line(&format!("{}: the last call failed: {error}", text(row, "name")));
+            eprint_line(&printable(&format!("{}: the last call failed: {error}", text(row, "name"))));
         }
     }
     Ok(())
 }
 
-fn configure(global: &Global, name: &str, from_env: bool) -> Result<(), CliError> {
-    let path = path(name, "credentials")?;
+fn configure(global: &Global, name: &str, from_env: bool, force: bool) -> Result<(), CliError> {
+    let path = credentials_path(name, force)?;
     let accounts = ask(global, "GET", "/v1/accounts", None)?;
     let account = rows(&accounts, "accounts").iter().find(|row| text(row, "name") == name);
     let none = Value::Null;
@@ -164,8 +176,8 @@ fn configure(global: &Global, name: &str, from_env: bool) -> Result<(), CliError
     Ok(())
 }
 
-fn forget(global: &Global, name: &str) -> Result<(), CliError> {
-    let answer = ask(global, "DELETE", &path(name, "credentials")?, None)?;
+fn forget(global: &Global, name: &str, force: bool) -> Result<(), CliError> {
+    let answer = ask(global, "DELETE", &credentials_path(name, force)?, None)?;
     match global.output {
         Output::Json => print_json(&answer),
         Output::Table => {
@@ -247,7 +259,7 @@ fn show(answer: &Value) {
     table.print();
     for (key, word) in [("problems", "problem"), ("notes", "note")] {
         for line in rows(answer, key).iter().filter_map(Value::as_str) {
-            eprint_line(&format!("{word}: {line}"));
+            eprint_line(&printable(&format!("{word}: {line}")));
         }
     }
 }

@@ -47,13 +47,23 @@ mod with {
     impl DigitalOceanSettings {
         /// The inner `None` where it is not switched on.
         pub(in crate::config) fn take(settings: &Settings, problems: &mut Problems) -> Option<Option<Self>> {
+            Self::take_with(settings, problems, |name| std::env::var(name).ok())
+        }
+
+        /// The same with other variables than those of the process.
+        pub(in crate::config) fn take_with(
+            settings: &Settings,
+            problems: &mut Problems,
+            variable: impl Fn(&str) -> Option<String>,
+        ) -> Option<Option<Self>> {
             let enabled = settings.take::<bool>(ENABLED.path, problems);
             let image = settings.take::<String>(IMAGE.path, problems);
             let regions = settings.take_optional::<String>(REGIONS.path, problems).unwrap_or_default();
             let endpoint = settings.take_optional::<String>(ENDPOINT.path, problems);
             let (enabled, image) = (enabled?, image?);
             let (regions, variable) = match regions.trim() {
-                "" => from_environment(),
+                // They are another tool's where droplets are not offered.
+                "" if enabled => from_environment(variable),
                 _ => (regions, ""),
             };
             let mut known = Vec::new();
@@ -62,7 +72,7 @@ mod with {
                     let why = match variable {
                         "" => "has one that is no region: such as fra1,nyc3 was expected".to_owned(),
                         name => format!(
-                            "is not set, and {name} has one that is no region: such as fra1 was expected"
+                            "is not set, and {name} has one that is no region: such as fra1 was expected; set the key, or correct {name}"
                         ),
                     };
                     settings.refuse(REGIONS.path, &why, problems);
@@ -87,9 +97,9 @@ mod with {
     }
 
     /// The region that other tools would take, and the variable that names it.
-    fn from_environment() -> (String, &'static str) {
+    fn from_environment(variable: impl Fn(&str) -> Option<String>) -> (String, &'static str) {
         let found = ["DO_REGION", "DO_DEFAULT_REGION"].into_iter().find_map(|name| {
-            let value = std::env::var(name).ok().filter(|value| !value.trim().is_empty())?;
+            let value = variable(name).filter(|value| !value.trim().is_empty())?;
             Some((value, name))
         });
         found.unwrap_or_default()

@@ -150,6 +150,23 @@ fn digitalocean_is_off_until_somebody_names_it_and_every_mistake_is_told() {
     }
 }
 
+#[cfg(feature = "provider-digitalocean")]
+#[test]
+fn a_region_of_another_tool_counts_where_droplets_are_offered_and_harms_nobody_else() {
+    let taken = |enabled: &str, region: &'static str| {
+        let flags = vec![("providers.digitalocean.enabled".to_owned(), enabled.to_owned())];
+        let (settings, mut problems) = SCHEMA.load(&Sources { flags, ..Sources::default() });
+        let variable = |name: &str| (name == "DO_REGION").then(|| region.to_owned());
+        let taken = DigitalOceanSettings::take_with(&settings, &mut problems, variable);
+        (taken, problems.into_result().map_err(|error| error.to_string()))
+    };
+    assert!(matches!(taken("false", "eu-west-1"), (Some(None), Ok(()))));
+    let (taken_on, problems) = taken("true", "fra1");
+    assert!(taken_on.unwrap().unwrap().regions == ["fra1"] && problems.is_ok());
+    let (_, problems) = taken("true", "eu-west-1");
+    assert!(problems.unwrap_err().contains("set the key, or correct DO_REGION"));
+}
+
 #[cfg(not(feature = "provider-digitalocean"))]
 #[test]
 fn digitalocean_in_a_build_without_it_names_the_feature() {

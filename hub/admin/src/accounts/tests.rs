@@ -1,7 +1,10 @@
 //! What answers and errors say.
 
 use axum::response::IntoResponse;
-use blueprint_hub_provision_core::lifecycle::Cloud;
+use blueprint_common_types::Micros;
+use blueprint_hub_provision_core::Candidate;
+use blueprint_hub_provision_core::lifecycle::{Cloud, Record};
+use blueprint_hub_provision_core::resource::Arch;
 
 use super::*;
 
@@ -26,6 +29,7 @@ async fn every_failure_has_its_status_and_the_next_step() {
         (AccountError::NoAccount("sim".to_owned()), 409, "needs no credentials"),
         (AccountError::Disabled("aws"), 409, "providers.aws.enabled = true"),
         (AccountError::Invalid("has no token".to_owned()), 400, "NAME = VALUE"),
+        (AccountError::Standing("aws", 2), 409, "--force"),
         (AccountError::Busy("aws"), 409, "wait"),
         (AccountError::Cloud("digitalocean", wrong), 403, "provider configure digitalocean"),
         (AccountError::Cloud("digitalocean", unsent), 503, "reaches digitalocean"),
@@ -71,5 +75,46 @@ fn a_row_says_where_credentials_come_from_and_shows_none() {
     assert_eq!(shown["sealed"]["shown"], "...6789");
     assert_eq!((&shown["calls"], &shown["machines"]), (&json!("paused"), &json!(2)));
     assert_eq!(shown["check_problems"], json!(["mars1: no such region"]));
-    assert_eq!(machines(&overview, "aws"), 0);
+}
+
+#[test]
+fn a_machine_stands_from_its_call_until_it_is_gone() {
+    let record = |number: u32, provider: &str, state| Record {
+        key: format!("bp-aaaaaaaaaaaaaaaa-{number}").parse().unwrap(),
+        deployment: "aaaaaaaaaaaaaaaa".parse().unwrap(),
+        number,
+        candidate: Candidate {
+            provider: provider.to_owned(),
+            plan: "small".to_owned(),
+            region: "here".to_owned(),
+            spot: false,
+            disk_gb: 8,
+            arch: Arch::X86_64,
+            hourly: Micros::new(1),
+            stopped_hourly: Micros::new(1),
+        },
+        state,
+        attempt: 1,
+        created_at: Timestamp::default(),
+        since: Timestamp::default(),
+        called_at: None,
+        made_at: None,
+        is_off: false,
+        switched_at: None,
+        deleted_at: None,
+        provider_id: None,
+        agent: None,
+        agent_attempt: 0,
+        reason: String::new(),
+    };
+    let mut records = Records::default();
+    for (number, state) in (1..).zip(RecordState::ALL) {
+        for (number, provider) in [(number, "aws"), (number + 100, "digitalocean")] {
+            let record = record(number, provider, state);
+            records.instances.insert(record.key.clone(), record);
+        }
+    }
+    assert_eq!((standing(&records, "aws"), standing(&records, "sim")), (4, 0));
+    assert_eq!(Insistence { force: false }.left(4), 4);
+    assert_eq!(Insistence { force: true }.left(4), 0);
 }

@@ -136,7 +136,7 @@ mod tests {
     fn wrong_files_are_named_and_not_repeated() {
         for (text, expected) in [
             ("canary", "line 1"),
-            ("token = canary\nother = canary", "\"other\"; known are token"),
+            ("token = canary\nother = canary", "line 2 what is no field; known are token"),
             ("token = canary\nDO_TOKEN = canary", "says token twice"),
             ("", "add `token = ...`"),
             ("token =", "add `token = ...`"),

@@ -15,7 +15,8 @@ const MAX_VALUE: usize = 8 * 1024;
 #[error("{0}")]
 pub struct CredentialTextError(String);
 
-type Rows = Vec<(String, Secret<String>)>;
+/// Names and values, each with the line where it stands; a name of a JSON object has none.
+type Rows = Vec<(Option<usize>, String, Secret<String>)>;
 
 impl Credentials {
     /// Reads lines `name = value` with comments after `#`, or one JSON object of texts. A name is that of a field or of one of
@@ -27,11 +28,12 @@ impl Credentials {
     pub fn read(spec: &CredentialSpec, origin: &str, text: &str) -> Result<Self, CredentialTextError> {
         let rows = if text.trim_start().starts_with('{') { json(text) } else { lines(text) };
         let mut fields = BTreeMap::new();
-        for (name, value) in rows? {
+        for (line, name, value) in rows? {
             let Some(field) = spec.named(&name) else {
                 let known: Vec<_> = spec.fields().map(|field| field.name).collect();
-                let shown: String = name.chars().take(40).collect();
-                return Err(wrong(format!("names {shown:?}; known are {}", known.join(", "))));
+                // What stands there may be a value that has `=` in it.
+                let place = line.map_or_else(|| "in its object".to_owned(), |line| format!("in line {line}"));
+                return Err(wrong(format!("has {place} what is no field; known are {}", known.join(", "))));
             };
             check(field.name, value.expose())?;
             if fields.insert(field.name.to_owned(), value).is_some() {
@@ -106,7 +108,7 @@ fn lines(text: &str) -> Result<Rows, CredentialTextError> {
             .iter()
             .find_map(|quote| value.strip_prefix(*quote)?.strip_suffix(*quote))
             .unwrap_or(value);
-        rows.push((name.to_owned(), Secret::new(value.to_owned())));
+        rows.push((Some(number), name.to_owned(), Secret::new(value.to_owned())));
     }
     Ok(rows)
 }
@@ -121,7 +123,10 @@ fn json(text: &str) -> Result<Rows, CredentialTextError> {
         .into_iter()
         .map(|(name, value)| (name, Zeroizing::new(value)))
         .collect();
-    Ok(fields.into_iter().map(|(name, mut value)| (name, Secret::new(std::mem::take(&mut *value)))).collect())
+    let row = |(name, mut value): (String, Zeroizing<String>)| {
+        (None, name, Secret::new(std::mem::take(&mut *value)))
+    };
+    Ok(fields.into_iter().map(row).collect())
 }
 
 #[cfg(test)]
@@ -140,6 +145,17 @@ mod tests {
             assert!(!error.contains("canar"), "{error}");
         }
         assert!(Credentials::given(&AWS, "a test", "canary").is_err());
+    }
+
+    #[test]
+    fn a_bare_value_that_looks_like_a_name_is_refused_and_not_repeated() {
+        for (text, place) in
+            [("canary=", "line 1"), ("\ncanary = x", "line 2"), (r#"{"canary":"x"}"#, "its object")]
+        {
+            let error = Credentials::given(&DIGITALOCEAN, "a test", text).unwrap_err().to_string();
+            assert!(error.contains(place) && error.contains("known are token"), "{error}");
+            assert!(!error.contains("canary"), "{error}");
+        }
     }
 
     #[test]

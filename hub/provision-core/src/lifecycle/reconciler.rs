@@ -297,6 +297,8 @@ pub struct Reconciler {
     boots: BTreeMap<InstanceKey, (Timestamp, u32)>,
     /// When a deletion was last asked for, by provider and name.
     deleted: BTreeMap<(String, String), Timestamp>,
+    /// When a provider last got other credentials.
+    renewed: BTreeMap<String, Timestamp>,
     /// Machines with this hub's tag that no record knows, by provider and name, since when.
     orphans: BTreeMap<(String, String), Timestamp>,
 }
@@ -317,13 +319,16 @@ impl Reconciler {
             limited: BTreeMap::new(),
             boots: BTreeMap::new(),
             deleted: BTreeMap::new(),
+            renewed: BTreeMap::new(),
             orphans: BTreeMap::new(),
         }
     }
 
     /// A provider has other credentials than before: what was refused for want of a right may be asked again.
-    pub fn handle_credentials(&mut self, provider: &str) {
+    /// Calls that were begun before may still be refused, and count for nothing then.
+    pub fn handle_credentials(&mut self, provider: &str, now: Timestamp) {
         self.blocks.handle_credentials(provider);
+        self.renewed.insert(provider.to_owned(), now);
     }
 
     /// What a person should look at, by subject.

@@ -44,6 +44,19 @@ pub(super) fn line() -> Result<Secret<String>, CliError> {
         CliError::failure(format!("the terminal cannot be told not to show what is typed: {error}"))
             .hint("give the credentials on standard input, or --from-env")
     })?;
+    let read = watched_line()?;
+    drop(quiet);
+    told(read)
+}
+
+/// Reads a line that may be seen.
+pub(super) fn shown_line() -> Result<Secret<String>, CliError> {
+    told(watched_line()?)
+}
+
+/// Reads a line, unless a signal interrupts that. Once a signal was waited for, it does not end the process by itself any more:
+/// so every line is read like this.
+fn watched_line() -> Result<io::Result<Secret<String>>, CliError> {
     let runtime = runtime()?;
     let read = runtime.block_on(async {
         let mut ended = signal(SignalKind::terminate())?;
@@ -53,15 +66,9 @@ pub(super) fn line() -> Result<Secret<String>, CliError> {
             _ = ended.recv() => Err(io::ErrorKind::Interrupted.into()),
         }
     });
-    drop(quiet);
     // Where it was interrupted, the line is still waited for.
     runtime.shutdown_background();
-    told(read)
-}
-
-/// Reads a line that may be seen.
-pub(super) fn shown_line() -> Result<Secret<String>, CliError> {
-    told(read_line())
+    Ok(read)
 }
 
 fn told(read: io::Result<Secret<String>>) -> Result<Secret<String>, CliError> {

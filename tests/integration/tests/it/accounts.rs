@@ -99,7 +99,15 @@ fn a_token_is_sealed_used_refused_replaced_and_forgotten() -> Result<()> {
         ensure!(hub.log().contains("the token is wrong"), "{}", hub.log());
         Ok(())
     })?;
-    configure(&hub, "digitalocean", &serde_json::json!({ "token": TOKEN }).to_string())?;
+    // Not without a word: a droplet stands, which those of another account would not see.
+    let given = serde_json::json!({ "token": TOKEN }).to_string();
+    let of_provider = |args: &[&str]| hub.command(&[&["provider"], args].concat());
+    let again = of_provider(&["configure", "digitalocean"])?.stdin(&given).run(SOON)?;
+    ended(&again, 5, &["1 of this hub's machines stand at digitalocean", "--force"])?;
+    ended(&of_provider(&["forget", "digitalocean"])?.run(SOON)?, 5, &["stand at digitalocean", "--force"])?;
+    ensure!(source(&hub, "digitalocean")? == "sealed", "a refusal changed something");
+    let again = of_provider(&["configure", "digitalocean", "--force"])?.stdin(&given).run(SOON)?;
+    ended(&again, 0, &["are sealed in the store", "1 machines stand"])?;
     until_there_are(&hub, &fake, 2)?;
 
     // The token is taken back at the cloud, and another one comes while the hub runs.
@@ -110,7 +118,7 @@ fn a_token_is_sealed_used_refused_replaced_and_forgotten() -> Result<()> {
     }
     let lines = format!("# a comment\nDO_TOKEN = {OTHER}\n");
     let finished =
-        hub.command(&["provider", "configure", "digitalocean", "--check"])?.stdin(&lines).run(SOON)?;
+        of_provider(&["configure", "digitalocean", "--check", "--force"])?.stdin(&lines).run(SOON)?;
     ended(&finished, 0, &["are sealed in the store (...3210)", "ops@example.com", "another account"])?;
     until_there_are(&hub, &fake, 0)?;
 
@@ -120,7 +128,8 @@ fn a_token_is_sealed_used_refused_replaced_and_forgotten() -> Result<()> {
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600))?;
     ensure!(source(&hub, "digitalocean")? == "sealed");
     ended(
-        &hub.command(&["provider", "forget", "digitalocean"])?.run(SOON)?,
+        // That they are gone is believed at the second look.
+        &of_provider(&["forget", "digitalocean", "--force"])?.run(SOON)?,
         0,
         &["those of the file count now"],
     )?;
@@ -138,7 +147,8 @@ fn a_token_is_sealed_used_refused_replaced_and_forgotten() -> Result<()> {
     ensure!(rows.iter().any(|row| row.contains("by operator (socket): token, ...6789")), "{rows:?}");
 
     // A cloud that answers nonsense, and one that is not there.
-    configure(&hub, "digitalocean", OTHER)?;
+    let once_more = of_provider(&["configure", "digitalocean", "--force"])?.stdin(OTHER).run(SOON)?;
+    ended(&once_more, 0, &["are sealed in the store"])?;
     fake.fail(Kind::Other, Fault::Say(Nonsense::Html));
     ended(&check(&hub)?, 6, &["account_get", "nothing was ordered"])?;
     runtime.block_on(fake.shut());

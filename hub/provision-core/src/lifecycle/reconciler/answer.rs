@@ -71,7 +71,12 @@ impl Reconciler {
             | ErrorClass::NoQuota
             | ErrorClass::Capacity
             | ErrorClass::NotSold => {
-                self.blocks.handle_failure(&record.candidate, class, now);
+                let renewed = self.renewed.get(&record.candidate.provider).copied();
+                let is_of_others =
+                    class == ErrorClass::Deny && renewed.is_some() && record.called_at <= renewed;
+                if !is_of_others {
+                    self.blocks.handle_failure(&record.candidate, class, now);
+                }
                 self.forget(&record.key);
                 RecordState::Failed
             }

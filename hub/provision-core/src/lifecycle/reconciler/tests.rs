@@ -186,6 +186,20 @@ fn a_lost_answer_is_looked_up_and_only_then_called_again() {
 }
 
 #[test]
+fn a_refusal_of_a_call_that_was_begun_with_other_credentials_blocks_nothing() {
+    let mut sim = Sim::new();
+    let begun = Record { called_at: Some(sim.now), ..sim.order() };
+    let renewed = sim.now.plus(Duration::from_millis(1));
+    sim.reconciler.handle_credentials("sim", renewed);
+    let denied = CreateAnswer::Failed { class: ErrorClass::Deny, reason: String::new() };
+    let _ = sim.reconciler.handle_create(&begun, &denied, renewed);
+    assert_eq!(sim.reconciler.blocks.until(&begun.candidate, renewed), None);
+    let after = Record { called_at: Some(renewed.plus(MINUTE)), ..begun };
+    let _ = sim.reconciler.handle_create(&after, &denied, renewed);
+    assert!(sim.reconciler.blocks.until(&after.candidate, renewed).is_some());
+}
+
+#[test]
 fn without_capacity_the_next_of_the_plan_is_taken() {
     let mut sim = Sim::new();
     let record = sim.order();
