@@ -10,7 +10,9 @@ use blueprint_hub_provision_core::InstanceKey;
 use blueprint_hub_provision_core::catalogue::Day;
 use blueprint_hub_provision_core::cost::alert::{Alert, AlertAction, AlertEvent, Bill, Period};
 use blueprint_hub_provision_core::cost::egress::Counters;
-use blueprint_hub_provision_core::lifecycle::{Deployer, Deployment, Records, RecordsResult, Wanted};
+use blueprint_hub_provision_core::lifecycle::{
+    Deployer, Deployment, Record, RecordState, Records, RecordsResult, Wanted,
+};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -147,13 +149,16 @@ impl CostWatch {
         Ok(())
     }
 
-    /// Whether costs of a deployment count: where its machines are, or where the first would be ordered.
+    /// Whether costs of a deployment count: where its machines are, or where the first would be ordered. One whose cloud was
+    /// never called is nowhere yet.
     fn counts(&self, alert: &Alert, deployment: &Deployment, records: &Records) -> bool {
         let limits = self.parts.provisioner.limits();
         let counts =
             |provider: &str| limits.counts(provider) && alert.terms.scope.takes(&deployment.id, provider);
         let machines = records.instances.values().filter(|it| it.deployment == deployment.id);
-        machines.filter(|it| !it.state.is_ended()).any(|it| counts(&it.candidate.provider))
+        let was_called = |it: &&Record| it.state != RecordState::Planned || it.called_at.is_some();
+        let there = machines.filter(|it| !it.state.is_ended()).filter(was_called);
+        there.map(|it| &it.candidate.provider).any(|provider| counts(provider))
             || deployment.plan.first().is_some_and(|first| counts(&first.provider))
     }
 }

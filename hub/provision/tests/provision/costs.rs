@@ -261,8 +261,17 @@ impl Rig {
     }
 
     async fn set(&self, action: AlertAction, webhook: Option<&str>) -> Option<Secret<String>> {
+        self.set_of(Scope::All, action, webhook).await
+    }
+
+    async fn set_of(
+        &self,
+        scope: Scope,
+        action: AlertAction,
+        webhook: Option<&str>,
+    ) -> Option<Secret<String>> {
         let terms = AlertTerms {
-            scope: Scope::All,
+            scope,
             period: Period::Month,
             amount: Micros::new(1_000_000),
             thresholds: THRESHOLDS.into(),
@@ -344,6 +353,38 @@ async fn what_is_spent_ends_its_deployments_unless_the_clock_is_in_doubt() {
         assert_eq!(rig.wanted(), Wanted::Gone);
     })
     .await;
+}
+
+/// The first offer is at another provider, where the first machine is; the second is to be ordered at this one.
+#[tokio::test(start_paused = true)]
+async fn an_alert_of_a_provider_ends_what_has_a_machine_there_and_not_what_has_one_planned() {
+    let records = |called_at| {
+        let mut records = records();
+        let Candidate { provider, .. } = &mut records.deployments.get_mut(&id()).unwrap().plan[0];
+        *provider = "south".to_owned();
+        let first = records.instances.values_mut().next().unwrap();
+        let second = InstanceKey::of(&id(), 2);
+        let planned = Record {
+            key: second.clone(),
+            number: 2,
+            state: RecordState::Planned,
+            called_at,
+            provider_id: None,
+            agent: None,
+            ..first.clone()
+        };
+        first.candidate.provider = "south".to_owned();
+        records.instances.insert(second, planned);
+        records
+    };
+    for (called_at, wanted) in [(None, Wanted::Running), (Some(NOON), Wanted::Gone)] {
+        let rig = Rig::run(records(called_at), 0, async |rig| {
+            rig.set_of(Scope::Provider("north".to_owned()), AlertAction::Terminate, None).await;
+            rig.sends(1_000_000_000).await;
+        })
+        .await;
+        assert_eq!((rig.told(), rig.wanted()), (vec![50, 80, 100], wanted));
+    }
 }
 
 #[tokio::test(start_paused = true)]
