@@ -7,9 +7,10 @@ use futures_util::future::BoxFuture;
 
 use super::alert::{Alert, AlertEvent, AlertTerms, Delivery, Finding, Hook, MAX_ALERTS, Mark, Standing};
 use super::egress::Egress;
-use crate::InstanceKey;
+use super::limits::Limits;
 use crate::catalogue::Day;
 use crate::lifecycle::{RecordsError, RecordsResult};
+use crate::{DeploymentId, InstanceKey};
 
 /// Why an alert was not stored.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +75,18 @@ pub trait CostStore: Send + Sync {
         findings: Vec<Finding>,
         now: Timestamp,
     ) -> BoxFuture<'_, RecordsResult<Vec<AlertEvent>>>;
+
+    /// Ends those of `deployments` that are not gone by an alert, all or none, where it is still of this edition, ends
+    /// deployments, and is in force by the meter; gives which ended. What was acknowledged before is looked at in the same
+    /// transaction.
+    fn end_by_alert(
+        &self,
+        name: String,
+        edition: u64,
+        deployments: Vec<DeploymentId>,
+        limits: Limits,
+        now: Timestamp,
+    ) -> BoxFuture<'_, RecordsResult<Vec<DeploymentId>>>;
 
     /// The newest events, oldest first, of one alert or of all. Kept for 400 days.
     fn alert_events(&self, name: Option<String>, limit: u32)

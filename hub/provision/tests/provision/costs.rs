@@ -34,6 +34,8 @@ struct Costs {
     alerts: Mutex<Vec<Alert>>,
     events: Mutex<Vec<(AlertEvent, Option<Hook>)>>,
     sent: Mutex<BTreeMap<InstanceKey, u64>>,
+    /// What it ends.
+    lifecycle: Arc<Memory>,
 }
 
 impl CostStore for Costs {
@@ -87,6 +89,23 @@ impl CostStore for Costs {
         }
         events.extend(new.iter().map(|event| (event.clone(), terms.webhook.clone())));
         ready(Ok(new)).boxed()
+    }
+
+    fn end_by_alert(
+        &self,
+        _: String,
+        edition: u64,
+        deployments: Vec<DeploymentId>,
+        _: Limits,
+        _: Timestamp,
+    ) -> BoxFuture<'_, RecordsResult<Vec<DeploymentId>>> {
+        let ends = |alert: &Alert| alert.edition == edition && alert.terms.action == AlertAction::Terminate;
+        let is_on = self.alerts.lock().unwrap().first().is_some_and(ends);
+        let mut records = self.lifecycle.0.lock().unwrap();
+        for id in deployments.iter().filter(|_| is_on) {
+            records.deployments.get_mut(id).unwrap().wanted = Wanted::Gone;
+        }
+        ready(Ok(if is_on { deployments } else { Vec::new() })).boxed()
     }
 
     fn alert_events(&self, _: Option<String>, _: u32) -> BoxFuture<'_, RecordsResult<Vec<AlertEvent>>> {
@@ -243,7 +262,7 @@ impl Rig {
         let metrics = Metrics::new();
         let (_leader, provisioner) =
             Leader::new(config, own, host, Vec::new(), wall, &metrics).await.unwrap();
-        let costs = Arc::new(Costs::default());
+        let costs = Arc::new(Costs { lifecycle: store.clone(), ..Costs::default() });
         let mail = Arc::new(Mail { fails, tries: Mutex::default(), began });
         let counter: Arc<Mutex<u64>> = Arc::default();
         let said = Arc::clone(&counter);
