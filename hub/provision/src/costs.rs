@@ -17,7 +17,7 @@ use std::time::Duration;
 use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_types::{AgentId, Secret, Timestamp};
 use blueprint_hub_provision_core::catalogue::Day;
-use blueprint_hub_provision_core::cost::alert::{AlertEvent, Hook};
+use blueprint_hub_provision_core::cost::alert::{AlertEvent, Hook, last_believed};
 use blueprint_hub_provision_core::cost::egress::Egress;
 use blueprint_hub_provision_core::cost::{CostStore, Span};
 use blueprint_hub_provision_core::lifecycle::{Deployer, RecordsResult};
@@ -89,18 +89,22 @@ struct Read {
     spans: Vec<Span>,
     egress: Vec<Egress>,
     now: Timestamp,
+    last: Option<Timestamp>,
 }
 
 impl Parts {
-    /// Reads the meter: of this month, or all there is where an alert counts the whole life of a deployment.
+    /// Reads the meter: of this month, or all there is where an alert counts the whole life of a deployment or time is in doubt.
     async fn read(&self, is_whole: bool) -> RecordsResult<Read> {
+        let scanned_at = self.provisioner.store.load_lifecycle().await?.scanned_at;
         let now = self.provisioner.now();
+        let last = last_believed(scanned_at, now);
+        let is_whole = is_whole || last.is_some();
         let epoch = Timestamp::default();
         let month = Duration::from_secs(32 * 24 * 3600);
         let since = if is_whole { epoch } else { epoch.plus(now.since(epoch.plus(month))) };
         let spans = self.provisioner.store.spans(since).await?;
         // From the first day of the month that `since` lies in.
         let egress = self.store.egress(Day::from(since).back(31)).await?;
-        Ok(Read { spans, egress, now })
+        Ok(Read { spans, egress, now, last })
     }
 }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use blueprint_common_types::{Micros, Timestamp};
 use blueprint_hub_provision_core::catalogue::Day;
 use blueprint_hub_provision_core::cost::alert::{
-    Alert, AlertAction, AlertEvent, AlertTerms, Bill, Delivery, Finding, Held, Period, held,
+    Alert, AlertAction, AlertEvent, AlertTerms, Bill, Delivery, Finding, Held, Period, held, last_believed,
 };
 use blueprint_hub_provision_core::cost::egress::Egress;
 use blueprint_hub_provision_core::cost::{CostStore, Deliveries, Limits, SetAlertError, Span, Told};
@@ -119,7 +119,7 @@ impl CostStore for SqliteStore {
 }
 
 /// The alert that does not let a machine of `deployment` be ordered at `provider` now; to be asked in the transaction of the
-/// intent. `recent` are the spans of this month at least.
+/// intent. `recent` are the spans of this month at least. A clock that was set while the hub was away lifts nothing.
 pub(crate) fn holds(
     db: &Connection,
     (deployment, provider): (&DeploymentId, &str),
@@ -132,8 +132,9 @@ pub(crate) fn holds(
         return Ok(None);
     }
     let is_whole = alerts.iter().any(|alert| alert.terms.period == Period::Total);
-    let (spans, egress) = meter(db, is_whole, recent, now)?;
-    let bill = Bill { spans: &spans, egress: &egress, limits, now };
+    let last = last_believed(crate::lifecycle::scanned_at(db)?, now);
+    let (spans, egress) = meter(db, is_whole || last.is_some(), recent, now)?;
+    let bill = Bill { spans: &spans, egress: &egress, limits, now, last };
     Ok(held(&alerts, &bill, deployment, provider))
 }
 
@@ -149,7 +150,7 @@ fn end(
     let Some(alert) = alerts::one(db, name)?.filter(ends) else { return Ok(Vec::new()) };
     let recent = crate::lifecycle::recent_spans(db, now)?;
     let (spans, egress) = meter(db, alert.terms.period == Period::Total, &recent, now)?;
-    if !alert.standing(&Bill { spans: &spans, egress: &egress, limits, now }).is_in_force {
+    if !alert.standing(&Bill { spans: &spans, egress: &egress, limits, now, last: None }).is_in_force {
         return Ok(Vec::new());
     }
     let why = format!("alert {name}: ${} is spent", alert.terms.amount);

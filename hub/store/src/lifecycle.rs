@@ -23,6 +23,8 @@ use crate::counters::{meta_get, meta_set};
 use crate::error::DbResult;
 use crate::{SqliteStore, audit, tokens};
 
+pub(crate) use read::scanned_at;
+
 /// How long a deployment that ended is remembered.
 const REMEMBERED: Duration = Duration::from_secs(90 * 24 * 3600);
 

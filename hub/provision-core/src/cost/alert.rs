@@ -18,7 +18,7 @@ use blueprint_common_types::{Micros, Timestamp};
 use crate::DeploymentId;
 
 pub use anomaly::Anomaly;
-pub use standing::{Bill, Finding, Held, Standing, held};
+pub use standing::{Bill, Finding, Held, Standing, held, last_believed};
 
 /// Alerts of one hub at most.
 pub const MAX_ALERTS: u32 = 100;

@@ -33,7 +33,13 @@ impl CostOffice {
         }
         let read = self.0.read(alerts.iter().any(|alert| alert.terms.period == Period::Total)).await?;
         let limits = self.0.provisioner.limits();
-        let bill = Bill { spans: &read.spans, egress: &read.egress, limits: &limits, now: read.now };
+        let bill = Bill {
+            spans: &read.spans,
+            egress: &read.egress,
+            limits: &limits,
+            now: read.now,
+            last: read.last,
+        };
         let standings = alerts.into_iter().map(|alert| {
             let standing = alert.standing(&bill);
             (alert, standing)
@@ -92,7 +98,7 @@ impl CostOffice {
         }
         let read = self.0.read(terms.period == Period::Total).await?;
         let (limits, now) = (self.0.provisioner.limits(), read.now);
-        let bill = Bill { spans: &read.spans, egress: &read.egress, limits: &limits, now };
+        let bill = Bill { spans: &read.spans, egress: &read.egress, limits: &limits, now, last: read.last };
         let (name, terms) = (name.to_owned(), terms.clone());
         let next = Alert { name, terms, edition: 0, released: None, created_at: now, changed_at: now };
         let standing = next.standing(&bill);
@@ -135,7 +141,13 @@ impl CostOffice {
         }
         let read = self.0.read(alert.terms.period == Period::Total).await?;
         let limits = self.0.provisioner.limits();
-        let bill = Bill { spans: &read.spans, egress: &read.egress, limits: &limits, now: read.now };
+        let bill = Bill {
+            spans: &read.spans,
+            egress: &read.egress,
+            limits: &limits,
+            now: read.now,
+            last: read.last,
+        };
         let mut number = [0; 8];
         fill_random(&mut number).map_err(|_| CostDeskError::Unavailable(NO_RANDOMNESS))?;
         let finding = alert.test(&bill, u64::from_be_bytes(number));

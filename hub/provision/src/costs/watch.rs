@@ -110,11 +110,25 @@ impl CostWatch {
             let is_trusted = parts.provisioner.is_clock_trusted();
             let read = parts.read(alerts.iter().any(|alert| alert.terms.period == Period::Total)).await?;
             let limits = parts.provisioner.limits();
-            let bill = Bill { spans: &read.spans, egress: &read.egress, limits: &limits, now: read.now };
+            let bill = Bill {
+                spans: &read.spans,
+                egress: &read.egress,
+                limits: &limits,
+                now: read.now,
+                last: read.last,
+            };
+            let is_trusted = is_trusted && parts.provisioner.is_clock_trusted();
             let (told, nothing) = (parts.store.told(read.now).await?, BTreeSet::new());
             for alert in &alerts {
                 let due = alert.due(&bill, told.get(&alert.name).unwrap_or(&nothing));
-                if !due.is_empty() {
+                // A mark of a period that is not there yet would be told too early, and never when it comes.
+                if !due.is_empty() && !is_trusted {
+                    warn!(
+                        alert = alert.name,
+                        marks = due.len(),
+                        "nothing is told while the clock is in doubt"
+                    );
+                } else if !due.is_empty() {
                     let events = parts.store.fire(alert.name.clone(), alert.edition, due, read.now).await?;
                     parts.fired(&events);
                 }

@@ -196,6 +196,31 @@ async fn an_alert_that_is_spent_holds_orders_and_calls_until_it_is_released_or_r
     order(&store, 5, SIM_COUNTS).await.unwrap();
 }
 
+#[tokio::test]
+async fn a_clock_that_was_set_to_another_period_lifts_no_hold() {
+    let (_dir, store) = store();
+    let mut made = machine(&store).await;
+    let later = NOW.plus(MINUTE * 60);
+    // The machine is gone, so that nothing is spent in any other month.
+    for state in [RecordState::Deleting, RecordState::Gone] {
+        made = made.turned(state, "", later);
+        store.save_instance(made.clone()).await.unwrap();
+    }
+    store.set_alert("team".to_owned(), terms(AlertAction::Hold, 1), NOW).await.unwrap();
+    let year_later = NOW.plus(MINUTE * 60 * 24 * 365);
+    let order = async || {
+        let asked = deployment(2, "key-2");
+        let asked = blueprint_hub_provision_core::lifecycle::Deployment { created_at: year_later, ..asked };
+        store.create_deployment(asked, SIM_COUNTS).await
+    };
+    store.note_scan(later).await.unwrap();
+    let refused = order().await.unwrap_err();
+    assert!(matches!(&refused, CreateDeploymentError::Held(held) if held.period == "2027-01"), "{refused}");
+    // The clock is believed now.
+    store.note_scan(year_later).await.unwrap();
+    order().await.unwrap();
+}
+
 /// What the watch decided may be old by the time it is stored: the operator was told that it is called off.
 #[tokio::test]
 async fn what_was_released_raised_changed_or_removed_meanwhile_ends_nothing() {
