@@ -39,8 +39,12 @@ pub trait Courier: Send + Sync {
     /// Why they may not, one line that names what to do.
     fn check(&self, url: &str) -> Result<(), String>;
 
-    /// Seals the key that messages of an alert are signed with, as it is stored; `None` where there is no randomness.
-    fn seal(&self, alert: &str, key: &Secret<String>) -> Option<String>;
+    /// Seals the URL that messages of an alert go to and the key that they are signed with, as it is stored; `None` where
+    /// there is no randomness.
+    fn seal(&self, alert: &str, url: &Secret<String>, key: &Secret<String>) -> Option<String>;
+
+    /// Whether messages of an alert go to `url` already; false where that was sealed by another hub.
+    fn is_same(&self, alert: &str, hook: &Hook, url: &Secret<String>) -> bool;
 
     /// Sends the message of an event once, and waits until its receiver took it.
     ///

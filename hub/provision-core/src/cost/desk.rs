@@ -162,14 +162,14 @@ pub trait CostDesk: Send + Sync {
     /// Every alert by name, and how it stands.
     fn alerts(&self) -> BoxFuture<'_, Result<Vec<(Alert, Standing)>, CostDeskError>>;
 
-    /// Makes an alert, or changes the one of this name; `terms` has no webhook, its address comes apart. Gives the key that
+    /// Makes an alert, or changes the one of this name; `terms` has the webhook that stays, the URL of another one comes apart. Gives the key that
     /// its messages are signed with where that is a new one: there was no webhook, or another. One that would end deployments at
     /// once is refused unless `is_sure`.
     fn set_alert(
         &self,
         name: String,
         terms: AlertTerms,
-        webhook: Option<String>,
+        webhook: Option<Secret<String>>,
         is_sure: bool,
     ) -> BoxFuture<'_, Result<Set, CostDeskError>>;
 

@@ -56,7 +56,7 @@ impl CostOffice {
         &self,
         name: String,
         mut terms: AlertTerms,
-        webhook: Option<String>,
+        webhook: Option<Secret<String>>,
         is_sure: bool,
     ) -> Answer<Set> {
         let mut shown = None;
@@ -64,17 +64,21 @@ impl CostOffice {
         if !is_sure {
             self.ends_nothing(&name, &terms, known.as_ref()).await?;
         }
+        let kept = known.and_then(|alert| alert.terms.webhook);
+        if terms.webhook.is_some() {
+            terms.webhook.clone_from(&kept);
+        }
         if let Some(url) = webhook {
-            self.0.courier.check(&url).map_err(CostDeskError::Webhook)?;
-            let kept = known.and_then(|alert| alert.terms.webhook).filter(|hook| hook.url == url);
+            self.0.courier.check(url.expose()).map_err(CostDeskError::Webhook)?;
+            let kept = kept.filter(|hook| self.0.courier.is_same(&name, hook, &url));
             terms.webhook = Some(match kept {
                 Some(kept) => kept,
                 None => {
                     let key = new_key()?;
-                    let sealed = self.0.courier.seal(&name, &key);
+                    let sealed = self.0.courier.seal(&name, &url, &key);
                     let sealed = sealed.ok_or(CostDeskError::Unavailable(NO_RANDOMNESS))?;
                     shown = Some(key);
-                    Hook { url, sealed }
+                    Hook { shown: Hook::shortened(url.expose()), sealed }
                 }
             });
         }
@@ -175,7 +179,7 @@ impl CostDesk for CostOffice {
         &self,
         name: String,
         terms: AlertTerms,
-        webhook: Option<String>,
+        webhook: Option<Secret<String>>,
         is_sure: bool,
     ) -> BoxFuture<'_, Answer<Set>> {
         self.set(name, terms, webhook, is_sure).boxed()

@@ -125,8 +125,8 @@ impl CostWatch {
                 if !due.is_empty() && !is_trusted {
                     warn!(
                         alert = alert.name,
-                        marks = due.len(),
-                        "nothing is told while the clock is in doubt"
+                        told = due.last().map(|finding| finding.text.as_str()),
+                        "only logged while the clock is in doubt"
                     );
                 } else if !due.is_empty() {
                     let events = parts.store.fire(alert.name.clone(), alert.edition, due, read.now).await?;

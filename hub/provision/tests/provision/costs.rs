@@ -166,8 +166,12 @@ impl Courier for Mail {
         if url == "https://good" { Ok(()) } else { Err("not that one".to_owned()) }
     }
 
-    fn seal(&self, _: &str, key: &Secret<String>) -> Option<String> {
+    fn seal(&self, _: &str, _: &Secret<String>, key: &Secret<String>) -> Option<String> {
         Some(format!("sealed {}", key.expose().len()))
+    }
+
+    fn is_same(&self, _: &str, hook: &Hook, url: &Secret<String>) -> bool {
+        hook.shown == *url.expose()
     }
 
     fn send<'a>(&'a self, event: &'a AlertEvent, hook: &'a Hook) -> BoxFuture<'a, Result<(), String>> {
@@ -298,7 +302,11 @@ impl Rig {
             anomaly: None,
             webhook: None,
         };
-        self.office.set_alert("team".to_owned(), terms, webhook.map(str::to_owned), false).await.unwrap().1
+        self.office
+            .set_alert("team".to_owned(), terms, webhook.map(|url| Secret::new(url.to_owned())), false)
+            .await
+            .unwrap()
+            .1
     }
 
     /// The machine sends so many bytes more, and the meter is read.

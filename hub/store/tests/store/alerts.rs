@@ -32,7 +32,7 @@ fn terms(action: AlertAction, cents: u64) -> AlertTerms {
         thresholds: THRESHOLDS.into(),
         action,
         anomaly: Some(Anomaly { times: 3, floor: Micros::new(1) }),
-        webhook: Some(Hook { url: "https://hooks.example/x".to_owned(), sealed: "sealed".to_owned() }),
+        webhook: Some(Hook { shown: "https://hooks.example/...".to_owned(), sealed: "sealed".to_owned() }),
     }
 }
 

@@ -101,6 +101,13 @@ fn what_held_when_time_was_believed_last_is_held_until_it_is_believed_again() {
 }
 
 #[test]
+fn what_follows_the_host_of_a_webhook_is_not_shown() {
+    assert_eq!(Hook::shortened("https://hooks.example/T0/secret"), "https://hooks.example/...");
+    assert_eq!(Hook::shortened("https://hooks.example:8443?key=secret"), "https://hooks.example:8443/...");
+    assert_eq!(Hook::shortened("http://127.0.0.1:80"), "http://127.0.0.1:80");
+}
+
+#[test]
 fn scopes_and_periods_count_what_is_theirs() {
     let spans = [
         span(1, "aws", 30, None),
