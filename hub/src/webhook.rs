@@ -25,9 +25,6 @@ use crate::config::AlertSettings;
 /// Longest URL of a webhook, in bytes.
 const MAX_URL: usize = 2000;
 
-/// Longest answer that is read, in bytes; what it says is not used.
-const MAX_ANSWER: usize = 64 * 1024;
-
 /// Times for the name, the connection and TLS, each, and for the answer.
 const WITHIN: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(10));
 
@@ -59,14 +56,15 @@ impl WebhookCourier {
     pub(crate) fn new(settings: &AlertSettings, sealing: Arc<SealingKey>, hub: HubId) -> Result<Self> {
         let config = HttpConfig {
             extra_roots: settings.ca.clone(),
-            max_body: MAX_ANSWER,
             connect_within: WITHIN.0,
             answer_within: WITHIN.1,
             ..HttpConfig::default()
         };
         let takes = if settings.private_dangerously { may_be_private } else { has_to_be_public };
-        let http =
-            HttpClient::new(config).context("cannot call webhooks (alerts.webhook_ca)")?.only_to(takes);
+        let http = HttpClient::new(config)
+            .context("cannot call webhooks (alerts.webhook_ca)")?
+            .only_to(takes)
+            .without_bodies();
         Ok(Self { http, takes, sealing, hub })
     }
 
