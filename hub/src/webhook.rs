@@ -25,9 +25,6 @@ use crate::config::AlertSettings;
 /// Longest URL of a webhook, in bytes.
 const MAX_URL: usize = 2000;
 
-/// Longest answer that is read, in bytes; what it says is not used.
-const MAX_ANSWER: usize = 64 * 1024;
-
 /// Times for the name, the connection and TLS, each, and for the answer.
 const WITHIN: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(10));
 
@@ -59,23 +56,24 @@ impl WebhookCourier {
     pub(crate) fn new(settings: &AlertSettings, sealing: Arc<SealingKey>, hub: HubId) -> Result<Self> {
         let config = HttpConfig {
             extra_roots: settings.ca.clone(),
-            max_body: MAX_ANSWER,
             connect_within: WITHIN.0,
             answer_within: WITHIN.1,
             ..HttpConfig::default()
         };
         let takes = if settings.private_dangerously { may_be_private } else { has_to_be_public };
-        let http =
-            HttpClient::new(config).context("cannot call webhooks (alerts.webhook_ca)")?.only_to(takes);
+        let http = HttpClient::new(config)
+            .context("cannot call webhooks (alerts.webhook_ca)")?
+            .only_to(takes)
+            .without_bodies();
         Ok(Self { http, takes, sealing, hub })
     }
 
     async fn post(&self, event: &AlertEvent, hook: &Hook) -> Result<(), String> {
-        let key = self.sealing.open_text(&purpose(&event.alert), &hook.sealed);
-        let key = key.ok_or("its key was sealed with another sealing key; set the webhook again")?;
+        let opened = self.open(&event.alert, hook);
+        let (url, key) = opened.ok_or("it was sealed with another sealing key; set the webhook again")?;
         let body = self.body(event);
         let signature = signature(&key, Timestamp::from(SystemTime::now()).as_secs(), &body);
-        let request = Request::post(&hook.url)
+        let request = Request::post(url.expose())
             .header(CONTENT_TYPE, "application/json")
             .header("x-blueprint-event", event.id)
             .header("x-blueprint-signature", signature)
@@ -89,6 +87,13 @@ impl WebhookCourier {
         }
         let redirect = if status.is_redirection() { ", and no redirect is followed" } else { "" };
         Err(format!("{host} answered {}{redirect}", status.as_u16()))
+    }
+
+    /// The URL and the key of a webhook.
+    fn open(&self, alert: &str, hook: &Hook) -> Option<(Secret<String>, Secret<String>)> {
+        let opened = self.sealing.open_text(&purpose(alert), &hook.sealed)?;
+        let (key, url) = opened.expose().split_once(' ')?;
+        Some((Secret::new(url.to_owned()), Secret::new(key.to_owned())))
     }
 
     fn body(&self, event: &AlertEvent) -> String {
@@ -138,8 +143,14 @@ impl Courier for WebhookCourier {
         }
     }
 
-    fn seal(&self, alert: &str, key: &Secret<String>) -> Option<String> {
-        self.sealing.seal_text(&purpose(alert), key)
+    fn seal(&self, alert: &str, url: &Secret<String>, key: &Secret<String>) -> Option<String> {
+        // A key has no spaces.
+        let text = Secret::new(format!("{} {}", key.expose(), url.expose()));
+        self.sealing.seal_text(&purpose(alert), &text)
+    }
+
+    fn is_same(&self, alert: &str, hook: &Hook, url: &Secret<String>) -> bool {
+        self.open(alert, hook).is_some_and(|(known, _)| known == *url)
     }
 
     fn send<'a>(&'a self, event: &'a AlertEvent, hook: &'a Hook) -> BoxFuture<'a, Result<(), String>> {
@@ -147,7 +158,7 @@ impl Courier for WebhookCourier {
     }
 }
 
-/// What the key of a webhook is sealed for.
+/// What the URL and the key of a webhook are sealed for.
 fn purpose(alert: &str) -> String {
     format!("alert webhook {alert}")
 }
@@ -251,15 +262,24 @@ mod tests {
     async fn a_name_that_leads_to_an_address_of_the_link_is_not_called_and_a_key_of_another_hub_is_told() {
         let courier = courier(true);
         let key = Secret::new("key".to_owned());
-        let sealed = courier.seal("team", &key).unwrap();
+        let hook = |alert: &str, url: &str| {
+            let sealed = courier.seal(alert, &Secret::new(url.to_owned()), &key).unwrap();
+            assert!(!sealed.contains(url));
+            Hook { shown: Hook::shortened(url), sealed }
+        };
         let event = event();
         // The address is looked at again when it is called, whatever was checked before.
-        let hook = Hook { url: "https://169.254.169.254/".to_owned(), sealed: sealed.clone() };
-        let error = courier.send(&event, &hook).await.unwrap_err();
+        let own = hook("team", "https://169.254.169.254/secret?x y");
+        assert!(!format!("{own:?}").contains("secret"), "{own:?}");
+        let is_same = |url: &str| courier.is_same("team", &own, &Secret::new(url.to_owned()));
+        assert_eq!(
+            [is_same("https://169.254.169.254/secret?x y"), is_same("https://169.254.169.254/")],
+            [true, false]
+        );
+        let own = hook("team", "https://169.254.169.254/secret");
+        let error = courier.send(&event, &own).await.unwrap_err();
         assert!(error.contains("no address of it may be called"), "{error}");
-        let hook =
-            Hook { url: "https://127.0.0.1:9/".to_owned(), sealed: courier.seal("other", &key).unwrap() };
-        let error = courier.send(&event, &hook).await.unwrap_err();
+        let error = courier.send(&event, &hook("other", "https://127.0.0.1:9/")).await.unwrap_err();
         assert!(error.contains("another sealing key"), "{error}");
     }
 

@@ -121,6 +121,7 @@ pub struct HttpClient {
     config: Arc<HttpConfig>,
     user_agent: HeaderValue,
     takes: fn(IpAddr) -> bool,
+    is_head_enough: bool,
 }
 
 impl HttpClient {
@@ -143,7 +144,13 @@ impl HttpClient {
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        Ok(Self { tls: Arc::new(tls), config: Arc::new(config), user_agent, takes: |_| true })
+        Ok(Self {
+            tls: Arc::new(tls),
+            config: Arc::new(config),
+            user_agent,
+            takes: |_| true,
+            is_head_enough: false,
+        })
     }
 
     /// The same, but it calls only addresses that `takes` says true of, whatever names lead to them: each is looked at after
@@ -151,6 +158,13 @@ impl HttpClient {
     #[must_use]
     pub fn only_to(mut self, takes: fn(IpAddr) -> bool) -> Self {
         self.takes = takes;
+        self
+    }
+
+    /// The same, but an answer ends with its head: whatever body follows is not read, and the answer has none.
+    #[must_use]
+    pub const fn without_bodies(mut self) -> Self {
+        self.is_head_enough = true;
         self
     }
 
@@ -261,6 +275,9 @@ impl HttpClient {
         let answered = async move {
             let answer = sender.send_request(request).await.map_err(broken)?;
             let (parts, body) = answer.into_parts();
+            if self.is_head_enough {
+                return Ok(Response::from_parts(parts, Bytes::new()));
+            }
             let body = Limited::new(body, max).collect().await;
             let body =
                 body.map_err(|source| SendError::Body { host: to.host.clone(), max, source })?.to_bytes();

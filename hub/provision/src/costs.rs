@@ -17,7 +17,7 @@ use std::time::Duration;
 use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_types::{AgentId, Secret, Timestamp};
 use blueprint_hub_provision_core::catalogue::Day;
-use blueprint_hub_provision_core::cost::alert::{AlertEvent, Hook};
+use blueprint_hub_provision_core::cost::alert::{AlertEvent, Hook, last_believed};
 use blueprint_hub_provision_core::cost::egress::Egress;
 use blueprint_hub_provision_core::cost::{CostStore, Span};
 use blueprint_hub_provision_core::lifecycle::{Deployer, RecordsResult};
@@ -39,8 +39,12 @@ pub trait Courier: Send + Sync {
     /// Why they may not, one line that names what to do.
     fn check(&self, url: &str) -> Result<(), String>;
 
-    /// Seals the key that messages of an alert are signed with, as it is stored; `None` where there is no randomness.
-    fn seal(&self, alert: &str, key: &Secret<String>) -> Option<String>;
+    /// Seals the URL that messages of an alert go to and the key that they are signed with, as it is stored; `None` where
+    /// there is no randomness.
+    fn seal(&self, alert: &str, url: &Secret<String>, key: &Secret<String>) -> Option<String>;
+
+    /// Whether messages of an alert go to `url` already; false where that was sealed by another hub.
+    fn is_same(&self, alert: &str, hook: &Hook, url: &Secret<String>) -> bool;
 
     /// Sends the message of an event once, and waits until its receiver took it.
     ///
@@ -89,18 +93,22 @@ struct Read {
     spans: Vec<Span>,
     egress: Vec<Egress>,
     now: Timestamp,
+    last: Option<Timestamp>,
 }
 
 impl Parts {
-    /// Reads the meter: of this month, or all there is where an alert counts the whole life of a deployment.
+    /// Reads the meter: of this month, or all there is where an alert counts the whole life of a deployment or time is in doubt.
     async fn read(&self, is_whole: bool) -> RecordsResult<Read> {
+        let scanned_at = self.provisioner.store.load_lifecycle().await?.scanned_at;
         let now = self.provisioner.now();
+        let last = last_believed(scanned_at, now);
+        let is_whole = is_whole || last.is_some();
         let epoch = Timestamp::default();
         let month = Duration::from_secs(32 * 24 * 3600);
         let since = if is_whole { epoch } else { epoch.plus(now.since(epoch.plus(month))) };
         let spans = self.provisioner.store.spans(since).await?;
         // From the first day of the month that `since` lies in.
         let egress = self.store.egress(Day::from(since).back(31)).await?;
-        Ok(Read { spans, egress, now })
+        Ok(Read { spans, egress, now, last })
     }
 }

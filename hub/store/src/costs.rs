@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use blueprint_common_types::{Micros, Timestamp};
 use blueprint_hub_provision_core::catalogue::Day;
 use blueprint_hub_provision_core::cost::alert::{
-    Alert, AlertEvent, AlertTerms, Bill, Delivery, Finding, Held, Period, held,
+    Alert, AlertAction, AlertEvent, AlertTerms, Bill, Delivery, Finding, Held, Period, held, last_believed,
 };
 use blueprint_hub_provision_core::cost::egress::Egress;
 use blueprint_hub_provision_core::cost::{CostStore, Deliveries, Limits, SetAlertError, Span, Told};
@@ -80,6 +80,18 @@ impl CostStore for SqliteStore {
         Box::pin(self.costs("store what an alert tells", work))
     }
 
+    fn end_by_alert(
+        &self,
+        name: String,
+        edition: u64,
+        deployments: Vec<DeploymentId>,
+        limits: Limits,
+        now: Timestamp,
+    ) -> BoxFuture<'_, RecordsResult<Vec<DeploymentId>>> {
+        let work = move |db: &Connection| end(db, (&name, edition), deployments, &limits, now);
+        Box::pin(self.costs("end deployments by an alert", work))
+    }
+
     fn alert_events(
         &self,
         name: Option<String>,
@@ -107,7 +119,7 @@ impl CostStore for SqliteStore {
 }
 
 /// The alert that does not let a machine of `deployment` be ordered at `provider` now; to be asked in the transaction of the
-/// intent. `recent` are the spans of this month at least.
+/// intent. `recent` are the spans of this month at least. A clock that was set while the hub was away lifts nothing.
 pub(crate) fn holds(
     db: &Connection,
     (deployment, provider): (&DeploymentId, &str),
@@ -120,14 +132,50 @@ pub(crate) fn holds(
         return Ok(None);
     }
     let is_whole = alerts.iter().any(|alert| alert.terms.period == Period::Total);
+    let last = last_believed(crate::lifecycle::scanned_at(db)?, now);
+    let (spans, egress) = meter(db, is_whole || last.is_some(), recent, now)?;
+    let bill = Bill { spans: &spans, egress: &egress, limits, now, last };
+    Ok(held(&alerts, &bill, deployment, provider))
+}
+
+/// Ends those of `deployments` that are not gone, where the alert still says so.
+fn end(
+    db: &Connection,
+    (name, edition): (&str, u64),
+    deployments: Vec<DeploymentId>,
+    limits: &Limits,
+    now: Timestamp,
+) -> DbResult<Vec<DeploymentId>> {
+    let ends = |alert: &Alert| alert.edition == edition && alert.terms.action == AlertAction::Terminate;
+    let Some(alert) = alerts::one(db, name)?.filter(ends) else { return Ok(Vec::new()) };
+    let recent = crate::lifecycle::recent_spans(db, now)?;
+    let (spans, egress) = meter(db, alert.terms.period == Period::Total, &recent, now)?;
+    if !alert.standing(&Bill { spans: &spans, egress: &egress, limits, now, last: None }).is_in_force {
+        return Ok(Vec::new());
+    }
+    let why = format!("alert {name}: ${} is spent", alert.terms.amount);
+    let mut ended = Vec::new();
+    for id in deployments {
+        if crate::lifecycle::end(db, &id, &why, now)? {
+            ended.push(id);
+        }
+    }
+    Ok(ended)
+}
+
+/// All that the meter says: of this month, or all there is where an alert counts the whole life of a deployment.
+fn meter(
+    db: &Connection,
+    is_whole: bool,
+    recent: &[Span],
+    now: Timestamp,
+) -> DbResult<(Vec<Span>, Vec<Egress>)> {
     let (spans, since) = if is_whole {
         (crate::lifecycle::all_spans(db)?, Day::from(Timestamp::default()))
     } else {
         (recent.to_vec(), Day::from(now).back(62))
     };
-    let egress = egress::load(db, since)?;
-    let bill = Bill { spans: &spans, egress: &egress, limits, now };
-    Ok(held(&alerts, &bill, deployment, provider))
+    Ok((spans, egress::load(db, since)?))
 }
 
 /// Forgets what is older than `before`, a day or the time of it.

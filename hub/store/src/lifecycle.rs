@@ -23,6 +23,8 @@ use crate::counters::{meta_get, meta_set};
 use crate::error::DbResult;
 use crate::{SqliteStore, audit, tokens};
 
+pub(crate) use read::scanned_at;
+
 /// How long a deployment that ended is remembered.
 const REMEMBERED: Duration = Duration::from_secs(90 * 24 * 3600);
 
@@ -163,6 +165,20 @@ pub(crate) fn all_spans(db: &Connection) -> DbResult<Vec<Span>> {
     spans::load(db, Timestamp::default())
 }
 
+/// The spans of the calendar month of `now`, and a few before.
+pub(crate) fn recent_spans(db: &Connection, now: Timestamp) -> DbResult<Vec<Span>> {
+    spans::load(db, month_ago(now))
+}
+
+/// Ends a deployment; false where there is none of this id, or it is gone already.
+pub(crate) fn end(db: &Connection, id: &DeploymentId, why: &str, now: Timestamp) -> DbResult<bool> {
+    let is_new = read::one(db, id)?.is_some_and(|known| known.wanted != Wanted::Gone);
+    if is_new {
+        set_wanted(db, id, Wanted::Gone, why, now)?;
+    }
+    Ok(is_new)
+}
+
 fn create(db: &Connection, deployment: Deployment, limits: Limits) -> DbResult<Created> {
     let sql = "SELECT id FROM deployments WHERE request_key = ?1";
     let known =
@@ -172,7 +188,7 @@ fn create(db: &Connection, deployment: Deployment, limits: Limits) -> DbResult<C
         return Ok(Ok((known, false)));
     }
     let now = deployment.created_at;
-    let recent = spans::load(db, month_ago(now))?;
+    let recent = recent_spans(db, now)?;
     if let Some(first) = deployment.plan.first()
         && let Some(held) = costs::holds(db, (&deployment.id, &first.provider), &limits, &recent, now)?
     {
@@ -380,7 +396,7 @@ fn begin(db: &Connection, record: &Record, token: &BoundToken, limits: Limits) -
     if db.query_row(sql, values, |row| row.get::<_, u32>(0))? == 0 {
         return Ok(Begun::Unwanted);
     }
-    let spent = spans::load(db, month_ago(record.since))?;
+    let spent = recent_spans(db, record.since)?;
     let of = (&record.deployment, record.candidate.provider.as_str());
     if let Some(held) = costs::holds(db, of, &limits, &spent, record.since)? {
         return Ok(Begun::Held(held));

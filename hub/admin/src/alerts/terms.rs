@@ -1,11 +1,11 @@
 //! What is asked of an alert, over what it is already.
 
-use blueprint_common_types::Micros;
+use blueprint_common_types::{Micros, Secret};
 use blueprint_hub_provision_core::catalogue::facts;
 use blueprint_hub_provision_core::cost::Limits;
 use blueprint_hub_provision_core::cost::alert::{
-    Alert, AlertAction, AlertTerms, Anomaly, Hook, MAX_THRESHOLD, MAX_THRESHOLDS, ParseAlertError, Period,
-    Scope, THRESHOLDS,
+    Alert, AlertAction, AlertTerms, Anomaly, MAX_THRESHOLD, MAX_THRESHOLDS, ParseAlertError, Period, Scope,
+    THRESHOLDS,
 };
 use blueprint_hub_provision_core::lifecycle::Records;
 use serde::Deserialize;
@@ -17,7 +17,8 @@ use crate::error::ApiError;
 const USUAL: Anomaly = Anomaly { times: 3, floor: Micros::new(1_000_000) };
 
 /// Fields that are left out stay as they are, or as they are by default where the alert is new.
-#[derive(Debug, Default, Deserialize)]
+// No `Debug`: the URL of a webhook often holds a secret.
+#[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct SetAlert {
     /// US dollars, as text; needed for a new alert.
@@ -46,13 +47,13 @@ pub(crate) struct SetAlert {
 }
 
 impl SetAlert {
-    /// The terms without a webhook, and its URL.
+    /// The terms with the webhook that stays, and the URL of another one.
     pub(super) fn over(
         self,
         known: Option<&Alert>,
         records: &Records,
         limits: &Limits,
-    ) -> Result<(AlertTerms, Option<String>), ApiError> {
+    ) -> Result<(AlertTerms, Option<Secret<String>>), ApiError> {
         let before = known.map(|alert| &alert.terms);
         let word = |error: ParseAlertError, option: &str| {
             ApiError::invalid(error.to_string(), format!("give one of these with {option}"))
@@ -100,11 +101,11 @@ impl SetAlert {
             ));
         }
         let anomaly = self.anomaly(before.map_or(Some(USUAL), |terms| terms.anomaly))?;
-        let webhook = match self.webhook {
-            Some(url) => Some(url).filter(|url| !url.is_empty()),
-            None => before.and_then(|terms| terms.webhook.as_ref()).map(|Hook { url, .. }| url.clone()),
+        let (webhook, url) = match self.webhook {
+            Some(url) => (None, Some(url).filter(|url| !url.is_empty()).map(Secret::new)),
+            None => (before.and_then(|terms| terms.webhook.clone()), None),
         };
-        Ok((AlertTerms { scope, period, amount, thresholds, action, anomaly, webhook: None }, webhook))
+        Ok((AlertTerms { scope, period, amount, thresholds, action, anomaly, webhook }, url))
     }
 
     fn anomaly(&self, before: Option<Anomaly>) -> Result<Option<Anomaly>, ApiError> {
@@ -177,6 +178,7 @@ fn money(text: &str, option: &str) -> Result<Micros, ApiError> {
 #[cfg(test)]
 mod tests {
     use blueprint_common_types::Timestamp;
+    use blueprint_hub_provision_core::cost::alert::Hook;
     use serde_json::{Value, json};
 
     use super::*;
@@ -184,7 +186,7 @@ mod tests {
     const LIMITS: Limits =
         Limits { max_machines: None, max_hourly: None, max_monthly: None, counts_sim: false };
 
-    fn set(body: Value, known: Option<&Alert>) -> Result<(AlertTerms, Option<String>), String> {
+    fn set(body: Value, known: Option<&Alert>) -> Result<(AlertTerms, Option<Secret<String>>), String> {
         let asked: SetAlert = serde_json::from_value(body).unwrap();
         asked.over(known, &Records::default(), &LIMITS).map_err(|error| format!("{error:?}"))
     }
@@ -202,19 +204,19 @@ mod tests {
             created_at: Timestamp::default(),
             changed_at: Timestamp::default(),
         };
-        known.terms.webhook = Some(Hook { url: "https://h/x".to_owned(), sealed: String::new() });
+        known.terms.webhook = Some(Hook { shown: "https://h/...".to_owned(), sealed: String::new() });
         let more = json!({ "action": "hold", "at": [80], "provider": "aws", "anomaly_times": 0 });
         let (terms, webhook) = set(more, Some(&known)).unwrap();
         assert_eq!(
-            (terms.amount, terms.anomaly, webhook.as_deref()),
-            (Micros::new(50_000_000), None, Some("https://h/x"))
+            (terms.amount, terms.anomaly, &terms.webhook, webhook),
+            (Micros::new(50_000_000), None, &known.terms.webhook, None)
         );
         assert_eq!(terms.thresholds, [80, 100].into(), "what is done is told");
         known.terms = AlertTerms { webhook: known.terms.webhook.clone(), ..terms };
         let (terms, webhook) = set(json!({ "amount": "60", "webhook": "" }), Some(&known)).unwrap();
         assert_eq!(
-            (terms.action, terms.scope.to_string(), webhook),
-            (AlertAction::Hold, "provider aws".to_owned(), None)
+            (terms.action, terms.scope.to_string(), terms.webhook, webhook),
+            (AlertAction::Hold, "provider aws".to_owned(), None, None)
         );
         let (terms, _) = set(json!({ "all": true, "anomaly_floor": "2.50" }), Some(&known)).unwrap();
         let floor = Anomaly { times: 3, floor: Micros::new(2_500_000) };

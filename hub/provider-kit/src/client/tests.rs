@@ -72,9 +72,12 @@ fn get(url: &str) -> Request<Bytes> {
 
 /// Calls a server that says so; gives the answer and the head that the server read.
 async fn call(says: Says) -> (Result<Response<Bytes>, ProviderError>, String) {
+    call_by(client(), says).await
+}
+
+async fn call_by(client: HttpClient, says: Says) -> (Result<Response<Bytes>, ProviderError>, String) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/v2/x?secret=canary", listener.local_addr().unwrap());
-    let client = client();
     let served = async {
         let (stream, _) = listener.accept().await.unwrap();
         answer(stream, says).await
@@ -95,6 +98,22 @@ async fn an_answer_comes_whole_whatever_its_status() {
     }
     let (answer, _) = call(Says::Silence(b"HTTP/1.1 204 No Content\r\n\r\n")).await;
     assert_eq!(answer.unwrap().status().as_u16(), 204);
+}
+
+#[tokio::test]
+async fn where_the_head_is_enough_no_body_is_too_long_late_or_broken() {
+    for says in [
+        Says::Much,
+        Says::Silence(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf"),
+        Says::Bytes(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf"),
+    ] {
+        let (answer, head) = call_by(client().without_bodies(), says).await;
+        let answer = answer.unwrap();
+        assert_eq!((answer.status().as_u16(), answer.body().len()), (200, 0));
+        assert!(head.contains("content-length: 6"), "{head}");
+    }
+    let (answer, _) = call_by(client().without_bodies(), Says::Silence(b"HTTP/1.1 200 OK\r\n")).await;
+    assert!(answer.unwrap_err().line().contains("more than 300ms"));
 }
 
 #[tokio::test]

@@ -18,7 +18,7 @@ use blueprint_common_types::{Micros, Timestamp};
 use crate::DeploymentId;
 
 pub use anomaly::Anomaly;
-pub use standing::{Bill, Finding, Held, Standing, held};
+pub use standing::{Bill, Finding, Held, Standing, held, last_believed};
 
 /// Alerts of one hub at most.
 pub const MAX_ALERTS: u32 = 100;
@@ -182,10 +182,23 @@ impl fmt::Display for Scope {
 /// Where messages of an alert go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hook {
-    /// The receiver.
-    pub url: String,
-    /// The key that messages are signed with, sealed by the hub.
+    /// The receiver as it is shown: what follows the host of a URL often is a secret.
+    pub shown: String,
+    /// Its URL and the key that messages are signed with, sealed by the hub.
     pub sealed: String,
+}
+
+impl Hook {
+    /// A URL as it is shown: without what comes after its host.
+    #[must_use]
+    pub fn shortened(url: &str) -> String {
+        let after = url.find("://").map_or(0, |at| at + 3);
+        let (scheme, rest) = url.split_at(after);
+        match rest.split_once(['/', '?']) {
+            Some((host, _)) => format!("{scheme}{host}/..."),
+            None => url.to_owned(),
+        }
+    }
 }
 
 /// What the operator says of an alert.

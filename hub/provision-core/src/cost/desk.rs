@@ -7,9 +7,10 @@ use futures_util::future::BoxFuture;
 
 use super::alert::{Alert, AlertEvent, AlertTerms, Delivery, Finding, Hook, MAX_ALERTS, Mark, Standing};
 use super::egress::Egress;
-use crate::InstanceKey;
+use super::limits::Limits;
 use crate::catalogue::Day;
 use crate::lifecycle::{RecordsError, RecordsResult};
+use crate::{DeploymentId, InstanceKey};
 
 /// Why an alert was not stored.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +75,18 @@ pub trait CostStore: Send + Sync {
         findings: Vec<Finding>,
         now: Timestamp,
     ) -> BoxFuture<'_, RecordsResult<Vec<AlertEvent>>>;
+
+    /// Ends those of `deployments` that are not gone by an alert, all or none, where it is still of this edition, ends
+    /// deployments, and is in force by the meter; gives which ended. What was acknowledged before is looked at in the same
+    /// transaction.
+    fn end_by_alert(
+        &self,
+        name: String,
+        edition: u64,
+        deployments: Vec<DeploymentId>,
+        limits: Limits,
+        now: Timestamp,
+    ) -> BoxFuture<'_, RecordsResult<Vec<DeploymentId>>>;
 
     /// The newest events, oldest first, of one alert or of all. Kept for 400 days.
     fn alert_events(&self, name: Option<String>, limit: u32)
@@ -149,14 +162,14 @@ pub trait CostDesk: Send + Sync {
     /// Every alert by name, and how it stands.
     fn alerts(&self) -> BoxFuture<'_, Result<Vec<(Alert, Standing)>, CostDeskError>>;
 
-    /// Makes an alert, or changes the one of this name; `terms` has no webhook, its address comes apart. Gives the key that
+    /// Makes an alert, or changes the one of this name; `terms` has the webhook that stays, the URL of another one comes apart. Gives the key that
     /// its messages are signed with where that is a new one: there was no webhook, or another. One that would end deployments at
     /// once is refused unless `is_sure`.
     fn set_alert(
         &self,
         name: String,
         terms: AlertTerms,
-        webhook: Option<String>,
+        webhook: Option<Secret<String>>,
         is_sure: bool,
     ) -> BoxFuture<'_, Result<Set, CostDeskError>>;
 

@@ -33,7 +33,13 @@ impl CostOffice {
         }
         let read = self.0.read(alerts.iter().any(|alert| alert.terms.period == Period::Total)).await?;
         let limits = self.0.provisioner.limits();
-        let bill = Bill { spans: &read.spans, egress: &read.egress, limits: &limits, now: read.now };
+        let bill = Bill {
+            spans: &read.spans,
+            egress: &read.egress,
+            limits: &limits,
+            now: read.now,
+            last: read.last,
+        };
         let standings = alerts.into_iter().map(|alert| {
             let standing = alert.standing(&bill);
             (alert, standing)
@@ -50,7 +56,7 @@ impl CostOffice {
         &self,
         name: String,
         mut terms: AlertTerms,
-        webhook: Option<String>,
+        webhook: Option<Secret<String>>,
         is_sure: bool,
     ) -> Answer<Set> {
         let mut shown = None;
@@ -58,17 +64,21 @@ impl CostOffice {
         if !is_sure {
             self.ends_nothing(&name, &terms, known.as_ref()).await?;
         }
+        let kept = known.and_then(|alert| alert.terms.webhook);
+        if terms.webhook.is_some() {
+            terms.webhook.clone_from(&kept);
+        }
         if let Some(url) = webhook {
-            self.0.courier.check(&url).map_err(CostDeskError::Webhook)?;
-            let kept = known.and_then(|alert| alert.terms.webhook).filter(|hook| hook.url == url);
+            self.0.courier.check(url.expose()).map_err(CostDeskError::Webhook)?;
+            let kept = kept.filter(|hook| self.0.courier.is_same(&name, hook, &url));
             terms.webhook = Some(match kept {
                 Some(kept) => kept,
                 None => {
                     let key = new_key()?;
-                    let sealed = self.0.courier.seal(&name, &key);
+                    let sealed = self.0.courier.seal(&name, &url, &key);
                     let sealed = sealed.ok_or(CostDeskError::Unavailable(NO_RANDOMNESS))?;
                     shown = Some(key);
-                    Hook { url, sealed }
+                    Hook { shown: Hook::shortened(url.expose()), sealed }
                 }
             });
         }
@@ -92,7 +102,7 @@ impl CostOffice {
         }
         let read = self.0.read(terms.period == Period::Total).await?;
         let (limits, now) = (self.0.provisioner.limits(), read.now);
-        let bill = Bill { spans: &read.spans, egress: &read.egress, limits: &limits, now };
+        let bill = Bill { spans: &read.spans, egress: &read.egress, limits: &limits, now, last: read.last };
         let (name, terms) = (name.to_owned(), terms.clone());
         let next = Alert { name, terms, edition: 0, released: None, created_at: now, changed_at: now };
         let standing = next.standing(&bill);
@@ -135,7 +145,13 @@ impl CostOffice {
         }
         let read = self.0.read(alert.terms.period == Period::Total).await?;
         let limits = self.0.provisioner.limits();
-        let bill = Bill { spans: &read.spans, egress: &read.egress, limits: &limits, now: read.now };
+        let bill = Bill {
+            spans: &read.spans,
+            egress: &read.egress,
+            limits: &limits,
+            now: read.now,
+            last: read.last,
+        };
         let mut number = [0; 8];
         fill_random(&mut number).map_err(|_| CostDeskError::Unavailable(NO_RANDOMNESS))?;
         let finding = alert.test(&bill, u64::from_be_bytes(number));
@@ -163,7 +179,7 @@ impl CostDesk for CostOffice {
         &self,
         name: String,
         terms: AlertTerms,
-        webhook: Option<String>,
+        webhook: Option<Secret<String>>,
         is_sure: bool,
     ) -> BoxFuture<'_, Answer<Set>> {
         self.set(name, terms, webhook, is_sure).boxed()

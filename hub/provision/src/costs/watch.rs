@@ -5,12 +5,14 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use blueprint_common_types::AgentId;
+use blueprint_common_types::{AgentId, Timestamp};
 use blueprint_hub_provision_core::InstanceKey;
 use blueprint_hub_provision_core::catalogue::Day;
 use blueprint_hub_provision_core::cost::alert::{Alert, AlertAction, AlertEvent, Bill, Period};
 use blueprint_hub_provision_core::cost::egress::Counters;
-use blueprint_hub_provision_core::lifecycle::{Deployer, Deployment, Records, RecordsResult, Wanted};
+use blueprint_hub_provision_core::lifecycle::{
+    Deployer, Deployment, Record, RecordState, Records, RecordsResult, Wanted,
+};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -105,13 +107,28 @@ impl CostWatch {
         let alerts = parts.store.alerts().await?;
         let mut in_force = 0;
         if !alerts.is_empty() {
+            let is_trusted = parts.provisioner.is_clock_trusted();
             let read = parts.read(alerts.iter().any(|alert| alert.terms.period == Period::Total)).await?;
             let limits = parts.provisioner.limits();
-            let bill = Bill { spans: &read.spans, egress: &read.egress, limits: &limits, now: read.now };
+            let bill = Bill {
+                spans: &read.spans,
+                egress: &read.egress,
+                limits: &limits,
+                now: read.now,
+                last: read.last,
+            };
+            let is_trusted = is_trusted && parts.provisioner.is_clock_trusted();
             let (told, nothing) = (parts.store.told(read.now).await?, BTreeSet::new());
             for alert in &alerts {
                 let due = alert.due(&bill, told.get(&alert.name).unwrap_or(&nothing));
-                if !due.is_empty() {
+                // A mark of a period that is not there yet would be told too early, and never when it comes.
+                if !due.is_empty() && !is_trusted {
+                    warn!(
+                        alert = alert.name,
+                        told = due.last().map(|finding| finding.text.as_str()),
+                        "only logged while the clock is in doubt"
+                    );
+                } else if !due.is_empty() {
                     let events = parts.store.fire(alert.name.clone(), alert.edition, due, read.now).await?;
                     parts.fired(&events);
                 }
@@ -119,8 +136,14 @@ impl CostWatch {
                     continue;
                 }
                 in_force += 1;
-                if alert.terms.action == AlertAction::Terminate {
-                    self.end(alert, records).await?;
+                if alert.terms.action != AlertAction::Terminate {
+                    continue;
+                }
+                // A clock that was set forward would end everything.
+                if is_trusted && parts.provisioner.is_clock_trusted() {
+                    self.end(alert, records, read.now).await?;
+                } else {
+                    warn!(alert = alert.name, "nothing is ended while the clock is in doubt");
                 }
             }
         }
@@ -128,32 +151,36 @@ impl CostWatch {
         Ok(())
     }
 
-    /// Ends every deployment that an alert counts.
-    async fn end(&mut self, alert: &Alert, records: &Records) -> RecordsResult<()> {
-        let provisioner = self.parts.provisioner.clone();
+    /// Ends every deployment that an alert counts, unless it was released, changed or removed meanwhile.
+    async fn end(&mut self, alert: &Alert, records: &Records, now: Timestamp) -> RecordsResult<()> {
         let own = records.deployments.values().filter(|it| it.wanted != Wanted::Gone);
-        let doomed: Vec<_> = own.filter(|deployment| self.counts(alert, deployment, records)).collect();
-        for deployment in doomed {
-            // A clock that was set forward would end everything.
-            if !provisioner.is_clock_trusted() {
-                warn!(alert = alert.name, deployment = %deployment.id, "nothing is ended while the clock is in doubt");
-                return Ok(());
-            }
-            let why = format!("alert {}: ${} is spent", alert.name, alert.terms.amount);
-            info!(target: "audit", alert = alert.name, deployment = %deployment.id, "deployment ends by an alert");
-            provisioner.store.set_wanted(deployment.id.clone(), Wanted::Gone, why, provisioner.now()).await?;
-            provisioner.kick.notify_one();
+        let doomed = own.filter(|deployment| self.counts(alert, deployment, records));
+        let doomed: Vec<_> = doomed.map(|deployment| deployment.id.clone()).collect();
+        if doomed.is_empty() {
+            return Ok(());
+        }
+        let parts = self.parts.clone();
+        let limits = parts.provisioner.limits();
+        let ended = parts.store.end_by_alert(alert.name.clone(), alert.edition, doomed, limits, now).await?;
+        for deployment in &ended {
+            info!(target: "audit", alert = alert.name, %deployment, "deployment ended by an alert");
+        }
+        if !ended.is_empty() {
+            parts.provisioner.kick.notify_one();
         }
         Ok(())
     }
 
-    /// Whether costs of a deployment count: where its machines are, or where the first would be ordered.
+    /// Whether costs of a deployment count: where its machines are, or where the first would be ordered. One whose cloud was
+    /// never called is nowhere yet.
     fn counts(&self, alert: &Alert, deployment: &Deployment, records: &Records) -> bool {
         let limits = self.parts.provisioner.limits();
         let counts =
             |provider: &str| limits.counts(provider) && alert.terms.scope.takes(&deployment.id, provider);
         let machines = records.instances.values().filter(|it| it.deployment == deployment.id);
-        machines.filter(|it| !it.state.is_ended()).any(|it| counts(&it.candidate.provider))
+        let was_called = |it: &&Record| it.state != RecordState::Planned || it.called_at.is_some();
+        let there = machines.filter(|it| !it.state.is_ended()).filter(was_called);
+        there.map(|it| &it.candidate.provider).any(|provider| counts(provider))
             || deployment.plan.first().is_some_and(|first| counts(&first.provider))
     }
 }

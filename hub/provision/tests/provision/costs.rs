@@ -34,6 +34,8 @@ struct Costs {
     alerts: Mutex<Vec<Alert>>,
     events: Mutex<Vec<(AlertEvent, Option<Hook>)>>,
     sent: Mutex<BTreeMap<InstanceKey, u64>>,
+    /// What it ends.
+    lifecycle: Arc<Memory>,
 }
 
 impl CostStore for Costs {
@@ -87,6 +89,23 @@ impl CostStore for Costs {
         }
         events.extend(new.iter().map(|event| (event.clone(), terms.webhook.clone())));
         ready(Ok(new)).boxed()
+    }
+
+    fn end_by_alert(
+        &self,
+        _: String,
+        edition: u64,
+        deployments: Vec<DeploymentId>,
+        _: Limits,
+        _: Timestamp,
+    ) -> BoxFuture<'_, RecordsResult<Vec<DeploymentId>>> {
+        let ends = |alert: &Alert| alert.edition == edition && alert.terms.action == AlertAction::Terminate;
+        let is_on = self.alerts.lock().unwrap().first().is_some_and(ends);
+        let mut records = self.lifecycle.0.lock().unwrap();
+        for id in deployments.iter().filter(|_| is_on) {
+            records.deployments.get_mut(id).unwrap().wanted = Wanted::Gone;
+        }
+        ready(Ok(if is_on { deployments } else { Vec::new() })).boxed()
     }
 
     fn alert_events(&self, _: Option<String>, _: u32) -> BoxFuture<'_, RecordsResult<Vec<AlertEvent>>> {
@@ -147,8 +166,12 @@ impl Courier for Mail {
         if url == "https://good" { Ok(()) } else { Err("not that one".to_owned()) }
     }
 
-    fn seal(&self, _: &str, key: &Secret<String>) -> Option<String> {
+    fn seal(&self, _: &str, _: &Secret<String>, key: &Secret<String>) -> Option<String> {
         Some(format!("sealed {}", key.expose().len()))
+    }
+
+    fn is_same(&self, _: &str, hook: &Hook, url: &Secret<String>) -> bool {
+        hook.shown == *url.expose()
     }
 
     fn send<'a>(&'a self, event: &'a AlertEvent, hook: &'a Hook) -> BoxFuture<'a, Result<(), String>> {
@@ -243,7 +266,7 @@ impl Rig {
         let metrics = Metrics::new();
         let (_leader, provisioner) =
             Leader::new(config, own, host, Vec::new(), wall, &metrics).await.unwrap();
-        let costs = Arc::new(Costs::default());
+        let costs = Arc::new(Costs { lifecycle: store.clone(), ..Costs::default() });
         let mail = Arc::new(Mail { fails, tries: Mutex::default(), began });
         let counter: Arc<Mutex<u64>> = Arc::default();
         let said = Arc::clone(&counter);
@@ -261,8 +284,17 @@ impl Rig {
     }
 
     async fn set(&self, action: AlertAction, webhook: Option<&str>) -> Option<Secret<String>> {
+        self.set_of(Scope::All, action, webhook).await
+    }
+
+    async fn set_of(
+        &self,
+        scope: Scope,
+        action: AlertAction,
+        webhook: Option<&str>,
+    ) -> Option<Secret<String>> {
         let terms = AlertTerms {
-            scope: Scope::All,
+            scope,
             period: Period::Month,
             amount: Micros::new(1_000_000),
             thresholds: THRESHOLDS.into(),
@@ -270,7 +302,11 @@ impl Rig {
             anomaly: None,
             webhook: None,
         };
-        self.office.set_alert("team".to_owned(), terms, webhook.map(str::to_owned), false).await.unwrap().1
+        self.office
+            .set_alert("team".to_owned(), terms, webhook.map(|url| Secret::new(url.to_owned())), false)
+            .await
+            .unwrap()
+            .1
     }
 
     /// The machine sends so many bytes more, and the meter is read.
@@ -332,18 +368,50 @@ async fn what_is_spent_ends_its_deployments_unless_the_clock_is_in_doubt() {
         assert_eq!(rig.wanted(), Wanted::Gone);
     })
     .await;
-    // The hub was away for a day, or its clock was set: no cloud told yet.
+    // The hub was away for a day, or its clock was set: no cloud told the time yet, and marks may be of a wrong period.
     let away =
         Records { scanned_at: Some(Timestamp::from_millis(NOON.as_millis() - 86_400_000)), ..records() };
     Rig::run(away, 0, async |rig| {
         rig.set(AlertAction::Terminate, None).await;
         rig.sends(1_000_000_000).await;
-        assert_eq!((rig.told(), rig.wanted()), (vec![50, 80, 100], Wanted::Running));
+        assert_eq!((rig.told(), rig.wanted()), (vec![], Wanted::Running));
         // An hour of even time is enough.
         sleep(Duration::from_secs(3700)).await;
-        assert_eq!(rig.wanted(), Wanted::Gone);
+        assert_eq!((rig.told(), rig.wanted()), (vec![50, 80, 100], Wanted::Gone));
     })
     .await;
+}
+
+/// The first offer is at another provider, where the first machine is; the second is to be ordered at this one.
+#[tokio::test(start_paused = true)]
+async fn an_alert_of_a_provider_ends_what_has_a_machine_there_and_not_what_has_one_planned() {
+    let records = |called_at| {
+        let mut records = records();
+        let Candidate { provider, .. } = &mut records.deployments.get_mut(&id()).unwrap().plan[0];
+        *provider = "south".to_owned();
+        let first = records.instances.values_mut().next().unwrap();
+        let second = InstanceKey::of(&id(), 2);
+        let planned = Record {
+            key: second.clone(),
+            number: 2,
+            state: RecordState::Planned,
+            called_at,
+            provider_id: None,
+            agent: None,
+            ..first.clone()
+        };
+        first.candidate.provider = "south".to_owned();
+        records.instances.insert(second, planned);
+        records
+    };
+    for (called_at, wanted) in [(None, Wanted::Running), (Some(NOON), Wanted::Gone)] {
+        let rig = Rig::run(records(called_at), 0, async |rig| {
+            rig.set_of(Scope::Provider("north".to_owned()), AlertAction::Terminate, None).await;
+            rig.sends(1_000_000_000).await;
+        })
+        .await;
+        assert_eq!((rig.told(), rig.wanted()), (vec![50, 80, 100], wanted));
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -32,9 +32,14 @@ pub(super) fn load(db: &Connection) -> DbResult<Records> {
         let record = record(row)?;
         records.instances.insert(record.key.clone(), record);
     }
-    let scanned = meta_get(db, SCANNED_AT)?;
-    records.scanned_at = scanned.and_then(|text| text.parse().ok()).map(Timestamp::from_millis);
+    records.scanned_at = scanned_at(db)?;
     Ok(records)
+}
+
+/// When clouds were last looked at.
+pub(crate) fn scanned_at(db: &Connection) -> DbResult<Option<Timestamp>> {
+    let scanned = meta_get(db, SCANNED_AT)?;
+    Ok(scanned.and_then(|text| text.parse().ok()).map(Timestamp::from_millis))
 }
 
 /// One deployment.

@@ -18,7 +18,8 @@ CREATE TABLE machine_egress (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX machine_egress_by_day ON machine_egress (day);
 
--- How much may be spent, and what happens then. `edition` is never given twice. The key of a webhook is sealed.
+-- How much may be spent, and what happens then. `edition` is never given twice. Of a webhook the scheme and
+-- the host are readable; its URL and its key are sealed together.
 CREATE TABLE cost_alerts (
     name TEXT PRIMARY KEY,
     edition INTEGER NOT NULL UNIQUE,

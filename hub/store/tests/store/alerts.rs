@@ -11,7 +11,7 @@ use blueprint_hub_provision_core::cost::alert::{
 use blueprint_hub_provision_core::cost::egress::EgressPrice;
 use blueprint_hub_provision_core::cost::{CostStore, Limits, SetAlertError};
 use blueprint_hub_provision_core::lifecycle::{
-    Begun, BoundToken, CreateDeploymentError, LifecycleStore, Record, RecordState,
+    Begun, BoundToken, CreateDeploymentError, LifecycleStore, Record, RecordState, Wanted,
 };
 use blueprint_hub_provision_core::{DeploymentId, InstanceKey};
 use blueprint_hub_registry_core::{AuditKind, Store};
@@ -32,7 +32,7 @@ fn terms(action: AlertAction, cents: u64) -> AlertTerms {
         thresholds: THRESHOLDS.into(),
         action,
         anomaly: Some(Anomaly { times: 3, floor: Micros::new(1) }),
-        webhook: Some(Hook { url: "https://hooks.example/x".to_owned(), sealed: "sealed".to_owned() }),
+        webhook: Some(Hook { shown: "https://hooks.example/...".to_owned(), sealed: "sealed".to_owned() }),
     }
 }
 
@@ -194,6 +194,62 @@ async fn an_alert_that_is_spent_holds_orders_and_calls_until_it_is_released_or_r
     store.set_alert("own".to_owned(), own, later).await.unwrap();
     assert!(matches!(call(5).await, Begun::Held(held) if held.alert == "own"));
     order(&store, 5, SIM_COUNTS).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_clock_that_was_set_to_another_period_lifts_no_hold() {
+    let (_dir, store) = store();
+    let mut made = machine(&store).await;
+    let later = NOW.plus(MINUTE * 60);
+    // The machine is gone, so that nothing is spent in any other month.
+    for state in [RecordState::Deleting, RecordState::Gone] {
+        made = made.turned(state, "", later);
+        store.save_instance(made.clone()).await.unwrap();
+    }
+    store.set_alert("team".to_owned(), terms(AlertAction::Hold, 1), NOW).await.unwrap();
+    let year_later = NOW.plus(MINUTE * 60 * 24 * 365);
+    let order = async || {
+        let asked = deployment(2, "key-2");
+        let asked = blueprint_hub_provision_core::lifecycle::Deployment { created_at: year_later, ..asked };
+        store.create_deployment(asked, SIM_COUNTS).await
+    };
+    store.note_scan(later).await.unwrap();
+    let refused = order().await.unwrap_err();
+    assert!(matches!(&refused, CreateDeploymentError::Held(held) if held.period == "2027-01"), "{refused}");
+    // The clock is believed now.
+    store.note_scan(year_later).await.unwrap();
+    order().await.unwrap();
+}
+
+/// What the watch decided may be old by the time it is stored: the operator was told that it is called off.
+#[tokio::test]
+async fn what_was_released_raised_changed_or_removed_meanwhile_ends_nothing() {
+    let (_dir, store) = store();
+    let made = machine(&store).await;
+    let later = NOW.plus(MINUTE * 60);
+    let wanted = async || store.load_lifecycle().await.unwrap().deployments[&made.deployment].wanted;
+    let set = async |action, cents| {
+        store.set_alert("team".to_owned(), terms(action, cents), later).await.unwrap().edition
+    };
+    let end = async |edition| {
+        let doomed = vec![made.deployment.clone(), DeploymentId::from_bytes([9; 10])];
+        store.end_by_alert("team".to_owned(), edition, doomed, SIM_COUNTS, later).await.unwrap()
+    };
+    let old = set(AlertAction::Terminate, 1).await;
+    assert!(store.release_alert("team".to_owned(), "2027-01".to_owned(), later).await.unwrap());
+    assert_eq!(end(old).await, [], "released");
+    let raised = set(AlertAction::Terminate, 5_000_000).await;
+    assert_eq!((end(old).await, end(raised).await), (vec![], vec![]), "raised");
+    let held = set(AlertAction::Hold, 1).await;
+    assert_eq!(end(held).await, [], "another action");
+    let last = set(AlertAction::Terminate, 1).await;
+    assert_eq!(last, held);
+    assert!(store.remove_alert("team".to_owned(), later).await.unwrap());
+    assert_eq!(end(last).await, [], "removed");
+    assert_eq!(wanted().await, Wanted::Running);
+    let last = set(AlertAction::Terminate, 1).await;
+    assert_eq!(end(last).await, std::slice::from_ref(&made.deployment));
+    assert_eq!((wanted().await, end(last).await), (Wanted::Gone, vec![]), "once");
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ use crate::DeploymentId;
 use crate::catalogue::Day;
 use crate::cost::egress::{Egress, priced};
 use crate::cost::{Limits, Span, day_end, month_end, month_of};
+use crate::lifecycle::MAX_CLOCK_STEP;
 
 /// What the meter says.
 #[derive(Debug, Clone, Copy)]
@@ -21,6 +22,8 @@ pub struct Bill<'a> {
     pub limits: &'a Limits,
     /// Now.
     pub now: Timestamp,
+    /// When time was believed last, where it may not be: what was held then is held still.
+    pub last: Option<Timestamp>,
 }
 
 /// How it stands with an alert.
@@ -65,6 +68,13 @@ pub struct Held {
     pub spent: Micros,
     /// In which period.
     pub period: String,
+}
+
+/// What is believed beside `now`: when clouds were last looked at, where that is further away than a clock may move. It is
+/// noted only while the clock is trusted, so a wrong clock does not begin another period.
+#[must_use]
+pub fn last_believed(scanned_at: Option<Timestamp>, now: Timestamp) -> Option<Timestamp> {
+    scanned_at.filter(|last| last.distance(now) > MAX_CLOCK_STEP)
 }
 
 impl Bill<'_> {
@@ -119,10 +129,13 @@ impl Period {
 }
 
 impl Alert {
-    /// How it stands.
+    /// How it stands; by the time that was believed last where it is in force by that alone.
     #[must_use]
     pub fn standing(&self, bill: &Bill<'_>) -> Standing {
-        self.standing_by(bill, &bill.by_day(&self.terms.scope))
+        let by = |bill: &Bill<'_>| self.standing_by(bill, &bill.by_day(&self.terms.scope));
+        let standing = by(bill);
+        let Some(last) = bill.last.filter(|_| !standing.is_in_force) else { return standing };
+        Some(by(&Bill { now: last, ..*bill })).filter(|then| then.is_in_force).unwrap_or(standing)
     }
 
     fn standing_by(&self, bill: &Bill<'_>, days: &BTreeMap<Day, Micros>) -> Standing {

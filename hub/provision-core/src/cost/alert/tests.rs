@@ -58,7 +58,7 @@ fn alert(period: Period, cents: u64, action: AlertAction) -> Alert {
 }
 
 fn bill(spans: &[Span]) -> Bill<'_> {
-    Bill { spans, egress: &[], limits: &LIMITS, now: NOW }
+    Bill { spans, egress: &[], limits: &LIMITS, now: NOW, last: None }
 }
 
 fn told(alert: &Alert, bill: &Bill<'_>) -> Vec<(u16, String)> {
@@ -81,6 +81,30 @@ fn thresholds_are_told_from_their_amount_on_and_once_a_period() {
     assert_eq!(all.due(&bill(&spans), &marks), [], "once");
     let tomorrow = Bill { now: NOW.plus(HOUR * 24), ..bill(&spans) };
     assert_eq!(all.due(&tomorrow, &marks).len(), 3, "it is another month");
+}
+
+#[test]
+fn what_held_when_time_was_believed_last_is_held_until_it_is_believed_again() {
+    let spans = [span(1, "aws", 4, Some(4))];
+    let year = HOUR * 24 * 365;
+    let bill = |last| Bill { now: NOW.plus(year), last, ..bill(&spans) };
+    let mut hold = alert(Period::Month, 4, AlertAction::Hold);
+    assert!(!hold.standing(&bill(None)).is_in_force);
+    let standing = hold.standing(&bill(Some(NOW)));
+    assert_eq!((standing.is_in_force, standing.period.as_str()), (true, "2026-11"));
+    assert!(held(std::slice::from_ref(&hold), &bill(Some(NOW)), &id(1), "aws").is_some());
+    hold.released = Some(standing.period);
+    assert!(!hold.standing(&bill(Some(NOW))).is_in_force);
+    assert_eq!(last_believed(Some(NOW), NOW.plus(year)), Some(NOW));
+    assert_eq!(last_believed(Some(NOW.plus(year)), NOW), Some(NOW.plus(year)));
+    assert_eq!([last_believed(Some(NOW), NOW.plus(HOUR / 60)), last_believed(None, NOW)], [None, None]);
+}
+
+#[test]
+fn what_follows_the_host_of_a_webhook_is_not_shown() {
+    assert_eq!(Hook::shortened("https://hooks.example/T0/secret"), "https://hooks.example/...");
+    assert_eq!(Hook::shortened("https://hooks.example:8443?key=secret"), "https://hooks.example:8443/...");
+    assert_eq!(Hook::shortened("http://127.0.0.1:80"), "http://127.0.0.1:80");
 }
 
 #[test]
