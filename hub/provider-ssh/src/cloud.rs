@@ -1,13 +1,15 @@
 //! The provider: hosts of the inventory by their claims.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use blueprint_common_types::{HubId, Secret, Timestamp};
 use blueprint_hub_provision_core::catalogue::Offer;
-use blueprint_hub_provision_core::{Instance, InstanceSpec, InstanceState, Listing, Provider, ProviderError};
+use blueprint_hub_provision_core::{
+    Instance, InstanceKey, InstanceSpec, InstanceState, Listing, Provider, ProviderError,
+};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, StreamExt};
 use tokio::sync::Semaphore;
@@ -177,10 +179,11 @@ impl OwnHosts {
         let inventory = self.inventory("list")?;
         let found = self.probe_all(&inventory).await;
         let mut copies = self.copies.all().await.map_err(other("list"))?;
+        let places = Places::of(self.config.hub, &copies, &found);
         let mut instances = Vec::new();
         for (host, found) in found {
             let copy = copies.remove(host.name());
-            instances.extend(self.judge(&host, found, copy, &copies).await?);
+            instances.extend(self.judge(&host, found, copy, &places).await?);
         }
         for (name, claim) in copies.into_iter().filter(|(name, _)| inventory.host(name).is_none()) {
             warn!(
@@ -201,7 +204,7 @@ impl OwnHosts {
         host: &OwnHost,
         found: Result<Found, HostError>,
         copy: Option<Claim>,
-        others: &BTreeMap<String, Claim>,
+        places: &Places,
     ) -> Result<Option<Instance>, ProviderError> {
         let name = host.name();
         let claim = match found {
@@ -220,8 +223,12 @@ impl OwnHosts {
         }
         let is_known = copy.as_ref().is_some_and(|copy| copy.is_same(&claim));
         if !is_known {
-            if others.values().any(|other| other.key == claim.key) {
-                let text = format!("it claims to be the machine {}, which is on another host", claim.key);
+            let is_own = copy.as_ref().is_some_and(|copy| copy.key == claim.key);
+            if !is_own && let Some(other) = places.other(&claim.key, name) {
+                let text = format!(
+                    "it claims to be the machine {}, which is on the host {other}: see that the inventory has each machine once",
+                    claim.key
+                );
                 self.tell(name, &text, true);
                 return Ok(None);
             }
@@ -312,6 +319,33 @@ impl OwnHosts {
     }
 }
 
+/// Every host that a machine of this hub may be on: by the copies, and by what the hosts of one list say, whichever answered first.
+#[derive(Debug, Default)]
+struct Places(BTreeMap<InstanceKey, BTreeSet<String>>);
+
+impl Places {
+    fn of(
+        hub: HubId,
+        copies: &BTreeMap<String, Claim>,
+        found: &[(OwnHost, Result<Found, HostError>)],
+    ) -> Self {
+        let said = found.iter().filter_map(|(host, found)| {
+            let (claim, _) = found.as_ref().ok()?.claim.as_ref()?;
+            (claim.tags.hub == hub).then_some((host.name(), claim))
+        });
+        let mut places = Self::default();
+        for (host, claim) in copies.iter().map(|(host, claim)| (host.as_str(), claim)).chain(said) {
+            places.0.entry(claim.key.clone()).or_default().insert(host.to_owned());
+        }
+        places
+    }
+
+    /// A host other than `host` that the machine may be on.
+    fn other(&self, key: &InstanceKey, host: &str) -> Option<&str> {
+        self.0.get(key)?.iter().map(String::as_str).find(|other| *other != host)
+    }
+}
+
 fn other(call: &'static str) -> impl Fn(std::io::Error) -> ProviderError {
     move |error| ProviderError::Other { call, source: error.into() }
 }
@@ -345,3 +379,6 @@ impl Provider for OwnHosts {
         Box::pin(self.switch("stop", provider_id, false))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,74 @@
+//! Whom a list believes.
+
+use super::*;
+use crate::claim::tests::claim;
+use crate::inventory::Format;
+use crate::key::tests::KEY;
+
+fn hosts(names: &[&str]) -> Vec<OwnHost> {
+    let block = |name: &&str| {
+        format!(
+            "[[host]]\nname = \"{name}\"\naddress = \"{name}\"\nhost_key = \"{KEY}\"\nidentity = \"/k/id\"\ncpu = 8\n\
+             memory_mib = 32000\ndisk_gb = 400\n"
+        )
+    };
+    let text: String = names.iter().map(block).collect();
+    let inventory = Inventory::parse(&text, Format::Toml).unwrap();
+    names.iter().map(|name| inventory.host(name).unwrap().clone()).collect()
+}
+
+fn cloud(folder: &std::path::Path) -> OwnHosts {
+    let file = folder.join("hosts.toml");
+    std::fs::write(&file, "").unwrap();
+    OwnHosts::open(SshConfig { hub: claim(1).tags.hub, hosts: file, dir: folder.join("ssh") }).unwrap()
+}
+
+fn says(claim: Claim) -> Result<Found, HostError> {
+    Ok(Found { claim: Some((claim, InstanceState::Running)), unfit: None })
+}
+
+/// What is believed of hosts that answer in this order.
+async fn believed(cloud: &OwnHosts, found: Vec<(OwnHost, Result<Found, HostError>)>) -> Vec<String> {
+    let mut copies = cloud.copies.all().await.unwrap();
+    let places = Places::of(cloud.config.hub, &copies, &found);
+    let mut all = Vec::new();
+    for (host, found) in found {
+        let copy = copies.remove(host.name());
+        all.extend(cloud.judge(&host, found, copy, &places).await.unwrap());
+    }
+    all.into_iter().map(|instance| instance.provider_id).collect()
+}
+
+#[tokio::test]
+async fn a_host_does_not_speak_for_another_however_late_it_answers() {
+    let folder = tempfile::tempdir().unwrap();
+    let cloud = cloud(folder.path());
+    let [victim, liar] = <[_; 2]>::try_from(hosts(&["rack-1", "rack-2"])).unwrap();
+    cloud.copies.write("rack-1", &claim(1)).await.unwrap();
+    let real = Place::of("rack-1", &claim(1)).to_string();
+    for attempt in [1, 2] {
+        let late = vec![(victim.clone(), says(claim(1))), (liar.clone(), says(claim(attempt)))];
+        assert_eq!(believed(&cloud, late).await, [real.clone()], "{attempt}");
+        let early = vec![(liar.clone(), says(claim(attempt))), (victim.clone(), says(claim(1)))];
+        assert_eq!(believed(&cloud, early).await, [real.clone()], "{attempt}");
+        let away = Err(HostError::Unreached { said: String::new() });
+        let alone = vec![(victim.clone(), away), (liar.clone(), says(claim(attempt)))];
+        assert_eq!(believed(&cloud, alone).await, [real.clone()], "{attempt}");
+    }
+    assert_eq!(cloud.copies.all().await.unwrap().into_keys().collect::<Vec<_>>(), ["rack-1"]);
+    // A later attempt on the host that has it is believed.
+    let again = vec![(victim, says(claim(2))), (liar, says(claim(2)))];
+    assert_eq!(believed(&cloud, again).await, [Place::of("rack-1", &claim(2)).to_string()]);
+}
+
+#[tokio::test]
+async fn two_hosts_with_one_claim_that_this_hub_knows_of_neither_are_not_believed() {
+    let folder = tempfile::tempdir().unwrap();
+    let cloud = cloud(folder.path());
+    let [one, two] = <[_; 2]>::try_from(hosts(&["rack-1", "rack-2"])).unwrap();
+    let both = vec![(one.clone(), says(claim(1))), (two, says(claim(1)))];
+    assert!(believed(&cloud, both).await.is_empty());
+    assert!(cloud.copies.all().await.unwrap().is_empty());
+    let found = believed(&cloud, vec![(one, says(claim(1)))]).await;
+    assert_eq!(found, [Place::of("rack-1", &claim(1)).to_string()]);
+}
