@@ -1,5 +1,7 @@
 //! Whom a list believes.
 
+use blueprint_hub_provision_core::ErrorClass;
+
 use super::*;
 use crate::claim::tests::claim;
 use crate::inventory::Format;
@@ -71,4 +73,41 @@ async fn two_hosts_with_one_claim_that_this_hub_knows_of_neither_are_not_believe
     assert!(cloud.copies.all().await.unwrap().is_empty());
     let found = believed(&cloud, vec![(one, says(claim(1)))]).await;
     assert_eq!(found, [Place::of("rack-1", &claim(1)).to_string()]);
+}
+
+#[tokio::test]
+async fn a_host_that_something_is_done_on_counts_as_its_copy_and_keeps_nobody_waiting() {
+    let folder = tempfile::tempdir().unwrap();
+    let cloud = cloud(folder.path());
+    let host = hosts(&["rack-1"]).pop().unwrap();
+    cloud.copies.write("rack-1", &claim(1)).await.unwrap();
+    let held = cloud.turn(&host).await.unwrap();
+    let found = cloud.ask(&host, Instant::now() + ASK_WITHIN).await;
+    assert!(matches!(found, Err(HostError::Busy { .. })), "{found:?}");
+    assert_eq!(believed(&cloud, vec![(host.clone(), found)]).await.len(), 1);
+    let refused = timeout(TURN_WITHIN * 2, cloud.turn(&host)).await.unwrap().unwrap_err();
+    assert_eq!(refused.told("delete", &host, false).class(), ErrorClass::Again);
+    drop(held);
+    cloud.turn(&host).await.unwrap();
+}
+
+#[test]
+fn what_fails_at_one_host_pauses_no_calls_to_the_others() {
+    let host = hosts(&["rack-1"]).pop().unwrap();
+    let said = || String::from("x");
+    for is_order in [true, false] {
+        for error in [
+            HostError::Refused { said: said() },
+            HostError::Lost { said: said() },
+            HostError::Nonsense { said: said() },
+            HostError::Busy { said: said() },
+            HostError::Unreached { said: said() },
+            HostError::HostKey,
+        ] {
+            let is_harmless = error.is_harmless();
+            let told = error.told("create", &host, is_order);
+            assert!(!told.counts_for_breaker(), "{told:?}");
+            assert_eq!(told.class() == ErrorClass::Unknown, !is_harmless, "{told:?}");
+        }
+    }
 }
