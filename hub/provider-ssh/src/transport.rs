@@ -72,7 +72,7 @@ impl Ssh {
         let arguments = arguments(host, (&key, jump_key.as_ref()), host.name(), as_root);
         let input = Secret::new(format!("{PRELUDE}\n{}", script.expose()));
         let ending = self.start("ssh", &arguments, &input, within).await?;
-        judge(ending, &host.door.user)
+        judge(ending, &host.door.user, as_root)
     }
 
     /// The key of a door: that of the inventory, or the one with its fingerprint that the host shows.
