@@ -105,7 +105,7 @@ impl Clouds {
             providers.push(aws::make(settings, &state)?);
         }
         if let Some(settings) = &others.ssh {
-            providers.push(ssh::make(settings, facts.id, &state)?);
+            providers.push(ssh::make(settings, facts.id, &state));
         }
         let host = HubHost::new(facts, control, registrar, agents.digests(), settings.token_ttl);
         let host = Arc::new(host);

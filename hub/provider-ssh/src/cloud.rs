@@ -19,7 +19,7 @@ use tracing::{error, info, warn};
 use crate::NAME;
 use crate::claim::{Claim, Copies, Place};
 use crate::error::HostError;
-use crate::inventory::{Inventory, InventoryError, MAX_HOSTS, OwnHost};
+use crate::inventory::{Inventory, MAX_HOSTS, OwnHost};
 use crate::look::{AT_ONCE, probe};
 use crate::order;
 use crate::probe::Found;
@@ -59,22 +59,21 @@ pub struct OwnHosts {
 }
 
 impl OwnHosts {
-    /// A provider over the hosts of `config.hosts`; connects to none of them.
-    ///
-    /// # Errors
-    ///
-    /// [`InventoryError`] where the file cannot be used as it is.
-    pub fn open(config: SshConfig) -> Result<Self, InventoryError> {
-        Inventory::read(&config.hosts)?;
+    /// A provider over the hosts of `config.hosts`; connects to none of them. A file that cannot be used as it is is logged here,
+    /// and told by each call until it is mended.
+    #[must_use]
+    pub fn open(config: SshConfig) -> Self {
         let dir = std::path::absolute(&config.dir).unwrap_or_else(|_| config.dir.clone());
-        Ok(Self {
+        let hosts = Self {
             ssh: Ssh::new(dir.join("known_hosts")),
             copies: Copies::new(dir.join("claims")),
             locks: Mutex::default(),
             at_once: Semaphore::new(AT_ONCE),
             told: Mutex::default(),
             config,
-        })
+        };
+        let _is_told = hosts.inventory("open");
+        hosts
     }
 
     fn inventory(&self, call: &'static str) -> Result<Inventory, ProviderError> {

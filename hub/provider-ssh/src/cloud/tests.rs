@@ -22,7 +22,7 @@ fn hosts(names: &[&str]) -> Vec<OwnHost> {
 fn cloud(folder: &std::path::Path) -> OwnHosts {
     let file = folder.join("hosts.toml");
     std::fs::write(&file, "").unwrap();
-    OwnHosts::open(SshConfig { hub: claim(1).tags.hub, hosts: file, dir: folder.join("ssh") }).unwrap()
+    OwnHosts::open(SshConfig { hub: claim(1).tags.hub, hosts: file, dir: folder.join("ssh") })
 }
 
 fn says(claim: Claim) -> Result<Found, HostError> {
@@ -110,4 +110,16 @@ fn what_fails_at_one_host_pauses_no_calls_to_the_others() {
             assert_eq!(told.class() == ErrorClass::Unknown, !is_harmless, "{told:?}");
         }
     }
+}
+
+#[tokio::test]
+async fn an_inventory_that_is_none_is_told_by_calls_and_keeps_nothing_from_starting() {
+    let folder = tempfile::tempdir().unwrap();
+    let cloud = cloud(folder.path());
+    std::fs::write(&cloud.config.hosts, "[[host]]\nname = 1\n").unwrap();
+    let cloud = OwnHosts::open(cloud.config);
+    assert_eq!(cloud.offers().await.unwrap_err().class(), ErrorClass::Reject);
+    assert_eq!(cloud.list().await.unwrap_err().class(), ErrorClass::Again);
+    std::fs::write(&cloud.config.hosts, "").unwrap();
+    assert!(cloud.list().await.unwrap().instances.is_empty());
 }
