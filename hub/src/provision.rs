@@ -123,7 +123,7 @@ impl Clouds {
         let (cloud, on_aws) = aws::make(others.aws.as_ref(), facts.id, &vault, &state)?;
         providers.extend(cloud);
         if let Some(settings) = &others.ssh {
-            providers.push(ssh::make(settings, facts.id, &state)?);
+            providers.push(ssh::make(settings, facts.id, &state));
         }
         let accounts =
             Accounts::new(facts.id, vault, vec![on_digitalocean, on_aws], others.without_account());

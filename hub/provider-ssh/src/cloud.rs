@@ -1,29 +1,38 @@
 //! The provider: hosts of the inventory by their claims.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use blueprint_common_types::{HubId, Secret, Timestamp};
 use blueprint_hub_provision_core::catalogue::Offer;
-use blueprint_hub_provision_core::{Instance, InstanceSpec, InstanceState, Listing, Provider, ProviderError};
+use blueprint_hub_provision_core::{
+    Instance, InstanceKey, InstanceSpec, InstanceState, Listing, Provider, ProviderError,
+};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, StreamExt};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedRwLockWriteGuard, RwLock, Semaphore, SemaphorePermit};
+use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{error, info, warn};
 
 use crate::NAME;
 use crate::claim::{Claim, Copies, Place};
 use crate::error::HostError;
-use crate::inventory::{Inventory, InventoryError, OwnHost};
+use crate::inventory::{Inventory, MAX_HOSTS, OwnHost};
 use crate::look::{AT_ONCE, probe};
 use crate::order;
 use crate::probe::Found;
 use crate::transport::{Said, Ssh};
 
-/// How long one thing may take on a host: a little less than the hub waits for a call.
-const ACT_WITHIN: Duration = Duration::from_secs(27);
+/// How long one thing may take on a host: with the wait for its turn, a little less than the hub waits for a call.
+const ACT_WITHIN: Duration = Duration::from_secs(24);
+
+/// How long a call waits for a host that something else is done on.
+const TURN_WITHIN: Duration = Duration::from_secs(3);
+
+/// Until when hosts are asked anew for one list; the last of them may take their time after it.
+const ASK_WITHIN: Duration = Duration::from_secs(18);
 
 /// Which hosts there are.
 #[derive(Debug, Clone)]
@@ -42,29 +51,29 @@ pub struct OwnHosts {
     config: SshConfig,
     ssh: Ssh,
     copies: Copies,
-    locks: Mutex<BTreeMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    /// Who asks a host reads, who does something on it writes.
+    locks: Mutex<BTreeMap<String, Arc<RwLock<()>>>>,
     at_once: Semaphore,
     /// What was last logged of each host, so that it is logged once.
     told: Mutex<BTreeMap<String, String>>,
 }
 
 impl OwnHosts {
-    /// A provider over the hosts of `config.hosts`; connects to none of them.
-    ///
-    /// # Errors
-    ///
-    /// [`InventoryError`] where the file cannot be used as it is.
-    pub fn open(config: SshConfig) -> Result<Self, InventoryError> {
-        Inventory::read(&config.hosts)?;
+    /// A provider over the hosts of `config.hosts`; connects to none of them. A file that cannot be used as it is is logged here,
+    /// and told by each call until it is mended.
+    #[must_use]
+    pub fn open(config: SshConfig) -> Self {
         let dir = std::path::absolute(&config.dir).unwrap_or_else(|_| config.dir.clone());
-        Ok(Self {
+        let hosts = Self {
             ssh: Ssh::new(dir.join("known_hosts")),
             copies: Copies::new(dir.join("claims")),
             locks: Mutex::default(),
             at_once: Semaphore::new(AT_ONCE),
             told: Mutex::default(),
             config,
-        })
+        };
+        let _is_told = hosts.inventory("open");
+        hosts
     }
 
     fn inventory(&self, call: &'static str) -> Result<Inventory, ProviderError> {
@@ -76,42 +85,58 @@ impl OwnHosts {
         })
     }
 
-    async fn lock(&self, host: &str) -> tokio::sync::OwnedMutexGuard<()> {
-        let lock = {
-            let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
-            locks.retain(|_, lock| Arc::strong_count(lock) > 1);
-            Arc::clone(locks.entry(host.to_owned()).or_default())
-        };
-        lock.lock_owned().await
+    fn lock(&self, host: &str) -> Arc<RwLock<()>> {
+        let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+        locks.retain(|_, lock| Arc::strong_count(lock) > 1);
+        Arc::clone(locks.entry(host.to_owned()).or_default())
     }
 
-    /// Runs a script as root on a host whose lock is held.
-    async fn act(&self, host: &OwnHost, script: &Secret<String>) -> Result<Said, HostError> {
-        let Ok(_turn) = self.at_once.acquire().await else {
-            return Err(HostError::Busy { said: "this hub ends".to_owned() });
+    /// Waits for a host to be free for one thing, and not for long: who asked comes again.
+    async fn turn(&self, host: &OwnHost) -> Result<Turn<'_>, HostError> {
+        let both = async {
+            let lock = self.lock(host.name()).write_owned().await;
+            Ok(Turn { _lock: lock, _one: self.at_once.acquire().await.map_err(|_| ended())? })
         };
+        timeout(TURN_WITHIN, both).await.unwrap_or_else(|_| Err(busy()))
+    }
+
+    /// Runs a script as root on a host whose turn it is.
+    async fn act(
+        &self,
+        _turn: &Turn<'_>,
+        host: &OwnHost,
+        script: &Secret<String>,
+    ) -> Result<Said, HostError> {
         self.ssh.run(host, script, true, ACT_WITHIN).await
+    }
+
+    /// Asks a host what there is on it, unless something is done on it just now, or it would be too late after `until`.
+    async fn ask(&self, host: &OwnHost, until: Instant) -> Result<Found, HostError> {
+        let Ok(one) = timeout_at(until, self.at_once.acquire()).await else {
+            return Err(HostError::Busy { said: "other hosts took too long to be asked".to_owned() });
+        };
+        let _one = one.map_err(|_| ended())?;
+        let _lock = self.lock(host.name()).try_read_owned().map_err(|_| busy())?;
+        let found = probe(&self.ssh, host).await;
+        match found.as_ref().map(|found| &found.unfit) {
+            Ok(None) => self.untell(host.name()),
+            Ok(Some(error)) | Err(error) => {
+                let is_loud = matches!(error, HostError::HostKey);
+                self.tell(host.name(), &error.to_string(), is_loud);
+            }
+        }
+        found
     }
 
     /// Asks every host what there is on it.
     async fn probe_all(&self, inventory: &Inventory) -> Vec<(OwnHost, Result<Found, HostError>)> {
+        let until = Instant::now() + ASK_WITHIN;
         let ask = |host: OwnHost| async move {
-            let _lock = self.lock(host.name()).await;
-            let found = match self.at_once.acquire().await {
-                Ok(_turn) => probe(&self.ssh, &host).await,
-                Err(_) => Err(HostError::Busy { said: "this hub ends".to_owned() }),
-            };
-            match found.as_ref().map(|found| &found.unfit) {
-                Ok(None) => self.untell(host.name()),
-                Ok(Some(error)) | Err(error) => {
-                    let is_loud = matches!(error, HostError::HostKey);
-                    self.tell(host.name(), &error.to_string(), is_loud);
-                }
-            }
+            let found = self.ask(&host, until).await;
             (host, found)
         };
-        let hosts: Vec<_> = inventory.hosts().cloned().collect();
-        stream::iter(hosts).map(ask).buffer_unordered(AT_ONCE).collect().await
+        // All at once wait for their turns, of which there are few.
+        stream::iter(inventory.hosts().cloned()).map(ask).buffer_unordered(MAX_HOSTS).collect().await
     }
 
     /// Logs what is wrong with a host, once.
@@ -177,10 +202,11 @@ impl OwnHosts {
         let inventory = self.inventory("list")?;
         let found = self.probe_all(&inventory).await;
         let mut copies = self.copies.all().await.map_err(other("list"))?;
+        let places = Places::of(self.config.hub, &copies, &found);
         let mut instances = Vec::new();
         for (host, found) in found {
             let copy = copies.remove(host.name());
-            instances.extend(self.judge(&host, found, copy, &copies).await?);
+            instances.extend(self.judge(&host, found, copy, &places).await?);
         }
         for (name, claim) in copies.into_iter().filter(|(name, _)| inventory.host(name).is_none()) {
             warn!(
@@ -201,7 +227,7 @@ impl OwnHosts {
         host: &OwnHost,
         found: Result<Found, HostError>,
         copy: Option<Claim>,
-        others: &BTreeMap<String, Claim>,
+        places: &Places,
     ) -> Result<Option<Instance>, ProviderError> {
         let name = host.name();
         let claim = match found {
@@ -220,8 +246,12 @@ impl OwnHosts {
         }
         let is_known = copy.as_ref().is_some_and(|copy| copy.is_same(&claim));
         if !is_known {
-            if others.values().any(|other| other.key == claim.key) {
-                let text = format!("it claims to be the machine {}, which is on another host", claim.key);
+            let is_own = copy.as_ref().is_some_and(|copy| copy.key == claim.key);
+            if !is_own && let Some(other) = places.other(&claim.key, name) {
+                let text = format!(
+                    "it claims to be the machine {}, which is on the host {other}: see that the inventory has each machine once",
+                    claim.key
+                );
                 self.tell(name, &text, true);
                 return Ok(None);
             }
@@ -244,7 +274,7 @@ impl OwnHosts {
         let claim = Claim { key: spec.key.clone(), tags, created_at };
         let script = order::install(host, &claim, &spec.user_data)
             .map_err(|reason| ProviderError::Reject { reason })?;
-        let _lock = self.lock(host.name()).await;
+        let turn = self.turn(host).await.map_err(|error| error.told("create", host, true))?;
         let known = self.copies.all().await.map_err(other("create"))?.remove(host.name());
         match &known {
             Some(other) if other.key != claim.key => {
@@ -254,7 +284,7 @@ impl OwnHosts {
             Some(_) => {}
             None => self.copies.write(host.name(), &claim).await.map_err(other("create"))?,
         }
-        match self.act(host, &script).await {
+        match self.act(&turn, host, &script).await {
             Ok(said) => {
                 let there = Claim::read(said.all("claim").iter().map(String::as_str));
                 // What stands may be of an earlier call; another order's it is not, as the script has seen to.
@@ -287,9 +317,9 @@ impl OwnHosts {
             );
             return Ok(());
         };
-        let _lock = self.lock(host.name()).await;
+        let turn = self.turn(host).await.map_err(|error| error.told("delete", host, false))?;
         let script = order::remove(&self.config.hub.to_string(), &place);
-        self.act(host, &script).await.map_err(|error| {
+        self.act(&turn, host, &script).await.map_err(|error| {
             self.tell(host.name(), &error.to_string(), matches!(error, HostError::HostKey));
             error.told("delete", host, false)
         })?;
@@ -306,10 +336,52 @@ impl OwnHosts {
         let place = Place::read(provider_id).ok_or_else(unknown)?;
         let inventory = self.inventory(call)?;
         let host = inventory.host(&place.host).ok_or_else(unknown)?;
-        let _lock = self.lock(host.name()).await;
+        let turn = self.turn(host).await.map_err(|error| error.told(call, host, false))?;
         let script = order::switch(&self.config.hub.to_string(), &place, on);
-        self.act(host, &script).await.map(|_| ()).map_err(|error| error.told(call, host, false))
+        self.act(&turn, host, &script).await.map(|_| ()).map_err(|error| error.told(call, host, false))
     }
+}
+
+/// Every host that a machine of this hub may be on: by the copies, and by what the hosts of one list say, whichever answered first.
+#[derive(Debug, Default)]
+struct Places(BTreeMap<InstanceKey, BTreeSet<String>>);
+
+impl Places {
+    fn of(
+        hub: HubId,
+        copies: &BTreeMap<String, Claim>,
+        found: &[(OwnHost, Result<Found, HostError>)],
+    ) -> Self {
+        let said = found.iter().filter_map(|(host, found)| {
+            let (claim, _) = found.as_ref().ok()?.claim.as_ref()?;
+            (claim.tags.hub == hub).then_some((host.name(), claim))
+        });
+        let mut places = Self::default();
+        for (host, claim) in copies.iter().map(|(host, claim)| (host.as_str(), claim)).chain(said) {
+            places.0.entry(claim.key.clone()).or_default().insert(host.to_owned());
+        }
+        places
+    }
+
+    /// A host other than `host` that the machine may be on.
+    fn other(&self, key: &InstanceKey, host: &str) -> Option<&str> {
+        self.0.get(key)?.iter().map(String::as_str).find(|other| *other != host)
+    }
+}
+
+/// The right to do one thing on a host.
+#[derive(Debug)]
+struct Turn<'a> {
+    _lock: OwnedRwLockWriteGuard<()>,
+    _one: SemaphorePermit<'a>,
+}
+
+fn busy() -> HostError {
+    HostError::Busy { said: "this hub does something else on it just now".to_owned() }
+}
+
+fn ended() -> HostError {
+    HostError::Busy { said: "this hub ends".to_owned() }
 }
 
 fn other(call: &'static str) -> impl Fn(std::io::Error) -> ProviderError {
@@ -345,3 +417,6 @@ impl Provider for OwnHosts {
         Box::pin(self.switch("stop", provider_id, false))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -136,7 +136,8 @@ impl HostError {
             | Self::Absent => ProviderError::Reject { reason: text },
             Self::NoClient { .. } | Self::State { .. } => ProviderError::Unsent { call, source: text.into() },
             Self::Refused { .. } | Self::Lost { .. } | Self::Nonsense { .. } => {
-                ProviderError::Other { call, source: text.into() }
+                // Of one host: the others are well, and calls to them go on.
+                ProviderError::Unclear { call, source: text.into() }
             }
         }
     }

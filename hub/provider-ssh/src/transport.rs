@@ -21,7 +21,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use self::arguments::{CONNECT_SECS, arguments, known_host};
+use self::arguments::{CONNECT_SECS, Role, arguments, known_host};
 use self::said::{Ending, judge};
 use crate::error::HostError;
 use crate::inventory::{Door, OwnHost};
@@ -64,15 +64,15 @@ impl Ssh {
             Some(jump) => Some(self.key(jump).await?),
             None => None,
         };
-        let mut known = known_host(&host.door, &key);
+        let mut known = known_host(Role::Host, &host.door, &key);
         if let (Some(jump), Some(key)) = (&host.jump, &jump_key) {
-            known.push_str(&known_host(jump, key));
+            known.push_str(&known_host(Role::Jump, jump, key));
         }
         self.write_known(host.name(), &known).await?;
         let arguments = arguments(host, (&key, jump_key.as_ref()), host.name(), as_root);
         let input = Secret::new(format!("{PRELUDE}\n{}", script.expose()));
         let ending = self.start("ssh", &arguments, &input, within).await?;
-        judge(ending, &host.door.user)
+        judge(ending, &host.door.user, as_root)
     }
 
     /// The key of a door: that of the inventory, or the one with its fingerprint that the host shows.

@@ -74,6 +74,14 @@ pub enum ProviderError {
         /// What the transport said.
         source: Source,
     },
+    /// It failed at one machine, which says nothing of the others. The machine may have done what it was asked.
+    #[error("{call} failed at one machine")]
+    Unclear {
+        /// The call.
+        call: &'static str,
+        /// What is known of it.
+        source: Source,
+    },
     /// Anything else, kept whole for the log. The cloud may have done what it was asked.
     #[error("{call} failed")]
     Other {
@@ -97,7 +105,7 @@ impl ProviderError {
             Self::Quota { .. } => ErrorClass::Quota,
             Self::Capacity { .. } => ErrorClass::Capacity,
             Self::NotSold { .. } => ErrorClass::NotSold,
-            Self::Other { .. } => ErrorClass::Unknown,
+            Self::Unclear { .. } | Self::Other { .. } => ErrorClass::Unknown,
         }
     }
 
@@ -113,6 +121,7 @@ impl ProviderError {
             | Self::Quota { .. }
             | Self::Capacity { .. }
             | Self::NotSold { .. }
+            | Self::Unclear { .. }
             | Self::Unsupported { .. } => false,
         }
     }
@@ -280,6 +289,8 @@ mod tests {
     fn only_what_may_have_been_done_is_unknown() {
         let source = || Source::from("x");
         assert_eq!(ProviderError::Other { call: "c", source: source() }.class(), ErrorClass::Unknown);
+        let unclear = ProviderError::Unclear { call: "c", source: source() };
+        assert!(unclear.class() == ErrorClass::Unknown && !unclear.counts_for_breaker());
         assert_eq!(ProviderError::Unsent { call: "c", source: source() }.class(), ErrorClass::Again);
         let none = ProviderError::Quota { what: "cores".to_owned(), limit: Some(0) };
         assert_eq!(none.class(), ErrorClass::NoQuota);

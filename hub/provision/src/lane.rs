@@ -178,6 +178,7 @@ impl Way {
             | ProviderError::NotSold { .. }
             | ProviderError::Unsupported { .. }
             | ProviderError::Unsent { .. }
+            | ProviderError::Unclear { .. }
             | ProviderError::Other { .. } => None,
         };
         if let Some(asked) = asked {

@@ -11,6 +11,7 @@ trap '' PIPE HUP
 connection=${1:-}
 claims=/etc/blueprint-host
 state=/var/lib/blueprint-agent
+lock=/run/blueprint-host.lock
 units='blueprint-agent.service blueprint-bootstrap.service blueprint-firewall.service'
 
 say() { printf 'bp %s\n' "$*" 2>/dev/null || :; }
@@ -22,10 +23,18 @@ fail() { # word, what is wrong
 
 has() { command -v "$1" >/dev/null 2>&1; }
 
-# One at a time on this machine, whoever asks. A folder that is there anyway is locked, so nothing is left of it.
+# One at a time on this machine, whoever asks. The file is root's alone, so that nobody else can hold it; it goes with its holder,
+# and who waited for one that is gone takes the next.
 alone() {
-    exec 9</etc || fail other "/etc cannot be opened"
-    flock -w 15 9 || fail busy "something else is being done on this host; try again"
+    for try in 1 2 3 4 5; do
+        [ ! -L "$lock" ] && command exec 9>>"$lock" && chmod 0600 "$lock" || fail other "$lock cannot be opened"
+        flock -w 15 9 || fail busy "something else is being done on this host; try again"
+        if [ "$lock" -ef /proc/self/fd/9 ]; then
+            trap 'rm -f "$lock"' EXIT
+            return
+        fi
+    done
+    fail busy "something else is being done on this host; try again"
 }
 
 claim_is() { # hub, key, attempt

@@ -6,15 +6,24 @@ stop_all() {
     timeout 8 systemctl stop $units 2>/dev/null
 }
 
-# Of this agent alone, which labels them with its id.
+# The id of this agent. Its folder is the agent's: what lies there is read with no more rights than it has, to an end in size and time.
+agent_id() {
+    file=$state/identity.json
+    [ -f "$file" ] && [ ! -L "$file" ] || return 0
+    timeout -k 2 5 runuser -u blueprint-agent -- head -c 65536 "$file" 2>/dev/null 9>&- |
+        sed -n 's/.*"agent_id": *"\([0-9a-f-]*\)".*/\1/p' | head -n 1
+}
+
+# Of this agent alone, which labels them with its id. An engine that does not answer holds nothing up.
 remove_containers() {
-    node=$(sed -n 's/.*"agent_id": *"\([0-9a-f-]*\)".*/\1/p' "$state/identity.json" 2>/dev/null | head -n 1)
+    node=$(agent_id)
     [ -n "$node" ] || return 0
     for engine in docker podman; do
         has "$engine" || continue
         for kind in container network volume; do
-            "$engine" "$kind" ls $([ "$kind" != container ] || echo --all) --quiet --filter "label=blueprint.node=$node" 2>/dev/null |
-                while read -r id; do "$engine" "$kind" rm --force "$id" >/dev/null 2>&1; done
+            ids=$(timeout -k 2 5 "$engine" "$kind" ls $([ "$kind" != container ] || echo --all) --quiet \
+                --filter "label=blueprint.node=$node" 2>/dev/null 9>&-)
+            [ -z "$ids" ] || timeout -k 2 15 "$engine" "$kind" rm --force $ids >/dev/null 2>&1 9>&-
         done
     done
 }

@@ -44,23 +44,34 @@ const OPTIONS: [&str; 31] = [
     "LogLevel=ERROR",
 ];
 
+/// What a door is for. A host and a machine on the way may have one name, and neither is known by the other's key.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Role {
+    Host,
+    Jump,
+}
+
 /// What a door is called in the file of known hosts.
-pub(crate) fn alias(door: &Door) -> String {
-    format!("bp-{}", door.name)
+fn alias(role: Role, door: &Door) -> String {
+    match role {
+        Role::Host => format!("bp-{}", door.name),
+        // No name of a host makes this of the other.
+        Role::Jump => format!("bp.jump-{}", door.name),
+    }
 }
 
 /// The line of the file of known hosts for a door with this key.
-pub(crate) fn known_host(door: &Door, key: &HostKey) -> String {
-    format!("{} {key}\n", alias(door))
+pub(crate) fn known_host(role: Role, door: &Door, key: &HostKey) -> String {
+    format!("{} {key}\n", alias(role, door))
 }
 
 /// The options for one door, whose key lies in `known_hosts`.
-fn door_options(door: &Door, key: &HostKey, known_hosts: &str) -> Vec<String> {
+fn door_options(role: Role, door: &Door, key: &HostKey, known_hosts: &str) -> Vec<String> {
     let mut all: Vec<String> = ["-F", "none", "-T", "-x", "-a"].map(str::to_owned).into();
     let own = [
         format!("ConnectTimeout={CONNECT_SECS}"),
         format!("UserKnownHostsFile={known_hosts}"),
-        format!("HostKeyAlias={}", alias(door)),
+        format!("HostKeyAlias={}", alias(role, door)),
         format!("HostKeyAlgorithms={}", key.algorithms()),
         format!("IdentityFile={}", door.identity.display()),
         format!("Port={}", door.port),
@@ -80,11 +91,11 @@ pub(crate) fn arguments(
     as_root: bool,
 ) -> Vec<String> {
     let door = &host.door;
-    let mut all = door_options(door, key, known_hosts);
+    let mut all = door_options(Role::Host, door, key, known_hosts);
     let way = match (&host.jump, jump_key) {
         (Some(jump), Some(key)) => {
             let mut words = vec!["ssh".to_owned()];
-            words.extend(door_options(jump, key, known_hosts));
+            words.extend(door_options(Role::Jump, jump, key, known_hosts));
             words.extend(["-W".to_owned(), format!("[{}]:{}", door.address, door.port)]);
             words.extend(["--".to_owned(), jump.address.clone()]);
             words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")
@@ -172,11 +183,20 @@ mod tests {
         let all = of("two", true);
         let way = all.iter().find_map(|word| word.strip_prefix("ProxyCommand=")).unwrap();
         assert!(way.starts_with("'ssh' '-F' 'none'"), "{way}");
-        for part in ["'StrictHostKeyChecking=yes'", "'HostKeyAlias=bp-way'", "'IdentityFile=/k/way'"] {
+        for part in ["'StrictHostKeyChecking=yes'", "'HostKeyAlias=bp.jump-way'", "'IdentityFile=/k/way'"] {
             assert!(way.contains(part), "{way}");
         }
         assert!(way.ends_with("'-W' '[two.example.org]:22' '--' 'way.example.org'"), "{way}");
         assert!(!way.contains('%'), "{way}");
+    }
+
+    #[test]
+    fn a_host_and_a_jump_host_of_one_name_are_not_known_by_each_other_s_key() {
+        let door = inventory().host("one").unwrap().door.clone();
+        let named = |name: &str| Door { name: name.to_owned(), ..door.clone() };
+        for (host, jump) in [("two", "two"), ("jump-two", "two"), ("two", "jump-two")] {
+            assert_ne!(alias(Role::Host, &named(host)), alias(Role::Jump, &named(jump)), "{host} {jump}");
+        }
     }
 
     #[test]

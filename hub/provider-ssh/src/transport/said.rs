@@ -55,8 +55,17 @@ const HOST_KEY: [&str; 4] = [
     "no matching host key type found",
 ];
 
-/// What `ending` means; `user` logged in.
-pub(crate) fn judge(ending: Ending, user: &str) -> Result<Said, HostError> {
+/// Ways of OpenSSH to say that no session came about.
+const BEFORE: [&str; 5] = [
+    "connect to host",
+    "Could not resolve",
+    "banner exchange",
+    "kex_exchange_identification",
+    "stdio forwarding failed",
+];
+
+/// What `ending` means; `user` logged in. Where a script ran as root, nothing counts as not begun that only did not say so.
+pub(crate) fn judge(ending: Ending, user: &str, as_root: bool) -> Result<Said, HostError> {
     let said = Said::read(&ending.out);
     let last = line(&ending.err);
     let user = user.to_owned();
@@ -74,16 +83,24 @@ pub(crate) fn judge(ending: Ending, user: &str) -> Result<Said, HostError> {
         return Err(HostError::Lost { said: end });
     }
     let has = |text: &str| ending.err.contains(text);
-    if HOST_KEY.iter().any(|text| has(text)) {
+    let is_clients = ending.code == Some(255);
+    let is_told = is_clients || !as_root;
+    if is_told && HOST_KEY.iter().any(|text| has(text)) {
         return Err(HostError::HostKey);
     }
-    if has("sudo:") || has("sudo: not found") {
+    // That of the host, which the client passes on: sudo also says things and goes on.
+    if has("sudo:") && ending.code.is_some_and(|code| code != 0 && code != 255) {
         return Err(HostError::NoSudo { user });
     }
-    if has("Permission denied") || has("Too many authentication failures") {
+    if is_told && (has("Permission denied (") || has("Too many authentication failures")) {
         return Err(HostError::Auth { user });
     }
+    let is_before = BEFORE.iter().any(|text| has(text));
     match ending.code {
+        None if as_root => {
+            Err(HostError::Lost { said: format!("no answer within {} s", ending.within_secs) })
+        }
+        Some(255) if as_root && !is_before => Err(HostError::Lost { said: last }),
         None => Err(HostError::Unreached { said: format!("no answer within {} s", ending.within_secs) }),
         Some(255) => Err(HostError::Unreached { said: last }),
         Some(code) => {
@@ -119,7 +136,40 @@ mod tests {
     use super::*;
 
     fn end(code: Option<i32>, out: &str, err: &str) -> Result<Said, HostError> {
-        judge(Ending { code, out: out.to_owned(), err: err.to_owned(), within_secs: 8 }, "ops")
+        judge(Ending { code, out: out.to_owned(), err: err.to_owned(), within_secs: 8 }, "ops", false)
+    }
+
+    #[test]
+    fn a_script_of_root_that_may_have_begun_is_lost_and_not_harmless() {
+        let end = |code, err: &str| {
+            let ending = Ending { code, out: String::new(), err: err.to_owned(), within_secs: 8 };
+            judge(ending, "ops", true).unwrap_err()
+        };
+        for (code, err) in [
+            (None, ""),
+            (None, "sudo: unable to resolve host h"),
+            (Some(255), ""),
+            (Some(255), "Connection to h closed by remote host."),
+            (Some(255), "sudo: unable to resolve host h\r\nTimeout, server h not responding."),
+            (Some(255), "sh: 1: cannot open x: Permission denied"),
+            (Some(0), ""),
+            (Some(2), "sh: 1: Syntax error"),
+        ] {
+            let error = end(code, err);
+            assert!(!error.is_harmless(), "{code:?} {err}: {error:?}");
+        }
+        for (code, err) in [
+            (255, "ssh: connect to host h port 22: Connection timed out"),
+            (255, "ssh: Could not resolve hostname h: Name or service not known"),
+            (255, "channel 0: open failed: connect failed: No route to host\r\nstdio forwarding failed"),
+            (255, "Connection timed out during banner exchange"),
+            (255, "Host key verification failed."),
+            (255, "ops@h: Permission denied (publickey)."),
+            (1, "sudo: a password is required"),
+        ] {
+            let error = end(Some(code), err);
+            assert!(error.is_harmless(), "{code} {err}: {error:?}");
+        }
     }
 
     #[test]

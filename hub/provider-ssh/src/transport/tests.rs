@@ -33,3 +33,59 @@ async fn a_script_that_is_cut_off_does_nothing() {
     assert!(sh(&whole, Duration::from_secs(20)).await.unwrap().out.contains("bp done"));
     assert!(file.exists());
 }
+
+#[tokio::test]
+async fn one_script_runs_at_a_time_and_its_lock_is_gone_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (lock, log) = (folder.path().join("lock"), folder.path().join("log"));
+    let script = format!(
+        "{PRELUDE}\nlock='{0}'\nmain() {{\nalone\n[ \"$(stat -c %a \"$lock\")\" = 600 ] || fail other mode\n\
+         echo begin >>'{1}'\nsleep 0.1\necho end >>'{1}'\nsay done\n}}\nmain </dev/null\n",
+        lock.display(),
+        log.display()
+    );
+    // Whoever may read a folder that is there anyway can hold it for ever: that keeps nobody out.
+    let mut holder =
+        Command::new("flock").args(["--no-fork", "/etc", "sleep", "60"]).kill_on_drop(true).spawn().unwrap();
+    let all = futures_util::future::join_all((0..5).map(|_| sh(&script, Duration::from_secs(20)))).await;
+    assert!(holder.try_wait().unwrap().is_none());
+    holder.kill().await.unwrap();
+    for ending in all {
+        let ending = ending.unwrap();
+        assert_eq!((ending.code, ending.out.as_str()), (Some(0), "bp done\n"), "{}", ending.err);
+    }
+    assert_eq!(std::fs::read_to_string(&log).unwrap(), "begin\nend\n".repeat(5));
+    assert!(!lock.exists());
+    // It is no way to another file.
+    let other = folder.path().join("other");
+    std::os::unix::fs::symlink(&other, &lock).unwrap();
+    let ending = sh(&script, Duration::from_secs(20)).await.unwrap();
+    assert!(ending.code == Some(9) && ending.out.contains("cannot be opened"), "{}", ending.out);
+    assert!(!other.exists());
+}
+
+#[tokio::test]
+async fn what_an_agent_leaves_in_place_of_its_identity_holds_no_removal_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, remove) = (folder.path().display(), include_str!("../scripts/remove.sh"));
+    // The user of the agent is not here; who reads instead is who runs this.
+    let own = format!(
+        "{PRELUDE}\nstate='{path}'\nPATH='{path}':$PATH\n{}\n",
+        remove.replace("main </dev/null", "")
+    );
+    let reader = folder.path().join("runuser");
+    std::fs::write(&reader, "#!/bin/sh\nshift 3\nexec \"$@\"\n").unwrap();
+    std::fs::set_permissions(&reader, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let file = folder.path().join("identity.json");
+    let name = file.display();
+    for (make, id) in [
+        (format!("echo '{{\"agent_id\": \"0a-1b\"}}' >'{name}'"), "0a-1b"),
+        (format!("rm '{name}'; mkfifo '{name}'"), ""),
+        (format!("rm '{name}'; ln -s /dev/zero '{name}'"), ""),
+        (format!("rm '{name}'; truncate -s 1T '{name}'"), ""),
+    ] {
+        let script = format!("{own}{make}\nsay id \"$(agent_id)\"\n");
+        let ending = sh(&script, Duration::from_secs(10)).await.unwrap();
+        assert_eq!((ending.code, ending.out), (Some(0), format!("bp id {id}\n")), "{make}: {}", ending.err);
+    }
+}
