@@ -158,10 +158,11 @@ pub(super) fn last(global: &Global, service: ServiceKey, count: u32) -> Result<V
 
 /// Says what is new about where the lines come from.
 fn begin(shown: &mut Shown, node: String) {
-    if shown.trouble.take().is_some() {
-        eprint_line(&format!("node {node} gives its lines again"));
-    } else if !shown.node.is_empty() && shown.node != node {
+    let was_trouble = shown.trouble.take().is_some();
+    if !shown.node.is_empty() && shown.node != node {
         eprint_line(&format!("the workload runs on node {node} now"));
+    } else if was_trouble {
+        eprint_line(&format!("node {node} gives its lines again"));
     }
     shown.node = node;
 }
