@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 
 use blueprint_agent_workload_core::log::{Filter, Line, MAX_RECORD_BYTES, next_line};
@@ -126,11 +126,15 @@ impl LogReader {
             return Ok(batch);
         }
         // Where a newer segment is there, this one is whole; but a line may have come between the two looks.
-        let newer = self.has_newer()?;
+        let (newer, removed) = (self.has_newer()?, self.is_removed()?);
         if self.read_chunk(bytes, &mut batch)? {
             return Ok(batch);
         }
-        batch.is_end = !newer || !self.move_on(&mut batch)?;
+        // Another one of the same name may stand in its place: the writer takes back a segment whose first line failed.
+        if removed {
+            self.open = None;
+        }
+        batch.is_end = !(newer || removed) || !self.move_on(&mut batch)?;
         Ok(batch)
     }
 
@@ -174,6 +178,10 @@ impl LogReader {
         }
         let open = self.open.as_ref().map_or(0, |open| open.first);
         Ok(segments(&self.folder)?.iter().any(|first| *first > open))
+    }
+
+    fn is_removed(&self) -> io::Result<bool> {
+        self.open.as_ref().map_or(Ok(false), |open| Ok(open.file.metadata()?.nlink() == 0))
     }
 
     /// Opens the segment with the next line, or the oldest behind it; false where there is none yet.
