@@ -228,7 +228,8 @@ mod tests {
         // The third piece is the first that comes after it moved.
         let left = || (looks.replace(looks.get() + 1) >= 2).then_some("the workload moved");
         let out = lines(pieces, left, ServiceKey { blueprint: 7, service: 42 }, "one".to_owned());
-        let out: Vec<_> = out.map(|bytes| String::from_utf8(bytes.unwrap().to_vec()).unwrap()).collect().await;
+        let out: Vec<_> =
+            out.map(|bytes| String::from_utf8(bytes.unwrap().to_vec()).unwrap()).collect().await;
         assert_eq!(out.len(), 4, "{out:?}");
         assert!(out[2].contains("bye") && !out[2].contains("broken"), "{out:?}");
         let last: Value = serde_json::from_str(&out[3]).unwrap();
