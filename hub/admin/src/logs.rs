@@ -133,12 +133,16 @@ fn lines<L: Fn() -> Option<&'static str>>(
             let mut flow = flow?;
             let (mut documents, is_quiet) = match timeout(ALIVE, flow.pieces.next()).await {
                 Err(_) => (vec![json!({ "notice": "alive" })], true),
-                Ok(Some(Ok(LogsPiece { lines, missed, is_last }))) => {
+                Ok(Some(Ok(LogsPiece { lines, missed, reached, is_last }))) => {
                     let is_quiet = lines.is_empty();
+                    // Lines have cursors of their own.
+                    let reached = reached.filter(|_| is_quiet && !is_last);
+                    let reached =
+                        reached.map(|reached| json!({ "notice": "alive", "cursor": reached.to_string() }));
                     let missed = (missed > 0).then(|| json!({ "notice": "missed", "lines": missed }));
                     let lines = lines.into_iter().map(|line| document(line, service, &node));
                     let end = is_last.then(|| json!({ "notice": "end" }));
-                    let documents: Vec<_> = missed.into_iter().chain(lines).chain(end).collect();
+                    let documents: Vec<_> = missed.into_iter().chain(lines).chain(reached).chain(end).collect();
                     if is_last {
                         return Some((Ok(bytes(&documents)), None));
                     }
@@ -221,7 +225,8 @@ mod tests {
             goes_on: false,
         };
         let lines_piece = LogsPiece { lines: vec![line], ..LogsPiece::default() };
-        let pieces = [lines_piece.clone(), LogsPiece::default(), lines_piece, LogsPiece::default()].map(Ok);
+        let reached = LogsPiece { reached: Some(LogCursor { ring: 1, seq: 9 }), ..LogsPiece::default() };
+        let pieces = [lines_piece.clone(), reached, lines_piece, LogsPiece::default()].map(Ok);
         // Its node stays connected, and gives empty pieces for ever.
         let pieces = iter(pieces).chain(stream::pending()).boxed();
         let looks = Cell::new(0);
@@ -231,6 +236,9 @@ mod tests {
         let out: Vec<_> =
             out.map(|bytes| String::from_utf8(bytes.unwrap().to_vec()).unwrap()).collect().await;
         assert_eq!(out.len(), 4, "{out:?}");
+        let alive: Value = serde_json::from_str(&out[1]).unwrap();
+        let cursor = LogCursor { ring: 1, seq: 9 }.to_string();
+        assert_eq!(alive, json!({ "notice": "alive", "cursor": cursor }), "who follows goes on behind it");
         assert!(out[2].contains("bye") && !out[2].contains("broken"), "{out:?}");
         let last: Value = serde_json::from_str(&out[3]).unwrap();
         assert_eq!(last, json!({ "notice": "broken", "reason": "the workload moved" }));

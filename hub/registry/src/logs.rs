@@ -267,6 +267,7 @@ fn to_piece(piece: v1::LogPiece) -> Result<LogsPiece, LogsError> {
     Ok(LogsPiece {
         lines: piece.lines.into_iter().map(line).collect(),
         missed: piece.missed,
+        reached: piece.reached.map(|seq| LogCursor { ring, seq }),
         is_last: piece.is_last,
     })
 }

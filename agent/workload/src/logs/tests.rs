@@ -91,6 +91,7 @@ fn the_newest_of_those_that_fit_come_first() {
     assert_eq!(numbers(&rest(&mut ask(None, since)).0), [99, 100]);
     let mut none = ask(Some(0), Filter::default());
     assert!(rest(&mut none).0.is_empty());
+    assert_eq!(none.reached(), 100, "another reader goes on there, though no line was read");
     writer.append(line("and one more")).unwrap();
     assert_eq!(numbers(&rest(&mut none).0), [101]);
     assert_eq!(rest(&mut ask(Some(1000), level)).0.len(), 10);
