@@ -91,14 +91,17 @@ impl Wanted {
         Self { shelf, service, ask, reader: None }
     }
 
-    /// The next lines, with the number of their ring. Blocks its thread.
-    fn read(&mut self) -> std::io::Result<(u64, LogBatch)> {
+    /// The next lines, with how far they reach. Blocks its thread.
+    fn read(&mut self) -> std::io::Result<(Option<LogCursor>, LogBatch)> {
         if self.reader.is_none() {
             self.reader = self.shelf.open(self.service, &self.ask)?;
         }
         match &mut self.reader {
-            Some(reader) => Ok((reader.ring(), reader.read(PIECE_BYTES)?)),
-            None => Ok((0, LogBatch { is_end: true, ..LogBatch::default() })),
+            Some(reader) => {
+                let batch = reader.read(PIECE_BYTES)?;
+                Ok((Some(LogCursor { ring: reader.ring(), seq: reader.reached() }), batch))
+            }
+            None => Ok((None, LogBatch { is_end: true, ..LogBatch::default() })),
         }
     }
 }
@@ -114,6 +117,7 @@ async fn answer(mut caller: Caller, shelf: Option<LogShelf>, request: v1::LogReq
         return way.fail("this node runs no workloads: workload.enabled is false there").await;
     };
     let mut wanted = Wanted::of(shelf, &request);
+    let mut has_begun = false;
     loop {
         let read = spawn_blocking(move || {
             let read = wanted.read();
@@ -121,23 +125,32 @@ async fn answer(mut caller: Caller, shelf: Option<LogShelf>, request: v1::LogReq
         });
         let (back, read) = read.await.map_err(|error| Status::internal(error.to_string()))?;
         wanted = back;
-        let (ring, batch) = match read {
+        let (reached, batch) = match read {
             Ok(read) => read,
             Err(error) => return way.fail(&format!("the node cannot read what it keeps: {error}")).await,
         };
         let LogBatch { lines, missed, is_end } = batch;
-        if missed > 0 || !lines.is_empty() {
+        // Who follows has to know where it begins, also where no line fits yet.
+        let begins = request.follow && is_end && reached.is_some() && !has_begun;
+        if begins || missed > 0 || !lines.is_empty() {
+            has_begun = true;
             let lines = lines.into_iter().map(line).collect();
-            way.send(v1::LogPiece { ring, lines, missed, ..v1::LogPiece::default() }).await?;
+            way.send(v1::LogPiece { lines, missed, ..piece(reached) }).await?;
         }
         match (is_end, request.follow) {
             (false, _) => {}
-            (true, true) => way.rest().await?,
+            (true, true) => way.rest(reached).await?,
             (true, false) => {
                 return way.finish(v1::LogPiece { is_last: true, ..v1::LogPiece::default() }).await;
             }
         }
     }
+}
+
+/// A piece without lines.
+fn piece(reached: Option<LogCursor>) -> v1::LogPiece {
+    let (ring, reached) = (reached.map_or(0, |reached| reached.ring), reached.map(|reached| reached.seq));
+    v1::LogPiece { ring, reached, ..v1::LogPiece::default() }
 }
 
 fn line(line: Line) -> v1::LogLine {
@@ -193,9 +206,9 @@ impl Way {
     }
 
     /// Waits until it is time to look for new lines; says now and then that this side is there.
-    async fn rest(&mut self) -> Result<(), Status> {
+    async fn rest(&mut self, reached: Option<LogCursor>) -> Result<(), Status> {
         if self.sent.elapsed() >= ALIVE && self.left > 0 {
-            self.send(v1::LogPiece::default()).await?;
+            self.send(piece(reached)).await?;
         }
         tokio::select! {
             heard = self.hear() => heard,

@@ -1,6 +1,8 @@
 //! What workloads wrote, a JSON document a line, as it comes from their node.
 
 use std::convert::Infallible;
+use std::fmt::Display;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use axum::body::{Body, Bytes};
@@ -14,7 +16,7 @@ use futures_util::stream::{once, unfold};
 use http::{StatusCode, header};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::error::ApiError;
 use crate::{AdminState, LogsStream};
@@ -51,7 +53,7 @@ pub(crate) async fn read(
     let shape = "docs/api.md lists what may be asked for";
     let Query(asked) = asked.map_err(|error| ApiError::invalid(error.body_text(), shape))?;
     let key = ServiceKey { blueprint, service };
-    let invalid = |error: &dyn std::fmt::Display| ApiError::invalid(error.to_string(), shape);
+    let invalid = |error: &dyn Display| ApiError::invalid(error.to_string(), shape);
     let after: Option<Result<LogCursor, _>> = asked.after.as_deref().map(str::parse);
     let level: Option<Result<LogLevel, _>> = asked.level.as_deref().map(str::parse);
     if asked.grep.len() > MAX_GREP {
@@ -85,38 +87,80 @@ pub(crate) async fn read(
     let pieces = state.hub.logs(node, ask).await?;
     let begin = bytes(&[json!({ "notice": "node", "node": name })]);
     let begin = once(async { Ok::<_, Infallible>(begin) });
-    let body = begin.chain(lines(pieces, key, name));
+    let (hub, is_watched) = (Arc::clone(&state.hub), asked.follow && asked.node.is_none());
+    let left = move || {
+        let view = hub.workloads();
+        match view.records.get(&key).filter(|_| is_watched) {
+            Some(record) => (record.node != Some(node)).then_some("the workload moved"),
+            None => is_watched.then_some("the workload was removed"),
+        }
+    };
+    let body = begin.chain(lines(pieces, left, key, name));
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(body)).into_response())
 }
 
-/// The lines as they go out. The last says whether that is all.
-fn lines(
+/// What is on its way out.
+struct Flow<L> {
     pieces: LogsStream,
+    /// Why the workload is of this node no longer.
+    left: L,
+    /// Since when that is known.
+    left_since: Option<Instant>,
+}
+
+impl<L: Fn() -> Option<&'static str>> Flow<L> {
+    /// Whether to end here. What the workload writes on its way to its end comes before, but not for long.
+    fn has_left(&mut self, is_quiet: bool) -> Option<&'static str> {
+        let why = (self.left)();
+        let since = *self.left_since.get_or_insert_with(Instant::now);
+        if why.is_none() {
+            self.left_since = None;
+        }
+        why.filter(|_| is_quiet || since.elapsed() >= ALIVE)
+    }
+}
+
+/// The lines as they go out. The last says whether that is all.
+fn lines<L: Fn() -> Option<&'static str>>(
+    pieces: LogsStream,
+    left: L,
     service: ServiceKey,
     node: String,
 ) -> impl futures_util::Stream<Item = Result<Bytes, Infallible>> {
-    unfold(Some(pieces), move |pieces| {
+    unfold(Some(Flow { pieces, left, left_since: None }), move |flow| {
         let node = node.clone();
         async move {
-            let mut pieces = pieces?;
-            let (documents, rest) = match timeout(ALIVE, pieces.next()).await {
-                Err(_) => (vec![json!({ "notice": "alive" })], Some(pieces)),
-                Ok(Some(Ok(LogsPiece { lines, missed, is_last }))) => {
+            let mut flow = flow?;
+            let (mut documents, is_quiet) = match timeout(ALIVE, flow.pieces.next()).await {
+                Err(_) => (vec![json!({ "notice": "alive" })], true),
+                Ok(Some(Ok(LogsPiece { lines, missed, reached, is_last }))) => {
+                    let is_quiet = lines.is_empty();
+                    // Lines have cursors of their own.
+                    let reached = reached.filter(|_| is_quiet && !is_last);
+                    let reached =
+                        reached.map(|reached| json!({ "notice": "alive", "cursor": reached.to_string() }));
                     let missed = (missed > 0).then(|| json!({ "notice": "missed", "lines": missed }));
                     let lines = lines.into_iter().map(|line| document(line, service, &node));
                     let end = is_last.then(|| json!({ "notice": "end" }));
-                    (missed.into_iter().chain(lines).chain(end).collect(), (!is_last).then_some(pieces))
+                    let documents: Vec<_> =
+                        missed.into_iter().chain(lines).chain(reached).chain(end).collect();
+                    if is_last {
+                        return Some((Ok(bytes(&documents)), None));
+                    }
+                    (documents, is_quiet)
                 }
-                Ok(Some(Err(error))) => (broken(&error), None),
-                Ok(None) => (broken(&LogsError::Stopping), None),
+                Ok(Some(Err(error))) => return Some((Ok(bytes(&[broken(&error)])), None)),
+                Ok(None) => return Some((Ok(bytes(&[broken(&LogsError::Stopping)])), None)),
             };
-            Some((Ok(bytes(&documents)), rest))
+            let left = flow.has_left(is_quiet);
+            documents.extend(left.map(|why| broken(&why)));
+            Some((Ok(bytes(&documents)), left.is_none().then_some(flow)))
         }
     })
 }
 
-fn broken(error: &LogsError) -> Vec<Value> {
-    vec![json!({ "notice": "broken", "reason": error.to_string() })]
+fn broken(why: &dyn Display) -> Value {
+    json!({ "notice": "broken", "reason": why.to_string() })
 }
 
 fn bytes(documents: &[Value]) -> Bytes {
@@ -158,5 +202,46 @@ impl From<LogsError> for ApiError {
                 "end another `blueprint-hub logs -f` first",
             ),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use blueprint_common_types::LogStream;
+    use futures_util::stream::{self, iter};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_follower_is_told_that_the_workload_left_behind_its_last_lines() {
+        let line = LogsLine {
+            cursor: LogCursor { ring: 1, seq: 7 },
+            at: Timestamp::from_millis(0),
+            generation: 1,
+            stream: LogStream::Stdout,
+            level: None,
+            text: "bye".to_owned(),
+            goes_on: false,
+        };
+        let lines_piece = LogsPiece { lines: vec![line], ..LogsPiece::default() };
+        let reached = LogsPiece { reached: Some(LogCursor { ring: 1, seq: 9 }), ..LogsPiece::default() };
+        let pieces = [lines_piece.clone(), reached, lines_piece, LogsPiece::default()].map(Ok);
+        // Its node stays connected, and gives empty pieces for ever.
+        let pieces = iter(pieces).chain(stream::pending()).boxed();
+        let looks = Cell::new(0);
+        // The third piece is the first that comes after it moved.
+        let left = || (looks.replace(looks.get() + 1) >= 2).then_some("the workload moved");
+        let out = lines(pieces, left, ServiceKey { blueprint: 7, service: 42 }, "one".to_owned());
+        let out: Vec<_> =
+            out.map(|bytes| String::from_utf8(bytes.unwrap().to_vec()).unwrap()).collect().await;
+        assert_eq!(out.len(), 4, "{out:?}");
+        let alive: Value = serde_json::from_str(&out[1]).unwrap();
+        let cursor = LogCursor { ring: 1, seq: 9 }.to_string();
+        assert_eq!(alive, json!({ "notice": "alive", "cursor": cursor }), "who follows goes on behind it");
+        assert!(out[2].contains("bye") && !out[2].contains("broken"), "{out:?}");
+        let last: Value = serde_json::from_str(&out[3]).unwrap();
+        assert_eq!(last, json!({ "notice": "broken", "reason": "the workload moved" }));
     }
 }

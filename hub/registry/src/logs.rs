@@ -77,6 +77,14 @@ struct Waiting {
     pieces: Pieces,
     /// Told once the agent begins.
     begun: oneshot::Sender<()>,
+    room: Room,
+}
+
+/// A place of the hub and one of the agent. Who carries the answer has them: a reader that is stalled may stay for long.
+#[derive(Debug)]
+struct Room {
+    _place: OwnedSemaphorePermit,
+    _of_agent: Place<AgentId>,
 }
 
 impl Default for LogsDesk {
@@ -87,6 +95,15 @@ impl Default for LogsDesk {
 }
 
 impl LogsDesk {
+    /// Finds room for one more reader.
+    fn room(&self, agent: AgentId) -> Result<Room, LogsError> {
+        let place = Arc::clone(&self.places).try_acquire_owned();
+        let place = place.map_err(|_| LogsError::TooMany { of: "the hub", most: READERS })?;
+        let too_many = || LogsError::TooMany { of: "the node", most: usize::try_from(OF_AGENT).unwrap_or(0) };
+        let of_agent = self.of_agent.begin(agent).ok_or_else(too_many)?;
+        Ok(Room { _place: place, _of_agent: of_agent })
+    }
+
     fn put(&self, waiting: Waiting) -> u64 {
         let mut asked = self.asked.lock();
         asked.last = asked.last.saturating_add(1);
@@ -112,8 +129,6 @@ pub struct LogsReader {
     shared: Arc<Shared>,
     id: u64,
     pieces: mpsc::Receiver<Result<LogsPiece, LogsError>>,
-    _place: OwnedSemaphorePermit,
-    _of_agent: Place<AgentId>,
 }
 
 impl std::fmt::Debug for LogsReader {
@@ -147,14 +162,11 @@ impl Drop for LogsReader {
 /// Asks an agent, and waits until it begins to answer.
 pub(crate) async fn ask(shared: &Arc<Shared>, agent: AgentId, ask: LogsAsk) -> Result<LogsReader, LogsError> {
     let desk = &shared.logs;
-    let place = Arc::clone(&desk.places).try_acquire_owned();
-    let place = place.map_err(|_| LogsError::TooMany { of: "the hub", most: READERS })?;
-    let too_many = || LogsError::TooMany { of: "the node", most: usize::try_from(OF_AGENT).unwrap_or(0) };
-    let of_agent = desk.of_agent.begin(agent).ok_or_else(too_many)?;
+    let room = desk.room(agent)?;
     let (sender, pieces) = mpsc::channel(usize::try_from(WINDOW).unwrap_or(1));
     let (begun, has_begun) = oneshot::channel();
-    let id = desk.put(Waiting { agent, pieces: sender, begun });
-    let reader = LogsReader { shared: Arc::clone(shared), id, pieces, _place: place, _of_agent: of_agent };
+    let id = desk.put(Waiting { agent, pieces: sender, begun, room });
+    let reader = LogsReader { shared: Arc::clone(shared), id, pieces };
     shared.metrics.log_reader_came();
     let service = ask.service;
     let told = shared.registrar.tell(agent, Body::Logs(request(id, ask))).await;
@@ -193,7 +205,7 @@ pub(crate) async fn take(
     let first = timeout(BEGIN_WITHIN, inbound.message()).await;
     let first = first.map_err(|_| status::bad_request("the first piece did not come"))??;
     let id = first.map_or(0, |piece| piece.request_id);
-    let Some(Waiting { pieces, begun, .. }) = shared.logs.take(id, agent.id) else {
+    let Some(Waiting { pieces, begun, room, .. }) = shared.logs.take(id, agent.id) else {
         shared.metrics.refused("logs_not_asked");
         if shared.is_news(agent.id, "logs_not_asked") {
             warn!(target: "audit", agent = %agent.id, "agent gives output of workloads that nobody asked for");
@@ -210,6 +222,7 @@ pub(crate) async fn take(
             // A reader that is slow finds it at the end, or is gone.
             let _ = timeout(SLOWEST, pieces.send(Err(broken))).await;
         }
+        drop(room);
     });
     Ok(Box::pin(ReceiverStream::new(given).map(Ok)))
 }
@@ -267,6 +280,7 @@ fn to_piece(piece: v1::LogPiece) -> Result<LogsPiece, LogsError> {
     Ok(LogsPiece {
         lines: piece.lines.into_iter().map(line).collect(),
         missed: piece.missed,
+        reached: piece.reached.map(|seq| LogCursor { ring, seq }),
         is_last: piece.is_last,
     })
 }
@@ -283,10 +297,20 @@ mod tests {
     fn a_question_is_answered_by_the_agent_that_was_asked_and_once() {
         let desk = LogsDesk::default();
         let [asked, other] = [1, 2].map(|byte| AgentId::from_bytes([byte; 16]));
-        let waiting = || Waiting { agent: asked, pieces: mpsc::channel(1).0, begun: oneshot::channel().0 };
+        let waiting = || Waiting {
+            agent: asked,
+            pieces: mpsc::channel(1).0,
+            begun: oneshot::channel().0,
+            room: desk.room(asked).unwrap(),
+        };
         let [first, second] = [waiting(), waiting()].map(|waiting| desk.put(waiting));
         assert!(desk.take(first, other).is_none());
-        assert!(desk.take(first, asked).is_some() && desk.take(first, asked).is_none());
+        let taken = desk.take(first, asked).unwrap();
+        assert!(desk.take(first, asked).is_none());
+        // The room goes with the answer, not with who reads it.
+        assert_eq!(desk.places.available_permits(), READERS - 2);
+        drop(taken);
+        assert_eq!(desk.places.available_permits(), READERS - 1);
         desk.forget(second);
         assert!(desk.take(second, asked).is_none() && desk.asked.lock().waiting.is_empty());
     }

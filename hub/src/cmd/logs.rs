@@ -51,7 +51,7 @@ pub(crate) struct Logs {
 /// How far it is shown.
 #[derive(Debug, Default)]
 struct Shown {
-    /// The last line.
+    /// The last line that was looked at: shown, or left out since it does not fit.
     cursor: Option<String>,
     /// When that was written, in milliseconds since 1970: of another node only what is not older is shown.
     at: Option<u64>,
@@ -91,7 +91,9 @@ impl Logs {
         let since = shown.at.or(self.since);
         query.extend(since.map(|since| ("since", since.to_string())));
         query.extend(shown.cursor.clone().map(|cursor| ("after", cursor)));
-        query.extend(self.tail.map(|tail| ("tail", tail.to_string())));
+        // Where lines were shown already, all that come behind them are wanted, on whatever node.
+        let tail = self.tail.filter(|_| shown.at.is_none());
+        query.extend(tail.map(|tail| ("tail", tail.to_string())));
         query.extend(self.level.map(|level| ("level", level.to_string())));
         query.extend(self.grep.clone().map(|grep| ("grep", grep)));
         query.extend(self.node.clone().map(|node| ("node", node)));
@@ -135,7 +137,12 @@ impl Logs {
                     "{} lines were gone before they could be read; workload.log_bytes of the node says how much is kept",
                     text(&document, "lines")
                 )),
-                Some(_) => {}
+                // Another notice, or that the hub is there.
+                Some(_) => {
+                    if let Some(cursor) = document.get("cursor").and_then(Value::as_str) {
+                        shown.cursor = Some(cursor.to_owned());
+                    }
+                }
             }
         }
     }
@@ -158,10 +165,11 @@ pub(super) fn last(global: &Global, service: ServiceKey, count: u32) -> Result<V
 
 /// Says what is new about where the lines come from.
 fn begin(shown: &mut Shown, node: String) {
-    if shown.trouble.take().is_some() {
-        eprint_line(&format!("node {node} gives its lines again"));
-    } else if !shown.node.is_empty() && shown.node != node {
+    let was_trouble = shown.trouble.take().is_some();
+    if !shown.node.is_empty() && shown.node != node {
         eprint_line(&format!("the workload runs on node {node} now"));
+    } else if was_trouble {
+        eprint_line(&format!("node {node} gives its lines again"));
     }
     shown.node = node;
 }

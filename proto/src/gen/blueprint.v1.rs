@@ -685,7 +685,7 @@ pub struct LogPiece {
     /// In the first piece: whose answer it is.
     #[prost(uint64, tag = "1")]
     pub request_id: u64,
-    /// What all lines of this piece are of.
+    /// What all lines of this piece, and what is reached, are of.
     #[prost(fixed64, tag = "2")]
     pub ring: u64,
     #[prost(message, repeated, tag = "3")]
@@ -699,6 +699,9 @@ pub struct LogPiece {
     /// Nothing follows.
     #[prost(bool, tag = "6")]
     pub is_last: bool,
+    /// Number of the last line that was looked at, whether it fits or not: a later question may go on behind it.
+    #[prost(uint64, optional, tag = "7")]
+    pub reached: ::core::option::Option<u64>,
 }
 /// So many more pieces are taken.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

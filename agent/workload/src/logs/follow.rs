@@ -27,11 +27,16 @@ pub(crate) async fn follow(engine: &Engine, id: &str, mut sink: Sink) -> Option<
         sleep(AGAIN).await;
     }
     let mut last: Option<SystemTime> = None;
+    let (mut has_broken_off, mut is_told) = (false, false);
     loop {
         // Not the last line again.
         let since = last.and_then(|last| last.checked_add(Duration::from_nanos(1)));
         let followed = async {
-            let Some(running) = engine.find(id).await? else { return Ok(()) };
+            let Some(running) = engine.find(id).await? else { return Ok(true) };
+            if has_broken_off && !is_told && running.pid.is_some() {
+                is_told = true;
+                sink.say("the engine ended the output while the container runs; it is read on".to_owned());
+            }
             let mut logs = running.logs(since).await?;
             while let Some(line) = logs.next().await {
                 let line = line?;
@@ -46,11 +51,16 @@ pub(crate) async fn follow(engine: &Engine, id: &str, mut sink: Sink) -> Option<
                 }
                 last = line.at.or(last);
             }
-            Ok::<_, container::EngineError>(())
+            // The end of the answer is not that of the container.
+            Ok::<_, container::EngineError>(engine.find(id).await?.is_none_or(|found| found.pid.is_none()))
         };
-        if followed.await.is_ok() {
-            sink.finish();
-            return sink.last().map(str::to_owned);
+        match followed.await {
+            Ok(true) => {
+                sink.finish();
+                return sink.last().map(str::to_owned);
+            }
+            Ok(false) => has_broken_off = true,
+            Err(_) => {}
         }
         sleep(AGAIN).await;
     }

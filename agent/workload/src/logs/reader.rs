@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 
 use blueprint_agent_workload_core::log::{Filter, Line, MAX_RECORD_BYTES, next_line};
@@ -19,7 +19,7 @@ const CHUNK: usize = 2 * MAX_RECORD_BYTES + (64 << 10);
 pub struct LogAsk {
     /// Those after this one. Where it is of another ring, all.
     pub after: Option<LogCursor>,
-    /// The newest so many of those that fit, where nothing says after which.
+    /// The newest so many of those that fit, where `after` does not count.
     pub tail: Option<u32>,
     /// Those that fit. Its time counts where `after` does not.
     pub filter: Filter,
@@ -67,7 +67,7 @@ impl LogReader {
         let oldest = segments(&folder)?.first().copied().unwrap_or(1);
         let next = after.map_or(oldest, |after| after.seq.saturating_add(1));
         let mut reader = Self { folder, ring, filter, next, open: None };
-        if let Some(tail) = ask.tail.filter(|_| ask.after.is_none()) {
+        if let Some(tail) = ask.tail.filter(|_| after.is_none()) {
             reader.skip_to_tail(usize::try_from(tail).unwrap_or(usize::MAX))?;
         }
         Ok(Some(reader))
@@ -77,6 +77,12 @@ impl LogReader {
     #[must_use]
     pub const fn ring(&self) -> u64 {
         self.ring
+    }
+
+    /// Number of the last line that was looked at, whether it fits or not.
+    #[must_use]
+    pub const fn reached(&self) -> u64 {
+        self.next.saturating_sub(1)
     }
 
     /// Leaves out all but the last lines that fit.
@@ -95,7 +101,10 @@ impl LogReader {
             }
         }
         self.next = last.front().copied().unwrap_or(self.next);
-        self.open = None;
+        // What is looked at here counts as reached.
+        if let Some(open) = self.open.take() {
+            open.file.sync_data()?;
+        }
         Ok(())
     }
 
@@ -107,9 +116,10 @@ impl LogReader {
     /// Those of the file system; [`io::ErrorKind::StaleNetworkFileHandle`] where another ring has taken the place of this
     /// one.
     pub fn read(&mut self, bytes: usize) -> io::Result<LogBatch> {
+        let before = self.next;
         let batch = self.read_lines(bytes)?;
         // Earlier segments were synced when the next began.
-        if let Some(open) = self.open.as_ref().filter(|_| !batch.lines.is_empty()) {
+        if let Some(open) = self.open.as_ref().filter(|_| self.next != before) {
             open.file.sync_data()?;
         }
         Ok(batch)
@@ -126,11 +136,15 @@ impl LogReader {
             return Ok(batch);
         }
         // Where a newer segment is there, this one is whole; but a line may have come between the two looks.
-        let newer = self.has_newer()?;
+        let (newer, removed) = (self.has_newer()?, self.is_removed()?);
         if self.read_chunk(bytes, &mut batch)? {
             return Ok(batch);
         }
-        batch.is_end = !newer || !self.move_on(&mut batch)?;
+        // Another one of the same name may stand in its place: the writer takes back a segment whose first line failed.
+        if removed {
+            self.open = None;
+        }
+        batch.is_end = !(newer || removed) || !self.move_on(&mut batch)?;
         Ok(batch)
     }
 
@@ -174,6 +188,10 @@ impl LogReader {
         }
         let open = self.open.as_ref().map_or(0, |open| open.first);
         Ok(segments(&self.folder)?.iter().any(|first| *first > open))
+    }
+
+    fn is_removed(&self) -> io::Result<bool> {
+        self.open.as_ref().map_or(Ok(false), |open| Ok(open.file.metadata()?.nlink() == 0))
     }
 
     /// Opens the segment with the next line, or the oldest behind it; false where there is none yet.

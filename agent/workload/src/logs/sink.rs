@@ -132,7 +132,8 @@ impl Sink {
         }
     }
 
-    fn say(&mut self, text: String) {
+    /// Keeps what the node itself has to say.
+    pub(super) fn say(&mut self, text: String) {
         let (stream, generation) = (LogStream::Node, self.errand.generation);
         let level = level_of(stream, "");
         self.write(Line {

@@ -1,12 +1,15 @@
 //! Rings on a real disk.
 
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
 
-use blueprint_agent_workload_core::log::{Filter, Line};
+use blueprint_agent_workload_core::log::{Filter, Line, encode};
 use blueprint_common_types::{LogCursor, LogLevel, LogStream, Timestamp};
 
 use super::writer::LogWriter;
 use super::*;
+use crate::container::Engine;
 
 const LIMITS: RingLimits = RingLimits { bytes: 256 << 10 };
 
@@ -88,6 +91,7 @@ fn the_newest_of_those_that_fit_come_first() {
     assert_eq!(numbers(&rest(&mut ask(None, since)).0), [99, 100]);
     let mut none = ask(Some(0), Filter::default());
     assert!(rest(&mut none).0.is_empty());
+    assert_eq!(none.reached(), 100, "another reader goes on there, though no line was read");
     writer.append(line("and one more")).unwrap();
     assert_eq!(numbers(&rest(&mut none).0), [101]);
     assert_eq!(rest(&mut ask(Some(1000), level)).0.len(), 10);
@@ -112,6 +116,25 @@ fn a_reader_that_is_too_slow_is_told_how_much_it_missed() {
     let size: u64 =
         fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().metadata().unwrap().len()).sum();
     assert!((200 << 10..=(256 << 10) + 64).contains(&size), "{size} bytes");
+}
+
+#[test]
+fn a_segment_that_the_writer_took_back_is_read_from_the_one_in_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut writer = LogWriter::open(folder.path(), LIMITS).unwrap();
+    (1..=5).for_each(|number| writer.append(line(&format!("line {number}"))).unwrap());
+    let mut reader = open(folder.path(), &LogAsk::default());
+    assert_eq!(rest(&mut reader).0.len(), 5);
+    // A disk that is full after the first bytes of a segment, until there is room again.
+    let record = encode(&Line { seq: 6, ..line("line 6") });
+    let file = segment(folder.path(), 6);
+    fs::write(&file, &record[..7]).unwrap();
+    assert!(rest(&mut reader).0.is_empty());
+    fs::remove_file(&file).unwrap();
+    assert!(rest(&mut reader).0.is_empty());
+    fs::write(&file, &record).unwrap();
+    let (lines, missed) = rest(&mut reader);
+    assert_eq!((numbers(&lines), missed), (vec![6], 0));
 }
 
 #[test]
@@ -212,4 +235,50 @@ fn rings_of_services_that_left_go_once_there_are_many() {
     assert!(!at(129).exists(), "nothing was written to it");
     held.append(line("x")).unwrap();
     assert_eq!(fs::read_dir(state.path().join(FOLDER)).unwrap().count(), 129);
+}
+
+/// Serves one answer to each connection, as an engine; gives what was asked.
+fn engine(socket: &Path, answers: Vec<Vec<u8>>) -> std::thread::JoinHandle<Vec<String>> {
+    let listener = UnixListener::bind(socket).unwrap();
+    let serve = move |answer: Vec<u8>| {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map(Result::unwrap);
+        let first = lines.next().unwrap();
+        lines.take_while(|line| !line.is_empty()).for_each(drop);
+        stream.write_all(&answer).unwrap();
+        first
+    };
+    std::thread::Builder::new().spawn(move || answers.into_iter().map(serve).collect()).unwrap()
+}
+
+#[tokio::test]
+async fn a_container_is_read_on_where_the_engine_ends_its_output_early() {
+    let answer = |body: &[u8]| {
+        let head = format!("HTTP/1.1 200 X\r\nContent-Length: {}\r\n\r\n", body.len());
+        [head.as_bytes(), body].concat()
+    };
+    let frame = |text: &str| {
+        let length = u8::try_from(text.len()).unwrap();
+        [&[1, 0, 0, 0, 0, 0, 0, length], text.as_bytes()].concat()
+    };
+    let version = answer(br#"{"Version":"1","ApiVersion":"1.43","MinAPIVersion":"1.12"}"#);
+    let state = |pid: u32| {
+        answer(format!(r#"{{"Id":"c1","State":{{"Running":{},"Pid":{pid}}}}}"#, pid > 0).as_bytes())
+    };
+    let (runs, ended) = (state(5), state(0));
+    let one = answer(&frame("1970-01-01T00:00:01.000000000Z one\n"));
+    let two = answer(&frame("1970-01-01T00:00:02.000000000Z two\n"));
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("e.sock");
+    let [once, again] =
+        [[&version, &runs, &one, &one, &version, &runs], [&version, &runs, &two, &two, &version, &ended]];
+    let served = engine(&socket, [once, again].concat().into_iter().cloned().collect());
+    let ring = folder.path().join("ring");
+    let last = follow(&Engine::new(socket), "c1", Sink::new(errand(&ring, 1000))).await;
+    assert_eq!(last.as_deref(), Some("two"));
+    let asked = served.join().unwrap();
+    assert!(asked[8].contains("&follow=1&since=1.000000001"), "{asked:?}");
+    let (lines, _) = rest(&mut open(&ring, &LogAsk::default()));
+    let texts: Vec<_> = lines.iter().map(|line| line.text.as_str()).collect();
+    assert_eq!(texts, ["one", "the engine ended the output while the container runs; it is read on", "two"]);
 }

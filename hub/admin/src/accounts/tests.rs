@@ -84,6 +84,7 @@ fn a_machine_stands_from_its_call_until_it_is_gone() {
         deployment: "aaaaaaaaaaaaaaaa".parse().unwrap(),
         number,
         candidate: Candidate {
+            egress: None,
             provider: provider.to_owned(),
             plan: "small".to_owned(),
             region: "here".to_owned(),

@@ -47,6 +47,8 @@ pub struct LogsPiece {
     pub lines: Vec<LogsLine>,
     /// Lines before them that were gone before they were read.
     pub missed: u64,
+    /// The last line that was looked at, whether it fits or not; where the node says it.
+    pub reached: Option<LogCursor>,
     /// Nothing follows.
     pub is_last: bool,
 }
