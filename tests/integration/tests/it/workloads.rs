@@ -356,7 +356,10 @@ fn what_cannot_be_run_says_why_and_leaves_nothing() -> Result<()> {
         eventually_ok(SOON, &format!("the reason of {service}"), || {
             let shown = hub.json(&["workload", "show", service])?;
             let (state, reason) = (text(&shown, "/state")?, text(&shown, "/reason")?);
-            ensure!(["failed", "backing-off"].contains(&state) && reason.contains(why), "{shown}");
+            ensure!(
+                ["failed", "backing-off", "unplaced"].contains(&state) && reason.contains(why),
+                "{shown}"
+            );
             Ok(())
         })?;
     }
