@@ -149,7 +149,7 @@ impl Base {
         let tls_store: Arc<dyn TlsStore> = opened.clone();
         let workload_store: Arc<dyn WorkloadStore> = opened.clone();
         let clouds = Clouds::new(
-            (config.provision, config.alerts.clone()),
+            (config.provision, config.alerts.clone(), config.prices.clone()),
             &config.providers,
             config.overlay_v4,
             opened.clone(),

@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::cmd::{
     access, alerts, apply, artefact, audit, config, costs, deploy, deployment, dev, init, inventory, key,
-    logs, node, offers, policy, provider, serve, service, status, token, workload,
+    logs, node, offers, policy, prices, provider, serve, service, status, token, workload,
 };
 use crate::files;
 
@@ -92,6 +92,8 @@ enum Command {
     SetAlert(Box<alerts::SetAlert>),
     /// Alerts about costs: how they stand, and what they told
     Alerts(alerts::Alerts),
+    /// Price lists: how old they are, and asking for new ones
+    Prices(prices::Prices),
     /// Artefacts of workloads, pushed for nodes that reach nothing else
     #[command(subcommand, after_help = "Example: blueprint-hub artefact push demo.tar.gz")]
     Artefact(artefact::Artefact),
@@ -190,6 +192,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Command::Costs(command) => command.run(global),
         Command::SetAlert(command) => command.run(global),
         Command::Alerts(command) => command.run(global),
+        Command::Prices(command) => command.run(global),
         Command::Artefact(command) => command.run(global),
         Command::Provider(command) => command.run(global),
         Command::Providers(command) => command.run(global),

@@ -13,6 +13,7 @@ use blueprint_hub_admin::{
     AccountDesk, AcmeView, ArtefactShelf, Hub, LogsStream, PeerView, PromiseFailed, Qos, RemoveFailed,
     ScrapeFailed, SettingsRefused,
 };
+use blueprint_hub_provision_core::catalogue::PriceDesk;
 use blueprint_hub_provision_core::cost::CostDesk;
 use blueprint_hub_provision_core::lifecycle::Deployer;
 use blueprint_hub_proxy::Ledger;
@@ -220,6 +221,10 @@ impl Hub for AdminHub {
 
     fn costs(&self) -> &dyn CostDesk {
         &self.provision.costs
+    }
+
+    fn prices(&self) -> &dyn PriceDesk {
+        &self.provision.prices
     }
 
     fn deployer(&self) -> &dyn Deployer {

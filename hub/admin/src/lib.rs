@@ -19,6 +19,7 @@ mod market;
 mod nodes;
 mod offers;
 mod policy;
+mod prices;
 mod router;
 mod scrape;
 mod services;
@@ -41,6 +42,7 @@ use blueprint_common_types::workload::Bundle;
 use blueprint_common_types::{
     AgentId, CaPin, HubId, OverlayLease, ServiceKey, Timestamp, TokenId, WgPublicKey,
 };
+use blueprint_hub_provision_core::catalogue::PriceDesk;
 use blueprint_hub_provision_core::cost::CostDesk;
 use blueprint_hub_provision_core::lifecycle::Deployer;
 use blueprint_hub_proxy_core::tls::TlsAdmin;
@@ -257,6 +259,9 @@ pub trait Hub: Send + Sync {
 
     /// Alerts about costs, and what machines sent.
     fn costs(&self) -> &dyn CostDesk;
+
+    /// Price lists of providers.
+    fn prices(&self) -> &dyn PriceDesk;
 
     /// Accounts at clouds, and their credentials.
     fn accounts(&self) -> &dyn AccountDesk;

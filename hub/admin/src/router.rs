@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 use crate::error::ApiError;
 use crate::{
     AdminState, OperatorToken, access, accounts, alerts, artefacts, audit, auth, changes, costs, deployments,
-    keys, logs, nodes, offers, policy, scrape, services, settings, tls, tokens, usage, views, workloads,
+    keys, logs, nodes, offers, policy, prices, scrape, services, settings, tls, tokens, usage, views,
+    workloads,
 };
 
 /// Largest request body in bytes, but for policies.
@@ -58,6 +59,8 @@ pub fn private_router(state: AdminState) -> Router {
         .route("/v1/templates", get(offers::list_templates))
         .route("/v1/offers", get(offers::list_offers))
         .route("/v1/estimate", get(offers::estimate))
+        .route("/v1/prices", get(prices::list))
+        .route("/v1/prices/{provider}/refresh", post(prices::refresh))
         .route("/v1/deployments", get(deployments::list).post(deployments::create))
         .route(
             "/v1/deployments/{deployment}",

@@ -80,6 +80,7 @@ pub(super) async fn start(
     let planes = (control.clone(), base.registrar.clone(), base.tunnel.clone(), workload_keys.sealing());
     let spawner = supervisor.child_spawner();
     let clouds = Box::pin(base.clouds.start(Arc::clone(&facts), planes, &base.metrics, &spawner)).await?;
+    let lists = clouds.prices.watch();
     let hub = AdminHub {
         provision: clouds,
         scraper: Scraper::new(base.tunnel.clone()),
@@ -98,7 +99,7 @@ pub(super) async fn start(
     let store = Arc::clone(&base.store);
     let metrics = Arc::clone(&base.metrics);
     let state = AdminState {
-        market: config.prices.market(&config.providers, &facts.advertise_host),
+        market: config.prices.market(&config.providers, &facts.advertise_host, lists),
         facts,
         hub: Arc::new(hub),
         store,

@@ -22,6 +22,7 @@ mod lifecycle;
 mod migrate;
 mod open;
 mod policy;
+mod prices;
 mod queue;
 mod services;
 mod targets;

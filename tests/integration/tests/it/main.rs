@@ -29,6 +29,7 @@ mod offers;
 mod owners;
 mod ping;
 mod policy;
+mod prices;
 mod provision;
 mod raw;
 mod refusals;
