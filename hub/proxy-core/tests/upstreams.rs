@@ -37,6 +37,7 @@ impl World {
             health: Health::Healthy,
             reason: String::new(),
             agent: agent(last),
+            weight: 100,
         };
         Self {
             upstreams: Upstreams::default(),

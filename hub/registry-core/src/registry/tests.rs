@@ -58,7 +58,7 @@ fn only(services: &[u64]) -> ServiceGrant {
 }
 
 fn offered(s: u64, port: u16, health: Health) -> OfferedTarget {
-    OfferedTarget { service: service(s), port, health, reason: String::new() }
+    OfferedTarget { service: service(s), port, health, reason: String::new(), generation: 0 }
 }
 
 fn agent(n: u8, services: ServiceGrant) -> Agent {
@@ -346,7 +346,9 @@ fn what_the_hub_runs_is_nobodys_else_also_while_it_has_no_node() {
     let mut sim = Sim::new(&[(1, ServiceGrant::FirstClaim), (2, only(&[1])), (3, ServiceGrant::FirstClaim)]);
     assert!(sim.offer(2, &[(1, 80)]).refused.is_empty() && !sim.seen().is_empty());
     let refusals = |outcome: Outcome| outcome.refused.into_iter().map(|(_, why)| why).collect::<Vec<_>>();
-    sim.registry.assign(BTreeMap::from([(service(1), None), (service(2), Some(id(3)))]));
+    let owners = |all: &[u8]| all.iter().map(|n| id(*n)).collect::<BTreeSet<_>>();
+    let assigned = BTreeMap::from([(service(1), owners(&[])), (service(2), owners(&[3]))]);
+    sim.registry.assign(assigned, Weights::new());
     assert!(sim.seen().is_empty(), "what was offered before goes at once");
     assert_eq!(
         refusals(sim.offer(1, &[(1, 80), (2, 81)])),
@@ -354,7 +356,7 @@ fn what_the_hub_runs_is_nobodys_else_also_while_it_has_no_node() {
     );
     assert_eq!(refusals(sim.offer(2, &[(1, 80)])), [RefusedTarget::Unplaced], "its token names the service");
     assert!(sim.registry.claims.is_empty(), "nothing is claimed meanwhile");
-    sim.registry.assign(BTreeMap::from([(service(1), Some(id(3)))]));
+    sim.registry.assign(BTreeMap::from([(service(1), owners(&[3]))]), Weights::new());
     assert!(sim.offer(3, &[(1, 80)]).refused.is_empty());
 }
 

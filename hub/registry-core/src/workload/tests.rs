@@ -56,6 +56,8 @@ fn record(service: u64, nodes: &[u8], on: Option<u8>) -> WorkloadRecord {
         node: on.map(node),
         keystore: None,
         changed_at: at(0),
+        version: 1,
+        slot: 0,
     }
 }
 

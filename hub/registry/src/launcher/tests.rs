@@ -75,6 +75,8 @@ impl WorkloadStore for Kept {
                 node: before.and_then(|record| record.node),
                 keystore: change.keystore,
                 changed_at: change.now,
+                version: 1,
+                slot: 0,
             };
             records.insert(change.service, record.clone());
             Ok(record)
@@ -91,6 +93,33 @@ impl WorkloadStore for Kept {
             }))
         }
         .boxed()
+    }
+    fn list_updates(&self) -> BoxFuture<'_, StoreResult<Vec<StoredUpdate>>> {
+        async { Ok(Vec::new()) }.boxed()
+    }
+    fn list_versions(&self, _: ServiceKey) -> BoxFuture<'_, StoreResult<Vec<Version>>> {
+        async { Ok(Vec::new()) }.boxed()
+    }
+    fn begin_update(&self, _: NewUpdate) -> BoxFuture<'_, StoreResult<Option<StoredUpdate>>> {
+        async { Ok(None) }.boxed()
+    }
+    fn save_update(&self, _: Update) -> BoxFuture<'_, StoreResult<()>> {
+        async { Ok(()) }.boxed()
+    }
+    fn finish_update(
+        &self,
+        _: ServiceKey,
+        _: Timestamp,
+    ) -> BoxFuture<'_, StoreResult<Option<WorkloadRecord>>> {
+        async { Ok(None) }.boxed()
+    }
+    fn take_back_update(
+        &self,
+        _: ServiceKey,
+        _: String,
+        _: Timestamp,
+    ) -> BoxFuture<'_, StoreResult<Option<WorkloadRecord>>> {
+        async { Ok(None) }.boxed()
     }
     fn remove_workload(
         &self,
@@ -388,6 +417,8 @@ async fn the_next_hub_takes_back_what_is_left_and_tries_until_it_has() {
         node: None,
         keystore: None,
         changed_at: SystemTime::now().into(),
+        version: 1,
+        slot: 0,
     };
     kept.records.lock().insert(SERVICE, record);
     kept.failures.store(1, Relaxed);
@@ -482,6 +513,7 @@ async fn what_an_operator_keeps_is_not_taken_over_by_accident_and_his_word_count
             nodes: std::collections::BTreeSet::new(),
             keystore: None,
             replaces: None,
+            by: None,
             summary: String::new(),
             now: SystemTime::now().into(),
         };
