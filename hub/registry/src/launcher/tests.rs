@@ -7,9 +7,10 @@ use std::time::SystemTime;
 
 use blueprint_common_runtime::tasks::Supervisor;
 use blueprint_common_types::workload::{Bundle, WorkloadState, WorkloadStatus};
-use blueprint_common_types::{ServiceKey, WgPublicKey};
+use blueprint_common_types::{ServiceKey, Timestamp, WgPublicKey};
 use blueprint_hub_registry_core::workload::{
-    Placed, WorkloadChange, WorkloadChangeError, WorkloadRecord, WorkloadStore,
+    NewUpdate, Placed, StoredUpdate, Tally, Traffic, Update, Version, WorkloadChange, WorkloadChangeError,
+    WorkloadRecord, WorkloadStore,
 };
 use blueprint_hub_registry_core::{StoreError, StoreResult};
 use blueprint_proto::v1::bridge_request::Call;
@@ -141,6 +142,15 @@ impl WorkloadStore for Kept {
     }
 }
 
+/// No proxy, and so no requests.
+struct Nobody;
+
+impl Traffic for Nobody {
+    fn at(&self, _: ServiceKey, _: SocketAddr) -> Tally {
+        Tally::default()
+    }
+}
+
 /// Seals nothing and knows no bridge; reaches one address, whatever is asked for.
 struct Rest(SocketAddr);
 
@@ -169,7 +179,8 @@ impl Reach for Rest {
 /// What launchers need, where none comes.
 pub(crate) async fn idle(registrar: RegistrarHandle) -> LauncherParts {
     let store: Arc<dyn WorkloadStore> = Arc::new(Kept::default());
-    let (_, workloads) = Workloads::new(store, registrar, Duration::from_secs(15)).await.unwrap();
+    let (_, workloads) =
+        Workloads::new(store, registrar, Duration::from_secs(15), Arc::new(Nobody)).await.unwrap();
     let (_, launchers) = Launchers::new(workloads.clone());
     let rest = Arc::new(Rest(nowhere()));
     LauncherParts { workloads, launchers, blueprints: rest.clone(), reach: rest }
@@ -199,7 +210,8 @@ async fn with_kept<F: Future<Output = ()>>(kept: Arc<Kept>, reach: SocketAddr, t
         let checks = async {
             let store: Arc<dyn WorkloadStore> = kept.clone();
             let patience = Duration::from_secs(15);
-            let (task, workloads) = Workloads::new(store, registrar.clone(), patience).await.unwrap();
+            let (task, workloads) =
+                Workloads::new(store, registrar.clone(), patience, Arc::new(Nobody)).await.unwrap();
             let (leases, launchers) = Launchers::new(workloads.clone());
             let (blueprints, reach) = (Arc::new(Rest(reach)), Arc::new(Rest(reach)));
             let parts = LauncherParts {

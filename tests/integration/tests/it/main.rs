@@ -40,4 +40,5 @@ mod ssh;
 mod tls;
 mod tun;
 mod under_attack;
+mod updates;
 mod workloads;
