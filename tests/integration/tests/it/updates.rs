@@ -66,7 +66,7 @@ impl Rig {
     }
 
     fn json(&self, arguments: &[&str]) -> Result<Value> {
-        let finished = self.hub.command(arguments)?.run(THROUGH)?;
+        let finished = self.hub.command(arguments)?.args(["--output", "json"]).run(THROUGH)?;
         crate::fixture::json_of(&finished)
     }
 
