@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
+use proptest::strategy::Strategy as Generator;
 
 use super::*;
+use crate::workload::plan::Strategy;
 
 const SERVICE: ServiceKey = ServiceKey { blueprint: 7, service: 42 };
 
@@ -283,7 +285,7 @@ enum Fate {
     See(Side, Side),
 }
 
-fn side() -> impl Strategy_<Value = Side> {
+fn side() -> impl Generator<Value = Side> {
     let states = [WorkloadState::Running, WorkloadState::BackingOff, WorkloadState::Failed];
     let healths = [Health::Healthy, Health::Unhealthy, Health::Unknown];
     (any::<bool>(), 0usize..12, 0usize..8, 0u32..5, (0u64..50, 0u64..20, 0u32..3)).prop_map(
@@ -298,9 +300,7 @@ fn side() -> impl Strategy_<Value = Side> {
     )
 }
 
-use proptest::strategy::Strategy as Strategy_;
-
-fn fate() -> impl Strategy_<Value = Fate> {
+fn fate() -> impl Generator<Value = Fate> {
     prop_oneof![
         2 => Just(Fate::Kill),
         1 => Just(Fate::Abort),
