@@ -126,7 +126,7 @@ impl WorkloadStore for Kept {
         &self,
         service: ServiceKey,
         why: &'static str,
-        _: blueprint_common_types::Timestamp,
+        _: Timestamp,
     ) -> BoxFuture<'_, StoreResult<bool>> {
         async move {
             self.is_tried.cancel();

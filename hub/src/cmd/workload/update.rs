@@ -64,7 +64,7 @@ impl Plan {
             ("health_secs", self.health_time.map(|it| json!(it))),
             ("start_secs", self.start_time.map(|it| json!(it))),
             ("drain_secs", self.drain.map(|it| json!(it))),
-            ("skip_health_check", self.skip_health_check.then(|| json!(true))),
+            ("skip_health_check", self.skip_health_check.then_some(json!(true))),
         ];
         let given = fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
         Value::Object(given.collect())

@@ -114,7 +114,7 @@ async fn an_update_is_there_after_a_restart_and_one_version_serves_whatever_it_d
     assert_eq!((found[0].update.phase, found[0].next.as_ref()), (Phase::Moved, Some(&beside)));
     let serving = store.finish_update(SERVICE, NOW).await.unwrap().unwrap();
     assert_eq!(serving, beside);
-    assert_eq!(store.list_workloads().await.unwrap(), [beside.clone()]);
+    assert_eq!(store.list_workloads().await.unwrap(), std::slice::from_ref(&beside));
     assert_eq!(store.finish_update(SERVICE, NOW).await.unwrap(), None, "once");
 
     // By recreate the next version serves at once, and the old one again once it is taken back.

@@ -90,7 +90,7 @@ impl Rig {
     fn wait_over(&self) -> Result<Value> {
         eventually_ok(THROUGH, "the end of the update", || {
             let shown = self.show()?;
-            ensure!(shown["update"].is_null(), "{shown}");
+            ensure!(is_over(&shown), "{shown}");
             Ok(shown)
         })
     }
@@ -101,12 +101,17 @@ impl Rig {
             let running = processes_naming(&self.program);
             ensure!(running.len() == 1, "{running:?}");
             let shown = self.show()?;
-            ensure!(shown["version"] == version && shown["update"].is_null(), "{shown}");
+            ensure!(shown.get("version") == Some(&Value::from(version)) && is_over(&shown), "{shown}");
             ensure!(text(&shown, "/state")? == "running", "{shown}");
             ensure!(self.name()? == name, "another version answers");
             Ok(())
         })
     }
+}
+
+/// No update is under way.
+fn is_over(shown: &Value) -> bool {
+    shown.get("update").is_some_and(Value::is_null)
 }
 
 fn failures(load: &[Load]) -> Vec<String> {
