@@ -367,6 +367,7 @@ fn services(settings: &Settings, problems: &mut Problems) -> Vec<ServiceSpec> {
             check,
             metrics,
             udp,
+            run: None,
         });
     }
     if services.len() > MAX_SERVICES {

@@ -34,7 +34,7 @@ use crate::config::HubConfig;
 use crate::files::{self, Identity};
 use crate::memory::MemoryWatch;
 use crate::policy::{self, PolicyHandle, PolicyTask};
-use crate::ports::peer_of;
+use crate::ports::{ProxyTraffic, peer_of};
 use crate::provision::Clouds;
 use crate::service_view::ServiceView;
 use crate::stored_keys::StoredKeys;
@@ -181,7 +181,9 @@ impl Base {
         let (task, registrar) = Registrar::new(registry, pool, Arc::clone(&store));
         registry_metrics::register(&metrics, registrar.clone());
         spawn(supervisor, "registrar", task.run(supervisor.stop().stop));
-        let (task, workloads) = Workloads::new(workload_store, registrar.clone(), FAILOVER).await?;
+        let ledger = Ledger::default();
+        let traffic = Arc::new(ProxyTraffic(ledger.clone()));
+        let (task, workloads) = Workloads::new(workload_store, registrar.clone(), FAILOVER, traffic).await?;
         spawn(supervisor, "workloads", task.run(supervisor.stop().stop));
         let (task, launchers) = Launchers::new(workloads.clone());
         spawn(supervisor, "launchers", task.run(supervisor.stop().stop));
@@ -202,7 +204,7 @@ impl Base {
             tunnel,
             registrar,
             policy,
-            ledger: Ledger::default(),
+            ledger,
             metrics,
         };
         Ok((base, identity))

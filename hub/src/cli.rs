@@ -73,6 +73,12 @@ enum Command {
     /// Workloads: what nodes run
     #[command(subcommand)]
     Workload(workload::Workload),
+    /// Brings a new version of a running workload in place of the old one, and takes it back where it fails
+    #[command(after_help = workload::UPDATE_HELP)]
+    Update(Box<workload::Update>),
+    /// Goes back to an earlier version of a workload, as an update does
+    #[command(after_help = workload::ROLLBACK_HELP)]
+    Rollback(workload::Rollback),
     /// Shows what a workload wrote, and follows it
     Logs(logs::Logs),
     /// Orders machines that join this hub by themselves
@@ -183,6 +189,8 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Command::Node(command) => command.run(global),
         Command::Service(command) => command.run(global),
         Command::Workload(command) => command.run(global),
+        Command::Update(command) => command.run(global),
+        Command::Rollback(command) => command.run(global),
         Command::Logs(command) => command.run(global),
         Command::Deploy(command) => command.run(global),
         Command::Deployment(command) => command.run(global),

@@ -33,7 +33,7 @@ use std::path::PathBuf;
 
 use blueprint_common_tunnel::carrier::ProxyUrl;
 use blueprint_common_types::ServiceKey;
-use blueprint_common_types::workload::{Bundle, RpcKind, Sha256Digest, WorkloadSpec};
+use blueprint_common_types::workload::{Bundle, RpcKind, Seat, Sha256Digest, WorkloadSpec};
 use blueprint_proto::v1::bridge_request::Call;
 use futures_util::future::BoxFuture;
 use tonic::Status;
@@ -46,7 +46,7 @@ pub use pushed::PushedReader;
 pub use rpc::{RpcIo, RpcStream};
 
 /// What the hub wants this node to run.
-pub type Assigned = BTreeMap<ServiceKey, Assignment>;
+pub type Assigned = BTreeMap<Seat, Assignment>;
 
 /// One assignment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,8 +83,10 @@ pub enum DescribeError {
 /// A service that a workload offers on this machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Offer {
-    /// Which.
-    pub service: ServiceKey,
+    /// Which instance of it.
+    pub seat: Seat,
+    /// The assignment that it runs by.
+    pub generation: u64,
     /// Where it listens.
     pub local: SocketAddr,
 }
@@ -140,7 +142,7 @@ pub trait HubPort: Send + Sync {
     fn offer(&self, offer: Offer) -> Result<(), String>;
 
     /// Takes back what was offered; nothing where nothing was.
-    fn withdraw(&self, service: ServiceKey);
+    fn withdraw(&self, seat: Seat);
 }
 
 /// Where workloads live on this machine, and what they may.

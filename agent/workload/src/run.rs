@@ -6,10 +6,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use blueprint_agent_workload_core::{Life, PrepareFailed, Step, label};
 use blueprint_common_runtime::tasks::Spawner;
+use blueprint_common_types::Timestamp;
 use blueprint_common_types::workload::{
-    Bundle, Source, SourceError, WorkloadSpec, WorkloadState, WorkloadStatus,
+    Bundle, Seat, Source, SourceError, WorkloadSpec, WorkloadState, WorkloadStatus,
 };
-use blueprint_common_types::{ServiceKey, Timestamp};
 use tokio::task::spawn_blocking;
 use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
@@ -61,7 +61,7 @@ pub(crate) type Tell = Box<dyn Fn(WorkloadStatus) + Send + Sync>;
 /// One workload.
 pub(crate) struct Workload {
     pub(crate) common: Arc<Common>,
-    pub(crate) service: ServiceKey,
+    pub(crate) seat: Seat,
     pub(crate) generation: u64,
     /// Cancelled once it is not wanted any more.
     pub(crate) stop: CancellationToken,
@@ -99,7 +99,7 @@ impl Workload {
     /// Asks the hub until it answers; `None` where the workload is not wanted meanwhile, or cannot be run here.
     async fn describe(&self) -> Option<Described> {
         loop {
-            let asked = self.common.hub.describe(self.service, self.generation);
+            let asked = self.common.hub.describe(self.seat.service, self.generation);
             match self.stop.run_until_cancelled(asked).await? {
                 Ok(described) => return Some(described),
                 // The newer assignment cancels this one; until it comes there is nothing to do.
@@ -126,7 +126,7 @@ impl Workload {
         exit_code: Option<i32>,
     ) {
         let since = Timestamp::from(SystemTime::now());
-        let (service, generation) = (self.service, self.generation);
+        let (service, generation) = (self.seat.service, self.generation);
         let restarts = restarts.saturating_add(self.falls);
         (self.tell)(WorkloadStatus { service, generation, state, reason, restarts, pid, exit_code, since });
     }
@@ -150,7 +150,7 @@ impl<'a> Run<'a> {
     fn new(workload: &'a Workload, described: Described) -> Self {
         let Described { spec, bundle } = described;
         let config = &workload.common.config;
-        let folders = Folders::of(&config.state, &config.runtime, workload.service, &spec.name);
+        let folders = Folders::of(&config.state, &config.runtime, workload.seat, &spec.name);
         let life = Life::new(&spec);
         Self { workload, spec, bundle, folders, life, program: None, running: None, rpc: None, told: None }
     }
@@ -172,7 +172,7 @@ impl<'a> Run<'a> {
                             self.life.handle_prepared(Ok(()), now);
                         }
                         Err(failed) => {
-                            warn!(service = %self.workload.service, reason = failed.reason, "workload not prepared");
+                            warn!(service = %self.workload.seat.service, reason = failed.reason, "workload not prepared");
                             self.life.handle_prepared(Err(failed), now);
                         }
                     }
@@ -180,7 +180,7 @@ impl<'a> Run<'a> {
                 Step::Start => match self.start().await {
                     Ok(running) => self.running = Some(running),
                     Err(failed) => {
-                        warn!(service = %self.workload.service, reason = failed.reason, "workload not started");
+                        warn!(service = %self.workload.seat.service, reason = failed.reason, "workload not started");
                         self.life.handle_not_started(failed, Instant::now());
                     }
                 },
@@ -218,7 +218,7 @@ impl<'a> Run<'a> {
                 let Some(artefact) = NativeArtefact::of(source) else {
                     return Err(PrepareFailed { reason: format!("{url} is no artefact"), may_pass: false });
                 };
-                let (service, generation) = (self.workload.service, self.workload.generation);
+                let (service, generation) = (self.workload.seat.service, self.workload.generation);
                 let _want = source.pushed().map(|sha256| common.wants.want(*sha256, service, generation));
                 let got = common.artefacts.get(&artefact, |_| {}).await;
                 got.map(Program::Native).map_err(|error| PrepareFailed::from(&error))
@@ -239,7 +239,8 @@ impl<'a> Run<'a> {
             return Err(PrepareFailed { reason: "it has no RPC".to_owned(), may_pass: true });
         };
         let common = &self.workload.common;
-        let service = self.workload.service;
+        let seat = self.workload.seat;
+        let (service, generation) = (seat.service, self.workload.generation);
         let broken = |what: &str, error: &dyn std::fmt::Display| PrepareFailed {
             reason: format!("{what}: {error}"),
             may_pass: true,
@@ -259,13 +260,14 @@ impl<'a> Run<'a> {
         let bridge = if self.spec.test_mode {
             None
         } else {
-            let config = BridgeConfig { service, socket: self.folders.socket.clone(), user };
+            let socket = self.folders.socket.clone();
+            let config = BridgeConfig { seat, generation, socket, user };
             let served = serve(config, Arc::clone(&common.hub), &common.spawner);
             Some(served.map_err(|error| broken("its bridge cannot listen", &error))?)
         };
         let (spec, folders) = (&self.spec, &self.folders);
-        let start = Start { service, spec, folders, secret_env: secret, user, rpc };
-        let (generation, limits) = (self.workload.generation, common.config.logs);
+        let start = Start { seat, spec, folders, secret_env: secret, user, rpc };
+        let limits = common.config.logs;
         if !folders.logs.exists() {
             let state = common.config.state.clone();
             // Whether there is room is another question than whether it starts.
@@ -276,7 +278,7 @@ impl<'a> Run<'a> {
             None => return Err(PrepareFailed { reason: "it was not prepared".to_owned(), may_pass: true }),
             Some(None) => contain(common, start, log).await?,
             Some(Some(program)) => {
-                let group = self.group(label(service)).await?;
+                let group = self.group(label(seat)).await?;
                 let launch = native::launch(start, program, group.as_ref());
                 let errand = Errand { launch, grace_secs: self.spec.stop_grace_secs.into(), log };
                 let process = Process::start(&common.config.agent, &errand, group, &common.spawner).await?;
@@ -310,7 +312,7 @@ impl<'a> Run<'a> {
                 })?
             }
         };
-        let asker = (self.workload.service, self.workload.generation);
+        let asker = (self.workload.seat.service, self.workload.generation);
         let opened = Rpc::open(&common.hub, asker, chain, ip, &common.spawner).await;
         opened.map_err(|error| PrepareFailed {
             reason: format!("no port of this node for its RPC: {error}"),
@@ -365,15 +367,15 @@ impl<'a> Run<'a> {
                 if let Some(instance) = &mut ended
                     && let Err(error) = instance.remove().await
                 {
-                    warn!(service = %self.workload.service, %error, "its container is not removed yet");
+                    warn!(service = %self.workload.seat.service, %error, "its container is not removed yet");
                 } else {
                     ended = None;
                 }
-                info!(service = %self.workload.service, %exit, last, "workload ended");
+                info!(service = %self.workload.seat.service, %exit, last, "workload ended");
                 if self.spec.registration && self.spec.lease.is_some() && exit.is_success() {
-                    let Workload { common, service, generation, .. } = self.workload;
+                    let Workload { common, seat, generation, .. } = self.workload;
                     let hub = common.hub.as_ref();
-                    registration::hand_over(hub, *service, *generation, &self.folders, stop).await;
+                    registration::hand_over(hub, seat.service, *generation, &self.folders, stop).await;
                 }
                 self.life.handle_exit(exit, last.as_deref(), now);
                 if let Some(instance) = ended {
@@ -397,7 +399,7 @@ impl<'a> Run<'a> {
             self.workload.say(WorkloadState::Stopping, reason, self.life.restarts(), None, None);
         };
         if let Err(error) = instance.remove_within(REMOVE_WITHIN, REMOVE_AGAIN, tell).await {
-            warn!(service = %self.workload.service, %error, "its container is left to its keeper and the sweep");
+            warn!(service = %self.workload.seat.service, %error, "its container is left to its keeper and the sweep");
         }
     }
 
@@ -415,7 +417,7 @@ impl<'a> Run<'a> {
     /// Leaves nothing but its data: not a process, not a key, not a socket.
     async fn remove_traces(&self) {
         if let Some(cgroups) = &self.workload.common.cgroups {
-            let group = cgroups.at(&label(self.workload.service));
+            let group = cgroups.at(&label(self.workload.seat));
             // It is over at the end of the process, too.
             let _ = spawn_blocking(move || group.remove()).await;
         }

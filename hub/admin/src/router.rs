@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::error::ApiError;
 use crate::{
     AdminState, OperatorToken, access, accounts, alerts, artefacts, audit, auth, changes, costs, deployments,
-    keys, logs, nodes, offers, policy, prices, scrape, services, settings, tls, tokens, usage, views,
+    keys, logs, nodes, offers, policy, prices, scrape, services, settings, tls, tokens, updates, usage, views,
     workloads,
 };
 
@@ -51,6 +51,12 @@ pub fn private_router(state: AdminState) -> Router {
                 .layer(DefaultBodyLimit::max(workloads::MAX_BODY)),
         )
         .route("/v1/workloads/{blueprint}/{service}/logs", get(logs::read))
+        .route("/v1/workloads/{blueprint}/{service}/versions", get(updates::versions))
+        .route(
+            "/v1/workloads/{blueprint}/{service}/update",
+            post(updates::update).delete(updates::abort).layer(DefaultBodyLimit::max(workloads::MAX_BODY)),
+        )
+        .route("/v1/workloads/{blueprint}/{service}/rollback", post(updates::rollback))
         .route("/v1/providers", get(offers::list_providers))
         .route("/v1/accounts", get(accounts::list))
         .route("/v1/accounts/{name}/credentials", put(accounts::configure).delete(accounts::forget))

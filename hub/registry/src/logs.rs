@@ -193,6 +193,7 @@ fn request(id: u64, ask: LogsAsk) -> v1::LogRequest {
         level: v1::LogLevel::from(ask.level).into(),
         grep: ask.grep,
         follow: ask.follow,
+        slot: ask.slot.into(),
     }
 }
 

@@ -28,6 +28,8 @@ mod services;
 mod targets;
 mod tls;
 mod tokens;
+mod updates;
+mod versions;
 mod workloads;
 
 use std::path::Path;

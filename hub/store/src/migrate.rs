@@ -22,6 +22,7 @@ const STEPS: &[&str] = &[
     include_str!("schema/0011_alerts.sql"),
     include_str!("schema/0012_credentials.sql"),
     include_str!("schema/0013_prices.sql"),
+    include_str!("schema/0014_versions.sql"),
 ];
 
 /// Brings the schema up to date.

@@ -353,6 +353,9 @@ pub struct Inventory {
     /// Kind of processor, such as x86_64.
     #[prost(string, tag = "5")]
     pub arch: ::prost::alloc::string::String,
+    /// Instances of one service that it runs at once: 2 where two versions may run beside each other, else absent.
+    #[prost(uint32, tag = "80")]
+    pub slots: u32,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Heartbeat {
@@ -379,6 +382,9 @@ pub struct Target {
     /// Why the target is not healthy, one line.
     #[prost(string, tag = "5")]
     pub reason: ::prost::alloc::string::String,
+    /// The assignment whose workload offers it; 0 for other services.
+    #[prost(uint64, tag = "80")]
+    pub generation: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct QosReport {
@@ -606,6 +612,9 @@ pub struct WorkloadRef {
     /// It is to end, and how it ended is told until it is taken back.
     #[prost(bool, tag = "4")]
     pub ends: bool,
+    /// Which instance of the service it is: 1 for the second one, which has sockets, ports and output of its own.
+    #[prost(uint32, tag = "80")]
+    pub slot: u32,
 }
 /// A target the hub does not accept.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -647,6 +656,9 @@ pub struct LogRequest {
     /// Whether lines that are written later are wanted, too.
     #[prost(bool, tag = "9")]
     pub follow: bool,
+    /// Which instance of the service.
+    #[prost(uint32, tag = "80")]
+    pub slot: u32,
 }
 /// A line in what a node keeps of a service.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

@@ -7,9 +7,10 @@ use std::time::SystemTime;
 
 use blueprint_common_runtime::tasks::Supervisor;
 use blueprint_common_types::workload::{Bundle, WorkloadState, WorkloadStatus};
-use blueprint_common_types::{ServiceKey, WgPublicKey};
+use blueprint_common_types::{ServiceKey, Timestamp, WgPublicKey};
 use blueprint_hub_registry_core::workload::{
-    Placed, WorkloadChange, WorkloadChangeError, WorkloadRecord, WorkloadStore,
+    NewUpdate, Placed, StoredUpdate, Tally, Traffic, Update, Version, WorkloadChange, WorkloadChangeError,
+    WorkloadRecord, WorkloadStore,
 };
 use blueprint_hub_registry_core::{StoreError, StoreResult};
 use blueprint_proto::v1::bridge_request::Call;
@@ -75,6 +76,8 @@ impl WorkloadStore for Kept {
                 node: before.and_then(|record| record.node),
                 keystore: change.keystore,
                 changed_at: change.now,
+                version: 1,
+                slot: 0,
             };
             records.insert(change.service, record.clone());
             Ok(record)
@@ -92,11 +95,38 @@ impl WorkloadStore for Kept {
         }
         .boxed()
     }
+    fn list_updates(&self) -> BoxFuture<'_, StoreResult<Vec<StoredUpdate>>> {
+        async { Ok(Vec::new()) }.boxed()
+    }
+    fn list_versions(&self, _: ServiceKey) -> BoxFuture<'_, StoreResult<Vec<Version>>> {
+        async { Ok(Vec::new()) }.boxed()
+    }
+    fn begin_update(&self, _: NewUpdate) -> BoxFuture<'_, StoreResult<Option<StoredUpdate>>> {
+        async { Ok(None) }.boxed()
+    }
+    fn save_update(&self, _: Update) -> BoxFuture<'_, StoreResult<()>> {
+        async { Ok(()) }.boxed()
+    }
+    fn finish_update(
+        &self,
+        _: ServiceKey,
+        _: Timestamp,
+    ) -> BoxFuture<'_, StoreResult<Option<WorkloadRecord>>> {
+        async { Ok(None) }.boxed()
+    }
+    fn take_back_update(
+        &self,
+        _: ServiceKey,
+        _: String,
+        _: Timestamp,
+    ) -> BoxFuture<'_, StoreResult<Option<WorkloadRecord>>> {
+        async { Ok(None) }.boxed()
+    }
     fn remove_workload(
         &self,
         service: ServiceKey,
         why: &'static str,
-        _: blueprint_common_types::Timestamp,
+        _: Timestamp,
     ) -> BoxFuture<'_, StoreResult<bool>> {
         async move {
             self.is_tried.cancel();
@@ -109,6 +139,15 @@ impl WorkloadStore for Kept {
             Ok(self.records.lock().remove(&service).is_some())
         }
         .boxed()
+    }
+}
+
+/// No proxy, and so no requests.
+struct Nobody;
+
+impl Traffic for Nobody {
+    fn at(&self, _: ServiceKey, _: SocketAddr) -> Tally {
+        Tally::default()
     }
 }
 
@@ -140,7 +179,8 @@ impl Reach for Rest {
 /// What launchers need, where none comes.
 pub(crate) async fn idle(registrar: RegistrarHandle) -> LauncherParts {
     let store: Arc<dyn WorkloadStore> = Arc::new(Kept::default());
-    let (_, workloads) = Workloads::new(store, registrar, Duration::from_secs(15)).await.unwrap();
+    let (_, workloads) =
+        Workloads::new(store, registrar, Duration::from_secs(15), Arc::new(Nobody)).await.unwrap();
     let (_, launchers) = Launchers::new(workloads.clone());
     let rest = Arc::new(Rest(nowhere()));
     LauncherParts { workloads, launchers, blueprints: rest.clone(), reach: rest }
@@ -170,7 +210,8 @@ async fn with_kept<F: Future<Output = ()>>(kept: Arc<Kept>, reach: SocketAddr, t
         let checks = async {
             let store: Arc<dyn WorkloadStore> = kept.clone();
             let patience = Duration::from_secs(15);
-            let (task, workloads) = Workloads::new(store, registrar.clone(), patience).await.unwrap();
+            let (task, workloads) =
+                Workloads::new(store, registrar.clone(), patience, Arc::new(Nobody)).await.unwrap();
             let (leases, launchers) = Launchers::new(workloads.clone());
             let (blueprints, reach) = (Arc::new(Rest(reach)), Arc::new(Rest(reach)));
             let parts = LauncherParts {
@@ -388,6 +429,8 @@ async fn the_next_hub_takes_back_what_is_left_and_tries_until_it_has() {
         node: None,
         keystore: None,
         changed_at: SystemTime::now().into(),
+        version: 1,
+        slot: 0,
     };
     kept.records.lock().insert(SERVICE, record);
     kept.failures.store(1, Relaxed);
@@ -482,6 +525,7 @@ async fn what_an_operator_keeps_is_not_taken_over_by_accident_and_his_word_count
             nodes: std::collections::BTreeSet::new(),
             keystore: None,
             replaces: None,
+            by: None,
             summary: String::new(),
             now: SystemTime::now().into(),
         };

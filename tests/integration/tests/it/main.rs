@@ -41,4 +41,5 @@ mod ssh;
 mod tls;
 mod tun;
 mod under_attack;
+mod updates;
 mod workloads;
