@@ -1,6 +1,7 @@
 //! A Manager starts the launcher as it starts a blueprint, and the blueprint runs on a node.
 
 mod manager;
+mod output;
 mod relay;
 
 use std::os::unix::fs::PermissionsExt;
@@ -104,7 +105,12 @@ impl<'h> Scene<'h> {
 
     /// What the Manager starts: its arguments, environment, folder and standard input.
     fn launcher(&self) -> Result<Launch> {
-        let launch = Launch::new(binary("blueprint-launcher")?).arg("run").folder(self.folder.path());
+        self.given_to(Launch::new(binary("blueprint-launcher")?).arg("run"))
+    }
+
+    /// The same for another program that becomes a launcher.
+    fn given_to(&self, launch: Launch) -> Result<Launch> {
+        let launch = launch.folder(self.folder.path());
         let launch = launch.env("BLUEPRINT_LAUNCHER_CONFIG", self.path("launcher.toml"));
         let launch = launch.env("KEYSTORE_URI", self.path("keys"));
         let launch = launch.env("DATA_DIR", self.path("data/blueprint-7-demo"));
