@@ -252,7 +252,9 @@ impl<'a> Run<'a> {
         let user = self.folders.create(users);
         let user = user.map_err(|error| broken("its folders cannot be made", &error))?;
         let storage_limit = self.spec.limits.storage_bytes;
-        let held = storage::check(&self.folders.data, storage_limit).await;
+        let held = storage::check(&self.folders.data, storage_limit);
+        // Where its end is asked for meanwhile, nothing is started.
+        let held = self.workload.finish.run_until_cancelled(held).await.unwrap_or(Err(String::new()));
         let held = held.map_err(|reason| PrepareFailed { reason, may_pass: true })?;
         keystore::write(&self.folders, &self.bundle, user)?;
         if self.spec.registration {

@@ -32,7 +32,7 @@ const ROUND: u64 = 10_000;
 /// Open files of one process that are looked at, at most.
 const FILES: usize = 10_000;
 
-/// Workloads that are measured at once; each has two open files for each level of its folders.
+/// Rounds at once, of all workloads.
 static TURN: Semaphore = Semaphore::const_new(2);
 
 /// One folder that is open.
@@ -160,12 +160,12 @@ impl Holder {
 
 /// Measures a folder, a round at a time; says how long that took, without pauses. One that is not there holds nothing.
 async fn measure(folder: PathBuf, holder: Holder) -> io::Result<(Stored, Duration)> {
-    // The semaphore is never closed.
-    let _turn = TURN.acquire().await;
     let mut took = Duration::ZERO;
     let mut walk: Option<Walk> = None;
     loop {
         let folder = folder.clone();
+        // The semaphore is never closed. Who waits longest comes first, so one that keeps much holds up nobody.
+        let turn = TURN.acquire().await;
         let round = spawn_blocking(move || {
             let begin = Instant::now();
             let mut walk = match walk {
@@ -185,6 +185,7 @@ async fn measure(folder: PathBuf, holder: Holder) -> io::Result<(Stored, Duratio
         let Some((next, goes_on, round)) = round.await.map_err(io::Error::other)?? else {
             return Ok((Stored::default(), took));
         };
+        drop(turn);
         took = took.saturating_add(round);
         if !goes_on {
             return Ok((next.stored, took));

@@ -27,7 +27,7 @@ type Outbox = mpsc::Sender<Result<v1::LauncherEvent, Status>>;
 /// Pause before a workload that could not be taken back is tried again.
 const TAKE_BACK_AGAIN: Duration = Duration::from_secs(1);
 
-/// Pause between two looks at a workload that no node says anything of.
+/// Pause between two looks at the nodes.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// How a session ends.
@@ -158,7 +158,8 @@ impl Session {
                         return End::Early(early);
                     }
                 }
-                () = tokio::time::sleep(LOOK_AGAIN), if self.is_quiet(&view) => {}
+                // Nodes that come and go are no news of workloads.
+                () = tokio::time::sleep(LOOK_AGAIN) => {}
                 changed = self.view.changed() => if changed.is_err() { return End::Early(Early::Stopping) },
             }
         }
@@ -173,13 +174,18 @@ impl Session {
         else {
             return over(None, "the operator took it back", false);
         };
-        let Some(status) = view.statuses.get(&self.service) else {
-            if record.node.is_none() && self.ends {
-                return over(None, "it had no node yet when its end was asked for", true);
-            }
-            let standing = standing(record, view, &self.registrar.snapshot())?;
+        if record.node.is_none() && self.ends {
+            return over(None, "it had no node yet when its end was asked for", true);
+        }
+        let status = view.statuses.get(&self.service);
+        let has_ended =
+            status.is_some_and(|it| matches!(it.state, WorkloadState::Ended | WorkloadState::Failed));
+        // A node that is away says nothing, whatever it said last; but an end is an end.
+        let standing = standing(record, view, &self.registrar.snapshot()).filter(|_| !has_ended);
+        if let Some(standing) = standing {
             return self.tell(standing, record).await.err().map(End::Early);
-        };
+        }
+        let status = status?;
         if let Err(early) = self.tell(wire(status), record).await {
             return Some(End::Early(early));
         }
@@ -196,11 +202,6 @@ impl Session {
             | WorkloadState::BackingOff
             | WorkloadState::Stopping => None,
         }
-    }
-
-    /// Whether nobody but the hub knows how the workload is doing.
-    fn is_quiet(&self, view: &WorkloadsView) -> bool {
-        !view.statuses.contains_key(&self.service)
     }
 
     /// Tells how it is doing, where that is news.
@@ -305,7 +306,7 @@ fn node_of(record: &WorkloadRecord) -> String {
     record.node.as_ref().map(ToString::to_string).unwrap_or_default()
 }
 
-/// What the hub itself says of a workload that no node says anything of; `None` where its node is about to.
+/// What the hub itself says of a workload that has no node, or one that is not connected; `None` where its node says it.
 fn standing(
     record: &WorkloadRecord,
     view: &WorkloadsView,

@@ -57,6 +57,19 @@ fn a_workload_over_its_storage_limit_is_ended_says_so_and_comes_back_once_there_
         over()
     })?;
 
+    // A file without a name takes as much room as any other.
+    let hides = [
+        "cd \"$DATA_DIR\"; exec 3>hidden; rm hidden",
+        "for i in $(seq 64); do head -c 1048576 /dev/zero >&3; sleep 0.05; done",
+        "while :; do sleep 1; done",
+    ];
+    run("7/44", &node.script("hides", &hides)?)?;
+    eventually_ok(SOON, "the end of a workload that hides what it keeps", || {
+        let shown = hub.json(&["workload", "show", "7/44"])?;
+        ensure!(text(&shown, "/reason")?.starts_with("over its storage limit: "), "{shown}");
+        Ok(())
+    })?;
+
     std::fs::write(fill.with_file_name("enough"), "")?;
     std::fs::remove_file(&fill)?;
     eventually_ok(SOON, "the workload after its folder was emptied", || {
