@@ -69,6 +69,8 @@ pub(crate) struct Launch {
     pub(crate) whereabouts: Whereabouts,
     /// Since when no node can take it, and why.
     pub(crate) unplaced: Option<(Instant, String)>,
+    /// How long it had no node when the hub went away: that the hub is away is no lack of nodes.
+    pub(crate) waited: Duration,
     /// It was given up since no node could take it.
     pub(crate) is_given_up: bool,
     /// When the end that was asked for is overdue.
@@ -150,6 +152,7 @@ async fn launch(mut plan: Plan, voice: Voice) -> Result<u8, CliError> {
         voice,
         whereabouts,
         unplaced: None,
+        waited: Duration::ZERO,
         is_given_up: false,
         deadline: None,
         was_up: false,
@@ -213,6 +216,23 @@ impl Launch {
     pub(crate) fn overdue_at(&self) -> Option<Instant> {
         let grace = Duration::from_secs(self.plan.stop_grace_secs.into());
         Instant::now().checked_add(grace.saturating_add(END_SLACK))
+    }
+
+    /// The hub is away: until it says again that there is no node, the wait stands still.
+    pub(crate) fn suspend(&mut self) {
+        if let Some((since, _)) = self.unplaced.take() {
+            self.waited = since.elapsed();
+        }
+    }
+
+    /// The hub says that no node can take it, and why; or none of it, where one can.
+    pub(crate) fn wait_for_node(&mut self, why: Option<String>) {
+        let waited = std::mem::take(&mut self.waited);
+        self.unplaced = why.map(|why| {
+            let now = Instant::now();
+            let begun = || now.checked_sub(waited).unwrap_or(now);
+            (self.unplaced.take().map_or_else(begun, |(since, _)| since), why)
+        });
     }
 
     /// When it is given up, should no node take it until then.

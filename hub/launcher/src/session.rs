@@ -33,6 +33,7 @@ enum Input {
 impl Launch {
     /// Has the hub run the blueprint until either is over.
     pub(crate) async fn attempt(&mut self) -> Outcome {
+        self.suspend();
         let channel = match socket::channel(&self.plan.hub).await {
             Ok(channel) => channel,
             Err(why) => return Outcome::Lost(why),
@@ -108,12 +109,7 @@ impl Launch {
     fn hear(&mut self, state: &v1::LauncherState) {
         self.whereabouts.hear(state);
         let Some(status) = &state.status else { return };
-        self.unplaced = if status.state == UNPLACED {
-            let since = self.unplaced.take().map_or_else(Instant::now, |(since, _)| since);
-            Some((since, status.reason.clone()))
-        } else {
-            None
-        };
+        self.wait_for_node((status.state == UNPLACED).then(|| status.reason.clone()));
         self.voice.say(&told(status, &state.node));
     }
 

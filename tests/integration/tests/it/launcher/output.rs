@@ -1,7 +1,7 @@
 //! What a blueprint writes comes out of its launcher, every line once; and why it has no node.
 
 use std::os::unix::fs::OpenOptionsExt;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use blueprint_tests_support::{Launch, binary, eventually_ok, processes_naming};
@@ -27,6 +27,9 @@ const FLOODS: &str = "#!/bin/sh
 trap 'exit 9' TERM
 while :; do echo 'a line that nobody reads, of about sixty letters or a few more'; done
 ";
+
+/// How long the hub is away; longer than a blueprint waits for a node.
+const HUB_AWAY: Duration = Duration::from_secs(13);
 
 impl Scene<'_> {
     fn script(&self, name: &str, text: &str) -> Result<()> {
@@ -143,6 +146,28 @@ fn a_blueprint_that_no_node_can_take_says_why_and_ends_after_the_wait() -> Resul
     launcher.wait_for_line("7/42 is unplaced: no node that it may run on is connected", SOON)?;
     scene.agents[0].run()?;
     scene.served(1)?;
+    launcher.signal(Signal::SIGTERM)?;
+    ensure!(code(&mut launcher)? == 0, "{}", launcher.log());
+    Ok(())
+}
+
+#[test]
+fn a_hub_that_was_away_gives_no_blueprint_up() -> Result<()> {
+    let mut scene = Scene::start()?;
+    scene.agents[0].process()?.kill()?;
+    scene.configure("example", "")?;
+    scene.set("unplaced_secs = 12")?;
+    let mut launcher = scene.launcher()?.start()?;
+    launcher.wait_for_line("7/42 is unplaced: no node that it may run on is connected", SOON)?;
+    let begin = Instant::now();
+    scene.hub.kill()?;
+    launcher.wait_for_line("it is tried again", SOON)?;
+    std::thread::sleep(HUB_AWAY.saturating_sub(begin.elapsed()));
+    // The wait would be over by now. The node comes after the hub, which says first that there is none.
+    scene.hub.start_again()?;
+    scene.agents[0].run()?;
+    scene.served(1)?;
+    ensure!(!launcher.log().contains("is given up"), "{}", launcher.log());
     launcher.signal(Signal::SIGTERM)?;
     ensure!(code(&mut launcher)? == 0, "{}", launcher.log());
     Ok(())
