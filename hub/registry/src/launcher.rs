@@ -16,7 +16,7 @@ use std::time::Duration;
 use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_runtime::tasks::Spawner;
 use blueprint_proto::v1;
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use tokio::sync::mpsc;
@@ -171,12 +171,14 @@ impl v1::launcher_server::Launcher for LauncherService {
     async fn logs(&self, request: Request<v1::LauncherLogs>) -> Result<Response<LinesStream>, Status> {
         let read = logs::read(&self.parts, request.into_inner()).await;
         // A node that is away is asked again and again.
-        let refuse = |status: &Status| {
+        let service = self.clone();
+        let refuse = move |status: &Status| {
             if status.code() != Code::Unavailable {
-                self.refuse(status);
+                service.refuse(status);
             }
         };
-        read.inspect_err(refuse).map(Response::new)
+        let lines = read.inspect_err(&refuse)?;
+        Ok(Response::new(Box::pin(lines.map(move |piece| piece.inspect_err(&refuse)))))
     }
 }
 

@@ -1,7 +1,8 @@
 //! `Launcher.Logs`: what a blueprint wrote, for the launcher that holds it.
 //!
 //! Lines come from the node as they do for an operator, a piece for each credit. A launcher that does not read holds up
-//! nothing but this answer: after a minute it is ended, and the launcher goes on behind its last line.
+//! nothing but this answer: after a minute it is ended, and the launcher goes on behind its last line. Whose the lines are
+//! is asked again for every piece: one that lost its service to another launcher gets no line of that.
 
 use blueprint_common_types::{AgentId, LogCursor, ServiceKey, Timestamp};
 use blueprint_hub_registry_core::workload::{LogsAsk, LogsError, LogsLine, LogsPiece};
@@ -11,7 +12,7 @@ use futures_util::stream::{BoxStream, StreamExt, unfold};
 use tonic::Status;
 
 use super::{LauncherParts, LinesStream};
-use crate::{ControlPlane, LogsReader, status};
+use crate::{ControlPlane, LaunchersHandle, LogsReader, status};
 
 /// Letters of a launcher's name at most, as its lease has them.
 const MAX_NAME: usize = 64;
@@ -49,10 +50,7 @@ pub(super) async fn read(parts: &LauncherParts, asked: v1::LauncherLogs) -> Resu
     }
     let node: AgentId =
         node.parse().map_err(|_| status::bad_request("the node is not named by its id, as a state does"))?;
-    let may_read = parts.launchers.may_read(service, launcher).await;
-    if !may_read.map_err(|_| status::stopping())? {
-        return Err(Status::permission_denied(format!("{service} is not held by this launcher")));
-    }
+    may_read(&parts.launchers, service, &launcher).await?;
     let ask = LogsAsk {
         service,
         after: after.map(LogCursor::from),
@@ -63,11 +61,25 @@ pub(super) async fn read(parts: &LauncherParts, asked: v1::LauncherLogs) -> Resu
         follow,
     };
     let pieces = parts.logs.read(node, ask).await.map_err(|error| refused(&error))?;
-    let given = pieces.map(move |piece| match piece {
-        Ok(piece) => Ok(wire(piece, generation)),
-        Err(error) => Err(refused(&error)),
+    let launchers = parts.launchers.clone();
+    let given = pieces.then(move |piece| {
+        let (launchers, launcher) = (launchers.clone(), launcher.clone());
+        async move {
+            let piece = piece.map_err(|error| refused(&error))?;
+            may_read(&launchers, service, &launcher).await?;
+            Ok(wire(piece, generation))
+        }
     });
     Ok(given.boxed())
+}
+
+/// Whether the lines are this launcher's to read now.
+async fn may_read(launchers: &LaunchersHandle, service: ServiceKey, launcher: &str) -> Result<(), Status> {
+    let may_read = launchers.may_read(service, launcher.to_owned()).await;
+    if may_read.map_err(|_| status::stopping())? {
+        return Ok(());
+    }
+    Err(Status::permission_denied(format!("{service} is not held by this launcher")))
 }
 
 fn refused(error: &LogsError) -> Status {

@@ -141,12 +141,16 @@ impl Reach for Rest {
 
 /// Gives one piece of a node, of two assignments, and says what it was asked.
 #[derive(Default)]
-struct Wrote(Mutex<Vec<(AgentId, LogsAsk)>>);
+struct Wrote {
+    asked: Mutex<Vec<(AgentId, LogsAsk)>>,
+    /// Where there is one, the piece comes again once it is cancelled.
+    again: Mutex<Option<CancellationToken>>,
+}
 
 impl LogSource for Wrote {
     fn read(&self, node: AgentId, ask: LogsAsk) -> BoxFuture<'_, Result<LogPieces, LogsError>> {
         async move {
-            self.0.lock().push((node, ask));
+            self.asked.lock().push((node, ask));
             let line = |seq: u64, generation: u64| LogsLine {
                 cursor: LogCursor { ring: 9, seq },
                 at: blueprint_common_types::Timestamp::from_millis(seq),
@@ -158,8 +162,14 @@ impl LogSource for Wrote {
             };
             let lines = vec![line(1, 4), line(2, 5), line(3, 6)];
             let piece = LogsPiece { lines, missed: 1, reached: None, is_last: true };
-            let broken = LogsError::Broken("it is silent".to_owned());
-            Ok(futures_util::stream::iter([Ok(piece), Err(broken)]).boxed())
+            let again = self.again.lock().take();
+            let second = async move {
+                let Some(again) = again else { return Err(LogsError::Broken("it is silent".to_owned())) };
+                again.cancelled().await;
+                Ok(LogsPiece { lines: vec![line(4, 7)], missed: 0, reached: None, is_last: false })
+            };
+            let first = futures_util::stream::iter([Ok(piece)]);
+            Ok(first.chain(futures_util::stream::once(second)).boxed())
         }
         .boxed()
     }
@@ -374,7 +384,7 @@ async fn what_a_blueprint_wrote_is_given_to_the_launcher_that_holds_it_and_to_no
             (broken.code(), broken.message()),
             (Code::Unavailable, "the node broke off: it is silent")
         );
-        let (to, ask) = hub.wrote.0.lock().pop().unwrap();
+        let (to, ask) = hub.wrote.asked.lock().pop().unwrap();
         assert_eq!((to, ask.after, ask.follow), (node, Some(LogCursor { ring: 9, seq: 1 }), true));
         assert_eq!(code(read(asked("b")).await), Some(Code::PermissionDenied));
         let unnamed = v1::LauncherLogs { node: "one".to_owned(), ..asked("a") };
@@ -388,6 +398,37 @@ async fn what_a_blueprint_wrote_is_given_to_the_launcher_that_holds_it_and_to_no
         assert_eq!(code(read(asked("b")).await), Some(Code::PermissionDenied));
         let _next = hub.run(request("b")).await.unwrap();
         assert_eq!(code(read(asked("a")).await), Some(Code::PermissionDenied), "somebody else's by now");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_launcher_that_lost_its_service_gets_no_line_of_the_next_one() {
+    with_hub(nowhere(), |hub| async move {
+        let asked = v1::LauncherLogs {
+            blueprint_id: 7,
+            service_id: 42,
+            launcher: "a".to_owned(),
+            node: session(1).agent.to_string(),
+            follow: true,
+            ..v1::LauncherLogs::default()
+        };
+        let _run = hub.run(request("a")).await.unwrap();
+        for is_lost in [false, true] {
+            let again = CancellationToken::new();
+            *hub.wrote.again.lock() = Some(again.clone());
+            let mut given = hub.client.clone().logs(asked.clone()).await.unwrap().into_inner();
+            assert_eq!(given.message().await.unwrap().unwrap().lines.len(), 3);
+            let take_over = v1::LauncherStart { take_over: true, ..request("b") };
+            let _next = if is_lost { Some(hub.run(take_over).await.unwrap()) } else { None };
+            again.cancel();
+            let next = given.message().await;
+            if is_lost {
+                assert_eq!(next.unwrap_err().code(), Code::PermissionDenied);
+            } else {
+                assert_eq!(next.unwrap().unwrap().lines[0].text, "line 4");
+            }
+        }
     })
     .await;
 }
