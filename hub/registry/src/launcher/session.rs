@@ -313,13 +313,14 @@ fn standing(
     snapshot: &RegistrySnapshot,
 ) -> Option<v1::WorkloadStatus> {
     let node = record.node.and_then(|node| snapshot.agents.get(&node));
-    let why = NoNode::of(record, view, snapshot).map(|why| why.to_string());
+    // It looks at all nodes and workloads: only where it is asked for.
+    let why = || NoNode::of(record, view, snapshot).map(|why| why.to_string());
     let (state, reason) = match (record.node, node) {
-        (None, _) => ("unplaced", why?),
+        (None, _) => ("unplaced", why()?),
         (Some(_), Some(node)) if node.connected => return None,
         (Some(_), _) => {
             let here = "its node is not connected".to_owned();
-            ("unknown", why.map_or(here.clone(), |why| format!("{here}, and {why}")))
+            ("unknown", why().map_or(here.clone(), |why| format!("{here}, and {why}")))
         }
     };
     Some(v1::WorkloadStatus {
