@@ -299,7 +299,7 @@ impl<'a> Run<'a> {
         info!(%service, pid = instance.pid(), "workload started");
         let holder = match user {
             Some((user, _)) => Holder::User(user),
-            None => instance.pid().map_or(Holder::Nobody, Holder::Process),
+            None => instance.holder(),
         };
         let data = self.folders.data.clone();
         let storage = StorageWatch::start(data, holder, storage_limit, held, &common.spawner);
