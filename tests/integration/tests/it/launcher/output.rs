@@ -28,7 +28,7 @@ trap 'exit 9' TERM
 while :; do echo 'a line that nobody reads, of about sixty letters or a few more'; done
 ";
 
-/// How long the hub is away; longer than a blueprint waits for a node.
+/// How long the hub is away; longer than the blueprint waits for a node.
 const HUB_AWAY: Duration = Duration::from_secs(13);
 
 impl Scene<'_> {
