@@ -23,8 +23,8 @@ use tracing::{debug, warn};
 
 use crate::shared::Shared;
 
-/// Answers at once. The hub asks for fewer.
-const AT_ONCE: usize = 16;
+/// Answers at once. The hub asks for fewer: eight for operators, one for each workload that a launcher started.
+const AT_ONCE: usize = 80;
 
 /// How long the hub may take to answer the call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);

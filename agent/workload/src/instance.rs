@@ -18,6 +18,7 @@ use crate::logs::LogErrand;
 use crate::process::Process;
 use crate::rpc::Rpc;
 use crate::run::Common;
+use crate::storage::Holder;
 use crate::sweep::Claim;
 
 /// Where a container finds its folders.
@@ -101,6 +102,15 @@ impl Instance {
         match self {
             Self::Process(process) => Some(process.pid()),
             Self::Container(container) => container.running.pid,
+        }
+    }
+
+    /// Whose processes these are, where they are no user's alone.
+    pub(crate) fn holder(&self) -> Holder {
+        match self {
+            Self::Process(process) => process.keeper().map_or(Holder::Nobody, Holder::Keeper),
+            // Within it, its first process gets all that lose their parent.
+            Self::Container(container) => container.running.pid.map_or(Holder::Nobody, Holder::Process),
         }
     }
 

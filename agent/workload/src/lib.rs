@@ -23,6 +23,7 @@ mod pushed;
 mod registration;
 mod rpc;
 mod run;
+mod storage;
 mod sweep;
 mod tree;
 mod users;

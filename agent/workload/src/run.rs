@@ -4,6 +4,7 @@ use std::future::pending;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use blueprint_agent_workload_core::storage::OverStorage;
 use blueprint_agent_workload_core::{Life, PrepareFailed, Step, label};
 use blueprint_common_runtime::tasks::Spawner;
 use blueprint_common_types::Timestamp;
@@ -26,6 +27,7 @@ use crate::logs::{self, LogErrand};
 use crate::process::Process;
 use crate::pushed::Wants;
 use crate::rpc::{self, Rpc};
+use crate::storage::{self, Holder, StorageWatch};
 use crate::sweep::Claims;
 use crate::users::Users;
 use crate::{DescribeError, Described, HubPort, WorkloadConfig, keystore, left, native, registration};
@@ -76,6 +78,7 @@ pub(crate) struct Workload {
 struct Running {
     instance: Instance,
     bridge: Option<Serving>,
+    storage: StorageWatch,
 }
 
 /// What happened while it was waited.
@@ -83,6 +86,7 @@ enum Event {
     Stop,
     Exit(blueprint_agent_workload_core::Exit),
     Greeted,
+    Over(OverStorage),
     Due,
 }
 
@@ -248,6 +252,11 @@ impl<'a> Run<'a> {
         let users = common.users.as_ref().filter(|_| self.spec.sandbox.own_user);
         let user = self.folders.create(users);
         let user = user.map_err(|error| broken("its folders cannot be made", &error))?;
+        let storage_limit = self.spec.limits.storage_bytes;
+        let held = storage::check(&self.folders.data, storage_limit);
+        // Where its end is asked for meanwhile, nothing is started.
+        let held = self.workload.finish.run_until_cancelled(held).await.unwrap_or(Err(String::new()));
+        let held = held.map_err(|reason| PrepareFailed { reason, may_pass: true })?;
         keystore::write(&self.folders, &self.bundle, user)?;
         if self.spec.registration {
             let cleared = registration::clear(&self.folders);
@@ -290,7 +299,13 @@ impl<'a> Run<'a> {
             bridge.reached_at(instance.reach());
         }
         info!(%service, pid = instance.pid(), "workload started");
-        Ok(Running { instance, bridge })
+        let holder = match user {
+            Some((user, _)) => Holder::User(user),
+            None => instance.holder(),
+        };
+        let data = self.folders.data.clone();
+        let storage = StorageWatch::start(data, holder, storage_limit, held, &common.spawner);
+        Ok(Running { instance, bridge, storage })
     }
 
     /// Listens for what the workload has to reach on the operator's machine.
@@ -337,7 +352,11 @@ impl<'a> Run<'a> {
                 None => pending().await,
             }
         };
-        let greeted = self.running.as_ref().and_then(|running| running.bridge.as_ref()).map(Serving::greeted);
+        let (instance, bridge, storage) = match &mut self.running {
+            Some(Running { instance, bridge, storage }) => (Some(instance), bridge.as_ref(), Some(storage)),
+            None => (None, None, None),
+        };
+        let greeted = bridge.map(Serving::greeted);
         let greeted = async {
             match greeted.filter(|_| is_starting) {
                 Some(greeted) => greeted.await,
@@ -347,8 +366,14 @@ impl<'a> Run<'a> {
         let Workload { stop, finish, .. } = self.workload;
         let asked = if finish.is_cancelled() { stop } else { finish };
         let exit = async {
-            match &mut self.running {
-                Some(running) => running.instance.wait().await,
+            match instance {
+                Some(instance) => instance.wait().await,
+                None => pending().await,
+            }
+        };
+        let over = async {
+            match storage {
+                Some(storage) => storage.over().await,
                 None => pending().await,
             }
         };
@@ -357,6 +382,7 @@ impl<'a> Run<'a> {
             exit = exit => Event::Exit(exit),
             () = greeted => Event::Greeted,
             () = asked.cancelled(), if !asked.is_cancelled() => Event::Stop,
+            over = over => Event::Over(over),
             () = due => Event::Due,
         };
         let now = Instant::now();
@@ -383,6 +409,10 @@ impl<'a> Run<'a> {
                 }
             }
             Event::Greeted => self.life.handle_ready(),
+            Event::Over(over) => {
+                warn!(service = %self.workload.service, %over, "workload ended");
+                self.life.handle_over_storage(over.to_string(), now);
+            }
             Event::Stop => self.life.handle_stop(now),
             Event::Due => {}
         }

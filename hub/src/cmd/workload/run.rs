@@ -76,6 +76,9 @@ pub(crate) struct Run {
     /// Bytes of memory that it may use
     #[arg(long, value_name = "BYTES")]
     memory_bytes: Option<u64>,
+    /// Bytes that it may keep in its data folder
+    #[arg(long, value_name = "BYTES")]
+    storage_bytes: Option<u64>,
     /// When it is started again: always, on-failure or never
     #[arg(long, value_parser = restart)]
     restart: Option<RestartPolicy>,
@@ -138,6 +141,7 @@ impl Run {
         set(&mut spec.chain.ws_rpc_url, self.ws_rpc_url.clone());
         set(&mut spec.limits.cpu_millis, self.cpu_millis);
         set(&mut spec.limits.memory_bytes, self.memory_bytes);
+        set(&mut spec.limits.storage_bytes, self.storage_bytes);
         set(&mut spec.restart, self.restart);
         Ok(spec)
     }
