@@ -410,7 +410,7 @@ impl<'a> Run<'a> {
             }
             Event::Greeted => self.life.handle_ready(),
             Event::Over(over) => {
-                warn!(service = %self.workload.service, %over, "workload ended");
+                warn!(service = %self.workload.seat.service, %over, "workload ended");
                 self.life.handle_over_storage(over.to_string(), now);
             }
             Event::Stop => self.life.handle_stop(now),
