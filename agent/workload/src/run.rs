@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::artefact::{Artefacts, NativeArtefact};
+use crate::beside::{Besides, Listed};
 use crate::bridge::{BridgeConfig, Serving, serve};
 use crate::cgroup::{Cgroup, Cgroups};
 use crate::container::{Engine, EngineError};
@@ -52,6 +53,8 @@ pub(crate) struct Common {
     pub(crate) users: Option<Users>,
     /// Containers that workloads look after.
     pub(crate) claims: Claims,
+    /// Workloads that run, for commands beside them.
+    pub(crate) besides: Besides,
     pub(crate) spawner: Spawner,
 }
 
@@ -76,6 +79,7 @@ pub(crate) struct Workload {
 struct Running {
     instance: Instance,
     bridge: Option<Serving>,
+    _listed: Listed,
 }
 
 /// What happened while it was waited.
@@ -272,6 +276,7 @@ impl<'a> Run<'a> {
             let _ = spawn_blocking(move || logs::prune(&state)).await;
         }
         let log = LogErrand::new(folders.logs.clone(), limits, generation, spec, &self.bundle);
+        let mut native = None;
         let instance = match self.program.as_ref().map(Program::path) {
             None => return Err(PrepareFailed { reason: "it was not prepared".to_owned(), may_pass: true }),
             Some(None) => contain(common, start, log).await?,
@@ -281,6 +286,7 @@ impl<'a> Run<'a> {
                 let errand = Errand { launch, grace_secs: self.spec.stop_grace_secs.into(), log };
                 let process = Process::start(&common.config.agent, &errand, group, &common.spawner).await?;
                 left::note(&self.folders.runtime, process.traces());
+                native = Some((errand.launch, process.pid()));
                 Instance::Process(Box::new(process))
             }
         };
@@ -288,7 +294,8 @@ impl<'a> Run<'a> {
             bridge.reached_at(instance.reach());
         }
         info!(%service, pid = instance.pid(), "workload started");
-        Ok(Running { instance, bridge })
+        let listed = common.besides.list((service, generation), native, &self.spec, &self.bundle);
+        Ok(Running { instance, bridge, _listed: listed })
     }
 
     /// Listens for what the workload has to reach on the operator's machine.
