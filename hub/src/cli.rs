@@ -9,7 +9,7 @@ use blueprint_common_runtime::state::default_path;
 use clap::{Args, Parser, Subcommand};
 
 use crate::cmd::{
-    access, alerts, apply, artefact, audit, config, costs, deploy, deployment, dev, init, inventory, key,
+    access, alerts, apply, artefact, audit, config, costs, deploy, deployment, dev, exec, init, inventory, key,
     logs, node, offers, policy, provider, serve, service, status, token, workload,
 };
 use crate::files;
@@ -75,6 +75,8 @@ enum Command {
     Workload(workload::Workload),
     /// Shows what a workload wrote, and follows it
     Logs(logs::Logs),
+    /// Runs a command beside a workload, with its rights
+    Exec(Box<exec::Exec>),
     /// Orders machines that join this hub by themselves
     Deploy(Box<deploy::Deploy>),
     /// Machines that were ordered
@@ -182,6 +184,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Command::Service(command) => command.run(global),
         Command::Workload(command) => command.run(global),
         Command::Logs(command) => command.run(global),
+        Command::Exec(command) => command.run(global),
         Command::Deploy(command) => command.run(global),
         Command::Deployment(command) => command.run(global),
         Command::Verb(command) => command.run(global),

@@ -10,6 +10,7 @@ pub(crate) mod costs;
 pub(crate) mod deploy;
 pub(crate) mod deployment;
 pub(crate) mod dev;
+pub(crate) mod exec;
 pub(crate) mod expose;
 #[cfg(feature = "provider-ssh")]
 pub(crate) mod host;

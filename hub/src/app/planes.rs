@@ -10,7 +10,7 @@ use blueprint_common_runtime::tasks::Supervisor;
 use blueprint_common_tunnel::carrier::QuicLimits;
 use blueprint_common_types::Timestamp;
 use blueprint_hub_admin::{
-    AdminState, HubFacts, OperatorToken, metrics_router, private_router, public_router,
+    AdminState, HubFacts, OperatorToken, Sessions, metrics_router, private_router, public_router,
 };
 use blueprint_hub_registry::{ControlConfig, ControlPlane, LauncherParts, PushedFiles, serve_operator};
 use blueprint_hub_registry_core::{AuditEvent, AuditKind, Store};
@@ -24,6 +24,7 @@ use crate::blueprints::{BlueprintPort, WorkloadKeys};
 use crate::config::HubConfig;
 use crate::discovery;
 use crate::files::{self, Identity};
+use crate::overlay::TunnelOverlay;
 use crate::ports::{AdminHub, TunnelPeers};
 use crate::scrape::Scraper;
 use crate::service_view::ServiceView;
@@ -83,6 +84,7 @@ pub(super) async fn start(
     let hub = AdminHub {
         provision: clouds,
         scraper: Scraper::new(base.tunnel.clone()),
+        overlay: TunnelOverlay(base.tunnel.clone()),
         tunnel: base.tunnel,
         registrar: base.registrar.clone(),
         control: control.clone(),
@@ -102,6 +104,7 @@ pub(super) async fn start(
         facts,
         hub: Arc::new(hub),
         store,
+        sessions: Sessions::new(config.sessions, &metrics),
         metrics: base.metrics,
         spawner,
     };
