@@ -9,7 +9,7 @@ use blueprint_common_runtime::state::default_path;
 use clap::{Args, Parser, Subcommand};
 
 use crate::cmd::{
-    access, alerts, apply, artefact, audit, config, costs, deploy, deployment, dev, exec, init, inventory, key,
+    access, alerts, apply, artefact, audit, config, costs, deploy, deployment, dev, exec, forward, init, inventory, key,
     logs, node, offers, policy, provider, serve, service, status, token, workload,
 };
 use crate::files;
@@ -77,6 +77,8 @@ enum Command {
     Logs(logs::Logs),
     /// Runs a command beside a workload, with its rights
     Exec(Box<exec::Exec>),
+    /// Brings a port of a service or of its node to this machine, or one of this machine there
+    Forward(Box<forward::Forward>),
     /// Orders machines that join this hub by themselves
     Deploy(Box<deploy::Deploy>),
     /// Machines that were ordered
@@ -185,6 +187,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Command::Workload(command) => command.run(global),
         Command::Logs(command) => command.run(global),
         Command::Exec(command) => command.run(global),
+        Command::Forward(command) => command.run(global),
         Command::Deploy(command) => command.run(global),
         Command::Deployment(command) => command.run(global),
         Command::Verb(command) => command.run(global),

@@ -12,6 +12,7 @@ pub(crate) mod deployment;
 pub(crate) mod dev;
 pub(crate) mod exec;
 pub(crate) mod expose;
+pub(crate) mod forward;
 #[cfg(feature = "provider-ssh")]
 pub(crate) mod host;
 pub(crate) mod init;
