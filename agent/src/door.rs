@@ -42,8 +42,7 @@ async fn serve(shared: &Arc<Shared>, spawner: &Spawner) {
     let (places, arrivals) = (Arc::new(Semaphore::new(CONNECTIONS)), Arrivals::default());
     let mut changes = shared.watch_services();
     let mut failures = 0u32;
-    let is_taken =
-        |table: &Arc<ServiceTable>| table.iter().any(|entry| entry.spec.port == AGENT_DOOR_PORT);
+    let is_taken = |table: &Arc<ServiceTable>| table.iter().any(|entry| entry.spec.port == AGENT_DOOR_PORT);
     loop {
         if changes.wait_for(|table| !is_taken(table)).await.is_err() {
             return;
@@ -132,7 +131,8 @@ async fn begin(shared: &Shared, ask: DoorAsk, arrivals: &Arrivals) -> Result<Beg
     match ask {
         DoorAsk::Exec(ask) => {
             if !settings.exec {
-                let hint = "whoever owns the node sets exec.enabled = true in agent.toml and starts its agent again";
+                let hint =
+                    "whoever owns the node sets exec.enabled = true in agent.toml and starts its agent again";
                 return Err(DoorRefusal::new("exec_off_node", "the node does not allow exec", hint));
             }
             let Some(node) = shared.node.get() else {

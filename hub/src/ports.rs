@@ -10,8 +10,8 @@ use blueprint_common_tunnel_core::PeerConfig;
 use blueprint_common_types::workload::Bundle;
 use blueprint_common_types::{AgentId, OverlayLease, ServiceKey, Timestamp, TokenId, WgPublicKey};
 use blueprint_hub_admin::{
-    AccountDesk, AcmeView, ArtefactShelf, Hub, LogsStream, Overlay, PeerView, PromiseFailed, Qos, RemoveFailed,
-    ScrapeFailed, SettingsRefused,
+    AccountDesk, AcmeView, ArtefactShelf, Hub, LogsStream, Overlay, PeerView, PromiseFailed, Qos,
+    RemoveFailed, ScrapeFailed, SettingsRefused,
 };
 use blueprint_hub_provision_core::cost::CostDesk;
 use blueprint_hub_provision_core::lifecycle::Deployer;

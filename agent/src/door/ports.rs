@@ -72,7 +72,8 @@ fn check(ask: &PortAsk, may: &PortRanges, code: &str, key: &str) -> Result<Socke
         return Ok((Ipv4Addr::LOCALHOST, ask.port).into());
     }
     let text = format!("the node does not allow this for port {}", ask.port);
-    let hint = format!("whoever owns the node names the port in {key} of agent.toml and starts its agent again");
+    let hint =
+        format!("whoever owns the node names the port in {key} of agent.toml and starts its agent again");
     Err(DoorRefusal::new(code, text, hint))
 }
 
@@ -167,7 +168,12 @@ impl Came {
 }
 
 /// Tells the hub what comes, for as long as it is there; what was taken ends with this.
-async fn hold(stream: TunnelStream, mut came: Came, (arrivals, listener): (&Arrivals, u64), spawner: &Spawner) {
+async fn hold(
+    stream: TunnelStream,
+    mut came: Came,
+    (arrivals, listener): (&Arrivals, u64),
+    spawner: &Spawner,
+) {
     let (reader, mut writer) = tokio::io::split(stream);
     let mut frames = FrameReader::new(reader);
     let ended = CancellationToken::new();

@@ -110,7 +110,8 @@ fn public(mut launch: Launch, pid: u32, spec: &WorkloadSpec, bundle: &Bundle) ->
             || secrets.iter().map(|secret| secret.expose().as_slice()).any(|secret| {
                 // A short one is found in anything.
                 (is_its && secret == value.as_bytes())
-                    || (secret.len() >= 6 && value.as_bytes().windows(secret.len()).any(|part| part == secret))
+                    || (secret.len() >= 6
+                        && value.as_bytes().windows(secret.len()).any(|part| part == secret))
             })
     };
     launch.env.retain(|name, value| !is_secret(name, value));
@@ -173,10 +174,15 @@ impl Besides {
         };
         let Some((kind, ended)) = found else {
             let hint = "`blueprint-hub workload show BLUEPRINT/SERVICE` says how it is doing";
-            return Err(refused("not_running", format!("workload {service} does not run on this node now"), hint));
+            return Err(refused(
+                "not_running",
+                format!("workload {service} does not run on this node now"),
+                hint,
+            ));
         };
         let Kind::Native(launch) = kind else {
-            let text = format!("workload {service} is a container: commands run beside native workloads alone");
+            let text =
+                format!("workload {service} is a container: commands run beside native workloads alone");
             return Err(refused("exec_container", text, "use the engine's own tool on the node"));
         };
         let failed = |error: io::Error| {

@@ -263,7 +263,8 @@ fn look_up(name: &str, launch: &Launch) -> Option<String> {
     let folders = launch.env.get("PATH").map_or(PATH, String::as_str);
     let places = folders.split(':').map(|folder| format!("{folder}/{name}"));
     let is_program = |place: &String| {
-        nix::unistd::access(place.as_str(), AccessFlags::X_OK).is_ok() && !std::path::Path::new(place).is_dir()
+        nix::unistd::access(place.as_str(), AccessFlags::X_OK).is_ok()
+            && !std::path::Path::new(place).is_dir()
     };
     // One that is not found is no path of this folder either.
     Some(places.into_iter().find(is_program).unwrap_or_else(|| format!("/nonexistent/{name}")))

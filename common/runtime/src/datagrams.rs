@@ -206,7 +206,8 @@ impl Datagrams for Flow {
         async move {
             let data = self.inbox.lock().await.recv().await;
             let data = data.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?;
-            let place = buffer.get_mut(..data.len()).ok_or_else(|| io::Error::other("a datagram is too long"))?;
+            let place =
+                buffer.get_mut(..data.len()).ok_or_else(|| io::Error::other("a datagram is too long"))?;
             place.copy_from_slice(&data);
             Ok(data.len())
         }

@@ -232,7 +232,8 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_no_frame_is_refused_before_it_takes_memory() {
-        for bad in [&[1, 255, 255, 255, 255][..], &[99, 0, 0, 0, 0], &[3, 0, 0, 0, 1, 0], &[0, 0, 0, 0, 1, 0]] {
+        for bad in [&[1, 255, 255, 255, 255][..], &[99, 0, 0, 0, 0], &[3, 0, 0, 0, 1, 0], &[0, 0, 0, 0, 1, 0]]
+        {
             let error = FrameReader::new(bad).next().await.unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{bad:?}");
         }

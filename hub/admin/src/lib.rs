@@ -58,8 +58,8 @@ pub use accounts::{AccountDesk, AccountError, AccountView, CredentialField, Cred
 pub use artefacts::{ArtefactBody, ArtefactLimits, ArtefactShelf, ArtefactView, PushError};
 pub use auth::OperatorToken;
 pub use market::Market;
-pub use sessions::{Overlay, SessionGates, SessionStream, Sessions};
 pub use router::{metrics_router, private_router, public_router};
+pub use sessions::{Overlay, SessionGates, SessionStream, Sessions};
 
 /// What the API says of a hub and does not change while it runs.
 #[derive(Debug, Clone)]

@@ -206,7 +206,11 @@ impl Asker {
         };
         if !is_open {
             let hint = format!("set {key} = true in hub.toml and start the hub again");
-            return Err(Refusal::denied("off_hub", format!("this hub does not allow it: {key} is false"), hint));
+            return Err(Refusal::denied(
+                "off_hub",
+                format!("this hub does not allow it: {key} is false"),
+                hint,
+            ));
         }
         let failed = |error: &dyn fmt::Display| {
             Refusal::unavailable(format!("the policy cannot be read: {error}"), "the hub's log says more")
@@ -227,7 +231,10 @@ impl Asker {
         let event = AuditEvent::new(kind, self.service, detail);
         state.store.audit(event, Timestamp::from(SystemTime::now())).await.map_err(|error| {
             tracing::error!(%error, "audit row of a session not stored");
-            Refusal::unavailable("the audit log cannot be written, and so nothing is begun", "the hub's log says why")
+            Refusal::unavailable(
+                "the audit log cannot be written, and so nothing is begun",
+                "the hub's log says why",
+            )
         })
     }
 
@@ -291,7 +298,8 @@ async fn parts<T: DeserializeOwned>(mut request: Request) -> Result<(OnUpgrade, 
     let upgrade = upgrade_of(&mut request)?;
     let bytes = axum::body::to_bytes(request.into_body(), MAX_BODY).await;
     let shape = "docs/api.md shows what may be asked for";
-    let bytes = bytes.map_err(|_| ApiError::invalid(format!("the body has more than {MAX_BODY} bytes"), shape))?;
+    let bytes =
+        bytes.map_err(|_| ApiError::invalid(format!("the body has more than {MAX_BODY} bytes"), shape))?;
     let body = serde_json::from_slice(&bytes).map_err(|error| ApiError::invalid(error.to_string(), shape))?;
     Ok((upgrade, body))
 }
@@ -322,7 +330,10 @@ fn switching() -> Response {
 fn session_name() -> Result<String, Refusal> {
     let mut bytes = [0; 8];
     fill_random(&mut bytes).map_err(|error| {
-        Refusal::unavailable(format!("the system has no randomness: {error}"), "look at the machine of the hub")
+        Refusal::unavailable(
+            format!("the system has no randomness: {error}"),
+            "look at the machine of the hub",
+        )
     })?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }

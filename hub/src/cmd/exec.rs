@@ -94,7 +94,8 @@ impl Exec {
         let ExitFrame { code, reason } = end?;
         if global.output == Output::Json {
             let [stdout, stderr] = counts;
-            let end = json!({"exit_code": code, "reason": reason, "stdout_bytes": stdout, "stderr_bytes": stderr});
+            let end =
+                json!({"exit_code": code, "reason": reason, "stdout_bytes": stdout, "stderr_bytes": stderr});
             eprint_line(&end.to_string());
         }
         match code {
@@ -125,7 +126,10 @@ async fn carry(
     let (on_way, taken) = (Cell::new(0usize), Notify::new());
     let down = async {
         loop {
-            let gone = || CliError::unavailable("the hub is gone, and the command is ended").hint("look at the hub's log");
+            let gone = || {
+                CliError::unavailable("the hub is gone, and the command is ended")
+                    .hint("look at the hub's log")
+            };
             let frame = timeout(SILENCE, frames.next()).await.map_err(|_| gone())?;
             match frame.map_err(|_| gone())?.ok_or_else(gone)? {
                 Frame::Stdout(bytes) => show(io::stdout().lock(), &bytes, &mut counts[0]),
@@ -180,7 +184,12 @@ fn show(mut out: impl Write, bytes: &[u8], count: &mut u64) {
 }
 
 /// Sends standard input, no more than the command takes.
-async fn feed<R: AsyncRead + Unpin>(mut stdin: R, out: &mpsc::Sender<Frame>, on_way: &Cell<usize>, taken: &Notify) {
+async fn feed<R: AsyncRead + Unpin>(
+    mut stdin: R,
+    out: &mpsc::Sender<Frame>,
+    on_way: &Cell<usize>,
+    taken: &Notify,
+) {
     let mut buffer = vec![0; CHUNK];
     loop {
         while on_way.get().saturating_add(CHUNK) > STDIN_WINDOW {

@@ -102,7 +102,8 @@ impl Forward {
     async fn listen(&self) -> Result<Local, CliError> {
         let Place(place) = self.local;
         let failed = |error: std::io::Error| {
-            CliError::conflict(format!("cannot listen on {place}: {error}")).hint("name another port, or 0 for a free one")
+            CliError::conflict(format!("cannot listen on {place}: {error}"))
+                .hint("name another port, or 0 for a free one")
         };
         if self.reverse {
             return Ok(Local::Reverse(place, self.udp));
@@ -115,7 +116,12 @@ impl Forward {
     }
 
     /// Opens the forward, again and again: the listener stays while the hub is away.
-    async fn sessions(&self, global: &Global, local: &mut Local, counts: &Arc<Counts>) -> Result<(), CliError> {
+    async fn sessions(
+        &self,
+        global: &Global,
+        local: &mut Local,
+        counts: &Arc<Counts>,
+    ) -> Result<(), CliError> {
         let ServiceKey { blueprint, service } = self.service;
         let path = format!("/v1/services/{blueprint}/{service}/forward");
         let body = json!({"port": self.port, "reverse": self.reverse, "udp": self.udp, "node": self.node});
@@ -131,7 +137,10 @@ impl Forward {
                     }
                 }
                 // The first answer says whether there is anything to wait for.
-                Err(error) if !counts.has_begun() || error.exit != Exit::Unavailable && error.exit != Exit::NotFound => {
+                Err(error)
+                    if !counts.has_begun()
+                        || error.exit != Exit::Unavailable && error.exit != Exit::NotFound =>
+                {
                     return Err(error);
                 }
                 Err(error) => error,
@@ -163,7 +172,9 @@ impl Forward {
         let protocol = if self.udp { "udp" } else { "tcp" };
         let here = local.place();
         match global.output {
-            Output::Json => print_line(&json!({"listen": here, "to": to, "protocol": protocol, "reverse": self.reverse}).to_string()),
+            Output::Json => print_line(
+                &json!({"listen": here, "to": to, "protocol": protocol, "reverse": self.reverse}).to_string(),
+            ),
             Output::Table if is_back => eprint_line("the forward is open again"),
             Output::Table if self.reverse => eprint_line(&format!("{to} leads to {here} ({protocol})")),
             Output::Table => eprint_line(&format!("{here} leads to {to} ({protocol})")),

@@ -2,9 +2,7 @@
 
 use blueprint_common_runtime::config::{Key, Schema};
 
-use super::{
-    alerts, aws, digitalocean, discovery, forwards, oauth, providers, provision, sessions, ssh,
-};
+use super::{alerts, aws, digitalocean, discovery, forwards, oauth, providers, provision, sessions, ssh};
 
 /// Every key of `hub.toml`.
 pub(crate) const SCHEMA: Schema = Schema {

@@ -21,9 +21,9 @@ use std::pin::pin;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use blueprint_agent_workload_core::Exit;
 use blueprint_common_runtime::frames::{ALIVE, ExitFrame, Frame, FrameReader, SILENCE, STDIN_WINDOW};
 use blueprint_common_types::TerminalSize;
-use blueprint_agent_workload_core::Exit;
 use futures_util::future::{join, join_all};
 use nix::sys::prctl::set_child_subreaper;
 use nix::sys::signal::{Signal, killpg};

@@ -180,9 +180,7 @@ impl LocalClient {
     pub async fn lines(&self, method: Method, path: &str) -> Result<LocalLines, LocalError> {
         let request = Request::builder().method(method).uri(path).header(header::HOST, "localhost");
         let request = request.body(Full::new(Bytes::new())).map_err(LocalError::BadRequest)?;
-        let begin = Box::pin(async {
-            LocalLines::begin(self.connect().await?, request).await
-        });
+        let begin = Box::pin(async { LocalLines::begin(self.connect().await?, request).await });
         self.in_time(begin).await
     }
 
@@ -206,9 +204,7 @@ impl LocalClient {
         B: Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let exchange = Box::pin(async {
-            exchange(self.connect().await?, request).await
-        });
+        let exchange = Box::pin(async { exchange(self.connect().await?, request).await });
         self.in_time(exchange).await
     }
 

@@ -104,7 +104,12 @@ async fn begin(state: &AdminState, asker: &Asker, asked: Asked) -> Result<Begun,
     let (service, kind) = (*service, *kind);
     if kind == SessionKind::Forward && state.hub.snapshot().targets_of(service).next().is_none() {
         let hint = "`blueprint-hub service ls` shows what is offered";
-        return Err(Refusal::new(StatusCode::NOT_FOUND, "not_found", format!("nobody offers service {service}"), hint));
+        return Err(Refusal::new(
+            StatusCode::NOT_FOUND,
+            "not_found",
+            format!("nobody offers service {service}"),
+            hint,
+        ));
     }
     if state.sessions.forwards.lock().len() >= FORWARDS {
         return Err(Refusal::too_many(format!("{FORWARDS} forwards are open on this hub already")));
@@ -265,11 +270,15 @@ async fn one(
 ) -> Result<Response, ApiError> {
     let upgrade = upgrade_of(&mut request)?;
     let forward = state.sessions.forwards.lock().get(name).cloned().ok_or_else(|| {
-        ApiError::not_found("there is no such forward any more", "open another one: the hub may have been started again")
+        ApiError::not_found(
+            "there is no such forward any more",
+            "open another one: the hub may have been started again",
+        )
     })?;
     let Ok(place) = Arc::clone(&forward.places).try_acquire_owned() else {
         forward.failed.fetch_add(1, Ordering::Relaxed);
-        return Ok(Refusal::too_many(format!("{CONNECTIONS} connections of this forward are open already")).into_response());
+        return Ok(Refusal::too_many(format!("{CONNECTIONS} connections of this forward are open already"))
+            .into_response());
     };
     let way = match open(&state, &forward, connection).await {
         Ok(way) => way,
@@ -302,7 +311,14 @@ async fn one(
 
 async fn open(state: &AdminState, forward: &Forward, connection: Option<u64>) -> Result<Road, Refusal> {
     let Forward { service, kind, udp, node, listener, .. } = forward;
-    let mismatch = || Refusal::new(StatusCode::BAD_REQUEST, "invalid", "the forward has another direction", "see docs/api.md");
+    let mismatch = || {
+        Refusal::new(
+            StatusCode::BAD_REQUEST,
+            "invalid",
+            "the forward has another direction",
+            "see docs/api.md",
+        )
+    };
     match (kind, connection, listener) {
         (SessionKind::Forward, None, _) => target(state, forward).await,
         (SessionKind::Port(port), None, _) => {

@@ -14,7 +14,9 @@ pub struct ParseWorkloadsError(String);
 
 /// A text is nothing that a session may do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is nothing that may be allowed: write exec, forward, port/PORTS or reverse/PORTS, such as port/5432,8000-8080")]
+#[error(
+    "{0:?} is nothing that may be allowed: write exec, forward, port/PORTS or reverse/PORTS, such as port/5432,8000-8080"
+)]
 pub struct ParseDeedError(String);
 
 /// Names workloads. Text form `*` or `BLUEPRINT/SERVICE`.

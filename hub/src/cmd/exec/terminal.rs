@@ -23,7 +23,7 @@ impl Terminal {
         let before = tcgetattr(io::stdin()).map_err(failed)?;
         let mut raw = before.clone();
         raw.make_raw();
-        tcsetattr(io::stdin(), OptionalActions::Flush, &raw).map_err(failed)?;
+        tcsetattr(io::stdin(), OptionalActions::Drain, &raw).map_err(failed)?;
         Ok(Self { before })
     }
 }
@@ -31,7 +31,7 @@ impl Terminal {
 impl Drop for Terminal {
     fn drop(&mut self) {
         // Where that fails there is no terminal any more.
-        let _ = tcsetattr(io::stdin(), OptionalActions::Flush, &self.before);
+        let _ = tcsetattr(io::stdin(), OptionalActions::Drain, &self.before);
     }
 }
 

@@ -53,7 +53,9 @@ impl Local {
     /// Where it is.
     pub(super) fn place(&self) -> SocketAddr {
         match self {
-            Self::Tcp(listener) => listener.local_addr().unwrap_or_else(|_| (Ipv4Addr::UNSPECIFIED, 0).into()),
+            Self::Tcp(listener) => {
+                listener.local_addr().unwrap_or_else(|_| (Ipv4Addr::UNSPECIFIED, 0).into())
+            }
             Self::Udp(place, _) | Self::Reverse(place, _) => *place,
         }
     }
@@ -161,6 +163,10 @@ impl Counts {
 
     pub(super) fn line(&self) -> String {
         let [connections, failed, up, down] = self.all();
-        format!("{connections} connections, {failed} failed; {} from here, {} to here", bytes(up), bytes(down))
+        format!(
+            "{connections} connections, {failed} failed; {} from here, {} to here",
+            bytes(up),
+            bytes(down)
+        )
     }
 }

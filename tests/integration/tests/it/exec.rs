@@ -1,9 +1,14 @@
 //! Commands beside workloads: through all three gates, with a workload's rights, and without a trace.
 
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use blueprint_tests_support::{Finished, Launch, Need, Process, binary, eventually_ok, processes_naming, require};
+use blueprint_tests_support::{
+    Finished, Launch, Need, Process, binary, eventually_ok, processes_naming, require,
+};
+use tempfile::TempDir;
 
 use crate::fixture::{CALL, Hub, SOON};
 use crate::workloads::rig::Node;
@@ -18,15 +23,20 @@ const GRANT: &str = "[[session]]\nname = \"repair\"\nservices = [\"7/42\"]\nallo
 struct Bench {
     hub: Hub<'static>,
     node: Node<'static>,
+    /// Not below `/tmp`, so that the workload has one of its own.
+    _folder: TempDir,
 }
 
 impl Bench {
     fn start() -> Result<Self> {
         let hub = Hub::start(&["exec.enabled=true"])?;
-        let node = Node::start_set(&hub, None, "one", &["exec.enabled=true"])?;
+        let folder = tempfile::Builder::new().prefix("blueprint-test-exec-").tempdir_in("/var/tmp")?;
+        std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755))?;
+        let data = format!("workload.data_dir={}", folder.path().join("data").display());
+        let node = Node::start_set(&hub, None, "one", &["exec.enabled=true", &data])?;
         set_policy(&hub, &node, GRANT)?;
-        run_workload(&hub, &node)?;
-        Ok(Self { hub, node })
+        run_workload(&hub, folder.path())?;
+        Ok(Self { hub, node, _folder: folder })
     }
 
     fn launch(&self, options: &[&str], command: &[&str]) -> Result<Launch> {
@@ -44,8 +54,11 @@ fn set_policy(hub: &Hub<'_>, node: &Node<'_>, text: &str) -> Result<()> {
     hub.json(&["policy", "set", &path.display().to_string()]).map(drop)
 }
 
-fn run_workload(hub: &Hub<'_>, node: &Node<'_>) -> Result<()> {
-    let program = node.script("waits", &["echo here > /tmp/mark", "while true; do sleep 1; done"])?;
+fn run_workload(hub: &Hub<'_>, folder: &Path) -> Result<()> {
+    let program = folder.join("waits");
+    std::fs::write(&program, "#!/bin/sh\necho here > /tmp/mark-of-exec\nwhile true; do sleep 1; done\n")?;
+    std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755))?;
+    let program = program.display().to_string();
     let variable = format!("CANARY={CANARY}");
     let run = ["workload", "run", "7/42", "--path", &program, "--test-mode", "--env", &variable];
     hub.json(&[&run[..], &["--wait", "20s"]].concat()).map(drop)
@@ -62,7 +75,8 @@ fn wait_gone(mark: &str, within: Duration) -> Result<()> {
 
 fn wait_there(mark: &str) -> Result<()> {
     eventually_ok(SOON, &format!("a process {mark}"), || {
-        ensure!(processes_naming(mark).len() > 1, "it does not run yet");
+        // The client, the shell, and two that sleep.
+        ensure!(processes_naming(mark).len() >= 4, "it does not run yet");
         Ok(())
     })
 }
@@ -74,9 +88,9 @@ fn nothing_runs_beside_a_workload_until_hub_policy_and_node_allow_it() -> Result
     }
     let mut hub = Hub::start(&[])?;
     let mut node = Node::start(&hub, None, "one")?;
-    run_workload(&hub, &node)?;
+    run_workload(&hub, &node.folder("bin")?)?;
     let refused = |hub: &Hub<'_>, words: &[&str]| -> Result<()> {
-        let done = hub.command(&["exec", "7/42", "--", "touch", "/tmp/mark-exec"])?.run(SOON)?;
+        let done = hub.command(&["exec", "7/42"])?.args(["--", "true"]).run(SOON)?;
         ensure!(done.code == Some(125), "{:?} {}", done.code, done.stderr);
         ensure!(words.iter().all(|word| done.stderr.contains(word)), "{words:?}: {}", done.stderr);
         Ok(())
@@ -85,7 +99,9 @@ fn nothing_runs_beside_a_workload_until_hub_policy_and_node_allow_it() -> Result
     hub.process.terminate(SOON)?;
     hub = hub.set("exec.enabled=true");
     hub.start_again()?;
-    eventually_ok(SOON, "the node", || refused(&hub, &["no [[session]] of the policy allows exec with 7/42"]))?;
+    eventually_ok(SOON, "the node", || {
+        refused(&hub, &["no [[session]] of the policy allows exec with 7/42"])
+    })?;
     set_policy(&hub, &node, &GRANT.replace("7/42", "7/43"))?;
     refused(&hub, &["no [[session]] of the policy"])?;
     set_policy(&hub, &node, GRANT)?;
@@ -94,7 +110,9 @@ fn nothing_runs_beside_a_workload_until_hub_policy_and_node_allow_it() -> Result
     // One that takes forwards has the port open, and still no exec.
     node.agent = node.agent.set("forward.connect_ports=1");
     node.agent.run()?;
-    eventually_ok(SOON, "the node", || refused(&hub, &["the node does not allow exec", "exec.enabled = true"]))?;
+    eventually_ok(SOON, "the node", || {
+        refused(&hub, &["the node does not allow exec", "exec.enabled = true"])
+    })?;
     let audit = hub.audit()?.join("\n");
     for row in [
         "exec.refuse 7/42 off_hub: exec by operator (socket)",
@@ -114,22 +132,29 @@ fn a_command_has_the_workloads_rights_and_gives_output_input_and_exit_code() -> 
     }
     let bench = Bench::start()?;
     let done = bench.exec(&[], &["sh", "-c", "echo out; echo err >&2; exit 7"])?;
-    ensure!((done.code, done.stdout.as_str(), done.stderr.as_str()) == (Some(7), "out\n", "err\n"), "{done:?}");
+    ensure!(
+        (done.code, done.stdout.as_str(), done.stderr.as_str()) == (Some(7), "out\n", "err\n"),
+        "{done:?}"
+    );
 
     // Whose it is: the workload's, and nobody's else.
     let facts = "id -u; id -G; grep -E '^(NoNewPrivs|CapEff|CapPrm)' /proc/self/status; cat /proc/self/cgroup; \
-                 echo \"folder $PWD $DATA_DIR\"; echo \"secret [$CANARY]\"; cat /tmp/mark; tty; cat; echo end";
+                 echo \"folder $PWD $DATA_DIR\"; echo \"secret [$CANARY]\"; cat /tmp/mark-of-exec; tty; cat; echo end";
     let done = bench.exec(&[], &["sh", "-c", facts])?;
     ensure!(done.code == Some(0), "{done:?}");
     let lines: Vec<&str> = done.stdout.lines().collect();
     let pid = bench.hub.json(&["workload", "show", "7/42"])?["pid"].as_u64().unwrap_or(0);
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let user = lines.first().copied().unwrap_or_default();
-    ensure!(user != "0" && status.contains(&format!("Uid:\t{user}\t{user}\t{user}\t{user}")), "{user}: {status}");
+    ensure!(
+        user != "0" && status.contains(&format!("Uid:\t{user}\t{user}\t{user}\t{user}")),
+        "{user}: {status}"
+    );
     ensure!(lines.contains(&"NoNewPrivs:\t1") && lines.contains(&"CapEff:\t0000000000000000"), "{done:?}");
     ensure!(done.stdout.contains("/svc-7-42") && done.stdout.contains("secret []"), "{done:?}");
     ensure!(lines.contains(&"not a tty") && lines.last() == Some(&"end"), "{done:?}");
     ensure!(lines.contains(&"here"), "it sees another /tmp than the workload: {done:?}");
+    ensure!(!Path::new("/tmp/mark-of-exec").exists(), "the workload has no /tmp of its own");
     let folder = lines.iter().find_map(|line| line.strip_prefix("folder ")).unwrap_or_default();
     ensure!(folder.split_once(' ').is_some_and(|(a, b)| a == b && !a.is_empty()), "{folder}");
     let root = bench.exec(&[], &["cat", "/etc/shadow"])?;
@@ -149,14 +174,24 @@ fn a_command_has_the_workloads_rights_and_gives_output_input_and_exit_code() -> 
     // Standard input and a lot of output.
     let text = "a line of text\n".repeat(200_000);
     let done = bench.launch(&["-i"], &["sh", "-c", "cat; echo done >&2"])?.stdin(&text).run(SOON)?;
-    ensure!(done.code == Some(0) && done.stdout == text && done.stderr == "done\n", "{} bytes", done.stdout.len());
+    ensure!(
+        done.code == Some(0) && done.stdout == text && done.stderr == "done\n",
+        "{} bytes",
+        done.stdout.len()
+    );
 
     let audit = bench.hub.audit()?;
     let begin = audit.iter().find(|row| row.starts_with("exec.begin 7/42") && row.contains("exit 7"));
     let begin = begin.map(String::as_str).unwrap_or_default();
     let words = ["by operator (socket)", "grant \"repair\"", "on node one", "argv sha256 ", "\"sh\" \"-c\""];
     ensure!(words.iter().all(|word| begin.contains(word)), "{begin}\n{audit:?}");
-    ensure!(audit.iter().any(|row| row.starts_with("exec.end 7/42") && row.contains("exit code 7; bytes in 0, out 4, err 4")), "{audit:?}");
+    ensure!(
+        audit
+            .iter()
+            .any(|row| row.starts_with("exec.end 7/42")
+                && row.contains("exit code 7; bytes in 0, out 4, err 4")),
+        "{audit:?}"
+    );
     let logs = [bench.hub.log(), bench.node.agent.log()];
     ensure!(logs.iter().all(|log| !log.contains(CANARY)), "a log shows the secret");
     Ok(())
@@ -164,7 +199,7 @@ fn a_command_has_the_workloads_rights_and_gives_output_input_and_exit_code() -> 
 
 /// An `exec` that sleeps, and is known by the number of seconds.
 fn sleeper(bench: &Bench, seconds: &str) -> Result<Process> {
-    let script = format!("sleep {seconds} & setsid sleep {seconds}");
+    let script = format!("trap 'exit 130' INT; sleep {seconds} & setsid sleep {seconds} & wait");
     let process = bench.launch(&[], &["sh", "-c", &script])?.start()?;
     wait_there(&format!("sleep {seconds}"))?;
     Ok(process)

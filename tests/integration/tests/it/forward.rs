@@ -88,7 +88,10 @@ fn copy_both_ways(at: &Host, port: u16) -> Result<()> {
     let psql = at.launch("psql".as_ref()).args(["-h", "127.0.0.1", "-p", &port_text, "-U", "postgres"]);
     let copied = psql.args(["-c", "copy big from stdin"]).stdin(&table).run(SOON)?;
     ensure!(copied.code == Some(0) && copied.stdout.contains(&format!("COPY {ROWS}")), "{copied:?}");
-    ensure!(query(at, port, "select count(*), sum(length(t)) from big")?.trim() == format!("{ROWS}|{}", ROWS * ROW));
+    ensure!(
+        query(at, port, "select count(*), sum(length(t)) from big")?.trim()
+            == format!("{ROWS}|{}", ROWS * ROW)
+    );
     let selected = query(at, port, "select n, t from big order by n")?;
     ensure!(selected.len() > ROWS * ROW && selected.lines().count() == ROWS, "{} bytes", selected.len());
     let out = query(at, port, "copy (select n, t from big order by n) to stdout")?;
@@ -238,10 +241,16 @@ fn a_node_listens_and_its_connections_come_to_the_operator() -> Result<()> {
     // What nobody allows.
     bench.refused(&["7/42", "0"], 4, "no [[session]] of the policy allows forward with 7/42")?;
     bench.refused(&["7/42", "0", "--port", "22"], 4, "allows port/22 with 7/42")?;
-    bench.refused(&["7/42", "1", "--port", "9002", "--reverse"], 4, "the node does not allow this for port 9002")?;
+    bench.refused(
+        &["7/42", "1", "--port", "9002", "--reverse"],
+        4,
+        "the node does not allow this for port 9002",
+    )?;
     bench.refused(&["7/5432", "0", "--port", "5432"], 4, "allows port/5432 with 7/5432")?;
     let audit = bench.hub.audit()?.join("\n");
-    for row in ["forward.refuse 7/42 not_granted: port/22 by operator", "forward.refuse 7/42 reverse_off_node:"] {
+    for row in
+        ["forward.refuse 7/42 not_granted: port/22 by operator", "forward.refuse 7/42 reverse_off_node:"]
+    {
         ensure!(audit.contains(row), "{row} is not in\n{audit}");
     }
     Ok(())

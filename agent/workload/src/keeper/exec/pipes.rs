@@ -125,7 +125,8 @@ impl Output {
             if bytes.is_empty() {
                 return;
             }
-            let frame = if matches!(self, Self::Stderr(_)) { Frame::Stderr(bytes) } else { Frame::Stdout(bytes) };
+            let frame =
+                if matches!(self, Self::Stderr(_)) { Frame::Stderr(bytes) } else { Frame::Stdout(bytes) };
             if out.send(frame).await.is_err() {
                 return;
             }

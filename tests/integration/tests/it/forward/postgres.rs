@@ -31,7 +31,8 @@ impl Postgres {
             host.launch(Path::new("setpriv")).args(user).arg(programs.join(program)).folder(folder.path())
         };
         let data = folder.path().join("data");
-        let made = as_postgres("initdb").args(["-A", "trust", "-U", "postgres", "--no-sync", "-D"]).arg(&data);
+        let made =
+            as_postgres("initdb").args(["-A", "trust", "-U", "postgres", "--no-sync", "-D"]).arg(&data);
         let made = made.run(SOON)?;
         ensure!(made.code == Some(0), "{made:?}");
         let sockets = format!("unix_socket_directories={}", folder.path().display());
