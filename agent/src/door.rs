@@ -122,7 +122,7 @@ async fn answer(shared: &Arc<Shared>, mut stream: TcpStream, arrivals: &Arrivals
 
 /// What was begun, and waits for its session.
 enum Begun {
-    Exec(blueprint_agent_workload::Session),
+    Exec(Box<blueprint_agent_workload::Session>),
     Port(ports::Port),
 }
 
@@ -142,7 +142,7 @@ async fn begin(shared: &Shared, ask: DoorAsk, arrivals: &Arrivals) -> Result<Beg
             let (service, words) = (ask.service, ask.argv.len());
             let session = node.exec(ask).await?;
             info!(%service, words, "the operator runs a command beside a workload");
-            Ok(Begun::Exec(session))
+            Ok(Begun::Exec(Box::new(session)))
         }
         DoorAsk::Connect(ask) => ports::connect(ask, &settings.connect).await.map(Begun::Port),
         DoorAsk::Listen(ask) => ports::listen(ask, &settings.listen).await.map(Begun::Port),

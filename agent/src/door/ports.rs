@@ -36,10 +36,13 @@ const IDLE: Duration = Duration::from_secs(75);
 /// Bytes held for a direction of a connection.
 const BUFFER_BYTES: usize = 32 << 10;
 
+/// By the numbers of listener and connection.
+type Waiting = BTreeMap<(u64, u64), oneshot::Sender<TunnelStream>>;
+
 /// Connections that came to a listener, and wait for the hub.
 #[derive(Clone, Default)]
 pub(super) struct Arrivals {
-    waiting: Arc<Mutex<BTreeMap<(u64, u64), oneshot::Sender<TunnelStream>>>>,
+    waiting: Arc<Mutex<Waiting>>,
     last: Arc<AtomicU64>,
 }
 
@@ -231,5 +234,38 @@ async fn wait_and_carry(one: One, taken: oneshot::Receiver<TunnelStream>) {
     match one {
         One::Tcp(local) => splice(stream, local).await,
         One::Udp(flow) => carry(stream, flow.as_ref(), IDLE, &Passed::default()).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use blueprint_common_types::ServiceKey;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn only_ports_that_the_owner_named_are_reached_or_listened_on() {
+        let local = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = local.local_addr().unwrap().port();
+        let ask = PortAsk { service: ServiceKey { blueprint: 7, service: 42 }, port, udp: false };
+        let (none, some): (PortRanges, PortRanges) =
+            (PortRanges::default(), port.to_string().parse().unwrap());
+        let code = |begun: Result<Port, DoorRefusal>| begun.map(drop).map_err(|refusal| refusal.code);
+        assert_eq!(code(connect(ask.clone(), &none).await), Err("forward_off_node".to_owned()));
+        assert_eq!(code(listen(ask.clone(), &none).await), Err("reverse_off_node".to_owned()));
+        assert_eq!(code(connect(ask.clone(), &some).await), Ok(()));
+        assert_eq!(code(listen(ask.clone(), &some).await), Err("port_failed".to_owned()), "it is taken");
+        drop(local);
+        assert_eq!(code(connect(ask, &some).await), Err("port_failed".to_owned()), "nobody listens");
+    }
+
+    #[test]
+    fn a_connection_is_handed_out_once() {
+        let arrivals = Arrivals::default();
+        let (sender, _taken) = oneshot::channel();
+        arrivals.waiting.lock().insert((1, 2), sender);
+        assert!(arrivals.take(2, 1).is_err());
+        assert!(arrivals.take(1, 2).is_ok());
+        assert!(arrivals.take(1, 2).is_err());
     }
 }

@@ -285,3 +285,78 @@ async fn down<W: AsyncWrite + Unpin>(mut keeper: OwnedReadHalf, mut hub: W) -> b
     }
     hub.shutdown().await.is_ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn launch() -> Launch {
+        let env = [
+            ("DATA_DIR", "/data/7"),
+            ("PATH", "/usr/bin"),
+            ("TOKEN", "1"),
+            ("HTTP_RPC_URL", "https://user:swordfish@rpc.example.org/"),
+            ("TLS_ENVELOPE_KEY", "00ff"),
+        ];
+        Launch {
+            keeper: 0,
+            program: PathBuf::from("/bin/workload"),
+            args: vec!["run".to_owned()],
+            env: env.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+            folder: PathBuf::from("/data/7"),
+            user: Some((61_184, 61_184)),
+            cgroups: vec![PathBuf::from("/sys/fs/cgroup/a/cgroup.procs")],
+            no_new_privileges: true,
+            private_tmp: Some(1),
+            confinement: None,
+            beside: None,
+        }
+    }
+
+    #[test]
+    fn a_command_has_what_its_workload_has_but_for_secrets() {
+        let document = r#"{"source":{"kind":"testing","path":"/bin/true"},"env":{"TOKEN":"1"},
+                           "chain":{"http_rpc_url":"https://user:swordfish@rpc.example.org/"}}"#;
+        let spec: WorkloadSpec = serde_json::from_str(document).unwrap();
+        let own = std::process::id();
+        let public = public(launch(), own, &spec, &Bundle::default());
+        let names: Vec<&str> = public.env.keys().map(String::as_str).collect();
+        assert_eq!(names, ["DATA_DIR", "PATH"]);
+        let ask = ExecAsk {
+            service: ServiceKey { blueprint: 7, service: 42 },
+            generation: 1,
+            argv: vec!["ls".to_owned(), "-l".to_owned()],
+            stdin: false,
+            terminal: None,
+            timeout_secs: 5,
+        };
+        let ExecErrand { launch: command, .. } = errand(&public, ask);
+        assert_eq!((command.program, command.args), (PathBuf::from("ls"), vec!["-l".to_owned()]));
+        let beside = command.beside.unwrap();
+        assert_eq!(u32::try_from(beside.pid), Ok(own));
+        assert!(beside.started > 0 && !beside.terminal);
+        // Everything else is the workload's.
+        let workload = launch();
+        assert_eq!((command.user, command.cgroups), (workload.user, workload.cgroups));
+        assert_eq!((command.folder, command.no_new_privileges), (workload.folder, true));
+        assert_eq!(command.private_tmp, None, "it sees the workload's");
+    }
+
+    #[test]
+    fn what_is_no_command_is_refused() {
+        let ask = |argv: &[&str]| ExecAsk {
+            service: ServiceKey { blueprint: 7, service: 42 },
+            generation: 1,
+            argv: argv.iter().map(|word| (*word).to_owned()).collect(),
+            stdin: false,
+            terminal: None,
+            timeout_secs: 5,
+        };
+        assert!(check(&ask(&["ls"])).is_ok());
+        let long = "x".repeat(MAX_ARGS_BYTES);
+        let many = vec!["x"; MAX_ARGS + 1];
+        for bad in [&[][..], &[""], &["a\0b"], &["echo", &long], &many] {
+            assert_eq!(check(&ask(bad)).unwrap_err().code, "invalid");
+        }
+    }
+}

@@ -137,10 +137,8 @@ pub fn become_workload() -> u8 {
     }
     let Err(error) = read_launch().and_then(|launch| try_become(&launch));
     say(&error.to_string());
-    match error {
-        LaunchError::Execute { error: nix::Error::ENOENT, .. } => NO_PROGRAM,
-        _ => EXIT_CODE,
-    }
+    let is_missing = matches!(error, LaunchError::Execute { error: nix::Error::ENOENT, .. });
+    if is_missing { NO_PROGRAM } else { EXIT_CODE }
 }
 
 /// What is written on standard input: all of it, but for a command beside a workload the first line, since the rest is

@@ -242,7 +242,7 @@ mod tests {
         let passed = [Passed::default(), Passed::default()];
         let work = async {
             let flow = flows.next().await.unwrap();
-            let next = async { flows.next().await.map(drop) };
+            let next = async { drop(flows.next().await) };
             tokio::join!(carry(near, &flow, idle, &passed[0]), carry(far, &target, idle, &passed[1]), next);
         };
         let serve = async {

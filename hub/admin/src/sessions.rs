@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use axum::body::Body;
 use axum::extract::Request;
@@ -35,6 +35,7 @@ use prometheus_client::metrics::family::Family;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
+use tokio::time::sleep;
 
 use crate::AdminState;
 use crate::error::ApiError;
@@ -49,6 +50,9 @@ const EXECS_OF_NODE: u32 = 8;
 
 /// Forwards at once.
 const FORWARDS: usize = 32;
+
+/// Pause between two looks whether what is open may go on.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
 /// Longest body of a request in bytes.
 const MAX_BODY: usize = 256 << 10;
@@ -225,6 +229,17 @@ impl Asker {
             );
             Refusal::denied("not_granted", format!("no [[session]] of the policy allows {kind} with {service}"), hint)
         })
+    }
+
+    /// Waits until the hub's gates are shut to what they let in.
+    async fn shut(&self, state: &AdminState) {
+        loop {
+            sleep(LOOK_AGAIN).await;
+            // A store that cannot be read now has taken nothing back.
+            if self.pass(state).await.is_err_and(|refusal| refusal.status == StatusCode::FORBIDDEN) {
+                return;
+            }
+        }
     }
 
     async fn note(&self, state: &AdminState, kind: AuditKind, detail: String) -> Result<(), Refusal> {

@@ -97,8 +97,7 @@ pub(super) async fn start(
         workload_keys,
         artefacts: base.artefacts,
     };
-    let store = Arc::clone(&base.store);
-    let metrics = Arc::clone(&base.metrics);
+    let (store, metrics) = (Arc::clone(&base.store), Arc::clone(&base.metrics));
     let state = AdminState {
         market: config.prices.market(&config.providers, &facts.advertise_host),
         facts,

@@ -124,6 +124,7 @@ async fn carry(
     let mut frames = FrameReader::new(reader);
     let (out, mut waiting) = mpsc::channel::<Frame>(4);
     let (on_way, taken) = (Cell::new(0usize), Notify::new());
+    let [stdout, stderr] = counts;
     let down = async {
         loop {
             let gone = || {
@@ -132,8 +133,13 @@ async fn carry(
             };
             let frame = timeout(SILENCE, frames.next()).await.map_err(|_| gone())?;
             match frame.map_err(|_| gone())?.ok_or_else(gone)? {
-                Frame::Stdout(bytes) => show(io::stdout().lock(), &bytes, &mut counts[0]),
-                Frame::Stderr(bytes) => show(io::stderr().lock(), &bytes, &mut counts[1]),
+                Frame::Stdout(bytes) => {
+                    if !show(io::stdout().lock(), &bytes, stdout) {
+                        // As if it had written there itself.
+                        return Ok(ExitFrame { code: Some(141), reason: String::new() });
+                    }
+                }
+                Frame::Stderr(bytes) => drop(show(io::stderr().lock(), &bytes, stderr)),
                 Frame::Taken(count) => {
                     on_way.set(on_way.get().saturating_sub(usize::try_from(count).unwrap_or(usize::MAX)));
                     taken.notify_one();
@@ -177,10 +183,10 @@ async fn write_frame<W: AsyncWrite + Unpin>(writer: &mut W, frame: &Frame) -> io
     frame.write(writer).await
 }
 
-/// Shows bytes as they are; where nobody reads them, the command goes on.
-fn show(mut out: impl Write, bytes: &[u8], count: &mut u64) {
+/// Shows bytes as they are; false where nobody reads them any more.
+fn show(mut out: impl Write, bytes: &[u8], count: &mut u64) -> bool {
     *count = count.saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
-    let _ = out.write_all(bytes).and_then(|()| out.flush());
+    out.write_all(bytes).and_then(|()| out.flush()).is_ok()
 }
 
 /// Sends standard input, no more than the command takes.

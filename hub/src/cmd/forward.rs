@@ -1,6 +1,6 @@
 //! `forward`: ports of a service or of its node, where the operator is, and the other way round.
 
-mod carry;
+mod side;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::str::FromStr;
@@ -18,11 +18,11 @@ use serde_json::{Value, json};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
-use tokio::time::{interval, sleep, timeout};
+use tokio::time::{Instant, interval, sleep, timeout};
 
 use super::client::{runtime, upgrade};
 use crate::cli::Global;
-use carry::{Counts, Local, One};
+use side::{Counts, Local, Near, One};
 
 /// Pause before a hub or node that is away is asked again.
 const AGAIN: Duration = Duration::from_millis(500);
@@ -200,28 +200,27 @@ async fn hold(
     let path = format!("/v1/forwards/{session}/connections");
     let mut open = JoinSet::new();
     let mut ticks = interval(ALIVE);
-    let mut heard = tokio::time::Instant::now();
+    let mut heard = Instant::now();
     loop {
         let one = tokio::select! {
             biased;
-            frame = frames.next() => match frame {
-                Ok(Some(Frame::Alive)) => {
-                    heard = tokio::time::Instant::now();
-                    continue;
-                }
-                Ok(Some(Frame::Arrived(number))) => match local.reach(number).await {
-                    Ok(one) => one,
-                    Err(error) => {
+            frame = frames.next() => {
+                heard = Instant::now();
+                match frame {
+                    Ok(Some(Frame::Alive)) => continue,
+                    Ok(Some(Frame::Arrived(_))) if open.len() >= AT_ONCE => {
                         counts.fail();
-                        eprint_line(&format!("cannot connect to {}: {error}", local.place()));
+                        eprint_line(&format!("a connection is closed: {AT_ONCE} are open already"));
                         continue;
                     }
-                },
-                Ok(Some(Frame::Exit(exit))) => {
-                    return Err(CliError::unavailable(format!("the forward is closed: {}", printable(&exit.reason))));
+                    Ok(Some(Frame::Arrived(number))) => One::Arrived(number),
+                    Ok(Some(Frame::Exit(exit))) => {
+                        let why = printable(&exit.reason);
+                        return Err(CliError::unavailable(format!("the forward is closed: {why}")));
+                    }
+                    Ok(Some(_) | None) | Err(_) => return Err(gone()),
                 }
-                Ok(Some(_) | None) | Err(_) => return Err(gone()),
-            },
+            }
             Some(_) = open.join_next(), if !open.is_empty() => continue,
             _ = ticks.tick() => {
                 if heard.elapsed() > SILENCE || Frame::Alive.write(&mut writer).await.is_err() {
@@ -239,20 +238,39 @@ async fn hold(
             },
         };
         let path = match &one {
-            One::Reverse(number, _) => format!("{path}/{number}"),
+            One::Arrived(number) => format!("{path}/{number}"),
             One::Tcp(_) | One::Udp(_) => path.clone(),
         };
-        let (global, counts) = (global.clone(), Arc::clone(counts));
+        let (global, counts, far) = (global.clone(), Arc::clone(counts), local.far());
         open.spawn(async move {
-            match upgrade(&global, Method::GET, &path, &Value::Null).await {
-                Ok(stream) => one.carry(stream, &counts).await,
-                Err(error) => {
-                    counts.fail();
-                    eprint_line(&format!("a connection is closed: {}", printable(&error.message)));
-                }
+            if let Err(error) = carry(&global, &path, one, far, &counts).await {
+                counts.fail();
+                eprint_line(&format!("a connection is closed: {}", printable(&error)));
             }
         });
     }
+}
+
+/// Carries a connection to its end.
+async fn carry(
+    global: &Global,
+    path: &str,
+    one: One,
+    far: Option<(SocketAddr, bool)>,
+    counts: &Counts,
+) -> Result<(), String> {
+    let near = match (one, far) {
+        (One::Arrived(_), Some((place, is_udp))) => {
+            let reached = Near::reach(place, is_udp).await;
+            reached.map_err(|error| format!("cannot connect to {place}: {error}"))?
+        }
+        (One::Arrived(_), None) => return Err("this side is the one that listens".to_owned()),
+        (One::Tcp(stream), _) => Near::Tcp(stream),
+        (One::Udp(flow), _) => Near::Flow(flow),
+    };
+    let hub = upgrade(global, Method::GET, path, &Value::Null).await.map_err(|error| error.message)?;
+    near.carry(hub, counts).await;
+    Ok(())
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use blueprint_common_runtime::local_api::LocalStream;
 use blueprint_common_runtime::places::Place;
 use blueprint_common_types::{AgentId, DoorAsk, ExecAsk, ServiceKey, TerminalSize};
 use blueprint_hub_registry_core::policy::SessionKind;
+use futures_util::future::{BoxFuture, FutureExt};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
@@ -141,7 +142,13 @@ async fn run(state: AdminState, asker: Asker, begun: Begun, upgrade: OnUpgrade) 
         Ok(Ok(upgraded)) => {
             let client = TokioIo::new(upgraded);
             let drain = state.spawner.stop().drain;
-            Box::pin(carry(client, node, &mut counts, drain.cancelled())).await
+            Box::pin(carry(
+                client,
+                node,
+                &mut counts,
+                [drain.cancelled().boxed(), asker.shut(&state).boxed()],
+            ))
+            .await
         }
         Ok(Err(_)) | Err(_) => ExitFrame { code: None, reason: "its client left at once".to_owned() },
     };
@@ -166,7 +173,7 @@ async fn carry(
     client: LocalStream,
     node: Box<dyn SessionStream>,
     counts: &mut Counts,
-    drain: impl Future<Output = ()>,
+    [drain, shut]: [BoxFuture<'_, ()>; 2],
 ) -> ExitFrame {
     let (client_reader, mut client_writer) = tokio::io::split(client);
     let (node_reader, mut node_writer) = tokio::io::split(node);
@@ -226,6 +233,7 @@ async fn carry(
     let end = tokio::select! {
         biased;
         () = drain => over("the hub is stopping"),
+        () = shut => over("the policy does not allow it any more"),
         end = down => end,
         end = up => end,
     };

@@ -13,6 +13,7 @@ use blueprint_common_runtime::frames::{ALIVE, ExitFrame, Frame, FrameReader, SIL
 use blueprint_common_runtime::local_api::LocalStream;
 use blueprint_common_types::{AgentId, DoorAsk, Health, PortAsk, ServiceKey};
 use blueprint_hub_registry_core::policy::SessionKind;
+use futures_util::future::{BoxFuture, FutureExt};
 use http::StatusCode;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -150,7 +151,7 @@ async fn run(state: AdminState, asker: Asker, (name, forward, node): Begun, upgr
         Ok(Ok(upgraded)) => {
             let drain = state.spawner.stop().drain;
             let client = TokioIo::new(upgraded);
-            Box::pin(hold(client, node, &name, drain.cancelled())).await
+            Box::pin(hold(client, node, &name, [drain.cancelled().boxed(), asker.shut(&state).boxed()])).await
         }
         Ok(Err(_)) | Err(_) => "its client left at once".to_owned(),
     };
@@ -172,7 +173,7 @@ async fn hold(
     client: LocalStream,
     node: Option<Box<dyn SessionStream>>,
     name: &str,
-    drain: impl Future<Output = ()>,
+    [drain, shut]: [BoxFuture<'_, ()>; 2],
 ) -> String {
     let (reader, mut writer) = tokio::io::split(client);
     let mut from_client = FrameReader::new(reader);
@@ -225,6 +226,7 @@ async fn hold(
     let reason = tokio::select! {
         biased;
         () = drain => "the hub is stopping".to_owned(),
+        () = shut => "the policy does not allow it any more".to_owned(),
         reason = listen => reason,
         reason = relay => reason,
         reason = tick => reason,

@@ -16,6 +16,9 @@ use crate::workloads::rig::Node;
 /// A secret of the workload.
 const CANARY: &str = "canary-exec-51/swordfish";
 
+/// What the workload leaves in its own `/tmp`.
+const MARK: &str = "/tmp/mark-of-exec";
+
 /// What the policy has to say.
 const GRANT: &str = "[[session]]\nname = \"repair\"\nservices = [\"7/42\"]\nallow = [\"exec\"]\n";
 
@@ -35,7 +38,7 @@ impl Bench {
         let data = format!("workload.data_dir={}", folder.path().join("data").display());
         let node = Node::start_set(&hub, None, "one", &["exec.enabled=true", &data])?;
         set_policy(&hub, &node, GRANT)?;
-        run_workload(&hub, folder.path())?;
+        run_workload(&hub, folder.path(), MARK)?;
         Ok(Self { hub, node, _folder: folder })
     }
 
@@ -54,9 +57,10 @@ fn set_policy(hub: &Hub<'_>, node: &Node<'_>, text: &str) -> Result<()> {
     hub.json(&["policy", "set", &path.display().to_string()]).map(drop)
 }
 
-fn run_workload(hub: &Hub<'_>, folder: &Path) -> Result<()> {
+/// Runs one that waits, and writes to `mark` before.
+fn run_workload(hub: &Hub<'_>, folder: &Path, mark: &str) -> Result<()> {
     let program = folder.join("waits");
-    std::fs::write(&program, "#!/bin/sh\necho here > /tmp/mark-of-exec\nwhile true; do sleep 1; done\n")?;
+    std::fs::write(&program, format!("#!/bin/sh\necho here > {mark}\nwhile true; do sleep 1; done\n"))?;
     std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755))?;
     let program = program.display().to_string();
     let variable = format!("CANARY={CANARY}");
@@ -88,7 +92,7 @@ fn nothing_runs_beside_a_workload_until_hub_policy_and_node_allow_it() -> Result
     }
     let mut hub = Hub::start(&[])?;
     let mut node = Node::start(&hub, None, "one")?;
-    run_workload(&hub, &node.folder("bin")?)?;
+    run_workload(&hub, &node.folder("bin")?, "/dev/null")?;
     let refused = |hub: &Hub<'_>, words: &[&str]| -> Result<()> {
         let done = hub.command(&["exec", "7/42"])?.args(["--", "true"]).run(SOON)?;
         ensure!(done.code == Some(125), "{:?} {}", done.code, done.stderr);
@@ -154,7 +158,7 @@ fn a_command_has_the_workloads_rights_and_gives_output_input_and_exit_code() -> 
     ensure!(done.stdout.contains("/svc-7-42") && done.stdout.contains("secret []"), "{done:?}");
     ensure!(lines.contains(&"not a tty") && lines.last() == Some(&"end"), "{done:?}");
     ensure!(lines.contains(&"here"), "it sees another /tmp than the workload: {done:?}");
-    ensure!(!Path::new("/tmp/mark-of-exec").exists(), "the workload has no /tmp of its own");
+    ensure!(!Path::new(MARK).exists(), "the workload has no /tmp of its own");
     let folder = lines.iter().find_map(|line| line.strip_prefix("folder ")).unwrap_or_default();
     ensure!(folder.split_once(' ').is_some_and(|(a, b)| a == b && !a.is_empty()), "{folder}");
     let root = bench.exec(&[], &["cat", "/etc/shadow"])?;
@@ -211,6 +215,13 @@ fn a_command_ends_with_its_client_its_workload_and_its_hub_and_leaves_nothing() 
         return Ok(());
     }
     let mut bench = Bench::start()?;
+    let mut taken_back = sleeper(&bench, "98100")?;
+    set_policy(&bench.hub, &bench.node, &GRANT.replace("7/42", "7/43"))?;
+    wait_gone("sleep 98100", SOON)?;
+    let said = taken_back.wait_for_line("does not allow it any more", SOON)?;
+    ensure!(said.contains("the command is ended") && taken_back.wait(SOON)?.code() == Some(125), "{said}");
+    set_policy(&bench.hub, &bench.node, GRANT)?;
+
     sleeper(&bench, "98101")?.kill()?;
     wait_gone("sleep 98101", SOON)?;
     // Ctrl-C goes to the command.

@@ -11,9 +11,13 @@ use blueprint_common_runtime::local_api::LocalStream;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::time::timeout;
 
 /// A flow of datagrams on which nothing passes for so long is over.
 const IDLE: Duration = Duration::from_secs(60);
+
+/// How long a program here may take to take a connection.
+const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
 /// Bytes held for a direction.
 const CHUNK: usize = 32 << 10;
@@ -26,17 +30,18 @@ pub(super) enum Local {
     Reverse(SocketAddr, bool),
 }
 
-/// A connection or a flow, on this side.
+/// A connection or a flow that came.
 pub(super) enum One {
     Tcp(TcpStream),
     Udp(Flow),
-    /// One that came to the node, with its number.
-    Reverse(u64, Far),
+    /// To the node, with this number.
+    Arrived(u64),
 }
 
-/// What one that came to the node leads to.
-pub(super) enum Far {
+/// The end of a connection on this side.
+pub(super) enum Near {
     Tcp(TcpStream),
+    Flow(Flow),
     Udp(UdpSocket),
 }
 
@@ -60,36 +65,38 @@ impl Local {
         }
     }
 
+    /// Where what comes to the node leads, and whether that is datagrams; `None` where this side listens.
+    pub(super) const fn far(&self) -> Option<(SocketAddr, bool)> {
+        match self {
+            Self::Reverse(place, is_udp) => Some((*place, *is_udp)),
+            Self::Tcp(_) | Self::Udp(..) => None,
+        }
+    }
+}
+
+impl Near {
     /// Connects for one that came to the node.
-    pub(super) async fn reach(&self, number: u64) -> io::Result<One> {
-        let Self::Reverse(place, is_udp) = self else {
-            return Err(io::Error::other("this side is the one that listens"));
-        };
-        let far = if *is_udp {
+    pub(super) async fn reach(place: SocketAddr, is_udp: bool) -> io::Result<Self> {
+        if is_udp {
             let any: IpAddr = match place {
                 SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
                 SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
             };
             let socket = UdpSocket::bind((any, 0)).await?;
             socket.connect(place).await?;
-            Far::Udp(socket)
-        } else {
-            let stream = tokio::time::timeout(Duration::from_secs(5), TcpStream::connect(place)).await;
-            Far::Tcp(stream.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?)
-        };
-        Ok(One::Reverse(number, far))
+            return Ok(Self::Udp(socket));
+        }
+        let stream = timeout(CONNECT_WITHIN, TcpStream::connect(place)).await;
+        Ok(Self::Tcp(stream.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?))
     }
-}
 
-impl One {
     /// Carries it to its end.
     pub(super) async fn carry(self, hub: LocalStream, counts: &Counts) {
         counts.connections.fetch_add(1, Ordering::Relaxed);
         match self {
             Self::Tcp(local) => splice(local, hub, &counts.up, &counts.down).await,
-            Self::Reverse(_, Far::Tcp(local)) => splice(local, hub, &counts.up, &counts.down).await,
-            Self::Udp(flow) => datagrams(hub, &flow, counts).await,
-            Self::Reverse(_, Far::Udp(socket)) => datagrams(hub, &socket, counts).await,
+            Self::Flow(flow) => datagrams(hub, &flow, counts).await,
+            Self::Udp(socket) => datagrams(hub, &socket, counts).await,
         }
     }
 }
