@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use blueprint_tests_support::{
     Finished, Launch, Need, Process, binary, eventually_ok, processes_naming, require,
 };
@@ -39,7 +39,18 @@ impl Bench {
         let node = Node::start_set(&hub, None, "one", &["exec.enabled=true", &data])?;
         set_policy(&hub, &node, GRANT)?;
         run_workload(&hub, folder.path(), MARK)?;
-        Ok(Self { hub, node, _folder: folder })
+        let bench = Self { hub, node, _folder: folder };
+        bench.wait_open()?;
+        Ok(bench)
+    }
+
+    /// Waits until its agent takes commands: it may have been started just now.
+    fn wait_open(&self) -> Result<()> {
+        eventually_ok(SOON, "the node", || {
+            let done = self.exec(&[], &["true"])?;
+            ensure!(done.code == Some(0), "{done:?}");
+            Ok(())
+        })
     }
 
     fn launch(&self, options: &[&str], command: &[&str]) -> Result<Launch> {
@@ -73,14 +84,6 @@ fn wait_gone(mark: &str, within: Duration) -> Result<()> {
     eventually_ok(within, &format!("the end of {mark}"), || {
         let left = processes_naming(mark);
         ensure!(left.is_empty(), "{left:?} are left");
-        Ok(())
-    })
-}
-
-fn wait_there(mark: &str) -> Result<()> {
-    eventually_ok(SOON, &format!("a process {mark}"), || {
-        // The client, the shell, and two that sleep.
-        ensure!(processes_naming(mark).len() >= 4, "it does not run yet");
         Ok(())
     })
 }
@@ -204,8 +207,14 @@ fn a_command_has_the_workloads_rights_and_gives_output_input_and_exit_code() -> 
 /// An `exec` that sleeps, and is known by the number of seconds.
 fn sleeper(bench: &Bench, seconds: &str) -> Result<Process> {
     let script = format!("trap 'exit 130' INT; sleep {seconds} & setsid sleep {seconds} & wait");
-    let process = bench.launch(&[], &["sh", "-c", &script])?.start()?;
-    wait_there(&format!("sleep {seconds}"))?;
+    let mut process = bench.launch(&[], &["sh", "-c", &script])?.start()?;
+    let found = eventually_ok(SOON, &format!("a process sleep {seconds}"), || {
+        // The client, the shell, and two that sleep.
+        let found = processes_naming(&format!("sleep {seconds}"));
+        ensure!(found.len() >= 4, "{found:?} run");
+        Ok(())
+    });
+    found.with_context(|| format!("runs {}: {}", process.is_running(), process.log()))?;
     Ok(process)
 }
 
@@ -235,21 +244,13 @@ fn a_command_ends_with_its_client_its_workload_and_its_hub_and_leaves_nothing() 
     bench.hub.kill()?;
     wait_gone("sleep 98103", Duration::from_secs(40))?;
     bench.hub.start_again()?;
-    eventually_ok(SOON, "the node", || {
-        let done = bench.exec(&[], &["true"])?;
-        ensure!(done.code == Some(0), "{done:?}");
-        Ok(())
-    })?;
+    bench.wait_open()?;
 
     let _client = sleeper(&bench, "98104")?;
     bench.node.agent.process()?.kill()?;
     wait_gone("sleep 98104", SOON)?;
     bench.node.agent.run()?;
-    eventually_ok(SOON, "the node", || {
-        let done = bench.exec(&[], &["true"])?;
-        ensure!(done.code == Some(0), "{done:?}");
-        Ok(())
-    })?;
+    bench.wait_open()?;
 
     let _client = sleeper(&bench, "98105")?;
     bench.hub.json(&["workload", "rm", "7/42"])?;
