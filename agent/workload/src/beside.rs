@@ -315,7 +315,7 @@ mod tests {
 
     #[test]
     fn a_command_has_what_its_workload_has_but_for_secrets() {
-        let document = r#"{"source":{"kind":"testing","path":"/bin/true"},"env":{"TOKEN":"1"},
+        let document = r#"{"source":{"type":"testing","path":"/bin/true"},"env":{"TOKEN":"1"},
                            "chain":{"http_rpc_url":"https://user:swordfish@rpc.example.org/"}}"#;
         let spec: WorkloadSpec = serde_json::from_str(document).unwrap();
         let own = std::process::id();
