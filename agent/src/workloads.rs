@@ -16,7 +16,7 @@ use blueprint_common_runtime::tasks::Spawner;
 use blueprint_common_spoke::Caller;
 use blueprint_common_tunnel::TcpStream;
 use blueprint_common_types::workload::{Bundle, MAX_SLOTS, RpcKind, Seat, Sha256Digest, WorkloadSpec};
-use blueprint_common_types::{AGENT_METRICS_PORT, HealthCheck, MetricsPlace, ServiceKey};
+use blueprint_common_types::{AGENT_DOOR_PORT, AGENT_METRICS_PORT, HealthCheck, MetricsPlace, ServiceKey};
 use blueprint_proto::v1;
 use blueprint_proto::v1::bridge_request::Call;
 use futures_util::future::{BoxFuture, FutureExt};
@@ -402,7 +402,7 @@ fn free_port(shared: &Shared, seat: Seat, local: SocketAddr) -> Option<u16> {
     let is_free = |port: &u16| {
         // Whoever has that one would speak for the agent.
         *port != 0
-            && *port != AGENT_METRICS_PORT
+            && ![AGENT_METRICS_PORT, AGENT_DOOR_PORT].contains(port)
             && table.iter().all(|entry| entry.spec.port != *port || entry.spec.seat() == Some(seat))
     };
     std::iter::once(local.port()).chain(FIRST_PORT..=u16::MAX).find(is_free)

@@ -9,8 +9,8 @@ use blueprint_common_runtime::state::default_path;
 use clap::{Args, Parser, Subcommand};
 
 use crate::cmd::{
-    access, alerts, apply, artefact, audit, config, costs, deploy, deployment, dev, init, inventory, key,
-    logs, node, offers, policy, prices, provider, serve, service, status, token, workload,
+    access, alerts, apply, artefact, audit, config, costs, deploy, deployment, dev, exec, forward, init,
+    inventory, key, logs, node, offers, policy, prices, provider, serve, service, status, token, workload,
 };
 use crate::files;
 
@@ -81,6 +81,10 @@ enum Command {
     Rollback(workload::Rollback),
     /// Shows what a workload wrote, and follows it
     Logs(logs::Logs),
+    /// Runs a command beside a workload, with its rights
+    Exec(Box<exec::Exec>),
+    /// Brings a port of a service or of its node to this machine, or one of this machine there
+    Forward(Box<forward::Forward>),
     /// Orders machines that join this hub by themselves
     Deploy(Box<deploy::Deploy>),
     /// Machines that were ordered
@@ -192,6 +196,8 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Command::Update(command) => command.run(global),
         Command::Rollback(command) => command.run(global),
         Command::Logs(command) => command.run(global),
+        Command::Exec(command) => command.run(global),
+        Command::Forward(command) => command.run(global),
         Command::Deploy(command) => command.run(global),
         Command::Deployment(command) => command.run(global),
         Command::Verb(command) => command.run(global),

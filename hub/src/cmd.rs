@@ -10,7 +10,9 @@ pub(crate) mod costs;
 pub(crate) mod deploy;
 pub(crate) mod deployment;
 pub(crate) mod dev;
+pub(crate) mod exec;
 pub(crate) mod expose;
+pub(crate) mod forward;
 #[cfg(feature = "provider-ssh")]
 pub(crate) mod host;
 pub(crate) mod init;

@@ -10,8 +10,8 @@ use blueprint_common_tunnel_core::PeerConfig;
 use blueprint_common_types::workload::Bundle;
 use blueprint_common_types::{AgentId, OverlayLease, ServiceKey, Timestamp, TokenId, WgPublicKey};
 use blueprint_hub_admin::{
-    AccountDesk, AcmeView, ArtefactShelf, Hub, LogsStream, PeerView, PromiseFailed, Qos, RemoveFailed,
-    ScrapeFailed, SettingsRefused,
+    AccountDesk, AcmeView, ArtefactShelf, Hub, LogsStream, Overlay, PeerView, PromiseFailed, Qos,
+    RemoveFailed, ScrapeFailed, SettingsRefused,
 };
 use blueprint_hub_provision_core::catalogue::PriceDesk;
 use blueprint_hub_provision_core::cost::CostDesk;
@@ -34,6 +34,7 @@ use tracing::error;
 
 use crate::artefacts::Artefacts;
 use crate::blueprints::WorkloadKeys;
+use crate::overlay::TunnelOverlay;
 use crate::policy::PolicyHandle;
 use crate::provision::Provision;
 use crate::scrape::Scraper;
@@ -101,6 +102,7 @@ pub(crate) struct AdminHub {
     pub(crate) artefacts: Arc<Artefacts>,
     pub(crate) provision: Provision,
     pub(crate) scraper: Scraper,
+    pub(crate) overlay: TunnelOverlay,
 }
 
 impl Hub for AdminHub {
@@ -237,6 +239,10 @@ impl Hub for AdminHub {
             Ok(unfold(reader, next).boxed())
         }
         .boxed()
+    }
+
+    fn overlay(&self) -> &dyn Overlay {
+        &self.overlay
     }
 
     fn artefacts(&self) -> &dyn ArtefactShelf {

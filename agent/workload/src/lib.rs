@@ -4,6 +4,7 @@
 //! rest of the agent it asks through [`HubPort`].
 
 pub mod artefact;
+mod beside;
 mod bridge;
 mod cgroup;
 pub mod container;
@@ -41,6 +42,7 @@ use tonic::Status;
 
 use crate::artefact::PushedError;
 use crate::logs::LogLimits;
+pub use beside::Session;
 pub use inventory::inventory;
 pub use node::{Node, NodeHandle, Statuses};
 pub use pushed::PushedReader;

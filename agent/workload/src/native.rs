@@ -80,6 +80,7 @@ pub(crate) fn launch(start: Start<'_>, program: PathBuf, group: Option<&Cgroup>)
         no_new_privileges: spec.sandbox.no_new_privileges,
         private_tmp: (spec.sandbox.private_tmp && may_mount).then_some(TMP_BYTES),
         confinement,
+        beside: None,
     }
 }
 

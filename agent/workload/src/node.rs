@@ -10,7 +10,7 @@ use std::time::{Instant, SystemTime};
 use blueprint_agent_workload_core::Falls;
 use blueprint_common_runtime::tasks::Spawner;
 use blueprint_common_types::workload::{Seat, WorkloadState, WorkloadStatus};
-use blueprint_common_types::{ServiceKey, Timestamp};
+use blueprint_common_types::{DoorRefusal, ExecAsk, ServiceKey, Timestamp};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep_until;
@@ -18,6 +18,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{info, warn};
 
 use crate::artefact::{ArtefactConfig, Artefacts, Pushed};
+use crate::beside::{Besides, Session};
 use crate::cgroup::Cgroups;
 use crate::container::Engine;
 use crate::logs::{self, LogShelf};
@@ -34,11 +35,12 @@ const ENDS: usize = 1024;
 pub type Statuses = BTreeMap<Seat, WorkloadStatus>;
 
 /// Tells a node what to run, and reads how that goes; cheap to clone.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct NodeHandle {
     assigned: watch::Sender<Option<Assigned>>,
     statuses: watch::Receiver<Arc<Statuses>>,
     logs: LogShelf,
+    common: Arc<Common>,
 }
 
 impl NodeHandle {
@@ -61,6 +63,22 @@ impl NodeHandle {
     #[must_use]
     pub fn logs(&self) -> LogShelf {
         self.logs.clone()
+    }
+
+    /// Starts a command beside a workload of this node.
+    ///
+    /// # Errors
+    ///
+    /// Why it does not.
+    pub async fn exec(&self, ask: ExecAsk) -> Result<Session, DoorRefusal> {
+        let Common { besides, config, spawner, .. } = self.common.as_ref();
+        besides.begin(&config.agent, ask, spawner).await
+    }
+}
+
+impl std::fmt::Debug for NodeHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NodeHandle").finish_non_exhaustive()
     }
 }
 
@@ -167,10 +185,12 @@ impl Node {
         let users = nix::unistd::geteuid().is_root().then(|| Users::new(config.state.join("data")));
         let claims = Claims::default();
         let logs = LogShelf::new(config.state.clone());
-        let common = Common { config, hub, cgroups, artefacts, wants, engine, users, claims, spawner };
+        let besides = Besides::default();
+        let common =
+            Common { config, hub, cgroups, artefacts, wants, engine, users, claims, besides, spawner };
         let common = Arc::new(common);
-        let node = Self { common, assigned, statuses: Arc::new(Mutex::new(sender)) };
-        Ok((node, NodeHandle { assigned: assign, statuses, logs }))
+        let handle = NodeHandle { assigned: assign, statuses, logs, common: Arc::clone(&common) };
+        Ok((Self { common, assigned, statuses: Arc::new(Mutex::new(sender)) }, handle))
     }
 
     /// Ends what an earlier agent left behind, then runs what is assigned until `stop`; then ends everything, and

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::artefact::{Artefacts, NativeArtefact};
+use crate::beside::{Besides, Listed};
 use crate::bridge::{BridgeConfig, Serving, serve};
 use crate::cgroup::{Cgroup, Cgroups};
 use crate::container::{Engine, EngineError};
@@ -54,6 +55,8 @@ pub(crate) struct Common {
     pub(crate) users: Option<Users>,
     /// Containers that workloads look after.
     pub(crate) claims: Claims,
+    /// Workloads that run, for commands beside them.
+    pub(crate) besides: Besides,
     pub(crate) spawner: Spawner,
 }
 
@@ -79,6 +82,7 @@ struct Running {
     instance: Instance,
     bridge: Option<Serving>,
     storage: StorageWatch,
+    _listed: Listed,
 }
 
 /// What happened while it was waited.
@@ -283,6 +287,7 @@ impl<'a> Run<'a> {
             let _ = spawn_blocking(move || logs::prune(&state)).await;
         }
         let log = LogErrand::new(folders.logs.clone(), limits, generation, spec, &self.bundle);
+        let mut native = None;
         let instance = match self.program.as_ref().map(Program::path) {
             None => return Err(PrepareFailed { reason: "it was not prepared".to_owned(), may_pass: true }),
             Some(None) => contain(common, start, log).await?,
@@ -292,6 +297,7 @@ impl<'a> Run<'a> {
                 let errand = Errand { launch, grace_secs: self.spec.stop_grace_secs.into(), log };
                 let process = Process::start(&common.config.agent, &errand, group, &common.spawner).await?;
                 left::note(&self.folders.runtime, process.traces());
+                native = Some((errand.launch, process.pid()));
                 Instance::Process(Box::new(process))
             }
         };
@@ -305,7 +311,8 @@ impl<'a> Run<'a> {
         };
         let data = self.folders.data.clone();
         let storage = StorageWatch::start(data, holder, storage_limit, held, &common.spawner);
-        Ok(Running { instance, bridge, storage })
+        let listed = common.besides.list((service, generation), native, &self.spec, &self.bundle);
+        Ok(Running { instance, bridge, storage, _listed: listed })
     }
 
     /// Listens for what the workload has to reach on the operator's machine.
@@ -353,7 +360,9 @@ impl<'a> Run<'a> {
             }
         };
         let (instance, bridge, storage) = match &mut self.running {
-            Some(Running { instance, bridge, storage }) => (Some(instance), bridge.as_ref(), Some(storage)),
+            Some(Running { instance, bridge, storage, .. }) => {
+                (Some(instance), bridge.as_ref(), Some(storage))
+            }
             None => (None, None, None),
         };
         let greeted = bridge.map(Serving::greeted);

@@ -99,7 +99,9 @@ pub fn finish(result: Result<(), CliError>, output: Output) -> ExitCode {
     match result {
         Ok(()) => Exit::Ok.into(),
         Err(error) => {
-            eprint_error(&error, output);
+            if !matches!(error.exit, Exit::Passed(_)) {
+                eprint_error(&error, output);
+            }
             error.exit.into()
         }
     }

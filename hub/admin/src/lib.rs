@@ -23,6 +23,7 @@ mod prices;
 mod router;
 mod scrape;
 mod services;
+mod sessions;
 mod settings;
 mod tls;
 mod tokens;
@@ -62,6 +63,7 @@ pub use artefacts::{ArtefactBody, ArtefactLimits, ArtefactShelf, ArtefactView, P
 pub use auth::OperatorToken;
 pub use market::Market;
 pub use router::{metrics_router, private_router, public_router};
+pub use sessions::{Overlay, SessionGates, SessionStream, Sessions};
 
 /// What the API says of a hub and does not change while it runs.
 #[derive(Debug, Clone)]
@@ -262,6 +264,9 @@ pub trait Hub: Send + Sync {
     /// Asks a node for what a workload wrote; dropping the stream ends the answer.
     fn logs(&self, node: AgentId, ask: LogsAsk) -> BoxFuture<'_, Result<LogsStream, LogsError>>;
 
+    /// Ways over the overlay, for sessions of the operator.
+    fn overlay(&self) -> &dyn Overlay;
+
     /// What was pushed for workloads.
     fn artefacts(&self) -> &dyn ArtefactShelf;
 
@@ -296,6 +301,8 @@ pub struct AdminState {
     pub market: Arc<Market>,
     /// Durable state.
     pub store: Arc<dyn Store>,
+    /// What the operator does beside and through workloads.
+    pub sessions: Arc<Sessions>,
     /// Metrics of the whole process.
     pub metrics: Arc<Metrics>,
     /// Runs changes to their end, also where who asked for them leaves.

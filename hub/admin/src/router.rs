@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use crate::error::ApiError;
 use crate::{
     AdminState, OperatorToken, access, accounts, alerts, artefacts, audit, auth, changes, costs, deployments,
-    keys, logs, nodes, offers, policy, prices, scrape, services, settings, tls, tokens, updates, usage,
-    views, workloads,
+    keys, logs, nodes, offers, policy, prices, scrape, services, sessions, settings, tls, tokens, updates,
+    usage, views, workloads,
 };
 
 /// Largest request body in bytes, but for policies.
@@ -57,6 +57,10 @@ pub fn private_router(state: AdminState) -> Router {
             post(updates::update).delete(updates::abort).layer(DefaultBodyLimit::max(workloads::MAX_BODY)),
         )
         .route("/v1/workloads/{blueprint}/{service}/rollback", post(updates::rollback))
+        .route("/v1/workloads/{blueprint}/{service}/exec", post(sessions::exec))
+        .route("/v1/services/{blueprint}/{service}/forward", post(sessions::forward))
+        .route("/v1/forwards/{session}/connections", get(sessions::connect))
+        .route("/v1/forwards/{session}/connections/{connection}", get(sessions::arrived))
         .route("/v1/providers", get(offers::list_providers))
         .route("/v1/accounts", get(accounts::list))
         .route("/v1/accounts/{name}/credentials", put(accounts::configure).delete(accounts::forget))

@@ -106,6 +106,18 @@ audit_kinds! {
     FindRefuse = "find.refuse",
     /// The operator replaced the policy; the subject is its new version.
     PolicySet = "policy.set",
+    /// The operator is about to run a command beside a workload; the subject is the service.
+    ExecBegin = "exec.begin",
+    /// That command is over; the subject is the service, the detail says how it ended.
+    ExecEnd = "exec.end",
+    /// A command beside a workload was refused; the subject is the service, the detail starts with the refusal's code.
+    ExecRefuse = "exec.refuse",
+    /// The operator opens a forward; the subject is the service.
+    ForwardBegin = "forward.begin",
+    /// That forward is closed; the subject is the service, the detail says what passed.
+    ForwardEnd = "forward.end",
+    /// A forward was refused; the subject is the service, the detail starts with the refusal's code.
+    ForwardRefuse = "forward.refuse",
     /// The operator ordered machines; the subject is the deployment.
     DeploymentCreate = "deployment.create",
     /// The operator switched the machines of a deployment on or off; the subject is the deployment.

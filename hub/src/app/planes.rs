@@ -10,7 +10,7 @@ use blueprint_common_runtime::tasks::Supervisor;
 use blueprint_common_tunnel::carrier::QuicLimits;
 use blueprint_common_types::Timestamp;
 use blueprint_hub_admin::{
-    AdminState, HubFacts, OperatorToken, metrics_router, private_router, public_router,
+    AdminState, HubFacts, OperatorToken, Sessions, metrics_router, private_router, public_router,
 };
 use blueprint_hub_registry::{
     Blueprints, ControlConfig, ControlPlane, LauncherParts, PushedFiles, serve_operator,
@@ -26,6 +26,7 @@ use crate::blueprints::{BlueprintPort, WorkloadKeys};
 use crate::config::HubConfig;
 use crate::discovery;
 use crate::files::{self, Identity};
+use crate::overlay::TunnelOverlay;
 use crate::ports::{AdminHub, TunnelPeers};
 use crate::scrape::Scraper;
 use crate::service_view::ServiceView;
@@ -82,6 +83,7 @@ pub(super) async fn start(
     let hub = AdminHub {
         provision: clouds,
         scraper: Scraper::new(base.tunnel.clone()),
+        overlay: TunnelOverlay(base.tunnel.clone()),
         tunnel: base.tunnel,
         registrar: base.registrar.clone(),
         control: control.clone(),
@@ -94,13 +96,13 @@ pub(super) async fn start(
         workload_keys,
         artefacts: base.artefacts,
     };
-    let store = Arc::clone(&base.store);
-    let metrics = Arc::clone(&base.metrics);
+    let (store, metrics) = (Arc::clone(&base.store), Arc::clone(&base.metrics));
     let state = AdminState {
         market: config.prices.market(&config.providers, &facts.advertise_host, lists),
         facts,
         hub: Arc::new(hub),
         store,
+        sessions: Sessions::new(config.sessions, &metrics),
         metrics: base.metrics,
         spawner,
     };

@@ -2,7 +2,9 @@
 
 use blueprint_common_runtime::config::{Key, Schema};
 
-use super::{alerts, aws, digitalocean, discovery, forwards, oauth, prices, providers, provision, ssh};
+use super::{
+    alerts, aws, digitalocean, discovery, forwards, oauth, prices, providers, provision, sessions, ssh,
+};
 
 /// Every key of `hub.toml`.
 pub(crate) const SCHEMA: Schema = Schema {
@@ -177,6 +179,8 @@ pub(crate) const SCHEMA: Schema = Schema {
             "Speak HTTP/3 on the UDP port of the proxy's TLS address, too; needs proxy.tls, and that \
              tunnel.carrier_listen has another port.",
         ),
+        sessions::EXEC,
+        sessions::FORWARD,
         forwards::PORTS,
         forwards::LISTEN,
         oauth::HOSTS,
