@@ -333,8 +333,13 @@ async fn watch(
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead, BufReader};
     use std::os::unix::fs::symlink;
-    use std::process::Command;
+    use std::process::{Command, Stdio};
+
+    use nix::sys::signal::{Signal, kill};
+    use nix::sys::wait::waitpid;
+    use nix::unistd::Pid;
 
     use super::*;
 
@@ -374,6 +379,25 @@ mod tests {
         let stored = of(folder.path(), Holder::Process(std::process::id())).await;
         assert!(stored.bytes >= 1 << 20, "{stored:?}");
         drop(held);
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_held_by_a_process_without_its_parent_counts() {
+        nix::sys::prctl::set_child_subreaper(true).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let hides = "exec 3>gone; rm gone; head -c 1048576 /dev/zero >&3; exec sleep 60 & echo $!";
+        let mut shell = Command::new("sh");
+        let shell = shell.args(["-c", hides]).current_dir(folder.path()).stdout(Stdio::piped());
+        let mut shell = shell.spawn().unwrap();
+        let mut left = String::new();
+        BufReader::new(shell.stdout.take().unwrap()).read_line(&mut left).unwrap();
+        shell.wait().unwrap();
+        assert!(of(folder.path(), Holder::Process(shell.id())).await.bytes < 1 << 20);
+        let stored = of(folder.path(), Holder::Keeper(std::process::id())).await;
+        assert!(stored.bytes >= 1 << 20, "{stored:?}");
+        let left = Pid::from_raw(left.trim().parse().unwrap());
+        kill(left, Signal::SIGKILL).unwrap();
+        waitpid(left, None).unwrap();
     }
 
     #[tokio::test]
