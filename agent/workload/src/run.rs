@@ -27,7 +27,7 @@ use crate::process::Process;
 use crate::pushed::Wants;
 use crate::rpc::{self, Rpc};
 use crate::sweep::Claims;
-use crate::users::Users;
+use crate::users::{UserRun, Users};
 use crate::{DescribeError, Described, HubPort, WorkloadConfig, keystore, left, native, registration};
 
 /// Pause before a hub that could not be asked is asked again.
@@ -76,6 +76,8 @@ pub(crate) struct Workload {
 struct Running {
     instance: Instance,
     bridge: Option<Serving>,
+    /// That a container runs as a user of workloads; a process holds that itself.
+    _user_run: Option<UserRun>,
 }
 
 /// What happened while it was waited.
@@ -249,6 +251,7 @@ impl<'a> Run<'a> {
         let user = self.folders.create(users);
         let user = user.map_err(|error| broken("its folders cannot be made", &error))?;
         keystore::write(&self.folders, &self.bundle, user)?;
+        let mut user_run = users.zip(user).map(|(users, (user, _))| users.run(user));
         if self.spec.registration {
             let cleared = registration::clear(&self.folders);
             cleared.map_err(|error| broken("earlier registration inputs cannot be removed", &error))?;
@@ -281,7 +284,9 @@ impl<'a> Run<'a> {
                 let group = self.group(label(seat)).await?;
                 let launch = native::launch(start, program, group.as_ref());
                 let errand = Errand { launch, grace_secs: self.spec.stop_grace_secs.into(), log };
-                let process = Process::start(&common.config.agent, &errand, group, &common.spawner).await?;
+                let process =
+                    Process::start(&common.config.agent, &errand, (group, user_run.take()), &common.spawner)
+                        .await?;
                 left::note(&self.folders.runtime, process.traces());
                 Instance::Process(Box::new(process))
             }
@@ -290,7 +295,7 @@ impl<'a> Run<'a> {
             bridge.reached_at(instance.reach());
         }
         info!(%service, pid = instance.pid(), "workload started");
-        Ok(Running { instance, bridge })
+        Ok(Running { instance, bridge, _user_run: user_run })
     }
 
     /// Listens for what the workload has to reach on the operator's machine.
