@@ -22,7 +22,7 @@ use blueprint_hub_proxy::{Ledger, Pressure, ProxyParts};
 use blueprint_hub_registry::{
     Launchers, LaunchersHandle, Registrar, RegistrarHandle, Workloads, WorkloadsHandle,
 };
-use blueprint_hub_registry_core::workload::WorkloadStore;
+use blueprint_hub_registry_core::workload::{Traffic, WorkloadStore};
 use blueprint_hub_registry_core::{AddressPool, JoinTokenRecord, Loaded, Registry, Store, TlsStore};
 use blueprint_hub_store::SqliteStore;
 use tokio::net::UnixListener;
@@ -133,6 +133,7 @@ struct Base {
     registrar: RegistrarHandle,
     policy: PolicyHandle,
     ledger: Ledger,
+    traffic: Arc<ProxyTraffic>,
     metrics: Arc<Metrics>,
 }
 
@@ -182,8 +183,9 @@ impl Base {
         registry_metrics::register(&metrics, registrar.clone());
         spawn(supervisor, "registrar", task.run(supervisor.stop().stop));
         let ledger = Ledger::default();
-        let traffic = Arc::new(ProxyTraffic(ledger.clone()));
-        let (task, workloads) = Workloads::new(workload_store, registrar.clone(), FAILOVER, traffic).await?;
+        let traffic = Arc::new(ProxyTraffic::new(ledger.clone()));
+        let told: Arc<dyn Traffic> = Arc::<ProxyTraffic>::clone(&traffic);
+        let (task, workloads) = Workloads::new(workload_store, registrar.clone(), FAILOVER, told).await?;
         spawn(supervisor, "workloads", task.run(supervisor.stop().stop));
         let (task, launchers) = Launchers::new(workloads.clone());
         spawn(supervisor, "launchers", task.run(supervisor.stop().stop));
@@ -205,6 +207,7 @@ impl Base {
             registrar,
             policy,
             ledger,
+            traffic,
             metrics,
         };
         Ok((base, identity))
@@ -223,13 +226,12 @@ impl App {
         let (base, identity) = Base::start(&config, ground, &state, supervisor).await?;
         let keys = files::proxy_keys(&state, &identity.authority.hub().to_string())?;
         let handshakes = tls::start(&config, &state, &base.metrics, supervisor)?;
-        let services = TlsServices::new(
+        let services = Arc::new(TlsServices::new(
             Arc::clone(&base.tls_store),
             Arc::clone(&keys.sealing),
             &config.proxy_domain,
             &handshakes,
-        );
-        let services = Arc::new(services);
+        ));
         let (task, tables_handle, trust) = TablesTask::new(
             Arc::clone(&base.store),
             base.registrar.clone(),
@@ -237,6 +239,7 @@ impl App {
             Arc::clone(&services),
         )
         .await?;
+        base.traffic.follow(Arc::clone(&trust));
         spawn(supervisor, "proxy tables", task.run(supervisor.stop().stop));
         tables::register_metrics(&base.metrics, tables_handle.clone());
         let operator = Arc::new(TlsOperator::new(

@@ -1,9 +1,11 @@
 //! Connects the parts that know each other only as traits.
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use blueprint_common_runtime::http_get::Page;
 use blueprint_common_tunnel::Tunnel;
 use blueprint_common_tunnel_core::PeerConfig;
@@ -19,7 +21,7 @@ use blueprint_hub_provision_core::lifecycle::Deployer;
 use blueprint_hub_proxy::Ledger;
 use blueprint_hub_proxy_core::tls::TlsAdmin;
 use blueprint_hub_proxy_core::usage::{Clients, ServiceUsage};
-use blueprint_hub_proxy_core::{NotInForce, Service, ServiceSettings};
+use blueprint_hub_proxy_core::{NotInForce, Service, ServiceSettings, Trust};
 use blueprint_hub_registry::{ControlPlane, LogsReader, Peers, RegistrarHandle, WorkloadsHandle};
 use blueprint_hub_registry_core::workload::{
     LogsAsk, LogsError, Tally, Traffic, UpdateError, UpdateRequest, Version, WorkloadChange,
@@ -76,13 +78,33 @@ impl Peers for TunnelPeers {
 }
 
 /// What the proxy knows of its targets, for updates of workloads.
-#[derive(Debug, Clone)]
-pub(crate) struct ProxyTraffic(pub(crate) Ledger);
+pub(crate) struct ProxyTraffic {
+    ledger: Ledger,
+    /// What the operator says of services; there before any agent is heard.
+    trust: OnceLock<Arc<ArcSwap<Trust>>>,
+}
+
+impl ProxyTraffic {
+    pub(crate) fn new(ledger: Ledger) -> Self {
+        Self { ledger, trust: OnceLock::new() }
+    }
+
+    /// Goes by these settings from now on; by the first that are given.
+    pub(crate) fn follow(&self, trust: Arc<ArcSwap<Trust>>) {
+        let _ = self.trust.set(trust);
+    }
+}
 
 impl Traffic for ProxyTraffic {
     fn at(&self, service: ServiceKey, address: SocketAddr) -> Tally {
-        let (requests, failed, open) = self.0.tally(service, address);
+        let (requests, failed, open) = self.ledger.tally(service, address);
         Tally { requests, failed, open }
+    }
+
+    fn drained(&self, service: ServiceKey) -> BTreeSet<AgentId> {
+        let trust = self.trust.get().map(|trust| trust.load());
+        let settings = trust.as_ref().and_then(|trust| trust.services.get(&service));
+        settings.map(|service| service.settings().upstream.without_share()).unwrap_or_default()
     }
 }
 

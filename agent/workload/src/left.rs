@@ -60,14 +60,15 @@ impl Traces {
         Self { keeper: keeper.and_then(Known::of), main: Known::of(main), user }
     }
 
-    /// Kills what can be found without a keeper: the process group, and every process of its user. It blocks its
-    /// thread for 5 s at most.
-    pub(crate) fn kill(&self) {
+    /// Kills what can be found without a keeper: the process group, and every process of its user, as long as that
+    /// `is_free`: another version of the service may run as it. It blocks its thread for 5 s at most.
+    pub(crate) fn kill(&self, is_free: impl Fn() -> bool) {
         if let Some(main) = self.main.filter(|main| main.is_there()) {
             let _ = killpg(Pid::from_raw(main.pid), Signal::SIGKILL);
         }
         if let Some(user) = self.user {
-            let left = tree::kill_until_none(|| tree::of_user(user), KILL_WITHIN);
+            let find = || if is_free() { tree::of_user(user) } else { Vec::new() };
+            let left = tree::kill_until_none(find, KILL_WITHIN);
             if left > 0 {
                 warn!(user, left, "processes of a workload cannot be killed; look at what they wait for");
             }
@@ -103,7 +104,8 @@ pub(crate) fn kill_all(runtimes: &Path, users: Option<&Users>) {
         while traces.keeper.is_some_and(Known::is_there) && begin.elapsed() < END_WITHIN {
             std::thread::sleep(LOOK);
         }
-        traces.kill();
+        // Nothing runs yet that this agent started.
+        traces.kill(|| true);
     }
 }
 
@@ -124,6 +126,28 @@ mod tests {
     use std::process::Command;
 
     use super::*;
+
+    #[test]
+    fn a_lost_keeper_takes_no_other_version_along() {
+        // Only root starts processes of others.
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        let taken = tree::users();
+        let user = crate::users::USERS.rev().find(|user| !taken.contains(user)).unwrap();
+        let start = || Command::new("sleep").arg("60").uid(user).process_group(0).spawn().unwrap();
+        let (mut lost, mut left, mut other) = (start(), start(), start());
+        let traces = Traces::of(None, lost.id(), Some(user));
+        traces.kill(|| false);
+        assert!(!lost.wait().unwrap().success(), "its own process group");
+        assert!(other.try_wait().unwrap().is_none() && left.try_wait().unwrap().is_none());
+        // What has ended counts until somebody has waited for it.
+        std::thread::scope(|scope| {
+            let ends = [&mut other, &mut left].map(|child| scope.spawn(|| child.wait().unwrap().success()));
+            traces.kill(|| true);
+            assert_eq!(ends.map(|end| end.join().unwrap()), [false, false]);
+        });
+    }
 
     #[test]
     fn what_is_left_is_ended_and_whoever_has_its_number_now_is_not() {

@@ -18,6 +18,7 @@ use crate::keeper::{Errand, KEEP, News, Order, pair};
 use crate::launch::ARGUMENT;
 use crate::left::Traces;
 use crate::output::Output;
+use crate::users::{UserRun, UserWatch};
 
 /// How long a keeper may take to start a process; a machine that is busy takes a second.
 const START_WITHIN: Duration = Duration::from_secs(20);
@@ -30,6 +31,8 @@ pub(crate) struct Process {
     news: Lines<BufReader<OwnedReadHalf>>,
     pid: u32,
     traces: Traces,
+    /// That it runs as its user, where it has one of its own.
+    user_run: Option<UserRun>,
     group: Option<Cgroup>,
     kills_before: u64,
     /// What its keeper says of itself.
@@ -41,11 +44,11 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts it; `agent` is the agent's own program.
+    /// Starts it; `agent` is the agent's own program. What it runs in and as is held until its end.
     pub(crate) async fn start(
         agent: &PathBuf,
         errand: &Errand,
-        group: Option<Cgroup>,
+        (group, user_run): (Option<Cgroup>, Option<UserRun>),
         spawner: &Spawner,
     ) -> Result<Self, PrepareFailed> {
         let failed = |what: &str, error: io::Error| PrepareFailed {
@@ -84,7 +87,8 @@ impl Process {
         };
         let user = errand.launch.user.map(|(user, _)| user);
         let traces = Traces::of(keeper.id(), pid, user);
-        Ok(Self { keeper, orders, news, pid, traces, group, kills_before, output, said: None, exit: None })
+        let (said, exit) = (None, None);
+        Ok(Self { keeper, orders, news, pid, traces, user_run, group, kills_before, output, said, exit })
     }
 
     /// Number of the workload's own process.
@@ -130,9 +134,13 @@ impl Process {
         // Its keeper found them all; where it was killed, this does.
         let is_lost = self.exit == Some(Exit::Unknown);
         let (group, traces) = (self.group.clone(), is_lost.then(|| self.traces.clone()));
+        let watch = self.user_run.as_mut().map(|run| {
+            run.end();
+            run.watch()
+        });
         let killed = tokio::task::spawn_blocking(move || {
             group.iter().for_each(Cgroup::kill);
-            traces.iter().for_each(Traces::kill);
+            traces.iter().for_each(|traces| traces.kill(|| watch.as_ref().is_none_or(UserWatch::is_free)));
         });
         // It is over at the end of the process, too.
         let _ = killed.await;

@@ -30,7 +30,7 @@ use crate::pushed::Wants;
 use crate::rpc::{self, Rpc};
 use crate::storage::{self, Holder, StorageWatch};
 use crate::sweep::Claims;
-use crate::users::Users;
+use crate::users::{UserRun, Users};
 use crate::{DescribeError, Described, HubPort, WorkloadConfig, keystore, left, native, registration};
 
 /// Pause before a hub that could not be asked is asked again.
@@ -82,6 +82,8 @@ struct Running {
     instance: Instance,
     bridge: Option<Serving>,
     storage: StorageWatch,
+    /// That a container runs as a user of workloads; a process holds that itself.
+    _user_run: Option<UserRun>,
     _listed: Listed,
 }
 
@@ -262,6 +264,7 @@ impl<'a> Run<'a> {
         let held = self.workload.finish.run_until_cancelled(held).await.unwrap_or(Err(String::new()));
         let held = held.map_err(|reason| PrepareFailed { reason, may_pass: true })?;
         keystore::write(&self.folders, &self.bundle, user)?;
+        let mut user_run = users.zip(user).map(|(users, (user, _))| users.run(user));
         if self.spec.registration {
             let cleared = registration::clear(&self.folders);
             cleared.map_err(|error| broken("earlier registration inputs cannot be removed", &error))?;
@@ -295,7 +298,9 @@ impl<'a> Run<'a> {
                 let group = self.group(label(seat)).await?;
                 let launch = native::launch(start, program, group.as_ref());
                 let errand = Errand { launch, grace_secs: self.spec.stop_grace_secs.into(), log };
-                let process = Process::start(&common.config.agent, &errand, group, &common.spawner).await?;
+                let process =
+                    Process::start(&common.config.agent, &errand, (group, user_run.take()), &common.spawner)
+                        .await?;
                 left::note(&self.folders.runtime, process.traces());
                 native = Some((errand.launch, process.pid()));
                 Instance::Process(Box::new(process))
@@ -312,7 +317,7 @@ impl<'a> Run<'a> {
         let data = self.folders.data.clone();
         let storage = StorageWatch::start(data, holder, storage_limit, held, &common.spawner);
         let listed = common.besides.list((service, generation), native, &self.spec, &self.bundle);
-        Ok(Running { instance, bridge, storage, _listed: listed })
+        Ok(Running { instance, bridge, storage, _user_run: user_run, _listed: listed })
     }
 
     /// Listens for what the workload has to reach on the operator's machine.

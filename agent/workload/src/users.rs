@@ -9,6 +9,7 @@ use std::io::{self, Read, Seek, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use nix::fcntl::OFlag;
 use parking_lot::Mutex;
@@ -37,9 +38,66 @@ pub(crate) struct Users {
     locks: Option<PathBuf>,
     /// Users are given one after the other.
     held: Mutex<BTreeMap<u32, File>>,
+    /// How many instances run as each user: two versions of a service share one.
+    running: Arc<Mutex<BTreeMap<u32, usize>>>,
+}
+
+/// An instance that runs as a user of workloads, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct UserRun {
+    user: u32,
+    running: Arc<Mutex<BTreeMap<u32, usize>>>,
+    is_over: bool,
+}
+
+/// Says whether anything runs as a user on purpose.
+#[derive(Debug, Clone)]
+pub(crate) struct UserWatch {
+    user: u32,
+    running: Arc<Mutex<BTreeMap<u32, usize>>>,
+}
+
+impl UserRun {
+    /// The instance is over, and does not count any more.
+    pub(crate) fn end(&mut self) {
+        if !std::mem::replace(&mut self.is_over, true) {
+            let mut running = self.running.lock();
+            let left = running.get(&self.user).copied().unwrap_or_default().saturating_sub(1);
+            if left == 0 {
+                running.remove(&self.user);
+            } else {
+                running.insert(self.user, left);
+            }
+        }
+    }
+
+    pub(crate) fn watch(&self) -> UserWatch {
+        UserWatch { user: self.user, running: Arc::clone(&self.running) }
+    }
+}
+
+impl Drop for UserRun {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl UserWatch {
+    /// Whether no instance runs as the user, so that whatever does was left.
+    pub(crate) fn is_free(&self) -> bool {
+        !self.running.lock().contains_key(&self.user)
+    }
 }
 
 impl Users {
+    /// An instance is started as a user.
+    pub(crate) fn run(&self, user: u32) -> UserRun {
+        let mut running = self.running.lock();
+        let count = running.entry(user).or_default();
+        *count = count.saturating_add(1);
+        UserRun { user, running: Arc::clone(&self.running), is_over: false }
+    }
+
     /// Finds the folder of locks, and takes the users whose data is below `base`.
     pub(crate) fn new(base: PathBuf) -> Self {
         let made = PLACES.iter().map(|place| Path::new(place).join(NAME)).find(|folder| is_ours(folder));
@@ -52,7 +110,7 @@ impl Users {
     }
 
     fn with_locks(base: PathBuf, locks: Option<PathBuf>) -> Self {
-        let users = Self { base, locks, held: Mutex::default() };
+        let users = Self { base, locks, held: Mutex::default(), running: Arc::default() };
         for user in users.owners() {
             // One that another agent has is said where it is asked for.
             let _ = users.hold(user);
@@ -198,6 +256,21 @@ mod tests {
         assert!(!two.hold(user).unwrap());
         drop(one);
         assert_eq!(two.assign(&data).unwrap(), user);
+    }
+
+    #[test]
+    fn a_user_is_free_once_the_last_of_its_instances_is_over() {
+        let users = Users::with_locks(PathBuf::from("/nonexistent"), None);
+        let (mut old, next) = (users.run(61_200), users.run(61_200));
+        let (watch, other) = (old.watch(), users.run(61_201).watch());
+        assert!(other.is_free() && !watch.is_free());
+        old.end();
+        old.end();
+        assert!(!watch.is_free(), "the other one counts");
+        drop(next);
+        assert!(watch.is_free());
+        drop(old);
+        assert!(watch.is_free());
     }
 
     #[test]

@@ -43,7 +43,7 @@ pub const MAX_REASON_CHARS: usize = 200;
 pub const DATA_PLANE_REASON: &str = "data plane does not echo";
 
 /// How requests are shared between the runs of a service's workload: hundredths by node and generation of the assignment.
-/// A service that is not named gives to all of its targets alike, and so do targets that no workload offers.
+/// A service that is not named gives to all of its targets alike; of one that is named, what no run offers gets nothing.
 pub type Weights = BTreeMap<ServiceKey, BTreeMap<(AgentId, u64), u8>>;
 
 /// A target as its agent reported it.
@@ -201,15 +201,24 @@ impl Registry {
         }
     }
 
-    /// Notes whether the agent runs what the hub assigns, until it says so it does, and what its machine has for that.
-    pub fn set_workload_facts(&mut self, id: AgentId, runs: bool, inventory: Option<Inventory>) {
-        if let Some(held) = self.agents.get_mut(&id)
-            && (held.runs_workloads != runs || held.inventory.as_deref() != inventory.as_ref())
-        {
-            held.runs_workloads = runs;
-            held.inventory = inventory.map(Arc::new);
-            self.cached = None;
+    /// Notes whether the agent runs what the hub assigns, until it says so it does, and what its machine has for that;
+    /// the parts of its targets change where it tells runs apart and did not before.
+    pub fn set_workload_facts(
+        &mut self,
+        id: AgentId,
+        runs: bool,
+        inventory: Option<Inventory>,
+    ) -> Vec<Change> {
+        let Some(held) = self.agents.get_mut(&id) else { return Vec::new() };
+        if held.runs_workloads == runs && held.inventory.as_deref() == inventory.as_ref() {
+            return Vec::new();
         }
+        let before = held.records(&self.weights);
+        held.runs_workloads = runs;
+        held.inventory = inventory.map(Arc::new);
+        let bodies = differences(before, held.records(&self.weights));
+        self.cached = None;
+        self.record(bodies)
     }
 
     /// Notes that the agent's session began or ended. Targets stay: the data plane and the lease
@@ -424,14 +433,35 @@ impl Held {
             };
             let address = SocketAddr::from((agent.lease.v4, port));
             let generation = declared.generation;
-            // A run that is not named there is over, or not of the hub's knowledge: it gets nothing.
-            let share = |runs: &BTreeMap<_, u8>| runs.get(&(agent.id, generation)).copied().unwrap_or(0);
-            let weight = weights.get(&service).filter(|_| generation != 0).map_or(WHOLE, share);
+            let weight = weights.get(&service).map_or(WHOLE, |runs| self.share(runs, service, port));
             let agent_name = agent.name.clone();
             (key, TargetRecord { key, health, reason, address, expires_at, agent_name, generation, weight })
         };
         self.targets.iter().map(record).collect()
     }
+
+    /// What a target gets of a service that the hub runs. A run has one target: of more the first healthy one counts. One
+    /// of no run, or of a run that is not named, gets nothing, unless the agent is of a version that knows no runs.
+    fn share(&self, runs: &BTreeMap<(AgentId, u64), u8>, service: ServiceKey, port: u16) -> u8 {
+        let of_service = self.targets.range((service, 0)..=(service, u16::MAX));
+        let Some(generation) = self.targets.get(&(service, port)).map(|it| it.generation) else { return 0 };
+        let own = of_service.filter(|(_, it)| it.generation == generation);
+        let first = own.min_by_key(|((_, port), it)| (it.health != Health::Healthy, *port));
+        if first.is_none_or(|((_, first), _)| *first != port) {
+            return 0;
+        }
+        let of_agent = runs.range((self.agent.id, 0)..=(self.agent.id, u64::MAX));
+        if generation == 0 && knows_no_runs(self.inventory.as_deref()) {
+            return of_agent.map(|(_, share)| *share).max().unwrap_or(0);
+        }
+        runs.get(&(self.agent.id, generation)).copied().unwrap_or(0)
+    }
+}
+
+/// Whether an agent of this inventory is too old to say which run of a workload offers a target.
+#[must_use]
+pub fn knows_no_runs(inventory: Option<&Inventory>) -> bool {
+    inventory.is_none_or(|inventory| inventory.slots == 0)
 }
 
 /// What a watcher has to be told to get from `before` to `after`; a later expiry is no news.

@@ -353,7 +353,8 @@ impl Registrar {
         self.live.insert(agent, live);
         self.registry.set_connected(agent, true, now);
         self.registry.set_agent_version(agent, &opening.agent_version);
-        self.registry.set_workload_facts(agent, opening.runs_workloads, opening.inventory);
+        let changes = self.registry.set_workload_facts(agent, opening.runs_workloads, opening.inventory);
+        self.note(changes);
         self.dirty = true;
         Some(())
     }

@@ -66,6 +66,13 @@ impl UpstreamSettings {
         self.weights.get(agent).copied().unwrap_or(DEFAULT_WEIGHT)
     }
 
+    /// Nodes whose share is 0.
+    #[must_use]
+    pub fn without_share(&self) -> BTreeSet<AgentId> {
+        let named = self.weights.keys().chain(&self.drained);
+        named.filter(|agent| self.weight(agent) == 0).copied().collect()
+    }
+
     /// Requests that may be open at one target.
     #[must_use]
     pub const fn max_open(&self) -> u32 {

@@ -365,7 +365,7 @@ fn an_agent_runs_workloads_until_it_says_that_it_does_not() {
     let mut sim = Sim::new(&[(1, ServiceGrant::FirstClaim)]);
     let runs = |sim: &mut Sim| sim.registry.snapshot().agents[&id(1)].runs_workloads;
     assert!(runs(&mut sim));
-    sim.registry.set_workload_facts(id(1), false, None);
+    assert!(sim.registry.set_workload_facts(id(1), false, None).is_empty());
     assert!(!runs(&mut sim));
 }
 
@@ -385,11 +385,22 @@ fn runs_of_a_workload_have_their_parts_and_what_is_over_has_none() {
     let now = sim.now;
     let offers = vec![run(80, 3), run(81, 4), run(82, 2), run(83, 0)];
     assert!(sim.registry.set_targets(id(1), offers, now).refused.is_empty());
-    // Of an earlier run nothing is wanted; what no workload offers is the machine's own.
+    // Of an earlier run nothing is wanted; an agent of an earlier version does not say of which run a target is.
     assert_eq!(parts(&mut sim), [(80, 100), (81, 0), (82, 0), (83, 100)]);
+    let tells_runs = Inventory { slots: 2, ..Inventory::default() };
+    let changes = sim.registry.set_workload_facts(id(1), true, Some(tells_runs));
+    assert_eq!(bodies(&changes), ["upsert"]);
+    assert_eq!(parts(&mut sim), [(80, 100), (81, 0), (82, 0), (83, 0)]);
     let changes = sim.registry.assign(owners.clone(), weights(90, 10));
     assert_eq!(bodies(&changes), ["upsert", "upsert"], "watchers are told");
-    assert_eq!(parts(&mut sim), [(80, 90), (81, 10), (82, 0), (83, 100)]);
+    assert_eq!(parts(&mut sim), [(80, 90), (81, 10), (82, 0), (83, 0)]);
+    // A run has its part once, however many targets it offers: at the first that is healthy.
+    let mut many: Vec<_> = (90..99).map(|port| run(port, 4)).collect();
+    let sick = OfferedTarget { health: Health::Unhealthy, ..run(81, 4) };
+    many.extend([run(80, 3), sick]);
+    sim.registry.set_targets(id(1), many, now);
+    let given: Vec<_> = parts(&mut sim).into_iter().filter(|(_, weight)| *weight > 0).collect();
+    assert_eq!(given, [(80, 90), (90, 10)]);
     assert!(sim.registry.assign(owners, weights(90, 10)).is_empty());
     // Where the hub runs nothing there is nothing to share.
     sim.registry.assign(BTreeMap::new(), Weights::new());

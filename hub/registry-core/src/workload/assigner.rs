@@ -167,7 +167,7 @@ impl Assigner {
     }
 
     /// Where the next version of a workload can run beside the one that serves: on its node where that has room for both,
-    /// else on another one. With it the number of the instance.
+    /// else on another one, but on none of `drained`, which get no requests. With it the number of the instance.
     ///
     /// # Errors
     ///
@@ -175,6 +175,7 @@ impl Assigner {
     pub fn place_beside(
         &self,
         next: &WorkloadRecord,
+        drained: &BTreeSet<AgentId>,
         snapshot: &RegistrySnapshot,
     ) -> Result<(AgentId, u8), String> {
         let serving = self.records.get(&next.service);
@@ -197,7 +198,8 @@ impl Assigner {
         let next = WorkloadRecord { node: None, ..next.clone() };
         let has_place = |node: AgentId| {
             let runs = snapshot.agents.get(&node).is_some_and(|view| view.runs_workloads);
-            may_run(&next, node) && is_here(node, snapshot) && runs && load.count(node) < MAX_PER_NODE
+            let is_open = may_run(&next, node) && !drained.contains(&node);
+            is_open && is_here(node, snapshot) && runs && load.count(node) < MAX_PER_NODE
         };
         let lack = load.lack(node, &next, &both, snapshot);
         if has_place(node) && lack.is_none() {
@@ -211,7 +213,11 @@ impl Assigner {
         });
         let best = elsewhere.min_by_key(|other| (load.count(*other), *other));
         best.map(|other| (other, slot)).ok_or_else(|| {
-            let why = lack.map(|lack| format!(": for both on its own, {lack}")).unwrap_or_default();
+            let why = match lack {
+                Some(lack) => format!(": for both on its own, {lack}"),
+                None if drained.contains(&node) => ": its own is drained, or has the weight 0".to_owned(),
+                None => String::new(),
+            };
             format!("no node has room for the next version beside the one that serves{why}")
         })
     }

@@ -76,7 +76,7 @@ pub struct UpdatePlan {
     pub start_secs: u32,
     /// Seconds that open requests of the version that goes may last.
     pub drain_secs: u32,
-    /// Whether its health is left out: it is enough that it runs and is registered.
+    /// Whether the health time is left out: it is enough that it is healthy once.
     pub skip_health_check: bool,
 }
 

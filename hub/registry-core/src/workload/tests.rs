@@ -268,19 +268,25 @@ fn two_versions_share_a_node_that_has_room_for_both_and_part_where_it_has_not() 
     set(3, has(4000, 0));
     let serving = |on| WorkloadRecord { slot: 1, ..record(1, &[], on) };
     let assigner = Assigner::new(vec![serving(Some(1))], PATIENCE);
+    let open = BTreeSet::new();
     // Two processors each are the usual limit.
-    assert_eq!(assigner.place_beside(&serving(Some(1)), &nodes), Ok((node(1), 0)));
+    assert_eq!(assigner.place_beside(&serving(Some(1)), &open, &nodes), Ok((node(1), 0)));
+    // Nothing goes where the operator lets no requests go.
+    let (own, both) = (BTreeSet::from([node(1)]), BTreeSet::from([node(1), node(2)]));
+    assert_eq!(assigner.place_beside(&serving(Some(1)), &own, &nodes), Ok((node(2), 0)));
+    let why = assigner.place_beside(&serving(Some(1)), &both, &nodes).unwrap_err();
+    assert!(why.contains("its own is drained"), "{why}");
     let large = |nodes: &[u8]| WorkloadRecord {
         document: r#"{"limits": {"cpu_millis": 3000}}"#.to_owned(),
         ..record(1, nodes, Some(1))
     };
-    assert_eq!(assigner.place_beside(&large(&[]), &nodes), Ok((node(2), 0)), "the third is too old");
-    let why = assigner.place_beside(&large(&[1, 3]), &nodes).unwrap_err();
+    assert_eq!(assigner.place_beside(&large(&[]), &open, &nodes), Ok((node(2), 0)), "the third is too old");
+    let why = assigner.place_beside(&large(&[1, 3]), &open, &nodes).unwrap_err();
     assert!(why.contains("no node has room for the next version"), "{why}");
     let old = Assigner::new(vec![serving(Some(3))], PATIENCE);
-    assert!(old.place_beside(&serving(Some(3)), &nodes).unwrap_err().contains("too old"));
+    assert!(old.place_beside(&serving(Some(3)), &open, &nodes).unwrap_err().contains("too old"));
     let none = Assigner::new(vec![serving(None)], PATIENCE);
-    assert!(none.place_beside(&serving(None), &nodes).unwrap_err().contains("no node"));
+    assert!(none.place_beside(&serving(None), &open, &nodes).unwrap_err().contains("no node"));
 
     // Both are assigned, each with its own seat, until the next one is not wanted beside the other.
     let mut assigner = Assigner::new(vec![serving(Some(1))], PATIENCE);

@@ -12,7 +12,8 @@
 //! Invariants:
 //! - the stored record of the workload is the version that serves in the end; it changes only by a finish, so a hub that
 //!   is killed at any moment has one such version, and not two;
-//! - the two weights add up to a hundred, so requests always have somewhere to go;
+//! - the two weights add up to a hundred, and a version that has everything and cannot serve loses it at once where the
+//!   other can, so requests always have somewhere to go;
 //! - a phase is entered once it is stored; what was seen in it is seen anew by the next hub;
 //! - every phase ends, whatever happens: each has a deadline, or needs the next version to be healthy.
 
@@ -172,6 +173,9 @@ pub struct Tally {
 pub trait Traffic: Send + Sync {
     /// Of one target; nothing where it was never sent anything.
     fn at(&self, service: ServiceKey, address: std::net::SocketAddr) -> Tally;
+
+    /// Nodes that the operator lets get no new requests of a service.
+    fn drained(&self, service: ServiceKey) -> BTreeSet<AgentId>;
 }
 
 /// What is seen of one version.
@@ -189,6 +193,8 @@ pub struct Side {
     pub target: Option<(Health, String)>,
     /// What the proxy knows of its target.
     pub tally: Tally,
+    /// Whether the operator lets its node get no new requests.
+    pub is_drained: bool,
 }
 
 /// What is seen of both.

@@ -1,6 +1,6 @@
 //! Launchers over a real Unix socket, with workloads kept in memory and a node that says what it is told to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::time::SystemTime;
@@ -149,6 +149,9 @@ struct Nobody;
 impl Traffic for Nobody {
     fn at(&self, _: ServiceKey, _: SocketAddr) -> Tally {
         Tally::default()
+    }
+    fn drained(&self, _: ServiceKey) -> BTreeSet<AgentId> {
+        BTreeSet::new()
     }
 }
 
@@ -572,7 +575,7 @@ async fn the_next_hub_takes_back_what_is_left_and_tries_until_it_has() {
         service: SERVICE,
         generation: 3,
         document: lease.to_owned(),
-        nodes: std::collections::BTreeSet::new(),
+        nodes: BTreeSet::new(),
         node: None,
         keystore: None,
         changed_at: SystemTime::now().into(),
@@ -669,7 +672,7 @@ async fn what_an_operator_keeps_is_not_taken_over_by_accident_and_his_word_count
         let change = |document: &str| WorkloadChange {
             service: SERVICE,
             document: document.to_owned(),
-            nodes: std::collections::BTreeSet::new(),
+            nodes: BTreeSet::new(),
             keystore: None,
             replaces: None,
             by: None,

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use blueprint_common_types::workload::{WorkloadSpec, WorkloadState, WorkloadStatus};
-use blueprint_common_types::{AgentId, ServiceKey, Timestamp};
+use blueprint_common_types::{AgentId, Health, ServiceKey, Timestamp};
 use blueprint_hub_registry_core::workload::{
     Advance, NewUpdate, Phase, Side, Sight, Strategy, Tally, Update, UpdateError, UpdateRequest, UpdateView,
     WorkloadRecord,
 };
-use blueprint_hub_registry_core::{RegistrySnapshot, StoreResult, TargetRecord, WHOLE, Weights};
+use blueprint_hub_registry_core::{
+    RegistrySnapshot, StoreResult, TargetRecord, WHOLE, Weights, knows_no_runs,
+};
 use tracing::{error, info, warn};
 
 use super::{Workloads, lease_of};
@@ -92,7 +94,8 @@ impl Workloads {
             nodes: request.nodes.clone(),
             ..record.clone()
         };
-        self.assigner.place_beside(&next, snapshot).map_err(UpdateError::NoPlace)
+        let drained = self.traffic.drained(record.service);
+        self.assigner.place_beside(&next, &drained, snapshot).map_err(UpdateError::NoPlace)
     }
 
     /// The operator wants it taken back.
@@ -164,7 +167,7 @@ impl Workloads {
         let serving = self.side(record, self.statuses.get(&service), snapshot);
         if update.is_recreate() {
             // There is one version at a time.
-            return Some(Sight { old: Side::default(), next: serving });
+            return Some(Sight { old: Side::default(), next: Side { is_drained: false, ..serving } });
         }
         let next = self.assigner.next(service)?;
         Some(Sight { old: serving, next: self.side(next, self.next_statuses.get(&service), snapshot) })
@@ -188,6 +191,7 @@ impl Workloads {
             restarts: status.map_or(0, |status| status.restarts),
             target: target.map(|target| (target.health, target.reason.clone())),
             tally,
+            is_drained: record.node.is_some_and(|node| self.traffic.drained(record.service).contains(&node)),
         }
     }
 
@@ -219,6 +223,15 @@ impl Workloads {
 
 /// The target that a run of a workload offers.
 fn target_of<'a>(record: &WorkloadRecord, snapshot: &'a RegistrySnapshot) -> Option<&'a TargetRecord> {
-    let mut targets = snapshot.targets_of(record.service);
-    targets.find(|target| Some(target.key.agent) == record.node && target.generation == record.generation)
+    let view = record.node.and_then(|node| snapshot.agents.get(&node));
+    // An agent of an earlier version does not say of which run a target is; it has one at a time.
+    let is_old = view.is_some_and(|view| knows_no_runs(view.inventory.as_deref()));
+    let is_of =
+        |target: &TargetRecord| target.generation == record.generation || (is_old && target.generation == 0);
+    let mut own = snapshot
+        .targets_of(record.service)
+        .filter(|target| Some(target.key.agent) == record.node && is_of(target));
+    // The registry gives the part of a run to one of its targets.
+    let first = own.next()?;
+    Some(std::iter::once(first).chain(own).find(|target| target.health == Health::Healthy).unwrap_or(first))
 }

@@ -50,7 +50,7 @@ struct Plan {
     /// How long open requests of the version that goes may last
     #[arg(long, value_name = "TIME", value_parser = seconds)]
     drain: Option<u64>,
-    /// Leaves its health out: it is enough that it runs and is registered
+    /// Leaves out the health time: it is enough that it is healthy once
     #[arg(long)]
     skip_health_check: bool,
 }

@@ -40,6 +40,8 @@ pub(super) struct Watch {
     old_at_start: Option<Tally>,
     /// Starts of the next version when it was ready first.
     restarts: Option<u32>,
+    /// Whether the old version was seen with a target: it may have registered after the update began.
+    had_target: bool,
 }
 
 impl Watch {
@@ -52,6 +54,7 @@ impl Watch {
             at_entry: None,
             old_at_start: None,
             restarts: None,
+            had_target: false,
         }
     }
 
@@ -61,6 +64,12 @@ impl Watch {
         self.restarts = before.restarts;
         self.away_since = before.away_since;
         self.sick_since = before.sick_since;
+        self.had_target = before.had_target;
+    }
+
+    /// Whether the next version has to be reached before it may serve.
+    const fn needs_target(&self, update: &Update) -> bool {
+        update.needs_target || self.had_target
     }
 
     /// Notes what is seen.
@@ -68,7 +77,8 @@ impl Watch {
         let Sight { old, next } = sight;
         self.at_entry.get_or_insert((old.tally, next.tally));
         self.old_at_start.get_or_insert(old.tally);
-        let is_ready = is_ready(update, next);
+        self.had_target |= old.target.is_some();
+        let is_ready = is_ready(self.needs_target(update), sight);
         self.away_since = if next.is_here { None } else { self.away_since.or(Some(now)) };
         self.ready_since = if is_ready { self.ready_since.or(Some(now)) } else { None };
         // While its node is away nothing is known of it.
@@ -92,18 +102,17 @@ impl Watch {
         }
         let is_ready = self.ready_since.is_some();
         match update.phase {
-            Phase::Starting => is_ready.then(|| enter(update, Phase::Proving, now)),
+            Phase::Starting => is_ready.then(|| self.enter(update, Phase::Proving, now)),
             Phase::Proving => {
                 let healthy_for = self.ready_since.map(|since| now.since(since))?;
                 (healthy_for >= update.plan.health()).then(|| match update.plan.strategy {
-                    Strategy::Rolling | Strategy::BlueGreen => enter(update, Phase::Moved, now),
-                    Strategy::Canary => enter(update, Phase::Step(0), now),
+                    Strategy::Rolling | Strategy::BlueGreen => self.enter(update, Phase::Moved, now),
+                    Strategy::Canary => self.enter(update, Phase::Step(0), now),
                     Strategy::Recreate => Advance::Finish,
                 })
             }
-            Phase::Step(number) => {
-                (is_ready && passed >= update.plan.pause()).then(|| enter(update, after(update, number), now))
-            }
+            Phase::Step(number) => (is_ready && passed >= update.plan.pause())
+                .then(|| self.enter(update, after(update, number), now)),
             Phase::Moved => {
                 let keeps = match update.plan.strategy {
                     Strategy::BlueGreen => update.plan.pause(),
@@ -117,9 +126,25 @@ impl Watch {
         }
     }
 
+    /// The next phase, with what was learned of the service meanwhile.
+    fn enter(&self, update: &Update, phase: Phase, now: Timestamp) -> Advance {
+        let needs_target = self.needs_target(update);
+        Advance::Enter(Update { phase, since: now, needs_target, ..update.clone() })
+    }
+
+    /// What the next version lacks to serve.
+    fn lacks(&self, update: &Update, sight: &Sight) -> String {
+        lacks(self.needs_target(update), sight)
+    }
+
     /// Why the next version is not to serve.
     fn failure(&self, update: &Update, sight: &Sight, now: Timestamp) -> Option<String> {
         let (next, to) = (&sight.next, update.to);
+        if update.phase == Phase::Moved && serves(&sight.old) && !serves(next) {
+            // It has everything and cannot serve, and the other can: there is nothing to wait for.
+            let why = if next.is_here { self.lacks(update, sight) } else { "its node is away".to_owned() };
+            return Some(format!("version {to} cannot serve while version {} can: {why}", update.from));
+        }
         let why = |text: &str| if text.is_empty() { String::new() } else { format!(": {text}") };
         match next.state {
             Some(WorkloadState::Failed) => {
@@ -143,12 +168,22 @@ impl Watch {
             let is_late = now.since(update.since) >= update.plan.start();
             return is_late.then(|| {
                 let secs = update.plan.start_secs;
-                format!("version {to} was not healthy within {secs} s: {}", lacks(update, next))
+                format!("version {to} was not healthy within {secs} s: {}", self.lacks(update, sight))
             });
+        }
+        let proves_within = update.plan.start().saturating_add(update.plan.health());
+        if update.phase == Phase::Proving && now.since(update.since) >= proves_within {
+            let (secs, within) = (update.plan.health_secs, proves_within.as_secs());
+            return Some(format!(
+                "version {to} was not healthy for {secs} s without a break within {within} s"
+            ));
         }
         if self.sick_since.is_some_and(|since| now.since(since) >= SICK) {
             let secs = SICK.as_secs();
-            return Some(format!("version {to} has not been healthy for {secs} s: {}", lacks(update, next)));
+            return Some(format!(
+                "version {to} has not been healthy for {secs} s: {}",
+                self.lacks(update, sight)
+            ));
         }
         self.errors(update, sight)
     }
@@ -186,20 +221,37 @@ fn between(before: Tally, now: Tally) -> Tally {
     }
 }
 
+/// Whether requests that are given to it are answered.
+fn serves(side: &Side) -> bool {
+    let is_healthy = side.target.as_ref().is_some_and(|(health, _)| *health == Health::Healthy);
+    side.is_here && is_healthy && !side.is_drained
+}
+
+/// Whether the operator keeps requests from the next version's node and not from the other's.
+const fn is_kept_off(sight: &Sight) -> bool {
+    sight.next.is_drained && !sight.old.is_drained
+}
+
 /// Whether it may serve, or go on to.
-fn is_ready(update: &Update, next: &Side) -> bool {
+fn is_ready(needs_target: bool, sight: &Sight) -> bool {
+    let next = &sight.next;
     let is_reached = match &next.target {
-        Some((health, _)) => update.plan.skip_health_check || *health == Health::Healthy,
-        None => !update.needs_target,
+        // The proxy gives nothing to what is not healthy, whatever the plan leaves out.
+        Some((health, _)) => *health == Health::Healthy,
+        None => !needs_target,
     };
-    next.is_here && next.state == Some(WorkloadState::Running) && is_reached
+    next.is_here && next.state == Some(WorkloadState::Running) && is_reached && !is_kept_off(sight)
 }
 
 /// What it lacks for that.
-fn lacks(update: &Update, next: &Side) -> String {
+fn lacks(needs_target: bool, sight: &Sight) -> String {
+    let next = &sight.next;
     match (next.state, &next.target) {
-        (Some(WorkloadState::Running), None) if update.needs_target => {
+        (Some(WorkloadState::Running), None) if needs_target => {
             "it runs and has not registered its service".to_owned()
+        }
+        (Some(WorkloadState::Running), Some((Health::Healthy, _))) if is_kept_off(sight) => {
+            "its node is drained, or has the weight 0".to_owned()
         }
         (Some(WorkloadState::Running), Some((health, reason))) if reason.is_empty() => {
             format!("its service is {health}")
@@ -216,10 +268,6 @@ fn lacks(update: &Update, next: &Side) -> String {
 fn after(update: &Update, number: u8) -> Phase {
     let next = number.saturating_add(1);
     if usize::from(next) < update.plan.canary.len() { Phase::Step(next) } else { Phase::Moved }
-}
-
-fn enter(update: &Update, phase: Phase, now: Timestamp) -> Advance {
-    Advance::Enter(Update { phase, since: now, ..update.clone() })
 }
 
 /// Weights first, then the end; by `recreate` there is nothing to weigh.

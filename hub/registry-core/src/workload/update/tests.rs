@@ -213,10 +213,134 @@ fn what_does_not_start_or_stay_healthy_goes_back_and_says_why() {
     assert_eq!(sim.phase(), Some(Phase::Proving));
     sim.seconds(10);
     assert_eq!(sim.phase(), Some(Phase::Moved));
-    sim.sight.next = sick();
-    sim.seconds(10);
+    // Both are sick: where it goes back to is no better, and it has its patience.
+    (sim.sight.old, sim.sight.next) = (sick(), sick());
+    sim.seconds(4);
+    assert_eq!(sim.phase(), Some(Phase::Moved));
+    sim.seconds(6);
     assert!(sim.reason().contains("has not been healthy for 5 s: its service is unhealthy: refused"));
     assert_eq!(sim.parts, [0, 100, 0]);
+}
+
+/// An update by blue-green after its move.
+fn moved() -> Sim {
+    let mut sim = Sim::new(Strategy::BlueGreen);
+    sim.sight.next = healthy();
+    sim.seconds(25);
+    assert_eq!(sim.phase(), Some(Phase::Moved));
+    sim
+}
+
+#[test]
+fn after_the_move_nobody_waits_for_one_that_cannot_serve_while_the_other_can() {
+    let away = Side { is_here: false, ..healthy() };
+    let gone = Side { target: None, ..healthy() };
+    let drained = Side { is_drained: true, ..healthy() };
+    let all = [
+        (sick(), "its service is unhealthy: refused"),
+        (away, "its node is away"),
+        (gone, "it runs and has not registered its service"),
+        (drained, "its node is drained, or has the weight 0"),
+    ];
+    for (next, why) in all {
+        let mut sim = moved();
+        sim.sight.next = next;
+        sim.second();
+        assert_eq!(sim.phase(), Some(Phase::Back), "{why}");
+        assert_eq!(sim.updates.get(SERVICE).unwrap().shares().unwrap().old, 100);
+        sim.seconds(3);
+        assert_eq!(sim.reason(), format!("version 2 cannot serve while version 1 can: {why}"));
+    }
+}
+
+#[test]
+fn a_node_that_the_operator_drained_gets_no_version_but_with_the_other() {
+    let drained = Side { is_drained: true, ..healthy() };
+    let mut sim = Sim::new(Strategy::BlueGreen);
+    sim.sight.next = drained.clone();
+    sim.seconds(104);
+    assert!(sim.reason().contains("100 s: its node is drained"), "{}", sim.reason());
+    // Where both are, there is nothing to lose.
+    let mut sim = Sim::new(Strategy::Rolling);
+    sim.sight = Sight { old: drained.clone(), next: drained };
+    sim.seconds(25);
+    assert_eq!(sim.end, Some(End::Finished));
+}
+
+#[test]
+fn what_registers_after_the_update_began_is_wanted_of_the_next_version_too() {
+    let mut sim = Sim::new(Strategy::Rolling);
+    sim.updates.set(Update { needs_target: false, ..update(Strategy::Rolling) }, sim.now);
+    sim.sight.old.target = None;
+    sim.sight.next = Side { target: None, ..healthy() };
+    sim.seconds(3);
+    assert_eq!(sim.phase(), Some(Phase::Proving));
+    sim.sight.old = healthy();
+    sim.seconds(10);
+    assert!(sim.reason().contains("has not registered its service"), "{}", sim.reason());
+}
+
+#[test]
+fn what_falls_ill_again_and_again_is_not_proved_for_ever() {
+    let mut sim = Sim::new(Strategy::BlueGreen);
+    for _ in 0..13 {
+        sim.sight.next = healthy();
+        sim.seconds(8);
+        assert_eq!(sim.phase(), Some(Phase::Proving));
+        sim.sight.next = sick();
+        sim.second();
+    }
+    sim.sight.next = healthy();
+    sim.seconds(9);
+    assert_eq!(sim.reason(), "version 2 was not healthy for 20 s without a break within 120 s");
+}
+
+#[test]
+fn a_hub_that_is_killed_goes_on_in_every_phase() {
+    for strategy in [Strategy::BlueGreen, Strategy::Canary, Strategy::Recreate] {
+        for seconds in 1..60 {
+            let mut sim = Sim::new(strategy);
+            sim.seconds(3);
+            sim.sight.next = healthy();
+            sim.seconds(seconds);
+            sim.restart();
+            sim.seconds(130);
+            assert_eq!(sim.end, Some(End::Finished), "{strategy}, killed after {seconds} s");
+            // On the way back there is no other way any more.
+            let mut sim = Sim::new(strategy);
+            sim.sight.old.tally.open = 1;
+            sim.sight.next = Side { tally: Tally { open: 1, ..Tally::default() }, ..healthy() };
+            sim.seconds(seconds);
+            let Some(back) = sim.updates.abort(SERVICE, sim.now) else { continue };
+            sim.apply(back);
+            sim.restart();
+            sim.seconds(45);
+            assert_eq!(sim.reason(), "the operator had it taken back", "{strategy}, {seconds} s");
+        }
+    }
+}
+
+#[test]
+fn an_agent_that_is_killed_takes_both_along_and_whichever_is_back_first_serves() {
+    for (seconds, is_old_first) in [(1, true), (1, false), (10, true), (10, false), (25, true), (25, false)] {
+        let mut sim = Sim::new(Strategy::BlueGreen);
+        sim.sight.next = healthy();
+        sim.seconds(seconds);
+        let dead = Side { is_here: false, state: None, target: None, ..Side::default() };
+        sim.sight = Sight { old: dead.clone(), next: dead.clone() };
+        sim.seconds(10);
+        let starting = Side { is_here: true, state: Some(WorkloadState::Starting), ..dead };
+        let (old, next) = if is_old_first { (healthy(), starting) } else { (starting, healthy()) };
+        sim.sight = Sight { old, next };
+        sim.second();
+        let shares = sim.updates.get(SERVICE).and_then(Update::shares).unwrap();
+        let is_moved = seconds == 25;
+        assert_eq!(shares.next == 100, is_moved && !is_old_first, "{seconds} {is_old_first}");
+        sim.sight = Sight { old: healthy(), next: healthy() };
+        sim.seconds(130);
+        let is_through = sim.end == Some(End::Finished);
+        assert_eq!(is_through, !(is_moved && is_old_first), "{:?}", sim.end);
+    }
 }
 
 const MAX_FALLS: u32 = 3;
@@ -227,7 +351,9 @@ fn a_node_that_is_away_has_its_patience_and_no_more() {
     sim.sight.next = healthy();
     sim.seconds(25);
     assert_eq!(sim.phase(), Some(Phase::Moved));
-    sim.sight.next = Side { is_here: false, ..sick() };
+    // Both are on it.
+    let away = Side { is_here: false, ..sick() };
+    sim.sight = Sight { old: away.clone(), next: away };
     sim.seconds(29);
     assert_eq!(sim.phase(), Some(Phase::Moved));
     sim.seconds(5);
@@ -247,12 +373,15 @@ fn by_recreate_there_is_nothing_to_weigh() {
 }
 
 #[test]
-fn without_the_health_check_it_is_enough_to_be_registered() {
+fn without_the_health_check_it_is_enough_to_be_healthy_once() {
     let mut sim = Sim::new(Strategy::Rolling);
     let mut update = update(Strategy::Rolling);
     update.plan.skip_health_check = true;
     sim.updates.set(update, sim.now);
     sim.sight.next = sick();
+    sim.seconds(5);
+    assert_eq!(sim.phase(), Some(Phase::Starting), "the proxy would give it nothing");
+    sim.sight.next = healthy();
     sim.seconds(5);
     assert_eq!(sim.end, Some(End::Finished));
 }
@@ -277,6 +406,12 @@ fn an_update_survives_its_text() {
     assert_eq!(Update::from_text(&before.to_text().unwrap()).unwrap(), before);
 }
 
+/// Whether the proxy may send it requests that its part gives to it.
+fn serves(side: &Side) -> bool {
+    let is_healthy = matches!(side.target, Some((Health::Healthy, _)));
+    side.is_here && is_healthy && !side.is_drained
+}
+
 /// What befalls an update in one second.
 #[derive(Debug, Clone)]
 enum Fate {
@@ -288,12 +423,13 @@ enum Fate {
 fn side() -> impl Generator<Value = Side> {
     let states = [WorkloadState::Running, WorkloadState::BackingOff, WorkloadState::Failed];
     let healths = [Health::Healthy, Health::Unhealthy, Health::Unknown];
-    (any::<bool>(), 0usize..12, 0usize..8, 0u32..5, (0u64..50, 0u64..20, 0u32..3)).prop_map(
+    (any::<bool>(), 0usize..12, 0usize..8, 0u32..10, (0u64..50, 0u64..20, 0u32..3)).prop_map(
         move |(is_here, state, health, restarts, (requests, failed, open))| Side {
+            is_drained: restarts >= 5,
             is_here,
             state: Some(*states.get(state / 4).unwrap_or(&WorkloadState::Running)),
             reason: String::new(),
-            restarts: restarts / 4,
+            restarts: restarts % 5 / 4,
             target: healths.get(health.saturating_sub(5)).map(|health| (*health, String::new())),
             tally: Tally { requests: requests + failed, failed, open },
         },
@@ -335,6 +471,11 @@ proptest! {
             let Some(update) = sim.updates.get(SERVICE) else { break };
             if let Some(shares) = update.shares() {
                 prop_assert_eq!(u32::from(shares.old) + u32::from(shares.next), 100);
+                // While the old one serves, requests have somewhere to go; where the next one alone does, they do once
+                // it has any part.
+                let Sight { old, next } = &sim.sight;
+                let given = u8::from(serves(old)) * shares.old + u8::from(serves(next)) * shares.next;
+                prop_assert!(given > 0 || !serves(old), "{:?} {:?}", update.phase, sim.sight);
             }
             prop_assert!(!is_back || update.phase == Phase::Back, "back is back");
             is_back = update.phase == Phase::Back;
