@@ -22,6 +22,7 @@ mod lifecycle;
 mod migrate;
 mod open;
 mod policy;
+mod qos;
 mod queue;
 mod services;
 mod targets;
