@@ -85,13 +85,13 @@ impl Sight {
         full
     }
 
-    /// How something stands, and since when this hub has seen it so.
+    /// How everything stands, and since when this hub has seen it so.
     #[must_use]
-    pub fn since(&self, subject: Subject) -> Option<(State, Timestamp)> {
-        self.since.get(&subject).copied()
+    pub const fn all(&self) -> &BTreeMap<Subject, (State, Timestamp)> {
+        &self.since
     }
 
-    /// How everything stands.
+    /// How everything stands at a moment.
     fn states(
         &mut self,
         registry: &RegistrySnapshot,
