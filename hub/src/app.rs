@@ -20,8 +20,10 @@ use blueprint_common_types::Timestamp;
 use blueprint_hub_admin::HubFacts;
 use blueprint_hub_proxy::{Ledger, Pressure, ProxyParts};
 use blueprint_hub_registry::{
-    Launchers, LaunchersHandle, Registrar, RegistrarHandle, Workloads, WorkloadsHandle,
+    Desk, Launchers, LaunchersHandle, QosMetrics, Registrar, RegistrarHandle, Workloads, WorkloadsHandle,
+    samples,
 };
+use blueprint_hub_registry_core::qos::QosStore;
 use blueprint_hub_registry_core::workload::WorkloadStore;
 use blueprint_hub_registry_core::{AddressPool, JoinTokenRecord, Loaded, Registry, Store, TlsStore};
 use blueprint_hub_store::SqliteStore;
@@ -36,11 +38,13 @@ use crate::memory::MemoryWatch;
 use crate::policy::{self, PolicyHandle, PolicyTask};
 use crate::ports::peer_of;
 use crate::provision::Clouds;
+use crate::qos::QosParts;
+use crate::scrape::Scraper;
 use crate::service_view::ServiceView;
 use crate::stored_keys::StoredKeys;
 use crate::tables::{self, TablesTask};
 use crate::tls::{TlsOperator, TlsServices};
-use crate::{audit, data_plane, proxy, registry_metrics, tls};
+use crate::{audit, data_plane, proxy, qos, registry_metrics, tls};
 
 /// Operators' connections over TCP.
 const ADMIN_LIMITS: AcceptLimits = AcceptLimits { total: 256, per_ip: 256 };
@@ -134,6 +138,8 @@ struct Base {
     policy: PolicyHandle,
     ledger: Ledger,
     metrics: Arc<Metrics>,
+    /// Answers about quality of service.
+    qos: (Desk, QosMetrics),
 }
 
 impl Base {
@@ -148,6 +154,7 @@ impl Base {
         let opened = Arc::new(SqliteStore::open(state.folder())?);
         let tls_store: Arc<dyn TlsStore> = opened.clone();
         let workload_store: Arc<dyn WorkloadStore> = opened.clone();
+        let qos_store: Arc<dyn QosStore> = opened.clone();
         let clouds = Clouds::new(
             (config.provision, config.alerts.clone()),
             &config.providers,
@@ -178,11 +185,22 @@ impl Base {
             now,
             config.target_ttl,
         );
+        let qos_metrics = QosMetrics::new(&metrics);
+        let samples = samples(&qos_metrics);
         let (task, registrar) = Registrar::new(registry, pool, Arc::clone(&store));
         registry_metrics::register(&metrics, registrar.clone());
-        spawn(supervisor, "registrar", task.run(supervisor.stop().stop));
+        spawn(supervisor, "registrar", task.recorded(&samples).run(supervisor.stop().stop));
         let (task, workloads) = Workloads::new(workload_store, registrar.clone(), FAILOVER).await?;
         spawn(supervisor, "workloads", task.run(supervisor.stop().stop));
+        let recorded = QosParts {
+            hub: identity.authority.hub().to_string(),
+            samples,
+            store: qos_store,
+            registrar: registrar.clone(),
+            workloads: workloads.clone(),
+            scraper: Scraper::new(tunnel.clone()),
+        };
+        let desk = qos::record(config, recorded, supervisor);
         let (task, launchers) = Launchers::new(workloads.clone());
         spawn(supervisor, "launchers", task.run(supervisor.stop().stop));
         let watch = data_plane::watch(tunnel.clone(), registrar.clone(), supervisor.stop().stop);
@@ -204,6 +222,7 @@ impl Base {
             policy,
             ledger: Ledger::default(),
             metrics,
+            qos: (desk, qos_metrics),
         };
         Ok((base, identity))
     }
@@ -252,7 +271,7 @@ impl App {
             dialer: Arc::new(base.tunnel.clone()),
             trust: Arc::clone(&trust),
             keys: Arc::new(stored),
-            signer: keys.signer,
+            signer: Arc::clone(&keys.signer),
             operator: proxy::door(&identity, Arc::clone(&operator)),
         };
         let pressure = start_watches(&config, &base, supervisor);
@@ -266,6 +285,7 @@ impl App {
             forwards: proxy.forwards(),
         };
         operator.listens(&proxy)?;
+        let signer = keys.signer;
         let keys = WorkloadKeys::load(&state, keys.sealing)?;
 
         let control = sockets.control.local_addr()?;
@@ -294,7 +314,7 @@ impl App {
             _state: state,
         };
         proxy::start(supervisor, proxy);
-        planes::start(config, identity, base, sockets, facts, (operator, services, keys), supervisor).await?;
+        planes::start(config, identity, base, sockets, facts, (operator, services, keys, signer), supervisor).await?;
         Ok(app)
     }
 }

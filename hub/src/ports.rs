@@ -19,7 +19,9 @@ use blueprint_hub_proxy::Ledger;
 use blueprint_hub_proxy_core::tls::TlsAdmin;
 use blueprint_hub_proxy_core::usage::{Clients, ServiceUsage};
 use blueprint_hub_proxy_core::{NotInForce, Service, ServiceSettings};
-use blueprint_hub_registry::{ControlPlane, LogsReader, Peers, RegistrarHandle, WorkloadsHandle};
+use blueprint_hub_registry::{ControlPlane, Desk, LogsReader, Peers, RegistrarHandle, WorkloadsHandle};
+use blueprint_hub_proxy_core::identity::IdentitySigner;
+use blueprint_hub_registry_core::qos::QosDesk;
 use blueprint_hub_registry_core::workload::{
     LogsAsk, LogsError, WorkloadChange, WorkloadChangeError, WorkloadRecord, WorkloadsView,
 };
@@ -88,6 +90,8 @@ pub(crate) struct AdminHub {
     pub(crate) artefacts: Arc<Artefacts>,
     pub(crate) provision: Provision,
     pub(crate) scraper: Scraper,
+    pub(crate) desk: Desk,
+    pub(crate) signer: Arc<IdentitySigner>,
 }
 
 impl Hub for AdminHub {
@@ -224,6 +228,14 @@ impl Hub for AdminHub {
 
     fn deployer(&self) -> &dyn Deployer {
         &self.provision.orders
+    }
+
+    fn quality(&self) -> &dyn QosDesk {
+        &self.desk
+    }
+
+    fn signer(&self) -> &IdentitySigner {
+        &self.signer
     }
 
     fn accounts(&self) -> &dyn AccountDesk {

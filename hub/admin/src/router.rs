@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::error::ApiError;
 use crate::{
     AdminState, OperatorToken, access, accounts, alerts, artefacts, audit, auth, changes, costs, deployments,
-    keys, logs, nodes, offers, policy, scrape, services, settings, tls, tokens, usage, views, workloads,
+    keys, logs, nodes, offers, policy, qos, scrape, services, settings, tls, tokens, usage, views, workloads,
 };
 
 /// Largest request body in bytes, but for policies.
@@ -35,6 +35,7 @@ pub fn private_router(state: AdminState) -> Router {
             get(settings::show).put(settings::set).layer(DefaultBodyLimit::max(settings::MAX_BODY)),
         )
         .route("/v1/services/{blueprint}/{service}/usage", get(usage::show))
+        .merge(quality())
         .route(
             "/v1/services/{blueprint}/{service}/tls",
             get(tls::show).put(tls::set).delete(tls::remove).layer(DefaultBodyLimit::max(tls::MAX_BODY)),
@@ -89,6 +90,21 @@ pub fn private_router(state: AdminState) -> Router {
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(finish)
         .with_state(state)
+}
+
+/// Quality of service.
+fn quality() -> Router<AdminState> {
+    Router::new()
+        .route("/v1/services/{blueprint}/{service}/qos", get(qos::show))
+        .route("/v1/services/{blueprint}/{service}/qos/history", get(qos::history))
+        .route("/v1/services/{blueprint}/{service}/qos/report", get(qos::report))
+        .route(
+            "/v1/services/{blueprint}/{service}/objective",
+            put(qos::set_objective).delete(qos::remove_objective),
+        )
+        .route("/v1/nodes/{node}/qos/history", get(qos::node_history))
+        .route("/v1/objectives", get(qos::objectives))
+        .route("/v1/report-key", get(qos::key))
 }
 
 /// The same routes for a TCP port, each behind the operator's token; only `/healthz` is open.

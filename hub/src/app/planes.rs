@@ -12,6 +12,7 @@ use blueprint_common_types::Timestamp;
 use blueprint_hub_admin::{
     AdminState, HubFacts, OperatorToken, metrics_router, private_router, public_router,
 };
+use blueprint_hub_proxy_core::identity::IdentitySigner;
 use blueprint_hub_registry::{ControlConfig, ControlPlane, LauncherParts, PushedFiles, serve_operator};
 use blueprint_hub_registry_core::{AuditEvent, AuditKind, Store};
 use hyper_util::service::TowerToHyperService;
@@ -22,7 +23,7 @@ use super::{Base, Sockets, tunnel};
 use crate::artefacts::Artefacts;
 use crate::blueprints::{BlueprintPort, WorkloadKeys};
 use crate::config::HubConfig;
-use crate::discovery;
+use crate::{discovery, qos};
 use crate::files::{self, Identity};
 use crate::ports::{AdminHub, TunnelPeers};
 use crate::scrape::Scraper;
@@ -36,7 +37,7 @@ pub(super) async fn start(
     base: Base,
     sockets: Sockets,
     facts: Arc<HubFacts>,
-    (tls, services, workload_keys): (Arc<TlsOperator>, ServiceView, WorkloadKeys),
+    (tls, services, workload_keys, signer): (Arc<TlsOperator>, ServiceView, WorkloadKeys, Arc<IdentitySigner>),
     supervisor: &Supervisor,
 ) -> Result<()> {
     let tokens = tokens(&identity);
@@ -76,6 +77,7 @@ pub(super) async fn start(
     )?;
     let known = (base.registrar.clone(), base.tunnel.clone());
     Box::pin(discovery::start(&config.discovery, base.prefixes, known, &base.metrics, supervisor)).await?;
+    qos::serve(&config, &base.tunnel, base.qos.clone(), supervisor).await?;
     start_quic(&control, &base)?;
     let planes = (control.clone(), base.registrar.clone(), base.tunnel.clone(), workload_keys.sealing());
     let spawner = supervisor.child_spawner();
@@ -94,6 +96,8 @@ pub(super) async fn start(
         workloads: base.workloads,
         workload_keys,
         artefacts: base.artefacts,
+        desk: base.qos.0.clone(),
+        signer,
     };
     let store = Arc::clone(&base.store);
     let metrics = Arc::clone(&base.metrics);
@@ -112,7 +116,7 @@ pub(super) async fn start(
     start_admin(supervisor, state, sockets.admin_socket, [sockets.admin, sockets.metrics], tokens);
     let (socket, spawner) = (sockets.registry_socket, supervisor.child_spawner());
     supervisor.spawn_essential("operator grpc", async move {
-        serve_operator(socket, base.registrar, launcher, &metrics, spawner).await
+        serve_operator(socket, base.registrar, (launcher, Some(base.qos.0)), &metrics, spawner).await
     });
     audit_life(supervisor, base.store, base.epoch).await;
     Ok(())
