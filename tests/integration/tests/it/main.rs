@@ -30,6 +30,7 @@ mod owners;
 mod ping;
 mod policy;
 mod provision;
+mod qos;
 mod raw;
 mod refusals;
 mod revoke;
