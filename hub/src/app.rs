@@ -314,7 +314,8 @@ impl App {
             _state: state,
         };
         proxy::start(supervisor, proxy);
-        planes::start(config, identity, base, sockets, facts, (operator, services, keys, signer), supervisor).await?;
+        planes::start(config, identity, base, sockets, facts, (operator, services, keys, signer), supervisor)
+            .await?;
         Ok(app)
     }
 }

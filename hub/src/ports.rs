@@ -16,11 +16,11 @@ use blueprint_hub_admin::{
 use blueprint_hub_provision_core::cost::CostDesk;
 use blueprint_hub_provision_core::lifecycle::Deployer;
 use blueprint_hub_proxy::Ledger;
+use blueprint_hub_proxy_core::identity::IdentitySigner;
 use blueprint_hub_proxy_core::tls::TlsAdmin;
 use blueprint_hub_proxy_core::usage::{Clients, ServiceUsage};
 use blueprint_hub_proxy_core::{NotInForce, Service, ServiceSettings};
 use blueprint_hub_registry::{ControlPlane, Desk, LogsReader, Peers, RegistrarHandle, WorkloadsHandle};
-use blueprint_hub_proxy_core::identity::IdentitySigner;
 use blueprint_hub_registry_core::qos::QosDesk;
 use blueprint_hub_registry_core::workload::{
     LogsAsk, LogsError, WorkloadChange, WorkloadChangeError, WorkloadRecord, WorkloadsView,

@@ -1,9 +1,9 @@
 //! Quality of service: how services stand, what was, objectives, and signed months.
 
+use axum::Json;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
-use axum::Json;
 use blueprint_common_types::{ServiceKey, Timestamp};
 use blueprint_hub_proxy_core::identity::SealForm;
 use blueprint_hub_registry_core::qos::{

@@ -100,8 +100,9 @@ fn service_places(
     service: ServiceKey,
     may: impl Fn(&WgPublicKey, u16) -> bool,
 ) -> Result<Vec<Place>, Refusal> {
-    let reachable =
-        snapshot.targets_of(service).filter(|target| target.key.agent != agent && reaches(snapshot, target, &may));
+    let reachable = snapshot
+        .targets_of(service)
+        .filter(|target| target.key.agent != agent && reaches(snapshot, target, &may));
     let mut is_any = false;
     let healthy = reachable.inspect(|_| is_any = true).filter(|target| target.health == Health::Healthy);
     let places = healthy.map(|target| Place { address: target.address, node: target.agent_name.clone() });

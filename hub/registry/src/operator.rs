@@ -55,7 +55,9 @@ fn operator_routes(
     let launcher = LauncherServer::new(launcher).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let routes = Routes::new(registry).add_service(launcher).add_service(health).add_service(reflection);
     Ok(match desk {
-        Some(desk) => routes.add_service(QosMetricsServer::new(QosService { desk, viewer: Viewer::Operator })),
+        Some(desk) => {
+            routes.add_service(QosMetricsServer::new(QosService { desk, viewer: Viewer::Operator }))
+        }
         None => routes,
     })
 }

@@ -16,9 +16,9 @@ pub use desk::{Desk, DeskParts, QosPages};
 pub use metrics::QosMetrics;
 pub use pages::PageWatch;
 pub use recorder::{Recorder, RecorderParts, Samples, samples};
-pub use serve::{serve_local, serve_overlay};
 pub(crate) use recorder::{Sampled, Sink};
 pub(crate) use serve::Renamed;
+pub use serve::{serve_local, serve_overlay};
 pub(crate) use service::{QosService, Viewer};
 
 #[cfg(test)]

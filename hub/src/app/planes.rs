@@ -23,12 +23,12 @@ use super::{Base, Sockets, tunnel};
 use crate::artefacts::Artefacts;
 use crate::blueprints::{BlueprintPort, WorkloadKeys};
 use crate::config::HubConfig;
-use crate::{discovery, qos};
 use crate::files::{self, Identity};
 use crate::ports::{AdminHub, TunnelPeers};
 use crate::scrape::Scraper;
 use crate::service_view::ServiceView;
 use crate::tls::TlsOperator;
+use crate::{discovery, qos};
 
 /// Starts the control plane and the two operator's sides.
 pub(super) async fn start(
@@ -37,7 +37,12 @@ pub(super) async fn start(
     base: Base,
     sockets: Sockets,
     facts: Arc<HubFacts>,
-    (tls, services, workload_keys, signer): (Arc<TlsOperator>, ServiceView, WorkloadKeys, Arc<IdentitySigner>),
+    (tls, services, workload_keys, signer): (
+        Arc<TlsOperator>,
+        ServiceView,
+        WorkloadKeys,
+        Arc<IdentitySigner>,
+    ),
     supervisor: &Supervisor,
 ) -> Result<()> {
     let tokens = tokens(&identity);

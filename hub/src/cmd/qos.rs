@@ -190,7 +190,10 @@ impl Objective {
                 let path = format!("/v1/services/{service}/objective");
                 let answer = ask(global, "PUT", &path, Some(&body))?;
                 shown(global, &answer, |answer| {
-                    print_line(&format!("service {service} is to be up {} % of the time", text(answer, "objective")));
+                    print_line(&format!(
+                        "service {service} is to be up {} % of the time",
+                        text(answer, "objective")
+                    ));
                 });
             }
             Self::Rm { service } => {

@@ -27,12 +27,18 @@ pub(super) const LISTEN: Key = Key::new(
     "off",
     "Loopback address, such as 127.0.0.1:9615, where programs of this machine ask the same and see every service; or off.",
 );
-pub(super) const WRITE_EVERY: Key =
-    Key::new("qos.write_every", "60s", "How often history is stored, 1s to 5m; a hub that is killed loses so much.");
+pub(super) const WRITE_EVERY: Key = Key::new(
+    "qos.write_every",
+    "60s",
+    "How often history is stored, 1s to 5m; a hub that is killed loses so much.",
+);
 pub(super) const MINUTES: Key =
     Key::new("qos.keep_minutes", "48h", "How long history is kept by the minute, 2h to 30 days.");
-pub(super) const HOURS: Key =
-    Key::new("qos.keep_hours", "400d", "How long history is kept by the hour, 1 day to 3660 days; monthly reports need it.");
+pub(super) const HOURS: Key = Key::new(
+    "qos.keep_hours",
+    "400d",
+    "How long history is kept by the hour, 1 day to 3660 days; monthly reports need it.",
+);
 pub(super) const ROWS: Key = Key::new(
     "qos.max_rows",
     "1000000",

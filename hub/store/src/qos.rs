@@ -25,10 +25,7 @@ impl QosStore for SqliteStore {
     }
 
     fn prune_qos(&self, keep: Keep, now: Timestamp) -> BoxFuture<'_, StoreResult<Pruned>> {
-        Box::pin(
-            self.queue
-                .call("forget old quality of service", move |db| prune::prune(db, keep, now)),
-        )
+        Box::pin(self.queue.call("forget old quality of service", move |db| prune::prune(db, keep, now)))
     }
 
     fn qos_rows(
@@ -38,17 +35,11 @@ impl QosStore for SqliteStore {
         range: (Timestamp, Timestamp),
         most: u32,
     ) -> BoxFuture<'_, StoreResult<QosRows>> {
-        Box::pin(
-            self.queue
-                .call("read quality of service", move |db| rows::of(db, of, step, range, most)),
-        )
+        Box::pin(self.queue.call("read quality of service", move |db| rows::of(db, of, step, range, most)))
     }
 
     fn qos_begins(&self, service: ServiceKey) -> BoxFuture<'_, StoreResult<Option<Timestamp>>> {
-        Box::pin(
-            self.queue
-                .call("read the start of quality of service", move |db| rows::begins(db, service)),
-        )
+        Box::pin(self.queue.call("read the start of quality of service", move |db| rows::begins(db, service)))
     }
 
     fn write_pages(
@@ -57,10 +48,7 @@ impl QosStore for SqliteStore {
         keep: Duration,
         most: u32,
     ) -> BoxFuture<'_, StoreResult<()>> {
-        Box::pin(
-            self.queue
-                .call("store what services said", move |db| pages::write(db, &pages, keep, most)),
-        )
+        Box::pin(self.queue.call("store what services said", move |db| pages::write(db, &pages, keep, most)))
     }
 
     fn pages(
@@ -69,10 +57,7 @@ impl QosStore for SqliteStore {
         range: (Timestamp, Timestamp),
         most: u32,
     ) -> BoxFuture<'_, StoreResult<Vec<PagePoint>>> {
-        Box::pin(
-            self.queue
-                .call("read what a service said", move |db| pages::read(db, service, range, most)),
-        )
+        Box::pin(self.queue.call("read what a service said", move |db| pages::read(db, service, range, most)))
     }
 
     fn objectives(&self) -> BoxFuture<'_, StoreResult<Vec<ObjectiveRecord>>> {
@@ -85,10 +70,7 @@ impl QosStore for SqliteStore {
         objective: Option<Objective>,
         now: Timestamp,
     ) -> BoxFuture<'_, StoreResult<bool>> {
-        Box::pin(
-            self.queue
-                .call("store an objective", move |db| set_objective(db, service, objective, now)),
-        )
+        Box::pin(self.queue.call("store an objective", move |db| set_objective(db, service, objective, now)))
     }
 }
 
@@ -99,7 +81,8 @@ fn objectives(db: &Connection) -> DbResult<Vec<ObjectiveRecord>> {
     let mut records = Vec::new();
     while let Some(row) = rows.next()? {
         let objective = Objective::new(row.get(2)?);
-        let objective = objective.ok_or_else(|| DbError::Damaged("an objective is out of range".to_owned()))?;
+        let objective =
+            objective.ok_or_else(|| DbError::Damaged("an objective is out of range".to_owned()))?;
         records.push(ObjectiveRecord {
             service: read_service(row, 0)?,
             objective,

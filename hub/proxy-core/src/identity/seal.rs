@@ -144,7 +144,8 @@ impl SealKey {
         let line = line.strip_suffix(b"\n").unwrap_or(line);
         let line = std::str::from_utf8(line).map_err(|_| SealError::NoSignature)?;
         let forms = [SealForm::Text, SealForm::Csv, SealForm::Json];
-        let (name, signature) = forms.iter().find_map(|form| form.read(line)).ok_or(SealError::NoSignature)?;
+        let (name, signature) =
+            forms.iter().find_map(|form| form.read(line)).ok_or(SealError::NoSignature)?;
         if name != self.name() {
             return Err(SealError::OtherKey {
                 found: name.chars().filter(char::is_ascii_graphic).take(32).collect(),

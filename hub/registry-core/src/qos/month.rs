@@ -82,7 +82,8 @@ impl FromStr for Month {
     fn from_str(text: &str) -> Result<Self, ParseMonthError> {
         let parse = || {
             let (year, month) = text.split_once('-')?;
-            let is_digits = |text: &str, length| text.len() == length && text.bytes().all(|b| b.is_ascii_digit());
+            let is_digits =
+                |text: &str, length| text.len() == length && text.bytes().all(|b| b.is_ascii_digit());
             if !is_digits(year, 4) || !is_digits(month, 2) {
                 return None;
             }

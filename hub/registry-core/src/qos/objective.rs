@@ -11,7 +11,9 @@ const WHOLE: u64 = 100_000;
 
 /// A text is no objective.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no objective: percent above 0 and up to 100 with at most three decimals was expected, such as 99.9")]
+#[error(
+    "{0:?} is no objective: percent above 0 and up to 100 with at most three decimals was expected, such as 99.9"
+)]
 pub struct ParseObjectiveError(String);
 
 /// Share of the time that a service is to be up, in thousandths of a percent. Its text is such as `99.9`.
@@ -52,7 +54,8 @@ impl Objective {
     /// What may be down of a span, and how much of that was.
     #[must_use]
     pub fn budget(self, span_ms: u64, down_ms: u64) -> Budget {
-        let allowed = u128::from(span_ms) * u128::from(WHOLE.saturating_sub(self.0.into())) / u128::from(WHOLE);
+        let allowed =
+            u128::from(span_ms) * u128::from(WHOLE.saturating_sub(self.0.into())) / u128::from(WHOLE);
         let allowed_ms = u64::try_from(allowed).unwrap_or(u64::MAX);
         Budget { allowed_ms, used_ms: down_ms, left_ms: allowed_ms.saturating_sub(down_ms) }
     }

@@ -2,8 +2,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use blueprint_common_types::{
-    AgentId, Health, MachineSample, OverlayLease, ServiceKey, ServiceSample, TargetKey, Timestamp, TunnelSample,
-    WgPublicKey,
+    AgentId, Health, MachineSample, OverlayLease, ServiceKey, ServiceSample, TargetKey, Timestamp,
+    TunnelSample, WgPublicKey,
 };
 use proptest::prelude::*;
 
@@ -114,8 +114,14 @@ fn seen_time_is_split_at_the_minutes_it_passed() {
 }
 
 fn registry() -> Registry {
-    let mut registry =
-        Registry::restore(Vec::new(), Vec::new(), std::collections::BTreeMap::new(), 1, NOW, Duration::from_secs(3));
+    let mut registry = Registry::restore(
+        Vec::new(),
+        Vec::new(),
+        std::collections::BTreeMap::new(),
+        1,
+        NOW,
+        Duration::from_secs(3),
+    );
     registry.add_agent(Agent {
         id: agent(),
         name: "one".to_owned(),
@@ -204,13 +210,22 @@ fn after_a_start_machines_have_time_to_come_back_and_a_stopped_hub_saw_nothing()
 #[test]
 fn months_have_their_lengths_leap_years_too_and_their_borders() {
     let days = |text: &str| text.parse::<Month>().unwrap().days().count();
-    let lengths = [("2026-10", 31), ("2026-11", 30), ("2027-02", 28), ("2028-02", 29), ("2000-02", 29), ("2100-02", 28)];
+    let lengths = [
+        ("2026-10", 31),
+        ("2026-11", 30),
+        ("2027-02", 28),
+        ("2028-02", 29),
+        ("2000-02", 29),
+        ("2100-02", 28),
+    ];
     for (text, length) in lengths {
         assert_eq!(days(text), length, "{text}");
     }
-    for (text, start) in
-        [("1970-01", "1970-01-01T00:00:00Z"), ("2028-03", "2028-03-01T00:00:00Z"), ("2027-01", "2027-01-01T00:00:00Z")]
-    {
+    for (text, start) in [
+        ("1970-01", "1970-01-01T00:00:00Z"),
+        ("2028-03", "2028-03-01T00:00:00Z"),
+        ("2027-01", "2027-01-01T00:00:00Z"),
+    ] {
         let month: Month = text.parse().unwrap();
         assert_eq!((month.start().to_string(), month.to_string()), (start.to_owned(), text.to_owned()));
         assert_eq!(Month::of(month.start()), month);
@@ -226,7 +241,9 @@ fn months_have_their_lengths_leap_years_too_and_their_borders() {
 
 #[test]
 fn an_objective_is_percent_with_three_decimals_and_its_budget_is_exact() {
-    for (text, shown) in [("99.9", "99.9"), ("100", "100"), ("99.995", "99.995"), ("0.001", "0.001"), ("99.90", "99.9")] {
+    for (text, shown) in
+        [("99.9", "99.9"), ("100", "100"), ("99.995", "99.995"), ("0.001", "0.001"), ("99.90", "99.9")]
+    {
         assert_eq!(text.parse::<Objective>().unwrap().to_string(), shown);
     }
     for bad in ["0", "100.001", "99.9999", "-1", "99,9", "", ".", "1e1", "99.", "+99"] {
@@ -258,7 +275,11 @@ fn a_report_counts_the_hours_of_its_month_and_unknown_is_neither_up_nor_down() {
         Objective::default(),
         NOW.plus(Duration::from_secs(60)),
     );
-    assert_eq!((report.total.up_ms, report.total.down_ms), (2 * hour - 36_000, 36_000), "November is another month");
+    assert_eq!(
+        (report.total.up_ms, report.total.down_ms),
+        (2 * hour - 36_000, 36_000),
+        "November is another month"
+    );
     assert_eq!(report.total.span_ms, 31 * 24 * hour);
     assert_eq!(report.total.unknown_ms, (31 * 24 - 2) * hour);
     assert_eq!(report.total.availability, Some(99_500), "of what was seen");
@@ -275,7 +296,8 @@ fn a_report_counts_the_hours_of_its_month_and_unknown_is_neither_up_nor_down() {
 fn a_month_that_is_not_over_ends_now_and_begins_with_the_service() {
     let month = Month::of(NOW);
     let begins = Timestamp::from_millis(NOW.as_millis() - 7_200_000);
-    let report = Report::new("hub", (SERVICE, month), (&QosRows::new(), Some(begins)), Objective::default(), NOW);
+    let report =
+        Report::new("hub", (SERVICE, month), (&QosRows::new(), Some(begins)), Objective::default(), NOW);
     assert_eq!((report.total.span_ms, report.is_whole), (7_200_000, false));
     assert_eq!((report.verdict, report.days.len()), (Verdict::NotSeen, 1));
 }

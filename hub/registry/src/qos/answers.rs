@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use blueprint_common_types::{AgentId, ServiceKey, Timestamp};
 use blueprint_hub_registry_core::qos::{
-    Curve, CurvePoint, DEFAULT_POINTS, HistoryAsk, MAX_POINTS, Month, Objective, ObjectiveRecord, QosDesk, QosError,
-    QosRows, Report, Row, ServiceUse, Standing, State, Step, Subject, percent, thin,
+    Curve, CurvePoint, DEFAULT_POINTS, HistoryAsk, MAX_POINTS, Month, Objective, ObjectiveRecord, QosDesk,
+    QosError, QosRows, Report, Row, ServiceUse, Standing, State, Step, Subject, percent, thin,
 };
 use futures_util::future::{BoxFuture, FutureExt};
 
@@ -26,19 +26,23 @@ impl Desk {
     pub(super) async fn past(&self, of: Subject, ask: HistoryAsk) -> Result<Curve, QosError> {
         let now = now();
         let until = ask.until.unwrap_or_else(|| Timestamp::from_millis(now.as_millis().saturating_add(1)));
-        let day_before = Timestamp::from_millis(until.as_millis().min(now.as_millis()).saturating_sub(DAY_MILLIS));
+        let day_before =
+            Timestamp::from_millis(until.as_millis().min(now.as_millis()).saturating_sub(DAY_MILLIS));
         let from = ask.from.unwrap_or(day_before);
         if from >= until {
             return Err(QosError::Range(format!("the range ends at {until}, before it begins at {from}")));
         }
-        let step = ask.step.unwrap_or(if now.since(from) <= self.parts.minutes { Step::Minute } else { Step::Hour });
+        let step =
+            ask.step.unwrap_or(if now.since(from) <= self.parts.minutes { Step::Minute } else { Step::Hour });
         // A row that began before the range and reaches into it belongs to it.
         let range = (step.of(from), until);
         let rows = self.parts.store.qos_rows(of, step, range, MAX_ROWS).await?;
         let points = match of {
             Subject::Service(service) => self.of_service(service, &rows, step, range, now).await?,
             Subject::Target(_) | Subject::Node(_) => {
-                let point = |((at, _), row): (&(Timestamp, Subject), &Row)| CurvePoint::of(*at, row, span(*at, step, now));
+                let point = |((at, _), row): (&(Timestamp, Subject), &Row)| {
+                    CurvePoint::of(*at, row, span(*at, step, now))
+                };
                 rows.iter().map(point).collect()
             }
         };
@@ -62,7 +66,8 @@ impl Desk {
         let agents: BTreeSet<AgentId> = agents.collect();
         let mut machines = QosRows::new();
         for agent in agents.iter().take(MAX_MACHINES) {
-            machines.append(&mut self.parts.store.qos_rows(Subject::Node(*agent), step, range, MAX_ROWS).await?);
+            machines
+                .append(&mut self.parts.store.qos_rows(Subject::Node(*agent), step, range, MAX_ROWS).await?);
         }
         let limit = self.memory_limit(service);
         let mut moments: BTreeMap<Timestamp, Vec<(Subject, &Row)>> = BTreeMap::new();

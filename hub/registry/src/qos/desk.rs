@@ -158,7 +158,12 @@ impl Desk {
             started_at: runs.map(|status| status.since).or(up_since).filter(|_| is_up),
             sampled_at: samples.values().map(|sample| sample.at).max(),
             now: now(),
-            nodes: targets.iter().map(|target| target.agent_name.clone()).collect::<BTreeSet<_>>().into_iter().collect(),
+            nodes: targets
+                .iter()
+                .map(|target| target.agent_name.clone())
+                .collect::<BTreeSet<_>>()
+                .into_iter()
+                .collect(),
         })
     }
 
@@ -203,7 +208,8 @@ impl Desk {
     ) -> u16 {
         let of = |agent: &AgentId| {
             let inventory = snapshot.agents.get(agent).and_then(|view| view.inventory.as_ref());
-            inventory.map_or(1, |inventory| u16::try_from(inventory.cpu_millis / 1000).unwrap_or(u16::MAX).max(1))
+            inventory
+                .map_or(1, |inventory| u16::try_from(inventory.cpu_millis / 1000).unwrap_or(u16::MAX).max(1))
         };
         machines.map(of).fold(0, u16::saturating_add).max(1)
     }
@@ -216,7 +222,10 @@ impl Desk {
     }
 
     /// What a service says of itself, not older than a few seconds.
-    pub(super) async fn says(&self, service: ServiceKey) -> Result<(Timestamp, BTreeMap<String, String>), QosError> {
+    pub(super) async fn says(
+        &self,
+        service: ServiceKey,
+    ) -> Result<(Timestamp, BTreeMap<String, String>), QosError> {
         let fresh = |remembered: &BTreeMap<ServiceKey, (Instant, Arc<Read>)>| {
             let (at, read) = remembered.get(&service)?;
             (at.elapsed() < FRESH).then(|| Arc::clone(read))
@@ -257,13 +266,16 @@ impl Desk {
         }
         let snapshot = self.snapshot();
         let target = snapshot.targets_of(service).max_by_key(|target| target.health == Health::Healthy);
-        let lease = target.and_then(|target| snapshot.agents.get(&target.key.agent)).map(|view| view.agent.lease);
+        let lease =
+            target.and_then(|target| snapshot.agents.get(&target.key.agent)).map(|view| view.agent.lease);
         let (Some(target), Some(lease)) = (target, lease) else {
             return Ok(Err("no machine offers it".to_owned()));
         };
         let agent = target.key.agent;
         if snapshot.targets.keys().any(|key| key.agent == agent && key.port == AGENT_METRICS_PORT) {
-            return Ok(Err(format!("its machine offers a service at overlay port {AGENT_METRICS_PORT}, where its agent shows metrics")));
+            return Ok(Err(format!(
+                "its machine offers a service at overlay port {AGENT_METRICS_PORT}, where its agent shows metrics"
+            )));
         }
         let path = format!("/services/{service}/{}", target.key.port);
         drop(snapshot);

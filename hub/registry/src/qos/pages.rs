@@ -80,7 +80,9 @@ impl PageWatch {
                 Ok((at, page)) if !page.is_empty() => pages.push((service, (at, cut(page)))),
                 Ok(_) => quiet.push(service),
                 // A service that is away comes back; one that shows nothing is left alone for a while.
-                Err(QosError::NoMetrics { reason, .. }) if reason.contains("shows no metrics") => quiet.push(service),
+                Err(QosError::NoMetrics { reason, .. }) if reason.contains("shows no metrics") => {
+                    quiet.push(service)
+                }
                 Err(_) => {}
             }
             if pages.len() >= BATCH {
@@ -103,7 +105,7 @@ impl PageWatch {
 }
 
 /// The first entries of a page that there is room for.
-fn cut(page: BTreeMap<String, String>) -> BTreeMap<String, String> {
+pub(super) fn cut(page: BTreeMap<String, String>) -> BTreeMap<String, String> {
     let mut room = KEPT_BYTES;
     let fits = |(name, value): &(String, String)| {
         let length = name.len() + value.len();

@@ -140,8 +140,7 @@ impl Recorder {
             ticker.set_missed_tick_behavior(MissedTickBehavior::Skip);
             ticker
         };
-        let (mut look, mut write, mut prune) =
-            (ticker(LOOK), ticker(self.parts.write_every), ticker(PRUNE));
+        let (mut look, mut write, mut prune) = (ticker(LOOK), ticker(self.parts.write_every), ticker(PRUNE));
         let mut is_draining = false;
         loop {
             tokio::select! {
@@ -233,7 +232,11 @@ impl Recorder {
                 self.metrics.rows("minutes", minutes);
                 self.metrics.rows("hours", hours);
                 if many > 0 {
-                    warn!(rows = many, most = self.parts.keep.rows, "history is longer than qos.max_rows: the oldest went");
+                    warn!(
+                        rows = many,
+                        most = self.parts.keep.rows,
+                        "history is longer than qos.max_rows: the oldest went"
+                    );
                 }
             }
             Err(error) => {

@@ -109,7 +109,8 @@ pub async fn serve_overlay(
 ) -> Result<(), ListenError> {
     let mut listener = listen(tunnel, port).await?;
     let questions = Mutex::new(Buckets::new(QUESTIONS, OF_ALL * 16));
-    let reach: Arc<dyn Reach> = Arc::new(ByPolicy { tunnel: tunnel.clone(), questions, metrics: metrics.clone() });
+    let reach: Arc<dyn Reach> =
+        Arc::new(ByPolicy { tunnel: tunnel.clone(), questions, metrics: metrics.clone() });
     let (all, each) = (Arc::new(Semaphore::new(OF_ALL)), Places::new(OF_MACHINE));
     let children = spawner.clone();
     spawner.spawn_base("quality of service for machines", async move {

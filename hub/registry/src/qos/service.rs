@@ -55,7 +55,8 @@ impl QosService {
             }
             let snapshot = self.desk.snapshot();
             let view = snapshot.agents.get(agent);
-            let own = view.ok_or_else(|| Status::permission_denied("this machine is no node of the hub any more"))?;
+            let own =
+                view.ok_or_else(|| Status::permission_denied("this machine is no node of the hub any more"))?;
             let may = |to: &WgPublicKey, port| reach.may_connect(&own.agent.wireguard_key, to, port);
             let runs = self.desk.parts.workloads.view().records.get(&key).and_then(|record| record.node);
             if runs != Some(*agent) && !find::is_seen(&snapshot, *agent, key, may) {
@@ -69,7 +70,9 @@ impl QosService {
 
 /// The same for what is not there, and for what may not be seen.
 fn unknown(service: ServiceKey) -> Status {
-    Status::not_found(format!("no service {service} is known here, or the policy does not let this caller reach it"))
+    Status::not_found(format!(
+        "no service {service} is known here, or the policy does not let this caller reach it"
+    ))
 }
 
 fn status(error: QosError, service: ServiceKey) -> Status {
@@ -161,7 +164,8 @@ impl QosMetrics for QosService {
                 answer.system_metrics = points.into_iter().map(|point| system(point, processors)).collect();
             }
             qos::MetricsType::Blueprint => {
-                let range = (ask.from.unwrap_or_default(), ask.until.unwrap_or(Timestamp::from_millis(u64::MAX)));
+                let range =
+                    (ask.from.unwrap_or_default(), ask.until.unwrap_or(Timestamp::from_millis(u64::MAX)));
                 if range.0 >= range.1 {
                     return Err(Status::invalid_argument("the range ends before it begins"));
                 }

@@ -36,7 +36,10 @@ pub(super) fn service(answer: &Value) {
         ("state", text(answer, "state")),
         ("message", text(answer, "message")),
         ("nodes", nodes.join(", ")),
-        ("up for", uptime.map_or_else(|| "-".to_owned(), |seconds| seconds_text(seconds.saturating_mul(1000)))),
+        (
+            "up for",
+            uptime.map_or_else(|| "-".to_owned(), |seconds| seconds_text(seconds.saturating_mul(1000))),
+        ),
         ("sampled at", text(answer, "sampled_at")),
         ("cpu", format!("{} % of its machines", percent(usage, "cpu_percent"))),
         (
@@ -47,12 +50,24 @@ pub(super) fn service(answer: &Value) {
                 mib(number(usage, "memory_total_bytes"))
             ),
         ),
-        ("objective", format!("{} %, {} in {}", text(answer, "objective"), text(answer, "verdict"), text(answer, "month"))),
+        (
+            "objective",
+            format!(
+                "{} %, {} in {}",
+                text(answer, "objective"),
+                text(answer, "verdict"),
+                text(answer, "month")
+            ),
+        ),
         ("availability", format!("{} of {} seen", share("availability"), share("coverage"))),
         ("down", seconds_text(number(total, "down_ms"))),
         (
             "budget left",
-            format!("{} of {}", seconds_text(number(budget, "left_ms")), seconds_text(number(budget, "allowed_ms"))),
+            format!(
+                "{} of {}",
+                seconds_text(number(budget, "left_ms")),
+                seconds_text(number(budget, "allowed_ms"))
+            ),
         ),
     ];
     for (name, value) in facts {
@@ -71,21 +86,17 @@ fn curve(answer: &Value, heads: &[&str], cells: impl Fn(&Value) -> Vec<String>) 
 
 /// What was, of a service.
 pub(super) fn curve_of_service(answer: &Value) {
-    curve(
-        answer,
-        &["UP S", "DOWN S", "UNKNOWN S", "CPU %", "MEMORY MIB", "CHECK US", "SAMPLES"],
-        |point| {
-            vec![
-                seconds(point, "up_ms"),
-                seconds(point, "down_ms"),
-                seconds(point, "unknown_ms"),
-                percent(point, "cpu_percent"),
-                mib(number(point, "memory_bytes")),
-                text(point, "delay_micros"),
-                text(point, "samples"),
-            ]
-        },
-    );
+    curve(answer, &["UP S", "DOWN S", "UNKNOWN S", "CPU %", "MEMORY MIB", "CHECK US", "SAMPLES"], |point| {
+        vec![
+            seconds(point, "up_ms"),
+            seconds(point, "down_ms"),
+            seconds(point, "unknown_ms"),
+            percent(point, "cpu_percent"),
+            mib(number(point, "memory_bytes")),
+            text(point, "delay_micros"),
+            text(point, "samples"),
+        ]
+    });
 }
 
 /// What was, of a machine.

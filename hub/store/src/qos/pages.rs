@@ -26,7 +26,8 @@ pub(super) fn write(
         newest = newest.max(*at);
     }
     db.execute("DELETE FROM qos_pages WHERE at < ?1", params![time(back(newest, keep))])?;
-    let sql = "DELETE FROM qos_pages WHERE id IN (SELECT id FROM qos_pages ORDER BY at DESC LIMIT -1 OFFSET ?1)";
+    let sql =
+        "DELETE FROM qos_pages WHERE id IN (SELECT id FROM qos_pages ORDER BY at DESC LIMIT -1 OFFSET ?1)";
     db.execute(sql, params![most])?;
     Ok(())
 }

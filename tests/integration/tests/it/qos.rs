@@ -8,7 +8,8 @@ use std::task::{Context as Wake, Poll};
 use anyhow::{Context, Result, ensure};
 use blueprint_proto::qos::qos_metrics_client::QosMetricsClient;
 use blueprint_proto::qos::{
-    GetBlueprintMetricsRequest, GetHistoricalMetricsRequest, GetResourceUsageRequest, GetStatusRequest, MetricsType,
+    GetBlueprintMetricsRequest, GetHistoricalMetricsRequest, GetResourceUsageRequest, GetStatusRequest,
+    MetricsType,
 };
 use blueprint_tests_support::{Host, Lab, Need, eventually_ok, require, scratch};
 use hyper_util::rt::TokioIo;
@@ -90,7 +91,10 @@ fn four(asker: &Asker<'_>) -> Result<()> {
         .into_inner();
     ensure!(status.status_code == 0, "{status:?}");
     ensure!((status.blueprint_id, status.service_id) == (7, 42), "{status:?}");
-    ensure!(status.start_time > 1_700_000_000 && status.timestamp - status.start_time == status.uptime, "{status:?}");
+    ensure!(
+        status.start_time > 1_700_000_000 && status.timestamp - status.start_time == status.uptime,
+        "{status:?}"
+    );
     ensure!(status.last_heartbeat.is_some_and(|at| at.abs_diff(status.timestamp) < 10), "{status:?}");
 
     let usage = GetResourceUsageRequest { blueprint_id, service_id };
@@ -123,7 +127,10 @@ fn four(asker: &Asker<'_>) -> Result<()> {
     let ask = past(MetricsType::Blueprint, 2);
     let said = asker.ask(async move |mut client| client.get_historical_metrics(ask).await)??.into_inner();
     ensure!((1..=2).contains(&said.blueprint_metrics.len()), "{} points", said.blueprint_metrics.len());
-    let known = said.blueprint_metrics.iter().all(|point| point.custom_metrics.keys().any(|it| it.starts_with("example_")));
+    let known = said
+        .blueprint_metrics
+        .iter()
+        .all(|point| point.custom_metrics.keys().any(|it| it.starts_with("example_")));
     ensure!(known && said.system_metrics.is_empty());
 
     let mut backwards = past(MetricsType::System, 0);
@@ -170,8 +177,7 @@ fn the_sdks_clients_are_answered_by_policy_and_history_outlives_a_killed_hub() -
     let (own, local) = (Asker::new(&worker_host, overlay)?, Asker::new(&public, "127.0.0.1:9615")?);
 
     // Default deny: a machine is told of what it serves, the hub's host of everything, others of nothing.
-    eventually_ok(SOON, "all four answers on the hub's host", || four(&local))
-        .with_context(|| hub.log())?;
+    eventually_ok(SOON, "all four answers on the hub's host", || four(&local)).with_context(|| hub.log())?;
     eventually_ok(SOON, "all four answers on the machine that serves it", || four(&own))?;
     for asker in [&manager, &other] {
         eventually_ok(SOON, "an answer inside the tunnel", || {
@@ -204,8 +210,12 @@ fn the_sdks_clients_are_answered_by_policy_and_history_outlives_a_killed_hub() -
     hub.kill()?;
     hub.start_again()?;
     let found = eventually_ok(SOON, "the history after the restart", || figures(&hub))?;
-    ensure!(found.iter().zip(&known).all(|(found, known)| found >= known), "{known:?} before, {found:?} after");
-    eventually_ok(SOON, "all four answers after the restart", || four(&manager)).with_context(|| hub.log())?;
+    ensure!(
+        found.iter().zip(&known).all(|(found, known)| found >= known),
+        "{known:?} before, {found:?} after"
+    );
+    eventually_ok(SOON, "all four answers after the restart", || four(&manager))
+        .with_context(|| hub.log())?;
 
     objectives_and_reports(&hub)?;
     down_is_down(&hub, worker, &local)
