@@ -88,9 +88,9 @@ async fn what_is_old_or_too_much_goes_and_the_newest_stay() {
     store.write_qos(batch(&marks, &[])).await.unwrap();
     let keep = Keep { minutes: 10 * HOUR, hours: 50 * HOUR, rows: 1000 };
     let pruned = store.prune_qos(keep, NOW).await.unwrap();
-    assert_eq!((pruned.minutes, pruned.hours, pruned.many), (10, 50, 0));
+    assert_eq!((pruned.minutes, pruned.hours, pruned.many), (11, 51, 0));
     let pruned = store.prune_qos(Keep { rows: 7, ..keep }, NOW).await.unwrap();
-    assert_eq!((pruned.minutes, pruned.hours, pruned.many), (7, 7, 46));
+    assert_eq!((pruned.minutes, pruned.hours, pruned.many), (7, 7, 48));
     let rows = store.qos_rows(node, Step::Hour, ALL, 100).await.unwrap();
     assert_eq!(rows.keys().next_back().unwrap().0, Step::Hour.of(NOW));
     let gone = store.prune_qos(keep, NOW.plus(100 * HOUR)).await.unwrap();
