@@ -285,8 +285,7 @@ impl App {
             forwards: proxy.forwards(),
         };
         operator.listens(&proxy)?;
-        let signer = keys.signer;
-        let keys = WorkloadKeys::load(&state, keys.sealing)?;
+        let keys = (WorkloadKeys::load(&state, keys.sealing)?, keys.signer);
 
         let control = sockets.control.local_addr()?;
         let facts = Arc::new(HubFacts {
@@ -314,8 +313,7 @@ impl App {
             _state: state,
         };
         proxy::start(supervisor, proxy);
-        planes::start(config, identity, base, sockets, facts, (operator, services, keys, signer), supervisor)
-            .await?;
+        planes::start(config, identity, base, sockets, facts, (operator, services, keys), supervisor).await?;
         Ok(app)
     }
 }

@@ -90,8 +90,8 @@ pub(crate) struct AdminHub {
     pub(crate) artefacts: Arc<Artefacts>,
     pub(crate) provision: Provision,
     pub(crate) scraper: Scraper,
-    pub(crate) desk: Desk,
-    pub(crate) signer: Arc<IdentitySigner>,
+    /// What answers about quality of service, and what signs its reports.
+    pub(crate) quality: (Desk, Arc<IdentitySigner>),
 }
 
 impl Hub for AdminHub {
@@ -231,11 +231,11 @@ impl Hub for AdminHub {
     }
 
     fn quality(&self) -> &dyn QosDesk {
-        &self.desk
+        &self.quality.0
     }
 
     fn signer(&self) -> &IdentitySigner {
-        &self.signer
+        &self.quality.1
     }
 
     fn accounts(&self) -> &dyn AccountDesk {

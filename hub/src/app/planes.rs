@@ -30,6 +30,9 @@ use crate::service_view::ServiceView;
 use crate::tls::TlsOperator;
 use crate::{discovery, qos};
 
+/// Keys of workloads, and what signs reports.
+type Keys = (WorkloadKeys, Arc<IdentitySigner>);
+
 /// Starts the control plane and the two operator's sides.
 pub(super) async fn start(
     config: HubConfig,
@@ -37,12 +40,7 @@ pub(super) async fn start(
     base: Base,
     sockets: Sockets,
     facts: Arc<HubFacts>,
-    (tls, services, workload_keys, signer): (
-        Arc<TlsOperator>,
-        ServiceView,
-        WorkloadKeys,
-        Arc<IdentitySigner>,
-    ),
+    (tls, services, (workload_keys, signer)): (Arc<TlsOperator>, ServiceView, Keys),
     supervisor: &Supervisor,
 ) -> Result<()> {
     let tokens = tokens(&identity);
@@ -82,8 +80,7 @@ pub(super) async fn start(
     )?;
     let known = (base.registrar.clone(), base.tunnel.clone());
     Box::pin(discovery::start(&config.discovery, base.prefixes, known, &base.metrics, supervisor)).await?;
-    qos::serve(&config, &base.tunnel, base.qos.clone(), supervisor).await?;
-    start_quic(&control, &base)?;
+    start_inside(&config, &control, &base, supervisor).await?;
     let planes = (control.clone(), base.registrar.clone(), base.tunnel.clone(), workload_keys.sealing());
     let spawner = supervisor.child_spawner();
     let clouds = Box::pin(base.clouds.start(Arc::clone(&facts), planes, &base.metrics, &spawner)).await?;
@@ -101,8 +98,7 @@ pub(super) async fn start(
         workloads: base.workloads,
         workload_keys,
         artefacts: base.artefacts,
-        desk: base.qos.0.clone(),
-        signer,
+        quality: (base.qos.0.clone(), signer),
     };
     let store = Arc::clone(&base.store);
     let metrics = Arc::clone(&base.metrics);
@@ -141,6 +137,17 @@ fn start_quic(control: &ControlPlane, base: &Base) -> Result<()> {
         control.start_quic(socket, limits, &base.metrics)?;
     }
     Ok(())
+}
+
+/// Serves quality of service, and the QUIC carrier.
+async fn start_inside(
+    config: &HubConfig,
+    control: &ControlPlane,
+    base: &Base,
+    supervisor: &Supervisor,
+) -> Result<()> {
+    qos::serve(config, &base.tunnel, base.qos.clone(), supervisor).await?;
+    start_quic(control, base)
 }
 
 /// Serves the JSON API on the socket, and on two TCP ports what their tokens open: all of it, and what scrapers read.

@@ -37,6 +37,9 @@ pub trait QosPages: Send + Sync {
 /// Names and values, and when they were read.
 pub(super) type Read = Result<(Timestamp, BTreeMap<String, String>), String>;
 
+/// Pages that were read a moment ago.
+type Remembered = BTreeMap<ServiceKey, (Instant, Arc<Read>)>;
+
 /// What the desk answers from.
 pub struct DeskParts {
     /// The hub's identity, in text.
@@ -64,7 +67,7 @@ impl std::fmt::Debug for DeskParts {
 pub struct Desk {
     pub(super) parts: Arc<DeskParts>,
     seen: watch::Receiver<Seen>,
-    read: Arc<Mutex<BTreeMap<ServiceKey, (Instant, Arc<Read>)>>>,
+    read: Arc<Mutex<Remembered>>,
     reads: Arc<Semaphore>,
 }
 
@@ -226,7 +229,7 @@ impl Desk {
         &self,
         service: ServiceKey,
     ) -> Result<(Timestamp, BTreeMap<String, String>), QosError> {
-        let fresh = |remembered: &BTreeMap<ServiceKey, (Instant, Arc<Read>)>| {
+        let fresh = |remembered: &Remembered| {
             let (at, read) = remembered.get(&service)?;
             (at.elapsed() < FRESH).then(|| Arc::clone(read))
         };
