@@ -33,6 +33,12 @@ impl From<QosError> for ApiError {
                 error.to_string(),
                 "`blueprint-hub node ls` shows whether its machine is up",
             ),
+            QosError::Busy(_) => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "busy",
+                error.to_string(),
+                "ask again in a few seconds",
+            ),
             QosError::Range(text) => Self::invalid(text, DOCS),
             QosError::Store(error) => error.into(),
         }

@@ -15,6 +15,7 @@
 //! - everything in memory has a bound, and what is left out is counted with a reason.
 
 mod book;
+mod clock;
 mod curve;
 mod desk;
 mod month;
@@ -26,6 +27,7 @@ mod sight;
 mod store;
 
 pub use book::{Batch, Book, LeftOut, MAX_MARKS};
+pub use clock::{ClockDoubt, ClockWatch};
 pub use curve::{CurvePoint, DEFAULT_POINTS, MAX_POINTS, thin};
 pub use desk::{Curve, HistoryAsk, QosDesk, QosError, ServiceUse, Standing, StandingCode};
 pub use month::{Month, ParseMonthError};
@@ -33,8 +35,8 @@ pub use objective::{Budget, Objective, ObjectiveRecord, ParseObjectiveError};
 pub use page::{MAX_ENTRIES, MAX_TEXT, entries};
 pub use report::{Line, Report, ReportDay, Verdict, percent_text, seconds_text};
 pub use row::{Last, Mark, Row, Seen, Step, Subject, hundredths, percent};
-pub use sight::{Sight, State};
-pub use store::{Keep, PagePoint, Pruned, QosRows, QosStore, Written};
+pub use sight::{Sight, State, runs};
+pub use store::{Keep, PagePoint, Past, Pruned, QosRows, QosStore, Written};
 
 #[cfg(test)]
 mod tests;

@@ -41,8 +41,8 @@ pub use launchers::{Launchers, LaunchersHandle};
 pub use logs::LogsReader;
 pub use operator::serve_operator;
 pub use qos::{
-    Desk, DeskParts, PageWatch, QosMetrics, QosPages, Recorder, RecorderParts, Samples, samples, serve_local,
-    serve_overlay,
+    Desk, DeskParts, Kept, PageWatch, QosMetrics, QosPages, Recorder, RecorderParts, Sampled, Samples, Sink,
+    samples, serve_local, serve_overlay,
 };
 pub use registrar::{QosView, Registrar, RegistrarHandle, Stopping};
 pub use shared::{Peers, TunnelFacts};

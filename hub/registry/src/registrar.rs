@@ -392,6 +392,7 @@ impl Registrar {
                 self.note(outcome.changes);
             }
             Report::Qos(at, machine, tunnel, services) => {
+                let services = self.offered_only(agent, services);
                 if let Some(sink) = &self.sink {
                     let services = services.clone();
                     sink.note(Sampled { agent, at, machine, tunnel, services });
@@ -399,6 +400,20 @@ impl Registrar {
                 self.history.entry(agent).or_default().push(at, machine, tunnel, services);
             }
         }
+    }
+
+    /// Samples of what the agent offers, once each: it says nothing of what is another's, or of what is nobody's.
+    fn offered_only(&self, agent: AgentId, mut services: Vec<ServiceSample>) -> Vec<ServiceSample> {
+        let count = services.len();
+        let mut told = BTreeSet::new();
+        services.retain(|sample| {
+            let target = TargetKey { service: sample.service, agent, port: sample.port };
+            self.registry.offers(target) && told.insert(target)
+        });
+        if let Some(sink) = &self.sink {
+            sink.not_offered(count - services.len());
+        }
+        services
     }
 
     fn refuse(&mut self, key: TargetKey, reason: &RefusedTarget) {

@@ -42,7 +42,8 @@ pub(super) const HOURS: Key = Key::new(
 pub(super) const ROWS: Key = Key::new(
     "qos.max_rows",
     "1000000",
-    "Most rows of minutes, and of hours, about 150 bytes each; where there are more, the oldest go.",
+    "Most rows of minutes, and of hours, about 150 bytes each, the hours of services left out; where there are more, the \
+     oldest go.",
 );
 pub(super) const METRICS_EVERY: Key = Key::new(
     "qos.metrics_every",

@@ -21,7 +21,7 @@ const STEPS: &[&str] = &[
     include_str!("schema/0010_costs.sql"),
     include_str!("schema/0011_alerts.sql"),
     include_str!("schema/0012_credentials.sql"),
-    include_str!("schema/0013_qos.sql"),
+    include_str!("schema/0015_qos.sql"),
 ];
 
 /// Brings the schema up to date.

@@ -1,6 +1,7 @@
 //! History of quality of service: rows of minutes and hours, what services said, objectives.
 
 mod pages;
+mod past;
 mod prune;
 mod rows;
 mod write;
@@ -9,7 +10,8 @@ use std::time::Duration;
 
 use blueprint_common_types::{ServiceKey, Timestamp};
 use blueprint_hub_registry_core::qos::{
-    Batch, Keep, Objective, ObjectiveRecord, PagePoint, Pruned, QosRows, QosStore, Step, Subject, Written,
+    Batch, Keep, Objective, ObjectiveRecord, PagePoint, Past, Pruned, QosRows, QosStore, Step, Subject,
+    Written,
 };
 use blueprint_hub_registry_core::{AuditEvent, AuditKind, StoreResult};
 use futures_util::future::BoxFuture;
@@ -38,15 +40,27 @@ impl QosStore for SqliteStore {
         Box::pin(self.queue.call("read quality of service", move |db| rows::of(db, of, step, range, most)))
     }
 
+    fn qos_past(&self) -> BoxFuture<'_, StoreResult<Past>> {
+        Box::pin(self.queue.call("read what was known before the start", past::past))
+    }
+
+    fn qos_hours(
+        &self,
+        service: ServiceKey,
+        range: (Timestamp, Timestamp),
+    ) -> BoxFuture<'_, StoreResult<QosRows>> {
+        Box::pin(self.queue.call("read hours of a service", move |db| past::hours(db, service, range)))
+    }
+
     fn qos_begins(&self, service: ServiceKey) -> BoxFuture<'_, StoreResult<Option<Timestamp>>> {
-        Box::pin(self.queue.call("read the start of quality of service", move |db| rows::begins(db, service)))
+        Box::pin(self.queue.call("read the start of quality of service", move |db| past::begins(db, service)))
     }
 
     fn write_pages(
         &self,
         pages: Vec<(ServiceKey, PagePoint)>,
         keep: Duration,
-        most: u32,
+        most: (u32, u32),
     ) -> BoxFuture<'_, StoreResult<()>> {
         Box::pin(self.queue.call("store what services said", move |db| pages::write(db, &pages, keep, most)))
     }
@@ -57,7 +71,10 @@ impl QosStore for SqliteStore {
         range: (Timestamp, Timestamp),
         most: u32,
     ) -> BoxFuture<'_, StoreResult<Vec<PagePoint>>> {
-        Box::pin(self.queue.call("read what a service said", move |db| pages::read(db, service, range, most)))
+        let read =
+            self.queue.call("read what a service said", move |db| pages::read(db, service, range, most));
+        // They are long: the thread of the store does not parse them.
+        Box::pin(async move { pages::parse(read.await?) })
     }
 
     fn objectives(&self) -> BoxFuture<'_, StoreResult<Vec<ObjectiveRecord>>> {

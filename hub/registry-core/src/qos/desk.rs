@@ -113,6 +113,9 @@ pub enum QosError {
     /// The range is none, or ends before it begins.
     #[error("{0}")]
     Range(String),
+    /// Too much is asked at once.
+    #[error("the hub is busy with other questions about {0}; try again")]
+    Busy(&'static str),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use blueprint_common_types::{ServiceKey, Timestamp};
+use blueprint_common_types::{AgentId, ServiceKey, Timestamp};
 use futures_util::future::BoxFuture;
 
 use super::{Batch, Objective, ObjectiveRecord, Row, Step, Subject};
@@ -16,7 +16,7 @@ pub struct Keep {
     pub minutes: Duration,
     /// Age of the oldest hours.
     pub hours: Duration,
-    /// Most rows of each kind; where there are more, the oldest go.
+    /// Most rows of minutes, and of hours, where the hours of services do not count; where there are more, the oldest go.
     pub rows: u64,
 }
 
@@ -44,6 +44,15 @@ pub struct Pruned {
     pub hours: u64,
 }
 
+/// What was known when the hub ran last.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Past {
+    /// When the newest minute begins; `None` where there is none.
+    pub newest: Option<Timestamp>,
+    /// Services that were up or down then, and a machine that offered each.
+    pub offered: BTreeMap<ServiceKey, AgentId>,
+}
+
 /// Rows by subject and time, oldest first.
 pub type QosRows = BTreeMap<(Timestamp, Subject), Row>;
 
@@ -58,7 +67,11 @@ pub trait QosStore: Send + Sync {
     /// Deletes what is too old at `now`, and the oldest of what is too much.
     fn prune_qos(&self, keep: Keep, now: Timestamp) -> BoxFuture<'_, StoreResult<Pruned>>;
 
-    /// The newest `most` rows that begin in `range`, its end left out: of a service with its targets, or of a machine.
+    /// What was known when the hub ran last.
+    fn qos_past(&self) -> BoxFuture<'_, StoreResult<Past>>;
+
+    /// Rows that begin in `range`, its end left out: of a service with its targets and some of their machines, or of a
+    /// machine. Where there are more than `most`, moments are left out evenly, the same for all; the newest is there.
     fn qos_rows(
         &self,
         of: Subject,
@@ -67,15 +80,23 @@ pub trait QosStore: Send + Sync {
         most: u32,
     ) -> BoxFuture<'_, StoreResult<QosRows>>;
 
-    /// When the oldest hour begins that is kept of a service; `None` where nothing is.
+    /// Hours of a service that begin in `range`, its end left out: its own, and one for each hour that joins those of all
+    /// its targets, under the name of one of them.
+    fn qos_hours(
+        &self,
+        service: ServiceKey,
+        range: (Timestamp, Timestamp),
+    ) -> BoxFuture<'_, StoreResult<QosRows>>;
+
+    /// When the hour begins in which the hub saw a service first, whether or not it is kept; `None` where it never did.
     fn qos_begins(&self, service: ServiceKey) -> BoxFuture<'_, StoreResult<Option<Timestamp>>>;
 
-    /// Keeps what services said of themselves, and forgets what is older than `keep` or more than `most` in all.
+    /// Keeps what services said of themselves, and forgets what is older than `keep`, or more than `most` of one service and in all.
     fn write_pages(
         &self,
         pages: Vec<(ServiceKey, PagePoint)>,
         keep: Duration,
-        most: u32,
+        most: (u32, u32),
     ) -> BoxFuture<'_, StoreResult<()>>;
 
     /// What a service said of itself, the newest `most`, oldest first.

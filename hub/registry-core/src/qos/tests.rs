@@ -1,6 +1,8 @@
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
+use blueprint_common_types::workload::{WorkloadState, WorkloadStatus};
 use blueprint_common_types::{
     AgentId, Health, MachineSample, OverlayLease, ServiceKey, ServiceSample, TargetKey, Timestamp,
     TunnelSample, WgPublicKey,
@@ -8,7 +10,7 @@ use blueprint_common_types::{
 use proptest::prelude::*;
 
 use super::*;
-use crate::workload::WorkloadsView;
+use crate::workload::{WorkloadRecord, WorkloadsView};
 use crate::{Agent, MAX_CLOCK_SKEW, OfferedTarget, Registry, ServiceGrant};
 
 const SERVICE: ServiceKey = ServiceKey { blueprint: 7, service: 42 };
@@ -139,16 +141,21 @@ fn registry() -> Registry {
 /// Looks once a second for so many seconds; gives what was seen of the service, up and down, in seconds.
 struct Watch {
     sight: Sight,
+    workloads: WorkloadsView,
     now: Timestamp,
 }
 
 impl Watch {
+    fn new(patience: Duration) -> Self {
+        Self { sight: Sight::new(patience), workloads: WorkloadsView::default(), now: NOW }
+    }
+
     fn look(&mut self, registry: &mut Registry, seconds: u64) -> (u64, u64) {
         let mut book = Book::new();
         for _ in 0..seconds {
             self.now = self.now.plus(SECOND);
             let snapshot = registry.snapshot();
-            self.sight.look(&snapshot, &WorkloadsView::default(), SECOND, self.now, &mut book).unwrap();
+            self.sight.look(&snapshot, &self.workloads, SECOND, self.now, &mut book).unwrap();
         }
         let mut all = Seen::default();
         for ((subject, _), seen) in book.take().seen {
@@ -168,7 +175,7 @@ fn offer(registry: &mut Registry, health: Health, now: Timestamp) {
 #[test]
 fn what_vanishes_is_down_and_what_is_taken_back_is_gone() {
     let mut registry = registry();
-    let mut watch = Watch { sight: Sight::new(NOW, Duration::ZERO), now: NOW };
+    let mut watch = Watch::new(Duration::ZERO);
     watch.look(&mut registry, 1);
     registry.set_connected(agent(), true, NOW);
     registry.set_data_plane(agent(), true);
@@ -190,12 +197,85 @@ fn what_vanishes_is_down_and_what_is_taken_back_is_gone() {
     assert_eq!(watch.look(&mut registry, 10), (0, 0), "its machine is there, and offers it no more");
 }
 
+fn workload(document: &str) -> WorkloadsView {
+    let record = WorkloadRecord {
+        service: SERVICE,
+        generation: 1,
+        document: document.to_owned(),
+        nodes: BTreeSet::new(),
+        node: Some(agent()),
+        keystore: None,
+        changed_at: NOW,
+    };
+    let status = WorkloadStatus {
+        service: SERVICE,
+        generation: 1,
+        state: WorkloadState::Running,
+        reason: String::new(),
+        restarts: 0,
+        pid: None,
+        exit_code: None,
+        since: NOW,
+    };
+    WorkloadsView { records: [(SERVICE, Arc::new(record))].into(), statuses: [(SERVICE, status)].into() }
+}
+
+#[test]
+fn a_workload_that_ran_is_down_once_its_machine_vanished_or_its_port_is_gone() {
+    let mut registry = registry();
+    registry.set_connected(agent(), true, NOW);
+    registry.set_data_plane(agent(), true);
+    let mut watch = Watch::new(Duration::ZERO);
+    watch.workloads = workload("one");
+    watch.look(&mut registry, 1);
+    assert_eq!(watch.look(&mut registry, 5), (5, 0), "it has no port, and runs");
+    registry.set_data_plane(agent(), false);
+    assert_eq!(watch.look(&mut registry, 5), (0, 5));
+    registry.set_connected(agent(), false, NOW);
+    assert_eq!(watch.look(&mut registry, 5), (0, 5), "what it said last counts no more");
+    registry.set_connected(agent(), true, NOW);
+    registry.set_data_plane(agent(), true);
+    offer(&mut registry, Health::Healthy, NOW);
+    assert_eq!(watch.look(&mut registry, 5), (5, 0));
+    registry.set_targets(agent(), Vec::new(), NOW);
+    assert_eq!(watch.look(&mut registry, 5), (0, 5), "its process runs, and its port is gone");
+    watch.workloads = workload("a version without a port");
+    assert_eq!(watch.look(&mut registry, 5), (5, 0));
+}
+
+#[test]
+fn an_outage_goes_on_over_a_restart_of_the_hub() {
+    let mut registry = registry();
+    let mut watch = Watch::new(Duration::from_secs(30));
+    watch.sight.remember([(SERVICE, agent())].into());
+    assert_eq!(watch.look(&mut registry, 29), (0, 0), "it has time to come back");
+    assert_eq!(watch.look(&mut registry, 10), (0, 10));
+    registry.set_connected(agent(), true, NOW);
+    registry.set_data_plane(agent(), true);
+    assert_eq!(watch.look(&mut registry, 10), (0, 0), "its machine is back, and offers it no more");
+}
+
+#[test]
+fn a_clock_that_is_ahead_or_was_set_deletes_nothing() {
+    let hour = |hours: u32| Duration::from_secs(3600) * hours;
+    let mut good = ClockWatch::new(Some(NOW), NOW.plus(hour(1)));
+    assert_eq!(good.may_forget(NOW.plus(hour(2)), hour(1)), Ok(()));
+    assert_eq!(good.may_forget(NOW.plus(hour(9000)), hour(2)), Err(ClockDoubt::Stepped));
+    assert_eq!(good.may_forget(NOW.plus(hour(9001)), hour(3)), Err(ClockDoubt::Ahead));
+    assert_eq!(good.may_forget(NOW.plus(hour(4)), hour(4)), Err(ClockDoubt::Stepped), "it is set back");
+    assert_eq!(good.may_forget(NOW.plus(hour(5)), hour(5)), Ok(()));
+    let mut ahead = ClockWatch::new(Some(NOW), NOW.plus(hour(1000)));
+    assert_eq!(ahead.may_forget(NOW.plus(hour(1023)), hour(23)), Err(ClockDoubt::Ahead));
+    assert_eq!(ahead.may_forget(NOW.plus(hour(1024)), hour(24)), Ok(()), "the hub was off so long");
+    assert_eq!(ClockWatch::new(None, NOW).may_forget(NOW, Duration::ZERO), Ok(()));
+}
+
 #[test]
 fn after_a_start_machines_have_time_to_come_back_and_a_stopped_hub_saw_nothing() {
     let mut registry = registry();
     registry.set_connected(agent(), true, NOW);
     offer(&mut registry, Health::Healthy, NOW);
-    let mut watch = Watch { sight: Sight::new(NOW, Duration::from_secs(30)), now: NOW };
+    let mut watch = Watch::new(Duration::from_secs(30));
     assert_eq!(watch.look(&mut registry, 20), (0, 0), "its tunnel is not back yet");
     assert_eq!(watch.look(&mut registry, 20), (0, 11), "and now it should be");
     registry.set_data_plane(agent(), true);

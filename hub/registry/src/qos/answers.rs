@@ -12,11 +12,8 @@ use futures_util::future::{BoxFuture, FutureExt};
 use super::desk::Desk;
 use super::recorder::now;
 
-/// Most rows that are read for one answer; of what is more, the newest.
-const MAX_ROWS: u32 = 50_000;
-
-/// Machines whose own rows are read beside those of a service.
-const MAX_MACHINES: usize = 8;
+/// Most rows that are read for one answer; where there are more, moments are left out.
+const MAX_ROWS: u32 = 10_000;
 
 /// Range of a curve that names none.
 const DAY_MILLIS: u64 = 86_400_000;
@@ -36,9 +33,11 @@ impl Desk {
             ask.step.unwrap_or(if now.since(from) <= self.parts.minutes { Step::Minute } else { Step::Hour });
         // A row that began before the range and reaches into it belongs to it.
         let range = (step.of(from), until);
+        let turn = self.turn().await?;
         let rows = self.parts.store.qos_rows(of, step, range, MAX_ROWS).await?;
+        drop(turn);
         let points = match of {
-            Subject::Service(service) => self.of_service(service, &rows, step, range, now).await?,
+            Subject::Service(service) => self.of_service(service, &rows, step, now),
             Subject::Target(_) | Subject::Node(_) => {
                 let point = |((at, _), row): (&(Timestamp, Subject), &Row)| {
                     CurvePoint::of(*at, row, span(*at, step, now))
@@ -51,27 +50,11 @@ impl Desk {
     }
 
     /// A service at each moment: what the hub saw of it, what its targets used together, and what its machines have.
-    async fn of_service(
-        &self,
-        service: ServiceKey,
-        rows: &QosRows,
-        step: Step,
-        range: (Timestamp, Timestamp),
-        now: Timestamp,
-    ) -> Result<Vec<CurvePoint>, QosError> {
-        let agents = rows.keys().filter_map(|(_, subject)| match subject {
-            Subject::Target(key) => Some(key.agent),
-            Subject::Service(_) | Subject::Node(_) => None,
-        });
-        let agents: BTreeSet<AgentId> = agents.collect();
-        let mut machines = QosRows::new();
-        for agent in agents.iter().take(MAX_MACHINES) {
-            machines
-                .append(&mut self.parts.store.qos_rows(Subject::Node(*agent), step, range, MAX_ROWS).await?);
-        }
+    fn of_service(&self, service: ServiceKey, rows: &QosRows, step: Step, now: Timestamp) -> Vec<CurvePoint> {
         let limit = self.memory_limit(service);
         let mut moments: BTreeMap<Timestamp, Vec<(Subject, &Row)>> = BTreeMap::new();
-        for ((at, subject), row) in rows {
+        let own = rows.iter().filter(|((_, subject), _)| !matches!(subject, Subject::Node(_)));
+        for ((at, subject), row) in own {
             moments.entry(*at).or_default().push((*subject, row));
         }
         let point = |(at, of): (Timestamp, Vec<(Subject, &Row)>)| {
@@ -89,7 +72,7 @@ impl Desk {
             let mut point = CurvePoint::of(at, &all, span(at, step, now));
             (point.cpu_percent, point.memory_bytes) = (percent(cpu), memory);
             for agent in there {
-                let Some(machine) = machines.get(&(at, Subject::Node(agent))) else { continue };
+                let Some(machine) = rows.get(&(at, Subject::Node(agent))) else { continue };
                 let add = |sum: &mut u64, more: u64| *sum = sum.saturating_add(more);
                 add(&mut point.memory_total_bytes, machine.last.memory_total);
                 add(&mut point.disk_bytes, machine.last.disk);
@@ -102,7 +85,7 @@ impl Desk {
             }
             point
         };
-        Ok(moments.into_iter().map(point).collect())
+        moments.into_iter().map(point).collect()
     }
 
     async fn month(&self, service: ServiceKey, month: Month) -> Result<Report, QosError> {
@@ -110,12 +93,13 @@ impl Desk {
         if month.start() > now {
             return Err(QosError::Range(format!("{month} has not begun")));
         }
+        let _turn = self.turn().await?;
         let begins = self.parts.store.qos_begins(service).await?;
         if begins.is_none() && !self.is_known(service) {
             return Err(QosError::Unknown(format!("service {service}")));
         }
         let range = (month.start(), month.end());
-        let rows = self.parts.store.qos_rows(Subject::Service(service), Step::Hour, range, MAX_ROWS).await?;
+        let rows = self.parts.store.qos_hours(service, range).await?;
         let set = self.parts.store.objectives().await?.into_iter().find(|record| record.service == service);
         let objective = set.map(|record| record.objective).unwrap_or_default();
         Ok(Report::new(&self.parts.hub, (service, month), (&rows, begins), objective, now))

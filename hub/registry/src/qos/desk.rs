@@ -5,16 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use blueprint_common_runtime::http_get::Page;
-use blueprint_common_types::workload::{WorkloadSpec, WorkloadState};
+use blueprint_common_runtime::places::Places;
+use blueprint_common_types::workload::WorkloadSpec;
 use blueprint_common_types::{AGENT_METRICS_PORT, AgentId, Health, OverlayLease, ServiceKey, Timestamp};
 use blueprint_hub_registry_core::qos::{
-    QosError, QosStore, ServiceUse, Standing, StandingCode, State, Subject, entries,
+    QosError, QosStore, ServiceUse, Standing, StandingCode, State, Subject, entries, runs,
 };
 use blueprint_hub_registry_core::{QosSample, RegistrySnapshot, TargetRecord};
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, watch};
-use tokio::time::Instant;
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::recorder::{Recorder, Seen, now};
 use crate::{RegistrarHandle, WorkloadsHandle};
@@ -24,6 +25,17 @@ const FRESH: Duration = Duration::from_secs(5);
 
 /// Pages that are read at once.
 const READS: usize = 8;
+
+/// Pages of one machine that are read at once: a slow one holds up no other.
+const READS_OF_MACHINE: u32 = 2;
+
+/// Questions about the past that are put to the store at once, and those of one machine.
+const PASTS: usize = 3;
+const PASTS_OF_MACHINE: u32 = 1;
+
+/// How long a question waits for its turn, and how often it asks for a machine's.
+const TURN: Duration = Duration::from_secs(5);
+const TURN_PAUSE: Duration = Duration::from_millis(100);
 
 /// Pages that are remembered; each has at most [`MAX_TEXT`](blueprint_hub_registry_core::qos::MAX_TEXT) bytes.
 const REMEMBERED: usize = 64;
@@ -69,6 +81,10 @@ pub struct Desk {
     seen: watch::Receiver<Seen>,
     read: Arc<Mutex<Remembered>>,
     reads: Arc<Semaphore>,
+    reads_of: Arc<Places<AgentId>>,
+    pasts: Arc<Semaphore>,
+    /// Machines that ask about the past.
+    pub(super) askers: Arc<Places<AgentId>>,
 }
 
 impl Desk {
@@ -80,6 +96,17 @@ impl Desk {
             seen: recorder.seen(),
             read: Arc::default(),
             reads: Arc::new(Semaphore::new(READS)),
+            reads_of: Places::new(READS_OF_MACHINE),
+            pasts: Arc::new(Semaphore::new(PASTS)),
+            askers: Places::new(PASTS_OF_MACHINE),
+        }
+    }
+
+    /// The turn of a question about the past: few are put to the store at once, which others need too.
+    pub(super) async fn turn(&self) -> Result<SemaphorePermit<'_>, QosError> {
+        match timeout(TURN, self.pasts.acquire()).await {
+            Ok(Ok(turn)) => Ok(turn),
+            Ok(Err(_)) | Err(_) => Err(QosError::Busy("history")),
         }
     }
 
@@ -129,11 +156,12 @@ impl Desk {
         let healthy = targets.iter().filter(|target| target.health == Health::Healthy).count();
         let is_unchecked = |target: &&TargetRecord| target.health == Health::Unknown;
         let status = workloads.statuses.get(&service);
-        let runs = status.filter(|status| status.state == WorkloadState::Running);
+        let runs = status.filter(|_| runs(&snapshot, &workloads, service));
         let seen = self.seen(Subject::Service(service));
         let code = match (healthy, targets.is_empty(), seen) {
             (1.., _, _) => StandingCode::Healthy,
-            (0, true, _) if runs.is_some() => StandingCode::Healthy,
+            // What should offer a port and does not was seen down.
+            (0, true, Some((State::Up, _))) if runs.is_some() => StandingCode::Healthy,
             (0, _, Some((State::Unknown, _))) => StandingCode::Unknown,
             (0, false, _) if targets.iter().all(is_unchecked) => StandingCode::Unknown,
             (0, _, _) => StandingCode::Unhealthy,
@@ -237,8 +265,20 @@ impl Desk {
         let read = match known {
             Some(read) => read,
             None => {
-                // It is never closed.
-                let _place = self.reads.acquire().await;
+                let turn = async {
+                    let own = match self.shows(service) {
+                        Some(machine) => Some(loop {
+                            match self.reads_of.begin(machine) {
+                                Some(place) => break place,
+                                None => sleep(TURN_PAUSE).await,
+                            }
+                        }),
+                        None => None,
+                    };
+                    (own, self.reads.acquire().await)
+                };
+                let busy = |_| QosError::Busy("metrics of services");
+                let _turn = timeout(TURN, turn).await.map_err(busy)?;
                 // Somebody else may have read it meanwhile.
                 let known = fresh(&self.read.lock());
                 match known {
@@ -260,6 +300,13 @@ impl Desk {
         if remembered.len() < REMEMBERED {
             remembered.insert(service, (Instant::now(), Arc::clone(read)));
         }
+    }
+
+    /// The machine whose page is read for a service.
+    fn shows(&self, service: ServiceKey) -> Option<AgentId> {
+        let snapshot = self.snapshot();
+        let target = snapshot.targets_of(service).max_by_key(|target| target.health == Health::Healthy);
+        target.map(|target| target.key.agent)
     }
 
     /// Reads the page of one target, a healthy one if there is any.

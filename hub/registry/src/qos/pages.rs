@@ -27,8 +27,8 @@ const QUIET: Duration = Duration::from_secs(3600);
 const KEPT_ENTRIES: usize = 128;
 const KEPT_BYTES: usize = 8 * 1024;
 
-/// Pages that are kept in all, and for how long.
-const KEPT_PAGES: u32 = 20_000;
+/// Pages that are kept of one service and in all, and for how long.
+const KEPT_PAGES: (u32, u32) = (600, 20_000);
 const KEPT_FOR: Duration = Duration::from_secs(48 * 3600);
 
 /// Pages that are stored in one transaction.
@@ -40,13 +40,15 @@ pub struct PageWatch {
     desk: Desk,
     every: Duration,
     quiet: BTreeMap<ServiceKey, Instant>,
+    /// The service after the last one that was asked: the next round begins there.
+    next: ServiceKey,
 }
 
 impl PageWatch {
     /// Reads the metrics of every service so often.
     #[must_use]
     pub fn new(desk: Desk, every: Duration) -> Self {
-        Self { desk, every, quiet: BTreeMap::new() }
+        Self { desk, every, quiet: BTreeMap::new(), next: ServiceKey { blueprint: 0, service: 0 } }
     }
 
     /// Runs until `stop`.
@@ -67,8 +69,9 @@ impl PageWatch {
     async fn round(&mut self) {
         self.quiet.retain(|_, since| since.elapsed() < QUIET);
         let snapshot = self.desk.snapshot();
-        let asked = snapshot.by_service.keys().filter(|service| !self.quiet.contains_key(service));
-        let asked: Vec<ServiceKey> = asked.take(MOST_SERVICES).copied().collect();
+        let known = snapshot.by_service.keys().filter(|service| !self.quiet.contains_key(service));
+        let (asked, next) = turn(known.copied(), self.next);
+        self.next = next;
         drop(snapshot);
         let desk = &self.desk;
         let reads = iter(asked).map(|service| async move { (service, desk.says(service).await) });
@@ -102,6 +105,17 @@ impl PageWatch {
             warn!(%error, "metrics of services not stored");
         }
     }
+}
+
+/// The services of one round, from `next` on and around, and where the round after begins.
+pub(super) fn turn(
+    known: impl Iterator<Item = ServiceKey> + Clone,
+    next: ServiceKey,
+) -> (Vec<ServiceKey>, ServiceKey) {
+    let from = known.clone().filter(|service| *service >= next);
+    let mut around = from.chain(known.filter(|service| *service < next));
+    let asked = around.by_ref().take(MOST_SERVICES).collect();
+    (asked, around.next().unwrap_or(next))
 }
 
 /// The first entries of a page that there is room for.

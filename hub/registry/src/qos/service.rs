@@ -15,7 +15,7 @@ use super::desk::{Desk, share_of};
 use crate::find;
 
 /// Most pages of a service that are read for one answer.
-const MAX_PAGES: u32 = 2000;
+const MAX_PAGES: u32 = 600;
 
 /// Bytes of names and values in one answer about the past.
 const MOST_BYTES: usize = 3 * 1024 * 1024;
@@ -79,6 +79,7 @@ fn status(error: QosError, service: ServiceKey) -> Status {
     match error {
         QosError::Unknown(_) => unknown(service),
         QosError::NoSample(_) | QosError::NoMetrics { .. } => Status::unavailable(error.to_string()),
+        QosError::Busy(_) => Status::unavailable(error.to_string()),
         QosError::Range(text) => Status::invalid_argument(text),
         QosError::Store(error) => {
             warn!(%error, %service, "a question about quality of service failed");
@@ -144,6 +145,14 @@ impl QosMetrics for QosService {
     ) -> Result<Response<qos::GetHistoricalMetricsResponse>, Status> {
         let asked = request.into_inner();
         let service = self.asked(asked.blueprint_id, asked.service_id)?;
+        let _place = match &self.viewer {
+            Viewer::Operator => None,
+            Viewer::Machine(agent, _) => Some(self.desk.askers.begin(*agent).ok_or_else(|| {
+                Status::resource_exhausted(
+                    "this machine asks about the past already; ask again after the answer",
+                )
+            })?),
+        };
         let time = |seconds: u64| Timestamp::from_millis(seconds.saturating_mul(1000));
         let ask = HistoryAsk {
             from: asked.start_time.map(time),
@@ -169,8 +178,10 @@ impl QosMetrics for QosService {
                 if range.0 >= range.1 {
                     return Err(Status::invalid_argument("the range ends before it begins"));
                 }
+                let turn = self.desk.turn().await.map_err(|error| status(error, service))?;
                 let pages = self.desk.parts.store.pages(service, range, MAX_PAGES).await;
                 let pages = pages.map_err(|error| status(error.into(), service))?;
+                drop(turn);
                 let most = if ask.points == 0 { DEFAULT_POINTS } else { ask.points };
                 let mut room = MOST_BYTES;
                 // The newest are the last to go.

@@ -75,3 +75,19 @@ fn a_page_that_is_kept_is_cut_at_its_bounds() {
     let short = (0..1000).map(|number| (format!("m{number}"), "1".to_owned())).collect();
     assert_eq!(pages::cut(short).len(), 128);
 }
+
+#[test]
+fn rounds_go_around_so_that_every_service_has_its_turn() {
+    let known = (0..1200).map(|service| ServiceKey { blueprint: 1, service });
+    let mut next = ServiceKey { blueprint: 0, service: 0 };
+    let mut asked = std::collections::BTreeSet::new();
+    for round in 1..=3 {
+        let (services, after) = pages::turn(known.clone(), next);
+        assert_eq!(services.len(), 500);
+        asked.extend(services);
+        assert_eq!(asked.len(), (500 * round).min(1200));
+        next = after;
+    }
+    let few = pages::turn(known.take(3), next);
+    assert_eq!(few.0.len(), 3, "also where it begins after all there are");
+}

@@ -1,6 +1,8 @@
 //! Rows as they stand in the tables.
 
-use blueprint_common_types::{AgentId, ServiceKey, TargetKey, Timestamp};
+use std::collections::BTreeSet;
+
+use blueprint_common_types::{AgentId, TargetKey, Timestamp};
 use blueprint_hub_registry_core::qos::{Last, QosRows, Row, Seen, Step, Subject};
 use rusqlite::{Connection, OptionalExtension, Row as DbRow, Statement, params};
 
@@ -8,8 +10,14 @@ use super::{column, number};
 use crate::convert::{read_agent_id, read_service, read_time, service, time};
 use crate::error::{DbError, DbResult};
 
+/// Most subjects of one answer.
+const MAX_READ: u32 = 1000;
+
+/// Machines whose own rows are read beside those of a service.
+const MAX_MACHINES: usize = 8;
+
 /// Columns of a row, in the order of [`read`] and [`Table::save`].
-const COLUMNS: &str = "up, down, taken, samples, healthy, unhealthy, cpu_sum, cpu_most, memory_sum, memory_most, delay_sum, \
+pub(super) const COLUMNS: &str = "up, down, taken, samples, healthy, unhealthy, cpu_sum, cpu_most, memory_sum, memory_most, delay_sum, \
                        delay_most, loss_sum, last_at, memory_total, disk, disk_total, rx, tx";
 
 /// The table of a step.
@@ -54,7 +62,7 @@ fn read_subject(row: &DbRow<'_>, first: usize) -> DbResult<Subject> {
 }
 
 /// The row whose columns begin at `first`.
-fn read(row: &DbRow<'_>, first: usize) -> DbResult<Row> {
+pub(super) fn read(row: &DbRow<'_>, first: usize) -> DbResult<Row> {
     let at = |index: usize| number(row, first + index);
     Ok(Row {
         seen: Seen { up: at(0)?, down: at(1)? },
@@ -134,7 +142,7 @@ impl<'db> Table<'db> {
     }
 }
 
-/// The newest rows of a service with its targets, or of a machine.
+/// Rows of a service with its targets and their machines, or of a machine; where they are many, of fewer moments.
 pub(super) fn of(
     db: &Connection,
     of: Subject,
@@ -142,36 +150,84 @@ pub(super) fn of(
     (from, until): (Timestamp, Timestamp),
     most: u32,
 ) -> DbResult<QosRows> {
-    let which = match of {
-        Subject::Service(_) => "kind IN (0, 1) AND blueprint = ?1 AND service = ?2",
-        Subject::Target(_) | Subject::Node(_) => {
-            "blueprint = ?1 AND service = ?2 AND kind = ?3 AND agent = ?4 AND port = ?5"
-        }
+    let mut subjects = subjects(db, of)?;
+    let name = table(step);
+    let end = |order: &str| {
+        format!(
+            "SELECT at FROM {name} WHERE subject = ?1 AND at >= ?2 AND at < ?3 ORDER BY at {order} LIMIT 1"
+        )
     };
-    let sql = format!(
-        "SELECT kind, blueprint, service, agent, port, at, {COLUMNS} FROM qos_subjects \
-         JOIN {} ON subject = id WHERE at >= ?6 AND at < ?7 AND {which} ORDER BY at DESC LIMIT ?8",
-        table(step)
-    );
-    let (kind, blueprint, number, agent, port) = named(of);
+    let (mut first, mut last) = (db.prepare(&end("ASC"))?, db.prepare(&end("DESC"))?);
+    let mut ends: Option<(Timestamp, Timestamp)> = None;
+    for (id, _) in &subjects {
+        let values = params![id, time(from), time(until)];
+        let Some(oldest) = first.query_row(values, |row| Ok(read_time(row, 0))).optional()? else { continue };
+        let newest = last.query_row(values, |row| Ok(read_time(row, 0)))??;
+        let oldest = oldest?;
+        let (start, end) = ends.unwrap_or((oldest, newest));
+        ends = Some((start.min(oldest), end.max(newest)));
+    }
+    let Some((oldest, newest)) = ends else { return Ok(QosRows::new()) };
+    if matches!(of, Subject::Service(_)) {
+        let machines = machines(db, &subjects)?;
+        subjects.extend(machines);
+    }
+    let moments = (newest.as_millis() - oldest.as_millis()) / step.millis() + 1;
+    let rows = moments.saturating_mul(u64::try_from(subjects.len()).unwrap_or(u64::MAX));
+    let every = rows.div_ceil(u64::from(most.max(1))).max(1);
+    let sql = format!("SELECT at, {COLUMNS} FROM {name} WHERE subject = ?1 AND at >= ?2 AND at <= ?3");
     let mut statement = db.prepare(&sql)?;
-    let values = params![blueprint, number, kind, agent, port, time(from), time(until), most];
-    let mut rows = statement.query(values)?;
     let mut found = QosRows::new();
-    while let Some(row) = rows.next()? {
-        found.insert((read_time(row, 5)?, read_subject(row, 0)?), read(row, 6)?);
+    for (id, subject) in subjects {
+        let mut read_between = |start: Timestamp, end: Timestamp| -> DbResult<()> {
+            let mut rows = statement.query(params![id, time(start), time(end)])?;
+            while let Some(row) = rows.next()? {
+                found.insert((read_time(row, 0)?, subject), read(row, 1)?);
+            }
+            Ok(())
+        };
+        if every == 1 {
+            read_between(oldest, newest)?;
+            continue;
+        }
+        for number in (0..moments).step_by(usize::try_from(every).unwrap_or(usize::MAX)) {
+            let at = Timestamp::from_millis(newest.as_millis() - number * step.millis());
+            read_between(at, at)?;
+        }
     }
     Ok(found)
 }
 
-/// Start of the oldest hour of a service.
-pub(super) fn begins(db: &Connection, key: ServiceKey) -> DbResult<Option<Timestamp>> {
-    let (blueprint, number) = service(key);
-    let sql = "SELECT at FROM qos_subjects JOIN qos_hours ON subject = id \
-               WHERE kind = 0 AND blueprint = ?1 AND service = ?2 ORDER BY at LIMIT 1";
-    let found = db.query_row(sql, params![blueprint, number], |row| row.get::<_, i64>(0)).optional()?;
-    let found = found.map(|at| u64::try_from(at).map(Timestamp::from_millis));
-    found.transpose().map_err(|_| DbError::Damaged("an hour is before 1970".to_owned()))
+/// A subject and its number, of columns that begin with the number.
+const SUBJECTS: &str = "SELECT id, kind, blueprint, service, agent, port FROM qos_subjects";
+
+/// Numbers of a service, which comes first, with its targets, or of a machine.
+pub(super) fn subjects(db: &Connection, of: Subject) -> DbResult<Vec<(i64, Subject)>> {
+    let (kind, blueprint, number, agent, port) = named(of);
+    let which = match of {
+        Subject::Service(_) => {
+            "kind IN (?1, 1) AND blueprint = ?2 AND service = ?3 AND (kind = 1 OR (agent = ?4 AND port = ?5))"
+        }
+        Subject::Target(_) | Subject::Node(_) => {
+            "kind = ?1 AND blueprint = ?2 AND service = ?3 AND agent = ?4 AND port = ?5"
+        }
+    };
+    let sql = format!("{SUBJECTS} WHERE {which} ORDER BY kind LIMIT {MAX_READ}");
+    let mut statement = db.prepare(&sql)?;
+    let mut rows = statement.query(params![kind, blueprint, number, agent, port])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        found.push((row.get(0)?, read_subject(row, 1)?));
+    }
+    Ok(found)
+}
+
+/// Numbers of the machines of targets, of the first few.
+fn machines(db: &Connection, targets: &[(i64, Subject)]) -> DbResult<Vec<(i64, Subject)>> {
+    let agents: BTreeSet<AgentId> = targets.iter().filter_map(|(_, subject)| agent_of(*subject)).collect();
+    let of = |agent: &AgentId| subjects(db, Subject::Node(*agent));
+    let found: Vec<_> = agents.iter().take(MAX_MACHINES).map(of).collect::<DbResult<_>>()?;
+    Ok(found.concat())
 }
 
 /// The agent of a subject, where it has one.

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use blueprint_common_types::{AgentId, Timestamp};
+use blueprint_common_types::{AgentId, ServiceKey, Timestamp};
 use blueprint_hub_registry_core::qos::{Batch, Mark, Seen, Step, Subject, Written};
 use rusqlite::{Connection, OptionalExtension, Statement, params};
 
+use super::past;
 use super::rows::{Table, agent_of, named};
+use crate::convert::read_agent_id;
 use crate::error::DbResult;
 
 /// Most subjects that are known at once.
@@ -35,7 +37,9 @@ pub(super) fn write(db: &Connection, batch: &Batch) -> DbResult<Written> {
         minutes: Table::prepare(db, Step::Minute)?,
         hours: Table::prepare(db, Step::Hour)?,
         subject: db.prepare(SUBJECT)?,
+        many: None,
     };
+    let mut first: BTreeMap<ServiceKey, Timestamp> = BTreeMap::new();
     let mut written = Written::default();
     let mut known: Option<(Subject, Option<i64>)> = None;
     for ((subject, minute), news) in news {
@@ -45,12 +49,21 @@ pub(super) fn write(db: &Connection, batch: &Batch) -> DbResult<Written> {
         };
         known = Some((subject, id));
         match id {
-            Some(id) => tables.add(id, minute, &news, &mut written)?,
+            Some(id) => {
+                if let Subject::Service(key) = subject {
+                    // Minutes of a subject come in their order.
+                    first.entry(key).or_insert(minute);
+                }
+                tables.add(id, minute, &news, &mut written)?;
+            }
             None => {
                 let many = u64::try_from(news.marks.len()).unwrap_or(u64::MAX);
                 written.too_many = written.too_many.saturating_add(many.max(1));
             }
         }
+    }
+    for (key, minute) in first {
+        past::seen(db, key, minute)?;
     }
     Ok(written)
 }
@@ -60,6 +73,47 @@ struct Tables<'db> {
     minutes: Table<'db>,
     hours: Table<'db>,
     subject: Statement<'db>,
+    /// How many subjects there are, counted when the first unknown one comes.
+    many: Option<Many>,
+}
+
+/// How many subjects are known, of all and of each agent.
+#[derive(Default)]
+struct Many {
+    all: u32,
+    of_agent: BTreeMap<AgentId, u32>,
+}
+
+impl Many {
+    fn count(db: &Connection) -> DbResult<Self> {
+        let mut many = Self {
+            all: db.query_row("SELECT count(*) FROM qos_subjects", [], |row| row.get(0))?,
+            ..Self::default()
+        };
+        let mut statement =
+            db.prepare("SELECT agent, count(*) FROM qos_subjects WHERE kind IN (1, 2) GROUP BY agent")?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            many.of_agent.insert(read_agent_id(row, 0)?, row.get(1)?);
+        }
+        Ok(many)
+    }
+
+    /// Counts one more; false where there is no room.
+    fn take(&mut self, subject: Subject) -> bool {
+        if self.all >= MAX_SUBJECTS {
+            return false;
+        }
+        if let Some(agent) = agent_of(subject) {
+            let own = self.of_agent.entry(agent).or_default();
+            if *own >= MAX_SUBJECTS_OF_AGENT {
+                return false;
+            }
+            *own = own.saturating_add(1);
+        }
+        self.all = self.all.saturating_add(1);
+        true
+    }
 }
 
 const SUBJECT: &str = "SELECT id FROM qos_subjects \
@@ -94,9 +148,13 @@ impl Tables<'_> {
         if found.is_some() {
             return Ok(found);
         }
-        let all: u32 = db.query_row("SELECT count(*) FROM qos_subjects", [], |row| row.get(0))?;
-        let own = agent_of(subject).map(|agent| of_agent(db, agent)).transpose()?.unwrap_or(0);
-        if all >= MAX_SUBJECTS || own >= MAX_SUBJECTS_OF_AGENT {
+        let mut many = match self.many.take() {
+            Some(many) => many,
+            None => Many::count(db)?,
+        };
+        let is_room = many.take(subject);
+        self.many = Some(many);
+        if !is_room {
             return Ok(None);
         }
         let sql =
@@ -104,9 +162,4 @@ impl Tables<'_> {
         db.execute(sql, params![kind, blueprint, number, agent, port])?;
         Ok(Some(db.last_insert_rowid()))
     }
-}
-
-fn of_agent(db: &Connection, agent: AgentId) -> DbResult<u32> {
-    let sql = "SELECT count(*) FROM qos_subjects WHERE agent = ?1";
-    Ok(db.query_row(sql, params![agent.as_bytes()], |row| row.get(0))?)
 }

@@ -1,11 +1,12 @@
 //! History of quality of service: what is counted once, what outlives a restart, what goes.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use blueprint_common_types::{AgentId, ServiceKey, TargetKey, Timestamp};
 use blueprint_hub_registry_core::Store;
 use blueprint_hub_registry_core::qos::{
-    Batch, Keep, Mark, Objective, QosStore, Seen, Step, Subject, Written,
+    Batch, Keep, Mark, Objective, Past, QosStore, Seen, Step, Subject, Written,
 };
 use blueprint_hub_store::SqliteStore;
 
@@ -93,7 +94,18 @@ async fn what_is_old_or_too_much_goes_and_the_newest_stay() {
     assert_eq!((pruned.minutes, pruned.hours, pruned.many), (7, 7, 48));
     let rows = store.qos_rows(node, Step::Hour, ALL, 100).await.unwrap();
     assert_eq!(rows.keys().next_back().unwrap().0, Step::Hour.of(NOW));
+    let service = Subject::Service(SERVICE);
+    let seen: Vec<_> =
+        (0..20).map(|hours| (service, Step::Minute.of(at(hours)), Seen { up: 1000, down: 0 })).collect();
+    store.write_qos(batch(&[], &seen)).await.unwrap();
+    store.prune_qos(Keep { rows: 3, ..keep }, NOW).await.unwrap();
+    let hours = store.qos_hours(SERVICE, ALL).await.unwrap();
+    assert_eq!(hours.len(), 20, "the hours that reports are made of stay");
+    let first = Some(Step::Hour.of(at(19)));
+    assert_eq!(store.qos_begins(SERVICE).await.unwrap(), first);
     let gone = store.prune_qos(keep, NOW.plus(100 * HOUR)).await.unwrap();
+    assert!(store.qos_hours(SERVICE, ALL).await.unwrap().is_empty());
+    assert_eq!(store.qos_begins(SERVICE).await.unwrap(), first, "what went is unknown, not uncounted");
     assert_eq!((gone.minutes, gone.hours), (0, 0));
 }
 
@@ -116,7 +128,7 @@ async fn objectives_are_audited_and_pages_of_services_are_bounded() {
     let at = |minute: u32| NOW.plus(Duration::from_secs(60) * minute);
     for minute in 0..10 {
         let points = vec![(SERVICE, (at(minute), page(&minute.to_string())))];
-        store.write_pages(points, HOUR, 4).await.unwrap();
+        store.write_pages(points, HOUR, (4, 100)).await.unwrap();
     }
     drop(store);
     let store = SqliteStore::open(dir.path()).unwrap();
@@ -129,6 +141,49 @@ async fn objectives_are_audited_and_pages_of_services_are_bounded() {
     assert!(!store.set_objective(SERVICE, None, NOW).await.unwrap());
     let kinds: Vec<_> = store.audit_tail(10).await.unwrap().iter().map(|row| row.event.kind.name()).collect();
     assert_eq!(kinds.iter().filter(|kind| kind.starts_with("objective.")).count(), 2, "{kinds:?}");
+}
+
+#[tokio::test]
+async fn what_was_offered_when_the_hub_ran_last_is_known_after_its_start() {
+    let (_dir, store) = store();
+    assert_eq!(store.qos_past().await.unwrap(), Past::default());
+    let other = ServiceKey { blueprint: 1, service: 1 };
+    let before = AgentId::from_bytes([1; 16]);
+    let at = |minutes: u64| Step::Minute.of(Timestamp::from_millis(NOW.as_millis() - minutes * 60_000));
+    let down = Seen { up: 0, down: 60_000 };
+    let seen = [(Subject::Service(SERVICE), at(5), down), (Subject::Service(other), at(600), down)];
+    let elsewhere = Subject::Target(TargetKey { service: SERVICE, agent: before, port: 80 });
+    let gone = Subject::Target(TargetKey { service: other, agent: before, port: 80 });
+    let marks = [(elsewhere, mark(at(300), 1)), (target(80), mark(at(120), 1)), (gone, mark(at(601), 1))];
+    store.write_qos(batch(&marks, &seen)).await.unwrap();
+    let past = store.qos_past().await.unwrap();
+    assert_eq!(past, Past { newest: Some(at(5)), offered: [(SERVICE, agent())].into() });
+}
+
+#[tokio::test]
+async fn many_rows_are_thinned_evenly_and_those_of_targets_are_joined_by_the_hour() {
+    let (_dir, store) = store();
+    let start = Step::Hour.of(NOW);
+    let minute = |number: u32| start.plus(Duration::from_secs(60) * number);
+    let mut marks = Vec::new();
+    for number in 0..1000 {
+        marks
+            .extend([target(80), target(81), Subject::Node(agent())].map(|of| (of, mark(minute(number), 1))));
+    }
+    store
+        .write_qos(batch(&marks, &[(Subject::Service(SERVICE), start, Seen { up: 9, down: 0 })]))
+        .await
+        .unwrap();
+    let service = Subject::Service(SERVICE);
+    let rows = store.qos_rows(service, Step::Minute, ALL, 400).await.unwrap();
+    assert!((300..=400).contains(&rows.len()), "{}", rows.len());
+    let moments: BTreeSet<_> = rows.keys().map(|(at, _)| *at).collect();
+    assert_eq!((moments.len() * 3, moments.last()), (rows.len(), Some(&minute(999))), "the same of each");
+    let all = store.qos_rows(service, Step::Minute, ALL, 10_000).await.unwrap();
+    assert_eq!(all.len(), 3001);
+    let hours = store.qos_hours(SERVICE, ALL).await.unwrap();
+    assert_eq!(hours.len(), 1 + 17);
+    assert_eq!(hours.values().map(|row| row.samples).sum::<u64>(), 2000);
 }
 
 /// A thousand machines with a service each: one write is short, so that others need not wait for it.

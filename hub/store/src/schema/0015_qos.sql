@@ -60,6 +60,14 @@ CREATE TABLE qos_hours (
     PRIMARY KEY (subject, at)
 ) STRICT, WITHOUT ROWID;
 
+-- Start of the hour in which a service was seen first. It stays when the rows go.
+CREATE TABLE qos_first (
+    blueprint INTEGER NOT NULL,
+    service INTEGER NOT NULL,
+    at INTEGER NOT NULL,
+    PRIMARY KEY (blueprint, service)
+) STRICT, WITHOUT ROWID;
+
 -- What services said of themselves: a JSON object of names and values.
 CREATE TABLE qos_pages (
     id INTEGER PRIMARY KEY,
