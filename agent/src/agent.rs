@@ -17,12 +17,12 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
-use crate::config::AgentConfig;
+use crate::config::{AgentConfig, DoorSettings};
 use crate::duties::{self, AgentDuties};
 use crate::service::{ServiceError, ServiceTable};
 use crate::shared::{REJOIN, Shared};
 use crate::status::StatusReport;
-use crate::{api, forward, health, metrics, observe, qos, scraped, workloads};
+use crate::{api, door, forward, health, metrics, observe, qos, scraped, workloads};
 
 /// Name of the socket in the state folder.
 pub(crate) const SOCKET: &str = "agent.sock";
@@ -223,6 +223,9 @@ impl Agent {
         parts.spawn("health", health::run(Arc::clone(&shared)));
         if shared.config.samples {
             parts.spawn("samples", qos::run(Arc::clone(&shared), reports));
+        }
+        if shared.config.door != DoorSettings::default() {
+            parts.spawn("door", door::run(Arc::clone(&shared), spawner.clone()));
         }
         if let Some(listener) = commands {
             parts.spawn("commands", api::run(Arc::clone(&shared), listener, spawner.clone()));

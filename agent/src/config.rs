@@ -11,7 +11,7 @@ use blueprint_common_runtime::logs::{LogFormat, LogLevels};
 use blueprint_common_spoke::is_name;
 use blueprint_common_tunnel::carrier::{ProxyUrl, ProxyUrlError};
 use blueprint_common_tunnel::{Interface, TunSettings};
-use blueprint_common_types::{Carrier, HealthCheck, MetricsPlace, Secret, ServiceKey};
+use blueprint_common_types::{Carrier, HealthCheck, MetricsPlace, PortRanges, Secret, ServiceKey};
 
 use crate::service::{LocalAddress, MAX_SERVICES, ServiceSpec};
 use crate::workloads::WorkloadSettings;
@@ -97,6 +97,21 @@ pub static SCHEMA: Schema = Schema {
              rest is left out and counted.",
         ),
         Key::new(
+            "exec.enabled",
+            "false",
+            "Whether the hub's operator may run commands beside the workloads of this machine, with their rights (`blueprint-hub \
+             exec`); the hub has a gate of its own.",
+        ),
+        Key::unset(
+            "forward.connect_ports",
+            "Ports of this machine's loopback that `blueprint-hub forward --port` may reach, such as 5432,8000-8080; none where \
+             not set.",
+        ),
+        Key::unset(
+            "forward.listen_ports",
+            "Ports of this machine's loopback that `blueprint-hub forward --reverse` may listen on; none where not set.",
+        ),
+        Key::new(
             "observe.listen",
             "127.0.0.1:9464",
             "TCP address of /metrics, /healthz and /readyz, which hold no secrets; `off` for none.",
@@ -164,6 +179,8 @@ pub struct AgentConfig {
     pub interface: Interface,
     /// How workloads run here.
     pub workloads: WorkloadSettings,
+    /// What the hub's operator may begin here.
+    pub door: DoorSettings,
     /// TCP address of metrics and probes; `None` for none.
     pub observe_listen: Option<SocketAddr>,
     /// Whether the hub may read metrics through the tunnel.
@@ -192,6 +209,7 @@ impl Default for AgentConfig {
             proxy: None,
             interface: Interface::Netstack,
             workloads: WorkloadSettings::default(),
+            door: DoorSettings::default(),
             observe_listen: None,
             observe_hub: false,
             grace: Duration::from_secs(10),
@@ -223,6 +241,7 @@ impl AgentConfig {
         let engine: Option<PathBuf> = settings.take("workload.engine_socket", problems);
         let data_dir = settings.take_optional("workload.data_dir", problems);
         let logs = log_limits(settings, problems);
+        let door = door(settings, problems);
         let observe_listen = match settings.text("observe.listen") {
             Some("off") => Some(None),
             _ => settings.take("observe.listen", problems).map(Some),
@@ -248,6 +267,7 @@ impl AgentConfig {
                 engine: engine?,
                 logs: logs?,
             },
+            door: door?,
             observe_listen: observe_listen?,
             observe_hub: observe_hub?,
             grace: grace?.0,
@@ -256,6 +276,24 @@ impl AgentConfig {
             samples: true,
         })
     }
+}
+
+/// What the hub's operator may begin on this machine. The default is nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DoorSettings {
+    /// Commands beside workloads.
+    pub exec: bool,
+    /// Ports of loopback that may be reached.
+    pub connect: PortRanges,
+    /// Ports of loopback that may be listened on.
+    pub listen: PortRanges,
+}
+
+fn door(settings: &Settings, problems: &mut Problems) -> Option<DoorSettings> {
+    let exec: Option<bool> = settings.take("exec.enabled", problems);
+    let connect = settings.take_optional("forward.connect_ports", problems).unwrap_or_default();
+    let listen = settings.take_optional("forward.listen_ports", problems).unwrap_or_default();
+    Some(DoorSettings { exec: exec?, connect, listen })
 }
 
 fn log_limits(settings: &Settings, problems: &mut Problems) -> Option<LogLimits> {
@@ -367,6 +405,7 @@ fn services(settings: &Settings, problems: &mut Problems) -> Vec<ServiceSpec> {
             check,
             metrics,
             udp,
+            run: None,
         });
     }
     if services.len() > MAX_SERVICES {

@@ -224,6 +224,7 @@ mod tests {
             check: blueprint_common_types::HealthCheck::Tcp,
             metrics: blueprint_common_types::MetricsPlace::default(),
             udp: false,
+            run: None,
         }
     }
 

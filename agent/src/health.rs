@@ -71,6 +71,7 @@ fn publish(shared: &Shared, watched: &BTreeMap<u16, Watched>) {
         .map(|(port, watched)| {
             let health = ServiceHealth {
                 service: watched.spec.service,
+                generation: watched.spec.run.map_or(0, |run| run.generation),
                 health: watched.gate.health(),
                 reason: watched.gate.reason().to_owned(),
                 check_micros: watched.micros,

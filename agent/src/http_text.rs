@@ -41,7 +41,9 @@ pub(crate) fn refusal(error: &CliError) -> Answer {
         Exit::Denied => StatusCode::FORBIDDEN,
         Exit::Conflict => StatusCode::CONFLICT,
         Exit::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
-        Exit::Ok | Exit::Failure | Exit::Config => StatusCode::INTERNAL_SERVER_ERROR,
+        Exit::Ok | Exit::Failure | Exit::Config | Exit::NotRun | Exit::Passed(_) => {
+            StatusCode::INTERNAL_SERVER_ERROR
+        }
     };
     json(status, &error.to_json())
 }

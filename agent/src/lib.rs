@@ -21,6 +21,7 @@ mod agent;
 mod api;
 pub mod cli;
 mod config;
+mod door;
 mod duties;
 mod forward;
 mod health;
@@ -46,10 +47,10 @@ pub use blueprint_common_spoke::{
 };
 
 pub use agent::{Agent, AgentError, AgentView};
-pub use config::{AgentConfig, SCHEMA};
+pub use config::{AgentConfig, DoorSettings, SCHEMA};
 pub use service::{
     Entry, LocalAddress, MAX_SERVICES, Origin, ParseLocalAddressError, ServiceError, ServiceSpec,
-    ServiceTable,
+    ServiceTable, WorkloadRun,
 };
 pub use status::{CertificateReport, ControlReport, DataPlaneReport, ServiceReport, StatusReport};
 pub use workloads::WorkloadSettings;

@@ -36,7 +36,7 @@ use crate::config::HubConfig;
 use crate::files::{self, Identity};
 use crate::memory::MemoryWatch;
 use crate::policy::{self, PolicyHandle, PolicyTask};
-use crate::ports::peer_of;
+use crate::ports::{ProxyTraffic, peer_of};
 use crate::provision::Clouds;
 use crate::qos::QosParts;
 use crate::scrape::Scraper;
@@ -156,7 +156,7 @@ impl Base {
         let workload_store: Arc<dyn WorkloadStore> = opened.clone();
         let qos_store: Arc<dyn QosStore> = opened.clone();
         let clouds = Clouds::new(
-            (config.provision, config.alerts.clone()),
+            (config.provision, config.alerts.clone(), config.prices.clone()),
             &config.providers,
             config.overlay_v4,
             opened.clone(),
@@ -190,7 +190,9 @@ impl Base {
         let (task, registrar) = Registrar::new(registry, pool, Arc::clone(&store));
         registry_metrics::register(&metrics, registrar.clone());
         spawn(supervisor, "registrar", task.recorded(&samples).run(supervisor.stop().stop));
-        let (task, workloads) = Workloads::new(workload_store, registrar.clone(), FAILOVER).await?;
+        let ledger = Ledger::default();
+        let traffic = Arc::new(ProxyTraffic(ledger.clone()));
+        let (task, workloads) = Workloads::new(workload_store, registrar.clone(), FAILOVER, traffic).await?;
         spawn(supervisor, "workloads", task.run(supervisor.stop().stop));
         let recorded = QosParts {
             hub: identity.authority.hub().to_string(),
@@ -220,7 +222,7 @@ impl Base {
             tunnel,
             registrar,
             policy,
-            ledger: Ledger::default(),
+            ledger,
             metrics,
             qos: (desk, qos_metrics),
         };

@@ -9,8 +9,8 @@ use blueprint_common_runtime::state::default_path;
 use clap::{Args, Parser, Subcommand};
 
 use crate::cmd::{
-    access, alerts, apply, artefact, audit, config, costs, deploy, deployment, dev, init, inventory, key,
-    logs, node, offers, policy, provider, qos, serve, service, status, token, workload,
+    access, alerts, apply, artefact, audit, config, costs, deploy, deployment, dev, exec, forward, init,
+    inventory, key, logs, node, offers, policy, prices, provider, qos, serve, service, status, token, workload,
 };
 use crate::files;
 
@@ -73,8 +73,18 @@ enum Command {
     /// Workloads: what nodes run
     #[command(subcommand)]
     Workload(workload::Workload),
+    /// Brings a new version of a running workload in place of the old one, and takes it back where it fails
+    #[command(after_help = workload::UPDATE_HELP)]
+    Update(Box<workload::Update>),
+    /// Goes back to an earlier version of a workload, as an update does
+    #[command(after_help = workload::ROLLBACK_HELP)]
+    Rollback(workload::Rollback),
     /// Shows what a workload wrote, and follows it
     Logs(logs::Logs),
+    /// Runs a command beside a workload, with its rights
+    Exec(Box<exec::Exec>),
+    /// Brings a port of a service or of its node to this machine, or one of this machine there
+    Forward(Box<forward::Forward>),
     /// Orders machines that join this hub by themselves
     Deploy(Box<deploy::Deploy>),
     /// Machines that were ordered
@@ -92,6 +102,8 @@ enum Command {
     SetAlert(Box<alerts::SetAlert>),
     /// Alerts about costs: how they stand, and what they told
     Alerts(alerts::Alerts),
+    /// Price lists: how old they are, and asking for new ones
+    Prices(prices::Prices),
     /// Artefacts of workloads, pushed for nodes that reach nothing else
     #[command(subcommand, after_help = "Example: blueprint-hub artefact push demo.tar.gz")]
     Artefact(artefact::Artefact),
@@ -184,7 +196,11 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Command::Node(command) => command.run(global),
         Command::Service(command) => command.run(global),
         Command::Workload(command) => command.run(global),
+        Command::Update(command) => command.run(global),
+        Command::Rollback(command) => command.run(global),
         Command::Logs(command) => command.run(global),
+        Command::Exec(command) => command.run(global),
+        Command::Forward(command) => command.run(global),
         Command::Deploy(command) => command.run(global),
         Command::Deployment(command) => command.run(global),
         Command::Verb(command) => command.run(global),
@@ -193,6 +209,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Command::Costs(command) => command.run(global),
         Command::SetAlert(command) => command.run(global),
         Command::Alerts(command) => command.run(global),
+        Command::Prices(command) => command.run(global),
         Command::Artefact(command) => command.run(global),
         Command::Provider(command) => command.run(global),
         Command::Providers(command) => command.run(global),

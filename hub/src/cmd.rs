@@ -10,7 +10,9 @@ pub(crate) mod costs;
 pub(crate) mod deploy;
 pub(crate) mod deployment;
 pub(crate) mod dev;
+pub(crate) mod exec;
 pub(crate) mod expose;
+pub(crate) mod forward;
 #[cfg(feature = "provider-ssh")]
 pub(crate) mod host;
 pub(crate) mod init;
@@ -21,6 +23,7 @@ pub(crate) mod node;
 pub(crate) mod offers;
 pub(crate) mod owner;
 pub(crate) mod policy;
+pub(crate) mod prices;
 pub(crate) mod provider;
 pub(crate) mod qos;
 pub(crate) mod serve;

@@ -12,6 +12,7 @@ mod provision;
 mod proxy;
 mod qos;
 mod schema;
+mod sessions;
 mod ssh;
 mod tunnel;
 
@@ -23,7 +24,7 @@ use blueprint_common_runtime::logs::LogFormat;
 use blueprint_common_tunnel::Interface;
 use blueprint_common_tunnel_core::Rule;
 use blueprint_common_types::HubId;
-use blueprint_hub_admin::ArtefactLimits;
+use blueprint_hub_admin::{ArtefactLimits, SessionGates};
 use blueprint_hub_proxy::{AccessLog, ForwardConfig};
 use ipnetwork::{Ipv4Network, Ipv6Network};
 
@@ -72,6 +73,7 @@ pub(crate) struct HubConfig {
     pub(crate) limits: LimitsConfig,
     pub(crate) http3: bool,
     pub(crate) forwards: Option<ForwardConfig>,
+    pub(crate) sessions: SessionGates,
     pub(crate) oauth: OAuthConfig,
     pub(crate) artefacts: ArtefactLimits,
     pub(crate) prices: PriceConfig,
@@ -122,7 +124,7 @@ impl HubConfig {
         let limits = LimitsConfig::take(settings, problems);
         let domain = settings.take::<String>("proxy.domain", problems);
         let http3 = proxy::http3(settings, problems);
-        let forwards = forwards::take(settings, problems);
+        let (forwards, sessions) = (forwards::take(settings, problems), sessions::take(settings, problems));
         let oauth = OAuthConfig::take(settings, problems);
         let artefacts = artefact_limits(settings, problems);
         let prices = PriceConfig::take(settings, problems);
@@ -157,6 +159,7 @@ impl HubConfig {
             limits: limits?,
             http3: http3?,
             forwards: forwards?,
+            sessions: sessions?,
             oauth: oauth?,
             artefacts: artefacts?,
             prices: prices?,

@@ -17,6 +17,7 @@ mod discovery;
 mod files;
 mod limits;
 mod memory;
+mod overlay;
 mod policy;
 mod ports;
 mod provision;

@@ -10,9 +10,10 @@ use blueprint_common_tunnel_core::PeerConfig;
 use blueprint_common_types::workload::Bundle;
 use blueprint_common_types::{AgentId, OverlayLease, ServiceKey, Timestamp, TokenId, WgPublicKey};
 use blueprint_hub_admin::{
-    AccountDesk, AcmeView, ArtefactShelf, Hub, LogsStream, PeerView, PromiseFailed, Qos, RemoveFailed,
-    ScrapeFailed, SettingsRefused,
+    AccountDesk, AcmeView, ArtefactShelf, Hub, LogsStream, Overlay, PeerView, PromiseFailed, Qos,
+    RemoveFailed, ScrapeFailed, SettingsRefused,
 };
+use blueprint_hub_provision_core::catalogue::PriceDesk;
 use blueprint_hub_provision_core::cost::CostDesk;
 use blueprint_hub_provision_core::lifecycle::Deployer;
 use blueprint_hub_proxy::Ledger;
@@ -23,7 +24,8 @@ use blueprint_hub_proxy_core::{NotInForce, Service, ServiceSettings};
 use blueprint_hub_registry::{ControlPlane, Desk, LogsReader, Peers, RegistrarHandle, WorkloadsHandle};
 use blueprint_hub_registry_core::qos::QosDesk;
 use blueprint_hub_registry_core::workload::{
-    LogsAsk, LogsError, WorkloadChange, WorkloadChangeError, WorkloadRecord, WorkloadsView,
+    LogsAsk, LogsError, Tally, Traffic, UpdateError, UpdateRequest, Version, WorkloadChange,
+    WorkloadChangeError, WorkloadRecord, WorkloadsView,
 };
 use blueprint_hub_registry_core::{Agent, RegistrySnapshot, StoreResult};
 use futures_util::StreamExt;
@@ -34,6 +36,7 @@ use tracing::error;
 
 use crate::artefacts::Artefacts;
 use crate::blueprints::WorkloadKeys;
+use crate::overlay::TunnelOverlay;
 use crate::policy::PolicyHandle;
 use crate::provision::Provision;
 use crate::scrape::Scraper;
@@ -74,6 +77,17 @@ impl Peers for TunnelPeers {
     }
 }
 
+/// What the proxy knows of its targets, for updates of workloads.
+#[derive(Debug, Clone)]
+pub(crate) struct ProxyTraffic(pub(crate) Ledger);
+
+impl Traffic for ProxyTraffic {
+    fn at(&self, service: ServiceKey, address: SocketAddr) -> Tally {
+        let (requests, failed, open) = self.0.tally(service, address);
+        Tally { requests, failed, open }
+    }
+}
+
 /// The hub as the JSON API sees it.
 #[derive(Clone)]
 pub(crate) struct AdminHub {
@@ -92,6 +106,7 @@ pub(crate) struct AdminHub {
     pub(crate) scraper: Scraper,
     /// What answers about quality of service, and what signs its reports.
     pub(crate) quality: (Desk, Arc<IdentitySigner>),
+    pub(crate) overlay: TunnelOverlay,
 }
 
 impl Hub for AdminHub {
@@ -209,6 +224,18 @@ impl Hub for AdminHub {
         self.workloads.remove(service).boxed()
     }
 
+    fn update_workload(&self, request: UpdateRequest) -> BoxFuture<'_, Result<WorkloadRecord, UpdateError>> {
+        self.workloads.update(request).boxed()
+    }
+
+    fn abort_update(&self, service: ServiceKey) -> BoxFuture<'_, Result<(), UpdateError>> {
+        self.workloads.abort_update(service).boxed()
+    }
+
+    fn workload_versions(&self, service: ServiceKey) -> BoxFuture<'_, StoreResult<Vec<Version>>> {
+        self.workloads.versions(service).boxed()
+    }
+
     fn logs(&self, node: AgentId, ask: LogsAsk) -> BoxFuture<'_, Result<LogsStream, LogsError>> {
         async move {
             let reader = self.control.logs(node, ask).await?;
@@ -218,12 +245,20 @@ impl Hub for AdminHub {
         .boxed()
     }
 
+    fn overlay(&self) -> &dyn Overlay {
+        &self.overlay
+    }
+
     fn artefacts(&self) -> &dyn ArtefactShelf {
         self.artefacts.as_ref()
     }
 
     fn costs(&self) -> &dyn CostDesk {
         &self.provision.costs
+    }
+
+    fn prices(&self) -> &dyn PriceDesk {
+        &self.provision.prices
     }
 
     fn deployer(&self) -> &dyn Deployer {

@@ -14,7 +14,7 @@ pub(super) fn service(command: ServiceCommand, output: Output) -> Result<(), Cli
     match command {
         ServiceCommand::Add { service, local, port, check, metrics, udp, state } => {
             let port = port.unwrap_or_else(|| local.0.port());
-            add(&state, ServiceSpec { service, port, local: local.0, check, metrics, udp }, output)
+            add(&state, ServiceSpec { service, port, local: local.0, check, metrics, udp, run: None }, output)
         }
         ServiceCommand::Ls(state) => list(&state, output),
         ServiceCommand::Rm { service, port, state } => {

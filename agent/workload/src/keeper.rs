@@ -20,6 +20,7 @@
 
 mod capture;
 mod container;
+mod exec;
 
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -46,6 +47,7 @@ use crate::tree;
 
 use capture::Capture;
 pub(crate) use container::{ContainerKeeper, KEEP_CONTAINER, keep_container};
+pub(crate) use exec::{ExecErrand, KEEP_EXEC, keep_exec};
 
 /// Second argument of a keeper.
 pub(crate) const KEEP: &str = "keep";
@@ -271,22 +273,26 @@ impl Keeper {
         tree::descendants(own)
     }
 
-    /// Takes note of all that ended here; says how the workload's process did, if it was among them.
     fn reap(&mut self) -> Option<Exit> {
-        match self.child.try_wait() {
-            Ok(None) => {}
-            Ok(Some(status)) => {
-                // What it left behind is this process's now.
-                reap_others(None);
-                return Some(exit_of(status));
-            }
-            Err(_) => {
-                reap_others(None);
-                return Some(Exit::Unknown);
-            }
-        }
-        reap_others(i32::try_from(self.child.id()).ok())
+        reap(&mut self.child)
     }
+}
+
+/// Takes note of all that ended here; says how this process of its own did, if it was among them.
+fn reap(child: &mut Child) -> Option<Exit> {
+    match child.try_wait() {
+        Ok(None) => {}
+        Ok(Some(status)) => {
+            // What it left behind is this process's now.
+            reap_others(None);
+            return Some(exit_of(status));
+        }
+        Err(_) => {
+            reap_others(None);
+            return Some(Exit::Unknown);
+        }
+    }
+    reap_others(i32::try_from(child.id()).ok())
 }
 
 /// A socket for this runtime, and its other end for a keeper.

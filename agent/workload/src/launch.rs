@@ -15,15 +15,16 @@ use landlock::{
     path_beneath_rules,
 };
 use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::prctl::{set_no_new_privs, set_pdeathsig};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
-use nix::unistd::{Gid, Uid, execve, getppid, setgid, setgroups, setsid, setuid};
+use nix::unistd::{AccessFlags, Gid, Uid, execve, getppid, setgid, setgroups, setsid, setuid};
 use serde::{Deserialize, Serialize};
 
-use crate::keeper::{KEEP, KEEP_CONTAINER, keep, keep_container};
+use crate::keeper::{KEEP, KEEP_CONTAINER, KEEP_EXEC, keep, keep_container, keep_exec};
+use crate::tree;
 
 /// First argument of the process that becomes a workload, and of the one above it that keeps it (`keeper`).
 pub const ARGUMENT: &str = "become-workload";
@@ -33,6 +34,15 @@ pub(crate) const MAX_BYTES: u64 = 8 << 20;
 
 /// Exit code of a process that could not become the workload; the reason is its standard error.
 pub const EXIT_CODE: u8 = 126;
+
+/// The same where there is no such program.
+const NO_PROGRAM: u8 = 127;
+
+/// Where programs are looked for that are named without a folder.
+const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+
+/// Second argument of a process that becomes a command beside a workload.
+pub(crate) const BESIDE: &str = "beside";
 
 /// What the process becomes, and what it gives up before.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,6 +68,20 @@ pub struct Launch {
     pub private_tmp: Option<u64>,
     /// What it may read and write; `None` for whatever its user may.
     pub confinement: Option<Confinement>,
+    /// Runs beside this process, a workload's own.
+    #[serde(default)]
+    pub beside: Option<Beside>,
+}
+
+/// A command beside a workload: it sees the files that the workload sees.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Beside {
+    /// The workload's own process.
+    pub pid: i32,
+    /// When that was started, in ticks since the machine's start: its number may be another's by now.
+    pub started: u64,
+    /// Whether standard output is a terminal that becomes its own.
+    pub terminal: bool,
 }
 
 /// Folders and files below which a workload may do something; those that are not there count for nothing.
@@ -95,6 +119,8 @@ enum LaunchError {
     Unconfined,
     #[error("its keeper has ended")]
     Alone,
+    #[error("the workload has ended")]
+    Left,
 }
 
 /// Becomes what standard input describes, or keeps a process that does, as the second argument says. Comes back with
@@ -106,11 +132,33 @@ pub fn become_workload() -> u8 {
     match std::env::args().nth(2).as_deref() {
         Some(KEEP) => return keep(),
         Some(KEEP_CONTAINER) => return keep_container(),
+        Some(KEEP_EXEC) => return keep_exec(),
         Some(_) | None => {}
     }
-    let Err(error) = try_become();
+    let Err(error) = read_launch().and_then(|launch| try_become(&launch));
     say(&error.to_string());
-    EXIT_CODE
+    let is_missing = matches!(error, LaunchError::Execute { error: nix::Error::ENOENT, .. });
+    if is_missing { NO_PROGRAM } else { EXIT_CODE }
+}
+
+/// What is written on standard input: all of it, but for a command beside a workload the first line, since the rest is
+/// the command's.
+fn read_launch() -> Result<Launch, LaunchError> {
+    let mut text = Vec::new();
+    if std::env::args().nth(2).as_deref() == Some(BESIDE) {
+        let mut input = nix::unistd::dup(std::io::stdin()).map(std::fs::File::from).map_err(dup_failed)?;
+        let mut byte = [0];
+        while input.read(&mut byte).map_err(LaunchError::Read)? == 1 && byte != *b"\n" {
+            text.extend(byte);
+        }
+    } else {
+        std::io::stdin().take(MAX_BYTES).read_to_end(&mut text).map_err(LaunchError::Read)?;
+    }
+    serde_json::from_slice(&text).map_err(LaunchError::Damaged)
+}
+
+const fn dup_failed(error: nix::Error) -> LaunchError {
+    LaunchError::System { action: "read what to run", error }
 }
 
 /// Standard error is the workload's log from its start on: the agent reads there why it did not become one.
@@ -118,14 +166,14 @@ pub(crate) fn say(text: &str) {
     let _ = writeln!(std::io::stderr(), "blueprint-agent: {text}");
 }
 
-fn try_become() -> Result<Infallible, LaunchError> {
-    let mut text = Vec::new();
-    std::io::stdin().take(MAX_BYTES).read_to_end(&mut text).map_err(LaunchError::Read)?;
-    let launch: Launch = serde_json::from_slice(&text).map_err(LaunchError::Damaged)?;
+fn try_become(launch: &Launch) -> Result<Infallible, LaunchError> {
     let system = |action| move |error| LaunchError::System { action, error };
     setsid().map_err(system("leave the agent's session"))?;
     for path in &launch.cgroups {
         std::fs::write(path, "0").map_err(|error| LaunchError::Cgroup { path: path.clone(), error })?;
+    }
+    if let Some(beside) = &launch.beside {
+        join(beside)?;
     }
     if let Some(bytes) = launch.private_tmp {
         match private_tmp(bytes) {
@@ -159,20 +207,65 @@ fn try_become() -> Result<Infallible, LaunchError> {
     }
     std::env::set_current_dir(&launch.folder)
         .map_err(|error| LaunchError::Folder { path: launch.folder.clone(), error })?;
-    let null = std::fs::File::open("/dev/null").map_err(LaunchError::Read)?;
-    nix::unistd::dup2_stdin(&null).map_err(system("close standard input"))?;
-    execute(&launch)
+    match &launch.beside {
+        Some(Beside { terminal: true, .. }) => {
+            nix::unistd::dup2_stdin(std::io::stdout()).map_err(system("read from its terminal"))?;
+        }
+        Some(_) => {}
+        None => {
+            let null = std::fs::File::open("/dev/null").map_err(LaunchError::Read)?;
+            nix::unistd::dup2_stdin(&null).map_err(system("close standard input"))?;
+        }
+    }
+    execute(launch)
+}
+
+/// Takes the terminal, and goes where the workload is.
+fn join(beside: &Beside) -> Result<(), LaunchError> {
+    let system = |action| move |error| LaunchError::System { action, error };
+    if beside.terminal {
+        let taken = rustix::process::ioctl_tiocsctty(std::io::stdout());
+        taken.map_err(|error| system("take its terminal")(nix::Error::from_raw(error.raw_os_error())))?;
+    }
+    let place = format!("/proc/{}/ns/mnt", beside.pid);
+    let (theirs, own) = (std::fs::read_link(&place), std::fs::read_link("/proc/self/ns/mnt"));
+    let is_other = theirs.map_err(|_| LaunchError::Left)? != own.map_err(LaunchError::Read)?;
+    let space = std::fs::File::open(&place).map_err(|_| LaunchError::Left)?;
+    // The number was the workload's before this, and is now: so is what was opened between the two.
+    if tree::look(beside.pid).is_none_or(|seen| seen.started != beside.started) {
+        return Err(LaunchError::Left);
+    }
+    if is_other {
+        setns(space, CloneFlags::CLONE_NEWNS).map_err(system("see the files that the workload sees"))?;
+    }
+    Ok(())
 }
 
 fn execute(launch: &Launch) -> Result<Infallible, LaunchError> {
     let path = launch.program.to_string_lossy().into_owned();
-    let program = CString::new(path.clone())?;
+    let found = launch.beside.as_ref().and_then(|_| look_up(&path, launch));
+    let program = CString::new(found.unwrap_or_else(|| path.clone()))?;
     let args = std::iter::once(path).chain(launch.args.iter().cloned()).map(CString::new);
     let args: Vec<CString> = args.collect::<Result<_, _>>()?;
     let env = launch.env.iter().map(|(name, value)| CString::new(format!("{name}={value}")));
     let env: Vec<CString> = env.collect::<Result<_, _>>()?;
     execve(&program, &args, &env)
         .map_err(|error| LaunchError::Execute { path: launch.program.clone(), error })
+}
+
+/// Where a program lies that is named without a folder.
+fn look_up(name: &str, launch: &Launch) -> Option<String> {
+    if name.contains('/') {
+        return None;
+    }
+    let folders = launch.env.get("PATH").map_or(PATH, String::as_str);
+    let places = folders.split(':').map(|folder| format!("{folder}/{name}"));
+    let is_program = |place: &String| {
+        nix::unistd::access(place.as_str(), AccessFlags::X_OK).is_ok()
+            && !std::path::Path::new(place).is_dir()
+    };
+    // One that is not found is no path of this folder either.
+    Some(places.into_iter().find(is_program).unwrap_or_else(|| format!("/nonexistent/{name}")))
 }
 
 /// Confines this process and all that it starts, as far as the kernel knows how; false where it does not at all.

@@ -4,6 +4,7 @@
 //! rest of the agent it asks through [`HubPort`].
 
 pub mod artefact;
+mod beside;
 mod bridge;
 mod cgroup;
 pub mod container;
@@ -23,6 +24,7 @@ mod pushed;
 mod registration;
 mod rpc;
 mod run;
+mod storage;
 mod sweep;
 mod tree;
 mod users;
@@ -33,20 +35,21 @@ use std::path::PathBuf;
 
 use blueprint_common_tunnel::carrier::ProxyUrl;
 use blueprint_common_types::ServiceKey;
-use blueprint_common_types::workload::{Bundle, RpcKind, Sha256Digest, WorkloadSpec};
+use blueprint_common_types::workload::{Bundle, RpcKind, Seat, Sha256Digest, WorkloadSpec};
 use blueprint_proto::v1::bridge_request::Call;
 use futures_util::future::BoxFuture;
 use tonic::Status;
 
 use crate::artefact::PushedError;
 use crate::logs::LogLimits;
+pub use beside::Session;
 pub use inventory::inventory;
 pub use node::{Node, NodeHandle, Statuses};
 pub use pushed::PushedReader;
 pub use rpc::{RpcIo, RpcStream};
 
 /// What the hub wants this node to run.
-pub type Assigned = BTreeMap<ServiceKey, Assignment>;
+pub type Assigned = BTreeMap<Seat, Assignment>;
 
 /// One assignment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,8 +86,10 @@ pub enum DescribeError {
 /// A service that a workload offers on this machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Offer {
-    /// Which.
-    pub service: ServiceKey,
+    /// Which instance of it.
+    pub seat: Seat,
+    /// The assignment that it runs by.
+    pub generation: u64,
     /// Where it listens.
     pub local: SocketAddr,
 }
@@ -140,7 +145,7 @@ pub trait HubPort: Send + Sync {
     fn offer(&self, offer: Offer) -> Result<(), String>;
 
     /// Takes back what was offered; nothing where nothing was.
-    fn withdraw(&self, service: ServiceKey);
+    fn withdraw(&self, seat: Seat);
 }
 
 /// Where workloads live on this machine, and what they may.

@@ -4,18 +4,20 @@ use std::future::pending;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use blueprint_agent_workload_core::storage::OverStorage;
 use blueprint_agent_workload_core::{Life, PrepareFailed, Step, label};
 use blueprint_common_runtime::tasks::Spawner;
+use blueprint_common_types::Timestamp;
 use blueprint_common_types::workload::{
-    Bundle, Source, SourceError, WorkloadSpec, WorkloadState, WorkloadStatus,
+    Bundle, Seat, Source, SourceError, WorkloadSpec, WorkloadState, WorkloadStatus,
 };
-use blueprint_common_types::{ServiceKey, Timestamp};
 use tokio::task::spawn_blocking;
 use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::artefact::{Artefacts, NativeArtefact};
+use crate::beside::{Besides, Listed};
 use crate::bridge::{BridgeConfig, Serving, serve};
 use crate::cgroup::{Cgroup, Cgroups};
 use crate::container::{Engine, EngineError};
@@ -26,6 +28,7 @@ use crate::logs::{self, LogErrand};
 use crate::process::Process;
 use crate::pushed::Wants;
 use crate::rpc::{self, Rpc};
+use crate::storage::{self, Holder, StorageWatch};
 use crate::sweep::Claims;
 use crate::users::Users;
 use crate::{DescribeError, Described, HubPort, WorkloadConfig, keystore, left, native, registration};
@@ -52,6 +55,8 @@ pub(crate) struct Common {
     pub(crate) users: Option<Users>,
     /// Containers that workloads look after.
     pub(crate) claims: Claims,
+    /// Workloads that run, for commands beside them.
+    pub(crate) besides: Besides,
     pub(crate) spawner: Spawner,
 }
 
@@ -61,7 +66,7 @@ pub(crate) type Tell = Box<dyn Fn(WorkloadStatus) + Send + Sync>;
 /// One workload.
 pub(crate) struct Workload {
     pub(crate) common: Arc<Common>,
-    pub(crate) service: ServiceKey,
+    pub(crate) seat: Seat,
     pub(crate) generation: u64,
     /// Cancelled once it is not wanted any more.
     pub(crate) stop: CancellationToken,
@@ -76,6 +81,8 @@ pub(crate) struct Workload {
 struct Running {
     instance: Instance,
     bridge: Option<Serving>,
+    storage: StorageWatch,
+    _listed: Listed,
 }
 
 /// What happened while it was waited.
@@ -83,6 +90,7 @@ enum Event {
     Stop,
     Exit(blueprint_agent_workload_core::Exit),
     Greeted,
+    Over(OverStorage),
     Due,
 }
 
@@ -99,7 +107,7 @@ impl Workload {
     /// Asks the hub until it answers; `None` where the workload is not wanted meanwhile, or cannot be run here.
     async fn describe(&self) -> Option<Described> {
         loop {
-            let asked = self.common.hub.describe(self.service, self.generation);
+            let asked = self.common.hub.describe(self.seat.service, self.generation);
             match self.stop.run_until_cancelled(asked).await? {
                 Ok(described) => return Some(described),
                 // The newer assignment cancels this one; until it comes there is nothing to do.
@@ -126,7 +134,7 @@ impl Workload {
         exit_code: Option<i32>,
     ) {
         let since = Timestamp::from(SystemTime::now());
-        let (service, generation) = (self.service, self.generation);
+        let (service, generation) = (self.seat.service, self.generation);
         let restarts = restarts.saturating_add(self.falls);
         (self.tell)(WorkloadStatus { service, generation, state, reason, restarts, pid, exit_code, since });
     }
@@ -150,7 +158,7 @@ impl<'a> Run<'a> {
     fn new(workload: &'a Workload, described: Described) -> Self {
         let Described { spec, bundle } = described;
         let config = &workload.common.config;
-        let folders = Folders::of(&config.state, &config.runtime, workload.service, &spec.name);
+        let folders = Folders::of(&config.state, &config.runtime, workload.seat, &spec.name);
         let life = Life::new(&spec);
         Self { workload, spec, bundle, folders, life, program: None, running: None, rpc: None, told: None }
     }
@@ -172,7 +180,7 @@ impl<'a> Run<'a> {
                             self.life.handle_prepared(Ok(()), now);
                         }
                         Err(failed) => {
-                            warn!(service = %self.workload.service, reason = failed.reason, "workload not prepared");
+                            warn!(service = %self.workload.seat.service, reason = failed.reason, "workload not prepared");
                             self.life.handle_prepared(Err(failed), now);
                         }
                     }
@@ -180,7 +188,7 @@ impl<'a> Run<'a> {
                 Step::Start => match self.start().await {
                     Ok(running) => self.running = Some(running),
                     Err(failed) => {
-                        warn!(service = %self.workload.service, reason = failed.reason, "workload not started");
+                        warn!(service = %self.workload.seat.service, reason = failed.reason, "workload not started");
                         self.life.handle_not_started(failed, Instant::now());
                     }
                 },
@@ -218,7 +226,7 @@ impl<'a> Run<'a> {
                 let Some(artefact) = NativeArtefact::of(source) else {
                     return Err(PrepareFailed { reason: format!("{url} is no artefact"), may_pass: false });
                 };
-                let (service, generation) = (self.workload.service, self.workload.generation);
+                let (service, generation) = (self.workload.seat.service, self.workload.generation);
                 let _want = source.pushed().map(|sha256| common.wants.want(*sha256, service, generation));
                 let got = common.artefacts.get(&artefact, |_| {}).await;
                 got.map(Program::Native).map_err(|error| PrepareFailed::from(&error))
@@ -239,7 +247,8 @@ impl<'a> Run<'a> {
             return Err(PrepareFailed { reason: "it has no RPC".to_owned(), may_pass: true });
         };
         let common = &self.workload.common;
-        let service = self.workload.service;
+        let seat = self.workload.seat;
+        let (service, generation) = (seat.service, self.workload.generation);
         let broken = |what: &str, error: &dyn std::fmt::Display| PrepareFailed {
             reason: format!("{what}: {error}"),
             may_pass: true,
@@ -247,6 +256,11 @@ impl<'a> Run<'a> {
         let users = common.users.as_ref().filter(|_| self.spec.sandbox.own_user);
         let user = self.folders.create(users);
         let user = user.map_err(|error| broken("its folders cannot be made", &error))?;
+        let storage_limit = self.spec.limits.storage_bytes;
+        let held = storage::check(&self.folders.data, storage_limit);
+        // Where its end is asked for meanwhile, nothing is started.
+        let held = self.workload.finish.run_until_cancelled(held).await.unwrap_or(Err(String::new()));
+        let held = held.map_err(|reason| PrepareFailed { reason, may_pass: true })?;
         keystore::write(&self.folders, &self.bundle, user)?;
         if self.spec.registration {
             let cleared = registration::clear(&self.folders);
@@ -259,28 +273,31 @@ impl<'a> Run<'a> {
         let bridge = if self.spec.test_mode {
             None
         } else {
-            let config = BridgeConfig { service, socket: self.folders.socket.clone(), user };
+            let socket = self.folders.socket.clone();
+            let config = BridgeConfig { seat, generation, socket, user };
             let served = serve(config, Arc::clone(&common.hub), &common.spawner);
             Some(served.map_err(|error| broken("its bridge cannot listen", &error))?)
         };
         let (spec, folders) = (&self.spec, &self.folders);
-        let start = Start { service, spec, folders, secret_env: secret, user, rpc };
-        let (generation, limits) = (self.workload.generation, common.config.logs);
+        let start = Start { seat, spec, folders, secret_env: secret, user, rpc };
+        let limits = common.config.logs;
         if !folders.logs.exists() {
             let state = common.config.state.clone();
             // Whether there is room is another question than whether it starts.
             let _ = spawn_blocking(move || logs::prune(&state)).await;
         }
         let log = LogErrand::new(folders.logs.clone(), limits, generation, spec, &self.bundle);
+        let mut native = None;
         let instance = match self.program.as_ref().map(Program::path) {
             None => return Err(PrepareFailed { reason: "it was not prepared".to_owned(), may_pass: true }),
             Some(None) => contain(common, start, log).await?,
             Some(Some(program)) => {
-                let group = self.group(label(service)).await?;
+                let group = self.group(label(seat)).await?;
                 let launch = native::launch(start, program, group.as_ref());
                 let errand = Errand { launch, grace_secs: self.spec.stop_grace_secs.into(), log };
                 let process = Process::start(&common.config.agent, &errand, group, &common.spawner).await?;
                 left::note(&self.folders.runtime, process.traces());
+                native = Some((errand.launch, process.pid()));
                 Instance::Process(Box::new(process))
             }
         };
@@ -288,7 +305,14 @@ impl<'a> Run<'a> {
             bridge.reached_at(instance.reach());
         }
         info!(%service, pid = instance.pid(), "workload started");
-        Ok(Running { instance, bridge })
+        let holder = match user {
+            Some((user, _)) => Holder::User(user),
+            None => instance.holder(),
+        };
+        let data = self.folders.data.clone();
+        let storage = StorageWatch::start(data, holder, storage_limit, held, &common.spawner);
+        let listed = common.besides.list((service, generation), native, &self.spec, &self.bundle);
+        Ok(Running { instance, bridge, storage, _listed: listed })
     }
 
     /// Listens for what the workload has to reach on the operator's machine.
@@ -310,7 +334,7 @@ impl<'a> Run<'a> {
                 })?
             }
         };
-        let asker = (self.workload.service, self.workload.generation);
+        let asker = (self.workload.seat.service, self.workload.generation);
         let opened = Rpc::open(&common.hub, asker, chain, ip, &common.spawner).await;
         opened.map_err(|error| PrepareFailed {
             reason: format!("no port of this node for its RPC: {error}"),
@@ -335,7 +359,13 @@ impl<'a> Run<'a> {
                 None => pending().await,
             }
         };
-        let greeted = self.running.as_ref().and_then(|running| running.bridge.as_ref()).map(Serving::greeted);
+        let (instance, bridge, storage) = match &mut self.running {
+            Some(Running { instance, bridge, storage, .. }) => {
+                (Some(instance), bridge.as_ref(), Some(storage))
+            }
+            None => (None, None, None),
+        };
+        let greeted = bridge.map(Serving::greeted);
         let greeted = async {
             match greeted.filter(|_| is_starting) {
                 Some(greeted) => greeted.await,
@@ -345,8 +375,14 @@ impl<'a> Run<'a> {
         let Workload { stop, finish, .. } = self.workload;
         let asked = if finish.is_cancelled() { stop } else { finish };
         let exit = async {
-            match &mut self.running {
-                Some(running) => running.instance.wait().await,
+            match instance {
+                Some(instance) => instance.wait().await,
+                None => pending().await,
+            }
+        };
+        let over = async {
+            match storage {
+                Some(storage) => storage.over().await,
                 None => pending().await,
             }
         };
@@ -355,6 +391,7 @@ impl<'a> Run<'a> {
             exit = exit => Event::Exit(exit),
             () = greeted => Event::Greeted,
             () = asked.cancelled(), if !asked.is_cancelled() => Event::Stop,
+            over = over => Event::Over(over),
             () = due => Event::Due,
         };
         let now = Instant::now();
@@ -365,15 +402,15 @@ impl<'a> Run<'a> {
                 if let Some(instance) = &mut ended
                     && let Err(error) = instance.remove().await
                 {
-                    warn!(service = %self.workload.service, %error, "its container is not removed yet");
+                    warn!(service = %self.workload.seat.service, %error, "its container is not removed yet");
                 } else {
                     ended = None;
                 }
-                info!(service = %self.workload.service, %exit, last, "workload ended");
+                info!(service = %self.workload.seat.service, %exit, last, "workload ended");
                 if self.spec.registration && self.spec.lease.is_some() && exit.is_success() {
-                    let Workload { common, service, generation, .. } = self.workload;
+                    let Workload { common, seat, generation, .. } = self.workload;
                     let hub = common.hub.as_ref();
-                    registration::hand_over(hub, *service, *generation, &self.folders, stop).await;
+                    registration::hand_over(hub, seat.service, *generation, &self.folders, stop).await;
                 }
                 self.life.handle_exit(exit, last.as_deref(), now);
                 if let Some(instance) = ended {
@@ -381,6 +418,10 @@ impl<'a> Run<'a> {
                 }
             }
             Event::Greeted => self.life.handle_ready(),
+            Event::Over(over) => {
+                warn!(service = %self.workload.seat.service, %over, "workload ended");
+                self.life.handle_over_storage(over.to_string(), now);
+            }
             Event::Stop => self.life.handle_stop(now),
             Event::Due => {}
         }
@@ -397,7 +438,7 @@ impl<'a> Run<'a> {
             self.workload.say(WorkloadState::Stopping, reason, self.life.restarts(), None, None);
         };
         if let Err(error) = instance.remove_within(REMOVE_WITHIN, REMOVE_AGAIN, tell).await {
-            warn!(service = %self.workload.service, %error, "its container is left to its keeper and the sweep");
+            warn!(service = %self.workload.seat.service, %error, "its container is left to its keeper and the sweep");
         }
     }
 
@@ -415,7 +456,7 @@ impl<'a> Run<'a> {
     /// Leaves nothing but its data: not a process, not a key, not a socket.
     async fn remove_traces(&self) {
         if let Some(cgroups) = &self.workload.common.cgroups {
-            let group = cgroups.at(&label(self.workload.service));
+            let group = cgroups.at(&label(self.workload.seat));
             // It is over at the end of the process, too.
             let _ = spawn_blocking(move || group.remove()).await;
         }

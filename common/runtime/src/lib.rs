@@ -6,6 +6,8 @@
 pub mod accept;
 pub mod cli;
 pub mod config;
+pub mod datagrams;
+pub mod frames;
 pub mod http_get;
 pub mod local_api;
 pub mod logs;

@@ -6,10 +6,12 @@
 mod client;
 mod lines;
 mod server;
+mod upgrade;
 
 pub use client::{LocalClient, LocalError};
 pub use lines::LocalLines;
 pub use server::{bind_private, serve, serve_connection};
+pub use upgrade::{LocalStream, PROTOCOL, Upgrade};
 
 #[cfg(test)]
 mod tests;

@@ -5,6 +5,7 @@
 //! `Debug` that says nothing.
 
 mod carrier;
+mod door;
 mod health;
 mod id;
 mod join_line;
@@ -13,6 +14,7 @@ mod log;
 mod metrics_place;
 mod money;
 mod overlay;
+mod ports;
 mod qos;
 pub mod sealed_box;
 mod secret;
@@ -21,6 +23,9 @@ mod token;
 pub mod workload;
 
 pub use carrier::{Carrier, ParseCarrierError};
+pub use door::{
+    AGENT_DOOR_PORT, DoorAnswer, DoorAsk, DoorRefusal, ExecAsk, MAX_DOOR_LINE, PortAsk, TerminalSize,
+};
 pub use health::{Health, HealthCheck, ParseHealthCheckError};
 pub use id::{AgentId, HubId, ParseIdError, ServiceKey, TargetKey};
 pub use join_line::{CaPin, JoinLine, ParseJoinLineError};
@@ -29,6 +34,7 @@ pub use log::{LogCursor, LogLevel, LogStream, ParseLogCursorError, ParseLogLevel
 pub use metrics_place::{AGENT_METRICS_PORT, MetricsPlace, ParseMetricsPlaceError};
 pub use money::{Micros, ParseMicrosError};
 pub use overlay::OverlayLease;
+pub use ports::{ParsePortsError, PortRanges};
 pub use qos::{MachineSample, ServiceSample, TunnelSample};
 pub use secret::Secret;
 pub use time::Timestamp;

@@ -19,13 +19,16 @@ mod market;
 mod nodes;
 mod offers;
 mod policy;
+mod prices;
 mod qos;
 mod router;
 mod scrape;
 mod services;
+mod sessions;
 mod settings;
 mod tls;
 mod tokens;
+mod updates;
 mod usage;
 mod views;
 mod wanted;
@@ -42,6 +45,7 @@ use blueprint_common_types::workload::Bundle;
 use blueprint_common_types::{
     AgentId, CaPin, HubId, OverlayLease, ServiceKey, Timestamp, TokenId, WgPublicKey,
 };
+use blueprint_hub_provision_core::catalogue::PriceDesk;
 use blueprint_hub_provision_core::cost::CostDesk;
 use blueprint_hub_provision_core::lifecycle::Deployer;
 use blueprint_hub_proxy_core::identity::IdentitySigner;
@@ -50,7 +54,8 @@ use blueprint_hub_proxy_core::usage::{Clients, ServiceUsage};
 use blueprint_hub_proxy_core::{NotInForce, Service, ServiceSettings};
 use blueprint_hub_registry_core::qos::QosDesk;
 use blueprint_hub_registry_core::workload::{
-    LogsAsk, LogsError, LogsPiece, WorkloadChange, WorkloadChangeError, WorkloadRecord, WorkloadsView,
+    LogsAsk, LogsError, LogsPiece, UpdateError, UpdateRequest, Version, WorkloadChange, WorkloadChangeError,
+    WorkloadRecord, WorkloadsView,
 };
 use blueprint_hub_registry_core::{PromiseError, QosPoint, QosSample, RegistrySnapshot, Store, StoreResult};
 use futures_util::future::BoxFuture;
@@ -61,6 +66,7 @@ pub use artefacts::{ArtefactBody, ArtefactLimits, ArtefactShelf, ArtefactView, P
 pub use auth::OperatorToken;
 pub use market::Market;
 pub use router::{metrics_router, private_router, public_router};
+pub use sessions::{Overlay, SessionGates, SessionStream, Sessions};
 
 /// What the API says of a hub and does not change while it runs.
 #[derive(Debug, Clone)]
@@ -249,8 +255,20 @@ pub trait Hub: Send + Sync {
     /// Takes a workload back; false where there is none.
     fn remove_workload(&self, service: ServiceKey) -> BoxFuture<'_, StoreResult<bool>>;
 
+    /// Begins an update of a workload; how it goes is in [`Self::workloads`].
+    fn update_workload(&self, request: UpdateRequest) -> BoxFuture<'_, Result<WorkloadRecord, UpdateError>>;
+
+    /// Has an update of a workload taken back.
+    fn abort_update(&self, service: ServiceKey) -> BoxFuture<'_, Result<(), UpdateError>>;
+
+    /// Versions of a workload that are kept, the newest first.
+    fn workload_versions(&self, service: ServiceKey) -> BoxFuture<'_, StoreResult<Vec<Version>>>;
+
     /// Asks a node for what a workload wrote; dropping the stream ends the answer.
     fn logs(&self, node: AgentId, ask: LogsAsk) -> BoxFuture<'_, Result<LogsStream, LogsError>>;
+
+    /// Ways over the overlay, for sessions of the operator.
+    fn overlay(&self) -> &dyn Overlay;
 
     /// What was pushed for workloads.
     fn artefacts(&self) -> &dyn ArtefactShelf;
@@ -260,6 +278,9 @@ pub trait Hub: Send + Sync {
 
     /// Alerts about costs, and what machines sent.
     fn costs(&self) -> &dyn CostDesk;
+
+    /// Price lists of providers.
+    fn prices(&self) -> &dyn PriceDesk;
 
     /// Accounts at clouds, and their credentials.
     fn accounts(&self) -> &dyn AccountDesk;
@@ -289,6 +310,8 @@ pub struct AdminState {
     pub market: Arc<Market>,
     /// Durable state.
     pub store: Arc<dyn Store>,
+    /// What the operator does beside and through workloads.
+    pub sessions: Arc<Sessions>,
     /// Metrics of the whole process.
     pub metrics: Arc<Metrics>,
     /// Runs changes to their end, also where who asked for them leaves.

@@ -35,6 +35,11 @@ const NOTHING_YET: &str = "\
 # to = \"db-1\"
 # allow = [\"tcp/5432\"]
 # deny = [\"tcp/22\"]
+#
+# [[session]]                      # what the operator may begin beside and through workloads
+# name = \"repair\"
+# services = [\"7/42\"]            # or \"*\" for all
+# allow = [\"exec\", \"forward\"]  # exec, forward, port/PORTS, reverse/PORTS
 ";
 
 /// Problems of failed tests that an error repeats; the others are counted.
@@ -97,6 +102,7 @@ pub(crate) async fn show(State(state): State<AdminState>) -> Result<Json<Value>,
         "changed_by": record.as_ref().map(|record| record.changed_by.as_str()),
         "grants": document.grants.len(),
         "tests": document.tests.len(),
+        "sessions": document.sessions.len(),
         "rules": mesh.rules(),
         "nodes_left_out": machines.len().saturating_sub(mesh.fitting()),
         "warnings": warnings,

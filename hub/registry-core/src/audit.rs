@@ -86,6 +86,12 @@ audit_kinds! {
     WorkloadRemove = "workload.remove",
     /// A workload goes to another node; the subject is the service, the detail says why.
     WorkloadMove = "workload.move",
+    /// An update of a workload began; the subject is the service.
+    WorkloadUpdate = "workload.update",
+    /// An update of a workload is through; the subject is the service.
+    WorkloadUpdated = "workload.updated",
+    /// An update of a workload was taken back; the subject is the service, the detail says why.
+    WorkloadTakeBack = "workload.take_back",
     /// A blueprint asked for what is not its own; the subject is the service whose bridge it used.
     BridgeRefuse = "bridge.refuse",
     /// The operator pushed an artefact; the subject is its SHA-256.
@@ -100,6 +106,18 @@ audit_kinds! {
     FindRefuse = "find.refuse",
     /// The operator replaced the policy; the subject is its new version.
     PolicySet = "policy.set",
+    /// The operator is about to run a command beside a workload; the subject is the service.
+    ExecBegin = "exec.begin",
+    /// That command is over; the subject is the service, the detail says how it ended.
+    ExecEnd = "exec.end",
+    /// A command beside a workload was refused; the subject is the service, the detail starts with the refusal's code.
+    ExecRefuse = "exec.refuse",
+    /// The operator opens a forward; the subject is the service.
+    ForwardBegin = "forward.begin",
+    /// That forward is closed; the subject is the service, the detail says what passed.
+    ForwardEnd = "forward.end",
+    /// A forward was refused; the subject is the service, the detail starts with the refusal's code.
+    ForwardRefuse = "forward.refuse",
     /// The operator ordered machines; the subject is the deployment.
     DeploymentCreate = "deployment.create",
     /// The operator switched the machines of a deployment on or off; the subject is the deployment.

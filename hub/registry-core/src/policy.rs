@@ -14,6 +14,7 @@ mod document;
 mod machines;
 mod mesh;
 mod read;
+mod session;
 mod tests_run;
 mod traffic;
 
@@ -22,6 +23,7 @@ pub use document::{
 };
 pub use machines::{Machine, Machines};
 pub use mesh::{Answer, AskError, Decision, Mesh, MeshRefusal};
+pub use session::{Deed, ParseDeedError, ParseWorkloadsError, SessionGrant, SessionKind, Workloads};
 pub use tests_run::{TestOutcome, Verdict};
 pub use traffic::{ParseTrafficError, Traffic, TrafficProtocol};
 

@@ -10,10 +10,12 @@ use blueprint_common_runtime::tasks::Supervisor;
 use blueprint_common_tunnel::carrier::QuicLimits;
 use blueprint_common_types::Timestamp;
 use blueprint_hub_admin::{
-    AdminState, HubFacts, OperatorToken, metrics_router, private_router, public_router,
+    AdminState, HubFacts, OperatorToken, Sessions, metrics_router, private_router, public_router,
 };
 use blueprint_hub_proxy_core::identity::IdentitySigner;
-use blueprint_hub_registry::{ControlConfig, ControlPlane, LauncherParts, PushedFiles, serve_operator};
+use blueprint_hub_registry::{
+    Blueprints, ControlConfig, ControlPlane, LauncherParts, PushedFiles, serve_operator,
+};
 use blueprint_hub_registry_core::{AuditEvent, AuditKind, Store};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::UnixListener;
@@ -24,6 +26,7 @@ use crate::artefacts::Artefacts;
 use crate::blueprints::{BlueprintPort, WorkloadKeys};
 use crate::config::HubConfig;
 use crate::files::{self, Identity};
+use crate::overlay::TunnelOverlay;
 use crate::ports::{AdminHub, TunnelPeers};
 use crate::scrape::Scraper;
 use crate::service_view::ServiceView;
@@ -47,16 +50,11 @@ pub(super) async fn start(
     let blueprints =
         BlueprintPort { keys: workload_keys.clone(), store: Arc::clone(&base.store), tls: Arc::clone(&tls) };
     let pushed: Arc<dyn PushedFiles> = Arc::<Artefacts>::clone(&base.artefacts);
-    let launcher = LauncherParts {
-        workloads: base.workloads.clone(),
-        launchers: base.launchers.clone(),
-        blueprints: Arc::new(blueprints),
-        reach: Arc::new(base.tunnel.clone()),
-    };
+    let blueprints: Arc<dyn Blueprints> = Arc::new(blueprints);
     let control = ControlPlane::new(
         ControlConfig {
             workloads: base.workloads.clone(),
-            blueprints: Arc::clone(&launcher.blueprints),
+            blueprints: Arc::clone(&blueprints),
             launchers: base.launchers.clone(),
             artefacts: pushed,
             agent_files: base.clouds.agents(),
@@ -75,6 +73,7 @@ pub(super) async fn start(
         &base.metrics,
         supervisor.child_spawner(),
     )?;
+    let launcher = launcher_parts(&base, blueprints, &control);
     control.start_rpc(&base.tunnel).await.context(
         "cannot serve the RPC of workloads inside the tunnel; give tunnel.rpc_port another port, or off",
     )?;
@@ -84,9 +83,11 @@ pub(super) async fn start(
     let planes = (control.clone(), base.registrar.clone(), base.tunnel.clone(), workload_keys.sealing());
     let spawner = supervisor.child_spawner();
     let clouds = Box::pin(base.clouds.start(Arc::clone(&facts), planes, &base.metrics, &spawner)).await?;
+    let lists = clouds.prices.watch();
     let hub = AdminHub {
         provision: clouds,
         scraper: Scraper::new(base.tunnel.clone()),
+        overlay: TunnelOverlay(base.tunnel.clone()),
         tunnel: base.tunnel,
         registrar: base.registrar.clone(),
         control: control.clone(),
@@ -100,13 +101,13 @@ pub(super) async fn start(
         artefacts: base.artefacts,
         quality: (base.qos.0.clone(), signer),
     };
-    let store = Arc::clone(&base.store);
-    let metrics = Arc::clone(&base.metrics);
+    let (store, metrics) = (Arc::clone(&base.store), Arc::clone(&base.metrics));
     let state = AdminState {
-        market: config.prices.market(&config.providers, &facts.advertise_host),
+        market: config.prices.market(&config.providers, &facts.advertise_host, lists),
         facts,
         hub: Arc::new(hub),
         store,
+        sessions: Sessions::new(config.sessions, &metrics),
         metrics: base.metrics,
         spawner,
     };
@@ -121,6 +122,17 @@ pub(super) async fn start(
     });
     audit_life(supervisor, base.store, base.epoch).await;
     Ok(())
+}
+
+/// What launchers need of the rest.
+fn launcher_parts(base: &Base, blueprints: Arc<dyn Blueprints>, control: &ControlPlane) -> LauncherParts {
+    LauncherParts {
+        workloads: base.workloads.clone(),
+        launchers: base.launchers.clone(),
+        blueprints,
+        reach: Arc::new(base.tunnel.clone()),
+        logs: Arc::new(control.clone()),
+    }
 }
 
 /// What opens the TCP ports: all of the JSON API, and what scrapers read.

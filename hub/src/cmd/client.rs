@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use blueprint_common_runtime::cli::{CliError, Output, print_json, print_line};
-use blueprint_common_runtime::local_api::{LocalClient, LocalError, LocalLines};
+use blueprint_common_runtime::local_api::{LocalClient, LocalError, LocalLines, LocalStream, Upgrade};
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use hyper::body::Body;
@@ -104,6 +104,21 @@ pub(crate) async fn lines(global: &Global, path: &str) -> Result<LocalLines, Cli
     }
     let answer = lines.rest().await.map_err(|error| unanswered(error, &state))?;
     Err(CliError::from_response(status, &answer))
+}
+
+/// Asks the hub for a connection that becomes a stream; a refusal is an error.
+pub(crate) async fn upgrade(
+    global: &Global,
+    method: Method,
+    path: &str,
+    body: &Value,
+) -> Result<LocalStream, CliError> {
+    let state = global.state()?;
+    let client = LocalClient::new(state.join(files::ADMIN_SOCKET));
+    match client.upgrade(method, path, body).await.map_err(|error| unanswered(error, &state))? {
+        Upgrade::Open(stream) => Ok(stream),
+        Upgrade::Refused(status, answer) => Err(CliError::from_response(status, &answer)),
+    }
 }
 
 /// What it means that there is no answer.

@@ -2,7 +2,9 @@
 
 use blueprint_common_runtime::config::{Key, Schema};
 
-use super::{alerts, aws, digitalocean, discovery, forwards, oauth, providers, provision, qos, ssh};
+use super::{
+    alerts, aws, digitalocean, discovery, forwards, oauth, prices, providers, provision, qos, sessions, ssh,
+};
 
 /// Every key of `hub.toml`.
 pub(crate) const SCHEMA: Schema = Schema {
@@ -184,6 +186,8 @@ pub(crate) const SCHEMA: Schema = Schema {
             "Speak HTTP/3 on the UDP port of the proxy's TLS address, too; needs proxy.tls, and that \
              tunnel.carrier_listen has another port.",
         ),
+        sessions::EXEC,
+        sessions::FORWARD,
         forwards::PORTS,
         forwards::LISTEN,
         oauth::HOSTS,
@@ -239,6 +243,12 @@ pub(crate) const SCHEMA: Schema = Schema {
         provision::MAX_HOURLY,
         provision::MAX_MONTHLY,
         provision::LIMIT_SIM,
+        prices::EVERY,
+        prices::AZURE_REGIONS,
+        prices::VULTR,
+        prices::LINODE,
+        prices::SCALEWAY,
+        prices::AZURE,
         alerts::EVERY,
         alerts::CA,
         alerts::PRIVATE,

@@ -21,6 +21,8 @@ const STEPS: &[&str] = &[
     include_str!("schema/0010_costs.sql"),
     include_str!("schema/0011_alerts.sql"),
     include_str!("schema/0012_credentials.sql"),
+    include_str!("schema/0013_prices.sql"),
+    include_str!("schema/0014_versions.sql"),
     include_str!("schema/0015_qos.sql"),
 ];
 

@@ -190,3 +190,28 @@ fn its_exit_code_is_told_also_where_its_end_was_asked_for() {
         assert_eq!(life.exit_code(), Some(code));
     }
 }
+
+#[test]
+fn one_that_keeps_too_much_is_ended_soon_and_says_so_until_there_is_room() {
+    let mut now = Instant::now();
+    let mut life = Life::new(&WorkloadSpec { stop_grace_secs: 600, ..spec() });
+    run(&mut life, now);
+    life.handle_over_storage("over its storage limit".to_owned(), now);
+    assert_eq!(life.next_step(now), Step::Terminate);
+    assert_eq!(life.state(), WorkloadState::Stopping);
+    now += OVER_STORAGE_GRACE;
+    assert_eq!(life.next_step(now), Step::Kill);
+    life.handle_exit(Exit::Signal(9), Some("bye"), now);
+    assert_eq!((life.state(), life.reason()), (WorkloadState::BackingOff, "over its storage limit"));
+    for _ in 0..3 {
+        let Step::Wait(Some(until)) = life.next_step(now) else { panic!("a pause") };
+        now = until;
+        assert_eq!(life.next_step(now), Step::Start);
+        let failed = PrepareFailed { reason: "over its storage limit".to_owned(), may_pass: true };
+        life.handle_not_started(failed, now);
+        assert_eq!(life.state(), WorkloadState::BackingOff);
+    }
+    // Before it is started there is nothing to end.
+    life.handle_over_storage("late".to_owned(), now);
+    assert_eq!(life.reason(), "over its storage limit");
+}

@@ -32,6 +32,10 @@ pub enum Exit {
     Unavailable,
     /// 78: the configuration is not usable (`EX_CONFIG` of sysexits).
     Config,
+    /// 125: a command that was to be run elsewhere was not run, or its end is not known.
+    NotRun,
+    /// The exit code of a command that was run elsewhere; nothing is printed about it.
+    Passed(u8),
 }
 
 impl Exit {
@@ -47,6 +51,8 @@ impl Exit {
             Self::Conflict => 5,
             Self::Unavailable => 6,
             Self::Config => 78,
+            Self::NotRun => 125,
+            Self::Passed(code) => code,
         }
     }
 
@@ -62,6 +68,8 @@ impl Exit {
             Self::Conflict => "conflict",
             Self::Unavailable => "unavailable",
             Self::Config => "config",
+            Self::NotRun => "not_run",
+            Self::Passed(_) => "passed",
         }
     }
 }

@@ -180,11 +180,21 @@ impl LocalClient {
     pub async fn lines(&self, method: Method, path: &str) -> Result<LocalLines, LocalError> {
         let request = Request::builder().method(method).uri(path).header(header::HOST, "localhost");
         let request = request.body(Full::new(Bytes::new())).map_err(LocalError::BadRequest)?;
-        let begin = Box::pin(async {
-            let stream = UnixStream::connect(&self.path).await.map_err(|error| self.connect_error(error))?;
-            LocalLines::begin(stream, request).await
-        });
-        let in_time = tokio::time::timeout(self.timeout, begin).await;
+        let begin = Box::pin(async { LocalLines::begin(self.connect().await?, request).await });
+        self.in_time(begin).await
+    }
+
+    /// Connects to the socket.
+    pub(super) async fn connect(&self) -> Result<UnixStream, LocalError> {
+        UnixStream::connect(&self.path).await.map_err(|error| self.connect_error(error))
+    }
+
+    /// What an exchange gives, where it does so in time.
+    pub(super) async fn in_time<T>(
+        &self,
+        exchange: impl Future<Output = Result<T, LocalError>>,
+    ) -> Result<T, LocalError> {
+        let in_time = tokio::time::timeout(self.timeout, exchange).await;
         in_time.map_err(|_| LocalError::TimedOut { path: self.path.clone(), after: self.timeout })?
     }
 
@@ -194,12 +204,8 @@ impl LocalClient {
         B: Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let exchange = Box::pin(async {
-            let stream = UnixStream::connect(&self.path).await.map_err(|error| self.connect_error(error))?;
-            exchange(stream, request).await
-        });
-        let in_time = tokio::time::timeout(self.timeout, exchange).await;
-        in_time.map_err(|_| LocalError::TimedOut { path: self.path.clone(), after: self.timeout })?
+        let exchange = Box::pin(async { exchange(self.connect().await?, request).await });
+        self.in_time(exchange).await
     }
 
     /// What a failure to connect means to whoever runs the command.

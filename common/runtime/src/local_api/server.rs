@@ -138,7 +138,8 @@ where
     }
 }
 
-/// Serves HTTP/1 on one connection; at `drain` the request in work is finished and the connection closed.
+/// Serves HTTP/1 on one connection; at `drain` the request in work is finished and the connection closed. A connection
+/// that becomes a stream of bytes is whoever's answered so.
 ///
 /// # Cancel safety
 ///
@@ -156,7 +157,8 @@ where
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = &mut connection => ended,

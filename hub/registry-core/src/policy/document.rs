@@ -7,6 +7,7 @@ use std::str::FromStr;
 use blueprint_common_types::AgentId;
 
 use super::read;
+use super::session::SessionGrant;
 use super::traffic::Traffic;
 use crate::check_name;
 
@@ -98,6 +99,8 @@ pub struct PolicyDocument {
     pub grants: Vec<Grant>,
     /// What is expected, in the order of the text.
     pub tests: Vec<PolicyTest>,
+    /// What the operator may begin beside and through workloads, in the order of the text.
+    pub sessions: Vec<SessionGrant>,
 }
 
 impl FromStr for PolicyDocument {

@@ -8,6 +8,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::document::{Grant, PolicyDocument, PolicyError, PolicyProblem, PolicyTest, Selector};
+use super::session::SessionGrant;
 use super::traffic::Traffic;
 use super::{MAX_DOCUMENT_BYTES, MAX_LIST, MAX_ROWS};
 
@@ -17,6 +18,7 @@ const MAX_PROBLEMS: usize = 20;
 const MAX_NAME: usize = 128;
 
 const GRANT_KEYS: &[&str] = &["name", "from", "to", "allow"];
+const SESSION_KEYS: &[&str] = &["name", "services", "allow"];
 const TEST_KEYS: &[&str] = &["name", "from", "to", "allow", "deny", "optional"];
 
 /// Reads a whole document, or says everything that is wrong with it.
@@ -42,7 +44,7 @@ struct Reader<'t> {
     problems: Vec<(usize, String, String)>,
 }
 
-/// One `[[grant]]` or `[[test]]`.
+/// One `[[grant]]`, `[[test]]` or `[[session]]`.
 struct Row<'v> {
     table: &'v DeTable<'v>,
     at: usize,
@@ -81,7 +83,14 @@ impl Reader<'_> {
                     document.tests = rows.iter().filter_map(|row| self.test(row)).collect();
                     self.unique(&rows);
                 }
-                other => self.unknown(key.span().start, "", other, &["[[grant]]", "[[test]]"]),
+                "session" => {
+                    let rows = self.rows("session", value, SESSION_KEYS);
+                    document.sessions = rows.iter().filter_map(|row| self.session(row)).collect();
+                    self.unique(&rows);
+                }
+                other => {
+                    self.unknown(key.span().start, "", other, &["[[grant]]", "[[test]]", "[[session]]"]);
+                }
             }
         }
     }
@@ -147,6 +156,13 @@ impl Reader<'_> {
         let to = self.list(row, "to", true);
         let allow = self.list(row, "allow", true);
         Some(Grant { name: name?, from: from?, to: to?, allow: allow? })
+    }
+
+    fn session(&mut self, row: &Row<'_>) -> Option<SessionGrant> {
+        let name = self.name(row);
+        let services = self.list(row, "services", true);
+        let allow = self.list(row, "allow", true);
+        Some(SessionGrant { name: name?, services: services?, allow: allow? })
     }
 
     fn test(&mut self, row: &Row<'_>) -> Option<PolicyTest> {

@@ -208,7 +208,7 @@ fn every_problem_is_told_with_its_place_and_what_is_allowed() {
         "line 13, column 8: test[1].name: has 0 characters; 1 to 128 printable ones are allowed",
         "line 14, column 8: test[1].from: is a array, one text in quotes is expected",
         "line 16, column 12: test[1].optional: is a string, true or false is expected",
-        "line 17, column 3: \"rule\" is not a key; the keys are [[grant]], [[test]]",
+        "line 17, column 3: \"rule\" is not a key; the keys are [[grant]], [[test]], [[session]]",
     ];
     assert_eq!(problems(text), expected);
     assert_eq!(

@@ -206,6 +206,8 @@ fn workload(document: &str) -> WorkloadsView {
         node: Some(agent()),
         keystore: None,
         changed_at: NOW,
+        version: 1,
+        slot: 0,
     };
     let status = WorkloadStatus {
         service: SERVICE,

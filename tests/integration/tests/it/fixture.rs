@@ -172,6 +172,12 @@ impl<'h> Hub<'h> {
         Ok(())
     }
 
+    /// Adds a setting `KEY=VALUE` for the next start.
+    pub(crate) fn set(mut self, setting: &str) -> Self {
+        self.settings.push(setting.to_owned());
+        self
+    }
+
     /// A second process `blueprint-hub serve` on the same state, not started yet.
     pub(crate) fn another(&self) -> Result<Launch> {
         serving(self.host, &self.state(), &self.settings, &self.environment)

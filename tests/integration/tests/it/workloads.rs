@@ -6,6 +6,7 @@ mod engine;
 mod limits;
 mod logs;
 pub(crate) mod rig;
+mod storage;
 mod stranger;
 
 use std::path::PathBuf;

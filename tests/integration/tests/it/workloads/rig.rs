@@ -24,6 +24,16 @@ impl<'h> Node<'h> {
         Self::start_with(hub, host, name, Path::new("/nonexistent/engine.sock"))
     }
 
+    /// The same with more settings `KEY=VALUE` of its agent.
+    pub(crate) fn start_set(
+        hub: &Hub<'_>,
+        host: Option<&'h Host>,
+        name: &str,
+        settings: &[&str],
+    ) -> Result<Self> {
+        Self::begin(hub, host, name, Path::new("/nonexistent/engine.sock"), settings)
+    }
+
     /// The same with a container engine.
     pub(crate) fn start_with(
         hub: &Hub<'_>,
@@ -31,12 +41,23 @@ impl<'h> Node<'h> {
         name: &str,
         engine: &Path,
     ) -> Result<Self> {
+        Self::begin(hub, host, name, engine, &[])
+    }
+
+    fn begin(
+        hub: &Hub<'_>,
+        host: Option<&'h Host>,
+        name: &str,
+        engine: &Path,
+        settings: &[&str],
+    ) -> Result<Self> {
         let folder = scratch("workloads")?;
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755))?;
         let setting = |name: &str| format!("workload.{name}_dir={}", folder.path().join(name).display());
         let engine = format!("workload.engine_socket={}", engine.display());
         let agent = Agent::join(host, name, &hub.join_line(&[])?)?;
         let agent = agent.set("workload.testing=true").set(&setting("data")).set(&engine);
+        let agent = settings.iter().fold(agent, |agent, setting| agent.set(setting));
         let mut node = Self { agent, folder };
         node.agent.run()?;
         Ok(node)
@@ -57,7 +78,7 @@ impl<'h> Node<'h> {
     }
 
     /// A program of its own: a script for the shell.
-    pub(super) fn script(&self, name: &str, lines: &[&str]) -> Result<String> {
+    pub(crate) fn script(&self, name: &str, lines: &[&str]) -> Result<String> {
         let path = self.folder("bin")?.join(name);
         std::fs::write(&path, ["#!/bin/sh"].iter().chain(lines).copied().collect::<Vec<_>>().join("\n"))?;
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))?;

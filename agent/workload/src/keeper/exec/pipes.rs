@@ -1,0 +1,167 @@
+//! What a command reads and writes: pipes, or a terminal.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{OpenOptionsExt, fchown};
+use std::process::{ChildStderr, ChildStdin, ChildStdout};
+use std::time::Duration;
+
+use blueprint_common_runtime::frames::Frame;
+use blueprint_common_types::TerminalSize;
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{Winsize, tcsetwinsize};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::unix::pipe::{Receiver, Sender};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+/// Bytes that are read at once.
+const CHUNK: usize = 32 << 10;
+
+/// How long the last bytes may take once nothing is left that could write any: who was handed a pipe by somebody else may
+/// keep it open for longer.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// What a terminal takes for the end of its input (Ctrl-D).
+const END_OF_INPUT: u8 = 4;
+
+/// All of it.
+pub(super) struct Pipes {
+    pub(super) outputs: Vec<Output>,
+    pub(super) input: Option<Input>,
+    pub(super) terminal: Option<Terminal>,
+}
+
+impl Pipes {
+    pub(super) fn new(
+        stdin: Option<ChildStdin>,
+        stdout: Option<ChildStdout>,
+        stderr: Option<ChildStderr>,
+    ) -> io::Result<Self> {
+        let receiver = |pipe: OwnedFd| Receiver::from_owned_fd(pipe);
+        let stdout = stdout.map(|pipe| receiver(pipe.into())).transpose()?.map(Output::Stdout);
+        let stderr = stderr.map(|pipe| receiver(pipe.into())).transpose()?.map(Output::Stderr);
+        let input = stdin.map(|pipe| Sender::from_owned_fd(pipe.into())).transpose()?;
+        Ok(Self {
+            outputs: stdout.into_iter().chain(stderr).collect(),
+            input: input.map(Input::Pipe),
+            terminal: None,
+        })
+    }
+
+    pub(super) fn of_terminal(master: OwnedFd, stdin: bool) -> io::Result<Self> {
+        nix::fcntl::fcntl(&master, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))?;
+        // A terminal is no pipe, and is read and written as one.
+        let reader = Receiver::from_owned_fd_unchecked(master.try_clone()?)?;
+        let writer = stdin.then(|| Sender::from_owned_fd_unchecked(master.try_clone()?)).transpose()?;
+        Ok(Self {
+            outputs: vec![Output::Terminal(reader)],
+            input: writer.map(Input::Terminal),
+            terminal: Some(Terminal(master)),
+        })
+    }
+}
+
+/// Opens a terminal of this size that belongs to `user`: this side of it, and the command's.
+pub(super) fn open(size: &TerminalSize, user: Option<(u32, u32)>) -> io::Result<(OwnedFd, OwnedFd)> {
+    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+    grantpt(&master)?;
+    unlockpt(&master)?;
+    let name = ptsname(&master, Vec::new())?;
+    let name = name.to_str().map_err(io::Error::other)?;
+    let no_control = nix::fcntl::OFlag::O_NOCTTY.bits();
+    let slave = OpenOptions::new().read(true).write(true).custom_flags(no_control).open(name)?;
+    if let Some((user, _)) = user {
+        fchown(&slave, Some(user), None)?;
+    }
+    tcsetwinsize(&master, window(size.rows, size.columns))?;
+    Ok((master, slave.into()))
+}
+
+const fn window(rows: u16, columns: u16) -> Winsize {
+    Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 }
+}
+
+/// This side of a terminal, for its size.
+pub(super) struct Terminal(OwnedFd);
+
+impl Terminal {
+    pub(super) fn resize(&self, rows: u16, columns: u16) {
+        // A size that it does not take leaves it as it was.
+        let _ = tcsetwinsize(&self.0, window(rows, columns));
+    }
+}
+
+/// Where the command writes.
+pub(super) enum Output {
+    Stdout(Receiver),
+    Stderr(Receiver),
+    Terminal(Receiver),
+}
+
+impl Output {
+    /// Hands on what it writes until nobody can write any more; once it is over, also where nothing comes.
+    pub(super) async fn pump(mut self, out: mpsc::Sender<Frame>, over: &CancellationToken) {
+        let mut buffer = vec![0; CHUNK];
+        loop {
+            let read = {
+                let read = self.read(&mut buffer);
+                tokio::pin!(read);
+                tokio::select! {
+                    biased;
+                    read = &mut read => read,
+                    () = over.cancelled() => match timeout(LINGER, read).await {
+                        Ok(read) => read,
+                        Err(_) => return,
+                    },
+                }
+            };
+            let bytes = match read {
+                Ok(count) => buffer.get(..count).unwrap_or_default().to_vec(),
+                Err(_) => return,
+            };
+            if bytes.is_empty() {
+                return;
+            }
+            let frame =
+                if matches!(self, Self::Stderr(_)) { Frame::Stderr(bytes) } else { Frame::Stdout(bytes) };
+            if out.send(frame).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            // A terminal whose other side nobody has open any more gives an error, which ends it as well.
+            Self::Stdout(pipe) | Self::Stderr(pipe) | Self::Terminal(pipe) => pipe.read(buffer).await,
+        }
+    }
+}
+
+/// Where the command reads.
+pub(super) enum Input {
+    Pipe(Sender),
+    Terminal(Sender),
+}
+
+impl Input {
+    pub(super) async fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Pipe(pipe) | Self::Terminal(pipe) => pipe.write_all(bytes).await,
+        }
+    }
+
+    /// No more comes.
+    pub(super) async fn end(self) {
+        match self {
+            Self::Pipe(_) => {}
+            Self::Terminal(mut terminal) => {
+                // Where nobody reads there is nobody to be told.
+                let _ = terminal.write_all(&[END_OF_INPUT]).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! What a hub may ask of an agent through the tunnel, beside what the services of the machine offer.
+//!
+//! The hub opens a connection to [`AGENT_DOOR_PORT`] and sends one line of JSON, a [`DoorAsk`]; the agent answers with one line,
+//! a [`DoorAnswer`]. Behind a yes come the bytes.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ServiceKey;
+
+/// TCP port of an agent's overlay addresses that takes its hub's connections for `exec` and `forward`, and nobody else's.
+pub const AGENT_DOOR_PORT: u16 = 9465;
+
+/// Longest line either side sends, in bytes.
+pub const MAX_DOOR_LINE: usize = 256 << 10;
+
+/// What is asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum DoorAsk {
+    /// Runs a command beside a workload; frames follow.
+    Exec(ExecAsk),
+    /// Reaches a port of the machine's loopback; the bytes of the connection follow.
+    Connect(PortAsk),
+    /// Listens on a port of the machine's loopback; frames follow that say which connection came.
+    Listen(PortAsk),
+    /// Takes a connection that came; its bytes follow.
+    Take {
+        /// Which listener, as its answer said.
+        listener: u64,
+        /// Which connection, as its frame said.
+        connection: u64,
+    },
+}
+
+/// A command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecAsk {
+    /// The workload that it runs beside.
+    pub service: ServiceKey,
+    /// The assignment that the hub means.
+    pub generation: u64,
+    /// The program and its arguments; not empty.
+    pub argv: Vec<String>,
+    /// Whether its standard input follows; without, it is at its end at once.
+    pub stdin: bool,
+    /// A terminal of this size; `None` for pipes.
+    pub terminal: Option<TerminalSize>,
+    /// Longest time that it may run, in seconds.
+    pub timeout_secs: u64,
+}
+
+/// Columns and rows, and what kind of terminal it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TerminalSize {
+    /// Lines of text.
+    pub rows: u16,
+    /// Characters of a line.
+    pub columns: u16,
+    /// Name of the terminal for `TERM`.
+    pub term: String,
+}
+
+/// A port of the machine's loopback.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortAsk {
+    /// The workload in whose name it is asked for.
+    pub service: ServiceKey,
+    /// The port, from 1.
+    pub port: u16,
+    /// Datagrams, each behind its length as two bytes; else a TCP connection.
+    pub udp: bool,
+}
+
+/// What an agent answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "snake_case")]
+pub enum DoorAnswer {
+    /// Yes.
+    Open {
+        /// Number of the listener; 0 where none was asked for.
+        #[serde(default)]
+        listener: u64,
+    },
+    /// No.
+    Refused(DoorRefusal),
+}
+
+/// Why an agent says no.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DoorRefusal {
+    /// Stable word, such as `exec_off`.
+    pub code: String,
+    /// One line for the operator.
+    pub message: String,
+    /// What to do about it.
+    pub hint: String,
+}
+
+impl DoorRefusal {
+    /// Puts the three together.
+    #[must_use]
+    pub fn new(code: &str, message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { code: code.to_owned(), message: message.into(), hint: hint.into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_asked_and_answered_survives_its_line() {
+        let service = ServiceKey { blueprint: 7, service: 42 };
+        let terminal = Some(TerminalSize { rows: 24, columns: 80, term: "xterm".to_owned() });
+        let argv = vec!["sh".to_owned(), "-c".to_owned(), "echo \"a\nb\"".to_owned()];
+        let exec = ExecAsk { service, generation: 3, argv, stdin: true, terminal, timeout_secs: 600 };
+        for ask in [
+            DoorAsk::Exec(exec),
+            DoorAsk::Connect(PortAsk { service, port: 5432, udp: false }),
+            DoorAsk::Listen(PortAsk { service, port: 53, udp: true }),
+            DoorAsk::Take { listener: 7, connection: u64::MAX },
+        ] {
+            let line = serde_json::to_string(&ask).unwrap();
+            assert!(!line.contains('\n'), "{line}");
+            assert_eq!(serde_json::from_str::<DoorAsk>(&line).unwrap(), ask);
+        }
+        for answer in [
+            DoorAnswer::Open { listener: 5 },
+            DoorAnswer::Refused(DoorRefusal::new("exec_off", "exec is off", "set exec.enabled")),
+        ] {
+            let line = serde_json::to_string(&answer).unwrap();
+            assert_eq!(serde_json::from_str::<DoorAnswer>(&line).unwrap(), answer);
+        }
+    }
+}

@@ -1,0 +1,368 @@
+//! Forwards: connections and datagrams between where the operator is and a service, or its node.
+//!
+//! A forward is a session that stays open, and connections that name it. Those end with it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use axum::extract::{Extension, Path, Request, State};
+use axum::response::{IntoResponse, Response};
+use blueprint_common_runtime::datagrams::{Datagrams, Passed, carry};
+use blueprint_common_runtime::frames::{ALIVE, ExitFrame, Frame, FrameReader, SILENCE};
+use blueprint_common_runtime::local_api::LocalStream;
+use blueprint_common_types::{AgentId, DoorAsk, Health, PortAsk, ServiceKey};
+use blueprint_hub_registry_core::policy::SessionKind;
+use futures_util::future::{BoxFuture, FutureExt};
+use http::StatusCode;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use tokio::io::AsyncWriteExt;
+use tokio::sync::Semaphore;
+use tokio::time::{interval, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use super::{
+    Asker, FORWARDS, Refusal, SessionStream, cut, door, parts, runner, session_name, switching, upgrade_of,
+};
+use crate::AdminState;
+use crate::error::ApiError;
+use crate::policy::Way;
+
+/// Connections and flows of one forward at once.
+const CONNECTIONS: usize = 256;
+
+/// A flow of datagrams on which nothing passes for so long is over; its node ends it a little later.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// How long the client may take to make its connection a stream, and a stream to take the last frame.
+const CLIENT_WITHIN: Duration = Duration::from_secs(10);
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Asked {
+    /// Port of the node's loopback; the service's targets where absent.
+    port: Option<u16>,
+    /// The node listens on that port, instead of reaching it.
+    #[serde(default)]
+    reverse: bool,
+    #[serde(default)]
+    udp: bool,
+    /// Name or id of the node that it has to be.
+    node: Option<String>,
+}
+
+/// A forward that is open.
+pub(crate) struct Forward {
+    service: ServiceKey,
+    kind: SessionKind,
+    udp: bool,
+    node: Option<String>,
+    /// Number of the node's listener, and which node that is, where connections come from there.
+    listener: Option<(AgentId, u64)>,
+    places: Arc<Semaphore>,
+    ended: CancellationToken,
+    connections: AtomicU64,
+    failed: AtomicU64,
+    up: AtomicU64,
+    down: AtomicU64,
+}
+
+pub(crate) async fn forward(
+    State(state): State<AdminState>,
+    way: Option<Extension<Way>>,
+    Path((blueprint, service)): Path<(u64, u64)>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let (upgrade, asked) = parts::<Asked>(request).await?;
+    let shape = "docs/api.md shows what may be asked for";
+    let kind = match (asked.port, asked.reverse) {
+        (Some(0), _) => return Err(ApiError::invalid("port 0 is no port", shape)),
+        (None, true) => return Err(ApiError::invalid("reverse needs the port of the node", shape)),
+        (None, false) => SessionKind::Forward,
+        (Some(port), false) => SessionKind::Port(port),
+        (Some(port), true) => SessionKind::Reverse(port),
+    };
+    let asker = Asker::new(ServiceKey { blueprint, service }, way.map(|Extension(way)| way), kind);
+    Ok(match begin(&state, &asker, asked).await {
+        Ok((name, forward, node)) => {
+            state.sessions.began("forward");
+            let spawner = state.spawner.clone();
+            spawner.spawn("forward", run(state, asker, (name, forward, node), upgrade));
+            switching()
+        }
+        Err(refusal) => asker.refuse(&state, refusal).await,
+    })
+}
+
+type Begun = (String, Arc<Forward>, Option<Box<dyn SessionStream>>);
+
+async fn begin(state: &AdminState, asker: &Asker, asked: Asked) -> Result<Begun, Refusal> {
+    let grant = asker.pass(state).await?;
+    let Asker { service, who, kind } = asker;
+    let (service, kind) = (*service, *kind);
+    if kind == SessionKind::Forward && state.hub.snapshot().targets_of(service).next().is_none() {
+        let hint = "`blueprint-hub service ls` shows what is offered";
+        return Err(Refusal::new(
+            StatusCode::NOT_FOUND,
+            "not_found",
+            format!("nobody offers service {service}"),
+            hint,
+        ));
+    }
+    if state.sessions.forwards.lock().len() >= FORWARDS {
+        return Err(Refusal::too_many(format!("{FORWARDS} forwards are open on this hub already")));
+    }
+    let name = session_name()?;
+    let protocol = if asked.udp { "udp" } else { "tcp" };
+    asker.begin(state, format!("session {name} by {who}, grant {grant:?}: {kind} over {protocol}")).await?;
+    let (mut listener, mut node) = (None, None);
+    if let SessionKind::Reverse(port) = kind {
+        let runner = runner(state, service, asked.node.as_deref())?;
+        let ask = DoorAsk::Listen(PortAsk { service, port, udp: asked.udp });
+        let (stream, number) = door::open(state, &runner, &ask).await?;
+        (listener, node) = (Some((runner.node, number)), Some(stream));
+    }
+    if let SessionKind::Port(_) = kind {
+        runner(state, service, asked.node.as_deref())?;
+    }
+    let forward = Arc::new(Forward {
+        service,
+        kind,
+        udp: asked.udp,
+        node: asked.node,
+        listener,
+        places: Arc::new(Semaphore::new(CONNECTIONS)),
+        ended: CancellationToken::new(),
+        connections: AtomicU64::new(0),
+        failed: AtomicU64::new(0),
+        up: AtomicU64::new(0),
+        down: AtomicU64::new(0),
+    });
+    state.sessions.forwards.lock().insert(name.clone(), Arc::clone(&forward));
+    info!(%service, %kind, session = name, "a forward is open");
+    Ok((name, forward, node))
+}
+
+async fn run(state: AdminState, asker: Asker, (name, forward, node): Begun, upgrade: OnUpgrade) {
+    let reason = match timeout(CLIENT_WITHIN, upgrade).await {
+        Ok(Ok(upgraded)) => {
+            let drain = state.spawner.stop().drain;
+            let client = TokioIo::new(upgraded);
+            Box::pin(hold(client, node, &name, [drain.cancelled().boxed(), asker.shut(&state).boxed()])).await
+        }
+        Ok(Err(_)) | Err(_) => "its client left at once".to_owned(),
+    };
+    state.sessions.forwards.lock().remove(&name);
+    forward.ended.cancel();
+    let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    let Forward { connections, failed, up, down, service, .. } = forward.as_ref();
+    info!(%service, session = name, reason, "a forward is closed");
+    let counts = [connections, failed, up, down].map(of);
+    let [connections, failed, up, down] = counts;
+    let detail = format!(
+        "session {name}: {reason}; {connections} connections, {failed} failed; bytes from the operator {up}, to the operator {down}"
+    );
+    asker.end(&state, detail).await;
+}
+
+/// Stays until the client, the node or the hub is gone; says why.
+async fn hold(
+    client: LocalStream,
+    node: Option<Box<dyn SessionStream>>,
+    name: &str,
+    [drain, shut]: [BoxFuture<'_, ()>; 2],
+) -> String {
+    let (reader, mut writer) = tokio::io::split(client);
+    let mut from_client = FrameReader::new(reader);
+    let (node_reader, mut node_writer) = match node.map(tokio::io::split) {
+        Some((reader, writer)) => (Some(FrameReader::new(reader)), Some(writer)),
+        None => (None, None),
+    };
+    // Frames to the client come from two sides.
+    let (out, mut waiting) = tokio::sync::mpsc::channel::<Frame>(16);
+    let listen = async {
+        // It says nothing but that it is there.
+        while let Ok(Some(Frame::Alive)) = from_client.next().await {}
+        "its client closed it".to_owned()
+    };
+    let relay = async {
+        let Some(mut frames) = node_reader else { return std::future::pending().await };
+        loop {
+            match timeout(SILENCE, frames.next()).await {
+                Ok(Ok(Some(Frame::Alive))) => {}
+                Ok(Ok(Some(frame @ Frame::Arrived(_)))) => drop(out.send(frame).await),
+                Ok(Ok(Some(_))) => return "its node sent what is no arrival".to_owned(),
+                Ok(Ok(None) | Err(_)) => return "its node is gone".to_owned(),
+                Err(_) => return "its node is silent".to_owned(),
+            }
+        }
+    };
+    let tick = async {
+        let mut ticks = interval(ALIVE);
+        loop {
+            ticks.tick().await;
+            let _ = out.try_send(Frame::Alive);
+            if let Some(node) = &mut node_writer
+                && Frame::Alive.write(node).await.is_err()
+            {
+                // The other direction hears it.
+                return std::future::pending::<String>().await;
+            }
+        }
+    };
+    let write = async {
+        let mut frame = Frame::Session(name.to_owned());
+        while frame.write(&mut writer).await.is_ok() {
+            match waiting.recv().await {
+                Some(next) => frame = next,
+                None => break,
+            }
+        }
+        "its client is gone".to_owned()
+    };
+    let reason = tokio::select! {
+        biased;
+        () = drain => "the hub is stopping".to_owned(),
+        () = shut => "the policy does not allow it any more".to_owned(),
+        reason = listen => reason,
+        reason = relay => reason,
+        reason = tick => reason,
+        reason = write => reason,
+    };
+    let last = async {
+        let _ = Frame::Exit(ExitFrame { code: None, reason: reason.clone() }).write(&mut writer).await;
+        let _ = writer.shutdown().await;
+    };
+    let _ = timeout(CLIENT_WITHIN, last).await;
+    reason
+}
+
+/// A connection of a forward that the operator's side began.
+pub(crate) async fn connect(
+    State(state): State<AdminState>,
+    Path(name): Path<String>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    one(state, &name, None, request).await
+}
+
+/// A connection of a forward that came to its node.
+pub(crate) async fn arrived(
+    State(state): State<AdminState>,
+    Path((name, connection)): Path<(String, u64)>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    one(state, &name, Some(connection), request).await
+}
+
+/// Where a connection of a forward leads.
+enum Road {
+    Stream(Box<dyn SessionStream>),
+    Datagrams(Box<dyn Datagrams>),
+}
+
+async fn one(
+    state: AdminState,
+    name: &str,
+    connection: Option<u64>,
+    mut request: Request,
+) -> Result<Response, ApiError> {
+    let upgrade = upgrade_of(&mut request)?;
+    let forward = state.sessions.forwards.lock().get(name).cloned().ok_or_else(|| {
+        ApiError::not_found(
+            "there is no such forward any more",
+            "open another one: the hub may have been started again",
+        )
+    })?;
+    let Ok(place) = Arc::clone(&forward.places).try_acquire_owned() else {
+        forward.failed.fetch_add(1, Ordering::Relaxed);
+        return Ok(Refusal::too_many(format!("{CONNECTIONS} connections of this forward are open already"))
+            .into_response());
+    };
+    let way = match open(&state, &forward, connection).await {
+        Ok(way) => way,
+        Err(refusal) => {
+            forward.failed.fetch_add(1, Ordering::Relaxed);
+            return Ok(refusal.into_response());
+        }
+    };
+    forward.connections.fetch_add(1, Ordering::Relaxed);
+    state.spawner.spawn_base("forwarded connection", async move {
+        let Forward { ended, up, down, .. } = forward.as_ref();
+        let work = async {
+            let Ok(Ok(upgraded)) = timeout(CLIENT_WITHIN, upgrade).await else { return };
+            let client = TokioIo::new(upgraded);
+            match way {
+                Road::Stream(stream) => super::pipe::splice(client, stream, up, down).await,
+                Road::Datagrams(flow) => {
+                    let passed = Passed::default();
+                    carry(client, flow.as_ref(), IDLE, &passed).await;
+                    up.fetch_add(passed.up.load(Ordering::Relaxed), Ordering::Relaxed);
+                    down.fetch_add(passed.down.load(Ordering::Relaxed), Ordering::Relaxed);
+                }
+            }
+        };
+        let _ = ended.run_until_cancelled(Box::pin(work)).await;
+        drop(place);
+    });
+    Ok(switching())
+}
+
+async fn open(state: &AdminState, forward: &Forward, connection: Option<u64>) -> Result<Road, Refusal> {
+    let Forward { service, kind, udp, node, listener, .. } = forward;
+    let mismatch = || {
+        Refusal::new(
+            StatusCode::BAD_REQUEST,
+            "invalid",
+            "the forward has another direction",
+            "see docs/api.md",
+        )
+    };
+    match (kind, connection, listener) {
+        (SessionKind::Forward, None, _) => target(state, forward).await,
+        (SessionKind::Port(port), None, _) => {
+            let runner = runner(state, *service, node.as_deref())?;
+            let ask = DoorAsk::Connect(PortAsk { service: *service, port: *port, udp: *udp });
+            door::open(state, &runner, &ask).await.map(|(stream, _)| Road::Stream(stream))
+        }
+        (SessionKind::Reverse(_), Some(connection), Some((agent, listener))) => {
+            let runner = runner(state, *service, node.as_deref())?;
+            if runner.node != *agent {
+                let hint = "open the forward again";
+                return Err(Refusal::unavailable("the workload runs on another node now", hint));
+            }
+            let ask = DoorAsk::Take { listener: *listener, connection };
+            door::open(state, &runner, &ask).await.map(|(stream, _)| Road::Stream(stream))
+        }
+        _ => Err(mismatch()),
+    }
+}
+
+/// A way to a healthy target of the service.
+async fn target(state: &AdminState, forward: &Forward) -> Result<Road, Refusal> {
+    let Forward { service, udp, node, .. } = forward;
+    let snapshot = state.hub.snapshot();
+    let is_wanted = |name: &str, id: AgentId| {
+        node.as_deref().is_none_or(|wanted| wanted == name || wanted == id.to_string())
+    };
+    let found = snapshot
+        .targets_of(*service)
+        .find(|target| target.health == Health::Healthy && is_wanted(&target.agent_name, target.key.agent));
+    let address = found.map(|target| target.address).ok_or_else(|| {
+        let hint = "`blueprint-hub service show BLUEPRINT/SERVICE` says what its checks found";
+        Refusal::unavailable(format!("no target of {service} is healthy"), hint)
+    })?;
+    let overlay = state.hub.overlay();
+    let opened = if *udp {
+        overlay.connect_udp(address).await.map(Road::Datagrams)
+    } else {
+        overlay.connect(address).await.map(Road::Stream)
+    };
+    opened.map_err(|error| {
+        let text = format!("{service} at {address}: {}", cut(&error));
+        Refusal::unavailable(text, "the machine may be away: `blueprint-hub node ls` says so")
+    })
+}
