@@ -10,7 +10,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::cmd::{
     access, alerts, apply, artefact, audit, config, costs, deploy, deployment, dev, exec, forward, init,
-    inventory, key, logs, node, offers, policy, prices, provider, qos, serve, service, status, token, workload,
+    inventory, key, logs, node, offers, policy, prices, provider, qos, serve, service, status, token,
+    workload,
 };
 use crate::files;
 

@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use crate::error::ApiError;
 use crate::{
     AdminState, OperatorToken, access, accounts, alerts, artefacts, audit, auth, changes, costs, deployments,
-    keys, logs, nodes, offers, policy, prices, qos, scrape, services, sessions, settings, tls, tokens, updates,
-    usage, views, workloads,
+    keys, logs, nodes, offers, policy, prices, qos, scrape, services, sessions, settings, tls, tokens,
+    updates, usage, views, workloads,
 };
 
 /// Largest request body in bytes, but for policies.
@@ -63,10 +63,7 @@ pub fn private_router(state: AdminState) -> Router {
         .route("/v1/forwards/{session}/connections", get(sessions::connect))
         .route("/v1/forwards/{session}/connections/{connection}", get(sessions::arrived))
         .route("/v1/providers", get(offers::list_providers))
-        .route("/v1/accounts", get(accounts::list))
-        .route("/v1/accounts/{name}/credentials", put(accounts::configure).delete(accounts::forget))
-        .route("/v1/accounts/{name}/check", post(accounts::check))
-        .route("/v1/accounts/{name}/policy", get(accounts::policy))
+        .merge(accounts())
         .route("/v1/templates", get(offers::list_templates))
         .route("/v1/offers", get(offers::list_offers))
         .route("/v1/estimate", get(offers::estimate))
@@ -103,6 +100,15 @@ pub fn private_router(state: AdminState) -> Router {
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(finish)
         .with_state(state)
+}
+
+/// Accounts at providers.
+fn accounts() -> Router<AdminState> {
+    Router::new()
+        .route("/v1/accounts", get(accounts::list))
+        .route("/v1/accounts/{name}/credentials", put(accounts::configure).delete(accounts::forget))
+        .route("/v1/accounts/{name}/check", post(accounts::check))
+        .route("/v1/accounts/{name}/policy", get(accounts::policy))
 }
 
 /// Quality of service.

@@ -246,6 +246,19 @@ fn a_workload_that_ran_is_down_once_its_machine_vanished_or_its_port_is_gone() {
 }
 
 #[test]
+fn an_agent_offers_what_it_does_and_not_what_another_might() {
+    let mut registry = registry();
+    let target = |port, agent| TargetKey { service: SERVICE, agent, port };
+    assert!(!registry.offers(target(80, agent())));
+    offer(&mut registry, Health::Healthy, NOW);
+    assert!(registry.offers(target(80, agent())));
+    assert!(!registry.offers(target(81, agent())));
+    assert!(!registry.offers(target(80, AgentId::from_bytes([2; 16]))));
+    registry.set_targets(agent(), Vec::new(), NOW);
+    assert!(!registry.offers(target(80, agent())));
+}
+
+#[test]
 fn an_outage_goes_on_over_a_restart_of_the_hub() {
     let mut registry = registry();
     let mut watch = Watch::new(Duration::from_secs(30));
