@@ -20,8 +20,10 @@ use blueprint_common_types::Timestamp;
 use blueprint_hub_admin::HubFacts;
 use blueprint_hub_proxy::{Ledger, Pressure, ProxyParts};
 use blueprint_hub_registry::{
-    Launchers, LaunchersHandle, Registrar, RegistrarHandle, Workloads, WorkloadsHandle,
+    Desk, Launchers, LaunchersHandle, QosMetrics, Registrar, RegistrarHandle, Workloads, WorkloadsHandle,
+    samples,
 };
+use blueprint_hub_registry_core::qos::QosStore;
 use blueprint_hub_registry_core::workload::{Traffic, WorkloadStore};
 use blueprint_hub_registry_core::{AddressPool, JoinTokenRecord, Loaded, Registry, Store, TlsStore};
 use blueprint_hub_store::SqliteStore;
@@ -36,11 +38,13 @@ use crate::memory::MemoryWatch;
 use crate::policy::{self, PolicyHandle, PolicyTask};
 use crate::ports::{ProxyTraffic, peer_of};
 use crate::provision::Clouds;
+use crate::qos::QosParts;
+use crate::scrape::Scraper;
 use crate::service_view::ServiceView;
 use crate::stored_keys::StoredKeys;
 use crate::tables::{self, TablesTask};
 use crate::tls::{TlsOperator, TlsServices};
-use crate::{audit, data_plane, proxy, registry_metrics, tls};
+use crate::{audit, data_plane, proxy, qos, registry_metrics, tls};
 
 /// Operators' connections over TCP.
 const ADMIN_LIMITS: AcceptLimits = AcceptLimits { total: 256, per_ip: 256 };
@@ -135,6 +139,8 @@ struct Base {
     ledger: Ledger,
     traffic: Arc<ProxyTraffic>,
     metrics: Arc<Metrics>,
+    /// Answers about quality of service.
+    qos: (Desk, QosMetrics),
 }
 
 impl Base {
@@ -149,6 +155,7 @@ impl Base {
         let opened = Arc::new(SqliteStore::open(state.folder())?);
         let tls_store: Arc<dyn TlsStore> = opened.clone();
         let workload_store: Arc<dyn WorkloadStore> = opened.clone();
+        let qos_store: Arc<dyn QosStore> = opened.clone();
         let clouds = Clouds::new(
             (config.provision, config.alerts.clone(), config.prices.clone()),
             &config.providers,
@@ -179,14 +186,25 @@ impl Base {
             now,
             config.target_ttl,
         );
+        let qos_metrics = QosMetrics::new(&metrics);
+        let samples = samples(&qos_metrics);
         let (task, registrar) = Registrar::new(registry, pool, Arc::clone(&store));
         registry_metrics::register(&metrics, registrar.clone());
-        spawn(supervisor, "registrar", task.run(supervisor.stop().stop));
+        spawn(supervisor, "registrar", task.recorded(&samples).run(supervisor.stop().stop));
         let ledger = Ledger::default();
         let traffic = Arc::new(ProxyTraffic::new(ledger.clone()));
         let told: Arc<dyn Traffic> = Arc::<ProxyTraffic>::clone(&traffic);
         let (task, workloads) = Workloads::new(workload_store, registrar.clone(), FAILOVER, told).await?;
         spawn(supervisor, "workloads", task.run(supervisor.stop().stop));
+        let recorded = QosParts {
+            hub: identity.authority.hub().to_string(),
+            samples,
+            store: qos_store,
+            registrar: registrar.clone(),
+            workloads: workloads.clone(),
+            scraper: Scraper::new(tunnel.clone()),
+        };
+        let desk = qos::record(config, recorded, supervisor);
         let (task, launchers) = Launchers::new(workloads.clone());
         spawn(supervisor, "launchers", task.run(supervisor.stop().stop));
         let watch = data_plane::watch(tunnel.clone(), registrar.clone(), supervisor.stop().stop);
@@ -209,6 +227,7 @@ impl Base {
             ledger,
             traffic,
             metrics,
+            qos: (desk, qos_metrics),
         };
         Ok((base, identity))
     }
@@ -257,7 +276,7 @@ impl App {
             dialer: Arc::new(base.tunnel.clone()),
             trust: Arc::clone(&trust),
             keys: Arc::new(stored),
-            signer: keys.signer,
+            signer: Arc::clone(&keys.signer),
             operator: proxy::door(&identity, Arc::clone(&operator)),
         };
         let pressure = start_watches(&config, &base, supervisor);
@@ -271,7 +290,7 @@ impl App {
             forwards: proxy.forwards(),
         };
         operator.listens(&proxy)?;
-        let keys = WorkloadKeys::load(&state, keys.sealing)?;
+        let keys = (WorkloadKeys::load(&state, keys.sealing)?, keys.signer);
 
         let control = sockets.control.local_addr()?;
         let facts = Arc::new(HubFacts {

@@ -10,7 +10,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::cmd::{
     access, alerts, apply, artefact, audit, config, costs, deploy, deployment, dev, exec, forward, init,
-    inventory, key, logs, node, offers, policy, prices, provider, serve, service, status, token, workload,
+    inventory, key, logs, node, offers, policy, prices, provider, qos, serve, service, status, token,
+    workload,
 };
 use crate::files;
 
@@ -123,6 +124,9 @@ enum Command {
     #[cfg(feature = "provider-ssh")]
     #[command(subcommand, after_help = "Example: blueprint-hub host scan 192.0.2.7")]
     Host(crate::cmd::host::Host),
+    /// How services do, what was, objectives, and signed monthly reports
+    #[command(subcommand)]
+    Qos(qos::Qos),
     /// Policy: which nodes may send what to which through the hub
     #[command(subcommand, after_help = "Example: blueprint-hub policy set policy.toml")]
     Policy(policy::Policy),
@@ -215,6 +219,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Command::EstimateCost(command) => command.run(global),
         #[cfg(feature = "provider-ssh")]
         Command::Host(command) => command.run(global),
+        Command::Qos(command) => command.run(global),
         Command::Policy(command) => command.run(global),
         Command::Status(command) => command.run(global),
         Command::Audit(command) => command.run(global),

@@ -10,6 +10,7 @@ mod prices;
 mod providers;
 mod provision;
 mod proxy;
+mod qos;
 mod schema;
 mod sessions;
 mod ssh;
@@ -38,6 +39,7 @@ pub(crate) use prices::PriceConfig;
 pub(crate) use providers::{LocalVmSettings, ProviderSettings};
 pub(crate) use provision::ProvisionSettings;
 pub(crate) use proxy::{AcmeSettings, ProxySockets, ProxyTls};
+pub(crate) use qos::QosConfig;
 pub(crate) use schema::SCHEMA;
 pub(crate) use ssh::SshSettings;
 pub(crate) use tunnel::CarrierListen;
@@ -58,6 +60,7 @@ pub(crate) struct HubConfig {
     /// How long a connection there may be silent.
     pub(crate) rpc_idle: Duration,
     pub(crate) discovery: DiscoveryConfig,
+    pub(crate) qos: QosConfig,
     pub(crate) overlay_v4: Ipv4Network,
     pub(crate) overlay_v6: Option<Ipv6Network>,
     pub(crate) mtu: u16,
@@ -110,7 +113,7 @@ impl HubConfig {
         let to_hub = tunnel::to_hub(settings, problems);
         let rpc_port = tunnel::rpc_port(settings, problems);
         let rpc_idle = span(settings, "tunnel.rpc_idle_timeout", 1, 24 * 3600, problems);
-        let discovery = DiscoveryConfig::take(settings, interface.as_ref(), problems);
+        let (discovery, qos) = inside(settings, interface.as_ref(), problems);
         let overlay_v4 = tunnel::overlay_v4(settings, problems);
         let overlay_v6 = tunnel::overlay_v6(settings, problems);
         let mtu = settings.take_within("tunnel.mtu", 1280..=9000, problems);
@@ -143,6 +146,7 @@ impl HubConfig {
             rpc_port: rpc_port?,
             rpc_idle: rpc_idle?,
             discovery: discovery?,
+            qos: qos?,
             overlay_v4: overlay_v4?,
             overlay_v6: overlay_v6?,
             mtu: mtu?,
@@ -181,6 +185,16 @@ impl HubConfig {
                 .unwrap_or_else(|_| Ipv6Network::from(std::net::Ipv6Addr::from(bytes)))
         })
     }
+}
+
+/// Sections of what is served inside the tunnel.
+fn inside(
+    settings: &Settings,
+    interface: Option<&Interface>,
+    problems: &mut Problems,
+) -> (Option<DiscoveryConfig>, Option<QosConfig>) {
+    let discovery = DiscoveryConfig::take(settings, interface, problems);
+    (discovery, QosConfig::take(settings, interface, problems))
 }
 
 /// Sections about machines that are ordered.

@@ -22,6 +22,7 @@ mod policy;
 mod ports;
 mod provision;
 mod proxy;
+mod qos;
 mod registry_metrics;
 mod scrape;
 mod service_view;

@@ -19,10 +19,12 @@ use blueprint_hub_provision_core::catalogue::PriceDesk;
 use blueprint_hub_provision_core::cost::CostDesk;
 use blueprint_hub_provision_core::lifecycle::Deployer;
 use blueprint_hub_proxy::Ledger;
+use blueprint_hub_proxy_core::identity::IdentitySigner;
 use blueprint_hub_proxy_core::tls::TlsAdmin;
 use blueprint_hub_proxy_core::usage::{Clients, ServiceUsage};
 use blueprint_hub_proxy_core::{NotInForce, Service, ServiceSettings, Trust};
-use blueprint_hub_registry::{ControlPlane, LogsReader, Peers, RegistrarHandle, WorkloadsHandle};
+use blueprint_hub_registry::{ControlPlane, Desk, LogsReader, Peers, RegistrarHandle, WorkloadsHandle};
+use blueprint_hub_registry_core::qos::QosDesk;
 use blueprint_hub_registry_core::workload::{
     LogsAsk, LogsError, Tally, Traffic, UpdateError, UpdateRequest, Version, WorkloadChange,
     WorkloadChangeError, WorkloadRecord, WorkloadsView,
@@ -124,6 +126,8 @@ pub(crate) struct AdminHub {
     pub(crate) artefacts: Arc<Artefacts>,
     pub(crate) provision: Provision,
     pub(crate) scraper: Scraper,
+    /// What answers about quality of service, and what signs its reports.
+    pub(crate) quality: (Desk, Arc<IdentitySigner>),
     pub(crate) overlay: TunnelOverlay,
 }
 
@@ -281,6 +285,14 @@ impl Hub for AdminHub {
 
     fn deployer(&self) -> &dyn Deployer {
         &self.provision.orders
+    }
+
+    fn quality(&self) -> &dyn QosDesk {
+        &self.quality.0
+    }
+
+    fn signer(&self) -> &IdentitySigner {
+        &self.quality.1
     }
 
     fn accounts(&self) -> &dyn AccountDesk {

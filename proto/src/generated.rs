@@ -29,3 +29,18 @@ pub mod v1;
 #[rustfmt::skip]
 #[path = "gen/blueprint_manager_bridge.rs"]
 pub mod bridge;
+
+/// Quality of service of blueprints, with the Blueprint SDK's names and numbers.
+#[expect(
+    missing_docs,
+    unused_qualifications,
+    clippy::missing_errors_doc,
+    clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
+    clippy::as_conversions,
+    clippy::too_many_lines,
+    reason = "generated code"
+)]
+#[rustfmt::skip]
+#[path = "gen/qos.rs"]
+pub mod qos;

@@ -5,11 +5,12 @@ use std::{env, fs};
 
 use prost::Message;
 
-const SOURCES: [&str; 4] = [
+const SOURCES: [&str; 5] = [
     "blueprint/v1/agent.proto",
     "blueprint/v1/registry.proto",
     "blueprint/v1/launcher.proto",
     "blueprint_manager_bridge.proto",
+    "qos.proto",
 ];
 
 #[test]
@@ -21,6 +22,7 @@ fn the_committed_code_is_current() {
     tonic_prost_build::configure()
         .build_transport(false)
         .codec_path("crate::SmallCodec")
+        .btree_map(".qos")
         .emit_rerun_if_changed(false)
         .out_dir(fresh.path())
         .compile_fds(descriptors)
@@ -28,7 +30,7 @@ fn the_committed_code_is_current() {
 
     let committed = root.join("src/gen");
     let update = env::var_os("UPDATE_GENERATED").is_some();
-    for name in ["blueprint.v1.rs", "blueprint_manager_bridge.rs", "descriptors.bin"] {
+    for name in ["blueprint.v1.rs", "blueprint_manager_bridge.rs", "qos.rs", "descriptors.bin"] {
         let fresh = fs::read(fresh.path().join(name)).unwrap();
         if update {
             fs::create_dir_all(&committed).unwrap();

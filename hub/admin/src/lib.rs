@@ -20,6 +20,7 @@ mod nodes;
 mod offers;
 mod policy;
 mod prices;
+mod qos;
 mod router;
 mod scrape;
 mod services;
@@ -47,9 +48,11 @@ use blueprint_common_types::{
 use blueprint_hub_provision_core::catalogue::PriceDesk;
 use blueprint_hub_provision_core::cost::CostDesk;
 use blueprint_hub_provision_core::lifecycle::Deployer;
+use blueprint_hub_proxy_core::identity::IdentitySigner;
 use blueprint_hub_proxy_core::tls::TlsAdmin;
 use blueprint_hub_proxy_core::usage::{Clients, ServiceUsage};
 use blueprint_hub_proxy_core::{NotInForce, Service, ServiceSettings};
+use blueprint_hub_registry_core::qos::QosDesk;
 use blueprint_hub_registry_core::workload::{
     LogsAsk, LogsError, LogsPiece, UpdateError, UpdateRequest, Version, WorkloadChange, WorkloadChangeError,
     WorkloadRecord, WorkloadsView,
@@ -281,6 +284,12 @@ pub trait Hub: Send + Sync {
 
     /// Accounts at clouds, and their credentials.
     fn accounts(&self) -> &dyn AccountDesk;
+
+    /// Quality of service, its history and its objectives.
+    fn quality(&self) -> &dyn QosDesk;
+
+    /// What signs reports.
+    fn signer(&self) -> &IdentitySigner;
 
     /// Seals the keys of a workload as they are stored; `None` where the system has no source of randomness.
     fn seal_keystore(&self, service: ServiceKey, bundle: &Bundle) -> Option<String>;

@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use crate::error::ApiError;
 use crate::{
     AdminState, OperatorToken, access, accounts, alerts, artefacts, audit, auth, changes, costs, deployments,
-    keys, logs, nodes, offers, policy, prices, scrape, services, sessions, settings, tls, tokens, updates,
-    usage, views, workloads,
+    keys, logs, nodes, offers, policy, prices, qos, scrape, services, sessions, settings, tls, tokens,
+    updates, usage, views, workloads,
 };
 
 /// Largest request body in bytes, but for policies.
@@ -36,6 +36,7 @@ pub fn private_router(state: AdminState) -> Router {
             get(settings::show).put(settings::set).layer(DefaultBodyLimit::max(settings::MAX_BODY)),
         )
         .route("/v1/services/{blueprint}/{service}/usage", get(usage::show))
+        .merge(quality())
         .route(
             "/v1/services/{blueprint}/{service}/tls",
             get(tls::show).put(tls::set).delete(tls::remove).layer(DefaultBodyLimit::max(tls::MAX_BODY)),
@@ -62,10 +63,7 @@ pub fn private_router(state: AdminState) -> Router {
         .route("/v1/forwards/{session}/connections", get(sessions::connect))
         .route("/v1/forwards/{session}/connections/{connection}", get(sessions::arrived))
         .route("/v1/providers", get(offers::list_providers))
-        .route("/v1/accounts", get(accounts::list))
-        .route("/v1/accounts/{name}/credentials", put(accounts::configure).delete(accounts::forget))
-        .route("/v1/accounts/{name}/check", post(accounts::check))
-        .route("/v1/accounts/{name}/policy", get(accounts::policy))
+        .merge(accounts())
         .route("/v1/templates", get(offers::list_templates))
         .route("/v1/offers", get(offers::list_offers))
         .route("/v1/estimate", get(offers::estimate))
@@ -102,6 +100,30 @@ pub fn private_router(state: AdminState) -> Router {
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(finish)
         .with_state(state)
+}
+
+/// Accounts at providers.
+fn accounts() -> Router<AdminState> {
+    Router::new()
+        .route("/v1/accounts", get(accounts::list))
+        .route("/v1/accounts/{name}/credentials", put(accounts::configure).delete(accounts::forget))
+        .route("/v1/accounts/{name}/check", post(accounts::check))
+        .route("/v1/accounts/{name}/policy", get(accounts::policy))
+}
+
+/// Quality of service.
+fn quality() -> Router<AdminState> {
+    Router::new()
+        .route("/v1/services/{blueprint}/{service}/qos", get(qos::show))
+        .route("/v1/services/{blueprint}/{service}/qos/history", get(qos::history))
+        .route("/v1/services/{blueprint}/{service}/qos/report", get(qos::report))
+        .route(
+            "/v1/services/{blueprint}/{service}/objective",
+            put(qos::set_objective).delete(qos::remove_objective),
+        )
+        .route("/v1/nodes/{node}/qos/history", get(qos::node_history))
+        .route("/v1/objectives", get(qos::objectives))
+        .route("/v1/report-key", get(qos::key))
 }
 
 /// The same routes for a TCP port, each behind the operator's token; only `/healthz` is open.

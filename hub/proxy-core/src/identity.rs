@@ -14,6 +14,7 @@ mod jwks;
 mod key_cache;
 mod oauth_policy;
 mod owner;
+mod seal;
 mod sealed;
 mod signed;
 mod verifying_key;
@@ -32,6 +33,7 @@ pub use jwks::{JwksHosts, JwksHostsError, JwksUrl, JwksUrlError, is_public, max_
 pub use key_cache::{Ask, KeyCache};
 pub use oauth_policy::{OAuthPolicy, OAuthPolicyError};
 pub use owner::{KeyKind, OwnerKey, OwnerKeyError, Signed};
+pub use seal::{ParseSealKeyError, SealError, SealForm, SealKey};
 pub use sealed::{Claims, DEFAULT_LIFE, MAX_LIFE, SealingKey};
 pub use signed::IdentitySigner;
 pub use verifying_key::{KeyError, MAX_JWK_SET, VerifyingKey};

@@ -140,6 +140,10 @@ audit_kinds! {
     AlertRelease = "alert.release",
     /// An alert told something; the subject is its name.
     AlertFire = "alert.fire",
+    /// The operator set the objective of a service; the subject is the service.
+    ObjectiveSet = "objective.set",
+    /// The operator went back to the default objective; the subject is the service.
+    ObjectiveRemove = "objective.remove",
 }
 
 impl fmt::Display for AuditKind {

@@ -16,6 +16,7 @@ mod join;
 mod limits;
 pub mod policy;
 mod pool;
+pub mod qos;
 mod record;
 mod registry;
 mod store;

@@ -143,6 +143,13 @@ impl Registry {
         self.agents.get(&id).map(|held| &held.agent)
     }
 
+    /// Whether an agent offers this target, also while its lease has run out.
+    #[must_use]
+    pub fn offers(&self, target: TargetKey) -> bool {
+        let held = self.agents.get(&target.agent);
+        held.is_some_and(|held| held.targets.contains_key(&(target.service, target.port)))
+    }
+
     /// Adds an agent that has just joined, or replaces what is known of it and keeps its targets.
     pub fn add_agent(&mut self, agent: Agent) {
         self.cached = None;

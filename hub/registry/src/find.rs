@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use blueprint_common_types::{AgentId, Health, ServiceKey, WgPublicKey};
-use blueprint_hub_registry_core::{Agent, AuditEvent, AuditKind, Rate, RegistrySnapshot};
+use blueprint_hub_registry_core::{Agent, AuditEvent, AuditKind, Rate, RegistrySnapshot, TargetRecord};
 use blueprint_proto::v1;
 use blueprint_proto::v1::find_request::What;
 use tonic::Status;
@@ -100,10 +100,9 @@ fn service_places(
     service: ServiceKey,
     may: impl Fn(&WgPublicKey, u16) -> bool,
 ) -> Result<Vec<Place>, Refusal> {
-    let reachable = snapshot.targets_of(service).filter(|target| {
-        let holder = snapshot.agents.get(&target.key.agent).filter(|_| target.key.agent != agent);
-        holder.is_some_and(|view| may(&view.agent.wireguard_key, target.address.port()))
-    });
+    let reachable = snapshot
+        .targets_of(service)
+        .filter(|target| target.key.agent != agent && reaches(snapshot, target, &may));
     let mut is_any = false;
     let healthy =
         reachable.inspect(|_| is_any = true).filter(|it| it.health == Health::Healthy && it.weight > 0);
@@ -114,6 +113,26 @@ fn service_places(
         (true, true) => Err(Refusal::NotHealthy),
         (true, false) => Err(Refusal::Denied),
     }
+}
+
+/// Whether `may` lets something begin TCP with a target.
+fn reaches(
+    snapshot: &RegistrySnapshot,
+    target: &TargetRecord,
+    may: impl Fn(&WgPublicKey, u16) -> bool,
+) -> bool {
+    let holder = snapshot.agents.get(&target.key.agent);
+    holder.is_some_and(|view| may(&view.agent.wireguard_key, target.address.port()))
+}
+
+/// Whether an agent may know how a service is doing: it serves it, or `may` lets it reach a target.
+pub(crate) fn is_seen(
+    snapshot: &RegistrySnapshot,
+    agent: AgentId,
+    service: ServiceKey,
+    may: impl Fn(&WgPublicKey, u16) -> bool,
+) -> bool {
+    snapshot.targets_of(service).any(|target| target.key.agent == agent || reaches(snapshot, target, &may))
 }
 
 /// A machine by name, id or overlay address, where `may` lets the agent reach its port.
@@ -173,7 +192,7 @@ async fn refuse(shared: &Shared, agent: &Agent, subject: &str, refusal: Refusal)
 #[cfg(test)]
 mod tests {
     use blueprint_common_types::{OverlayLease, TargetKey, Timestamp};
-    use blueprint_hub_registry_core::{AgentView, ServiceGrant, TargetRecord};
+    use blueprint_hub_registry_core::{AgentView, ServiceGrant};
 
     use super::*;
 

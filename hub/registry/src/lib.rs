@@ -20,6 +20,7 @@ mod launchers;
 mod logs;
 mod metrics;
 mod operator;
+mod qos;
 mod registrar;
 mod rpc;
 mod session;
@@ -39,6 +40,10 @@ pub use launcher::{LauncherParts, LogPieces, LogSource};
 pub use launchers::{Launchers, LaunchersHandle};
 pub use logs::LogsReader;
 pub use operator::serve_operator;
+pub use qos::{
+    Desk, DeskParts, Kept, PageWatch, QosMetrics, QosPages, Recorder, RecorderParts, Sampled, Samples, Sink,
+    samples, serve_local, serve_overlay,
+};
 pub use registrar::{QosView, Registrar, RegistrarHandle, Stopping};
 pub use shared::{Peers, TunnelFacts};
 pub use status::CODE_KEY;

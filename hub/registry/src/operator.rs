@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use blueprint_hub_registry_core::{ChangeBody, RegistrySnapshot, TargetRecord};
+use blueprint_proto::qos::qos_metrics_server::QosMetricsServer;
 use blueprint_proto::v1::launcher_server::LauncherServer;
 use blueprint_proto::v1::registry_server::{Registry, RegistryServer};
 use blueprint_proto::{FILE_DESCRIPTOR_SET, v1};
@@ -22,7 +23,8 @@ use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_runtime::tasks::Spawner;
 
 use crate::launcher::{LauncherService, MAX_MESSAGE_BYTES};
-use crate::{LauncherParts, RegistrarHandle, status};
+use crate::qos::{QosService, Renamed, Viewer};
+use crate::{Desk, LauncherParts, RegistrarHandle, status};
 
 /// Events that wait for one watcher; past it the watcher is waited for.
 const WATCH_BUFFER: usize = 256;
@@ -34,7 +36,7 @@ const MAX_STREAMS: u32 = 100;
 /// gRPC services for operators; they authenticate nobody, so they belong behind a private socket.
 fn operator_routes(
     registrar: RegistrarHandle,
-    launcher: LauncherService,
+    (launcher, desk): (LauncherService, Option<Desk>),
     spawner: Spawner,
 ) -> Result<Routes, tonic_reflection::server::Error> {
     let (reporter, health) = tonic_health::server::health_reporter();
@@ -51,10 +53,16 @@ fn operator_routes(
         .build_v1()?;
     let registry = RegistryServer::new(Operator { registrar, spawner });
     let launcher = LauncherServer::new(launcher).max_decoding_message_size(MAX_MESSAGE_BYTES);
-    Ok(Routes::new(registry).add_service(launcher).add_service(health).add_service(reflection))
+    let routes = Routes::new(registry).add_service(launcher).add_service(health).add_service(reflection);
+    Ok(match desk {
+        Some(desk) => {
+            routes.add_service(QosMetricsServer::new(QosService { desk, viewer: Viewer::Operator }))
+        }
+        None => routes,
+    })
 }
 
-/// Serves the operator's and launchers' gRPC on a private Unix socket until the drain begins.
+/// Serves the operator's and launchers' gRPC, and quality of service where there is a desk, on a private Unix socket until the drain begins.
 ///
 /// # Errors
 ///
@@ -62,12 +70,12 @@ fn operator_routes(
 pub async fn serve_operator(
     listener: UnixListener,
     registrar: RegistrarHandle,
-    launcher: LauncherParts,
+    (launcher, desk): (LauncherParts, Option<Desk>),
     metrics: &Metrics,
     spawner: Spawner,
 ) -> Result<(), tonic_reflection::server::Error> {
     let launcher = LauncherService::new(launcher, registrar.clone(), spawner.clone(), metrics);
-    let routes = operator_routes(registrar, launcher, spawner.clone())?.prepare();
+    let routes = operator_routes(registrar, (launcher, desk), spawner.clone())?.prepare();
     let drain = spawner.stop().drain;
     loop {
         let stream = match drain.run_until_cancelled(listener.accept()).await {
@@ -79,7 +87,7 @@ pub async fn serve_operator(
                 continue;
             }
         };
-        let service = TowerToHyperService::new(routes.clone());
+        let service = TowerToHyperService::new(Renamed(routes.clone()));
         let drain = drain.clone();
         spawner.spawn("operator grpc", async move {
             let mut server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());

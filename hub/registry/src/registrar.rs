@@ -32,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 pub use self::handle::RegistrarHandle;
+use crate::qos::{Sampled, Samples, Sink};
 
 /// Messages on their way to an agent. Boxed: a channel holds room for 32 of them from its start.
 pub(crate) type Outbox = mpsc::Sender<Box<v1::HubMessage>>;
@@ -148,6 +149,8 @@ pub struct Registrar {
     unsaved: Vec<Change>,
     audit: Vec<AuditEvent>,
     refusals: AuditBudget,
+    /// Where samples go to be recorded.
+    sink: Option<Sink>,
     /// What is published is older than what is.
     dirty: bool,
 }
@@ -179,9 +182,17 @@ impl Registrar {
             unsaved: Vec::new(),
             audit: Vec::new(),
             refusals: AuditBudget::new(REFUSAL_ROWS_PER_MINUTE, Instant::now().into_std()),
+            sink: None,
             dirty: false,
         };
         (registrar, handle)
+    }
+
+    /// Gives the samples of agents to a recorder.
+    #[must_use]
+    pub fn recorded(mut self, samples: &Samples) -> Self {
+        self.sink = Some(samples.sink.clone());
+        self
     }
 
     /// Runs until `stop`.
@@ -391,9 +402,28 @@ impl Registrar {
                 self.note(outcome.changes);
             }
             Report::Qos(at, machine, tunnel, services) => {
+                let services = self.offered_only(agent, services);
+                if let Some(sink) = &self.sink {
+                    let services = services.clone();
+                    sink.note(Sampled { agent, at, machine, tunnel, services });
+                }
                 self.history.entry(agent).or_default().push(at, machine, tunnel, services);
             }
         }
+    }
+
+    /// Samples of what the agent offers, once each: it says nothing of what is another's, or of what is nobody's.
+    fn offered_only(&self, agent: AgentId, mut services: Vec<ServiceSample>) -> Vec<ServiceSample> {
+        let count = services.len();
+        let mut told = BTreeSet::new();
+        services.retain(|sample| {
+            let target = TargetKey { service: sample.service, agent, port: sample.port };
+            self.registry.offers(target) && told.insert(target)
+        });
+        if let Some(sink) = &self.sink {
+            sink.not_offered(count - services.len());
+        }
+        services
     }
 
     fn refuse(&mut self, key: TargetKey, reason: &RefusedTarget) {

@@ -12,6 +12,7 @@ use blueprint_common_types::Timestamp;
 use blueprint_hub_admin::{
     AdminState, HubFacts, OperatorToken, Sessions, metrics_router, private_router, public_router,
 };
+use blueprint_hub_proxy_core::identity::IdentitySigner;
 use blueprint_hub_registry::{
     Blueprints, ControlConfig, ControlPlane, LauncherParts, PushedFiles, serve_operator,
 };
@@ -24,13 +25,16 @@ use super::{Base, Sockets, tunnel};
 use crate::artefacts::Artefacts;
 use crate::blueprints::{BlueprintPort, WorkloadKeys};
 use crate::config::HubConfig;
-use crate::discovery;
 use crate::files::{self, Identity};
 use crate::overlay::TunnelOverlay;
 use crate::ports::{AdminHub, TunnelPeers};
 use crate::scrape::Scraper;
 use crate::service_view::ServiceView;
 use crate::tls::TlsOperator;
+use crate::{discovery, qos};
+
+/// Keys of workloads, and what signs reports.
+type Keys = (WorkloadKeys, Arc<IdentitySigner>);
 
 /// Starts the control plane and the two operator's sides.
 pub(super) async fn start(
@@ -39,7 +43,7 @@ pub(super) async fn start(
     base: Base,
     sockets: Sockets,
     facts: Arc<HubFacts>,
-    (tls, services, workload_keys): (Arc<TlsOperator>, ServiceView, WorkloadKeys),
+    (tls, services, (workload_keys, signer)): (Arc<TlsOperator>, ServiceView, Keys),
     supervisor: &Supervisor,
 ) -> Result<()> {
     let tokens = tokens(&identity);
@@ -75,7 +79,7 @@ pub(super) async fn start(
     )?;
     let known = (base.registrar.clone(), base.tunnel.clone());
     Box::pin(discovery::start(&config.discovery, base.prefixes, known, &base.metrics, supervisor)).await?;
-    start_quic(&control, &base)?;
+    start_inside(&config, &control, &base, supervisor).await?;
     let planes = (control.clone(), base.registrar.clone(), base.tunnel.clone(), workload_keys.sealing());
     let spawner = supervisor.child_spawner();
     let clouds = Box::pin(base.clouds.start(Arc::clone(&facts), planes, &base.metrics, &spawner)).await?;
@@ -95,6 +99,7 @@ pub(super) async fn start(
         workloads: base.workloads,
         workload_keys,
         artefacts: base.artefacts,
+        quality: (base.qos.0.clone(), signer),
     };
     let (store, metrics) = (Arc::clone(&base.store), Arc::clone(&base.metrics));
     let state = AdminState {
@@ -113,7 +118,7 @@ pub(super) async fn start(
     start_admin(supervisor, state, sockets.admin_socket, [sockets.admin, sockets.metrics], tokens);
     let (socket, spawner) = (sockets.registry_socket, supervisor.child_spawner());
     supervisor.spawn_essential("operator grpc", async move {
-        serve_operator(socket, base.registrar, launcher, &metrics, spawner).await
+        serve_operator(socket, base.registrar, (launcher, Some(base.qos.0)), &metrics, spawner).await
     });
     audit_life(supervisor, base.store, base.epoch).await;
     Ok(())
@@ -144,6 +149,17 @@ fn start_quic(control: &ControlPlane, base: &Base) -> Result<()> {
         control.start_quic(socket, limits, &base.metrics)?;
     }
     Ok(())
+}
+
+/// Serves quality of service, and the QUIC carrier.
+async fn start_inside(
+    config: &HubConfig,
+    control: &ControlPlane,
+    base: &Base,
+    supervisor: &Supervisor,
+) -> Result<()> {
+    qos::serve(config, &base.tunnel, base.qos.clone(), supervisor).await?;
+    start_quic(control, base)
 }
 
 /// Serves the JSON API on the socket, and on two TCP ports what their tokens open: all of it, and what scrapers read.

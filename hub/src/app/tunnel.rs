@@ -49,13 +49,14 @@ pub(super) fn bind(
     }
 }
 
-/// What machines may begin with the hub itself: what the operator lets them, and the ways to his RPC and to the DNS,
-/// which ask who they are.
+/// What machines may begin with the hub itself: what the operator lets them, and the ways to his RPC, to the DNS and to quality of
+/// service, which ask who they are.
 fn own_rules(config: &HubConfig) -> Vec<Rule> {
     let rule = |protocol, port: u16| Rule { protocol, ports: port..=port };
     let rpc = config.rpc_port.map(|port| rule(Protocol::Tcp, port));
     let dns = config.discovery.port.map(|port| [rule(Protocol::Udp, port), rule(Protocol::Tcp, port)]);
-    config.to_hub.iter().cloned().chain(rpc).chain(dns.into_iter().flatten()).collect()
+    let qos = config.qos.port.map(|port| rule(Protocol::Tcp, port));
+    config.to_hub.iter().cloned().chain(rpc).chain(qos).chain(dns.into_iter().flatten()).collect()
 }
 
 /// Ways to this hub, best first.

@@ -3,7 +3,7 @@
 use blueprint_common_runtime::config::{Key, Schema};
 
 use super::{
-    alerts, aws, digitalocean, discovery, forwards, oauth, prices, providers, provision, sessions, ssh,
+    alerts, aws, digitalocean, discovery, forwards, oauth, prices, providers, provision, qos, sessions, ssh,
 };
 
 /// Every key of `hub.toml`.
@@ -95,6 +95,13 @@ pub(crate) const SCHEMA: Schema = Schema {
         discovery::DOMAIN,
         discovery::PORT,
         discovery::LISTEN,
+        qos::PORT,
+        qos::LISTEN,
+        qos::WRITE_EVERY,
+        qos::MINUTES,
+        qos::HOURS,
+        qos::ROWS,
+        qos::METRICS_EVERY,
         Key::new("proxy.listen", "127.0.0.1:8276", "TCP address of the auth proxy for clients."),
         Key::new(
             "proxy.tls_listen",

@@ -23,6 +23,7 @@ mod migrate;
 mod open;
 mod policy;
 mod prices;
+mod qos;
 mod queue;
 mod services;
 mod targets;

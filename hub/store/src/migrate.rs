@@ -23,6 +23,7 @@ const STEPS: &[&str] = &[
     include_str!("schema/0012_credentials.sql"),
     include_str!("schema/0013_prices.sql"),
     include_str!("schema/0014_versions.sql"),
+    include_str!("schema/0015_qos.sql"),
 ];
 
 /// Brings the schema up to date.

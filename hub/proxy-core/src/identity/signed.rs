@@ -8,8 +8,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use blueprint_common_types::{Secret, Timestamp};
 use ring::signature::{Ed25519KeyPair, KeyPair};
 use serde_json::json;
-use sha2::{Digest, Sha256};
 
+use super::seal::{SealForm, SealKey, key_name};
 use crate::decide::Admission;
 
 /// Life of a statement.
@@ -33,8 +33,7 @@ impl IdentitySigner {
     #[must_use]
     pub fn new(seed: &Secret<[u8; 32]>, issuer: &str) -> Option<Self> {
         let key = Ed25519KeyPair::from_seed_unchecked(seed.expose()).ok()?;
-        let hash = Sha256::digest(key.public_key().as_ref());
-        let name = URL_SAFE_NO_PAD.encode(hash.get(..8).unwrap_or_default());
+        let name = key_name(key.public_key().as_ref());
         Some(Self { key, name, issuer: issuer.to_owned() })
     }
 
@@ -46,6 +45,20 @@ impl IdentitySigner {
             "kty": "OKP", "crv": "Ed25519", "use": "sig", "alg": "EdDSA", "kid": self.name, "x": x,
         });
         json!({ "keys": [key] }).to_string()
+    }
+
+    /// The public key by which [`Self::seal`]ed documents are checked.
+    #[must_use]
+    pub fn seal_key(&self) -> SealKey {
+        let bytes = self.key.public_key().as_ref();
+        SealKey::from_bytes(bytes.try_into().unwrap_or_default())
+    }
+
+    /// A document with its signature in a last line; `body` ends with a line feed.
+    #[must_use]
+    pub fn seal(&self, body: &str, form: SealForm) -> String {
+        let line = form.line(&self.name, self.key.sign(body.as_bytes()).as_ref());
+        format!("{body}{line}")
     }
 
     /// States who calls; `aud` is the service as `BLUEPRINT/SERVICE`.

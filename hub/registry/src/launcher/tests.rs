@@ -270,8 +270,13 @@ async fn with_kept<F: Future<Output = ()>>(kept: Arc<Kept>, reach: SocketAddr, t
                 logs: Arc::<Wrote>::clone(&wrote),
             };
             let metrics = Metrics::new();
-            let served =
-                serve_operator(listener, registrar.clone(), parts, &metrics, supervisor.child_spawner());
+            let served = serve_operator(
+                listener,
+                registrar.clone(),
+                (parts, None),
+                &metrics,
+                supervisor.child_spawner(),
+            );
             let tests = async {
                 let (_, _messages) = open(&registrar, 1, 9).await;
                 registrar.set_data_plane(session(1).agent, true).await.unwrap();

@@ -51,7 +51,7 @@ async fn with_operator<F: Future<Output = ()>>(test: impl FnOnce(RegistrarHandle
     let operator = async {
         let parts = crate::launcher::tests::idle(handle.clone()).await;
         let metrics = Metrics::new();
-        serve_operator(listener, handle.clone(), parts, &metrics, supervisor.child_spawner()).await
+        serve_operator(listener, handle.clone(), (parts, None), &metrics, supervisor.child_spawner()).await
     };
     let checks = async {
         let endpoint = Endpoint::from_static("http://hub.test");

@@ -9,6 +9,7 @@ mod joins;
 mod lifecycle;
 mod opening;
 mod policy;
+mod qos;
 mod services;
 mod support;
 mod tls;

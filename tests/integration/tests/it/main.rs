@@ -34,6 +34,7 @@ mod ping;
 mod policy;
 mod prices;
 mod provision;
+mod qos;
 mod raw;
 mod real_machines;
 mod refusals;

@@ -1,0 +1,142 @@
+//! Quality of service as tables.
+
+use blueprint_common_runtime::cli::{Table, print_line};
+use blueprint_hub_registry_core::qos::{percent_text, seconds_text};
+use serde_json::Value;
+
+use crate::cmd::client::{rows, text};
+
+fn number(value: &Value, key: &str) -> u64 {
+    value.get(key).and_then(Value::as_u64).unwrap_or(0)
+}
+
+fn percent(value: &Value, key: &str) -> String {
+    value.get(key).and_then(Value::as_f64).map_or_else(|| "-".to_owned(), |percent| format!("{percent:.2}"))
+}
+
+fn mib(bytes: u64) -> String {
+    (bytes >> 20).to_string()
+}
+
+/// Seconds of milliseconds.
+fn seconds(value: &Value, key: &str) -> String {
+    (number(value, key) / 1000).to_string()
+}
+
+/// How a service does.
+pub(super) fn service(answer: &Value) {
+    let nothing = Value::Null;
+    let part = |key: &str| answer.get(key).unwrap_or(&nothing);
+    let (usage, total, budget) = (part("usage"), part("total"), part("budget"));
+    let uptime = answer.get("uptime_seconds").and_then(Value::as_u64);
+    let nodes: Vec<&str> = rows(answer, "nodes").iter().filter_map(Value::as_str).collect();
+    let share = |key: &str| percent_text(total.get(key).and_then(Value::as_u64));
+    let facts = [
+        ("service", text(answer, "service")),
+        ("state", text(answer, "state")),
+        ("message", text(answer, "message")),
+        ("nodes", nodes.join(", ")),
+        (
+            "up for",
+            uptime.map_or_else(|| "-".to_owned(), |seconds| seconds_text(seconds.saturating_mul(1000))),
+        ),
+        ("sampled at", text(answer, "sampled_at")),
+        ("cpu", format!("{} % of its machines", percent(usage, "cpu_percent"))),
+        (
+            "memory",
+            format!(
+                "{} of {} MiB",
+                mib(number(usage, "memory_bytes")),
+                mib(number(usage, "memory_total_bytes"))
+            ),
+        ),
+        (
+            "objective",
+            format!(
+                "{} %, {} in {}",
+                text(answer, "objective"),
+                text(answer, "verdict"),
+                text(answer, "month")
+            ),
+        ),
+        ("availability", format!("{} of {} seen", share("availability"), share("coverage"))),
+        ("down", seconds_text(number(total, "down_ms"))),
+        (
+            "budget left",
+            format!(
+                "{} of {}",
+                seconds_text(number(budget, "left_ms")),
+                seconds_text(number(budget, "allowed_ms"))
+            ),
+        ),
+    ];
+    for (name, value) in facts {
+        print_line(&format!("{name:<14}{value}"));
+    }
+}
+
+/// A table with a row for each point.
+fn curve(answer: &Value, heads: &[&str], cells: impl Fn(&Value) -> Vec<String>) {
+    let mut table = Table::new(&[&["TIME"], heads].concat());
+    for point in rows(answer, "points") {
+        table.push([vec![text(point, "time")], cells(point)].concat());
+    }
+    table.print();
+}
+
+/// What was, of a service.
+pub(super) fn curve_of_service(answer: &Value) {
+    curve(answer, &["UP S", "DOWN S", "UNKNOWN S", "CPU %", "MEMORY MIB", "CHECK US", "SAMPLES"], |point| {
+        vec![
+            seconds(point, "up_ms"),
+            seconds(point, "down_ms"),
+            seconds(point, "unknown_ms"),
+            percent(point, "cpu_percent"),
+            mib(number(point, "memory_bytes")),
+            text(point, "delay_micros"),
+            text(point, "samples"),
+        ]
+    });
+}
+
+/// What was, of a machine.
+pub(super) fn curve_of_node(answer: &Value) {
+    curve(answer, &["UP S", "DOWN S", "CPU %", "MEMORY MIB", "DISK MIB", "SAMPLES"], |point| {
+        vec![
+            seconds(point, "up_ms"),
+            seconds(point, "down_ms"),
+            percent(point, "cpu_percent"),
+            mib(number(point, "memory_bytes")),
+            mib(number(point, "disk_bytes")),
+            text(point, "samples"),
+        ]
+    });
+}
+
+/// What was, of a tunnel.
+pub(super) fn curve_of_tunnel(answer: &Value) {
+    curve(answer, &["UP S", "DOWN S", "UNKNOWN S", "RTT US", "LONGEST US", "LOSS %"], |point| {
+        vec![
+            seconds(point, "up_ms"),
+            seconds(point, "down_ms"),
+            seconds(point, "unknown_ms"),
+            text(point, "delay_micros"),
+            text(point, "delay_most_micros"),
+            percent(point, "loss_percent"),
+        ]
+    });
+    if let Some(tunnel @ Value::Object(_)) = answer.get("tunnel") {
+        let is_up = tunnel.get("up") == Some(&Value::Bool(true));
+        print_line(&format!("{} since {}", if is_up { "up" } else { "down" }, text(tunnel, "since")));
+    }
+}
+
+/// Objectives that were set.
+pub(super) fn objectives(answer: &Value) {
+    let mut table = Table::new(&["SERVICE", "OBJECTIVE %", "CHANGED"]);
+    for row in rows(answer, "objectives") {
+        table.push(["service", "objective", "changed_at"].map(|key| text(row, key)).to_vec());
+    }
+    table.print();
+    print_line(&format!("all others: {} %", text(answer, "default")));
+}
