@@ -266,7 +266,8 @@ impl Asker {
 
     /// Counts a refusal and writes it down.
     async fn refuse(&self, state: &AdminState, refusal: Refusal) -> Response {
-        let known = ["off_hub", "not_granted", "not_found", "too_many", "unavailable", "not_here"];
+        let known =
+            ["off_hub", "not_granted", "not_found", "too_many", "unavailable", "not_here", "not_the_agent"];
         let is_known = known.iter().chain(&CODES).any(|code| *code == refusal.code);
         let label = if is_known { refusal.code.clone() } else { "node".to_owned() };
         state.sessions.refused.get_or_create(&vec![("reason", label)]).inc();
