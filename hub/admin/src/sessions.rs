@@ -280,6 +280,12 @@ impl Asker {
         let _ = self.note(state, end, detail).await;
     }
 
+    /// Ends in the audit log what was to begin and did not.
+    async fn not_begun(&self, state: &AdminState, name: &str, refusal: Refusal) -> Refusal {
+        self.end(state, format!("session {name}: it did not begin: {}", refusal.code)).await;
+        refusal
+    }
+
     /// Counts a refusal, and writes it down within a budget: a command that is refused may ask again and again.
     async fn refuse(&self, state: &AdminState, refusal: Refusal) -> Response {
         let known =

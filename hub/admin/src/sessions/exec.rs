@@ -115,7 +115,10 @@ async fn begin(state: &AdminState, asker: &Asker, asked: Asked) -> Result<Begun,
         terminal: asked.terminal,
         timeout_secs: limit,
     });
-    let (stream, _) = door::open(state, &runner, &ask).await?;
+    let (stream, _) = match door::open(state, &runner, &ask).await {
+        Ok(opened) => opened,
+        Err(refusal) => return Err(asker.not_begun(state, &name, refusal).await),
+    };
     info!(service = %asker.service, node, session = name, "a command runs beside a workload");
     let longest = Duration::from_secs(limit).saturating_add(OVERTIME);
     Ok(Begun { name, node: stream, longest, _places: (place, of_node) })

@@ -121,18 +121,23 @@ async fn begin(state: &AdminState, asker: &Asker, asked: Asked) -> Result<Begun,
     let place = Arc::clone(&state.sessions.forward_places).try_acquire_owned();
     let place =
         place.map_err(|_| Refusal::too_many(format!("{FORWARDS} forwards are open on this hub already")))?;
+    let runner = match kind {
+        SessionKind::Port(_) | SessionKind::Reverse(_) => {
+            Some(runner(state, service, asked.node.as_deref())?)
+        }
+        SessionKind::Forward | SessionKind::Exec => None,
+    };
     let name = session_name()?;
     let protocol = if asked.udp { "udp" } else { "tcp" };
     asker.begin(state, format!("session {name} by {who}, grant {grant:?}: {kind} over {protocol}")).await?;
     let (mut listener, mut node) = (None, None);
-    if let SessionKind::Reverse(port) = kind {
-        let runner = runner(state, service, asked.node.as_deref())?;
+    if let (SessionKind::Reverse(port), Some(runner)) = (kind, runner) {
         let ask = DoorAsk::Listen(PortAsk { service, port, udp: asked.udp });
-        let (stream, number) = door::open(state, &runner, &ask).await?;
+        let (stream, number) = match door::open(state, &runner, &ask).await {
+            Ok(opened) => opened,
+            Err(refusal) => return Err(asker.not_begun(state, &name, refusal).await),
+        };
         (listener, node) = (Some((runner.node, number)), Some(stream));
-    }
-    if let SessionKind::Port(_) = kind {
-        runner(state, service, asked.node.as_deref())?;
     }
     let forward = Arc::new(Forward {
         service,
