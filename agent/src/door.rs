@@ -1,9 +1,12 @@
 //! What the hub's operator begins on this machine: commands beside workloads, and connections from and to loopback.
 //!
-//! One port of the overlay takes connections of the hub's own addresses, which nobody else can send from. The first line
-//! says what is asked for (`DoorAsk`), and this machine's own configuration whether it may be: nothing, where that says nothing.
+//! One port of the overlay takes connections of the hub's own addresses. Those are any program's of the hub's host, so the
+//! connection names a ticket first that the hub gave over the control stream (`tickets`), and this side proves that it has
+//! it. The next line says what is asked for (`DoorAsk`), and this machine's own configuration whether it may be: nothing,
+//! where that says nothing.
 
 mod ports;
+mod tickets;
 
 use std::io;
 use std::sync::Arc;
@@ -11,7 +14,9 @@ use std::time::Duration;
 
 use blueprint_common_runtime::tasks::Spawner;
 use blueprint_common_tunnel::{Listener, TcpStream};
-use blueprint_common_types::{AGENT_DOOR_PORT, DoorAnswer, DoorAsk, DoorRefusal, MAX_DOOR_LINE};
+use blueprint_common_types::{
+    AGENT_DOOR_PORT, DoorAnswer, DoorAsk, DoorRefusal, DoorTicket, MAX_DOOR_LINE, Secret,
+};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
@@ -22,6 +27,8 @@ use crate::forward::LISTEN_PAUSE;
 use crate::service::ServiceTable;
 use crate::shared::Shared;
 use ports::Arrivals;
+
+pub(crate) use tickets::Tickets;
 
 /// Connections of the hub at once. The hub has fewer.
 const CONNECTIONS: usize = 1024;
@@ -92,7 +99,9 @@ async fn accept(
 }
 
 async fn answer(shared: &Arc<Shared>, mut stream: TcpStream, arrivals: &Arrivals, spawner: &Spawner) {
+    let Some(ticket) = shake(&mut stream, &shared.tickets).await else { return };
     let ask = match timeout(LINE_WITHIN, read_line(&mut stream)).await {
+        Ok(Ok(line)) if !ticket.is_for(&line) => Err("it is not what was announced".to_owned()),
         Ok(Ok(line)) => serde_json::from_slice::<DoorAsk>(&line).map_err(|error| error.to_string()),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err("it did not come in time".to_owned()),
@@ -118,6 +127,24 @@ async fn answer(shared: &Arc<Shared>, mut stream: TcpStream, arrivals: &Arrivals
             }
         }
     }
+}
+
+/// Lets the hub prove who it is, and proves to it who this is; `None`, and counted, where it does not.
+async fn shake<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, tickets: &Tickets) -> Option<DoorTicket> {
+    let hello = timeout(LINE_WITHIN, read_line(stream)).await.ok().and_then(Result::ok);
+    let ticket = match hello {
+        Some(hello) => tickets.take(&hello).await,
+        None => None,
+    };
+    let Some(ticket) = ticket else {
+        tickets.refuse();
+        debug!("connection for exec or forward refused: the hub announced none such");
+        return None;
+    };
+    let proof = Secret::new(format!("{}\n", ticket.proof().expose()));
+    stream.write_all(proof.expose().as_bytes()).await.ok()?;
+    stream.flush().await.ok()?;
+    Some(ticket)
 }
 
 /// What was begun, and waits for its session.
@@ -182,6 +209,33 @@ async fn read_line<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<Vec<u8>> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn who_has_no_ticket_of_the_hub_is_told_nothing_and_counted() {
+        let tickets = Tickets::default();
+        let [real, forged] = [b"ask", b"ask"].map(|ask| DoorTicket::new(ask).unwrap());
+        tickets.put(real.clone(), tokio::time::Instant::now());
+        let greet = |ticket: DoorTicket| {
+            let tickets = &tickets;
+            async move {
+                let (mut near, mut far) = tokio::io::duplex(1000);
+                let hello = format!("{}\n", ticket.hello().expose());
+                far.write_all(hello.as_bytes()).await.unwrap();
+                let shaken = shake(&mut near, tickets).await;
+                drop(near);
+                let mut told = String::new();
+                far.read_to_string(&mut told).await.unwrap();
+                (shaken, told)
+            }
+        };
+        let (shaken, told) = greet(real.clone()).await;
+        assert_eq!(shaken, Some(real.clone()));
+        assert!(real.is_proof(told.trim_end().as_bytes()));
+        // It is good once; both are waited for, since they could be on their way.
+        let (again, other) = tokio::join!(greet(real), greet(forged));
+        assert_eq!((again, other), ((None, String::new()), (None, String::new())));
+        assert_eq!(tickets.refused(), 2);
+    }
 
     #[tokio::test]
     async fn a_first_line_is_whole_alone_and_bounded() {

@@ -6,10 +6,12 @@ use blueprint_agent_workload::NodeHandle;
 use blueprint_common_runtime::cli::printable;
 use blueprint_common_runtime::tasks::Spawner;
 use blueprint_common_spoke::{CallError, Duties, Says};
+use blueprint_common_types::DoorTicket;
 use blueprint_common_types::workload::Inventory;
 use blueprint_proto::v1;
 use futures_util::StreamExt;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_stream::wrappers::WatchStream;
 use tracing::warn;
 
@@ -95,6 +97,14 @@ impl Duties for AgentDuties {
 
     fn logs(&self, request: v1::LogRequest) {
         self.logs.give(request);
+    }
+
+    fn door(&self, ticket: v1::DoorTicket) {
+        let v1::DoorTicket { ticket, proof, ask } = &ticket;
+        match DoorTicket::of_parts([ticket, proof, ask]) {
+            Some(ticket) => self.shared.tickets.put(ticket, Instant::now()),
+            None => warn!("a ticket for exec or forward ignored: it is damaged"),
+        }
     }
 
     fn hint(&self, error: &CallError) -> Option<String> {

@@ -30,6 +30,8 @@ impl Collector for Page {
         discards(&self.0, &mut encoder)?;
         control(&self.0, &mut encoder)?;
         services(&self.0, &mut encoder)?;
+        let help = "connections for exec and forward that did not prove to be the hub's";
+        counter(&mut encoder, "agent_door_refused", help, self.0.tickets.refused())?;
         machine(&self.0, &mut encoder)
     }
 }

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::AgentConfig;
+use crate::door::Tickets;
 use crate::forward::Streams;
 use crate::service::{ServiceError, ServiceSpec, ServiceTable};
 
@@ -67,6 +68,8 @@ pub(crate) struct Shared {
     pub(crate) streams: Streams,
     /// Targets that the hub does not accept, by overlay port.
     pub(crate) refused: Mutex<BTreeMap<u16, String>>,
+    /// Which connections of the hub are about to come for `exec` and `forward`.
+    pub(crate) tickets: Tickets,
     writing: Mutex<()>,
 }
 
@@ -93,6 +96,7 @@ impl Shared {
             samples: watch::Sender::default(),
             streams: Streams::default(),
             refused: Mutex::default(),
+            tickets: Tickets::default(),
             writing: Mutex::new(()),
         }
     }

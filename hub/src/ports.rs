@@ -10,7 +10,9 @@ use blueprint_common_runtime::http_get::Page;
 use blueprint_common_tunnel::Tunnel;
 use blueprint_common_tunnel_core::PeerConfig;
 use blueprint_common_types::workload::Bundle;
-use blueprint_common_types::{AgentId, OverlayLease, ServiceKey, Timestamp, TokenId, WgPublicKey};
+use blueprint_common_types::{
+    AgentId, DoorTicket, OverlayLease, ServiceKey, Timestamp, TokenId, WgPublicKey,
+};
 use blueprint_hub_admin::{
     AccountDesk, AcmeView, ArtefactShelf, Hub, LogsStream, Overlay, PeerView, PromiseFailed, Qos,
     RemoveFailed, ScrapeFailed, SettingsRefused,
@@ -265,6 +267,10 @@ impl Hub for AdminHub {
             Ok(unfold(reader, next).boxed())
         }
         .boxed()
+    }
+
+    fn door_ticket<'a>(&'a self, node: AgentId, ticket: &'a DoorTicket) -> BoxFuture<'a, bool> {
+        self.control.door_ticket(node, ticket).boxed()
     }
 
     fn overlay(&self) -> &dyn Overlay {

@@ -226,7 +226,11 @@ async fn hold(
         () = listen => {}
         () = tell => {}
     }
-    info!(listener, "the operator listens on this machine no more");
+    let dropped = match &came {
+        Came::Tcp(_) => 0,
+        Came::Udp(flows) => flows.dropped(),
+    };
+    info!(listener, dropped, "the operator listens on this machine no more");
 }
 
 async fn wait_and_carry(one: One, taken: oneshot::Receiver<TunnelStream>) {

@@ -121,6 +121,10 @@ enum LaunchError {
     Alone,
     #[error("the workload has ended")]
     Left,
+    #[error(
+        "the workload has a user namespace of its own, where it is root over its files: nothing runs beside it"
+    )]
+    Apart,
 }
 
 /// Becomes what standard input describes, or keeps a process that does, as the second argument says. Comes back with
@@ -189,7 +193,8 @@ fn try_become(launch: &Launch) -> Result<Infallible, LaunchError> {
         setgid(Gid::from_raw(group)).map_err(system("become its group"))?;
         setuid(Uid::from_raw(user)).map_err(system("become its user"))?;
     }
-    if launch.no_new_privileges {
+    // A command beside a workload runs programs of the workload's folders, and gets no rights by any of them.
+    if launch.no_new_privileges || launch.beside.is_some() {
         set_no_new_privs().map_err(system("forbid new privileges"))?;
     }
     // After the change of its user, which takes this back. It counts for this process alone, not for its children.
@@ -235,10 +240,21 @@ fn join(beside: &Beside) -> Result<(), LaunchError> {
     if tree::look(beside.pid).is_none_or(|seen| seen.started != beside.started) {
         return Err(LaunchError::Left);
     }
+    // Who has such a namespace mounts what it likes over `/etc` and `/usr`, and this process is still the agent's user. None
+    // comes back from one, so what was opened before is not of one either.
+    if !has_own_users(beside.pid) {
+        return Err(LaunchError::Apart);
+    }
     if is_other {
         setns(space, CloneFlags::CLONE_NEWNS).map_err(system("see the files that the workload sees"))?;
     }
     Ok(())
+}
+
+/// Whether a process is in the user namespace of this one.
+fn has_own_users(pid: i32) -> bool {
+    let spaces = [format!("/proc/{pid}/ns/user"), "/proc/self/ns/user".to_owned()].map(std::fs::read_link);
+    matches!(spaces, [Ok(theirs), Ok(own)] if theirs == own)
 }
 
 fn execute(launch: &Launch) -> Result<Infallible, LaunchError> {
@@ -292,3 +308,6 @@ fn private_tmp(bytes: u64) -> nix::Result<()> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     mount(Some("tmpfs"), "/tmp", Some("tmpfs"), flags, Some(format!("mode=1777,size={bytes}").as_str()))
 }
+
+#[cfg(test)]
+mod tests;

@@ -47,6 +47,11 @@ impl Duties for Bystander {
         warn!(request = request.id, "the hub asks a program that runs no workloads for their output");
     }
 
+    fn door(&self, _: v1::DoorTicket) {
+        // Nobody takes the connection, and the hub says so to whoever asked.
+        warn!("the hub wants to begin exec or forward at a program that runs no workloads");
+    }
+
     fn hint(&self, error: &CallError) -> Option<String> {
         let hint = match error.refusal()? {
             Refusal::Revoked | Refusal::Outdated => REJOIN,

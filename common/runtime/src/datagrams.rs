@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt};
@@ -19,6 +19,9 @@ pub const MAX_DATAGRAM: usize = 65_507;
 
 /// Datagrams that wait for one flow; more are dropped, as a network does.
 const QUEUE: usize = 64;
+
+/// Bytes that wait for all flows of a socket; what would be more is dropped.
+const HELD: usize = 4 << 20;
 
 /// Something that datagrams go to and come from.
 pub trait Datagrams: Send + Sync {
@@ -129,13 +132,41 @@ async fn write_one<W: AsyncWrite + Unpin>(writer: &mut W, data: &[u8]) -> io::Re
     writer.flush().await
 }
 
-type Inboxes = Arc<Mutex<BTreeMap<SocketAddr, mpsc::Sender<Vec<u8>>>>>;
+/// What waits for the flows of a socket.
+#[derive(Debug, Default)]
+struct Inboxes {
+    senders: Mutex<BTreeMap<SocketAddr, mpsc::Sender<Vec<u8>>>>,
+    held: AtomicUsize,
+    dropped: AtomicU64,
+}
+
+impl Inboxes {
+    /// Queues one; counts it where there is no room. Called with the lock of the senders.
+    fn put(&self, sender: &mpsc::Sender<Vec<u8>>, data: Vec<u8>) {
+        let count = data.len();
+        let has_room = self.held.load(Ordering::Relaxed).saturating_add(count) <= HELD;
+        // Before it can be taken out.
+        self.held.fetch_add(count, Ordering::Relaxed);
+        if !has_room || sender.try_send(data).is_err() {
+            self.taken(count);
+            self.drop_one();
+        }
+    }
+
+    fn taken(&self, count: usize) {
+        self.held.fetch_sub(count, Ordering::Relaxed);
+    }
+
+    fn drop_one(&self) {
+        self.dropped.fetch_add(1, Ordering::Relaxed);
+    }
+}
 
 /// A socket whose datagrams are told apart by their source.
 #[derive(Debug)]
 pub struct Flows {
     socket: Arc<UdpSocket>,
-    inboxes: Inboxes,
+    inboxes: Arc<Inboxes>,
     most: usize,
     buffer: Vec<u8>,
 }
@@ -145,7 +176,7 @@ pub struct Flows {
 pub struct Flow {
     socket: Arc<UdpSocket>,
     from: SocketAddr,
-    inboxes: Inboxes,
+    inboxes: Arc<Inboxes>,
     inbox: tokio::sync::Mutex<mpsc::Receiver<Vec<u8>>>,
 }
 
@@ -153,7 +184,13 @@ impl Flows {
     /// Takes a bound socket; at most `most` sources at once, and what others send is dropped.
     #[must_use]
     pub fn new(socket: UdpSocket, most: usize) -> Self {
-        Self { socket: Arc::new(socket), inboxes: Inboxes::default(), most, buffer: vec![0; MAX_DATAGRAM] }
+        Self { socket: Arc::new(socket), inboxes: Arc::default(), most, buffer: vec![0; MAX_DATAGRAM] }
+    }
+
+    /// Datagrams that were dropped, since there was no room for them or for their source.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.inboxes.dropped.load(Ordering::Relaxed)
     }
 
     /// The next new source; hands out meanwhile what comes from those that are known.
@@ -173,20 +210,19 @@ impl Flows {
                 Err(error) => return Err(error),
             };
             let data = self.buffer.get(..count).unwrap_or_default().to_vec();
-            let mut inboxes = self.inboxes.lock();
-            if let Some(inbox) = inboxes.get(&from) {
-                // A full queue drops.
-                let _ = inbox.try_send(data);
+            let mut senders = self.inboxes.senders.lock();
+            if let Some(sender) = senders.get(&from) {
+                self.inboxes.put(sender, data);
                 continue;
             }
-            if inboxes.len() >= self.most {
+            if senders.len() >= self.most {
+                self.inboxes.drop_one();
                 continue;
             }
             let (sender, inbox) = mpsc::channel(QUEUE);
-            // The channel is new and empty.
-            let _ = sender.try_send(data);
-            inboxes.insert(from, sender);
-            drop(inboxes);
+            self.inboxes.put(&sender, data);
+            senders.insert(from, sender);
+            drop(senders);
             return Ok(Flow {
                 socket: Arc::clone(&self.socket),
                 from,
@@ -206,6 +242,7 @@ impl Datagrams for Flow {
         async move {
             let data = self.inbox.lock().await.recv().await;
             let data = data.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?;
+            self.inboxes.taken(data.len());
             let place =
                 buffer.get_mut(..data.len()).ok_or_else(|| io::Error::other("a datagram is too long"))?;
             place.copy_from_slice(&data);
@@ -217,7 +254,11 @@ impl Datagrams for Flow {
 
 impl Drop for Flow {
     fn drop(&mut self) {
-        self.inboxes.lock().remove(&self.from);
+        self.inboxes.senders.lock().remove(&self.from);
+        // Nothing comes in any more; what is there goes with it.
+        while let Ok(data) = self.inbox.get_mut().try_recv() {
+            self.inboxes.taken(data.len());
+        }
     }
 }
 
@@ -265,6 +306,32 @@ mod tests {
             () = work => unreachable!("nobody ended it"),
         }
         assert_eq!(passed[0].down.load(Ordering::Relaxed), 41_401);
+    }
+
+    #[tokio::test]
+    async fn what_waits_is_bounded_by_its_bytes_and_given_back() {
+        let mut flows = Flows::new(bound().await, 2);
+        let place = flows.socket.local_addr().unwrap();
+        let client = bound().await;
+        client.send_to(&[1; 1000], place).await.unwrap();
+        let flow = flows.next().await.unwrap();
+        let inboxes = Arc::clone(&flows.inboxes);
+        let held = || inboxes.held.load(Ordering::Relaxed);
+        assert_eq!(held(), 1000);
+        let put = |count: usize| {
+            let senders = inboxes.senders.lock();
+            inboxes.put(senders.values().next().unwrap(), vec![0; count]);
+        };
+        put(HELD - 1000);
+        assert_eq!((held(), flows.dropped()), (HELD, 0));
+        put(1);
+        assert_eq!((held(), flows.dropped()), (HELD, 1));
+        let mut buffer = vec![0; MAX_DATAGRAM];
+        assert_eq!(flow.recv(&mut buffer).await.unwrap(), 1000);
+        put(1);
+        assert_eq!((held(), flows.dropped()), (HELD - 999, 1));
+        drop(flow);
+        assert_eq!(held(), 0);
     }
 
     #[tokio::test]

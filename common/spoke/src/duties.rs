@@ -60,6 +60,9 @@ pub trait Duties: Send + Sync {
     /// The hub wants what a workload wrote; the answer is a call.
     fn logs(&self, request: v1::LogRequest);
 
+    /// The hub is about to open a connection for `exec` or `forward`.
+    fn door(&self, ticket: v1::DoorTicket);
+
     /// What a person can do about a failed call.
     fn hint(&self, error: &CallError) -> Option<String>;
 }

@@ -2,16 +2,92 @@
 //!
 //! The hub opens a connection to [`AGENT_DOOR_PORT`] and sends one line of JSON, a [`DoorAsk`]; the agent answers with one line,
 //! a [`DoorAnswer`]. Behind a yes come the bytes.
+//!
+//! An overlay address says which machine sends, and not which program of it. So both sides prove who they are before that, by a
+//! [`DoorTicket`] that the hub gave the agent over their control stream: the hub's first line is the ticket, the agent's its
+//! proof, and the ask has to be the one that the ticket is for.
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
-use crate::ServiceKey;
+use crate::{Secret, ServiceKey, fill_random};
 
 /// TCP port of an agent's overlay addresses that takes its hub's connections for `exec` and `forward`, and nobody else's.
 pub const AGENT_DOOR_PORT: u16 = 9465;
 
 /// Longest line either side sends, in bytes.
 pub const MAX_DOOR_LINE: usize = 256 << 10;
+
+/// What hub and agent know of one connection before it comes, and nobody else does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DoorTicket {
+    ticket: Secret<[u8; 32]>,
+    proof: Secret<[u8; 32]>,
+    ask: [u8; 32],
+}
+
+impl DoorTicket {
+    /// A new one for an ask, given as its line without the line feed.
+    ///
+    /// # Errors
+    ///
+    /// Fails only where the system has no source of randomness.
+    pub fn new(ask: &[u8]) -> Result<Self, std::io::Error> {
+        let (mut ticket, mut proof) = ([0; 32], [0; 32]);
+        fill_random(&mut ticket)?;
+        fill_random(&mut proof)?;
+        Ok(Self { ticket: Secret::new(ticket), proof: Secret::new(proof), ask: Sha256::digest(ask).into() })
+    }
+
+    /// Puts together what [`DoorTicket::parts`] gave; `None` where a part has another length.
+    #[must_use]
+    pub fn of_parts([ticket, proof, ask]: [&[u8]; 3]) -> Option<Self> {
+        let [ticket, proof] = [ticket, proof].map(|part| part.try_into().ok().map(Secret::new));
+        Some(Self { ticket: ticket?, proof: proof?, ask: ask.try_into().ok()? })
+    }
+
+    /// Ticket, proof and hash of the ask, for the control stream alone.
+    #[must_use]
+    pub const fn parts(&self) -> [&[u8; 32]; 3] {
+        [self.ticket.expose(), self.proof.expose(), &self.ask]
+    }
+
+    /// The hub's first line, without its line feed.
+    #[must_use]
+    pub fn hello(&self) -> Secret<String> {
+        line("ticket", &self.ticket)
+    }
+
+    /// The agent's first line, without its line feed.
+    #[must_use]
+    pub fn proof(&self) -> Secret<String> {
+        line("proof", &self.proof)
+    }
+
+    /// Whether a first line of a hub names this ticket.
+    #[must_use]
+    pub fn is_hello(&self, line: &[u8]) -> bool {
+        self.hello() == Secret::new(String::from_utf8_lossy(line).into_owned())
+    }
+
+    /// Whether a first line of an agent proves that it was given this ticket.
+    #[must_use]
+    pub fn is_proof(&self, line: &[u8]) -> bool {
+        self.proof() == Secret::new(String::from_utf8_lossy(line).into_owned())
+    }
+
+    /// Whether the ticket is for this ask.
+    #[must_use]
+    pub fn is_for(&self, ask: &[u8]) -> bool {
+        self.ask == <[u8; 32]>::from(Sha256::digest(ask))
+    }
+}
+
+fn line(word: &str, secret: &Secret<[u8; 32]>) -> Secret<String> {
+    Secret::new(format!("{word} {}", URL_SAFE_NO_PAD.encode(secret.expose())))
+}
 
 /// What is asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,6 +183,21 @@ impl DoorRefusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_ticket_is_for_one_ask_and_shows_nothing() {
+        let [one, other] = [b"one", b"two"].map(|ask| DoorTicket::new(ask).unwrap());
+        assert!(one.is_for(b"one") && !one.is_for(b"two"));
+        let (hello, proof) = (one.hello(), one.proof());
+        assert!(one.is_hello(hello.expose().as_bytes()) && one.is_proof(proof.expose().as_bytes()));
+        // The two are told apart, and nobody makes one of the other.
+        assert!(!one.is_proof(hello.expose().as_bytes()) && !one.is_hello(proof.expose().as_bytes()));
+        assert!(!other.is_hello(hello.expose().as_bytes()) && !other.is_proof(proof.expose().as_bytes()));
+        assert_eq!(DoorTicket::of_parts(one.parts().map(<[u8; 32]>::as_slice)), Some(one.clone()));
+        assert_eq!(DoorTicket::of_parts([&[1; 31], &[2; 32], &[3; 32]]), None);
+        let word = hello.expose().split(' ').nth(1).unwrap().to_owned();
+        assert!(!format!("{one:?}").contains(&word));
+    }
 
     #[test]
     fn what_is_asked_and_answered_survives_its_line() {

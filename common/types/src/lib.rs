@@ -24,7 +24,8 @@ pub mod workload;
 
 pub use carrier::{Carrier, ParseCarrierError};
 pub use door::{
-    AGENT_DOOR_PORT, DoorAnswer, DoorAsk, DoorRefusal, ExecAsk, MAX_DOOR_LINE, PortAsk, TerminalSize,
+    AGENT_DOOR_PORT, DoorAnswer, DoorAsk, DoorRefusal, DoorTicket, ExecAsk, MAX_DOOR_LINE, PortAsk,
+    TerminalSize,
 };
 pub use health::{Health, HealthCheck, ParseHealthCheckError};
 pub use id::{AgentId, HubId, ParseIdError, ServiceKey, TargetKey};

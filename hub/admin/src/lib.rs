@@ -43,7 +43,7 @@ use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_runtime::tasks::Spawner;
 use blueprint_common_types::workload::Bundle;
 use blueprint_common_types::{
-    AgentId, CaPin, HubId, OverlayLease, ServiceKey, Timestamp, TokenId, WgPublicKey,
+    AgentId, CaPin, DoorTicket, HubId, OverlayLease, ServiceKey, Timestamp, TokenId, WgPublicKey,
 };
 use blueprint_hub_provision_core::catalogue::PriceDesk;
 use blueprint_hub_provision_core::cost::CostDesk;
@@ -266,6 +266,9 @@ pub trait Hub: Send + Sync {
 
     /// Asks a node for what a workload wrote; dropping the stream ends the answer.
     fn logs(&self, node: AgentId, ask: LogsAsk) -> BoxFuture<'_, Result<LogsStream, LogsError>>;
+
+    /// Announces a connection for a session to its node, over what only the two share; false where the node is away.
+    fn door_ticket<'a>(&'a self, node: AgentId, ticket: &'a DoorTicket) -> BoxFuture<'a, bool>;
 
     /// Ways over the overlay, for sessions of the operator.
     fn overlay(&self) -> &dyn Overlay;

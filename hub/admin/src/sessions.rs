@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use axum::body::Body;
 use axum::extract::Request;
@@ -25,7 +25,7 @@ use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_runtime::places::Places;
 use blueprint_common_types::{AgentId, OverlayLease, ServiceKey, Timestamp, fill_random};
 use blueprint_hub_registry_core::policy::{PolicyDocument, SessionKind};
-use blueprint_hub_registry_core::{AuditEvent, AuditKind};
+use blueprint_hub_registry_core::{AuditBudget, AuditEvent, AuditKind};
 use futures_util::future::BoxFuture;
 use http::{HeaderValue, StatusCode, header};
 use hyper::upgrade::OnUpgrade;
@@ -34,7 +34,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::time::sleep;
 
 use crate::AdminState;
@@ -50,6 +50,13 @@ const EXECS_OF_NODE: u32 = 8;
 
 /// Forwards at once.
 const FORWARDS: usize = 32;
+
+/// Connections of forwards that are being opened at once. Each holds one of the 64 places of the hub's socket until its node
+/// has answered, and a node may take its time.
+const OPENING: usize = 32;
+
+/// Refusals that are written down in one minute; the rest is counted.
+const REFUSALS: u32 = 60;
 
 /// Pause between two looks whether what is open may go on.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
@@ -94,6 +101,9 @@ pub struct Sessions {
     execs: Arc<Semaphore>,
     execs_of: Arc<Places<AgentId>>,
     forwards: Mutex<BTreeMap<String, Arc<forward::Forward>>>,
+    forward_places: Arc<Semaphore>,
+    opening: Semaphore,
+    refusals: Mutex<AuditBudget>,
     begun: Family<Vec<(&'static str, &'static str)>, Counter>,
     refused: Family<Vec<(&'static str, String)>, Counter>,
 }
@@ -119,6 +129,9 @@ impl Sessions {
             execs: Arc::new(Semaphore::new(EXECS)),
             execs_of: Places::new(EXECS_OF_NODE),
             forwards: Mutex::default(),
+            forward_places: Arc::new(Semaphore::new(FORWARDS)),
+            opening: Semaphore::new(OPENING),
+            refusals: Mutex::new(AuditBudget::new(REFUSALS, Instant::now())),
             begun,
             refused,
         })
@@ -243,7 +256,10 @@ impl Asker {
     }
 
     async fn note(&self, state: &AdminState, kind: AuditKind, detail: String) -> Result<(), Refusal> {
-        let event = AuditEvent::new(kind, self.service, detail);
+        self.store(state, AuditEvent::new(kind, self.service, detail)).await
+    }
+
+    async fn store(&self, state: &AdminState, event: AuditEvent) -> Result<(), Refusal> {
         state.store.audit(event, Timestamp::from(SystemTime::now())).await.map_err(|error| {
             tracing::error!(%error, "audit row of a session not stored");
             Refusal::unavailable(
@@ -264,16 +280,27 @@ impl Asker {
         let _ = self.note(state, end, detail).await;
     }
 
-    /// Counts a refusal and writes it down.
+    /// Ends in the audit log what was to begin and did not.
+    async fn not_begun(&self, state: &AdminState, name: &str, refusal: Refusal) -> Refusal {
+        self.end(state, format!("session {name}: it did not begin: {}", refusal.code)).await;
+        refusal
+    }
+
+    /// Counts a refusal, and writes it down within a budget: a command that is refused may ask again and again.
     async fn refuse(&self, state: &AdminState, refusal: Refusal) -> Response {
-        let known = ["off_hub", "not_granted", "not_found", "too_many", "unavailable", "not_here"];
+        let known =
+            ["off_hub", "not_granted", "not_found", "too_many", "unavailable", "not_here", "not_the_agent"];
         let is_known = known.iter().chain(&CODES).any(|code| *code == refusal.code);
         let label = if is_known { refusal.code.clone() } else { "node".to_owned() };
         state.sessions.refused.get_or_create(&vec![("reason", label)]).inc();
         let [_, _, kind] = self.audit_kinds();
         let Self { who, .. } = self;
         let detail = format!("{}: {} by {who}: {}", refusal.code, self.kind, refusal.message);
-        let _ = self.note(state, kind, detail).await;
+        let suppressed = state.sessions.refusals.lock().take(Instant::now());
+        if let Some(suppressed) = suppressed {
+            // What cannot be stored is in the log of the hub.
+            let _ = self.store(state, AuditEvent::new(kind, self.service, detail).after(suppressed)).await;
+        }
         refusal.into_response()
     }
 }
@@ -330,6 +357,11 @@ fn upgrade_of(request: &mut Request) -> Result<OnUpgrade, ApiError> {
     let text = "this needs a connection that becomes a stream";
     let hint = format!("send `Connection: upgrade` and `Upgrade: {PROTOCOL}` over HTTP/1.1");
     Err(ApiError::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", text, hint))
+}
+
+/// What a task answers that goes on behind its answer: it ends what it began also where nobody waits for it any more.
+async fn answer_of(answer: oneshot::Receiver<Response>) -> Result<Response, ApiError> {
+    answer.await.map_err(|_| ApiError::unavailable("the hub is stopping"))
 }
 
 /// The answer after which the connection is a stream.

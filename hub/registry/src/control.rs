@@ -9,11 +9,13 @@ use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_runtime::tasks::Spawner;
 use blueprint_common_tunnel::carrier::{ALPN, QuicError, QuicLimits, QuicServer, SharedSocket};
 use blueprint_common_tunnel::{ListenError, Tunnel};
-use blueprint_common_types::AgentId;
+use blueprint_common_types::{AgentId, DoorTicket};
 use blueprint_hub_registry_core::workload::{LogsAsk, LogsError};
 use blueprint_hub_registry_core::{AuditBudget, AuditEvent, AuditKind, Buckets, Store, Told};
+use blueprint_proto::v1;
 use blueprint_proto::v1::agent_control_server::AgentControlServer;
 use blueprint_proto::v1::enrollment_server::EnrollmentServer;
+use blueprint_proto::v1::hub_message::Body;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use parking_lot::Mutex;
@@ -260,6 +262,13 @@ impl ControlPlane {
         ask: LogsAsk,
     ) -> Result<LogsReader, LogsError> {
         logs::ask(&self.shared, agent, ask, ReaderKind::Launcher).await
+    }
+
+    /// Announces a connection for `exec` or `forward` to an agent; false where it has no session, or the hub stops.
+    pub async fn door_ticket(&self, agent: AgentId, ticket: &DoorTicket) -> bool {
+        let [ticket, proof, ask] = ticket.parts().map(|part| part.to_vec());
+        let body = Body::Door(v1::DoorTicket { ticket, proof, ask });
+        self.shared.registrar.tell(agent, body).await.unwrap_or(false)
     }
 
     async fn serve(self, stream: TcpStream, source: SocketAddr) {

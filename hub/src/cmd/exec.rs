@@ -107,7 +107,13 @@ impl Exec {
             None => {
                 let why = if reason.is_empty() { "nobody knows how it ended".to_owned() } else { reason };
                 let error = CliError::failure(format!("the command is ended: {}", printable(&why)));
-                Err(error.hint("nothing of it is left on the node"))
+                // Only the node knows, and says so.
+                let is_known = why.ends_with("nothing of it is left");
+                Err(if is_known {
+                    error
+                } else {
+                    error.hint("the node ends what may be left of it within 20 seconds")
+                })
             }
         }
     }
@@ -125,21 +131,25 @@ async fn carry(
     let (out, mut waiting) = mpsc::channel::<Frame>(4);
     let (on_way, taken) = (Cell::new(0usize), Notify::new());
     let [stdout, stderr] = counts;
+    // A terminal of the command's own is the operator's as a whole; else what it prints may not steer the operator's.
+    let clean = |is_terminal: bool| (is_terminal && !has_terminal).then(Cleaner::default);
+    let mut clean_stdout = clean(io::stdout().is_terminal());
+    let mut clean_stderr = clean(io::stderr().is_terminal());
     let down = async {
         loop {
             let gone = || {
-                CliError::unavailable("the hub is gone, and the command is ended")
+                CliError::unavailable("the hub is gone; the node ends the command within 20 seconds")
                     .hint("look at the hub's log")
             };
             let frame = timeout(SILENCE, frames.next()).await.map_err(|_| gone())?;
             match frame.map_err(|_| gone())?.ok_or_else(gone)? {
                 Frame::Stdout(bytes) => {
-                    if !show(io::stdout().lock(), &bytes, stdout) {
+                    if !show(io::stdout().lock(), bytes, &mut clean_stdout, stdout) {
                         // As if it had written there itself.
                         return Ok(ExitFrame { code: Some(141), reason: String::new() });
                     }
                 }
-                Frame::Stderr(bytes) => drop(show(io::stderr().lock(), &bytes, stderr)),
+                Frame::Stderr(bytes) => drop(show(io::stderr().lock(), bytes, &mut clean_stderr, stderr)),
                 Frame::Taken(count) => {
                     on_way.set(on_way.get().saturating_sub(usize::try_from(count).unwrap_or(usize::MAX)));
                     taken.notify_one();
@@ -183,10 +193,37 @@ async fn write_frame<W: AsyncWrite + Unpin>(writer: &mut W, frame: &Frame) -> io
     frame.write(writer).await
 }
 
-/// Shows bytes as they are; false where nobody reads them any more.
-fn show(mut out: impl Write, bytes: &[u8], count: &mut u64) -> bool {
+/// Shows bytes, as they are where they do not have to be cleaned; false where nobody reads them any more.
+fn show(mut out: impl Write, mut bytes: Vec<u8>, cleaner: &mut Option<Cleaner>, count: &mut u64) -> bool {
     *count = count.saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
-    out.write_all(bytes).and_then(|()| out.flush()).is_ok()
+    if let Some(cleaner) = cleaner {
+        cleaner.clean(&mut bytes);
+    }
+    out.write_all(&bytes).and_then(|()| out.flush()).is_ok()
+}
+
+/// Makes `?` of what steers a terminal, but for line feeds and tabs. A character may be cut between two pieces.
+#[derive(Debug, Default)]
+struct Cleaner {
+    before: u8,
+}
+
+impl Cleaner {
+    fn clean(&mut self, bytes: &mut [u8]) {
+        for byte in bytes {
+            let is_steering = match *byte {
+                b'\n' | b'\t' => false,
+                0..=0x1f | 0x7f => true,
+                // U+0080 to U+009F, which some terminals take for what begins with escape.
+                0x80..=0x9f => self.before == 0xc2 || self.before < 0x80,
+                _ => false,
+            };
+            self.before = *byte;
+            if is_steering {
+                *byte = b'?';
+            }
+        }
+    }
 }
 
 /// Sends standard input, no more than the command takes.
@@ -245,5 +282,27 @@ async fn watch_signals(out: &mpsc::Sender<Frame>, has_terminal: bool) -> Result<
             }
         };
         let _ = timeout(LAST_WITHIN, out.send(frame)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_shown_steers_no_terminal_and_text_stays() {
+        let mut cleaner = Cleaner::default();
+        let mut clean = |text: &[u8]| {
+            let mut bytes = text.to_vec();
+            cleaner.clean(&mut bytes);
+            bytes
+        };
+        let text = "a\tb\n\u{e9}\u{4e16}\u{1f680}\u{2026}".as_bytes();
+        assert_eq!(clean(text), text);
+        assert_eq!(clean(b"\x1b]0;x\x07\r\x7f"), b"?]0;x???");
+        // Also where it is cut, or is no text.
+        assert_eq!(clean(b"\xc2"), b"\xc2");
+        assert_eq!(clean(b"\x9b31m"), b"?31m");
+        assert_eq!(clean(b"\x9b31m"), b"?31m");
     }
 }

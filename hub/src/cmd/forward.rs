@@ -17,6 +17,7 @@ use http::Method;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, sleep, timeout};
 
@@ -24,8 +25,17 @@ use super::client::{runtime, upgrade};
 use crate::cli::Global;
 use side::{Counts, Local, Near, One};
 
-/// Pause before a hub or node that is away is asked again.
+/// Pause before a hub or node that is away is asked again, at first; each is twice the last.
 const AGAIN: Duration = Duration::from_millis(500);
+
+/// The longest such pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// A session that stood for so long was a good one: the pauses begin anew.
+const GOOD: Duration = Duration::from_secs(60);
+
+/// Connections that this command opens at once. Others wait here, and take no places of the hub's socket meanwhile.
+const OPENING: usize = 8;
 
 /// Connections and flows at once; the hub has as many for a forward.
 const AT_ONCE: usize = 256;
@@ -126,7 +136,9 @@ impl Forward {
         let path = format!("/v1/services/{blueprint}/{service}/forward");
         let body = json!({"port": self.port, "reverse": self.reverse, "udp": self.udp, "node": self.node});
         let mut trouble: Option<String> = None;
+        let mut pause = AGAIN;
         loop {
+            let begun = Instant::now();
             let error = match upgrade(global, Method::POST, &path, &body).await {
                 Ok(stream) => {
                     let is_back = trouble.take().is_some();
@@ -157,10 +169,14 @@ impl Forward {
                 }
                 std::future::pending::<()>().await;
             };
+            if begun.elapsed() >= GOOD {
+                pause = AGAIN;
+            }
             tokio::select! {
                 () = refuse => {}
-                () = sleep(AGAIN) => {}
+                () = sleep(pause) => {}
             }
+            pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
         }
     }
 
@@ -199,6 +215,7 @@ async fn hold(
     counts.begin();
     let path = format!("/v1/forwards/{session}/connections");
     let mut open = JoinSet::new();
+    let opening = Arc::new(Semaphore::new(OPENING));
     let mut ticks = interval(ALIVE);
     let mut heard = Instant::now();
     loop {
@@ -228,7 +245,8 @@ async fn hold(
                 }
                 continue;
             }
-            one = local.next(), if open.len() < AT_ONCE => match one {
+            // Flows are bounded by their source, and what comes for those that are open comes this way.
+            one = local.next(), if open.len() < AT_ONCE || local.is_udp() => match one {
                 Ok(one) => one,
                 Err(error) => {
                     eprint_line(&format!("no connection can be taken: {error}"));
@@ -242,8 +260,9 @@ async fn hold(
             One::Tcp(_) | One::Udp(_) => path.clone(),
         };
         let (global, counts, far) = (global.clone(), Arc::clone(counts), local.far());
+        let opening = Arc::clone(&opening);
         open.spawn(async move {
-            if let Err(error) = carry(&global, &path, one, far, &counts).await {
+            if let Err(error) = carry(&global, (&path, &opening), one, far, &counts).await {
                 counts.fail();
                 eprint_line(&format!("a connection is closed: {}", printable(&error)));
             }
@@ -254,7 +273,7 @@ async fn hold(
 /// Carries a connection to its end.
 async fn carry(
     global: &Global,
-    path: &str,
+    (path, opening): (&str, &Semaphore),
     one: One,
     far: Option<(SocketAddr, bool)>,
     counts: &Counts,
@@ -268,7 +287,9 @@ async fn carry(
         (One::Tcp(stream), _) => Near::Tcp(stream),
         (One::Udp(flow), _) => Near::Flow(flow),
     };
+    let place = opening.acquire().await;
     let hub = upgrade(global, Method::GET, path, &Value::Null).await.map_err(|error| error.message)?;
+    drop(place);
     near.carry(hub, counts).await;
     Ok(())
 }

@@ -493,7 +493,7 @@ pub struct AgentState {
 pub struct HubMessage {
     #[prost(uint64, tag = "1")]
     pub seq: u64,
-    #[prost(oneof = "hub_message::Body", tags = "2, 3, 4, 5, 6, 7, 40")]
+    #[prost(oneof = "hub_message::Body", tags = "2, 3, 4, 5, 6, 7, 40, 70")]
     pub body: ::core::option::Option<hub_message::Body>,
 }
 /// Nested message and enum types in `HubMessage`.
@@ -514,6 +514,8 @@ pub mod hub_message {
         Workloads(super::WorkloadSet),
         #[prost(message, tag = "40")]
         Logs(super::LogRequest),
+        #[prost(message, tag = "70")]
+        Door(super::DoorTicket),
     }
 }
 /// First message of every session; its seq is 0.
@@ -627,6 +629,19 @@ pub struct TargetRefused {
     pub port: u32,
     #[prost(string, tag = "4")]
     pub reason: ::prost::alloc::string::String,
+}
+/// The hub is about to open a connection for exec or forward; both sides prove by this who they are. Good once, for 30 s.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DoorTicket {
+    /// What the hub says first on the connection, 32 random bytes.
+    #[prost(bytes = "vec", tag = "1")]
+    pub ticket: ::prost::alloc::vec::Vec<u8>,
+    /// What the agent says to that, 32 other random bytes.
+    #[prost(bytes = "vec", tag = "2")]
+    pub proof: ::prost::alloc::vec::Vec<u8>,
+    /// SHA-256 of what is asked for then.
+    #[prost(bytes = "vec", tag = "3")]
+    pub ask: ::prost::alloc::vec::Vec<u8>,
 }
 /// The hub wants what a workload wrote; the agent answers by AgentControl.Logs.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

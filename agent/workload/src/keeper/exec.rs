@@ -134,7 +134,7 @@ async fn keep(
             }
         }
     });
-    let mut orders = pin!(listen(reader, stdin, &on_way, pid, terminal));
+    let mut orders = pin!(listen(reader, (stdin, &on_way), (pid, &over), terminal));
     let mut late = pin!(sleep(limit));
     let mut is_read = false;
     let end = loop {
@@ -155,8 +155,10 @@ async fn keep(
         End::Exit(code) => (code, String::new()),
         End::Late => (None, format!("its time is up: it ran for {} s (--timeout)", limit.as_secs())),
     };
-    if left > 0 {
-        reason.push_str(&format!("; {left} of its processes cannot be killed now"));
+    match (left, code) {
+        (0, _) if reason.is_empty() => {}
+        (0, _) => reason.push_str("; nothing of it is left"),
+        (left, _) => reason.push_str(&format!("; {left} of its processes cannot be killed now")),
     }
     over.cancel();
     let last = async {
@@ -278,22 +280,33 @@ async fn say_alive(out: &mpsc::Sender<Frame>) -> Infallible {
 /// Does what the other side says, until it is gone or says what is no order.
 async fn listen(
     reader: BufReader<OwnedReadHalf>,
-    stdin: mpsc::UnboundedSender<Option<Vec<u8>>>,
-    on_way: &Cell<usize>,
-    command: Pid,
+    (stdin, on_way): (mpsc::UnboundedSender<Option<Vec<u8>>>, &Cell<usize>),
+    (command, over): (Pid, &CancellationToken),
     terminal: Option<Terminal>,
 ) {
     let mut frames = FrameReader::new(reader);
+    let mut is_ended = false;
     while let Ok(Ok(Some(frame))) = timeout(SILENCE, frames.next()).await {
         match frame {
             Frame::Alive => {}
+            // Its number may be another's by now.
+            Frame::Signal(_) if over.is_cancelled() => {}
             Frame::Stdin(bytes) => {
+                // Without bytes, or behind the end, it would take room that the window does not know of.
                 on_way.set(on_way.get().saturating_add(bytes.len()));
-                if on_way.get() > STDIN_WINDOW || stdin.send(Some(bytes)).is_err() {
+                if is_ended
+                    || bytes.is_empty()
+                    || on_way.get() > STDIN_WINDOW
+                    || stdin.send(Some(bytes)).is_err()
+                {
                     return;
                 }
             }
-            Frame::StdinEnd => drop(stdin.send(None)),
+            Frame::StdinEnd => {
+                if std::mem::replace(&mut is_ended, true) || stdin.send(None).is_err() {
+                    return;
+                }
+            }
             Frame::Resize(rows, columns) => {
                 if let Some(terminal) = &terminal {
                     terminal.resize(rows, columns);

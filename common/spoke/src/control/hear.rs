@@ -130,6 +130,7 @@ impl Driver {
             Some(FromHub::Refused(refused)) => self.duties.refused(refused),
             Some(FromHub::Workloads(set)) => self.duties.assigned(set),
             Some(FromHub::Logs(request)) => self.duties.logs(request),
+            Some(FromHub::Door(ticket)) => self.duties.door(ticket),
             // Either out of place or of a newer hub: it changes nothing.
             Some(FromHub::Welcome(_)) | None => debug!("message without meaning here"),
         }

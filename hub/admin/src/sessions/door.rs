@@ -1,10 +1,13 @@
 //! Connections to the port where agents take what the operator begins.
+//!
+//! Who takes the connection proves to be the agent before it hears what is asked for, and the agent learns over the control
+//! stream that it comes from here: another program of either machine may have the address.
 
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use blueprint_common_types::{AGENT_DOOR_PORT, DoorAnswer, DoorAsk, DoorRefusal, MAX_DOOR_LINE};
+use blueprint_common_types::{AGENT_DOOR_PORT, DoorAnswer, DoorAsk, DoorRefusal, DoorTicket, MAX_DOOR_LINE};
 use http::StatusCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
@@ -28,12 +31,21 @@ pub(super) async fn open(
         Refusal::unavailable(format!("node {node} takes no exec and no forward: {error}"), hint)
     };
     let address = SocketAddr::from((runner.lease.v4, AGENT_DOOR_PORT));
+    let line = serde_json::to_vec(ask).map_err(|error| broken(&error))?;
+    let ticket = DoorTicket::new(&line).map_err(|error| broken(&error))?;
+    if !state.hub.door_ticket(runner.node, &ticket).await {
+        return Err(broken(&"it is not connected to this hub"));
+    }
     let mut stream = state.hub.overlay().connect(address).await.map_err(|error| broken(&error))?;
-    let mut line = serde_json::to_vec(ask).map_err(|error| broken(&error))?;
-    line.push(b'\n');
+    let proven = timeout(ANSWER_WITHIN, prove(&mut stream, &ticket)).await;
+    let proven = proven.map_err(|_| broken(&"it does not answer"))?.map_err(|error| broken(&error))?;
+    if !proven {
+        let text = format!("what answers at port {AGENT_DOOR_PORT} of node {node} is not its agent");
+        let hint = "look on the node at what has the port; or its agent is older than this hub";
+        return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "not_the_agent", text, hint));
+    }
     let asked = async {
-        stream.write_all(&line).await?;
-        stream.flush().await?;
+        say(&mut stream, &line).await?;
         read_line(&mut stream).await
     };
     let answer = timeout(ANSWER_WITHIN, asked).await;
@@ -53,14 +65,43 @@ pub(super) async fn open(
     }
 }
 
+/// Shows the ticket; says whether the other side proves that it was given the same.
+async fn prove<S: SessionStream>(stream: &mut S, ticket: &DoorTicket) -> io::Result<bool> {
+    say(stream, ticket.hello().expose().as_bytes()).await?;
+    Ok(ticket.is_proof(&read_line(stream).await?))
+}
+
+async fn say<S: SessionStream>(stream: &mut S, line: &[u8]) -> io::Result<()> {
+    stream.write_all(line).await?;
+    stream.write_all(b"\n").await?;
+    stream.flush().await
+}
+
 /// Reads up to the first line feed, byte by byte: what comes behind it is the session's.
-async fn read_line(stream: &mut Box<dyn SessionStream>) -> io::Result<Vec<u8>> {
+async fn read_line<S: SessionStream>(stream: &mut S) -> io::Result<Vec<u8>> {
     let mut line = Vec::new();
     loop {
         match stream.read_u8().await? {
             b'\n' => return Ok(line),
             byte if line.len() < MAX_DOOR_LINE => line.push(byte),
             _ => return Err(io::Error::other("its answer is too long")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_who_was_given_the_ticket_proves_it() {
+        let [ticket, other] = [b"ask", b"ask"].map(|ask| DoorTicket::new(ask).unwrap());
+        for (answer, is_it) in [(ticket.proof(), true), (other.proof(), false), (ticket.hello(), false)] {
+            let (mut near, mut far) = tokio::io::duplex(1000);
+            say(&mut far, answer.expose().as_bytes()).await.unwrap();
+            assert_eq!(prove(&mut near, &ticket).await.unwrap(), is_it);
+            // It has heard the ticket, and nothing of what is asked for.
+            assert!(ticket.is_hello(&read_line(&mut far).await.unwrap()));
         }
     }
 }

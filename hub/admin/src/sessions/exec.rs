@@ -15,12 +15,13 @@ use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncWriteExt;
-use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{interval, timeout};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::time::{interval, sleep, timeout};
 use tracing::info;
 
 use super::{
-    Asker, EXECS, EXECS_OF_NODE, Refusal, SessionStream, cut, door, parts, runner, session_name, switching,
+    Asker, EXECS, EXECS_OF_NODE, Refusal, SessionStream, answer_of, cut, door, parts, runner, session_name,
+    switching,
 };
 use crate::AdminState;
 use crate::error::ApiError;
@@ -28,6 +29,9 @@ use crate::policy::Way;
 
 /// Longest time that a command may have, in seconds.
 const LONGEST: u64 = 24 * 3600;
+
+/// How much longer than its time a command may take to be ended and to say what it had written.
+const OVERTIME: Duration = Duration::from_secs(20);
 
 /// Characters of a command that the audit log keeps beside its hash.
 const SHOWN: usize = 512;
@@ -60,21 +64,26 @@ pub(crate) async fn exec(
     }
     let service = ServiceKey { blueprint, service };
     let asker = Asker::new(service, way.map(|Extension(way)| way), SessionKind::Exec);
-    Ok(match begin(&state, &asker, asked).await {
-        Ok(begun) => {
-            state.sessions.began("exec");
-            let spawner = state.spawner.clone();
-            spawner.spawn("exec", run(state, asker, begun, upgrade));
-            switching()
-        }
-        Err(refusal) => asker.refuse(&state, refusal).await,
-    })
+    let (answered, answer) = oneshot::channel();
+    let spawner = state.spawner.clone();
+    spawner.spawn("exec", async move {
+        let begun = match begin(&state, &asker, asked).await {
+            Ok(begun) => begun,
+            Err(refusal) => return drop(answered.send(asker.refuse(&state, refusal).await)),
+        };
+        state.sessions.began("exec");
+        // Where nobody waits for it the connection is gone, which `run` finds.
+        let _ = answered.send(switching());
+        Box::pin(run(state, asker, begun, upgrade)).await;
+    });
+    answer_of(answer).await
 }
 
 /// A command that its node has started.
 struct Begun {
     name: String,
     node: Box<dyn SessionStream>,
+    longest: Duration,
     _places: (OwnedSemaphorePermit, Place<AgentId>),
 }
 
@@ -106,9 +115,13 @@ async fn begin(state: &AdminState, asker: &Asker, asked: Asked) -> Result<Begun,
         terminal: asked.terminal,
         timeout_secs: limit,
     });
-    let (stream, _) = door::open(state, &runner, &ask).await?;
+    let (stream, _) = match door::open(state, &runner, &ask).await {
+        Ok(opened) => opened,
+        Err(refusal) => return Err(asker.not_begun(state, &name, refusal).await),
+    };
     info!(service = %asker.service, node, session = name, "a command runs beside a workload");
-    Ok(Begun { name, node: stream, _places: (place, of_node) })
+    let longest = Duration::from_secs(limit).saturating_add(OVERTIME);
+    Ok(Begun { name, node: stream, longest, _places: (place, of_node) })
 }
 
 /// SHA-256 of the words with a zero byte behind each, as `/proc/PID/cmdline` has them.
@@ -136,7 +149,7 @@ struct Counts {
 }
 
 async fn run(state: AdminState, asker: Asker, begun: Begun, upgrade: OnUpgrade) {
-    let Begun { name, node, _places } = begun;
+    let Begun { name, node, longest, _places } = begun;
     let mut counts = Counts::default();
     let end = match timeout(CLIENT_WITHIN, upgrade).await {
         Ok(Ok(upgraded)) => {
@@ -146,7 +159,7 @@ async fn run(state: AdminState, asker: Asker, begun: Begun, upgrade: OnUpgrade) 
                 client,
                 node,
                 &mut counts,
-                [drain.cancelled().boxed(), asker.shut(&state).boxed()],
+                [drain.cancelled().boxed(), asker.shut(&state).boxed(), sleep(longest).boxed()],
             ))
             .await
         }
@@ -173,7 +186,7 @@ async fn carry(
     client: LocalStream,
     node: Box<dyn SessionStream>,
     counts: &mut Counts,
-    [drain, shut]: [BoxFuture<'_, ()>; 2],
+    [drain, shut, late]: [BoxFuture<'_, ()>; 3],
 ) -> ExitFrame {
     let (client_reader, mut client_writer) = tokio::io::split(client);
     let (node_reader, mut node_writer) = tokio::io::split(node);
@@ -234,6 +247,7 @@ async fn carry(
         biased;
         () = drain => over("the hub is stopping"),
         () = shut => over("the policy does not allow it any more"),
+        () = late => over("its time is up, and its node did not end it in time"),
         end = down => end,
         end = up => end,
     };

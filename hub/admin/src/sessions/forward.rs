@@ -19,13 +19,14 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use tokio::io::AsyncWriteExt;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use super::{
-    Asker, FORWARDS, Refusal, SessionStream, cut, door, parts, runner, session_name, switching, upgrade_of,
+    Asker, FORWARDS, OPENING, Refusal, SessionStream, answer_of, cut, door, parts, runner, session_name,
+    switching, upgrade_of,
 };
 use crate::AdminState;
 use crate::error::ApiError;
@@ -62,6 +63,7 @@ pub(crate) struct Forward {
     node: Option<String>,
     /// Number of the node's listener, and which node that is, where connections come from there.
     listener: Option<(AgentId, u64)>,
+    _place: OwnedSemaphorePermit,
     places: Arc<Semaphore>,
     ended: CancellationToken,
     connections: AtomicU64,
@@ -86,15 +88,19 @@ pub(crate) async fn forward(
         (Some(port), true) => SessionKind::Reverse(port),
     };
     let asker = Asker::new(ServiceKey { blueprint, service }, way.map(|Extension(way)| way), kind);
-    Ok(match begin(&state, &asker, asked).await {
-        Ok((name, forward, node)) => {
-            state.sessions.began("forward");
-            let spawner = state.spawner.clone();
-            spawner.spawn("forward", run(state, asker, (name, forward, node), upgrade));
-            switching()
-        }
-        Err(refusal) => asker.refuse(&state, refusal).await,
-    })
+    let (answered, answer) = oneshot::channel();
+    let spawner = state.spawner.clone();
+    spawner.spawn("forward", async move {
+        let begun = match begin(&state, &asker, asked).await {
+            Ok(begun) => begun,
+            Err(refusal) => return drop(answered.send(asker.refuse(&state, refusal).await)),
+        };
+        state.sessions.began("forward");
+        // Where nobody waits for it the connection is gone, which `run` finds.
+        let _ = answered.send(switching());
+        Box::pin(run(state, asker, begun, upgrade)).await;
+    });
+    answer_of(answer).await
 }
 
 type Begun = (String, Arc<Forward>, Option<Box<dyn SessionStream>>);
@@ -112,21 +118,26 @@ async fn begin(state: &AdminState, asker: &Asker, asked: Asked) -> Result<Begun,
             hint,
         ));
     }
-    if state.sessions.forwards.lock().len() >= FORWARDS {
-        return Err(Refusal::too_many(format!("{FORWARDS} forwards are open on this hub already")));
-    }
+    let place = Arc::clone(&state.sessions.forward_places).try_acquire_owned();
+    let place =
+        place.map_err(|_| Refusal::too_many(format!("{FORWARDS} forwards are open on this hub already")))?;
+    let runner = match kind {
+        SessionKind::Port(_) | SessionKind::Reverse(_) => {
+            Some(runner(state, service, asked.node.as_deref())?)
+        }
+        SessionKind::Forward | SessionKind::Exec => None,
+    };
     let name = session_name()?;
     let protocol = if asked.udp { "udp" } else { "tcp" };
     asker.begin(state, format!("session {name} by {who}, grant {grant:?}: {kind} over {protocol}")).await?;
     let (mut listener, mut node) = (None, None);
-    if let SessionKind::Reverse(port) = kind {
-        let runner = runner(state, service, asked.node.as_deref())?;
+    if let (SessionKind::Reverse(port), Some(runner)) = (kind, runner) {
         let ask = DoorAsk::Listen(PortAsk { service, port, udp: asked.udp });
-        let (stream, number) = door::open(state, &runner, &ask).await?;
+        let (stream, number) = match door::open(state, &runner, &ask).await {
+            Ok(opened) => opened,
+            Err(refusal) => return Err(asker.not_begun(state, &name, refusal).await),
+        };
         (listener, node) = (Some((runner.node, number)), Some(stream));
-    }
-    if let SessionKind::Port(_) = kind {
-        runner(state, service, asked.node.as_deref())?;
     }
     let forward = Arc::new(Forward {
         service,
@@ -134,6 +145,7 @@ async fn begin(state: &AdminState, asker: &Asker, asked: Asked) -> Result<Begun,
         udp: asked.udp,
         node: asked.node,
         listener,
+        _place: place,
         places: Arc::new(Semaphore::new(CONNECTIONS)),
         ended: CancellationToken::new(),
         connections: AtomicU64::new(0),
@@ -282,7 +294,14 @@ async fn one(
         return Ok(Refusal::too_many(format!("{CONNECTIONS} connections of this forward are open already"))
             .into_response());
     };
-    let way = match open(&state, &forward, connection).await {
+    let opened = match state.sessions.opening.try_acquire() {
+        Ok(_opening) => open(&state, &forward, connection).await,
+        Err(_) => {
+            let text = format!("{OPENING} connections of forwards are being opened already");
+            Err(Refusal::unavailable(text, "try again once nodes have answered"))
+        }
+    };
+    let way = match opened {
         Ok(way) => way,
         Err(refusal) => {
             forward.failed.fetch_add(1, Ordering::Relaxed);

@@ -55,6 +55,11 @@ impl Local {
         }
     }
 
+    /// Whether datagrams come here.
+    pub(super) const fn is_udp(&self) -> bool {
+        matches!(self, Self::Udp(..))
+    }
+
     /// Where it is.
     pub(super) fn place(&self) -> SocketAddr {
         match self {

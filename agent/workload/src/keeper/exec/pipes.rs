@@ -14,15 +14,18 @@ use rustix::termios::{Winsize, tcsetwinsize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe::{Receiver, Sender};
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 /// Bytes that are read at once.
 const CHUNK: usize = 32 << 10;
 
-/// How long the last bytes may take once nothing is left that could write any: who was handed a pipe by somebody else may
-/// keep it open for longer.
+/// How long the last bytes may be waited for once nothing is left that could write any: who was handed a pipe by somebody else
+/// may keep it open for longer.
 const LINGER: Duration = Duration::from_secs(1);
+
+/// How many of them there may be: no pipe of a user's holds more, and who goes on writing is not the command.
+const LAST: usize = 1 << 20;
 
 /// What a terminal takes for the end of its input (Ctrl-D).
 const END_OF_INPUT: u8 = 4;
@@ -102,22 +105,36 @@ pub(super) enum Output {
 }
 
 impl Output {
-    /// Hands on what it writes until nobody can write any more; once it is over, also where nothing comes.
+    /// Hands on what it writes until nobody can write any more; once it is over, only for as long as the last bytes take.
     pub(super) async fn pump(mut self, out: mpsc::Sender<Frame>, over: &CancellationToken) {
         let mut buffer = vec![0; CHUNK];
+        // Only waiting for bytes counts: who takes them slowly loses none of them.
+        let (mut patience, mut left) = (LINGER, LAST);
         loop {
             let read = {
                 let read = self.read(&mut buffer);
                 tokio::pin!(read);
                 tokio::select! {
                     biased;
+                    () = over.cancelled() => {
+                        let begun = Instant::now();
+                        let read = timeout(patience, read).await;
+                        patience = patience.saturating_sub(begun.elapsed());
+                        match read {
+                            Ok(read) => read,
+                            Err(_) => return,
+                        }
+                    }
                     read = &mut read => read,
-                    () = over.cancelled() => match timeout(LINGER, read).await {
-                        Ok(read) => read,
-                        Err(_) => return,
-                    },
                 }
             };
+            if over.is_cancelled() {
+                let count = *read.as_ref().unwrap_or(&0);
+                left = match left.checked_sub(count) {
+                    Some(left) => left,
+                    None => return,
+                };
+            }
             let bytes = match read {
                 Ok(count) => buffer.get(..count).unwrap_or_default().to_vec(),
                 Err(_) => return,
@@ -162,6 +179,45 @@ impl Input {
                 // Where nobody reads there is nobody to be told.
                 let _ = terminal.write_all(&[END_OF_INPUT]).await;
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_goes_on_writing_after_the_end_does_not_hold_it_up() {
+        for pause in [Duration::ZERO, Duration::from_millis(300)] {
+            let (writer, reader) = tokio::net::unix::pipe::pipe().unwrap();
+            let (out, mut waiting) = mpsc::channel(4);
+            let over = CancellationToken::new();
+            over.cancel();
+            let mut writer = writer;
+            let write = async {
+                loop {
+                    if writer.write_all(&[b'x'; 4096]).await.is_err() {
+                        return;
+                    }
+                    tokio::time::sleep(pause).await;
+                }
+            };
+            let mut count = 0;
+            let take = async {
+                while let Some(frame) = waiting.recv().await {
+                    let Frame::Stdout(bytes) = frame else { unreachable!("only output") };
+                    count += bytes.len();
+                }
+            };
+            let read = async {
+                tokio::join!(Output::Stdout(reader).pump(out, &over), take);
+            };
+            tokio::select! {
+                () = write => {}
+                ended = timeout(LINGER * 4, read) => ended.unwrap(),
+            }
+            assert!((1..=LAST).contains(&count), "{count}");
         }
     }
 }
