@@ -168,7 +168,7 @@ impl Watch {
 }
 
 fn offer(registry: &mut Registry, health: Health, now: Timestamp) {
-    let target = OfferedTarget { service: SERVICE, port: 80, health, reason: String::new() };
+    let target = OfferedTarget { service: SERVICE, port: 80, health, reason: String::new(), generation: 0 };
     registry.set_targets(agent(), vec![target], now);
 }
 
@@ -219,7 +219,11 @@ fn workload(document: &str) -> WorkloadsView {
         exit_code: None,
         since: NOW,
     };
-    WorkloadsView { records: [(SERVICE, Arc::new(record))].into(), statuses: [(SERVICE, status)].into() }
+    WorkloadsView {
+        records: [(SERVICE, Arc::new(record))].into(),
+        statuses: [(SERVICE, status)].into(),
+        ..WorkloadsView::default()
+    }
 }
 
 #[test]
