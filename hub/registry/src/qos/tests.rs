@@ -58,7 +58,7 @@ fn without_a_target_nothing_is_seen_and_a_machine_sees_its_own() {
         expires_at: blueprint_common_types::Timestamp::from_millis(9),
         agent_name: "one".to_owned(),
         generation: 0,
-        weight: blueprint_hub_registry_core::WHOLE,
+        weight: 100,
     };
     snapshot.targets.insert(target, record);
     snapshot.by_service.insert(key, vec![target]);
