@@ -11,8 +11,9 @@ use blueprint_common_runtime::logs::{LogFormat, LogLevels};
 use blueprint_common_spoke::is_name;
 use blueprint_common_tunnel::carrier::{ProxyUrl, ProxyUrlError};
 use blueprint_common_tunnel::{Interface, TunSettings};
-use blueprint_common_types::{Carrier, HealthCheck, MetricsPlace, Secret, ServiceKey};
+use blueprint_common_types::{Carrier, CheckPace, HealthCheck, MetricsPlace, Secret, ServiceKey};
 
+use crate::pace::PaceArgs;
 use crate::service::{LocalAddress, MAX_SERVICES, ServiceSpec};
 use crate::workloads::WorkloadSettings;
 
@@ -126,7 +127,22 @@ pub static SCHEMA: Schema = Schema {
             Key::new(
                 "check",
                 "tcp",
-                "How its health is checked: tcp, http:/PATH for a GET that must answer below 400, or none.",
+                "How its health is checked: tcp; http:/PATH for a GET that must answer below 400, http:204:/PATH or \
+                 http:200-299:/PATH for one that must answer so; grpc or grpc:SERVICE for grpc.health.v1.Health, which must \
+                 answer SERVING; or none.",
+            ),
+            Key::new(
+                "check_interval",
+                "2s",
+                "Time from one check to the next, give or take a tenth; 1s to 1h.",
+            ),
+            Key::new("check_timeout", "1500ms", "Longest time of one check; 10ms to 60s."),
+            Key::new("check_fall", "2", "Failures in a row that make it unhealthy; 1 to 100."),
+            Key::new("check_rise", "1", "Successes in a row that make it healthy again; 1 to 100."),
+            Key::new(
+                "check_grace",
+                "0s",
+                "Time from its start for which failures do not count, until it answered once; up to 1h.",
             ),
             Key::new(
                 "metrics",
@@ -337,6 +353,7 @@ fn services(settings: &Settings, problems: &mut Problems) -> Vec<ServiceSpec> {
         let udp: Option<bool> = row.take("udp", problems);
         let check: Option<HealthCheck> = row.take("check", problems);
         let metrics: Option<MetricsPlace> = row.take("metrics", problems);
+        let pace = pace(&row, problems);
         if port == Some(0) {
             row.refuse("port", "not within 1 and 65535", problems);
         }
@@ -347,7 +364,8 @@ fn services(settings: &Settings, problems: &mut Problems) -> Vec<ServiceSpec> {
             Some(check),
             Some(metrics),
             Some(udp),
-        ) = (blueprint, service, local, check, metrics, udp)
+            Some(pace),
+        ) = (blueprint, service, local, check, metrics, udp, pace)
         else {
             continue;
         };
@@ -365,6 +383,7 @@ fn services(settings: &Settings, problems: &mut Problems) -> Vec<ServiceSpec> {
             port,
             local,
             check,
+            pace,
             metrics,
             udp,
         });
@@ -373,6 +392,23 @@ fn services(settings: &Settings, problems: &mut Problems) -> Vec<ServiceSpec> {
         problems.add("service", format!("{} services are more than {MAX_SERVICES}", services.len()));
     }
     services
+}
+
+fn pace(row: &Settings, problems: &mut Problems) -> Option<CheckPace> {
+    let args = PaceArgs {
+        interval: row.take("check_interval", problems)?,
+        timeout: row.take("check_timeout", problems)?,
+        fall: row.take("check_fall", problems)?,
+        rise: row.take("check_rise", problems)?,
+        grace: row.take("check_grace", problems)?,
+    };
+    match args.read() {
+        Ok(pace) => Some(pace),
+        Err(error) => {
+            row.refuse("check", &format!("its pace: {error}"), problems);
+            None
+        }
+    }
 }
 
 #[cfg(test)]
@@ -422,7 +458,7 @@ mod tests {
         assert_eq!(config.services[0].port, 8080);
         assert_eq!(config.services[0].check, HealthCheck::Tcp);
         assert_eq!(config.services[1].port, 80);
-        assert_eq!(config.services[1].check, HealthCheck::Http("/ok".to_owned()));
+        assert_eq!(config.services[1].check, HealthCheck::http("/ok"));
     }
 
     #[test]

@@ -30,6 +30,7 @@ mod logs;
 mod metrics;
 mod netcheck;
 mod observe;
+mod pace;
 mod pieces;
 mod qos;
 mod relay;

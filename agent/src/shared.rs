@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
-use blueprint_agent_workload::NodeHandle;
+use blueprint_agent_workload::{Healths, NodeHandle};
 use blueprint_common_runtime::state::StateDir;
 use blueprint_common_runtime::tasks::Stop;
 use blueprint_common_spoke::Spoke;
@@ -60,6 +60,8 @@ pub(crate) struct Shared {
     pub(crate) node: OnceLock<NodeHandle>,
     services: watch::Sender<Arc<ServiceTable>>,
     pub(crate) health: watch::Sender<Arc<HealthMap>>,
+    /// Health of what workloads offer, by service; woken by changes alone.
+    pub(crate) workload_health: watch::Sender<Arc<Healths>>,
     pub(crate) samples: watch::Sender<Arc<Samples>>,
     pub(crate) streams: Streams,
     /// Targets that the hub does not accept, by overlay port.
@@ -87,6 +89,7 @@ impl Shared {
             node: OnceLock::new(),
             services: watch::Sender::new(Arc::new(services)),
             health: watch::Sender::default(),
+            workload_health: watch::Sender::default(),
             samples: watch::Sender::default(),
             streams: Streams::default(),
             refused: Mutex::default(),

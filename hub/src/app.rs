@@ -182,6 +182,7 @@ impl Base {
         registry_metrics::register(&metrics, registrar.clone());
         spawn(supervisor, "registrar", task.run(supervisor.stop().stop));
         let (task, workloads) = Workloads::new(workload_store, registrar.clone(), FAILOVER).await?;
+        task.register_metrics(&metrics);
         spawn(supervisor, "workloads", task.run(supervisor.stop().stop));
         let (task, launchers) = Launchers::new(workloads.clone());
         spawn(supervisor, "launchers", task.run(supervisor.stop().stop));

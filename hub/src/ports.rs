@@ -21,7 +21,7 @@ use blueprint_hub_proxy_core::usage::{Clients, ServiceUsage};
 use blueprint_hub_proxy_core::{NotInForce, Service, ServiceSettings};
 use blueprint_hub_registry::{ControlPlane, LogsReader, Peers, RegistrarHandle, WorkloadsHandle};
 use blueprint_hub_registry_core::workload::{
-    LogsAsk, LogsError, WorkloadChange, WorkloadChangeError, WorkloadRecord, WorkloadsView,
+    LogsAsk, LogsError, WorkloadChange, WorkloadChangeError, WorkloadEvent, WorkloadRecord, WorkloadsView,
 };
 use blueprint_hub_registry_core::{Agent, RegistrySnapshot, StoreResult};
 use futures_util::StreamExt;
@@ -199,6 +199,10 @@ impl Hub for AdminHub {
         change: WorkloadChange,
     ) -> BoxFuture<'_, Result<WorkloadRecord, WorkloadChangeError>> {
         self.workloads.set(change).boxed()
+    }
+
+    fn workload_events(&self, service: ServiceKey) -> BoxFuture<'_, StoreResult<Vec<WorkloadEvent>>> {
+        self.workloads.events(service).boxed()
     }
 
     fn remove_workload(&self, service: ServiceKey) -> BoxFuture<'_, StoreResult<bool>> {

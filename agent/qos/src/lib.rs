@@ -15,6 +15,6 @@ mod sampler;
 mod scrape;
 
 pub use check::{CheckResult, check};
-pub use gate::{HealthGate, Thresholds};
+pub use gate::HealthGate;
 pub use sampler::{Sampler, ServiceProbe};
 pub use scrape::{MAX_PAGE, ScrapeError, scrape};

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use blueprint_common_runtime::tasks::Spawner;
-use blueprint_common_types::ServiceKey;
+use blueprint_common_types::{CheckPace, HealthCheck, ServiceKey};
 use blueprint_proto::blueprint_manager_bridge as wire;
 use blueprint_proto::blueprint_manager_bridge::blueprint_manager_bridge_server::{
     BlueprintManagerBridge, BlueprintManagerBridgeServer,
@@ -52,11 +52,14 @@ pub(crate) struct BridgeConfig {
     pub(crate) socket: PathBuf,
     /// User and group of the workload; `None` for the agent's own.
     pub(crate) user: Option<(u32, u32)>,
+    /// How the health of what it registers is checked, and how often.
+    pub(crate) check: (HealthCheck, CheckPace),
 }
 
 /// One bridge, from the start of a workload to its end.
 pub(crate) struct Bridge {
     service: ServiceKey,
+    check: (HealthCheck, CheckPace),
     hub: Arc<dyn HubPort>,
     ports: Ports,
     is_registered: AtomicBool,
@@ -111,6 +114,7 @@ pub(crate) fn serve(
     }
     let bridge = Arc::new(Bridge {
         service: config.service,
+        check: config.check,
         hub,
         ports: Ports::default(),
         is_registered: AtomicBool::new(false),
@@ -227,7 +231,8 @@ impl BlueprintManagerBridge for Bridge {
         }
         self.hub.bridge(self.service, Call::Register(call)).await?;
         let local = self.place(local?).await?;
-        let offer = Offer { service: self.service, local };
+        let (check, pace) = self.check.clone();
+        let offer = Offer { service: self.service, local, check, pace };
         self.hub.offer(offer).map_err(Status::resource_exhausted)?;
         self.is_registered.store(true, Ordering::Release);
         Ok(Response::new(()))

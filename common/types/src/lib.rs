@@ -21,7 +21,7 @@ mod token;
 pub mod workload;
 
 pub use carrier::{Carrier, ParseCarrierError};
-pub use health::{Health, HealthCheck, ParseHealthCheckError};
+pub use health::{CheckPace, CheckPaceError, Health, HealthCheck, ParseHealthCheckError, StatusRange};
 pub use id::{AgentId, HubId, ParseIdError, ServiceKey, TargetKey};
 pub use join_line::{CaPin, JoinLine, ParseJoinLineError};
 pub use key::{ParseKeyError, WgPrivateKey, WgPublicKey};

@@ -47,7 +47,8 @@ use blueprint_hub_proxy_core::tls::TlsAdmin;
 use blueprint_hub_proxy_core::usage::{Clients, ServiceUsage};
 use blueprint_hub_proxy_core::{NotInForce, Service, ServiceSettings};
 use blueprint_hub_registry_core::workload::{
-    LogsAsk, LogsError, LogsPiece, WorkloadChange, WorkloadChangeError, WorkloadRecord, WorkloadsView,
+    LogsAsk, LogsError, LogsPiece, WorkloadChange, WorkloadChangeError, WorkloadEvent, WorkloadRecord,
+    WorkloadsView,
 };
 use blueprint_hub_registry_core::{PromiseError, QosPoint, QosSample, RegistrySnapshot, Store, StoreResult};
 use futures_util::future::BoxFuture;
@@ -242,6 +243,9 @@ pub trait Hub: Send + Sync {
         &self,
         change: WorkloadChange,
     ) -> BoxFuture<'_, Result<WorkloadRecord, WorkloadChangeError>>;
+
+    /// What happened to a workload, oldest first.
+    fn workload_events(&self, service: ServiceKey) -> BoxFuture<'_, StoreResult<Vec<WorkloadEvent>>>;
 
     /// Takes a workload back; false where there is none.
     fn remove_workload(&self, service: ServiceKey) -> BoxFuture<'_, StoreResult<bool>>;

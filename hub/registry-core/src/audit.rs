@@ -86,6 +86,8 @@ audit_kinds! {
     WorkloadRemove = "workload.remove",
     /// A workload goes to another node; the subject is the service, the detail says why.
     WorkloadMove = "workload.move",
+    /// A workload does not get well, and there is no node to which it could go; the subject is the service.
+    WorkloadDegrade = "workload.degrade",
     /// A blueprint asked for what is not its own; the subject is the service whose bridge it used.
     BridgeRefuse = "bridge.refuse",
     /// The operator pushed an artefact; the subject is its SHA-256.

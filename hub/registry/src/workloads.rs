@@ -1,13 +1,18 @@
-//! The task that owns who runs what: stores it, tells the registrar, and moves workloads off nodes that are away.
+//! The task that owns who runs what: stores it, tells the registrar, and moves workloads off nodes that are away or on which
+//! they do not get well.
+
+mod journal;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_types::workload::{Bundle, Lease, WorkloadSpec, WorkloadStatus};
 use blueprint_common_types::{AgentId, ServiceKey, Timestamp, WgPublicKey};
 use blueprint_hub_registry_core::workload::{
-    Assigner, Assignments, WorkloadChange, WorkloadChangeError, WorkloadRecord, WorkloadStore, WorkloadsView,
+    Assigner, Assignments, FailOvers, WINDOW, WorkloadChange, WorkloadChangeError, WorkloadEvent,
+    WorkloadRecord, WorkloadStore, WorkloadsView,
 };
 use blueprint_hub_registry_core::{RegistrySnapshot, StoreError, StoreResult};
 use blueprint_proto::v1;
@@ -17,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tracing::{error, info};
 
+use self::journal::Journal;
 use crate::{RegistrarHandle, Stopping};
 
 /// Commands that wait at most.
@@ -68,6 +74,7 @@ enum Command {
 pub struct WorkloadsHandle {
     commands: mpsc::Sender<Command>,
     view: watch::Receiver<Arc<WorkloadsView>>,
+    store: Arc<dyn WorkloadStore>,
 }
 
 impl std::fmt::Debug for WorkloadsHandle {
@@ -107,6 +114,15 @@ impl WorkloadsHandle {
         answer.await.unwrap_or(Err(StoreError::Closed))
     }
 
+    /// What happened to a workload, oldest first, the newest hundred.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store.
+    pub async fn events(&self, service: ServiceKey) -> StoreResult<Vec<WorkloadEvent>> {
+        self.store.events(service).await
+    }
+
     /// A receiver that wakes at every change.
     pub(crate) fn views(&self) -> watch::Receiver<Arc<WorkloadsView>> {
         self.view.clone()
@@ -143,6 +159,7 @@ pub struct Workloads {
     registrar: RegistrarHandle,
     commands: mpsc::Receiver<Command>,
     view: watch::Sender<Arc<WorkloadsView>>,
+    journal: Journal,
     /// What the registrar was told last.
     told: Option<(Assignments, BTreeSet<ServiceKey>)>,
 }
@@ -165,13 +182,22 @@ impl Workloads {
         registrar: RegistrarHandle,
         patience: Duration,
     ) -> StoreResult<(Self, WorkloadsHandle)> {
-        let assigner = Assigner::new(store.list_workloads().await?, patience);
+        let now = Timestamp::from(SystemTime::now());
+        let hour_ago = Timestamp::from_millis(now.as_millis().saturating_sub(millis(WINDOW)));
+        let fail_overs = FailOvers::restore(&store.fail_overs(hour_ago).await?);
+        let assigner = Assigner::new(store.list_workloads().await?, fail_overs, patience);
         let (sender, commands) = mpsc::channel(QUEUE);
         let (view, receiver) = watch::channel(Arc::default());
-        let mut task =
-            Self { assigner, statuses: BTreeMap::new(), store, registrar, commands, view, told: None };
+        let handle = WorkloadsHandle { commands: sender, view: receiver, store: Arc::clone(&store) };
+        let (statuses, journal) = (BTreeMap::new(), Journal::default());
+        let mut task = Self { assigner, statuses, store, registrar, commands, view, journal, told: None };
         task.publish().await;
-        Ok((task, WorkloadsHandle { commands: sender, view: receiver }))
+        Ok((task, handle))
+    }
+
+    /// Counts steps of recovery, and shows how many workloads do not get well.
+    pub fn register_metrics(&self, metrics: &Metrics) {
+        self.journal.register(metrics);
     }
 
     /// Runs until `stop`.
@@ -180,6 +206,7 @@ impl Workloads {
         loop {
             let snapshot = Arc::clone(&snapshots.borrow_and_update());
             self.place(&snapshot).await;
+            self.write_journal().await;
             let now = Timestamp::from(SystemTime::now());
             let wait = self.assigner.poll_timeout().map_or(LOOK, |at| at.since(now).clamp(LEAST_WAIT, LOOK));
             tokio::select! {
@@ -243,6 +270,7 @@ impl Workloads {
             {
                 continue;
             }
+            self.assigner.hear(&status);
             self.statuses.insert(status.service, (agent, status));
         }
         self.publish().await;
@@ -250,14 +278,17 @@ impl Workloads {
 
     async fn place(&mut self, snapshot: &RegistrySnapshot) {
         let now = Timestamp::from(SystemTime::now());
+        let degraded = self.assigner.degraded().clone();
         let moves = self.assigner.moves(snapshot, now);
-        let mut has_moved = false;
+        let mut has_news = degraded != *self.assigner.degraded();
         for one in moves {
             match self.store.place_workload(one.placed(now)).await {
                 Ok(Some(record)) => {
                     info!(target: "audit", service = %one.service, to = %one.to, reason = one.reason, "workload placed");
+                    self.assigner.moved(&one, now);
+                    self.journal.count(one.kind);
                     self.assigner.set(record);
-                    has_moved = true;
+                    has_news = true;
                 }
                 Ok(None) => {
                     error!(service = %one.service, "a workload was changed behind its owner; not placed")
@@ -266,7 +297,7 @@ impl Workloads {
                 Err(error) => error!(service = %one.service, %error, "workload not placed"),
             }
         }
-        if has_moved {
+        if has_news {
             self.publish().await;
         }
     }
@@ -281,6 +312,7 @@ impl Workloads {
         let view = WorkloadsView {
             records: assigner.records().map(|record| (record.service, Arc::clone(record))).collect(),
             statuses: self.statuses.iter().map(|(service, (_, status))| (*service, status.clone())).collect(),
+            degraded: assigner.degraded().clone(),
         };
         self.view.send_if_modified(|shown| {
             let is_news = **shown != view;
@@ -296,4 +328,8 @@ impl Workloads {
             self.told = Some(told);
         }
     }
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }

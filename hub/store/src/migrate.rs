@@ -21,6 +21,7 @@ const STEPS: &[&str] = &[
     include_str!("schema/0010_costs.sql"),
     include_str!("schema/0011_alerts.sql"),
     include_str!("schema/0012_credentials.sql"),
+    include_str!("schema/0013_workload_events.sql"),
 ];
 
 /// Brings the schema up to date.

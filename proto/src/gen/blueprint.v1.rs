@@ -448,7 +448,7 @@ pub struct WorkloadReport {
     #[prost(message, repeated, tag = "1")]
     pub workloads: ::prost::alloc::vec::Vec<WorkloadStatus>,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct WorkloadStatus {
     #[prost(uint64, tag = "1")]
     pub blueprint_id: u64,
@@ -472,6 +472,31 @@ pub struct WorkloadStatus {
     /// Exit code of the process that ended last, as shells say it; absent while none has.
     #[prost(sint32, optional, tag = "9")]
     pub exit_code: ::core::option::Option<i32>,
+    /// What the checks of its port found; absent where it has registered none.
+    #[prost(enumeration = "Health", optional, tag = "60")]
+    pub health: ::core::option::Option<i32>,
+    /// Why it is not healthy, one line.
+    #[prost(string, tag = "61")]
+    pub health_reason: ::prost::alloc::string::String,
+    /// Its node has tried all that a node can do, and asks for another one.
+    #[prost(bool, tag = "62")]
+    pub asks_move: bool,
+    /// What the node did to make it well, the newest 32, oldest first.
+    #[prost(message, repeated, tag = "63")]
+    pub steps: ::prost::alloc::vec::Vec<RecoveryStep>,
+}
+/// What a node did to make a workload well.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RecoveryStep {
+    /// By the node's clock; later than that of the step before of this assignment, which tells steps apart.
+    #[prost(uint64, tag = "1")]
+    pub at_millis: u64,
+    /// Name of the step: restart, redeploy, ask-move or settled.
+    #[prost(string, tag = "2")]
+    pub kind: ::prost::alloc::string::String,
+    /// Why, one line.
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
 }
 /// What the agent is about to do.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2515,7 +2540,7 @@ pub mod launcher_event {
         Captured(super::LauncherCaptured),
     }
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct LauncherState {
     #[prost(message, optional, tag = "1")]
     pub status: ::core::option::Option<WorkloadStatus>,

@@ -224,16 +224,9 @@ mod tests {
     use super::*;
 
     fn report(number: u32) -> Vec<WorkloadStatus> {
-        vec![WorkloadStatus {
-            service: ServiceKey { blueprint: 7, service: 42 },
-            generation: 1,
-            state: WorkloadState::Running,
-            reason: String::new(),
-            restarts: number,
-            pid: None,
-            exit_code: None,
-            since: Timestamp::from_millis(0),
-        }]
+        let service = ServiceKey { blueprint: 7, service: 42 };
+        let status = WorkloadStatus::new(service, 1, WorkloadState::Running, Timestamp::from_millis(0));
+        vec![WorkloadStatus { restarts: number, ..status }]
     }
 
     #[tokio::test(start_paused = true)]
