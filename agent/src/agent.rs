@@ -19,6 +19,7 @@ use tracing::{info, warn};
 
 use crate::config::AgentConfig;
 use crate::duties::{self, AgentDuties};
+use crate::late::{self, Late};
 use crate::service::{ServiceError, ServiceTable};
 use crate::shared::{REJOIN, Shared};
 use crate::status::StatusReport;
@@ -54,6 +55,9 @@ pub enum AgentError {
     /// The folders of workloads.
     #[error("cannot make the folders of workloads")]
     Workloads(#[source] std::io::Error),
+    /// The folder of samples that the hub has not got.
+    #[error("cannot keep samples for a hub that is away")]
+    Backlog(#[source] std::io::Error),
     /// The stored services.
     #[error(transparent)]
     Service(#[from] ServiceError),
@@ -222,7 +226,11 @@ impl Agent {
         parts.spawn("services", forward::run(Arc::clone(&shared), spawner.clone()));
         parts.spawn("health", health::run(Arc::clone(&shared)));
         if shared.config.samples {
-            parts.spawn("samples", qos::run(Arc::clone(&shared), reports));
+            let late = Arc::new(Late::open(&shared)?);
+            // Set once, before anything runs that reads it.
+            let _ = shared.late.set(Arc::clone(&late));
+            parts.spawn("samples", qos::run(Arc::clone(&shared), reports, Arc::clone(&late)));
+            parts.spawn("late samples", late::run(Arc::clone(&shared), late));
         }
         if let Some(listener) = commands {
             parts.spawn("commands", api::run(Arc::clone(&shared), listener, spawner.clone()));

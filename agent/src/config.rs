@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use blueprint_agent_qos::MIN_BACKLOG_BYTES;
 use blueprint_agent_workload::logs::LogLimits;
 use blueprint_common_runtime::config::{ByteSize, Key, List, Problems, Schema, Settings, Span, TableArray};
 use blueprint_common_runtime::logs::{LogFormat, LogLevels};
@@ -98,6 +99,12 @@ pub static SCHEMA: Schema = Schema {
              rest is left out and counted.",
         ),
         Key::new(
+            "qos.backlog_bytes",
+            "8MiB",
+            "Bytes on the disk for samples that the hub does not get while it is away, the newest; at least 1MiB. As it fills, \
+             one sample a minute is kept of the older ones: the default holds a day of 64 services.",
+        ),
+        Key::new(
             "observe.listen",
             "127.0.0.1:9464",
             "TCP address of /metrics, /healthz and /readyz, which hold no secrets; `off` for none.",
@@ -180,6 +187,8 @@ pub struct AgentConfig {
     pub interface: Interface,
     /// How workloads run here.
     pub workloads: WorkloadSettings,
+    /// Bytes on the disk for samples that the hub does not get while it is away.
+    pub backlog_bytes: u64,
     /// TCP address of metrics and probes; `None` for none.
     pub observe_listen: Option<SocketAddr>,
     /// Whether the hub may read metrics through the tunnel.
@@ -208,6 +217,7 @@ impl Default for AgentConfig {
             proxy: None,
             interface: Interface::Netstack,
             workloads: WorkloadSettings::default(),
+            backlog_bytes: 8 << 20,
             observe_listen: None,
             observe_hub: false,
             grace: Duration::from_secs(10),
@@ -244,6 +254,7 @@ impl AgentConfig {
             _ => settings.take("observe.listen", problems).map(Some),
         };
         let observe_hub = settings.take("observe.hub", problems);
+        let backlog_bytes = backlog_bytes(settings, problems);
         let grace: Option<Span> = settings.take("shutdown.grace", problems);
         let services = services(settings, problems);
         levels?;
@@ -264,6 +275,7 @@ impl AgentConfig {
                 engine: engine?,
                 logs: logs?,
             },
+            backlog_bytes: backlog_bytes?,
             observe_listen: observe_listen?,
             observe_hub: observe_hub?,
             grace: grace?.0,
@@ -272,6 +284,14 @@ impl AgentConfig {
             samples: true,
         })
     }
+}
+
+fn backlog_bytes(settings: &Settings, problems: &mut Problems) -> Option<u64> {
+    let bytes: ByteSize = settings.take("qos.backlog_bytes", problems)?;
+    if bytes.0 < MIN_BACKLOG_BYTES {
+        settings.refuse("qos.backlog_bytes", "below 1MiB", problems);
+    }
+    Some(bytes.0)
 }
 
 fn log_limits(settings: &Settings, problems: &mut Problems) -> Option<LogLimits> {

@@ -26,6 +26,7 @@ mod forward;
 mod health;
 mod hint;
 mod http_text;
+mod late;
 mod logs;
 mod metrics;
 mod netcheck;

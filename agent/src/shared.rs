@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::AgentConfig;
 use crate::forward::Streams;
+use crate::late::Late;
 use crate::service::{ServiceError, ServiceSpec, ServiceTable};
 
 /// What to do once the hub does not know this machine any more.
@@ -58,6 +59,8 @@ pub(crate) struct Shared {
     pub(crate) workloads_ended: CancellationToken,
     /// The workloads; empty where this machine runs none.
     pub(crate) node: OnceLock<NodeHandle>,
+    /// Samples that the hub has not got; empty where nothing is sampled.
+    pub(crate) late: OnceLock<Arc<Late>>,
     services: watch::Sender<Arc<ServiceTable>>,
     pub(crate) health: watch::Sender<Arc<HealthMap>>,
     /// Health of what workloads offer, by service; woken by changes alone.
@@ -87,6 +90,7 @@ impl Shared {
             idle: CancellationToken::new(),
             workloads_ended: CancellationToken::new(),
             node: OnceLock::new(),
+            late: OnceLock::new(),
             services: watch::Sender::new(Arc::new(services)),
             health: watch::Sender::default(),
             workload_health: watch::Sender::default(),

@@ -205,6 +205,8 @@ impl Workloads {
         let mut snapshots = self.registrar.snapshots();
         loop {
             let snapshot = Arc::clone(&snapshots.borrow_and_update());
+            // What a node said is written before the workload leaves it, and what follows from that as soon.
+            self.write_journal().await;
             self.place(&snapshot).await;
             self.write_journal().await;
             let now = Timestamp::from(SystemTime::now());

@@ -121,7 +121,7 @@ impl Workload {
 
 /// Adds the last lines of a workload that does not run, where its node gives them.
 fn add_last_lines(global: &Global, service: ServiceKey, answer: &mut Value) {
-    if !["failed", "ended", "backing-off"].contains(&text(answer, "state").as_str()) {
+    if !["failed", "ended", "backing-off", "degraded"].contains(&text(answer, "state").as_str()) {
         return;
     }
     let lines = match logs::last(global, service, LAST_LINES) {
