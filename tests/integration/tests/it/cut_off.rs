@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use blueprint_tests_support::http::Request;
@@ -14,12 +14,9 @@ use crate::fixture::{Agent, CALL, Environment, Hub, SOON, rows, text};
 /// Time until everything is delivered.
 const DELIVERED: Duration = Duration::from_secs(40);
 
-/// How far the clock is moved at once, and how often that makes an hour.
-const STRIDE_SECS: u64 = 10;
-const STRIDES: u64 = 366;
-
-/// Pause between two strides: with a sample a second no minute is passed over.
-const PAUSE: Duration = Duration::from_millis(190);
+/// How far the clock is moved at once, and how often; together somewhat more than an hour.
+const STRIDE_SECS: u64 = 50;
+const STRIDES: u64 = 74;
 
 /// Wall clocks of processes that are moved while they run; the time that passes stays what it is.
 struct Clock {
@@ -72,8 +69,10 @@ fn an_hour_without_the_hub_is_delivered_afterwards_without_a_gap() -> Result<()>
     let mut hub = Hub::start_with(&["session.heartbeat=1s"], clock.environment()?)?;
     let mut agent = Agent::join(None, "cut-off", &hub.join_line(&[])?)?
         .within(clock.environment()?)
-        .set("workload.testing=true");
+        .set("workload.testing=true")
+        .set(&format!("workload.data_dir={}", folder.path().join("data").display()));
     agent.run()?;
+    let address = agent.observe()?;
     let script = folder.path().join("counts");
     std::fs::write(&script, "#!/bin/sh\ni=0\nwhile :; do i=$((i+1)); echo \"line $i\"; sleep 1; done\n")?;
     std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
@@ -87,12 +86,20 @@ fn an_hour_without_the_hub_is_delivered_afterwards_without_a_gap() -> Result<()>
     })?;
 
     hub.kill()?;
-    let begin = Instant::now();
-    for stride in 1..=STRIDES {
+    // The clock goes on once a sample was kept, so that no minute is passed over.
+    let kept = |address| -> Result<u64> {
+        let page = Request::get("/metrics").send(address, CALL)?.text();
+        let line = page.lines().find_map(|line| line.strip_prefix("agent_samples_backlog_bytes "));
+        Ok(line.context("no size of the backlog")?.parse::<f64>()? as u64)
+    };
+    let mut before = 0;
+    for _ in 0..STRIDES {
+        before = eventually_ok(SOON, "a sample that is kept", || {
+            let now = kept(address)?;
+            ensure!(now > before, "{now} bytes");
+            Ok(now)
+        })?;
         clock.advance(STRIDE_SECS)?;
-        // The pace is that of the clock on the wall of this test.
-        let due = PAUSE * u32::try_from(stride)?;
-        std::thread::sleep(due.saturating_sub(begin.elapsed()));
     }
     hub.start_again()?;
     let back = eventually_ok(SOON, "a new sample, which waits for none of the old", || {
