@@ -80,7 +80,7 @@ fn where_there_is_no_room_the_oldest_go_and_are_counted() {
     }
     let kept = all(&backlog);
     assert!(backlog.bytes() <= MIN_BACKLOG_BYTES);
-    assert_eq!((kept.len() as u64 + backlog.dropped(), kept.last().unwrap().number), (200, 200));
+    assert_eq!((count(&kept) + backlog.dropped(), kept.last().unwrap().number), (200, 200));
     let too_long = backlog.push(at(0), &vec![0; MAX_SAMPLE_BYTES + 1]).unwrap_err();
     assert!(too_long.to_string().contains("longer than 65536"), "{too_long}");
 }

@@ -76,6 +76,7 @@ async fn grpc_server() -> (SocketAddr, tonic_health::server::HealthReporter) {
     let address = listener.local_addr().unwrap();
     let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
     let serve = tonic::transport::Server::builder().add_service(health).serve_with_incoming(incoming);
+    #[expect(clippy::disallowed_methods, reason = "the service of a test has no supervisor")]
     tokio::task::spawn(serve);
     (address, reporter)
 }
@@ -107,6 +108,7 @@ async fn a_grpc_check_says_what_is_not_there() {
     let serve = tonic::transport::Server::builder()
         .add_routes(tonic::service::Routes::default())
         .serve_with_incoming(tokio_stream::wrappers::TcpListenerStream::new(listener));
+    #[expect(clippy::disallowed_methods, reason = "the service of a test has no supervisor")]
     tokio::task::spawn(serve);
     let result = check(&HealthCheck::Grpc(String::new()), address, TIMEOUT).await;
     assert_eq!((result.ok, result.reason.as_str()), (false, "has no grpc.health.v1.Health"));

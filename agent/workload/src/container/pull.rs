@@ -152,7 +152,7 @@ impl Engine {
             report.read(&chunk, &call).map_err(|fault| fault.error(image, digest))?;
             progress(report.progress());
         }
-        match self.image(&api, image, digest).await? {
+        match self.image(api, image, digest).await? {
             Some(there) => there.check(image, digest),
             None => {
                 let said = "the engine does not find it after the pull".to_owned();

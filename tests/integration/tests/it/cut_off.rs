@@ -87,12 +87,12 @@ fn an_hour_without_the_hub_is_delivered_afterwards_without_a_gap() -> Result<()>
 
     hub.kill()?;
     // The clock goes on once a sample was kept, so that no minute is passed over.
-    let kept = |address| -> Result<u64> {
+    let kept = |address| -> Result<f64> {
         let page = Request::get("/metrics").send(address, CALL)?.text();
         let line = page.lines().find_map(|line| line.strip_prefix("agent_samples_backlog_bytes "));
-        Ok(line.context("no size of the backlog")?.parse::<f64>()? as u64)
+        Ok(line.context("no size of the backlog")?.parse()?)
     };
-    let mut before = 0;
+    let mut before = 0.0;
     for _ in 0..STRIDES {
         before = eventually_ok(SOON, "a sample that is kept", || {
             let now = kept(address)?;
@@ -126,7 +126,7 @@ fn an_hour_without_the_hub_is_delivered_afterwards_without_a_gap() -> Result<()>
         .iter()
         .filter_map(|line| line["text"].as_str().and_then(|text| text.strip_prefix("line "))?.parse().ok())
         .collect();
-    ensure!(numbers.len() > 60 && numbers.iter().copied().eq(1..=numbers.len() as u64), "{numbers:?}");
+    ensure!(numbers.len() > 60 && numbers.iter().copied().eq((1..).take(numbers.len())), "{numbers:?}");
     let times: Vec<&str> = lines.iter().map(|line| text(line, "/time")).collect::<Result<_>>()?;
     let seconds: BTreeSet<&str> = times.iter().filter_map(|time| time.get(..19)).collect();
     ensure!(times.is_sorted() && seconds.len() > 60, "the lines have the time of their delivery: {logs}");
