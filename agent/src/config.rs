@@ -406,6 +406,7 @@ fn services(settings: &Settings, problems: &mut Problems) -> Vec<ServiceSpec> {
             pace,
             metrics,
             udp,
+            run: None,
         });
     }
     if services.len() > MAX_SERVICES {

@@ -36,8 +36,8 @@ pub(crate) fn says(shared: &Shared, samples: mpsc::Receiver<v1::QosReport>) -> S
 }
 
 fn wire(inventory: Inventory) -> v1::Inventory {
-    let Inventory { cpu_millis, memory_bytes, gpus, gpu_models, arch } = inventory;
-    v1::Inventory { cpu_millis, memory_bytes, gpus: gpus.into(), gpu_models, arch }
+    let Inventory { cpu_millis, memory_bytes, gpus, gpu_models, arch, slots } = inventory;
+    v1::Inventory { cpu_millis, memory_bytes, gpus: gpus.into(), gpu_models, arch, slots: slots.into() }
 }
 
 /// All targets, with what the checks found.
@@ -48,6 +48,7 @@ fn targets(health: &HealthMap) -> v1::TargetSet {
         port: (*port).into(),
         health: v1::Health::from(known.health).into(),
         reason: known.reason.clone(),
+        generation: known.generation,
     };
     v1::TargetSet { targets: health.iter().map(target).collect() }
 }
@@ -112,13 +113,14 @@ mod tests {
         let service = ServiceKey { blueprint: 7, service: 42 };
         let sick = ServiceHealth {
             service,
+            generation: 9,
             health: Health::Unhealthy,
             reason: "connection refused".to_owned(),
             check_micros: 3,
         };
         let set = targets(&HealthMap::from([(80, sick)]));
         let [target] = set.targets.as_slice() else { unreachable!("one target") };
-        assert_eq!((target.blueprint_id, target.service_id, target.port), (7, 42, 80));
+        assert_eq!((target.blueprint_id, target.service_id, target.port, target.generation), (7, 42, 80, 9));
         assert_eq!(target.health(), v1::Health::Unhealthy);
         assert_eq!(target.reason, "connection refused");
     }

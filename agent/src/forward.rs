@@ -225,6 +225,7 @@ mod tests {
             pace: blueprint_common_types::CheckPace::default(),
             metrics: blueprint_common_types::MetricsPlace::default(),
             udp: false,
+            run: None,
         }
     }
 

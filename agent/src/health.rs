@@ -105,6 +105,7 @@ fn publish(shared: &Shared, watched: &BTreeMap<u16, Watched>) {
         .map(|(port, watched)| {
             let health = ServiceHealth {
                 service: watched.spec.service,
+                generation: watched.spec.run.map_or(0, |run| run.generation),
                 health: watched.gate.health(),
                 reason: watched.gate.reason().to_owned(),
                 check_micros: watched.micros,
@@ -115,7 +116,11 @@ fn publish(shared: &Shared, watched: &BTreeMap<u16, Watched>) {
     shared.health.send_replace(Arc::new(health));
     let of_workloads = watched.values().filter(|watched| watched.origin == Origin::Workload);
     let healths: Healths = of_workloads
-        .map(|watched| (watched.spec.service, (watched.gate.health(), watched.gate.reason().to_owned())))
+        .filter_map(|watched| {
+            let found = (watched.gate.health(), watched.gate.reason().to_owned());
+            // Of two versions of a service each knows its own.
+            Some((watched.spec.seat()?, found))
+        })
         .collect();
     shared.workload_health.send_if_modified(|told| {
         let is_news = **told != healths;

@@ -51,7 +51,7 @@ pub use agent::{Agent, AgentError, AgentView};
 pub use config::{AgentConfig, SCHEMA};
 pub use service::{
     Entry, LocalAddress, MAX_SERVICES, Origin, ParseLocalAddressError, ServiceError, ServiceSpec,
-    ServiceTable,
+    ServiceTable, WorkloadRun,
 };
 pub use status::{CertificateReport, ControlReport, DataPlaneReport, ServiceReport, StatusReport};
 pub use workloads::WorkloadSettings;

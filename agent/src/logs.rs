@@ -11,6 +11,7 @@ use blueprint_agent_workload::logs::{LogAsk, LogBatch, LogReader, LogShelf};
 use blueprint_agent_workload_core::log::{Filter, Line};
 use blueprint_common_runtime::tasks::Spawner;
 use blueprint_common_spoke::Caller;
+use blueprint_common_types::workload::Seat;
 use blueprint_common_types::{LogCursor, ServiceKey, Timestamp};
 use blueprint_proto::v1;
 use tokio::sync::{Semaphore, mpsc};
@@ -22,8 +23,8 @@ use tracing::{debug, warn};
 
 use crate::shared::Shared;
 
-/// Answers at once. The hub asks for fewer.
-const AT_ONCE: usize = 16;
+/// Answers at once. The hub asks for fewer: eight for operators, one for each workload that a launcher started.
+const AT_ONCE: usize = 80;
 
 /// How long the hub may take to answer the call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -74,7 +75,7 @@ impl LogGiver {
 /// What is wanted.
 struct Wanted {
     shelf: LogShelf,
-    service: ServiceKey,
+    seat: Seat,
     ask: LogAsk,
     reader: Option<LogReader>,
 }
@@ -88,13 +89,14 @@ impl Wanted {
         };
         let ask = LogAsk { after: request.after.map(LogCursor::from), tail: request.tail, filter };
         let service = ServiceKey { blueprint: request.blueprint_id, service: request.service_id };
-        Self { shelf, service, ask, reader: None }
+        let slot = u8::try_from(request.slot).unwrap_or(0);
+        Self { shelf, seat: Seat { service, slot }, ask, reader: None }
     }
 
     /// The next lines, with how far they reach. Blocks its thread.
     fn read(&mut self) -> std::io::Result<(Option<LogCursor>, LogBatch)> {
         if self.reader.is_none() {
-            self.reader = self.shelf.open(self.service, &self.ask)?;
+            self.reader = self.shelf.open(self.seat, &self.ask)?;
         }
         match &mut self.reader {
             Some(reader) => {

@@ -9,6 +9,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 
 use blueprint_common_runtime::state::{Mode, StateDir, StateError};
+use blueprint_common_types::workload::Seat;
 use blueprint_common_types::{CheckPace, HealthCheck, MetricsPlace, ServiceKey};
 use serde::{Deserialize, Serialize};
 
@@ -42,6 +43,25 @@ pub struct ServiceSpec {
     /// Whether datagrams to the same overlay port go to the same local port.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub udp: bool,
+    /// The run of a workload that offers it; never stored, for it ends with the workload.
+    #[serde(skip)]
+    pub run: Option<WorkloadRun>,
+}
+
+/// One run of a workload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WorkloadRun {
+    /// Which instance of its service.
+    pub slot: u8,
+    /// The assignment that it runs by.
+    pub generation: u64,
+}
+
+impl ServiceSpec {
+    /// The instance of the service that offers it, where that is a workload.
+    pub(crate) fn seat(&self) -> Option<Seat> {
+        self.run.map(|run| Seat { service: self.service, slot: run.slot })
+    }
 }
 
 /// A text is not an address on this machine.
@@ -229,7 +249,8 @@ impl ServiceTable {
     ///
     /// [`ServiceError::Taken`] or [`ServiceError::Full`]; the table is then as it was.
     pub fn offer(&mut self, spec: ServiceSpec) -> Result<(), ServiceError> {
-        let is_own = |entry: &Entry| entry.origin == Origin::Workload && entry.spec.service == spec.service;
+        let seat = spec.seat();
+        let is_own = |entry: &Entry| entry.origin == Origin::Workload && entry.spec.seat() == seat;
         match self.entries.get(&spec.port) {
             Some(entry) if !is_own(entry) => {
                 let ServiceSpec { service, port, local, .. } = entry.spec;
@@ -241,14 +262,14 @@ impl ServiceTable {
         if kept >= MAX_SERVICES {
             return Err(ServiceError::Full);
         }
-        self.withdraw(spec.service);
+        self.entries.retain(|_, entry| !is_own(entry));
         self.entries.insert(spec.port, Entry { spec, origin: Origin::Workload });
         Ok(())
     }
 
-    /// Takes back what the workload of a service offered.
-    pub fn withdraw(&mut self, service: ServiceKey) {
-        self.entries.retain(|_, entry| entry.origin != Origin::Workload || entry.spec.service != service);
+    /// Takes back what an instance of a service offered.
+    pub fn withdraw(&mut self, seat: Seat) {
+        self.entries.retain(|_, entry| entry.origin != Origin::Workload || entry.spec.seat() != Some(seat));
     }
 
     fn store(&self, state: &StateDir) -> Result<(), ServiceError> {
@@ -273,6 +294,7 @@ mod tests {
             pace: CheckPace::default(),
             metrics: MetricsPlace::default(),
             udp: false,
+            run: None,
         }
     }
 

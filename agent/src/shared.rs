@@ -7,6 +7,7 @@ use blueprint_agent_workload::{Healths, NodeHandle};
 use blueprint_common_runtime::state::StateDir;
 use blueprint_common_runtime::tasks::Stop;
 use blueprint_common_spoke::Spoke;
+use blueprint_common_types::workload::Seat;
 use blueprint_common_types::{Health, MachineSample, ServiceKey, ServiceSample};
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -25,6 +26,8 @@ pub(crate) const REJOIN: &str =
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ServiceHealth {
     pub(crate) service: ServiceKey,
+    /// The assignment whose workload offers it; 0 for other services.
+    pub(crate) generation: u64,
     pub(crate) health: Health,
     pub(crate) reason: String,
     pub(crate) check_micros: u32,
@@ -126,10 +129,10 @@ impl Shared {
         self.change_services(|table, _| table.offer(spec))
     }
 
-    /// Takes back what the workload of a service offered.
-    pub(crate) fn withdraw_workload(&self, service: ServiceKey) -> Result<(), ServiceError> {
+    /// Takes back what an instance of a service offered.
+    pub(crate) fn withdraw_workload(&self, seat: Seat) -> Result<(), ServiceError> {
         self.change_services(|table, _| {
-            table.withdraw(service);
+            table.withdraw(seat);
             Ok(())
         })
     }

@@ -15,7 +15,9 @@ use blueprint_agent_workload::{
 use blueprint_common_runtime::tasks::Spawner;
 use blueprint_common_spoke::Caller;
 use blueprint_common_tunnel::TcpStream;
-use blueprint_common_types::workload::{Bundle, RecoveryStep, RpcKind, Sha256Digest, WorkloadSpec};
+use blueprint_common_types::workload::{
+    Bundle, MAX_SLOTS, RecoveryStep, RpcKind, Seat, Sha256Digest, WorkloadSpec,
+};
 use blueprint_common_types::{AGENT_METRICS_PORT, MetricsPlace, ServiceKey};
 use blueprint_proto::v1;
 use blueprint_proto::v1::bridge_request::Call;
@@ -28,7 +30,7 @@ use tracing::{info, warn};
 
 use crate::agent::AgentError;
 use crate::pieces::Pieces;
-use crate::service::ServiceSpec;
+use crate::service::{ServiceSpec, WorkloadRun};
 use crate::shared::Shared;
 
 /// How long the hub may take to answer a call of a workload.
@@ -158,9 +160,10 @@ pub(crate) async fn run(shared: Arc<Shared>, node: Option<Node>) -> Result<(), A
 pub(crate) fn assigned(set: &v1::WorkloadSet) -> Assigned {
     let row = |row: &v1::WorkloadRef| {
         let service = ServiceKey { blueprint: row.blueprint_id, service: row.service_id };
-        (service, Assignment { generation: row.generation, ends: row.ends })
+        let slot = u8::try_from(row.slot).ok().filter(|slot| *slot < MAX_SLOTS)?;
+        Some((Seat { service, slot }, Assignment { generation: row.generation, ends: row.ends }))
     };
-    set.workloads.iter().map(row).collect()
+    set.workloads.iter().filter_map(row).collect()
 }
 
 /// How all workloads are doing, for the hub.
@@ -332,10 +335,19 @@ impl HubPort for Port {
     }
 
     fn offer(&self, offer: Offer) -> Result<(), String> {
-        let Offer { service, local, check, pace } = offer;
-        let port = free_port(&self.shared, service, local).ok_or("this node has no free overlay port")?;
-        let spec =
-            ServiceSpec { service, port, local, check, pace, metrics: MetricsPlace::default(), udp: false };
+        let Offer { seat, generation, local, check, pace } = offer;
+        let Seat { service, slot } = seat;
+        let port = free_port(&self.shared, seat, local).ok_or("this node has no free overlay port")?;
+        let spec = ServiceSpec {
+            service,
+            port,
+            local,
+            check,
+            pace,
+            metrics: MetricsPlace::default(),
+            udp: false,
+            run: Some(WorkloadRun { slot, generation }),
+        };
         self.shared.offer_workload(spec).map_err(|error| error.to_string())
     }
 
@@ -343,9 +355,9 @@ impl HubPort for Port {
         self.shared.workload_health.subscribe()
     }
 
-    fn withdraw(&self, service: ServiceKey) {
-        if let Err(error) = self.shared.withdraw_workload(service) {
-            warn!(%service, %error, "service of a workload not withdrawn");
+    fn withdraw(&self, seat: Seat) {
+        if let Err(error) = self.shared.withdraw_workload(seat) {
+            warn!(service = %seat, %error, "service of a workload not withdrawn");
         }
     }
 }
@@ -389,6 +401,7 @@ fn pieces(
         service_id: service.service,
         generation,
         ends: false,
+        slot: 0,
     };
     let (failure, content) = match inputs {
         Ok(content) => (String::new(), content),
@@ -404,13 +417,13 @@ fn pieces(
 }
 
 /// The port that the service has on the machine, where that is free on the overlay; else another one.
-fn free_port(shared: &Shared, service: ServiceKey, local: SocketAddr) -> Option<u16> {
+fn free_port(shared: &Shared, seat: Seat, local: SocketAddr) -> Option<u16> {
     let table = shared.services();
     let is_free = |port: &u16| {
         // Whoever has that one would speak for the agent.
         *port != 0
             && *port != AGENT_METRICS_PORT
-            && table.iter().all(|entry| entry.spec.port != *port || entry.spec.service == service)
+            && table.iter().all(|entry| entry.spec.port != *port || entry.spec.seat() == Some(seat))
     };
     std::iter::once(local.port()).chain(FIRST_PORT..=u16::MAX).find(is_free)
 }

@@ -34,7 +34,7 @@ use crate::config::HubConfig;
 use crate::files::{self, Identity};
 use crate::memory::MemoryWatch;
 use crate::policy::{self, PolicyHandle, PolicyTask};
-use crate::ports::peer_of;
+use crate::ports::{ProxyTraffic, peer_of};
 use crate::provision::Clouds;
 use crate::service_view::ServiceView;
 use crate::stored_keys::StoredKeys;
@@ -149,7 +149,7 @@ impl Base {
         let tls_store: Arc<dyn TlsStore> = opened.clone();
         let workload_store: Arc<dyn WorkloadStore> = opened.clone();
         let clouds = Clouds::new(
-            (config.provision, config.alerts.clone()),
+            (config.provision, config.alerts.clone(), config.prices.clone()),
             &config.providers,
             config.overlay_v4,
             opened.clone(),
@@ -181,7 +181,9 @@ impl Base {
         let (task, registrar) = Registrar::new(registry, pool, Arc::clone(&store));
         registry_metrics::register(&metrics, registrar.clone());
         spawn(supervisor, "registrar", task.run(supervisor.stop().stop));
-        let (task, workloads) = Workloads::new(workload_store, registrar.clone(), FAILOVER).await?;
+        let ledger = Ledger::default();
+        let traffic = Arc::new(ProxyTraffic(ledger.clone()));
+        let (task, workloads) = Workloads::new(workload_store, registrar.clone(), FAILOVER, traffic).await?;
         task.register_metrics(&metrics);
         spawn(supervisor, "workloads", task.run(supervisor.stop().stop));
         let (task, launchers) = Launchers::new(workloads.clone());
@@ -203,7 +205,7 @@ impl Base {
             tunnel,
             registrar,
             policy,
-            ledger: Ledger::default(),
+            ledger,
             metrics,
         };
         Ok((base, identity))

@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::cmd::{
     access, alerts, apply, artefact, audit, config, costs, deploy, deployment, dev, init, inventory, key,
-    logs, node, offers, policy, provider, serve, service, status, token, workload,
+    logs, node, offers, policy, prices, provider, serve, service, status, token, workload,
 };
 use crate::files;
 
@@ -73,6 +73,12 @@ enum Command {
     /// Workloads: what nodes run
     #[command(subcommand)]
     Workload(workload::Workload),
+    /// Brings a new version of a running workload in place of the old one, and takes it back where it fails
+    #[command(after_help = workload::UPDATE_HELP)]
+    Update(Box<workload::Update>),
+    /// Goes back to an earlier version of a workload, as an update does
+    #[command(after_help = workload::ROLLBACK_HELP)]
+    Rollback(workload::Rollback),
     /// Shows what a workload wrote, and follows it
     Logs(logs::Logs),
     /// Orders machines that join this hub by themselves
@@ -92,6 +98,8 @@ enum Command {
     SetAlert(Box<alerts::SetAlert>),
     /// Alerts about costs: how they stand, and what they told
     Alerts(alerts::Alerts),
+    /// Price lists: how old they are, and asking for new ones
+    Prices(prices::Prices),
     /// Artefacts of workloads, pushed for nodes that reach nothing else
     #[command(subcommand, after_help = "Example: blueprint-hub artefact push demo.tar.gz")]
     Artefact(artefact::Artefact),
@@ -181,6 +189,8 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Command::Node(command) => command.run(global),
         Command::Service(command) => command.run(global),
         Command::Workload(command) => command.run(global),
+        Command::Update(command) => command.run(global),
+        Command::Rollback(command) => command.run(global),
         Command::Logs(command) => command.run(global),
         Command::Deploy(command) => command.run(global),
         Command::Deployment(command) => command.run(global),
@@ -190,6 +200,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Command::Costs(command) => command.run(global),
         Command::SetAlert(command) => command.run(global),
         Command::Alerts(command) => command.run(global),
+        Command::Prices(command) => command.run(global),
         Command::Artefact(command) => command.run(global),
         Command::Provider(command) => command.run(global),
         Command::Providers(command) => command.run(global),

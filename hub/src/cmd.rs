@@ -21,6 +21,7 @@ pub(crate) mod node;
 pub(crate) mod offers;
 pub(crate) mod owner;
 pub(crate) mod policy;
+pub(crate) mod prices;
 pub(crate) mod provider;
 pub(crate) mod serve;
 pub(crate) mod service;

@@ -13,6 +13,7 @@ use blueprint_hub_admin::{
     AccountDesk, AcmeView, ArtefactShelf, Hub, LogsStream, PeerView, PromiseFailed, Qos, RemoveFailed,
     ScrapeFailed, SettingsRefused,
 };
+use blueprint_hub_provision_core::catalogue::PriceDesk;
 use blueprint_hub_provision_core::cost::CostDesk;
 use blueprint_hub_provision_core::lifecycle::Deployer;
 use blueprint_hub_proxy::Ledger;
@@ -21,7 +22,8 @@ use blueprint_hub_proxy_core::usage::{Clients, ServiceUsage};
 use blueprint_hub_proxy_core::{NotInForce, Service, ServiceSettings};
 use blueprint_hub_registry::{ControlPlane, LogsReader, Peers, RegistrarHandle, WorkloadsHandle};
 use blueprint_hub_registry_core::workload::{
-    LogsAsk, LogsError, WorkloadChange, WorkloadChangeError, WorkloadEvent, WorkloadRecord, WorkloadsView,
+    LogsAsk, LogsError, Tally, Traffic, UpdateError, UpdateRequest, Version, WorkloadChange,
+    WorkloadChangeError, WorkloadEvent, WorkloadRecord, WorkloadsView,
 };
 use blueprint_hub_registry_core::{Agent, RegistrySnapshot, StoreResult};
 use futures_util::StreamExt;
@@ -69,6 +71,17 @@ impl Peers for TunnelPeers {
 
     fn remove<'a>(&'a self, agent: &'a Agent) -> BoxFuture<'a, ()> {
         self.0.remove_peer(agent.wireguard_key).boxed()
+    }
+}
+
+/// What the proxy knows of its targets, for updates of workloads.
+#[derive(Debug, Clone)]
+pub(crate) struct ProxyTraffic(pub(crate) Ledger);
+
+impl Traffic for ProxyTraffic {
+    fn at(&self, service: ServiceKey, address: SocketAddr) -> Tally {
+        let (requests, failed, open) = self.0.tally(service, address);
+        Tally { requests, failed, open }
     }
 }
 
@@ -209,6 +222,18 @@ impl Hub for AdminHub {
         self.workloads.remove(service).boxed()
     }
 
+    fn update_workload(&self, request: UpdateRequest) -> BoxFuture<'_, Result<WorkloadRecord, UpdateError>> {
+        self.workloads.update(request).boxed()
+    }
+
+    fn abort_update(&self, service: ServiceKey) -> BoxFuture<'_, Result<(), UpdateError>> {
+        self.workloads.abort_update(service).boxed()
+    }
+
+    fn workload_versions(&self, service: ServiceKey) -> BoxFuture<'_, StoreResult<Vec<Version>>> {
+        self.workloads.versions(service).boxed()
+    }
+
     fn logs(&self, node: AgentId, ask: LogsAsk) -> BoxFuture<'_, Result<LogsStream, LogsError>> {
         async move {
             let reader = self.control.logs(node, ask).await?;
@@ -224,6 +249,10 @@ impl Hub for AdminHub {
 
     fn costs(&self) -> &dyn CostDesk {
         &self.provision.costs
+    }
+
+    fn prices(&self) -> &dyn PriceDesk {
+        &self.provision.prices
     }
 
     fn deployer(&self) -> &dyn Deployer {

@@ -4,6 +4,7 @@ mod aws;
 mod digitalocean;
 mod host;
 mod local_vm;
+mod prices;
 mod sim;
 mod ssh;
 
@@ -18,7 +19,9 @@ use blueprint_common_tunnel::Tunnel;
 use blueprint_common_types::{Timestamp, fill_random};
 use blueprint_hub_admin::HubFacts;
 use blueprint_hub_provider_sim::SimCloud;
-use blueprint_hub_provision::{CostOffice, Leader, ProvisionConfig, Provisioner, Received, cost_watch};
+use blueprint_hub_provision::{
+    CostOffice, Leader, PriceOffice, ProvisionConfig, Provisioner, Received, cost_watch,
+};
 use blueprint_hub_provision_core::{CredentialStore, Provider};
 use blueprint_hub_proxy_core::identity::SealingKey;
 use blueprint_hub_registry::{ControlPlane, RegistrarHandle};
@@ -28,7 +31,7 @@ use ipnetwork::Ipv4Network;
 use self::host::HubHost;
 use crate::accounts::{Accounts, Vault};
 use crate::agent_files::AgentShelf;
-use crate::config::{AlertSettings, ProviderSettings, ProvisionSettings};
+use crate::config::{AlertSettings, PriceConfig, ProviderSettings, ProvisionSettings};
 use crate::webhook::WebhookCourier;
 
 /// What the operator's side asks.
@@ -38,6 +41,8 @@ pub(crate) struct Provision {
     pub(crate) orders: Provisioner,
     /// Alerts, and what machines sent.
     pub(crate) costs: CostOffice,
+    /// Price lists of providers.
+    pub(crate) prices: PriceOffice,
     /// Accounts at clouds, and their credentials.
     pub(crate) accounts: Arc<Accounts>,
 }
@@ -47,6 +52,7 @@ pub(crate) struct Clouds {
     store: Arc<SqliteStore>,
     settings: ProvisionSettings,
     alerts: AlertSettings,
+    prices: PriceConfig,
     sim: Option<Arc<SimCloud>>,
     /// Those that need nothing of the hub.
     made: Vec<Arc<dyn Provider>>,
@@ -62,7 +68,7 @@ impl Clouds {
     ///
     /// Where something is missing that one of them needs.
     pub(crate) fn new(
-        (settings, alerts): (ProvisionSettings, AlertSettings),
+        (settings, alerts, prices): (ProvisionSettings, AlertSettings, PriceConfig),
         providers: &ProviderSettings,
         overlay: Ipv4Network,
         store: Arc<SqliteStore>,
@@ -80,7 +86,7 @@ impl Clouds {
             AgentShelf::none(state)
         };
         let (others, state) = (providers.clone(), state.to_owned());
-        Ok(Self { store, settings, alerts, sim, made, others, state, agents: Arc::new(agents) })
+        Ok(Self { store, settings, alerts, prices, sim, made, others, state, agents: Arc::new(agents) })
     }
 
     /// Agents that new machines fetch.
@@ -101,7 +107,7 @@ impl Clouds {
         metrics: &Metrics,
         spawner: &Spawner,
     ) -> Result<Provision> {
-        let Self { store, settings, alerts, sim, made: mut providers, others, state, agents } = self;
+        let Self { store, settings, alerts, prices, sim, made: mut providers, others, state, agents } = self;
         let credentials: Arc<dyn CredentialStore> = Arc::<SqliteStore>::clone(&store);
         let vault = Vault::open(credentials, Arc::clone(&sealing)).await?;
         let mut seed = [0u8; 8];
@@ -141,10 +147,11 @@ impl Clouds {
                 sim.stop_all().await;
             }
         });
+        let prices = prices::open(&prices, &others, store.clone(), provisioner.clone(), spawner).await?;
         let (watch, office) =
             cost_watch(alerts.every, store, provisioner.clone(), courier, received, metrics);
         spawner.spawn("cost watch", watch.run(spawner.stop().drain));
-        Ok(Provision { orders: provisioner, costs: office, accounts: Arc::new(accounts) })
+        Ok(Provision { orders: provisioner, costs: office, prices, accounts: Arc::new(accounts) })
     }
 }
 

@@ -243,6 +243,7 @@ fn route_table(snapshot: &RegistrySnapshot) -> RouteTable {
             health: record.health,
             reason: record.reason.clone(),
             agent: record.key.agent,
+            weight: record.weight,
         };
         (record.key.service, target)
     });

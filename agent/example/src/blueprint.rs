@@ -65,7 +65,9 @@ pub(crate) async fn run(stop: impl Future<Output = ()>) -> Result<()> {
     {
         fields.insert("calls".to_owned(), calls(&mut bridge, service).await);
     }
-    let routes = Routes::new(format!("service {service}")).telling(told);
+    let name = variable(&format!("{OWN}NAME")).unwrap_or_else(|| format!("service {service}"));
+    let is_broken = variable(&format!("{OWN}BROKEN")).is_some();
+    let routes = Routes::new(name).telling(told).breaking(is_broken);
     let heartbeat = async {
         loop {
             tokio::time::sleep(HEARTBEAT).await;

@@ -34,12 +34,20 @@ pub(crate) struct Routes {
     requests: AtomicU64,
     /// What it was given as a blueprint.
     told: Value,
+    /// Whether everything is answered with 500, as a version does that must not serve.
+    is_broken: bool,
 }
 
 impl Routes {
     /// Routes that greet as `name`.
     pub(crate) fn new(name: String) -> Self {
-        Self { name, started: Instant::now(), requests: AtomicU64::new(0), told: Value::Null }
+        Self {
+            name,
+            started: Instant::now(),
+            requests: AtomicU64::new(0),
+            told: Value::Null,
+            is_broken: false,
+        }
     }
 
     /// The same routes, and `/blueprint` that answers `told`.
@@ -47,11 +55,19 @@ impl Routes {
         Self { told, ..self }
     }
 
+    /// The same routes, but that all of them answer 500 where they are broken.
+    pub(crate) fn breaking(self, is_broken: bool) -> Self {
+        Self { is_broken, ..self }
+    }
+
     /// Answers one request; the query is ignored, and every method is taken everywhere.
     pub(crate) async fn answer(&self, request: Request<Incoming>) -> Result<Response<AnyBody>, Infallible> {
         self.requests.fetch_add(1, Ordering::Relaxed);
         let path = request.uri().path().to_owned();
         Ok(match path.split('/').skip(1).collect::<Vec<_>>().as_slice() {
+            _ if self.is_broken => {
+                refuse(StatusCode::INTERNAL_SERVER_ERROR, "broken", "this version answers nothing else")
+            }
             [""] => self.greet(&request),
             ["healthz"] => text(StatusCode::OK, "ok\n"),
             ["metrics"] => self.metrics(),

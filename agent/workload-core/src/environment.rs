@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use blueprint_common_types::ServiceKey;
-use blueprint_common_types::workload::{Source, WorkloadSpec};
+use blueprint_common_types::workload::{Seat, Source, WorkloadSpec};
 
 /// Where a workload finds what is on its machine; every path as the workload sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,10 +21,14 @@ pub struct Places {
     pub ws_rpc_url: Option<String>,
 }
 
-/// Name of the runtime folder and of the bridge's socket.
+/// Name of the runtime folder, of the control group and of the container.
 #[must_use]
-pub fn label(service: ServiceKey) -> String {
-    format!("svc-{}-{}", service.blueprint, service.service)
+pub fn label(seat: Seat) -> String {
+    let ServiceKey { blueprint, service } = seat.service;
+    match seat.slot {
+        0 => format!("svc-{blueprint}-{service}"),
+        slot => format!("svc-{blueprint}-{service}.{slot}"),
+    }
 }
 
 /// Arguments of a blueprint: a native program gets `run` first, a container's entry point adds that itself.

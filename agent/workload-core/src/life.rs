@@ -11,6 +11,9 @@ use crate::{Exit, Ladder, Rung};
 /// How long a blueprint may take to greet its bridge; the Manager waits as long.
 pub const READY_TIMEOUT: Duration = Duration::from_secs(480);
 
+/// How long a workload that keeps too much may take to end, where its own grace is longer: it may write on meanwhile.
+const OVER_STORAGE_GRACE: Duration = Duration::from_secs(10);
+
 /// What the driver does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
@@ -248,7 +251,11 @@ impl Life {
     }
 
     fn end(&mut self, now: Instant) {
-        let kill_at = now.checked_add(self.grace).unwrap_or(now);
+        self.end_within(self.grace, now);
+    }
+
+    fn end_within(&mut self, grace: Duration, now: Instant) {
+        let kill_at = now.checked_add(grace).unwrap_or(now);
         self.state = State::Ending { kill_at, is_killed: false };
         self.step_given = false;
     }
@@ -294,6 +301,14 @@ impl Life {
             Some(Health::Healthy | Health::Unknown) | None => self.ill_since = None,
         }
         self.note_well(now);
+    }
+
+    /// It keeps more on the disk than it may: it is ended, and started again as its policy says.
+    pub fn handle_over_storage(&mut self, reason: String, now: Instant) {
+        if matches!(self.state, State::Started { .. }) {
+            self.reason = reason;
+            self.end_within(self.grace.min(OVER_STORAGE_GRACE), now);
+        }
     }
 
     /// Its process ended; `last` is the last line that it wrote.

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use blueprint_common_runtime::tasks::Spawner;
+use blueprint_common_types::workload::Seat;
 use blueprint_common_types::{CheckPace, HealthCheck, ServiceKey};
 use blueprint_proto::blueprint_manager_bridge as wire;
 use blueprint_proto::blueprint_manager_bridge::blueprint_manager_bridge_server::{
@@ -47,7 +48,9 @@ const MAX_STREAMS: u32 = 32;
 /// Where the bridge of a workload is.
 #[derive(Debug, Clone)]
 pub(crate) struct BridgeConfig {
-    pub(crate) service: ServiceKey,
+    pub(crate) seat: Seat,
+    /// The assignment that it runs by.
+    pub(crate) generation: u64,
     /// Path of the socket; what is there already is replaced.
     pub(crate) socket: PathBuf,
     /// User and group of the workload; `None` for the agent's own.
@@ -58,6 +61,8 @@ pub(crate) struct BridgeConfig {
 
 /// One bridge, from the start of a workload to its end.
 pub(crate) struct Bridge {
+    seat: Seat,
+    generation: u64,
     service: ServiceKey,
     check: (HealthCheck, CheckPace),
     hub: Arc<dyn HubPort>,
@@ -95,7 +100,7 @@ impl Drop for Serving {
         self.stop.cancel();
         // Best effort: the next start replaces what stays.
         let _ = std::fs::remove_file(&self.socket);
-        self.bridge.hub.withdraw(self.bridge.service);
+        self.bridge.hub.withdraw(self.bridge.seat);
     }
 }
 
@@ -113,7 +118,9 @@ pub(crate) fn serve(
         std::os::unix::fs::lchown(&config.socket, Some(user), Some(group))?;
     }
     let bridge = Arc::new(Bridge {
-        service: config.service,
+        seat: config.seat,
+        generation: config.generation,
+        service: config.seat.service,
         check: config.check,
         hub,
         ports: Ports::default(),
@@ -232,7 +239,7 @@ impl BlueprintManagerBridge for Bridge {
         self.hub.bridge(self.service, Call::Register(call)).await?;
         let local = self.place(local?).await?;
         let (check, pace) = self.check.clone();
-        let offer = Offer { service: self.service, local, check, pace };
+        let offer = Offer { seat: self.seat, generation: self.generation, local, check, pace };
         self.hub.offer(offer).map_err(Status::resource_exhausted)?;
         self.is_registered.store(true, Ordering::Release);
         Ok(Response::new(()))
@@ -243,7 +250,7 @@ impl BlueprintManagerBridge for Bridge {
         request: Request<wire::UnregisterBlueprintServiceProxyRequest>,
     ) -> Result<Response<()>, Status> {
         let done = self.pass(Call::Unregister(request.into_inner())).await?;
-        self.hub.withdraw(self.service);
+        self.hub.withdraw(self.seat);
         self.is_registered.store(false, Ordering::Release);
         Ok(done)
     }

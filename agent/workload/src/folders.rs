@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use blueprint_agent_workload_core::label;
-use blueprint_common_types::ServiceKey;
+use blueprint_common_types::workload::Seat;
 
 use crate::users::Users;
 
@@ -32,17 +32,21 @@ pub(crate) struct Folders {
 }
 
 impl Folders {
-    pub(crate) fn of(state: &Path, runtime: &Path, service: ServiceKey, name: &str) -> Self {
-        let label = label(service);
+    pub(crate) fn of(state: &Path, runtime: &Path, seat: Seat, name: &str) -> Self {
+        let service = seat.service;
         let name = if name.is_empty() { "service" } else { name };
-        let runtime = runtime.join(&label);
+        let runtime = runtime.join(label(seat));
         Self {
-            // The Manager's name, in a folder of the service's own: two services of a blueprint share no data.
-            data: state.join("data").join(&label).join(format!("blueprint-{}-{name}", service.blueprint)),
+            // The Manager's name, in a folder of the service's own: two services of a blueprint share no data, two
+            // versions of a service do.
+            data: state
+                .join("data")
+                .join(label(Seat::first(service)))
+                .join(format!("blueprint-{}-{name}", service.blueprint)),
             bridge: runtime.join("bridge"),
             socket: runtime.join("bridge").join(SOCKET),
             keystore: runtime.join("keystore"),
-            logs: crate::logs::folder(state, service),
+            logs: crate::logs::folder(state, seat),
             runtime,
         }
     }

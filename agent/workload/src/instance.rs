@@ -6,8 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use blueprint_agent_workload_core::{Exit, Places, PrepareFailed, arguments, environment, label};
-use blueprint_common_types::ServiceKey;
-use blueprint_common_types::workload::{RpcKind, Source, WorkloadSpec};
+use blueprint_common_types::workload::{RpcKind, Seat, Source, WorkloadSpec};
 use tokio::time::{Instant, sleep};
 use tracing::warn;
 
@@ -19,6 +18,7 @@ use crate::logs::LogErrand;
 use crate::process::Process;
 use crate::rpc::Rpc;
 use crate::run::Common;
+use crate::storage::Holder;
 use crate::sweep::Claim;
 
 /// Where a container finds its folders.
@@ -102,6 +102,15 @@ impl Instance {
         match self {
             Self::Process(process) => Some(process.pid()),
             Self::Container(container) => container.running.pid,
+        }
+    }
+
+    /// Whose processes these are, where they are no user's alone.
+    pub(crate) fn holder(&self) -> Holder {
+        match self {
+            Self::Process(process) => process.keeper().map_or(Holder::Nobody, Holder::Keeper),
+            // Within it, its first process gets all that lose their parent.
+            Self::Container(container) => container.running.pid.map_or(Holder::Nobody, Holder::Process),
         }
     }
 
@@ -214,7 +223,7 @@ fn note(container: &Running, done: Result<(), EngineError>) {
 
 /// What a workload is started with.
 pub(crate) struct Start<'a> {
-    pub(crate) service: ServiceKey,
+    pub(crate) seat: Seat,
     pub(crate) spec: &'a WorkloadSpec,
     pub(crate) folders: &'a Folders,
     /// A variable that must be in no document.
@@ -232,7 +241,7 @@ pub(crate) async fn contain(
     log: LogErrand,
 ) -> Result<Instance, PrepareFailed> {
     let Common { engine, config, claims, .. } = common;
-    let Start { service, spec, folders, secret_env, user, rpc } = start;
+    let Start { seat, spec, folders, secret_env, user, rpc } = start;
     let Source::Container { image, digest, ports } = &spec.source else {
         return Err(PrepareFailed { reason: "its source is no image".to_owned(), may_pass: false });
     };
@@ -243,7 +252,7 @@ pub(crate) async fn contain(
         http_rpc_url: rpc.url(RpcKind::Http),
         ws_rpc_url: rpc.url(RpcKind::Ws),
     };
-    let mut env = environment(service, spec, &places);
+    let mut env = environment(seat.service, spec, &places);
     env.extend(secret_env);
     let mount = |host: &PathBuf, inside: &str, read_only| Mount {
         host: host.clone(),
@@ -251,7 +260,7 @@ pub(crate) async fn contain(
         read_only,
     };
     let container = ContainerSpec {
-        name: label(service),
+        name: label(seat),
         node: config.node.clone(),
         image: image.clone(),
         digest: *digest,

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use blueprint_common_types::workload::Inventory;
+use blueprint_common_types::workload::{Inventory, MAX_SLOTS};
 
 /// Longest name of a GPU that is told, in characters.
 const MAX_MODEL: usize = 64;
@@ -21,6 +21,7 @@ pub fn inventory() -> Inventory {
         gpus: gpu_count(Path::new("/dev")),
         gpu_models: gpu_models(Path::new("/proc/driver/nvidia/gpus")),
         arch: std::env::consts::ARCH.to_owned(),
+        slots: MAX_SLOTS,
     }
 }
 

@@ -23,6 +23,7 @@ mod pushed;
 mod registration;
 mod rpc;
 mod run;
+mod storage;
 mod sweep;
 mod tree;
 mod users;
@@ -33,7 +34,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use blueprint_common_tunnel::carrier::ProxyUrl;
-use blueprint_common_types::workload::{Bundle, RpcKind, Sha256Digest, WorkloadSpec};
+use blueprint_common_types::workload::{Bundle, RpcKind, Seat, Sha256Digest, WorkloadSpec};
 use blueprint_common_types::{CheckPace, Health, HealthCheck, ServiceKey};
 use blueprint_proto::v1::bridge_request::Call;
 use futures_util::future::BoxFuture;
@@ -48,7 +49,7 @@ pub use pushed::PushedReader;
 pub use rpc::{RpcIo, RpcStream};
 
 /// What the hub wants this node to run.
-pub type Assigned = BTreeMap<ServiceKey, Assignment>;
+pub type Assigned = BTreeMap<Seat, Assignment>;
 
 /// One assignment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,14 +83,16 @@ pub enum DescribeError {
     Unreadable(String),
 }
 
-/// What checks found of the services that workloads offer, with one line of reason where it is bad.
-pub type Healths = BTreeMap<ServiceKey, (Health, String)>;
+/// What checks found of the services that workloads offer, of each instance, with one line of reason where it is bad.
+pub type Healths = BTreeMap<Seat, (Health, String)>;
 
 /// A service that a workload offers on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Offer {
-    /// Which.
-    pub service: ServiceKey,
+    /// Which instance of it.
+    pub seat: Seat,
+    /// The assignment that it runs by.
+    pub generation: u64,
     /// Where it listens.
     pub local: SocketAddr,
     /// How its health is checked.
@@ -154,7 +157,7 @@ pub trait HubPort: Send + Sync {
     }
 
     /// Takes back what was offered; nothing where nothing was.
-    fn withdraw(&self, service: ServiceKey);
+    fn withdraw(&self, seat: Seat);
 }
 
 /// Where workloads live on this machine, and what they may.

@@ -18,8 +18,8 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use blueprint_agent_workload_core::log::{RateLimits, RingLimits, secrets};
-use blueprint_common_types::workload::{Bundle, WorkloadSpec};
-use blueprint_common_types::{Secret, ServiceKey};
+use blueprint_common_types::Secret;
+use blueprint_common_types::workload::{Bundle, Seat, WorkloadSpec};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tracing::warn;
 
@@ -107,9 +107,9 @@ impl LogErrand {
     }
 }
 
-/// Where the ring of a service is; `state` is the folder of data.
-pub(crate) fn folder(state: &Path, service: ServiceKey) -> PathBuf {
-    state.join(FOLDER).join(blueprint_agent_workload_core::label(service))
+/// Where the ring of an instance is; `state` is the folder of data.
+pub(crate) fn folder(state: &Path, seat: Seat) -> PathBuf {
+    state.join(FOLDER).join(blueprint_agent_workload_core::label(seat))
 }
 
 /// The rings of a node, to be read; cheap to clone.
@@ -123,13 +123,13 @@ impl LogShelf {
         Self { state }
     }
 
-    /// Opens what is kept of a service; `None` where nothing is. It blocks its thread, as reading does.
+    /// Opens what is kept of an instance of a service; `None` where nothing is. It blocks its thread, as reading does.
     ///
     /// # Errors
     ///
     /// Those of the file system.
-    pub fn open(&self, service: ServiceKey, ask: &LogAsk) -> io::Result<Option<LogReader>> {
-        LogReader::open(folder(&self.state, service), ask)
+    pub fn open(&self, seat: Seat, ask: &LogAsk) -> io::Result<Option<LogReader>> {
+        LogReader::open(folder(&self.state, seat), ask)
     }
 }
 

@@ -45,7 +45,7 @@ pub(crate) fn check_machine(spec: &WorkloadSpec) -> Result<(), PrepareFailed> {
 
 /// What a native workload becomes.
 pub(crate) fn launch(start: Start<'_>, program: PathBuf, group: Option<&Cgroup>) -> Launch {
-    let Start { service, spec, folders, secret_env, user, rpc } = start;
+    let Start { seat, spec, folders, secret_env, user, rpc } = start;
     let text = |path: &Path| path.to_string_lossy().into_owned();
     let places = Places {
         data_dir: text(&folders.data),
@@ -54,7 +54,7 @@ pub(crate) fn launch(start: Start<'_>, program: PathBuf, group: Option<&Cgroup>)
         http_rpc_url: rpc.url(RpcKind::Http),
         ws_rpc_url: rpc.url(RpcKind::Ws),
     };
-    let mut env = environment(service, spec, &places);
+    let mut env = environment(seat.service, spec, &places);
     for name in INHERITED {
         if let Ok(value) = std::env::var(name) {
             env.entry(name.to_owned()).or_insert(value);
@@ -66,7 +66,7 @@ pub(crate) fn launch(start: Start<'_>, program: PathBuf, group: Option<&Cgroup>)
     let is_below_tmp =
         [&folders.data, &folders.runtime, &program].iter().any(|path| path.starts_with("/tmp"));
     let may_mount = nix::unistd::geteuid().is_root() && !is_below_tmp;
-    tracing::debug!(workload = label(service), user = ?user, "native workload put together");
+    tracing::debug!(workload = label(seat), user = ?user, "native workload put together");
     let is_confined = spec.sandbox.landlock && spec.sandbox.no_new_privileges;
     let confinement = is_confined.then(|| confinement(&program, folders));
     Launch {

@@ -9,7 +9,7 @@ use std::time::{Instant, SystemTime};
 
 use blueprint_agent_workload_core::Falls;
 use blueprint_common_runtime::tasks::Spawner;
-use blueprint_common_types::workload::{WorkloadState, WorkloadStatus};
+use blueprint_common_types::workload::{Seat, WorkloadState, WorkloadStatus};
 use blueprint_common_types::{ServiceKey, Timestamp};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
@@ -30,8 +30,8 @@ use crate::{Assigned, Assignment, HubPort, WorkloadConfig, left};
 /// Ends of workloads that wait to be noted; a hub assigns 64 to a node at most.
 const ENDS: usize = 1024;
 
-/// How all workloads are doing, by service.
-pub type Statuses = BTreeMap<ServiceKey, WorkloadStatus>;
+/// How all workloads are doing.
+pub type Statuses = BTreeMap<Seat, WorkloadStatus>;
 
 /// Tells a node what to run, and reads how that goes; cheap to clone.
 #[derive(Debug, Clone)]
@@ -93,11 +93,11 @@ struct Live {
 }
 
 /// Where ends of tasks are told: whose, and whether it fell over.
-type Ends = mpsc::Sender<(ServiceKey, u64, bool)>;
+type Ends = mpsc::Sender<(Seat, u64, bool)>;
 
 /// Says that a workload's task is over, also where it panicked.
 struct End {
-    of: (ServiceKey, u64),
+    of: (Seat, u64),
     ended: Ends,
     /// Set at the end of the task.
     is_done: bool,
@@ -105,9 +105,9 @@ struct End {
 
 impl Drop for End {
     fn drop(&mut self) {
-        let (service, generation) = self.of;
+        let (seat, generation) = self.of;
         // There is room for every workload that a hub assigns.
-        let _ = self.ended.try_send((service, generation, !self.is_done));
+        let _ = self.ended.try_send((seat, generation, !self.is_done));
     }
 }
 
@@ -178,7 +178,7 @@ impl Node {
     pub async fn run(mut self, stop: CancellationToken) {
         self.end_left().await;
         let _swept = self.sweep();
-        let mut live: BTreeMap<ServiceKey, Live> = BTreeMap::new();
+        let mut live: BTreeMap<Seat, Live> = BTreeMap::new();
         let mut falls = Falls::default();
         let (ended, mut ends) = mpsc::channel(ENDS);
         let mut is_over = false;
@@ -192,7 +192,8 @@ impl Node {
                 if is_over { Some(Assigned::new()) } else { self.assigned.borrow_and_update().clone() };
             if let Some(wanted) = wanted {
                 falls.retain(|(service, generation)| {
-                    wanted.get(service).is_some_and(|wanted| wanted.generation == *generation)
+                    let mut own = wanted.iter().filter(|(seat, _)| seat.service == *service);
+                    own.any(|(_, wanted)| wanted.generation == *generation)
                 });
                 self.follow(&wanted, &mut live, &falls, &ended);
             }
@@ -206,14 +207,15 @@ impl Node {
             tokio::select! {
                 biased;
                 () = stop.cancelled(), if !is_over => is_over = true,
-                Some((service, generation, has_fallen)) = ends.recv() => {
-                    let one = live.remove(&service);
+                Some((seat, generation, has_fallen)) = ends.recv() => {
+                    let one = live.remove(&seat);
                     if has_fallen && let Some(one) = one {
                         let ran = now().saturating_duration_since(one.began);
-                        falls.handle_fall((service, generation), ran, now());
-                        self.tell_fallen(service, generation, falls.count(&(service, generation)));
+                        let of = (seat.service, generation);
+                        falls.handle_fall(of, ran, now());
+                        self.tell_fallen(seat, generation, falls.count(&of));
                     } else {
-                        self.forget(service, generation);
+                        self.forget(seat, generation);
                     }
                 }
                 () = rested => {}
@@ -251,9 +253,9 @@ impl Node {
     }
 
     /// Ends what is not wanted, and starts what is and does not run.
-    fn follow(&self, wanted: &Assigned, live: &mut BTreeMap<ServiceKey, Live>, falls: &Falls, ended: &Ends) {
-        for (service, one) in live.iter_mut() {
-            match wanted.get(service).filter(|wanted| wanted.generation == one.generation) {
+    fn follow(&self, wanted: &Assigned, live: &mut BTreeMap<Seat, Live>, falls: &Falls, ended: &Ends) {
+        for (seat, one) in live.iter_mut() {
+            match wanted.get(seat).filter(|wanted| wanted.generation == one.generation) {
                 Some(wanted) if wanted.ends => one.finish.cancel(),
                 Some(_) => {}
                 // Another generation waits until it is gone.
@@ -261,59 +263,58 @@ impl Node {
             }
         }
         self.tell_ended(wanted, live, falls);
-        for (service, Assignment { generation, ends }) in wanted {
-            let of = (*service, *generation);
-            if *ends || live.contains_key(service) || falls.is_resting(&of, now()) {
+        for (seat, Assignment { generation, ends }) in wanted {
+            let of = (seat.service, *generation);
+            if *ends || live.contains_key(seat) || falls.is_resting(&of, now()) {
                 continue;
             }
             let stop = CancellationToken::new();
             let finish = stop.child_token();
-            let statuses = Arc::clone(&self.statuses);
+            let (statuses, own) = (Arc::clone(&self.statuses), *seat);
             let tell = move |status: WorkloadStatus| {
                 statuses.lock().send_modify(|all| {
-                    Arc::make_mut(all).insert(status.service, status);
+                    Arc::make_mut(all).insert(own, status);
                 });
             };
             let workload = Workload {
                 common: Arc::clone(&self.common),
-                service: *service,
+                seat: *seat,
                 generation: *generation,
                 stop: stop.clone(),
                 finish: finish.clone(),
                 tell: Box::new(tell),
                 falls: falls.count(&of),
             };
-            let end = End { of, ended: ended.clone(), is_done: false };
+            let end = End { of: (*seat, *generation), ended: ended.clone(), is_done: false };
             self.common.spawner.spawn_base("workload", async move {
                 let mut end = end;
                 Box::pin(workload.run()).await;
                 end.is_done = true;
             });
-            live.insert(*service, Live { generation: *generation, began: now(), stop, finish });
+            live.insert(*seat, Live { generation: *generation, began: now(), stop, finish });
         }
     }
 
     /// Tells of what is to end and does not run, which an earlier agent may have run; forgets it once it is taken back.
-    fn tell_ended(&self, wanted: &Assigned, live: &BTreeMap<ServiceKey, Live>, falls: &Falls) {
+    fn tell_ended(&self, wanted: &Assigned, live: &BTreeMap<Seat, Live>, falls: &Falls) {
         let ended: Statuses = wanted
             .iter()
-            .filter(|(service, assignment)| assignment.ends && !live.contains_key(service))
-            .map(|(service, assignment)| (*service, not_run(*service, assignment.generation)))
+            .filter(|(seat, assignment)| assignment.ends && !live.contains_key(seat))
+            .map(|(seat, assignment)| (*seat, not_run(seat.service, assignment.generation)))
             .collect();
         self.statuses.lock().send_if_modified(|all| {
-            let is_fallen = |service: &ServiceKey| {
-                wanted.get(service).is_some_and(|wanted| falls.count(&(*service, wanted.generation)) > 0)
+            let is_fallen = |seat: &Seat| {
+                wanted.get(seat).is_some_and(|wanted| falls.count(&(seat.service, wanted.generation)) > 0)
             };
-            let is_known = |service: &ServiceKey| {
-                live.contains_key(service) || ended.contains_key(service) || is_fallen(service)
-            };
-            let is_news = all.keys().any(|service| !is_known(service))
-                || ended.iter().any(|(service, status)| {
-                    all.get(service).is_none_or(|known| known.generation != status.generation)
+            let is_known =
+                |seat: &Seat| live.contains_key(seat) || ended.contains_key(seat) || is_fallen(seat);
+            let is_news = all.keys().any(|seat| !is_known(seat))
+                || ended.iter().any(|(seat, status)| {
+                    all.get(seat).is_none_or(|known| known.generation != status.generation)
                 });
             if is_news {
                 let all = Arc::make_mut(all);
-                all.retain(|service, _| is_known(service));
+                all.retain(|seat, _| is_known(seat));
                 all.extend(ended);
             }
             is_news
@@ -321,23 +322,23 @@ impl Node {
     }
 
     /// Tells of one whose task fell over, until it is started again.
-    fn tell_fallen(&self, service: ServiceKey, generation: u64, count: u32) {
-        warn!(%service, generation, count, "the task of a workload fell over; it is started again after a pause");
+    fn tell_fallen(&self, seat: Seat, generation: u64, count: u32) {
+        warn!(service = %seat, generation, count, "the task of a workload fell over; it is started again after a pause");
         let status = WorkloadStatus {
             state: WorkloadState::BackingOff,
             reason: "a fault of the agent ended its task: the agent's log says which".to_owned(),
             restarts: count,
-            ..not_run(service, generation)
+            ..not_run(seat.service, generation)
         };
         self.statuses.lock().send_modify(|all| {
-            Arc::make_mut(all).insert(service, status);
+            Arc::make_mut(all).insert(seat, status);
         });
     }
 
-    fn forget(&self, service: ServiceKey, generation: u64) {
+    fn forget(&self, seat: Seat, generation: u64) {
         self.statuses.lock().send_modify(|all| {
-            if all.get(&service).is_some_and(|status| status.generation == generation) {
-                Arc::make_mut(all).remove(&service);
+            if all.get(&seat).is_some_and(|status| status.generation == generation) {
+                Arc::make_mut(all).remove(&seat);
             }
         });
     }

@@ -92,6 +92,11 @@ impl Process {
         self.pid
     }
 
+    /// Number of the process above it; `None` once that has ended.
+    pub(crate) fn keeper(&self) -> Option<u32> {
+        self.keeper.id()
+    }
+
     /// What the next agent has to know, should this one be killed.
     pub(crate) const fn traces(&self) -> &Traces {
         &self.traces

@@ -271,7 +271,7 @@ mod tests {
             unreachable!()
         }
 
-        fn withdraw(&self, _: ServiceKey) {
+        fn withdraw(&self, _: blueprint_common_types::workload::Seat) {
             unreachable!()
         }
     }

@@ -216,7 +216,7 @@ mod tests {
             unreachable!()
         }
 
-        fn withdraw(&self, _: ServiceKey) {
+        fn withdraw(&self, _: blueprint_common_types::workload::Seat) {
             unreachable!()
         }
     }
@@ -225,7 +225,12 @@ mod tests {
     async fn told(answers: &[Code]) -> usize {
         let folder = tempfile::tempdir().unwrap();
         let service = ServiceKey { blueprint: 7, service: 42 };
-        let folders = Folders::of(folder.path(), folder.path(), service, "");
+        let folders = Folders::of(
+            folder.path(),
+            folder.path(),
+            blueprint_common_types::workload::Seat::first(service),
+            "",
+        );
         fs::create_dir_all(&folders.data).unwrap();
         fs::write(path(&folders), b"inputs").unwrap();
         let hub = Hub(Mutex::new((answers.to_vec(), 0)));

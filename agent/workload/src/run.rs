@@ -5,12 +5,13 @@ use std::future::pending;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use blueprint_agent_workload_core::storage::OverStorage;
 use blueprint_agent_workload_core::{Done, Life, PrepareFailed, Step, label};
 use blueprint_common_runtime::tasks::Spawner;
 use blueprint_common_types::workload::{
-    Bundle, MAX_STEPS, RecoveryStep, Source, SourceError, WorkloadSpec, WorkloadState, WorkloadStatus,
+    Bundle, MAX_STEPS, RecoveryStep, Seat, Source, SourceError, WorkloadSpec, WorkloadState, WorkloadStatus,
 };
-use blueprint_common_types::{Health, ServiceKey, Timestamp};
+use blueprint_common_types::{Health, Timestamp};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep_until;
@@ -28,6 +29,7 @@ use crate::logs::{self, LogErrand};
 use crate::process::Process;
 use crate::pushed::Wants;
 use crate::rpc::{self, Rpc};
+use crate::storage::{self, Holder, StorageWatch};
 use crate::sweep::Claims;
 use crate::users::Users;
 use crate::{
@@ -65,7 +67,7 @@ pub(crate) type Tell = Box<dyn Fn(WorkloadStatus) + Send + Sync>;
 /// One workload.
 pub(crate) struct Workload {
     pub(crate) common: Arc<Common>,
-    pub(crate) service: ServiceKey,
+    pub(crate) seat: Seat,
     pub(crate) generation: u64,
     /// Cancelled once it is not wanted any more.
     pub(crate) stop: CancellationToken,
@@ -80,6 +82,7 @@ pub(crate) struct Workload {
 struct Running {
     instance: Instance,
     bridge: Option<Serving>,
+    storage: StorageWatch,
 }
 
 /// What happened while it was waited.
@@ -88,20 +91,21 @@ enum Event {
     Exit(blueprint_agent_workload_core::Exit),
     Health(Option<(Health, String)>),
     Greeted,
+    Over(OverStorage),
     Due,
 }
 
-/// Waits until the checks of a service find something else.
+/// Waits until the checks of an instance find something else.
 async fn changed(
     healths: &mut watch::Receiver<Arc<Healths>>,
-    service: ServiceKey,
+    seat: Seat,
     known: &Option<(Health, String)>,
 ) -> Option<(Health, String)> {
     loop {
         if healths.changed().await.is_err() {
             return pending().await;
         }
-        let found = healths.borrow_and_update().get(&service).cloned();
+        let found = healths.borrow_and_update().get(&seat).cloned();
         if found != *known {
             return found;
         }
@@ -121,7 +125,7 @@ impl Workload {
     /// Asks the hub until it answers; `None` where the workload is not wanted meanwhile, or cannot be run here.
     async fn describe(&self) -> Option<Described> {
         loop {
-            let asked = self.common.hub.describe(self.service, self.generation);
+            let asked = self.common.hub.describe(self.seat.service, self.generation);
             match self.stop.run_until_cancelled(asked).await? {
                 Ok(described) => return Some(described),
                 // The newer assignment cancels this one; until it comes there is nothing to do.
@@ -146,7 +150,7 @@ impl Workload {
 
     /// A state since now.
     fn status(&self, state: WorkloadState) -> WorkloadStatus {
-        WorkloadStatus::new(self.service, self.generation, state, SystemTime::now().into())
+        WorkloadStatus::new(self.seat.service, self.generation, state, SystemTime::now().into())
     }
 }
 
@@ -173,7 +177,7 @@ impl<'a> Run<'a> {
     fn new(workload: &'a Workload, described: Described) -> Self {
         let Described { spec, bundle } = described;
         let config = &workload.common.config;
-        let folders = Folders::of(&config.state, &config.runtime, workload.service, &spec.name);
+        let folders = Folders::of(&config.state, &config.runtime, workload.seat, &spec.name);
         let life = Life::new(&spec);
         Self {
             workload,
@@ -198,7 +202,7 @@ impl<'a> Run<'a> {
             match step {
                 Step::Prepare => self.prepare_now(false).await,
                 Step::Redeploy => {
-                    info!(service = %self.workload.service, "workload is deployed anew");
+                    info!(service = %self.workload.seat.service, "workload is deployed anew");
                     // Held no longer, so that it can be fetched again.
                     self.program = None;
                     keystore::remove(&self.folders);
@@ -208,7 +212,7 @@ impl<'a> Run<'a> {
                 Step::Start => match self.start().await {
                     Ok(running) => self.running = Some(running),
                     Err(failed) => {
-                        warn!(service = %self.workload.service, reason = failed.reason, "workload not started");
+                        warn!(service = %self.workload.seat.service, reason = failed.reason, "workload not started");
                         self.life.handle_not_started(failed, Instant::now());
                     }
                 },
@@ -249,7 +253,7 @@ impl<'a> Run<'a> {
                 self.life.handle_prepared(Ok(()), now);
             }
             Err(failed) => {
-                warn!(service = %self.workload.service, reason = failed.reason, "workload not prepared");
+                warn!(service = %self.workload.seat.service, reason = failed.reason, "workload not prepared");
                 self.life.handle_prepared(Err(failed), now);
             }
         }
@@ -265,7 +269,7 @@ impl<'a> Run<'a> {
                 let Some(artefact) = NativeArtefact::of(source) else {
                     return Err(PrepareFailed { reason: format!("{url} is no artefact"), may_pass: false });
                 };
-                let (service, generation) = (self.workload.service, self.workload.generation);
+                let (service, generation) = (self.workload.seat.service, self.workload.generation);
                 let _want = source.pushed().map(|sha256| common.wants.want(*sha256, service, generation));
                 let got = if is_anew {
                     common.artefacts.get_anew(&artefact, |_| {}).await
@@ -294,7 +298,8 @@ impl<'a> Run<'a> {
             return Err(PrepareFailed { reason: "it has no RPC".to_owned(), may_pass: true });
         };
         let common = &self.workload.common;
-        let service = self.workload.service;
+        let seat = self.workload.seat;
+        let (service, generation) = (seat.service, self.workload.generation);
         let broken = |what: &str, error: &dyn std::fmt::Display| PrepareFailed {
             reason: format!("{what}: {error}"),
             may_pass: true,
@@ -302,6 +307,11 @@ impl<'a> Run<'a> {
         let users = common.users.as_ref().filter(|_| self.spec.sandbox.own_user);
         let user = self.folders.create(users);
         let user = user.map_err(|error| broken("its folders cannot be made", &error))?;
+        let storage_limit = self.spec.limits.storage_bytes;
+        let held = storage::check(&self.folders.data, storage_limit);
+        // Where its end is asked for meanwhile, nothing is started.
+        let held = self.workload.finish.run_until_cancelled(held).await.unwrap_or(Err(String::new()));
+        let held = held.map_err(|reason| PrepareFailed { reason, may_pass: true })?;
         keystore::write(&self.folders, &self.bundle, user)?;
         if self.spec.registration {
             let cleared = registration::clear(&self.folders);
@@ -315,13 +325,14 @@ impl<'a> Run<'a> {
             None
         } else {
             let check = (self.spec.health.check.clone(), self.spec.health.pace);
-            let config = BridgeConfig { service, socket: self.folders.socket.clone(), user, check };
+            let socket = self.folders.socket.clone();
+            let config = BridgeConfig { seat, generation, socket, user, check };
             let served = serve(config, Arc::clone(&common.hub), &common.spawner);
             Some(served.map_err(|error| broken("its bridge cannot listen", &error))?)
         };
         let (spec, folders) = (&self.spec, &self.folders);
-        let start = Start { service, spec, folders, secret_env: secret, user, rpc };
-        let (generation, limits) = (self.workload.generation, common.config.logs);
+        let start = Start { seat, spec, folders, secret_env: secret, user, rpc };
+        let limits = common.config.logs;
         if !folders.logs.exists() {
             let state = common.config.state.clone();
             // Whether there is room is another question than whether it starts.
@@ -332,7 +343,7 @@ impl<'a> Run<'a> {
             None => return Err(PrepareFailed { reason: "it was not prepared".to_owned(), may_pass: true }),
             Some(None) => contain(common, start, log).await?,
             Some(Some(program)) => {
-                let group = self.group(label(service)).await?;
+                let group = self.group(label(seat)).await?;
                 let launch = native::launch(start, program, group.as_ref());
                 let errand = Errand { launch, grace_secs: self.spec.stop_grace_secs.into(), log };
                 let process = Process::start(&common.config.agent, &errand, group, &common.spawner).await?;
@@ -344,7 +355,13 @@ impl<'a> Run<'a> {
             bridge.reached_at(instance.reach());
         }
         info!(%service, pid = instance.pid(), "workload started");
-        Ok(Running { instance, bridge })
+        let holder = match user {
+            Some((user, _)) => Holder::User(user),
+            None => instance.holder(),
+        };
+        let data = self.folders.data.clone();
+        let storage = StorageWatch::start(data, holder, storage_limit, held, &common.spawner);
+        Ok(Running { instance, bridge, storage })
     }
 
     /// Listens for what the workload has to reach on the operator's machine.
@@ -366,7 +383,7 @@ impl<'a> Run<'a> {
                 })?
             }
         };
-        let asker = (self.workload.service, self.workload.generation);
+        let asker = (self.workload.seat.service, self.workload.generation);
         let opened = Rpc::open(&common.hub, asker, chain, ip, &common.spawner).await;
         opened.map_err(|error| PrepareFailed {
             reason: format!("no port of this node for its RPC: {error}"),
@@ -391,20 +408,29 @@ impl<'a> Run<'a> {
                 None => pending().await,
             }
         };
-        let greeted = self.running.as_ref().and_then(|running| running.bridge.as_ref()).map(Serving::greeted);
+        let (instance, bridge, storage) = match &mut self.running {
+            Some(Running { instance, bridge, storage }) => (Some(instance), bridge.as_ref(), Some(storage)),
+            None => (None, None, None),
+        };
+        let greeted = bridge.map(Serving::greeted);
         let greeted = async {
             match greeted.filter(|_| is_starting) {
                 Some(greeted) => greeted.await,
                 None => pending().await,
             }
         };
-        let Workload { stop, finish, service, .. } = self.workload;
+        let Workload { stop, finish, seat, .. } = self.workload;
         let asked = if finish.is_cancelled() { stop } else { finish };
-        let health = changed(&mut self.healths, *service, &self.health);
-        let running = &mut self.running;
+        let health = changed(&mut self.healths, *seat, &self.health);
         let exit = async {
-            match running {
-                Some(running) => running.instance.wait().await,
+            match instance {
+                Some(instance) => instance.wait().await,
+                None => pending().await,
+            }
+        };
+        let over = async {
+            match storage {
+                Some(storage) => storage.over().await,
                 None => pending().await,
             }
         };
@@ -414,6 +440,7 @@ impl<'a> Run<'a> {
             () = greeted => Event::Greeted,
             health = health => Event::Health(health),
             () = asked.cancelled(), if !asked.is_cancelled() => Event::Stop,
+            over = over => Event::Over(over),
             () = due => Event::Due,
         };
         let now = Instant::now();
@@ -424,15 +451,15 @@ impl<'a> Run<'a> {
                 if let Some(instance) = &mut ended
                     && let Err(error) = instance.remove().await
                 {
-                    warn!(service = %self.workload.service, %error, "its container is not removed yet");
+                    warn!(service = %self.workload.seat.service, %error, "its container is not removed yet");
                 } else {
                     ended = None;
                 }
-                info!(service = %self.workload.service, %exit, last, "workload ended");
+                info!(service = %self.workload.seat.service, %exit, last, "workload ended");
                 if self.spec.registration && self.spec.lease.is_some() && exit.is_success() {
-                    let Workload { common, service, generation, .. } = self.workload;
+                    let Workload { common, seat, generation, .. } = self.workload;
                     let hub = common.hub.as_ref();
-                    registration::hand_over(hub, *service, *generation, &self.folders, stop).await;
+                    registration::hand_over(hub, seat.service, *generation, &self.folders, stop).await;
                 }
                 self.life.handle_exit(exit, last.as_deref(), now);
                 if let Some(instance) = ended {
@@ -444,6 +471,10 @@ impl<'a> Run<'a> {
                 let told = found.as_ref().map(|(health, reason)| (*health, reason.as_str()));
                 self.life.handle_health(told, now);
                 self.health = found;
+            }
+            Event::Over(over) => {
+                warn!(service = %self.workload.seat.service, %over, "workload ended");
+                self.life.handle_over_storage(over.to_string(), now);
             }
             Event::Stop => self.life.handle_stop(now),
             Event::Due => {}
@@ -463,7 +494,7 @@ impl<'a> Run<'a> {
             (self.workload.tell)(WorkloadStatus { reason, restarts, ..status });
         };
         if let Err(error) = instance.remove_within(REMOVE_WITHIN, REMOVE_AGAIN, tell).await {
-            warn!(service = %self.workload.service, %error, "its container is left to its keeper and the sweep");
+            warn!(service = %self.workload.seat.service, %error, "its container is left to its keeper and the sweep");
         }
     }
 
@@ -493,7 +524,7 @@ impl<'a> Run<'a> {
     /// Gives what was done to make it well its time, each a later one than the last: that tells steps apart.
     fn note_steps(&mut self) {
         for Done { kind, reason } in self.life.take_done() {
-            info!(service = %self.workload.service, step = kind.label(), reason, "step of recovery");
+            info!(service = %self.workload.seat.service, step = kind.label(), reason, "step of recovery");
             let now = Timestamp::from(SystemTime::now());
             let after = self.steps.back().map(|last| last.at.plus(Duration::from_millis(1)));
             self.steps.push_back(RecoveryStep {
@@ -510,7 +541,7 @@ impl<'a> Run<'a> {
     /// Leaves nothing but its data: not a process, not a key, not a socket.
     async fn remove_traces(&self) {
         if let Some(cgroups) = &self.workload.common.cgroups {
-            let group = cgroups.at(&label(self.workload.service));
+            let group = cgroups.at(&label(self.workload.seat));
             // It is over at the end of the process, too.
             let _ = spawn_blocking(move || group.remove()).await;
         }

@@ -101,7 +101,8 @@ fn trust(token: &AccessToken, upstream: SocketAddr) -> Result<Trust> {
         is_revoked: false,
     };
     let agent = AgentId::from_bytes([1; 16]);
-    let target = Target { address: upstream, health: Health::Healthy, reason: String::new(), agent };
+    let target =
+        Target { address: upstream, health: Health::Healthy, reason: String::new(), agent, weight: 100 };
     let sealing = Arc::new(SealingKey::new(&Secret::new([5; 32])).context("no sealing key")?);
     Ok(Trust {
         access: AccessTable::new([(token.id(), grant)]),

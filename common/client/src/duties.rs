@@ -75,7 +75,7 @@ mod tests {
     #[test]
     fn what_is_assigned_is_said_to_fail_and_why() {
         let (report, told) = watch::channel(v1::WorkloadReport::default());
-        let row = v1::WorkloadRef { blueprint_id: 7, service_id: 42, generation: 3, ends: false };
+        let row = v1::WorkloadRef { blueprint_id: 7, service_id: 42, generation: 3, ends: false, slot: 0 };
         Bystander { report }.assigned(v1::WorkloadSet { workloads: vec![row] });
         let told = told.borrow();
         let [row] = told.workloads.as_slice() else { unreachable!("one row") };

@@ -67,6 +67,11 @@ pub fn eprint_line(text: &str) {
     write_err(&format!("{text}\n"));
 }
 
+/// Prints `text` to standard error as it is, without a line end of its own.
+pub fn eprint_raw(text: &str) {
+    write_err(text);
+}
+
 /// Prints an error to standard error: a line and its hint for people, `{"error":{..}}` for programs.
 pub fn eprint_error(error: &CliError, output: Output) {
     match output {

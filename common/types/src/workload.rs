@@ -9,6 +9,7 @@ mod inventory;
 mod lease;
 mod limits;
 mod rpc;
+mod seat;
 mod source;
 mod state;
 
@@ -23,6 +24,7 @@ pub use inventory::{Inventory, Lack};
 pub use lease::{DEFAULT_LEASE_SECS, Lease, LeaseError, MAX_LEASE_SECS};
 pub use limits::{GpuPolicy, LimitsError, ResourceLimits};
 pub use rpc::{Loopback, ParseRpcKindError, RpcKind};
+pub use seat::{MAX_SLOTS, Seat};
 pub use source::{Blake3Digest, HUB_URL, ParseDigestError, Sha256Digest, Source, SourceError};
 pub use state::{
     MAX_STEPS, ParseWorkloadStateError, RecoveryKind, RecoveryStep, WorkloadState, WorkloadStatus,
@@ -130,6 +132,9 @@ pub struct WorkloadSpec {
     /// Whether it only captures the inputs of its registration and ends.
     #[serde(default)]
     pub registration: bool,
+    /// Whether its data folder is for one process at a time: two versions never run beside each other then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub exclusive_data: bool,
     /// The launcher that it ends with; `None` for one that an operator keeps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<Lease>,
@@ -244,6 +249,7 @@ impl WorkloadSpec {
             health: HealthSettings::default(),
             test_mode: false,
             registration: false,
+            exclusive_data: false,
             lease: None,
         }
     }

@@ -255,7 +255,7 @@ fn named_by(state: &AdminState, sha256: Sha256Digest) -> Vec<ServiceKey> {
         let spec = serde_json::from_str::<WorkloadSpec>(document);
         spec.is_ok_and(|spec| spec.source.pushed() == Some(&sha256))
     };
-    let named = view.records.values().filter(|record| names(&record.document));
+    let named = view.runs().filter(|record| names(&record.document));
     named.map(|record| record.service).collect()
 }
 

@@ -240,7 +240,8 @@ async fn choose(state: &AdminState, asked: &CreateDeployment) -> Result<Vec<Cand
         .iter()
         .map(|offer| format!("{} of {} in {}", offer.plan, offer.provider, offer.region))
         .collect();
-    let catalogue = Catalogue::new(offers);
+    let known = market.catalogue()?;
+    let catalogue = Catalogue::new(offers.into_iter().map(|offer| known.newer(offer)).collect());
     let question = Question { replicas: asked.replicas, ..understood.question(market, true) };
     let placement = place(&catalogue, &question).map_err(|error| {
         let some: Vec<_> = names.into_iter().take(MAX_NAMED).collect();

@@ -19,12 +19,14 @@ mod market;
 mod nodes;
 mod offers;
 mod policy;
+mod prices;
 mod router;
 mod scrape;
 mod services;
 mod settings;
 mod tls;
 mod tokens;
+mod updates;
 mod usage;
 mod views;
 mod wanted;
@@ -41,14 +43,15 @@ use blueprint_common_types::workload::Bundle;
 use blueprint_common_types::{
     AgentId, CaPin, HubId, OverlayLease, ServiceKey, Timestamp, TokenId, WgPublicKey,
 };
+use blueprint_hub_provision_core::catalogue::PriceDesk;
 use blueprint_hub_provision_core::cost::CostDesk;
 use blueprint_hub_provision_core::lifecycle::Deployer;
 use blueprint_hub_proxy_core::tls::TlsAdmin;
 use blueprint_hub_proxy_core::usage::{Clients, ServiceUsage};
 use blueprint_hub_proxy_core::{NotInForce, Service, ServiceSettings};
 use blueprint_hub_registry_core::workload::{
-    LogsAsk, LogsError, LogsPiece, WorkloadChange, WorkloadChangeError, WorkloadEvent, WorkloadRecord,
-    WorkloadsView,
+    LogsAsk, LogsError, LogsPiece, UpdateError, UpdateRequest, Version, WorkloadChange, WorkloadChangeError,
+    WorkloadEvent, WorkloadRecord, WorkloadsView,
 };
 use blueprint_hub_registry_core::{PromiseError, QosPoint, QosSample, RegistrySnapshot, Store, StoreResult};
 use futures_util::future::BoxFuture;
@@ -250,6 +253,15 @@ pub trait Hub: Send + Sync {
     /// Takes a workload back; false where there is none.
     fn remove_workload(&self, service: ServiceKey) -> BoxFuture<'_, StoreResult<bool>>;
 
+    /// Begins an update of a workload; how it goes is in [`Self::workloads`].
+    fn update_workload(&self, request: UpdateRequest) -> BoxFuture<'_, Result<WorkloadRecord, UpdateError>>;
+
+    /// Has an update of a workload taken back.
+    fn abort_update(&self, service: ServiceKey) -> BoxFuture<'_, Result<(), UpdateError>>;
+
+    /// Versions of a workload that are kept, the newest first.
+    fn workload_versions(&self, service: ServiceKey) -> BoxFuture<'_, StoreResult<Vec<Version>>>;
+
     /// Asks a node for what a workload wrote; dropping the stream ends the answer.
     fn logs(&self, node: AgentId, ask: LogsAsk) -> BoxFuture<'_, Result<LogsStream, LogsError>>;
 
@@ -261,6 +273,9 @@ pub trait Hub: Send + Sync {
 
     /// Alerts about costs, and what machines sent.
     fn costs(&self) -> &dyn CostDesk;
+
+    /// Price lists of providers.
+    fn prices(&self) -> &dyn PriceDesk;
 
     /// Accounts at clouds, and their credentials.
     fn accounts(&self) -> &dyn AccountDesk;

@@ -59,8 +59,9 @@ pub(crate) async fn read(
     if asked.grep.len() > MAX_GREP {
         return Err(invalid(&format!("grep has more than {MAX_GREP} bytes")));
     }
-    let ask = LogsAsk {
+    let mut ask = LogsAsk {
         service: key,
+        slot: 0,
         after: after.transpose().map_err(|error| invalid(&error))?,
         since: Timestamp::from_millis(asked.since),
         tail: asked.tail,
@@ -70,7 +71,13 @@ pub(crate) async fn read(
     };
     let snapshot = state.hub.snapshot();
     let node = match &asked.node {
-        Some(node) => crate::nodes::find(&snapshot, node)?.agent.id,
+        Some(node) => {
+            let node = crate::nodes::find(&snapshot, node)?.agent.id;
+            let view = state.hub.workloads();
+            let serving = view.records.get(&key).filter(|record| record.node == Some(node));
+            ask.slot = serving.map_or(0, |record| record.slot);
+            node
+        }
         None => {
             let view = state.hub.workloads();
             let record = view.records.get(&key).ok_or_else(|| {
@@ -78,12 +85,14 @@ pub(crate) async fn read(
                             name that with --node";
                 ApiError::not_found(format!("there is no workload for {key}"), hint)
             })?;
+            ask.slot = record.slot;
             record.node.ok_or_else(|| {
                 ApiError::unavailable(format!("the workload {key} has no node, and so no output yet"))
             })?
         }
     };
     let name = snapshot.agents.get(&node).map_or_else(|| node.to_string(), |view| view.agent.name.clone());
+    let slot = ask.slot;
     let pieces = state.hub.logs(node, ask).await?;
     let begin = bytes(&[json!({ "notice": "node", "node": name })]);
     let begin = once(async { Ok::<_, Infallible>(begin) });
@@ -91,7 +100,9 @@ pub(crate) async fn read(
     let left = move || {
         let view = hub.workloads();
         match view.records.get(&key).filter(|_| is_watched) {
-            Some(record) => (record.node != Some(node)).then_some("the workload moved"),
+            Some(record) => {
+                (record.node != Some(node) || record.slot != slot).then_some("the workload moved")
+            }
             None => is_watched.then_some("the workload was removed"),
         }
     };

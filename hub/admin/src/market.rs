@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::net::Ipv6Addr;
-use std::sync::OnceLock;
+use std::sync::Arc;
 
 use blueprint_common_types::{Micros, Timestamp};
-use blueprint_hub_provision_core::catalogue::{Catalogue, Day, Offer, PriceKind};
+use blueprint_hub_provision_core::catalogue::{Catalogue, Day, Offer, PriceKind, PriceList};
+use parking_lot::Mutex;
+use tokio::sync::watch;
 use tracing::error;
 
 use crate::error::ApiError;
@@ -14,9 +16,11 @@ use crate::views::now;
 /// What the hub knows of machines and prices.
 #[derive(Debug)]
 pub struct Market {
-    /// Read at the first question: most hubs are asked none for days, and it takes some memory.
-    catalogue: OnceLock<Option<Catalogue>>,
+    /// Read at the first question, since most hubs are asked none for days and it takes some memory; and made anew where the
+    /// lists are others than those that it was made with.
+    made: Mutex<Option<Made>>,
     own: Vec<Offer>,
+    lists: watch::Receiver<Arc<Vec<PriceList>>>,
     /// US dollars for a euro, where the operator has set it.
     pub usd_per_eur: Option<Micros>,
     /// Days after which the hub does not choose by a price that it did not ask for.
@@ -27,16 +31,25 @@ pub struct Market {
     pub reaches_ipv6: bool,
 }
 
+#[derive(Debug)]
+struct Made {
+    catalogue: Arc<Catalogue>,
+    with: Arc<Vec<PriceList>>,
+}
+
 impl Market {
-    /// A market of the embedded catalogue and the offers of providers that know their own, `own`.
+    /// A market of the embedded catalogue, what providers said since (`lists`), and the offers of providers that know their own,
+    /// `own`.
     #[must_use]
     pub fn new(
         usd_per_eur: Option<Micros>,
         max_age_days: u32,
         configured: BTreeSet<String>,
         own: Vec<Offer>,
+        lists: watch::Receiver<Arc<Vec<PriceList>>>,
     ) -> Self {
-        Self { catalogue: OnceLock::new(), own, usd_per_eur, max_age_days, configured, reaches_ipv6: false }
+        let made = Mutex::new(None);
+        Self { made, own, lists, usd_per_eur, max_age_days, configured, reaches_ipv6: false }
     }
 
     /// The same for a hub that is advertised as `host`: by an IPv6 address or not.
@@ -47,18 +60,20 @@ impl Market {
         self
     }
 
-    /// The catalogue; the first call takes some 100 ms and belongs on a thread that may block.
-    pub(crate) fn catalogue(&self) -> Result<&Catalogue, ApiError> {
-        let read = || match Catalogue::embedded() {
-            Ok(catalogue) => Some(catalogue.with(self.own.clone())),
-            Err(error) => {
-                error!(%error, "the price list that this program was built with cannot be read");
-                None
-            }
-        };
-        let catalogue = self.catalogue.get_or_init(read).as_ref();
-        catalogue
-            .ok_or_else(|| ApiError::unavailable("the hub's price list cannot be read; its log says why"))
+    /// The catalogue; the first call, and the first with other lists, takes some 100 ms and belongs on a thread that may block.
+    pub(crate) fn catalogue(&self) -> Result<Arc<Catalogue>, ApiError> {
+        let lists = Arc::clone(&self.lists.borrow());
+        let mut made = self.made.lock();
+        if let Some(made) = made.as_ref().filter(|made| Arc::ptr_eq(&made.with, &lists)) {
+            return Ok(Arc::clone(&made.catalogue));
+        }
+        let catalogue = Catalogue::embedded().map_err(|error| {
+            error!(%error, "the price list that this program was built with cannot be read");
+            ApiError::unavailable("the hub's price list cannot be read; its log says why")
+        })?;
+        let catalogue = Arc::new(catalogue.with_lists(&lists).with(self.own.clone()));
+        *made = Some(Made { catalogue: Arc::clone(&catalogue), with: lists });
+        Ok(catalogue)
     }
 }
 
@@ -73,6 +88,8 @@ pub(crate) fn freshness(offer: &Offer) -> String {
     let days = offer.as_of.days_until(today());
     match offer.kind {
         PriceKind::Live => "live".to_owned(),
+        PriceKind::Cached if days == 0 => "asked today".to_owned(),
+        PriceKind::Cached if days == 1 => "asked yesterday".to_owned(),
         PriceKind::Cached => format!("asked {days} days ago"),
         PriceKind::Snapshot => format!("list of {}, {days} days old", offer.as_of),
         PriceKind::Template => "specification, not checked".to_owned(),

@@ -40,7 +40,8 @@ where
 
 pub(crate) async fn list_providers(State(state): State<AdminState>) -> Result<Json<Value>, ApiError> {
     on_market(&state, |market| {
-        let offers = market.catalogue()?.offers();
+        let catalogue = market.catalogue()?;
+        let offers = catalogue.offers();
         let rows = providers().iter().map(|facts| {
             let own: Vec<_> = offers.iter().filter(|offer| &*offer.provider == facts.name).collect();
             let prices = own.iter().map(|offer| offer.on_demand);
@@ -112,7 +113,7 @@ pub(crate) async fn list_offers(
     on_market(&state, move |market| {
         let asked = wanted.understand(market)?;
         let catalogue = market.catalogue()?;
-        let (mut fits, verdicts) = examine(catalogue, &asked.question(market, false));
+        let (mut fits, verdicts) = examine(&catalogue, &asked.question(market, false));
         fits.sort_by(|a, b| key(a).cmp(&key(b)));
         let rows: Vec<_> = fits.iter().take(asked.limit).map(|choice| row(choice, market)).collect();
         let reasons = verdicts.iter().map(|(name, verdict)| verdict_view(name, verdict, market));
@@ -136,7 +137,8 @@ pub(crate) async fn estimate(
     }
     on_market(&state, move |market| {
         let asked = wanted.understand(market)?;
-        let placement = place(market.catalogue()?, &asked.question(market, true)).map_err(|error| {
+        let catalogue = market.catalogue()?;
+        let placement = place(&catalogue, &asked.question(market, true)).map_err(|error| {
             let hint = "ask for less, for another region, or for more an hour; `blueprint-hub offers` lists what there is. \
                         Prices older than provision.max_price_age_days are left out unless they are accepted";
             ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "nothing_fits", error.to_string(), hint)

@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 use crate::error::ApiError;
 use crate::{
     AdminState, OperatorToken, access, accounts, alerts, artefacts, audit, auth, changes, costs, deployments,
-    keys, logs, nodes, offers, policy, scrape, services, settings, tls, tokens, usage, views, workloads,
+    keys, logs, nodes, offers, policy, prices, scrape, services, settings, tls, tokens, updates, usage, views,
+    workloads,
 };
 
 /// Largest request body in bytes, but for policies.
@@ -51,6 +52,12 @@ pub fn private_router(state: AdminState) -> Router {
         )
         .route("/v1/workloads/{blueprint}/{service}/events", get(workloads::events))
         .route("/v1/workloads/{blueprint}/{service}/logs", get(logs::read))
+        .route("/v1/workloads/{blueprint}/{service}/versions", get(updates::versions))
+        .route(
+            "/v1/workloads/{blueprint}/{service}/update",
+            post(updates::update).delete(updates::abort).layer(DefaultBodyLimit::max(workloads::MAX_BODY)),
+        )
+        .route("/v1/workloads/{blueprint}/{service}/rollback", post(updates::rollback))
         .route("/v1/providers", get(offers::list_providers))
         .route("/v1/accounts", get(accounts::list))
         .route("/v1/accounts/{name}/credentials", put(accounts::configure).delete(accounts::forget))
@@ -59,6 +66,8 @@ pub fn private_router(state: AdminState) -> Router {
         .route("/v1/templates", get(offers::list_templates))
         .route("/v1/offers", get(offers::list_offers))
         .route("/v1/estimate", get(offers::estimate))
+        .route("/v1/prices", get(prices::list))
+        .route("/v1/prices/{provider}/refresh", post(prices::refresh))
         .route("/v1/deployments", get(deployments::list).post(deployments::create))
         .route(
             "/v1/deployments/{deployment}",

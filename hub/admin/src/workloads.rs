@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use axum::Extension;
 use axum::Json;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, State};
@@ -16,9 +17,10 @@ use blueprint_hub_registry_core::workload::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::AdminState;
 use crate::error::ApiError;
+use crate::policy::Way;
 use crate::views::{now, time};
+use crate::{AdminState, updates};
 
 /// Largest request body in bytes: a document and a keystore.
 pub(crate) const MAX_BODY: usize = 512 * 1024;
@@ -29,7 +31,7 @@ const MAX_DOCUMENT: usize = 256 * 1024;
 /// Rows of its journal that are shown with a workload; the others are asked for by `events`.
 const SHOWN_EVENTS: usize = 10;
 
-const SHAPE: &str = "docs/workloads.md shows every field of a workload";
+pub(crate) const SHAPE: &str = "docs/workloads.md shows every field of a workload";
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -66,6 +68,8 @@ pub(crate) async fn show(
         fields.insert("events".to_owned(), newest.into());
         let spec: Value = serde_json::from_str(&record.document).unwrap_or_default();
         fields.insert("spec".to_owned(), spec);
+        let taken_back = updates::taken_back(&state, record).await?;
+        fields.insert("taken_back".to_owned(), taken_back);
     }
     Ok(Json(shown))
 }
@@ -100,25 +104,21 @@ fn node_name(id: &AgentId, snapshot: &RegistrySnapshot) -> String {
 pub(crate) async fn set(
     State(state): State<AdminState>,
     Path((blueprint, service)): Path<(u64, u64)>,
+    way: Option<Extension<Way>>,
     body: Result<Json<SetWorkload>, JsonRejection>,
 ) -> Result<Json<Value>, ApiError> {
     let key = ServiceKey { blueprint, service };
     let Json(asked) = body.map_err(|error| ApiError::invalid(error.body_text(), SHAPE))?;
     asked.spec.check().map_err(|error| ApiError::invalid(error.to_string(), SHAPE))?;
     check_lease(&state, key, &asked.spec)?;
+    let is_leased = asked.spec.lease.is_some();
     let snapshot = state.hub.snapshot();
     let nodes: BTreeSet<AgentId> = asked
         .nodes
         .iter()
         .map(|name| crate::nodes::find(&snapshot, name).map(|view| view.agent.id))
         .collect::<Result<_, _>>()?;
-    let document = json!(asked.spec).to_string();
-    if document.len() > MAX_DOCUMENT {
-        return Err(ApiError::invalid(
-            format!("the workload has {} bytes as JSON, the most are {MAX_DOCUMENT}", document.len()),
-            "give large values as files of the artefact",
-        ));
-    }
+    let document = document(&asked.spec)?;
     let keystore = match &asked.keystore {
         Some(files) => Some(seal(&state, key, files)?),
         None => state.hub.workloads().records.get(&key).and_then(|record| record.keystore.clone()),
@@ -129,6 +129,7 @@ pub(crate) async fn set(
         nodes,
         keystore,
         replaces: asked.generation,
+        by: (!is_leased).then(|| by(way)),
         summary: summary(&asked),
         now: now(),
     };
@@ -138,8 +139,28 @@ pub(crate) async fn set(
             format!("the workload {key} has generation {current} by now"),
             "read it again, and make the change to that",
         )),
+        Err(error @ WorkloadChangeError::Updating { .. }) => {
+            Err(ApiError::conflict(error.to_string(), updates::ABORT))
+        }
         Err(WorkloadChangeError::Store(error)) => Err(error.into()),
     }
+}
+
+/// By which way the operator came.
+pub(crate) fn by(way: Option<Extension<Way>>) -> String {
+    way.map_or(Way::Socket, |Extension(way)| way).name().to_owned()
+}
+
+/// The document as it is stored, where it is not too long.
+pub(crate) fn document(spec: &WorkloadSpec) -> Result<String, ApiError> {
+    let document = json!(spec).to_string();
+    if document.len() > MAX_DOCUMENT {
+        return Err(ApiError::invalid(
+            format!("the workload has {} bytes as JSON, the most are {MAX_DOCUMENT}", document.len()),
+            "give large values as files of the artefact",
+        ));
+    }
+    Ok(document)
 }
 
 pub(crate) async fn remove(
@@ -155,7 +176,7 @@ pub(crate) async fn remove(
 }
 
 /// Leases are given to launchers by the hub; what has one may be changed with it, or taken over without it.
-fn check_lease(state: &AdminState, key: ServiceKey, spec: &WorkloadSpec) -> Result<(), ApiError> {
+pub(crate) fn check_lease(state: &AdminState, key: ServiceKey, spec: &WorkloadSpec) -> Result<(), ApiError> {
     let Some(lease) = &spec.lease else { return Ok(()) };
     let view = state.hub.workloads();
     let stored = view.records.get(&key).and_then(|record| serde_json::from_str(&record.document).ok());
@@ -168,11 +189,15 @@ fn check_lease(state: &AdminState, key: ServiceKey, spec: &WorkloadSpec) -> Resu
     ))
 }
 
-fn unknown(key: ServiceKey) -> ApiError {
+pub(crate) fn unknown(key: ServiceKey) -> ApiError {
     ApiError::not_found(format!("there is no workload for {key}"), "blueprint-hub workload list shows them")
 }
 
-fn seal(state: &AdminState, key: ServiceKey, files: &BTreeMap<String, String>) -> Result<String, ApiError> {
+pub(crate) fn seal(
+    state: &AdminState,
+    key: ServiceKey,
+    files: &BTreeMap<String, String>,
+) -> Result<String, ApiError> {
     let hint = "give a folder as the Blueprint Manager has it: <kind>/<name>, and nothing else in it";
     let mut bundle = Bundle::default();
     for (path, content) in files {
@@ -193,7 +218,7 @@ fn summary(asked: &SetWorkload) -> String {
     format!("{} source, {files} keys, on {nodes}", asked.spec.source.kind())
 }
 
-fn row(state: &AdminState, record: &WorkloadRecord, snapshot: &RegistrySnapshot) -> Value {
+pub(crate) fn row(state: &AdminState, record: &WorkloadRecord, snapshot: &RegistrySnapshot) -> Value {
     let name = |id: &AgentId| node_name(id, snapshot);
     let view = state.hub.workloads();
     let status = view.statuses.get(&record.service);
@@ -229,6 +254,8 @@ fn row(state: &AdminState, record: &WorkloadRecord, snapshot: &RegistrySnapshot)
         "since": status.map(|status| time(status.since)),
         "has_keystore": record.keystore.is_some(),
         "changed_at": time(record.changed_at),
+        "version": record.version,
+        "update": view.updates.get(&record.service).map(|update| updates::shown(update, snapshot)),
     })
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use blueprint_common_runtime::cli::CliError;
 use blueprint_common_runtime::state;
@@ -17,6 +18,12 @@ pub(crate) const VARIABLE: &str = "BLUEPRINT_LAUNCHER_CONFIG";
 const NAME: &str = "launcher.toml";
 const SYSTEM: &str = "/etc/blueprint-launcher.toml";
 
+/// How long a blueprint may have no node where the file does not say: the Manager waits 480 s for its greeting.
+const DEFAULT_UNPLACED_SECS: u32 = 450;
+
+/// The longest such time: a day.
+const MAX_UNPLACED_SECS: u32 = 86_400;
+
 /// The hub's socket in its state folder.
 const SOCKET: &str = "registry.sock";
 
@@ -26,6 +33,7 @@ const SOCKET: &str = "registry.sock";
 struct File {
     hub: Option<PathBuf>,
     grace_secs: Option<u32>,
+    unplaced_secs: Option<u32>,
     blueprint: BTreeMap<String, BlueprintFile>,
 }
 
@@ -92,6 +100,8 @@ pub(crate) struct Config {
     pub(crate) hub: PathBuf,
     /// How long a blueprint outlives its launcher.
     pub(crate) grace_secs: u32,
+    /// How long a blueprint may have no node before it is given up; `None` for ever.
+    pub(crate) unplaced_patience: Option<Duration>,
     pub(crate) blueprints: BTreeMap<u64, Blueprint>,
     /// Where it was read.
     pub(crate) path: PathBuf,
@@ -126,6 +136,12 @@ impl Config {
         if !(1..=MAX_LEASE_SECS).contains(&grace_secs) {
             problems.push(format!("grace_secs is {grace_secs}, and has to be 1 to {MAX_LEASE_SECS}"));
         }
+        let unplaced_secs = file.unplaced_secs.unwrap_or(DEFAULT_UNPLACED_SECS);
+        if unplaced_secs > MAX_UNPLACED_SECS {
+            problems
+                .push(format!("unplaced_secs is {unplaced_secs}, and has to be 0 to {MAX_UNPLACED_SECS}"));
+        }
+        let unplaced_patience = (unplaced_secs > 0).then(|| Duration::from_secs(unplaced_secs.into()));
         let mut blueprints = BTreeMap::new();
         for (id, one) in file.blueprint {
             match id.parse::<u64>() {
@@ -144,7 +160,7 @@ impl Config {
                 .map_err(|error| wrong(format!("hub is not set, and {error}")))?
                 .join(SOCKET),
         };
-        Ok(Self { hub, grace_secs, blueprints, path: path.to_owned() })
+        Ok(Self { hub, grace_secs, unplaced_patience, blueprints, path: path.to_owned() })
     }
 }
 
@@ -192,16 +208,23 @@ pub(crate) mod tests {
         let one = &read.blueprints[&7];
         assert!(!one.send_keystore && !one.send_api_key && !one.send_envelope_key && !one.take_over);
         assert_eq!((one.restart, read.grace_secs), (RestartPolicy::OnFailure, 15));
+        assert_eq!(read.unplaced_patience, Some(Duration::from_secs(450)));
         assert_eq!(read.hub, Path::new("/h.sock"));
     }
 
     #[test]
     fn every_mistake_is_told_at_once_by_its_key() {
-        let text = "grace_secs = 0\n[blueprint.seven]\nsource = { type = \"testing\", path = \"/b\" }\n\
+        let text = "grace_secs = 0\nunplaced_secs = 90000\n[blueprint.seven]\nsource = { type = \"testing\", path = \"/b\" }\n\
                     [blueprint.7]\nsource = { type = \"native\", url = \"ftp://a\", sha256 = \"HEX\" }\nstop_grace_secs = 9999\n";
         let text = text.replace("HEX", &"ab".repeat(32));
         let error = config(&text).unwrap_err().message;
-        for part in ["grace_secs", "blueprint.seven", "blueprint.7.source", "blueprint.7.stop_grace_secs"] {
+        for part in [
+            "grace_secs",
+            "unplaced_secs",
+            "blueprint.seven",
+            "blueprint.7.source",
+            "blueprint.7.stop_grace_secs",
+        ] {
             assert!(error.contains(part), "{part}: {error}");
         }
         let error =

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use blueprint_common_runtime::cli::CliError;
 use blueprint_common_types::ServiceKey;
@@ -47,6 +48,8 @@ pub(crate) struct Plan {
     pub(crate) start: v1::LauncherStart,
     /// Seconds that the blueprint may take to end.
     pub(crate) stop_grace_secs: u32,
+    /// How long it may have no node; `None` for ever.
+    pub(crate) unplaced_patience: Option<Duration>,
     /// Where the inputs of a registration go.
     pub(crate) registration: Option<PathBuf>,
     /// Variables that look like the blueprint's and name files of this machine, so they do not go along.
@@ -101,7 +104,8 @@ pub(crate) fn plan(config: &Config, given: &Given) -> Result<Plan, CliError> {
     };
     let stop_grace_secs = blueprint.stop_grace_secs;
     let hub = config.hub.clone();
-    Ok(Plan { service, hub, bridge, start, stop_grace_secs, registration, left_out })
+    let unplaced_patience = config.unplaced_patience;
+    Ok(Plan { service, hub, bridge, start, stop_grace_secs, unplaced_patience, registration, left_out })
 }
 
 impl Given {

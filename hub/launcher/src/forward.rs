@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use blueprint_common_runtime::accept::ACCEPT_PAUSE;
-use blueprint_common_runtime::cli::eprint_line;
 use blueprint_common_types::ServiceKey;
 use blueprint_proto::v1;
 use blueprint_proto::v1::launcher_client::LauncherClient;
@@ -18,6 +17,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
 use crate::socket;
+use crate::voice::Voice;
 
 /// Connections at once; more wait.
 const MAX_CONNECTIONS: usize = 1024;
@@ -32,13 +32,14 @@ pub(crate) struct Forward {
     listener: TcpListener,
     hub: PathBuf,
     service: ServiceKey,
+    voice: Voice,
 }
 
 impl Forward {
     /// Takes a free port of loopback.
-    pub(crate) async fn bind(hub: PathBuf, service: ServiceKey) -> std::io::Result<Self> {
+    pub(crate) async fn bind(hub: PathBuf, service: ServiceKey, voice: Voice) -> std::io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-        Ok(Self { listener, hub, service })
+        Ok(Self { listener, hub, service, voice })
     }
 
     pub(crate) fn address(&self) -> std::io::Result<SocketAddr> {
@@ -54,11 +55,11 @@ impl Forward {
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
             match self.listener.accept().await {
                 Ok((stream, _)) => {
-                    let (hub, service) = (self.hub.clone(), self.service);
+                    let (hub, service, voice) = (self.hub.clone(), self.service, self.voice.clone());
                     open.spawn(async move {
                         let _place = place;
                         if let Err(why) = connection(stream, hub, service).await {
-                            eprint_line(&format!("a connection to {service} ended: {why}"));
+                            voice.say(&format!("a connection to {service} ended: {why}"));
                         }
                     });
                 }

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use blueprint_common_runtime::cli::{CliError, Exit, eprint_line};
+use blueprint_common_runtime::cli::{CliError, Exit};
 use blueprint_common_types::fill_random;
 use blueprint_proto::v1;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -14,6 +14,8 @@ use tonic::{Code, Status};
 use crate::environment::Plan;
 use crate::forward::Forward;
 use crate::manager::Manager;
+use crate::output::{Output, Whereabouts};
+use crate::voice::Voice;
 
 /// How long the hub may be away before it was reached once.
 const FIRST_PATIENCE: Duration = Duration::from_secs(30);
@@ -27,6 +29,12 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 
 /// What the end may take beyond the grace of the blueprint: it is told through the hub.
 const END_SLACK: Duration = Duration::from_secs(5);
+
+/// How long whoever reads the output may take to read the rest of it at the end.
+const READ_WITHIN: Duration = Duration::from_secs(3);
+
+/// Exit code where no node could take the blueprint for too long.
+const NO_NODE: u8 = 124;
 
 /// Exit code where the blueprint ended without one.
 const NO_CODE: u8 = 125;
@@ -57,6 +65,14 @@ pub(crate) struct Launch {
     /// What runs beside: connections, greetings, questions to the Manager.
     pub(crate) tasks: JoinSet<()>,
     pub(crate) signals: Signals,
+    pub(crate) voice: Voice,
+    pub(crate) whereabouts: Whereabouts,
+    /// Since when no node can take it, and why.
+    pub(crate) unplaced: Option<(Instant, String)>,
+    /// How long it had no node when the hub went away: that the hub is away is no lack of nodes.
+    pub(crate) waited: Duration,
+    /// It was given up since no node could take it.
+    pub(crate) is_given_up: bool,
     /// When the end that was asked for is overdue.
     pub(crate) deadline: Option<Instant>,
     /// The last attempt was accepted by the hub.
@@ -92,19 +108,25 @@ impl Signals {
     }
 }
 
-/// Says one line to whoever reads the Manager's log.
-pub(crate) fn say(text: &str) {
-    eprint_line(&format!("blueprint-launcher: {text}"));
+/// Runs the blueprint on a node to its end; gives its exit code.
+pub(crate) async fn run(plan: Plan) -> Result<u8, CliError> {
+    let voice = Voice::start();
+    let voice = voice.map_err(|error| CliError::failure(format!("cannot start a thread: {error}")))?;
+    let ended = launch(plan, voice.clone()).await;
+    if voice.settle(READ_WITHIN).await {
+        return ended;
+    }
+    // Nobody reads: an error that is written now would wait for ever.
+    Ok(ended.unwrap_or_else(|error| error.exit.code()))
 }
 
-/// Runs the blueprint on a node to its end; gives its exit code.
-pub(crate) async fn run(mut plan: Plan) -> Result<u8, CliError> {
+async fn launch(mut plan: Plan, voice: Voice) -> Result<u8, CliError> {
     let failed = |what: &str, error: &dyn std::fmt::Display| CliError::failure(format!("{what}: {error}"));
     let signals = Signals::listen().map_err(|error| failed("cannot listen to signals", &error))?;
     plan.start.launcher = name().map_err(|error| failed("no randomness", &error))?;
     if !plan.left_out.is_empty() {
         let names = plan.left_out.join(", ");
-        say(&format!("{names}: files of this machine, not known on a node; left out"));
+        voice.say(&format!("{names}: files of this machine, not known on a node; left out"));
     }
     let manager = match &plan.bridge {
         Some(path) => Some(Manager::connect(path).await.map_err(|why| {
@@ -113,17 +135,25 @@ pub(crate) async fn run(mut plan: Plan) -> Result<u8, CliError> {
         })?),
         None => None,
     };
-    let forward = Forward::bind(plan.hub.clone(), plan.service).await;
+    let forward = Forward::bind(plan.hub.clone(), plan.service, voice.clone()).await;
     let forward = forward.map_err(|error| failed("no port of 127.0.0.1 is free", &error))?;
     let here = forward.address().map_err(|error| failed("cannot tell the own port", &error))?;
     let mut tasks = JoinSet::new();
     tasks.spawn(forward.run());
+    let launcher = plan.start.launcher.clone();
+    let (output, whereabouts) = Output::new(plan.hub.clone(), plan.service, launcher, voice.clone());
+    tasks.spawn(output.run());
     let launch = Launch {
         plan,
         manager,
         here,
         tasks,
         signals,
+        voice,
+        whereabouts,
+        unplaced: None,
+        waited: Duration::ZERO,
+        is_given_up: false,
         deadline: None,
         was_up: false,
         is_accepted: false,
@@ -146,14 +176,15 @@ impl Launch {
         loop {
             let outcome = self.attempt().await;
             let why = match outcome {
-                Outcome::Exit(exit) => return self.end(exit),
+                Outcome::Exit(exit) => return self.end(exit).await,
                 Outcome::Refused(status) => return Err(refused(&status)),
                 Outcome::Held(status) if self.is_accepted || began.elapsed() >= HELD_PATIENCE => {
                     return Err(refused(&status));
                 }
                 Outcome::Held(status) => status.message().to_owned(),
                 Outcome::Overdue => {
-                    say("the blueprint did not end in time; the hub ends it once this launcher is gone");
+                    self.voice
+                        .say("the blueprint did not end in time; the hub ends it once this launcher is gone");
                     return Ok(NO_CODE);
                 }
                 Outcome::Lost(why) => why,
@@ -166,13 +197,13 @@ impl Launch {
                 ));
             }
             if told != why {
-                say(&format!("the hub: {why}; it is tried again"));
+                self.voice.say(&format!("the hub: {why}; it is tried again"));
                 told = why;
             }
             tokio::select! {
                 biased;
                 () = self.signals.next() => {
-                    say("asked to end while the hub is away; it ends the blueprint after the grace");
+                    self.voice.say("asked to end while the hub is away; it ends the blueprint after the grace");
                     return Ok(NO_CODE);
                 }
                 () = tokio::time::sleep(pause) => {}
@@ -187,16 +218,60 @@ impl Launch {
         Instant::now().checked_add(grace.saturating_add(END_SLACK))
     }
 
-    fn end(&self, exit: v1::LauncherExit) -> Result<u8, CliError> {
+    /// The hub is away: until it says again that there is no node, the wait stands still.
+    pub(crate) fn suspend(&mut self) {
+        if let Some((since, _)) = self.unplaced.take() {
+            self.waited = since.elapsed();
+        }
+    }
+
+    /// The hub says that no node can take it, and why; or none of it, where one can.
+    pub(crate) fn wait_for_node(&mut self, why: Option<String>) {
+        let waited = std::mem::take(&mut self.waited);
+        self.unplaced = why.map(|why| {
+            let now = Instant::now();
+            let begun = || now.checked_sub(waited).unwrap_or(now);
+            (self.unplaced.take().map_or_else(begun, |(since, _)| since), why)
+        });
+    }
+
+    /// When it is given up, should no node take it until then.
+    pub(crate) fn given_up_at(&self) -> Option<Instant> {
+        let patience = self.plan.unplaced_patience?;
+        let (since, _) = self.unplaced.as_ref().filter(|_| self.deadline.is_none())?;
+        since.checked_add(patience)
+    }
+
+    /// Gives it up, where it is time to.
+    pub(crate) fn give_up(&mut self) -> bool {
+        let is_time = self.given_up_at().is_some_and(|at| at <= Instant::now());
+        if let Some((since, why)) = self.unplaced.as_ref().filter(|_| is_time) {
+            let (service, secs) = (self.plan.service, since.elapsed().as_secs());
+            self.voice.say(&format!("{service} is given up: it had no node for {secs} s, since {why}"));
+            self.is_given_up = true;
+        }
+        is_time
+    }
+
+    async fn end(&mut self, exit: v1::LauncherExit) -> Result<u8, CliError> {
+        if !self.whereabouts.finish().await {
+            let (service, node) = (self.plan.service, self.whereabouts.node());
+            self.voice.say(&format!(
+                "the last lines of {service} did not come in time; `blueprint-hub logs {service} --node {node}` shows them"
+            ));
+        }
+        if self.is_given_up && exit.code.is_none() {
+            return Ok(NO_NODE);
+        }
         let code = exit.code.map_or(NO_CODE, |code| u8::try_from(code).unwrap_or(ODD_CODE));
         let reason = if exit.reason.is_empty() { String::new() } else { format!(": {}", exit.reason) };
-        say(&format!("{} ended with code {code}{reason}", self.plan.service));
+        self.voice.say(&format!("{} ended with code {code}{reason}", self.plan.service));
         let Some(path) = self.plan.registration.as_ref().filter(|_| code == 0) else { return Ok(code) };
         let bytes = self
             .captured
             .as_ref()
             .map_err(|why| CliError::failure(format!("there are no registration inputs: {why}{reason}")))?;
-        say(&format!("registration inputs, {bytes} bytes, written to {}", path.display()));
+        self.voice.say(&format!("registration inputs, {bytes} bytes, written to {}", path.display()));
         Ok(code)
     }
 }

@@ -10,9 +10,11 @@ mod forward;
 mod keystore;
 mod launch;
 mod manager;
+mod output;
 mod registration;
 mod session;
 mod socket;
+mod voice;
 
 use std::process::ExitCode;
 
@@ -31,8 +33,11 @@ What to run, and where the hub is, stands in launcher.toml: the file that BLUEPR
 beside this program, else /etc/blueprint-launcher.toml. Everything else comes from the environment that the Manager
 gives to a blueprint.
 
-Exit code: that of the blueprint; 125 where it ended without one, 5 where the service is held by somebody else,
-6 where the hub or the Manager cannot be reached, 78 where the configuration is not usable.
+What the blueprint writes to its standard output and error comes out of this program's own.
+
+Exit code: that of the blueprint; 125 where it ended without one, 124 where no node could take it within
+unplaced_secs, 5 where the service is held by somebody else, 6 where the hub or the Manager cannot be reached, 78
+where the configuration is not usable.
 
 Example: BLUEPRINT_ID=7 SERVICE_ID=42 BRIDGE_SOCKET_PATH=/run/user/0/svc-7-42.sock blueprint-launcher run";
 

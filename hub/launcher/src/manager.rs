@@ -4,13 +4,13 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use blueprint_common_runtime::cli::eprint_line;
 use blueprint_proto::blueprint_manager_bridge::blueprint_manager_bridge_client::BlueprintManagerBridgeClient;
 use blueprint_proto::v1::bridge_request::Call;
 use tonic::Status;
 use tonic::transport::Channel;
 
 use crate::socket;
+use crate::voice::Voice;
 
 /// Pause between two greetings where the first was not heard.
 const GREET_AGAIN: Duration = Duration::from_secs(1);
@@ -25,9 +25,9 @@ impl Manager {
     }
 
     /// Says that the blueprint is there, until that is heard.
-    pub(crate) async fn greet(mut self) {
+    pub(crate) async fn greet(mut self, voice: Voice) {
         while let Err(status) = self.0.ping(()).await {
-            eprint_line(&format!("the Blueprint Manager does not take the greeting: {}", status.message()));
+            voice.say(&format!("the Blueprint Manager does not take the greeting: {}", status.message()));
             tokio::time::sleep(GREET_AGAIN).await;
         }
     }

@@ -12,11 +12,14 @@ use tokio::time::sleep_until;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
-use crate::launch::{Launch, Outcome, say};
+use crate::launch::{Launch, Outcome};
 use crate::{registration, socket};
 
 /// Messages on their way to the hub.
 const WAITING: usize = 64;
+
+/// State of a blueprint that no node can take.
+const UNPLACED: &str = "unplaced";
 
 type Say = mpsc::Sender<v1::LauncherMessage>;
 
@@ -30,6 +33,7 @@ enum Input {
 impl Launch {
     /// Has the hub run the blueprint until either is over.
     pub(crate) async fn attempt(&mut self) -> Outcome {
+        self.suspend();
         let channel = match socket::channel(&self.plan.hub).await {
             Ok(channel) => channel,
             Err(why) => return Outcome::Lost(why),
@@ -43,7 +47,7 @@ impl Launch {
             Err(status) => return ended(status),
         };
         if !self.is_accepted {
-            say(&format!("{} is run by the hub", self.plan.service));
+            self.voice.say(&format!("{} is run by the hub", self.plan.service));
         }
         (self.was_up, self.is_accepted) = (true, true);
         if self.deadline.is_some() {
@@ -51,7 +55,7 @@ impl Launch {
         }
         loop {
             while self.tasks.try_join_next().is_some() {}
-            let deadline = self.deadline;
+            let deadline = self.deadline.or_else(|| self.given_up_at());
             let due = async {
                 match deadline {
                     Some(at) => sleep_until(at.into()).await,
@@ -67,9 +71,14 @@ impl Launch {
             let event = match input {
                 Input::Signal if self.deadline.is_some() => return Outcome::Overdue,
                 Input::Signal => {
-                    say("asked to end; the blueprint is asked, too");
+                    self.voice.say("asked to end; the blueprint is asked, too");
                     self.deadline = self.overdue_at().or_else(|| Some(Instant::now()));
                     // A full channel means a hub that does not read: the deadline ends that.
+                    let _ = outbox.try_send(stop());
+                    continue;
+                }
+                Input::Overdue if self.give_up() => {
+                    self.deadline = self.overdue_at().or_else(|| Some(Instant::now()));
                     let _ = outbox.try_send(stop());
                     continue;
                 }
@@ -82,7 +91,7 @@ impl Launch {
             };
             match event.body {
                 Some(Event::Exit(exit)) => return Outcome::Exit(exit),
-                Some(Event::State(state)) => tell(&state),
+                Some(Event::State(state)) => self.hear(&state),
                 Some(Event::Greeted(_)) => self.greet(),
                 Some(Event::Call(call)) => self.ask(call, outbox.clone()),
                 Some(Event::Captured(captured)) => {
@@ -96,11 +105,19 @@ impl Launch {
         }
     }
 
+    /// Tells how it is doing, and takes note of where.
+    fn hear(&mut self, state: &v1::LauncherState) {
+        self.whereabouts.hear(state);
+        let Some(status) = &state.status else { return };
+        self.wait_for_node((status.state == UNPLACED).then(|| status.reason.clone()));
+        self.voice.say(&told(status, &state.node));
+    }
+
     /// Greets the Manager, once.
     fn greet(&mut self) {
         if let Some(manager) = self.manager.clone().filter(|_| !std::mem::replace(&mut self.is_greeted, true))
         {
-            self.tasks.spawn(manager.greet());
+            self.tasks.spawn(manager.greet(self.voice.clone()));
         }
     }
 
@@ -125,7 +142,7 @@ impl Launch {
             }
             Err(error) => {
                 let why = format!("{}: {error}", path.display());
-                say(&format!("the registration inputs cannot be kept: {why}"));
+                self.voice.say(&format!("the registration inputs cannot be kept: {why}"));
                 let answer = answer(Code::Unavailable, format!("the launcher cannot keep them: {why}"));
                 self.captured = Err(why);
                 answer
@@ -181,11 +198,10 @@ fn ended(status: Status) -> Outcome {
     }
 }
 
-fn tell(state: &v1::LauncherState) {
-    let Some(status) = &state.status else { return };
+fn told(status: &v1::WorkloadStatus, node: &str) -> String {
     let pid = status.pid.map(|pid| format!(" as process {pid}")).unwrap_or_default();
     let reason = if status.reason.is_empty() { String::new() } else { format!(": {}", status.reason) };
     let v1::WorkloadStatus { blueprint_id, service_id, state: label, .. } = status;
-    let node = &state.node;
-    say(&format!("{blueprint_id}/{service_id} is {label} on node {node}{pid}{reason}"));
+    let node = if node.is_empty() { String::new() } else { format!(" on node {node}") };
+    format!("{blueprint_id}/{service_id} is {label}{node}{pid}{reason}")
 }

@@ -13,6 +13,7 @@ pub(crate) enum Action {
     DescribeSubnets,
     GetCallerIdentity,
     GetParameter,
+    GetProducts,
     RunInstances,
     StartInstances,
     StopInstances,
@@ -28,6 +29,8 @@ pub(crate) enum Service {
     Sts,
     /// Parameters; JSON.
     Ssm,
+    /// List prices; JSON.
+    Pricing,
 }
 
 impl Action {
@@ -44,6 +47,7 @@ impl Action {
             Self::DescribeSubnets => "DescribeSubnets",
             Self::GetCallerIdentity => "GetCallerIdentity",
             Self::GetParameter => "GetParameter",
+            Self::GetProducts => "GetProducts",
             Self::RunInstances => "RunInstances",
             Self::StartInstances => "StartInstances",
             Self::StopInstances => "StopInstances",
@@ -56,6 +60,7 @@ impl Action {
         match self {
             Self::AssumeRole | Self::GetCallerIdentity => Service::Sts,
             Self::GetParameter => Service::Ssm,
+            Self::GetProducts => Service::Pricing,
             Self::CreateSecurityGroup
             | Self::DescribeImages
             | Self::DescribeInstances
@@ -83,6 +88,7 @@ impl Service {
             Self::Ec2 => "ec2",
             Self::Sts => "sts",
             Self::Ssm => "ssm",
+            Self::Pricing => "pricing",
         }
     }
 
@@ -91,14 +97,14 @@ impl Service {
         match self {
             Self::Ec2 => "2016-11-15",
             Self::Sts => "2011-06-15",
-            Self::Ssm => "",
+            Self::Ssm | Self::Pricing => "",
         }
     }
 }
 
 #[cfg(test)]
 impl Action {
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::AssumeRole,
         Self::CreateSecurityGroup,
         Self::DescribeImages,
@@ -109,6 +115,7 @@ impl Action {
         Self::DescribeSubnets,
         Self::GetCallerIdentity,
         Self::GetParameter,
+        Self::GetProducts,
         Self::RunInstances,
         Self::StartInstances,
         Self::StopInstances,

@@ -86,7 +86,7 @@ impl Api {
         }
     }
 
-    /// A call of SSM.
+    /// A call of SSM or of the price list.
     ///
     /// # Errors
     ///
@@ -104,6 +104,10 @@ impl Api {
             Service::Ec2 | Service::Sts => request.header(CONTENT_TYPE, FORM),
             Service::Ssm => {
                 request.header(CONTENT_TYPE, JSON).header("x-amz-target", format!("AmazonSSM.{call}"))
+            }
+            Service::Pricing => {
+                let target = format!("AWSPriceListService.{call}");
+                request.header(CONTENT_TYPE, JSON).header("x-amz-target", target)
             }
         };
         let refused = |reason: String| Failure::Failed(ProviderError::Reject { reason });
@@ -130,7 +134,8 @@ impl Api {
             Some(endpoint) => format!("{}/", endpoint.trim_end_matches('/')),
             None => {
                 let end = if region.starts_with("cn-") { ".cn" } else { "" };
-                format!("https://{}.{region}.amazonaws.com{end}/", service.name())
+                let host = if service == Service::Pricing { "api.pricing" } else { service.name() };
+                format!("https://{host}.{region}.amazonaws.com{end}/")
             }
         }
     }

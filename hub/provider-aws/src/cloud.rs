@@ -164,6 +164,10 @@ impl Provider for AwsCloud {
         self.sold().boxed()
     }
 
+    fn price_list(&self) -> BoxFuture<'_, Result<Vec<Offer>, ProviderError>> {
+        self.priced().boxed()
+    }
+
     fn list(&self) -> BoxFuture<'_, Result<Listing, ProviderError>> {
         self.list_all().boxed()
     }

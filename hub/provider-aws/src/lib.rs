@@ -24,6 +24,7 @@ mod launch;
 mod network;
 mod offers;
 mod policy;
+mod pricing;
 mod query;
 mod refusal;
 mod sign;

@@ -42,6 +42,7 @@ fn statements(hub: &str, config: &AwsConfig) -> Vec<Value> {
         DescribeSecurityGroups,
         DescribeSubnets,
         GetCallerIdentity,
+        GetProducts,
     ];
     let spot = [DescribeSpotPriceHistory].into_iter().filter(|_| config.spot);
     let look: Vec<_> = look.into_iter().chain(spot).collect();

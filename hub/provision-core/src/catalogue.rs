@@ -1,5 +1,6 @@
 //! What can be ordered, and what it costs: rows of many sources, each with its date and kind.
 
+mod asked;
 mod day;
 mod facts;
 mod gpu;
@@ -7,6 +8,7 @@ mod regions;
 mod snapshot;
 mod templates;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use blueprint_common_types::Micros;
@@ -14,6 +16,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::resource::Arch;
 
+pub use asked::{
+    MAX_ROWS, Oddity, PriceDesk, PriceError, PriceList, PriceListView, PriceSource, PriceStore, Sifted, sift,
+};
 pub use day::{Day, ParseDayError};
 pub use facts::{Extras, Lifecycle, ProviderFacts, facts, is_one_machine, providers};
 pub use gpu::{Gpu, GpuKind};
@@ -162,10 +167,52 @@ impl Catalogue {
         offers.extend(newer);
         Self::new(offers)
     }
+
+    /// An offer of the list that a hub was built with, at the price that its provider told since, where that is known here.
+    #[must_use]
+    pub fn newer(&self, offer: Offer) -> Offer {
+        if offer.kind != PriceKind::Snapshot {
+            return offer;
+        }
+        let name = |of: &Offer| (of.provider.clone(), of.plan.clone(), of.region.clone());
+        let wanted = name(&offer);
+        let found = self.offers.binary_search_by(|row| name(row).cmp(&wanted)).ok();
+        match found.and_then(|at| self.offers.get(at)).filter(|row| row.kind > PriceKind::Snapshot) {
+            Some(row) => Offer {
+                on_demand: row.on_demand,
+                as_of: row.as_of,
+                source: row.source.clone(),
+                kind: row.kind,
+                spot: offer.spot.filter(|spot| *spot < row.on_demand),
+                ..offer
+            },
+            None => offer,
+        }
+    }
+
+    /// The same with lists that providers gave since. Where a list has anything of a region, it has all that is sold there:
+    /// other rows of the provider are dropped there. A list that is older than a row of its provider is left out.
+    #[must_use]
+    pub fn with_lists(&self, lists: &[PriceList]) -> Self {
+        let mut offers = self.offers.clone();
+        for list in lists {
+            let day = Day::from(list.asked_at);
+            let is_own = |offer: &Offer| *offer.provider == *list.provider;
+            if offers.iter().any(|offer| is_own(offer) && offer.as_of > day) {
+                continue;
+            }
+            let regions: BTreeSet<&str> = list.offers.iter().map(|offer| &*offer.region).collect();
+            offers.retain(|offer| !is_own(offer) || !regions.contains(&*offer.region));
+            offers.extend(list.offers.iter().cloned());
+        }
+        Self::new(offers)
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use blueprint_common_types::Timestamp;
+
     use super::*;
 
     #[test]
@@ -213,6 +260,28 @@ mod tests {
         assert!(!slice.is_whole(), "{slice:?}");
         // Cards with programmable gates are no GPUs.
         assert!(!catalogue.offers().iter().any(|offer| offer.plan.starts_with("Standard_NP")));
+    }
+
+    #[test]
+    fn a_list_replaces_what_is_known_of_its_regions() {
+        let embedded = Catalogue::embedded().unwrap();
+        let mut row = embedded
+            .offers()
+            .iter()
+            .find(|offer| &*offer.provider == "azure" && &*offer.region == "eastus")
+            .unwrap()
+            .clone();
+        row.kind = PriceKind::Cached;
+        let list = |asked_at| PriceList { provider: "azure".into(), asked_at, offers: vec![row.clone()] };
+        let count = |catalogue: &Catalogue, region: &str| {
+            let of = |offer: &&Offer| &*offer.provider == "azure" && &*offer.region == region;
+            catalogue.offers().iter().filter(of).count()
+        };
+        let newer = embedded.with_lists(&[list(Timestamp::from_millis(1_795_219_200_000))]);
+        assert_eq!(count(&newer, "eastus"), 1, "what it does not name is not sold any more");
+        assert_eq!(count(&newer, "westeurope"), count(&embedded, "westeurope"));
+        let older = embedded.with_lists(&[list(Timestamp::from_millis(0))]);
+        assert_eq!(count(&older, "eastus"), count(&embedded, "eastus"));
     }
 
     #[test]

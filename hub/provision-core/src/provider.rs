@@ -234,6 +234,15 @@ pub trait Provider: Send + Sync {
     /// As the cloud answers.
     fn offers(&self) -> BoxFuture<'_, Result<Vec<Offer>, ProviderError>>;
 
+    /// The same with prices asked for one by one, where that takes too long for an order; what orders see where it does not.
+    ///
+    /// # Errors
+    ///
+    /// As the cloud answers; a list that is not whole is an error.
+    fn price_list(&self) -> BoxFuture<'_, Result<Vec<Offer>, ProviderError>> {
+        self.offers()
+    }
+
     /// Every machine here that carries tags of a hub, in any state.
     ///
     /// # Errors

@@ -42,7 +42,8 @@ impl fmt::Debug for Provisioner {
 }
 
 impl Provisioner {
-    async fn offers_of(&self, provider: String) -> Result<Vec<Offer>, DeployError> {
+    /// What a provider sells: as orders see it, or with every price asked for.
+    async fn offers_of(&self, provider: String, is_list: bool) -> Result<Vec<Offer>, DeployError> {
         let Some(way) = self.ways.get(&provider) else { return Err(DeployError::UnknownProvider(provider)) };
         if !way.is_open() {
             let last = way.error().unwrap_or_default();
@@ -51,6 +52,8 @@ impl Provisioner {
             return Err(DeployError::Provider { provider, reason });
         }
         let offers = match way.turn().await {
+            // Dozens of calls in a row; who asks waits for as long as it wants to.
+            Ok(()) if is_list => way.provider.price_list().await,
             Ok(()) => way.call("offers", true, || way.provider.offers()).await,
             Err(error) => Err(error),
         };
@@ -101,7 +104,11 @@ impl Provisioner {
 
 impl Deployer for Provisioner {
     fn offers(&self, provider: String) -> BoxFuture<'_, Result<Vec<Offer>, DeployError>> {
-        self.offers_of(provider).boxed()
+        self.offers_of(provider, false).boxed()
+    }
+
+    fn price_list(&self, provider: String) -> BoxFuture<'_, Result<Vec<Offer>, DeployError>> {
+        self.offers_of(provider, true).boxed()
     }
 
     fn deploy(&self, order: Order) -> BoxFuture<'_, Result<(Deployment, bool), DeployError>> {

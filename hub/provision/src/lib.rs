@@ -17,8 +17,10 @@ mod host;
 mod lane;
 mod leader;
 mod metrics;
+mod prices;
 
 pub use costs::{CostOffice, CostWatch, Courier, Received, cost_watch};
 pub use handle::Provisioner;
 pub use host::Host;
 pub use leader::{Leader, ProvisionConfig};
+pub use prices::{PriceLists, PriceOffice};

@@ -16,6 +16,8 @@ pub struct Target {
     pub reason: String,
     /// Whose it is.
     pub agent: AgentId,
+    /// Its part of the requests, in hundredths; less than 100 while its service is updated.
+    pub weight: u8,
 }
 
 /// All services of this hub and their targets.

@@ -59,7 +59,7 @@ impl World {
         let target = |key| {
             let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 88, 0, 2)), 80);
             let agent = AgentId::from_bytes([1; 16]);
-            (key, Target { address, health: Health::Healthy, reason: String::new(), agent })
+            (key, Target { address, health: Health::Healthy, reason: String::new(), agent, weight: 100 })
         };
         let mut trust = Trust::empty(Arc::new(SealingKey::new(&Secret::new([9; 32])).unwrap()));
         trust.access = AccessTable::new([(token.id(), grant)]);

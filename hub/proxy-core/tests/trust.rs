@@ -58,6 +58,7 @@ fn target(last: u8, health: Health, reason: &str) -> Target {
         health,
         reason: reason.to_owned(),
         agent: AgentId::from_bytes([last; 16]),
+        weight: 100,
     }
 }
 

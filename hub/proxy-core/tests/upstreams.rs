@@ -37,6 +37,7 @@ impl World {
             health: Health::Healthy,
             reason: String::new(),
             agent: agent(last),
+            weight: 100,
         };
         Self {
             upstreams: Upstreams::default(),
@@ -294,4 +295,22 @@ proptest! {
             prop_assert_eq!(spread.len(), serving.len(), "{:?}", spread);
         }
     }
+}
+
+#[test]
+fn versions_share_by_weight_and_what_each_failed_is_counted() {
+    let mut world = World::new(2);
+    (world.targets[0].weight, world.targets[1].weight) = (90, 10);
+    let broken = |at| if at == address(2) { Outcome::Erred } else { Outcome::Answered };
+    let spread = world.spread(2000, broken);
+    assert!((150..=250).contains(&spread[&address(2)]), "an answer of 500 ejects nobody: {spread:?}");
+    let (requests, failed, open) = world.upstreams.tally(SERVICE, address(2));
+    assert_eq!((requests, failed, open), (spread[&address(2)].into(), spread[&address(2)].into(), 0));
+    assert_eq!(world.upstreams.tally(SERVICE, address(1)).1, 0);
+    // All at once, and not one to the other.
+    (world.targets[0].weight, world.targets[1].weight) = (0, 100);
+    assert_eq!(world.spread(500, well).get(&address(1)), None);
+    // The operator's weight of the machine counts beside it.
+    (world.targets[0].weight, world.targets[1].weight) = (100, 0);
+    assert_eq!(world.spread(500, well).get(&address(2)), None);
 }

@@ -111,6 +111,7 @@ pub(crate) const fn outcome_of(status: StatusCode) -> Outcome {
         StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
             Outcome::Failed
         }
+        _ if status.as_u16() >= 500 => Outcome::Erred,
         _ => Outcome::Answered,
     }
 }

@@ -110,7 +110,7 @@ impl Forwarder {
         jwks: Option<Jwks>,
         spawner: &Spawner,
     ) -> Self {
-        let targets = Targets::new(Arc::clone(&seen.metrics));
+        let targets = Targets::new(Arc::clone(&seen.metrics), seen.ledger.targets());
         Self {
             domain,
             trust: Arc::clone(&parts.trust),

@@ -159,7 +159,7 @@ impl Forwards {
             counters: Counters::register(metrics),
             tcp,
             udp,
-            targets: Targets::new(of_proxy),
+            targets: Targets::new(of_proxy, proxy.ledger.forwards()),
             queued_bytes: Arc::default(),
             lines: Mutex::default(),
         }))

@@ -1,7 +1,7 @@
 //! What was used and what was refused, for bills and for the audit log.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -9,6 +9,7 @@ use blueprint_common_runtime::accept::AcceptStats;
 use blueprint_common_types::ServiceKey;
 use blueprint_hub_proxy_core::refused::{RefusedBy, RefusedRow, RefusedTable};
 use blueprint_hub_proxy_core::source_network;
+use blueprint_hub_proxy_core::upstream::Upstreams;
 use blueprint_hub_proxy_core::usage::{Clients, OTHER, ServiceUsage, UsageTable, Used};
 use parking_lot::Mutex;
 use prometheus_client::collector::Collector;
@@ -26,6 +27,10 @@ struct Shared {
     by_code: Mutex<BTreeMap<&'static str, u64>>,
     requests: AtomicU64,
     connections: OnceLock<Vec<Arc<AcceptStats>>>,
+    /// Requests at their targets.
+    targets: Arc<Mutex<Upstreams>>,
+    /// Streams of raw forwards at theirs.
+    forwards: Arc<Mutex<Upstreams>>,
 }
 
 impl Ledger {
@@ -49,6 +54,23 @@ impl Ledger {
             requests: self.0.requests.load(Ordering::Relaxed),
             refused: self.0.by_code.lock().clone(),
         }
+    }
+
+    /// What a target did: requests of which the end is known, those of them that failed, and those that are open, raw
+    /// forwards included.
+    #[must_use]
+    pub fn tally(&self, service: ServiceKey, address: SocketAddr) -> (u64, u64, u32) {
+        let (requests, failed, open) = self.0.targets.lock().tally(service, address);
+        let raw = self.0.forwards.lock().open_at(service, address);
+        (requests, failed, open.saturating_add(raw))
+    }
+
+    pub(crate) fn targets(&self) -> Arc<Mutex<Upstreams>> {
+        Arc::clone(&self.0.targets)
+    }
+
+    pub(crate) fn forwards(&self) -> Arc<Mutex<Upstreams>> {
+        Arc::clone(&self.0.forwards)
     }
 
     /// Counts the connections of these loops; those of the first proxy where several share a ledger.

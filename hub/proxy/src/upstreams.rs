@@ -27,12 +27,12 @@ pub(crate) struct Targets {
 }
 
 impl Targets {
-    pub(crate) fn new(metrics: Arc<ProxyMetrics>) -> Self {
+    pub(crate) fn new(metrics: Arc<ProxyMetrics>, upstreams: Arc<Mutex<Upstreams>>) -> Self {
         let mut seed = [0u8; 8];
         // Without a seed the choice can be foretold, which gains nobody anything.
         let _ = blueprint_common_types::fill_random(&mut seed);
         let random = Arc::new(AtomicU64::new(u64::from_le_bytes(seed)));
-        Self { upstreams: Arc::default(), random, metrics }
+        Self { upstreams, random, metrics }
     }
 
     /// Picks a target and counts a request there until the result is dropped.

@@ -88,6 +88,12 @@ audit_kinds! {
     WorkloadMove = "workload.move",
     /// A workload does not get well, and there is no node to which it could go; the subject is the service.
     WorkloadDegrade = "workload.degrade",
+    /// An update of a workload began; the subject is the service.
+    WorkloadUpdate = "workload.update",
+    /// An update of a workload is through; the subject is the service.
+    WorkloadUpdated = "workload.updated",
+    /// An update of a workload was taken back; the subject is the service, the detail says why.
+    WorkloadTakeBack = "workload.take_back",
     /// A blueprint asked for what is not its own; the subject is the service whose bridge it used.
     BridgeRefuse = "bridge.refuse",
     /// The operator pushed an artefact; the subject is its SHA-256.

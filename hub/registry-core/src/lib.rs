@@ -32,11 +32,11 @@ pub use limits::{AuditBudget, Buckets, Rate, Told};
 pub use pool::{AddressPool, PoolError, PromiseError, ReserveError};
 pub use record::{
     AccessScope, AccessTokenRecord, Agent, ApiKeyRecord, JoinTokenRecord, ParseServicesError, PolicyRecord,
-    ServiceGrant, ServiceRecord, TargetRecord,
+    ServiceGrant, ServiceRecord, TargetRecord, WHOLE,
 };
 pub use registry::{
     AgentIndex, AgentView, Change, ChangeBody, DATA_PLANE_REASON, MAX_REASON_CHARS, MAX_TARGETS_PER_AGENT,
-    OfferedTarget, Outcome, RefusedTarget, Registry, RegistrySnapshot, WATCH_LOG,
+    OfferedTarget, Outcome, RefusedTarget, Registry, RegistrySnapshot, WATCH_LOG, Weights,
 };
 pub use store::{
     ApiKeyError, ApiKeyRotateError, ApiKeyRotation, JoinCommit, JoinError, Loaded, MAX_KEYS_OF_OWNER,

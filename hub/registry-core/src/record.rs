@@ -186,7 +186,14 @@ pub struct TargetRecord {
     pub expires_at: Timestamp,
     /// Name of the agent.
     pub agent_name: String,
+    /// Assignment of the workload that offers it; 0 where none does.
+    pub generation: u64,
+    /// Its part of the requests, in hundredths: less than [`WHOLE`] while its service is updated, 0 for none.
+    pub weight: u8,
 }
+
+/// Weight of a target that gets all that its service gives to a target.
+pub const WHOLE: u8 = 100;
 
 /// The policy between machines as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]

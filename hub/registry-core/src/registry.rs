@@ -28,7 +28,7 @@ use admit::Admitted;
 pub use change::{Change, ChangeBody, OfferedTarget, Outcome, RefusedTarget};
 pub use snapshot::{AgentIndex, AgentView, RegistrySnapshot};
 
-use crate::{Agent, ServiceGrant, TargetRecord};
+use crate::{Agent, ServiceGrant, TargetRecord, WHOLE};
 
 /// Most targets that one agent may offer, and most services that it may claim.
 pub const MAX_TARGETS_PER_AGENT: usize = 64;
@@ -42,11 +42,16 @@ pub const MAX_REASON_CHARS: usize = 200;
 /// Reason of a target whose agent cannot be reached through the tunnel.
 pub const DATA_PLANE_REASON: &str = "data plane does not echo";
 
+/// How requests are shared between the runs of a service's workload: hundredths by node and generation of the assignment.
+/// A service that is not named gives to all of its targets alike, and so do targets that no workload offers.
+pub type Weights = BTreeMap<ServiceKey, BTreeMap<(AgentId, u64), u8>>;
+
 /// A target as its agent reported it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Declared {
     health: Health,
     reason: String,
+    generation: u64,
 }
 
 /// One agent and everything that hangs on its lease.
@@ -74,7 +79,8 @@ pub struct Registry {
     granted: BTreeMap<ServiceKey, usize>,
     /// Services that the hub runs on nodes, and on which: nobody else may offer them, and nobody at all while there is
     /// none.
-    assigned: BTreeMap<ServiceKey, Option<AgentId>>,
+    assigned: BTreeMap<ServiceKey, BTreeSet<AgentId>>,
+    weights: Weights,
     due: BTreeSet<(Timestamp, AgentId)>,
     log: VecDeque<Change>,
     cached: Option<Arc<RegistrySnapshot>>,
@@ -104,6 +110,7 @@ impl Registry {
             claims: BTreeMap::new(),
             granted: BTreeMap::new(),
             assigned: BTreeMap::new(),
+            weights: Weights::new(),
             due: BTreeSet::new(),
             log: VecDeque::new(),
             cached: None,
@@ -223,9 +230,9 @@ impl Registry {
         if held.data_plane == alive {
             return Vec::new();
         }
-        let before = held.records();
+        let before = held.records(&self.weights);
         held.data_plane = alive;
-        let bodies = differences(before, held.records());
+        let bodies = differences(before, held.records(&self.weights));
         self.cached = None;
         self.record(bodies)
     }
@@ -239,13 +246,13 @@ impl Registry {
         if held.targets.is_empty() {
             return Vec::new();
         }
-        let before = held.records();
+        let before = held.records(&self.weights);
         let parked = held.expires_at.is_none();
         self.extend_lease(id, now);
         if !parked {
             return Vec::new();
         }
-        let after = self.agents.get(&id).map(Held::records).unwrap_or_default();
+        let after = self.agents.get(&id).map(|held| held.records(&self.weights)).unwrap_or_default();
         self.record(differences(before, after))
     }
 
@@ -255,27 +262,32 @@ impl Registry {
         let Some(held) = self.agents.get_mut(&id) else { return Outcome { changes: Vec::new(), refused } };
         self.cached = None;
         held.last_seen = Some(now);
-        let before = held.records();
+        let before = held.records(&self.weights);
         held.targets = accepted;
         self.extend_lease(id, now);
-        let after = self.agents.get(&id).map(Held::records).unwrap_or_default();
+        let after = self.agents.get(&id).map(|held| held.records(&self.weights)).unwrap_or_default();
         let mut bodies: Vec<_> =
             claimed.into_iter().map(|service| ChangeBody::Claim { service, agent: id }).collect();
         bodies.extend(differences(before, after));
         Outcome { changes: self.record(bodies), refused }
     }
 
-    /// Says which services the hub runs on nodes, and on which; `None` while it has none. What others offer of them goes
-    /// at once.
-    pub fn assign(&mut self, assigned: BTreeMap<ServiceKey, Option<AgentId>>) -> Vec<Change> {
+    /// Says which services the hub runs on nodes, and on which, none while it has none; and how requests are shared. What
+    /// others offer of them goes at once.
+    pub fn assign(
+        &mut self,
+        assigned: BTreeMap<ServiceKey, BTreeSet<AgentId>>,
+        weights: Weights,
+    ) -> Vec<Change> {
         self.assigned = assigned;
+        let weights_before = std::mem::replace(&mut self.weights, weights);
         let mut bodies = Vec::new();
         for (id, held) in &mut self.agents {
-            let before = held.records();
+            let before = held.records(&weights_before);
             let is_theirs =
-                |service: &ServiceKey| self.assigned.get(service).is_none_or(|owner| *owner == Some(*id));
+                |service: &ServiceKey| self.assigned.get(service).is_none_or(|owners| owners.contains(id));
             held.targets.retain(|(service, _), _| is_theirs(service));
-            bodies.extend(differences(before, held.records()));
+            bodies.extend(differences(before, held.records(&self.weights)));
         }
         self.cached = None;
         self.record(bodies)
@@ -327,7 +339,8 @@ impl Registry {
         let known = self.known.get_or_insert_with(|| {
             Arc::new(AgentIndex::of(self.agents.values().map(|held| held.agent.as_ref())))
         });
-        let snapshot = Arc::new(RegistrySnapshot::collect(self.index, &self.agents, Arc::clone(known)));
+        let snapshot = RegistrySnapshot::collect(self.index, &self.agents, &self.weights, Arc::clone(known));
+        let snapshot = Arc::new(snapshot);
         self.cached = Some(Arc::clone(&snapshot));
         snapshot
     }
@@ -336,9 +349,9 @@ impl Registry {
         let Some(held) = self.agents.get_mut(&target.key.agent) else { return };
         // What the agent reported is not stored where the data plane hid it: it will say again.
         let declared = if target.reason == DATA_PLANE_REASON {
-            Declared { health: Health::Unknown, reason: String::new() }
+            Declared { health: Health::Unknown, reason: String::new(), generation: target.generation }
         } else {
-            Declared { health: target.health, reason: target.reason }
+            Declared { health: target.health, reason: target.reason, generation: target.generation }
         };
         held.targets.insert((target.key.service, target.key.port), declared);
     }
@@ -371,7 +384,7 @@ impl Registry {
     fn withdraw(&mut self, id: AgentId) -> Vec<TargetRecord> {
         let Some(held) = self.agents.get_mut(&id) else { return Vec::new() };
         self.cached = None;
-        let seen = held.records();
+        let seen = held.records(&self.weights);
         if let Some(at) = held.expires_at.take() {
             self.due.remove(&(at, id));
         }
@@ -399,7 +412,7 @@ impl Registry {
 
 impl Held {
     /// The targets that everybody sees: none without a lease.
-    fn records(&self) -> BTreeMap<TargetKey, TargetRecord> {
+    fn records(&self, weights: &Weights) -> BTreeMap<TargetKey, TargetRecord> {
         let Some(expires_at) = self.expires_at else { return BTreeMap::new() };
         let agent = &self.agent;
         let record = |(&(service, port), declared): (&(ServiceKey, u16), &Declared)| {
@@ -410,7 +423,12 @@ impl Held {
                 (Health::Unhealthy, DATA_PLANE_REASON.to_owned())
             };
             let address = SocketAddr::from((agent.lease.v4, port));
-            (key, TargetRecord { key, health, reason, address, expires_at, agent_name: agent.name.clone() })
+            let generation = declared.generation;
+            // A run that is not named there is over, or not of the hub's knowledge: it gets nothing.
+            let share = |runs: &BTreeMap<_, u8>| runs.get(&(agent.id, generation)).copied().unwrap_or(0);
+            let weight = weights.get(&service).filter(|_| generation != 0).map_or(WHOLE, share);
+            let agent_name = agent.name.clone();
+            (key, TargetRecord { key, health, reason, address, expires_at, agent_name, generation, weight })
         };
         self.targets.iter().map(record).collect()
     }
@@ -424,7 +442,8 @@ fn differences(
     let mut upserts = Vec::new();
     for (key, record) in after {
         let old = before.remove(&key);
-        if old.is_none_or(|old| (old.health, &old.reason) != (record.health, &record.reason)) {
+        let seen = |it: &TargetRecord| (it.health, it.reason.clone(), it.generation, it.weight);
+        if old.is_none_or(|old| seen(&old) != seen(&record)) {
             upserts.push(ChangeBody::Upsert(record));
         }
     }

@@ -3,20 +3,30 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use blueprint_common_types::ServiceKey;
 use blueprint_common_types::workload::WorkloadStatus;
+use blueprint_common_types::{AgentId, ServiceKey};
 
 mod assigner;
 mod leases;
 mod logs;
+mod plan;
 mod recovery;
 mod store;
+mod update;
+mod version;
 
 pub use assigner::{Assigner, Assignment, Assignments, MAX_PER_NODE, Move, NoNode};
 pub use leases::{Gone, LeaseHeld, Leases};
 pub use logs::{LogsAsk, LogsError, LogsLine, LogsPiece};
+pub use plan::{MAX_PLAN_SECS, MAX_STEPS, ParseStrategyError, PlanError, Strategy, UpdatePlan};
 pub use recovery::{EventKind, FailOvers, HUB_ROWS, NODE_ROWS, Verdict, WINDOW, WorkloadEvent};
-pub use store::{Placed, WorkloadChange, WorkloadChangeError, WorkloadRecord, WorkloadStore};
+pub use store::{
+    NewUpdate, Placed, StoredUpdate, WorkloadChange, WorkloadChangeError, WorkloadRecord, WorkloadStore,
+};
+pub use update::{
+    Advance, NextRun, Phase, Shares, Side, Sight, Tally, Traffic, Update, UpdateError, UpdateRequest, Updates,
+};
+pub use version::{MAX_VERSIONS, ParseOutcomeError, Version, VersionOutcome};
 
 /// Who runs what, and how it is doing.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -28,6 +38,35 @@ pub struct WorkloadsView {
     pub statuses: BTreeMap<ServiceKey, WorkloadStatus>,
     /// What does not get well and has no node left to which it could go, and why.
     pub degraded: BTreeMap<ServiceKey, String>,
+    /// Updates that are under way.
+    pub updates: BTreeMap<ServiceKey, UpdateView>,
+}
+
+/// An update that is under way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpdateView {
+    /// The update.
+    pub update: Update,
+    /// The next version beside the one that serves; `None` by `recreate`.
+    pub next: Option<Arc<WorkloadRecord>>,
+    /// What its node says of it.
+    pub status: Option<WorkloadStatus>,
+}
+
+impl WorkloadsView {
+    /// What a node is assigned of a service: the version that serves, or the next one. Where it is both, the one of this
+    /// generation, and the one that serves where none is.
+    #[must_use]
+    pub fn on(&self, service: ServiceKey, node: AgentId, generation: u64) -> Option<&Arc<WorkloadRecord>> {
+        let next = self.updates.get(&service).and_then(|update| update.next.as_ref());
+        let all = || self.records.get(&service).into_iter().chain(next).filter(|it| it.node == Some(node));
+        all().find(|record| record.generation == generation).or_else(|| all().next())
+    }
+
+    /// Everything that nodes run or are to run.
+    pub fn runs(&self) -> impl Iterator<Item = &Arc<WorkloadRecord>> {
+        self.records.values().chain(self.updates.values().filter_map(|update| update.next.as_ref()))
+    }
 }
 
 #[cfg(test)]

@@ -60,7 +60,7 @@ pub(crate) async fn fetch(
         let detail = format!("node {} asked for artefact {sha256}: {why}", agent.name);
         shared.audit_limited(AuditEvent::new(AuditKind::ArtefactRefuse, service, detail)).await;
     };
-    let record = match workload::assigned(shared, agent, service) {
+    let record = match workload::assigned(shared, agent, service, request.generation) {
         Ok(record) => record,
         Err(status) => {
             refused("the workload is not assigned to it").await;

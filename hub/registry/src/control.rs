@@ -28,6 +28,7 @@ use tracing::{debug, warn};
 use crate::carriers::Carriers;
 use crate::enroll::{Enroll, JOIN_DEADLINE};
 use crate::identity::{self, Connection};
+use crate::logs::ReaderKind;
 use crate::metrics::{ControlMetrics, register_quic};
 use crate::session::{self, Control};
 use crate::shared::{JOINS_AT_ONCE, JoinGate, STRANGER_ROWS_PER_MINUTE, Shared};
@@ -250,7 +251,16 @@ impl ControlPlane {
     ///
     /// As the reader: dropping it ends the answer.
     pub async fn logs(&self, agent: AgentId, ask: LogsAsk) -> Result<LogsReader, LogsError> {
-        logs::ask(&self.shared, agent, ask).await
+        logs::ask(&self.shared, agent, ask, ReaderKind::Operator).await
+    }
+
+    /// The same for a launcher, which takes no place of an operator's.
+    pub(crate) async fn logs_for_launcher(
+        &self,
+        agent: AgentId,
+        ask: LogsAsk,
+    ) -> Result<LogsReader, LogsError> {
+        logs::ask(&self.shared, agent, ask, ReaderKind::Launcher).await
     }
 
     async fn serve(self, stream: TcpStream, source: SocketAddr) {

@@ -105,7 +105,8 @@ fn service_places(
         holder.is_some_and(|view| may(&view.agent.wireguard_key, target.address.port()))
     });
     let mut is_any = false;
-    let healthy = reachable.inspect(|_| is_any = true).filter(|target| target.health == Health::Healthy);
+    let healthy =
+        reachable.inspect(|_| is_any = true).filter(|it| it.health == Health::Healthy && it.weight > 0);
     let places = healthy.map(|target| Place { address: target.address, node: target.agent_name.clone() });
     let places: Vec<Place> = places.take(MAX_PLACES).collect();
     match (places.is_empty(), is_any) {
@@ -216,6 +217,8 @@ mod tests {
                 address: SocketAddr::from((lease.v4, 80)),
                 expires_at: Timestamp::from_millis(9),
                 agent_name: name.to_owned(),
+                generation: 0,
+                weight: 100,
             };
             snapshot.targets.insert(key, record);
             snapshot.by_service.entry(SERVICE).or_default().push(key);

@@ -5,6 +5,7 @@
 //! - a workload that a launcher started ends with it, after its grace;
 //! - what the hub tells of an end is told after the workload was forgotten, so nothing of it is left then.
 
+mod logs;
 mod session;
 mod start;
 
@@ -15,7 +16,7 @@ use std::time::Duration;
 use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_runtime::tasks::Spawner;
 use blueprint_proto::v1;
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use tokio::sync::mpsc;
@@ -27,6 +28,7 @@ use tracing::warn;
 use crate::forward::{self, Reach};
 use crate::{Blueprints, LaunchersHandle, RegistrarHandle, WorkloadsHandle, status};
 
+pub use self::logs::{LogPieces, LogSource};
 use self::session::Session;
 
 /// Largest message of a launcher: a document and a keystore.
@@ -49,6 +51,8 @@ pub struct LauncherParts {
     pub blueprints: Arc<dyn Blueprints>,
     /// Opens connections over the overlay.
     pub reach: Arc<dyn Reach>,
+    /// Asks nodes for what workloads wrote.
+    pub logs: Arc<dyn LogSource>,
 }
 
 impl std::fmt::Debug for LauncherParts {
@@ -90,11 +94,11 @@ impl LauncherService {
             Code::AlreadyExists => "operators",
             Code::FailedPrecondition => "held",
             Code::NotFound => "unknown_node",
+            Code::PermissionDenied => "not_its_own",
             Code::Ok
             | Code::Cancelled
             | Code::Unknown
             | Code::DeadlineExceeded
-            | Code::PermissionDenied
             | Code::ResourceExhausted
             | Code::Aborted
             | Code::OutOfRange
@@ -116,11 +120,11 @@ impl LauncherService {
         };
         let (outbox, receiver) = mpsc::channel(EVENTS);
         let (parts, spawner) = (self.parts.clone(), self.spawner.clone());
-        let snapshot = self.registrar.snapshot();
+        let registrar = self.registrar.clone();
         // To its end, also where the launcher goes away meanwhile: what it holds then is given back.
         let begun = self.spawner.finish("launcher start", async move {
-            let started = start::begin(&parts, &snapshot, start).await?;
-            let session = Session::new(parts, started, inbound, outbox, spawner.stop().drain);
+            let started = start::begin(&parts, &registrar.snapshot(), start).await?;
+            let session = Session::new(parts, registrar, started, inbound, outbox, spawner.stop().drain);
             spawner.spawn("launcher session", Box::pin(session.run()));
             Ok::<_, Status>(())
         });
@@ -139,12 +143,14 @@ impl LauncherService {
 }
 
 type EventStream = Pin<Box<dyn Stream<Item = Result<v1::LauncherEvent, Status>> + Send>>;
+type LinesStream = Pin<Box<dyn Stream<Item = Result<v1::LogPiece, Status>> + Send>>;
 type BytesStream = Pin<Box<dyn Stream<Item = Result<v1::ForwardBytes, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl v1::launcher_server::Launcher for LauncherService {
     type RunStream = EventStream;
     type ForwardStream = BytesStream;
+    type LogsStream = LinesStream;
 
     async fn run(
         &self,
@@ -160,6 +166,19 @@ impl v1::launcher_server::Launcher for LauncherService {
     ) -> Result<Response<BytesStream>, Status> {
         let connected = self.connect(request.into_inner()).await;
         connected.inspect_err(|status| self.refuse(status)).map(Response::new)
+    }
+
+    async fn logs(&self, request: Request<v1::LauncherLogs>) -> Result<Response<LinesStream>, Status> {
+        let read = logs::read(&self.parts, request.into_inner()).await;
+        // A node that is away is asked again and again.
+        let service = self.clone();
+        let refuse = move |status: &Status| {
+            if status.code() != Code::Unavailable {
+                service.refuse(status);
+            }
+        };
+        let lines = read.inspect_err(&refuse)?;
+        Ok(Response::new(Box::pin(lines.map(move |piece| piece.inspect_err(&refuse)))))
     }
 }
 

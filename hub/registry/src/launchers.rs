@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use blueprint_common_types::ServiceKey;
 use blueprint_common_types::workload::Lease;
 use blueprint_hub_registry_core::StoreResult;
-use blueprint_hub_registry_core::workload::{Gone, LeaseHeld, Leases};
+use blueprint_hub_registry_core::workload::{Gone, LeaseHeld, Leases, WorkloadRecord};
 use blueprint_proto::v1::bridge_request::Call;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep_until, timeout};
@@ -64,6 +64,7 @@ enum Command {
     Forget(ServiceKey, u64),
     End(ServiceKey, u64, &'static str, oneshot::Sender<StoreResult<bool>>),
     Ask(ServiceKey, Relayed),
+    MayRead(ServiceKey, String, oneshot::Sender<bool>),
 }
 
 type AttachReply = oneshot::Sender<Result<Attached, LeaseHeld>>;
@@ -120,6 +121,11 @@ impl LaunchersHandle {
     /// Gives the launcher of a service what its blueprint captured; done once the launcher says that it is kept.
     pub(crate) async fn keep(&self, service: ServiceKey, inputs: Inputs) -> Result<(), Status> {
         self.relay(service, Ask::Keep(inputs)).await
+    }
+
+    /// Whether what the workload wrote is the named launcher's to read.
+    pub(crate) async fn may_read(&self, service: ServiceKey, launcher: String) -> Result<bool, Stopping> {
+        self.ask(|reply| Command::MayRead(service, launcher, reply)).await
     }
 
     async fn relay(&self, service: ServiceKey, ask: Ask) -> Result<(), Status> {
@@ -237,12 +243,15 @@ impl Launchers {
             }
             Command::Forget(service, connection) => {
                 self.hang_up(service, connection);
-                if self.leases.forget(service, connection) {
+                if self.leases.forget(service, connection, Instant::now()) {
                     self.adopt(service);
                 }
             }
             Command::End(service, connection, why, reply) => {
                 let _ = reply.send(self.end(service, connection, why).await);
+            }
+            Command::MayRead(service, launcher, reply) => {
+                let _ = reply.send(self.may_read(service, &launcher));
             }
             Command::Ask(service, relayed) => {
                 // Its reply says by itself that nobody takes it, by being dropped.
@@ -254,6 +263,14 @@ impl Launchers {
                 }
             }
         }
+    }
+
+    /// What somebody else runs by now is his to read.
+    fn may_read(&self, service: ServiceKey, launcher: &str) -> bool {
+        let view = self.workloads.view();
+        let is_its = |record: &WorkloadRecord| lease_of(record).is_some_and(|it| it.launcher == launcher);
+        view.records.get(&service).is_none_or(|record| is_its(record))
+            && self.leases.may_read(service, launcher, Instant::now())
     }
 
     /// A stored lease that nobody holds has its grace, so that it is always somebody's or runs out.
@@ -268,7 +285,7 @@ impl Launchers {
         let live = self.live.get(&service).filter(|live| live.connection == connection);
         let Some(launcher) = live.map(|live| live.launcher.clone()) else { return Ok(false) };
         self.workloads.remove_leased(service, &launcher, why).await?;
-        self.leases.forget(service, connection);
+        self.leases.forget(service, connection, Instant::now());
         self.hang_up(service, connection);
         Ok(true)
     }

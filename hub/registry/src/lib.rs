@@ -36,7 +36,7 @@ pub use control::{ControlConfig, ControlPlane, RemoveError, StartQuicError};
 pub use download::AgentFiles;
 pub use forward::{Reach, ReachStream};
 pub use identity::{AgentIdentity, NotAnAgent, read as read_identity};
-pub use launcher::LauncherParts;
+pub use launcher::{LauncherParts, LogPieces, LogSource};
 pub use launchers::{Launchers, LaunchersHandle};
 pub use logs::LogsReader;
 pub use operator::serve_operator;

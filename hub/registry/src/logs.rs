@@ -27,11 +27,17 @@ use crate::shared::Shared;
 use crate::status;
 use blueprint_common_runtime::places::{Place, Places};
 
-/// Readers at once.
+/// Readers of operators at once.
 const READERS: usize = 32;
 
 /// Of them, readers of one agent.
 const OF_AGENT: u32 = 8;
+
+/// Launchers that read at once: one for each workload of a few nodes that are full.
+const LAUNCHERS: usize = 256;
+
+/// Of them, launchers of one agent: one for each workload that it may have.
+const LAUNCHERS_OF_AGENT: u32 = 64;
 
 /// Pieces on their way.
 const WINDOW: u32 = 2;
@@ -60,8 +66,42 @@ type Pieces = mpsc::Sender<Result<LogsPiece, LogsError>>;
 #[derive(Debug)]
 pub(crate) struct LogsDesk {
     asked: Mutex<Asked>,
+    operators: Room,
+    launchers: Room,
+}
+
+/// Who reads. The ones take no place from the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ReaderKind {
+    /// Somebody at a terminal.
+    Operator,
+    /// A launcher, for as long as its workload runs.
+    Launcher,
+}
+
+/// How many read at once.
+#[derive(Debug)]
+struct Room {
+    most: usize,
     places: Arc<Semaphore>,
+    most_of_agent: u32,
     of_agent: Arc<Places<AgentId>>,
+}
+
+impl Room {
+    fn new(most: usize, most_of_agent: u32) -> Self {
+        let (places, of_agent) = (Arc::new(Semaphore::new(most)), Places::new(most_of_agent));
+        Self { most, places, most_of_agent, of_agent }
+    }
+
+    /// Finds room for one more reader.
+    fn take(&self, agent: AgentId) -> Result<Taken, LogsError> {
+        let place = Arc::clone(&self.places).try_acquire_owned();
+        let place = place.map_err(|_| LogsError::TooMany { of: "the hub", most: self.most })?;
+        let most = usize::try_from(self.most_of_agent).unwrap_or(0);
+        let of_agent = self.of_agent.begin(agent).ok_or(LogsError::TooMany { of: "the node", most })?;
+        Ok(Taken { _place: place, _of_agent: of_agent })
+    }
 }
 
 #[derive(Debug, Default)]
@@ -77,31 +117,29 @@ struct Waiting {
     pieces: Pieces,
     /// Told once the agent begins.
     begun: oneshot::Sender<()>,
-    room: Room,
+    room: Taken,
 }
 
 /// A place of the hub and one of the agent. Who carries the answer has them: a reader that is stalled may stay for long.
 #[derive(Debug)]
-struct Room {
+struct Taken {
     _place: OwnedSemaphorePermit,
     _of_agent: Place<AgentId>,
 }
 
 impl Default for LogsDesk {
     fn default() -> Self {
-        let (places, of_agent) = (Arc::new(Semaphore::new(READERS)), Places::new(OF_AGENT));
-        Self { asked: Mutex::default(), places, of_agent }
+        let (operators, launchers) = (Room::new(READERS, OF_AGENT), Room::new(LAUNCHERS, LAUNCHERS_OF_AGENT));
+        Self { asked: Mutex::default(), operators, launchers }
     }
 }
 
 impl LogsDesk {
-    /// Finds room for one more reader.
-    fn room(&self, agent: AgentId) -> Result<Room, LogsError> {
-        let place = Arc::clone(&self.places).try_acquire_owned();
-        let place = place.map_err(|_| LogsError::TooMany { of: "the hub", most: READERS })?;
-        let too_many = || LogsError::TooMany { of: "the node", most: usize::try_from(OF_AGENT).unwrap_or(0) };
-        let of_agent = self.of_agent.begin(agent).ok_or_else(too_many)?;
-        Ok(Room { _place: place, _of_agent: of_agent })
+    const fn room(&self, kind: ReaderKind) -> &Room {
+        match kind {
+            ReaderKind::Operator => &self.operators,
+            ReaderKind::Launcher => &self.launchers,
+        }
     }
 
     fn put(&self, waiting: Waiting) -> u64 {
@@ -160,9 +198,14 @@ impl Drop for LogsReader {
 }
 
 /// Asks an agent, and waits until it begins to answer.
-pub(crate) async fn ask(shared: &Arc<Shared>, agent: AgentId, ask: LogsAsk) -> Result<LogsReader, LogsError> {
+pub(crate) async fn ask(
+    shared: &Arc<Shared>,
+    agent: AgentId,
+    ask: LogsAsk,
+    kind: ReaderKind,
+) -> Result<LogsReader, LogsError> {
     let desk = &shared.logs;
-    let room = desk.room(agent)?;
+    let room = desk.room(kind).take(agent)?;
     let (sender, pieces) = mpsc::channel(usize::try_from(WINDOW).unwrap_or(1));
     let (begun, has_begun) = oneshot::channel();
     let id = desk.put(Waiting { agent, pieces: sender, begun, room });
@@ -193,6 +236,7 @@ fn request(id: u64, ask: LogsAsk) -> v1::LogRequest {
         level: v1::LogLevel::from(ask.level).into(),
         grep: ask.grep,
         follow: ask.follow,
+        slot: ask.slot.into(),
     }
 }
 
@@ -301,16 +345,17 @@ mod tests {
             agent: asked,
             pieces: mpsc::channel(1).0,
             begun: oneshot::channel().0,
-            room: desk.room(asked).unwrap(),
+            room: desk.room(ReaderKind::Operator).take(asked).unwrap(),
         };
         let [first, second] = [waiting(), waiting()].map(|waiting| desk.put(waiting));
         assert!(desk.take(first, other).is_none());
         let taken = desk.take(first, asked).unwrap();
         assert!(desk.take(first, asked).is_none());
         // The room goes with the answer, not with who reads it.
-        assert_eq!(desk.places.available_permits(), READERS - 2);
+        assert_eq!(desk.operators.places.available_permits(), READERS - 2);
         drop(taken);
-        assert_eq!(desk.places.available_permits(), READERS - 1);
+        assert_eq!(desk.operators.places.available_permits(), READERS - 1);
+        assert_eq!(desk.launchers.places.available_permits(), LAUNCHERS, "operators take none of theirs");
         desk.forget(second);
         assert!(desk.take(second, asked).is_none() && desk.asked.lock().waiting.is_empty());
     }

@@ -15,7 +15,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use blueprint_common_types::workload::Inventory;
+use blueprint_common_types::workload::{Inventory, Seat};
 use blueprint_common_types::{
     AgentId, MachineSample, OverlayLease, ServiceKey, ServiceSample, TargetKey, Timestamp, TokenId,
     TunnelSample,
@@ -23,7 +23,7 @@ use blueprint_common_types::{
 use blueprint_hub_registry_core::workload::{Assignment, Assignments};
 use blueprint_hub_registry_core::{
     AddressPool, Agent, AuditBudget, AuditEvent, AuditKind, Change, LateRefusal, OfferedTarget, PromiseError,
-    QosHistory, QosPoint, QosSample, RefusedTarget, Registry, RegistrySnapshot, ReserveError, Store,
+    QosHistory, QosPoint, QosSample, RefusedTarget, Registry, RegistrySnapshot, ReserveError, Store, Weights,
 };
 use blueprint_proto::v1::{self, goodbye::Reason, hub_message::Body};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -63,7 +63,7 @@ enum Command {
     Qos(AgentId, usize, oneshot::Sender<Option<QosView>>),
     Late(AgentId, Vec<QosSample>, oneshot::Sender<Vec<LateRefusal>>),
     ChangesAfter(u64, oneshot::Sender<Option<Vec<Change>>>),
-    Assign(Assignments, BTreeSet<ServiceKey>, oneshot::Sender<()>),
+    Assign(Assignments, BTreeSet<ServiceKey>, Weights, oneshot::Sender<()>),
     Tell(AgentId, Body, oneshot::Sender<bool>),
 }
 
@@ -141,6 +141,8 @@ pub struct Registrar {
     assignments: Assignments,
     /// What the hub is to run and has no node for.
     unplaced: BTreeSet<ServiceKey>,
+    /// How requests are shared where a service is updated.
+    weights: Weights,
     store: Arc<dyn Store>,
     commands: mpsc::Receiver<Command>,
     snapshots: watch::Sender<Arc<RegistrySnapshot>>,
@@ -171,6 +173,7 @@ impl Registrar {
             live: BTreeMap::new(),
             assignments: Assignments::new(),
             unplaced: BTreeSet::new(),
+            weights: Weights::new(),
             store,
             commands,
             snapshots,
@@ -268,8 +271,8 @@ impl Registrar {
             Command::Late(agent, samples, reply) => {
                 let _ = reply.send(self.take_late(agent, &samples, now));
             }
-            Command::Assign(assignments, unplaced, reply) => {
-                self.assign(assignments, unplaced);
+            Command::Assign(assignments, unplaced, weights, reply) => {
+                self.assign(assignments, unplaced, weights);
                 let _ = reply.send(());
             }
             Command::Tell(agent, body, reply) => {
@@ -296,22 +299,28 @@ impl Registrar {
     }
 
     /// Tells every agent whose workloads are others now.
-    fn assign(&mut self, assignments: Assignments, unplaced: BTreeSet<ServiceKey>) {
-        if assignments == self.assignments && unplaced == self.unplaced {
+    fn assign(&mut self, assignments: Assignments, unplaced: BTreeSet<ServiceKey>, weights: Weights) {
+        if assignments == self.assignments && unplaced == self.unplaced && weights == self.weights {
             return;
         }
         self.unplaced = unplaced;
+        self.weights.clone_from(&weights);
         let before = std::mem::replace(&mut self.assignments, assignments);
         for (agent, live) in &self.live {
             if before.get(agent) != self.assignments.get(agent) {
                 live.say(Body::Workloads(workload_set(self.assignments.get(agent))));
             }
         }
-        let owners = self.assignments.iter();
-        let owners =
-            owners.flat_map(|(agent, services)| services.keys().map(|service| (*service, Some(*agent))));
-        let unplaced = self.unplaced.iter().map(|service| (*service, None));
-        let changes = self.registry.assign(owners.chain(unplaced).collect());
+        let mut owners: BTreeMap<ServiceKey, BTreeSet<AgentId>> = BTreeMap::new();
+        for (agent, seats) in &self.assignments {
+            for seat in seats.keys() {
+                owners.entry(seat.service).or_default().insert(*agent);
+            }
+        }
+        for service in &self.unplaced {
+            owners.entry(*service).or_default();
+        }
+        let changes = self.registry.assign(owners, weights);
         self.note(changes);
         self.dirty = true;
     }
@@ -451,12 +460,13 @@ impl Registrar {
     }
 }
 
-fn workload_set(services: Option<&BTreeMap<ServiceKey, Assignment>>) -> v1::WorkloadSet {
-    let reference = |(service, assignment): (&ServiceKey, &Assignment)| v1::WorkloadRef {
-        blueprint_id: service.blueprint,
-        service_id: service.service,
+fn workload_set(services: Option<&BTreeMap<Seat, Assignment>>) -> v1::WorkloadSet {
+    let reference = |(seat, assignment): (&Seat, &Assignment)| v1::WorkloadRef {
+        blueprint_id: seat.service.blueprint,
+        service_id: seat.service.service,
         generation: assignment.generation,
         ends: assignment.ends,
+        slot: seat.slot.into(),
     };
     v1::WorkloadSet { workloads: services.into_iter().flatten().map(reference).collect() }
 }

@@ -190,7 +190,7 @@ fn judge(
     kind: RpcKind,
 ) -> Result<Way, Refusal> {
     let view = shared.workloads.view();
-    let record = view.records.get(&service).filter(|record| record.node == Some(agent.id));
+    let record = view.on(service, agent.id, generation);
     let Some(record) = record else {
         let text = format!("the workload {service} is not assigned to this node");
         return Err(Refusal { audited: Some(service), ..Refusal::new("rpc_not_assigned", text) });

@@ -245,6 +245,7 @@ fn read_inventory(said: v1::Inventory) -> Inventory {
         gpus: u8::try_from(said.gpus).unwrap_or(u8::MAX),
         gpu_models: said.gpu_models.iter().take(16).map(|model| line(model)).collect(),
         arch: line(&said.arch),
+        slots: u8::try_from(said.slots).unwrap_or(u8::MAX),
     }
 }
 

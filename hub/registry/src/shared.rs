@@ -154,8 +154,8 @@ impl Shared {
     /// True while the agent is one of ours and runs this assignment.
     pub(crate) fn still_runs(&self, agent: AgentId, service: ServiceKey, generation: u64) -> bool {
         let view = self.workloads.view();
-        let record = view.records.get(&service);
-        record.is_some_and(|record| record.node == Some(agent) && record.generation == generation)
+        let record = view.on(service, agent, generation);
+        record.is_some_and(|record| record.generation == generation)
             && self.registrar.snapshot().agents.contains_key(&agent)
     }
 

@@ -33,7 +33,7 @@ pub(crate) fn describe(
     request: &v1::WorkloadRequest,
 ) -> Result<v1::WorkloadResponse, Status> {
     let service = ServiceKey { blueprint: request.blueprint_id, service: request.service_id };
-    let record = assigned(shared, agent, service)?;
+    let record = assigned(shared, agent, service, request.generation)?;
     if record.generation != request.generation {
         return Err(changed());
     }
@@ -55,7 +55,7 @@ pub(crate) async fn bridge(
     request: v1::BridgeRequest,
 ) -> Result<v1::BridgeResponse, Status> {
     let service = ServiceKey { blueprint: request.blueprint_id, service: request.service_id };
-    let record = assigned(shared, agent, service)?;
+    let record = assigned(shared, agent, service, 0)?;
     if !shared.bridge_calls.lock().take(service, Instant::now()) {
         shared.metrics.refused("bridge_too_many");
         return Err(Status::resource_exhausted(format!(
@@ -97,7 +97,7 @@ pub(crate) async fn registration(
     let first = next_piece(&mut pieces).await?.unwrap_or_default();
     let workload = first.workload.ok_or_else(|| status::bad_request("the first piece names no workload"))?;
     let service = ServiceKey { blueprint: workload.blueprint_id, service: workload.service_id };
-    let record = assigned(shared, agent, service)?;
+    let record = assigned(shared, agent, service, workload.generation)?;
     if lease_of(&record).is_none() || record.generation != workload.generation {
         shared.metrics.refused("registration_not_asked");
         return Err(Status::failed_precondition("no launcher waits for the registration of this workload"));
@@ -139,15 +139,15 @@ pub(crate) fn changed() -> Status {
     Status::aborted("the workload has changed meanwhile; the newer assignment is on its way")
 }
 
-/// The workload, where it is this agent's.
+/// The workload, where it is this agent's; of two versions the one of this generation, where it is one of them.
 pub(crate) fn assigned(
     shared: &Shared,
     agent: &Agent,
     service: ServiceKey,
+    generation: u64,
 ) -> Result<Arc<WorkloadRecord>, Status> {
     let view = shared.workloads.view();
-    let record = view.records.get(&service).filter(|record| record.node == Some(agent.id));
-    record.cloned().ok_or_else(|| {
+    view.on(service, agent.id, generation).cloned().ok_or_else(|| {
         shared.metrics.refused("workload_not_assigned");
         if shared.is_news(agent.id, "workload_not_assigned") {
             warn!(target: "audit", %service, agent = %agent.id, "agent asked for a workload that is not its own");

@@ -2,6 +2,7 @@
 //! they do not get well.
 
 mod journal;
+mod updates;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,10 +12,10 @@ use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_types::workload::{Bundle, Lease, WorkloadSpec, WorkloadStatus};
 use blueprint_common_types::{AgentId, ServiceKey, Timestamp, WgPublicKey};
 use blueprint_hub_registry_core::workload::{
-    Assigner, Assignments, FailOvers, WINDOW, WorkloadChange, WorkloadChangeError, WorkloadEvent,
-    WorkloadRecord, WorkloadStore, WorkloadsView,
+    Assigner, Assignments, FailOvers, Traffic, UpdateError, UpdateRequest, Updates, Version, WINDOW,
+    WorkloadChange, WorkloadChangeError, WorkloadEvent, WorkloadRecord, WorkloadStore, WorkloadsView,
 };
-use blueprint_hub_registry_core::{RegistrySnapshot, StoreError, StoreResult};
+use blueprint_hub_registry_core::{RegistrySnapshot, StoreError, StoreResult, Weights};
 use blueprint_proto::v1;
 use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -66,15 +67,17 @@ enum Command {
     Remove(ServiceKey, oneshot::Sender<StoreResult<bool>>),
     RemoveLeased(ServiceKey, String, &'static str, oneshot::Sender<StoreResult<bool>>),
     End(ServiceKey),
+    Update(Box<UpdateRequest>, oneshot::Sender<Result<WorkloadRecord, UpdateError>>),
+    Abort(ServiceKey, oneshot::Sender<Result<(), UpdateError>>),
     Report(AgentId, Vec<WorkloadStatus>),
 }
 
 /// Access to the task; cheap to clone.
 #[derive(Clone)]
 pub struct WorkloadsHandle {
+    store: Arc<dyn WorkloadStore>,
     commands: mpsc::Sender<Command>,
     view: watch::Receiver<Arc<WorkloadsView>>,
-    store: Arc<dyn WorkloadStore>,
 }
 
 impl std::fmt::Debug for WorkloadsHandle {
@@ -123,6 +126,39 @@ impl WorkloadsHandle {
         self.store.events(service).await
     }
 
+    /// Begins an update; done as a whole also where the caller goes away. How it goes is seen in the view.
+    ///
+    /// # Errors
+    ///
+    /// [`UpdateError`]; nothing was changed then.
+    pub async fn update(&self, request: UpdateRequest) -> Result<WorkloadRecord, UpdateError> {
+        let (reply, answer) = oneshot::channel();
+        let sent = self.commands.send(Command::Update(Box::new(request), reply)).await;
+        sent.map_err(|_| StoreError::Closed)?;
+        answer.await.unwrap_or(Err(StoreError::Closed.into()))
+    }
+
+    /// Has an update taken back.
+    ///
+    /// # Errors
+    ///
+    /// [`UpdateError`]; nothing was changed then.
+    pub async fn abort_update(&self, service: ServiceKey) -> Result<(), UpdateError> {
+        let (reply, answer) = oneshot::channel();
+        let sent = self.commands.send(Command::Abort(service, reply)).await;
+        sent.map_err(|_| StoreError::Closed)?;
+        answer.await.unwrap_or(Err(StoreError::Closed.into()))
+    }
+
+    /// Versions of a service that are kept, the newest first.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store.
+    pub async fn versions(&self, service: ServiceKey) -> StoreResult<Vec<Version>> {
+        self.store.list_versions(service).await
+    }
+
     /// A receiver that wakes at every change.
     pub(crate) fn views(&self) -> watch::Receiver<Arc<WorkloadsView>> {
         self.view.clone()
@@ -155,13 +191,17 @@ impl WorkloadsHandle {
 pub struct Workloads {
     assigner: Assigner,
     statuses: BTreeMap<ServiceKey, (AgentId, WorkloadStatus)>,
+    updates: Updates,
+    /// What nodes say of next versions.
+    next_statuses: BTreeMap<ServiceKey, (AgentId, WorkloadStatus)>,
+    traffic: Arc<dyn Traffic>,
     store: Arc<dyn WorkloadStore>,
     registrar: RegistrarHandle,
     commands: mpsc::Receiver<Command>,
     view: watch::Sender<Arc<WorkloadsView>>,
     journal: Journal,
     /// What the registrar was told last.
-    told: Option<(Assignments, BTreeSet<ServiceKey>)>,
+    told: Option<(Assignments, BTreeSet<ServiceKey>, Weights)>,
 }
 
 impl std::fmt::Debug for Workloads {
@@ -181,16 +221,33 @@ impl Workloads {
         store: Arc<dyn WorkloadStore>,
         registrar: RegistrarHandle,
         patience: Duration,
+        traffic: Arc<dyn Traffic>,
     ) -> StoreResult<(Self, WorkloadsHandle)> {
         let now = Timestamp::from(SystemTime::now());
         let hour_ago = Timestamp::from_millis(now.as_millis().saturating_sub(millis(WINDOW)));
         let fail_overs = FailOvers::restore(&store.fail_overs(hour_ago).await?);
-        let assigner = Assigner::new(store.list_workloads().await?, fail_overs, patience);
+        let mut assigner = Assigner::new(store.list_workloads().await?, fail_overs, patience);
+        let stored = store.list_updates().await?;
+        stored.iter().filter_map(|it| it.next.clone()).for_each(|next| assigner.set_next(next));
+        let updates = stored.into_iter().map(|it| it.update).collect();
+        let updates = Updates::new(updates, now);
         let (sender, commands) = mpsc::channel(QUEUE);
         let (view, receiver) = watch::channel(Arc::default());
-        let handle = WorkloadsHandle { commands: sender, view: receiver, store: Arc::clone(&store) };
-        let (statuses, journal) = (BTreeMap::new(), Journal::default());
-        let mut task = Self { assigner, statuses, store, registrar, commands, view, journal, told: None };
+        let handle = WorkloadsHandle { store: Arc::clone(&store), commands: sender, view: receiver };
+        let (statuses, next_statuses, told) = (BTreeMap::new(), BTreeMap::new(), None);
+        let mut task = Self {
+            assigner,
+            statuses,
+            updates,
+            next_statuses,
+            traffic,
+            store,
+            registrar,
+            commands,
+            view,
+            journal: Journal::default(),
+            told,
+        };
         task.publish().await;
         Ok((task, handle))
     }
@@ -208,6 +265,7 @@ impl Workloads {
             // What a node said is written before the workload leaves it, and what follows from that as soon.
             self.write_journal().await;
             self.place(&snapshot).await;
+            self.look_at_updates(&snapshot).await;
             self.write_journal().await;
             let now = Timestamp::from(SystemTime::now());
             let wait = self.assigner.poll_timeout().map_or(LOOK, |at| at.since(now).clamp(LEAST_WAIT, LOOK));
@@ -252,6 +310,12 @@ impl Workloads {
                 self.assigner.end(service);
                 self.publish().await;
             }
+            Command::Update(request, reply) => {
+                let _ = reply.send(self.begin_update(*request).await);
+            }
+            Command::Abort(service, reply) => {
+                let _ = reply.send(self.abort(service).await);
+            }
             Command::Report(agent, statuses) => self.hear(agent, statuses).await,
         }
     }
@@ -259,21 +323,24 @@ impl Workloads {
     async fn remove(&mut self, service: ServiceKey, why: &'static str) -> StoreResult<bool> {
         let removed = self.store.remove_workload(service, why, SystemTime::now().into()).await?;
         self.assigner.remove(service);
+        self.updates.remove(service);
         self.publish().await;
         Ok(removed)
     }
 
     async fn hear(&mut self, agent: AgentId, statuses: Vec<WorkloadStatus>) {
         self.statuses.retain(|_, (from, _)| *from != agent);
+        self.next_statuses.retain(|_, (from, _)| *from != agent);
         for status in statuses {
-            let record = self.assigner.get(status.service);
-            if record
-                .is_none_or(|record| record.node != Some(agent) || record.generation != status.generation)
-            {
-                continue;
+            let service = status.service;
+            let is_of = |record: &Arc<WorkloadRecord>| is_told_of(record, agent, &status);
+            if self.assigner.get(service).is_some_and(is_of) {
+                // What is said of a next version changes nothing of what the one that serves asks for.
+                self.assigner.hear(&status);
+                self.statuses.insert(service, (agent, status));
+            } else if self.assigner.next(service).is_some_and(is_of) {
+                self.next_statuses.insert(service, (agent, status));
             }
-            self.assigner.hear(&status);
-            self.statuses.insert(status.service, (agent, status));
         }
         self.publish().await;
     }
@@ -308,13 +375,16 @@ impl Workloads {
     async fn publish(&mut self) {
         let assigner = &self.assigner;
         self.statuses.retain(|service, (agent, status)| {
-            let record = assigner.get(*service);
-            record.is_some_and(|it| it.node == Some(*agent) && it.generation == status.generation)
+            assigner.get(*service).is_some_and(|record| is_told_of(record, *agent, status))
+        });
+        self.next_statuses.retain(|service, (agent, status)| {
+            assigner.next(*service).is_some_and(|record| is_told_of(record, *agent, status))
         });
         let view = WorkloadsView {
             records: assigner.records().map(|record| (record.service, Arc::clone(record))).collect(),
             statuses: self.statuses.iter().map(|(service, (_, status))| (*service, status.clone())).collect(),
             degraded: assigner.degraded().clone(),
+            updates: self.updates.iter().map(|update| (update.service, self.view_of(update))).collect(),
         };
         self.view.send_if_modified(|shown| {
             let is_news = **shown != view;
@@ -323,10 +393,10 @@ impl Workloads {
             }
             is_news
         });
-        let told = (assigner.assignments(), assigner.unplaced());
+        let told = (self.assigner.assignments(), self.assigner.unplaced(), self.weights());
         if self.told.as_ref() != Some(&told) {
             // A registrar that is gone has nobody to tell.
-            let _ = self.registrar.assign(told.0.clone(), told.1.clone()).await;
+            let _ = self.registrar.assign(told.0.clone(), told.1.clone(), told.2.clone()).await;
             self.told = Some(told);
         }
     }
@@ -334,4 +404,9 @@ impl Workloads {
 
 fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Whether a node tells that of a record.
+fn is_told_of(record: &WorkloadRecord, agent: AgentId, status: &WorkloadStatus) -> bool {
+    record.node == Some(agent) && record.generation == status.generation
 }

@@ -12,7 +12,9 @@ use blueprint_common_types::Timestamp;
 use blueprint_hub_admin::{
     AdminState, HubFacts, OperatorToken, metrics_router, private_router, public_router,
 };
-use blueprint_hub_registry::{ControlConfig, ControlPlane, LauncherParts, PushedFiles, serve_operator};
+use blueprint_hub_registry::{
+    Blueprints, ControlConfig, ControlPlane, LauncherParts, PushedFiles, serve_operator,
+};
 use blueprint_hub_registry_core::{AuditEvent, AuditKind, Store};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::UnixListener;
@@ -43,16 +45,11 @@ pub(super) async fn start(
     let blueprints =
         BlueprintPort { keys: workload_keys.clone(), store: Arc::clone(&base.store), tls: Arc::clone(&tls) };
     let pushed: Arc<dyn PushedFiles> = Arc::<Artefacts>::clone(&base.artefacts);
-    let launcher = LauncherParts {
-        workloads: base.workloads.clone(),
-        launchers: base.launchers.clone(),
-        blueprints: Arc::new(blueprints),
-        reach: Arc::new(base.tunnel.clone()),
-    };
+    let blueprints: Arc<dyn Blueprints> = Arc::new(blueprints);
     let control = ControlPlane::new(
         ControlConfig {
             workloads: base.workloads.clone(),
-            blueprints: Arc::clone(&launcher.blueprints),
+            blueprints: Arc::clone(&blueprints),
             launchers: base.launchers.clone(),
             artefacts: pushed,
             agent_files: base.clouds.agents(),
@@ -71,6 +68,7 @@ pub(super) async fn start(
         &base.metrics,
         supervisor.child_spawner(),
     )?;
+    let launcher = launcher_parts(&base, blueprints, &control);
     control.start_rpc(&base.tunnel).await.context(
         "cannot serve the RPC of workloads inside the tunnel; give tunnel.rpc_port another port, or off",
     )?;
@@ -80,6 +78,7 @@ pub(super) async fn start(
     let planes = (control.clone(), base.registrar.clone(), base.tunnel.clone(), workload_keys.sealing());
     let spawner = supervisor.child_spawner();
     let clouds = Box::pin(base.clouds.start(Arc::clone(&facts), planes, &base.metrics, &spawner)).await?;
+    let lists = clouds.prices.watch();
     let hub = AdminHub {
         provision: clouds,
         scraper: Scraper::new(base.tunnel.clone()),
@@ -98,7 +97,7 @@ pub(super) async fn start(
     let store = Arc::clone(&base.store);
     let metrics = Arc::clone(&base.metrics);
     let state = AdminState {
-        market: config.prices.market(&config.providers, &facts.advertise_host),
+        market: config.prices.market(&config.providers, &facts.advertise_host, lists),
         facts,
         hub: Arc::new(hub),
         store,
@@ -116,6 +115,17 @@ pub(super) async fn start(
     });
     audit_life(supervisor, base.store, base.epoch).await;
     Ok(())
+}
+
+/// What launchers need of the rest.
+fn launcher_parts(base: &Base, blueprints: Arc<dyn Blueprints>, control: &ControlPlane) -> LauncherParts {
+    LauncherParts {
+        workloads: base.workloads.clone(),
+        launchers: base.launchers.clone(),
+        blueprints,
+        reach: Arc::new(base.tunnel.clone()),
+        logs: Arc::new(control.clone()),
+    }
 }
 
 /// What opens the TCP ports: all of the JSON API, and what scrapers read.

@@ -1,6 +1,7 @@
 //! `workload`: what nodes run.
 
 mod run;
+mod update;
 
 use blueprint_common_runtime::cli::{
     CliError, Output, Table, eprint_line, print_json, print_line, printable,
@@ -10,6 +11,7 @@ use clap::Subcommand;
 use serde_json::{Map, Value};
 
 use self::run::Run;
+pub(crate) use self::update::{ROLLBACK_HELP, Rollback, UPDATE_HELP, Update};
 use super::client::{ask, rows, text};
 use super::logs;
 use crate::cli::Global;
@@ -52,7 +54,22 @@ The newest hundred; docs/workloads.md explains the kinds.")]
         /// Service, as BLUEPRINT/SERVICE
         service: ServiceKey,
     },
-    /// Stops a workload and forgets it; its data stays on its node
+    /// Brings a new version of a running workload in place of the old one, and takes it back where it fails
+    #[command(after_help = update::UPDATE_HELP)]
+    Update(Box<Update>),
+    /// Goes back to an earlier version, as an update does
+    #[command(after_help = update::ROLLBACK_HELP)]
+    Rollback(Rollback),
+    /// Shows the versions of a workload that are kept, and what became of them
+    #[command(after_help = "Example: blueprint-hub workload history 7/42 -n 5")]
+    History {
+        /// Service, as BLUEPRINT/SERVICE
+        service: ServiceKey,
+        /// The newest so many
+        #[arg(short = 'n', long, default_value_t = 10)]
+        limit: usize,
+    },
+    /// Stops a workload and forgets it with its versions; its data stays on its node
     #[command(visible_alias = "remove", after_help = "Example: blueprint-hub workload rm 7/42")]
     Rm {
         /// Service, as BLUEPRINT/SERVICE
@@ -105,6 +122,9 @@ impl Workload {
                 show(global, &answer);
                 Ok(())
             }
+            Self::Update(command) => command.run(global),
+            Self::Rollback(command) => command.run(global),
+            Self::History { service, limit } => update::history(global, service, limit),
             Self::Rm { service } => {
                 let answer = ask(global, "DELETE", &path(service), None)?;
                 match global.output {
@@ -138,6 +158,7 @@ fn show(global: &Global, answer: &Value) {
         Output::Json => print_json(answer),
         Output::Table => {
             table(std::slice::from_ref(answer)).print();
+            update::tell(answer);
             for line in rows(answer, "last_lines").iter().filter_map(Value::as_str) {
                 print_line(&format!("  {}", printable(line)));
             }
@@ -160,12 +181,14 @@ fn events_table(events: &[Value]) -> Table {
 }
 
 fn table(workloads: &[Value]) -> Table {
-    let mut table = Table::new(&["SERVICE", "NODE", "SOURCE", "STATE", "HEALTH", "RESTARTS", "REASON"]);
+    let mut table =
+        Table::new(&["SERVICE", "VERSION", "NODE", "SOURCE", "STATE", "HEALTH", "RESTARTS", "REASON"]);
     for row in workloads {
         let node = text(row, "node");
         let restarts = row.get("restarts").map(Value::to_string).unwrap_or_default();
         table.push(vec![
             text(row, "service"),
+            row.get("version").map(Value::to_string).unwrap_or_default(),
             node,
             text(row, "source"),
             text(row, "state"),

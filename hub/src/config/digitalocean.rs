@@ -31,9 +31,8 @@ pub(crate) use without::DigitalOceanSettings;
 
 #[cfg(feature = "provider-digitalocean")]
 mod with {
-    use http::Uri;
-
     use super::*;
+    use crate::config::prices::is_endpoint;
 
     /// How DigitalOcean is used.
     #[derive(Debug, Clone)]
@@ -103,15 +102,6 @@ mod with {
             Some((value, name))
         });
         found.unwrap_or_default()
-    }
-
-    fn is_endpoint(text: &str) -> bool {
-        let Ok(uri) = text.parse::<Uri>() else { return false };
-        let host = uri.host().unwrap_or_default();
-        let is_here = matches!(host, "127.0.0.1" | "[::1]" | "localhost");
-        let is_bare = uri.path_and_query().is_none_or(|path| path.as_str() == "/") && !text.contains('@');
-        let is_known = uri.scheme_str() == Some("https") || (uri.scheme_str() == Some("http") && is_here);
-        !host.is_empty() && is_bare && is_known
     }
 }
 

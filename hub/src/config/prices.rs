@@ -1,18 +1,46 @@
-//! Prices of machines: what the hub may rely on.
+//! Prices of machines: what the hub may rely on, and whom it asks.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use blueprint_common_runtime::config::{Problems, Settings};
+use blueprint_common_runtime::config::{Key, Problems, Settings, Span};
 use blueprint_common_types::Micros;
 use blueprint_hub_admin::Market;
+use blueprint_hub_provision::PriceLists;
+use http::Uri;
+use tokio::sync::watch;
 
 use super::ProviderSettings;
 
-/// How prices are used.
+pub(super) const EVERY: Key = Key::new(
+    "prices.every",
+    "off",
+    "Ask providers for their prices again once a list is so old, 1 h to 30 days; or off, so that nobody is asked but by \
+     `blueprint-hub prices refresh` and by orders.",
+);
+pub(super) const AZURE_REGIONS: Key = Key::new(
+    "prices.azure_regions",
+    "eastus,westeurope",
+    "Regions of Azure that prices are asked for, up to 20; a region takes some 60 answers.",
+);
+pub(super) const VULTR: Key = Key::unset(
+    "prices.vultr_endpoint",
+    "URL that Vultr's prices are asked of in its place; for stand-ins. http only to addresses of this machine.",
+);
+pub(super) const LINODE: Key = Key::unset("prices.linode_endpoint", "The same for Linode.");
+pub(super) const SCALEWAY: Key = Key::unset("prices.scaleway_endpoint", "The same for Scaleway.");
+pub(super) const AZURE: Key = Key::unset("prices.azure_endpoint", "The same for Azure.");
+
+/// How prices are used, and whom they are asked of.
 #[derive(Debug, Clone)]
 pub(crate) struct PriceConfig {
     pub(crate) usd_per_eur: Option<Micros>,
     pub(crate) max_price_age_days: u32,
+    /// Age at which a list is asked for again; `None` where nobody is asked.
+    pub(crate) every: Option<Duration>,
+    pub(crate) azure_regions: Vec<String>,
+    /// In place of Vultr, Linode, Scaleway and Azure.
+    pub(crate) endpoints: [Option<String>; 4],
 }
 
 impl PriceConfig {
@@ -24,12 +52,76 @@ impl PriceConfig {
             settings.refuse("provision.usd_per_eur", "not within 0.1 and 10", problems);
         }
         let max_price_age_days = settings.take_within("provision.max_price_age_days", 0..=3650, problems);
-        Some(Self { usd_per_eur, max_price_age_days: max_price_age_days? })
+        let every = every(settings, problems);
+        let azure_regions = azure_regions(settings, problems);
+        let endpoints = [VULTR, LINODE, SCALEWAY, AZURE].map(|key| endpoint(settings, &key, problems));
+        Some(Self {
+            usd_per_eur,
+            max_price_age_days: max_price_age_days?,
+            every: every?,
+            azure_regions: azure_regions?,
+            endpoints,
+        })
     }
 
-    /// What is known of machines and prices.
-    pub(crate) fn market(&self, providers: &ProviderSettings, host: &str) -> Arc<Market> {
+    /// What is known of machines and prices, with the `lists` of what providers said.
+    pub(crate) fn market(
+        &self,
+        providers: &ProviderSettings,
+        host: &str,
+        lists: watch::Receiver<PriceLists>,
+    ) -> Arc<Market> {
         let (names, own) = (providers.names(), providers.own_offers());
-        Arc::new(Market::new(self.usd_per_eur, self.max_price_age_days, names, own).of(host))
+        Arc::new(Market::new(self.usd_per_eur, self.max_price_age_days, names, own, lists).of(host))
     }
+}
+
+fn every(settings: &Settings, problems: &mut Problems) -> Option<Option<Duration>> {
+    let text = settings.take::<String>(EVERY.path, problems)?;
+    if text == "off" {
+        return Some(None);
+    }
+    let (least, most) = (Duration::from_secs(3600), Duration::from_secs(30 * 24 * 3600));
+    match text.parse::<Span>() {
+        Ok(Span(every)) if (least..=most).contains(&every) => Some(Some(every)),
+        Ok(_) | Err(_) => {
+            settings.refuse(EVERY.path, "a time from 1h to 30d, or off was expected", problems);
+            None
+        }
+    }
+}
+
+fn azure_regions(settings: &Settings, problems: &mut Problems) -> Option<Vec<String>> {
+    let text = settings.take::<String>(AZURE_REGIONS.path, problems)?;
+    let regions: Vec<_> = text.split(',').map(|region| region.trim().to_owned()).collect();
+    let is_name = |text: &String| {
+        !text.is_empty() && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+    };
+    if regions.len() > 20 || !regions.iter().all(is_name) {
+        let why = "1 to 20 regions such as eastus,westeurope were expected";
+        settings.refuse(AZURE_REGIONS.path, why, problems);
+        return None;
+    }
+    Some(regions)
+}
+
+fn endpoint(settings: &Settings, key: &Key, problems: &mut Problems) -> Option<String> {
+    let text = settings.take_optional::<String>(key.path, problems)?;
+    if !is_endpoint(&text) {
+        let why =
+            "is no URL of a host alone: https://HOST, or http://127.0.0.1:PORT for a stand-in, was expected";
+        settings.refuse(key.path, why, problems);
+        return None;
+    }
+    Some(text)
+}
+
+/// Whether a text is the URL of a host alone that may be called.
+pub(super) fn is_endpoint(text: &str) -> bool {
+    let Ok(uri) = text.parse::<Uri>() else { return false };
+    let host = uri.host().unwrap_or_default();
+    let is_here = matches!(host, "127.0.0.1" | "[::1]" | "localhost");
+    let is_bare = uri.path_and_query().is_none_or(|path| path.as_str() == "/") && !text.contains('@');
+    let is_known = uri.scheme_str() == Some("https") || (uri.scheme_str() == Some("http") && is_here);
+    !host.is_empty() && is_bare && is_known
 }

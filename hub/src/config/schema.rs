@@ -2,7 +2,7 @@
 
 use blueprint_common_runtime::config::{Key, Schema};
 
-use super::{alerts, aws, digitalocean, discovery, forwards, oauth, providers, provision, ssh};
+use super::{alerts, aws, digitalocean, discovery, forwards, oauth, prices, providers, provision, ssh};
 
 /// Every key of `hub.toml`.
 pub(crate) const SCHEMA: Schema = Schema {
@@ -232,6 +232,12 @@ pub(crate) const SCHEMA: Schema = Schema {
         provision::MAX_HOURLY,
         provision::MAX_MONTHLY,
         provision::LIMIT_SIM,
+        prices::EVERY,
+        prices::AZURE_REGIONS,
+        prices::VULTR,
+        prices::LINODE,
+        prices::SCALEWAY,
+        prices::AZURE,
         alerts::EVERY,
         alerts::CA,
         alerts::PRIVATE,

@@ -22,11 +22,14 @@ mod lifecycle;
 mod migrate;
 mod open;
 mod policy;
+mod prices;
 mod queue;
 mod services;
 mod targets;
 mod tls;
 mod tokens;
+mod updates;
+mod versions;
 mod workloads;
 
 use std::path::Path;

@@ -21,7 +21,9 @@ const STEPS: &[&str] = &[
     include_str!("schema/0010_costs.sql"),
     include_str!("schema/0011_alerts.sql"),
     include_str!("schema/0012_credentials.sql"),
-    include_str!("schema/0013_workload_events.sql"),
+    include_str!("schema/0013_prices.sql"),
+    include_str!("schema/0014_versions.sql"),
+    include_str!("schema/0016_workload_events.sql"),
 ];
 
 /// Brings the schema up to date.

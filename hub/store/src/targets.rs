@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use blueprint_common_types::{AgentId, Health, ServiceKey, TargetKey};
-use blueprint_hub_registry_core::{Change, ChangeBody, TargetRecord};
+use blueprint_hub_registry_core::{Change, ChangeBody, TargetRecord, WHOLE};
 use rusqlite::{Connection, Row, params};
 
 use crate::convert::{read_agent_id, read_service, read_text, read_time, service, time};
@@ -26,7 +26,8 @@ pub(crate) fn save(db: &Connection, changes: &[Change], index: u64) -> DbResult<
 }
 
 pub(crate) fn load(db: &Connection) -> DbResult<Vec<TargetRecord>> {
-    let sql = "SELECT t.agent, t.blueprint, t.service, t.port, t.health, t.reason, t.expires_at, a.v4, a.name \
+    let sql = "SELECT t.agent, t.blueprint, t.service, t.port, t.health, t.reason, t.expires_at, a.v4, a.name, \
+               t.generation \
                FROM targets t JOIN agents a ON a.id = t.agent";
     let mut statement = db.prepare(sql)?;
     let mut rows = statement.query([])?;
@@ -48,10 +49,11 @@ pub(crate) fn load_claims(db: &Connection) -> DbResult<BTreeMap<ServiceKey, Agen
 }
 
 fn upsert(db: &Connection, record: &TargetRecord) -> DbResult<()> {
-    let sql = "INSERT INTO targets (agent, blueprint, service, port, health, reason, expires_at) \
-               SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7 WHERE EXISTS (SELECT 1 FROM agents WHERE id = ?1) \
+    let sql = "INSERT INTO targets (agent, blueprint, service, port, health, reason, expires_at, generation) \
+               SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8 WHERE EXISTS (SELECT 1 FROM agents WHERE id = ?1) \
                ON CONFLICT (agent, blueprint, service, port) DO UPDATE SET \
-               health = excluded.health, reason = excluded.reason, expires_at = excluded.expires_at";
+               health = excluded.health, reason = excluded.reason, expires_at = excluded.expires_at, \
+               generation = excluded.generation";
     let (blueprint, service) = service(record.key.service);
     let values = params![
         record.key.agent.as_bytes(),
@@ -61,6 +63,7 @@ fn upsert(db: &Connection, record: &TargetRecord) -> DbResult<()> {
         record.health.to_string(),
         record.reason,
         time(record.expires_at),
+        i64::try_from(record.generation).unwrap_or(0),
     ];
     db.execute(sql, values)?;
     Ok(())
@@ -104,5 +107,7 @@ fn read(row: &Row<'_>) -> DbResult<TargetRecord> {
         address: SocketAddr::from((v4, port)),
         expires_at: read_time(row, 6)?,
         agent_name: row.get(8)?,
+        generation: u64::try_from(row.get::<_, i64>(9)?).unwrap_or(0),
+        weight: WHOLE,
     })
 }

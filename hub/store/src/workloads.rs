@@ -6,7 +6,8 @@ use std::collections::BTreeSet;
 
 use blueprint_common_types::{AgentId, ServiceKey, Timestamp};
 use blueprint_hub_registry_core::workload::{
-    Placed, WorkloadChange, WorkloadChangeError, WorkloadEvent, WorkloadRecord, WorkloadStore,
+    NewUpdate, Placed, StoredUpdate, Update, Version, WorkloadChange, WorkloadChangeError, WorkloadEvent,
+    WorkloadRecord, WorkloadStore,
 };
 use blueprint_hub_registry_core::{AuditEvent, AuditKind, StoreResult};
 use futures_util::future::BoxFuture;
@@ -14,7 +15,7 @@ use rusqlite::{Connection, Row, params};
 
 use crate::convert::{read_service, read_time, service, time};
 use crate::error::{DbError, DbResult};
-use crate::{SqliteStore, audit};
+use crate::{SqliteStore, audit, updates, versions};
 
 impl WorkloadStore for SqliteStore {
     fn list_workloads(&self) -> BoxFuture<'_, StoreResult<Vec<WorkloadRecord>>> {
@@ -30,6 +31,41 @@ impl WorkloadStore for SqliteStore {
 
     fn place_workload(&self, placed: Placed) -> BoxFuture<'_, StoreResult<Option<WorkloadRecord>>> {
         Box::pin(self.queue.call("place a workload", move |db| place(db, &placed)))
+    }
+
+    fn list_updates(&self) -> BoxFuture<'_, StoreResult<Vec<StoredUpdate>>> {
+        Box::pin(self.queue.call("list updates", updates::list))
+    }
+
+    fn list_versions(&self, service: ServiceKey) -> BoxFuture<'_, StoreResult<Vec<Version>>> {
+        Box::pin(self.queue.call("list versions", move |db| versions::list(db, service)))
+    }
+
+    fn begin_update(&self, update: NewUpdate) -> BoxFuture<'_, StoreResult<Option<StoredUpdate>>> {
+        Box::pin(self.queue.call("begin an update", move |db| updates::begin(db, update)))
+    }
+
+    fn save_update(&self, update: Update) -> BoxFuture<'_, StoreResult<()>> {
+        Box::pin(self.queue.call("save an update", move |db| updates::save(db, &update)))
+    }
+
+    fn finish_update(
+        &self,
+        service: ServiceKey,
+        now: Timestamp,
+    ) -> BoxFuture<'_, StoreResult<Option<WorkloadRecord>>> {
+        Box::pin(self.queue.call("finish an update", move |db| updates::finish(db, service, now)))
+    }
+
+    fn take_back_update(
+        &self,
+        service: ServiceKey,
+        reason: String,
+        now: Timestamp,
+    ) -> BoxFuture<'_, StoreResult<Option<WorkloadRecord>>> {
+        Box::pin(
+            self.queue.call("take an update back", move |db| updates::take_back(db, service, &reason, now)),
+        )
     }
 
     fn remove_workload(
@@ -56,8 +92,8 @@ impl WorkloadStore for SqliteStore {
 }
 
 fn list(db: &Connection) -> DbResult<Vec<WorkloadRecord>> {
-    let sql =
-        "SELECT blueprint, service, generation, document, nodes, node, keystore, changed_at FROM workloads";
+    let sql = "SELECT blueprint, service, generation, document, nodes, node, keystore, changed_at, version, slot \
+               FROM workloads";
     let mut statement = db.prepare(sql)?;
     let mut rows = statement.query([])?;
     let mut records = Vec::new();
@@ -71,22 +107,33 @@ fn list(db: &Connection) -> DbResult<Vec<WorkloadRecord>> {
 fn read(row: &Row<'_>) -> DbResult<WorkloadRecord> {
     let generation: i64 = row.get(2)?;
     let damaged = |what: &str| DbError::Damaged(format!("a workload has the {what}"));
-    let nodes: String = row.get(4)?;
-    let nodes = nodes.split(',').filter(|text| !text.is_empty()).map(str::parse);
     Ok(WorkloadRecord {
         service: read_service(row, 0)?,
         generation: u64::try_from(generation).map_err(|_| damaged(&format!("generation {generation}")))?,
         document: row.get(3)?,
-        nodes: nodes
-            .collect::<Result<BTreeSet<AgentId>, _>>()
-            .map_err(|error| damaged(&error.to_string()))?,
+        nodes: read_nodes(row, 4)?,
         node: row.get::<_, Option<[u8; 16]>>(5)?.map(AgentId::from_bytes),
         keystore: row.get(6)?,
         changed_at: read_time(row, 7)?,
+        version: row.get(8)?,
+        slot: row.get(9)?,
     })
 }
 
-fn find(db: &Connection, key: ServiceKey) -> DbResult<Option<WorkloadRecord>> {
+/// Nodes that may run it, in column `index`.
+pub(crate) fn read_nodes(row: &Row<'_>, index: usize) -> DbResult<BTreeSet<AgentId>> {
+    let text: String = row.get(index)?;
+    let nodes = text.split(',').filter(|text| !text.is_empty()).map(str::parse);
+    let nodes: Result<_, _> = nodes.collect();
+    nodes.map_err(|error: <AgentId as std::str::FromStr>::Err| DbError::Damaged(error.to_string()))
+}
+
+/// Nodes as a column.
+pub(crate) fn nodes_text(nodes: &BTreeSet<AgentId>) -> String {
+    nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+}
+
+pub(crate) fn find(db: &Connection, key: ServiceKey) -> DbResult<Option<WorkloadRecord>> {
     Ok(list(db)?.into_iter().find(|record| record.service == key))
 }
 
@@ -96,6 +143,11 @@ fn set(db: &Connection, change: WorkloadChange) -> DbResult<Result<WorkloadRecor
     if change.replaces.is_some_and(|generation| generation != current) {
         return Ok(Err(WorkloadChangeError::Conflict { current }));
     }
+    if let Some(update) = updates::get(db, change.service)? {
+        return Ok(Err(WorkloadChangeError::Updating { to: update.to }));
+    }
+    let version = versions::of_change(db, before.as_ref(), &change)?;
+    let slot = before.as_ref().map_or(0, |record| record.slot);
     let stays = |node: &AgentId| change.nodes.is_empty() || change.nodes.contains(node);
     let record = WorkloadRecord {
         service: change.service,
@@ -105,6 +157,8 @@ fn set(db: &Connection, change: WorkloadChange) -> DbResult<Result<WorkloadRecor
         nodes: change.nodes,
         keystore: change.keystore,
         changed_at: change.now,
+        version,
+        slot,
     };
     write(db, &record)?;
     audit::append(db, AuditEvent::new(AuditKind::WorkloadSet, record.service, change.summary), change.now)?;
@@ -112,7 +166,7 @@ fn set(db: &Connection, change: WorkloadChange) -> DbResult<Result<WorkloadRecor
 }
 
 /// Above every generation that this service ever had, also where it was removed in between.
-fn next(current: u64, now: Timestamp) -> u64 {
+pub(crate) fn next(current: u64, now: Timestamp) -> u64 {
     current.saturating_add(1).max(now.as_millis())
 }
 
@@ -120,7 +174,10 @@ fn place(db: &Connection, placed: &Placed) -> DbResult<Option<WorkloadRecord>> {
     let Some(mut record) = find(db, placed.service)?.filter(|it| it.generation == placed.generation) else {
         return Ok(None);
     };
-    record.generation = next(record.generation, placed.now);
+    // Above that of a next version beside it, too: the two are told apart by it.
+    let beside = updates::get(db, placed.service)?.and_then(|update| update.next);
+    let highest = record.generation.max(beside.map_or(0, |next| next.generation));
+    record.generation = next(highest, placed.now);
     record.node = Some(placed.node);
     write(db, &record)?;
     let event = WorkloadEvent {
@@ -137,21 +194,22 @@ fn place(db: &Connection, placed: &Placed) -> DbResult<Option<WorkloadRecord>> {
     Ok(Some(record))
 }
 
-fn write(db: &Connection, record: &WorkloadRecord) -> DbResult<()> {
+pub(crate) fn write(db: &Connection, record: &WorkloadRecord) -> DbResult<()> {
     let (blueprint, number) = service(record.service);
     let sql = "INSERT OR REPLACE INTO workloads \
-               (blueprint, service, generation, document, nodes, node, keystore, changed_at) \
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
-    let nodes: Vec<String> = record.nodes.iter().map(ToString::to_string).collect();
+               (blueprint, service, generation, document, nodes, node, keystore, changed_at, version, slot) \
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
     let values = params![
         blueprint,
         number,
         i64::try_from(record.generation).unwrap_or(i64::MAX),
         record.document,
-        nodes.join(","),
+        nodes_text(&record.nodes),
         record.node.as_ref().map(|node| *node.as_bytes()),
         record.keystore,
         time(record.changed_at),
+        record.version,
+        record.slot,
     ];
     db.execute(sql, values)?;
     Ok(())
@@ -164,6 +222,8 @@ fn remove(db: &Connection, key: ServiceKey, why: &str, now: Timestamp) -> DbResu
         return Ok(false);
     }
     events::forget(db, key)?;
+    db.execute("DELETE FROM workload_updates WHERE blueprint = ?1 AND service = ?2", of)?;
+    db.execute("DELETE FROM workload_versions WHERE blueprint = ?1 AND service = ?2", of)?;
     audit::append(db, AuditEvent::new(AuditKind::WorkloadRemove, key, why), now)?;
     Ok(true)
 }

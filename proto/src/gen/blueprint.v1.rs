@@ -377,6 +377,9 @@ pub struct Inventory {
     /// Kind of processor, such as x86_64.
     #[prost(string, tag = "5")]
     pub arch: ::prost::alloc::string::String,
+    /// Instances of one service that it runs at once: 2 where two versions may run beside each other, else absent.
+    #[prost(uint32, tag = "80")]
+    pub slots: u32,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Heartbeat {
@@ -403,6 +406,9 @@ pub struct Target {
     /// Why the target is not healthy, one line.
     #[prost(string, tag = "5")]
     pub reason: ::prost::alloc::string::String,
+    /// The assignment whose workload offers it; 0 for other services.
+    #[prost(uint64, tag = "80")]
+    pub generation: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct QosReport {
@@ -655,6 +661,9 @@ pub struct WorkloadRef {
     /// It is to end, and how it ended is told until it is taken back.
     #[prost(bool, tag = "4")]
     pub ends: bool,
+    /// Which instance of the service it is: 1 for the second one, which has sockets, ports and output of its own.
+    #[prost(uint32, tag = "80")]
+    pub slot: u32,
 }
 /// A target the hub does not accept.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -696,6 +705,9 @@ pub struct LogRequest {
     /// Whether lines that are written later are wanted, too.
     #[prost(bool, tag = "9")]
     pub follow: bool,
+    /// Which instance of the service.
+    #[prost(uint32, tag = "80")]
+    pub slot: u32,
 }
 /// A line in what a node keeps of a service.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2636,6 +2648,7 @@ pub mod launcher_event {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct LauncherState {
+    /// Where the hub has no word of a node, its own: `unplaced` with the reason why no node can take it, or `unknown`.
     #[prost(message, optional, tag = "1")]
     pub status: ::core::option::Option<WorkloadStatus>,
     /// Id of the node; empty while there is none.
@@ -2675,6 +2688,28 @@ pub struct LauncherExit {
     /// One line; empty where the code says it all.
     #[prost(string, tag = "2")]
     pub reason: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LauncherLogs {
+    #[prost(uint64, tag = "1")]
+    pub blueprint_id: u64,
+    #[prost(uint64, tag = "2")]
+    pub service_id: u64,
+    /// As in the start.
+    #[prost(string, tag = "3")]
+    pub launcher: ::prost::alloc::string::String,
+    /// Id of the node that keeps the lines, as a state says it.
+    #[prost(string, tag = "4")]
+    pub node: ::prost::alloc::string::String,
+    /// The first assignment whose lines are wanted: what stood there before is not the launcher's.
+    #[prost(uint64, tag = "5")]
+    pub generation: u64,
+    /// Lines after this one only; absent for all that are kept.
+    #[prost(message, optional, tag = "6")]
+    pub after: ::core::option::Option<LogCursor>,
+    /// Whether lines that are written later are wanted, too.
+    #[prost(bool, tag = "7")]
+    pub follow: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ForwardBytes {
@@ -2822,6 +2857,32 @@ pub mod launcher_client {
                 .insert(GrpcMethod::new("blueprint.v1.Launcher", "Forward"));
             self.inner.streaming(req, path, codec).await
         }
+        /// What the blueprint wrote on one node, for the launcher that holds its service, or held it until a minute ago. For a
+        /// connection of its own: a launcher that does not read it is waited for, and nothing else is.
+        pub async fn logs(
+            &mut self,
+            request: impl tonic::IntoRequest<super::LauncherLogs>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::LogPiece>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::SmallCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/blueprint.v1.Launcher/Logs",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("blueprint.v1.Launcher", "Logs"));
+            self.inner.server_streaming(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -2860,6 +2921,18 @@ pub mod launcher_server {
             &self,
             request: tonic::Request<tonic::Streaming<super::ForwardBytes>>,
         ) -> std::result::Result<tonic::Response<Self::ForwardStream>, tonic::Status>;
+        /// Server streaming response type for the Logs method.
+        type LogsStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::LogPiece, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// What the blueprint wrote on one node, for the launcher that holds its service, or held it until a minute ago. For a
+        /// connection of its own: a launcher that does not read it is waited for, and nothing else is.
+        async fn logs(
+            &self,
+            request: tonic::Request<super::LauncherLogs>,
+        ) -> std::result::Result<tonic::Response<Self::LogsStream>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct LauncherServer<T> {
@@ -3029,6 +3102,52 @@ pub mod launcher_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/blueprint.v1.Launcher/Logs" => {
+                    #[allow(non_camel_case_types)]
+                    struct LogsSvc<T: Launcher>(pub Arc<T>);
+                    impl<
+                        T: Launcher,
+                    > tonic::server::ServerStreamingService<super::LauncherLogs>
+                    for LogsSvc<T> {
+                        type Response = super::LogPiece;
+                        type ResponseStream = T::LogsStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::LauncherLogs>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Launcher>::logs(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = LogsSvc(inner);
+                        let codec = crate::SmallCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

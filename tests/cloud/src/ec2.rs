@@ -153,6 +153,9 @@ impl Account {
             };
             return Answer::json(200, &serde_json::json!({ "Parameter": { "Value": format!("ami-0{id}") } }));
         }
+        if request.header("x-amz-target") == Some("AWSPriceListService.GetProducts") {
+            return says::prices(&request.json());
+        }
         let form = form(request);
         let action = form.get("Action").cloned().unwrap_or_default();
         match action.as_str() {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use blueprint_common_types::{HubId, Secret};
 use blueprint_hub_provider_aws::{AwsCloud, AwsConfig};
 use blueprint_hub_provider_kit::{Credentials, Fixed, HttpClient, HttpConfig};
+use blueprint_hub_provision_core::catalogue::PriceKind;
 use blueprint_hub_provision_core::resource::Arch;
 use blueprint_hub_provision_core::{ErrorClass, InstanceSpec, Provider, Tags};
 use blueprint_tests_cloud::contract::{self, Lab};
@@ -145,4 +146,14 @@ async fn many_at_once_are_as_many_machines() {
         made.unwrap();
     }
     assert_eq!(account.fake.world(|world| world.machines.len()), 10);
+}
+
+/// Two pages: the second has a price of another kind, which is nobody's.
+#[tokio::test]
+async fn the_price_list_is_read_whole_and_only_what_was_asked_for() {
+    let account = account_with(1).await;
+    let list = account.provider.price_list().await.unwrap();
+    let rows: Vec<_> = list.iter().map(|offer| (&*offer.plan, offer.on_demand.get(), offer.kind)).collect();
+    assert_eq!(rows, [("t3.micro", 10_401, PriceKind::Live), ("m5.large", 96_000, PriceKind::Live)]);
+    assert!(list.iter().all(|offer| &*offer.region == REGION && offer.vcpus == 2));
 }

@@ -103,7 +103,7 @@ impl Naive {
 
     pub(crate) fn set_targets(&mut self, id: AgentId, offered: &[OfferedTarget], now: Timestamp) {
         let mut declared = BTreeMap::new();
-        for OfferedTarget { service, port, health, reason } in offered {
+        for OfferedTarget { service, port, health, reason, .. } in offered {
             if *port != 0 && self.may_offer(id, *service) {
                 declared.insert((*service, *port), (*health, reason.clone()));
             }

@@ -167,7 +167,7 @@ pub(crate) fn targets(rng: &mut Rng) -> Vec<OfferedTarget> {
         let port = if rng.chance(30) { 0 } else { 8000 + u16::try_from(rng.below(3)).unwrap() };
         let health = [Health::Healthy, Health::Healthy, Health::Unhealthy, Health::Unknown][rng.index(4)];
         let reason = if health == Health::Unhealthy { "connection refused" } else { "" };
-        OfferedTarget { service: service(rng), port, health, reason: reason.to_owned() }
+        OfferedTarget { service: service(rng), port, health, reason: reason.to_owned(), generation: 0 }
     };
     (0..rng.below(6)).map(|_| target(rng)).collect()
 }

@@ -286,3 +286,28 @@ fn one_that_crashes_again_and_again_goes_up_the_same_rungs_and_is_still_started_
     assert_eq!(kinds, [Restart, Restart, Redeploy, AskMove], "the hub is asked once");
     assert!(life.asks_move());
 }
+
+#[test]
+fn one_that_keeps_too_much_is_ended_soon_and_says_so_until_there_is_room() {
+    let mut now = Instant::now();
+    let mut life = Life::new(&WorkloadSpec { stop_grace_secs: 600, ..spec() });
+    run(&mut life, now);
+    life.handle_over_storage("over its storage limit".to_owned(), now);
+    assert_eq!(life.next_step(now), Step::Terminate);
+    assert_eq!(life.state(), WorkloadState::Stopping);
+    now += OVER_STORAGE_GRACE;
+    assert_eq!(life.next_step(now), Step::Kill);
+    life.handle_exit(Exit::Signal(9), Some("bye"), now);
+    assert_eq!((life.state(), life.reason()), (WorkloadState::BackingOff, "over its storage limit"));
+    for _ in 0..3 {
+        let Step::Wait(Some(until)) = life.next_step(now) else { panic!("a pause") };
+        now = until;
+        assert_eq!(life.next_step(now), Step::Start);
+        let failed = PrepareFailed { reason: "over its storage limit".to_owned(), may_pass: true };
+        life.handle_not_started(failed, now);
+        assert_eq!(life.state(), WorkloadState::BackingOff);
+    }
+    // Before it is started there is nothing to end.
+    life.handle_over_storage("late".to_owned(), now);
+    assert_eq!(life.reason(), "over its storage limit");
+}

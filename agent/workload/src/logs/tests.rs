@@ -222,7 +222,9 @@ fn a_ring_that_cannot_be_written_holds_nobody_up_and_what_is_lost_is_counted() {
 #[test]
 fn rings_of_services_that_left_go_once_there_are_many() {
     let state = tempfile::tempdir().unwrap();
-    let at = |service| folder(state.path(), ServiceKey { blueprint: 7, service });
+    let at = |service| {
+        folder(state.path(), Seat::first(blueprint_common_types::ServiceKey { blueprint: 7, service }))
+    };
     for service in 0..130 {
         LogWriter::open(&at(service), LIMITS).unwrap();
     }

@@ -54,7 +54,7 @@ impl HubPort for Away {
     fn offer(&self, _: Offer) -> Result<(), String> {
         Ok(())
     }
-    fn withdraw(&self, _: ServiceKey) {}
+    fn withdraw(&self, _: Seat) {}
 }
 
 fn node(folder: &tempfile::TempDir, hub: Arc<Away>) -> (Node, NodeHandle, Supervisor) {
@@ -79,12 +79,13 @@ async fn a_task_that_falls_over_is_started_again_later_each_time_and_counted() {
     let folder = tempfile::tempdir().unwrap();
     let hub = Arc::new(Away { felled: Some(Mutex::default()) });
     let (node, handle, _supervisor) = node(&folder, Arc::clone(&hub));
-    let (stop, service) = (CancellationToken::new(), ServiceKey { blueprint: 7, service: 42 });
+    let service = ServiceKey { blueprint: 7, service: 42 };
+    let (stop, seat) = (CancellationToken::new(), Seat::first(service));
     let test = async {
         let mut statuses = handle.statuses();
-        handle.assign(Assigned::from([(service, Assignment { generation: 3, ends: false })]));
-        let fallen = |all: &Arc<Statuses>| all.get(&service).is_some_and(|one| one.restarts == 4);
-        let told = statuses.wait_for(fallen).await.unwrap()[&service].clone();
+        handle.assign(Assigned::from([(seat, Assignment { generation: 3, ends: false })]));
+        let fallen = |all: &Arc<Statuses>| all.get(&seat).is_some_and(|one| one.restarts == 4);
+        let told = statuses.wait_for(fallen).await.unwrap()[&seat].clone();
         assert!(told.reason.contains("fault of the agent") || told.reason.is_empty(), "{told:?}");
         // Taken back while it rests: forgotten at once.
         handle.assign(Assigned::new());
@@ -101,15 +102,16 @@ async fn a_task_that_falls_over_is_started_again_later_each_time_and_counted() {
 async fn what_is_to_end_and_does_not_run_has_ended_until_it_is_taken_back() {
     let folder = tempfile::tempdir().unwrap();
     let (node, handle, _supervisor) = node(&folder, Arc::default());
-    let (stop, service) = (CancellationToken::new(), ServiceKey { blueprint: 7, service: 42 });
+    let service = ServiceKey { blueprint: 7, service: 42 };
+    let (stop, seat) = (CancellationToken::new(), Seat::first(service));
     let test = async {
         let mut statuses = handle.statuses();
-        handle.assign(Assigned::from([(service, Assignment { generation: 3, ends: true })]));
-        let told = statuses.wait_for(|all| !all.is_empty()).await.unwrap()[&service].clone();
+        handle.assign(Assigned::from([(seat, Assignment { generation: 3, ends: true })]));
+        let told = statuses.wait_for(|all| !all.is_empty()).await.unwrap()[&seat].clone();
         assert_eq!((told.generation, told.state, told.exit_code), (3, WorkloadState::Ended, None));
         // One that runs as far as it can without a hub ends, too, and is told once its task is gone.
-        handle.assign(Assigned::from([(service, Assignment { generation: 4, ends: false })]));
-        let pending = |all: &Arc<Statuses>| all.get(&service).is_some_and(|one| one.generation == 4);
+        handle.assign(Assigned::from([(seat, Assignment { generation: 4, ends: false })]));
+        let pending = |all: &Arc<Statuses>| all.get(&seat).is_some_and(|one| one.generation == 4);
         statuses.wait_for(pending).await.unwrap();
         handle.assign(Assigned::new());
         statuses.wait_for(|all| all.is_empty()).await.unwrap();

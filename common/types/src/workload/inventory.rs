@@ -19,6 +19,8 @@ pub struct Inventory {
     pub gpu_models: Vec<String>,
     /// Kind of processor, such as `x86_64`.
     pub arch: String,
+    /// Instances of one service that it runs at once, as its agent says; 0 where it does not.
+    pub slots: u8,
 }
 
 /// What of its limits a workload cannot have on a machine.

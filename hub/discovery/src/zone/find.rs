@@ -59,7 +59,7 @@ impl<R: Reach + ?Sized> Found<'_, R> {
                 continue;
             };
             is_any = true;
-            if target.health == Health::Healthy {
+            if target.health == Health::Healthy && target.weight > 0 {
                 healthy.push((agent, *target));
             }
             if healthy.len() >= MAX_TARGETS {

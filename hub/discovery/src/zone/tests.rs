@@ -44,6 +44,8 @@ fn add(snapshot: &mut RegistrySnapshot, number: u8, name: &str, targets: &[(u16,
             address: SocketAddr::from((lease.v4, *port)),
             expires_at: Timestamp::from_millis(9),
             agent_name: name.to_owned(),
+            generation: 0,
+            weight: 100,
         };
         snapshot.targets.insert(key, record);
         snapshot.by_service.entry(SERVICE).or_default().push(key);

@@ -103,10 +103,12 @@ pub(super) fn of_azure(plan: &str, count: u32) -> Option<Gpu> {
     };
     let whole = count.saturating_mul(1000);
     match plan {
-        "Standard_ND96asr_v4" => gpu("a100", whole, 40 * 1024),
+        "Standard_ND96asr_v4" if count > 0 => gpu("a100", whole, 40 * 1024),
         "Standard_NV6ads_A10_v5" => gpu("a10", 166, 4 * 1024),
         "Standard_NV12ads_A10_v5" => gpu("a10", 333, 8 * 1024),
         "Standard_NV18ads_A10_v5" => gpu("a10", 500, 12 * 1024),
+        // The list does not say how many.
+        _ if count == 0 => None,
         _ if plan.ends_with("_T4_v3") => gpu("t4", whole, 16 * 1024),
         _ if plan.ends_with("_A100_v4") => gpu("a100", whole, 80 * 1024),
         _ if plan.ends_with("_A10_v5") => gpu("a10", whole, 24 * 1024),

@@ -1,6 +1,8 @@
-//! The price list that the hub is built with; `data/NOTICE.txt` says what it is made of.
+//! Price lists as text: the one that the hub is built with (`data/NOTICE.txt` says what it is made of), and those that it
+//! keeps of what providers say.
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
 use std::io::Read;
 use std::sync::Arc;
 
@@ -46,14 +48,19 @@ pub(super) fn read(packed: &[u8]) -> Result<Vec<Offer>, SnapshotError> {
         .take(MAX_BYTES)
         .read_to_string(&mut text)
         .map_err(|error| unpack(&error))?;
+    read_text(&text, PriceKind::Snapshot)
+}
+
+/// Rows of a list as text, each of this kind.
+pub(super) fn read_text(text: &str, kind: PriceKind) -> Result<Vec<Offer>, SnapshotError> {
     let mut lines = text.lines().enumerate();
     if lines.next().map(|(_, line)| line) != Some(HEADER) {
         return Err(SnapshotError::Row { line: 1, what: "the columns are not the known ones".to_owned() });
     }
     let mut names = Names::default();
-    let mut offers = Vec::with_capacity(32 * 1024);
+    let mut offers = Vec::with_capacity(text.len() / 64);
     for (index, line) in lines {
-        let row = row(line, &mut names).map_err(|what| SnapshotError::Row { line: index + 1, what })?;
+        let row = row(line, kind, &mut names).map_err(|what| SnapshotError::Row { line: index + 1, what })?;
         match row {
             // One price for all regions.
             Some(row) if &*row.region == "*" => {
@@ -64,6 +71,53 @@ pub(super) fn read(packed: &[u8]) -> Result<Vec<Offer>, SnapshotError> {
         }
     }
     Ok(offers)
+}
+
+/// Rows as text, which [`read_text`] reads as the same. Rows whose names have a comma or a line feed are left out.
+pub(super) fn write(offers: &[Offer]) -> String {
+    let mut text = String::with_capacity(96 * (offers.len() + 1));
+    text.push_str(HEADER);
+    text.push('\n');
+    for offer in offers {
+        let names = [&offer.provider, &offer.plan, &offer.region, &offer.source];
+        if names.iter().any(|name| name.contains([',', '\n', '\r'])) {
+            continue;
+        }
+        let arch = match offer.arch {
+            Arch::X86_64 => "x86_64",
+            Arch::Arm64 => "arm64",
+        };
+        let gpu = match &offer.gpu {
+            Some(gpu) if gpu.is_whole() => format!("{},{},{}", gpu.kind.as_str(), gpu.count(), gpu.vram_mib),
+            // A slice of Azure's is told by its plan, and its number is a whole one there.
+            Some(gpu) if &*offer.provider == "azure" => format!("{},1,{}", gpu.kind.as_str(), gpu.vram_mib),
+            Some(gpu) => {
+                format!("{},0.{:03},{}", gpu.kind.as_str(), gpu.count_millis % 1000, gpu.vram_mib)
+            }
+            None => ",,".to_owned(),
+        };
+        let spot = offer.spot.map(|spot| spot.get().to_string()).unwrap_or_default();
+        let currency = match offer.currency {
+            Currency::Usd => "USD",
+            Currency::Eur => "EUR",
+        };
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            text,
+            "{},{},{},{arch},{},{},{},{},{gpu},{},{spot},{currency},{},{}",
+            offer.provider,
+            offer.plan,
+            offer.region,
+            offer.vcpus,
+            u8::from(offer.is_burstable),
+            offer.memory_mib,
+            offer.disk_gb,
+            offer.on_demand.get(),
+            offer.as_of,
+            offer.source,
+        );
+    }
+    text
 }
 
 /// Texts that many rows share, each once in memory.
@@ -86,7 +140,7 @@ fn number<T: std::str::FromStr>(column: &str, text: &str) -> Result<T, String> {
 }
 
 /// One row; `None` for one that no service of ours could use as it is described.
-fn row(line: &str, names: &mut Names) -> Result<Option<Offer>, String> {
+fn row(line: &str, kind: PriceKind, names: &mut Names) -> Result<Option<Offer>, String> {
     let fields: Vec<&str> = line.split(',').collect();
     let [
         provider,
@@ -146,7 +200,7 @@ fn row(line: &str, names: &mut Names) -> Result<Option<Offer>, String> {
         currency,
         as_of: number("as_of", as_of)?,
         source: names.share(source),
-        kind: PriceKind::Snapshot,
+        kind,
     }))
 }
 
@@ -177,7 +231,7 @@ mod tests {
     use super::*;
 
     fn read_row(line: &str) -> Result<Option<Offer>, String> {
-        row(line, &mut Names::default())
+        row(line, PriceKind::Snapshot, &mut Names::default())
     }
 
     #[test]
@@ -187,6 +241,19 @@ mod tests {
         assert_eq!((offer.vcpus, offer.memory_mib, offer.on_demand.get()), (2, 8192, 202_000));
         assert_eq!(offer.gpu.unwrap().count_millis, 125);
         assert_eq!(offer.spot.map(Micros::get), Some(90_000));
+    }
+
+    #[test]
+    fn what_is_written_is_read_as_the_same() {
+        let offers = read(include_bytes!("../../data/snapshot.csv.zst")).unwrap();
+        let again = read_text(&write(&offers), PriceKind::Snapshot).unwrap();
+        assert_eq!(offers.len(), again.len());
+        for (one, other) in offers.iter().zip(&again) {
+            assert_eq!(one, other);
+        }
+        let mut odd = offers.first().unwrap().clone();
+        odd.plan = "a,b".into();
+        assert_eq!(write(&[odd]).lines().count(), 1);
     }
 
     #[test]

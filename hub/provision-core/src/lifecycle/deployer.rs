@@ -102,6 +102,9 @@ pub trait Deployer: Send + Sync {
     /// What can be ordered of a provider, as it says now.
     fn offers(&self, provider: String) -> BoxFuture<'_, Result<Vec<Offer>, DeployError>>;
 
+    /// What is sold, with prices that may take minutes to ask for.
+    fn price_list(&self, provider: String) -> BoxFuture<'_, Result<Vec<Offer>, DeployError>>;
+
     /// Stores what is wanted and begins with it; true where it is new. Resolves before any machine is ordered.
     fn deploy(&self, order: Order) -> BoxFuture<'_, Result<(Deployment, bool), DeployError>>;
 

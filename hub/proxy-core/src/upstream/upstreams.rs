@@ -34,6 +34,8 @@ const MAX_SERVICES: usize = 4096;
 pub enum Outcome {
     /// An answer that is the service's own.
     Answered,
+    /// Such an answer that says that the service failed: 5xx but for those below.
+    Erred,
     /// 502, 503 or 504, no answer in time, or a connection that broke before the answer.
     Failed,
     /// No connection opened.
@@ -86,6 +88,9 @@ pub struct Picked {
 #[derive(Debug, Default)]
 struct TargetState {
     open: u32,
+    /// Requests of which the end is known, and those of them that failed.
+    requests: u64,
+    failed: u64,
     ejection: Breaker,
 }
 
@@ -138,7 +143,7 @@ impl Upstreams {
     pub fn report(&mut self, picked: &Picked, outcome: Outcome, now: Instant) -> Option<Event> {
         let state = self.services.get_mut(&picked.service)?;
         let circuit = match outcome {
-            Outcome::Answered | Outcome::Failed => {
+            Outcome::Answered | Outcome::Erred | Outcome::Failed => {
                 state.circuit.succeed(picked.is_circuit_probe, now).then_some(Event::CircuitClosed)
             }
             Outcome::Unreachable => {
@@ -155,8 +160,11 @@ impl Upstreams {
         let ejected = state.targets.values().filter(|target| target.ejection.is_open()).count();
         let may_eject = ejected.saturating_add(1).saturating_mul(EJECTED_PARTS) <= state.eligible;
         let target = state.targets.get_mut(&picked.address)?;
+        target.count(outcome);
         let ejection = match outcome {
-            Outcome::Answered => target.ejection.succeed(picked.is_probe, now).then_some(Event::Returned),
+            Outcome::Answered | Outcome::Erred => {
+                target.ejection.succeed(picked.is_probe, now).then_some(Event::Returned)
+            }
             Outcome::Failed | Outcome::Unreachable => {
                 let ejected = target.ejection.fail(&EJECTION, picked.is_probe, may_eject, now);
                 ejected.then_some(Event::Ejected)
@@ -191,6 +199,14 @@ impl Upstreams {
         target.map_or(0, |target| target.open)
     }
 
+    /// What a target did as long as it is remembered: requests of which the end is known, those of them that failed, and
+    /// those that are open.
+    #[must_use]
+    pub fn tally(&self, service: ServiceKey, address: SocketAddr) -> (u64, u64, u32) {
+        let target = self.services.get(&service).and_then(|state| state.targets.get(&address));
+        target.map_or((0, 0, 0), |target| (target.requests, target.failed, target.open))
+    }
+
     /// How many services are remembered.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -213,6 +229,18 @@ impl Upstreams {
     }
 }
 
+impl TargetState {
+    fn count(&mut self, outcome: Outcome) {
+        let (is_known, is_failed) = match outcome {
+            Outcome::Answered => (true, false),
+            Outcome::Erred | Outcome::Failed | Outcome::Unreachable => (true, true),
+            Outcome::Unknown => (false, false),
+        };
+        self.requests = self.requests.saturating_add(u64::from(is_known));
+        self.failed = self.failed.saturating_add(u64::from(is_failed));
+    }
+}
+
 impl ServiceState {
     fn new(now: Instant) -> Self {
         Self {
@@ -230,7 +258,9 @@ impl ServiceState {
         let mut ejected = Vec::new();
         let (mut is_busy, mut eligible) = (false, 0usize);
         for target in wanted.targets {
-            let (address, weight) = (target.address, wanted.settings.weight(&target.agent));
+            // Hundredths of what the operator gives to the machine, so that the two weights stay whole numbers.
+            let weight = wanted.settings.weight(&target.agent).saturating_mul(target.weight.into());
+            let address = target.address;
             if target.health != Health::Healthy {
                 // Its ejection ends with what the registry finds next.
                 if let Some(state) = self.targets.get_mut(&address) {

@@ -166,7 +166,7 @@ impl Rig {
         };
         let targets = addresses.iter().zip(1..).map(|(address, node)| {
             let agent = AgentId::from_bytes([node; 16]);
-            (SERVICE, Target { address: *address, health, reason: reason.to_owned(), agent })
+            (SERVICE, Target { address: *address, health, reason: reason.to_owned(), agent, weight: 100 })
         });
         let routes = RouteTable::new([SERVICE], targets);
         let access = AccessTable::new([(self.token.id(), grant)]);

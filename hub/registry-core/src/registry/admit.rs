@@ -22,7 +22,7 @@ impl Registry {
     pub(super) fn admit(&mut self, id: AgentId, offered: Vec<OfferedTarget>) -> Admitted {
         let mut admitted = Admitted::default();
         let mut claims_held = self.claims.values().filter(|owner| **owner == id).count();
-        for OfferedTarget { service, port, health, reason } in offered {
+        for OfferedTarget { service, port, health, reason, generation } in offered {
             let place = (service, port);
             let is_full = admitted.accepted.len() >= MAX_TARGETS_PER_AGENT;
             let judged = if is_full && !admitted.accepted.contains_key(&place) {
@@ -41,7 +41,8 @@ impl Registry {
                         claims_held += 1;
                         admitted.claimed.push(service);
                     }
-                    admitted.accepted.insert(place, Declared { health, reason: clean_line(&reason) });
+                    let declared = Declared { health, reason: clean_line(&reason), generation };
+                    admitted.accepted.insert(place, declared);
                 }
             }
         }
@@ -62,10 +63,10 @@ impl Registry {
         }
         if let Some(assigned) = self.assigned.get(&service) {
             // The operator's word of today is worth more than that of the join token.
-            return match assigned {
-                Some(owner) if *owner == id => Ok(false),
-                Some(_) => Err(RefusedTarget::Claimed),
-                None => Err(RefusedTarget::Unplaced),
+            return match (assigned.is_empty(), assigned.contains(&id)) {
+                (_, true) => Ok(false),
+                (false, false) => Err(RefusedTarget::Claimed),
+                (true, false) => Err(RefusedTarget::Unplaced),
             };
         }
         match (&held.agent.services, self.claims.get(&service)) {

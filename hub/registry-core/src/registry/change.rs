@@ -15,6 +15,8 @@ pub struct OfferedTarget {
     pub health: Health,
     /// Why it is not healthy; shortened to one line.
     pub reason: String,
+    /// Assignment of the workload that offers it; 0 where none does.
+    pub generation: u64,
 }
 
 /// Why an agent may not offer a target.
@@ -67,7 +69,7 @@ pub struct Change {
 /// What one step changed; enough to store it and to tell watchers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ChangeBody {
-    /// A target is new, or its health or reason is.
+    /// A target is new, or its health, its reason or its weight is.
     Upsert(TargetRecord),
     /// A target is gone; this is how it was last.
     Remove(TargetRecord),

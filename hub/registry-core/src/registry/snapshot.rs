@@ -7,7 +7,7 @@ use std::sync::Arc;
 use blueprint_common_types::workload::Inventory;
 use blueprint_common_types::{AgentId, ServiceKey, TargetKey, Timestamp};
 
-use super::Held;
+use super::{Held, Weights};
 use crate::{Agent, TargetRecord};
 
 /// Everything the registry knows at one moment.
@@ -75,7 +75,12 @@ pub struct AgentView {
 }
 
 impl RegistrySnapshot {
-    pub(super) fn collect(index: u64, agents: &BTreeMap<AgentId, Held>, known: Arc<AgentIndex>) -> Self {
+    pub(super) fn collect(
+        index: u64,
+        agents: &BTreeMap<AgentId, Held>,
+        weights: &Weights,
+        known: Arc<AgentIndex>,
+    ) -> Self {
         let mut snapshot = Self { index, index_of_agents: known, ..Self::default() };
         for (id, held) in agents {
             let view = AgentView {
@@ -87,7 +92,7 @@ impl RegistrySnapshot {
                 last_seen: held.last_seen,
             };
             snapshot.agents.insert(*id, view);
-            snapshot.targets.extend(held.records());
+            snapshot.targets.extend(held.records(weights));
         }
         for key in snapshot.targets.keys() {
             snapshot.by_service.entry(key.service).or_default().push(*key);

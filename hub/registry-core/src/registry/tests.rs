@@ -58,7 +58,7 @@ fn only(services: &[u64]) -> ServiceGrant {
 }
 
 fn offered(s: u64, port: u16, health: Health) -> OfferedTarget {
-    OfferedTarget { service: service(s), port, health, reason: String::new() }
+    OfferedTarget { service: service(s), port, health, reason: String::new(), generation: 0 }
 }
 
 fn agent(n: u8, services: ServiceGrant) -> Agent {
@@ -346,7 +346,9 @@ fn what_the_hub_runs_is_nobodys_else_also_while_it_has_no_node() {
     let mut sim = Sim::new(&[(1, ServiceGrant::FirstClaim), (2, only(&[1])), (3, ServiceGrant::FirstClaim)]);
     assert!(sim.offer(2, &[(1, 80)]).refused.is_empty() && !sim.seen().is_empty());
     let refusals = |outcome: Outcome| outcome.refused.into_iter().map(|(_, why)| why).collect::<Vec<_>>();
-    sim.registry.assign(BTreeMap::from([(service(1), None), (service(2), Some(id(3)))]));
+    let owners = |all: &[u8]| all.iter().map(|n| id(*n)).collect::<BTreeSet<_>>();
+    let assigned = BTreeMap::from([(service(1), owners(&[])), (service(2), owners(&[3]))]);
+    sim.registry.assign(assigned, Weights::new());
     assert!(sim.seen().is_empty(), "what was offered before goes at once");
     assert_eq!(
         refusals(sim.offer(1, &[(1, 80), (2, 81)])),
@@ -354,7 +356,7 @@ fn what_the_hub_runs_is_nobodys_else_also_while_it_has_no_node() {
     );
     assert_eq!(refusals(sim.offer(2, &[(1, 80)])), [RefusedTarget::Unplaced], "its token names the service");
     assert!(sim.registry.claims.is_empty(), "nothing is claimed meanwhile");
-    sim.registry.assign(BTreeMap::from([(service(1), Some(id(3)))]));
+    sim.registry.assign(BTreeMap::from([(service(1), owners(&[3]))]), Weights::new());
     assert!(sim.offer(3, &[(1, 80)]).refused.is_empty());
 }
 
@@ -365,4 +367,31 @@ fn an_agent_runs_workloads_until_it_says_that_it_does_not() {
     assert!(runs(&mut sim));
     sim.registry.set_workload_facts(id(1), false, None);
     assert!(!runs(&mut sim));
+}
+
+#[test]
+fn runs_of_a_workload_have_their_parts_and_what_is_over_has_none() {
+    let mut sim = Sim::new(&[(1, ServiceGrant::FirstClaim), (2, ServiceGrant::FirstClaim)]);
+    let parts = |sim: &mut Sim| {
+        let snapshot = sim.registry.snapshot();
+        snapshot.targets.values().map(|target| (target.key.port, target.weight)).collect::<Vec<_>>()
+    };
+    let run = |port, generation| OfferedTarget { generation, ..offered(1, port, Health::Healthy) };
+    let owners = BTreeMap::from([(service(1), BTreeSet::from([id(1)]))]);
+    let weights = |old: u8, next: u8| {
+        Weights::from([(service(1), BTreeMap::from([((id(1), 3), old), ((id(1), 4), next)]))])
+    };
+    sim.registry.assign(owners.clone(), weights(100, 0));
+    let now = sim.now;
+    let offers = vec![run(80, 3), run(81, 4), run(82, 2), run(83, 0)];
+    assert!(sim.registry.set_targets(id(1), offers, now).refused.is_empty());
+    // Of an earlier run nothing is wanted; what no workload offers is the machine's own.
+    assert_eq!(parts(&mut sim), [(80, 100), (81, 0), (82, 0), (83, 100)]);
+    let changes = sim.registry.assign(owners.clone(), weights(90, 10));
+    assert_eq!(bodies(&changes), ["upsert", "upsert"], "watchers are told");
+    assert_eq!(parts(&mut sim), [(80, 90), (81, 10), (82, 0), (83, 100)]);
+    assert!(sim.registry.assign(owners, weights(90, 10)).is_empty());
+    // Where the hub runs nothing there is nothing to share.
+    sim.registry.assign(BTreeMap::new(), Weights::new());
+    assert!(parts(&mut sim).iter().all(|(_, weight)| *weight == WHOLE));
 }

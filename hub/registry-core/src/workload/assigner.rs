@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use blueprint_common_types::workload::{Lack, ResourceLimits, WorkloadStatus};
+use blueprint_common_types::workload::{Lack, MAX_SLOTS, ResourceLimits, Seat, WorkloadStatus};
 use blueprint_common_types::{AgentId, ServiceKey, Timestamp};
 
 use super::{EventKind, FailOvers, Placed, Verdict, WorkloadRecord, WorkloadsView};
@@ -13,8 +13,8 @@ use crate::{MAX_TARGETS_PER_AGENT, RegistrySnapshot};
 /// Workloads of one node at most: as many as it may offer targets.
 pub const MAX_PER_NODE: usize = MAX_TARGETS_PER_AGENT;
 
-/// Services that the hub assigned, and to whom.
-pub type Assignments = BTreeMap<AgentId, BTreeMap<ServiceKey, Assignment>>;
+/// What the hub assigned, and to whom.
+pub type Assignments = BTreeMap<AgentId, BTreeMap<Seat, Assignment>>;
 
 /// One assignment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +64,8 @@ impl Move {
 pub struct Assigner {
     patience: Duration,
     records: BTreeMap<ServiceKey, Arc<WorkloadRecord>>,
+    /// Next versions beside those that serve.
+    next: BTreeMap<ServiceKey, Arc<WorkloadRecord>>,
     /// Nodes of workloads that cannot be reached, and since when.
     away: BTreeMap<AgentId, Timestamp>,
     /// Workloads that are to end.
@@ -81,14 +83,31 @@ impl Assigner {
     pub fn new(records: Vec<WorkloadRecord>, fail_overs: FailOvers, patience: Duration) -> Self {
         let records = records.into_iter().map(|record| (record.service, Arc::new(record))).collect();
         let looked = Timestamp::from_millis(0);
-        let (away, ending, degraded) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
-        Self { patience, records, away, ending, fail_overs, degraded, looked }
+        let (next, away, ending, degraded) =
+            (BTreeMap::new(), BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
+        Self { patience, records, next, away, ending, fail_overs, degraded, looked }
     }
 
     /// A workload is new or changed; one that was to end goes on.
     pub fn set(&mut self, record: WorkloadRecord) {
         self.ending.remove(&record.service);
         self.records.insert(record.service, Arc::new(record));
+    }
+
+    /// The next version of a service runs beside the one that serves; it stays where it is.
+    pub fn set_next(&mut self, record: WorkloadRecord) {
+        self.next.insert(record.service, Arc::new(record));
+    }
+
+    /// The next version of a service is not wanted beside the other any more.
+    pub fn remove_next(&mut self, service: ServiceKey) {
+        self.next.remove(&service);
+    }
+
+    /// The next version of a service, beside the one that serves.
+    #[must_use]
+    pub fn next(&self, service: ServiceKey) -> Option<&Arc<WorkloadRecord>> {
+        self.next.get(&service)
     }
 
     /// A workload is to end, and to be taken back once it has; nothing where there is none.
@@ -102,6 +121,7 @@ impl Assigner {
     pub fn remove(&mut self, service: ServiceKey) {
         self.ending.remove(&service);
         self.records.remove(&service);
+        self.next.remove(&service);
         self.fail_overs.forget(service);
         self.degraded.remove(&service);
     }
@@ -140,11 +160,12 @@ impl Assigner {
     #[must_use]
     pub fn assignments(&self) -> Assignments {
         let mut assignments = Assignments::new();
-        for record in self.records.values() {
+        for record in self.records.values().chain(self.next.values()) {
             if let Some(node) = record.node {
                 let ends = self.ending.contains(&record.service);
                 let assignment = Assignment { generation: record.generation, ends };
-                assignments.entry(node).or_default().insert(record.service, assignment);
+                let seat = Seat { service: record.service, slot: record.slot };
+                assignments.entry(node).or_default().insert(seat, assignment);
             }
         }
         assignments
@@ -160,7 +181,7 @@ impl Assigner {
     pub fn moves(&mut self, snapshot: &RegistrySnapshot, now: Timestamp) -> Vec<Move> {
         self.looked = now;
         self.note_presence(snapshot, now);
-        let mut load = Load::of(self.records.values());
+        let mut load = Load::of(self.records.values().chain(self.next.values()));
         let (mut moves, mut degraded, none) = (Vec::new(), BTreeMap::new(), BTreeSet::new());
         for record in self.records.values().filter(|record| !self.ending.contains(&record.service)) {
             let WorkloadRecord { service, generation, node: from, .. } = **record;
@@ -187,6 +208,56 @@ impl Assigner {
         }
         self.degraded = degraded;
         moves
+    }
+
+    /// Where the next version of a workload can run beside the one that serves: on its node where that has room for both,
+    /// else on another one. With it the number of the instance.
+    ///
+    /// # Errors
+    ///
+    /// One line for the operator.
+    pub fn place_beside(
+        &self,
+        next: &WorkloadRecord,
+        snapshot: &RegistrySnapshot,
+    ) -> Result<(AgentId, u8), String> {
+        let serving = self.records.get(&next.service);
+        let (serving, node) = serving
+            .and_then(|it| it.node.map(|node| (it, node)))
+            .ok_or_else(|| "the workload has no node".to_owned())?;
+        let slot = Seat::other_slot(serving.slot);
+        let view = snapshot.agents.get(&node).ok_or_else(|| "its node is not joined any more".to_owned())?;
+        if !runs_two(node, snapshot) {
+            let name = &view.agent.name;
+            return Err(format!("the agent of its node {name} is too old to tell two versions apart"));
+        }
+        let load = Load::of(self.records.values().chain(self.next.values()));
+        let (limits, others) = (limits_of(next), limits_of(serving));
+        let both = ResourceLimits {
+            cpu_millis: limits.cpu_millis.saturating_add(others.cpu_millis),
+            memory_bytes: limits.memory_bytes.saturating_add(others.memory_bytes),
+            ..limits
+        };
+        let next = WorkloadRecord { node: None, ..next.clone() };
+        let has_place = |node: AgentId| {
+            let runs = snapshot.agents.get(&node).is_some_and(|view| view.runs_workloads);
+            may_run(&next, node) && is_here(node, snapshot) && runs && load.count(node) < MAX_PER_NODE
+        };
+        let lack = load.lack(node, &next, &both, snapshot);
+        if has_place(node) && lack.is_none() {
+            return Ok((node, slot));
+        }
+        let elsewhere = snapshot.agents.keys().copied().filter(|other| {
+            *other != node
+                && has_place(*other)
+                && runs_two(*other, snapshot)
+                && load.lack(*other, &next, &limits, snapshot).is_none()
+        });
+        let best = elsewhere.min_by_key(|other| (load.count(*other), *other));
+        best.map(|other| (other, slot)).ok_or_else(|| {
+            let why = lack.map(|lack| format!(": for both on its own, {lack}")).unwrap_or_default();
+            format!("no node has room for the next version beside the one that serves{why}")
+        })
     }
 
     /// When [`Self::moves`] may say something new although nothing happens; later than its last call, or `None`. Where no
@@ -271,7 +342,7 @@ impl NoNode {
         if !here.iter().any(|node| runs(node)) {
             return Some(Self::NoneRuns);
         }
-        let load = Load::of(view.records.values());
+        let load = Load::of(view.runs());
         let limits = limits_of(record);
         let lack = |node: &AgentId| load.lack(*node, record, &limits, snapshot);
         let mut able = here.into_iter().filter(|node| runs(node));
@@ -364,6 +435,12 @@ fn may_run(record: &WorkloadRecord, node: AgentId) -> bool {
 /// Here is who can be told and can be reached: with a control stream and a tunnel that echoes.
 fn is_here(node: AgentId, snapshot: &RegistrySnapshot) -> bool {
     snapshot.agents.get(&node).is_some_and(|view| view.connected && view.data_plane)
+}
+
+/// Whether its agent tells two versions of a service apart.
+fn runs_two(node: AgentId, snapshot: &RegistrySnapshot) -> bool {
+    let inventory = snapshot.agents.get(&node).and_then(|view| view.inventory.as_ref());
+    inventory.is_some_and(|inventory| inventory.slots >= MAX_SLOTS)
 }
 
 /// The node with the fewest workloads of those that are here, run some and have enough, but for some; the first of equals.

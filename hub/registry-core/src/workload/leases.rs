@@ -6,6 +6,12 @@ use std::time::{Duration, Instant};
 use blueprint_common_types::ServiceKey;
 use blueprint_common_types::workload::Lease;
 
+/// How long a launcher whose workload ended may read what that wrote.
+const READS_ON: Duration = Duration::from_secs(60);
+
+/// Launchers that read on at most; what more of them would read stays at the node.
+const MAX_READING: usize = 1024;
+
 /// Another launcher holds the workload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("another launcher holds this service")]
@@ -39,6 +45,8 @@ struct Held {
 #[derive(Debug, Default)]
 pub struct Leases {
     held: BTreeMap<ServiceKey, Held>,
+    /// Launchers whose workloads ended, and until when they read on.
+    lately: BTreeMap<ServiceKey, (String, Instant)>,
     next: u64,
     gone: VecDeque<Gone>,
 }
@@ -87,12 +95,25 @@ impl Leases {
     }
 
     /// The workload of a connection ended; false, and nothing happens, where another one holds it by now.
-    pub fn forget(&mut self, service: ServiceKey, connection: u64) -> bool {
-        let is_its = self.held.get(&service).is_some_and(|held| held.connection == Some(connection));
-        if is_its {
-            self.held.remove(&service);
+    pub fn forget(&mut self, service: ServiceKey, connection: u64, now: Instant) -> bool {
+        let is_its = |held: &Held| held.connection == Some(connection);
+        let Some(held) = self.held.get(&service).filter(|held| is_its(held)).cloned() else { return false };
+        self.held.remove(&service);
+        self.lately.retain(|_, (_, until)| *until > now);
+        if self.lately.len() < MAX_READING {
+            self.lately.insert(service, (held.launcher, now.checked_add(READS_ON).unwrap_or(now)));
         }
-        is_its
+        true
+    }
+
+    /// Whether what the workload wrote is the launcher's to read: it holds it, or it was the last that did and that is
+    /// less than a minute ago.
+    #[must_use]
+    pub fn may_read(&self, service: ServiceKey, launcher: &str, now: Instant) -> bool {
+        match self.held.get(&service) {
+            Some(held) => held.launcher == launcher,
+            None => self.lately.get(&service).is_some_and(|(name, until)| name == launcher && *until > now),
+        }
     }
 
     /// Gives up what was away for its whole grace.
@@ -153,9 +174,26 @@ mod tests {
         let first = leases.attach(SERVICE, &lease("a"), false).unwrap();
         assert_eq!(leases.attach(SERVICE, &lease("b"), false), Err(LeaseHeld));
         let second = leases.attach(SERVICE, &lease("b"), true).unwrap();
-        assert!(!leases.forget(SERVICE, first));
+        assert!(!leases.forget(SERVICE, first, now));
         leases.detach(SERVICE, second, now);
         assert!(leases.attach(SERVICE, &lease("c"), false).is_ok());
+    }
+
+    #[test]
+    fn only_who_holds_a_workload_reads_it_and_for_a_minute_who_held_it_last() {
+        let now = Instant::now();
+        let mut leases = Leases::default();
+        let first = leases.attach(SERVICE, &lease("a"), false).unwrap();
+        assert!(leases.may_read(SERVICE, "a", now) && !leases.may_read(SERVICE, "b", now));
+        leases.detach(SERVICE, first, now);
+        assert!(leases.may_read(SERVICE, "a", now), "it may come back");
+        let second = leases.attach(SERVICE, &lease("a"), false).unwrap();
+        assert!(leases.forget(SERVICE, second, now));
+        let later = |secs| now + Duration::from_secs(secs);
+        assert!(leases.may_read(SERVICE, "a", later(59)) && !leases.may_read(SERVICE, "b", later(59)));
+        assert!(!leases.may_read(SERVICE, "a", later(60)));
+        leases.attach(SERVICE, &lease("b"), false).unwrap();
+        assert!(!leases.may_read(SERVICE, "a", now), "somebody else's by now");
     }
 
     #[test]
@@ -186,7 +224,7 @@ mod tests {
                     }
                     2 => connections.get(&service).into_iter().for_each(|at| leases.detach(service, *at, now)),
                     _ => connections.get(&service).into_iter().for_each(|at| {
-                        leases.forget(service, *at);
+                        leases.forget(service, *at, now);
                     }),
                 }
                 leases.handle_timeout(now);

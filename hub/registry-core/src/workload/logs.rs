@@ -7,6 +7,8 @@ use blueprint_common_types::{LogCursor, LogLevel, LogStream, ServiceKey, Timesta
 pub struct LogsAsk {
     /// Of which service.
     pub service: ServiceKey,
+    /// Which instance of it; another one while and after it is updated.
+    pub slot: u8,
     /// Those after this one; `None` for all that are kept.
     pub after: Option<LogCursor>,
     /// Those from this time on, by the node's clock.

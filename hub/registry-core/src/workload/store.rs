@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use blueprint_common_types::{AgentId, ServiceKey, Timestamp};
 use futures_util::future::BoxFuture;
 
-use super::{EventKind, WorkloadEvent};
+use super::{EventKind, Update, UpdatePlan, Version, WorkloadEvent};
 use crate::{StoreError, StoreResult};
 
 /// A workload as it is stored.
@@ -25,6 +25,10 @@ pub struct WorkloadRecord {
     pub keystore: Option<String>,
     /// When it was stored.
     pub changed_at: Timestamp,
+    /// Which of the service's versions it is.
+    pub version: u32,
+    /// Which instance of the service on its node it is.
+    pub slot: u8,
 }
 
 /// A workload that is new, or takes the place of the one of the same service.
@@ -40,10 +44,50 @@ pub struct WorkloadChange {
     pub keystore: Option<String>,
     /// Generation that it was made from, 0 for none; `None` where any may be replaced.
     pub replaces: Option<u64>,
+    /// By which way the operator came, for the version that is kept; `None` where none is, as of a launcher's.
+    pub by: Option<String>,
     /// For the audit row.
     pub summary: String,
     /// The hub's time.
     pub now: Timestamp,
+}
+
+/// A version that is to take the place of the one that serves.
+#[derive(Debug, Clone)]
+pub struct NewUpdate {
+    /// Which service.
+    pub service: ServiceKey,
+    /// Generation of what serves now; another one by now makes the decision void.
+    pub replaces: u64,
+    /// JSON, checked by the caller.
+    pub document: String,
+    /// Nodes that may run it; empty for every node.
+    pub nodes: BTreeSet<AgentId>,
+    /// Keys, sealed by the caller; `None` for none.
+    pub keystore: Option<String>,
+    /// The version that it repeats.
+    pub repeats: Option<u32>,
+    /// How it goes.
+    pub plan: UpdatePlan,
+    /// Where it runs beside the other; `None` by `recreate`.
+    pub place: Option<(AgentId, u8)>,
+    /// Whether the next version needs a target.
+    pub needs_target: bool,
+    /// By which way the operator came.
+    pub by: String,
+    /// The hub's time.
+    pub now: Timestamp,
+}
+
+/// An update as it is stored, with what nodes run for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredUpdate {
+    /// The update.
+    pub update: Update,
+    /// What serves; by `recreate` it is the next version already.
+    pub record: WorkloadRecord,
+    /// The next version beside it.
+    pub next: Option<WorkloadRecord>,
 }
 
 /// Why a workload was not stored.
@@ -54,6 +98,12 @@ pub enum WorkloadChangeError {
     Conflict {
         /// Generation that is stored; 0 where none is.
         current: u64,
+    },
+    /// It is being updated.
+    #[error("the workload is being updated to version {to}")]
+    Updating {
+        /// The version that is to take the place of the one that serves.
+        to: u32,
     },
     /// The store failed; nothing was changed.
     #[error(transparent)]
@@ -84,7 +134,8 @@ pub trait WorkloadStore: Send + Sync {
     /// Every workload.
     fn list_workloads(&self) -> BoxFuture<'_, StoreResult<Vec<WorkloadRecord>>>;
 
-    /// Stores a workload with the next generation. A node that it may still run on keeps it.
+    /// Stores a workload with the next generation. A node that it may still run on keeps it. What is another one than
+    /// before is a new version.
     fn set_workload(
         &self,
         change: WorkloadChange,
@@ -94,7 +145,36 @@ pub trait WorkloadStore: Send + Sync {
     /// meanwhile.
     fn place_workload(&self, placed: Placed) -> BoxFuture<'_, StoreResult<Option<WorkloadRecord>>>;
 
-    /// Forgets a workload; false where there is none. `why` is for the audit row, one line.
+    /// Every update that is under way.
+    fn list_updates(&self) -> BoxFuture<'_, StoreResult<Vec<StoredUpdate>>>;
+
+    /// Every version of a service that is kept, the newest first.
+    fn list_versions(&self, service: ServiceKey) -> BoxFuture<'_, StoreResult<Vec<Version>>>;
+
+    /// Stores a new version and the update to it; `None` where the workload was changed meanwhile. By `recreate` it is
+    /// what serves from then on.
+    fn begin_update(&self, update: NewUpdate) -> BoxFuture<'_, StoreResult<Option<StoredUpdate>>>;
+
+    /// Stores the phase of an update; nothing where it is over.
+    fn save_update(&self, update: Update) -> BoxFuture<'_, StoreResult<()>>;
+
+    /// Ends an update: the next version is the one that serves. `None` where there is none.
+    fn finish_update(
+        &self,
+        service: ServiceKey,
+        now: Timestamp,
+    ) -> BoxFuture<'_, StoreResult<Option<WorkloadRecord>>>;
+
+    /// Ends an update: the version that served before is the one that serves, by `recreate` with the next generation.
+    /// `None` where there is none.
+    fn take_back_update(
+        &self,
+        service: ServiceKey,
+        reason: String,
+        now: Timestamp,
+    ) -> BoxFuture<'_, StoreResult<Option<WorkloadRecord>>>;
+
+    /// Forgets a workload with its versions; false where there is none. `why` is for the audit row, one line.
     fn remove_workload(
         &self,
         service: ServiceKey,

@@ -56,6 +56,8 @@ fn record(service: u64, nodes: &[u8], on: Option<u8>) -> WorkloadRecord {
         node: on.map(node),
         keystore: None,
         changed_at: at(0),
+        version: 1,
+        slot: 0,
     }
 }
 
@@ -303,4 +305,43 @@ fn a_node_that_is_away_is_left_for_that_whatever_it_said() {
     assigner.hear(&asks(1));
     let moves = assigner.moves(&snapshot(&[false, true]), at(15));
     assert_eq!((moves[0].kind, moves[0].to), (EventKind::Move, node(2)));
+}
+
+#[test]
+fn two_versions_share_a_node_that_has_room_for_both_and_part_where_it_has_not() {
+    let has = |cpu_millis, slots| {
+        Some(Arc::new(Inventory { cpu_millis, memory_bytes: 64 << 30, slots, ..Inventory::default() }))
+    };
+    let mut nodes = snapshot(&[true, true, true]);
+    let mut set = |number: u8, inventory| nodes.agents.get_mut(&node(number)).unwrap().inventory = inventory;
+    set(1, has(4000, 2));
+    set(2, has(4000, 2));
+    set(3, has(4000, 0));
+    let serving = |on| WorkloadRecord { slot: 1, ..record(1, &[], on) };
+    let assigner = Assigner::new(vec![serving(Some(1))], FailOvers::default(), PATIENCE);
+    // Two processors each are the usual limit.
+    assert_eq!(assigner.place_beside(&serving(Some(1)), &nodes), Ok((node(1), 0)));
+    let large = |nodes: &[u8]| WorkloadRecord {
+        document: r#"{"limits": {"cpu_millis": 3000}}"#.to_owned(),
+        ..record(1, nodes, Some(1))
+    };
+    assert_eq!(assigner.place_beside(&large(&[]), &nodes), Ok((node(2), 0)), "the third is too old");
+    let why = assigner.place_beside(&large(&[1, 3]), &nodes).unwrap_err();
+    assert!(why.contains("no node has room for the next version"), "{why}");
+    let old = Assigner::new(vec![serving(Some(3))], FailOvers::default(), PATIENCE);
+    assert!(old.place_beside(&serving(Some(3)), &nodes).unwrap_err().contains("too old"));
+    let none = Assigner::new(vec![serving(None)], FailOvers::default(), PATIENCE);
+    assert!(none.place_beside(&serving(None), &nodes).unwrap_err().contains("no node"));
+
+    // Both are assigned, each with its own seat, until the next one is not wanted beside the other.
+    let mut assigner = Assigner::new(vec![serving(Some(1))], FailOvers::default(), PATIENCE);
+    assigner.set_next(WorkloadRecord { generation: 9, slot: 0, ..record(1, &[], Some(1)) });
+    let seats = |assigner: &Assigner| {
+        let all = assigner.assignments().remove(&node(1)).unwrap_or_default();
+        all.into_iter().map(|(seat, it)| (seat.slot, it.generation)).collect::<Vec<_>>()
+    };
+    assert_eq!(seats(&assigner), [(0, 9), (1, 3)]);
+    assigner.set(WorkloadRecord { generation: 9, slot: 0, ..record(1, &[], Some(1)) });
+    assigner.remove_next(ServiceKey { blueprint: 7, service: 1 });
+    assert_eq!(seats(&assigner), [(0, 9)]);
 }

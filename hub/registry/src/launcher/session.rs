@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use blueprint_common_types::ServiceKey;
 use blueprint_common_types::workload::{WorkloadState, WorkloadStatus};
-use blueprint_hub_registry_core::MAX_REASON_CHARS;
-use blueprint_hub_registry_core::workload::{WorkloadRecord, WorkloadsView};
+use blueprint_hub_registry_core::workload::{NoNode, WorkloadRecord, WorkloadsView};
+use blueprint_hub_registry_core::{MAX_REASON_CHARS, RegistrySnapshot};
 use blueprint_proto::v1;
 use blueprint_proto::v1::launcher_event::Body as ToLauncher;
 use blueprint_proto::v1::launcher_message::Body as FromLauncher;
@@ -20,12 +20,15 @@ use super::LauncherParts;
 use super::start::Started;
 use crate::launchers::{Ask, Attached, Relayed};
 use crate::workloads::lease_of;
-use crate::{Stopping, status};
+use crate::{RegistrarHandle, Stopping, status};
 
 type Outbox = mpsc::Sender<Result<v1::LauncherEvent, Status>>;
 
 /// Pause before a workload that could not be taken back is tried again.
 const TAKE_BACK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Pause between two looks at the nodes.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// How a session ends.
 enum End {
@@ -58,6 +61,7 @@ struct Over {
 /// See the module.
 pub(super) struct Session {
     parts: LauncherParts,
+    registrar: RegistrarHandle,
     service: ServiceKey,
     launcher: String,
     attached: Attached,
@@ -77,6 +81,7 @@ pub(super) struct Session {
 impl Session {
     pub(super) fn new(
         parts: LauncherParts,
+        registrar: RegistrarHandle,
         started: Started,
         inbound: Streaming<v1::LauncherMessage>,
         outbox: Outbox,
@@ -86,6 +91,7 @@ impl Session {
         Self {
             view: parts.workloads.views(),
             parts,
+            registrar,
             service,
             launcher,
             attached,
@@ -152,6 +158,8 @@ impl Session {
                         return End::Early(early);
                     }
                 }
+                // Nodes that come and go are no news of workloads.
+                () = tokio::time::sleep(LOOK_AGAIN) => {}
                 changed = self.view.changed() => if changed.is_err() { return End::Early(Early::Stopping) },
             }
         }
@@ -166,18 +174,20 @@ impl Session {
         else {
             return over(None, "the operator took it back", false);
         };
-        let Some(status) = view.statuses.get(&self.service) else {
-            return match record.node {
-                None if self.ends => over(None, "it had no node yet when its end was asked for", true),
-                None | Some(_) => None,
-            };
-        };
-        let state = v1::LauncherState { status: Some(wire(status)), node: node_of(record) };
-        if self.told.as_ref() != Some(&state) {
-            self.told = Some(state.clone());
-            if let Err(early) = self.say(ToLauncher::State(state)).await {
-                return Some(End::Early(early));
-            }
+        if record.node.is_none() && self.ends {
+            return over(None, "it had no node yet when its end was asked for", true);
+        }
+        let status = view.statuses.get(&self.service);
+        let has_ended =
+            status.is_some_and(|it| matches!(it.state, WorkloadState::Ended | WorkloadState::Failed));
+        // A node that is away says nothing, whatever it said last; but an end is an end.
+        let standing = standing(record, view, &self.registrar.snapshot()).filter(|_| !has_ended);
+        if let Some(standing) = standing {
+            return self.tell(standing, record).await.err().map(End::Early);
+        }
+        let status = status?;
+        if let Err(early) = self.tell(wire(status), record).await {
+            return Some(End::Early(early));
         }
         match status.state {
             WorkloadState::Running if !self.is_greeted => {
@@ -192,6 +202,16 @@ impl Session {
             | WorkloadState::BackingOff
             | WorkloadState::Stopping => None,
         }
+    }
+
+    /// Tells how it is doing, where that is news.
+    async fn tell(&mut self, status: v1::WorkloadStatus, record: &WorkloadRecord) -> Result<(), Early> {
+        let state = v1::LauncherState { status: Some(status), node: node_of(record) };
+        if self.told.as_ref() == Some(&state) {
+            return Ok(());
+        }
+        self.told = Some(state.clone());
+        self.say(ToLauncher::State(state)).await
     }
 
     async fn hear(&mut self, message: v1::LauncherMessage) {
@@ -284,6 +304,34 @@ impl Session {
 
 fn node_of(record: &WorkloadRecord) -> String {
     record.node.as_ref().map(ToString::to_string).unwrap_or_default()
+}
+
+/// What the hub itself says of a workload that has no node, or one that is not connected; `None` where its node says it.
+fn standing(
+    record: &WorkloadRecord,
+    view: &WorkloadsView,
+    snapshot: &RegistrySnapshot,
+) -> Option<v1::WorkloadStatus> {
+    let node = record.node.and_then(|node| snapshot.agents.get(&node));
+    // It looks at all nodes and workloads: only where it is asked for.
+    let why = || NoNode::of(record, view, snapshot).map(|why| why.to_string());
+    let (state, reason) = match (record.node, node) {
+        (None, _) => ("unplaced", why()?),
+        (Some(_), Some(node)) if node.connected => return None,
+        (Some(_), _) => {
+            let here = "its node is not connected".to_owned();
+            ("unknown", why().map_or(here.clone(), |why| format!("{here}, and {why}")))
+        }
+    };
+    Some(v1::WorkloadStatus {
+        blueprint_id: record.service.blueprint,
+        service_id: record.service.service,
+        generation: record.generation,
+        state: state.to_owned(),
+        reason,
+        since_millis: record.changed_at.as_millis(),
+        ..v1::WorkloadStatus::default()
+    })
 }
 
 fn wire(status: &WorkloadStatus) -> v1::WorkloadStatus {

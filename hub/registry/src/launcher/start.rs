@@ -148,6 +148,7 @@ async fn store(
         nodes,
         keystore,
         replaces: Some(known.map_or(0, |record| record.generation)),
+        by: None,
         summary,
         now: SystemTime::now().into(),
     };
@@ -155,6 +156,9 @@ async fn store(
         Ok(_) => Ok(()),
         Err(WorkloadChangeError::Conflict { .. }) => {
             Err(status::busy("the workload was changed at the same moment; try again"))
+        }
+        Err(WorkloadChangeError::Updating { .. }) => {
+            Err(status::busy("the operator updates the workload; try again when that is through"))
         }
         Err(WorkloadChangeError::Store(error)) => {
             error!(%service, %error, "the workload of a launcher is not stored");

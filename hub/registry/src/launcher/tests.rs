@@ -7,15 +7,17 @@ use std::time::SystemTime;
 
 use blueprint_common_runtime::tasks::Supervisor;
 use blueprint_common_types::workload::{Bundle, WorkloadState, WorkloadStatus};
-use blueprint_common_types::{ServiceKey, Timestamp, WgPublicKey};
+use blueprint_common_types::{AgentId, LogCursor, LogStream, ServiceKey, Timestamp, WgPublicKey};
 use blueprint_hub_registry_core::workload::{
-    Placed, WorkloadChange, WorkloadChangeError, WorkloadEvent, WorkloadRecord, WorkloadStore,
+    LogsAsk, LogsError, LogsLine, LogsPiece, NewUpdate, Placed, StoredUpdate, Tally, Traffic, Update,
+    Version, WorkloadChange, WorkloadChangeError, WorkloadEvent, WorkloadRecord, WorkloadStore,
 };
 use blueprint_hub_registry_core::{StoreError, StoreResult};
 use blueprint_proto::v1::bridge_request::Call;
 use blueprint_proto::v1::launcher_client::LauncherClient;
 use blueprint_proto::v1::launcher_event::Body as Event;
 use blueprint_proto::v1::launcher_message::Body as Message;
+use futures_util::StreamExt;
 use futures_util::future::{BoxFuture, FutureExt};
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -84,6 +86,8 @@ impl WorkloadStore for Kept {
                 node: before.and_then(|record| record.node),
                 keystore: change.keystore,
                 changed_at: change.now,
+                version: 1,
+                slot: 0,
             };
             records.insert(change.service, record.clone());
             Ok(record)
@@ -100,6 +104,33 @@ impl WorkloadStore for Kept {
             }))
         }
         .boxed()
+    }
+    fn list_updates(&self) -> BoxFuture<'_, StoreResult<Vec<StoredUpdate>>> {
+        async { Ok(Vec::new()) }.boxed()
+    }
+    fn list_versions(&self, _: ServiceKey) -> BoxFuture<'_, StoreResult<Vec<Version>>> {
+        async { Ok(Vec::new()) }.boxed()
+    }
+    fn begin_update(&self, _: NewUpdate) -> BoxFuture<'_, StoreResult<Option<StoredUpdate>>> {
+        async { Ok(None) }.boxed()
+    }
+    fn save_update(&self, _: Update) -> BoxFuture<'_, StoreResult<()>> {
+        async { Ok(()) }.boxed()
+    }
+    fn finish_update(
+        &self,
+        _: ServiceKey,
+        _: Timestamp,
+    ) -> BoxFuture<'_, StoreResult<Option<WorkloadRecord>>> {
+        async { Ok(None) }.boxed()
+    }
+    fn take_back_update(
+        &self,
+        _: ServiceKey,
+        _: String,
+        _: Timestamp,
+    ) -> BoxFuture<'_, StoreResult<Option<WorkloadRecord>>> {
+        async { Ok(None) }.boxed()
     }
     fn remove_workload(
         &self,
@@ -118,6 +149,15 @@ impl WorkloadStore for Kept {
             Ok(self.records.lock().remove(&service).is_some())
         }
         .boxed()
+    }
+}
+
+/// No proxy, and so no requests.
+struct Nobody;
+
+impl Traffic for Nobody {
+    fn at(&self, _: ServiceKey, _: SocketAddr) -> Tally {
+        Tally::default()
     }
 }
 
@@ -146,13 +186,56 @@ impl Reach for Rest {
     }
 }
 
+/// Gives one piece of a node, of two assignments, and says what it was asked.
+#[derive(Default)]
+struct Wrote {
+    asked: Mutex<Vec<(AgentId, LogsAsk)>>,
+    /// Where there is one, the piece comes again once it is cancelled.
+    again: Mutex<Option<CancellationToken>>,
+}
+
+impl LogSource for Wrote {
+    fn read(&self, node: AgentId, ask: LogsAsk) -> BoxFuture<'_, Result<LogPieces, LogsError>> {
+        async move {
+            self.asked.lock().push((node, ask));
+            let line = |seq: u64, generation: u64| LogsLine {
+                cursor: LogCursor { ring: 9, seq },
+                at: blueprint_common_types::Timestamp::from_millis(seq),
+                generation,
+                stream: LogStream::Stderr,
+                level: None,
+                text: format!("line {seq}"),
+                goes_on: false,
+            };
+            let lines = vec![line(1, 4), line(2, 5), line(3, 6)];
+            let piece = LogsPiece { lines, missed: 1, reached: None, is_last: true };
+            let again = self.again.lock().take();
+            let second = async move {
+                let Some(again) = again else { return Err(LogsError::Broken("it is silent".to_owned())) };
+                again.cancelled().await;
+                Ok(LogsPiece { lines: vec![line(4, 7)], missed: 0, reached: None, is_last: false })
+            };
+            let first = futures_util::stream::iter([Ok(piece)]);
+            Ok(first.chain(futures_util::stream::once(second)).boxed())
+        }
+        .boxed()
+    }
+}
+
 /// What launchers need, where none comes.
 pub(crate) async fn idle(registrar: RegistrarHandle) -> LauncherParts {
     let store: Arc<dyn WorkloadStore> = Arc::new(Kept::default());
-    let (_, workloads) = Workloads::new(store, registrar, Duration::from_secs(15)).await.unwrap();
+    let (_, workloads) =
+        Workloads::new(store, registrar, Duration::from_secs(15), Arc::new(Nobody)).await.unwrap();
     let (_, launchers) = Launchers::new(workloads.clone());
     let rest = Arc::new(Rest(nowhere()));
-    LauncherParts { workloads, launchers, blueprints: rest.clone(), reach: rest }
+    LauncherParts {
+        workloads,
+        launchers,
+        blueprints: rest.clone(),
+        reach: rest,
+        logs: Arc::new(Wrote::default()),
+    }
 }
 
 /// A hub with one node that is here.
@@ -161,6 +244,7 @@ struct Hub {
     workloads: WorkloadsHandle,
     launchers: LaunchersHandle,
     registrar: RegistrarHandle,
+    wrote: Arc<Wrote>,
     client: LauncherClient<Channel>,
 }
 
@@ -179,14 +263,17 @@ async fn with_kept<F: Future<Output = ()>>(kept: Arc<Kept>, reach: SocketAddr, t
         let checks = async {
             let store: Arc<dyn WorkloadStore> = kept.clone();
             let patience = Duration::from_secs(15);
-            let (task, workloads) = Workloads::new(store, registrar.clone(), patience).await.unwrap();
+            let (task, workloads) =
+                Workloads::new(store, registrar.clone(), patience, Arc::new(Nobody)).await.unwrap();
             let (leases, launchers) = Launchers::new(workloads.clone());
             let (blueprints, reach) = (Arc::new(Rest(reach)), Arc::new(Rest(reach)));
+            let wrote = Arc::new(Wrote::default());
             let parts = LauncherParts {
                 workloads: workloads.clone(),
                 launchers: launchers.clone(),
                 blueprints,
                 reach,
+                logs: Arc::<Wrote>::clone(&wrote),
             };
             let metrics = Metrics::new();
             let served =
@@ -197,8 +284,8 @@ async fn with_kept<F: Future<Output = ()>>(kept: Arc<Kept>, reach: SocketAddr, t
                 let endpoint = Endpoint::from_static("http://hub.test");
                 let channel = endpoint.connect_with_connector(OpenSocket(path)).await.unwrap();
                 let client = LauncherClient::new(channel);
-                test(Hub { kept: kept.clone(), workloads, launchers, registrar: registrar.clone(), client })
-                    .await;
+                let (kept, registrar) = (kept.clone(), registrar.clone());
+                test(Hub { kept, workloads, launchers, registrar, wrote, client }).await;
                 stop.cancel();
                 supervisor.shutdown();
             };
@@ -260,8 +347,12 @@ impl Run {
     }
 
     async fn state(&mut self) -> String {
+        self.status().await.state
+    }
+
+    async fn status(&mut self) -> v1::WorkloadStatus {
         let Event::State(state) = self.next().await else { panic!("a state") };
-        state.status.unwrap().state
+        state.status.unwrap()
     }
 }
 
@@ -300,6 +391,103 @@ async fn a_launcher_hears_of_its_workload_answers_for_its_manager_and_gets_the_e
         assert_eq!((exit.code, exit.reason.as_str()), (Some(7), ""));
         assert!(hub.workloads.view().records.is_empty(), "forgotten before it is told");
         assert_eq!(*hub.kept.removed.lock(), ["it ended"]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_a_blueprint_wrote_is_given_to_the_launcher_that_holds_it_and_to_nobody_else() {
+    with_hub(nowhere(), |hub| async move {
+        let node = session(1).agent;
+        let asked = |launcher: &str| v1::LauncherLogs {
+            blueprint_id: 7,
+            service_id: 42,
+            launcher: launcher.to_owned(),
+            node: node.to_string(),
+            generation: 5,
+            after: Some(v1::LogCursor { ring: 9, seq: 1 }),
+            follow: true,
+        };
+        let read = |asked: v1::LauncherLogs| {
+            let mut client = hub.client.clone();
+            async move { client.logs(asked).await.map(Response::into_inner) }
+        };
+        let code = |read: Result<_, Status>| read.err().map(|status| status.code());
+        assert_eq!(code(read(asked("a")).await), Some(Code::PermissionDenied), "it holds nothing");
+        let mut run = hub.run(request("a")).await.unwrap();
+        let mut given = read(asked("a")).await.unwrap();
+        let piece = given.message().await.unwrap().unwrap();
+        let texts: Vec<_> = piece.lines.iter().map(|line| line.text.as_str()).collect();
+        assert_eq!(texts, ["line 2", "line 3"], "none from before it had the workload");
+        assert_eq!((piece.missed, piece.ring, piece.reached, piece.is_last), (1, 9, Some(3), true));
+        let broken = given.message().await.unwrap_err();
+        assert_eq!(
+            (broken.code(), broken.message()),
+            (Code::Unavailable, "the node broke off: it is silent")
+        );
+        let (to, ask) = hub.wrote.asked.lock().pop().unwrap();
+        assert_eq!((to, ask.after, ask.follow), (node, Some(LogCursor { ring: 9, seq: 1 }), true));
+        assert_eq!(code(read(asked("b")).await), Some(Code::PermissionDenied));
+        let unnamed = v1::LauncherLogs { node: "one".to_owned(), ..asked("a") };
+        assert_eq!(code(read(unnamed).await), Some(Code::InvalidArgument));
+
+        // Its last lines are its own once it ended, too.
+        hub.report(WorkloadState::Ended, Some(0)).await;
+        while !matches!(run.next().await, Event::Exit(_)) {}
+        assert!(hub.workloads.view().records.is_empty());
+        assert!(read(asked("a")).await.is_ok());
+        assert_eq!(code(read(asked("b")).await), Some(Code::PermissionDenied));
+        let _next = hub.run(request("b")).await.unwrap();
+        assert_eq!(code(read(asked("a")).await), Some(Code::PermissionDenied), "somebody else's by now");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_launcher_that_lost_its_service_gets_no_line_of_the_next_one() {
+    with_hub(nowhere(), |hub| async move {
+        let asked = v1::LauncherLogs {
+            blueprint_id: 7,
+            service_id: 42,
+            launcher: "a".to_owned(),
+            node: session(1).agent.to_string(),
+            follow: true,
+            ..v1::LauncherLogs::default()
+        };
+        let _run = hub.run(request("a")).await.unwrap();
+        for is_lost in [false, true] {
+            let again = CancellationToken::new();
+            *hub.wrote.again.lock() = Some(again.clone());
+            let mut given = hub.client.clone().logs(asked.clone()).await.unwrap().into_inner();
+            assert_eq!(given.message().await.unwrap().unwrap().lines.len(), 3);
+            let take_over = v1::LauncherStart { take_over: true, ..request("b") };
+            let _next = if is_lost { Some(hub.run(take_over).await.unwrap()) } else { None };
+            again.cancel();
+            let next = given.message().await;
+            if is_lost {
+                assert_eq!(next.unwrap_err().code(), Code::PermissionDenied);
+            } else {
+                assert_eq!(next.unwrap().unwrap().lines[0].text, "line 4");
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_launcher_is_told_why_no_node_takes_its_workload_and_when_that_changes() {
+    with_hub(nowhere(), |hub| async move {
+        let node = session(1).agent;
+        hub.registrar.set_data_plane(node, false).await.unwrap();
+        let mut run = hub.run(request("a")).await.unwrap();
+        let told = run.status().await;
+        let why = (told.state.as_str(), told.reason.as_str());
+        assert_eq!(why, ("unplaced", "no node that it may run on is connected"));
+        hub.registrar.set_data_plane(node, true).await.unwrap();
+        let mut views = hub.workloads.views();
+        views.wait_for(|view| view.records[&SERVICE].node.is_some()).await.unwrap();
+        hub.report(WorkloadState::Starting, None).await;
+        assert_eq!(run.state().await, "starting");
     })
     .await;
 }
@@ -389,6 +577,8 @@ async fn the_next_hub_takes_back_what_is_left_and_tries_until_it_has() {
         node: None,
         keystore: None,
         changed_at: SystemTime::now().into(),
+        version: 1,
+        slot: 0,
     };
     kept.records.lock().insert(SERVICE, record);
     kept.failures.store(1, Relaxed);
@@ -483,6 +673,7 @@ async fn what_an_operator_keeps_is_not_taken_over_by_accident_and_his_word_count
             nodes: std::collections::BTreeSet::new(),
             keystore: None,
             replaces: None,
+            by: None,
             summary: String::new(),
             now: SystemTime::now().into(),
         };

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use blueprint_common_types::{AgentId, OverlayLease, ServiceKey, Timestamp, TokenId};
 use blueprint_hub_registry_core::workload::Assignments;
 use blueprint_hub_registry_core::{
-    Agent, Change, LateRefusal, PromiseError, QosSample, RegistrySnapshot, ReserveError,
+    Agent, Change, LateRefusal, PromiseError, QosSample, RegistrySnapshot, ReserveError, Weights,
 };
 use blueprint_proto::v1::hub_message::Body;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -79,8 +79,9 @@ impl RegistrarHandle {
         &self,
         assignments: Assignments,
         unplaced: BTreeSet<ServiceKey>,
+        weights: Weights,
     ) -> Result<(), Stopping> {
-        self.ask(|reply| Command::Assign(assignments, unplaced, reply)).await
+        self.ask(|reply| Command::Assign(assignments, unplaced, weights, reply)).await
     }
 
     /// Says something to an agent; false where it has no session.

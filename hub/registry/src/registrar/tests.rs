@@ -8,6 +8,7 @@ use blueprint_hub_registry_core::{
     AccessTokenRecord, ApiKeyError, ApiKeyRecord, ApiKeyRotateError, ApiKeyRotation, AuditCheck, AuditRow,
     JoinCommit, JoinError, JoinTokenRecord, Loaded, PolicyChange, PolicyChangeError, PolicyRecord,
     RenewError, ServiceChange, ServiceChangeError, ServiceGrant, ServiceRecord, StoreError, StoreResult,
+    Weights,
 };
 use futures_util::future::{BoxFuture, FutureExt};
 use parking_lot::Mutex;
@@ -193,6 +194,7 @@ pub(crate) fn targets() -> Report {
         port: 8080,
         health: Health::Healthy,
         reason: String::new(),
+        generation: 0,
     }])
 }
 
@@ -277,7 +279,7 @@ async fn refused_targets_have_a_budget_in_the_audit_log_and_what_is_left_out_is_
     let (disk, stop) = (Arc::new(Disk::default()), CancellationToken::new());
     let (handle, run) = start(&disk, &stop);
     let test = async {
-        handle.assign(Assignments::new(), BTreeSet::from([SERVICE])).await.unwrap();
+        handle.assign(Assignments::new(), BTreeSet::from([SERVICE]), Weights::new()).await.unwrap();
         for process in 1..=10u16 {
             let (_, messages) = open(&handle, process.into(), process.into()).await;
             let offered = (0..64).map(|port| OfferedTarget {
@@ -285,6 +287,7 @@ async fn refused_targets_have_a_budget_in_the_audit_log_and_what_is_left_out_is_
                 port: process * 100 + port,
                 health: Health::Healthy,
                 reason: String::new(),
+                generation: 0,
             });
             handle.report(session(process.into()), 1, Report::Targets(offered.collect())).await.unwrap();
             handle.changes_after(1).await.unwrap();

@@ -131,6 +131,7 @@ fn offered(set: v1::TargetSet) -> Result<Vec<OfferedTarget>, String> {
                     .ok_or("a port out of range")?,
                 health: target.health().into(),
                 reason: target.reason.chars().take(256).collect(),
+                generation: target.generation,
             })
         })
         .collect()

@@ -21,7 +21,7 @@ use crate::cli::Global;
 use crate::cmd::client::{ask, text};
 
 /// Pause between two looks at a workload that is waited for.
-const LOOK: Duration = Duration::from_millis(200);
+pub(super) const LOOK: Duration = Duration::from_millis(200);
 
 /// Has a node run a service.
 #[derive(Debug, Args)]
@@ -76,6 +76,9 @@ pub(crate) struct Run {
     /// Bytes of memory that it may use
     #[arg(long, value_name = "BYTES")]
     memory_bytes: Option<u64>,
+    /// Bytes that it may keep in its data folder
+    #[arg(long, value_name = "BYTES")]
+    storage_bytes: Option<u64>,
     /// When it is started again: always, on-failure or never
     #[arg(long, value_parser = restart)]
     restart: Option<RestartPolicy>,
@@ -94,7 +97,7 @@ pub(crate) struct Run {
     wait: Option<u64>,
 }
 
-fn variable(text: &str) -> Result<(String, String), String> {
+pub(super) fn variable(text: &str) -> Result<(String, String), String> {
     let pair = text.split_once('=').ok_or("not NAME=VALUE")?;
     Ok((pair.0.to_owned(), pair.1.to_owned()))
 }
@@ -145,6 +148,7 @@ impl Run {
         set(&mut spec.chain.ws_rpc_url, self.ws_rpc_url.clone());
         set(&mut spec.limits.cpu_millis, self.cpu_millis);
         set(&mut spec.limits.memory_bytes, self.memory_bytes);
+        set(&mut spec.limits.storage_bytes, self.storage_bytes);
         set(&mut spec.restart, self.restart);
         Ok(spec)
     }
@@ -195,7 +199,7 @@ fn set<T>(field: &mut T, value: Option<T>) {
     }
 }
 
-fn read_document(file: &Path) -> Result<Map<String, Value>, CliError> {
+pub(super) fn read_document(file: &Path) -> Result<Map<String, Value>, CliError> {
     let failed = |error: &dyn std::fmt::Display| CliError::usage(format!("{}: {error}", file.display()));
     let mut bytes = Vec::new();
     if file == Path::new("-") {
@@ -207,7 +211,7 @@ fn read_document(file: &Path) -> Result<Map<String, Value>, CliError> {
 }
 
 /// Reads a keystore as the Blueprint Manager has it: files, at most one folder deep.
-fn keystore(folder: &Path) -> Result<BTreeMap<String, String>, CliError> {
+pub(super) fn keystore(folder: &Path) -> Result<BTreeMap<String, String>, CliError> {
     let mut files = BTreeMap::new();
     let mut bytes = 0usize;
     let mut folders = vec![(folder.to_owned(), String::new())];

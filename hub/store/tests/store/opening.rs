@@ -39,7 +39,7 @@ async fn tokens_of_the_first_schema_have_no_address() {
     let token = token(&store, 1).await;
     drop(store);
     let db = Connection::open(dir.path().join(DATABASE_FILE)).unwrap();
-    let first = "DROP TABLE workload_events; DROP TABLE provider_credentials; DROP TABLE machine_egress; DROP TABLE cost_alerts; DROP TABLE cost_alert_events; DROP TABLE machine_spans; DROP TABLE lifecycle_events; DROP TABLE instances; DROP TABLE deployment_plan; DROP TABLE deployments; ALTER TABLE join_tokens DROP COLUMN instance; ALTER TABLE join_tokens DROP COLUMN attempt; DROP TABLE workloads; DROP TABLE tls_profiles; DROP TABLE client_certificates; DROP TABLE services; DROP TABLE api_keys; DROP TABLE policy; ALTER TABLE join_tokens DROP COLUMN address; DELETE FROM schema_version WHERE version > 1";
+    let first = "DROP TABLE workload_events; DROP TABLE workload_versions; DROP TABLE workload_updates; ALTER TABLE targets DROP COLUMN generation; DROP TABLE provider_credentials; DROP TABLE machine_egress; DROP TABLE cost_alerts; DROP TABLE cost_alert_events; DROP TABLE machine_spans; DROP TABLE lifecycle_events; DROP TABLE instances; DROP TABLE deployment_plan; DROP TABLE deployments; ALTER TABLE join_tokens DROP COLUMN instance; ALTER TABLE join_tokens DROP COLUMN attempt; DROP TABLE workloads; DROP TABLE tls_profiles; DROP TABLE client_certificates; DROP TABLE services; DROP TABLE api_keys; DROP TABLE policy; ALTER TABLE join_tokens DROP COLUMN address; DELETE FROM schema_version WHERE version > 1";
     db.execute_batch(first).unwrap();
     drop(db);
     let store = SqliteStore::open(dir.path()).unwrap();

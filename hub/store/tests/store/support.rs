@@ -84,5 +84,7 @@ pub(crate) fn target(n: u16, service: ServiceKey, port: u16) -> TargetRecord {
         address: SocketAddr::from(([10, 88, high, low], port)),
         expires_at: NOW.plus(MINUTE),
         agent_name: format!("node-{n}"),
+        generation: u64::from(n),
+        weight: 100,
     }
 }

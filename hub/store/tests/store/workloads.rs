@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use blueprint_common_types::{AgentId, ServiceKey, Timestamp};
 use blueprint_hub_registry_core::workload::{
-    EventKind, HUB_ROWS, NODE_ROWS, Placed, WorkloadChange, WorkloadChangeError, WorkloadEvent,
-    WorkloadRecord, WorkloadStore,
+    EventKind, HUB_ROWS, MAX_VERSIONS, NODE_ROWS, NewUpdate, Phase, Placed, Strategy, Update, UpdatePlan,
+    VersionOutcome, WorkloadChange, WorkloadChangeError, WorkloadEvent, WorkloadRecord, WorkloadStore,
 };
 use blueprint_hub_registry_core::{AuditKind, Store};
 use blueprint_hub_store::SqliteStore;
@@ -26,6 +26,7 @@ fn change(document: &str, nodes: &[u8], replaces: Option<u64>) -> WorkloadChange
         nodes: nodes.iter().map(|number| node(*number)).collect(),
         keystore: Some("v4.local.sealed".to_owned()),
         replaces,
+        by: Some("operator (socket)".to_owned()),
         summary: "native source".to_owned(),
         now: NOW,
     }
@@ -121,4 +122,92 @@ async fn a_journal_keeps_each_step_once_and_the_newest_of_them_over_restarts() {
     }
     assert!(store.remove_workload(SERVICE, "taken back", NOW).await.unwrap());
     assert!(store.events(SERVICE).await.unwrap().is_empty());
+}
+
+fn plan(strategy: Strategy) -> UpdatePlan {
+    UpdatePlan { strategy, ..UpdatePlan::default() }
+}
+
+fn next(record: &WorkloadRecord, document: &str, strategy: Strategy) -> NewUpdate {
+    NewUpdate {
+        service: SERVICE,
+        replaces: record.generation,
+        document: document.to_owned(),
+        nodes: BTreeSet::new(),
+        keystore: Some("v4.local.other".to_owned()),
+        repeats: None,
+        plan: plan(strategy),
+        place: (strategy != Strategy::Recreate).then(|| (node(1), 1)),
+        needs_target: true,
+        by: "operator (socket)".to_owned(),
+        now: NOW,
+    }
+}
+
+#[tokio::test]
+async fn an_update_is_there_after_a_restart_and_one_version_serves_whatever_it_does() {
+    let (dir, store) = store();
+    let first = store.set_workload(change("{\"a\":1}", &[], None)).await.unwrap();
+    let first = store.place_workload(placed(&first, 1)).await.unwrap().unwrap();
+    let begun = store.begin_update(next(&first, "{\"a\":2}", Strategy::BlueGreen)).await.unwrap().unwrap();
+    assert_eq!(begun.record, first, "what serves stays");
+    let beside = begun.next.clone().unwrap();
+    assert!(beside.generation > first.generation && beside.slot == 1 && beside.version == 2);
+    assert_eq!(beside.document, "{\"a\":2}");
+    // One at a time, and nobody changes it meanwhile.
+    let second = store.begin_update(next(&first, "{\"a\":3}", Strategy::BlueGreen)).await.unwrap();
+    assert_eq!(second, None);
+    let set = store.set_workload(change("{\"a\":3}", &[], None)).await;
+    assert!(matches!(set, Err(WorkloadChangeError::Updating { to: 2 })), "{set:?}");
+    // Where the one that serves is placed anew, the two stay apart.
+    let moved = store.place_workload(placed(&first, 2)).await.unwrap().unwrap();
+    assert!(moved.generation > beside.generation);
+    store.save_update(Update { phase: Phase::Moved, ..begun.update.clone() }).await.unwrap();
+    drop(store);
+    let store = SqliteStore::open(dir.path()).unwrap();
+    let found = store.list_updates().await.unwrap();
+    assert_eq!((found[0].update.phase, found[0].next.as_ref()), (Phase::Moved, Some(&beside)));
+    let serving = store.finish_update(SERVICE, NOW).await.unwrap().unwrap();
+    assert_eq!(serving, beside);
+    assert_eq!(store.list_workloads().await.unwrap(), std::slice::from_ref(&beside));
+    assert_eq!(store.finish_update(SERVICE, NOW).await.unwrap(), None, "once");
+
+    // By recreate the next version serves at once, and the old one again once it is taken back.
+    let begun = store.begin_update(next(&beside, "{\"a\":3}", Strategy::Recreate)).await.unwrap().unwrap();
+    assert_eq!((begun.record.version, begun.record.document.as_str()), (3, "{\"a\":3}"));
+    let back = store.take_back_update(SERVICE, "it is sick".to_owned(), NOW).await.unwrap().unwrap();
+    assert_eq!((back.version, back.document.as_str()), (2, "{\"a\":2}"));
+    assert!(back.generation > begun.record.generation && back.slot == beside.slot);
+    let versions = store.list_versions(SERVICE).await.unwrap();
+    let told: Vec<_> = versions.iter().map(|it| (it.number, it.outcome, it.reason.as_str())).collect();
+    let expected = [
+        (3, VersionOutcome::Failed, "it is sick"),
+        (2, VersionOutcome::Current, ""),
+        (1, VersionOutcome::Replaced, ""),
+    ];
+    assert_eq!(told, expected);
+    assert!(store.remove_workload(SERVICE, "taken back", NOW).await.unwrap());
+    assert!(store.list_versions(SERVICE).await.unwrap().is_empty(), "secrets go with it");
+}
+
+#[tokio::test]
+async fn ten_versions_are_kept_and_what_is_in_use_is_among_them() {
+    let (_dir, store) = store();
+    let mut record = store.set_workload(change("{}", &[], None)).await.unwrap();
+    for number in 2..=30u32 {
+        let begun = store.begin_update(next(&record, &format!("{{\"a\":{number}}}"), Strategy::Rolling));
+        let begun = begun.await.unwrap().unwrap();
+        assert_eq!(begun.update.to, number);
+        store.take_back_update(SERVICE, "it is a test".to_owned(), NOW).await.unwrap();
+        let kept = store.list_versions(SERVICE).await.unwrap();
+        assert!(kept.len() <= MAX_VERSIONS && kept.iter().any(|it| it.number == 1), "{number}");
+        record = begun.record;
+    }
+    assert_eq!(store.list_versions(SERVICE).await.unwrap().len(), MAX_VERSIONS);
+    // The same again is no new version, and a launcher's is not kept.
+    let same = store.set_workload(change("{}", &[], None)).await.unwrap();
+    assert_eq!(same.version, 1);
+    let leased = WorkloadChange { by: None, ..change("{\"b\":1}", &[], None) };
+    assert_eq!(store.set_workload(leased).await.unwrap().version, 31);
+    assert!(store.list_versions(SERVICE).await.unwrap().iter().all(|it| it.number != 31));
 }

@@ -28,8 +28,13 @@ pub(super) fn of_request(request: &Request, form: &Form) -> Vec<String> {
     };
     rule(request.method == "POST" && request.path == "/", "it is no POST to /".to_owned());
     let credential = request.header("authorization").unwrap_or_default();
-    let is_ssm = request.header("x-amz-target").is_some();
-    let service = if is_ssm { "ssm" } else { "ec2" };
+    let target = request.header("x-amz-target");
+    let is_ssm = target.is_some();
+    let service = match target {
+        Some(target) if target.starts_with("AWSPriceListService.") => "pricing",
+        Some(_) => "ssm",
+        None => "ec2",
+    };
     rule(credential.starts_with("AWS4-HMAC-SHA256 Credential="), "it is not signed".to_owned());
     rule(
         credential.contains(&format!("/{REGION}/{service}/aws4_request,")),

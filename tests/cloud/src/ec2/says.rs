@@ -1,6 +1,8 @@
 //! How EC2 says things: XML.
 
-use super::{Form, has_tag};
+use serde_json::{Value, json};
+
+use super::{Form, REGION, has_tag};
 use crate::server::Answer;
 use crate::world::{Machine, Power};
 
@@ -101,4 +103,31 @@ pub(super) fn swap_types(text: &str) -> String {
         swapped.push_str(tag);
     }
     swapped
+}
+
+/// A page of the price list: two of them, and every price that a kind of machine has beside the one that is asked for.
+pub(super) fn prices(asked: &Value) -> Answer {
+    let row = |plan: &str, tenancy: &str, price: &str| {
+        json!({
+            "product": {"productFamily": "Compute Instance", "attributes": {
+                "instanceType": plan, "regionCode": REGION, "operatingSystem": "Linux", "tenancy": tenancy,
+                "capacitystatus": "Used", "preInstalledSw": "NA", "operation": "RunInstances",
+            }},
+            "terms": {"OnDemand": {"A.B": {"priceDimensions": {"A.B.C": {
+                "unit": "Hrs", "pricePerUnit": {"USD": price},
+            }}}}},
+        })
+        .to_string()
+    };
+    let page = match asked["NextToken"].as_str() {
+        None => json!({
+            "FormatVersion": "aws_v1", "NextToken": "second",
+            "PriceList": [row("t3.micro", "Shared", "0.0104000001"), row("t3.micro", "Dedicated", "0.0600000000")],
+        }),
+        Some(_) => json!({
+            "FormatVersion": "aws_v1",
+            "PriceList": [row("m5.large", "Shared", "0.0960000000"), row("t99.huge", "Shared", "1.0000000000")],
+        }),
+    };
+    Answer::json(200, &page)
 }

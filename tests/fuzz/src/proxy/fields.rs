@@ -171,6 +171,7 @@ fn trust(bound: &BTreeMap<String, String>) -> Trust {
         health: Health::Healthy,
         reason: String::new(),
         agent: AgentId::from_bytes([1; 16]),
+        weight: 100,
     };
     Trust {
         keys: KeyTable::new([(key().id.clone(), grant)]),

@@ -39,6 +39,7 @@ impl Hub {
             health: Health::Healthy,
             reason: String::new(),
             agent: AgentId::from_bytes([1; 16]),
+            weight: 100,
         };
         let empty = Trust::empty(Arc::new(SealingKey::new(&seed).unwrap()));
         let trust = Trust {

@@ -1,6 +1,7 @@
 //! A Manager starts the launcher as it starts a blueprint, and the blueprint runs on a node.
 
 mod manager;
+mod output;
 mod relay;
 
 use std::os::unix::fs::PermissionsExt;
@@ -104,7 +105,12 @@ impl<'h> Scene<'h> {
 
     /// What the Manager starts: its arguments, environment, folder and standard input.
     fn launcher(&self) -> Result<Launch> {
-        let launch = Launch::new(binary("blueprint-launcher")?).arg("run").folder(self.folder.path());
+        self.given_to(Launch::new(binary("blueprint-launcher")?).arg("run"))
+    }
+
+    /// The same for another program that becomes a launcher.
+    fn given_to(&self, launch: Launch) -> Result<Launch> {
+        let launch = launch.folder(self.folder.path());
         let launch = launch.env("BLUEPRINT_LAUNCHER_CONFIG", self.path("launcher.toml"));
         let launch = launch.env("KEYSTORE_URI", self.path("keys"));
         let launch = launch.env("DATA_DIR", self.path("data/blueprint-7-demo"));
@@ -329,11 +335,20 @@ fn a_blueprint_of_a_launcher_goes_on_at_another_node_when_its_own_dies() -> Resu
         Ok((text(row, "/node")?.to_owned(), text(row, "/state")?.to_owned()))
     };
     let (first, _) = node(&scene)?;
+    launcher.wait_for_line("listens on", SOON)?;
     let position = usize::from(first == "node-1");
     scene.agents[position].process()?.kill()?;
     eventually_ok(MOVED, "the blueprint on the other node", || {
         let (now, state) = node(&scene)?;
         ensure!(now != first && state == "running", "{state} on {now}: {}", launcher.log());
+        Ok(())
+    })?;
+    let gone = format!("is unknown on node {}: its node is not connected", scene.agents[position].id());
+    ensure!(launcher.log().contains(&gone), "{}", launcher.log());
+    // What it writes comes from both nodes.
+    eventually_ok(SOON, "a line of each run", || {
+        let lines = launcher.log().matches("listens on").count();
+        ensure!(lines == 2, "{lines} lines: {}", launcher.log());
         Ok(())
     })?;
     // The Manager hears of it where it was told before, by the launcher that it started.

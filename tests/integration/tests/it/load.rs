@@ -49,6 +49,21 @@ impl Load {
         Ok(Self { calls, stop: Some(stop), thread: Some(thread) })
     }
 
+    /// Starts it on this machine.
+    pub(crate) fn here(
+        proxy: SocketAddr,
+        (service, token): (&str, &str),
+        patience: Duration,
+    ) -> Result<Self> {
+        let request = Request::get("/").header("x-service-id", service).bearer(token);
+        let calls = Arc::new(Mutex::new(Vec::new()));
+        let (stop, stopped) = channel();
+        let made = Arc::clone(&calls);
+        let work = move || run(&request, (proxy, patience), &made, &stopped);
+        let thread = Builder::new().name("load".to_owned()).spawn(work)?;
+        Ok(Self { calls, stop: Some(stop), thread: Some(thread) })
+    }
+
     fn calls(&self) -> MutexGuard<'_, Vec<Call>> {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -5,6 +5,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use blueprint_tests_support::http::Request;
 use blueprint_tests_support::{Host, Lab, Launch, Need, binary, eventually_ok, local_vm_image, require};
 use serde_json::Value;
 
@@ -133,7 +134,20 @@ impl<'h> Rig<'h> {
             ensure!(told.status == 200, "{}", told.text());
             Ok(())
         })?;
-        Ok(())
+        // How it is doing, by its own agent: the machine, the tunnel, and the service that it runs.
+        let shown = hub.json(&["deployment", "show", "web"])?;
+        let path = format!("/v1/nodes/{}/qos", text(&shown, "/instances/0/node/id")?);
+        eventually_ok(NSPAWN, "quality of service of the machine", || {
+            let qos = hub.api(&Request::get(&path))?.json()?;
+            for pointer in [
+                "/latest/machine/memory_total_bytes",
+                "/latest/tunnel/rtt_micros",
+                "/latest/services/0/check_micros",
+            ] {
+                ensure!(qos.pointer(pointer).and_then(Value::as_f64) > Some(0.0), "{pointer}: {qos}");
+            }
+            Ok(())
+        })
     }
 
     fn terminate(&self) -> Result<()> {

@@ -63,13 +63,13 @@ impl Site {
             "[[host]]\nname = \"rack-{}\"\naddress = \"{}\"\nuser = \"{user}\"\nhost_key = \"{host_key}\"\nidentity = \"{}\"\ncpu = 2\n\
              memory_mib = 2048\ndisk_gb = 20\n{more}\n",
             number + 1,
-            machine.host.address(),
+            machine.host().address(),
             self.identity.display()
         ))
     }
 
     fn pin(&self, number: usize) -> Result<String> {
-        fingerprint(&self.machines.get(number).context("no such machine")?.host_key)
+        fingerprint(&self.machines.get(number).context("no such machine")?.host_key())
     }
 
     fn start(&self) -> Result<Hub<'_>> {
@@ -122,7 +122,7 @@ fn own_hosts_become_nodes_and_are_left_as_they_were() -> Result<()> {
     let program = blueprint_tests_support::binary("blueprint-hub")?;
     let scan =
         |arguments: &[&str]| site.hub.launch(&program).args(["host", "scan"]).args(arguments).run(SOON);
-    let address = site.machines[0].host.address().to_string();
+    let address = site.machines[0].host().address().to_string();
     let shown = json_of(&scan(&[&address, "--output", "json"])?)?;
     let pin = text(&shown, "/keys/0/fingerprint")?.to_owned();
     ensure!(pin == site.pin(0)?, "{shown}");
@@ -230,8 +230,8 @@ fn a_host_that_is_another_or_away_is_told_and_a_killed_hub_claims_once() -> Resu
     ensure!(refused.code != Some(0) && refused.stderr.contains("cpu 0 is outside"), "{refused:?}");
     // Behind a machine on the way, which is held to its own key as strictly; here it is itself that machine.
     let identity = site.identity.display();
-    let address = site.machines[0].host.address();
-    let own = std::fs::read_to_string(site.machines[0].host_key.with_extension("pub"))?;
+    let address = site.machines[0].host().address();
+    let own = std::fs::read_to_string(site.machines[0].host_key().with_extension("pub"))?;
     let inner =
         site.block(0, "root", own.trim(), "jump = \"door\"")?.replace(&address.to_string(), "127.0.0.1");
     for (key, state) in [(own.trim(), "free"), (public.trim(), "unfit")] {
@@ -243,11 +243,11 @@ fn a_host_that_is_another_or_away_is_told_and_a_killed_hub_claims_once() -> Resu
     }
     // It is away.
     std::fs::write(site.hosts(), &right)?;
-    site.machines[0].host.cut()?;
+    site.machines[0].host().cut()?;
     let refused = deploy(&hub, "web", "1")?;
     ensure!(refused.code != Some(0) && refused.stderr.contains("is not reached"), "{refused:?}");
     nothing(&hub)?;
-    site.machines[0].host.heal()?;
+    site.machines[0].host().heal()?;
     ensure!(states(&hub, &site)? == ["free"], "{:?}", states(&hub, &site));
 
     // The hub is killed at many moments of an order; what comes is one machine with one claim.
@@ -270,7 +270,7 @@ fn a_host_that_is_another_or_away_is_told_and_a_killed_hub_claims_once() -> Resu
     ensure!(rows(&nodes, "/nodes")?.len() == 1, "{nodes}");
 
     // While it is away it is kept, and it cannot be given back before it answers.
-    site.machines[0].host.cut()?;
+    site.machines[0].host().cut()?;
     let ended = hub.command(&["deployment", "terminate", "web", "--yes"])?.run(CALL)?;
     ensure!(ended.code == Some(0), "{ended:?}");
     eventually_ok(LONG, "what keeps the host from being given back", || {
@@ -278,7 +278,7 @@ fn a_host_that_is_another_or_away_is_told_and_a_killed_hub_claims_once() -> Resu
         ensure!(listed.to_string().contains("is not reached"), "{listed}");
         Ok(())
     })?;
-    site.machines[0].host.heal()?;
+    site.machines[0].host().heal()?;
     terminate(&hub, "web")?;
     nothing_left(&site.machines[0])
 }
@@ -305,13 +305,13 @@ fn hold_the_removal_up(machine: &Machine) -> Result<()> {
 fn only_open_ports_are_open(site: &Site) -> Result<()> {
     for (machine, port, is_open) in [(0, 8098, false), (1, 8098, true), (1, 8099, false)] {
         let machine = site.machines.get(machine).context("no such machine")?;
-        let name = machine.host.namespace();
-        let address = std::net::SocketAddr::from((machine.host.address(), port));
+        let name = machine.host().namespace();
+        let address = std::net::SocketAddr::from((machine.host().address(), port));
         let text = port.to_string();
         let listener =
             Launch::new("ip").args(["netns", "exec", name, "python3", "-m", "http.server", &text]).start()?;
         eventually_ok(SOON, "a listener in the machine", || {
-            machine.host.connect(std::net::SocketAddr::from(([127, 0, 0, 1], port)), CALL).map(drop)
+            machine.host().connect(std::net::SocketAddr::from(([127, 0, 0, 1], port)), CALL).map(drop)
         })?;
         let found = site.hub.connect(address, Duration::from_secs(1));
         ensure!(found.is_ok() == is_open, "{port}: {found:?}");

@@ -7,6 +7,7 @@ mod limits;
 mod logs;
 mod recovery;
 pub(crate) mod rig;
+mod storage;
 mod stranger;
 
 use std::path::PathBuf;

@@ -1,17 +1,15 @@
 //! A machine of the operator: real systemd and a real SSH server over an image, in a namespace of the lab.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use blueprint_tests_support::{Host, Lab, Launch, Process, eventually_ok, scratch};
-use tempfile::TempDir;
+use blueprint_tests_support::{Lab, Launch};
 
-use crate::fixture::{CALL, SOON};
+use crate::fixture::CALL;
+use crate::machine::{self, BOOT, Disk};
 
-/// How long a machine may take to boot on a busy host.
-const BOOT: Duration = Duration::from_secs(90);
+/// Name of the file with the host key.
+const HOST_KEY: &str = "host_key";
 
 /// What a machine changes by itself, and what of it is a log.
 const OWN: [&str; 6] = ["var/log", "var/lib/systemd", "var/cache", "tmp", "var/tmp", "run"];
@@ -33,77 +31,40 @@ pub(super) fn fingerprint(file: &Path) -> Result<String> {
 }
 
 /// One machine; ends when dropped.
-pub(super) struct Machine {
-    pub(super) host: Host,
-    /// The private half of its host key, for its fingerprint.
-    pub(super) host_key: PathBuf,
-    root: PathBuf,
-    process: Process,
-    _folder: TempDir,
+pub(super) struct Machine(machine::Machine);
+
+impl std::ops::Deref for Machine {
+    type Target = machine::Machine;
+
+    fn deref(&self) -> &machine::Machine {
+        &self.0
+    }
 }
 
 impl Machine {
     /// Boots one that lets root in, and `ops` who may use sudo, with the key at `identity`.
     pub(super) fn boot(lab: &Lab, name: &str, image: &Path, identity: &Path) -> Result<Self> {
-        let host = lab.host(name)?;
-        let folder = scratch("own-host")?;
-        let [upper, work, root] = ["upper", "work", "root"].map(|part| folder.path().join(part));
-        for path in [&upper, &work, &root] {
-            std::fs::create_dir_all(path)?;
-        }
-        let options =
-            format!("lowerdir={},upperdir={},workdir={}", image.display(), upper.display(), work.display());
-        run("mount", &["-t", "overlay", "overlay", "-o", &options, &root.display().to_string()])?;
-        let host_key = key(folder.path(), "host_key")?;
+        let disk = Disk::mount(lab, name, image)?;
+        let host_key = key(disk.folder(), HOST_KEY)?;
         let public = std::fs::read_to_string(identity.with_extension("pub"))?;
-        let setup = format!(
-            "set -eu; cd '{root}'; rm -f etc/ssh/ssh_host_*; cp '{key}' etc/ssh/ssh_host_ed25519_key; \
+        disk.change(&format!(
+            "rm -f etc/ssh/ssh_host_*; cp '{key}' etc/ssh/ssh_host_ed25519_key; \
              cp '{key}.pub' etc/ssh/ssh_host_ed25519_key.pub; chmod 600 etc/ssh/ssh_host_ed25519_key; \
              chroot . useradd --create-home --shell /bin/sh ops; \
              for home in root home/ops; do mkdir -p -m 700 $home/.ssh; printf '%s' '{public}' >$home/.ssh/authorized_keys; done; \
              chroot . chown -R ops:ops /home/ops; \
              echo 'ops ALL=(root) NOPASSWD: ALL' >etc/sudoers.d/ops; chmod 440 etc/sudoers.d/ops; \
-             : >etc/cloud/cloud-init.disabled; echo {name} >etc/hostname; rm -f etc/passwd- etc/shadow-",
-            root = root.display(),
+             rm -f etc/passwd- etc/shadow-",
             key = host_key.display(),
-        );
-        run("sh", &["-c", &setup])?;
-        let namespace = format!("--network-namespace-path=/run/netns/{}", host.namespace());
-        let process = Launch::new("systemd-nspawn")
-            .args([
-                "--quiet",
-                "--boot",
-                "--register=no",
-                "--keep-unit",
-                "--resolv-conf=off",
-                "--link-journal=no",
-            ])
-            .args(["--timezone=off", "--capability=CAP_NET_ADMIN", "--bind=/dev/net/tun"])
-            .arg("--system-call-filter=landlock_create_ruleset landlock_add_rule landlock_restrict_self")
-            .arg(format!("--machine={}", host.namespace()))
-            .arg(namespace)
-            .arg("--directory")
-            .arg(&root)
-            .start()?;
-        let machine = Self { host, host_key, root, process, _folder: folder };
-        eventually_ok(BOOT, "a machine that has booted", || {
-            let state = machine.inside("systemctl is-system-running")?;
-            ensure!(["running", "degraded"].contains(&state.trim()), "{state}");
-            Ok(())
-        })
-        .with_context(|| machine.process.log())?;
-        Ok(machine)
+        ))?;
+        let machine = disk.boot()?;
+        machine.wait()?;
+        Ok(Self(machine))
     }
 
-    /// What a command says in the machine.
-    pub(super) fn inside(&self, command: &str) -> Result<String> {
-        let leader = format!("/proc/{0}/task/{0}/children", self.process.pid());
-        let leader = std::fs::read_to_string(leader)?;
-        let leader = leader.split_whitespace().next().context("no first process")?;
-        let entered = Launch::new("nsenter")
-            .args(["-t", leader, "-m", "-p", "-i", "-u", "-n", "--", "sh", "-c", command]);
-        let said = entered.run(SOON)?;
-        Ok(said.stdout + &said.stderr)
+    /// The private half of its host key, for its fingerprint.
+    pub(super) fn host_key(&self) -> PathBuf {
+        self.folder().join(HOST_KEY)
     }
 
     /// Every file with its kind, rights, owner and content, but logs and what the system changes by itself.
@@ -113,7 +74,7 @@ impl Machine {
             "cd '{}' && find . -xdev \\( {} \\) -o \\( -type f \\( -path './etc/*' -o -path './var/*' -o -path './usr/local/*' -o \
              -path './home/*' -o -path './root/*' \\) -printf '%p %m %U:%G %s ' -exec sha256sum {{}} \\; \\) -o \
              -printf '%p %y %m %U:%G %l\\n'",
-            self.root.display(),
+            self.root().display(),
             prune.join(" -o ")
         );
         let listed = Launch::new("sh").args(["-c", &list]).run(BOOT)?;
@@ -128,20 +89,4 @@ impl Machine {
         lines.sort();
         Ok(lines)
     }
-}
-
-impl Drop for Machine {
-    fn drop(&mut self) {
-        let pid = self.process.pid();
-        let kill = format!("kill -KILL $(cat /proc/{pid}/task/{pid}/children)");
-        let _ = Command::new("sh").args(["-c", &kill]).status();
-        let _ = self.process.wait(Duration::from_secs(5));
-        let _ = Command::new("umount").arg("--lazy").arg(&self.root).status();
-    }
-}
-
-fn run(program: &str, arguments: &[&str]) -> Result<()> {
-    let ran = Launch::new(program).args(arguments).run(SOON)?;
-    ensure!(ran.code == Some(0), "{program}: {}{}", ran.stdout, ran.stderr);
-    Ok(())
 }

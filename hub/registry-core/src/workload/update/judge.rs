@@ -1,0 +1,231 @@
+//! What of an update was seen by this hub, and what follows from that.
+
+use std::time::Duration;
+
+use blueprint_common_types::workload::WorkloadState;
+use blueprint_common_types::{Health, Timestamp};
+
+use super::{Advance, Phase, Side, Sight, Tally, Update};
+use crate::workload::plan::Strategy;
+
+/// How long the next version may be sick, between two healthy times: a check that failed once is no verdict.
+const SICK: Duration = Duration::from_secs(5);
+
+/// How long its node may be away; twice the patience of workloads in general.
+const AWAY: Duration = Duration::from_secs(30);
+
+/// How long a version that gets nothing more is left at least: who picked it just before is on the way.
+const QUIET: Duration = Duration::from_secs(2);
+
+/// Starts anew after which the next version is given up before it was healthy.
+const MAX_RESTARTS: u32 = 3;
+
+/// Failed requests that say something.
+const MIN_FAILED: u64 = 3;
+
+/// How many more of a hundred requests may fail than with the old version.
+const WORSE_BY: u64 = 5;
+
+/// What was seen since this hub took the update up, or since the phase began.
+#[derive(Debug, Clone)]
+pub(super) struct Watch {
+    /// When this hub saw the phase begin.
+    entered: Timestamp,
+    ready_since: Option<Timestamp>,
+    sick_since: Option<Timestamp>,
+    away_since: Option<Timestamp>,
+    /// Tallies when the phase began.
+    at_entry: Option<(Tally, Tally)>,
+    /// The old version's tally when this hub took the update up.
+    old_at_start: Option<Tally>,
+    /// Starts of the next version when it was ready first.
+    restarts: Option<u32>,
+}
+
+impl Watch {
+    pub(super) const fn new(now: Timestamp) -> Self {
+        Self {
+            entered: now,
+            ready_since: None,
+            sick_since: None,
+            away_since: None,
+            at_entry: None,
+            old_at_start: None,
+            restarts: None,
+        }
+    }
+
+    /// Keeps what goes beyond one phase.
+    pub(super) const fn carry_over(&mut self, before: &Self) {
+        self.old_at_start = before.old_at_start;
+        self.restarts = before.restarts;
+        self.away_since = before.away_since;
+        self.sick_since = before.sick_since;
+    }
+
+    /// Notes what is seen.
+    pub(super) fn see(&mut self, update: &Update, sight: &Sight, now: Timestamp) {
+        let Sight { old, next } = sight;
+        self.at_entry.get_or_insert((old.tally, next.tally));
+        self.old_at_start.get_or_insert(old.tally);
+        let is_ready = is_ready(update, next);
+        self.away_since = if next.is_here { None } else { self.away_since.or(Some(now)) };
+        self.ready_since = if is_ready { self.ready_since.or(Some(now)) } else { None };
+        // While its node is away nothing is known of it.
+        let is_sick = next.is_here && !is_ready;
+        self.sick_since = if is_sick { self.sick_since.or(Some(now)) } else { None };
+        if is_ready {
+            self.restarts.get_or_insert(next.restarts);
+        }
+    }
+
+    /// What is to happen.
+    pub(super) fn judge(&self, update: &Update, sight: &Sight, now: Timestamp) -> Option<Advance> {
+        let passed = now.since(self.entered);
+        if update.phase == Phase::Back {
+            let is_idle = passed >= QUIET && sight.next.tally.open == 0;
+            let is_over = update.is_recreate() || is_idle || passed >= update.plan.drain();
+            return is_over.then(|| Advance::TakeBack(update.reason.clone()));
+        }
+        if let Some(reason) = self.failure(update, sight, now) {
+            return Some(go_back(update, reason, now));
+        }
+        let is_ready = self.ready_since.is_some();
+        match update.phase {
+            Phase::Starting => is_ready.then(|| enter(update, Phase::Proving, now)),
+            Phase::Proving => {
+                let healthy_for = self.ready_since.map(|since| now.since(since))?;
+                (healthy_for >= update.plan.health()).then(|| match update.plan.strategy {
+                    Strategy::Rolling | Strategy::BlueGreen => enter(update, Phase::Moved, now),
+                    Strategy::Canary => enter(update, Phase::Step(0), now),
+                    Strategy::Recreate => Advance::Finish,
+                })
+            }
+            Phase::Step(number) => {
+                (is_ready && passed >= update.plan.pause()).then(|| enter(update, after(update, number), now))
+            }
+            Phase::Moved => {
+                let keeps = match update.plan.strategy {
+                    Strategy::BlueGreen => update.plan.pause(),
+                    Strategy::Rolling | Strategy::Canary | Strategy::Recreate => Duration::ZERO,
+                };
+                let is_idle = sight.old.tally.open == 0 && passed >= QUIET.max(keeps);
+                let is_over = passed >= keeps.saturating_add(update.plan.drain());
+                (is_ready && (is_idle || is_over)).then_some(Advance::Finish)
+            }
+            Phase::Back => None,
+        }
+    }
+
+    /// Why the next version is not to serve.
+    fn failure(&self, update: &Update, sight: &Sight, now: Timestamp) -> Option<String> {
+        let (next, to) = (&sight.next, update.to);
+        let why = |text: &str| if text.is_empty() { String::new() } else { format!(": {text}") };
+        match next.state {
+            Some(WorkloadState::Failed) => {
+                return Some(format!("version {to} cannot be run{}", why(&next.reason)));
+            }
+            Some(WorkloadState::Ended) => return Some(format!("version {to} ended{}", why(&next.reason))),
+            Some(_) | None => {}
+        }
+        if self.away_since.is_some_and(|since| now.since(since) >= AWAY) {
+            return Some(format!("the node of version {to} has been away for {} s", AWAY.as_secs()));
+        }
+        let (most, when) = match self.restarts {
+            None => (MAX_RESTARTS, "before it was healthy"),
+            Some(first) => (first.saturating_add(1), "after it had been healthy"),
+        };
+        if next.restarts >= most {
+            return Some(format!("version {to} fell over {when}{}", why(&next.reason)));
+        }
+        if update.phase == Phase::Starting {
+            // The stored time counts here: a hub that is started again and again gives it no more.
+            let is_late = now.since(update.since) >= update.plan.start();
+            return is_late.then(|| {
+                let secs = update.plan.start_secs;
+                format!("version {to} was not healthy within {secs} s: {}", lacks(update, next))
+            });
+        }
+        if self.sick_since.is_some_and(|since| now.since(since) >= SICK) {
+            let secs = SICK.as_secs();
+            return Some(format!("version {to} has not been healthy for {secs} s: {}", lacks(update, next)));
+        }
+        self.errors(update, sight)
+    }
+
+    /// Whether the proxy sees more failures than with the old version.
+    fn errors(&self, update: &Update, sight: &Sight) -> Option<String> {
+        let (old_before, next_before) = self.at_entry?;
+        let old = match update.phase {
+            Phase::Step(_) => old_before,
+            // It gets nothing more, so what it did before counts.
+            Phase::Moved => self.old_at_start?,
+            Phase::Starting | Phase::Proving | Phase::Back => return None,
+        };
+        let old = between(old, sight.old.tally);
+        let next = between(next_before, sight.next.tally);
+        let of = old.requests.max(1);
+        let most = next
+            .requests
+            .saturating_mul(old.failed.saturating_mul(100).saturating_add(WORSE_BY.saturating_mul(of)));
+        let is_worse = next.failed >= MIN_FAILED && next.failed.saturating_mul(100).saturating_mul(of) > most;
+        is_worse.then(|| {
+            format!(
+                "{} of {} requests failed at version {}, {} of {} at version {}",
+                next.failed, next.requests, update.to, old.failed, old.requests, update.from
+            )
+        })
+    }
+}
+
+fn between(before: Tally, now: Tally) -> Tally {
+    Tally {
+        requests: now.requests.saturating_sub(before.requests),
+        failed: now.failed.saturating_sub(before.failed),
+        open: now.open,
+    }
+}
+
+/// Whether it may serve, or go on to.
+fn is_ready(update: &Update, next: &Side) -> bool {
+    let is_reached = match &next.target {
+        Some((health, _)) => update.plan.skip_health_check || *health == Health::Healthy,
+        None => !update.needs_target,
+    };
+    next.is_here && next.state == Some(WorkloadState::Running) && is_reached
+}
+
+/// What it lacks for that.
+fn lacks(update: &Update, next: &Side) -> String {
+    match (next.state, &next.target) {
+        (Some(WorkloadState::Running), None) if update.needs_target => {
+            "it runs and has not registered its service".to_owned()
+        }
+        (Some(WorkloadState::Running), Some((health, reason))) if reason.is_empty() => {
+            format!("its service is {health}")
+        }
+        (Some(WorkloadState::Running), Some((health, reason))) => {
+            format!("its service is {health}: {reason}")
+        }
+        (Some(state), _) if next.reason.is_empty() => format!("it is {}", state.label()),
+        (Some(state), _) => format!("it is {}: {}", state.label(), next.reason),
+        (None, _) => "its node says nothing of it".to_owned(),
+    }
+}
+
+fn after(update: &Update, number: u8) -> Phase {
+    let next = number.saturating_add(1);
+    if usize::from(next) < update.plan.canary.len() { Phase::Step(next) } else { Phase::Moved }
+}
+
+fn enter(update: &Update, phase: Phase, now: Timestamp) -> Advance {
+    Advance::Enter(Update { phase, since: now, ..update.clone() })
+}
+
+/// Weights first, then the end; by `recreate` there is nothing to weigh.
+fn go_back(update: &Update, reason: String, now: Timestamp) -> Advance {
+    if update.is_recreate() {
+        return Advance::TakeBack(reason);
+    }
+    Advance::Enter(Update { phase: Phase::Back, reason, since: now, ..update.clone() })
+}

@@ -1,0 +1,350 @@
+//! Updates on virtual time: single ways, then any way with hubs that are killed at any moment.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+use proptest::strategy::Strategy as Generator;
+
+use super::*;
+use crate::workload::plan::Strategy;
+
+const SERVICE: ServiceKey = ServiceKey { blueprint: 7, service: 42 };
+
+fn update(strategy: Strategy) -> Update {
+    let plan = UpdatePlan {
+        strategy,
+        canary: vec![10, 50],
+        pause_secs: 30,
+        health_secs: 20,
+        start_secs: 100,
+        drain_secs: 40,
+        skip_health_check: false,
+    };
+    let run = NextRun { generation: 9, slot: 1, node: AgentId::from_bytes([1; 16]) };
+    Update {
+        service: SERVICE,
+        from: 1,
+        to: 2,
+        plan,
+        phase: Phase::Starting,
+        reason: String::new(),
+        is_aborted: false,
+        began_at: Timestamp::from_millis(0),
+        since: Timestamp::from_millis(0),
+        next: (strategy != Strategy::Recreate).then_some(run),
+        needs_target: true,
+    }
+}
+
+fn healthy() -> Side {
+    Side {
+        is_here: true,
+        state: Some(WorkloadState::Running),
+        target: Some((Health::Healthy, String::new())),
+        ..Side::default()
+    }
+}
+
+fn sick() -> Side {
+    Side { target: Some((Health::Unhealthy, "refused".to_owned())), ..healthy() }
+}
+
+/// How an update ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum End {
+    Finished,
+    TakenBack(String),
+}
+
+/// A hub that looks every second and stores what the core says.
+struct Sim {
+    updates: Updates,
+    /// What a hub that is started anew finds.
+    stored: Option<Update>,
+    now: Timestamp,
+    sight: Sight,
+    end: Option<End>,
+    /// Parts of the next version, in the order that it got them.
+    parts: Vec<u8>,
+}
+
+impl Sim {
+    fn new(strategy: Strategy) -> Self {
+        let (update, now) = (update(strategy), Timestamp::from_millis(0));
+        let updates = Updates::new(vec![update.clone()], now);
+        let old = if strategy == Strategy::Recreate { Side::default() } else { healthy() };
+        let sight = Sight { old, next: Side { is_here: true, ..Side::default() } };
+        Self { updates, stored: Some(update), now, sight, end: None, parts: Vec::new() }
+    }
+
+    fn apply(&mut self, advance: Advance) {
+        match advance {
+            Advance::Enter(update) => {
+                self.stored = Some(update.clone());
+                self.updates.set(update, self.now);
+            }
+            Advance::Finish | Advance::TakeBack(_) => {
+                self.end = Some(match advance {
+                    Advance::TakeBack(reason) => End::TakenBack(reason),
+                    Advance::Finish | Advance::Enter(_) => End::Finished,
+                });
+                self.stored = None;
+                self.updates.remove(SERVICE);
+            }
+        }
+    }
+
+    fn second(&mut self) {
+        self.now = self.now.plus(Duration::from_secs(1));
+        if let Some(advance) = self.updates.look(SERVICE, &self.sight, self.now) {
+            self.apply(advance);
+        }
+        if let Some(shares) = self.updates.get(SERVICE).and_then(Update::shares)
+            && self.parts.last() != Some(&shares.next)
+        {
+            self.parts.push(shares.next);
+        }
+    }
+
+    fn seconds(&mut self, count: u32) {
+        (0..count).for_each(|_| self.second());
+    }
+
+    fn phase(&self) -> Option<Phase> {
+        self.updates.get(SERVICE).map(|update| update.phase)
+    }
+
+    /// The hub is killed and started anew.
+    fn restart(&mut self) {
+        self.updates = Updates::new(self.stored.iter().cloned().collect(), self.now);
+    }
+
+    fn reason(&self) -> &str {
+        match &self.end {
+            Some(End::TakenBack(reason)) => reason,
+            Some(End::Finished) | None => panic!("not taken back: {:?}", self.end),
+        }
+    }
+}
+
+#[test]
+fn blue_green_moves_everything_at_once_and_keeps_the_old_one_for_the_pause() {
+    let mut sim = Sim::new(Strategy::BlueGreen);
+    sim.seconds(5);
+    assert_eq!(sim.phase(), Some(Phase::Starting));
+    sim.sight.next = healthy();
+    sim.seconds(20);
+    assert_eq!(sim.phase(), Some(Phase::Proving), "19 s");
+    sim.seconds(2);
+    assert_eq!(sim.phase(), Some(Phase::Moved));
+    sim.seconds(28);
+    assert_eq!(sim.end, None);
+    sim.seconds(3);
+    assert_eq!((sim.end, sim.parts), (Some(End::Finished), vec![0, 100]));
+}
+
+#[test]
+fn rolling_waits_for_open_requests_alone_and_not_for_ever() {
+    for (open, least, most) in [(0, 2, 4), (3, 39, 42)] {
+        let mut sim = Sim::new(Strategy::Rolling);
+        sim.sight.next = healthy();
+        sim.seconds(22);
+        assert_eq!(sim.phase(), Some(Phase::Moved));
+        sim.sight.old.tally.open = open;
+        sim.seconds(least - 1);
+        assert_eq!(sim.end, None, "{open} open");
+        sim.seconds(most - least + 1);
+        assert_eq!(sim.end, Some(End::Finished), "{open} open");
+    }
+}
+
+#[test]
+fn a_canary_goes_by_steps_and_back_where_more_fails_than_before() {
+    let mut sim = Sim::new(Strategy::Canary);
+    sim.sight.next = healthy();
+    sim.seconds(120);
+    assert_eq!((sim.end.clone(), sim.parts.clone()), (Some(End::Finished), vec![0, 10, 50, 100]));
+
+    // The old one fails as much: nothing is worse.
+    for (old_failed, is_worse) in [(0, true), (90, false)] {
+        let mut sim = Sim::new(Strategy::Canary);
+        sim.sight.next = healthy();
+        sim.seconds(25);
+        assert_eq!(sim.phase(), Some(Phase::Step(0)));
+        sim.sight.old.tally = Tally { requests: 900, failed: old_failed, open: 0 };
+        sim.sight.next.tally = Tally { requests: 100, failed: 12, open: 0 };
+        sim.second();
+        assert_eq!(sim.phase() == Some(Phase::Back), is_worse);
+        if is_worse {
+            assert_eq!(sim.updates.get(SERVICE).unwrap().shares().unwrap().next, 0, "weights first");
+            sim.seconds(3);
+            let expected = "12 of 100 requests failed at version 2, 0 of 900 at version 1";
+            assert_eq!(sim.reason(), expected);
+        }
+    }
+}
+
+#[test]
+fn what_does_not_start_or_stay_healthy_goes_back_and_says_why() {
+    let mut late = Sim::new(Strategy::BlueGreen);
+    late.sight.next = Side { target: None, ..healthy() };
+    late.seconds(104);
+    assert!(late.reason().contains("100 s: it runs and has not registered"), "{}", late.reason());
+
+    let mut failed = Sim::new(Strategy::BlueGreen);
+    failed.sight.next.state = Some(WorkloadState::Failed);
+    failed.sight.next.reason = "a wrong digest".to_owned();
+    failed.seconds(4);
+    assert_eq!(failed.reason(), "version 2 cannot be run: a wrong digest");
+
+    let mut falls = Sim::new(Strategy::BlueGreen);
+    falls.sight.next.restarts = MAX_FALLS;
+    falls.seconds(4);
+    assert!(falls.reason().contains("fell over before it was healthy"), "{}", falls.reason());
+
+    // A short sickness only begins the time anew; a longer one is a verdict, also after the move.
+    let mut sim = Sim::new(Strategy::BlueGreen);
+    sim.sight.next = healthy();
+    sim.seconds(10);
+    sim.sight.next = sick();
+    sim.seconds(3);
+    sim.sight.next = healthy();
+    sim.seconds(15);
+    assert_eq!(sim.phase(), Some(Phase::Proving));
+    sim.seconds(10);
+    assert_eq!(sim.phase(), Some(Phase::Moved));
+    sim.sight.next = sick();
+    sim.seconds(10);
+    assert!(sim.reason().contains("has not been healthy for 5 s: its service is unhealthy: refused"));
+    assert_eq!(sim.parts, [0, 100, 0]);
+}
+
+const MAX_FALLS: u32 = 3;
+
+#[test]
+fn a_node_that_is_away_has_its_patience_and_no_more() {
+    let mut sim = Sim::new(Strategy::BlueGreen);
+    sim.sight.next = healthy();
+    sim.seconds(25);
+    assert_eq!(sim.phase(), Some(Phase::Moved));
+    sim.sight.next = Side { is_here: false, ..sick() };
+    sim.seconds(29);
+    assert_eq!(sim.phase(), Some(Phase::Moved));
+    sim.seconds(5);
+    assert!(sim.reason().contains("has been away for 30 s"), "{}", sim.reason());
+}
+
+#[test]
+fn by_recreate_there_is_nothing_to_weigh() {
+    let mut sim = Sim::new(Strategy::Recreate);
+    sim.sight.next = healthy();
+    sim.seconds(22);
+    assert_eq!(sim.end, Some(End::Finished));
+    let mut sim = Sim::new(Strategy::Recreate);
+    sim.seconds(101);
+    assert!(sim.reason().contains("its node says nothing of it"), "{}", sim.reason());
+    assert!(sim.parts.is_empty());
+}
+
+#[test]
+fn without_the_health_check_it_is_enough_to_be_registered() {
+    let mut sim = Sim::new(Strategy::Rolling);
+    let mut update = update(Strategy::Rolling);
+    update.plan.skip_health_check = true;
+    sim.updates.set(update, sim.now);
+    sim.sight.next = sick();
+    sim.seconds(5);
+    assert_eq!(sim.end, Some(End::Finished));
+}
+
+#[test]
+fn what_the_operator_takes_back_goes_back_once() {
+    for strategy in [Strategy::BlueGreen, Strategy::Recreate] {
+        let mut sim = Sim::new(strategy);
+        sim.seconds(3);
+        let back = sim.updates.abort(SERVICE, sim.now).unwrap();
+        sim.apply(back);
+        assert_eq!(sim.updates.abort(SERVICE, sim.now), None);
+        assert!(sim.updates.get(SERVICE).unwrap().is_aborted);
+        sim.seconds(3);
+        assert_eq!(sim.reason(), "the operator had it taken back");
+    }
+}
+
+#[test]
+fn an_update_survives_its_text() {
+    let before = Update { phase: Phase::Step(1), ..update(Strategy::Canary) };
+    assert_eq!(Update::from_text(&before.to_text().unwrap()).unwrap(), before);
+}
+
+/// What befalls an update in one second.
+#[derive(Debug, Clone)]
+enum Fate {
+    Kill,
+    Abort,
+    See(Side, Side),
+}
+
+fn side() -> impl Generator<Value = Side> {
+    let states = [WorkloadState::Running, WorkloadState::BackingOff, WorkloadState::Failed];
+    let healths = [Health::Healthy, Health::Unhealthy, Health::Unknown];
+    (any::<bool>(), 0usize..12, 0usize..8, 0u32..5, (0u64..50, 0u64..20, 0u32..3)).prop_map(
+        move |(is_here, state, health, restarts, (requests, failed, open))| Side {
+            is_here,
+            state: Some(*states.get(state / 4).unwrap_or(&WorkloadState::Running)),
+            reason: String::new(),
+            restarts: restarts / 4,
+            target: healths.get(health.saturating_sub(5)).map(|health| (*health, String::new())),
+            tally: Tally { requests: requests + failed, failed, open },
+        },
+    )
+}
+
+fn fate() -> impl Generator<Value = Fate> {
+    prop_oneof![
+        2 => Just(Fate::Kill),
+        1 => Just(Fate::Abort),
+        30 => (side(), side()).prop_map(|(old, next)| Fate::See(old, next)),
+        30 => Just(Fate::See(healthy(), healthy())),
+    ]
+}
+
+proptest! {
+    /// Whatever happens, also to the hub: requests always have somewhere to go, a version that goes back gets nothing
+    /// more, what is stored is what is in force, and it is over in a bounded time.
+    #[test]
+    fn every_update_ends_with_one_version_whatever_happens(
+        which in 0usize..4,
+        fates in prop::collection::vec(fate(), 0..150),
+    ) {
+        let all = [Strategy::Rolling, Strategy::BlueGreen, Strategy::Canary, Strategy::Recreate];
+        let mut sim = Sim::new(all[which]);
+        let mut is_back = false;
+        for fate in fates {
+            match fate {
+                Fate::Kill => sim.restart(),
+                Fate::Abort => {
+                    if let Some(back) = sim.updates.abort(SERVICE, sim.now) {
+                        sim.apply(back);
+                    }
+                }
+                Fate::See(old, next) => sim.sight = Sight { old, next },
+            }
+            sim.second();
+            prop_assert_eq!(sim.updates.get(SERVICE), sim.stored.as_ref(), "stored first");
+            let Some(update) = sim.updates.get(SERVICE) else { break };
+            if let Some(shares) = update.shares() {
+                prop_assert_eq!(u32::from(shares.old) + u32::from(shares.next), 100);
+            }
+            prop_assert!(!is_back || update.phase == Phase::Back, "back is back");
+            is_back = update.phase == Phase::Back;
+            if is_back {
+                prop_assert!(!update.reason.is_empty());
+                prop_assert!(update.shares().is_none_or(|shares| shares.next == 0));
+            }
+        }
+        // From here on nothing new happens.
+        sim.seconds(400);
+        prop_assert!(sim.end.is_some(), "it hangs in {:?}", sim.phase());
+    }
+}

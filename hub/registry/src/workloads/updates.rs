@@ -1,0 +1,224 @@
+//! Updates of workloads: what the core says is stored first, then it is so.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use blueprint_common_types::workload::{WorkloadSpec, WorkloadState, WorkloadStatus};
+use blueprint_common_types::{AgentId, ServiceKey, Timestamp};
+use blueprint_hub_registry_core::workload::{
+    Advance, NewUpdate, Phase, Side, Sight, Strategy, Tally, Update, UpdateError, UpdateRequest, UpdateView,
+    WorkloadRecord,
+};
+use blueprint_hub_registry_core::{RegistrySnapshot, StoreResult, TargetRecord, WHOLE, Weights};
+use tracing::{error, info, warn};
+
+use super::{Workloads, lease_of};
+
+impl Workloads {
+    /// Stores a new version and has it started; refuses what cannot be done without loss.
+    pub(super) async fn begin_update(
+        &mut self,
+        request: UpdateRequest,
+    ) -> Result<WorkloadRecord, UpdateError> {
+        let service = request.service;
+        let record = self.assigner.get(service).cloned().ok_or(UpdateError::NotFound(service))?;
+        if lease_of(&record).is_some() {
+            return Err(UpdateError::Leased(service));
+        }
+        if let Some(update) = self.updates.get(service) {
+            return Err(UpdateError::Running { service, doing: update.doing() });
+        }
+        if request.replaces.is_some_and(|generation| generation != record.generation) {
+            return Err(UpdateError::Conflict);
+        }
+        let snapshot = self.registrar.snapshot();
+        let needs_target = target_of(&record, &snapshot).is_some();
+        let place = match request.plan.strategy {
+            Strategy::Recreate => None,
+            Strategy::Rolling | Strategy::BlueGreen | Strategy::Canary => {
+                Some(self.place_next(&record, &request, &snapshot)?)
+            }
+        };
+        let now = SystemTime::now().into();
+        let new = NewUpdate {
+            service,
+            replaces: record.generation,
+            document: request.document,
+            nodes: request.nodes,
+            keystore: request.keystore,
+            repeats: request.repeats,
+            plan: request.plan,
+            place,
+            needs_target,
+            by: request.by,
+            now,
+        };
+        let stored = self.store.begin_update(new).await?.ok_or(UpdateError::Conflict)?;
+        let Update { from, to, .. } = stored.update;
+        let strategy = stored.update.plan.strategy.label();
+        info!(target: "audit", %service, from, to, strategy, "update begins");
+        self.assigner.set(stored.record.clone());
+        if let Some(next) = stored.next {
+            self.assigner.set_next(next);
+        }
+        self.updates.set(stored.update, now);
+        self.place(&snapshot).await;
+        self.publish().await;
+        Ok(self.assigner.get(service).map_or(stored.record, |record| (**record).clone()))
+    }
+
+    /// Where the next version runs beside the one that serves.
+    fn place_next(
+        &self,
+        record: &WorkloadRecord,
+        request: &UpdateRequest,
+        snapshot: &RegistrySnapshot,
+    ) -> Result<(AgentId, u8), UpdateError> {
+        let is_exclusive = |document: &str| {
+            serde_json::from_str::<WorkloadSpec>(document).is_ok_and(|spec| spec.exclusive_data)
+        };
+        if is_exclusive(&record.document) || is_exclusive(&request.document) {
+            return Err(UpdateError::Exclusive(record.service));
+        }
+        let state = self.statuses.get(&record.service).map(|(_, status)| status.state);
+        if state != Some(WorkloadState::Running) {
+            let state = state.map_or("not known to run", WorkloadState::label);
+            let text = format!("version {} is {state}, so there is nothing to keep up", record.version);
+            return Err(UpdateError::NoPlace(text));
+        }
+        let next = WorkloadRecord {
+            document: request.document.clone(),
+            nodes: request.nodes.clone(),
+            ..record.clone()
+        };
+        self.assigner.place_beside(&next, snapshot).map_err(UpdateError::NoPlace)
+    }
+
+    /// The operator wants it taken back.
+    pub(super) async fn abort(&mut self, service: ServiceKey) -> Result<(), UpdateError> {
+        let now = Timestamp::from(SystemTime::now());
+        let advance = self.updates.abort(service, now).ok_or(UpdateError::NotRunning(service))?;
+        self.advance(service, advance, now).await?;
+        self.publish().await;
+        Ok(())
+    }
+
+    /// Looks at every update that is under way.
+    pub(super) async fn look_at_updates(&mut self, snapshot: &RegistrySnapshot) {
+        let now = Timestamp::from(SystemTime::now());
+        let services: Vec<_> = self.updates.iter().map(|update| update.service).collect();
+        for service in services {
+            let Some(sight) = self.sight(service, snapshot) else { continue };
+            let Some(advance) = self.updates.look(service, &sight, now) else { continue };
+            match self.advance(service, advance, now).await {
+                Ok(()) => self.publish().await,
+                // It is looked at again in a second.
+                Err(error) => error!(%service, %error, "the next phase of an update is not stored"),
+            }
+        }
+    }
+
+    /// Stores what is to happen; then it is so.
+    async fn advance(&mut self, service: ServiceKey, advance: Advance, now: Timestamp) -> StoreResult<()> {
+        match advance {
+            Advance::Enter(update) => {
+                self.store.save_update(update.clone()).await?;
+                if update.phase == Phase::Back {
+                    warn!(%service, to = update.to, reason = update.reason, "an update goes back");
+                } else {
+                    info!(%service, to = update.to, phase = update.phase_label(), "an update goes on");
+                }
+                self.updates.set(update, now);
+            }
+            Advance::Finish => {
+                if let Some(record) = self.store.finish_update(service, now).await? {
+                    info!(target: "audit", %service, version = record.version, "update is through");
+                    self.assigner.set(record);
+                    if let Some(status) = self.next_statuses.remove(&service) {
+                        self.statuses.insert(service, status);
+                    }
+                }
+                self.end_update(service);
+            }
+            Advance::TakeBack(reason) => {
+                if let Some(record) = self.store.take_back_update(service, reason.clone(), now).await? {
+                    warn!(target: "audit", %service, version = record.version, reason, "update taken back");
+                    self.assigner.set(record);
+                }
+                self.end_update(service);
+            }
+        }
+        Ok(())
+    }
+
+    fn end_update(&mut self, service: ServiceKey) {
+        self.assigner.remove_next(service);
+        self.updates.remove(service);
+    }
+
+    /// What is seen of both versions; `None` where the workload is gone.
+    fn sight(&self, service: ServiceKey, snapshot: &RegistrySnapshot) -> Option<Sight> {
+        let update = self.updates.get(service)?;
+        let record = self.assigner.get(service)?;
+        let serving = self.side(record, self.statuses.get(&service), snapshot);
+        if update.is_recreate() {
+            // There is one version at a time.
+            return Some(Sight { old: Side::default(), next: serving });
+        }
+        let next = self.assigner.next(service)?;
+        Some(Sight { old: serving, next: self.side(next, self.next_statuses.get(&service), snapshot) })
+    }
+
+    fn side(
+        &self,
+        record: &WorkloadRecord,
+        status: Option<&(AgentId, WorkloadStatus)>,
+        snapshot: &RegistrySnapshot,
+    ) -> Side {
+        let status = status.map(|(_, status)| status);
+        let node = record.node.and_then(|node| snapshot.agents.get(&node));
+        let target = target_of(record, snapshot);
+        let tally =
+            target.map_or_else(Tally::default, |target| self.traffic.at(record.service, target.address));
+        Side {
+            is_here: node.is_some_and(|view| view.connected && view.data_plane),
+            state: status.map(|status| status.state),
+            reason: status.map(|status| status.reason.clone()).unwrap_or_default(),
+            restarts: status.map_or(0, |status| status.restarts),
+            target: target.map(|target| (target.health, target.reason.clone())),
+            tally,
+        }
+    }
+
+    /// How requests are shared: what is assigned gets them, and nothing that is on its way to its end.
+    pub(super) fn weights(&self) -> Weights {
+        let mut weights = Weights::new();
+        for record in self.assigner.records() {
+            let runs = record.node.map(|node| ((node, record.generation), WHOLE));
+            weights.insert(record.service, runs.into_iter().collect());
+        }
+        for update in self.updates.iter() {
+            let (record, next) = (self.assigner.get(update.service), self.assigner.next(update.service));
+            let (Some(shares), Some(record), Some(next)) = (update.shares(), record, next) else { continue };
+            let runs = [(record, shares.old), (next, shares.next)];
+            let runs = runs.into_iter().filter_map(|(it, share)| Some(((it.node?, it.generation), share)));
+            weights.insert(update.service, runs.collect::<BTreeMap<_, _>>());
+        }
+        weights
+    }
+
+    pub(super) fn view_of(&self, update: &Update) -> UpdateView {
+        UpdateView {
+            update: update.clone(),
+            next: self.assigner.next(update.service).map(Arc::clone),
+            status: self.next_statuses.get(&update.service).map(|(_, status)| status.clone()),
+        }
+    }
+}
+
+/// The target that a run of a workload offers.
+fn target_of<'a>(record: &WorkloadRecord, snapshot: &'a RegistrySnapshot) -> Option<&'a TargetRecord> {
+    let mut targets = snapshot.targets_of(record.service);
+    targets.find(|target| Some(target.key.agent) == record.node && target.generation == record.generation)
+}

@@ -1,0 +1,46 @@
+//! Whom the hub asks for prices.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use blueprint_common_runtime::tasks::Spawner;
+use blueprint_hub_price_sources::{Azure, Linode, Scaleway, Vultr};
+use blueprint_hub_provider_kit::{HttpClient, HttpConfig};
+use blueprint_hub_provision::{PriceOffice, Provisioner};
+use blueprint_hub_provision_core::catalogue::{PriceSource, PriceStore};
+
+use crate::config::{PriceConfig, ProviderSettings};
+
+/// Opens the lists that are kept, and starts the task that renews them where one is wanted; asks nobody by itself.
+///
+/// # Errors
+///
+/// Where the store cannot be read, or nobody can be called at all.
+pub(super) async fn open(
+    config: &PriceConfig,
+    providers: &ProviderSettings,
+    store: Arc<dyn PriceStore>,
+    provisioner: Provisioner,
+    spawner: &Spawner,
+) -> Result<PriceOffice> {
+    let http = HttpClient::new(HttpConfig::default()).context("cannot ask for prices")?;
+    let [vultr, linode, scaleway, azure] = &config.endpoints;
+    // A slash at the end would be doubled.
+    let at = |endpoint: &Option<String>, public: &str| {
+        endpoint.as_deref().unwrap_or(public).trim_end_matches('/').to_owned()
+    };
+    let regions = config.azure_regions.clone();
+    let sources: Vec<Arc<dyn PriceSource>> = vec![
+        Arc::new(Azure::new(http.clone(), &at(azure, Azure::ENDPOINT), regions)),
+        Arc::new(Linode::new(http.clone(), &at(linode, Linode::ENDPOINT))),
+        Arc::new(Scaleway::new(http.clone(), &at(scaleway, Scaleway::ENDPOINT))),
+        Arc::new(Vultr::new(http, &at(vultr, Vultr::ENDPOINT))),
+    ];
+    let names = providers.names().into_iter();
+    let accounts = names.filter(|name| name == "aws" || name == "digitalocean").collect();
+    let office = PriceOffice::open(sources, accounts, store, provisioner).await?;
+    if let Some(every) = config.every {
+        spawner.spawn("prices", office.clone().run(every, spawner.stop().drain));
+    }
+    Ok(office)
+}

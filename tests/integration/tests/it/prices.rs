@@ -1,0 +1,114 @@
+//! Prices that providers tell: asked for, kept over a kill, and not believed where they cannot be.
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Context, Result, ensure};
+use blueprint_tests_support::eventually_ok;
+use serde_json::{Value, json};
+
+use crate::fixture::{CALL, Hub, SOON, rows, text};
+
+/// A stand-in for every provider: it knows what Vultr sells, as long as it has a price, and nothing else.
+struct StandIn {
+    price: Arc<Mutex<Option<f64>>>,
+    settings: Vec<String>,
+}
+
+impl StandIn {
+    fn start(price: f64) -> Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let url = format!("http://{}", listener.local_addr()?);
+        let price = Arc::new(Mutex::new(Some(price)));
+        let told = Arc::clone(&price);
+        std::thread::Builder::new().spawn(move || {
+            for stream in listener.incoming() {
+                let Ok(mut stream) = stream else { continue };
+                let mut head = [0u8; 4096];
+                let count = stream.read(&mut head).unwrap_or(0);
+                let head = String::from_utf8_lossy(head.get(..count).unwrap_or_default()).into_owned();
+                let price = *told.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                let body = answer(head.split(' ').nth(1).unwrap_or_default(), price);
+                let status = if body.is_some() { "200 OK" } else { "503 Service Unavailable" };
+                let body = body.map(|body| body.to_string()).unwrap_or_default();
+                let length = body.len();
+                let _ = write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {length}\r\n\r\n{body}");
+            }
+        })?;
+        let names = ["vultr", "linode", "scaleway", "azure"];
+        let settings = names.map(|name| format!("prices.{name}_endpoint={url}")).to_vec();
+        Ok(Self { price, settings })
+    }
+
+    fn settings<'a>(&'a self, more: &[&'a str]) -> Vec<&'a str> {
+        self.settings.iter().map(String::as_str).chain(more.iter().copied()).collect()
+    }
+
+    fn tell(&self, price: Option<f64>) {
+        *self.price.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = price;
+    }
+}
+
+fn answer(path: &str, price: Option<f64>) -> Option<Value> {
+    let meta = json!({"total": 1, "links": {"next": "", "prev": ""}});
+    if path.starts_with("/v2/plans-metal?") {
+        return Some(json!({"plans_metal": [], "meta": meta}));
+    }
+    let plan = |id: &str, price: f64| json!({"id": id, "vcpu_count": 2, "ram": 4096, "disk": 80, "hourly_cost": price, "locations": ["ewr"]});
+    let plans = json!({"plans": [plan("vc2-2c-4gb", price?), plan("vc2-free", 0.0)], "meta": meta});
+    path.starts_with("/v2/plans?").then_some(plans)
+}
+
+/// What the hub knows of the plan: its price, and how old that is.
+fn known(hub: &Hub<'_>) -> Result<(String, String)> {
+    let found = hub.json(&["offers", "--provider", "vultr", "--region", "ewr", "--limit", "1000"])?;
+    let rows = rows(&found, "/offers")?;
+    let row = rows.iter().find(|row| row["plan"] == "vc2-2c-4gb").context("the plan is offered")?;
+    ensure!(rows.iter().all(|row| row["plan"] != "vc2-free"), "nothing is for nothing");
+    Ok((text(row, "/hourly")?.to_owned(), text(row, "/freshness")?.to_owned()))
+}
+
+#[test]
+fn prices_are_asked_for_kept_over_a_kill_and_stay_where_nobody_answers() -> Result<()> {
+    let vultr = StandIn::start(0.031)?;
+    let mut hub = Hub::start(&vultr.settings(&[]))?;
+    let (built_in, freshness) = known(&hub)?;
+    ensure!(built_in != "0.031" && freshness.contains("specification"), "{built_in} {freshness}");
+
+    let asked = hub.json(&["prices", "refresh", "vultr"])?;
+    let list = rows(&asked, "/prices")?.first().context("a list")?;
+    ensure!(list["rows"] == 1 && list["left_out"]["zero_price"] == 1, "{list}");
+    ensure!(known(&hub)? == ("0.031".to_owned(), "asked today".to_owned()));
+    let estimate =
+        hub.json(&["estimate-cost", "--provider", "vultr", "--region", "ewr", "--min-cpu", "2"])?;
+    ensure!(text(&estimate, "/plan/0/price_kind")? == "cached", "{estimate}");
+
+    // A price that cannot be meant, and a provider that is down: what was known stays, and why is told.
+    for (price, word) in [(Some(0.000_031), "no row that can be believed"), (None, "503")] {
+        vultr.tell(price);
+        let finished = hub.command(&["prices", "refresh", "vultr"])?.run(SOON)?;
+        ensure!(finished.code != Some(0) && finished.stderr.contains(word), "{word}: {}", finished.stderr);
+        ensure!(known(&hub)?.0 == "0.031");
+    }
+    let unknown = hub.command(&["prices", "refresh", "nowhere"])?.run(CALL)?;
+    ensure!(unknown.code == Some(3) && unknown.stderr.contains("linode"), "{}", unknown.stderr);
+
+    hub.kill()?;
+    hub.start_again()?;
+    ensure!(known(&hub)?.0 == "0.031", "what was answered is on the disk");
+    Ok(())
+}
+
+#[test]
+fn lists_are_renewed_where_that_is_asked_for() -> Result<()> {
+    let vultr = StandIn::start(0.033)?;
+    let hub = Hub::start(&vultr.settings(&["prices.every=1h"]))?;
+    eventually_ok(SOON, "the price of Vultr is asked for", || {
+        ensure!(known(&hub)?.0 == "0.033");
+        let listed = hub.json(&["prices", "ls"])?;
+        let failed = rows(&listed, "/prices")?.iter().filter(|row| !row["error"].is_null()).count();
+        ensure!(failed == 3, "the others do not answer: {listed}");
+        Ok(())
+    })
+}
