@@ -229,8 +229,7 @@ mod tests {
             assert!(offer.vcpus > 0 && offer.memory_mib > 0, "{offer:?}");
             assert!(facts(&offer.provider).is_some(), "{offer:?}");
         }
-        let names: std::collections::BTreeSet<_> =
-            catalogue.offers().iter().map(|offer| &*offer.provider).collect();
+        let names: BTreeSet<_> = catalogue.offers().iter().map(|offer| &*offer.provider).collect();
         let wanted =
             ["aws", "azure", "digitalocean", "equinix", "gcp", "hivelocity", "linode", "scaleway", "vultr"];
         assert!(names.into_iter().eq(wanted));

@@ -53,6 +53,8 @@ pub(super) async fn read(parts: &LauncherParts, asked: v1::LauncherLogs) -> Resu
     may_read(&parts.launchers, service, &launcher).await?;
     let ask = LogsAsk {
         service,
+        // A launcher's workload has one version, which has the first place.
+        slot: 0,
         after: after.map(LogCursor::from),
         since: Timestamp::from_millis(0),
         tail: None,

@@ -200,7 +200,7 @@ impl LogSource for Wrote {
             self.asked.lock().push((node, ask));
             let line = |seq: u64, generation: u64| LogsLine {
                 cursor: LogCursor { ring: 9, seq },
-                at: blueprint_common_types::Timestamp::from_millis(seq),
+                at: Timestamp::from_millis(seq),
                 generation,
                 stream: LogStream::Stderr,
                 level: None,

@@ -53,7 +53,7 @@ async fn a_database_from_before_policies_is_brought_up_to_date() {
     let (dir, store) = store();
     drop(store);
     let db = Connection::open(dir.path().join(DATABASE_FILE)).unwrap();
-    let before = "DROP TABLE workload_events; DROP TABLE workload_versions; DROP TABLE workload_updates; ALTER TABLE targets DROP COLUMN generation; DROP TABLE provider_credentials; DROP TABLE machine_egress; DROP TABLE cost_alerts; DROP TABLE cost_alert_events; DROP TABLE machine_spans; DROP TABLE lifecycle_events; DROP TABLE instances; DROP TABLE deployment_plan; DROP TABLE deployments; ALTER TABLE join_tokens DROP COLUMN instance; ALTER TABLE join_tokens DROP COLUMN attempt; DROP TABLE workloads; DROP TABLE tls_profiles; DROP TABLE client_certificates; DROP TABLE services; DROP TABLE api_keys; DROP TABLE policy; DELETE FROM schema_version WHERE version > 2";
+    let before = "DROP TABLE workload_events; DROP TABLE price_lists; DROP TABLE workload_versions; DROP TABLE workload_updates; ALTER TABLE targets DROP COLUMN generation; DROP TABLE provider_credentials; DROP TABLE machine_egress; DROP TABLE cost_alerts; DROP TABLE cost_alert_events; DROP TABLE machine_spans; DROP TABLE lifecycle_events; DROP TABLE instances; DROP TABLE deployment_plan; DROP TABLE deployments; ALTER TABLE join_tokens DROP COLUMN instance; ALTER TABLE join_tokens DROP COLUMN attempt; DROP TABLE workloads; DROP TABLE tls_profiles; DROP TABLE client_certificates; DROP TABLE services; DROP TABLE api_keys; DROP TABLE policy; DELETE FROM schema_version WHERE version > 2";
     db.execute_batch(before).unwrap();
     drop(db);
     let store = SqliteStore::open(dir.path()).unwrap();
