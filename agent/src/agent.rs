@@ -55,9 +55,6 @@ pub enum AgentError {
     /// The folders of workloads.
     #[error("cannot make the folders of workloads")]
     Workloads(#[source] std::io::Error),
-    /// The folder of samples that the hub has not got.
-    #[error("cannot keep samples for a hub that is away")]
-    Backlog(#[source] std::io::Error),
     /// The stored services.
     #[error(transparent)]
     Service(#[from] ServiceError),
@@ -226,7 +223,7 @@ impl Agent {
         parts.spawn("services", forward::run(Arc::clone(&shared), spawner.clone()));
         parts.spawn("health", health::run(Arc::clone(&shared)));
         if shared.config.samples {
-            let late = Arc::new(Late::open(&shared)?);
+            let late = Arc::new(Late::open(&shared));
             // Set once, before anything runs that reads it.
             let _ = shared.late.set(Arc::clone(&late));
             parts.spawn("samples", qos::run(Arc::clone(&shared), reports, Arc::clone(&late)));

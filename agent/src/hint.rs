@@ -154,7 +154,6 @@ impl From<&AgentError> for CliError {
             }
             AgentError::Workloads(_) => cli(Exit::Failure)
                 .hint("name a folder in memory with workload.runtime_dir, or set workload.enabled to false"),
-            AgentError::Backlog(_) => cli(Exit::Failure).hint(CHECK_STATE),
             AgentError::Service(ServiceError::State(_)) => cli(Exit::Failure).hint(CHECK_STATE),
             AgentError::Service(_) => cli(Exit::Failure).hint(REJOIN),
             AgentError::Ended { .. } => cli(Exit::Failure),

@@ -1,6 +1,7 @@
 //! Samples that the hub does not get while it is away: kept on the disk, and given to it afterwards.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use blueprint_agent_qos::{Backlog, Kept};
@@ -39,7 +40,9 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// The samples that the hub has not got, for the task that takes them and the one that gives them.
 #[derive(Debug)]
 pub(crate) struct Late {
-    backlog: Mutex<Backlog>,
+    /// `None` where its folder cannot be used: samples go on, and those that no hub takes are lost and counted.
+    backlog: Option<Mutex<Backlog>>,
+    lost: AtomicU64,
     is_more: Notify,
 }
 
@@ -54,23 +57,32 @@ pub(crate) struct Waiting {
 
 impl Late {
     /// Opens what an earlier agent kept.
-    pub(crate) fn open(shared: &Shared) -> Result<Self, AgentError> {
-        let backlog = Backlog::open(shared.state.path(FOLDER), shared.config.backlog_bytes);
-        let backlog = backlog.map_err(AgentError::Backlog)?;
-        Ok(Self { backlog: Mutex::new(backlog), is_more: Notify::new() })
+    pub(crate) fn open(shared: &Shared) -> Self {
+        let folder = shared.state.path(FOLDER);
+        let backlog = Backlog::open(&folder, shared.config.backlog_bytes);
+        if let Err(error) = &backlog {
+            warn!(?folder, %error, "samples are not kept while the hub is away; make the folder usable and start again");
+        }
+        Self { backlog: backlog.ok().map(Mutex::new), lost: AtomicU64::new(0), is_more: Notify::new() }
     }
 
     pub(crate) fn waiting(&self) -> Waiting {
-        let backlog = self.backlog.lock();
-        Waiting { bytes: backlog.bytes(), dropped: backlog.dropped() }
+        let lost = self.lost.load(Ordering::Relaxed);
+        let Some(backlog) = &self.backlog else { return Waiting { bytes: 0, dropped: lost } };
+        let backlog = backlog.lock();
+        Waiting { bytes: backlog.bytes(), dropped: backlog.dropped().saturating_add(lost) }
     }
 
     /// Keeps a sample.
     pub(crate) async fn keep(self: &Arc<Self>, report: v1::QosReport) {
         let this = Arc::clone(self);
         let kept = spawn_blocking(move || {
+            let Some(backlog) = &this.backlog else {
+                this.lost.fetch_add(1, Ordering::Relaxed);
+                return Ok(());
+            };
             let at = Timestamp::from_millis(report.time_millis);
-            this.backlog.lock().push(at, &report.encode_to_vec())
+            backlog.lock().push(at, &report.encode_to_vec())
         });
         match kept.await {
             Ok(Ok(())) => self.is_more.notify_one(),
@@ -81,19 +93,14 @@ impl Late {
 
     async fn oldest(self: &Arc<Self>) -> Vec<Kept> {
         let this = Arc::clone(self);
-        match spawn_blocking(move || this.backlog.lock().oldest(BATCH, BATCH_BYTES)).await {
-            Ok(Ok(kept)) => kept,
-            Ok(Err(error)) => {
-                warn!(%error, "samples that wait for the hub cannot be read");
-                Vec::new()
-            }
-            Err(_) => Vec::new(),
-        }
+        let read = move || this.backlog.as_ref().map(|backlog| backlog.lock().oldest(BATCH, BATCH_BYTES));
+        spawn_blocking(read).await.ok().flatten().unwrap_or_default()
     }
 
     async fn acknowledge(self: &Arc<Self>, through: u64) {
         let this = Arc::clone(self);
-        if let Ok(Err(error)) = spawn_blocking(move || this.backlog.lock().acknowledge(through)).await {
+        let note = move || this.backlog.as_ref().map(|backlog| backlog.lock().acknowledge(through));
+        if let Ok(Some(Err(error))) = spawn_blocking(note).await {
             warn!(%error, "what the hub has is not noted; it is sent again");
         }
     }

@@ -122,7 +122,7 @@ fn control(shared: &Shared, encoder: &mut DescriptorEncoder<'_>) -> Result<(), f
     let waiting = shared.late.get().map(|late| late.waiting()).unwrap_or_default();
     let help = "bytes on the disk of samples that the hub has not got";
     gauge(encoder, "agent_samples_backlog_bytes", help, number(waiting.bytes))?;
-    let help = "samples for a hub that was away that had no room or were refused by the disk";
+    let help = "samples for a hub that was away that had no room, were refused by the disk or cannot be read";
     counter(encoder, "agent_samples_backlog_dropped", help, waiting.dropped)?;
     let end = shared.spoke.identity().credential.not_after.as_secs();
     gauge(

@@ -351,6 +351,10 @@ impl HubPort for Port {
         self.shared.offer_workload(spec).map_err(|error| error.to_string())
     }
 
+    fn is_away(&self) -> bool {
+        self.shared.spoke.caller().is_none()
+    }
+
     fn healths(&self) -> watch::Receiver<Arc<Healths>> {
         self.shared.workload_health.subscribe()
     }

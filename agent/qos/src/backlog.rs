@@ -13,13 +13,14 @@
 //! Invariants:
 //! - numbers grow by one with each sample and are never given twice, so what is sent again is known again;
 //! - what a crash leaves at any byte of any write is what was there before, with or without the newest records;
-//! - the files take no more than they may, but for one record.
+//! - the files take no more than they may, but for one record;
+//! - a file that cannot be read costs its own samples, and stops nothing.
 
 mod record;
 
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -90,7 +91,7 @@ impl Backlog {
         fs::create_dir_all(&folder)?;
         let mut firsts = Vec::new();
         for entry in fs::read_dir(&folder)? {
-            let name = entry?.file_name();
+            let Ok(name) = entry.map(|entry| entry.file_name()) else { continue };
             let number = name.to_str().and_then(|name| name.strip_suffix(SUFFIX));
             firsts.extend(number.and_then(|number| number.parse::<u64>().ok()));
         }
@@ -108,11 +109,20 @@ impl Backlog {
             is_synced: true,
         };
         for first in firsts {
-            let bytes = fs::read(this.path(first))?;
+            let path = this.path(first);
+            let read = fs::read(&path);
+            if let Err(error) = &read {
+                warn!(?path, %error, "samples that are kept cannot be read; they are left out");
+                this.dropped = this.dropped.saturating_add(1);
+            }
+            // As many numbers as it may have held are not given again.
+            let length = fs::metadata(&path).map_or(0, |meta| meta.len());
+            let most = length / u64::try_from(record::HEAD_BYTES).unwrap_or(u64::MAX);
+            let bytes = read.unwrap_or_default();
             let records = read_all(&bytes);
-            this.next = this.next.max(first.saturating_add(1));
             let Some(last) = records.last() else {
-                fs::remove_file(this.path(first))?;
+                this.next = this.next.max(first.saturating_add(most).saturating_add(1));
+                remove(&path);
                 continue;
             };
             this.next = this.next.max(last.number.saturating_add(1));
@@ -136,10 +146,23 @@ impl Backlog {
         let pushed = self.write(at, sample);
         if pushed.is_err() {
             self.dropped = self.dropped.saturating_add(1);
-            // What is half written is closed with its file.
-            self.open = None;
+            self.take_back();
         }
-        pushed.and_then(|()| self.make_room())
+        self.make_room();
+        pushed
+    }
+
+    /// Cuts what is half written off its file, so that a full disk does not make a file of each sample.
+    fn take_back(&mut self) {
+        let (Some(mut file), Some(last)) = (self.open.take(), self.segments.back()) else { return };
+        let (records, bytes) = (last.records, last.bytes);
+        if records == 0 {
+            let path = self.path(last.first);
+            self.segments.pop_back();
+            remove(&path);
+        } else if file.set_len(bytes).is_ok() && file.seek(SeekFrom::Start(bytes)).is_ok() {
+            self.open = Some(file);
+        }
     }
 
     fn write(&mut self, at: Timestamp, sample: &[u8]) -> io::Result<()> {
@@ -179,19 +202,32 @@ impl Backlog {
     }
 
     /// The oldest samples that the hub has not got, at most so many and so many bytes, and one at least where there is any.
-    ///
-    /// # Errors
-    ///
-    /// Fails where the disk does not give them.
-    pub fn oldest(&self, most: usize, most_bytes: usize) -> io::Result<Vec<Kept>> {
+    /// A file that cannot be read is left out for good, and its samples are counted.
+    pub fn oldest(&mut self, most: usize, most_bytes: usize) -> Vec<Kept> {
         let mut found: Vec<Kept> = Vec::new();
         let mut bytes = 0usize;
-        for segment in &self.segments {
-            for kept in read_all(&fs::read(self.path(segment.first))?) {
+        let mut position = 0;
+        while let Some(segment) = self.segments.get(position) {
+            let records = fs::read(self.path(segment.first)).map(|bytes| read_all(&bytes));
+            let has_more = |kept: &Vec<Kept>| kept.last().is_some_and(|last| last.number > self.taken);
+            let is_needed = segment.last > self.taken;
+            let records = match records {
+                Ok(records) if !is_needed || has_more(&records) => records,
+                Ok(_) => {
+                    self.lose(position, "its records are damaged");
+                    continue;
+                }
+                Err(error) => {
+                    self.lose(position, &error.to_string());
+                    continue;
+                }
+            };
+            position = position.saturating_add(1);
+            for kept in records {
                 bytes = bytes.saturating_add(kept.bytes.len());
                 let is_enough = found.len() >= most || (bytes > most_bytes && !found.is_empty());
                 if is_enough {
-                    return Ok(found);
+                    return found;
                 }
                 if kept.number > self.taken {
                     found.push(kept);
@@ -200,7 +236,7 @@ impl Backlog {
                 }
             }
         }
-        Ok(found)
+        found
     }
 
     /// The hub has all samples up to this number; an older number changes nothing.
@@ -220,7 +256,7 @@ impl Backlog {
             if self.segments.len() == 1 {
                 self.open = None;
             }
-            self.remove_oldest()?;
+            self.remove_oldest();
         }
         Ok(())
     }
@@ -237,34 +273,43 @@ impl Backlog {
         self.segments.iter().map(|segment| segment.bytes).sum()
     }
 
-    /// Samples that had no room or were refused by the disk, since it was opened; those that were thinned are not counted.
+    /// Samples that had no room, were refused by the disk or cannot be read any more, since it was opened; those that were
+    /// thinned are not counted. A file that could not be read when it was opened is one.
     #[must_use]
     pub const fn dropped(&self) -> u64 {
         self.dropped
     }
 
     /// Thins what is old, and removes the oldest where that is not enough.
-    fn make_room(&mut self) -> io::Result<()> {
+    fn make_room(&mut self) {
         while self.bytes() > self.max_bytes / 2 {
             let closed = self.segments.len().saturating_sub(1);
             let Some(thick) = self.segments.iter().take(closed).position(|segment| !segment.is_thin) else {
                 break;
             };
-            self.thin(thick)?;
+            if let Err(error) = self.thin(thick) {
+                warn!(%error, "samples that are kept are not thinned; the oldest go once there is no room");
+                break;
+            }
         }
         while self.bytes() > self.max_bytes && self.segments.len() > 1 {
             let records = self.segments.front().map_or(0, |segment| segment.records);
             self.dropped = self.dropped.saturating_add(records);
-            self.remove_oldest()?;
+            self.remove_oldest();
         }
-        Ok(())
     }
 
     /// Keeps the last sample of each minute of one closed file.
     fn thin(&mut self, position: usize) -> io::Result<()> {
         let Some(segment) = self.segments.get(position) else { return Ok(()) };
         let (first, path) = (segment.first, self.path(segment.first));
-        let records = read_all(&fs::read(path)?);
+        let records = match fs::read(path) {
+            Ok(bytes) => read_all(&bytes),
+            Err(error) => {
+                self.lose(position, &error.to_string());
+                return Ok(());
+            }
+        };
         let minute = |kept: &Kept| kept.at.as_millis() / 60_000;
         let next = records.iter().skip(1).map(|kept| Some(minute(kept))).chain([None]);
         let lasts: Vec<&Kept> = records
@@ -283,12 +328,22 @@ impl Backlog {
         Ok(())
     }
 
-    fn remove_oldest(&mut self) -> io::Result<()> {
-        let Some(segment) = self.segments.pop_front() else { return Ok(()) };
-        match fs::remove_file(self.path(segment.first)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            Ok(()) | Err(_) => Ok(()),
+    fn remove_oldest(&mut self) {
+        if let Some(segment) = self.segments.pop_front() {
+            remove(&self.path(segment.first));
         }
+    }
+
+    /// Goes on without a file.
+    fn lose(&mut self, position: usize, reason: &str) {
+        if position.saturating_add(1) == self.segments.len() {
+            self.open = None;
+        }
+        let Some(segment) = self.segments.remove(position) else { return };
+        let (path, records) = (self.path(segment.first), segment.records);
+        warn!(?path, records, reason, "samples that are kept cannot be read; they are left out");
+        self.dropped = self.dropped.saturating_add(records);
+        remove(&path);
     }
 
     /// Writes a file beside, and gives it its name once it is on the disk.
@@ -303,6 +358,16 @@ impl Backlog {
 
     fn path(&self, first: u64) -> PathBuf {
         self.folder.join(format!("{first}{SUFFIX}"))
+    }
+}
+
+/// What cannot be removed takes room and does no harm: a next start reads it again.
+fn remove(path: &Path) {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            warn!(?path, %error, "a file of kept samples is not removed");
+        }
+        Ok(()) | Err(_) => {}
     }
 }
 

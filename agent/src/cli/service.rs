@@ -19,7 +19,11 @@ pub(super) fn service(command: ServiceCommand, output: Output) -> Result<(), Cli
                     "`blueprint-agent service add --help` shows the five settings and what they are without",
                 )
             })?;
-            add(&state, ServiceSpec { service, port, local: local.0, check, pace, metrics, udp, run: None }, output)
+            add(
+                &state,
+                ServiceSpec { service, port, local: local.0, check, pace, metrics, udp, run: None },
+                output,
+            )
         }
         ServiceCommand::Ls(state) => list(&state, output),
         ServiceCommand::Rm { service, port, state } => {

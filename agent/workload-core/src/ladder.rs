@@ -109,6 +109,12 @@ impl Ladder {
         self.asks_move
     }
 
+    /// Whether nothing is left but to ask the hub.
+    #[must_use]
+    pub const fn is_spent(&self) -> bool {
+        self.restarts >= self.rules.restarts && self.redeploys >= self.rules.redeploys
+    }
+
     const fn tries(&self) -> u32 {
         self.restarts.saturating_add(self.redeploys)
     }

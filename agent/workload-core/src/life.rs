@@ -92,6 +92,8 @@ pub struct Life {
     /// The next preparation is to begin from nothing.
     is_anew: bool,
     done: Vec<Done>,
+    /// What it was last told of the hub.
+    is_hub_away: bool,
     restarts: u32,
     reason: String,
     exit_code: Option<i32>,
@@ -119,6 +121,7 @@ impl Life {
             rung: None,
             is_anew: false,
             done: Vec::new(),
+            is_hub_away: false,
             restarts: 0,
             reason: String::new(),
             exit_code: None,
@@ -280,6 +283,11 @@ impl Life {
         if failed.may_pass { self.rest(true, now) } else { self.fail() }
     }
 
+    /// Whether the hub can be reached.
+    pub const fn handle_hub(&mut self, is_away: bool) {
+        self.is_hub_away = is_away;
+    }
+
     /// It greeted its bridge.
     pub fn handle_ready(&mut self, now: Instant) {
         if let State::Started { is_ready, .. } = &mut self.state {
@@ -347,6 +355,8 @@ impl Life {
             let (rung, pause) = match self.rung.take() {
                 // Its patience was long enough for a short pause each time; the ladder's own grow.
                 Some(rung) => (rung, self.ladder.pause()),
+                // While the hub is away, what ends may do so for that alone: then it is only started again.
+                None if self.is_hub_away && self.ladder.is_spent() => (Rung::Restart, Duration::ZERO),
                 None => (self.climb(&why), Duration::ZERO),
             };
             self.is_anew = rung == Rung::Redeploy;

@@ -151,6 +151,11 @@ pub trait HubPort: Send + Sync {
     /// One line for the blueprint.
     fn offer(&self, offer: Offer) -> Result<(), String>;
 
+    /// Whether the hub cannot be reached now.
+    fn is_away(&self) -> bool {
+        false
+    }
+
     /// What the checks of all that is offered find, from now on; where nothing is checked it never changes.
     fn healths(&self) -> watch::Receiver<Arc<Healths>> {
         watch::channel(Arc::default()).1

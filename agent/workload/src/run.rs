@@ -461,6 +461,7 @@ impl<'a> Run<'a> {
                     let hub = common.hub.as_ref();
                     registration::hand_over(hub, seat.service, *generation, &self.folders, stop).await;
                 }
+                self.life.handle_hub(self.workload.common.hub.is_away());
                 self.life.handle_exit(exit, last.as_deref(), now);
                 if let Some(instance) = ended {
                     self.remove(instance).await;

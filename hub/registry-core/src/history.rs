@@ -145,6 +145,7 @@ impl QosHistory {
         self.points.push_back(QosPoint::from(&sample));
         self.latest = Some(sample);
         self.trim_services();
+        self.drop_late(at);
     }
 
     /// Takes a sample that the agent could not send when it took it: of each minute the last one counts, and what comes
@@ -164,10 +165,18 @@ impl QosHistory {
         if self.late.get(&minute).is_none_or(|known| known.at < sample.at) {
             self.late.insert(minute, QosPoint { services: Box::default(), ..QosPoint::from(sample) });
         }
-        while self.late.len() > LATE_MINUTES {
+        self.drop_late(now);
+        Ok(())
+    }
+
+    /// Forgets minutes that are too old or too many.
+    fn drop_late(&mut self, now: Timestamp) {
+        let is_over = |point: &QosPoint| now.since(point.at) > LATE_AGE;
+        while self.late.len() > LATE_MINUTES
+            || self.late.first_key_value().is_some_and(|(_, point)| is_over(point))
+        {
             self.late.pop_first();
         }
-        Ok(())
     }
 
     /// The last report, whole.
@@ -188,17 +197,18 @@ impl QosHistory {
         self.points.is_empty()
     }
 
-    /// At most `max_points` points, oldest first, evenly spread and always with the newest.
+    /// At most `max_points` points, oldest first, evenly spread and always with the newest. What came late has what the
+    /// others leave of that, and is spread apart from them.
     pub fn series(&self, max_points: usize) -> impl Iterator<Item = &QosPoint> {
-        let mut points: Vec<&QosPoint> = self.points.iter().collect();
-        if !self.late.is_empty() {
+        let mut points: Vec<&QosPoint> = spread(self.points.iter().collect(), max_points).collect();
+        let left = max_points.saturating_sub(points.len());
+        if !self.late.is_empty() && left > 0 {
             let live: BTreeSet<Timestamp> = points.iter().map(|point| point.at).collect();
-            points.extend(self.late.values().filter(|point| !live.contains(&point.at)));
+            let late = self.late.values().filter(|point| !live.contains(&point.at)).collect();
+            points.extend(spread(late, left));
             points.sort_by_key(|point| point.at);
         }
-        let step = points.len().div_ceil(max_points.max(1)).max(1);
-        let skip = points.len().saturating_sub(1) % step;
-        points.into_iter().skip(skip).step_by(step).take(max_points)
+        points.into_iter()
     }
 
     fn drop_oldest(&mut self) {
@@ -216,6 +226,13 @@ impl QosHistory {
             self.bare += 1;
         }
     }
+}
+
+/// At most `most` of these, evenly spread and always with the last.
+fn spread(points: Vec<&QosPoint>, most: usize) -> impl Iterator<Item = &QosPoint> {
+    let step = points.len().div_ceil(most.max(1)).max(1);
+    let skip = points.len().saturating_sub(1) % step;
+    points.into_iter().skip(skip).step_by(step).take(most)
 }
 
 impl From<&QosSample> for QosPoint {
@@ -327,6 +344,14 @@ mod tests {
         assert_eq!(times.len(), 61);
         assert!(times.is_sorted() && times.windows(2).all(|pair| pair[1].since(pair[0]).as_secs() == 60));
         assert_eq!(history.latest().unwrap().at, now, "what is new stays what is shown");
+        // Of few points none is taken from what came in time.
+        let few: Vec<_> = history.series(4).map(|point| point.at).collect();
+        assert_eq!((few.len(), few.last()), (4, Some(&now)));
+        assert_eq!(history.series(1).map(|point| point.at).collect::<Vec<_>>(), [now]);
+        // A day later nothing of it is left.
+        let later = now.plus(LATE_AGE).plus(Duration::from_secs(1));
+        history.push(later, MachineSample::default(), TunnelSample::default(), Vec::new());
+        assert_eq!(history.series(1000).count(), 2);
     }
 
     #[test]

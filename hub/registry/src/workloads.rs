@@ -348,6 +348,7 @@ impl Workloads {
     async fn place(&mut self, snapshot: &RegistrySnapshot) {
         let now = Timestamp::from(SystemTime::now());
         let degraded = self.assigner.degraded().clone();
+        self.assigner.hold(self.updates.iter().map(|update| update.service).collect());
         let moves = self.assigner.moves(snapshot, now);
         let mut has_news = degraded != *self.assigner.degraded();
         for one in moves {

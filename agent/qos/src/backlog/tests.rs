@@ -12,11 +12,11 @@ fn open(folder: &Path) -> Backlog {
     Backlog::open(folder, MIN_BACKLOG_BYTES).unwrap()
 }
 
-fn all(backlog: &Backlog) -> Vec<Kept> {
-    backlog.oldest(usize::MAX, usize::MAX).unwrap()
+fn all(backlog: &mut Backlog) -> Vec<Kept> {
+    backlog.oldest(usize::MAX, usize::MAX)
 }
 
-fn numbers(backlog: &Backlog) -> Vec<u64> {
+fn numbers(backlog: &mut Backlog) -> Vec<u64> {
     all(backlog).iter().map(|kept| kept.number).collect()
 }
 
@@ -30,25 +30,25 @@ fn what_is_kept_comes_back_after_a_restart_and_goes_once_it_is_acknowledged() {
     }
     drop(backlog);
     let mut backlog = open(folder.path());
-    let kept = all(&backlog);
+    let kept = all(&mut backlog);
     assert_eq!(kept.len(), 5);
     assert_eq!(kept[4], Kept { number: 5, at: at(5), bytes: vec![5; 10] });
-    assert_eq!(backlog.oldest(2, usize::MAX).unwrap().len(), 2);
-    assert_eq!(backlog.oldest(5, 25).unwrap().len(), 2);
-    assert_eq!(backlog.oldest(5, 1).unwrap().len(), 1, "one at least");
+    assert_eq!(backlog.oldest(2, usize::MAX).len(), 2);
+    assert_eq!(backlog.oldest(5, 25).len(), 2);
+    assert_eq!(backlog.oldest(5, 1).len(), 1, "one at least");
     backlog.acknowledge(3).unwrap();
     backlog.acknowledge(1).unwrap();
-    assert_eq!(numbers(&backlog), [4, 5]);
+    assert_eq!(numbers(&mut backlog), [4, 5]);
     drop(backlog);
     let mut backlog = open(folder.path());
-    assert_eq!(numbers(&backlog), [4, 5]);
+    assert_eq!(numbers(&mut backlog), [4, 5]);
     backlog.push(at(6), b"x").unwrap();
     backlog.acknowledge(u64::MAX).unwrap();
     assert!(backlog.is_empty() && backlog.bytes() == 0);
     drop(backlog);
     let mut backlog = open(folder.path());
     backlog.push(at(7), b"y").unwrap();
-    assert_eq!(numbers(&backlog), [7], "no number is given twice");
+    assert_eq!(numbers(&mut backlog), [7], "no number is given twice");
 }
 
 #[test]
@@ -63,7 +63,7 @@ fn a_day_of_many_services_fits_by_the_minute_without_a_gap_and_the_newest_as_the
     }
     assert_eq!(backlog.dropped(), 0);
     assert!(backlog.bytes() <= 8 << 20, "{}", backlog.bytes());
-    let kept = all(&backlog);
+    let kept = all(&mut backlog);
     let minutes: std::collections::BTreeSet<u64> =
         kept.iter().map(|kept| kept.at.as_millis() / MINUTE).collect();
     assert_eq!((minutes.len(), minutes.first(), minutes.last()), (1440, Some(&0), Some(&1439)));
@@ -78,11 +78,55 @@ fn where_there_is_no_room_the_oldest_go_and_are_counted() {
     for minute in 0..200u64 {
         backlog.push(at(minute * MINUTE), &[1; 20_000]).unwrap();
     }
-    let kept = all(&backlog);
+    let kept = all(&mut backlog);
     assert!(backlog.bytes() <= MIN_BACKLOG_BYTES);
     assert_eq!((count(&kept) + backlog.dropped(), kept.last().unwrap().number), (200, 200));
     let too_long = backlog.push(at(0), &vec![0; MAX_SAMPLE_BYTES + 1]).unwrap_err();
     assert!(too_long.to_string().contains("longer than 65536"), "{too_long}");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_costs_its_own_samples_and_stops_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut backlog = open(folder.path());
+    for number in 1..=40u64 {
+        backlog.push(at(number * MINUTE), &[1; 20_000]).unwrap();
+    }
+    let files: Vec<u64> = backlog.segments.iter().map(|segment| segment.first).collect();
+    let (bad, worse) = (files[0], files[3]);
+    let lost = backlog.segments[0].records + backlog.segments[3].records;
+    // A folder is no file to read, and is not removed like one either.
+    fs::remove_file(backlog.path(bad)).unwrap();
+    fs::create_dir(backlog.path(bad)).unwrap();
+    fs::write(backlog.path(worse), [7; 100]).unwrap();
+    let kept = all(&mut backlog);
+    assert_eq!((count(&kept) + lost, backlog.dropped()), (40, lost));
+    drop(backlog);
+    let mut backlog = open(folder.path());
+    assert_eq!(backlog.dropped(), 1);
+    assert_eq!(all(&mut backlog), kept);
+    backlog.push(at(41 * MINUTE), b"x").unwrap();
+    assert!(all(&mut backlog).last().unwrap().number > 40);
+}
+
+#[test]
+fn what_the_disk_refuses_leaves_no_file_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut backlog = open(folder.path());
+    let files = || fs::read_dir(folder.path()).unwrap().count();
+    backlog.push(at(1), b"whole").unwrap();
+    // A disk without room, as far as writing goes.
+    backlog.open = Some(OpenOptions::new().write(true).open("/dev/full").unwrap());
+    backlog.push(at(2), b"lost").unwrap_err();
+    backlog.open = None;
+    for number in 3..10 {
+        let segment = Segment { first: number, last: number, records: 0, bytes: 0, is_thin: false };
+        fs::write(backlog.path(number), b"half").unwrap();
+        backlog.segments.push_back(segment);
+        backlog.open = Some(OpenOptions::new().write(true).open("/dev/full").unwrap());
+        backlog.push(at(number), b"lost").unwrap_err();
+    }
+    assert_eq!((files(), backlog.dropped(), numbers(&mut backlog)), (1, 8, vec![1]));
 }
 
 proptest! {
@@ -105,13 +149,13 @@ proptest! {
         fs::write(folder.path().join(".new"), [garbage; 3]).unwrap();
         let mut backlog = open(folder.path());
         let whole = u64::try_from(cut / (record::HEAD_BYTES + length)).unwrap();
-        let found = numbers(&backlog);
+        let found = numbers(&mut backlog);
         prop_assert_eq!(&found, &(1..=whole).collect::<Vec<_>>());
         backlog.push(at(1000), b"new").unwrap();
-        let last = *numbers(&backlog).last().unwrap();
+        let last = *numbers(&mut backlog).last().unwrap();
         prop_assert!(last > whole);
         drop(backlog);
-        prop_assert_eq!(numbers(&open(folder.path())).len(), found.len() + 1);
+        prop_assert_eq!(numbers(&mut open(folder.path())).len(), found.len() + 1);
     }
 
     /// Whatever file is damaged: it opens, and numbers grow.
@@ -122,7 +166,7 @@ proptest! {
         fs::write(folder.path().join("taken"), &taken).unwrap();
         let mut backlog = open(folder.path());
         backlog.push(at(1), b"x").unwrap();
-        let found = numbers(&backlog);
+        let found = numbers(&mut backlog);
         prop_assert!(found.windows(2).all(|pair| pair[0] < pair[1]) && !found.is_empty());
     }
 }

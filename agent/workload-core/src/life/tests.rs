@@ -284,6 +284,18 @@ fn one_that_crashes_again_and_again_goes_up_the_same_rungs_and_is_still_started_
     assert_eq!(steps, [Step::Start, Step::Start, Step::Redeploy, Step::Start, Step::Start]);
     let kinds: Vec<_> = life.take_done().into_iter().map(|done| done.kind).collect();
     assert_eq!(kinds, [Restart, Restart, Redeploy, AskMove], "the hub is asked once");
+    // What ends while the hub is away is not held against its node.
+    let mut alone = Life::new(&with_recovery(Recovery { restarts: 1, redeploys: 0, ..Recovery::default() }));
+    run(&mut alone, now);
+    for is_away in [true, true, true, false] {
+        assert!(!alone.asks_move());
+        alone.handle_hub(is_away);
+        alone.handle_exit(Exit::Code(1), None, now);
+        let Step::Wait(Some(until)) = alone.next_step(now) else { unreachable!("it rests") };
+        now = until;
+        assert_eq!(alone.next_step(now), Step::Start);
+    }
+    assert!(alone.asks_move());
     assert!(life.asks_move());
 }
 

@@ -70,6 +70,8 @@ pub struct Assigner {
     away: BTreeMap<AgentId, Timestamp>,
     /// Workloads that are to end.
     ending: BTreeSet<ServiceKey>,
+    /// Workloads of which an update is under way.
+    updating: BTreeSet<ServiceKey>,
     fail_overs: FailOvers,
     /// What asks for another node and gets none, and why.
     degraded: BTreeMap<ServiceKey, String>,
@@ -83,9 +85,17 @@ impl Assigner {
     pub fn new(records: Vec<WorkloadRecord>, fail_overs: FailOvers, patience: Duration) -> Self {
         let records = records.into_iter().map(|record| (record.service, Arc::new(record))).collect();
         let looked = Timestamp::from_millis(0);
-        let (next, away, ending, degraded) =
-            (BTreeMap::new(), BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
-        Self { patience, records, next, away, ending, fail_overs, degraded, looked }
+        Self {
+            patience,
+            records,
+            next: BTreeMap::new(),
+            away: BTreeMap::new(),
+            ending: BTreeSet::new(),
+            updating: BTreeSet::new(),
+            fail_overs,
+            degraded: BTreeMap::new(),
+            looked,
+        }
     }
 
     /// A workload is new or changed; one that was to end goes on.
@@ -124,6 +134,12 @@ impl Assigner {
         self.next.remove(&service);
         self.fail_overs.forget(service);
         self.degraded.remove(&service);
+    }
+
+    /// Updates of these are under way, and no others: they do not leave their nodes for not getting well, since what the
+    /// update sees of them decides.
+    pub fn hold(&mut self, updating: BTreeSet<ServiceKey>) {
+        self.updating = updating;
     }
 
     /// Takes in what the node of a workload says of it; the caller has seen to it that it is that node, and the assignment
@@ -187,6 +203,7 @@ impl Assigner {
             let WorkloadRecord { service, generation, node: from, .. } = **record;
             let (to, kind, reason) = match self.reason_to_move(record, snapshot, now) {
                 Some(reason) => (best_node(record, snapshot, &load, &none), EventKind::Move, reason),
+                None if self.updating.contains(&service) => continue,
                 None => match self.fail_overs.judge(record, now) {
                     None => continue,
                     Some(Verdict::Stay { moves, .. }) => {

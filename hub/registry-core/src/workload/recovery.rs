@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use blueprint_common_types::workload::{Recovery, RecoveryKind, RecoveryStep, WorkloadStatus};
-use blueprint_common_types::{AgentId, ServiceKey, Timestamp};
+use blueprint_common_types::workload::{Recovery, RecoveryKind, RecoveryStep, WorkloadState, WorkloadStatus};
+use blueprint_common_types::{AgentId, Health, ServiceKey, Timestamp};
 use serde::Serialize;
 
 use super::WorkloadRecord;
@@ -173,9 +173,11 @@ impl FailOvers {
         this
     }
 
-    /// Takes in what the node of a workload says of it.
+    /// Takes in what the node of a workload says of it. What asked and is well again by now stays: a move leaves its data
+    /// behind.
     pub fn hear(&mut self, status: &WorkloadStatus) {
-        if !status.asks_move {
+        let is_well = status.state == WorkloadState::Running && status.health != Some(Health::Unhealthy);
+        if !status.asks_move || is_well {
             self.asks.remove(&status.service);
             return;
         }

@@ -268,7 +268,12 @@ fn a_workload_goes_only_where_its_limits_can_be_had() {
 fn asks(service: u64) -> WorkloadStatus {
     let service = ServiceKey { blueprint: 7, service };
     let status = WorkloadStatus::new(service, 3, WorkloadState::Running, at(0));
-    WorkloadStatus { asks_move: true, health_reason: "answers 503".to_owned(), ..status }
+    WorkloadStatus {
+        asks_move: true,
+        health: Some(Health::Unhealthy),
+        health_reason: "answers 503".to_owned(),
+        ..status
+    }
 }
 
 #[test]
@@ -293,6 +298,11 @@ fn what_does_not_get_well_goes_to_another_node_and_not_back_within_the_hour() {
     assert_eq!(assigner.degraded().len(), 1);
     assert_eq!(assigner.poll_timeout(), Some(at(3610)));
     assert_eq!(targets(&assigner.moves(&nodes, at(3610))), [(1, node(1))], "the hour is over");
+    // While an update is under way, that decides.
+    assigner.hold(BTreeSet::from([ServiceKey { blueprint: 7, service: 1 }]));
+    assert!(assigner.moves(&nodes, at(3610)).is_empty() && assigner.degraded().is_empty());
+    assigner.hold(BTreeSet::new());
+    assert_eq!(assigner.moves(&nodes, at(3610)).len(), 1);
     // Well again, it stays.
     assigner.hear(&WorkloadStatus { asks_move: false, ..asks(1) });
     assert!(assigner.moves(&nodes, at(3611)).is_empty() && assigner.degraded().is_empty());

@@ -1,7 +1,7 @@
 //! Journals of workloads.
 
 use blueprint_common_types::{AgentId, ServiceKey, Timestamp};
-use blueprint_hub_registry_core::workload::{EventKind, HUB_ROWS, NODE_ROWS, WorkloadEvent};
+use blueprint_hub_registry_core::workload::{EventKind, HUB_ROWS, NODE_ROWS, WINDOW, WorkloadEvent};
 use blueprint_hub_registry_core::{AuditEvent, AuditKind};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
@@ -13,7 +13,7 @@ const COLUMNS: &str = "blueprint, service, generation, at, node, kind, reason";
 
 /// Writes a row that is not there yet, and forgets the oldest of its service that are too many.
 pub(super) fn append(db: &Connection, event: &WorkloadEvent, now: Timestamp) -> DbResult<()> {
-    if is_known(db, event)? {
+    if is_known(db, event, now)? {
         return Ok(());
     }
     let (blueprint, number) = service(event.service);
@@ -32,10 +32,13 @@ pub(super) fn append(db: &Connection, event: &WorkloadEvent, now: Timestamp) -> 
     ];
     db.execute(sql, values)?;
     let most = i64::try_from(if is_of_hub { HUB_ROWS } else { NODE_ROWS }).unwrap_or(i64::MAX);
-    let sql = "DELETE FROM workload_events WHERE blueprint = ?1 AND service = ?2 AND of_hub = ?3 AND id <= \
+    // Moves that still count stay, however many rows come after them.
+    let sql = "DELETE FROM workload_events WHERE blueprint = ?1 AND service = ?2 AND of_hub = ?3 \
+               AND NOT (kind = ?5 AND at > ?6) AND id <= \
                (SELECT id FROM workload_events WHERE blueprint = ?1 AND service = ?2 AND of_hub = ?3 \
                 ORDER BY id DESC LIMIT 1 OFFSET ?4)";
-    db.execute(sql, params![blueprint, number, is_of_hub, most])?;
+    let counts = EventKind::FailOver.label();
+    db.execute(sql, params![blueprint, number, is_of_hub, most, counts, time(window_before(now))])?;
     if event.kind == EventKind::Degraded {
         audit::append(db, AuditEvent::new(AuditKind::WorkloadDegrade, event.service, &event.reason), now)?;
     }
@@ -43,14 +46,21 @@ pub(super) fn append(db: &Connection, event: &WorkloadEvent, now: Timestamp) -> 
 }
 
 /// Whether a node told it already, or it was decided already.
-fn is_known(db: &Connection, event: &WorkloadEvent) -> DbResult<bool> {
+fn is_known(db: &Connection, event: &WorkloadEvent, now: Timestamp) -> DbResult<bool> {
     let (blueprint, number) = service(event.service);
     if event.kind == EventKind::Degraded {
         let sql = "SELECT kind, generation FROM workload_events WHERE blueprint = ?1 AND service = ?2 \
                    AND (of_hub = 1 OR kind = 'settled') ORDER BY id DESC LIMIT 1";
         let read = |row: &Row<'_>| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?));
         let last = db.query_row(sql, params![blueprint, number], read).optional()?;
-        return Ok(last == Some((event.kind.label().to_owned(), generation(event))));
+        if last == Some((event.kind.label().to_owned(), generation(event))) {
+            return Ok(true);
+        }
+        // Once in an hour, whatever its node says in between: each is a row of the audit log.
+        let sql = "SELECT 1 FROM workload_events WHERE blueprint = ?1 AND service = ?2 AND of_hub = 1 \
+                   AND kind = ?3 AND at > ?4 AND at <= ?5 LIMIT 1";
+        let values = params![blueprint, number, event.kind.label(), time(window_before(now)), time(now)];
+        return Ok(db.query_row(sql, values, |_| Ok(())).optional()?.is_some());
     }
     if event.kind.is_of_hub() {
         return Ok(false);
@@ -108,6 +118,12 @@ fn read(row: &Row<'_>) -> DbResult<WorkloadEvent> {
         kind: EventKind::find(&kind).ok_or_else(|| damaged(format!("kind {kind:?}")))?,
         reason: row.get(6)?,
     })
+}
+
+/// Where the window begins in which moves count.
+fn window_before(now: Timestamp) -> Timestamp {
+    let window = u64::try_from(WINDOW.as_millis()).unwrap_or(u64::MAX);
+    Timestamp::from_millis(now.as_millis().saturating_sub(window))
 }
 
 fn generation(event: &WorkloadEvent) -> i64 {

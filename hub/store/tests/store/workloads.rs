@@ -107,19 +107,21 @@ async fn a_journal_keeps_each_step_once_and_the_newest_of_them_over_restarts() {
     assert_eq!((kept.len(), kept.last().unwrap().at), (NODE_ROWS + 1, later(499)));
     assert_eq!(kept[0].kind, Move, "a node cannot push out what the hub decided");
     for secs in 0..40 {
-        store.journal(vec![event(FailOver, secs)], NOW).await.unwrap();
+        store.journal(vec![event(FailOver, secs)], later(secs)).await.unwrap();
+    }
+    assert_eq!(store.fail_overs(later(0)).await.unwrap().len(), 40, "each counts for an hour");
+    for secs in 4000..4040 {
+        store.journal(vec![event(Move, secs)], later(secs)).await.unwrap();
     }
     assert_eq!(store.events(SERVICE).await.unwrap().len(), NODE_ROWS + HUB_ROWS);
-    assert_eq!(store.fail_overs(later(30)).await.unwrap().len(), 10);
-    for again in [false, true] {
-        for _ in 0..3 {
-            store.journal(vec![event(Degraded, 600)], NOW).await.unwrap();
-        }
-        let rows = store.events(SERVICE).await.unwrap();
-        let count = rows.iter().filter(|event| event.kind == Degraded).count();
-        assert_eq!(count, if again { 2 } else { 1 });
-        store.journal(vec![event(Settled, if again { 800 } else { 700 })], NOW).await.unwrap();
+    // Whatever its node says in between, it is once in an hour.
+    for secs in (5000..12_000).step_by(100) {
+        store.journal(vec![event(Degraded, secs), event(Settled, secs)], later(secs)).await.unwrap();
     }
+    let degraded = |events: Vec<WorkloadEvent>| {
+        events.into_iter().filter(|event| event.kind == Degraded).map(|event| event.at).collect::<Vec<_>>()
+    };
+    assert_eq!(degraded(store.events(SERVICE).await.unwrap()), [later(5000), later(8600)]);
     assert!(store.remove_workload(SERVICE, "taken back", NOW).await.unwrap());
     assert!(store.events(SERVICE).await.unwrap().is_empty());
 }

@@ -1,4 +1,3 @@
-use blueprint_common_types::workload::WorkloadState;
 use proptest::prelude::*;
 
 use super::*;
@@ -21,13 +20,20 @@ fn record(on: u8, generation: u64, moves_per_hour: u32) -> WorkloadRecord {
         nodes: BTreeSet::new(),
         node: Some(node(on)),
         keystore: None,
+        slot: 0,
+        version: 1,
         changed_at: at(0),
     }
 }
 
 fn asks(generation: u64) -> WorkloadStatus {
     let status = WorkloadStatus::new(SERVICE, generation, WorkloadState::Running, at(0));
-    WorkloadStatus { asks_move: true, health_reason: "answers 503".to_owned(), ..status }
+    WorkloadStatus {
+        asks_move: true,
+        health: Some(Health::Unhealthy),
+        health_reason: "answers 503".to_owned(),
+        ..status
+    }
 }
 
 #[test]
@@ -49,6 +55,11 @@ fn who_asks_goes_to_nodes_that_it_has_not_left_and_no_more_often_than_said() {
     assert_eq!(all.judge(&record(3, 5, 2), at(61)), Some(Verdict::Stay { until: at(3600), moves: 2 }));
     assert_eq!(all.poll_timeout(at(61)), Some(at(3600)));
     assert!(matches!(all.judge(&record(3, 5, 2), at(3600)), Some(Verdict::Move { .. })));
+    // It is well again, and its node has not watched it for long enough to begin anew.
+    all.hear(&WorkloadStatus { health: Some(Health::Healthy), ..asks(5) });
+    assert_eq!(all.judge(&record(3, 5, 2), at(3600)), None);
+    all.hear(&asks(5));
+    assert!(all.is_asked(&record(3, 5, 2)));
     // It got well by itself.
     all.hear(&WorkloadStatus { asks_move: false, ..asks(5) });
     assert_eq!((all.judge(&record(3, 5, 2), at(3600)), all.poll_timeout(at(3600))), (None, None));
