@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use blueprint_common_types::workload::{Inventory, Lack, WorkloadState};
-use blueprint_common_types::{AgentId, OverlayLease, ServiceKey, Timestamp, TokenId, WgPublicKey};
+use blueprint_common_types::{AgentId, Health, OverlayLease, ServiceKey, Timestamp, TokenId, WgPublicKey};
 use proptest::prelude::*;
 
 use super::*;
