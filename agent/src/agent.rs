@@ -19,6 +19,7 @@ use tracing::{info, warn};
 
 use crate::config::{AgentConfig, DoorSettings};
 use crate::duties::{self, AgentDuties};
+use crate::late::{self, Late};
 use crate::service::{ServiceError, ServiceTable};
 use crate::shared::{REJOIN, Shared};
 use crate::status::StatusReport;
@@ -222,7 +223,11 @@ impl Agent {
         parts.spawn("services", forward::run(Arc::clone(&shared), spawner.clone()));
         parts.spawn("health", health::run(Arc::clone(&shared)));
         if shared.config.samples {
-            parts.spawn("samples", qos::run(Arc::clone(&shared), reports));
+            let late = Arc::new(Late::open(&shared));
+            // Set once, before anything runs that reads it.
+            let _ = shared.late.set(Arc::clone(&late));
+            parts.spawn("samples", qos::run(Arc::clone(&shared), reports, Arc::clone(&late)));
+            parts.spawn("late samples", late::run(Arc::clone(&shared), late));
         }
         if shared.config.door != DoorSettings::default() {
             parts.spawn("door", door::run(Arc::clone(&shared), spawner.clone()));

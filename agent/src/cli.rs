@@ -21,6 +21,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::agent::{AgentError, SOCKET};
+use crate::pace::PaceArgs;
 use crate::service::LocalAddress;
 
 /// Connects this machine to a blueprint hub, and offers its services through the hub.
@@ -164,9 +165,12 @@ enum ServiceCommand {
         /// Datagrams go there, too, for a raw forward of the hub over UDP.
         #[arg(long)]
         udp: bool,
-        /// How its health is checked: tcp, http:/PATH, or none for a service that only takes datagrams.
+        /// How its health is checked: tcp, http:/PATH (below 400), http:STATUS:/PATH, http:FIRST-LAST:/PATH, grpc or
+        /// grpc:SERVICE (grpc.health.v1), or none for a service that only takes datagrams.
         #[arg(long, default_value = "tcp")]
         check: blueprint_common_types::HealthCheck,
+        #[command(flatten)]
+        pace: PaceArgs,
         /// Where it shows metrics in Prometheus' text format: /PATH, PORT or PORT/PATH of the same address, or none.
         #[arg(long, default_value = "/metrics")]
         metrics: blueprint_common_types::MetricsPlace,

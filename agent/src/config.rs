@@ -5,14 +5,16 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use blueprint_agent_qos::MIN_BACKLOG_BYTES;
 use blueprint_agent_workload::logs::LogLimits;
 use blueprint_common_runtime::config::{ByteSize, Key, List, Problems, Schema, Settings, Span, TableArray};
 use blueprint_common_runtime::logs::{LogFormat, LogLevels};
 use blueprint_common_spoke::is_name;
 use blueprint_common_tunnel::carrier::{ProxyUrl, ProxyUrlError};
 use blueprint_common_tunnel::{Interface, TunSettings};
-use blueprint_common_types::{Carrier, HealthCheck, MetricsPlace, PortRanges, Secret, ServiceKey};
+use blueprint_common_types::{Carrier, CheckPace, HealthCheck, MetricsPlace, PortRanges, Secret, ServiceKey};
 
+use crate::pace::PaceArgs;
 use crate::service::{LocalAddress, MAX_SERVICES, ServiceSpec};
 use crate::workloads::WorkloadSettings;
 
@@ -112,6 +114,12 @@ pub static SCHEMA: Schema = Schema {
             "Ports of this machine's loopback that `blueprint-hub forward --reverse` may listen on; none where not set.",
         ),
         Key::new(
+            "qos.backlog_bytes",
+            "8MiB",
+            "Bytes on the disk for samples that the hub does not get while it is away, the newest; at least 1MiB. As it fills, \
+             one sample a minute is kept of the older ones: the default holds a day of 64 services.",
+        ),
+        Key::new(
             "observe.listen",
             "127.0.0.1:9464",
             "TCP address of /metrics, /healthz and /readyz, which hold no secrets; `off` for none.",
@@ -141,7 +149,22 @@ pub static SCHEMA: Schema = Schema {
             Key::new(
                 "check",
                 "tcp",
-                "How its health is checked: tcp, http:/PATH for a GET that must answer below 400, or none.",
+                "How its health is checked: tcp; http:/PATH for a GET that must answer below 400, http:204:/PATH or \
+                 http:200-299:/PATH for one that must answer so; grpc or grpc:SERVICE for grpc.health.v1.Health, which must \
+                 answer SERVING; or none.",
+            ),
+            Key::new(
+                "check_interval",
+                "2s",
+                "Time from one check to the next, give or take a tenth; 1s to 1h.",
+            ),
+            Key::new("check_timeout", "1500ms", "Longest time of one check; 10ms to 60s."),
+            Key::new("check_fall", "2", "Failures in a row that make it unhealthy; 1 to 100."),
+            Key::new("check_rise", "1", "Successes in a row that make it healthy again; 1 to 100."),
+            Key::new(
+                "check_grace",
+                "0s",
+                "Time from its start for which failures do not count, until it answered once; up to 1h.",
             ),
             Key::new(
                 "metrics",
@@ -181,6 +204,8 @@ pub struct AgentConfig {
     pub workloads: WorkloadSettings,
     /// What the hub's operator may begin here.
     pub door: DoorSettings,
+    /// Bytes on the disk for samples that the hub does not get while it is away.
+    pub backlog_bytes: u64,
     /// TCP address of metrics and probes; `None` for none.
     pub observe_listen: Option<SocketAddr>,
     /// Whether the hub may read metrics through the tunnel.
@@ -210,6 +235,7 @@ impl Default for AgentConfig {
             interface: Interface::Netstack,
             workloads: WorkloadSettings::default(),
             door: DoorSettings::default(),
+            backlog_bytes: 8 << 20,
             observe_listen: None,
             observe_hub: false,
             grace: Duration::from_secs(10),
@@ -247,6 +273,7 @@ impl AgentConfig {
             _ => settings.take("observe.listen", problems).map(Some),
         };
         let observe_hub = settings.take("observe.hub", problems);
+        let backlog_bytes = backlog_bytes(settings, problems);
         let grace: Option<Span> = settings.take("shutdown.grace", problems);
         let services = services(settings, problems);
         levels?;
@@ -268,6 +295,7 @@ impl AgentConfig {
                 logs: logs?,
             },
             door: door?,
+            backlog_bytes: backlog_bytes?,
             observe_listen: observe_listen?,
             observe_hub: observe_hub?,
             grace: grace?.0,
@@ -294,6 +322,14 @@ fn door(settings: &Settings, problems: &mut Problems) -> Option<DoorSettings> {
     let connect = settings.take_optional("forward.connect_ports", problems).unwrap_or_default();
     let listen = settings.take_optional("forward.listen_ports", problems).unwrap_or_default();
     Some(DoorSettings { exec: exec?, connect, listen })
+}
+
+fn backlog_bytes(settings: &Settings, problems: &mut Problems) -> Option<u64> {
+    let bytes: ByteSize = settings.take("qos.backlog_bytes", problems)?;
+    if bytes.0 < MIN_BACKLOG_BYTES {
+        settings.refuse("qos.backlog_bytes", "below 1MiB", problems);
+    }
+    Some(bytes.0)
 }
 
 fn log_limits(settings: &Settings, problems: &mut Problems) -> Option<LogLimits> {
@@ -375,6 +411,7 @@ fn services(settings: &Settings, problems: &mut Problems) -> Vec<ServiceSpec> {
         let udp: Option<bool> = row.take("udp", problems);
         let check: Option<HealthCheck> = row.take("check", problems);
         let metrics: Option<MetricsPlace> = row.take("metrics", problems);
+        let pace = pace(&row, problems);
         if port == Some(0) {
             row.refuse("port", "not within 1 and 65535", problems);
         }
@@ -385,7 +422,8 @@ fn services(settings: &Settings, problems: &mut Problems) -> Vec<ServiceSpec> {
             Some(check),
             Some(metrics),
             Some(udp),
-        ) = (blueprint, service, local, check, metrics, udp)
+            Some(pace),
+        ) = (blueprint, service, local, check, metrics, udp, pace)
         else {
             continue;
         };
@@ -403,6 +441,7 @@ fn services(settings: &Settings, problems: &mut Problems) -> Vec<ServiceSpec> {
             port,
             local,
             check,
+            pace,
             metrics,
             udp,
             run: None,
@@ -412,6 +451,23 @@ fn services(settings: &Settings, problems: &mut Problems) -> Vec<ServiceSpec> {
         problems.add("service", format!("{} services are more than {MAX_SERVICES}", services.len()));
     }
     services
+}
+
+fn pace(row: &Settings, problems: &mut Problems) -> Option<CheckPace> {
+    let args = PaceArgs {
+        interval: row.take("check_interval", problems)?,
+        timeout: row.take("check_timeout", problems)?,
+        fall: row.take("check_fall", problems)?,
+        rise: row.take("check_rise", problems)?,
+        grace: row.take("check_grace", problems)?,
+    };
+    match args.read() {
+        Ok(pace) => Some(pace),
+        Err(error) => {
+            row.refuse("check", &format!("its pace: {error}"), problems);
+            None
+        }
+    }
 }
 
 #[cfg(test)]
@@ -461,7 +517,7 @@ mod tests {
         assert_eq!(config.services[0].port, 8080);
         assert_eq!(config.services[0].check, HealthCheck::Tcp);
         assert_eq!(config.services[1].port, 80);
-        assert_eq!(config.services[1].check, HealthCheck::Http("/ok".to_owned()));
+        assert_eq!(config.services[1].check, HealthCheck::http("/ok"));
     }
 
     #[test]

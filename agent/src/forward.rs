@@ -222,6 +222,7 @@ mod tests {
             port: 80,
             local,
             check: blueprint_common_types::HealthCheck::Tcp,
+            pace: blueprint_common_types::CheckPace::default(),
             metrics: blueprint_common_types::MetricsPlace::default(),
             udp: false,
             run: None,

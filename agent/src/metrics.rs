@@ -121,6 +121,11 @@ fn control(shared: &Shared, encoder: &mut DescriptorEncoder<'_>) -> Result<(), f
         "messages dropped because the outbox was full",
         control.dropped,
     )?;
+    let waiting = shared.late.get().map(|late| late.waiting()).unwrap_or_default();
+    let help = "bytes on the disk of samples that the hub has not got";
+    gauge(encoder, "agent_samples_backlog_bytes", help, number(waiting.bytes))?;
+    let help = "samples for a hub that was away that had no room, were refused by the disk or cannot be read";
+    counter(encoder, "agent_samples_backlog_dropped", help, waiting.dropped)?;
     let end = shared.spoke.identity().credential.not_after.as_secs();
     gauge(
         encoder,

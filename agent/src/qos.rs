@@ -10,10 +10,15 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use crate::agent::AgentError;
+use crate::late::Late;
 use crate::shared::{Samples, Shared};
 
-/// Samples, keeps the last result for status and metrics, and sends each to the control stream.
-pub(crate) async fn run(shared: Arc<Shared>, reports: mpsc::Sender<v1::QosReport>) -> Result<(), AgentError> {
+/// Samples, keeps the last result for status and metrics, and sends each to the control stream, or keeps it for later.
+pub(crate) async fn run(
+    shared: Arc<Shared>,
+    reports: mpsc::Sender<v1::QosReport>,
+    late: Arc<Late>,
+) -> Result<(), AgentError> {
     let mut sampler = Sampler::new(shared.state.folder());
     let mut pace = shared.spoke.pace();
     loop {
@@ -26,8 +31,13 @@ pub(crate) async fn run(shared: Arc<Shared>, reports: mpsc::Sender<v1::QosReport
         let Some(sampled) = shared.stop.run_until_cancelled(sampled).await else { return Ok(()) };
         let (returned, samples) = sampled.map_err(|_| AgentError::Ended { part: "sampler" })?;
         sampler = returned;
-        // Full means that the control stream is busy; the next sample is as good as this one.
-        let _ = reports.try_send(report(&shared, &samples));
+        let report = report(&shared, &samples);
+        // What can go to the hub goes there at once; what cannot is kept, also where the stream is busy.
+        if shared.spoke.caller().is_none() {
+            late.keep(report).await;
+        } else if let Err(full) = reports.try_send(report) {
+            late.keep(full.into_inner()).await;
+        }
         shared.samples.send_replace(Arc::new(samples));
         let wait = *pace.borrow_and_update();
         tokio::select! {

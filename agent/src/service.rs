@@ -10,7 +10,7 @@ use std::str::FromStr;
 
 use blueprint_common_runtime::state::{Mode, StateDir, StateError};
 use blueprint_common_types::workload::Seat;
-use blueprint_common_types::{HealthCheck, MetricsPlace, ServiceKey};
+use blueprint_common_types::{CheckPace, HealthCheck, MetricsPlace, ServiceKey};
 use serde::{Deserialize, Serialize};
 
 /// Services of one agent at most; the hub takes no more targets either.
@@ -34,6 +34,9 @@ pub struct ServiceSpec {
     /// How its health is checked.
     #[serde(default)]
     pub check: HealthCheck,
+    /// How often, and how many results count.
+    #[serde(default, skip_serializing_if = "CheckPace::is_default")]
+    pub pace: CheckPace,
     /// Where it shows its metrics.
     #[serde(default)]
     pub metrics: MetricsPlace,
@@ -288,6 +291,7 @@ mod tests {
             port,
             local: SocketAddr::from(([127, 0, 0, 1], port)),
             check: HealthCheck::Tcp,
+            pace: CheckPace::default(),
             metrics: MetricsPlace::default(),
             udp: false,
             run: None,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
-use blueprint_agent_workload::NodeHandle;
+use blueprint_agent_workload::{Healths, NodeHandle};
 use blueprint_common_runtime::state::StateDir;
 use blueprint_common_runtime::tasks::Stop;
 use blueprint_common_spoke::Spoke;
@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::AgentConfig;
 use crate::door::Tickets;
 use crate::forward::Streams;
+use crate::late::Late;
 use crate::service::{ServiceError, ServiceSpec, ServiceTable};
 
 /// What to do once the hub does not know this machine any more.
@@ -62,8 +63,12 @@ pub(crate) struct Shared {
     pub(crate) workloads_ended: CancellationToken,
     /// The workloads; empty where this machine runs none.
     pub(crate) node: OnceLock<NodeHandle>,
+    /// Samples that the hub has not got; empty where nothing is sampled.
+    pub(crate) late: OnceLock<Arc<Late>>,
     services: watch::Sender<Arc<ServiceTable>>,
     pub(crate) health: watch::Sender<Arc<HealthMap>>,
+    /// Health of what workloads offer, by service; woken by changes alone.
+    pub(crate) workload_health: watch::Sender<Arc<Healths>>,
     pub(crate) samples: watch::Sender<Arc<Samples>>,
     pub(crate) streams: Streams,
     /// Targets that the hub does not accept, by overlay port.
@@ -91,8 +96,10 @@ impl Shared {
             idle: CancellationToken::new(),
             workloads_ended: CancellationToken::new(),
             node: OnceLock::new(),
+            late: OnceLock::new(),
             services: watch::Sender::new(Arc::new(services)),
             health: watch::Sender::default(),
+            workload_health: watch::Sender::default(),
             samples: watch::Sender::default(),
             streams: Streams::default(),
             refused: Mutex::default(),

@@ -6,7 +6,9 @@ use std::time::Duration;
 use blueprint_common_runtime::cli::{Table, age, bytes, duration};
 use blueprint_common_spoke::{ControlState, Identity, now};
 use blueprint_common_tunnel::Rights;
-use blueprint_common_types::{AgentId, Health, HealthCheck, HubId, OverlayLease, ServiceKey, Timestamp};
+use blueprint_common_types::{
+    AgentId, CheckPace, Health, HealthCheck, HubId, OverlayLease, ServiceKey, Timestamp,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::service::{Entry, Origin};
@@ -127,6 +129,9 @@ pub struct ServiceReport {
     pub local: String,
     /// How it is checked.
     pub check: HealthCheck,
+    /// How often, and how many results count.
+    #[serde(default)]
+    pub pace: CheckPace,
     /// Where it was named.
     pub origin: Origin,
     /// What the checks found.
@@ -327,6 +332,7 @@ impl ServiceReport {
             port: entry.spec.port,
             local: entry.spec.local.to_string(),
             check: entry.spec.check.clone(),
+            pace: entry.spec.pace,
             origin: entry.origin,
             health: Health::Unknown,
             reason: String::new(),

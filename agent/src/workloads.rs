@@ -9,18 +9,21 @@ use std::time::Duration;
 use blueprint_agent_workload::artefact::PushedError;
 use blueprint_agent_workload::logs::LogLimits;
 use blueprint_agent_workload::{
-    Assigned, Assignment, DescribeError, Described, HubPort, Node, Offer, PushedReader, RpcStream, Statuses,
-    WorkloadConfig,
+    Assigned, Assignment, DescribeError, Described, Healths, HubPort, Node, Offer, PushedReader, RpcStream,
+    Statuses, WorkloadConfig,
 };
 use blueprint_common_runtime::tasks::Spawner;
 use blueprint_common_spoke::Caller;
 use blueprint_common_tunnel::TcpStream;
-use blueprint_common_types::workload::{Bundle, MAX_SLOTS, RpcKind, Seat, Sha256Digest, WorkloadSpec};
-use blueprint_common_types::{AGENT_DOOR_PORT, AGENT_METRICS_PORT, HealthCheck, MetricsPlace, ServiceKey};
+use blueprint_common_types::workload::{
+    Bundle, MAX_SLOTS, RecoveryStep, RpcKind, Seat, Sha256Digest, WorkloadSpec,
+};
+use blueprint_common_types::{AGENT_DOOR_PORT, AGENT_METRICS_PORT, MetricsPlace, ServiceKey};
 use blueprint_proto::v1;
 use blueprint_proto::v1::bridge_request::Call;
 use futures_util::future::{BoxFuture, FutureExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tonic::{Code, Status};
 use tracing::{info, warn};
@@ -175,8 +178,20 @@ pub(crate) fn report(statuses: &Statuses) -> v1::WorkloadReport {
         pid: status.pid,
         exit_code: status.exit_code,
         since_millis: status.since.as_millis(),
+        health: status.health.map(|health| v1::Health::from(health).into()),
+        health_reason: status.health_reason.clone(),
+        asks_move: status.asks_move,
+        steps: status.steps.iter().map(wire_step).collect(),
     });
     v1::WorkloadReport { workloads: rows.collect() }
+}
+
+fn wire_step(step: &RecoveryStep) -> v1::RecoveryStep {
+    v1::RecoveryStep {
+        at_millis: step.at.as_millis(),
+        kind: step.kind.label().to_owned(),
+        reason: step.reason.clone(),
+    }
 }
 
 /// The agent as workloads see it.
@@ -320,19 +335,28 @@ impl HubPort for Port {
     }
 
     fn offer(&self, offer: Offer) -> Result<(), String> {
-        let Offer { seat, generation, local } = offer;
+        let Offer { seat, generation, local, check, pace } = offer;
         let Seat { service, slot } = seat;
         let port = free_port(&self.shared, seat, local).ok_or("this node has no free overlay port")?;
         let spec = ServiceSpec {
             service,
             port,
             local,
-            check: HealthCheck::Tcp,
+            check,
+            pace,
             metrics: MetricsPlace::default(),
             udp: false,
             run: Some(WorkloadRun { slot, generation }),
         };
         self.shared.offer_workload(spec).map_err(|error| error.to_string())
+    }
+
+    fn is_away(&self) -> bool {
+        self.shared.spoke.caller().is_none()
+    }
+
+    fn healths(&self) -> watch::Receiver<Arc<Healths>> {
+        self.shared.workload_health.subscribe()
     }
 
     fn withdraw(&self, seat: Seat) {

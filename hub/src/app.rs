@@ -195,6 +195,7 @@ impl Base {
         let traffic = Arc::new(ProxyTraffic::new(ledger.clone()));
         let told: Arc<dyn Traffic> = Arc::<ProxyTraffic>::clone(&traffic);
         let (task, workloads) = Workloads::new(workload_store, registrar.clone(), FAILOVER, told).await?;
+        task.register_metrics(&metrics);
         spawn(supervisor, "workloads", task.run(supervisor.stop().stop));
         let recorded = QosParts {
             hub: identity.authority.hub().to_string(),

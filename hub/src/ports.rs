@@ -29,7 +29,7 @@ use blueprint_hub_registry::{ControlPlane, Desk, LogsReader, Peers, RegistrarHan
 use blueprint_hub_registry_core::qos::QosDesk;
 use blueprint_hub_registry_core::workload::{
     LogsAsk, LogsError, Tally, Traffic, UpdateError, UpdateRequest, Version, WorkloadChange,
-    WorkloadChangeError, WorkloadRecord, WorkloadsView,
+    WorkloadChangeError, WorkloadEvent, WorkloadRecord, WorkloadsView,
 };
 use blueprint_hub_registry_core::{Agent, RegistrySnapshot, StoreResult};
 use futures_util::StreamExt;
@@ -242,6 +242,10 @@ impl Hub for AdminHub {
         change: WorkloadChange,
     ) -> BoxFuture<'_, Result<WorkloadRecord, WorkloadChangeError>> {
         self.workloads.set(change).boxed()
+    }
+
+    fn workload_events(&self, service: ServiceKey) -> BoxFuture<'_, StoreResult<Vec<WorkloadEvent>>> {
+        self.workloads.events(service).boxed()
     }
 
     fn remove_workload(&self, service: ServiceKey) -> BoxFuture<'_, StoreResult<bool>> {

@@ -1,12 +1,24 @@
 //! One try of one service.
 
+use std::error::Error;
 use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use blueprint_common_types::HealthCheck;
+use blueprint_common_types::{HealthCheck, StatusRange};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tonic::transport::Endpoint;
+use tonic::{Code, Status};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+
+/// Longest answer of a gRPC health service that is read, in bytes.
+const ANSWER_BYTES: usize = 1024;
+
+/// Longest text of another server that a reason repeats, in characters.
+const SAID_CHARS: usize = 80;
 
 /// Bytes read at most while looking for the end of the status line.
 const STATUS_LINE_BYTES: u64 = 1024;
@@ -24,8 +36,9 @@ pub struct CheckResult {
 
 /// Tries the service at `address` once, within `timeout`.
 ///
-/// An HTTP check sends `GET` over a connection of its own and reads no further than the status line; a
-/// redirect counts as an answer and is not followed.
+/// Every check has a connection of its own. An HTTP check sends `GET` and reads no further than the status line, 1 KiB at
+/// most; a redirect is judged by its status and not followed. A gRPC check calls `grpc.health.v1.Health/Check` in clear
+/// text (HTTP/2 with prior knowledge), and takes an answer of 1 KiB at most.
 ///
 /// # Cancel safety
 ///
@@ -35,7 +48,10 @@ pub async fn check(how: &HealthCheck, address: SocketAddr, timeout: Duration) ->
     let tried = match how {
         HealthCheck::Tcp => tokio::time::timeout(timeout, check_tcp(address)).await,
         HealthCheck::Unchecked => Ok(Ok(())),
-        HealthCheck::Http(path) => tokio::time::timeout(timeout, check_http(address, path)).await,
+        HealthCheck::Http { path, statuses } => {
+            tokio::time::timeout(timeout, check_http(address, path, *statuses)).await
+        }
+        HealthCheck::Grpc(service) => tokio::time::timeout(timeout, check_grpc(address, service)).await,
     };
     let problem = match tried {
         Ok(Ok(())) => None,
@@ -53,7 +69,7 @@ async fn check_tcp(address: SocketAddr) -> Result<(), String> {
     TcpStream::connect(address).await.map(drop).map_err(|error| explain("connect", &error))
 }
 
-async fn check_http(address: SocketAddr, path: &str) -> Result<(), String> {
+async fn check_http(address: SocketAddr, path: &str, statuses: StatusRange) -> Result<(), String> {
     let mut stream = TcpStream::connect(address).await.map_err(|error| explain("connect", &error))?;
     let request = format!(
         "GET {path} HTTP/1.1\r\nhost: {address}\r\nuser-agent: blueprint-agent\r\naccept: */*\r\nconnection: close\r\n\r\n"
@@ -61,9 +77,48 @@ async fn check_http(address: SocketAddr, path: &str) -> Result<(), String> {
     stream.write_all(request.as_bytes()).await.map_err(|error| explain("send", &error))?;
     let line = read_status_line(stream).await.map_err(|error| explain("read the answer", &error))?;
     match parse_status(&line) {
-        Some(status) if status < 400 => Ok(()),
+        Some(status) if statuses.contains(status) => Ok(()),
         Some(status) => Err(format!("answers {status}")),
         None => Err("does not answer in HTTP/1".to_owned()),
+    }
+}
+
+async fn check_grpc(address: SocketAddr, service: &str) -> Result<(), String> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}"));
+    let endpoint = endpoint.map_err(|error| format!("cannot connect: {error}"))?;
+    let channel = endpoint.connect().await.map_err(|error| explain_chain("connect", &error))?;
+    let mut client = HealthClient::new(channel).max_decoding_message_size(ANSWER_BYTES);
+    let request = HealthCheckRequest { service: service.to_owned() };
+    let answer = client.check(request).await.map_err(|status| explain_status(service, &status))?;
+    match answer.into_inner().status() {
+        ServingStatus::Serving => Ok(()),
+        other @ (ServingStatus::Unknown | ServingStatus::NotServing | ServingStatus::ServiceUnknown) => {
+            Err(format!("answers {}", other.as_str_name()))
+        }
+    }
+}
+
+/// What a refused call says about the service.
+fn explain_status(service: &str, status: &Status) -> String {
+    let said: String = status.message().chars().filter(|c| !c.is_control()).take(SAID_CHARS).collect();
+    if status.code() == Code::Unimplemented {
+        return "has no grpc.health.v1.Health".to_owned();
+    }
+    if status.code() == Code::NotFound {
+        return format!("its grpc.health.v1.Health does not know {service:?}");
+    }
+    format!("gRPC check fails with {:?}: {said}", status.code())
+}
+
+/// The refusal or failure below what a library made of it.
+fn explain_chain(attempt: &str, error: &(dyn Error + 'static)) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    match cause.downcast_ref::<io::Error>() {
+        Some(error) => explain(attempt, error),
+        None => format!("cannot {attempt}: {cause}"),
     }
 }
 
@@ -96,69 +151,4 @@ fn explain(attempt: &str, error: &io::Error) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use tokio::net::TcpListener;
-
-    use super::*;
-
-    const TIMEOUT: Duration = Duration::from_secs(5);
-
-    fn http() -> HealthCheck {
-        "http:/healthz".parse().unwrap()
-    }
-
-    /// Checks a service that gives `answer` to one request; gives the result and the request.
-    async fn check_against(answer: &[u8]) -> (CheckResult, String) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let serve = async {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            let mut request = Vec::new();
-            while !request.ends_with(b"\r\n\r\n") {
-                assert_ne!(stream.read_buf(&mut request).await.unwrap(), 0);
-            }
-            // The check hangs up as soon as it has the status line.
-            let _ = stream.write_all(answer).await;
-            String::from_utf8(request).unwrap()
-        };
-        let how = http();
-        tokio::join!(check(&how, address, TIMEOUT), serve)
-    }
-
-    #[tokio::test]
-    async fn an_answer_below_400_is_ok() {
-        for status in ["HTTP/1.1 200 OK", "HTTP/1.0 204", "HTTP/1.1 302 Found"] {
-            let (result, request) = check_against(format!("{status}\r\n\r\n").as_bytes()).await;
-            assert!(result.ok && result.reason.is_empty(), "{status}: {result:?}");
-            assert!(request.starts_with("GET /healthz HTTP/1.1\r\nhost: 127.0.0.1:"), "{request}");
-        }
-    }
-
-    #[tokio::test]
-    async fn the_reason_names_what_is_wrong() {
-        let (result, _) = check_against(b"HTTP/1.1 503 Service Unavailable\r\n\r\n").await;
-        assert_eq!((result.ok, result.reason.as_str()), (false, "answers 503"));
-        for answer in [&b"SSH-2.0-x\r\n"[..], b"", &[0xff; 4096], b"HTTP/1.1 999 x\n", b"HTTP/1.1 20\n"] {
-            let (result, _) = check_against(answer).await;
-            assert_eq!((result.ok, result.reason.as_str()), (false, "does not answer in HTTP/1"));
-        }
-    }
-
-    #[tokio::test]
-    async fn a_port_that_nobody_listens_on_refuses_both_checks() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        assert!(check(&HealthCheck::Tcp, address, TIMEOUT).await.ok);
-        drop(listener);
-        for how in [HealthCheck::Tcp, http()] {
-            assert_eq!(check(&how, address, TIMEOUT).await.reason, "connection refused");
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_service_that_says_nothing_is_given_up() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let result = check(&http(), listener.local_addr().unwrap(), Duration::from_secs(2)).await;
-        assert_eq!((result.ok, result.reason.as_str()), (false, "no answer within 2s"));
-    }
-}
+mod tests;

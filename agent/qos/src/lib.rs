@@ -4,17 +4,20 @@
 //!   listens on a service's port;
 //! - [`check()`] tries one service once;
 //! - [`HealthGate`] makes a health out of the results of many checks;
+//! - [`Backlog`] keeps samples that the hub has not got yet;
 //! - [`scrape()`] reads the metrics that a service shows of itself.
 //!
 //! Left to the agent: when to sample and check, and samples of the tunnel, which the tunnel measures itself.
 
+mod backlog;
 mod check;
 mod gate;
 mod procfs;
 mod sampler;
 mod scrape;
 
+pub use backlog::{Backlog, Kept, MAX_SAMPLE_BYTES, MIN_BACKLOG_BYTES};
 pub use check::{CheckResult, check};
-pub use gate::{HealthGate, Thresholds};
+pub use gate::HealthGate;
 pub use sampler::{Sampler, ServiceProbe};
 pub use scrape::{MAX_PAGE, ScrapeError, scrape};

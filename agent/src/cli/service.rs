@@ -12,9 +12,18 @@ use crate::status::{ServiceReport, StatusReport, render_services};
 
 pub(super) fn service(command: ServiceCommand, output: Output) -> Result<(), CliError> {
     match command {
-        ServiceCommand::Add { service, local, port, check, metrics, udp, state } => {
+        ServiceCommand::Add { service, local, port, check, pace, metrics, udp, state } => {
             let port = port.unwrap_or_else(|| local.0.port());
-            add(&state, ServiceSpec { service, port, local: local.0, check, metrics, udp, run: None }, output)
+            let pace = pace.read().map_err(|error| {
+                CliError::usage(format!("pace of the check: {error}")).hint(
+                    "`blueprint-agent service add --help` shows the five settings and what they are without",
+                )
+            })?;
+            add(
+                &state,
+                ServiceSpec { service, port, local: local.0, check, pace, metrics, udp, run: None },
+                output,
+            )
         }
         ServiceCommand::Ls(state) => list(&state, output),
         ServiceCommand::Rm { service, port, state } => {

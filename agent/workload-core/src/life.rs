@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use blueprint_common_types::workload::{RestartPolicy, WorkloadSpec, WorkloadState};
+use blueprint_common_types::Health;
+use blueprint_common_types::workload::{RecoveryKind, RestartPolicy, WorkloadSpec, WorkloadState};
 
-use crate::Exit;
 use crate::backoff::Backoff;
+use crate::{Exit, Ladder, Rung};
 
 /// How long a blueprint may take to greet its bridge; the Manager waits as long.
 pub const READY_TIMEOUT: Duration = Duration::from_secs(480);
@@ -18,6 +19,8 @@ const OVER_STORAGE_GRACE: Duration = Duration::from_secs(10);
 pub enum Step {
     /// Fetch and check the program; answered by [`Life::handle_prepared`].
     Prepare,
+    /// Remove what was prepared, and fetch, check and unpack it anew; answered like [`Step::Prepare`].
+    Redeploy,
     /// Start it; where that fails, answered by [`Life::handle_not_started`].
     Start,
     /// Ask the process to end; [`Life::handle_exit`] follows.
@@ -28,6 +31,15 @@ pub enum Step {
     Wait(Option<Instant>),
     /// Clean up: nothing of it is to be left but its data.
     Done,
+}
+
+/// What was done to make a workload well, for the journal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Done {
+    /// What.
+    pub kind: RecoveryKind,
+    /// Why, one line.
+    pub reason: String,
 }
 
 /// Why a workload could not be prepared.
@@ -56,7 +68,9 @@ enum State {
 /// Invariants:
 /// - there is at most one process: a start follows an exit, or none came before;
 /// - once its end was asked for nothing is started;
-/// - a process that was asked to end is killed after its grace.
+/// - a process that was asked to end is killed after its grace;
+/// - one that runs and is unhealthy for as long as said goes up its [`Ladder`], as one does that ends by itself; once the
+///   hub is asked for another node, what is unhealthy is left alone, and what ends is started again.
 #[derive(Debug, Clone)]
 pub struct Life {
     restart: RestartPolicy,
@@ -66,6 +80,20 @@ pub struct Life {
     is_wanted: bool,
     state: State,
     backoff: Backoff,
+    ladder: Ladder,
+    /// How long it may be unhealthy.
+    patience: Duration,
+    /// What its port shows, and since when it is unhealthy.
+    health: Option<Health>,
+    health_reason: String,
+    ill_since: Option<Instant>,
+    /// What it is being ended for; decided already.
+    rung: Option<Rung>,
+    /// The next preparation is to begin from nothing.
+    is_anew: bool,
+    done: Vec<Done>,
+    /// What it was last told of the hub.
+    is_hub_away: bool,
     restarts: u32,
     reason: String,
     exit_code: Option<i32>,
@@ -85,6 +113,15 @@ impl Life {
             is_wanted: true,
             state: State::Unprepared,
             backoff: Backoff::new(),
+            ladder: Ladder::new(spec.health.recovery),
+            patience: spec.health.recovery.patience(),
+            health: None,
+            health_reason: String::new(),
+            ill_since: None,
+            rung: None,
+            is_anew: false,
+            done: Vec::new(),
+            is_hub_away: false,
             restarts: 0,
             reason: String::new(),
             exit_code: None,
@@ -100,17 +137,18 @@ impl Life {
             State::Unprepared if !self.is_wanted => self.over(),
             State::Unprepared => {
                 self.state = State::Preparing;
-                Step::Prepare
+                if std::mem::take(&mut self.is_anew) { Step::Redeploy } else { Step::Prepare }
             }
             State::Preparing => Step::Wait(None),
             State::Prepared if !self.is_wanted => self.over(),
             State::Prepared => {
                 self.state = State::Started { at: now, is_ready: !self.greets };
+                self.note_well(now);
                 Step::Start
             }
             State::Started { at, is_ready } => {
-                let until = at.checked_add(READY_TIMEOUT).filter(|_| !is_ready);
-                Step::Wait(until)
+                let ready = at.checked_add(READY_TIMEOUT).filter(|_| !is_ready);
+                Step::Wait(ready.into_iter().chain(self.ill_until()).chain(self.ladder.poll_timeout()).min())
             }
             State::Ending { kill_at, is_killed } => self.end_step(kill_at, is_killed),
             State::Resting { .. } if !self.is_wanted => self.over(),
@@ -142,7 +180,21 @@ impl Life {
     }
 
     fn handle_time(&mut self, now: Instant) {
+        if self.ladder.handle_time(now) {
+            let reason = format!("well for {} s", self.ladder.settled().as_secs());
+            self.done.push(Done { kind: RecoveryKind::Settled, reason });
+        }
         match self.state {
+            State::Started { .. } if self.ill_until().is_some_and(|at| at <= now) => {
+                let why = format!("unhealthy for {} s: {}", self.patience.as_secs(), self.health_reason);
+                self.ill_since = Some(now);
+                let rung = self.climb(&why);
+                if rung != Rung::AskMove {
+                    self.reason = why;
+                    self.rung = Some(rung);
+                    self.end(now);
+                }
+            }
             State::Started { at, is_ready: false } if now.saturating_duration_since(at) >= READY_TIMEOUT => {
                 self.reason = format!("did not greet its bridge within {} s", READY_TIMEOUT.as_secs());
                 self.end(now);
@@ -162,6 +214,43 @@ impl Life {
             | State::Resting { .. }
             | State::Over => {}
         }
+    }
+
+    /// When its patience is over; `None` where it is not unhealthy, or nothing more is done about that here.
+    fn ill_until(&self) -> Option<Instant> {
+        let acts = self.restart != RestartPolicy::Never && !self.ladder.asks_move() && self.is_wanted;
+        self.ill_since.filter(|_| acts)?.checked_add(self.patience)
+    }
+
+    /// Takes the next rung, and notes it for the journal; the hub is asked once.
+    fn climb(&mut self, why: &str) -> Rung {
+        let asked = self.ladder.asks_move();
+        let rung = self.ladder.handle_trouble();
+        let kind = match rung {
+            Rung::Restart => RecoveryKind::Restart,
+            Rung::Redeploy => RecoveryKind::Redeploy,
+            Rung::AskMove => RecoveryKind::AskMove,
+        };
+        if rung != Rung::AskMove || !asked {
+            self.done.push(Done { kind, reason: why.to_owned() });
+        }
+        rung
+    }
+
+    /// Well is what is ready and not known to be unhealthy.
+    fn note_well(&mut self, now: Instant) {
+        let is_ready = matches!(self.state, State::Started { is_ready: true, .. });
+        if is_ready && self.health.is_none_or(|health| health == Health::Healthy) {
+            self.ladder.handle_well(now);
+        } else {
+            self.ladder.handle_unwell();
+        }
+    }
+
+    fn forget_health(&mut self) {
+        self.health = None;
+        self.health_reason.clear();
+        self.ill_since = None;
     }
 
     fn end(&mut self, now: Instant) {
@@ -194,12 +283,32 @@ impl Life {
         if failed.may_pass { self.rest(true, now) } else { self.fail() }
     }
 
+    /// Whether the hub can be reached.
+    pub const fn handle_hub(&mut self, is_away: bool) {
+        self.is_hub_away = is_away;
+    }
+
     /// It greeted its bridge.
-    pub fn handle_ready(&mut self) {
+    pub fn handle_ready(&mut self, now: Instant) {
         if let State::Started { is_ready, .. } = &mut self.state {
             *is_ready = true;
             self.reason.clear();
+            self.note_well(now);
         }
+    }
+
+    /// What the checks of its port found, one line of reason where that is bad; `None` where it offers none.
+    pub fn handle_health(&mut self, found: Option<(Health, &str)>, now: Instant) {
+        if !matches!(self.state, State::Started { .. }) {
+            return self.forget_health();
+        }
+        self.health = found.map(|(health, _)| health);
+        self.health_reason = found.map(|(_, reason)| reason.to_owned()).unwrap_or_default();
+        match self.health {
+            Some(Health::Unhealthy) => _ = self.ill_since.get_or_insert(now),
+            Some(Health::Healthy | Health::Unknown) | None => self.ill_since = None,
+        }
+        self.note_well(now);
     }
 
     /// It keeps more on the disk than it may: it is ended, and started again as its policy says.
@@ -220,6 +329,8 @@ impl Life {
             }
         };
         self.exit_code = Some(exit.code());
+        self.forget_health();
+        self.ladder.handle_unwell();
         let was_ending = matches!(self.state, State::Ending { .. });
         if !self.is_wanted {
             self.state = State::Over;
@@ -240,7 +351,20 @@ impl Life {
         };
         if again {
             self.restarts = self.restarts.saturating_add(1);
-            self.rest(true, now);
+            let why = self.reason.clone();
+            let (rung, pause) = match self.rung.take() {
+                // Its patience was long enough for a short pause each time; the ladder's own grow.
+                Some(rung) => (rung, self.ladder.pause()),
+                // While the hub is away, what ends may do so for that alone: then it is only started again.
+                None if self.is_hub_away && self.ladder.is_spent() => (Rung::Restart, Duration::ZERO),
+                None => (self.climb(&why), Duration::ZERO),
+            };
+            self.is_anew = rung == Rung::Redeploy;
+            let least = now.checked_add(pause).unwrap_or(now);
+            self.rest(rung != Rung::Redeploy, now);
+            if let State::Resting { until, .. } = &mut self.state {
+                *until = least.max(*until);
+            }
         } else {
             self.is_failed = was_ending || !exit.is_success();
             self.state = State::Over;
@@ -301,6 +425,29 @@ impl Life {
     #[must_use]
     pub const fn exit_code(&self) -> Option<i32> {
         self.exit_code
+    }
+
+    /// What the checks of its port found; `None` where it offers none.
+    #[must_use]
+    pub const fn health(&self) -> Option<Health> {
+        self.health
+    }
+
+    /// Why it is not healthy; empty where it is.
+    #[must_use]
+    pub fn health_reason(&self) -> &str {
+        &self.health_reason
+    }
+
+    /// Whether all was tried that can be tried here, and another node is asked for.
+    #[must_use]
+    pub const fn asks_move(&self) -> bool {
+        self.ladder.asks_move()
+    }
+
+    /// What was done since the last call to make it well, oldest first.
+    pub fn take_done(&mut self) -> Vec<Done> {
+        std::mem::take(&mut self.done)
     }
 
     /// How often it was started again.

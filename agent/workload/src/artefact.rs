@@ -35,6 +35,7 @@ use rustls::pki_types::CertificateDer;
 use tokio::io::AsyncRead;
 use tokio::sync::{OwnedMutexGuard, watch};
 use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
 
 use cache::{Cache, Hold};
 pub use error::{ArtefactError, OpenError, PushedError};
@@ -226,6 +227,49 @@ impl Artefacts {
         if let Some(found) = self.cached(source).await? {
             return Ok(found);
         }
+        self.bring(&flight, turn, source, &progress).await
+    }
+
+    /// Like [`Self::get`], but what is in the cache is fetched, checked and unpacked anew. Where others use it, or it cannot
+    /// be had, the one in the cache is given.
+    ///
+    /// # Errors
+    ///
+    /// See [`Self::get`].
+    ///
+    /// # Cancel safety
+    ///
+    /// That of [`Self::get`].
+    pub async fn get_anew(
+        &self,
+        source: &NativeArtefact<'_>,
+        progress: impl Fn(Progress) + Send + Sync,
+    ) -> Result<Artefact, ArtefactError> {
+        let flight = self.flight(*source.sha256);
+        let turn = flight.turn(&progress).await;
+        if self.shared.cache.is_in_use(source.sha256) {
+            info!(url = %locate::shown(source.url), "an artefact that others use is not fetched anew");
+            drop(turn);
+            return self.get(source, progress).await;
+        }
+        match self.bring(&flight, turn, source, &progress).await {
+            Ok(artefact) => Ok(artefact),
+            Err(error) => {
+                let Some(found) = self.cached(source).await? else { return Err(error) };
+                warn!(%error, "an artefact cannot be fetched anew; the one in the cache is used");
+                Ok(found)
+            }
+        }
+    }
+
+    /// Fetches, checks and unpacks it; the turn is the caller's.
+    async fn bring(
+        &self,
+        flight: &Flight,
+        turn: OwnedMutexGuard<()>,
+        source: &NativeArtefact<'_>,
+        progress: &(impl Fn(Progress) + Send + Sync),
+    ) -> Result<Artefact, ArtefactError> {
         flight.progress.send_replace(Progress::default());
         let told = |now| {
             flight.progress.send_replace(now);

@@ -14,8 +14,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use blueprint_common_runtime::tasks::Spawner;
-use blueprint_common_types::ServiceKey;
 use blueprint_common_types::workload::Seat;
+use blueprint_common_types::{CheckPace, HealthCheck, ServiceKey};
 use blueprint_proto::blueprint_manager_bridge as wire;
 use blueprint_proto::blueprint_manager_bridge::blueprint_manager_bridge_server::{
     BlueprintManagerBridge, BlueprintManagerBridgeServer,
@@ -55,6 +55,8 @@ pub(crate) struct BridgeConfig {
     pub(crate) socket: PathBuf,
     /// User and group of the workload; `None` for the agent's own.
     pub(crate) user: Option<(u32, u32)>,
+    /// How the health of what it registers is checked, and how often.
+    pub(crate) check: (HealthCheck, CheckPace),
 }
 
 /// One bridge, from the start of a workload to its end.
@@ -62,6 +64,7 @@ pub(crate) struct Bridge {
     seat: Seat,
     generation: u64,
     service: ServiceKey,
+    check: (HealthCheck, CheckPace),
     hub: Arc<dyn HubPort>,
     ports: Ports,
     is_registered: AtomicBool,
@@ -118,6 +121,7 @@ pub(crate) fn serve(
         seat: config.seat,
         generation: config.generation,
         service: config.seat.service,
+        check: config.check,
         hub,
         ports: Ports::default(),
         is_registered: AtomicBool::new(false),
@@ -234,7 +238,8 @@ impl BlueprintManagerBridge for Bridge {
         }
         self.hub.bridge(self.service, Call::Register(call)).await?;
         let local = self.place(local?).await?;
-        let offer = Offer { seat: self.seat, generation: self.generation, local };
+        let (check, pace) = self.check.clone();
+        let offer = Offer { seat: self.seat, generation: self.generation, local, check, pace };
         self.hub.offer(offer).map_err(Status::resource_exhausted)?;
         self.is_registered.store(true, Ordering::Release);
         Ok(Response::new(()))

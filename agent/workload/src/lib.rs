@@ -32,12 +32,14 @@ mod users;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use blueprint_common_tunnel::carrier::ProxyUrl;
-use blueprint_common_types::ServiceKey;
 use blueprint_common_types::workload::{Bundle, RpcKind, Seat, Sha256Digest, WorkloadSpec};
+use blueprint_common_types::{CheckPace, Health, HealthCheck, ServiceKey};
 use blueprint_proto::v1::bridge_request::Call;
 use futures_util::future::BoxFuture;
+use tokio::sync::watch;
 use tonic::Status;
 
 use crate::artefact::PushedError;
@@ -83,8 +85,11 @@ pub enum DescribeError {
     Unreadable(String),
 }
 
+/// What checks found of the services that workloads offer, of each instance, with one line of reason where it is bad.
+pub type Healths = BTreeMap<Seat, (Health, String)>;
+
 /// A service that a workload offers on this machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Offer {
     /// Which instance of it.
     pub seat: Seat,
@@ -92,6 +97,10 @@ pub struct Offer {
     pub generation: u64,
     /// Where it listens.
     pub local: SocketAddr,
+    /// How its health is checked.
+    pub check: HealthCheck,
+    /// How often, and how many results count.
+    pub pace: CheckPace,
 }
 
 /// The hub and the rest of the agent, as workloads need them.
@@ -143,6 +152,16 @@ pub trait HubPort: Send + Sync {
     ///
     /// One line for the blueprint.
     fn offer(&self, offer: Offer) -> Result<(), String>;
+
+    /// Whether the hub cannot be reached now.
+    fn is_away(&self) -> bool {
+        false
+    }
+
+    /// What the checks of all that is offered find, from now on; where nothing is checked it never changes.
+    fn healths(&self) -> watch::Receiver<Arc<Healths>> {
+        watch::channel(Arc::default()).1
+    }
 
     /// Takes back what was offered; nothing where nothing was.
     fn withdraw(&self, seat: Seat);

@@ -366,15 +366,10 @@ impl Node {
 
 /// What is told of a workload that ended before it ran here.
 fn not_run(service: ServiceKey, generation: u64) -> WorkloadStatus {
+    let now = Timestamp::from(SystemTime::now());
     WorkloadStatus {
-        service,
-        generation,
-        state: WorkloadState::Ended,
         reason: "it did not run on this node when its end was asked for".to_owned(),
-        restarts: 0,
-        pid: None,
-        exit_code: None,
-        since: Timestamp::from(SystemTime::now()),
+        ..WorkloadStatus::new(service, generation, WorkloadState::Ended, now)
     }
 }
 

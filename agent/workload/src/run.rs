@@ -1,16 +1,18 @@
 //! One workload, from its assignment to its end.
 
+use std::collections::VecDeque;
 use std::future::pending;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use blueprint_agent_workload_core::storage::OverStorage;
-use blueprint_agent_workload_core::{Life, PrepareFailed, Step, label};
+use blueprint_agent_workload_core::{Done, Life, PrepareFailed, Step, label};
 use blueprint_common_runtime::tasks::Spawner;
-use blueprint_common_types::Timestamp;
 use blueprint_common_types::workload::{
-    Bundle, Seat, Source, SourceError, WorkloadSpec, WorkloadState, WorkloadStatus,
+    Bundle, MAX_STEPS, RecoveryStep, Seat, Source, SourceError, WorkloadSpec, WorkloadState, WorkloadStatus,
 };
+use blueprint_common_types::{Health, Timestamp};
+use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
@@ -31,7 +33,9 @@ use crate::rpc::{self, Rpc};
 use crate::storage::{self, Holder, StorageWatch};
 use crate::sweep::Claims;
 use crate::users::{UserRun, Users};
-use crate::{DescribeError, Described, HubPort, WorkloadConfig, keystore, left, native, registration};
+use crate::{
+    DescribeError, Described, Healths, HubPort, WorkloadConfig, keystore, left, native, registration,
+};
 
 /// Pause before a hub that could not be asked is asked again.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
@@ -91,15 +95,33 @@ struct Running {
 enum Event {
     Stop,
     Exit(blueprint_agent_workload_core::Exit),
+    Health(Option<(Health, String)>),
     Greeted,
     Over(OverStorage),
     Due,
 }
 
+/// Waits until the checks of an instance find something else.
+async fn changed(
+    healths: &mut watch::Receiver<Arc<Healths>>,
+    seat: Seat,
+    known: &Option<(Health, String)>,
+) -> Option<(Health, String)> {
+    loop {
+        if healths.changed().await.is_err() {
+            return pending().await;
+        }
+        let found = healths.borrow_and_update().get(&seat).cloned();
+        if found != *known {
+            return found;
+        }
+    }
+}
+
 impl Workload {
     /// Runs it until it is not wanted any more, or ends for good; then nothing of it is left but its data.
     pub(crate) async fn run(self) {
-        self.say(WorkloadState::Pending, String::new(), 0, None, None);
+        self.say(WorkloadState::Pending, String::new());
         let Some(described) = self.describe().await else { return };
         let mut run = Run::new(&self, described);
         run.go().await;
@@ -115,30 +137,26 @@ impl Workload {
                 // The newer assignment cancels this one; until it comes there is nothing to do.
                 Err(DescribeError::Changed) => {}
                 Err(error @ DescribeError::Unreadable(_)) => {
-                    self.say(WorkloadState::Failed, error.to_string(), 0, None, None);
+                    self.say(WorkloadState::Failed, error.to_string());
                     self.stop.cancelled().await;
                     return None;
                 }
                 Err(error @ DescribeError::Away(_)) => {
-                    self.say(WorkloadState::Pending, error.to_string(), 0, None, None);
+                    self.say(WorkloadState::Pending, error.to_string());
                 }
             }
             self.stop.run_until_cancelled(tokio::time::sleep(ASK_AGAIN)).await?;
         }
     }
 
-    fn say(
-        &self,
-        state: WorkloadState,
-        reason: String,
-        restarts: u32,
-        pid: Option<u32>,
-        exit_code: Option<i32>,
-    ) {
-        let since = Timestamp::from(SystemTime::now());
-        let (service, generation) = (self.seat.service, self.generation);
-        let restarts = restarts.saturating_add(self.falls);
-        (self.tell)(WorkloadStatus { service, generation, state, reason, restarts, pid, exit_code, since });
+    /// Tells of one that has not been started yet.
+    fn say(&self, state: WorkloadState, reason: String) {
+        (self.tell)(WorkloadStatus { reason, restarts: self.falls, ..self.status(state) });
+    }
+
+    /// A state since now.
+    fn status(&self, state: WorkloadState) -> WorkloadStatus {
+        WorkloadStatus::new(self.seat.service, self.generation, state, SystemTime::now().into())
     }
 }
 
@@ -153,7 +171,12 @@ struct Run<'a> {
     running: Option<Running>,
     /// Ports for RPC URLs of loopback; they stay over restarts.
     rpc: Option<Rpc>,
-    told: Option<(WorkloadState, String, u32, Option<u32>)>,
+    told: Option<WorkloadStatus>,
+    /// What the checks of its port find, and what they found last.
+    healths: watch::Receiver<Arc<Healths>>,
+    health: Option<(Health, String)>,
+    /// What was done to make it well, the newest.
+    steps: VecDeque<RecoveryStep>,
 }
 
 impl<'a> Run<'a> {
@@ -162,7 +185,20 @@ impl<'a> Run<'a> {
         let config = &workload.common.config;
         let folders = Folders::of(&config.state, &config.runtime, workload.seat, &spec.name);
         let life = Life::new(&spec);
-        Self { workload, spec, bundle, folders, life, program: None, running: None, rpc: None, told: None }
+        Self {
+            workload,
+            spec,
+            bundle,
+            folders,
+            life,
+            program: None,
+            running: None,
+            rpc: None,
+            told: None,
+            healths: workload.common.hub.healths(),
+            health: None,
+            steps: VecDeque::new(),
+        }
     }
 
     async fn go(&mut self) {
@@ -170,22 +206,14 @@ impl<'a> Run<'a> {
             let step = self.life.next_step(Instant::now());
             self.tell();
             match step {
-                Step::Prepare => {
-                    let prepared = match self.workload.finish.run_until_cancelled(self.prepare()).await {
-                        Some(prepared) => prepared,
-                        None => Err(PrepareFailed { reason: String::new(), may_pass: true }),
-                    };
-                    let now = Instant::now();
-                    match prepared {
-                        Ok(program) => {
-                            self.program = Some(program);
-                            self.life.handle_prepared(Ok(()), now);
-                        }
-                        Err(failed) => {
-                            warn!(service = %self.workload.seat.service, reason = failed.reason, "workload not prepared");
-                            self.life.handle_prepared(Err(failed), now);
-                        }
-                    }
+                Step::Prepare => self.prepare_now(false).await,
+                Step::Redeploy => {
+                    info!(service = %self.workload.seat.service, "workload is deployed anew");
+                    // Held no longer, so that it can be fetched again.
+                    self.program = None;
+                    keystore::remove(&self.folders);
+                    self.folders.remove_runtime();
+                    self.prepare_now(true).await;
                 }
                 Step::Start => match self.start().await {
                     Ok(running) => self.running = Some(running),
@@ -219,7 +247,26 @@ impl<'a> Run<'a> {
         }
     }
 
-    async fn prepare(&self) -> Result<Program, PrepareFailed> {
+    async fn prepare_now(&mut self, is_anew: bool) {
+        let prepared = match self.workload.finish.run_until_cancelled(self.prepare(is_anew)).await {
+            Some(prepared) => prepared,
+            None => Err(PrepareFailed { reason: String::new(), may_pass: true }),
+        };
+        let now = Instant::now();
+        match prepared {
+            Ok(program) => {
+                self.program = Some(program);
+                self.life.handle_prepared(Ok(()), now);
+            }
+            Err(failed) => {
+                warn!(service = %self.workload.seat.service, reason = failed.reason, "workload not prepared");
+                self.life.handle_prepared(Err(failed), now);
+            }
+        }
+    }
+
+    /// Fetches and checks its program; `is_anew` also where it is in the cache.
+    async fn prepare(&self, is_anew: bool) -> Result<Program, PrepareFailed> {
         native::check_machine(&self.spec)?;
         let common = &self.workload.common;
         match &self.spec.source {
@@ -230,11 +277,19 @@ impl<'a> Run<'a> {
                 };
                 let (service, generation) = (self.workload.seat.service, self.workload.generation);
                 let _want = source.pushed().map(|sha256| common.wants.want(*sha256, service, generation));
-                let got = common.artefacts.get(&artefact, |_| {}).await;
+                let got = if is_anew {
+                    common.artefacts.get_anew(&artefact, |_| {}).await
+                } else {
+                    common.artefacts.get(&artefact, |_| {}).await
+                };
                 got.map(Program::Native).map_err(|error| PrepareFailed::from(&error))
             }
             Source::Container { image, digest, .. } => {
-                let pulled = common.engine.pull(image, digest, None, |_| {}).await;
+                let pulled = if is_anew {
+                    common.engine.pull_anew(image, digest).await
+                } else {
+                    common.engine.pull(image, digest, None, |_| {}).await
+                };
                 pulled.map(|()| Program::Image).map_err(|error| failed(&error))
             }
             Source::Wasm {} => Err(PrepareFailed { reason: SourceError::Wasm.to_string(), may_pass: false }),
@@ -276,8 +331,9 @@ impl<'a> Run<'a> {
         let bridge = if self.spec.test_mode {
             None
         } else {
+            let check = (self.spec.health.check.clone(), self.spec.health.pace);
             let socket = self.folders.socket.clone();
-            let config = BridgeConfig { seat, generation, socket, user };
+            let config = BridgeConfig { seat, generation, socket, user, check };
             let served = serve(config, Arc::clone(&common.hub), &common.spawner);
             Some(served.map_err(|error| broken("its bridge cannot listen", &error))?)
         };
@@ -377,8 +433,9 @@ impl<'a> Run<'a> {
                 None => pending().await,
             }
         };
-        let Workload { stop, finish, .. } = self.workload;
+        let Workload { stop, finish, seat, .. } = self.workload;
         let asked = if finish.is_cancelled() { stop } else { finish };
+        let health = changed(&mut self.healths, *seat, &self.health);
         let exit = async {
             match instance {
                 Some(instance) => instance.wait().await,
@@ -395,6 +452,7 @@ impl<'a> Run<'a> {
             biased;
             exit = exit => Event::Exit(exit),
             () = greeted => Event::Greeted,
+            health = health => Event::Health(health),
             () = asked.cancelled(), if !asked.is_cancelled() => Event::Stop,
             over = over => Event::Over(over),
             () = due => Event::Due,
@@ -417,12 +475,18 @@ impl<'a> Run<'a> {
                     let hub = common.hub.as_ref();
                     registration::hand_over(hub, seat.service, *generation, &self.folders, stop).await;
                 }
+                self.life.handle_hub(self.workload.common.hub.is_away());
                 self.life.handle_exit(exit, last.as_deref(), now);
                 if let Some(instance) = ended {
                     self.remove(instance).await;
                 }
             }
-            Event::Greeted => self.life.handle_ready(),
+            Event::Greeted => self.life.handle_ready(now),
+            Event::Health(found) => {
+                let told = found.as_ref().map(|(health, reason)| (*health, reason.as_str()));
+                self.life.handle_health(told, now);
+                self.health = found;
+            }
             Event::Over(over) => {
                 warn!(service = %self.workload.seat.service, %over, "workload ended");
                 self.life.handle_over_storage(over.to_string(), now);
@@ -440,7 +504,9 @@ impl<'a> Run<'a> {
         }
         let tell = |error: &EngineError| {
             let reason = format!("its container is not removed: {error}");
-            self.workload.say(WorkloadState::Stopping, reason, self.life.restarts(), None, None);
+            let restarts = self.life.restarts().saturating_add(self.workload.falls);
+            let status = self.workload.status(WorkloadState::Stopping);
+            (self.workload.tell)(WorkloadStatus { reason, restarts, ..status });
         };
         if let Err(error) = instance.remove_within(REMOVE_WITHIN, REMOVE_AGAIN, tell).await {
             warn!(service = %self.workload.seat.service, %error, "its container is left to its keeper and the sweep");
@@ -449,12 +515,41 @@ impl<'a> Run<'a> {
 
     /// Tells where it stands, where that is news.
     fn tell(&mut self) {
-        let pid = self.running.as_ref().and_then(|running| running.instance.pid());
-        let now = (self.life.state(), self.life.reason().to_owned(), self.life.restarts(), pid);
+        self.note_steps();
+        let status = self.workload.status(self.life.state());
+        let earlier = self.told.as_ref().filter(|told| told.state == status.state);
+        let now = WorkloadStatus {
+            reason: self.life.reason().to_owned(),
+            restarts: self.life.restarts().saturating_add(self.workload.falls),
+            pid: self.running.as_ref().and_then(|running| running.instance.pid()),
+            exit_code: self.life.exit_code(),
+            since: earlier.map_or(status.since, |told| told.since),
+            health: self.life.health(),
+            health_reason: self.life.health_reason().to_owned(),
+            asks_move: self.life.asks_move(),
+            steps: self.steps.iter().cloned().collect(),
+            ..status
+        };
         if self.told.as_ref() != Some(&now) {
-            let (state, reason, restarts, pid) = now.clone();
-            self.workload.say(state, reason, restarts, pid, self.life.exit_code());
+            (self.workload.tell)(now.clone());
             self.told = Some(now);
+        }
+    }
+
+    /// Gives what was done to make it well its time, each a later one than the last: that tells steps apart.
+    fn note_steps(&mut self) {
+        for Done { kind, reason } in self.life.take_done() {
+            info!(service = %self.workload.seat.service, step = kind.label(), reason, "step of recovery");
+            let now = Timestamp::from(SystemTime::now());
+            let after = self.steps.back().map(|last| last.at.plus(Duration::from_millis(1)));
+            self.steps.push_back(RecoveryStep {
+                at: after.map_or(now, |after| after.max(now)),
+                kind,
+                reason,
+            });
+            while self.steps.len() > MAX_STEPS {
+                self.steps.pop_front();
+            }
         }
     }
 

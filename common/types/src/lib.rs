@@ -27,7 +27,7 @@ pub use door::{
     AGENT_DOOR_PORT, DoorAnswer, DoorAsk, DoorRefusal, DoorTicket, ExecAsk, MAX_DOOR_LINE, PortAsk,
     TerminalSize,
 };
-pub use health::{Health, HealthCheck, ParseHealthCheckError};
+pub use health::{CheckPace, CheckPaceError, Health, HealthCheck, ParseHealthCheckError, StatusRange};
 pub use id::{AgentId, HubId, ParseIdError, ServiceKey, TargetKey};
 pub use join_line::{CaPin, JoinLine, ParseJoinLineError};
 pub use key::{ParseKeyError, WgPrivateKey, WgPublicKey};

@@ -4,6 +4,7 @@
 //! both sides share one type; a field that an agent does not know makes it refuse the document, by name.
 
 mod bundle;
+mod health;
 mod inventory;
 mod lease;
 mod limits;
@@ -16,14 +17,18 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::CheckPaceError;
 pub use bundle::{Bundle, BundleError, MAX_KEYSTORE_BYTES, MAX_KEYSTORE_FILES};
+pub use health::{HealthSettings, Recovery};
 pub use inventory::{Inventory, Lack};
 pub use lease::{DEFAULT_LEASE_SECS, Lease, LeaseError, MAX_LEASE_SECS};
 pub use limits::{GpuPolicy, LimitsError, ResourceLimits};
 pub use rpc::{Loopback, ParseRpcKindError, RpcKind};
 pub use seat::{MAX_SLOTS, Seat};
 pub use source::{Blake3Digest, HUB_URL, ParseDigestError, Sha256Digest, Source, SourceError};
-pub use state::{ParseWorkloadStateError, WorkloadState, WorkloadStatus};
+pub use state::{
+    MAX_STEPS, ParseWorkloadStateError, RecoveryKind, RecoveryStep, WorkloadState, WorkloadStatus,
+};
 
 /// Longest argument or value of an environment variable, in bytes.
 pub const MAX_VALUE_BYTES: usize = 16 * 1024;
@@ -117,6 +122,10 @@ pub struct WorkloadSpec {
     /// What keeps it from the rest of the machine.
     #[serde(default)]
     pub sandbox: Sandbox,
+    /// How its health is checked, and what is done where it stays bad. Left out where nothing is said, so that older
+    /// agents read the document, too.
+    #[serde(default, skip_serializing_if = "HealthSettings::is_default")]
+    pub health: HealthSettings,
     /// Whether it runs in the blueprint's test mode, without a bridge.
     #[serde(default)]
     pub test_mode: bool,
@@ -190,6 +199,9 @@ pub enum WorkloadError {
         "contracts: {0:?} is not TANGLE_CONTRACT, STAKING_CONTRACT or STATUS_REGISTRY_CONTRACT with 0x and 40 hexadecimal digits"
     )]
     Contract(String),
+    /// How its health is checked.
+    #[error("health: {0}")]
+    Health(#[from] CheckPaceError),
     /// Too patient.
     #[error("stop_grace_secs is above {MAX_GRACE_SECS}")]
     Grace,
@@ -234,6 +246,7 @@ impl WorkloadSpec {
             restart: RestartPolicy::default(),
             stop_grace_secs: default_grace(),
             sandbox: Sandbox::default(),
+            health: HealthSettings::default(),
             test_mode: false,
             registration: false,
             exclusive_data: false,
@@ -249,6 +262,7 @@ impl WorkloadSpec {
     pub fn check(&self) -> Result<(), WorkloadError> {
         self.source.check()?;
         self.limits.check()?;
+        self.health.validate()?;
         self.lease.as_ref().map_or(Ok(()), Lease::check)?;
         if !self.name.is_empty() && !is_name(&self.name) {
             return Err(WorkloadError::Name(cut(&self.name)));

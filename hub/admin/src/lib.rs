@@ -55,7 +55,7 @@ use blueprint_hub_proxy_core::{NotInForce, Service, ServiceSettings};
 use blueprint_hub_registry_core::qos::QosDesk;
 use blueprint_hub_registry_core::workload::{
     LogsAsk, LogsError, LogsPiece, UpdateError, UpdateRequest, Version, WorkloadChange, WorkloadChangeError,
-    WorkloadRecord, WorkloadsView,
+    WorkloadEvent, WorkloadRecord, WorkloadsView,
 };
 use blueprint_hub_registry_core::{PromiseError, QosPoint, QosSample, RegistrySnapshot, Store, StoreResult};
 use futures_util::future::BoxFuture;
@@ -251,6 +251,9 @@ pub trait Hub: Send + Sync {
         &self,
         change: WorkloadChange,
     ) -> BoxFuture<'_, Result<WorkloadRecord, WorkloadChangeError>>;
+
+    /// What happened to a workload, oldest first.
+    fn workload_events(&self, service: ServiceKey) -> BoxFuture<'_, StoreResult<Vec<WorkloadEvent>>>;
 
     /// Takes a workload back; false where there is none.
     fn remove_workload(&self, service: ServiceKey) -> BoxFuture<'_, StoreResult<bool>>;

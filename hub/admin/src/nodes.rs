@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Path, Query, State};
-use blueprint_hub_registry_core::{AgentView, HISTORY_POINTS, RegistrySnapshot};
+use blueprint_hub_registry_core::{AgentView, HISTORY_POINTS, LATE_MINUTES, RegistrySnapshot};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -56,7 +56,7 @@ pub(crate) async fn qos(
 ) -> Result<Json<Value>, ApiError> {
     let snapshot = state.hub.snapshot();
     let view = find(&snapshot, &node)?;
-    let points = query.points.unwrap_or(HISTORY_POINTS).min(HISTORY_POINTS);
+    let points = query.points.unwrap_or(HISTORY_POINTS).min(HISTORY_POINTS + LATE_MINUTES);
     let qos = state.hub.qos(view.agent.id, points).await;
     let (latest, series) = qos.ok_or_else(|| ApiError::unavailable("the hub is stopping"))?;
     Ok(Json(json!({

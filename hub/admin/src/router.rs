@@ -51,6 +51,7 @@ pub fn private_router(state: AdminState) -> Router {
                 .delete(workloads::remove)
                 .layer(DefaultBodyLimit::max(workloads::MAX_BODY)),
         )
+        .route("/v1/workloads/{blueprint}/{service}/events", get(workloads::events))
         .route("/v1/workloads/{blueprint}/{service}/logs", get(logs::read))
         .route("/v1/workloads/{blueprint}/{service}/versions", get(updates::versions))
         .route(

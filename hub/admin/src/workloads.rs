@@ -8,10 +8,12 @@ use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, State};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use blueprint_common_types::workload::{Bundle, WorkloadSpec};
-use blueprint_common_types::{AgentId, Secret, ServiceKey};
+use blueprint_common_types::workload::{Bundle, WorkloadSpec, WorkloadState, WorkloadStatus};
+use blueprint_common_types::{AgentId, Health, Secret, ServiceKey};
 use blueprint_hub_registry_core::RegistrySnapshot;
-use blueprint_hub_registry_core::workload::{NoNode, WorkloadChange, WorkloadChangeError, WorkloadRecord};
+use blueprint_hub_registry_core::workload::{
+    NoNode, WorkloadChange, WorkloadChangeError, WorkloadEvent, WorkloadRecord, WorkloadsView,
+};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -25,6 +27,9 @@ pub(crate) const MAX_BODY: usize = 512 * 1024;
 
 /// Longest document, in bytes; agents take no longer ones.
 const MAX_DOCUMENT: usize = 256 * 1024;
+
+/// Rows of its journal that are shown with a workload; the others are asked for by `events`.
+const SHOWN_EVENTS: usize = 10;
 
 pub(crate) const SHAPE: &str = "docs/workloads.md shows every field of a workload";
 
@@ -54,14 +59,46 @@ pub(crate) async fn show(
     let key = ServiceKey { blueprint, service };
     let view = state.hub.workloads();
     let record = view.records.get(&key).ok_or_else(|| unknown(key))?;
-    let mut shown = row(&state, record, &state.hub.snapshot());
+    let snapshot = state.hub.snapshot();
+    let mut shown = row(&state, record, &snapshot);
+    let events = state.hub.workload_events(key).await?;
     if let Some(fields) = shown.as_object_mut() {
+        let newest = events.iter().skip(events.len().saturating_sub(SHOWN_EVENTS));
+        let newest: Vec<_> = newest.map(|event| event_row(event, &snapshot)).collect();
+        fields.insert("events".to_owned(), newest.into());
         let spec: Value = serde_json::from_str(&record.document).unwrap_or_default();
         fields.insert("spec".to_owned(), spec);
         let taken_back = updates::taken_back(&state, record).await?;
         fields.insert("taken_back".to_owned(), taken_back);
     }
     Ok(Json(shown))
+}
+
+pub(crate) async fn events(
+    State(state): State<AdminState>,
+    Path((blueprint, service)): Path<(u64, u64)>,
+) -> Result<Json<Value>, ApiError> {
+    let key = ServiceKey { blueprint, service };
+    if !state.hub.workloads().records.contains_key(&key) {
+        return Err(unknown(key));
+    }
+    let (events, snapshot) = (state.hub.workload_events(key).await?, state.hub.snapshot());
+    let rows: Vec<_> = events.iter().map(|event| event_row(event, &snapshot)).collect();
+    Ok(Json(json!({ "service": key, "events": rows })))
+}
+
+fn event_row(event: &WorkloadEvent, snapshot: &RegistrySnapshot) -> Value {
+    json!({
+        "at": time(event.at),
+        "kind": event.kind,
+        "node": event.node.as_ref().map(|node| node_name(node, snapshot)),
+        "generation": event.generation,
+        "reason": event.reason,
+    })
+}
+
+fn node_name(id: &AgentId, snapshot: &RegistrySnapshot) -> String {
+    snapshot.agents.get(id).map_or_else(|| id.to_string(), |view| view.agent.name.clone())
 }
 
 pub(crate) async fn set(
@@ -182,24 +219,22 @@ fn summary(asked: &SetWorkload) -> String {
 }
 
 pub(crate) fn row(state: &AdminState, record: &WorkloadRecord, snapshot: &RegistrySnapshot) -> Value {
-    let name =
-        |id: &AgentId| snapshot.agents.get(id).map_or_else(|| id.to_string(), |view| view.agent.name.clone());
+    let name = |id: &AgentId| node_name(id, snapshot);
     let view = state.hub.workloads();
     let status = view.statuses.get(&record.service);
     let source = serde_json::from_str::<WorkloadSpec>(&record.document);
-    let node = record.node.and_then(|node| snapshot.agents.get(&node));
-    let is_here = node.is_some_and(|node| node.connected);
-    let (label, reason) = match status {
-        Some(status) => (status.state.label(), status.reason.clone()),
-        None if record.node.is_none() => {
-            let why = NoNode::of(record, &view, snapshot).map(|why| why.to_string());
-            ("unplaced", why.unwrap_or_else(|| "a node is being chosen".to_owned()))
+    let degraded = view.degraded.get(&record.service);
+    let (label, reason) = match (status, degraded) {
+        (Some(status), Some(why))
+            if !matches!(status.state, WorkloadState::Ended | WorkloadState::Failed) =>
+        {
+            ("degraded", format!("{}; {why}", ill(status)))
         }
-        None if !is_here => ("unknown", "its node is not connected".to_owned()),
-        None if node.is_some_and(|node| !node.runs_workloads) => {
-            ("assigned", "its node runs no workloads".to_owned())
+        (Some(status), _) if status.reason.is_empty() && status.health == Some(Health::Unhealthy) => {
+            (status.state.label(), ill(status))
         }
-        None => ("assigned", String::new()),
+        (Some(status), _) => (status.state.label(), status.reason.clone()),
+        (None, _) => unsaid(record, &view, snapshot),
     };
     json!({
         "service": record.service,
@@ -209,6 +244,9 @@ pub(crate) fn row(state: &AdminState, record: &WorkloadRecord, snapshot: &Regist
         "node": record.node.as_ref().map(name),
         "state": label,
         "reason": reason,
+        "health": status.and_then(|status| status.health),
+        "health_reason": status.map(|status| &status.health_reason),
+        "asks_move": status.is_some_and(|status| status.asks_move),
         "restarts": status.map_or(0, |status| status.restarts),
         "exit_code": status.and_then(|status| status.exit_code),
         "launcher": source.as_ref().ok().and_then(|spec| spec.lease.as_ref()).map(|lease| &lease.launcher),
@@ -219,4 +257,33 @@ pub(crate) fn row(state: &AdminState, record: &WorkloadRecord, snapshot: &Regist
         "version": record.version,
         "update": view.updates.get(&record.service).map(|update| updates::shown(update, snapshot)),
     })
+}
+
+/// Why it is not well, as its node says.
+fn ill(status: &WorkloadStatus) -> String {
+    match status.health {
+        Some(Health::Unhealthy) => format!("unhealthy: {}", status.health_reason),
+        Some(Health::Healthy | Health::Unknown) | None => status.reason.clone(),
+    }
+}
+
+/// Where a workload stands of which no node has said anything yet.
+fn unsaid(
+    record: &WorkloadRecord,
+    view: &WorkloadsView,
+    snapshot: &RegistrySnapshot,
+) -> (&'static str, String) {
+    let node = record.node.and_then(|node| snapshot.agents.get(&node));
+    let is_here = node.is_some_and(|node| node.connected);
+    if record.node.is_none() {
+        let why = NoNode::of(record, view, snapshot).map(|why| why.to_string());
+        return ("unplaced", why.unwrap_or_else(|| "a node is being chosen".to_owned()));
+    }
+    if !is_here {
+        return ("unknown", "its node is not connected".to_owned());
+    }
+    if node.is_some_and(|node| !node.runs_workloads) {
+        return ("assigned", "its node runs no workloads".to_owned());
+    }
+    ("assigned", String::new())
 }

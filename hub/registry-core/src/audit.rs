@@ -86,6 +86,8 @@ audit_kinds! {
     WorkloadRemove = "workload.remove",
     /// A workload goes to another node; the subject is the service, the detail says why.
     WorkloadMove = "workload.move",
+    /// A workload does not get well, and there is no node to which it could go; the subject is the service.
+    WorkloadDegrade = "workload.degrade",
     /// An update of a workload began; the subject is the service.
     WorkloadUpdate = "workload.update",
     /// An update of a workload is through; the subject is the service.

@@ -1,6 +1,7 @@
 //! A bounded history of one agent's quality of service.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 use blueprint_common_types::{Health, MachineSample, ServiceKey, ServiceSample, Timestamp, TunnelSample};
 use serde::Serialize;
@@ -11,6 +12,37 @@ pub const HISTORY_POINTS: usize = 120;
 /// Service points kept per agent over all points: four services through the whole history.
 /// Where there are more, the oldest points lose their services first.
 pub const SERVICE_POINTS: usize = 480;
+
+/// Minutes kept of what agents give after the hub was away: a day and an hour, of each minute the last sample.
+pub const LATE_MINUTES: usize = 1500;
+
+/// How old a sample may be that an agent gives afterwards.
+pub const LATE_AGE: Duration = Duration::from_secs(25 * 3600);
+
+/// How far the clock of an agent may be ahead of the hub's for samples that it gives afterwards.
+pub const AHEAD: Duration = Duration::from_secs(300);
+
+/// Why a sample that comes late is not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum LateRefusal {
+    /// By the hub's clock it is from the future by more than [`AHEAD`].
+    #[error("it is from the future")]
+    Future,
+    /// It is older than [`LATE_AGE`].
+    #[error("it is too old")]
+    Old,
+}
+
+impl LateRefusal {
+    /// Its name in metrics.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Future => "late_from_the_future",
+            Self::Old => "late_too_old",
+        }
+    }
+}
 
 /// One report of an agent, whole.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -76,6 +108,8 @@ pub struct ServicePoint {
 pub struct QosHistory {
     latest: Option<QosSample>,
     points: VecDeque<QosPoint>,
+    /// What came late, by minute, without services.
+    late: BTreeMap<u64, QosPoint>,
     /// Sum of the lengths of all `services`.
     service_points: usize,
     /// Points at the front whose services were given up or which had none.
@@ -111,6 +145,38 @@ impl QosHistory {
         self.points.push_back(QosPoint::from(&sample));
         self.latest = Some(sample);
         self.trim_services();
+        self.drop_late(at);
+    }
+
+    /// Takes a sample that the agent could not send when it took it: of each minute the last one counts, and what comes
+    /// again changes nothing. The last report stays what it is.
+    ///
+    /// # Errors
+    ///
+    /// [`LateRefusal`], by the hub's clock `now`.
+    pub fn push_late(&mut self, sample: &QosSample, now: Timestamp) -> Result<(), LateRefusal> {
+        if sample.at.since(now) > AHEAD {
+            return Err(LateRefusal::Future);
+        }
+        if now.since(sample.at) > LATE_AGE {
+            return Err(LateRefusal::Old);
+        }
+        let minute = sample.at.as_millis() / 60_000;
+        if self.late.get(&minute).is_none_or(|known| known.at < sample.at) {
+            self.late.insert(minute, QosPoint { services: Box::default(), ..QosPoint::from(sample) });
+        }
+        self.drop_late(now);
+        Ok(())
+    }
+
+    /// Forgets minutes that are too old or too many.
+    fn drop_late(&mut self, now: Timestamp) {
+        let is_over = |point: &QosPoint| now.since(point.at) > LATE_AGE;
+        while self.late.len() > LATE_MINUTES
+            || self.late.first_key_value().is_some_and(|(_, point)| is_over(point))
+        {
+            self.late.pop_first();
+        }
     }
 
     /// The last report, whole.
@@ -131,11 +197,18 @@ impl QosHistory {
         self.points.is_empty()
     }
 
-    /// At most `max_points` points, oldest first, evenly spread and always with the newest.
+    /// At most `max_points` points, oldest first, evenly spread and always with the newest. What came late has what the
+    /// others leave of that, and is spread apart from them.
     pub fn series(&self, max_points: usize) -> impl Iterator<Item = &QosPoint> {
-        let step = self.points.len().div_ceil(max_points.max(1)).max(1);
-        let skip = self.points.len().saturating_sub(1) % step;
-        self.points.iter().skip(skip).step_by(step).take(max_points)
+        let mut points: Vec<&QosPoint> = spread(self.points.iter().collect(), max_points).collect();
+        let left = max_points.saturating_sub(points.len());
+        if !self.late.is_empty() && left > 0 {
+            let live: BTreeSet<Timestamp> = points.iter().map(|point| point.at).collect();
+            let late = self.late.values().filter(|point| !live.contains(&point.at)).collect();
+            points.extend(spread(late, left));
+            points.sort_by_key(|point| point.at);
+        }
+        points.into_iter()
     }
 
     fn drop_oldest(&mut self) {
@@ -153,6 +226,13 @@ impl QosHistory {
             self.bare += 1;
         }
     }
+}
+
+/// At most `most` of these, evenly spread and always with the last.
+fn spread(points: Vec<&QosPoint>, most: usize) -> impl Iterator<Item = &QosPoint> {
+    let step = points.len().div_ceil(most.max(1)).max(1);
+    let skip = points.len().saturating_sub(1) % step;
+    points.into_iter().skip(skip).step_by(step).take(most)
 }
 
 impl From<&QosSample> for QosPoint {
@@ -243,6 +323,54 @@ mod tests {
         assert_eq!(kept, SERVICE_POINTS / 64);
         assert_eq!(history.series(1000).last().unwrap().services.len(), 64);
         assert_eq!(history.len(), HISTORY_POINTS);
+    }
+
+    fn late(at: Timestamp) -> QosSample {
+        let (machine, tunnel) = (MachineSample::default(), TunnelSample::default());
+        QosSample { at, machine, tunnel, services: vec![service(1)] }
+    }
+
+    #[test]
+    fn what_comes_late_closes_the_gap_whatever_its_order_and_how_often_it_comes() {
+        let now = Timestamp::from_millis(1_000_000_000);
+        let minutes_ago = |minutes: u64| Timestamp::from_millis(now.as_millis() - minutes * 60_000);
+        let mut history = QosHistory::new();
+        history.push(now, MachineSample::default(), TunnelSample::default(), Vec::new());
+        for minutes in (1..=60).chain((1..=60).rev()) {
+            history.push_late(&late(minutes_ago(minutes)), now).unwrap();
+        }
+        history.push_late(&late(now), now).unwrap();
+        let times: Vec<_> = history.series(1000).map(|point| point.at).collect();
+        assert_eq!(times.len(), 61);
+        assert!(times.is_sorted() && times.windows(2).all(|pair| pair[1].since(pair[0]).as_secs() == 60));
+        assert_eq!(history.latest().unwrap().at, now, "what is new stays what is shown");
+        // Of few points none is taken from what came in time.
+        let few: Vec<_> = history.series(4).map(|point| point.at).collect();
+        assert_eq!((few.len(), few.last()), (4, Some(&now)));
+        assert_eq!(history.series(1).map(|point| point.at).collect::<Vec<_>>(), [now]);
+        // A day later nothing of it is left.
+        let later = now.plus(LATE_AGE).plus(Duration::from_secs(1));
+        history.push(later, MachineSample::default(), TunnelSample::default(), Vec::new());
+        assert_eq!(history.series(1000).count(), 2);
+    }
+
+    #[test]
+    fn what_comes_from_the_future_or_too_late_is_refused_and_the_rest_is_bounded() {
+        let now = Timestamp::from_millis(1_000_000_000);
+        let mut history = QosHistory::new();
+        let ahead = now.plus(AHEAD);
+        assert_eq!(history.push_late(&late(ahead), now), Ok(()));
+        let too_far = ahead.plus(Duration::from_millis(1));
+        assert_eq!(history.push_late(&late(too_far), now), Err(LateRefusal::Future));
+        let oldest = Timestamp::from_millis(now.as_millis() - 25 * 3_600_000);
+        assert_eq!(history.push_late(&late(oldest), now), Ok(()));
+        let older = Timestamp::from_millis(oldest.as_millis() - 1);
+        assert_eq!(history.push_late(&late(older), now), Err(LateRefusal::Old));
+        for second in 0..200_000u64 {
+            let at = Timestamp::from_millis(now.as_millis() + second * 1000);
+            history.push_late(&late(at), at).unwrap();
+        }
+        assert_eq!(history.series(usize::MAX).count(), LATE_MINUTES);
     }
 
     #[test]

@@ -24,7 +24,10 @@ mod tls_store;
 pub mod workload;
 
 pub use audit::{AuditCheck, AuditEvent, AuditFilter, AuditKind, AuditRow, ParseAuditKindError};
-pub use history::{HISTORY_POINTS, QosHistory, QosPoint, QosSample, SERVICE_POINTS, ServicePoint};
+pub use history::{
+    AHEAD, HISTORY_POINTS, LATE_AGE, LATE_MINUTES, LateRefusal, QosHistory, QosPoint, QosSample,
+    SERVICE_POINTS, ServicePoint,
+};
 pub use join::{JoinRefusal, MAX_CLOCK_SKEW, check_clock, check_name};
 pub use limits::{AuditBudget, Buckets, Rate, Told};
 pub use pool::{AddressPool, PoolError, PromiseError, ReserveError};

@@ -10,6 +10,7 @@ mod assigner;
 mod leases;
 mod logs;
 mod plan;
+mod recovery;
 mod store;
 mod update;
 mod version;
@@ -18,6 +19,7 @@ pub use assigner::{Assigner, Assignment, Assignments, MAX_PER_NODE, Move, NoNode
 pub use leases::{Gone, LeaseHeld, Leases};
 pub use logs::{LogsAsk, LogsError, LogsLine, LogsPiece};
 pub use plan::{MAX_PLAN_SECS, MAX_STEPS, ParseStrategyError, PlanError, Strategy, UpdatePlan};
+pub use recovery::{EventKind, FailOvers, HUB_ROWS, NODE_ROWS, Verdict, WINDOW, WorkloadEvent};
 pub use store::{
     NewUpdate, Placed, StoredUpdate, WorkloadChange, WorkloadChangeError, WorkloadRecord, WorkloadStore,
 };
@@ -34,6 +36,8 @@ pub struct WorkloadsView {
     pub records: BTreeMap<ServiceKey, Arc<WorkloadRecord>>,
     /// What nodes say of it; only of what they are assigned now.
     pub statuses: BTreeMap<ServiceKey, WorkloadStatus>,
+    /// What does not get well and has no node left to which it could go, and why.
+    pub degraded: BTreeMap<ServiceKey, String>,
     /// Updates that are under way.
     pub updates: BTreeMap<ServiceKey, UpdateView>,
 }

@@ -37,8 +37,8 @@ use crate::shared::{JOINS_AT_ONCE, JoinGate, STRANGER_ROWS_PER_MINUTE, Shared};
 use crate::tls::HandshakeFailure;
 use crate::{
     AgentFiles, Authority, Blueprints, LaunchersHandle, LogsReader, Peers, PushedFiles, RegistrarHandle,
-    TlsError, TunnelFacts, WorkloadsHandle, artefact, carrier_config, control_config, download, find, logs,
-    rpc, workload,
+    TlsError, TunnelFacts, WorkloadsHandle, artefact, carrier_config, control_config, download, find, late,
+    logs, rpc, workload,
 };
 use blueprint_common_runtime::places::Places;
 
@@ -156,6 +156,7 @@ impl ControlPlane {
             rpc_idle: config.rpc_idle,
             bridge_calls: Mutex::new(Buckets::new(workload::BRIDGE_CALLS, MAX_KEYS)),
             reports: Mutex::new(Buckets::new(session::REPORTS, MAX_KEYS)),
+            late_calls: Mutex::new(Buckets::new(late::CALLS, MAX_KEYS)),
             finds: Mutex::new(Buckets::new(find::FINDS, MAX_KEYS)),
             told: Mutex::new(Told::new(Instant::now())),
             rpc_port: config.rpc_port.unwrap_or(0),

@@ -15,6 +15,7 @@ mod enroll;
 mod find;
 mod forward;
 mod identity;
+mod late;
 mod launcher;
 mod launchers;
 mod logs;

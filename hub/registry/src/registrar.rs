@@ -22,8 +22,8 @@ use blueprint_common_types::{
 };
 use blueprint_hub_registry_core::workload::{Assignment, Assignments};
 use blueprint_hub_registry_core::{
-    AddressPool, Agent, AuditBudget, AuditEvent, AuditKind, Change, OfferedTarget, PromiseError, QosHistory,
-    QosPoint, QosSample, RefusedTarget, Registry, RegistrySnapshot, ReserveError, Store, Weights,
+    AddressPool, Agent, AuditBudget, AuditEvent, AuditKind, Change, LateRefusal, OfferedTarget, PromiseError,
+    QosHistory, QosPoint, QosSample, RefusedTarget, Registry, RegistrySnapshot, ReserveError, Store, Weights,
 };
 use blueprint_proto::v1::{self, goodbye::Reason, hub_message::Body};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -62,6 +62,7 @@ enum Command {
     Report(SessionRef, u64, Report),
     DataPlane(AgentId, bool),
     Qos(AgentId, usize, oneshot::Sender<Option<QosView>>),
+    Late(AgentId, Vec<QosSample>, oneshot::Sender<Vec<LateRefusal>>),
     ChangesAfter(u64, oneshot::Sender<Option<Vec<Change>>>),
     Assign(Assignments, BTreeSet<ServiceKey>, Weights, oneshot::Sender<()>),
     Tell(AgentId, Body, oneshot::Sender<bool>),
@@ -278,6 +279,9 @@ impl Registrar {
                 );
                 let _ = reply.send(known.then_some(view));
             }
+            Command::Late(agent, samples, reply) => {
+                let _ = reply.send(self.take_late(agent, &samples, now));
+            }
             Command::Assign(assignments, unplaced, weights, reply) => {
                 self.assign(assignments, unplaced, weights);
                 let _ = reply.send(());
@@ -294,6 +298,15 @@ impl Registrar {
                 let _ = reply.send(self.registry.changes_after(index));
             }
         }
+    }
+
+    /// Takes samples with times of their own; gives why some are not taken.
+    fn take_late(&mut self, agent: AgentId, samples: &[QosSample], now: Timestamp) -> Vec<LateRefusal> {
+        if self.registry.agent(agent).is_none() {
+            return Vec::new();
+        }
+        let history = self.history.entry(agent).or_default();
+        samples.iter().filter_map(|sample| history.push_late(sample, now).err()).collect()
     }
 
     /// Tells every agent whose workloads are others now.

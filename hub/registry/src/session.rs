@@ -25,7 +25,7 @@ use crate::identity::{AgentIdentity, Connection};
 use crate::logs::Credits;
 use crate::registrar::{Opening, SessionRef};
 use crate::shared::Shared;
-use crate::{artefact, find, logs, status, workload};
+use crate::{artefact, find, late, logs, status, workload};
 
 /// Messages to one agent that wait at most; see [`crate::registrar`].
 const OUTBOX: usize = 32;
@@ -186,6 +186,12 @@ impl v1::agent_control_server::AgentControl for Control {
         let identity = self.identity(&request)?;
         let agent = self.known(identity.agent)?;
         logs::take(&self.shared, &agent, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn late(&self, request: Request<v1::LateSamples>) -> Result<Response<v1::LateAnswer>, Status> {
+        let identity = self.identity(&request)?;
+        let agent = self.known(identity.agent)?;
+        late::take(&self.shared, &agent, request.into_inner()).await.map(Response::new)
     }
 
     async fn leave(&self, request: Request<v1::LeaveRequest>) -> Result<Response<v1::LeaveResponse>, Status> {

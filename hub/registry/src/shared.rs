@@ -120,6 +120,8 @@ pub(crate) struct Shared {
     pub(crate) bridge_calls: Mutex<Buckets<ServiceKey>>,
     /// Reports of workloads, by the agent.
     pub(crate) reports: Mutex<Buckets<AgentId>>,
+    /// Calls with late samples, by the agent.
+    pub(crate) late_calls: Mutex<Buckets<AgentId>>,
     /// Questions where something is, by the agent.
     pub(crate) finds: Mutex<Buckets<AgentId>>,
     /// Refusals that were told in this minute.

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use blueprint_common_types::workload::WorkloadStatus;
-use blueprint_common_types::{ServiceKey, Timestamp};
+use blueprint_common_types::workload::{MAX_STEPS, RecoveryKind, RecoveryStep, WorkloadStatus};
+use blueprint_common_types::{Health, ServiceKey, Timestamp};
 use blueprint_hub_registry_core::workload::WorkloadRecord;
 use blueprint_hub_registry_core::{Agent, AuditEvent, AuditKind, MAX_REASON_CHARS, Rate};
 use blueprint_proto::v1;
@@ -156,6 +156,16 @@ pub(crate) fn assigned(
     })
 }
 
+fn line(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(MAX_REASON_CHARS).collect()
+}
+
+/// One step; a newer agent may have kinds that this hub does not know.
+fn read_step(step: &v1::RecoveryStep) -> Option<RecoveryStep> {
+    let kind = RecoveryKind::find(&step.kind)?;
+    Some(RecoveryStep { at: Timestamp::from_millis(step.at_millis), kind, reason: line(&step.reason) })
+}
+
 /// Reads a report; a newer agent may have states that this hub does not know, which are left out.
 pub(crate) fn statuses(report: v1::WorkloadReport) -> Result<Vec<WorkloadStatus>, String> {
     if report.workloads.len() > MAX_ROWS {
@@ -166,7 +176,11 @@ pub(crate) fn statuses(report: v1::WorkloadReport) -> Result<Vec<WorkloadStatus>
             service: ServiceKey { blueprint: row.blueprint_id, service: row.service_id },
             generation: row.generation,
             state: row.state.parse().ok()?,
-            reason: row.reason.chars().filter(|c| !c.is_control()).take(MAX_REASON_CHARS).collect(),
+            reason: line(&row.reason),
+            health: row.health.and_then(|health| v1::Health::try_from(health).ok()).map(Health::from),
+            health_reason: line(&row.health_reason),
+            asks_move: row.asks_move,
+            steps: row.steps.iter().rev().take(MAX_STEPS).rev().filter_map(read_step).collect(),
             restarts: row.restarts,
             pid: row.pid,
             exit_code: row.exit_code,

@@ -1,16 +1,19 @@
-//! The task that owns who runs what: stores it, tells the registrar, and moves workloads off nodes that are away.
+//! The task that owns who runs what: stores it, tells the registrar, and moves workloads off nodes that are away or on which
+//! they do not get well.
 
+mod journal;
 mod updates;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_types::workload::{Bundle, Lease, WorkloadSpec, WorkloadStatus};
 use blueprint_common_types::{AgentId, ServiceKey, Timestamp, WgPublicKey};
 use blueprint_hub_registry_core::workload::{
-    Assigner, Assignments, Traffic, UpdateError, UpdateRequest, Updates, Version, WorkloadChange,
-    WorkloadChangeError, WorkloadRecord, WorkloadStore, WorkloadsView,
+    Assigner, Assignments, FailOvers, Traffic, UpdateError, UpdateRequest, Updates, Version, WINDOW,
+    WorkloadChange, WorkloadChangeError, WorkloadEvent, WorkloadRecord, WorkloadStore, WorkloadsView,
 };
 use blueprint_hub_registry_core::{RegistrySnapshot, StoreError, StoreResult, Weights};
 use blueprint_proto::v1;
@@ -20,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tracing::{error, info};
 
+use self::journal::Journal;
 use crate::{RegistrarHandle, Stopping};
 
 /// Commands that wait at most.
@@ -113,6 +117,15 @@ impl WorkloadsHandle {
         answer.await.unwrap_or(Err(StoreError::Closed))
     }
 
+    /// What happened to a workload, oldest first, the newest hundred.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store.
+    pub async fn events(&self, service: ServiceKey) -> StoreResult<Vec<WorkloadEvent>> {
+        self.store.events(service).await
+    }
+
     /// Begins an update; done as a whole also where the caller goes away. How it goes is seen in the view.
     ///
     /// # Errors
@@ -186,6 +199,7 @@ pub struct Workloads {
     registrar: RegistrarHandle,
     commands: mpsc::Receiver<Command>,
     view: watch::Sender<Arc<WorkloadsView>>,
+    journal: Journal,
     /// What the registrar was told last.
     told: Option<(Assignments, BTreeSet<ServiceKey>, Weights)>,
 }
@@ -209,11 +223,14 @@ impl Workloads {
         patience: Duration,
         traffic: Arc<dyn Traffic>,
     ) -> StoreResult<(Self, WorkloadsHandle)> {
-        let mut assigner = Assigner::new(store.list_workloads().await?, patience);
+        let now = Timestamp::from(SystemTime::now());
+        let hour_ago = Timestamp::from_millis(now.as_millis().saturating_sub(millis(WINDOW)));
+        let fail_overs = FailOvers::restore(&store.fail_overs(hour_ago).await?);
+        let mut assigner = Assigner::new(store.list_workloads().await?, fail_overs, patience);
         let stored = store.list_updates().await?;
         stored.iter().filter_map(|it| it.next.clone()).for_each(|next| assigner.set_next(next));
         let updates = stored.into_iter().map(|it| it.update).collect();
-        let updates = Updates::new(updates, SystemTime::now().into());
+        let updates = Updates::new(updates, now);
         let (sender, commands) = mpsc::channel(QUEUE);
         let (view, receiver) = watch::channel(Arc::default());
         let handle = WorkloadsHandle { store: Arc::clone(&store), commands: sender, view: receiver };
@@ -228,10 +245,16 @@ impl Workloads {
             registrar,
             commands,
             view,
+            journal: Journal::default(),
             told,
         };
         task.publish().await;
         Ok((task, handle))
+    }
+
+    /// Counts steps of recovery, and shows how many workloads do not get well.
+    pub fn register_metrics(&self, metrics: &Metrics) {
+        self.journal.register(metrics);
     }
 
     /// Runs until `stop`.
@@ -239,8 +262,11 @@ impl Workloads {
         let mut snapshots = self.registrar.snapshots();
         loop {
             let snapshot = Arc::clone(&snapshots.borrow_and_update());
+            // What a node said is written before the workload leaves it, and what follows from that as soon.
+            self.write_journal().await;
             self.place(&snapshot).await;
             self.look_at_updates(&snapshot).await;
+            self.write_journal().await;
             let now = Timestamp::from(SystemTime::now());
             let wait = self.assigner.poll_timeout().map_or(LOOK, |at| at.since(now).clamp(LEAST_WAIT, LOOK));
             tokio::select! {
@@ -309,6 +335,8 @@ impl Workloads {
             let service = status.service;
             let is_of = |record: &Arc<WorkloadRecord>| is_told_of(record, agent, &status);
             if self.assigner.get(service).is_some_and(is_of) {
+                // What is said of a next version changes nothing of what the one that serves asks for.
+                self.assigner.hear(&status);
                 self.statuses.insert(service, (agent, status));
             } else if self.assigner.next(service).is_some_and(is_of) {
                 self.next_statuses.insert(service, (agent, status));
@@ -319,14 +347,18 @@ impl Workloads {
 
     async fn place(&mut self, snapshot: &RegistrySnapshot) {
         let now = Timestamp::from(SystemTime::now());
+        let degraded = self.assigner.degraded().clone();
+        self.assigner.hold(self.updates.iter().map(|update| update.service).collect());
         let moves = self.assigner.moves(snapshot, now);
-        let mut has_moved = false;
+        let mut has_news = degraded != *self.assigner.degraded();
         for one in moves {
             match self.store.place_workload(one.placed(now)).await {
                 Ok(Some(record)) => {
                     info!(target: "audit", service = %one.service, to = %one.to, reason = one.reason, "workload placed");
+                    self.assigner.moved(&one, now);
+                    self.journal.count(one.kind);
                     self.assigner.set(record);
-                    has_moved = true;
+                    has_news = true;
                 }
                 Ok(None) => {
                     error!(service = %one.service, "a workload was changed behind its owner; not placed")
@@ -335,7 +367,7 @@ impl Workloads {
                 Err(error) => error!(service = %one.service, %error, "workload not placed"),
             }
         }
-        if has_moved {
+        if has_news {
             self.publish().await;
         }
     }
@@ -352,6 +384,7 @@ impl Workloads {
         let view = WorkloadsView {
             records: assigner.records().map(|record| (record.service, Arc::clone(record))).collect(),
             statuses: self.statuses.iter().map(|(service, (_, status))| (*service, status.clone())).collect(),
+            degraded: assigner.degraded().clone(),
             updates: self.updates.iter().map(|update| (update.service, self.view_of(update))).collect(),
         };
         self.view.send_if_modified(|shown| {
@@ -368,6 +401,10 @@ impl Workloads {
             self.told = Some(told);
         }
     }
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Whether a node tells that of a record.

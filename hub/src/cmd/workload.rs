@@ -41,6 +41,13 @@ Without --node the hub takes the node with the fewest workloads, and another one
         /// Service, as BLUEPRINT/SERVICE
         service: ServiceKey,
     },
+    /// Shows what was done to make a workload well, and where it went
+    #[command(after_help = "Example: blueprint-hub workload events 7/42
+The newest hundred; docs/workloads.md explains the kinds.")]
+    Events {
+        /// Service, as BLUEPRINT/SERVICE
+        service: ServiceKey,
+    },
     /// Starts a workload anew, with the same document and keys
     #[command(after_help = "Example: blueprint-hub workload restart 7/42")]
     Restart {
@@ -92,6 +99,17 @@ impl Workload {
                 show(global, &answer);
                 Ok(())
             }
+            Self::Events { service } => {
+                let answer = ask(global, "GET", &format!("{}/events", path(service)), None)?;
+                match global.output {
+                    Output::Json => print_json(&answer),
+                    Output::Table => match rows(&answer, "events") {
+                        [] => print_line(&format!("nothing has happened to {service} yet")),
+                        events => events_table(events).print(),
+                    },
+                }
+                Ok(())
+            }
             Self::Restart { service } => {
                 let before = ask(global, "GET", &path(service), None)?;
                 let fields = ["spec", "nodes", "generation"];
@@ -123,7 +141,7 @@ impl Workload {
 
 /// Adds the last lines of a workload that does not run, where its node gives them.
 fn add_last_lines(global: &Global, service: ServiceKey, answer: &mut Value) {
-    if !["failed", "ended", "backing-off"].contains(&text(answer, "state").as_str()) {
+    if !["failed", "ended", "backing-off", "degraded"].contains(&text(answer, "state").as_str()) {
         return;
     }
     let lines = match logs::last(global, service, LAST_LINES) {
@@ -144,6 +162,9 @@ fn show(global: &Global, answer: &Value) {
             for line in rows(answer, "last_lines").iter().filter_map(Value::as_str) {
                 print_line(&format!("  {}", printable(line)));
             }
+            if let events @ [_, ..] = rows(answer, "events") {
+                events_table(events).print();
+            }
             if let Some(Ok(spec)) = answer.get("spec").map(serde_json::to_string_pretty) {
                 print_line(&spec);
             }
@@ -151,8 +172,17 @@ fn show(global: &Global, answer: &Value) {
     }
 }
 
+fn events_table(events: &[Value]) -> Table {
+    let mut table = Table::new(&["AT", "EVENT", "NODE", "REASON"]);
+    for row in events {
+        table.push(["at", "kind", "node", "reason"].map(|field| text(row, field)).to_vec());
+    }
+    table
+}
+
 fn table(workloads: &[Value]) -> Table {
-    let mut table = Table::new(&["SERVICE", "VERSION", "NODE", "SOURCE", "STATE", "RESTARTS", "REASON"]);
+    let mut table =
+        Table::new(&["SERVICE", "VERSION", "NODE", "SOURCE", "STATE", "HEALTH", "RESTARTS", "REASON"]);
     for row in workloads {
         let node = text(row, "node");
         let restarts = row.get("restarts").map(Value::to_string).unwrap_or_default();
@@ -162,6 +192,7 @@ fn table(workloads: &[Value]) -> Table {
             node,
             text(row, "source"),
             text(row, "state"),
+            text(row, "health"),
             restarts,
             text(row, "reason"),
         ]);

@@ -24,6 +24,7 @@ const STEPS: &[&str] = &[
     include_str!("schema/0013_prices.sql"),
     include_str!("schema/0014_versions.sql"),
     include_str!("schema/0015_qos.sql"),
+    include_str!("schema/0016_workload_events.sql"),
 ];
 
 /// Brings the schema up to date.

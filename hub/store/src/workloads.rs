@@ -1,11 +1,13 @@
 //! Workloads: what each node runs.
 
+mod events;
+
 use std::collections::BTreeSet;
 
 use blueprint_common_types::{AgentId, ServiceKey, Timestamp};
 use blueprint_hub_registry_core::workload::{
-    NewUpdate, Placed, StoredUpdate, Update, Version, WorkloadChange, WorkloadChangeError, WorkloadRecord,
-    WorkloadStore,
+    NewUpdate, Placed, StoredUpdate, Update, Version, WorkloadChange, WorkloadChangeError, WorkloadEvent,
+    WorkloadRecord, WorkloadStore,
 };
 use blueprint_hub_registry_core::{AuditEvent, AuditKind, StoreResult};
 use futures_util::future::BoxFuture;
@@ -73,6 +75,19 @@ impl WorkloadStore for SqliteStore {
         now: Timestamp,
     ) -> BoxFuture<'_, StoreResult<bool>> {
         Box::pin(self.queue.call("remove a workload", move |db| remove(db, service, why, now)))
+    }
+
+    fn journal(&self, events: Vec<WorkloadEvent>, now: Timestamp) -> BoxFuture<'_, StoreResult<()>> {
+        let write = move |db: &Connection| events.iter().try_for_each(|event| events::append(db, event, now));
+        Box::pin(self.queue.call("write the journal of a workload", write))
+    }
+
+    fn events(&self, service: ServiceKey) -> BoxFuture<'_, StoreResult<Vec<WorkloadEvent>>> {
+        Box::pin(self.queue.call("read the journal of a workload", move |db| events::of(db, service)))
+    }
+
+    fn fail_overs(&self, since: Timestamp) -> BoxFuture<'_, StoreResult<Vec<WorkloadEvent>>> {
+        Box::pin(self.queue.call("read moves of workloads", move |db| events::fail_overs(db, since)))
     }
 }
 
@@ -165,6 +180,15 @@ fn place(db: &Connection, placed: &Placed) -> DbResult<Option<WorkloadRecord>> {
     record.generation = next(highest, placed.now);
     record.node = Some(placed.node);
     write(db, &record)?;
+    let event = WorkloadEvent {
+        service: placed.service,
+        generation: record.generation,
+        at: placed.now,
+        node: placed.from,
+        kind: placed.kind,
+        reason: placed.reason.clone(),
+    };
+    events::append(db, &event, placed.now)?;
     let detail = format_args!("to {}: {}", placed.node, placed.reason);
     audit::append(db, AuditEvent::new(AuditKind::WorkloadMove, placed.service, detail), placed.now)?;
     Ok(Some(record))
@@ -197,6 +221,7 @@ fn remove(db: &Connection, key: ServiceKey, why: &str, now: Timestamp) -> DbResu
     if db.execute("DELETE FROM workloads WHERE blueprint = ?1 AND service = ?2", of)? == 0 {
         return Ok(false);
     }
+    events::forget(db, key)?;
     db.execute("DELETE FROM workload_updates WHERE blueprint = ?1 AND service = ?2", of)?;
     db.execute("DELETE FROM workload_versions WHERE blueprint = ?1 AND service = ?2", of)?;
     audit::append(db, AuditEvent::new(AuditKind::WorkloadRemove, key, why), now)?;

@@ -1,6 +1,6 @@
 #![expect(clippy::disallowed_methods, reason = "virtual time needs one first instant")]
 
-use blueprint_common_types::workload::Source;
+use blueprint_common_types::workload::{HealthSettings, Recovery, Source};
 use proptest::prelude::*;
 
 use super::*;
@@ -8,6 +8,11 @@ use crate::backoff::{FIRST_WAIT, LONGEST_WAIT};
 
 fn spec() -> WorkloadSpec {
     WorkloadSpec::new(Source::Testing { path: "/bin/b".to_owned() })
+}
+
+fn with_recovery(recovery: Recovery) -> WorkloadSpec {
+    let health = HealthSettings { recovery, ..HealthSettings::default() };
+    WorkloadSpec { health, ..spec() }
 }
 
 fn secs(count: u64) -> Duration {
@@ -21,7 +26,7 @@ fn run(life: &mut Life, now: Instant) {
     life.handle_prepared(Ok(()), now);
     assert_eq!(life.next_step(now), Step::Start);
     assert_eq!(life.state(), WorkloadState::Starting);
-    life.handle_ready();
+    life.handle_ready(now);
     assert_eq!(life.next_step(now), Step::Wait(None));
     assert_eq!(life.state(), WorkloadState::Running);
 }
@@ -29,7 +34,7 @@ fn run(life: &mut Life, now: Instant) {
 #[test]
 fn one_that_crashes_comes_back_later_and_later_and_sooner_after_a_good_run() {
     let mut now = Instant::now();
-    let mut life = Life::new(&spec());
+    let mut life = Life::new(&with_recovery(Recovery { restarts: 100, ..Recovery::default() }));
     run(&mut life, now);
     let mut waits = Vec::new();
     for _ in 0..9 {
@@ -134,7 +139,7 @@ proptest! {
                     prop_assert!(!runs && !stopped && !done);
                     runs = true;
                 }
-                Step::Prepare => prop_assert!(!runs && !done),
+                Step::Prepare | Step::Redeploy => prop_assert!(!runs && !done),
                 Step::Terminate | Step::Kill => prop_assert!(runs),
                 Step::Done => {
                     prop_assert!(!runs && !done);
@@ -146,7 +151,8 @@ proptest! {
             match event {
                 0 => life.handle_prepared(Ok(()), now),
                 1 => life.handle_prepared(Err(failed(true)), now),
-                2 => life.handle_ready(),
+                2 => life.handle_ready(now),
+                6 => life.handle_health(Some((Health::Unhealthy, "ill")), now),
                 3 | 4 if runs => {
                     runs = false;
                     life.handle_exit(Exit::Code(event.into()), None, now);
@@ -162,7 +168,7 @@ proptest! {
         for _ in 0..6 {
             now += secs(601);
             match life.next_step(now) {
-                Step::Prepare | Step::Start => prop_assert!(false, "started after its end"),
+                Step::Prepare | Step::Redeploy | Step::Start => prop_assert!(false, "started after its end"),
                 Step::Done => done = true,
                 Step::Terminate | Step::Kill | Step::Wait(_) => {}
             }
@@ -189,6 +195,108 @@ fn its_exit_code_is_told_also_where_its_end_was_asked_for() {
         assert_eq!((life.next_step(now), life.state()), (Step::Done, WorkloadState::Ended));
         assert_eq!(life.exit_code(), Some(code));
     }
+}
+
+/// Ends the process that was asked to, and goes on to the next one that runs and greeted; says how it was prepared.
+fn go_on(life: &mut Life, now: &mut Instant) -> Step {
+    assert_eq!(life.next_step(*now), Step::Terminate);
+    life.handle_exit(Exit::Signal(15), None, *now);
+    let Step::Wait(Some(until)) = life.next_step(*now) else { unreachable!("it rests") };
+    *now = until;
+    let step = life.next_step(*now);
+    if step != Step::Start {
+        life.handle_prepared(Ok(()), *now);
+        assert_eq!(life.next_step(*now), Step::Start);
+    }
+    life.handle_ready(*now);
+    step
+}
+
+#[test]
+fn one_that_runs_and_stays_unhealthy_is_restarted_deployed_anew_and_then_left_for_another_node() {
+    let mut now = Instant::now();
+    let recovery = Recovery { restarts: 1, redeploys: 1, patience_secs: 10, ..Recovery::default() };
+    let mut life = Life::new(&with_recovery(recovery));
+    run(&mut life, now);
+    let mut steps = Vec::new();
+    for _ in 0..2 {
+        life.handle_health(Some((Health::Unhealthy, "answers 503")), now);
+        assert_eq!(life.next_step(now), Step::Wait(Some(now + secs(10))));
+        now += secs(10);
+        steps.push(go_on(&mut life, &mut now));
+    }
+    assert_eq!(steps, [Step::Start, Step::Redeploy]);
+    life.handle_health(Some((Health::Unhealthy, "answers 503")), now);
+    now += secs(10);
+    assert_eq!(life.next_step(now), Step::Wait(None), "it is left as it is");
+    assert!(life.asks_move());
+    let done = life.take_done();
+    let kinds: Vec<_> = done.iter().map(|done| done.kind).collect();
+    assert_eq!(kinds, [RecoveryKind::Restart, RecoveryKind::Redeploy, RecoveryKind::AskMove]);
+    assert_eq!(done[0].reason, "unhealthy for 10 s: answers 503");
+    // Well for long enough, it is as new.
+    life.handle_health(Some((Health::Healthy, "")), now);
+    assert_eq!(life.next_step(now), Step::Wait(Some(now + secs(600))));
+    now += secs(600);
+    assert_eq!(life.next_step(now), Step::Wait(None));
+    assert!(!life.asks_move());
+    assert_eq!(life.take_done()[0].kind, RecoveryKind::Settled);
+}
+
+#[test]
+fn a_short_illness_is_nobody_elses_business_and_one_that_is_never_restarted_is_left_alone() {
+    let mut now = Instant::now();
+    let mut life = Life::new(&spec());
+    run(&mut life, now);
+    for _ in 0..20 {
+        life.handle_health(Some((Health::Unhealthy, "refused")), now);
+        now += secs(59);
+        assert!(matches!(life.next_step(now), Step::Wait(Some(_))));
+        life.handle_health(Some((Health::Healthy, "")), now);
+    }
+    assert!(life.take_done().is_empty() && life.restarts() == 0);
+    let mut never = Life::new(&WorkloadSpec { restart: RestartPolicy::Never, ..spec() });
+    run(&mut never, now);
+    never.handle_health(Some((Health::Unhealthy, "refused")), now);
+    assert_eq!(never.next_step(now + secs(10_000)), Step::Wait(None));
+    assert_eq!((never.health(), never.health_reason()), (Some(Health::Unhealthy), "refused"));
+}
+
+#[test]
+fn one_that_crashes_again_and_again_goes_up_the_same_rungs_and_is_still_started_afterwards() {
+    use RecoveryKind::{AskMove, Redeploy, Restart};
+    let mut now = Instant::now();
+    let recovery = Recovery { restarts: 2, redeploys: 1, ..Recovery::default() };
+    let mut life = Life::new(&with_recovery(recovery));
+    run(&mut life, now);
+    let mut steps = Vec::new();
+    for _ in 0..5 {
+        life.handle_exit(Exit::Code(1), Some("out of luck"), now);
+        let Step::Wait(Some(until)) = life.next_step(now) else { unreachable!("it rests") };
+        now = until;
+        let step = life.next_step(now);
+        if step != Step::Start {
+            life.handle_prepared(Ok(()), now);
+            assert_eq!(life.next_step(now), Step::Start);
+        }
+        steps.push(step);
+    }
+    assert_eq!(steps, [Step::Start, Step::Start, Step::Redeploy, Step::Start, Step::Start]);
+    let kinds: Vec<_> = life.take_done().into_iter().map(|done| done.kind).collect();
+    assert_eq!(kinds, [Restart, Restart, Redeploy, AskMove], "the hub is asked once");
+    // What ends while the hub is away is not held against its node.
+    let mut alone = Life::new(&with_recovery(Recovery { restarts: 1, redeploys: 0, ..Recovery::default() }));
+    run(&mut alone, now);
+    for is_away in [true, true, true, false] {
+        assert!(!alone.asks_move());
+        alone.handle_hub(is_away);
+        alone.handle_exit(Exit::Code(1), None, now);
+        let Step::Wait(Some(until)) = alone.next_step(now) else { unreachable!("it rests") };
+        now = until;
+        assert_eq!(alone.next_step(now), Step::Start);
+    }
+    assert!(alone.asks_move());
+    assert!(life.asks_move());
 }
 
 #[test]

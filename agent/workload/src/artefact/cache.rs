@@ -202,6 +202,11 @@ impl Cache {
         Some(Hold { cache: Arc::clone(self), about })
     }
 
+    /// Whether somebody holds the artefact.
+    pub(super) fn is_in_use(&self, sha256: &Sha256Digest) -> bool {
+        self.in_use.lock().contains_key(sha256)
+    }
+
     fn about(&self, sha256: &Sha256Digest) -> Option<About> {
         let bytes = fs::read(self.place(sha256).join("about.json")).ok()?;
         let about: About = serde_json::from_slice(&bytes).ok()?;

@@ -110,6 +110,34 @@ impl Engine {
         if let Some(there) = self.image(&api, image, digest).await? {
             return there.check(image, digest);
         }
+        self.fetch(&api, image, digest, auth, progress).await
+    }
+
+    /// Like [`Self::pull`], but the registry is asked also where the image is there: layers that are missing come again.
+    /// Where that fails, an image that is there and has the digest is good enough.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::pull`].
+    pub(crate) async fn pull_anew(&self, image: &str, digest: &Sha256Digest) -> Result<(), EngineError> {
+        if !spec::is_image(image) {
+            return self.pull(image, digest, None, |_| {}).await;
+        }
+        let api = self.api().await?;
+        let Err(error) = self.fetch(&api, image, digest, None, |_| {}).await else { return Ok(()) };
+        let Some(there) = self.image(&api, image, digest).await? else { return Err(error) };
+        tracing::warn!(image, %error, "an image cannot be pulled anew; the one that is there is used");
+        there.check(image, digest)
+    }
+
+    async fn fetch(
+        &self,
+        api: &str,
+        image: &str,
+        digest: &Sha256Digest,
+        auth: Option<&RegistryAuth>,
+        progress: impl Fn(Progress),
+    ) -> Result<(), EngineError> {
         let path = format!("{api}/images/create?fromImage={}&tag=sha256:{digest}", encode(image));
         let auth = auth.map(|auth| auth.header(image)).transpose()?;
         let call = Call::post(format!("pull {image}"), path).registry_auth(auth);
@@ -124,7 +152,7 @@ impl Engine {
             report.read(&chunk, &call).map_err(|fault| fault.error(image, digest))?;
             progress(report.progress());
         }
-        match self.image(&api, image, digest).await? {
+        match self.image(api, image, digest).await? {
             Some(there) => there.check(image, digest),
             None => {
                 let said = "the engine does not find it after the pull".to_owned();

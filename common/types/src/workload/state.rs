@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ServiceKey, Timestamp};
+use crate::{Health, ServiceKey, Timestamp};
 
 /// Where a workload stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -98,4 +98,87 @@ pub struct WorkloadStatus {
     pub exit_code: Option<i32>,
     /// Since when it is in this state.
     pub since: Timestamp,
+    /// What the checks of its port found; `None` where it has registered none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Health>,
+    /// Why it is not healthy, one line; empty where it is.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub health_reason: String,
+    /// Whether its node has tried all that a node can do, and asks the hub for another one.
+    #[serde(default)]
+    pub asks_move: bool,
+    /// What its node did to make it well, the newest [`MAX_STEPS`], oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<RecoveryStep>,
+}
+
+impl WorkloadStatus {
+    /// A workload in a state, with nothing else to be said.
+    #[must_use]
+    pub const fn new(service: ServiceKey, generation: u64, state: WorkloadState, since: Timestamp) -> Self {
+        Self {
+            service,
+            generation,
+            state,
+            reason: String::new(),
+            restarts: 0,
+            pid: None,
+            exit_code: None,
+            since,
+            health: None,
+            health_reason: String::new(),
+            asks_move: false,
+            steps: Vec::new(),
+        }
+    }
+}
+
+/// Steps of recovery that a node tells at most; older ones that no hub heard of are lost.
+pub const MAX_STEPS: usize = 32;
+
+/// What a node did to make a workload well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RecoveryKind {
+    /// Started it again, with what it had.
+    Restart,
+    /// Fetched, checked and unpacked its program anew, and started that.
+    Redeploy,
+    /// Asked the hub for another node.
+    AskMove,
+    /// Nothing: it was well for so long that all rungs are begun anew.
+    Settled,
+}
+
+impl RecoveryKind {
+    /// Every kind.
+    pub const ALL: [Self; 4] = [Self::Restart, Self::Redeploy, Self::AskMove, Self::Settled];
+
+    /// Its name.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Restart => "restart",
+            Self::Redeploy => "redeploy",
+            Self::AskMove => "ask-move",
+            Self::Settled => "settled",
+        }
+    }
+
+    /// The kind of this name.
+    #[must_use]
+    pub fn find(label: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.label() == label)
+    }
+}
+
+/// One step of recovery.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecoveryStep {
+    /// When, by the node's clock; later than that of the step before.
+    pub at: Timestamp,
+    /// What.
+    pub kind: RecoveryKind,
+    /// Why, one line.
+    pub reason: String,
 }

@@ -209,16 +209,7 @@ fn workload(document: &str) -> WorkloadsView {
         version: 1,
         slot: 0,
     };
-    let status = WorkloadStatus {
-        service: SERVICE,
-        generation: 1,
-        state: WorkloadState::Running,
-        reason: String::new(),
-        restarts: 0,
-        pid: None,
-        exit_code: None,
-        since: NOW,
-    };
+    let status = WorkloadStatus::new(SERVICE, 1, WorkloadState::Running, NOW);
     WorkloadsView {
         records: [(SERVICE, Arc::new(record))].into(),
         statuses: [(SERVICE, status)].into(),

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use blueprint_common_types::workload::{Lack, MAX_SLOTS, ResourceLimits, Seat};
+use blueprint_common_types::workload::{Lack, MAX_SLOTS, ResourceLimits, Seat, WorkloadStatus};
 use blueprint_common_types::{AgentId, ServiceKey, Timestamp};
 
-use super::{Placed, WorkloadRecord, WorkloadsView};
+use super::{EventKind, FailOvers, Placed, Verdict, WorkloadRecord, WorkloadsView};
 use crate::{MAX_TARGETS_PER_AGENT, RegistrySnapshot};
 
 /// Workloads of one node at most: as many as it may offer targets.
@@ -36,6 +36,8 @@ pub struct Move {
     pub from: Option<AgentId>,
     /// Where it goes.
     pub to: AgentId,
+    /// Whether that is for its health, [`EventKind::FailOver`], or not, [`EventKind::Move`].
+    pub kind: EventKind,
     /// Why, one line.
     pub reason: String,
 }
@@ -44,8 +46,8 @@ impl Move {
     /// As the store takes it.
     #[must_use]
     pub fn placed(&self, now: Timestamp) -> Placed {
-        let Self { service, generation, to, ref reason, .. } = *self;
-        Placed { service, generation, node: to, reason: reason.clone(), now }
+        let Self { service, generation, from, to, kind, ref reason } = *self;
+        Placed { service, generation, node: to, from, kind, reason: reason.clone(), now }
     }
 }
 
@@ -55,7 +57,7 @@ impl Move {
 /// - a workload is on one node at most, and goes only to one that it may be on, that runs workloads and that has the
 ///   processors, memory and GPUs of its limits;
 /// - it leaves a node only if that one has been away for the whole patience, or is gone, or not allowed any more, or runs
-///   no workloads;
+///   no workloads, or asks for another one for it, as often as [`FailOvers`] lets it;
 /// - one that is to end goes nowhere;
 /// - equal inputs give equal moves.
 #[derive(Debug)]
@@ -68,6 +70,11 @@ pub struct Assigner {
     away: BTreeMap<AgentId, Timestamp>,
     /// Workloads that are to end.
     ending: BTreeSet<ServiceKey>,
+    /// Workloads of which an update is under way.
+    updating: BTreeSet<ServiceKey>,
+    fail_overs: FailOvers,
+    /// What asks for another node and gets none, and why.
+    degraded: BTreeMap<ServiceKey, String>,
     /// When it was asked for moves last; a patience that was over by then needs no second look.
     looked: Timestamp,
 }
@@ -75,11 +82,20 @@ pub struct Assigner {
 impl Assigner {
     /// Takes up what the store kept; `patience` is how long a node may be away before its workloads go elsewhere.
     #[must_use]
-    pub fn new(records: Vec<WorkloadRecord>, patience: Duration) -> Self {
+    pub fn new(records: Vec<WorkloadRecord>, fail_overs: FailOvers, patience: Duration) -> Self {
         let records = records.into_iter().map(|record| (record.service, Arc::new(record))).collect();
         let looked = Timestamp::from_millis(0);
-        let (next, away, ending) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
-        Self { patience, records, next, away, ending, looked }
+        Self {
+            patience,
+            records,
+            next: BTreeMap::new(),
+            away: BTreeMap::new(),
+            ending: BTreeSet::new(),
+            updating: BTreeSet::new(),
+            fail_overs,
+            degraded: BTreeMap::new(),
+            looked,
+        }
     }
 
     /// A workload is new or changed; one that was to end goes on.
@@ -116,6 +132,33 @@ impl Assigner {
         self.ending.remove(&service);
         self.records.remove(&service);
         self.next.remove(&service);
+        self.fail_overs.forget(service);
+        self.degraded.remove(&service);
+    }
+
+    /// Updates of these are under way, and no others: they do not leave their nodes for not getting well, since what the
+    /// update sees of them decides.
+    pub fn hold(&mut self, updating: BTreeSet<ServiceKey>) {
+        self.updating = updating;
+    }
+
+    /// Takes in what the node of a workload says of it; the caller has seen to it that it is that node, and the assignment
+    /// that holds.
+    pub fn hear(&mut self, status: &WorkloadStatus) {
+        self.fail_overs.hear(status);
+    }
+
+    /// A workload left a node, as [`Self::moves`] said and the store keeps.
+    pub fn moved(&mut self, one: &Move, now: Timestamp) {
+        if let (EventKind::FailOver, Some(from)) = (one.kind, one.from) {
+            self.fail_overs.handle_move(one.service, from, now);
+        }
+    }
+
+    /// What does not get well and has no node left to which it could go, and why; as of the last [`Self::moves`].
+    #[must_use]
+    pub const fn degraded(&self) -> &BTreeMap<ServiceKey, String> {
+        &self.degraded
     }
 
     /// One workload.
@@ -155,14 +198,32 @@ impl Assigner {
         self.looked = now;
         self.note_presence(snapshot, now);
         let mut load = Load::of(self.records.values().chain(self.next.values()));
-        let mut moves = Vec::new();
+        let (mut moves, mut degraded, none) = (Vec::new(), BTreeMap::new(), BTreeSet::new());
         for record in self.records.values().filter(|record| !self.ending.contains(&record.service)) {
-            let Some(reason) = self.reason_to_move(record, snapshot, now) else { continue };
-            let Some(to) = best_node(record, snapshot, &load) else { continue };
-            load.add(to, record);
             let WorkloadRecord { service, generation, node: from, .. } = **record;
-            moves.push(Move { service, generation, from, to, reason });
+            let (to, kind, reason) = match self.reason_to_move(record, snapshot, now) {
+                Some(reason) => (best_node(record, snapshot, &load, &none), EventKind::Move, reason),
+                None if self.updating.contains(&service) => continue,
+                None => match self.fail_overs.judge(record, now) {
+                    None => continue,
+                    Some(Verdict::Stay { moves, .. }) => {
+                        degraded.insert(service, stays(moves));
+                        continue;
+                    }
+                    Some(Verdict::Move { except, reason }) => {
+                        let to = best_node(record, snapshot, &load, &except);
+                        if to.is_none() {
+                            degraded.insert(service, NOWHERE.to_owned());
+                        }
+                        (to, EventKind::FailOver, format!("it did not get well on its node: {reason}"))
+                    }
+                },
+            };
+            let Some(to) = to else { continue };
+            load.add(to, record);
+            moves.push(Move { service, generation, from, to, kind, reason });
         }
+        self.degraded = degraded;
         moves
     }
 
@@ -227,7 +288,8 @@ impl Assigner {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Timestamp> {
         let deadlines = self.away.values().map(|since| since.plus(self.patience));
-        deadlines.filter(|at| *at > self.looked).min()
+        let deadlines = deadlines.filter(|at| *at > self.looked);
+        deadlines.chain(self.fail_overs.poll_timeout(self.looked)).min()
     }
 
     fn note_presence(&mut self, snapshot: &RegistrySnapshot, now: Timestamp) {
@@ -258,6 +320,16 @@ impl Assigner {
         let away_for = self.away.get(&node).map(|since| now.since(*since))?;
         let is_over = away_for >= self.patience;
         is_over.then(|| format!("its node {name} has been away for {} s", away_for.as_secs()))
+    }
+}
+
+/// Why a workload that asks for another node does not go.
+const NOWHERE: &str = "no other node that it may run on fits, of those that it has not left within the hour";
+
+fn stays(moves: usize) -> String {
+    match moves {
+        0 => "its document allows no moves to other nodes (health.recovery.moves_per_hour)".to_owned(),
+        moves => format!("it was moved {moves} times within the hour, and may not be moved more often"),
     }
 }
 
@@ -394,13 +466,20 @@ fn runs_two(node: AgentId, snapshot: &RegistrySnapshot) -> bool {
     inventory.is_some_and(|inventory| inventory.slots >= MAX_SLOTS)
 }
 
-/// The node with the fewest workloads of those that are here, run some and have enough; the first of equals.
-fn best_node(record: &WorkloadRecord, snapshot: &RegistrySnapshot, load: &Load) -> Option<AgentId> {
+/// The node with the fewest workloads of those that are here, run some and have enough, but for some; the first of equals.
+fn best_node(
+    record: &WorkloadRecord,
+    snapshot: &RegistrySnapshot,
+    load: &Load,
+    except: &BTreeSet<AgentId>,
+) -> Option<AgentId> {
     let limits = limits_of(record);
     let of = |node: &AgentId| (load.count(*node), *node);
     let runs = |node: &AgentId| snapshot.agents.get(node).is_some_and(|view| view.runs_workloads);
     let has_room = |node: &AgentId| is_here(*node, snapshot) && runs(node) && of(node).0 < MAX_PER_NODE;
-    let fits = |node: &AgentId| may_run(record, *node) && has_room(node) && Some(*node) != record.node;
+    let fits = |node: &AgentId| {
+        may_run(record, *node) && has_room(node) && Some(*node) != record.node && !except.contains(node)
+    };
     let has_enough = |node: &AgentId| load.lack(*node, record, &limits, snapshot).is_none();
     snapshot.agents.keys().copied().filter(|node| fits(node) && has_enough(node)).min_by_key(of)
 }

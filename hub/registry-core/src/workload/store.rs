@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use blueprint_common_types::{AgentId, ServiceKey, Timestamp};
 use futures_util::future::BoxFuture;
 
-use super::{Update, UpdatePlan, Version};
+use super::{EventKind, Update, UpdatePlan, Version, WorkloadEvent};
 use crate::{StoreError, StoreResult};
 
 /// A workload as it is stored.
@@ -119,6 +119,10 @@ pub struct Placed {
     pub generation: u64,
     /// The node.
     pub node: AgentId,
+    /// The node that it leaves.
+    pub from: Option<AgentId>,
+    /// [`EventKind::FailOver`] or [`EventKind::Move`], for the journal.
+    pub kind: EventKind,
     /// For the audit row.
     pub reason: String,
     /// The hub's time.
@@ -137,7 +141,8 @@ pub trait WorkloadStore: Send + Sync {
         change: WorkloadChange,
     ) -> BoxFuture<'_, Result<WorkloadRecord, WorkloadChangeError>>;
 
-    /// Gives a workload to a node, with the next generation; `None` where it was changed meanwhile.
+    /// Gives a workload to a node, with the next generation, and writes that into its journal; `None` where it was changed
+    /// meanwhile.
     fn place_workload(&self, placed: Placed) -> BoxFuture<'_, StoreResult<Option<WorkloadRecord>>>;
 
     /// Every update that is under way.
@@ -176,4 +181,16 @@ pub trait WorkloadStore: Send + Sync {
         why: &'static str,
         now: Timestamp,
     ) -> BoxFuture<'_, StoreResult<bool>>;
+
+    /// Writes into the journals of services, which keep the newest [`NODE_ROWS`](super::NODE_ROWS) rows of nodes and
+    /// [`HUB_ROWS`](super::HUB_ROWS) of the hub. What is there already is left out: of a node, whatever is not later than its last
+    /// row of the same assignment; [`EventKind::Degraded`], where nothing else was decided or settled since the last.
+    /// One that is new and says degraded gets an audit row with the time `now`.
+    fn journal(&self, events: Vec<WorkloadEvent>, now: Timestamp) -> BoxFuture<'_, StoreResult<()>>;
+
+    /// The journal of a service, oldest first.
+    fn events(&self, service: ServiceKey) -> BoxFuture<'_, StoreResult<Vec<WorkloadEvent>>>;
+
+    /// What every journal has of [`EventKind::FailOver`] since then, oldest first.
+    fn fail_overs(&self, since: Timestamp) -> BoxFuture<'_, StoreResult<Vec<WorkloadEvent>>>;
 }

@@ -2,8 +2,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use blueprint_common_types::workload::{Inventory, Lack};
-use blueprint_common_types::{AgentId, OverlayLease, ServiceKey, Timestamp, TokenId, WgPublicKey};
+use blueprint_common_types::workload::{Inventory, Lack, WorkloadState};
+use blueprint_common_types::{AgentId, Health, OverlayLease, ServiceKey, Timestamp, TokenId, WgPublicKey};
 use proptest::prelude::*;
 
 use super::*;
@@ -69,14 +69,18 @@ fn targets(moves: &[Move]) -> Vec<(u64, AgentId)> {
 fn new_ones_go_to_the_least_used_node_that_is_here_and_allowed() {
     let records =
         vec![record(1, &[], Some(1)), record(2, &[], None), record(3, &[3], None), record(4, &[], None)];
-    let mut assigner = Assigner::new(records, PATIENCE);
+    let mut assigner = Assigner::new(records, FailOvers::default(), PATIENCE);
     let moves = assigner.moves(&snapshot(&[true, true, false]), at(0));
     assert_eq!(targets(&moves), [(2, node(2)), (4, node(1))], "3 waits for the one node that it may be on");
 }
 
 #[test]
 fn a_node_that_is_away_keeps_its_workloads_for_a_while_and_no_longer() {
-    let mut assigner = Assigner::new(vec![record(1, &[], Some(1)), record(2, &[1], Some(1))], PATIENCE);
+    let mut assigner = Assigner::new(
+        vec![record(1, &[], Some(1)), record(2, &[1], Some(1))],
+        FailOvers::default(),
+        PATIENCE,
+    );
     let (gone, back) = (snapshot(&[false, true]), snapshot(&[true, true]));
     assert!(assigner.moves(&gone, at(0)).is_empty());
     assert_eq!(assigner.poll_timeout(), Some(at(15)));
@@ -95,7 +99,11 @@ fn a_node_that_is_away_keeps_its_workloads_for_a_while_and_no_longer() {
 
 #[test]
 fn a_node_that_left_or_is_not_allowed_any_more_loses_its_workloads_at_once() {
-    let mut assigner = Assigner::new(vec![record(1, &[], Some(9)), record(2, &[2], Some(1))], PATIENCE);
+    let mut assigner = Assigner::new(
+        vec![record(1, &[], Some(9)), record(2, &[2], Some(1))],
+        FailOvers::default(),
+        PATIENCE,
+    );
     let moves = assigner.moves(&snapshot(&[true, true]), at(0));
     assert_eq!(targets(&moves), [(1, node(2)), (2, node(2))]);
     assert_eq!(moves[1].reason, "it may not run on n1 any more");
@@ -103,7 +111,7 @@ fn a_node_that_left_or_is_not_allowed_any_more_loses_its_workloads_at_once() {
 
 #[test]
 fn where_no_node_is_here_everything_stays() {
-    let mut assigner = Assigner::new(vec![record(1, &[], Some(1))], PATIENCE);
+    let mut assigner = Assigner::new(vec![record(1, &[], Some(1))], FailOvers::default(), PATIENCE);
     assert!(assigner.moves(&snapshot(&[false]), at(0)).is_empty());
     assert!(assigner.moves(&snapshot(&[false]), at(100)).is_empty());
     assert_eq!(assigner.assignments().len(), 1);
@@ -112,14 +120,14 @@ fn where_no_node_is_here_everything_stays() {
 #[test]
 fn a_node_that_is_full_gets_no_more() {
     let records = (0..130).map(|number| record(number, &[], None)).collect();
-    let mut assigner = Assigner::new(records, PATIENCE);
+    let mut assigner = Assigner::new(records, FailOvers::default(), PATIENCE);
     let moves = assigner.moves(&snapshot(&[true, true]), at(0));
     assert_eq!(moves.len(), 2 * MAX_PER_NODE);
 }
 
 #[test]
 fn one_that_is_to_end_stays_where_it_is_until_it_is_taken_back_or_set_anew() {
-    let mut assigner = Assigner::new(vec![record(1, &[], Some(1))], PATIENCE);
+    let mut assigner = Assigner::new(vec![record(1, &[], Some(1))], FailOvers::default(), PATIENCE);
     let ends = |assigner: &Assigner| {
         assigner.assignments()[&node(1)].values().map(|one| one.ends).collect::<Vec<_>>()
     };
@@ -148,7 +156,7 @@ fn without(mut snapshot: RegistrySnapshot, off: &[u8]) -> RegistrySnapshot {
 #[test]
 fn a_node_that_runs_no_workloads_gets_none_and_loses_what_it_had() {
     let records = vec![record(1, &[], None), record(2, &[1], None), record(3, &[], Some(1))];
-    let mut assigner = Assigner::new(records, PATIENCE);
+    let mut assigner = Assigner::new(records, FailOvers::default(), PATIENCE);
     assert_eq!(assigner.unplaced().len(), 2);
     let moves = assigner.moves(&without(snapshot(&[true, true]), &[1]), at(0));
     assert_eq!(targets(&moves), [(1, node(2)), (3, node(2))], "2 may be on node 1 alone");
@@ -178,7 +186,8 @@ fn the_operator_is_told_why_no_node_fits() {
 
 #[test]
 fn a_patience_that_is_over_is_no_deadline_any_more() {
-    let mut assigner = Assigner::new(vec![record(1, &[], Some(1)), record(2, &[], Some(2))], PATIENCE);
+    let mut assigner =
+        Assigner::new(vec![record(1, &[], Some(1)), record(2, &[], Some(2))], FailOvers::default(), PATIENCE);
     assert!(assigner.moves(&snapshot(&[false, true]), at(0)).is_empty());
     assert!(assigner.moves(&snapshot(&[false, false]), at(5)).is_empty());
     assert_eq!(assigner.poll_timeout(), Some(at(15)));
@@ -195,7 +204,7 @@ proptest! {
         steps in prop::collection::vec((0u64..20, any::<[bool; 3]>(), any::<[bool; 3]>()), 1..40)
     ) {
         let records = (0..6).map(|number| record(number, &[], None)).collect();
-        let (mut assigner, mut now) = (Assigner::new(records, PATIENCE), 0);
+        let (mut assigner, mut now) = (Assigner::new(records, FailOvers::default(), PATIENCE), 0);
         for (secs, here, runs) in steps {
             now += secs;
             let off: Vec<u8> = (1..).zip(runs).filter(|(_, runs)| !runs).map(|(number, _)| number).collect();
@@ -230,7 +239,7 @@ fn a_workload_goes_only_where_its_limits_can_be_had() {
         WorkloadRecord { document: format!("{{\"limits\": {limits}}}"), ..record(service, &[], None) }
     };
     let place = |records: Vec<WorkloadRecord>| {
-        let mut assigner = Assigner::new(records, Duration::from_secs(15));
+        let mut assigner = Assigner::new(records, FailOvers::default(), PATIENCE);
         targets(&assigner.moves(&nodes, at(1)))
     };
     // Two processors are the usual limit: the first node has one.
@@ -256,6 +265,58 @@ fn a_workload_goes_only_where_its_limits_can_be_had() {
     );
 }
 
+fn asks(service: u64) -> WorkloadStatus {
+    let service = ServiceKey { blueprint: 7, service };
+    let status = WorkloadStatus::new(service, 3, WorkloadState::Running, at(0));
+    WorkloadStatus {
+        asks_move: true,
+        health: Some(Health::Unhealthy),
+        health_reason: "answers 503".to_owned(),
+        ..status
+    }
+}
+
+#[test]
+fn what_does_not_get_well_goes_to_another_node_and_not_back_within_the_hour() {
+    let mut assigner = Assigner::new(vec![record(1, &[], Some(1))], FailOvers::default(), PATIENCE);
+    let nodes = snapshot(&[true, true]);
+    assigner.hear(&asks(1));
+    let moves = assigner.moves(&nodes, at(10));
+    assert_eq!(targets(&moves), [(1, node(2))]);
+    assert_eq!(moves[0].kind, EventKind::FailOver);
+    assert_eq!(moves[0].reason, "it did not get well on its node: answers 503");
+    assigner.moved(&moves[0], at(10));
+    assigner.set(record(1, &[], Some(2)));
+    assert!(assigner.moves(&nodes, at(11)).is_empty() && assigner.degraded().is_empty());
+    assigner.hear(&asks(1));
+    assert!(assigner.moves(&nodes, at(20)).is_empty());
+    assert!(
+        assigner.degraded().values().all(|why| why.starts_with("no other node")),
+        "{:?}",
+        assigner.degraded()
+    );
+    assert_eq!(assigner.degraded().len(), 1);
+    assert_eq!(assigner.poll_timeout(), Some(at(3610)));
+    assert_eq!(targets(&assigner.moves(&nodes, at(3610))), [(1, node(1))], "the hour is over");
+    // While an update is under way, that decides.
+    assigner.hold(BTreeSet::from([ServiceKey { blueprint: 7, service: 1 }]));
+    assert!(assigner.moves(&nodes, at(3610)).is_empty() && assigner.degraded().is_empty());
+    assigner.hold(BTreeSet::new());
+    assert_eq!(assigner.moves(&nodes, at(3610)).len(), 1);
+    // Well again, it stays.
+    assigner.hear(&WorkloadStatus { asks_move: false, ..asks(1) });
+    assert!(assigner.moves(&nodes, at(3611)).is_empty() && assigner.degraded().is_empty());
+}
+
+#[test]
+fn a_node_that_is_away_is_left_for_that_whatever_it_said() {
+    let mut assigner = Assigner::new(vec![record(1, &[], Some(1))], FailOvers::default(), PATIENCE);
+    assigner.moves(&snapshot(&[false, true]), at(0));
+    assigner.hear(&asks(1));
+    let moves = assigner.moves(&snapshot(&[false, true]), at(15));
+    assert_eq!((moves[0].kind, moves[0].to), (EventKind::Move, node(2)));
+}
+
 #[test]
 fn two_versions_share_a_node_that_has_room_for_both_and_part_where_it_has_not() {
     let has = |cpu_millis, slots| {
@@ -267,7 +328,7 @@ fn two_versions_share_a_node_that_has_room_for_both_and_part_where_it_has_not() 
     set(2, has(4000, 2));
     set(3, has(4000, 0));
     let serving = |on| WorkloadRecord { slot: 1, ..record(1, &[], on) };
-    let assigner = Assigner::new(vec![serving(Some(1))], PATIENCE);
+    let assigner = Assigner::new(vec![serving(Some(1))], FailOvers::default(), PATIENCE);
     let open = BTreeSet::new();
     // Two processors each are the usual limit.
     assert_eq!(assigner.place_beside(&serving(Some(1)), &open, &nodes), Ok((node(1), 0)));
@@ -283,13 +344,13 @@ fn two_versions_share_a_node_that_has_room_for_both_and_part_where_it_has_not() 
     assert_eq!(assigner.place_beside(&large(&[]), &open, &nodes), Ok((node(2), 0)), "the third is too old");
     let why = assigner.place_beside(&large(&[1, 3]), &open, &nodes).unwrap_err();
     assert!(why.contains("no node has room for the next version"), "{why}");
-    let old = Assigner::new(vec![serving(Some(3))], PATIENCE);
+    let old = Assigner::new(vec![serving(Some(3))], FailOvers::default(), PATIENCE);
     assert!(old.place_beside(&serving(Some(3)), &open, &nodes).unwrap_err().contains("too old"));
-    let none = Assigner::new(vec![serving(None)], PATIENCE);
+    let none = Assigner::new(vec![serving(None)], FailOvers::default(), PATIENCE);
     assert!(none.place_beside(&serving(None), &open, &nodes).unwrap_err().contains("no node"));
 
     // Both are assigned, each with its own seat, until the next one is not wanted beside the other.
-    let mut assigner = Assigner::new(vec![serving(Some(1))], PATIENCE);
+    let mut assigner = Assigner::new(vec![serving(Some(1))], FailOvers::default(), PATIENCE);
     assigner.set_next(WorkloadRecord { generation: 9, slot: 0, ..record(1, &[], Some(1)) });
     let seats = |assigner: &Assigner| {
         let all = assigner.assignments().remove(&node(1)).unwrap_or_default();

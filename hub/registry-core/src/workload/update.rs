@@ -189,6 +189,8 @@ pub struct Side {
     pub reason: String,
     /// How often it was started again.
     pub restarts: u32,
+    /// Why its node asks for another one; `None` where it does not.
+    pub asks_move: Option<String>,
     /// Health of its target, and why it is not healthy; `None` where it is not registered.
     pub target: Option<(Health, String)>,
     /// What the proxy knows of its target.

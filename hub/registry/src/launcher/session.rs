@@ -345,5 +345,6 @@ fn wire(status: &WorkloadStatus) -> v1::WorkloadStatus {
         pid: status.pid,
         since_millis: status.since.as_millis(),
         exit_code: status.exit_code,
+        ..v1::WorkloadStatus::default()
     }
 }

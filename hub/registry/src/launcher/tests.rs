@@ -10,7 +10,7 @@ use blueprint_common_types::workload::{Bundle, WorkloadState, WorkloadStatus};
 use blueprint_common_types::{AgentId, LogCursor, LogStream, ServiceKey, Timestamp, WgPublicKey};
 use blueprint_hub_registry_core::workload::{
     LogsAsk, LogsError, LogsLine, LogsPiece, NewUpdate, Placed, StoredUpdate, Tally, Traffic, Update,
-    Version, WorkloadChange, WorkloadChangeError, WorkloadRecord, WorkloadStore,
+    Version, WorkloadChange, WorkloadChangeError, WorkloadEvent, WorkloadRecord, WorkloadStore,
 };
 use blueprint_hub_registry_core::{StoreError, StoreResult};
 use blueprint_proto::v1::bridge_request::Call;
@@ -54,6 +54,15 @@ impl Kept {
 }
 
 impl WorkloadStore for Kept {
+    fn journal(&self, _: Vec<WorkloadEvent>, _: Timestamp) -> BoxFuture<'_, StoreResult<()>> {
+        async { Ok(()) }.boxed()
+    }
+    fn events(&self, _: ServiceKey) -> BoxFuture<'_, StoreResult<Vec<WorkloadEvent>>> {
+        async { Ok(Vec::new()) }.boxed()
+    }
+    fn fail_overs(&self, _: Timestamp) -> BoxFuture<'_, StoreResult<Vec<WorkloadEvent>>> {
+        async { Ok(Vec::new()) }.boxed()
+    }
     fn list_workloads(&self) -> BoxFuture<'_, StoreResult<Vec<WorkloadRecord>>> {
         async { Ok(self.records.lock().values().cloned().collect()) }.boxed()
     }
@@ -324,16 +333,8 @@ impl Hub {
 
     fn status(&self, state: WorkloadState, exit_code: Option<i32>) -> WorkloadStatus {
         let generation = self.workloads.view().records[&SERVICE].generation;
-        WorkloadStatus {
-            service: SERVICE,
-            generation,
-            state,
-            reason: String::new(),
-            restarts: 0,
-            pid: None,
-            exit_code,
-            since: SystemTime::now().into(),
-        }
+        let status = WorkloadStatus::new(SERVICE, generation, state, SystemTime::now().into());
+        WorkloadStatus { exit_code, ..status }
     }
 
     /// The node says how it is doing.

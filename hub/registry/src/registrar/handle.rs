@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use blueprint_common_types::{AgentId, OverlayLease, ServiceKey, Timestamp, TokenId};
 use blueprint_hub_registry_core::workload::Assignments;
-use blueprint_hub_registry_core::{Agent, Change, PromiseError, RegistrySnapshot, ReserveError, Weights};
+use blueprint_hub_registry_core::{
+    Agent, Change, LateRefusal, PromiseError, QosSample, RegistrySnapshot, ReserveError, Weights,
+};
 use blueprint_proto::v1::hub_message::Body;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -39,6 +41,15 @@ impl RegistrarHandle {
     /// [`Stopping`] where the hub stops.
     pub async fn qos(&self, agent: AgentId, points: usize) -> Result<Option<QosView>, Stopping> {
         self.ask(|reply| Command::Qos(agent, points, reply)).await
+    }
+
+    /// Takes samples that an agent could not send when it took them; gives why some are not taken.
+    pub(crate) async fn late(
+        &self,
+        agent: AgentId,
+        samples: Vec<QosSample>,
+    ) -> Result<Vec<LateRefusal>, Stopping> {
+        self.ask(|reply| Command::Late(agent, samples, reply)).await
     }
 
     /// Tells whether the data plane of an agent echoes.

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use blueprint_common_types::workload::WorkloadStatus;
 use blueprint_common_types::{AgentId, Timestamp};
-use blueprint_hub_registry_core::{Buckets, OfferedTarget, Rate};
+use blueprint_hub_registry_core::{Buckets, OfferedTarget, QosSample, Rate};
 use blueprint_proto::v1;
 use blueprint_proto::v1::agent_message::Body as FromAgent;
 use blueprint_proto::v1::goodbye::Reason;
@@ -18,7 +18,7 @@ use super::MAX_ROWS;
 use crate::identity::AgentIdentity;
 use crate::registrar::{Outbox, Report, SessionRef};
 use crate::shared::Shared;
-use crate::workload;
+use crate::{late, workload};
 
 /// Most messages that an agent may send at once, and how fast the allowance comes back.
 const BURST: u32 = 50;
@@ -138,16 +138,8 @@ fn offered(set: v1::TargetSet) -> Result<Vec<OfferedTarget>, String> {
 }
 
 fn qos(report: v1::QosReport) -> Result<Report, String> {
-    if report.services.len() > MAX_ROWS {
-        return Err(format!("{} service samples in one message", report.services.len()));
-    }
-    let services = report.services.into_iter().map(TryInto::try_into).collect::<Result<Vec<_>, _>>();
-    Ok(Report::Qos(
-        Timestamp::from_millis(report.time_millis),
-        report.machine.unwrap_or_default().into(),
-        report.tunnel.unwrap_or_default().into(),
-        services.map_err(|error: blueprint_proto::ConvertError| error.to_string())?,
-    ))
+    let QosSample { at, machine, tunnel, services } = late::sample(report)?;
+    Ok(Report::Qos(at, machine, tunnel, services))
 }
 
 /// What the agent says of its workloads. Each report says all of them, so of those that come too fast only the newest is
@@ -225,16 +217,9 @@ mod tests {
     use super::*;
 
     fn report(number: u32) -> Vec<WorkloadStatus> {
-        vec![WorkloadStatus {
-            service: ServiceKey { blueprint: 7, service: 42 },
-            generation: 1,
-            state: WorkloadState::Running,
-            reason: String::new(),
-            restarts: number,
-            pid: None,
-            exit_code: None,
-            since: Timestamp::from_millis(0),
-        }]
+        let service = ServiceKey { blueprint: 7, service: 42 };
+        let status = WorkloadStatus::new(service, 1, WorkloadState::Running, Timestamp::from_millis(0));
+        vec![WorkloadStatus { restarts: number, ..status }]
     }
 
     #[tokio::test(start_paused = true)]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use blueprint_common_types::workload::{WorkloadSpec, WorkloadState, WorkloadStatus};
+use blueprint_common_types::workload::{RecoveryKind, WorkloadSpec, WorkloadState, WorkloadStatus};
 use blueprint_common_types::{AgentId, Health, ServiceKey, Timestamp};
 use blueprint_hub_registry_core::workload::{
     Advance, NewUpdate, Phase, Side, Sight, Strategy, Tally, Update, UpdateError, UpdateRequest, UpdateView,
@@ -139,6 +139,7 @@ impl Workloads {
                     info!(target: "audit", %service, version = record.version, "update is through");
                     self.assigner.set(record);
                     if let Some(status) = self.next_statuses.remove(&service) {
+                        self.assigner.hear(&status.1);
                         self.statuses.insert(service, status);
                     }
                 }
@@ -187,7 +188,8 @@ impl Workloads {
         Side {
             is_here: node.is_some_and(|view| view.connected && view.data_plane),
             state: status.map(|status| status.state),
-            reason: status.map(|status| status.reason.clone()).unwrap_or_default(),
+            reason: status.map(reason_of).unwrap_or_default(),
+            asks_move: status.filter(|status| status.asks_move).map(reason_of),
             restarts: status.map_or(0, |status| status.restarts),
             target: target.map(|target| (target.health, target.reason.clone())),
             tally,
@@ -218,6 +220,15 @@ impl Workloads {
             next: self.assigner.next(update.service).map(Arc::clone),
             status: self.next_statuses.get(&update.service).map(|(_, status)| status.clone()),
         }
+    }
+}
+
+/// Why it is not well, as its node says; where it says nothing now, what its last step of recovery was for.
+fn reason_of(status: &WorkloadStatus) -> String {
+    let step = status.steps.iter().rev().find(|step| step.kind != RecoveryKind::Settled);
+    match step {
+        Some(step) if status.reason.is_empty() => step.reason.clone(),
+        Some(_) | None => status.reason.clone(),
     }
 }
 

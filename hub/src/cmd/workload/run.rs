@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use blueprint_common_runtime::cli::{CliError, eprint_line};
-use blueprint_common_types::ServiceKey;
 use blueprint_common_types::workload::{
     Blake3Digest, MAX_KEYSTORE_BYTES, RestartPolicy, Sha256Digest, Source, WorkloadSpec,
 };
+use blueprint_common_types::{HealthCheck, ServiceKey};
 use clap::Args;
 use serde_json::{Map, Value, json};
 
@@ -82,6 +82,10 @@ pub(crate) struct Run {
     /// When it is started again: always, on-failure or never
     #[arg(long, value_parser = restart)]
     restart: Option<RestartPolicy>,
+    /// How the health of what it registers is checked: tcp, http:/PATH (below 400), http:STATUS:/PATH, http:FIRST-LAST:/PATH,
+    /// grpc or grpc:SERVICE (grpc.health.v1), or none; `health` in the document says how often, and what is done then
+    #[arg(long)]
+    check: Option<HealthCheck>,
     /// Folder with the keys of the blueprint, which its node gets sealed, and keeps in memory only
     #[arg(long, value_name = "DIR")]
     keystore: Option<PathBuf>,
@@ -136,6 +140,9 @@ impl Run {
         spec.env.extend(self.env.iter().cloned());
         spec.args.extend(self.arg.iter().cloned());
         spec.test_mode |= self.test_mode;
+        if let Some(check) = &self.check {
+            spec.health.check = check.clone();
+        }
         set(&mut spec.name, self.name.clone());
         set(&mut spec.chain.http_rpc_url, self.http_rpc_url.clone());
         set(&mut spec.chain.ws_rpc_url, self.ws_rpc_url.clone());

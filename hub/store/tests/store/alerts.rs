@@ -286,7 +286,7 @@ async fn a_database_of_the_tenth_schema_is_read_on() {
     let db = Connection::open(dir.path().join(DATABASE_FILE)).unwrap();
     let tenth = "ALTER TABLE deployment_plan DROP COLUMN egress_gb; ALTER TABLE deployment_plan DROP COLUMN egress_included_gb; \
                  ALTER TABLE instances DROP COLUMN egress_gb; ALTER TABLE instances DROP COLUMN egress_included_gb; \
-                 DROP TABLE qos_first; DROP TABLE qos_subjects; DROP TABLE qos_minutes; DROP TABLE qos_hours; DROP TABLE qos_pages; DROP TABLE qos_objectives; DROP TABLE price_lists; DROP TABLE workload_versions; DROP TABLE workload_updates; ALTER TABLE targets DROP COLUMN generation; ALTER TABLE workloads DROP COLUMN version; ALTER TABLE workloads DROP COLUMN slot; \
+                 DROP TABLE qos_first; DROP TABLE qos_subjects; DROP TABLE qos_minutes; DROP TABLE qos_hours; DROP TABLE qos_pages; DROP TABLE qos_objectives; DROP TABLE workload_events; DROP TABLE price_lists; DROP TABLE workload_versions; DROP TABLE workload_updates; ALTER TABLE targets DROP COLUMN generation; ALTER TABLE workloads DROP COLUMN version; ALTER TABLE workloads DROP COLUMN slot; \
                  DROP TABLE provider_credentials; DROP TABLE machine_egress; DROP TABLE cost_alerts; DROP TABLE cost_alert_events; \
                  DELETE FROM schema_version WHERE version > 10";
     db.execute_batch(tenth).unwrap();

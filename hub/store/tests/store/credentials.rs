@@ -45,7 +45,7 @@ async fn a_database_of_before_has_none() {
     let (dir, store) = store();
     drop(store);
     let db = Connection::open(dir.path().join(DATABASE_FILE)).unwrap();
-    db.execute_batch("DROP TABLE qos_first; DROP TABLE qos_subjects; DROP TABLE qos_minutes; DROP TABLE qos_hours; DROP TABLE qos_pages; DROP TABLE qos_objectives; DROP TABLE price_lists; DROP TABLE workload_versions; DROP TABLE workload_updates; ALTER TABLE targets DROP COLUMN generation; ALTER TABLE workloads DROP COLUMN version; ALTER TABLE workloads DROP COLUMN slot; DROP TABLE provider_credentials; DELETE FROM schema_version WHERE version > 11")
+    db.execute_batch("DROP TABLE qos_first; DROP TABLE qos_subjects; DROP TABLE qos_minutes; DROP TABLE qos_hours; DROP TABLE qos_pages; DROP TABLE qos_objectives; DROP TABLE workload_events; DROP TABLE price_lists; DROP TABLE workload_versions; DROP TABLE workload_updates; ALTER TABLE targets DROP COLUMN generation; ALTER TABLE workloads DROP COLUMN version; ALTER TABLE workloads DROP COLUMN slot; DROP TABLE provider_credentials; DELETE FROM schema_version WHERE version > 11")
         .unwrap();
     drop(db);
     let store = SqliteStore::open(dir.path()).unwrap();

@@ -1,11 +1,12 @@
 //! Workloads: what nodes run.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
-use blueprint_common_types::{AgentId, ServiceKey};
+use blueprint_common_types::{AgentId, ServiceKey, Timestamp};
 use blueprint_hub_registry_core::workload::{
-    MAX_VERSIONS, NewUpdate, Phase, Placed, Strategy, Update, UpdatePlan, VersionOutcome, WorkloadChange,
-    WorkloadChangeError, WorkloadRecord, WorkloadStore,
+    EventKind, HUB_ROWS, MAX_VERSIONS, NODE_ROWS, NewUpdate, Phase, Placed, Strategy, Update, UpdatePlan,
+    VersionOutcome, WorkloadChange, WorkloadChangeError, WorkloadEvent, WorkloadRecord, WorkloadStore,
 };
 use blueprint_hub_registry_core::{AuditKind, Store};
 use blueprint_hub_store::SqliteStore;
@@ -33,7 +34,8 @@ fn change(document: &str, nodes: &[u8], replaces: Option<u64>) -> WorkloadChange
 
 fn placed(record: &WorkloadRecord, on: u8) -> Placed {
     let WorkloadRecord { service, generation, .. } = *record;
-    Placed { service, generation, node: node(on), reason: "a test".to_owned(), now: NOW }
+    let (from, kind) = (record.node, EventKind::Move);
+    Placed { service, generation, node: node(on), from, kind, reason: "a test".to_owned(), now: NOW }
 }
 
 #[tokio::test]
@@ -67,6 +69,61 @@ async fn generations_only_grow_also_over_removals_and_restarts() {
         [AuditKind::WorkloadSet, AuditKind::WorkloadMove, AuditKind::WorkloadRemove].map(count),
         [4, 1, 1]
     );
+}
+
+fn event(kind: EventKind, secs: u64) -> WorkloadEvent {
+    WorkloadEvent {
+        service: SERVICE,
+        generation: 3,
+        at: later(secs),
+        node: Some(node(1)),
+        kind,
+        reason: format!("after {secs} s"),
+    }
+}
+
+fn later(secs: u64) -> Timestamp {
+    NOW.plus(Duration::from_secs(secs))
+}
+
+#[tokio::test]
+async fn a_journal_keeps_each_step_once_and_the_newest_of_them_over_restarts() {
+    use EventKind::{Degraded, FailOver, Move, Redeploy, Restart, Settled};
+    let (dir, store) = store();
+    let first = store.set_workload(change("{}", &[], Some(0))).await.unwrap();
+    store.place_workload(placed(&first, 1)).await.unwrap().unwrap();
+    let steps: Vec<_> = (1..=3).map(|secs| event(Restart, secs)).collect();
+    store.journal(steps.clone(), NOW).await.unwrap();
+    // The node says again what it said, and one more.
+    let more = event(Redeploy, 4);
+    store.journal([steps, vec![more.clone()]].concat(), NOW).await.unwrap();
+    drop(store);
+    let store = SqliteStore::open(dir.path()).unwrap();
+    let kinds: Vec<_> = store.events(SERVICE).await.unwrap().iter().map(|event| event.kind).collect();
+    assert_eq!(kinds, [Move, Restart, Restart, Restart, Redeploy]);
+    let many = (5..500).map(|secs| event(Restart, secs)).collect();
+    store.journal(many, NOW).await.unwrap();
+    let kept = store.events(SERVICE).await.unwrap();
+    assert_eq!((kept.len(), kept.last().unwrap().at), (NODE_ROWS + 1, later(499)));
+    assert_eq!(kept[0].kind, Move, "a node cannot push out what the hub decided");
+    for secs in 0..40 {
+        store.journal(vec![event(FailOver, secs)], later(secs)).await.unwrap();
+    }
+    assert_eq!(store.fail_overs(later(0)).await.unwrap().len(), 40, "each counts for an hour");
+    for secs in 4000..4040 {
+        store.journal(vec![event(Move, secs)], later(secs)).await.unwrap();
+    }
+    assert_eq!(store.events(SERVICE).await.unwrap().len(), NODE_ROWS + HUB_ROWS);
+    // Whatever its node says in between, it is once in an hour.
+    for secs in (5000..12_000).step_by(100) {
+        store.journal(vec![event(Degraded, secs), event(Settled, secs)], later(secs)).await.unwrap();
+    }
+    let degraded = |events: Vec<WorkloadEvent>| {
+        events.into_iter().filter(|event| event.kind == Degraded).map(|event| event.at).collect::<Vec<_>>()
+    };
+    assert_eq!(degraded(store.events(SERVICE).await.unwrap()), [later(5000), later(8600)]);
+    assert!(store.remove_workload(SERVICE, "taken back", NOW).await.unwrap());
+    assert!(store.events(SERVICE).await.unwrap().is_empty());
 }
 
 fn plan(strategy: Strategy) -> UpdatePlan {

@@ -107,7 +107,7 @@ pub(crate) struct Hub<'h> {
 }
 
 /// Variables of a hub's environment besides those of the test.
-type Environment = Vec<(&'static str, String)>;
+pub(crate) type Environment = Vec<(&'static str, String)>;
 
 impl Hub<'static> {
     /// Makes and starts one on this machine; `settings` are texts `KEY=VALUE`.
@@ -254,6 +254,7 @@ pub(crate) struct Agent<'h> {
     process: Option<Process>,
     host: Option<&'h Host>,
     settings: Vec<String>,
+    environment: Environment,
     /// Another user than this process, and the program as that user may run it.
     user: Option<(u32, PathBuf)>,
     name: String,
@@ -280,7 +281,14 @@ impl<'h> Agent<'h> {
     fn joined(host: Option<&'h Host>, name: &str, folder: TempDir, joined: &Finished) -> Result<Self> {
         let id = text(&json_of(joined)?, "/agent_id")?.to_owned();
         let (settings, name) = (Vec::new(), name.to_owned());
-        Ok(Self { process: None, host, settings, user: None, name, id, folder })
+        let environment = Vec::new();
+        Ok(Self { process: None, host, settings, environment, user: None, name, id, folder })
+    }
+
+    /// Adds variables to its environment for the next start.
+    pub(crate) fn within(mut self, environment: Environment) -> Self {
+        self.environment.extend(environment);
+        self
     }
 
     /// Adds a setting `KEY=VALUE` for the next start.
@@ -317,6 +325,9 @@ impl<'h> Agent<'h> {
         launch = launch.args(["--set", "observe.listen=127.0.0.1:0"]);
         for setting in &self.settings {
             launch = launch.args(["--set", setting]);
+        }
+        for (name, value) in &self.environment {
+            launch = launch.env(name, value);
         }
         let process = self.process.insert(launch.start()?);
         process.wait_for_line("agent runs", SOON)?;

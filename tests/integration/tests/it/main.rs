@@ -10,6 +10,7 @@ mod canaries;
 mod client;
 mod comes_back;
 mod containers;
+mod cut_off;
 mod dev;
 mod digitalocean;
 mod discovery;

@@ -5,6 +5,7 @@ mod ends;
 mod engine;
 mod limits;
 mod logs;
+mod recovery;
 pub(crate) mod rig;
 mod storage;
 mod stranger;

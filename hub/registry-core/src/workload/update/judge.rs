@@ -161,7 +161,11 @@ impl Watch {
             Some(first) => (first.saturating_add(1), "after it had been healthy"),
         };
         if next.restarts >= most {
-            return Some(format!("version {to} fell over {when}{}", why(&next.reason)));
+            let times = next.restarts;
+            return Some(format!("version {to} was started again {times} times {when}{}", why(&next.reason)));
+        }
+        if let Some(reason) = &next.asks_move {
+            return Some(format!("version {to} did not get well on its node{}", why(reason)));
         }
         if update.phase == Phase::Starting {
             // The stored time counts here: a hub that is started again and again gives it no more.

@@ -200,7 +200,12 @@ fn what_does_not_start_or_stay_healthy_goes_back_and_says_why() {
     let mut falls = Sim::new(Strategy::BlueGreen);
     falls.sight.next.restarts = MAX_FALLS;
     falls.seconds(4);
-    assert!(falls.reason().contains("fell over before it was healthy"), "{}", falls.reason());
+    assert!(falls.reason().contains("was started again 3 times before it was healthy"), "{}", falls.reason());
+
+    let mut asks = Sim::new(Strategy::BlueGreen);
+    asks.sight.next = Side { asks_move: Some("answers 503".to_owned()), ..sick() };
+    asks.seconds(4);
+    assert_eq!(asks.reason(), "version 2 did not get well on its node: answers 503");
 
     // A short sickness only begins the time anew; a longer one is a verdict, also after the move.
     let mut sim = Sim::new(Strategy::BlueGreen);
@@ -430,6 +435,7 @@ fn side() -> impl Generator<Value = Side> {
             state: Some(*states.get(state / 4).unwrap_or(&WorkloadState::Running)),
             reason: String::new(),
             restarts: restarts % 5 / 4,
+            asks_move: (restarts % 5 == 4).then(String::new),
             target: healths.get(health.saturating_sub(5)).map(|health| (*health, String::new())),
             tally: Tally { requests: requests + failed, failed, open },
         },
