@@ -287,7 +287,7 @@ fn an_update_survives_its_text() {
 enum Fate {
     Kill,
     Abort,
-    See(Side, Side),
+    See(Box<(Side, Side)>),
 }
 
 fn side() -> impl Generator<Value = Side> {
@@ -310,8 +310,8 @@ fn fate() -> impl Generator<Value = Fate> {
     prop_oneof![
         2 => Just(Fate::Kill),
         1 => Just(Fate::Abort),
-        30 => (side(), side()).prop_map(|(old, next)| Fate::See(old, next)),
-        30 => Just(Fate::See(healthy(), healthy())),
+        30 => (side(), side()).prop_map(|sides| Fate::See(Box::new(sides))),
+        30 => Just(Fate::See(Box::new((healthy(), healthy())))),
     ]
 }
 
@@ -334,7 +334,7 @@ proptest! {
                         sim.apply(back);
                     }
                 }
-                Fate::See(old, next) => sim.sight = Sight { old, next },
+                Fate::See(sides) => (sim.sight.old, sim.sight.next) = *sides,
             }
             sim.second();
             prop_assert_eq!(sim.updates.get(SERVICE), sim.stored.as_ref(), "stored first");
