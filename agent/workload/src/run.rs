@@ -118,6 +118,14 @@ async fn changed(
     }
 }
 
+/// Waits for a time; for ever where there is none.
+async fn due(until: Option<Instant>) {
+    match until {
+        Some(until) => sleep_until(until.into()).await,
+        None => pending().await,
+    }
+}
+
 impl Workload {
     /// Runs it until it is not wanted any more, or ends for good; then nothing of it is left but its data.
     pub(crate) async fn run(self) {
@@ -414,12 +422,6 @@ impl<'a> Run<'a> {
 
     async fn wait(&mut self, until: Option<Instant>) {
         let is_starting = self.life.state() == WorkloadState::Starting;
-        let due = async {
-            match until {
-                Some(until) => sleep_until(until.into()).await,
-                None => pending().await,
-            }
-        };
         let (instance, bridge, storage) = match &mut self.running {
             Some(Running { instance, bridge, storage, .. }) => {
                 (Some(instance), bridge.as_ref(), Some(storage))
@@ -455,7 +457,7 @@ impl<'a> Run<'a> {
             health = health => Event::Health(health),
             () = asked.cancelled(), if !asked.is_cancelled() => Event::Stop,
             over = over => Event::Over(over),
-            () = due => Event::Due,
+            () = due(until) => Event::Due,
         };
         let now = Instant::now();
         match event {

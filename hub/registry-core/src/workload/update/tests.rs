@@ -422,7 +422,7 @@ fn serves(side: &Side) -> bool {
 enum Fate {
     Kill,
     Abort,
-    See(Side, Side),
+    See(Box<(Side, Side)>),
 }
 
 fn side() -> impl Generator<Value = Side> {
@@ -446,8 +446,8 @@ fn fate() -> impl Generator<Value = Fate> {
     prop_oneof![
         2 => Just(Fate::Kill),
         1 => Just(Fate::Abort),
-        30 => (side(), side()).prop_map(|(old, next)| Fate::See(old, next)),
-        30 => Just(Fate::See(healthy(), healthy())),
+        30 => (side(), side()).prop_map(|sides| Fate::See(Box::new(sides))),
+        30 => Just(Fate::See(Box::new((healthy(), healthy())))),
     ]
 }
 
@@ -470,7 +470,7 @@ proptest! {
                         sim.apply(back);
                     }
                 }
-                Fate::See(old, next) => sim.sight = Sight { old, next },
+                Fate::See(sides) => (sim.sight.old, sim.sight.next) = *sides,
             }
             sim.second();
             prop_assert_eq!(sim.updates.get(SERVICE), sim.stored.as_ref(), "stored first");
