@@ -24,8 +24,8 @@ use blueprint_hub_registry::{
     samples,
 };
 use blueprint_hub_registry_core::qos::QosStore;
-use blueprint_hub_registry_core::workload::{Traffic, WorkloadStore};
-use blueprint_hub_registry_core::{AddressPool, JoinTokenRecord, Loaded, Registry, Store, TlsStore};
+use blueprint_hub_registry_core::workload::WorkloadStore;
+use blueprint_hub_registry_core::{AddressPool, Agent, JoinTokenRecord, Loaded, Registry, Store, TlsStore};
 use blueprint_hub_store::SqliteStore;
 use tokio::net::UnixListener;
 use tracing::warn;
@@ -143,6 +143,15 @@ struct Base {
     qos: (Desk, QosMetrics),
 }
 
+/// Has the tunnel know every machine that joined.
+async fn add_peers(tunnel: &Tunnel, agents: &[Agent]) -> Result<()> {
+    for agent in agents {
+        let added = tunnel.upsert_peer(peer_of(agent)).await;
+        added.with_context(|| format!("node {} cannot be a peer", agent.name))?;
+    }
+    Ok(())
+}
+
 impl Base {
     /// Loads the state, and starts tunnel and registrar; gives the keys back.
     async fn start(
@@ -154,8 +163,8 @@ impl Base {
         let Ground { identity, prefixes, tunnel, engine } = ground;
         let opened = Arc::new(SqliteStore::open(state.folder())?);
         let tls_store: Arc<dyn TlsStore> = opened.clone();
-        let workload_store: Arc<dyn WorkloadStore> = opened.clone();
-        let qos_store: Arc<dyn QosStore> = opened.clone();
+        let (workload_store, qos_store): (Arc<dyn WorkloadStore>, Arc<dyn QosStore>) =
+            (opened.clone(), opened.clone());
         let clouds = Clouds::new(
             (config.provision, config.alerts.clone(), config.prices.clone()),
             &config.providers,
@@ -172,10 +181,7 @@ impl Base {
         // The tunnel outlives the drain: open requests go through it.
         let stop = supervisor.stop().stop;
         spawn(supervisor, "tunnel", async move { engine.run(stop).await });
-        for agent in &loaded.agents {
-            let added = tunnel.upsert_peer(peer_of(agent)).await;
-            added.with_context(|| format!("node {} cannot be a peer", agent.name))?;
-        }
+        add_peers(&tunnel, &loaded.agents).await?;
         let metrics = Arc::new(Metrics::new());
         data_plane::register_metrics(&metrics, tunnel.clone());
         let registry = Registry::restore(
@@ -193,8 +199,8 @@ impl Base {
         spawn(supervisor, "registrar", task.recorded(&samples).run(supervisor.stop().stop));
         let ledger = Ledger::default();
         let traffic = Arc::new(ProxyTraffic::new(ledger.clone()));
-        let told: Arc<dyn Traffic> = Arc::<ProxyTraffic>::clone(&traffic);
-        let (task, workloads) = Workloads::new(workload_store, registrar.clone(), FAILOVER, told).await?;
+        let (task, workloads) =
+            Workloads::new(workload_store, registrar.clone(), FAILOVER, traffic.clone()).await?;
         task.register_metrics(&metrics);
         spawn(supervisor, "workloads", task.run(supervisor.stop().stop));
         let recorded = QosParts {

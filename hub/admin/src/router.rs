@@ -75,12 +75,7 @@ pub fn private_router(state: AdminState) -> Router {
             "/v1/deployments/{deployment}",
             get(deployments::show).put(deployments::change).delete(deployments::terminate),
         )
-        .route("/v1/costs", get(costs::show))
-        .route("/v1/alerts", get(alerts::list))
-        .route("/v1/alerts/{alert}", get(alerts::show).put(alerts::set).delete(alerts::remove))
-        .route("/v1/alerts/{alert}/release", post(alerts::release))
-        .route("/v1/alerts/{alert}/test", post(alerts::test))
-        .route("/v1/alert-events", get(alerts::events))
+        .merge(costs())
         .route("/v1/history", get(deployments::history))
         .route("/v1/artefacts", get(artefacts::list))
         .route("/v1/artefacts/{sha256}", put(artefacts::push).delete(artefacts::remove))
@@ -101,6 +96,17 @@ pub fn private_router(state: AdminState) -> Router {
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(finish)
         .with_state(state)
+}
+
+/// What machines cost, and alerts about it.
+fn costs() -> Router<AdminState> {
+    Router::new()
+        .route("/v1/costs", get(costs::show))
+        .route("/v1/alerts", get(alerts::list))
+        .route("/v1/alerts/{alert}", get(alerts::show).put(alerts::set).delete(alerts::remove))
+        .route("/v1/alerts/{alert}/release", post(alerts::release))
+        .route("/v1/alerts/{alert}/test", post(alerts::test))
+        .route("/v1/alert-events", get(alerts::events))
 }
 
 /// Accounts at providers.

@@ -205,8 +205,7 @@ mod tests {
             ("/v4/linode/types?page=1&page_size=500", page(&types)),
             ("/v4/regions?page=1&page_size=500", page(&regions)),
             ("/v4/regions/availability?page=1&page_size=500", page(&stock)),
-        ])
-        .await;
+        ]);
         let offers = Linode::new(client(), &endpoint).ask(Timestamp::from_millis(0)).await.unwrap();
         let rows: Vec<_> = offers.iter().map(|o| (&*o.plan, &*o.region, o.on_demand.get())).collect();
         assert_eq!(
@@ -226,7 +225,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_missing_list_is_an_error() {
-        let endpoint = served(vec![("/v4/linode/types?page=1&page_size=500", page(&json!([])))]).await;
+        let endpoint = served(vec![("/v4/linode/types?page=1&page_size=500", page(&json!([])))]);
         let error = Linode::new(client(), &endpoint).ask(Timestamp::from_millis(0)).await.unwrap_err();
         assert!(matches!(error, ProviderError::Other { call: "get-regions", .. }), "{error}");
     }

@@ -206,7 +206,7 @@ mod tests {
             documents.push((path("/availability?page=1"), if first { stock.clone() } else { empty() }));
             documents.push((path("/availability?page=2"), empty()));
         }
-        let endpoint = served(documents).await;
+        let endpoint = served(documents);
         let offers = Scaleway::new(client(), &endpoint).ask(Timestamp::from_millis(0)).await.unwrap();
         let plans: Vec<_> = offers.iter().map(|offer| (&*offer.plan, offer.arch)).collect();
         assert_eq!(

@@ -215,8 +215,7 @@ mod tests {
             ("/v2/plans?type=all&per_page=500", plans()),
             ("/v2/plans?type=all&per_page=500&cursor=bmV4dA==", second),
             ("/v2/plans-metal?per_page=500", metal),
-        ])
-        .await;
+        ]);
         let offers = Vultr::new(client(), &endpoint).ask(Timestamp::from_millis(0)).await.unwrap();
         let rows: Vec<_> =
             offers.iter().map(|o| (&*o.plan, &*o.region, o.vcpus, o.on_demand.get())).collect();
@@ -237,7 +236,7 @@ mod tests {
 
     #[tokio::test]
     async fn half_a_list_is_an_error() {
-        let endpoint = served(vec![("/v2/plans?type=all&per_page=500", plans())]).await;
+        let endpoint = served(vec![("/v2/plans?type=all&per_page=500", plans())]);
         let error = Vultr::new(client(), &endpoint).ask(Timestamp::from_millis(0)).await.unwrap_err();
         assert!(matches!(error, ProviderError::Other { call: "list-plans", .. }), "{error}");
     }

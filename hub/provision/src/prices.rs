@@ -111,8 +111,9 @@ impl PriceOffice {
             }
         }
         let own = accounts.into_iter().map(|provider| {
-            let provisioner = provisioner.clone();
-            Arc::new(Account { provider, provisioner }) as Arc<dyn PriceSource>
+            let account: Arc<dyn PriceSource> =
+                Arc::new(Account { provider, provisioner: provisioner.clone() });
+            account
         });
         let desks = sources.into_iter().chain(own).map(|source| {
             let desk = Desk { source: Arc::clone(&source), turn: Turn::default(), last: Mutex::default() };

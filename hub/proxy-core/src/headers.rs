@@ -44,7 +44,7 @@ const HOP_BY_HOP: [&str; 9] = [
 ];
 
 /// Ours or the connection's: a client cannot say these to a service.
-const RESERVED: [&str; 26] = [
+const RESERVED: [&str; 27] = [
     "authorization",
     "content-length",
     "expect",
@@ -56,6 +56,7 @@ const RESERVED: [&str; 26] = [
     "cf-connecting-ip",
     "x-auth",
     "x-auth-method",
+    "x-blueprint",
     "x-client-ip",
     "x-cluster-client-ip",
     "x-customer-email",

@@ -5,8 +5,11 @@ use std::time::{Duration, Instant};
 use blueprint_common_types::Timestamp;
 use blueprint_hub_registry_core::{Agent, QosSample, Rate};
 use blueprint_proto::v1;
+use futures_util::future::join_all;
 use tonic::Status;
 
+use crate::qos::Kept;
+use crate::registrar::LateTaken;
 use crate::session::MAX_ROWS;
 use crate::shared::Shared;
 use crate::status;
@@ -17,7 +20,8 @@ const MAX_SAMPLES: usize = 64;
 /// Calls of one agent: a day by the minute is some 25 of them.
 pub(crate) const CALLS: Rate = Rate { burst: 32, every: Duration::from_millis(150) };
 
-/// Takes samples into the history, each with its own time; what cannot be taken is counted and dealt with as well.
+/// Takes samples into the history, each with its own time, and answers once they are stored; what cannot be taken is counted
+/// and dealt with as well.
 pub(crate) async fn take(
     shared: &Shared,
     agent: &Agent,
@@ -44,7 +48,12 @@ pub(crate) async fn take(
         let report = report.ok_or_else(|| malformed(format!("sample {number} is empty")))?;
         samples.push(sample(report).map_err(&malformed)?);
     }
-    let refusals = shared.registrar.late(agent.id, samples).await.map_err(|_| status::stopping())?;
+    let LateTaken { refusals, kept } =
+        shared.registrar.late(agent.id, samples).await.map_err(|_| status::stopping())?;
+    // The agent forgets what is acknowledged.
+    if join_all(kept).await.contains(&Kept::NotYet) {
+        return Err(Status::unavailable("late samples cannot be stored now; send them again"));
+    }
     for refusal in &refusals {
         shared.metrics.refused(refusal.label());
     }

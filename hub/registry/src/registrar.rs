@@ -26,13 +26,14 @@ use blueprint_hub_registry_core::{
     QosHistory, QosPoint, QosSample, RefusedTarget, Registry, RegistrySnapshot, ReserveError, Store, Weights,
 };
 use blueprint_proto::v1::{self, goodbye::Reason, hub_message::Body};
+use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 pub use self::handle::RegistrarHandle;
-use crate::qos::{Sampled, Samples, Sink};
+use crate::qos::{Kept, Sampled, Samples, Sink};
 
 /// Messages on their way to an agent. Boxed: a channel holds room for 32 of them from its start.
 pub(crate) type Outbox = mpsc::Sender<Box<v1::HubMessage>>;
@@ -62,10 +63,19 @@ enum Command {
     Report(SessionRef, u64, Report),
     DataPlane(AgentId, bool),
     Qos(AgentId, usize, oneshot::Sender<Option<QosView>>),
-    Late(AgentId, Vec<QosSample>, oneshot::Sender<Vec<LateRefusal>>),
+    Late(AgentId, Vec<QosSample>, oneshot::Sender<LateTaken>),
     ChangesAfter(u64, oneshot::Sender<Option<Vec<Change>>>),
     Assign(Assignments, BTreeSet<ServiceKey>, Weights, oneshot::Sender<()>),
     Tell(AgentId, Body, oneshot::Sender<bool>),
+}
+
+/// What became of samples that came late.
+#[derive(Default)]
+pub(crate) struct LateTaken {
+    /// Why some are not taken.
+    pub(crate) refusals: Vec<LateRefusal>,
+    /// Each ends once the sample that it is for is on the disk, or known not to be.
+    pub(crate) kept: Vec<BoxFuture<'static, Kept>>,
 }
 
 /// One session of one agent.
@@ -280,7 +290,7 @@ impl Registrar {
                 let _ = reply.send(known.then_some(view));
             }
             Command::Late(agent, samples, reply) => {
-                let _ = reply.send(self.take_late(agent, &samples, now));
+                let _ = reply.send(self.take_late(agent, samples, now));
             }
             Command::Assign(assignments, unplaced, weights, reply) => {
                 self.assign(assignments, unplaced, weights);
@@ -300,13 +310,24 @@ impl Registrar {
         }
     }
 
-    /// Takes samples with times of their own; gives why some are not taken.
-    fn take_late(&mut self, agent: AgentId, samples: &[QosSample], now: Timestamp) -> Vec<LateRefusal> {
+    /// Takes samples with times of their own.
+    fn take_late(&mut self, agent: AgentId, samples: Vec<QosSample>, now: Timestamp) -> LateTaken {
+        let mut taken = LateTaken::default();
         if self.registry.agent(agent).is_none() {
-            return Vec::new();
+            return taken;
         }
-        let history = self.history.entry(agent).or_default();
-        samples.iter().filter_map(|sample| history.push_late(sample, now).err()).collect()
+        for sample in samples {
+            if let Err(refusal) = self.history.entry(agent).or_default().push_late(&sample, now) {
+                taken.refusals.push(refusal);
+                continue;
+            }
+            let QosSample { at, machine, tunnel, services } = sample;
+            let services = self.offered_only(agent, services);
+            if let Some(sink) = &self.sink {
+                taken.kept.push(sink.keep(Sampled { agent, at, machine, tunnel, services }));
+            }
+        }
+        taken
     }
 
     /// Tells every agent whose workloads are others now.

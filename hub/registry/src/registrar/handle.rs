@@ -7,12 +7,12 @@ use std::sync::Arc;
 use blueprint_common_types::{AgentId, OverlayLease, ServiceKey, Timestamp, TokenId};
 use blueprint_hub_registry_core::workload::Assignments;
 use blueprint_hub_registry_core::{
-    Agent, Change, LateRefusal, PromiseError, QosSample, RegistrySnapshot, ReserveError, Weights,
+    Agent, Change, PromiseError, QosSample, RegistrySnapshot, ReserveError, Weights,
 };
 use blueprint_proto::v1::hub_message::Body;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{Command, Opening, QosView, Report, SessionRef, Stopping};
+use super::{Command, LateTaken, Opening, QosView, Report, SessionRef, Stopping};
 
 /// Access to the registrar; cheap to clone.
 #[derive(Debug, Clone)]
@@ -43,12 +43,8 @@ impl RegistrarHandle {
         self.ask(|reply| Command::Qos(agent, points, reply)).await
     }
 
-    /// Takes samples that an agent could not send when it took them; gives why some are not taken.
-    pub(crate) async fn late(
-        &self,
-        agent: AgentId,
-        samples: Vec<QosSample>,
-    ) -> Result<Vec<LateRefusal>, Stopping> {
+    /// Takes samples that an agent could not send when it took them.
+    pub(crate) async fn late(&self, agent: AgentId, samples: Vec<QosSample>) -> Result<LateTaken, Stopping> {
         self.ask(|reply| Command::Late(agent, samples, reply)).await
     }
 
