@@ -26,8 +26,11 @@ pub(crate) struct Prices {
 #[derive(Debug, Subcommand)]
 enum What {
     /// Lists the providers that can be asked, and what they said
+    #[command(after_help = "Example: blueprint-hub prices ls --output json")]
     Ls {},
     /// Asks providers for their prices now; all that can be asked where none is named
+    #[command(after_help = "Example: blueprint-hub prices refresh linode vultr
+Exit codes: 0 all of them answered; else that of the first that did not, while the others are kept.")]
     Refresh {
         /// Names of providers
         #[arg(value_name = "PROVIDER")]
