@@ -19,9 +19,9 @@
 mod record;
 
 use std::collections::VecDeque;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use blueprint_common_types::Timestamp;
@@ -88,7 +88,7 @@ impl Backlog {
     /// Fails where the folder cannot be used.
     pub fn open(folder: impl Into<PathBuf>, max_bytes: u64) -> io::Result<Self> {
         let folder = folder.into();
-        fs::create_dir_all(&folder)?;
+        DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
         let mut firsts = Vec::new();
         for entry in fs::read_dir(&folder)? {
             let Ok(name) = entry.map(|entry| entry.file_name()) else { continue };
