@@ -15,10 +15,10 @@ use blueprint_hub_provision_core::lifecycle::{
 };
 use blueprint_hub_provision_core::{DeploymentId, InstanceKey};
 use blueprint_hub_registry_core::{AuditKind, Store};
-use blueprint_hub_store::{DATABASE_FILE, SqliteStore};
-use rusqlite::Connection;
+use blueprint_hub_store::SqliteStore;
 
 use crate::lifecycle::{deployment, record};
+use crate::schema::take_back_to;
 use crate::support::{MINUTE, NOW, store};
 
 const SIM_COUNTS: Limits =
@@ -283,14 +283,7 @@ async fn a_database_of_the_tenth_schema_is_read_on() {
     let (dir, store) = store();
     let made = machine(&store).await;
     drop(store);
-    let db = Connection::open(dir.path().join(DATABASE_FILE)).unwrap();
-    let tenth = "ALTER TABLE deployment_plan DROP COLUMN egress_gb; ALTER TABLE deployment_plan DROP COLUMN egress_included_gb; \
-                 ALTER TABLE instances DROP COLUMN egress_gb; ALTER TABLE instances DROP COLUMN egress_included_gb; \
-                 DROP TABLE qos_first; DROP TABLE qos_subjects; DROP TABLE qos_minutes; DROP TABLE qos_hours; DROP TABLE qos_pages; DROP TABLE qos_objectives; DROP TABLE workload_events; DROP TABLE price_lists; DROP TABLE workload_versions; DROP TABLE workload_updates; ALTER TABLE targets DROP COLUMN generation; ALTER TABLE workloads DROP COLUMN version; ALTER TABLE workloads DROP COLUMN slot; \
-                 DROP TABLE provider_credentials; DROP TABLE machine_egress; DROP TABLE cost_alerts; DROP TABLE cost_alert_events; \
-                 DELETE FROM schema_version WHERE version > 10";
-    db.execute_batch(tenth).unwrap();
-    drop(db);
+    take_back_to(dir.path(), 10);
     let store = SqliteStore::open(dir.path()).unwrap();
     store.add_egress(BTreeMap::from([(made.key.clone(), 8)]), Day::from(NOW)).await.unwrap();
     let rows = store.egress(Day::from(NOW)).await.unwrap();

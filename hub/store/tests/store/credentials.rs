@@ -2,9 +2,9 @@
 
 use blueprint_hub_provision_core::{CredentialRecord, CredentialStore};
 use blueprint_hub_registry_core::{AuditKind, Store};
-use blueprint_hub_store::{DATABASE_FILE, SqliteStore};
-use rusqlite::Connection;
+use blueprint_hub_store::SqliteStore;
 
+use crate::schema::take_back_to;
 use crate::support::{NOW, store};
 
 fn record(provider: &str, sealed: &str) -> CredentialRecord {
@@ -44,10 +44,7 @@ async fn credentials_replace_each_other_survive_and_are_forgotten_once() {
 async fn a_database_of_before_has_none() {
     let (dir, store) = store();
     drop(store);
-    let db = Connection::open(dir.path().join(DATABASE_FILE)).unwrap();
-    db.execute_batch("DROP TABLE qos_first; DROP TABLE qos_subjects; DROP TABLE qos_minutes; DROP TABLE qos_hours; DROP TABLE qos_pages; DROP TABLE qos_objectives; DROP TABLE workload_events; DROP TABLE price_lists; DROP TABLE workload_versions; DROP TABLE workload_updates; ALTER TABLE targets DROP COLUMN generation; ALTER TABLE workloads DROP COLUMN version; ALTER TABLE workloads DROP COLUMN slot; DROP TABLE provider_credentials; DELETE FROM schema_version WHERE version > 11")
-        .unwrap();
-    drop(db);
+    take_back_to(dir.path(), 11);
     let store = SqliteStore::open(dir.path()).unwrap();
     assert_eq!(store.credentials().await.unwrap(), []);
 }

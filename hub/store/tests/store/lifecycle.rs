@@ -9,9 +9,9 @@ use blueprint_hub_provision_core::lifecycle::{
 use blueprint_hub_provision_core::resource::Arch;
 use blueprint_hub_provision_core::{Candidate, DeploymentId, InstanceKey};
 use blueprint_hub_registry_core::{AuditKind, JoinCommit, JoinError, JoinRefusal, Store};
-use blueprint_hub_store::{DATABASE_FILE, SqliteStore};
-use rusqlite::Connection;
+use blueprint_hub_store::SqliteStore;
 
+use crate::schema::take_back_to;
 use crate::support::{MINUTE, NOW, commit, id, store};
 
 pub(crate) fn deployment(number: u8, request_key: &str) -> Deployment {
@@ -208,20 +208,7 @@ async fn orders_of_the_seventh_schema_are_read_on() {
     let (stored, _) = store.create_deployment(deployment(1, "key"), Limits::default()).await.unwrap();
     store.save_instance(record(&stored)).await.unwrap();
     drop(store);
-    let db = Connection::open(dir.path().join(DATABASE_FILE)).unwrap();
-    let seventh = "ALTER TABLE deployment_plan DROP COLUMN disk_gb; ALTER TABLE deployment_plan DROP COLUMN arch; \
-                   ALTER TABLE instances DROP COLUMN disk_gb; ALTER TABLE instances DROP COLUMN arch; \
-                   ALTER TABLE instances DROP COLUMN made_at; ALTER TABLE instances DROP COLUMN is_off; \
-                   ALTER TABLE instances DROP COLUMN switched_at; \
-                   ALTER TABLE instances DROP COLUMN deleted_at; ALTER TABLE instances DROP COLUMN stopped_hourly; \
-                   ALTER TABLE deployment_plan DROP COLUMN stopped_hourly; \
-                   ALTER TABLE deployment_plan DROP COLUMN egress_gb; ALTER TABLE deployment_plan DROP COLUMN egress_included_gb; \
-                   ALTER TABLE instances DROP COLUMN egress_gb; ALTER TABLE instances DROP COLUMN egress_included_gb; \
-                   DROP TABLE qos_first; DROP TABLE qos_subjects; DROP TABLE qos_minutes; DROP TABLE qos_hours; DROP TABLE qos_pages; DROP TABLE qos_objectives; DROP TABLE workload_events; DROP TABLE price_lists; DROP TABLE workload_versions; DROP TABLE workload_updates; ALTER TABLE targets DROP COLUMN generation; ALTER TABLE workloads DROP COLUMN version; ALTER TABLE workloads DROP COLUMN slot; \
-                 DROP TABLE provider_credentials; DROP TABLE machine_egress; DROP TABLE cost_alerts; DROP TABLE cost_alert_events; \
-                   DROP TABLE machine_spans; DELETE FROM schema_version WHERE version > 7";
-    db.execute_batch(seventh).unwrap();
-    drop(db);
+    take_back_to(dir.path(), 7);
     let records = SqliteStore::open(dir.path()).unwrap().load_lifecycle().await.unwrap();
     let offers: Vec<_> = records.deployments.values().flat_map(|it| &it.plan).collect();
     assert_eq!(offers.len(), 2);

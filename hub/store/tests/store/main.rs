@@ -10,6 +10,7 @@ mod lifecycle;
 mod opening;
 mod policy;
 mod qos;
+mod schema;
 mod services;
 mod support;
 mod tls;

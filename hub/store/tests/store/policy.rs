@@ -1,9 +1,9 @@
 //! The policy: versions, who came first, and what is left behind.
 
 use blueprint_hub_registry_core::{AuditKind, PolicyChange, PolicyChangeError, Store};
-use blueprint_hub_store::{DATABASE_FILE, SqliteStore};
-use rusqlite::Connection;
+use blueprint_hub_store::SqliteStore;
 
+use crate::schema::take_back_to;
 use crate::support::{NOW, store};
 
 fn change(document: &str, replaces: Option<u64>) -> PolicyChange {
@@ -52,10 +52,7 @@ async fn of_two_changes_of_one_version_the_second_is_refused_and_leaves_nothing(
 async fn a_database_from_before_policies_is_brought_up_to_date() {
     let (dir, store) = store();
     drop(store);
-    let db = Connection::open(dir.path().join(DATABASE_FILE)).unwrap();
-    let before = "DROP TABLE qos_first; DROP TABLE qos_subjects; DROP TABLE qos_minutes; DROP TABLE qos_hours; DROP TABLE qos_pages; DROP TABLE qos_objectives; DROP TABLE workload_events; DROP TABLE price_lists; DROP TABLE workload_versions; DROP TABLE workload_updates; ALTER TABLE targets DROP COLUMN generation; DROP TABLE provider_credentials; DROP TABLE machine_egress; DROP TABLE cost_alerts; DROP TABLE cost_alert_events; DROP TABLE machine_spans; DROP TABLE lifecycle_events; DROP TABLE instances; DROP TABLE deployment_plan; DROP TABLE deployments; ALTER TABLE join_tokens DROP COLUMN instance; ALTER TABLE join_tokens DROP COLUMN attempt; DROP TABLE workloads; DROP TABLE tls_profiles; DROP TABLE client_certificates; DROP TABLE services; DROP TABLE api_keys; DROP TABLE policy; DELETE FROM schema_version WHERE version > 2";
-    db.execute_batch(before).unwrap();
-    drop(db);
+    take_back_to(dir.path(), 2);
     let store = SqliteStore::open(dir.path()).unwrap();
     assert_eq!(store.policy().await.unwrap(), None);
     assert_eq!(store.change_policy(change("one", Some(0))).await.unwrap().version, 1);
