@@ -4,6 +4,8 @@
 //! number is known to be the refused one: so its refusal is answered, counted and logged like every
 //! other, in its turn, and the connection ends behind it. A fault inside a body breaks the connection.
 
+mod idle;
+
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
@@ -17,7 +19,6 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::delegate::delegate_write;
 use crate::metrics::{Cut, ProxyMetrics};
 use crate::progress::Progress;
 
@@ -45,6 +46,7 @@ struct Shared {
     guard: Guard,
     fault: Option<FramingFault>,
     held: Option<Waker>,
+    is_quiet: bool,
 }
 
 impl Framing {
@@ -89,12 +91,18 @@ pub(crate) struct Guarded<I> {
     pending: BytesMut,
     passed: usize,
     is_over: bool,
+    /// Nothing that was written waits.
+    is_flushed: bool,
+    /// The library does not serve it at present.
+    is_resting: bool,
 }
 
-/// What the hub waits for, and until when.
+/// What the hub waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Waits {
+    /// The rest of a head, until then.
     Head(Instant),
+    /// The next head, since then.
     Next(Instant),
 }
 
@@ -118,6 +126,8 @@ impl<I> Guarded<I> {
             pending: BytesMut::new(),
             passed: 0,
             is_over: false,
+            is_flushed: true,
+            is_resting: false,
         }
     }
 
@@ -130,24 +140,32 @@ impl<I> Guarded<I> {
         }
         let waits = match self.waits {
             Some(Waits::Head(due)) => Waits::Head(due),
-            Some(Waits::Next(due)) if self.pending.is_empty() => Waits::Next(due),
-            None if self.pending.is_empty() => Waits::Next(Instant::now() + self.times.idle),
+            Some(Waits::Next(since)) if self.pending.is_empty() => Waits::Next(since),
+            None if self.pending.is_empty() => Waits::Next(Instant::now()),
             Some(Waits::Next(_)) | None => Waits::Head(Instant::now() + self.times.head),
         };
         self.waits = Some(waits);
-        let (Waits::Head(due) | Waits::Next(due)) = waits;
-        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
+        let (look, due) = match waits {
+            Waits::Head(due) => (due, due),
+            Waits::Next(since) if self.is_resting => (since + self.times.idle, since + self.times.idle),
+            Waits::Next(since) => (since + idle::QUIET.min(self.times.idle), since + self.times.idle),
+        };
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(look)));
         // One that was set for an earlier time goes on: to set it anew for each request costs more than a look
         // at the clock when it ends.
         if timer.deadline() > due {
-            timer.as_mut().reset(due);
+            timer.as_mut().reset(look);
         }
         loop {
             ready!(timer.as_mut().poll(cx));
-            if Instant::now() >= due {
+            let now = Instant::now();
+            if now >= due {
                 return Poll::Ready(waits);
             }
-            timer.as_mut().reset(due);
+            if now >= look && self.is_flushed {
+                self.framing.0.lock().is_quiet = true;
+            }
+            timer.as_mut().reset(if now >= look { due } else { look });
         }
     }
 
@@ -259,5 +277,3 @@ impl<I: AsyncRead + Unpin> AsyncRead for Guarded<I> {
         }
     }
 }
-
-delegate_write!(Guarded, io);

@@ -1,11 +1,13 @@
 //! One connection of a client: TLS, which protocol it speaks, and its requests.
 
 use std::convert::Infallible;
-use std::future::Future;
+use std::error::Error;
+use std::future::{Future, poll_fn};
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use blueprint_common_runtime::Chain;
@@ -13,10 +15,13 @@ use blueprint_hub_proxy_core::MAX_HEADER_BYTES;
 use blueprint_hub_proxy_core::tls::Channel;
 use http::header::ALT_SVC;
 use http::{HeaderValue, Request, Response};
+use http_body::Body;
 use hyper::body::Incoming;
+use hyper::rt::{Read, Write};
 use hyper::server::conn::{http1, http2};
-use hyper::service::service_fn;
+use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -35,6 +40,8 @@ use crate::steady::Steady;
 use crate::streams::Streams;
 use crate::tls::{Accepted, TlsHandle, accept};
 use crate::watch::Timers;
+
+type BoxError = Box<dyn Error + Send + Sync>;
 
 /// Streams that one HTTP/2 connection may have open.
 const MAX_STREAMS: u32 = 100;
@@ -163,9 +170,21 @@ impl Server {
         // The library's time limit for heads counts the time between two requests as well; the guard's does not.
         builder.timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(DOWNSTREAM_BUFFER);
         let times = (self.times, begun);
-        let io = TokioIo::new(Guarded::new(io, framing, progress, times, Arc::clone(&self.metrics)));
-        let connection = pin!(builder.serve_connection(io, service).with_upgrades());
-        drive(connection, http1::UpgradeableConnection::graceful_shutdown, &self.drain).await
+        let mut io = Guarded::new(io, framing.clone(), progress, times, Arc::clone(&self.metrics));
+        let mut service = service;
+        loop {
+            let connection = builder.serve_connection(TokioIo::new(io), service).with_upgrades();
+            let Some(parts) = until_quiet(Box::new(connection), &framing, &self.drain).await? else {
+                return Ok(());
+            };
+            (io, service) = (parts.io.into_inner(), parts.service);
+            io.rest(&parts.read_buf);
+            if self.drain.run_until_cancelled(io.next()).await != Some(true) {
+                // The client may be gone already.
+                let _ = io.shutdown().await;
+                return Ok(());
+            }
+        }
     }
 
     async fn serve_http2<I: Io + 'static>(
@@ -220,18 +239,32 @@ fn advertise(mut answer: Response<AnswerBody>, alt_svc: Option<HeaderValue>) -> 
     answer
 }
 
-/// Runs a connection; from `drain` on it ends with the requests that are open on it.
-async fn drive<C>(
-    mut connection: Pin<&mut C>,
-    finish: fn(Pin<&mut C>),
+/// Runs a connection to its end, or until it idles: then it is given back. From `drain` on it ends with the request
+/// that is open on it.
+async fn until_quiet<I, B, S>(
+    mut connection: Box<http1::UpgradeableConnection<I, S>>,
+    framing: &Framing,
     drain: &CancellationToken,
-) -> hyper::Result<()>
+) -> hyper::Result<Option<http1::Parts<I, S>>>
 where
-    C: Future<Output = hyper::Result<()>>,
+    S: HttpService<Incoming, ResBody = B>,
+    S::Error: Into<BoxError>,
+    I: Read + Write + Unpin + Send + 'static,
+    B: Body + 'static,
+    B::Error: Into<BoxError>,
+    http1::UpgradeableConnection<I, S>: Future<Output = hyper::Result<()>> + Unpin,
 {
-    if let Some(ended) = drain.run_until_cancelled(connection.as_mut()).await {
-        return ended;
+    let quiet = poll_fn(|cx| match Pin::new(&mut *connection).poll(cx) {
+        Poll::Ready(ended) => Poll::Ready(Some(ended)),
+        Poll::Pending if framing.is_quiet() => Poll::Ready(None),
+        Poll::Pending => Poll::Pending,
+    });
+    match drain.run_until_cancelled(quiet).await {
+        Some(Some(ended)) => ended.map(|()| None),
+        Some(None) => Ok(connection.into_parts()),
+        None => {
+            Pin::new(&mut *connection).graceful_shutdown();
+            connection.await.map(|()| None)
+        }
     }
-    finish(connection.as_mut());
-    connection.await
 }

@@ -7,6 +7,7 @@ mod failures;
 mod forwards;
 mod frames;
 mod http3;
+mod idle;
 mod jwks;
 mod limits;
 mod naming;

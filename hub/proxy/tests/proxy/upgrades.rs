@@ -7,7 +7,7 @@ use http::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::rig::{Body, LONG, Rig, empty, mirror, read_head, text};
 
@@ -50,6 +50,18 @@ async fn a_websocket_passes_once_the_service_has_agreed() {
         let mut got = [0; 5];
         timeout(LONG, client.read_exact(&mut got)).await.unwrap().unwrap();
         assert_eq!(got, sent);
+    }
+}
+
+#[tokio::test]
+async fn a_websocket_may_be_quiet() {
+    let rig = Rig::new().await;
+    rig.route(&[rig.raw_service(echo)]);
+    let mut client = open(&rig).await;
+    for _ in 0..2 {
+        sleep(Duration::from_millis(1400)).await;
+        client.write_all(b"x").await.unwrap();
+        assert_eq!(timeout(LONG, client.read(&mut [0; 8])).await.unwrap().unwrap(), 1);
     }
 }
 
