@@ -1,5 +1,7 @@
 """Sends load with h2load, curl and `bench-system pace`, and reads what they say."""
+import contextlib
 import json
+import os
 import re
 import socket
 import subprocess
@@ -18,9 +20,34 @@ def percentile(values, share):
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else None
 
 
-def pace(binary, side, http2, secs, rate):
+@contextlib.contextmanager
+def apart(running):
+    """Gives what runs (processes by number) one processor, and says which one is left for the generator of load."""
+    free = sorted(os.sched_getaffinity(0))
+    if len(free) < 2:
+        raise RuntimeError("latency is measured with two processors, one of them for the load")
+
+    def give(processors):
+        for pid in running:
+            for task in os.listdir(f"/proc/{pid}/task"):
+                with contextlib.suppress(ProcessLookupError):
+                    os.sched_setaffinity(int(task), processors)
+
+    give({free[0]})
+    try:
+        yield free[-1]
+    finally:
+        give(set(free))
+
+
+def on(processor):
+    """Starts a command on that processor."""
+    return ["taskset", "-c", str(processor)] if processor is not None else []
+
+
+def pace(binary, side, http2, secs, rate, processor):
     """The same requests, so many a second, spaced evenly: percentiles of their latency in ms."""
-    command = [str(binary), "pace", "--to", f"127.0.0.1:{side.http2 if http2 else side.http1}", "--path", "/1k",
+    command = [*on(processor), str(binary), "pace", "--to", f"127.0.0.1:{side.http2 if http2 else side.http1}", "--path", "/1k",
                "--connections", str(CONNECTIONS), "--rate", f"{rate:.1f}", "--secs", str(secs), *(["--http2"] if http2 else [])]
     for name, value in side.headers.items():
         command += ["--header", f"{name}: {value}"]
@@ -33,13 +60,13 @@ def pace(binary, side, http2, secs, rate):
     return {"rate": told["rate"], "p50": told["p50_us"] / 1000, "p99": told["p99_us"] / 1000}
 
 
-def h2load(side, http2, secs):
+def h2load(side, http2, secs, processor=None):
     """Requests for 1 KiB over 64 connections, one at a time on each, as fast as they are answered.
 
     Answers requests a second, processor seconds of the proxy a request, and percentiles in ms.
     """
     port = side.http2 if http2 else side.http1
-    command = ["h2load", "-c", str(CONNECTIONS), "-m", "1", "-t", "1", "-D", str(secs),
+    command = [*on(processor), "h2load", "-c", str(CONNECTIONS), "-m", "1", "-t", "1", "-D", str(secs),
                *(["-p", "h2c"] if http2 else ["--h1"])]
     for name, value in side.headers.items():
         command += ["-H", f"{name}: {value}"]

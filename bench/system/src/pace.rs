@@ -1,8 +1,8 @@
 //! Requests at an even pace: latency of a proxy that is not at its limit.
 //!
 //! Where all connections send at the same moments, what is measured is how long the last of them waits for the
-//! others. Here each has a place of its own in the interval, so that no more come at once than fall into the step
-//! of the clock, which is a millisecond. All are of one thread: a generator has to be cheaper than what it measures.
+//! others. Here each has a place of its own in the interval. All are of one thread, which never sleeps: timers go
+//! by the millisecond, and all that is due within one would be sent at once. So it needs a processor for itself.
 
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
@@ -20,7 +20,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::json;
 use tokio::net::TcpStream;
 use tokio::runtime::Builder;
-use tokio::time::{Instant, sleep_until};
+use tokio::task::yield_now;
+use tokio::time::Instant;
 
 /// What is sent, where, and how fast.
 #[derive(Debug, Clone, Args)]
@@ -51,7 +52,7 @@ pub(crate) struct Pace {
 /// Sends, and prints how many were answered in a second, and two percentiles of their latency in microseconds.
 ///
 /// A latency counts from the moment at which a request was to be sent where its connection was still busy then,
-/// else from when it was sent: what waits for the clock alone is not the proxy's.
+/// else from when it was sent: what the generator is late by is not the proxy's.
 ///
 /// # Errors
 ///
@@ -78,7 +79,9 @@ async fn send(pace: &Pace, first: Instant, interval: Duration, end: Instant) -> 
     let mut connection = Connection::open(pace).await?;
     let (mut micros, mut due, mut free_at) = (Vec::new(), first, first);
     while due < end {
-        sleep_until(due).await;
+        while Instant::now() < due {
+            yield_now().await;
+        }
         let sent_at = if free_at > due { due } else { Instant::now() };
         connection.ask(pace).await?;
         free_at = Instant::now();
