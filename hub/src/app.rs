@@ -1,6 +1,7 @@
 //! Puts the hub together: everything is bound and loaded before anything runs.
 
 mod planes;
+mod shared;
 mod tunnel;
 
 use std::convert::Infallible;
@@ -18,7 +19,7 @@ use blueprint_common_tunnel::{Engine, Tunnel};
 use blueprint_common_tunnel_core::OverlayPrefixes;
 use blueprint_common_types::Timestamp;
 use blueprint_hub_admin::HubFacts;
-use blueprint_hub_proxy::{Ledger, Pressure, ProxyParts};
+use blueprint_hub_proxy::{Ledger, Pressure, Proxy, ProxyParts};
 use blueprint_hub_registry::{
     Desk, Launchers, LaunchersHandle, QosMetrics, Registrar, RegistrarHandle, Workloads, WorkloadsHandle,
     samples,
@@ -30,6 +31,7 @@ use blueprint_hub_store::SqliteStore;
 use tokio::net::UnixListener;
 use tracing::warn;
 
+use self::shared::SharedPort;
 use crate::artefacts::Artefacts;
 use crate::blueprints::WorkloadKeys;
 use crate::config::HubConfig;
@@ -71,6 +73,8 @@ pub(crate) struct App {
 struct Sockets {
     control: AcceptLoop,
     control_also: Option<AcceptLoop>,
+    /// Of the proxy, where agents may use it.
+    shared: Option<SharedPort>,
     admin: Option<AcceptLoop>,
     metrics: Option<AcceptLoop>,
     admin_socket: UnixListener,
@@ -87,13 +91,14 @@ impl Sockets {
             Some(address) => Some(AcceptLoop::bind("metrics", address, ADMIN_LIMITS).await?),
             None => None,
         };
-        let control_also = match config.control_listen_also {
+        let control_also = match config.control.also {
             Some(address) => Some(AcceptLoop::bind("control", address, CONTROL_LIMITS).await?),
             None => None,
         };
         Ok(Self {
             control_also,
-            control: AcceptLoop::bind("control", config.control_listen, CONTROL_LIMITS).await?,
+            shared: None,
+            control: AcceptLoop::bind("control", config.control.listen, CONTROL_LIMITS).await?,
             admin,
             metrics,
             admin_socket: local_api::bind_private(state.path(files::ADMIN_SOCKET)).await?,
@@ -248,7 +253,7 @@ impl App {
         ground: Ground,
         supervisor: &Supervisor,
     ) -> Result<Self> {
-        let sockets = Sockets::bind(&config, &state).await?;
+        let mut sockets = Sockets::bind(&config, &state).await?;
         let (base, identity) = Base::start(&config, ground, &state, supervisor).await?;
         let keys = files::proxy_keys(&state, &identity.authority.hub().to_string())?;
         let handshakes = tls::start(&config, &state, &base.metrics, supervisor)?;
@@ -288,7 +293,8 @@ impl App {
         };
         let pressure = start_watches(&config, &base, supervisor);
         let handle = handshakes.handle.clone();
-        let proxy = proxy::bind(&config, handle, parts, pressure, base.ledger.clone(), &base.metrics).await?;
+        let proxy =
+            proxy::bind(&config, handle.clone(), parts, pressure, base.ledger.clone(), &base.metrics).await?;
         let services = ServiceView {
             trust,
             jwks_hosts: config.oauth.hosts.clone(),
@@ -300,20 +306,10 @@ impl App {
         let keys = (WorkloadKeys::load(&state, keys.sealing)?, keys.signer);
 
         let control = sockets.control.local_addr()?;
-        let facts = Arc::new(HubFacts {
-            version: env!("CARGO_PKG_VERSION"),
-            id: identity.authority.hub(),
-            pin: identity.authority.pin(),
-            epoch: base.epoch,
-            started_at: Timestamp::from(SystemTime::now()),
-            advertise_host: config.advertise.clone().unwrap_or_else(files::guess_advertise),
-            control_port: control.port(),
-            tunnel: base.tunnel.local_addr(),
-            proxy_url: proxy::url(&proxy)?,
-            proxy_listen: proxy.tls_addr()?.map_or_else(|| proxy.local_addr(), Ok)?,
-            proxy_domain: config.proxy_domain.clone(),
-            proxy_tls: config.proxy.tls.name(),
-        });
+        if config.control.on_proxy {
+            sockets.shared = SharedPort::of(&proxy, handle, control)?;
+        }
+        let facts = Arc::new(facts(&config, &identity, &base, control, &proxy)?);
         let admin_address = sockets.admin.as_ref().map(AcceptLoop::local_addr).transpose()?;
         let app = Self {
             control,
@@ -328,6 +324,30 @@ impl App {
         planes::start(config, identity, base, sockets, facts, (operator, services, keys), supervisor).await?;
         Ok(app)
     }
+}
+
+/// What this hub says of itself.
+fn facts(
+    config: &HubConfig,
+    identity: &Identity,
+    base: &Base,
+    control: SocketAddr,
+    proxy: &Proxy,
+) -> Result<HubFacts> {
+    Ok(HubFacts {
+        version: env!("CARGO_PKG_VERSION"),
+        id: identity.authority.hub(),
+        pin: identity.authority.pin(),
+        epoch: base.epoch,
+        started_at: Timestamp::from(SystemTime::now()),
+        advertise_host: config.advertise.clone().unwrap_or_else(files::guess_advertise),
+        control_port: control.port(),
+        tunnel: base.tunnel.local_addr(),
+        proxy_url: proxy::url(proxy)?,
+        proxy_listen: proxy.tls_addr()?.map_or_else(|| proxy.local_addr(), Ok)?,
+        proxy_domain: config.proxy_domain.clone(),
+        proxy_tls: config.proxy.tls.name(),
+    })
 }
 
 /// Starts what looks after the proxy; gives what says whether the hub is short of memory.

@@ -44,12 +44,29 @@ pub(crate) use schema::SCHEMA;
 pub(crate) use ssh::SshSettings;
 pub(crate) use tunnel::CarrierListen;
 
+/// Where agents come.
+#[derive(Debug, Clone)]
+pub(crate) struct ControlSockets {
+    pub(crate) listen: SocketAddr,
+    pub(crate) also: Option<SocketAddr>,
+    /// To the proxy's TLS address, too.
+    pub(crate) on_proxy: bool,
+}
+
+impl ControlSockets {
+    fn take(settings: &Settings, problems: &mut Problems) -> Option<Self> {
+        let listen = settings.take("control.listen", problems);
+        let also = optional_address(settings, "control.listen_also", problems);
+        let on_proxy = settings.take("control.on_proxy", problems);
+        Some(Self { listen: listen?, also: also?, on_proxy: on_proxy? })
+    }
+}
+
 /// A configuration of which every value is good.
 #[derive(Debug, Clone)]
 pub(crate) struct HubConfig {
     pub(crate) advertise: Option<String>,
-    pub(crate) control_listen: SocketAddr,
-    pub(crate) control_listen_also: Option<SocketAddr>,
+    pub(crate) control: ControlSockets,
     pub(crate) tunnel_listen: SocketAddr,
     pub(crate) carrier_listen: CarrierListen,
     pub(crate) interface: Interface,
@@ -105,8 +122,7 @@ impl HubConfig {
         if advertise.as_deref().is_some_and(|host| !is_host(host)) {
             settings.refuse("hub.advertise", "not a host name or address without port", problems);
         }
-        let control_listen = settings.take("control.listen", problems);
-        let control_listen_also = optional_address(settings, "control.listen_also", problems);
+        let control = ControlSockets::take(settings, problems);
         let tunnel_listen = settings.take("tunnel.listen", problems);
         let carrier_listen = CarrierListen::take(settings, problems);
         let interface = tunnel::interface(settings, problems);
@@ -137,8 +153,7 @@ impl HubConfig {
         let access_log = settings.take("log.access", problems);
         Some(Self {
             advertise,
-            control_listen: control_listen?,
-            control_listen_also: control_listen_also?,
+            control: control?,
             tunnel_listen: tunnel_listen?,
             carrier_listen: carrier_listen?,
             interface: interface?,

@@ -1,6 +1,7 @@
 //! Join tokens.
 
 use std::net::Ipv4Addr;
+use std::num::NonZeroU16;
 use std::time::Duration;
 
 use axum::Json;
@@ -36,6 +37,8 @@ pub(crate) struct CreateToken {
     services: String,
     /// Overlay address of the one machine that joins with it; any free one without.
     address: Option<String>,
+    /// Port of this hub at which its machines come; that of the control plane without.
+    port: Option<NonZeroU16>,
 }
 
 pub(crate) async fn create(
@@ -85,7 +88,7 @@ pub(crate) async fn create(
     }
     let line = JoinLine {
         host: state.facts.advertise_host.clone(),
-        port: state.facts.control_port,
+        port: request.port.map_or(state.facts.control_port, NonZeroU16::get),
         pin: state.facts.pin,
         token,
     };

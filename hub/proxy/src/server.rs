@@ -172,7 +172,7 @@ impl Proxy {
         }
         let serve = |server: Server| {
             let server = Arc::new(server);
-            move |stream: TcpStream, peer: SocketAddr| Arc::clone(&server).serve(stream, peer.ip())
+            move |stream: TcpStream, peer: SocketAddr| Arc::clone(&server).serve(stream, peer)
         };
         let Some(tls_accept) = self.tls_accept else {
             return self.accept.run(spawner, drain, serve(server)).await;

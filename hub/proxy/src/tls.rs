@@ -18,12 +18,14 @@ mod handle;
 mod handshake;
 mod material;
 mod metrics;
+mod neighbour;
 mod shared;
 mod table;
 
 pub use files::{CertificateFiles, FileError};
 pub use handle::TlsHandle;
 pub use material::{Material, MaterialError, read_authorities};
+pub use neighbour::Neighbour;
 pub use table::{ClientAuthorities, ServiceHandshake, TlsError};
 
 pub(crate) use handshake::{Accepted, accept};

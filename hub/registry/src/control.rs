@@ -22,7 +22,7 @@ use parking_lot::Mutex;
 use rustls::ServerConfig;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::{Accept, StartHandshake, TlsAcceptor};
 use tonic::service::Routes;
 use tower_service::Service;
 use tracing::{debug, warn};
@@ -274,7 +274,17 @@ impl ControlPlane {
 
     async fn serve(self, stream: TcpStream, source: SocketAddr) {
         let acceptor = TlsAcceptor::from(Arc::clone(&self.tls));
-        let stream = match tokio::time::timeout(HANDSHAKE_DEADLINE, acceptor.accept(stream)).await {
+        self.shake_hands(acceptor.accept(stream), source).await;
+    }
+
+    /// Goes on with a handshake that somebody else began for us, and serves the connection to its end.
+    pub async fn serve_begun(self, start: StartHandshake<TcpStream>, source: SocketAddr) {
+        let accept = start.into_stream(Arc::clone(&self.tls));
+        self.shake_hands(accept, source).await;
+    }
+
+    async fn shake_hands(self, accept: Accept<TcpStream>, source: SocketAddr) {
+        let stream = match tokio::time::timeout(HANDSHAKE_DEADLINE, accept).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => return self.refused(source, HandshakeFailure::of(&error), &error).await,
             Err(_) => {

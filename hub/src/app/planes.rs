@@ -21,6 +21,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::UnixListener;
 use tracing::error;
 
+use super::shared::SharedPort;
 use super::{Base, Sockets, tunnel};
 use crate::artefacts::Artefacts;
 use crate::blueprints::{BlueprintPort, WorkloadKeys};
@@ -73,6 +74,7 @@ pub(super) async fn start(
         &base.metrics,
         supervisor.child_spawner(),
     )?;
+    SharedPort::lead(sockets.shared.as_ref(), &control);
     let launcher = launcher_parts(&base, blueprints, &control);
     control.start_rpc(&base.tunnel).await.context(
         "cannot serve the RPC of workloads inside the tunnel; give tunnel.rpc_port another port, or off",

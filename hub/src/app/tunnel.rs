@@ -70,6 +70,9 @@ fn carriers(base: &Base, sockets: &Sockets) -> Result<Vec<(Carrier, String)>> {
     for control in sockets.control_also.iter().chain([&sockets.control]) {
         carriers.push((Carrier::Tls, at(control.local_addr()?.port())));
     }
+    if let Some(shared) = &sockets.shared {
+        carriers.push((Carrier::Tls, at(shared.port)));
+    }
     Ok(carriers)
 }
 

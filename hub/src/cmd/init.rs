@@ -41,7 +41,7 @@ impl Init {
         if global.output == Output::Json {
             print_json(&json!({
                 "hub": hub, "pin": pin, "state": folder, "config": path, "advertise": advertise,
-                "control": config.control_listen, "tunnel": config.tunnel_listen, "proxy": config.proxy.listen,
+                "control": config.control.listen, "tunnel": config.tunnel_listen, "proxy": config.proxy.listen,
             }));
             return Ok(());
         }
@@ -52,11 +52,11 @@ impl Init {
         print_line("  keys           ca.key, wireguard.key, admin.token (readable by this user only)");
         print_line(&format!(
             "  join address   {advertise}:{} (hub.advertise; machines must reach it)",
-            config.control_listen.port()
+            config.control.listen.port()
         ));
         print_line(&format!(
             "Open in the firewall: tcp/{} and udp/{}",
-            config.control_listen.port(),
+            config.control.listen.port(),
             config.tunnel_listen.port()
         ));
         print_line("Next: blueprint-hub serve");
@@ -132,7 +132,7 @@ mod tests {
         let (config, settings) = HubConfig::load(&sources).unwrap();
         assert_eq!(config.advertise.as_deref(), Some("hub.example.org"));
         assert_eq!(
-            (config.control_listen.port(), config.tunnel_listen.port(), config.mtu),
+            (config.control.listen.port(), config.tunnel_listen.port(), config.mtu),
             (17443, 51820, 1400)
         );
         let from_file = settings.show().into_iter().filter(|shown| shown.origin.starts_with("file")).count();

@@ -1,6 +1,7 @@
 //! `token`: the right to become a node.
 
 use std::net::Ipv4Addr;
+use std::num::NonZeroU16;
 
 use blueprint_common_runtime::cli::{CliError, Output, Table, print_json, print_line};
 use clap::Subcommand;
@@ -32,6 +33,9 @@ The line is shown once; the hub keeps only a hash of the token.")]
         /// Overlay address of the one machine that joins with it; default: any free one
         #[arg(long, value_name = "IP")]
         address: Option<Ipv4Addr>,
+        /// Port of this hub that the line names; default: that of control.listen
+        #[arg(long, value_name = "PORT")]
+        port: Option<NonZeroU16>,
     },
     /// Lists join tokens
     #[command(visible_alias = "list", after_help = "Example: blueprint-hub token ls")]
@@ -47,9 +51,10 @@ The line is shown once; the hub keeps only a hash of the token.")]
 impl Token {
     pub(crate) fn run(self, global: &Global) -> Result<(), CliError> {
         match self {
-            Self::Create { ttl, uses, label, services, address } => {
+            Self::Create { ttl, uses, label, services, address, port } => {
                 let body = json!({
                     "ttl_secs": ttl, "uses": uses, "label": label, "services": services, "address": address,
+                    "port": port,
                 });
                 let answer = ask(global, "POST", "/v1/tokens", Some(&body))?;
                 match global.output {

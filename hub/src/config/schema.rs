@@ -25,6 +25,11 @@ pub(crate) const SCHEMA: Schema = Schema {
             "off",
             "One more TCP address for agents, such as 0.0.0.0:443 for networks that let nothing else out; or off.",
         ),
+        Key::new(
+            "control.on_proxy",
+            "true",
+            "Serve agents on the proxy's TLS address as well, told apart by the host name that they ask for.",
+        ),
         Key::new("tunnel.listen", "0.0.0.0:51820", "UDP address of the WireGuard endpoint."),
         Key::new(
             "tunnel.carrier_listen",

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::error::Error;
 use std::future::{Future, poll_fn};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -78,23 +78,26 @@ impl Server {
     /// One connection, from its first byte to its last.
     ///
     /// What a connection needs at one time only is behind a pointer: thousands of them idle at once.
-    pub(super) async fn serve(self: Arc<Self>, stream: TcpStream, source: IpAddr) {
+    pub(super) async fn serve(self: Arc<Self>, stream: TcpStream, peer: SocketAddr) {
+        let source = peer.ip();
         if self.care.pressure.refuses() {
             self.metrics.count_cut(Cut::Overloaded);
             return debug!(%source, "connection refused, the hub is short of memory");
         }
         if let Some(tls) = &self.tls {
-            Box::pin(self.serve_tls(stream, source, tls)).await;
+            Box::pin(self.serve_tls(stream, peer, tls)).await;
         } else {
             Box::pin(self.serve_http(stream, source, Channel::default())).await;
         }
     }
 
-    async fn serve_tls(&self, stream: TcpStream, source: IpAddr, tls: &TlsHandle) {
+    async fn serve_tls(&self, stream: TcpStream, peer: SocketAddr, tls: &TlsHandle) {
+        let source = peer.ip();
         match timeout(self.handshake_timeout, Box::pin(accept(stream, tls))).await {
             Ok(Ok(Accepted::Client(stream, channel))) => {
                 Box::pin(self.serve_http(stream, source, channel)).await;
             }
+            Ok(Ok(Accepted::Neighbour(neighbour, start))) => neighbour.serve(*start, peer).await,
             Ok(Ok(Accepted::Challenge)) => debug!(%source, "acme challenge answered"),
             Ok(Err(error)) => {
                 self.metrics.count_cut(Cut::Tls);

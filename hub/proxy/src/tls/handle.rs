@@ -1,6 +1,6 @@
 //! The table of handshakes, shared by whoever fills it and whoever goes by it.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use blueprint_common_runtime::metrics::Metrics;
@@ -10,6 +10,7 @@ use rustls::server::ProducesTickets;
 
 use super::material::Material;
 use super::metrics::TlsMetrics;
+use super::neighbour::{Named, Neighbour};
 use super::table::{Parts, ServiceHandshake, TlsError, TlsTable};
 
 /// Fills the table; every change is in force for the next handshake.
@@ -22,6 +23,7 @@ struct Inner {
     parts: Mutex<Parts>,
     tickets: Arc<dyn ProducesTickets>,
     metrics: TlsMetrics,
+    neighbour: OnceLock<Named>,
 }
 
 impl TlsHandle {
@@ -39,9 +41,21 @@ impl TlsHandle {
             parts: Mutex::new(Parts { fallback, ..Parts::default() }),
             tickets,
             metrics: TlsMetrics::register(metrics),
+            neighbour: OnceLock::new(),
         }));
         handle.change(|_| ());
         Ok(handle)
+    }
+
+    /// Leaves handshakes for the host name `name` to `neighbour` from now on; the first that is named stays.
+    pub fn share(&self, name: &'static str, neighbour: Arc<dyn Neighbour>) {
+        let _ = self.0.neighbour.set(Named { name, neighbour });
+    }
+
+    /// Whose handshakes for this host name are.
+    pub(super) fn neighbour(&self, name: Option<&str>) -> Option<Arc<dyn Neighbour>> {
+        let named = self.0.neighbour.get()?;
+        name.is_some_and(|name| name.eq_ignore_ascii_case(named.name)).then(|| Arc::clone(&named.neighbour))
     }
 
     /// Replaces what meets clients where there is no other certificate for their host name.

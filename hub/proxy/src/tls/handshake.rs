@@ -1,23 +1,26 @@
 //! One handshake.
 
 use std::io;
+use std::sync::Arc;
 
 use blueprint_hub_proxy_core::tls::{Bound, Channel, ClientCertificate};
 use rustls::server::Acceptor;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
+use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 
 use super::handle::TlsHandle;
+use super::neighbour::Neighbour;
 use super::table::Choice;
 
 /// How a handshake ended well.
-#[derive(Debug)]
 pub(crate) enum Accepted<I> {
     /// A client that may send requests.
     Client(Box<TlsStream<I>>, Channel),
     /// An ACME server that has seen what it came for.
     Challenge,
+    /// It is a neighbour's, who goes on with it.
+    Neighbour(Arc<dyn Neighbour>, Box<StartHandshake<I>>),
 }
 
 /// Shakes hands by the table as it is now.
@@ -36,12 +39,15 @@ where
     let start = LazyConfigAcceptor::new(Acceptor::default(), io).await?;
     let choice = {
         let hello = start.client_hello();
+        if let Some(neighbour) = handle.neighbour(hello.server_name()) {
+            return Ok(Accepted::Neighbour(neighbour, Box::new(start)));
+        }
         let protocols = hello.alpn().into_iter().flatten();
         handle.table().choose(hello.server_name(), protocols)
     };
     match choice {
         Choice::Serve(served) => {
-            let stream = start.into_stream(std::sync::Arc::clone(&served.config)).await?;
+            let stream = start.into_stream(Arc::clone(&served.config)).await?;
             let connection = stream.get_ref().1;
             handle.metrics().count_handshake(connection.protocol_version(), connection.handshake_kind());
             let shown = connection.peer_certificates().and_then(<[_]>::first);

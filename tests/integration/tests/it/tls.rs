@@ -9,7 +9,7 @@ use blueprint_tests_support::{Need, eventually_ok, free_port, require};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::fixture::{CALL, Hub, SOON, Spoke, rows, text};
+use crate::fixture::{Agent, CALL, Hub, SOON, Service, Spoke, joining, rows, text};
 
 /// A hub with an address for each way, and a client that keeps files.
 struct World {
@@ -293,5 +293,38 @@ fn certificate_files_are_read_again_by_themselves_and_at_a_signal() -> Result<()
     ensure!(world.curl("hub.example", &["--cacert", &copy])?.0 == 401, "the second is still in use");
     let metrics = world.hub.api(&Request::get("/metrics"))?.text();
     ensure!(metrics.contains("hub_proxy_certificate_reloads_total{result=\"used\"}"), "{metrics}");
+    Ok(())
+}
+
+#[test]
+fn machines_and_clients_share_the_address_of_the_proxy() -> Result<()> {
+    if !require(&[Need::Program("curl")]) {
+        return Ok(());
+    }
+    let world = World::start(&["proxy.tls=hub"])?;
+    let port = world.port.to_string();
+    let line = world.hub.join_line(&["--port", &port])?;
+    ensure!(line.contains(&format!(":{port}/")), "another port is in the join line");
+    let mut agent = Agent::join(None, "behind", &line)?.set("tunnel.carriers=tls");
+    let service = Service::start(None, "greeter")?;
+    agent.run()?;
+    agent.offer("7/42", service.address)?;
+    let token = world.hub.access_token("7/42")?;
+    world.hub.wait_served("42", &token, SOON)?;
+    eventually_ok(SOON, "the carrier in the agent's status", || {
+        let status = agent.json(&["status"])?;
+        ensure!(text(&status, "/data_plane/carrier")? == "tls", "{status}");
+        Ok(())
+    })?;
+    let bearer = format!("Authorization: Bearer {token}");
+    ensure!(world.curl(HOST, &["--insecure", "--header", &bearer])?.0 == 200, "a client at the same address");
+    // The hub's name leads to the control plane alone, which speaks to machines.
+    let inside = world.curl("hub.blueprint.internal", &["--insecure", "--header", &bearer])?;
+    ensure!(inside.1.is_empty(), "a service behind the hub's own name: {inside:?}");
+
+    let alone = World::start(&["proxy.tls=hub", "control.on_proxy=false"])?;
+    let line = alone.hub.join_line(&["--port", &alone.port.to_string()])?;
+    let refused = joining(None, "refused", &alone.files.path().join("state"))?.stdin(&line).run(CALL)?;
+    ensure!(refused.code != Some(0), "joined where agents are not served");
     Ok(())
 }
