@@ -46,7 +46,7 @@ use crate::service_view::ServiceView;
 use crate::stored_keys::StoredKeys;
 use crate::tables::{self, TablesTask};
 use crate::tls::{TlsOperator, TlsServices};
-use crate::{audit, data_plane, proxy, qos, registry_metrics, tls};
+use crate::{audit, data_plane, proxy, qos, registry_metrics, tls, usage};
 
 /// Operators' connections over TCP.
 const ADMIN_LIMITS: AcceptLimits = AcceptLimits { total: 256, per_ip: 256 };
@@ -142,6 +142,8 @@ struct Base {
     registrar: RegistrarHandle,
     policy: PolicyHandle,
     ledger: Ledger,
+    /// Since when the ledger counts.
+    usage_since: Timestamp,
     traffic: Arc<ProxyTraffic>,
     metrics: Arc<Metrics>,
     /// Answers about quality of service.
@@ -177,7 +179,7 @@ impl Base {
             opened.clone(),
             state.folder(),
         )?;
-        let store: Arc<dyn Store> = opened;
+        let store: Arc<dyn Store> = opened.clone();
         let loaded = store.load().await.context("cannot load the hub's state")?;
         let epoch = store.epoch_next().await.context("cannot count this start")?;
         let tokens = store.list_join_tokens().await.context("cannot load the join tokens")?;
@@ -203,6 +205,7 @@ impl Base {
         registry_metrics::register(&metrics, registrar.clone());
         spawn(supervisor, "registrar", task.recorded(&samples).run(supervisor.stop().stop));
         let ledger = Ledger::default();
+        let usage_since = usage::start(opened, &ledger, supervisor).await?;
         let traffic = Arc::new(ProxyTraffic::new(ledger.clone()));
         let (task, workloads) =
             Workloads::new(workload_store, registrar.clone(), FAILOVER, traffic.clone()).await?;
@@ -237,6 +240,7 @@ impl Base {
             registrar,
             policy,
             ledger,
+            usage_since,
             traffic,
             metrics,
             qos: (desk, qos_metrics),
@@ -340,6 +344,7 @@ fn facts(
         pin: identity.authority.pin(),
         epoch: base.epoch,
         started_at: Timestamp::from(SystemTime::now()),
+        usage_since: base.usage_since,
         advertise_host: config.advertise.clone().unwrap_or_else(files::guess_advertise),
         control_port: control.port(),
         tunnel: base.tunnel.local_addr(),

@@ -29,6 +29,7 @@ mod service_view;
 mod stored_keys;
 mod tables;
 mod tls;
+mod usage;
 mod webhook;
 
 pub use cli::main;

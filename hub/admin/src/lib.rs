@@ -81,6 +81,8 @@ pub struct HubFacts {
     pub epoch: u64,
     /// When it started.
     pub started_at: Timestamp,
+    /// Since when it counts what services use.
+    pub usage_since: Timestamp,
     /// Host that join lines name.
     pub advertise_host: String,
     /// TCP port of the control plane.

@@ -26,7 +26,7 @@ pub(crate) async fn show(
     let by_key: Vec<_> = used.by_key.iter().map(|(name, used)| view(used, ("key", name))).collect();
     let mut answer = view(&used.total, ("service", &key.to_string()));
     if let Some(fields) = answer.as_object_mut() {
-        fields.insert("since".to_owned(), json!(time(state.facts.started_at)));
+        fields.insert("since".to_owned(), json!(time(state.facts.usage_since)));
         fields.insert("by_key".to_owned(), json!(by_key));
     }
     Ok(Json(answer))

@@ -3,7 +3,7 @@
 //! Sums are exact. What is bounded is how many keys and services are told apart: what comes when the table
 //! is full is counted under [`OTHER`], so that nothing is lost from the total.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use blueprint_common_types::ServiceKey;
@@ -20,7 +20,7 @@ pub const OTHER: &str = "other";
 /// Longest name of a credential, in characters.
 const MAX_NAME: usize = 64;
 
-/// What was used since the start of the hub.
+/// What was used since counting began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Used {
     /// Requests that a service answered.
@@ -67,12 +67,25 @@ pub struct ServiceUsage {
     pub by_key: BTreeMap<String, Used>,
 }
 
+/// One sum, to be kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UsageSum {
+    /// Whose; `None` for what found no room of its own.
+    pub service: Option<ServiceKey>,
+    /// Of which credential; `None` for the sum of the service.
+    pub key: Option<String>,
+    /// The sum.
+    pub used: Used,
+}
+
 /// The sums of all services.
 #[derive(Debug, Default)]
 pub struct UsageTable {
     services: BTreeMap<ServiceKey, ServiceUsage>,
     other: Used,
     keys: usize,
+    /// Whose sums changed since they were taken last.
+    changed: BTreeSet<Option<ServiceKey>>,
 }
 
 impl UsageTable {
@@ -82,11 +95,18 @@ impl UsageTable {
     /// `service` has to be one that exists: its name is not the client's to invent.
     pub fn add(&mut self, service: ServiceKey, key: Option<&str>, used: &Used) {
         if self.services.len() >= MAX_SERVICES && !self.services.contains_key(&service) {
+            self.changed.insert(None);
             return self.other.add(used);
         }
+        self.changed.insert(Some(service));
+        self.services.entry(service).or_default().total.add(used);
+        if let Some(key) = key {
+            self.add_to_key(service, key, used);
+        }
+    }
+
+    fn add_to_key(&mut self, service: ServiceKey, key: &str, used: &Used) {
         let usage = self.services.entry(service).or_default();
-        usage.total.add(used);
-        let Some(key) = key else { return };
         if let Some(known) = usage.by_key.get_mut(key) {
             return known.add(used);
         }
@@ -97,6 +117,45 @@ impl UsageTable {
             OTHER.to_owned()
         };
         usage.by_key.entry(name).or_default().add(used);
+    }
+
+    /// Adds sums that were kept.
+    pub fn restore(&mut self, sums: impl IntoIterator<Item = UsageSum>) {
+        for UsageSum { service, key, used } in sums {
+            match (service, key) {
+                (Some(service), None) => self.add(service, None, &used),
+                (Some(service), Some(key)) if self.services.contains_key(&service) => {
+                    self.add_to_key(service, &key, &used);
+                }
+                // The sum of its service, which stands before it, found no room.
+                (Some(_), Some(_)) => {}
+                (None, _) => {
+                    self.changed.insert(None);
+                    self.other.add(&used);
+                }
+            }
+        }
+    }
+
+    /// The sums of every service that changed since the last call, in which that of the service stands first.
+    pub fn take_changed(&mut self) -> Vec<UsageSum> {
+        let mut sums = Vec::new();
+        for service in std::mem::take(&mut self.changed) {
+            let Some(key) = service else {
+                sums.push(UsageSum { service, key: None, used: self.other });
+                continue;
+            };
+            let Some(usage) = self.services.get(&key) else { continue };
+            sums.push(UsageSum { service, key: None, used: usage.total });
+            let of_keys = usage.by_key.iter();
+            sums.extend(of_keys.map(|(key, used)| UsageSum { service, key: Some(key.clone()), used: *used }));
+        }
+        sums
+    }
+
+    /// Gives these once more at the next [`Self::take_changed`]: they were not kept.
+    pub fn keep_changed(&mut self, sums: &[UsageSum]) {
+        self.changed.extend(sums.iter().map(|sum| sum.service));
     }
 
     /// What one service has used.
@@ -115,6 +174,29 @@ impl UsageTable {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_kept_and_given_back_is_the_same_table() {
+        let (one, two) = (ServiceKey { blueprint: 1, service: 1 }, ServiceKey { blueprint: 1, service: 2 });
+        let used = Used { requests: 1, bytes_out: 7, ..Used::default() };
+        let mut table = UsageTable::default();
+        table.add(one, Some("a"), &used);
+        table.add(one, None, &used);
+        table.add(two, Some("b"), &used);
+        let sums = table.take_changed();
+        assert_eq!(sums.len(), 4);
+        assert_eq!(table.take_changed(), []);
+        table.keep_changed(&sums);
+        assert_eq!(table.take_changed(), sums, "they were not kept, so they come again");
+
+        let mut again = UsageTable::default();
+        // Requests before the kept sums were read are not lost.
+        again.add(one, Some("a"), &used);
+        again.restore(sums);
+        assert_eq!(again.service(one).unwrap().total.requests, 3);
+        assert_eq!(again.service(one).unwrap().by_key.get("a").unwrap().requests, 2);
+        assert_eq!(again.service(two), table.service(two));
+    }
 
     #[test]
     fn sums_stay_exact_when_there_are_more_keys_and_services_than_room() {

@@ -10,7 +10,7 @@ use blueprint_common_types::ServiceKey;
 use blueprint_hub_proxy_core::refused::{RefusedBy, RefusedRow, RefusedTable};
 use blueprint_hub_proxy_core::source_network;
 use blueprint_hub_proxy_core::upstream::Upstreams;
-use blueprint_hub_proxy_core::usage::{Clients, OTHER, ServiceUsage, UsageTable, Used};
+use blueprint_hub_proxy_core::usage::{Clients, OTHER, ServiceUsage, UsageSum, UsageTable, Used};
 use parking_lot::Mutex;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
@@ -34,7 +34,23 @@ struct Shared {
 }
 
 impl Ledger {
-    /// What a service has used since the start of the hub; `None` where nobody called it.
+    /// Adds sums that were kept before this start.
+    pub fn restore(&self, sums: impl IntoIterator<Item = UsageSum>) {
+        self.0.usage.lock().restore(sums);
+    }
+
+    /// The sums that changed since the last call, to be kept.
+    #[must_use]
+    pub fn take_changed(&self) -> Vec<UsageSum> {
+        self.0.usage.lock().take_changed()
+    }
+
+    /// Gives these once more: they could not be kept.
+    pub fn keep_changed(&self, sums: &[UsageSum]) {
+        self.0.usage.lock().keep_changed(sums);
+    }
+
+    /// What a service has used since counting began; `None` where nobody called it.
     #[must_use]
     pub fn usage(&self, service: ServiceKey) -> Option<ServiceUsage> {
         self.0.usage.lock().service(service).cloned()

@@ -21,6 +21,7 @@ mod record;
 mod registry;
 mod store;
 mod tls_store;
+mod usage_store;
 pub mod workload;
 
 pub use audit::{AuditCheck, AuditEvent, AuditFilter, AuditKind, AuditRow, ParseAuditKindError};
@@ -45,3 +46,4 @@ pub use store::{
     StoreResult,
 };
 pub use tls_store::{ClientCertificateError, ClientCertificateRecord, TlsProfileRecord, TlsStore};
+pub use usage_store::{KeptUsage, UsageRow, UsageStore};

@@ -34,7 +34,7 @@ pub(crate) enum Service {
         /// Service, as BLUEPRINT/SERVICE
         service: ServiceKey,
     },
-    /// Shows what a service and its callers have used since the hub started
+    /// Shows what a service and its callers have used, over restarts of the hub
     #[command(after_help = "Example: blueprint-hub service usage 7/42 --output json")]
     Usage {
         /// Service, as BLUEPRINT/SERVICE

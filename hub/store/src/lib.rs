@@ -30,6 +30,7 @@ mod targets;
 mod tls;
 mod tokens;
 mod updates;
+mod usage;
 mod versions;
 mod workloads;
 

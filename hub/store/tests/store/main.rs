@@ -14,4 +14,5 @@ mod schema;
 mod services;
 mod support;
 mod tls;
+mod usage;
 mod workloads;

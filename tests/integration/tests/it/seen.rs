@@ -56,6 +56,10 @@ fn requests_are_written_summed_and_refusals_audited() -> Result<()> {
     // Rows are written each minute, and at the end.
     hub.process.terminate(CALL)?;
     hub.start_again()?;
+    let kept = hub.json(&["service", "usage", "7/42"])?;
+    for pointer in ["/requests", "/by_key/0/requests", "/by_key/0/key", "/bytes_out", "/since"] {
+        ensure!(kept.pointer(pointer) == after.pointer(pointer), "{pointer}: {after} became {kept}");
+    }
     let found = hub.json(&["audit", "show", "--kind", "request.refuse", "--since", "1h"])?;
     let details: Vec<_> = rows(&found, "/rows")?.iter().filter_map(|row| text(row, "/detail").ok()).collect();
     let expected = "service_not_allowed: 1 request from 127.0.0.1, the last with ";
