@@ -148,6 +148,7 @@ impl Clouds {
             }
         });
         let prices = prices::open(&prices, &others, store.clone(), provisioner.clone(), spawner).await?;
+        prices.register(metrics);
         let (watch, office) =
             cost_watch(alerts.every, store, provisioner.clone(), courier, received, metrics);
         spawner.spawn("cost watch", watch.run(spawner.stop().drain));

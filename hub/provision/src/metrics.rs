@@ -3,6 +3,7 @@
 use std::sync::atomic::AtomicU64;
 
 use blueprint_common_runtime::metrics::Metrics;
+use blueprint_common_types::Timestamp;
 use blueprint_hub_provision_core::lifecycle::RecordState;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -47,6 +48,35 @@ impl ProvisionMetrics {
             gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
         }
         self.alarms.set(i64::try_from(alarms).unwrap_or(i64::MAX));
+    }
+}
+
+/// What is counted of price lists; providers are those that the hub can ask.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct PriceMetrics {
+    asked: Family<Vec<(&'static str, String)>, Counter<u64, AtomicU64>>,
+    renewed_at: Family<Vec<(&'static str, String)>, Gauge>,
+}
+
+impl PriceMetrics {
+    pub(crate) fn register(&self, metrics: &Metrics) {
+        metrics.with(|registry| {
+            let registry = registry.sub_registry_with_prefix("hub_provision");
+            let help = "Questions to providers for their price lists, by result";
+            registry.register("price_lists_asked", help, self.asked.clone());
+            let help = "When the price list of a provider was renewed last, in seconds since 1970";
+            registry.register("price_list_renewed_timestamp_seconds", help, self.renewed_at.clone());
+        });
+    }
+
+    pub(crate) fn asked(&self, provider: &str, result: &str) {
+        let labels = vec![("provider", provider.to_owned()), ("result", result.to_owned())];
+        self.asked.get_or_create(&labels).inc();
+    }
+
+    pub(crate) fn renewed_at(&self, provider: &str, at: Timestamp) {
+        let labels = vec![("provider", provider.to_owned())];
+        self.renewed_at.get_or_create(&labels).set(i64::try_from(at.as_secs()).unwrap_or(i64::MAX));
     }
 }
 

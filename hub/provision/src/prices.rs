@@ -10,6 +10,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_types::Timestamp;
 use blueprint_hub_provision_core::ProviderError;
 use blueprint_hub_provision_core::catalogue::{
@@ -25,6 +26,7 @@ use tracing::{error, info, warn};
 
 use crate::Provisioner;
 use crate::calls::chain;
+use crate::metrics::PriceMetrics;
 
 /// Longest time for one list; the longest has 60 pages, each of which may take a second.
 const ASK_WITHIN: Duration = Duration::from_secs(180);
@@ -82,6 +84,7 @@ pub struct PriceOffice {
     store: Arc<dyn PriceStore>,
     lists: Arc<watch::Sender<PriceLists>>,
     provisioner: Provisioner,
+    metrics: PriceMetrics,
 }
 
 impl fmt::Debug for PriceOffice {
@@ -120,7 +123,21 @@ impl PriceOffice {
             (source.provider().to_owned(), desk)
         });
         let (lists, _) = watch::channel(Arc::new(lists));
-        Ok(Self { desks: Arc::new(desks.collect()), store, lists: Arc::new(lists), provisioner })
+        Ok(Self {
+            desks: Arc::new(desks.collect()),
+            store,
+            lists: Arc::new(lists),
+            provisioner,
+            metrics: PriceMetrics::default(),
+        })
+    }
+
+    /// Shows what comes of it in `metrics`.
+    pub fn register(&self, metrics: &Metrics) {
+        self.metrics.register(metrics);
+        for list in self.lists.borrow().iter() {
+            self.metrics.renewed_at(&list.provider, list.asked_at);
+        }
     }
 
     /// The lists as they change.
@@ -195,10 +212,13 @@ impl PriceOffice {
                 });
                 let left_out: usize = odd.values().sum();
                 info!(provider, rows, left_out, "prices renewed");
+                self.metrics.asked(&provider, "ok");
+                self.metrics.renewed_at(&provider, now);
                 *desk.last.lock() = Last { odd, error: None, failed_at: None };
                 Ok(self.view(&provider, desk))
             }
             Err(reason) => {
+                self.metrics.asked(&provider, "failed");
                 let mut last = desk.last.lock();
                 (last.error, last.failed_at) = (Some(reason.clone()), Some(now));
                 Err(PriceError::Failed { provider, reason })

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, Result, ensure};
 use blueprint_tests_support::eventually_ok;
+use blueprint_tests_support::http::Request;
 use serde_json::{Value, json};
 
 use crate::fixture::{CALL, Hub, SOON, rows, text};
@@ -110,5 +111,14 @@ fn lists_are_renewed_where_that_is_asked_for() -> Result<()> {
         let failed = rows(&listed, "/prices")?.iter().filter(|row| !row["error"].is_null()).count();
         ensure!(failed == 3, "the others do not answer: {listed}");
         Ok(())
-    })
+    })?;
+    let metrics = hub.api(&Request::get("/metrics"))?.text();
+    for line in [
+        "hub_provision_price_lists_asked_total{provider=\"vultr\",result=\"ok\"} 1\n",
+        "hub_provision_price_lists_asked_total{provider=\"linode\",result=\"failed\"} 1\n",
+        "hub_provision_price_list_renewed_timestamp_seconds{provider=\"vultr\"} ",
+    ] {
+        ensure!(metrics.contains(line), "{line} in {metrics}");
+    }
+    Ok(())
 }
