@@ -1,0 +1,57 @@
+//! How nothing is left of a workload but its data.
+
+use std::time::Duration;
+
+use blueprint_agent_workload_core::label;
+use blueprint_common_types::workload::{WorkloadState, WorkloadStatus};
+use tokio::task::spawn_blocking;
+use tracing::warn;
+
+use crate::container::EngineError;
+use crate::instance::Instance;
+use crate::keystore;
+
+use super::Run;
+
+/// How long the end of a workload waits for an engine that does not remove its container. Then the keeper of the
+/// container and the sweep go on.
+const REMOVE_WITHIN: Duration = Duration::from_secs(60);
+
+/// Pause before an engine is asked again to remove a container.
+const REMOVE_AGAIN: Duration = Duration::from_millis(500);
+
+impl Run<'_> {
+    /// Removes the container of a workload that ended for good, before that is told. One that is started again makes
+    /// room for itself.
+    pub(super) async fn remove(&self, mut instance: Instance) {
+        if !self.life.is_over() {
+            return;
+        }
+        let tell = |error: &EngineError| {
+            let reason = format!("its container is not removed: {error}");
+            let restarts = self.life.restarts().saturating_add(self.workload.falls);
+            let status = self.workload.status(WorkloadState::Stopping);
+            (self.workload.tell)(WorkloadStatus { reason, restarts, ..status });
+        };
+        if let Err(error) = instance.remove_within(REMOVE_WITHIN, REMOVE_AGAIN, tell).await {
+            warn!(service = %self.workload.seat.service, %error, "its container is left to its keeper and the sweep");
+        }
+    }
+
+    /// Leaves nothing but its data: not a process, not a key, not a socket.
+    pub(super) async fn remove_traces(&self) {
+        if let Some(cgroups) = &self.workload.common.cgroups {
+            let group = cgroups.at(&label(self.workload.seat));
+            // It is over at the end of the process, too.
+            let _ = spawn_blocking(move || group.remove()).await;
+        }
+        keystore::remove(&self.folders);
+        self.folders.remove_runtime();
+    }
+
+    pub(super) async fn clean(&mut self) {
+        self.running = None;
+        self.rpc = None;
+        self.remove_traces().await;
+    }
+}

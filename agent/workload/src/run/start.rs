@@ -1,0 +1,188 @@
+//! How a workload gets its program and begins.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use blueprint_agent_workload_core::{PrepareFailed, label};
+use blueprint_common_types::workload::{Source, SourceError};
+use tokio::task::spawn_blocking;
+use tracing::{info, warn};
+
+use super::{Run, Running};
+use crate::artefact::NativeArtefact;
+use crate::bridge::{BridgeConfig, serve};
+use crate::cgroup::Cgroup;
+use crate::instance::{Instance, Program, Start, contain, failed};
+use crate::keeper::Errand;
+use crate::logs::{self, LogErrand};
+use crate::process::Process;
+use crate::rpc::{self, Rpc};
+use crate::storage::{self, Holder, StorageWatch};
+use crate::{keystore, left, native, registration};
+
+impl Run<'_> {
+    pub(super) async fn prepare_now(&mut self, is_anew: bool) {
+        let prepared = match self.workload.finish.run_until_cancelled(self.prepare(is_anew)).await {
+            Some(prepared) => prepared,
+            None => Err(PrepareFailed { reason: String::new(), may_pass: true }),
+        };
+        let now = Instant::now();
+        match prepared {
+            Ok(program) => {
+                self.program = Some(program);
+                self.life.handle_prepared(Ok(()), now);
+            }
+            Err(failed) => {
+                warn!(service = %self.workload.seat.service, reason = failed.reason, "workload not prepared");
+                self.life.handle_prepared(Err(failed), now);
+            }
+        }
+    }
+
+    /// Fetches and checks its program; `is_anew` also where it is in the cache.
+    async fn prepare(&self, is_anew: bool) -> Result<Program, PrepareFailed> {
+        native::check_machine(&self.spec)?;
+        let common = &self.workload.common;
+        match &self.spec.source {
+            Source::Testing { path } => native::testing(path, common.config.testing).map(Program::Testing),
+            source @ Source::Native { url, .. } => {
+                let Some(artefact) = NativeArtefact::of(source) else {
+                    return Err(PrepareFailed { reason: format!("{url} is no artefact"), may_pass: false });
+                };
+                let (service, generation) = (self.workload.seat.service, self.workload.generation);
+                let _want = source.pushed().map(|sha256| common.wants.want(*sha256, service, generation));
+                let got = if is_anew {
+                    common.artefacts.get_anew(&artefact, |_| {}).await
+                } else {
+                    common.artefacts.get(&artefact, |_| {}).await
+                };
+                got.map(Program::Native).map_err(|error| PrepareFailed::from(&error))
+            }
+            Source::Container { image, digest, .. } => {
+                let pulled = if is_anew {
+                    common.engine.pull_anew(image, digest).await
+                } else {
+                    common.engine.pull(image, digest, None, |_| {}).await
+                };
+                pulled.map(|()| Program::Image).map_err(|error| failed(&error))
+            }
+            Source::Wasm {} => Err(PrepareFailed { reason: SourceError::Wasm.to_string(), may_pass: false }),
+        }
+    }
+
+    pub(super) async fn start(&mut self) -> Result<Running, PrepareFailed> {
+        if self.rpc.is_none() {
+            self.rpc = Some(self.open_rpc().await?);
+        }
+        let Some(rpc) = &self.rpc else {
+            return Err(PrepareFailed { reason: "it has no RPC".to_owned(), may_pass: true });
+        };
+        let common = &self.workload.common;
+        let seat = self.workload.seat;
+        let (service, generation) = (seat.service, self.workload.generation);
+        let broken = |what: &str, error: &dyn std::fmt::Display| PrepareFailed {
+            reason: format!("{what}: {error}"),
+            may_pass: true,
+        };
+        let users = common.users.as_ref().filter(|_| self.spec.sandbox.own_user);
+        let user = self.folders.create(users);
+        let user = user.map_err(|error| broken("its folders cannot be made", &error))?;
+        let storage_limit = self.spec.limits.storage_bytes;
+        let held = storage::check(&self.folders.data, storage_limit);
+        // Where its end is asked for meanwhile, nothing is started.
+        let held = self.workload.finish.run_until_cancelled(held).await.unwrap_or(Err(String::new()));
+        let held = held.map_err(|reason| PrepareFailed { reason, may_pass: true })?;
+        keystore::write(&self.folders, &self.bundle, user)?;
+        let mut user_run = users.zip(user).map(|(users, (user, _))| users.run(user));
+        if self.spec.registration {
+            let cleared = registration::clear(&self.folders);
+            cleared.map_err(|error| broken("earlier registration inputs cannot be removed", &error))?;
+        }
+        let secret = self.bundle.envelope_key.as_ref().map(|key| {
+            let digits: String = key.expose().iter().map(|byte| format!("{byte:02x}")).collect();
+            ("TLS_ENVELOPE_KEY".to_owned(), digits)
+        });
+        let bridge = if self.spec.test_mode {
+            None
+        } else {
+            let check = (self.spec.health.check.clone(), self.spec.health.pace);
+            let socket = self.folders.socket.clone();
+            let config = BridgeConfig { seat, generation, socket, user, check };
+            let served = serve(config, Arc::clone(&common.hub), &common.spawner);
+            Some(served.map_err(|error| broken("its bridge cannot listen", &error))?)
+        };
+        let (spec, folders) = (&self.spec, &self.folders);
+        let start = Start { seat, spec, folders, secret_env: secret, user, rpc };
+        let limits = common.config.logs;
+        if !folders.logs.exists() {
+            let state = common.config.state.clone();
+            // Whether there is room is another question than whether it starts.
+            let _ = spawn_blocking(move || logs::prune(&state)).await;
+        }
+        let log = LogErrand::new(folders.logs.clone(), limits, generation, spec, &self.bundle);
+        let mut native = None;
+        let instance = match self.program.as_ref().map(Program::path) {
+            None => return Err(PrepareFailed { reason: "it was not prepared".to_owned(), may_pass: true }),
+            Some(None) => contain(common, start, log).await?,
+            Some(Some(program)) => {
+                let group = self.group(label(seat)).await?;
+                let launch = native::launch(start, program, group.as_ref());
+                let errand = Errand { launch, grace_secs: self.spec.stop_grace_secs.into(), log };
+                let process =
+                    Process::start(&common.config.agent, &errand, (group, user_run.take()), &common.spawner)
+                        .await?;
+                left::note(&self.folders.runtime, process.traces());
+                native = Some((errand.launch, process.pid()));
+                Instance::Process(Box::new(process))
+            }
+        };
+        if let Some(bridge) = &bridge {
+            bridge.reached_at(instance.reach());
+        }
+        info!(%service, pid = instance.pid(), "workload started");
+        let holder = match user {
+            Some((user, _)) => Holder::User(user),
+            None => instance.holder(),
+        };
+        let data = self.folders.data.clone();
+        let storage = StorageWatch::start(data, holder, storage_limit, held, &common.spawner);
+        let listed = common.besides.list((service, generation), native, &self.spec, &self.bundle);
+        Ok(Running { instance, bridge, storage, _user_run: user_run, _listed: listed })
+    }
+
+    /// Listens for what the workload has to reach on the operator's machine.
+    async fn open_rpc(&self) -> Result<Rpc, PrepareFailed> {
+        let chain = &self.spec.chain;
+        if !Rpc::is_needed(chain) {
+            return Ok(Rpc::default());
+        }
+        let common = &self.workload.common;
+        let ip = match &self.spec.source {
+            Source::Native { .. } | Source::Testing { .. } | Source::Wasm {} => rpc::LOOPBACK,
+            Source::Container { .. } => {
+                let gateway = common.engine.gateway().await.map_err(|error| failed(&error))?;
+                gateway.ok_or_else(|| PrepareFailed {
+                    reason: "its RPC URL is on the hub's loopback, and this node's container engine has no address \
+                             that containers reach; use Docker, or an RPC URL that the container reaches itself"
+                        .to_owned(),
+                    may_pass: false,
+                })?
+            }
+        };
+        let asker = (self.workload.seat.service, self.workload.generation);
+        let opened = Rpc::open(&common.hub, asker, chain, ip, &common.spawner).await;
+        opened.map_err(|error| PrepareFailed {
+            reason: format!("no port of this node for its RPC: {error}"),
+            may_pass: true,
+        })
+    }
+
+    async fn group(&self, label: String) -> Result<Option<Cgroup>, PrepareFailed> {
+        let Some(cgroups) = self.workload.common.cgroups.clone() else { return Ok(None) };
+        let limits = self.spec.limits;
+        let failed = |reason: String| PrepareFailed { reason, may_pass: true };
+        let made = spawn_blocking(move || cgroups.create(&label, &limits)).await;
+        let group = made.map_err(|error| failed(error.to_string()))?;
+        group.map(Some).map_err(|error| failed(error.to_string()))
+    }
+}
