@@ -16,6 +16,8 @@ pub mod contract;
 pub mod digitalocean;
 pub mod ec2;
 mod fake;
+mod json;
+pub mod linode;
 pub mod openapi;
 mod server;
 mod world;
