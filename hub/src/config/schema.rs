@@ -3,7 +3,7 @@
 use blueprint_common_runtime::config::{Key, Schema};
 
 use super::{
-    alerts, aws, digitalocean, discovery, forwards, oauth, prices, providers, provision, qos, sessions, ssh,
+    alerts, aws, digitalocean, discovery, forwards, oauth, prices, providers, provision, qos, rest_cloud, sessions, ssh,
 };
 
 /// Every key of `hub.toml`.
@@ -232,6 +232,10 @@ pub(crate) const SCHEMA: Schema = Schema {
         aws::PROFILE,
         aws::ROLE,
         aws::EXTERNAL_ID,
+        rest_cloud::LINODE_ENABLED,
+        rest_cloud::LINODE_REGIONS,
+        rest_cloud::LINODE_IMAGE,
+        rest_cloud::LINODE_ENDPOINT,
         ssh::ENABLED,
         ssh::HOSTS,
         provision::EVERY,

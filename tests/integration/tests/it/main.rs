@@ -24,6 +24,7 @@ mod foreign_peer;
 mod forward;
 mod interop;
 mod launcher;
+mod linode;
 mod load;
 mod local_vm;
 mod machine;
