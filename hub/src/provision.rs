@@ -3,9 +3,9 @@
 mod aws;
 mod digitalocean;
 mod host;
-mod linode;
 mod local_vm;
 mod prices;
+mod rest_clouds;
 mod sim;
 mod ssh;
 
@@ -162,7 +162,8 @@ fn with_accounts(
     let made = [
         digitalocean::make(settings.digitalocean.as_ref(), hub, vault, state)?,
         aws::make(settings.aws.as_ref(), hub, vault, state)?,
-        linode::make(settings.linode.as_ref(), hub, vault, state)?,
+        rest_clouds::linode(settings.linode.as_ref(), hub, vault, state)?,
+        rest_clouds::vultr(settings.vultr.as_ref(), hub, vault, state)?,
     ];
     let (clouds, entries): (Vec<_>, Vec<_>) = made.into_iter().unzip();
     Ok((clouds.into_iter().flatten().collect(), entries))

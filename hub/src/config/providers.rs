@@ -46,11 +46,7 @@ pub(super) const AGENTS: Key = Key::unset(
 );
 
 /// Providers that need credentials.
-const WITH_ACCOUNT: [&str; 3] = [
-    "aws",
-    "digitalocean",
-    "linode",
-];
+const WITH_ACCOUNT: &[&str] = &["aws", "digitalocean", "linode", "vultr"];
 
 /// Machines that boot on this host.
 #[derive(Debug, Clone)]
@@ -74,6 +70,8 @@ pub(crate) struct ProviderSettings {
     pub(crate) aws: Option<AwsSettings>,
     /// Linode, where it is switched on.
     pub(crate) linode: Option<RestCloudSettings>,
+    /// Vultr, where it is switched on.
+    pub(crate) vultr: Option<RestCloudSettings>,
     /// The operator's own machines, where they are switched on.
     pub(crate) ssh: Option<SshSettings>,
 }
@@ -87,6 +85,7 @@ impl ProviderSettings {
             (local_vm(settings, problems), DigitalOceanSettings::take(settings, problems));
         let aws = AwsSettings::take(settings, problems);
         let linode = rest_cloud::LINODE.take(settings, problems);
+        let vultr = rest_cloud::VULTR.take(settings, problems);
         let ssh = SshSettings::take(settings, problems);
         Some(Self {
             sim: enabled?.then_some(faults?),
@@ -94,6 +93,7 @@ impl ProviderSettings {
             digitalocean: digitalocean?,
             aws: aws?,
             linode: linode?,
+            vultr: vultr?,
             ssh: ssh?,
             agents,
         })
@@ -107,6 +107,7 @@ impl ProviderSettings {
             self.digitalocean.as_ref().map(|_| "digitalocean"),
             self.aws.as_ref().map(|_| "aws"),
             self.linode.as_ref().map(|_| "linode"),
+            self.vultr.as_ref().map(|_| "vultr"),
             self.ssh.as_ref().map(|_| "ssh"),
         ];
         others.into_iter().flatten().map(str::to_owned).collect()

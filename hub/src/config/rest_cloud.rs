@@ -1,4 +1,4 @@
-//! Sections of clouds that want a token, regions and an image: `providers.linode`.
+//! Sections of clouds that want a token, regions and an image: `providers.linode` and `providers.vultr`.
 
 use blueprint_common_runtime::config::{Key, Problems, Settings};
 
@@ -26,6 +26,28 @@ pub(super) const LINODE_ENDPOINT: Key = Key::unset(
     "URL that all calls go to in place of Linode; for stand-ins. http only to addresses of this machine.",
 );
 
+pub(super) const VULTR_ENABLED: Key = Key::new(
+    "providers.vultr.enabled",
+    "false",
+    "Offer the cloud instances of Vultr. Its key comes from `blueprint-hub provider configure vultr`, the file vultr.credentials \
+     (mode 0600, `api_key = ...`) in the state folder, or the environment (VULTR_API_KEY).",
+);
+pub(super) const VULTR_REGIONS: Key = Key::unset(
+    "providers.vultr.regions",
+    "Regions that instances are ordered in, such as fra,ewr; VULTR_DEFAULT_REGION where not set, else every one. Those that stand \
+     are looked for everywhere.",
+);
+pub(super) const VULTR_IMAGE: Key = Key::new(
+    "providers.vultr.image",
+    "Debian 13 x64",
+    "System of instances: the name that Vultr lists it by, also without what stands in brackets, or its number. It has to have \
+     cloud-init.",
+);
+pub(super) const VULTR_ENDPOINT: Key = Key::unset(
+    "providers.vultr.endpoint",
+    "URL that all calls go to in place of Vultr; for stand-ins. http only to addresses of this machine.",
+);
+
 /// The keys of one such section, and what goes with them.
 pub(super) struct Section {
     enabled: Key,
@@ -50,10 +72,20 @@ pub(super) const LINODE: Section = Section {
     examples: ("eu-central,us-east", "linode/debian13"),
 };
 
+pub(super) const VULTR: Section = Section {
+    enabled: VULTR_ENABLED,
+    regions: VULTR_REGIONS,
+    image: VULTR_IMAGE,
+    endpoint: VULTR_ENDPOINT,
+    feature: ("provider-vultr", cfg!(feature = "provider-vultr")),
+    variables: &["VULTR_DEFAULT_REGION"],
+    examples: ("fra,ewr", "Debian 13 x64"),
+};
+
 /// How such a cloud is used.
 #[derive(Debug, Clone)]
 #[cfg_attr(
-    not(feature = "provider-linode"),
+    not(any(feature = "provider-linode", feature = "provider-vultr")),
     expect(dead_code, reason = "a build without such clouds refuses to switch one on")
 )]
 pub(crate) struct RestCloudSettings {

@@ -197,6 +197,24 @@ fn clouds_of_one_token_are_off_until_somebody_names_them_and_every_mistake_is_to
     }
 }
 
+#[cfg(feature = "provider-vultr")]
+#[test]
+fn the_region_of_another_tool_counts_for_vultr_where_it_is_offered() {
+    let taken = |enabled: &str, region: &'static str| {
+        let flags = vec![("providers.vultr.enabled".to_owned(), enabled.to_owned())];
+        let (settings, mut problems) = SCHEMA.load(&Sources { flags, ..Sources::default() });
+        let variable = |name: &str| (name == "VULTR_DEFAULT_REGION").then(|| region.to_owned());
+        let taken = rest_cloud::VULTR.take_with(&settings, &mut problems, variable);
+        (taken, problems.into_result().map_err(|error| error.to_string()))
+    };
+    assert!(matches!(taken("false", "Frankfurt"), (Some(None), Ok(()))));
+    let (vultr, problems) = taken("true", "fra");
+    let vultr = vultr.unwrap().unwrap();
+    assert!(vultr.regions == ["fra"] && vultr.image == "Debian 13 x64" && problems.is_ok());
+    let (_, problems) = taken("true", "Frankfurt");
+    assert!(problems.unwrap_err().contains("set the key, or correct VULTR_DEFAULT_REGION"));
+}
+
 #[cfg(not(feature = "provider-linode"))]
 #[test]
 fn linode_in_a_build_without_it_names_the_feature() {

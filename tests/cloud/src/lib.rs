@@ -20,6 +20,7 @@ mod json;
 pub mod linode;
 pub mod openapi;
 mod server;
+pub mod vultr;
 mod world;
 
 pub use fake::{Asked, Dialect, FakeCloud};

@@ -283,7 +283,7 @@ async fn a_look_at_an_account_tells_what_is_wrong_with_the_token() {
 }
 
 #[tokio::test]
-async fn a_machine_that_stands_is_suspended_rather_than_replaced() {
+async fn a_machine_that_is_busy_is_switched_later() {
     let account = account().await;
     let made = account.provider.create(&order(1)).await.unwrap();
     account.provider.stop(&made.provider_id).await.unwrap();
@@ -322,7 +322,7 @@ async fn requests_fit_the_published_api() {
         .iter()
         .map(|asked| format!("{} {}", asked.request.method, asked.request.path.split("/1").next().unwrap()))
         .collect();
-    assert!(paths.len() >= 13, "{paths:?}");
+    assert!(paths.len() >= 12, "{paths:?}");
     for asked in &asked {
         let faults = spec.faults(asked).unwrap();
         assert!(faults.is_empty(), "{} {}: {faults:#?}", asked.request.method, asked.request.path);
