@@ -116,7 +116,8 @@ mod tests {
             on_demand: price(hour),
             ..blank("linode", "a test", Currency::Usd, Timestamp::from_millis(0))
         };
-        let offers = vec![offer("b", "x", 2.0), offer("b", "y", 1.0), offer("a", "x", 1.0), offer("c", "x", 0.0)];
+        let offers =
+            vec![offer("b", "x", 2.0), offer("b", "y", 1.0), offer("a", "x", 1.0), offer("c", "x", 0.0)];
         let rows = |regions: &[&str]| {
             let regions: Vec<_> = regions.iter().map(|region| (*region).to_owned()).collect();
             let rows = orderable("linode", offers.clone(), &regions);

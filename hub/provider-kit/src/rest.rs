@@ -154,7 +154,11 @@ impl Rest {
     /// # Errors
     ///
     /// As [`Self::send`] and [`Self::read`].
-    pub async fn find<T: DeserializeOwned>(&self, call: Call, path: &str) -> Result<Option<T>, ProviderError> {
+    pub async fn find<T: DeserializeOwned>(
+        &self,
+        call: Call,
+        path: &str,
+    ) -> Result<Option<T>, ProviderError> {
         let answer = self.send(call, Method::GET, path, &[], None).await?;
         if answer.status() == StatusCode::NOT_FOUND {
             return Ok(None);

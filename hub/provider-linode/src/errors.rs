@@ -1,7 +1,7 @@
 //! What a refusal of the API means.
 
-use blueprint_hub_provider_kit::rest::{Call, Style, unclear};
 use blueprint_hub_provider_kit::redacted;
+use blueprint_hub_provider_kit::rest::{Call, Style, unclear};
 use blueprint_hub_provision_core::ProviderError;
 use bytes::Bytes;
 use http::{Response, StatusCode};
@@ -71,11 +71,19 @@ fn by_text(said: String) -> ProviderError {
     if has(&["limit reached", "limit exceeded", "limit has been reached", "exceeds your", "exceeded your"]) {
         return ProviderError::Quota { what: said, limit: None };
     }
-    if has(&["capacity", "sold out", "currently unavailable", "temporarily unavailable", "no available hosts"]) {
+    if has(&[
+        "capacity",
+        "sold out",
+        "currently unavailable",
+        "temporarily unavailable",
+        "no available hosts",
+    ]) {
         return ProviderError::Capacity { what: said };
     }
     let is_of_plan = has(&["type", "region", "plan"]);
-    if is_of_plan && has(&["not available", "unavailable", "not valid", "is invalid", "not sold", "not supported"]) {
+    if is_of_plan
+        && has(&["not available", "unavailable", "not valid", "is invalid", "not sold", "not supported"])
+    {
         return ProviderError::NotSold { what: said };
     }
     ProviderError::Reject { reason: said }
@@ -128,7 +136,10 @@ mod tests {
 
     #[test]
     fn a_missing_scope_is_named_and_a_wrong_token_says_what_to_do() {
-        let told = error(403, r#"{"errors":[{"reason":"Your OAuth token is not authorized to use this endpoint."}]}"#);
+        let told = error(
+            403,
+            r#"{"errors":[{"reason":"Your OAuth token is not authorized to use this endpoint."}]}"#,
+        );
         assert!(told.to_string().contains("scope linodes:read_write"), "{told}");
         let told = error(401, r#"{"errors":[{"reason":"Invalid Token"}]}"#);
         assert!(told.to_string().contains("provider configure linode"), "{told}");

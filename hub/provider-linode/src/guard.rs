@@ -205,7 +205,9 @@ mod tests {
         assert!(is_right(&|rules| rules["inbound"] = Value::Null));
         assert!(!is_right(&|rules| rules["inbound"] = serde_json::json!([{"protocol": "TCP"}])));
         assert!(!is_right(&|rules| rules["inbound_policy"] = "ACCEPT".into()));
-        assert!(!is_right(&|rules| rules["outbound"] = serde_json::json!([{"protocol": "TCP", "action": "DROP"}])));
+        assert!(!is_right(
+            &|rules| rules["outbound"] = serde_json::json!([{"protocol": "TCP", "action": "DROP"}])
+        ));
         assert!(!is_right(&|rules| rules["outbound_policy"] = "DROP".into()));
     }
 

@@ -1,11 +1,11 @@
 //! Instances on the wire.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
 use blueprint_common_types::{Secret, Timestamp, fill_random};
 use blueprint_hub_provider_kit::flat_tags;
 use blueprint_hub_provider_kit::rest::Call;
 use blueprint_hub_provision_core::{Instance, InstanceState, ProviderError};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD_NO_PAD;
 use serde::{Deserialize, Serialize};
 
 /// Bounds of a label, in characters (the API's reference).
@@ -144,7 +144,9 @@ mod tests {
             };
             machine.instance(blueprint_hub_provider_kit::rest::call("x", "")).unwrap().state
         };
-        for status in ["running", "rebooting", "migrating", "rebuilding", "cloning", "restoring", "resizing", "new"] {
+        for status in
+            ["running", "rebooting", "migrating", "rebuilding", "cloning", "restoring", "resizing", "new"]
+        {
             assert_eq!(state(status), InstanceState::Running, "{status}");
         }
         for status in ["provisioning", "booting", "busy"] {

@@ -28,7 +28,6 @@ pub(crate) async fn ask(rest: &Rest, regions: &[String]) -> Result<Vec<Offer>, P
 
 /// Every region there is.
 pub(crate) async fn places(rest: &Rest) -> Result<Vec<Region>, ProviderError> {
-    let (regions, _) =
-        all::<Region>(rest, REGIONS, "/v4/regions", None, |region| region.id.clone()).await?;
+    let (regions, _) = all::<Region>(rest, REGIONS, "/v4/regions", None, |region| region.id.clone()).await?;
     Ok(regions)
 }

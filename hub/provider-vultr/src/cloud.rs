@@ -174,9 +174,9 @@ impl Vultr {
         let of_order = found.iter().filter(|one| flat_tags::is_of(spec, &one.tags, &one.label));
         let instances =
             of_order.map(|one| one.instance(CREATE)).collect::<Result<Vec<_>, ProviderError>>()?;
-        Ok(instances.into_iter().min_by(|a, b| {
-            (a.created_at, &a.provider_id).cmp(&(b.created_at, &b.provider_id))
-        }))
+        Ok(instances
+            .into_iter()
+            .min_by(|a, b| (a.created_at, &a.provider_id).cmp(&(b.created_at, &b.provider_id))))
     }
 
     /// The number of the system that is configured; `None` where there is no such. Numbers change, so it is asked for.

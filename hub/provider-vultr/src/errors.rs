@@ -55,7 +55,13 @@ fn by_text(said: String) -> ProviderError {
     if has(&["locked", "is currently", "another action", "already in progress", "not ready"]) {
         return ProviderError::Busy { reason: said };
     }
-    if has(&["reached the maximum", "limit for this account", "limit increase", "limit reached", "exceeds your"]) {
+    if has(&[
+        "reached the maximum",
+        "limit for this account",
+        "limit increase",
+        "limit reached",
+        "exceeds your",
+    ]) {
         return ProviderError::Quota { what: said, limit: None };
     }
     // Orders name places out of the list of what each plan is sold in, so this is for now.
@@ -78,7 +84,10 @@ mod tests {
 
     fn error(status: u16, text: &str) -> ProviderError {
         let body = Bytes::from(format!(r#"{{"error":"{text}","status":{status}}}"#));
-        refused(call("create-instance", "provisioning"), &Response::builder().status(status).body(body).unwrap())
+        refused(
+            call("create-instance", "provisioning"),
+            &Response::builder().status(status).body(body).unwrap(),
+        )
     }
 
     #[test]

@@ -67,8 +67,7 @@ impl Machine {
     /// whole.
     pub(crate) fn instance(&self, call: Call) -> Result<Instance, ProviderError> {
         let wrong = |what: &str| {
-            let source =
-                format!("instance {}: {what}", self.id.chars().take(40).collect::<String>()).into();
+            let source = format!("instance {}: {what}", self.id.chars().take(40).collect::<String>()).into();
             ProviderError::Other { call: call.name, source }
         };
         if !is_id(&self.id) {

@@ -134,8 +134,7 @@ impl Section {
             return None;
         }
         if endpoint.as_deref().is_some_and(|text| !is_endpoint(text)) {
-            let why =
-                "is no URL of a host alone: https://HOST, or http://127.0.0.1:PORT for a stand-in, was expected";
+            let why = "is no URL of a host alone: https://HOST, or http://127.0.0.1:PORT for a stand-in, was expected";
             settings.refuse(self.endpoint.path, why, problems);
             return None;
         }

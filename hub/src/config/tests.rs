@@ -180,7 +180,8 @@ fn digitalocean_in_a_build_without_it_names_the_feature() {
 fn clouds_of_one_token_are_off_until_somebody_names_them_and_every_mistake_is_told() {
     assert!(load(&[]).unwrap().providers.linode.is_none());
     let on = ("providers.linode.enabled", "true");
-    let config = load(&[on, ("providers.linode.regions", "eu-central, us-east,eu-central")]).unwrap().providers;
+    let config =
+        load(&[on, ("providers.linode.regions", "eu-central, us-east,eu-central")]).unwrap().providers;
     assert_eq!(config.linode.as_ref().unwrap().regions, ["eu-central", "us-east"]);
     assert!(config.names().contains("linode") && config.needs_agents());
     assert!(!config.without_account().contains_key("linode"));

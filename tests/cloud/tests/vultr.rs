@@ -122,7 +122,10 @@ async fn a_machine_gets_its_user_data_and_the_number_of_its_system() {
     let systems: Vec<_> = creations.map(|asked| asked.request.json()["os_id"].as_u64()).collect();
     assert_eq!(systems, [Some(2625), Some(2136)]);
     let error = provider_with(&account.fake.url(), &[], "Debian 1").create(&order(3)).await.unwrap_err();
-    assert!(error.class() == ErrorClass::Reject && error.to_string().contains("providers.vultr.image"), "{error}");
+    assert!(
+        error.class() == ErrorClass::Reject && error.to_string().contains("providers.vultr.image"),
+        "{error}"
+    );
 }
 
 #[tokio::test]

@@ -39,8 +39,9 @@ impl<T> Rows<T> {
         is_last: bool,
         id: impl Fn(&T) -> String,
     ) -> Result<bool, ProviderError> {
-        let changed =
-            || ProviderError::Busy { reason: format!("{}: the list changed while it was read", self.call.name) };
+        let changed = || ProviderError::Busy {
+            reason: format!("{}: the list changed while it was read", self.call.name),
+        };
         self.pages += 1;
         // One that goes while pages are read moves the next one to a page that was read already.
         let is_short = page.is_empty() && !is_last;
@@ -100,7 +101,8 @@ mod tests {
     #[test]
     fn a_list_without_end_is_given_up() {
         let mut rows = Rows::new(call("list-x", ""));
-        let mut ended = (0..).map(|number: u32| rows.add(vec![number], 1_000_000, false, ToString::to_string));
+        let mut ended =
+            (0..).map(|number: u32| rows.add(vec![number], 1_000_000, false, ToString::to_string));
         assert!(ended.find_map(Result::err).is_some_and(|error| error.to_string().contains("list-x")));
     }
 }

@@ -141,14 +141,19 @@ fn kind(id: &str, class: &str, fields: &Value) -> Value {
 /// What is sold: plain ones, one with GPUs, one with a card that nobody knows; and with `absurd` some that cannot be.
 pub(super) fn types(absurd: bool) -> Vec<Value> {
     let price = |hourly: f64, monthly: f64| json!({ "hourly": hourly, "monthly": monthly });
-    let with_price = |id: &str, price: Value| kind(id, "standard", &json!({ "price": price, "region_prices": [] }));
+    let with_price =
+        |id: &str, price: Value| kind(id, "standard", &json!({ "price": price, "region_prices": [] }));
     let gpu = json!({
         "memory": 32768, "disk": 655_360, "vcpus": 8, "gpus": 1, "price": price(1.5, 1000.0), "region_prices": [],
     });
     let mystery = json!({ "gpus": 1, "price": price(0.52, 350.0), "region_prices": [] });
     let mut types = vec![
         kind("g6-nanode-1", "nanode", &json!({})),
-        kind("g6-standard-2", "standard", &json!({ "memory": 4096, "vcpus": 2, "price": price(0.036, 24.0) })),
+        kind(
+            "g6-standard-2",
+            "standard",
+            &json!({ "memory": 4096, "vcpus": 2, "price": price(0.036, 24.0) }),
+        ),
         kind("g1-gpu-rtx6000-1", "gpu", &gpu),
         kind("g9-gpu-mystery-1", "gpu", &mystery),
     ];

@@ -9,7 +9,8 @@ use crate::server::{Answer, Request};
 use crate::world::{Machine, Power, Refusal, Throttling, World};
 
 /// What is said where the account may have no more.
-pub(super) const LIMIT: &str = "You have reached the maximum monthly fee limit for this account. Please contact our support team.";
+pub(super) const LIMIT: &str =
+    "You have reached the maximum monthly fee limit for this account. Please contact our support team.";
 
 /// What is said where a place has none left.
 pub(super) const NONE_LEFT: &str = "The plan is not available in the selected region.";
@@ -138,8 +139,9 @@ fn plan(id: &str, fields: &Value) -> Value {
 
 /// What is sold: plain ones, a part of a GPU, one that nobody knows; and with `absurd` some that cannot be.
 pub(super) fn plans(absurd: bool) -> Vec<Value> {
-    let with_price =
-        |id: &str, hourly: f64, monthly: f64| plan(id, &json!({ "hourly_cost": hourly, "monthly_cost": monthly, "location_cost": {} }));
+    let with_price = |id: &str, hourly: f64, monthly: f64| {
+        plan(id, &json!({ "hourly_cost": hourly, "monthly_cost": monthly, "location_cost": {} }))
+    };
     let gpu = json!({
         "vcpu_count": 2, "ram": 8192, "hourly_cost": 0.059, "monthly_cost": 43.0, "locations": ["ewr"], "location_cost": {},
         "gpu_type": "NVIDIA_A16", "gpu_vram_gb": 2, "gpu_count": "1/8", "type": "vcg",
@@ -147,9 +149,12 @@ pub(super) fn plans(absurd: bool) -> Vec<Value> {
     let mystery = json!({ "gpu_type": "NVIDIA_X9", "gpu_count": 1, "locations": ["ewr"] });
     let mut plans = vec![
         plan("vc2-1c-1gb", &json!({})),
-        plan("vc2-2c-4gb", &json!({
-            "vcpu_count": 2, "ram": 4096, "hourly_cost": 0.027, "monthly_cost": 20.0, "locations": ["ewr"], "location_cost": {},
-        })),
+        plan(
+            "vc2-2c-4gb",
+            &json!({
+                "vcpu_count": 2, "ram": 4096, "hourly_cost": 0.027, "monthly_cost": 20.0, "locations": ["ewr"], "location_cost": {},
+            }),
+        ),
         plan("vcg-a16-2c-8g-2vram", &gpu),
         plan("vcg-mystery", &mystery),
         plan("vbm-4c-32gb", &json!({ "locations": ["ewr"] })),

@@ -64,7 +64,8 @@ fn settled(hub: &Hub<'_>, what: &str, holds: impl FnMut() -> Result<()>) -> Resu
 /// One of another hub, and one of nobody.
 fn add_strangers(cloud: &Cloud, fake: &FakeCloud) {
     let (plan, [region, _]) = cloud.sells;
-    let others = ["bp-node", "bp-hub-ffffffff-ffff-ffff-ffff-ffffffffffff", "bp-dep-bbbbbbbbbbbbbbbb", "bp-att-1"];
+    let others =
+        ["bp-node", "bp-hub-ffffffff-ffff-ffff-ffff-ffffffffffff", "bp-dep-bbbbbbbbbbbbbbbb", "bp-att-1"];
     let others = others.map(str::to_owned);
     fake.world(|world| {
         world.add("bp-bbbbbbbbbbbbbbbb-1", &others, plan, region, "");
@@ -177,7 +178,8 @@ fn without_credentials_it_is_said_where_they_are_looked_for() -> Result<()> {
     if variables.iter().any(|name| std::env::var_os(name).is_some()) {
         return Ok(());
     }
-    let settings = ["hub.advertise=127.0.0.1", "providers.linode.enabled=true", "providers.vultr.enabled=true"];
+    let settings =
+        ["hub.advertise=127.0.0.1", "providers.linode.enabled=true", "providers.vultr.enabled=true"];
     let hub = Hub::start(&settings)?;
     for (name, variable) in [("linode", "LINODE_TOKEN"), ("vultr", "VULTR_API_KEY")] {
         let finished = hub.command(&["deploy", "--yes", "--provider", name])?.run(SOON)?;
