@@ -203,7 +203,8 @@ impl Account {
                 match (method, rest) {
                     (&Method::GET, []) => says::page(request, "firewall_rules", rules, size),
                     (&Method::DELETE, [number]) => {
-                        rules.retain(|rule| rule["id"].to_string() != **number);
+                        let number = number.parse::<u64>().ok();
+                        rules.retain(|rule| rule["id"].as_u64() != number);
                         Answer::empty(204)
                     }
                     _ => says::not_found(),
