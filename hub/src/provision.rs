@@ -153,12 +153,15 @@ impl Clouds {
 }
 
 /// The clouds that have accounts: those that are switched on, and the accounts of all.
+type WithAccounts = (Vec<Arc<dyn Provider>>, Vec<Entry>);
+
+/// Makes the clouds that have accounts; one line for each of them.
 fn with_accounts(
     settings: &ProviderSettings,
     hub: HubId,
     vault: &Arc<Vault>,
     state: &Path,
-) -> Result<(Vec<Arc<dyn Provider>>, Vec<Entry>)> {
+) -> Result<WithAccounts> {
     let made = [
         digitalocean::make(settings.digitalocean.as_ref(), hub, vault, state)?,
         aws::make(settings.aws.as_ref(), hub, vault, state)?,

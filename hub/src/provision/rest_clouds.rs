@@ -106,14 +106,12 @@ fn built_vultr(settings: Option<&RestCloudSettings>, hub: HubId, entry: Entry) -
 
 /// Nothing: settings of a build without it are refused.
 #[cfg(not(feature = "provider-linode"))]
-#[expect(clippy::unnecessary_wraps, reason = "the same as in a build with it")]
 fn built_linode(_: Option<&RestCloudSettings>, _: HubId, entry: Entry) -> Made {
     Ok((None, entry))
 }
 
 /// Nothing: settings of a build without it are refused.
 #[cfg(not(feature = "provider-vultr"))]
-#[expect(clippy::unnecessary_wraps, reason = "the same as in a build with it")]
 fn built_vultr(_: Option<&RestCloudSettings>, _: HubId, entry: Entry) -> Made {
     Ok((None, entry))
 }
