@@ -1,10 +1,9 @@
 //! One question to a public API, and its answer.
 
-use blueprint_common_types::{Micros, Timestamp};
+use blueprint_common_types::Timestamp;
+pub(crate) use blueprint_hub_provider_kit::plans::{blank, price};
 use blueprint_hub_provider_kit::{HttpClient, redacted, retry_after};
 use blueprint_hub_provision_core::ProviderError;
-use blueprint_hub_provision_core::catalogue::{Currency, Day, Offer, PriceKind};
-use blueprint_hub_provision_core::resource::Arch;
 use bytes::Bytes;
 use http::header::ACCEPT;
 use http::{HeaderMap, Request, StatusCode};
@@ -69,52 +68,4 @@ impl Fetch {
 /// A list that does not end.
 pub(crate) fn endless(call: &'static str) -> ProviderError {
     ProviderError::Other { call, source: Box::new(Odd::Endless) }
-}
-
-/// A price as APIs write them; zero where it is none, which nobody takes.
-pub(crate) fn price(amount: f64) -> Micros {
-    let is_sane = amount.is_finite() && (0.0..=1e9).contains(&amount);
-    // Single-precision floats are common; millionths undo what that did.
-    if is_sane { format!("{amount:.6}").parse().unwrap_or(Micros::ZERO) } else { Micros::ZERO }
-}
-
-/// A row to which plan, region and machine are added.
-pub(crate) fn blank(provider: &str, source: &str, currency: Currency, at: Timestamp) -> Offer {
-    Offer {
-        provider: provider.into(),
-        plan: "".into(),
-        region: "".into(),
-        arch: Arch::X86_64,
-        vcpus: 0,
-        is_burstable: false,
-        memory_mib: 0,
-        disk_gb: 0,
-        gpu: None,
-        on_demand: Micros::ZERO,
-        spot: None,
-        currency,
-        as_of: Day::from(at),
-        source: source.into(),
-        kind: PriceKind::Live,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn prices_are_exact_and_nonsense_is_nothing() {
-        for (amount, micros) in [
-            (0.0075, 7500),
-            (0.007_439_999_841_153_62, 7440),
-            (3.150_000_095_367_431_6, 3_150_000),
-            (0.0, 0),
-            (-1.0, 0),
-            (f64::NAN, 0),
-            (1e300, 0),
-        ] {
-            assert_eq!(price(amount).get(), micros, "{amount}");
-        }
-    }
 }

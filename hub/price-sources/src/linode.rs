@@ -1,76 +1,18 @@
 //! Linode: `GET /v4/linode/types`, `/v4/regions` and `/v4/regions/availability`.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use blueprint_common_types::Timestamp;
 use blueprint_hub_provider_kit::HttpClient;
+use blueprint_hub_provider_kit::plans::linode::{Availability, Page, Region, Type, offers};
 use blueprint_hub_provision_core::ProviderError;
-use blueprint_hub_provision_core::catalogue::{Currency, Gpu, GpuKind, Offer, PriceSource};
+use blueprint_hub_provision_core::catalogue::{Offer, PriceSource};
 use futures_util::future::{BoxFuture, FutureExt};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::fetch::{Fetch, MAX_PAGES, blank, endless, price};
-
-const NAME: &str = "linode";
-
-/// GPUs by the beginnings of plans: the API has no names of them. Kind, and MiB of each.
-const GPUS: [(&str, &str, u32); 1] = [("g1-gpu-rtx6000-", "rtx-6000", 24 * 1024)];
+use crate::fetch::{Fetch, MAX_PAGES, endless};
 
 /// What Linode sells, by its own list.
 #[derive(Debug, Clone)]
 pub struct Linode(Fetch);
-
-#[derive(Debug, Deserialize)]
-struct Page<T> {
-    data: Vec<T>,
-    pages: usize,
-}
-
-#[derive(Debug, Deserialize)]
-struct Type {
-    id: String,
-    /// `nanode`, `standard`, `dedicated`, `premium`, `highmem`, `gpu`, `accelerated`.
-    class: String,
-    price: Price,
-    #[serde(default)]
-    region_prices: Vec<RegionPrice>,
-    /// MiB.
-    memory: u64,
-    /// MiB.
-    disk: u64,
-    vcpus: u32,
-    #[serde(default)]
-    gpus: u16,
-    #[serde(default)]
-    accelerated_devices: u16,
-}
-
-#[derive(Debug, Deserialize)]
-struct Price {
-    hourly: Option<f64>,
-}
-
-#[derive(Debug, Deserialize)]
-struct RegionPrice {
-    id: String,
-    hourly: Option<f64>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Region {
-    id: String,
-    capabilities: BTreeSet<String>,
-    #[serde(default)]
-    status: String,
-}
-
-#[derive(Debug, Deserialize)]
-struct Availability {
-    region: String,
-    plan: String,
-    available: bool,
-}
 
 impl Linode {
     /// The public API.
@@ -104,21 +46,13 @@ impl Linode {
         let regions: Vec<Region> = self.all("get-regions", "/v4/regions").await?;
         let stock: Vec<Availability> =
             self.all("get-regions-availability", "/v4/regions/availability").await?;
-        let sold_out: BTreeSet<(&str, &str)> = stock
-            .iter()
-            .filter(|row| !row.available)
-            .map(|row| (row.plan.as_str(), row.region.as_str()))
-            .collect();
-        let open = |region: &&Region| region.status.is_empty() || region.status == "ok";
-        let regions: Vec<_> = regions.iter().filter(open).collect();
-        let rows = types.iter().flat_map(|kind| kind.offers(&regions, now));
-        Ok(rows.filter(|offer| !sold_out.contains(&(&*offer.plan, &*offer.region))).collect())
+        Ok(offers(&types, &regions, &stock, &[], now))
     }
 }
 
 impl PriceSource for Linode {
     fn provider(&self) -> &str {
-        NAME
+        "linode"
     }
 
     fn origin(&self) -> String {
@@ -127,44 +61,6 @@ impl PriceSource for Linode {
 
     fn ask(&self, now: Timestamp) -> BoxFuture<'_, Result<Vec<Offer>, ProviderError>> {
         self.list(now).boxed()
-    }
-}
-
-impl Type {
-    /// What a region must be able to do to have it.
-    fn needs(&self) -> &'static str {
-        match self.class.as_str() {
-            "gpu" => "GPU Linodes",
-            "premium" => "Premium Plans",
-            _ => "Linodes",
-        }
-    }
-
-    /// One row for each region that has it; none for GPUs and other cards that are not known.
-    fn offers(&self, regions: &[&Region], now: Timestamp) -> Vec<Offer> {
-        let known = GPUS.iter().find(|(start, _, _)| self.id.starts_with(start));
-        let gpu = known.and_then(|(_, kind, vram)| Some((GpuKind::named(kind)?, *vram)));
-        if self.accelerated_devices > 0 || (self.gpus > 0 && gpu.is_none()) {
-            return Vec::new();
-        }
-        let own: BTreeMap<&str, f64> =
-            self.region_prices.iter().filter_map(|row| Some((row.id.as_str(), row.hourly?))).collect();
-        let base = Offer {
-            plan: self.id.as_str().into(),
-            vcpus: self.vcpus,
-            // Nanodes and standard plans share their processors, with what others leave of them.
-            is_burstable: matches!(self.class.as_str(), "nanode" | "standard"),
-            memory_mib: self.memory,
-            disk_gb: u32::try_from(self.disk / 1024).unwrap_or(u32::MAX),
-            gpu: gpu.filter(|_| self.gpus > 0).map(|(kind, vram)| Gpu::whole(kind, self.gpus, vram)),
-            ..blank(NAME, "linode /v4/linode/types", Currency::Usd, now)
-        };
-        let here = regions.iter().filter(|region| region.capabilities.contains(self.needs()));
-        let offer = |region: &&Region| {
-            let hourly = own.get(region.id.as_str()).copied().or(self.price.hourly).unwrap_or(0.0);
-            Offer { region: region.id.as_str().into(), on_demand: price(hourly), ..base.clone() }
-        };
-        here.map(offer).collect()
     }
 }
 

@@ -117,14 +117,7 @@ impl DigitalOcean {
         let kind = if is_gpu(&spec.plan) { "&type=gpus" } else { "" };
         let (found, _) =
             self.api.list::<Many>(LIST, &format!("/v2/droplets?name={}{kind}", spec.key)).await?;
-        let tags = spec.tags.as_ref();
-        let is_it = |droplet: &Droplet| {
-            let own = tags::whose(&droplet.tags);
-            let same = own.as_ref().map(|own| (own.hub, &own.deployment));
-            droplet.is_node()
-                && tags::key(&droplet.tags, &droplet.name).as_ref() == Some(&spec.key)
-                && same == tags.map(|tags| (tags.hub, &tags.deployment))
-        };
+        let is_it = |droplet: &Droplet| tags::is_of(spec, &droplet.tags, &droplet.name);
         Ok(found.into_iter().filter(is_it).min_by_key(|droplet| droplet.id))
     }
 

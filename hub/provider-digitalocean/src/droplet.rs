@@ -60,7 +60,7 @@ pub(crate) struct Order<'a> {
 impl Droplet {
     /// True for one that a hub made and nobody took from it.
     pub(crate) fn is_node(&self) -> bool {
-        self.tags.iter().any(|tag| tag.eq_ignore_ascii_case(tags::NODE))
+        tags::is_node(&self.tags)
     }
 
     /// As the hub sees it.

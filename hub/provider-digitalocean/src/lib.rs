@@ -25,7 +25,8 @@ mod droplet;
 mod errors;
 mod guard;
 mod offers;
-mod tags;
+
+use blueprint_hub_provider_kit::flat_tags as tags;
 
 pub use check::scopes;
 pub use cloud::{DigitalOcean, DigitalOceanConfig, ENDPOINT};

@@ -11,8 +11,8 @@ const LONGEST: Duration = Duration::from_secs(3600);
 
 /// How long a cloud that refused a call for its rate wants to be left alone, an hour at most; `None` where it does not say.
 ///
-/// `Retry-After` in seconds or as a date (RFC 9110, section 10.2.3) goes first; then `ratelimit-reset`, seconds since 1970
-/// (DigitalOcean, which sends it with every answer: ask only where a call was refused). Dates are compared with the answer's own
+/// `Retry-After` in seconds or as a date (RFC 9110, section 10.2.3) goes first; then `ratelimit-reset` or `x-ratelimit-reset`,
+/// seconds since 1970 (DigitalOcean and Linode, which send it with every answer: ask only where a call was refused). Dates are compared with the answer's own
 /// `Date`, so that a wrong clock here does no harm, and with `now` where it has none.
 #[must_use]
 pub fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
@@ -25,7 +25,8 @@ pub fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
         Some(date(text)?.since(now))
     };
     let reset = || {
-        let seconds = text(headers, "ratelimit-reset")?.parse::<u64>().ok()?;
+        let reset = text(headers, "ratelimit-reset").or_else(|| text(headers, "x-ratelimit-reset"))?;
+        let seconds = reset.parse::<u64>().ok()?;
         Some(Timestamp::from_millis(seconds.saturating_mul(1000)).since(now))
     };
     asked().or_else(reset).map(|wait| wait.min(LONGEST))
@@ -70,6 +71,7 @@ mod tests {
         check(&[("retry-after", "Sun, 06 Nov 1994 08:50:37 GMT")], Some(60));
         check(&[("retry-after", "Sun, 06 Nov 1994 08:00:00 GMT")], Some(0));
         check(&[("ratelimit-reset", "784111807")], Some(30));
+        check(&[("x-ratelimit-reset", "784111807")], Some(30));
         check(&[("ratelimit-reset", "784111807"), ("retry-after", "5")], Some(5));
         check(&[("ratelimit-reset", "784111807"), ("retry-after", "soon")], Some(30));
         for nonsense in ["soon", "-1", "1.5", ""] {

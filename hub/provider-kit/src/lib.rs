@@ -1,16 +1,20 @@
-//! What plugins of clouds share: one HTTP client, where credentials come from, and what of an answer may be logged.
+//! What plugins of clouds share: one HTTP client, where credentials come from, what of an answer may be logged, JSON APIs with
+//! a bearer token, tags that are flat texts, and what lists of plans mean.
 //!
 //! Nothing here retries, sleeps or caches: the caller of a [`Provider`](blueprint_hub_provision_core::Provider) does.
 
 mod client;
 mod credentials;
+pub mod flat_tags;
 mod headers;
+pub mod plans;
 mod redact;
+pub mod rest;
 
 pub use client::{HttpClient, HttpConfig, HttpSetupError};
 pub use credentials::{
     AWS, AZURE, Chain, CredentialSource, CredentialSpec, CredentialTextError, Credentials, DIGITALOCEAN,
-    Environment, Field, FileSource, Fixed, GCP, HETZNER, VULTR,
+    Environment, Field, FileSource, Fixed, GCP, HETZNER, LINODE, VULTR,
 };
 pub use headers::{cloud_time, retry_after};
 pub use redact::{MAX_LOGGED_BYTES, redacted};

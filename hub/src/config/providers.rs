@@ -10,6 +10,7 @@ use ipnetwork::Ipv4Network;
 
 use super::aws::AwsSettings;
 use super::digitalocean::DigitalOceanSettings;
+use super::rest_cloud::{self, RestCloudSettings};
 use super::ssh::SshSettings;
 
 pub(super) const SIM: Key = Key::new(
@@ -44,6 +45,9 @@ pub(super) const AGENTS: Key = Key::unset(
      kind, the blueprint-agent beside this program is used.",
 );
 
+/// Providers that need credentials.
+const WITH_ACCOUNT: &[&str] = &["aws", "digitalocean", "linode", "vultr"];
+
 /// Machines that boot on this host.
 #[derive(Debug, Clone)]
 pub(crate) struct LocalVmSettings {
@@ -64,6 +68,10 @@ pub(crate) struct ProviderSettings {
     pub(crate) digitalocean: Option<DigitalOceanSettings>,
     /// Amazon EC2, where it is switched on.
     pub(crate) aws: Option<AwsSettings>,
+    /// Linode, where it is switched on.
+    pub(crate) linode: Option<RestCloudSettings>,
+    /// Vultr, where it is switched on.
+    pub(crate) vultr: Option<RestCloudSettings>,
     /// The operator's own machines, where they are switched on.
     pub(crate) ssh: Option<SshSettings>,
 }
@@ -76,12 +84,16 @@ impl ProviderSettings {
         let (local_vm, digitalocean) =
             (local_vm(settings, problems), DigitalOceanSettings::take(settings, problems));
         let aws = AwsSettings::take(settings, problems);
+        let linode = rest_cloud::LINODE.take(settings, problems);
+        let vultr = rest_cloud::VULTR.take(settings, problems);
         let ssh = SshSettings::take(settings, problems);
         Some(Self {
             sim: enabled?.then_some(faults?),
             local_vm: local_vm?,
             digitalocean: digitalocean?,
             aws: aws?,
+            linode: linode?,
+            vultr: vultr?,
             ssh: ssh?,
             agents,
         })
@@ -94,6 +106,8 @@ impl ProviderSettings {
             self.local_vm.as_ref().map(|_| "local-vm"),
             self.digitalocean.as_ref().map(|_| "digitalocean"),
             self.aws.as_ref().map(|_| "aws"),
+            self.linode.as_ref().map(|_| "linode"),
+            self.vultr.as_ref().map(|_| "vultr"),
             self.ssh.as_ref().map(|_| "ssh"),
         ];
         others.into_iter().flatten().map(str::to_owned).collect()
@@ -102,7 +116,7 @@ impl ProviderSettings {
     /// Those that need no credentials, and whether they are switched on.
     pub(crate) fn without_account(&self) -> BTreeMap<String, bool> {
         let known = ["sim", "local-vm", "ssh"].map(|name| (name.to_owned(), false));
-        let on = self.names().into_iter().filter(|name| name != "aws" && name != "digitalocean");
+        let on = self.names().into_iter().filter(|name| !WITH_ACCOUNT.contains(&name.as_str()));
         known.into_iter().chain(on.map(|name| (name, true))).collect()
     }
 
@@ -119,7 +133,8 @@ impl ProviderSettings {
 
     /// Whether machines are ordered that have to fetch the agent.
     pub(crate) fn needs_agents(&self) -> bool {
-        self.local_vm.is_some() || self.digitalocean.is_some() || self.aws.is_some() || self.ssh.is_some()
+        let clouds = self.names().into_iter().any(|name| WITH_ACCOUNT.contains(&name.as_str()));
+        clouds || self.local_vm.is_some() || self.ssh.is_some()
     }
 }
 

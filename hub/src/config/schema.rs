@@ -3,7 +3,8 @@
 use blueprint_common_runtime::config::{Key, Schema};
 
 use super::{
-    alerts, aws, digitalocean, discovery, forwards, oauth, prices, providers, provision, qos, sessions, ssh,
+    alerts, aws, digitalocean, discovery, forwards, oauth, prices, providers, provision, qos, rest_cloud,
+    sessions, ssh,
 };
 
 /// Every key of `hub.toml`.
@@ -237,6 +238,14 @@ pub(crate) const SCHEMA: Schema = Schema {
         aws::PROFILE,
         aws::ROLE,
         aws::EXTERNAL_ID,
+        rest_cloud::LINODE_ENABLED,
+        rest_cloud::LINODE_REGIONS,
+        rest_cloud::LINODE_IMAGE,
+        rest_cloud::LINODE_ENDPOINT,
+        rest_cloud::VULTR_ENABLED,
+        rest_cloud::VULTR_REGIONS,
+        rest_cloud::VULTR_IMAGE,
+        rest_cloud::VULTR_ENDPOINT,
         ssh::ENABLED,
         ssh::HOSTS,
         provision::EVERY,

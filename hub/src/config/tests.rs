@@ -175,6 +175,54 @@ fn digitalocean_in_a_build_without_it_names_the_feature() {
     assert!(error.contains("provider-digitalocean"), "{error}");
 }
 
+#[cfg(feature = "provider-linode")]
+#[test]
+fn clouds_of_one_token_are_off_until_somebody_names_them_and_every_mistake_is_told() {
+    assert!(load(&[]).unwrap().providers.linode.is_none());
+    let on = ("providers.linode.enabled", "true");
+    let config =
+        load(&[on, ("providers.linode.regions", "eu-central, us-east,eu-central")]).unwrap().providers;
+    assert_eq!(config.linode.as_ref().unwrap().regions, ["eu-central", "us-east"]);
+    assert!(config.names().contains("linode") && config.needs_agents());
+    assert!(!config.without_account().contains_key("linode"));
+    for (key, values) in [
+        ("providers.linode.regions", &["Frankfurt", "eu;us"][..]),
+        ("providers.linode.image", &["", "../x", "/x", "a\u{e4}"]),
+        ("providers.linode.endpoint", &["http://example.org", "https://example.org/v4", "x"]),
+        ("providers.linode.enabled", &["maybe"]),
+    ] {
+        for value in values {
+            let error = load(&[on, (key, value)]).unwrap_err();
+            assert!(error.contains(key), "{value}: {error}");
+        }
+    }
+}
+
+#[cfg(feature = "provider-vultr")]
+#[test]
+fn the_region_of_another_tool_counts_for_vultr_where_it_is_offered() {
+    let taken = |enabled: &str, region: &'static str| {
+        let flags = vec![("providers.vultr.enabled".to_owned(), enabled.to_owned())];
+        let (settings, mut problems) = SCHEMA.load(&Sources { flags, ..Sources::default() });
+        let variable = |name: &str| (name == "VULTR_DEFAULT_REGION").then(|| region.to_owned());
+        let taken = rest_cloud::VULTR.take_with(&settings, &mut problems, variable);
+        (taken, problems.into_result().map_err(|error| error.to_string()))
+    };
+    assert!(matches!(taken("false", "Frankfurt"), (Some(None), Ok(()))));
+    let (vultr, problems) = taken("true", "fra");
+    let vultr = vultr.unwrap().unwrap();
+    assert!(vultr.regions == ["fra"] && vultr.image == "Debian 13 x64" && problems.is_ok());
+    let (_, problems) = taken("true", "Frankfurt");
+    assert!(problems.unwrap_err().contains("set the key, or correct VULTR_DEFAULT_REGION"));
+}
+
+#[cfg(not(feature = "provider-linode"))]
+#[test]
+fn linode_in_a_build_without_it_names_the_feature() {
+    let error = load(&[("providers.linode.enabled", "true")]).unwrap_err();
+    assert!(error.contains("provider-linode"), "{error}");
+}
+
 #[cfg(feature = "provider-aws")]
 #[test]
 fn ec2_is_off_until_somebody_names_it_and_every_mistake_is_told() {

@@ -68,9 +68,7 @@ impl Dialect for DigitalOceanDialect {
     }
 
     fn wrong_types(&self, answer: Answer) -> Answer {
-        let mut body: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
-        says::swap_types(&mut body);
-        Answer { body: body.to_string().into(), ..answer }
+        crate::json::wrong_types(answer)
     }
 }
 

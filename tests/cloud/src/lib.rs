@@ -16,8 +16,11 @@ pub mod contract;
 pub mod digitalocean;
 pub mod ec2;
 mod fake;
+mod json;
+pub mod linode;
 pub mod openapi;
 mod server;
+pub mod vultr;
 mod world;
 
 pub use fake::{Asked, Dialect, FakeCloud};

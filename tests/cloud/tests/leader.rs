@@ -1,4 +1,4 @@
-//! The provisioner over fakes of DigitalOcean and EC2, killed again and again: what is wanted is there in the end, and no more.
+//! The provisioner over fakes of DigitalOcean, EC2 and Vultr, killed again and again: what is wanted is there in the end, and no more.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,6 +11,7 @@ use blueprint_common_types::{AgentId, HubId, JoinToken, Micros, Secret, ServiceK
 use blueprint_hub_provider_aws::{AwsCloud, AwsConfig};
 use blueprint_hub_provider_digitalocean::{DigitalOcean, DigitalOceanConfig};
 use blueprint_hub_provider_kit::{Credentials, Fixed, HttpClient, HttpConfig};
+use blueprint_hub_provider_vultr::{Vultr, VultrConfig};
 use blueprint_hub_provision::{Host, Leader, ProvisionConfig, Provisioner};
 use blueprint_hub_provision_core::cost::Limits;
 use blueprint_hub_provision_core::lifecycle::{Deployer, Order, Record, Settings, Wanted};
@@ -19,6 +20,7 @@ use blueprint_hub_provision_core::{Candidate, DeploymentId, Provider};
 use blueprint_hub_store::SqliteStore;
 use blueprint_tests_cloud::digitalocean::DigitalOceanDialect;
 use blueprint_tests_cloud::ec2::{Ec2Dialect, REGION};
+use blueprint_tests_cloud::vultr::VultrDialect;
 use blueprint_tests_cloud::{Dialect, FakeCloud, Fault, Kind, Refusal};
 use futures_util::future::{BoxFuture, FutureExt, ready};
 use tokio::time::timeout;
@@ -89,6 +91,17 @@ fn ec2(url: &str, http: HttpClient) -> Arc<dyn Provider> {
     let config =
         AwsConfig { endpoint: Some(url.to_owned()), ..AwsConfig::new(vec![REGION.parse().unwrap()]) };
     Arc::new(AwsCloud::new(config, http, fixed(&["access_key_id", "secret_access_key"])))
+}
+
+fn vultr(url: &str, http: HttpClient) -> Arc<dyn Provider> {
+    Arc::new(Vultr::new(VultrConfig {
+        hub: hub(),
+        endpoint: url.to_owned(),
+        regions: Vec::new(),
+        image: "Debian 13 x64".to_owned(),
+        credentials: fixed(&["api_key"]),
+        http,
+    }))
 }
 
 /// One life of the hub over the database in `folder`: it is over when `test` is, wherever the task then stands.
@@ -165,6 +178,11 @@ async fn a_hub_that_is_killed_has_the_droplets_that_are_wanted_in_the_end() {
 #[tokio::test]
 async fn a_hub_that_is_killed_has_the_machines_of_ec2_that_are_wanted_in_the_end() {
     killed_again_and_again(cloud_of(Ec2Dialect::new(3), ("t3.micro", REGION), ec2).await).await;
+}
+
+#[tokio::test]
+async fn a_hub_that_is_killed_has_the_instances_of_vultr_that_are_wanted_in_the_end() {
+    killed_again_and_again(cloud_of(VultrDialect::default(), ("vc2-1c-1gb", "fra"), vultr).await).await;
 }
 
 async fn killed_again_and_again(cloud: Cloud) {

@@ -84,6 +84,13 @@ pub const VULTR: CredentialSpec = CredentialSpec {
     optional: &[],
 };
 
+/// Linode: a personal access token.
+pub const LINODE: CredentialSpec = CredentialSpec {
+    provider: "linode",
+    required: &[field("token", &["LINODE_TOKEN", "LINODE_API_TOKEN", "LINODE_CLI_TOKEN"], true)],
+    optional: &[],
+};
+
 /// Hetzner: an API token.
 pub const HETZNER: CredentialSpec = CredentialSpec {
     provider: "hetzner",
@@ -145,7 +152,7 @@ mod tests {
 
     #[test]
     fn no_name_means_two_fields() {
-        for spec in [AWS, GCP, AZURE, DIGITALOCEAN, VULTR, HETZNER] {
+        for spec in [AWS, GCP, AZURE, DIGITALOCEAN, VULTR, LINODE, HETZNER] {
             let names: Vec<_> =
                 spec.fields().flat_map(|field| std::iter::once(&field.name).chain(field.env)).collect();
             let once: std::collections::BTreeSet<_> = names.iter().collect();

@@ -188,15 +188,3 @@ pub(super) fn action(id: u64, droplet: u64, kind: &str) -> Value {
         "completed_at": "2026-11-21T10:00:05Z", "resource_id": droplet, "resource_type": "droplet", "region_slug": "fra1",
     })
 }
-
-/// Texts for numbers and numbers for texts.
-pub(super) fn swap_types(value: &mut Value) {
-    match value {
-        Value::Object(fields) => fields.values_mut().for_each(swap_types),
-        Value::Array(values) if values.is_empty() => *value = json!("none"),
-        Value::Array(values) => values.iter_mut().for_each(swap_types),
-        Value::String(_) => *value = json!(7),
-        Value::Number(number) => *value = json!(number.to_string()),
-        Value::Null | Value::Bool(_) => *value = json!({}),
-    }
-}

@@ -39,6 +39,7 @@ mod qos;
 mod raw;
 mod real_machines;
 mod refusals;
+mod rest_clouds;
 mod revoke;
 mod say;
 mod scraped;

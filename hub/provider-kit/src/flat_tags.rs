@@ -1,28 +1,31 @@
-//! Whose a droplet is, in flat tags of letters, digits, `:`, `-` and `_` (255 at most).
+//! Whose a machine is, at clouds whose tags are flat texts: letters, digits and `-`, 43 at most of those made here.
 
 use blueprint_common_types::HubId;
 use blueprint_hub_provision_core::{InstanceKey, InstanceSpec, Tags};
 
-/// On every droplet of any hub.
-pub(crate) const NODE: &str = "bp-node";
+/// On every machine of any hub.
+pub const NODE: &str = "bp-node";
 
 const HUB: &str = "bp-hub-";
 const DEPLOYMENT: &str = "bp-dep-";
 const KEY: &str = "bp-key-";
 const ATTEMPT: &str = "bp-att-";
 
-/// On every droplet of one hub; also the name of its firewall and its SSH key.
-pub(crate) fn of_hub(hub: HubId) -> String {
+/// On every machine of one hub.
+#[must_use]
+pub fn of_hub(hub: HubId) -> String {
     format!("{HUB}{hub}")
 }
 
-/// On the droplets of one order.
-pub(crate) fn of_key(key: &InstanceKey) -> String {
+/// On the machines of one order.
+#[must_use]
+pub fn of_key(key: &InstanceKey) -> String {
     format!("{KEY}{key}")
 }
 
-/// The tags of a droplet to be made.
-pub(crate) fn of(spec: &InstanceSpec) -> Vec<String> {
+/// The tags of a machine to be made.
+#[must_use]
+pub fn of(spec: &InstanceSpec) -> Vec<String> {
     let mut tags = vec![NODE.to_owned(), of_key(&spec.key)];
     if let Some(whose) = &spec.tags {
         tags.push(of_hub(whose.hub));
@@ -32,8 +35,9 @@ pub(crate) fn of(spec: &InstanceSpec) -> Vec<String> {
     tags
 }
 
-/// Whose a droplet is; `None` where its tags do not say all of it, or say two things.
-pub(crate) fn whose(tags: &[String]) -> Option<Tags> {
+/// Whose a machine is; `None` where its tags do not say all of it, or say two things.
+#[must_use]
+pub fn whose(tags: &[String]) -> Option<Tags> {
     Some(Tags {
         hub: one(tags, HUB)?.parse().ok()?,
         deployment: one(tags, DEPLOYMENT)?.parse().ok()?,
@@ -41,14 +45,31 @@ pub(crate) fn whose(tags: &[String]) -> Option<Tags> {
     })
 }
 
-/// What the hub calls a droplet: by its tag, because anybody can change a name, else by its name. `None` for one that has
+/// What the hub calls a machine: by its tag, because anybody can change a name, else by its name. `None` for one that has
 /// neither.
-pub(crate) fn key(tags: &[String], name: &str) -> Option<InstanceKey> {
+#[must_use]
+pub fn key(tags: &[String], name: &str) -> Option<InstanceKey> {
     let tagged = one(tags, KEY).and_then(|key| key.parse().ok());
     tagged.or_else(|| name.to_ascii_lowercase().parse().ok())
 }
 
-/// Tags are compared as the API does, which keeps the case of the first use.
+/// True for a machine that a hub made and nobody took from it.
+#[must_use]
+pub fn is_node(tags: &[String]) -> bool {
+    tags.iter().any(|tag| tag.eq_ignore_ascii_case(NODE))
+}
+
+/// True for tags of the very order of `spec`: its key, its hub and its deployment, whichever call made the machine.
+#[must_use]
+pub fn is_of(spec: &InstanceSpec, tags: &[String], name: &str) -> bool {
+    let own = whose(tags);
+    let whose = |tags: &Tags| (tags.hub, tags.deployment.clone());
+    is_node(tags)
+        && key(tags, name).as_ref() == Some(&spec.key)
+        && own.as_ref().map(whose) == spec.tags.as_ref().map(whose)
+}
+
+/// Tags are compared as APIs do that keep the case of the first use.
 fn one<'a>(tags: &'a [String], prefix: &str) -> Option<&'a str> {
     let mut found = tags.iter().filter_map(|tag| {
         let (head, rest) = tag.split_at_checked(prefix.len())?;
@@ -83,13 +104,16 @@ mod tests {
     }
 
     #[test]
-    fn tags_say_whose_a_droplet_is() {
+    fn tags_say_whose_a_machine_is() {
         let (spec, tags) = (spec(), of(&spec()));
         assert_eq!(whose(&tags), spec.tags);
         assert_eq!(key(&tags, "renamed by hand"), Some(spec.key.clone()));
+        assert!(is_of(&spec, &tags, ""));
+        let other = InstanceSpec { key: "bp-aaaaaaaaaaaaaaaa-2".parse().unwrap(), ..spec.clone() };
+        assert!(!is_of(&other, &tags, "") && !is_of(&spec, tags.get(1..).unwrap(), ""));
         for tag in &tags {
-            let is_allowed = |c: char| c.is_ascii_alphanumeric() || ":-_".contains(c);
-            assert!(tag.len() <= 255 && tag.chars().all(is_allowed), "{tag}");
+            let is_allowed = |c: char| c.is_ascii_alphanumeric() || c == '-';
+            assert!(tag.len() <= 50 && tag.chars().all(is_allowed), "{tag}");
         }
         // The account knew the tag in another case.
         let shouted: Vec<_> = tags.iter().map(|tag| tag.replace("bp-", "BP-")).collect();
