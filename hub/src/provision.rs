@@ -1,6 +1,7 @@
 //! Starts the provisioner: which clouds there are, and what the rest of the hub does for it.
 
 mod aws;
+mod azure;
 mod digitalocean;
 mod host;
 mod local_vm;
@@ -128,11 +129,14 @@ impl Clouds {
         providers.extend(cloud);
         let (cloud, on_aws) = aws::make(others.aws.as_ref(), facts.id, &vault, &state)?;
         providers.extend(cloud);
+        let (cloud, on_azure) =
+            azure::make(others.azure.as_ref(), facts.id, (&vault, &prices), &state)?;
+        providers.extend(cloud);
         if let Some(settings) = &others.ssh {
             providers.push(ssh::make(settings, facts.id, &state));
         }
         let accounts =
-            Accounts::new(facts.id, vault, vec![on_digitalocean, on_aws], others.without_account());
+            Accounts::new(facts.id, vault, vec![on_digitalocean, on_aws, on_azure], others.without_account());
         let courier = Arc::new(WebhookCourier::new(&alerts, sealing, facts.id)?);
         let received = received(registrar.clone(), tunnel);
         let host = HubHost::new(facts, control, registrar, agents.digests(), settings.token_ttl);

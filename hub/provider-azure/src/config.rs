@@ -19,6 +19,9 @@ pub const LOGIN_ENDPOINT: &str = "https://login.microsoftonline.com";
 /// Where a machine of Azure asks about itself.
 pub const METADATA_ENDPOINT: &str = "http://169.254.169.254";
 
+/// Where Azure gives its prices to anybody.
+pub const PRICES_ENDPOINT: &str = "https://prices.azure.com";
+
 /// What the provider is made of.
 #[derive(Clone)]
 pub struct AzureConfig {
@@ -40,6 +43,8 @@ pub struct AzureConfig {
     pub login_endpoint: String,
     /// Scheme and host of the metadata service; [`METADATA_ENDPOINT`] but in tests.
     pub metadata_endpoint: String,
+    /// Scheme and host of the public price list; [`PRICES_ENDPOINT`] but in tests.
+    pub prices_endpoint: String,
     /// Where credentials come from: the fields of [`blueprint_hub_provider_kit::AZURE`].
     pub credentials: Arc<dyn CredentialSource>,
     /// What calls.
@@ -71,6 +76,7 @@ impl AzureConfig {
             endpoint: ENDPOINT.to_owned(),
             login_endpoint: LOGIN_ENDPOINT.to_owned(),
             metadata_endpoint: METADATA_ENDPOINT.to_owned(),
+            prices_endpoint: PRICES_ENDPOINT.to_owned(),
             credentials,
             http,
             follow_within: Self::FOLLOW,

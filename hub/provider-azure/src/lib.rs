@@ -34,8 +34,9 @@ mod operation;
 mod order;
 mod role;
 mod sizes;
+mod spot;
 mod tags;
 
 pub use cloud::Azure;
-pub use config::{AzureConfig, ENDPOINT, Image, LOGIN_ENDPOINT, METADATA_ENDPOINT, ParseImageError};
+pub use config::{AzureConfig, ENDPOINT, Image, LOGIN_ENDPOINT, METADATA_ENDPOINT, PRICES_ENDPOINT, ParseImageError};
 pub use role::role;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use blueprint_common_types::Micros;
 use blueprint_hub_provision_core::ProviderError;
 use blueprint_hub_provision_core::catalogue::{Catalogue, Offer};
 use futures_util::future::try_join_all;
@@ -22,18 +23,31 @@ impl Azure {
         };
         let regions = self.config.regions.iter();
         let sizes = try_join_all(regions.clone().map(|region| self.sizes(region))).await?;
-        let sizes: BTreeMap<&str, Arc<Sizes>> = regions.map(String::as_str).zip(sizes).collect();
-        Ok(listed.iter().filter_map(|offer| self.offer(offer, &sizes)).collect())
+        let sizes: BTreeMap<&str, Arc<Sizes>> = regions.clone().map(String::as_str).zip(sizes).collect();
+        let mut spots = BTreeMap::new();
+        if self.config.spot {
+            let prices = try_join_all(regions.clone().map(|region| self.spot_prices(region))).await?;
+            spots = regions.map(String::as_str).zip(prices).collect();
+        }
+        Ok(listed.iter().filter_map(|offer| offered(offer, &sizes, &spots)).collect())
     }
 
-    fn offer(&self, offer: &Offer, sizes: &BTreeMap<&str, Arc<Sizes>>) -> Option<Offer> {
-        let size = sizes.get(&*offer.region)?.get(&offer.plan.to_ascii_lowercase())?;
-        if size.arch != offer.arch {
-            return None;
-        }
-        let spot = offer.spot.filter(|_| self.config.spot && size.can_be_spot);
-        Some(Offer { spot, ..offer.clone() })
+}
+
+/// An offer of the list, where its region sells it to this subscription.
+fn offered(
+    offer: &Offer,
+    sizes: &BTreeMap<&str, Arc<Sizes>>,
+    spots: &BTreeMap<&str, BTreeMap<String, Micros>>,
+) -> Option<Offer> {
+    let plan = offer.plan.to_ascii_lowercase();
+    let size = sizes.get(&*offer.region)?.get(&plan)?;
+    if size.arch != offer.arch {
+        return None;
     }
+    let spot = spots.get(&*offer.region).and_then(|prices| prices.get(&plan)).copied();
+    let spot = spot.filter(|spot| size.can_be_spot && *spot <= offer.on_demand);
+    Some(Offer { spot, ..offer.clone() })
 }
 
 /// The built-in list's offers in these regions, with the list's dates. The prices that Azure gives to anybody, where they were

@@ -9,6 +9,7 @@ use blueprint_hub_provision_core::catalogue::Offer;
 use ipnetwork::Ipv4Network;
 
 use super::aws::AwsSettings;
+use super::azure::AzureSettings;
 use super::digitalocean::DigitalOceanSettings;
 use super::ssh::SshSettings;
 
@@ -64,6 +65,8 @@ pub(crate) struct ProviderSettings {
     pub(crate) digitalocean: Option<DigitalOceanSettings>,
     /// Amazon EC2, where it is switched on.
     pub(crate) aws: Option<AwsSettings>,
+    /// Azure, where it is switched on.
+    pub(crate) azure: Option<AzureSettings>,
     /// The operator's own machines, where they are switched on.
     pub(crate) ssh: Option<SshSettings>,
 }
@@ -76,12 +79,14 @@ impl ProviderSettings {
         let (local_vm, digitalocean) =
             (local_vm(settings, problems), DigitalOceanSettings::take(settings, problems));
         let aws = AwsSettings::take(settings, problems);
+        let azure = AzureSettings::take(settings, problems);
         let ssh = SshSettings::take(settings, problems);
         Some(Self {
             sim: enabled?.then_some(faults?),
             local_vm: local_vm?,
             digitalocean: digitalocean?,
             aws: aws?,
+            azure: azure?,
             ssh: ssh?,
             agents,
         })
@@ -94,6 +99,7 @@ impl ProviderSettings {
             self.local_vm.as_ref().map(|_| "local-vm"),
             self.digitalocean.as_ref().map(|_| "digitalocean"),
             self.aws.as_ref().map(|_| "aws"),
+            self.azure.as_ref().map(|_| "azure"),
             self.ssh.as_ref().map(|_| "ssh"),
         ];
         others.into_iter().flatten().map(str::to_owned).collect()
@@ -102,7 +108,7 @@ impl ProviderSettings {
     /// Those that need no credentials, and whether they are switched on.
     pub(crate) fn without_account(&self) -> BTreeMap<String, bool> {
         let known = ["sim", "local-vm", "ssh"].map(|name| (name.to_owned(), false));
-        let on = self.names().into_iter().filter(|name| name != "aws" && name != "digitalocean");
+        let on = self.names().into_iter().filter(|name| !["aws", "azure", "digitalocean"].contains(&name.as_str()));
         known.into_iter().chain(on.map(|name| (name, true))).collect()
     }
 
@@ -119,7 +125,7 @@ impl ProviderSettings {
 
     /// Whether machines are ordered that have to fetch the agent.
     pub(crate) fn needs_agents(&self) -> bool {
-        self.local_vm.is_some() || self.digitalocean.is_some() || self.aws.is_some() || self.ssh.is_some()
+        self.local_vm.is_some() || self.digitalocean.is_some() || self.aws.is_some() || self.azure.is_some() || self.ssh.is_some()
     }
 }
 

@@ -3,7 +3,7 @@
 use blueprint_common_runtime::config::{Key, Schema};
 
 use super::{
-    alerts, aws, digitalocean, discovery, forwards, oauth, prices, providers, provision, qos, sessions, ssh,
+    alerts, aws, azure, digitalocean, discovery, forwards, oauth, prices, providers, provision, qos, sessions, ssh,
 };
 
 /// Every key of `hub.toml`.
@@ -232,6 +232,14 @@ pub(crate) const SCHEMA: Schema = Schema {
         aws::PROFILE,
         aws::ROLE,
         aws::EXTERNAL_ID,
+        azure::ENABLED,
+        azure::REGIONS,
+        azure::GROUP,
+        azure::IMAGE,
+        azure::IMAGE_ARM64,
+        azure::SPOT,
+        azure::ENDPOINT,
+        azure::LOGIN_ENDPOINT,
         ssh::ENABLED,
         ssh::HOSTS,
         provision::EVERY,

@@ -214,6 +214,9 @@ impl Account {
         if request.path.ends_with("/oauth2/v2.0/token") {
             return self.sign_in(world, request);
         }
+        if request.path == "/api/retail/prices" {
+            return says::spot_prices(request);
+        }
         if request.path == "/metadata/identity/oauth2/token" {
             self.tokens += 1;
             // Numbers come as texts.

@@ -41,6 +41,7 @@ fn provider(url: &str, fields: &[(&str, &str)], regions: &[&str]) -> Azure {
         endpoint: url.to_owned(),
         login_endpoint: url.to_owned(),
         metadata_endpoint: url.to_owned(),
+        prices_endpoint: url.to_owned(),
         follow_within: Duration::from_secs(5),
         spot: true,
         ..AzureConfig::new(hub(), regions, credentials, HttpClient::new(http).unwrap())
@@ -210,6 +211,23 @@ async fn documents_say_what_the_size_can_do_and_what_the_order_is() {
     assert_eq!((at(0, fast).unwrap(), at(2, fast).unwrap()), (true.into(), false.into()));
     // One question tells what every size can do.
     assert_eq!(account.fake.count(Kind::Offers), 1);
+}
+
+#[tokio::test]
+async fn what_is_sold_has_the_prices_of_spot_machines_and_nothing_that_is_closed() {
+    let account = account().await;
+    let offers = account.provider.offers().await.unwrap();
+    let rows: Vec<_> =
+        offers.iter().map(|offer| (&*offer.plan, offer.spot.map(blueprint_common_types::Micros::get))).collect();
+    let wanted = [
+        ("Standard_D2ps_v5", None),
+        ("Standard_D2s_v5", Some(19_200)),
+        ("Standard_D4s_v5", Some(38_400)),
+        // Its price as a spot machine is above the usual one, so it is none.
+        ("Standard_NC4as_T4_v3", None),
+    ];
+    assert_eq!(rows, wanted);
+    assert!(offers.iter().any(|offer| offer.gpu.is_some()));
 }
 
 #[tokio::test]

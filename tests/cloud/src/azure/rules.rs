@@ -43,6 +43,10 @@ pub(super) fn of_request(request: &Request) -> Vec<String> {
         rule(form.contains("scope=https%3A%2F%2Fmanagement.azure.com%2F.default"), "a scope that is not the API's");
         return broken;
     }
+    if request.path == "/api/retail/prices" {
+        rule(request.header("authorization").is_none(), "the token is given to the public price list");
+        return broken;
+    }
     if request.path.starts_with("/metadata/") {
         rule(request.header("metadata") == Some("true"), "no header Metadata: true");
         rule(request.query("resource") == Some("https://management.azure.com/"), "another resource");

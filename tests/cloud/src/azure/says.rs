@@ -168,6 +168,27 @@ pub(super) fn skus() -> Vec<Value> {
     ]
 }
 
+/// Two pages of the public price list, with what nobody may take for a machine of Linux.
+pub(super) fn spot_prices(request: &Request) -> Answer {
+    let item = |sku: &str, meter: &str, product: &str, price: f64| {
+        json!({
+            "currencyCode": "USD", "retailPrice": price, "armRegionName": REGION, "armSkuName": sku, "meterName": meter,
+            "productName": product, "unitOfMeasure": "1 Hour", "type": "Consumption",
+        })
+    };
+    let dsv5 = "Virtual Machines Dsv5 Series";
+    let host = request.header("host").unwrap_or_default();
+    if request.query("$skip").is_some() {
+        let items = [item("Standard_D4s_v5", "D4s v5 Spot", dsv5, 0.0384), item("Standard_NC4as_T4_v3", "NC4as T4 v3 Spot", "x", 9.0)];
+        return Answer::json(200, &json!({ "Items": items, "NextPageLink": null }));
+    }
+    let items = [
+        item("Standard_D2s_v5", "D2s v5 Spot", dsv5, 0.0192),
+        item("Standard_D2s_v5", "D2s v5 Spot", "Virtual Machines Dsv5 Series Windows", 0.07),
+    ];
+    Answer::json(200, &json!({ "Items": items, "NextPageLink": format!("http://{host}/api/retail/prices?$skip=100") }))
+}
+
 /// One page of a list that goes on behind the name of its last row, so that what goes meanwhile moves nothing.
 pub(super) fn page(request: &Request, rows: &[Value], size: usize) -> Answer {
     let after = request.query("$skiptoken").unwrap_or_default();
