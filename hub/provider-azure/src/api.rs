@@ -246,3 +246,34 @@ pub(crate) fn read<T: DeserializeOwned>(call: Call, answer: &Response<Bytes>) ->
 pub(crate) fn now() -> Timestamp {
     Timestamp::from(SystemTime::now())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use blueprint_hub_provider_kit::{Credentials, Fixed, HttpConfig};
+
+    use super::*;
+
+    #[test]
+    fn links_to_other_hosts_are_not_followed() {
+        let http = HttpClient::new(HttpConfig::default()).unwrap();
+        let source = Arc::new(Fixed::new(Credentials::new("a test", [])));
+        let bearers = Bearers::new(http.clone(), source, String::new(), String::new());
+        let api = Api { http, endpoint: crate::ENDPOINT.to_owned(), bearers };
+        let call = call("VirtualMachines_List", "x", "y");
+        let path = api.path_of(call, "https://management.azure.com/subscriptions/s/x?$skiptoken=a%20b").unwrap();
+        assert_eq!(path, "/subscriptions/s/x?$skiptoken=a%20b");
+        for link in [
+            "https://management.azure.com.evil.example/x",
+            "https://evil.example/x",
+            "http://management.azure.com/x",
+            "https://management.azure.com:8443/x",
+            "https://x@management.azure.com/x",
+            "/subscriptions/s/x",
+            "",
+        ] {
+            assert!(api.path_of(call, link).is_err(), "{link}");
+        }
+    }
+}

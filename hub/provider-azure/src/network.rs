@@ -53,8 +53,8 @@ struct Standing {
 #[serde(default, rename_all = "camelCase")]
 struct Properties {
     provisioning_state: String,
-    security_rules: Vec<Rule>,
-    subnets: Vec<Subnet>,
+    security_rules: Option<Vec<Rule>>,
+    subnets: Option<Vec<Subnet>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -70,10 +70,10 @@ struct RuleProperties {
     access: String,
     protocol: String,
     priority: u32,
-    source_address_prefix: String,
-    destination_address_prefix: String,
-    destination_port_range: String,
-    source_port_range: String,
+    source_address_prefix: Option<String>,
+    destination_address_prefix: Option<String>,
+    destination_port_range: Option<String>,
+    source_port_range: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -169,25 +169,26 @@ impl Azure {
 impl Standing {
     /// Whether the first rule for what comes in refuses all of it.
     fn is_closed(&self) -> bool {
-        let inbound = self.properties.security_rules.iter().map(|rule| &rule.properties);
+        let inbound = self.properties.security_rules.iter().flatten().map(|rule| &rule.properties);
         let first = inbound
             .filter(|rule| rule.direction.eq_ignore_ascii_case("inbound"))
             .min_by_key(|rule| rule.priority);
         first.is_some_and(|rule| {
             let all = [
-                &rule.protocol,
                 &rule.source_address_prefix,
                 &rule.source_port_range,
                 &rule.destination_address_prefix,
                 &rule.destination_port_range,
             ];
-            rule.access.eq_ignore_ascii_case("deny") && all.into_iter().all(|part| part == "*")
+            rule.access.eq_ignore_ascii_case("deny")
+                && rule.protocol == "*"
+                && all.into_iter().all(|part| part.as_deref() == Some("*"))
         })
     }
 
     /// The subnet of machines, where it goes by this security group.
     fn subnet(&self, security_group: &str) -> Option<&Subnet> {
-        self.properties.subnets.iter().find(|subnet| {
+        self.properties.subnets.iter().flatten().find(|subnet| {
             let group = subnet.properties.network_security_group.as_ref();
             subnet.name.eq_ignore_ascii_case(SUBNET)
                 && group.is_some_and(|group| group.id.eq_ignore_ascii_case(security_group))

@@ -152,7 +152,8 @@ impl AzureDialect {
             "sourcePortRange": "*", "destinationAddressPrefix": "*", "destinationPortRange": "22",
         } });
         for (path, group) in &mut self.0.lock().network {
-            if let Some(rules) = group["properties"]["securityRules"].as_array_mut().filter(|_| path.contains("networksecuritygroups")) {
+            let rules = group.pointer_mut("/properties/securityRules").and_then(Value::as_array_mut);
+            if let Some(rules) = rules.filter(|_| path.contains("networksecuritygroups")) {
                 rules.push(rule.clone());
             }
         }
@@ -423,7 +424,7 @@ impl Account {
                 document["id"] = json!(request.path);
                 document["name"] = json!(name);
                 document["properties"]["provisioningState"] = json!("Succeeded");
-                for subnet in document["properties"]["subnets"].as_array_mut().into_iter().flatten() {
+                for subnet in document.pointer_mut("/properties/subnets").and_then(Value::as_array_mut).into_iter().flatten() {
                     let own = subnet["name"].as_str().unwrap_or_default().to_owned();
                     subnet["id"] = json!(format!("{}/subnets/{own}", request.path));
                     subnet["properties"]["provisioningState"] = json!("Succeeded");
