@@ -129,8 +129,7 @@ impl Clouds {
         providers.extend(cloud);
         let (cloud, on_aws) = aws::make(others.aws.as_ref(), facts.id, &vault, &state)?;
         providers.extend(cloud);
-        let (cloud, on_azure) =
-            azure::make(others.azure.as_ref(), facts.id, (&vault, &prices), &state)?;
+        let (cloud, on_azure) = azure::make(others.azure.as_ref(), facts.id, (&vault, &prices), &state)?;
         providers.extend(cloud);
         if let Some(settings) = &others.ssh {
             providers.push(ssh::make(settings, facts.id, &state));

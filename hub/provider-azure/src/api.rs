@@ -128,7 +128,10 @@ impl Api {
         }
         let body = sent.body.map(|body| Bytes::from(body.expose().clone())).unwrap_or_default();
         let request = request.body(body).map_err(|_| ProviderError::Reject {
-            reason: format!("{} makes no URL for {}; check providers.azure.endpoint", self.endpoint, call.name),
+            reason: format!(
+                "{} makes no URL for {}; check providers.azure.endpoint",
+                self.endpoint, call.name
+            ),
         })?;
         let answer = self.http.send(call.name, request).await?;
         if answer.status() == StatusCode::UNAUTHORIZED {
@@ -198,12 +201,14 @@ impl Api {
     /// Path and query of a link to the same host. Links to others are not followed: the token would go with them.
     pub(crate) fn path_of(&self, call: Call, link: &str) -> Result<String, ProviderError> {
         let (own, uri) = (self.endpoint.parse::<Uri>().ok(), link.parse::<Uri>().ok());
-        let is_own =
-            |uri: &Uri| own.as_ref().is_some_and(|own| own.authority() == uri.authority() && own.scheme() == uri.scheme());
+        let is_own = |uri: &Uri| {
+            own.as_ref().is_some_and(|own| own.authority() == uri.authority() && own.scheme() == uri.scheme())
+        };
         let path = uri.filter(is_own).and_then(|uri| Some(uri.path_and_query()?.as_str().to_owned()));
         path.ok_or_else(|| ProviderError::Other {
             call: call.name,
-            source: format!("its answer leads to another host than {}, which is not followed", self.endpoint).into(),
+            source: format!("its answer leads to another host than {}, which is not followed", self.endpoint)
+                .into(),
         })
     }
 }
@@ -262,7 +267,8 @@ mod tests {
         let bearers = Bearers::new(http.clone(), source, String::new(), String::new());
         let api = Api { http, endpoint: crate::ENDPOINT.to_owned(), bearers };
         let call = call("VirtualMachines_List", "x", "y");
-        let path = api.path_of(call, "https://management.azure.com/subscriptions/s/x?$skiptoken=a%20b").unwrap();
+        let path =
+            api.path_of(call, "https://management.azure.com/subscriptions/s/x?$skiptoken=a%20b").unwrap();
         assert_eq!(path, "/subscriptions/s/x?$skiptoken=a%20b");
         for link in [
             "https://management.azure.com.evil.example/x",

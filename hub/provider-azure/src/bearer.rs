@@ -99,13 +99,17 @@ impl Bearers {
         let own = self.source.get().await?;
         let subscription = own.require("subscription_id")?.expose().clone();
         if !is_id(&subscription) {
-            return Err(unusable(&own, "its subscription_id is no id such as 00000000-0000-0000-0000-000000000000"));
+            return Err(unusable(
+                &own,
+                "its subscription_id is no id such as 00000000-0000-0000-0000-000000000000",
+            ));
         }
         if let Some(token) = field(&own, "access_token") {
             return Ok(Access { subscription, token: token.clone() });
         }
         let mut kept = self.kept.lock().await;
-        if let Some(have) = kept.as_ref().filter(|have| have.by == own && have.ends.since(now()) > BEFORE_END) {
+        if let Some(have) = kept.as_ref().filter(|have| have.by == own && have.ends.since(now()) > BEFORE_END)
+        {
             return Ok(Access { subscription, token: have.token.clone() });
         }
         let (token, ends) = self.renew(&own).await?;
@@ -122,7 +126,9 @@ impl Bearers {
         let asked_at = now();
         let granted = match (field(own, "tenant_id"), field(own, "client_secret")) {
             (Some(tenant), Some(secret)) => self.sign_in(own, tenant.expose(), secret).await?,
-            (None, Some(_)) => return Err(unusable(own, "it has a client_secret and no tenant_id; add that")),
+            (None, Some(_)) => {
+                return Err(unusable(own, "it has a client_secret and no tenant_id; add that"));
+            }
             (_, None) => self.identity(own).await?,
         };
         let seconds = match granted.expires_in {
@@ -176,7 +182,8 @@ impl Bearers {
 
     /// The identity of the machine that the hub runs on; that of `client_id` where it has several.
     async fn identity(&self, own: &Credentials) -> Result<Granted, ProviderError> {
-        let mut rows = vec![("api-version", "2018-02-01".to_owned()), ("resource", format!("{}/", self.audience))];
+        let mut rows =
+            vec![("api-version", "2018-02-01".to_owned()), ("resource", format!("{}/", self.audience))];
         if let Some(client) = field(own, "client_id") {
             rows.push(("client_id", client.expose().clone()));
         }

@@ -26,11 +26,8 @@ const LOCATIONS: Call = call(
     "Microsoft.Resources/subscriptions/locations/read",
     version::SUBSCRIPTIONS,
 );
-const PERMISSIONS: Call = call(
-    "Permissions_ListForSubscription",
-    "Microsoft.Authorization/permissions/read",
-    version::PERMISSIONS,
-);
+const PERMISSIONS: Call =
+    call("Permissions_ListForSubscription", "Microsoft.Authorization/permissions/read", version::PERMISSIONS);
 const USAGES: Call = call("Usage_List", "Microsoft.Compute/locations/usages/read", version::COMPUTE);
 
 /// Every call of this crate.
@@ -230,7 +227,8 @@ mod tests {
         ] {
             assert_eq!(is_like(pattern, action), is_it, "{pattern}");
         }
-        let role = Permission { actions: vec!["*".to_owned()], not_actions: vec!["Microsoft.Compute/*".to_owned()] };
+        let role =
+            Permission { actions: vec!["*".to_owned()], not_actions: vec!["Microsoft.Compute/*".to_owned()] };
         assert!(!role.allows(action) && role.allows("Microsoft.Network/virtualNetworks/read"));
     }
 }

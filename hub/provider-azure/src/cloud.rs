@@ -31,8 +31,11 @@ pub(crate) const DELETE: Call =
     call("VirtualMachines_Delete", "Microsoft.Compute/virtualMachines/delete", version::COMPUTE);
 pub(crate) const START: Call =
     call("VirtualMachines_Start", "Microsoft.Compute/virtualMachines/start/action", version::COMPUTE);
-pub(crate) const DEALLOCATE: Call =
-    call("VirtualMachines_Deallocate", "Microsoft.Compute/virtualMachines/deallocate/action", version::COMPUTE);
+pub(crate) const DEALLOCATE: Call = call(
+    "VirtualMachines_Deallocate",
+    "Microsoft.Compute/virtualMachines/deallocate/action",
+    version::COMPUTE,
+);
 
 /// One subscription of Azure, in the regions that its configuration names.
 ///
@@ -74,7 +77,10 @@ impl Azure {
         let reject = |reason: String| Err(ProviderError::Reject { reason });
         if !self.config.regions.contains(&spec.region) {
             return Err(ProviderError::NotSold {
-                what: format!("{} in {}, which is not among providers.azure.regions,", spec.plan, spec.region),
+                what: format!(
+                    "{} in {}, which is not among providers.azure.regions,",
+                    spec.plan, spec.region
+                ),
             });
         }
         if spec.tags.as_ref().is_some_and(|tags| tags.hub != self.config.hub) {
@@ -169,9 +175,14 @@ impl Azure {
     fn made_before(&self, spec: &InstanceSpec, machine: &Machine) -> Result<Instance, ProviderError> {
         let own = tags::whose(&machine.tags());
         let same = |tags: &blueprint_hub_provision_core::Tags| (tags.hub, tags.deployment.clone());
-        if tags::key(&machine.tags()).as_ref() != Some(&spec.key) || own.as_ref().map(same) != spec.tags.as_ref().map(same) {
+        if tags::key(&machine.tags()).as_ref() != Some(&spec.key)
+            || own.as_ref().map(same) != spec.tags.as_ref().map(same)
+        {
             return Err(ProviderError::Reject {
-                reason: format!("there is a machine {} in {} that is not this hub's; remove or rename it", spec.key, self.group),
+                reason: format!(
+                    "there is a machine {} in {} that is not this hub's; remove or rename it",
+                    spec.key, self.group
+                ),
             });
         }
         if machine.is_going() {
@@ -188,10 +199,13 @@ impl Azure {
         })
     }
 
-    /// The key of a machine that stands and is this hub's; `None` where there is none.
-    async fn own(&self, provider_id: &str) -> Result<Option<InstanceKey>, ProviderError> {
+    /// A machine that stands and is this hub's, with its key; `None` where there is none.
+    async fn own(&self, provider_id: &str) -> Result<Option<(InstanceKey, Machine)>, ProviderError> {
         let key: InstanceKey = provider_id.parse().map_err(|_| ProviderError::Reject {
-            reason: format!("{:?} is no machine of this hub", provider_id.chars().take(64).collect::<String>()),
+            reason: format!(
+                "{:?} is no machine of this hub",
+                provider_id.chars().take(64).collect::<String>()
+            ),
         })?;
         let Some(machine) = self.machine(&key).await? else { return Ok(None) };
         let is_own = tags::whose(&machine.tags()).is_some_and(|tags| tags.hub == self.config.hub);
@@ -203,7 +217,7 @@ impl Azure {
                 ),
             });
         }
-        Ok(Some(key))
+        Ok(Some((key, machine)))
     }
 
     async fn remove(&self, key: &InstanceKey) -> Result<(), ProviderError> {
@@ -217,7 +231,9 @@ impl Azure {
 
     async fn delete_one(&self, provider_id: &str) -> Result<(), ProviderError> {
         match self.own(provider_id).await? {
-            Some(key) => {
+            // Azure refuses a second deletion while it is at the first.
+            Some((_, machine)) if machine.is_going() => Ok(()),
+            Some((key, _)) => {
                 self.remove(&key).await?;
                 info!(target: "audit", provider = NAME, instance = %key, "instance deleted");
                 Ok(())
@@ -231,7 +247,7 @@ impl Azure {
 
     async fn switch(&self, call: Call, verb: &str, provider_id: &str) -> Result<(), ProviderError> {
         let absent = || ProviderError::Reject { reason: format!("there is no machine {provider_id}") };
-        let key = self.own(provider_id).await?.ok_or_else(absent)?;
+        let (key, _) = self.own(provider_id).await?.ok_or_else(absent)?;
         let path = format!("{}/{verb}", self.path(&key));
         let answer = self.api.send(call, Method::POST, &path, Sent::default()).await?;
         if answer.status() == StatusCode::NOT_FOUND && is_absent(&answer) {

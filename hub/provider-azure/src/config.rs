@@ -167,7 +167,8 @@ mod tests {
         assert_eq!(market.reference()["sku"], "13-gen2");
         let id = "/subscriptions/0/resourceGroups/g/providers/Microsoft.Compute/images/x";
         assert_eq!(id.parse::<Image>().unwrap().reference(), json!({ "id": id }));
-        for wrong in ["", "Debian", "a:b:c", "a:b:c:d:e", "a:b::d", "a:b:c:d e", "/subscriptions/../x", "/x"] {
+        for wrong in ["", "Debian", "a:b:c", "a:b:c:d:e", "a:b::d", "a:b:c:d e", "/subscriptions/../x", "/x"]
+        {
             assert!(wrong.parse::<Image>().unwrap_err().to_string().contains("PUBLISHER"), "{wrong}");
         }
     }

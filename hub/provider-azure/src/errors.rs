@@ -64,7 +64,8 @@ impl Refusal {
     /// Reads an answer that is no success.
     pub(crate) fn read(answer: &Response<Bytes>) -> Self {
         let body: Value = serde_json::from_slice(answer.body()).unwrap_or_default();
-        let request = answer.headers().get("x-ms-request-id").and_then(|id| id.to_str().ok()).unwrap_or_default();
+        let request =
+            answer.headers().get("x-ms-request-id").and_then(|id| id.to_str().ok()).unwrap_or_default();
         Self {
             status: answer.status().as_u16(),
             retry_after: retry_after(answer.headers(), now()),
@@ -102,7 +103,8 @@ impl Refusal {
 
     /// The error that it is to the hub.
     pub(crate) fn into_error(self, call: Call, about: &About) -> ProviderError {
-        let what = || if about.what.is_empty() { self.words() } else { format!("{}: {}", about.what, self.words()) };
+        let what =
+            || if about.what.is_empty() { self.words() } else { format!("{}: {}", about.what, self.words()) };
         match self.meaning(about) {
             Meaning::Throttle => ProviderError::Throttle { retry_after: self.retry_after },
             Meaning::Busy => ProviderError::Busy { reason: self.words() },
@@ -143,7 +145,9 @@ impl Refusal {
             return Meaning::Throttle;
         }
         match self.code.as_str() {
-            "TooManyRequests" | "SubscriptionRequestsThrottled" | "ResourceRequestsThrottled" => Meaning::Throttle,
+            "TooManyRequests" | "SubscriptionRequestsThrottled" | "ResourceRequestsThrottled" => {
+                Meaning::Throttle
+            }
             "AuthorizationFailed"
             | "LinkedAuthorizationFailed"
             | "AuthenticationFailed"
@@ -164,9 +168,14 @@ impl Refusal {
             // Of machines that may be taken back there is none left for now; others are closed to the subscription for longer.
             "SkuNotAvailable" if about.is_spot => Meaning::Capacity,
             "SkuNotAvailable" | "LocationNotAvailableForResourceType" => Meaning::NotSold,
-            "InvalidParameter" if message.contains("vm size") || message.contains("vmsize") => Meaning::NotSold,
+            "InvalidParameter" if message.contains("vm size") || message.contains("vmsize") => {
+                Meaning::NotSold
+            }
             "OperationNotAllowed" if message.contains("quota") || message.contains("core") => Meaning::Quota,
-            code if code.ends_with("QuotaExceeded") || code.ends_with("LimitReached") || code.ends_with("LimitExceeded") => {
+            code if code.ends_with("QuotaExceeded")
+                || code.ends_with("LimitReached")
+                || code.ends_with("LimitExceeded") =>
+            {
                 Meaning::Quota
             }
             // Whoever came first made it; and what another call is at is free soon.
@@ -179,12 +188,15 @@ impl Refusal {
             | "ResourceGroupBeingDeleted"
             | "InvalidResourceLocation"
             | "NicInUse"
+            | "NicReservedForAnotherVm"
             | "InUseSubnetCannotBeDeleted"
             | "PublicIPAddressCannotBeDeleted"
             | "AttachDiskWhileBeingDetached" => Meaning::Busy,
-            "InternalServerError" | "InternalExecutionError" | "ServiceUnavailable" | "ServerTimeout" | "OperationTimedOut" => {
-                Meaning::Unknown
-            }
+            "InternalServerError"
+            | "InternalExecutionError"
+            | "ServiceUnavailable"
+            | "ServerTimeout"
+            | "OperationTimedOut" => Meaning::Unknown,
             code => match self.status {
                 401 | 403 => Meaning::Deny,
                 408 => Meaning::Unknown,

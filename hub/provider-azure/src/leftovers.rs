@@ -80,7 +80,8 @@ impl Azure {
         for resource in resources.iter().filter(|resource| resource.remover().is_some()) {
             let Some(key) = resource.key().filter(|key| !standing(key)) else { continue };
             let tags = self.whose(resource, &key);
-            let created = resource.created_time.as_deref().and_then(|text| humantime::parse_rfc3339_weak(text).ok());
+            let created =
+                resource.created_time.as_deref().and_then(|text| humantime::parse_rfc3339_weak(text).ok());
             let instance = left.entry(key.clone()).or_insert_with(|| Instance {
                 provider_id: key.to_string(),
                 key,
@@ -159,8 +160,15 @@ mod tests {
     fn only_what_comes_with_a_machine_is_a_leftover() {
         let nic = resource("Microsoft.Network/networkInterfaces", "bp-aaaaaaaaaaaaaaaa-1_nic-0f3c");
         assert_eq!(nic.key(), "bp-aaaaaaaaaaaaaaaa-1".parse().ok());
-        assert_eq!(nic.remover().map(|(order, call)| (order, call.name)), Some((0, "NetworkInterfaces_Delete")));
-        for kind in ["Microsoft.Compute/virtualMachines", "Microsoft.Network/networkSecurityGroups", "Microsoft.Compute/snapshots"] {
+        assert_eq!(
+            nic.remover().map(|(order, call)| (order, call.name)),
+            Some((0, "NetworkInterfaces_Delete"))
+        );
+        for kind in [
+            "Microsoft.Compute/virtualMachines",
+            "Microsoft.Network/networkSecurityGroups",
+            "Microsoft.Compute/snapshots",
+        ] {
             assert!(resource(kind, "x_y").remover().is_none(), "{kind}");
         }
         assert_eq!(resource("Microsoft.Compute/disks", "backup of people").key(), None);

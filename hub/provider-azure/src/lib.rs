@@ -38,5 +38,7 @@ mod spot;
 mod tags;
 
 pub use cloud::Azure;
-pub use config::{AzureConfig, ENDPOINT, Image, LOGIN_ENDPOINT, METADATA_ENDPOINT, PRICES_ENDPOINT, ParseImageError};
+pub use config::{
+    AzureConfig, ENDPOINT, Image, LOGIN_ENDPOINT, METADATA_ENDPOINT, PRICES_ENDPOINT, ParseImageError,
+};
 pub use role::role;

@@ -87,7 +87,11 @@ impl Machine {
     /// # Errors
     ///
     /// Where its date is none: a list has to be whole.
-    pub(crate) fn instance(&self, call: Call, power: Option<&str>) -> Result<Option<Instance>, ProviderError> {
+    pub(crate) fn instance(
+        &self,
+        call: Call,
+        power: Option<&str>,
+    ) -> Result<Option<Instance>, ProviderError> {
         let tags = self.tags();
         let Some(key) = tags::key(&tags) else { return Ok(None) };
         let created_at = self.properties.time_created.as_deref().map_or(Ok(Timestamp::default()), |text| {
@@ -98,7 +102,13 @@ impl Machine {
             source: format!("the machine {key} was made at no date").into(),
         })?;
         let provider_id = self.name.to_ascii_lowercase();
-        Ok(Some(Instance { key, provider_id, tags: tags::whose(&tags), state: self.state(power), created_at }))
+        Ok(Some(Instance {
+            key,
+            provider_id,
+            tags: tags::whose(&tags),
+            state: self.state(power),
+            created_at,
+        }))
     }
 
     fn state(&self, seen: Option<&str>) -> InstanceState {

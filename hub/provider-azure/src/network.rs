@@ -37,6 +37,9 @@ const RULE: &str = "refuse-all";
 /// Before every rule of Azure's own, and of those of people the first.
 const PRIORITY: u32 = 100;
 
+/// How long the making of each is followed; what takes longer is looked at again by the next call.
+const FOLLOW: Duration = Duration::from_secs(4);
+
 const SUBNET: &str = "machines";
 
 /// Addresses of machines inside the network: some 65,000. They speak with each other through the hub alone.
@@ -110,7 +113,11 @@ impl Azure {
         let is_closed = found.as_ref().is_some_and(Standing::is_closed);
         if !is_closed {
             if found.is_some() {
-                warn!(provider = "azure", security_group = name, "the security group of the machines was changed; it is set back to let nothing in");
+                warn!(
+                    provider = "azure",
+                    security_group = name,
+                    "the security group of the machines was changed; it is set back to let nothing in"
+                );
             } else {
                 self.make_group(region).await?;
             }
@@ -158,7 +165,7 @@ impl Azure {
     async fn make(&self, call: Call, path: &str, body: &Value) -> Result<(), ProviderError> {
         let answer = self.api.put(call, path, body).await?;
         info!(target: "audit", provider = "azure", what = path, "network resource created");
-        match self.api.follow(call, &answer, self.config.follow_within.min(Duration::from_secs(8))).await? {
+        match self.api.follow(call, &answer, self.config.follow_within.min(FOLLOW)).await? {
             Followed::Done => Ok(()),
             Followed::Going => Err(ProviderError::Busy { reason: format!("{path} is being made") }),
             Followed::Failed(refusal) => Err(refusal.into_error(call, &crate::errors::About::default())),

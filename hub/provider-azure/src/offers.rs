@@ -31,7 +31,6 @@ impl Azure {
         }
         Ok(listed.iter().filter_map(|offer| offered(offer, &sizes, &spots)).collect())
     }
-
 }
 
 /// An offer of the list, where its region sells it to this subscription.
@@ -60,7 +59,8 @@ fn listed(regions: &[String]) -> Result<Vec<Offer>, ProviderError> {
     let catalogue = Catalogue::embedded().map_err(|error| ProviderError::Reject {
         reason: format!("the price list of this program cannot be read: {error}"),
     })?;
-    let is_ours = |offer: &&Offer| &*offer.provider == NAME && regions.iter().any(|region| **region == *offer.region);
+    let is_ours =
+        |offer: &&Offer| &*offer.provider == NAME && regions.iter().any(|region| **region == *offer.region);
     let mut offers: Vec<_> = catalogue.offers().iter().filter(is_ours).cloned().collect();
     offers.sort_by(|one, other| {
         (one.on_demand, &one.plan, &one.region).cmp(&(other.on_demand, &other.plan, &other.region))

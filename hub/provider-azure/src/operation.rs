@@ -76,7 +76,9 @@ impl Api {
                 },
                 (_, StatusCode::ACCEPTED) => {}
                 (Place::Location(_), status) if status.is_success() => return Ok(Followed::Done),
-                (Place::Location(_), status) if status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS => {
+                (Place::Location(_), status)
+                    if status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS =>
+                {
                     return Ok(Followed::Failed(Box::new(Refusal::read(&answer))));
                 }
                 _ => return Ok(Followed::Going),

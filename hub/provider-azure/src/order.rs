@@ -145,7 +145,8 @@ fn network(spec: &InstanceSpec, size: &Size, place: &Place) -> Value {
 /// of this kind is its manual's word, and was not tried against it.
 fn public_key(key: &InstanceKey) -> Result<String, ProviderError> {
     const KIND: &[u8] = b"ssh-ed25519";
-    let unmade = |_| ProviderError::Busy { reason: "the system gave no randomness for an SSH key".to_owned() };
+    let unmade =
+        |_| ProviderError::Busy { reason: "the system gave no randomness for an SSH key".to_owned() };
     let pair = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).map_err(unmade)?;
     let pair = Ed25519KeyPair::from_pkcs8(pair.as_ref())
         .map_err(|_| ProviderError::Busy { reason: "a new SSH key cannot be read".to_owned() })?;

@@ -64,7 +64,10 @@ mod tests {
             assert!(!action.contains('*'), "{action}");
             let verb = action.rsplit('/').next().unwrap();
             assert!(["read", "write", "delete", "action"].contains(&verb), "{action}");
-            assert!(!action.contains("roleAssignments") && !action.contains("resourceGroups/delete"), "{action}");
+            assert!(
+                !action.contains("roleAssignments") && !action.contains("resourceGroups/delete"),
+                "{action}"
+            );
         }
         for call in ALL {
             assert!(actions.iter().any(|action| action == call.action), "{}", call.name);

@@ -74,7 +74,8 @@ mod tests {
         };
         let tags = of(&spec);
         assert_eq!((whose(&tags), key(&tags)), (spec.tags.clone(), Some(spec.key.clone())));
-        let shouted: Written = tags.iter().map(|(name, value)| (name.to_uppercase(), value.clone())).collect();
+        let shouted: Written =
+            tags.iter().map(|(name, value)| (name.to_uppercase(), value.clone())).collect();
         assert_eq!(whose(&shouted), spec.tags);
         for name in [HUB, DEPLOYMENT, ATTEMPT] {
             let mut less = tags.clone();
@@ -82,7 +83,11 @@ mod tests {
             assert_eq!(whose(&less), None);
         }
         for (name, value) in &tags {
-            assert!(name.len() <= 512 && value.len() <= 256 && !name.contains(['<', '>', '%', '&', '\\', '?', '/']));
+            assert!(
+                name.len() <= 512
+                    && value.len() <= 256
+                    && !name.contains(['<', '>', '%', '&', '\\', '?', '/'])
+            );
         }
     }
 }

@@ -75,8 +75,8 @@ mod with {
             let spot = settings.take::<bool>(SPOT.path, problems);
             let regions = regions(settings, problems);
             let group = group(settings, problems);
-            let endpoint = self::endpoint(settings, &ENDPOINT, problems);
-            let login_endpoint = self::endpoint(settings, &LOGIN_ENDPOINT, problems);
+            let endpoint = url(settings, &ENDPOINT, problems);
+            let login_endpoint = url(settings, &LOGIN_ENDPOINT, problems);
             if !enabled? {
                 return Some(None);
             }
@@ -119,18 +119,18 @@ mod with {
         let Some(name) = settings.take_optional::<String>(GROUP.path, problems) else { return Some(None) };
         let is_of_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
         if !(1..=90).contains(&name.len()) || !name.bytes().all(is_of_name) || name.ends_with('.') {
-            let why = "is no name of a resource group: 1 to 90 letters, digits, '-', '_' and '.' were expected";
+            let why =
+                "is no name of a resource group: 1 to 90 letters, digits, '-', '_' and '.' were expected";
             settings.refuse(GROUP.path, why, problems);
             return None;
         }
         Some(Some(name))
     }
 
-    fn endpoint(settings: &Settings, key: &Key, problems: &mut Problems) -> Option<Option<String>> {
+    fn url(settings: &Settings, key: &Key, problems: &mut Problems) -> Option<Option<String>> {
         let text = settings.take_optional::<String>(key.path, problems);
         if text.as_deref().is_some_and(|text| !is_endpoint(text)) {
-            let why =
-                "is no URL of a host alone: https://HOST, or http://127.0.0.1:PORT for a stand-in, was expected";
+            let why = "is no URL of a host alone: https://HOST, or http://127.0.0.1:PORT for a stand-in, was expected";
             settings.refuse(key.path, why, problems);
             return None;
         }

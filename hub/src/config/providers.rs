@@ -108,7 +108,10 @@ impl ProviderSettings {
     /// Those that need no credentials, and whether they are switched on.
     pub(crate) fn without_account(&self) -> BTreeMap<String, bool> {
         let known = ["sim", "local-vm", "ssh"].map(|name| (name.to_owned(), false));
-        let on = self.names().into_iter().filter(|name| !["aws", "azure", "digitalocean"].contains(&name.as_str()));
+        let on = self
+            .names()
+            .into_iter()
+            .filter(|name| !["aws", "azure", "digitalocean"].contains(&name.as_str()));
         known.into_iter().chain(on.map(|name| (name, true))).collect()
     }
 
@@ -125,7 +128,11 @@ impl ProviderSettings {
 
     /// Whether machines are ordered that have to fetch the agent.
     pub(crate) fn needs_agents(&self) -> bool {
-        self.local_vm.is_some() || self.digitalocean.is_some() || self.aws.is_some() || self.azure.is_some() || self.ssh.is_some()
+        self.local_vm.is_some()
+            || self.digitalocean.is_some()
+            || self.aws.is_some()
+            || self.azure.is_some()
+            || self.ssh.is_some()
     }
 }
 

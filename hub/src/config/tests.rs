@@ -245,7 +245,8 @@ fn azure_is_off_until_somebody_names_it_and_every_mistake_is_told() {
         ("providers.azure.endpoint", "http://example.org"),
         ("providers.azure.login_endpoint", "https://login.example.org/tenant"),
     ] {
-        let flags: Vec<_> = [on, regions].into_iter().filter(|(own, _)| *own != key).chain([(key, value)]).collect();
+        let flags: Vec<_> =
+            [on, regions].into_iter().filter(|(own, _)| *own != key).chain([(key, value)]).collect();
         let error = load(&flags).unwrap_err();
         assert!(error.contains(key), "{value}: {error}");
     }

@@ -81,9 +81,15 @@ impl Dialect for AzureDialect {
         let parts = parts(&request.path);
         match (request.method.as_str(), parts.as_slice()) {
             ("GET", ["resourceGroups", _, "providers", "Microsoft.Compute", "virtualMachines"]) => Kind::List,
-            ("PUT", ["resourceGroups", _, "providers", "Microsoft.Compute", "virtualMachines", _]) => Kind::Create,
-            ("DELETE", ["resourceGroups", _, "providers", "Microsoft.Compute", "virtualMachines", _]) => Kind::Delete,
-            ("POST", ["resourceGroups", _, "providers", "Microsoft.Compute", "virtualMachines", ..]) => Kind::Switch,
+            ("PUT", ["resourceGroups", _, "providers", "Microsoft.Compute", "virtualMachines", _]) => {
+                Kind::Create
+            }
+            ("DELETE", ["resourceGroups", _, "providers", "Microsoft.Compute", "virtualMachines", _]) => {
+                Kind::Delete
+            }
+            ("POST", ["resourceGroups", _, "providers", "Microsoft.Compute", "virtualMachines", ..]) => {
+                Kind::Switch
+            }
             ("GET", ["providers", "Microsoft.Compute", "skus"]) => Kind::Offers,
             _ => Kind::Other,
         }
@@ -190,7 +196,11 @@ impl Account {
     fn unsafe_order(&self, order: &Value) -> Vec<String> {
         let first = &order["properties"]["networkProfile"]["networkInterfaceConfigurations"][0]["properties"];
         let id = first["networkSecurityGroup"]["id"].as_str().unwrap_or_default().to_ascii_lowercase();
-        let rules = self.network.get(&id).map(|group| group["properties"]["securityRules"].clone()).unwrap_or_default();
+        let rules = self
+            .network
+            .get(&id)
+            .map(|group| group["properties"]["securityRules"].clone())
+            .unwrap_or_default();
         let inbound = rules.as_array().cloned().unwrap_or_default();
         let first_rule = inbound
             .iter()
@@ -200,7 +210,9 @@ impl Account {
         let subnet = first["ipConfigurations"][0]["properties"]["subnet"]["id"].as_str().unwrap_or_default();
         let network = subnet.to_ascii_lowercase();
         let network = network.split("/subnets/").next().and_then(|path| self.network.get(path));
-        let subnet = network.map(|network| network["properties"]["subnets"][0]["properties"].clone()).unwrap_or_default();
+        let subnet = network
+            .map(|network| network["properties"]["subnets"][0]["properties"].clone())
+            .unwrap_or_default();
         let mut broken = Vec::new();
         if !is_closed {
             broken.push("a machine behind a security group that lets something in".to_owned());
@@ -221,7 +233,10 @@ impl Account {
         if request.path == "/metadata/identity/oauth2/token" {
             self.tokens += 1;
             // Numbers come as texts.
-            return Answer::json(200, &json!({ "access_token": world.token, "expires_in": "86399", "token_type": "Bearer" }));
+            return Answer::json(
+                200,
+                &json!({ "access_token": world.token, "expires_in": "86399", "token_type": "Bearer" }),
+            );
         }
         if request.header("authorization") != Some(&format!("Bearer {}", world.token)) {
             return says::unauthorized();
@@ -229,28 +244,44 @@ impl Account {
         for machine in world.machines.iter().filter(|machine| is_ours(machine)) {
             self.names.insert(machine.id, machine.name.clone());
         }
-        self.parts.retain(|part| part.is_left || world.machines.iter().any(|machine| machine.id == part.machine));
+        self.parts
+            .retain(|part| part.is_left || world.machines.iter().any(|machine| machine.id == part.machine));
         let path = request.path.clone();
         let parts = parts(&path);
         match (request.method.as_str(), parts.as_slice()) {
-            ("GET", []) => Answer::json(200, &json!({
-                "id": format!("/subscriptions/{SUBSCRIPTION}"), "subscriptionId": SUBSCRIPTION, "displayName": "Machines of ops",
-                "state": "Enabled", "tenantId": "22222222-2222-3333-4444-555555555555",
-            })),
-            ("GET", ["locations"]) => Answer::json(200, &json!({ "value": [{ "name": REGION }, { "name": "westeurope" }] })),
-            ("GET", ["providers", "Microsoft.Authorization", "permissions"]) => Answer::json(200, &json!({ "value": [
+            ("GET", []) => Answer::json(
+                200,
+                &json!({
+                    "id": format!("/subscriptions/{SUBSCRIPTION}"), "subscriptionId": SUBSCRIPTION, "displayName": "Machines of ops",
+                    "state": "Enabled", "tenantId": "22222222-2222-3333-4444-555555555555",
+                }),
+            ),
+            ("GET", ["locations"]) => {
+                Answer::json(200, &json!({ "value": [{ "name": REGION }, { "name": "westeurope" }] }))
+            }
+            ("GET", ["providers", "Microsoft.Authorization", "permissions"]) => Answer::json(
+                200,
+                &json!({ "value": [
                 { "actions": ["*/read"], "notActions": [] },
                 { "actions": ["Microsoft.Compute/*", "Microsoft.Network/*", "Microsoft.Resources/*"], "notActions": self.missing },
-            ] })),
-            ("GET", ["providers", "Microsoft.Compute", "skus"]) => says::page(request, &says::skus(), usize::MAX),
-            ("GET", ["providers", "Microsoft.Compute", "locations", _, "usages"]) => Answer::json(200, &json!({ "value": [
+            ] }),
+            ),
+            ("GET", ["providers", "Microsoft.Compute", "skus"]) => {
+                says::page(request, &says::skus(), usize::MAX)
+            }
+            ("GET", ["providers", "Microsoft.Compute", "locations", _, "usages"]) => Answer::json(
+                200,
+                &json!({ "value": [
                 { "unit": "Count", "currentValue": 2, "limit": 10, "name": { "value": "cores", "localizedValue": "Total Regional vCPUs" } },
-            ] })),
+            ] }),
+            ),
             ("GET", ["providers", "Microsoft.Compute", "virtualMachines"]) => {
                 let rows: Vec<_> = world.machines.iter().map(|machine| says::status(self, machine)).collect();
                 says::page(request, &rows, PAGE)
             }
-            ("GET", ["providers", "Microsoft.Compute", "locations", _, "operations", number]) => self.operation(number),
+            ("GET", ["providers", "Microsoft.Compute", "locations", _, "operations", number]) => {
+                self.operation(number)
+            }
             ("PUT", ["resourceGroups", name]) => {
                 self.group = Some(((*name).to_owned(), request.json()));
                 self.resource_group(201)
@@ -270,7 +301,9 @@ impl Account {
             {
                 self.machines(world, method, rest, request)
             }
-            (method, ["resourceGroups", _, "providers", _, kind, name]) => self.other(method, kind, name, request),
+            (method, ["resourceGroups", _, "providers", _, kind, name]) => {
+                self.other(method, kind, name, request)
+            }
             _ => says::not_found(&request.path),
         }
     }
@@ -290,29 +323,38 @@ impl Account {
 
     fn resource_group(&self, status: u16) -> Answer {
         let (name, body) = self.group.clone().unwrap_or_default();
-        Answer::json(status, &json!({
-            "id": format!("/subscriptions/{SUBSCRIPTION}/resourceGroups/{name}"), "name": name, "location": body["location"],
-            "tags": body["tags"], "properties": { "provisioningState": "Succeeded" },
-        }))
+        Answer::json(
+            status,
+            &json!({
+                "id": format!("/subscriptions/{SUBSCRIPTION}/resourceGroups/{name}"), "name": name, "location": body["location"],
+                "tags": body["tags"], "properties": { "provisioningState": "Succeeded" },
+            }),
+        )
     }
 
     fn begin(&mut self, request: &Request, error: Option<Value>) -> String {
         self.operations.push(Operation { asked: false, error });
         let host = request.header("host").unwrap_or_default();
         let number = self.operations.len() - 1;
-        format!("http://{host}/subscriptions/{SUBSCRIPTION}/providers/Microsoft.Compute/locations/{REGION}/operations/{number}?api-version=2025-04-01")
+        format!(
+            "http://{host}/subscriptions/{SUBSCRIPTION}/providers/Microsoft.Compute/locations/{REGION}/operations/{number}?api-version=2025-04-01"
+        )
     }
 
     fn operation(&mut self, number: &str) -> Answer {
         let found = number.parse::<usize>().ok().and_then(|number| self.operations.get_mut(number));
         let Some(operation) = found else { return says::not_found(number) };
         if !std::mem::replace(&mut operation.asked, true) {
-            return Answer::json(200, &json!({ "status": "InProgress" })).header("retry-after", "0".to_owned());
+            return Answer::json(200, &json!({ "status": "InProgress" }))
+                .header("retry-after", "0".to_owned());
         }
-        Answer::json(200, &match &operation.error {
-            Some(error) => json!({ "status": "Failed", "error": error }),
-            None => json!({ "status": "Succeeded" }),
-        })
+        Answer::json(
+            200,
+            &match &operation.error {
+                Some(error) => json!({ "status": "Failed", "error": error }),
+                None => json!({ "status": "Succeeded" }),
+            },
+        )
     }
 
     fn machines(&mut self, world: &mut World, method: &str, rest: &[&str], request: &Request) -> Answer {
@@ -333,12 +375,16 @@ impl Account {
                 page
             }
             ("GET", [name]) => match id(world, name).and_then(|id| world.machine(id)) {
-                Some(machine) => Answer::json(200, &says::machine(self, machine, request.query("$expand").is_some())),
+                Some(machine) => {
+                    Answer::json(200, &says::machine(self, machine, request.query("$expand").is_some()))
+                }
                 None => says::not_found(name),
             },
-            ("PUT", [name]) if id(world, name).is_some() => {
-                says::error(412, "PreconditionFailed", "The condition specified by the ETag is not satisfied.")
-            }
+            ("PUT", [name]) if id(world, name).is_some() => says::error(
+                412,
+                "PreconditionFailed",
+                "The condition specified by the ETag is not satisfied.",
+            ),
             ("PUT", [name]) => self.create(world, name, request),
             ("DELETE", [name]) => {
                 let Some(id) = id(world, name) else { return Answer::empty(204) };
@@ -351,10 +397,14 @@ impl Account {
                 Answer::empty(202).header("location", operation)
             }
             ("POST", [name, verb @ ("start" | "deallocate")]) => {
-                let Some(machine) = id(world, name).and_then(|id| world.machine(id)) else { return says::not_found(name) };
+                let Some(machine) = id(world, name).and_then(|id| world.machine(id)) else {
+                    return says::not_found(name);
+                };
                 machine.power = if *verb == "start" { Power::On } else { Power::Off };
                 let operation = self.begin(request, None);
-                Answer::empty(202).header("azure-asyncoperation", operation).header("retry-after", "10".to_owned())
+                Answer::empty(202)
+                    .header("azure-asyncoperation", operation)
+                    .header("retry-after", "10".to_owned())
             }
             _ => says::not_found(&request.path),
         }
@@ -390,7 +440,9 @@ impl Account {
         let Some(machine) = world.machine(id) else { return says::not_found(name) };
         let mut document = says::machine(self, machine, false);
         document["properties"]["provisioningState"] = json!("Creating");
-        Answer::json(201, &document).header("azure-asyncoperation", operation).header("retry-after", "0".to_owned())
+        Answer::json(201, &document)
+            .header("azure-asyncoperation", operation)
+            .header("retry-after", "0".to_owned())
     }
 
     /// Azure gives interface and address names that begin with those that were asked for. Whether the disk gets the tags of its
@@ -424,7 +476,12 @@ impl Account {
                 document["id"] = json!(request.path);
                 document["name"] = json!(name);
                 document["properties"]["provisioningState"] = json!("Succeeded");
-                for subnet in document.pointer_mut("/properties/subnets").and_then(Value::as_array_mut).into_iter().flatten() {
+                for subnet in document
+                    .pointer_mut("/properties/subnets")
+                    .and_then(Value::as_array_mut)
+                    .into_iter()
+                    .flatten()
+                {
                     let own = subnet["name"].as_str().unwrap_or_default().to_owned();
                     subnet["id"] = json!(format!("{}/subnets/{own}", request.path));
                     subnet["properties"]["provisioningState"] = json!("Succeeded");
@@ -436,18 +493,24 @@ impl Account {
                     .header("retry-after", "0".to_owned())
             }
             "DELETE" => {
-                let is_it = |part: &Part| part.name == name && part.kind.to_ascii_lowercase().ends_with(&kind.to_ascii_lowercase());
-                let Some(machine) = self.parts.iter().find(|part| is_it(part)).map(|part| part.machine) else {
+                let is_it = |part: &Part| {
+                    part.name == name && part.kind.to_ascii_lowercase().ends_with(&kind.to_ascii_lowercase())
+                };
+                let Some(machine) = self.parts.iter().find(|part| is_it(part)).map(|part| part.machine)
+                else {
                     return Answer::empty(204);
                 };
                 let holds = |part: &Part| part.machine == machine && part.kind.ends_with("networkInterfaces");
                 if kind.eq_ignore_ascii_case("publicipaddresses") && self.parts.iter().any(holds) {
-                    let message = "Public IP address can not be deleted since it is still allocated to resource.";
+                    let message =
+                        "Public IP address can not be deleted since it is still allocated to resource.";
                     return says::error(400, "PublicIPAddressCannotBeDeleted", message);
                 }
                 self.parts.retain(|part| !is_it(part));
                 let operation = self.begin(request, None);
-                Answer::empty(202).header("azure-asyncoperation", operation).header("retry-after", "0".to_owned())
+                Answer::empty(202)
+                    .header("azure-asyncoperation", operation)
+                    .header("retry-after", "0".to_owned())
             }
             _ => says::not_found(&Method::OPTIONS.to_string()),
         }

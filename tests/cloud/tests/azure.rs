@@ -138,7 +138,10 @@ async fn nothing_is_left_of_a_machine_that_could_not_be_made() {
     let error = account.provider.create(&order(2)).await.unwrap_err();
     assert_eq!(error.class(), ErrorClass::Unknown);
     let listed = account.provider.list().await.unwrap().instances;
-    assert!(matches!(listed.as_slice(), [one] if matches!(one.state, InstanceState::Failed { .. })), "{listed:?}");
+    assert!(
+        matches!(listed.as_slice(), [one] if matches!(one.state, InstanceState::Failed { .. })),
+        "{listed:?}"
+    );
     assert_eq!(account.provider.create(&order(2)).await.unwrap().provider_id, listed[0].provider_id);
     account.provider.delete(&listed[0].provider_id).await.unwrap();
     // A removal that fails leaves what is listed, and can be deleted from there.
@@ -202,7 +205,10 @@ async fn documents_say_what_the_size_can_do_and_what_the_order_is() {
         asked.iter().filter(|asked| asked.kind == Kind::Create).map(|asked| asked.request.json()).collect();
     let at = |index: usize, path: &str| bodies[index].pointer(&format!("/properties/{path}")).cloned();
     assert_eq!(at(0, "priority").unwrap(), "Spot");
-    assert_eq!((at(0, "evictionPolicy").unwrap(), at(0, "billingProfile/maxPrice").unwrap()), ("Delete".into(), (-1).into()));
+    assert_eq!(
+        (at(0, "evictionPolicy").unwrap(), at(0, "billingProfile/maxPrice").unwrap()),
+        ("Delete".into(), (-1).into())
+    );
     assert_eq!(at(0, "storageProfile/osDisk/diskSizeGB").unwrap(), 100);
     assert_eq!(at(1, "storageProfile/imageReference/sku").unwrap(), "server-arm64");
     assert_eq!((at(1, "priority"), at(1, "securityProfile")), (None, None));
@@ -217,8 +223,10 @@ async fn documents_say_what_the_size_can_do_and_what_the_order_is() {
 async fn what_is_sold_has_the_prices_of_spot_machines_and_nothing_that_is_closed() {
     let account = account().await;
     let offers = account.provider.offers().await.unwrap();
-    let rows: Vec<_> =
-        offers.iter().map(|offer| (&*offer.plan, offer.spot.map(blueprint_common_types::Micros::get))).collect();
+    let rows: Vec<_> = offers
+        .iter()
+        .map(|offer| (&*offer.plan, offer.spot.map(blueprint_common_types::Micros::get)))
+        .collect();
     let wanted = [
         ("Standard_D2ps_v5", None),
         ("Standard_D2s_v5", Some(19_200)),
@@ -251,14 +259,26 @@ async fn an_application_signs_in_once_and_again_when_its_token_is_refused() {
     assert_eq!(of_app.list().await.unwrap().instances.len(), 1);
     assert_eq!(account.dialect.tokens(), 2);
 
-    let wrong = provider(&account.fake.url(), &[fields[0], fields[1], ("client_secret", "canary")], &[REGION]);
+    let wrong =
+        provider(&account.fake.url(), &[fields[0], fields[1], ("client_secret", "canary")], &[REGION]);
     let error = wrong.list().await.unwrap_err();
-    assert!(matches!(&error, ProviderError::Deny { action } if action.contains("provider configure azure")), "{error:?}");
+    assert!(
+        matches!(&error, ProviderError::Deny { action } if action.contains("provider configure azure")),
+        "{error:?}"
+    );
     assert!(error.line().contains("invalid_client") && !error.line().contains("canary"), "{error:?}");
-    let none = provider(&account.fake.url(), &[("client_secret", CLIENT_SECRET)], &[REGION]).list().await.unwrap_err();
+    let none = provider(&account.fake.url(), &[("client_secret", CLIENT_SECRET)], &[REGION])
+        .list()
+        .await
+        .unwrap_err();
     assert!(none.line().contains("no tenant_id"), "{none:?}");
-    for (tenant, fault) in [("x/../y", None), ("x", Some(Fault::Say(Nonsense::Html))), ("x", Some(Fault::Refuse(Refusal::Broken)))] {
-        let provider = provider(&account.fake.url(), &[("tenant_id", tenant), fields[1], fields[2]], &[REGION]);
+    for (tenant, fault) in [
+        ("x/../y", None),
+        ("x", Some(Fault::Say(Nonsense::Html))),
+        ("x", Some(Fault::Refuse(Refusal::Broken))),
+    ] {
+        let provider =
+            provider(&account.fake.url(), &[("tenant_id", tenant), fields[1], fields[2]], &[REGION]);
         fault.into_iter().for_each(|fault| account.fake.fail(Kind::Other, fault));
         let error = provider.list().await.unwrap_err();
         assert!(!format!("{error:?} {}", error.line()).contains("canary"), "{error:?}");
@@ -294,5 +314,8 @@ async fn an_account_is_looked_at_and_nothing_is_made() {
     assert!(region.contains("mars: the subscription has no such region"), "{region}");
     account.fake.world(|world| world.token = "another".to_owned());
     let error = wrong.look(hub()).await.unwrap_err();
-    assert!(error.class() == ErrorClass::Deny && error.line().contains("provider configure azure"), "{error:?}");
+    assert!(
+        error.class() == ErrorClass::Deny && error.line().contains("provider configure azure"),
+        "{error:?}"
+    );
 }

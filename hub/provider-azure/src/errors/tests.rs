@@ -10,7 +10,8 @@ const CREATE: Call = call("VirtualMachines_CreateOrUpdate", "Microsoft.Compute/v
 
 fn error(status: u16, code: &str, message: &str, is_spot: bool) -> ProviderError {
     let body = json!({ "error": { "code": code, "message": message } }).to_string();
-    let answer = Response::builder().status(status).header("x-ms-request-id", "4d9d").body(Bytes::from(body)).unwrap();
+    let answer =
+        Response::builder().status(status).header("x-ms-request-id", "4d9d").body(Bytes::from(body)).unwrap();
     let about = About { what: "Standard_D2s_v5 in eastus".to_owned(), is_spot };
     Refusal::read(&answer).into_error(CREATE, &about)
 }
@@ -20,7 +21,8 @@ fn codes_are_told_apart() {
     use ErrorClass as C;
     let quota = "Operation could not be completed as it results in exceeding approved Total Regional Cores quota. Additional \
                  details - Deployment Model: Resource Manager, Location: eastus, Current Limit: 10, Current Usage: 10";
-    let none = "results in exceeding approved standardNCFamily Cores quota. Current Limit: 0, Current Usage: 0";
+    let none =
+        "results in exceeding approved standardNCFamily Cores quota. Current Limit: 0, Current Usage: 0";
     for (status, code, message, spot, class) in [
         (409, "SkuNotAvailable", "not available", false, C::NotSold),
         (409, "SkuNotAvailable", "not available", true, C::Capacity),
@@ -51,7 +53,9 @@ fn codes_are_told_apart() {
     }
     let told = error(409, "OperationNotAllowed", quota, false);
     assert!(matches!(told, ProviderError::Quota { limit: Some(10), .. }), "{told:?}");
-    assert!(told.to_string().contains("Standard_D2s_v5 in eastus") && told.to_string().contains("request 4d9d"));
+    assert!(
+        told.to_string().contains("Standard_D2s_v5 in eastus") && told.to_string().contains("request 4d9d")
+    );
 }
 
 #[test]

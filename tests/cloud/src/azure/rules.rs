@@ -17,9 +17,27 @@ const SAID: [(&str, &str); 14] = [
     ("/properties/storageProfile/osDisk/managedDisk/storageAccountType", "StandardSSD_LRS"),
     ("/properties/networkProfile/networkInterfaceConfigurations/0/properties/deleteOption", "Delete"),
     ("/properties/networkProfile/networkInterfaceConfigurations/0/properties/primary", "true"),
-    (concat!("/properties/networkProfile/networkInterfaceConfigurations/0", "/properties/ipConfigurations/0/properties/publicIPAddressConfiguration/sku/name"), "Standard"),
-    (concat!("/properties/networkProfile/networkInterfaceConfigurations/0", "/properties/ipConfigurations/0/properties/publicIPAddressConfiguration/properties/deleteOption"), "Delete"),
-    (concat!("/properties/networkProfile/networkInterfaceConfigurations/0", "/properties/ipConfigurations/0/properties/publicIPAddressConfiguration/properties/publicIPAllocationMethod"), "Static"),
+    (
+        concat!(
+            "/properties/networkProfile/networkInterfaceConfigurations/0",
+            "/properties/ipConfigurations/0/properties/publicIPAddressConfiguration/sku/name"
+        ),
+        "Standard",
+    ),
+    (
+        concat!(
+            "/properties/networkProfile/networkInterfaceConfigurations/0",
+            "/properties/ipConfigurations/0/properties/publicIPAddressConfiguration/properties/deleteOption"
+        ),
+        "Delete",
+    ),
+    (
+        concat!(
+            "/properties/networkProfile/networkInterfaceConfigurations/0",
+            "/properties/ipConfigurations/0/properties/publicIPAddressConfiguration/properties/publicIPAllocationMethod"
+        ),
+        "Static",
+    ),
     ("/properties/osProfile/linuxConfiguration/disablePasswordAuthentication", "true"),
     ("/properties/osProfile/adminUsername", "blueprint"),
     ("/properties/storageProfile/imageReference/publisher", "Canonical"),
@@ -40,7 +58,10 @@ pub(super) fn of_request(request: &Request) -> Vec<String> {
     if request.path.ends_with("/oauth2/v2.0/token") {
         let form = String::from_utf8_lossy(&request.body);
         rule(form.contains("grant_type=client_credentials"), "a grant that is not that of an application");
-        rule(form.contains("scope=https%3A%2F%2Fmanagement.azure.com%2F.default"), "a scope that is not the API's");
+        rule(
+            form.contains("scope=https%3A%2F%2Fmanagement.azure.com%2F.default"),
+            "a scope that is not the API's",
+        );
         return broken;
     }
     if request.path == "/api/retail/prices" {
@@ -78,25 +99,54 @@ fn of_order(order: &Value, name: &str, rule: &mut impl FnMut(bool, &str)) {
             Some(other) => other.to_string(),
             None => String::new(),
         };
-        let is_arm = order.pointer("/properties/storageProfile/imageReference/sku").is_some_and(|sku| sku == "server-arm64");
+        let is_arm = order
+            .pointer("/properties/storageProfile/imageReference/sku")
+            .is_some_and(|sku| sku == "server-arm64");
         rule(said == wanted || (path.contains("securityType") && is_arm), &format!("{path} is not {wanted}"));
     }
     let text = |path: &str| order.pointer(path).and_then(Value::as_str).unwrap_or_default();
     let first = "/properties/networkProfile/networkInterfaceConfigurations/0/properties";
-    rule(text(&format!("{first}/networkSecurityGroup/id")).contains("/networkSecurityGroups/"), "a machine behind no security group");
-    rule(text(&format!("{first}/ipConfigurations/0/properties/subnet/id")).contains("/subnets/"), "a machine in no subnet");
-    rule(NETWORK_APIS.contains(&text("/properties/networkProfile/networkApiVersion")), "no networkApiVersion that there is");
-    rule(order.pointer("/properties/networkProfile/networkInterfaces").is_none(), "interfaces and their configurations exclude each other");
+    rule(
+        text(&format!("{first}/networkSecurityGroup/id")).contains("/networkSecurityGroups/"),
+        "a machine behind no security group",
+    );
+    rule(
+        text(&format!("{first}/ipConfigurations/0/properties/subnet/id")).contains("/subnets/"),
+        "a machine in no subnet",
+    );
+    rule(
+        NETWORK_APIS.contains(&text("/properties/networkProfile/networkApiVersion")),
+        "no networkApiVersion that there is",
+    );
+    rule(
+        order.pointer("/properties/networkProfile/networkInterfaces").is_none(),
+        "interfaces and their configurations exclude each other",
+    );
     rule(order.pointer("/properties/osProfile/adminPassword").is_none(), "a password");
-    rule(text("/properties/osProfile/linuxConfiguration/ssh/publicKeys/0/keyData").starts_with("ssh-"), "no SSH key");
+    rule(
+        text("/properties/osProfile/linuxConfiguration/ssh/publicKeys/0/keyData").starts_with("ssh-"),
+        "no SSH key",
+    );
     let data = STANDARD.decode(text("/properties/osProfile/customData"));
-    rule(data.is_ok_and(|data| data.len() <= 65_535), "customData that is no base64, or of more than 65535 bytes");
-    rule((1..=64).contains(&name.len()) && text("/properties/osProfile/computerName") == name, "a name that Linux does not take");
+    rule(
+        data.is_ok_and(|data| data.len() <= 65_535),
+        "customData that is no base64, or of more than 65535 bytes",
+    );
+    rule(
+        (1..=64).contains(&name.len()) && text("/properties/osProfile/computerName") == name,
+        "a name that Linux does not take",
+    );
     let tags = order["tags"].as_object().cloned().unwrap_or_default();
     let is_tag = |name: &String| name.len() <= 512 && !name.contains(['<', '>', '%', '&', '\\', '?', '/']);
     rule((1..=50).contains(&tags.len()) && tags.keys().all(is_tag), "tags that are none");
     let is_spot = text("/properties/priority") == "Spot";
     let has = |path: &str| order.pointer(path).is_some();
-    rule(is_spot == has("/properties/evictionPolicy"), "an eviction policy without Spot, or Spot without one");
-    rule(is_spot == has("/properties/billingProfile/maxPrice"), "a highest price without Spot, or Spot without one");
+    rule(
+        is_spot == has("/properties/evictionPolicy"),
+        "an eviction policy without Spot, or Spot without one",
+    );
+    rule(
+        is_spot == has("/properties/billingProfile/maxPrice"),
+        "a highest price without Spot, or Spot without one",
+    );
 }

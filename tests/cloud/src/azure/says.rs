@@ -38,9 +38,11 @@ pub(super) fn refusal(request: &Request, refusal: Refusal) -> Answer {
             }
         }
         Refusal::Quota => over_quota(),
-        Refusal::Capacity => {
-            error(409, "AllocationFailed", "Allocation failed. We do not have sufficient capacity for the requested VM size.")
-        }
+        Refusal::Capacity => error(
+            409,
+            "AllocationFailed",
+            "Allocation failed. We do not have sufficient capacity for the requested VM size.",
+        ),
         Refusal::NotSold => error(
             409,
             "SkuNotAvailable",
@@ -53,7 +55,9 @@ pub(super) fn refusal(request: &Request, refusal: Refusal) -> Answer {
             "The client 'x' with object id 'x' does not have authorization to perform action \
              'Microsoft.Compute/virtualMachines/write' over scope '/subscriptions/x' or the scope is invalid.",
         ),
-        Refusal::Busy => error(409, "AnotherOperationInProgress", "Another operation on this resource is in progress."),
+        Refusal::Busy => {
+            error(409, "AnotherOperationInProgress", "Another operation on this resource is in progress.")
+        }
         Refusal::Broken => {
             let headers: Vec<_> = request
                 .headers
@@ -66,7 +70,8 @@ pub(super) fn refusal(request: &Request, refusal: Refusal) -> Answer {
         Refusal::Unavailable => Answer {
             status: 503,
             headers: vec![("content-type", "text/html".to_owned())],
-            body: "<html><head><title>503 Service Unavailable</title></head><body>no backend</body></html>".into(),
+            body: "<html><head><title>503 Service Unavailable</title></head><body>no backend</body></html>"
+                .into(),
         },
     }
 }
@@ -82,7 +87,9 @@ pub(super) fn tags(written: &[String]) -> Value {
 }
 
 fn id_of(group: &str, name: &str) -> String {
-    format!("/subscriptions/{SUBSCRIPTION}/resourceGroups/{group}/providers/Microsoft.Compute/virtualMachines/{name}")
+    format!(
+        "/subscriptions/{SUBSCRIPTION}/resourceGroups/{group}/providers/Microsoft.Compute/virtualMachines/{name}"
+    )
 }
 
 fn view(machine: &Machine) -> Value {
@@ -179,14 +186,20 @@ pub(super) fn spot_prices(request: &Request) -> Answer {
     let dsv5 = "Virtual Machines Dsv5 Series";
     let host = request.header("host").unwrap_or_default();
     if request.query("$skip").is_some() {
-        let items = [item("Standard_D4s_v5", "D4s v5 Spot", dsv5, 0.0384), item("Standard_NC4as_T4_v3", "NC4as T4 v3 Spot", "x", 9.0)];
+        let items = [
+            item("Standard_D4s_v5", "D4s v5 Spot", dsv5, 0.0384),
+            item("Standard_NC4as_T4_v3", "NC4as T4 v3 Spot", "x", 9.0),
+        ];
         return Answer::json(200, &json!({ "Items": items, "NextPageLink": null }));
     }
     let items = [
         item("Standard_D2s_v5", "D2s v5 Spot", dsv5, 0.0192),
         item("Standard_D2s_v5", "D2s v5 Spot", "Virtual Machines Dsv5 Series Windows", 0.07),
     ];
-    Answer::json(200, &json!({ "Items": items, "NextPageLink": format!("http://{host}/api/retail/prices?$skip=100") }))
+    Answer::json(
+        200,
+        &json!({ "Items": items, "NextPageLink": format!("http://{host}/api/retail/prices?$skip=100") }),
+    )
 }
 
 /// One page of a list that goes on behind the name of its last row, so that what goes meanwhile moves nothing.
