@@ -73,7 +73,7 @@ impl Rig {
     }
 
     fn order(&self, options: &[&str]) -> Result<String> {
-        let usual = ["deploy", "--yes", "--provider", "azure", "--accept-stale-price"];
+        let usual = ["deploy", "--yes", "--provider", "azure"];
         let ordered = eventually_ok(SETTLED, "an order", || self.hub.json(&[&usual, options].concat()))?;
         Ok(text(&ordered, "/id")?.to_owned())
     }
