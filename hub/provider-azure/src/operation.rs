@@ -72,7 +72,7 @@ impl Api {
             match (&place, answer.status()) {
                 (Place::Operation(_), StatusCode::OK) => match ended(&answer) {
                     Followed::Going => {}
-                    ended => return Ok(ended),
+                    ended @ (Followed::Done | Followed::Failed(_)) => return Ok(ended),
                 },
                 (_, StatusCode::ACCEPTED) => {}
                 (Place::Location(_), status) if status.is_success() => return Ok(Followed::Done),

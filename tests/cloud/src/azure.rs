@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use http::Method;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
@@ -512,7 +511,7 @@ impl Account {
                     .header("azure-asyncoperation", operation)
                     .header("retry-after", "0".to_owned())
             }
-            _ => says::not_found(&Method::OPTIONS.to_string()),
+            _ => says::not_found(&request.path),
         }
     }
 }
