@@ -2,6 +2,7 @@
 
 mod alerts;
 mod aws;
+mod azure;
 mod digitalocean;
 mod discovery;
 mod forwards;
@@ -33,6 +34,7 @@ use crate::limits::LimitsConfig;
 
 pub(crate) use alerts::AlertSettings;
 pub(crate) use aws::AwsSettings;
+pub(crate) use azure::AzureSettings;
 pub(crate) use digitalocean::DigitalOceanSettings;
 pub(crate) use discovery::DiscoveryConfig;
 pub(crate) use oauth::OAuthConfig;

@@ -1,6 +1,7 @@
 //! Starts the provisioner: which clouds there are, and what the rest of the hub does for it.
 
 mod aws;
+mod azure;
 mod digitalocean;
 mod host;
 mod local_vm;
@@ -124,7 +125,7 @@ impl Clouds {
         if let Some(sim) = &sim {
             providers.push(Arc::<SimCloud>::clone(sim));
         }
-        let (clouds, entries) = with_accounts(&others, facts.id, &vault, &state)?;
+        let (clouds, entries) = with_accounts((&others, &prices), facts.id, &vault, &state)?;
         providers.extend(clouds);
         if let Some(settings) = &others.ssh {
             providers.push(ssh::make(settings, facts.id, &state));
@@ -158,7 +159,7 @@ type WithAccounts = (Vec<Arc<dyn Provider>>, Vec<Entry>);
 
 /// Makes the clouds that have accounts; one line for each of them.
 fn with_accounts(
-    settings: &ProviderSettings,
+    (settings, prices): (&ProviderSettings, &PriceConfig),
     hub: HubId,
     vault: &Arc<Vault>,
     state: &Path,
@@ -166,6 +167,7 @@ fn with_accounts(
     let made = [
         digitalocean::make(settings.digitalocean.as_ref(), hub, vault, state)?,
         aws::make(settings.aws.as_ref(), hub, vault, state)?,
+        azure::make(settings.azure.as_ref(), hub, (vault, prices), state)?,
         rest_clouds::linode(settings.linode.as_ref(), hub, vault, state)?,
         rest_clouds::vultr(settings.vultr.as_ref(), hub, vault, state)?,
     ];

@@ -9,6 +9,7 @@ use blueprint_hub_provision_core::catalogue::Offer;
 use ipnetwork::Ipv4Network;
 
 use super::aws::AwsSettings;
+use super::azure::AzureSettings;
 use super::digitalocean::DigitalOceanSettings;
 use super::rest_cloud::{self, RestCloudSettings};
 use super::ssh::SshSettings;
@@ -46,7 +47,7 @@ pub(super) const AGENTS: Key = Key::unset(
 );
 
 /// Providers that need credentials.
-const WITH_ACCOUNT: &[&str] = &["aws", "digitalocean", "linode", "vultr"];
+const WITH_ACCOUNT: &[&str] = &["aws", "azure", "digitalocean", "linode", "vultr"];
 
 /// Machines that boot on this host.
 #[derive(Debug, Clone)]
@@ -72,6 +73,8 @@ pub(crate) struct ProviderSettings {
     pub(crate) linode: Option<RestCloudSettings>,
     /// Vultr, where it is switched on.
     pub(crate) vultr: Option<RestCloudSettings>,
+    /// Azure, where it is switched on.
+    pub(crate) azure: Option<AzureSettings>,
     /// The operator's own machines, where they are switched on.
     pub(crate) ssh: Option<SshSettings>,
 }
@@ -86,6 +89,7 @@ impl ProviderSettings {
         let aws = AwsSettings::take(settings, problems);
         let linode = rest_cloud::LINODE.take(settings, problems);
         let vultr = rest_cloud::VULTR.take(settings, problems);
+        let azure = AzureSettings::take(settings, problems);
         let ssh = SshSettings::take(settings, problems);
         Some(Self {
             sim: enabled?.then_some(faults?),
@@ -94,6 +98,7 @@ impl ProviderSettings {
             aws: aws?,
             linode: linode?,
             vultr: vultr?,
+            azure: azure?,
             ssh: ssh?,
             agents,
         })
@@ -108,6 +113,7 @@ impl ProviderSettings {
             self.aws.as_ref().map(|_| "aws"),
             self.linode.as_ref().map(|_| "linode"),
             self.vultr.as_ref().map(|_| "vultr"),
+            self.azure.as_ref().map(|_| "azure"),
             self.ssh.as_ref().map(|_| "ssh"),
         ];
         others.into_iter().flatten().map(str::to_owned).collect()

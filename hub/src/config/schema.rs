@@ -3,8 +3,8 @@
 use blueprint_common_runtime::config::{Key, Schema};
 
 use super::{
-    alerts, aws, digitalocean, discovery, forwards, oauth, prices, providers, provision, qos, rest_cloud,
-    sessions, ssh,
+    alerts, aws, azure, digitalocean, discovery, forwards, oauth, prices, providers, provision, qos,
+    rest_cloud, sessions, ssh,
 };
 
 /// Every key of `hub.toml`.
@@ -246,6 +246,14 @@ pub(crate) const SCHEMA: Schema = Schema {
         rest_cloud::VULTR_REGIONS,
         rest_cloud::VULTR_IMAGE,
         rest_cloud::VULTR_ENDPOINT,
+        azure::ENABLED,
+        azure::REGIONS,
+        azure::GROUP,
+        azure::IMAGE,
+        azure::IMAGE_ARM64,
+        azure::SPOT,
+        azure::ENDPOINT,
+        azure::LOGIN_ENDPOINT,
         ssh::ENABLED,
         ssh::HOSTS,
         provision::EVERY,

@@ -270,3 +270,40 @@ fn own_hosts_in_a_build_without_them_name_the_feature() {
     let error = load(&[("providers.ssh.enabled", "true")]).unwrap_err();
     assert!(error.contains("feature provider-ssh"), "{error}");
 }
+
+#[cfg(feature = "provider-azure")]
+#[test]
+fn azure_is_off_until_somebody_names_it_and_every_mistake_is_told() {
+    assert!(load(&[]).unwrap().providers.azure.is_none());
+    let on = ("providers.azure.enabled", "true");
+    let regions = ("providers.azure.regions", "westeurope, eastus,westeurope");
+    assert!(load(&[on]).unwrap_err().contains("providers.azure.regions"));
+    let providers = load(&[on, regions]).unwrap().providers;
+    assert!(providers.names().contains("azure") && providers.needs_agents());
+    assert!(!providers.without_account().contains_key("azure"));
+    let azure = providers.azure.unwrap();
+    assert!(azure.regions == ["westeurope", "eastus"] && azure.group.is_none() && !azure.spot);
+    for (key, value) in [
+        ("providers.azure.regions", "West Europe"),
+        ("providers.azure.resource_group", "a/b"),
+        ("providers.azure.resource_group", "ends."),
+        ("providers.azure.image", "ubuntu"),
+        ("providers.azure.image_arm64", "a:b:c"),
+        ("providers.azure.spot", "maybe"),
+        ("providers.azure.endpoint", "http://example.org"),
+        ("providers.azure.login_endpoint", "https://login.example.org/tenant"),
+    ] {
+        let flags: Vec<_> =
+            [on, regions].into_iter().filter(|(own, _)| *own != key).chain([(key, value)]).collect();
+        let error = load(&flags).unwrap_err();
+        assert!(error.contains(key), "{value}: {error}");
+    }
+}
+
+#[cfg(not(feature = "provider-azure"))]
+#[test]
+fn azure_in_a_build_without_it_names_the_feature() {
+    assert!(load(&[("providers.azure.regions", "eastus")]).is_ok());
+    let error = load(&[("providers.azure.enabled", "true")]).unwrap_err();
+    assert!(error.contains("feature provider-azure"), "{error}");
+}

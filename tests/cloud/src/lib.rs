@@ -12,6 +12,7 @@
     reason = "helpers of tests; JSON is indexed by name"
 )]
 
+pub mod azure;
 pub mod contract;
 pub mod digitalocean;
 pub mod ec2;

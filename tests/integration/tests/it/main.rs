@@ -5,6 +5,7 @@ mod accounts;
 mod acme;
 mod alerts;
 mod aws;
+mod azure;
 mod bootstrap;
 mod canaries;
 mod client;
