@@ -68,7 +68,7 @@ pub struct Setting {
 pub struct Report {
     /// Which file it is.
     pub kind: Kind,
-    /// Every key of the file, in its order.
+    /// Every key of the file.
     pub findings: Vec<Finding>,
     /// Keys for the hub's configuration, each once.
     pub settings: Vec<Setting>,
