@@ -18,6 +18,8 @@ pub fn provider(written: &str) -> Option<&'static str> {
         "ssh" | "sshremote" | "baremetal" => "ssh",
         "localdocker" | "dockerlocal" => "local-docker",
         "docker" | "dockerremote" => "docker",
+        "sim" => "sim",
+        "localvm" => "local-vm",
         _ => return None,
     })
 }

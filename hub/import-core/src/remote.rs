@@ -73,7 +73,10 @@ fn place(
                 (None, None, Some(_)) => report.absent(&path, "it names no provider"),
             },
             ("name", _) => report.absent(&path, format!("the name of the section counts: --remote {name}")),
-            ("resources", Value::Object(inner)) => resources(&path, inner, &mut remote, report),
+            ("resources", Value::Object(inner)) => match &remote.unusable {
+                Some(why) => inner.keys().for_each(|key| report.absent(&below(&path, key), why.clone())),
+                None => resources(&path, inner, &mut remote, report),
+            },
             ("regions", Value::Object(inner)) => regions(&path, inner, &mut remote, report),
             ("region", Value::String(region)) => {
                 report.understood(&path, format!("orders to remote {name:?} go to {}", shown(region)));
@@ -172,7 +175,7 @@ fn secret(path: &str, value: &Value, around: &Surroundings<'_>, sort: &Sort, rep
             report.credentials.push(crate::secrets::Given::one(name, &last, expanded.text));
         }
         Sort::Kubernetes | Sort::Docker | Sort::Ssh | Sort::Other(_) => {
-            let from = if expanded.names.is_empty() { ""} else { " of the environment" };
+            let from = if expanded.names.is_empty() { "" } else { " of the environment" };
             report.absent(path, format!("the hub has no use for this secret{from}, and does not keep it"));
         }
     }

@@ -9,12 +9,12 @@ use proptest::prelude::*;
 /// Every file, with its kind and how many keys are understood, refused, without meaning here, and unknown.
 const FILES: [(&str, &[u8], Kind, [usize; 4]); 12] = [
     ("operator.toml", include_bytes!("files/operator.toml"), Kind::Manager, [4, 0, 8, 0]),
-    ("remote.toml", include_bytes!("files/remote.toml"), Kind::Manager, [9, 1, 11, 0]),
+    ("remote.toml", include_bytes!("files/remote.toml"), Kind::Manager, [5, 1, 15, 0]),
     ("guide.toml", include_bytes!("files/guide.toml"), Kind::Manager, [13, 4, 11, 0]),
     ("providers.yml", include_bytes!("files/providers.yml"), Kind::Credentials, [5, 0, 1, 0]),
     ("deployment-policy.json", include_bytes!("files/deployment-policy.json"), Kind::Policy, [13, 0, 8, 0]),
     ("cloud.json", include_bytes!("files/cloud.json"), Kind::Cloud, [5, 0, 0, 0]),
-    ("deployment_state.json", include_bytes!("files/deployment_state.json"), Kind::State, [15, 0, 13, 0]),
+    ("deployment_state.json", include_bytes!("files/deployment_state.json"), Kind::State, [14, 0, 13, 0]),
     ("variables.env", include_bytes!("files/variables.env"), Kind::Variables, [4, 2, 1, 0]),
     ("preferences.toml", include_bytes!("files/preferences.toml"), Kind::Preferences, [3, 0, 0, 0]),
     ("pricing.toml", include_bytes!("files/pricing.toml"), Kind::Pricing, [0, 0, 2, 0]),
@@ -94,7 +94,13 @@ fn preferences_of_the_operator_become_settings() {
 fn places_become_remotes_and_insecure_keys_are_refused() {
     let report = file("remote.toml");
     assert_eq!(report.remotes["homelab"], Remote::of("ssh"));
-    assert_eq!(report.remotes["aws"].max_instances, Some(10));
+    let text = "[remote.do]\ntype = \"digitalocean\"\nregion = \"fra1\"\ntoken = \"canary\"\nresources = { cpu_limit = \"4\", \
+                memory_limit = \"8Gi\", max_instances = 10 }";
+    let own = imported("x.toml", text.as_bytes()).unwrap();
+    let place = &own.remotes["do"];
+    assert_eq!((place.max_instances, place.min_cpu.as_deref(), place.min_memory.as_deref()), (Some(10), Some("4"), Some("8")));
+    assert_eq!((place.provider.as_deref(), place.region.as_deref()), (Some("digitalocean"), Some("fra1")));
+    assert_eq!(own.credentials.len(), 1);
     for name in ["aws", "fly"] {
         assert!(report.remotes[name].unusable.is_some(), "{name}");
     }

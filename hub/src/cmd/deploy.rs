@@ -1,5 +1,7 @@
 //! `deploy`: orders machines.
 
+mod package;
+
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
@@ -18,11 +20,15 @@ use crate::cli::Global;
 /// Pause between two looks at what is waited for.
 const LOOK: Duration = Duration::from_millis(300);
 
+/// How long machines are waited for that are to run a package, in seconds, where nothing else is said.
+const JOIN_WITHIN: u64 = 15 * 60;
+
 /// Orders machines that join this hub by themselves.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example: blueprint-hub deploy --name web --replicas 2 --service 7/42 --ttl 12h --yes --wait
          blueprint-hub deploy --min-cpu 2 --min-memory 4 --budget 0.05 --dry-run
+         blueprint-hub deploy --remote production --package demo --service 7/42 --yes
 The plan is shown with its price before anything is ordered. docs/provisioning.md explains states and time limits.
 Exit codes with --wait: 0 all machines joined, 6 not in time; the order stands."
 )]
@@ -35,13 +41,17 @@ pub(crate) struct Deploy {
     replicas: u32,
     #[command(flatten)]
     machine: Filter,
-    /// How to choose: cheapest, first-match, or preferred:NAME,NAME
+    /// How to choose: cheapest, first-match, or preferred:NAME,NAME; as provision.strategy says where not given
     #[arg(long, value_name = "HOW", conflicts_with_all = ["provider", "template"])]
     strategy: Option<String>,
     /// Service that the machines offer, as BLUEPRINT/SERVICE
     #[arg(long)]
     service: Option<ServiceKey>,
-    /// How long it lives, such as 12h; without end where not given
+    /// Program or archive that runs there as that service: a file, or the name of a Cargo package that was built with --release
+    /// here; waits for the machines
+    #[arg(long, value_name = "PACKAGE", requires = "service")]
+    package: Option<String>,
+    /// How long it lives, such as 12h; where not given as provision.ttl says
     #[arg(long, value_name = "TIME", value_parser = seconds)]
     ttl: Option<u64>,
     /// Who asks again with the same key gets the same deployment; made up where not given
@@ -63,6 +73,13 @@ impl Deploy {
         let mut machine = Query::default();
         self.machine.write(&mut machine);
         machine.text("strategy", self.strategy.as_deref());
+        let package = self.package.as_deref().map(package::find).transpose()?;
+        if let Some(most) = self.machine.place(global, &mut machine)?.and_then(|remote| remote.max_instances)
+            && self.replicas > most
+        {
+            return Err(CliError::usage(format!("the remote has {most} machines at most, not {}", self.replicas))
+                .hint("ask for fewer --replicas, or change max_instances of the remote in remotes.toml"));
+        }
         let mut body = json!({
             "name": self.name,
             "replicas": self.replicas,
@@ -107,7 +124,8 @@ impl Deploy {
         }
         let answer = ask(global, "POST", "/v1/deployments", Some(&body))?;
         let deployment = answer.get("deployment").unwrap_or(&Value::Null);
-        let Some(within) = self.wait else {
+        let within = self.wait.or(package.as_ref().map(|_| JOIN_WITHIN));
+        let Some(within) = within else {
             show(global, deployment);
             if global.output == Output::Table {
                 eprint_line(&format!(
@@ -118,7 +136,19 @@ impl Deploy {
             return Ok(());
         };
         let reached = wait(global, &text(deployment, "id"), &["running"], Duration::from_secs(within))?;
-        show(global, &reached);
+        match (package, self.service) {
+            (Some(file), Some(service)) => {
+                let workload = package::run(global, &file, service, &reached, Duration::from_secs(within))?;
+                match global.output {
+                    Output::Json => print_json(&json!({ "deployment": reached, "workload": workload })),
+                    Output::Table => {
+                        show(global, &reached);
+                        print_line(&format!("{service} is {}", text(&workload, "state")));
+                    }
+                }
+            }
+            (Some(_) | None, _) => show(global, &reached),
+        }
         Ok(())
     }
 }

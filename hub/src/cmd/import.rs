@@ -71,7 +71,7 @@ impl Import {
             if !self.yes {
                 confirm("Store this?")?;
             }
-            store(global, &plan, self.replace)?;
+            store(global, &plan)?;
         }
         match global.output {
             Output::Json => print_json(&document(&labels, &reports, &plan, is_stored)),
@@ -108,7 +108,7 @@ impl Import {
 }
 
 /// Stores credentials first: they may be refused, and all else is done again by the same import.
-fn store(global: &Global, plan: &Plan, replace: bool) -> Result<(), CliError> {
+fn store(global: &Global, plan: &Plan) -> Result<(), CliError> {
     let state = StateDir::open_shared(global.state()?)?;
     let mut known = known(global)?;
     if !known.add(plan.machines.clone()) {
@@ -116,8 +116,8 @@ fn store(global: &Global, plan: &Plan, replace: bool) -> Result<(), CliError> {
             .hint("forget some with `blueprint-hub inventory --forget NAME`, or import a shorter file"));
     }
     for sealing in &plan.sealings {
-        let query = if replace { "?force=true" } else { "" };
-        let path = format!("/v1/accounts/{}/credentials{query}", segment(&sealing.provider)?);
+        // Never by force: where machines stand, the hub refuses others, and says what to do.
+        let path = format!("/v1/accounts/{}/credentials", segment(&sealing.provider)?);
         ask(global, "PUT", &path, Some(&json!({ "text": sealing.text.expose() })))?;
     }
     if let Some(remotes) = &plan.remotes {

@@ -47,7 +47,7 @@ pub(super) fn take(settings: &Settings, problems: &mut Problems) -> Option<Prefe
             None
         }
     });
-    let max_order_hourly = or_off(settings, &MAX_ORDER_HOURLY, problems);
+    let max_order_hourly = or_off::<Micros>(settings, &MAX_ORDER_HOURLY, problems);
     let ttl = or_off::<Span>(settings, &TTL, problems);
     let ttl_secs = ttl.map(|ttl| ttl.map(|Span(span)| span.as_secs()));
     if ttl_secs.flatten().is_some_and(|ttl| !(60..=365 * 24 * 3600).contains(&ttl)) {
