@@ -84,7 +84,8 @@ impl Deploy {
             "name": self.name,
             "replicas": self.replicas,
             "machine": machine.json(),
-            "service": self.service,
+            // What is pushed offers the service, and not the machine by itself.
+            "service": self.service.filter(|_| self.package.is_none()),
             "ttl_secs": self.ttl,
             "dry_run": true,
         });
