@@ -9,8 +9,8 @@ use blueprint_common_runtime::state::default_path;
 use clap::{Args, Parser, Subcommand};
 
 use crate::cmd::{
-    access, alerts, apply, artefact, audit, config, costs, deploy, deployment, dev, exec, forward, import, init,
-    inventory, key, logs, node, offers, policy, prices, provider, qos, serve, service, status, token,
+    access, alerts, apply, artefact, audit, config, costs, deploy, deployment, dev, exec, forward, import,
+    init, inventory, key, logs, node, offers, policy, prices, provider, qos, serve, service, status, token,
     workload,
 };
 use crate::files;

@@ -77,7 +77,16 @@ impl Market {
         lists: watch::Receiver<Arc<Vec<PriceList>>>,
     ) -> Self {
         let made = Mutex::new(None);
-        Self { made, own, lists, usd_per_eur, max_age_days, configured, reaches_ipv6: false, preferences: Preferences::default() }
+        Self {
+            made,
+            own,
+            lists,
+            usd_per_eur,
+            max_age_days,
+            configured,
+            reaches_ipv6: false,
+            preferences: Preferences::default(),
+        }
     }
 
     /// The same with what the operator wants of orders.

@@ -101,7 +101,8 @@ impl Asked {
 
     /// Most that an hour of one of so many machines may cost: what was asked for, and the operator's limit of an order.
     pub(crate) fn most(&self, market: &Market, replicas: u32) -> Option<Micros> {
-        let share = |limit: Micros| Micros::new(limit.get().checked_div(u64::from(replicas)).unwrap_or(u64::MAX));
+        let share =
+            |limit: Micros| Micros::new(limit.get().checked_div(u64::from(replicas)).unwrap_or(u64::MAX));
         let limits = [self.max_hourly, market.preferences.max_order_hourly.map(share)];
         limits.into_iter().flatten().min()
     }

@@ -36,7 +36,8 @@ impl Surroundings<'_> {
         let (mut out, mut names) = (Secret::new(String::new()), Vec::new());
         let mut rest = text;
         if rest == "~" || rest.starts_with("~/") {
-            let home = self.home.as_deref().ok_or("there is no home folder for the ~; write the path whole")?;
+            let home =
+                self.home.as_deref().ok_or("there is no home folder for the ~; write the path whole")?;
             out = Secret::new(home.to_owned());
             rest = rest.strip_prefix('~').unwrap_or(rest);
         }

@@ -21,7 +21,9 @@ pub(crate) fn parse(name: &str, text: &str) -> Result<Content, ReadError> {
     let ending = name.rsplit_once('.').map(|(_, ending)| ending.to_ascii_lowercase());
     let begins_json = text.trim_start().starts_with('{');
     let content = match ending.as_deref() {
-        Some("csv") => Content::Table(csv::rows(text).map_err(|why| ReadError::Format { format: "CSV", why })?),
+        Some("csv") => {
+            Content::Table(csv::rows(text).map_err(|why| ReadError::Format { format: "CSV", why })?)
+        }
         Some("env") => Content::Variables(variables(text)?),
         Some("json") => Content::Tree(json_or_toml(text)?),
         Some("yml" | "yaml") => Content::Tree(yaml(text)?),
@@ -57,7 +59,8 @@ fn json(text: &str) -> Result<Value, ReadError> {
 fn toml(text: &str) -> Result<Value, ReadError> {
     toml::from_str(text).map_err(|error: toml::de::Error| {
         // The whole text of the error shows the line, in which a secret may stand.
-        let line = error.span().and_then(|span| text.get(..span.start)).map(|before| before.lines().count().max(1));
+        let line =
+            error.span().and_then(|span| text.get(..span.start)).map(|before| before.lines().count().max(1));
         let place = line.map_or_else(String::new, |line| format!("line {line}: "));
         ReadError::Format { format: "TOML", why: format!("{place}{}", first_line(error.message())) }
     })

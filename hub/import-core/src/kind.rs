@@ -86,7 +86,8 @@ pub(crate) fn of(content: &Content) -> Result<Kind, ReadError> {
         return Ok(Kind::Pricing);
     }
     let has_secret = |inner: &Map<String, Value>| inner.keys().any(|key| crate::secrets::is_secret(key));
-    let with_secret = providers.is_some_and(|inner| inner.values().filter_map(Value::as_object).any(has_secret));
+    let with_secret =
+        providers.is_some_and(|inner| inner.values().filter_map(Value::as_object).any(has_secret));
     if has("default_provider") || (providers.is_some() && !with_secret) {
         return Ok(Kind::Cloud);
     }

@@ -90,7 +90,10 @@ mod tests {
 
     #[test]
     fn only_a_near_name_is_offered() {
-        assert_eq!(nearest("prefered_providers", &["mode", "preferred_providers"]), Some("preferred_providers"));
+        assert_eq!(
+            nearest("prefered_providers", &["mode", "preferred_providers"]),
+            Some("preferred_providers")
+        );
         assert_eq!(nearest("zebra", &["mode", "kind"]), None);
         assert_eq!(nearest(&"x".repeat(10_000), &["mode"]), None);
     }

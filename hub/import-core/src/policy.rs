@@ -9,8 +9,7 @@ use crate::remotes::Remote;
 use crate::report::{Report, shown};
 
 const NO_FUNCTIONS: &str = "the hub orders machines, and no functions of a cloud";
-const OWN_RETRIES: &str =
-    "the hub tries up to 8 offers in order, and repeats calls with pauses of its own until the order stands or fails";
+const OWN_RETRIES: &str = "the hub tries up to 8 offers in order, and repeats calls with pauses of its own until the order stands or fails";
 
 pub(crate) fn read(fields: &Map<String, Value>, report: &mut Report) {
     let failover = fields.get("failover").and_then(Value::as_object);
@@ -22,7 +21,9 @@ pub(crate) fn read(fields: &Map<String, Value>, report: &mut Report) {
             ("failover", Value::Object(_)) => {}
             ("serverless", Value::Object(inner)) => functions("serverless", inner, report),
             ("tee", _) => report.absent(key, "the hub asks no machine for an attestation"),
-            _ => report.unknown(key, &["providers", "cost_limits", "regions", "failover", "serverless"], value),
+            _ => {
+                report.unknown(key, &["providers", "cost_limits", "regions", "failover", "serverless"], value)
+            }
         }
     }
     for (key, value) in failover.into_iter().flatten() {
@@ -30,7 +31,9 @@ pub(crate) fn read(fields: &Map<String, Value>, report: &mut Report) {
         match key.as_str() {
             "max_retries" | "retry_delay_seconds" => report.absent(&path, OWN_RETRIES),
             "retry_different_regions" | "retry_different_providers" => match value {
-                Value::Bool(true) => report.understood(&path, "the plan of an order holds offers of other places"),
+                Value::Bool(true) => {
+                    report.understood(&path, "the plan of an order holds offers of other places")
+                }
                 Value::Bool(false) => {
                     report.absent(&path, "name --region or --provider with the order to stay in one place");
                 }
@@ -38,7 +41,12 @@ pub(crate) fn read(fields: &Map<String, Value>, report: &mut Report) {
             },
             _ => report.unknown(
                 &path,
-                &["max_retries", "retry_delay_seconds", "retry_different_regions", "retry_different_providers"],
+                &[
+                    "max_retries",
+                    "retry_delay_seconds",
+                    "retry_different_regions",
+                    "retry_different_providers",
+                ],
                 value,
             ),
         }
@@ -68,7 +76,8 @@ fn classes(fields: &Map<String, Value>, report: &mut Report) {
             report.wrong(&path, "a list of providers");
             continue;
         };
-        let lacking: Vec<_> = list.iter().filter(|name| provider(name).is_none()).map(|name| shown(name)).collect();
+        let lacking: Vec<_> =
+            list.iter().filter(|name| provider(name).is_none()).map(|name| shown(name)).collect();
         let names = known(&list);
         let lacks = if lacking.is_empty() {
             String::new()
@@ -80,7 +89,8 @@ fn classes(fields: &Map<String, Value>, report: &mut Report) {
             continue;
         }
         let joined = names.join(",");
-        report.understood(&path, format!("remote {name:?}: `deploy --remote {name}` goes by {joined}{lacks}"));
+        report
+            .understood(&path, format!("remote {name:?}: `deploy --remote {name}` goes by {joined}{lacks}"));
         let strategy = Some(format!("preferred:{joined}"));
         report.remotes.insert(name.to_owned(), Remote { strategy, ..Remote::default() });
     }
@@ -162,7 +172,9 @@ fn functions(section: &str, fields: &Map<String, Value>, report: &mut Report) {
     for (key, value) in fields {
         let path = below(section, key);
         match (key.as_str(), value) {
-            ("fallback_to_vm", Value::Bool(true)) => report.understood(&path, "machines are all that is ordered"),
+            ("fallback_to_vm", Value::Bool(true)) => {
+                report.understood(&path, "machines are all that is ordered")
+            }
             ("provider", Value::Object(inner)) => {
                 for key in inner.keys() {
                     report.absent(&below(&path, key), NO_FUNCTIONS);
@@ -186,8 +198,10 @@ pub(crate) fn preferences(section: &str, fields: &Map<String, Value>, report: &m
             },
             "allowed_types" => match value {
                 Value::Array(list) => {
-                    let names: Vec<_> =
-                        list.iter().filter_map(|one| kind_of(one).and_then(|one| deployment_type(one).ok())).collect();
+                    let names: Vec<_> = list
+                        .iter()
+                        .filter_map(|one| kind_of(one).and_then(|one| deployment_type(one).ok()))
+                        .collect();
                     report.understood(
                         &path,
                         format!(
@@ -196,13 +210,19 @@ pub(crate) fn preferences(section: &str, fields: &Map<String, Value>, report: &m
                         ),
                     );
                     for name in names {
-                        report.setting(&path, &format!("providers.{}.enabled", name.replace('-', "_")), "true");
+                        report.setting(
+                            &path,
+                            &format!("providers.{}.enabled", name.replace('-', "_")),
+                            "true",
+                        );
                     }
                 }
                 _ => report.wrong(&path, "a list of deployment types"),
             },
             "allow_fallback" => match value {
-                Value::Bool(true) => report.understood(&path, "the plan of an order holds offers of other providers"),
+                Value::Bool(true) => {
+                    report.understood(&path, "the plan of an order holds offers of other providers")
+                }
                 Value::Bool(false) => report.absent(&path, "name --provider with the order to stay at one"),
                 _ => report.wrong(&path, "true or false"),
             },

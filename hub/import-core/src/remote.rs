@@ -8,12 +8,17 @@ use crate::names::{NO_CLUSTERS, provider, why_not};
 use crate::remotes::Remote;
 use crate::report::{Report, shown};
 
-const OWN_KEYS: &str = "the hub and every agent make their own keys, which never leave them; remove it from the file";
-const OWN_ADDRESSES: &str =
-    "the hub gives every machine its addresses; who may reach whom is its policy (`blueprint-hub policy set`)";
+const OWN_KEYS: &str =
+    "the hub and every agent make their own keys, which never leave them; remove it from the file";
+const OWN_ADDRESSES: &str = "the hub gives every machine its addresses; who may reach whom is its policy (`blueprint-hub policy set`)";
 
 /// Every place of one section.
-pub(crate) fn read(section: &str, fields: &Map<String, Value>, around: &Surroundings<'_>, report: &mut Report) {
+pub(crate) fn read(
+    section: &str,
+    fields: &Map<String, Value>,
+    around: &Surroundings<'_>,
+    report: &mut Report,
+) {
     for (name, value) in fields {
         let path = below(section, name);
         match value {
@@ -67,7 +72,8 @@ fn place(
                 (_, _, None) => report.wrong(&path, "one of kubernetes, docker and ssh"),
                 (Some(why), _, Some(_)) => report.absent(&path, why.clone()),
                 (None, Some(provider), Some(_)) => {
-                    let word = format!("remote {name:?} is the provider {provider}: `deploy --remote {name}`");
+                    let word =
+                        format!("remote {name:?} is the provider {provider}: `deploy --remote {name}`");
                     report.understood(&path, word);
                 }
                 (None, None, Some(_)) => report.absent(&path, "it names no provider"),
@@ -92,8 +98,12 @@ fn place(
             ),
             ("kubeconfig" | "context" | "namespace" | "service_type", _) => report.absent(&path, NO_CLUSTERS),
             ("endpoint", _) => endpoint(&path, value, &remote, around, report),
-            ("auth_token" | "token" | "api_key" | "password", _) => secret(&path, value, around, &sort, report),
-            ("organization", _) => report.absent(&path, "it belongs to a platform that the hub orders nothing of"),
+            ("auth_token" | "token" | "api_key" | "password", _) => {
+                secret(&path, value, around, &sort, report)
+            }
+            ("organization", _) => {
+                report.absent(&path, "it belongs to a platform that the hub orders nothing of")
+            }
             ("hosts", _) => hosts(&path, value, fields, around, report),
             ("user", _) => told(&path, value, "the --user of `host scan` for each of the hosts", report),
             ("key" | "key_path", _) => {
@@ -108,9 +118,26 @@ fn place(
 }
 
 const PLACE: [&str; 20] = [
-    "type", "name", "resources", "regions", "region", "tunnel", "tunnel_required", "kubeconfig", "context",
-    "namespace", "service_type", "endpoint", "auth_token", "organization", "hosts", "user", "key", "key_path",
-    "runtime", "token",
+    "type",
+    "name",
+    "resources",
+    "regions",
+    "region",
+    "tunnel",
+    "tunnel_required",
+    "kubeconfig",
+    "context",
+    "namespace",
+    "service_type",
+    "endpoint",
+    "auth_token",
+    "organization",
+    "hosts",
+    "user",
+    "key",
+    "key_path",
+    "runtime",
+    "token",
 ];
 
 fn docker(endpoint: Option<&str>, around: &Surroundings<'_>) -> Remote {
@@ -231,7 +258,10 @@ fn regions(path: &str, fields: &Map<String, Value>, remote: &mut Remote, report:
                 None => report.wrong(&path, "the name of a region"),
             },
             "replicas" => match texts(value) {
-                Some(_) => report.absent(&path, "an order goes to one region; make one more for each other, with --region"),
+                Some(_) => report.absent(
+                    &path,
+                    "an order goes to one region; make one more for each other, with --region",
+                ),
                 None => report.wrong(&path, "a list of regions"),
             },
             _ => report.unknown(&path, &["primary", "replicas"], value),
@@ -257,12 +287,17 @@ fn hosts(
     let is_plain = |word: &str| {
         !word.is_empty()
             && !word.starts_with('-')
-            && word.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '/' | '[' | ']'))
+            && word
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '/' | '[' | ']'))
     };
     let mut taken = 0u32;
     for host in hosts {
         if !is_plain(host) || !is_plain(user) || !is_plain(&identity) {
-            report.refused(path, format!("{} with its user and key makes no command that is safe to copy", shown(host)));
+            report.refused(
+                path,
+                format!("{} with its user and key makes no command that is safe to copy", shown(host)),
+            );
             continue;
         }
         taken = taken.saturating_add(1);
@@ -286,7 +321,9 @@ fn runtime(path: &str, fields: &Map<String, Value>, report: &mut Report) {
         let path = below(path, key);
         match key.as_str() {
             "type" => runtime_word(&path, value, report),
-            "docker_socket" => report.absent(&path, "the agent on the machine finds the engine's socket itself"),
+            "docker_socket" => {
+                report.absent(&path, "the agent on the machine finds the engine's socket itself")
+            }
             _ => report.unknown(&path, &["type", "docker_socket"], value),
         }
     }
@@ -303,7 +340,12 @@ fn runtime_word(path: &str, value: &Value, report: &mut Report) {
 }
 
 /// The network of the guide, and the tunnel of a remote.
-pub(crate) fn network(path: &str, fields: &Map<String, Value>, around: &Surroundings<'_>, report: &mut Report) {
+pub(crate) fn network(
+    path: &str,
+    fields: &Map<String, Value>,
+    around: &Surroundings<'_>,
+    report: &mut Report,
+) {
     for (key, value) in fields {
         let path = below(path, key);
         match (key.as_str(), value) {
@@ -323,7 +365,10 @@ pub(crate) fn network(path: &str, fields: &Map<String, Value>, around: &Surround
             ("private_key" | "private_key_path" | "public_key_path" | "public_key", _) => {
                 report.refused(&path, OWN_KEYS);
             }
-            ("interface", _) => report.absent(&path, "the hub names its network device itself (tunnel.interface says whether it has one)"),
+            ("interface", _) => report.absent(
+                &path,
+                "the hub names its network device itself (tunnel.interface says whether it has one)",
+            ),
             ("allowed_ips", _) => report.absent(&path, OWN_ADDRESSES),
             ("persistent_keepalive", _) => match whole(value, 1, 60) {
                 Some(seconds) => report.set(&path, "tunnel.keepalive", format!("{seconds}s")),
@@ -335,8 +380,17 @@ pub(crate) fn network(path: &str, fields: &Map<String, Value>, around: &Surround
 }
 
 const NETWORK: [&str; 11] = [
-    "tunnel_enabled", "enabled", "hub_endpoint", "endpoint", "hub_port", "private_key", "private_key_path",
-    "public_key_path", "interface", "allowed_ips", "persistent_keepalive",
+    "tunnel_enabled",
+    "enabled",
+    "hub_endpoint",
+    "endpoint",
+    "hub_port",
+    "private_key",
+    "private_key_path",
+    "public_key_path",
+    "interface",
+    "allowed_ips",
+    "persistent_keepalive",
 ];
 
 /// Host and port of the hub.

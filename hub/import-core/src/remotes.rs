@@ -84,7 +84,8 @@ impl Remotes {
         if self.remote.len() > MAX_REMOTES {
             return Err(BadRemotes(format!("there would be more than {MAX_REMOTES} remotes")));
         }
-        let head = "# Places that `blueprint-hub deploy --remote NAME` knows; docs/migration.md explains them.\n";
+        let head =
+            "# Places that `blueprint-hub deploy --remote NAME` knows; docs/migration.md explains them.\n";
         let body = toml::to_string(self).map_err(|error| BadRemotes(error.to_string()))?;
         Ok(format!("{head}{body}"))
     }
@@ -98,7 +99,8 @@ mod tests {
     fn remotes_come_back_as_they_were_written() {
         let remote = Remote { min_cpu: Some("4".to_owned()), max_instances: Some(3), ..Remote::of("aws") };
         let remotes = Remotes {
-            remote: [("prod".to_owned(), remote), ("eks".to_owned(), Remote::unusable("a \"cluster\""))].into(),
+            remote: [("prod".to_owned(), remote), ("eks".to_owned(), Remote::unusable("a \"cluster\""))]
+                .into(),
         };
         assert_eq!(Remotes::read(&remotes.write().unwrap()).unwrap(), remotes);
         assert!(Remotes::read("[remote.a]\nprovidr = 1").unwrap_err().to_string().contains("providr"));

@@ -16,8 +16,22 @@ const MAX_SECRET: usize = 32 * 1024;
 
 /// Names of keys that hold a secret.
 const SECRETS: [&str; 16] = [
-    "api_key", "apikey", "key", "token", "api_token", "auth_token", "access_token", "access_key", "access_key_id",
-    "secret", "secret_key", "secret_access_key", "password", "client_secret", "credentials", "secret_key_id",
+    "api_key",
+    "apikey",
+    "key",
+    "token",
+    "api_token",
+    "auth_token",
+    "access_token",
+    "access_key",
+    "access_key_id",
+    "secret",
+    "secret_key",
+    "secret_access_key",
+    "password",
+    "client_secret",
+    "credentials",
+    "secret_key_id",
 ];
 
 /// Whether a key of this name holds a secret.
@@ -91,11 +105,14 @@ impl Given {
         let mut strange = Vec::new();
         for (key, value) in &self.values {
             let plain = key.to_ascii_lowercase().replace('-', "_");
-            let by_name = fields.iter().find(|field| field.name == plain || alias(&plain) == Some(&*field.name));
+            let by_name =
+                fields.iter().find(|field| field.name == plain || alias(&plain) == Some(&*field.name));
             let by_variable = || fields.iter().find(|field| field.variables.iter().any(|name| name == key));
             // What today's tools call an API key is the one secret of a provider that has one.
             let lone = || match secrets.as_slice() {
-                [one] if is_secret(&plain) && self.values.keys().filter(|key| is_secret(key)).count() == 1 => {
+                [one]
+                    if is_secret(&plain) && self.values.keys().filter(|key| is_secret(key)).count() == 1 =>
+                {
                     Some(*one)
                 }
                 _ => None,
@@ -105,7 +122,8 @@ impl Given {
                 None => strange.push(key.as_str()),
             }
         }
-        let lacks: Vec<_> = fields.iter().filter(|field| field.required && !out.contains_key(&field.name)).collect();
+        let lacks: Vec<_> =
+            fields.iter().filter(|field| field.required && !out.contains_key(&field.name)).collect();
         if let (Some(first), _) | (None, Some(first)) =
             (lacks.first().map(|field| field.name.as_str()), strange.first().copied())
         {
@@ -178,19 +196,20 @@ fn one(path: &str, name: &str, value: &Value, around: &Surroundings<'_>, report:
                         None => report.wrong(&path, "the name of a region"),
                     },
                     "enabled" if value == &Value::Bool(false) => {
-                        report.absent(&path, "a provider is off until the hub's configuration switches it on");
+                        report
+                            .absent(&path, "a provider is off until the hub's configuration switches it on");
                     }
-                    "enabled" => report.set(
-                        &path,
-                        &format!("providers.{}.enabled", known.replace('-', "_")),
-                        "true",
-                    ),
+                    "enabled" => {
+                        report.set(&path, &format!("providers.{}.enabled", known.replace('-', "_")), "true")
+                    }
                     _ => take(&path, key, value, around, &mut given, report),
                 }
             }
         }
         Value::Null => return report.absent(path, "it is empty"),
-        Value::Bool(_) | Value::Number(_) | Value::Array(_) => return report.wrong(path, "a key, or a table with one"),
+        Value::Bool(_) | Value::Number(_) | Value::Array(_) => {
+            return report.wrong(path, "a key, or a table with one");
+        }
     }
     if !given.values.is_empty() {
         report.setting(path, &format!("providers.{}.enabled", known.replace('-', "_")), "true");

@@ -76,8 +76,21 @@ fn cut(value: &str) -> String {
 }
 
 const RECORD: [&str; 15] = [
-    "id", "blueprint_id", "service_id", "deployment_type", "provider", "region", "resource_spec", "resource_ids",
-    "deployed_at", "created_at", "ttl_seconds", "expires_at", "status", "cleanup_webhook", "metadata",
+    "id",
+    "blueprint_id",
+    "service_id",
+    "deployment_type",
+    "provider",
+    "region",
+    "resource_spec",
+    "resource_ids",
+    "deployed_at",
+    "created_at",
+    "ttl_seconds",
+    "expires_at",
+    "status",
+    "cleanup_webhook",
+    "metadata",
 ];
 
 /// Names of the provider's own id among the ids of resources, the surest first.
@@ -141,7 +154,10 @@ fn record_of(name: &str, record: &Map<String, Value>, report: &mut Report) -> Kn
             }
             "cleanup_webhook" if value.is_null() => report.absent(&path, "it is empty"),
             "cleanup_webhook" => {
-                report.absent(&path, "the hub ends no machine that it did not make, so there is nothing to tell");
+                report.absent(
+                    &path,
+                    "the hub ends no machine that it did not make, so there is nothing to tell",
+                );
             }
             _ => report.unknown(&path, &RECORD, value),
         }
@@ -156,7 +172,10 @@ fn kind(path: &str, value: &Value, machine: &mut KnownMachine, report: &mut Repo
     machine.plan = cut(written);
     match deployment_type(written) {
         Ok(name) => {
-            report.understood(path, format!("a machine of {name} that this hub did not make; `inventory` shows it"));
+            report.understood(
+                path,
+                format!("a machine of {name} that this hub did not make; `inventory` shows it"),
+            );
             if machine.provider.is_empty() {
                 name.clone_into(&mut machine.provider);
             }
@@ -189,15 +208,28 @@ fn resource_ids(path: &str, ids: &Map<String, Value>, machine: &mut KnownMachine
                 report.understood(&path, "the provider's name of the machine");
             }
             (Some(_), _) => {
-                report.absent(&path, "the hub ends no machine that it did not make, so it needs no id of what belongs to it");
+                report.absent(
+                    &path,
+                    "the hub ends no machine that it did not make, so it needs no id of what belongs to it",
+                );
             }
         }
     }
 }
 
 const COLUMNS: [&str; 12] = [
-    "machine", "deployment", "name", "state", "provider", "plan", "region", "hourly", "since", "provider_id",
-    "node", "connected",
+    "machine",
+    "deployment",
+    "name",
+    "state",
+    "provider",
+    "plan",
+    "region",
+    "hourly",
+    "since",
+    "provider_id",
+    "node",
+    "connected",
 ];
 
 /// Machines of a list, one a row; the first row has the names of the columns.
@@ -231,7 +263,10 @@ pub(crate) fn csv(rows: &[Vec<String>], report: &mut Report) {
         };
         let name = [of(&["machine"]), of(&["id"]), of(&["name"]), of(&["provider_id"])];
         let Some(name) = name.into_iter().find(|name| !name.is_empty() && name != "-") else {
-            report.refused(&format!("row {number}"), "it names no machine: machine, id, name or provider_id was expected");
+            report.refused(
+                &format!("row {number}"),
+                "it names no machine: machine, id, name or provider_id was expected",
+            );
             continue;
         };
         let written = of(&["provider"]);

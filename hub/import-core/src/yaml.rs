@@ -177,7 +177,9 @@ impl Parser {
     /// A block ends where a line begins further left, or in a list of keys.
     fn ended(&self, indent: usize) -> Result<(), YamlError> {
         match self.lines.get(self.at) {
-            Some(line) if line.indent > indent => Err(wrong(line.number, "it is indented more than what it belongs to")),
+            Some(line) if line.indent > indent => {
+                Err(wrong(line.number, "it is indented more than what it belongs to"))
+            }
             Some(_) | None => Ok(()),
         }
     }
@@ -198,7 +200,10 @@ fn split_key(line: &Line) -> Result<Option<(String, &str)>, YamlError> {
         let key = quoted(&mut characters, line.number)?;
         let rest: usize = characters.map(char::len_utf8).sum();
         let rest = text.get(text.len().saturating_sub(rest)..).unwrap_or_default();
-        return Ok(rest.strip_prefix(':').filter(|rest| rest.is_empty() || rest.starts_with(' ')).map(|rest| (key, rest.trim())));
+        return Ok(rest
+            .strip_prefix(':')
+            .filter(|rest| rest.is_empty() || rest.starts_with(' '))
+            .map(|rest| (key, rest.trim())));
     }
     if text.starts_with(['[', '{']) {
         return Ok(None);
@@ -216,7 +221,10 @@ fn scalar(text: &str, line: usize) -> Result<Value, YamlError> {
         return Err(wrong(line, "anchors, aliases and tags are not read; write the value out"));
     }
     if text.starts_with(['|', '>']) {
-        return Err(wrong(line, "texts of several lines are not read; write it on one line in quotation marks"));
+        return Err(wrong(
+            line,
+            "texts of several lines are not read; write it on one line in quotation marks",
+        ));
     }
     if text.starts_with(['%', '@', '`']) {
         return Err(wrong(line, "a value cannot begin with this character; put it in quotation marks"));
@@ -279,7 +287,9 @@ fn flow(characters: &mut Peekable<Chars<'_>>, line: usize, depth: usize) -> Resu
             }
         }
         Some('"' | '\'') => Ok(Value::String(quoted(characters, line)?)),
-        Some('&' | '*' | '!') => Err(wrong(line, "anchors, aliases and tags are not read; write the value out")),
+        Some('&' | '*' | '!') => {
+            Err(wrong(line, "anchors, aliases and tags are not read; write the value out"))
+        }
         Some(_) => Ok(plain(&until(characters, &[',', ']', '}', '{', '[']))),
         None => Err(wrong(line, "a bracket has no end on its line")),
     }

@@ -39,7 +39,9 @@ fn file(name: &str) -> Report {
 
 fn said(report: &Report, key: &str) -> (Verdict, String) {
     let finding = report.findings.iter().find(|finding| finding.key == key);
-    finding.map(|finding| (finding.verdict, finding.text.clone())).unwrap_or_else(|| panic!("{key}: {report:#?}"))
+    finding
+        .map(|finding| (finding.verdict, finding.text.clone()))
+        .unwrap_or_else(|| panic!("{key}: {report:#?}"))
 }
 
 fn set<'a>(report: &'a Report, key: &str) -> Option<&'a str> {
@@ -55,7 +57,8 @@ fn every_key_of_every_file_is_explained() {
         let verdicts = [Verdict::Understood, Verdict::Refused, Verdict::NotApplicable, Verdict::Unknown];
         let found = verdicts.map(|verdict| report.count(verdict));
         if found != counts {
-            let keys: Vec<_> = report.findings.iter().map(|it| format!("{} {}", it.key, it.verdict.word())).collect();
+            let keys: Vec<_> =
+                report.findings.iter().map(|it| format!("{} {}", it.key, it.verdict.word())).collect();
             wrong.push(format!("{name}: {found:?}, not {counts:?}: {}", keys.join("; ")));
         }
         assert!(report.findings.iter().all(|finding| !finding.text.is_empty()), "{name}");
@@ -98,7 +101,10 @@ fn places_become_remotes_and_insecure_keys_are_refused() {
                 memory_limit = \"8Gi\", max_instances = 10 }";
     let own = imported("x.toml", text.as_bytes()).unwrap();
     let place = &own.remotes["do"];
-    assert_eq!((place.max_instances, place.min_cpu.as_deref(), place.min_memory.as_deref()), (Some(10), Some("4"), Some("8")));
+    assert_eq!(
+        (place.max_instances, place.min_cpu.as_deref(), place.min_memory.as_deref()),
+        (Some(10), Some("4"), Some("8"))
+    );
     assert_eq!((place.provider.as_deref(), place.region.as_deref()), (Some("digitalocean"), Some("fra1")));
     assert_eq!(own.credentials.len(), 1);
     for name in ["aws", "fly"] {
@@ -132,7 +138,8 @@ fn places_become_remotes_and_insecure_keys_are_refused() {
 
 #[test]
 fn a_mistyped_key_is_unknown_and_gets_the_one_that_was_meant() {
-    let text = "[operator.deployment]\nmod = \"local\"\n[remote.x]\nkubecfg = { a = 1, b = 2 }\n[strange]\na = 1";
+    let text =
+        "[operator.deployment]\nmod = \"local\"\n[remote.x]\nkubecfg = { a = 1, b = 2 }\n[strange]\na = 1";
     let report = imported("x.toml", text.as_bytes()).unwrap();
     let (verdict, text) = said(&report, "operator.deployment.mod");
     assert_eq!((verdict, text.contains("did you mean mode?")), (Verdict::Unknown, true), "{text}");
@@ -179,7 +186,10 @@ fn credentials_fit_the_fields_of_their_provider() {
 fn machines_of_others_are_known_once_and_forgotten_again() {
     let report = file("deployment_state.json");
     let [first, second] = report.machines.as_slice() else { panic!("{report:?}") };
-    assert_eq!((&*first.name, &*first.provider, &*first.provider_id), ("blueprint-7-42", "aws", "i-0123456789abcdef0"));
+    assert_eq!(
+        (&*first.name, &*first.provider, &*first.provider_id),
+        ("blueprint-7-42", "aws", "i-0123456789abcdef0")
+    );
     assert_eq!((&*second.provider, &*second.plan, &*second.state), ("ssh", "GcpGke", "Unknown"));
     assert_eq!(report.steps.len(), 1, "{:?}", report.steps);
     let list = file("machines.csv");
@@ -189,7 +199,8 @@ fn machines_of_others_are_known_once_and_forgotten_again() {
     assert!(known.add(report.machines.clone()) && known.add(report.machines) && known.add(list.machines));
     assert_eq!(known.machines.len(), 4);
     assert!(known.forget("m-1") && !known.forget("m-1"));
-    let many = (0..20_000).map(|n| blueprint_hub_import_core::KnownMachine { name: n.to_string(), ..Default::default() });
+    let many = (0..20_000)
+        .map(|n| blueprint_hub_import_core::KnownMachine { name: n.to_string(), ..Default::default() });
     assert!(!known.add(many.collect()));
     assert_eq!(known.machines.len(), 3);
 }

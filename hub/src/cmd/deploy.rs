@@ -3,6 +3,7 @@
 mod package;
 
 use std::io::IsTerminal;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use blueprint_common_runtime::cli::{CliError, Output, Progress, Table, eprint_line, print_json, print_line};
@@ -14,7 +15,7 @@ use serde_json::{Value, json};
 use super::client::{ask, rows, text};
 use super::deployment::show;
 use super::offers::filter::{Filter, Query};
-use super::seconds;
+use super::{seconds, workload};
 use crate::cli::Global;
 
 /// Pause between two looks at what is waited for.
@@ -51,6 +52,9 @@ pub(crate) struct Deploy {
     /// here; waits for the machines
     #[arg(long, value_name = "PACKAGE", requires = "service")]
     package: Option<String>,
+    /// Document with everything else of that workload, JSON (docs/workloads.md)
+    #[arg(long, value_name = "FILE", requires = "package")]
+    workload: Option<PathBuf>,
     /// How long it lives, such as 12h; where not given as provision.ttl says
     #[arg(long, value_name = "TIME", value_parser = seconds)]
     ttl: Option<u64>,
@@ -70,20 +74,13 @@ pub(crate) struct Deploy {
 
 impl Deploy {
     pub(crate) fn run(self, global: &Global) -> Result<(), CliError> {
-        let mut machine = Query::default();
-        self.machine.write(&mut machine);
-        machine.text("strategy", self.strategy.as_deref());
+        let machine = self.asked(global)?;
         let package = self.package.as_deref().map(package::find).transpose()?;
-        if let Some(most) = self.machine.place(global, &mut machine)?.and_then(|remote| remote.max_instances)
-            && self.replicas > most
-        {
-            return Err(CliError::usage(format!("the remote has {most} machines at most, not {}", self.replicas))
-                .hint("ask for fewer --replicas, or change max_instances of the remote in remotes.toml"));
-        }
+        let document = self.workload.as_deref().map(workload::document).transpose()?.unwrap_or_default();
         let mut body = json!({
             "name": self.name,
             "replicas": self.replicas,
-            "machine": machine.json(),
+            "machine": machine,
             // What is pushed offers the service, and not the machine by itself.
             "service": self.service.filter(|_| self.package.is_none()),
             "ttl_secs": self.ttl,
@@ -139,18 +136,28 @@ impl Deploy {
         let reached = wait(global, &text(deployment, "id"), &["running"], Duration::from_secs(within))?;
         match (package, self.service) {
             (Some(file), Some(service)) => {
-                let workload = package::run(global, &file, service, &reached, Duration::from_secs(within))?;
-                match global.output {
-                    Output::Json => print_json(&json!({ "deployment": reached, "workload": workload })),
-                    Output::Table => {
-                        show(global, &reached);
-                        print_line(&format!("{service} is {}", text(&workload, "state")));
-                    }
-                }
+                package::run(global, &file, (service, document), &reached, Duration::from_secs(within))?;
             }
             (Some(_) | None, _) => show(global, &reached),
         }
         Ok(())
+    }
+
+    /// What each machine has to have, by the options and then by the remote.
+    fn asked(&self, global: &Global) -> Result<Value, CliError> {
+        let mut machine = Query::default();
+        self.machine.write(&mut machine);
+        machine.text("strategy", self.strategy.as_deref());
+        if let Some(most) = self.machine.place(global, &mut machine)?.and_then(|remote| remote.max_instances)
+            && self.replicas > most
+        {
+            return Err(CliError::usage(format!(
+                "the remote has {most} machines at most, not {}",
+                self.replicas
+            ))
+            .hint("ask for fewer --replicas, or change max_instances of the remote in remotes.toml"));
+        }
+        Ok(machine.json())
     }
 }
 

@@ -6,7 +6,9 @@ mod toml;
 
 use std::path::{Path, PathBuf};
 
-use blueprint_common_runtime::cli::{CliError, Exit, Output, Table, eprint_line, print_json, print_line, printable};
+use blueprint_common_runtime::cli::{
+    CliError, Exit, Output, Table, eprint_line, print_json, print_line, printable,
+};
 use blueprint_common_runtime::state::{Mode, StateDir};
 use blueprint_hub_import_core::{Finding, KnownMachines, Report, Verdict};
 use clap::Args;
@@ -112,8 +114,10 @@ fn store(global: &Global, plan: &Plan) -> Result<(), CliError> {
     let state = StateDir::open_shared(global.state()?)?;
     let mut known = known(global)?;
     if !known.add(plan.machines.clone()) {
-        return Err(CliError::failure("the hub would know more than 10000 machines of others; nothing was stored")
-            .hint("forget some with `blueprint-hub inventory --forget NAME`, or import a shorter file"));
+        return Err(CliError::failure(
+            "the hub would know more than 10000 machines of others; nothing was stored",
+        )
+        .hint("forget some with `blueprint-hub inventory --forget NAME`, or import a shorter file"));
     }
     for sealing in &plan.sealings {
         // Never by force: where machines stand, the hub refuses others, and says what to do.
@@ -139,7 +143,8 @@ fn write(state: &StateDir, path: &Path, text: &str) -> Result<(), CliError> {
         state.write(files::CONFIG, text.as_bytes(), Mode::Plain)?;
         return Ok(());
     }
-    let failed = |error: std::io::Error| CliError::failure(format!("cannot write {}: {error}", path.display()));
+    let failed =
+        |error: std::io::Error| CliError::failure(format!("cannot write {}: {error}", path.display()));
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let beside = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
     std::fs::write(beside.path(), text).map_err(failed)?;
@@ -210,7 +215,8 @@ fn end(plan: &Plan, is_stored: bool) -> String {
         plan.outcomes.iter().filter(|(own, outcome)| *own == part && outcome.word == "set").count()
     };
     let word = if is_stored { "stored" } else { "would be stored" };
-    let again = if is_stored && plan.config.is_some() { "; start the hub again to use the settings" } else { "" };
+    let again =
+        if is_stored && plan.config.is_some() { "; start the hub again to use the settings" } else { "" };
     format!(
         "{word}: {} settings, credentials of {} providers, {} remotes, {} machines of others{again}",
         sets("setting"),

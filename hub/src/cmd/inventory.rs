@@ -105,7 +105,8 @@ impl Inventory {
     /// Machines that others made.
     fn others(&self, global: &Global, others: &[KnownMachine]) -> Result<(), CliError> {
         if self.csv {
-            let names = ["machine", "state", "provider", "plan", "region", "since", "provider_id", "expires_at"];
+            let names =
+                ["machine", "state", "provider", "plan", "region", "since", "provider_id", "expires_at"];
             print_line(&names.join(","));
             for it in others {
                 let row = [&it.name, &it.state, &it.provider, &it.plan, &it.region, &it.since];
@@ -118,9 +119,19 @@ impl Inventory {
             print_json(&json!({ "known": others }));
             return Ok(());
         }
-        let mut table = Table::new(&["MACHINE", "STATE", "PROVIDER", "ID THERE", "REGION", "KIND", "SINCE", "FROM"]);
+        let mut table =
+            Table::new(&["MACHINE", "STATE", "PROVIDER", "ID THERE", "REGION", "KIND", "SINCE", "FROM"]);
         for it in others {
-            let row = [&it.name, &it.state, &it.provider, &it.provider_id, &it.region, &it.plan, &it.since, &it.source];
+            let row = [
+                &it.name,
+                &it.state,
+                &it.provider,
+                &it.provider_id,
+                &it.region,
+                &it.plan,
+                &it.since,
+                &it.source,
+            ];
             table.push(row.map(Clone::clone).to_vec());
         }
         table.print();

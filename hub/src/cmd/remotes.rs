@@ -18,13 +18,18 @@ pub(super) fn kept(global: &Global) -> Result<Remotes, CliError> {
         Err(error) => return Err(CliError::failure(format!("cannot read {}: {error}", path.display()))),
     };
     Remotes::read(&text).map_err(|error| {
-        CliError::new(Exit::Config, format!("{}: {error}", path.display()))
-            .hint("mend the file, or move it away and import again; docs/migration.md shows what it looks like")
+        CliError::new(Exit::Config, format!("{}: {error}", path.display())).hint(
+            "mend the file, or move it away and import again; docs/migration.md shows what it looks like",
+        )
     })
 }
 
 /// The place that the options name: of the file where one is given, else of the hub, else a provider of this name.
-pub(super) fn find(global: &Global, name: Option<&str>, config: Option<&Path>) -> Result<Option<Remote>, CliError> {
+pub(super) fn find(
+    global: &Global,
+    name: Option<&str>,
+    config: Option<&Path>,
+) -> Result<Option<Remote>, CliError> {
     let (remote, name) = match (name, config) {
         (None, None) => return Ok(None),
         (name, Some(path)) => of_file(path, name)?,

@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use blueprint_common_runtime::cli::{CliError, eprint_line};
+use blueprint_common_runtime::cli::{CliError, Output, eprint_line, print_json, print_line};
 use blueprint_common_types::ServiceKey;
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 use crate::cli::Global;
 use crate::cmd::client::{rows, text};
+use crate::cmd::deployment::show;
 use crate::cmd::{artefact, workload};
 
 /// The file of a package: a path, or what Cargo has built of a package of this name. It is looked for before anything is ordered.
@@ -27,19 +28,19 @@ pub(super) fn find(package: &str) -> Result<PathBuf, CliError> {
     if built.is_file() {
         return Ok(built);
     }
-    Err(CliError::not_found(format!("there is neither a file {package} nor {}", built.display())).hint(format!(
-        "build it first with `cargo build --release -p {package}`, in the folder of its workspace"
-    )))
+    Err(CliError::not_found(format!("there is neither a file {package} nor {}", built.display())).hint(
+        format!("build it first with `cargo build --release -p {package}`, in the folder of its workspace"),
+    ))
 }
 
-/// Gives the file to the hub, and has one of the deployment's machines run it as `service`.
+/// Gives the file to the hub, has one of the deployment's machines run it as this service, with the rest of its document, and shows both.
 pub(super) fn run(
     global: &Global,
     file: &Path,
-    service: ServiceKey,
+    (service, document): (ServiceKey, Map<String, Value>),
     deployment: &Value,
     within: Duration,
-) -> Result<Value, CliError> {
+) -> Result<(), CliError> {
     let nodes: Vec<String> = rows(deployment, "instances")
         .iter()
         .filter_map(|machine| machine.pointer("/node/id").and_then(Value::as_str).map(str::to_owned))
@@ -56,14 +57,22 @@ pub(super) fn run(
             nodes.len()
         ));
     }
-    let started = workload::pushed(global, service, sha256, nodes, within);
-    started.map_err(|error| {
+    let started = workload::pushed(global, service, sha256, (nodes, document), within);
+    let workload = started.map_err(|error| {
         let hint = format!("the machines stand; `blueprint-hub deployment terminate {id}` ends them");
         match error.hint.clone() {
             Some(own) => error.hint(format!("{own}; {hint}")),
             None => error.hint(hint),
         }
-    })
+    })?;
+    match global.output {
+        Output::Json => print_json(&json!({ "deployment": deployment, "workload": workload })),
+        Output::Table => {
+            show(global, deployment);
+            print_line(&format!("{service} is {}", text(&workload, "state")));
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -58,7 +58,10 @@ pub(super) struct Plan {
 impl Plan {
     /// Whether there is nothing to store.
     pub(super) fn is_empty(&self) -> bool {
-        self.config.is_none() && self.sealings.is_empty() && self.remotes.is_none() && self.machines.is_empty()
+        self.config.is_none()
+            && self.sealings.is_empty()
+            && self.remotes.is_none()
+            && self.machines.is_empty()
     }
 
     fn say(&mut self, part: &'static str, outcome: Outcome) {
@@ -66,7 +69,12 @@ impl Plan {
     }
 
     /// Looks up the settings of all reports; the new text is one that the hub takes.
-    pub(super) fn settings(&mut self, global: &Global, reports: &[Report], replace: bool) -> Result<(), CliError> {
+    pub(super) fn settings(
+        &mut self,
+        global: &Global,
+        reports: &[Report],
+        replace: bool,
+    ) -> Result<(), CliError> {
         let sources = global.sources()?;
         let path = match &sources.file {
             Some(path) => path.clone(),
@@ -75,7 +83,9 @@ impl Plan {
         let (_, now) = HubConfig::load(&sources)?;
         let mut wanted: BTreeMap<&str, &Setting> = BTreeMap::new();
         for setting in reports.iter().flat_map(|report| &report.settings) {
-            if let Some(other) = wanted.insert(&setting.key, setting).filter(|other| other.value != setting.value) {
+            if let Some(other) =
+                wanted.insert(&setting.key, setting).filter(|other| other.value != setting.value)
+            {
                 let text = format!("{} says {:?}, and {} counts", other.from, other.value, setting.from);
                 self.say("setting", Outcome::new(&setting.key, "left out", text));
             }
@@ -117,7 +127,8 @@ impl Plan {
             let before = set.len();
             for problem in error.problems() {
                 let section = section(&problem.key).to_owned();
-                let is_of_it = |key: &str| key == problem.key || (!section.is_empty() && key.starts_with(&section));
+                let is_of_it =
+                    |key: &str| key == problem.key || (!section.is_empty() && key.starts_with(&section));
                 let (out, kept): (Vec<_>, Vec<_>) = set.into_iter().partition(|(key, _)| is_of_it(key));
                 set = kept;
                 for (key, _) in out {
@@ -127,7 +138,9 @@ impl Plan {
             }
             if set.len() == before {
                 // Nothing that was imported is at fault, so nothing that is left out mends it.
-                return Err(CliError::from(error).hint("the configuration cannot be changed; nothing was imported"));
+                return Err(
+                    CliError::from(error).hint("the configuration cannot be changed; nothing was imported")
+                );
             }
         }
     }
@@ -143,7 +156,8 @@ impl Plan {
             };
             let row = rows(accounts, "accounts").iter().find(|row| text(row, "name") == name);
             let lacks = row.and_then(|row| row.get("lacks")).filter(|lacks| !lacks.is_null());
-            let fields: Vec<Field> = row.map(|row| rows(row, "fields")).unwrap_or_default().iter().map(field).collect();
+            let fields: Vec<Field> =
+                row.map(|row| rows(row, "fields")).unwrap_or_default().iter().map(field).collect();
             if row.is_none() || lacks.is_some() || fields.is_empty() {
                 let text = "this hub has no provider of this name that takes credentials";
                 self.say("credentials", Outcome::new(name, "left out", text));
@@ -171,16 +185,23 @@ impl Plan {
     }
 
     /// Looks up remotes.
-    pub(super) fn remotes(&mut self, global: &Global, reports: &[Report], replace: bool) -> Result<(), CliError> {
+    pub(super) fn remotes(
+        &mut self,
+        global: &Global,
+        reports: &[Report],
+        replace: bool,
+    ) -> Result<(), CliError> {
         let mut kept = remotes::kept(global)?;
         let mut is_new = false;
         for (name, remote) in reports.iter().flat_map(|report| &report.remotes) {
             let shown = shown(remote);
             let outcome = match kept.remote.get(name) {
                 Some(own) if own == remote => Outcome::new(name, "as it is", shown),
-                Some(_) if !replace => {
-                    Outcome::new(name, "kept", "the hub has another of this name; give --replace to put this one in its place")
-                }
+                Some(_) if !replace => Outcome::new(
+                    name,
+                    "kept",
+                    "the hub has another of this name; give --replace to put this one in its place",
+                ),
                 Some(_) | None => {
                     kept.remote.insert(name.clone(), remote.clone());
                     is_new = true;
@@ -199,7 +220,10 @@ impl Plan {
 /// Whether a key is to be set; else why not.
 fn verdict(now: &Settings, key: &str, value: &str, replace: bool) -> Result<(), (&'static str, String)> {
     if !SCHEMA.keys.iter().any(|known| known.path == key) {
-        return Err(("left out", "this hub has no such key: it has no such provider, or an older program runs".to_owned()));
+        return Err((
+            "left out",
+            "this hub has no such key: it has no such provider, or an older program runs".to_owned(),
+        ));
     }
     match now.text(key) {
         Some(own) if own == value => Err(("as it is", format!("{value:?}"))),

@@ -98,7 +98,10 @@ mod tests {
     #[test]
     fn a_key_that_is_not_there_goes_under_its_section() {
         assert_eq!(set("[hub]\nx = 1\n", "hub.advertise", "a\"b"), "[hub]\nadvertise = 'a\"b'\nx = 1\n");
-        assert_eq!(set("[providers]\nx = 1\n", "providers.aws.enabled", "true"), "[providers]\naws.enabled = true\nx = 1\n");
+        assert_eq!(
+            set("[providers]\nx = 1\n", "providers.aws.enabled", "true"),
+            "[providers]\naws.enabled = true\nx = 1\n"
+        );
         assert_eq!(set("", "a.b", "c"), "\n[a]\nb = \"c\"\n");
         let dotted = "[providers]\naws.enabled = false\n";
         assert_eq!(set(dotted, "providers.aws.enabled", "true"), "[providers]\naws.enabled = true\n");

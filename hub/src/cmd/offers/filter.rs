@@ -71,7 +71,11 @@ pub(crate) struct Filter {
 
 impl Filter {
     /// Adds what the remote says where `query` says nothing; gives the remote.
-    pub(in crate::cmd) fn place(&self, global: &Global, query: &mut Query) -> Result<Option<Remote>, CliError> {
+    pub(in crate::cmd) fn place(
+        &self,
+        global: &Global,
+        query: &mut Query,
+    ) -> Result<Option<Remote>, CliError> {
         let found = remotes::find(global, self.remote.as_deref(), self.remote_config.as_deref())?;
         if let Some(remote) = &found {
             for (name, value) in [

@@ -182,8 +182,7 @@ fn wait_for(
                     .hint("blueprint-hub workload show tells the rest"));
             }
             _ if began.elapsed() >= patience => {
-                let text =
-                    format!("{} is {state} after {} s: {reason}", service, patience.as_secs());
+                let text = format!("{} is {state} after {} s: {reason}", service, patience.as_secs());
                 return Err(CliError::unavailable(text)
                     .hint("it is tried on; blueprint-hub workload ls shows how it goes"));
             }
@@ -199,16 +198,33 @@ fn wait_for(
     }
 }
 
+/// Reads a document that says everything of a workload but where its program comes from.
+pub(in crate::cmd) fn document(file: &Path) -> Result<Map<String, Value>, CliError> {
+    let document = read_document(file)?;
+    let mut whole = document.clone();
+    let stand_in = json!(Source::Testing { path: "/".to_owned() });
+    if whole.insert("source".to_owned(), stand_in).is_some() {
+        return Err(CliError::usage(format!("{}: it names a source", file.display()))
+            .hint("--package is the source; leave it out of the document"));
+    }
+    serde_json::from_value::<WorkloadSpec>(Value::Object(whole)).map_err(|error| {
+        CliError::usage(format!("{}: not that of a workload: {error}", file.display()))
+            .hint("docs/workloads.md shows every field")
+    })?;
+    Ok(document)
+}
+
 /// Has one of these nodes run a program that was pushed, and waits until it does.
 pub(in crate::cmd) fn pushed(
     global: &Global,
     service: ServiceKey,
     sha256: Sha256Digest,
-    nodes: Vec<String>,
+    (nodes, mut document): (Vec<String>, Map<String, Value>),
     patience: Duration,
 ) -> Result<Value, CliError> {
     let source = Source::Native { url: "hub://".to_owned(), sha256, blake3: None, binary: String::new() };
-    let body = json!({ "spec": { "source": source }, "nodes": nodes });
+    document.insert("source".to_owned(), json!(source));
+    let body = json!({ "spec": document, "nodes": nodes });
     let answer = ask(global, "PUT", &path(service), Some(&body))?;
     wait_for(global, service, answer, patience)
 }

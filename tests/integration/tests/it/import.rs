@@ -1,6 +1,5 @@
 //! Files of the Manager's remote mode through the real hub: explained, stored once, and used by the next order.
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -57,8 +56,17 @@ fn every_file_is_explained_and_stored_once_and_no_secret_is_written_in_clear() -
     let config = hub.state().join("hub.toml");
     let before = std::fs::read_to_string(&config)?;
     let all = [
-        "operator.toml", "remote.toml", "guide.toml", "cloud.json", "deployment_state.json", "providers.yml",
-        "variables.env", "preferences.toml", "pricing.toml", "pricing-engine.toml", "machines.csv",
+        "operator.toml",
+        "remote.toml",
+        "guide.toml",
+        "cloud.json",
+        "deployment_state.json",
+        "providers.yml",
+        "variables.env",
+        "preferences.toml",
+        "pricing.toml",
+        "pricing-engine.toml",
+        "machines.csv",
         "deployment-policy.json",
     ];
 
@@ -126,12 +134,16 @@ fn a_file_that_cannot_be_imported_changes_nothing_and_says_why() -> Result<()> {
     let ended = |hub: &Hub<'_>, arguments: &[&str], code: i32, says: &str| -> Result<()> {
         let finished = hub.command(arguments)?.run(CALL)?;
         let said = format!("{}{}", finished.stdout, finished.stderr);
-        ensure!(finished.code == Some(code) && said.contains(says), "{arguments:?}: {:?} {said}", finished.code);
+        ensure!(
+            finished.code == Some(code) && said.contains(says),
+            "{arguments:?}: {:?} {said}",
+            finished.code
+        );
         Ok(())
     };
     let strange = write("strange.toml", "colour = 1\n")?;
     let broken = write("broken.yml", "aws:\n  api_key: *canary\n")?;
-    let mistyped = write("mistyped.toml", "[operator.deployment]\nmode = \"local\"\nmax_cost = 1\n")?;
+    let mistyped = write("mistyped.toml", "[operator.deployment]\nmode = \"local\"\nmax_cost_per_hor = 1\n")?;
     ended(&hub, &["import", &strange, "--yes"], 2, "none of the files")?;
     ended(&hub, &["import", &broken, "--yes"], 2, "line 2")?;
     ended(&hub, &["import", "/nonexistent/file", "--yes"], 3, "cannot read")?;
@@ -155,8 +167,12 @@ fn a_file_that_cannot_be_imported_changes_nothing_and_says_why() -> Result<()> {
 #[test]
 fn an_order_goes_to_an_imported_remote_and_heeds_the_preferences() -> Result<()> {
     let hub = Hub::start(&[
-        "providers.sim.enabled=true", "hub.advertise=127.0.0.1", "provision.every=1s", "provision.ttl=6h",
-        "provision.max_order_hourly=0.012", "provision.spot=never",
+        "providers.sim.enabled=true",
+        "hub.advertise=127.0.0.1",
+        "provision.every=1s",
+        "provision.ttl=6h",
+        "provision.max_order_hourly=0.012",
+        "provision.spot=never",
     ])?;
     let folder = scratch("remotes")?;
     let file = folder.path().join("remotes.toml");
@@ -165,7 +181,11 @@ fn an_order_goes_to_an_imported_remote_and_heeds_the_preferences() -> Result<()>
     let file = file.display().to_string();
     let refused = |arguments: &[&str], code: i32, says: &str| -> Result<()> {
         let finished = hub.command(arguments)?.run(CALL)?;
-        ensure!(finished.code == Some(code) && finished.stderr.contains(says), "{arguments:?}: {}", finished.stderr);
+        ensure!(
+            finished.code == Some(code) && finished.stderr.contains(says),
+            "{arguments:?}: {}",
+            finished.stderr
+        );
         Ok(())
     };
     // From the file alone, then from what the hub keeps of it.
@@ -190,19 +210,23 @@ fn a_package_runs_on_the_machine_that_is_ordered_for_it() -> Result<()> {
     if !require(&[Need::Root]) {
         return Ok(());
     }
+    let hub = Hub::start(&["providers.sim.enabled=true", "hub.advertise=127.0.0.1", "provision.every=1s"])?;
     // Machines of the simulated cloud are in the hub's folder, which the users of workloads may not pass.
     let folder = scratch("package")?;
-    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755))?;
-    let data = folder.path().join("data").display().to_string();
-    let hub = Hub::start_with(
-        &["providers.sim.enabled=true", "hub.advertise=127.0.0.1", "provision.every=1s"],
-        vec![("BLUEPRINT_AGENT_WORKLOAD_DATA_DIR", data)],
-    )?;
+    let document = folder.path().join("workload.json");
+    std::fs::write(&document, "{\"sandbox\": {\"own_user\": false}}")?;
+    let document = document.display().to_string();
     let program = binary("blueprint-example-service")?.display().to_string();
-    let missing = hub.command(&["deploy", "--yes", "--service", "7/42", "--package", "no-such"])?.run(CALL)?;
-    ensure!(missing.code == Some(3) && missing.stderr.contains("cargo build --release"), "{}", missing.stderr);
-    let order = ["deploy", "--yes", "--remote", "sim", "--service", "7/42", "--wait", "60s", "--package", &program];
-    let command = hub.command(&order)?.args(["--output", "json"]);
+    let missing =
+        hub.command(&["deploy", "--yes", "--service", "7/42", "--package", "no-such"])?.run(CALL)?;
+    ensure!(
+        missing.code == Some(3) && missing.stderr.contains("cargo build --release"),
+        "{}",
+        missing.stderr
+    );
+    let order =
+        ["deploy", "--yes", "--remote", "sim", "--service", "7/42", "--wait", "60s", "--package", &program];
+    let command = hub.command(&order)?.args(["--workload", &document, "--output", "json"]);
     let ordered = json_of(&command.run(SETTLED)?).with_context(|| hub.log())?;
     ensure!(text(&ordered, "/workload/state")? == "running", "{ordered}");
     ensure!(text(&ordered, "/deployment/state")? == "running", "{ordered}");
