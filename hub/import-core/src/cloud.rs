@@ -57,13 +57,9 @@ pub(crate) fn pricing(fields: &Map<String, Value>, report: &mut Report) {
     const STAYS: &str = "it stays the pricing engine's, which goes on reading it; `blueprint-hub estimate-cost --pricing-toml` \
                          writes prices of machines for it";
     for (key, value) in fields {
-        match value {
-            Value::Object(inner) => {
-                for inner in inner.keys() {
-                    report.absent(&below(key, inner), STAYS);
-                }
-            }
-            _ => report.absent(key, STAYS),
+        match value.as_object() {
+            Some(inner) => inner.keys().for_each(|inner| report.absent(&below(key, inner), STAYS)),
+            None => report.absent(key, STAYS),
         }
     }
 }

@@ -41,11 +41,11 @@ fn deployment(section: &str, fields: &Map<String, Value>, report: &mut Report) {
             },
             "preferred_providers" => preferred_providers(&path, value, mode.as_deref(), report),
             "max_cost_per_hour" => cost(&path, value, report),
-            "allow_spot_instances" => match value {
+            "allow_spot_instances" => match value.as_bool() {
                 // Allowed is what an order may ask for, which it may by itself.
-                Value::Bool(true) => report.set(&path, "provision.spot", "asked"),
-                Value::Bool(false) => report.set(&path, "provision.spot", "never"),
-                _ => report.wrong(&path, "true or false"),
+                Some(true) => report.set(&path, "provision.spot", "asked"),
+                Some(false) => report.set(&path, "provision.spot", "never"),
+                None => report.wrong(&path, "true or false"),
             },
             _ => report.unknown(
                 &path,

@@ -30,14 +30,12 @@ pub(crate) fn read(fields: &Map<String, Value>, report: &mut Report) {
         let path = below("failover", key);
         match key.as_str() {
             "max_retries" | "retry_delay_seconds" => report.absent(&path, OWN_RETRIES),
-            "retry_different_regions" | "retry_different_providers" => match value {
-                Value::Bool(true) => {
-                    report.understood(&path, "the plan of an order holds offers of other places")
-                }
-                Value::Bool(false) => {
+            "retry_different_regions" | "retry_different_providers" => match value.as_bool() {
+                Some(true) => report.understood(&path, "the plan of an order holds offers of other places"),
+                Some(false) => {
                     report.absent(&path, "name --region or --provider with the order to stay in one place");
                 }
-                _ => report.wrong(&path, "true or false"),
+                None => report.wrong(&path, "true or false"),
             },
             _ => report.unknown(
                 &path,
@@ -196,8 +194,8 @@ pub(crate) fn preferences(section: &str, fields: &Map<String, Value>, report: &m
                 Some(Err(why)) => report.absent(&path, why),
                 None => report.wrong(&path, "a deployment type, such as AwsEc2"),
             },
-            "allowed_types" => match value {
-                Value::Array(list) => {
+            "allowed_types" => match value.as_array() {
+                Some(list) => {
                     let names: Vec<_> = list
                         .iter()
                         .filter_map(|one| kind_of(one).and_then(|one| deployment_type(one).ok()))
@@ -217,14 +215,14 @@ pub(crate) fn preferences(section: &str, fields: &Map<String, Value>, report: &m
                         );
                     }
                 }
-                _ => report.wrong(&path, "a list of deployment types"),
+                None => report.wrong(&path, "a list of deployment types"),
             },
-            "allow_fallback" => match value {
-                Value::Bool(true) => {
+            "allow_fallback" => match value.as_bool() {
+                Some(true) => {
                     report.understood(&path, "the plan of an order holds offers of other providers")
                 }
-                Value::Bool(false) => report.absent(&path, "name --provider with the order to stay at one"),
-                _ => report.wrong(&path, "true or false"),
+                Some(false) => report.absent(&path, "name --provider with the order to stay at one"),
+                None => report.wrong(&path, "true or false"),
             },
             _ => report.unknown(&path, &["preferred_type", "allowed_types", "allow_fallback"], value),
         }

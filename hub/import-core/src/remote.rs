@@ -21,12 +21,12 @@ pub(crate) fn read(
 ) {
     for (name, value) in fields {
         let path = below(section, name);
-        match value {
-            Value::Object(inner) => {
+        match value.as_object() {
+            Some(inner) => {
                 let remote = place(&path, name, inner, around, report);
                 report.remotes.insert(name.clone(), remote);
             }
-            _ => report.wrong(&path, "a table with a type"),
+            None => report.wrong(&path, "a table with a type"),
         }
     }
 }

@@ -226,14 +226,12 @@ fn take(
     report: &mut Report,
 ) {
     // A key of digits alone is a text that was written without quotation marks.
-    let written = match value {
-        Value::Number(number) => Some(number.to_string()),
-        other => text(other).map(str::to_owned),
-    };
-    let Some(written) = written.map(Secret::new) else {
-        return match value {
-            Value::Null => report.absent(path, "it is empty"),
-            _ => report.wrong(path, "a text"),
+    let digits = value.as_number().map(ToString::to_string);
+    let Some(written) = digits.or_else(|| text(value).map(str::to_owned)).map(Secret::new) else {
+        return if value.is_null() {
+            report.absent(path, "it is empty")
+        } else {
+            report.wrong(path, "a text")
         };
     };
     match around.expand(written.expose()) {

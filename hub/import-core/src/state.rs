@@ -117,10 +117,9 @@ fn record_of(name: &str, record: &Map<String, Value>, report: &mut Report) -> Kn
             "id" | "blueprint_id" | "service_id" => report.understood(&path, "what its maker calls it"),
             "deployment_type" => kind(&path, value, &mut machine, report),
             "provider" => {
-                let written = match value {
-                    Value::Object(inner) => inner.keys().next().map(String::as_str),
-                    other => text(other),
-                };
+                // A host of one's own is a table with the addresses below the name.
+                let outer = value.as_object().and_then(|inner| inner.keys().next().map(String::as_str));
+                let written = outer.or_else(|| text(value));
                 match written {
                     Some(written) => {
                         let own = crate::names::provider(written).map_or_else(|| cut(written), str::to_owned);
@@ -145,9 +144,9 @@ fn record_of(name: &str, record: &Map<String, Value>, report: &mut Report) -> Kn
             "ttl_seconds" if whole(value, 0, u64::MAX).is_some() || value.is_null() => {
                 report.absent(&path, "the hub ends no machine that it did not make");
             }
-            "resource_ids" => match value {
-                Value::Object(ids) => resource_ids(&path, ids, &mut machine, report),
-                _ => report.wrong(&path, "a table of ids"),
+            "resource_ids" => match value.as_object() {
+                Some(ids) => resource_ids(&path, ids, &mut machine, report),
+                None => report.wrong(&path, "a table of ids"),
             },
             "resource_spec" | "metadata" => {
                 report.absent(&path, "what it was asked for is not needed to know it");

@@ -1,5 +1,7 @@
 //! Every file of the remote mode, as operators have them: each key is explained, and no secret is repeated.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests stand outside test functions")]
+
 use blueprint_common_types::Secret;
 use blueprint_hub_import_core::{
     Field, Kind, KnownMachines, MAX_BYTES, ReadError, Remote, Report, Surroundings, Verdict, read,

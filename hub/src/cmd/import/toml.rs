@@ -27,7 +27,7 @@ fn place(lines: &mut Vec<String>, key: &str, value: &str) {
         lines.insert(at.saturating_add(1), format!("{name} = {value}"));
         return;
     }
-    let outer = section.split_once('.').map(|(outer, inner)| (outer, inner));
+    let outer = section.split_once('.');
     match outer.and_then(|(outer, inner)| Some((header(lines, outer)?, inner))) {
         Some((at, inner)) => lines.insert(at.saturating_add(1), format!("{inner}.{name} = {value}")),
         None if section.is_empty() => lines.insert(0, format!("{name} = {value}")),
