@@ -402,6 +402,13 @@ fn hub(path: &str, value: &Value, around: &Surroundings<'_>, report: &mut Report
         Ok(expanded) => expanded,
         Err(why) => return report.refused(path, why),
     };
+    // A file of somebody else's must not make a secret of the environment readable.
+    if let Some(name) = expanded.names.iter().find(|name| crate::secrets::sounds_secret(name)) {
+        return report.refused(
+            path,
+            format!("{name} sounds like a secret, and this is stored in clear; write the host out"),
+        );
+    }
     let whole = expanded.text.expose();
     let (host, port) = match whole.rsplit_once(':') {
         Some((host, port)) if !host.contains(':') || host.ends_with(']') => (host, Some(port)),

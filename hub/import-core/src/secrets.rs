@@ -40,6 +40,12 @@ pub(crate) fn is_secret(key: &str) -> bool {
     SECRETS.contains(&plain.as_str())
 }
 
+/// Whether a variable of this name sounds as if it held a secret.
+pub(crate) fn sounds_secret(name: &str) -> bool {
+    let name = name.to_ascii_uppercase();
+    ["KEY", "TOKEN", "SECRET", "PASS", "CREDENTIAL"].iter().any(|part| name.contains(part))
+}
+
 /// One line of a list of variables.
 pub(crate) struct Line {
     pub(crate) name: String,

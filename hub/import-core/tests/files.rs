@@ -131,9 +131,11 @@ fn places_become_remotes_and_insecure_keys_are_refused() {
         ("[remote.x]\ntype = \"ssh\"\nhosts = [\"-oProxyCommand=x\"]", "remote.x.hosts"),
         ("[remote.x]\ntype = \"ssh\"\nhosts = [\"a; rm -rf /\"]", "remote.x.hosts"),
         ("[remote.x.tunnel]\nendpoint = \"${NONE}\"", "remote.x.tunnel.endpoint"),
+        ("[network]\nhub_endpoint = \"${WIREGUARD_KEY}\"", "network.hub_endpoint"),
     ] {
         let report = imported("x.toml", text.as_bytes()).unwrap();
         assert_eq!(said(&report, key).0, Verdict::Refused, "{text}");
+        assert!(!format!("{report:?}").contains("canary"), "{text}");
         assert!(report.steps.is_empty(), "{text}");
     }
 }
