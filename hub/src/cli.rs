@@ -9,8 +9,8 @@ use blueprint_common_runtime::state::default_path;
 use clap::{Args, Parser, Subcommand};
 
 use crate::cmd::{
-    access, alerts, apply, artefact, audit, config, costs, deploy, deployment, dev, exec, forward, init,
-    inventory, key, logs, node, offers, policy, prices, provider, qos, serve, service, status, token,
+    access, alerts, apply, artefact, audit, config, costs, deploy, deployment, dev, exec, forward, import,
+    init, inventory, key, logs, node, offers, policy, prices, provider, qos, serve, service, status, token,
     workload,
 };
 use crate::files;
@@ -95,6 +95,8 @@ enum Command {
     Verb(deployment::Verb),
     /// Orders what a file declares and is not there yet
     Apply(apply::Apply),
+    /// Reads configuration of other tools, explains every key, and stores what is understood
+    Import(import::Import),
     /// Lists every machine that was ordered, as CSV too
     Inventory(inventory::Inventory),
     /// Shows what ordered machines cost, and what is used of the limits
@@ -206,6 +208,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Command::Deployment(command) => command.run(global),
         Command::Verb(command) => command.run(global),
         Command::Apply(command) => command.run(global),
+        Command::Import(command) => command.run(global),
         Command::Inventory(command) => command.run(global),
         Command::Costs(command) => command.run(global),
         Command::SetAlert(command) => command.run(global),

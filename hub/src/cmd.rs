@@ -15,6 +15,7 @@ pub(crate) mod expose;
 pub(crate) mod forward;
 #[cfg(feature = "provider-ssh")]
 pub(crate) mod host;
+pub(crate) mod import;
 pub(crate) mod init;
 pub(crate) mod inventory;
 pub(crate) mod key;
@@ -36,6 +37,7 @@ pub(crate) mod workload;
 
 mod client;
 mod dev_cloud;
+mod remotes;
 
 /// `--ttl` values: a span of time such as `15m`.
 pub(crate) fn seconds(text: &str) -> Result<u64, String> {

@@ -7,6 +7,7 @@ mod digitalocean;
 mod discovery;
 mod forwards;
 mod oauth;
+mod orders;
 mod prices;
 mod providers;
 mod provision;

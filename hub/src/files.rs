@@ -34,6 +34,10 @@ const SEALING_VARIABLE: &str = "PASETO_SIGNING_KEY";
 const MIN_TOKEN: usize = 32;
 /// Default configuration file inside the state folder.
 pub(crate) const CONFIG: &str = "hub.toml";
+/// Places that orders may name.
+pub(crate) const REMOTES: &str = "remotes.toml";
+/// Machines that others made.
+pub(crate) const KNOWN: &str = "known-machines.json";
 /// Unix socket of the JSON API.
 pub(crate) const ADMIN_SOCKET: &str = "hub.sock";
 /// Unix socket of the operator's gRPC.

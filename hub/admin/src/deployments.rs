@@ -154,6 +154,8 @@ pub(crate) async fn create(
     asked.check()?;
     let deployer = state.hub.deployer();
     let text = asked.asked();
+    // What was asked stays what was asked, so that the same order is known again under other preferences.
+    let ttl = asked.ttl_secs.or(state.market.preferences.ttl_secs);
     // Who asks again gets an answer also while the cloud gives none.
     let records = deployer.records().await?;
     let known = records.deployments.values().find(|it| it.request_key == asked.request_key);
@@ -179,7 +181,7 @@ pub(crate) async fn create(
                 "hourly": hourly.to_string(),
                 "most_hourly": most.to_string(),
                 "monthly": hourly.times(730).to_string(),
-                "ttl_secs": asked.ttl_secs,
+                "ttl_secs": ttl,
             })),
         ));
     }
@@ -190,7 +192,7 @@ pub(crate) async fn create(
         replicas: asked.replicas,
         plan,
         service: asked.service,
-        ttl: asked.ttl_secs.map(Duration::from_secs),
+        ttl: ttl.map(Duration::from_secs),
     };
     let (deployment, is_new) = deployer.deploy(order).await?;
     let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
@@ -242,7 +244,8 @@ async fn choose(state: &AdminState, asked: &CreateDeployment) -> Result<Vec<Cand
         .collect();
     let known = market.catalogue()?;
     let catalogue = Catalogue::new(offers.into_iter().map(|offer| known.newer(offer)).collect());
-    let question = Question { replicas: asked.replicas, ..understood.question(market, true) };
+    let max_hourly = understood.most(market, asked.replicas);
+    let question = Question { replicas: asked.replicas, max_hourly, ..understood.question(market, true) };
     let placement = place(&catalogue, &question).map_err(|error| {
         let some: Vec<_> = names.into_iter().take(MAX_NAMED).collect();
         ApiError::new(

@@ -64,7 +64,7 @@ use futures_util::stream::BoxStream;
 pub use accounts::{AccountDesk, AccountError, AccountView, CredentialField, CredentialOrigin};
 pub use artefacts::{ArtefactBody, ArtefactLimits, ArtefactShelf, ArtefactView, PushError};
 pub use auth::OperatorToken;
-pub use market::Market;
+pub use market::{Market, Preferences, Spot};
 pub use router::{metrics_router, private_router, public_router};
 pub use sessions::{Overlay, SessionGates, SessionStream, Sessions};
 

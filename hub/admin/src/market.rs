@@ -6,12 +6,38 @@ use std::sync::Arc;
 
 use blueprint_common_types::{Micros, Timestamp};
 use blueprint_hub_provision_core::catalogue::{Catalogue, Day, Offer, PriceKind, PriceList};
+use blueprint_hub_provision_core::placement::Strategy;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tracing::error;
 
 use crate::error::ApiError;
 use crate::views::now;
+
+/// Whether orders go to machines that the provider may take back at any time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Spot {
+    /// Where the order asks for it.
+    #[default]
+    Asked,
+    /// Never, also where the order asks for it.
+    Never,
+    /// Always, where one fits.
+    Preferred,
+}
+
+/// What holds for orders that say nothing else.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Preferences {
+    /// How to choose among machines; by price where `None`.
+    pub strategy: Option<Strategy>,
+    /// Machines that may be taken back.
+    pub spot: Spot,
+    /// Most that an hour of all machines of one order may cost, in US dollars, whatever the order says.
+    pub max_order_hourly: Option<Micros>,
+    /// How long a deployment lives, in seconds; without end where `None`.
+    pub ttl_secs: Option<u64>,
+}
 
 /// What the hub knows of machines and prices.
 #[derive(Debug)]
@@ -29,6 +55,8 @@ pub struct Market {
     pub configured: BTreeSet<String>,
     /// Whether agents reach this hub over IPv6.
     pub reaches_ipv6: bool,
+    /// What the operator wants of orders.
+    pub preferences: Preferences,
 }
 
 #[derive(Debug)]
@@ -49,7 +77,23 @@ impl Market {
         lists: watch::Receiver<Arc<Vec<PriceList>>>,
     ) -> Self {
         let made = Mutex::new(None);
-        Self { made, own, lists, usd_per_eur, max_age_days, configured, reaches_ipv6: false }
+        Self {
+            made,
+            own,
+            lists,
+            usd_per_eur,
+            max_age_days,
+            configured,
+            reaches_ipv6: false,
+            preferences: Preferences::default(),
+        }
+    }
+
+    /// The same with what the operator wants of orders.
+    #[must_use]
+    pub fn preferring(mut self, preferences: Preferences) -> Self {
+        self.preferences = preferences;
+        self
     }
 
     /// The same for a hub that is advertised as `host`: by an IPv6 address or not.

@@ -10,7 +10,7 @@ use blueprint_hub_provision_core::resource::{ArchChoice, GpuSpec, ResourceSpec};
 use serde::{Deserialize, Serialize};
 
 use crate::error::ApiError;
-use crate::market::{Market, today};
+use crate::market::{Market, Spot, today};
 
 const HINT: &str = "docs/prices.md lists what can be asked for";
 
@@ -99,13 +99,21 @@ impl Asked {
         }
     }
 
+    /// Most that an hour of one of so many machines may cost: what was asked for, and the operator's limit of an order.
+    pub(crate) fn most(&self, market: &Market, replicas: u32) -> Option<Micros> {
+        let share =
+            |limit: Micros| Micros::new(limit.get().checked_div(u64::from(replicas)).unwrap_or(u64::MAX));
+        let limits = [self.max_hourly, market.preferences.max_order_hourly.map(share)];
+        limits.into_iter().flatten().min()
+    }
+
     /// The question for `market`; `relies` where a choice is made by the prices and they must not be too old.
     pub(crate) fn question<'a>(&'a self, market: &'a Market, relies: bool) -> Question<'a> {
         Question {
             demand: &self.demand,
             replicas: self.terms.replicas,
             strategy: &self.strategy,
-            max_hourly: self.max_hourly,
+            max_hourly: if relies { self.most(market, self.terms.replicas) } else { self.max_hourly },
             configured: self.only.as_ref(),
             clusters: &[],
             usd_per_eur: market.usd_per_eur,
@@ -142,6 +150,17 @@ impl Wanted {
         spec.region = self.region.clone().or(spec.region);
         spec.arch = self.arch.unwrap_or(spec.arch);
         spec.allow_spot |= self.spot;
+        match market.preferences.spot {
+            Spot::Asked => {}
+            Spot::Preferred => spec.allow_spot = true,
+            Spot::Never if spec.allow_spot => {
+                return Err(ApiError::invalid(
+                    "machines that the provider may take back are not ordered here",
+                    "leave spot out, or set provision.spot = \"asked\" in hub.toml and start the hub again",
+                ));
+            }
+            Spot::Never => {}
+        }
         spec.allow_burstable &= !self.no_burstable;
         spec.egress_gib_month = self.egress_gb.unwrap_or(spec.egress_gib_month);
         spec.check().map_err(|error| ApiError::invalid(error.to_string(), HINT))?;
@@ -149,7 +168,7 @@ impl Wanted {
         let max_hourly = decimal("max_price", self.max_price.as_deref())?;
         Ok(Asked {
             demand,
-            strategy: self.strategy()?,
+            strategy: self.strategy(market)?,
             terms: self.terms()?,
             max_hourly,
             only: self.configured.then(|| market.configured.clone()),
@@ -187,7 +206,7 @@ impl Wanted {
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    fn strategy(&self) -> Result<Strategy, ApiError> {
+    fn strategy(&self, market: &Market) -> Result<Strategy, ApiError> {
         let name = self.strategy.as_deref();
         if let Some(id) = &self.template {
             if name.is_some() || self.provider.is_some() {
@@ -213,21 +232,15 @@ impl Wanted {
         if self.plan.is_some() {
             return Err(ApiError::invalid("plan is given without provider", "name the provider, too"));
         }
-        match name {
-            None | Some("cheapest") => Ok(Strategy::Cheapest),
-            Some("first-match") => Ok(Strategy::FirstMatch),
-            Some("local-only") => Ok(Strategy::LocalOnly),
-            Some("hybrid") => Ok(Strategy::Hybrid),
-            Some(other) => match other.strip_prefix("preferred:") {
-                Some(list) if !list.is_empty() => {
-                    Ok(Strategy::Preferred(list.split(',').map(str::to_owned).collect()))
-                }
-                Some(_) | None => Err(ApiError::invalid(
-                    format!("there is no strategy {other:?}"),
-                    "one of cheapest, first-match, local-only, hybrid, preferred:NAME,NAME",
-                )),
-            },
-        }
+        let Some(name) = name else {
+            return Ok(market.preferences.strategy.clone().unwrap_or_default());
+        };
+        Strategy::named(name).ok_or_else(|| {
+            ApiError::invalid(
+                format!("there is no strategy {name:?}"),
+                "one of cheapest, first-match, local-only, hybrid, preferred:NAME,NAME",
+            )
+        })
     }
 
     fn terms(&self) -> Result<Terms, ApiError> {

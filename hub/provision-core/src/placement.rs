@@ -60,6 +60,24 @@ pub enum Strategy {
     Hybrid,
 }
 
+impl Strategy {
+    /// The strategy of this name, as people write it: `cheapest`, `first-match`, `local-only`, `hybrid`, or
+    /// `preferred:NAME,NAME`; `None` where there is none.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        match name {
+            "cheapest" => Some(Self::Cheapest),
+            "first-match" => Some(Self::FirstMatch),
+            "local-only" => Some(Self::LocalOnly),
+            "hybrid" => Some(Self::Hybrid),
+            other => {
+                let list = other.strip_prefix("preferred:").filter(|list| !list.is_empty())?;
+                Some(Self::Preferred(list.split(',').map(|name| name.trim().to_owned()).collect()))
+            }
+        }
+    }
+}
+
 /// Where a deployment goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {

@@ -86,7 +86,8 @@ fn list(answer: &Value) {
     print_line(&format!("{} of {} are taken", size(answer, "total_bytes"), size(answer, "max_total_bytes")));
 }
 
-fn push(global: &Global, path: &Path) -> Result<(), CliError> {
+/// Gives a file to the hub where that has it not yet; gives its digest, and what the hub says of it.
+pub(super) fn give(global: &Global, path: &Path) -> Result<(Sha256Digest, Value), CliError> {
     let failed = |error: std::io::Error| CliError::usage(format!("{}: {error}", path.display()));
     let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
     let about = std::fs::metadata(path).map_err(failed)?;
@@ -100,7 +101,7 @@ fn push(global: &Global, path: &Path) -> Result<(), CliError> {
     let digits = sha256.to_string();
     let found = rows(&held, "artefacts").iter().find(|row| text(row, "sha256") == digits);
     let most = held.get("max_bytes").and_then(Value::as_u64).unwrap_or(u64::MAX);
-    let mut answer = match found {
+    let answer = match found {
         Some(row) => row.clone(),
         None if length > most => {
             let text = format!("{} has {}, the hub takes {}", path.display(), bytes(length), bytes(most));
@@ -117,6 +118,11 @@ fn push(global: &Global, path: &Path) -> Result<(), CliError> {
             })?
         }
     };
+    Ok((sha256, answer))
+}
+
+fn push(global: &Global, path: &Path) -> Result<(), CliError> {
+    let (digits, mut answer) = give(global, path)?;
     let line = format!("blueprint-hub workload run BLUEPRINT/SERVICE --url hub:// --sha256 {digits}");
     match global.output {
         Output::Json => {

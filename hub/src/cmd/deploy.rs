@@ -1,6 +1,9 @@
 //! `deploy`: orders machines.
 
+mod package;
+
 use std::io::IsTerminal;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use blueprint_common_runtime::cli::{CliError, Output, Progress, Table, eprint_line, print_json, print_line};
@@ -12,17 +15,21 @@ use serde_json::{Value, json};
 use super::client::{ask, rows, text};
 use super::deployment::show;
 use super::offers::filter::{Filter, Query};
-use super::seconds;
+use super::{seconds, workload};
 use crate::cli::Global;
 
 /// Pause between two looks at what is waited for.
 const LOOK: Duration = Duration::from_millis(300);
+
+/// How long machines are waited for that are to run a package, in seconds, where nothing else is said.
+const JOIN_WITHIN: u64 = 15 * 60;
 
 /// Orders machines that join this hub by themselves.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example: blueprint-hub deploy --name web --replicas 2 --service 7/42 --ttl 12h --yes --wait
          blueprint-hub deploy --min-cpu 2 --min-memory 4 --budget 0.05 --dry-run
+         blueprint-hub deploy --remote production --package demo --service 7/42 --yes
 The plan is shown with its price before anything is ordered. docs/provisioning.md explains states and time limits.
 Exit codes with --wait: 0 all machines joined, 6 not in time; the order stands."
 )]
@@ -35,13 +42,20 @@ pub(crate) struct Deploy {
     replicas: u32,
     #[command(flatten)]
     machine: Filter,
-    /// How to choose: cheapest, first-match, or preferred:NAME,NAME
+    /// How to choose: cheapest, first-match, or preferred:NAME,NAME; as provision.strategy says where not given
     #[arg(long, value_name = "HOW", conflicts_with_all = ["provider", "template"])]
     strategy: Option<String>,
     /// Service that the machines offer, as BLUEPRINT/SERVICE
     #[arg(long)]
     service: Option<ServiceKey>,
-    /// How long it lives, such as 12h; without end where not given
+    /// Program or archive that runs there as that service: a file, or the name of a Cargo package that was built with --release
+    /// here; waits for the machines
+    #[arg(long, value_name = "PACKAGE", requires = "service")]
+    package: Option<String>,
+    /// Document with everything else of that workload, JSON (docs/workloads.md)
+    #[arg(long, value_name = "FILE", requires = "package")]
+    workload: Option<PathBuf>,
+    /// How long it lives, such as 12h; where not given as provision.ttl says
     #[arg(long, value_name = "TIME", value_parser = seconds)]
     ttl: Option<u64>,
     /// Who asks again with the same key gets the same deployment; made up where not given
@@ -60,14 +74,15 @@ pub(crate) struct Deploy {
 
 impl Deploy {
     pub(crate) fn run(self, global: &Global) -> Result<(), CliError> {
-        let mut machine = Query::default();
-        self.machine.write(&mut machine);
-        machine.text("strategy", self.strategy.as_deref());
+        let machine = self.asked(global)?;
+        let package = self.package.as_deref().map(package::find).transpose()?;
+        let document = self.workload.as_deref().map(workload::document).transpose()?.unwrap_or_default();
         let mut body = json!({
             "name": self.name,
             "replicas": self.replicas,
-            "machine": machine.json(),
-            "service": self.service,
+            "machine": machine,
+            // What is pushed offers the service, and not the machine by itself.
+            "service": self.service.filter(|_| self.package.is_none()),
             "ttl_secs": self.ttl,
             "dry_run": true,
         });
@@ -107,7 +122,8 @@ impl Deploy {
         }
         let answer = ask(global, "POST", "/v1/deployments", Some(&body))?;
         let deployment = answer.get("deployment").unwrap_or(&Value::Null);
-        let Some(within) = self.wait else {
+        let within = self.wait.or(package.as_ref().map(|_| JOIN_WITHIN));
+        let Some(within) = within else {
             show(global, deployment);
             if global.output == Output::Table {
                 eprint_line(&format!(
@@ -118,8 +134,30 @@ impl Deploy {
             return Ok(());
         };
         let reached = wait(global, &text(deployment, "id"), &["running"], Duration::from_secs(within))?;
-        show(global, &reached);
+        match (package, self.service) {
+            (Some(file), Some(service)) => {
+                package::run(global, &file, (service, document), &reached, Duration::from_secs(within))?;
+            }
+            (Some(_) | None, _) => show(global, &reached),
+        }
         Ok(())
+    }
+
+    /// What each machine has to have, by the options and then by the remote.
+    fn asked(&self, global: &Global) -> Result<Value, CliError> {
+        let mut machine = Query::default();
+        self.machine.write(&mut machine);
+        machine.text("strategy", self.strategy.as_deref());
+        if let Some(most) = self.machine.place(global, &mut machine)?.and_then(|remote| remote.max_instances)
+            && self.replicas > most
+        {
+            return Err(CliError::usage(format!(
+                "the remote has {most} machines at most, not {}",
+                self.replicas
+            ))
+            .hint("ask for fewer --replicas, or change max_instances of the remote in remotes.toml"));
+        }
+        Ok(machine.json())
     }
 }
 

@@ -109,13 +109,16 @@ pub(crate) struct Switch {
 #[derive(Debug, Args)]
 pub(crate) struct Terminate {
     /// Name, id, or the beginning of the id
-    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    #[arg(required_unless_present_any = ["all", "instance"], conflicts_with_all = ["all", "instance"])]
     deployment: Option<String>,
+    /// The same, as the tools of today write it
+    #[arg(long, value_name = "DEPLOYMENT", conflicts_with = "all")]
+    instance: Option<String>,
     /// Every deployment of this hub
     #[arg(long)]
     all: bool,
     /// Ends without asking
-    #[arg(long, short = 'y')]
+    #[arg(long, short = 'y', visible_alias = "confirm")]
     yes: bool,
     /// Waits until their clouds confirm that nothing is left, up to 15 min or the time given
     #[arg(long, value_name = "TIME", num_args = 0..=1, default_missing_value = "15m", value_parser = seconds)]
@@ -185,7 +188,7 @@ impl Switch {
 
 impl Terminate {
     fn run(self, global: &Global) -> Result<(), CliError> {
-        let doomed = match &self.deployment {
+        let doomed = match self.deployment.as_ref().or(self.instance.as_ref()) {
             Some(deployment) => vec![ask(global, "GET", &path(deployment)?, None)?],
             None => {
                 let answer = ask(global, "GET", "/v1/deployments", None)?;

@@ -1,10 +1,13 @@
 //! `inventory`: every machine that was ordered, as a table for people, programs and spreadsheets.
 
-use blueprint_common_runtime::cli::{CliError, Output, Table, print_json, print_line};
+use blueprint_common_runtime::cli::{CliError, Output, Table, eprint_line, print_json, print_line};
+use blueprint_common_runtime::state::StateDir;
+use blueprint_hub_import_core::KnownMachine;
 use clap::Args;
 use serde_json::{Value, json};
 
 use super::client::{ask, rows, text};
+use super::import;
 use crate::cli::Global;
 
 /// What is said of a machine: the column, and where it stands in the answer.
@@ -26,7 +29,9 @@ const COLUMNS: [(&str, &str); 12] = [
 /// Lists every machine that was ordered.
 #[derive(Debug, Args)]
 #[command(after_help = "Example: blueprint-hub inventory --csv >machines.csv
-What is to be there is declared in a CSV too: `blueprint-hub apply -f fleet.csv`.")]
+         blueprint-hub inventory --known
+What is to be there is declared in a CSV too: `blueprint-hub apply -f fleet.csv`. A list of machines that others made is read by
+`blueprint-hub import machines.csv`.")]
 pub(crate) struct Inventory {
     /// Also those that have ended
     #[arg(long)]
@@ -34,10 +39,23 @@ pub(crate) struct Inventory {
     /// As CSV (RFC 4180)
     #[arg(long)]
     csv: bool,
+    /// Machines that others made, as `import` has read them, and none of this hub's
+    #[arg(long, conflicts_with = "all")]
+    known: bool,
+    /// Forgets one of these by its name; it stays where it stands
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["all", "csv", "known"])]
+    forget: Option<String>,
 }
 
 impl Inventory {
     pub(crate) fn run(&self, global: &Global) -> Result<(), CliError> {
+        if let Some(name) = &self.forget {
+            return forget(global, name);
+        }
+        let others = import::known(global)?.machines;
+        if self.known {
+            return self.others(global, &others);
+        }
         let listed = ask(global, "GET", &format!("/v1/deployments?all={}", self.all), None)?;
         let mut machines = Vec::new();
         for deployment in rows(&listed, "deployments") {
@@ -63,7 +81,7 @@ impl Inventory {
             return Ok(());
         }
         if global.output == Output::Json {
-            print_json(&json!({ "machines": machines }));
+            print_json(&json!({ "machines": machines, "known": others }));
             return Ok(());
         }
         let mut table =
@@ -75,8 +93,64 @@ impl Inventory {
             table.push(row);
         }
         table.print();
+        if !others.is_empty() {
+            eprint_line(&format!(
+                "{} machines of others are known, which this hub does nothing with: `blueprint-hub inventory --known`",
+                others.len()
+            ));
+        }
         Ok(())
     }
+
+    /// Machines that others made.
+    fn others(&self, global: &Global, others: &[KnownMachine]) -> Result<(), CliError> {
+        if self.csv {
+            let names =
+                ["machine", "state", "provider", "plan", "region", "since", "provider_id", "expires_at"];
+            print_line(&names.join(","));
+            for it in others {
+                let row = [&it.name, &it.state, &it.provider, &it.plan, &it.region, &it.since];
+                let cells = row.into_iter().chain([&it.provider_id, &it.expires]);
+                print_line(&cells.map(|cell| quoted(cell)).collect::<Vec<_>>().join(","));
+            }
+            return Ok(());
+        }
+        if global.output == Output::Json {
+            print_json(&json!({ "known": others }));
+            return Ok(());
+        }
+        let mut table =
+            Table::new(&["MACHINE", "STATE", "PROVIDER", "ID THERE", "REGION", "KIND", "SINCE", "FROM"]);
+        for it in others {
+            let row = [
+                &it.name,
+                &it.state,
+                &it.provider,
+                &it.provider_id,
+                &it.region,
+                &it.plan,
+                &it.since,
+                &it.source,
+            ];
+            table.push(row.map(Clone::clone).to_vec());
+        }
+        table.print();
+        Ok(())
+    }
+}
+
+fn forget(global: &Global, name: &str) -> Result<(), CliError> {
+    let mut known = import::known(global)?;
+    if !known.forget(name) {
+        return Err(CliError::not_found(format!("no machine of others is called {name:?}"))
+            .hint("`blueprint-hub inventory --known` lists them"));
+    }
+    import::keep(&StateDir::open_shared(global.state()?)?, &known)?;
+    match global.output {
+        Output::Json => print_json(&json!({ "forgotten": name })),
+        Output::Table => print_line(&format!("{name} is forgotten; it stays where it stands")),
+    }
+    Ok(())
 }
 
 fn field(machine: &Value, at: &str) -> String {

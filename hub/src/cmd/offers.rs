@@ -116,6 +116,12 @@ impl Offers {
     pub(crate) fn run(self, global: &Global) -> Result<(), CliError> {
         let mut query = Query::default();
         self.filter.write(&mut query);
+        // Where to look, and not how to choose: all that fit are listed.
+        if let Some(remote) = self.filter.place(global, &mut query)?
+            && remote.strategy.is_some()
+        {
+            query.remove("strategy");
+        }
         query.number("limit", Some(self.limit));
         let answer = ask(global, "GET", &query.path("/v1/offers")?, None)?;
         if global.output == Output::Json {
@@ -152,6 +158,7 @@ impl EstimateCost {
             query.text("spec", Some(&spec));
         }
         query.text("strategy", self.strategy.as_deref());
+        self.filter.place(global, &mut query)?;
         query.number("replicas", Some(self.replicas));
         query.number("hours", Some(self.hours));
         query.text("markup_percent", self.markup.as_deref());

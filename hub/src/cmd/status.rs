@@ -15,16 +15,21 @@ use crate::cli::Global;
 pub(crate) struct Status {
     /// A deployment: its name, id, or the beginning of the id
     deployment: Option<String>,
+    /// The same, as the tools of today write it
+    #[arg(long, value_name = "DEPLOYMENT", conflicts_with = "deployment")]
+    instance: Option<String>,
     /// Shows the deployment again whenever it changes, until Ctrl-C
-    #[arg(long, short, requires = "deployment")]
+    #[arg(long, short)]
     watch: bool,
 }
 
 impl Status {
     pub(crate) fn run(self, global: &Global) -> Result<(), CliError> {
-        let Self { deployment, watch } = self;
-        match deployment {
+        let Self { deployment, instance, watch } = self;
+        match deployment.or(instance) {
             Some(deployment) => Deployments::Show { deployment, watch }.run(global),
+            None if watch => Err(CliError::usage("--watch follows a deployment, and none is named")
+                .hint("for example `blueprint-hub status -w web`")),
             None => run(global),
         }
     }

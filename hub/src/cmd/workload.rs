@@ -11,6 +11,7 @@ use clap::Subcommand;
 use serde_json::{Map, Value};
 
 use self::run::Run;
+pub(in crate::cmd) use self::run::{document, pushed};
 pub(crate) use self::update::{ROLLBACK_HELP, Rollback, UPDATE_HELP, Update};
 use super::client::{ask, rows, text};
 use super::logs;

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use blueprint_common_runtime::config::{Key, Problems, Settings, Span};
 use blueprint_common_types::Micros;
-use blueprint_hub_admin::Market;
+use blueprint_hub_admin::{Market, Preferences};
 use blueprint_hub_provision::PriceLists;
 use http::Uri;
 use tokio::sync::watch;
 
-use super::ProviderSettings;
+use super::{ProviderSettings, orders};
 
 pub(super) const EVERY: Key = Key::new(
     "prices.every",
@@ -41,6 +41,8 @@ pub(crate) struct PriceConfig {
     pub(crate) azure_regions: Vec<String>,
     /// In place of Vultr, Linode, Scaleway and Azure.
     pub(crate) endpoints: [Option<String>; 4],
+    /// What the operator wants of orders.
+    pub(crate) preferences: Preferences,
 }
 
 impl PriceConfig {
@@ -54,6 +56,7 @@ impl PriceConfig {
         let max_price_age_days = settings.take_within("provision.max_price_age_days", 0..=3650, problems);
         let every = every(settings, problems);
         let azure_regions = azure_regions(settings, problems);
+        let preferences = orders::take(settings, problems);
         let endpoints = [VULTR, LINODE, SCALEWAY, AZURE].map(|key| endpoint(settings, &key, problems));
         Some(Self {
             usd_per_eur,
@@ -61,6 +64,7 @@ impl PriceConfig {
             every: every?,
             azure_regions: azure_regions?,
             endpoints,
+            preferences: preferences?,
         })
     }
 
@@ -72,7 +76,8 @@ impl PriceConfig {
         lists: watch::Receiver<PriceLists>,
     ) -> Arc<Market> {
         let (names, own) = (providers.names(), providers.own_offers());
-        Arc::new(Market::new(self.usd_per_eur, self.max_price_age_days, names, own, lists).of(host))
+        let market = Market::new(self.usd_per_eur, self.max_price_age_days, names, own, lists);
+        Arc::new(market.of(host).preferring(self.preferences.clone()))
     }
 }
 

@@ -3,7 +3,7 @@
 use blueprint_common_runtime::config::{Key, Schema};
 
 use super::{
-    alerts, aws, azure, digitalocean, discovery, forwards, oauth, prices, providers, provision, qos,
+    alerts, aws, azure, digitalocean, discovery, forwards, oauth, orders, prices, providers, provision, qos,
     rest_cloud, sessions, ssh,
 };
 
@@ -265,6 +265,10 @@ pub(crate) const SCHEMA: Schema = Schema {
         provision::MAX_HOURLY,
         provision::MAX_MONTHLY,
         provision::LIMIT_SIM,
+        orders::STRATEGY,
+        orders::SPOT,
+        orders::MAX_ORDER_HOURLY,
+        orders::TTL,
         prices::EVERY,
         prices::AZURE_REGIONS,
         prices::VULTR,

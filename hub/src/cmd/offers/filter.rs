@@ -1,8 +1,14 @@
 //! What a machine has to have, as options of commands.
 
+use std::path::PathBuf;
+
 use blueprint_common_runtime::cli::CliError;
+use blueprint_hub_import_core::Remote;
 use clap::Args;
 use serde_json::{Map, Value};
+
+use crate::cli::Global;
+use crate::cmd::remotes;
 
 /// What a machine has to have.
 #[derive(Debug, Args)]
@@ -11,10 +17,10 @@ pub(crate) struct Filter {
     #[arg(long, value_name = "NAME")]
     preset: Option<String>,
     /// Processors at least, such as 2 or 0.5
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, visible_alias = "cpu", value_name = "COUNT")]
     min_cpu: Option<String>,
     /// GiB of memory at least, such as 4 or 0.5
-    #[arg(long, value_name = "GIB")]
+    #[arg(long, visible_alias = "memory", value_name = "GIB")]
     min_memory: Option<String>,
     /// GB of disk at least
     #[arg(long, value_name = "GB")]
@@ -47,8 +53,14 @@ pub(crate) struct Filter {
     #[arg(long, visible_alias = "budget", value_name = "USD")]
     max_price: Option<String>,
     /// Of this provider alone
-    #[arg(long, visible_alias = "remote", value_name = "NAME")]
+    #[arg(long, value_name = "NAME")]
     provider: Option<String>,
+    /// A remote that was imported, or a provider of this name
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["provider", "template"])]
+    remote: Option<String>,
+    /// Takes the remote from this file, in any form that `import` reads, and stores nothing
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["provider", "template"])]
+    remote_config: Option<PathBuf>,
     /// This plan of the provider alone
     #[arg(long, value_name = "NAME", requires = "provider")]
     plan: Option<String>,
@@ -58,6 +70,27 @@ pub(crate) struct Filter {
 }
 
 impl Filter {
+    /// Adds what the remote says where `query` says nothing; gives the remote.
+    pub(in crate::cmd) fn place(
+        &self,
+        global: &Global,
+        query: &mut Query,
+    ) -> Result<Option<Remote>, CliError> {
+        let found = remotes::find(global, self.remote.as_deref(), self.remote_config.as_deref())?;
+        if let Some(remote) = &found {
+            for (name, value) in [
+                ("provider", &remote.provider),
+                ("strategy", &remote.strategy),
+                ("region", &remote.region),
+                ("cpu", &remote.min_cpu),
+                ("memory_gib", &remote.min_memory),
+            ] {
+                query.fill(name, value.as_deref());
+            }
+        }
+        Ok(found)
+    }
+
     /// Adds what is asked for.
     pub(in crate::cmd) fn write(&self, query: &mut Query) {
         query.text("preset", self.preset.as_deref());
@@ -87,6 +120,18 @@ impl Query {
     /// Adds a field where it has a value.
     pub(in crate::cmd) fn text(&mut self, name: &str, value: Option<&str>) {
         self.0.extend(value.map(|value| (name.to_owned(), value.into())));
+    }
+
+    /// Adds a field where it has none yet and there is a value.
+    pub(in crate::cmd) fn fill(&mut self, name: &str, value: Option<&str>) {
+        if !self.0.contains_key(name) {
+            self.text(name, value);
+        }
+    }
+
+    /// Takes a field out.
+    pub(in crate::cmd) fn remove(&mut self, name: &str) {
+        self.0.remove(name);
     }
 
     /// Adds a number where there is one.

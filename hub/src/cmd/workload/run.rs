@@ -117,7 +117,7 @@ impl Run {
         }
         let mut answer = ask(global, "PUT", &path(self.service), Some(&body))?;
         if let Some(seconds) = self.wait {
-            answer = self.wait_for(global, answer, Duration::from_secs(seconds))?;
+            answer = wait_for(global, self.service, answer, Duration::from_secs(seconds))?;
         }
         show(global, &answer);
         Ok(())
@@ -163,34 +163,70 @@ impl Run {
         }
         self.path.as_ref().map(|path| Source::Testing { path: path.clone() })
     }
+}
 
-    fn wait_for(&self, global: &Global, mut answer: Value, patience: Duration) -> Result<Value, CliError> {
-        let (began, mut told) = (Instant::now(), String::new());
-        loop {
-            let (state, reason) = (text(&answer, "state"), text(&answer, "reason"));
-            match state.as_str() {
-                "running" | "ended" => return Ok(answer),
-                "failed" => {
-                    return Err(CliError::failure(format!("{} failed: {reason}", self.service))
-                        .hint("blueprint-hub workload show tells the rest"));
-                }
-                _ if began.elapsed() >= patience => {
-                    let text =
-                        format!("{} is {state} after {} s: {reason}", self.service, patience.as_secs());
-                    return Err(CliError::unavailable(text)
-                        .hint("it is tried on; blueprint-hub workload ls shows how it goes"));
-                }
-                _ => {}
+/// Waits until a workload runs, or has ended.
+fn wait_for(
+    global: &Global,
+    service: ServiceKey,
+    mut answer: Value,
+    patience: Duration,
+) -> Result<Value, CliError> {
+    let (began, mut told) = (Instant::now(), String::new());
+    loop {
+        let (state, reason) = (text(&answer, "state"), text(&answer, "reason"));
+        match state.as_str() {
+            "running" | "ended" => return Ok(answer),
+            "failed" => {
+                return Err(CliError::failure(format!("{} failed: {reason}", service))
+                    .hint("blueprint-hub workload show tells the rest"));
             }
-            let now = format!("{}: {state} {reason}", self.service);
-            if now != told {
-                eprint_line(now.trim_end());
-                told = now;
+            _ if began.elapsed() >= patience => {
+                let text = format!("{} is {state} after {} s: {reason}", service, patience.as_secs());
+                return Err(CliError::unavailable(text)
+                    .hint("it is tried on; blueprint-hub workload ls shows how it goes"));
             }
-            std::thread::sleep(LOOK);
-            answer = ask(global, "GET", &path(self.service), None)?;
+            _ => {}
         }
+        let now = format!("{}: {state} {reason}", service);
+        if now != told {
+            eprint_line(now.trim_end());
+            told = now;
+        }
+        std::thread::sleep(LOOK);
+        answer = ask(global, "GET", &path(service), None)?;
     }
+}
+
+/// Reads a document that says everything of a workload but where its program comes from.
+pub(in crate::cmd) fn document(file: &Path) -> Result<Map<String, Value>, CliError> {
+    let document = read_document(file)?;
+    let mut whole = document.clone();
+    let stand_in = json!(Source::Testing { path: "/".to_owned() });
+    if whole.insert("source".to_owned(), stand_in).is_some() {
+        return Err(CliError::usage(format!("{}: it names a source", file.display()))
+            .hint("--package is the source; leave it out of the document"));
+    }
+    serde_json::from_value::<WorkloadSpec>(Value::Object(whole)).map_err(|error| {
+        CliError::usage(format!("{}: not that of a workload: {error}", file.display()))
+            .hint("docs/workloads.md shows every field")
+    })?;
+    Ok(document)
+}
+
+/// Has one of these nodes run a program that was pushed, and waits until it does.
+pub(in crate::cmd) fn pushed(
+    global: &Global,
+    service: ServiceKey,
+    sha256: Sha256Digest,
+    (nodes, mut document): (Vec<String>, Map<String, Value>),
+    patience: Duration,
+) -> Result<Value, CliError> {
+    let source = Source::Native { url: "hub://".to_owned(), sha256, blake3: None, binary: String::new() };
+    document.insert("source".to_owned(), json!(source));
+    let body = json!({ "spec": document, "nodes": nodes });
+    let answer = ask(global, "PUT", &path(service), Some(&body))?;
+    wait_for(global, service, answer, patience)
 }
 
 fn set<T>(field: &mut T, value: Option<T>) {

@@ -23,6 +23,7 @@ mod fixture;
 mod flood;
 mod foreign_peer;
 mod forward;
+mod import;
 mod interop;
 mod launcher;
 mod load;
