@@ -37,7 +37,7 @@ pub use metrics_place::{AGENT_METRICS_PORT, MetricsPlace, ParseMetricsPlaceError
 pub use money::{Micros, ParseMicrosError};
 pub use overlay::OverlayLease;
 pub use ports::{ParsePortsError, PortRanges};
-pub use proof::{ParseProofKindError, ProofBinding, ProofKind};
+pub use proof::{ParseProofKindError, ProofBinding, ProofKind, identity_id};
 pub use qos::{MachineSample, ServiceSample, TunnelSample};
 pub use secret::Secret;
 pub use time::Timestamp;

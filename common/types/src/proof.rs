@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use sha2::{Digest, Sha256};
 
-use crate::{CaPin, WgPublicKey};
+use crate::{CaPin, TokenId, WgPublicKey};
 
 /// A text is not the name of a kind of proof.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -39,6 +39,19 @@ impl ProofKind {
             Self::Kubernetes => "kubernetes",
         }
     }
+}
+
+/// What stands in place of a token's id for a machine that joins by its identity: the same for the same machine.
+#[must_use]
+pub fn identity_id(kind: ProofKind, account: &str, instance: &str) -> TokenId {
+    let digest = Sha256::new()
+        .chain_update(kind.name())
+        .chain_update(Sha256::digest(account))
+        .chain_update(Sha256::digest(instance))
+        .finalize();
+    let mut bytes = [0; 8];
+    bytes.iter_mut().zip(digest).for_each(|(byte, from)| *byte = from);
+    TokenId::from_bytes(bytes)
 }
 
 impl fmt::Display for ProofKind {

@@ -6,7 +6,8 @@ use blueprint_hub_store::DATABASE_FILE;
 use rusqlite::Connection;
 
 /// What takes each step back, the newest first. A new step stands at the top.
-const UNDO: [(i64, &str); 15] = [
+const UNDO: [(i64, &str); 16] = [
+    (17, "DROP TABLE cloud_identities"),
     (16, "DROP TABLE workload_events"),
     (
         15,
@@ -51,7 +52,7 @@ const UNDO: [(i64, &str); 15] = [
 ];
 
 /// The newest schema.
-pub(crate) const NEWEST: i64 = 16;
+pub(crate) const NEWEST: i64 = 17;
 
 /// Makes the database in `folder`, which nobody has open, one of `version`.
 pub(crate) fn take_back_to(folder: &Path, version: i64) {
