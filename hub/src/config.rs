@@ -5,6 +5,7 @@ mod aws;
 mod digitalocean;
 mod discovery;
 mod forwards;
+mod identity;
 mod oauth;
 mod prices;
 mod providers;
@@ -34,6 +35,7 @@ pub(crate) use alerts::AlertSettings;
 pub(crate) use aws::AwsSettings;
 pub(crate) use digitalocean::DigitalOceanSettings;
 pub(crate) use discovery::DiscoveryConfig;
+pub(crate) use identity::IdentitySettings;
 pub(crate) use oauth::OAuthConfig;
 pub(crate) use prices::PriceConfig;
 pub(crate) use providers::{LocalVmSettings, ProviderSettings};
@@ -80,6 +82,7 @@ pub(crate) struct HubConfig {
     pub(crate) provision: ProvisionSettings,
     pub(crate) alerts: AlertSettings,
     pub(crate) providers: ProviderSettings,
+    pub(crate) identity: IdentitySettings,
     pub(crate) admin_listen: Option<SocketAddr>,
     pub(crate) metrics_listen: Option<SocketAddr>,
     pub(crate) grace: Duration,
@@ -128,7 +131,7 @@ impl HubConfig {
         let oauth = OAuthConfig::take(settings, problems);
         let artefacts = artefact_limits(settings, problems);
         let prices = PriceConfig::take(settings, problems);
-        let (provision, alerts, providers) = orders(settings, problems);
+        let (provision, alerts, providers, identity) = orders(settings, problems);
         let admin_listen = private_address(settings, "admin.listen", problems);
         let metrics_listen = private_address(settings, "metrics.listen", problems);
         let grace = span(settings, "shutdown.grace", 0, 600, problems);
@@ -166,6 +169,7 @@ impl HubConfig {
             provision: provision?,
             alerts: alerts?,
             providers: providers?,
+            identity: identity?,
             admin_listen: admin_listen?,
             metrics_listen: metrics_listen?,
             grace: grace?,
@@ -197,13 +201,15 @@ fn inside(
     (discovery, QosConfig::take(settings, interface, problems))
 }
 
-/// Sections about machines that are ordered.
-type Orders = (Option<ProvisionSettings>, Option<AlertSettings>, Option<ProviderSettings>);
+/// Sections about machines that are ordered, and those that join by what a cloud says of them.
+type Orders =
+    (Option<ProvisionSettings>, Option<AlertSettings>, Option<ProviderSettings>, Option<IdentitySettings>);
 
 fn orders(settings: &Settings, problems: &mut Problems) -> Orders {
     let provision = ProvisionSettings::take(settings, problems);
     let alerts = AlertSettings::take(settings, problems);
-    (provision, alerts, ProviderSettings::take(settings, problems))
+    let providers = ProviderSettings::take(settings, problems);
+    (provision, alerts, providers, IdentitySettings::take(settings, problems))
 }
 
 fn is_host(host: &str) -> bool {

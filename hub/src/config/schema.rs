@@ -3,7 +3,7 @@
 use blueprint_common_runtime::config::{Key, Schema};
 
 use super::{
-    alerts, aws, digitalocean, discovery, forwards, oauth, prices, providers, provision, qos, sessions, ssh,
+    alerts, aws, digitalocean, discovery, forwards, identity, oauth, prices, providers, provision, qos, sessions, ssh,
 };
 
 /// Every key of `hub.toml`.
@@ -86,6 +86,24 @@ pub(crate) const SCHEMA: Schema = Schema {
             "24h",
             "Life of agents' certificates, 10 s to 30 days; they renew at half of it.",
         ),
+        identity::AWS_ACCOUNTS,
+        identity::AWS_REGIONS,
+        identity::AWS_CERTIFICATES,
+        identity::AWS_MAX_AGE,
+        identity::GCP_PROJECTS,
+        identity::GCP_REGIONS,
+        identity::GCP_SERVICE_ACCOUNTS,
+        identity::GCP_KEYS,
+        identity::AZURE_SUBSCRIPTIONS,
+        identity::AZURE_ROOTS,
+        identity::AZURE_INTERMEDIATES,
+        identity::KUBERNETES_ACCOUNTS,
+        identity::KUBERNETES_API,
+        identity::KUBERNETES_TOKEN,
+        identity::KUBERNETES_AUDIENCE,
+        identity::CA,
+        identity::UNORDERED,
+        identity::SERVICES,
         Key::new("session.heartbeat", "5s", "Pace of agents' heartbeats and samples, 1 s to 60 s."),
         Key::new(
             "session.target_ttl",
