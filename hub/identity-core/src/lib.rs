@@ -146,7 +146,7 @@ impl FromIterator<String> for Allowed {
 
 /// A name of a machine or an account as it may be stored and printed: 1 to 128 plain characters.
 fn plain(text: Option<String>, what: &'static str) -> Result<String, ProofRefusal> {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:/@".contains(&byte);
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte);
     text.filter(|text| (1..=128).contains(&text.len()) && text.bytes().all(is_plain))
         .ok_or(ProofRefusal::Incomplete(what))
 }

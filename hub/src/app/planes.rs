@@ -31,7 +31,7 @@ use crate::ports::{AdminHub, TunnelPeers};
 use crate::scrape::Scraper;
 use crate::service_view::ServiceView;
 use crate::tls::TlsOperator;
-use crate::{discovery, qos};
+use crate::{discovery, identities, qos};
 
 /// Keys of workloads, and what signs reports.
 type Keys = (WorkloadKeys, Arc<IdentitySigner>);
@@ -61,6 +61,7 @@ pub(super) async fn start(
             rpc_port: config.rpc_port,
             rpc_idle: config.rpc_idle,
             facts: tunnel::facts(&config, &identity, &base, &sockets)?,
+            identities: identities::start(&config.identity, facts.pin, supervisor.child_spawner())?,
             authority: identity.authority,
             store: Arc::clone(&base.store),
             registrar: base.registrar.clone(),
