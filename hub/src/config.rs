@@ -35,7 +35,7 @@ pub(crate) use alerts::AlertSettings;
 pub(crate) use aws::AwsSettings;
 pub(crate) use digitalocean::DigitalOceanSettings;
 pub(crate) use discovery::DiscoveryConfig;
-pub(crate) use identity::{AwsIdentity, AzureIdentity, IdentitySettings, KubernetesIdentity};
+pub(crate) use identity::{AwsIdentity, AzureIdentity, GcpIdentity, IdentitySettings, KubernetesIdentity};
 pub(crate) use oauth::OAuthConfig;
 pub(crate) use prices::PriceConfig;
 pub(crate) use providers::{LocalVmSettings, ProviderSettings};

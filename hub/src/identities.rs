@@ -25,7 +25,7 @@ use http::Request;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use parking_lot::Mutex;
 
-use crate::config::{IdentitySettings, KubernetesIdentity};
+use crate::config::{GcpIdentity, IdentitySettings, KubernetesIdentity};
 use google::GoogleKeys;
 
 /// Longest answer of a host that is asked about identities, in bytes.
@@ -73,14 +73,7 @@ impl CloudIdentities {
         let http = http.context("cannot ask about identities (join.identity.ca)")?;
         let aws = settings.aws.as_ref().map(certificates::of_aws).transpose()?;
         let azure = settings.azure.as_ref().map(certificates::of_azure).transpose()?;
-        let gcp = settings.gcp.as_ref().map(|settings| {
-            let rules = GcpRules {
-                projects: settings.projects.clone(),
-                regions: settings.regions.clone(),
-                service_accounts: settings.service_accounts.clone(),
-            };
-            (rules, GoogleKeys::new(settings.keys.clone(), http.clone(), spawner))
-        });
+        let gcp = settings.gcp.as_ref().map(|settings| of_google(settings, &http, spawner));
         let kubernetes = settings.kubernetes.clone().map(|settings| {
             let rules = KubernetesRules {
                 service_accounts: settings.accounts.clone(),
@@ -177,6 +170,16 @@ impl Cluster {
         }
         Ok(kubernetes::verify(answer.body(), &self.rules)?)
     }
+}
+
+/// The rules for Google Cloud, and where its keys come from.
+fn of_google(settings: &GcpIdentity, http: &HttpClient, spawner: Spawner) -> (GcpRules, GoogleKeys) {
+    let rules = GcpRules {
+        projects: settings.projects.clone(),
+        regions: settings.regions.clone(),
+        service_accounts: settings.service_accounts.clone(),
+    };
+    (rules, GoogleKeys::new(settings.keys.clone(), http.clone(), spawner))
 }
 
 /// What the control plane needs, of this configuration.
