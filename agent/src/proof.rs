@@ -131,3 +131,6 @@ async fn read_token(path: &Path) -> Result<Secret<Vec<u8>>, String> {
     }
     Ok(Secret::new(text))
 }
+
+#[cfg(test)]
+mod tests;
