@@ -92,7 +92,8 @@ impl CloudProver {
                     "/metadata/attested/document?api-version=2020-09-01&nonce={}",
                     wanted.binding.short()
                 );
-                self.ask("GET", &path, "169.254.169.254", &[("metadata", Secret::new("true".to_owned()))]).await
+                self.ask("GET", &path, "169.254.169.254", &[("metadata", Secret::new("true".to_owned()))])
+                    .await
             }
             ProofKind::Kubernetes => read_token(&self.token).await,
         }
@@ -102,7 +103,8 @@ impl CloudProver {
         const HOST: &str = "169.254.169.254";
         let life = [("x-aws-ec2-metadata-token-ttl-seconds", Secret::new("60".to_owned()))];
         let token = self.ask("PUT", "/latest/api/token", HOST, &life).await?;
-        let token = String::from_utf8(token.expose().clone()).map_err(|_| "its token is no text".to_owned())?;
+        let token =
+            String::from_utf8(token.expose().clone()).map_err(|_| "its token is no text".to_owned())?;
         let headers = [("x-aws-ec2-metadata-token", Secret::new(token))];
         self.ask("GET", "/latest/dynamic/instance-identity/rsa2048", HOST, &headers).await
     }

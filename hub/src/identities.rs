@@ -104,7 +104,8 @@ impl CloudIdentities {
             }
             ProofKind::Gcp => {
                 let (rules, keys) = self.gcp.as_ref().ok_or_else(off)?;
-                let text = std::str::from_utf8(document).map_err(|_| ProofRefusal::Malformed("not a JWT"))?.trim();
+                let text =
+                    std::str::from_utf8(document).map_err(|_| ProofRefusal::Malformed("not a JWT"))?.trim();
                 let keys = keys.named(&key_named(text)?).await.map_err(ProofFailure::Unavailable)?;
                 Ok(gcp::verify(text, rules, &keys, &binding, now)?)
             }
@@ -153,7 +154,10 @@ impl Cluster {
         })?;
         let bearer = HeaderValue::from_str(&format!("Bearer {}", own.expose().trim()));
         let mut bearer = bearer.map_err(|_| {
-            ProofFailure::Unavailable(format!("join.identity.kubernetes_token {} holds no token", path.display()))
+            ProofFailure::Unavailable(format!(
+                "join.identity.kubernetes_token {} holds no token",
+                path.display()
+            ))
         })?;
         bearer.set_sensitive(true);
         let request = Request::post(format!("{}{}", self.settings.api, kubernetes::REVIEWS))
@@ -187,7 +191,11 @@ fn of_google(settings: &GcpIdentity, http: &HttpClient, spawner: Spawner) -> (Gc
 /// # Errors
 ///
 /// As [`CloudIdentities::new`].
-pub(crate) fn start(settings: &IdentitySettings, pin: CaPin, spawner: Spawner) -> Result<Arc<dyn Identities>> {
+pub(crate) fn start(
+    settings: &IdentitySettings,
+    pin: CaPin,
+    spawner: Spawner,
+) -> Result<Arc<dyn Identities>> {
     Ok(Arc::new(CloudIdentities::new(settings, pin, spawner)?))
 }
 

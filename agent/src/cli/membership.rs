@@ -32,8 +32,7 @@ pub(super) fn join(args: JoinArgs, output: Output) -> Result<(), CliError> {
         }
         (Some(prover), line) => {
             let (hub, token) = line.parts();
-            let options =
-                ProofOptions { hub, token, prover, name: args.name, state, proxy: args.proxy };
+            let options = ProofOptions { hub, token, prover, name: args.name, state, proxy: args.proxy };
             small_runtime()?.block_on(join_proven(options)).map_err(hint::join)?
         }
         (None, Line::Hub(_)) => return Err(CliError::usage("this join line holds no token").hint(NO_TOKEN)),

@@ -28,7 +28,8 @@ pub(super) async fn ask(place: SocketAddr, question: Question<'_>, most: usize) 
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
     let mut request = Request::builder().method(method).uri(path).header(HOST, host);
     for (name, value) in headers {
-        let mut value = HeaderValue::from_str(value.expose().trim()).map_err(|_| format!("{name} is no header"))?;
+        let mut value =
+            HeaderValue::from_str(value.expose().trim()).map_err(|_| format!("{name} is no header"))?;
         value.set_sensitive(true);
         request = request.header(*name, value);
     }

@@ -51,14 +51,16 @@ fn page(status: u16, body: &str) -> String {
 
 #[tokio::test]
 async fn google_is_asked_for_the_audience_of_this_challenge() {
-    let answer = |head: &str| {
-        page(if head.contains("metadata-flavor: google\r\n") { 200 } else { 403 }, "a.b.c")
-    };
+    let answer =
+        |head: &str| page(if head.contains("metadata-flavor: google\r\n") { 200 } else { 403 }, "a.b.c");
     let (made, heads) = made_by(answer, ProofChoice::One(ProofKind::Gcp), &CLOUDS).await;
     assert_eq!(made, Ok((ProofKind::Gcp, b"a.b.c".to_vec())));
     let path = "get /computemetadata/v1/instance/service-accounts/default/identity?audience=";
     let start = format!("{path}{}&format=full http/1.1\r\n", binding().audience());
-    assert!(heads[0].starts_with(&start) && heads[0].contains("host: metadata.google.internal\r\n"), "{heads:?}");
+    assert!(
+        heads[0].starts_with(&start) && heads[0].contains("host: metadata.google.internal\r\n"),
+        "{heads:?}"
+    );
 }
 
 #[tokio::test]
@@ -77,7 +79,9 @@ async fn azure_is_asked_with_a_short_nonce() {
 async fn the_cloud_that_answers_is_found_and_the_hub_is_shown_no_other() {
     let aws = |head: &str| match head.split(' ').nth(1) {
         Some("/latest/api/token") => page(200, "session"),
-        Some(path) if path.ends_with("/rsa2048") && head.contains("x-aws-ec2-metadata-token: session\r\n") => {
+        Some(path)
+            if path.ends_with("/rsa2048") && head.contains("x-aws-ec2-metadata-token: session\r\n") =>
+        {
             page(200, "MIAG")
         }
         _ => page(404, ""),

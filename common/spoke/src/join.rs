@@ -4,9 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use blueprint_common_runtime::state::StateDir;
 use blueprint_common_tunnel::carrier::ProxyUrl;
-use blueprint_common_types::{
-    AgentId, HubId, HubLine, JoinLine, JoinToken, Secret, Timestamp, WgPrivateKey,
-};
+use blueprint_common_types::{AgentId, HubId, HubLine, JoinLine, JoinToken, Secret, Timestamp, WgPrivateKey};
 use blueprint_proto::v1;
 use blueprint_proto::v1::agent_control_client::AgentControlClient;
 use blueprint_proto::v1::enrollment_client::EnrollmentClient;
@@ -289,8 +287,8 @@ impl Joining {
         let answer = timeout(CALL_TIMEOUT, client.join(message)).await.map_err(|_| CallError::TimedOut)?;
         let answer = answer.map_err(CallError::from)?.into_inner();
         let (name, key) = (self.name.clone(), self.key.clone());
-        let identity =
-            identity(answer, self.address(), name, self.wireguard_key.clone(), key).map_err(CallError::Answer)?;
+        let identity = identity(answer, self.address(), name, self.wireguard_key.clone(), key)
+            .map_err(CallError::Answer)?;
         identity.store(&self.state)?;
         Ok(identity)
     }

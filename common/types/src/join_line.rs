@@ -164,7 +164,10 @@ mod tests {
             assert_eq!(line.to_string().parse(), Ok(line.clone()));
             assert_eq!(line.to_string().parse::<JoinLine>(), Err(ParseJoinLineError::Form));
             let token = JoinToken::random().unwrap().expose_text();
-            assert!(format!("{line}/{}", token.expose()).parse::<HubLine>().is_err(), "a token is never dropped");
+            assert!(
+                format!("{line}/{}", token.expose()).parse::<HubLine>().is_err(),
+                "a token is never dropped"
+            );
         }
     }
 

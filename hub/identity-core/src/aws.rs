@@ -12,8 +12,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use blueprint_common_types::{ProofKind, Timestamp};
 use serde::Deserialize;
-use x509_parser::prelude::FromDer;
 use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
 
 use crate::cms::SignedData;
 use crate::date::{SKEW, rfc3339};

@@ -11,8 +11,8 @@ use blueprint_common_types::{ProofBinding, ProofKind, Timestamp};
 use rustls_pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use serde::Deserialize;
 use webpki::{ALL_VERIFICATION_ALGS, EndEntityCert, KeyUsage, anchor_from_trusted_cert};
-use x509_parser::prelude::FromDer;
 use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
 
 use crate::cms::SignedData;
 use crate::date::{SKEW, azure as date};
@@ -136,7 +136,9 @@ fn check_chain(der: &[u8], came: &[&[u8]], rules: &AzureRules, now: Timestamp) -
     leaf.verify_for_usage(algorithms, &anchors, &between, time, KeyUsage::server_auth(), None, None)
         .map_err(|_| untrusted())?;
     let is_ours = |name: &str| {
-        NAMES.iter().any(|ours| name.strip_suffix(ours).is_some_and(|head| head.is_empty() || head.ends_with('.')))
+        NAMES
+            .iter()
+            .any(|ours| name.strip_suffix(ours).is_some_and(|head| head.is_empty() || head.ends_with('.')))
     };
     if leaf.valid_dns_names().any(is_ours) {
         return Ok(());

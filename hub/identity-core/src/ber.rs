@@ -105,7 +105,11 @@ impl<'a> Node<'a> {
             return Some(self.content.to_vec());
         }
         let pieces = self.values(OCTETS | CONSTRUCTED)?;
-        pieces.iter().map(|piece| piece.bytes(OCTETS)).collect::<Option<Vec<_>>>().map(|pieces| pieces.concat())
+        pieces
+            .iter()
+            .map(|piece| piece.bytes(OCTETS))
+            .collect::<Option<Vec<_>>>()
+            .map(|pieces| pieces.concat())
     }
 }
 

@@ -104,7 +104,11 @@ mod tests {
         let nonce = hub.issue([7; 16], NOW);
         assert_eq!(nonce.len(), NONCE_BYTES);
         assert_eq!(hub.check(&nonce, NOW), Ok(()));
-        assert_eq!(challenges(2).check(&nonce, NOW), Err(ProofRefusal::Challenge), "another hub, or start of it");
+        assert_eq!(
+            challenges(2).check(&nonce, NOW),
+            Err(ProofRefusal::Challenge),
+            "another hub, or start of it"
+        );
         assert_eq!(hub.check(&nonce, NOW.plus(CHALLENGE_LIFE)), Err(ProofRefusal::Challenge), "over");
         assert_eq!(hub.use_up(&nonce, NOW), Ok(()));
         assert_eq!(hub.use_up(&nonce, NOW), Err(ProofRefusal::Replayed));

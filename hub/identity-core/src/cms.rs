@@ -65,7 +65,9 @@ impl<'a> SignedData<'a> {
         let [content] = fields(content, CONTEXT_0)? else { return Err(form()) };
         let content = content.octets().ok_or_else(form)?;
         let (certificates, signers) = match rest {
-            [certificates, signers] if certificates.tag == CONTEXT_0 => (certificates.inside.as_slice(), signers),
+            [certificates, signers] if certificates.tag == CONTEXT_0 => {
+                (certificates.inside.as_slice(), signers)
+            }
             [certificates, _, signers] if certificates.tag == CONTEXT_0 => {
                 (certificates.inside.as_slice(), signers)
             }
@@ -85,7 +87,9 @@ impl<'a> SignedData<'a> {
         signer: &Node<'a>,
     ) -> Result<Self, ProofRefusal> {
         let (name, digest_with, signed, rest) = match fields(signer, SEQUENCE)? {
-            [_, name, digest, signed, rest @ ..] if signed.tag == CONTEXT_0 => (name, digest, Some(signed), rest),
+            [_, name, digest, signed, rest @ ..] if signed.tag == CONTEXT_0 => {
+                (name, digest, Some(signed), rest)
+            }
             [_, name, digest, rest @ ..] => (name, digest, None, rest),
             _ => return Err(form()),
         };

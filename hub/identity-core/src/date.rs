@@ -46,7 +46,10 @@ fn at(year: u64, month: u64, day: u64, [hour, minute, second]: [u64; 3]) -> Opti
     }
     let before = year.checked_sub(1)?;
     let leap_days = |year: u64| (year / 4).saturating_sub(year / 100).saturating_add(year / 400);
-    let years = year.checked_sub(1970)?.checked_mul(365)?.checked_add(leap_days(before).checked_sub(leap_days(1969))?)?;
+    let years = year
+        .checked_sub(1970)?
+        .checked_mul(365)?
+        .checked_add(leap_days(before).checked_sub(leap_days(1969))?)?;
     let whole_months: u64 = months.iter().take(usize::try_from(month.checked_sub(1)?).ok()?).sum();
     let days = years.checked_add(whole_months)?.checked_add(day.checked_sub(1)?)?;
     let seconds = days.checked_mul(86_400)?.checked_add(hour * 3600 + minute * 60 + second)?;
@@ -73,12 +76,21 @@ mod tests {
     #[test]
     fn what_is_no_date_is_refused() {
         for wrong in [
-            "", "2026-11-22", "2026-11-22T12:00:00", "2026-13-01T00:00:00Z", "2026-00-01T00:00:00Z",
-            "2026-02-29T00:00:00Z", "2026-11-22T24:00:00Z", "2026-11-22T12:00:00+01:00", "-026-11-22T12:00:00Z",
+            "",
+            "2026-11-22",
+            "2026-11-22T12:00:00",
+            "2026-13-01T00:00:00Z",
+            "2026-00-01T00:00:00Z",
+            "2026-02-29T00:00:00Z",
+            "2026-11-22T24:00:00Z",
+            "2026-11-22T12:00:00+01:00",
+            "-026-11-22T12:00:00Z",
         ] {
             assert_eq!(rfc3339(wrong), None, "{wrong}");
         }
-        for wrong in ["11/22/2026 12:00:00 -0000", "22/11/26 12:00:00 -0000", "11/22/26 12:00:00 +0100", "11/22/26"] {
+        for wrong in
+            ["11/22/2026 12:00:00 -0000", "22/11/26 12:00:00 -0000", "11/22/26 12:00:00 +0100", "11/22/26"]
+        {
             assert_eq!(azure(wrong), None, "{wrong}");
         }
     }

@@ -81,7 +81,8 @@ pub fn verify(
         return Err(ProofRefusal::Times);
     }
     let engine = claims.google.and_then(|google| google.compute_engine);
-    let engine = engine.ok_or(ProofRefusal::Incomplete("which machine it is of (format=full was not asked for)"))?;
+    let engine =
+        engine.ok_or(ProofRefusal::Incomplete("which machine it is of (format=full was not asked for)"))?;
     let account = plain(engine.project_id, "its project")?;
     let zone = plain(engine.zone, "its zone")?;
     let name = plain(engine.instance_name, "its name")?;

@@ -64,5 +64,6 @@ pub(crate) fn claims<T: DeserializeOwned>(text: &str, keys: &dyn SignatureKeys) 
     if !keys.verifies(&name, signed, &signature) {
         return Err(ProofRefusal::Signature);
     }
-    serde_json::from_slice(&payload).map_err(|_| ProofRefusal::Malformed("its claims are not as they have to be"))
+    serde_json::from_slice(&payload)
+        .map_err(|_| ProofRefusal::Malformed("its claims are not as they have to be"))
 }

@@ -75,8 +75,8 @@ pub fn request(token: &[u8], rules: &KubernetesRules) -> Result<Secret<String>, 
 ///
 /// Where the cluster does not vouch for the token, for the audience, or for a pod, or no rule names its service account.
 pub fn verify(answer: &[u8], rules: &KubernetesRules) -> Result<Machine, ProofRefusal> {
-    let review: Review =
-        serde_json::from_slice(answer).map_err(|_| ProofRefusal::Malformed("the cluster answered with no TokenReview"))?;
+    let review: Review = serde_json::from_slice(answer)
+        .map_err(|_| ProofRefusal::Malformed("the cluster answered with no TokenReview"))?;
     let status = review.status.filter(|_| review.kind == "TokenReview");
     let status = status.ok_or(ProofRefusal::Malformed("the cluster answered with no TokenReview"))?;
     if !status.authenticated {
@@ -95,5 +95,11 @@ pub fn verify(answer: &[u8], rules: &KubernetesRules) -> Result<Machine, ProofRe
     };
     let instance = plain(pod, "its pod (the token has to be bound to one)")?;
     let account = plain(Some(account.to_owned()), "its service account")?;
-    Ok(Machine { kind: ProofKind::Kubernetes, account, region: String::new(), instance, provider_ids: Vec::new() })
+    Ok(Machine {
+        kind: ProofKind::Kubernetes,
+        account,
+        region: String::new(),
+        instance,
+        provider_ids: Vec::new(),
+    })
 }

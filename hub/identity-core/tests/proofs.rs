@@ -52,7 +52,10 @@ fn a_document_of_ec2_is_believed_in_each_form() {
         let lines: Vec<_> = digits.as_bytes().chunks(64).map(|line| str::from_utf8(line).unwrap()).collect();
         let machine = aws::verify(lines.join("\n").as_bytes(), &aws_rules(), NOW).unwrap();
         assert_eq!((machine.kind, machine.account.as_str()), (ProofKind::Aws, "123456789012"));
-        assert_eq!((machine.region.as_str(), machine.instance.as_str()), ("eu-central-1", "i-0123456789abcdef0"));
+        assert_eq!(
+            (machine.region.as_str(), machine.instance.as_str()),
+            ("eu-central-1", "i-0123456789abcdef0")
+        );
         assert_eq!(machine.provider_ids[0], "eu-central-1/i-0123456789abcdef0");
     }
 }
@@ -66,17 +69,52 @@ fn a_document_of_ec2_that_is_not_as_it_has_to_be_is_refused() {
     };
     let region = data!("region.cer");
     let table = [
-        ("signed by another, whose certificate came along", data!("aws-other.der"), good.clone(), "identity_signer"),
+        (
+            "signed by another, whose certificate came along",
+            data!("aws-other.der"),
+            good.clone(),
+            "identity_signer",
+        ),
         ("two signatures", data!("aws-two.der"), good.clone(), "identity_signer"),
         ("SHA-1", data!("aws-sha1.der"), good.clone(), "identity_algorithm"),
         ("no content", data!("aws-detached.der"), good.clone(), "identity_malformed"),
         ("no certificates", data!("aws-plain.der"), certificates("eu-central-1", &[]), "identity_signer"),
-        ("of another region", data!("aws-plain.der"), certificates("us-east-1", &[region]), "identity_signer"),
-        ("the same twice", data!("aws-plain.der"), certificates("eu-central-1", &[region, region]), "identity_signer"),
-        ("another account", data!("aws-plain.der"), AwsRules { accounts: allowed(&["210987654321"]), ..good.clone() }, "identity_not_allowed"),
-        ("no account", data!("aws-plain.der"), AwsRules { accounts: Allowed::default(), ..good.clone() }, "identity_not_allowed"),
-        ("no such region", data!("aws-plain.der"), AwsRules { regions: allowed(&["us-east-1"]), ..good.clone() }, "identity_not_allowed"),
-        ("started long ago", data!("aws-plain.der"), AwsRules { max_age: Duration::from_secs(299), ..good.clone() }, "identity_times"),
+        (
+            "of another region",
+            data!("aws-plain.der"),
+            certificates("us-east-1", &[region]),
+            "identity_signer",
+        ),
+        (
+            "the same twice",
+            data!("aws-plain.der"),
+            certificates("eu-central-1", &[region, region]),
+            "identity_signer",
+        ),
+        (
+            "another account",
+            data!("aws-plain.der"),
+            AwsRules { accounts: allowed(&["210987654321"]), ..good.clone() },
+            "identity_not_allowed",
+        ),
+        (
+            "no account",
+            data!("aws-plain.der"),
+            AwsRules { accounts: Allowed::default(), ..good.clone() },
+            "identity_not_allowed",
+        ),
+        (
+            "no such region",
+            data!("aws-plain.der"),
+            AwsRules { regions: allowed(&["us-east-1"]), ..good.clone() },
+            "identity_not_allowed",
+        ),
+        (
+            "started long ago",
+            data!("aws-plain.der"),
+            AwsRules { max_age: Duration::from_secs(299), ..good.clone() },
+            "identity_times",
+        ),
     ];
     for (what, der, rules, code) in table {
         assert_eq!(aws_with(der, &rules).map_err(|refusal| refusal.code()), Err(code), "{what}");
@@ -140,27 +178,82 @@ fn an_attested_document_of_azure_is_believed_with_chain_signature_and_nonce() {
     };
     let machine = verify(data!("azure.der"), &good, NONCE, DAY_AFTER).unwrap();
     assert_eq!(machine.instance, "aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee");
-    assert_eq!((machine.kind, machine.account.as_str()), (ProofKind::Azure, "11111111-2222-3333-4444-555555555555"));
+    assert_eq!(
+        (machine.kind, machine.account.as_str()),
+        (ProofKind::Azure, "11111111-2222-3333-4444-555555555555")
+    );
     let content = data!("azure.der").windows(6).position(|window| window == b"\"vmId\"").unwrap();
     let mut changed = data!("azure.der").to_vec();
     changed[content + 9] ^= 1;
     let later = |minutes: u64| DAY_AFTER.plus(Duration::from_secs(60 * minutes));
-    let other = AzureRules { subscriptions: allowed(&["99999999-2222-3333-4444-555555555555"]), ..good.clone() };
+    let other =
+        AzureRules { subscriptions: allowed(&["99999999-2222-3333-4444-555555555555"]), ..good.clone() };
     let table = [
-        ("a changed machine behind a good chain", &changed[..], good.clone(), NONCE, DAY_AFTER, "identity_signature"),
-        ("another challenge", data!("azure.der"), good.clone(), "1123456789abcdef0123456789abcdef", DAY_AFTER, "identity_audience"),
-        ("a root of the same name", data!("azure-other-root.der"), good.clone(), NONCE, DAY_AFTER, "identity_signer"),
-        ("a certificate of somebody else", data!("azure-wrong-name.der"), good.clone(), NONCE, DAY_AFTER, "identity_signer"),
-        ("no intermediate", data!("azure.der"), AzureRules { intermediates: Vec::new(), ..good.clone() }, NONCE, DAY_AFTER, "identity_signer"),
-        ("the roots of Mozilla", data!("azure.der"), AzureRules { roots: Vec::new(), ..good.clone() }, NONCE, DAY_AFTER, "identity_signer"),
+        (
+            "a changed machine behind a good chain",
+            &changed[..],
+            good.clone(),
+            NONCE,
+            DAY_AFTER,
+            "identity_signature",
+        ),
+        (
+            "another challenge",
+            data!("azure.der"),
+            good.clone(),
+            "1123456789abcdef0123456789abcdef",
+            DAY_AFTER,
+            "identity_audience",
+        ),
+        (
+            "a root of the same name",
+            data!("azure-other-root.der"),
+            good.clone(),
+            NONCE,
+            DAY_AFTER,
+            "identity_signer",
+        ),
+        (
+            "a certificate of somebody else",
+            data!("azure-wrong-name.der"),
+            good.clone(),
+            NONCE,
+            DAY_AFTER,
+            "identity_signer",
+        ),
+        (
+            "no intermediate",
+            data!("azure.der"),
+            AzureRules { intermediates: Vec::new(), ..good.clone() },
+            NONCE,
+            DAY_AFTER,
+            "identity_signer",
+        ),
+        (
+            "the roots of Mozilla",
+            data!("azure.der"),
+            AzureRules { roots: Vec::new(), ..good.clone() },
+            NONCE,
+            DAY_AFTER,
+            "identity_signer",
+        ),
         ("another subscription", data!("azure.der"), other, NONCE, DAY_AFTER, "identity_not_allowed"),
         ("too old", data!("azure.der"), good.clone(), NONCE, later(6), "identity_times"),
-        ("certificate over", data!("azure.der"), good.clone(), NONCE, later(60 * 24 * 365 * 110), "identity_signer"),
+        (
+            "certificate over",
+            data!("azure.der"),
+            good.clone(),
+            NONCE,
+            later(60 * 24 * 365 * 110),
+            "identity_signer",
+        ),
     ];
     for (what, der, rules, nonce, now, code) in table {
         assert_eq!(verify(der, &rules, nonce, now), Err(code), "{what}");
     }
-    for wrong in ["", "{}", r#"{"encoding":"pkcs7","signature":"AAAA"}"#, r#"{"encoding":"none","signature":""}"#] {
+    for wrong in
+        ["", "{}", r#"{"encoding":"pkcs7","signature":"AAAA"}"#, r#"{"encoding":"none","signature":""}"#]
+    {
         assert!(azure::verify_nonce(wrong.as_bytes(), &good, NONCE, DAY_AFTER).is_err(), "{wrong}");
     }
 }
@@ -248,25 +341,70 @@ fn a_token_of_google_that_is_not_as_it_has_to_be_is_refused() {
     let confused = format!("{}.{payload}", encode(&json!({ "alg": "HS256", "kid": "k1" })));
     let code = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, data!("signer.pub.pem")), confused.as_bytes());
     let table = [
-        ("no algorithm", format!("{}.{payload}.", encode(&json!({ "alg": "none", "kid": "k1" }))), "identity_algorithm"),
-        ("HS256 with the public key", format!("{confused}.{}", URL_SAFE_NO_PAD.encode(code)), "identity_algorithm"),
-        ("another header", sign(&json!({ "alg": "rs256", "kid": "k1" }), &claims(|_| ())), "identity_algorithm"),
+        (
+            "no algorithm",
+            format!("{}.{payload}.", encode(&json!({ "alg": "none", "kid": "k1" }))),
+            "identity_algorithm",
+        ),
+        (
+            "HS256 with the public key",
+            format!("{confused}.{}", URL_SAFE_NO_PAD.encode(code)),
+            "identity_algorithm",
+        ),
+        (
+            "another header",
+            sign(&json!({ "alg": "rs256", "kid": "k1" }), &claims(|_| ())),
+            "identity_algorithm",
+        ),
         ("RS512", sign(&json!({ "alg": "RS512", "kid": "k1" }), &claims(|_| ())), "identity_algorithm"),
-        ("a critical extension", sign(&json!({ "alg": "RS256", "kid": "k1", "crit": ["b64"] }), &claims(|_| ())), "identity_algorithm"),
+        (
+            "a critical extension",
+            sign(&json!({ "alg": "RS256", "kid": "k1", "crit": ["b64"] }), &claims(|_| ())),
+            "identity_algorithm",
+        ),
         ("no name of a key", sign(&json!({ "alg": "RS256" }), &claims(|_| ())), "identity_malformed"),
         ("no signature", format!("{signed}."), "identity_signature"),
-        ("a signature of other claims", format!("{}.{}.{}", encode(&header()), encode(&claims(|c| c["sub"] = json!("2"))), good.rsplit_once('.').unwrap().1), "identity_signature"),
-        ("another issuer", changed(|c| c["iss"] = json!("https://accounts.google.com.example.org")), "identity_issuer"),
-        ("another challenge", changed(|c| c["aud"] = json!(binding(b"other").audience())), "identity_audience"),
+        (
+            "a signature of other claims",
+            format!(
+                "{}.{}.{}",
+                encode(&header()),
+                encode(&claims(|c| c["sub"] = json!("2"))),
+                good.rsplit_once('.').unwrap().1
+            ),
+            "identity_signature",
+        ),
+        (
+            "another issuer",
+            changed(|c| c["iss"] = json!("https://accounts.google.com.example.org")),
+            "identity_issuer",
+        ),
+        (
+            "another challenge",
+            changed(|c| c["aud"] = json!(binding(b"other").audience())),
+            "identity_audience",
+        ),
         ("a part of the audience", changed(|c| c["aud"] = json!("blueprint-hub/")), "identity_audience"),
         ("over", changed(|c| c["exp"] = json!(NOW.as_secs())), "identity_times"),
         ("of a time to come", changed(|c| c["iat"] = json!(NOW.as_secs() + 600)), "identity_times"),
         ("too long", changed(|c| c["exp"] = json!(NOW.as_secs() + 3600 * 24)), "identity_times"),
         ("backwards", changed(|c| c["iat"] = json!(u64::MAX)), "identity_times"),
         ("no machine", changed(|c| c["google"] = json!({})), "identity_incomplete"),
-        ("no number of the machine", changed(|c| c["google"]["compute_engine"]["instance_id"] = Value::Null), "identity_incomplete"),
-        ("another project", changed(|c| c["google"]["compute_engine"]["project_id"] = json!("project-2")), "identity_not_allowed"),
-        ("a project with an odd name", changed(|c| c["google"]["compute_engine"]["project_id"] = json!("project-1\n")), "identity_incomplete"),
+        (
+            "no number of the machine",
+            changed(|c| c["google"]["compute_engine"]["instance_id"] = Value::Null),
+            "identity_incomplete",
+        ),
+        (
+            "another project",
+            changed(|c| c["google"]["compute_engine"]["project_id"] = json!("project-2")),
+            "identity_not_allowed",
+        ),
+        (
+            "a project with an odd name",
+            changed(|c| c["google"]["compute_engine"]["project_id"] = json!("project-1\n")),
+            "identity_incomplete",
+        ),
         ("empty", String::new(), "identity_malformed"),
         ("too much", "a.".repeat(20_000), "identity_malformed"),
     ];
@@ -276,10 +414,12 @@ fn a_token_of_google_that_is_not_as_it_has_to_be_is_refused() {
     let strange = Keys(Vec::new());
     let refused = gcp::verify(&good, &gcp_rules(), &strange, &binding(b"nonce"), NOW);
     assert_eq!(refused, Err(ProofRefusal::Signature), "a key that is gone");
-    let stranger = GcpRules { service_accounts: allowed(&["other@project-1.iam.gserviceaccount.com"]), ..gcp_rules() };
+    let stranger =
+        GcpRules { service_accounts: allowed(&["other@project-1.iam.gserviceaccount.com"]), ..gcp_rules() };
     assert_eq!(gcp_with(&good, &stranger), Err("identity_not_allowed"));
     let unsure = changed(|c| c["email_verified"] = json!(false));
-    let named = GcpRules { service_accounts: allowed(&["agent@project-1.iam.gserviceaccount.com"]), ..gcp_rules() };
+    let named =
+        GcpRules { service_accounts: allowed(&["agent@project-1.iam.gserviceaccount.com"]), ..gcp_rules() };
     assert_eq!(gcp_with(&unsure, &named), Err("identity_not_allowed"));
 }
 
@@ -311,19 +451,34 @@ fn what_a_cluster_says_of_a_token_counts() {
     let table: [(&str, Vec<u8>, &str); 9] = [
         ("not good", review(|r| r["status"]["authenticated"] = json!(false)), "identity_signature"),
         ("says nothing", review(|r| r["status"] = json!({})), "identity_signature"),
-        ("another audience", review(|r| r["status"]["audiences"] = json!(["kubernetes"])), "identity_audience"),
+        (
+            "another audience",
+            review(|r| r["status"]["audiences"] = json!(["kubernetes"])),
+            "identity_audience",
+        ),
         ("no audience", review(|r| r["status"]["audiences"] = json!([])), "identity_audience"),
         ("a person", review(|r| r["status"]["user"]["username"] = json!("admin")), "identity_incomplete"),
-        ("another account", review(|r| r["status"]["user"]["username"] = json!("system:serviceaccount:default:agent")), "identity_not_allowed"),
+        (
+            "another account",
+            review(|r| r["status"]["user"]["username"] = json!("system:serviceaccount:default:agent")),
+            "identity_not_allowed",
+        ),
         ("of no pod", review(|r| r["status"]["user"]["extra"] = json!({})), "identity_incomplete"),
         ("no review", review(|r| r["kind"] = json!("Status")), "identity_malformed"),
         ("no JSON", b"forbidden".to_vec(), "identity_malformed"),
     ];
     for (what, answer, code) in table {
-        assert_eq!(kubernetes::verify(&answer, &pods()).map_err(|refusal| refusal.code()), Err(code), "{what}");
+        assert_eq!(
+            kubernetes::verify(&answer, &pods()).map_err(|refusal| refusal.code()),
+            Err(code),
+            "{what}"
+        );
     }
     let request = kubernetes::request(b" a.b-c_d.e\n", &pods()).unwrap();
-    assert!(request.expose().contains("\"audiences\":[\"blueprint-hub\"]") && request.expose().contains("\"a.b-c_d.e\""));
+    assert!(
+        request.expose().contains("\"audiences\":[\"blueprint-hub\"]")
+            && request.expose().contains("\"a.b-c_d.e\"")
+    );
     for wrong in [&b""[..], b"a b", b"a\"b", &[b'a'; 20_000], &[0xff]] {
         assert!(kubernetes::request(wrong, &pods()).is_err());
     }

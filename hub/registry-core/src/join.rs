@@ -58,7 +58,9 @@ pub enum JoinRefusal {
         why: String,
     },
     /// A cloud vouches for it, and the hub did not order it, or does not wait for it.
-    #[error("the machine is not one that this hub ordered and waits for, and join.identity.unordered does not let others in")]
+    #[error(
+        "the machine is not one that this hub ordered and waits for, and join.identity.unordered does not let others in"
+    )]
     NotOrdered,
     /// A machine joins once by its identity.
     #[error("the machine joined with this identity before, as agent {0}")]

@@ -36,9 +36,9 @@ use crate::session::{self, Control};
 use crate::shared::{JOINS_AT_ONCE, JoinGate, STRANGER_ROWS_PER_MINUTE, Shared};
 use crate::tls::HandshakeFailure;
 use crate::{
-    AgentFiles, Authority, Blueprints, Identities, LaunchersHandle, LogsReader, Peers, PushedFiles, RegistrarHandle,
-    TlsError, TunnelFacts, WorkloadsHandle, artefact, carrier_config, control_config, download, find, late,
-    logs, rpc, workload,
+    AgentFiles, Authority, Blueprints, Identities, LaunchersHandle, LogsReader, Peers, PushedFiles,
+    RegistrarHandle, TlsError, TunnelFacts, WorkloadsHandle, artefact, carrier_config, control_config,
+    download, find, late, logs, rpc, workload,
 };
 use blueprint_common_runtime::places::Places;
 

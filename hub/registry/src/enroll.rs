@@ -10,8 +10,8 @@ use blueprint_common_types::{
     WgPublicKey, identity_id,
 };
 use blueprint_hub_registry_core::{
-    Agent, AuditEvent, AuditKind, CloudIdentity, JoinCommit, JoinError, JoinRefusal, ReserveError, ServiceGrant,
-    check_clock, check_name,
+    Agent, AuditEvent, AuditKind, CloudIdentity, JoinCommit, JoinError, JoinRefusal, ReserveError,
+    ServiceGrant, check_clock, check_name,
 };
 use blueprint_proto::v1;
 use tonic::{Request, Response, Status};
@@ -174,8 +174,10 @@ impl Enroll {
             let text = "a machine joins with a token or with an identity, not with both";
             return Err(JoinRefusal::BadRequest(text.to_owned()).into());
         }
-        let kind: ProofKind =
-            proof.kind.parse().map_err(|error: ParseProofKindError| JoinRefusal::BadRequest(error.to_string()))?;
+        let kind: ProofKind = proof
+            .kind
+            .parse()
+            .map_err(|error: ParseProofKindError| JoinRefusal::BadRequest(error.to_string()))?;
         let proof = Proof {
             kind,
             nonce: proof.nonce.clone(),
@@ -258,8 +260,10 @@ impl Enroll {
 
     /// The store audits its own refusals; this is for those decided before it was asked.
     async fn audit_refusal(&self, request: &v1::JoinRequest, source: SocketAddr, refusal: &JoinRefusal) {
-        let subject =
-            request.token.parse::<JoinToken>().map_or_else(|_| "-".to_owned(), |token| token.id().to_string());
+        let subject = request
+            .token
+            .parse::<JoinToken>()
+            .map_or_else(|_| "-".to_owned(), |token| token.id().to_string());
         let detail =
             format!("{}: {refusal}; from {}, name {:?}", refusal.code(), source.ip(), short(&request.name));
         self.shared.audit_limited(AuditEvent::new(AuditKind::JoinRefuse, subject, detail)).await;

@@ -59,7 +59,9 @@ pub(crate) fn refused(refusal: &JoinRefusal, now: Timestamp) -> Status {
         JoinRefusal::Proof { code, .. } => with_code(
             Code::PermissionDenied,
             code,
-            format!("the hub does not accept this machine's identity ({code}); the hub's log and `blueprint-hub audit` say why"),
+            format!(
+                "the hub does not accept this machine's identity ({code}); the hub's log and `blueprint-hub audit` say why"
+            ),
         ),
         JoinRefusal::NotOrdered => with_code(
             Code::PermissionDenied,

@@ -64,7 +64,9 @@ impl Identity {
                 match global.output {
                     Output::Json => print_json(&answer),
                     Output::Table => {
-                        print_line(&format!("{cloud}/{account}/{instance} may join by its identity once more"));
+                        print_line(&format!(
+                            "{cloud}/{account}/{instance} may join by its identity once more"
+                        ));
                     }
                 }
             }

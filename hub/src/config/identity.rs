@@ -15,7 +15,8 @@ pub(super) const AWS_ACCOUNTS: Key = Key::unset(
     "join.identity.aws_accounts",
     "Accounts of AWS, such as 123456789012, whose machines may join by their signed identity documents; none where not set.",
 );
-pub(super) const AWS_REGIONS: Key = Key::unset("join.identity.aws_regions", "Regions of those machines; any where not set.");
+pub(super) const AWS_REGIONS: Key =
+    Key::unset("join.identity.aws_regions", "Regions of those machines; any where not set.");
 pub(super) const AWS_CERTIFICATES: Key = Key::unset(
     "join.identity.aws_certificates",
     "Folder with the RSA-2048 certificates that AWS signs those documents with, one file REGION.pem for each region.",
@@ -29,12 +30,16 @@ pub(super) const GCP_PROJECTS: Key = Key::unset(
     "join.identity.gcp_projects",
     "Projects of Google Cloud, by their ids, whose machines may join by their identity tokens; none where not set.",
 );
-pub(super) const GCP_REGIONS: Key = Key::unset("join.identity.gcp_regions", "Regions of those machines, such as europe-west3; any where not set.");
+pub(super) const GCP_REGIONS: Key = Key::unset(
+    "join.identity.gcp_regions",
+    "Regions of those machines, such as europe-west3; any where not set.",
+);
 pub(super) const GCP_SERVICE_ACCOUNTS: Key = Key::unset(
     "join.identity.gcp_service_accounts",
     "Service accounts of those machines, by their mail addresses; any where not set.",
 );
-pub(super) const GCP_KEYS: Key = Key::new("join.identity.gcp_keys", gcp::KEYS, "URL of the keys that those tokens are signed with.");
+pub(super) const GCP_KEYS: Key =
+    Key::new("join.identity.gcp_keys", gcp::KEYS, "URL of the keys that those tokens are signed with.");
 pub(super) const AZURE_SUBSCRIPTIONS: Key = Key::unset(
     "join.identity.azure_subscriptions",
     "Subscriptions of Azure whose machines may join by their attested documents; none where not set.",
@@ -64,10 +69,8 @@ pub(super) const KUBERNETES_AUDIENCE: Key = Key::new(
     "blueprint-hub",
     "Audience that the tokens of those pods are made for.",
 );
-pub(super) const CA: Key = Key::unset(
-    "join.identity.ca",
-    "PEM file with authorities of the hosts above, besides the public ones.",
-);
+pub(super) const CA: Key =
+    Key::unset("join.identity.ca", "PEM file with authorities of the hosts above, besides the public ones.");
 pub(super) const UNORDERED: Key = Key::new(
     "join.identity.unordered",
     "none",
@@ -222,7 +225,8 @@ fn kubernetes(settings: &Settings, problems: &mut Problems) -> Option<Option<Kub
     const API: &str = "join.identity.kubernetes_api";
     const TOKEN: &str = "join.identity.kubernetes_token";
     let is_account = |word: &str| {
-        is_word(word) && word.split_once(':').is_some_and(|(space, name)| !space.is_empty() && !name.is_empty())
+        is_word(word)
+            && word.split_once(':').is_some_and(|(space, name)| !space.is_empty() && !name.is_empty())
     };
     let key = "join.identity.kubernetes_accounts";
     let accounts = list(settings, key, problems, is_account, "NAMESPACE:NAME");
@@ -242,7 +246,12 @@ fn kubernetes(settings: &Settings, problems: &mut Problems) -> Option<Option<Kub
         settings.refuse(TOKEN, "not set; the hub needs a token that may create tokenreviews", problems);
         return None;
     };
-    Some(Some(KubernetesIdentity { accounts, api: api.trim_end_matches('/').to_owned(), token, audience: audience? }))
+    Some(Some(KubernetesIdentity {
+        accounts,
+        api: api.trim_end_matches('/').to_owned(),
+        token,
+        audience: audience?,
+    }))
 }
 
 fn unordered(settings: &Settings, problems: &mut Problems) -> Option<Vec<ProofKind>> {

@@ -24,9 +24,17 @@ pub(super) fn of_aws(settings: &AwsIdentity) -> Result<AwsRules> {
             continue;
         };
         certificates.insert(region.to_owned(), read(&path)?);
-        ensure!(certificates.len() <= MAX_REGIONS, "{} holds more than {MAX_REGIONS} files", folder.display());
+        ensure!(
+            certificates.len() <= MAX_REGIONS,
+            "{} holds more than {MAX_REGIONS} files",
+            folder.display()
+        );
     }
-    ensure!(!certificates.is_empty(), "{} holds no file REGION.pem (join.identity.aws_certificates)", folder.display());
+    ensure!(
+        !certificates.is_empty(),
+        "{} holds no file REGION.pem (join.identity.aws_certificates)",
+        folder.display()
+    );
     Ok(AwsRules {
         accounts: settings.accounts.clone(),
         regions: settings.regions.clone(),

@@ -104,7 +104,8 @@ impl Drop for UnderWay {
 
 impl Inner {
     async fn fetch(&self) -> Result<(Vec<VerifyingKey>, Option<std::time::Duration>), String> {
-        let request = Request::get(self.url.to_string()).header(ACCEPT, "application/json").body(Bytes::new());
+        let request =
+            Request::get(self.url.to_string()).header(ACCEPT, "application/json").body(Bytes::new());
         let request = request.map_err(|error| error.to_string())?;
         let answer = self.http.send("keys", request).await.map_err(|error| error.line())?;
         if answer.status() != StatusCode::OK {

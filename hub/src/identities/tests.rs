@@ -44,9 +44,11 @@ impl Host {
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate().unwrap()).unwrap();
         let key = KeyPair::generate().unwrap();
-        let leaf = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap().signed_by(&key, &authority).unwrap();
+        let leaf =
+            CertificateParams::new(["127.0.0.1".to_owned()]).unwrap().signed_by(&key, &authority).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let config =
+            ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
         let der = PrivateKeyDer::Pkcs8(key.serialize_der().into());
         let chain: Vec<CertificateDer<'static>> = vec![leaf.der().clone()];
         let config = config.with_no_client_auth().with_single_cert(chain, der).unwrap();
@@ -123,7 +125,8 @@ fn key_set(kid: &str) -> String {
     let pair = RsaKeyPair::from_pkcs8(SIGNER).unwrap();
     let public = PublicKeyComponents::<Vec<u8>>::from(pair.public());
     let [n, e] = [public.n, public.e].map(|bytes| URL_SAFE_NO_PAD.encode(bytes));
-    json!({ "keys": [{ "kty": "RSA", "alg": "RS256", "use": "sig", "kid": kid, "n": n, "e": e }] }).to_string()
+    json!({ "keys": [{ "kty": "RSA", "alg": "RS256", "use": "sig", "kid": kid, "n": n, "e": e }] })
+        .to_string()
 }
 
 fn token(audience: &str, kid: &str) -> Vec<u8> {
@@ -188,12 +191,18 @@ async fn a_key_that_is_new_is_fetched_and_one_that_is_unknown_is_refused() {
     }))
     .await;
     let hub = host.identities(gcp_settings(&host));
-    for (kid, expected) in [("old", "taken"), ("new", "taken"), ("old", "identity_signature"), ("none", "identity_signature")] {
+    for (kid, expected) in
+        [("old", "taken"), ("new", "taken"), ("old", "identity_signature"), ("none", "identity_signature")]
+    {
         let nonce = hub.challenge().unwrap();
         let proof = proof(ProofKind::Gcp, &nonce, token(&audience(&nonce), kid));
         assert_eq!(code(&hub, proof).await, expected, "{kid}");
     }
-    assert_eq!(rotated.load(Ordering::Relaxed), 2, "who names keys that are not there cannot make the hub ask");
+    assert_eq!(
+        rotated.load(Ordering::Relaxed),
+        2,
+        "who names keys that are not there cannot make the hub ask"
+    );
 }
 
 #[tokio::test]
@@ -231,18 +240,27 @@ async fn a_cluster_is_asked_about_a_token_with_the_hubs_own() {
         IdentitySettings { kubernetes: Some(kubernetes), ..off() }
     };
     let hub = host.identities(settings(host.path("token")));
-    let of = |document: &str, nonce: Vec<u8>| proof(ProofKind::Kubernetes, &nonce, document.as_bytes().to_vec());
+    let of =
+        |document: &str, nonce: Vec<u8>| proof(ProofKind::Kubernetes, &nonce, document.as_bytes().to_vec());
     let identity = hub.check(of("good.pod.token\n", hub.challenge().unwrap())).await.unwrap();
-    assert_eq!((identity.to_string().as_str(), identity.unordered), ("kubernetes/blueprint:agent/uid-1", None));
+    assert_eq!(
+        (identity.to_string().as_str(), identity.unordered),
+        ("kubernetes/blueprint:agent/uid-1", None)
+    );
     assert_eq!(code(&hub, of("bad.pod.token", hub.challenge().unwrap())).await, "identity_signature");
     assert_eq!(code(&hub, of("no token", hub.challenge().unwrap())).await, "identity_malformed");
     let hub = host.identities(settings(host.path("ca.pem")));
-    assert_eq!(code(&hub, of("good.pod.token", hub.challenge().unwrap())).await, "unavailable", "no token of its own");
+    assert_eq!(
+        code(&hub, of("good.pod.token", hub.challenge().unwrap())).await,
+        "unavailable",
+        "no token of its own"
+    );
 }
 
 #[tokio::test]
 async fn nothing_is_taken_by_default() {
-    let hub = CloudIdentities::new(&off(), CaPin::of_spki(b"hub"), Supervisor::new().child_spawner()).unwrap();
+    let hub =
+        CloudIdentities::new(&off(), CaPin::of_spki(b"hub"), Supervisor::new().child_spawner()).unwrap();
     assert_eq!(hub.kinds(), []);
     for kind in ProofKind::ALL {
         let nonce = hub.challenge().unwrap();

@@ -17,9 +17,7 @@ pub(crate) fn join(db: &Connection, commit: JoinCommit) -> DbResult<Result<Agent
     db.execute_batch("SAVEPOINT admission")?;
     let admitted = admit(db, commit)?;
     let event = match &admitted {
-        Ok(agent) => {
-            AuditEvent::new(AuditKind::JoinAccept, agent.id, format_args!("{with}, name {name}"))
-        }
+        Ok(agent) => AuditEvent::new(AuditKind::JoinAccept, agent.id, format_args!("{with}, name {name}")),
         Err(refusal) => {
             // Gives the use of the token back where the refusal came after it.
             db.execute_batch("ROLLBACK TO admission")?;

@@ -39,8 +39,8 @@ use std::path::Path;
 use blueprint_common_types::{AgentId, ServiceKey, Timestamp, TokenId};
 use blueprint_hub_registry_core::{
     AccessTokenRecord, Agent, ApiKeyError, ApiKeyRecord, ApiKeyRotateError, ApiKeyRotation, AuditCheck,
-    AuditEvent, AuditFilter, AuditRow, Change, IdentityRecord, JoinCommit, JoinError, JoinTokenRecord, Loaded,
-    PolicyChange, PolicyChangeError, PolicyRecord, RenewError, ServiceChange, ServiceChangeError,
+    AuditEvent, AuditFilter, AuditRow, Change, IdentityRecord, JoinCommit, JoinError, JoinTokenRecord,
+    Loaded, PolicyChange, PolicyChangeError, PolicyRecord, RenewError, ServiceChange, ServiceChangeError,
     ServiceRecord, Store, StoreResult,
 };
 use futures_util::future::BoxFuture;

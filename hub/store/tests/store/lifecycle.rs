@@ -299,20 +299,30 @@ async fn an_ordered_machine_joins_by_its_identity_once_and_its_token_is_dead_the
     let (_dir, store) = store();
     let (stored, _) = store.create_deployment(deployment(1, "key"), Limits::default()).await.unwrap();
     let planned = record(&stored);
-    let planned = Record { candidate: Candidate { provider: "aws".to_owned(), ..planned.candidate.clone() }, ..planned };
+    let planned = Record {
+        candidate: Candidate { provider: "aws".to_owned(), ..planned.candidate.clone() },
+        ..planned
+    };
     store.save_instance(planned.clone()).await.unwrap();
     let (called, token) = call(&store, &planned).await;
     let name = called.key.as_str();
     assert_eq!(refusal(&store, proves(1, "i-1", name)).await, JoinRefusal::NotOrdered, "nobody knows it yet");
     let created = called.turned(RecordState::Created, "", NOW);
-    store.save_instance(Record { provider_id: Some("eu-central-1/i-1".to_owned()), ..created }).await.unwrap();
+    store
+        .save_instance(Record { provider_id: Some("eu-central-1/i-1".to_owned()), ..created })
+        .await
+        .unwrap();
     assert_eq!(refusal(&store, proves(1, "i-2", name)).await, JoinRefusal::NotOrdered, "another machine");
     assert_eq!(refusal(&store, proves(1, "i-1", "thief")).await, JoinRefusal::NotOrdered, "another name");
     let agent = store.join(proves(2, "i-1", name)).await.unwrap();
     let service = ServiceKey { blueprint: u64::MAX, service: 42 };
     assert_eq!(agent.services, ServiceGrant::Only([service].into()), "what its deployment offers");
     assert_eq!(refusal(&store, proves(3, "i-1", name)).await, JoinRefusal::IdentityUsed(id(2)));
-    assert_eq!(refusal(&store, joins(3, &token, name)).await, JoinRefusal::Used, "the token in its user data");
+    assert_eq!(
+        refusal(&store, joins(3, &token, name)).await,
+        JoinRefusal::Used,
+        "the token in its user data"
+    );
     let joined = store.load_lifecycle().await.unwrap().instances.values().next().unwrap().agent;
     assert_eq!(joined, Some(id(2)));
     // Removed is removed: the machine does not come back by itself.
@@ -329,7 +339,10 @@ async fn a_machine_that_was_not_ordered_joins_where_a_rule_lets_it_and_again_whe
     let rule = |number, instance: &str| {
         let commit = proves(number, instance, "anything");
         let unordered = Some("7/42".parse().unwrap());
-        JoinCommit { identity: commit.identity.clone().map(|identity| CloudIdentity { unordered, ..identity }), ..commit }
+        JoinCommit {
+            identity: commit.identity.clone().map(|identity| CloudIdentity { unordered, ..identity }),
+            ..commit
+        }
     };
     assert_eq!(store.join(rule(1, "i-1")).await.unwrap().services, "7/42".parse().unwrap());
     assert_eq!(refusal(&store, rule(2, "i-1")).await, JoinRefusal::IdentityUsed(id(1)));

@@ -89,13 +89,28 @@ impl Cloud {
         for (region, out) in [("eu-central-1", "certificates/eu-central-1.pem"), ("forged", "forged.pem")] {
             let subject = "/C=US/O=Amazon Web Services LLC";
             let made = Launch::new("openssl").folder(cloud.0.path()).args([
-                "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-sha256", "-days", "100", "-subj", subject, "-keyout",
-                &format!("{region}.key"), "-out", out,
+                "req",
+                "-x509",
+                "-newkey",
+                "rsa:2048",
+                "-nodes",
+                "-sha256",
+                "-days",
+                "100",
+                "-subj",
+                subject,
+                "-keyout",
+                &format!("{region}.key"),
+                "-out",
+                out,
             ]);
             let made = made.run(CALL)?;
             ensure!(made.code == Some(0), "{}", made.stderr);
         }
-        std::fs::copy(cloud.0.path().join("certificates/eu-central-1.pem"), cloud.0.path().join("eu-central-1.pem"))?;
+        std::fs::copy(
+            cloud.0.path().join("certificates/eu-central-1.pem"),
+            cloud.0.path().join("eu-central-1.pem"),
+        )?;
         Ok(cloud)
     }
 
@@ -174,7 +189,8 @@ fn a_machine_of_ec2_joins_without_a_token_and_serves_and_does_so_once() -> Resul
     ensure!(removed.code == Some(4), "removed is removed: {removed:?}");
     hub.json(&["identity", "forget", "aws", ACCOUNT, "i-0a"])?;
     json_of(&tries(&folder, "anew", &line, &machine)?)?;
-    let forgotten = hub.audit()?.iter().any(|row| row.starts_with(&format!("identity.forget aws/{ACCOUNT}/i-0a")));
+    let forgotten =
+        hub.audit()?.iter().any(|row| row.starts_with(&format!("identity.forget aws/{ACCOUNT}/i-0a")));
     ensure!(forgotten, "forgetting leaves a row");
     Ok(())
 }
@@ -200,7 +216,11 @@ fn documents_that_are_forged_old_or_of_others_are_refused_counted_and_written_do
         ("signer", cloud.document("forged", ACCOUNT, "i-0a", now)?, "identity_signer"),
         ("changed", STANDARD.encode(&changed), "identity_signature"),
         ("account", cloud.document("eu-central-1", "210987654321", "i-0a", now)?, "identity_not_allowed"),
-        ("old", cloud.document("eu-central-1", ACCOUNT, "i-0a", Duration::from_secs(3600))?, "identity_times"),
+        (
+            "old",
+            cloud.document("eu-central-1", ACCOUNT, "i-0a", Duration::from_secs(3600))?,
+            "identity_times",
+        ),
         ("nothing", "bm90aGluZw==".to_owned(), "identity_malformed"),
         ("unordered", good, "identity_not_ordered"),
     ];
@@ -209,7 +229,8 @@ fn documents_that_are_forged_old_or_of_others_are_refused_counted_and_written_do
         let refused = tries(&folder, name, &line, &machine)?;
         ensure!(refused.code == Some(4), "{name}: {refused:?}");
         let rows = hub.audit()?;
-        let row = rows.iter().find(|row| row.starts_with("join.refuse ") && row.contains(&format!("{code}: ")));
+        let row =
+            rows.iter().find(|row| row.starts_with("join.refuse ") && row.contains(&format!("{code}: ")));
         ensure!(row.is_some(), "{name}: no row with {code}: {rows:?}");
         let counted = format!("hub_control_joins_total{{result=\"{code}\"}} 1");
         let metrics = hub.api(&Request::get("/metrics"))?.text();
