@@ -126,9 +126,8 @@ impl HubConfig {
         let proxy = ProxySockets::from_settings(settings, problems);
         let limits = LimitsConfig::take(settings, problems);
         let domain = settings.take::<String>("proxy.domain", problems);
-        let http3 = proxy::http3(settings, problems);
         let (forwards, sessions) = (forwards::take(settings, problems), sessions::take(settings, problems));
-        let oauth = OAuthConfig::take(settings, problems);
+        let (http3, oauth) = (proxy::http3(settings, problems), OAuthConfig::take(settings, problems));
         let artefacts = artefact_limits(settings, problems);
         let prices = PriceConfig::take(settings, problems);
         let (provision, alerts, providers, identity) = orders(settings, problems);

@@ -112,10 +112,7 @@ pub(super) async fn start(
         metrics: base.metrics,
         spawner,
     };
-    if let Some(also) = sockets.control_also {
-        supervisor.spawn_essential("control also", control.clone().run(also));
-    }
-    supervisor.spawn_essential("control", control.run(sockets.control));
+    start_control(supervisor, control, sockets.control, sockets.control_also);
     start_admin(supervisor, state, sockets.admin_socket, [sockets.admin, sockets.metrics], tokens);
     let (socket, spawner) = (sockets.registry_socket, supervisor.child_spawner());
     supervisor.spawn_essential("operator grpc", async move {
@@ -123,6 +120,19 @@ pub(super) async fn start(
     });
     audit_life(supervisor, base.store, base.epoch).await;
     Ok(())
+}
+
+/// Lets machines in, at one or two ports.
+fn start_control(
+    supervisor: &Supervisor,
+    control: ControlPlane,
+    listener: AcceptLoop,
+    also: Option<AcceptLoop>,
+) {
+    if let Some(also) = also {
+        supervisor.spawn_essential("control also", control.clone().run(also));
+    }
+    supervisor.spawn_essential("control", control.run(listener));
 }
 
 /// What launchers need of the rest.
