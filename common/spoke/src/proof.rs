@@ -62,7 +62,7 @@ pub struct Joined {
     pub fell_back: Option<String>,
 }
 
-/// Joins a hub by this machine's identity, or with the token where that does not work; as [`join`](crate::join) otherwise.
+/// Joins a hub by this machine's identity, or with the token where that does not work; as [`join`](fn@crate::join) otherwise.
 ///
 /// # Errors
 ///
