@@ -463,7 +463,7 @@ mod tests {
         let line = format!(
             "192.0.2.1:1/{}/{}",
             blueprint_common_types::CaPin::of_spki(b""),
-            blueprint_common_types::JoinToken::random().unwrap().expose_text().expose()
+            JoinToken::random().unwrap().expose_text().expose()
         );
         let line = line.parse().unwrap();
         let refused = join(JoinOptions { line, name: None, state, proxy: None }).await;
