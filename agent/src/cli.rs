@@ -6,13 +6,14 @@ mod netcheck;
 mod run;
 mod service;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use blueprint_common_runtime::cli::{CliError, Output, finish};
 use blueprint_common_runtime::local_api::LocalClient;
 use blueprint_common_runtime::state::{StateDir, StateError, default_path};
-use blueprint_common_spoke::SpokeError;
+use blueprint_common_spoke::{Prover, SpokeError};
 use blueprint_common_tunnel::carrier::ProxyUrl;
 use blueprint_common_types::ServiceKey;
 use clap::{Args, Parser, Subcommand};
@@ -22,6 +23,7 @@ use serde_json::Value;
 
 use crate::agent::{AgentError, SOCKET};
 use crate::pace::PaceArgs;
+use crate::proof::{CloudProver, ProofChoice};
 use crate::service::LocalAddress;
 
 /// Connects this machine to a blueprint hub, and offers its services through the hub.
@@ -46,7 +48,8 @@ enum Command {
     /// Joins a hub with the line that `blueprint-hub token create` printed.
     #[command(
         after_help = "Examples:\n  blueprint-agent join hub.example.org:7443/PIN/TOKEN --name gpu-1\n  \
-                            echo LINE | blueprint-agent join -\n  blueprint-agent join --line-file /run/join-line"
+                            echo LINE | blueprint-agent join -\n  blueprint-agent join --line-file /run/join-line\n  \
+                            blueprint-agent join --identity auto hub.example.org:7443/PIN"
     )]
     Join(JoinArgs),
     /// Runs the agent until SIGTERM or Ctrl-C.
@@ -104,7 +107,41 @@ struct JoinArgs {
     #[arg(long, value_name = "http://HOST:PORT")]
     proxy: Option<ProxyUrl>,
     #[command(flatten)]
+    proof: ProofArgs,
+    #[command(flatten)]
     state: StateArg,
+}
+
+/// How a machine of a cloud joins without a token.
+#[derive(Debug, Args)]
+struct ProofArgs {
+    /// Proves who this machine is by what its cloud says: aws, gcp, azure, kubernetes, or auto for the one that answers. Then
+    /// the line needs no token; one that is there is used where the identity does not help.
+    #[arg(long, value_name = "CLOUD")]
+    identity: Option<ProofChoice>,
+    /// Address of the cloud's metadata service, for stand-ins.
+    #[arg(long, value_name = "IP:PORT", default_value = "169.254.169.254:80", requires = "identity")]
+    metadata: SocketAddr,
+    /// File with the token of the service account, for Kubernetes.
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "/var/run/secrets/blueprint-hub/token",
+        requires = "identity"
+    )]
+    identity_token: PathBuf,
+}
+
+impl ProofArgs {
+    const fn is_asked(&self) -> bool {
+        self.identity.is_some()
+    }
+
+    fn prover(&self) -> Option<Box<dyn Prover>> {
+        let choice = self.identity?;
+        let cloud = CloudProver { choice, metadata: self.metadata, token: self.identity_token.clone() };
+        Some(Box::new(cloud))
+    }
 }
 
 #[derive(Debug, Args)]

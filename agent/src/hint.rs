@@ -44,6 +44,10 @@ fn of_refusal(refusal: Refusal) -> (Exit, &'static str) {
         Refusal::ClockSkew => (Exit::Denied, CLOCK),
         Refusal::BadRequest => (Exit::Usage, "check that hub and agent are of matching versions"),
         Refusal::Full => (Exit::Unavailable, "remove agents that are gone: `blueprint-hub node rm`"),
+        Refusal::Identity => (
+            Exit::Denied,
+            "look at join.identity in the hub's configuration and at `blueprint-hub audit`, or join with a line of `blueprint-hub token create`",
+        ),
         Refusal::Revoked | Refusal::Outdated => (Exit::Denied, REJOIN),
         Refusal::Expired => {
             (Exit::Denied, "`blueprint-agent run` renews it for 7 days after its end; after that join again")
@@ -116,6 +120,9 @@ pub(crate) fn join(error: JoinError) -> CliError {
         JoinError::Call(error) => call(&error),
         JoinError::Identity(error) => identity(error),
         JoinError::Random(_) => CliError::from_error(Exit::Failure, &error),
+        JoinError::Proof(_) => CliError::from_error(Exit::Unavailable, &error).hint(
+            "run it on a machine of a cloud that the hub takes identities of, as root where only root may ask for them, or join with a token",
+        ),
     }
 }
 

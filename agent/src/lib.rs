@@ -34,6 +34,7 @@ mod netcheck;
 mod observe;
 mod pace;
 mod pieces;
+mod proof;
 mod qos;
 mod relay;
 mod scraped;

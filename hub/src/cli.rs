@@ -9,9 +9,9 @@ use blueprint_common_runtime::state::default_path;
 use clap::{Args, Parser, Subcommand};
 
 use crate::cmd::{
-    access, alerts, apply, artefact, audit, config, costs, deploy, deployment, dev, exec, forward, import,
-    init, inventory, key, logs, node, offers, policy, prices, provider, qos, serve, service, status, token,
-    workload,
+    access, alerts, apply, artefact, audit, config, costs, deploy, deployment, dev, exec, forward, identity,
+    import, init, inventory, key, logs, node, offers, policy, prices, provider, qos, serve, service, status,
+    token, workload,
 };
 use crate::files;
 
@@ -59,6 +59,9 @@ enum Command {
     /// Join tokens: the right to become a node
     #[command(subcommand, after_help = "Example: blueprint-hub token create --ttl 1h --label rack-7")]
     Token(token::Token),
+    /// Machines that joined by what a cloud says of them, without a token
+    #[command(subcommand, after_help = "Example: blueprint-hub identity ls")]
+    Identity(identity::Identity),
     /// API keys that owners of services got for their signatures
     #[command(subcommand, after_help = "Example: blueprint-hub key ls --service 7/42")]
     Key(key::Key),
@@ -194,6 +197,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
         Command::Serve => serve::run(global),
         Command::Dev(command) => command.run(global),
         Command::Token(command) => command.run(global),
+        Command::Identity(command) => command.run(global),
         Command::Key(command) => command.run(global),
         Command::Access(command) => command.run(global),
         Command::Node(command) => command.run(global),

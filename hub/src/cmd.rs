@@ -15,6 +15,7 @@ pub(crate) mod expose;
 pub(crate) mod forward;
 #[cfg(feature = "provider-ssh")]
 pub(crate) mod host;
+pub(crate) mod identity;
 pub(crate) mod import;
 pub(crate) mod init;
 pub(crate) mod inventory;

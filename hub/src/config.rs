@@ -6,6 +6,7 @@ mod azure;
 mod digitalocean;
 mod discovery;
 mod forwards;
+mod identity;
 mod oauth;
 mod orders;
 mod prices;
@@ -38,6 +39,7 @@ pub(crate) use aws::AwsSettings;
 pub(crate) use azure::AzureSettings;
 pub(crate) use digitalocean::DigitalOceanSettings;
 pub(crate) use discovery::DiscoveryConfig;
+pub(crate) use identity::{AwsIdentity, AzureIdentity, GcpIdentity, IdentitySettings, KubernetesIdentity};
 pub(crate) use oauth::OAuthConfig;
 pub(crate) use prices::PriceConfig;
 pub(crate) use providers::{LocalVmSettings, ProviderSettings};
@@ -102,6 +104,7 @@ pub(crate) struct HubConfig {
     pub(crate) provision: ProvisionSettings,
     pub(crate) alerts: AlertSettings,
     pub(crate) providers: ProviderSettings,
+    pub(crate) identity: IdentitySettings,
     pub(crate) admin_listen: Option<SocketAddr>,
     pub(crate) metrics_listen: Option<SocketAddr>,
     pub(crate) grace: Duration,
@@ -144,12 +147,11 @@ impl HubConfig {
         let proxy = ProxySockets::from_settings(settings, problems);
         let limits = LimitsConfig::take(settings, problems);
         let domain = settings.take::<String>("proxy.domain", problems);
-        let http3 = proxy::http3(settings, problems);
         let (forwards, sessions) = (forwards::take(settings, problems), sessions::take(settings, problems));
-        let oauth = OAuthConfig::take(settings, problems);
+        let (http3, oauth) = (proxy::http3(settings, problems), OAuthConfig::take(settings, problems));
         let artefacts = artefact_limits(settings, problems);
         let prices = PriceConfig::take(settings, problems);
-        let (provision, alerts, providers) = orders(settings, problems);
+        let (provision, alerts, providers, identity) = orders(settings, problems);
         let admin_listen = private_address(settings, "admin.listen", problems);
         let metrics_listen = private_address(settings, "metrics.listen", problems);
         let grace = span(settings, "shutdown.grace", 0, 600, problems);
@@ -186,6 +188,7 @@ impl HubConfig {
             provision: provision?,
             alerts: alerts?,
             providers: providers?,
+            identity: identity?,
             admin_listen: admin_listen?,
             metrics_listen: metrics_listen?,
             grace: grace?,
@@ -217,13 +220,15 @@ fn inside(
     (discovery, QosConfig::take(settings, interface, problems))
 }
 
-/// Sections about machines that are ordered.
-type Orders = (Option<ProvisionSettings>, Option<AlertSettings>, Option<ProviderSettings>);
+/// Sections about machines that are ordered, and those that join by what a cloud says of them.
+type Orders =
+    (Option<ProvisionSettings>, Option<AlertSettings>, Option<ProviderSettings>, Option<IdentitySettings>);
 
 fn orders(settings: &Settings, problems: &mut Problems) -> Orders {
     let provision = ProvisionSettings::take(settings, problems);
     let alerts = AlertSettings::take(settings, problems);
-    (provision, alerts, ProviderSettings::take(settings, problems))
+    let providers = ProviderSettings::take(settings, problems);
+    (provision, alerts, providers, IdentitySettings::take(settings, problems))
 }
 
 fn is_host(host: &str) -> bool {

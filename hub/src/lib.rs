@@ -15,6 +15,7 @@ mod config;
 mod data_plane;
 mod discovery;
 mod files;
+mod identities;
 mod limits;
 mod memory;
 mod overlay;

@@ -72,7 +72,7 @@ fn jwks(config: &OAuthConfig) -> Result<JwksConfig> {
 }
 
 /// The certificates of a PEM file, of which there is at least one.
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
+pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
     let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
     let read = CertificateDer::pem_reader_iter(BufReader::new(file)).collect::<Result<Vec<_>, _>>();
     let found = read.with_context(|| format!("{} is not a PEM file of certificates", path.display()))?;

@@ -3,12 +3,12 @@
 use std::io::Read;
 
 use blueprint_common_runtime::cli::{CliError, Output, eprint_line, print_json, print_line};
-use blueprint_common_spoke::{Identity, JoinOptions, SpokeError};
-use blueprint_common_types::{JoinLine, Secret};
+use blueprint_common_spoke::{Identity, JoinOptions, Joined, ProofOptions, SpokeError, join_proven};
+use blueprint_common_types::{HubLine, JoinLine, JoinToken, Secret};
 use http::Method;
 use serde_json::json;
 
-use super::run::{parse_line, read_line};
+use super::run::{parse_line, read_text};
 use super::{JoinArgs, LeaveArgs, StateArg, ask, not_joined, small_runtime};
 use crate::agent::{Agent, AgentError};
 use crate::api::{LeaveRequest, not_told};
@@ -23,8 +23,24 @@ pub(super) fn join(args: JoinArgs, output: Output) -> Result<(), CliError> {
     let line = line(&args)?;
     let state = args.state.open()?;
     let path = state.folder().to_owned();
-    let options = JoinOptions { line, name: args.name, state, proxy: args.proxy };
-    let identity = small_runtime()?.block_on(Agent::join(options)).map_err(hint::join)?;
+    let proves = args.proof.is_asked();
+    let Joined { identity, fell_back } = match (args.proof.prover(), line) {
+        (None, Line::Join(line)) => {
+            let options = JoinOptions { line, name: args.name, state, proxy: args.proxy };
+            let identity = small_runtime()?.block_on(Agent::join(options)).map_err(hint::join)?;
+            Joined { identity, fell_back: None }
+        }
+        (Some(prover), line) => {
+            let (hub, token) = line.parts();
+            let options = ProofOptions { hub, token, prover, name: args.name, state, proxy: args.proxy };
+            small_runtime()?.block_on(join_proven(options)).map_err(hint::join)?
+        }
+        (None, Line::Hub(_)) => return Err(CliError::usage("this join line holds no token").hint(NO_TOKEN)),
+    };
+    let by_identity = proves && fell_back.is_none();
+    if let Some(why) = &fell_back {
+        eprint_line(&format!("joined with the token: {why}"));
+    }
     let address = identity.tunnel.address;
     match output {
         Output::Json => print_json(&json!({
@@ -35,6 +51,7 @@ pub(super) fn join(args: JoinArgs, output: Output) -> Result<(), CliError> {
             "address": address,
             "certificate_not_after": identity.credential.not_after,
             "state": path,
+            "by_identity": by_identity,
         })),
         Output::Table => {
             print_line(&format!("joined {} as {} ({})", identity.hub, identity.name, identity.agent_id));
@@ -48,15 +65,43 @@ pub(super) fn join(args: JoinArgs, output: Output) -> Result<(), CliError> {
     Ok(())
 }
 
-fn line(args: &JoinArgs) -> Result<JoinLine, CliError> {
+/// What to do about a line without a token.
+const NO_TOKEN: &str = "add --identity where a cloud vouches for this machine, or paste the whole line that `blueprint-hub token create` printed";
+
+/// What names a hub.
+enum Line {
+    /// With the right to join it once.
+    Join(JoinLine),
+    /// For a machine that has another right.
+    Hub(HubLine),
+}
+
+impl Line {
+    /// The hub and, where there is one, the token.
+    fn parts(self) -> (HubLine, Option<JoinToken>) {
+        match self {
+            Self::Join(JoinLine { host, port, pin, token }) => (HubLine { host, port, pin }, Some(token)),
+            Self::Hub(hub) => (hub, None),
+        }
+    }
+
+    fn read(text: &Secret<String>) -> Result<Self, CliError> {
+        match text.expose().parse() {
+            Ok(hub) => Ok(Self::Hub(hub)),
+            Err(_) => parse_line(text).map(Self::Join),
+        }
+    }
+}
+
+fn line(args: &JoinArgs) -> Result<Line, CliError> {
     match (&args.line_file, args.line.as_deref()) {
-        (Some(path), _) => read_line(path),
+        (Some(path), _) => Line::read(&read_text(path)?),
         (None, Some("-")) => {
             let mut text = String::new();
             std::io::stdin().take(MAX_LINE_BYTES).read_to_string(&mut text)?;
-            parse_line(&Secret::new(text))
+            Line::read(&Secret::new(text))
         }
-        (None, Some(line)) => parse_line(&Secret::new(line.to_owned())),
+        (None, Some(line)) => Line::read(&Secret::new(line.to_owned())),
         (None, None) => Err(CliError::usage("a join line was expected")),
     }
 }

@@ -149,14 +149,18 @@ async fn join_from(path: &Path, config: &AgentConfig, state: &StateDir) -> Resul
 
 /// Reads a join line from a file; what is in it is never told.
 pub(super) fn read_line(path: &Path) -> Result<JoinLine, CliError> {
+    parse_line(&read_text(path)?)
+}
+
+/// Reads a file that may hold a join line.
+pub(super) fn read_text(path: &Path) -> Result<Secret<String>, CliError> {
     let named = |error: std::io::Error| {
         std::io::Error::new(error.kind(), format!("cannot read the join line in {}: {error}", path.display()))
     };
     if fs::metadata(path).map_err(named)?.len() > MAX_LINE_BYTES {
         return Err(CliError::usage(format!("{} is too long to hold a join line", path.display())));
     }
-    let text = Secret::new(fs::read_to_string(path).map_err(named)?);
-    parse_line(&text)
+    Ok(Secret::new(fs::read_to_string(path).map_err(named)?))
 }
 
 /// Parses a join line.

@@ -62,6 +62,7 @@ impl Duties for Bystander {
             Refusal::TokenUnknown | Refusal::TokenUsed | Refusal::TokenExpired => {
                 "make a new join line with `blueprint-hub token create`"
             }
+            Refusal::Identity => "join with a line of `blueprint-hub token create`",
             Refusal::Unavailable => "it is tried again by itself",
             Refusal::Other => "look at the hub's log",
         };

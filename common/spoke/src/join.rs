@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use blueprint_common_runtime::state::StateDir;
 use blueprint_common_tunnel::carrier::ProxyUrl;
-use blueprint_common_types::{AgentId, HubId, JoinLine, Secret, Timestamp, WgPrivateKey};
+use blueprint_common_types::{AgentId, HubId, HubLine, JoinLine, JoinToken, Secret, Timestamp, WgPrivateKey};
 use blueprint_proto::v1;
 use blueprint_proto::v1::agent_control_client::AgentControlClient;
 use blueprint_proto::v1::enrollment_client::EnrollmentClient;
@@ -17,7 +17,7 @@ use crate::identity::{BadAnswer, Credential, Identity, IdentityError};
 use crate::tls;
 
 /// How long the hub may take to answer a call.
-const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Metadata key of the stable code behind a refusal.
 const CODE_KEY: &str = "x-blueprint-code";
@@ -50,6 +50,8 @@ pub enum Refusal {
     BadRequest,
     /// The hub has no room.
     Full,
+    /// The hub does not accept the identity that a cloud gave this machine.
+    Identity,
     /// The hub removed this agent.
     Revoked,
     /// Another process holds a newer certificate of this agent.
@@ -74,6 +76,7 @@ impl Refusal {
             Some("clock_skew") => Self::ClockSkew,
             Some("bad_request") => Self::BadRequest,
             Some("full") => Self::Full,
+            Some(code) if code.starts_with("identity_") => Self::Identity,
             Some("revoked") => Self::Revoked,
             Some("certificate_outdated") => Self::Outdated,
             Some("certificate_expired") => Self::Expired,
@@ -165,6 +168,9 @@ pub enum JoinError {
     /// No randomness.
     #[error("the system has no source of randomness")]
     Random(#[source] std::io::Error),
+    /// No cloud vouches for this machine, and there is no token.
+    #[error("this machine cannot prove who it is: {0}")]
+    Proof(String),
 }
 
 impl JoinError {
@@ -189,7 +195,11 @@ impl JoinError {
             },
             Self::Call(CallError::TimedOut) => true,
             Self::Call(error) => matches!(error.refusal(), Some(Refusal::Unavailable | Refusal::ClockSkew)),
-            Self::AlreadyJoined { .. } | Self::Name(_) | Self::Identity(_) | Self::Random(_) => false,
+            Self::AlreadyJoined { .. }
+            | Self::Name(_)
+            | Self::Identity(_)
+            | Self::Random(_)
+            | Self::Proof(_) => false,
         }
     }
 }
@@ -206,32 +216,82 @@ impl JoinError {
 /// Dropping it may leave the token spent.
 pub async fn join(options: JoinOptions) -> Result<Identity, JoinError> {
     let JoinOptions { line, name, state, proxy } = options;
-    if let Some(Identity { hub, agent_id, .. }) = Identity::load(&state)? {
-        return Err(JoinError::AlreadyJoined { hub, agent: agent_id });
+    let JoinLine { host, port, pin, token } = line;
+    let joining = Joining::new(HubLine { host, port, pin }, name, state, proxy)?;
+    let message = joining.with_token(&token);
+    joining.join(message).await
+}
+
+/// A machine with fresh keys that asks a hub to let it in.
+pub(crate) struct Joining {
+    pub(crate) hub: HubLine,
+    name: String,
+    state: StateDir,
+    proxy: Option<ProxyUrl>,
+    pub(crate) wireguard_key: WgPrivateKey,
+    key: Secret<Vec<u8>>,
+    /// Request for a certificate of that key, in DER.
+    pub(crate) request: Vec<u8>,
+}
+
+impl Joining {
+    pub(crate) fn new(
+        hub: HubLine,
+        name: Option<String>,
+        state: StateDir,
+        proxy: Option<ProxyUrl>,
+    ) -> Result<Self, JoinError> {
+        if let Some(Identity { hub, agent_id, .. }) = Identity::load(&state)? {
+            return Err(JoinError::AlreadyJoined { hub, agent: agent_id });
+        }
+        let name = name.unwrap_or_else(crate::name::host_name);
+        if !crate::name::is_name(&name) {
+            return Err(JoinError::Name(name));
+        }
+        let wireguard_key = WgPrivateKey::random().map_err(JoinError::Random)?;
+        let (key, request) = new_request()?;
+        Ok(Self { hub, name, state, proxy, wireguard_key, key, request })
     }
-    let name = name.unwrap_or_else(crate::name::host_name);
-    if !crate::name::is_name(&name) {
-        return Err(JoinError::Name(name));
+
+    /// A connection to the hub of the line, for one call.
+    pub(crate) async fn client(&self) -> Result<EnrollmentClient<tonic::transport::Channel>, CallError> {
+        let config = tls::joining_config(self.hub.pin).map_err(DialError::SetUp)?;
+        let dialed = dial(&self.address(), config, self.proxy.as_ref()).await?;
+        Ok(EnrollmentClient::new(dialed.channel).max_decoding_message_size(MAX_MESSAGE_BYTES))
     }
-    let wireguard_key = WgPrivateKey::random().map_err(JoinError::Random)?;
-    let (key, request) = new_request()?;
-    let message = v1::JoinRequest {
-        token: line.token.expose_text().expose().clone(),
-        certificate_request: request,
-        wireguard_public_key: wireguard_key.public_key().as_bytes().to_vec(),
-        name: name.clone(),
-        clock_millis: now().as_millis(),
-        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-    };
-    let hub = HubAddress { host: line.host, port: line.port };
-    let config = tls::joining_config(line.pin).map_err(|error| CallError::Dial(error.into()))?;
-    let dialed = dial(&hub, config, proxy.as_ref()).await.map_err(CallError::Dial)?;
-    let mut client = EnrollmentClient::new(dialed.channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
-    let answer = timeout(CALL_TIMEOUT, client.join(message)).await.map_err(|_| CallError::TimedOut)?;
-    let answer = answer.map_err(CallError::from)?.into_inner();
-    let identity = identity(answer, hub, name, wireguard_key, key).map_err(CallError::Answer)?;
-    identity.store(&state)?;
-    Ok(identity)
+
+    fn address(&self) -> HubAddress {
+        HubAddress { host: self.hub.host.clone(), port: self.hub.port }
+    }
+
+    /// The request, without a right to join.
+    pub(crate) fn message(&self) -> v1::JoinRequest {
+        v1::JoinRequest {
+            token: String::new(),
+            certificate_request: self.request.clone(),
+            wireguard_public_key: self.wireguard_key.public_key().as_bytes().to_vec(),
+            name: self.name.clone(),
+            clock_millis: now().as_millis(),
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            proof: None,
+        }
+    }
+
+    pub(crate) fn with_token(&self, token: &JoinToken) -> v1::JoinRequest {
+        v1::JoinRequest { token: token.expose_text().expose().clone(), ..self.message() }
+    }
+
+    /// Asks, and has the identity on the disk before it returns.
+    pub(crate) async fn join(&self, message: v1::JoinRequest) -> Result<Identity, JoinError> {
+        let mut client = self.client().await?;
+        let answer = timeout(CALL_TIMEOUT, client.join(message)).await.map_err(|_| CallError::TimedOut)?;
+        let answer = answer.map_err(CallError::from)?.into_inner();
+        let (name, key) = (self.name.clone(), self.key.clone());
+        let identity = identity(answer, self.address(), name, self.wireguard_key.clone(), key)
+            .map_err(CallError::Answer)?;
+        identity.store(&self.state)?;
+        Ok(identity)
+    }
 }
 
 fn identity(
@@ -349,6 +409,7 @@ mod tests {
             ("clock_skew", Refusal::ClockSkew),
             ("bad_request", Refusal::BadRequest),
             ("full", Refusal::Full),
+            ("identity_used", Refusal::Identity),
             ("revoked", Refusal::Revoked),
             ("certificate_outdated", Refusal::Outdated),
             ("certificate_expired", Refusal::Expired),
@@ -402,7 +463,7 @@ mod tests {
         let line = format!(
             "192.0.2.1:1/{}/{}",
             blueprint_common_types::CaPin::of_spki(b""),
-            blueprint_common_types::JoinToken::random().unwrap().expose_text().expose()
+            JoinToken::random().unwrap().expose_text().expose()
         );
         let line = line.parse().unwrap();
         let refused = join(JoinOptions { line, name: None, state, proxy: None }).await;

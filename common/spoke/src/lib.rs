@@ -26,6 +26,7 @@ mod identity;
 mod join;
 mod name;
 mod plane;
+mod proof;
 mod renewal;
 mod session;
 mod spoke;
@@ -39,5 +40,6 @@ pub use identity::{BadAnswer, Credential, Identity, IdentityError, Offer, Tunnel
 pub use join::{CallError, JoinError, JoinOptions, Refusal, join, leave, now};
 pub use name::{MAX_NAME, host_name, is_name};
 pub use plane::Plane;
+pub use proof::{Joined, MadeProof, ProofAsk, ProofOptions, Prover, join_proven};
 pub use session::Caller;
 pub use spoke::{ControlState, ControlStatus, Part, Spoke, SpokeConfig};

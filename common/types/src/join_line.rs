@@ -93,13 +93,48 @@ impl FromStr for JoinLine {
         let (Some(address), Some(pin), Some(token)) = (parts.next(), parts.next(), parts.next()) else {
             return Err(ParseJoinLineError::Form);
         };
+        let HubLine { host, port, pin } = HubLine::read(address, pin)?;
+        Ok(Self { host, port, pin, token: token.parse()? })
+    }
+}
+
+/// Where the hub is and how to know it, for a machine that has another right to join it than a token. Text form
+/// `HOST:PORT/PIN`; it holds no secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HubLine {
+    /// Host name or address of the hub's control plane; an IPv6 address without brackets.
+    pub host: String,
+    /// TCP port of the control plane.
+    pub port: u16,
+    /// Pin of the hub's authority.
+    pub pin: CaPin,
+}
+
+impl HubLine {
+    fn read(address: &str, pin: &str) -> Result<Self, ParseJoinLineError> {
         let (host, port) = address.rsplit_once(':').ok_or(ParseJoinLineError::Address)?;
         let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
         let port = port.parse().map_err(|_| ParseJoinLineError::Address)?;
         if host.is_empty() || host.len() > 253 || port == 0 {
             return Err(ParseJoinLineError::Address);
         }
-        Ok(Self { host: host.to_owned(), port, pin: pin.parse()?, token: token.parse()? })
+        Ok(Self { host: host.to_owned(), port, pin: pin.parse()? })
+    }
+}
+
+impl fmt::Display for HubLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        write!(f, "{host}:{}/{}", self.port, self.pin)
+    }
+}
+
+impl FromStr for HubLine {
+    type Err = ParseJoinLineError;
+
+    fn from_str(text: &str) -> Result<Self, ParseJoinLineError> {
+        let (address, pin) = text.trim().split_once('/').ok_or(ParseJoinLineError::Form)?;
+        Self::read(address, pin)
     }
 }
 
@@ -119,6 +154,20 @@ mod tests {
             let text = line.expose_text();
             assert_eq!(text.expose().parse(), Ok(line));
             assert!(!text.expose().contains([' ', '&', '?', '#', '$', '\'', '"', '*', ';']));
+        }
+    }
+
+    #[test]
+    fn a_line_without_a_token_survives_its_text_form_and_is_no_join_line() {
+        for host in ["hub.example.org", "2001:db8::1"] {
+            let line = HubLine { host: host.to_owned(), port: 7443, pin: CaPin::of_spki(b"key") };
+            assert_eq!(line.to_string().parse(), Ok(line.clone()));
+            assert_eq!(line.to_string().parse::<JoinLine>(), Err(ParseJoinLineError::Form));
+            let token = JoinToken::random().unwrap().expose_text();
+            assert!(
+                format!("{line}/{}", token.expose()).parse::<HubLine>().is_err(),
+                "a token is never dropped"
+            );
         }
     }
 

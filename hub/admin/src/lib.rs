@@ -13,6 +13,7 @@ mod changes;
 mod costs;
 mod deployments;
 mod error;
+mod identities;
 mod keys;
 mod logs;
 mod market;

@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use crate::error::ApiError;
 use crate::{
     AdminState, OperatorToken, access, accounts, alerts, artefacts, audit, auth, changes, costs, deployments,
-    keys, logs, nodes, offers, policy, prices, qos, scrape, services, sessions, settings, tls, tokens,
-    updates, usage, views, workloads,
+    identities, keys, logs, nodes, offers, policy, prices, qos, scrape, services, sessions, settings, tls,
+    tokens, updates, usage, views, workloads,
 };
 
 /// Largest request body in bytes, but for policies.
@@ -84,6 +84,8 @@ pub fn private_router(state: AdminState) -> Router {
         .route("/v1/keys/{id}/rotate", post(keys::rotate))
         .route("/v1/tokens", get(tokens::list).post(tokens::create))
         .route("/v1/tokens/{id}", delete(tokens::revoke))
+        .route("/v1/identities", get(identities::list))
+        .route("/v1/identities/{cloud}/{account}/{instance}", delete(identities::forget))
         .route("/v1/access", get(access::list).post(access::create))
         .route("/v1/access/{id}", delete(access::revoke))
         .route("/v1/policy", get(policy::show).put(policy::set).layer(policy_limit()))

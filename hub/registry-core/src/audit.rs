@@ -58,6 +58,8 @@ audit_kinds! {
     JoinTokenCreate = "join_token.create",
     /// A join token was revoked.
     JoinTokenRevoke = "join_token.revoke",
+    /// The operator lets a machine join by its identity once more; the subject is the identity.
+    IdentityForget = "identity.forget",
     /// An access token was made.
     AccessTokenCreate = "access_token.create",
     /// An access token was revoked.

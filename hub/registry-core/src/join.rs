@@ -1,8 +1,11 @@
 //! Why a machine may not join.
 
+use std::fmt;
 use std::time::Duration;
 
-use blueprint_common_types::Timestamp;
+use blueprint_common_types::{AgentId, ProofKind, Timestamp};
+
+use crate::ServiceGrant;
 
 /// Most that an agent's clock may differ from the hub's at join.
 ///
@@ -46,6 +49,58 @@ pub enum JoinRefusal {
     /// The overlay has no address left.
     #[error("the overlay has no free address")]
     Full,
+    /// The identity that a cloud gave it is not accepted.
+    #[error("{why}")]
+    Proof {
+        /// Stable code of the reason.
+        code: &'static str,
+        /// The reason, for the log.
+        why: String,
+    },
+    /// A cloud vouches for it, and the hub did not order it, or does not wait for it.
+    #[error(
+        "the machine is not one that this hub ordered and waits for, and join.identity.unordered does not let others in"
+    )]
+    NotOrdered,
+    /// A machine joins once by its identity.
+    #[error("the machine joined with this identity before, as agent {0}")]
+    IdentityUsed(AgentId),
+}
+
+/// A machine for which a cloud vouches, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CloudIdentity {
+    /// Who vouches.
+    pub kind: ProofKind,
+    /// Account, project, subscription, or service account.
+    pub account: String,
+    /// What the cloud calls the machine, for good.
+    pub instance: String,
+    /// How the provider of the same name may call it, the surest first.
+    pub provider_ids: Vec<String>,
+    /// What it may offer although this hub did not order it; `None` where it may not join then.
+    pub unordered: Option<ServiceGrant>,
+}
+
+impl fmt::Display for CloudIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.kind, self.account, self.instance)
+    }
+}
+
+/// A machine that joined by its identity, as the operator sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdentityRecord {
+    /// Name of the kind of its identity.
+    pub cloud: String,
+    /// Account, project, subscription, or service account.
+    pub account: String,
+    /// What the cloud calls the machine.
+    pub instance: String,
+    /// The agent that it became; it may be gone since.
+    pub agent: AgentId,
+    /// When.
+    pub joined_at: Timestamp,
 }
 
 impl JoinRefusal {
@@ -61,6 +116,9 @@ impl JoinRefusal {
             Self::ClockSkew { .. } => "clock_skew",
             Self::BadRequest(_) => "bad_request",
             Self::Full => "overlay_full",
+            Self::Proof { code, .. } => code,
+            Self::NotOrdered => "identity_not_ordered",
+            Self::IdentityUsed(_) => "identity_used",
         }
     }
 }

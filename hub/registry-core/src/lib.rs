@@ -29,7 +29,7 @@ pub use history::{
     AHEAD, HISTORY_POINTS, LATE_AGE, LATE_MINUTES, LateRefusal, QosHistory, QosPoint, QosSample,
     SERVICE_POINTS, ServicePoint,
 };
-pub use join::{JoinRefusal, MAX_CLOCK_SKEW, check_clock, check_name};
+pub use join::{CloudIdentity, IdentityRecord, JoinRefusal, MAX_CLOCK_SKEW, check_clock, check_name};
 pub use limits::{AuditBudget, Buckets, Rate, Told};
 pub use pool::{AddressPool, PoolError, PromiseError, ReserveError};
 pub use record::{

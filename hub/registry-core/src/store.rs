@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 
 use crate::{
     AccessTokenRecord, Agent, ApiKeyRecord, AuditCheck, AuditEvent, AuditFilter, AuditRow, Change,
-    JoinRefusal, JoinTokenRecord, PolicyRecord, ServiceRecord, TargetRecord,
+    CloudIdentity, IdentityRecord, JoinRefusal, JoinTokenRecord, PolicyRecord, ServiceRecord, TargetRecord,
 };
 
 /// Why the store could not do what it was asked.
@@ -179,6 +179,8 @@ pub struct JoinCommit {
     pub token_id: TokenId,
     /// Hash of the secret presented.
     pub token_hash: TokenHash,
+    /// The identity that it joins with, in place of a token; id and hash are of no token then.
+    pub identity: Option<CloudIdentity>,
     /// The agent to be; its `services` are replaced by the token's.
     pub agent: Agent,
     /// Serial number of its first certificate, at most 20 bytes.
@@ -252,6 +254,18 @@ pub trait Store: Send + Sync {
 
     /// Forgets a join token; false where there is none.
     fn revoke_join_token(&self, id: TokenId, now: Timestamp) -> BoxFuture<'_, StoreResult<bool>>;
+
+    /// Every machine that joined by its identity, oldest first; also those whose agents are gone.
+    fn list_identities(&self) -> BoxFuture<'_, StoreResult<Vec<IdentityRecord>>>;
+
+    /// Lets a machine join by its identity once more; false where it never did.
+    fn forget_identity(
+        &self,
+        cloud: String,
+        account: String,
+        instance: String,
+        now: Timestamp,
+    ) -> BoxFuture<'_, StoreResult<bool>>;
 
     /// Saves a new access token.
     fn create_access_token(&self, record: AccessTokenRecord) -> BoxFuture<'_, StoreResult<()>>;

@@ -36,9 +36,9 @@ use crate::session::{self, Control};
 use crate::shared::{JOINS_AT_ONCE, JoinGate, STRANGER_ROWS_PER_MINUTE, Shared};
 use crate::tls::HandshakeFailure;
 use crate::{
-    AgentFiles, Authority, Blueprints, LaunchersHandle, LogsReader, Peers, PushedFiles, RegistrarHandle,
-    TlsError, TunnelFacts, WorkloadsHandle, artefact, carrier_config, control_config, download, find, late,
-    logs, rpc, workload,
+    AgentFiles, Authority, Blueprints, Identities, LaunchersHandle, LogsReader, Peers, PushedFiles,
+    RegistrarHandle, TlsError, TunnelFacts, WorkloadsHandle, artefact, carrier_config, control_config,
+    download, find, late, logs, rpc, workload,
 };
 use blueprint_common_runtime::places::Places;
 
@@ -55,6 +55,8 @@ const MAX_KEYS: usize = 65_536;
 pub struct ControlConfig {
     /// Makes certificates.
     pub authority: Authority,
+    /// Checks machines that join by what a cloud says of them.
+    pub identities: Arc<dyn Identities>,
     /// Keeps what has to last.
     pub store: Arc<dyn Store>,
     /// The task that owns the registry.
@@ -138,6 +140,7 @@ impl ControlPlane {
         let shared = Arc::new(Shared {
             carriers,
             authority: config.authority,
+            identities: config.identities,
             store: config.store,
             registrar: config.registrar,
             peers: config.peers,

@@ -1,13 +1,17 @@
 //! Joining: turns a token into an identity, once.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use blueprint_common_types::{AgentId, JoinToken, OverlayLease, Timestamp, WgPublicKey};
+use blueprint_common_types::{
+    AgentId, JoinToken, OverlayLease, ParseProofKindError, ProofKind, Secret, Timestamp, TokenHash, TokenId,
+    WgPublicKey, identity_id,
+};
 use blueprint_hub_registry_core::{
-    Agent, AuditEvent, AuditKind, JoinCommit, JoinError, JoinRefusal, ReserveError, ServiceGrant,
-    check_clock, check_name,
+    Agent, AuditEvent, AuditKind, CloudIdentity, JoinCommit, JoinError, JoinRefusal, ReserveError,
+    ServiceGrant, check_clock, check_name,
 };
 use blueprint_proto::v1;
 use tonic::{Request, Response, Status};
@@ -15,6 +19,7 @@ use tracing::{error, info, warn};
 
 use crate::authority::Issued;
 use crate::identity::Connection;
+use crate::proof::{Proof, ProofFailure};
 use crate::shared::Shared;
 use crate::status;
 
@@ -37,7 +42,7 @@ impl v1::enrollment_server::Enrollment for Enroll {
             return Err(status::busy("too many machines join at this moment"));
         };
         let request = request.into_inner();
-        match self.join_now(&request).await {
+        match Box::pin(self.join_now(&request)).await {
             Ok(response) => {
                 self.shared.metrics.joins("accepted");
                 Ok(Response::new(response))
@@ -55,6 +60,54 @@ impl v1::enrollment_server::Enrollment for Enroll {
                 self.shared.metrics.joins("failed");
                 Err(status)
             }
+        }
+    }
+
+    async fn challenge(
+        &self,
+        request: Request<v1::ChallengeRequest>,
+    ) -> Result<Response<v1::ChallengeResponse>, Status> {
+        let source = request.extensions().get::<Connection>().map(|connection| connection.source);
+        let source = source.ok_or_else(status::internal)?;
+        if !self.shared.gate.lock().is_open(source.ip(), Instant::now()) {
+            self.shared.metrics.joins("turned_away");
+            return Err(status::busy("too many refused joins from this address; try again in a minute"));
+        }
+        let kinds: Vec<_> = self.shared.identities.kinds().iter().map(ToString::to_string).collect();
+        if kinds.is_empty() {
+            self.shared.metrics.joins("identity_off");
+            return Err(status::no_identities());
+        }
+        let nonce = self.shared.identities.challenge().ok_or_else(status::internal)?;
+        Ok(Response::new(v1::ChallengeResponse { nonce, kinds }))
+    }
+}
+
+/// What a machine may join with.
+struct Right {
+    id: TokenId,
+    hash: TokenHash,
+    /// In place of a token.
+    identity: Option<CloudIdentity>,
+}
+
+impl Right {
+    fn of_token(token: &JoinToken) -> Self {
+        Self { id: token.id(), hash: token.hash(), identity: None }
+    }
+
+    fn of_identity(identity: CloudIdentity) -> Self {
+        let id = identity_id(identity.kind, &identity.account, &identity.instance);
+        // No token has this hash, and none is looked for.
+        Self { id, hash: TokenHash::from_bytes([0; 32]), identity: Some(identity) }
+    }
+}
+
+impl fmt::Display for Right {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.identity {
+            Some(identity) => write!(f, "identity {identity}"),
+            None => write!(f, "token {}", self.id),
         }
     }
 }
@@ -82,19 +135,21 @@ impl From<crate::Stopping> for Failure {
 impl Enroll {
     async fn join_now(&self, request: &v1::JoinRequest) -> Result<v1::JoinResponse, Failure> {
         let now = SystemTime::now();
-        let token: JoinToken = request.token.parse().map_err(|_| JoinRefusal::Unknown)?;
-        let agent = self.agent(request, &token, now.into())?;
+        let agent = self.agent(request, now.into())?;
         check_clock(Timestamp::from_millis(request.clock_millis), now.into())?;
-        let lease = self.shared.registrar.reserve(token.id()).await?.map_err(|error| match error {
+        let right = self.right(request, agent.wireguard_key).await?;
+        let agent = Agent { token: right.id, ..agent };
+        let lease = self.shared.registrar.reserve(right.id).await?.map_err(|error| match error {
             ReserveError::Full => Failure::from(JoinRefusal::Full),
             ReserveError::Busy => Failure::Status(status::busy("another machine is joining with this token")),
         })?;
         let agent = Agent { lease, ..agent };
-        match self.commit(request, &token, agent, now).await {
+        let with = right.to_string();
+        match self.commit(request, right, agent, now).await {
             Ok((agent, issued)) => {
                 self.shared.registrar.joined(agent.clone()).await?;
                 self.shared.peers.add(&agent).await;
-                info!(target: "audit", agent = %agent.id, name = agent.name, address = %agent.lease.v4, token = %token.id(), "agent joined");
+                info!(target: "audit", agent = %agent.id, name = agent.name, address = %agent.lease.v4, with, "agent joined");
                 Ok(v1::JoinResponse {
                     credential: Some(self.shared.credential(issued)),
                     hub_id: self.shared.authority.hub().as_bytes().to_vec(),
@@ -109,8 +164,43 @@ impl Enroll {
         }
     }
 
-    /// Checks every field and makes the agent to be, without addresses.
-    fn agent(&self, request: &v1::JoinRequest, token: &JoinToken, now: Timestamp) -> Result<Agent, Failure> {
+    /// Reads the token, or has the proof checked.
+    async fn right(&self, request: &v1::JoinRequest, key: WgPublicKey) -> Result<Right, Failure> {
+        let Some(proof) = &request.proof else {
+            let token: JoinToken = request.token.parse().map_err(|_| JoinRefusal::Unknown)?;
+            return Ok(Right::of_token(&token));
+        };
+        if !request.token.is_empty() {
+            let text = "a machine joins with a token or with an identity, not with both";
+            return Err(JoinRefusal::BadRequest(text.to_owned()).into());
+        }
+        let kind: ProofKind = proof
+            .kind
+            .parse()
+            .map_err(|error: ParseProofKindError| JoinRefusal::BadRequest(error.to_string()))?;
+        let proof = Proof {
+            kind,
+            nonce: proof.nonce.clone(),
+            document: Secret::new(proof.document.clone()),
+            certificate_request: request.certificate_request.clone(),
+            key,
+        };
+        match self.shared.identities.check(proof).await {
+            Ok(identity) => Ok(Right::of_identity(identity)),
+            Err(ProofFailure::Refused(refusal)) => {
+                let (code, why) = (refusal.code(), refusal.to_string());
+                Err(JoinRefusal::Proof { code, why: format!("{kind}: {why}") }.into())
+            }
+            Err(ProofFailure::Unavailable(why)) => {
+                error!(%kind, why, "identity of a machine not checked");
+                let text = "the hub cannot check identities of this kind now; its log says why";
+                Err(Failure::Status(status::busy(text)))
+            }
+        }
+    }
+
+    /// Checks every field and makes the agent to be, without right and addresses.
+    fn agent(&self, request: &v1::JoinRequest, now: Timestamp) -> Result<Agent, Failure> {
         check_name(&request.name)?;
         let key: [u8; 32] = request
             .wireguard_public_key
@@ -129,7 +219,7 @@ impl Enroll {
             lease: OverlayLease { v4: [0, 0, 0, 0].into(), v6: [0; 16].into() },
             joined_at: now,
             generation: 1,
-            token: token.id(),
+            token: TokenId::from_bytes([0; 8]),
             services: ServiceGrant::FirstClaim,
             agent_version: short(&request.agent_version),
         })
@@ -139,7 +229,7 @@ impl Enroll {
     async fn commit(
         &self,
         request: &v1::JoinRequest,
-        token: &JoinToken,
+        right: Right,
         agent: Agent,
         now: SystemTime,
     ) -> Result<(Agent, Issued), Failure> {
@@ -150,8 +240,9 @@ impl Enroll {
             .issue_agent(&request.certificate_request, agent.id, agent.generation, now, life)
             .map_err(|error| JoinRefusal::BadRequest(error.to_string()))?;
         let commit = JoinCommit {
-            token_id: token.id(),
-            token_hash: token.hash(),
+            token_id: right.id,
+            token_hash: right.hash,
+            identity: right.identity,
             agent,
             certificate_serial: issued.serial.to_vec(),
             not_after: issued.not_after,
@@ -169,8 +260,10 @@ impl Enroll {
 
     /// The store audits its own refusals; this is for those decided before it was asked.
     async fn audit_refusal(&self, request: &v1::JoinRequest, source: SocketAddr, refusal: &JoinRefusal) {
-        let subject =
-            request.token.parse::<JoinToken>().map_or_else(|_| "-".to_owned(), |t| t.id().to_string());
+        let subject = request
+            .token
+            .parse::<JoinToken>()
+            .map_or_else(|_| "-".to_owned(), |token| token.id().to_string());
         let detail =
             format!("{}: {refusal}; from {}, name {:?}", refusal.code(), source.ip(), short(&request.name));
         self.shared.audit_limited(AuditEvent::new(AuditKind::JoinRefuse, subject, detail)).await;

@@ -21,6 +21,7 @@ mod launchers;
 mod logs;
 mod metrics;
 mod operator;
+mod proof;
 mod qos;
 mod registrar;
 mod rpc;
@@ -41,6 +42,7 @@ pub use launcher::{LauncherParts, LogPieces, LogSource};
 pub use launchers::{Launchers, LaunchersHandle};
 pub use logs::LogsReader;
 pub use operator::serve_operator;
+pub use proof::{Identities, Proof, ProofFailure};
 pub use qos::{
     Desk, DeskParts, Kept, PageWatch, QosMetrics, QosPages, Recorder, RecorderParts, Sampled, Samples, Sink,
     samples, serve_local, serve_overlay,

@@ -20,7 +20,8 @@ use crate::carriers::Carriers;
 use crate::logs::LogsDesk;
 use crate::metrics::ControlMetrics;
 use crate::{
-    AgentFiles, Authority, Blueprints, LaunchersHandle, PushedFiles, RegistrarHandle, WorkloadsHandle,
+    AgentFiles, Authority, Blueprints, Identities, LaunchersHandle, PushedFiles, RegistrarHandle,
+    WorkloadsHandle,
 };
 use blueprint_common_runtime::places::Places;
 
@@ -85,6 +86,7 @@ fn offer((carrier, endpoint): &(Carrier, String)) -> v1::CarrierOffer {
 /// Shared by every connection of the control plane.
 pub(crate) struct Shared {
     pub(crate) authority: Authority,
+    pub(crate) identities: Arc<dyn Identities>,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) registrar: RegistrarHandle,
     pub(crate) peers: Arc<dyn Peers>,

@@ -56,7 +56,33 @@ pub(crate) fn refused(refusal: &JoinRefusal, now: Timestamp) -> Status {
             "full",
             "the hub's overlay has no free address; remove nodes or widen tunnel.overlay_v4",
         ),
+        JoinRefusal::Proof { code, .. } => with_code(
+            Code::PermissionDenied,
+            code,
+            format!(
+                "the hub does not accept this machine's identity ({code}); the hub's log and `blueprint-hub audit` say why"
+            ),
+        ),
+        JoinRefusal::NotOrdered => with_code(
+            Code::PermissionDenied,
+            "identity_not_ordered",
+            "the hub did not order this machine, or does not wait for it; use the name that it ordered it by, or set join.identity.unordered on the hub",
+        ),
+        JoinRefusal::IdentityUsed(_) => with_code(
+            Code::PermissionDenied,
+            "identity_used",
+            "this machine joined by its identity before, which works once; if it is to join anew, run `blueprint-hub identity forget` on the hub",
+        ),
     }
+}
+
+/// The hub takes no proof of any cloud.
+pub(crate) fn no_identities() -> Status {
+    with_code(
+        Code::FailedPrecondition,
+        "identity_off",
+        "this hub takes no identity of a cloud; join with a token, or set join.identity in its configuration",
+    )
 }
 
 pub(crate) fn busy(text: &'static str) -> Status {

@@ -32,7 +32,7 @@ use crate::ports::{AdminHub, TunnelPeers};
 use crate::scrape::Scraper;
 use crate::service_view::ServiceView;
 use crate::tls::TlsOperator;
-use crate::{discovery, qos};
+use crate::{discovery, identities, qos};
 
 /// Keys of workloads, and what signs reports.
 type Keys = (WorkloadKeys, Arc<IdentitySigner>);
@@ -62,6 +62,7 @@ pub(super) async fn start(
             rpc_port: config.rpc_port,
             rpc_idle: config.rpc_idle,
             facts: tunnel::facts(&config, &identity, &base, &sockets)?,
+            identities: identities::start(&config.identity, facts.pin, supervisor.child_spawner())?,
             authority: identity.authority,
             store: Arc::clone(&base.store),
             registrar: base.registrar.clone(),
@@ -113,10 +114,7 @@ pub(super) async fn start(
         metrics: base.metrics,
         spawner,
     };
-    if let Some(also) = sockets.control_also {
-        supervisor.spawn_essential("control also", control.clone().run(also));
-    }
-    supervisor.spawn_essential("control", control.run(sockets.control));
+    start_control(supervisor, control, sockets.control, sockets.control_also);
     start_admin(supervisor, state, sockets.admin_socket, [sockets.admin, sockets.metrics], tokens);
     let (socket, spawner) = (sockets.registry_socket, supervisor.child_spawner());
     supervisor.spawn_essential("operator grpc", async move {
@@ -124,6 +122,19 @@ pub(super) async fn start(
     });
     audit_life(supervisor, base.store, base.epoch).await;
     Ok(())
+}
+
+/// Lets machines in, at one or two ports.
+fn start_control(
+    supervisor: &Supervisor,
+    control: ControlPlane,
+    listener: AcceptLoop,
+    also: Option<AcceptLoop>,
+) {
+    if let Some(also) = also {
+        supervisor.spawn_essential("control also", control.clone().run(also));
+    }
+    supervisor.spawn_essential("control", control.run(listener));
 }
 
 /// What launchers need of the rest.

@@ -176,7 +176,7 @@ pub(crate) fn rows<'a>(value: &'a Value, key: &str) -> &'a [Value] {
 
 /// An identifier that a person typed, safe as one segment of a path.
 pub(crate) fn segment(text: &str) -> Result<&str, CliError> {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':');
     if !text.is_empty() && text.len() <= 128 && text.chars().all(is_plain) {
         return Ok(text);
     }

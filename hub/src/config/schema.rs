@@ -3,8 +3,8 @@
 use blueprint_common_runtime::config::{Key, Schema};
 
 use super::{
-    alerts, aws, azure, digitalocean, discovery, forwards, oauth, orders, prices, providers, provision, qos,
-    rest_cloud, sessions, ssh,
+    alerts, aws, azure, digitalocean, discovery, forwards, identity, oauth, orders, prices, providers,
+    provision, qos, rest_cloud, sessions, ssh,
 };
 
 /// Every key of `hub.toml`.
@@ -92,6 +92,24 @@ pub(crate) const SCHEMA: Schema = Schema {
             "24h",
             "Life of agents' certificates, 10 s to 30 days; they renew at half of it.",
         ),
+        identity::AWS_ACCOUNTS,
+        identity::AWS_REGIONS,
+        identity::AWS_CERTIFICATES,
+        identity::AWS_MAX_AGE,
+        identity::GCP_PROJECTS,
+        identity::GCP_REGIONS,
+        identity::GCP_SERVICE_ACCOUNTS,
+        identity::GCP_KEYS,
+        identity::AZURE_SUBSCRIPTIONS,
+        identity::AZURE_ROOTS,
+        identity::AZURE_INTERMEDIATES,
+        identity::KUBERNETES_ACCOUNTS,
+        identity::KUBERNETES_API,
+        identity::KUBERNETES_TOKEN,
+        identity::KUBERNETES_AUDIENCE,
+        identity::CA,
+        identity::UNORDERED,
+        identity::SERVICES,
         Key::new("session.heartbeat", "5s", "Pace of agents' heartbeats and samples, 1 s to 60 s."),
         Key::new(
             "session.target_ttl",

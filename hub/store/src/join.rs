@@ -5,22 +5,24 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::convert::{read_agent_id, read_text, time};
 use crate::error::DbResult;
-use crate::{agents, audit, lifecycle};
+use crate::{agents, audit, identities, lifecycle};
 
 /// Makes an agent out of one use of a token, or says why not; the answer is audited either way.
 pub(crate) fn join(db: &Connection, commit: JoinCommit) -> DbResult<Result<Agent, JoinRefusal>> {
     let (token, name, now) = (commit.token_id, commit.agent.name.clone(), commit.now);
+    let (subject, with) = match &commit.identity {
+        Some(identity) => (identity.to_string(), format!("identity {identity}")),
+        None => (token.to_string(), format!("token {token}")),
+    };
     db.execute_batch("SAVEPOINT admission")?;
     let admitted = admit(db, commit)?;
     let event = match &admitted {
-        Ok(agent) => {
-            AuditEvent::new(AuditKind::JoinAccept, agent.id, format_args!("token {token}, name {name}"))
-        }
+        Ok(agent) => AuditEvent::new(AuditKind::JoinAccept, agent.id, format_args!("{with}, name {name}")),
         Err(refusal) => {
             // Gives the use of the token back where the refusal came after it.
             db.execute_batch("ROLLBACK TO admission")?;
             let detail = format_args!("{}: {refusal}; name {name}", refusal.code());
-            AuditEvent::new(AuditKind::JoinRefuse, token, detail)
+            AuditEvent::new(AuditKind::JoinRefuse, subject, detail)
         }
     };
     db.execute_batch("RELEASE admission")?;
@@ -29,8 +31,19 @@ pub(crate) fn join(db: &Connection, commit: JoinCommit) -> DbResult<Result<Agent
 }
 
 fn admit(db: &Connection, commit: JoinCommit) -> DbResult<Result<Agent, JoinRefusal>> {
-    let Some(Consumed { services, bound }) = consume(db, &commit)? else {
-        return diagnose(db, &commit).map(Err);
+    let granted = match &commit.identity {
+        Some(identity) => {
+            let admitted = identities::admit(db, identity, &commit.agent, commit.now)?;
+            admitted.map(|services| Consumed { services, bound: None })
+        }
+        None => match consume(db, &commit)? {
+            Some(consumed) => Ok(consumed),
+            None => Err(diagnose(db, &commit)?),
+        },
+    };
+    let Consumed { services, bound } = match granted {
+        Ok(granted) => granted,
+        Err(refusal) => return Ok(Err(refusal)),
     };
     let agent = Agent { services, ..commit.agent };
     if let Some((instance, attempt)) = bound {

@@ -17,6 +17,7 @@ mod costs;
 mod counters;
 mod credentials;
 mod error;
+mod identities;
 mod join;
 mod lifecycle;
 mod migrate;
@@ -39,11 +40,12 @@ use std::path::Path;
 use blueprint_common_types::{AgentId, ServiceKey, Timestamp, TokenId};
 use blueprint_hub_registry_core::{
     AccessTokenRecord, Agent, ApiKeyError, ApiKeyRecord, ApiKeyRotateError, ApiKeyRotation, AuditCheck,
-    AuditEvent, AuditFilter, AuditRow, Change, JoinCommit, JoinError, JoinTokenRecord, Loaded, PolicyChange,
-    PolicyChangeError, PolicyRecord, RenewError, ServiceChange, ServiceChangeError, ServiceRecord, Store,
-    StoreResult,
+    AuditEvent, AuditFilter, AuditRow, Change, IdentityRecord, JoinCommit, JoinError, JoinTokenRecord,
+    Loaded, PolicyChange, PolicyChangeError, PolicyRecord, RenewError, ServiceChange, ServiceChangeError,
+    ServiceRecord, Store, StoreResult,
 };
 use futures_util::future::BoxFuture;
+use rusqlite::Connection;
 
 pub use open::{DATABASE_FILE, LOCK_FILE, MIN_SQLITE_VERSION, OpenError};
 pub use queue::QUEUE_LENGTH;
@@ -122,6 +124,21 @@ impl Store for SqliteStore {
 
     fn revoke_join_token(&self, id: TokenId, now: Timestamp) -> BoxFuture<'_, StoreResult<bool>> {
         Box::pin(self.queue.call("revoke a join token", move |db| tokens::revoke_join(db, id, now)))
+    }
+
+    fn list_identities(&self) -> BoxFuture<'_, StoreResult<Vec<IdentityRecord>>> {
+        Box::pin(self.queue.call("list identities", identities::list))
+    }
+
+    fn forget_identity(
+        &self,
+        cloud: String,
+        account: String,
+        instance: String,
+        now: Timestamp,
+    ) -> BoxFuture<'_, StoreResult<bool>> {
+        let forget = move |db: &Connection| identities::forget(db, [&cloud, &account, &instance], now);
+        Box::pin(self.queue.call("forget an identity", forget))
     }
 
     fn create_access_token(&self, record: AccessTokenRecord) -> BoxFuture<'_, StoreResult<()>> {

@@ -26,6 +26,7 @@ const STEPS: &[&str] = &[
     include_str!("schema/0015_qos.sql"),
     include_str!("schema/0016_workload_events.sql"),
     include_str!("schema/0017_usage.sql"),
+    include_str!("schema/0018_identities.sql"),
 ];
 
 /// Brings the schema up to date.

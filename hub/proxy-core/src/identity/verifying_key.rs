@@ -150,6 +150,12 @@ impl VerifyingKey {
         }
     }
 
+    /// True for a key that has this name, and not for one without.
+    #[must_use]
+    pub fn is_named(&self, kid: &str) -> bool {
+        self.name.as_deref() == Some(kid)
+    }
+
     /// Whether a token that names `kid` can mean this key; one without a name is meant by all.
     #[must_use]
     pub fn is_called(&self, kid: Option<&str>) -> bool {

@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use blueprint_common_types::{Health, ServiceKey, TokenId, WgPublicKey};
 use blueprint_hub_registry_core::{
     AccessTokenRecord, ApiKeyError, ApiKeyRecord, ApiKeyRotateError, ApiKeyRotation, AuditCheck, AuditRow,
-    JoinCommit, JoinError, JoinTokenRecord, Loaded, PolicyChange, PolicyChangeError, PolicyRecord,
-    RenewError, ServiceChange, ServiceChangeError, ServiceGrant, ServiceRecord, StoreError, StoreResult,
-    Weights,
+    IdentityRecord, JoinCommit, JoinError, JoinTokenRecord, Loaded, PolicyChange, PolicyChangeError,
+    PolicyRecord, RenewError, ServiceChange, ServiceChangeError, ServiceGrant, ServiceRecord, StoreError,
+    StoreResult, Weights,
 };
 use futures_util::future::{BoxFuture, FutureExt};
 use parking_lot::Mutex;
@@ -67,6 +67,18 @@ impl Store for Disk {
         closed()
     }
     fn revoke_join_token(&self, _: TokenId, _: Timestamp) -> BoxFuture<'_, StoreResult<bool>> {
+        closed()
+    }
+    fn list_identities(&self) -> BoxFuture<'_, StoreResult<Vec<IdentityRecord>>> {
+        closed()
+    }
+    fn forget_identity(
+        &self,
+        _: String,
+        _: String,
+        _: String,
+        _: Timestamp,
+    ) -> BoxFuture<'_, StoreResult<bool>> {
         closed()
     }
     fn create_access_token(&self, _: AccessTokenRecord) -> BoxFuture<'_, StoreResult<()>> {

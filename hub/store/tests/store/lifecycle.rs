@@ -1,6 +1,6 @@
 //! Deployments and their machines: request keys, transitions, and tokens bound to one machine.
 
-use blueprint_common_types::{JoinToken, Micros, ServiceKey};
+use blueprint_common_types::{JoinToken, Micros, ProofKind, ServiceKey};
 use blueprint_hub_provision_core::cost::egress::EgressPrice;
 use blueprint_hub_provision_core::cost::{Limits, Usage, committed};
 use blueprint_hub_provision_core::lifecycle::{
@@ -8,7 +8,9 @@ use blueprint_hub_provision_core::lifecycle::{
 };
 use blueprint_hub_provision_core::resource::Arch;
 use blueprint_hub_provision_core::{Candidate, DeploymentId, InstanceKey};
-use blueprint_hub_registry_core::{AuditKind, JoinCommit, JoinError, JoinRefusal, Store};
+use blueprint_hub_registry_core::{
+    AuditKind, CloudIdentity, JoinCommit, JoinError, JoinRefusal, ServiceGrant, Store,
+};
 use blueprint_hub_store::SqliteStore;
 
 use crate::schema::take_back_to;
@@ -278,6 +280,85 @@ async fn a_token_is_good_for_its_own_machine_once_and_while_that_is_wanted() {
     let (called, token) = call(&store, &two).await;
     store.save_instance(called.turned(RecordState::Deleting, "terminated", NOW)).await.unwrap();
     assert_eq!(refusal(&store, joins(4, &token, called.key.as_str())).await, JoinRefusal::Used);
+}
+
+fn proves(number: u16, instance: &str, name: &str) -> JoinCommit {
+    let identity = CloudIdentity {
+        kind: ProofKind::Aws,
+        account: "123456789012".to_owned(),
+        instance: instance.to_owned(),
+        provider_ids: vec![format!("eu-central-1/{instance}"), instance.to_owned()],
+        unordered: None,
+    };
+    let token = JoinToken::random().unwrap();
+    JoinCommit { identity: Some(identity), ..joins(number, &token, name) }
+}
+
+#[tokio::test]
+async fn an_ordered_machine_joins_by_its_identity_once_and_its_token_is_dead_then() {
+    let (_dir, store) = store();
+    let (stored, _) = store.create_deployment(deployment(1, "key"), Limits::default()).await.unwrap();
+    let planned = record(&stored);
+    let planned = Record {
+        candidate: Candidate { provider: "aws".to_owned(), ..planned.candidate.clone() },
+        ..planned
+    };
+    store.save_instance(planned.clone()).await.unwrap();
+    let (called, token) = call(&store, &planned).await;
+    let name = called.key.as_str();
+    assert_eq!(refusal(&store, proves(1, "i-1", name)).await, JoinRefusal::NotOrdered, "nobody knows it yet");
+    let created = called.turned(RecordState::Created, "", NOW);
+    store
+        .save_instance(Record { provider_id: Some("eu-central-1/i-1".to_owned()), ..created })
+        .await
+        .unwrap();
+    assert_eq!(refusal(&store, proves(1, "i-2", name)).await, JoinRefusal::NotOrdered, "another machine");
+    assert_eq!(refusal(&store, proves(1, "i-1", "thief")).await, JoinRefusal::NotOrdered, "another name");
+    let agent = store.join(proves(2, "i-1", name)).await.unwrap();
+    let service = ServiceKey { blueprint: u64::MAX, service: 42 };
+    assert_eq!(agent.services, ServiceGrant::Only([service].into()), "what its deployment offers");
+    assert_eq!(refusal(&store, proves(3, "i-1", name)).await, JoinRefusal::IdentityUsed(id(2)));
+    assert_eq!(
+        refusal(&store, joins(3, &token, name)).await,
+        JoinRefusal::Used,
+        "the token in its user data"
+    );
+    let joined = store.load_lifecycle().await.unwrap().instances.values().next().unwrap().agent;
+    assert_eq!(joined, Some(id(2)));
+    // Removed is removed: the machine does not come back by itself.
+    assert!(store.remove_agent(id(2), NOW).await.unwrap());
+    assert_eq!(refusal(&store, proves(3, "i-1", name)).await, JoinRefusal::IdentityUsed(id(2)));
+    let rows = store.audit_tail(1).await.unwrap();
+    assert_eq!(rows[0].event.subject, "aws/123456789012/i-1");
+    assert!(rows[0].event.detail.starts_with("identity_used: "), "{rows:?}");
+}
+
+#[tokio::test]
+async fn a_machine_that_was_not_ordered_joins_where_a_rule_lets_it_and_again_when_it_is_forgotten() {
+    let (dir, store) = store();
+    let rule = |number, instance: &str| {
+        let commit = proves(number, instance, "anything");
+        let unordered = Some("7/42".parse().unwrap());
+        JoinCommit {
+            identity: commit.identity.clone().map(|identity| CloudIdentity { unordered, ..identity }),
+            ..commit
+        }
+    };
+    assert_eq!(store.join(rule(1, "i-1")).await.unwrap().services, "7/42".parse().unwrap());
+    assert_eq!(refusal(&store, rule(2, "i-1")).await, JoinRefusal::IdentityUsed(id(1)));
+    let parallel = (10..30).map(|number| store.join(rule(number, "i-2")));
+    let joined = futures_util::future::join_all(parallel).await;
+    assert_eq!(joined.iter().filter(|joined| joined.is_ok()).count(), 1, "one of twenty at once");
+    drop(store);
+    let store = SqliteStore::open(dir.path()).unwrap();
+    let listed = store.list_identities().await.unwrap();
+    assert_eq!(listed.iter().map(|row| row.instance.as_str()).collect::<Vec<_>>(), ["i-1", "i-2"]);
+    let forget = |instance: &str| {
+        store.forget_identity("aws".to_owned(), "123456789012".to_owned(), instance.to_owned(), NOW)
+    };
+    assert!(!forget("i-3").await.unwrap());
+    assert!(forget("i-1").await.unwrap());
+    assert!(store.join(rule(3, "i-1")).await.is_ok());
 }
 
 /// Fifty orders at once, and room for four machines: what is asked for is looked at in the transaction that stores it.

@@ -6,7 +6,8 @@ use blueprint_hub_store::DATABASE_FILE;
 use rusqlite::Connection;
 
 /// What takes each step back, the newest first. A new step stands at the top.
-const UNDO: [(i64, &str); 16] = [
+const UNDO: [(i64, &str); 17] = [
+    (18, "DROP TABLE cloud_identities"),
     (17, "DROP TABLE usage"),
     (16, "DROP TABLE workload_events"),
     (
@@ -52,7 +53,7 @@ const UNDO: [(i64, &str); 16] = [
 ];
 
 /// The newest schema.
-pub(crate) const NEWEST: i64 = 17;
+pub(crate) const NEWEST: i64 = 18;
 
 /// Makes the database in `folder`, which nobody has open, one of `version`.
 pub(crate) fn take_back_to(folder: &Path, version: i64) {

@@ -68,6 +68,7 @@ pub(crate) fn commit(n: u16, token: &JoinToken) -> JoinCommit {
     JoinCommit {
         token_id: token.id(),
         token_hash: token.hash(),
+        identity: None,
         agent: agent(n, token),
         certificate_serial: n.to_be_bytes().to_vec(),
         not_after: NOW.plus(24 * 60 * MINUTE),

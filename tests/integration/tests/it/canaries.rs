@@ -205,7 +205,13 @@ fn api(seen: &mut Seen, hub: &Hub<'_>, port: SocketAddr, node: &str, secrets: &[
     let qos = format!("{node_path}/qos");
     let routes =
         ["/v1/status", "/v1/nodes", &node_path, &qos, "/v1/services", "/v1/services/7/42", "/v1/tokens"];
-    for path in routes.into_iter().chain(["/v1/access", "/v1/audit?limit=1000", "/metrics", "/healthz"]) {
+    for path in routes.into_iter().chain([
+        "/v1/access",
+        "/v1/identities",
+        "/v1/audit?limit=1000",
+        "/metrics",
+        "/healthz",
+    ]) {
         let answer = hub.api(&Request::get(path))?;
         ensure!(answer.status == 200, "{path}: {}", answer.status);
         seen.answer(path, &answer);

@@ -278,6 +278,13 @@ impl<'h> Agent<'h> {
         Self::joined(Some(host), name, folder, &joined)
     }
 
+    /// Joins by what the metadata service at `place` says, with a line that needs no token.
+    pub(crate) fn prove(name: &str, line: &str, place: SocketAddr) -> Result<Self> {
+        let folder = scratch("agent")?;
+        let joined = proving(name, &state_of(&folder), place)?.stdin(line).run(CALL)?;
+        Self::joined(None, name, folder, &joined)
+    }
+
     fn joined(host: Option<&'h Host>, name: &str, folder: TempDir, joined: &Finished) -> Result<Self> {
         let id = text(&json_of(joined)?, "/agent_id")?.to_owned();
         let (settings, name) = (Vec::new(), name.to_owned());
@@ -389,6 +396,11 @@ impl<'h> Agent<'h> {
 pub(crate) fn joining(host: Option<&Host>, name: &str, state: &Path) -> Result<Launch> {
     let arguments = ["join", "-", "--output", "json", "--name", name, "--state"];
     Ok(launch(host, "blueprint-agent")?.args(arguments).arg(state))
+}
+
+/// A join by what the metadata service at `place` says; its standard input takes the line.
+pub(crate) fn proving(name: &str, state: &Path, place: SocketAddr) -> Result<Launch> {
+    Ok(joining(None, name, state)?.args(["--identity", "auto", "--metadata", &place.to_string()]))
 }
 
 /// A running example service.

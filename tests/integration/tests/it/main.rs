@@ -23,6 +23,7 @@ mod fixture;
 mod flood;
 mod foreign_peer;
 mod forward;
+mod identity;
 mod import;
 mod interop;
 mod launcher;

@@ -1,0 +1,203 @@
+//! Machines that join by what a cloud says of them: rules of the configuration, keys of Google, and a cluster that is asked.
+//!
+//! `hub/identity-core` decides; this fetches what it needs to. A challenge is used up once its proof is good.
+
+mod certificates;
+mod google;
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use anyhow::{Context, Result};
+use blueprint_common_runtime::tasks::Spawner;
+use blueprint_common_types::{CaPin, ProofBinding, ProofKind, Secret, Timestamp};
+use blueprint_hub_identity_core::aws::{self, AwsRules};
+use blueprint_hub_identity_core::azure::{self, AzureRules};
+use blueprint_hub_identity_core::gcp::{self, GcpRules};
+use blueprint_hub_identity_core::kubernetes::{self, KubernetesRules};
+use blueprint_hub_identity_core::{Challenges, Machine, ProofRefusal, key_named};
+use blueprint_hub_provider_kit::{HttpClient, HttpConfig};
+use blueprint_hub_registry::{Identities, Proof, ProofFailure};
+use blueprint_hub_registry_core::{CloudIdentity, ServiceGrant};
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use http::Request;
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use parking_lot::Mutex;
+
+use crate::config::{GcpIdentity, IdentitySettings, KubernetesIdentity};
+use google::GoogleKeys;
+
+/// Longest answer of a host that is asked about identities, in bytes.
+const MAX_ANSWER: usize = 256 * 1024;
+
+/// Times for the name, the connection and TLS, each, and for the answer; all of it is within one join.
+const WITHIN: (std::time::Duration, std::time::Duration) =
+    (std::time::Duration::from_secs(2), std::time::Duration::from_secs(4));
+
+/// Checks what clouds say of machines.
+pub(crate) struct CloudIdentities {
+    pin: CaPin,
+    challenges: Mutex<Challenges>,
+    aws: Option<AwsRules>,
+    gcp: Option<(GcpRules, GoogleKeys)>,
+    azure: Option<AzureRules>,
+    kubernetes: Option<Cluster>,
+    unordered: Vec<ProofKind>,
+    services: ServiceGrant,
+}
+
+/// A cluster that is asked about tokens of its pods.
+struct Cluster {
+    rules: KubernetesRules,
+    settings: KubernetesIdentity,
+    http: HttpClient,
+}
+
+impl CloudIdentities {
+    /// Reads the certificates that the configuration names; asks nobody.
+    ///
+    /// # Errors
+    ///
+    /// Where a file cannot be read or holds none, or there is no randomness.
+    pub(crate) fn new(settings: &IdentitySettings, pin: CaPin, spawner: Spawner) -> Result<Self> {
+        let mut key = [0; 32];
+        blueprint_common_types::fill_random(&mut key).context("no randomness for challenges")?;
+        let http = HttpClient::new(HttpConfig {
+            extra_roots: settings.ca.clone(),
+            max_body: MAX_ANSWER,
+            connect_within: WITHIN.0,
+            answer_within: WITHIN.1,
+            ..HttpConfig::default()
+        });
+        let http = http.context("cannot ask about identities (join.identity.ca)")?;
+        let aws = settings.aws.as_ref().map(certificates::of_aws).transpose()?;
+        let azure = settings.azure.as_ref().map(certificates::of_azure).transpose()?;
+        let gcp = settings.gcp.as_ref().map(|settings| of_google(settings, &http, spawner));
+        let kubernetes = settings.kubernetes.clone().map(|settings| {
+            let rules = KubernetesRules {
+                service_accounts: settings.accounts.clone(),
+                audience: settings.audience.clone(),
+            };
+            Cluster { rules, settings, http }
+        });
+        Ok(Self {
+            pin,
+            challenges: Mutex::new(Challenges::new(&Secret::new(key))),
+            aws,
+            gcp,
+            azure,
+            kubernetes,
+            unordered: settings.unordered.clone(),
+            services: settings.services.clone(),
+        })
+    }
+
+    async fn machine(&self, proof: &Proof, now: Timestamp) -> Result<Machine, ProofFailure> {
+        let document = proof.document.expose();
+        let binding = ProofBinding::new(self.pin, &proof.nonce, &proof.certificate_request, &proof.key);
+        let off = || ProofFailure::Refused(ProofRefusal::Off(proof.kind.to_string()));
+        match proof.kind {
+            ProofKind::Aws => Ok(aws::verify(document, self.aws.as_ref().ok_or_else(off)?, now)?),
+            ProofKind::Azure => {
+                Ok(azure::verify(document, self.azure.as_ref().ok_or_else(off)?, &binding, now)?)
+            }
+            ProofKind::Gcp => {
+                let (rules, keys) = self.gcp.as_ref().ok_or_else(off)?;
+                let text =
+                    std::str::from_utf8(document).map_err(|_| ProofRefusal::Malformed("not a JWT"))?.trim();
+                let keys = keys.named(&key_named(text)?).await.map_err(ProofFailure::Unavailable)?;
+                Ok(gcp::verify(text, rules, &keys, &binding, now)?)
+            }
+            ProofKind::Kubernetes => self.kubernetes.as_ref().ok_or_else(off)?.ask(document).await,
+        }
+    }
+}
+
+impl Identities for CloudIdentities {
+    fn kinds(&self) -> Vec<ProofKind> {
+        let on = [
+            (ProofKind::Kubernetes, self.kubernetes.is_some()),
+            (ProofKind::Aws, self.aws.is_some()),
+            (ProofKind::Gcp, self.gcp.is_some()),
+            (ProofKind::Azure, self.azure.is_some()),
+        ];
+        on.into_iter().filter_map(|(kind, is_on)| is_on.then_some(kind)).collect()
+    }
+
+    fn challenge(&self) -> Option<Vec<u8>> {
+        let mut random = [0; 16];
+        blueprint_common_types::fill_random(&mut random).ok()?;
+        Some(self.challenges.lock().issue(random, Timestamp::from(SystemTime::now())))
+    }
+
+    fn check(&self, proof: Proof) -> BoxFuture<'_, Result<CloudIdentity, ProofFailure>> {
+        Box::pin(async move {
+            let now = Timestamp::from(SystemTime::now());
+            self.challenges.lock().check(&proof.nonce, now)?;
+            let machine = self.machine(&proof, now).await?;
+            self.challenges.lock().use_up(&proof.nonce, now)?;
+            let Machine { kind, account, instance, provider_ids, region: _ } = machine;
+            let unordered = self.unordered.contains(&kind).then(|| self.services.clone());
+            Ok(CloudIdentity { kind, account, instance, provider_ids, unordered })
+        })
+    }
+}
+
+impl Cluster {
+    async fn ask(&self, token: &[u8]) -> Result<Machine, ProofFailure> {
+        let body = kubernetes::request(token, &self.rules)?;
+        let path = &self.settings.token;
+        let own = tokio::fs::read_to_string(path).await.map(Secret::new);
+        let own = own.map_err(|error| {
+            ProofFailure::Unavailable(format!("join.identity.kubernetes_token {}: {error}", path.display()))
+        })?;
+        let bearer = HeaderValue::from_str(&format!("Bearer {}", own.expose().trim()));
+        let mut bearer = bearer.map_err(|_| {
+            ProofFailure::Unavailable(format!(
+                "join.identity.kubernetes_token {} holds no token",
+                path.display()
+            ))
+        })?;
+        bearer.set_sensitive(true);
+        let request = Request::post(format!("{}{}", self.settings.api, kubernetes::REVIEWS))
+            .header(AUTHORIZATION, bearer)
+            .header(CONTENT_TYPE, "application/json")
+            .header(ACCEPT, "application/json")
+            .body(Bytes::from(body.expose().clone()));
+        let request = request.map_err(|error| ProofFailure::Unavailable(error.to_string()))?;
+        let answer = self.http.send("TokenReview", request).await;
+        let answer = answer.map_err(|error| ProofFailure::Unavailable(error.line()))?;
+        if !answer.status().is_success() {
+            let why = format!("the cluster answered {} to a TokenReview", answer.status().as_u16());
+            return Err(ProofFailure::Unavailable(why));
+        }
+        Ok(kubernetes::verify(answer.body(), &self.rules)?)
+    }
+}
+
+/// The rules for Google Cloud, and where its keys come from.
+fn of_google(settings: &GcpIdentity, http: &HttpClient, spawner: Spawner) -> (GcpRules, GoogleKeys) {
+    let rules = GcpRules {
+        projects: settings.projects.clone(),
+        regions: settings.regions.clone(),
+        service_accounts: settings.service_accounts.clone(),
+    };
+    (rules, GoogleKeys::new(settings.keys.clone(), http.clone(), spawner))
+}
+
+/// What the control plane needs, of this configuration.
+///
+/// # Errors
+///
+/// As [`CloudIdentities::new`].
+pub(crate) fn start(
+    settings: &IdentitySettings,
+    pin: CaPin,
+    spawner: Spawner,
+) -> Result<Arc<dyn Identities>> {
+    Ok(Arc::new(CloudIdentities::new(settings, pin, spawner)?))
+}
+
+#[cfg(test)]
+mod tests;
