@@ -11,6 +11,7 @@ mod providers;
 mod provision;
 mod proxy;
 mod qos;
+mod scaling;
 mod schema;
 mod sessions;
 mod ssh;

@@ -4,6 +4,7 @@ mod aws;
 mod digitalocean;
 mod host;
 mod local_vm;
+mod meter;
 mod prices;
 mod sim;
 mod ssh;
@@ -20,15 +21,18 @@ use blueprint_common_types::{Timestamp, fill_random};
 use blueprint_hub_admin::HubFacts;
 use blueprint_hub_provider_sim::SimCloud;
 use blueprint_hub_provision::{
-    CostOffice, Leader, PriceOffice, ProvisionConfig, Provisioner, Received, cost_watch,
+    CostOffice, Leader, PriceOffice, ProvisionConfig, Provisioner, Received, ScaleConfig, ScaleOffice, cost_watch,
+    scale_watch,
 };
 use blueprint_hub_provision_core::{CredentialStore, Provider};
+use blueprint_hub_proxy::Ledger;
 use blueprint_hub_proxy_core::identity::SealingKey;
 use blueprint_hub_registry::{ControlPlane, RegistrarHandle};
 use blueprint_hub_store::SqliteStore;
 use ipnetwork::Ipv4Network;
 
 use self::host::HubHost;
+use self::meter::HubMeter;
 use crate::accounts::{Accounts, Vault};
 use crate::agent_files::AgentShelf;
 use crate::config::{AlertSettings, PriceConfig, ProviderSettings, ProvisionSettings};
@@ -41,6 +45,8 @@ pub(crate) struct Provision {
     pub(crate) orders: Provisioner,
     /// Alerts, and what machines sent.
     pub(crate) costs: CostOffice,
+    /// Tiers of services, and their replicas.
+    pub(crate) scaling: ScaleOffice,
     /// Price lists of providers.
     pub(crate) prices: PriceOffice,
     /// Accounts at clouds, and their credentials.
@@ -103,7 +109,12 @@ impl Clouds {
     pub(crate) async fn start(
         self,
         facts: Arc<HubFacts>,
-        (control, registrar, tunnel, sealing): (ControlPlane, RegistrarHandle, Tunnel, Arc<SealingKey>),
+        (control, (registrar, ledger), tunnel, sealing): (
+            ControlPlane,
+            (RegistrarHandle, Ledger),
+            Tunnel,
+            Arc<SealingKey>,
+        ),
         metrics: &Metrics,
         spawner: &Spawner,
     ) -> Result<Provision> {
@@ -135,6 +146,7 @@ impl Clouds {
             Accounts::new(facts.id, vault, vec![on_digitalocean, on_aws], others.without_account());
         let courier = Arc::new(WebhookCourier::new(&alerts, sealing, facts.id)?);
         let received = received(registrar.clone(), tunnel);
+        let meter = HubMeter::new(registrar.clone(), ledger);
         let host = HubHost::new(facts, control, registrar, agents.digests(), settings.token_ttl);
         let host = Arc::new(host);
         let wall = Arc::new(|| Timestamp::from(SystemTime::now()));
@@ -148,11 +160,27 @@ impl Clouds {
             }
         });
         let prices = prices::open(&prices, &others, store.clone(), provisioner.clone(), spawner).await?;
+        let scaling =
+            start_scaling(settings.scaling, store.clone(), provisioner.clone(), meter, metrics, spawner);
         let (watch, office) =
             cost_watch(alerts.every, store, provisioner.clone(), courier, received, metrics);
         spawner.spawn("cost watch", watch.run(spawner.stop().drain));
-        Ok(Provision { orders: provisioner, costs: office, prices, accounts: Arc::new(accounts) })
+        Ok(Provision { orders: provisioner, costs: office, scaling, prices, accounts: Arc::new(accounts) })
     }
+}
+
+/// Starts what looks after services with a tier.
+fn start_scaling(
+    config: ScaleConfig,
+    store: Arc<SqliteStore>,
+    provisioner: Provisioner,
+    meter: HubMeter,
+    metrics: &Metrics,
+    spawner: &Spawner,
+) -> ScaleOffice {
+    let (watch, office) = scale_watch(config, store, provisioner, Arc::new(meter), metrics);
+    spawner.spawn("scaling", watch.run(spawner.stop().drain));
+    office
 }
 
 /// Bytes that arrived from each agent, as its tunnel counts them.

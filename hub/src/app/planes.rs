@@ -80,7 +80,8 @@ pub(super) async fn start(
     let known = (base.registrar.clone(), base.tunnel.clone());
     Box::pin(discovery::start(&config.discovery, base.prefixes, known, &base.metrics, supervisor)).await?;
     start_inside(&config, &control, &base, supervisor).await?;
-    let planes = (control.clone(), base.registrar.clone(), base.tunnel.clone(), workload_keys.sealing());
+    let counted = (base.registrar.clone(), base.ledger.clone());
+    let planes = (control.clone(), counted, base.tunnel.clone(), workload_keys.sealing());
     let spawner = supervisor.child_spawner();
     let clouds = Box::pin(base.clouds.start(Arc::clone(&facts), planes, &base.metrics, &spawner)).await?;
     let lists = clouds.prices.watch();

@@ -38,6 +38,9 @@ pub(crate) struct Deploy {
     /// How to choose: cheapest, first-match, or preferred:NAME,NAME
     #[arg(long, value_name = "HOW", conflicts_with_all = ["provider", "template"])]
     strategy: Option<String>,
+    /// Over what the machines are spread, so that one place that is lost does not take all: regions or providers
+    #[arg(long, value_name = "OVER", value_parser = ["none", "regions", "providers"])]
+    spread: Option<String>,
     /// Service that the machines offer, as BLUEPRINT/SERVICE
     #[arg(long)]
     service: Option<ServiceKey>,
@@ -68,6 +71,7 @@ impl Deploy {
             "replicas": self.replicas,
             "machine": machine.json(),
             "service": self.service,
+            "spread": self.spread,
             "ttl_secs": self.ttl,
             "dry_run": true,
         });
@@ -139,6 +143,21 @@ fn show_plan(plan: &Value) {
     eprint_line(offers.render().trim_end());
     let count = text(plan, "replicas");
     let noun = if count == "1" { "machine" } else { "machines" };
+    if text(plan, "spread") != "none" {
+        let layout = rows(plan, "layout").iter();
+        let places: Vec<_> = layout
+            .map(|row| format!("{} of {} in {} (${} an hour)", text(row, "plan"), text(row, "provider"), text(row, "region"), text(row, "hourly")))
+            .collect();
+        eprint_line(&format!(
+            "{count} {noun}, spread over {}: {}; ${} an hour, ${} a month of 730 hours; not spread it were ${} an hour",
+            text(plan, "spread"),
+            places.join(", "),
+            text(plan, "hourly"),
+            text(plan, "monthly"),
+            text(plan, "unspread_hourly"),
+        ));
+        return;
+    }
     eprint_line(&format!(
         "{count} {noun} of the first that can be had: ${} an hour, ${} a month of 730 hours",
         text(plan, "hourly"),

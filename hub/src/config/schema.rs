@@ -3,7 +3,7 @@
 use blueprint_common_runtime::config::{Key, Schema};
 
 use super::{
-    alerts, aws, digitalocean, discovery, forwards, oauth, prices, providers, provision, qos, sessions, ssh,
+    alerts, aws, digitalocean, discovery, forwards, oauth, prices, providers, provision, qos, scaling, sessions, ssh,
 };
 
 /// Every key of `hub.toml`.
@@ -243,6 +243,15 @@ pub(crate) const SCHEMA: Schema = Schema {
         provision::MAX_HOURLY,
         provision::MAX_MONTHLY,
         provision::LIMIT_SIM,
+        scaling::ENABLED,
+        scaling::EVERY,
+        scaling::TARGET_CPU,
+        scaling::MIN_REPLICAS,
+        scaling::MAX_REPLICAS_OF,
+        scaling::UP_PAUSE,
+        scaling::DOWN_AFTER,
+        scaling::DRAIN,
+        scaling::GRACE,
         prices::EVERY,
         prices::AZURE_REGIONS,
         prices::VULTR,

@@ -23,7 +23,7 @@ use crate::counters::{meta_get, meta_set};
 use crate::error::DbResult;
 use crate::{SqliteStore, audit, tokens};
 
-pub(crate) use read::scanned_at;
+pub(crate) use read::{load, one as find, scanned_at};
 
 /// How long a deployment that ended is remembered.
 const REMEMBERED: Duration = Duration::from_secs(90 * 24 * 3600);
@@ -199,8 +199,8 @@ fn create(db: &Connection, deployment: Deployment, limits: Limits) -> DbResult<C
         return Ok(Err(Refused::OverLimit(over)));
     }
     let sql = "INSERT INTO deployments \
-               (id, name, request_key, asked, replicas, wanted, blueprint, service, created_at, expires_at, changed_at) \
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
+               (id, name, request_key, asked, replicas, wanted, blueprint, service, created_at, expires_at, changed_at, \
+                spread) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
     let key = deployment.service.map(service);
     let values = params![
         deployment.id.as_str(),
@@ -214,6 +214,7 @@ fn create(db: &Connection, deployment: Deployment, limits: Limits) -> DbResult<C
         time(deployment.created_at),
         deployment.expires_at.map(time),
         time(deployment.changed_at),
+        deployment.spread.label(),
     ];
     db.execute(sql, values)?;
     for (candidate, step) in deployment.plan.iter().zip(0i64..) {
@@ -475,7 +476,7 @@ fn forget(db: &Connection, now: Timestamp) -> DbResult<()> {
     Ok(())
 }
 
-fn event(
+pub(crate) fn event(
     db: &Connection,
     at: Timestamp,
     deployment: &str,

@@ -25,6 +25,7 @@ const STEPS: &[&str] = &[
     include_str!("schema/0014_versions.sql"),
     include_str!("schema/0015_qos.sql"),
     include_str!("schema/0016_workload_events.sql"),
+    include_str!("schema/0017_scaling.sql"),
 ];
 
 /// Brings the schema up to date.

@@ -153,6 +153,9 @@ pub trait ScaleDesk: Send + Sync {
     /// Every service that has terms.
     fn list(&self) -> BoxFuture<'_, Result<Vec<ScaleView>, ScaleDeskError>>;
 
+    /// Percent of its processors that a replica is to use at the most, where a service says nothing else.
+    fn target_cpu(&self) -> u32;
+
     /// Sets the terms of a service that one deployment offers.
     fn set(&self, service: ServiceKey, terms: Terms) -> BoxFuture<'_, Result<ScaleView, ScaleDeskError>>;
 

@@ -6,7 +6,12 @@ use blueprint_hub_store::DATABASE_FILE;
 use rusqlite::Connection;
 
 /// What takes each step back, the newest first. A new step stands at the top.
-const UNDO: [(i64, &str); 15] = [
+const UNDO: [(i64, &str); 16] = [
+    (
+        17,
+        "DROP TABLE deployment_sizes; DROP TABLE leaving_instances; DROP TABLE service_scaling; DROP TABLE scale_events; \
+         ALTER TABLE deployments DROP COLUMN spread",
+    ),
     (16, "DROP TABLE workload_events"),
     (
         15,
@@ -51,7 +56,7 @@ const UNDO: [(i64, &str); 15] = [
 ];
 
 /// The newest schema.
-pub(crate) const NEWEST: i64 = 16;
+pub(crate) const NEWEST: i64 = 17;
 
 /// Makes the database in `folder`, which nobody has open, one of `version`.
 pub(crate) fn take_back_to(folder: &Path, version: i64) {
