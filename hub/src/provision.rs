@@ -80,7 +80,7 @@ impl Clouds {
         store: Arc<SqliteStore>,
         state: &Path,
     ) -> Result<Self> {
-        let sim = providers.sim.map(|faults| sim::make(faults, state)).transpose()?;
+        let sim = providers.sim.map(|faults| sim::make(faults, providers.sim_regions, state)).transpose()?;
         let mut made: Vec<Arc<dyn Provider>> = Vec::new();
         if let Some(settings) = &providers.local_vm {
             made.push(local_vm::make(settings, &[overlay], state)?);

@@ -214,6 +214,7 @@ pub(crate) const SCHEMA: Schema = Schema {
         ),
         providers::SIM,
         providers::SIM_FAULTS,
+        providers::SIM_REGIONS,
         providers::LOCAL_VM,
         providers::LOCAL_VM_IMAGE,
         providers::LOCAL_VM_SUBNET,

@@ -212,6 +212,11 @@ fn set(
 fn remove(db: &Connection, key: ServiceKey, now: Timestamp) -> DbResult<bool> {
     let (blueprint, number) = service(key);
     let replicas = size_of(db, key)?;
+    // Nobody would ever end what drains for a service without terms.
+    let sql = "DELETE FROM leaving_instances WHERE released = 0 AND key IN (SELECT instances.key FROM instances \
+                JOIN service_scaling ON service_scaling.deployment = instances.deployment \
+                WHERE service_scaling.blueprint = ?1 AND service_scaling.service = ?2)";
+    db.execute(sql, params![blueprint, number])?;
     let sql = "DELETE FROM service_scaling WHERE blueprint = ?1 AND service = ?2";
     if db.execute(sql, params![blueprint, number])? == 0 {
         return Ok(false);

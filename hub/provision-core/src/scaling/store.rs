@@ -67,7 +67,8 @@ pub trait ScaleStore: Send + Sync {
         now: Timestamp,
     ) -> BoxFuture<'_, RecordsResult<Scaling>>;
 
-    /// Forgets the terms of a service; its replicas stay as they are, and those that leave stay. False where it has none.
+    /// Forgets the terms of a service; its replicas stay as they are, and those that drain get requests again. False where it
+    /// has none.
     fn remove_scaling(&self, service: ServiceKey, now: Timestamp) -> BoxFuture<'_, RecordsResult<bool>>;
 
     /// Notes how it stands with the payment of a service.
