@@ -27,7 +27,7 @@ use blueprint_hub_provision::{
 use blueprint_hub_provision_core::{CredentialStore, Provider};
 use blueprint_hub_proxy::Ledger;
 use blueprint_hub_proxy_core::identity::SealingKey;
-use blueprint_hub_registry::{ControlPlane, RegistrarHandle};
+use blueprint_hub_registry::{ControlPlane, RegistrarHandle, WorkloadsHandle};
 use blueprint_hub_store::SqliteStore;
 use ipnetwork::Ipv4Network;
 
@@ -109,9 +109,9 @@ impl Clouds {
     pub(crate) async fn start(
         self,
         facts: Arc<HubFacts>,
-        (control, (registrar, ledger), tunnel, sealing): (
+        (control, (registrar, ledger, workloads), tunnel, sealing): (
             ControlPlane,
-            (RegistrarHandle, Ledger),
+            (RegistrarHandle, Ledger, WorkloadsHandle),
             Tunnel,
             Arc<SealingKey>,
         ),
@@ -146,7 +146,7 @@ impl Clouds {
             Accounts::new(facts.id, vault, vec![on_digitalocean, on_aws], others.without_account());
         let courier = Arc::new(WebhookCourier::new(&alerts, sealing, facts.id)?);
         let received = received(registrar.clone(), tunnel);
-        let meter = HubMeter::new(registrar.clone(), ledger);
+        let meter = HubMeter::new(registrar.clone(), ledger, workloads);
         let host = HubHost::new(facts, control, registrar, agents.digests(), settings.token_ttl);
         let host = Arc::new(host);
         let wall = Arc::new(|| Timestamp::from(SystemTime::now()));

@@ -25,7 +25,7 @@ mod terms;
 mod tier;
 
 pub use judge::{Scaler, ScalerSettings, Step};
-pub use sight::{Measure, Replica, Sight};
+pub use sight::{Measure, Replica, Sight, nodes_of};
 pub use store::{
     DrainMark, Leaving, MAX_SCALE_EVENTS, ResizeError, ScaleDesk, ScaleDeskError, ScaleEvent, ScaleStore, ScaleView,
 };

@@ -50,6 +50,9 @@ pub trait Meter: Send + Sync {
 
     /// These machines are to go, and no others: they get no new requests from then on.
     fn leave(&self, agents: BTreeSet<AgentId>) -> BoxFuture<'_, ()>;
+
+    /// Services that have a tier, and the machines that run what the hub runs of them, each the whole.
+    fn place(&self, replicas: BTreeMap<ServiceKey, BTreeSet<AgentId>>) -> BoxFuture<'_, ()>;
 }
 
 /// What scaling goes by.

@@ -80,7 +80,7 @@ pub(super) async fn start(
     let known = (base.registrar.clone(), base.tunnel.clone());
     Box::pin(discovery::start(&config.discovery, base.prefixes, known, &base.metrics, supervisor)).await?;
     start_inside(&config, &control, &base, supervisor).await?;
-    let counted = (base.registrar.clone(), base.ledger.clone());
+    let counted = (base.registrar.clone(), base.ledger.clone(), base.workloads.clone());
     let planes = (control.clone(), counted, base.tunnel.clone(), workload_keys.sealing());
     let spawner = supervisor.child_spawner();
     let clouds = Box::pin(base.clouds.start(Arc::clone(&facts), planes, &base.metrics, &spawner)).await?;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use blueprint_common_types::{AgentId, Health, ServiceKey};
 use blueprint_hub_provision::{Meter, Reading};
 use blueprint_hub_proxy::Ledger;
-use blueprint_hub_registry::RegistrarHandle;
+use blueprint_hub_registry::{RegistrarHandle, WorkloadsHandle};
 use futures_util::future::{BoxFuture, FutureExt};
 use tracing::debug;
 
@@ -13,11 +13,12 @@ use tracing::debug;
 pub(super) struct HubMeter {
     registrar: RegistrarHandle,
     ledger: Ledger,
+    workloads: WorkloadsHandle,
 }
 
 impl HubMeter {
-    pub(super) const fn new(registrar: RegistrarHandle, ledger: Ledger) -> Self {
-        Self { registrar, ledger }
+    pub(super) const fn new(registrar: RegistrarHandle, ledger: Ledger, workloads: WorkloadsHandle) -> Self {
+        Self { registrar, ledger, workloads }
     }
 
     async fn read_all(&self, service: ServiceKey, agents: BTreeSet<AgentId>) -> BTreeMap<AgentId, Reading> {
@@ -57,6 +58,15 @@ impl Meter for HubMeter {
         async move {
             if self.registrar.set_leaving(agents).await.is_err() {
                 debug!("nobody is told which machines leave: the hub stops");
+            }
+        }
+        .boxed()
+    }
+
+    fn place(&self, replicas: BTreeMap<ServiceKey, BTreeSet<AgentId>>) -> BoxFuture<'_, ()> {
+        async move {
+            if self.workloads.set_replicas(replicas).await.is_err() {
+                debug!("replicas of workloads are not placed: the hub stops");
             }
         }
         .boxed()

@@ -1,10 +1,13 @@
 //! What is seen of a service and its replicas.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use blueprint_common_types::Timestamp;
+use blueprint_common_types::{AgentId, ServiceKey, Timestamp};
 
+use super::{Phase, Scaling};
 use crate::InstanceKey;
+use crate::lifecycle::Records;
 
 /// Most of its processors that a replica is believed to use, as a factor: what an agent says beyond that counts as this,
 /// so that one that lies cannot ask for every machine there is.
@@ -62,4 +65,17 @@ pub struct Sight {
     pub is_gone: bool,
     /// False while nothing may be ended because of the time.
     pub is_clock_trusted: bool,
+}
+
+/// The nodes of the replicas of each service that has terms: those of machines that are wanted and not released. None for a
+/// service that is not paid for and has come to zero.
+#[must_use]
+pub fn nodes_of(all: &[Scaling], records: &Records) -> BTreeMap<ServiceKey, BTreeSet<AgentId>> {
+    let nodes = |scaling: &Scaling| {
+        let own = records.instances.values().filter(|it| it.deployment == scaling.deployment && it.state.is_live());
+        let kept = own.filter(|it| records.leaving.get(&it.key).is_none_or(|mark| !mark.is_released));
+        kept.filter_map(|record| record.agent).collect()
+    };
+    let governed = all.iter().filter(|scaling| scaling.phase != Phase::Ended);
+    governed.map(|scaling| (scaling.service, nodes(scaling))).collect()
 }

@@ -11,7 +11,7 @@ use blueprint_hub_provision_core::lifecycle::{
     Deployer, Record, RecordState, Records, RecordsResult, Wanted,
 };
 use blueprint_hub_provision_core::scaling::{
-    Measure, Replica, ResizeError, Scaler, Scaling, Sight, Step,
+    Measure, Replica, ResizeError, Scaler, Scaling, Sight, Step, nodes_of,
 };
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -86,6 +86,7 @@ impl ScaleWatch {
         // Also where nothing is scaled any more: what leaves is not served.
         self.tell_leaving(&records).await;
         let all = parts.store.scalings().await?;
+        self.meter.place(nodes_of(&all, &records)).await;
         self.forget_others(&all);
         let mut is_moving = records.leaving.values().any(|mark| !mark.is_released);
         if !parts.config.is_enabled {

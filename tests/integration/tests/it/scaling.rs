@@ -5,14 +5,15 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use blueprint_tests_support::{eventually_ok, processes_naming};
+use blueprint_tests_support::{Need, eventually_ok, processes_naming, require};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::fixture::{CALL, Hub, SOON, json_of, rows, text};
 use crate::load::Load;
 use crate::say::{metric, pass, say};
+use crate::workloads::rig::Artefact;
 
 /// Times short enough for a test; each is one that an operator can set.
 const QUICK: [&str; 14] = [
@@ -284,5 +285,56 @@ fn replicas_are_spread_over_regions_and_one_that_is_cut_off_is_made_up_for() -> 
     say(format_args!("{before} of {} calls failed until then", clients.iter().map(|one| one.summary().0).sum::<usize>()));
     ensure!(lost == 0, "{lost} calls failed after it was seen: {:?}", failures(&clients).last());
     wait_replicas(&hub, 2)?;
+    Ok(())
+}
+
+/// What the hub runs of a service with a tier runs on each of its machines, those that come later included.
+#[test]
+fn a_workload_of_a_service_with_a_tier_runs_on_each_of_its_machines() -> Result<()> {
+    if !require(&[Need::Root]) {
+        return Ok(());
+    }
+    let (mut hub, access) = deployed(&[], &[])?;
+    let artefact = Artefact::serve()?;
+    // Machines of the simulated cloud lie in the hub's folder, which no other user may pass.
+    let document = json!({
+        "source": { "type": "native", "url": artefact.url(), "sha256": artefact.sha256() },
+        "env": { "EXAMPLE_NAME": "whole" },
+        "sandbox": { "own_user": false },
+    });
+    let file = tempfile::NamedTempFile::new()?;
+    std::fs::write(file.path(), document.to_string())?;
+    hub.json(&["scale", "set", SERVICE, "--tier", "standard"])?;
+    wait_replicas(&hub, 2)?;
+    let path = file.path().display().to_string();
+    hub.json(&["workload", "run", SERVICE, "--file", &path])?;
+    let running = |hub: &Hub<'_>, count: usize| {
+        let found = eventually_ok(SETTLED, "a run on each machine", || {
+            let shown = hub.json(&["workload", "show", SERVICE])?;
+            let others = rows(&shown, "/replicas")?.iter();
+            let others = others.filter(|row| row["state"] == "running").count();
+            ensure!(text(&shown, "/state")? == "running" && others + 1 == count, "{shown}");
+            Ok(shown)
+        });
+        found.with_context(|| format!("the hub logged:\n{}", hub.log()))
+    };
+    let first = running(&hub, 2)?;
+    wait_replicas(&hub, 2)?;
+    let answer = hub.wait_served("42", &access, SOON)?.json()?;
+    ensure!(text(&answer, "/service")? == "whole", "{answer}");
+    // None of them is started anew for another one, nor for a hub that is killed.
+    hub.json(&["scale", "set", SERVICE, "--min", "3"])?;
+    let more = running(&hub, 3)?;
+    wait_replicas(&hub, 3)?;
+    hub.kill()?;
+    hub.start_again()?;
+    let again = running(&hub, 3)?;
+    ensure!(first["generation"] == more["generation"] && more["generation"] == again["generation"], "{again}");
+    let refused = hub.command(&["update", SERVICE, "-e", "EXAMPLE_NAME=next"])?.run(SETTLED)?;
+    ensure!(refused.code != Some(0) && refused.stderr.contains("it has a tier"), "{}", refused.stderr);
+    hub.json(&["scale", "set", SERVICE, "--paid-until", "1s"])?;
+    wait_phase(&hub, "zero")?;
+    let shown = hub.json(&["workload", "show", SERVICE])?;
+    ensure!(shown["node"].is_null() && rows(&shown, "/replicas")?.is_empty(), "{shown}");
     Ok(())
 }
