@@ -194,7 +194,7 @@ fn who_does_not_pay_comes_to_zero_and_who_pays_again_is_served_again() -> Result
     })
     .with_context(|| hub.log())?;
     let answer = hub.get("42", &access, "/")?;
-    ensure!(answer.status == 503, "{} {}", answer.status, answer.text());
+    ensure!(answer.status == 404, "{} {}", answer.status, answer.text());
 
     hub.json(&["scale", "set", SERVICE, "--paid-until", "1h"])?;
     wait_replicas(&hub, 2)?;
