@@ -21,8 +21,8 @@ use blueprint_common_types::{Timestamp, fill_random};
 use blueprint_hub_admin::HubFacts;
 use blueprint_hub_provider_sim::SimCloud;
 use blueprint_hub_provision::{
-    CostOffice, Leader, PriceOffice, ProvisionConfig, Provisioner, Received, ScaleConfig, ScaleOffice, cost_watch,
-    scale_watch,
+    CostOffice, Leader, PriceOffice, ProvisionConfig, Provisioner, Received, ScaleConfig, ScaleOffice,
+    cost_watch, scale_watch,
 };
 use blueprint_hub_provision_core::{CredentialStore, Provider};
 use blueprint_hub_proxy::Ledger;

@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use crate::error::ApiError;
 use crate::{
     AdminState, OperatorToken, access, accounts, alerts, artefacts, audit, auth, changes, costs, deployments,
-    keys, logs, nodes, offers, policy, prices, qos, scaling, scrape, services, sessions, settings, tls, tokens,
-    updates, usage, views, workloads,
+    keys, logs, nodes, offers, policy, prices, qos, scaling, scrape, services, sessions, settings, tls,
+    tokens, updates, usage, views, workloads,
 };
 
 /// Largest request body in bytes, but for policies.

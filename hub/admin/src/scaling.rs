@@ -29,12 +29,13 @@ impl From<ScaleDeskError> for ApiError {
                 text,
                 format!("order its first machines: `blueprint-hub deploy --service {service} --replicas 2`"),
             ),
-            ScaleDeskError::ManyDeployments { .. } => Self::conflict(
-                text,
-                "end all but one of them: `blueprint-hub deployment ls` shows them",
-            ),
+            ScaleDeskError::ManyDeployments { .. } => {
+                Self::conflict(text, "end all but one of them: `blueprint-hub deployment ls` shows them")
+            }
             ScaleDeskError::NoTerms(_) => Self::not_found(text, LIST),
-            ScaleDeskError::Terms(_) => Self::invalid(text, "`blueprint-hub scale tiers` shows what each tier allows"),
+            ScaleDeskError::Terms(_) => {
+                Self::invalid(text, "`blueprint-hub scale tiers` shows what each tier allows")
+            }
             ScaleDeskError::Ended(_) => Self::conflict(
                 text,
                 "order machines anew with `blueprint-hub deploy`, then set the tier again",

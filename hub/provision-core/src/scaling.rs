@@ -27,7 +27,8 @@ mod tier;
 pub use judge::{Scaler, ScalerSettings, Step};
 pub use sight::{Measure, Replica, Sight, nodes_of};
 pub use store::{
-    DrainMark, Leaving, MAX_SCALE_EVENTS, ResizeError, ScaleDesk, ScaleDeskError, ScaleEvent, ScaleStore, ScaleView,
+    DrainMark, Leaving, MAX_SCALE_EVENTS, ResizeError, ScaleDesk, ScaleDeskError, ScaleEvent, ScaleStore,
+    ScaleView,
 };
 pub use terms::{
     DEFAULT_TARGET_CPU, MAX_REPLICAS, ParsePhaseError, Phase, Scaling, Terms, TermsError, TermsLimits,

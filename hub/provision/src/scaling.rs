@@ -15,7 +15,7 @@ use std::time::Duration;
 use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_types::{AgentId, ServiceKey, Timestamp};
 use blueprint_hub_provision_core::lifecycle::Deployer;
-use blueprint_hub_provision_core::scaling::{Scaler, ScalerSettings, ScaleStore, Sight, TermsLimits};
+use blueprint_hub_provision_core::scaling::{ScaleStore, Scaler, ScalerSettings, Sight, TermsLimits};
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::Notify;

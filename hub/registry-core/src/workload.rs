@@ -62,8 +62,9 @@ impl WorkloadsView {
     pub fn on(&self, service: ServiceKey, node: AgentId, generation: u64) -> Option<&Arc<WorkloadRecord>> {
         let next = self.updates.get(&service).and_then(|update| update.next.as_ref());
         let copy = self.copies.get(&(service, node)).map(|(record, _)| record);
-        let all =
-            || self.records.get(&service).into_iter().chain(next).chain(copy).filter(|it| it.node == Some(node));
+        let all = || {
+            self.records.get(&service).into_iter().chain(next).chain(copy).filter(|it| it.node == Some(node))
+        };
         all().find(|record| record.generation == generation).or_else(|| all().next())
     }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use blueprint_common_runtime::cli::{CliError, Output, Progress, Table, eprint_line, print_json, print_line};
 use blueprint_common_types::ServiceKey;
 use blueprint_hub_provision_core::DeploymentId;
+use blueprint_hub_provision_core::scaling::Tier;
 use clap::Args;
 use serde_json::{Value, json};
 
@@ -30,9 +31,12 @@ pub(crate) struct Deploy {
     /// What to call it: a-z, 0-9 and '-'
     #[arg(long, default_value = "")]
     name: String,
-    /// How many machines
-    #[arg(long, default_value_t = 1)]
-    replicas: u32,
+    /// How many machines; 1 where not given, or what the tier says
+    #[arg(long)]
+    replicas: Option<u32>,
+    /// Gives the service this payment tier: basic, standard or premium; machines have at least what it names
+    #[arg(long, value_name = "NAME", requires = "service")]
+    tier: Option<Tier>,
     #[command(flatten)]
     machine: Filter,
     /// How to choose: cheapest, first-match, or preferred:NAME,NAME
@@ -66,9 +70,12 @@ impl Deploy {
         let mut machine = Query::default();
         self.machine.write(&mut machine);
         machine.text("strategy", self.strategy.as_deref());
+        if let Some(tier) = self.tier {
+            machine.at_least(&tier.terms());
+        }
         let mut body = json!({
             "name": self.name,
-            "replicas": self.replicas,
+            "replicas": self.replicas.unwrap_or(self.tier.map_or(1, |tier| tier.terms().replicas)),
             "machine": machine.json(),
             "service": self.service,
             "spread": self.spread,
@@ -111,6 +118,7 @@ impl Deploy {
         }
         let answer = ask(global, "POST", "/v1/deployments", Some(&body))?;
         let deployment = answer.get("deployment").unwrap_or(&Value::Null);
+        set_tier(global, self.service, self.tier)?;
         let Some(within) = self.wait else {
             show(global, deployment);
             if global.output == Output::Table {
@@ -125,6 +133,15 @@ impl Deploy {
         show(global, &reached);
         Ok(())
     }
+}
+
+/// Gives a service that was deployed its tier; one that has it keeps what else was said of it.
+fn set_tier(global: &Global, service: Option<ServiceKey>, tier: Option<Tier>) -> Result<(), CliError> {
+    if let (Some(service), Some(tier)) = (service, tier) {
+        let body = json!({ "tier": tier.label() });
+        ask(global, "PUT", &format!("/v1/services/{service}/scaling"), Some(&body))?;
+    }
+    Ok(())
 }
 
 /// Shows what would be ordered, to people.
@@ -146,7 +163,15 @@ fn show_plan(plan: &Value) {
     if text(plan, "spread") != "none" {
         let layout = rows(plan, "layout").iter();
         let places: Vec<_> = layout
-            .map(|row| format!("{} of {} in {} (${} an hour)", text(row, "plan"), text(row, "provider"), text(row, "region"), text(row, "hourly")))
+            .map(|row| {
+                format!(
+                    "{} of {} in {} (${} an hour)",
+                    text(row, "plan"),
+                    text(row, "provider"),
+                    text(row, "region"),
+                    text(row, "hourly")
+                )
+            })
             .collect();
         eprint_line(&format!(
             "{count} {noun}, spread over {}: {}; ${} an hour, ${} a month of 730 hours; not spread it were ${} an hour",

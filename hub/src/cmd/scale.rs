@@ -145,7 +145,9 @@ impl Scale {
             Self::Rm { service } => {
                 let answer = ask(global, "DELETE", &path(service), None)?;
                 shown(global, &answer, |_| {
-                    print_line(&format!("service {service} has no tier any more; its replicas stay as they are"));
+                    print_line(&format!(
+                        "service {service} has no tier any more; its replicas stay as they are"
+                    ));
                 });
             }
         }

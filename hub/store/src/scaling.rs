@@ -203,7 +203,8 @@ fn set(
     db.execute(sql, values)?;
     let until = paid_until.map_or_else(|| "without end".to_owned(), |until| format!("until {until}"));
     let rate = target_rate.map_or_else(String::new, |rate| format!(", {rate} requests a second each"));
-    let text = format!("{tier}, {min} to {max} replicas, {target_cpu} % of their processors{rate}, paid {until}");
+    let text =
+        format!("{tier}, {min} to {max} replicas, {target_cpu} % of their processors{rate}, paid {until}");
     event(db, key, "set", size_of(db, key)?, &text, now)?;
     audit::append(db, AuditEvent::new(AuditKind::ScalingSet, key, text), now)?;
     Ok(scaling)

@@ -157,9 +157,8 @@ impl Spread {
     /// fewest come first, and among them the order of the plan holds.
     #[must_use]
     pub fn order<'p>(self, plan: &'p [Candidate], taken: &[&Candidate]) -> Vec<&'p Candidate> {
-        let count = |offer: &Candidate| {
-            taken.iter().filter(|other| self.place(other) == self.place(offer)).count()
-        };
+        let count =
+            |offer: &Candidate| taken.iter().filter(|other| self.place(other) == self.place(offer)).count();
         let mut offers: Vec<&Candidate> = plan.iter().collect();
         offers.sort_by_key(|offer| count(offer));
         offers

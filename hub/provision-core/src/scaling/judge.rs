@@ -228,7 +228,8 @@ impl Scaler {
             match sight.rate.filter(|rate| rate.is_finite()) {
                 Some(rate) => {
                     up = up.max(enough_for(rate, most.into(), terms.max));
-                    enough = enough.map(|count| count.max(enough_for(rate, f64::from(most) * ROOM, terms.max)));
+                    enough =
+                        enough.map(|count| count.max(enough_for(rate, f64::from(most) * ROOM, terms.max)));
                     text.push_str(&format!("; {rate:.0} requests a second, {most} is the target of each"));
                 }
                 None => enough = None,
@@ -347,8 +348,9 @@ impl Scaler {
     fn end(&self, scaling: &Scaling, sight: &Sight, now: Timestamp) -> Option<Step> {
         let is_over = now.since(scaling.phase_since) >= self.settings.grace;
         let days = self.settings.grace.as_secs();
-        (is_over && sight.is_clock_trusted)
-            .then(|| Step::End { reason: format!("it was not paid for within {days} s after its replicas were gone") })
+        (is_over && sight.is_clock_trusted).then(|| Step::End {
+            reason: format!("it was not paid for within {days} s after its replicas were gone"),
+        })
     }
 }
 

@@ -72,7 +72,8 @@ pub struct Sight {
 #[must_use]
 pub fn nodes_of(all: &[Scaling], records: &Records) -> BTreeMap<ServiceKey, BTreeSet<AgentId>> {
     let nodes = |scaling: &Scaling| {
-        let own = records.instances.values().filter(|it| it.deployment == scaling.deployment && it.state.is_live());
+        let own =
+            records.instances.values().filter(|it| it.deployment == scaling.deployment && it.state.is_live());
         let kept = own.filter(|it| records.leaving.get(&it.key).is_none_or(|mark| !mark.is_released));
         kept.filter_map(|record| record.agent).collect()
     };

@@ -103,8 +103,12 @@ pub trait ScaleStore: Send + Sync {
     ) -> BoxFuture<'_, RecordsResult<()>>;
 
     /// Notes what could not be done.
-    fn note_held(&self, service: ServiceKey, reason: String, now: Timestamp)
-    -> BoxFuture<'_, RecordsResult<()>>;
+    fn note_held(
+        &self,
+        service: ServiceKey,
+        reason: String,
+        now: Timestamp,
+    ) -> BoxFuture<'_, RecordsResult<()>>;
 
     /// The newest events of a service, oldest first.
     fn scale_events(&self, service: ServiceKey, limit: u32) -> BoxFuture<'_, RecordsResult<Vec<ScaleEvent>>>;

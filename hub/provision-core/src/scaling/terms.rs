@@ -57,7 +57,9 @@ pub enum TermsError {
         most: u32,
     },
     /// This hub allows fewer, or more.
-    #[error("{field} is {value}, and this hub allows {least} to {most} (scaling.min_replicas, scaling.max_replicas)")]
+    #[error(
+        "{field} is {value}, and this hub allows {least} to {most} (scaling.min_replicas, scaling.max_replicas)"
+    )]
     OutsideHub {
         /// `min` or `max`.
         field: &'static str,

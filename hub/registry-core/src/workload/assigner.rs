@@ -170,7 +170,8 @@ impl Assigner {
         let mut is_news = false;
         for (service, nodes) in &self.replicas {
             let Some(record) = self.records.get(service) else { continue };
-            let fits: Vec<AgentId> = nodes.iter().copied().filter(|node| runs_on(record, *node, snapshot)).collect();
+            let fits: Vec<AgentId> =
+                nodes.iter().copied().filter(|node| runs_on(record, *node, snapshot)).collect();
             let shown = record.node.filter(|node| fits.contains(node)).or_else(|| fits.first().copied());
             let others = fits.into_iter().filter(|node| Some(*node) != shown);
             for node in others {

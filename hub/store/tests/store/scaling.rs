@@ -23,7 +23,8 @@ async fn scaled(store: &SqliteStore) -> (Deployment, Scaling) {
     let asked = Deployment { expires_at: None, spread: Spread::Regions, ..deployment(1, "key") };
     let (stored, _) = store.create_deployment(asked, Limits::default()).await.unwrap();
     store.save_instance(record(&stored)).await.unwrap();
-    let terms = Terms { target_rate: Some(9), paid_until: Some(NOW.plus(MINUTE)), ..Terms::of(Tier::Standard) };
+    let terms =
+        Terms { target_rate: Some(9), paid_until: Some(NOW.plus(MINUTE)), ..Terms::of(Tier::Standard) };
     let scaling = store.set_scaling(SERVICE, stored.id.clone(), terms, NOW).await.unwrap();
     (stored, scaling)
 }
@@ -44,7 +45,10 @@ async fn terms_phases_and_sizes_survive_a_restart_each_with_its_reason() {
     store.mark_leaving(scaling.clone(), keys.clone(), nobody.clone(), "idle".to_owned(), NOW).await.unwrap();
     // What is marked already keeps its time.
     let later = NOW.plus(MINUTE);
-    store.mark_leaving(scaling.clone(), keys.clone(), nobody.clone(), "idle".to_owned(), later).await.unwrap();
+    store
+        .mark_leaving(scaling.clone(), keys.clone(), nobody.clone(), "idle".to_owned(), later)
+        .await
+        .unwrap();
     store.set_phase(SERVICE, Phase::Draining, "not paid".to_owned(), later).await.unwrap();
     drop(store);
 
@@ -95,9 +99,8 @@ async fn limits_are_asked_for_what_is_more_than_before_alone() {
     let (_dir, store) = store();
     let (stored, scaling) = scaled(&store).await;
     let limits = Limits { max_hourly: Some(Micros::new(20_000)), counts_sim: true, ..Limits::default() };
-    let resize = async |to| {
-        store.resize(scaling.clone(), to, BTreeSet::new(), "load".to_owned(), limits, NOW).await
-    };
+    let resize =
+        async |to| store.resize(scaling.clone(), to, BTreeSet::new(), "load".to_owned(), limits, NOW).await;
     resize(4).await.unwrap();
     let refused = resize(5).await.unwrap_err();
     assert!(matches!(refused, ResizeError::OverLimit(_)), "{refused}");

@@ -125,7 +125,9 @@ fn load_drives_a_standard_service_from_two_to_five_and_back_and_no_request_is_lo
         let (hub, access) = (&hub, access.as_str());
         let quiet = scope.spawn(move || {
             let mut failed = Vec::new();
-            while stopped.recv_timeout(Duration::from_millis(700)) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+            while stopped.recv_timeout(Duration::from_millis(700))
+                == Err(std::sync::mpsc::RecvTimeoutError::Timeout)
+            {
                 match hub.get("42", access, "/") {
                     Ok(answer) if answer.status == 200 => {}
                     Ok(answer) => failed.push(format!("{} {}", answer.status, answer.text())),
@@ -149,7 +151,10 @@ fn load_drives_a_standard_service_from_two_to_five_and_back_and_no_request_is_lo
         ensure!(steps.contains(&step), "no {step} in {told:?}");
     }
     ensure!(told.iter().all(|(_, reason)| !reason.is_empty()), "{told:?}");
-    ensure!(told.iter().any(|(what, reason)| what == "grow" && reason.contains("requests a second")), "{told:?}");
+    ensure!(
+        told.iter().any(|(what, reason)| what == "grow" && reason.contains("requests a second")),
+        "{told:?}"
+    );
     let audit = hub.audit()?.join("\n");
     ensure!(audit.contains("scaling.set 7/42") && audit.contains("scaling.act 7/42"), "{audit}");
     ensure!(metric(&hub, "hub_scaling_replicas{service=\"7/42\",state=\"wanted\"}")? == 2);
@@ -173,10 +178,17 @@ fn who_does_not_pay_comes_to_zero_and_who_pays_again_is_served_again() -> Result
     let (mut hub, access) = deployed(&[], &[])?;
     let refused = |hub: &Hub<'_>, arguments: &[&str], word: &str| {
         let finished = hub.command(arguments)?.run(SETTLED)?;
-        ensure!(finished.code != Some(0) && finished.stderr.contains(word), "{arguments:?}: {}", finished.stderr);
+        ensure!(
+            finished.code != Some(0) && finished.stderr.contains(word),
+            "{arguments:?}: {}",
+            finished.stderr
+        );
         Ok(finished.code)
     };
-    ensure!(refused(&hub, &["scale", "set", "7/43", "--tier", "basic"], "blueprint-hub deploy --service 7/43")? == Some(3));
+    ensure!(
+        refused(&hub, &["scale", "set", "7/43", "--tier", "basic"], "blueprint-hub deploy --service 7/43")?
+            == Some(3)
+    );
     ensure!(refused(&hub, &["scale", "set", SERVICE], "no tier is given")? == Some(2));
     let many = ["scale", "set", SERVICE, "--tier", "standard", "--max", "6"];
     ensure!(refused(&hub, &many, "the tier standard allows at most 5")? == Some(2));
@@ -207,7 +219,11 @@ fn who_does_not_pay_comes_to_zero_and_who_pays_again_is_served_again() -> Result
         ensure!(rows(&shown, "/deployments")?.is_empty() && machines(&hub)?.is_empty(), "{shown}");
         Ok(())
     })?;
-    refused(&hub, &["scale", "set", SERVICE, "--paid-until", "1h"], "was ended, since the service was not paid for")?;
+    refused(
+        &hub,
+        &["scale", "set", SERVICE, "--paid-until", "1h"],
+        "was ended, since the service was not paid for",
+    )?;
     let told = history(&hub)?;
     for phase in ["draining: ", "zero: ", "paid: ", "ended: "] {
         ensure!(told.iter().any(|(what, why)| what == "phase" && why.starts_with(phase)), "{phase} {told:?}");
@@ -241,10 +257,13 @@ fn replicas_are_spread_over_regions_and_one_that_is_cut_off_is_made_up_for() -> 
     let regions: Vec<_> = rows(&plan, "/layout")?.iter().filter_map(|row| row["region"].as_str()).collect();
     ensure!(regions == ["local", "local-2"], "{plan}");
     ensure!(text(&plan, "/hourly")? == "0.011" && text(&plan, "/unspread_hourly")? == "0.01", "{plan}");
+    // A tier asks for its own sizes: half a processor is one here, and a GPU is not to be had.
+    let premium =
+        hub.command(&["deploy", "--tier", "premium", "--service", SERVICE, "--dry-run"])?.run(SETTLED)?;
+    ensure!(premium.code != Some(0) && premium.stderr.to_lowercase().contains("gpu"), "{}", premium.stderr);
     drop(hub);
 
-    let (hub, access) = deployed(&[], &["--spread", "regions"])?;
-    hub.json(&["scale", "set", SERVICE, "--tier", "standard"])?;
+    let (hub, access) = deployed(&[], &["--spread", "regions", "--tier", "standard"])?;
     let shown = wait_replicas(&hub, 2)?;
     let key_in = |region: &str| {
         let row = rows(&shown, "/machines")?.iter().find(|row| row["region"] == region);
@@ -260,7 +279,9 @@ fn replicas_are_spread_over_regions_and_one_that_is_cut_off_is_made_up_for() -> 
     let agents = processes_naming(&folder);
     ensure!(!agents.is_empty(), "no agent of {far}");
     let signal = |signal: Signal| {
-        agents.iter().try_for_each(|pid| kill(Pid::from_raw(i32::try_from(*pid)?), signal).map_err(anyhow::Error::from))
+        agents.iter().try_for_each(|pid| {
+            kill(Pid::from_raw(i32::try_from(*pid)?), signal).map_err(anyhow::Error::from)
+        })
     };
     let cut = Instant::now();
     signal(Signal::SIGSTOP)?;
@@ -282,7 +303,10 @@ fn replicas_are_spread_over_regions_and_one_that_is_cut_off_is_made_up_for() -> 
     let lost = failures(&clients).len() - before;
     signal(Signal::SIGCONT)?;
     answered?;
-    say(format_args!("{before} of {} calls failed until then", clients.iter().map(|one| one.summary().0).sum::<usize>()));
+    say(format_args!(
+        "{before} of {} calls failed until then",
+        clients.iter().map(|one| one.summary().0).sum::<usize>()
+    ));
     ensure!(lost == 0, "{lost} calls failed after it was seen: {:?}", failures(&clients).last());
     wait_replicas(&hub, 2)?;
     Ok(())
@@ -329,7 +353,10 @@ fn a_workload_of_a_service_with_a_tier_runs_on_each_of_its_machines() -> Result<
     hub.kill()?;
     hub.start_again()?;
     let again = running(&hub, 3)?;
-    ensure!(first["generation"] == more["generation"] && more["generation"] == again["generation"], "{again}");
+    ensure!(
+        first["generation"] == more["generation"] && more["generation"] == again["generation"],
+        "{again}"
+    );
     let refused = hub.command(&["update", SERVICE, "-e", "EXAMPLE_NAME=next"])?.run(SETTLED)?;
     ensure!(refused.code != Some(0) && refused.stderr.contains("it has a tier"), "{}", refused.stderr);
     hub.json(&["scale", "set", SERVICE, "--paid-until", "1s"])?;

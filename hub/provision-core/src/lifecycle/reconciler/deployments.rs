@@ -119,7 +119,8 @@ impl Reconciler {
         let is_mine = |record: &&&Record| {
             record.state.is_live() && view.leaving.get(&record.key).is_none_or(|mark| !mark.is_released)
         };
-        let mut placed: Vec<&Candidate> = own.iter().filter(is_mine).map(|record| &record.candidate).collect();
+        let mut placed: Vec<&Candidate> =
+            own.iter().filter(is_mine).map(|record| &record.candidate).collect();
         for number in (first.saturating_add(1)..).take(missing) {
             let is_free = |candidate: &&Candidate| !taken.contains(&machine(candidate));
             let offers = deployment.spread.order(&deployment.plan, &placed);
