@@ -12,9 +12,11 @@ use blueprint_common_types::Timestamp;
 use blueprint_hub_admin::{
     AdminState, HubFacts, OperatorToken, Sessions, metrics_router, private_router, public_router,
 };
+use blueprint_hub_proxy::Ledger;
 use blueprint_hub_proxy_core::identity::IdentitySigner;
 use blueprint_hub_registry::{
-    Blueprints, ControlConfig, ControlPlane, LauncherParts, PushedFiles, serve_operator,
+    Blueprints, ControlConfig, ControlPlane, LauncherParts, PushedFiles, RegistrarHandle, WorkloadsHandle,
+    serve_operator,
 };
 use blueprint_hub_registry_core::{AuditEvent, AuditKind, Store};
 use hyper_util::service::TowerToHyperService;
@@ -80,8 +82,7 @@ pub(super) async fn start(
     let known = (base.registrar.clone(), base.tunnel.clone());
     Box::pin(discovery::start(&config.discovery, base.prefixes, known, &base.metrics, supervisor)).await?;
     start_inside(&config, &control, &base, supervisor).await?;
-    let counted = (base.registrar.clone(), base.ledger.clone(), base.workloads.clone());
-    let planes = (control.clone(), counted, base.tunnel.clone(), workload_keys.sealing());
+    let planes = (control.clone(), scaled_by(&base), base.tunnel.clone(), workload_keys.sealing());
     let spawner = supervisor.child_spawner();
     let clouds = Box::pin(base.clouds.start(Arc::clone(&facts), planes, &base.metrics, &spawner)).await?;
     let lists = clouds.prices.watch();
@@ -123,6 +124,11 @@ pub(super) async fn start(
     });
     audit_life(supervisor, base.store, base.epoch).await;
     Ok(())
+}
+
+/// What scaling reads, and what it acts on.
+fn scaled_by(base: &Base) -> (RegistrarHandle, Ledger, WorkloadsHandle) {
+    (base.registrar.clone(), base.ledger.clone(), base.workloads.clone())
 }
 
 /// What launchers need of the rest.
