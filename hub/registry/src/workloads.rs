@@ -402,7 +402,7 @@ impl Workloads {
     }
 
     /// One of the replicas of a workload, and what its node says of it.
-    fn copy_of(&self, record: &Arc<WorkloadRecord>) -> Option<Copy> {
+    fn copy_of(&self, record: &Arc<WorkloadRecord>) -> Option<Run> {
         let key = (record.service, record.node?);
         let status = self.copy_statuses.get(&key).filter(|status| is_told_of(record, key.1, status));
         Some((key, (Arc::clone(record), status.cloned())))
@@ -417,6 +417,8 @@ impl Workloads {
         self.next_statuses.retain(|service, (agent, status)| {
             assigner.next(*service).is_some_and(|record| is_told_of(record, *agent, status))
         });
+        let own: BTreeSet<_> = assigner.copies().filter_map(|it| Some((it.service, it.node?))).collect();
+        self.copy_statuses.retain(|key, _| own.contains(key));
         let view = WorkloadsView {
             records: assigner.records().map(|record| (record.service, Arc::clone(record))).collect(),
             statuses: self.statuses.iter().map(|(service, (_, status))| (*service, status.clone())).collect(),
@@ -441,7 +443,7 @@ impl Workloads {
 }
 
 /// A run of a service with replicas, by service and node, and what its node says of it.
-type Copy = ((ServiceKey, AgentId), (Arc<WorkloadRecord>, Option<WorkloadStatus>));
+type Run = ((ServiceKey, AgentId), (Arc<WorkloadRecord>, Option<WorkloadStatus>));
 
 fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)

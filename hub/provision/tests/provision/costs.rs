@@ -237,6 +237,7 @@ fn records() -> Records {
         deployments: BTreeMap::from([(id(), deployment)]),
         instances: BTreeMap::from([(record.key.clone(), record)]),
         scanned_at: None,
+        leaving: BTreeMap::new(),
     }
 }
 
