@@ -58,7 +58,7 @@ impl Sim {
         while self.sight.replicas.len() < wanted {
             let number = self.next;
             self.next += 1;
-            let place = ("sim".to_owned(), if number % 2 == 0 { "west" } else { "east" }.to_owned());
+            let place = ("sim".to_owned(), if number.is_multiple_of(2) { "west" } else { "east" }.to_owned());
             let replica = Replica {
                 key: InstanceKey::of(&id(), number),
                 number,
