@@ -118,7 +118,7 @@ impl Scale {
         match self {
             Self::Tiers => {
                 let answer = ask(global, "GET", "/v1/tiers", None)?;
-                shown(global, &answer, |answer| tiers(answer));
+                shown(global, &answer, tiers);
             }
             Self::Ls => {
                 let answer = ask(global, "GET", "/v1/scaling", None)?;
