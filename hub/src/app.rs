@@ -19,13 +19,15 @@ use blueprint_common_tunnel::{Engine, Tunnel};
 use blueprint_common_tunnel_core::OverlayPrefixes;
 use blueprint_common_types::Timestamp;
 use blueprint_hub_admin::HubFacts;
+use blueprint_hub_provision_core::lifecycle::LifecycleStore;
+use blueprint_hub_provision_core::scaling::{ScaleStore, nodes_of};
 use blueprint_hub_proxy::{Ledger, Pressure, Proxy, ProxyParts};
 use blueprint_hub_registry::{
     Desk, Launchers, LaunchersHandle, QosMetrics, Registrar, RegistrarHandle, Workloads, WorkloadsHandle,
     samples,
 };
 use blueprint_hub_registry_core::qos::QosStore;
-use blueprint_hub_registry_core::workload::WorkloadStore;
+use blueprint_hub_registry_core::workload::{Replicas, WorkloadStore};
 use blueprint_hub_registry_core::{AddressPool, Agent, JoinTokenRecord, Loaded, Registry, Store, TlsStore};
 use blueprint_hub_store::SqliteStore;
 use tokio::net::UnixListener;
@@ -159,6 +161,13 @@ async fn add_peers(tunnel: &Tunnel, agents: &[Agent]) -> Result<()> {
     Ok(())
 }
 
+/// The nodes of services that have replicas, before any agent is heard: what they run goes on.
+async fn replicas(store: &SqliteStore) -> Result<Replicas> {
+    let records = store.load_lifecycle().await.context("cannot load the deployments")?;
+    let all = store.scalings().await.context("cannot load the tiers of services")?;
+    Ok(nodes_of(&all, &records))
+}
+
 impl Base {
     /// Loads the state, and starts tunnel and registrar; gives the keys back.
     async fn start(
@@ -172,6 +181,7 @@ impl Base {
         let tls_store: Arc<dyn TlsStore> = opened.clone();
         let (workload_store, qos_store): (Arc<dyn WorkloadStore>, Arc<dyn QosStore>) =
             (opened.clone(), opened.clone());
+        let replicas = replicas(&opened).await?;
         let clouds = Clouds::new(
             (config.provision, config.alerts.clone(), config.prices.clone()),
             &config.providers,
@@ -208,7 +218,7 @@ impl Base {
         let usage_since = usage::start(opened, &ledger, supervisor).await?;
         let traffic = Arc::new(ProxyTraffic::new(ledger.clone()));
         let (task, workloads) =
-            Workloads::new(workload_store, registrar.clone(), FAILOVER, traffic.clone()).await?;
+            Workloads::new(workload_store, registrar.clone(), FAILOVER, traffic.clone(), replicas).await?;
         task.register_metrics(&metrics);
         spawn(supervisor, "workloads", task.run(supervisor.stop().stop));
         let recorded = QosParts {

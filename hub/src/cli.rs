@@ -10,8 +10,8 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::cmd::{
     access, alerts, apply, artefact, audit, config, costs, deploy, deployment, dev, exec, forward, identity,
-    import, init, inventory, key, logs, node, offers, policy, prices, provider, qos, serve, service, status,
-    token, workload,
+    import, init, inventory, key, logs, node, offers, policy, prices, provider, qos, scale, serve, service,
+    status, token, workload,
 };
 use crate::files;
 
@@ -132,6 +132,9 @@ enum Command {
     /// How services do, what was, objectives, and signed monthly reports
     #[command(subcommand)]
     Qos(qos::Qos),
+    /// Tiers of services: how many replicas they have, why, and until when they are paid for
+    #[command(subcommand, visible_alias = "tier")]
+    Scale(scale::Scale),
     /// Policy: which nodes may send what to which through the hub
     #[command(subcommand, after_help = "Example: blueprint-hub policy set policy.toml")]
     Policy(policy::Policy),
@@ -227,6 +230,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
         #[cfg(feature = "provider-ssh")]
         Command::Host(command) => command.run(global),
         Command::Qos(command) => command.run(global),
+        Command::Scale(command) => command.run(global),
         Command::Policy(command) => command.run(global),
         Command::Status(command) => command.run(global),
         Command::Audit(command) => command.run(global),

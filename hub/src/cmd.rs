@@ -28,6 +28,7 @@ pub(crate) mod policy;
 pub(crate) mod prices;
 pub(crate) mod provider;
 pub(crate) mod qos;
+pub(crate) mod scale;
 pub(crate) mod serve;
 pub(crate) mod service;
 pub(crate) mod service_tls;

@@ -15,6 +15,7 @@ mod provision;
 mod proxy;
 mod qos;
 mod rest_cloud;
+mod scaling;
 mod schema;
 mod sessions;
 mod ssh;

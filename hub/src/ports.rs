@@ -20,6 +20,7 @@ use blueprint_hub_admin::{
 use blueprint_hub_provision_core::catalogue::PriceDesk;
 use blueprint_hub_provision_core::cost::CostDesk;
 use blueprint_hub_provision_core::lifecycle::Deployer;
+use blueprint_hub_provision_core::scaling::ScaleDesk;
 use blueprint_hub_proxy::Ledger;
 use blueprint_hub_proxy_core::identity::IdentitySigner;
 use blueprint_hub_proxy_core::tls::TlsAdmin;
@@ -287,6 +288,10 @@ impl Hub for AdminHub {
 
     fn costs(&self) -> &dyn CostDesk {
         &self.provision.costs
+    }
+
+    fn scaling(&self) -> &dyn ScaleDesk {
+        &self.provision.scaling
     }
 
     fn prices(&self) -> &dyn PriceDesk {

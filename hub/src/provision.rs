@@ -5,6 +5,7 @@ mod azure;
 mod digitalocean;
 mod host;
 mod local_vm;
+mod meter;
 mod prices;
 mod rest_clouds;
 mod sim;
@@ -22,15 +23,18 @@ use blueprint_common_types::{HubId, Timestamp, fill_random};
 use blueprint_hub_admin::HubFacts;
 use blueprint_hub_provider_sim::SimCloud;
 use blueprint_hub_provision::{
-    CostOffice, Leader, PriceOffice, ProvisionConfig, Provisioner, Received, cost_watch,
+    CostOffice, Leader, PriceOffice, ProvisionConfig, Provisioner, Received, ScaleConfig, ScaleOffice,
+    cost_watch, scale_watch,
 };
 use blueprint_hub_provision_core::{CredentialStore, Provider};
+use blueprint_hub_proxy::Ledger;
 use blueprint_hub_proxy_core::identity::SealingKey;
-use blueprint_hub_registry::{ControlPlane, RegistrarHandle};
+use blueprint_hub_registry::{ControlPlane, RegistrarHandle, WorkloadsHandle};
 use blueprint_hub_store::SqliteStore;
 use ipnetwork::Ipv4Network;
 
 use self::host::HubHost;
+use self::meter::HubMeter;
 use crate::accounts::{Accounts, Entry, Vault};
 use crate::agent_files::AgentShelf;
 use crate::config::{AlertSettings, PriceConfig, ProviderSettings, ProvisionSettings};
@@ -43,6 +47,8 @@ pub(crate) struct Provision {
     pub(crate) orders: Provisioner,
     /// Alerts, and what machines sent.
     pub(crate) costs: CostOffice,
+    /// Tiers of services, and their replicas.
+    pub(crate) scaling: ScaleOffice,
     /// Price lists of providers.
     pub(crate) prices: PriceOffice,
     /// Accounts at clouds, and their credentials.
@@ -76,7 +82,7 @@ impl Clouds {
         store: Arc<SqliteStore>,
         state: &Path,
     ) -> Result<Self> {
-        let sim = providers.sim.map(|faults| sim::make(faults, state)).transpose()?;
+        let sim = providers.sim.map(|faults| sim::make(faults, providers.sim_regions, state)).transpose()?;
         let mut made: Vec<Arc<dyn Provider>> = Vec::new();
         if let Some(settings) = &providers.local_vm {
             made.push(local_vm::make(settings, &[overlay], state)?);
@@ -105,7 +111,12 @@ impl Clouds {
     pub(crate) async fn start(
         self,
         facts: Arc<HubFacts>,
-        (control, registrar, tunnel, sealing): (ControlPlane, RegistrarHandle, Tunnel, Arc<SealingKey>),
+        (control, (registrar, ledger, workloads), tunnel, sealing): (
+            ControlPlane,
+            (RegistrarHandle, Ledger, WorkloadsHandle),
+            Tunnel,
+            Arc<SealingKey>,
+        ),
         metrics: &Metrics,
         spawner: &Spawner,
     ) -> Result<Provision> {
@@ -133,6 +144,7 @@ impl Clouds {
         let accounts = Accounts::new(facts.id, vault, entries, others.without_account());
         let courier = Arc::new(WebhookCourier::new(&alerts, sealing, facts.id)?);
         let received = received(registrar.clone(), tunnel);
+        let meter = HubMeter::new(registrar.clone(), ledger, workloads);
         let host = HubHost::new(facts, control, registrar, agents.digests(), settings.token_ttl);
         let host = Arc::new(host);
         let wall = Arc::new(|| Timestamp::from(SystemTime::now()));
@@ -147,10 +159,12 @@ impl Clouds {
         });
         let prices = prices::open(&prices, &others, store.clone(), provisioner.clone(), spawner).await?;
         prices.register(metrics);
+        let scaling =
+            start_scaling(settings.scaling, store.clone(), provisioner.clone(), meter, metrics, spawner);
         let (watch, office) =
             cost_watch(alerts.every, store, provisioner.clone(), courier, received, metrics);
         spawner.spawn("cost watch", watch.run(spawner.stop().drain));
-        Ok(Provision { orders: provisioner, costs: office, prices, accounts: Arc::new(accounts) })
+        Ok(Provision { orders: provisioner, costs: office, scaling, prices, accounts: Arc::new(accounts) })
     }
 }
 
@@ -173,6 +187,20 @@ fn with_accounts(
     ];
     let (clouds, entries): (Vec<_>, Vec<_>) = made.into_iter().unzip();
     Ok((clouds.into_iter().flatten().collect(), entries))
+}
+
+/// Starts what looks after services with a tier.
+fn start_scaling(
+    config: ScaleConfig,
+    store: Arc<SqliteStore>,
+    provisioner: Provisioner,
+    meter: HubMeter,
+    metrics: &Metrics,
+    spawner: &Spawner,
+) -> ScaleOffice {
+    let (watch, office) = scale_watch(config, store, provisioner, Arc::new(meter), metrics);
+    spawner.spawn("scaling", watch.run(spawner.stop().drain));
+    office
 }
 
 /// Bytes that arrived from each agent, as its tunnel counts them.

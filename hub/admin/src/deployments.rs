@@ -10,7 +10,9 @@ use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, Query, State};
 use blueprint_common_types::{Micros, ServiceKey};
 use blueprint_hub_provision_core::catalogue::{Catalogue, is_one_machine};
-use blueprint_hub_provision_core::lifecycle::{DeployError, Deployment, Order, Records, Wanted};
+use blueprint_hub_provision_core::lifecycle::{
+    DeployError, Deployment, Order, ParseSpreadError, Records, Spread, Wanted,
+};
 use blueprint_hub_provision_core::placement::{Choice, Question, Target, place};
 use blueprint_hub_provision_core::{Candidate, DeploymentId};
 use http::StatusCode;
@@ -53,6 +55,8 @@ pub(crate) struct CreateDeployment {
     #[serde(default)]
     machine: WantedMachine,
     service: Option<ServiceKey>,
+    /// `regions`, `providers` or `none`.
+    spread: Option<String>,
     ttl_secs: Option<u64>,
     /// Answers what would be ordered, and orders nothing.
     #[serde(default)]
@@ -79,9 +83,14 @@ fn amount<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Micros, D::Error>
 
 impl Confirmed {
     /// What of `plan` costs no more than was agreed to.
-    fn heed(self, mut plan: Vec<Candidate>, replicas: u32) -> Result<Vec<Candidate>, ApiError> {
+    fn heed(
+        self,
+        mut plan: Vec<Candidate>,
+        spread: Spread,
+        replicas: u32,
+    ) -> Result<Vec<Candidate>, ApiError> {
         let all = |offer: &Candidate| offer.hourly.times(replicas.into());
-        let now = plan.first().map_or(Micros::ZERO, all);
+        let now = hourly_of(&plan, spread, replicas);
         if now > self.hourly {
             return Err(ApiError::new(
                 StatusCode::CONFLICT,
@@ -96,6 +105,11 @@ impl Confirmed {
         plan.retain(|offer| all(offer) <= self.most_hourly);
         Ok(plan)
     }
+}
+
+/// What an hour of so many machines costs, where the first offers can be had.
+fn hourly_of(plan: &[Candidate], spread: Spread, replicas: u32) -> Micros {
+    spread.layout(plan, replicas).iter().map(|offer| offer.hourly).sum()
 }
 
 const fn one() -> u32 {
@@ -133,12 +147,23 @@ impl CreateDeployment {
         Ok(())
     }
 
+    /// Over what the machines are to be spread.
+    fn spread(&self) -> Result<Spread, ApiError> {
+        let text = self.spread.as_deref().unwrap_or("none");
+        text.parse().map_err(|error: ParseSpreadError| ApiError::invalid(format!("spread: {error}"), SHAPE))
+    }
+
     /// What is asked for, without prices, which may be others when it is asked again.
     fn asked(&self) -> String {
         let service = self.service.map_or_else(|| "none".to_owned(), |service| service.to_string());
         let ttl = self.ttl_secs.map_or_else(|| "none".to_owned(), |ttl| format!("{ttl} s"));
+        // Left out where nothing is said, so that orders of before are the same order still.
+        let spread = match self.spread.as_deref() {
+            None | Some("none") => String::new(),
+            Some(spread) => format!(", spread over {spread}"),
+        };
         format!(
-            "{} x {}, service {service}, ttl {ttl}, name {:?}",
+            "{} x {}, service {service}, ttl {ttl}, name {:?}{spread}",
             self.replicas,
             self.machine.text(),
             self.name,
@@ -152,6 +177,7 @@ pub(crate) async fn create(
 ) -> Result<(StatusCode, Json<Value>), ApiError> {
     let Json(asked) = body.map_err(|error| ApiError::invalid(error.body_text(), SHAPE))?;
     asked.check()?;
+    let spread = asked.spread()?;
     let deployer = state.hub.deployer();
     let text = asked.asked();
     // What was asked stays what was asked, so that the same order is known again under other preferences.
@@ -164,20 +190,23 @@ pub(crate) async fn create(
         None => {
             let plan = choose(&state, &asked).await?;
             match asked.confirmed.filter(|_| !asked.dry_run) {
-                Some(confirmed) => confirmed.heed(plan, asked.replicas)?,
+                Some(confirmed) => confirmed.heed(plan, spread, asked.replicas)?,
                 None => plan,
             }
         }
     };
     if asked.dry_run {
         let all = |hourly: Option<Micros>| hourly.unwrap_or_default().times(u64::from(asked.replicas));
-        let hourly = all(plan.first().map(|first| first.hourly));
+        let hourly = hourly_of(&plan, spread, asked.replicas);
         let most = all(plan.iter().map(|offer| offer.hourly).max());
         return Ok((
             StatusCode::OK,
             Json(json!({
                 "replicas": asked.replicas,
                 "plan": plan.iter().map(offer).collect::<Vec<_>>(),
+                "spread": spread.label(),
+                "layout": spread.layout(&plan, asked.replicas).into_iter().map(offer).collect::<Vec<_>>(),
+                "unspread_hourly": hourly_of(&plan, Spread::None, asked.replicas).to_string(),
                 "hourly": hourly.to_string(),
                 "most_hourly": most.to_string(),
                 "monthly": hourly.times(730).to_string(),
@@ -191,6 +220,7 @@ pub(crate) async fn create(
         asked: text,
         replicas: asked.replicas,
         plan,
+        spread,
         service: asked.service,
         ttl: ttl.map(Duration::from_secs),
     };
@@ -462,11 +492,11 @@ mod tests {
         let confirmed: Confirmed =
             serde_json::from_value(json!({ "hourly": "0.02", "most_hourly": "0.06" })).unwrap();
         let plan = [10_000, 30_000, 40_000].map(offer).to_vec();
-        let heeded = confirmed.heed(plan.clone(), 2).unwrap();
+        let heeded = confirmed.heed(plan.clone(), Spread::None, 2).unwrap();
         assert_eq!(heeded, plan[..2], "what was dearer than the dearest is left out");
-        let error = confirmed.heed(plan, 3).unwrap_err();
+        let error = confirmed.heed(plan, Spread::None, 3).unwrap_err();
         assert!(format!("{error:?}").contains("price_changed"), "{error:?}");
-        assert!(confirmed.heed([10_001, 9_000].map(offer).to_vec(), 2).is_err());
+        assert!(confirmed.heed([10_001, 9_000].map(offer).to_vec(), Spread::None, 2).is_err());
         let wrong = json!({ "hourly": "-1", "most_hourly": "0.06" });
         assert!(serde_json::from_value::<Confirmed>(wrong).is_err());
     }

@@ -23,6 +23,7 @@ mod policy;
 mod prices;
 mod qos;
 mod router;
+mod scaling;
 mod scrape;
 mod services;
 mod sessions;
@@ -49,6 +50,7 @@ use blueprint_common_types::{
 use blueprint_hub_provision_core::catalogue::PriceDesk;
 use blueprint_hub_provision_core::cost::CostDesk;
 use blueprint_hub_provision_core::lifecycle::Deployer;
+use blueprint_hub_provision_core::scaling::ScaleDesk;
 use blueprint_hub_proxy_core::identity::IdentitySigner;
 use blueprint_hub_proxy_core::tls::TlsAdmin;
 use blueprint_hub_proxy_core::usage::{Clients, ServiceUsage};
@@ -287,6 +289,9 @@ pub trait Hub: Send + Sync {
 
     /// Alerts about costs, and what machines sent.
     fn costs(&self) -> &dyn CostDesk;
+
+    /// Tiers of services, and their replicas.
+    fn scaling(&self) -> &dyn ScaleDesk;
 
     /// Price lists of providers.
     fn prices(&self) -> &dyn PriceDesk;

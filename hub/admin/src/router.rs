@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use crate::error::ApiError;
 use crate::{
     AdminState, OperatorToken, access, accounts, alerts, artefacts, audit, auth, changes, costs, deployments,
-    identities, keys, logs, nodes, offers, policy, prices, qos, scrape, services, sessions, settings, tls,
-    tokens, updates, usage, views, workloads,
+    identities, keys, logs, nodes, offers, policy, prices, qos, scaling, scrape, services, sessions,
+    settings, tls, tokens, updates, usage, views, workloads,
 };
 
 /// Largest request body in bytes, but for policies.
@@ -76,6 +76,7 @@ pub fn private_router(state: AdminState) -> Router {
             get(deployments::show).put(deployments::change).delete(deployments::terminate),
         )
         .merge(costs())
+        .merge(tiers())
         .route("/v1/history", get(deployments::history))
         .route("/v1/artefacts", get(artefacts::list))
         .route("/v1/artefacts/{sha256}", put(artefacts::push).delete(artefacts::remove))
@@ -109,6 +110,18 @@ fn costs() -> Router<AdminState> {
         .route("/v1/alerts/{alert}/release", post(alerts::release))
         .route("/v1/alerts/{alert}/test", post(alerts::test))
         .route("/v1/alert-events", get(alerts::events))
+}
+
+/// Tiers of services, and their replicas.
+fn tiers() -> Router<AdminState> {
+    Router::new()
+        .route("/v1/tiers", get(scaling::tiers))
+        .route("/v1/scaling", get(scaling::list))
+        .route(
+            "/v1/services/{blueprint}/{service}/scaling",
+            get(scaling::show).put(scaling::set).delete(scaling::remove),
+        )
+        .route("/v1/services/{blueprint}/{service}/scaling/history", get(scaling::history))
 }
 
 /// Accounts at providers.

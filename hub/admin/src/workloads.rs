@@ -254,9 +254,23 @@ pub(crate) fn row(state: &AdminState, record: &WorkloadRecord, snapshot: &Regist
         "since": status.map(|status| time(status.since)),
         "has_keystore": record.keystore.is_some(),
         "changed_at": time(record.changed_at),
+        "replicas": copies(record, &view, snapshot),
         "version": record.version,
         "update": view.updates.get(&record.service).map(|update| updates::shown(update, snapshot)),
     })
+}
+
+/// Other nodes that run it, where its service has a tier.
+fn copies(record: &WorkloadRecord, view: &WorkloadsView, snapshot: &RegistrySnapshot) -> Vec<Value> {
+    let own = view.copies.iter().filter(|((service, _), _)| *service == record.service);
+    own.map(|((_, node), (_, status))| {
+        json!({
+            "node": node_name(node, snapshot),
+            "state": status.as_ref().map_or("assigned", |status| status.state.label()),
+            "reason": status.as_ref().map(|status| &status.reason),
+        })
+    })
+    .collect()
 }
 
 /// Why it is not well, as its node says.

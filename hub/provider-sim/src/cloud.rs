@@ -34,14 +34,24 @@ const PLANS: [(&str, (u32, u64), u32, u64); 3] = [
     ("sim-large", (4, 8192), 80, 20_000),
 ];
 
-/// What this cloud sells.
+/// Most regions that this cloud can have.
+pub const MAX_REGIONS: u32 = 8;
+
+/// What this cloud sells in so many regions; each is dearer than the one before it by a fifth of the first one's price.
 #[must_use]
-pub fn offers() -> Vec<Offer> {
-    let offer = |&(plan, size, disk_gb, hourly): &(&str, (u32, u64), u32, u64)| Offer {
-        disk_gb,
-        ..Offer::live("sim", plan, REGION, size, Micros::new(hourly))
+pub fn offers(regions: u32) -> Vec<Offer> {
+    let offer = |number: u32, &(plan, size, disk_gb, hourly): &(&str, (u32, u64), u32, u64)| {
+        let hourly = Micros::new(hourly).share(u64::from(number) + 4, 5);
+        Offer { disk_gb, ..Offer::live("sim", plan, &region(number), size, hourly) }
     };
-    PLANS.iter().map(offer).collect()
+    (1..=regions.clamp(1, MAX_REGIONS))
+        .flat_map(|number| PLANS.iter().map(move |plan| offer(number, plan)))
+        .collect()
+}
+
+/// The region of this number.
+fn region(number: u32) -> String {
+    if number <= 1 { REGION.to_owned() } else { format!("{REGION}-{number}") }
 }
 
 /// What a simulated cloud needs to know.
@@ -55,6 +65,8 @@ pub struct SimConfig {
     pub service_binary: Option<PathBuf>,
     /// What goes wrong.
     pub faults: Faults,
+    /// Regions, from 1 to [`MAX_REGIONS`]: the first is called `local`, the others `local-2` and so on.
+    pub regions: u32,
 }
 
 /// One machine of this process of the hub; `None` while nothing of it runs.
@@ -74,6 +86,7 @@ pub struct SimCloud {
     programs: Programs,
     slots: Mutex<BTreeMap<String, Arc<Slot>>>,
     faults: Mutex<Trouble>,
+    regions: u32,
 }
 
 impl SimCloud {
@@ -94,6 +107,7 @@ impl SimCloud {
             programs: Programs { agent: config.agent_binary, service: config.service_binary },
             slots: Mutex::default(),
             faults: Mutex::new(Trouble::new(config.faults)),
+            regions: config.regions,
         }
     }
 
@@ -194,9 +208,13 @@ impl SimCloud {
         }
     }
 
+    fn sells_in(&self, name: &str) -> bool {
+        (1..=self.regions.clamp(1, MAX_REGIONS)).any(|number| region(number) == name)
+    }
+
     async fn create_one(&self, spec: &InstanceSpec) -> Result<Instance, ProviderError> {
         let data = UserData::parse(spec.user_data.expose())?;
-        if spec.region != REGION || spec.spot || !PLANS.iter().any(|(plan, ..)| *plan == spec.plan) {
+        if !self.sells_in(&spec.region) || spec.spot || !PLANS.iter().any(|(plan, ..)| *plan == spec.plan) {
             return Err(ProviderError::NotSold { what: format!("{} in {}", spec.plan, spec.region) });
         }
         self.trouble("create").await?;
@@ -322,7 +340,7 @@ impl Provider for SimCloud {
     }
 
     fn offers(&self) -> BoxFuture<'_, Result<Vec<Offer>, ProviderError>> {
-        Box::pin(async { Ok(offers()) })
+        Box::pin(async { Ok(offers(self.regions)) })
     }
 
     fn list(&self) -> BoxFuture<'_, Result<Listing, ProviderError>> {

@@ -29,5 +29,5 @@ mod label;
 mod machine;
 mod user_data;
 
-pub use cloud::{SimCloud, SimConfig, offers};
+pub use cloud::{MAX_REGIONS, SimCloud, SimConfig, offers};
 pub use faults::{Faults, ParseFaultsError};

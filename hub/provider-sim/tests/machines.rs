@@ -27,6 +27,7 @@ fn cloud_in(dir: &Path, agent: &Path, service: &str) -> SimCloud {
         agent_binary: agent.to_owned(),
         service_binary: Some(stand_in(service)),
         faults: Faults::default(),
+        regions: 1,
     })
 }
 
@@ -364,6 +365,7 @@ async fn faults_lose_answers_make_machines_twice_and_hide_them() {
         agent_binary: stand_in("agent"),
         service_binary: None,
         faults: faults.parse().unwrap(),
+        regions: 1,
     };
     let cloud = SimCloud::new(config("lost=100,doubles=100,quota=2"));
     for _ in 0..2 {

@@ -13,6 +13,7 @@ pub mod lifecycle;
 pub mod placement;
 mod provider;
 pub mod resource;
+pub mod scaling;
 
 pub use account::{Account, AccountReport, CredentialRecord, CredentialStore, Right, RightState};
 pub use candidate::Candidate;

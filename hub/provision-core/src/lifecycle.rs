@@ -36,7 +36,9 @@ mod store;
 
 pub use clock::{ClockWatch, MAX_CLOCK_STEP};
 pub use deployer::{Cloud, DeployError, Deployer, Order, Overview};
-pub use deployment::{Deployment, DeploymentId, ParseDeploymentIdError, ParseWantedError, Wanted};
+pub use deployment::{
+    Deployment, DeploymentId, ParseDeploymentIdError, ParseSpreadError, ParseWantedError, Spread, Wanted,
+};
 pub use offers::{OfferBlocks, block_time};
 pub use pace::{Backoff, Breaker, Bucket, Dice, Rate};
 pub use reconciler::{Action, Alarm, CreateAnswer, Reconciler, Settings, View, Why};

@@ -70,6 +70,7 @@ impl Provisioner {
             asked: order.asked,
             replicas: order.replicas.max(1),
             plan: order.plan,
+            spread: order.spread,
             service: order.service,
             wanted: Wanted::Running,
             created_at: now,

@@ -212,6 +212,7 @@ impl Leader {
         let view = View {
             deployments: &records.deployments,
             records: &records.instances,
+            leaving: &records.leaving,
             agents: &agents,
             now: self.now(),
             is_clock_trusted: self.clock.is_trusted(),
@@ -288,6 +289,7 @@ impl Leader {
         let view = View {
             deployments: &records.deployments,
             records: &records.instances,
+            leaving: &records.leaving,
             agents: &agents,
             now: asked_at,
             is_clock_trusted: self.clock.is_trusted(),

@@ -18,9 +18,11 @@ mod lane;
 mod leader;
 mod metrics;
 mod prices;
+mod scaling;
 
 pub use costs::{CostOffice, CostWatch, Courier, Received, cost_watch};
 pub use handle::Provisioner;
 pub use host::Host;
 pub use leader::{Leader, ProvisionConfig};
 pub use prices::{PriceLists, PriceOffice};
+pub use scaling::{Meter, Reading, ScaleConfig, ScaleOffice, ScaleWatch, scale_watch};

@@ -3,8 +3,10 @@
 use std::sync::atomic::AtomicU64;
 
 use blueprint_common_runtime::metrics::Metrics;
+use blueprint_common_types::ServiceKey;
 use blueprint_common_types::Timestamp;
 use blueprint_hub_provision_core::lifecycle::RecordState;
+use blueprint_hub_provision_core::scaling::{Scaling, Sight};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -130,4 +132,48 @@ impl CostMetrics {
     pub(crate) fn sent(&self, bytes: u64) {
         self.egress.inc_by(bytes);
     }
+}
+
+/// What is counted of scaling. A service is a label only while it has a tier, which the operator gave it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ScaleMetrics {
+    steps: Family<Labels, Counter<u64, AtomicU64>>,
+    replicas: Family<Vec<(&'static str, String)>, Gauge>,
+}
+
+impl ScaleMetrics {
+    pub(crate) fn new(metrics: &Metrics) -> Self {
+        let this = Self::default();
+        metrics.with(|registry| {
+            let registry = registry.sub_registry_with_prefix("hub_scaling");
+            registry.register("steps", "What was done about replicas of services", this.steps.clone());
+            let help = "Replicas of services that have a tier: wanted, ready, leaving";
+            registry.register("replicas", help, this.replicas.clone());
+        });
+        this
+    }
+
+    pub(crate) fn acted(&self, step: &'static str) {
+        self.steps.get_or_create(&vec![("step", step)]).inc();
+    }
+
+    pub(crate) fn seen(&self, scaling: &Scaling, sight: &Sight) {
+        let ready = sight.replicas.iter().filter(|replica| replica.is_ready).count();
+        let leaving = sight.replicas.iter().filter(|replica| replica.leaving_since.is_some()).count();
+        let wanted = i64::from(sight.wanted);
+        let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        for (state, value) in [("wanted", wanted), ("ready", count(ready)), ("leaving", count(leaving))] {
+            self.replicas.get_or_create(&labels(scaling.service, state)).set(value);
+        }
+    }
+
+    pub(crate) fn forget(&self, service: ServiceKey) {
+        for state in ["wanted", "ready", "leaving"] {
+            self.replicas.remove(&labels(service, state));
+        }
+    }
+}
+
+fn labels(service: ServiceKey, state: &str) -> Vec<(&'static str, String)> {
+    vec![("service", service.to_string()), ("state", state.to_owned())]
 }

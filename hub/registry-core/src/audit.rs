@@ -128,6 +128,12 @@ audit_kinds! {
     DeploymentSet = "deployment.set",
     /// A deployment is to be gone; the subject is the deployment, the detail says why.
     DeploymentTerminate = "deployment.terminate",
+    /// The operator set the tier of a service; the subject is the service.
+    ScalingSet = "scaling.set",
+    /// The operator had the tier of a service forgotten; the subject is the service.
+    ScalingRemove = "scaling.remove",
+    /// The number of replicas of a service changes, or how it stands with its payment; the detail says why.
+    ScalingAct = "scaling.act",
     /// The operator stored credentials of a provider; the subject is the provider.
     ProviderConfigure = "provider.configure",
     /// The operator had credentials of a provider forgotten; the subject is the provider.

@@ -61,6 +61,8 @@ struct Held {
     connected: bool,
     data_plane: bool,
     runs_workloads: bool,
+    /// Its machine is to go: its targets get no new requests.
+    is_leaving: bool,
     inventory: Option<Arc<Inventory>>,
     last_seen: Option<Timestamp>,
     /// End of the lease; `None` while there is no target or the targets are parked.
@@ -167,6 +169,7 @@ impl Registry {
             connected: false,
             data_plane: false,
             runs_workloads: true,
+            is_leaving: false,
             inventory: None,
             last_seen: None,
             expires_at: None,
@@ -250,6 +253,20 @@ impl Registry {
         held.data_plane = alive;
         let bodies = differences(before, held.records(&self.weights));
         self.cached = None;
+        self.record(bodies)
+    }
+
+    /// Says which agents are to go, and no others: their targets stay, and get no new requests.
+    pub fn set_leaving(&mut self, leaving: &BTreeSet<AgentId>) -> Vec<Change> {
+        let mut bodies = Vec::new();
+        for (id, held) in &mut self.agents {
+            let is_leaving = leaving.contains(id);
+            if held.is_leaving != is_leaving {
+                let before = held.records(&self.weights);
+                held.is_leaving = is_leaving;
+                bodies.extend(differences(before, held.records(&self.weights)));
+            }
+        }
         self.record(bodies)
     }
 
@@ -440,7 +457,11 @@ impl Held {
             };
             let address = SocketAddr::from((agent.lease.v4, port));
             let generation = declared.generation;
-            let weight = weights.get(&service).map_or(WHOLE, |runs| self.share(runs, service, port));
+            let weight = match weights.get(&service) {
+                Some(_) | None if self.is_leaving => 0,
+                Some(runs) => self.share(runs, service, port),
+                None => WHOLE,
+            };
             let agent_name = agent.name.clone();
             (key, TargetRecord { key, health, reason, address, expires_at, agent_name, generation, weight })
         };

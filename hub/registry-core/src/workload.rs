@@ -15,7 +15,7 @@ mod store;
 mod update;
 mod version;
 
-pub use assigner::{Assigner, Assignment, Assignments, MAX_PER_NODE, Move, NoNode};
+pub use assigner::{Assigner, Assignment, Assignments, MAX_PER_NODE, Move, NoNode, Replicas};
 pub use leases::{Gone, LeaseHeld, Leases};
 pub use logs::{LogsAsk, LogsError, LogsLine, LogsPiece};
 pub use plan::{MAX_PLAN_SECS, MAX_STEPS, ParseStrategyError, PlanError, Strategy, UpdatePlan};
@@ -40,6 +40,8 @@ pub struct WorkloadsView {
     pub degraded: BTreeMap<ServiceKey, String>,
     /// Updates that are under way.
     pub updates: BTreeMap<ServiceKey, UpdateView>,
+    /// Runs of services with replicas beside those of `records`, and what their nodes say of them.
+    pub copies: BTreeMap<(ServiceKey, AgentId), (Arc<WorkloadRecord>, Option<WorkloadStatus>)>,
 }
 
 /// An update that is under way.
@@ -59,13 +61,17 @@ impl WorkloadsView {
     #[must_use]
     pub fn on(&self, service: ServiceKey, node: AgentId, generation: u64) -> Option<&Arc<WorkloadRecord>> {
         let next = self.updates.get(&service).and_then(|update| update.next.as_ref());
-        let all = || self.records.get(&service).into_iter().chain(next).filter(|it| it.node == Some(node));
+        let copy = self.copies.get(&(service, node)).map(|(record, _)| record);
+        let all = || {
+            self.records.get(&service).into_iter().chain(next).chain(copy).filter(|it| it.node == Some(node))
+        };
         all().find(|record| record.generation == generation).or_else(|| all().next())
     }
 
     /// Everything that nodes run or are to run.
     pub fn runs(&self) -> impl Iterator<Item = &Arc<WorkloadRecord>> {
-        self.records.values().chain(self.updates.values().filter_map(|update| update.next.as_ref()))
+        let next = self.updates.values().filter_map(|update| update.next.as_ref());
+        self.records.values().chain(next).chain(self.copies.values().map(|(record, _)| record))
     }
 }
 

@@ -62,6 +62,7 @@ enum Command {
     Close(SessionRef),
     Report(SessionRef, u64, Report),
     DataPlane(AgentId, bool),
+    Leaving(BTreeSet<AgentId>, oneshot::Sender<()>),
     Qos(AgentId, usize, oneshot::Sender<Option<QosView>>),
     Late(AgentId, Vec<QosSample>, oneshot::Sender<LateTaken>),
     ChangesAfter(u64, oneshot::Sender<Option<Vec<Change>>>),
@@ -277,6 +278,12 @@ impl Registrar {
                 let changes = self.registry.set_data_plane(agent, alive);
                 self.note(changes);
                 self.dirty = true;
+            }
+            Command::Leaving(leaving, reply) => {
+                let changes = self.registry.set_leaving(&leaving);
+                self.dirty |= !changes.is_empty();
+                self.note(changes);
+                let _ = reply.send(());
             }
             Command::Qos(agent, points, reply) => {
                 let known = self.registry.agent(agent).is_some();

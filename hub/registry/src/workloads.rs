@@ -12,8 +12,8 @@ use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_types::workload::{Bundle, Lease, WorkloadSpec, WorkloadStatus};
 use blueprint_common_types::{AgentId, ServiceKey, Timestamp, WgPublicKey};
 use blueprint_hub_registry_core::workload::{
-    Assigner, Assignments, FailOvers, Traffic, UpdateError, UpdateRequest, Updates, Version, WINDOW,
-    WorkloadChange, WorkloadChangeError, WorkloadEvent, WorkloadRecord, WorkloadStore, WorkloadsView,
+    Assigner, Assignments, FailOvers, Replicas, Traffic, UpdateError, UpdateRequest, Updates, Version,
+    WINDOW, WorkloadChange, WorkloadChangeError, WorkloadEvent, WorkloadRecord, WorkloadStore, WorkloadsView,
 };
 use blueprint_hub_registry_core::{RegistrySnapshot, StoreError, StoreResult, Weights};
 use blueprint_proto::v1;
@@ -70,6 +70,7 @@ enum Command {
     Update(Box<UpdateRequest>, oneshot::Sender<Result<WorkloadRecord, UpdateError>>),
     Abort(ServiceKey, oneshot::Sender<Result<(), UpdateError>>),
     Report(AgentId, Vec<WorkloadStatus>),
+    Replicas(Replicas),
 }
 
 /// Access to the task; cheap to clone.
@@ -150,6 +151,15 @@ impl WorkloadsHandle {
         answer.await.unwrap_or(Err(StoreError::Closed.into()))
     }
 
+    /// Services whose workload runs on all of these nodes from now on, and on no other.
+    ///
+    /// # Errors
+    ///
+    /// [`Stopping`] where the hub stops.
+    pub async fn set_replicas(&self, replicas: Replicas) -> Result<(), Stopping> {
+        self.commands.send(Command::Replicas(replicas)).await.map_err(|_| Stopping)
+    }
+
     /// Versions of a service that are kept, the newest first.
     ///
     /// # Errors
@@ -194,6 +204,8 @@ pub struct Workloads {
     updates: Updates,
     /// What nodes say of next versions.
     next_statuses: BTreeMap<ServiceKey, (AgentId, WorkloadStatus)>,
+    /// What nodes say of replicas.
+    copy_statuses: BTreeMap<(ServiceKey, AgentId), WorkloadStatus>,
     traffic: Arc<dyn Traffic>,
     store: Arc<dyn WorkloadStore>,
     registrar: RegistrarHandle,
@@ -212,7 +224,7 @@ impl std::fmt::Debug for Workloads {
 
 impl Workloads {
     /// Loads what is wanted, and tells the registrar before any agent can ask; `patience` is how long a node may be
-    /// away before its workloads go elsewhere.
+    /// away before its workloads go elsewhere, and `replicas` are the nodes of services that have several.
     ///
     /// # Errors
     ///
@@ -222,11 +234,14 @@ impl Workloads {
         registrar: RegistrarHandle,
         patience: Duration,
         traffic: Arc<dyn Traffic>,
+        replicas: Replicas,
     ) -> StoreResult<(Self, WorkloadsHandle)> {
         let now = Timestamp::from(SystemTime::now());
         let hour_ago = Timestamp::from_millis(now.as_millis().saturating_sub(millis(WINDOW)));
         let fail_overs = FailOvers::restore(&store.fail_overs(hour_ago).await?);
         let mut assigner = Assigner::new(store.list_workloads().await?, fail_overs, patience);
+        assigner.set_replicas(replicas);
+        assigner.spread(&registrar.snapshot());
         let stored = store.list_updates().await?;
         stored.iter().filter_map(|it| it.next.clone()).for_each(|next| assigner.set_next(next));
         let updates = stored.into_iter().map(|it| it.update).collect();
@@ -240,6 +255,7 @@ impl Workloads {
             statuses,
             updates,
             next_statuses,
+            copy_statuses: BTreeMap::new(),
             traffic,
             store,
             registrar,
@@ -264,6 +280,9 @@ impl Workloads {
             let snapshot = Arc::clone(&snapshots.borrow_and_update());
             // What a node said is written before the workload leaves it, and what follows from that as soon.
             self.write_journal().await;
+            if self.assigner.spread(&snapshot) {
+                self.publish().await;
+            }
             self.place(&snapshot).await;
             self.look_at_updates(&snapshot).await;
             self.write_journal().await;
@@ -290,6 +309,7 @@ impl Workloads {
                     self.assigner.set(record.clone());
                     // Where it goes is decided before it is told, so that its maker sees the node at once.
                     let snapshot = self.registrar.snapshot();
+                    self.assigner.spread(&snapshot);
                     self.place(&snapshot).await;
                     self.publish().await;
                 }
@@ -316,6 +336,12 @@ impl Workloads {
             Command::Abort(service, reply) => {
                 let _ = reply.send(self.abort(service).await);
             }
+            Command::Replicas(replicas) => {
+                self.assigner.set_replicas(replicas);
+                if self.assigner.spread(&self.registrar.snapshot()) {
+                    self.publish().await;
+                }
+            }
             Command::Report(agent, statuses) => self.hear(agent, statuses).await,
         }
     }
@@ -331,6 +357,7 @@ impl Workloads {
     async fn hear(&mut self, agent: AgentId, statuses: Vec<WorkloadStatus>) {
         self.statuses.retain(|_, (from, _)| *from != agent);
         self.next_statuses.retain(|_, (from, _)| *from != agent);
+        self.copy_statuses.retain(|(_, from), _| *from != agent);
         for status in statuses {
             let service = status.service;
             let is_of = |record: &Arc<WorkloadRecord>| is_told_of(record, agent, &status);
@@ -340,6 +367,8 @@ impl Workloads {
                 self.statuses.insert(service, (agent, status));
             } else if self.assigner.next(service).is_some_and(is_of) {
                 self.next_statuses.insert(service, (agent, status));
+            } else if self.assigner.has_replicas(service) {
+                self.copy_statuses.insert((service, agent), status);
             }
         }
         self.publish().await;
@@ -372,6 +401,13 @@ impl Workloads {
         }
     }
 
+    /// One of the replicas of a workload, and what its node says of it.
+    fn copy_of(&self, record: &Arc<WorkloadRecord>) -> Option<Run> {
+        let key = (record.service, record.node?);
+        let status = self.copy_statuses.get(&key).filter(|status| is_told_of(record, key.1, status));
+        Some((key, (Arc::clone(record), status.cloned())))
+    }
+
     /// Shows what is, where that is news to somebody.
     async fn publish(&mut self) {
         let assigner = &self.assigner;
@@ -381,11 +417,14 @@ impl Workloads {
         self.next_statuses.retain(|service, (agent, status)| {
             assigner.next(*service).is_some_and(|record| is_told_of(record, *agent, status))
         });
+        let own: BTreeSet<_> = assigner.copies().filter_map(|it| Some((it.service, it.node?))).collect();
+        self.copy_statuses.retain(|key, _| own.contains(key));
         let view = WorkloadsView {
             records: assigner.records().map(|record| (record.service, Arc::clone(record))).collect(),
             statuses: self.statuses.iter().map(|(service, (_, status))| (*service, status.clone())).collect(),
             degraded: assigner.degraded().clone(),
             updates: self.updates.iter().map(|update| (update.service, self.view_of(update))).collect(),
+            copies: assigner.copies().filter_map(|record| self.copy_of(record)).collect(),
         };
         self.view.send_if_modified(|shown| {
             let is_news = **shown != view;
@@ -402,6 +441,9 @@ impl Workloads {
         }
     }
 }
+
+/// A run of a service with replicas, by service and node, and what its node says of it.
+type Run = ((ServiceKey, AgentId), (Arc<WorkloadRecord>, Option<WorkloadStatus>));
 
 fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)

@@ -12,9 +12,11 @@ use blueprint_common_types::Timestamp;
 use blueprint_hub_admin::{
     AdminState, HubFacts, OperatorToken, Sessions, metrics_router, private_router, public_router,
 };
+use blueprint_hub_proxy::Ledger;
 use blueprint_hub_proxy_core::identity::IdentitySigner;
 use blueprint_hub_registry::{
-    Blueprints, ControlConfig, ControlPlane, LauncherParts, PushedFiles, serve_operator,
+    Blueprints, ControlConfig, ControlPlane, LauncherParts, PushedFiles, RegistrarHandle, WorkloadsHandle,
+    serve_operator,
 };
 use blueprint_hub_registry_core::{AuditEvent, AuditKind, Store};
 use hyper_util::service::TowerToHyperService;
@@ -83,7 +85,7 @@ pub(super) async fn start(
     let known = (base.registrar.clone(), base.tunnel.clone());
     Box::pin(discovery::start(&config.discovery, base.prefixes, known, &base.metrics, supervisor)).await?;
     start_inside(&config, &control, &base, supervisor).await?;
-    let planes = (control.clone(), base.registrar.clone(), base.tunnel.clone(), workload_keys.sealing());
+    let planes = (control.clone(), scaled_by(&base), base.tunnel.clone(), workload_keys.sealing());
     let spawner = supervisor.child_spawner();
     let clouds = Box::pin(base.clouds.start(Arc::clone(&facts), planes, &base.metrics, &spawner)).await?;
     let lists = clouds.prices.watch();
@@ -135,6 +137,11 @@ fn start_control(
         supervisor.spawn_essential("control also", control.clone().run(also));
     }
     supervisor.spawn_essential("control", control.run(listener));
+}
+
+/// What scaling reads, and what it acts on.
+fn scaled_by(base: &Base) -> (RegistrarHandle, Ledger, WorkloadsHandle) {
+    (base.registrar.clone(), base.ledger.clone(), base.workloads.clone())
 }
 
 /// What launchers need of the rest.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use blueprint_common_runtime::cli::{CliError, Output, Progress, Table, eprint_line, print_json, print_line};
 use blueprint_common_types::ServiceKey;
 use blueprint_hub_provision_core::DeploymentId;
+use blueprint_hub_provision_core::scaling::Tier;
 use clap::Args;
 use serde_json::{Value, json};
 
@@ -37,14 +38,20 @@ pub(crate) struct Deploy {
     /// What to call it: a-z, 0-9 and '-'
     #[arg(long, default_value = "")]
     name: String,
-    /// How many machines
-    #[arg(long, default_value_t = 1)]
-    replicas: u32,
+    /// How many machines; 1 where not given, or what the tier says
+    #[arg(long)]
+    replicas: Option<u32>,
+    /// Gives the service this payment tier: basic, standard or premium; machines have at least what it names
+    #[arg(long, value_name = "NAME", requires = "service")]
+    tier: Option<Tier>,
     #[command(flatten)]
     machine: Filter,
     /// How to choose: cheapest, first-match, or preferred:NAME,NAME; as provision.strategy says where not given
     #[arg(long, value_name = "HOW", conflicts_with_all = ["provider", "template"])]
     strategy: Option<String>,
+    /// Over what the machines are spread, so that one place that is lost does not take all: regions or providers
+    #[arg(long, value_name = "OVER", value_parser = ["none", "regions", "providers"])]
+    spread: Option<String>,
     /// Service that the machines offer, as BLUEPRINT/SERVICE
     #[arg(long)]
     service: Option<ServiceKey>,
@@ -79,10 +86,11 @@ impl Deploy {
         let document = self.workload.as_deref().map(workload::document).transpose()?.unwrap_or_default();
         let mut body = json!({
             "name": self.name,
-            "replicas": self.replicas,
+            "replicas": self.replicas(),
             "machine": machine,
             // What is pushed offers the service, and not the machine by itself.
             "service": self.service.filter(|_| self.package.is_none()),
+            "spread": self.spread,
             "ttl_secs": self.ttl,
             "dry_run": true,
         });
@@ -122,6 +130,7 @@ impl Deploy {
         }
         let answer = ask(global, "POST", "/v1/deployments", Some(&body))?;
         let deployment = answer.get("deployment").unwrap_or(&Value::Null);
+        set_tier(global, self.service, self.tier)?;
         let within = self.wait.or(package.as_ref().map(|_| JOIN_WITHIN));
         let Some(within) = within else {
             show(global, deployment);
@@ -143,22 +152,39 @@ impl Deploy {
         Ok(())
     }
 
+    /// How many machines, where nothing is said as many as the tier begins with.
+    fn replicas(&self) -> u32 {
+        self.replicas.unwrap_or(self.tier.map_or(1, |tier| tier.terms().replicas))
+    }
+
     /// What each machine has to have, by the options and then by the remote.
     fn asked(&self, global: &Global) -> Result<Value, CliError> {
         let mut machine = Query::default();
         self.machine.write(&mut machine);
         machine.text("strategy", self.strategy.as_deref());
+        if let Some(tier) = self.tier {
+            machine.at_least(&tier.terms());
+        }
         if let Some(most) = self.machine.place(global, &mut machine)?.and_then(|remote| remote.max_instances)
-            && self.replicas > most
+            && self.replicas() > most
         {
             return Err(CliError::usage(format!(
                 "the remote has {most} machines at most, not {}",
-                self.replicas
+                self.replicas()
             ))
             .hint("ask for fewer --replicas, or change max_instances of the remote in remotes.toml"));
         }
         Ok(machine.json())
     }
+}
+
+/// Gives a service that was deployed its tier; one that has it keeps what else was said of it.
+fn set_tier(global: &Global, service: Option<ServiceKey>, tier: Option<Tier>) -> Result<(), CliError> {
+    if let (Some(service), Some(tier)) = (service, tier) {
+        let body = json!({ "tier": tier.label() });
+        ask(global, "PUT", &format!("/v1/services/{service}/scaling"), Some(&body))?;
+    }
+    Ok(())
 }
 
 /// Shows what would be ordered, to people.
@@ -177,6 +203,29 @@ fn show_plan(plan: &Value) {
     eprint_line(offers.render().trim_end());
     let count = text(plan, "replicas");
     let noun = if count == "1" { "machine" } else { "machines" };
+    if text(plan, "spread") != "none" {
+        let layout = rows(plan, "layout").iter();
+        let places: Vec<_> = layout
+            .map(|row| {
+                format!(
+                    "{} of {} in {} (${} an hour)",
+                    text(row, "plan"),
+                    text(row, "provider"),
+                    text(row, "region"),
+                    text(row, "hourly")
+                )
+            })
+            .collect();
+        eprint_line(&format!(
+            "{count} {noun}, spread over {}: {}; ${} an hour, ${} a month of 730 hours; not spread it were ${} an hour",
+            text(plan, "spread"),
+            places.join(", "),
+            text(plan, "hourly"),
+            text(plan, "monthly"),
+            text(plan, "unspread_hourly"),
+        ));
+        return;
+    }
     eprint_line(&format!(
         "{count} {noun} of the first that can be had: ${} an hour, ${} a month of 730 hours",
         text(plan, "hourly"),

@@ -37,6 +37,7 @@ impl DevCloud {
             agent_binary: beside("blueprint-agent")?,
             service_binary: Some(beside("blueprint-example-service")?),
             faults: Faults::default(),
+            regions: 1,
         };
         Ok(Self { cloud: SimCloud::new(config), folder: folder.join("machines") })
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use blueprint_common_runtime::config::{Key, Problems, Settings};
-use blueprint_hub_provider_sim::Faults;
+use blueprint_hub_provider_sim::{Faults, MAX_REGIONS};
 use blueprint_hub_provision_core::catalogue::Offer;
 use ipnetwork::Ipv4Network;
 
@@ -25,6 +25,11 @@ pub(super) const SIM_FAULTS: Key = Key::new(
     "none",
     "What goes wrong in the simulated cloud, such as seed=7,latency_ms=50,errors=10,lost=5,doubles=20,late_ms=3000,quota=4 \
      (of 100 calls).",
+);
+pub(super) const SIM_REGIONS: Key = Key::new(
+    "providers.sim.regions",
+    "1",
+    "Regions of the simulated cloud, 1 to 8: local, local-2 and so on, each a bit dearer than the one before.",
 );
 pub(super) const LOCAL_VM: Key = Key::new(
     "providers.local_vm.enabled",
@@ -61,6 +66,8 @@ pub(crate) struct LocalVmSettings {
 pub(crate) struct ProviderSettings {
     /// Faults of the simulated cloud; `None` where there is none.
     pub(crate) sim: Option<Faults>,
+    /// Regions of the simulated cloud.
+    pub(crate) sim_regions: u32,
     /// Machines of this host; `None` where there are none.
     pub(crate) local_vm: Option<LocalVmSettings>,
     /// Where agents for new machines lie.
@@ -83,6 +90,7 @@ impl ProviderSettings {
     pub(super) fn take(settings: &Settings, problems: &mut Problems) -> Option<Self> {
         let enabled = settings.take::<bool>(SIM.path, problems);
         let faults = settings.take::<Faults>(SIM_FAULTS.path, problems);
+        let regions = settings.take_within(SIM_REGIONS.path, 1..=MAX_REGIONS, problems);
         let agents = settings.take_optional::<PathBuf>(AGENTS.path, problems);
         let (local_vm, digitalocean) =
             (local_vm(settings, problems), DigitalOceanSettings::take(settings, problems));
@@ -93,6 +101,7 @@ impl ProviderSettings {
         let ssh = SshSettings::take(settings, problems);
         Some(Self {
             sim: enabled?.then_some(faults?),
+            sim_regions: regions?,
             local_vm: local_vm?,
             digitalocean: digitalocean?,
             aws: aws?,
@@ -128,7 +137,7 @@ impl ProviderSettings {
 
     /// What those of them sell whose prices are known without asking.
     pub(crate) fn own_offers(&self) -> Vec<Offer> {
-        let sim = self.sim.iter().flat_map(|_| blueprint_hub_provider_sim::offers());
+        let sim = self.sim.iter().flat_map(|_| blueprint_hub_provider_sim::offers(self.sim_regions));
         sim.chain(self.local_vm.iter().flat_map(|_| blueprint_hub_provider_local_vm::offers())).collect()
     }
 

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use blueprint_common_runtime::config::{Key, Problems, Settings};
 use blueprint_common_types::Micros;
+use blueprint_hub_provision::ScaleConfig;
 use blueprint_hub_provision_core::cost::Limits;
 use blueprint_hub_provision_core::lifecycle;
 
-use super::span;
+use super::{scaling, span};
 
 pub(super) const EVERY: Key = Key::new(
     "provision.every",
@@ -85,6 +86,7 @@ pub(crate) struct ProvisionSettings {
     pub(crate) lifecycle: lifecycle::Settings,
     pub(crate) token_ttl: Duration,
     pub(crate) limits: Limits,
+    pub(crate) scaling: ScaleConfig,
 }
 
 impl ProvisionSettings {
@@ -99,6 +101,7 @@ impl ProvisionSettings {
         let max_hourly = settings.take::<Limit<Micros>>(MAX_HOURLY.path, problems);
         let max_monthly = settings.take::<Limit<Micros>>(MAX_MONTHLY.path, problems);
         let counts_sim = settings.take::<bool>(LIMIT_SIM.path, problems);
+        let scaling = scaling::take(settings, problems);
         let join_within = join_within?;
         Some(Self {
             every: every?,
@@ -110,6 +113,7 @@ impl ProvisionSettings {
                 ..lifecycle::Settings::default()
             },
             token_ttl: join_within.min(TOKEN_TTL),
+            scaling: scaling?,
             limits: Limits {
                 max_machines: max_machines?.0,
                 max_hourly: max_hourly?.0,

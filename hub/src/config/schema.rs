@@ -4,7 +4,7 @@ use blueprint_common_runtime::config::{Key, Schema};
 
 use super::{
     alerts, aws, azure, digitalocean, discovery, forwards, identity, oauth, orders, prices, providers,
-    provision, qos, rest_cloud, sessions, ssh,
+    provision, qos, rest_cloud, scaling, sessions, ssh,
 };
 
 /// Every key of `hub.toml`.
@@ -238,6 +238,7 @@ pub(crate) const SCHEMA: Schema = Schema {
         ),
         providers::SIM,
         providers::SIM_FAULTS,
+        providers::SIM_REGIONS,
         providers::LOCAL_VM,
         providers::LOCAL_VM_IMAGE,
         providers::LOCAL_VM_SUBNET,
@@ -287,6 +288,15 @@ pub(crate) const SCHEMA: Schema = Schema {
         orders::SPOT,
         orders::MAX_ORDER_HOURLY,
         orders::TTL,
+        scaling::ENABLED,
+        scaling::EVERY,
+        scaling::TARGET_CPU,
+        scaling::MIN_REPLICAS,
+        scaling::MAX_REPLICAS_OF,
+        scaling::UP_PAUSE,
+        scaling::DOWN_AFTER,
+        scaling::DRAIN,
+        scaling::GRACE,
         prices::EVERY,
         prices::AZURE_REGIONS,
         prices::VULTR,

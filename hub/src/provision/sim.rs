@@ -16,7 +16,7 @@ const FOLDER: &str = "sim";
 /// # Errors
 ///
 /// Where the agent's program is missing.
-pub(super) fn make(faults: Faults, state: &Path) -> Result<Arc<SimCloud>> {
+pub(super) fn make(faults: Faults, regions: u32, state: &Path) -> Result<Arc<SimCloud>> {
     let agent_binary = beside("blueprint-agent")?.context(
         "providers.sim.enabled needs the program blueprint-agent beside this one; put it there, or set it to false",
     )?;
@@ -25,5 +25,6 @@ pub(super) fn make(faults: Faults, state: &Path) -> Result<Arc<SimCloud>> {
         agent_binary,
         service_binary: beside("blueprint-example-service")?,
         faults,
+        regions,
     })))
 }

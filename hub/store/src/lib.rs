@@ -26,6 +26,7 @@ mod policy;
 mod prices;
 mod qos;
 mod queue;
+mod scaling;
 mod services;
 mod targets;
 mod tls;

@@ -23,7 +23,7 @@ use crate::counters::{meta_get, meta_set};
 use crate::error::DbResult;
 use crate::{SqliteStore, audit, tokens};
 
-pub(crate) use read::scanned_at;
+pub(crate) use read::{load, one as find, scanned_at};
 
 /// How long a deployment that ended is remembered.
 const REMEMBERED: Duration = Duration::from_secs(90 * 24 * 3600);
@@ -53,7 +53,7 @@ pub(crate) fn told<T>(action: &'static str, result: StoreResult<T>) -> RecordsRe
 impl LifecycleStore for SqliteStore {
     fn load_lifecycle(&self) -> BoxFuture<'_, RecordsResult<Records>> {
         const ACTION: &str = "load the deployments";
-        Box::pin(async { told(ACTION, self.queue.call(ACTION, read::load).await) })
+        Box::pin(async { told(ACTION, self.queue.call(ACTION, load).await) })
     }
 
     fn create_deployment(
@@ -172,7 +172,7 @@ pub(crate) fn recent_spans(db: &Connection, now: Timestamp) -> DbResult<Vec<Span
 
 /// Ends a deployment; false where there is none of this id, or it is gone already.
 pub(crate) fn end(db: &Connection, id: &DeploymentId, why: &str, now: Timestamp) -> DbResult<bool> {
-    let is_new = read::one(db, id)?.is_some_and(|known| known.wanted != Wanted::Gone);
+    let is_new = find(db, id)?.is_some_and(|known| known.wanted != Wanted::Gone);
     if is_new {
         set_wanted(db, id, Wanted::Gone, why, now)?;
     }
@@ -183,7 +183,7 @@ fn create(db: &Connection, deployment: Deployment, limits: Limits) -> DbResult<C
     let sql = "SELECT id FROM deployments WHERE request_key = ?1";
     let known =
         db.query_row(sql, params![deployment.request_key], |row| row.get::<_, String>(0)).optional()?;
-    let known = known.and_then(|id| id.parse().ok()).map(|id| read::one(db, &id)).transpose()?.flatten();
+    let known = known.and_then(|id| id.parse().ok()).map(|id| find(db, &id)).transpose()?.flatten();
     if let Some(known) = known {
         return Ok(Ok((known, false)));
     }
@@ -194,13 +194,13 @@ fn create(db: &Connection, deployment: Deployment, limits: Limits) -> DbResult<C
     {
         return Ok(Err(Refused::Held(held)));
     }
-    let used = committed(&read::load(db)?, &recent, &limits, now);
+    let used = committed(&load(db)?, &recent, &limits, now);
     if let Err(over) = limits.check(used, limits.asked(&deployment, now)) {
         return Ok(Err(Refused::OverLimit(over)));
     }
     let sql = "INSERT INTO deployments \
-               (id, name, request_key, asked, replicas, wanted, blueprint, service, created_at, expires_at, changed_at) \
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
+               (id, name, request_key, asked, replicas, wanted, blueprint, service, created_at, expires_at, changed_at, \
+                spread) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
     let key = deployment.service.map(service);
     let values = params![
         deployment.id.as_str(),
@@ -214,6 +214,7 @@ fn create(db: &Connection, deployment: Deployment, limits: Limits) -> DbResult<C
         time(deployment.created_at),
         deployment.expires_at.map(time),
         time(deployment.changed_at),
+        deployment.spread.label(),
     ];
     db.execute(sql, values)?;
     for (candidate, step) in deployment.plan.iter().zip(0i64..) {
@@ -249,7 +250,7 @@ fn set_wanted(
     why: &str,
     now: Timestamp,
 ) -> DbResult<Option<Deployment>> {
-    let Some(before) = read::one(db, id)? else { return Ok(None) };
+    let Some(before) = find(db, id)? else { return Ok(None) };
     if before.wanted == wanted || before.wanted == Wanted::Gone {
         return Ok(Some(before));
     }
@@ -401,7 +402,7 @@ fn begin(db: &Connection, record: &Record, token: &BoundToken, limits: Limits) -
     if let Some(held) = costs::holds(db, of, &limits, &spent, record.since)? {
         return Ok(Begun::Held(held));
     }
-    if let Err(over) = limits.check_call(&read::load(db)?, &spent, record, record.since) {
+    if let Err(over) = limits.check_call(&load(db)?, &spent, record, record.since) {
         return Ok(Begun::OverLimit(over));
     }
     save(db, record)?;
@@ -475,7 +476,7 @@ fn forget(db: &Connection, now: Timestamp) -> DbResult<()> {
     Ok(())
 }
 
-fn event(
+pub(crate) fn event(
     db: &Connection,
     at: Timestamp,
     deployment: &str,

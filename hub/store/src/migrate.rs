@@ -27,6 +27,7 @@ const STEPS: &[&str] = &[
     include_str!("schema/0016_workload_events.sql"),
     include_str!("schema/0017_usage.sql"),
     include_str!("schema/0018_identities.sql"),
+    include_str!("schema/0019_scaling.sql"),
 ];
 
 /// Brings the schema up to date.

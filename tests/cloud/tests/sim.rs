@@ -27,6 +27,7 @@ fn sim() -> Sim {
         agent_binary: stand_in("agent"),
         service_binary: None,
         faults: Faults::default(),
+        regions: 1,
     });
     Sim { cloud, _dir: dir }
 }

@@ -106,14 +106,14 @@ impl Limits {
         Ok(())
     }
 
-    /// What a deployment adds where it is new: its replicas, at the price of the offer that is ordered first.
+    /// What a deployment adds where it is new: its replicas, at the prices of the offers that are ordered first.
     #[must_use]
     pub fn asked(&self, deployment: &Deployment, now: Timestamp) -> Usage {
-        let Some(first) = deployment.plan.first().filter(|first| self.counts(&first.provider)) else {
-            return Usage::default();
-        };
-        let hourly = first.hourly.times(deployment.replicas.into());
-        Usage { machines: deployment.replicas, hourly, month: over(hourly, deployment, now) }
+        let layout = deployment.spread.layout(&deployment.plan, deployment.replicas);
+        let counted: Vec<_> = layout.into_iter().filter(|offer| self.counts(&offer.provider)).collect();
+        let hourly = counted.iter().map(|offer| offer.hourly).sum();
+        let machines = u32::try_from(counted.len()).unwrap_or(u32::MAX);
+        Usage { machines, hourly, month: over(hourly, deployment, now) }
     }
 
     /// Whether one more machine may be called for: `record`, which is one of `records`.

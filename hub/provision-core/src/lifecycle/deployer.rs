@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use crate::catalogue::Offer;
 use crate::cost::alert::Held;
 use crate::cost::{Limits, OverLimit, Span};
-use crate::lifecycle::{Alarm, Deployment, Event, Records, RecordsError, Wanted};
+use crate::lifecycle::{Alarm, Deployment, Event, Records, RecordsError, Spread, Wanted};
 use crate::{Candidate, DeploymentId};
 
 /// A deployment that is asked for.
@@ -25,6 +25,8 @@ pub struct Order {
     pub replicas: u32,
     /// What to order, best first.
     pub plan: Vec<Candidate>,
+    /// Over what its machines are spread.
+    pub spread: Spread,
     /// The service that its machines offer.
     pub service: Option<ServiceKey>,
     /// How long it lives; `None` until somebody ends it.

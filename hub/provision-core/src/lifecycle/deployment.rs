@@ -115,6 +115,84 @@ impl FromStr for Wanted {
     }
 }
 
+/// A text is not a way to spread machines.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is none of none, regions and providers")]
+pub struct ParseSpreadError(String);
+
+/// Over what the machines of a deployment are spread.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Spread {
+    /// Over nothing: each is the best offer that there is.
+    #[default]
+    None,
+    /// Over the regions of its plan, as evenly as they can be had.
+    Regions,
+    /// Over the providers of its plan, as evenly as they can be had.
+    Providers,
+}
+
+impl Spread {
+    /// Stable name, as it is stored and shown.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Regions => "regions",
+            Self::Providers => "providers",
+        }
+    }
+
+    /// The place of an offer: offers of one place count together.
+    #[must_use]
+    pub fn place(self, offer: &Candidate) -> (&str, &str) {
+        match self {
+            Self::None => ("", ""),
+            Self::Regions => (&offer.provider, &offer.region),
+            Self::Providers => (&offer.provider, ""),
+        }
+    }
+
+    /// The offers of a plan for the next machine beside those at `taken`, the first one first: those of the places with the
+    /// fewest come first, and among them the order of the plan holds.
+    #[must_use]
+    pub fn order<'p>(self, plan: &'p [Candidate], taken: &[&Candidate]) -> Vec<&'p Candidate> {
+        let count =
+            |offer: &Candidate| taken.iter().filter(|other| self.place(other) == self.place(offer)).count();
+        let mut offers: Vec<&Candidate> = plan.iter().collect();
+        offers.sort_by_key(|offer| count(offer));
+        offers
+    }
+
+    /// What `replicas` machines of a plan come to where the first offers of each place can be had, one after the other.
+    #[must_use]
+    pub fn layout(self, plan: &[Candidate], replicas: u32) -> Vec<&Candidate> {
+        let mut taken: Vec<&Candidate> = Vec::new();
+        for _ in 0..replicas {
+            let Some(next) = self.order(plan, &taken).first().copied() else { break };
+            taken.push(next);
+        }
+        taken
+    }
+}
+
+impl fmt::Display for Spread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.label())
+    }
+}
+
+impl FromStr for Spread {
+    type Err = ParseSpreadError;
+
+    fn from_str(text: &str) -> Result<Self, ParseSpreadError> {
+        [Self::None, Self::Regions, Self::Providers]
+            .into_iter()
+            .find(|spread| spread.label() == text)
+            .ok_or_else(|| ParseSpreadError(text.chars().take(32).collect()))
+    }
+}
+
 /// A number of machines of one kind that live and end together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Deployment {
@@ -126,10 +204,12 @@ pub struct Deployment {
     pub request_key: String,
     /// What was asked for, in one line: the same key with another line is a mistake.
     pub asked: String,
-    /// Machines wanted while it is to run; at least 1.
+    /// Machines wanted while it is to run; 0 only where scaling said so.
     pub replicas: u32,
     /// What to order, best first; not empty.
     pub plan: Vec<Candidate>,
+    /// Over what its machines are spread.
+    pub spread: Spread,
     /// The service that its machines offer.
     pub service: Option<ServiceKey>,
     /// What is wanted of it.

@@ -11,6 +11,7 @@ use crate::resource::Arch;
 use crate::{Candidate, DeploymentId, ErrorClass, Instance, InstanceKey, InstanceState, Tags};
 
 const HUB: HubId = HubId::from_bytes([1; 16]);
+static NOBODY: crate::scaling::Leaving = crate::scaling::Leaving::new();
 const OTHER: HubId = HubId::from_bytes([2; 16]);
 
 /// A machine at its cloud.
@@ -157,6 +158,7 @@ impl World {
         let view = View {
             deployments: &store.deployments,
             records: &store.instances,
+            leaving: &NOBODY,
             agents: &agents,
             is_clock_trusted: true,
             now: self.now,
@@ -354,6 +356,7 @@ impl World {
             asked: String::new(),
             replicas: u32::try_from(1 + self.dice.below(3)).unwrap(),
             plan: vec![offer("north", "small"), offer("south", "small"), offer("north", "large")],
+            spread: Spread::None,
             service: None,
             wanted: Wanted::Running,
             created_at: self.now,

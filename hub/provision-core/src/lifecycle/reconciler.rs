@@ -13,6 +13,7 @@ use blueprint_common_types::{AgentId, HubId, Timestamp};
 
 use self::alarms::Alarms;
 use crate::lifecycle::{Deployment, OfferBlocks, Record};
+use crate::scaling::Leaving;
 use crate::{DeploymentId, InstanceKey};
 
 pub use self::alarms::Alarm;
@@ -265,6 +266,8 @@ pub struct View<'a> {
     pub deployments: &'a BTreeMap<DeploymentId, Deployment>,
     /// Machines as they are stored.
     pub records: &'a BTreeMap<InstanceKey, Record>,
+    /// Machines that get no new requests, because they are to go.
+    pub leaving: &'a Leaving,
     /// Agents that are joined, and whether each is connected.
     pub agents: &'a BTreeMap<AgentId, bool>,
     /// False while nothing may be ended because of the time ([`crate::lifecycle::ClockWatch`]).

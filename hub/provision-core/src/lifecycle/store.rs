@@ -9,6 +9,7 @@ use futures_util::future::BoxFuture;
 use crate::cost::alert::Held;
 use crate::cost::{Limits, OverLimit, Span};
 use crate::lifecycle::{Deployment, Record, Wanted};
+use crate::scaling::Leaving;
 use crate::{DeploymentId, InstanceKey};
 
 /// Why records could not be read or written.
@@ -68,6 +69,8 @@ pub struct Records {
     pub instances: BTreeMap<InstanceKey, Record>,
     /// When clouds were last looked at.
     pub scanned_at: Option<Timestamp>,
+    /// Machines that get no new requests, because they are to go.
+    pub leaving: Leaving,
 }
 
 /// The right of one machine to join, without its secret.

@@ -207,6 +207,7 @@ fn records() -> Records {
         asked: String::new(),
         replicas: 1,
         plan: vec![candidate.clone()],
+        spread: blueprint_hub_provision_core::lifecycle::Spread::None,
         service: None,
         wanted: Wanted::Running,
         created_at: NOON,
@@ -236,6 +237,7 @@ fn records() -> Records {
         deployments: BTreeMap::from([(id(), deployment)]),
         instances: BTreeMap::from([(record.key.clone(), record)]),
         scanned_at: None,
+        leaving: BTreeMap::new(),
     }
 }
 

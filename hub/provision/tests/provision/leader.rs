@@ -102,6 +102,7 @@ fn order(key: &str, replicas: u32, plan: Vec<Candidate>) -> Order {
         asked: key.to_owned(),
         replicas,
         plan,
+        spread: blueprint_hub_provision_core::lifecycle::Spread::None,
         service: None,
         ttl: None,
     }

@@ -406,3 +406,20 @@ fn runs_of_a_workload_have_their_parts_and_what_is_over_has_none() {
     sim.registry.assign(BTreeMap::new(), Weights::new());
     assert!(parts(&mut sim).iter().all(|(_, weight)| *weight == WHOLE));
 }
+
+#[test]
+fn an_agent_that_is_to_go_keeps_its_targets_and_gets_no_new_requests() {
+    let mut sim = Sim::new(&[(1, only(&[1])), (2, only(&[1]))]);
+    assert!(sim.offer(1, &[(1, 80)]).refused.is_empty() && sim.offer(2, &[(1, 80)]).refused.is_empty());
+    let weights = |sim: &mut Sim| {
+        sim.registry.snapshot().targets.values().map(|target| target.weight).collect::<Vec<_>>()
+    };
+    let changes = sim.registry.set_leaving(&BTreeSet::from([id(2)]));
+    assert_eq!(bodies(&changes), ["upsert"], "watchers are told");
+    assert_eq!(weights(&mut sim), [WHOLE, 0]);
+    assert!(sim.registry.set_leaving(&BTreeSet::from([id(2)])).is_empty());
+    sim.offer(2, &[(1, 80)]);
+    assert_eq!(weights(&mut sim), [WHOLE, 0], "what it says does not change that");
+    sim.registry.set_leaving(&BTreeSet::new());
+    assert_eq!(weights(&mut sim), [WHOLE, WHOLE]);
+}

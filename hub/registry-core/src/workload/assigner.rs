@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use blueprint_common_types::workload::{Lack, MAX_SLOTS, ResourceLimits, Seat, WorkloadStatus};
+use blueprint_common_types::workload::{Inventory, Lack, MAX_SLOTS, ResourceLimits, Seat, WorkloadStatus};
 use blueprint_common_types::{AgentId, ServiceKey, Timestamp};
 
 use super::{EventKind, FailOvers, Placed, Verdict, WorkloadRecord, WorkloadsView};
@@ -15,6 +15,9 @@ pub const MAX_PER_NODE: usize = MAX_TARGETS_PER_AGENT;
 
 /// What the hub assigned, and to whom.
 pub type Assignments = BTreeMap<AgentId, BTreeMap<Seat, Assignment>>;
+
+/// Nodes that run replicas of services, each of them the whole workload; a service that is not named has one run.
+pub type Replicas = BTreeMap<ServiceKey, BTreeSet<AgentId>>;
 
 /// One assignment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +61,7 @@ impl Move {
 ///   processors, memory and GPUs of its limits;
 /// - it leaves a node only if that one has been away for the whole patience, or is gone, or not allowed any more, or runs
 ///   no workloads, or asks for another one for it, as often as [`FailOvers`] lets it;
+/// - one that has replicas runs on each node of them that fits, and on no other, and never moves;
 /// - one that is to end goes nowhere;
 /// - equal inputs give equal moves.
 #[derive(Debug)]
@@ -66,6 +70,9 @@ pub struct Assigner {
     records: BTreeMap<ServiceKey, Arc<WorkloadRecord>>,
     /// Next versions beside those that serve.
     next: BTreeMap<ServiceKey, Arc<WorkloadRecord>>,
+    replicas: Replicas,
+    /// Runs of services that have replicas, but for those that are in `records`.
+    copies: BTreeMap<(ServiceKey, AgentId), Arc<WorkloadRecord>>,
     /// Nodes of workloads that cannot be reached, and since when.
     away: BTreeMap<AgentId, Timestamp>,
     /// Workloads that are to end.
@@ -89,6 +96,8 @@ impl Assigner {
             patience,
             records,
             next: BTreeMap::new(),
+            replicas: Replicas::new(),
+            copies: BTreeMap::new(),
             away: BTreeMap::new(),
             ending: BTreeSet::new(),
             updating: BTreeSet::new(),
@@ -132,8 +141,58 @@ impl Assigner {
         self.ending.remove(&service);
         self.records.remove(&service);
         self.next.remove(&service);
+        self.copies.retain(|(of, _), _| *of != service);
         self.fail_overs.forget(service);
         self.degraded.remove(&service);
+    }
+
+    /// Services whose workload runs on all of these nodes from now on; [`Self::spread`] does it.
+    pub fn set_replicas(&mut self, replicas: Replicas) {
+        self.replicas = replicas;
+    }
+
+    /// Whether a service has replicas.
+    #[must_use]
+    pub fn has_replicas(&self, service: ServiceKey) -> bool {
+        self.replicas.contains_key(&service)
+    }
+
+    /// Runs of services that have replicas, beside those of [`Self::records`].
+    pub fn copies(&self) -> impl Iterator<Item = &Arc<WorkloadRecord>> {
+        self.copies.values()
+    }
+
+    /// Has each node of a service's replicas run it where it fits; true where that changed something.
+    ///
+    /// All runs have one generation: none is started anew because another one comes or goes.
+    pub fn spread(&mut self, snapshot: &RegistrySnapshot) -> bool {
+        let mut copies = BTreeMap::new();
+        let mut is_news = false;
+        for (service, nodes) in &self.replicas {
+            let Some(record) = self.records.get(service) else { continue };
+            let fits: Vec<AgentId> =
+                nodes.iter().copied().filter(|node| runs_on(record, *node, snapshot)).collect();
+            let shown = record.node.filter(|node| fits.contains(node)).or_else(|| fits.first().copied());
+            let others = fits.into_iter().filter(|node| Some(*node) != shown);
+            for node in others {
+                let known = self.copies.get(&(*service, node));
+                // Whatever else of a record changes, its generation does.
+                let same = known.filter(|it| (it.generation, it.slot) == (record.generation, record.slot));
+                let copy = same.map_or_else(
+                    || Arc::new(WorkloadRecord { node: Some(node), ..(**record).clone() }),
+                    Arc::clone,
+                );
+                copies.insert((*service, node), copy);
+            }
+            if record.node != shown {
+                let record = Arc::new(WorkloadRecord { node: shown, ..(**record).clone() });
+                self.records.insert(*service, record);
+                is_news = true;
+            }
+        }
+        is_news |= copies != self.copies;
+        self.copies = copies;
+        is_news
     }
 
     /// Updates of these are under way, and no others: they do not leave their nodes for not getting well, since what the
@@ -176,7 +235,7 @@ impl Assigner {
     #[must_use]
     pub fn assignments(&self) -> Assignments {
         let mut assignments = Assignments::new();
-        for record in self.records.values().chain(self.next.values()) {
+        for record in self.runs() {
             if let Some(node) = record.node {
                 let ends = self.ending.contains(&record.service);
                 let assignment = Assignment { generation: record.generation, ends };
@@ -185,6 +244,11 @@ impl Assigner {
             }
         }
         assignments
+    }
+
+    /// Everything that is on a node or is to be.
+    fn runs(&self) -> impl Iterator<Item = &Arc<WorkloadRecord>> {
+        self.records.values().chain(self.next.values()).chain(self.copies.values())
     }
 
     /// What is wanted and has no node yet.
@@ -197,10 +261,13 @@ impl Assigner {
     pub fn moves(&mut self, snapshot: &RegistrySnapshot, now: Timestamp) -> Vec<Move> {
         self.looked = now;
         self.note_presence(snapshot, now);
-        let mut load = Load::of(self.records.values().chain(self.next.values()));
+        let mut load = Load::of(self.runs());
         let (mut moves, mut degraded, none) = (Vec::new(), BTreeMap::new(), BTreeSet::new());
         for record in self.records.values().filter(|record| !self.ending.contains(&record.service)) {
             let WorkloadRecord { service, generation, node: from, .. } = **record;
+            if self.replicas.contains_key(&service) {
+                continue;
+            }
             let (to, kind, reason) = match self.reason_to_move(record, snapshot, now) {
                 Some(reason) => (best_node(record, snapshot, &load, &none), EventKind::Move, reason),
                 None if self.updating.contains(&service) => continue,
@@ -249,7 +316,7 @@ impl Assigner {
             let name = &view.agent.name;
             return Err(format!("the agent of its node {name} is too old to tell two versions apart"));
         }
-        let load = Load::of(self.records.values().chain(self.next.values()));
+        let load = Load::of(self.runs());
         let (limits, others) = (limits_of(next), limits_of(serving));
         let both = ResourceLimits {
             cpu_millis: limits.cpu_millis.saturating_add(others.cpu_millis),
@@ -449,6 +516,13 @@ fn limits_of(record: &WorkloadRecord) -> ResourceLimits {
     }
     let read = serde_json::from_str::<OnlyLimits>(&record.document);
     read.ok().and_then(|document| document.limits).unwrap_or_default()
+}
+
+/// Whether a node can run one of the replicas of a workload: it need not be here now.
+fn runs_on(record: &WorkloadRecord, node: AgentId, snapshot: &RegistrySnapshot) -> bool {
+    let Some(view) = snapshot.agents.get(&node) else { return false };
+    let has_enough = |inventory: &Arc<Inventory>| inventory.lacks(&limits_of(record)).is_none();
+    view.runs_workloads && may_run(record, node) && view.inventory.as_ref().is_none_or(has_enough)
 }
 
 fn may_run(record: &WorkloadRecord, node: AgentId) -> bool {

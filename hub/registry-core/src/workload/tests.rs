@@ -361,3 +361,38 @@ fn two_versions_share_a_node_that_has_room_for_both_and_part_where_it_has_not() 
     assigner.remove_next(ServiceKey { blueprint: 7, service: 1 });
     assert_eq!(seats(&assigner), [(0, 9)]);
 }
+
+#[test]
+fn replicas_run_on_each_of_their_nodes_and_none_is_started_anew_for_another() {
+    let mut assigner = Assigner::new(vec![record(1, &[], None)], FailOvers::default(), PATIENCE);
+    let service = record(1, &[], None).service;
+    let on = |numbers: &[u8]| Replicas::from([(service, numbers.iter().map(|n| node(*n)).collect())]);
+    let runs = |assigner: &Assigner| {
+        let all = assigner.assignments();
+        all.iter()
+            .map(|(node, seats)| (*node, seats.values().map(|one| one.generation).collect::<Vec<_>>()))
+            .collect::<Vec<_>>()
+    };
+    let nodes = snapshot(&[true, true, true]);
+    assigner.set_replicas(on(&[2, 3]));
+    assert!(assigner.spread(&nodes) && !assigner.spread(&nodes), "said once");
+    assert!(assigner.moves(&nodes, at(0)).is_empty() && assigner.unplaced().is_empty());
+    assert_eq!(runs(&assigner), [(node(2), vec![3]), (node(3), vec![3])]);
+    // One that is away keeps its run, and the one that is shown may go.
+    assert!(!assigner.spread(&snapshot(&[true, false, true])));
+    assigner.set_replicas(on(&[1, 3]));
+    assert!(assigner.spread(&nodes) && assigner.moves(&nodes, at(60)).is_empty());
+    assert_eq!(runs(&assigner), [(node(1), vec![3]), (node(3), vec![3])]);
+    // Another document is another generation for all of them.
+    assigner.set(WorkloadRecord { generation: 4, ..record(1, &[], None) });
+    assert!(assigner.spread(&nodes));
+    assert_eq!(runs(&assigner), [(node(1), vec![4]), (node(3), vec![4])]);
+    // Who does not pay has none, and nobody else gets it.
+    assigner.set_replicas(on(&[]));
+    assert!(assigner.spread(&nodes) && assigner.moves(&nodes, at(60)).is_empty());
+    assert!(runs(&assigner).is_empty() && assigner.unplaced() == BTreeSet::from([service]));
+    // Without a tier it is one run again.
+    assigner.set_replicas(Replicas::new());
+    assigner.spread(&nodes);
+    assert_eq!(assigner.moves(&nodes, at(60)).len(), 1);
+}

@@ -57,6 +57,16 @@ impl RegistrarHandle {
         self.commands.send(Command::DataPlane(agent, alive)).await.map_err(|_| Stopping)
     }
 
+    /// Says which agents are to go, and no others: their targets get no new requests. Resolves once that is stored or is
+    /// about to be, and published then.
+    ///
+    /// # Errors
+    ///
+    /// [`Stopping`] where the hub stops.
+    pub async fn set_leaving(&self, leaving: BTreeSet<AgentId>) -> Result<(), Stopping> {
+        self.ask(|reply| Command::Leaving(leaving, reply)).await
+    }
+
     /// Drops a removed agent from memory, ends its session and frees its addresses; gives what it was.
     ///
     /// # Errors

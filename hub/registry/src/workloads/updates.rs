@@ -31,6 +31,11 @@ impl Workloads {
         if let Some(update) = self.updates.get(service) {
             return Err(UpdateError::Running { service, doing: update.doing() });
         }
+        if self.assigner.has_replicas(service) {
+            let why = "it has a tier, and so replicas, which are not updated one after the other; `blueprint-hub workload run` \
+                       gives all of them another document at once";
+            return Err(UpdateError::NoPlace(why.to_owned()));
+        }
         if request.replaces.is_some_and(|generation| generation != record.generation) {
             return Err(UpdateError::Conflict);
         }
@@ -203,6 +208,10 @@ impl Workloads {
         for record in self.assigner.records() {
             let runs = record.node.map(|node| ((node, record.generation), WHOLE));
             weights.insert(record.service, runs.into_iter().collect());
+        }
+        for copy in self.assigner.copies() {
+            let runs = copy.node.map(|node| ((node, copy.generation), WHOLE));
+            weights.entry(copy.service).or_default().extend(runs);
         }
         for update in self.updates.iter() {
             let (record, next) = (self.assigner.get(update.service), self.assigner.next(update.service));

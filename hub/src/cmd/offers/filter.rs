@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use blueprint_common_runtime::cli::CliError;
 use blueprint_hub_import_core::Remote;
+use blueprint_hub_provision_core::scaling::TierTerms;
 use clap::Args;
 use serde_json::{Map, Value};
 
@@ -142,6 +143,24 @@ impl Query {
     /// Adds a field where it is on.
     pub(in crate::cmd) fn flag(&mut self, name: &str, is_on: bool) {
         self.0.extend(is_on.then(|| (name.to_owned(), true.into())));
+    }
+
+    /// Adds what a tier gives each replica, where nothing else is said.
+    pub(in crate::cmd) fn at_least(&mut self, tier: &TierTerms) {
+        if ["preset", "plan", "template"].iter().any(|name| self.0.contains_key(*name)) {
+            return;
+        }
+        let cpu = format!("{}.{:03}", tier.cpu_millis / 1000, tier.cpu_millis % 1000);
+        let memory =
+            format!("{}.{:03}", tier.memory_bytes >> 30, (tier.memory_bytes >> 20) % 1024 * 1000 / 1024);
+        for (name, value) in [("cpu", cpu), ("memory_gib", memory)] {
+            if !self.0.contains_key(name) {
+                self.text(name, Some(&value));
+            }
+        }
+        if tier.gpus > 0 && !self.0.contains_key("gpu") && !self.0.contains_key("gpu_count") {
+            self.number("gpu_count", Some(tier.gpus.into()));
+        }
     }
 
     /// As the query of `path`.

@@ -10,12 +10,14 @@ use crate::convert::{read_optional_text, read_optional_time, read_service, read_
 use crate::costs::egress_price;
 use crate::counters::meta_get;
 use crate::error::{DbError, DbResult};
+use crate::scaling;
 
-const DEPLOYMENT: &str = "SELECT id, name, request_key, asked, replicas, wanted, blueprint, service, created_at, \
-                          expires_at, changed_at FROM deployments";
+const DEPLOYMENT: &str = "SELECT id, name, request_key, asked, coalesce((SELECT replicas FROM deployment_sizes \
+                          WHERE deployment = deployments.id), replicas), wanted, blueprint, service, created_at, \
+                          expires_at, changed_at, spread FROM deployments";
 
 /// Everything there is.
-pub(super) fn load(db: &Connection) -> DbResult<Records> {
+pub(crate) fn load(db: &Connection) -> DbResult<Records> {
     let mut records = Records::default();
     let mut statement = db.prepare(DEPLOYMENT)?;
     let mut rows = statement.query([])?;
@@ -33,6 +35,7 @@ pub(super) fn load(db: &Connection) -> DbResult<Records> {
         records.instances.insert(record.key.clone(), record);
     }
     records.scanned_at = scanned_at(db)?;
+    records.leaving = scaling::leaving(db)?;
     Ok(records)
 }
 
@@ -43,7 +46,7 @@ pub(crate) fn scanned_at(db: &Connection) -> DbResult<Option<Timestamp>> {
 }
 
 /// One deployment.
-pub(super) fn one(db: &Connection, id: &DeploymentId) -> DbResult<Option<Deployment>> {
+pub(crate) fn one(db: &Connection, id: &DeploymentId) -> DbResult<Option<Deployment>> {
     let mut statement = db.prepare(&format!("{DEPLOYMENT} WHERE id = ?1"))?;
     let mut rows = statement.query(params![id.as_str()])?;
     rows.next()?.map(|row| deployment(db, row)).transpose()
@@ -78,6 +81,7 @@ fn deployment(db: &Connection, row: &Row<'_>) -> DbResult<Deployment> {
         asked: row.get(3)?,
         replicas: row.get(4)?,
         plan: plan(db, &id)?,
+        spread: read_text(row, 11)?,
         wanted: read_text(row, 5)?,
         service: has_service.then(|| read_service(row, 6)).transpose()?,
         created_at: read_time(row, 8)?,

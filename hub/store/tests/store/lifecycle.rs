@@ -35,6 +35,7 @@ pub(crate) fn deployment(number: u8, request_key: &str) -> Deployment {
         asked: "2 x sim".to_owned(),
         replicas: 2,
         plan: vec![offer("small", 5000), offer("large", u64::from(u32::MAX) * 4)],
+        spread: blueprint_hub_provision_core::lifecycle::Spread::None,
         service: Some(ServiceKey { blueprint: u64::MAX, service: 42 }),
         wanted: Wanted::Running,
         created_at: NOW,

@@ -10,6 +10,7 @@ mod lifecycle;
 mod opening;
 mod policy;
 mod qos;
+mod scaling;
 mod schema;
 mod services;
 mod support;

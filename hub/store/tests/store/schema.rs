@@ -6,7 +6,12 @@ use blueprint_hub_store::DATABASE_FILE;
 use rusqlite::Connection;
 
 /// What takes each step back, the newest first. A new step stands at the top.
-const UNDO: [(i64, &str); 17] = [
+const UNDO: [(i64, &str); 18] = [
+    (
+        19,
+        "DROP TABLE deployment_sizes; DROP TABLE leaving_instances; DROP TABLE service_scaling; DROP TABLE scale_events; \
+         ALTER TABLE deployments DROP COLUMN spread",
+    ),
     (18, "DROP TABLE cloud_identities"),
     (17, "DROP TABLE usage"),
     (16, "DROP TABLE workload_events"),
@@ -53,7 +58,7 @@ const UNDO: [(i64, &str); 17] = [
 ];
 
 /// The newest schema.
-pub(crate) const NEWEST: i64 = 18;
+pub(crate) const NEWEST: i64 = 19;
 
 /// Makes the database in `folder`, which nobody has open, one of `version`.
 pub(crate) fn take_back_to(folder: &Path, version: i64) {

@@ -45,6 +45,7 @@ mod refusals;
 mod rest_clouds;
 mod revoke;
 mod say;
+mod scaling;
 mod scraped;
 mod seen;
 mod ssh;

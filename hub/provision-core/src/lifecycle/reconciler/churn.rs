@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use blueprint_common_types::Timestamp;
 
+use super::Why;
 use crate::lifecycle::Record;
 
 /// How long a machine has to stand to have done well: then what its offer failed by before is forgotten.
@@ -41,6 +42,10 @@ pub(super) fn pause(own: &[&Record], replicas: u32, now: Timestamp) -> Option<Pa
 fn short_life(record: &Record, now: Timestamp) -> Option<Timestamp> {
     // One that never joined says something of its offer, which is left out for a time.
     let began = record.made_at.filter(|_| record.agent.is_some() && !record.state.is_live())?;
+    // What was one too many did not end by itself.
+    if record.reason == Why::Surplus.label() {
+        return None;
+    }
     let end = record.deleted_at.unwrap_or(record.since);
     (end.since(began) < STAY && now.since(end) < COUNTED).then_some(end)
 }

@@ -67,14 +67,20 @@ impl Reconciler {
             });
         }
         let mut live: Vec<&Record> = own.iter().copied().filter(|record| record.state.is_live()).collect();
+        let mark = |record: &Record| view.leaving.get(&record.key);
+        // What scaling let go of is not one of those that are wanted any more, however many that are.
+        let released = live.extract_if(.., |record| mark(record).is_some_and(|mark| mark.is_released));
+        actions.extend(released.map(|record| doom(record, Why::Surplus, now)));
         match deployment.wanted {
             Wanted::Gone => actions.extend(live.iter().map(|record| doom(record, Why::Terminated, now))),
             // What is kept switched off is not made up for where one is lost: it would have to be switched on for that.
             Wanted::Stopped => {}
             Wanted::Running => {
                 let wanted = usize::try_from(deployment.replicas).unwrap_or(usize::MAX);
-                // The least far go first: those that run are kept.
-                live.sort_by_key(|record| (std::cmp::Reverse(record.state), record.number));
+                // Those that leave go first, then the least far: those that run are kept.
+                live.sort_by_key(|record| {
+                    (mark(record).is_some(), std::cmp::Reverse(record.state), record.number)
+                });
                 let surplus = live.iter().skip(wanted);
                 actions.extend(surplus.map(|record| doom(record, Why::Surplus, now)));
                 let missing = wanted.saturating_sub(live.len());
@@ -110,9 +116,15 @@ impl Reconciler {
         }
         let mut taken = taken(view, actions);
         let first = own.iter().map(|record| record.number).max().unwrap_or_default();
+        let is_mine = |record: &&&Record| {
+            record.state.is_live() && view.leaving.get(&record.key).is_none_or(|mark| !mark.is_released)
+        };
+        let mut placed: Vec<&Candidate> =
+            own.iter().filter(is_mine).map(|record| &record.candidate).collect();
         for number in (first.saturating_add(1)..).take(missing) {
             let is_free = |candidate: &&Candidate| !taken.contains(&machine(candidate));
-            let candidate = match self.blocks.choose(deployment.plan.iter().filter(is_free), view.now) {
+            let offers = deployment.spread.order(&deployment.plan, &placed);
+            let candidate = match self.blocks.choose(offers.into_iter().filter(is_free), view.now) {
                 Ok(candidate) => candidate,
                 Err(until) => {
                     let is_none = !deployment.plan.iter().any(|candidate| is_free(&candidate));
@@ -123,6 +135,7 @@ impl Reconciler {
             if is_one_machine(&candidate.provider) {
                 taken.insert(machine(candidate));
             }
+            placed.push(candidate);
             let record = Record {
                 key: InstanceKey::of(&deployment.id, number),
                 deployment: deployment.id.clone(),

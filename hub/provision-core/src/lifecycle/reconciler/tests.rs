@@ -3,7 +3,7 @@
 use blueprint_common_types::Micros;
 
 use super::*;
-use crate::lifecycle::{RecordState, Wanted};
+use crate::lifecycle::{RecordState, Spread, Wanted};
 use crate::resource::Arch;
 use crate::{Candidate, ErrorClass, Instance, InstanceState, Tags};
 
@@ -16,6 +16,7 @@ struct Sim {
     reconciler: Reconciler,
     deployments: BTreeMap<DeploymentId, Deployment>,
     records: BTreeMap<InstanceKey, Record>,
+    leaving: Leaving,
     agents: BTreeMap<AgentId, bool>,
     listed: Vec<Instance>,
     is_clock_trusted: bool,
@@ -45,6 +46,7 @@ pub(crate) fn deployment() -> Deployment {
         asked: String::new(),
         replicas: 1,
         plan: vec![offer("small"), offer("large")],
+        spread: Spread::None,
         service: None,
         wanted: Wanted::Running,
         created_at: now,
@@ -87,6 +89,7 @@ impl Sim {
             reconciler: Reconciler::new(HUB, Settings::default()),
             deployments: BTreeMap::from([(id, deployment)]),
             records: BTreeMap::new(),
+            leaving: Leaving::new(),
             agents: BTreeMap::new(),
             listed: Vec::new(),
             is_clock_trusted: true,
@@ -110,6 +113,7 @@ impl Sim {
         let view = View {
             deployments: &self.deployments,
             records: &self.records,
+            leaving: &self.leaving,
             agents: &self.agents,
             is_clock_trusted: self.is_clock_trusted,
             now: self.now,
@@ -454,6 +458,7 @@ fn machines_that_are_there_once_have_one_order_each() {
         let view = View {
             deployments: &sim.deployments,
             records: &sim.records,
+            leaving: &sim.leaving,
             agents: &sim.agents,
             is_clock_trusted: true,
             now: sim.now,

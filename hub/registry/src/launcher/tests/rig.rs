@@ -9,8 +9,8 @@ use blueprint_common_runtime::tasks::Supervisor;
 use blueprint_common_types::workload::{Bundle, WorkloadState, WorkloadStatus};
 use blueprint_common_types::{AgentId, LogCursor, LogStream, ServiceKey, Timestamp, WgPublicKey};
 use blueprint_hub_registry_core::workload::{
-    LogsAsk, LogsError, LogsLine, LogsPiece, NewUpdate, Placed, StoredUpdate, Tally, Traffic, Update,
-    Version, WorkloadChange, WorkloadChangeError, WorkloadEvent, WorkloadRecord, WorkloadStore,
+    LogsAsk, LogsError, LogsLine, LogsPiece, NewUpdate, Placed, Replicas, StoredUpdate, Tally, Traffic,
+    Update, Version, WorkloadChange, WorkloadChangeError, WorkloadEvent, WorkloadRecord, WorkloadStore,
 };
 use blueprint_hub_registry_core::{StoreError, StoreResult};
 use blueprint_proto::v1::bridge_request::Call;
@@ -228,7 +228,9 @@ impl LogSource for Wrote {
 pub(crate) async fn idle(registrar: RegistrarHandle) -> LauncherParts {
     let store: Arc<dyn WorkloadStore> = Arc::new(Kept::default());
     let (_, workloads) =
-        Workloads::new(store, registrar, Duration::from_secs(15), Arc::new(Nobody)).await.unwrap();
+        Workloads::new(store, registrar, Duration::from_secs(15), Arc::new(Nobody), Replicas::new())
+            .await
+            .unwrap();
     let (_, launchers) = Launchers::new(workloads.clone());
     let rest = Arc::new(Rest(nowhere()));
     LauncherParts {
@@ -270,7 +272,9 @@ pub(super) async fn with_kept<F: Future<Output = ()>>(
             let store: Arc<dyn WorkloadStore> = kept.clone();
             let patience = Duration::from_secs(15);
             let (task, workloads) =
-                Workloads::new(store, registrar.clone(), patience, Arc::new(Nobody)).await.unwrap();
+                Workloads::new(store, registrar.clone(), patience, Arc::new(Nobody), Replicas::new())
+                    .await
+                    .unwrap();
             let (leases, launchers) = Launchers::new(workloads.clone());
             let (blueprints, reach) = (Arc::new(Rest(reach)), Arc::new(Rest(reach)));
             let wrote = Arc::new(Wrote::default());

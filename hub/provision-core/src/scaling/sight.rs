@@ -1,0 +1,82 @@
+//! What is seen of a service and its replicas.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use blueprint_common_types::{AgentId, ServiceKey, Timestamp};
+
+use super::{Phase, Scaling};
+use crate::InstanceKey;
+use crate::lifecycle::Records;
+
+/// Most of its processors that a replica is believed to use, as a factor: what an agent says beyond that counts as this,
+/// so that one that lies cannot ask for every machine there is.
+const MOST_USE: f64 = 2.0;
+
+/// What an agent measured of a replica.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Measure {
+    /// Share of one processor in percent; more than 100 on several.
+    pub cpu_percent: f64,
+    /// When the hub got it, by the hub's clock.
+    pub heard_at: Timestamp,
+}
+
+/// One machine of the deployment that is wanted.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Replica {
+    /// Which.
+    pub key: InstanceKey,
+    /// Its number in the deployment.
+    pub number: u32,
+    /// Where it is: provider and region.
+    pub place: (String, String),
+    /// Whether it is up, its tunnel echoes, and its service is healthy.
+    pub is_ready: bool,
+    /// Since when it gets no new requests because it is to go.
+    pub leaving_since: Option<Timestamp>,
+    /// What its agent measured last.
+    pub measure: Option<Measure>,
+    /// Requests and connections of clients that are open at it.
+    pub open: u32,
+}
+
+impl Replica {
+    /// Which part of `cpu_millis` it uses, 1 for all; `None` where that is not known, or was measured too long ago.
+    pub(super) fn used(&self, cpu_millis: u32, stale: Duration, now: Timestamp) -> Option<f64> {
+        let measure = self.measure.filter(|measure| now.since(measure.heard_at) <= stale)?;
+        let used = measure.cpu_percent * 10.0 / f64::from(cpu_millis.max(1));
+        (used.is_finite() && used >= 0.0).then_some(used.min(MOST_USE))
+    }
+}
+
+/// A service at one moment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sight {
+    /// Replicas that are wanted of its deployment, those that leave included.
+    pub wanted: u32,
+    /// Its machines that are wanted, in any state; those that were released are left out.
+    pub replicas: Vec<Replica>,
+    /// Requests that clients made of the service, in one second; `None` where that was not measured over a while.
+    pub rate: Option<f64>,
+    /// Whether the deployment is to run; false where the operator switched it off.
+    pub is_running: bool,
+    /// Whether the deployment is to be gone, or is not known any more.
+    pub is_gone: bool,
+    /// False while nothing may be ended because of the time.
+    pub is_clock_trusted: bool,
+}
+
+/// The nodes of the replicas of each service that has terms: those of machines that are wanted and not released. None for a
+/// service that is not paid for and has come to zero.
+#[must_use]
+pub fn nodes_of(all: &[Scaling], records: &Records) -> BTreeMap<ServiceKey, BTreeSet<AgentId>> {
+    let nodes = |scaling: &Scaling| {
+        let own =
+            records.instances.values().filter(|it| it.deployment == scaling.deployment && it.state.is_live());
+        let kept = own.filter(|it| records.leaving.get(&it.key).is_none_or(|mark| !mark.is_released));
+        kept.filter_map(|record| record.agent).collect()
+    };
+    let governed = all.iter().filter(|scaling| scaling.phase != Phase::Ended);
+    governed.map(|scaling| (scaling.service, nodes(scaling))).collect()
+}

@@ -1,0 +1,354 @@
+//! One service on virtual time, with a deployment that does what it is told.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use blueprint_common_types::{ServiceKey, Timestamp};
+use proptest::prelude::*;
+
+use super::*;
+use crate::{DeploymentId, InstanceKey};
+
+const SECOND: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_secs(30);
+
+fn id() -> DeploymentId {
+    DeploymentId::from_bytes([0; 10])
+}
+
+struct Sim {
+    now: Timestamp,
+    scaler: Scaler,
+    scaling: Scaling,
+    sight: Sight,
+    next: u32,
+    is_deployed: bool,
+    history: Vec<String>,
+}
+
+impl Sim {
+    fn new(terms: Terms) -> Self {
+        let now = Timestamp::from_millis(1_000_000_000_000);
+        let service = ServiceKey { blueprint: 7, service: 42 };
+        let (wanted, scaler) = (terms.min, Scaler::new(ScalerSettings::default(), now));
+        let scaling = Scaling {
+            service,
+            deployment: id(),
+            terms,
+            phase: Phase::Paid,
+            phase_since: now,
+            changed_at: now,
+        };
+        let sight = Sight {
+            wanted,
+            replicas: Vec::new(),
+            rate: None,
+            is_running: true,
+            is_gone: false,
+            is_clock_trusted: true,
+        };
+        let mut sim = Self { now, scaler, scaling, sight, next: 1, is_deployed: true, history: Vec::new() };
+        sim.order();
+        sim
+    }
+
+    /// The deployment has as many machines as it wants, and each is ready.
+    fn order(&mut self) {
+        let wanted = usize::try_from(self.sight.wanted).unwrap();
+        while self.sight.replicas.len() < wanted {
+            let number = self.next;
+            self.next += 1;
+            let place = ("sim".to_owned(), if number.is_multiple_of(2) { "west" } else { "east" }.to_owned());
+            let replica = Replica {
+                key: InstanceKey::of(&id(), number),
+                number,
+                place,
+                is_ready: true,
+                leaving_since: None,
+                measure: None,
+                open: 0,
+            };
+            self.sight.replicas.push(replica);
+        }
+    }
+
+    /// Each replica that gets requests uses its part of so many hundredths of a processor.
+    fn load(&mut self, percent: f64) {
+        let serving = self.sight.replicas.iter().filter(|it| it.leaving_since.is_none()).count();
+        let each = percent / f64::from(u32::try_from(serving.max(1)).unwrap());
+        for replica in &mut self.sight.replicas {
+            let cpu_percent = if replica.leaving_since.is_some() { 0.0 } else { each };
+            replica.measure = Some(Measure { cpu_percent, heard_at: self.now });
+        }
+    }
+
+    /// A look later; what is to be done is done.
+    fn look(&mut self, after: Duration) -> Option<Step> {
+        self.now = self.now.plus(after);
+        let (step, why) = self.scaler.look(&self.scaling, &self.sight, self.now);
+        assert!(!why.is_empty());
+        if let Some(step) = &step {
+            self.history.push(step.label().to_owned());
+            self.carry_out(step);
+        }
+        step
+    }
+
+    fn carry_out(&mut self, step: &Step) {
+        match step {
+            Step::Grow { to, .. } => {
+                assert!(*to > self.sight.wanted);
+                self.sight.wanted = *to;
+            }
+            Step::Drain { keys, .. } => {
+                assert!(!keys.is_empty());
+                self.mark(keys, Some(self.now));
+            }
+            Step::Keep { keys, .. } => self.mark(keys, None),
+            Step::Shrink { to, released, .. } => {
+                self.sight.wanted = *to;
+                self.sight.replicas.retain(|replica| !released.contains(&replica.key));
+            }
+            Step::Turn { phase, .. } => {
+                (self.scaling.phase, self.scaling.phase_since) = (*phase, self.now);
+            }
+            Step::End { .. } => (self.is_deployed, self.sight.is_gone) = (false, true),
+        }
+    }
+
+    fn mark(&mut self, keys: &BTreeSet<InstanceKey>, since: Option<Timestamp>) {
+        for replica in self.sight.replicas.iter_mut().filter(|it| keys.contains(&it.key)) {
+            replica.leaving_since = since;
+        }
+    }
+
+    /// Looks for a time under a load, and gives how many are wanted then.
+    fn run(&mut self, percent: f64, time: Duration) -> u32 {
+        let end = self.now.plus(time);
+        while self.now < end {
+            self.order();
+            self.load(percent);
+            self.look(LOOK);
+        }
+        self.sight.wanted
+    }
+}
+
+fn standard() -> Terms {
+    Terms::of(Tier::Standard)
+}
+
+#[test]
+fn the_tiers_are_those_of_the_specification() {
+    let rows = Tier::ALL.map(|tier| {
+        let TierTerms { replicas, max_replicas, cpu_millis, memory_bytes, gpus, autoscale } = tier.terms();
+        (tier.label(), replicas, max_replicas, cpu_millis, memory_bytes >> 20, gpus, autoscale)
+    });
+    assert_eq!(
+        rows,
+        [
+            ("basic", 1, 1, 100, 128, 0, false),
+            ("standard", 2, 5, 500, 512, 0, true),
+            ("premium", 3, 20, 2000, 4096, 1, true),
+        ]
+    );
+    assert!("gold".parse::<Tier>().is_err() && "premium".parse() == Ok(Tier::Premium));
+}
+
+#[test]
+fn terms_stay_within_the_tier_and_the_hub() {
+    let limits = TermsLimits { min_replicas: 1, max_replicas: 10 };
+    assert_eq!(standard().check(&limits), Ok(()));
+    let above = Terms { max: 6, ..standard() };
+    assert!(matches!(above.check(&limits), Err(TermsError::AboveTier { most: 5, .. })));
+    assert!(matches!(Terms::of(Tier::Premium).check(&limits), Err(TermsError::OutsideHub { most: 10, .. })));
+    assert!(matches!(Terms { min: 4, max: 3, ..standard() }.check(&limits), Err(TermsError::Crossed { .. })));
+    assert!(matches!(Terms { min: 0, ..standard() }.check(&limits), Err(TermsError::OutsideHub { .. })));
+    assert_eq!(Terms { target_cpu: 0, ..standard() }.check(&limits), Err(TermsError::Cpu(0)));
+    assert_eq!(Terms { target_rate: Some(0), ..standard() }.check(&limits), Err(TermsError::Rate(0)));
+}
+
+#[test]
+fn a_standard_service_follows_its_load_from_two_to_five_and_back() {
+    let mut sim = Sim::new(standard());
+    // 500m each, of which 70 % are to be used: two take 70 % of a processor.
+    assert_eq!(sim.run(70.0, LOOK * 20), 2);
+    assert_eq!(sim.run(160.0, LOOK * 20), 5);
+    assert_eq!(sim.run(900.0, LOOK * 20), 5, "the tier has no more");
+    // Four would be at 66 %: that is no room to spare.
+    assert_eq!(sim.run(132.0, LOOK * 40), 5, "it does not swing");
+    assert_eq!(sim.run(10.0, Duration::from_secs(299)), 5, "not before the load was low for long");
+    assert_eq!(sim.run(10.0, LOOK * 10), 2);
+    assert_eq!(sim.history, ["grow", "grow", "drain", "shrink"], "two to four, to five, and back at once");
+}
+
+#[test]
+fn requests_a_second_count_where_the_terms_say_so() {
+    let mut sim = Sim::new(Terms { target_rate: Some(10), ..standard() });
+    sim.sight.rate = Some(45.0);
+    assert_eq!(sim.run(1.0, LOOK * 10), 5);
+    sim.sight.rate = None;
+    assert_eq!(sim.run(1.0, LOOK * 40), 5, "a rate that is not known takes nothing away");
+    sim.sight.rate = Some(3.0);
+    assert_eq!(sim.run(1.0, LOOK * 20), 2);
+}
+
+#[test]
+fn what_is_not_measured_never_takes_a_replica_away() {
+    let mut sim = Sim::new(standard());
+    assert_eq!(sim.run(160.0, LOOK * 20), 5);
+    for _ in 0..60 {
+        sim.load(1.0);
+        // One that is not heard of, and one that says what cannot be.
+        sim.sight.replicas[0].measure = None;
+        sim.sight.replicas[1].measure = Some(Measure { cpu_percent: f64::NAN, heard_at: sim.now });
+        assert_eq!(sim.look(LOOK), None);
+    }
+    for replica in &mut sim.sight.replicas {
+        replica.measure = Some(Measure { cpu_percent: 0.0, heard_at: sim.now });
+    }
+    for _ in 0..60 {
+        assert_eq!(sim.look(LOOK * 2), None, "what was measured long ago");
+    }
+    assert_eq!(sim.run(1.0, LOOK * 20), 2);
+}
+
+#[test]
+fn an_agent_that_lies_does_not_get_every_machine() {
+    let mut sim = Sim::new(Terms::of(Tier::Premium));
+    for _ in 0..40 {
+        sim.order();
+        sim.load(30.0);
+        sim.sight.replicas[0].measure = Some(Measure { cpu_percent: 1e30, heard_at: sim.now });
+        sim.look(LOOK);
+    }
+    assert!(sim.sight.wanted <= 4, "{}", sim.sight.wanted);
+}
+
+#[test]
+fn load_that_comes_back_while_replicas_drain_keeps_them() {
+    let mut sim = Sim::new(standard());
+    sim.run(160.0, LOOK * 20);
+    sim.run(1.0, Duration::from_secs(330));
+    let drain = sim.history.last().unwrap().clone();
+    assert_eq!(drain, "drain");
+    sim.sight.replicas.iter_mut().for_each(|replica| replica.open = 3);
+    sim.load(160.0);
+    let Some(Step::Keep { keys, .. }) = sim.look(SECOND) else { panic!("{:?}", sim.history) };
+    assert_eq!(keys.len(), 3);
+    assert_eq!(sim.sight.wanted, 5);
+}
+
+#[test]
+fn a_replica_goes_when_nothing_is_open_at_it_or_its_time_is_over() {
+    let mut sim = Sim::new(Terms { max: 2, ..standard() });
+    sim.sight.wanted = 3;
+    sim.order();
+    sim.load(1.0);
+    assert!(matches!(sim.look(SECOND), Some(Step::Drain { .. })));
+    for replica in &mut sim.sight.replicas {
+        replica.open = 1;
+    }
+    assert_eq!(sim.look(Duration::from_secs(59)), None, "what is open goes on");
+    assert!(matches!(sim.look(SECOND), Some(Step::Shrink { to: 2, .. })));
+}
+
+#[test]
+fn the_last_one_that_answers_is_not_taken() {
+    let mut sim = Sim::new(Terms { min: 1, max: 1, ..standard() });
+    sim.sight.wanted = 2;
+    sim.order();
+    sim.sight.replicas[0].is_ready = false;
+    let Some(Step::Drain { keys, .. }) = sim.look(SECOND) else { panic!() };
+    assert!(keys.contains(&sim.sight.replicas[0].key), "one that does not answer goes first");
+    // Now the other one stops to answer, and this one is back.
+    (sim.sight.replicas[0].is_ready, sim.sight.replicas[1].is_ready) = (true, false);
+    assert!(matches!(sim.look(LOOK), Some(Step::Keep { .. })));
+}
+
+#[test]
+fn the_place_that_has_most_gives_first() {
+    let mut sim = Sim::new(standard());
+    sim.sight.wanted = 5;
+    sim.order();
+    for _ in 0..20 {
+        sim.load(1.0);
+        sim.look(LOOK);
+    }
+    let places: BTreeSet<_> = sim.sight.replicas.iter().map(|it| it.place.1.as_str()).collect();
+    assert_eq!((sim.sight.replicas.len(), places.len()), (2, 2), "both places keep one");
+}
+
+#[test]
+fn who_does_not_pay_is_drained_comes_to_zero_and_ends_after_the_grace() {
+    let mut sim = Sim::new(standard());
+    sim.scaling.terms.paid_until = Some(sim.now.plus(LOOK * 2));
+    sim.run(1.0, LOOK);
+    sim.sight.replicas[0].open = 1;
+    sim.sight.is_clock_trusted = false;
+    sim.run(1.0, LOOK * 4);
+    assert!(sim.history.is_empty(), "a clock in doubt ends nothing: {:?}", sim.history);
+    sim.sight.is_clock_trusted = true;
+    sim.look(SECOND);
+    sim.look(SECOND);
+    assert_eq!(sim.look(SECOND * 3), None, "a request is open");
+    sim.sight.replicas[0].open = 0;
+    sim.look(SECOND);
+    sim.look(SECOND);
+    assert_eq!((sim.scaling.phase, sim.sight.wanted), (Phase::Zero, 0));
+    let grace = ScalerSettings::default().grace;
+    assert_eq!(sim.look(grace - SECOND), None);
+    sim.look(SECOND);
+    sim.look(SECOND);
+    assert_eq!((sim.scaling.phase, sim.is_deployed), (Phase::Ended, false));
+    assert_eq!(sim.history, ["phase", "drain", "shrink", "phase", "end", "phase"]);
+    assert_eq!(sim.look(SECOND), None);
+}
+
+#[test]
+fn who_pays_again_gets_what_the_tier_promises() {
+    let mut sim = Sim::new(standard());
+    sim.scaling.terms.paid_until = Some(sim.now);
+    for _ in 0..10 {
+        sim.look(LOOK);
+    }
+    assert_eq!((sim.scaling.phase, sim.sight.wanted), (Phase::Zero, 0));
+    sim.scaling.terms.paid_until = Some(sim.now.plus(LOOK * 100));
+    sim.look(SECOND);
+    assert!(matches!(sim.look(SECOND), Some(Step::Grow { to: 2, .. })), "{:?}", sim.history);
+    // Also while it drains.
+    let mut sim = Sim::new(standard());
+    sim.scaling.terms.paid_until = Some(sim.now);
+    sim.look(SECOND);
+    sim.look(SECOND);
+    sim.scaling.terms.paid_until = None;
+    sim.look(SECOND);
+    assert!(matches!(sim.look(SECOND), Some(Step::Keep { .. })));
+    assert_eq!(sim.sight.wanted, 2);
+}
+
+proptest! {
+    /// Whatever is measured, the number stays within the terms, and nothing goes that was not drained.
+    #[test]
+    fn the_number_stays_within_the_terms(
+        steps in prop::collection::vec((0.0f64..1000.0, 1u64..120, any::<bool>(), 0usize..5), 1..80),
+    ) {
+        let mut sim = Sim::new(standard());
+        for (load, secs, is_ready, which) in steps {
+            sim.order();
+            sim.load(load);
+            if let Some(replica) = sim.sight.replicas.get_mut(which) {
+                replica.is_ready = is_ready;
+            }
+            let before = sim.sight.clone();
+            if let Some(Step::Shrink { released, .. }) = sim.look(Duration::from_secs(secs)) {
+                for replica in before.replicas.iter().filter(|it| released.contains(&it.key)) {
+                    prop_assert!(replica.leaving_since.is_some());
+                }
+                let answers = |sight: &Sight| sight.replicas.iter().any(|it| it.is_ready);
+                prop_assert!(answers(&sim.sight) || !answers(&before));
+            }
+            prop_assert!((2..=5).contains(&sim.sight.wanted), "{:?}", sim.history);
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! What the operator asks of scaling.
+
+use std::fmt;
+
+use blueprint_common_types::ServiceKey;
+use blueprint_hub_provision_core::lifecycle::{Deployer, Deployment, Wanted};
+use blueprint_hub_provision_core::scaling::{
+    Phase, ScaleDesk, ScaleDeskError, ScaleEvent, ScaleView, Scaling, Terms,
+};
+use futures_util::future::{BoxFuture, FutureExt};
+use tracing::info;
+
+use super::Parts;
+
+/// The operator's side of scaling; cheap to clone.
+#[derive(Clone)]
+pub struct ScaleOffice(pub(super) Parts);
+
+impl fmt::Debug for ScaleOffice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ScaleOffice")
+    }
+}
+
+impl ScaleOffice {
+    fn view(&self, scaling: Scaling) -> ScaleView {
+        let seen = self.0.seen.lock().get(&scaling.service).cloned();
+        let (sight, why) = match seen {
+            Some((sight, why)) => (Some(sight), why),
+            None if self.0.config.is_enabled => (None, "it was not looked at yet".to_owned()),
+            None => (None, "nothing is scaled: scaling.enabled is false".to_owned()),
+        };
+        ScaleView { scaling, sight, why }
+    }
+
+    async fn set_one(&self, service: ServiceKey, terms: Terms) -> Result<ScaleView, ScaleDeskError> {
+        let parts = &self.0;
+        terms.check(&parts.config.limits)?;
+        let known = parts.store.scalings().await?.into_iter().find(|known| known.service == service);
+        let records = parts.provisioner.store.load_lifecycle().await?;
+        let offers = |it: &&Deployment| it.service == Some(service) && it.wanted != Wanted::Gone;
+        let bound = known.as_ref().filter(|known| known.phase != Phase::Ended).map(|known| &known.deployment);
+        let bound = bound.and_then(|id| records.deployments.get(id)).filter(offers);
+        let mut all = records.deployments.values().filter(offers);
+        let deployment = match (bound, all.next(), all.count()) {
+            (Some(bound), _, _) => bound,
+            (None, Some(only), 0) => only,
+            (None, Some(_), others) => {
+                return Err(ScaleDeskError::ManyDeployments { service, count: others.saturating_add(1) });
+            }
+            (None, None, _) => {
+                let ended = known.filter(|known| known.phase == Phase::Ended);
+                return Err(match ended {
+                    Some(ended) => ScaleDeskError::Ended(ended.deployment),
+                    None => ScaleDeskError::NoDeployment(service),
+                });
+            }
+        };
+        let now = parts.provisioner.now();
+        let scaling = parts.store.set_scaling(service, deployment.id.clone(), terms, now).await?;
+        info!(target: "audit", %service, tier = scaling.terms.tier.label(), "tier set");
+        parts.kick.notify_one();
+        Ok(self.view(scaling))
+    }
+}
+
+impl ScaleDesk for ScaleOffice {
+    fn list(&self) -> BoxFuture<'_, Result<Vec<ScaleView>, ScaleDeskError>> {
+        async move {
+            let all = self.0.store.scalings().await?;
+            Ok(all.into_iter().map(|scaling| self.view(scaling)).collect())
+        }
+        .boxed()
+    }
+
+    fn set(&self, service: ServiceKey, terms: Terms) -> BoxFuture<'_, Result<ScaleView, ScaleDeskError>> {
+        self.set_one(service, terms).boxed()
+    }
+
+    fn target_cpu(&self) -> u32 {
+        self.0.config.target_cpu
+    }
+
+    fn remove(&self, service: ServiceKey) -> BoxFuture<'_, Result<(), ScaleDeskError>> {
+        async move {
+            if !self.0.store.remove_scaling(service, self.0.provisioner.now()).await? {
+                return Err(ScaleDeskError::NoTerms(service));
+            }
+            self.0.seen.lock().remove(&service);
+            info!(target: "audit", %service, "tier forgotten");
+            self.0.kick.notify_one();
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn history(
+        &self,
+        service: ServiceKey,
+        limit: u32,
+    ) -> BoxFuture<'_, Result<Vec<ScaleEvent>, ScaleDeskError>> {
+        async move { Ok(self.0.store.scale_events(service, limit).await?) }.boxed()
+    }
+}

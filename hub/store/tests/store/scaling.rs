@@ -1,0 +1,153 @@
+//! Terms of services, sizes of deployments, and machines that leave.
+
+use std::collections::BTreeSet;
+
+use blueprint_common_types::{Micros, ServiceKey};
+use blueprint_hub_provision_core::DeploymentId;
+use blueprint_hub_provision_core::cost::Limits;
+use blueprint_hub_provision_core::lifecycle::{Deployment, LifecycleStore, RecordState, Spread, Wanted};
+use blueprint_hub_provision_core::scaling::{
+    MAX_SCALE_EVENTS, Phase, ResizeError, ScaleStore, Scaling, Terms, Tier,
+};
+use blueprint_hub_registry_core::{AuditFilter, Store};
+use blueprint_hub_store::SqliteStore;
+
+use crate::lifecycle::{deployment, record};
+use crate::schema::take_back_to;
+use crate::support::{MINUTE, NOW, store};
+
+const SERVICE: ServiceKey = ServiceKey { blueprint: u64::MAX, service: 42 };
+
+/// A deployment with one machine, and the terms of its service.
+async fn scaled(store: &SqliteStore) -> (Deployment, Scaling) {
+    let asked = Deployment { expires_at: None, spread: Spread::Regions, ..deployment(1, "key") };
+    let (stored, _) = store.create_deployment(asked, Limits::default()).await.unwrap();
+    store.save_instance(record(&stored)).await.unwrap();
+    let terms =
+        Terms { target_rate: Some(9), paid_until: Some(NOW.plus(MINUTE)), ..Terms::of(Tier::Standard) };
+    let scaling = store.set_scaling(SERVICE, stored.id.clone(), terms, NOW).await.unwrap();
+    (stored, scaling)
+}
+
+async fn size(store: &SqliteStore, id: &DeploymentId) -> u32 {
+    store.load_lifecycle().await.unwrap().deployments.get(id).unwrap().replicas
+}
+
+#[tokio::test]
+async fn terms_phases_and_sizes_survive_a_restart_each_with_its_reason() {
+    let (dir, store) = store();
+    let (stored, scaling) = scaled(&store).await;
+    assert_eq!(store.scalings().await.unwrap(), [scaling.clone()]);
+    let key = record(&stored).key;
+    let keys = BTreeSet::from([key.clone()]);
+    let (nobody, limits) = (BTreeSet::new(), Limits::default());
+    store.resize(scaling.clone(), 5, nobody.clone(), "load".to_owned(), limits, NOW).await.unwrap();
+    store.mark_leaving(scaling.clone(), keys.clone(), nobody.clone(), "idle".to_owned(), NOW).await.unwrap();
+    // What is marked already keeps its time.
+    let later = NOW.plus(MINUTE);
+    store
+        .mark_leaving(scaling.clone(), keys.clone(), nobody.clone(), "idle".to_owned(), later)
+        .await
+        .unwrap();
+    store.set_phase(SERVICE, Phase::Draining, "not paid".to_owned(), later).await.unwrap();
+    drop(store);
+
+    let store = SqliteStore::open(dir.path()).unwrap();
+    let records = store.load_lifecycle().await.unwrap();
+    assert_eq!(records.deployments.get(&stored.id).unwrap().spread, Spread::Regions);
+    let mark = records.leaving.get(&key).copied().unwrap();
+    assert_eq!((size(&store, &stored.id).await, mark.since, mark.is_released), (5, NOW, false));
+    let known = store.scalings().await.unwrap();
+    assert_eq!((known[0].phase, known[0].phase_since), (Phase::Draining, later));
+    // New terms do not pay by themselves: the phase follows the time that was paid for.
+    let terms = Terms::of(Tier::Premium);
+    let set = store.set_scaling(SERVICE, stored.id.clone(), terms, later).await.unwrap();
+    assert_eq!(set.phase, Phase::Draining);
+
+    store.resize(scaling.clone(), 0, keys.clone(), "drained".to_owned(), limits, later).await.unwrap();
+    let records = store.load_lifecycle().await.unwrap();
+    assert!(records.leaving.get(&key).unwrap().is_released);
+    // What is released does not come back.
+    store.mark_leaving(scaling.clone(), nobody, keys, "load".to_owned(), later).await.unwrap();
+    assert!(store.load_lifecycle().await.unwrap().leaving.contains_key(&key));
+    assert_eq!(size(&store, &stored.id).await, 0);
+    let told = store.scale_events(SERVICE, 100).await.unwrap();
+    let told: Vec<_> = told.iter().map(|event| (event.what.as_str(), event.replicas)).collect();
+    let expected = [
+        ("set", 2),
+        ("grow", 5),
+        ("drain", 5),
+        ("drain", 5),
+        ("phase", 5),
+        ("set", 5),
+        ("shrink", 0),
+        ("keep", 0),
+    ];
+    assert_eq!(told, expected);
+    let filter = AuditFilter {
+        since: None,
+        kind: Some("scaling.act".to_owned()),
+        service: None,
+        hash: None,
+        limit: 100,
+    };
+    assert_eq!(store.audit_find(filter).await.unwrap().len(), 6, "one for each step");
+}
+
+#[tokio::test]
+async fn limits_are_asked_for_what_is_more_than_before_alone() {
+    let (_dir, store) = store();
+    let (stored, scaling) = scaled(&store).await;
+    let limits = Limits { max_hourly: Some(Micros::new(20_000)), counts_sim: true, ..Limits::default() };
+    let resize =
+        async |to| store.resize(scaling.clone(), to, BTreeSet::new(), "load".to_owned(), limits, NOW).await;
+    resize(4).await.unwrap();
+    let refused = resize(5).await.unwrap_err();
+    assert!(matches!(refused, ResizeError::OverLimit(_)), "{refused}");
+    assert!(refused.to_string().contains("provision.max_hourly"), "{refused}");
+    assert_eq!(size(&store, &stored.id).await, 4, "nothing was changed");
+    resize(1).await.unwrap();
+    assert_eq!(size(&store, &stored.id).await, 1);
+}
+
+#[tokio::test]
+async fn a_service_without_terms_has_nothing_that_drains_and_history_is_bounded() {
+    let (_dir, store) = store();
+    let (stored, scaling) = scaled(&store).await;
+    let keys = BTreeSet::from([record(&stored).key]);
+    store.mark_leaving(scaling, keys, BTreeSet::new(), "idle".to_owned(), NOW).await.unwrap();
+    assert!(store.remove_scaling(SERVICE, NOW).await.unwrap());
+    assert!(store.load_lifecycle().await.unwrap().leaving.is_empty());
+    assert!(!store.remove_scaling(SERVICE, NOW).await.unwrap());
+    for _ in 0..MAX_SCALE_EVENTS + 10 {
+        store.note_held(SERVICE, "a limit".to_owned(), NOW).await.unwrap();
+    }
+    let told = store.scale_events(SERVICE, u32::MAX).await.unwrap();
+    assert_eq!(u32::try_from(told.len()).unwrap(), MAX_SCALE_EVENTS);
+}
+
+#[tokio::test]
+async fn a_machine_that_is_forgotten_leaves_no_mark() {
+    let (_dir, store) = store();
+    let (stored, scaling) = scaled(&store).await;
+    let own = record(&stored);
+    let keys = BTreeSet::from([own.key.clone()]);
+    store.mark_leaving(scaling, keys, BTreeSet::new(), "idle".to_owned(), NOW).await.unwrap();
+    store.set_wanted(stored.id.clone(), Wanted::Gone, String::new(), NOW).await.unwrap();
+    store.save_instance(own.turned(RecordState::Gone, "", NOW)).await.unwrap();
+    store.note_scan(NOW.plus(MINUTE * 60 * 24 * 100)).await.unwrap();
+    let records = store.load_lifecycle().await.unwrap();
+    assert!(records.instances.is_empty() && records.leaving.is_empty());
+}
+
+#[tokio::test]
+async fn a_database_of_before_gets_sizes_as_they_were_ordered() {
+    let (dir, store) = store();
+    let (stored, _) = store.create_deployment(deployment(1, "key"), Limits::default()).await.unwrap();
+    drop(store);
+    take_back_to(dir.path(), 16);
+    let store = SqliteStore::open(dir.path()).unwrap();
+    let records = store.load_lifecycle().await.unwrap();
+    assert_eq!(records.deployments.get(&stored.id), Some(&stored));
+    assert!(store.scalings().await.unwrap().is_empty());
+}
