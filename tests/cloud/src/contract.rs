@@ -34,6 +34,16 @@ pub trait Lab {
     /// The cloud behind it, where it is a fake one; without it the promises about faults are left out.
     fn fake(&self) -> Option<&FakeCloud>;
 
+    /// Whether its lists come in pages.
+    fn has_pages(&self) -> bool {
+        true
+    }
+
+    /// What an error over wrong credentials says, among other things: what a person has to do.
+    fn remedy(&self) -> &'static str {
+        "provider configure"
+    }
+
     /// Takes the cloud away, so that nothing listens where it was.
     fn shut(&mut self) -> impl Future<Output = ()>;
 }

@@ -14,6 +14,7 @@
 
 pub mod contract;
 pub mod digitalocean;
+pub mod docker;
 pub mod ec2;
 mod fake;
 pub mod openapi;
