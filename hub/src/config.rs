@@ -4,6 +4,7 @@ mod alerts;
 mod aws;
 mod digitalocean;
 mod discovery;
+mod docker;
 mod forwards;
 mod oauth;
 mod prices;

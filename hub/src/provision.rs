@@ -2,6 +2,7 @@
 
 mod aws;
 mod digitalocean;
+mod docker;
 mod host;
 mod local_vm;
 mod prices;
@@ -131,6 +132,7 @@ impl Clouds {
         if let Some(settings) = &others.ssh {
             providers.push(ssh::make(settings, facts.id, &state));
         }
+        providers.extend(docker::make(&others, facts.id, &agents, &state)?);
         let accounts =
             Accounts::new(facts.id, vault, vec![on_digitalocean, on_aws], others.without_account());
         let courier = Arc::new(WebhookCourier::new(&alerts, sealing, facts.id)?);

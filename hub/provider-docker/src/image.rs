@@ -12,6 +12,7 @@ use crate::archive::Archive;
 use crate::cloud::{AgentProgram, Patience};
 use crate::engine::Said;
 use crate::machine::{USER, mark};
+use crate::refusal;
 
 /// The empty image of a hub's machines, by name and tag.
 pub(crate) fn empty_name(hub: HubId) -> String {
@@ -42,9 +43,13 @@ pub(crate) async fn ensure(
         Some(image) => pull(api, patience, image).await?,
         None => make(api, patience, &name).await?,
     };
+    let failed = |reason| ProviderError::Reject { reason: format!("cannot get the image {name}: {reason}") };
+    if matches!(said.status, StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST) {
+        return Err(failed(refusal::words(&said.body)));
+    }
     said.done(&[])?;
     if let Some(reason) = fault(&said.body) {
-        return Err(ProviderError::Reject { reason: format!("cannot get the image {name}: {reason}") });
+        return Err(failed(reason));
     }
     info!(image = name, "an engine has the image of machines");
     Ok(name)

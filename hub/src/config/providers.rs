@@ -10,6 +10,7 @@ use ipnetwork::Ipv4Network;
 
 use super::aws::AwsSettings;
 use super::digitalocean::DigitalOceanSettings;
+use super::docker::{LocalDockerSettings, RemoteDockerSettings};
 use super::ssh::SshSettings;
 
 pub(super) const SIM: Key = Key::new(
@@ -66,6 +67,10 @@ pub(crate) struct ProviderSettings {
     pub(crate) aws: Option<AwsSettings>,
     /// The operator's own machines, where they are switched on.
     pub(crate) ssh: Option<SshSettings>,
+    /// Containers of this host's engine, where they are switched on.
+    pub(crate) local_docker: Option<LocalDockerSettings>,
+    /// Containers of other hosts' engines, where they are switched on.
+    pub(crate) docker: Option<RemoteDockerSettings>,
 }
 
 impl ProviderSettings {
@@ -77,12 +82,16 @@ impl ProviderSettings {
             (local_vm(settings, problems), DigitalOceanSettings::take(settings, problems));
         let aws = AwsSettings::take(settings, problems);
         let ssh = SshSettings::take(settings, problems);
+        let local_docker = LocalDockerSettings::take(settings, problems);
+        let docker = RemoteDockerSettings::take(settings, problems);
         Some(Self {
             sim: enabled?.then_some(faults?),
             local_vm: local_vm?,
             digitalocean: digitalocean?,
             aws: aws?,
             ssh: ssh?,
+            local_docker: local_docker?,
+            docker: docker?,
             agents,
         })
     }
@@ -95,13 +104,15 @@ impl ProviderSettings {
             self.digitalocean.as_ref().map(|_| "digitalocean"),
             self.aws.as_ref().map(|_| "aws"),
             self.ssh.as_ref().map(|_| "ssh"),
+            self.local_docker.as_ref().map(|_| "local-docker"),
+            self.docker.as_ref().map(|_| "docker"),
         ];
         others.into_iter().flatten().map(str::to_owned).collect()
     }
 
     /// Those that need no credentials, and whether they are switched on.
     pub(crate) fn without_account(&self) -> BTreeMap<String, bool> {
-        let known = ["sim", "local-vm", "ssh"].map(|name| (name.to_owned(), false));
+        let known = ["sim", "local-vm", "ssh", "local-docker", "docker"].map(|name| (name.to_owned(), false));
         let on = self.names().into_iter().filter(|name| name != "aws" && name != "digitalocean");
         known.into_iter().chain(on.map(|name| (name, true))).collect()
     }
@@ -109,7 +120,8 @@ impl ProviderSettings {
     /// What those of them sell whose prices are known without asking.
     pub(crate) fn own_offers(&self) -> Vec<Offer> {
         let sim = self.sim.iter().flat_map(|_| blueprint_hub_provider_sim::offers());
-        sim.chain(self.local_vm.iter().flat_map(|_| blueprint_hub_provider_local_vm::offers())).collect()
+        let local_vm = self.local_vm.iter().flat_map(|_| blueprint_hub_provider_local_vm::offers());
+        sim.chain(local_vm).chain(self.local_docker.iter().flat_map(LocalDockerSettings::offers)).collect()
     }
 
     /// Whether machines hang on links that the hub makes.
@@ -119,7 +131,8 @@ impl ProviderSettings {
 
     /// Whether machines are ordered that have to fetch the agent.
     pub(crate) fn needs_agents(&self) -> bool {
-        self.local_vm.is_some() || self.digitalocean.is_some() || self.aws.is_some() || self.ssh.is_some()
+        let by_user_data = self.local_vm.is_some() || self.digitalocean.is_some() || self.aws.is_some();
+        by_user_data || self.ssh.is_some() || self.local_docker.is_some() || self.docker.is_some()
     }
 }
 

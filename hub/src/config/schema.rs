@@ -3,7 +3,7 @@
 use blueprint_common_runtime::config::{Key, Schema};
 
 use super::{
-    alerts, aws, digitalocean, discovery, forwards, oauth, prices, providers, provision, qos, sessions, ssh,
+    alerts, aws, digitalocean, discovery, docker, forwards, oauth, prices, providers, provision, qos, sessions, ssh,
 };
 
 /// Every key of `hub.toml`.
@@ -234,6 +234,12 @@ pub(crate) const SCHEMA: Schema = Schema {
         aws::EXTERNAL_ID,
         ssh::ENABLED,
         ssh::HOSTS,
+        docker::LOCAL,
+        docker::LOCAL_SOCKET,
+        docker::LOCAL_IMAGE,
+        docker::REMOTE,
+        docker::REMOTE_HOSTS,
+        docker::REMOTE_IMAGE,
         provision::EVERY,
         provision::CALL_AGAIN,
         provision::SECOND_LOOK,

@@ -147,7 +147,7 @@ async fn an_image_that_is_nowhere_is_told() {
     let rig = rig_with(Some("nobody/nothing:1")).await;
     let error = rig.provider.create(&order(1)).await.unwrap_err();
     assert!(matches!(error, ProviderError::Reject { .. }), "{error:?}");
-    assert!(error.line().contains("nobody/nothing"), "{}", error.line());
+    assert!(error.line().contains("nobody/nothing:1"), "{}", error.line());
 }
 
 #[tokio::test]
