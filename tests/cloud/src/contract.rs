@@ -4,6 +4,8 @@ mod faults;
 mod machines;
 mod witness;
 
+use std::time::Duration;
+
 use blueprint_hub_provision_core::{InstanceSpec, Provider};
 
 use crate::FakeCloud;
@@ -42,6 +44,11 @@ pub trait Lab {
     /// What an error over wrong credentials says, among other things: what a person has to do.
     fn remedy(&self) -> &'static str {
         "provider configure"
+    }
+
+    /// How long a request that nobody waits for any more may still have an effect.
+    fn settled_after(&self) -> Duration {
+        Duration::from_millis(20)
     }
 
     /// Takes the cloud away, so that nothing listens where it was.

@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use blueprint_hub_provision_core::catalogue::Offer;
 use blueprint_hub_provision_core::{Instance, InstanceSpec, InstanceState, Listing, Provider, ProviderError};
@@ -61,6 +62,7 @@ pub(super) struct Watched<'a> {
     pub(super) absent: String,
     pub(super) has_pages: bool,
     pub(super) remedy: &'static str,
+    pub(super) settled_after: Duration,
     secrets: Vec<String>,
     told: Mutex<Vec<String>>,
     log: &'a Log,
@@ -78,6 +80,7 @@ impl<'a> Watched<'a> {
             absent: lab.absent(),
             has_pages: lab.has_pages(),
             remedy: lab.remedy(),
+            settled_after: lab.settled_after(),
             secrets: lab.secrets(),
             told: Mutex::default(),
             log,

@@ -14,6 +14,7 @@ mod cut_off;
 mod dev;
 mod digitalocean;
 mod discovery;
+mod docker_machines;
 mod exec;
 mod expose;
 mod first_machine;
