@@ -3,6 +3,7 @@
 mod aws;
 mod digitalocean;
 mod docker;
+mod external;
 mod host;
 mod local_vm;
 mod prices;
@@ -133,6 +134,7 @@ impl Clouds {
             providers.push(ssh::make(settings, facts.id, &state));
         }
         providers.extend(docker::make(&others, facts.id, &agents, &state)?);
+        providers.extend(external::start(others.external.as_ref(), facts.id, spawner)?);
         let accounts =
             Accounts::new(facts.id, vault, vec![on_digitalocean, on_aws], others.without_account());
         let courier = Arc::new(WebhookCourier::new(&alerts, sealing, facts.id)?);

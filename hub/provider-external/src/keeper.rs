@@ -154,8 +154,10 @@ impl Keeper {
             .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
             .env("LANG", "C.UTF-8")
             .env("BLUEPRINT_PLUGIN_SOCKET", socket)
+            .env("BLUEPRINT_PLUGIN_KEPT", "1")
             .current_dir("/")
-            .stdin(Stdio::null())
+            // It closes with the hub, however that ends.
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0)
@@ -173,10 +175,10 @@ impl Keeper {
     /// Waits for the end of the plugin; true where that was asked for.
     async fn watch(&self, mut child: Child, stop: &CancellationToken) -> bool {
         let mut lines = Lines::default();
+        let _open = child.stdin.take();
         let (out, err) = (child.stdout.take(), child.stderr.take());
         let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw);
         let told = async {
-            // Only one of them is followed by people; the other would fill its pipe.
             let mut lines_of_out = Lines::default();
             tokio::join!(lines.follow(err), lines_of_out.follow(out));
             std::future::pending::<()>().await;
@@ -260,6 +262,37 @@ mod tests {
     fn an_account_that_is_not_there_is_told() {
         let error = Account::named("nobody-is-called-so").unwrap_err().to_string();
         assert!(error.contains("useradd --system nobody-is-called-so"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_plugin_runs_as_its_user_in_a_folder_of_its_own() {
+        let account = match Account::named("nobody") {
+            Ok(account) => account,
+            // Only root becomes somebody else.
+            Err(error) => return assert!(matches!(error, KeeperError::NotRoot(_)), "{error}"),
+        };
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let (path, own) = (folder.path().join("plugin"), folder.path().join("own"));
+        std::fs::write(&path, format!("#!/bin/sh\nid -u >{0}/part\nid -G >>{0}/part\nmv {0}/part {0}/who\ncat\n", own.display())).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let (uid, gid) = (account.uid, account.gid);
+        let program = PluginProgram { path, account: Some(account), socket: own.join("plugin.sock") };
+        let stop = CancellationToken::new();
+        let keeper = Keeper::new(program).unwrap().keep(stop.clone());
+        let asks = async {
+            for _ in 0..400 {
+                if let Ok(text) = std::fs::read_to_string(own.join("who")) {
+                    stop.cancel();
+                    return text;
+                }
+                sleep(Duration::from_millis(25)).await;
+            }
+            panic!("it did not write");
+        };
+        let (text, ()) = tokio::join!(asks, keeper);
+        assert_eq!(text, format!("{uid}\n{gid}\n"));
+        assert_eq!(std::fs::metadata(&own).unwrap().permissions().mode() & 0o777, 0o700);
     }
 
     #[tokio::test]

@@ -11,6 +11,7 @@ use ipnetwork::Ipv4Network;
 use super::aws::AwsSettings;
 use super::digitalocean::DigitalOceanSettings;
 use super::docker::{LocalDockerSettings, RemoteDockerSettings};
+use super::external::ExternalSettings;
 use super::ssh::SshSettings;
 
 pub(super) const SIM: Key = Key::new(
@@ -71,6 +72,8 @@ pub(crate) struct ProviderSettings {
     pub(crate) local_docker: Option<LocalDockerSettings>,
     /// Containers of other hosts' engines, where they are switched on.
     pub(crate) docker: Option<RemoteDockerSettings>,
+    /// A program of the operator's, where it is switched on.
+    pub(crate) external: Option<ExternalSettings>,
 }
 
 impl ProviderSettings {
@@ -84,6 +87,7 @@ impl ProviderSettings {
         let ssh = SshSettings::take(settings, problems);
         let local_docker = LocalDockerSettings::take(settings, problems);
         let docker = RemoteDockerSettings::take(settings, problems);
+        let external = ExternalSettings::take(settings, problems);
         Some(Self {
             sim: enabled?.then_some(faults?),
             local_vm: local_vm?,
@@ -92,6 +96,7 @@ impl ProviderSettings {
             ssh: ssh?,
             local_docker: local_docker?,
             docker: docker?,
+            external: external?,
             agents,
         })
     }
@@ -106,13 +111,14 @@ impl ProviderSettings {
             self.ssh.as_ref().map(|_| "ssh"),
             self.local_docker.as_ref().map(|_| "local-docker"),
             self.docker.as_ref().map(|_| "docker"),
+            self.external.as_ref().map(|_| "external"),
         ];
         others.into_iter().flatten().map(str::to_owned).collect()
     }
 
     /// Those that need no credentials, and whether they are switched on.
     pub(crate) fn without_account(&self) -> BTreeMap<String, bool> {
-        let known = ["sim", "local-vm", "ssh", "local-docker", "docker"].map(|name| (name.to_owned(), false));
+        let known = ["sim", "local-vm", "ssh", "local-docker", "docker", "external"].map(|name| (name.to_owned(), false));
         let on = self.names().into_iter().filter(|name| name != "aws" && name != "digitalocean");
         known.into_iter().chain(on.map(|name| (name, true))).collect()
     }
@@ -132,6 +138,7 @@ impl ProviderSettings {
     /// Whether machines are ordered that have to fetch the agent.
     pub(crate) fn needs_agents(&self) -> bool {
         let by_user_data = self.local_vm.is_some() || self.digitalocean.is_some() || self.aws.is_some();
+        let by_user_data = by_user_data || self.external.is_some();
         by_user_data || self.ssh.is_some() || self.local_docker.is_some() || self.docker.is_some()
     }
 }

@@ -3,7 +3,7 @@
 use blueprint_common_runtime::config::{Key, Schema};
 
 use super::{
-    alerts, aws, digitalocean, discovery, docker, forwards, oauth, prices, providers, provision, qos, sessions, ssh,
+    alerts, aws, digitalocean, discovery, docker, external, forwards, oauth, prices, providers, provision, qos, sessions, ssh,
 };
 
 /// Every key of `hub.toml`.
@@ -240,6 +240,11 @@ pub(crate) const SCHEMA: Schema = Schema {
         docker::REMOTE,
         docker::REMOTE_HOSTS,
         docker::REMOTE_IMAGE,
+        external::ENABLED,
+        external::SOCKET,
+        external::PROGRAM,
+        external::USER,
+        external::CALL_TIMEOUT,
         provision::EVERY,
         provision::CALL_AGAIN,
         provision::SECOND_LOOK,

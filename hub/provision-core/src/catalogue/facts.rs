@@ -117,7 +117,7 @@ const fn provider(name: &'static str, shown: &'static str, has_spot: bool, extra
 }
 
 /// `docs/prices.md` says where the amounts come from.
-static PROVIDERS: [ProviderFacts; 14] = [
+static PROVIDERS: [ProviderFacts; 15] = [
     provider("aws", "AWS EC2", true, large(extras(5_000, 80_000, 90_000, 100))),
     provider("azure", "Azure", true, large(extras(5_000, 75_000, 87_000, 100))),
     provider("digitalocean", "DigitalOcean", false, by_seconds(extras(0, 0, 10_000, 500))),
@@ -133,6 +133,7 @@ static PROVIDERS: [ProviderFacts; 14] = [
         has_spot: false,
         plans_are_machines: false,
     },
+    provider("external", "a plugin of the operator's", false, by_seconds(ALL_IN)),
     provider("gcp", "Google Cloud", true, large(extras(5_000, 100_000, 120_000, 1))),
     provider("hivelocity", "Hivelocity", false, extras(0, 0, 10_000, 10_000)),
     provider("linode", "Linode (Akamai)", false, extras(0, 0, 5_000, 1_000)),

@@ -164,7 +164,7 @@ impl<'a> Watched<'a> {
             if last.as_ref().is_some_and(&is_it) {
                 break;
             }
-            tokio::time::sleep(std::time::Duration::from_millis(25)).await;
+            tokio::time::sleep(Duration::from_millis(25)).await;
         }
         Ok(last)
     }

@@ -2,6 +2,8 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests; JSON is indexed by name")]
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -12,7 +14,10 @@ use blueprint_hub_provision_core::resource::Arch;
 use blueprint_hub_provision_core::{InstanceSpec, Provider as _, Tags};
 use blueprint_tests_cloud::FakeCloud;
 use blueprint_tests_cloud::contract::{self, Lab as ContractLab};
-use blueprint_tests_support::{Host, Lab, Launch, binary, eventually_ok};
+use blueprint_tests_support::{Host, Lab, Launch, binary, eventually_ok, scratch};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
@@ -145,6 +150,77 @@ fn hold(docker: &Docker, place: &Place) -> Result<()> {
 fn a_real_engine_holds_the_contract_over_its_socket() -> Result<()> {
     let Some(docker) = Docker::start()? else { return Ok(()) };
     hold(&docker, &Place::unix(&docker.socket()))
+}
+
+/// An authority, and what it signs for an engine and for a hub, as PEM files.
+fn certificates(folder: &Path, host: &Host) -> Result<()> {
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
+    std::fs::write(folder.join("ca.pem"), authority.pem())?;
+    for (name, purpose) in
+        [("engine", ExtendedKeyUsagePurpose::ServerAuth), ("hub", ExtendedKeyUsagePurpose::ClientAuth)]
+    {
+        let key = KeyPair::generate()?;
+        let mut params = CertificateParams::new(vec![host.address().to_string()])?;
+        params.extended_key_usages = vec![purpose];
+        std::fs::write(folder.join(format!("{name}.pem")), params.signed_by(&key, &authority)?.pem())?;
+        let path = folder.join(format!("{name}.key"));
+        std::fs::write(&path, key.serialize_pem())?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn an_engine_is_reached_by_mutual_tls_and_by_nothing_else() -> Result<()> {
+    let Some(lab) = Lab::new()? else { return Ok(()) };
+    let hosts = [lab.host("hub")?, lab.host("rack")?];
+    let folder = scratch("engines")?;
+    let (own, other) = (folder.path().join("own"), folder.path().join("other"));
+    for path in [&own, &other] {
+        std::fs::create_dir(path)?;
+        certificates(path, &hosts[1])?;
+    }
+    let path = own.display();
+    let options = format!(
+        "-H tcp://{}:2376 --tlsverify --tlscacert {path}/ca.pem --tlscert {path}/engine.pem --tlskey {path}/engine.key",
+        hosts[1].address()
+    );
+    let Some(docker) = Docker::start_with(&hosts[1], &options)? else { return Ok(()) };
+    let before = left(&docker)?;
+    let inventory = |shown: &str, name: &str| -> Result<String> {
+        let entry = format!(
+            "[[host]]\nname = \"rack-1\"\naddress = \"{}\"\nauthority = \"{path}/ca.pem\"\ncertificate = \"{shown}.pem\"\nkey = \"{shown}.key\"\n",
+            hosts[1].address()
+        );
+        let file = folder.path().join(name);
+        std::fs::write(&file, entry)?;
+        Ok(format!("providers.docker.hosts={}", file.display()))
+    };
+    let (right, wrong) = (inventory("own/hub", "right.toml")?, inventory("other/hub", "wrong.toml")?);
+    let image = format!("providers.docker.image={}", push_libraries(&docker)?);
+    let order = ["deploy", "--name", "web", "--provider", "docker", "--yes", "--output", "json"];
+
+    // A certificate of somebody else's authority is shown: nothing is ordered, and it is said why.
+    {
+        let hub = start(&hosts[0], &["providers.docker.enabled=true", &image, &wrong])?;
+        let finished = hub.command(&order)?.run(SETTLED)?;
+        ensure!(finished.code != Some(0), "{}", finished.stdout);
+        ensure!(finished.stderr.contains("does not take the certificate"), "{}", finished.stderr);
+    }
+    let hub = start(&hosts[0], &["providers.docker.enabled=true", &image, &right])?;
+    json_of(&hub.command(&order)?.run(SETTLED)?)?;
+    let is_node = |shown: &Value| shown.pointer("/instances/0/node/connected") == Some(&true.into());
+    until(&hub, &docker, "a node", is_node)?;
+    is_closed(&container(&docker)?)?;
+    let ended = hub.command(&["deployment", "terminate", "web", "--yes", "--wait"])?.run(SETTLED)?;
+    ensure!(ended.code == Some(0), "{}\n{}", ended.stderr, hub.log());
+    eventually_ok(SOON, "an engine as before", || {
+        let left = left(&docker)?;
+        ensure!(left == before, "left: {left:?}");
+        Ok(())
+    })
 }
 
 /// The C library of this host and nothing else, as an image: what a debug build of the agent needs.

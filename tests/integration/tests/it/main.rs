@@ -33,6 +33,7 @@ mod observed;
 mod offers;
 mod owners;
 mod ping;
+mod plugins;
 mod policy;
 mod prices;
 mod provision;
