@@ -15,6 +15,7 @@ use crate::cloud::Patience;
 use crate::engine::{Call, Engine, Said};
 use crate::machine::{FOLDER, Found, HUB, Row, network_name};
 use crate::plans::Machine;
+use crate::refusal;
 
 /// What keeps containers of a network apart, and what binds the ports they publish where nothing else is said.
 const APART: &str = "com.docker.network.bridge.enable_icc";
@@ -105,7 +106,7 @@ impl<'e> Api<'e> {
         }
         let created: Created = said.read()?;
         if !is_id(&created.id) {
-            return Err(crate::refusal::unclear(&said, "with an id that is none"));
+            return Err(refusal::unclear(&said, "with an id that is none"));
         }
         Ok(Made::New(created.id))
     }
@@ -120,7 +121,13 @@ impl<'e> Api<'e> {
     pub(crate) async fn start(&self, id: &str) -> Result<(), ProviderError> {
         let path = format!("/containers/{id}/start");
         let said = self.send(self.change("ContainerStart", Method::POST, &path)).await?;
-        said.done(&[StatusCode::NOT_MODIFIED])
+        let done = said.done(&[StatusCode::NOT_MODIFIED]);
+        // What a runtime cannot start, it cannot start the next time: no init program, limits above those of the engine.
+        if said.status == StatusCode::INTERNAL_SERVER_ERROR && matches!(done, Err(ProviderError::Other { .. })) {
+            let reason = format!("the engine cannot start the container: {}", refusal::words(&said.body));
+            return Err(ProviderError::Reject { reason });
+        }
+        done
     }
 
     pub(crate) async fn resume(&self, id: &str) -> Result<(), ProviderError> {

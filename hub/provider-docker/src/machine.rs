@@ -171,7 +171,6 @@ pub(crate) fn container(spec: &InstanceSpec, tags: &Tags, plan: &Plan, image: &s
             "RestartPolicy": { "Name": "unless-stopped" },
             // Reaps what workloads leave behind.
             "Init": true,
-            "Ulimits": [{ "Name": "nofile", "Soft": 65_536, "Hard": 65_536 }],
             "LogConfig": { "Type": "json-file", "Config": { "max-size": "10m", "max-file": "2" } },
         },
     })
