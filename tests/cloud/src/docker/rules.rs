@@ -28,7 +28,10 @@ pub(super) fn of_container(body: &Value) -> Vec<String> {
         (!network.starts_with("blueprint-"), "it is not on a network of its own hub"),
         (!is_above_zero("Memory") || !is_above_zero("NanoCpus"), "its memory or processors have no bound"),
         (!is_above_zero("PidsLimit"), "its processes have no bound"),
-        (body["User"].as_str().is_none_or(|user| user.is_empty() || user.starts_with('0')), "it runs as root"),
+        (
+            body["User"].as_str().is_none_or(|user| user.is_empty() || user.starts_with('0')),
+            "it runs as root",
+        ),
         (env.contains("canary"), "a secret is in its variables, labels or arguments"),
     ];
     checks.into_iter().filter(|(is_broken, _)| *is_broken).map(|(_, rule)| rule.to_owned()).collect()

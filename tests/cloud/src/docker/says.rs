@@ -37,7 +37,10 @@ pub(super) fn version() -> Answer {
 }
 
 pub(super) fn info() -> Answer {
-    Answer::json(200, &json!({ "NCPU": 16, "MemTotal": 1_u64 << 40, "Architecture": "x86_64", "OSType": "linux" }))
+    Answer::json(
+        200,
+        &json!({ "NCPU": 16, "MemTotal": 1_u64 << 40, "Architecture": "x86_64", "OSType": "linux" }),
+    )
 }
 
 pub(super) fn network(name: &str) -> Answer {
@@ -121,9 +124,7 @@ pub(super) fn unpacked(bytes: &[u8]) -> BTreeMap<String, String> {
     let mut files = BTreeMap::new();
     let mut rest = bytes;
     while let Some((head, behind)) = rest.split_at_checked(512) {
-        let text = |field: &[u8]| {
-            String::from_utf8_lossy(field).trim_end_matches(['\0', ' ']).to_owned()
-        };
+        let text = |field: &[u8]| String::from_utf8_lossy(field).trim_end_matches(['\0', ' ']).to_owned();
         let name = text(&head[..100]);
         if name.is_empty() {
             break;

@@ -1,5 +1,9 @@
 //! Machines that are containers of a real Docker engine: the contract of providers, and a hub with a real agent.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests; JSON is indexed by name")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "helpers of tests; JSON is indexed by name"
+)]
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
@@ -15,9 +19,7 @@ use blueprint_hub_provision_core::{InstanceSpec, Provider as _, Tags};
 use blueprint_tests_cloud::FakeCloud;
 use blueprint_tests_cloud::contract::{self, Lab as ContractLab};
 use blueprint_tests_support::{Host, Lab, Launch, binary, eventually_ok, scratch};
-use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
@@ -249,8 +251,12 @@ fn container(docker: &Docker) -> Result<Value> {
 }
 
 fn start<'h>(host: &'h Host, settings: &[&str]) -> Result<Hub<'h>> {
-    let always =
-        ["provision.every=1s", "provision.second_look=1s", "session.heartbeat=1s", "tunnel.carrier_listen=off"];
+    let always = [
+        "provision.every=1s",
+        "provision.second_look=1s",
+        "session.heartbeat=1s",
+        "tunnel.carrier_listen=off",
+    ];
     Hub::start_on(host, &host.address().to_string(), &[&always[..], settings].concat())
 }
 

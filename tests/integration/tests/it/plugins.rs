@@ -51,7 +51,8 @@ fn a_plugin_makes_machines_and_is_started_again_where_it_dies() -> Result<()> {
     std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755))?;
     let (script, own) = (folder.path().join("plugin"), folder.path().join("own"));
     let python = plugin_python().context("no python")?;
-    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../../hub/provider-external/examples/python/plugin.py");
+    let example =
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../../hub/provider-external/examples/python/plugin.py");
     // Who runs it can read what is needed and nothing of the hub: root of the test's folders hides both from others.
     std::fs::write(
         &script,
