@@ -24,7 +24,8 @@ sys.path.insert(0, PROTO)
 messages, services = grpc.protos_and_services("blueprint/plugin/v1/provider.proto")
 
 Failure, Machine = messages.Failure, messages.Machine
-PLANS = {"tiny": (1, 512, 5_000), "big": (4, 8192, 40_000)}
+# Processors, MiB of memory, GB of disk, and millionths of a dollar for an hour.
+PLANS = {"tiny": (1, 1024, 10, 5_000), "big": (4, 8192, 100, 40_000)}
 REGIONS = ("here", "there")
 
 
@@ -125,8 +126,16 @@ class Provider(services.ProviderServicer):
 
     def Offers(self, request, context):
         offers = [
-            messages.Offer(plan=plan, region=region, arch="x86_64", vcpus=vcpus, memory_mib=memory, hourly_micros=price)
-            for plan, (vcpus, memory, price) in PLANS.items()
+            messages.Offer(
+                plan=plan,
+                region=region,
+                arch="x86_64",
+                vcpus=vcpus,
+                memory_mib=memory,
+                disk_gb=disk,
+                hourly_micros=price,
+            )
+            for plan, (vcpus, memory, disk, price) in PLANS.items()
             for region in REGIONS
         ]
         return messages.OffersResponse(offers=offers)
