@@ -39,7 +39,13 @@ fn the_committed_code_is_current() {
 
     let committed = root.join("src/gen");
     let update = env::var_os("UPDATE_GENERATED").is_some();
-    for name in ["blueprint.v1.rs", "blueprint_manager_bridge.rs", "qos.rs", "descriptors.bin", "blueprint.plugin.v1.rs"] {
+    for name in [
+        "blueprint.v1.rs",
+        "blueprint_manager_bridge.rs",
+        "qos.rs",
+        "descriptors.bin",
+        "blueprint.plugin.v1.rs",
+    ] {
         let fresh = fs::read(fresh.path().join(name)).unwrap();
         if update {
             fs::create_dir_all(&committed).unwrap();

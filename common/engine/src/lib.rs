@@ -72,8 +72,7 @@ where
 {
     let stream = place.connect().await?;
     let mut builder = hyper::client::conn::http1::Builder::new();
-    let (mut sender, connection) =
-        builder.max_buf_size(BUFFER_BYTES).handshake(TokioIo::new(stream)).await?;
+    let (mut sender, connection) = builder.max_buf_size(BUFFER_BYTES).handshake(TokioIo::new(stream)).await?;
     let mut connection: Connection = Box::pin(async move {
         let _ = connection.await;
     });

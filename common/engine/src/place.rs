@@ -121,9 +121,7 @@ impl Place {
 
     pub(crate) async fn connect(&self) -> Result<Box<dyn Stream>, WireError> {
         match &self.0 {
-            Kind::Unix(path) => {
-                Ok(Box::new(UnixStream::connect(path).await.map_err(WireError::Connect)?))
-            }
+            Kind::Unix(path) => Ok(Box::new(UnixStream::connect(path).await.map_err(WireError::Connect)?)),
             Kind::Loopback(address) => Ok(Box::new(tcp(address).await?)),
             Kind::Tls { host, port, server, config } => {
                 let stream = tcp((&**host, *port)).await?;

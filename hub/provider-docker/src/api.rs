@@ -123,7 +123,9 @@ impl<'e> Api<'e> {
         let said = self.send(self.change("ContainerStart", Method::POST, &path)).await?;
         let done = said.done(&[StatusCode::NOT_MODIFIED]);
         // What a runtime cannot start, it cannot start the next time: no init program, limits above those of the engine.
-        if said.status == StatusCode::INTERNAL_SERVER_ERROR && matches!(done, Err(ProviderError::Other { .. })) {
+        if said.status == StatusCode::INTERNAL_SERVER_ERROR
+            && matches!(done, Err(ProviderError::Other { .. }))
+        {
             let reason = format!("the engine cannot start the container: {}", refusal::words(&said.body));
             return Err(ProviderError::Reject { reason });
         }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use blueprint_common_engine::Place;
+use blueprint_common_types::Secret;
 use blueprint_common_types::{HubId, Timestamp};
 use blueprint_hub_provision_core::catalogue::Offer;
 use blueprint_hub_provision_core::lifecycle::Rate;
@@ -13,7 +14,6 @@ use blueprint_hub_provision_core::resource::Arch;
 use blueprint_hub_provision_core::{
     Instance, InstanceSpec, InstanceState, Listing, Provider, ProviderError, Tags,
 };
-use blueprint_common_types::Secret;
 use futures_util::future::BoxFuture;
 use tokio::sync::Mutex;
 use tracing::{info, warn};
@@ -21,10 +21,10 @@ use tracing::{info, warn};
 use crate::api::{Api, Made, is_id};
 use crate::archive::{Archive, Body};
 use crate::engine::Engine;
+use crate::image;
 use crate::machine::{FOLDER, Row, USER, container, name};
 use crate::order::Order;
 use crate::plans::{Plan, offers_on};
-use crate::image;
 
 /// Machines of one hub at one engine at most.
 const MAX_MACHINES: usize = 64;
@@ -135,7 +135,9 @@ impl Docker {
         if row.hub() == Some(self.config.hub) {
             return Ok(Some(row));
         }
-        Err(ProviderError::Reject { reason: format!("the container {} is not a machine of this hub", short(id)) })
+        Err(ProviderError::Reject {
+            reason: format!("the container {} is not a machine of this hub", short(id)),
+        })
     }
 
     async fn list_all(&self) -> Result<Listing, ProviderError> {
@@ -157,9 +159,7 @@ impl Docker {
                 offers.extend(offers_on(self.config.name, region, arch, &machine));
             }
         }
-        offers.sort_by(|a, b| {
-            (a.on_demand, &a.plan, &a.region).cmp(&(b.on_demand, &b.plan, &b.region))
-        });
+        offers.sort_by(|a, b| (a.on_demand, &a.plan, &a.region).cmp(&(b.on_demand, &b.plan, &b.region)));
         Ok(offers)
     }
 
@@ -216,14 +216,16 @@ impl Docker {
             has_room(api, order.plan, &rows).await?;
         }
         api.ensure_network(self.config.hub).await?;
-        let (name, body) = (name(&spec.key, self.config.hub), container(spec, order.tags, &order.plan, image));
+        let (name, body) =
+            (name(&spec.key, self.config.hub), container(spec, order.tags, &order.plan, image));
         let id = match api.create(&name, &body).await? {
             Made::New(id) => id,
             // A list was late, or another call is under way.
             Made::Taken => match api.find(&name).await? {
                 None => return Err(ProviderError::Busy { reason: format!("{name} is being removed") }),
                 Some(row) if row.hub() != Some(self.config.hub) => {
-                    let reason = format!("the name {name} is taken by a container that is no machine; remove it");
+                    let reason =
+                        format!("the name {name} is taken by a container that is no machine; remove it");
                     return Err(ProviderError::Reject { reason });
                 }
                 Some(row) if !row.is_unfinished() => return known(&row, spec),
@@ -257,10 +259,9 @@ impl Docker {
 
     /// Gives a container its files, and starts it.
     async fn finish(&self, api: &Api<'_>, id: &str, order: &Checked<'_>) -> Result<(), ProviderError> {
-        let files = files(order.program, &order.order).await.map_err(|source| ProviderError::Unsent {
-            call: "PutContainerArchive",
-            source: source.into(),
-        })?;
+        let files = files(order.program, &order.order)
+            .await
+            .map_err(|source| ProviderError::Unsent { call: "PutContainerArchive", source: source.into() })?;
         api.put(id, files).await?;
         api.start(id).await
     }
@@ -289,7 +290,11 @@ impl Docker {
             Ok::<_, ProviderError>(())
         };
         if let Err(error) = tidied.await {
-            warn!(provider = self.config.name, error = error.line(), "the network or image of machines may be left");
+            warn!(
+                provider = self.config.name,
+                error = error.line(),
+                "the network or image of machines may be left"
+            );
         }
     }
 
@@ -328,14 +333,18 @@ async fn has_room(api: &Api<'_>, plan: Plan, rows: &[Row]) -> Result<(), Provide
     if api.machine().await?.has_room(&plan, taken) {
         return Ok(());
     }
-    let what = format!("{}: the host has fewer processors, or not so much memory beside its other machines", plan.name);
+    let what = format!(
+        "{}: the host has fewer processors, or not so much memory beside its other machines",
+        plan.name
+    );
     Err(ProviderError::Capacity { what })
 }
 
 /// The machine that an order has already.
 fn known(row: &Row, spec: &InstanceSpec) -> Result<Instance, ProviderError> {
-    row.instance(&spec.region)
-        .ok_or_else(|| ProviderError::Reject { reason: format!("the labels of {} are damaged", short(&row.id)) })
+    row.instance(&spec.region).ok_or_else(|| ProviderError::Reject {
+        reason: format!("the labels of {} are damaged", short(&row.id)),
+    })
 }
 
 /// The volume of a new machine.

@@ -120,7 +120,9 @@ pub fn read(path: &Path) -> Result<Vec<EngineHost>, InventoryError> {
         };
         if is_open(&files.key) {
             let key = files.key.display();
-            return Err(refuse(format!("others can read {key}, which is root on that host; chmod 600 {key}")));
+            return Err(refuse(format!(
+                "others can read {key}, which is root on that host; chmod 600 {key}"
+            )));
         }
         let place = Place::tls(&entry.address, entry.port, &files);
         let place = place.map_err(|source| InventoryError::Tls {

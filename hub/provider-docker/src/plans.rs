@@ -92,8 +92,10 @@ mod tests {
     #[test]
     fn only_what_fits_the_host_is_sold() {
         let machine = Machine { vcpus: 2, memory_bytes: 3 << 30 };
-        let names: Vec<_> =
-            offers_on("docker", "rack-1", Arch::X86_64, &machine).into_iter().map(|offer| offer.plan).collect();
+        let names: Vec<_> = offers_on("docker", "rack-1", Arch::X86_64, &machine)
+            .into_iter()
+            .map(|offer| offer.plan)
+            .collect();
         assert_eq!(names, ["docker-small".into(), "docker-medium".into()]);
         let small = Plan::named("docker-small").unwrap();
         assert!(machine.has_room(&small, 2 << 30) && !machine.has_room(&small, (2 << 30) + 1));

@@ -66,7 +66,6 @@ pub(crate) fn nonsense(said: &Said, error: &serde_json::Error) -> ProviderError 
 
 /// An answer that leaves open what was done.
 pub(crate) fn unclear(said: &Said, what: &str) -> ProviderError {
-    let source =
-        Unclear { status: said.status.as_u16(), what: what.to_owned(), body: redacted(&said.body) };
+    let source = Unclear { status: said.status.as_u16(), what: what.to_owned(), body: redacted(&said.body) };
     ProviderError::Other { call: said.call, source: Box::new(source) }
 }

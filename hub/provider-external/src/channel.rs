@@ -43,7 +43,8 @@ impl tower_service::Service<http::Uri> for Socket {
             if users.contains(&user) {
                 return Ok(TokioIo::new(stream));
             }
-            let text = format!("it is served by user {user}, who is neither the plugin's, root, nor the hub's");
+            let text =
+                format!("it is served by user {user}, who is neither the plugin's, root, nor the hub's");
             Err(io::Error::new(io::ErrorKind::PermissionDenied, text))
         }
         .boxed()

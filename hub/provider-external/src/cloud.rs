@@ -111,13 +111,15 @@ impl External {
         if protocol == PROTOCOL {
             return Ok(client);
         }
-        let reason =
-            format!("the plugin speaks version {protocol} of blueprint.plugin, and this hub {PROTOCOL}; take one that does");
+        let reason = format!(
+            "the plugin speaks version {protocol} of blueprint.plugin, and this hub {PROTOCOL}; take one that does"
+        );
         Err(ProviderError::Reject { reason })
     }
 
     async fn offers_all(&self) -> Result<Vec<Offer>, ProviderError> {
-        let asked = self.ask(OFFERS, |mut it| async move { it.offers(plugin::OffersRequest {}).await }).await?;
+        let asked =
+            self.ask(OFFERS, |mut it| async move { it.offers(plugin::OffersRequest {}).await }).await?;
         OFFERS.refused(asked.failure.as_ref())?;
         let (offers, left_out) = offers(&asked.offers);
         if left_out > 0 {

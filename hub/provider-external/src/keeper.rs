@@ -45,7 +45,9 @@ pub enum KeeperError {
     #[error("cannot look for the user {0:?}")]
     Users(String, #[source] io::Error),
     /// Only root can become another user.
-    #[error("only a hub that runs as root can run a plugin as {0:?}; let the plugin be started by other means")]
+    #[error(
+        "only a hub that runs as root can run a plugin as {0:?}; let the plugin be started by other means"
+    )]
     NotRoot(String),
     /// The folder of the socket cannot be made.
     #[error("cannot make the folder {} for the plugin's socket", path.display())]
@@ -274,7 +276,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         let (path, own) = (folder.path().join("plugin"), folder.path().join("own"));
-        std::fs::write(&path, format!("#!/bin/sh\nid -u >{0}/part\nid -G >>{0}/part\nmv {0}/part {0}/who\ncat\n", own.display())).unwrap();
+        std::fs::write(
+            &path,
+            format!(
+                "#!/bin/sh\nid -u >{0}/part\nid -G >>{0}/part\nmv {0}/part {0}/who\ncat\n",
+                own.display()
+            ),
+        )
+        .unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
         let (uid, gid) = (account.uid, account.gid);
         let program = PluginProgram { path, account: Some(account), socket: own.join("plugin.sock") };

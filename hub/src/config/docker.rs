@@ -28,8 +28,10 @@ pub(super) const REMOTE_HOSTS: Key = Key::unset(
     "TOML file with engines that are called by mutual TLS (docs/docker.md), read at the start. A path that is not whole begins \
      in the state folder.",
 );
-pub(super) const REMOTE_IMAGE: Key =
-    Key::unset("providers.docker.image", "As providers.local_docker.image, for the machines of those engines.");
+pub(super) const REMOTE_IMAGE: Key = Key::unset(
+    "providers.docker.image",
+    "As providers.local_docker.image, for the machines of those engines.",
+);
 
 #[cfg(feature = "provider-docker")]
 pub(crate) use with::{LocalDockerSettings, RemoteDockerSettings};
@@ -81,7 +83,11 @@ mod with {
                 return Some(None);
             }
             let Some(hosts) = hosts else {
-                settings.refuse(REMOTE_HOSTS.path, "not set; docs/docker.md says what such a file holds", problems);
+                settings.refuse(
+                    REMOTE_HOSTS.path,
+                    "not set; docs/docker.md says what such a file holds",
+                    problems,
+                );
                 return None;
             };
             Some(Some(Self { hosts, image: image? }))

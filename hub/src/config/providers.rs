@@ -118,7 +118,8 @@ impl ProviderSettings {
 
     /// Those that need no credentials, and whether they are switched on.
     pub(crate) fn without_account(&self) -> BTreeMap<String, bool> {
-        let known = ["sim", "local-vm", "ssh", "local-docker", "docker", "external"].map(|name| (name.to_owned(), false));
+        let known = ["sim", "local-vm", "ssh", "local-docker", "docker", "external"]
+            .map(|name| (name.to_owned(), false));
         let on = self.names().into_iter().filter(|name| name != "aws" && name != "digitalocean");
         known.into_iter().chain(on.map(|name| (name, true))).collect()
     }

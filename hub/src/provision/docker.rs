@@ -48,8 +48,9 @@ pub(super) fn make(
         providers.push(made("local-docker", vec![host], &local.image));
     }
     if let Some(remote) = &settings.docker {
-        let hosts = read_inventory(&state.join(&remote.hosts))
-            .context("cannot offer providers.docker; mend providers.docker.hosts, or set its enabled to false")?;
+        let hosts = read_inventory(&state.join(&remote.hosts)).context(
+            "cannot offer providers.docker; mend providers.docker.hosts, or set its enabled to false",
+        )?;
         providers.push(made("docker", hosts, &remote.image));
     }
     Ok(providers)

@@ -31,7 +31,9 @@ pub(super) fn start(
     users.extend(account.as_ref().map(Account::uid));
     if let Some(path) = &settings.program {
         if account.is_none() {
-            warn!("the plugin runs as the hub's user and can read the hub's keys; set providers.external.user");
+            warn!(
+                "the plugin runs as the hub's user and can read the hub's keys; set providers.external.user"
+            );
         }
         let program = PluginProgram { path: path.clone(), account, socket: settings.socket.clone() };
         let keeper = Keeper::new(program).context(failed)?;
