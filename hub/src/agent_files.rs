@@ -78,6 +78,12 @@ impl AgentShelf {
         self.files.iter().map(|(arch, file)| (*arch, file.sha256)).collect()
     }
 
+    /// The programs themselves: for which processor, where each lies, and whether it needs nothing but the kernel.
+    #[cfg(feature = "provider-docker")]
+    pub(crate) fn programs(&self) -> impl Iterator<Item = (AgentArch, PathBuf, bool)> {
+        self.files.values().map(|file| (file.arch, self.path(file.sha256), file.is_static))
+    }
+
     /// Reads one, and copies it under its digest.
     fn take(&self, path: &Path) -> Result<AgentFile> {
         let failed = || format!("cannot use {} as an agent", path.display());

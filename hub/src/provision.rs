@@ -3,6 +3,8 @@
 mod aws;
 mod azure;
 mod digitalocean;
+mod docker;
+mod external;
 mod host;
 mod local_vm;
 mod meter;
@@ -141,6 +143,8 @@ impl Clouds {
         if let Some(settings) = &others.ssh {
             providers.push(ssh::make(settings, facts.id, &state));
         }
+        providers.extend(docker::make(&others, facts.id, &agents, &state)?);
+        providers.extend(external::start(others.external.as_ref(), facts.id, spawner)?);
         let accounts = Accounts::new(facts.id, vault, entries, others.without_account());
         let courier = Arc::new(WebhookCourier::new(&alerts, sealing, facts.id)?);
         let received = received(registrar.clone(), tunnel);

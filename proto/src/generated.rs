@@ -44,3 +44,18 @@ pub mod bridge;
 #[rustfmt::skip]
 #[path = "gen/qos.rs"]
 pub mod qos;
+
+/// What programs answer that give a hub machines of other clouds.
+#[expect(
+    missing_docs,
+    unused_qualifications,
+    clippy::missing_errors_doc,
+    clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
+    clippy::as_conversions,
+    clippy::too_many_lines,
+    reason = "generated code"
+)]
+#[rustfmt::skip]
+#[path = "gen/blueprint.plugin.v1.rs"]
+pub mod plugin;

@@ -10,6 +10,7 @@ mod generated;
 
 pub use codec::SmallCodec;
 pub use convert::ConvertError;
+pub use generated::plugin;
 pub use generated::qos;
 pub use generated::v1;
 // The generated code of `v1` finds it under the package's name.

@@ -28,9 +28,24 @@ fn the_committed_code_is_current() {
         .compile_fds(descriptors)
         .unwrap();
 
+    // Plugins are served by others, so the hub's reflection does not tell of them.
+    tonic_prost_build::configure()
+        .build_transport(false)
+        .codec_path("crate::SmallCodec")
+        .emit_rerun_if_changed(false)
+        .out_dir(fresh.path())
+        .compile_fds(protox::compile(["blueprint/plugin/v1/provider.proto"], [root]).unwrap())
+        .unwrap();
+
     let committed = root.join("src/gen");
     let update = env::var_os("UPDATE_GENERATED").is_some();
-    for name in ["blueprint.v1.rs", "blueprint_manager_bridge.rs", "qos.rs", "descriptors.bin"] {
+    for name in [
+        "blueprint.v1.rs",
+        "blueprint_manager_bridge.rs",
+        "qos.rs",
+        "descriptors.bin",
+        "blueprint.plugin.v1.rs",
+    ] {
         let fresh = fs::read(fresh.path().join(name)).unwrap();
         if update {
             fs::create_dir_all(&committed).unwrap();

@@ -33,8 +33,9 @@ use serde_json::json;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
+pub use blueprint_common_engine::ApiVersion;
 pub use error::EngineError;
-pub use info::{ApiVersion, EngineInfo, Product};
+pub use info::{EngineInfo, Product};
 pub use logs::{LogLine, LogStream, Logs, MAX_LOG_LINE_BYTES};
 pub use pull::{Progress, RegistryAuth};
 pub use running::{Health, Running, Stats};

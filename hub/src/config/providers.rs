@@ -11,6 +11,8 @@ use ipnetwork::Ipv4Network;
 use super::aws::AwsSettings;
 use super::azure::AzureSettings;
 use super::digitalocean::DigitalOceanSettings;
+use super::docker::{LocalDockerSettings, RemoteDockerSettings};
+use super::external::ExternalSettings;
 use super::rest_cloud::{self, RestCloudSettings};
 use super::ssh::SshSettings;
 
@@ -84,6 +86,12 @@ pub(crate) struct ProviderSettings {
     pub(crate) azure: Option<AzureSettings>,
     /// The operator's own machines, where they are switched on.
     pub(crate) ssh: Option<SshSettings>,
+    /// Containers of this host's engine, where they are switched on.
+    pub(crate) local_docker: Option<LocalDockerSettings>,
+    /// Containers of other hosts' engines, where they are switched on.
+    pub(crate) docker: Option<RemoteDockerSettings>,
+    /// A program of the operator's, where it is switched on.
+    pub(crate) external: Option<ExternalSettings>,
 }
 
 impl ProviderSettings {
@@ -99,6 +107,9 @@ impl ProviderSettings {
         let vultr = rest_cloud::VULTR.take(settings, problems);
         let azure = AzureSettings::take(settings, problems);
         let ssh = SshSettings::take(settings, problems);
+        let local_docker = LocalDockerSettings::take(settings, problems);
+        let docker = RemoteDockerSettings::take(settings, problems);
+        let external = ExternalSettings::take(settings, problems);
         Some(Self {
             sim: enabled?.then_some(faults?),
             sim_regions: regions?,
@@ -109,6 +120,9 @@ impl ProviderSettings {
             vultr: vultr?,
             azure: azure?,
             ssh: ssh?,
+            local_docker: local_docker?,
+            docker: docker?,
+            external: external?,
             agents,
         })
     }
@@ -124,13 +138,17 @@ impl ProviderSettings {
             self.vultr.as_ref().map(|_| "vultr"),
             self.azure.as_ref().map(|_| "azure"),
             self.ssh.as_ref().map(|_| "ssh"),
+            self.local_docker.as_ref().map(|_| "local-docker"),
+            self.docker.as_ref().map(|_| "docker"),
+            self.external.as_ref().map(|_| "external"),
         ];
         others.into_iter().flatten().map(str::to_owned).collect()
     }
 
     /// Those that need no credentials, and whether they are switched on.
     pub(crate) fn without_account(&self) -> BTreeMap<String, bool> {
-        let known = ["sim", "local-vm", "ssh"].map(|name| (name.to_owned(), false));
+        let known = ["sim", "local-vm", "ssh", "local-docker", "docker", "external"]
+            .map(|name| (name.to_owned(), false));
         let on = self.names().into_iter().filter(|name| !WITH_ACCOUNT.contains(&name.as_str()));
         known.into_iter().chain(on.map(|name| (name, true))).collect()
     }
@@ -138,7 +156,8 @@ impl ProviderSettings {
     /// What those of them sell whose prices are known without asking.
     pub(crate) fn own_offers(&self) -> Vec<Offer> {
         let sim = self.sim.iter().flat_map(|_| blueprint_hub_provider_sim::offers(self.sim_regions));
-        sim.chain(self.local_vm.iter().flat_map(|_| blueprint_hub_provider_local_vm::offers())).collect()
+        let local_vm = self.local_vm.iter().flat_map(|_| blueprint_hub_provider_local_vm::offers());
+        sim.chain(local_vm).chain(self.local_docker.iter().flat_map(LocalDockerSettings::offers)).collect()
     }
 
     /// Whether machines hang on links that the hub makes.
@@ -149,7 +168,8 @@ impl ProviderSettings {
     /// Whether machines are ordered that have to fetch the agent.
     pub(crate) fn needs_agents(&self) -> bool {
         let clouds = self.names().into_iter().any(|name| WITH_ACCOUNT.contains(&name.as_str()));
-        clouds || self.local_vm.is_some() || self.ssh.is_some()
+        let by_user_data = clouds || self.local_vm.is_some() || self.external.is_some();
+        by_user_data || self.ssh.is_some() || self.local_docker.is_some() || self.docker.is_some()
     }
 }
 

@@ -3,8 +3,8 @@
 use blueprint_common_runtime::config::{Key, Schema};
 
 use super::{
-    alerts, aws, azure, digitalocean, discovery, forwards, identity, oauth, orders, prices, providers,
-    provision, qos, rest_cloud, scaling, sessions, ssh,
+    alerts, aws, azure, digitalocean, discovery, docker, external, forwards, identity, oauth, orders, prices,
+    providers, provision, qos, rest_cloud, scaling, sessions, ssh,
 };
 
 /// Every key of `hub.toml`.
@@ -275,6 +275,17 @@ pub(crate) const SCHEMA: Schema = Schema {
         azure::LOGIN_ENDPOINT,
         ssh::ENABLED,
         ssh::HOSTS,
+        docker::LOCAL,
+        docker::LOCAL_SOCKET,
+        docker::LOCAL_IMAGE,
+        docker::REMOTE,
+        docker::REMOTE_HOSTS,
+        docker::REMOTE_IMAGE,
+        external::ENABLED,
+        external::SOCKET,
+        external::PROGRAM,
+        external::USER,
+        external::CALL_TIMEOUT,
         provision::EVERY,
         provision::CALL_AGAIN,
         provision::SECOND_LOOK,

@@ -17,6 +17,9 @@ use serde_json::json;
 /// The provider whose machines run already, and stay what they are.
 const OWN_HOSTS: &str = "ssh";
 
+/// The providers that bring the agent and its configuration into a machine themselves.
+const CONTAINERS: [&str; 2] = ["local-docker", "docker"];
+
 /// The hub, as the provisioner needs it.
 pub(super) struct HubHost {
     facts: Arc<HubFacts>,
@@ -71,6 +74,10 @@ impl Host for HubHost {
             pin: self.facts.pin,
             token,
         };
+        if CONTAINERS.contains(&record.candidate.provider.as_str()) {
+            let document = json!({ "join_line": line.expose_text().expose(), "name": record.key.as_str() });
+            return Ok(Secret::new(document.to_string()));
+        }
         if record.candidate.provider != "sim" {
             return self.bootstrap(record, &line).map_err(|error| error.to_string());
         }

@@ -4,6 +4,8 @@ mod faults;
 mod machines;
 mod witness;
 
+use std::time::Duration;
+
 use blueprint_hub_provision_core::{InstanceSpec, Provider};
 
 use crate::FakeCloud;
@@ -33,6 +35,21 @@ pub trait Lab {
 
     /// The cloud behind it, where it is a fake one; without it the promises about faults are left out.
     fn fake(&self) -> Option<&FakeCloud>;
+
+    /// Whether its lists come in pages.
+    fn has_pages(&self) -> bool {
+        true
+    }
+
+    /// What an error over wrong credentials says, among other things: what a person has to do.
+    fn remedy(&self) -> &'static str {
+        "provider configure"
+    }
+
+    /// How long a request that nobody waits for any more may still have an effect.
+    fn settled_after(&self) -> Duration {
+        Duration::from_millis(20)
+    }
 
     /// Takes the cloud away, so that nothing listens where it was.
     fn shut(&mut self) -> impl Future<Output = ()>;

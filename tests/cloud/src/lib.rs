@@ -15,6 +15,7 @@
 pub mod azure;
 pub mod contract;
 pub mod digitalocean;
+pub mod docker;
 pub mod ec2;
 mod fake;
 mod json;

@@ -21,6 +21,8 @@ pub enum Need {
     },
     /// The server of moto; see [`Moto::program`](crate::moto::Moto::program).
     Moto,
+    /// A Python with gRPC, for the example of a plugin; see [`plugin_python`].
+    PluginPython,
     /// A device file.
     Device(&'static str),
     /// An image of local machines; see [`local_vm_image`].
@@ -45,6 +47,9 @@ impl Need {
             Self::Moto => Moto::program()
                 .is_none()
                 .then(|| "the program moto_server of moto (MOTO_SERVER may name it)".to_owned()),
+            Self::PluginPython => plugin_python()
+                .is_none()
+                .then(|| "a Python with grpcio and grpcio-tools (PLUGIN_PYTHON may name it)".to_owned()),
             Self::Device(path) => (!Path::new(path).exists()).then(|| format!("the device {path}")),
             Self::LocalVmImage => local_vm_image()
                 .is_none()
@@ -68,6 +73,24 @@ pub fn tool(variable: &str, program: &str) -> Option<PathBuf> {
         Some(named) => named.is_file().then_some(named),
         None => on_path(program),
     }
+}
+
+/// The version of gRPC for Python that `tests/run` installs.
+const GRPCIO: &str = "1.85.1";
+
+/// The Python that `PLUGIN_PYTHON` names, else the one that `tests/run` keeps in the user's cache, with gRPC for the example of a
+/// plugin; `None` where it is not there.
+#[must_use]
+pub fn plugin_python() -> Option<PathBuf> {
+    let path = match std::env::var_os("PLUGIN_PYTHON") {
+        Some(named) => PathBuf::from(named),
+        None => {
+            let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache"));
+            let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home)?;
+            cache.join(format!("blueprint-hub/plugin-{GRPCIO}/bin/python"))
+        }
+    };
+    path.is_file().then_some(path)
 }
 
 /// The image of local machines that `LOCAL_VM_IMAGE` names, else the one that `tests/run` keeps in the user's cache; `None` where

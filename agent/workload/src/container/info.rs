@@ -3,35 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use blueprint_common_engine::ApiVersion;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::EngineError;
-
-/// Oldest version of the interface that has all we need (Docker 20.10: `one-shot` statistics).
-const OLDEST: ApiVersion = ApiVersion { major: 1, minor: 41 };
-
-/// A version of the Docker Engine API. Text form `1.41`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ApiVersion {
-    /// 1 so far.
-    pub major: u32,
-    /// Grows with what is added.
-    pub minor: u32,
-}
-
-impl ApiVersion {
-    fn parse(text: &str) -> Option<Self> {
-        let (major, minor) = text.split_once('.')?;
-        Some(Self { major: major.parse().ok()?, minor: minor.parse().ok()? })
-    }
-}
-
-impl std::fmt::Display for ApiVersion {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}.{}", self.major, self.minor)
-    }
-}
 
 /// Whose engine it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,10 +101,7 @@ struct Component {
 impl Version {
     /// The oldest version that both sides speak: it means the same to every engine that speaks it.
     pub(super) fn negotiate(&self, socket: PathBuf) -> Result<ApiVersion, EngineError> {
-        let newest = ApiVersion::parse(&self.api_version);
-        let oldest = ApiVersion::parse(&self.min_api_version).unwrap_or(OLDEST);
-        let spoken = oldest.max(OLDEST);
-        if newest.is_some_and(|newest| spoken <= newest && spoken.major == OLDEST.major) {
+        if let Some(spoken) = ApiVersion::common(&self.min_api_version, &self.api_version) {
             return Ok(spoken);
         }
         let cut = |text: &str| text.chars().filter(|c| !c.is_control()).take(20).collect::<String>();
@@ -216,7 +189,7 @@ mod tests {
             "PidsLimit": null, "Warnings": null,
         }))
         .unwrap();
-        let info = EngineInfo::new(OLDEST, &version, &system);
+        let info = EngineInfo::new(ApiVersion::OLDEST, &version, &system);
         assert_eq!((info.product, info.cgroup_version, info.log_driver), (Product::Docker, 1, "local"));
         assert_eq!(info.runtimes, ["nvidia", "runc"]);
         assert!(info.has_gpu_runtime && info.is_rootless && !info.bounds_storage);
@@ -230,7 +203,7 @@ mod tests {
         let system: System =
             serde_json::from_value(json!({ "Rootless": true, "Plugins": { "Log": ["k8s-file", "none"] } }))
                 .unwrap();
-        let info = EngineInfo::new(OLDEST, &version, &system);
+        let info = EngineInfo::new(ApiVersion::OLDEST, &version, &system);
         assert_eq!((info.product, info.log_driver, info.cgroup_version), (Product::Podman, "k8s-file", 0));
         assert!(info.is_rootless && info.unbounded.is_empty() && !info.has_gpu_runtime);
     }

@@ -1,32 +1,23 @@
-//! One request and its answer over the Unix socket of an engine.
-//!
-//! Each request has a connection of its own, so that dropping a future ends its exchange and nothing else. No
-//! task is needed: whoever reads an answer drives its connection. Answers are read up to a bound.
+//! Requests and answers over the Unix socket of an engine, as the agent asks them: with limits, and in words for people.
 
-use std::future::{Future, poll_fn};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use blueprint_common_engine::{Place, WireError};
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::Full;
-use hyper::body::{Body, Incoming};
-use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tokio::net::UnixStream;
+
+pub(super) use blueprint_common_engine::encode;
 
 use super::EngineError;
 
 /// Largest answer that is taken in whole; a container's whole state has some ten KiB.
 const MAX_ANSWER_BYTES: usize = 1 << 20;
-
-/// Most that a connection buffers, in bytes; an answer that is not read is not fetched either.
-const BUFFER_BYTES: usize = 64 << 10;
 
 /// Questions are answered from memory.
 pub(super) const ASK: Duration = Duration::from_secs(10);
@@ -103,42 +94,27 @@ impl Call {
 /// Where an engine listens.
 #[derive(Debug, Clone)]
 pub(super) struct Socket {
-    path: Arc<Path>,
+    place: Place,
 }
 
 impl Socket {
     pub(super) fn new(path: PathBuf) -> Self {
-        Self { path: path.into() }
+        Self { place: Place::unix(&path) }
     }
 
     pub(super) fn path(&self) -> PathBuf {
-        self.path.to_path_buf()
+        self.place.socket().map(Path::to_path_buf).unwrap_or_default()
     }
 
     /// Sends a request and waits for the head of its answer, without a limit of time.
     pub(super) async fn open(&self, call: &Call) -> Result<Answer, EngineError> {
-        let stream =
-            UnixStream::connect(&self.path).await.map_err(|error| self.connect_error(call, &error))?;
-        let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
-            .max_buf_size(BUFFER_BYTES)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| call.broken(error))?;
-        let mut connection: Connection = Box::pin(async move {
-            let _ = connection.await;
-        });
-        let mut response = Box::pin(sender.send_request(call.request()?));
-        let mut is_driven = true;
-        let response = poll_fn(|cx| {
-            if is_driven && connection.as_mut().poll(cx).is_ready() {
-                is_driven = false;
-            }
-            response.as_mut().poll(cx)
-        })
-        .await
-        .map_err(|error| call.broken(error))?;
-        let status = response.status();
-        Ok(Answer { status, body: response.into_body(), connection: is_driven.then_some(connection) })
+        let opened = blueprint_common_engine::open(&self.place, call.request()?).await;
+        let inner = opened.map_err(|error| match error {
+            WireError::Connect(error) | WireError::Tls(error) => self.connect_error(call, &error),
+            WireError::Broken(error) => call.broken(error),
+            error @ WireError::TooLong { .. } => call.unreadable(error),
+        })?;
+        Ok(Answer { status: inner.status(), inner })
     }
 
     /// Sends a request and reads its whole answer, within the time of the call.
@@ -198,70 +174,31 @@ impl Socket {
     }
 }
 
-type Connection = Pin<Box<dyn Future<Output = ()> + Send>>;
-
 /// An answer whose head has come.
+#[derive(Debug)]
 pub(super) struct Answer {
     pub(super) status: StatusCode,
-    body: Incoming,
-    /// `None` once it is done.
-    connection: Option<Connection>,
-}
-
-impl std::fmt::Debug for Answer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Answer").field("status", &self.status).finish_non_exhaustive()
-    }
+    inner: blueprint_common_engine::Answer,
 }
 
 impl Answer {
     /// The next bytes of the body; `None` at its end.
     pub(super) fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, hyper::Error>>> {
-        loop {
-            if let Some(connection) = &mut self.connection
-                && connection.as_mut().poll(cx).is_ready()
-            {
-                self.connection = None;
-            }
-            match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
-                Some(Ok(frame)) => {
-                    // Trailers say nothing here.
-                    if let Ok(bytes) = frame.into_data() {
-                        return Poll::Ready(Some(Ok(bytes)));
-                    }
-                }
-                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
-                None => return Poll::Ready(None),
-            }
-        }
+        self.inner.poll_chunk(cx)
     }
 
     /// The next bytes of the body; `None` at its end.
     pub(super) async fn chunk(&mut self, call: &Call) -> Result<Option<Bytes>, EngineError> {
-        let chunk = poll_fn(|cx| self.poll_chunk(cx)).await.transpose();
-        chunk.map_err(|error| call.broken(error))
+        self.inner.chunk().await.map_err(|error| call.broken(error))
     }
 
     /// All that is left of the body.
     pub(super) async fn collect(&mut self, call: &Call) -> Result<Vec<u8>, EngineError> {
-        let mut bytes = Vec::new();
-        while let Some(chunk) = self.chunk(call).await? {
-            if bytes.len().saturating_add(chunk.len()) > MAX_ANSWER_BYTES {
-                return Err(call.unreadable(format!("it has more than {MAX_ANSWER_BYTES} bytes")));
+        self.inner.collect(MAX_ANSWER_BYTES).await.map_err(|error| match error {
+            WireError::Broken(error) => call.broken(error),
+            error @ (WireError::TooLong { .. } | WireError::Connect(_) | WireError::Tls(_)) => {
+                call.unreadable(error)
             }
-            bytes.extend_from_slice(&chunk);
-        }
-        Ok(bytes)
-    }
-}
-
-/// A text as a part of a path or query: all but letters, digits and `-._~/:@` as `%XX`.
-pub(super) fn encode(text: &str) -> String {
-    text.bytes()
-        .map(|byte| match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => char::from(byte).to_string(),
-            b'-' | b'.' | b'_' | b'~' | b'/' | b':' | b'@' => char::from(byte).to_string(),
-            _ => format!("%{byte:02X}"),
         })
-        .collect()
+    }
 }

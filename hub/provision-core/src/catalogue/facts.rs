@@ -117,10 +117,11 @@ const fn provider(name: &'static str, shown: &'static str, has_spot: bool, extra
 }
 
 /// `docs/prices.md` says where the amounts come from.
-static PROVIDERS: [ProviderFacts; 12] = [
+static PROVIDERS: [ProviderFacts; 15] = [
     provider("aws", "AWS EC2", true, large(extras(5_000, 80_000, 90_000, 100))),
     provider("azure", "Azure", true, large(extras(5_000, 75_000, 87_000, 100))),
     provider("digitalocean", "DigitalOcean", false, by_seconds(extras(0, 0, 10_000, 500))),
+    provider("docker", "containers of other hosts", false, by_seconds(ALL_IN)),
     ProviderFacts {
         name: "equinix",
         shown: "Equinix Metal",
@@ -132,9 +133,11 @@ static PROVIDERS: [ProviderFacts; 12] = [
         has_spot: false,
         plans_are_machines: false,
     },
+    provider("external", "a plugin of the operator's", false, by_seconds(ALL_IN)),
     provider("gcp", "Google Cloud", true, large(extras(5_000, 100_000, 120_000, 1))),
     provider("hivelocity", "Hivelocity", false, extras(0, 0, 10_000, 10_000)),
     provider("linode", "Linode (Akamai)", false, extras(0, 0, 5_000, 1_000)),
+    provider("local-docker", "containers of this host", false, by_seconds(ALL_IN)),
     provider("local-vm", "machines of this host", false, by_seconds(ALL_IN)),
     provider("scaleway", "Scaleway", false, extras(4_400, 95_000, 0, 0)),
     provider("sim", "simulated cloud on this host", false, by_seconds(ALL_IN)),

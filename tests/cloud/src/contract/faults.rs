@@ -65,6 +65,9 @@ pub(super) async fn a_long_list_comes_whole(cloud: &Watched<'_>) -> Result<()> {
 }
 
 pub(super) async fn half_a_list_is_an_error(cloud: &Watched<'_>) -> Result<()> {
+    if !cloud.has_pages {
+        return Ok(());
+    }
     let order = cloud.order(1);
     cloud.create(&order).await?;
     add_likes(cloud, &order, 20);
@@ -82,6 +85,9 @@ pub(super) async fn half_a_list_is_an_error(cloud: &Watched<'_>) -> Result<()> {
 }
 
 pub(super) async fn a_list_that_changes_is_whole_or_an_error(cloud: &Watched<'_>) -> Result<()> {
+    if !cloud.has_pages {
+        return Ok(());
+    }
     let order = cloud.order(1);
     cloud.create(&order).await?;
     add_likes(cloud, &order, 20);
@@ -295,7 +301,7 @@ pub(super) async fn wrong_credentials_are_told(cloud: &Watched<'_>) -> Result<()
         let error = error.context("it went through")?;
         ensure!(error.class() == ErrorClass::Deny, "{error:?}");
         let text = error.line();
-        ensure!(text.contains("provider configure"), "it does not say what to do: {text}");
+        ensure!(text.contains(cloud.remedy), "it does not say what to do: {text}");
     }
     Ok(())
 }

@@ -132,7 +132,7 @@ pub(super) async fn a_dropped_creation_is_listed_or_was_never_made(cloud: &Watch
         let within = Duration::from_micros(300 * u64::from(number) * u64::from(number));
         let dropped = timeout(within, cloud.create(&order)).await;
         // What was sent is done by the cloud in its own time.
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        tokio::time::sleep(cloud.settled_after).await;
         let listed = cloud.machines_of(&order).await?.len();
         if cloud.has_fake() {
             let name = order.key.to_string();

@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use blueprint_hub_provision_core::catalogue::Offer;
 use blueprint_hub_provision_core::{Instance, InstanceSpec, InstanceState, Listing, Provider, ProviderError};
@@ -59,6 +60,9 @@ pub(super) struct Watched<'a> {
     names: Box<dyn Fn(u64) -> String + 'a>,
     pub(super) wrong_orders: Vec<InstanceSpec>,
     pub(super) absent: String,
+    pub(super) has_pages: bool,
+    pub(super) remedy: &'static str,
+    pub(super) settled_after: Duration,
     secrets: Vec<String>,
     told: Mutex<Vec<String>>,
     log: &'a Log,
@@ -74,6 +78,9 @@ impl<'a> Watched<'a> {
             names: Box::new(|id| lab.name_of(id)),
             wrong_orders: lab.wrong_orders(),
             absent: lab.absent(),
+            has_pages: lab.has_pages(),
+            remedy: lab.remedy(),
+            settled_after: lab.settled_after(),
             secrets: lab.secrets(),
             told: Mutex::default(),
             log,
@@ -157,7 +164,7 @@ impl<'a> Watched<'a> {
             if last.as_ref().is_some_and(&is_it) {
                 break;
             }
-            tokio::time::sleep(std::time::Duration::from_millis(25)).await;
+            tokio::time::sleep(Duration::from_millis(25)).await;
         }
         Ok(last)
     }

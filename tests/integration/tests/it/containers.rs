@@ -3,6 +3,8 @@
 pub(crate) mod docker;
 mod registry;
 
+pub(crate) use registry::archive;
+
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};

@@ -46,20 +46,25 @@ pub(crate) struct Docker {
 impl Docker {
     /// Starts one; `None`, after a loud skip, where this machine cannot.
     pub(crate) fn start() -> Result<Option<Self>> {
-        Self::start_on(None, None)
+        Self::start_on(None, None, "")
     }
 
     /// Starts one in the network of a host, whose agent then reaches its containers.
     pub(crate) fn start_at(host: &Host) -> Result<Option<Self>> {
-        Self::start_on(None, Some(host))
+        Self::start_on(None, Some(host), "")
+    }
+
+    /// The same with more options.
+    pub(crate) fn start_with(host: &Host, options: &str) -> Result<Option<Self>> {
+        Self::start_on(None, Some(host), options)
     }
 
     /// Starts one whose disk has so many MiB.
     pub(crate) fn start_small(mib: u32) -> Result<Option<Self>> {
-        Self::start_on(Some(mib), None)
+        Self::start_on(Some(mib), None, "")
     }
 
-    fn start_on(mib: Option<u32>, host: Option<&Host>) -> Result<Option<Self>> {
+    fn start_on(mib: Option<u32>, host: Option<&Host>, options: &str) -> Result<Option<Self>> {
         let needs = ["dockerd", "containerd", "runc", "iptables", "setpriv", "unshare", "cc", "tar"];
         let needs: Vec<Need> = [Need::Root].into_iter().chain(needs.map(Need::Program)).collect();
         if !require(&needs) {
@@ -75,7 +80,8 @@ impl Docker {
         // What engines keep below /run by fixed names is theirs alone, too.
         let script = format!(
             "ip link set lo up && mount -t tmpfs none /run && {disk} exec dockerd --data-root {path}/data \
-             --exec-root {path}/exec --pidfile {path}/pid --cgroup-parent /{cgroup} -H unix://{path}/docker.sock"
+             --exec-root {path}/exec --pidfile {path}/pid --cgroup-parent /{cgroup} -H unix://{path}/docker.sock \
+             {options}"
         );
         // Not by `ip netns exec`, which hides the control groups behind a fresh `/sys`.
         let place = match host {
