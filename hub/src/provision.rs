@@ -2,6 +2,7 @@
 
 mod aws;
 mod digitalocean;
+mod gcp;
 mod host;
 mod local_vm;
 mod prices;
@@ -128,11 +129,13 @@ impl Clouds {
         providers.extend(cloud);
         let (cloud, on_aws) = aws::make(others.aws.as_ref(), facts.id, &vault, &state)?;
         providers.extend(cloud);
+        let (cloud, on_gcp) = gcp::make(others.gcp.as_ref(), &vault, &state)?;
+        providers.extend(cloud);
         if let Some(settings) = &others.ssh {
             providers.push(ssh::make(settings, facts.id, &state));
         }
-        let accounts =
-            Accounts::new(facts.id, vault, vec![on_digitalocean, on_aws], others.without_account());
+        let entries = vec![on_digitalocean, on_aws, on_gcp];
+        let accounts = Accounts::new(facts.id, vault, entries, others.without_account());
         let courier = Arc::new(WebhookCourier::new(&alerts, sealing, facts.id)?);
         let received = received(registrar.clone(), tunnel);
         let host = HubHost::new(facts, control, registrar, agents.digests(), settings.token_ttl);

@@ -10,6 +10,7 @@ use ipnetwork::Ipv4Network;
 
 use super::aws::AwsSettings;
 use super::digitalocean::DigitalOceanSettings;
+use super::gcp::GcpSettings;
 use super::ssh::SshSettings;
 
 pub(super) const SIM: Key = Key::new(
@@ -44,6 +45,9 @@ pub(super) const AGENTS: Key = Key::unset(
      kind, the blueprint-agent beside this program is used.",
 );
 
+/// Those whose machines are an account's.
+pub(crate) const WITH_ACCOUNT: [&str; 3] = ["aws", "digitalocean", "gcp"];
+
 /// Machines that boot on this host.
 #[derive(Debug, Clone)]
 pub(crate) struct LocalVmSettings {
@@ -64,6 +68,8 @@ pub(crate) struct ProviderSettings {
     pub(crate) digitalocean: Option<DigitalOceanSettings>,
     /// Amazon EC2, where it is switched on.
     pub(crate) aws: Option<AwsSettings>,
+    /// Google Compute Engine, where it is switched on.
+    pub(crate) gcp: Option<GcpSettings>,
     /// The operator's own machines, where they are switched on.
     pub(crate) ssh: Option<SshSettings>,
 }
@@ -76,12 +82,14 @@ impl ProviderSettings {
         let (local_vm, digitalocean) =
             (local_vm(settings, problems), DigitalOceanSettings::take(settings, problems));
         let aws = AwsSettings::take(settings, problems);
+        let gcp = GcpSettings::take(settings, problems);
         let ssh = SshSettings::take(settings, problems);
         Some(Self {
             sim: enabled?.then_some(faults?),
             local_vm: local_vm?,
             digitalocean: digitalocean?,
             aws: aws?,
+            gcp: gcp?,
             ssh: ssh?,
             agents,
         })
@@ -94,6 +102,7 @@ impl ProviderSettings {
             self.local_vm.as_ref().map(|_| "local-vm"),
             self.digitalocean.as_ref().map(|_| "digitalocean"),
             self.aws.as_ref().map(|_| "aws"),
+            self.gcp.as_ref().map(|_| "gcp"),
             self.ssh.as_ref().map(|_| "ssh"),
         ];
         others.into_iter().flatten().map(str::to_owned).collect()
@@ -102,7 +111,7 @@ impl ProviderSettings {
     /// Those that need no credentials, and whether they are switched on.
     pub(crate) fn without_account(&self) -> BTreeMap<String, bool> {
         let known = ["sim", "local-vm", "ssh"].map(|name| (name.to_owned(), false));
-        let on = self.names().into_iter().filter(|name| name != "aws" && name != "digitalocean");
+        let on = self.names().into_iter().filter(|name| !WITH_ACCOUNT.contains(&name.as_str()));
         known.into_iter().chain(on.map(|name| (name, true))).collect()
     }
 
@@ -119,7 +128,7 @@ impl ProviderSettings {
 
     /// Whether machines are ordered that have to fetch the agent.
     pub(crate) fn needs_agents(&self) -> bool {
-        self.local_vm.is_some() || self.digitalocean.is_some() || self.aws.is_some() || self.ssh.is_some()
+        self.local_vm.is_some() || self.digitalocean.is_some() || self.aws.is_some() || self.gcp.is_some() || self.ssh.is_some()
     }
 }
 

@@ -3,7 +3,7 @@
 use blueprint_common_runtime::config::{Key, Schema};
 
 use super::{
-    alerts, aws, digitalocean, discovery, forwards, oauth, prices, providers, provision, qos, sessions, ssh,
+    alerts, aws, digitalocean, discovery, forwards, gcp, oauth, prices, providers, provision, qos, sessions, ssh,
 };
 
 /// Every key of `hub.toml`.
@@ -232,6 +232,15 @@ pub(crate) const SCHEMA: Schema = Schema {
         aws::PROFILE,
         aws::ROLE,
         aws::EXTERNAL_ID,
+        gcp::ENABLED,
+        gcp::REGIONS,
+        gcp::ENDPOINT,
+        gcp::IMAGE,
+        gcp::NETWORK,
+        gcp::SUBNETWORK,
+        gcp::PUBLIC_IP,
+        gcp::SPOT,
+        gcp::SERVICE_ACCOUNT,
         ssh::ENABLED,
         ssh::HOSTS,
         provision::EVERY,
