@@ -106,8 +106,8 @@ impl GcpCloud {
         let action = Action::InsertFirewall;
         let failed = |failure: Failure| failure.into_error(action, network);
         // No request id: its name is its own, and one that was deleted by hand has to be made again at once.
-        let made = self.api.call::<Operation>(action, "global/firewalls", &[], Some(&wanted(network)));
-        let made = match made.await {
+        let rule = wanted(network);
+        let made = match self.api.call::<Operation>(action, "global/firewalls", &[], Some(&rule)).await {
             Ok(Answer { body, .. }) => self.api.finish(None, body, WITHIN).await,
             Err(failure) => Err(failure),
         };

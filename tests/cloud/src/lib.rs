@@ -14,8 +14,10 @@
 
 pub mod contract;
 pub mod digitalocean;
+pub mod discovery;
 pub mod ec2;
 mod fake;
+pub mod gcp;
 pub mod openapi;
 mod server;
 mod world;

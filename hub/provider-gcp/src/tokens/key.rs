@@ -43,7 +43,7 @@ struct Written {
     #[serde(default)]
     private_key_id: String,
     #[serde(default)]
-    private_key: Zeroizing<String>,
+    private_key: String,
     #[serde(default)]
     client_email: String,
 }
@@ -78,8 +78,9 @@ impl Key {
     fn read(what: &str, text: &[u8]) -> Result<Self, ProviderError> {
         let wrong = |why: &str| unusable(&format!("{what} {why}"));
         // The error's own text may repeat a value.
-        let written: Written = serde_json::from_slice(text)
+        let mut written: Written = serde_json::from_slice(text)
             .map_err(|error| wrong(&format!("is no JSON key at line {} column {}", error.line(), error.column())))?;
+        let private_key = Zeroizing::new(std::mem::take(&mut written.private_key));
         if written.kind != "service_account" {
             let kind: String = written.kind.chars().filter(|c| c.is_ascii_graphic()).take(40).collect();
             return Err(wrong(&format!(
@@ -92,7 +93,7 @@ impl Key {
         if !is_email || written.client_email.len() > 200 {
             return Err(wrong("has no client_email that can be read; download it again"));
         }
-        let der = der_of(&written.private_key).ok_or_else(|| wrong("has no private_key in PEM; download it again"))?;
+        let der = der_of(&private_key).ok_or_else(|| wrong("has no private_key in PEM; download it again"))?;
         let pair = RsaKeyPair::from_pkcs8(&der)
             .map_err(|_| wrong("has a private_key that is no RSA key of 2048 bits or more in PKCS #8; make a new one"))?;
         let (project, email, id) = (written.project_id, written.client_email, written.private_key_id);
