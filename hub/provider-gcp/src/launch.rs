@@ -98,7 +98,6 @@ pub(crate) fn launch(spec: &InstanceSpec, place: &Place, config: &GcpConfig) -> 
         },
         "metadata": { "items": [
             { "key": "block-project-ssh-keys", "value": "TRUE" },
-            { "key": "enable-oslogin", "value": "FALSE" },
             { "key": "serial-port-enable", "value": "FALSE" },
             { "key": "user-data", "value": UserData(&spec.user_data) },
         ] },
@@ -225,7 +224,7 @@ mod tests {
             ("/networkInterfaces/0/subnetwork", Value::Null),
             ("/scheduling/onHostMaintenance", json!("MIGRATE")),
             ("/shieldedInstanceConfig/enableSecureBoot", json!(true)),
-            ("/metadata/items/3/value", json!("#cloud-config\n")),
+            ("/metadata/items/2/value", json!("#cloud-config\n")),
         ] {
             assert_eq!(at(&body, path), &wanted, "{path}");
         }
