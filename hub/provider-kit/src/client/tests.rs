@@ -111,7 +111,8 @@ async fn a_post_without_a_body_says_so_and_a_get_says_nothing() {
             let (stream, _) = listener.accept().await.unwrap();
             answer(stream, Says::Bytes(b"HTTP/1.1 204 No Content\r\n\r\n")).await
         };
-        let (answered, head) = tokio::join!(client().send("X", request), served);
+        let client = client();
+        let (answered, head) = tokio::join!(client.send("X", request), served);
         assert_eq!(answered.unwrap().status().as_u16(), 204);
         assert_eq!(head.contains("content-length: 0"), says_so, "{head}");
     }
