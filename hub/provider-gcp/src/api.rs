@@ -139,7 +139,8 @@ impl Api {
         let bearer = Secret::new(format!("Bearer {}", access.token.expose()));
         let mut bearer = HeaderValue::from_str(bearer.expose()).map_err(|_| {
             Failure::Failed(ProviderError::Deny {
-                action: "use gcp: the access token has characters that no token has; copy it again".to_owned(),
+                action: "use gcp: the access token has characters that no token has; copy it again"
+                    .to_owned(),
             })
         })?;
         bearer.set_sensitive(true);

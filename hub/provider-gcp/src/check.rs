@@ -43,7 +43,8 @@ impl GcpCloud {
     async fn check(&self) -> Result<AccountReport, ProviderError> {
         let access = self.api.tokens.access().await?;
         let identity = access.identity.clone();
-        let mut report = AccountReport { account: access.project.clone(), identity, ..AccountReport::default() };
+        let mut report =
+            AccountReport { account: access.project.clone(), identity, ..AccountReport::default() };
         let action = Action::GetProject;
         match self.api.call::<Project>(action, "", &[], None).await {
             Ok(Answer { body, .. }) => {
@@ -79,7 +80,9 @@ impl GcpCloud {
                     let is_held = body.permissions.iter().any(|own| own == name);
                     report.note_right(name, if is_held { RightState::Held } else { RightState::Missing });
                     if !is_held {
-                        report.problems.push(format!("{name} is missing; add it to the role of the hub's account"));
+                        report
+                            .problems
+                            .push(format!("{name} is missing; add it to the role of the hub's account"));
                     }
                 }
             }
@@ -100,7 +103,9 @@ impl GcpCloud {
             Ok(Some(view)) => {
                 let is_up = view.status == "UP";
                 if !is_up {
-                    report.problems.push(format!("{region}: Google says it is down; nothing can be ordered there now"));
+                    report
+                        .problems
+                        .push(format!("{region}: Google says it is down; nothing can be ordered there now"));
                 }
                 for quota in view.quotas.iter().filter(|quota| QUOTAS.contains(&quota.metric.as_str())) {
                     let limit = format!("{:.0}", quota.limit.max(0.0)).parse().unwrap_or_default();
@@ -140,7 +145,9 @@ impl GcpCloud {
         }
         match self.rule_is_there().await {
             Ok(true) => {}
-            Ok(false) => report.notes.push("the firewall rule that lets nothing in is made with the first order".to_owned()),
+            Ok(false) => report
+                .notes
+                .push("the firewall rule that lets nothing in is made with the first order".to_owned()),
             Err(error) => {
                 note_missing(report, &error);
                 report.problems.push(error.line());

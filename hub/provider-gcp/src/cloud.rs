@@ -55,7 +55,8 @@ impl GcpCloud {
         let action = Action::ListInstances;
         let page = self.config.page.clamp(1, 500).to_string();
         let query = [("filter", filter), ("maxResults", page.as_str())];
-        let (zones, cloud_time) = self.api.everywhere::<Machines>(action, "aggregated/instances", &query).await?;
+        let (zones, cloud_time) =
+            self.api.everywhere::<Machines>(action, "aggregated/instances", &query).await?;
         let mut instances = Vec::new();
         for (zone, machines) in &zones {
             for machine in machines.instances.iter().filter(|machine| machine.is_node()) {
@@ -116,7 +117,9 @@ impl GcpCloud {
         };
         match told {
             Ok(_) => Ok(()),
-            Err(Failure::Refused(refusal)) if action == Action::DeleteInstance && refusal.is_missing() => Ok(()),
+            Err(Failure::Refused(refusal)) if action == Action::DeleteInstance && refusal.is_missing() => {
+                Ok(())
+            }
             Err(failure) => Err(failure.into_error(action, provider_id)),
         }
     }

@@ -95,7 +95,8 @@ impl FromStr for Region {
         let is_region = text.split_once('-').is_some_and(|(area, place)| {
             let digits = place.trim_start_matches(|c: char| c.is_ascii_lowercase());
             let is_area = !area.is_empty() && area.bytes().all(|byte| byte.is_ascii_lowercase());
-            let is_number = (1..=3).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit());
+            let is_number =
+                (1..=3).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit());
             is_area && is_number && digits.len() < place.len()
         });
         if is_region && text.len() <= 40 {
@@ -136,7 +137,10 @@ impl FromStr for ResourceName {
         if is_name {
             Ok(Self(text.to_owned()))
         } else {
-            Err(wrong(text, "name of a network: 1 to 63 of a-z, 0-9 and '-' that begin with a letter, such as default,"))
+            Err(wrong(
+                text,
+                "name of a network: 1 to 63 of a-z, 0-9 and '-' that begin with a letter, such as default,",
+            ))
         }
     }
 }
@@ -159,7 +163,10 @@ impl FromStr for ServiceAccount {
     fn from_str(text: &str) -> Result<Self, ParseGcpError> {
         let is_of = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
         let is_address = text.split_once('@').is_some_and(|(name, host)| {
-            !name.is_empty() && name.bytes().all(is_of) && host.ends_with(".gserviceaccount.com") && host.bytes().all(is_of)
+            !name.is_empty()
+                && name.bytes().all(is_of)
+                && host.ends_with(".gserviceaccount.com")
+                && host.bytes().all(is_of)
         });
         if is_address && text.len() <= 200 {
             Ok(Self(text.to_owned()))
@@ -230,7 +237,9 @@ mod tests {
         for right in ["us-central1", "europe-west12", "northamerica-northeast1", "me-central2"] {
             assert_eq!(right.parse::<Region>().unwrap().as_str(), right);
         }
-        for wrong in ["", "us-central1-a", "us-central", "US-central1", "us_central1", "1-1", "us-1", "us-central1/x"] {
+        for wrong in
+            ["", "us-central1-a", "us-central", "US-central1", "us_central1", "1-1", "us-1", "us-central1/x"]
+        {
             assert!(wrong.parse::<Region>().is_err(), "{wrong}");
         }
         let region: Region = "us-central1".parse().unwrap();
@@ -248,10 +257,18 @@ mod tests {
         for wrong in ["default", "a@b.c", "a b@x.gserviceaccount.com", "@x.gserviceaccount.com"] {
             assert!(wrong.parse::<ServiceAccount>().is_err(), "{wrong}");
         }
-        for right in [UBUNTU, "projects/me/global/images/node-7", "projects/example.com:p/global/images/family/node"] {
+        for right in
+            [UBUNTU, "projects/me/global/images/node-7", "projects/example.com:p/global/images/family/node"]
+        {
             assert!(right.parse::<ImageChoice>().is_ok(), "{right}");
         }
-        for wrong in ["", "ubuntu", "projects//global/images/x", "projects/p/global/images/", "projects/p/global/images/a/b"] {
+        for wrong in [
+            "",
+            "ubuntu",
+            "projects//global/images/x",
+            "projects/p/global/images/",
+            "projects/p/global/images/a/b",
+        ] {
             assert!(wrong.parse::<ImageChoice>().is_err(), "{wrong}");
         }
         assert!(ImageChoice::default().of(Arch::Arm64).ends_with("lts-arm64"));

@@ -81,7 +81,8 @@ impl GcpCloud {
         let id = request_id(spec, place);
         let path = format!("zones/{}/instances", place.zone);
         let body = launch(spec, place, &self.config);
-        let asked = match self.api.call::<Operation>(action, &path, &[("requestId", &id)], Some(&body)).await {
+        let asked = match self.api.call::<Operation>(action, &path, &[("requestId", &id)], Some(&body)).await
+        {
             Ok(Answer { body, .. }) => self.api.finish(Some(&place.zone), body, within).await,
             Err(failure) => Err(failure),
         };
@@ -112,7 +113,8 @@ impl GcpCloud {
         let id = id.ok_or_else(|| unclear("the answer names no machine"))?;
         // An id of a call is known for longer than its machine stands.
         let machine = self.machine(&place.zone, id).await.map_err(sent)?;
-        let machine = machine.ok_or_else(|| unclear("the machine of this call is not there, or not any more"))?;
+        let machine =
+            machine.ok_or_else(|| unclear("the machine of this call is not there, or not any more"))?;
         let instance = machine.instance(action, &place.zone)?;
         if !is_of(&instance, spec) {
             return Err(unclear("the machine of this call has other labels"));
@@ -128,7 +130,11 @@ impl GcpCloud {
         match self.machine(&place.zone, spec.key.as_str()).await? {
             Some(machine) if machine.is_node() => {
                 let instance = machine.instance(action, &place.zone)?;
-                if is_of(&instance, spec) { Ok(Asked::Made(Box::new(instance))) } else { Ok(others(spec, place)) }
+                if is_of(&instance, spec) {
+                    Ok(Asked::Made(Box::new(instance)))
+                } else {
+                    Ok(others(spec, place))
+                }
             }
             Some(_) => Ok(others(spec, place)),
             None => Err(ProviderError::Busy {

@@ -70,7 +70,11 @@ impl Machine {
             "STOPPING" | "PENDING_STOP" | "SUSPENDING" | "DEPROVISIONING" => InstanceState::Stopping,
             "TERMINATED" | "STOPPED" | "SUSPENDED" => InstanceState::Stopped,
             "REPAIRING" => InstanceState::Failed {
-                reason: format!("Google repairs its host {}", self.status_message).trim_end().chars().take(200).collect(),
+                reason: format!("Google repairs its host {}", self.status_message)
+                    .trim_end()
+                    .chars()
+                    .take(200)
+                    .collect(),
             },
             // A status that came after this was written must not end a machine.
             _ => InstanceState::Running,
@@ -127,7 +131,8 @@ mod tests {
             ("yesterday and all the days -08:00", None),
             ("", None),
         ] {
-            let read = humantime_of(text).map(|time| Timestamp::from_millis(time.as_secs() * 1000).to_string());
+            let read =
+                humantime_of(text).map(|time| Timestamp::from_millis(time.as_secs() * 1000).to_string());
             assert_eq!(read.as_deref(), wanted, "{text}");
         }
     }
@@ -155,7 +160,9 @@ mod tests {
             assert_eq!(read(status).state, state);
         }
         assert_eq!(parts("us-central1-a/42"), Some(("us-central1-a", "42")));
-        for wrong in ["", "42", "us-central1-a/", "us-central1-a/web", "../42", "us-central1-a/42/stop", "a/042"] {
+        for wrong in
+            ["", "42", "us-central1-a/", "us-central1-a/web", "../42", "us-central1-a/42/stop", "a/042"]
+        {
             assert_eq!(parts(wrong), None, "{wrong}");
         }
     }

@@ -158,7 +158,8 @@ mod tests {
     fn a_rule_that_was_changed_is_seen() {
         let is_closed = |change: &dyn Fn(&mut Value)| {
             let mut rule = wanted("default");
-            rule["network"] = json!("https://www.googleapis.com/compute/v1/projects/p/global/networks/default");
+            rule["network"] =
+                json!("https://www.googleapis.com/compute/v1/projects/p/global/networks/default");
             change(&mut rule);
             serde_json::from_value::<Rule>(rule).unwrap().is_closed("default")
         };

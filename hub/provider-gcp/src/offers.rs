@@ -133,7 +133,9 @@ impl GcpCloud {
             for zone in view.zones(region) {
                 let kinds = self.kinds(&zone).await?;
                 let sold = kinds.into_iter().filter(MachineType::is_sold);
-                known.extend(sold.map(|kind| (region.to_string(), kind.name, kind.guest_cpus, kind.memory_mb)));
+                known.extend(
+                    sold.map(|kind| (region.to_string(), kind.name, kind.guest_cpus, kind.memory_mb)),
+                );
             }
         }
         let mut offers = listed(&self.config.regions, self.config.spot)?;
@@ -189,7 +191,8 @@ impl GcpCloud {
         let filter = format!("name = \"{plan}\"");
         let query = [("filter", filter.as_str()), ("maxResults", "500")];
         let action = Action::ListMachineTypes;
-        let (zones, _) = self.api.everywhere::<MachineTypes>(action, "aggregated/machineTypes", &query).await?;
+        let (zones, _) =
+            self.api.everywhere::<MachineTypes>(action, "aggregated/machineTypes", &query).await?;
         let mut places = Vec::new();
         for (zone, kinds) in zones.into_iter().filter(|(zone, _)| region.has_zone(zone)) {
             let kind = kinds.machine_types.into_iter().find(|kind| kind.name == plan && kind.is_sold());

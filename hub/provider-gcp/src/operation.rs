@@ -80,7 +80,12 @@ impl Api {
             // What was asked for before is under way all the same.
             Ok(Err(failure)) => {
                 let error = failure.into_error(action, &path);
-                warn!(provider = "gcp", call = action.name(), error = error.line(), "an operation cannot be asked after");
+                warn!(
+                    provider = "gcp",
+                    call = action.name(),
+                    error = error.line(),
+                    "an operation cannot be asked after"
+                );
                 Ok(operation)
             }
             Err(_) => Ok(operation),

@@ -51,7 +51,10 @@ mod tests {
         assert!(named.iter().any(|name| name == "compute.instances.create"));
         for name in named {
             let name = name.as_str().unwrap();
-            assert!(name.starts_with("compute.") && !name.contains('*') && !name.ends_with("setIamPolicy"), "{name}");
+            assert!(
+                name.starts_with("compute.") && !name.contains('*') && !name.ends_with("setIamPolicy"),
+                "{name}"
+            );
         }
         let private = GcpConfig { public_ip: false, ..config() };
         assert!(!permissions(&private).contains(&"compute.subnetworks.useExternalIp"));

@@ -114,7 +114,8 @@ impl Refusal {
         let code = codes.find(|code| !code.is_empty()).unwrap_or_default();
         let mut refusal = Self::of(code, &error.message, status);
         if refusal.meaning(Action::GetInstance) == Meaning::Throttle {
-            let window = || (status == 403).then(|| until_next_window(cloud_time(answer.headers()).unwrap_or(now)));
+            let window =
+                || (status == 403).then(|| until_next_window(cloud_time(answer.headers()).unwrap_or(now)));
             refusal.pause = retry_after(answer.headers(), now).or_else(window);
         }
         refusal
@@ -249,8 +250,14 @@ impl Refusal {
                 Meaning::Deny
             }
             code if is_of_token(code) || self.status == 401 => Meaning::Deny,
-            "UNSUPPORTED_OPERATION" | "INVALID_USAGE" | "invalid" | "INVALID_FIELD_VALUE" | "badRequest"
-            | "notFound" | "NOT_FOUND" | "RESOURCE_NOT_FOUND"
+            "UNSUPPORTED_OPERATION"
+            | "INVALID_USAGE"
+            | "invalid"
+            | "INVALID_FIELD_VALUE"
+            | "badRequest"
+            | "notFound"
+            | "NOT_FOUND"
+            | "RESOURCE_NOT_FOUND"
                 if action == Action::InsertInstance && names_plan(&self.message) =>
             {
                 Meaning::NotSold

@@ -117,7 +117,9 @@ impl Tokens {
             }
             Err(error) => match old {
                 // Google's token service has its bad minutes; a key that it refuses is another thing.
-                Some(have) if have.ends.since(now) > LEAST && !matches!(error, ProviderError::Deny { .. }) => {
+                Some(have)
+                    if have.ends.since(now) > LEAST && !matches!(error, ProviderError::Deny { .. }) =>
+                {
                     Ok(Arc::clone(&have.access))
                 }
                 Some(_) | None => Err(error),
@@ -148,7 +150,8 @@ impl Tokens {
         let granted: Granted = serde_json::from_slice(answer.body())
             .map_err(|_| busy("Google's token service answers what is no token"))?;
         let ends = now.plus(Duration::from_secs(granted.expires_in.min(LONGEST)));
-        let access = Access { project, token: Secret::new(granted.access_token), identity: key.email.clone() };
+        let access =
+            Access { project, token: Secret::new(granted.access_token), identity: key.email.clone() };
         Ok((access, ends))
     }
 }
@@ -161,11 +164,15 @@ fn project(own: &Credentials, of_key: Option<&str>) -> Result<String, ProviderEr
         None => own.require("project_id")?.expose(),
     };
     let is_of = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.:".contains(&byte);
-    let is_project = (1..=100).contains(&project.len()) && project.bytes().all(is_of) && !project.contains("..");
+    let is_project =
+        (1..=100).contains(&project.len()) && project.bytes().all(is_of) && !project.contains("..");
     if is_project {
         return Ok(project.to_owned());
     }
-    Err(unusable(&format!("{} has a project_id that is none: one such as my-project-123 was expected", own.origin())))
+    Err(unusable(&format!(
+        "{} has a project_id that is none: one such as my-project-123 was expected",
+        own.origin()
+    )))
 }
 
 fn refused(answer: &Response<Bytes>, email: &str) -> ProviderError {
@@ -173,7 +180,9 @@ fn refused(answer: &Response<Bytes>, email: &str) -> ProviderError {
     let said = redacted(format!("{} {}", denied.error, denied.error_description).as_bytes());
     let said: String = said.chars().take(200).collect();
     match answer.status() {
-        StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if !denied.error.is_empty() => {
+        StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN
+            if !denied.error.is_empty() =>
+        {
             unusable(&format!(
                 "Google does not take the key of {email} ({}); compare this machine's clock with the time of day, or make a \
                  new key and run `blueprint-hub provider configure gcp`",

@@ -128,7 +128,11 @@ impl ProviderSettings {
 
     /// Whether machines are ordered that have to fetch the agent.
     pub(crate) fn needs_agents(&self) -> bool {
-        self.local_vm.is_some() || self.digitalocean.is_some() || self.aws.is_some() || self.gcp.is_some() || self.ssh.is_some()
+        self.local_vm.is_some()
+            || self.digitalocean.is_some()
+            || self.aws.is_some()
+            || self.gcp.is_some()
+            || self.ssh.is_some()
     }
 }
 

@@ -3,7 +3,8 @@
 use blueprint_common_runtime::config::{Key, Schema};
 
 use super::{
-    alerts, aws, digitalocean, discovery, forwards, gcp, oauth, prices, providers, provision, qos, sessions, ssh,
+    alerts, aws, digitalocean, discovery, forwards, gcp, oauth, prices, providers, provision, qos, sessions,
+    ssh,
 };
 
 /// Every key of `hub.toml`.

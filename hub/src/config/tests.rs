@@ -183,7 +183,10 @@ fn compute_engine_is_off_until_somebody_names_it_and_every_mistake_is_told() {
     let region = ("providers.gcp.regions", "us-central1, europe-west1,us-central1");
     let providers = load(&[on, region]).unwrap().providers;
     let config = providers.gcp.as_ref().unwrap().config.clone();
-    assert_eq!(config.regions.iter().map(ToString::to_string).collect::<Vec<_>>(), ["us-central1", "europe-west1"]);
+    assert_eq!(
+        config.regions.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["us-central1", "europe-west1"]
+    );
     assert!(providers.names().contains("gcp") && providers.needs_agents());
     assert!(!providers.without_account().contains_key("gcp"));
     assert!(config.service_account.is_none() && config.public_ip && !config.spot);

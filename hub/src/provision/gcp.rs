@@ -38,10 +38,7 @@ pub(super) fn make(
 }
 
 #[cfg(feature = "provider-gcp")]
-fn built(
-    settings: Option<&GcpSettings>,
-    mut entry: Entry,
-) -> Result<(Option<Arc<dyn Provider>>, Entry)> {
+fn built(settings: Option<&GcpSettings>, mut entry: Entry) -> Result<(Option<Arc<dyn Provider>>, Entry)> {
     use anyhow::Context;
     use blueprint_hub_provider_gcp::{GcpCloud, GcpConfig, MachineAccount, policy};
     use blueprint_hub_provider_kit::{Chain, HttpClient, HttpConfig};

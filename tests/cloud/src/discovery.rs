@@ -66,12 +66,17 @@ impl Discovery {
         let asked: Vec<_> = path.split('/').collect();
         let methods = self.0["resources"].as_object()?.values();
         let mut found: Vec<_> = methods
-            .flat_map(|resource| resource["methods"].as_object().into_iter().flatten().map(|(_, method)| method))
+            .flat_map(|resource| {
+                resource["methods"].as_object().into_iter().flatten().map(|(_, method)| method)
+            })
             .filter(|method| method["httpMethod"] == request.method.as_str())
             .filter(|method| {
                 let own: Vec<_> = method["path"].as_str().unwrap_or_default().split('/').collect();
                 own.len() == asked.len()
-                    && own.iter().zip(&asked).all(|(own, asked)| own == asked || (own.starts_with('{') && !asked.is_empty()))
+                    && own
+                        .iter()
+                        .zip(&asked)
+                        .all(|(own, asked)| own == asked || (own.starts_with('{') && !asked.is_empty()))
             })
             .collect();
         found.sort_by_key(|method| method["path"].as_str().unwrap_or_default().matches('{').count());

@@ -134,7 +134,9 @@ impl Dialect for GcpDialect {
     fn kind(&self, request: &Request) -> Kind {
         match (request.method.as_str(), parts(request).as_slice()) {
             // The look for one key is not the list.
-            ("GET", ["aggregated", "instances"]) if request.query("filter") == Some("labels.blueprint-instance:*") => {
+            ("GET", ["aggregated", "instances"])
+                if request.query("filter") == Some("labels.blueprint-instance:*") =>
+            {
                 Kind::List
             }
             ("POST", ["zones", _, "instances"]) => Kind::Create,
@@ -152,7 +154,9 @@ impl Dialect for GcpDialect {
     fn refuse(&self, world: &World, request: &Request, refusal: Refusal) -> Answer {
         match refusal {
             // These are told by an operation, behind status 200.
-            Refusal::Capacity => self.0.lock().failed(request, "ZONE_RESOURCE_POOL_EXHAUSTED", 503, says::EXHAUSTED),
+            Refusal::Capacity => {
+                self.0.lock().failed(request, "ZONE_RESOURCE_POOL_EXHAUSTED", 503, says::EXHAUSTED)
+            }
             Refusal::Quota => self.0.lock().failed(request, "QUOTA_EXCEEDED", 403, says::QUOTA),
             refusal => says::refusal(world, request, refusal),
         }
@@ -216,7 +220,9 @@ impl Account {
         let own = parts(request).into_iter().map(str::to_owned).collect::<Vec<_>>();
         let own: Vec<&str> = own.iter().map(String::as_str).collect();
         match (&request.method, own.as_slice()) {
-            (&Method::GET, []) => Answer::json(200, &json!({ "kind": "compute#project", "name": PROJECT, "id": "7" })),
+            (&Method::GET, []) => {
+                Answer::json(200, &json!({ "kind": "compute#project", "name": PROJECT, "id": "7" }))
+            }
             (&Method::GET, ["regions", REGION]) => says::region(&self.zones),
             (&Method::GET, ["global", "networks", "default"]) => {
                 Answer::json(200, &json!({ "kind": "compute#network", "name": "default", "id": "8" }))
@@ -228,10 +234,14 @@ impl Account {
             }
             (&Method::POST, ["zones", zone, "instances"]) => self.create(world, zone, request),
             (method, ["zones", zone, "instances", id, rest @ ..]) => {
-                let verb = if *method == Method::DELETE { "delete" } else { rest.first().copied().unwrap_or("get") };
+                let verb =
+                    if *method == Method::DELETE { "delete" } else { rest.first().copied().unwrap_or("get") };
                 self.machine(world, zone, id, verb)
             }
-            (&Method::POST, ["zones", _, "operations", name, "wait"] | ["global", "operations", name, "wait"]) => {
+            (
+                &Method::POST,
+                ["zones", _, "operations", name, "wait"] | ["global", "operations", name, "wait"],
+            ) => {
                 let Some(operation) = self.operations.get(*name) else { return says::not_found(name) };
                 let mut operation = operation.clone();
                 if self.is_slow {
@@ -334,7 +344,10 @@ impl Account {
                 json!({ "machineTypes": found })
             };
         }
-        Answer::json(200, &json!({ "kind": "compute#machineTypeAggregatedList", "id": "kinds", "items": items }))
+        Answer::json(
+            200,
+            &json!({ "kind": "compute#machineTypeAggregatedList", "id": "kinds", "items": items }),
+        )
     }
 
     fn create(&mut self, world: &mut World, zone: &str, request: &Request) -> Answer {
@@ -356,7 +369,9 @@ impl Account {
         let kind = text("/machineType");
         let kind = kind.strip_prefix(&format!("zones/{zone}/machineTypes/")).unwrap_or_default().to_owned();
         if !self.zones.iter().any(|own| own == zone) || !KINDS.iter().any(|(name, ..)| *name == kind) {
-            let message = format!("Invalid value for field 'resource.machineType': '{kind}'. Machine type with name '{kind}' does not exist in zone '{zone}'.");
+            let message = format!(
+                "Invalid value for field 'resource.machineType': '{kind}'. Machine type with name '{kind}' does not exist in zone '{zone}'."
+            );
             return says::error(400, "invalid", &message);
         }
         let name = text("/name");
@@ -364,7 +379,11 @@ impl Account {
             own == zone && *called == name && world.machines.iter().any(|machine| machine.id == *id)
         });
         if is_taken {
-            return says::error(409, "alreadyExists", &format!("The resource 'projects/{PROJECT}/zones/{zone}/instances/{name}' already exists"));
+            return says::error(
+                409,
+                "alreadyExists",
+                &format!("The resource 'projects/{PROJECT}/zones/{zone}/instances/{name}' already exists"),
+            );
         }
         if self.full.contains(zone) {
             let error = json!({ "code": "ZONE_RESOURCE_POOL_EXHAUSTED_WITH_DETAILS", "message": says::EXHAUSTED, "status": 503 });
@@ -414,10 +433,15 @@ impl Account {
                 let mut rule = request.json();
                 let name = rule["name"].as_str().unwrap_or_default().to_owned();
                 if self.firewalls.contains_key(&name) {
-                    return says::error(409, "alreadyExists", &format!("The resource 'projects/{PROJECT}/global/firewalls/{name}' already exists"));
+                    return says::error(
+                        409,
+                        "alreadyExists",
+                        &format!("The resource 'projects/{PROJECT}/global/firewalls/{name}' already exists"),
+                    );
                 }
                 let network = rule["network"].as_str().unwrap_or_default();
-                rule["network"] = json!(format!("https://www.googleapis.com/compute/v1/projects/{PROJECT}/{network}"));
+                rule["network"] =
+                    json!(format!("https://www.googleapis.com/compute/v1/projects/{PROJECT}/{network}"));
                 rule["kind"] = json!("compute#firewall");
                 self.firewalls.insert(name, rule);
                 self.operation("insert", None, 9, None)
@@ -441,6 +465,10 @@ impl Account {
                 && of.iter().any(|tag| tags.contains(tag))
         };
         let is_closed = self.firewalls.values().any(guards);
-        if is_closed { Vec::new() } else { vec!["a machine is ordered behind no rule that is closed".to_owned()] }
+        if is_closed {
+            Vec::new()
+        } else {
+            vec!["a machine is ordered behind no rule that is closed".to_owned()]
+        }
     }
 }

@@ -38,7 +38,11 @@ fn token() -> Arc<dyn CredentialSource> {
     Arc::new(Fixed::new(Credentials::new("a test", fields)))
 }
 
-fn provider(fake: &FakeCloud, source: Arc<dyn CredentialSource>, change: impl FnOnce(GcpConfig) -> GcpConfig) -> GcpCloud {
+fn provider(
+    fake: &FakeCloud,
+    source: Arc<dyn CredentialSource>,
+    change: impl FnOnce(GcpConfig) -> GcpConfig,
+) -> GcpCloud {
     let config = GcpConfig { endpoint: Some(fake.url()), ..GcpConfig::new(vec![REGION.parse().unwrap()]) };
     let http = HttpConfig { answer_within: Duration::from_secs(1), ..HttpConfig::default() };
     GcpCloud::new(change(config), HttpClient::new(http).unwrap(), source)
@@ -264,7 +268,9 @@ async fn spot_gpus_disks_and_other_processors_are_ordered_in_googles_words() {
     assert_eq!(ordered[1]["scheduling"]["onHostMaintenance"], "TERMINATE");
     assert_eq!(ordered[1]["shieldedInstanceConfig"]["enableSecureBoot"], false);
     let disk = &ordered[2]["disks"][0]["initializeParams"];
-    assert!(disk["diskType"].as_str().unwrap().ends_with("hyperdisk-balanced") && disk["diskSizeGb"] == "200");
+    assert!(
+        disk["diskType"].as_str().unwrap().ends_with("hyperdisk-balanced") && disk["diskSizeGb"] == "200"
+    );
 }
 
 #[tokio::test]
@@ -284,7 +290,10 @@ async fn offers_are_what_the_zones_have_and_the_list_has_prices_of() {
     });
     assert!(other.offers().await.unwrap().is_empty());
     let report = other.look(hub()).await.unwrap();
-    assert!(report.problems.iter().any(|line| line.starts_with("mars-west1: Google has no such region")), "{report:?}");
+    assert!(
+        report.problems.iter().any(|line| line.starts_with("mars-west1: Google has no such region")),
+        "{report:?}"
+    );
 }
 
 #[tokio::test]
@@ -309,7 +318,10 @@ async fn an_account_is_looked_at_and_nothing_is_made() {
     assert_eq!((report.account.as_str(), report.identity.as_str()), (PROJECT, "the access token of a test"));
     assert_eq!(report.regions, [(REGION.to_owned(), Some(true))]);
     assert_eq!(report.quotas, [("CPUS in us-central1".to_owned(), 24)]);
-    assert!(report.rights.len() > 15 && report.rights.iter().all(|right| right.state == RightState::Held), "{report:?}");
+    assert!(
+        report.rights.len() > 15 && report.rights.iter().all(|right| right.state == RightState::Held),
+        "{report:?}"
+    );
     assert!(account.dialect.firewalls().is_empty());
 
     account.dialect.forbid(&["compute.instances.delete", "compute.firewalls.create"]);
@@ -355,7 +367,9 @@ async fn the_key_of_a_service_account_is_changed_for_a_token_once() {
     let by_key = provider(&account.fake, Arc::new(Fixed::new(given)), |config| config);
     let unknown = by_key.list().await.unwrap_err();
     assert_eq!(unknown.class(), ErrorClass::Deny, "{unknown:?}");
-    assert!(unknown.line().contains("account not found") && unknown.line().contains("provider configure gcp"));
+    assert!(
+        unknown.line().contains("account not found") && unknown.line().contains("provider configure gcp")
+    );
 
     account.dialect.trust(&owner.email, owner.public_key.clone());
     let made = by_key.create(&order(1)).await.unwrap();

@@ -30,18 +30,43 @@ fn done(code: &str, message: &str, status: u16) -> Refusal {
 fn refusals_are_told_apart() {
     for (status, reason, message, class) in [
         (403, "quotaExceeded", "Quota 'CPUS' exceeded.  Limit: 24.0 in region us-central1.", C::Quota),
-        (403, "quotaExceeded", "Quota 'NVIDIA_L4_GPUS' exceeded.  Limit: 0.0 in region us-central1.", C::NoQuota),
+        (
+            403,
+            "quotaExceeded",
+            "Quota 'NVIDIA_L4_GPUS' exceeded.  Limit: 0.0 in region us-central1.",
+            C::NoQuota,
+        ),
         (403, "rateLimitExceeded", "Rate Limit Exceeded", C::Throttle),
         (429, "rateLimitExceeded", "Rate Limit Exceeded", C::Throttle),
-        (403, "forbidden", "Required 'compute.instances.create' permission for 'projects/p/zones/z/instances/x'", C::Deny),
+        (
+            403,
+            "forbidden",
+            "Required 'compute.instances.create' permission for 'projects/p/zones/z/instances/x'",
+            C::Deny,
+        ),
         (403, "accessNotConfigured", "Compute Engine API has not been used in project 1 before", C::Deny),
         (401, "authError", "Invalid Credentials", C::Deny),
-        (400, "invalid", "Invalid value for field 'resource.machineType': 'x'. Machine type with name 'x' does not exist", C::NotSold),
+        (
+            400,
+            "invalid",
+            "Invalid value for field 'resource.machineType': 'x'. Machine type with name 'x' does not exist",
+            C::NotSold,
+        ),
         (400, "invalid", "Invalid value for field 'resource.name': 'A'", C::Reject),
-        (404, "notFound", "The resource 'projects/p/zones/z/machineTypes/x' was not found, machineTypes", C::NotSold),
+        (
+            404,
+            "notFound",
+            "The resource 'projects/p/zones/z/machineTypes/x' was not found, machineTypes",
+            C::NotSold,
+        ),
         (404, "notFound", "The resource 'projects/p/global/images/family/x' was not found", C::Reject),
         (400, "resourceNotReady", "The resource 'projects/p/zones/z/instances/x' is not ready", C::Again),
-        (412, "conditionNotMet", "Constraint constraints/compute.vmExternalIpAccess violated for project 1", C::Reject),
+        (
+            412,
+            "conditionNotMet",
+            "Constraint constraints/compute.vmExternalIpAccess violated for project 1",
+            C::Reject,
+        ),
         (500, "backendError", "Backend Error", C::Unknown),
         (503, "backendError", "Internal error. Please try again or contact Google Support.", C::Unknown),
         (408, "", "", C::Unknown),
@@ -83,7 +108,8 @@ fn errors_of_an_operation_are_told_apart() {
 
 #[test]
 fn a_missing_right_and_a_switched_off_api_are_named() {
-    let text = error(403, "forbidden", "Required 'compute.subnetworks.use' permission for 'projects/p'").to_string();
+    let text =
+        error(403, "forbidden", "Required 'compute.subnetworks.use' permission for 'projects/p'").to_string();
     assert_eq!(text, "not allowed to compute.subnetworks.use; add it to the role of the hub's account");
     let untold = error(403, "forbidden", "no").to_string();
     assert!(untold.contains("compute.instances.create; add it"), "{untold}");

@@ -59,7 +59,8 @@ impl Key {
         if let Some(packed) = field("service_account_key") {
             let what = format!("the service_account_key of {}", own.origin());
             let text = STANDARD.decode(packed.expose()).map(Zeroizing::new);
-            let text = text.map_err(|_| unusable(&format!("{what} is no base64 of a JSON key; set it again")))?;
+            let text =
+                text.map_err(|_| unusable(&format!("{what} is no base64 of a JSON key; set it again")))?;
             return Self::read(&what, &text);
         }
         let Some(path) = field("service_account_file") else {
@@ -78,8 +79,9 @@ impl Key {
     fn read(what: &str, text: &[u8]) -> Result<Self, ProviderError> {
         let wrong = |why: &str| unusable(&format!("{what} {why}"));
         // The error's own text may repeat a value.
-        let mut written: Written = serde_json::from_slice(text)
-            .map_err(|error| wrong(&format!("is no JSON key at line {} column {}", error.line(), error.column())))?;
+        let mut written: Written = serde_json::from_slice(text).map_err(|error| {
+            wrong(&format!("is no JSON key at line {} column {}", error.line(), error.column()))
+        })?;
         let private_key = Zeroizing::new(std::mem::take(&mut written.private_key));
         if written.kind != "service_account" {
             let kind: String = written.kind.chars().filter(|c| c.is_ascii_graphic()).take(40).collect();
@@ -93,9 +95,11 @@ impl Key {
         if !is_email || written.client_email.len() > 200 {
             return Err(wrong("has no client_email that can be read; download it again"));
         }
-        let der = der_of(&private_key).ok_or_else(|| wrong("has no private_key in PEM; download it again"))?;
-        let pair = RsaKeyPair::from_pkcs8(&der)
-            .map_err(|_| wrong("has a private_key that is no RSA key of 2048 bits or more in PKCS #8; make a new one"))?;
+        let der =
+            der_of(&private_key).ok_or_else(|| wrong("has no private_key in PEM; download it again"))?;
+        let pair = RsaKeyPair::from_pkcs8(&der).map_err(|_| {
+            wrong("has a private_key that is no RSA key of 2048 bits or more in PKCS #8; make a new one")
+        })?;
         let (project, email, id) = (written.project_id, written.client_email, written.private_key_id);
         Ok(Self { project, email, id, pair })
     }
@@ -118,9 +122,9 @@ impl Key {
         let part = |value: &serde_json::Value| URL_SAFE_NO_PAD.encode(value.to_string());
         let signed = format!("{}.{}", part(&head), part(&claims));
         let mut signature = vec![0; self.pair.public().modulus_len()];
-        self.pair
-            .sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), signed.as_bytes(), &mut signature)
-            .map_err(|_| ProviderError::Busy { reason: "the system gave no randomness for a signature".to_owned() })?;
+        self.pair.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), signed.as_bytes(), &mut signature).map_err(
+            |_| ProviderError::Busy { reason: "the system gave no randomness for a signature".to_owned() },
+        )?;
         Ok(Secret::new(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))))
     }
 }
@@ -158,7 +162,8 @@ mod tests {
     use super::*;
 
     async fn told(fields: &[(&str, &str)]) -> String {
-        let fields = fields.iter().map(|(name, value)| ((*name).to_owned(), Secret::new((*value).to_owned())));
+        let fields =
+            fields.iter().map(|(name, value)| ((*name).to_owned(), Secret::new((*value).to_owned())));
         match Key::of(&Credentials::new("a test", fields)).await {
             Ok(_) => "a key".to_owned(),
             Err(error) => error.line(),
@@ -171,7 +176,10 @@ mod tests {
         for (text, word) in [
             ("canary", "no JSON key at line 1"),
             (r#"{"type":"authorized_user","refresh_token":"canary"}"#, "\"authorized_user\""),
-            (r#"{"type":"service_account","client_email":"a@b","private_key":"canary"}"#, "no private_key in PEM"),
+            (
+                r#"{"type":"service_account","client_email":"a@b","private_key":"canary"}"#,
+                "no private_key in PEM",
+            ),
             (r#"{"type":"service_account","client_email":"canary"}"#, "no client_email"),
             (
                 "{\"type\":\"service_account\",\"client_email\":\"a@b\",\"private_key\":\"-----BEGIN PRIVATE KEY-----\\nY2FuYXJ5\\n-----END PRIVATE KEY-----\"}",

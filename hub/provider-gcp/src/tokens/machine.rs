@@ -43,17 +43,20 @@ impl MachineAccount {
 
     async fn ask(&self, path: &str) -> Result<Response<Bytes>, ProviderError> {
         let request = Request::get(format!("{}{path}", self.address)).header(FLAVOR.0, FLAVOR.1);
-        let request = request
-            .body(Bytes::new())
-            .map_err(|_| unusable("the metadata service of this machine has no URL; look at GCE_METADATA_HOST"))?;
+        let request = request.body(Bytes::new()).map_err(|_| {
+            unusable("the metadata service of this machine has no URL; look at GCE_METADATA_HOST")
+        })?;
         let answer = self.http.send("metadata", request).await?;
-        let is_google = answer.headers().get(FLAVOR.0).is_some_and(|value| value.as_bytes() == FLAVOR.1.as_bytes());
+        let is_google =
+            answer.headers().get(FLAVOR.0).is_some_and(|value| value.as_bytes() == FLAVOR.1.as_bytes());
         if !is_google {
             return Err(unusable("the metadata service of this machine is not Google's"));
         }
         match answer.status().as_u16() {
             200 => Ok(answer),
-            404 => Err(unusable("this machine has no service account; attach one, or set GCP_PROJECT_ID and a key")),
+            404 => Err(unusable(
+                "this machine has no service account; attach one, or set GCP_PROJECT_ID and a key",
+            )),
             status => Err(ProviderError::Busy { reason: format!("the metadata service answers {status}") }),
         }
     }

@@ -64,7 +64,8 @@ fn of_order(order: &Value, rule: &mut impl FnMut(bool, &str)) {
         rule(labels["blueprint-instance"].is_string(), "a machine or disk without labels");
     }
     let items = order.pointer("/metadata/items").and_then(Value::as_array).cloned().unwrap_or_default();
-    let item = |key: &str| items.iter().find(|item| item["key"] == key).and_then(|item| item["value"].as_str());
+    let item =
+        |key: &str| items.iter().find(|item| item["key"] == key).and_then(|item| item["value"].as_str());
     rule(item("ssh-keys").is_none() && item("sshKeys").is_none(), "it names keys for SSH");
     rule(item("block-project-ssh-keys") == Some("TRUE"), "keys of the project are let in");
     rule(item("user-data").is_some_and(|data| data.len() <= 262_144), "user data of more than 256 KiB");
@@ -73,7 +74,10 @@ fn of_order(order: &Value, rule: &mut impl FnMut(bool, &str)) {
     let is_spot = text("/scheduling/provisioningModel") == "SPOT";
     let ends = text("/scheduling/onHostMaintenance") == "TERMINATE";
     rule(ends || !(has_gpus || is_spot), "a machine with GPUs or a Spot one cannot be moved while it runs");
-    rule(!is_spot || order.pointer("/scheduling/automaticRestart") == Some(&Value::Bool(false)), "a Spot machine is not restarted");
+    rule(
+        !is_spot || order.pointer("/scheduling/automaticRestart") == Some(&Value::Bool(false)),
+        "a Spot machine is not restarted",
+    );
 }
 
 fn is_uuid(text: &str) -> bool {

@@ -50,7 +50,8 @@ pub(super) fn refusal(_: &World, request: &Request, refusal: Refusal) -> Answer 
                 .collect();
             let message = format!("Backend Error: {}", headers.join("\n"));
             let errors = json!([{ "message": message, "domain": "global", "reason": "backendError" }]);
-            let error = json!({ "code": 500, "message": message, "errors": errors, "request": request.json() });
+            let error =
+                json!({ "code": 500, "message": message, "errors": errors, "request": request.json() });
             Answer::json(500, &json!({ "error": error }))
         }
         Refusal::Unavailable => Answer {
@@ -65,14 +66,21 @@ pub(super) fn nothing_here() -> Value {
     json!({ "code": "NO_RESULTS_ON_PAGE", "message": "There are no results for scope on this page.", "data": [] })
 }
 
-pub(super) fn operation(name: &str, kind: &str, zone: Option<&str>, target: u64, error: Option<Value>) -> Value {
+pub(super) fn operation(
+    name: &str,
+    kind: &str,
+    zone: Option<&str>,
+    target: u64,
+    error: Option<Value>,
+) -> Value {
     let mut operation = json!({
         "kind": "compute#operation", "id": "55", "name": name, "operationType": kind, "status": "DONE", "progress": 100,
         "insertTime": "2026-11-22T02:00:00.000-08:00", "endTime": "2026-11-22T02:00:09.000-08:00",
         "targetId": target.to_string(), "user": "hub@a-project-1.iam.gserviceaccount.com",
     });
     if let Some(zone) = zone {
-        operation["zone"] = json!(format!("https://www.googleapis.com/compute/v1/projects/{PROJECT}/zones/{zone}"));
+        operation["zone"] =
+            json!(format!("https://www.googleapis.com/compute/v1/projects/{PROJECT}/zones/{zone}"));
     }
     if let Some(error) = error {
         operation["httpErrorStatusCode"] = error["status"].clone();
@@ -110,7 +118,12 @@ pub(super) fn machine(machine: &Machine, zone: &str, name: &str) -> Value {
 /// Whether a machine is what a filter asks for: `labels.X:*`, or `(labels.X = "V") (labels.Y = "W")`.
 pub(super) fn fits(filter: &str, machine: &Machine) -> bool {
     let value = |name: &str| {
-        machine.tags.iter().filter_map(|tag| tag.split_once('=')).find(|(own, _)| *own == name).map(|pair| pair.1)
+        machine
+            .tags
+            .iter()
+            .filter_map(|tag| tag.split_once('='))
+            .find(|(own, _)| *own == name)
+            .map(|pair| pair.1)
     };
     if let Some(name) = filter.strip_prefix("labels.").and_then(|rest| rest.strip_suffix(":*")) {
         return value(name).is_some();
@@ -138,7 +151,8 @@ pub(super) fn kind((name, cpus, memory, gpus): (&str, u32, u64, u32)) -> Value {
         "architecture": "X86_64", "isSharedCpu": name == "e2-small",
     });
     if gpus > 0 {
-        kind["accelerators"] = json!([{ "guestAcceleratorType": "nvidia-l4", "guestAcceleratorCount": gpus }]);
+        kind["accelerators"] =
+            json!([{ "guestAcceleratorType": "nvidia-l4", "guestAcceleratorCount": gpus }]);
     }
     kind
 }
@@ -146,7 +160,8 @@ pub(super) fn kind((name, cpus, memory, gpus): (&str, u32, u64, u32)) -> Value {
 /// One page of the kinds of a zone.
 pub(super) fn kinds(_: &str, kinds: &[Value], request: &Request, most: usize) -> Answer {
     let number = |field: &str| request.query(field).and_then(|text| text.parse::<usize>().ok());
-    let (from, size) = (number("pageToken").unwrap_or(0), number("maxResults").unwrap_or(500).min(most).max(1));
+    let (from, size) =
+        (number("pageToken").unwrap_or(0), number("maxResults").unwrap_or(500).min(most).max(1));
     let page: Vec<_> = kinds.iter().skip(from).take(size).collect();
     let mut body = json!({ "kind": "compute#machineTypeList", "id": "kinds", "items": page });
     if from + size < kinds.len() {

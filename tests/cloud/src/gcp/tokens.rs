@@ -29,7 +29,10 @@ impl Keys {
         match self.check(request) {
             Ok(()) => {
                 self.given += 1;
-                Answer::json(200, &json!({ "access_token": token, "expires_in": 3599, "token_type": "Bearer" }))
+                Answer::json(
+                    200,
+                    &json!({ "access_token": token, "expires_in": 3599, "token_type": "Bearer" }),
+                )
             }
             Err(why) => Answer::json(400, &json!({ "error": "invalid_grant", "error_description": why })),
         }
@@ -53,7 +56,10 @@ impl Keys {
         if claims["aud"] != "https://oauth2.googleapis.com/token" {
             return Err("Invalid JWT: its audience is wrong".to_owned());
         }
-        if !claims["scope"].as_str().is_some_and(|scope| scope.starts_with("https://www.googleapis.com/auth/")) {
+        if !claims["scope"]
+            .as_str()
+            .is_some_and(|scope| scope.starts_with("https://www.googleapis.com/auth/"))
+        {
             return Err("Empty or missing scope not allowed.".to_owned());
         }
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();

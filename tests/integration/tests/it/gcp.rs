@@ -47,7 +47,8 @@ fn start(fake: &FakeCloud) -> Result<Hub<'static>> {
 
 fn machines(fake: &FakeCloud) -> Vec<Machine> {
     fake.world(|world| {
-        let is_ours = |machine: &&Machine| machine.tags.iter().any(|tag| tag.starts_with("blueprint-instance="));
+        let is_ours =
+            |machine: &&Machine| machine.tags.iter().any(|tag| tag.starts_with("blueprint-instance="));
         world.machines.iter().filter(is_ours).cloned().collect()
     })
 }
@@ -94,12 +95,19 @@ fn a_machine_of_google_joins_stops_starts_and_ends_and_the_hub_is_killed_on_the_
     let mut hub = start(&fake)?;
     let order = ["deploy", "--yes", "--provider", "gcp", "--plan", "e2-small", "--request-key", "once"];
     let refused = hub.command(&order)?.run(SOON)?;
-    ensure!(refused.code != Some(0) && refused.stderr.contains("provider configure gcp"), "{}", refused.stderr);
+    ensure!(
+        refused.code != Some(0) && refused.stderr.contains("provider configure gcp"),
+        "{}",
+        refused.stderr
+    );
 
     let configure = hub.command(&["provider", "configure", "gcp", "--output", "json"])?;
     json_of(&configure.stdin(&owner.json).run(SOON)?)?;
     let checked = hub.json(&["provider", "check", "gcp"])?;
-    ensure!(text(&checked, "/account")? == PROJECT && text(&checked, "/identity")? == owner.email, "{checked}");
+    ensure!(
+        text(&checked, "/account")? == PROJECT && text(&checked, "/identity")? == owner.email,
+        "{checked}"
+    );
     let policy = hub.json(&["provider", "policy", "gcp"])?;
     ensure!(rows(&policy, "/includedPermissions")?.contains(&"compute.instances.create".into()), "{policy}");
 
