@@ -123,13 +123,13 @@ impl Api {
         let call = action.name();
         let access = self.tokens.access().await.map_err(Failure::Failed)?;
         let refused = |reason: String| Failure::Failed(ProviderError::Reject { reason });
-        let mut url = match action {
-            Action::TestPermissions => {
-                let base = self.endpoint.as_deref().unwrap_or(RESOURCES);
-                format!("{base}/v1/projects/{}:testIamPermissions", access.project)
-            }
-            _ if path.is_empty() => format!("{}/compute/v1/projects/{}", self.compute(), access.project),
-            _ => format!("{}/compute/v1/projects/{}/{path}", self.compute(), access.project),
+        let mut url = if action == Action::TestPermissions {
+            let base = self.endpoint.as_deref().unwrap_or(RESOURCES);
+            format!("{base}/v1/projects/{}:testIamPermissions", access.project)
+        } else {
+            let slash = if path.is_empty() { "" } else { "/" };
+            let base = self.endpoint.as_deref().unwrap_or(COMPUTE);
+            format!("{base}/compute/v1/projects/{}{slash}{path}", access.project)
         };
         if !query.is_empty() {
             let query = serde_urlencoded::to_string(query)
@@ -162,10 +162,6 @@ impl Api {
         }
         let body = serde_json::from_slice(answer.body()).map_err(|error| unreadable(action, &error))?;
         Ok(Answer { body, cloud_time: cloud_time(answer.headers()) })
-    }
-
-    fn compute(&self) -> &str {
-        self.endpoint.as_deref().unwrap_or(COMPUTE)
     }
 
     /// Every zone's part of a list over all zones, page by page, and Google's clock.

@@ -54,13 +54,15 @@ impl GcpCloud {
             Err(Failure::Refused(refusal)) if refusal.is_missing() => report
                 .problems
                 .push(format!("{}: there is no such project; correct project_id", access.project)),
-            Err(failure) => match failure.into_error(action, &access.project) {
-                ProviderError::Deny { action: missing } if is_right(&missing) => {
-                    report.note_right(action.permission(), RightState::Missing);
-                    report.problems.push(format!("not allowed to {missing}"));
+            Err(failure) => {
+                let error = failure.into_error(action, &access.project);
+                let ProviderError::Deny { action: missing } = &error else { return Err(error) };
+                if !is_right(missing) {
+                    return Err(error);
                 }
-                error => return Err(error),
-            },
+                report.note_right(action.permission(), RightState::Missing);
+                report.problems.push(format!("not allowed to {missing}"));
+            }
         }
         self.rights(&mut report).await?;
         for region in &self.config.regions {

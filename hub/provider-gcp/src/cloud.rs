@@ -106,11 +106,24 @@ impl GcpCloud {
     /// which would have the second stop of a machine within an hour be taken for the first one.
     async fn tell(&self, action: Action, provider_id: &str, within: Duration) -> Result<(), ProviderError> {
         let Some((zone, id)) = parts(provider_id) else { return Ok(()) };
-        let path = match action {
-            Action::StartInstance => format!("zones/{zone}/instances/{id}/start"),
-            Action::StopInstance => format!("zones/{zone}/instances/{id}/stop"),
-            _ => format!("zones/{zone}/instances/{id}"),
+        let verb = match action {
+            Action::StartInstance => "/start",
+            Action::StopInstance => "/stop",
+            Action::DeleteInstance
+            | Action::GetFirewall
+            | Action::GetInstance
+            | Action::GetNetwork
+            | Action::GetProject
+            | Action::GetRegion
+            | Action::InsertFirewall
+            | Action::InsertInstance
+            | Action::ListInstances
+            | Action::ListMachineTypes
+            | Action::TestPermissions
+            | Action::WaitGlobal
+            | Action::WaitZone => "",
         };
+        let path = format!("zones/{zone}/instances/{id}{verb}");
         let told = match self.api.call::<Operation>(action, &path, &[], None).await {
             Ok(Answer { body, .. }) => self.api.finish(Some(zone), body, within).await,
             Err(failure) => Err(failure),

@@ -4,7 +4,7 @@ use blueprint_common_types::Secret;
 use blueprint_hub_provision_core::{InstanceSpec, ProviderError};
 use ring::digest;
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::config::GcpConfig;
 use crate::labels;
@@ -51,15 +51,18 @@ pub(crate) fn launch(spec: &InstanceSpec, place: &Place, config: &GcpConfig) -> 
     let labels = labels::write(spec);
     let family = spec.plan.split('-').next().unwrap_or_default();
     let disk = if HYPERDISK.contains(&family) { "hyperdisk-balanced" } else { "pd-balanced" };
-    let mut interface = json!({
-        "network": format!("global/networks/{}", config.network.as_str()),
-        "stackType": "IPV4_ONLY",
-    });
+    let network = format!("global/networks/{}", config.network.as_str());
+    let mut interface: Map<_, _> =
+        [("network".to_owned(), json!(network)), ("stackType".to_owned(), json!("IPV4_ONLY"))]
+            .into_iter()
+            .collect();
     if let Some(name) = &config.subnetwork {
-        interface["subnetwork"] = json!(format!("regions/{}/subnetworks/{}", spec.region, name.as_str()));
+        let path = format!("regions/{}/subnetworks/{}", spec.region, name.as_str());
+        interface.insert("subnetwork".to_owned(), json!(path));
     }
     if config.public_ip {
-        interface["accessConfigs"] = json!([{ "type": "ONE_TO_ONE_NAT", "name": "External NAT" }]);
+        let out = json!([{ "type": "ONE_TO_ONE_NAT", "name": "External NAT" }]);
+        interface.insert("accessConfigs".to_owned(), out);
     }
     let accounts: Vec<Value> = config
         .service_account

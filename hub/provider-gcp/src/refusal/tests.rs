@@ -123,9 +123,10 @@ fn a_missing_right_and_a_switched_off_api_are_named() {
 
 #[test]
 fn a_rate_without_a_pause_lasts_to_the_next_minute() {
-    let pause = |refusal: Refusal| match refusal.into_error(Action::ListInstances, "x") {
-        ProviderError::Throttle { retry_after } => retry_after.map(|pause| pause.as_secs()),
-        other => panic!("{other:?}"),
+    let pause = |refusal: Refusal| {
+        let error = refusal.into_error(Action::ListInstances, "x");
+        let ProviderError::Throttle { retry_after } = error else { panic!("{error:?}") };
+        retry_after.map(|pause| pause.as_secs())
     };
     assert_eq!(pause(refused(403, "rateLimitExceeded", "x")), Some(41));
     assert_eq!(pause(refused(429, "rateLimitExceeded", "x")), None);
