@@ -64,7 +64,7 @@ impl GcpDialect {
     /// A project whose region has this many zones: `us-central1-a`, `us-central1-b`, ...
     #[must_use]
     pub fn new(zones: usize) -> Self {
-        let zones = ('a'..'z').take(zones).map(|letter| format!("{REGION}-{letter}")).collect();
+        let zones = ('a'..='x').take(zones).map(|letter| format!("{REGION}-{letter}")).collect();
         Self(Arc::new(Mutex::new(Account { zones, ..Account::default() })))
     }
 
@@ -152,13 +152,19 @@ impl Dialect for GcpDialect {
     }
 
     fn refuse(&self, world: &World, request: &Request, refusal: Refusal) -> Answer {
+        // These are told by an operation, behind status 200.
         match refusal {
-            // These are told by an operation, behind status 200.
             Refusal::Capacity => {
                 self.0.lock().failed(request, "ZONE_RESOURCE_POOL_EXHAUSTED", 503, says::EXHAUSTED)
             }
             Refusal::Quota => self.0.lock().failed(request, "QUOTA_EXCEEDED", 403, says::QUOTA),
-            refusal => says::refusal(world, request, refusal),
+            Refusal::Throttled(_)
+            | Refusal::NotSold
+            | Refusal::Unauthorized
+            | Refusal::Forbidden
+            | Refusal::Busy
+            | Refusal::Broken
+            | Refusal::Unavailable => says::refusal(world, request, refusal),
         }
     }
 

@@ -116,7 +116,7 @@ impl Lab for Account {
 /// One zone: the next one would do what the first one is told to refuse.
 #[tokio::test]
 async fn the_contract_holds() {
-    contract::run(async || account_with(1).await).await;
+    Box::pin(contract::run(async || account_with(1).await)).await;
 }
 
 #[tokio::test]
