@@ -82,3 +82,63 @@ impl CredentialSource for MachineAccount {
         async { self.ask(PROJECT).await.is_ok() }.boxed()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use blueprint_hub_provider_kit::HttpConfig;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// Asks a metadata service that gives these answers, one for each connection; gives what became of it, and what was asked.
+    async fn asked(answers: &[String]) -> (Result<Arc<Credentials>, ProviderError>, Vec<String>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let account =
+            MachineAccount::new(HttpClient::new(HttpConfig::default()).unwrap(), Some(address.as_str()));
+        let served = async {
+            let mut heads = Vec::new();
+            for answer in answers {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut head = vec![0; 4096];
+                let length = stream.read(&mut head).await.unwrap();
+                heads.push(String::from_utf8_lossy(&head[..length]).into_owned());
+                stream.write_all(answer.as_bytes()).await.unwrap();
+                stream.shutdown().await.unwrap();
+            }
+            heads
+        };
+        tokio::join!(account.get(), served)
+    }
+
+    fn answer(status: u16, flavor: &str, body: &str) -> String {
+        let length = body.len();
+        format!("HTTP/1.1 {status} x\r\nMetadata-Flavor: {flavor}\r\ncontent-length: {length}\r\n\r\n{body}")
+    }
+
+    #[tokio::test]
+    async fn project_and_token_are_those_of_the_machine() {
+        let token = r#"{"access_token":"canary","expires_in":3599,"token_type":"Bearer"}"#;
+        let (got, heads) = asked(&[answer(200, "Google", "p-1\n"), answer(200, "Google", token)]).await;
+        let got = got.unwrap();
+        assert_eq!(got.require("project_id").unwrap().expose(), "p-1");
+        assert_eq!(got.require("access_token").unwrap().expose(), "canary");
+        assert!(!format!("{got:?}").contains("canary"));
+        assert!(heads.iter().all(|head| head.contains("metadata-flavor: Google")), "{heads:?}");
+        assert!(heads[1].starts_with("GET /computeMetadata/v1/instance/service-accounts/default/token "));
+    }
+
+    #[tokio::test]
+    async fn what_is_not_googles_or_has_no_account_is_told() {
+        for (answers, word) in [
+            (vec![answer(200, "Other", "p-1")], "is not Google's"),
+            (vec![answer(200, "Google", "p-1"), answer(404, "Google", "")], "no service account"),
+            (vec![answer(200, "Google", "p-1"), answer(503, "Google", "")], "answers 503"),
+            (vec![answer(200, "Google", "p-1"), answer(200, "Google", "canary")], "no token"),
+        ] {
+            let error = asked(&answers).await.0.unwrap_err().line();
+            assert!(error.contains(word) && !error.contains("canary"), "{error}");
+        }
+    }
+}
