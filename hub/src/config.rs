@@ -38,7 +38,7 @@ pub(crate) use discovery::DiscoveryConfig;
 pub(crate) use gcp::GcpSettings;
 pub(crate) use oauth::OAuthConfig;
 pub(crate) use prices::PriceConfig;
-pub(crate) use providers::{LocalVmSettings, ProviderSettings, WITH_ACCOUNT};
+pub(crate) use providers::{LocalVmSettings, ProviderSettings};
 pub(crate) use provision::ProvisionSettings;
 pub(crate) use proxy::{AcmeSettings, ProxySockets, ProxyTls};
 pub(crate) use qos::QosConfig;

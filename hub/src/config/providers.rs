@@ -46,7 +46,7 @@ pub(super) const AGENTS: Key = Key::unset(
 );
 
 /// Those whose machines are an account's.
-pub(crate) const WITH_ACCOUNT: [&str; 3] = ["aws", "digitalocean", "gcp"];
+const WITH_ACCOUNT: [&str; 3] = ["aws", "digitalocean", "gcp"];
 
 /// Machines that boot on this host.
 #[derive(Debug, Clone)]
