@@ -5,6 +5,7 @@ mod azure;
 mod digitalocean;
 mod docker;
 mod external;
+mod gcp;
 mod host;
 mod local_vm;
 mod meter;
@@ -185,6 +186,7 @@ fn with_accounts(
     let made = [
         digitalocean::make(settings.digitalocean.as_ref(), hub, vault, state)?,
         aws::make(settings.aws.as_ref(), hub, vault, state)?,
+        gcp::make(settings.gcp.as_ref(), vault, state)?,
         azure::make(settings.azure.as_ref(), hub, (vault, prices), state)?,
         rest_clouds::linode(settings.linode.as_ref(), hub, vault, state)?,
         rest_clouds::vultr(settings.vultr.as_ref(), hub, vault, state)?,

@@ -14,7 +14,7 @@ use std::time::Duration;
 use blueprint_hub_provision_core::ProviderError;
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING, USER_AGENT};
-use http::{HeaderValue, Request, Response, Uri};
+use http::{HeaderValue, Method, Request, Response, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -226,6 +226,10 @@ impl HttpClient {
         // The length is that of the body.
         parts.headers.remove(CONTENT_LENGTH);
         parts.headers.remove(TRANSFER_ENCODING);
+        // Of a body that is empty hyper says nothing, and Google wants that said (411, "Length Required").
+        if body.is_empty() && matches!(parts.method, Method::POST | Method::PUT | Method::PATCH) {
+            parts.headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        }
         Ok(Request::from_parts(parts, Full::new(body)))
     }
 

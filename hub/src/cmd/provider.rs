@@ -29,6 +29,7 @@ pub(crate) enum Provider {
     /// Seals credentials in the hub's store; they are used from the next call on
     #[command(after_help = "Example: blueprint-hub provider configure digitalocean < token.txt
          blueprint-hub provider configure aws --from-env --check
+         blueprint-hub provider configure gcp < key.json
          printf 'access_key_id = %s\\nsecret_access_key = %s\\n' \"$ID\" \"$SECRET\" | blueprint-hub provider configure aws
 At a terminal it asks for each field and does not show what is secret; else it reads standard input: lines NAME = VALUE, one
 JSON object, or the bare token where there is one field alone. Credentials are never arguments: others would see those.")]
@@ -64,7 +65,7 @@ off, 6 the cloud cannot be reached or answers what nobody understands.")]
     },
     /// Prints the least that the credentials have to allow, as the cloud takes it
     #[command(after_help = "Example: blueprint-hub provider policy aws > policy.json
-For AWS it is a document of IAM with this hub's id in it, for Azure a role, for DigitalOcean and Linode the scopes of a token, for Vultr permissions.")]
+For AWS it is a document of IAM with this hub's id in it, for Azure and Google Cloud a role, for DigitalOcean and Linode the scopes of a token, for Vultr permissions.")]
     Policy {
         /// Provider, such as digitalocean or aws
         name: String,

@@ -13,6 +13,7 @@ use super::azure::AzureSettings;
 use super::digitalocean::DigitalOceanSettings;
 use super::docker::{LocalDockerSettings, RemoteDockerSettings};
 use super::external::ExternalSettings;
+use super::gcp::GcpSettings;
 use super::rest_cloud::{self, RestCloudSettings};
 use super::ssh::SshSettings;
 
@@ -54,7 +55,7 @@ pub(super) const AGENTS: Key = Key::unset(
 );
 
 /// Providers that need credentials.
-const WITH_ACCOUNT: &[&str] = &["aws", "azure", "digitalocean", "linode", "vultr"];
+const WITH_ACCOUNT: &[&str] = &["aws", "azure", "digitalocean", "gcp", "linode", "vultr"];
 
 /// Machines that boot on this host.
 #[derive(Debug, Clone)]
@@ -84,6 +85,8 @@ pub(crate) struct ProviderSettings {
     pub(crate) vultr: Option<RestCloudSettings>,
     /// Azure, where it is switched on.
     pub(crate) azure: Option<AzureSettings>,
+    /// Google Compute Engine, where it is switched on.
+    pub(crate) gcp: Option<GcpSettings>,
     /// The operator's own machines, where they are switched on.
     pub(crate) ssh: Option<SshSettings>,
     /// Containers of this host's engine, where they are switched on.
@@ -106,6 +109,7 @@ impl ProviderSettings {
         let linode = rest_cloud::LINODE.take(settings, problems);
         let vultr = rest_cloud::VULTR.take(settings, problems);
         let azure = AzureSettings::take(settings, problems);
+        let gcp = GcpSettings::take(settings, problems);
         let ssh = SshSettings::take(settings, problems);
         let local_docker = LocalDockerSettings::take(settings, problems);
         let docker = RemoteDockerSettings::take(settings, problems);
@@ -119,6 +123,7 @@ impl ProviderSettings {
             linode: linode?,
             vultr: vultr?,
             azure: azure?,
+            gcp: gcp?,
             ssh: ssh?,
             local_docker: local_docker?,
             docker: docker?,
@@ -137,6 +142,7 @@ impl ProviderSettings {
             self.linode.as_ref().map(|_| "linode"),
             self.vultr.as_ref().map(|_| "vultr"),
             self.azure.as_ref().map(|_| "azure"),
+            self.gcp.as_ref().map(|_| "gcp"),
             self.ssh.as_ref().map(|_| "ssh"),
             self.local_docker.as_ref().map(|_| "local-docker"),
             self.docker.as_ref().map(|_| "docker"),

@@ -3,8 +3,8 @@
 use blueprint_common_runtime::config::{Key, Schema};
 
 use super::{
-    alerts, aws, azure, digitalocean, discovery, docker, external, forwards, identity, oauth, orders, prices,
-    providers, provision, qos, rest_cloud, scaling, sessions, ssh,
+    alerts, aws, azure, digitalocean, discovery, docker, external, forwards, gcp, identity, oauth, orders,
+    prices, providers, provision, qos, rest_cloud, scaling, sessions, ssh,
 };
 
 /// Every key of `hub.toml`.
@@ -273,6 +273,15 @@ pub(crate) const SCHEMA: Schema = Schema {
         azure::SPOT,
         azure::ENDPOINT,
         azure::LOGIN_ENDPOINT,
+        gcp::ENABLED,
+        gcp::REGIONS,
+        gcp::ENDPOINT,
+        gcp::IMAGE,
+        gcp::NETWORK,
+        gcp::SUBNETWORK,
+        gcp::PUBLIC_IP,
+        gcp::SPOT,
+        gcp::SERVICE_ACCOUNT,
         ssh::ENABLED,
         ssh::HOSTS,
         docker::LOCAL,

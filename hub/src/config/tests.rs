@@ -223,6 +223,58 @@ fn linode_in_a_build_without_it_names_the_feature() {
     assert!(error.contains("provider-linode"), "{error}");
 }
 
+#[cfg(feature = "provider-gcp")]
+#[test]
+fn compute_engine_is_off_until_somebody_names_it_and_every_mistake_is_told() {
+    assert!(load(&[]).unwrap().providers.gcp.is_none());
+    let on = ("providers.gcp.enabled", "true");
+    let region = ("providers.gcp.regions", "us-central1, europe-west1,us-central1");
+    let providers = load(&[on, region]).unwrap().providers;
+    let config = providers.gcp.as_ref().unwrap().config.clone();
+    assert_eq!(
+        config.regions.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["us-central1", "europe-west1"]
+    );
+    assert!(providers.names().contains("gcp") && providers.needs_agents());
+    assert!(!providers.without_account().contains_key("gcp"));
+    assert!(config.service_account.is_none() && config.public_ip && !config.spot);
+    for (key, values) in [
+        ("providers.gcp.regions", &["us-central1-a", "here"][..]),
+        ("providers.gcp.image", &["ubuntu", "../x"]),
+        ("providers.gcp.network", &["Default", "a/b"]),
+        ("providers.gcp.subnetwork", &["A"]),
+        ("providers.gcp.service_account", &["default"]),
+        ("providers.gcp.endpoint", &["http://example.org", "https://example.org/compute"]),
+        ("providers.gcp.public_ip", &["maybe"]),
+    ] {
+        for value in values {
+            let error = load(&[on, region, (key, value)]).unwrap_err();
+            assert!(error.contains(key), "{value}: {error}");
+        }
+    }
+    let taken = |enabled: &str, region: &'static str| {
+        let flags = vec![("providers.gcp.enabled".to_owned(), enabled.to_owned())];
+        let (settings, mut problems) = SCHEMA.load(&Sources { flags, ..Sources::default() });
+        let variable = |name: &str| (name == "GCP_DEFAULT_REGION").then(|| region.to_owned());
+        let taken = GcpSettings::take_with(&settings, &mut problems, variable);
+        (taken, problems.into_result().map_err(|error| error.to_string()))
+    };
+    assert!(matches!(taken("false", "nonsense"), (Some(None), Ok(()))));
+    assert!(taken("true", "us-east1").0.unwrap().unwrap().config.regions.len() == 1);
+    for (region, word) in [("nonsense", "correct GCP_DEFAULT_REGION"), ("", "name a region")] {
+        let (_, problems) = taken("true", region);
+        assert!(problems.unwrap_err().contains(word), "{region}");
+    }
+}
+
+#[cfg(not(feature = "provider-gcp"))]
+#[test]
+fn compute_engine_in_a_build_without_it_names_the_feature() {
+    assert!(load(&[]).unwrap().providers.gcp.is_none());
+    let error = load(&[("providers.gcp.enabled", "true")]).unwrap_err();
+    assert!(error.contains("provider-gcp"), "{error}");
+}
+
 #[cfg(feature = "provider-aws")]
 #[test]
 fn ec2_is_off_until_somebody_names_it_and_every_mistake_is_told() {

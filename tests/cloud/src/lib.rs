@@ -15,9 +15,11 @@
 pub mod azure;
 pub mod contract;
 pub mod digitalocean;
+pub mod discovery;
 pub mod docker;
 pub mod ec2;
 mod fake;
+pub mod gcp;
 mod json;
 pub mod linode;
 pub mod openapi;

@@ -148,6 +148,7 @@ fn order(cloud: &Cloud) -> Order {
             egress: None,
         }],
         service: None,
+        spread: blueprint_hub_provision_core::lifecycle::Spread::None,
         ttl: None,
     }
 }

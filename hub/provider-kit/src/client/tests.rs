@@ -100,6 +100,24 @@ async fn an_answer_comes_whole_whatever_its_status() {
     assert_eq!(answer.unwrap().status().as_u16(), 204);
 }
 
+/// Google answers 411 to a `POST` that does not say that it has no body.
+#[tokio::test]
+async fn a_post_without_a_body_says_so_and_a_get_says_nothing() {
+    for (method, says_so) in [("POST", true), ("PUT", true), ("GET", false), ("DELETE", false)] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/x", listener.local_addr().unwrap());
+        let request = Request::builder().method(method).uri(url).body(Bytes::new()).unwrap();
+        let served = async {
+            let (stream, _) = listener.accept().await.unwrap();
+            answer(stream, Says::Bytes(b"HTTP/1.1 204 No Content\r\n\r\n")).await
+        };
+        let client = client();
+        let (answered, head) = tokio::join!(client.send("X", request), served);
+        assert_eq!(answered.unwrap().status().as_u16(), 204);
+        assert_eq!(head.contains("content-length: 0"), says_so, "{head}");
+    }
+}
+
 #[tokio::test]
 async fn where_the_head_is_enough_no_body_is_too_long_late_or_broken() {
     for says in [

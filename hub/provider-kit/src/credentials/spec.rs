@@ -43,12 +43,14 @@ pub const AWS: CredentialSpec = CredentialSpec {
     ],
 };
 
-/// Google Cloud: a project, and the file of a service account or an access token.
+/// Google Cloud: a project, and the key of a service account or an access token. The key is the JSON of Google's console in
+/// base64; [`crate::Credentials::read`] takes the JSON itself, too.
 pub const GCP: CredentialSpec = CredentialSpec {
     provider: "gcp",
     required: &[field("project_id", &["GCP_PROJECT_ID", "GOOGLE_CLOUD_PROJECT"], false)],
     optional: &[
         field("service_account_file", &["GOOGLE_APPLICATION_CREDENTIALS"], false),
+        field("service_account_key", &["GCP_SERVICE_ACCOUNT_KEY"], true),
         field("access_token", &["GCP_ACCESS_TOKEN"], true),
         field("api_key", &["GCP_API_KEY"], true),
     ],

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use blueprint_common_types::Secret;
+use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use super::{CredentialSpec, Credentials};
@@ -20,13 +23,18 @@ type Rows = Vec<(Option<usize>, String, Secret<String>)>;
 
 impl Credentials {
     /// Reads lines `name = value` with comments after `#`, or one JSON object of texts. A name is that of a field or of one of
-    /// its variables, so a file for a shell will do. `origin` is as for [`Self::new`].
+    /// its variables, so a file for a shell will do. Where the cloud is Google's, the JSON key of a service account will do, too.
+    /// `origin` is as for [`Self::new`].
     ///
     /// # Errors
     ///
     /// What is wrong with it and what to do, as the end of a sentence that begins with what was read.
     pub fn read(spec: &CredentialSpec, origin: &str, text: &str) -> Result<Self, CredentialTextError> {
-        let rows = if text.trim_start().starts_with('{') { json(text) } else { lines(text) };
+        let rows = match google_key(spec, text) {
+            Some(rows) => Ok(rows),
+            None if text.trim_start().starts_with('{') => json(text),
+            None => lines(text),
+        };
         let mut fields = BTreeMap::new();
         for (line, name, value) in rows? {
             let Some(field) = spec.named(&name) else {
@@ -92,6 +100,29 @@ fn check(name: &str, value: &str) -> Result<(), CredentialTextError> {
     Ok(())
 }
 
+/// The key of a service account as Google's console writes it, as the fields of a cloud that takes one; `None` for what is none.
+fn google_key(spec: &CredentialSpec, text: &str) -> Option<Rows> {
+    let packed = spec.named("service_account_key")?;
+    if !text.trim_start().starts_with('{') {
+        return None;
+    }
+    let key: GoogleKey = serde_json::from_str(text).ok()?;
+    if key.kind != "service_account" {
+        return None;
+    }
+    let value = Secret::new(STANDARD.encode(text.trim()));
+    let project = key.project_id.map(|project| (None, "project_id".to_owned(), Secret::new(project)));
+    Some(project.into_iter().chain([(None, packed.name.to_owned(), value)]).collect())
+}
+
+/// What tells the key of a service account from other JSON.
+#[derive(Deserialize)]
+struct GoogleKey {
+    #[serde(rename = "type")]
+    kind: String,
+    project_id: Option<String>,
+}
+
 fn lines(text: &str) -> Result<Rows, CredentialTextError> {
     let mut rows = Rows::new();
     for (number, line) in (1..).zip(text.lines()) {
@@ -131,8 +162,25 @@ fn json(text: &str) -> Result<Rows, CredentialTextError> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{AWS, DIGITALOCEAN};
+    use super::super::{AWS, DIGITALOCEAN, GCP};
     use super::*;
+
+    #[test]
+    fn the_key_of_a_service_account_is_taken_as_googles_console_writes_it() {
+        let key = "\n{\n  \"type\": \"service_account\",\n  \"project_id\": \"p-1\",\n  \"private_key\": \"-----BEGIN canary\\n\"\n}\n";
+        for read in [Credentials::read(&GCP, "a test", key), Credentials::given(&GCP, "a test", key)] {
+            let read = read.unwrap();
+            assert_eq!(read.require("project_id").unwrap().expose(), "p-1");
+            let packed = read.require("service_account_key").unwrap().expose().clone();
+            assert_eq!(STANDARD.decode(packed).unwrap(), key.trim().as_bytes());
+            let again = Credentials::read(&GCP, "a test", read.to_json().expose()).unwrap();
+            assert_eq!(again, read);
+        }
+        let without = Credentials::read(&GCP, "a test", "{\"type\": \"service_account\"}").unwrap_err();
+        assert!(without.to_string().contains("no project_id"), "{without}");
+        let others = Credentials::read(&DIGITALOCEAN, "a test", key).unwrap_err().to_string();
+        assert!(others.contains("no field") && !others.contains("canary"), "{others}");
+    }
 
     #[test]
     fn one_field_alone_may_be_given_bare() {

@@ -24,6 +24,7 @@ mod fixture;
 mod flood;
 mod foreign_peer;
 mod forward;
+mod gcp;
 mod identity;
 mod import;
 mod interop;
