@@ -122,6 +122,7 @@ impl SimCloud {
                 InstanceState::Starting
                 | InstanceState::Stopping
                 | InstanceState::Stopped
+                | InstanceState::Unfinished
                 | InstanceState::Failed { .. } => booted.stop().await,
             }
             *machine = None;

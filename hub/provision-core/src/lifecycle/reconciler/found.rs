@@ -25,6 +25,16 @@ impl Case<'_> {
         !is_seen && self.listed.iter().any(|instance| instance.provider_id == provider_id)
     }
 
+    /// True where something is seen that is not left for another call to finish. One call finishes one machine, for a
+    /// deployment that wants it to run.
+    fn has_machine(&self) -> bool {
+        match self.seen.as_slice() {
+            [] => false,
+            [only] => only.state != InstanceState::Unfinished || self.wanted != Wanted::Running,
+            _ => true,
+        }
+    }
+
     /// When the first of what is seen was made.
     fn made_at(&self, now: Timestamp) -> Option<Timestamp> {
         let seen = self.seen.iter().map(|instance| first_sight(self.record, instance, now)).min();
@@ -77,7 +87,7 @@ impl Reconciler {
 
     fn planned(&self, case: &Case<'_>, now: Timestamp, alarms: &mut BTreeSet<Alarm>) -> Vec<Action> {
         let is_held = self.held.get(&case.record.key).is_some_and(|until| *until > now);
-        if !case.seen.is_empty() {
+        if case.has_machine() {
             return self.found(case, now);
         }
         if case.wanted != Wanted::Running {
@@ -102,7 +112,7 @@ impl Reconciler {
 
     fn calling(&mut self, case: &Case<'_>, now: Timestamp) -> Vec<Action> {
         let record = case.record;
-        if !case.seen.is_empty() {
+        if case.has_machine() {
             return self.found(case, now);
         }
         if record.called_at.is_some_and(|at| now.since(at) < self.settings.call_again) {
@@ -291,7 +301,8 @@ impl Reconciler {
             | InstanceState::Starting
             | InstanceState::Running
             | InstanceState::Stopping
-            | InstanceState::Stopped => None,
+            | InstanceState::Stopped
+            | InstanceState::Unfinished => None,
         }
     }
 
@@ -313,9 +324,19 @@ impl Reconciler {
             (InstanceState::Starting | InstanceState::Running, Wanted::Stopped) => {
                 Some(Action::Stop { record, provider_id, why: Why::On })
             }
-            (InstanceState::Starting | InstanceState::Running | InstanceState::Stopping, Wanted::Running)
+            // One that was told nothing stays as it is, until its time to join is over.
+            (
+                InstanceState::Starting
+                | InstanceState::Running
+                | InstanceState::Stopping
+                | InstanceState::Unfinished,
+                Wanted::Running,
+            )
             | (
-                InstanceState::Stopping | InstanceState::Stopped | InstanceState::Failed { .. },
+                InstanceState::Stopping
+                | InstanceState::Stopped
+                | InstanceState::Unfinished
+                | InstanceState::Failed { .. },
                 Wanted::Stopped,
             )
             | (
@@ -323,6 +344,7 @@ impl Reconciler {
                 | InstanceState::Running
                 | InstanceState::Stopping
                 | InstanceState::Stopped
+                | InstanceState::Unfinished
                 | InstanceState::Failed { .. },
                 Wanted::Gone,
             ) => None,
@@ -439,7 +461,7 @@ impl Reconciler {
 /// True where a machine exists and does not run.
 const fn is_off(state: &InstanceState) -> bool {
     match state {
-        InstanceState::Stopped | InstanceState::Failed { .. } => true,
+        InstanceState::Stopped | InstanceState::Unfinished | InstanceState::Failed { .. } => true,
         InstanceState::Starting | InstanceState::Running | InstanceState::Stopping => false,
     }
 }
