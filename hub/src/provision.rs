@@ -5,6 +5,7 @@ mod digitalocean;
 mod host;
 mod local_vm;
 mod prices;
+mod scaleway;
 mod sim;
 mod ssh;
 
@@ -128,11 +129,13 @@ impl Clouds {
         providers.extend(cloud);
         let (cloud, on_aws) = aws::make(others.aws.as_ref(), facts.id, &vault, &state)?;
         providers.extend(cloud);
+        let (cloud, on_scaleway) = scaleway::make(others.scaleway.as_ref(), facts.id, &vault, &state)?;
+        providers.extend(cloud);
         if let Some(settings) = &others.ssh {
             providers.push(ssh::make(settings, facts.id, &state));
         }
         let accounts =
-            Accounts::new(facts.id, vault, vec![on_digitalocean, on_aws], others.without_account());
+            Accounts::new(facts.id, vault, vec![on_digitalocean, on_aws, on_scaleway], others.without_account());
         let courier = Arc::new(WebhookCourier::new(&alerts, sealing, facts.id)?);
         let received = received(registrar.clone(), tunnel);
         let host = HubHost::new(facts, control, registrar, agents.digests(), settings.token_ttl);

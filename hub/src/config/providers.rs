@@ -10,6 +10,8 @@ use ipnetwork::Ipv4Network;
 
 use super::aws::AwsSettings;
 use super::digitalocean::DigitalOceanSettings;
+use super::equinix;
+use super::scaleway::ScalewaySettings;
 use super::ssh::SshSettings;
 
 pub(super) const SIM: Key = Key::new(
@@ -44,6 +46,13 @@ pub(super) const AGENTS: Key = Key::unset(
      kind, the blueprint-agent beside this program is used.",
 );
 
+/// Providers that are used with somebody's credentials.
+pub(crate) const WITH_ACCOUNT: [&str; 3] = [
+    "aws",
+    "digitalocean",
+    "scaleway",
+];
+
 /// Machines that boot on this host.
 #[derive(Debug, Clone)]
 pub(crate) struct LocalVmSettings {
@@ -64,6 +73,8 @@ pub(crate) struct ProviderSettings {
     pub(crate) digitalocean: Option<DigitalOceanSettings>,
     /// Amazon EC2, where it is switched on.
     pub(crate) aws: Option<AwsSettings>,
+    /// Scaleway, where it is switched on.
+    pub(crate) scaleway: Option<ScalewaySettings>,
     /// The operator's own machines, where they are switched on.
     pub(crate) ssh: Option<SshSettings>,
 }
@@ -77,13 +88,16 @@ impl ProviderSettings {
             (local_vm(settings, problems), DigitalOceanSettings::take(settings, problems));
         let aws = AwsSettings::take(settings, problems);
         let ssh = SshSettings::take(settings, problems);
+        let scaleway = ScalewaySettings::take(settings, problems);
+        let ended = equinix::take(settings, problems);
         Some(Self {
             sim: enabled?.then_some(faults?),
             local_vm: local_vm?,
             digitalocean: digitalocean?,
             aws: aws?,
             ssh: ssh?,
-            agents,
+            scaleway: scaleway?,
+            agents: ended.map(|()| agents)?,
         })
     }
 
@@ -95,6 +109,7 @@ impl ProviderSettings {
             self.digitalocean.as_ref().map(|_| "digitalocean"),
             self.aws.as_ref().map(|_| "aws"),
             self.ssh.as_ref().map(|_| "ssh"),
+            self.scaleway.as_ref().map(|_| "scaleway"),
         ];
         others.into_iter().flatten().map(str::to_owned).collect()
     }
@@ -102,7 +117,7 @@ impl ProviderSettings {
     /// Those that need no credentials, and whether they are switched on.
     pub(crate) fn without_account(&self) -> BTreeMap<String, bool> {
         let known = ["sim", "local-vm", "ssh"].map(|name| (name.to_owned(), false));
-        let on = self.names().into_iter().filter(|name| name != "aws" && name != "digitalocean");
+        let on = self.names().into_iter().filter(|name| !WITH_ACCOUNT.contains(&name.as_str()));
         known.into_iter().chain(on.map(|name| (name, true))).collect()
     }
 
@@ -119,7 +134,8 @@ impl ProviderSettings {
 
     /// Whether machines are ordered that have to fetch the agent.
     pub(crate) fn needs_agents(&self) -> bool {
-        self.local_vm.is_some() || self.digitalocean.is_some() || self.aws.is_some() || self.ssh.is_some()
+        // Those of the simulated cloud have theirs from this host.
+        self.names().iter().any(|name| name != "sim")
     }
 }
 

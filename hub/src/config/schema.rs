@@ -3,7 +3,8 @@
 use blueprint_common_runtime::config::{Key, Schema};
 
 use super::{
-    alerts, aws, digitalocean, discovery, forwards, oauth, prices, providers, provision, qos, sessions, ssh,
+    alerts, aws, digitalocean, discovery, equinix, forwards, oauth, prices, providers, provision, qos, scaleway, sessions,
+    ssh,
 };
 
 /// Every key of `hub.toml`.
@@ -232,6 +233,11 @@ pub(crate) const SCHEMA: Schema = Schema {
         aws::PROFILE,
         aws::ROLE,
         aws::EXTERNAL_ID,
+        scaleway::ENABLED,
+        scaleway::ZONES,
+        scaleway::IMAGE,
+        scaleway::ENDPOINT,
+        equinix::ENABLED,
         ssh::ENABLED,
         ssh::HOSTS,
         provision::EVERY,

@@ -17,6 +17,7 @@ pub mod digitalocean;
 pub mod ec2;
 mod fake;
 pub mod openapi;
+pub mod scaleway;
 mod server;
 mod world;
 
