@@ -134,8 +134,12 @@ impl Clouds {
         if let Some(settings) = &others.ssh {
             providers.push(ssh::make(settings, facts.id, &state));
         }
-        let accounts =
-            Accounts::new(facts.id, vault, vec![on_digitalocean, on_aws, on_scaleway], others.without_account());
+        let accounts = Accounts::new(
+            facts.id,
+            vault,
+            vec![on_digitalocean, on_aws, on_scaleway],
+            others.without_account(),
+        );
         let courier = Arc::new(WebhookCourier::new(&alerts, sealing, facts.id)?);
         let received = received(registrar.clone(), tunnel);
         let host = HubHost::new(facts, control, registrar, agents.digests(), settings.token_ttl);

@@ -47,11 +47,7 @@ pub(super) const AGENTS: Key = Key::unset(
 );
 
 /// Providers that are used with somebody's credentials.
-pub(crate) const WITH_ACCOUNT: [&str; 3] = [
-    "aws",
-    "digitalocean",
-    "scaleway",
-];
+pub(crate) const WITH_ACCOUNT: [&str; 3] = ["aws", "digitalocean", "scaleway"];
 
 /// Machines that boot on this host.
 #[derive(Debug, Clone)]
@@ -114,9 +110,10 @@ impl ProviderSettings {
         others.into_iter().flatten().map(str::to_owned).collect()
     }
 
-    /// Those that need no credentials, and whether they are switched on.
+    /// Those that need no credentials, and whether they are switched on; one that ended is among them, for people who look
+    /// for it.
     pub(crate) fn without_account(&self) -> BTreeMap<String, bool> {
-        let known = ["sim", "local-vm", "ssh"].map(|name| (name.to_owned(), false));
+        let known = ["sim", "local-vm", "ssh", "equinix"].map(|name| (name.to_owned(), false));
         let on = self.names().into_iter().filter(|name| !WITH_ACCOUNT.contains(&name.as_str()));
         known.into_iter().chain(on.map(|name| (name, true))).collect()
     }

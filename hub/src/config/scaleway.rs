@@ -96,11 +96,15 @@ mod with {
     fn zone_of(word: &str) -> Option<String> {
         let mut parts = word.split('-');
         let is_word = |part: Option<&str>, length: usize| {
-            part.is_some_and(|part| part.len() == length && part.bytes().all(|byte| byte.is_ascii_lowercase()))
+            part.is_some_and(|part| {
+                part.len() == length && part.bytes().all(|byte| byte.is_ascii_lowercase())
+            })
         };
         let is_zone = is_word(parts.next(), 2)
             && is_word(parts.next(), 3)
-            && parts.next().is_some_and(|part| part.len() == 1 && part.bytes().all(|byte| byte.is_ascii_digit()))
+            && parts
+                .next()
+                .is_some_and(|part| part.len() == 1 && part.bytes().all(|byte| byte.is_ascii_digit()))
             && parts.next().is_none();
         if is_zone {
             return Some(word.to_owned());

@@ -3,8 +3,8 @@
 use blueprint_common_runtime::config::{Key, Schema};
 
 use super::{
-    alerts, aws, digitalocean, discovery, equinix, forwards, oauth, prices, providers, provision, qos, scaleway, sessions,
-    ssh,
+    alerts, aws, digitalocean, discovery, equinix, forwards, oauth, prices, providers, provision, qos,
+    scaleway, sessions, ssh,
 };
 
 /// Every key of `hub.toml`.

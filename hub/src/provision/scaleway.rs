@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use blueprint_common_types::HubId;
-use blueprint_hub_provider_kit::{SCALEWAY, Environment, FileSource};
+use blueprint_hub_provider_kit::{Environment, FileSource, SCALEWAY};
 use blueprint_hub_provision_core::Provider;
 
 use crate::accounts::{Entry, Sealed, Sources, Vault};
@@ -46,10 +46,11 @@ fn built(
     entry: Entry,
 ) -> Result<(Option<Arc<dyn Provider>>, Entry)> {
     use anyhow::Context;
-    use blueprint_hub_provider_scaleway::{ENDPOINT, Scaleway, ScalewayConfig, permission_sets};
     use blueprint_hub_provider_kit::{Chain, HttpClient, HttpConfig};
+    use blueprint_hub_provider_scaleway::{ENDPOINT, Scaleway, ScalewayConfig, permission_sets};
 
-    let entry = Entry { policy: Ok(Box::new(|_| serde_json::json!({ "scopes": permission_sets() }))), ..entry };
+    let entry =
+        Entry { policy: Ok(Box::new(|_| serde_json::json!({ "scopes": permission_sets() }))), ..entry };
     let Some(settings) = settings else { return Ok((None, entry)) };
     let http = HttpClient::new(HttpConfig::default()).context("cannot call Scaleway")?;
     let sources = entry.sources.iter().map(|(_, source)| Arc::clone(source)).collect();

@@ -88,7 +88,8 @@ impl ScalewayDialect {
     pub fn open_groups(&self) {
         for group in &mut self.0.lock().groups {
             group["inbound_default_policy"] = json!("accept");
-            let rule = json!({ "id": "rule-1", "direction": "inbound", "action": "accept", "editable": true });
+            let rule =
+                json!({ "id": "rule-1", "direction": "inbound", "action": "accept", "editable": true });
             group["rules"].as_array_mut().unwrap().push(rule);
         }
     }

@@ -132,7 +132,8 @@ async fn a_server_is_told_what_to_run_before_it_runs() {
         .map(|it| format!("{} {}", it.request.method, it.request.path.rsplit('/').next().unwrap()))
         .collect();
     let id = made.provider_id.rsplit('/').next().unwrap();
-    let steps = ["POST security_groups", "POST servers", "PATCH cloud-init", &format!("PATCH {id}"), "POST action"];
+    let steps =
+        ["POST security_groups", "POST servers", "PATCH cloud-init", &format!("PATCH {id}"), "POST action"];
     assert_eq!(paths, steps);
     let ordered = asked[1].request.json();
     assert_eq!(ordered["volumes"]["0"]["size"], 20_000_000_000u64);
@@ -306,7 +307,8 @@ async fn a_server_without_its_tag_is_left_alone_and_a_renamed_one_keeps_its_key(
 async fn without_a_key_or_with_an_unknown_image_it_is_said_what_to_do() {
     let project = project().await;
     let config = |fields: &[(&str, &str)], image: &str| {
-        let fields = fields.iter().map(|(name, value)| ((*name).to_owned(), Secret::new((*value).to_owned())));
+        let fields =
+            fields.iter().map(|(name, value)| ((*name).to_owned(), Secret::new((*value).to_owned())));
         Scaleway::new(ScalewayConfig {
             hub: hub(),
             endpoint: project.fake.url(),
@@ -338,7 +340,8 @@ async fn a_key_is_looked_at_and_nothing_is_made() {
     assert_eq!(held, 3, "{report:?}");
     assert!(project.fake.asked().iter().all(|asked| asked.request.method == "GET"));
 
-    let wrong = provider(&project.fake.url(), &["fr-par-1", "mars-1-1", "fr-par-3"]).look(hub()).await.unwrap();
+    let wrong =
+        provider(&project.fake.url(), &["fr-par-1", "mars-1-1", "fr-par-3"]).look(hub()).await.unwrap();
     assert_eq!(wrong.problems.len(), 2, "{wrong:?}");
     assert!(wrong.problems[0].starts_with("mars-1-1: Scaleway has no such zone"), "{wrong:?}");
 

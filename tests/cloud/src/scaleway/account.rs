@@ -9,7 +9,8 @@ use crate::world::{Machine, Power, World};
 
 /// The zones of the fake; in the last one there is no Block Storage.
 const ZONES: [&str; 9] = [
-    "fr-par-1", "fr-par-2", "nl-ams-1", "nl-ams-2", "nl-ams-3", "pl-waw-1", "pl-waw-2", "pl-waw-3", "fr-par-3",
+    "fr-par-1", "fr-par-2", "nl-ams-1", "nl-ams-2", "nl-ams-3", "pl-waw-1", "pl-waw-2", "pl-waw-3",
+    "fr-par-3",
 ];
 
 /// The limit of a page.
@@ -145,7 +146,10 @@ impl Account {
             }
             _ => return says::bad_request(&format!("{action} is not allowed in this state")),
         }
-        Answer::json(202, &json!({ "task": { "id": says::uuid(id), "description": action, "status": "pending" } }))
+        Answer::json(
+            202,
+            &json!({ "task": { "id": says::uuid(id), "description": action, "status": "pending" } }),
+        )
     }
 
     /// What is on its way out is gone: its local volumes with it, those of Block Storage not.
@@ -168,11 +172,11 @@ impl Account {
         let own = self.volumes.iter().filter(|volume| volume.server == Some(machine.id));
         for (at, volume) in own.enumerate() {
             let kind = if volume.is_block { "sbs_volume" } else { "l_ssd" };
-            shown["volumes"][at.to_string()] =
-                json!({ "id": says::uuid(volume.id), "volume_type": kind, "state": "available", "boot": false, "zone": volume.zone });
+            shown["volumes"][at.to_string()] = json!({ "id": says::uuid(volume.id), "volume_type": kind, "state": "available", "boot": false, "zone": volume.zone });
         }
         let flexible = self.addresses.iter().filter(|(_, server)| *server == machine.id);
-        let flexible = flexible.map(|(id, _)| json!({ "id": says::uuid(*id), "address": "51.15.0.2", "dynamic": false }));
+        let flexible = flexible
+            .map(|(id, _)| json!({ "id": says::uuid(*id), "address": "51.15.0.2", "dynamic": false }));
         let own = (machine.power == Power::On)
             .then(|| json!({ "id": says::uuid(machine.id), "address": "51.15.0.1", "dynamic": true }));
         shown["public_ips"] = own.into_iter().chain(flexible).collect();
@@ -233,19 +237,30 @@ impl Account {
         self.volumes.push(Volume { id, server: Some(server), zone, is_block, tags: Vec::new() });
     }
 
-    fn volume(&mut self, world: &World, is_block: bool, zone: &str, rest: &[&str], request: &Request) -> Answer {
+    fn volume(
+        &mut self,
+        world: &World,
+        is_block: bool,
+        zone: &str,
+        rest: &[&str],
+        request: &Request,
+    ) -> Answer {
         let is_here = |volume: &Volume| volume.is_block == is_block && volume.zone == zone;
         let [id] = rest else {
-            let wanted: Vec<&str> = request.query("tags").into_iter().flat_map(|tags| tags.split(',')).collect();
+            let wanted: Vec<&str> =
+                request.query("tags").into_iter().flat_map(|tags| tags.split(',')).collect();
             let rows: Vec<Value> = self
                 .volumes
                 .iter()
-                .filter(|volume| is_here(volume) && wanted.iter().all(|tag| volume.tags.iter().any(|own| own == tag)))
+                .filter(|volume| {
+                    is_here(volume) && wanted.iter().all(|tag| volume.tags.iter().any(|own| own == tag))
+                })
                 .map(|volume| says::volume(volume, world))
                 .collect();
             return says::page(request, "volumes", &rows, PER_PAGE);
         };
-        let Some(at) = self.volumes.iter().position(|volume| is_here(volume) && says::uuid(volume.id) == *id) else {
+        let Some(at) = self.volumes.iter().position(|volume| is_here(volume) && says::uuid(volume.id) == *id)
+        else {
             return says::not_found("volume");
         };
         match request.method {
@@ -273,7 +288,9 @@ impl Account {
         match (&request.method, rest) {
             (&Method::GET, []) => {
                 let name = request.query("name").unwrap_or_default();
-                let is_it = |group: &&Value| group["zone"] == zone && group["name"].as_str().is_some_and(|own| own.contains(name));
+                let is_it = |group: &&Value| {
+                    group["zone"] == zone && group["name"].as_str().is_some_and(|own| own.contains(name))
+                };
                 let rows: Vec<Value> = self.groups.iter().filter(is_it).cloned().collect();
                 says::page(request, "security_groups", &rows, PER_PAGE)
             }
@@ -288,7 +305,8 @@ impl Account {
                 Answer::json(201, &json!({ "security_group": group }))
             }
             (method, [id, rest @ ..]) => {
-                let Some(group) = self.groups.iter_mut().find(|group| group["id"] == **id && group["zone"] == zone)
+                let Some(group) =
+                    self.groups.iter_mut().find(|group| group["id"] == **id && group["zone"] == zone)
                 else {
                     return says::not_found("security_group");
                 };
@@ -332,7 +350,8 @@ impl Account {
             }
         }
         if let ["servers", id, ..] = rest.as_slice() {
-            let machine = says::number(id).and_then(|id| world.machines.iter().find(|machine| machine.id == id));
+            let machine =
+                says::number(id).and_then(|id| world.machines.iter().find(|machine| machine.id == id));
             if body["action"] == "poweron" && machine.is_some_and(|machine| machine.user_data.is_empty()) {
                 broken.push("a server is switched on that was told nothing".to_owned());
             }

@@ -46,9 +46,8 @@ fn of_order(order: &Value, rule: &mut impl FnMut(bool, &str)) {
     let disks = order["volumes"].as_object();
     rule(disks.is_some_and(|disks| disks.values().all(is_sized)), "a disk that is smaller than its image");
     let tags = order["tags"].as_array().cloned().unwrap_or_default();
-    let is_tag = |tag: &Value| {
-        tag.as_str().is_some_and(|tag| (1..=64).contains(&tag.len()) && tag.is_ascii())
-    };
+    let is_tag =
+        |tag: &Value| tag.as_str().is_some_and(|tag| (1..=64).contains(&tag.len()) && tag.is_ascii());
     rule(tags.iter().all(is_tag), "a tag of more than 64 characters");
     rule(order.get("user_data").is_none(), "user data has a call of its own");
 }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::account::Volume;
 use super::PROJECT;
+use super::account::Volume;
 use crate::server::{Answer, Request};
 use crate::world::{Machine, Power, Refusal, Throttling, World};
 
@@ -42,17 +42,19 @@ pub(super) fn refusal(world: &World, request: &Request, refusal: Refusal) -> Ans
         Refusal::Throttled(how) => throttled(world, how),
         Refusal::Quota => {
             let detail = json!({ "resource": "InstancesServers", "quota": 10, "current": 10 });
-            error(403, &json!({ "type": "quotas_exceeded", "message": "quota(s) exceeded", "details": [detail] }))
+            error(
+                403,
+                &json!({ "type": "quotas_exceeded", "message": "quota(s) exceeded", "details": [detail] }),
+            )
         }
         Refusal::Capacity => error(
             503,
             &json!({ "type": "out_of_stock", "message": "resource is out of stock", "resource": "DEV1-S" }),
         ),
         Refusal::NotSold => bad_request("commercial type is not available in this zone"),
-        Refusal::Unauthorized => error(
-            401,
-            &json!({ "type": "denied_authentication", "method": "api_key", "reason": "expired" }),
-        ),
+        Refusal::Unauthorized => {
+            error(401, &json!({ "type": "denied_authentication", "method": "api_key", "reason": "expired" }))
+        }
         Refusal::Forbidden => {
             let detail = json!({ "action": "write", "resource": "compute_servers" });
             error(
@@ -148,9 +150,7 @@ pub(super) fn volume(volume: &Volume, world: &World) -> Value {
 /// Images that boot from a block volume, of both processors.
 pub(super) fn images(request: &Request) -> Answer {
     let label = request.query("image_label").unwrap_or_default();
-    let image = |id: u64, arch: &str, types: &[&str]| {
-        json!({ "id": uuid(id), "arch": arch, "zone": request.query("zone"), "label": label, "type": "instance_sbs", "compatible_commercial_types": types })
-    };
+    let image = |id: u64, arch: &str, types: &[&str]| json!({ "id": uuid(id), "arch": arch, "zone": request.query("zone"), "label": label, "type": "instance_sbs", "compatible_commercial_types": types });
     let rows = if label == "debian_trixie" {
         vec![image(11, "x86_64", &["DEV1-S", "L4-1-24G"]), image(12, "arm64", &["BASIC2-A4C-8G"])]
     } else {
@@ -178,7 +178,10 @@ fn all_types(zone: &str, absurd: bool) -> Vec<(&'static str, Value)> {
     let gpu = json!({ "gpu_name": "L4", "gpu_memory": 25_769_803_776u64, "gpu_manufacturer": "NVIDIA" });
     let mut types = vec![
         ("DEV1-S", basic()),
-        ("BASIC2-A4C-8G", with(json!({ "arch": "arm64", "ncpus": 4, "hourly_price": 0.0466, "monthly_price": 34.0 }))),
+        (
+            "BASIC2-A4C-8G",
+            with(json!({ "arch": "arm64", "ncpus": 4, "hourly_price": 0.0466, "monthly_price": 34.0 })),
+        ),
         ("START1-S", with(json!({ "end_of_service": true }))),
         ("GP1-XS", with(json!({ "hourly_price": 0.0912, "monthly_price": 66.6 }))),
     ];
@@ -214,7 +217,8 @@ pub(super) fn types(request: &Request, zone: &str, world: &World) -> Answer {
 
 /// Of one type there are none left.
 pub(super) fn stock() -> Answer {
-    let servers = json!({ "DEV1-S": { "availability": "available" }, "GP1-XS": { "availability": "shortage" } });
+    let servers =
+        json!({ "DEV1-S": { "availability": "available" }, "GP1-XS": { "availability": "shortage" } });
     Answer::json(200, &json!({ "servers": servers })).header("x-total-count", "2".to_owned())
 }
 

@@ -41,6 +41,7 @@ mod real_machines;
 mod refusals;
 mod revoke;
 mod say;
+mod scaleway;
 mod scraped;
 mod seen;
 mod ssh;
