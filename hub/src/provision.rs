@@ -2,6 +2,7 @@
 
 mod aws;
 mod digitalocean;
+mod hivelocity;
 mod host;
 mod local_vm;
 mod prices;
@@ -17,7 +18,7 @@ use anyhow::{Context, Result};
 use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_runtime::tasks::Spawner;
 use blueprint_common_tunnel::Tunnel;
-use blueprint_common_types::{Timestamp, fill_random};
+use blueprint_common_types::{HubId, Timestamp, fill_random};
 use blueprint_hub_admin::HubFacts;
 use blueprint_hub_provider_sim::SimCloud;
 use blueprint_hub_provision::{
@@ -30,7 +31,7 @@ use blueprint_hub_store::SqliteStore;
 use ipnetwork::Ipv4Network;
 
 use self::host::HubHost;
-use crate::accounts::{Accounts, Vault};
+use crate::accounts::{Accounts, Entry, Vault};
 use crate::agent_files::AgentShelf;
 use crate::config::{AlertSettings, PriceConfig, ProviderSettings, ProvisionSettings};
 use crate::webhook::WebhookCourier;
@@ -124,22 +125,12 @@ impl Clouds {
         if let Some(sim) = &sim {
             providers.push(Arc::<SimCloud>::clone(sim));
         }
-        let (cloud, on_digitalocean) =
-            digitalocean::make(others.digitalocean.as_ref(), facts.id, &vault, &state)?;
-        providers.extend(cloud);
-        let (cloud, on_aws) = aws::make(others.aws.as_ref(), facts.id, &vault, &state)?;
-        providers.extend(cloud);
-        let (cloud, on_scaleway) = scaleway::make(others.scaleway.as_ref(), facts.id, &vault, &state)?;
-        providers.extend(cloud);
+        let (clouds, entries) = with_accounts(&others, facts.id, &vault, &state)?;
+        providers.extend(clouds);
         if let Some(settings) = &others.ssh {
             providers.push(ssh::make(settings, facts.id, &state));
         }
-        let accounts = Accounts::new(
-            facts.id,
-            vault,
-            vec![on_digitalocean, on_aws, on_scaleway],
-            others.without_account(),
-        );
+        let accounts = Accounts::new(facts.id, vault, entries, others.without_account());
         let courier = Arc::new(WebhookCourier::new(&alerts, sealing, facts.id)?);
         let received = received(registrar.clone(), tunnel);
         let host = HubHost::new(facts, control, registrar, agents.digests(), settings.token_ttl);
@@ -160,6 +151,27 @@ impl Clouds {
         spawner.spawn("cost watch", watch.run(spawner.stop().drain));
         Ok(Provision { orders: provisioner, costs: office, prices, accounts: Arc::new(accounts) })
     }
+}
+
+/// The clouds that are used with an account and are switched on, and the accounts of all of them.
+///
+/// # Errors
+///
+/// Where one of them cannot be called.
+fn with_accounts(
+    settings: &ProviderSettings,
+    hub: HubId,
+    vault: &Arc<Vault>,
+    state: &Path,
+) -> Result<(Vec<Arc<dyn Provider>>, Vec<Entry>)> {
+    let made = [
+        digitalocean::make(settings.digitalocean.as_ref(), hub, vault, state)?,
+        aws::make(settings.aws.as_ref(), hub, vault, state)?,
+        scaleway::make(settings.scaleway.as_ref(), hub, vault, state)?,
+        hivelocity::make(settings.hivelocity.as_ref(), hub, vault, state)?,
+    ];
+    let (clouds, entries): (Vec<_>, Vec<_>) = made.into_iter().unzip();
+    Ok((clouds.into_iter().flatten().collect(), entries))
 }
 
 /// Bytes that arrived from each agent, as its tunnel counts them.

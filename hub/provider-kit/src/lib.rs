@@ -10,7 +10,7 @@ mod redact;
 pub use client::{HttpClient, HttpConfig, HttpSetupError};
 pub use credentials::{
     AWS, AZURE, Chain, CredentialSource, CredentialSpec, CredentialTextError, Credentials, DIGITALOCEAN,
-    Environment, Field, FileSource, Fixed, GCP, HETZNER, SCALEWAY, VULTR,
+    Environment, Field, FileSource, Fixed, GCP, HETZNER, HIVELOCITY, SCALEWAY, VULTR,
 };
 pub use headers::{cloud_time, retry_after};
 pub use redact::{MAX_LOGGED_BYTES, redacted};

@@ -64,7 +64,7 @@ off, 6 the cloud cannot be reached or answers what nobody understands.")]
     },
     /// Prints the least that the credentials have to allow, as the cloud takes it
     #[command(after_help = "Example: blueprint-hub provider policy aws > policy.json
-For AWS it is a document of IAM with this hub's id in it, for DigitalOcean the scopes of a token, for Scaleway permission sets.")]
+For AWS it is a document of IAM with this hub's id in it, for DigitalOcean the scopes of a token, for Scaleway permission sets, for Hivelocity what its contact has to be allowed.")]
     Policy {
         /// Provider, such as digitalocean or aws
         name: String,

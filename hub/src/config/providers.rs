@@ -11,6 +11,7 @@ use ipnetwork::Ipv4Network;
 use super::aws::AwsSettings;
 use super::digitalocean::DigitalOceanSettings;
 use super::equinix;
+use super::hivelocity::HivelocitySettings;
 use super::scaleway::ScalewaySettings;
 use super::ssh::SshSettings;
 
@@ -47,7 +48,7 @@ pub(super) const AGENTS: Key = Key::unset(
 );
 
 /// Providers that are used with somebody's credentials.
-pub(crate) const WITH_ACCOUNT: [&str; 3] = ["aws", "digitalocean", "scaleway"];
+pub(crate) const WITH_ACCOUNT: [&str; 4] = ["aws", "digitalocean", "hivelocity", "scaleway"];
 
 /// Machines that boot on this host.
 #[derive(Debug, Clone)]
@@ -71,6 +72,8 @@ pub(crate) struct ProviderSettings {
     pub(crate) aws: Option<AwsSettings>,
     /// Scaleway, where it is switched on.
     pub(crate) scaleway: Option<ScalewaySettings>,
+    /// Hivelocity, where it is switched on.
+    pub(crate) hivelocity: Option<HivelocitySettings>,
     /// The operator's own machines, where they are switched on.
     pub(crate) ssh: Option<SshSettings>,
 }
@@ -85,6 +88,7 @@ impl ProviderSettings {
         let aws = AwsSettings::take(settings, problems);
         let ssh = SshSettings::take(settings, problems);
         let scaleway = ScalewaySettings::take(settings, problems);
+        let hivelocity = HivelocitySettings::take(settings, problems);
         let ended = equinix::take(settings, problems);
         Some(Self {
             sim: enabled?.then_some(faults?),
@@ -93,6 +97,7 @@ impl ProviderSettings {
             aws: aws?,
             ssh: ssh?,
             scaleway: scaleway?,
+            hivelocity: hivelocity?,
             agents: ended.map(|()| agents)?,
         })
     }
@@ -106,6 +111,7 @@ impl ProviderSettings {
             self.aws.as_ref().map(|_| "aws"),
             self.ssh.as_ref().map(|_| "ssh"),
             self.scaleway.as_ref().map(|_| "scaleway"),
+            self.hivelocity.as_ref().map(|_| "hivelocity"),
         ];
         others.into_iter().flatten().map(str::to_owned).collect()
     }

@@ -3,8 +3,8 @@
 use blueprint_common_runtime::config::{Key, Schema};
 
 use super::{
-    alerts, aws, digitalocean, discovery, equinix, forwards, oauth, prices, providers, provision, qos,
-    scaleway, sessions, ssh,
+    alerts, aws, digitalocean, discovery, equinix, forwards, hivelocity, oauth, prices, providers, provision,
+    qos, scaleway, sessions, ssh,
 };
 
 /// Every key of `hub.toml`.
@@ -237,6 +237,10 @@ pub(crate) const SCHEMA: Schema = Schema {
         scaleway::ZONES,
         scaleway::IMAGE,
         scaleway::ENDPOINT,
+        hivelocity::ENABLED,
+        hivelocity::FACILITIES,
+        hivelocity::SYSTEM,
+        hivelocity::ENDPOINT,
         equinix::ENABLED,
         ssh::ENABLED,
         ssh::HOSTS,

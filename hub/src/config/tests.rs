@@ -205,6 +205,32 @@ fn scaleway_in_a_build_without_it_names_the_feature() {
     assert!(error.contains("provider-scaleway"), "{error}");
 }
 
+#[cfg(feature = "provider-hivelocity")]
+#[test]
+fn facilities_of_hivelocity_are_named_by_code_or_city() {
+    assert!(load(&[]).unwrap().providers.hivelocity.is_none());
+    let on = ("providers.hivelocity.enabled", "true");
+    let config =
+        load(&[on, ("providers.hivelocity.facilities", "new-york, TPA1,NYC1,DAL9")]).unwrap().providers;
+    assert_eq!(config.hivelocity.as_ref().unwrap().facilities, ["NYC1", "TPA1", "DAL9"]);
+    for (key, value) in [
+        ("providers.hivelocity.facilities", "us"),
+        ("providers.hivelocity.facilities", "nyc1;tpa1"),
+        ("providers.hivelocity.system", " "),
+        ("providers.hivelocity.endpoint", "http://example.org"),
+    ] {
+        let error = load(&[on, (key, value)]).unwrap_err();
+        assert!(error.contains(key), "{value}: {error}");
+    }
+}
+
+#[cfg(not(feature = "provider-hivelocity"))]
+#[test]
+fn hivelocity_in_a_build_without_it_names_the_feature() {
+    let error = load(&[("providers.hivelocity.enabled", "true")]).unwrap_err();
+    assert!(error.contains("provider-hivelocity"), "{error}");
+}
+
 #[test]
 fn equinix_metal_cannot_be_switched_on() {
     assert!(load(&[("providers.equinix.enabled", "false")]).is_ok());

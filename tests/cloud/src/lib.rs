@@ -16,6 +16,7 @@ pub mod contract;
 pub mod digitalocean;
 pub mod ec2;
 mod fake;
+pub mod hivelocity;
 pub mod openapi;
 pub mod scaleway;
 mod server;

@@ -1,7 +1,10 @@
 //! Requests and answers against an OpenAPI 3 document: as much of JSON Schema as such documents of clouds use.
 
-use std::io::Read;
+mod swagger;
+
+use std::io::{Read, Write};
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -16,15 +19,18 @@ const MAX_DEPTH: usize = 40;
 pub struct Spec(Value);
 
 impl Spec {
-    /// Reads a document, packed with gzip.
+    /// Reads a document, packed with gzip: JSON, or YAML where its name says so (`.yaml.gz`).
     ///
     /// # Errors
     ///
-    /// Where it cannot be read.
+    /// Where it cannot be read; YAML takes python3 with its module yaml.
     pub fn read(path: &Path) -> Result<Self> {
         let packed = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
         let mut text = String::new();
         flate2::read::GzDecoder::new(packed.as_slice()).read_to_string(&mut text)?;
+        if path.to_string_lossy().ends_with(".yaml.gz") {
+            text = json_of(text).with_context(|| format!("cannot read {}", path.display()))?;
+        }
         Ok(Self(serde_json::from_str(&text)?))
     }
 
@@ -175,6 +181,27 @@ impl Spec {
         self.check(value, schema, at, depth, &mut faults);
         faults.is_empty()
     }
+}
+
+/// A document of YAML as JSON. No parser of YAML is among the dependencies, and this one alone does not pay for one.
+fn json_of(yaml: String) -> Result<String> {
+    const PROGRAM: &str = "import json, sys, yaml\n\
+        loader = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)\n\
+        json.dump(yaml.load(sys.stdin, loader), sys.stdout, default=str)";
+    let mut child = Command::new("python3")
+        .args(["-c", PROGRAM])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot start python3")?;
+    let mut input = child.stdin.take().context("python3 takes no input")?;
+    let writer = std::thread::Builder::new().spawn(move || input.write_all(yaml.as_bytes()))?;
+    let finished = child.wait_with_output()?;
+    let is_written = writer.join().is_ok_and(|written| written.is_ok());
+    if !is_written || !finished.status.success() {
+        bail!("python3 cannot read it as YAML; install the module yaml (python3-yaml)");
+    }
+    Ok(String::from_utf8(finished.stdout)?)
 }
 
 fn array(value: &Value) -> &[Value] {

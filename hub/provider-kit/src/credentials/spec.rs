@@ -94,6 +94,13 @@ pub const SCALEWAY: CredentialSpec = CredentialSpec {
     optional: &[field("access_key", &["SCW_ACCESS_KEY"], false)],
 };
 
+/// Hivelocity: an API key.
+pub const HIVELOCITY: CredentialSpec = CredentialSpec {
+    provider: "hivelocity",
+    required: &[field("api_key", &["HIVELOCITY_API_KEY"], true)],
+    optional: &[],
+};
+
 /// Hetzner: an API token.
 pub const HETZNER: CredentialSpec = CredentialSpec {
     provider: "hetzner",
@@ -155,7 +162,7 @@ mod tests {
 
     #[test]
     fn no_name_means_two_fields() {
-        for spec in [AWS, GCP, AZURE, DIGITALOCEAN, VULTR, SCALEWAY, HETZNER] {
+        for spec in [AWS, GCP, AZURE, DIGITALOCEAN, VULTR, SCALEWAY, HIVELOCITY, HETZNER] {
             let names: Vec<_> =
                 spec.fields().flat_map(|field| std::iter::once(&field.name).chain(field.env)).collect();
             let once: std::collections::BTreeSet<_> = names.iter().collect();

@@ -22,6 +22,7 @@ mod fixture;
 mod flood;
 mod foreign_peer;
 mod forward;
+mod hivelocity;
 mod interop;
 mod launcher;
 mod load;

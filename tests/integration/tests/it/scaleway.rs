@@ -55,7 +55,8 @@ fn instances_live_from_order_to_end_and_leave_nothing() -> Result<()> {
     hub.kill()?;
     hub.start_again()?;
     until(&hub, &fake, "two that run", &[Power::On, Power::On])?;
-    let told = fake.world(|world| world.machines.iter().all(|one| one.user_data.starts_with("#cloud-config")));
+    let told =
+        fake.world(|world| world.machines.iter().all(|one| one.user_data.starts_with("#cloud-config")));
     ensure!(told, "a machine was not told what to run");
     let disks = dialect.volumes().len();
     ensure!(disks == 2, "{disks} disks of two machines");

@@ -6,6 +6,7 @@ use blueprint_common_types::Timestamp;
 
 use super::churn::STAY;
 use super::{Action, Alarm, Reconciler, View, Why};
+use crate::catalogue::delivered_within;
 use crate::lifecycle::{Record, RecordState, Wanted};
 use crate::{ErrorClass, Instance, InstanceKey, InstanceState};
 
@@ -274,10 +275,11 @@ impl Reconciler {
         if case.wanted != Wanted::Running {
             return None;
         }
-        let late = now.since(record.since) > self.settings.join_within && view.is_clock_trusted;
+        let within = self.settings.join_within.saturating_add(delivered_within(&record.candidate.provider));
+        let late = now.since(record.since) > within && view.is_clock_trusted;
         if record.state == RecordState::Created && late {
             self.blocks.handle_failure(&record.candidate, ErrorClass::Capacity, now);
-            let waited = self.settings.join_within.as_secs();
+            let waited = within.as_secs();
             return Some((Why::Late, format!("its agent did not join within {waited} s")));
         }
         match record.agent {
