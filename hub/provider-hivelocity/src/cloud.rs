@@ -185,14 +185,15 @@ impl Hivelocity {
         let (_, device) = self.device(provider_id).await?;
         let device = device
             .ok_or_else(|| ProviderError::Reject { reason: format!("there is no device {provider_id}") })?;
-        let action = match (device.state(), is_on) {
-            (InstanceState::Stopped, true) => "boot",
-            (InstanceState::Running, false) => "shutdown",
-            (InstanceState::Starting, false) => {
+        let state = device.state();
+        let action = if is_on { "boot" } else { "shutdown" };
+        match (is_on, &state) {
+            (true, InstanceState::Stopped) | (false, InstanceState::Running) => {}
+            (false, InstanceState::Starting) => {
                 return Err(ProviderError::Busy { reason: "the device is not delivered yet".to_owned() });
             }
-            _ => return Ok(()),
-        };
+            (_, _) => return Ok(()),
+        }
         self.api.act(POWER, &format!("/device/{}/power?action={action}", device.device_id)).await
     }
 }

@@ -56,11 +56,8 @@ pub(crate) fn ordered_at(tags: &[String]) -> Option<Timestamp> {
 }
 
 fn one<'a>(tags: &'a [String], prefix: &str) -> Option<&'a str> {
-    let mut found = tags.iter().filter_map(|tag| {
-        let rest = tag.strip_prefix(prefix)?;
-        // `bp-at-` is no beginning of `bp-att-`, and so on: no prefix here is that of another.
-        Some(rest)
-    });
+    // No prefix here is the beginning of another.
+    let mut found = tags.iter().filter_map(|tag| tag.strip_prefix(prefix));
     let first = found.next()?;
     found.next().is_none().then_some(first)
 }
