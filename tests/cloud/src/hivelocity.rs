@@ -110,11 +110,8 @@ impl Account {
         let parts = parts(request);
         match (&request.method, parts.as_slice()) {
             (&Method::GET, [line @ ("bare-metal-devices" | "compute")]) => {
-                let rows: Vec<Value> = world
-                    .listed()
-                    .filter(|machine| says::is_of(machine, line))
-                    .map(|machine| says::device(machine))
-                    .collect();
+                let rows: Vec<Value> =
+                    world.listed().filter(|machine| says::is_of(machine, line)).map(says::device).collect();
                 if world.shrinks_between_pages && !rows.is_empty() {
                     world.shrinks_between_pages = false;
                     let first = world.machines.first().map(|machine| machine.id);

@@ -46,10 +46,9 @@ fn operation(own: &Value, shared: &[Value]) -> Value {
     }
     turned["parameters"] = Value::Array(parameters);
     for (status, response) in own["responses"].as_object().into_iter().flatten() {
-        let content = match &response["schema"] {
-            Value::Null => json!({}),
-            schema => json!({ "application/json": { "schema": schema } }),
-        };
+        let schema = &response["schema"];
+        let is_empty = schema.is_null();
+        let content = if is_empty { json!({}) } else { json!({ "application/json": { "schema": schema } }) };
         turned["responses"][status] = json!({ "content": content });
     }
     turned
