@@ -153,6 +153,9 @@ impl Clouds {
     }
 }
 
+/// Clouds, and accounts.
+type WithAccounts = (Vec<Arc<dyn Provider>>, Vec<Entry>);
+
 /// The clouds that are used with an account and are switched on, and the accounts of all of them.
 ///
 /// # Errors
@@ -163,7 +166,7 @@ fn with_accounts(
     hub: HubId,
     vault: &Arc<Vault>,
     state: &Path,
-) -> Result<(Vec<Arc<dyn Provider>>, Vec<Entry>)> {
+) -> Result<WithAccounts> {
     let made = [
         digitalocean::make(settings.digitalocean.as_ref(), hub, vault, state)?,
         aws::make(settings.aws.as_ref(), hub, vault, state)?,

@@ -197,13 +197,14 @@ fn a_machine_that_was_made_in_part_is_finished_by_another_call() {
     sim.listed[0].state = InstanceState::Starting;
     assert_eq!(sim.later(Duration::ZERO), [("save", Why::Found)]);
 
-    // Where it is not wanted any more, it is a machine like any other: known, and deleted.
+    // Where it is wanted switched off, it is a machine like any other that does not run.
     let mut sim = Sim::new();
     let record = sim.order();
     sim.list(&record.key, HUB).state = InstanceState::Unfinished;
-    sim.deployments.values_mut().for_each(|deployment| deployment.wanted = Wanted::Gone);
+    sim.deployments.values_mut().for_each(|deployment| deployment.wanted = Wanted::Stopped);
     assert_eq!(sim.later(Duration::ZERO), [("save", Why::Found)]);
-    assert_eq!(sim.later(MINUTE), [("delete", Why::Unwanted)]);
+    assert_eq!(sim.later(MINUTE), [("save", Why::Switched)]);
+    assert_eq!(sim.later(MINUTE), []);
 }
 
 #[test]
