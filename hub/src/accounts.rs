@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use blueprint_common_types::{HubId, Secret, Timestamp};
 use blueprint_hub_admin::{AccountDesk, AccountError, AccountView, CredentialField, CredentialOrigin};
 use blueprint_hub_provider_kit::{Chain, CredentialSource, CredentialSpec, Credentials};
+use blueprint_hub_provision_core::catalogue::facts;
 use blueprint_hub_provision_core::{Account, AccountReport, CredentialRecord, ProviderError};
 use futures_util::future::{BoxFuture, FutureExt, join_all};
 use parking_lot::Mutex;
@@ -108,8 +109,11 @@ impl Accounts {
     fn entry(&self, name: &str) -> Result<&(Entry, Checked), AccountError> {
         match self.entries.get(name) {
             Some(found) => Ok(found),
-            None if self.others.contains_key(name) => Err(AccountError::NoAccount(name.to_owned())),
-            None => Err(AccountError::Unknown(name.chars().take(40).collect())),
+            None => Err(match ended(name) {
+                Some(ended) => AccountError::Discontinued(ended),
+                None if self.others.contains_key(name) => AccountError::NoAccount(name.to_owned()),
+                None => AccountError::Unknown(name.chars().take(40).collect()),
+            }),
         }
     }
 
@@ -173,6 +177,11 @@ impl Accounts {
         }));
         Ok(report)
     }
+}
+
+/// Why nothing can be had of a provider any more.
+fn ended(name: &str) -> Option<String> {
+    facts(name)?.discontinued()
 }
 
 fn now() -> Timestamp {

@@ -6,11 +6,13 @@ mod digitalocean;
 mod docker;
 mod external;
 mod gcp;
+mod hivelocity;
 mod host;
 mod local_vm;
 mod meter;
 mod prices;
 mod rest_clouds;
+mod scaleway;
 mod sim;
 mod ssh;
 
@@ -190,6 +192,8 @@ fn with_accounts(
         azure::make(settings.azure.as_ref(), hub, (vault, prices), state)?,
         rest_clouds::linode(settings.linode.as_ref(), hub, vault, state)?,
         rest_clouds::vultr(settings.vultr.as_ref(), hub, vault, state)?,
+        scaleway::make(settings.scaleway.as_ref(), hub, vault, state)?,
+        hivelocity::make(settings.hivelocity.as_ref(), hub, vault, state)?,
     ];
     let (clouds, entries): (Vec<_>, Vec<_>) = made.into_iter().unzip();
     Ok((clouds.into_iter().flatten().collect(), entries))

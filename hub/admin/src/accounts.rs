@@ -4,6 +4,7 @@ use axum::Json;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Extension, Path, Query, State};
 use blueprint_common_types::{Secret, Timestamp};
+use blueprint_hub_provision_core::catalogue::facts;
 use blueprint_hub_provision_core::lifecycle::{Overview, RecordState, Records, RecordsError};
 use blueprint_hub_provision_core::{AccountReport, CredentialRecord, ErrorClass, ProviderError};
 use futures_util::future::BoxFuture;
@@ -74,6 +75,9 @@ pub enum AccountError {
     /// It has no account.
     #[error("the provider {0} needs no credentials: its machines are this host's")]
     NoAccount(String),
+    /// It ended, as the text says with who sells the like.
+    #[error("{0}")]
+    Discontinued(String),
     /// It is not switched on.
     #[error("the provider {0} is not switched on")]
     Disabled(&'static str),
@@ -156,6 +160,9 @@ impl From<AccountError> for ApiError {
                 Self::conflict(text, format!("build it with the feature {feature}"))
             }
             AccountError::NoAccount(_) => Self::conflict(text, LIST),
+            AccountError::Discontinued(_) => {
+                Self::conflict(text, "order elsewhere: `blueprint-hub offers` says what there is")
+            }
             AccountError::Disabled(name) => Self::conflict(
                 text,
                 format!("set providers.{name}.enabled = true in hub.toml and start the hub again"),
@@ -346,6 +353,7 @@ fn row(view: &AccountView, overview: &Overview) -> Value {
         "name": view.name,
         "enabled": view.is_enabled,
         "lacks": view.lacks,
+        "discontinued": facts(&view.name).and_then(|facts| facts.discontinued()),
         "fields": fields.collect::<Vec<_>>(),
         "credentials": view.origin.as_ref().map(shown_origin),
         "sealed": view.sealed.as_ref().map(|record| json!({

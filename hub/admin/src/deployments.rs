@@ -9,7 +9,7 @@ use axum::Json;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, Query, State};
 use blueprint_common_types::{Micros, ServiceKey};
-use blueprint_hub_provision_core::catalogue::{Catalogue, is_one_machine};
+use blueprint_hub_provision_core::catalogue::{Catalogue, facts, is_one_machine};
 use blueprint_hub_provision_core::lifecycle::{
     DeployError, Deployment, Order, ParseSpreadError, Records, Spread, Wanted,
 };
@@ -232,6 +232,9 @@ pub(crate) async fn create(
 
 /// Providers to ask: the one that was named, or all there are.
 fn providers(state: &AdminState, named: Option<&str>) -> Result<Vec<String>, ApiError> {
+    if let Some(ended) = named.and_then(facts).and_then(|facts| facts.discontinued()) {
+        return Err(ApiError::conflict(ended, "order elsewhere: `blueprint-hub offers` says what there is"));
+    }
     let clouds = state.hub.deployer().overview();
     let names: Vec<String> = clouds.clouds.iter().map(|cloud| cloud.name.clone()).collect();
     if names.is_empty() {

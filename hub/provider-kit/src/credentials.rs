@@ -16,7 +16,9 @@ use futures_util::future::{BoxFuture, FutureExt, ready};
 pub use chain::Chain;
 pub use environment::Environment;
 pub use file::FileSource;
-pub use spec::{AWS, AZURE, CredentialSpec, DIGITALOCEAN, Field, GCP, HETZNER, LINODE, VULTR};
+pub use spec::{
+    AWS, AZURE, CredentialSpec, DIGITALOCEAN, Field, GCP, HETZNER, HIVELOCITY, LINODE, SCALEWAY, VULTR,
+};
 pub use text::CredentialTextError;
 
 /// Named fields, of which none can be printed.

@@ -14,7 +14,7 @@ pub mod rest;
 pub use client::{HttpClient, HttpConfig, HttpSetupError};
 pub use credentials::{
     AWS, AZURE, Chain, CredentialSource, CredentialSpec, CredentialTextError, Credentials, DIGITALOCEAN,
-    Environment, Field, FileSource, Fixed, GCP, HETZNER, LINODE, VULTR,
+    Environment, Field, FileSource, Fixed, GCP, HETZNER, HIVELOCITY, LINODE, SCALEWAY, VULTR,
 };
 pub use headers::{cloud_time, retry_after};
 pub use redact::{MAX_LOGGED_BYTES, redacted};

@@ -102,6 +102,8 @@ pub enum InstanceState {
     Stopping,
     /// Exists and does not run.
     Stopped,
+    /// Made in part: it never ran and was not told what to run. Another call for its key finishes it.
+    Unfinished,
     /// Ended by itself.
     Failed {
         /// What the provider knows of it, one line.
@@ -116,6 +118,7 @@ impl fmt::Display for InstanceState {
             Self::Running => "running",
             Self::Stopping => "stopping",
             Self::Stopped => "stopped",
+            Self::Unfinished => "unfinished",
             Self::Failed { .. } => "failed",
         })
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use blueprint_common_types::{HubId, JoinToken, ServiceKey, Timestamp};
+use blueprint_hub_provision_core::catalogue::delivered_within;
 use blueprint_hub_provision_core::cost::Limits;
 use blueprint_hub_provision_core::lifecycle::{Begun, BoundToken, CreateAnswer, LifecycleStore, Record};
 use blueprint_hub_provision_core::{ErrorClass, InstanceSpec, Listing, ProviderError, Tags};
@@ -74,7 +75,10 @@ impl Creation {
             hash: token.hash(),
             attempt: record.attempt,
             // The join is judged by the time of day, also while that is in doubt here.
-            expires_at: clock.wall().plus(token_ttl),
+            // It is not used before the machine is delivered.
+            expires_at: clock
+                .wall()
+                .plus(token_ttl.saturating_add(delivered_within(&record.candidate.provider))),
             service,
         };
         match store.begin_call(Record::clone(&record), bound, limits).await {

@@ -172,6 +172,7 @@ async fn what_cannot_be_is_refused_with_its_reason() {
     for (name, given, words) in [
         ("mars", "x", "there is no provider"),
         ("sim", "x", "needs no credentials"),
+        ("equinix", "x", "Equinix Metal ended on 2026-06-30"),
         ("aws", "x", "built without the provider aws"),
         ("digitalocean", "", "has no token"),
         ("digitalocean", "secret = canary", "known are token"),

@@ -86,7 +86,8 @@ impl DevCloud {
             InstanceState::Starting
             | InstanceState::Running
             | InstanceState::Stopping
-            | InstanceState::Stopped => None,
+            | InstanceState::Stopped
+            | InstanceState::Unfinished => None,
         })
     }
 

@@ -65,7 +65,8 @@ off, 6 the cloud cannot be reached or answers what nobody understands.")]
     },
     /// Prints the least that the credentials have to allow, as the cloud takes it
     #[command(after_help = "Example: blueprint-hub provider policy aws > policy.json
-For AWS it is a document of IAM with this hub's id in it, for Azure and Google Cloud a role, for DigitalOcean and Linode the scopes of a token, for Vultr permissions.")]
+For AWS it is a document of IAM with this hub's id in it, for Azure and Google Cloud a role, for DigitalOcean and Linode the scopes of a token,
+for Vultr permissions, for Scaleway permission sets, for Hivelocity what its contact has to be allowed.")]
     Policy {
         /// Provider, such as digitalocean or aws
         name: String,
@@ -107,10 +108,12 @@ fn list(global: &Global) -> Result<(), CliError> {
     let mut table =
         Table::new(&["PROVIDER", "STATE", "CREDENTIALS", "WHICH", "CALLS", "MACHINES", "CHECKED"]);
     for row in rows(&answer, "accounts") {
-        let state = match (row.get("lacks"), row.get("enabled").and_then(Value::as_bool)) {
-            (Some(Value::String(_)), _) => "not built",
-            (_, Some(true)) => "on",
-            (_, Some(false) | None) => "off",
+        let is_text = |name: &str| row.get(name).is_some_and(Value::is_string);
+        let state = match row.get("enabled").and_then(Value::as_bool) {
+            _ if is_text("discontinued") => "discontinued",
+            _ if is_text("lacks") => "not built",
+            Some(true) => "on",
+            Some(false) | None => "off",
         };
         let source = match row.get("credentials").filter(|found| !found.is_null()) {
             Some(found) => text(found, "source"),
@@ -128,6 +131,9 @@ fn list(global: &Global) -> Result<(), CliError> {
     }
     table.print();
     for row in rows(&answer, "accounts") {
+        if let Some(ended) = row.get("discontinued").and_then(Value::as_str) {
+            eprint_line(&printable(&format!("{}: {ended}", text(row, "name"))));
+        }
         let problem = row.pointer("/credentials/problem").and_then(Value::as_str);
         let is_on = row.get("enabled").and_then(Value::as_bool) == Some(true);
         if let Some(problem) = problem.filter(|_| is_on) {

@@ -12,9 +12,12 @@ use super::aws::AwsSettings;
 use super::azure::AzureSettings;
 use super::digitalocean::DigitalOceanSettings;
 use super::docker::{LocalDockerSettings, RemoteDockerSettings};
+use super::equinix;
 use super::external::ExternalSettings;
 use super::gcp::GcpSettings;
+use super::hivelocity::HivelocitySettings;
 use super::rest_cloud::{self, RestCloudSettings};
+use super::scaleway::ScalewaySettings;
 use super::ssh::SshSettings;
 
 pub(super) const SIM: Key = Key::new(
@@ -54,8 +57,9 @@ pub(super) const AGENTS: Key = Key::unset(
      kind, the blueprint-agent beside this program is used.",
 );
 
-/// Providers that need credentials.
-const WITH_ACCOUNT: &[&str] = &["aws", "azure", "digitalocean", "gcp", "linode", "vultr"];
+/// Providers that are used with somebody's credentials.
+pub(crate) const WITH_ACCOUNT: &[&str] =
+    &["aws", "azure", "digitalocean", "gcp", "hivelocity", "linode", "scaleway", "vultr"];
 
 /// Machines that boot on this host.
 #[derive(Debug, Clone)]
@@ -87,6 +91,10 @@ pub(crate) struct ProviderSettings {
     pub(crate) azure: Option<AzureSettings>,
     /// Google Compute Engine, where it is switched on.
     pub(crate) gcp: Option<GcpSettings>,
+    /// Scaleway, where it is switched on.
+    pub(crate) scaleway: Option<ScalewaySettings>,
+    /// Hivelocity, where it is switched on.
+    pub(crate) hivelocity: Option<HivelocitySettings>,
     /// The operator's own machines, where they are switched on.
     pub(crate) ssh: Option<SshSettings>,
     /// Containers of this host's engine, where they are switched on.
@@ -114,6 +122,9 @@ impl ProviderSettings {
         let local_docker = LocalDockerSettings::take(settings, problems);
         let docker = RemoteDockerSettings::take(settings, problems);
         let external = ExternalSettings::take(settings, problems);
+        let scaleway = ScalewaySettings::take(settings, problems);
+        let hivelocity = HivelocitySettings::take(settings, problems);
+        let ended = equinix::take(settings, problems);
         Some(Self {
             sim: enabled?.then_some(faults?),
             sim_regions: regions?,
@@ -128,7 +139,9 @@ impl ProviderSettings {
             local_docker: local_docker?,
             docker: docker?,
             external: external?,
-            agents,
+            scaleway: scaleway?,
+            hivelocity: hivelocity?,
+            agents: ended.map(|()| agents)?,
         })
     }
 
@@ -147,13 +160,16 @@ impl ProviderSettings {
             self.local_docker.as_ref().map(|_| "local-docker"),
             self.docker.as_ref().map(|_| "docker"),
             self.external.as_ref().map(|_| "external"),
+            self.scaleway.as_ref().map(|_| "scaleway"),
+            self.hivelocity.as_ref().map(|_| "hivelocity"),
         ];
         others.into_iter().flatten().map(str::to_owned).collect()
     }
 
-    /// Those that need no credentials, and whether they are switched on.
+    /// Those that need no credentials, and whether they are switched on; one that ended is among them, for people who look
+    /// for it.
     pub(crate) fn without_account(&self) -> BTreeMap<String, bool> {
-        let known = ["sim", "local-vm", "ssh", "local-docker", "docker", "external"]
+        let known = ["sim", "local-vm", "ssh", "local-docker", "docker", "external", "equinix"]
             .map(|name| (name.to_owned(), false));
         let on = self.names().into_iter().filter(|name| !WITH_ACCOUNT.contains(&name.as_str()));
         known.into_iter().chain(on.map(|name| (name, true))).collect()
@@ -173,9 +189,8 @@ impl ProviderSettings {
 
     /// Whether machines are ordered that have to fetch the agent.
     pub(crate) fn needs_agents(&self) -> bool {
-        let clouds = self.names().into_iter().any(|name| WITH_ACCOUNT.contains(&name.as_str()));
-        let by_user_data = clouds || self.local_vm.is_some() || self.external.is_some();
-        by_user_data || self.ssh.is_some() || self.local_docker.is_some() || self.docker.is_some()
+        // Those of the simulated cloud have theirs from this host.
+        self.names().iter().any(|name| name != "sim")
     }
 }
 

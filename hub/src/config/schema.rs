@@ -3,8 +3,8 @@
 use blueprint_common_runtime::config::{Key, Schema};
 
 use super::{
-    alerts, aws, azure, digitalocean, discovery, docker, external, forwards, gcp, identity, oauth, orders,
-    prices, providers, provision, qos, rest_cloud, scaling, sessions, ssh,
+    alerts, aws, azure, digitalocean, discovery, docker, equinix, external, forwards, gcp, hivelocity,
+    identity, oauth, orders, prices, providers, provision, qos, rest_cloud, scaleway, scaling, sessions, ssh,
 };
 
 /// Every key of `hub.toml`.
@@ -282,6 +282,15 @@ pub(crate) const SCHEMA: Schema = Schema {
         gcp::PUBLIC_IP,
         gcp::SPOT,
         gcp::SERVICE_ACCOUNT,
+        scaleway::ENABLED,
+        scaleway::ZONES,
+        scaleway::IMAGE,
+        scaleway::ENDPOINT,
+        hivelocity::ENABLED,
+        hivelocity::FACILITIES,
+        hivelocity::SYSTEM,
+        hivelocity::ENDPOINT,
+        equinix::ENABLED,
         ssh::ENABLED,
         ssh::HOSTS,
         docker::LOCAL,

@@ -275,6 +275,71 @@ fn compute_engine_in_a_build_without_it_names_the_feature() {
     assert!(error.contains("provider-gcp"), "{error}");
 }
 
+#[cfg(feature = "provider-scaleway")]
+#[test]
+fn zones_of_scaleway_are_named_as_it_does_or_by_their_older_names() {
+    assert!(load(&[]).unwrap().providers.scaleway.is_none());
+    let on = ("providers.scaleway.enabled", "true");
+    let zones = ("providers.scaleway.zones", "par1, nl-ams-1,fr-par-1,it-mil-1");
+    let config = load(&[on, zones]).unwrap().providers;
+    assert_eq!(config.scaleway.as_ref().unwrap().zones, ["fr-par-1", "nl-ams-1", "it-mil-1"]);
+    assert!(config.names().contains("scaleway"));
+    for (key, value) in [
+        ("providers.scaleway.zones", "Paris"),
+        ("providers.scaleway.zones", "fr-par"),
+        ("providers.scaleway.zones", "pl"),
+        ("providers.scaleway.image", "../x"),
+        ("providers.scaleway.endpoint", "http://example.org"),
+        ("providers.scaleway.enabled", "maybe"),
+    ] {
+        let error = load(&[on, (key, value)]).unwrap_err();
+        assert!(error.contains(key), "{value}: {error}");
+    }
+}
+
+#[cfg(not(feature = "provider-scaleway"))]
+#[test]
+fn scaleway_in_a_build_without_it_names_the_feature() {
+    assert!(load(&[]).unwrap().providers.scaleway.is_none());
+    let error = load(&[("providers.scaleway.enabled", "true")]).unwrap_err();
+    assert!(error.contains("provider-scaleway"), "{error}");
+}
+
+#[cfg(feature = "provider-hivelocity")]
+#[test]
+fn facilities_of_hivelocity_are_named_by_code_or_city() {
+    assert!(load(&[]).unwrap().providers.hivelocity.is_none());
+    let on = ("providers.hivelocity.enabled", "true");
+    let config =
+        load(&[on, ("providers.hivelocity.facilities", "new-york, TPA1,NYC1,DAL9")]).unwrap().providers;
+    assert_eq!(config.hivelocity.as_ref().unwrap().facilities, ["NYC1", "TPA1", "DAL9"]);
+    for (key, value) in [
+        ("providers.hivelocity.facilities", "us"),
+        ("providers.hivelocity.facilities", "nyc1;tpa1"),
+        ("providers.hivelocity.system", " "),
+        ("providers.hivelocity.endpoint", "http://example.org"),
+    ] {
+        let error = load(&[on, (key, value)]).unwrap_err();
+        assert!(error.contains(key), "{value}: {error}");
+    }
+}
+
+#[cfg(not(feature = "provider-hivelocity"))]
+#[test]
+fn hivelocity_in_a_build_without_it_names_the_feature() {
+    let error = load(&[("providers.hivelocity.enabled", "true")]).unwrap_err();
+    assert!(error.contains("provider-hivelocity"), "{error}");
+}
+
+#[test]
+fn equinix_metal_cannot_be_switched_on() {
+    assert!(load(&[("providers.equinix.enabled", "false")]).is_ok());
+    let error = load(&[("providers.equinix.enabled", "true")]).unwrap_err();
+    for word in ["providers.equinix.enabled", "2026-06-30", "Hivelocity", "blueprint-hub offers"] {
+        assert!(error.contains(word), "{error}");
+    }
+}
+
 #[cfg(feature = "provider-aws")]
 #[test]
 fn ec2_is_off_until_somebody_names_it_and_every_mistake_is_told() {

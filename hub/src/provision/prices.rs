@@ -9,7 +9,7 @@ use blueprint_hub_provider_kit::{HttpClient, HttpConfig};
 use blueprint_hub_provision::{PriceOffice, Provisioner};
 use blueprint_hub_provision_core::catalogue::{PriceSource, PriceStore};
 
-use crate::config::{PriceConfig, ProviderSettings};
+use crate::config::{PriceConfig, ProviderSettings, WITH_ACCOUNT};
 
 /// Opens the lists that are kept, and starts the task that renews them where one is wanted; asks nobody by itself.
 ///
@@ -37,7 +37,7 @@ pub(super) async fn open(
         Arc::new(Vultr::new(http, &at(vultr, Vultr::ENDPOINT))),
     ];
     let names = providers.names().into_iter();
-    let accounts = names.filter(|name| name == "aws" || name == "digitalocean").collect();
+    let accounts = names.filter(|name| WITH_ACCOUNT.contains(&name.as_str()) && name != "scaleway").collect();
     let office = PriceOffice::open(sources, accounts, store, provisioner).await?;
     if let Some(every) = config.every {
         spawner.spawn("prices", office.clone().run(every, spawner.stop().drain));

@@ -1,5 +1,7 @@
 //! Requests and answers against an OpenAPI 3 document: as much of JSON Schema as such documents of clouds use.
 
+mod swagger;
+
 use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};

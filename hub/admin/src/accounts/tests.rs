@@ -27,6 +27,7 @@ async fn every_failure_has_its_status_and_the_next_step() {
         (AccountError::Unknown("mars".to_owned()), 404, "provider ls"),
         (AccountError::NotBuilt("aws", "provider-aws"), 409, "feature provider-aws"),
         (AccountError::NoAccount("sim".to_owned()), 409, "needs no credentials"),
+        (AccountError::Discontinued("X ended on 2026-06-30".to_owned()), 409, "blueprint-hub offers"),
         (AccountError::Disabled("aws"), 409, "providers.aws.enabled = true"),
         (AccountError::Invalid("has no token".to_owned()), 400, "NAME = VALUE"),
         (AccountError::Standing("aws", 2), 409, "--force"),

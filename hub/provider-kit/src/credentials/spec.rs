@@ -93,6 +93,23 @@ pub const LINODE: CredentialSpec = CredentialSpec {
     optional: &[],
 };
 
+/// Scaleway: the secret half of an API key, and the project that machines are made in. The access key only names it.
+pub const SCALEWAY: CredentialSpec = CredentialSpec {
+    provider: "scaleway",
+    required: &[
+        field("secret_key", &["SCW_SECRET_KEY", "SCALEWAY_SECRET_KEY"], true),
+        field("project_id", &["SCW_DEFAULT_PROJECT_ID", "SCW_PROJECT_ID", "SCALEWAY_PROJECT_ID"], false),
+    ],
+    optional: &[field("access_key", &["SCW_ACCESS_KEY"], false)],
+};
+
+/// Hivelocity: an API key.
+pub const HIVELOCITY: CredentialSpec = CredentialSpec {
+    provider: "hivelocity",
+    required: &[field("api_key", &["HIVELOCITY_API_KEY"], true)],
+    optional: &[],
+};
+
 /// Hetzner: an API token.
 pub const HETZNER: CredentialSpec = CredentialSpec {
     provider: "hetzner",
@@ -154,7 +171,7 @@ mod tests {
 
     #[test]
     fn no_name_means_two_fields() {
-        for spec in [AWS, GCP, AZURE, DIGITALOCEAN, VULTR, LINODE, HETZNER] {
+        for spec in [AWS, GCP, AZURE, DIGITALOCEAN, VULTR, LINODE, SCALEWAY, HIVELOCITY, HETZNER] {
             let names: Vec<_> =
                 spec.fields().flat_map(|field| std::iter::once(&field.name).chain(field.env)).collect();
             let once: std::collections::BTreeSet<_> = names.iter().collect();

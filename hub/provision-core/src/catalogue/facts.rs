@@ -1,5 +1,7 @@
 //! What holds for a whole provider: what its hourly price leaves out, how it bills, whether it still exists.
 
+use std::time::Duration;
+
 use blueprint_common_types::Micros;
 
 /// Whether machines can be ordered of a provider.
@@ -158,6 +160,13 @@ pub fn providers() -> &'static [ProviderFacts] {
 #[must_use]
 pub fn facts(provider: &str) -> Option<&'static ProviderFacts> {
     PROVIDERS.iter().find(|facts| facts.name == provider)
+}
+
+/// Longest time from an order to the first boot of its machine, beyond the minutes that every cloud takes: an hour at
+/// Hivelocity, where people may have to look (5 to 60 min by its own words), none elsewhere.
+#[must_use]
+pub fn delivered_within(provider: &str) -> Duration {
+    if provider == "hivelocity" { Duration::from_secs(3600) } else { Duration::ZERO }
 }
 
 /// Whether each plan of `provider` is one machine, which is there once.

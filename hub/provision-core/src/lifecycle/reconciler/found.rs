@@ -6,6 +6,7 @@ use blueprint_common_types::Timestamp;
 
 use super::churn::STAY;
 use super::{Action, Alarm, Reconciler, View, Why};
+use crate::catalogue::delivered_within;
 use crate::lifecycle::{Record, RecordState, Wanted};
 use crate::{ErrorClass, Instance, InstanceKey, InstanceState};
 
@@ -23,6 +24,16 @@ impl Case<'_> {
     fn is_anothers(&self, provider_id: &str) -> bool {
         let is_seen = self.seen.iter().any(|instance| instance.provider_id == provider_id);
         !is_seen && self.listed.iter().any(|instance| instance.provider_id == provider_id)
+    }
+
+    /// True where something is seen that is not left for another call to finish. One call finishes one machine, for a
+    /// deployment that wants it to run.
+    fn has_machine(&self) -> bool {
+        match self.seen.as_slice() {
+            [] => false,
+            [only] => only.state != InstanceState::Unfinished || self.wanted != Wanted::Running,
+            _ => true,
+        }
     }
 
     /// When the first of what is seen was made.
@@ -77,7 +88,7 @@ impl Reconciler {
 
     fn planned(&self, case: &Case<'_>, now: Timestamp, alarms: &mut BTreeSet<Alarm>) -> Vec<Action> {
         let is_held = self.held.get(&case.record.key).is_some_and(|until| *until > now);
-        if !case.seen.is_empty() {
+        if case.has_machine() {
             return self.found(case, now);
         }
         if case.wanted != Wanted::Running {
@@ -102,7 +113,7 @@ impl Reconciler {
 
     fn calling(&mut self, case: &Case<'_>, now: Timestamp) -> Vec<Action> {
         let record = case.record;
-        if !case.seen.is_empty() {
+        if case.has_machine() {
             return self.found(case, now);
         }
         if record.called_at.is_some_and(|at| now.since(at) < self.settings.call_again) {
@@ -264,10 +275,11 @@ impl Reconciler {
         if case.wanted != Wanted::Running {
             return None;
         }
-        let late = now.since(record.since) > self.settings.join_within && view.is_clock_trusted;
+        let within = self.settings.join_within.saturating_add(delivered_within(&record.candidate.provider));
+        let late = now.since(record.since) > within && view.is_clock_trusted;
         if record.state == RecordState::Created && late {
             self.blocks.handle_failure(&record.candidate, ErrorClass::Capacity, now);
-            let waited = self.settings.join_within.as_secs();
+            let waited = within.as_secs();
             return Some((Why::Late, format!("its agent did not join within {waited} s")));
         }
         match record.agent {
@@ -291,7 +303,8 @@ impl Reconciler {
             | InstanceState::Starting
             | InstanceState::Running
             | InstanceState::Stopping
-            | InstanceState::Stopped => None,
+            | InstanceState::Stopped
+            | InstanceState::Unfinished => None,
         }
     }
 
@@ -313,9 +326,19 @@ impl Reconciler {
             (InstanceState::Starting | InstanceState::Running, Wanted::Stopped) => {
                 Some(Action::Stop { record, provider_id, why: Why::On })
             }
-            (InstanceState::Starting | InstanceState::Running | InstanceState::Stopping, Wanted::Running)
+            // One that was told nothing stays as it is, until its time to join is over.
+            (
+                InstanceState::Starting
+                | InstanceState::Running
+                | InstanceState::Stopping
+                | InstanceState::Unfinished,
+                Wanted::Running,
+            )
             | (
-                InstanceState::Stopping | InstanceState::Stopped | InstanceState::Failed { .. },
+                InstanceState::Stopping
+                | InstanceState::Stopped
+                | InstanceState::Unfinished
+                | InstanceState::Failed { .. },
                 Wanted::Stopped,
             )
             | (
@@ -323,6 +346,7 @@ impl Reconciler {
                 | InstanceState::Running
                 | InstanceState::Stopping
                 | InstanceState::Stopped
+                | InstanceState::Unfinished
                 | InstanceState::Failed { .. },
                 Wanted::Gone,
             ) => None,
@@ -439,7 +463,7 @@ impl Reconciler {
 /// True where a machine exists and does not run.
 const fn is_off(state: &InstanceState) -> bool {
     match state {
-        InstanceState::Stopped | InstanceState::Failed { .. } => true,
+        InstanceState::Stopped | InstanceState::Unfinished | InstanceState::Failed { .. } => true,
         InstanceState::Starting | InstanceState::Running | InstanceState::Stopping => false,
     }
 }

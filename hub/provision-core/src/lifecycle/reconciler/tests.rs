@@ -190,6 +190,28 @@ fn a_lost_answer_is_looked_up_and_only_then_called_again() {
 }
 
 #[test]
+fn a_machine_that_was_made_in_part_is_finished_by_another_call() {
+    let mut sim = Sim::new();
+    let record = sim.order();
+    let answer = CreateAnswer::Failed { class: ErrorClass::Unknown, reason: String::new() };
+    assert_eq!(sim.reconciler.handle_create(&record, &answer, sim.now), None);
+    sim.list(&record.key, HUB).state = InstanceState::Unfinished;
+    assert_eq!(sim.later(MINUTE), []);
+    assert_eq!(sim.later(MINUTE), [("create", Why::Unanswered)]);
+    sim.listed[0].state = InstanceState::Starting;
+    assert_eq!(sim.later(Duration::ZERO), [("save", Why::Found)]);
+
+    // Where it is wanted switched off, it is a machine like any other that does not run.
+    let mut sim = Sim::new();
+    let record = sim.order();
+    sim.list(&record.key, HUB).state = InstanceState::Unfinished;
+    sim.deployments.values_mut().for_each(|deployment| deployment.wanted = Wanted::Stopped);
+    assert_eq!(sim.later(Duration::ZERO), [("save", Why::Found)]);
+    assert_eq!(sim.later(MINUTE), [("save", Why::Switched)]);
+    assert_eq!(sim.later(MINUTE), []);
+}
+
+#[test]
 fn a_refusal_of_a_call_that_was_begun_with_other_credentials_blocks_nothing() {
     let mut sim = Sim::new();
     let begun = Record { called_at: Some(sim.now), ..sim.order() };
