@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 /// Most packages that `Cargo.lock` may hold, ours included.
 ///
 /// Raised only together with a reason in the commit that adds the dependency (CONTRIBUTING.md).
-pub const BUDGET: usize = 480;
+pub const BUDGET: usize = 500;
 
 /// The only registry that packages may come from.
 const REGISTRY: &str = "registry+https://github.com/rust-lang/crates.io-index";
