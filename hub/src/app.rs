@@ -190,11 +190,9 @@ impl Base {
             state.folder(),
         )?;
         let store: Arc<dyn Store> = opened.clone();
-        let loaded = store.load().await.context("cannot load the hub's state")?;
-        let epoch = store.epoch_next().await.context("cannot count this start")?;
-        let tokens = store.list_join_tokens().await.context("cannot load the join tokens")?;
         let now = Timestamp::from(SystemTime::now());
-        let pool = pool(prefixes, &loaded, &tokens, now)?;
+        let epoch = store.epoch_next().await.context("cannot count this start")?;
+        let (loaded, pool) = load(store.as_ref(), prefixes, now).await?;
         // The tunnel outlives the drain: open requests go through it.
         let stop = supervisor.stop().stop;
         spawn(supervisor, "tunnel", async move { engine.run(stop).await });
@@ -386,6 +384,14 @@ pub(crate) fn spawn(
         task.await;
         Ok::<_, Infallible>(())
     });
+}
+
+/// What the store holds, and the pool of addresses that follows from it.
+async fn load(store: &dyn Store, prefixes: OverlayPrefixes, now: Timestamp) -> Result<(Loaded, AddressPool)> {
+    let loaded = store.load().await.context("cannot load the hub's state")?;
+    let tokens = store.list_join_tokens().await.context("cannot load the join tokens")?;
+    let pool = pool(prefixes, &loaded, &tokens, now)?;
+    Ok((loaded, pool))
 }
 
 /// The pool with what nodes hold and what open tokens were promised.

@@ -62,7 +62,7 @@ fn machines(hub: &Hub<'_>) -> Result<BTreeSet<String>> {
 fn wait_replicas(hub: &Hub<'_>, count: usize) -> Result<Value> {
     let found = eventually_ok(SETTLED, &format!("{count} replicas"), || {
         let shown = show(hub)?;
-        let is = |key: &str, value: usize| shown[key] == Value::from(value);
+        let is = |key: &str, value: usize| shown.get(key).is_some_and(|found| *found == value);
         ensure!(is("replicas", count) && is("ready", count) && is("leaving", 0), "{shown}");
         ensure!(machines(hub)?.len() == count, "{:?}", machines(hub)?);
         Ok(shown)
