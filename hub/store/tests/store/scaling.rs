@@ -37,7 +37,7 @@ async fn size(store: &SqliteStore, id: &DeploymentId) -> u32 {
 async fn terms_phases_and_sizes_survive_a_restart_each_with_its_reason() {
     let (dir, store) = store();
     let (stored, scaling) = scaled(&store).await;
-    assert_eq!(store.scalings().await.unwrap(), [scaling.clone()]);
+    assert_eq!(store.scalings().await.unwrap(), std::slice::from_ref(&scaling));
     let key = record(&stored).key;
     let keys = BTreeSet::from([key.clone()]);
     let (nobody, limits) = (BTreeSet::new(), Limits::default());
