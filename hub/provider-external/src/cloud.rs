@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use blueprint_common_types::{HubId, Timestamp};
 use blueprint_hub_provision_core::catalogue::Offer;
-use blueprint_hub_provision_core::{Instance, InstanceSpec, Listing, Provider, ProviderError};
+use blueprint_hub_provision_core::{CloudCall, Instance, InstanceSpec, Listing, Provider, ProviderError};
 use blueprint_proto::plugin;
 use futures_util::future::BoxFuture;
 use plugin::provider_client::ProviderClient;
@@ -216,6 +216,11 @@ fn chain(error: &dyn std::error::Error) -> String {
 impl Provider for External {
     fn name(&self) -> &'static str {
         NAME
+    }
+
+    /// The plugin's own bound ends a call first, with a word on it.
+    fn within(&self, _: CloudCall) -> Duration {
+        self.config.within.saturating_add(Duration::from_secs(5)).max(CloudCall::USUAL)
     }
 
     fn offers(&self) -> BoxFuture<'_, Result<Vec<Offer>, ProviderError>> {
