@@ -169,7 +169,9 @@ impl<'e> Api<'e> {
         if said.status != StatusCode::NOT_FOUND {
             let found: Value = said.read()?;
             let bridge = bridge_name(hub);
-            let has = |option: &str, value: &str| found.pointer("/Options").and_then(|it| it.get(option)) == Some(&json!(value));
+            let has = |option: &str, value: &str| {
+                found.pointer("/Options").and_then(|it| it.get(option)) == Some(&json!(value))
+            };
             if has(APART, "false") && has(BRIDGE, &bridge) {
                 return Ok(());
             }

@@ -139,7 +139,9 @@ impl Docker {
     /// The engine and the container that a machine's name says.
     fn split<'a>(&self, provider_id: &'a str) -> Result<(&Site, &'a str), ProviderError> {
         let Some((region, id)) = provider_id.split_once('/').filter(|(_, id)| is_id(id)) else {
-            let reason = format!("{provider_id:?} is no name of a machine here: REGION/ID was expected, with an id of a container");
+            let reason = format!(
+                "{provider_id:?} is no name of a machine here: REGION/ID was expected, with an id of a container"
+            );
             return Err(ProviderError::Reject { reason });
         };
         let site = self.engines.get(region).ok_or_else(|| ProviderError::Reject {

@@ -5,13 +5,13 @@ use std::fmt;
 use std::sync::Arc;
 
 use blueprint_common_types::Timestamp;
-use blueprint_hub_provision_core::{CloudCall, DeploymentId};
 use blueprint_hub_provision_core::catalogue::Offer;
 use blueprint_hub_provision_core::cost::{Limits, Span};
 use blueprint_hub_provision_core::lifecycle::{
     CreateDeploymentError, DeployError, Deployer, Deployment, Event, LifecycleStore, Order, Overview,
     Records, Wanted,
 };
+use blueprint_hub_provision_core::{CloudCall, DeploymentId};
 use futures_util::future::{BoxFuture, FutureExt};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};

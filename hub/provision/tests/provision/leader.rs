@@ -15,7 +15,8 @@ use blueprint_hub_provision_core::lifecycle::{
 };
 use blueprint_hub_provision_core::resource::Arch;
 use blueprint_hub_provision_core::{
-    Candidate, CloudCall, DeploymentId, Instance, InstanceSpec, InstanceState, Listing, Provider, ProviderError,
+    Candidate, CloudCall, DeploymentId, Instance, InstanceSpec, InstanceState, Listing, Provider,
+    ProviderError,
 };
 use futures_util::future::{BoxFuture, FutureExt, join_all, ready};
 use tokio::time::{Instant, sleep, timeout};
