@@ -1,5 +1,6 @@
 //! The calls of an engine that machines need, each once and without another try.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use blueprint_common_engine::encode;
@@ -13,13 +14,16 @@ use serde_json::{Value, json};
 use crate::archive::Body;
 use crate::cloud::Patience;
 use crate::engine::{Call, Engine, Said};
-use crate::machine::{FOLDER, Found, HUB, Row, network_name};
+use crate::machine::{FOLDER, Found, HUB, Row, bridge_name, network_name};
 use crate::plans::Machine;
 use crate::refusal;
 
 /// What keeps containers of a network apart, and what binds the ports they publish where nothing else is said.
 const APART: &str = "com.docker.network.bridge.enable_icc";
 const BIND: &str = "com.docker.network.bridge.host_binding_ipv4";
+
+/// What rules of the host's firewall know the network by.
+const BRIDGE: &str = "com.docker.network.bridge.name";
 
 /// An engine and what it speaks.
 pub(crate) struct Api<'e> {
@@ -83,6 +87,10 @@ impl<'e> Api<'e> {
         let mut rows: Vec<Row> = said.read()?;
         // An engine that knows no filters shows everything.
         rows.retain(|row| row.hub().is_some_and(|own| hub.is_none_or(|hub| hub == own)));
+        let mut ids = BTreeSet::new();
+        if !rows.iter().all(|row| is_id(&row.id) && ids.insert(row.id.as_str())) {
+            return Err(refusal::unclear(&said, "with an id that is none, or is there twice"));
+        }
         Ok((rows, said.time))
     }
 
@@ -93,6 +101,9 @@ impl<'e> Api<'e> {
             return Ok(None);
         }
         let found: Found = said.read()?;
+        if !is_id(&found.id) {
+            return Err(refusal::unclear(&said, "with an id that is none"));
+        }
         // Its birthday is not asked for by anybody who looks for one.
         let created = said.time.map_or(0, Timestamp::as_secs);
         Ok(Some(found.row(created)))
@@ -157,18 +168,21 @@ impl<'e> Api<'e> {
         let said = self.send(self.get("NetworkInspect", &format!("/networks/{name}"))).await?;
         if said.status != StatusCode::NOT_FOUND {
             let found: Value = said.read()?;
-            let is_apart = found.pointer("/Options").and_then(|it| it.get(APART)) == Some(&json!("false"));
-            if is_apart {
+            let bridge = bridge_name(hub);
+            let has = |option: &str, value: &str| {
+                found.pointer("/Options").and_then(|it| it.get(option)) == Some(&json!(value))
+            };
+            if has(APART, "false") && has(BRIDGE, &bridge) {
                 return Ok(());
             }
             let reason = format!(
-                "the network {name} is not one that keeps its containers apart; remove it: `docker network rm {name}`"
+                "the network {name} is not one that keeps its containers apart on a bridge {bridge}; remove it: `docker network rm {name}`"
             );
             return Err(ProviderError::Reject { reason });
         }
         let body = json!({
             "Name": name, "Driver": "bridge", "CheckDuplicate": true, "Labels": { HUB: hub.to_string() },
-            "Options": { APART: "false", BIND: "127.0.0.1" },
+            "Options": { APART: "false", BIND: "127.0.0.1", BRIDGE: bridge_name(hub) },
         });
         let call = self.change("NetworkCreate", Method::POST, "/networks/create").json(&body);
         // 409: another one was as fast.

@@ -12,10 +12,11 @@ use blueprint_hub_provision_core::catalogue::Offer;
 use blueprint_hub_provision_core::lifecycle::Rate;
 use blueprint_hub_provision_core::resource::Arch;
 use blueprint_hub_provision_core::{
-    Instance, InstanceSpec, InstanceState, Listing, Provider, ProviderError, Tags,
+    CloudCall, Instance, InstanceSpec, InstanceState, Listing, Provider, ProviderError, Tags,
 };
 use futures_util::future::BoxFuture;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, MutexGuard};
+use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::api::{Api, Made, is_id};
@@ -31,6 +32,9 @@ const MAX_MACHINES: usize = 64;
 
 /// Time that an agent gets to end its workloads before it is killed.
 const GRACE: Duration = Duration::from_secs(20);
+
+/// How long a call waits for another one that changes the same engine.
+const TURN: Duration = Duration::from_secs(15);
 
 /// One engine.
 #[derive(Debug, Clone)]
@@ -92,9 +96,22 @@ pub struct DockerConfig {
 /// Machines that are containers.
 pub struct Docker {
     config: DockerConfig,
-    engines: BTreeMap<String, Engine>,
-    /// Held while containers of this hub appear and while what they share is removed.
+    engines: BTreeMap<String, Site>,
+}
+
+/// An engine, and whose turn it is.
+struct Site {
+    engine: Engine,
+    /// Held while containers of this hub appear there and while what they share is removed.
     changing: Mutex<()>,
+}
+
+impl Site {
+    /// Waits until no other call changes this engine.
+    async fn turn(&self) -> Result<MutexGuard<'_, ()>, ProviderError> {
+        let reason = || format!("the engine on {} is at another machine", self.engine.place);
+        timeout(TURN, self.changing.lock()).await.map_err(|_| ProviderError::Busy { reason: reason() })
+    }
 }
 
 impl fmt::Debug for Docker {
@@ -108,25 +125,29 @@ impl Docker {
     #[must_use]
     pub fn new(config: DockerConfig) -> Self {
         let engine = |host: &EngineHost| {
-            (host.region.clone(), Engine { place: host.place.clone(), ask: config.patience.ask })
+            let engine = Engine { place: host.place.clone(), ask: config.patience.ask };
+            (host.region.clone(), Site { engine, changing: Mutex::default() })
         };
         let engines = config.hosts.iter().map(engine).collect();
-        Self { config, engines, changing: Mutex::default() }
+        Self { config, engines }
     }
 
-    async fn api<'e>(&self, engine: &'e Engine) -> Result<Api<'e>, ProviderError> {
-        Api::of(engine, self.config.patience).await
+    async fn api<'e>(&self, site: &'e Site) -> Result<Api<'e>, ProviderError> {
+        Api::of(&site.engine, self.config.patience).await
     }
 
-    /// The engine and the container that a machine's name says; `None` where there can be no such machine.
-    fn split<'a>(&self, provider_id: &'a str) -> Result<Option<(&Engine, &'a str)>, ProviderError> {
+    /// The engine and the container that a machine's name says.
+    fn split<'a>(&self, provider_id: &'a str) -> Result<(&Site, &'a str), ProviderError> {
         let Some((region, id)) = provider_id.split_once('/').filter(|(_, id)| is_id(id)) else {
-            return Ok(None);
+            let reason = format!(
+                "{provider_id:?} is no name of a machine here: REGION/ID was expected, with an id of a container"
+            );
+            return Err(ProviderError::Reject { reason });
         };
-        let engine = self.engines.get(region).ok_or_else(|| ProviderError::Reject {
+        let site = self.engines.get(region).ok_or_else(|| ProviderError::Reject {
             reason: format!("no engine is configured for the region {region} any more; name it again to manage its machines"),
         })?;
-        Ok(Some((engine, id)))
+        Ok((site, id))
     }
 
     /// The container of a machine of this hub.
@@ -142,8 +163,8 @@ impl Docker {
 
     async fn list_all(&self) -> Result<Listing, ProviderError> {
         let mut listing = Listing::default();
-        for (region, engine) in &self.engines {
-            let (rows, time) = self.api(engine).await?.containers(None).await?;
+        for (region, site) in &self.engines {
+            let (rows, time) = self.api(site).await?.containers(None).await?;
             listing.instances.extend(rows.iter().filter_map(|row| row.instance(region)));
             listing.cloud_time = listing.cloud_time.or(time);
         }
@@ -152,8 +173,8 @@ impl Docker {
 
     async fn offers_all(&self) -> Result<Vec<Offer>, ProviderError> {
         let mut offers = Vec::new();
-        for (region, engine) in &self.engines {
-            let api = self.api(engine).await?;
+        for (region, site) in &self.engines {
+            let api = self.api(site).await?;
             let machine = api.machine().await?;
             if let Some(arch) = api.arch {
                 offers.extend(offers_on(self.config.name, region, arch, &machine));
@@ -165,15 +186,21 @@ impl Docker {
 
     async fn create_one(&self, spec: &InstanceSpec) -> Result<Instance, ProviderError> {
         let order = self.checked(spec)?;
-        let api = self.api(order.engine).await?;
+        let api = self.api(order.site).await?;
         if api.arch != Some(spec.arch) {
             let reason = format!("the engine of {} has no processors of {}", spec.region, spec.arch);
             return Err(ProviderError::Reject { reason });
         }
         let patience = self.config.patience;
         let wanted = self.config.image.as_deref();
-        let _changing = self.changing.lock().await;
-        let image = image::ensure(&api, patience, wanted, self.config.hub, order.program).await?;
+        // An image of the operator's stays, and may take long; the empty one is removed with the last machine.
+        let ensured = || image::ensure(&api, patience, wanted, self.config.hub, order.program);
+        let pulled = if wanted.is_some() { Some(ensured().await?) } else { None };
+        let _changing = order.site.turn().await?;
+        let image = match pulled {
+            Some(image) => image,
+            None => ensured().await?,
+        };
         let made = self.make(&api, spec, &order, &image).await;
         if made.is_err() {
             self.tidy(&api).await;
@@ -185,7 +212,7 @@ impl Docker {
     fn checked<'a>(&'a self, spec: &'a InstanceSpec) -> Result<Checked<'a>, ProviderError> {
         let reject = |reason: String| ProviderError::Reject { reason };
         let what = || format!("{} in {}", spec.plan, spec.region);
-        let (Some(plan), Some(engine), false) =
+        let (Some(plan), Some(site), false) =
             (Plan::named(&spec.plan), self.engines.get(&spec.region), spec.spot)
         else {
             return Err(ProviderError::NotSold { what: what() });
@@ -196,7 +223,7 @@ impl Docker {
             reject(format!("this hub has no agent for {}; put one into bootstrap.agents", spec.arch))
         })?;
         let order = Order::parse(spec.user_data.expose())?;
-        Ok(Checked { plan, engine, tags, program, order })
+        Ok(Checked { plan, site, tags, program, order })
     }
 
     async fn make(
@@ -267,12 +294,12 @@ impl Docker {
     }
 
     async fn delete_one(&self, provider_id: &str) -> Result<(), ProviderError> {
-        let Some((engine, id)) = self.split(provider_id)? else { return Ok(()) };
-        let api = self.api(engine).await?;
+        let (site, id) = self.split(provider_id)?;
+        let api = self.api(site).await?;
         if self.own(&api, id).await?.is_none() {
             return Ok(());
         }
-        let _changing = self.changing.lock().await;
+        let _changing = site.turn().await?;
         api.remove(id).await?;
         info!(machine = short(id), "a container that was a machine is removed");
         self.tidy(&api).await;
@@ -300,8 +327,8 @@ impl Docker {
 
     async fn switch(&self, provider_id: &str, on: bool) -> Result<(), ProviderError> {
         let unknown = || ProviderError::Reject { reason: "there is no such machine".to_owned() };
-        let (engine, id) = self.split(provider_id)?.ok_or_else(unknown)?;
-        let api = self.api(engine).await?;
+        let (site, id) = self.split(provider_id)?;
+        let api = self.api(site).await?;
         let row = self.own(&api, id).await?.ok_or_else(unknown)?;
         if !on {
             return api.stop(id, GRACE).await;
@@ -317,7 +344,7 @@ impl Docker {
 /// An order that may be given to an engine.
 struct Checked<'a> {
     plan: Plan,
-    engine: &'a Engine,
+    site: &'a Site,
     tags: &'a Tags,
     program: &'a AgentProgram,
     order: Order,
@@ -372,6 +399,19 @@ impl Provider for Docker {
 
     fn rate(&self) -> Rate {
         Rate { per_second: 20, burst: 40 }
+    }
+
+    fn within(&self, call: CloudCall) -> Duration {
+        let Patience { ask, change, transfer } = self.config.patience;
+        let engines = u32::try_from(self.engines.len()).unwrap_or(u32::MAX);
+        let needed = match call {
+            CloudCall::Offers | CloudCall::List => ask.saturating_mul(engines.saturating_mul(2)),
+            // What is cut before its start is finished by the next call.
+            CloudCall::Create => transfer.saturating_add(change.saturating_mul(5)),
+            CloudCall::Delete => change.saturating_mul(4).saturating_add(TURN),
+            CloudCall::Boot | CloudCall::Stop => change.saturating_add(ask.saturating_mul(2)),
+        };
+        needed.max(CloudCall::USUAL)
     }
 
     fn offers(&self) -> BoxFuture<'_, Result<Vec<Offer>, ProviderError>> {

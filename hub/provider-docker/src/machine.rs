@@ -36,6 +36,11 @@ pub(crate) fn network_name(hub: HubId) -> String {
     format!("blueprint-{}", mark(hub))
 }
 
+/// The bridge of that network on its host, which rules of firewalls name; at most 15 characters.
+pub(crate) fn bridge_name(hub: HubId) -> String {
+    format!("bp-{}", mark(hub))
+}
+
 /// `GET /containers/json`, a row.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -124,7 +129,9 @@ impl Row {
         match self.state.as_str() {
             "running" => InstanceState::Running,
             // The engine starts an agent again that ends by itself.
-            "created" | "restarting" => InstanceState::Starting,
+            "restarting" => InstanceState::Starting,
+            // Whoever made it may have ended before it was given its files.
+            "created" => InstanceState::Unfinished,
             "removing" => InstanceState::Stopping,
             "dead" => {
                 InstanceState::Failed { reason: "the engine could not remove it; see its log".to_owned() }

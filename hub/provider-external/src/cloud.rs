@@ -5,17 +5,18 @@ use std::time::Duration;
 
 use blueprint_common_types::{HubId, Timestamp};
 use blueprint_hub_provision_core::catalogue::Offer;
-use blueprint_hub_provision_core::{Instance, InstanceSpec, Listing, Provider, ProviderError};
+use blueprint_hub_provision_core::{CloudCall, Instance, InstanceSpec, Listing, Provider, ProviderError};
 use blueprint_proto::plugin;
 use futures_util::future::BoxFuture;
 use plugin::provider_client::ProviderClient;
 use tokio::time::timeout;
 use tonic::transport::Channel;
-use tonic::{Code, Response, Status};
+use tonic::{Code, IntoRequest, Response, Status};
 use tracing::warn;
 
 use crate::answers::{self, failed, instance, instances, is_id, offers, unbelievable};
 use crate::channel;
+use crate::rows::RowCodec;
 
 /// Name of the provider.
 pub(crate) const NAME: &str = "external";
@@ -50,6 +51,26 @@ pub struct External {
 
 type Client = ProviderClient<Channel>;
 
+/// A plugin that speaks our protocol.
+struct Link {
+    client: Client,
+    channel: Channel,
+}
+
+impl Link {
+    /// Asks for an answer with rows.
+    async fn rows<T, U>(self, path: &'static str, request: T) -> Result<Response<U>, Status>
+    where
+        T: prost::Message + Send + Sync + 'static,
+        U: prost::Message + Default + Send + Sync + 'static,
+    {
+        let mut grpc = tonic::client::Grpc::new(self.channel).max_decoding_message_size(MAX_MESSAGE);
+        grpc.ready().await.map_err(|error| Status::unavailable(chain(&error)))?;
+        let path = http::uri::PathAndQuery::from_static(path);
+        grpc.unary(request.into_request(), path, RowCodec::<T, U>::default()).await
+    }
+}
+
 /// The calls, by the names that logs have.
 #[derive(Debug, Clone, Copy)]
 struct Call {
@@ -79,7 +100,7 @@ impl External {
     }
 
     /// Connects, learns what the plugin speaks, and has `ask` ask it, all within the time of a call.
-    async fn ask<T, F>(&self, call: Call, ask: impl FnOnce(Client) -> F) -> Result<T, ProviderError>
+    async fn ask<T, F>(&self, call: Call, ask: impl FnOnce(Link) -> F) -> Result<T, ProviderError>
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
@@ -89,19 +110,19 @@ impl External {
             source: format!("the plugin did not answer within {within:?}").into(),
         };
         let asked = Box::pin(async {
-            let client = self.client(call).await?;
-            ask(client).await.map(Response::into_inner).map_err(|status| refused(call, &status))
+            let link = self.link(call).await?;
+            ask(link).await.map(Response::into_inner).map_err(|status| refused(call, &status))
         });
         timeout(within, asked).await.unwrap_or_else(|_| Err(late()))
     }
 
-    async fn client(&self, call: Call) -> Result<Client, ProviderError> {
+    async fn link(&self, call: Call) -> Result<Link, ProviderError> {
         let unsent = |source| ProviderError::Unsent { call: call.name, source };
         let socket = &self.config.socket;
         let channel = channel::open(socket, &self.config.users)
             .await
             .map_err(|error| unsent(format!("{}: {}", socket.display(), chain(&error)).into()))?;
-        let mut client = ProviderClient::new(channel)
+        let mut client = ProviderClient::new(channel.clone())
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);
         let request = plugin::DescribeRequest { hub_version: env!("CARGO_PKG_VERSION").to_owned() };
@@ -109,7 +130,7 @@ impl External {
         let described = client.describe(request).await.map_err(|status| unsent(said(&status).into()))?;
         let protocol = described.into_inner().protocol;
         if protocol == PROTOCOL {
-            return Ok(client);
+            return Ok(Link { client, channel });
         }
         let reason = format!(
             "the plugin speaks version {protocol} of blueprint.plugin, and this hub {PROTOCOL}; take one that does"
@@ -118,8 +139,9 @@ impl External {
     }
 
     async fn offers_all(&self) -> Result<Vec<Offer>, ProviderError> {
-        let asked =
-            self.ask(OFFERS, |mut it| async move { it.offers(plugin::OffersRequest {}).await }).await?;
+        let path = "/blueprint.plugin.v1.Provider/Offers";
+        let asked: plugin::OffersResponse =
+            self.ask(OFFERS, |it| it.rows(path, plugin::OffersRequest {})).await?;
         OFFERS.refused(asked.failure.as_ref())?;
         let (offers, left_out) = offers(&asked.offers);
         if left_out > 0 {
@@ -129,7 +151,8 @@ impl External {
     }
 
     async fn list_all(&self) -> Result<Listing, ProviderError> {
-        let asked = self.ask(LIST, |mut it| async move { it.list(plugin::ListRequest {}).await }).await?;
+        let path = "/blueprint.plugin.v1.Provider/List";
+        let asked: plugin::ListResponse = self.ask(LIST, |it| it.rows(path, plugin::ListRequest {})).await?;
         LIST.refused(asked.failure.as_ref())?;
         let instances = instances(asked.machines).map_err(|why| unbelievable(LIST.name, why))?;
         let time = asked.cloud_time_ms;
@@ -157,7 +180,7 @@ impl External {
             arch: spec.arch.to_string(),
             user_data: spec.user_data.expose().as_bytes().to_vec(),
         };
-        let asked = self.ask(CREATE, |mut it| async move { it.create(request).await }).await?;
+        let asked = self.ask(CREATE, |mut it| async move { it.client.create(request).await }).await?;
         CREATE.refused(asked.failure.as_ref())?;
         let machine = asked.machine.ok_or_else(|| unbelievable(CREATE.name, "it names no machine"))?;
         let made = instance(machine).map_err(|why| unbelievable(CREATE.name, why))?;
@@ -173,19 +196,19 @@ impl External {
             return Ok(());
         }
         let request = plugin::DeleteRequest { provider_id: provider_id.to_owned() };
-        let asked = self.ask(DELETE, |mut it| async move { it.delete(request).await }).await?;
+        let asked = self.ask(DELETE, |mut it| async move { it.client.delete(request).await }).await?;
         DELETE.refused(asked.failure.as_ref())
     }
 
     async fn boot_one(&self, provider_id: &str) -> Result<(), ProviderError> {
         let request = plugin::BootRequest { provider_id: provider_id.to_owned() };
-        let asked = self.ask(BOOT, |mut it| async move { it.boot(request).await }).await?;
+        let asked = self.ask(BOOT, |mut it| async move { it.client.boot(request).await }).await?;
         BOOT.refused(asked.failure.as_ref())
     }
 
     async fn stop_one(&self, provider_id: &str) -> Result<(), ProviderError> {
         let request = plugin::StopRequest { provider_id: provider_id.to_owned() };
-        let asked = self.ask(STOP, |mut it| async move { it.stop(request).await }).await?;
+        let asked = self.ask(STOP, |mut it| async move { it.client.stop(request).await }).await?;
         STOP.refused(asked.failure.as_ref())
     }
 }
@@ -216,6 +239,11 @@ fn chain(error: &dyn std::error::Error) -> String {
 impl Provider for External {
     fn name(&self) -> &'static str {
         NAME
+    }
+
+    /// The plugin's own bound ends a call first, with a word on it.
+    fn within(&self, _: CloudCall) -> Duration {
+        self.config.within.saturating_add(Duration::from_secs(5)).max(CloudCall::USUAL)
     }
 
     fn offers(&self) -> BoxFuture<'_, Result<Vec<Offer>, ProviderError>> {

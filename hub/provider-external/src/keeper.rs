@@ -1,15 +1,17 @@
 //! The plugin's process: started, started again, ended with the hub.
 
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, killpg};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::{Pid, User, geteuid};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -57,6 +59,17 @@ pub enum KeeperError {
         /// Why.
         source: io::Error,
     },
+    /// Others could serve a socket in its folder.
+    #[error(
+        "the folder {} of the plugin's socket {why}; give the socket a folder of its own, which is made where it is missing",
+        path.display()
+    )]
+    Open {
+        /// The folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
 }
 
 impl Account {
@@ -100,19 +113,23 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// Makes the folder of the socket, which is for the plugin's user alone where it is made here. Starts nothing yet.
+    /// Makes the folder of the socket, which is for the plugin's user alone where it is made here; one that is there has to
+    /// be closed to others. Starts nothing yet.
     ///
     /// # Errors
     ///
-    /// [`KeeperError::Folder`].
+    /// [`KeeperError::Folder`] and [`KeeperError::Open`].
     pub fn new(program: PluginProgram) -> Result<Self, KeeperError> {
         let folder = program.socket.parent().unwrap_or(Path::new("/"));
-        let made = make_folder(folder, program.account.as_ref());
-        made.map_err(|source| KeeperError::Folder { path: folder.to_owned(), source })?;
+        let failed = |source| KeeperError::Folder { path: folder.to_owned(), source };
+        make_folder(folder, program.account.as_ref()).map_err(failed)?;
+        if let Some(why) = fault(folder, program.account.as_ref()).map_err(failed)? {
+            return Err(KeeperError::Open { path: folder.to_owned(), why });
+        }
         Ok(Self { program })
     }
 
-    /// Runs the plugin until `stop`, and ends it with all that it started.
+    /// Runs the plugin until `stop`, and ends it with all that is in its process group.
     ///
     /// # Cancel safety
     ///
@@ -146,9 +163,14 @@ impl Keeper {
 
     fn start(&self) -> io::Result<Child> {
         let PluginProgram { path, account, socket } = &self.program;
-        match std::fs::remove_file(socket) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            Err(_) | Ok(()) => {}
+        match std::fs::symlink_metadata(socket) {
+            Ok(found) if found.file_type().is_socket() => std::fs::remove_file(socket)?,
+            Ok(_) => {
+                let text = format!("{} is there and no socket; remove it", socket.display());
+                return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
         }
         let mut command = Command::new(path);
         command
@@ -187,20 +209,21 @@ impl Keeper {
         };
         let is_stopped = tokio::select! {
             () = told => false,
-            ended = child.wait() => {
-                let status = ended.map_or_else(|error| error.to_string(), |status| status.to_string());
-                warn!(status, "the plugin ended");
-                false
-            }
+            () = until_ended(pid) => false,
             () = stop.cancelled() => true,
         };
         if let Some(group) = pid {
             if is_stopped {
                 let _ = killpg(group, Signal::SIGTERM);
-                let _ = timeout(GRACE, child.wait()).await;
+                let _ = timeout(GRACE, until_ended(pid)).await;
             }
-            // What it started, and itself where it does not end.
+            // Its group, and itself where it does not end. Nobody waited for it yet, so that its number is still its own.
             let _ = killpg(group, Signal::SIGKILL);
+        }
+        let ended = timeout(GRACE, child.wait()).await.unwrap_or_else(|late| Err(late.into()));
+        if !is_stopped {
+            let status = ended.map_or_else(|error| error.to_string(), |status| status.to_string());
+            warn!(status, "the plugin ended");
         }
         is_stopped
     }
@@ -247,12 +270,43 @@ impl Lines {
     }
 }
 
+/// Waits until a process has ended, and leaves its status and its number. At once where it cannot be waited for.
+async fn until_ended(pid: Option<Pid>) {
+    let (Some(pid), Ok(mut changes)) = (pid, signal(SignalKind::child())) else { return };
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    while waitid(Id::Pid(pid), flags) == Ok(WaitStatus::StillAlive) {
+        changes.recv().await;
+    }
+}
+
+/// What lets others than root, the hub and the plugin serve a socket in a folder.
+fn fault(folder: &Path, account: Option<&Account>) -> io::Result<Option<String>> {
+    let found = std::fs::symlink_metadata(folder)?;
+    let (owner, mode) = (found.uid(), found.mode() & 0o7777);
+    let is_ours = owner == 0 || owner == geteuid().as_raw() || account.is_some_and(|it| it.uid == owner);
+    Ok(if !found.is_dir() {
+        Some("is no folder".to_owned())
+    } else if !is_ours {
+        Some(format!("is that of user {owner}"))
+    } else if mode & 0o022 != 0 {
+        Some(format!("can be written by others (mode {mode:o})"))
+    } else {
+        None
+    })
+}
+
+/// Makes a folder that is the plugin's alone, and what is missing above it for everybody to pass.
 fn make_folder(folder: &Path, account: Option<&Account>) -> io::Result<()> {
-    if folder.is_dir() {
+    if folder.symlink_metadata().is_ok() {
         return Ok(());
     }
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700))?;
+    let is_missing = |above: &&Path| above.symlink_metadata().is_err();
+    let missing: Vec<&Path> = folder.ancestors().skip(1).take_while(is_missing).collect();
+    let modes = missing.into_iter().rev().map(|above| (above, 0o755)).chain([(folder, 0o700)]);
+    for (path, mode) in modes.filter(|(path, _)| !path.as_os_str().is_empty()) {
+        std::fs::DirBuilder::new().mode(0o700).create(path)?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+    }
     account.map_or(Ok(()), |account| chown(folder, Some(account.uid), Some(account.gid)))
 }
 
@@ -275,7 +329,7 @@ mod tests {
         };
         let folder = tempfile::tempdir().unwrap();
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-        let (path, own) = (folder.path().join("plugin"), folder.path().join("own"));
+        let (path, own) = (folder.path().join("plugin"), folder.path().join("above/own"));
         std::fs::write(
             &path,
             format!(
@@ -302,6 +356,54 @@ mod tests {
         let (text, ()) = tokio::join!(asks, keeper);
         assert_eq!(text, format!("{uid}\n{gid}\n"));
         assert_eq!(std::fs::metadata(&own).unwrap().permissions().mode() & 0o777, 0o700);
+    }
+
+    #[test]
+    fn a_folder_that_others_write_and_a_file_in_the_place_of_the_socket_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let own = folder.path().join("own");
+        let program =
+            |socket: PathBuf| PluginProgram { path: PathBuf::from("/bin/true"), account: None, socket };
+        std::fs::create_dir(&own).unwrap();
+        for mode in [0o777, 0o770, 0o1777] {
+            std::fs::set_permissions(&own, std::fs::Permissions::from_mode(mode)).unwrap();
+            let error = Keeper::new(program(own.join("plugin.sock"))).unwrap_err().to_string();
+            assert!(error.contains("can be written by others"), "{error}");
+        }
+        std::fs::set_permissions(&own, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let keeper = Keeper::new(program(own.join("file"))).unwrap();
+        std::fs::write(own.join("file"), "kept").unwrap();
+        assert_eq!(keeper.start().unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(std::fs::read_to_string(own.join("file")).unwrap(), "kept");
+        std::os::unix::fs::symlink(&own, folder.path().join("link")).unwrap();
+        assert!(Keeper::new(program(folder.path().join("link/plugin.sock"))).is_err());
+        if geteuid().is_root() {
+            chown(&own, Some(4_000_000), None).unwrap();
+            let error = Keeper::new(program(own.join("plugin.sock"))).unwrap_err().to_string();
+            assert!(error.contains("user 4000000"), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_plugin_started_ends_with_it_also_where_it_ends_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, left) = (folder.path().join("plugin"), folder.path().join("left"));
+        let text = format!("#!/bin/sh\nsleep 1000 &\necho $! >{0}.part\nmv {0}.part {0}\n", left.display());
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let program = PluginProgram { path, account: None, socket: folder.path().join("own/plugin.sock") };
+        let keeper = Keeper::new(program).unwrap();
+        let child = keeper.start().unwrap();
+        assert!(!keeper.watch(child, &CancellationToken::new()).await);
+        let pid = std::fs::read_to_string(left).unwrap();
+        for _ in 0..400 {
+            // One that nobody waited for yet has no program any more.
+            if std::fs::read_link(format!("/proc/{}/exe", pid.trim())).is_err() {
+                return;
+            }
+            sleep(Duration::from_millis(25)).await;
+        }
+        panic!("what it started still runs");
     }
 
     #[tokio::test]

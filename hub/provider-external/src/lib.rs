@@ -12,6 +12,7 @@ mod answers;
 mod channel;
 mod cloud;
 mod keeper;
+mod rows;
 
 pub use cloud::{External, ExternalConfig};
 pub use keeper::{Account, Keeper, KeeperError, PluginProgram};

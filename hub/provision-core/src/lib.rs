@@ -19,4 +19,4 @@ pub use account::{Account, AccountReport, CredentialRecord, CredentialStore, Rig
 pub use candidate::Candidate;
 pub use instance::{Instance, InstanceKey, InstanceSpec, InstanceState, ParseInstanceKeyError, Tags};
 pub use lifecycle::DeploymentId;
-pub use provider::{ErrorClass, Listing, Provider, ProviderError};
+pub use provider::{CloudCall, ErrorClass, Listing, Provider, ProviderError};

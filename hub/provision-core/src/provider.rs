@@ -200,6 +200,44 @@ impl fmt::Display for ErrorClass {
     }
 }
 
+/// What a cloud is called for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CloudCall {
+    /// [`Provider::offers`].
+    Offers,
+    /// [`Provider::list`].
+    List,
+    /// [`Provider::create`].
+    Create,
+    /// [`Provider::delete`].
+    Delete,
+    /// [`Provider::boot`].
+    Boot,
+    /// [`Provider::stop`].
+    Stop,
+}
+
+impl CloudCall {
+    /// Longest time of a call whose provider says nothing else.
+    pub const USUAL: Duration = Duration::from_secs(30);
+
+    /// Longest time of any call, whatever its provider says: calls under way keep a cloud from being listed.
+    pub const LONGEST: Duration = Duration::from_secs(31 * 60);
+
+    /// Stable name for logs and metric labels.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Offers => "offers",
+            Self::List => "list",
+            Self::Create => "create",
+            Self::Delete => "delete",
+            Self::Boot => "boot",
+            Self::Stop => "stop",
+        }
+    }
+}
+
 /// What a cloud lists.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Listing {
@@ -225,6 +263,12 @@ pub trait Provider: Send + Sync {
     /// How often it may be called.
     fn rate(&self) -> Rate {
         Rate::of(self.name())
+    }
+
+    /// How long a call may take before it is cut; taken as [`CloudCall::LONGEST`] where it is more.
+    fn within(&self, call: CloudCall) -> Duration {
+        let _ = call;
+        CloudCall::USUAL
     }
 
     /// What can be ordered here, with prices. Sorted by price, then by name.

@@ -7,7 +7,7 @@ use blueprint_common_types::{HubId, JoinToken, ServiceKey, Timestamp};
 use blueprint_hub_provision_core::catalogue::delivered_within;
 use blueprint_hub_provision_core::cost::Limits;
 use blueprint_hub_provision_core::lifecycle::{Begun, BoundToken, CreateAnswer, LifecycleStore, Record};
-use blueprint_hub_provision_core::{ErrorClass, InstanceSpec, Listing, ProviderError, Tags};
+use blueprint_hub_provision_core::{CloudCall, ErrorClass, InstanceSpec, Listing, ProviderError, Tags};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
@@ -75,10 +75,12 @@ impl Creation {
             hash: token.hash(),
             attempt: record.attempt,
             // The join is judged by the time of day, also while that is in doubt here.
-            // It is not used before the machine is delivered.
+            // It is not used before the machine is made and delivered.
             expires_at: clock
                 .wall()
-                .plus(token_ttl.saturating_add(delivered_within(&record.candidate.provider))),
+                .plus(token_ttl)
+                .plus(way.within(CloudCall::Create).saturating_sub(CloudCall::USUAL))
+                .plus(delivered_within(&record.candidate.provider)),
             service,
         };
         match store.begin_call(Record::clone(&record), bound, limits).await {
@@ -120,7 +122,7 @@ impl Creation {
             arch: record.candidate.arch,
             user_data,
         };
-        let made = way.call("create", false, || way.provider.create(&spec)).await;
+        let made = way.call(CloudCall::Create, false, || way.provider.create(&spec)).await;
         let answer = match made {
             Ok(instance) => CreateAnswer::Made(instance.provider_id),
             Err(error) => CreateAnswer::Failed { class: error.class(), reason: error.line() },
@@ -133,7 +135,7 @@ impl Creation {
 pub(crate) async fn list(way: Way, asked_at: Timestamp) -> Ended {
     let provider = way.name();
     let result = match way.turn().await {
-        Ok(()) => way.call("list", true, || way.provider.list()).await,
+        Ok(()) => way.call(CloudCall::List, true, || way.provider.list()).await,
         Err(error) => Err(error),
     };
     Ended::Listed { provider, asked_at, result }
@@ -143,7 +145,7 @@ pub(crate) async fn list(way: Way, asked_at: Timestamp) -> Ended {
 pub(crate) async fn delete(way: Way, provider_id: String, record: Option<Box<Record>>) -> Ended {
     let provider = way.name();
     let result = match way.turn().await {
-        Ok(()) => way.call("delete", true, || way.provider.delete(&provider_id)).await,
+        Ok(()) => way.call(CloudCall::Delete, true, || way.provider.delete(&provider_id)).await,
         Err(error) => Err(error),
     };
     Ended::Deleted { provider, provider_id, record, is_accepted: result.is_ok() }
@@ -153,8 +155,8 @@ pub(crate) async fn delete(way: Way, provider_id: String, record: Option<Box<Rec
 pub(crate) async fn switch(way: Way, provider_id: String, on: bool) -> Ended {
     let provider = way.name();
     let result = match way.turn().await {
-        Ok(()) if on => way.call("boot", true, || way.provider.boot(&provider_id)).await,
-        Ok(()) => way.call("stop", true, || way.provider.stop(&provider_id)).await,
+        Ok(()) if on => way.call(CloudCall::Boot, true, || way.provider.boot(&provider_id)).await,
+        Ok(()) => way.call(CloudCall::Stop, true, || way.provider.stop(&provider_id)).await,
         Err(error) => Err(error),
     };
     match result.map_err(|error| (error.class(), error.line())) {

@@ -5,13 +5,13 @@ use std::fmt;
 use std::sync::Arc;
 
 use blueprint_common_types::Timestamp;
-use blueprint_hub_provision_core::DeploymentId;
 use blueprint_hub_provision_core::catalogue::Offer;
 use blueprint_hub_provision_core::cost::{Limits, Span};
 use blueprint_hub_provision_core::lifecycle::{
     CreateDeploymentError, DeployError, Deployer, Deployment, Event, LifecycleStore, Order, Overview,
     Records, Wanted,
 };
+use blueprint_hub_provision_core::{CloudCall, DeploymentId};
 use futures_util::future::{BoxFuture, FutureExt};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
@@ -54,7 +54,7 @@ impl Provisioner {
         let offers = match way.turn().await {
             // Dozens of calls in a row; who asks waits for as long as it wants to.
             Ok(()) if is_list => way.provider.price_list().await,
-            Ok(()) => way.call("offers", true, || way.provider.offers()).await,
+            Ok(()) => way.call(CloudCall::Offers, true, || way.provider.offers()).await,
             Err(error) => Err(error),
         };
         offers.map_err(|error| DeployError::Provider { provider, reason: error.line() })

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use blueprint_common_types::Timestamp;
 use blueprint_hub_provision_core::lifecycle::{Backoff, Breaker, Bucket, Dice};
-use blueprint_hub_provision_core::{ErrorClass, Provider, ProviderError};
+use blueprint_hub_provision_core::{CloudCall, ErrorClass, Provider, ProviderError};
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep, timeout};
@@ -13,8 +13,7 @@ use tracing::{debug, warn};
 
 use crate::metrics::ProvisionMetrics;
 
-/// Longest time of one try (`providers.md` 8.4), and of all tries of a call.
-const TRY_WITHIN: Duration = Duration::from_secs(30);
+/// After this long a call is not tried again (`providers.md` 8.4); how long one try takes is for its provider to say.
 const ALL_WITHIN: Duration = Duration::from_secs(120);
 
 /// Longest pause that a cloud's own word makes: the window in which the slowest of them count calls.
@@ -55,6 +54,11 @@ impl Way {
 
     pub(crate) fn name(&self) -> &'static str {
         self.provider.name()
+    }
+
+    /// How long one try of a call may take.
+    pub(crate) fn within(&self, call: CloudCall) -> Duration {
+        self.provider.within(call).min(CloudCall::LONGEST)
     }
 
     /// False while calls pause because the cloud failed again and again, or because it asked for a pause that is longer
@@ -101,13 +105,13 @@ impl Way {
     /// `is_harmless` says that doing it twice does no harm.
     pub(crate) async fn call<'a, T>(
         &self,
-        call: &'static str,
+        call: CloudCall,
         is_harmless: bool,
         make: impl Fn() -> BoxFuture<'a, Result<T, ProviderError>> + Send + Sync,
     ) -> Result<T, ProviderError> {
-        let began = Instant::now();
+        let (began, within, call) = (Instant::now(), self.within(call), call.label());
         for tried in 1.. {
-            let result = match timeout(TRY_WITHIN, make()).await {
+            let result = match timeout(within, make()).await {
                 Ok(result) => result,
                 Err(late) => Err(ProviderError::Other { call, source: Box::new(late) }),
             };

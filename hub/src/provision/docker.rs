@@ -44,6 +44,20 @@ pub(super) fn make(
     };
     let mut providers = Vec::new();
     if let Some(local) = &settings.local_docker {
+        // These clouds may give the hub its credentials by the metadata service of its host.
+        let clouds = [
+            ("aws", settings.aws.is_some()),
+            ("azure", settings.azure.is_some()),
+            ("gcp", settings.gcp.is_some()),
+        ];
+        for (cloud, _) in clouds.iter().filter(|(_, is_on)| *is_on) {
+            tracing::warn!(
+                provider = "local-docker",
+                cloud,
+                "containers of this host reach its metadata service, and with it the credentials of the hub where they come from \
+                 there; close it to them by the rules in docs/docker.md, or set providers.local_docker.enabled to false"
+            );
+        }
         let host = EngineHost { region: "local".to_owned(), place: Place::unix(&local.socket) };
         providers.push(made("local-docker", vec![host], &local.image));
     }

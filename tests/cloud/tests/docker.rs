@@ -163,6 +163,15 @@ async fn a_container_of_somebody_else_is_never_removed() {
 }
 
 #[tokio::test]
+async fn a_name_that_cannot_be_read_is_not_taken_for_a_machine_that_is_gone() {
+    let rig = rig().await;
+    for name in ["local/../info", "local/", "mars/0123456789ab", "x"] {
+        let result = rig.provider.delete(name).await;
+        assert!(matches!(result, Err(ProviderError::Reject { .. })), "{name}: {result:?}");
+    }
+}
+
+#[tokio::test]
 async fn more_memory_than_the_host_has_is_not_promised() {
     let rig = rig().await;
     let first = order(1);

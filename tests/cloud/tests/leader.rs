@@ -1,4 +1,4 @@
-//! The provisioner over fakes of DigitalOcean, EC2 and Vultr, killed again and again: what is wanted is there in the end, and no more.
+//! The provisioner over fakes of DigitalOcean, EC2, Vultr and a Docker engine, killed again and again: what is wanted is there in the end, and no more.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -6,10 +6,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use blueprint_common_engine::Place;
 use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_types::{AgentId, HubId, JoinToken, Micros, Secret, ServiceKey, Timestamp};
 use blueprint_hub_provider_aws::{AwsCloud, AwsConfig};
 use blueprint_hub_provider_digitalocean::{DigitalOcean, DigitalOceanConfig};
+use blueprint_hub_provider_docker::{AgentProgram, Docker, DockerConfig, EngineHost, Patience};
 use blueprint_hub_provider_kit::{Credentials, Fixed, HttpClient, HttpConfig};
 use blueprint_hub_provider_vultr::{Vultr, VultrConfig};
 use blueprint_hub_provision::{Host, Leader, ProvisionConfig, Provisioner};
@@ -19,9 +21,10 @@ use blueprint_hub_provision_core::resource::Arch;
 use blueprint_hub_provision_core::{Candidate, DeploymentId, Provider};
 use blueprint_hub_store::SqliteStore;
 use blueprint_tests_cloud::digitalocean::DigitalOceanDialect;
+use blueprint_tests_cloud::docker::DockerDialect;
 use blueprint_tests_cloud::ec2::{Ec2Dialect, REGION};
 use blueprint_tests_cloud::vultr::VultrDialect;
-use blueprint_tests_cloud::{Dialect, FakeCloud, Fault, Kind, Refusal};
+use blueprint_tests_cloud::{Dialect, FakeCloud, Fault, Kind, Power, Refusal};
 use futures_util::future::{BoxFuture, FutureExt, ready};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -41,10 +44,14 @@ struct Nobody;
 impl Host for Nobody {
     fn user_data(
         &self,
-        _: &Record,
+        record: &Record,
         _: Option<ServiceKey>,
         token: JoinToken,
     ) -> Result<Secret<String>, String> {
+        if record.candidate.provider == "local-docker" {
+            let (key, token) = (&record.key, token.id());
+            return Ok(Secret::new(format!(r#"{{"join_line":"hub:7443/pin/{token}","name":"{key}"}}"#)));
+        }
         Ok(Secret::new(format!("#cloud-config\n# {}\n", token.id())))
     }
 
@@ -184,6 +191,51 @@ async fn a_hub_that_is_killed_has_the_machines_of_ec2_that_are_wanted_in_the_end
 #[tokio::test]
 async fn a_hub_that_is_killed_has_the_instances_of_vultr_that_are_wanted_in_the_end() {
     killed_again_and_again(cloud_of(VultrDialect::default(), ("vc2-1c-1gb", "fra"), vultr).await).await;
+}
+
+#[tokio::test]
+async fn a_hub_that_is_killed_has_the_containers_that_are_wanted_in_the_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("agent");
+    std::fs::write(&path, "an agent").unwrap();
+    killed_again_and_again(engine_with(AgentProgram { path, is_static: true }).await).await;
+}
+
+/// One without its files is nothing that runs: it would be waited for until its time to join is over.
+#[tokio::test]
+async fn a_container_that_was_made_and_not_filled_is_made_again_at_once() {
+    let (folder, files) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let path = files.path().join("agent");
+    std::fs::write(&path, "an agent").unwrap();
+    let cloud = engine_with(AgentProgram { path, is_static: true }).await;
+    let fake = &cloud.fake;
+    // The container is there, and the call that made it is not.
+    (0..3).for_each(|_| fake.fail(Kind::Create, Fault::DoAndBreak));
+    live(folder.path(), &cloud, async |provisioner| {
+        ordered(provisioner, &cloud).await;
+        until_there_are(fake, 3).await;
+        let began = Instant::now();
+        while fake.world(|world| world.machines.iter().filter(|one| one.power == Power::On).count()) < 3 {
+            assert!(began.elapsed() < Duration::from_secs(25), "they do not run");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+}
+
+async fn engine_with(agent: AgentProgram) -> Cloud {
+    cloud_of(DockerDialect::new(TOKEN, &[]), ("docker-small", "local"), |url, _| {
+        let address = url.trim_start_matches("http://").parse().unwrap();
+        Arc::new(Docker::new(DockerConfig {
+            name: "local-docker",
+            hub: hub(),
+            hosts: vec![EngineHost { region: "local".to_owned(), place: Place::loopback(address).unwrap() }],
+            image: None,
+            agents: BTreeMap::from([(Arch::X86_64, agent)]),
+            patience: Patience::default(),
+        }))
+    })
+    .await
 }
 
 async fn killed_again_and_again(cloud: Cloud) {

@@ -15,7 +15,8 @@ use blueprint_hub_provision_core::lifecycle::{
 };
 use blueprint_hub_provision_core::resource::Arch;
 use blueprint_hub_provision_core::{
-    Candidate, DeploymentId, Instance, InstanceSpec, InstanceState, Listing, Provider, ProviderError,
+    Candidate, CloudCall, DeploymentId, Instance, InstanceSpec, InstanceState, Listing, Provider,
+    ProviderError,
 };
 use futures_util::future::{BoxFuture, FutureExt, join_all, ready};
 use tokio::time::{Instant, sleep, timeout};
@@ -30,6 +31,7 @@ enum Script {
     Throttle(Duration),
     Lose,
     Hang,
+    Slow(Duration),
 }
 
 struct Cloud {
@@ -40,6 +42,8 @@ struct Cloud {
     creates: Mutex<Vec<Instant>>,
     lists: AtomicUsize,
     fails: bool,
+    /// How long it says that a machine takes to make.
+    within: Duration,
     store: Arc<Memory>,
 }
 
@@ -52,6 +56,7 @@ impl Cloud {
             creates: Mutex::default(),
             lists: AtomicUsize::new(0),
             fails: false,
+            within: CloudCall::USUAL,
             store: Arc::clone(store),
         })
     }
@@ -117,6 +122,10 @@ impl Provider for Cloud {
         self.name
     }
 
+    fn within(&self, call: CloudCall) -> Duration {
+        if call == CloudCall::Create { self.within } else { CloudCall::USUAL }
+    }
+
     fn offers(&self) -> BoxFuture<'_, Result<Vec<Offer>, ProviderError>> {
         ready(Ok(vec![self.listed()])).boxed()
     }
@@ -136,6 +145,10 @@ impl Provider for Cloud {
                 None => Ok(self.make(spec)),
                 Some(Script::Throttle(pause)) => Err(ProviderError::Throttle { retry_after: Some(pause) }),
                 Some(Script::Hang) => std::future::pending().await,
+                Some(Script::Slow(pause)) => {
+                    sleep(pause).await;
+                    Ok(self.make(spec))
+                }
                 Some(Script::Lose) => {
                     self.make(spec);
                     Err(ProviderError::Other { call: "create", source: "connection reset".into() })
@@ -303,6 +316,7 @@ async fn a_cloud_that_hangs_or_is_out_of_order_does_not_hold_up_another() {
         creates: Mutex::default(),
         lists: AtomicUsize::new(0),
         fails: true,
+        within: CloudCall::USUAL,
         store: Arc::clone(&store),
     });
     let clouds = vec![Arc::clone(&hangs), Arc::clone(&works), Arc::clone(&broken)];
@@ -320,6 +334,33 @@ async fn a_cloud_that_hangs_or_is_out_of_order_does_not_hold_up_another() {
         sleep(Duration::from_secs(600)).await;
         let calls = broken.lists.load(Ordering::Relaxed) - before;
         assert!(calls < 20, "{calls} calls of a cloud that is out of order");
+    })
+    .await;
+}
+
+/// An image that is pulled, or a plugin whose cloud takes its time.
+#[tokio::test(start_paused = true)]
+async fn a_call_takes_as_long_as_its_provider_says_and_never_longer_than_any_may() {
+    let store = Arc::new(Memory::default());
+    let minutes = |count: u64| Duration::from_secs(count * 60);
+    let cloud = |name, within, takes| {
+        Arc::new(Cloud {
+            within,
+            ..Arc::into_inner(Cloud::new(name, &store, [Script::Slow(takes)])).unwrap()
+        })
+    };
+    let slow = cloud("north", minutes(10), minutes(9));
+    let endless = cloud("south", minutes(100), minutes(99));
+    Rig::run(Arc::clone(&store), vec![Arc::clone(&slow), Arc::clone(&endless)], async |rig| {
+        let first = rig.deploy("one", 1, vec![slow.offer()]).await;
+        let second = rig.deploy("two", 1, vec![endless.offer()]).await;
+        rig.until(&first, &[RecordState::Active]).await;
+        assert_eq!(slow.creates.lock().unwrap().len(), 1);
+        rig.until(&second, &[RecordState::Active]).await;
+        let creates = endless.creates.lock().unwrap().clone();
+        assert_eq!(creates.len(), 2);
+        let waited = creates[1] - creates[0];
+        assert!((CloudCall::LONGEST..minutes(35)).contains(&waited), "{waited:?}");
     })
     .await;
 }

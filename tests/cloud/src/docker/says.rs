@@ -44,7 +44,10 @@ pub(super) fn info() -> Answer {
 }
 
 pub(super) fn network(name: &str) -> Answer {
-    let options = json!({ "com.docker.network.bridge.enable_icc": "false" });
+    let bridge = name.replacen("blueprint-", "bp-", 1);
+    let options = json!({
+        "com.docker.network.bridge.enable_icc": "false", "com.docker.network.bridge.name": bridge,
+    });
     Answer::json(200, &json!({ "Name": name, "Driver": "bridge", "Options": options }))
 }
 
