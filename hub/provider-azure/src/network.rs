@@ -110,7 +110,7 @@ impl Azure {
         let name = format!("blueprint-hub-{region}");
         let security = format!("{}/providers/Microsoft.Network/networkSecurityGroups/{name}", self.within());
         let found = self.api.find::<Standing>(SECURITY_GET, &security).await?;
-        let stands = match &found {
+        let is_there = match &found {
             None => {
                 self.make_group(region).await?;
                 false
@@ -125,7 +125,7 @@ impl Azure {
                 false
             }
         };
-        if !stands {
+        if !is_there {
             self.make(SECURITY_PUT, &security, &closed(region, &tags::of_hub(self.config.hub))).await?;
         }
         let security_group = format!("{}{security}", self.api.scope().await?);

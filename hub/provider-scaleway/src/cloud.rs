@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use blueprint_common_types::{HubId, Timestamp};
-use blueprint_hub_provider_kit::{CredentialSource, HttpClient};
+use blueprint_hub_provider_kit::{CredentialSource, HasAccount, HttpClient};
 use blueprint_hub_provision_core::catalogue::{Offer, facts};
 use blueprint_hub_provision_core::{Instance, InstanceSpec, Listing, Provider, ProviderError};
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use http::Method;
 use serde::Serialize;
@@ -97,7 +97,10 @@ impl Scaleway {
     async fn list_all(&self) -> Result<Listing, ProviderError> {
         let project = self.api.project().await?;
         let (mut instances, mut cloud_time): (Vec<Instance>, Option<Timestamp>) = (Vec::new(), None);
-        let asked = self.looked_in().into_iter().map(|zone| self.list_zone(zone, &project));
+        let mut asked = Vec::new();
+        for zone in self.looked_in() {
+            asked.push(self.list_zone(zone, &project).boxed());
+        }
         let mut zones = stream::iter(asked).buffered(AT_ONCE);
         while let Some((mut found, time)) = zones.try_next().await? {
             cloud_time = time.or(cloud_time);
@@ -196,6 +199,12 @@ fn known() -> impl Iterator<Item = &'static str> {
 /// The path of one server.
 pub(crate) fn server_path(zone: &str, id: &str) -> String {
     format!("/instance/v1/zones/{zone}/servers/{id}")
+}
+
+impl HasAccount for Scaleway {
+    fn account(&self) -> BoxFuture<'_, Result<String, ProviderError>> {
+        Box::pin(self.api.project())
+    }
 }
 
 impl Provider for Scaleway {
