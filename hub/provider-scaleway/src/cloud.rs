@@ -96,9 +96,14 @@ impl Scaleway {
 
     async fn list_all(&self) -> Result<Listing, ProviderError> {
         let project = self.api.project().await?;
-        let (mut instances, mut cloud_time): (Vec<Instance>, Option<Timestamp>) = (Vec::new(), None);
+        let (mut instances, mut cloud_time) = (Vec::new(), None);
+        let mut names = self.looked_in().into_iter();
+        // The first alone: a cloud that does not answer is asked once.
+        if let Some(zone) = names.next() {
+            (instances, cloud_time) = self.list_zone(zone, &project).await?;
+        }
         let mut asked = Vec::new();
-        for zone in self.looked_in() {
+        for zone in names {
             asked.push(self.list_zone(zone, &project).boxed());
         }
         let mut zones = stream::iter(asked).buffered(AT_ONCE);
