@@ -188,7 +188,7 @@ fn with_accounts(
     let made = [
         digitalocean::make(settings.digitalocean.as_ref(), hub, vault, state)?,
         aws::make(settings.aws.as_ref(), hub, vault, state)?,
-        gcp::make(settings.gcp.as_ref(), vault, state)?,
+        gcp::make(settings.gcp.as_ref(), hub, vault, state)?,
         azure::make(settings.azure.as_ref(), hub, (vault, prices), state)?,
         rest_clouds::linode(settings.linode.as_ref(), hub, vault, state)?,
         rest_clouds::vultr(settings.vultr.as_ref(), hub, vault, state)?,

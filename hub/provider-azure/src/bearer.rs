@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use blueprint_common_types::{Secret, Timestamp};
@@ -51,6 +52,8 @@ pub(crate) struct Bearers {
     /// What Azure's own tokens are for: the public endpoint, whatever stands in for it.
     pub(crate) audience: &'static str,
     kept: Mutex<Option<Have>>,
+    /// Whether this machine's identity was given once, so that a moment without an answer is no lack of one.
+    had_identity: AtomicBool,
 }
 
 impl fmt::Debug for Bearers {
@@ -87,7 +90,15 @@ impl Bearers {
         login: String,
         metadata: String,
     ) -> Self {
-        Self { http, source, login, metadata, audience: crate::ENDPOINT, kept: Mutex::new(None) }
+        Self {
+            http,
+            source,
+            login,
+            metadata,
+            audience: crate::ENDPOINT,
+            kept: Mutex::new(None),
+            had_identity: AtomicBool::new(false),
+        }
     }
 
     /// Access now.
@@ -129,7 +140,11 @@ impl Bearers {
             (None, Some(_)) => {
                 return Err(unusable(own, "it has a client_secret and no tenant_id; add that"));
             }
-            (_, None) => self.identity(own).await?,
+            (Some(_), None) => {
+                let why = "it has a tenant_id and no client_secret; add that, or take tenant_id out to use the identity of this machine";
+                return Err(unusable(own, why));
+            }
+            (None, None) => self.identity(own).await?,
         };
         let seconds = match granted.expires_in {
             Number::Number(seconds) => seconds,
@@ -193,14 +208,21 @@ impl Bearers {
             .body(Bytes::new())
             .map_err(|_| ProviderError::Reject { reason: "no URL of a metadata service".to_owned() })?;
         let answer = match self.http.send(IDENTITY, request).await {
-            Err(ProviderError::Unsent { .. }) => {
+            Err(ProviderError::Unsent { .. }) if !self.had_identity.load(Ordering::Relaxed) => {
                 let why = "it has neither access_token nor client_secret, and this machine has no identity of Azure";
                 return Err(unusable(own, why));
             }
-            answer => answer?,
+            Err(error @ ProviderError::Unsent { .. }) => return Err(error),
+            // Whatever became of it, asking changes nothing.
+            Err(error) => return Err(ProviderError::Busy { reason: error.line() }),
+            Ok(answer) => answer,
         };
         match answer.status() {
-            status if status.is_success() => granted(IDENTITY, &answer),
+            status if status.is_success() => {
+                let granted = granted(IDENTITY, &answer)?;
+                self.had_identity.store(true, Ordering::Relaxed);
+                Ok(granted)
+            }
             StatusCode::BAD_REQUEST | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND => {
                 let why = "this machine has no such identity of Azure; give it one, or set a client_secret";
                 Err(unusable(own, why))

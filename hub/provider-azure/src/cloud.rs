@@ -3,6 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use blueprint_common_types::Timestamp;
+use blueprint_hub_provider_kit::HasAccount;
 use blueprint_hub_provision_core::catalogue::Offer;
 use blueprint_hub_provision_core::{Instance, InstanceKey, InstanceSpec, Listing, Provider, ProviderError};
 use futures_util::future::{BoxFuture, FutureExt};
@@ -257,6 +258,12 @@ impl Azure {
             return Ok(());
         }
         Err(Refusal::read(&answer).into_error(call, &About { what: key.to_string(), is_spot: false }))
+    }
+}
+
+impl HasAccount for Azure {
+    fn account(&self) -> BoxFuture<'_, Result<String, ProviderError>> {
+        async { Ok(self.api.bearers.get().await?.subscription) }.boxed()
     }
 }
 

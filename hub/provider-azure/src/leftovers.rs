@@ -11,7 +11,7 @@ use tracing::info;
 
 use crate::api::{Call, Sent, call, is_absent, success, version};
 use crate::cloud::Azure;
-use crate::order::PART;
+use crate::order::{self, PART};
 use crate::tags::{self, Written};
 
 pub(crate) const LIST: Call = call(
@@ -25,11 +25,12 @@ pub(crate) const ADDRESS_DELETE: Call =
     call("PublicIPAddresses_Delete", "Microsoft.Network/publicIPAddresses/delete", version::NETWORK);
 pub(crate) const DISK_DELETE: Call = call("Disks_Delete", "Microsoft.Compute/disks/delete", version::DISKS);
 
-/// The kinds, in the order in which they can be removed: an address only without its interface.
-const KINDS: [(&str, Call); 3] = [
-    ("microsoft.network/networkinterfaces", NIC_DELETE),
-    ("microsoft.network/publicipaddresses", ADDRESS_DELETE),
-    ("microsoft.compute/disks", DISK_DELETE),
+/// The kinds, in the order in which they can be removed (an address only without its interface), and what the name of each ends
+/// with where the hub's own order made it.
+const KINDS: [(&str, &str, Call); 3] = [
+    ("microsoft.network/networkinterfaces", order::NIC, NIC_DELETE),
+    ("microsoft.network/publicipaddresses", order::ADDRESS, ADDRESS_DELETE),
+    ("microsoft.compute/disks", order::DISK, DISK_DELETE),
 ];
 
 /// How long a machine may take to come into the list.
@@ -52,14 +53,32 @@ impl Resource {
     /// How it is removed; `None` for what is nothing that comes with a machine.
     fn remover(&self) -> Option<(usize, Call)> {
         let kind = self.kind.to_ascii_lowercase();
-        KINDS.iter().enumerate().find(|(_, (own, _))| *own == kind).map(|(order, (_, call))| (order, *call))
+        KINDS
+            .iter()
+            .enumerate()
+            .find(|(_, (own, ..))| *own == kind)
+            .map(|(order, (_, _, call))| (order, *call))
     }
 
-    /// Whose machine it came with: by its tags, else by its name, for that Azure hands tags on is not certain.
+    /// Whose machine it came with: by its tags, else by its name, for that Azure hands tags on is not certain. Without tags only
+    /// the very name that the order gave to this kind counts: portals call the disks that people add `MACHINE_DataDisk_0`.
     fn key(&self) -> Option<InstanceKey> {
         let tags = self.tags.clone().unwrap_or_default();
-        tags::key(&tags).or_else(|| self.name.to_ascii_lowercase().split_once(PART)?.0.parse().ok())
+        tags::key(&tags).or_else(|| {
+            let kind = self.kind.to_ascii_lowercase();
+            let (_, end, _) = KINDS.iter().find(|(own, ..)| *own == kind)?;
+            let name = self.name.to_ascii_lowercase();
+            let (key, rest) = name.split_once(PART)?;
+            (rest == *end || is_numbered(rest, end)).then(|| key.parse().ok()).flatten()
+        })
     }
+}
+
+/// True for the name of an interface that Azure gave a hexadecimal end of its own.
+fn is_numbered(rest: &str, end: &str) -> bool {
+    let own = rest.strip_prefix(end).and_then(|own| own.strip_prefix('-'));
+    end == order::NIC
+        && own.is_some_and(|own| own.len() >= 4 && own.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
 impl Azure {
@@ -171,6 +190,24 @@ mod tests {
         ] {
             assert!(resource(kind, "x_y").remover().is_none(), "{kind}");
         }
-        assert_eq!(resource("Microsoft.Compute/disks", "backup of people").key(), None);
+        for (kind, end) in [
+            ("Microsoft.Compute/disks", "disk"),
+            ("Microsoft.Network/publicIPAddresses", "ip"),
+            ("Microsoft.Network/networkInterfaces", "nic"),
+        ] {
+            assert!(resource(kind, &format!("BP-aaaaaaaaaaaaaaaa-1_{end}")).key().is_some(), "{end}");
+        }
+        for (kind, name) in [
+            ("Microsoft.Compute/disks", "backup of people"),
+            ("Microsoft.Compute/disks", "bp-aaaaaaaaaaaaaaaa-1_DataDisk_0"),
+            ("Microsoft.Compute/disks", "bp-aaaaaaaaaaaaaaaa-1_disk_old"),
+            ("Microsoft.Compute/disks", "bp-aaaaaaaaaaaaaaaa-1_nic"),
+            ("Microsoft.Compute/disks", "bp-aaaaaaaaaaaaaaaa-1_disk-0f3c"),
+            ("Microsoft.Network/networkInterfaces", "bp-aaaaaaaaaaaaaaaa-1_nic2"),
+            ("Microsoft.Network/networkInterfaces", "bp-aaaaaaaaaaaaaaaa-1_nic-mine"),
+            ("Microsoft.Network/publicIPAddresses", "bp-aaaaaaaaaaaaaaaa-1_static"),
+        ] {
+            assert_eq!(resource(kind, name).key(), None, "{kind} {name}");
+        }
     }
 }

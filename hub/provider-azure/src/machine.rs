@@ -118,8 +118,9 @@ impl Machine {
             (_, Some("running")) => InstanceState::Running,
             (_, Some("starting")) => InstanceState::Starting,
             (_, Some("stopping" | "deallocating")) => InstanceState::Stopping,
-            // Switched off from inside it is `stopped` and still billed; both exist and do not run.
-            (_, Some("stopped" | "deallocated")) => InstanceState::Stopped,
+            // Switched off from inside: its place is kept, and billed, until it is deallocated.
+            (_, Some("stopped")) => InstanceState::Halted,
+            (_, Some("deallocated")) => InstanceState::Stopped,
             ("failed" | "canceled", _) => {
                 InstanceState::Failed { reason: "Azure failed to make or to change it".to_owned() }
             }
@@ -151,6 +152,7 @@ mod tests {
         for (provisioning, power, state) in [
             ("Succeeded", Some("running"), InstanceState::Running),
             ("Succeeded", Some("deallocated"), InstanceState::Stopped),
+            ("Succeeded", Some("stopped"), InstanceState::Halted),
             ("Updating", Some("deallocating"), InstanceState::Stopping),
             ("Creating", None, InstanceState::Starting),
             ("Deleting", Some("running"), InstanceState::Stopping),

@@ -110,27 +110,30 @@ impl Azure {
         let name = format!("blueprint-hub-{region}");
         let security = format!("{}/providers/Microsoft.Network/networkSecurityGroups/{name}", self.within());
         let found = self.api.find::<Standing>(SECURITY_GET, &security).await?;
-        let is_closed = found.as_ref().is_some_and(Standing::is_closed);
-        if !is_closed {
-            if found.is_some() {
+        let is_there = match &found {
+            None => {
+                self.make_group(region).await?;
+                false
+            }
+            Some(found) if found.is_closed() => stands(&name, &found.properties.provisioning_state)?,
+            Some(_) => {
                 warn!(
                     provider = "azure",
                     security_group = name,
                     "the security group of the machines was changed; it is set back to let nothing in"
                 );
-            } else {
-                self.make_group(region).await?;
+                false
             }
+        };
+        if !is_there {
             self.make(SECURITY_PUT, &security, &closed(region, &tags::of_hub(self.config.hub))).await?;
-        } else if let Some(found) = found {
-            ready(&name, &found.properties.provisioning_state)?;
         }
         let security_group = format!("{}{security}", self.api.scope().await?);
         let network = format!("{}/providers/Microsoft.Network/virtualNetworks/{name}", self.within());
         if let Some(found) = self.api.find::<Standing>(NETWORK_GET, &network).await?
             && let Some(subnet) = found.subnet(&security_group)
+            && stands(&found.id, &subnet.properties.provisioning_state)?
         {
-            ready(&found.id, &subnet.properties.provisioning_state)?;
             return Ok(Place { security_group, subnet: subnet.id.clone() });
         }
         let tags = tags::of_hub(self.config.hub);
@@ -203,11 +206,13 @@ impl Standing {
     }
 }
 
-fn ready(what: &str, state: &str) -> Result<(), ProviderError> {
-    if state.is_empty() || state.eq_ignore_ascii_case("succeeded") {
-        return Ok(());
+/// Whether it can be used. False for what Azure failed to make or to change: it stays so until it is put again.
+fn stands(what: &str, state: &str) -> Result<bool, ProviderError> {
+    match state.to_ascii_lowercase().as_str() {
+        "" | "succeeded" => Ok(true),
+        "failed" | "canceled" => Ok(false),
+        _ => Err(ProviderError::Busy { reason: format!("{what} is {state}") }),
     }
-    Err(ProviderError::Busy { reason: format!("{what} is {state}") })
 }
 
 /// A security group that lets nothing in. What goes out is let out by Azure's own rules.
@@ -273,6 +278,13 @@ mod tests {
             first["properties"]["priority"] = 99.into();
             rules.as_array_mut().unwrap().push(first);
         }));
+    }
+
+    #[test]
+    fn what_azure_failed_at_is_put_again_and_what_it_works_at_is_waited_for() {
+        assert!(stands("x", "Succeeded").unwrap() && stands("x", "").unwrap());
+        assert!(!stands("x", "Failed").unwrap() && !stands("x", "Canceled").unwrap());
+        assert!(matches!(stands("x", "Updating"), Err(ProviderError::Busy { .. })));
     }
 
     #[test]

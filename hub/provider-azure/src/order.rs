@@ -26,6 +26,11 @@ const USER: &str = "blueprint";
 /// Names of what is made with a machine begin with its key and this sign, which no key has.
 pub(crate) const PART: char = '_';
 
+/// What the names of a machine's interface, address and disk end with.
+pub(crate) const NIC: &str = "nic";
+pub(crate) const ADDRESS: &str = "ip";
+pub(crate) const DISK: &str = "disk";
+
 /// Where a machine is put, by the ids of what has to stand before.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Place {
@@ -64,7 +69,7 @@ pub(crate) fn document(
         "storageProfile": {
             "imageReference": image.reference(),
             "osDisk": {
-                "name": format!("{}{PART}disk", spec.key),
+                "name": format!("{}{PART}{DISK}", spec.key),
                 "createOption": "FromImage",
                 "deleteOption": "Delete",
                 "diskSizeGB": spec.disk_gb.max(DISK_GB),
@@ -107,7 +112,7 @@ pub(crate) fn document(
 fn network(spec: &InstanceSpec, size: &Size, place: &Place) -> Value {
     let tags = tags::of(spec);
     let address = json!({
-        "name": format!("{}{PART}ip", spec.key),
+        "name": format!("{}{PART}{ADDRESS}", spec.key),
         "sku": { "name": "Standard", "tier": "Regional" },
         "tags": tags,
         "properties": {
@@ -119,7 +124,7 @@ fn network(spec: &InstanceSpec, size: &Size, place: &Place) -> Value {
     json!({
         "networkApiVersion": NETWORK_API,
         "networkInterfaceConfigurations": [{
-            "name": format!("{}{PART}nic", spec.key),
+            "name": format!("{}{PART}{NIC}", spec.key),
             "tags": tags,
             "properties": {
                 "primary": true,

@@ -10,7 +10,7 @@ use blueprint_hub_provider_kit::{CredentialSource, HttpClient, cloud_time};
 use blueprint_hub_provision_core::ProviderError;
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -126,7 +126,7 @@ impl Api {
         path: &str,
     ) -> Result<Option<T>, ProviderError> {
         let answer = self.send(call, Method::GET, path, None).await?;
-        if answer.status() == StatusCode::NOT_FOUND {
+        if errors::is_absent(&answer) {
             return Ok(None);
         }
         read(call, &answer).map(Some)
@@ -152,7 +152,7 @@ impl Api {
         body: Option<Vec<u8>>,
     ) -> Result<(), ProviderError> {
         let answer = self.send(call, Method::DELETE, path, body).await?;
-        if answer.status().is_success() || answer.status() == StatusCode::NOT_FOUND {
+        if answer.status().is_success() || errors::is_absent(&answer) {
             return Ok(());
         }
         Err(errors::refused(call, &answer, now()))

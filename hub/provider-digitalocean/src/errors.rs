@@ -27,6 +27,12 @@ struct Unclear {
     body: String,
 }
 
+/// Whether the API itself says that there is no such thing; a page of something on the way does not.
+pub(crate) fn is_absent(answer: &Response<Bytes>) -> bool {
+    answer.status() == StatusCode::NOT_FOUND
+        && serde_json::from_slice::<Refusal>(answer.body()).is_ok_and(|refusal| refusal.id == "not_found")
+}
+
 /// An answer that is no success.
 pub(crate) fn refused(call: Call, answer: &Response<Bytes>, now: Timestamp) -> ProviderError {
     let refusal: Refusal = serde_json::from_slice(answer.body()).unwrap_or_default();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use blueprint_hub_provider_kit::{CredentialSource, HttpClient};
+use blueprint_hub_provider_kit::{CredentialSource, HasAccount, HttpClient};
 use blueprint_hub_provision_core::catalogue::Offer;
 use blueprint_hub_provision_core::{Instance, InstanceSpec, Listing, Provider, ProviderError};
 use futures_util::future::{BoxFuture, FutureExt};
@@ -177,6 +177,12 @@ impl GcpCloud {
 pub(crate) fn is_of(instance: &Instance, spec: &InstanceSpec) -> bool {
     let whose = instance.tags.as_ref().map(|tags| (tags.hub, &tags.deployment));
     instance.key == spec.key && whose == spec.tags.as_ref().map(|tags| (tags.hub, &tags.deployment))
+}
+
+impl HasAccount for GcpCloud {
+    fn account(&self) -> BoxFuture<'_, Result<String, ProviderError>> {
+        async { Ok(self.api.tokens.access().await?.project.clone()) }.boxed()
+    }
 }
 
 impl Provider for GcpCloud {

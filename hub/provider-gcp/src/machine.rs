@@ -18,8 +18,6 @@ pub(crate) struct Machine {
     creation_timestamp: String,
     #[serde(default)]
     labels: Labels,
-    #[serde(default)]
-    status_message: String,
 }
 
 /// The machines of one zone.
@@ -66,16 +64,10 @@ impl Machine {
 
     fn state(&self) -> InstanceState {
         match self.status.as_str() {
-            "PROVISIONING" | "STAGING" | "PENDING" => InstanceState::Starting,
+            // One whose host failed is `REPAIRING` until it starts again, with its disk, by itself: Google does that.
+            "PROVISIONING" | "STAGING" | "PENDING" | "REPAIRING" => InstanceState::Starting,
             "STOPPING" | "PENDING_STOP" | "SUSPENDING" | "DEPROVISIONING" => InstanceState::Stopping,
             "TERMINATED" | "STOPPED" | "SUSPENDED" => InstanceState::Stopped,
-            "REPAIRING" => InstanceState::Failed {
-                reason: format!("Google repairs its host {}", self.status_message)
-                    .trim_end()
-                    .chars()
-                    .take(200)
-                    .collect(),
-            },
             // A status that came after this was written must not end a machine.
             _ => InstanceState::Running,
         }
@@ -153,6 +145,7 @@ mod tests {
         assert_eq!(instance.tags, None);
         for (status, state) in [
             ("PROVISIONING", InstanceState::Starting),
+            ("REPAIRING", InstanceState::Starting),
             ("STOPPING", InstanceState::Stopping),
             ("TERMINATED", InstanceState::Stopped),
             ("SOMETHING_NEW", InstanceState::Running),

@@ -23,7 +23,7 @@ struct Unclear {
 
 /// Whether the API itself says that there is no such thing; a page of something on the way does not.
 pub(crate) fn is_absent(answer: &Response<Bytes>) -> bool {
-    answer.status() == StatusCode::NOT_FOUND && document(answer).is_some()
+    answer.status() == StatusCode::NOT_FOUND && said(answer).to_ascii_lowercase().contains("not found")
 }
 
 fn document(answer: &Response<Bytes>) -> Option<Value> {
@@ -105,6 +105,22 @@ mod tests {
     use blueprint_hub_provision_core::ErrorClass as C;
 
     use super::*;
+
+    #[test]
+    fn only_the_apis_own_words_say_that_there_is_no_such_thing() {
+        for (body, is_one) in [
+            (r#"{"code": 404, "message": "Device Not Found"}"#, true),
+            (r#"{"message": "no route matched"}"#, false),
+            ("{}", false),
+            ("<html>not found</html>", false),
+        ] {
+            assert_eq!(
+                is_absent(&Response::builder().status(404).body(Bytes::from(body)).unwrap()),
+                is_one,
+                "{body}"
+            );
+        }
+    }
 
     #[test]
     fn refusals_are_told_apart_and_keep_no_secret() {

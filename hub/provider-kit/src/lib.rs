@@ -1,5 +1,5 @@
 //! What plugins of clouds share: one HTTP client, where credentials come from, what of an answer may be logged, JSON APIs with
-//! a bearer token, tags that are flat texts, and what lists of plans mean.
+//! a bearer token, tags that are flat texts, what lists of plans mean, and which account machines stand in.
 //!
 //! Nothing here retries, sleeps or caches: the caller of a [`Provider`](blueprint_hub_provision_core::Provider) does.
 
@@ -10,6 +10,7 @@ mod headers;
 pub mod plans;
 mod redact;
 pub mod rest;
+mod standing;
 
 pub use client::{HttpClient, HttpConfig, HttpSetupError};
 pub use credentials::{
@@ -18,3 +19,4 @@ pub use credentials::{
 };
 pub use headers::{cloud_time, retry_after};
 pub use redact::{MAX_LOGGED_BYTES, redacted};
+pub use standing::{HasAccount, Standing};

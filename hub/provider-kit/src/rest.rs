@@ -46,6 +46,8 @@ pub struct Style {
     pub token: &'static str,
     /// The page where people make a token.
     pub tokens_page: &'static str,
+    /// Whether a 404 is the API's own, which says that there is no such thing; a page of something on the way does not.
+    pub absent: fn(&Response<Bytes>) -> bool,
     /// What a refusal means whose status alone does not say it ([`by_status`]).
     pub refused: fn(Call, &Response<Bytes>) -> ProviderError,
 }
@@ -127,6 +129,10 @@ impl Rest {
         self.http.send(call.name, request).await
     }
 
+    fn is_absent(&self, answer: &Response<Bytes>) -> bool {
+        answer.status() == StatusCode::NOT_FOUND && (self.style.absent)(answer)
+    }
+
     /// What an answer that is no success means.
     #[must_use]
     pub fn refused(&self, call: Call, answer: &Response<Bytes>) -> ProviderError {
@@ -160,7 +166,7 @@ impl Rest {
         path: &str,
     ) -> Result<Option<T>, ProviderError> {
         let answer = self.send(call, Method::GET, path, &[], None).await?;
-        if answer.status() == StatusCode::NOT_FOUND {
+        if self.is_absent(&answer) {
             return Ok(None);
         }
         self.read(call, &answer).map(Some)
@@ -199,7 +205,7 @@ impl Rest {
     /// As [`Self::send`], and what the refusal means.
     pub async fn delete(&self, call: Call, path: &str) -> Result<(), ProviderError> {
         let answer = self.send(call, Method::DELETE, path, &[], None).await?;
-        if answer.status().is_success() || answer.status() == StatusCode::NOT_FOUND {
+        if answer.status().is_success() || self.is_absent(&answer) {
             return Ok(());
         }
         Err(self.refused(call, &answer))

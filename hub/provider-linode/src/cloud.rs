@@ -175,7 +175,12 @@ impl Linode {
         if let Some(machine) = self.made_before(spec).await? {
             return machine.instance(CREATE);
         }
-        if self.found_by("label", spec.key.as_str()).await?.is_empty() {
+        let found = self.found_by("label", spec.key.as_str()).await?;
+        if let Some(machine) = found.iter().find(|one| flat_tags::is_of(spec, &one.tags, &one.label)) {
+            // The list by tags comes later than that by labels.
+            return machine.instance(CREATE);
+        }
+        if found.is_empty() {
             let reason = format!("the label {} is taken, and what has it is not listed yet", spec.key);
             return Err(ProviderError::Busy { reason });
         }

@@ -12,6 +12,9 @@ pub(crate) const STYLE: Style = Style {
     provider: "linode",
     token: "token",
     tokens_page: "https://cloud.linode.com/profile/tokens",
+    absent: |answer| {
+        serde_json::from_slice::<Refusal>(answer.body()).is_ok_and(|said| !said.errors.is_empty())
+    },
     refused,
 };
 

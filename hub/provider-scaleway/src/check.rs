@@ -19,7 +19,7 @@ const MAX_SHOWN: usize = 256;
 const PROJECT: Call = call("GetProject", rights::PROJECT);
 
 /// Every call of this crate.
-pub(crate) const ALL: [Call; 24] = [
+pub(crate) const ALL: [Call; 23] = [
     create::CREATE,
     create::USER_DATA,
     create::UPDATE,
@@ -27,7 +27,6 @@ pub(crate) const ALL: [Call; 24] = [
     cloud::GET,
     cloud::ACTION,
     delete::DELETE,
-    delete::IP_DELETE,
     guard::GROUP_LIST,
     guard::GROUP_GET,
     guard::GROUP_CREATE,

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use blueprint_common_types::{HubId, Timestamp};
-use blueprint_hub_provider_kit::{CredentialSource, HttpClient};
+use blueprint_hub_provider_kit::{CredentialSource, HasAccount, HttpClient};
 use blueprint_hub_provision_core::catalogue::{Offer, facts};
 use blueprint_hub_provision_core::{Instance, InstanceSpec, Listing, Provider, ProviderError};
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, FutureExt};
+use futures_util::stream::{self, StreamExt, TryStreamExt};
 use http::Method;
 use serde::Serialize;
 
@@ -17,6 +18,9 @@ use crate::{create, delete, offers, tags, volumes};
 
 /// Where the API is.
 pub const ENDPOINT: &str = "https://api.scaleway.com";
+
+/// Zones that are asked at once what stands there: a list is some 27 calls, and has the time of one.
+const AT_ONCE: usize = 4;
 
 pub(crate) const LIST: Call = call("ListServers", rights::INSTANCES);
 pub(crate) const GET: Call = call("GetServer", rights::INSTANCES);
@@ -92,27 +96,45 @@ impl Scaleway {
 
     async fn list_all(&self) -> Result<Listing, ProviderError> {
         let project = self.api.project().await?;
-        let (mut instances, mut cloud_time): (Vec<Instance>, Option<Timestamp>) = (Vec::new(), None);
-        for zone in self.looked_in() {
-            let path = format!(
-                "/instance/v1/zones/{zone}/servers?project={project}&tags={}&order=creation_date_asc",
-                tags::NODE
-            );
-            let (servers, time) = self.api.list::<Many>(LIST, &path, false).await?;
+        let (mut instances, mut cloud_time) = (Vec::new(), None);
+        let mut names = self.looked_in().into_iter();
+        // The first alone: a cloud that does not answer is asked once.
+        if let Some(zone) = names.next() {
+            (instances, cloud_time) = self.list_zone(zone, &project).await?;
+        }
+        let mut asked = Vec::new();
+        for zone in names {
+            asked.push(self.list_zone(zone, &project).boxed());
+        }
+        let mut zones = stream::iter(asked).buffered(AT_ONCE);
+        while let Some((mut found, time)) = zones.try_next().await? {
             cloud_time = time.or(cloud_time);
-            let servers = servers.iter().filter(|server| server.is_node());
-            let mut found =
-                servers.map(|server| server.instance(LIST, zone)).collect::<Result<Vec<_>, _>>()?;
-            for left in volumes::left(&self.api, zone, &project).await? {
-                // While the server is there, it stands for its volumes.
-                let Some(instance) = left.instance(zone)? else { continue };
-                if found.iter().all(|own| own.provider_id != instance.provider_id) {
-                    found.push(instance);
-                }
-            }
             instances.append(&mut found);
         }
         Ok(Listing { instances, cloud_time })
+    }
+
+    /// What stands in one zone, and Scaleway's clock.
+    async fn list_zone(
+        &self,
+        zone: &str,
+        project: &str,
+    ) -> Result<(Vec<Instance>, Option<Timestamp>), ProviderError> {
+        let path = format!(
+            "/instance/v1/zones/{zone}/servers?project={project}&tags={}&order=creation_date_asc",
+            tags::NODE
+        );
+        let (servers, time) = self.api.list::<Many>(LIST, &path, false).await?;
+        let servers = servers.iter().filter(|server| server.is_node());
+        let mut found = servers.map(|server| server.instance(LIST, zone)).collect::<Result<Vec<_>, _>>()?;
+        for left in volumes::left(&self.api, zone, project).await? {
+            // While the server is there, it stands for its volumes.
+            let Some(instance) = left.instance(zone)? else { continue };
+            if found.iter().all(|own| own.provider_id != instance.provider_id) {
+                found.push(instance);
+            }
+        }
+        Ok((found, time))
     }
 
     /// A server of a hub by its name; `None` where it is gone.
@@ -153,6 +175,11 @@ impl Scaleway {
             });
         }
         match server.state.as_str() {
+            "locked" => Err(ProviderError::Reject {
+                reason: format!(
+                    "Scaleway locked the server {id} in {zone}; ask its support why, or delete the machine"
+                ),
+            }),
             "stopped" | "stopped in place" => self.act(zone, id, "poweron").await,
             _ => Ok(()),
         }
@@ -162,7 +189,7 @@ impl Scaleway {
         let (zone, id) = parse_name(provider_id)?;
         let server = self.standing(zone, id).await?;
         match server.state.as_str() {
-            "stopped" | "stopped in place" | "stopping" => Ok(()),
+            "stopped" | "stopped in place" | "stopping" | "locked" => Ok(()),
             // Its place at Scaleway is given back, and only its volumes are paid for.
             _ => self.act(zone, id, "poweroff").await,
         }
@@ -177,6 +204,12 @@ fn known() -> impl Iterator<Item = &'static str> {
 /// The path of one server.
 pub(crate) fn server_path(zone: &str, id: &str) -> String {
     format!("/instance/v1/zones/{zone}/servers/{id}")
+}
+
+impl HasAccount for Scaleway {
+    fn account(&self) -> BoxFuture<'_, Result<String, ProviderError>> {
+        Box::pin(self.api.project())
+    }
 }
 
 impl Provider for Scaleway {

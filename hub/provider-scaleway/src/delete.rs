@@ -10,10 +10,12 @@ use crate::server::{Attached, Retagged, Server, parse_name};
 use crate::{tags, volumes};
 
 pub(crate) const DELETE: Call = call("DeleteServer", rights::INSTANCES);
-pub(crate) const IP_DELETE: Call = call("DeleteIp", rights::INSTANCES);
 
-/// Ends a server, and what it has: flexible addresses first, volumes after it. A call for one that is gone takes what it
-/// left.
+/// The place of the volume that an order made; what is at another place is a person's.
+const SYSTEM: &str = "0";
+
+/// Ends a server, and then the volume that was ordered with it. Other volumes and flexible addresses are people's: they are
+/// detached and stay. A call for a server that is gone takes what it left.
 pub(crate) async fn one(cloud: &Scaleway, provider_id: &str) -> Result<(), ProviderError> {
     let (zone, id) = parse_name(provider_id)?;
     let Some(server) = cloud.server(zone, id).await? else {
@@ -23,14 +25,15 @@ pub(crate) async fn one(cloud: &Scaleway, provider_id: &str) -> Result<(), Provi
     if server.state == "stopping" {
         return Ok(());
     }
-    for address in server.public_ips.iter().filter(|address| !address.dynamic) {
-        let path = format!("/instance/v1/zones/{zone}/ips/{}", address.id);
-        cloud.api.delete(IP_DELETE, &path).await?;
-    }
     // One that is switched off cannot be terminated (its `allowed_actions` are `poweron` and `backup`), and deleting it
-    // leaves every volume; terminating one that runs leaves those of Block Storage.
+    // leaves every volume; terminating one that runs leaves those of Block Storage alone.
     let is_off = matches!(server.state.as_str(), "stopped" | "stopped in place" | "locked");
-    for volume in server.volumes.values().filter(|volume| is_off || volume.is_block()) {
+    let is_peoples = |(place, volume): (&String, &Attached)| place != SYSTEM && !volume.is_block();
+    if !is_off && server.volumes.iter().any(is_peoples) {
+        // Another call deletes it once it is off.
+        return cloud.act(zone, id, "poweroff").await;
+    }
+    if let Some(volume) = server.volumes.get(SYSTEM).filter(|volume| is_off || volume.is_block()) {
         mark(cloud, zone, &server, volume).await?;
     }
     if is_off {

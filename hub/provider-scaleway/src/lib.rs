@@ -13,8 +13,9 @@
 //! the next call for its order finishes it.
 //!
 //! A server that ends leaves its block volumes, and one that ends while it is switched off leaves its local ones, too. So
-//! volumes get the tags of their server and `bp-left`, `bp-of-SERVER` before that; what is left is listed as a machine on
-//! its way out until another call of `delete` took it away.
+//! its system disk, volume `0`, gets the tags of its server and `bp-left`, `bp-of-SERVER` before that; what is left is listed
+//! as a machine on its way out until another call of `delete` took it away. Volumes at other places and flexible addresses
+//! are people's, and stay.
 //!
 //! Invariants:
 //! - no server is ordered before its security group was seen to let nothing in;

@@ -19,26 +19,15 @@ pub(crate) struct Server {
     pub(crate) tags: Vec<String>,
     #[serde(default)]
     pub(crate) volumes: BTreeMap<String, Attached>,
-    #[serde(default)]
-    pub(crate) public_ips: Vec<Address>,
 }
 
-/// A volume of a server.
+/// A volume of a server; the map's key is its place.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Attached {
     pub(crate) id: String,
     /// `l_ssd`, `scratch`, `b_ssd` or `sbs_volume`.
     #[serde(default)]
     pub(crate) volume_type: String,
-}
-
-/// A public address of a server.
-#[derive(Debug, Clone, Deserialize)]
-pub(crate) struct Address {
-    pub(crate) id: String,
-    /// True for one that goes by itself when the server stops.
-    #[serde(default)]
-    pub(crate) dynamic: bool,
 }
 
 /// The answer about one.
@@ -157,13 +146,10 @@ impl Server {
     fn state(&self) -> InstanceState {
         match self.state.as_str() {
             "stopped" if self.is_new() => InstanceState::Unfinished,
-            "stopped" | "stopped in place" => InstanceState::Stopped,
+            // Only Scaleway's support unlocks one; until then it stays as it is, with what stands on its disk.
+            "stopped" | "stopped in place" | "locked" => InstanceState::Stopped,
             "starting" => InstanceState::Starting,
             "stopping" => InstanceState::Stopping,
-            "locked" => {
-                let reason = "Scaleway locked the server; its support says why";
-                InstanceState::Failed { reason: reason.to_owned() }
-            }
             // A state that came after this was written must not end a machine.
             _ => InstanceState::Running,
         }

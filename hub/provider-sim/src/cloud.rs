@@ -136,6 +136,7 @@ impl SimCloud {
                 InstanceState::Starting
                 | InstanceState::Stopping
                 | InstanceState::Stopped
+                | InstanceState::Halted
                 | InstanceState::Unfinished
                 | InstanceState::Failed { .. } => booted.stop().await,
             }

@@ -80,7 +80,9 @@ impl Sim {
                 | InstanceState::Starting
                 | InstanceState::Running
                 | InstanceState::Stopping
-                | InstanceState::Stopped => None,
+                | InstanceState::Stopped
+                | InstanceState::Halted
+                | InstanceState::Unfinished => None,
             })
         })
         .await

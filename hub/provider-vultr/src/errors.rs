@@ -12,6 +12,9 @@ pub(crate) const STYLE: Style = Style {
     provider: "vultr",
     token: "api_key",
     tokens_page: "https://my.vultr.com/settings/#settingsapi",
+    absent: |answer| {
+        serde_json::from_slice::<Refusal>(answer.body()).is_ok_and(|said| !said.error.is_empty())
+    },
     refused,
 };
 

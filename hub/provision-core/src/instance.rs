@@ -102,6 +102,8 @@ pub enum InstanceState {
     Stopping,
     /// Exists and does not run.
     Stopped,
+    /// Does not run and is paid for as if it did, until it is told to stop: switched off from inside, at Azure.
+    Halted,
     /// Made in part: it never ran and was not told what to run. Another call for its key finishes it.
     Unfinished,
     /// Ended by itself.
@@ -118,6 +120,7 @@ impl fmt::Display for InstanceState {
             Self::Running => "running",
             Self::Stopping => "stopping",
             Self::Stopped => "stopped",
+            Self::Halted => "halted",
             Self::Unfinished => "unfinished",
             Self::Failed { .. } => "failed",
         })

@@ -87,6 +87,7 @@ impl DevCloud {
             | InstanceState::Running
             | InstanceState::Stopping
             | InstanceState::Stopped
+            | InstanceState::Halted
             | InstanceState::Unfinished => None,
         })
     }

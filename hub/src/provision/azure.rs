@@ -36,19 +36,19 @@ pub(super) fn make(
         policy: Err("provider-azure"),
         unused: &["AZURE_SSH_KEY_PATH"],
     };
-    built(settings, hub, prices, entry)
+    built(settings, (hub, state), prices, entry)
 }
 
 #[cfg(feature = "provider-azure")]
 fn built(
     settings: Option<&AzureSettings>,
-    hub: HubId,
+    (hub, state): (HubId, &Path),
     prices: &PriceConfig,
     entry: Entry,
 ) -> Result<(Option<Arc<dyn Provider>>, Entry)> {
     use anyhow::Context;
     use blueprint_hub_provider_azure::{Azure, AzureConfig, role};
-    use blueprint_hub_provider_kit::{Chain, HttpClient, HttpConfig};
+    use blueprint_hub_provider_kit::{Chain, HttpClient, HttpConfig, Standing};
 
     let entry = Entry { policy: Ok(Box::new(move |_| serde_json::json!({ "policy": role(hub) }))), ..entry };
     let Some(settings) = settings.cloned() else { return Ok((None, entry)) };
@@ -67,14 +67,15 @@ fn built(
         ..usual
     }));
     let entry = Entry { account: Some(Arc::<Azure>::clone(&provider)), ..entry };
-    Ok((Some(provider), entry))
+    let provider = Standing::new(provider, hub, &state.join("azure.account"));
+    Ok((Some(Arc::new(provider)), entry))
 }
 
 /// Nothing: there are no such settings in this build.
 #[cfg(not(feature = "provider-azure"))]
 fn built(
     settings: Option<&AzureSettings>,
-    _: HubId,
+    _: (HubId, &Path),
     _: &PriceConfig,
     entry: Entry,
 ) -> Result<(Option<Arc<dyn Provider>>, Entry)> {

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Result;
+use blueprint_common_types::HubId;
 use blueprint_hub_provider_kit::{Environment, FileSource, GCP};
 use blueprint_hub_provision_core::Provider;
 
@@ -18,6 +19,7 @@ use crate::config::GcpSettings;
 /// Where there is no way to call it.
 pub(super) fn make(
     settings: Option<&GcpSettings>,
+    hub: HubId,
     vault: &Arc<Vault>,
     state: &Path,
 ) -> Result<(Option<Arc<dyn Provider>>, Entry)> {
@@ -34,14 +36,18 @@ pub(super) fn make(
         policy: Err("provider-gcp"),
         unused: &["GCP_SSH_KEY_PATH"],
     };
-    built(settings, entry)
+    built(settings, (hub, state), entry)
 }
 
 #[cfg(feature = "provider-gcp")]
-fn built(settings: Option<&GcpSettings>, mut entry: Entry) -> Result<(Option<Arc<dyn Provider>>, Entry)> {
+fn built(
+    settings: Option<&GcpSettings>,
+    (hub, state): (HubId, &Path),
+    mut entry: Entry,
+) -> Result<(Option<Arc<dyn Provider>>, Entry)> {
     use anyhow::Context;
     use blueprint_hub_provider_gcp::{GcpCloud, GcpConfig, MachineAccount, policy};
-    use blueprint_hub_provider_kit::{Chain, HttpClient, HttpConfig};
+    use blueprint_hub_provider_kit::{Chain, HttpClient, HttpConfig, Standing};
 
     let config = settings.map_or_else(|| GcpConfig::new(Vec::new()), |settings| settings.config.clone());
     let of = config.clone();
@@ -57,12 +63,17 @@ fn built(settings: Option<&GcpSettings>, mut entry: Entry) -> Result<(Option<Arc
     let sources = entry.sources.iter().map(|(_, source)| Arc::clone(source)).collect();
     let provider = Arc::new(GcpCloud::new(config, http, Arc::new(Chain::new(GCP, sources))));
     entry.account = Some(Arc::<GcpCloud>::clone(&provider));
-    Ok((Some(provider), entry))
+    let provider = Standing::new(provider, hub, &state.join("gcp.account"));
+    Ok((Some(Arc::new(provider)), entry))
 }
 
 /// Nothing: there are no such settings in this build.
 #[cfg(not(feature = "provider-gcp"))]
-fn built(settings: Option<&GcpSettings>, entry: Entry) -> Result<(Option<Arc<dyn Provider>>, Entry)> {
+fn built(
+    settings: Option<&GcpSettings>,
+    _: (HubId, &Path),
+    entry: Entry,
+) -> Result<(Option<Arc<dyn Provider>>, Entry)> {
     match settings {
         Some(settings) => match *settings {},
         None => Ok((None, entry)),

@@ -36,17 +36,17 @@ pub(super) fn make(
         policy: Err("provider-scaleway"),
         unused: &[],
     };
-    built(settings, hub, entry)
+    built(settings, (hub, state), entry)
 }
 
 #[cfg(feature = "provider-scaleway")]
 fn built(
     settings: Option<&ScalewaySettings>,
-    hub: HubId,
+    (hub, state): (HubId, &Path),
     entry: Entry,
 ) -> Result<(Option<Arc<dyn Provider>>, Entry)> {
     use anyhow::Context;
-    use blueprint_hub_provider_kit::{Chain, HttpClient, HttpConfig};
+    use blueprint_hub_provider_kit::{Chain, HttpClient, HttpConfig, Standing};
     use blueprint_hub_provider_scaleway::{ENDPOINT, Scaleway, ScalewayConfig, permission_sets};
 
     let entry =
@@ -63,14 +63,15 @@ fn built(
         http,
     }));
     let entry = Entry { account: Some(Arc::<Scaleway>::clone(&provider)), ..entry };
-    Ok((Some(provider), entry))
+    let provider = Standing::new(provider, hub, &state.join("scaleway.account"));
+    Ok((Some(Arc::new(provider)), entry))
 }
 
 /// Nothing: there are no such settings in this build.
 #[cfg(not(feature = "provider-scaleway"))]
 fn built(
     settings: Option<&ScalewaySettings>,
-    _: HubId,
+    _: (HubId, &Path),
     entry: Entry,
 ) -> Result<(Option<Arc<dyn Provider>>, Entry)> {
     match settings {

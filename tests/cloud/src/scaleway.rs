@@ -110,6 +110,11 @@ impl ScalewayDialect {
         self.0.lock().add_volume(id, machine, "fr-par-1", false);
     }
 
+    /// Scaleway locks a machine.
+    pub fn lock(&self, machine: u64) {
+        self.0.lock().locked = Some(machine);
+    }
+
     /// Gives a machine a flexible address.
     pub fn add_address(&self, machine: u64, id: u64) {
         self.0.lock().addresses.push((id, machine));

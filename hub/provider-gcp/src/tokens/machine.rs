@@ -1,6 +1,7 @@
 //! The service account of the machine that the hub runs on, where that is one of Google's.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use blueprint_common_types::Secret;
 use blueprint_hub_provider_kit::{CredentialSource, Credentials, HttpClient};
@@ -10,7 +11,7 @@ use futures_util::future::{BoxFuture, FutureExt};
 use http::{Request, Response};
 use serde::Deserialize;
 
-use super::unusable;
+use super::{busy, unusable};
 
 /// Where a machine of Google asks about itself; the name `metadata.google.internal` is this address.
 const ADDRESS: &str = "http://169.254.169.254";
@@ -26,6 +27,8 @@ const FLAVOR: (&str, &str) = ("metadata-flavor", "Google");
 pub struct MachineAccount {
     http: HttpClient,
     address: String,
+    /// Whether Google answered once, so that a machine whose metadata service fails for a moment is not taken for another's.
+    is_googles: AtomicBool,
 }
 
 #[derive(Deserialize)]
@@ -38,7 +41,7 @@ impl MachineAccount {
     #[must_use]
     pub fn new(http: HttpClient, address: Option<&str>) -> Self {
         let address = address.unwrap_or(ADDRESS).trim_end_matches('/').to_owned();
-        Self { http, address }
+        Self { http, address, is_googles: AtomicBool::new(false) }
     }
 
     async fn ask(&self, path: &str) -> Result<Response<Bytes>, ProviderError> {
@@ -46,12 +49,18 @@ impl MachineAccount {
         let request = request.body(Bytes::new()).map_err(|_| {
             unusable("the metadata service of this machine has no URL; look at GCE_METADATA_HOST")
         })?;
-        let answer = self.http.send("metadata", request).await?;
+        let answer = match self.http.send("metadata", request).await {
+            Err(error @ ProviderError::Unsent { .. }) => return Err(error),
+            // Whatever became of it, asking changes nothing.
+            Err(error) => return Err(busy(&error.line())),
+            Ok(answer) => answer,
+        };
         let is_google =
             answer.headers().get(FLAVOR.0).is_some_and(|value| value.as_bytes() == FLAVOR.1.as_bytes());
         if !is_google {
             return Err(unusable("the metadata service of this machine is not Google's"));
         }
+        self.is_googles.store(true, Ordering::Relaxed);
         match answer.status().as_u16() {
             200 => Ok(answer),
             404 => Err(unusable(
@@ -79,7 +88,7 @@ impl CredentialSource for MachineAccount {
     }
 
     fn is_there(&self) -> BoxFuture<'_, bool> {
-        async { self.ask(PROJECT).await.is_ok() }.boxed()
+        async { self.ask(PROJECT).await.is_ok() || self.is_googles.load(Ordering::Relaxed) }.boxed()
     }
 }
 
@@ -127,6 +136,29 @@ mod tests {
         assert!(!format!("{got:?}").contains("canary"));
         assert!(heads.iter().all(|head| head.contains("metadata-flavor: Google")), "{heads:?}");
         assert!(heads[1].starts_with("GET /computeMetadata/v1/instance/service-accounts/default/token "));
+    }
+
+    #[tokio::test]
+    async fn who_answered_once_is_there_also_while_it_does_not() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let account =
+            MachineAccount::new(HttpClient::new(HttpConfig::default()).unwrap(), Some(address.as_str()));
+        let served = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut head = vec![0; 4096];
+            stream.read(&mut head).await.unwrap();
+            stream.write_all(answer(200, "Google", "p-1").as_bytes()).await.unwrap();
+            stream.shutdown().await.unwrap();
+            drop(listener);
+        };
+        let (is_there, ()) = tokio::join!(account.is_there(), served);
+        assert!(is_there && account.is_there().await);
+        let error = account.get().await.unwrap_err();
+        assert!(matches!(error, ProviderError::Unsent { .. } | ProviderError::Busy { .. }), "{error:?}");
+        let nobody =
+            MachineAccount::new(HttpClient::new(HttpConfig::default()).unwrap(), Some(address.as_str()));
+        assert!(!nobody.is_there().await);
     }
 
     #[tokio::test]

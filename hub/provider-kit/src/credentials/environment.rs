@@ -48,9 +48,19 @@ impl Environment {
         })
     }
 
+    /// True where any field is set, also one that does not suffice: who set it meant it, and nothing else takes its place.
+    fn has_any(&self) -> bool {
+        self.spec.fields().any(|field| self.find(field).is_some())
+    }
+
+    /// True where another field that is set says what this one would.
+    fn is_said(&self, field: &Field) -> bool {
+        let others = self.spec.said_by(field);
+        self.spec.fields().any(|other| others.contains(&other.name) && self.find(other).is_some())
+    }
+
     fn read(&self) -> Result<Arc<Credentials>, ProviderError> {
-        let has_any = self.spec.required.iter().any(|field| self.find(field).is_some());
-        if !has_any {
+        if !self.has_any() {
             return Err(self.spec.missing());
         }
         let mut fields = Vec::new();
@@ -63,7 +73,7 @@ impl Environment {
                     let value = Secret::new(value);
                     fields.push((field.name.to_owned(), Secret::new(value.expose().trim().to_owned())));
                 }
-                None if self.spec.required.contains(field) => {
+                None if self.spec.required.contains(field) && !self.is_said(field) => {
                     let wanted = field.env.join(" or ");
                     return Err(self
                         .spec
@@ -82,13 +92,13 @@ impl CredentialSource for Environment {
     }
 
     fn is_there(&self) -> BoxFuture<'_, bool> {
-        ready(self.spec.required.iter().any(|field| self.find(field).is_some())).boxed()
+        ready(self.has_any()).boxed()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::{AWS, DIGITALOCEAN};
+    use super::super::{AWS, AZURE, DIGITALOCEAN, GCP};
     use super::*;
 
     fn of(spec: CredentialSpec, rows: &'static [(&'static str, &'static str)]) -> Environment {
@@ -112,12 +122,30 @@ mod tests {
 
     #[test]
     fn nothing_and_half_of_it_are_told_apart() {
-        let nothing = of(AWS, &[("AWS_SESSION_TOKEN", "canary")]);
+        let nothing = of(AWS, &[("AWS_SECRET_ACCESS_KEY", "")]);
         assert!(!nothing.is_there().now_or_never().unwrap());
         assert!(nothing.read().unwrap_err().to_string().contains("provider configure aws"));
-        let half = of(AWS, &[("AWS_ACCESS_KEY_ID", "canary")]);
-        assert!(half.is_there().now_or_never().unwrap());
-        let error = half.read().unwrap_err().to_string();
-        assert!(error.contains("set AWS_SECRET_ACCESS_KEY, too") && !error.contains("canary"), "{error}");
+        for (spec, name, wanted) in [
+            (AWS, "AWS_ACCESS_KEY_ID", "set AWS_SECRET_ACCESS_KEY, too"),
+            (AWS, "AWS_SESSION_TOKEN", "set AWS_ACCESS_KEY_ID, too"),
+            (GCP, "GCP_ACCESS_TOKEN", "set GCP_PROJECT_ID or GOOGLE_CLOUD_PROJECT, too"),
+            (AZURE, "AZURE_CLIENT_SECRET", "set AZURE_SUBSCRIPTION_ID, too"),
+        ] {
+            let half =
+                Environment::with(spec, move |asked| (asked == name).then(|| OsString::from("canary")));
+            assert!(half.is_there().now_or_never().unwrap(), "{name}");
+            let error = half.read().unwrap_err().to_string();
+            assert!(error.contains(wanted) && !error.contains("canary"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_key_of_a_service_account_says_its_project_itself() {
+        for name in ["GOOGLE_APPLICATION_CREDENTIALS", "GCP_SERVICE_ACCOUNT_KEY"] {
+            let source =
+                Environment::with(GCP, move |asked| (asked == name).then(|| OsString::from("canary")));
+            assert!(source.is_there().now_or_never().unwrap(), "{name}");
+            assert_eq!(source.read().unwrap().names().count(), 1);
+        }
     }
 }

@@ -123,6 +123,14 @@ impl CredentialSpec {
         self.required.iter().chain(self.optional)
     }
 
+    /// Names of fields that hold what `field` says, too: the key of a service account of Google names its project.
+    pub(crate) fn said_by(&self, field: &Field) -> &'static [&'static str] {
+        match (self.provider, field.name) {
+            ("gcp", "project_id") => &["service_account_file", "service_account_key"],
+            _ => &[],
+        }
+    }
+
     /// The field that is called so in a file: by its name, or by one of its variables.
     pub(crate) fn named(&self, name: &str) -> Option<&'static Field> {
         self.fields().find(|field| field.name == name || field.env.contains(&name))

@@ -84,6 +84,7 @@ mod tests {
         provider: "cloudy",
         token: "token",
         tokens_page: "https://cloudy.example/tokens",
+        absent: |_| true,
         refused: |call, answer| unclear(call, answer, "refused"),
     };
 

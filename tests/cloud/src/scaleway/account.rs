@@ -35,6 +35,7 @@ pub(super) struct Account {
     /// Flexible addresses, and the servers that they lead to.
     pub(super) addresses: Vec<(u64, u64)>,
     pub(super) ends_slowly: bool,
+    pub(super) locked: Option<u64>,
     /// Servers on their way out.
     ending: Vec<u64>,
 }
@@ -182,6 +183,9 @@ impl Account {
         shown["public_ips"] = own.into_iter().chain(flexible).collect();
         if self.ending.contains(&machine.id) {
             shown["state"] = json!("stopping");
+        }
+        if self.locked == Some(machine.id) {
+            shown["state"] = json!("locked");
         }
         shown
     }

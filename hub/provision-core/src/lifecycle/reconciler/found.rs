@@ -116,7 +116,7 @@ impl Reconciler {
         if case.has_machine() {
             return self.found(case, now);
         }
-        if record.called_at.is_some_and(|at| now.since(at) < self.settings.call_again) {
+        if self.may_come(record, now) {
             return Vec::new();
         }
         if record.attempt >= self.settings.attempts {
@@ -135,6 +135,12 @@ impl Reconciler {
                 vec![Action::Save { record, why: Why::Unanswered }]
             }
         }
+    }
+
+    /// True where what was asked for may still come into the list: some clouds list a machine only once it was delivered.
+    fn may_come(&self, record: &Record, now: Timestamp) -> bool {
+        let within = self.settings.call_again.saturating_add(delivered_within(&record.candidate.provider));
+        record.called_at.is_some_and(|at| now.since(at) < within)
     }
 
     /// A machine stands that no answer told of.
@@ -249,9 +255,8 @@ impl Reconciler {
     /// A machine that stands is not in the list.
     fn unlisted(&mut self, record: &Record, view: &View<'_>, alarms: &mut BTreeSet<Alarm>) -> Vec<Action> {
         let now = view.now;
-        let is_fresh = record.called_at.is_some_and(|at| now.since(at) < self.settings.call_again);
         let apart = self.settings.second_look;
-        if is_fresh || !Self::is_second_look(&mut self.unlisted, &record.key, apart, now) {
+        if self.may_come(record, now) || !Self::is_second_look(&mut self.unlisted, &record.key, apart, now) {
             return Vec::new();
         }
         let is_connected = record.agent.is_some_and(|agent| view.agents.get(&agent) == Some(&true));
@@ -304,6 +309,7 @@ impl Reconciler {
             | InstanceState::Running
             | InstanceState::Stopping
             | InstanceState::Stopped
+            | InstanceState::Halted
             | InstanceState::Unfinished => None,
         }
     }
@@ -313,7 +319,7 @@ impl Reconciler {
         let (record, provider_id) = (case.record.clone(), instance.provider_id.clone());
         let (last, boots) = self.boots.get(&record.key).copied().unwrap_or_default();
         match (&instance.state, case.wanted) {
-            (InstanceState::Stopped, Wanted::Running) => {
+            (InstanceState::Stopped | InstanceState::Halted, Wanted::Running) => {
                 Some(Action::Boot { record, provider_id, why: Why::Off })
             }
             (InstanceState::Failed { .. }, Wanted::Running) => {
@@ -323,7 +329,7 @@ impl Reconciler {
                 self.boots.insert(record.key.clone(), (now, boots.saturating_add(1)));
                 Some(Action::Boot { record, provider_id, why: Why::Broken })
             }
-            (InstanceState::Starting | InstanceState::Running, Wanted::Stopped) => {
+            (InstanceState::Starting | InstanceState::Running | InstanceState::Halted, Wanted::Stopped) => {
                 Some(Action::Stop { record, provider_id, why: Why::On })
             }
             // One that was told nothing stays as it is, until its time to join is over.
@@ -346,6 +352,7 @@ impl Reconciler {
                 | InstanceState::Running
                 | InstanceState::Stopping
                 | InstanceState::Stopped
+                | InstanceState::Halted
                 | InstanceState::Unfinished
                 | InstanceState::Failed { .. },
                 Wanted::Gone,
@@ -379,8 +386,7 @@ impl Reconciler {
             return vec![Action::Delete { record: record.clone(), provider_id, why: Why::Doomed }];
         }
         // What is not known to have been made may still come.
-        let is_open = record.provider_id.is_none()
-            && record.called_at.is_some_and(|at| now.since(at) < self.settings.call_again);
+        let is_open = record.provider_id.is_none() && self.may_come(record, now);
         let apart = self.settings.second_look;
         if is_open || !Self::is_second_look(&mut self.unlisted, &record.key, apart, now) {
             return Vec::new();
@@ -460,11 +466,14 @@ impl Reconciler {
     }
 }
 
-/// True where a machine exists and does not run.
+/// True where a machine exists and does not run, and is not paid for as if it did.
 const fn is_off(state: &InstanceState) -> bool {
     match state {
         InstanceState::Stopped | InstanceState::Unfinished | InstanceState::Failed { .. } => true,
-        InstanceState::Starting | InstanceState::Running | InstanceState::Stopping => false,
+        InstanceState::Starting
+        | InstanceState::Running
+        | InstanceState::Stopping
+        | InstanceState::Halted => false,
     }
 }
 

@@ -371,6 +371,46 @@ fn what_is_wanted_stopped_is_switched_off_and_on_again() {
 }
 
 #[test]
+fn a_machine_that_was_halted_from_inside_is_paid_for_until_it_is_stopped() {
+    let mut sim = Sim::new();
+    sim.active();
+    sim.listed[0].state = InstanceState::Halted;
+    assert_eq!(sim.later(MINUTE), [("boot", Why::Off)]);
+    sim.deployments.values_mut().for_each(|it| it.wanted = Wanted::Stopped);
+    assert_eq!(sim.later(MINUTE), [("stop", Why::On)]);
+    assert!(!sim.records[&Sim::key(1)].is_off);
+}
+
+/// Where a machine is delivered by people, it is neither lost nor ordered again before that may be over.
+#[test]
+fn what_takes_an_hour_to_be_delivered_is_waited_for() {
+    let mut reconciler = Reconciler::new(HUB, Settings::default());
+    let mut called = Sim::new().order();
+    called.candidate.provider = "hivelocity".to_owned();
+    let ordered = called.called_at.unwrap();
+    let made = Record { state: RecordState::Created, provider_id: Some("7".to_owned()), ..called.clone() };
+    let (agents, leaving) = (BTreeMap::new(), Leaving::new());
+    let deployments = Sim::new().deployments;
+    let mut planned = |record: &Record, after| {
+        let records = BTreeMap::from([(record.key.clone(), record.clone())]);
+        let view = View {
+            deployments: &deployments,
+            records: &records,
+            leaving: &leaving,
+            agents: &agents,
+            is_clock_trusted: true,
+            now: ordered.plus(after),
+        };
+        reconciler.plan_provider("hivelocity", &[], &view).len()
+    };
+    for record in [&called, &made] {
+        assert_eq!((planned(record, MINUTE * 10), planned(record, MINUTE * 60)), (0, 0), "{}", record.state);
+    }
+    assert_eq!(planned(&called, MINUTE * 63), 1);
+    assert_eq!((planned(&made, MINUTE * 64), planned(&made, MINUTE * 65)), (0, 1));
+}
+
+#[test]
 fn a_deletion_that_does_not_happen_is_asked_for_again_and_told() {
     let mut sim = Sim::new();
     let key = sim.active();
