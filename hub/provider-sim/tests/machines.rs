@@ -76,7 +76,6 @@ impl Sim {
             self.states().await.into_iter().find_map(|(key, state)| match state {
                 InstanceState::Failed { reason } if key == name => Some(reason),
                 InstanceState::Failed { .. }
-                | InstanceState::Unfinished
                 | InstanceState::Starting
                 | InstanceState::Running
                 | InstanceState::Stopping
