@@ -23,6 +23,7 @@ mod secrets;
 mod state;
 mod yaml;
 
+use expand::Around;
 use serde_json::{Map, Value};
 
 pub use expand::Surroundings;
@@ -41,6 +42,12 @@ pub const MAX_DEPTH: usize = 32;
 
 /// Most keys of one file: each is a line of the report.
 pub const MAX_KEYS: usize = 100_000;
+
+/// Longest name of a key in bytes: names stand in each line of the report that is below them.
+pub const MAX_KEY: usize = 256;
+
+/// Most parts of one list, such as hosts or regions.
+pub const MAX_LIST: usize = 1000;
 
 /// Why a file cannot be read at all.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -65,6 +72,9 @@ pub enum ReadError {
     /// It has too many keys.
     #[error("it has more than {MAX_KEYS} keys")]
     TooMany,
+    /// The name of a key is longer than any of these files has.
+    #[error("the name of a key has {0} bytes, and at most {MAX_KEY} are read")]
+    LongKey(usize),
     /// Nothing in it is known.
     #[error("it is none of the files that are known: {0}")]
     Unknown(String),
@@ -83,6 +93,7 @@ pub fn read(name: &str, bytes: &[u8], around: &Surroundings<'_>) -> Result<Repor
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let content = format::parse(name, text)?;
     let kind = kind::of(&content)?;
+    let around = &Around::new(around);
     let mut report = Report::new(kind);
     match &content {
         format::Content::Table(rows) => state::csv(rows, &mut report),
@@ -94,7 +105,7 @@ pub fn read(name: &str, bytes: &[u8], around: &Surroundings<'_>) -> Result<Repor
     Ok(report)
 }
 
-fn tree(kind: Kind, fields: &Map<String, Value>, around: &Surroundings<'_>, report: &mut Report) {
+fn tree(kind: Kind, fields: &Map<String, Value>, around: &Around<'_>, report: &mut Report) {
     match kind {
         Kind::Manager => {
             for (key, value) in fields {

@@ -2,7 +2,8 @@
 
 use serde_json::{Map, Value};
 
-use crate::Surroundings;
+use crate::MAX_KEY;
+use crate::expand::Around;
 use crate::keys::{below, gibibytes, processors, text, texts, whole};
 use crate::names::{NO_CLUSTERS, provider, why_not};
 use crate::remotes::Remote;
@@ -13,12 +14,7 @@ const OWN_KEYS: &str =
 const OWN_ADDRESSES: &str = "the hub gives every machine its addresses; who may reach whom is its policy (`blueprint-hub policy set`)";
 
 /// Every place of one section.
-pub(crate) fn read(
-    section: &str,
-    fields: &Map<String, Value>,
-    around: &Surroundings<'_>,
-    report: &mut Report,
-) {
+pub(crate) fn read(section: &str, fields: &Map<String, Value>, around: &Around<'_>, report: &mut Report) {
     for (name, value) in fields {
         let path = below(section, name);
         match value.as_object() {
@@ -44,7 +40,7 @@ fn place(
     path: &str,
     name: &str,
     fields: &Map<String, Value>,
-    around: &Surroundings<'_>,
+    around: &Around<'_>,
     report: &mut Report,
 ) -> Remote {
     let written = fields.get("type").and_then(text);
@@ -140,7 +136,7 @@ const PLACE: [&str; 20] = [
     "token",
 ];
 
-fn docker(endpoint: Option<&str>, around: &Surroundings<'_>) -> Remote {
+fn docker(endpoint: Option<&str>, around: &Around<'_>) -> Remote {
     let Some(expanded) = endpoint.and_then(|endpoint| around.expand(endpoint).ok()) else {
         return Remote::of("local-docker");
     };
@@ -158,7 +154,7 @@ fn docker(endpoint: Option<&str>, around: &Surroundings<'_>) -> Remote {
     Remote::of("docker")
 }
 
-fn endpoint(path: &str, value: &Value, remote: &Remote, around: &Surroundings<'_>, report: &mut Report) {
+fn endpoint(path: &str, value: &Value, remote: &Remote, around: &Around<'_>, report: &mut Report) {
     let Some(written) = text(value) else {
         return report.wrong(path, "an address, such as unix:///var/run/docker.sock");
     };
@@ -187,7 +183,7 @@ fn endpoint(path: &str, value: &Value, remote: &Remote, around: &Surroundings<'_
 }
 
 /// A credential of a place: nothing here takes it, and it is not kept.
-fn secret(path: &str, value: &Value, around: &Surroundings<'_>, sort: &Sort, report: &mut Report) {
+fn secret(path: &str, value: &Value, around: &Around<'_>, sort: &Sort, report: &mut Report) {
     let Some(written) = text(value) else {
         return report.wrong(path, "a text");
     };
@@ -202,7 +198,7 @@ fn secret(path: &str, value: &Value, around: &Surroundings<'_>, sort: &Sort, rep
             report.credentials.push(crate::secrets::Given::one(name, &last, expanded.text));
         }
         Sort::Kubernetes | Sort::Docker | Sort::Ssh | Sort::Other(_) => {
-            let from = if expanded.names.is_empty() { "" } else { " of the environment" };
+            let from = if expanded.variable.is_none() { "" } else { " of the environment" };
             report.absent(path, format!("the hub has no use for this secret{from}, and does not keep it"));
         }
     }
@@ -269,23 +265,18 @@ fn regions(path: &str, fields: &Map<String, Value>, remote: &mut Remote, report:
     }
 }
 
-fn hosts(
-    path: &str,
-    value: &Value,
-    fields: &Map<String, Value>,
-    around: &Surroundings<'_>,
-    report: &mut Report,
-) {
+fn hosts(path: &str, value: &Value, fields: &Map<String, Value>, around: &Around<'_>, report: &mut Report) {
     let Some(hosts) = texts(value).filter(|hosts| !hosts.is_empty()) else {
         return report.wrong(path, "a list of hosts");
     };
     let user = fields.get("user").and_then(text).unwrap_or("root");
     let key = fields.get("key").or_else(|| fields.get("key_path")).and_then(text);
-    let identity = key.and_then(|key| around.expand(key).ok().filter(|expanded| expanded.names.is_empty()));
+    let identity = key.and_then(|key| around.expand(key).ok().filter(|expanded| expanded.variable.is_none()));
     let identity = identity.map_or_else(|| "IDENTITY".to_owned(), |found| found.text.expose().clone());
     // They become words of a command that a person copies.
     let is_plain = |word: &str| {
         !word.is_empty()
+            && word.len() <= MAX_KEY
             && !word.starts_with('-')
             && word
                 .chars()
@@ -340,12 +331,7 @@ fn runtime_word(path: &str, value: &Value, report: &mut Report) {
 }
 
 /// The network of the guide, and the tunnel of a remote.
-pub(crate) fn network(
-    path: &str,
-    fields: &Map<String, Value>,
-    around: &Surroundings<'_>,
-    report: &mut Report,
-) {
+pub(crate) fn network(path: &str, fields: &Map<String, Value>, around: &Around<'_>, report: &mut Report) {
     for (key, value) in fields {
         let path = below(path, key);
         match (key.as_str(), value) {
@@ -394,7 +380,7 @@ const NETWORK: [&str; 11] = [
 ];
 
 /// Host and port of the hub.
-fn hub(path: &str, value: &Value, around: &Surroundings<'_>, report: &mut Report) {
+fn hub(path: &str, value: &Value, around: &Around<'_>, report: &mut Report) {
     let Some(written) = text(value) else {
         return report.wrong(path, "the host of the hub, with or without a port");
     };
@@ -402,11 +388,13 @@ fn hub(path: &str, value: &Value, around: &Surroundings<'_>, report: &mut Report
         Ok(expanded) => expanded,
         Err(why) => return report.refused(path, why),
     };
-    // A file of somebody else's must not make a secret of the environment readable.
-    if let Some(name) = expanded.names.iter().find(|name| crate::secrets::sounds_secret(name)) {
+    // A file of somebody else's must not make a secret of the environment readable, whatever its name is.
+    if let Some(name) = &expanded.variable {
         return report.refused(
             path,
-            format!("{name} sounds like a secret, and this is stored in clear; write the host out"),
+            format!(
+                "{name} of the environment may be a secret, and this is stored in clear; write the host out"
+            ),
         );
     }
     let whole = expanded.text.expose();

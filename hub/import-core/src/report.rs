@@ -11,6 +11,9 @@ use crate::remotes::Remote;
 use crate::secrets::Given;
 use crate::state::KnownMachine;
 
+/// Longest text of a finding, in bytes.
+const MAX_TEXT: usize = 4096;
+
 /// Longest text of a value that is repeated in a report, in characters.
 const MAX_SHOWN: usize = 80;
 
@@ -102,7 +105,12 @@ impl Report {
     }
 
     pub(crate) fn say(&mut self, key: &str, verdict: Verdict, text: impl Into<String>) {
-        self.findings.push(Finding { key: key.to_owned(), verdict, text: text.into() });
+        let mut text = text.into();
+        if text.len() > MAX_TEXT {
+            text.truncate(text.floor_char_boundary(MAX_TEXT));
+            text.push_str("...");
+        }
+        self.findings.push(Finding { key: key.to_owned(), verdict, text });
     }
 
     pub(crate) fn understood(&mut self, key: &str, text: impl Into<String>) {

@@ -6,7 +6,7 @@ use std::fmt;
 use blueprint_common_types::Secret;
 use serde_json::{Map, Value};
 
-use crate::Surroundings;
+use crate::expand::Around;
 use crate::keys::{below, text};
 use crate::names::{provider, why_not};
 use crate::report::Report;
@@ -38,12 +38,6 @@ const SECRETS: [&str; 16] = [
 pub(crate) fn is_secret(key: &str) -> bool {
     let plain = key.to_ascii_lowercase().replace('-', "_");
     SECRETS.contains(&plain.as_str())
-}
-
-/// Whether a variable of this name sounds as if it held a secret.
-pub(crate) fn sounds_secret(name: &str) -> bool {
-    let name = name.to_ascii_uppercase();
-    ["KEY", "TOKEN", "SECRET", "PASS", "CREDENTIAL"].iter().any(|part| name.contains(part))
 }
 
 /// One line of a list of variables.
@@ -157,7 +151,7 @@ fn alias(plain: &str) -> Option<&'static str> {
 }
 
 /// `providers.yml`: credentials by provider, in each of the shapes that such files have.
-pub(crate) fn read(fields: &Map<String, Value>, around: &Surroundings<'_>, report: &mut Report) {
+pub(crate) fn read(fields: &Map<String, Value>, around: &Around<'_>, report: &mut Report) {
     for (key, value) in fields {
         match (key.as_str(), value) {
             ("providers", Value::Object(inner)) => {
@@ -180,7 +174,7 @@ pub(crate) fn read(fields: &Map<String, Value>, around: &Surroundings<'_>, repor
     }
 }
 
-fn one(path: &str, name: &str, value: &Value, around: &Surroundings<'_>, report: &mut Report) {
+fn one(path: &str, name: &str, value: &Value, around: &Around<'_>, report: &mut Report) {
     let known = provider(name);
     let Some(known) = known else {
         return report.absent(path, why_not(name));
@@ -223,19 +217,14 @@ fn one(path: &str, name: &str, value: &Value, around: &Surroundings<'_>, report:
     }
 }
 
-fn take(
-    path: &str,
-    key: &str,
-    value: &Value,
-    around: &Surroundings<'_>,
-    given: &mut Given,
-    report: &mut Report,
-) {
-    // A key of digits alone is a text that was written without quotation marks.
-    let digits = value.as_number().map(ToString::to_string);
+fn take(path: &str, key: &str, value: &Value, around: &Around<'_>, given: &mut Given, report: &mut Report) {
+    // A key of digits alone is a text that was written without quotation marks; any other number was changed by its reader.
+    let digits = value.as_number().filter(|number| !number.is_f64()).map(ToString::to_string);
     let Some(written) = digits.or_else(|| text(value).map(str::to_owned)).map(Secret::new) else {
         return if value.is_null() {
             report.absent(path, "it is empty")
+        } else if value.is_number() {
+            report.refused(path, "a number loses digits; write it in quotation marks and import again")
         } else {
             report.wrong(path, "a text")
         };

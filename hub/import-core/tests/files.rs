@@ -4,7 +4,7 @@
 
 use blueprint_common_types::Secret;
 use blueprint_hub_import_core::{
-    Field, Kind, KnownMachines, MAX_BYTES, ReadError, Remote, Report, Surroundings, Verdict, read,
+    Field, Kind, KnownMachines, MAX_BYTES, MAX_KEY, ReadError, Remote, Report, Surroundings, Verdict, read,
 };
 use proptest::prelude::*;
 
@@ -25,7 +25,7 @@ const FILES: [(&str, &[u8], Kind, [usize; 4]); 12] = [
 ];
 
 fn variable(name: &str) -> Option<Secret<String>> {
-    ["WIREGUARD_KEY", "FLY_AUTH_TOKEN", "AWS_CANARY"]
+    ["WIREGUARD_KEY", "FLY_AUTH_TOKEN", "AWS_CANARY", "MYSQL_PWD"]
         .contains(&name)
         .then(|| Secret::new("canary-of-the-environment".to_owned()))
 }
@@ -132,6 +132,8 @@ fn places_become_remotes_and_insecure_keys_are_refused() {
         ("[remote.x]\ntype = \"ssh\"\nhosts = [\"a; rm -rf /\"]", "remote.x.hosts"),
         ("[remote.x.tunnel]\nendpoint = \"${NONE}\"", "remote.x.tunnel.endpoint"),
         ("[network]\nhub_endpoint = \"${WIREGUARD_KEY}\"", "network.hub_endpoint"),
+        ("[network]\nhub_endpoint = \"${MYSQL_PWD}\"", "network.hub_endpoint"),
+        ("[network]\nhub_endpoint = \"${NONE:-hub}.${MYSQL_PWD}\"", "network.hub_endpoint"),
     ] {
         let report = imported("x.toml", text.as_bytes()).unwrap();
         assert_eq!(said(&report, key).0, Verdict::Refused, "{text}");
@@ -230,6 +232,36 @@ fn files_that_are_none_of_these_are_refused_with_a_reason() {
     assert!(matches!(imported("x.json", deep.as_bytes()), Err(ReadError::TooDeep)));
     let wide = format!("{{\"a\":[{}1]}}", "1,".repeat(100_001));
     assert!(matches!(imported("x.json", wide.as_bytes()), Err(ReadError::TooMany)));
+    let long = "n".repeat(MAX_KEY + 1);
+    let section = format!("[remote.{long}]\na = 1");
+    assert_eq!(imported("x.toml", section.as_bytes()).unwrap_err(), ReadError::LongKey(MAX_KEY + 1));
+    let header = format!("name,{long}\na,b\n");
+    assert_eq!(imported("x.csv", header.as_bytes()).unwrap_err(), ReadError::LongKey(MAX_KEY + 1));
+    let hosts = format!("[remote.x]\ntype = \"ssh\"\nhosts = \"{}\"", "a,".repeat(100_000));
+    let report = imported("x.toml", hosts.as_bytes()).unwrap();
+    assert_eq!((said(&report, "remote.x.hosts").0, report.steps.len()), (Verdict::Refused, 0));
+}
+
+#[test]
+fn a_credential_of_digits_is_sealed_as_it_was_written_or_refused() {
+    let field = Field { name: "api_key".to_owned(), required: true, secret: true, variables: Vec::new() };
+    for (name, text, sealed) in [
+        (
+            "x.yml",
+            "vultr:\n  api_key: 123456789012345678901234567890",
+            Some("123456789012345678901234567890"),
+        ),
+        ("x.json", r#"{"vultr":{"api_key":18446744073709551615}}"#, Some("18446744073709551615")),
+        ("x.json", r#"{"vultr":{"api_key":123456789012345678901234567890}}"#, None),
+        ("x.yml", "vultr:\n  api_key: 12345e67", None),
+    ] {
+        let report = imported(name, text.as_bytes()).unwrap();
+        let fields = [field.clone()];
+        let found = report.credentials.first().map(|given| given.fit(&fields).unwrap().expose().clone());
+        assert_eq!(found, sealed.map(|digits| format!(r#"{{"api_key":"{digits}"}}"#)), "{text}");
+        let verdict = said(&report, "vultr.api_key");
+        assert!(sealed.is_some() || verdict.1.contains("quotation marks"), "{verdict:?}");
+    }
 }
 
 proptest! {
