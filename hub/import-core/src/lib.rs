@@ -14,6 +14,7 @@ mod format;
 mod keys;
 mod kind;
 mod names;
+mod network;
 mod operator;
 mod policy;
 mod remote;
@@ -29,6 +30,7 @@ use serde_json::{Map, Value};
 pub use expand::Surroundings;
 pub use kind::Kind;
 pub use names::provider as provider_name;
+pub use remote::merged;
 pub use remotes::{BadRemotes, Remote, Remotes};
 pub use report::{Finding, Report, Setting, Verdict};
 pub use secrets::{Field, Given, Unfit};
@@ -108,13 +110,14 @@ pub fn read(name: &str, bytes: &[u8], around: &Surroundings<'_>) -> Result<Repor
 fn tree(kind: Kind, fields: &Map<String, Value>, around: &Around<'_>, report: &mut Report) {
     match kind {
         Kind::Manager => {
+            let clashes = remote::Clashes::of(fields, around);
             for (key, value) in fields {
                 match (key.as_str(), value) {
                     ("operator", Value::Object(inner)) => operator::read(inner, report),
                     ("remote" | "providers", Value::Object(inner)) => {
-                        remote::read(key, inner, around, report);
+                        remote::read(key, inner, &clashes, around, report);
                     }
-                    ("network", Value::Object(inner)) => remote::network("network", inner, around, report),
+                    ("network", Value::Object(inner)) => network::read("network", inner, around, report),
                     ("default_provider", _) => cloud::default_provider(value, report),
                     _ => report.unknown(key, &["operator", "remote", "providers", "network"], value),
                 }

@@ -143,6 +143,63 @@ fn places_become_remotes_and_insecure_keys_are_refused() {
 }
 
 #[test]
+fn an_order_for_one_place_cannot_land_on_another() {
+    let docker = |endpoint: &str| format!("type = \"docker\"\nendpoint = \"{endpoint}\"\n");
+    for endpoint in ["${NONE}", "tcp://192.0.2.1:2376", "http://192.0.2.1", "192.0.2.1:2376", "ssh://a@b"] {
+        let report = imported("x.toml", format!("[remote.x]\n{}", docker(endpoint)).as_bytes()).unwrap();
+        assert!(report.remotes["x"].unusable.is_some(), "{endpoint}");
+        assert_eq!(said(&report, "remote.x.type").0, Verdict::Refused, "{endpoint}");
+        assert_eq!(said(&report, "remote.x.endpoint").0, Verdict::Refused, "{endpoint}");
+    }
+    for (type_of, becomes) in
+        [("docker", "local-docker"), ("local-docker", "local-docker"), ("docker-remote", "docker")]
+    {
+        let report = imported("x.toml", format!("[remote.x]\ntype = \"{type_of}\"").as_bytes()).unwrap();
+        assert_eq!(report.remotes["x"], Remote::of(becomes));
+    }
+    let ssh = |host: &str| format!("type = \"SshRemote\"\nhosts = [\"{host}\"]\n");
+    let token = |token: &str| format!("type = \"vultr\"\ntoken = \"{token}\"\n");
+    for (section, one, two, clash) in [
+        ("remote", ssh("192.0.2.1"), ssh("192.0.2.2"), true),
+        ("remote", ssh("192.0.2.1"), ssh("192.0.2.1"), false),
+        ("providers", ssh("192.0.2.1"), ssh("192.0.2.2"), true),
+        ("providers", docker("https://one:2376"), docker("https://two:2376"), true),
+        ("remote", docker("unix:///var/run/docker.sock"), docker("unix:///run/other.sock"), true),
+        ("remote", docker("unix:///var/run/docker.sock"), "type = \"docker\"".to_owned(), false),
+        ("remote", token("canary-1"), token("canary-2"), true),
+        ("remote", token("canary"), "type = \"vultr\"\nregion = \"fra\"".to_owned(), false),
+    ] {
+        let text = format!("[remote.one]\n{one}\n[{section}.two]\n{two}");
+        let report = imported("x.toml", text.as_bytes()).unwrap();
+        for (name, key) in [("one", "remote.one.type"), ("two", &*format!("{section}.two.type"))] {
+            assert_eq!(report.remotes[name].unusable.is_some(), clash, "{text}");
+            let (verdict, why) = said(&report, key);
+            assert_eq!(
+                verdict == Verdict::Refused && why.contains("could land on another"),
+                clash,
+                "{text}: {why}"
+            );
+        }
+    }
+    let twice = "[remote.x]\ntype = \"aws\"\n[providers.x]\ntype = \"gcp\"";
+    let report = imported("x.toml", twice.as_bytes()).unwrap();
+    assert!(report.remotes["x"].unusable.is_some() && said(&report, "remote.x.type").0 == Verdict::Refused);
+}
+
+#[test]
+fn what_a_place_does_not_use_is_not_understood() {
+    let text = "[remote.x]\ntype = \"vultr\"\nkey = \"canary\"\nuser = \"root\"\nhosts = [\"192.0.2.1\"]\n[remote.y]\ntype = \
+                \"ssh\"\nuser = \"root\"\nkey_path = \"/k\"";
+    let report = imported("x.toml", text.as_bytes()).unwrap();
+    assert_eq!((report.credentials.len(), &*report.credentials[0].provider), (1, "vultr"));
+    assert_eq!(said(&report, "remote.x.key").0, Verdict::Understood);
+    for key in ["remote.x.user", "remote.x.hosts", "remote.y.user", "remote.y.key_path"] {
+        assert_eq!(said(&report, key).0, Verdict::NotApplicable, "{key}");
+    }
+    assert!(report.steps.is_empty() && !format!("{report:?}").contains("canary"));
+}
+
+#[test]
 fn a_mistyped_key_is_unknown_and_gets_the_one_that_was_meant() {
     let text =
         "[operator.deployment]\nmod = \"local\"\n[remote.x]\nkubecfg = { a = 1, b = 2 }\n[strange]\na = 1";
