@@ -31,7 +31,7 @@ pub use expand::Surroundings;
 pub use kind::Kind;
 pub use names::provider as provider_name;
 pub use remote::merged;
-pub use remotes::{BadRemotes, Remote, Remotes};
+pub use remotes::{BadRemotes, MAX_REMOTES, Remote, Remotes};
 pub use report::{Finding, Report, Setting, Verdict};
 pub use secrets::{Field, Given, Unfit};
 pub use state::{KnownMachine, KnownMachines};

@@ -188,11 +188,7 @@ fn one(path: &str, name: &str, value: &Value, around: &Around<'_>, report: &mut 
                 match key.as_str() {
                     "name" => report.understood(&path, format!("the provider {known}")),
                     "region" | "regions" => match crate::keys::texts(value).filter(|list| !list.is_empty()) {
-                        Some(list) => report.set(
-                            &path,
-                            &format!("providers.{}.regions", known.replace('-', "_")),
-                            list.join(","),
-                        ),
+                        Some(list) => report.regions(&path, known, &list.join(",")),
                         None => report.wrong(&path, "the name of a region"),
                     },
                     "enabled" if value == &Value::Bool(false) => {
@@ -250,16 +246,16 @@ pub(crate) fn variables(lines: &[Line], report: &mut Report) {
         let is_empty = value.expose().is_empty();
         match (owner, ROLES.iter().find(|(known, _)| *known == name).map(|(_, role)| *role)) {
             _ if is_empty => report.absent(name, "it is empty"),
-            (Some(provider), Some(Role::Secret)) => {
+            (Some(provider), Some(Role::Secret)) if provider != "equinix" => {
                 report.understood(name, format!("credentials of {provider}, sealed in the hub's store"));
                 let given = all
                     .entry(provider)
                     .or_insert_with(|| Given { provider: provider.to_owned(), values: BTreeMap::new() });
                 given.values.insert(name.to_owned(), value.clone());
             }
-            (Some(provider), Some(Role::Region)) => {
-                report.set(name, &format!("providers.{provider}.regions"), value.expose().clone());
-            }
+            (Some("equinix"), _) => report.absent(name, why_not("equinix")),
+            (Some(provider), Some(Role::Region)) => report.regions(name, provider, value.expose()),
+            (_, Some(Role::Setting(key))) => report.set(name, key, value.expose().clone()),
             (_, Some(Role::Ssh)) => report.absent(name, "nobody logs in to a cloud's machine: it joins by itself"),
             (_, Some(Role::Open)) => {
                 report.refused(name, "no port of a machine is opened to anybody; machines dial out to the hub");
@@ -300,12 +296,13 @@ const OWNERS: [(&str, &str); 13] = [
 enum Role {
     Secret,
     Region,
+    Setting(&'static str),
     Ssh,
     Open,
     Own,
 }
 
-const ROLES: [(&str, Role); 48] = [
+const ROLES: [(&str, Role); 54] = [
     ("AWS_ACCESS_KEY_ID", Role::Secret),
     ("AWS_SECRET_ACCESS_KEY", Role::Secret),
     ("AWS_SESSION_TOKEN", Role::Secret),
@@ -318,13 +315,14 @@ const ROLES: [(&str, Role); 48] = [
     ("GOOGLE_CLOUD_PROJECT", Role::Secret),
     ("GCP_ACCESS_TOKEN", Role::Secret),
     ("GCP_API_KEY", Role::Secret),
+    ("GCP_SERVICE_ACCOUNT_KEY", Role::Secret),
     ("GCP_DEFAULT_REGION", Role::Region),
     ("GCP_SSH_KEY_PATH", Role::Ssh),
     ("AZURE_SUBSCRIPTION_ID", Role::Secret),
     ("AZURE_CLIENT_ID", Role::Secret),
     ("AZURE_CLIENT_SECRET", Role::Secret),
     ("AZURE_TENANT_ID", Role::Secret),
-    ("AZURE_RESOURCE_GROUP", Role::Secret),
+    ("AZURE_RESOURCE_GROUP", Role::Setting("providers.azure.resource_group")),
     ("AZURE_ACCESS_TOKEN", Role::Secret),
     ("AZURE_SSH_PUBLIC_KEY", Role::Ssh),
     ("AZURE_SSH_KEY_PATH", Role::Ssh),
@@ -340,11 +338,16 @@ const ROLES: [(&str, Role); 48] = [
     ("VULTR_SSH_KEY_ID", Role::Ssh),
     ("VULTR_DEFAULT_REGION", Role::Region),
     ("LINODE_TOKEN", Role::Secret),
+    ("LINODE_API_TOKEN", Role::Secret),
+    ("LINODE_CLI_TOKEN", Role::Secret),
     ("SCW_ACCESS_KEY", Role::Secret),
     ("SCW_SECRET_KEY", Role::Secret),
+    ("SCALEWAY_SECRET_KEY", Role::Secret),
     ("SCW_DEFAULT_PROJECT_ID", Role::Secret),
+    ("SCW_PROJECT_ID", Role::Secret),
+    ("SCALEWAY_PROJECT_ID", Role::Secret),
+    ("SCW_DEFAULT_ZONE", Role::Region),
     ("HIVELOCITY_API_KEY", Role::Secret),
-    ("METAL_AUTH_TOKEN", Role::Secret),
     ("BLUEPRINT_ALLOWED_SSH_CIDRS", Role::Open),
     ("BLUEPRINT_ALLOWED_QOS_CIDRS", Role::Open),
     ("BLUEPRINT_CLIENT_CERT_PATH", Role::Own),

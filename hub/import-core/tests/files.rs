@@ -12,10 +12,10 @@ use proptest::prelude::*;
 const FILES: [(&str, &[u8], Kind, [usize; 4]); 12] = [
     ("operator.toml", include_bytes!("files/operator.toml"), Kind::Manager, [4, 0, 8, 0]),
     ("remote.toml", include_bytes!("files/remote.toml"), Kind::Manager, [5, 1, 15, 0]),
-    ("guide.toml", include_bytes!("files/guide.toml"), Kind::Manager, [13, 4, 11, 0]),
+    ("guide.toml", include_bytes!("files/guide.toml"), Kind::Manager, [12, 5, 11, 0]),
     ("providers.yml", include_bytes!("files/providers.yml"), Kind::Credentials, [5, 0, 1, 0]),
     ("deployment-policy.json", include_bytes!("files/deployment-policy.json"), Kind::Policy, [13, 0, 8, 0]),
-    ("cloud.json", include_bytes!("files/cloud.json"), Kind::Cloud, [5, 0, 0, 0]),
+    ("cloud.json", include_bytes!("files/cloud.json"), Kind::Cloud, [4, 0, 1, 0]),
     ("deployment_state.json", include_bytes!("files/deployment_state.json"), Kind::State, [14, 0, 13, 0]),
     ("variables.env", include_bytes!("files/variables.env"), Kind::Variables, [4, 2, 1, 0]),
     ("preferences.toml", include_bytes!("files/preferences.toml"), Kind::Preferences, [3, 0, 0, 0]),
@@ -91,7 +91,7 @@ fn preferences_of_the_operator_become_settings() {
     let report = file("cloud.json");
     assert_eq!(set(&report, "provision.strategy"), Some("preferred:digitalocean"));
     assert_eq!(set(&report, "providers.aws.regions"), Some("eu-central-1"));
-    assert_eq!(set(&report, "providers.gcp.project"), Some("a-project"));
+    assert!(report.steps[0].contains("\"a-project\"") && report.steps[0].contains("provider configure gcp"));
     assert_eq!(set(&report, "providers.digitalocean.enabled"), Some("true"));
 }
 
@@ -184,6 +184,42 @@ fn an_order_for_one_place_cannot_land_on_another() {
     let twice = "[remote.x]\ntype = \"aws\"\n[providers.x]\ntype = \"gcp\"";
     let report = imported("x.toml", twice.as_bytes()).unwrap();
     assert!(report.remotes["x"].unusable.is_some() && said(&report, "remote.x.type").0 == Verdict::Refused);
+}
+
+#[test]
+fn of_several_values_the_last_counts_and_the_others_say_so() {
+    let report = file("guide.toml");
+    let (verdict, text) = said(&report, "network.hub_port");
+    assert_eq!(verdict, Verdict::Refused);
+    assert_eq!(text, "tunnel.listen is set by network.tunnel.hub_port, too, which counts");
+    let text = "[network]\nhub_endpoint = \"a.example:1\"\nhub_port = 2";
+    let report = imported("x.toml", text.as_bytes()).unwrap();
+    let (verdict, text) = said(&report, "network.hub_endpoint");
+    assert_eq!(verdict, Verdict::Understood);
+    assert!(
+        text.contains("hub.advertise") && text.contains("tunnel.listen is set by network.hub_port"),
+        "{text}"
+    );
+    let text = "SCW_DEFAULT_ZONE=fr-par-1\nAZURE_RESOURCE_GROUP=one\nAZURE_RESOURCE_GROUP=two\nAWS_REGION=a,b\nAWS_DEFAULT_REGION=b,c\n\
+                METAL_AUTH_TOKEN=canary\nHIVELOCITY_API_KEY=k\n";
+    let report = imported("x.env", text.as_bytes()).unwrap();
+    assert_eq!(set(&report, "providers.scaleway.zones"), Some("fr-par-1"));
+    assert_eq!(set(&report, "providers.azure.resource_group"), Some("two"));
+    assert_eq!(set(&report, "providers.aws.regions"), Some("a,b,c"));
+    assert_eq!(report.count(Verdict::Refused), 1);
+    assert!(said(&report, "METAL_AUTH_TOKEN").1.contains("ended"));
+    assert_eq!(report.credentials.len(), 1);
+}
+
+#[test]
+fn types_that_are_not_allowed_are_named() {
+    let report = file("preferences.toml");
+    assert_eq!(report.allowed.as_ref().map(|names| names.len()), Some(2));
+    let (verdict, text) = said(&report, "allowed_types");
+    assert_eq!(verdict, Verdict::Understood);
+    assert!(text.contains("aws, digitalocean") && text.contains("\"AwsEks\" is left out"), "{text}");
+    let report = imported("x.toml", b"allowed_types = [\"Crusoe\", 1]").unwrap();
+    assert_eq!((said(&report, "allowed_types").0, report.settings.len()), (Verdict::Refused, 0));
 }
 
 #[test]
