@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use crate::keys::{below, text};
 use crate::names::{provider, why_not};
-use crate::report::Report;
+use crate::report::{Report, shown};
 
 pub(crate) fn read(fields: &Map<String, Value>, report: &mut Report) {
     for (key, value) in fields {
@@ -38,14 +38,24 @@ pub(crate) fn default_provider(value: &Value, report: &mut Report) {
 }
 
 fn one(path: &str, name: &str, fields: &Map<String, Value>, report: &mut Report) {
-    let section = format!("providers.{}", name.replace('-', "_"));
-    report.setting(path, &format!("{section}.enabled"), "true");
+    report.setting(path, &format!("providers.{}.enabled", name.replace('-', "_")), "true");
     for (key, value) in fields {
         let path = below(path, key);
         match (key.as_str(), text(value)) {
             ("region" | "project_id", None) if value.is_null() => report.absent(&path, "it is empty"),
-            ("region", Some(region)) => report.set(&path, &format!("{section}.regions"), region),
-            ("project_id", Some(project)) => report.set(&path, &format!("{section}.project"), project),
+            ("region", Some(region)) => report.regions(&path, name, region),
+            ("project_id", Some(project)) => {
+                report.absent(
+                    &path,
+                    format!(
+                        "a project is part of the credentials: `blueprint-hub provider configure {name}`"
+                    ),
+                );
+                report.steps.push(format!(
+                    "name the project {} with the credentials: blueprint-hub provider configure {name}",
+                    shown(project)
+                ));
+            }
             ("region" | "project_id", None) => report.wrong(&path, "a text"),
             _ => report.unknown(&path, &["region", "project_id"], value),
         }

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::secrets::Line;
-use crate::{MAX_DEPTH, MAX_KEYS, ReadError, csv, expand, yaml};
+use crate::{MAX_DEPTH, MAX_KEY, MAX_KEYS, ReadError, csv, expand, yaml};
 
 /// A file's content.
 #[derive(Debug)]
@@ -22,7 +22,12 @@ pub(crate) fn parse(name: &str, text: &str) -> Result<Content, ReadError> {
     let begins_json = text.trim_start().starts_with('{');
     let content = match ending.as_deref() {
         Some("csv") => {
-            Content::Table(csv::rows(text).map_err(|why| ReadError::Format { format: "CSV", why })?)
+            let rows = csv::rows(text).map_err(|why| ReadError::Format { format: "CSV", why })?;
+            let mut names = rows.iter().take(1).flatten().map(String::len);
+            if let Some(long) = names.find(|length| *length > MAX_KEY) {
+                return Err(ReadError::LongKey(long));
+            }
+            Content::Table(rows)
         }
         Some("env") => Content::Variables(variables(text)?),
         Some("json") => Content::Tree(json_or_toml(text)?),
@@ -97,7 +102,7 @@ fn variables(text: &str) -> Result<Vec<Line>, ReadError> {
     Ok(lines)
 }
 
-/// Bounds on depth and on how many keys there are, without recursion.
+/// Bounds on depth, on how many keys there are and on their names, without recursion.
 fn check(value: &Value) -> Result<(), ReadError> {
     let (mut open, mut count) = (vec![(value, 0usize)], 0usize);
     while let Some((value, depth)) = open.pop() {
@@ -110,7 +115,12 @@ fn check(value: &Value) -> Result<(), ReadError> {
         }
         let inner: Box<dyn Iterator<Item = &Value>> = match value {
             Value::Array(list) => Box::new(list.iter()),
-            Value::Object(fields) => Box::new(fields.values()),
+            Value::Object(fields) => {
+                if let Some(long) = fields.keys().map(String::len).find(|length| *length > MAX_KEY) {
+                    return Err(ReadError::LongKey(long));
+                }
+                Box::new(fields.values())
+            }
             Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => continue,
         };
         open.extend(inner.map(|value| (value, depth.saturating_add(1))));

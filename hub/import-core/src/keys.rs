@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use crate::MAX_LIST;
+
 /// The key below a section.
 pub(crate) fn below(section: &str, key: &str) -> String {
     if section.is_empty() { key.to_owned() } else { format!("{section}.{key}") }
@@ -12,12 +14,19 @@ pub(crate) fn text(value: &Value) -> Option<&str> {
     value.as_str().map(str::trim).filter(|text| !text.is_empty())
 }
 
-/// Texts: a list of them, or one with commas.
+/// Texts: a list of them, or one with commas; no more than [`MAX_LIST`].
 pub(crate) fn texts(value: &Value) -> Option<Vec<&str>> {
     match value {
-        Value::Array(list) => list.iter().map(text).collect(),
-        Value::String(one) => Some(one.split(',').map(str::trim).filter(|one| !one.is_empty()).collect()),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => None,
+        Value::Array(list) if list.len() <= MAX_LIST => list.iter().map(text).collect(),
+        Value::String(one) if one.split(',').count() <= MAX_LIST => {
+            Some(one.split(',').map(str::trim).filter(|one| !one.is_empty()).collect())
+        }
+        Value::Array(_)
+        | Value::String(_)
+        | Value::Null
+        | Value::Bool(_)
+        | Value::Number(_)
+        | Value::Object(_) => None,
     }
 }
 

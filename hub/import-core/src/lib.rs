@@ -14,6 +14,7 @@ mod format;
 mod keys;
 mod kind;
 mod names;
+mod network;
 mod operator;
 mod policy;
 mod remote;
@@ -23,12 +24,14 @@ mod secrets;
 mod state;
 mod yaml;
 
+use expand::Around;
 use serde_json::{Map, Value};
 
 pub use expand::Surroundings;
 pub use kind::Kind;
 pub use names::provider as provider_name;
-pub use remotes::{BadRemotes, Remote, Remotes};
+pub use remote::merged;
+pub use remotes::{BadRemotes, MAX_REMOTES, Remote, Remotes};
 pub use report::{Finding, Report, Setting, Verdict};
 pub use secrets::{Field, Given, Unfit};
 pub use state::{KnownMachine, KnownMachines};
@@ -41,6 +44,12 @@ pub const MAX_DEPTH: usize = 32;
 
 /// Most keys of one file: each is a line of the report.
 pub const MAX_KEYS: usize = 100_000;
+
+/// Longest name of a key in bytes: names stand in each line of the report that is below them.
+pub const MAX_KEY: usize = 256;
+
+/// Most parts of one list, such as hosts or regions.
+pub const MAX_LIST: usize = 1000;
 
 /// Why a file cannot be read at all.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -65,6 +74,9 @@ pub enum ReadError {
     /// It has too many keys.
     #[error("it has more than {MAX_KEYS} keys")]
     TooMany,
+    /// The name of a key is longer than any of these files has.
+    #[error("the name of a key has {0} bytes, and at most {MAX_KEY} are read")]
+    LongKey(usize),
     /// Nothing in it is known.
     #[error("it is none of the files that are known: {0}")]
     Unknown(String),
@@ -83,6 +95,7 @@ pub fn read(name: &str, bytes: &[u8], around: &Surroundings<'_>) -> Result<Repor
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let content = format::parse(name, text)?;
     let kind = kind::of(&content)?;
+    let around = &Around::new(around);
     let mut report = Report::new(kind);
     match &content {
         format::Content::Table(rows) => state::csv(rows, &mut report),
@@ -94,16 +107,17 @@ pub fn read(name: &str, bytes: &[u8], around: &Surroundings<'_>) -> Result<Repor
     Ok(report)
 }
 
-fn tree(kind: Kind, fields: &Map<String, Value>, around: &Surroundings<'_>, report: &mut Report) {
+fn tree(kind: Kind, fields: &Map<String, Value>, around: &Around<'_>, report: &mut Report) {
     match kind {
         Kind::Manager => {
+            let clashes = remote::Clashes::of(fields, around);
             for (key, value) in fields {
                 match (key.as_str(), value) {
                     ("operator", Value::Object(inner)) => operator::read(inner, report),
                     ("remote" | "providers", Value::Object(inner)) => {
-                        remote::read(key, inner, around, report);
+                        remote::read(key, inner, &clashes, around, report);
                     }
-                    ("network", Value::Object(inner)) => remote::network("network", inner, around, report),
+                    ("network", Value::Object(inner)) => network::read("network", inner, around, report),
                     ("default_provider", _) => cloud::default_provider(value, report),
                     _ => report.unknown(key, &["operator", "remote", "providers", "network"], value),
                 }

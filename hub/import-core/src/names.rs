@@ -14,7 +14,6 @@ pub fn provider(written: &str) -> Option<&'static str> {
         "linode" | "akamai" => "linode",
         "scaleway" => "scaleway",
         "hivelocity" => "hivelocity",
-        "equinix" | "equinixmetal" | "packet" => "equinix",
         "ssh" | "sshremote" | "baremetal" => "ssh",
         "localdocker" | "dockerlocal" => "local-docker",
         "docker" | "dockerremote" => "docker",
@@ -24,8 +23,28 @@ pub fn provider(written: &str) -> Option<&'static str> {
     })
 }
 
+/// The key that holds the regions of a provider; `None` where it has no such key.
+pub(crate) fn regions_key(provider: &str) -> Option<&'static str> {
+    Some(match provider {
+        "aws" => "providers.aws.regions",
+        "azure" => "providers.azure.regions",
+        "digitalocean" => "providers.digitalocean.regions",
+        "gcp" => "providers.gcp.regions",
+        "linode" => "providers.linode.regions",
+        "vultr" => "providers.vultr.regions",
+        "scaleway" => "providers.scaleway.zones",
+        "hivelocity" => "providers.hivelocity.facilities",
+        _ => return None,
+    })
+}
+
 /// Clouds that today's tools name and that this hub has no provider for, with what to do.
 pub(crate) fn why_not(written: &str) -> String {
+    let plain = written.to_ascii_lowercase();
+    if plain.starts_with("equinix") || plain == "packet" {
+        return "Equinix Metal ended on 2026-06-30; `blueprint-hub offers` says who sells the like"
+            .to_owned();
+    }
     format!(
         "this hub has no provider {}; a machine that you have there joins by `blueprint-agent join`, or by SSH \
          (docs/ssh.md)",
@@ -80,7 +99,7 @@ mod tests {
             ("AwsEc2", Some("aws")),
             ("DigitalOcean", Some("digitalocean")),
             ("do", Some("digitalocean")),
-            ("equinix-metal", Some("equinix")),
+            ("equinix-metal", None),
             ("SshRemote", Some("ssh")),
             ("Hetzner", None),
         ] {

@@ -145,7 +145,10 @@ fn scaling(section: &str, fields: &Map<String, Value>, report: &mut Report) {
     for (key, value) in fields {
         let path = below(section, key);
         if names.contains(&key.as_str()) {
-            report.absent(&path, "scaling is said for each service, and not once for an operator");
+            report.absent(
+                &path,
+                "scaling is said for each service: `blueprint-hub scale set` with --min, --max and --target-cpu (docs/scaling.md)",
+            );
         } else {
             report.unknown(&path, &names, value);
         }

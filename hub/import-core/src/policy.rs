@@ -1,5 +1,7 @@
 //! `deployment-policy.json` of `cargo tangle cloud policy`, and preferences of deployment types.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value};
 
 use crate::keys::{below, text, texts, whole};
@@ -195,26 +197,7 @@ pub(crate) fn preferences(section: &str, fields: &Map<String, Value>, report: &m
                 None => report.wrong(&path, "a deployment type, such as AwsEc2"),
             },
             "allowed_types" => match value.as_array() {
-                Some(list) => {
-                    let names: Vec<_> = list
-                        .iter()
-                        .filter_map(|one| kind_of(one).and_then(|one| deployment_type(one).ok()))
-                        .collect();
-                    report.understood(
-                        &path,
-                        format!(
-                            "providers that are switched on are all that orders go to: switch on {} and no other",
-                            if names.is_empty() { "none" } else { "these" }
-                        ),
-                    );
-                    for name in names {
-                        report.setting(
-                            &path,
-                            &format!("providers.{}.enabled", name.replace('-', "_")),
-                            "true",
-                        );
-                    }
-                }
+                Some(list) => allowed(&path, list, report),
                 None => report.wrong(&path, "a list of deployment types"),
             },
             "allow_fallback" => match value.as_bool() {
@@ -227,6 +210,40 @@ pub(crate) fn preferences(section: &str, fields: &Map<String, Value>, report: &m
             _ => report.unknown(&path, &["preferred_type", "allowed_types", "allow_fallback"], value),
         }
     }
+}
+
+/// Types that are allowed are switched on; a person switches off what else is on, which only the hub's configuration says.
+fn allowed(path: &str, list: &[Value], report: &mut Report) {
+    let (mut names, mut left_out) = (BTreeSet::new(), String::new());
+    for one in list {
+        match kind_of(one).map(deployment_type) {
+            Some(Ok(name)) => drop(names.insert(name)),
+            Some(Err(why)) => {
+                let written = kind_of(one).map(shown).unwrap_or_default();
+                left_out.push_str(&format!("; {written} is left out: {why}"));
+            }
+            None => left_out.push_str("; one that is no deployment type is left out"),
+        }
+    }
+    let joined: Vec<_> = names.iter().copied().collect();
+    if names.is_empty() {
+        report.refused(
+            path,
+            format!("it names no provider of this hub, so nothing is switched on or off{left_out}"),
+        );
+    } else {
+        report.understood(
+            path,
+            format!(
+                "switched on: {}; what else is on is named below, to be switched off{left_out}",
+                joined.join(", ")
+            ),
+        );
+    }
+    for name in &names {
+        report.setting(path, &format!("providers.{}.enabled", name.replace('-', "_")), "true");
+    }
+    report.allowed = Some(names.into_iter().map(str::to_owned).collect());
 }
 
 /// A type as today's tools write it, and as their own example does: `{ type = "AwsEc2" }`.

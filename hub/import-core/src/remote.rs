@@ -1,29 +1,103 @@
-//! `[remote.*]` of the deployment specification, `[providers.*]` and `[network]` of the operator's guide.
+//! `[remote.*]` of the deployment specification, and `[providers.*]` of the operator's guide.
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value};
 
-use crate::Surroundings;
+use crate::MAX_KEY;
+use crate::expand::Around;
 use crate::keys::{below, gibibytes, processors, text, texts, whole};
 use crate::names::{NO_CLUSTERS, provider, why_not};
+use crate::network;
 use crate::remotes::Remote;
-use crate::report::{Report, shown};
+use crate::report::{Report, Verdict, shown};
 
-const OWN_KEYS: &str =
-    "the hub and every agent make their own keys, which never leave them; remove it from the file";
-const OWN_ADDRESSES: &str = "the hub gives every machine its addresses; who may reach whom is its policy (`blueprint-hub policy set`)";
+/// Why a place that has a provider cannot be ordered at, by what the rest of its file says.
+#[derive(Debug, Default)]
+pub(crate) struct Clashes {
+    /// Providers of which the file has places that differ in what a remote cannot say.
+    providers: BTreeSet<String>,
+    /// Names that several places have.
+    names: BTreeSet<String>,
+}
+
+impl Clashes {
+    /// Looks at every place of a file before any of them is a remote.
+    pub(crate) fn of(fields: &Map<String, Value>, around: &Around<'_>) -> Self {
+        let mut sites: BTreeMap<String, BTreeSet<Vec<&str>>> = BTreeMap::new();
+        let (mut seen, mut names) = (BTreeSet::new(), BTreeSet::new());
+        let sections = ["remote", "providers"].iter().filter_map(|key| fields.get(*key)?.as_object());
+        for (name, value) in sections.flatten() {
+            let Some(inner) = value.as_object() else { continue };
+            if !seen.insert(name) {
+                names.insert(name.clone());
+            }
+            let sort = sort_of(name, inner);
+            let Some(provider) = base(&sort, inner, around).0.provider else { continue };
+            if let Some(site) = site(&sort, inner) {
+                sites.entry(provider).or_default().insert(site);
+            }
+        }
+        sites.retain(|_, sites| sites.len() > 1);
+        Self { providers: sites.into_keys().collect(), names }
+    }
+
+    fn why(&self, name: &str, remote: &Remote) -> Option<String> {
+        if self.names.contains(name) {
+            return Some(format!(
+                "the file has two places with the name {name:?}; rename one and import again"
+            ));
+        }
+        let provider = remote.provider.as_ref().filter(|provider| self.providers.contains(*provider))?;
+        Some(merged(provider))
+    }
+}
+
+/// What to say of several places that are one provider here.
+#[must_use]
+pub fn merged(provider: &str) -> String {
+    format!(
+        "several places are the provider {provider}, and an order for one could land on another; order with \
+         `deploy --provider {provider}`, with --region where the provider has one for each"
+    )
+}
+
+/// What tells a place from others of its provider; `None` where it is that of them all.
+fn site<'a>(sort: &Sort, fields: &'a Map<String, Value>) -> Option<Vec<&'a str>> {
+    match sort {
+        Sort::Ssh => {
+            let mut hosts = fields.get("hosts").and_then(texts).unwrap_or_default();
+            hosts.sort_unstable();
+            hosts.dedup();
+            Some(hosts)
+        }
+        Sort::Docker => {
+            let written =
+                fields.get("endpoint").and_then(text).map(|at| at.strip_prefix("unix://").unwrap_or(at));
+            Some(vec![written.unwrap_or(SOCKET)])
+        }
+        Sort::Cloud(_) => {
+            let all: Vec<&str> =
+                CREDENTIALS.iter().filter_map(|key| fields.get(*key).and_then(text)).collect();
+            (!all.is_empty()).then_some(all)
+        }
+        Sort::Kubernetes | Sort::Other(_) => None,
+    }
+}
 
 /// Every place of one section.
 pub(crate) fn read(
     section: &str,
     fields: &Map<String, Value>,
-    around: &Surroundings<'_>,
+    clashes: &Clashes,
+    around: &Around<'_>,
     report: &mut Report,
 ) {
     for (name, value) in fields {
         let path = below(section, name);
         match value.as_object() {
             Some(inner) => {
-                let remote = place(&path, name, inner, around, report);
+                let remote = place(&path, name, inner, clashes, around, report);
                 report.remotes.insert(name.clone(), remote);
             }
             None => report.wrong(&path, "a table with a type"),
@@ -40,15 +114,9 @@ enum Sort {
     Other(String),
 }
 
-fn place(
-    path: &str,
-    name: &str,
-    fields: &Map<String, Value>,
-    around: &Surroundings<'_>,
-    report: &mut Report,
-) -> Remote {
+fn sort_of(name: &str, fields: &Map<String, Value>) -> Sort {
     let written = fields.get("type").and_then(text);
-    let sort = match written.unwrap_or(name).to_ascii_lowercase().as_str() {
+    match written.unwrap_or(name).to_ascii_lowercase().as_str() {
         "kubernetes" | "k8s" => Sort::Kubernetes,
         "docker" => Sort::Docker,
         "ssh" | "bare-metal" | "bare_metal" => Sort::Ssh,
@@ -56,21 +124,49 @@ fn place(
         _ if written.is_none() && fields.keys().any(|key| key == "service_type" || key == "kubeconfig") => {
             Sort::Kubernetes
         }
-        other => provider(other).map_or_else(|| Sort::Other(other.to_owned()), Sort::Cloud),
-    };
-    let mut remote = match &sort {
-        Sort::Kubernetes => Remote::unusable(NO_CLUSTERS),
-        Sort::Docker => docker(fields.get("endpoint").and_then(text), around),
-        Sort::Ssh => Remote::of("ssh"),
-        Sort::Cloud(name) => Remote::of(name),
-        Sort::Other(other) => Remote::unusable(why_not(other)),
-    };
+        other => match provider(other) {
+            Some("ssh") => Sort::Ssh,
+            Some("local-docker") => Sort::Docker,
+            Some("docker") if fields.contains_key("endpoint") => Sort::Docker,
+            Some(name) => Sort::Cloud(name),
+            None => Sort::Other(other.to_owned()),
+        },
+    }
+}
+
+/// A place by its type alone, and what is to be said of the type.
+fn base(sort: &Sort, fields: &Map<String, Value>, around: &Around<'_>) -> (Remote, Verdict) {
+    match sort {
+        Sort::Kubernetes => (Remote::unusable(NO_CLUSTERS), Verdict::NotApplicable),
+        Sort::Docker => docker(fields.get("endpoint"), around),
+        Sort::Ssh => (Remote::of("ssh"), Verdict::Understood),
+        Sort::Cloud(name) => (Remote::of(name), Verdict::Understood),
+        Sort::Other(other) => (Remote::unusable(why_not(other)), Verdict::NotApplicable),
+    }
+}
+
+fn place(
+    path: &str,
+    name: &str,
+    fields: &Map<String, Value>,
+    clashes: &Clashes,
+    around: &Around<'_>,
+    report: &mut Report,
+) -> Remote {
+    let sort = sort_of(name, fields);
+    let (mut remote, mut verdict) = base(&sort, fields, around);
+    if let Some(why) = clashes.why(name, &remote) {
+        remote.unusable = Some(why);
+        verdict = Verdict::Refused;
+    }
+    let is_logged_in = matches!(sort, Sort::Ssh)
+        && fields.get("hosts").and_then(texts).is_some_and(|hosts| !hosts.is_empty());
     for (key, value) in fields {
         let path = below(path, key);
         match (key.as_str(), value) {
             ("type", _) => match (&remote.unusable, &remote.provider, text(value)) {
                 (_, _, None) => report.wrong(&path, "one of kubernetes, docker and ssh"),
-                (Some(why), _, Some(_)) => report.absent(&path, why.clone()),
+                (Some(why), _, Some(_)) => report.say(&path, verdict, why.clone()),
                 (None, Some(provider), Some(_)) => {
                     let word =
                         format!("remote {name:?} is the provider {provider}: `deploy --remote {name}`");
@@ -84,11 +180,14 @@ fn place(
                 None => resources(&path, inner, &mut remote, report),
             },
             ("regions", Value::Object(inner)) => regions(&path, inner, &mut remote, report),
+            ("region", _) if remote.unusable.is_some() => {
+                report.absent(&path, "nothing can be ordered there")
+            }
             ("region", Value::String(region)) => {
                 report.understood(&path, format!("orders to remote {name:?} go to {}", shown(region)));
                 remote.region = Some(region.clone());
             }
-            ("tunnel", Value::Object(inner)) => network(&path, inner, around, report),
+            ("tunnel", Value::Object(inner)) => network::read(&path, inner, around, report),
             ("tunnel_required", Value::Bool(true)) => {
                 report.understood(&path, "every machine is reached through its tunnel alone");
             }
@@ -97,14 +196,16 @@ fn place(
                 "a machine without tunnel would have to be open to the internet; every one has a tunnel",
             ),
             ("kubeconfig" | "context" | "namespace" | "service_type", _) => report.absent(&path, NO_CLUSTERS),
-            ("endpoint", _) => endpoint(&path, value, &remote, around, report),
-            ("auth_token" | "token" | "api_key" | "password", _) => {
-                secret(&path, value, around, &sort, report)
+            ("endpoint", _) => endpoint(&path, name, value, &sort, around, report),
+            (key, _) if CREDENTIALS.contains(&key) && !(key == "key" && is_logged_in) => {
+                secret(&path, value, around, &sort, report);
             }
             ("organization", _) => {
                 report.absent(&path, "it belongs to a platform that the hub orders nothing of")
             }
+            ("hosts", _) if !matches!(sort, Sort::Ssh) => report.absent(&path, NO_LOGIN),
             ("hosts", _) => hosts(&path, value, fields, around, report),
+            ("user" | "key_path", _) if !is_logged_in => report.absent(&path, NO_LOGIN),
             ("user", _) => told(&path, value, "the --user of `host scan` for each of the hosts", report),
             ("key" | "key_path", _) => {
                 told(&path, value, "the --identity of `host scan` for each of the hosts", report);
@@ -116,6 +217,14 @@ fn place(
     }
     remote
 }
+
+/// Keys that hold a credential of a place.
+const CREDENTIALS: [&str; 5] = ["auth_token", "token", "api_key", "password", "key"];
+
+const NO_LOGIN: &str = "only hosts of the type ssh are logged in to: a machine of a provider joins by itself";
+
+/// The socket of an engine on this host, as `providers.local_docker.socket` has it.
+const SOCKET: &str = "/var/run/docker.sock";
 
 const PLACE: [&str; 20] = [
     "type",
@@ -140,54 +249,68 @@ const PLACE: [&str; 20] = [
     "token",
 ];
 
-fn docker(endpoint: Option<&str>, around: &Surroundings<'_>) -> Remote {
-    let Some(expanded) = endpoint.and_then(|endpoint| around.expand(endpoint).ok()) else {
-        return Remote::of("local-docker");
+/// The engine at an endpoint. One that cannot be read or called is no reason to take this host's.
+fn docker(endpoint: Option<&Value>, around: &Around<'_>) -> (Remote, Verdict) {
+    let refused = |why: String| (Remote::unusable(why), Verdict::Refused);
+    let Some(endpoint) = endpoint else {
+        return (Remote::of("local-docker"), Verdict::Understood);
+    };
+    let Some(written) = text(endpoint) else {
+        return refused("its endpoint is no address".to_owned());
+    };
+    let expanded = match around.expand(written) {
+        Ok(expanded) => expanded,
+        Err(why) => return refused(format!("its endpoint cannot be read: {why}")),
     };
     let endpoint = expanded.text.expose();
     if endpoint.starts_with("unix://") {
-        return Remote::of("local-docker");
+        return (Remote::of("local-docker"), Verdict::Understood);
     }
     let platforms = ["api.fly.io", "railway.app", "railway.com", "render.com"];
     if platforms.iter().any(|platform| endpoint.contains(platform)) {
-        return Remote::unusable(
-            "this platform speaks no Docker Engine API, and the hub has no provider for it; run the agent there as a container \
-             with a join token (`blueprint-hub token create`)",
-        );
+        let why = "this platform speaks no Docker Engine API, and the hub has no provider for it; run the agent there as a \
+                   container with a join token (`blueprint-hub token create`)";
+        return (Remote::unusable(why), Verdict::NotApplicable);
     }
-    Remote::of("docker")
+    if !endpoint.starts_with("https://") {
+        let why = "an Engine that is reached without TLS and client certificate is open to whoever reaches it; the provider \
+                   docker takes hosts with both (docs/docker.md): write https:// where this one has them, and import again";
+        return refused(why.to_owned());
+    }
+    (Remote::of("docker"), Verdict::Understood)
 }
 
-fn endpoint(path: &str, value: &Value, remote: &Remote, around: &Surroundings<'_>, report: &mut Report) {
+fn endpoint(path: &str, name: &str, value: &Value, sort: &Sort, around: &Around<'_>, report: &mut Report) {
     let Some(written) = text(value) else {
         return report.wrong(path, "an address, such as unix:///var/run/docker.sock");
     };
-    if let Err(why) = around.expand(written) {
-        return report.refused(path, why);
+    match sort {
+        Sort::Kubernetes => return report.absent(path, NO_CLUSTERS),
+        Sort::Other(other) => return report.absent(path, why_not(other)),
+        Sort::Ssh | Sort::Cloud(_) => return report.absent(path, "the provider knows its own addresses"),
+        Sort::Docker => {}
     }
-    match (&remote.unusable, remote.provider.as_deref()) {
-        (Some(why), _) => report.absent(path, why.clone()),
-        (None, Some("local-docker")) => {
-            report.understood(path, "the Docker Engine of this host: the provider local-docker");
+    let (remote, verdict) = docker(Some(value), around);
+    if let Some(why) = remote.unusable {
+        report.say(path, verdict, why);
+    } else if remote.provider.as_deref() == Some("local-docker") {
+        report.understood(path, "the Docker Engine of this host: the provider local-docker");
+        if written.strip_prefix("unix://") != Some(SOCKET) {
+            report.steps.push(format!(
+                "set providers.local_docker.socket where the socket of {name:?} is another than {SOCKET}"
+            ));
         }
-        (None, Some("docker")) if written.starts_with("http://") || written.starts_with("tcp://") => report.refused(
-            path,
-            "an Engine that is reached without TLS and client certificate is open to whoever reaches it; the provider docker \
-             takes hosts with both",
-        ),
-        (None, Some("docker")) => {
-            report.understood(path, "a host of the provider docker");
-            report.steps.push(
-                "name the Docker host with its certificates in the inventory of the provider docker, and switch that on"
-                    .to_owned(),
-            );
-        }
-        (None, _) => report.absent(path, "the provider knows its own addresses"),
+    } else {
+        report.understood(path, "a host of the provider docker");
+        report.steps.push(format!(
+            "name the Docker host of {name:?} with its certificates in the file providers.docker.hosts, and set \
+             providers.docker.enabled = true (docs/docker.md)"
+        ));
     }
 }
 
 /// A credential of a place: nothing here takes it, and it is not kept.
-fn secret(path: &str, value: &Value, around: &Surroundings<'_>, sort: &Sort, report: &mut Report) {
+fn secret(path: &str, value: &Value, around: &Around<'_>, sort: &Sort, report: &mut Report) {
     let Some(written) = text(value) else {
         return report.wrong(path, "a text");
     };
@@ -202,7 +325,7 @@ fn secret(path: &str, value: &Value, around: &Surroundings<'_>, sort: &Sort, rep
             report.credentials.push(crate::secrets::Given::one(name, &last, expanded.text));
         }
         Sort::Kubernetes | Sort::Docker | Sort::Ssh | Sort::Other(_) => {
-            let from = if expanded.names.is_empty() { "" } else { " of the environment" };
+            let from = if expanded.variable.is_none() { "" } else { " of the environment" };
             report.absent(path, format!("the hub has no use for this secret{from}, and does not keep it"));
         }
     }
@@ -269,23 +392,18 @@ fn regions(path: &str, fields: &Map<String, Value>, remote: &mut Remote, report:
     }
 }
 
-fn hosts(
-    path: &str,
-    value: &Value,
-    fields: &Map<String, Value>,
-    around: &Surroundings<'_>,
-    report: &mut Report,
-) {
+fn hosts(path: &str, value: &Value, fields: &Map<String, Value>, around: &Around<'_>, report: &mut Report) {
     let Some(hosts) = texts(value).filter(|hosts| !hosts.is_empty()) else {
         return report.wrong(path, "a list of hosts");
     };
     let user = fields.get("user").and_then(text).unwrap_or("root");
     let key = fields.get("key").or_else(|| fields.get("key_path")).and_then(text);
-    let identity = key.and_then(|key| around.expand(key).ok().filter(|expanded| expanded.names.is_empty()));
+    let identity = key.and_then(|key| around.expand(key).ok().filter(|expanded| expanded.variable.is_none()));
     let identity = identity.map_or_else(|| "IDENTITY".to_owned(), |found| found.text.expose().clone());
     // They become words of a command that a person copies.
     let is_plain = |word: &str| {
         !word.is_empty()
+            && word.len() <= MAX_KEY
             && !word.starts_with('-')
             && word
                 .chars()
@@ -336,98 +454,5 @@ fn runtime_word(path: &str, value: &Value, report: &mut Report) {
             "the source of a workload says how it runs: --image in a container, --url as a program",
         ),
         _ => report.wrong(path, "docker or native"),
-    }
-}
-
-/// The network of the guide, and the tunnel of a remote.
-pub(crate) fn network(
-    path: &str,
-    fields: &Map<String, Value>,
-    around: &Surroundings<'_>,
-    report: &mut Report,
-) {
-    for (key, value) in fields {
-        let path = below(path, key);
-        match (key.as_str(), value) {
-            ("tunnel", Value::Object(inner)) => network(&path, inner, around, report),
-            ("tunnel_enabled" | "enabled", Value::Bool(true)) => {
-                report.understood(&path, "every machine is reached through its tunnel alone");
-            }
-            ("tunnel_enabled" | "enabled", Value::Bool(false)) => report.refused(
-                &path,
-                "without tunnel services would stand open in the internet; the tunnel is always on",
-            ),
-            ("hub_endpoint" | "endpoint", _) => hub(&path, value, around, report),
-            ("hub_port", _) => match whole(value, 1, 65535) {
-                Some(port) => report.set(&path, "tunnel.listen", format!("0.0.0.0:{port}")),
-                None => report.wrong(&path, "a port"),
-            },
-            ("private_key" | "private_key_path" | "public_key_path" | "public_key", _) => {
-                report.refused(&path, OWN_KEYS);
-            }
-            ("interface", _) => report.absent(
-                &path,
-                "the hub names its network device itself (tunnel.interface says whether it has one)",
-            ),
-            ("allowed_ips", _) => report.absent(&path, OWN_ADDRESSES),
-            ("persistent_keepalive", _) => match whole(value, 1, 60) {
-                Some(seconds) => report.set(&path, "tunnel.keepalive", format!("{seconds}s")),
-                None => report.wrong(&path, "seconds from 1 to 60"),
-            },
-            _ => report.unknown(&path, &NETWORK, value),
-        }
-    }
-}
-
-const NETWORK: [&str; 11] = [
-    "tunnel_enabled",
-    "enabled",
-    "hub_endpoint",
-    "endpoint",
-    "hub_port",
-    "private_key",
-    "private_key_path",
-    "public_key_path",
-    "interface",
-    "allowed_ips",
-    "persistent_keepalive",
-];
-
-/// Host and port of the hub.
-fn hub(path: &str, value: &Value, around: &Surroundings<'_>, report: &mut Report) {
-    let Some(written) = text(value) else {
-        return report.wrong(path, "the host of the hub, with or without a port");
-    };
-    let expanded = match around.expand(written) {
-        Ok(expanded) => expanded,
-        Err(why) => return report.refused(path, why),
-    };
-    // A file of somebody else's must not make a secret of the environment readable.
-    if let Some(name) = expanded.names.iter().find(|name| crate::secrets::sounds_secret(name)) {
-        return report.refused(
-            path,
-            format!("{name} sounds like a secret, and this is stored in clear; write the host out"),
-        );
-    }
-    let whole = expanded.text.expose();
-    let (host, port) = match whole.rsplit_once(':') {
-        Some((host, port)) if !host.contains(':') || host.ends_with(']') => (host, Some(port)),
-        Some(_) | None => (whole.as_str(), None),
-    };
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    let is_host = !host.is_empty()
-        && host.len() <= 253
-        && host.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':'));
-    let port = match port.map(str::parse::<u16>) {
-        None => None,
-        Some(Ok(port)) if port > 0 => Some(port),
-        Some(_) => return report.wrong(path, "the host of the hub, with or without a port"),
-    };
-    if !is_host {
-        return report.wrong(path, "the host of the hub, with or without a port");
-    }
-    report.set(path, "hub.advertise", host);
-    if let Some(port) = port {
-        report.setting(path, "tunnel.listen", format!("0.0.0.0:{port}"));
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 /// Most remotes of a hub.
-const MAX_REMOTES: usize = 1000;
+pub const MAX_REMOTES: usize = 1000;
 
 /// What an order to this place asks for where its own options say nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,15 +1,18 @@
 //! What is said of a file.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::kind::Kind;
-use crate::names::nearest;
+use crate::names::{nearest, regions_key};
 use crate::remotes::Remote;
 use crate::secrets::Given;
 use crate::state::KnownMachine;
+
+/// Longest text of a finding, in bytes.
+const MAX_TEXT: usize = 4096;
 
 /// Longest text of a value that is repeated in a report, in characters.
 const MAX_SHOWN: usize = 80;
@@ -74,6 +77,8 @@ pub struct Report {
     pub settings: Vec<Setting>,
     /// Credentials of providers.
     pub credentials: Vec<Given>,
+    /// Providers that orders may go to and no other, where the file says so.
+    pub allowed: Option<BTreeSet<String>>,
     /// Places that orders may name.
     pub remotes: BTreeMap<String, Remote>,
     /// Machines that somebody else made.
@@ -89,6 +94,7 @@ impl Report {
             findings: Vec::new(),
             settings: Vec::new(),
             credentials: Vec::new(),
+            allowed: None,
             remotes: BTreeMap::new(),
             machines: Vec::new(),
             steps: Vec::new(),
@@ -102,7 +108,12 @@ impl Report {
     }
 
     pub(crate) fn say(&mut self, key: &str, verdict: Verdict, text: impl Into<String>) {
-        self.findings.push(Finding { key: key.to_owned(), verdict, text: text.into() });
+        let mut text = text.into();
+        if text.len() > MAX_TEXT {
+            text.truncate(text.floor_char_boundary(MAX_TEXT));
+            text.push_str("...");
+        }
+        self.findings.push(Finding { key: key.to_owned(), verdict, text });
     }
 
     pub(crate) fn understood(&mut self, key: &str, text: impl Into<String>) {
@@ -147,34 +158,79 @@ impl Report {
         self.refused(key, format!("{expected} was expected; write it so and import again"));
     }
 
-    /// Keeps the last of several settings of one key.
+    /// Regions of a provider, where it has a key for them.
+    pub(crate) fn regions(&mut self, key: &str, provider: &str, value: &str) {
+        match regions_key(provider) {
+            Some(to) => self.set(key, to, value),
+            None => self.absent(key, format!("the provider {provider} has no key for regions")),
+        }
+    }
+
+    /// Keeps the last of several settings of one key, and says so of the others; regions are put together.
     pub(crate) fn finish(&mut self) {
-        let mut kept: Vec<Setting> = Vec::new();
-        for setting in std::mem::take(&mut self.settings) {
-            match kept.iter_mut().find(|other| other.key == setting.key) {
-                Some(other) if is_list(&setting.key) => {
-                    let mut all: Vec<&str> = other.value.split(',').collect();
-                    all.extend(setting.value.split(','));
-                    let mut once: Vec<&str> = Vec::new();
-                    for one in all {
-                        if !once.contains(&one) {
-                            once.push(one);
-                        }
+        let (mut kept, mut replaced): (Vec<Setting>, Vec<(Setting, String)>) = (Vec::new(), Vec::new());
+        let mut parts: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for mut setting in std::mem::take(&mut self.settings) {
+            let is_list = LISTS.iter().any(|ending| setting.key.ends_with(ending));
+            let other = kept.iter_mut().find(|other| other.key == setting.key);
+            if is_list {
+                let seen = parts.entry(setting.key.clone()).or_default();
+                let new = setting.value.split(',').map(str::trim);
+                let new: Vec<&str> =
+                    new.filter(|one| !one.is_empty() && seen.insert((*one).to_owned())).collect();
+                let new = new.join(",");
+                match other {
+                    Some(_) if new.is_empty() => {}
+                    Some(other) => {
+                        other.value.push(',');
+                        other.value.push_str(&new);
                     }
-                    other.value = once.join(",");
+                    None => {
+                        setting.value = new;
+                        kept.push(setting);
+                    }
                 }
-                Some(other) => *other = setting,
+                continue;
+            }
+            match other {
+                Some(other) if other.value == setting.value => {}
+                Some(other) => {
+                    let counts = setting.from.clone();
+                    replaced.push((std::mem::replace(other, setting), counts));
+                }
                 None => kept.push(setting),
             }
         }
         self.settings = kept;
+        self.replaced(&replaced);
+    }
+
+    /// Says of settings that others have taken their places.
+    fn replaced(&mut self, replaced: &[(Setting, String)]) {
+        let mut places: BTreeMap<String, VecDeque<usize>> = BTreeMap::new();
+        if !replaced.is_empty() {
+            for (finding, at) in self.findings.iter().zip(0usize..) {
+                places.entry(finding.key.clone()).or_default().push_back(at);
+            }
+        }
+        for (setting, counts) in replaced {
+            let Some(places) = places.get_mut(&setting.from) else { continue };
+            // A name that stands there several times has a finding each, in the order of their settings.
+            let at = if places.len() > 1 { places.pop_front() } else { places.front().copied() };
+            let Some(finding) = at.and_then(|at| self.findings.get_mut(at)) else { continue };
+            let said = format!("{} is set by {counts}, too, which counts", setting.key);
+            if finding.text.starts_with(&format!("{} = ", setting.key)) {
+                finding.verdict = Verdict::Refused;
+                finding.text = said;
+            } else {
+                finding.text.push_str(&format!("; {said}"));
+            }
+        }
     }
 }
 
-/// Whether several values of this key make one list.
-fn is_list(key: &str) -> bool {
-    key.ends_with(".regions")
-}
+/// Endings of keys of which several values make one list.
+const LISTS: [&str; 3] = [".regions", ".zones", ".facilities"];
 
 /// A value that is no secret, for a text: short and of one line.
 pub(crate) fn shown(value: &str) -> String {

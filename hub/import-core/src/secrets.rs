@@ -6,7 +6,7 @@ use std::fmt;
 use blueprint_common_types::Secret;
 use serde_json::{Map, Value};
 
-use crate::Surroundings;
+use crate::expand::Around;
 use crate::keys::{below, text};
 use crate::names::{provider, why_not};
 use crate::report::Report;
@@ -38,12 +38,6 @@ const SECRETS: [&str; 16] = [
 pub(crate) fn is_secret(key: &str) -> bool {
     let plain = key.to_ascii_lowercase().replace('-', "_");
     SECRETS.contains(&plain.as_str())
-}
-
-/// Whether a variable of this name sounds as if it held a secret.
-pub(crate) fn sounds_secret(name: &str) -> bool {
-    let name = name.to_ascii_uppercase();
-    ["KEY", "TOKEN", "SECRET", "PASS", "CREDENTIAL"].iter().any(|part| name.contains(part))
 }
 
 /// One line of a list of variables.
@@ -157,7 +151,7 @@ fn alias(plain: &str) -> Option<&'static str> {
 }
 
 /// `providers.yml`: credentials by provider, in each of the shapes that such files have.
-pub(crate) fn read(fields: &Map<String, Value>, around: &Surroundings<'_>, report: &mut Report) {
+pub(crate) fn read(fields: &Map<String, Value>, around: &Around<'_>, report: &mut Report) {
     for (key, value) in fields {
         match (key.as_str(), value) {
             ("providers", Value::Object(inner)) => {
@@ -180,7 +174,7 @@ pub(crate) fn read(fields: &Map<String, Value>, around: &Surroundings<'_>, repor
     }
 }
 
-fn one(path: &str, name: &str, value: &Value, around: &Surroundings<'_>, report: &mut Report) {
+fn one(path: &str, name: &str, value: &Value, around: &Around<'_>, report: &mut Report) {
     let known = provider(name);
     let Some(known) = known else {
         return report.absent(path, why_not(name));
@@ -194,11 +188,7 @@ fn one(path: &str, name: &str, value: &Value, around: &Surroundings<'_>, report:
                 match key.as_str() {
                     "name" => report.understood(&path, format!("the provider {known}")),
                     "region" | "regions" => match crate::keys::texts(value).filter(|list| !list.is_empty()) {
-                        Some(list) => report.set(
-                            &path,
-                            &format!("providers.{}.regions", known.replace('-', "_")),
-                            list.join(","),
-                        ),
+                        Some(list) => report.regions(&path, known, &list.join(",")),
                         None => report.wrong(&path, "the name of a region"),
                     },
                     "enabled" if value == &Value::Bool(false) => {
@@ -223,19 +213,14 @@ fn one(path: &str, name: &str, value: &Value, around: &Surroundings<'_>, report:
     }
 }
 
-fn take(
-    path: &str,
-    key: &str,
-    value: &Value,
-    around: &Surroundings<'_>,
-    given: &mut Given,
-    report: &mut Report,
-) {
-    // A key of digits alone is a text that was written without quotation marks.
-    let digits = value.as_number().map(ToString::to_string);
+fn take(path: &str, key: &str, value: &Value, around: &Around<'_>, given: &mut Given, report: &mut Report) {
+    // A key of digits alone is a text that was written without quotation marks; any other number was changed by its reader.
+    let digits = value.as_number().filter(|number| !number.is_f64()).map(ToString::to_string);
     let Some(written) = digits.or_else(|| text(value).map(str::to_owned)).map(Secret::new) else {
         return if value.is_null() {
             report.absent(path, "it is empty")
+        } else if value.is_number() {
+            report.refused(path, "a number loses digits; write it in quotation marks and import again")
         } else {
             report.wrong(path, "a text")
         };
@@ -261,16 +246,16 @@ pub(crate) fn variables(lines: &[Line], report: &mut Report) {
         let is_empty = value.expose().is_empty();
         match (owner, ROLES.iter().find(|(known, _)| *known == name).map(|(_, role)| *role)) {
             _ if is_empty => report.absent(name, "it is empty"),
-            (Some(provider), Some(Role::Secret)) => {
+            (Some(provider), Some(Role::Secret)) if provider != "equinix" => {
                 report.understood(name, format!("credentials of {provider}, sealed in the hub's store"));
                 let given = all
                     .entry(provider)
                     .or_insert_with(|| Given { provider: provider.to_owned(), values: BTreeMap::new() });
                 given.values.insert(name.to_owned(), value.clone());
             }
-            (Some(provider), Some(Role::Region)) => {
-                report.set(name, &format!("providers.{provider}.regions"), value.expose().clone());
-            }
+            (Some("equinix"), _) => report.absent(name, why_not("equinix")),
+            (Some(provider), Some(Role::Region)) => report.regions(name, provider, value.expose()),
+            (_, Some(Role::Setting(key))) => report.set(name, key, value.expose().clone()),
             (_, Some(Role::Ssh)) => report.absent(name, "nobody logs in to a cloud's machine: it joins by itself"),
             (_, Some(Role::Open)) => {
                 report.refused(name, "no port of a machine is opened to anybody; machines dial out to the hub");
@@ -311,12 +296,13 @@ const OWNERS: [(&str, &str); 13] = [
 enum Role {
     Secret,
     Region,
+    Setting(&'static str),
     Ssh,
     Open,
     Own,
 }
 
-const ROLES: [(&str, Role); 48] = [
+const ROLES: [(&str, Role); 54] = [
     ("AWS_ACCESS_KEY_ID", Role::Secret),
     ("AWS_SECRET_ACCESS_KEY", Role::Secret),
     ("AWS_SESSION_TOKEN", Role::Secret),
@@ -329,13 +315,14 @@ const ROLES: [(&str, Role); 48] = [
     ("GOOGLE_CLOUD_PROJECT", Role::Secret),
     ("GCP_ACCESS_TOKEN", Role::Secret),
     ("GCP_API_KEY", Role::Secret),
+    ("GCP_SERVICE_ACCOUNT_KEY", Role::Secret),
     ("GCP_DEFAULT_REGION", Role::Region),
     ("GCP_SSH_KEY_PATH", Role::Ssh),
     ("AZURE_SUBSCRIPTION_ID", Role::Secret),
     ("AZURE_CLIENT_ID", Role::Secret),
     ("AZURE_CLIENT_SECRET", Role::Secret),
     ("AZURE_TENANT_ID", Role::Secret),
-    ("AZURE_RESOURCE_GROUP", Role::Secret),
+    ("AZURE_RESOURCE_GROUP", Role::Setting("providers.azure.resource_group")),
     ("AZURE_ACCESS_TOKEN", Role::Secret),
     ("AZURE_SSH_PUBLIC_KEY", Role::Ssh),
     ("AZURE_SSH_KEY_PATH", Role::Ssh),
@@ -351,11 +338,16 @@ const ROLES: [(&str, Role); 48] = [
     ("VULTR_SSH_KEY_ID", Role::Ssh),
     ("VULTR_DEFAULT_REGION", Role::Region),
     ("LINODE_TOKEN", Role::Secret),
+    ("LINODE_API_TOKEN", Role::Secret),
+    ("LINODE_CLI_TOKEN", Role::Secret),
     ("SCW_ACCESS_KEY", Role::Secret),
     ("SCW_SECRET_KEY", Role::Secret),
+    ("SCALEWAY_SECRET_KEY", Role::Secret),
     ("SCW_DEFAULT_PROJECT_ID", Role::Secret),
+    ("SCW_PROJECT_ID", Role::Secret),
+    ("SCALEWAY_PROJECT_ID", Role::Secret),
+    ("SCW_DEFAULT_ZONE", Role::Region),
     ("HIVELOCITY_API_KEY", Role::Secret),
-    ("METAL_AUTH_TOKEN", Role::Secret),
     ("BLUEPRINT_ALLOWED_SSH_CIDRS", Role::Open),
     ("BLUEPRINT_ALLOWED_QOS_CIDRS", Role::Open),
     ("BLUEPRINT_CLIENT_CERT_PATH", Role::Own),

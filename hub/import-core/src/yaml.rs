@@ -369,7 +369,9 @@ fn plain(text: &str) -> Value {
         if let (false, Ok(number)) = (has_zero, text.parse::<i64>()) {
             return Value::Number(number.into());
         }
-        let number = text.parse::<f64>().ok().and_then(Number::from_f64);
+        // Digits that fit no number are a text: a float would change them.
+        let is_whole = text.trim_start_matches('-').chars().all(|c| c.is_ascii_digit());
+        let number = (!is_whole).then(|| text.parse::<f64>().ok()).flatten().and_then(Number::from_f64);
         if let (false, Some(number)) = (has_zero, number) {
             return Value::Number(number);
         }

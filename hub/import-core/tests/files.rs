@@ -4,7 +4,7 @@
 
 use blueprint_common_types::Secret;
 use blueprint_hub_import_core::{
-    Field, Kind, KnownMachines, MAX_BYTES, ReadError, Remote, Report, Surroundings, Verdict, read,
+    Field, Kind, KnownMachines, MAX_BYTES, MAX_KEY, ReadError, Remote, Report, Surroundings, Verdict, read,
 };
 use proptest::prelude::*;
 
@@ -12,10 +12,10 @@ use proptest::prelude::*;
 const FILES: [(&str, &[u8], Kind, [usize; 4]); 12] = [
     ("operator.toml", include_bytes!("files/operator.toml"), Kind::Manager, [4, 0, 8, 0]),
     ("remote.toml", include_bytes!("files/remote.toml"), Kind::Manager, [5, 1, 15, 0]),
-    ("guide.toml", include_bytes!("files/guide.toml"), Kind::Manager, [13, 4, 11, 0]),
+    ("guide.toml", include_bytes!("files/guide.toml"), Kind::Manager, [12, 5, 11, 0]),
     ("providers.yml", include_bytes!("files/providers.yml"), Kind::Credentials, [5, 0, 1, 0]),
     ("deployment-policy.json", include_bytes!("files/deployment-policy.json"), Kind::Policy, [13, 0, 8, 0]),
-    ("cloud.json", include_bytes!("files/cloud.json"), Kind::Cloud, [5, 0, 0, 0]),
+    ("cloud.json", include_bytes!("files/cloud.json"), Kind::Cloud, [4, 0, 1, 0]),
     ("deployment_state.json", include_bytes!("files/deployment_state.json"), Kind::State, [14, 0, 13, 0]),
     ("variables.env", include_bytes!("files/variables.env"), Kind::Variables, [4, 2, 1, 0]),
     ("preferences.toml", include_bytes!("files/preferences.toml"), Kind::Preferences, [3, 0, 0, 0]),
@@ -25,7 +25,7 @@ const FILES: [(&str, &[u8], Kind, [usize; 4]); 12] = [
 ];
 
 fn variable(name: &str) -> Option<Secret<String>> {
-    ["WIREGUARD_KEY", "FLY_AUTH_TOKEN", "AWS_CANARY"]
+    ["WIREGUARD_KEY", "FLY_AUTH_TOKEN", "AWS_CANARY", "MYSQL_PWD"]
         .contains(&name)
         .then(|| Secret::new("canary-of-the-environment".to_owned()))
 }
@@ -91,7 +91,7 @@ fn preferences_of_the_operator_become_settings() {
     let report = file("cloud.json");
     assert_eq!(set(&report, "provision.strategy"), Some("preferred:digitalocean"));
     assert_eq!(set(&report, "providers.aws.regions"), Some("eu-central-1"));
-    assert_eq!(set(&report, "providers.gcp.project"), Some("a-project"));
+    assert!(report.steps[0].contains("\"a-project\"") && report.steps[0].contains("provider configure gcp"));
     assert_eq!(set(&report, "providers.digitalocean.enabled"), Some("true"));
 }
 
@@ -132,12 +132,107 @@ fn places_become_remotes_and_insecure_keys_are_refused() {
         ("[remote.x]\ntype = \"ssh\"\nhosts = [\"a; rm -rf /\"]", "remote.x.hosts"),
         ("[remote.x.tunnel]\nendpoint = \"${NONE}\"", "remote.x.tunnel.endpoint"),
         ("[network]\nhub_endpoint = \"${WIREGUARD_KEY}\"", "network.hub_endpoint"),
+        ("[network]\nhub_endpoint = \"${MYSQL_PWD}\"", "network.hub_endpoint"),
+        ("[network]\nhub_endpoint = \"${NONE:-hub}.${MYSQL_PWD}\"", "network.hub_endpoint"),
     ] {
         let report = imported("x.toml", text.as_bytes()).unwrap();
         assert_eq!(said(&report, key).0, Verdict::Refused, "{text}");
         assert!(!format!("{report:?}").contains("canary"), "{text}");
         assert!(report.steps.is_empty(), "{text}");
     }
+}
+
+#[test]
+fn an_order_for_one_place_cannot_land_on_another() {
+    let docker = |endpoint: &str| format!("type = \"docker\"\nendpoint = \"{endpoint}\"\n");
+    for endpoint in ["${NONE}", "tcp://192.0.2.1:2376", "http://192.0.2.1", "192.0.2.1:2376", "ssh://a@b"] {
+        let report = imported("x.toml", format!("[remote.x]\n{}", docker(endpoint)).as_bytes()).unwrap();
+        assert!(report.remotes["x"].unusable.is_some(), "{endpoint}");
+        assert_eq!(said(&report, "remote.x.type").0, Verdict::Refused, "{endpoint}");
+        assert_eq!(said(&report, "remote.x.endpoint").0, Verdict::Refused, "{endpoint}");
+    }
+    for (type_of, becomes) in
+        [("docker", "local-docker"), ("local-docker", "local-docker"), ("docker-remote", "docker")]
+    {
+        let report = imported("x.toml", format!("[remote.x]\ntype = \"{type_of}\"").as_bytes()).unwrap();
+        assert_eq!(report.remotes["x"], Remote::of(becomes));
+    }
+    let ssh = |host: &str| format!("type = \"SshRemote\"\nhosts = [\"{host}\"]\n");
+    let token = |token: &str| format!("type = \"vultr\"\ntoken = \"{token}\"\n");
+    for (section, one, two, clash) in [
+        ("remote", ssh("192.0.2.1"), ssh("192.0.2.2"), true),
+        ("remote", ssh("192.0.2.1"), ssh("192.0.2.1"), false),
+        ("providers", ssh("192.0.2.1"), ssh("192.0.2.2"), true),
+        ("providers", docker("https://one:2376"), docker("https://two:2376"), true),
+        ("remote", docker("unix:///var/run/docker.sock"), docker("unix:///run/other.sock"), true),
+        ("remote", docker("unix:///var/run/docker.sock"), "type = \"docker\"".to_owned(), false),
+        ("remote", token("canary-1"), token("canary-2"), true),
+        ("remote", token("canary"), "type = \"vultr\"\nregion = \"fra\"".to_owned(), false),
+    ] {
+        let text = format!("[remote.one]\n{one}\n[{section}.two]\n{two}");
+        let report = imported("x.toml", text.as_bytes()).unwrap();
+        for (name, key) in [("one", "remote.one.type"), ("two", &*format!("{section}.two.type"))] {
+            assert_eq!(report.remotes[name].unusable.is_some(), clash, "{text}");
+            let (verdict, why) = said(&report, key);
+            assert_eq!(
+                verdict == Verdict::Refused && why.contains("could land on another"),
+                clash,
+                "{text}: {why}"
+            );
+        }
+    }
+    let twice = "[remote.x]\ntype = \"aws\"\n[providers.x]\ntype = \"gcp\"";
+    let report = imported("x.toml", twice.as_bytes()).unwrap();
+    assert!(report.remotes["x"].unusable.is_some() && said(&report, "remote.x.type").0 == Verdict::Refused);
+}
+
+#[test]
+fn of_several_values_the_last_counts_and_the_others_say_so() {
+    let report = file("guide.toml");
+    let (verdict, text) = said(&report, "network.hub_port");
+    assert_eq!(verdict, Verdict::Refused);
+    assert_eq!(text, "tunnel.listen is set by network.tunnel.hub_port, too, which counts");
+    let text = "[network]\nhub_endpoint = \"a.example:1\"\nhub_port = 2";
+    let report = imported("x.toml", text.as_bytes()).unwrap();
+    let (verdict, text) = said(&report, "network.hub_endpoint");
+    assert_eq!(verdict, Verdict::Understood);
+    assert!(
+        text.contains("hub.advertise") && text.contains("tunnel.listen is set by network.hub_port"),
+        "{text}"
+    );
+    let text = "SCW_DEFAULT_ZONE=fr-par-1\nAZURE_RESOURCE_GROUP=one\nAZURE_RESOURCE_GROUP=two\nAWS_REGION=a,b\nAWS_DEFAULT_REGION=b,c\n\
+                METAL_AUTH_TOKEN=canary\nHIVELOCITY_API_KEY=k\n";
+    let report = imported("x.env", text.as_bytes()).unwrap();
+    assert_eq!(set(&report, "providers.scaleway.zones"), Some("fr-par-1"));
+    assert_eq!(set(&report, "providers.azure.resource_group"), Some("two"));
+    assert_eq!(set(&report, "providers.aws.regions"), Some("a,b,c"));
+    assert_eq!(report.count(Verdict::Refused), 1);
+    assert!(said(&report, "METAL_AUTH_TOKEN").1.contains("ended"));
+    assert_eq!(report.credentials.len(), 1);
+}
+
+#[test]
+fn types_that_are_not_allowed_are_named() {
+    let report = file("preferences.toml");
+    assert_eq!(report.allowed.as_ref().map(|names| names.len()), Some(2));
+    let (verdict, text) = said(&report, "allowed_types");
+    assert_eq!(verdict, Verdict::Understood);
+    assert!(text.contains("aws, digitalocean") && text.contains("\"AwsEks\" is left out"), "{text}");
+    let report = imported("x.toml", b"allowed_types = [\"Crusoe\", 1]").unwrap();
+    assert_eq!((said(&report, "allowed_types").0, report.settings.len()), (Verdict::Refused, 0));
+}
+
+#[test]
+fn what_a_place_does_not_use_is_not_understood() {
+    let text = "[remote.x]\ntype = \"vultr\"\nkey = \"canary\"\nuser = \"root\"\nhosts = [\"192.0.2.1\"]\n[remote.y]\ntype = \
+                \"ssh\"\nuser = \"root\"\nkey_path = \"/k\"";
+    let report = imported("x.toml", text.as_bytes()).unwrap();
+    assert_eq!((report.credentials.len(), &*report.credentials[0].provider), (1, "vultr"));
+    assert_eq!(said(&report, "remote.x.key").0, Verdict::Understood);
+    for key in ["remote.x.user", "remote.x.hosts", "remote.y.user", "remote.y.key_path"] {
+        assert_eq!(said(&report, key).0, Verdict::NotApplicable, "{key}");
+    }
+    assert!(report.steps.is_empty() && !format!("{report:?}").contains("canary"));
 }
 
 #[test]
@@ -230,6 +325,36 @@ fn files_that_are_none_of_these_are_refused_with_a_reason() {
     assert!(matches!(imported("x.json", deep.as_bytes()), Err(ReadError::TooDeep)));
     let wide = format!("{{\"a\":[{}1]}}", "1,".repeat(100_001));
     assert!(matches!(imported("x.json", wide.as_bytes()), Err(ReadError::TooMany)));
+    let long = "n".repeat(MAX_KEY + 1);
+    let section = format!("[remote.{long}]\na = 1");
+    assert_eq!(imported("x.toml", section.as_bytes()).unwrap_err(), ReadError::LongKey(MAX_KEY + 1));
+    let header = format!("name,{long}\na,b\n");
+    assert_eq!(imported("x.csv", header.as_bytes()).unwrap_err(), ReadError::LongKey(MAX_KEY + 1));
+    let hosts = format!("[remote.x]\ntype = \"ssh\"\nhosts = \"{}\"", "a,".repeat(100_000));
+    let report = imported("x.toml", hosts.as_bytes()).unwrap();
+    assert_eq!((said(&report, "remote.x.hosts").0, report.steps.len()), (Verdict::Refused, 0));
+}
+
+#[test]
+fn a_credential_of_digits_is_sealed_as_it_was_written_or_refused() {
+    let field = Field { name: "api_key".to_owned(), required: true, secret: true, variables: Vec::new() };
+    for (name, text, sealed) in [
+        (
+            "x.yml",
+            "vultr:\n  api_key: 123456789012345678901234567890",
+            Some("123456789012345678901234567890"),
+        ),
+        ("x.json", r#"{"vultr":{"api_key":18446744073709551615}}"#, Some("18446744073709551615")),
+        ("x.json", r#"{"vultr":{"api_key":123456789012345678901234567890}}"#, None),
+        ("x.yml", "vultr:\n  api_key: 12345e67", None),
+    ] {
+        let report = imported(name, text.as_bytes()).unwrap();
+        let fields = [field.clone()];
+        let found = report.credentials.first().map(|given| given.fit(&fields).unwrap().expose().clone());
+        assert_eq!(found, sealed.map(|digits| format!(r#"{{"api_key":"{digits}"}}"#)), "{text}");
+        let verdict = said(&report, "vultr.api_key");
+        assert!(sealed.is_some() || verdict.1.contains("quotation marks"), "{verdict:?}");
+    }
 }
 
 proptest! {

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use self::plan::Plan;
 use super::client::{ask, segment};
 use super::deploy::confirm;
+use super::remotes;
 use crate::cli::Global;
 use crate::files;
 
@@ -104,7 +105,7 @@ impl Import {
         }
         plan.remotes(global, reports, self.replace)?;
         plan.machines = reports.iter().flat_map(|report| report.machines.clone()).collect();
-        plan.steps = reports.iter().flat_map(|report| report.steps.clone()).collect();
+        plan.steps.splice(0..0, reports.iter().flat_map(|report| report.steps.clone()));
         Ok(plan)
     }
 }
@@ -112,6 +113,7 @@ impl Import {
 /// Stores credentials first: they may be refused, and all else is done again by the same import.
 fn store(global: &Global, plan: &Plan) -> Result<(), CliError> {
     let state = StateDir::open_shared(global.state()?)?;
+    as_planned(global, plan, "nothing was stored")?;
     let mut known = known(global)?;
     if !known.add(plan.machines.clone()) {
         return Err(CliError::failure(
@@ -124,17 +126,37 @@ fn store(global: &Global, plan: &Plan) -> Result<(), CliError> {
         let path = format!("/v1/accounts/{}/credentials", segment(&sealing.provider)?);
         ask(global, "PUT", &path, Some(&json!({ "text": sealing.text.expose() })))?;
     }
-    if let Some(remotes) = &plan.remotes {
-        let text = remotes.write().map_err(|error| CliError::failure(error.to_string()))?;
+    if let Some(change) = &plan.remotes {
+        let text = change.after.write().map_err(|error| CliError::failure(error.to_string()))?;
         state.write(files::REMOTES, text.as_bytes(), Mode::Plain)?;
     }
     if !plan.machines.is_empty() {
         keep(&state, &known)?;
     }
     if let Some((path, text)) = &plan.config {
-        write(&state, path, text)?;
+        same(path, &plan::read(path)?, &text.before, "all but the settings was stored")?;
+        write(&state, path, &text.after)?;
     }
     Ok(())
+}
+
+/// Refuses where a file is not what the plan was made of: it was shown to somebody, who may have taken long to agree.
+fn as_planned(global: &Global, plan: &Plan, so_far: &str) -> Result<(), CliError> {
+    if let Some((path, text)) = &plan.config {
+        same(path, &plan::read(path)?, &text.before, so_far)?;
+    }
+    if let Some(change) = &plan.remotes {
+        same(&global.state()?.join(files::REMOTES), &remotes::kept(global)?, &change.before, so_far)?;
+    }
+    Ok(())
+}
+
+fn same<T: PartialEq>(path: &Path, now: &T, before: &T, so_far: &str) -> Result<(), CliError> {
+    if now == before {
+        return Ok(());
+    }
+    Err(CliError::failure(format!("{} was changed since it was read; {so_far}", path.display()))
+        .hint("import again: what is stored already stays as it is"))
 }
 
 /// Writes a file whole: the one of the state folder, or one that was named with --config.

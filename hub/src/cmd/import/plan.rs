@@ -1,12 +1,12 @@
 //! What an import would change, looked up before anything is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use blueprint_common_runtime::cli::{CliError, Exit};
 use blueprint_common_runtime::config::{Settings, Sources};
 use blueprint_common_types::Secret;
-use blueprint_hub_import_core::{Field, KnownMachine, Remote, Remotes, Report, Setting};
+use blueprint_hub_import_core::{Field, KnownMachine, MAX_REMOTES, Remote, Remotes, Report, Setting, merged};
 use serde_json::{Value, json};
 
 use super::super::client::{rows, text};
@@ -42,15 +42,21 @@ pub(super) struct Sealing {
     pub(super) text: Secret<String>,
 }
 
+/// A file as it was read, and as it will be.
+pub(super) struct Change<T> {
+    pub(super) before: T,
+    pub(super) after: T,
+}
+
 /// Everything that will be stored, and what will not.
 #[derive(Default)]
 pub(super) struct Plan {
     pub(super) outcomes: Vec<(&'static str, Outcome)>,
     /// The new text of the configuration, with its path; `None` where it stays.
-    pub(super) config: Option<(PathBuf, String)>,
+    pub(super) config: Option<(PathBuf, Change<String>)>,
     pub(super) sealings: Vec<Sealing>,
     /// The new file of remotes; `None` where it stays.
-    pub(super) remotes: Option<Remotes>,
+    pub(super) remotes: Option<Change<Remotes>>,
     pub(super) machines: Vec<KnownMachine>,
     pub(super) steps: Vec<String>,
 }
@@ -97,15 +103,32 @@ impl Plan {
                 Err((word, text)) => self.say("setting", Outcome::new(key, word, text)),
             }
         }
-        let text = if path.exists() { read(&path)? } else { String::new() };
+        let text = read(&path)?;
         let (set, new) = self.accepted(&sources, &text, set)?;
         for (key, value) in &set {
             self.say("setting", Outcome::new(key, "set", format!("{value:?}")));
         }
         if !set.is_empty() {
-            self.config = Some((path, new));
+            self.config = Some((path, Change { before: text, after: new }));
+        }
+        for allowed in reports.iter().filter_map(|report| report.allowed.as_ref()) {
+            self.switches(&now, &set, allowed);
         }
         Ok(())
+    }
+
+    /// Names the providers that are on, or will be, and that the operator's preferences do not allow.
+    fn switches(&mut self, now: &Settings, set: &[(String, String)], allowed: &BTreeSet<String>) {
+        for key in SCHEMA.keys.iter().map(|key| key.path) {
+            let name = key.strip_prefix("providers.").and_then(|rest| rest.strip_suffix(".enabled"));
+            let Some(name) = name.map(|name| name.replace('_', "-")) else { continue };
+            let will_be = set.iter().find(|(own, _)| own == key).map(|(_, value)| value.as_str());
+            if !allowed.contains(&name) && will_be.or_else(|| now.text(key)) == Some("true") {
+                self.steps.push(format!(
+                    "the provider {name} is on and not among allowed_types: set {key} = false in hub.toml, or orders go there, too"
+                ));
+            }
+        }
     }
 
     /// The settings that the hub takes, and the text with them: those of a provider whose section is not whole are left out.
@@ -191,9 +214,27 @@ impl Plan {
         reports: &[Report],
         replace: bool,
     ) -> Result<(), CliError> {
-        let mut kept = remotes::kept(global)?;
+        let before = remotes::kept(global)?;
+        let names: BTreeSet<&String> =
+            reports.iter().flat_map(|report| report.remotes.keys()).chain(before.remote.keys()).collect();
+        if names.len() > MAX_REMOTES {
+            return Err(CliError::usage(format!(
+                "the hub would have {} remotes, and at most {MAX_REMOTES} are kept; nothing was stored",
+                names.len()
+            ))
+            .hint("take some out of remotes.toml in the state folder, or import a shorter file"));
+        }
+        let mut kept = before.clone();
         let mut is_new = false;
-        for (name, remote) in reports.iter().flat_map(|report| &report.remotes) {
+        for (name, remote, report) in reports
+            .iter()
+            .flat_map(|report| report.remotes.iter().map(move |(name, one)| (name, one, report)))
+        {
+            let others = before.remote.iter().filter(|(name, _)| !report.remotes.contains_key(*name));
+            let others = others.chain(
+                reports.iter().filter(|other| !std::ptr::eq(*other, report)).flat_map(|other| &other.remotes),
+            );
+            let remote = &apart(name, remote, others);
             let shown = shown(remote);
             let outcome = match kept.remote.get(name) {
                 Some(own) if own == remote => Outcome::new(name, "as it is", shown),
@@ -211,10 +252,27 @@ impl Plan {
             self.say("remote", outcome);
         }
         if is_new {
-            self.remotes = Some(kept);
+            self.remotes = Some(Change { before, after: kept });
         }
         Ok(())
     }
+}
+
+/// A remote, which is unusable where an order for it could land on a place of another file that is the same provider. What
+/// one file says of its places was compared when it was read.
+fn apart<'a>(
+    name: &str,
+    remote: &Remote,
+    mut others: impl Iterator<Item = (&'a String, &'a Remote)>,
+) -> Remote {
+    let own = remote.provider.as_deref().filter(|own| matches!(*own, "ssh" | "docker"));
+    let Some(own) = own.filter(|_| remote.unusable.is_none()) else { return remote.clone() };
+    let is_apart =
+        |other: &Remote| matches!((&remote.region, &other.region), (Some(own), Some(other)) if own != other);
+    if others.any(|(other, one)| other != name && one.provider.as_deref() == Some(own) && !is_apart(one)) {
+        return Remote { unusable: Some(merged(own)), ..remote.clone() };
+    }
+    remote.clone()
 }
 
 /// Whether a key is to be set; else why not.
@@ -263,7 +321,11 @@ fn shown(remote: &Remote) -> String {
     }
 }
 
-fn read(path: &std::path::Path) -> Result<String, CliError> {
-    std::fs::read_to_string(path)
-        .map_err(|error| CliError::new(Exit::Config, format!("cannot read {}: {error}", path.display())))
+/// The text of the configuration; empty where there is none.
+pub(super) fn read(path: &std::path::Path) -> Result<String, CliError> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(text),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+        Err(error) => Err(CliError::new(Exit::Config, format!("cannot read {}: {error}", path.display()))),
+    }
 }

@@ -101,6 +101,9 @@ fn every_file_is_explained_and_stored_once_and_no_secret_is_written_in_clear() -
     // Again: all is as it is.
     let again = import(&hub, &["operator.toml", "remote.toml"], &["--yes"])?;
     came_to(&again, "/remotes", "homelab", "as it is")?;
+    // Two files have hosts of the provider ssh, which no order could tell apart.
+    let merged = hub.command(&["deploy", "--dry-run", "--remote", "homelab"])?.run(CALL)?;
+    ensure!(merged.code == Some(2) && merged.stderr.contains("could land on another"), "{}", merged.stderr);
     let twice = import(&hub, &["variables.env"], &["--yes"])?;
     came_to(&twice, "/credentials", "digitalocean", "kept")?;
 
@@ -149,6 +152,16 @@ fn a_file_that_cannot_be_imported_changes_nothing_and_says_why() -> Result<()> {
     ended(&hub, &["import", "/nonexistent/file", "--yes"], 3, "cannot read")?;
     ended(&hub, &["import", &mistyped, "--yes", "--strict"], 2, "did you mean max_cost_per_hour?")?;
     ended(&hub, &["import", &mistyped], 2, "nobody is there to agree")?;
+    let sections = (0..=1000).map(|n| format!("[remote.r{n}]\ntype = \"aws\"\n")).collect::<String>();
+    let many = write("many.toml", &sections)?;
+    let early = write("early.yml", "digitalocean: canary\n")?;
+    ended(&hub, &["import", &many, &early, "--yes"], 2, "at most 1000 are kept; nothing was stored")?;
+    let accounts = hub.json(&["provider", "ls"])?;
+    ensure!(rows(&accounts, "/accounts")?.iter().all(|row| row["sealed"].is_null()), "{accounts}");
+    let allowed = write("allowed.toml", "allowed_types = [\"AwsEc2\", \"AwsEks\"]\n")?;
+    ended(&hub, &["import", &allowed, "--dry-run"], 0, "\"AwsEks\" is left out")?;
+    let on = "the provider digitalocean is on and not among allowed_types";
+    ended(&hub, &["import", &allowed, &early, "--dry-run"], 0, on)?;
     ensure!(std::fs::read_to_string(&config)? == before);
 
     // Without a hub nothing can be sealed, and then nothing else is stored.
