@@ -164,7 +164,11 @@ impl Scaler {
             // By a clock in doubt nobody knows whether it is paid for: neither way is gone until it is known.
             Phase::Draining | Phase::Zero if !is_due(scaling, now) && is_by_clock(scaling, sight) => {
                 self.low.remove(&scaling.service);
-                return (None, "it is paid for by a clock that is in doubt: nothing is done until that is clear".to_owned());
+                return (
+                    None,
+                    "it is paid for by a clock that is in doubt: nothing is done until that is clear"
+                        .to_owned(),
+                );
             }
             Phase::Draining | Phase::Zero if !is_due(scaling, now) => {
                 Some(Step::Turn { phase: Phase::Paid, reason: "it is paid for again".to_owned() })
