@@ -396,13 +396,13 @@ fn keep(leaving: &[&Replica], count: u32, why: &str) -> Option<Step> {
 }
 
 /// Towards `to` replicas where more are wanted and none leaves: machines that do not stand yet are not wanted any more, and
-/// only what stands beyond `to` drains.
+/// only then does something that stands drain.
 fn fewer(sight: &Sight, to: u32, reason: String) -> Option<Step> {
     let stand = u32::try_from(sight.replicas.len()).unwrap_or(u32::MAX);
     if sight.wanted > stand.max(to) {
         return Some(Step::Shrink { to: stand.max(to), released: BTreeSet::new(), reason });
     }
-    let keys = leave(sight, stand.saturating_sub(to));
+    let keys = leave(sight, sight.wanted.saturating_sub(to));
     (!keys.is_empty()).then_some(Step::Drain { keys, reason })
 }
 
