@@ -162,7 +162,11 @@ impl HubConfig {
         let (http3, oauth) = (proxy::http3(settings, problems), OAuthConfig::take(settings, problems));
         let artefacts = artefact_limits(settings, problems);
         let prices = PriceConfig::take(settings, problems);
-        let (provision, alerts, providers, identity) = orders(settings, problems);
+        let (mut provision, alerts, providers, identity) = orders(settings, problems);
+        if let (Some(provision), Some(prices)) = (&mut provision, &prices) {
+            // What grows by itself is held to it as well.
+            provision.limits.max_order_hourly = prices.preferences.max_order_hourly;
+        }
         let admin_listen = private_address(settings, "admin.listen", problems);
         let metrics_listen = private_address(settings, "metrics.listen", problems);
         let grace = span(settings, "shutdown.grace", 0, 600, problems);

@@ -18,6 +18,9 @@ use crate::views::time;
 const SHAPE: &str = "docs/scaling.md shows every field of a tier";
 const LIST: &str = "`blueprint-hub scale ls` lists services with a tier";
 
+/// How often terms are set over what another asked for at the same time.
+const TRIES: u32 = 8;
+
 /// Rows of history at once, and how many there are where nobody says.
 const EVENTS: (u32, u32) = (1000, 100);
 
@@ -39,6 +42,19 @@ impl From<ScaleDeskError> for ApiError {
             ScaleDeskError::Ended(_) => Self::conflict(
                 text,
                 "order machines anew with `blueprint-hub deploy`, then set the tier again",
+            ),
+            ScaleDeskError::Unpaid { service, .. } => Self::conflict(
+                text,
+                format!(
+                    "say until when it is paid for now: `blueprint-hub scale set {service} --tier NAME --paid-until 30d`; or \
+                     forget its tier with `blueprint-hub scale rm {service}` and set it anew"
+                ),
+            ),
+            ScaleDeskError::Changed(service) => Self::conflict(
+                text,
+                format!(
+                    "nothing was changed; see what holds with `blueprint-hub scale show {service}`, and ask again"
+                ),
             ),
             ScaleDeskError::Store(error) => {
                 let source = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
@@ -101,6 +117,8 @@ pub(crate) struct SetScaling {
     target_rate: Option<u32>,
     /// Milliseconds since 1970; 0 for without end.
     paid_until: Option<u64>,
+    /// Looks whether that would be allowed, and changes nothing.
+    dry_run: bool,
 }
 
 impl SetScaling {
@@ -141,11 +159,24 @@ pub(crate) async fn set(
     let key = ServiceKey { blueprint, service };
     let Json(asked) = body.map_err(|error| ApiError::invalid(error.body_text(), SHAPE))?;
     let desk = state.hub.scaling();
-    let before = find(&state, key).await?;
-    let terms = asked.terms(before.as_ref().map(|view| &view.scaling), desk.target_cpu())?;
-    let view = desk.set(key, terms).await?;
-    let records = state.hub.deployer().records().await?;
-    Ok(Json(row(&view, &records)))
+    for _ in 0..TRIES {
+        let before = find(&state, key).await?.map(|view| view.scaling);
+        let terms = asked.terms(before.as_ref(), desk.target_cpu())?;
+        if asked.dry_run {
+            desk.check(key, &terms, before.as_ref())?;
+            return Ok(Json(json!({ "service": key, "dry_run": true })));
+        }
+        match desk.set(key, terms, before).await {
+            // Somebody else set something: what was left out is as they said.
+            Err(ScaleDeskError::Changed(_)) => {}
+            set => {
+                let view = set?;
+                let records = state.hub.deployer().records().await?;
+                return Ok(Json(row(&view, &records)));
+            }
+        }
+    }
+    Err(ScaleDeskError::Changed(key).into())
 }
 
 pub(crate) async fn remove(

@@ -2,6 +2,7 @@
 //!
 //! Invariants:
 //! - a step is stored before it has an effect, and where the store fails the next look decides anew;
+//! - a step is not done where the operator has changed what it was decided by: what was acknowledged holds;
 //! - machines that leave are known to the rest of the hub before anything else is done about them, also after a restart.
 
 mod desk;

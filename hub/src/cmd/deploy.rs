@@ -41,8 +41,9 @@ pub(crate) struct Deploy {
     /// How many machines; 1 where not given, or what the tier says
     #[arg(long)]
     replicas: Option<u32>,
-    /// Gives the service this payment tier: basic, standard or premium; machines have at least what it names
-    #[arg(long, value_name = "NAME", requires = "service")]
+    /// Gives the service this payment tier: basic, standard or premium; machines have at least what it names. Not with --package,
+    /// whose machines offer no service by themselves
+    #[arg(long, value_name = "NAME", requires = "service", conflicts_with = "package")]
     tier: Option<Tier>,
     #[command(flatten)]
     machine: Filter,
@@ -113,6 +114,8 @@ impl Deploy {
                 confirm("Order this?")?;
             }
         }
+        // Before there are machines that would stand without it.
+        set_tier(global, self.service, self.tier, true)?;
         let key = match self.request_key {
             Some(key) => key,
             None => {
@@ -130,7 +133,16 @@ impl Deploy {
         }
         let answer = ask(global, "POST", "/v1/deployments", Some(&body))?;
         let deployment = answer.get("deployment").unwrap_or(&Value::Null);
-        set_tier(global, self.service, self.tier)?;
+        set_tier(global, self.service, self.tier, false).map_err(|error| {
+            let id = text(deployment, "id");
+            let hint = format!(
+                "deployment {id} was ordered and stands without a tier; `blueprint-hub deployment terminate {id}` ends it"
+            );
+            match error.hint.clone() {
+                Some(own) => error.hint(format!("{own}; {hint}")),
+                None => error.hint(hint),
+            }
+        })?;
         let within = self.wait.or(package.as_ref().map(|_| JOIN_WITHIN));
         let Some(within) = within else {
             show(global, deployment);
@@ -178,10 +190,15 @@ impl Deploy {
     }
 }
 
-/// Gives a service that was deployed its tier; one that has it keeps what else was said of it.
-fn set_tier(global: &Global, service: Option<ServiceKey>, tier: Option<Tier>) -> Result<(), CliError> {
+/// Gives a service that was deployed its tier, or asks whether it may have it; one that has it keeps what else was said of it.
+fn set_tier(
+    global: &Global,
+    service: Option<ServiceKey>,
+    tier: Option<Tier>,
+    dry_run: bool,
+) -> Result<(), CliError> {
     if let (Some(service), Some(tier)) = (service, tier) {
-        let body = json!({ "tier": tier.label() });
+        let body = json!({ "tier": tier.label(), "dry_run": dry_run });
         ask(global, "PUT", &format!("/v1/services/{service}/scaling"), Some(&body))?;
     }
     Ok(())

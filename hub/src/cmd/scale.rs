@@ -37,7 +37,7 @@ pub(crate) enum Scale {
         #[arg(long, default_value_t = 100)]
         limit: u32,
     },
-    /// Has the tier of a service forgotten; its replicas stay as they are
+    /// Has the tier of a service forgotten; its machines stay, and what the hub runs of it goes on on one of them alone
     #[command(visible_alias = "remove", after_help = "Example: blueprint-hub scale rm 7/42")]
     Rm {
         /// Service, as BLUEPRINT/SERVICE
@@ -146,7 +146,8 @@ impl Scale {
                 let answer = ask(global, "DELETE", &path(service), None)?;
                 shown(global, &answer, |_| {
                     print_line(&format!(
-                        "service {service} has no tier any more; its replicas stay as they are"
+                        "service {service} has no tier any more; its machines stay, and what the hub runs of it goes on on one of \
+                         them alone"
                     ));
                 });
             }

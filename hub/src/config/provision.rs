@@ -118,6 +118,8 @@ impl ProvisionSettings {
                 max_machines: max_machines?.0,
                 max_hourly: max_hourly?.0,
                 max_monthly: max_monthly?.0,
+                // Of the preferences of orders, which are read elsewhere.
+                max_order_hourly: None,
                 counts_sim: counts_sim?,
             },
         })

@@ -243,7 +243,7 @@ fn month_ago(now: Timestamp) -> Timestamp {
     epoch.plus(now.since(epoch.plus(Duration::from_secs(32 * 24 * 3600))))
 }
 
-fn set_wanted(
+pub(crate) fn set_wanted(
     db: &Connection,
     id: &DeploymentId,
     wanted: Wanted,

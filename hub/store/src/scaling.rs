@@ -1,11 +1,12 @@
 //! Terms of services, machines that leave, and what scaling did.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use blueprint_common_types::{ServiceKey, Timestamp};
 use blueprint_hub_provision_core::cost::alert::Held;
 use blueprint_hub_provision_core::cost::{Limits, OverLimit, committed};
-use blueprint_hub_provision_core::lifecycle::{Deployment, RecordsResult};
+use blueprint_hub_provision_core::lifecycle::{Deployment, RecordsResult, Wanted};
 use blueprint_hub_provision_core::scaling::{
     DrainMark, Leaving, MAX_SCALE_EVENTS, Phase, ResizeError, ScaleEvent, ScaleStore, Scaling, Terms,
 };
@@ -30,12 +31,13 @@ impl ScaleStore for SqliteStore {
         service: ServiceKey,
         deployment: DeploymentId,
         terms: Terms,
+        before: Option<Scaling>,
         now: Timestamp,
-    ) -> BoxFuture<'_, RecordsResult<Scaling>> {
+    ) -> BoxFuture<'_, RecordsResult<Option<Scaling>>> {
         const ACTION: &str = "store the terms of a service";
         Box::pin(async move {
-            let set = self.queue.call(ACTION, move |db| set(db, service, deployment, terms, now)).await;
-            told(ACTION, set)
+            let work = move |db: &Connection| set(db, service, deployment, terms, before.as_ref(), now);
+            told(ACTION, self.queue.call(ACTION, work).await)
         })
     }
 
@@ -48,15 +50,36 @@ impl ScaleStore for SqliteStore {
 
     fn set_phase(
         &self,
-        service: ServiceKey,
+        scaling: Scaling,
         phase: Phase,
         reason: String,
         now: Timestamp,
-    ) -> BoxFuture<'_, RecordsResult<()>> {
+    ) -> BoxFuture<'_, RecordsResult<bool>> {
         const ACTION: &str = "note how it stands with a payment";
         Box::pin(async move {
-            let noted = self.queue.call(ACTION, move |db| turn(db, service, phase, &reason, now)).await;
-            told(ACTION, noted)
+            let work = move |db: &Connection| {
+                let still = is_still(db, &scaling)?;
+                if still {
+                    turn(db, scaling.service, phase, &reason, now)?;
+                }
+                Ok(still)
+            };
+            told(ACTION, self.queue.call(ACTION, work).await)
+        })
+    }
+
+    fn end(&self, scaling: Scaling, reason: String, now: Timestamp) -> BoxFuture<'_, RecordsResult<bool>> {
+        const ACTION: &str = "end a deployment that is not paid for";
+        Box::pin(async move {
+            let work = move |db: &Connection| {
+                let still = is_still(db, &scaling)?;
+                if still {
+                    lifecycle::set_wanted(db, &scaling.deployment, Wanted::Gone, &reason, now)?;
+                    turn(db, scaling.service, Phase::Ended, &reason, now)?;
+                }
+                Ok(still)
+            };
+            told(ACTION, self.queue.call(ACTION, work).await)
         })
     }
 
@@ -68,12 +91,11 @@ impl ScaleStore for SqliteStore {
         reason: String,
         limits: Limits,
         now: Timestamp,
-    ) -> BoxFuture<'_, Result<(), ResizeError>> {
+    ) -> BoxFuture<'_, Result<bool, ResizeError>> {
         const ACTION: &str = "store how many machines a deployment has";
         Box::pin(async move {
             let work = move |db: &Connection| resize(db, &scaling, to, &released, &reason, limits, now);
-            told(ACTION, self.queue.call(ACTION, work).await)??;
-            Ok(())
+            Ok(told(ACTION, self.queue.call(ACTION, work).await)??)
         })
     }
 
@@ -84,7 +106,7 @@ impl ScaleStore for SqliteStore {
         stay: BTreeSet<InstanceKey>,
         reason: String,
         now: Timestamp,
-    ) -> BoxFuture<'_, RecordsResult<()>> {
+    ) -> BoxFuture<'_, RecordsResult<bool>> {
         const ACTION: &str = "store which machines leave";
         Box::pin(async move {
             let work = move |db: &Connection| mark(db, &scaling, &leave, &stay, &reason, now);
@@ -170,17 +192,30 @@ fn read(row: &Row<'_>) -> DbResult<Scaling> {
     })
 }
 
+/// Whether what a step was decided by is what is stored.
+fn is_still(db: &Connection, scaling: &Scaling) -> DbResult<bool> {
+    Ok(one(db, scaling.service)?.as_ref() == Some(scaling))
+}
+
 fn set(
     db: &Connection,
     key: ServiceKey,
     deployment: DeploymentId,
     terms: Terms,
+    before: Option<&Scaling>,
     now: Timestamp,
-) -> DbResult<Scaling> {
+) -> DbResult<Option<Scaling>> {
+    let stored = one(db, key)?;
+    // Another phase is no other agreement, but for the one that there is no way back from.
+    let agreed = |it: &Scaling| (it.deployment.clone(), it.changed_at, it.phase == Phase::Ended);
+    if stored.as_ref().map(agreed) != before.map(agreed) {
+        return Ok(None);
+    }
+    let changed_at = stored.as_ref().map_or(now, |it| now.max(it.changed_at.plus(Duration::from_millis(1))));
     // One that ended has another deployment now, or its owner would have been told so.
-    let before = one(db, key)?.filter(|known| known.phase != Phase::Ended);
+    let before = stored.filter(|known| known.phase != Phase::Ended);
     let (phase, phase_since) = before.map_or((Phase::Paid, now), |known| (known.phase, known.phase_since));
-    let scaling = Scaling { service: key, deployment, terms, phase, phase_since, changed_at: now };
+    let scaling = Scaling { service: key, deployment, terms, phase, phase_since, changed_at };
     let (blueprint, number) = service(key);
     let Terms { tier, min, max, target_cpu, target_rate, paid_until } = &scaling.terms;
     let sql = "INSERT OR REPLACE INTO service_scaling (blueprint, service, deployment, tier, min_replicas, max_replicas, \
@@ -198,7 +233,7 @@ fn set(
         paid_until.map(time),
         phase.label(),
         time(phase_since),
-        time(now),
+        time(changed_at),
     ];
     db.execute(sql, values)?;
     let until = paid_until.map_or_else(|| "without end".to_owned(), |until| format!("until {until}"));
@@ -207,7 +242,7 @@ fn set(
         format!("{tier}, {min} to {max} replicas, {target_cpu} % of their processors{rate}, paid {until}");
     event(db, key, "set", size_of(db, key)?, &text, now)?;
     audit::append(db, AuditEvent::new(AuditKind::ScalingSet, key, text), now)?;
-    Ok(scaling)
+    Ok(Some(scaling))
 }
 
 fn remove(db: &Connection, key: ServiceKey, now: Timestamp) -> DbResult<bool> {
@@ -246,8 +281,11 @@ fn resize(
     reason: &str,
     limits: Limits,
     now: Timestamp,
-) -> DbResult<Result<(), Refused>> {
-    let Some(before) = lifecycle::find(db, &scaling.deployment)? else { return Ok(Ok(())) };
+) -> DbResult<Result<bool, Refused>> {
+    if !is_still(db, scaling)? {
+        return Ok(Ok(false));
+    }
+    let Some(before) = lifecycle::find(db, &scaling.deployment)? else { return Ok(Ok(false)) };
     if to > before.replicas
         && let Some(refused) = refusal(db, &before, to - before.replicas, limits, now)?
     {
@@ -264,7 +302,7 @@ fn resize(
     lifecycle::event(db, now, scaling.deployment.as_str(), None, &format!("{to} replicas"), reason)?;
     let detail = format_args!("{} to {to} replicas: {reason}", before.replicas);
     audit::append(db, AuditEvent::new(AuditKind::ScalingAct, scaling.service, detail), now)?;
-    Ok(Ok(()))
+    Ok(Ok(true))
 }
 
 /// What keeps `more` machines from being wanted.
@@ -281,9 +319,10 @@ fn refusal(
     {
         return Ok(Some(Refused::Held(held)));
     }
-    let used = committed(&lifecycle::load(db)?, &recent, &limits, now);
-    let asked = limits.asked(&Deployment { replicas: more, ..before.clone() }, now);
-    Ok(limits.check(used, asked).err().map(Refused::OverLimit))
+    let records = lifecycle::load(db)?;
+    let used = committed(&records, &recent, &limits, now);
+    let asked = limits.asked_more(&records, before, more, now);
+    Ok(asked.and_then(|asked| limits.check(used, asked)).err().map(Refused::OverLimit))
 }
 
 fn mark(
@@ -293,7 +332,10 @@ fn mark(
     stay: &BTreeSet<InstanceKey>,
     reason: &str,
     now: Timestamp,
-) -> DbResult<()> {
+) -> DbResult<bool> {
+    if !is_still(db, scaling)? {
+        return Ok(false);
+    }
     for key in leave {
         // One that was forgotten meanwhile has nothing to leave.
         let sql = "INSERT OR IGNORE INTO leaving_instances (key, since, released) \
@@ -307,7 +349,12 @@ fn mark(
     let what = if leave.is_empty() { "keep" } else { "drain" };
     let text = format!("{}: {reason}", keys.join(", "));
     event(db, scaling.service, what, size_of(db, scaling.service)?, &text, now)?;
-    audit::append(db, AuditEvent::new(AuditKind::ScalingAct, scaling.service, format!("{what} {text}")), now)
+    audit::append(
+        db,
+        AuditEvent::new(AuditKind::ScalingAct, scaling.service, format!("{what} {text}")),
+        now,
+    )?;
+    Ok(true)
 }
 
 /// Machines that leave.

@@ -183,8 +183,13 @@ mod tests {
 
     use super::*;
 
-    const LIMITS: Limits =
-        Limits { max_machines: None, max_hourly: None, max_monthly: None, counts_sim: false };
+    const LIMITS: Limits = Limits {
+        max_machines: None,
+        max_hourly: None,
+        max_monthly: None,
+        max_order_hourly: None,
+        counts_sim: false,
+    };
 
     fn set(body: Value, known: Option<&Alert>) -> Result<(AlertTerms, Option<Secret<String>>), String> {
         let asked: SetAlert = serde_json::from_value(body).unwrap();

@@ -5,6 +5,7 @@ use std::time::Duration;
 use blueprint_common_types::{Micros, Timestamp};
 
 use super::{Span, month_end, month_of, sum_by};
+use crate::Candidate;
 use crate::catalogue::Day;
 use crate::lifecycle::{Deployment, Record, RecordState, Records, Wanted};
 
@@ -20,6 +21,8 @@ pub struct Limits {
     pub max_hourly: Option<Micros>,
     /// What a calendar month costs, in US dollars: what was spent in it, and what stands to its end.
     pub max_monthly: Option<Micros>,
+    /// What an hour of all machines of one order may cost, in US dollars; also where it grows. Machines of every cloud count.
+    pub max_order_hourly: Option<Micros>,
     /// Whether machines of the simulated cloud count.
     pub counts_sim: bool,
 }
@@ -109,8 +112,42 @@ impl Limits {
     /// What a deployment adds where it is new: its replicas, at the prices of the offers that are ordered first.
     #[must_use]
     pub fn asked(&self, deployment: &Deployment, now: Timestamp) -> Usage {
-        let layout = deployment.spread.layout(&deployment.plan, deployment.replicas);
-        let counted: Vec<_> = layout.into_iter().filter(|offer| self.counts(&offer.provider)).collect();
+        self.priced(&deployment.spread.layout(&deployment.plan, deployment.replicas), deployment, now)
+    }
+
+    /// What `more` machines add to a deployment beside those that stand and those that are wanted of it already.
+    ///
+    /// # Errors
+    ///
+    /// [`OverLimit`] where all of its machines together would come to more than one order may.
+    pub fn asked_more(
+        &self,
+        records: &Records,
+        deployment: &Deployment,
+        more: u32,
+        now: Timestamp,
+    ) -> Result<Usage, OverLimit> {
+        let (stand, missing) = laid(records, deployment);
+        let kept = stand.into_iter().filter(|record| stays(record));
+        let mut beside: Vec<&Candidate> = kept.map(|record| &record.candidate).collect();
+        beside.extend(missing);
+        let next = deployment.spread.next(&deployment.plan, &beside, more);
+        let sum = |offers: &[&Candidate]| offers.iter().map(|offer| offer.hourly).sum::<Micros>();
+        let (used, asked) = (sum(&beside), sum(&next));
+        match self.max_order_hourly {
+            Some(limit) if used.plus(asked) > limit => Err(OverLimit {
+                setting: "provision.max_order_hourly",
+                limit: format!("${limit}"),
+                used: format!("${used}"),
+                asked: format!("${asked} an hour"),
+            }),
+            Some(_) | None => Ok(self.priced(&next, deployment, now)),
+        }
+    }
+
+    /// What new machines add.
+    fn priced(&self, offers: &[&Candidate], deployment: &Deployment, now: Timestamp) -> Usage {
+        let counted: Vec<_> = offers.iter().filter(|offer| self.counts(&offer.provider)).collect();
         let hourly = counted.iter().map(|offer| offer.hourly).sum();
         let machines = u32::try_from(counted.len()).unwrap_or(u32::MAX);
         Usage { machines, hourly, month: over(hourly, deployment, now) }
@@ -154,30 +191,48 @@ impl Limits {
     }
 }
 
-/// What stands, and what is wanted of all deployments: machines that are to come count at the price of the offer that is
-/// ordered first.
+/// What stands, and what is wanted of all deployments: machines that are to come count at the price of the offers that are
+/// ordered next, as the deployment is spread.
 #[must_use]
 pub fn committed(records: &Records, spans: &[Span], limits: &Limits, now: Timestamp) -> Usage {
     let mut used = Usage { month: limits.spent(spans, now), ..Usage::default() };
     for deployment in records.deployments.values() {
-        let own = records.instances.values().filter(|record| record.deployment == deployment.id);
+        let (stand, missing) = laid(records, deployment);
         let (mut machines, mut hourly) = (0u32, Micros::ZERO);
-        for record in own.filter(|it| is_paid(it) && limits.counts(&it.candidate.provider)) {
-            machines = machines.saturating_add(1);
-            hourly = hourly.plus(price(record));
-        }
-        let is_over = deployment.expires_at.is_some_and(|end| end <= now);
-        if deployment.wanted == Wanted::Running && !is_over {
-            let first = deployment.plan.first().filter(|first| limits.counts(&first.provider));
-            if let Some(first) = first {
-                let missing = deployment.replicas.saturating_sub(machines);
-                machines = machines.saturating_add(missing);
-                hourly = hourly.plus(first.hourly.times(missing.into()));
+        let mut add = |provider: &str, price: Micros| {
+            if limits.counts(provider) {
+                machines = machines.saturating_add(1);
+                hourly = hourly.plus(price);
             }
+        };
+        let is_over = deployment.expires_at.is_some_and(|end| end <= now);
+        let is_to_come = deployment.wanted == Wanted::Running && !is_over;
+        for record in stand.into_iter().filter(|record| is_to_come || is_paid(record)) {
+            add(&record.candidate.provider, price(record));
+        }
+        for offer in missing.into_iter().filter(|_| is_to_come) {
+            add(&offer.provider, offer.hourly);
         }
         used = used.plus(Usage { machines, hourly, month: over(hourly, deployment, now) });
     }
     used
+}
+
+/// The machines of a deployment that stand or are planned, and the offers of those that are wanted and have no record.
+fn laid<'r>(records: &'r Records, deployment: &'r Deployment) -> (Vec<&'r Record>, Vec<&'r Candidate>) {
+    let own = records.instances.values().filter(|record| record.deployment == deployment.id);
+    let stand: Vec<&Record> =
+        own.filter(|record| is_paid(record) || record.state == RecordState::Planned).collect();
+    let kept = stand.iter().filter(|record| stays(record));
+    let taken: Vec<&Candidate> = kept.map(|record| &record.candidate).collect();
+    let missing = deployment.replicas.saturating_sub(u32::try_from(taken.len()).unwrap_or(u32::MAX));
+    let missing = deployment.spread.next(&deployment.plan, &taken, missing);
+    (stand, missing)
+}
+
+/// False for what is paid for only until it is deleted.
+fn stays(record: &Record) -> bool {
+    record.state != RecordState::Deleting
 }
 
 /// True where a machine stands at its cloud, or may.
@@ -203,6 +258,7 @@ fn over(hourly: Micros, deployment: &Deployment, now: Timestamp) -> Micros {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lifecycle::Spread;
     use crate::lifecycle::tests::{deployment, record};
 
     const HOUR: Duration = Duration::from_secs(3600);
@@ -214,6 +270,7 @@ mod tests {
             max_machines: Some(4),
             max_hourly: Some(Micros::new(30_000)),
             max_monthly: Some(Micros::new(400_000)),
+            max_order_hourly: None,
             counts_sim: true,
         }
     }
@@ -259,6 +316,30 @@ mod tests {
         assert_eq!(spent.month, Micros::new(2 * 5000 * 13));
         let free = Limits { counts_sim: false, ..limits() };
         assert_eq!(committed(&records, &spans(&records, 3), &free, NOW), Usage::default());
+    }
+
+    #[test]
+    fn what_a_spread_deployment_grows_by_has_the_price_of_where_it_grows() {
+        use RecordState::Active;
+        let mut records = records(&[Active]);
+        let mut known = records.deployments.values().next().cloned().unwrap();
+        let near = record(1).candidate;
+        let far = Candidate { region: "far".to_owned(), hourly: Micros::new(9000), ..near.clone() };
+        known.spread = Spread::Regions;
+        known.plan = vec![near, far];
+        records.deployments.insert(known.id.clone(), known.clone());
+        // One stands near at 5000; the one that is missing comes far.
+        assert_eq!(committed(&records, &[], &limits(), NOW).hourly, Micros::new(14_000));
+        let asked = |more, limits: Limits| limits.asked_more(&records, &known, more, NOW);
+        let usage = asked(2, limits()).unwrap();
+        assert_eq!((usage.machines, usage.hourly), (2, Micros::new(14_000)), "near and far");
+        known.replicas = 1;
+        let asked = |more, limits: Limits| limits.asked_more(&records, &known, more, NOW);
+        assert_eq!(asked(1, limits()).unwrap().hourly, Micros::new(9000), "far, and not near again");
+        let limits = Limits { max_order_hourly: Some(Micros::new(14_000)), ..limits() };
+        assert!(asked(1, limits).is_ok());
+        let error = asked(2, limits).unwrap_err().to_string();
+        assert!(error.starts_with("provision.max_order_hourly is $0.014: $0.005 is used"), "{error}");
     }
 
     #[test]

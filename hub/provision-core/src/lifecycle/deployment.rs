@@ -167,12 +167,19 @@ impl Spread {
     /// What `replicas` machines of a plan come to where the first offers of each place can be had, one after the other.
     #[must_use]
     pub fn layout(self, plan: &[Candidate], replicas: u32) -> Vec<&Candidate> {
-        let mut taken: Vec<&Candidate> = Vec::new();
-        for _ in 0..replicas {
-            let Some(next) = self.order(plan, &taken).first().copied() else { break };
-            taken.push(next);
+        self.next(plan, &[], replicas)
+    }
+
+    /// The next `count` machines of a plan beside those at `taken`, where the first offers of each place can be had.
+    #[must_use]
+    pub fn next<'p>(self, plan: &'p [Candidate], taken: &[&Candidate], count: u32) -> Vec<&'p Candidate> {
+        let mut next: Vec<&'p Candidate> = Vec::new();
+        for _ in 0..count {
+            let beside: Vec<&Candidate> = taken.iter().copied().chain(next.iter().copied()).collect();
+            let Some(offer) = self.order(plan, &beside).first().copied() else { break };
+            next.push(offer);
         }
-        taken
+        next
     }
 }
 

@@ -161,6 +161,15 @@ impl Scaler {
                 Some(Step::Turn { phase: Phase::Ended, reason })
             }
             Phase::Paid => return self.paid(scaling, sight, now),
+            // By a clock in doubt nobody knows whether it is paid for: neither way is gone until it is known.
+            Phase::Draining | Phase::Zero if !is_due(scaling, now) && is_by_clock(scaling, sight) => {
+                self.low.remove(&scaling.service);
+                return (
+                    None,
+                    "it is paid for by a clock that is in doubt: nothing is done until that is clear"
+                        .to_owned(),
+                );
+            }
             Phase::Draining | Phase::Zero if !is_due(scaling, now) => {
                 Some(Step::Turn { phase: Phase::Paid, reason: "it is paid for again".to_owned() })
             }
@@ -257,8 +266,7 @@ impl Scaler {
             return None;
         }
         if kept > terms.max {
-            let reason = format!("the terms allow {} at the most", terms.max);
-            return Some(Step::Drain { keys: leave(sight, kept - terms.max), reason });
+            return fewer(sight, terms.max, format!("the terms allow {} at the most", terms.max));
         }
         let Some(enough) = demand.enough.filter(|enough| *enough < kept) else {
             self.low.remove(&service);
@@ -270,13 +278,17 @@ impl Scaler {
         if terms.follows_load() && low_for < self.settings.down_after {
             return None;
         }
-        self.low.remove(&service);
         let reason = if terms.follows_load() {
             format!("{most} were enough for {} s: {}", low_for.as_secs(), demand.text)
         } else {
             demand.text.clone()
         };
-        Some(Step::Drain { keys: leave(sight, kept.saturating_sub(most)), reason })
+        let step = fewer(sight, most, reason);
+        // After machines that do not stand yet, others may go without a second wait.
+        if !matches!(step, Some(Step::Shrink { .. })) {
+            self.low.remove(&service);
+        }
+        step
     }
 
     fn grow(&mut self, scaling: &Scaling, sight: &Sight, demand: &Demand, now: Timestamp) -> Option<Step> {
@@ -306,6 +318,10 @@ impl Scaler {
         if is_ready(true) && !is_ready(false) {
             let why = "no other replica answers";
             return keep(leaving, u32::MAX, why);
+        }
+        // Where nothing answers, as after a restart, it is not known yet which of them will.
+        if !is_ready(false) {
+            return None;
         }
         let released = self.drained(leaving.iter().copied(), now);
         if released.is_empty() {
@@ -359,6 +375,11 @@ fn is_due(scaling: &Scaling, now: Timestamp) -> bool {
     scaling.terms.paid_until.is_some_and(|end| end <= now)
 }
 
+/// Whether what is known of the payment comes from a clock that is in doubt.
+const fn is_by_clock(scaling: &Scaling, sight: &Sight) -> bool {
+    scaling.terms.paid_until.is_some() && !sight.is_clock_trusted
+}
+
 /// The fewest that a load is enough for, where each takes `each`; `most` at the most.
 fn enough_for(load: f64, each: f64, most: u32) -> u32 {
     // A hair more than the target is the target: sums of fractions are not exact.
@@ -372,6 +393,17 @@ fn keep(leaving: &[&Replica], count: u32, why: &str) -> Option<Step> {
     let count = usize::try_from(count).unwrap_or(usize::MAX);
     let keys: BTreeSet<_> = back.iter().take(count).map(|replica| replica.key.clone()).collect();
     (!keys.is_empty()).then(|| Step::Keep { keys, reason: why.to_owned() })
+}
+
+/// Towards `to` replicas where more are wanted and none leaves: machines that do not stand yet are not wanted any more, and
+/// only then does something that stands drain.
+fn fewer(sight: &Sight, to: u32, reason: String) -> Option<Step> {
+    let stand = u32::try_from(sight.replicas.len()).unwrap_or(u32::MAX);
+    if sight.wanted > stand.max(to) {
+        return Some(Step::Shrink { to: stand.max(to), released: BTreeSet::new(), reason });
+    }
+    let keys = leave(sight, sight.wanted.saturating_sub(to));
+    (!keys.is_empty()).then_some(Step::Drain { keys, reason })
 }
 
 /// Which replicas leave: those that do not answer first, then those of the place that has most, the newest first.

@@ -54,31 +54,39 @@ pub enum ResizeError {
 
 /// Durable state of scaling. What was answered survives a kill; every change comes with its event and its audit row, in the
 /// same transaction.
+///
+/// A step was decided by what was read before. Each is given that, and is false and changes nothing where what is stored is
+/// another by then: what the operator said in between counts, and the next look decides by it.
 pub trait ScaleStore: Send + Sync {
     /// What is agreed about every service that has terms.
     fn scalings(&self) -> BoxFuture<'_, RecordsResult<Vec<Scaling>>>;
 
     /// Stores the terms of a service, and which deployment its replicas are; the phase of one that has terms already stays.
+    /// `None`, and nothing is changed, where they are not those of `before` any more, or it ended since.
     fn set_scaling(
         &self,
         service: ServiceKey,
         deployment: DeploymentId,
         terms: Terms,
+        before: Option<Scaling>,
         now: Timestamp,
-    ) -> BoxFuture<'_, RecordsResult<Scaling>>;
+    ) -> BoxFuture<'_, RecordsResult<Option<Scaling>>>;
 
-    /// Forgets the terms of a service; its replicas stay as they are, and those that drain get requests again. False where it
+    /// Forgets the terms of a service; its machines stay as they are, what the hub runs of it goes on on one of them, and those that drain get requests again. False where it
     /// has none.
     fn remove_scaling(&self, service: ServiceKey, now: Timestamp) -> BoxFuture<'_, RecordsResult<bool>>;
 
     /// Notes how it stands with the payment of a service.
     fn set_phase(
         &self,
-        service: ServiceKey,
+        scaling: Scaling,
         phase: Phase,
         reason: String,
         now: Timestamp,
-    ) -> BoxFuture<'_, RecordsResult<()>>;
+    ) -> BoxFuture<'_, RecordsResult<bool>>;
+
+    /// Ends a service that was not paid for: its deployment is to be gone, and it is noted as ended.
+    fn end(&self, scaling: Scaling, reason: String, now: Timestamp) -> BoxFuture<'_, RecordsResult<bool>>;
 
     /// Has a deployment want `to` machines, and releases those of `released`, which are deleted then. What is more than
     /// before has to keep `limits`, and no alert may hold it; both are looked at in the same transaction.
@@ -90,7 +98,7 @@ pub trait ScaleStore: Send + Sync {
         reason: String,
         limits: Limits,
         now: Timestamp,
-    ) -> BoxFuture<'_, Result<(), ResizeError>>;
+    ) -> BoxFuture<'_, Result<bool, ResizeError>>;
 
     /// Machines that leave get no new requests from then on, and those that `stay` do again.
     fn mark_leaving(
@@ -100,7 +108,7 @@ pub trait ScaleStore: Send + Sync {
         stay: BTreeSet<InstanceKey>,
         reason: String,
         now: Timestamp,
-    ) -> BoxFuture<'_, RecordsResult<()>>;
+    ) -> BoxFuture<'_, RecordsResult<bool>>;
 
     /// Notes what could not be done.
     fn note_held(
@@ -148,6 +156,17 @@ pub enum ScaleDeskError {
     /// It is paid for no more, and its deployment was ended.
     #[error("the deployment {0} was ended, since the service was not paid for")]
     Ended(DeploymentId),
+    /// It ended, and the time that it was paid for is over.
+    #[error("the service {service} ended, and the time that it was paid for was over at {paid_until}")]
+    Unpaid {
+        /// The service.
+        service: ServiceKey,
+        /// When that was.
+        paid_until: Timestamp,
+    },
+    /// Somebody else set the terms at the same time; nothing was changed.
+    #[error("the tier of the service {0} was changed by somebody else at the same time")]
+    Changed(ServiceKey),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] RecordsError),
@@ -161,10 +180,28 @@ pub trait ScaleDesk: Send + Sync {
     /// Percent of its processors that a replica is to use at the most, where a service says nothing else.
     fn target_cpu(&self) -> u32;
 
-    /// Sets the terms of a service that one deployment offers.
-    fn set(&self, service: ServiceKey, terms: Terms) -> BoxFuture<'_, Result<ScaleView, ScaleDeskError>>;
+    /// Whether terms keep what this hub and their tier allow, and do not bring back a time that is over; `before` is what the
+    /// service had.
+    ///
+    /// # Errors
+    ///
+    /// [`ScaleDeskError::Terms`] or [`ScaleDeskError::Unpaid`].
+    fn check(
+        &self,
+        service: ServiceKey,
+        terms: &Terms,
+        before: Option<&Scaling>,
+    ) -> Result<(), ScaleDeskError>;
 
-    /// Forgets the terms of a service; its replicas stay as they are.
+    /// Sets the terms of a service that one deployment offers, where it still has those of `before`.
+    fn set(
+        &self,
+        service: ServiceKey,
+        terms: Terms,
+        before: Option<Scaling>,
+    ) -> BoxFuture<'_, Result<ScaleView, ScaleDeskError>>;
+
+    /// Forgets the terms of a service; its machines stay as they are, and what the hub runs of it goes on on one of them.
     fn remove(&self, service: ServiceKey) -> BoxFuture<'_, Result<(), ScaleDeskError>>;
 
     /// The newest events of a service, oldest first.

@@ -198,6 +198,6 @@ pub struct Scaling {
     pub phase: Phase,
     /// Since when.
     pub phase_since: Timestamp,
-    /// When the operator changed the terms last.
+    /// When the operator changed the terms last; later with each change, whatever the clock says.
     pub changed_at: Timestamp,
 }

@@ -72,6 +72,12 @@ impl Sim {
         }
     }
 
+    /// So many machines cannot be had.
+    fn lose(&mut self, count: usize) {
+        let left = self.sight.replicas.len().saturating_sub(count);
+        self.sight.replicas.truncate(left);
+    }
+
     /// Each replica that gets requests uses its part of so many hundredths of a processor.
     fn load(&mut self, percent: f64) {
         let serving = self.sight.replicas.iter().filter(|it| it.leaving_since.is_none()).count();
@@ -112,7 +118,10 @@ impl Sim {
             Step::Turn { phase, .. } => {
                 (self.scaling.phase, self.scaling.phase_since) = (*phase, self.now);
             }
-            Step::End { .. } => (self.is_deployed, self.sight.is_gone) = (false, true),
+            Step::End { .. } => {
+                (self.is_deployed, self.sight.is_gone) = (false, true);
+                (self.scaling.phase, self.scaling.phase_since) = (Phase::Ended, self.now);
+            }
         }
     }
 
@@ -267,6 +276,80 @@ fn the_last_one_that_answers_is_not_taken() {
 }
 
 #[test]
+fn where_fewer_stand_than_are_wanted_no_healthy_one_is_taken_for_them() {
+    let mut sim = Sim::new(standard());
+    assert_eq!(sim.run(160.0, LOOK * 20), 5);
+    sim.lose(3);
+    for _ in 0..30 {
+        sim.load(1.0);
+        sim.look(LOOK);
+    }
+    assert_eq!((sim.sight.wanted, sim.sight.replicas.len()), (2, 2), "{:?}", sim.history);
+    assert_eq!(sim.history, ["grow", "grow", "shrink"], "nothing drains");
+    // Of four that are too many by two, one does not stand: one drains.
+    let mut sim = Sim::new(Terms { max: 2, ..standard() });
+    sim.sight.wanted = 4;
+    sim.order();
+    sim.lose(1);
+    assert!(matches!(sim.look(SECOND), Some(Step::Shrink { to: 3, released, .. }) if released.is_empty()));
+    assert!(matches!(sim.look(SECOND), Some(Step::Drain { keys, .. }) if keys.len() == 1));
+    assert!(matches!(sim.look(SECOND * 3), Some(Step::Shrink { to: 2, .. })));
+    // Terms that do not follow the load, and not one machine.
+    let mut sim = Sim::new(Terms::of(Tier::Basic));
+    sim.sight.wanted = 3;
+    sim.lose(1);
+    for _ in 0..5 {
+        sim.look(LOOK);
+    }
+    assert_eq!((sim.history, sim.sight.wanted), (vec!["shrink".to_owned()], 1));
+}
+
+#[test]
+fn nothing_is_released_while_nothing_answers() {
+    let mut sim = Sim::new(Terms { min: 1, max: 1, ..standard() });
+    sim.sight.wanted = 2;
+    sim.order();
+    sim.sight.replicas[0].is_ready = false;
+    sim.sight.replicas[1].leaving_since = Some(sim.now);
+    // The hub starts anew: nothing is known to answer, and the time to drain is long over.
+    sim.sight.replicas[1].is_ready = false;
+    assert_eq!(sim.look(LOOK * 10), None);
+    sim.sight.replicas[1].is_ready = true;
+    assert!(matches!(sim.look(LOOK), Some(Step::Keep { .. })), "{:?}", sim.history);
+}
+
+#[test]
+fn a_clock_in_doubt_turns_neither_way() {
+    for phase in [Phase::Draining, Phase::Zero] {
+        let mut sim = Sim::new(standard());
+        sim.scaling.phase = phase;
+        sim.scaling.terms.paid_until = Some(sim.now.plus(LOOK * 100));
+        sim.sight.is_clock_trusted = false;
+        assert_eq!(sim.look(LOOK), None);
+        sim.scaling.terms.paid_until = None;
+        assert!(matches!(sim.look(LOOK), Some(Step::Turn { phase: Phase::Paid, .. })), "no clock says so");
+        sim.scaling.phase = phase;
+        sim.scaling.terms.paid_until = Some(sim.now.plus(LOOK * 100));
+        sim.sight.is_clock_trusted = true;
+        assert!(matches!(sim.look(LOOK), Some(Step::Turn { phase: Phase::Paid, .. })));
+    }
+}
+
+#[test]
+fn what_ended_runs_on_no_node_until_its_tier_is_forgotten() {
+    let mut sim = Sim::new(standard());
+    let mut records = crate::lifecycle::Records::default();
+    let mut record = crate::lifecycle::tests::record(1);
+    record.agent = Some(blueprint_common_types::AgentId::from_bytes([7; 16]));
+    sim.scaling.deployment = record.deployment.clone();
+    records.instances.insert(record.key.clone(), record);
+    let nodes = |scaling: &Scaling| nodes_of(&[scaling.clone()], &records).remove(&scaling.service);
+    assert_eq!(nodes(&sim.scaling).unwrap().len(), 1);
+    sim.scaling.phase = Phase::Ended;
+    assert_eq!(nodes(&sim.scaling), Some(BTreeSet::new()));
+}
+
+#[test]
 fn the_place_that_has_most_gives_first() {
     let mut sim = Sim::new(standard());
     sim.sight.wanted = 5;
@@ -301,7 +384,7 @@ fn who_does_not_pay_is_drained_comes_to_zero_and_ends_after_the_grace() {
     sim.look(SECOND);
     sim.look(SECOND);
     assert_eq!((sim.scaling.phase, sim.is_deployed), (Phase::Ended, false));
-    assert_eq!(sim.history, ["phase", "drain", "shrink", "phase", "end", "phase"]);
+    assert_eq!(sim.history, ["phase", "drain", "shrink", "phase", "end"]);
     assert_eq!(sim.look(SECOND), None);
 }
 
@@ -331,11 +414,12 @@ proptest! {
     /// Whatever is measured, the number stays within the terms, and nothing goes that was not drained.
     #[test]
     fn the_number_stays_within_the_terms(
-        steps in prop::collection::vec((0.0f64..1000.0, 1u64..120, any::<bool>(), 0usize..5), 1..80),
+        steps in prop::collection::vec((0.0f64..1000.0, 1u64..120, any::<bool>(), 0usize..5, 0usize..4), 1..80),
     ) {
         let mut sim = Sim::new(standard());
-        for (load, secs, is_ready, which) in steps {
+        for (load, secs, is_ready, which, lost) in steps {
             sim.order();
+            sim.lose(lost);
             sim.load(load);
             if let Some(replica) = sim.sight.replicas.get_mut(which) {
                 replica.is_ready = is_ready;

@@ -33,10 +33,14 @@ impl ScaleOffice {
         ScaleView { scaling, sight, why }
     }
 
-    async fn set_one(&self, service: ServiceKey, terms: Terms) -> Result<ScaleView, ScaleDeskError> {
+    async fn set_one(
+        &self,
+        service: ServiceKey,
+        terms: Terms,
+        known: Option<Scaling>,
+    ) -> Result<ScaleView, ScaleDeskError> {
         let parts = &self.0;
         terms.check(&parts.config.limits)?;
-        let known = parts.store.scalings().await?.into_iter().find(|known| known.service == service);
         let records = parts.provisioner.store.load_lifecycle().await?;
         let offers = |it: &&Deployment| it.service == Some(service) && it.wanted != Wanted::Gone;
         let bound = known.as_ref().filter(|known| known.phase != Phase::Ended).map(|known| &known.deployment);
@@ -49,15 +53,17 @@ impl ScaleOffice {
                 return Err(ScaleDeskError::ManyDeployments { service, count: others.saturating_add(1) });
             }
             (None, None, _) => {
-                let ended = known.filter(|known| known.phase == Phase::Ended);
+                let ended = known.as_ref().filter(|known| known.phase == Phase::Ended);
                 return Err(match ended {
-                    Some(ended) => ScaleDeskError::Ended(ended.deployment),
+                    Some(ended) => ScaleDeskError::Ended(ended.deployment.clone()),
                     None => ScaleDeskError::NoDeployment(service),
                 });
             }
         };
+        self.check(service, &terms, known.as_ref())?;
         let now = parts.provisioner.now();
-        let scaling = parts.store.set_scaling(service, deployment.id.clone(), terms, now).await?;
+        let set = parts.store.set_scaling(service, deployment.id.clone(), terms, known, now).await?;
+        let scaling = set.ok_or(ScaleDeskError::Changed(service))?;
         info!(target: "audit", %service, tier = scaling.terms.tier.label(), "tier set");
         parts.kick.notify_one();
         Ok(self.view(scaling))
@@ -73,8 +79,27 @@ impl ScaleDesk for ScaleOffice {
         .boxed()
     }
 
-    fn set(&self, service: ServiceKey, terms: Terms) -> BoxFuture<'_, Result<ScaleView, ScaleDeskError>> {
-        self.set_one(service, terms).boxed()
+    fn check(
+        &self,
+        service: ServiceKey,
+        terms: &Terms,
+        before: Option<&Scaling>,
+    ) -> Result<(), ScaleDeskError> {
+        terms.check(&self.0.config.limits)?;
+        let now = self.0.provisioner.now();
+        // New machines would be drained at once.
+        let over =
+            before.filter(|it| it.phase == Phase::Ended).and(terms.paid_until).filter(|end| *end <= now);
+        over.map_or(Ok(()), |paid_until| Err(ScaleDeskError::Unpaid { service, paid_until }))
+    }
+
+    fn set(
+        &self,
+        service: ServiceKey,
+        terms: Terms,
+        before: Option<Scaling>,
+    ) -> BoxFuture<'_, Result<ScaleView, ScaleDeskError>> {
+        self.set_one(service, terms, before).boxed()
     }
 
     fn target_cpu(&self) -> u32 {

@@ -82,10 +82,11 @@ impl ScaleWatch {
 
     async fn look_at_all(&mut self) -> RecordsResult<bool> {
         let parts = self.parts.clone();
+        // Before the machines: a step by terms that are changed since is not done, one by machines of before would be.
+        let all = parts.store.scalings().await?;
         let records = parts.provisioner.store.load_lifecycle().await?;
         // Also where nothing is scaled any more: what leaves is not served.
         self.tell_leaving(&records).await;
-        let all = parts.store.scalings().await?;
         self.meter.place(nodes_of(&all, &records)).await;
         self.forget_others(&all);
         let mut is_moving = records.leaving.values().any(|mark| !mark.is_released);
@@ -181,11 +182,12 @@ impl ScaleWatch {
     /// Requests a second since the look before; `None` where there was none, or hardly any time is between.
     fn rate(&mut self, service: ServiceKey, readings: &BTreeMap<AgentId, Reading>) -> Option<f64> {
         let now = Instant::now();
-        let counts = |readings: &BTreeMap<AgentId, Reading>| {
-            readings.iter().map(|(agent, reading)| (*agent, reading.requests)).collect::<BTreeMap<_, _>>()
-        };
-        let Some((then, before)) = self.counted.get(&service) else {
-            self.counted.insert(service, (now, counts(readings)));
+        let none = BTreeMap::new();
+        let known = self.counted.get(&service);
+        let before = known.map_or(&none, |(_, before)| before);
+        let counts = counts(before, readings);
+        let Some((then, before)) = known else {
+            self.counted.insert(service, (now, counts));
             return None;
         };
         let span = now.saturating_duration_since(*then);
@@ -194,16 +196,14 @@ impl ScaleWatch {
             let seen = self.parts.seen.lock();
             return seen.get(&service).and_then(|(sight, _)| sight.rate);
         }
-        // One that is new had no requests before.
-        let grown = readings
-            .iter()
-            .map(|(agent, reading)| reading.requests.saturating_sub(before.get(agent).copied().unwrap_or(0)));
-        let grown = u32::try_from(grown.fold(0u64, u64::saturating_add)).unwrap_or(u32::MAX);
-        self.counted.insert(service, (now, counts(readings)));
-        Some(f64::from(grown) / span.as_secs_f64())
+        let grown = u32::try_from(grown(before, &counts)).unwrap_or(u32::MAX);
+        let rate = f64::from(grown) / span.as_secs_f64();
+        self.counted.insert(service, (now, counts));
+        Some(rate)
     }
 
-    /// Stores a step; then it is so.
+    /// Stores a step; then it is so. Where the operator has changed what it was decided by, nothing is done: the next look is
+    /// by what was said.
     async fn carry_out(&mut self, scaling: &Scaling, step: Step, now: Timestamp) -> RecordsResult<()> {
         let parts = self.parts.clone();
         let (label, service) = (step.label(), scaling.service);
@@ -219,31 +219,42 @@ impl ScaleWatch {
             Step::Shrink { to, released, .. } => {
                 let shrunk =
                     parts.store.resize(scaling.clone(), to, released, reason.clone(), limits, now).await;
-                // Nothing stands in the way of fewer.
-                if let Err(ResizeError::Store(error)) = shrunk {
-                    return Err(error);
+                match shrunk {
+                    Err(ResizeError::Store(error)) => return Err(error),
+                    Ok(false) => return Ok(()),
+                    // Nothing stands in the way of fewer.
+                    Ok(true) | Err(ResizeError::OverLimit(_) | ResizeError::Held(_)) => {}
                 }
                 info!(target: "audit", %service, to, reason, "replicas go");
                 parts.provisioner.kick.notify_one();
             }
             Step::Drain { keys, .. } => {
+                let (of, why) = (scaling.clone(), reason.clone());
+                if !parts.store.mark_leaving(of, keys.clone(), nobody, why, now).await? {
+                    return Ok(());
+                }
                 info!(target: "audit", %service, ?keys, reason, "replicas drain");
-                parts.store.mark_leaving(scaling.clone(), keys, nobody, reason, now).await?;
                 self.tell_leaving(&parts.provisioner.store.load_lifecycle().await?).await;
             }
             Step::Keep { keys, .. } => {
+                let (of, why) = (scaling.clone(), reason.clone());
+                if !parts.store.mark_leaving(of, nobody, keys.clone(), why, now).await? {
+                    return Ok(());
+                }
                 info!(target: "audit", %service, ?keys, reason, "replicas stay");
-                parts.store.mark_leaving(scaling.clone(), nobody, keys, reason, now).await?;
                 self.tell_leaving(&parts.provisioner.store.load_lifecycle().await?).await;
             }
             Step::Turn { phase, .. } => {
+                if !parts.store.set_phase(scaling.clone(), phase, reason.clone(), now).await? {
+                    return Ok(());
+                }
                 info!(target: "audit", %service, phase = phase.label(), reason, "payment of a service");
-                parts.store.set_phase(service, phase, reason, now).await?;
             }
             Step::End { .. } => {
+                if !parts.store.end(scaling.clone(), reason.clone(), now).await? {
+                    return Ok(());
+                }
                 info!(target: "audit", %service, deployment = %scaling.deployment, reason, "deployment ends");
-                let id = scaling.deployment.clone();
-                parts.provisioner.store.set_wanted(id, Wanted::Gone, reason, now).await?;
                 parts.provisioner.kick.notify_one();
             }
         }
@@ -255,14 +266,15 @@ impl ScaleWatch {
     async fn grown(
         &mut self,
         scaling: &Scaling,
-        grown: Result<(), ResizeError>,
+        grown: Result<bool, ResizeError>,
         to: u32,
         reason: &str,
         now: Timestamp,
     ) -> RecordsResult<()> {
         let service = scaling.service;
         let refused = match grown {
-            Ok(()) => {
+            Ok(false) => return Ok(()),
+            Ok(true) => {
                 info!(target: "audit", %service, to, reason, "replicas are ordered");
                 self.held.remove(&service);
                 self.metrics.acted("grow");
@@ -284,5 +296,40 @@ impl ScaleWatch {
             self.held.insert(service, refused);
         }
         Ok(())
+    }
+}
+
+/// Requests at each agent, by what was counted before: one whose target is missing for a look keeps its count.
+fn counts(before: &BTreeMap<AgentId, u64>, readings: &BTreeMap<AgentId, Reading>) -> BTreeMap<AgentId, u64> {
+    let count = |(agent, reading): (&AgentId, &Reading)| {
+        let known = before.get(agent).copied().unwrap_or(0);
+        (*agent, if reading.requests == 0 { known } else { reading.requests })
+    };
+    readings.iter().map(count).collect()
+}
+
+/// Requests that came since: one that is new, or counts anew, had none before.
+fn grown(before: &BTreeMap<AgentId, u64>, counts: &BTreeMap<AgentId, u64>) -> u64 {
+    let more = counts.iter().map(|(agent, count)| {
+        let known = before.get(agent).copied().unwrap_or(0);
+        if *count < known { *count } else { count - known }
+    });
+    more.fold(0, u64::saturating_add)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_that_is_missing_for_a_look_does_not_count_twice() {
+        let agent = AgentId::from_bytes([7; 16]);
+        let look = |requests| BTreeMap::from([(agent, Reading { requests, ..Reading::default() })]);
+        let mut before = BTreeMap::from([(agent, 1000)]);
+        for (requests, more) in [(1010, 10), (0, 0), (1015, 5), (3, 3), (4, 1)] {
+            let now = counts(&before, &look(requests));
+            assert_eq!(grown(&before, &now), more, "{requests}");
+            before = now;
+        }
     }
 }

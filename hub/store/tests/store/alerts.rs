@@ -21,8 +21,13 @@ use crate::lifecycle::{deployment, record};
 use crate::schema::take_back_to;
 use crate::support::{MINUTE, NOW, store};
 
-const SIM_COUNTS: Limits =
-    Limits { max_machines: None, max_hourly: None, max_monthly: None, counts_sim: true };
+const SIM_COUNTS: Limits = Limits {
+    max_machines: None,
+    max_hourly: None,
+    max_monthly: None,
+    max_order_hourly: None,
+    counts_sim: true,
+};
 
 fn terms(action: AlertAction, cents: u64) -> AlertTerms {
     AlertTerms {

@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use blueprint_common_types::{Micros, ServiceKey};
 use blueprint_hub_provision_core::DeploymentId;
 use blueprint_hub_provision_core::cost::Limits;
-use blueprint_hub_provision_core::lifecycle::{Deployment, LifecycleStore, RecordState, Spread, Wanted};
+use blueprint_hub_provision_core::lifecycle::{
+    Deployment, LifecycleStore, Record, RecordState, Spread, Wanted,
+};
 use blueprint_hub_provision_core::scaling::{
     MAX_SCALE_EVENTS, Phase, ResizeError, ScaleStore, Scaling, Terms, Tier,
 };
@@ -22,10 +24,11 @@ const SERVICE: ServiceKey = ServiceKey { blueprint: u64::MAX, service: 42 };
 async fn scaled(store: &SqliteStore) -> (Deployment, Scaling) {
     let asked = Deployment { expires_at: None, spread: Spread::Regions, ..deployment(1, "key") };
     let (stored, _) = store.create_deployment(asked, Limits::default()).await.unwrap();
-    store.save_instance(record(&stored)).await.unwrap();
+    let candidate = stored.plan.first().cloned().unwrap();
+    store.save_instance(Record { candidate, ..record(&stored) }).await.unwrap();
     let terms =
         Terms { target_rate: Some(9), paid_until: Some(NOW.plus(MINUTE)), ..Terms::of(Tier::Standard) };
-    let scaling = store.set_scaling(SERVICE, stored.id.clone(), terms, NOW).await.unwrap();
+    let scaling = store.set_scaling(SERVICE, stored.id.clone(), terms, None, NOW).await.unwrap().unwrap();
     (stored, scaling)
 }
 
@@ -49,7 +52,7 @@ async fn terms_phases_and_sizes_survive_a_restart_each_with_its_reason() {
         .mark_leaving(scaling.clone(), keys.clone(), nobody.clone(), "idle".to_owned(), later)
         .await
         .unwrap();
-    store.set_phase(SERVICE, Phase::Draining, "not paid".to_owned(), later).await.unwrap();
+    assert!(store.set_phase(scaling, Phase::Draining, "not paid".to_owned(), later).await.unwrap());
     drop(store);
 
     let store = SqliteStore::open(dir.path()).unwrap();
@@ -61,8 +64,9 @@ async fn terms_phases_and_sizes_survive_a_restart_each_with_its_reason() {
     assert_eq!((known[0].phase, known[0].phase_since), (Phase::Draining, later));
     // New terms do not pay by themselves: the phase follows the time that was paid for.
     let terms = Terms::of(Tier::Premium);
-    let set = store.set_scaling(SERVICE, stored.id.clone(), terms, later).await.unwrap();
-    assert_eq!(set.phase, Phase::Draining);
+    let before = known.first().cloned();
+    let scaling = store.set_scaling(SERVICE, stored.id.clone(), terms, before, later).await.unwrap().unwrap();
+    assert_eq!(scaling.phase, Phase::Draining);
 
     store.resize(scaling.clone(), 0, keys.clone(), "drained".to_owned(), limits, later).await.unwrap();
     let records = store.load_lifecycle().await.unwrap();
@@ -92,6 +96,47 @@ async fn terms_phases_and_sizes_survive_a_restart_each_with_its_reason() {
         limit: 100,
     };
     assert_eq!(store.audit_find(filter).await.unwrap().len(), 6, "one for each step");
+}
+
+#[tokio::test]
+async fn what_was_decided_before_the_operator_spoke_is_not_done() {
+    let (_dir, store) = store();
+    let (stored, old) = scaled(&store).await;
+    let paid = Terms { paid_until: None, ..old.terms.clone() };
+    // The same moment by the clock, and still another edition.
+    let set = async |terms: Terms, before| {
+        store.set_scaling(SERVICE, stored.id.clone(), terms, before, NOW).await.unwrap()
+    };
+    let new = set(paid.clone(), Some(old.clone())).await.unwrap();
+    assert!(new.changed_at > old.changed_at);
+    assert_eq!(set(Terms::of(Tier::Basic), Some(old.clone())).await, None, "the payment is not lost");
+    assert_eq!(set(Terms::of(Tier::Basic), None).await, None);
+
+    let keys = BTreeSet::from([record(&stored).key]);
+    let (why, limits) = (String::new, Limits::default());
+    let stale = async |old: Scaling| {
+        let nobody = BTreeSet::new();
+        let marked = store.mark_leaving(old.clone(), keys.clone(), nobody, why(), NOW).await.unwrap();
+        let turned = store.set_phase(old.clone(), Phase::Draining, why(), NOW).await.unwrap();
+        let resized = store.resize(old.clone(), 0, keys.clone(), why(), limits, NOW).await.unwrap();
+        let ended = store.end(old, why(), NOW).await.unwrap();
+        assert_eq!((marked, turned, resized, ended), (false, false, false, false));
+    };
+    stale(old.clone()).await;
+    assert_eq!(store.scalings().await.unwrap(), [new.clone()]);
+    let records = store.load_lifecycle().await.unwrap();
+    assert!(records.leaving.is_empty());
+    let known = records.deployments.get(&stored.id).unwrap();
+    assert_eq!((known.replicas, known.wanted), (stored.replicas, Wanted::Running));
+
+    // An end is one change, and nobody pays for it afterwards without being told.
+    assert!(store.end(new.clone(), "not paid".to_owned(), NOW).await.unwrap());
+    assert_eq!(set(paid.clone(), Some(new.clone())).await, None);
+    assert_eq!(store.scalings().await.unwrap()[0].phase, Phase::Ended);
+    let records = store.load_lifecycle().await.unwrap();
+    assert_eq!(records.deployments.get(&stored.id).unwrap().wanted, Wanted::Gone);
+    store.remove_scaling(SERVICE, NOW).await.unwrap();
+    stale(new).await;
 }
 
 #[tokio::test]

@@ -224,6 +224,10 @@ fn who_does_not_pay_comes_to_zero_and_who_pays_again_is_served_again() -> Result
         &["scale", "set", SERVICE, "--paid-until", "1h"],
         "was ended, since the service was not paid for",
     )?;
+    // The time that is over does not come back with new machines, and none are ordered for it.
+    let again = ["deploy", "--yes", "--service", SERVICE, "--tier", "standard"];
+    refused(&hub, &again, "blueprint-hub scale rm 7/42")?;
+    ensure!(rows(&hub.json(&["deployment", "ls"])?, "/deployments")?.is_empty());
     let told = history(&hub)?;
     for phase in ["draining: ", "zero: ", "paid: ", "ended: "] {
         ensure!(told.iter().any(|(what, why)| what == "phase" && why.starts_with(phase)), "{phase} {told:?}");
@@ -361,7 +365,15 @@ fn a_workload_of_a_service_with_a_tier_runs_on_each_of_its_machines() -> Result<
     ensure!(refused.code != Some(0) && refused.stderr.contains("it has a tier"), "{}", refused.stderr);
     hub.json(&["scale", "set", SERVICE, "--paid-until", "1s"])?;
     wait_phase(&hub, "zero")?;
-    let shown = hub.json(&["workload", "show", SERVICE])?;
-    ensure!(shown["node"].is_null() && rows(&shown, "/replicas")?.is_empty(), "{shown}");
-    Ok(())
+    let nowhere = |hub: &Hub<'_>| {
+        let shown = hub.json(&["workload", "show", SERVICE])?;
+        ensure!(shown["node"].is_null() && rows(&shown, "/replicas")?.is_empty(), "{shown}");
+        anyhow::Ok(())
+    };
+    nowhere(&hub)?;
+    // Also once it ended, where another machine could take it.
+    hub.json(&["deploy", "--yes", "--name", "other", "--wait"])?;
+    wait_phase(&hub, "ended")?;
+    pass(Duration::from_secs(4))?;
+    nowhere(&hub)
 }

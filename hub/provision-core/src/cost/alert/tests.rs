@@ -14,7 +14,13 @@ const HOUR: Duration = Duration::from_secs(3600);
 const DAY: u64 = 86_400_000;
 /// 2026-11-30T14:00:00Z, ten hours before day and month end.
 const NOW: Timestamp = Timestamp::from_millis(1_796_047_200_000);
-const LIMITS: Limits = Limits { max_machines: None, max_hourly: None, max_monthly: None, counts_sim: true };
+const LIMITS: Limits = Limits {
+    max_machines: None,
+    max_hourly: None,
+    max_monthly: None,
+    max_order_hourly: None,
+    counts_sim: true,
+};
 
 fn id(number: u8) -> DeploymentId {
     DeploymentId::from_bytes([number; 10])
