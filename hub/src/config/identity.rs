@@ -70,7 +70,7 @@ pub(super) const KUBERNETES_AUDIENCE: Key = Key::new(
     "Audience that the tokens of those pods are made for.",
 );
 pub(super) const CA: Key =
-    Key::unset("join.identity.ca", "PEM file with authorities of the hosts above, besides the public ones.");
+    Key::unset("join.identity.ca", "PEM file with authorities of that cluster, besides the public ones; and of gcp_keys where that is set.");
 pub(super) const UNORDERED: Key = Key::new(
     "join.identity.unordered",
     "none",

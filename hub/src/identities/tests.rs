@@ -177,6 +177,7 @@ async fn a_token_of_google_is_taken_once_and_for_its_own_keys() {
     assert_eq!(code(&hub, proof(ProofKind::Aws, &nonce, b"x".to_vec())).await, "identity_off");
     let identity = hub.check(good()).await.unwrap();
     assert_eq!(identity.to_string(), "gcp/project-1/4711");
+    assert_eq!(identity.provider_ids, ["europe-west3-a/4711"], "as its provider calls it");
     assert_eq!(identity.unordered, Some("none".parse().unwrap()), "a rule lets it in, to offer nothing");
     assert_eq!(code(&hub, good()).await, "identity_replayed");
     assert_eq!(host.asked.load(Ordering::Relaxed), 1, "one fetch for all of them");
@@ -255,6 +256,18 @@ async fn a_cluster_is_asked_about_a_token_with_the_hubs_own() {
         "unavailable",
         "no token of its own"
     );
+}
+
+#[test]
+fn keys_of_google_are_asked_for_with_public_authorities_alone() {
+    for (url, are) in [
+        (gcp::KEYS, true),
+        ("https://www.googleapis.com:443/oauth2/v3/certs", true),
+        ("https://www.googleapis.com.example.org/oauth2/v3/certs", false),
+        ("https://127.0.0.1:8443/keys", false),
+    ] {
+        assert_eq!(are_googles(&JwksUrl::parse(url).unwrap()), are, "{url}");
+    }
 }
 
 #[tokio::test]
