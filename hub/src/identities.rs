@@ -145,10 +145,11 @@ impl Identities for CloudIdentities {
             let now = Timestamp::from(SystemTime::now());
             self.challenges.lock().check(&proof.nonce, now)?;
             let machine = self.machine(&proof, now).await?;
-            self.challenges.lock().use_up(&proof.nonce, now)?;
             let Machine { kind, account, instance, provider_ids, region: _ } = machine;
             let unordered = self.unordered.contains(&kind).then(|| self.services.clone());
-            Ok(CloudIdentity { kind, account, instance, provider_ids, unordered })
+            let identity = CloudIdentity { kind, account, instance, provider_ids, unordered };
+            self.challenges.lock().use_up(&proof.nonce, &identity.to_string(), now)?;
+            Ok(identity)
         })
     }
 }

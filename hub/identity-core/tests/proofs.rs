@@ -486,11 +486,30 @@ fn what_a_cluster_says_of_a_token_counts() {
             "{what}"
         );
     }
-    let request = kubernetes::request(b" a.b-c_d.e\n", &pods()).unwrap();
+    let claims = |change: fn(&mut Value)| {
+        let mut claims = json!({ "iss": "https://kubernetes.default.svc", "aud": ["blueprint-hub"],
+                                 "sub": "system:serviceaccount:blueprint:agent" });
+        change(&mut claims);
+        sign(&header(), &claims)
+    };
+    let good = claims(|_| ());
+    let request = kubernetes::request(format!(" {good}\n").as_bytes(), &pods()).unwrap();
     assert!(
         request.expose().contains("\"audiences\":[\"blueprint-hub\"]")
-            && request.expose().contains("\"a.b-c_d.e\"")
+            && request.expose().contains(&format!("\"{good}\""))
     );
+    assert!(kubernetes::request(claims(|c| c["aud"] = json!("blueprint-hub")).as_bytes(), &pods()).is_ok());
+    for (token, code) in [
+        (claims(|c| c["iss"] = json!("")), "identity_issuer"),
+        (claims(|c| c["aud"] = json!(["kubernetes"])), "identity_audience"),
+        (claims(|c| c["aud"] = Value::Null), "identity_audience"),
+        (claims(|c| c["sub"] = json!("admin")), "identity_incomplete"),
+        (claims(|c| c["sub"] = json!("system:serviceaccount:default:agent")), "identity_not_allowed"),
+        (claims(|c| *c = json!([])), "identity_malformed"),
+    ] {
+        let refused = kubernetes::request(token.as_bytes(), &pods()).map(|_| ());
+        assert_eq!(refused.map_err(|refusal| refusal.code()), Err(code), "the cluster is not asked");
+    }
     for wrong in [&b""[..], b"a b", b"a\"b", &[b'a'; 20_000], &[0xff]] {
         assert!(kubernetes::request(wrong, &pods()).is_err());
     }

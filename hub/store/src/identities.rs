@@ -32,7 +32,9 @@ pub(crate) fn admit(
     }
     let services = match (ordered(db, identity)?, &identity.unordered) {
         (Some(machine), _) => {
-            if machine.key != agent.name || !lifecycle::bind_listed(db, &machine.key, agent.id, &machine.provider_id)? {
+            if machine.key != agent.name
+                || !lifecycle::bind_listed(db, &machine.key, agent.id, &machine.provider_id)?
+            {
                 return Ok(Err(JoinRefusal::NotOrdered));
             }
             // Its token is in what the cloud shows to every program of the machine.

@@ -344,8 +344,7 @@ async fn an_identity_binds_the_machine_that_it_names_whichever_call_made_it() {
     for (number, kind, provider_id) in
         [(1u16, ProofKind::Aws, "eu-central-1/i-0a"), (2, ProofKind::Gcp, "europe-west3-a/4711")]
     {
-        let candidate =
-            Candidate { provider: kind.name().to_owned(), ..record(&stored).candidate };
+        let candidate = Candidate { provider: kind.name().to_owned(), ..record(&stored).candidate };
         let key = InstanceKey::of(&stored.id, number.into());
         let planned = Record { key, number: number.into(), candidate, ..record(&stored) };
         store.save_instance(planned.clone()).await.unwrap();
@@ -365,10 +364,7 @@ async fn an_identity_binds_the_machine_that_it_names_whichever_call_made_it() {
         let early = refusal(&store, shows(number + 10, name, provider_id)).await;
         assert_eq!(early, JoinRefusal::NotOrdered, "it is no stranger while its cloud's name is not known");
         let created = called.turned(RecordState::Created, "", NOW);
-        store
-            .save_instance(Record { provider_id: Some(provider_id.to_owned()), ..created })
-            .await
-            .unwrap();
+        store.save_instance(Record { provider_id: Some(provider_id.to_owned()), ..created }).await.unwrap();
         let twin = refusal(&store, shows(number + 10, name, "elsewhere/4712")).await;
         assert_eq!(twin, JoinRefusal::NotOrdered, "its twin is no stranger");
         let agent = store.join(shows(number, name, provider_id)).await.unwrap();

@@ -195,14 +195,10 @@ fn a_machine_that_joined_by_its_clouds_word_is_kept_whichever_call_made_it() {
     late.provider_id.push_str("-2");
     late.tags.as_mut().unwrap().attempt = 2;
     let actions = sim.pass();
-    let deleted: Vec<_> = actions
-        .iter()
-        .filter_map(|action| match action {
-            Action::Delete { provider_id, .. } => Some(provider_id.clone()),
-            _ => None,
-        })
-        .collect();
-    assert_eq!(deleted, [format!("sim/{}-2", record.key)], "{actions:?}");
+    let [Action::Remove { provider_id, why: Why::Duplicate, .. }] = actions.as_slice() else {
+        panic!("{actions:?}");
+    };
+    assert_eq!(*provider_id, format!("sim/{}-2", record.key));
 }
 
 #[test]
