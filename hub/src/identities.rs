@@ -5,6 +5,7 @@
 mod certificates;
 mod google;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -17,6 +18,7 @@ use blueprint_hub_identity_core::gcp::{self, GcpRules};
 use blueprint_hub_identity_core::kubernetes::{self, KubernetesRules};
 use blueprint_hub_identity_core::{Challenges, Machine, ProofRefusal, key_named};
 use blueprint_hub_provider_kit::{HttpClient, HttpConfig};
+use blueprint_hub_proxy_core::identity::JwksUrl;
 use blueprint_hub_registry::{Identities, Proof, ProofFailure};
 use blueprint_hub_registry_core::{CloudIdentity, ServiceGrant};
 use bytes::Bytes;
@@ -63,17 +65,24 @@ impl CloudIdentities {
     pub(crate) fn new(settings: &IdentitySettings, pin: CaPin, spawner: Spawner) -> Result<Self> {
         let mut key = [0; 32];
         blueprint_common_types::fill_random(&mut key).context("no randomness for challenges")?;
-        let http = HttpClient::new(HttpConfig {
-            extra_roots: settings.ca.clone(),
-            max_body: MAX_ANSWER,
-            connect_within: WITHIN.0,
-            answer_within: WITHIN.1,
-            ..HttpConfig::default()
-        });
-        let http = http.context("cannot ask about identities (join.identity.ca)")?;
+        let client = |extra_roots: Option<PathBuf>| {
+            HttpClient::new(HttpConfig {
+                extra_roots,
+                max_body: MAX_ANSWER,
+                connect_within: WITHIN.0,
+                answer_within: WITHIN.1,
+                ..HttpConfig::default()
+            })
+            .context("cannot ask about identities (join.identity.ca)")
+        };
         let aws = settings.aws.as_ref().map(certificates::of_aws).transpose()?;
         let azure = settings.azure.as_ref().map(certificates::of_azure).transpose()?;
-        let gcp = settings.gcp.as_ref().map(|settings| of_google(settings, &http, spawner));
+        let gcp = settings.gcp.as_ref().map(|gcp| {
+            let http = client(settings.ca.clone().filter(|_| !are_googles(&gcp.keys)))?;
+            Ok::<_, anyhow::Error>(of_google(gcp, http, spawner))
+        });
+        let gcp = gcp.transpose()?;
+        let http = client(settings.ca.clone())?;
         let kubernetes = settings.kubernetes.clone().map(|settings| {
             let rules = KubernetesRules {
                 service_accounts: settings.accounts.clone(),
@@ -136,10 +145,11 @@ impl Identities for CloudIdentities {
             let now = Timestamp::from(SystemTime::now());
             self.challenges.lock().check(&proof.nonce, now)?;
             let machine = self.machine(&proof, now).await?;
-            self.challenges.lock().use_up(&proof.nonce, now)?;
             let Machine { kind, account, instance, provider_ids, region: _ } = machine;
             let unordered = self.unordered.contains(&kind).then(|| self.services.clone());
-            Ok(CloudIdentity { kind, account, instance, provider_ids, unordered })
+            let identity = CloudIdentity { kind, account, instance, provider_ids, unordered };
+            self.challenges.lock().use_up(&proof.nonce, &identity.to_string(), now)?;
+            Ok(identity)
         })
     }
 }
@@ -176,14 +186,19 @@ impl Cluster {
     }
 }
 
+/// True for the URL of Google itself: authorities of a cluster have no say in what its keys are.
+fn are_googles(keys: &JwksUrl) -> bool {
+    JwksUrl::parse(gcp::KEYS).is_ok_and(|googles| googles == *keys)
+}
+
 /// The rules for Google Cloud, and where its keys come from.
-fn of_google(settings: &GcpIdentity, http: &HttpClient, spawner: Spawner) -> (GcpRules, GoogleKeys) {
+fn of_google(settings: &GcpIdentity, http: HttpClient, spawner: Spawner) -> (GcpRules, GoogleKeys) {
     let rules = GcpRules {
         projects: settings.projects.clone(),
         regions: settings.regions.clone(),
         service_accounts: settings.service_accounts.clone(),
     };
-    (rules, GoogleKeys::new(settings.keys.clone(), http.clone(), spawner))
+    (rules, GoogleKeys::new(settings.keys.clone(), http, spawner))
 }
 
 /// What the control plane needs, of this configuration.

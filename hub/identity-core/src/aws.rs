@@ -78,6 +78,6 @@ pub fn verify(text: &[u8], rules: &AwsRules, now: Timestamp) -> Result<Machine, 
     if started > now.plus(SKEW) || now.since(started) > rules.max_age {
         return Err(ProofRefusal::Times);
     }
-    let provider_ids = vec![format!("{found}/{instance}"), instance.clone()];
+    let provider_ids = vec![format!("{found}/{instance}")];
     Ok(Machine { kind: ProofKind::Aws, account, region: found, instance, provider_ids })
 }

@@ -113,7 +113,8 @@ pub fn verify_nonce(
     let account = plain(document.subscription_id, "its subscription")?.to_ascii_lowercase();
     let instance = plain(document.vm_id, "its machine")?.to_ascii_lowercase();
     rules.subscriptions.check("Azure subscription", &account)?;
-    let provider_ids = vec![instance.clone()];
+    // The provider calls its machines by their keys, which are not in the document.
+    let provider_ids = Vec::new();
     Ok(Machine { kind: ProofKind::Azure, account, region: String::new(), instance, provider_ids })
 }
 

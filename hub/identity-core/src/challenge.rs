@@ -21,10 +21,15 @@ pub const NONCE_BYTES: usize = 56;
 /// Used challenges remembered at once; each until it would have been over.
 const MAX_USED: usize = 65_536;
 
+/// Of those, used by one machine: a document that never ends is good with any challenge.
+const MAX_OF_ONE: usize = 16;
+
 /// Gives challenges and takes each back once.
 pub struct Challenges {
     key: hmac::Key,
     used: BTreeMap<[u8; 16], Timestamp>,
+    /// Ends of those that a machine used, by its name.
+    by: BTreeMap<String, Vec<Timestamp>>,
 }
 
 impl fmt::Debug for Challenges {
@@ -37,7 +42,11 @@ impl Challenges {
     /// Challenges under a key that is random with each start of the hub.
     #[must_use]
     pub fn new(key: &Secret<[u8; 32]>) -> Self {
-        Self { key: hmac::Key::new(hmac::HMAC_SHA256, key.expose()), used: BTreeMap::new() }
+        Self {
+            key: hmac::Key::new(hmac::HMAC_SHA256, key.expose()),
+            used: BTreeMap::new(),
+            by: BTreeMap::new(),
+        }
     }
 
     /// A challenge of these random bytes.
@@ -58,16 +67,17 @@ impl Challenges {
         self.read(nonce, now).map(|_| ()).ok_or(ProofRefusal::Challenge)
     }
 
-    /// Uses a challenge up.
+    /// Uses a challenge up for a machine, by a name that no other has.
     ///
     /// # Errors
     ///
-    /// Where it is not ours, over, or used before; and where no more can be remembered: what cannot be remembered is not
-    /// let in.
-    pub fn use_up(&mut self, nonce: &[u8], now: Timestamp) -> Result<(), ProofRefusal> {
+    /// Where it is not ours, over, or used before; and where no more can be remembered, of this machine or of all: what
+    /// cannot be remembered is not let in.
+    pub fn use_up(&mut self, nonce: &[u8], by: &str, now: Timestamp) -> Result<(), ProofRefusal> {
         let (random, ends) = self.read(nonce, now).ok_or(ProofRefusal::Challenge)?;
         if self.used.len() >= MAX_USED {
             self.used.retain(|_, ends| *ends > now);
+            self.by.retain(|_, used| used.iter().any(|ends| *ends > now));
         }
         if self.used.contains_key(&random) {
             return Err(ProofRefusal::Replayed);
@@ -75,6 +85,16 @@ impl Challenges {
         if self.used.len() >= MAX_USED {
             return Err(ProofRefusal::Full);
         }
+        // Never more names than challenges: each has one that is remembered, or is gone with the next clearing.
+        if self.by.len() >= MAX_USED {
+            self.by.retain(|_, used| used.iter().any(|ends| *ends > now));
+        }
+        let used = self.by.entry(by.to_owned()).or_default();
+        used.retain(|ends| *ends > now);
+        if used.len() >= MAX_OF_ONE {
+            return Err(ProofRefusal::Full);
+        }
+        used.push(ends);
         self.used.insert(random, ends);
         Ok(())
     }
@@ -110,9 +130,9 @@ mod tests {
             "another hub, or start of it"
         );
         assert_eq!(hub.check(&nonce, NOW.plus(CHALLENGE_LIFE)), Err(ProofRefusal::Challenge), "over");
-        assert_eq!(hub.use_up(&nonce, NOW), Ok(()));
-        assert_eq!(hub.use_up(&nonce, NOW), Err(ProofRefusal::Replayed));
-        assert_eq!(hub.use_up(&hub.issue([8; 16], NOW), NOW), Ok(()));
+        assert_eq!(hub.use_up(&nonce, "a", NOW), Ok(()));
+        assert_eq!(hub.use_up(&nonce, "a", NOW), Err(ProofRefusal::Replayed));
+        assert_eq!(hub.use_up(&hub.issue([8; 16], NOW), "a", NOW), Ok(()));
     }
 
     #[test]
@@ -130,15 +150,30 @@ mod tests {
     }
 
     #[test]
+    fn one_machine_does_not_use_up_the_places_of_all() {
+        let mut hub = challenges(1);
+        let mut used = |number: u8, by: &str, now| {
+            let nonce = hub.issue([number; 16], now);
+            hub.use_up(&nonce, by, now)
+        };
+        for number in 0..16 {
+            assert_eq!(used(number, "a", NOW), Ok(()));
+        }
+        assert_eq!(used(16, "a", NOW), Err(ProofRefusal::Full));
+        assert_eq!(used(17, "b", NOW), Ok(()));
+        assert_eq!(used(18, "a", NOW.plus(CHALLENGE_LIFE)), Ok(()));
+    }
+
+    #[test]
     fn what_cannot_be_remembered_is_not_let_in() {
         let mut hub = challenges(1);
         for number in 0..MAX_USED {
             let mut random = [0; 16];
             random[..8].copy_from_slice(&u64::try_from(number).unwrap().to_be_bytes());
-            hub.use_up(&hub.issue(random, NOW), NOW).unwrap();
+            hub.use_up(&hub.issue(random, NOW), &number.to_string(), NOW).unwrap();
         }
-        assert_eq!(hub.use_up(&hub.issue([9; 16], NOW), NOW), Err(ProofRefusal::Full));
+        assert_eq!(hub.use_up(&hub.issue([9; 16], NOW), "a", NOW), Err(ProofRefusal::Full));
         let later = NOW.plus(CHALLENGE_LIFE);
-        assert_eq!(hub.use_up(&hub.issue([9; 16], later), later), Ok(()), "old ones made room");
+        assert_eq!(hub.use_up(&hub.issue([9; 16], later), "a", later), Ok(()), "old ones made room");
     }
 }

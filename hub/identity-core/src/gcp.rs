@@ -51,7 +51,6 @@ struct Engine {
     project_id: Option<String>,
     zone: Option<String>,
     instance_id: Option<String>,
-    instance_name: Option<String>,
 }
 
 /// Checks a token for a challenge and keys.
@@ -85,14 +84,13 @@ pub fn verify(
         engine.ok_or(ProofRefusal::Incomplete("which machine it is of (format=full was not asked for)"))?;
     let account = plain(engine.project_id, "its project")?;
     let zone = plain(engine.zone, "its zone")?;
-    let name = plain(engine.instance_name, "its name")?;
     let instance = plain(engine.instance_id, "its instance")?;
     let region = zone.rsplit_once('-').map_or(zone.as_str(), |(region, _)| region).to_owned();
     rules.projects.check("Google Cloud project", &account)?;
     rules.regions.check_where_named("Google Cloud region", &region)?;
     let email = claims.email.filter(|_| claims.email_verified).unwrap_or_default();
     rules.service_accounts.check_where_named("service account", &email)?;
-    // The number is Google's alone; a name is unique within its project and zone, and the project is one that is allowed.
-    let provider_ids = vec![instance.clone(), format!("{account}/{zone}/{name}"), format!("{zone}/{name}")];
+    // As the provider calls its machines. The number is Google's alone; a name may be in several projects.
+    let provider_ids = vec![format!("{zone}/{instance}")];
     Ok(Machine { kind: ProofKind::Gcp, account, region, instance, provider_ids })
 }

@@ -1,6 +1,7 @@
 //! Kubernetes: a projected token of a service account, about which the cluster itself is asked (`TokenReview`).
 //!
-//! The token is never read here: the cluster says whether it is good, for whom it was made, and of which pod it is.
+//! The cluster says whether it is good, for whom it was made, and of which pod it is. What the token claims is read only to
+//! leave the cluster alone about one that cannot be good.
 
 use std::collections::BTreeMap;
 
@@ -8,6 +9,7 @@ use blueprint_common_types::{ProofKind, Secret};
 use serde::Deserialize;
 use serde_json::json;
 
+use crate::jwt::unverified;
 use crate::{Allowed, MAX_DOCUMENT, Machine, ProofRefusal, plain};
 
 /// Where a cluster is asked.
@@ -15,6 +17,9 @@ pub const REVIEWS: &str = "/apis/authentication.k8s.io/v1/tokenreviews";
 
 /// Name of the extra field with the pod's id.
 const POD: &str = "authentication.kubernetes.io/pod-uid";
+
+/// What the name of a service account starts with.
+const ACCOUNT: &str = "system:serviceaccount:";
 
 /// Whose pods are let in.
 #[derive(Debug, Clone)]
@@ -49,11 +54,46 @@ struct User {
     extra: BTreeMap<String, Vec<String>>,
 }
 
+/// What a token claims to be.
+#[derive(Deserialize)]
+struct Claims {
+    #[serde(default)]
+    iss: String,
+    #[serde(default)]
+    sub: String,
+    aud: Option<Audience>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Audience {
+    One(String),
+    Many(Vec<String>),
+}
+
+/// Refuses a token whose claims, which anybody may have written, say already that it is none of those that are let in.
+fn check_claims(text: &str, rules: &KubernetesRules) -> Result<(), ProofRefusal> {
+    let Claims { iss, sub, aud } = unverified(text)?;
+    if iss.is_empty() {
+        return Err(ProofRefusal::Issuer);
+    }
+    let is_for_us = match aud {
+        Some(Audience::One(one)) => one == rules.audience,
+        Some(Audience::Many(many)) => many.contains(&rules.audience),
+        None => false,
+    };
+    if !is_for_us {
+        return Err(ProofRefusal::Audience);
+    }
+    let account = sub.strip_prefix(ACCOUNT).ok_or(ProofRefusal::Incomplete("a service account"))?;
+    rules.service_accounts.check("service account", account)
+}
+
 /// What a cluster is asked about a token.
 ///
 /// # Errors
 ///
-/// Where it cannot be a token at all.
+/// Where it cannot be a token at all, or does not claim to be one that is let in.
 pub fn request(token: &[u8], rules: &KubernetesRules) -> Result<Secret<String>, ProofRefusal> {
     let malformed = ProofRefusal::Malformed("not a token of a service account");
     let text = std::str::from_utf8(token).map_err(|_| malformed.clone())?.trim();
@@ -61,6 +101,7 @@ pub fn request(token: &[u8], rules: &KubernetesRules) -> Result<Secret<String>, 
     if text.is_empty() || text.len() > MAX_DOCUMENT || !text.bytes().all(is_token) {
         return Err(malformed);
     }
+    check_claims(text, rules)?;
     let review = json!({
         "apiVersion": "authentication.k8s.io/v1",
         "kind": "TokenReview",
@@ -86,7 +127,7 @@ pub fn verify(answer: &[u8], rules: &KubernetesRules) -> Result<Machine, ProofRe
         return Err(ProofRefusal::Audience);
     }
     let user = status.user.ok_or(ProofRefusal::Incomplete("whose it is"))?;
-    let account = user.username.strip_prefix("system:serviceaccount:");
+    let account = user.username.strip_prefix(ACCOUNT);
     let account = account.ok_or(ProofRefusal::Incomplete("a service account"))?;
     rules.service_accounts.check("service account", account)?;
     let pod = match user.extra.get(POD).map(Vec::as_slice) {

@@ -56,7 +56,7 @@ fn a_document_of_ec2_is_believed_in_each_form() {
             (machine.region.as_str(), machine.instance.as_str()),
             ("eu-central-1", "i-0123456789abcdef0")
         );
-        assert_eq!(machine.provider_ids[0], "eu-central-1/i-0123456789abcdef0");
+        assert_eq!(machine.provider_ids, ["eu-central-1/i-0123456789abcdef0"]);
     }
 }
 
@@ -324,7 +324,7 @@ fn a_token_of_google_is_believed_for_its_challenge() {
     assert_eq!(key_named(&token).unwrap(), "k1");
     let machine = gcp::verify(&token, &gcp_rules(), &keys(), &binding(b"nonce"), NOW).unwrap();
     assert_eq!((machine.account.as_str(), machine.region.as_str()), ("project-1", "europe-west3"));
-    assert_eq!(machine.provider_ids, ["4711", "project-1/europe-west3-a/bp-d-1", "europe-west3-a/bp-d-1"]);
+    assert_eq!(machine.provider_ids, ["europe-west3-a/4711"], "as the provider calls it");
     let narrow = GcpRules {
         regions: allowed(&["europe-west3"]),
         service_accounts: allowed(&["agent@project-1.iam.gserviceaccount.com"]),
@@ -486,11 +486,30 @@ fn what_a_cluster_says_of_a_token_counts() {
             "{what}"
         );
     }
-    let request = kubernetes::request(b" a.b-c_d.e\n", &pods()).unwrap();
+    let claims = |change: fn(&mut Value)| {
+        let mut claims = json!({ "iss": "https://kubernetes.default.svc", "aud": ["blueprint-hub"],
+                                 "sub": "system:serviceaccount:blueprint:agent" });
+        change(&mut claims);
+        sign(&header(), &claims)
+    };
+    let good = claims(|_| ());
+    let request = kubernetes::request(format!(" {good}\n").as_bytes(), &pods()).unwrap();
     assert!(
         request.expose().contains("\"audiences\":[\"blueprint-hub\"]")
-            && request.expose().contains("\"a.b-c_d.e\"")
+            && request.expose().contains(&format!("\"{good}\""))
     );
+    assert!(kubernetes::request(claims(|c| c["aud"] = json!("blueprint-hub")).as_bytes(), &pods()).is_ok());
+    for (token, code) in [
+        (claims(|c| c["iss"] = json!("")), "identity_issuer"),
+        (claims(|c| c["aud"] = json!(["kubernetes"])), "identity_audience"),
+        (claims(|c| c["aud"] = Value::Null), "identity_audience"),
+        (claims(|c| c["sub"] = json!("admin")), "identity_incomplete"),
+        (claims(|c| c["sub"] = json!("system:serviceaccount:default:agent")), "identity_not_allowed"),
+        (claims(|c| *c = json!([])), "identity_malformed"),
+    ] {
+        let refused = kubernetes::request(token.as_bytes(), &pods()).map(|_| ());
+        assert_eq!(refused.map_err(|refusal| refusal.code()), Err(code), "the cluster is not asked");
+    }
     for wrong in [&b""[..], b"a b", b"a\"b", &[b'a'; 20_000], &[0xff]] {
         assert!(kubernetes::request(wrong, &pods()).is_err());
     }

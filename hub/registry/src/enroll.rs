@@ -1,7 +1,7 @@
 //! Joining: turns a token into an identity, once.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -14,6 +14,7 @@ use blueprint_hub_registry_core::{
     ServiceGrant, check_clock, check_name,
 };
 use blueprint_proto::v1;
+use tokio::sync::SemaphorePermit;
 use tonic::{Request, Response, Status};
 use tracing::{error, info, warn};
 
@@ -38,11 +39,8 @@ impl v1::enrollment_server::Enrollment for Enroll {
             self.shared.metrics.joins("turned_away");
             return Err(status::busy("too many refused joins from this address; try again in a minute"));
         }
-        let Ok(_slot) = self.shared.joins.try_acquire() else {
-            return Err(status::busy("too many machines join at this moment"));
-        };
         let request = request.into_inner();
-        match Box::pin(self.join_now(&request)).await {
+        match Box::pin(self.join_now(&request, source.ip())).await {
             Ok(response) => {
                 self.shared.metrics.joins("accepted");
                 Ok(Response::new(response))
@@ -55,6 +53,11 @@ impl v1::enrollment_server::Enrollment for Enroll {
                     self.audit_refusal(&request, source, &refusal).await;
                 }
                 Err(status::refused(&refusal, Timestamp::from(SystemTime::now())))
+            }
+            Err(Failure::Unchecked(status)) => {
+                self.shared.metrics.joins("identity_unchecked");
+                self.shared.gate.lock().note(source.ip());
+                Err(status)
             }
             Err(Failure::Status(status)) => {
                 self.shared.metrics.joins("failed");
@@ -116,6 +119,8 @@ impl fmt::Display for Right {
 enum Failure {
     /// It is refused; `audited` where the store wrote the row with its decision.
     Refused { refusal: JoinRefusal, audited: bool },
+    /// What it shows cannot be checked now. It counts against its address as a refusal does.
+    Unchecked(Status),
     /// The hub cannot do it now.
     Status(Status),
 }
@@ -133,11 +138,17 @@ impl From<crate::Stopping> for Failure {
 }
 
 impl Enroll {
-    async fn join_now(&self, request: &v1::JoinRequest) -> Result<v1::JoinResponse, Failure> {
+    async fn join_now(&self, request: &v1::JoinRequest, source: IpAddr) -> Result<v1::JoinResponse, Failure> {
         let now = SystemTime::now();
         let agent = self.agent(request, now.into())?;
         check_clock(Timestamp::from_millis(request.clock_millis), now.into())?;
-        let right = self.right(request, agent.wireguard_key).await?;
+        // Before there is a place: who has the hub ask others cannot hold the places of machines with tokens.
+        let right = self.right(request, agent.wireguard_key, source).await?;
+        let _slot = self
+            .shared
+            .joins
+            .try_acquire()
+            .map_err(|_| Failure::Status(status::busy("too many machines join at this moment")))?;
         let agent = Agent { token: right.id, ..agent };
         let lease = self.shared.registrar.reserve(right.id).await?.map_err(|error| match error {
             ReserveError::Full => Failure::from(JoinRefusal::Full),
@@ -165,7 +176,12 @@ impl Enroll {
     }
 
     /// Reads the token, or has the proof checked.
-    async fn right(&self, request: &v1::JoinRequest, key: WgPublicKey) -> Result<Right, Failure> {
+    async fn right(
+        &self,
+        request: &v1::JoinRequest,
+        key: WgPublicKey,
+        source: IpAddr,
+    ) -> Result<Right, Failure> {
         let Some(proof) = &request.proof else {
             let token: JoinToken = request.token.parse().map_err(|_| JoinRefusal::Unknown)?;
             return Ok(Right::of_token(&token));
@@ -178,6 +194,7 @@ impl Enroll {
             .kind
             .parse()
             .map_err(|error: ParseProofKindError| JoinRefusal::BadRequest(error.to_string()))?;
+        let _check = self.check_place(kind, source)?;
         let proof = Proof {
             kind,
             nonce: proof.nonce.clone(),
@@ -192,11 +209,27 @@ impl Enroll {
                 Err(JoinRefusal::Proof { code, why: format!("{kind}: {why}") }.into())
             }
             Err(ProofFailure::Unavailable(why)) => {
-                error!(%kind, why, "identity of a machine not checked");
+                if self.shared.unchecked.lock().take(kind, Instant::now()) {
+                    error!(%kind, why, "identities of machines not checked; it is said once a minute");
+                }
                 let text = "the hub cannot check identities of this kind now; its log says why";
-                Err(Failure::Status(status::busy(text)))
+                Err(Failure::Unchecked(status::busy(text)))
             }
         }
+    }
+
+    /// A place for a check that may ask others; none is needed for what the hub checks by itself.
+    fn check_place(&self, kind: ProofKind, source: IpAddr) -> Result<Option<SemaphorePermit<'_>>, Failure> {
+        match kind {
+            ProofKind::Aws | ProofKind::Azure => return Ok(None),
+            ProofKind::Gcp | ProofKind::Kubernetes => {}
+        }
+        if !self.shared.checks_of_source.lock().take(source, Instant::now()) {
+            let text = "too many identities from this address; try again in a minute";
+            return Err(Failure::Status(status::busy(text)));
+        }
+        let busy = |_| Failure::Status(status::busy("too many identities are checked at this moment"));
+        self.shared.checks.try_acquire().map(Some).map_err(busy)
     }
 
     /// Checks every field and makes the agent to be, without right and addresses.

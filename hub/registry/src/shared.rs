@@ -7,8 +7,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use blueprint_common_runtime::tasks::Spawner;
 use blueprint_common_tunnel::Tunnel;
-use blueprint_common_types::{AgentId, Carrier, OverlayLease, ServiceKey, Timestamp, TokenId, WgPublicKey};
-use blueprint_hub_registry_core::{Agent, AuditBudget, AuditEvent, Buckets, Store, Told};
+use blueprint_common_types::{
+    AgentId, Carrier, OverlayLease, ProofKind, ServiceKey, Timestamp, TokenId, WgPublicKey,
+};
+use blueprint_hub_registry_core::{Agent, AuditBudget, AuditEvent, Buckets, Rate, Store, Told};
 use blueprint_proto::v1;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
@@ -27,6 +29,15 @@ use blueprint_common_runtime::places::Places;
 
 /// Joins at work at once; each costs a signature and a write.
 pub(crate) const JOINS_AT_ONCE: usize = 128;
+
+/// Checks of identities at work at once that may ask a cluster or fetch keys.
+pub(crate) const CHECKS_AT_ONCE: usize = 8;
+
+/// Such checks of one address.
+pub(crate) const CHECKS: Rate = Rate { burst: 60, every: Duration::from_secs(1) };
+
+/// How often the log says that identities of one kind cannot be checked.
+pub(crate) const UNCHECKED: Rate = Rate { burst: 1, every: Duration::from_secs(60) };
 
 /// Audit rows that strangers can cause, in one minute. More are counted, and the next row says how many.
 pub(crate) const STRANGER_ROWS_PER_MINUTE: u32 = 600;
@@ -95,6 +106,12 @@ pub(crate) struct Shared {
     pub(crate) target_ttl: Duration,
     pub(crate) heartbeat: Duration,
     pub(crate) joins: Semaphore,
+    /// Checks of identities that may ask others.
+    pub(crate) checks: Semaphore,
+    /// The same, by the address.
+    pub(crate) checks_of_source: Mutex<Buckets<IpAddr>>,
+    /// Words in the log about what could not be checked, by its kind.
+    pub(crate) unchecked: Mutex<Buckets<ProofKind>>,
     pub(crate) metrics: ControlMetrics,
     pub(crate) spawner: Spawner,
     pub(crate) strangers: Mutex<AuditBudget>,

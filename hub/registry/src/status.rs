@@ -71,7 +71,7 @@ pub(crate) fn refused(refusal: &JoinRefusal, now: Timestamp) -> Status {
         JoinRefusal::IdentityUsed(_) => with_code(
             Code::PermissionDenied,
             "identity_used",
-            "this machine joined by its identity before, which works once; if it is to join anew, run `blueprint-hub identity forget` on the hub",
+            "this machine joined by its identity before, which works once; if it is to join anew, run `blueprint-hub identity forget` on the hub; where the hub ordered it, `blueprint-hub node rm` there has another one take its place",
         ),
     }
 }

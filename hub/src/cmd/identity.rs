@@ -16,9 +16,10 @@ On the machine: blueprint-agent join --identity auto LINE")]
     /// Lists them; each may join once
     #[command(visible_alias = "list", after_help = "Example: blueprint-hub identity ls")]
     Ls,
-    /// Lets a machine join by its identity once more
+    /// Lets a machine that the hub did not order join by its identity once more
     #[command(after_help = "Example: blueprint-hub identity forget aws 123456789012 i-0123456789abcdef0
-The node that it was stays; `blueprint-hub node rm` removes it.")]
+The node that it was stays; `blueprint-hub node rm` removes it. A machine that the hub ordered does not join twice:
+`blueprint-hub node rm` has another one take its place.")]
     Forget {
         /// aws, gcp, azure or kubernetes
         cloud: String,

@@ -69,8 +69,10 @@ pub(super) const KUBERNETES_AUDIENCE: Key = Key::new(
     "blueprint-hub",
     "Audience that the tokens of those pods are made for.",
 );
-pub(super) const CA: Key =
-    Key::unset("join.identity.ca", "PEM file with authorities of the hosts above, besides the public ones.");
+pub(super) const CA: Key = Key::unset(
+    "join.identity.ca",
+    "PEM file with authorities of that cluster, besides the public ones; and of gcp_keys where that is set.",
+);
 pub(super) const UNORDERED: Key = Key::new(
     "join.identity.unordered",
     "none",

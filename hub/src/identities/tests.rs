@@ -144,6 +144,14 @@ fn token(audience: &str, kid: &str) -> Vec<u8> {
     format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature)).into_bytes()
 }
 
+/// A token of a pod as far as the hub reads one; RSA-signed by nobody.
+fn pod_token(issuer: &str) -> String {
+    let claims =
+        json!({ "iss": issuer, "aud": ["blueprint-hub"], "sub": "system:serviceaccount:blueprint:agent" });
+    let encode = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    format!("{}.{}.c2ln", encode(&json!({ "alg": "RS256", "kid": "k1" })), encode(&claims))
+}
+
 fn proof(kind: ProofKind, nonce: &[u8], document: Vec<u8>) -> Proof {
     let (nonce, document) = (nonce.to_vec(), Secret::new(document));
     Proof { kind, nonce, document, certificate_request: b"request".to_vec(), key: KEY }
@@ -177,6 +185,7 @@ async fn a_token_of_google_is_taken_once_and_for_its_own_keys() {
     assert_eq!(code(&hub, proof(ProofKind::Aws, &nonce, b"x".to_vec())).await, "identity_off");
     let identity = hub.check(good()).await.unwrap();
     assert_eq!(identity.to_string(), "gcp/project-1/4711");
+    assert_eq!(identity.provider_ids, ["europe-west3-a/4711"], "as its provider calls it");
     assert_eq!(identity.unordered, Some("none".parse().unwrap()), "a rule lets it in, to offer nothing");
     assert_eq!(code(&hub, good()).await, "identity_replayed");
     assert_eq!(host.asked.load(Ordering::Relaxed), 1, "one fetch for all of them");
@@ -221,7 +230,7 @@ async fn a_cluster_is_asked_about_a_token_with_the_hubs_own() {
         if !is_hub || !request.starts_with("POST /apis/authentication.k8s.io/v1/tokenreviews ") {
             return (403, String::new());
         }
-        let is_good = request.contains("\"good.pod.token\"");
+        let is_good = request.contains(&pod_token("https://good"));
         let status = json!({
             "authenticated": is_good, "audiences": ["blueprint-hub"],
             "user": { "username": "system:serviceaccount:blueprint:agent",
@@ -242,19 +251,30 @@ async fn a_cluster_is_asked_about_a_token_with_the_hubs_own() {
     let hub = host.identities(settings(host.path("token")));
     let of =
         |document: &str, nonce: Vec<u8>| proof(ProofKind::Kubernetes, &nonce, document.as_bytes().to_vec());
-    let identity = hub.check(of("good.pod.token\n", hub.challenge().unwrap())).await.unwrap();
+    let (good, bad) = (pod_token("https://good"), pod_token("https://bad"));
+    let identity = hub.check(of(&format!("{good}\n"), hub.challenge().unwrap())).await.unwrap();
     assert_eq!(
         (identity.to_string().as_str(), identity.unordered),
         ("kubernetes/blueprint:agent/uid-1", None)
     );
-    assert_eq!(code(&hub, of("bad.pod.token", hub.challenge().unwrap())).await, "identity_signature");
+    assert_eq!(code(&hub, of(&bad, hub.challenge().unwrap())).await, "identity_signature");
+    let asked = host.asked.load(Ordering::Relaxed);
     assert_eq!(code(&hub, of("no token", hub.challenge().unwrap())).await, "identity_malformed");
+    assert_eq!(host.asked.load(Ordering::Relaxed), asked, "the cluster is left alone");
     let hub = host.identities(settings(host.path("ca.pem")));
-    assert_eq!(
-        code(&hub, of("good.pod.token", hub.challenge().unwrap())).await,
-        "unavailable",
-        "no token of its own"
-    );
+    assert_eq!(code(&hub, of(&good, hub.challenge().unwrap())).await, "unavailable", "no token of its own");
+}
+
+#[test]
+fn keys_of_google_are_asked_for_with_public_authorities_alone() {
+    for (url, are) in [
+        (gcp::KEYS, true),
+        ("https://www.googleapis.com:443/oauth2/v3/certs", true),
+        ("https://www.googleapis.com.example.org/oauth2/v3/certs", false),
+        ("https://127.0.0.1:8443/keys", false),
+    ] {
+        assert_eq!(are_googles(&JwksUrl::parse(url).unwrap()), are, "{url}");
+    }
 }
 
 #[tokio::test]

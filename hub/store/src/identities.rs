@@ -13,7 +13,7 @@ use crate::{audit, lifecycle};
 /// The machine of a deployment that an identity is of.
 struct Ordered {
     key: String,
-    attempt: u32,
+    provider_id: String,
     service: Option<ServiceKey>,
 }
 
@@ -32,15 +32,18 @@ pub(crate) fn admit(
     }
     let services = match (ordered(db, identity)?, &identity.unordered) {
         (Some(machine), _) => {
-            if machine.key != agent.name || !lifecycle::bind(db, &machine.key, agent.id, machine.attempt)? {
+            if machine.key != agent.name
+                || !lifecycle::bind_listed(db, &machine.key, agent.id, &machine.provider_id)?
+            {
                 return Ok(Err(JoinRefusal::NotOrdered));
             }
             // Its token is in what the cloud shows to every program of the machine.
             db.execute("UPDATE join_tokens SET uses_left = 0 WHERE instance = ?1", params![machine.key])?;
             ServiceGrant::Only(machine.service.into_iter().collect())
         }
-        (None, Some(services)) => services.clone(),
-        (None, None) => return Ok(Err(JoinRefusal::NotOrdered)),
+        // A machine that the hub ordered is no stranger, also where its cloud's name is not known yet, or never in what it shows.
+        (None, Some(services)) if !is_ordered_name(db, identity, &agent.name)? => services.clone(),
+        (None, _) => return Ok(Err(JoinRefusal::NotOrdered)),
     };
     let sql = "INSERT INTO cloud_identities (cloud, account, instance, agent, joined_at) VALUES (?1, ?2, ?3, ?4, ?5)";
     let (cloud, agent) = (identity.kind.name(), agent.id.as_bytes());
@@ -50,7 +53,7 @@ pub(crate) fn admit(
 
 /// The machine that this hub ordered of the provider, by what the provider calls it.
 fn ordered(db: &Connection, identity: &CloudIdentity) -> DbResult<Option<Ordered>> {
-    let sql = "SELECT instances.key, instances.attempt, deployments.blueprint, deployments.service \
+    let sql = "SELECT instances.key, instances.provider_id, deployments.blueprint, deployments.service \
                FROM instances JOIN deployments ON deployments.id = instances.deployment \
                WHERE instances.provider = ?1 AND instances.provider_id = ?2";
     let mut statement = db.prepare(sql)?;
@@ -59,10 +62,16 @@ fn ordered(db: &Connection, identity: &CloudIdentity) -> DbResult<Option<Ordered
         if let Some(row) = rows.next()? {
             let has_service = row.get::<_, Option<i64>>(2)?.is_some();
             let service = if has_service { Some(read_service(row, 2)?) } else { None };
-            return Ok(Some(Ordered { key: row.get(0)?, attempt: row.get(1)?, service }));
+            return Ok(Some(Ordered { key: row.get(0)?, provider_id: row.get(1)?, service }));
         }
     }
     Ok(None)
+}
+
+/// True where this hub ordered a machine of this name from that provider, whatever became of it.
+fn is_ordered_name(db: &Connection, identity: &CloudIdentity, name: &str) -> DbResult<bool> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM instances WHERE provider = ?1 AND key = ?2)";
+    Ok(db.query_row(sql, params![identity.kind.name(), name], |row| row.get(0))?)
 }
 
 pub(crate) fn list(db: &Connection) -> DbResult<Vec<IdentityRecord>> {

@@ -432,6 +432,14 @@ pub(crate) fn bind(db: &Connection, key: &str, agent: AgentId, attempt: u32) -> 
     Ok(db.execute(sql, params![key, agent.as_bytes(), attempt, calling, created])? == 1)
 }
 
+/// The same for a machine that its cloud names: its record stands for that one, whichever call made it.
+pub(crate) fn bind_listed(db: &Connection, key: &str, agent: AgentId, provider_id: &str) -> DbResult<bool> {
+    let sql = "UPDATE instances SET agent = ?2, agent_attempt = 0 \
+               WHERE key = ?1 AND agent IS NULL AND provider_id = ?3 AND state IN (?4, ?5)";
+    let (calling, created) = (RecordState::Calling.label(), RecordState::Created.label());
+    Ok(db.execute(sql, params![key, agent.as_bytes(), provider_id, calling, created])? == 1)
+}
+
 fn note_scan(db: &Connection, now: Timestamp) -> DbResult<()> {
     let last: Option<u64> = meta_get(db, SCANNED_AT)?.and_then(|text| text.parse().ok());
     meta_set(db, SCANNED_AT, &now.as_millis().to_string())?;

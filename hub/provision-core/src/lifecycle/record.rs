@@ -137,9 +137,10 @@ pub struct Record {
     pub deleted_at: Option<Timestamp>,
     /// What its cloud calls it, once that is known.
     pub provider_id: Option<String>,
-    /// The agent that joined with its token; written by the join alone.
+    /// The agent that joined with its token, or by its cloud's word; written by the join alone.
     pub agent: Option<AgentId>,
-    /// Whose token that was: of which attempt; 0 while nobody joined. Written by the join alone.
+    /// Whose token that was: of which attempt; 0 while nobody joined, and where it joined by its cloud's word, which
+    /// named the machine of `provider_id`. Written by the join alone.
     pub agent_attempt: u32,
     /// Why it is not on the straight way to `active`, one line; empty where it is.
     pub reason: String,

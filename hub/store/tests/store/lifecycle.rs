@@ -288,7 +288,7 @@ fn proves(number: u16, instance: &str, name: &str) -> JoinCommit {
         kind: ProofKind::Aws,
         account: "123456789012".to_owned(),
         instance: instance.to_owned(),
-        provider_ids: vec![format!("eu-central-1/{instance}"), instance.to_owned()],
+        provider_ids: vec![format!("eu-central-1/{instance}")],
         unordered: None,
     };
     let token = JoinToken::random().unwrap();
@@ -332,6 +332,46 @@ async fn an_ordered_machine_joins_by_its_identity_once_and_its_token_is_dead_the
     let rows = store.audit_tail(1).await.unwrap();
     assert_eq!(rows[0].event.subject, "aws/123456789012/i-1");
     assert!(rows[0].event.detail.starts_with("identity_used: "), "{rows:?}");
+}
+
+/// A call's answer was lost and another was made: the machine of the first is the one that is listed, and joins.
+#[tokio::test]
+async fn an_identity_binds_the_machine_that_it_names_whichever_call_made_it() {
+    let (_dir, store) = store();
+    let (stored, _) = store.create_deployment(deployment(1, "key"), Limits::default()).await.unwrap();
+    let services: Option<ServiceGrant> = Some("7/42".parse().unwrap());
+    // As the providers write them.
+    for (number, kind, provider_id) in
+        [(1u16, ProofKind::Aws, "eu-central-1/i-0a"), (2, ProofKind::Gcp, "europe-west3-a/4711")]
+    {
+        let candidate = Candidate { provider: kind.name().to_owned(), ..record(&stored).candidate };
+        let key = InstanceKey::of(&stored.id, number.into());
+        let planned = Record { key, number: number.into(), candidate, ..record(&stored) };
+        store.save_instance(planned.clone()).await.unwrap();
+        let (called, _) = call(&store, &planned).await;
+        let (called, _) = call(&store, &called).await;
+        let shows = |by: u16, name: &str, id: &str| {
+            let identity = CloudIdentity {
+                kind,
+                account: "account-1".to_owned(),
+                instance: id.rsplit('/').next().unwrap().to_owned(),
+                provider_ids: vec![id.to_owned()],
+                unordered: services.clone(),
+            };
+            JoinCommit { identity: Some(identity), ..proves(by, "i", name) }
+        };
+        let name = called.key.as_str();
+        let early = refusal(&store, shows(number + 10, name, provider_id)).await;
+        assert_eq!(early, JoinRefusal::NotOrdered, "it is no stranger while its cloud's name is not known");
+        let created = called.turned(RecordState::Created, "", NOW);
+        store.save_instance(Record { provider_id: Some(provider_id.to_owned()), ..created }).await.unwrap();
+        let twin = refusal(&store, shows(number + 10, name, "elsewhere/4712")).await;
+        assert_eq!(twin, JoinRefusal::NotOrdered, "its twin is no stranger");
+        let agent = store.join(shows(number, name, provider_id)).await.unwrap();
+        let bound = store.load_lifecycle().await.unwrap().instances[&called.key].clone();
+        assert_eq!((bound.agent, bound.agent_attempt), (Some(agent.id), 0), "{kind}");
+        assert!(store.join(shows(number + 20, "another", "elsewhere/4713")).await.is_ok(), "a stranger");
+    }
 }
 
 #[tokio::test]

@@ -161,8 +161,8 @@ impl Reconciler {
         let (record, now) = (case.record, view.now);
         let attempt = |instance: &Instance| instance.tags.as_ref().map(|tags| tags.attempt);
         let is_own = |instance: &Instance| match record.agent {
-            Some(_) => attempt(instance) == Some(record.agent_attempt),
-            None => record.provider_id.as_ref() == Some(&instance.provider_id),
+            Some(_) if record.agent_attempt > 0 => attempt(instance) == Some(record.agent_attempt),
+            Some(_) | None => record.provider_id.as_ref() == Some(&instance.provider_id),
         };
         let twins: BTreeSet<_> = case
             .seen

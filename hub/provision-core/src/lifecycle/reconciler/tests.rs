@@ -176,6 +176,31 @@ impl Sim {
     }
 }
 
+/// The machine of the first call stands, the second was refused, and it joins by what its cloud says of it.
+#[test]
+fn a_machine_that_joined_by_its_clouds_word_is_kept_whichever_call_made_it() {
+    let mut sim = Sim::new();
+    let mut record = sim.order();
+    record.attempt = 2;
+    sim.list(&record.key, HUB);
+    sim.records.insert(record.key.clone(), record.clone());
+    assert_eq!(sim.later(MINUTE), [("save", Why::Found)]);
+    let agent = AgentId::from_bytes([7; 16]);
+    let bound = sim.records.get_mut(&record.key).unwrap();
+    (bound.agent, bound.agent_attempt) = (Some(agent), 0);
+    sim.agents.insert(agent, true);
+    assert_eq!(sim.later(MINUTE), [("save", Why::Joined)]);
+    // One that came later, of the call that the record counts, is the one to go.
+    let late = sim.list(&record.key, HUB);
+    late.provider_id.push_str("-2");
+    late.tags.as_mut().unwrap().attempt = 2;
+    let actions = sim.pass();
+    let [Action::Remove { provider_id, why: Why::Duplicate, .. }] = actions.as_slice() else {
+        panic!("{actions:?}");
+    };
+    assert_eq!(*provider_id, format!("sim/{}-2", record.key));
+}
+
 #[test]
 fn a_lost_answer_is_looked_up_and_only_then_called_again() {
     let mut sim = Sim::new();
