@@ -116,7 +116,7 @@ fn gcp_settings(host: &Host) -> IdentitySettings {
         projects: ["project-1".to_owned()].into_iter().collect(),
         regions: Default::default(),
         service_accounts: Default::default(),
-        keys: blueprint_hub_proxy_core::identity::JwksUrl::parse(&keys).unwrap(),
+        keys: JwksUrl::parse(&keys).unwrap(),
     };
     IdentitySettings { gcp: Some(gcp), unordered: vec![ProofKind::Gcp], ..off() }
 }

@@ -123,7 +123,7 @@ async fn what_was_decided_before_the_operator_spoke_is_not_done() {
         assert_eq!((marked, turned, resized, ended), (false, false, false, false));
     };
     stale(old.clone()).await;
-    assert_eq!(store.scalings().await.unwrap(), [new.clone()]);
+    assert_eq!(store.scalings().await.unwrap(), std::slice::from_ref(&new));
     let records = store.load_lifecycle().await.unwrap();
     assert!(records.leaving.is_empty());
     let known = records.deployments.get(&stored.id).unwrap();
