@@ -84,7 +84,7 @@ async fn another_account_is_refused_while_machines_stand_also_after_a_restart() 
         Standing::new(Arc::new(Cloud { name, machines: machines.to_vec() }), HUB, &path)
     };
     let others = machine(tags(HubId::from_bytes([2; 16])));
-    cloud("first", &[others.clone()]).list().await.unwrap();
+    cloud("first", std::slice::from_ref(&others)).list().await.unwrap();
     assert!(!path.exists(), "another hub's machine holds nothing");
     cloud("first", &[]).create(&spec()).await.unwrap();
 

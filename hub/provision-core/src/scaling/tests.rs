@@ -343,7 +343,8 @@ fn what_ended_runs_on_no_node_until_its_tier_is_forgotten() {
     record.agent = Some(blueprint_common_types::AgentId::from_bytes([7; 16]));
     sim.scaling.deployment = record.deployment.clone();
     records.instances.insert(record.key.clone(), record);
-    let nodes = |scaling: &Scaling| nodes_of(std::slice::from_ref(scaling), &records).remove(&scaling.service);
+    let nodes =
+        |scaling: &Scaling| nodes_of(std::slice::from_ref(scaling), &records).remove(&scaling.service);
     assert_eq!(nodes(&sim.scaling).unwrap().len(), 1);
     sim.scaling.phase = Phase::Ended;
     assert_eq!(nodes(&sim.scaling), Some(BTreeSet::new()));
