@@ -147,7 +147,7 @@ mod tests {
         let served = async {
             let (mut stream, _) = listener.accept().await.unwrap();
             let mut head = vec![0; 4096];
-            stream.read(&mut head).await.unwrap();
+            let _ = stream.read(&mut head).await.unwrap();
             stream.write_all(answer(200, "Google", "p-1").as_bytes()).await.unwrap();
             stream.shutdown().await.unwrap();
             drop(listener);
