@@ -18,7 +18,7 @@
 //! - a machine is made by `PUT` of its name with `If-None-Match: *`, so one order is one machine;
 //! - what has not this hub's tags is neither started, stopped nor deleted;
 //! - no machine is made before its security group was seen to let nothing in;
-//! - nothing is called that [`role`] does not name.
+//! - nothing is called that `role` does not name.
 
 mod api;
 mod bearer;

@@ -3,7 +3,7 @@
 //! A machine is an instance that bears its key as its name, made by one call, `instances.insert`, with:
 //!
 //! - a request id out of the machine's key, the number of the call and the zone, so that Google makes one machine for one call;
-//! - the network tag [`CLOSED`](network::CLOSED), for which a firewall rule of the hub denies all that comes in, before any other rule;
+//! - the network tag `CLOSED` (`network.rs`), for which a firewall rule of the hub denies all that comes in, before any other rule;
 //! - a system disk and an address that end with it, verified boot, no service account unless one is configured, and no keys for SSH;
 //! - labels that say whose it is, on the machine and its disk.
 //!
