@@ -184,7 +184,10 @@ pub(super) fn known(global: &Global) -> Result<KnownMachines, CliError> {
     let bytes = match std::fs::read(&path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(KnownMachines::default()),
-        Err(error) => return Err(CliError::failure(format!("cannot read {}: {error}", path.display()))),
+        Err(error) => {
+            return Err(CliError::failure(format!("cannot read {}: {error}", path.display()))
+                .hint("run it as the user that the hub runs as"));
+        }
     };
     serde_json::from_slice(&bytes).map_err(|error| {
         CliError::failure(format!("{}: {error}", path.display())).hint("move the file away and import again")

@@ -13,11 +13,12 @@ pub(in crate::cmd) fn read(path: &Path) -> Result<(String, Vec<u8>), CliError> {
     let label = if is_input { "standard input".to_owned() } else { path.display().to_string() };
     let failed = |error: std::io::Error| {
         let text = format!("cannot read {label}: {error}");
-        if error.kind() == std::io::ErrorKind::NotFound {
+        let failed = if error.kind() == std::io::ErrorKind::NotFound {
             CliError::not_found(text)
         } else {
             CliError::failure(text)
-        }
+        };
+        failed.hint("name a file that this user may read, or - for standard input")
     };
     let source: Box<dyn Read> = if is_input {
         Box::new(std::io::stdin().lock())

@@ -326,6 +326,7 @@ pub(super) fn read(path: &std::path::Path) -> Result<String, CliError> {
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(text),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
-        Err(error) => Err(CliError::new(Exit::Config, format!("cannot read {}: {error}", path.display()))),
+        Err(error) => Err(CliError::new(Exit::Config, format!("cannot read {}: {error}", path.display()))
+            .hint("run it as the user that the hub runs as")),
     }
 }

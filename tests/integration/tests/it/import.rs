@@ -149,7 +149,7 @@ fn a_file_that_cannot_be_imported_changes_nothing_and_says_why() -> Result<()> {
     let mistyped = write("mistyped.toml", "[operator.deployment]\nmode = \"local\"\nmax_cost_per_hor = 1\n")?;
     ended(&hub, &["import", &strange, "--yes"], 2, "none of the files")?;
     ended(&hub, &["import", &broken, "--yes"], 2, "line 2")?;
-    ended(&hub, &["import", "/nonexistent/file", "--yes"], 3, "cannot read")?;
+    ended(&hub, &["import", "/nonexistent/file", "--yes"], 3, "name a file that this user may read")?;
     ended(&hub, &["import", &mistyped, "--yes", "--strict"], 2, "did you mean max_cost_per_hour?")?;
     ended(&hub, &["import", &mistyped], 2, "nobody is there to agree")?;
     let sections = (0..=1000).map(|n| format!("[remote.r{n}]\ntype = \"aws\"\n")).collect::<String>();
