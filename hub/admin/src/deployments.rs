@@ -1,25 +1,23 @@
 //! Deployments: machines that the hub orders of clouds.
 
+mod plan;
 mod view;
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use axum::Json;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, Query, State};
 use blueprint_common_types::{Micros, ServiceKey};
-use blueprint_hub_provision_core::catalogue::{Catalogue, facts, is_one_machine};
 use blueprint_hub_provision_core::lifecycle::{
     DeployError, Deployment, Order, ParseSpreadError, Records, Spread, Wanted,
 };
-use blueprint_hub_provision_core::placement::{Choice, Question, Target, place};
 use blueprint_hub_provision_core::{Candidate, DeploymentId};
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tracing::warn;
 
+use self::plan::{Chosen, choose};
 use self::view::{offer, summary, whole};
 use crate::AdminState;
 use crate::error::ApiError;
@@ -31,8 +29,6 @@ const LIST: &str = "`blueprint-hub deployment ls --all` lists them";
 
 /// Most machines of one deployment.
 const MAX_REPLICAS: u32 = 100;
-/// Offers that an answer names where none fits.
-const MAX_NAMED: usize = 12;
 /// Shortest and longest life.
 const TTL: std::ops::RangeInclusive<u64> = 60..=365 * 24 * 3600;
 /// Longest name and longest request key, in characters.
@@ -185,14 +181,15 @@ pub(crate) async fn create(
     // Who asks again gets an answer also while the cloud gives none.
     let records = deployer.records().await?;
     let known = records.deployments.values().find(|it| it.request_key == asked.request_key);
-    let plan = match known.filter(|_| !asked.dry_run) {
-        Some(known) => known.plan.clone(),
+    let (plan, explained) = match known.filter(|_| !asked.dry_run) {
+        Some(known) => (known.plan.clone(), Value::Null),
         None => {
-            let plan = choose(&state, &asked).await?;
-            match asked.confirmed.filter(|_| !asked.dry_run) {
+            let Chosen { plan, explained } = choose(&state, &asked).await?;
+            let plan = match asked.confirmed.filter(|_| !asked.dry_run) {
                 Some(confirmed) => confirmed.heed(plan, spread, asked.replicas)?,
                 None => plan,
-            }
+            };
+            (plan, explained)
         }
     };
     if asked.dry_run {
@@ -211,6 +208,7 @@ pub(crate) async fn create(
                 "most_hourly": most.to_string(),
                 "monthly": hourly.times(730).to_string(),
                 "ttl_secs": ttl,
+                "explained": explained,
             })),
         ));
     }
@@ -228,84 +226,6 @@ pub(crate) async fn create(
     let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
     let records = deployer.records().await?;
     Ok((status, Json(json!({ "deployment": whole(&state, &deployment, &records), "is_new": is_new }))))
-}
-
-/// Providers to ask: the one that was named, or all there are.
-fn providers(state: &AdminState, named: Option<&str>) -> Result<Vec<String>, ApiError> {
-    if let Some(ended) = named.and_then(facts).and_then(|facts| facts.discontinued()) {
-        return Err(ApiError::conflict(ended, "order elsewhere: `blueprint-hub offers` says what there is"));
-    }
-    let clouds = state.hub.deployer().overview();
-    let names: Vec<String> = clouds.clouds.iter().map(|cloud| cloud.name.clone()).collect();
-    if names.is_empty() {
-        return Err(ApiError::conflict(
-            "no provider is configured",
-            "set providers.sim.enabled = true in hub.toml and restart the hub; docs/provisioning.md says more",
-        ));
-    }
-    match named {
-        None => Ok(names),
-        Some(named) if names.iter().any(|name| name == named) => Ok(vec![named.to_owned()]),
-        Some(named) => Err(ApiError::not_found(
-            format!("no provider is called {named:?}"),
-            format!("this hub has {}", names.join(", ")),
-        )),
-    }
-}
-
-/// The machines to try, the first one first, by what their providers sell now.
-async fn choose(state: &AdminState, asked: &CreateDeployment) -> Result<Vec<Candidate>, ApiError> {
-    let market = &state.market;
-    let understood = asked.machine.clone().understand(market)?;
-    let (mut offers, mut failed) = (Vec::new(), None);
-    for provider in providers(state, understood.provider())? {
-        // One provider that does not answer does not keep the others from being asked.
-        match state.hub.deployer().offers(provider).await {
-            Ok(own) => offers.extend(own),
-            Err(error) => {
-                warn!(%error, "left out of the choice");
-                failed = Some(error);
-            }
-        }
-    }
-    if let (true, Some(error)) = (offers.is_empty(), failed) {
-        return Err(error.into());
-    }
-    let names: BTreeSet<_> = offers
-        .iter()
-        .map(|offer| format!("{} of {} in {}", offer.plan, offer.provider, offer.region))
-        .collect();
-    let known = market.catalogue()?;
-    let catalogue = Catalogue::new(offers.into_iter().map(|offer| known.newer(offer)).collect());
-    let max_hourly = understood.most(market, asked.replicas);
-    let question = Question { replicas: asked.replicas, max_hourly, ..understood.question(market, true) };
-    let placement = place(&catalogue, &question).map_err(|error| {
-        let some: Vec<_> = names.into_iter().take(MAX_NAMED).collect();
-        ApiError::new(
-            StatusCode::UNPROCESSABLE_ENTITY,
-            "nothing_fits",
-            error.to_string(),
-            format!("ask for less or for more an hour; there is {}", some.join(", ")),
-        )
-    })?;
-    if placement.target != Target::Machines {
-        return Err(ApiError::invalid(
-            "this strategy orders no machine",
-            "a workload runs on nodes that have joined: `blueprint-hub workload run`",
-        ));
-    }
-    let plan: Vec<_> = placement.plan.iter().map(Choice::candidate).collect();
-    // Where every plan is one machine, there are no more machines than plans.
-    let wanted = usize::try_from(asked.replicas).unwrap_or(usize::MAX);
-    if plan.iter().all(|offer| is_one_machine(&offer.provider)) && plan.len() < wanted {
-        return Err(ApiError::new(
-            StatusCode::UNPROCESSABLE_ENTITY,
-            "nothing_fits",
-            format!("{wanted} machines are asked for, and {} that are free fit", plan.len()),
-            "ask for fewer replicas, or add hosts to the inventory: `blueprint-hub host check` shows each of them",
-        ));
-    }
-    Ok(plan)
 }
 
 #[derive(Debug, Deserialize)]
@@ -436,12 +356,9 @@ impl From<DeployError> for ApiError {
                 Self::not_found(text, "`blueprint-hub deployment ls` shows providers")
             }
             DeployError::Unknown(_) => Self::not_found(text, LIST),
-            DeployError::Provider { .. } => Self::new(
-                StatusCode::BAD_GATEWAY,
-                "provider_failed",
-                text,
-                "try again in a minute; the hub's log says more",
-            ),
+            DeployError::Provider { provider, class, .. } => {
+                Self::new(StatusCode::BAD_GATEWAY, "provider_failed", text, plan::next_step(&provider, class))
+            }
             DeployError::OverLimit(_) => Self::new(
                 StatusCode::CONFLICT,
                 "over_limit",

@@ -33,6 +33,8 @@ pub struct Preferences {
     pub strategy: Option<Strategy>,
     /// Machines that may be taken back.
     pub spot: Spot,
+    /// Where; anywhere where `None`.
+    pub region: Option<String>,
     /// Most that an hour of all machines of one order may cost, in US dollars, whatever the order says.
     pub max_order_hourly: Option<Micros>,
     /// How long a deployment lives, in seconds; without end where `None`.

@@ -139,8 +139,7 @@ pub(crate) async fn estimate(
         let asked = wanted.understand(market)?;
         let catalogue = market.catalogue()?;
         let placement = place(&catalogue, &asked.question(market, true)).map_err(|error| {
-            let hint = "ask for less, for another region, or for more an hour; `blueprint-hub offers` lists what there is. \
-                        Prices older than provision.max_price_age_days are left out unless they are accepted";
+            let hint = format!("{}; `blueprint-hub offers` lists what there is", asked.way_out(&error));
             ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "nothing_fits", error.to_string(), hint)
         })?;
         Ok(estimated(&asked, &placement, market))
@@ -189,6 +188,7 @@ fn estimated(asked: &Asked, placement: &Placement<'_>, market: &Market) -> Value
         "hours": asked.terms.hours,
         "plan": plan.collect::<Vec<_>>(),
         "providers": providers.collect::<Vec<_>>(),
+        "explained": asked.explained(market, asked.terms.replicas),
         "pricing": pricing,
     })
 }

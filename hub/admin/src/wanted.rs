@@ -1,11 +1,13 @@
 //! What people ask of a machine, as queries say it.
 
+mod layers;
+
 use std::collections::BTreeSet;
 
 use blueprint_common_types::Micros;
 use blueprint_hub_provision_core::catalogue::templates;
 use blueprint_hub_provision_core::estimate::Terms;
-use blueprint_hub_provision_core::placement::{Demand, Question, Strategy};
+use blueprint_hub_provision_core::placement::{Demand, Layers, Question, Strategy};
 use blueprint_hub_provision_core::resource::{ArchChoice, GpuSpec, ResourceSpec};
 use serde::{Deserialize, Serialize};
 
@@ -66,6 +68,9 @@ pub(crate) struct Wanted {
     priority_percent: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     sla_percent: Option<String>,
+    /// What the blueprint cannot run without, as JSON: sizes, and where and how machines may be ordered for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    blueprint: Option<String>,
     /// Only providers that this hub can order of.
     configured: bool,
     /// Also by prices that are too old to rely on.
@@ -81,6 +86,8 @@ pub(crate) struct Asked {
     pub(crate) strategy: Strategy,
     pub(crate) terms: Terms,
     pub(crate) max_hourly: Option<Micros>,
+    /// Who said what, the operator's limit of an order left out.
+    layers: Layers,
     only: Option<BTreeSet<String>>,
     accept_stale: bool,
     pub(crate) limit: usize,
@@ -97,14 +104,6 @@ impl Asked {
             | Strategy::LocalOnly
             | Strategy::Hybrid => None,
         }
-    }
-
-    /// Most that an hour of one of so many machines may cost: what was asked for, and the operator's limit of an order.
-    pub(crate) fn most(&self, market: &Market, replicas: u32) -> Option<Micros> {
-        let share =
-            |limit: Micros| Micros::new(limit.get().checked_div(u64::from(replicas)).unwrap_or(u64::MAX));
-        let limits = [self.max_hourly, market.preferences.max_order_hourly.map(share)];
-        limits.into_iter().flatten().min()
     }
 
     /// The question for `market`; `relies` where a choice is made by the prices and they must not be too old.
@@ -143,34 +142,34 @@ impl Wanted {
             spec.storage_bytes = u64::from(gb) * 1_000_000_000;
         }
         if self.gpu.is_some() || self.gpu_count.is_some() || self.min_vram_gib.is_some() {
-            let kind = self.gpu.clone().filter(|kind| kind != "any");
-            let min_vram_mib = self.min_vram_gib.unwrap_or(0).saturating_mul(1024);
-            spec.gpu = Some(GpuSpec { count: self.gpu_count.unwrap_or(1), kind, min_vram_mib });
+            // What is not said stays what the specification says.
+            let mut gpu = spec.gpu.take().unwrap_or(GpuSpec { count: 1, kind: None, min_vram_mib: 0 });
+            gpu.kind = self.gpu.clone().or(gpu.kind).filter(|kind| kind != "any");
+            gpu.count = self.gpu_count.unwrap_or(gpu.count);
+            gpu.min_vram_mib = self.min_vram_gib.map_or(gpu.min_vram_mib, |gib| gib.saturating_mul(1024));
+            spec.gpu = Some(gpu);
         }
         spec.region = self.region.clone().or(spec.region);
         spec.arch = self.arch.unwrap_or(spec.arch);
         spec.allow_spot |= self.spot;
-        match market.preferences.spot {
-            Spot::Asked => {}
-            Spot::Preferred => spec.allow_spot = true,
-            Spot::Never if spec.allow_spot => {
-                return Err(ApiError::invalid(
-                    "machines that the provider may take back are not ordered here",
-                    "leave spot out, or set provision.spot = \"asked\" in hub.toml and start the hub again",
-                ));
-            }
-            Spot::Never => {}
+        if spec.allow_spot && market.preferences.spot == Spot::Never {
+            return Err(ApiError::invalid(
+                "machines that the provider may take back are not ordered here",
+                "leave spot out, or set provision.spot = \"asked\" in hub.toml and start the hub again",
+            ));
         }
         spec.allow_burstable &= !self.no_burstable;
         spec.egress_gib_month = self.egress_gb.unwrap_or(spec.egress_gib_month);
+        let layers = self.layers(&spec, market)?;
+        let merged = layers::hold(&mut spec, &layers);
         spec.check().map_err(|error| ApiError::invalid(error.to_string(), HINT))?;
         let demand = if self.spec.is_some() { Demand::service(&spec) } else { Demand::machine(&spec) };
-        let max_hourly = decimal("max_price", self.max_price.as_deref())?;
         Ok(Asked {
             demand,
-            strategy: self.strategy(market)?,
+            strategy: merged.strategy.unwrap_or_default(),
             terms: self.terms()?,
-            max_hourly,
+            max_hourly: merged.max_hourly,
+            layers,
             only: self.configured.then(|| market.configured.clone()),
             accept_stale: self.accept_stale,
             limit: self.limit.unwrap_or(20).min(1000),
@@ -206,7 +205,8 @@ impl Wanted {
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    fn strategy(&self, market: &Market) -> Result<Strategy, ApiError> {
+    /// How to choose, where anything is said of it.
+    fn strategy(&self) -> Result<Option<Strategy>, ApiError> {
         let name = self.strategy.as_deref();
         if let Some(id) = &self.template {
             if name.is_some() || self.provider.is_some() {
@@ -219,7 +219,10 @@ impl Wanted {
                     "`blueprint-hub templates` lists all 31",
                 )
             })?;
-            return Ok(Strategy::Pinned { provider: row.provider.to_owned(), plan: row.plan.to_owned() });
+            return Ok(Some(Strategy::Pinned {
+                provider: row.provider.to_owned(),
+                plan: row.plan.to_owned(),
+            }));
         }
         if let Some(provider) = &self.provider {
             if name.is_some() {
@@ -227,20 +230,12 @@ impl Wanted {
                 return Err(ApiError::invalid("both provider and strategy are given", hint));
             }
             let plan = self.plan.clone().unwrap_or_default();
-            return Ok(Strategy::Pinned { provider: provider.clone(), plan });
+            return Ok(Some(Strategy::Pinned { provider: provider.clone(), plan }));
         }
         if self.plan.is_some() {
             return Err(ApiError::invalid("plan is given without provider", "name the provider, too"));
         }
-        let Some(name) = name else {
-            return Ok(market.preferences.strategy.clone().unwrap_or_default());
-        };
-        Strategy::named(name).ok_or_else(|| {
-            ApiError::invalid(
-                format!("there is no strategy {name:?}"),
-                "one of cheapest, first-match, local-only, hybrid, preferred:NAME,NAME",
-            )
-        })
+        name.map(named).transpose()
     }
 
     fn terms(&self) -> Result<Terms, ApiError> {
@@ -266,6 +261,16 @@ impl Wanted {
             sla_permille: percent("sla_percent", self.sla_percent.as_deref())?,
         })
     }
+}
+
+/// The strategy that people call so.
+fn named(name: &str) -> Result<Strategy, ApiError> {
+    Strategy::named(name).ok_or_else(|| {
+        ApiError::invalid(
+            format!("there is no strategy {name:?}"),
+            "one of cheapest, first-match, local-only, hybrid, preferred:NAME,NAME",
+        )
+    })
 }
 
 /// A decimal number as millionths, without ever being a floating-point one.

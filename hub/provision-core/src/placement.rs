@@ -214,6 +214,8 @@ pub enum NoFit {
     Machine {
         /// What came nearest and by what it fails.
         nearest: String,
+        /// By what that fails, as [`Reason::code`] names it; `None` where nothing came near.
+        code: Option<&'static str>,
     },
     /// Nobody knows the place that was asked for.
     #[error(
@@ -257,7 +259,10 @@ pub fn place<'a>(catalogue: &'a Catalogue, question: &Question<'_>) -> Result<Pl
         Some(cluster) if *question.strategy == Strategy::Hybrid => {
             Ok(Placement { target: Target::Kubernetes(cluster.clone()), plan, verdicts })
         }
-        Some(_) | None => Err(NoFit::Machine { nearest: reason::nearest(&verdicts) }),
+        Some(_) | None => {
+            let (nearest, code) = reason::nearest(&verdicts);
+            Err(NoFit::Machine { nearest, code })
+        }
     }
 }
 

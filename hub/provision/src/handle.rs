@@ -11,7 +11,7 @@ use blueprint_hub_provision_core::lifecycle::{
     CreateDeploymentError, DeployError, Deployer, Deployment, Event, LifecycleStore, Order, Overview,
     Records, Wanted,
 };
-use blueprint_hub_provision_core::{CloudCall, DeploymentId};
+use blueprint_hub_provision_core::{CloudCall, DeploymentId, ErrorClass};
 use futures_util::future::{BoxFuture, FutureExt};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
@@ -49,7 +49,10 @@ impl Provisioner {
             let last = way.error().unwrap_or_default();
             let reason =
                 format!("calls to it pause, since it failed again and again or asked for it: {last}");
-            return Err(DeployError::Provider { provider, reason });
+            return Err(DeployError::Provider { provider, reason, class: ErrorClass::Again });
+        }
+        if let Some(reason) = way.denied().filter(|_| !is_list) {
+            return Err(DeployError::Provider { provider, reason, class: ErrorClass::Deny });
         }
         let offers = match way.turn().await {
             // Dozens of calls in a row; who asks waits for as long as it wants to.
@@ -57,7 +60,7 @@ impl Provisioner {
             Ok(()) => way.call(CloudCall::Offers, true, || way.provider.offers()).await,
             Err(error) => Err(error),
         };
-        offers.map_err(|error| DeployError::Provider { provider, reason: error.line() })
+        offers.map_err(|error| DeployError::Provider { provider, reason: error.line(), class: error.class() })
     }
 
     async fn deploy_one(&self, order: Order) -> Result<(Deployment, bool), DeployError> {

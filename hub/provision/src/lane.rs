@@ -38,6 +38,8 @@ struct Gate {
     not_before: Timestamp,
     dice: Dice,
     error: Option<String>,
+    /// What it said when it last refused the account itself.
+    denied: Option<String>,
 }
 
 impl Way {
@@ -48,6 +50,7 @@ impl Way {
             not_before: Timestamp::default(),
             dice: Dice::new(seed),
             error: None,
+            denied: None,
         };
         Self { provider, gate: Arc::new(Mutex::new(gate)), began: Instant::now(), metrics }
     }
@@ -72,6 +75,12 @@ impl Way {
     /// What the last call failed with; `None` where it worked.
     pub(crate) fn error(&self) -> Option<String> {
         self.gate.lock().error.clone()
+    }
+
+    /// What the cloud said when it refused the account; `None` since it took another call. Offers do not count, since some
+    /// providers know theirs without asking.
+    pub(crate) fn denied(&self) -> Option<String> {
+        self.gate.lock().denied.clone()
     }
 
     /// Time by the clock that only runs.
@@ -148,6 +157,9 @@ impl Way {
         let mut gate = self.gate.lock();
         gate.breaker.handle_success();
         gate.error = None;
+        if call != CloudCall::Offers.label() {
+            gate.denied = None;
+        }
     }
 
     /// Notes a failure and says how long to wait before the next try.
@@ -165,6 +177,9 @@ impl Way {
         let now = self.now();
         let mut gate = self.gate.lock();
         gate.error = Some(format!("{call}: {}", error.line()));
+        if class == ErrorClass::Deny {
+            gate.denied = Some(error.line());
+        }
         if error.counts_for_breaker() && gate.breaker.handle_failure(now) {
             warn!(
                 provider = self.name(),

@@ -260,13 +260,29 @@ fn table(content: &str) -> Result<Vec<Declared>, String> {
                 "service" => one.service = Some(value),
                 "ttl" => one.ttl = Some(value),
                 other => {
-                    one.machine.insert(other.to_owned(), Value::String(value));
+                    let value = cell(other, value).map_err(|wrong| format!("row {number}: {wrong}"))?;
+                    one.machine.insert(other.to_owned(), value);
                 }
             }
         }
         declared.push(one);
     }
     Ok(declared)
+}
+
+/// A cell of a column of `machine`, as the hub expects it.
+fn cell(column: &str, value: String) -> Result<Value, String> {
+    match column {
+        "disk_gb" | "gpu_count" | "min_vram_gib" | "egress_gb" => {
+            let number = value.parse::<u32>();
+            number.map(Value::from).map_err(|_| format!("{column} is {value:?}, and a whole number was expected"))
+        }
+        "spot" | "no_burstable" | "accept_stale" | "configured" => {
+            let truth = value.to_ascii_lowercase().parse::<bool>();
+            truth.map(Value::from).map_err(|_| format!("{column} is {value:?}, and true or false was expected"))
+        }
+        _ => Ok(Value::String(value)),
+    }
 }
 
 /// The fields of one line (RFC 4180; none holds a line break).
@@ -308,12 +324,24 @@ mod tests {
     }
 
     #[test]
+    fn columns_of_the_machine_have_the_types_that_the_hub_expects() {
+        let text = "name,disk_gb,gpu_count,min_vram_gib,egress_gb,spot,no_burstable,cpu\nweb,40,2,24,100,TRUE,false,2\n";
+        let rows = table(text).unwrap();
+        let machine = Value::Object(rows[0].machine.clone());
+        let said = serde_json::json!({ "disk_gb": 40, "gpu_count": 2, "min_vram_gib": 24, "egress_gb": 100, "spot": true,
+            "no_burstable": false, "cpu": "2" });
+        assert_eq!(machine, said);
+    }
+
+    #[test]
     fn wrong_tables_say_where() {
         assert_eq!(fields("a,\"b, \"\"c\"\"\",").unwrap(), ["a", "b, \"c\"", ""]);
         for (text, says) in [
             ("name,replicas\nweb\n", "row 2 has 1 fields"),
             ("name,replicas\nweb,x\n", "\"x\" is no number"),
             ("name\n\"web\n", "has no end"),
+            ("name,disk_gb\nweb,much\n", "row 2: disk_gb is \"much\""),
+            ("name,spot\nweb,perhaps\n", "row 2: spot is \"perhaps\""),
         ] {
             let error = table(text).unwrap_err();
             assert!(error.contains(says), "{error}");

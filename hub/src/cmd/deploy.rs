@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use super::client::{ask, rows, text};
 use super::deployment::show;
 use super::offers::filter::{Filter, Query};
+use super::offers;
 use super::{seconds, workload};
 use crate::cli::Global;
 
@@ -69,6 +70,12 @@ pub(crate) struct Deploy {
     /// Who asks again with the same key gets the same deployment; made up where not given
     #[arg(long, value_name = "KEY")]
     request_key: Option<String>,
+    /// Relies on prices of any age
+    #[arg(long)]
+    accept_stale_price: bool,
+    /// Shows with the plan whose word each condition was: the blueprint's, yours or the operator's
+    #[arg(long)]
+    explain: bool,
     /// Shows the plan and its price, and orders nothing
     #[arg(long)]
     dry_run: bool,
@@ -103,6 +110,9 @@ impl Deploy {
                 return Ok(());
             }
             show_plan(&plan);
+            if self.explain {
+                eprint_line(offers::explained(plan.get("explained").unwrap_or(&Value::Null)).render().trim_end());
+            }
             let confirmed = ["hourly", "most_hourly"].map(|key| (key.to_owned(), plan.get(key).cloned()));
             let confirmed: serde_json::Map<_, _> =
                 confirmed.into_iter().filter_map(|(key, price)| Some((key, price?))).collect();
@@ -174,6 +184,7 @@ impl Deploy {
         let mut machine = Query::default();
         self.machine.write(&mut machine);
         machine.text("strategy", self.strategy.as_deref());
+        machine.flag("accept_stale", self.accept_stale_price);
         if let Some(tier) = self.tier {
             machine.at_least(&tier.terms());
         }

@@ -10,6 +10,7 @@ use clap::Args;
 use serde_json::Value;
 
 use self::filter::{Filter, Query};
+pub(in crate::cmd) use self::show::explained;
 use super::client::{ask, rows, text};
 use crate::cli::Global;
 
@@ -82,6 +83,9 @@ pub(crate) struct EstimateCost {
     /// Relies on prices of any age
     #[arg(long)]
     accept_stale_price: bool,
+    /// Shows whose word each condition was: the blueprint's, yours or the operator's
+    #[arg(long)]
+    explain: bool,
     /// Writes the pricing engine's default_pricing.toml for the first choice here
     #[arg(long, value_name = "FILE")]
     pricing_toml: Option<PathBuf>,
@@ -170,6 +174,9 @@ impl EstimateCost {
         match global.output {
             Output::Json => print_json(&answer),
             Output::Table => show::estimate(&answer),
+        }
+        if self.explain && global.output == Output::Table {
+            show::explained(answer.get("explained").unwrap_or(&Value::Null)).print();
         }
         if let Some(path) = &self.pricing_toml {
             let Some(pricing) = answer.get("pricing").filter(|pricing| !pricing.is_null()) else {

@@ -17,6 +17,12 @@ pub(super) const SPOT: Key = Key::new(
     "Machines that the provider may take back: asked (where an order asks for them), never, or preferred (for every order that they \
      fit).",
 );
+pub(super) const REGION: Key = Key::new(
+    "provision.region",
+    "any",
+    "Where machines stand whose order does not say: a provider's region, an area (us-east), a country (de) or a continent (eu); any \
+     for everywhere.",
+);
 pub(super) const MAX_ORDER_HOURLY: Key = Key::new(
     "provision.max_order_hourly",
     "off",
@@ -47,6 +53,7 @@ pub(super) fn take(settings: &Settings, problems: &mut Problems) -> Option<Prefe
             None
         }
     });
+    let region = settings.take::<String>(REGION.path, problems).map(|name| Some(name).filter(|name| name != "any"));
     let max_order_hourly = or_off::<Micros>(settings, &MAX_ORDER_HOURLY, problems);
     let ttl = or_off::<Span>(settings, &TTL, problems);
     let ttl_secs = ttl.map(|ttl| ttl.map(|Span(span)| span.as_secs()));
@@ -56,6 +63,7 @@ pub(super) fn take(settings: &Settings, problems: &mut Problems) -> Option<Prefe
     Some(Preferences {
         strategy: Some(strategy?),
         spot: spot?,
+        region: region?,
         max_order_hourly: max_order_hourly?,
         ttl_secs: ttl_secs?,
     })

@@ -315,6 +315,7 @@ pub(crate) const SCHEMA: Schema = Schema {
         provision::LIMIT_SIM,
         orders::STRATEGY,
         orders::SPOT,
+        orders::REGION,
         orders::MAX_ORDER_HOURLY,
         orders::TTL,
         scaling::ENABLED,

@@ -10,7 +10,7 @@ use crate::catalogue::Offer;
 use crate::cost::alert::Held;
 use crate::cost::{Limits, OverLimit, Span};
 use crate::lifecycle::{Alarm, Deployment, Event, Records, RecordsError, Spread, Wanted};
-use crate::{Candidate, DeploymentId};
+use crate::{Candidate, DeploymentId, ErrorClass};
 
 /// A deployment that is asked for.
 #[derive(Debug, Clone)]
@@ -46,6 +46,8 @@ pub enum DeployError {
         provider: String,
         /// What it said, one line.
         reason: String,
+        /// What it means.
+        class: ErrorClass,
     },
     /// The request key was used for something else.
     #[error("the request key was used for deployment {id}, which asked for: {asked}")]

@@ -6,7 +6,7 @@ use blueprint_common_types::Micros;
 use serde::{Deserialize, Serialize};
 
 use super::Strategy;
-use crate::resource::ArchChoice;
+use crate::resource::{ArchChoice, GpuSpec, ResourceSpec};
 
 /// Who said something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -38,6 +38,26 @@ pub struct Layer {
     pub max_hourly: Option<Micros>,
     /// Most machines.
     pub max_instances: Option<u32>,
+    /// Processors at least, in thousandths.
+    pub cpu_millis: Option<u32>,
+    /// Bytes of memory at least.
+    pub memory_bytes: Option<u64>,
+    /// Bytes of disk at least.
+    pub storage_bytes: Option<u64>,
+    /// GPUs at least.
+    pub gpu: Option<GpuSpec>,
+}
+
+impl Layer {
+    /// The same with the sizes of `spec` as the least that will do.
+    #[must_use]
+    pub fn needing(mut self, spec: &ResourceSpec) -> Self {
+        self.cpu_millis = Some(spec.cpu_millis);
+        self.memory_bytes = Some(spec.memory_bytes);
+        self.storage_bytes = Some(spec.storage_bytes);
+        self.gpu.clone_from(&spec.gpu);
+        self
+    }
 }
 
 /// All three.
@@ -61,7 +81,7 @@ pub struct Merged {
 }
 
 impl Layers {
-    /// The first that says something is heard; of limits the lowest, whoever set it.
+    /// The first that says something is heard; of limits the lowest and of sizes the highest, whoever set it.
     #[must_use]
     pub fn merge(&self) -> Merged {
         let mut origins = BTreeMap::new();
@@ -73,6 +93,10 @@ impl Layers {
             allow_spot: self.lowest("allow_spot", &mut origins, |layer| layer.allow_spot),
             max_hourly: self.lowest("max_hourly", &mut origins, |layer| layer.max_hourly),
             max_instances: self.lowest("max_instances", &mut origins, |layer| layer.max_instances),
+            cpu_millis: self.highest("cpu_millis", &mut origins, |layer| layer.cpu_millis),
+            memory_bytes: self.highest("memory_bytes", &mut origins, |layer| layer.memory_bytes),
+            storage_bytes: self.highest("storage_bytes", &mut origins, |layer| layer.storage_bytes),
+            gpu: self.gpus(&mut origins),
         };
         Merged { layer, origins }
     }
@@ -105,6 +129,30 @@ impl Layers {
         let said = self.all().into_iter().filter_map(|(origin, layer)| Some((field(layer)?, origin))).min();
         origins.insert(name, said.as_ref().map_or(Origin::Default, |(_, origin)| *origin));
         said.map(|(value, _)| value)
+    }
+
+    fn highest<T: Ord>(
+        &self,
+        name: &'static str,
+        origins: &mut BTreeMap<&'static str, Origin>,
+        field: impl Fn(&Layer) -> Option<T>,
+    ) -> Option<T> {
+        // Of equal ones the first that said it.
+        let said = self.all().into_iter().rev();
+        let said = said.filter_map(|(origin, layer)| Some((field(layer)?, origin))).max_by(|a, b| a.0.cmp(&b.0));
+        origins.insert(name, said.as_ref().map_or(Origin::Default, |(_, origin)| *origin));
+        said.map(|(value, _)| value)
+    }
+
+    /// As many, and each with as much memory, as any of them needs, of the kind that the first one names.
+    fn gpus(&self, origins: &mut BTreeMap<&'static str, Origin>) -> Option<GpuSpec> {
+        let first = self.first("gpu", origins, |layer| layer.gpu.clone())?;
+        let said = || self.all().into_iter().filter_map(|(_, layer)| layer.gpu.as_ref());
+        Some(GpuSpec {
+            count: said().map(|gpu| gpu.count).max().unwrap_or(first.count),
+            min_vram_mib: said().map(|gpu| gpu.min_vram_mib).max().unwrap_or(first.min_vram_mib),
+            kind: said().find_map(|gpu| gpu.kind.clone()),
+        })
     }
 }
 
@@ -139,5 +187,34 @@ mod tests {
         assert_eq!(origin("max_hourly"), Some(Origin::Operator));
         assert_eq!(origin("allow_spot"), Some(Origin::Operator));
         assert_eq!(origin("arch"), Some(Origin::Default));
+    }
+
+    #[test]
+    fn what_the_blueprint_needs_is_never_made_smaller() {
+        let gpu = |count, kind: Option<&str>, min_vram_mib| {
+            Some(GpuSpec { count, kind: kind.map(ToOwned::to_owned), min_vram_mib })
+        };
+        let layers = Layers {
+            blueprint: Layer {
+                cpu_millis: Some(4000),
+                memory_bytes: Some(1 << 30),
+                gpu: gpu(4, None, 80 * 1024),
+                ..Layer::default()
+            },
+            customer: Layer {
+                cpu_millis: Some(1000),
+                memory_bytes: Some(8 << 30),
+                gpu: gpu(1, Some("a100"), 0),
+                ..Layer::default()
+            },
+            operator: Layer::default(),
+        };
+        let merged = layers.merge();
+        assert_eq!((merged.layer.cpu_millis, merged.layer.memory_bytes), (Some(4000), Some(8 << 30)));
+        assert_eq!(merged.layer.gpu, gpu(4, Some("a100"), 80 * 1024));
+        assert_eq!(merged.layer.storage_bytes, None);
+        let origin = |name| merged.origins.get(name).copied();
+        assert_eq!(origin("cpu_millis"), Some(Origin::Blueprint));
+        assert_eq!(origin("memory_bytes"), Some(Origin::Customer));
     }
 }

@@ -169,8 +169,8 @@ impl fmt::Display for Reason {
     }
 }
 
-/// One line on what came nearest, over all providers.
-pub(super) fn nearest(verdicts: &BTreeMap<&str, Verdict<'_>>) -> String {
+/// One line on what came nearest, over all providers, and the [`Reason::code`] by which it fails.
+pub(super) fn nearest(verdicts: &BTreeMap<&str, Verdict<'_>>) -> (String, Option<&'static str>) {
     let near = verdicts.iter().filter_map(|(name, verdict)| match verdict {
         Verdict::Nearest { offer, reason } => {
             let near = (reason.stage(), reason.closeness(), Reverse(offer.on_demand), Reverse(*name));
@@ -179,12 +179,13 @@ pub(super) fn nearest(verdicts: &BTreeMap<&str, Verdict<'_>>) -> String {
         Verdict::Fits { .. } | Verdict::Closed { .. } => None,
     });
     if let Some(((.., Reverse(name)), offer, reason)) = near.max_by_key(|(near, ..)| *near) {
-        return format!("nearest is {} of {name} in {}, which {reason}", offer.plan, offer.region);
+        let line = format!("nearest is {} of {name} in {}, which {reason}", offer.plan, offer.region);
+        return (line, Some(reason.code()));
     }
     let closed = verdicts.iter().map(|(name, verdict)| match verdict {
         Verdict::Closed { reason } | Verdict::Nearest { reason, .. } => format!("{name}: {reason}"),
         Verdict::Fits { .. } => format!("{name}: fits"),
     });
     let lines: Vec<_> = closed.collect();
-    if lines.is_empty() { "the catalogue is empty".to_owned() } else { lines.join("; ") }
+    (if lines.is_empty() { "the catalogue is empty".to_owned() } else { lines.join("; ") }, None)
 }

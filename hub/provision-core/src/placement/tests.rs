@@ -364,7 +364,7 @@ proptest! {
                 prop_assert_eq!(&key, wanted);
                 prop_assert!(u64::from(offer.vcpus) * 1000 >= u64::from(demand.cpu_millis) && offer.memory_mib >= demand.memory_mib);
             }
-            (None, Err(NoFit::Machine { nearest })) => prop_assert!(!nearest.is_empty()),
+            (None, Err(NoFit::Machine { nearest, .. })) => prop_assert!(!nearest.is_empty()),
             (None, Err(NoFit::Region { wanted })) => prop_assert_eq!(Some(wanted), demand.region.as_ref()),
             (wanted, got) => prop_assert!(false, "{:?} against {:?}", wanted, got.as_ref().map(|placement| placement.plan.len())),
         }

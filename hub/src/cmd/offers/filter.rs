@@ -68,15 +68,26 @@ pub(crate) struct Filter {
     /// A template of `blueprint-hub templates`: its provider and plan
     #[arg(long, value_name = "ID", conflicts_with = "provider")]
     template: Option<String>,
+    /// What the blueprint cannot run without, as JSON in a file: nothing asked for here makes it less
+    #[arg(long, value_name = "FILE")]
+    blueprint: Option<PathBuf>,
 }
 
 impl Filter {
-    /// Adds what the remote says where `query` says nothing; gives the remote.
+    /// Adds what the blueprint needs, and what the remote says where `query` says nothing; gives the remote.
     pub(in crate::cmd) fn place(
         &self,
         global: &Global,
         query: &mut Query,
     ) -> Result<Option<Remote>, CliError> {
+        if let Some(path) = &self.blueprint {
+            let text = std::fs::read_to_string(path).map_err(|error| {
+                CliError::failure(format!("cannot read {}: {error}", path.display())).hint(
+                    "--blueprint names a file with what the blueprint needs; docs/provisioning.md shows one",
+                )
+            })?;
+            query.text("blueprint", Some(&text));
+        }
         let found = remotes::find(global, self.remote.as_deref(), self.remote_config.as_deref())?;
         if let Some(remote) = &found {
             for (name, value) in [

@@ -188,3 +188,34 @@ pub(super) fn estimate(answer: &Value) {
     print_line("\nbest of each provider:");
     verdicts(rows(answer, "providers")).print();
 }
+
+/// Whose word each condition was, as a table.
+pub(in crate::cmd) fn explained(found: &Value) -> Table {
+    let mut table = Table::new(&["CONDITION", "HOLDS", "FROM", "BLUEPRINT", "YOU", "OPERATOR"]);
+    let word = |value: Option<&Value>| match value {
+        None | Some(Value::Null) => "-".to_owned(),
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Object(gpu)) => {
+            let part = |name: &str| gpu.get(name).map(ToString::to_string).unwrap_or_default();
+            let kind = gpu.get("kind").and_then(Value::as_str).unwrap_or("any");
+            format!("{} x {kind}, {} MiB", part("count"), part("min_vram_mib"))
+        }
+        Some(other @ (Value::Bool(_) | Value::Number(_) | Value::Array(_))) => other.to_string(),
+    };
+    for (name, row) in found.as_object().into_iter().flatten() {
+        let from = match row.get("origin").and_then(Value::as_str) {
+            Some("customer") => "you",
+            Some("default") | None => "nobody",
+            Some(other) => other,
+        };
+        table.push(vec![
+            name.clone(),
+            word(row.get("value")),
+            from.to_owned(),
+            word(row.get("blueprint")),
+            word(row.get("customer")),
+            word(row.get("operator")),
+        ]);
+    }
+    table
+}
