@@ -34,6 +34,9 @@ const PLANS: [(&str, (u32, u64), u32, u64); 3] = [
     ("sim-large", (4, 8192), 80, 20_000),
 ];
 
+/// What a machine that may be taken back costs, in percent of one that may not.
+const SPOT_PERCENT: u64 = 40;
+
 /// Most regions that this cloud can have.
 pub const MAX_REGIONS: u32 = 8;
 
@@ -42,7 +45,8 @@ pub const MAX_REGIONS: u32 = 8;
 pub fn offers(regions: u32) -> Vec<Offer> {
     let offer = |number: u32, &(plan, size, disk_gb, hourly): &(&str, (u32, u64), u32, u64)| {
         let hourly = Micros::new(hourly).share(u64::from(number) + 4, 5);
-        Offer { disk_gb, ..Offer::live("sim", plan, &region(number), size, hourly) }
+        let spot = Some(hourly.share(SPOT_PERCENT, 100));
+        Offer { disk_gb, spot, ..Offer::live("sim", plan, &region(number), size, hourly) }
     };
     (1..=regions.clamp(1, MAX_REGIONS))
         .flat_map(|number| PLANS.iter().map(move |plan| offer(number, plan)))
@@ -192,10 +196,30 @@ impl SimCloud {
     async fn list_seen(&self) -> Result<Listing, ProviderError> {
         self.trouble("list").await?;
         let now = Timestamp::from(SystemTime::now());
+        self.take_back(now).await?;
         let mut instances = self.list_all().await.map_err(other("list"))?;
         let faults = self.faults().faults();
         instances.retain(|instance| now.since(instance.created_at) >= faults.lateness(&instance.provider_id));
         Ok(Listing { instances, cloud_time: Some(now) })
+    }
+
+    /// Ends spot machines whose time is over.
+    async fn take_back(&self, now: Timestamp) -> Result<(), ProviderError> {
+        let faults = self.faults().faults();
+        if faults.spot_kill.is_none() {
+            return Ok(());
+        }
+        for instance in self.list_all().await.map_err(other("list"))? {
+            let is_due = faults
+                .spot_life(&instance.provider_id)
+                .is_some_and(|life| now.since(instance.created_at) >= life);
+            let name = name_of(&instance.provider_id);
+            if is_due && self.folder(name).label().await.map_err(other("list"))?.spot {
+                info!(target: "audit", provider = "sim", instance = name, "spot machine taken back");
+                self.remove(name).await?;
+            }
+        }
+        Ok(())
     }
 
     async fn state(&self, name: &str) -> InstanceState {
@@ -216,7 +240,7 @@ impl SimCloud {
 
     async fn create_one(&self, spec: &InstanceSpec) -> Result<Instance, ProviderError> {
         let data = UserData::parse(spec.user_data.expose())?;
-        if !self.sells_in(&spec.region) || spec.spot || !PLANS.iter().any(|(plan, ..)| *plan == spec.plan) {
+        if !self.sells_in(&spec.region) || !PLANS.iter().any(|(plan, ..)| *plan == spec.plan) {
             return Err(ProviderError::NotSold { what: format!("{} in {}", spec.plan, spec.region) });
         }
         self.trouble("create").await?;
@@ -257,6 +281,12 @@ impl SimCloud {
         if key_of(name).is_none() {
             return Ok(());
         }
+        self.remove(name).await?;
+        info!(target: "audit", provider = "sim", instance = name, "instance deleted");
+        Ok(())
+    }
+
+    async fn remove(&self, name: &str) -> Result<(), ProviderError> {
         let (slot, mut machine) = self.lock(name).await;
         slot.is_stopping.store(true, Ordering::Relaxed);
         if let Some(booted) = machine.as_mut() {
@@ -265,7 +295,6 @@ impl SimCloud {
         *machine = None;
         self.folder(name).remove().await.map_err(other("delete"))?;
         self.forget(name);
-        info!(target: "audit", provider = "sim", instance = name, "instance deleted");
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use blueprint_hub_provision_core::ProviderError;
 use blueprint_hub_provision_core::lifecycle::Dice;
 
 /// What goes wrong. Text form: `none`, or parts such as
-/// `seed=7,latency_ms=50,errors=10,lost=5,doubles=20,late_ms=3000,quota=4`.
+/// `seed=7,latency_ms=50,errors=10,lost=5,doubles=20,late_ms=3000,quota=4,spot_kill_ms=60000`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Faults {
     /// Where the dice start.
@@ -24,12 +24,14 @@ pub struct Faults {
     pub late: Duration,
     /// Most machines; `None` for as many as there is room for.
     pub quota: Option<usize>,
+    /// Longest time until a spot machine is taken back, and half of it the shortest; `None` for never.
+    pub spot_kill: Option<Duration>,
 }
 
 /// A text does not say what is to go wrong.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is none of seed, latency_ms, errors, lost, doubles, late_ms and quota with a number, such as errors=10"
+    "{0:?} is none of seed, latency_ms, errors, lost, doubles, late_ms, quota and spot_kill_ms with a number, such as errors=10"
 )]
 pub struct ParseFaultsError(String);
 
@@ -53,6 +55,7 @@ impl FromStr for Faults {
                 "doubles" if number <= 100 => faults.doubles = number,
                 "late_ms" => faults.late = Duration::from_millis(number),
                 "quota" => faults.quota = Some(usize::try_from(number).map_err(|_| wrong())?),
+                "spot_kill_ms" => faults.spot_kill = Some(Duration::from_millis(number)),
                 _ => return Err(wrong()),
             }
         }
@@ -63,8 +66,20 @@ impl FromStr for Faults {
 impl Faults {
     /// How long this machine stays out of the list: the same whenever it is asked.
     pub(crate) fn lateness(&self, provider_id: &str) -> Duration {
+        if self.late.is_zero() { Duration::ZERO } else { self.dice_of(provider_id).up_to(self.late) }
+    }
+
+    /// How old this spot machine gets: the same whenever it is asked; `None` for as old as it likes.
+    pub(crate) fn spot_life(&self, provider_id: &str) -> Option<Duration> {
+        let longest = self.spot_kill?;
+        let half = longest / 2;
+        Some(half.saturating_add(if half.is_zero() { half } else { self.dice_of(provider_id).up_to(half) }))
+    }
+
+    /// Dice that fall the same for the same machine.
+    fn dice_of(&self, provider_id: &str) -> Dice {
         let seed = provider_id.bytes().fold(self.seed, |seed, byte| Dice::new(seed ^ u64::from(byte)).next());
-        if self.late.is_zero() { Duration::ZERO } else { Dice::new(seed).up_to(self.late) }
+        Dice::new(seed)
     }
 }
 
@@ -126,5 +141,10 @@ mod tests {
             assert!(wrong.parse::<Faults>().is_err(), "{wrong}");
         }
         assert_eq!(faults.lateness("sim/a"), faults.lateness("sim/a"));
+        assert_eq!(faults.spot_life("sim/a"), None);
+        let faults: Faults = "spot_kill_ms=8000".parse().unwrap();
+        let life = faults.spot_life("sim/a").unwrap();
+        assert!((Duration::from_secs(4)..=Duration::from_secs(8)).contains(&life), "{life:?}");
+        assert_eq!(faults.spot_life("sim/a"), Some(life));
     }
 }

@@ -15,6 +15,9 @@ pub(crate) struct Label {
     plan: String,
     #[serde(default)]
     region: String,
+    /// It may be taken back.
+    #[serde(default)]
+    pub(crate) spot: bool,
 }
 
 impl Label {
@@ -26,6 +29,7 @@ impl Label {
             attempt: spec.tags.as_ref().map_or(0, |tags| tags.attempt),
             plan: spec.plan.clone(),
             region: spec.region.clone(),
+            spot: spec.spot,
         }
     }
 

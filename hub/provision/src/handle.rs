@@ -51,16 +51,20 @@ impl Provisioner {
                 format!("calls to it pause, since it failed again and again or asked for it: {last}");
             return Err(DeployError::Provider { provider, reason, class: ErrorClass::Again });
         }
-        if let Some(reason) = way.denied().filter(|_| !is_list) {
-            return Err(DeployError::Provider { provider, reason, class: ErrorClass::Deny });
-        }
         let offers = match way.turn().await {
             // Dozens of calls in a row; who asks waits for as long as it wants to.
             Ok(()) if is_list => way.provider.price_list().await,
             Ok(()) => way.call(CloudCall::Offers, true, || way.provider.offers()).await,
             Err(error) => Err(error),
         };
-        offers.map_err(|error| DeployError::Provider { provider, reason: error.line(), class: error.class() })
+        match (offers, way.denied().filter(|_| !is_list)) {
+            (Ok(offers), None) => Ok(offers),
+            // Known without asking the cloud, which refused the account when it was asked for machines.
+            (Ok(_), Some(reason)) => Err(DeployError::Provider { provider, reason, class: ErrorClass::Deny }),
+            (Err(error), _) => {
+                Err(DeployError::Provider { provider, reason: error.line(), class: error.class() })
+            }
+        }
     }
 
     async fn deploy_one(&self, order: Order) -> Result<(Deployment, bool), DeployError> {

@@ -176,7 +176,7 @@ impl EstimateCost {
             Output::Table => show::estimate(&answer),
         }
         if self.explain && global.output == Output::Table {
-            show::explained(answer.get("explained").unwrap_or(&Value::Null)).print();
+            explained(answer.get("explained").unwrap_or(&Value::Null)).print();
         }
         if let Some(path) = &self.pricing_toml {
             let Some(pricing) = answer.get("pricing").filter(|pricing| !pricing.is_null()) else {

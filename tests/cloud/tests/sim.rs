@@ -60,7 +60,6 @@ impl Lab for Sim {
         vec![
             InstanceSpec { plan: "sim-none".to_owned(), ..self.order(1) },
             InstanceSpec { region: "mars".to_owned(), ..self.order(1) },
-            InstanceSpec { spot: true, ..self.order(1) },
             InstanceSpec { user_data: Secret::new("canary".to_owned()), ..self.order(1) },
         ]
     }

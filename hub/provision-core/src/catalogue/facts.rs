@@ -142,7 +142,7 @@ static PROVIDERS: [ProviderFacts; 15] = [
     provider("local-docker", "containers of this host", false, by_seconds(ALL_IN)),
     provider("local-vm", "machines of this host", false, by_seconds(ALL_IN)),
     provider("scaleway", "Scaleway", false, extras(4_400, 95_000, 0, 0)),
-    provider("sim", "simulated cloud on this host", false, by_seconds(ALL_IN)),
+    provider("sim", "simulated cloud on this host", true, by_seconds(ALL_IN)),
     ProviderFacts {
         plans_are_machines: true,
         ..provider("ssh", "the operator's own machines", false, by_seconds(ALL_IN))

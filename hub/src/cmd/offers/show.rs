@@ -94,7 +94,7 @@ fn disk(row: &Value) -> String {
 }
 
 pub(super) fn offers(found: &[Value]) -> Table {
-    let header = ["PROVIDER", "PLAN", "REGION", "CPU", "MEMORY", "DISK", "GPU", "HOUR", "MONTH", "PRICE"];
+    let header = ["PROVIDER", "PLAN", "REGION", "CPU", "MEMORY", "DISK", "GPU", "HOUR", "MONTH", "PRICE", "ORDER"];
     let mut table = Table::new(&header);
     for row in found {
         let plan = if is(row, "spot") { format!("{} (spot)", text(row, "plan")) } else { text(row, "plan") };
@@ -114,6 +114,7 @@ pub(super) fn offers(found: &[Value]) -> Table {
             text(row, "hourly"),
             cents(row, "monthly"),
             text(row, "freshness"),
+            if is(row, "configured") { "here" } else { "not set up" }.to_owned(),
         ]);
     }
     table

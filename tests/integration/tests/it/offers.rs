@@ -78,6 +78,55 @@ fn what_cannot_be_is_told_with_the_next_step() -> Result<()> {
 }
 
 #[test]
+fn whose_word_counts_is_told_and_what_a_blueprint_needs_is_never_made_less() -> Result<()> {
+    let hub = Hub::start(&["provision.region=us", "provision.max_order_hourly=2"])?;
+    let folder = tempfile::tempdir()?;
+    let write = |name: &str, text: &str| -> Result<String> {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text)?;
+        Ok(path.to_string_lossy().into_owned())
+    };
+    let needs = write(
+        "needs.json",
+        r#"{"resources": {"cpu": 4.0, "memory_gb": 8.0, "storage_gb": 20.0}, "region": "eu", "max_instances": 3}"#,
+    )?;
+    let asked = ["estimate-cost", "--min-cpu", "1", "--min-memory", "16", "--region", "us", "--max-price", "5"];
+    let asked = [asked.as_slice(), &["--blueprint", &needs, "--accept-stale-price"]].concat();
+    let estimate = hub.json(&asked)?;
+    let word = |condition: &str, field: &str| estimate["explained"][condition][field].clone();
+    let said = [
+        ("cpu_millis", "blueprint"),
+        ("memory_bytes", "customer"),
+        ("region", "blueprint"),
+        ("max_hourly", "operator"),
+        ("allow_spot", "default"),
+    ];
+    for (condition, origin) in said {
+        ensure!(word(condition, "origin") == origin, "{condition}: {}", estimate["explained"]);
+    }
+    ensure!(word("region", "customer") == "us" && word("region", "operator") == "us", "{estimate}");
+    let first = rows(&estimate, "/plan")?.first().context("a machine")?;
+    ensure!(first["vcpus"].as_u64() >= Some(4) && first["memory_mib"].as_u64() >= Some(16 * 1024), "{first}");
+    let shown = hub.command(&[asked.as_slice(), &["--explain"]].concat())?.run(CALL)?;
+    ensure!(shown.stdout.contains("CONDITION") && shown.stdout.contains("blueprint"), "{}", shown.stdout);
+
+    // A file that says four large GPUs is not made one of any size by an option that says another thing.
+    let spec = write(
+        "gpus.json",
+        r#"{"cpu": 4.0, "memory_gb": 16.0, "storage_gb": 20.0, "gpu_count": 4, "allow_spot": false}"#,
+    )?;
+    let priced = hub.json(&["estimate-cost", "--spec", &spec, "--min-vram", "16", "--accept-stale-price"]);
+    if let Ok(priced) = priced {
+        let first = rows(&priced, "/plan")?.first().context("a machine")?;
+        ensure!(first["gpu"]["count_millis"].as_u64() >= Some(4000), "{first}");
+    }
+    let wrong = write("wrong.json", r#"{"regoin": "eu"}"#)?;
+    let finished = hub.command(&["estimate-cost", "--blueprint", &wrong])?.run(CALL)?;
+    ensure!(finished.code == Some(USAGE) && finished.stderr.contains("regoin"), "{}", finished.stderr);
+    Ok(())
+}
+
+#[test]
 fn a_specification_of_existing_tools_is_priced_and_written_for_the_pricing_engine() -> Result<()> {
     let hub = Hub::start(&[])?;
     let folder = tempfile::tempdir()?;

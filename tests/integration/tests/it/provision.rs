@@ -161,7 +161,39 @@ fn what_offers_shows_is_what_deploy_orders() -> Result<()> {
     nothing(&["--provider", "aws"], "this hub has sim")?;
     nothing(&["--template", "hive-large"], "this hub has sim")?;
     nothing(&["--template", "hive-huge"], "blueprint-hub templates")?;
+    let needs = hub.state().join("needs.json");
+    std::fs::write(&needs, r#"{"resources": {"cpu": 2.0, "memory_gb": 2.0, "storage_gb": 10.0}, "max_instances": 1}"#)?;
+    let needs = needs.to_string_lossy();
+    nothing(&["--blueprint", &needs, "--replicas", "2"], "runs on 1 machines at most")?;
+    let plan = hub.json(&["deploy", "--blueprint", &needs, "--min-cpu", "1", "--dry-run"])?;
+    ensure!(text(&plan, "/explained/cpu_millis/origin")? == "blueprint", "{plan}");
+    ensure!(text(&plan, "/plan/0/plan")? == "sim-medium", "{plan}");
     ensure!(machines(&hub)?.len() == 1, "what was refused was ordered");
+    Ok(())
+}
+
+/// A spot machine that its cloud takes back is told and replaced, and the service goes on.
+#[test]
+fn a_spot_machine_that_is_taken_back_is_replaced() -> Result<()> {
+    let hub = Hub::start(&[QUICK.as_slice(), &["providers.sim.faults=seed=3,spot_kill_ms=16000"]].concat())?;
+    let plan = hub.json(&["deploy", "--spot", "--dry-run"])?;
+    ensure!(text(&plan, "/hourly")? == "0.002", "a spot machine is cheaper: {plan}");
+    let id = deploy(&hub, &["--spot", "--service", "7/42", "--name", "web", "--wait"])?;
+    let token = hub.access_token("7/42")?;
+    hub.wait_served("42", &token, SOON)?;
+    let first = machines(&hub)?;
+    ensure!(first.len() == 1, "{first:?}");
+    eventually_ok(SETTLED, "another machine in its place", || {
+        let now = machines(&hub)?;
+        ensure!(now.len() == 1 && now.is_disjoint(&first) && nodes(&hub)? == now, "{now:?} after {first:?}");
+        Ok(())
+    })
+    .with_context(|| hub.log())?;
+    hub.wait_served("42", &token, SETTLED)?;
+    let answer = hub.json(&["deployment", "history", &id])?;
+    ensure!(rows(&answer, "/events")?.iter().any(|row| row["what"] == "gone"), "{answer}");
+    let ended = hub.command(&["deployment", "terminate", "web", "--yes", "--wait"])?.run(SETTLED)?;
+    ensure!(ended.code == Some(0), "{}", ended.stderr);
     Ok(())
 }
 
