@@ -77,6 +77,8 @@ pub(crate) enum Stage {
     Agent,
     /// Blueprints on a node: start, and what they cost its agent
     Workloads,
+    /// Which machine to order, and what the hub adds before its cloud is asked for it
+    Orders,
     /// A hub with many idle agents
     Idle,
     /// Handshakes that one core answers, and the cost of finding a peer

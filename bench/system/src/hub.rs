@@ -35,6 +35,15 @@ impl Hub {
     ///
     /// Fails where it does not start in time.
     pub(crate) async fn start(folder: &Path) -> Result<Self> {
+        Self::start_with(folder, &[]).await
+    }
+
+    /// The same with settings of `hub.toml` on top.
+    ///
+    /// # Errors
+    ///
+    /// Fails where it does not start in time.
+    pub(crate) async fn start_with(folder: &Path, more: &[&str]) -> Result<Self> {
         let program = program("blueprint-hub")?;
         let state = folder.join("hub");
         init(&program, &state).await?;
@@ -42,7 +51,7 @@ impl Hub {
         let settings =
             ["control.listen=127.0.0.1:0", "tunnel.listen=127.0.0.1:0", "proxy.listen=127.0.0.1:0"];
         let mut arguments = vec!["serve".into(), "--state".into(), state.clone().into_os_string()];
-        for setting in settings.into_iter().chain([mtu.as_str(), "log.level=warn", "log.access=off"]) {
+        for setting in settings.into_iter().chain([mtu.as_str(), "log.level=warn", "log.access=off"]).chain(more.iter().copied()) {
             arguments.extend(["--set".into(), setting.into()]);
         }
         let process = Running::start(&program, folder, arguments)?;

@@ -20,6 +20,7 @@ mod hub;
 mod idle;
 mod join;
 mod netstack;
+mod orders;
 mod pace;
 mod path;
 mod peers;

@@ -13,10 +13,10 @@ use crate::hub::Hub;
 use crate::process::program;
 use crate::report::{self, Figure};
 use crate::spoke::Spoke;
-use crate::{core, dev, footprint, idle, join, netstack, path, peers, slow, udp, workloads};
+use crate::{core, dev, footprint, idle, join, netstack, orders, path, peers, slow, udp, workloads};
 
 /// Those that leave the machine busiest come last.
-const ORDER: [Stage; 11] = [
+const ORDER: [Stage; 12] = [
     Stage::Udp,
     Stage::Dev,
     Stage::Join,
@@ -24,6 +24,7 @@ const ORDER: [Stage; 11] = [
     Stage::Path,
     Stage::Slow,
     Stage::Workloads,
+    Stage::Orders,
     Stage::Idle,
     Stage::Handshake,
     Stage::Netstack,
@@ -92,6 +93,10 @@ async fn measure(stage: Stage, wanted: &Measure, spawner: &Spawner) -> Result<Ve
             Ok(figures)
         }
         Stage::Workloads => workloads::measure(folder.path(), spawner).await,
+        Stage::Orders => {
+            let placed = tokio::task::spawn_blocking(orders::placement).await??;
+            Ok([placed, orders::overhead(folder.path()).await?].concat())
+        }
         Stage::Idle => {
             let hub = Hub::start(folder.path()).await?;
             let figures = idle::measure(&hub, wanted.agents, wanted.idle_secs, folder.path()).await?;
