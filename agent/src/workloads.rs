@@ -208,6 +208,17 @@ impl Port {
         Some(caller.max_decoding_message_size(MAX_MESSAGE_BYTES))
     }
 
+    async fn tell_bridge(&self, request: v1::BridgeRequest) -> Result<(), Status> {
+        let away = || Status::unavailable("the hub cannot be reached now; try again in a moment");
+        let mut caller = self.caller().ok_or_else(away)?;
+        match timeout(CALL_TIMEOUT, caller.bridge(request)).await {
+            Ok(Ok(_)) => Ok(()),
+            // The code and the words alone: the rest is of another connection.
+            Ok(Err(status)) => Err(Status::new(status.code(), status.message())),
+            Err(_) => Err(away()),
+        }
+    }
+
     async fn ask(&self, service: ServiceKey, generation: u64) -> Result<Described, DescribeError> {
         let away = |why: &str| DescribeError::Away(why.to_owned());
         let mut caller = self.caller().ok_or_else(|| away("there is no control stream"))?;
@@ -246,21 +257,25 @@ impl HubPort for Port {
 
     fn bridge(&self, service: ServiceKey, call: Call) -> BoxFuture<'_, Result<(), Status>> {
         async move {
-            let away = || Status::unavailable("the hub cannot be reached now; try again in a moment");
-            let mut caller = self.caller().ok_or_else(away)?;
             let request = v1::BridgeRequest {
                 blueprint_id: service.blueprint,
                 service_id: service.service,
                 call: Some(call),
+                strangers: 0,
             };
-            match timeout(CALL_TIMEOUT, caller.bridge(request)).await {
-                Ok(Ok(_)) => Ok(()),
-                // The code and the words alone: the rest is of another connection.
-                Ok(Err(status)) => Err(Status::new(status.code(), status.message())),
-                Err(_) => Err(away()),
-            }
+            self.tell_bridge(request).await
         }
         .boxed()
+    }
+
+    fn strangers(&self, service: ServiceKey, count: u32) -> BoxFuture<'_, Result<(), Status>> {
+        let request = v1::BridgeRequest {
+            blueprint_id: service.blueprint,
+            service_id: service.service,
+            call: None,
+            strangers: count,
+        };
+        self.tell_bridge(request).boxed()
     }
 
     fn artefact(

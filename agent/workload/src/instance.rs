@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use crate::artefact::Artefact;
+use crate::bridge::Kin;
 use crate::container::{ContainerSpec, EngineError, Mount, Running};
 use crate::folders::Folders;
 use crate::keeper::ContainerKeeper;
@@ -111,6 +112,14 @@ impl Instance {
             Self::Process(process) => process.keeper().map_or(Holder::Nobody, Holder::Keeper),
             // Within it, its first process gets all that lose their parent.
             Self::Container(container) => container.running.pid.map_or(Holder::Nobody, Holder::Process),
+        }
+    }
+
+    /// Which processes are its; `None` where that cannot be told.
+    pub(crate) fn kin(&self) -> Option<Kin> {
+        match self {
+            Self::Process(process) => Kin::below(process.keeper()?),
+            Self::Container(container) => Kin::inside(container.running.pid?),
         }
     }
 

@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
-use crate::tree;
+use crate::tree::{self, Known};
 use crate::users::Users;
 
 /// Name of the note in the runtime folder of a workload, which is the agent's own.
@@ -26,24 +26,6 @@ const KILL_WITHIN: Duration = Duration::from_secs(5);
 
 /// Pause between two looks.
 const LOOK: Duration = Duration::from_millis(5);
-
-/// A process, told from others that had or will have its number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-struct Known {
-    pid: i32,
-    started: u64,
-}
-
-impl Known {
-    fn of(pid: u32) -> Option<Self> {
-        let pid = i32::try_from(pid).ok()?;
-        Some(Self { pid, started: tree::look(pid)?.started })
-    }
-
-    fn is_there(self) -> bool {
-        tree::look(self.pid).is_some_and(|seen| seen.started == self.started)
-    }
-}
 
 /// What a native workload is to the system.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -115,6 +115,13 @@ pub trait HubPort: Send + Sync {
     /// Hands on what a blueprint asked for; the status is its answer.
     fn bridge(&self, service: ServiceKey, call: Call) -> BoxFuture<'_, Result<(), Status>>;
 
+    /// Tells that so many connections to a bridge were refused, since no process of its workload opened them.
+    ///
+    /// # Errors
+    ///
+    /// The hub did not take it.
+    fn strangers(&self, service: ServiceKey, count: u32) -> BoxFuture<'_, Result<(), Status>>;
+
     /// Opens what was pushed to the hub, from byte `offset` on, in the name of a workload that names it.
     ///
     /// The digest is checked by the caller; a reader that fails may be followed by another one from where it was.

@@ -5,6 +5,7 @@ use std::future::pending;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Instant, SystemTime};
 
 use blueprint_agent_workload_core::Falls;
@@ -63,6 +64,12 @@ impl NodeHandle {
     #[must_use]
     pub fn logs(&self) -> LogShelf {
         self.logs.clone()
+    }
+
+    /// Connections of bridges that were refused, since no process of their workload opened them.
+    #[must_use]
+    pub fn bridges_refused(&self) -> u64 {
+        self.common.refused.load(Ordering::Relaxed)
     }
 
     /// Starts a command beside a workload of this node.
@@ -186,8 +193,9 @@ impl Node {
         let claims = Claims::default();
         let logs = LogShelf::new(config.state.clone());
         let besides = Besides::default();
+        let refused = Arc::default();
         let common =
-            Common { config, hub, cgroups, artefacts, wants, engine, users, claims, besides, spawner };
+            Common { config, hub, cgroups, artefacts, wants, engine, users, claims, besides, refused, spawner };
         let common = Arc::new(common);
         let handle = NodeHandle { assigned: assign, statuses, logs, common: Arc::clone(&common) };
         Ok((Self { common, assigned, statuses: Arc::new(Mutex::new(sender)) }, handle))

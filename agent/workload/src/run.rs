@@ -7,6 +7,7 @@ mod wait;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant, SystemTime};
 
 use blueprint_agent_workload_core::{Life, Step};
@@ -50,6 +51,8 @@ pub(crate) struct Common {
     pub(crate) claims: Claims,
     /// Workloads that run, for commands beside them.
     pub(crate) besides: Besides,
+    /// Connections of bridges that were refused, since no process of their workload opened them.
+    pub(crate) refused: Arc<AtomicU64>,
     pub(crate) spawner: Spawner,
 }
 

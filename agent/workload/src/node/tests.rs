@@ -31,6 +31,9 @@ impl HubPort for Away {
     fn bridge(&self, _: ServiceKey, _: Call) -> BoxFuture<'_, Result<(), Status>> {
         async { Err(Status::unavailable("")) }.boxed()
     }
+    fn strangers(&self, _: ServiceKey, _: u32) -> BoxFuture<'_, Result<(), Status>> {
+        async { Err(Status::unavailable("")) }.boxed()
+    }
     fn registration(
         &self,
         _: ServiceKey,

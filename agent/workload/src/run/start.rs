@@ -107,7 +107,8 @@ impl Run<'_> {
         } else {
             let check = (self.spec.health.check.clone(), self.spec.health.pace);
             let socket = self.folders.socket.clone();
-            let config = BridgeConfig { seat, generation, socket, user, check };
+            let refused = Arc::clone(&common.refused);
+            let config = BridgeConfig { seat, generation, socket, user, check, refused };
             let served = serve(config, Arc::clone(&common.hub), &common.spawner);
             Some(served.map_err(|error| broken("its bridge cannot listen", &error))?)
         };
@@ -137,7 +138,7 @@ impl Run<'_> {
             }
         };
         if let Some(bridge) = &bridge {
-            bridge.reached_at(instance.reach());
+            bridge.reached_at(instance.reach(), instance.kin());
         }
         info!(%service, pid = instance.pid(), "workload started");
         let holder = match user {
