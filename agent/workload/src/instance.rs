@@ -14,7 +14,7 @@ use crate::artefact::Artefact;
 use crate::bridge::Kin;
 use crate::container::{ContainerSpec, EngineError, Mount, Running};
 use crate::folders::Folders;
-use crate::keeper::ContainerKeeper;
+use crate::keeper::{ContainerKeeper, Wipe};
 use crate::logs::LogErrand;
 use crate::process::Process;
 use crate::rpc::Rpc;
@@ -248,6 +248,7 @@ pub(crate) async fn contain(
     common: &Common,
     start: Start<'_>,
     log: LogErrand,
+    wipe: Wipe,
 ) -> Result<Instance, PrepareFailed> {
     let Common { engine, config, claims, .. } = common;
     let Start { seat, spec, folders, secret_env, user, rpc } = start;
@@ -288,7 +289,8 @@ pub(crate) async fn contain(
     let claim = claims.claim(container.name.clone());
     let running = engine.run(&container).await.map_err(|error| failed(&error))?;
     let grace = spec.stop_grace_secs.into();
-    let keeper = ContainerKeeper::start(&config.agent, &config.engine, &running.id, grace, log).await;
+    let kept = (running.id.as_str(), grace, wipe);
+    let keeper = ContainerKeeper::start(&config.agent, &config.engine, kept, log).await;
     if let Err(error) = &keeper {
         warn!(container = running.name, %error, "no keeper of a container: it outlives an agent that is killed, and what it writes is not kept");
     }

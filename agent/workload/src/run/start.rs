@@ -13,7 +13,7 @@ use crate::artefact::NativeArtefact;
 use crate::bridge::{BridgeConfig, serve};
 use crate::cgroup::Cgroup;
 use crate::instance::{Instance, Program, Start, contain, failed};
-use crate::keeper::Errand;
+use crate::keeper::{Errand, Wipe};
 use crate::logs::{self, LogErrand};
 use crate::process::Process;
 use crate::rpc::{self, Rpc};
@@ -121,14 +121,16 @@ impl Run<'_> {
             let _ = spawn_blocking(move || logs::prune(&state)).await;
         }
         let log = LogErrand::new(folders.logs.clone(), limits, generation, spec, &self.bundle);
+        let wipe = Wipe::of(folders).map_err(|error| broken("its folder in memory is gone", &error))?;
         let mut native = None;
         let instance = match self.program.as_ref().map(Program::path) {
             None => return Err(PrepareFailed { reason: "it was not prepared".to_owned(), may_pass: true }),
-            Some(None) => contain(common, start, log).await?,
+            Some(None) => contain(common, start, log, wipe).await?,
             Some(Some(program)) => {
                 let group = self.group(label(seat)).await?;
                 let launch = native::launch(start, program, group.as_ref());
-                let errand = Errand { launch, grace_secs: self.spec.stop_grace_secs.into(), log };
+                let grace_secs = self.spec.stop_grace_secs.into();
+                let errand = Errand { launch, grace_secs, log, wipe };
                 let process =
                     Process::start(&common.config.agent, &errand, (group, user_run.take()), &common.spawner)
                         .await?;
