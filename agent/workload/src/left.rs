@@ -4,9 +4,10 @@
 //! are ended beside this.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use blueprint_common_runtime::tasks::Spawner;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
@@ -100,6 +101,26 @@ pub(crate) fn remove_all(runtimes: &Path) {
             warn!(folder = %entry.path().display(), %error, "what an earlier agent left in memory stays");
         }
     }
+}
+
+/// Ends what an agent left that ran workloads, and removes what they had in memory, in a task of its own: for one that
+/// runs none. `state` is the folder of their data, `runtime` the one in memory.
+pub fn clear(state: PathBuf, runtime: PathBuf, spawner: &Spawner) {
+    if !runtime.exists() {
+        return;
+    }
+    spawner.spawn_base("workloads of an earlier agent", async move {
+        let cleared = tokio::task::spawn_blocking(move || {
+            let users = nix::unistd::geteuid().is_root().then(|| Users::new(state.join("data")));
+            kill_all(&runtime, users.as_ref());
+            remove_all(&runtime);
+            // Others of this machine may have theirs below the same folder.
+            let _ = fs::remove_dir(&runtime);
+        });
+        if let Err(error) = cleared.await {
+            warn!(%error, "what an earlier agent left is not ended");
+        }
+    });
 }
 
 #[cfg(test)]

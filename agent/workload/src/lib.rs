@@ -45,7 +45,7 @@ use tonic::Status;
 use crate::artefact::PushedError;
 use crate::logs::LogLimits;
 pub use beside::Session;
-pub use inventory::inventory;
+pub use left::clear;
 pub use node::{Node, NodeHandle, Statuses};
 pub use pushed::PushedReader;
 pub use rpc::{RpcIo, RpcStream};
@@ -185,6 +185,8 @@ pub struct WorkloadConfig {
     pub agent: PathBuf,
     /// Where the control groups of this machine are; `None` to hold no limits.
     pub cgroups: Option<PathBuf>,
+    /// Whether what asks for limits runs where this machine cannot hold them.
+    pub allow_unlimited: bool,
     /// Whether sources of the kind `testing` may be run.
     pub testing: bool,
     /// Socket of the container engine; asked only for workloads that are containers.

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use blueprint_agent_workload_core::{Places, PrepareFailed, arguments, environment, label};
-use blueprint_common_types::workload::{RpcKind, WorkloadSpec};
+use blueprint_common_types::workload::{RpcKind, Source, WorkloadSpec};
 
 use crate::cgroup::Cgroup;
 use crate::folders::Folders;
@@ -40,6 +40,22 @@ pub(crate) fn check_machine(spec: &WorkloadSpec) -> Result<(), PrepareFailed> {
     match inventory().lacks(&spec.limits) {
         None => Ok(()),
         Some(lack) => Err(PrepareFailed { reason: lack.to_string(), may_pass: false }),
+    }
+}
+
+/// Refuses what asks for limits that would not hold; `unheld` says why they would not. An engine holds those of
+/// containers, and refuses what it cannot.
+pub(crate) fn check_limits(spec: &WorkloadSpec, unheld: Option<&str>) -> Result<(), PrepareFailed> {
+    let is_container = matches!(spec.source, Source::Container { .. });
+    match (unheld.filter(|_| !is_container), spec.limits.asked()) {
+        (Some(why), Some(limit)) => Err(PrepareFailed {
+            reason: format!(
+                "it asks for a limit ({limit}) that this node cannot hold: {why}; run it on another node, or set \
+                 workload.allow_unlimited = true on this one"
+            ),
+            may_pass: false,
+        }),
+        (None, _) | (Some(_), None) => Ok(()),
     }
 }
 

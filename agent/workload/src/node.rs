@@ -10,7 +10,7 @@ use std::time::{Instant, SystemTime};
 
 use blueprint_agent_workload_core::Falls;
 use blueprint_common_runtime::tasks::Spawner;
-use blueprint_common_types::workload::{Seat, WorkloadState, WorkloadStatus};
+use blueprint_common_types::workload::{Inventory, Seat, WorkloadState, WorkloadStatus};
 use blueprint_common_types::{DoorRefusal, ExecAsk, ServiceKey, Timestamp};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
@@ -20,8 +20,9 @@ use tracing::{info, warn};
 
 use crate::artefact::{ArtefactConfig, Artefacts, Pushed};
 use crate::beside::{Besides, Session};
-use crate::cgroup::Cgroups;
+use crate::cgroup::{CgroupError, Cgroups};
 use crate::container::Engine;
+use crate::inventory::inventory;
 use crate::logs::{self, LogShelf};
 use crate::pushed::Wants;
 use crate::run::{Common, Workload};
@@ -64,6 +65,16 @@ impl NodeHandle {
     #[must_use]
     pub fn logs(&self) -> LogShelf {
         self.logs.clone()
+    }
+
+    /// What this machine has for workloads, and whether it holds their limits.
+    #[must_use]
+    pub fn inventory(&self) -> Inventory {
+        Inventory {
+            limits_held: Some(self.common.cgroups.is_ok()),
+            runs_unlimited: self.common.config.allow_unlimited,
+            ..inventory()
+        }
     }
 
     /// Connections of bridges that were refused, since no process of their workload opened them.
@@ -171,14 +182,14 @@ impl Node {
             runtime: std::path::absolute(&config.runtime)?,
             ..config
         };
-        let cgroups = config.cgroups.as_deref().and_then(|root| {
-            match Cgroups::find(root, &cgroup_name(&config.node)) {
-                Ok(cgroups) => Some(cgroups),
-                Err(error) => {
-                    warn!(%error, "workloads run without limits on this node");
-                    None
-                }
-            }
+        let cgroups = match &config.cgroups {
+            Some(root) => Cgroups::of_this_process(root, &cgroup_name(&config.node)),
+            None => Err(CgroupError::Off),
+        };
+        let cgroups = cgroups.map_err(|error| {
+            let allowed = config.allow_unlimited;
+            warn!(%error, allowed, "limits of workloads that are no containers are not held on this node");
+            error.to_string()
         });
         let (assign, assigned) = watch::channel(None);
         let (sender, statuses) = watch::channel(Arc::default());

@@ -41,7 +41,8 @@ const ASK_AGAIN: Duration = Duration::from_secs(1);
 pub(crate) struct Common {
     pub(crate) config: WorkloadConfig,
     pub(crate) hub: Arc<dyn HubPort>,
-    pub(crate) cgroups: Option<Cgroups>,
+    /// Control groups, or why there are none.
+    pub(crate) cgroups: Result<Cgroups, String>,
     pub(crate) artefacts: Artefacts,
     pub(crate) wants: Arc<Wants>,
     pub(crate) engine: Engine,

@@ -66,6 +66,7 @@ fn node(folder: &tempfile::TempDir, hub: Arc<Away>) -> (Node, NodeHandle, Superv
         runtime: folder.path().join("run"),
         agent: "/nonexistent".into(),
         cgroups: None,
+        allow_unlimited: false,
         testing: false,
         engine: "/nonexistent".into(),
         node: "node".to_owned(),

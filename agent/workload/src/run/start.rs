@@ -43,6 +43,8 @@ impl Run<'_> {
     async fn prepare(&self, is_anew: bool) -> Result<Program, PrepareFailed> {
         native::check_machine(&self.spec)?;
         let common = &self.workload.common;
+        let unheld = common.cgroups.as_ref().err().filter(|_| !common.config.allow_unlimited);
+        native::check_limits(&self.spec, unheld.map(String::as_str))?;
         match &self.spec.source {
             Source::Testing { path } => native::testing(path, common.config.testing).map(Program::Testing),
             source @ Source::Native { url, .. } => {
@@ -181,7 +183,7 @@ impl Run<'_> {
     }
 
     async fn group(&self, label: String) -> Result<Option<Cgroup>, PrepareFailed> {
-        let Some(cgroups) = self.workload.common.cgroups.clone() else { return Ok(None) };
+        let Ok(cgroups) = self.workload.common.cgroups.clone() else { return Ok(None) };
         let limits = self.spec.limits;
         let failed = |reason: String| PrepareFailed { reason, may_pass: true };
         let made = spawn_blocking(move || cgroups.create(&label, &limits)).await;
