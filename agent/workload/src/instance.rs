@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use blueprint_agent_workload_core::{Exit, Places, PrepareFailed, arguments, environment, label};
-use blueprint_common_types::workload::{RpcKind, Seat, Source, WorkloadSpec};
+use blueprint_common_types::workload::{GpuPolicy, RpcKind, Seat, Source, WorkloadSpec};
 use tokio::time::{Instant, sleep};
 use tracing::warn;
 
@@ -14,6 +14,7 @@ use crate::artefact::Artefact;
 use crate::bridge::Kin;
 use crate::container::{ContainerSpec, EngineError, Mount, Running};
 use crate::folders::Folders;
+use crate::gpu::GpuLease;
 use crate::keeper::{ContainerKeeper, Wipe};
 use crate::logs::LogErrand;
 use crate::process::Process;
@@ -241,6 +242,8 @@ pub(crate) struct Start<'a> {
     pub(crate) user: Option<(u32, u32)>,
     /// Where RPC URLs of loopback lead instead.
     pub(crate) rpc: &'a Rpc,
+    /// GPUs that are its alone.
+    pub(crate) gpus: &'a GpuLease,
 }
 
 /// Starts a container of this node.
@@ -251,7 +254,7 @@ pub(crate) async fn contain(
     wipe: Wipe,
 ) -> Result<Instance, PrepareFailed> {
     let Common { engine, config, claims, .. } = common;
-    let Start { seat, spec, folders, secret_env, user, rpc } = start;
+    let Start { seat, spec, folders, secret_env, user, rpc, gpus } = start;
     let Source::Container { image, digest, ports } = &spec.source else {
         return Err(PrepareFailed { reason: "its source is no image".to_owned(), may_pass: false });
     };
@@ -269,6 +272,11 @@ pub(crate) async fn contain(
         inside: inside.to_owned(),
         read_only,
     };
+    let (mut limits, gpu_ids) = (spec.limits, gpus.nvidia_ids());
+    if gpu_ids.is_empty() {
+        // None of this engine's, or none that are left to those who can do without.
+        limits.gpu_policy = GpuPolicy::None;
+    }
     let container = ContainerSpec {
         name: label(seat),
         node: config.node.clone(),
@@ -276,7 +284,9 @@ pub(crate) async fn contain(
         digest: *digest,
         args: arguments(spec),
         env,
-        limits: spec.limits,
+        limits,
+        gpu_ids,
+        devices: gpus.other_devices(),
         mounts: vec![
             mount(&folders.data, DATA, false),
             mount(&folders.keystore, KEYSTORE, true),

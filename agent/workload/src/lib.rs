@@ -9,6 +9,7 @@ mod bridge;
 mod cgroup;
 pub mod container;
 mod folders;
+mod gpu;
 mod instance;
 mod inventory;
 mod keeper;

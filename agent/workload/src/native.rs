@@ -9,6 +9,7 @@ use blueprint_common_types::workload::{RpcKind, Source, WorkloadSpec};
 
 use crate::cgroup::Cgroup;
 use crate::folders::Folders;
+use crate::gpu::GpuLease;
 use crate::instance::Start;
 use crate::inventory::inventory;
 use crate::launch::{Confinement, Launch};
@@ -61,7 +62,7 @@ pub(crate) fn check_limits(spec: &WorkloadSpec, unheld: Option<&str>) -> Result<
 
 /// What a native workload becomes.
 pub(crate) fn launch(start: Start<'_>, program: PathBuf, group: Option<&Cgroup>) -> Launch {
-    let Start { seat, spec, folders, secret_env, user, rpc } = start;
+    let Start { seat, spec, folders, secret_env, user, rpc, gpus } = start;
     let text = |path: &Path| path.to_string_lossy().into_owned();
     let places = Places {
         data_dir: text(&folders.data),
@@ -78,13 +79,15 @@ pub(crate) fn launch(start: Start<'_>, program: PathBuf, group: Option<&Cgroup>)
     }
     env.entry("HOME".to_owned()).or_insert_with(|| text(&folders.data));
     env.extend(secret_env);
+    // Above what the document says: they are its own, and the others are not.
+    env.extend(gpus.variables());
     // A folder in memory over /tmp would hide what lies below it.
     let is_below_tmp =
         [&folders.data, &folders.runtime, &program].iter().any(|path| path.starts_with("/tmp"));
     let may_mount = nix::unistd::geteuid().is_root() && !is_below_tmp;
     tracing::debug!(workload = label(seat), user = ?user, "native workload put together");
     let is_confined = spec.sandbox.landlock && spec.sandbox.no_new_privileges;
-    let confinement = is_confined.then(|| confinement(&program, folders));
+    let confinement = is_confined.then(|| confinement(&program, folders, gpus));
     Launch {
         keeper: 0,
         program,
@@ -121,17 +124,11 @@ const READABLE: [&str; 14] = [
 /// Folders that every program may write to.
 const SHARED: [&str; 2] = ["/tmp", "/dev/shm"];
 
-/// Devices that every program may use, and GPUs.
-fn devices() -> Vec<PathBuf> {
-    let plain = ["null", "zero", "full", "random", "urandom", "tty", "ptmx", "pts", "dri", "kfd"];
-    let all = fs::read_dir("/dev").into_iter().flatten().flatten();
-    let nvidia = all.filter(|entry| entry.file_name().to_string_lossy().starts_with("nvidia"));
-    let plain = plain.iter().map(|name| Path::new("/dev").join(name));
-    plain.chain(nvidia.map(|entry| entry.path())).collect()
-}
+/// Devices that every program may use.
+const DEVICES: [&str; 8] = ["null", "zero", "full", "random", "urandom", "tty", "ptmx", "pts"];
 
 /// What a workload may read and write: the rest of the machine, and other workloads with it, is none of its business.
-fn confinement(program: &Path, folders: &Folders) -> Confinement {
+fn confinement(program: &Path, folders: &Folders, gpus: &GpuLease) -> Confinement {
     let own = program.parent().unwrap_or(program).to_owned();
     let read = READABLE.iter().map(PathBuf::from).chain([own, folders.keystore.clone()]);
     let is_root = nix::unistd::geteuid().is_root();
@@ -139,5 +136,6 @@ fn confinement(program: &Path, folders: &Folders) -> Confinement {
     // Without users of their own, workloads would find each other's folders there.
     let shared = SHARED.iter().map(PathBuf::from).filter(|path| is_root || !is_ours(path));
     let write = [folders.data.clone(), folders.bridge.clone()].into_iter().chain(shared);
-    Confinement { read: read.collect(), write: write.chain(devices()).collect() }
+    let devices = DEVICES.iter().map(|name| Path::new("/dev").join(name)).chain(gpus.devices());
+    Confinement { read: read.collect(), write: write.chain(devices).collect() }
 }

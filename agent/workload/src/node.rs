@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::future::pending;
 use std::io;
 use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Instant, SystemTime};
@@ -22,6 +23,7 @@ use crate::artefact::{ArtefactConfig, Artefacts, Pushed};
 use crate::beside::{Besides, Session};
 use crate::cgroup::{CgroupError, Cgroups};
 use crate::container::Engine;
+use crate::gpu::Gpus;
 use crate::inventory::inventory;
 use crate::logs::{self, LogShelf};
 use crate::pushed::Wants;
@@ -204,10 +206,20 @@ impl Node {
         let claims = Claims::default();
         let logs = LogShelf::new(config.state.clone());
         let besides = Besides::default();
-        let refused = Arc::default();
-        let common =
-            Common { config, hub, cgroups, artefacts, wants, engine, users, claims, besides, refused, spawner };
-        let common = Arc::new(common);
+        let common = Arc::new(Common {
+            config,
+            hub,
+            cgroups,
+            artefacts,
+            wants,
+            engine,
+            users,
+            claims,
+            gpus: Gpus::new(PathBuf::from("/")),
+            besides,
+            refused: Arc::default(),
+            spawner,
+        });
         let handle = NodeHandle { assigned: assign, statuses, logs, common: Arc::clone(&common) };
         Ok((Self { common, assigned, statuses: Arc::new(Mutex::new(sender)) }, handle))
     }

@@ -26,6 +26,7 @@ use crate::bridge::Serving;
 use crate::cgroup::Cgroups;
 use crate::container::Engine;
 use crate::folders::Folders;
+use crate::gpu::{GpuLease, Gpus};
 use crate::instance::{Instance, Program};
 use crate::pushed::Wants;
 use crate::rpc::Rpc;
@@ -50,6 +51,7 @@ pub(crate) struct Common {
     pub(crate) users: Option<Users>,
     /// Containers that workloads look after.
     pub(crate) claims: Claims,
+    pub(crate) gpus: Gpus,
     /// Workloads that run, for commands beside them.
     pub(crate) besides: Besides,
     /// Connections of bridges that were refused, since no process of their workload opened them.
@@ -135,6 +137,8 @@ struct Run<'a> {
     life: Life,
     program: Option<Program>,
     running: Option<Running>,
+    /// GPUs that are its alone; they stay over restarts.
+    gpus: Option<GpuLease>,
     /// Ports for RPC URLs of loopback; they stay over restarts.
     rpc: Option<Rpc>,
     told: Option<WorkloadStatus>,
@@ -159,6 +163,7 @@ impl<'a> Run<'a> {
             life,
             program: None,
             running: None,
+            gpus: None,
             rpc: None,
             told: None,
             healths: workload.common.hub.healths(),

@@ -52,6 +52,7 @@ impl Run<'_> {
     pub(super) async fn clean(&mut self) {
         self.running = None;
         self.rpc = None;
+        self.gpus = None;
         self.remove_traces().await;
     }
 }

@@ -1,5 +1,6 @@
 //! How a workload gets its program and begins.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -12,6 +13,8 @@ use super::{Run, Running};
 use crate::artefact::NativeArtefact;
 use crate::bridge::{BridgeConfig, serve};
 use crate::cgroup::Cgroup;
+use crate::container::EngineError;
+use crate::gpu::GpuLease;
 use crate::instance::{Instance, Program, Start, contain, failed};
 use crate::keeper::{Errand, Wipe};
 use crate::logs::{self, LogErrand};
@@ -22,6 +25,12 @@ use crate::{keystore, left, native, registration};
 
 impl Run<'_> {
     pub(super) async fn prepare_now(&mut self, is_anew: bool) {
+        let taken = self.take_gpus();
+        if let Err(reason) = taken {
+            warn!(service = %self.workload.seat.service, reason, "workload not prepared");
+            self.life.handle_prepared(Err(PrepareFailed { reason, may_pass: true }), Instant::now());
+            return;
+        }
         let prepared = match self.workload.finish.run_until_cancelled(self.prepare(is_anew)).await {
             Some(prepared) => prepared,
             None => Err(PrepareFailed { reason: String::new(), may_pass: true }),
@@ -37,6 +46,15 @@ impl Run<'_> {
                 self.life.handle_prepared(Err(failed), now);
             }
         }
+    }
+
+    /// Takes its GPUs, once.
+    fn take_gpus(&mut self) -> Result<(), String> {
+        // What the machine does not have at all is told apart, and for good.
+        if self.gpus.is_none() && native::check_machine(&self.spec).is_ok() {
+            self.gpus = Some(self.workload.common.gpus.take(&self.spec.limits)?);
+        }
+        Ok(())
     }
 
     /// Fetches and checks its program; `is_anew` also where it is in the cache.
@@ -61,6 +79,7 @@ impl Run<'_> {
                 got.map(Program::Native).map_err(|error| PrepareFailed::from(&error))
             }
             Source::Container { image, digest, .. } => {
+                self.check_gpu_runtime().await?;
                 let pulled = if is_anew {
                     common.engine.pull_anew(image, digest).await
                 } else {
@@ -70,6 +89,20 @@ impl Run<'_> {
             }
             Source::Wasm {} => Err(PrepareFailed { reason: SourceError::Wasm.to_string(), may_pass: false }),
         }
+    }
+
+    /// Refuses a container that needs a GPU which its engine cannot give, before anything is fetched for it.
+    async fn check_gpu_runtime(&self) -> Result<(), PrepareFailed> {
+        let ids = self.gpus.as_ref().map(GpuLease::nvidia_ids).unwrap_or_default();
+        if ids.is_empty() || self.spec.limits.required_gpus() == 0 {
+            return Ok(());
+        }
+        let engine = self.workload.common.engine.check().await.map_err(|error| failed(&error))?;
+        if engine.has_gpu_runtime || has_hook() {
+            return Ok(());
+        }
+        let said = "it has no runtime for them; install NVIDIA's container toolkit on the node".to_owned();
+        Err(failed(&EngineError::NoGpu { wanted: self.spec.limits.required_gpus(), said }))
     }
 
     pub(super) async fn start(&mut self) -> Result<Running, PrepareFailed> {
@@ -115,7 +148,9 @@ impl Run<'_> {
             Some(served.map_err(|error| broken("its bridge cannot listen", &error))?)
         };
         let (spec, folders) = (&self.spec, &self.folders);
-        let start = Start { seat, spec, folders, secret_env: secret, user, rpc };
+        let none = GpuLease::default();
+        let gpus = self.gpus.as_ref().unwrap_or(&none);
+        let start = Start { seat, spec, folders, secret_env: secret, user, rpc, gpus };
         let limits = common.config.logs;
         if !folders.logs.exists() {
             let state = common.config.state.clone();
@@ -190,4 +225,10 @@ impl Run<'_> {
         let group = made.map_err(|error| failed(error.to_string()))?;
         group.map(Some).map_err(|error| failed(error.to_string()))
     }
+}
+
+/// Whether NVIDIA's hook is on this machine, by which an engine gives GPUs without saying that it can.
+fn has_hook() -> bool {
+    let folders = ["/usr/bin", "/usr/local/bin", "/usr/local/nvidia/toolkit"];
+    folders.iter().any(|folder| Path::new(folder).join("nvidia-container-runtime-hook").exists())
 }
