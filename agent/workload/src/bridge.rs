@@ -150,12 +150,7 @@ pub(crate) fn serve(
     Ok(Serving { bridge, socket: config.socket, stop })
 }
 
-async fn accept(
-    listener: UnixListener,
-    bridge: Arc<Bridge>,
-    stop: CancellationToken,
-    spawner: Spawner,
-) {
+async fn accept(listener: UnixListener, bridge: Arc<Bridge>, stop: CancellationToken, spawner: Spawner) {
     let places = Arc::new(tokio::sync::Semaphore::new(MAX_CONNECTIONS));
     loop {
         let Some(Ok(place)) = stop.run_until_cancelled(Arc::clone(&places).acquire_owned()).await else {

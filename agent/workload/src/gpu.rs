@@ -56,22 +56,35 @@ pub(crate) fn find(root: &Path) -> Vec<Gpu> {
     let known = nvidia_known(&root.join("proc/driver/nvidia/gpus"));
     let mut all: Vec<Gpu> = numbered(&root.join("dev"), "nvidia")
         .map(|(number, device)| match known.get(&number) {
-            Some((id, model)) => {
-                Gpu { maker: Maker::Nvidia, id: id.clone(), model: model.clone(), vram: vram_of(model), device }
+            Some((id, model)) => Gpu {
+                maker: Maker::Nvidia,
+                id: id.clone(),
+                model: model.clone(),
+                vram: vram_of(model),
+                device,
+            },
+            None => {
+                Gpu { maker: Maker::Nvidia, id: number.to_string(), model: String::new(), vram: None, device }
             }
-            None => Gpu { maker: Maker::Nvidia, id: number.to_string(), model: String::new(), vram: None, device },
         })
         .collect();
     for (number, device) in numbered(&root.join("dev/dri"), "renderD") {
         let about = root.join(format!("sys/class/drm/renderD{number}/device"));
         let driver = fs::read_link(about.join("driver")).ok();
-        let driver = driver.as_deref().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
+        let driver =
+            driver.as_deref().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
         // NVIDIA's are counted above; where no driver says that it is one, it is none.
         let is_gpu = |driver: &String| !driver.starts_with("nvidia") && !NO_GPUS.contains(&driver.as_str());
         if let Some(driver) = driver.filter(is_gpu) {
             let vram = fs::read_to_string(about.join("mem_info_vram_total")).ok();
             let vram = vram.and_then(|text| text.trim().parse().ok());
-            all.push(Gpu { maker: Maker::Other, id: format!("renderD{number}"), model: driver, vram, device });
+            all.push(Gpu {
+                maker: Maker::Other,
+                id: format!("renderD{number}"),
+                model: driver,
+                vram,
+                device,
+            });
         }
     }
     all

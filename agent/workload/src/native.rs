@@ -139,3 +139,29 @@ fn confinement(program: &Path, folders: &Folders, gpus: &GpuLease) -> Confinemen
     let devices = DEVICES.iter().map(|name| Path::new("/dev").join(name)).chain(gpus.devices());
     Confinement { read: read.collect(), write: write.chain(devices).collect() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_that_were_asked_for_are_refused_where_nobody_holds_them() {
+        let document = |source: &str, limits: &str| -> WorkloadSpec {
+            let text = format!("{{\"source\": {source}, \"limits\": {limits}}}");
+            serde_json::from_str(&text).unwrap()
+        };
+        let native = "{\"type\": \"testing\", \"path\": \"/bin/true\"}";
+        let digest = "00".repeat(32);
+        let image = format!("{{\"type\": \"container\", \"image\": \"a/b\", \"digest\": \"{digest}\"}}");
+        let refused = check_limits(&document(native, "{\"pids\": 9}"), Some("it is a test")).unwrap_err();
+        assert!(
+            refused.reason.contains("(pids)") && refused.reason.contains("it is a test"),
+            "{}",
+            refused.reason
+        );
+        assert!(!refused.may_pass);
+        check_limits(&document(native, "{}"), Some("it is a test")).unwrap();
+        check_limits(&document(native, "{\"pids\": 9}"), None).unwrap();
+        check_limits(&document(&image, "{\"pids\": 9}"), Some("it is a test")).unwrap();
+    }
+}

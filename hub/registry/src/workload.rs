@@ -69,8 +69,10 @@ pub(crate) async fn bridge(
         if shared.is_news(agent.id, "bridge_stranger") {
             let count = request.strangers;
             warn!(target: "audit", %service, agent = %agent.id, count, "processes of others tried a bridge");
-            let detail =
-                format!("node {} refused {count} connections of processes that are not the workload's", agent.name);
+            let detail = format!(
+                "node {} refused {count} connections of processes that are not the workload's",
+                agent.name
+            );
             shared.audit_limited(AuditEvent::new(AuditKind::BridgeRefuse, service, detail)).await;
         }
         return Ok(v1::BridgeResponse {});

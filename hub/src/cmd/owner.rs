@@ -56,7 +56,11 @@ impl Owner {
                 let word = format!("{owner} may ask for API keys of {service} now");
                 // One that the blueprint named is the operator's from now on.
                 let is_news = settings.blueprint_owners.remove(&owner);
-                if settings.owners.insert(owner) || is_news { word } else { format!("nothing changed: {word}") }
+                if settings.owners.insert(owner) || is_news {
+                    word
+                } else {
+                    format!("nothing changed: {word}")
+                }
             }),
             Self::Rm { service, owner } => change(global, service, |settings| {
                 if settings.owners.remove(&owner) {

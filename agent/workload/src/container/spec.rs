@@ -126,7 +126,11 @@ impl ContainerSpec {
         if self.env.iter().any(|(name, value)| !is_variable(name) || value.contains('\0')) {
             return wrong("env", "has a name that is empty or holds '=', or a zero byte");
         }
-        if self.gpu_ids.iter().any(|id| id.is_empty() || id.contains(|c: char| !c.is_ascii_alphanumeric() && c != '-')) {
+        if self
+            .gpu_ids
+            .iter()
+            .any(|id| id.is_empty() || id.contains(|c: char| !c.is_ascii_alphanumeric() && c != '-'))
+        {
             return wrong("gpu_ids", "need letters, digits and '-'");
         }
         if self.ports.contains(&0) {
@@ -207,9 +211,7 @@ impl ContainerSpec {
                 config.insert("DeviceRequests".to_owned(), request);
             }
             if !self.devices.is_empty() {
-                let device = |path: &PathBuf| {
-                    json!({ "PathOnHost": path, "PathInContainer": path, "CgroupPermissions": "rw" })
-                };
+                let device = |path: &PathBuf| json!({ "PathOnHost": path, "PathInContainer": path, "CgroupPermissions": "rw" });
                 config.insert("Devices".to_owned(), self.devices.iter().map(device).collect());
             }
             if let Some(network) = plan.network {

@@ -17,7 +17,8 @@ impl Machine {
 
     fn nvidia(&self, number: u32, model: &str) {
         self.file(&format!("dev/nvidia{number}"), "");
-        let about = format!("Model: \t\t {model}\nGPU UUID: \t GPU-0{number}ab-cd\nDevice Minor: \t {number}\n");
+        let about =
+            format!("Model: \t\t {model}\nGPU UUID: \t GPU-0{number}ab-cd\nDevice Minor: \t {number}\n");
         self.file(&format!("proc/driver/nvidia/gpus/0000:0{number}:00.0/information"), &about);
     }
 
@@ -47,7 +48,10 @@ fn two_workloads_never_have_the_same_gpu() {
     }
     let (gpus, one) = (machine.gpus(), asks(1, GpuPolicy::Required, 0));
     let (first, second) = (gpus.take(&one).unwrap(), gpus.take(&one).unwrap());
-    assert_eq!((first.nvidia_ids(), second.nvidia_ids()), (vec!["GPU-00ab-cd".into()], vec!["GPU-01ab-cd".into()]));
+    assert_eq!(
+        (first.nvidia_ids(), second.nvidia_ids()),
+        (vec!["GPU-00ab-cd".into()], vec!["GPU-01ab-cd".into()])
+    );
     let seen = |lease: &GpuLease| {
         let all = lease.variables();
         [all["NVIDIA_VISIBLE_DEVICES"].clone(), all["CUDA_VISIBLE_DEVICES"].clone()]

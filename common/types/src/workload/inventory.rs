@@ -127,7 +127,8 @@ mod tests {
     fn a_limit_that_was_asked_for_is_held_or_refused() {
         let asks = ResourceLimits { pids: 64, ..ResourceLimits::default() };
         let usual = ResourceLimits::default();
-        let has = |limits_held, runs_unlimited| Inventory { limits_held, runs_unlimited, ..Inventory::default() };
+        let has =
+            |limits_held, runs_unlimited| Inventory { limits_held, runs_unlimited, ..Inventory::default() };
         let refused = has(Some(false), false).unheld(&asks).unwrap().to_string();
         assert!(refused.contains("(pids)") && refused.contains("workload.allow_unlimited"), "{refused}");
         assert_eq!(has(Some(false), false).unheld(&usual), None, "nobody asked");
@@ -147,7 +148,8 @@ mod tests {
         let preferred = ResourceLimits { gpu_policy: GpuPolicy::Preferred, ..two };
         assert_eq!(has.lacks(&preferred), None);
         let vram = ResourceLimits { gpu_min_vram_gb: 24, ..fits };
-        let unknown = "it asks for 1 GPUs with 24 GiB of memory each, of this node's 0 are known to have that";
+        let unknown =
+            "it asks for 1 GPUs with 24 GiB of memory each, of this node's 0 are known to have that";
         assert_eq!(has.lacks(&vram).unwrap().to_string(), unknown);
         let small = Inventory { gpu_vram_bytes: vec![16 << 30], ..has.clone() };
         assert_eq!(small.lacks(&vram), Some(Lack::Vram(1, 24, 0)));

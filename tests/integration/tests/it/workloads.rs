@@ -269,7 +269,8 @@ fn a_node_that_is_removed_ends_its_workloads_and_forgets_their_keys() -> Result<
 }
 
 #[test]
-fn keys_leave_memory_when_their_agent_is_killed_for_good_and_when_it_runs_no_workloads_any_more() -> Result<()> {
+fn keys_leave_memory_when_their_agent_is_killed_for_good_and_when_it_runs_no_workloads_any_more() -> Result<()>
+{
     if !is_possible() {
         return Ok(());
     }

@@ -33,7 +33,8 @@ const TRIES: [&str; 6] = [
 fn names(folder: &Path) -> Result<Vec<String>> {
     let entries = std::fs::read_dir(folder)?.flatten();
     let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
-    let mut names: Vec<_> = names.filter(|name| name.starts_with("did-") || name.starts_with("no-")).collect();
+    let mut names: Vec<_> =
+        names.filter(|name| name.starts_with("did-") || name.starts_with("no-")).collect();
     names.sort();
     Ok(names)
 }

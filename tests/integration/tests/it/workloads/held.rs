@@ -89,7 +89,9 @@ fn a_native_workload_has_a_tmp_of_its_own() -> Result<()> {
     let setting = format!("workload.data_dir={}", outside.path().join("data").display());
     let _node = Node::start_set(&hub, None, "one", &[&setting])?;
     let (program, mark) = (outside.path().join("program"), format!("blueprint-mark-{}", std::process::id()));
-    let lines = format!("#!/bin/sh\ntouch /tmp/{mark} && ls /tmp >\"$DATA_DIR/new\" && mv \"$DATA_DIR/new\" \"$DATA_DIR/seen\"\nsleep 600\n");
+    let lines = format!(
+        "#!/bin/sh\ntouch /tmp/{mark} && ls /tmp >\"$DATA_DIR/new\" && mv \"$DATA_DIR/new\" \"$DATA_DIR/seen\"\nsleep 600\n"
+    );
     std::fs::write(&program, lines)?;
     std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
     hub.json(&["workload", "run", "7/42", "--path", &program.display().to_string(), "--test-mode"])?;
