@@ -14,7 +14,9 @@ empty_pb2 = __import__("google.protobuf.empty_pb2", fromlist=["Empty"])
 
 own = int(os.environ["SERVICE_ID"])
 owner = messages.ServiceOwner(key_type=messages.ECDSA, key_bytes=bytes.fromhex(os.environ["EXAMPLE_OWNER"]))
-channel = grpc.insecure_channel("unix:" + os.environ["BRIDGE_SOCKET_PATH"])
+# By itself it sends the path as its authority, which is none as HTTP has them.
+authority = [("grpc.default_authority", "localhost")]
+channel = grpc.insecure_channel("unix:" + os.environ["BRIDGE_SOCKET_PATH"], options=authority)
 bridge = services.BlueprintManagerBridgeStub(channel)
 
 

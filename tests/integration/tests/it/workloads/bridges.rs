@@ -71,7 +71,8 @@ fn a_blueprint_of_an_ordinary_user_does_not_get_to_its_neighbours_bridge() -> Re
         Ok(())
     })?;
     // The service itself is not held up.
-    hub.wait_served("42", &access, SOON)
+    hub.wait_served("42", &access, SOON)?;
+    Ok(())
 }
 
 /// What each call answers; the Manager's codes, but for a service that is not there: a bridge is of one service, so every
