@@ -71,6 +71,12 @@ pub static SCHEMA: Schema = Schema {
             "false",
             "Whether the hub may have programs run that are on this machine already; for development.",
         ),
+        Key::new(
+            "workload.allow_unlimited",
+            "false",
+            "Whether a workload that asks for limits of processors, memory or processes runs where this machine cannot hold \
+             them; else it is refused. Containers are held by their engine.",
+        ),
         Key::unset(
             "workload.data_dir",
             "Folder for the data of workloads and for artefacts. Where unset, for root beside the state folder, with \
@@ -263,6 +269,7 @@ impl AgentConfig {
         let interface = interface(settings, problems);
         let enabled: Option<bool> = settings.take("workload.enabled", problems);
         let testing: Option<bool> = settings.take("workload.testing", problems);
+        let allow_unlimited: Option<bool> = settings.take("workload.allow_unlimited", problems);
         let runtime_dir = settings.take_optional("workload.runtime_dir", problems);
         let engine: Option<PathBuf> = settings.take("workload.engine_socket", problems);
         let data_dir = settings.take_optional("workload.data_dir", problems);
@@ -289,6 +296,7 @@ impl AgentConfig {
             workloads: WorkloadSettings {
                 enabled: enabled?,
                 testing: testing?,
+                allow_unlimited: allow_unlimited?,
                 data_dir,
                 runtime_dir,
                 engine: engine?,

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use blueprint_agent_workload::NodeHandle;
 use blueprint_common_runtime::cli::printable;
 use blueprint_common_runtime::tasks::Spawner;
 use blueprint_common_spoke::{CallError, Duties, Says};
@@ -27,9 +26,10 @@ const MAX_REASON: usize = 256;
 pub(crate) fn says(shared: &Shared, samples: mpsc::Receiver<v1::QosReport>) -> Says {
     let health = WatchStream::new(shared.health.subscribe());
     let mut says = Says::nothing(env!("CARGO_PKG_VERSION"));
-    if let Some(statuses) = shared.node.get().map(NodeHandle::statuses) {
+    if let Some(node) = shared.node.get() {
+        let statuses = node.statuses();
         says.hello.runs_workloads = Some(true);
-        says.hello.inventory = Some(wire(blueprint_agent_workload::inventory()));
+        says.hello.inventory = Some(wire(node.inventory()));
         says.workloads = WatchStream::new(statuses).map(|statuses| report(&statuses)).boxed();
     }
     says.targets = health.map(|health| targets(&health)).boxed();
@@ -38,8 +38,18 @@ pub(crate) fn says(shared: &Shared, samples: mpsc::Receiver<v1::QosReport>) -> S
 }
 
 fn wire(inventory: Inventory) -> v1::Inventory {
-    let Inventory { cpu_millis, memory_bytes, gpus, gpu_models, arch, slots } = inventory;
-    v1::Inventory { cpu_millis, memory_bytes, gpus: gpus.into(), gpu_models, arch, slots: slots.into() }
+    let Inventory { cpu_millis, memory_bytes, gpus, gpu_models, arch, slots, .. } = inventory;
+    v1::Inventory {
+        cpu_millis,
+        memory_bytes,
+        gpus: gpus.into(),
+        gpu_models,
+        arch,
+        slots: slots.into(),
+        limits_held: inventory.limits_held,
+        runs_unlimited: inventory.runs_unlimited,
+        gpu_vram_bytes: inventory.gpu_vram_bytes,
+    }
 }
 
 /// All targets, with what the checks found.

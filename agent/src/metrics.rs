@@ -32,6 +32,10 @@ impl Collector for Page {
         services(&self.0, &mut encoder)?;
         let help = "connections for exec and forward that did not prove to be the hub's";
         counter(&mut encoder, "agent_door_refused", help, self.0.tickets.refused())?;
+        if let Some(node) = self.0.node.get() {
+            let help = "connections to bridges of workloads that were no process of the workload's own";
+            counter(&mut encoder, "agent_bridge_refused", help, node.bridges_refused())?;
+        }
         machine(&self.0, &mut encoder)
     }
 }

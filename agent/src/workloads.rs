@@ -59,6 +59,8 @@ pub struct WorkloadSettings {
     pub enabled: bool,
     /// Whether programs that are on this machine already may be run; for development.
     pub testing: bool,
+    /// Whether what asks for limits runs where this machine cannot hold them.
+    pub allow_unlimited: bool,
     /// Folder for data and artefacts; beside the state folder where unset.
     pub data_dir: Option<PathBuf>,
     /// Folder in memory for sockets and keys; one below `/run` or `/dev/shm` where unset.
@@ -79,6 +81,7 @@ impl Default for WorkloadSettings {
         Self {
             enabled: false,
             testing: false,
+            allow_unlimited: false,
             data_dir: None,
             runtime_dir: None,
             engine,
@@ -90,22 +93,25 @@ impl Default for WorkloadSettings {
 /// Makes the task that runs workloads, where this machine does.
 pub(crate) fn node(shared: &Arc<Shared>, spawner: Spawner) -> Result<Option<Node>, AgentError> {
     let settings = &shared.config.workloads;
-    if !settings.enabled {
-        return Ok(None);
-    }
     let id = shared.spoke.identity().agent_id;
     let runtime = settings.runtime_dir.clone().unwrap_or_else(|| runtime_dir(&id.to_string()));
     let is_root = nix::unistd::geteuid().is_root();
     let folder = std::path::absolute(shared.state.path("")).map_err(AgentError::Workloads)?;
+    let state = settings.data_dir.clone().unwrap_or_else(|| data_dir(&folder, is_root));
+    if !settings.enabled {
+        blueprint_agent_workload::clear(state, runtime, &spawner);
+        return Ok(None);
+    }
     if !is_root {
-        info!("workloads run as the agent's own user and without limits: it is not root");
+        info!("workloads run as the agent's own user: it is not root");
     }
     let config = WorkloadConfig {
-        state: settings.data_dir.clone().unwrap_or_else(|| data_dir(&folder, is_root)),
+        state,
         runtime,
         // The program of this process, also where its file was replaced since.
         agent: PathBuf::from("/proc/self/exe"),
-        cgroups: is_root.then(|| PathBuf::from("/sys/fs/cgroup")),
+        cgroups: Some(PathBuf::from("/sys/fs/cgroup")),
+        allow_unlimited: settings.allow_unlimited,
         testing: settings.testing,
         engine: settings.engine.clone(),
         node: id.to_string(),
@@ -208,6 +214,17 @@ impl Port {
         Some(caller.max_decoding_message_size(MAX_MESSAGE_BYTES))
     }
 
+    async fn tell_bridge(&self, request: v1::BridgeRequest) -> Result<(), Status> {
+        let away = || Status::unavailable("the hub cannot be reached now; try again in a moment");
+        let mut caller = self.caller().ok_or_else(away)?;
+        match timeout(CALL_TIMEOUT, caller.bridge(request)).await {
+            Ok(Ok(_)) => Ok(()),
+            // The code and the words alone: the rest is of another connection.
+            Ok(Err(status)) => Err(Status::new(status.code(), status.message())),
+            Err(_) => Err(away()),
+        }
+    }
+
     async fn ask(&self, service: ServiceKey, generation: u64) -> Result<Described, DescribeError> {
         let away = |why: &str| DescribeError::Away(why.to_owned());
         let mut caller = self.caller().ok_or_else(|| away("there is no control stream"))?;
@@ -246,21 +263,25 @@ impl HubPort for Port {
 
     fn bridge(&self, service: ServiceKey, call: Call) -> BoxFuture<'_, Result<(), Status>> {
         async move {
-            let away = || Status::unavailable("the hub cannot be reached now; try again in a moment");
-            let mut caller = self.caller().ok_or_else(away)?;
             let request = v1::BridgeRequest {
                 blueprint_id: service.blueprint,
                 service_id: service.service,
                 call: Some(call),
+                strangers: 0,
             };
-            match timeout(CALL_TIMEOUT, caller.bridge(request)).await {
-                Ok(Ok(_)) => Ok(()),
-                // The code and the words alone: the rest is of another connection.
-                Ok(Err(status)) => Err(Status::new(status.code(), status.message())),
-                Err(_) => Err(away()),
-            }
+            self.tell_bridge(request).await
         }
         .boxed()
+    }
+
+    fn strangers(&self, service: ServiceKey, count: u32) -> BoxFuture<'_, Result<(), Status>> {
+        let request = v1::BridgeRequest {
+            blueprint_id: service.blueprint,
+            service_id: service.service,
+            call: None,
+            strangers: count,
+        };
+        self.tell_bridge(request).boxed()
     }
 
     fn artefact(

@@ -3,6 +3,7 @@
 mod settings;
 mod tls;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -11,8 +12,8 @@ use blueprint_common_types::workload::Bundle;
 use blueprint_common_types::{Secret, ServiceKey, WgPublicKey};
 use blueprint_hub_proxy_core::identity::SealingKey;
 use blueprint_hub_registry::{Blueprints, lease_of};
-use blueprint_hub_registry_core::Store;
 use blueprint_hub_registry_core::workload::WorkloadRecord;
+use blueprint_hub_registry_core::{ServiceRecord, Store, StoreError, StoreResult};
 use blueprint_proto::v1::bridge_request::Call;
 use futures_util::future::{BoxFuture, FutureExt};
 use ring::hmac;
@@ -75,6 +76,27 @@ pub(crate) struct BlueprintPort {
     pub(crate) tls: Arc<TlsOperator>,
 }
 
+impl BlueprintPort {
+    /// Takes the rights away that the blueprint of a service gave, and revokes the API keys that came of them.
+    ///
+    /// # Errors
+    ///
+    /// It could not be stored, or is not in force.
+    pub(crate) async fn forget_owners(&self, service: ServiceKey) -> StoreResult<()> {
+        let records = self.store.list_services().await?;
+        let is_its = |record: &ServiceRecord| record.service == service;
+        // Most services have none; nothing is written for those.
+        if !records.iter().any(|record| is_its(record) && record.document.contains("blueprint_owners")) {
+            return Ok(());
+        }
+        let forgotten = self.change(service, |settings| settings.name_owners(&BTreeSet::new())).await;
+        forgotten.map_err(|status| StoreError::Other {
+            action: "take the rights of owners away that the blueprint named",
+            source: Box::new(status),
+        })
+    }
+}
+
 impl Blueprints for BlueprintPort {
     fn keystore_for(&self, record: &WorkloadRecord, node: &WgPublicKey) -> Result<Vec<u8>, String> {
         let mut bundle = self.keys.open(record).map_err(|error| format!("{error:#}"))?;
@@ -99,7 +121,7 @@ impl Blueprints for BlueprintPort {
                     let profile = profile.transpose()?;
                     let (added, prefix) = (owners.len(), call.api_key_prefix);
                     self.change(service, |settings| {
-                        settings.owners.extend(owners.iter().cloned());
+                        settings.name_owners(&owners);
                         settings.api_key_prefix.clone_from(&prefix);
                     })
                     .await?;
@@ -114,7 +136,9 @@ impl Blueprints for BlueprintPort {
                 Call::AddOwner(call) => {
                     let owner = settings::owner(call.owner_to_add.as_ref())?;
                     self.change(service, |settings| {
-                        settings.owners.insert(owner.clone());
+                        if settings.owners.insert(owner.clone()) {
+                            settings.blueprint_owners.insert(owner.clone());
+                        }
                     })
                     .await
                 }
@@ -122,6 +146,7 @@ impl Blueprints for BlueprintPort {
                     let owner = settings::owner(call.owner_to_remove.as_ref())?;
                     self.change(service, |settings| {
                         settings.owners.remove(&owner);
+                        settings.blueprint_owners.remove(&owner);
                     })
                     .await
                 }

@@ -40,7 +40,7 @@ use serde_json::Value;
 use tracing::error;
 
 use crate::artefacts::Artefacts;
-use crate::blueprints::WorkloadKeys;
+use crate::blueprints::BlueprintPort;
 use crate::overlay::TunnelOverlay;
 use crate::policy::PolicyHandle;
 use crate::provision::Provision;
@@ -125,7 +125,7 @@ pub(crate) struct AdminHub {
     pub(crate) services: ServiceView,
     pub(crate) tls: Arc<TlsOperator>,
     pub(crate) workloads: WorkloadsHandle,
-    pub(crate) workload_keys: WorkloadKeys,
+    pub(crate) blueprints: Arc<BlueprintPort>,
     pub(crate) artefacts: Arc<Artefacts>,
     pub(crate) provision: Provision,
     pub(crate) scraper: Scraper,
@@ -250,7 +250,14 @@ impl Hub for AdminHub {
     }
 
     fn remove_workload(&self, service: ServiceKey) -> BoxFuture<'_, StoreResult<bool>> {
-        self.workloads.remove(service).boxed()
+        async move {
+            // Before it is gone, so that nobody keeps a right of it; and behind it, for what it named meanwhile.
+            self.blueprints.forget_owners(service).await?;
+            let removed = self.workloads.remove(service).await?;
+            self.blueprints.forget_owners(service).await?;
+            Ok(removed)
+        }
+        .boxed()
     }
 
     fn update_workload(&self, request: UpdateRequest) -> BoxFuture<'_, Result<WorkloadRecord, UpdateError>> {
@@ -315,7 +322,7 @@ impl Hub for AdminHub {
     }
 
     fn seal_keystore(&self, service: ServiceKey, bundle: &Bundle) -> Option<String> {
-        self.workload_keys.seal(service, bundle)
+        self.blueprints.keys.seal(service, bundle)
     }
 
     fn policy_changed(&self) -> BoxFuture<'_, bool> {

@@ -153,6 +153,7 @@ impl Clouds {
         let received = received(registrar.clone(), tunnel);
         let meter = HubMeter::new(registrar.clone(), ledger, workloads);
         let host = HubHost::new(facts, control, registrar, agents.digests(), settings.token_ttl);
+        let host = host.allowing_unlimited(settings.allow_unlimited);
         let host = Arc::new(host);
         let wall = Arc::new(|| Timestamp::from(SystemTime::now()));
         let (leader, provisioner) =

@@ -3,7 +3,9 @@
 //! The socket belongs to one service. What is the node's own - greetings and ports - is answered here; everything
 //! else is the hub's, which judges it again and records what it refuses.
 
+mod kin;
 mod ports;
+mod strangers;
 mod upstream;
 
 use std::future::Future;
@@ -11,7 +13,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use blueprint_common_runtime::tasks::Spawner;
 use blueprint_common_types::workload::Seat;
@@ -29,7 +31,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 use tracing::{debug, warn};
 
+pub(crate) use self::kin::Kin;
+use self::kin::Peer;
 use self::ports::Ports;
+use self::strangers::Strangers;
 use crate::instance::Reach;
 use crate::{HubPort, Offer};
 
@@ -39,7 +44,7 @@ const MAX_CONNECTIONS: usize = 32;
 /// Largest message: a TLS profile with six envelopes of 64 KiB.
 const MAX_MESSAGE_BYTES: usize = 512 * 1024;
 
-/// How long a registration waits for the start that it is a part of.
+/// How long a call waits for the start that it is a part of.
 const STARTING: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// Streams of one connection at once.
@@ -57,6 +62,8 @@ pub(crate) struct BridgeConfig {
     pub(crate) user: Option<(u32, u32)>,
     /// How the health of what it registers is checked, and how often.
     pub(crate) check: (HealthCheck, CheckPace),
+    /// Counts connections of this node's bridges that are refused.
+    pub(crate) refused: Arc<AtomicU64>,
 }
 
 /// One bridge, from the start of a workload to its end.
@@ -69,8 +76,11 @@ pub(crate) struct Bridge {
     ports: Ports,
     is_registered: AtomicBool,
     greeted: Arc<Notify>,
-    /// Where the workload is reached; `None` until it was started.
-    reach: watch::Sender<Option<Reach>>,
+    /// Where the workload is reached, and which processes are its; `None` until it was started.
+    reach: watch::Sender<Option<(Reach, Option<Kin>)>>,
+    /// Its user, where that is its alone.
+    user: Option<u32>,
+    strangers: Strangers,
 }
 
 /// A bridge that is served; closes with its end, and withdraws what was registered over it.
@@ -89,9 +99,9 @@ impl Serving {
 }
 
 impl Serving {
-    /// Says where the workload is reached, once it was started.
-    pub(crate) fn reached_at(&self, reach: Reach) {
-        self.bridge.reach.send_replace(Some(reach));
+    /// Says where the workload is reached and which processes are its, once it was started.
+    pub(crate) fn reached_at(&self, reach: Reach, kin: Option<Kin>) {
+        self.bridge.reach.send_replace(Some((reach, kin)));
     }
 }
 
@@ -127,20 +137,20 @@ pub(crate) fn serve(
         is_registered: AtomicBool::new(false),
         greeted: Arc::new(Notify::new()),
         reach: watch::Sender::new(None),
+        user: config.user.map(|(user, _)| user),
+        strangers: Strangers::new(config.refused),
     });
     let stop = CancellationToken::new();
-    let accept = accept(listener, Arc::clone(&bridge), config.user, stop.clone(), spawner.clone());
+    let accept = accept(listener, Arc::clone(&bridge), stop.clone(), spawner.clone());
     spawner.spawn_base("workload bridge", accept);
+    let (told, until) = (Arc::clone(&bridge), stop.clone());
+    spawner.spawn_base("workload bridge refusals", async move {
+        let _ = until.run_until_cancelled(told.strangers.tell(told.service, told.hub.as_ref())).await;
+    });
     Ok(Serving { bridge, socket: config.socket, stop })
 }
 
-async fn accept(
-    listener: UnixListener,
-    bridge: Arc<Bridge>,
-    user: Option<(u32, u32)>,
-    stop: CancellationToken,
-    spawner: Spawner,
-) {
+async fn accept(listener: UnixListener, bridge: Arc<Bridge>, stop: CancellationToken, spawner: Spawner) {
     let places = Arc::new(tokio::sync::Semaphore::new(MAX_CONNECTIONS));
     loop {
         let Some(Ok(place)) = stop.run_until_cancelled(Arc::clone(&places).acquire_owned()).await else {
@@ -155,23 +165,21 @@ async fn accept(
                 continue;
             }
         };
-        if !is_allowed(&stream, user) {
-            warn!(service = %bridge.service, "another user tried the bridge");
-            continue;
-        }
+        // At once: its number may be another's later.
+        let peer = Peer::of(&stream);
         let (bridge, stop) = (Arc::clone(&bridge), stop.clone());
         spawner.spawn_base("workload bridge connection", async move {
             let _place = place;
-            let _ = stop.run_until_cancelled(Box::pin(connection(stream, bridge))).await;
+            let served = async {
+                if bridge.admits(&peer).await {
+                    connection(stream, bridge).await;
+                } else {
+                    bridge.strangers.refuse(bridge.service, &peer);
+                }
+            };
+            let _ = stop.run_until_cancelled(Box::pin(served)).await;
         });
     }
-}
-
-/// The workload's own user, or whoever may do everything anyway.
-fn is_allowed(stream: &UnixStream, user: Option<(u32, u32)>) -> bool {
-    let own = nix::unistd::geteuid().as_raw();
-    let peer = stream.peer_cred().map(|peer| peer.uid());
-    peer.is_ok_and(|peer| peer == own || peer == 0 || user.is_some_and(|(user, _)| user == peer))
 }
 
 async fn connection(stream: UnixStream, bridge: Arc<Bridge>) {
@@ -197,12 +205,30 @@ impl Bridge {
 }
 
 impl Bridge {
-    /// Where the node reaches a place of the workload; waits for who registers before its start is over.
-    async fn place(&self, local: SocketAddr) -> Result<SocketAddr, Status> {
+    /// Whether it is a process of the workload. A user of its own says so; among processes of the agent's own user, which
+    /// other workloads may have, too, its place below the workload's keeper or in its container does.
+    async fn admits(&self, peer: &Peer) -> bool {
+        if self.user.is_some() && self.user == peer.user {
+            return true;
+        }
+        let own = nix::unistd::geteuid().as_raw();
+        if !peer.user.is_some_and(|user| user == own || user == 0) {
+            return false;
+        }
+        self.started().await.is_some_and(|(_, kin)| kin.is_some_and(|kin| kin.has(peer)))
+    }
+
+    /// What is known of the workload once it was started; waits for who calls before its start is over.
+    async fn started(&self) -> Option<(Reach, Option<Kin>)> {
         let mut reach = self.reach.subscribe();
         let known = tokio::time::timeout(STARTING, reach.wait_for(Option::is_some)).await;
-        let reach = known.ok().and_then(Result::ok).and_then(|reach| reach.clone());
-        let reach = reach.ok_or_else(|| Status::unavailable("the workload is still being started"))?;
+        known.ok().and_then(Result::ok).and_then(|known| known.clone())
+    }
+
+    /// Where the node reaches a place of the workload.
+    async fn place(&self, local: SocketAddr) -> Result<SocketAddr, Status> {
+        let started = self.started().await;
+        let (reach, _) = started.ok_or_else(|| Status::unavailable("the workload is still being started"))?;
         reach.place(local).map_err(Status::invalid_argument)
     }
 }

@@ -13,6 +13,9 @@ const PERIOD_MICROS: u64 = 100_000;
 /// How long is tried to kill what is in a group.
 const KILL_WITHIN: Duration = Duration::from_secs(5);
 
+/// Name of the group that an agent goes into where its own group is given to it.
+const AGENT: &str = "agent";
+
 /// Controllers that are used.
 const CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
 
@@ -34,6 +37,13 @@ pub(crate) struct Cgroups(Layout);
 pub(crate) enum CgroupError {
     #[error("this machine has no control groups with {0} that the agent may change; limits cannot be held")]
     Missing(&'static str),
+    #[error("the agent looks for no control groups")]
+    Off,
+    #[error(
+        "the agent is an ordinary user, and its service has no control group of version 2 that is its own (Delegate=cpu \
+         memory pids io in its unit): {0}"
+    )]
+    NotDelegated(String),
     #[error("cannot write {}: {error}", path.display())]
     Write { path: PathBuf, error: io::Error },
 }
@@ -55,6 +65,41 @@ impl Cgroups {
             folders.push((controller, folder));
         }
         Ok(Self(Layout::PerController(folders)))
+    }
+
+    /// Those of the machine for root, where it may; else those below the group that was given to this process's service.
+    pub(crate) fn of_this_process(root: &Path, name: &str) -> Result<Self, CgroupError> {
+        let machine = if nix::unistd::geteuid().is_root() { Some(Self::find(root, name)) } else { None };
+        match machine {
+            Some(Ok(found)) => Ok(found),
+            Some(Err(error)) => Self::delegated_here(root, name).map_err(|_| error),
+            None => Self::delegated_here(root, name),
+        }
+    }
+
+    fn delegated_here(root: &Path, name: &str) -> Result<Self, CgroupError> {
+        let refused = |reason: &dyn std::fmt::Display| CgroupError::NotDelegated(reason.to_string());
+        let own = fs::read_to_string("/proc/self/cgroup").map_err(|error| refused(&error))?;
+        Self::delegated(root, name, &own).map_err(|error| refused(&error))
+    }
+
+    /// Those of version 2 below the group of this process, which `own` tells as `/proc/self/cgroup` does. A group that has
+    /// groups of its own with limits may hold no process, so this one goes into a group beside those of workloads.
+    fn delegated(root: &Path, name: &str, own: &str) -> Result<Self, CgroupError> {
+        let path = own.lines().find_map(|line| line.strip_prefix("0::/"));
+        let path = path.filter(|_| root.join("cgroup.controllers").exists());
+        let path = Path::new(path.ok_or(CgroupError::Missing("version 2"))?);
+        // It is there already after an earlier look.
+        let path = path.parent().filter(|_| path.ends_with(AGENT)).unwrap_or(path);
+        let base = root.join(path);
+        let (leaf, procs) = (base.join(AGENT), base.join("cgroup.procs"));
+        make(&leaf)?;
+        let inside = fs::read_to_string(&procs);
+        let inside = inside.map_err(|error| CgroupError::Write { path: procs, error })?;
+        for pid in inside.lines() {
+            put(&leaf.join("cgroup.procs"), pid)?;
+        }
+        Self::unified(&base, name)
     }
 
     fn unified(root: &Path, name: &str) -> Result<Self, CgroupError> {
@@ -235,6 +280,34 @@ mod tests {
         fs::write(group.join("memory.events"), "low 0\noom 2\noom_kill 3\n").unwrap();
         assert_eq!(cgroups.at("svc-7-42").out_of_memory(), 3);
         assert_eq!(cgroups.labels(), ["svc-7-42"]);
+    }
+
+    /// As systemd gives a service its group, on plain files.
+    #[test]
+    fn an_ordinary_user_works_below_the_group_that_its_service_was_given() {
+        let root = tempfile::tempdir().unwrap();
+        let base = root.path().join("system.slice/blueprint-agent.service");
+        fs::create_dir_all(base.join("ours/svc-7-42")).unwrap();
+        fs::write(root.path().join("cgroup.controllers"), "cpu memory pids").unwrap();
+        fs::write(base.join("cgroup.controllers"), "cpu io memory pids").unwrap();
+        fs::write(base.join("cgroup.procs"), "4711\n").unwrap();
+        let own = "0::/system.slice/blueprint-agent.service\n";
+        let cgroups = Cgroups::delegated(root.path(), "ours", own).unwrap();
+        cgroups.create("svc-7-42", &ResourceLimits::default()).unwrap();
+        let read = |name: &str| fs::read_to_string(base.join(name)).unwrap();
+        assert_eq!(read("agent/cgroup.procs"), "4711");
+        assert_eq!(read("cgroup.subtree_control"), "+cpu +memory +pids");
+        assert_eq!(read("ours/svc-7-42/memory.max"), (4u64 << 30).to_string());
+        let again = format!("0::/{}", "system.slice/blueprint-agent.service/agent");
+        assert_eq!(Cgroups::delegated(root.path(), "ours", &again).unwrap().labels(), ["svc-7-42"]);
+
+        fs::write(base.join("cgroup.controllers"), "memory").unwrap();
+        let lacks = Cgroups::delegated(root.path(), "ours", own).unwrap_err().to_string();
+        assert!(lacks.contains("cpu"), "{lacks}");
+        let old = Cgroups::delegated(root.path(), "ours", "5:memory:/x\n").unwrap_err().to_string();
+        assert!(old.contains("version 2"), "{old}");
+        let other = Cgroups::delegated(root.path(), "ours", "0::/other.service").unwrap_err().to_string();
+        assert!(other.contains("cannot write"), "{other}");
     }
 
     #[test]

@@ -6,14 +6,16 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use blueprint_agent_workload_core::{Exit, Places, PrepareFailed, arguments, environment, label};
-use blueprint_common_types::workload::{RpcKind, Seat, Source, WorkloadSpec};
+use blueprint_common_types::workload::{GpuPolicy, RpcKind, Seat, Source, WorkloadSpec};
 use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use crate::artefact::Artefact;
+use crate::bridge::Kin;
 use crate::container::{ContainerSpec, EngineError, Mount, Running};
 use crate::folders::Folders;
-use crate::keeper::ContainerKeeper;
+use crate::gpu::GpuLease;
+use crate::keeper::{ContainerKeeper, Wipe};
 use crate::logs::LogErrand;
 use crate::process::Process;
 use crate::rpc::Rpc;
@@ -111,6 +113,14 @@ impl Instance {
             Self::Process(process) => process.keeper().map_or(Holder::Nobody, Holder::Keeper),
             // Within it, its first process gets all that lose their parent.
             Self::Container(container) => container.running.pid.map_or(Holder::Nobody, Holder::Process),
+        }
+    }
+
+    /// Which processes are its; `None` where that cannot be told.
+    pub(crate) fn kin(&self) -> Option<Kin> {
+        match self {
+            Self::Process(process) => Kin::below(process.keeper()?),
+            Self::Container(container) => Kin::inside(container.running.pid?),
         }
     }
 
@@ -232,6 +242,8 @@ pub(crate) struct Start<'a> {
     pub(crate) user: Option<(u32, u32)>,
     /// Where RPC URLs of loopback lead instead.
     pub(crate) rpc: &'a Rpc,
+    /// GPUs that are its alone.
+    pub(crate) gpus: &'a GpuLease,
 }
 
 /// Starts a container of this node.
@@ -239,9 +251,10 @@ pub(crate) async fn contain(
     common: &Common,
     start: Start<'_>,
     log: LogErrand,
+    wipe: Wipe,
 ) -> Result<Instance, PrepareFailed> {
     let Common { engine, config, claims, .. } = common;
-    let Start { seat, spec, folders, secret_env, user, rpc } = start;
+    let Start { seat, spec, folders, secret_env, user, rpc, gpus } = start;
     let Source::Container { image, digest, ports } = &spec.source else {
         return Err(PrepareFailed { reason: "its source is no image".to_owned(), may_pass: false });
     };
@@ -259,6 +272,11 @@ pub(crate) async fn contain(
         inside: inside.to_owned(),
         read_only,
     };
+    let (mut limits, gpu_ids) = (spec.limits, gpus.nvidia_ids());
+    if gpu_ids.is_empty() {
+        // None of this engine's, or none that are left to those who can do without.
+        limits.gpu_policy = GpuPolicy::None;
+    }
     let container = ContainerSpec {
         name: label(seat),
         node: config.node.clone(),
@@ -266,7 +284,9 @@ pub(crate) async fn contain(
         digest: *digest,
         args: arguments(spec),
         env,
-        limits: spec.limits,
+        limits,
+        gpu_ids,
+        devices: gpus.other_devices(),
         mounts: vec![
             mount(&folders.data, DATA, false),
             mount(&folders.keystore, KEYSTORE, true),
@@ -279,7 +299,8 @@ pub(crate) async fn contain(
     let claim = claims.claim(container.name.clone());
     let running = engine.run(&container).await.map_err(|error| failed(&error))?;
     let grace = spec.stop_grace_secs.into();
-    let keeper = ContainerKeeper::start(&config.agent, &config.engine, &running.id, grace, log).await;
+    let kept = (running.id.as_str(), grace, wipe);
+    let keeper = ContainerKeeper::start(&config.agent, &config.engine, kept, log).await;
     if let Err(error) = &keeper {
         warn!(container = running.name, %error, "no keeper of a container: it outlives an agent that is killed, and what it writes is not kept");
     }

@@ -15,12 +15,14 @@
 //! - once the workload has ended nothing below its keeper is left; then the agent is told how it ended;
 //! - once the agent is gone, by whatever death, the socket closes: the workload is asked to end, and killed after its
 //!   grace, 10 s at most;
+//! - the workload's keys go with its end, and without an agent all else that it had in memory;
 //! - a keeper that is killed takes the workload's own process along (`PR_SET_PDEATHSIG`); the rest is the agent's, which
 //!   knows control group, process group and user.
 
 mod capture;
 mod container;
 mod exec;
+mod wipe;
 
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -48,6 +50,7 @@ use crate::tree;
 use capture::Capture;
 pub(crate) use container::{ContainerKeeper, KEEP_CONTAINER, keep_container};
 pub(crate) use exec::{ExecErrand, KEEP_EXEC, keep_exec};
+pub(crate) use wipe::Wipe;
 
 /// Second argument of a keeper.
 pub(crate) const KEEP: &str = "keep";
@@ -66,6 +69,8 @@ pub(crate) struct Errand {
     pub(crate) grace_secs: u64,
     /// Where what it writes is kept.
     pub(crate) log: LogErrand,
+    /// What it has in memory.
+    pub(crate) wipe: Wipe,
 }
 
 /// What a keeper is told later; each is a line.
@@ -159,6 +164,7 @@ fn try_keep() -> io::Result<()> {
         let exit = Box::pin(capture.during(keeper.watch())).await;
         let own = i32::try_from(std::process::id()).map_err(io::Error::other)?;
         let left = tree::kill_until_none(|| keeper.left(own), KILL_WITHIN);
+        keeper.wipe.keys();
         if let Some(said) = capture.end().await {
             let _ = agent.write_all(News::Said(said).line().as_bytes()).await;
         }
@@ -166,7 +172,10 @@ fn try_keep() -> io::Result<()> {
         if left > 0 {
             let _ = agent.write_all(News::Left(left).line().as_bytes()).await;
         }
-        let _ = agent.write_all(News::Ended(exit).line().as_bytes()).await;
+        let is_told = agent.write_all(News::Ended(exit).line().as_bytes()).await.is_ok();
+        if keeper.is_alone || !is_told {
+            keeper.wipe.all();
+        }
         Ok(())
     })
 }
@@ -177,6 +186,9 @@ struct Keeper {
     orders: Lines<BufReader<OwnedReadHalf>>,
     children: Signals,
     asked: Signals,
+    wipe: Wipe,
+    /// Whether the agent is gone.
+    is_alone: bool,
 }
 
 impl Keeper {
@@ -200,11 +212,13 @@ impl Keeper {
         }
         let started = News::Started(child.id()).line();
         let grace = Duration::from_secs(errand.grace_secs).min(LONGEST_GRACE);
-        let mut keeper = Self { child, grace, orders: reader.lines(), children, asked };
+        let (wipe, is_alone) = (errand.wipe, false);
+        let mut keeper = Self { child, grace, orders: reader.lines(), children, asked, wipe, is_alone };
         if let Err(error) = agent.write_all(started.as_bytes()).await {
             // The agent is gone, or did not wait: nobody knows of what was started.
             let own = i32::try_from(std::process::id()).map_err(io::Error::other)?;
             tree::kill_until_none(|| keeper.left(own), KILL_WITHIN);
+            keeper.wipe.all();
             return Err(error);
         }
         Ok((keeper, capture))
@@ -214,12 +228,12 @@ impl Keeper {
     async fn watch(&mut self) -> Exit {
         let mut kill_at: Option<Instant> = None;
         // SIGTERM counts once the agent is gone: from the next agent, or from who ends all that this one left.
-        let (mut is_alone, mut is_asked) = (false, false);
+        let mut is_asked = false;
         loop {
             if let Some(exit) = self.reap() {
                 return exit;
             }
-            if is_alone && is_asked {
+            if self.is_alone && is_asked {
                 self.kill();
             }
             let due = async {
@@ -231,14 +245,14 @@ impl Keeper {
             tokio::select! {
                 biased;
                 _ = self.children.recv() => {}
-                order = self.orders.next_line(), if !is_alone => match order {
+                order = self.orders.next_line(), if !self.is_alone => match order {
                     Ok(Some(line)) => match Order::parse(&line) {
                         Some(Order::Terminate) => self.terminate(),
                         Some(Order::Kill) => self.kill(),
                         None => {}
                     },
                     Ok(None) | Err(_) => {
-                        is_alone = true;
+                        self.is_alone = true;
                         kill_at = Instant::now().checked_add(self.grace);
                         self.terminate();
                     }

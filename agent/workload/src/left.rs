@@ -4,15 +4,16 @@
 //! are ended beside this.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use blueprint_common_runtime::tasks::Spawner;
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
-use crate::tree;
+use crate::tree::{self, Known};
 use crate::users::Users;
 
 /// Name of the note in the runtime folder of a workload, which is the agent's own.
@@ -26,24 +27,6 @@ const KILL_WITHIN: Duration = Duration::from_secs(5);
 
 /// Pause between two looks.
 const LOOK: Duration = Duration::from_millis(5);
-
-/// A process, told from others that had or will have its number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-struct Known {
-    pid: i32,
-    started: u64,
-}
-
-impl Known {
-    fn of(pid: u32) -> Option<Self> {
-        let pid = i32::try_from(pid).ok()?;
-        Some(Self { pid, started: tree::look(pid)?.started })
-    }
-
-    fn is_there(self) -> bool {
-        tree::look(self.pid).is_some_and(|seen| seen.started == self.started)
-    }
-}
 
 /// What a native workload is to the system.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,6 +101,26 @@ pub(crate) fn remove_all(runtimes: &Path) {
             warn!(folder = %entry.path().display(), %error, "what an earlier agent left in memory stays");
         }
     }
+}
+
+/// Ends what an agent left that ran workloads, and removes what they had in memory, in a task of its own: for one that
+/// runs none. `state` is the folder of their data, `runtime` the one in memory.
+pub fn clear(state: PathBuf, runtime: PathBuf, spawner: &Spawner) {
+    if !runtime.exists() {
+        return;
+    }
+    spawner.spawn_base("workloads of an earlier agent", async move {
+        let cleared = tokio::task::spawn_blocking(move || {
+            let users = nix::unistd::geteuid().is_root().then(|| Users::new(state.join("data")));
+            kill_all(&runtime, users.as_ref());
+            remove_all(&runtime);
+            // Others of this machine may have theirs below the same folder.
+            let _ = fs::remove_dir(&runtime);
+        });
+        if let Err(error) = cleared.await {
+            warn!(%error, "what an earlier agent left is not ended");
+        }
+    });
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ mod bridge;
 mod cgroup;
 pub mod container;
 mod folders;
+mod gpu;
 mod instance;
 mod inventory;
 mod keeper;
@@ -45,7 +46,7 @@ use tonic::Status;
 use crate::artefact::PushedError;
 use crate::logs::LogLimits;
 pub use beside::Session;
-pub use inventory::inventory;
+pub use left::clear;
 pub use node::{Node, NodeHandle, Statuses};
 pub use pushed::PushedReader;
 pub use rpc::{RpcIo, RpcStream};
@@ -115,6 +116,13 @@ pub trait HubPort: Send + Sync {
     /// Hands on what a blueprint asked for; the status is its answer.
     fn bridge(&self, service: ServiceKey, call: Call) -> BoxFuture<'_, Result<(), Status>>;
 
+    /// Tells that so many connections to a bridge were refused, since no process of its workload opened them.
+    ///
+    /// # Errors
+    ///
+    /// The hub did not take it.
+    fn strangers(&self, service: ServiceKey, count: u32) -> BoxFuture<'_, Result<(), Status>>;
+
     /// Opens what was pushed to the hub, from byte `offset` on, in the name of a workload that names it.
     ///
     /// The digest is checked by the caller; a reader that fails may be followed by another one from where it was.
@@ -178,6 +186,8 @@ pub struct WorkloadConfig {
     pub agent: PathBuf,
     /// Where the control groups of this machine are; `None` to hold no limits.
     pub cgroups: Option<PathBuf>,
+    /// Whether what asks for limits runs where this machine cannot hold them.
+    pub allow_unlimited: bool,
     /// Whether sources of the kind `testing` may be run.
     pub testing: bool,
     /// Socket of the container engine; asked only for workloads that are containers.

@@ -5,10 +5,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use blueprint_agent_workload_core::{Places, PrepareFailed, arguments, environment, label};
-use blueprint_common_types::workload::{RpcKind, WorkloadSpec};
+use blueprint_common_types::workload::{RpcKind, Source, WorkloadSpec};
 
 use crate::cgroup::Cgroup;
 use crate::folders::Folders;
+use crate::gpu::GpuLease;
 use crate::instance::Start;
 use crate::inventory::inventory;
 use crate::launch::{Confinement, Launch};
@@ -43,9 +44,25 @@ pub(crate) fn check_machine(spec: &WorkloadSpec) -> Result<(), PrepareFailed> {
     }
 }
 
+/// Refuses what asks for limits that would not hold; `unheld` says why they would not. An engine holds those of
+/// containers, and refuses what it cannot.
+pub(crate) fn check_limits(spec: &WorkloadSpec, unheld: Option<&str>) -> Result<(), PrepareFailed> {
+    let is_container = matches!(spec.source, Source::Container { .. });
+    match (unheld.filter(|_| !is_container), spec.limits.asked()) {
+        (Some(why), Some(limit)) => Err(PrepareFailed {
+            reason: format!(
+                "it asks for a limit ({limit}) that this node cannot hold: {why}; run it on another node, or set \
+                 workload.allow_unlimited = true on this one"
+            ),
+            may_pass: false,
+        }),
+        (None, _) | (Some(_), None) => Ok(()),
+    }
+}
+
 /// What a native workload becomes.
 pub(crate) fn launch(start: Start<'_>, program: PathBuf, group: Option<&Cgroup>) -> Launch {
-    let Start { seat, spec, folders, secret_env, user, rpc } = start;
+    let Start { seat, spec, folders, secret_env, user, rpc, gpus } = start;
     let text = |path: &Path| path.to_string_lossy().into_owned();
     let places = Places {
         data_dir: text(&folders.data),
@@ -62,13 +79,15 @@ pub(crate) fn launch(start: Start<'_>, program: PathBuf, group: Option<&Cgroup>)
     }
     env.entry("HOME".to_owned()).or_insert_with(|| text(&folders.data));
     env.extend(secret_env);
+    // Above what the document says: they are its own, and the others are not.
+    env.extend(gpus.variables());
     // A folder in memory over /tmp would hide what lies below it.
     let is_below_tmp =
         [&folders.data, &folders.runtime, &program].iter().any(|path| path.starts_with("/tmp"));
     let may_mount = nix::unistd::geteuid().is_root() && !is_below_tmp;
     tracing::debug!(workload = label(seat), user = ?user, "native workload put together");
     let is_confined = spec.sandbox.landlock && spec.sandbox.no_new_privileges;
-    let confinement = is_confined.then(|| confinement(&program, folders));
+    let confinement = is_confined.then(|| confinement(&program, folders, gpus));
     Launch {
         keeper: 0,
         program,
@@ -105,17 +124,11 @@ const READABLE: [&str; 14] = [
 /// Folders that every program may write to.
 const SHARED: [&str; 2] = ["/tmp", "/dev/shm"];
 
-/// Devices that every program may use, and GPUs.
-fn devices() -> Vec<PathBuf> {
-    let plain = ["null", "zero", "full", "random", "urandom", "tty", "ptmx", "pts", "dri", "kfd"];
-    let all = fs::read_dir("/dev").into_iter().flatten().flatten();
-    let nvidia = all.filter(|entry| entry.file_name().to_string_lossy().starts_with("nvidia"));
-    let plain = plain.iter().map(|name| Path::new("/dev").join(name));
-    plain.chain(nvidia.map(|entry| entry.path())).collect()
-}
+/// Devices that every program may use.
+const DEVICES: [&str; 8] = ["null", "zero", "full", "random", "urandom", "tty", "ptmx", "pts"];
 
 /// What a workload may read and write: the rest of the machine, and other workloads with it, is none of its business.
-fn confinement(program: &Path, folders: &Folders) -> Confinement {
+fn confinement(program: &Path, folders: &Folders, gpus: &GpuLease) -> Confinement {
     let own = program.parent().unwrap_or(program).to_owned();
     let read = READABLE.iter().map(PathBuf::from).chain([own, folders.keystore.clone()]);
     let is_root = nix::unistd::geteuid().is_root();
@@ -123,5 +136,32 @@ fn confinement(program: &Path, folders: &Folders) -> Confinement {
     // Without users of their own, workloads would find each other's folders there.
     let shared = SHARED.iter().map(PathBuf::from).filter(|path| is_root || !is_ours(path));
     let write = [folders.data.clone(), folders.bridge.clone()].into_iter().chain(shared);
-    Confinement { read: read.collect(), write: write.chain(devices()).collect() }
+    let devices = DEVICES.iter().map(|name| Path::new("/dev").join(name)).chain(gpus.devices());
+    Confinement { read: read.collect(), write: write.chain(devices).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_that_were_asked_for_are_refused_where_nobody_holds_them() {
+        let document = |source: &str, limits: &str| -> WorkloadSpec {
+            let text = format!("{{\"source\": {source}, \"limits\": {limits}}}");
+            serde_json::from_str(&text).unwrap()
+        };
+        let native = "{\"type\": \"testing\", \"path\": \"/bin/true\"}";
+        let digest = "00".repeat(32);
+        let image = format!("{{\"type\": \"container\", \"image\": \"a/b\", \"digest\": \"{digest}\"}}");
+        let refused = check_limits(&document(native, "{\"pids\": 9}"), Some("it is a test")).unwrap_err();
+        assert!(
+            refused.reason.contains("(pids)") && refused.reason.contains("it is a test"),
+            "{}",
+            refused.reason
+        );
+        assert!(!refused.may_pass);
+        check_limits(&document(native, "{}"), Some("it is a test")).unwrap();
+        check_limits(&document(native, "{\"pids\": 9}"), None).unwrap();
+        check_limits(&document(&image, "{\"pids\": 9}"), Some("it is a test")).unwrap();
+    }
 }

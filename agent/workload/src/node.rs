@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::future::pending;
 use std::io;
 use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Instant, SystemTime};
 
 use blueprint_agent_workload_core::Falls;
 use blueprint_common_runtime::tasks::Spawner;
-use blueprint_common_types::workload::{Seat, WorkloadState, WorkloadStatus};
+use blueprint_common_types::workload::{Inventory, Seat, WorkloadState, WorkloadStatus};
 use blueprint_common_types::{DoorRefusal, ExecAsk, ServiceKey, Timestamp};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
@@ -19,8 +21,10 @@ use tracing::{info, warn};
 
 use crate::artefact::{ArtefactConfig, Artefacts, Pushed};
 use crate::beside::{Besides, Session};
-use crate::cgroup::Cgroups;
+use crate::cgroup::{CgroupError, Cgroups};
 use crate::container::Engine;
+use crate::gpu::Gpus;
+use crate::inventory::inventory;
 use crate::logs::{self, LogShelf};
 use crate::pushed::Wants;
 use crate::run::{Common, Workload};
@@ -63,6 +67,22 @@ impl NodeHandle {
     #[must_use]
     pub fn logs(&self) -> LogShelf {
         self.logs.clone()
+    }
+
+    /// What this machine has for workloads, and whether it holds their limits.
+    #[must_use]
+    pub fn inventory(&self) -> Inventory {
+        Inventory {
+            limits_held: Some(self.common.cgroups.is_ok()),
+            runs_unlimited: self.common.config.allow_unlimited,
+            ..inventory()
+        }
+    }
+
+    /// Connections of bridges that were refused, since no process of their workload opened them.
+    #[must_use]
+    pub fn bridges_refused(&self) -> u64 {
+        self.common.refused.load(Ordering::Relaxed)
     }
 
     /// Starts a command beside a workload of this node.
@@ -164,14 +184,14 @@ impl Node {
             runtime: std::path::absolute(&config.runtime)?,
             ..config
         };
-        let cgroups = config.cgroups.as_deref().and_then(|root| {
-            match Cgroups::find(root, &cgroup_name(&config.node)) {
-                Ok(cgroups) => Some(cgroups),
-                Err(error) => {
-                    warn!(%error, "workloads run without limits on this node");
-                    None
-                }
-            }
+        let cgroups = match &config.cgroups {
+            Some(root) => Cgroups::of_this_process(root, &cgroup_name(&config.node)),
+            None => Err(CgroupError::Off),
+        };
+        let cgroups = cgroups.map_err(|error| {
+            let allowed = config.allow_unlimited;
+            warn!(%error, allowed, "limits of workloads that are no containers are not held on this node");
+            error.to_string()
         });
         let (assign, assigned) = watch::channel(None);
         let (sender, statuses) = watch::channel(Arc::default());
@@ -186,9 +206,20 @@ impl Node {
         let claims = Claims::default();
         let logs = LogShelf::new(config.state.clone());
         let besides = Besides::default();
-        let common =
-            Common { config, hub, cgroups, artefacts, wants, engine, users, claims, besides, spawner };
-        let common = Arc::new(common);
+        let common = Arc::new(Common {
+            config,
+            hub,
+            cgroups,
+            artefacts,
+            wants,
+            engine,
+            users,
+            claims,
+            gpus: Gpus::new(PathBuf::from("/")),
+            besides,
+            refused: Arc::default(),
+            spawner,
+        });
         let handle = NodeHandle { assigned: assign, statuses, logs, common: Arc::clone(&common) };
         Ok((Self { common, assigned, statuses: Arc::new(Mutex::new(sender)) }, handle))
     }

@@ -250,6 +250,10 @@ mod tests {
             unreachable!()
         }
 
+        fn strangers(&self, _: ServiceKey, _: u32) -> BoxFuture<'_, Result<(), Status>> {
+            unreachable!()
+        }
+
         fn bridge(&self, _: ServiceKey, _: Call) -> BoxFuture<'_, Result<(), Status>> {
             unreachable!()
         }

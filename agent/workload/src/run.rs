@@ -7,6 +7,7 @@ mod wait;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant, SystemTime};
 
 use blueprint_agent_workload_core::{Life, Step};
@@ -25,6 +26,7 @@ use crate::bridge::Serving;
 use crate::cgroup::Cgroups;
 use crate::container::Engine;
 use crate::folders::Folders;
+use crate::gpu::{GpuLease, Gpus};
 use crate::instance::{Instance, Program};
 use crate::pushed::Wants;
 use crate::rpc::Rpc;
@@ -40,7 +42,8 @@ const ASK_AGAIN: Duration = Duration::from_secs(1);
 pub(crate) struct Common {
     pub(crate) config: WorkloadConfig,
     pub(crate) hub: Arc<dyn HubPort>,
-    pub(crate) cgroups: Option<Cgroups>,
+    /// Control groups, or why there are none.
+    pub(crate) cgroups: Result<Cgroups, String>,
     pub(crate) artefacts: Artefacts,
     pub(crate) wants: Arc<Wants>,
     pub(crate) engine: Engine,
@@ -48,8 +51,11 @@ pub(crate) struct Common {
     pub(crate) users: Option<Users>,
     /// Containers that workloads look after.
     pub(crate) claims: Claims,
+    pub(crate) gpus: Gpus,
     /// Workloads that run, for commands beside them.
     pub(crate) besides: Besides,
+    /// Connections of bridges that were refused, since no process of their workload opened them.
+    pub(crate) refused: Arc<AtomicU64>,
     pub(crate) spawner: Spawner,
 }
 
@@ -131,6 +137,8 @@ struct Run<'a> {
     life: Life,
     program: Option<Program>,
     running: Option<Running>,
+    /// GPUs that are its alone; they stay over restarts.
+    gpus: Option<GpuLease>,
     /// Ports for RPC URLs of loopback; they stay over restarts.
     rpc: Option<Rpc>,
     told: Option<WorkloadStatus>,
@@ -155,6 +163,7 @@ impl<'a> Run<'a> {
             life,
             program: None,
             running: None,
+            gpus: None,
             rpc: None,
             told: None,
             healths: workload.common.hub.healths(),

@@ -7,6 +7,13 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
+
+/// Longest way from a process to one above it that is followed.
+const DEEPEST: usize = 256;
+
+/// How often the way up is looked for: a parent that ends on the way hides it once.
+const WALKS: usize = 3;
 
 /// Pause between two rounds of killing.
 const PAUSE: Duration = Duration::from_millis(3);
@@ -22,6 +29,44 @@ pub(crate) struct Seen {
 /// Looks at one process; `None` where there is none of this number.
 pub(crate) fn look(pid: i32) -> Option<Seen> {
     parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// A process, told from others that had or will have its number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Known {
+    pub(crate) pid: i32,
+    pub(crate) started: u64,
+}
+
+impl Known {
+    /// The process that has this number now.
+    pub(crate) fn of(pid: u32) -> Option<Self> {
+        let pid = i32::try_from(pid).ok()?;
+        Some(Self { pid, started: look(pid)?.started })
+    }
+
+    pub(crate) fn is_there(self) -> bool {
+        look(self.pid).is_some_and(|seen| seen.started == self.started)
+    }
+
+    /// Whether it is `root` or descends from it, both being there before and after the look.
+    pub(crate) fn is_below(self, root: Self) -> bool {
+        let is_there = || self.is_there() && root.is_there();
+        is_there() && (0..WALKS).any(|_| climbs(self.pid, root.pid, look)) && is_there()
+    }
+}
+
+/// Whether the way from a process up leads to `root`.
+fn climbs(pid: i32, root: i32, look: impl Fn(i32) -> Option<Seen>) -> bool {
+    let mut at = pid;
+    for _ in 0..DEEPEST {
+        match look(at) {
+            _ if at == root => return true,
+            Some(seen) if seen.parent > 0 => at = seen.parent,
+            Some(_) | None => return false,
+        }
+    }
+    false
 }
 
 /// Reads `stat` (`proc(5)`): field 4 is the parent, field 22 the start.
@@ -99,6 +144,28 @@ mod tests {
         assert_eq!(parse("7 (a) S 5"), None);
         let parent = i32::try_from(std::os::unix::process::parent_id()).unwrap();
         assert_eq!(look(i32::try_from(std::process::id()).unwrap()).unwrap().parent, parent);
+    }
+
+    #[test]
+    fn a_process_is_below_who_started_it_and_below_nobody_else() {
+        let seen = |parent| Some(Seen { parent, started: 1 });
+        let of = |parents: &'static [(i32, i32)]| {
+            move |pid: i32| seen(parents.iter().find(|(child, _)| *child == pid)?.1)
+        };
+        let tree = of(&[(9, 6), (6, 5), (5, 1), (1, 0), (7, 1)]);
+        assert!(climbs(9, 5, &tree) && climbs(5, 5, &tree) && climbs(7, 1, &tree));
+        assert!(!climbs(7, 5, &tree) && !climbs(1, 5, &tree) && !climbs(8, 5, &tree), "another branch");
+        assert!(!climbs(6, 4, of(&[(6, 7), (7, 6)])), "a circle ends");
+
+        let own = Known::of(std::process::id()).unwrap();
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let below = Known::of(child.id()).unwrap();
+        assert!(below.is_below(own) && !own.is_below(below));
+        let other = Known { started: below.started + 1, ..below };
+        assert!(!other.is_below(own), "another had the number");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!below.is_below(own), "it is gone");
     }
 
     #[test]

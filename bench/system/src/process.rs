@@ -38,7 +38,7 @@ pub(crate) fn program(name: &str) -> Result<PathBuf> {
 }
 
 /// What a process uses.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Usage {
     /// Memory of it that is in RAM.
     pub(crate) resident_bytes: u64,
@@ -134,6 +134,39 @@ impl Running {
         let kib: u64 =
             kib.with_context(|| format!("{} has no memory any more", self.name))?.trim().parse()?;
         Ok(Usage { resident_bytes: kib.saturating_mul(1024), processor: processor(&read("stat")?)? })
+    }
+
+    /// What it uses now together with the keepers of its workloads: processes of its own program below it. Memory that
+    /// they share counts once, as proportional set sizes.
+    ///
+    /// # Errors
+    ///
+    /// Fails where it has ended.
+    pub(crate) fn usage_with_keepers(&self) -> Result<Usage> {
+        let mut all = vec![self.pid];
+        for entry in std::fs::read_dir("/proc").context("no /proc")?.flatten() {
+            let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
+            let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+            let parent =
+                stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse().ok());
+            let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            if parent == Some(self.pid) && String::from_utf8_lossy(&line).contains("become-workload") {
+                all.push(pid);
+            }
+        }
+        let mut sum = Usage::default();
+        for pid in all {
+            let read = |file: &str| {
+                let text = std::fs::read_to_string(format!("/proc/{pid}/{file}"));
+                text.with_context(|| format!("{} or a keeper of it has ended{}", self.name, self.tail()))
+            };
+            let kib = read("smaps_rollup")?;
+            let kib = kib.lines().find_map(|line| line.strip_prefix("Pss:")?.trim().strip_suffix(" kB"));
+            let kib: u64 = kib.context("no proportional set size")?.trim().parse()?;
+            sum.resident_bytes = sum.resident_bytes.saturating_add(kib.saturating_mul(1024));
+            sum.processor = sum.processor.saturating_add(processor(&read("stat")?)?);
+        }
+        Ok(sum)
     }
 
     /// Sends it a signal.

@@ -23,7 +23,7 @@ use crate::stats::{Spread, float, millis};
 /// Starts that are timed; the artefact is in the cache from the first, untimed one on.
 const STARTS: u64 = 10;
 
-/// Services while the agent is measured (issue 5, "How it is judged").
+/// Services while the agent is measured (issue 5, "How it is judged"). The keeper of each is counted with the agent.
 const SERVICES: u64 = 5;
 
 /// Time for a few heartbeats, samples and checks.
@@ -61,9 +61,9 @@ pub(crate) async fn measure(folder: &Path, spawner: &Spawner) -> Result<Vec<Figu
         registered(&hub, &source, number).await?;
     }
     sleep(SETTLE).await;
-    let before = agent.usage()?;
+    let before = agent.usage_with_keepers()?;
     sleep(MEASURED).await;
-    let usage = agent.usage()?;
+    let usage = agent.usage_with_keepers()?;
     let busy = usage.processor.saturating_sub(before.processor).as_secs_f64() / MEASURED.as_secs_f64();
     for number in 1..=SERVICES {
         remove(&hub, number).await?;

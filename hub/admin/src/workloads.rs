@@ -8,7 +8,7 @@ use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, State};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use blueprint_common_types::workload::{Bundle, WorkloadSpec, WorkloadState, WorkloadStatus};
+use blueprint_common_types::workload::{Bundle, Source, WorkloadSpec, WorkloadState, WorkloadStatus};
 use blueprint_common_types::{AgentId, Health, Secret, ServiceKey};
 use blueprint_hub_registry_core::RegistrySnapshot;
 use blueprint_hub_registry_core::workload::{
@@ -251,6 +251,7 @@ pub(crate) fn row(state: &AdminState, record: &WorkloadRecord, snapshot: &Regist
         "exit_code": status.and_then(|status| status.exit_code),
         "launcher": source.as_ref().ok().and_then(|spec| spec.lease.as_ref()).map(|lease| &lease.launcher),
         "pid": status.and_then(|status| status.pid),
+        "limits_held": record.node.and_then(|node| limits_held(&source, node, snapshot)),
         "since": status.map(|status| time(status.since)),
         "has_keystore": record.keystore.is_some(),
         "changed_at": time(record.changed_at),
@@ -258,6 +259,18 @@ pub(crate) fn row(state: &AdminState, record: &WorkloadRecord, snapshot: &Regist
         "version": record.version,
         "update": view.updates.get(&record.service).map(|update| updates::shown(update, snapshot)),
     })
+}
+
+/// Whether its limits hold where it runs: an engine holds those of containers, else its node says. `None` where that does not.
+fn limits_held(
+    source: &Result<WorkloadSpec, serde_json::Error>,
+    node: AgentId,
+    snapshot: &RegistrySnapshot,
+) -> Option<bool> {
+    if source.as_ref().is_ok_and(|spec| matches!(spec.source, Source::Container { .. })) {
+        return Some(true);
+    }
+    snapshot.agents.get(&node)?.inventory.as_ref()?.limits_held
 }
 
 /// Other nodes that run it, where its service has a tier.

@@ -38,6 +38,8 @@ pub struct Bootstrap {
     pub by_cloud_init: bool,
     /// Whether the agent's workloads see devices of the machine, such as GPUs.
     pub has_devices: bool,
+    /// Whether it runs workloads that ask for limits where it cannot hold them.
+    pub allows_unlimited: bool,
 }
 
 /// Why there is no user data.
@@ -78,11 +80,7 @@ impl Bootstrap {
                 content: Secret::new(format!("{}\n", self.join_line.expose())),
             },
             FileEntry { path: "/etc/blueprint-agent/bootstrap.env", mode: 0o600, content: self.settings()? },
-            plain(
-                "/etc/blueprint-agent/agent.toml",
-                0o644,
-                "# `blueprint-agent config default` prints every key.\n",
-            ),
+            plain("/etc/blueprint-agent/agent.toml", 0o644, &self.agent_settings()),
             plain("/usr/local/lib/blueprint-agent/bootstrap", 0o755, BOOTSTRAP),
             plain("/usr/local/lib/blueprint-agent/firewall", 0o755, FIREWALL),
             plain(
@@ -93,6 +91,14 @@ impl Bootstrap {
             plain("/etc/systemd/system/blueprint-bootstrap.service", 0o644, &self.bootstrap_unit()),
             plain("/etc/systemd/system/blueprint-firewall.service", 0o644, FIREWALL_UNIT),
         ])
+    }
+
+    fn agent_settings(&self) -> String {
+        let mut text = "# `blueprint-agent config default` prints every key.\n".to_owned();
+        if self.allows_unlimited {
+            text.push_str("[workload]\nallow_unlimited = true\n");
+        }
+        text
     }
 
     /// What root runs once the files lie there: programs with their arguments.
@@ -188,6 +194,7 @@ mod tests {
             powers_off: true,
             by_cloud_init: true,
             has_devices: false,
+            allows_unlimited: false,
         }
     }
 

@@ -45,7 +45,9 @@ impl Order {
     /// The agent's configuration, for a volume that is mounted at `folder`. A name has nothing that TOML would read.
     pub(crate) fn config_file(&self, folder: &str) -> String {
         format!(
-            "# `blueprint-agent config default` prints every key.\n[agent]\nname = \"{}\"\njoin_file = \"{folder}/join\"\n",
+            "# `blueprint-agent config default` prints every key.\n[agent]\nname = \"{}\"\njoin_file = \"{folder}/join\"\n\
+             # The engine holds this machine as a whole; there are no control groups for workloads in it.\n\
+             [workload]\nallow_unlimited = true\n",
             self.name
         )
     }

@@ -28,6 +28,9 @@ pub struct ServiceSettings {
     pub api_key_prefix: String,
     /// Keys that may ask for API keys.
     pub owners: BTreeSet<OwnerKey>,
+    /// Those of them that its blueprint named: they are replaced by its next registration, and go with its workload.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub blueprint_owners: BTreeSet<OwnerKey>,
     /// Longest life of its API keys, in seconds; 0 for 90 days, which is also the most.
     pub max_key_life_secs: u64,
     /// Whether owners must sign the challenge's text, not its bare bytes.
@@ -128,6 +131,13 @@ impl ServiceSettings {
         self.limits.check("limits")?;
         self.key_limits.check("key_limits")?;
         self.upstream.check()
+    }
+
+    /// Puts the owners that its blueprint names in the place of those that it named before; those of the operator stay.
+    pub fn name_owners(&mut self, named: &BTreeSet<OwnerKey>) {
+        let operators: BTreeSet<_> = self.owners.difference(&self.blueprint_owners).cloned().collect();
+        self.blueprint_owners = named.difference(&operators).cloned().collect();
+        self.owners = operators.union(&self.blueprint_owners).cloned().collect();
     }
 
     /// What API keys start with.

@@ -26,8 +26,10 @@ impl Service {
     /// # Errors
     ///
     /// The first thing that is wrong with the settings.
-    pub fn new(settings: ServiceSettings) -> Result<Self, SettingsError> {
+    pub fn new(mut settings: ServiceSettings) -> Result<Self, SettingsError> {
         settings.check()?;
+        let owners = &settings.owners;
+        settings.blueprint_owners.retain(|owner| owners.contains(owner));
         let (oauth_keys, jwks) = match &settings.oauth {
             Some(policy) => (policy.keys()?, policy.jwks().map_err(OAuthPolicyError::Url)?),
             None => (Vec::new(), None),

@@ -420,3 +420,19 @@ fn policies_and_settings_that_cannot_hold_are_refused() {
         "a misspelt field is no default"
     );
 }
+
+#[test]
+fn what_a_blueprint_names_takes_the_place_of_what_it_named_and_of_nothing_else() {
+    let of = |seeds: &[u8]| seeds.iter().map(|seed| owner(*seed)).collect::<BTreeSet<_>>();
+    let mut settings = ServiceSettings { owners: of(&[3]), ..ServiceSettings::default() };
+    settings.name_owners(&of(&[3, 4, 5]));
+    assert_eq!((&settings.owners, &settings.blueprint_owners), (&of(&[3, 4, 5]), &of(&[4, 5])));
+    settings.name_owners(&of(&[5, 6]));
+    assert_eq!((&settings.owners, &settings.blueprint_owners), (&of(&[3, 5, 6]), &of(&[5, 6])));
+    // The operator takes one of them away by replacing the list.
+    settings.owners.remove(&owner(5));
+    let mut settings = Service::new(settings).unwrap().settings().clone();
+    assert_eq!(settings.blueprint_owners, of(&[6]));
+    settings.name_owners(&of(&[]));
+    assert_eq!((settings.owners, settings.blueprint_owners), (of(&[3]), of(&[])));
+}

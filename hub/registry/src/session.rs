@@ -246,6 +246,9 @@ fn read_inventory(said: v1::Inventory) -> Inventory {
         gpu_models: said.gpu_models.iter().take(16).map(|model| line(model)).collect(),
         arch: line(&said.arch),
         slots: u8::try_from(said.slots).unwrap_or(u8::MAX),
+        limits_held: said.limits_held,
+        runs_unlimited: said.runs_unlimited,
+        gpu_vram_bytes: said.gpu_vram_bytes.into_iter().take(16).collect(),
     }
 }
 

@@ -64,6 +64,19 @@ pub(crate) async fn bridge(
             BRIDGE_CALLS.every.as_millis(),
         )));
     }
+    if request.strangers > 0 {
+        shared.metrics.refused("bridge_stranger");
+        if shared.is_news(agent.id, "bridge_stranger") {
+            let count = request.strangers;
+            warn!(target: "audit", %service, agent = %agent.id, count, "processes of others tried a bridge");
+            let detail = format!(
+                "node {} refused {count} connections of processes that are not the workload's",
+                agent.name
+            );
+            shared.audit_limited(AuditEvent::new(AuditKind::BridgeRefuse, service, detail)).await;
+        }
+        return Ok(v1::BridgeResponse {});
+    }
     let call = request.call.ok_or_else(|| status::bad_request("the call is missing"))?;
     let asked = asked_service(&call);
     if asked != service.service {

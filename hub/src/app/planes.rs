@@ -50,14 +50,14 @@ pub(super) async fn start(
     supervisor: &Supervisor,
 ) -> Result<()> {
     let tokens = tokens(&identity);
-    let blueprints =
-        BlueprintPort { keys: workload_keys.clone(), store: Arc::clone(&base.store), tls: Arc::clone(&tls) };
+    let sealing = workload_keys.sealing();
+    let (store, tables) = (Arc::clone(&base.store), Arc::clone(&tls));
+    let blueprints = Arc::new(BlueprintPort { keys: workload_keys, store, tls: tables });
     let pushed: Arc<dyn PushedFiles> = Arc::<Artefacts>::clone(&base.artefacts);
-    let blueprints: Arc<dyn Blueprints> = Arc::new(blueprints);
     let control = ControlPlane::new(
         ControlConfig {
             workloads: base.workloads.clone(),
-            blueprints: Arc::clone(&blueprints),
+            blueprints: Arc::<BlueprintPort>::clone(&blueprints),
             launchers: base.launchers.clone(),
             artefacts: pushed,
             agent_files: base.clouds.agents(),
@@ -78,14 +78,14 @@ pub(super) async fn start(
         supervisor.child_spawner(),
     )?;
     SharedPort::lead(sockets.shared.as_ref(), &control);
-    let launcher = launcher_parts(&base, blueprints, &control);
+    let launcher = launcher_parts(&base, Arc::<BlueprintPort>::clone(&blueprints), &control);
     control.start_rpc(&base.tunnel).await.context(
         "cannot serve the RPC of workloads inside the tunnel; give tunnel.rpc_port another port, or off",
     )?;
     let known = (base.registrar.clone(), base.tunnel.clone());
     Box::pin(discovery::start(&config.discovery, base.prefixes, known, &base.metrics, supervisor)).await?;
     start_inside(&config, &control, &base, supervisor).await?;
-    let planes = (control.clone(), scaled_by(&base), base.tunnel.clone(), workload_keys.sealing());
+    let planes = (control.clone(), scaled_by(&base), base.tunnel.clone(), sealing);
     let spawner = supervisor.child_spawner();
     let clouds = Box::pin(base.clouds.start(Arc::clone(&facts), planes, &base.metrics, &spawner)).await?;
     let lists = clouds.prices.watch();
@@ -102,7 +102,7 @@ pub(super) async fn start(
         services,
         tls,
         workloads: base.workloads,
-        workload_keys,
+        blueprints,
         artefacts: base.artefacts,
         quality: (base.qos.0.clone(), signer),
     };

@@ -54,7 +54,13 @@ impl Owner {
         match self {
             Self::Add { service, owner } => change(global, service, |settings| {
                 let word = format!("{owner} may ask for API keys of {service} now");
-                if settings.owners.insert(owner) { word } else { format!("nothing changed: {word}") }
+                // One that the blueprint named is the operator's from now on.
+                let is_news = settings.blueprint_owners.remove(&owner);
+                if settings.owners.insert(owner) || is_news {
+                    word
+                } else {
+                    format!("nothing changed: {word}")
+                }
             }),
             Self::Rm { service, owner } => change(global, service, |settings| {
                 if settings.owners.remove(&owner) {
@@ -66,12 +72,17 @@ impl Owner {
             Self::Ls { service } => {
                 let (settings, answer) = read(global, service)?;
                 if global.output == Output::Json {
-                    print_json(&json!({ "service": text(&answer, "service"), "owners": settings.owners }));
+                    print_json(&json!({ "service": text(&answer, "service"), "owners": settings.owners,
+                        "blueprint_owners": settings.blueprint_owners }));
                     return Ok(());
                 }
-                let mut table = Table::new(&["OWNER"]);
+                let mut table = Table::new(&["OWNER", "NAMED BY"]);
                 for owner in &settings.owners {
-                    table.push(vec![owner.to_string()]);
+                    let is_its = settings.blueprint_owners.contains(owner);
+                    table.push(vec![
+                        owner.to_string(),
+                        if is_its { "its blueprint" } else { "the operator" }.to_owned(),
+                    ]);
                 }
                 table.print();
                 Ok(())

@@ -38,6 +38,12 @@ pub(super) const ORPHAN_GRACE: Key = Key::new(
     "How long a machine with this hub's tag that the hub knows nothing of is left alone before it is deleted, 1 s to 30 \
      days.",
 );
+pub(super) const ALLOW_UNLIMITED: Key = Key::new(
+    "provision.allow_unlimited",
+    "false",
+    "Whether ordered machines run workloads that ask for limits of processors, memory or processes where they cannot hold \
+     them (`workload.allow_unlimited` of their agents): those without control groups of version 2.",
+);
 
 pub(super) const MAX_MACHINES: Key = Key::new(
     "provision.max_machines",
@@ -85,6 +91,7 @@ pub(crate) struct ProvisionSettings {
     pub(crate) every: Duration,
     pub(crate) lifecycle: lifecycle::Settings,
     pub(crate) token_ttl: Duration,
+    pub(crate) allow_unlimited: bool,
     pub(crate) limits: Limits,
     pub(crate) scaling: ScaleConfig,
 }
@@ -101,6 +108,7 @@ impl ProvisionSettings {
         let max_hourly = settings.take::<Limit<Micros>>(MAX_HOURLY.path, problems);
         let max_monthly = settings.take::<Limit<Micros>>(MAX_MONTHLY.path, problems);
         let counts_sim = settings.take::<bool>(LIMIT_SIM.path, problems);
+        let allow_unlimited = settings.take(ALLOW_UNLIMITED.path, problems);
         let scaling = scaling::take(settings, problems);
         let join_within = join_within?;
         Some(Self {
@@ -113,6 +121,7 @@ impl ProvisionSettings {
                 ..lifecycle::Settings::default()
             },
             token_ttl: join_within.min(TOKEN_TTL),
+            allow_unlimited: allow_unlimited?,
             scaling: scaling?,
             limits: Limits {
                 max_machines: max_machines?.0,

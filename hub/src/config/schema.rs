@@ -308,6 +308,7 @@ pub(crate) const SCHEMA: Schema = Schema {
         provision::CALL_AGAIN,
         provision::SECOND_LOOK,
         provision::JOIN_WITHIN,
+        provision::ALLOW_UNLIMITED,
         provision::ORPHAN_GRACE,
         provision::MAX_MACHINES,
         provision::MAX_HOURLY,

@@ -27,6 +27,8 @@ pub(super) struct HubHost {
     registrar: RegistrarHandle,
     agents: BTreeMap<AgentArch, Sha256Digest>,
     join_within: Duration,
+    /// Whether machines run workloads whose limits they cannot hold.
+    allows_unlimited: bool,
 }
 
 impl HubHost {
@@ -38,7 +40,13 @@ impl HubHost {
         agents: BTreeMap<AgentArch, Sha256Digest>,
         join_within: Duration,
     ) -> Self {
-        Self { facts, control, registrar, agents, join_within }
+        Self { facts, control, registrar, agents, join_within, allows_unlimited: false }
+    }
+
+    /// The same, whose machines may run workloads that ask for limits which they cannot hold.
+    pub(super) const fn allowing_unlimited(mut self, allows_unlimited: bool) -> Self {
+        self.allows_unlimited = allows_unlimited;
+        self
     }
 
     /// What a machine reads that boots from an image with cloud-init, or what is brought to one of the operator's own.
@@ -56,6 +64,7 @@ impl HubHost {
             powers_off: !is_own,
             by_cloud_init: !is_own,
             has_devices: true,
+            allows_unlimited: self.allows_unlimited,
         };
         if is_own { bootstrap.order() } else { bootstrap.cloud_config() }
     }

@@ -250,6 +250,9 @@ pub struct BridgeRequest {
     pub blueprint_id: u64,
     #[prost(uint64, tag = "2")]
     pub service_id: u64,
+    /// Without a call: so many connections to the socket were refused, since no process of the workload opened them.
+    #[prost(uint32, tag = "220")]
+    pub strangers: u32,
     #[prost(oneof = "bridge_request::Call", tags = "3, 4, 5, 6, 7")]
     pub call: ::core::option::Option<bridge_request::Call>,
 }
@@ -406,6 +409,15 @@ pub struct Inventory {
     /// Instances of one service that it runs at once: 2 where two versions may run beside each other, else absent.
     #[prost(uint32, tag = "80")]
     pub slots: u32,
+    /// Whether limits of processors, memory and processes hold for what is no container; absent where the agent does not say.
+    #[prost(bool, optional, tag = "220")]
+    pub limits_held: ::core::option::Option<bool>,
+    /// Where they do not: whether workloads that ask for limits run all the same, as the node's owner allowed.
+    #[prost(bool, tag = "221")]
+    pub runs_unlimited: bool,
+    /// Bytes of memory of each GPU, as far as they are known; at most 16.
+    #[prost(uint64, repeated, tag = "222")]
+    pub gpu_vram_bytes: ::prost::alloc::vec::Vec<u64>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Heartbeat {

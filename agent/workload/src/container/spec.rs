@@ -61,6 +61,11 @@ pub struct ContainerSpec {
     /// What it may use. `storage_bytes` bounds the container's own files where the engine can, not what is mounted;
     /// `gpu_min_vram_gb` cannot be asked of an engine: compare it with the node's GPUs first.
     pub limits: ResourceLimits,
+    /// Ids of the GPUs that it gets, as their driver knows them; as many as the limits ask for, whichever they are, where
+    /// there are none.
+    pub gpu_ids: Vec<String>,
+    /// Devices of the node that it may use, at the same path.
+    pub devices: Vec<PathBuf>,
     /// What it sees of the node.
     pub mounts: Vec<Mount>,
     /// TCP ports inside that the node reaches, each by a port of `127.0.0.1` that the engine chooses.
@@ -120,6 +125,13 @@ impl ContainerSpec {
         let is_variable = |name: &str| !name.is_empty() && !name.contains(['=', '\0']);
         if self.env.iter().any(|(name, value)| !is_variable(name) || value.contains('\0')) {
             return wrong("env", "has a name that is empty or holds '=', or a zero byte");
+        }
+        if self
+            .gpu_ids
+            .iter()
+            .any(|id| id.is_empty() || id.contains(|c: char| !c.is_ascii_alphanumeric() && c != '-'))
+        {
+            return wrong("gpu_ids", "need letters, digits and '-'");
         }
         if self.ports.contains(&0) {
             return wrong("ports", "hold 0; give the port that the program listens on");
@@ -191,8 +203,16 @@ impl ContainerSpec {
         });
         if let Some(config) = config.as_object_mut() {
             if plan.with_gpus {
-                let request = json!([{ "Driver": "", "Count": self.gpus(), "Capabilities": [["gpu"]] }]);
+                let request = if self.gpu_ids.is_empty() {
+                    json!([{ "Driver": "", "Count": self.gpus(), "Capabilities": [["gpu"]] }])
+                } else {
+                    json!([{ "Driver": "", "DeviceIDs": self.gpu_ids, "Capabilities": [["gpu"]] }])
+                };
                 config.insert("DeviceRequests".to_owned(), request);
+            }
+            if !self.devices.is_empty() {
+                let device = |path: &PathBuf| json!({ "PathOnHost": path, "PathInContainer": path, "CgroupPermissions": "rw" });
+                config.insert("Devices".to_owned(), self.devices.iter().map(device).collect());
             }
             if let Some(network) = plan.network {
                 config.insert("NetworkMode".to_owned(), json!(network.name));

@@ -105,6 +105,8 @@ fn container() -> ContainerSpec {
         args: Vec::new(),
         env: BTreeMap::new(),
         limits: ResourceLimits::default(),
+        gpu_ids: Vec::new(),
+        devices: Vec::new(),
         mounts: Vec::new(),
         ports: Vec::new(),
         user: None,

@@ -2,7 +2,7 @@
 //!
 //! Engines keep containers whatever becomes of who started them. This holds a socket to the agent like the keeper of a
 //! native workload; where the agent does not say that the container is removed before that closes, it asks the engine to
-//! end and to remove it, by its id, until it has. The next agent may do so at the same time. It also takes in what the
+//! end and to remove it, by its id, until it has, and removes the container's keys. The next agent may do so at the same time. It also takes in what the
 //! container writes, and keeps that, as other keepers do.
 
 use std::io;
@@ -22,7 +22,7 @@ use tokio::process::Command;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::warn;
 
-use super::{LONGEST_GRACE, pair};
+use super::{LONGEST_GRACE, Wipe, pair};
 use crate::container::{Engine, EngineError};
 use crate::launch::{ARGUMENT, EXIT_CODE, MAX_BYTES, say};
 use crate::logs::{LogErrand, Sink, follow};
@@ -55,6 +55,8 @@ struct Errand {
     grace_secs: u64,
     /// Where what it writes is kept.
     log: LogErrand,
+    /// What it has in memory.
+    wipe: Wipe,
 }
 
 /// The agent's end of it. Where it is dropped, the container is ended.
@@ -73,8 +75,7 @@ impl ContainerKeeper {
     pub(crate) async fn start(
         agent: &Path,
         engine: &Path,
-        id: &str,
-        grace_secs: u64,
+        (id, grace_secs, wipe): (&str, u64, Wipe),
         log: LogErrand,
     ) -> io::Result<Self> {
         let (stream, theirs) = pair()?;
@@ -84,7 +85,7 @@ impl ContainerKeeper {
             .stdin(Stdio::from(theirs))
             .stdout(Stdio::null())
             .spawn()?;
-        let errand = Errand { engine: engine.to_owned(), id: id.to_owned(), grace_secs, log };
+        let errand = Errand { engine: engine.to_owned(), id: id.to_owned(), grace_secs, log, wipe };
         let mut text = serde_json::to_vec(&errand)?;
         text.push(b'\n');
         let (read, mut orders) = stream.into_split();
@@ -148,7 +149,7 @@ fn try_keep() -> io::Result<()> {
 
 /// Takes in what the container writes until it is removed, or the agent is gone; then it is ended here.
 async fn keep(errand: Errand, reader: BufReader<OwnedReadHalf>, mut agent: OwnedWriteHalf) -> io::Result<()> {
-    let Errand { engine, id, grace_secs, log } = errand;
+    let Errand { engine, id, grace_secs, log, wipe } = errand;
     let engine = Engine::new(engine);
     let mut following = pin!(follow(&engine, &id, Sink::new(log)));
     let mut is_removed = pin!(is_removed(reader));
@@ -161,6 +162,7 @@ async fn keep(errand: Errand, reader: BufReader<OwnedReadHalf>, mut agent: Owned
                 let grace = Duration::from_secs(grace_secs).min(LONGEST_GRACE);
                 until_done(|| engine.stop(&id, grace)).await?;
                 until_done(|| engine.remove(&id)).await?;
+                wipe.all();
             }
         }
         is_removed = &mut is_removed => {
@@ -178,6 +180,7 @@ async fn keep(errand: Errand, reader: BufReader<OwnedReadHalf>, mut agent: Owned
                     Either::Right((_, stop)) => stop.await?,
                 }
                 until_done(|| engine.remove(&id)).await?;
+                wipe.all();
             }
         }
     }

@@ -31,6 +31,9 @@ impl HubPort for Away {
     fn bridge(&self, _: ServiceKey, _: Call) -> BoxFuture<'_, Result<(), Status>> {
         async { Err(Status::unavailable("")) }.boxed()
     }
+    fn strangers(&self, _: ServiceKey, _: u32) -> BoxFuture<'_, Result<(), Status>> {
+        async { Err(Status::unavailable("")) }.boxed()
+    }
     fn registration(
         &self,
         _: ServiceKey,
@@ -63,6 +66,7 @@ fn node(folder: &tempfile::TempDir, hub: Arc<Away>) -> (Node, NodeHandle, Superv
         runtime: folder.path().join("run"),
         agent: "/nonexistent".into(),
         cgroups: None,
+        allow_unlimited: false,
         testing: false,
         engine: "/nonexistent".into(),
         node: "node".to_owned(),

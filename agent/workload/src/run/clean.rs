@@ -40,7 +40,7 @@ impl Run<'_> {
 
     /// Leaves nothing but its data: not a process, not a key, not a socket.
     pub(super) async fn remove_traces(&self) {
-        if let Some(cgroups) = &self.workload.common.cgroups {
+        if let Ok(cgroups) = &self.workload.common.cgroups {
             let group = cgroups.at(&label(self.workload.seat));
             // It is over at the end of the process, too.
             let _ = spawn_blocking(move || group.remove()).await;
@@ -52,6 +52,7 @@ impl Run<'_> {
     pub(super) async fn clean(&mut self) {
         self.running = None;
         self.rpc = None;
+        self.gpus = None;
         self.remove_traces().await;
     }
 }

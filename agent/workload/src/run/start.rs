@@ -1,5 +1,6 @@
 //! How a workload gets its program and begins.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -12,8 +13,10 @@ use super::{Run, Running};
 use crate::artefact::NativeArtefact;
 use crate::bridge::{BridgeConfig, serve};
 use crate::cgroup::Cgroup;
+use crate::container::EngineError;
+use crate::gpu::GpuLease;
 use crate::instance::{Instance, Program, Start, contain, failed};
-use crate::keeper::Errand;
+use crate::keeper::{Errand, Wipe};
 use crate::logs::{self, LogErrand};
 use crate::process::Process;
 use crate::rpc::{self, Rpc};
@@ -22,6 +25,12 @@ use crate::{keystore, left, native, registration};
 
 impl Run<'_> {
     pub(super) async fn prepare_now(&mut self, is_anew: bool) {
+        let taken = self.take_gpus();
+        if let Err(reason) = taken {
+            warn!(service = %self.workload.seat.service, reason, "workload not prepared");
+            self.life.handle_prepared(Err(PrepareFailed { reason, may_pass: true }), Instant::now());
+            return;
+        }
         let prepared = match self.workload.finish.run_until_cancelled(self.prepare(is_anew)).await {
             Some(prepared) => prepared,
             None => Err(PrepareFailed { reason: String::new(), may_pass: true }),
@@ -39,10 +48,21 @@ impl Run<'_> {
         }
     }
 
+    /// Takes its GPUs, once.
+    fn take_gpus(&mut self) -> Result<(), String> {
+        // What the machine does not have at all is told apart, and for good.
+        if self.gpus.is_none() && native::check_machine(&self.spec).is_ok() {
+            self.gpus = Some(self.workload.common.gpus.take(&self.spec.limits)?);
+        }
+        Ok(())
+    }
+
     /// Fetches and checks its program; `is_anew` also where it is in the cache.
     async fn prepare(&self, is_anew: bool) -> Result<Program, PrepareFailed> {
         native::check_machine(&self.spec)?;
         let common = &self.workload.common;
+        let unheld = common.cgroups.as_ref().err().filter(|_| !common.config.allow_unlimited);
+        native::check_limits(&self.spec, unheld.map(String::as_str))?;
         match &self.spec.source {
             Source::Testing { path } => native::testing(path, common.config.testing).map(Program::Testing),
             source @ Source::Native { url, .. } => {
@@ -59,6 +79,7 @@ impl Run<'_> {
                 got.map(Program::Native).map_err(|error| PrepareFailed::from(&error))
             }
             Source::Container { image, digest, .. } => {
+                self.check_gpu_runtime().await?;
                 let pulled = if is_anew {
                     common.engine.pull_anew(image, digest).await
                 } else {
@@ -68,6 +89,20 @@ impl Run<'_> {
             }
             Source::Wasm {} => Err(PrepareFailed { reason: SourceError::Wasm.to_string(), may_pass: false }),
         }
+    }
+
+    /// Refuses a container that needs a GPU which its engine cannot give, before anything is fetched for it.
+    async fn check_gpu_runtime(&self) -> Result<(), PrepareFailed> {
+        let ids = self.gpus.as_ref().map(GpuLease::nvidia_ids).unwrap_or_default();
+        if ids.is_empty() || self.spec.limits.required_gpus() == 0 {
+            return Ok(());
+        }
+        let engine = self.workload.common.engine.check().await.map_err(|error| failed(&error))?;
+        if engine.has_gpu_runtime || has_hook() {
+            return Ok(());
+        }
+        let said = "it has no runtime for them; install NVIDIA's container toolkit on the node".to_owned();
+        Err(failed(&EngineError::NoGpu { wanted: self.spec.limits.required_gpus(), said }))
     }
 
     pub(super) async fn start(&mut self) -> Result<Running, PrepareFailed> {
@@ -107,12 +142,15 @@ impl Run<'_> {
         } else {
             let check = (self.spec.health.check.clone(), self.spec.health.pace);
             let socket = self.folders.socket.clone();
-            let config = BridgeConfig { seat, generation, socket, user, check };
+            let refused = Arc::clone(&common.refused);
+            let config = BridgeConfig { seat, generation, socket, user, check, refused };
             let served = serve(config, Arc::clone(&common.hub), &common.spawner);
             Some(served.map_err(|error| broken("its bridge cannot listen", &error))?)
         };
         let (spec, folders) = (&self.spec, &self.folders);
-        let start = Start { seat, spec, folders, secret_env: secret, user, rpc };
+        let none = GpuLease::default();
+        let gpus = self.gpus.as_ref().unwrap_or(&none);
+        let start = Start { seat, spec, folders, secret_env: secret, user, rpc, gpus };
         let limits = common.config.logs;
         if !folders.logs.exists() {
             let state = common.config.state.clone();
@@ -120,14 +158,16 @@ impl Run<'_> {
             let _ = spawn_blocking(move || logs::prune(&state)).await;
         }
         let log = LogErrand::new(folders.logs.clone(), limits, generation, spec, &self.bundle);
+        let wipe = Wipe::of(folders).map_err(|error| broken("its folder in memory is gone", &error))?;
         let mut native = None;
         let instance = match self.program.as_ref().map(Program::path) {
             None => return Err(PrepareFailed { reason: "it was not prepared".to_owned(), may_pass: true }),
-            Some(None) => contain(common, start, log).await?,
+            Some(None) => contain(common, start, log, wipe).await?,
             Some(Some(program)) => {
                 let group = self.group(label(seat)).await?;
                 let launch = native::launch(start, program, group.as_ref());
-                let errand = Errand { launch, grace_secs: self.spec.stop_grace_secs.into(), log };
+                let grace_secs = self.spec.stop_grace_secs.into();
+                let errand = Errand { launch, grace_secs, log, wipe };
                 let process =
                     Process::start(&common.config.agent, &errand, (group, user_run.take()), &common.spawner)
                         .await?;
@@ -137,7 +177,7 @@ impl Run<'_> {
             }
         };
         if let Some(bridge) = &bridge {
-            bridge.reached_at(instance.reach());
+            bridge.reached_at(instance.reach(), instance.kin());
         }
         info!(%service, pid = instance.pid(), "workload started");
         let holder = match user {
@@ -178,11 +218,17 @@ impl Run<'_> {
     }
 
     async fn group(&self, label: String) -> Result<Option<Cgroup>, PrepareFailed> {
-        let Some(cgroups) = self.workload.common.cgroups.clone() else { return Ok(None) };
+        let Ok(cgroups) = self.workload.common.cgroups.clone() else { return Ok(None) };
         let limits = self.spec.limits;
         let failed = |reason: String| PrepareFailed { reason, may_pass: true };
         let made = spawn_blocking(move || cgroups.create(&label, &limits)).await;
         let group = made.map_err(|error| failed(error.to_string()))?;
         group.map(Some).map_err(|error| failed(error.to_string()))
     }
+}
+
+/// Whether NVIDIA's hook is on this machine, by which an engine gives GPUs without saying that it can.
+fn has_hook() -> bool {
+    let folders = ["/usr/bin", "/usr/local/bin", "/usr/local/nvidia/toolkit"];
+    folders.iter().any(|folder| Path::new(folder).join("nvidia-container-runtime-hook").exists())
 }

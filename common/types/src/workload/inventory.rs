@@ -21,6 +21,13 @@ pub struct Inventory {
     pub arch: String,
     /// Instances of one service that it runs at once, as its agent says; 0 where it does not.
     pub slots: u8,
+    /// Whether limits of processors, memory and processes hold for what is no container; `None` where its agent does not
+    /// say.
+    pub limits_held: Option<bool>,
+    /// Where they do not: whether what asks for limits runs all the same, as the machine's owner allowed.
+    pub runs_unlimited: bool,
+    /// Bytes of memory of each GPU whose driver tells it.
+    pub gpu_vram_bytes: Vec<u64>,
 }
 
 /// What of its limits a workload cannot have on a machine.
@@ -32,6 +39,10 @@ pub enum Lack {
     Cpu(u32, u32),
     /// GPUs.
     Gpus(u8, u8),
+    /// GPUs with so many GiB of memory each; how many are known to have them.
+    Vram(u8, u32, u8),
+    /// A limit that nobody would hold.
+    Unheld(&'static str),
 }
 
 impl fmt::Display for Lack {
@@ -44,6 +55,15 @@ impl fmt::Display for Lack {
                 write!(f, "it asks for {wanted} thousandths of a processor, this node has {has}")
             }
             Self::Gpus(wanted, has) => write!(f, "it asks for {wanted} GPUs, this node has {has}"),
+            Self::Vram(wanted, gib, has) => write!(
+                f,
+                "it asks for {wanted} GPUs with {gib} GiB of memory each, of this node's {has} are known to have that"
+            ),
+            Self::Unheld(limit) => write!(
+                f,
+                "it asks for a limit ({limit}) that this node cannot hold: name other nodes, or set workload.allow_unlimited \
+                 on this one"
+            ),
         }
     }
 }
@@ -59,11 +79,36 @@ impl Inventory {
             return Some(Lack::Cpu(limits.cpu_millis, self.cpu_millis));
         }
         let wanted = limits.required_gpus();
-        (wanted > self.gpus).then_some(Lack::Gpus(wanted, self.gpus))
+        if wanted > self.gpus {
+            return Some(Lack::Gpus(wanted, self.gpus));
+        }
+        let gib = limits.gpu_min_vram_gb;
+        let fit = self.gpu_vram_bytes.iter().filter(|bytes| **bytes >= u64::from(gib) << 30).count();
+        let fit = u8::try_from(fit).unwrap_or(u8::MAX);
+        (gib > 0 && wanted > fit).then_some(Lack::Vram(wanted, gib, fit))
+    }
+
+    /// The limit that a workload asks for and the machine does not hold; engines hold those of containers.
+    #[must_use]
+    pub fn unheld(&self, limits: &ResourceLimits) -> Option<Lack> {
+        let is_held = self.limits_held != Some(false) || self.runs_unlimited;
+        limits.asked().filter(|_| !is_held).map(Lack::Unheld)
     }
 }
 
 impl ResourceLimits {
+    /// The first limit of processors, memory and processes that is not the usual one: somebody asked for it.
+    #[must_use]
+    pub fn asked(&self) -> Option<&'static str> {
+        let usual = Self::default();
+        let limits = [
+            ("cpu_millis", self.cpu_millis != usual.cpu_millis),
+            ("memory_bytes", self.memory_bytes != usual.memory_bytes),
+            ("pids", self.pids != usual.pids),
+        ];
+        limits.into_iter().find_map(|(name, is_asked)| is_asked.then_some(name))
+    }
+
     /// GPUs without which it does not run.
     #[must_use]
     pub const fn required_gpus(&self) -> u8 {
@@ -79,6 +124,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_limit_that_was_asked_for_is_held_or_refused() {
+        let asks = ResourceLimits { pids: 64, ..ResourceLimits::default() };
+        let usual = ResourceLimits::default();
+        let has =
+            |limits_held, runs_unlimited| Inventory { limits_held, runs_unlimited, ..Inventory::default() };
+        let refused = has(Some(false), false).unheld(&asks).unwrap().to_string();
+        assert!(refused.contains("(pids)") && refused.contains("workload.allow_unlimited"), "{refused}");
+        assert_eq!(has(Some(false), false).unheld(&usual), None, "nobody asked");
+        for holds in [has(Some(true), false), has(Some(false), true), has(None, false)] {
+            assert_eq!(holds.unheld(&asks), None, "{holds:?}");
+        }
+    }
+
+    #[test]
     fn what_a_machine_lacks_is_named_with_both_numbers() {
         let has = Inventory { cpu_millis: 2000, memory_bytes: 4 << 30, gpus: 1, ..Inventory::default() };
         let fits =
@@ -88,6 +147,13 @@ mod tests {
         assert_eq!(has.lacks(&two).unwrap().to_string(), "it asks for 2 GPUs, this node has 1");
         let preferred = ResourceLimits { gpu_policy: GpuPolicy::Preferred, ..two };
         assert_eq!(has.lacks(&preferred), None);
+        let vram = ResourceLimits { gpu_min_vram_gb: 24, ..fits };
+        let unknown =
+            "it asks for 1 GPUs with 24 GiB of memory each, of this node's 0 are known to have that";
+        assert_eq!(has.lacks(&vram).unwrap().to_string(), unknown);
+        let small = Inventory { gpu_vram_bytes: vec![16 << 30], ..has.clone() };
+        assert_eq!(small.lacks(&vram), Some(Lack::Vram(1, 24, 0)));
+        assert_eq!(Inventory { gpu_vram_bytes: vec![24 << 30], ..has.clone() }.lacks(&vram), None);
         let fast = ResourceLimits { cpu_millis: 2001, ..fits };
         assert_eq!(has.lacks(&fast), Some(Lack::Cpu(2001, 2000)));
         let large = ResourceLimits { memory_bytes: 5 << 30, ..fits };

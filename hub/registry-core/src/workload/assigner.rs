@@ -491,7 +491,7 @@ impl Load {
         snapshot: &RegistrySnapshot,
     ) -> Option<Lack> {
         let inventory = snapshot.agents.get(&node)?.inventory.as_ref()?;
-        if let Some(lack) = inventory.lacks(limits) {
+        if let Some(lack) = inventory.lacks(limits).or_else(|| unheld(inventory, record, limits)) {
             return Some(lack);
         }
         let wanted = limits.required_gpus();
@@ -518,10 +518,30 @@ fn limits_of(record: &WorkloadRecord) -> ResourceLimits {
     read.ok().and_then(|document| document.limits).unwrap_or_default()
 }
 
+/// The limit that a workload asks for and a machine does not hold. Engines hold those of containers.
+fn unheld(inventory: &Inventory, record: &WorkloadRecord, limits: &ResourceLimits) -> Option<Lack> {
+    #[derive(serde::Deserialize)]
+    struct OnlyKind {
+        source: Kind,
+    }
+    #[derive(serde::Deserialize)]
+    struct Kind {
+        #[serde(rename = "type")]
+        name: String,
+    }
+    let lack = inventory.unheld(limits)?;
+    let read = serde_json::from_str::<OnlyKind>(&record.document);
+    let is_container = read.is_ok_and(|document| document.source.name == "container");
+    (!is_container).then_some(lack)
+}
+
 /// Whether a node can run one of the replicas of a workload: it need not be here now.
 fn runs_on(record: &WorkloadRecord, node: AgentId, snapshot: &RegistrySnapshot) -> bool {
     let Some(view) = snapshot.agents.get(&node) else { return false };
-    let has_enough = |inventory: &Arc<Inventory>| inventory.lacks(&limits_of(record)).is_none();
+    let limits = limits_of(record);
+    let has_enough = |inventory: &Arc<Inventory>| {
+        inventory.lacks(&limits).is_none() && unheld(inventory, record, &limits).is_none()
+    };
     view.runs_workloads && may_run(record, node) && view.inventory.as_ref().is_none_or(has_enough)
 }
 

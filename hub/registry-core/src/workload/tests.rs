@@ -259,6 +259,26 @@ fn a_workload_goes_only_where_its_limits_can_be_had() {
     };
     assert_eq!(why(&asks(2, 1), std::slice::from_ref(&busy)), Some(NoNode::TooSmall(Lack::Gpus(1, 0))));
     assert_eq!(why(&busy, &[]), None, "it has what it has");
+    let mut unheld = snapshot(&[true, true, true]);
+    for view in unheld.agents.values_mut() {
+        let has = Inventory {
+            limits_held: Some(false),
+            cpu_millis: 4000,
+            memory_bytes: 8 << 30,
+            ..Inventory::default()
+        };
+        view.inventory = Some(Arc::new(has));
+    }
+    let limited = |kind: &str| WorkloadRecord {
+        document: format!("{{\"source\": {{\"type\": \"{kind}\"}}, \"limits\": {{\"pids\": 64}}}}"),
+        ..record(1, &[], None)
+    };
+    let moves = |record: WorkloadRecord| {
+        let mut assigner = Assigner::new(vec![record], FailOvers::default(), PATIENCE);
+        targets(&assigner.moves(&unheld, at(1))).len()
+    };
+    let found = [moves(limited("native")), moves(limited("container")), moves(asks(1, 0))];
+    assert_eq!(found, [0, 1, 1], "limits that were asked for are held, by the node or by its engine");
     assert_eq!(
         why(&asks(2, 9), &[]).unwrap().to_string(),
         "no node that it may run on has enough: it asks for 9 GPUs, this node has 2"

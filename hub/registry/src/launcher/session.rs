@@ -245,7 +245,7 @@ impl Session {
         let asked = match relayed.ask {
             Ask::Call(call) => {
                 let (blueprint_id, service_id, call) = (blueprint, service, Some(*call));
-                let request = Some(v1::BridgeRequest { blueprint_id, service_id, call });
+                let request = Some(v1::BridgeRequest { blueprint_id, service_id, call, strangers: 0 });
                 ToLauncher::Call(v1::LauncherCall { id, request })
             }
             Ask::Keep(Ok(content)) => {

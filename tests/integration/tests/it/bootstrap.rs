@@ -25,6 +25,7 @@ fn bootstrap() -> Result<Bootstrap> {
         powers_off: true,
         by_cloud_init: true,
         has_devices: true,
+        allows_unlimited: false,
     })
 }
 

@@ -1,8 +1,10 @@
 //! Workloads: an unmodified blueprint on a node that the hub chose, from its artefact to its last trace.
 
+mod bridges;
 mod closed;
 mod ends;
 mod engine;
+mod held;
 mod limits;
 mod logs;
 mod recovery;
@@ -13,7 +15,7 @@ mod stranger;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use blueprint_tests_support::{Lab, Need, eventually_ok, processes_naming, require};
 use serde_json::Value;
 
@@ -262,6 +264,46 @@ fn a_node_that_is_removed_ends_its_workloads_and_forgets_their_keys() -> Result<
     eventually_ok(SOON, "the end of its workload", || {
         let running = processes_naming(&program).len();
         ensure!(running == 0 && !stored.exists(), "{running} processes, keys there: {}", stored.exists());
+        Ok(())
+    })
+}
+
+#[test]
+fn keys_leave_memory_when_their_agent_is_killed_for_good_and_when_it_runs_no_workloads_any_more() -> Result<()>
+{
+    if !is_possible() {
+        return Ok(());
+    }
+    let Keyed { hub, mut node, program, told, stored } = Keyed::start()?;
+    let folder = stored.parent().context("no folder")?.to_owned();
+    ensure!(stored.join("key").is_file() && processes_naming(&program).len() == 1, "{told}");
+
+    // Killed, and never back: the keeper ends the workload, and nothing of it stays in memory.
+    node.agent.process()?.kill()?;
+    eventually_ok(SOON, "the end of the keys", || {
+        let running = processes_naming(&program).len();
+        ensure!(running == 0 && !folder.exists(), "{running} processes, keys there: {}", stored.exists());
+        Ok(())
+    })?;
+
+    // Killed together with the keeper: the next agent wipes, though it is to run no workloads.
+    node.agent.run()?;
+    eventually_ok(SOON, "the workload again", || {
+        ensure!(stored.join("key").is_file() && processes_naming(&program).len() == 1, "{}", hub.log());
+        Ok(())
+    })?;
+    let pid = processes_naming(&program).first().copied().context("no process")?;
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let keeper = status.lines().find_map(|line| line.strip_prefix("PPid:")).context("no parent")?;
+    node.agent.process()?.kill()?;
+    let keeper = nix::unistd::Pid::from_raw(keeper.trim().parse()?);
+    // It may be ending the workload already, and be through with that before.
+    let _ = nix::sys::signal::kill(keeper, nix::sys::signal::Signal::SIGKILL);
+    let mut node = node.set("workload.enabled=false");
+    node.agent.run()?;
+    eventually_ok(SOON, "the end of all that was left", || {
+        let running = processes_naming(&program).len();
+        ensure!(running == 0 && !folder.exists(), "{running} processes, keys there: {}", stored.exists());
         Ok(())
     })
 }

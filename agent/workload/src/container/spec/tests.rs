@@ -12,6 +12,8 @@ fn container() -> ContainerSpec {
         args: vec!["--x=$(rm -rf /)".to_owned(), String::new()],
         env: BTreeMap::from([("A".to_owned(), "b c\n\"d\"=e".to_owned())]),
         limits: ResourceLimits::default(),
+        gpu_ids: Vec::new(),
+        devices: Vec::new(),
         mounts: vec![Mount { host: "/d/7".into(), inside: "/data".to_owned(), read_only: false }],
         ports: vec![8080],
         user: Some((1000, 1001)),
@@ -87,6 +89,18 @@ fn network_gpus_and_the_size_of_storage_are_asked_for_where_they_can_be_had() {
     );
     let request = json!([{ "Driver": "", "Count": 2, "Capabilities": [["gpu"]] }]);
     assert_eq!(config["DeviceRequests"], request);
+    let mut own = spec.clone();
+    own.gpu_ids = vec!["GPU-0a-1".to_owned(), "1".to_owned()];
+    own.devices = vec!["/dev/dri/renderD128".into()];
+    own.check().unwrap();
+    let given = &own.to_json(Plan { info: &engine, volumes: &[], network, with_gpus: true })["HostConfig"];
+    let request = json!([{ "Driver": "", "DeviceIDs": ["GPU-0a-1", "1"], "Capabilities": [["gpu"]] }]);
+    assert_eq!(given["DeviceRequests"], request, "these and no others");
+    let path = "/dev/dri/renderD128";
+    let device = json!([{ "PathOnHost": path, "PathInContainer": path, "CgroupPermissions": "rw" }]);
+    assert_eq!(given["Devices"], device);
+    own.gpu_ids = vec!["0,1".to_owned()];
+    assert!(own.check().unwrap_err().to_string().contains("gpu_ids"));
     assert_eq!(config["StorageOpt"], json!({ "size": (20u64 << 30).to_string() }));
     assert_eq!(config["LogConfig"], json!({ "Type": "k8s-file", "Config": { "max-size": "10m" } }));
     assert!(config["Tmpfs"]["/tmp"].as_str().unwrap().ends_with(",size=2097152"), "a part of its memory");

@@ -230,6 +230,8 @@ impl Docker {
                 pids: 32,
                 ..ResourceLimits::default()
             },
+            gpu_ids: Vec::new(),
+            devices: Vec::new(),
             mounts: Vec::new(),
             ports: Vec::new(),
             user: None,

@@ -77,6 +77,7 @@ fn a_bridge_that_is_called_without_end_is_refused_and_audited_once() -> Result<(
         service_id,
         // Of another service than the bridge's: the hub refuses it, and does no more.
         call: Some(Call::Unregister(UnregisterBlueprintServiceProxyRequest { service_id: 99 })),
+        strangers: 0,
     };
     let codes = stranger::bridge(&node.agent, (0..300).map(|_| call(42)).collect())?;
     let of = |code: Code| codes.iter().filter(|found| **found == code).count();

@@ -77,6 +77,11 @@ impl<'h> Node<'h> {
         Ok(node)
     }
 
+    /// Adds a setting `KEY=VALUE` for the next start of its agent.
+    pub(super) fn set(self, setting: &str) -> Self {
+        Self { agent: self.agent.set(setting), folder: self.folder }
+    }
+
     /// A program of its own: a script for the shell.
     pub(crate) fn script(&self, name: &str, lines: &[&str]) -> Result<String> {
         let path = self.folder("bin")?.join(name);
