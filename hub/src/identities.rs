@@ -4,13 +4,14 @@
 
 mod certificates;
 mod google;
+mod ordered;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use anyhow::{Context, Result};
-use blueprint_common_runtime::tasks::Spawner;
+use blueprint_common_runtime::tasks::{Spawner, Supervisor};
 use blueprint_common_types::{CaPin, ProofBinding, ProofKind, Secret, Timestamp};
 use blueprint_hub_identity_core::aws::{self, AwsRules};
 use blueprint_hub_identity_core::azure::{self, AzureRules};
@@ -28,7 +29,10 @@ use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use parking_lot::Mutex;
 
 use crate::config::{GcpIdentity, IdentitySettings, KubernetesIdentity};
+use crate::provision::Clouds;
 use google::GoogleKeys;
+
+pub(crate) use ordered::OrderedMachines;
 
 /// Longest answer of a host that is asked about identities, in bytes.
 const MAX_ANSWER: usize = 256 * 1024;
@@ -47,6 +51,7 @@ pub(crate) struct CloudIdentities {
     kubernetes: Option<Cluster>,
     unordered: Vec<ProofKind>,
     services: ServiceGrant,
+    ordered: Arc<OrderedMachines>,
 }
 
 /// A cluster that is asked about tokens of its pods.
@@ -62,7 +67,12 @@ impl CloudIdentities {
     /// # Errors
     ///
     /// Where a file cannot be read or holds none, or there is no randomness.
-    pub(crate) fn new(settings: &IdentitySettings, pin: CaPin, spawner: Spawner) -> Result<Self> {
+    pub(crate) fn new(
+        settings: &IdentitySettings,
+        pin: CaPin,
+        ordered: Arc<OrderedMachines>,
+        spawner: Spawner,
+    ) -> Result<Self> {
         let mut key = [0; 32];
         blueprint_common_types::fill_random(&mut key).context("no randomness for challenges")?;
         let client = |extra_roots: Option<PathBuf>| {
@@ -99,6 +109,7 @@ impl CloudIdentities {
             kubernetes,
             unordered: settings.unordered.clone(),
             services: settings.services.clone(),
+            ordered,
         })
     }
 
@@ -145,11 +156,22 @@ impl Identities for CloudIdentities {
             let now = Timestamp::from(SystemTime::now());
             self.challenges.lock().check(&proof.nonce, now)?;
             let machine = self.machine(&proof, now).await?;
-            let Machine { kind, account, instance, provider_ids, region: _ } = machine;
-            let unordered = self.unordered.contains(&kind).then(|| self.services.clone());
-            let identity = CloudIdentity { kind, account, instance, provider_ids, unordered };
+            let unordered = self.unordered.contains(&machine.kind).then(|| self.services.clone());
+            let identity = CloudIdentity {
+                kind: machine.kind,
+                account: machine.account.clone(),
+                instance: machine.instance.clone(),
+                provider_ids: machine.provider_ids.clone(),
+                unordered,
+            };
             self.challenges.lock().use_up(&proof.nonce, &identity.to_string(), now)?;
-            Ok(identity)
+            if machine.kind != ProofKind::Azure {
+                return Ok(identity);
+            }
+            // With a challenge used up, so that nobody has the hub ask without end.
+            let provider_ids = self.ordered.provider_ids(&proof.name, &machine).await;
+            let provider_ids = provider_ids.map_err(ProofFailure::Unavailable)?;
+            Ok(CloudIdentity { provider_ids, ..identity })
         })
     }
 }
@@ -209,9 +231,11 @@ fn of_google(settings: &GcpIdentity, http: HttpClient, spawner: Spawner) -> (Gcp
 pub(crate) fn start(
     settings: &IdentitySettings,
     pin: CaPin,
-    spawner: Spawner,
+    clouds: &Clouds,
+    supervisor: &Supervisor,
 ) -> Result<Arc<dyn Identities>> {
-    Ok(Arc::new(CloudIdentities::new(settings, pin, spawner)?))
+    let (ordered, spawner) = (clouds.ordered(), supervisor.child_spawner());
+    Ok(Arc::new(CloudIdentities::new(settings, pin, ordered, spawner)?))
 }
 
 #[cfg(test)]

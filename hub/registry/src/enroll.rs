@@ -197,6 +197,7 @@ impl Enroll {
         let _check = self.check_place(kind, source)?;
         let proof = Proof {
             kind,
+            name: request.name.clone(),
             nonce: proof.nonce.clone(),
             document: Secret::new(proof.document.clone()),
             certificate_request: request.certificate_request.clone(),
@@ -221,8 +222,8 @@ impl Enroll {
     /// A place for a check that may ask others; none is needed for what the hub checks by itself.
     fn check_place(&self, kind: ProofKind, source: IpAddr) -> Result<Option<SemaphorePermit<'_>>, Failure> {
         match kind {
-            ProofKind::Aws | ProofKind::Azure => return Ok(None),
-            ProofKind::Gcp | ProofKind::Kubernetes => {}
+            ProofKind::Aws => return Ok(None),
+            ProofKind::Gcp | ProofKind::Azure | ProofKind::Kubernetes => {}
         }
         if !self.shared.checks_of_source.lock().take(source, Instant::now()) {
             let text = "too many identities from this address; try again in a minute";

@@ -73,6 +73,12 @@ pub(super) const CA: Key = Key::unset(
     "join.identity.ca",
     "PEM file with authorities of that cluster, besides the public ones; and of gcp_keys where that is set.",
 );
+pub(super) const ORDERED: Key = Key::new(
+    "join.identity.ordered",
+    "any",
+    "Clouds whose machines get no token when this hub orders them and join by their identity, where the keys above name what is \
+     needed: any, such as aws,gcp,azure, or none. The others get a token.",
+);
 pub(super) const UNORDERED: Key = Key::new(
     "join.identity.unordered",
     "none",
@@ -93,6 +99,8 @@ pub(crate) struct IdentitySettings {
     pub(crate) azure: Option<AzureIdentity>,
     pub(crate) kubernetes: Option<KubernetesIdentity>,
     pub(crate) ca: Option<PathBuf>,
+    /// Clouds whose machines get no token where this hub orders them.
+    pub(crate) ordered: Vec<ProofKind>,
     /// Clouds whose machines need not be ordered by this hub.
     pub(crate) unordered: Vec<ProofKind>,
     /// What those may offer.
@@ -139,7 +147,7 @@ impl IdentitySettings {
         let (aws, gcp) = (aws(settings, problems), gcp(settings, problems));
         let (azure, kubernetes) = (azure(settings, problems), kubernetes(settings, problems));
         let ca = settings.take_optional::<PathBuf>("join.identity.ca", problems);
-        let unordered = unordered(settings, problems);
+        let (ordered, unordered) = (ordered(settings, problems), unordered(settings, problems));
         let services = services(settings, problems);
         Some(Self {
             aws: aws?,
@@ -147,6 +155,7 @@ impl IdentitySettings {
             azure: azure?,
             kubernetes: kubernetes?,
             ca,
+            ordered: ordered?,
             unordered: unordered?,
             services: services?,
         })
@@ -254,6 +263,26 @@ fn kubernetes(settings: &Settings, problems: &mut Problems) -> Option<Option<Kub
         token,
         audience: audience?,
     }))
+}
+
+fn ordered(settings: &Settings, problems: &mut Problems) -> Option<Vec<ProofKind>> {
+    let List(words) = settings.take::<List>(ORDERED.path, problems)?;
+    let all = [ProofKind::Aws, ProofKind::Gcp, ProofKind::Azure];
+    if words.iter().any(|word| word == "any") {
+        return Some(all.to_vec());
+    }
+    let mut kinds = Vec::new();
+    for word in words.iter().filter(|word| *word != "none") {
+        match all.iter().find(|kind| kind.name() == word) {
+            Some(kind) => kinds.push(*kind),
+            None => {
+                let why = format!("{word:?} is not one of any, none, aws, gcp, azure");
+                settings.refuse(ORDERED.path, &why, problems);
+                return None;
+            }
+        }
+    }
+    Some(kinds)
 }
 
 fn unordered(settings: &Settings, problems: &mut Problems) -> Option<Vec<ProofKind>> {

@@ -108,6 +108,7 @@ pub(crate) const SCHEMA: Schema = Schema {
         identity::KUBERNETES_TOKEN,
         identity::KUBERNETES_AUDIENCE,
         identity::CA,
+        identity::ORDERED,
         identity::UNORDERED,
         identity::SERVICES,
         Key::new("session.heartbeat", "5s", "Pace of agents' heartbeats and samples, 1 s to 60 s."),
