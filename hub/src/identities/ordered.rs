@@ -102,3 +102,6 @@ impl OrderedMachines {
         Ok(is_it.then(|| key.to_string()).into_iter().collect())
     }
 }
+
+#[cfg(test)]
+mod tests;
