@@ -223,7 +223,7 @@ impl Enroll {
     fn check_place(&self, kind: ProofKind, source: IpAddr) -> Result<Option<SemaphorePermit<'_>>, Failure> {
         match kind {
             ProofKind::Aws => return Ok(None),
-            ProofKind::Gcp | ProofKind::Azure | ProofKind::Kubernetes => {}
+            ProofKind::AwsSts | ProofKind::Gcp | ProofKind::Azure | ProofKind::Kubernetes => {}
         }
         if !self.shared.checks_of_source.lock().take(source, Instant::now()) {
             let text = "too many identities from this address; try again in a minute";

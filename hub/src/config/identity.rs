@@ -1,11 +1,12 @@
 //! Section `join.identity`: machines that join by what a cloud says of them.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use blueprint_common_runtime::config::{Key, List, Problems, Settings};
 use blueprint_common_types::ProofKind;
-use blueprint_hub_identity_core::{Allowed, gcp};
+use blueprint_hub_identity_core::{Allowed, gcp, sts};
 use blueprint_hub_proxy_core::identity::JwksUrl;
 use blueprint_hub_registry_core::ServiceGrant;
 
@@ -13,13 +14,18 @@ use super::span;
 
 pub(super) const AWS_ACCOUNTS: Key = Key::unset(
     "join.identity.aws_accounts",
-    "Accounts of AWS, such as 123456789012, whose machines may join by their signed identity documents; none where not set.",
+    "Accounts of AWS, such as 123456789012, whose machines may join by their signed identity documents or by tokens; none where not set.",
 );
 pub(super) const AWS_REGIONS: Key =
     Key::unset("join.identity.aws_regions", "Regions of those machines; any where not set.");
 pub(super) const AWS_CERTIFICATES: Key = Key::unset(
     "join.identity.aws_certificates",
     "Folder with the RSA-2048 certificates that AWS signs those documents with, one file REGION.pem for each region.",
+);
+pub(super) const AWS_ISSUERS: Key = Key::unset(
+    "join.identity.aws_issuers",
+    "Issuers of those accounts, such as https://UUID.tokens.sts.global.api.aws, by whose tokens (GetWebIdentityToken) their machines \
+     may join; none where not set.",
 );
 pub(super) const AWS_MAX_AGE: Key = Key::new(
     "join.identity.aws_max_age",
@@ -112,7 +118,10 @@ pub(crate) struct IdentitySettings {
 pub(crate) struct AwsIdentity {
     pub(crate) accounts: Allowed,
     pub(crate) regions: Allowed,
-    pub(crate) certificates: PathBuf,
+    /// Folder of certificates for documents; `None` where those are not taken.
+    pub(crate) certificates: Option<PathBuf>,
+    /// Issuers of tokens, each with the place of its keys.
+    pub(crate) issuers: BTreeMap<String, JwksUrl>,
     pub(crate) max_age: Duration,
 }
 
@@ -191,16 +200,36 @@ fn aws(settings: &Settings, problems: &mut Problems) -> Option<Option<AwsIdentit
     let regions = list(settings, "join.identity.aws_regions", problems, is_word, "a region");
     let certificates = settings.take_optional::<PathBuf>(CERTIFICATES, problems);
     let max_age = span(settings, "join.identity.aws_max_age", 60, 24 * 3600, problems);
+    let issuers = issuers(settings, problems);
     let accounts = accounts?;
     if accounts.is_empty() {
         return Some(None);
     }
-    let Some(certificates) = certificates else {
-        let why = "not set; put the certificates of AWS into a folder, REGION.pem each, and name that (docs/identity.md)";
+    let issuers = issuers?;
+    if certificates.is_none() && issuers.is_empty() {
+        let why = "not set, and neither is join.identity.aws_issuers; put the certificates of AWS into a folder, REGION.pem each, and \
+                   name that, or name the issuers of your accounts (docs/identity.md)";
         settings.refuse(CERTIFICATES, why, problems);
         return None;
-    };
-    Some(Some(AwsIdentity { accounts, regions: regions?, certificates, max_age: max_age? }))
+    }
+    Some(Some(AwsIdentity { accounts, regions: regions?, certificates, issuers, max_age: max_age? }))
+}
+
+/// Issuers of AWS with the URLs of their keys.
+fn issuers(settings: &Settings, problems: &mut Problems) -> Option<BTreeMap<String, JwksUrl>> {
+    let List(words) = settings.take_optional::<List>(AWS_ISSUERS.path, problems).unwrap_or_default();
+    let mut issuers = BTreeMap::new();
+    for issuer in words {
+        // What tokens hold, to the letter: a host alone.
+        let url = JwksUrl::parse(&format!("{issuer}{}", sts::KEYS)).ok();
+        let Some(url) = url.filter(|url| url.target() == sts::KEYS) else {
+            let why = format!("{issuer:?} is not https://HOST, with nothing behind the host");
+            settings.refuse(AWS_ISSUERS.path, &why, problems);
+            return None;
+        };
+        issuers.insert(issuer, url);
+    }
+    Some(issuers)
 }
 
 fn gcp(settings: &Settings, problems: &mut Problems) -> Option<Option<GcpIdentity>> {
@@ -289,7 +318,11 @@ fn unordered(settings: &Settings, problems: &mut Problems) -> Option<Vec<ProofKi
     const KEY: &str = "join.identity.unordered";
     let List(words) = settings.take::<List>(KEY, problems)?;
     let words = words.iter().filter(|word| *word != "none");
-    match words.map(|word| word.parse()).collect::<Result<_, _>>() {
+    match words.map(|word| word.parse()).collect::<Result<Vec<_>, _>>() {
+        Ok(kinds) if kinds.contains(&ProofKind::AwsSts) => {
+            settings.refuse(KEY, "aws-sts is how machines of aws show who they are; write aws", problems);
+            None
+        }
         Ok(kinds) => Some(kinds),
         Err(error) => {
             settings.refuse(KEY, &format!("{error}"), problems);

@@ -95,6 +95,7 @@ pub(crate) const SCHEMA: Schema = Schema {
         identity::AWS_ACCOUNTS,
         identity::AWS_REGIONS,
         identity::AWS_CERTIFICATES,
+        identity::AWS_ISSUERS,
         identity::AWS_MAX_AGE,
         identity::GCP_PROJECTS,
         identity::GCP_REGIONS,

@@ -44,7 +44,8 @@ impl OrderedMachines {
         if let Some(own) = settings.aws.as_ref().filter(|_| wants(ProofKind::Aws) && providers.aws.is_some())
         {
             let is_allowed = |region: &String| own.regions.is_empty() || own.regions.0.contains(region);
-            aws = certificates::of_aws(own)?.certificates.into_keys().filter(is_allowed).collect();
+            let rules = certificates::of_aws(own)?;
+            aws = rules.into_iter().flat_map(|rules| rules.certificates.into_keys()).filter(is_allowed).collect();
         }
         // Google names no machine that has no service account.
         let account = providers.gcp.as_ref().and_then(|gcp| gcp.service_account());
@@ -79,7 +80,8 @@ impl OrderedMachines {
                 self.gcp.as_ref().is_some_and(|regions| regions.is_empty() || regions.0.contains(region))
             }
             ProofKind::Azure => self.azure,
-            ProofKind::Kubernetes => false,
+            // Their machines have no role that could ask for a token; pods are never ordered.
+            ProofKind::AwsSts | ProofKind::Kubernetes => false,
         };
         does.then_some(kind)
     }

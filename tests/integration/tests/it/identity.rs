@@ -4,6 +4,7 @@
 mod clouds;
 mod ordered;
 mod stand_ins;
+mod sts;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
