@@ -12,7 +12,7 @@ use super::*;
 struct Azure(Result<&'static str, ()>);
 
 impl Azure {
-    fn nothing<T>() -> BoxFuture<'static, Result<T, ProviderError>> {
+    fn nothing<T: Send + 'static>() -> BoxFuture<'static, Result<T, ProviderError>> {
         Box::pin(ready(Err(ProviderError::Busy { reason: "not of this test".to_owned() })))
     }
 }

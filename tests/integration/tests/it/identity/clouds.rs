@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context, Result, ensure};
 use blueprint_common_types::Timestamp;
 use blueprint_tests_support::http::Request;
-use blueprint_tests_support::{Finished, Need, require, scratch};
+use blueprint_tests_support::{Finished, scratch};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
