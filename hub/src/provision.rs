@@ -138,8 +138,18 @@ impl Clouds {
         metrics: &Metrics,
         spawner: &Spawner,
     ) -> Result<Provision> {
-        let Self { store, settings, alerts, prices, sim, made: mut providers, others, state, agents, ordered } =
-            self;
+        let Self {
+            store,
+            settings,
+            alerts,
+            prices,
+            sim,
+            made: mut providers,
+            others,
+            state,
+            agents,
+            ordered,
+        } = self;
         let credentials: Arc<dyn CredentialStore> = Arc::<SqliteStore>::clone(&store);
         let vault = Vault::open(credentials, Arc::clone(&sealing)).await?;
         let mut seed = [0u8; 8];

@@ -34,7 +34,11 @@ pub(super) async fn ask(place: SocketAddr, question: Question<'_>, most: usize) 
     }
     let request = request.body(Full::default()).map_err(|error| error.to_string())?;
     let (status, body) = exchange(stream, request, most, "the metadata service").await?;
-    if status == StatusCode::OK { Ok(body) } else { Err(format!("the metadata service answered with {status}")) }
+    if status == StatusCode::OK {
+        Ok(body)
+    } else {
+        Err(format!("the metadata service answered with {status}"))
+    }
 }
 
 /// Sends one request on a connection of its own to `who`, and reads an answer of at most `most` bytes.

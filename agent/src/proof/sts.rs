@@ -120,7 +120,8 @@ pub(super) async fn web_identity(
     let text = String::from_utf8_lossy(&body);
     if status != StatusCode::OK {
         // Its words may repeat what was sent; the code is one word.
-        let code = between(&text, "Code").filter(|code| code.bytes().all(|byte| byte.is_ascii_alphanumeric()));
+        let code =
+            between(&text, "Code").filter(|code| code.bytes().all(|byte| byte.is_ascii_alphanumeric()));
         return Err(format!("{who} answered with {status} ({})", code.unwrap_or("no code")));
     }
     let token = between(&text, "WebIdentityToken").ok_or_else(|| format!("{who} gave no token"))?;
@@ -162,7 +163,8 @@ fn request(
         keys.id
     );
     let secret = |text: &str| {
-        let mut value = HeaderValue::from_str(text).map_err(|_| "the credentials of the role are no text".to_owned())?;
+        let mut value =
+            HeaderValue::from_str(text).map_err(|_| "the credentials of the role are no text".to_owned())?;
         value.set_sensitive(true);
         Ok::<_, String>(value)
     };
@@ -222,7 +224,9 @@ mod tests {
         let own: StsPlace = "https://vpce-1.sts.eu-central-1.vpce.amazonaws.com".parse().unwrap();
         assert!(own.is_tls && own.port == 443);
         assert_eq!("http://127.0.0.1:4566".parse::<StsPlace>().unwrap().authority(), "127.0.0.1:4566");
-        for wrong in ["", "sts", "http://sts.amazonaws.com", "https://sts/x", "https://sts?x=1", "ftp://127.0.0.1"] {
+        for wrong in
+            ["", "sts", "http://sts.amazonaws.com", "https://sts/x", "https://sts?x=1", "ftp://127.0.0.1"]
+        {
             assert!(wrong.parse::<StsPlace>().is_err(), "{wrong}");
         }
     }
@@ -249,7 +253,12 @@ mod tests {
         for xml in ["", "<Code>", "<Code></Code>", "<Code>a<b/></Code>", "</Code><Code>"] {
             assert_eq!(between(xml, "Code"), None, "{xml}");
         }
-        for json in ["", "[]", r#"{"Code":"AssumeRoleUnauthorizedAccess"}"#, r#"{"AccessKeyId":"a","SecretAccessKey":"b"}"#] {
+        for json in [
+            "",
+            "[]",
+            r#"{"Code":"AssumeRoleUnauthorizedAccess"}"#,
+            r#"{"AccessKeyId":"a","SecretAccessKey":"b"}"#,
+        ] {
             assert!(RoleKeys::read(json.as_bytes()).is_err(), "{json}");
         }
     }

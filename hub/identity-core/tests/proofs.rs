@@ -583,8 +583,16 @@ fn a_token_of_aws_for_others_of_others_or_over_is_refused() {
         ),
         ("a volume", arn("arn:aws:ec2:eu-central-1:123456789012:volume/vol-1"), "identity_malformed"),
         ("another service", arn("arn:aws:ecs:eu-central-1:123456789012:instance/i-0a"), "identity_malformed"),
-        ("more behind it", arn("arn:aws:ec2:eu-central-1:123456789012:instance/i-0a:x"), "identity_malformed"),
-        ("an odd number", arn("arn:aws:ec2:eu-central-1:123456789012:instance/i-0a b"), "identity_incomplete"),
+        (
+            "more behind it",
+            arn("arn:aws:ec2:eu-central-1:123456789012:instance/i-0a:x"),
+            "identity_malformed",
+        ),
+        (
+            "an odd number",
+            arn("arn:aws:ec2:eu-central-1:123456789012:instance/i-0a b"),
+            "identity_incomplete",
+        ),
         ("no region", arn("arn:aws:ec2::123456789012:instance/i-0a"), "identity_incomplete"),
         ("nothing", arn(""), "identity_malformed"),
     ];
@@ -598,7 +606,8 @@ fn a_token_of_aws_for_others_of_others_or_over_is_refused() {
     for token in [changed(|c| c["iss"] = json!("https://example.org")), changed(|c| c["iss"] = json!(7))] {
         assert!(sts::issuer_named(&token, &sts_rules()).is_err());
     }
-    let two = StsRules { issuers: allowed(&[ISSUER, "https://other.tokens.sts.global.api.aws"]), ..sts_rules() };
+    let two =
+        StsRules { issuers: allowed(&[ISSUER, "https://other.tokens.sts.global.api.aws"]), ..sts_rules() };
     let swapped = changed(|c| c["iss"] = json!("https://other.tokens.sts.global.api.aws"));
     assert_eq!(sts_with(&swapped, &two), Err("identity_issuer"), "signed by the keys of another account");
 }

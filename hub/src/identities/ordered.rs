@@ -45,7 +45,11 @@ impl OrderedMachines {
         {
             let is_allowed = |region: &String| own.regions.is_empty() || own.regions.0.contains(region);
             let rules = certificates::of_aws(own)?;
-            aws = rules.into_iter().flat_map(|rules| rules.certificates.into_keys()).filter(is_allowed).collect();
+            aws = rules
+                .into_iter()
+                .flat_map(|rules| rules.certificates.into_keys())
+                .filter(is_allowed)
+                .collect();
         }
         // Google names no machine that has no service account.
         let account = providers.gcp.as_ref().and_then(|gcp| gcp.service_account());

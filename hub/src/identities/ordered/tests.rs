@@ -97,8 +97,7 @@ fn orders_go_without_a_token_where_all_that_is_needed_is_configured() {
 
     let folder = tempfile::tempdir().unwrap();
     let der = include_bytes!("../../../identity-core/tests/data/region.cer");
-    let pem =
-        format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", STANDARD.encode(der));
+    let pem = format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", STANDARD.encode(der));
     for region in ["eu-central-1", "us-east-1"] {
         std::fs::write(folder.path().join(format!("{region}.pem")), &pem).unwrap();
     }

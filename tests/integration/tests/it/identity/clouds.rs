@@ -116,10 +116,16 @@ fn a_machine_of_google_joins_by_its_token_and_a_forged_one_does_not() -> Result<
 }
 
 /// A metadata service of Azure for one machine.
-pub(super) fn of_azure(signer: Arc<AzureSigner>, subscription: &str, machine: &str) -> Result<std::net::SocketAddr> {
+pub(super) fn of_azure(
+    signer: Arc<AzureSigner>,
+    subscription: &str,
+    machine: &str,
+) -> Result<std::net::SocketAddr> {
     let (subscription, machine) = (subscription.to_owned(), machine.to_owned());
     metadata(Box::new(move |request| {
-        ensure!(request.contains("metadata: true\r\n") && request.starts_with("GET /metadata/attested/document?"));
+        ensure!(
+            request.contains("metadata: true\r\n") && request.starts_with("GET /metadata/attested/document?")
+        );
         let nonce = parameter(request, "nonce").context("a nonce")?;
         Ok((200, signer.attested(&subscription, &machine, nonce)?))
     }))
@@ -141,7 +147,8 @@ fn a_machine_of_azure_joins_by_its_attested_document_and_a_forged_one_does_not()
     ])?;
     let line = line(&hub)?;
     // Its authority has the same name, and another key.
-    let forged = of_azure(Arc::new(AzureSigner::new()?), SUBSCRIPTION, "aaaaaaaa-bbbb-cccc-dddd-000000000002")?;
+    let forged =
+        of_azure(Arc::new(AzureSigner::new()?), SUBSCRIPTION, "aaaaaaaa-bbbb-cccc-dddd-000000000002")?;
     let genuine = of_azure(Arc::new(signer), SUBSCRIPTION, MACHINE)?;
     let agent = Agent::prove("azurite", &line, genuine)?;
     serves(&hub, agent, "7/42", &format!("azure/{SUBSCRIPTION}/{MACHINE}"))?;
@@ -190,7 +197,8 @@ fn a_pod_joins_by_the_token_of_its_service_account_and_a_forged_one_does_not() -
         } else {
             json!({ "authenticated": false, "error": "invalid bearer token" })
         };
-        let review = json!({ "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "status": status });
+        let review =
+            json!({ "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "status": status });
         Ok((201, review.to_string()))
     }))?;
     let hub = Hub::start(&[
@@ -214,6 +222,9 @@ fn a_pod_joins_by_the_token_of_its_service_account_and_a_forged_one_does_not() -
             tries(&folder, code, &line, &["--identity", "kubernetes", "--identity-token", &file])?;
         refused(&hub, &tried, &state, code)?;
     }
-    ensure!(!hub.log().contains("token-of-the-hub") && !hub.log().contains(&genuine), "the log holds a token");
+    ensure!(
+        !hub.log().contains("token-of-the-hub") && !hub.log().contains(&genuine),
+        "the log holds a token"
+    );
     Ok(())
 }

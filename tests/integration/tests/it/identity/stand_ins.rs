@@ -107,10 +107,7 @@ pub(super) struct TokenKey(TempDir);
 impl TokenKey {
     pub(super) fn new() -> Result<Self> {
         let key = Self(scratch("key")?);
-        openssl(
-            key.0.path(),
-            "genpkey -quiet -algorithm RSA -pkeyopt rsa_keygen_bits:2048 -out key.pem",
-        )?;
+        openssl(key.0.path(), "genpkey -quiet -algorithm RSA -pkeyopt rsa_keygen_bits:2048 -out key.pem")?;
         Ok(key)
     }
 
@@ -134,7 +131,8 @@ impl TokenKey {
     /// A token of these claims with RS256.
     pub(super) fn sign(&self, claims: &Value) -> Result<String> {
         let encode = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
-        let signed = format!("{}.{}", encode(&json!({ "alg": "RS256", "kid": "k1", "typ": "JWT" })), encode(claims));
+        let signed =
+            format!("{}.{}", encode(&json!({ "alg": "RS256", "kid": "k1", "typ": "JWT" })), encode(claims));
         let folder = self.0.path();
         std::fs::write(folder.join("signed"), &signed)?;
         openssl(folder, "dgst -sha256 -sign key.pem -out signature signed")?;
@@ -152,7 +150,8 @@ impl AzureSigner {
         let new = "-newkey rsa:2048 -nodes -sha256";
         openssl(folder, &format!("req -x509 {new} -days 10 -subj /CN=Root -keyout root.key -out root.pem"))?;
         openssl(folder, &format!("req {new} -subj /CN=metadata.azure.com -keyout leaf.key -out leaf.csr"))?;
-        let names = "basicConstraints=CA:FALSE\nsubjectAltName=DNS:metadata.azure.com\nextendedKeyUsage=serverAuth\n";
+        let names =
+            "basicConstraints=CA:FALSE\nsubjectAltName=DNS:metadata.azure.com\nextendedKeyUsage=serverAuth\n";
         std::fs::write(folder.join("names"), names)?;
         openssl(
             folder,

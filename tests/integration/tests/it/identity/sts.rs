@@ -43,7 +43,8 @@ fn check_signature(request: &str) -> Result<()> {
     };
     let scope = part("Credential").and_then(|text| text.strip_prefix("ASIAEXAMPLE/")).context("the key")?;
     let names = part("SignedHeaders").context("the headers")?;
-    let lines: Result<Vec<_>> = names.split(';').map(|name| Ok(format!("{name}:{}\n", header(name)?))).collect();
+    let lines: Result<Vec<_>> =
+        names.split(';').map(|name| Ok(format!("{name}:{}\n", header(name)?))).collect();
     let hash = hex(&Sha256::digest(body));
     let canonical = format!("POST\n/\n\n{}\n{names}\n{hash}", lines?.concat());
     let time = header("x-amz-date")?;
@@ -61,7 +62,12 @@ fn machine(key: Arc<Mutex<TokenKey>>, issuer: &str, instance: &str) -> Result<[S
     let service = metadata(Box::new(move |request| {
         if let Err(error) = check_signature(request) {
             let code = "SignatureDoesNotMatch";
-            return Ok((403, format!("<ErrorResponse><Error><Code>{code}</Code><Message>{error}</Message></Error></ErrorResponse>")));
+            return Ok((
+                403,
+                format!(
+                    "<ErrorResponse><Error><Code>{code}</Code><Message>{error}</Message></Error></ErrorResponse>"
+                ),
+            ));
         }
         let body = request.split_once("\r\n\r\n").context("a body")?.1;
         let field = |name: &str| body.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
@@ -76,11 +82,14 @@ fn machine(key: Arc<Mutex<TokenKey>>, issuer: &str, instance: &str) -> Result<[S
                 "aws_account": ACCOUNT, "source_region": REGION, "ec2_role_delivery": "2.0",
                 "ec2_source_instance_arn": format!("arn:aws:ec2:{REGION}:{ACCOUNT}:instance/{instance}") },
         }))?;
-        Ok((200, format!(
-            "<GetWebIdentityTokenResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><GetWebIdentityTokenResult>\
+        Ok((
+            200,
+            format!(
+                "<GetWebIdentityTokenResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><GetWebIdentityTokenResult>\
              <WebIdentityToken>{token}</WebIdentityToken><Expiration>2026-11-22T12:05:00Z</Expiration>\
              </GetWebIdentityTokenResult></GetWebIdentityTokenResponse>"
-        )))
+            ),
+        ))
     }))?;
     let place = metadata(Box::new(|request| {
         if request.starts_with("PUT /latest/api/token ") {
@@ -130,8 +139,7 @@ fn a_machine_of_ec2_joins_by_a_token_of_its_role_and_not_once_more_by_its_docume
 
     let folder = scratch("refused")?;
     let [other_place, other_service] = machine(Arc::new(Mutex::new(TokenKey::new()?)), &issuer, "i-0b")?;
-    let [foreign_place, foreign_service] =
-        machine(key, "https://other.tokens.sts.global.api.aws", "i-0c")?;
+    let [foreign_place, foreign_service] = machine(key, "https://other.tokens.sts.global.api.aws", "i-0c")?;
     for (place, service, code) in [
         (&other_place, &other_service, "identity_signature"),
         (&foreign_place, &foreign_service, "identity_issuer"),
