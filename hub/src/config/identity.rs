@@ -77,7 +77,7 @@ pub(super) const KUBERNETES_AUDIENCE: Key = Key::new(
 );
 pub(super) const CA: Key = Key::unset(
     "join.identity.ca",
-    "PEM file with authorities of that cluster, besides the public ones; and of gcp_keys where that is set.",
+    "PEM file with authorities of that cluster, besides the public ones; and of gcp_keys and aws_issuers that are not the clouds' own.",
 );
 pub(super) const ORDERED: Key = Key::new(
     "join.identity.ordered",
