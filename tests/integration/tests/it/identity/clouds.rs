@@ -53,7 +53,8 @@ pub(super) fn tries(
     arguments: &[&str],
 ) -> Result<(Finished, std::path::PathBuf)> {
     let state = folder.path().join(name);
-    Ok((joining(None, name, &state)?.args(arguments).stdin(line).run(CALL)?, state))
+    let name = name.replace('_', "-");
+    Ok((joining(None, &name, &state)?.args(arguments).stdin(line).run(CALL)?, state))
 }
 
 /// The token of a machine of Google, as its metadata service gives it for an audience.

@@ -115,6 +115,8 @@ fn an_ordered_machine_of_google_has_no_token_and_joins_by_its_own() -> Result<()
     let runtime = Runtime::new()?;
     let dialect = GcpDialect::new(1);
     let fake = runtime.block_on(FakeCloud::start(dialect.clone(), RIGHT));
+    let account = format!("nodes@{PROJECT}.iam.gserviceaccount.com");
+    dialect.run_as(&account);
     let key = TokenKey::new()?;
     let published = key.published()?;
     let google = Https::start(Box::new(move |_| Ok((200, published.clone()))))?;
@@ -123,7 +125,7 @@ fn an_ordered_machine_of_google_has_no_token_and_joins_by_its_own() -> Result<()
         ("gcp", "e2-small"),
         &[
             "providers.gcp.regions=us-central1".to_owned(),
-            format!("providers.gcp.service_account=nodes@{PROJECT}.iam.gserviceaccount.com"),
+            format!("providers.gcp.service_account={account}"),
             format!("join.identity.gcp_projects={PROJECT}"),
             format!("join.identity.gcp_keys=https://{}/certs", google.place),
             google.trusted(),
