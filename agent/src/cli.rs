@@ -23,7 +23,7 @@ use serde_json::Value;
 
 use crate::agent::{AgentError, SOCKET};
 use crate::pace::PaceArgs;
-use crate::proof::{CloudProver, ProofChoice};
+use crate::proof::{CloudProver, ProofChoice, StsPlace};
 use crate::service::LocalAddress;
 
 /// Connects this machine to a blueprint hub, and offers its services through the hub.
@@ -115,7 +115,7 @@ struct JoinArgs {
 /// How a machine of a cloud joins without a token.
 #[derive(Debug, Args)]
 struct ProofArgs {
-    /// Proves who this machine is by what its cloud says: aws, gcp, azure, kubernetes, or auto for the one that answers. Then
+    /// Proves who this machine is by what its cloud says: aws, aws-sts, gcp, azure, kubernetes, or auto for the one that answers. Then
     /// the line needs no token; one that is there is used where the identity does not help.
     #[arg(long, value_name = "CLOUD")]
     identity: Option<ProofChoice>,
@@ -130,6 +130,9 @@ struct ProofArgs {
         requires = "identity"
     )]
     identity_token: PathBuf,
+    /// Where AWS gives tokens for roles, for endpoints of a network of its own and for stand-ins [default: that of the region].
+    #[arg(long, value_name = "URL", requires = "identity")]
+    sts: Option<StsPlace>,
 }
 
 impl ProofArgs {
@@ -139,7 +142,8 @@ impl ProofArgs {
 
     fn prover(&self) -> Option<Box<dyn Prover>> {
         let choice = self.identity?;
-        let cloud = CloudProver { choice, metadata: self.metadata, token: self.identity_token.clone() };
+        let (metadata, token, sts) = (self.metadata, self.identity_token.clone(), self.sts.clone());
+        let cloud = CloudProver { choice, metadata, token, sts };
         Some(Box::new(cloud))
     }
 }

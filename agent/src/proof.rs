@@ -1,18 +1,21 @@
 //! Has the cloud of this machine say who it is: its metadata service, or the token that a cluster gave to a pod.
 
 mod metadata;
+mod sts;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use blueprint_common_spoke::{MadeProof, ProofAsk, Prover};
-use blueprint_common_types::{ProofKind, Secret};
+use blueprint_common_types::{ProofKind, Secret, Timestamp};
 use futures_util::future::BoxFuture;
 use tokio::io::AsyncReadExt;
 
 use metadata::{Question, ask};
+pub(crate) use sts::StsPlace;
+use sts::{RoleKeys, web_identity};
 
 /// Longest document of a cloud in bytes; the hub takes no longer one.
 const MAX_DOCUMENT: usize = 16 * 1024;
@@ -37,7 +40,7 @@ impl FromStr for ProofChoice {
             return Ok(Self::Auto);
         }
         let one = text.parse().map(Self::One);
-        one.map_err(|_| "not one of auto, aws, gcp, azure, kubernetes".to_owned())
+        one.map_err(|_| "not one of auto, aws, aws-sts, gcp, azure, kubernetes".to_owned())
     }
 }
 
@@ -49,6 +52,8 @@ pub(crate) struct CloudProver {
     pub(crate) metadata: SocketAddr,
     /// Where a cluster puts the token of a pod.
     pub(crate) token: PathBuf,
+    /// Where AWS gives tokens; `None` for the service of the machine's region.
+    pub(crate) sts: Option<StsPlace>,
 }
 
 impl Prover for CloudProver {
@@ -79,7 +84,8 @@ impl CloudProver {
     async fn of(&self, kind: ProofKind, wanted: &ProofAsk) -> Result<Secret<Vec<u8>>, String> {
         let audience = wanted.binding.audience();
         match kind {
-            ProofKind::Aws => self.aws().await,
+            ProofKind::Aws => self.aws("/latest/dynamic/instance-identity/rsa2048").await,
+            ProofKind::AwsSts => self.aws_sts(&audience).await,
             ProofKind::Gcp => {
                 let path = format!(
                     "/computeMetadata/v1/instance/service-accounts/default/identity?audience={audience}&format=full"
@@ -99,14 +105,33 @@ impl CloudProver {
         }
     }
 
-    async fn aws(&self) -> Result<Secret<Vec<u8>>, String> {
+    /// A token of the role that this machine has.
+    async fn aws_sts(&self, audience: &str) -> Result<Secret<Vec<u8>>, String> {
+        const ROLES: &str = "/latest/meta-data/iam/security-credentials/";
+        let is_word = |text: &str| {
+            let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"+=,.@-_".contains(&byte);
+            (1..=128).contains(&text.len()) && text.bytes().all(is_plain)
+        };
+        let word = async |path: &str| {
+            let text = self.aws(path).await?;
+            let text = String::from_utf8_lossy(text.expose()).trim().to_owned();
+            Some(text).filter(|text| is_word(text)).ok_or_else(|| format!("{path} holds no name"))
+        };
+        let role = word(ROLES).await.map_err(|why| format!("this machine has no role: {why}"))?;
+        let region = word("/latest/meta-data/placement/region").await?;
+        let keys = RoleKeys::read(self.aws(&format!("{ROLES}{role}")).await?.expose())?;
+        let now = Timestamp::from(SystemTime::now());
+        web_identity(&keys, (&region, self.sts.as_ref()), audience, now).await
+    }
+
+    async fn aws(&self, path: &str) -> Result<Secret<Vec<u8>>, String> {
         const HOST: &str = "169.254.169.254";
         let life = [("x-aws-ec2-metadata-token-ttl-seconds", Secret::new("60".to_owned()))];
         let token = self.ask("PUT", "/latest/api/token", HOST, &life).await?;
         let token =
             String::from_utf8(token.expose().clone()).map_err(|_| "its token is no text".to_owned())?;
         let headers = [("x-aws-ec2-metadata-token", Secret::new(token))];
-        self.ask("GET", "/latest/dynamic/instance-identity/rsa2048", HOST, &headers).await
+        self.ask("GET", path, HOST, &headers).await
     }
 
     async fn ask(

@@ -183,7 +183,7 @@ impl Base {
             (opened.clone(), opened.clone());
         let replicas = replicas(&opened).await?;
         let clouds = Clouds::new(
-            (config.provision, config.alerts.clone(), config.prices.clone()),
+            (config.provision, config.alerts.clone(), config.prices.clone(), &config.identity),
             &config.providers,
             config.overlay_v4,
             opened.clone(),

@@ -1,21 +1,24 @@
-//! Machines that join by what a cloud says of them: rules of the configuration, keys of Google, and a cluster that is asked.
+//! Machines that join by what a cloud says of them: rules of the configuration, keys of issuers, and a cluster that is asked.
 //!
 //! `hub/identity-core` decides; this fetches what it needs to. A challenge is used up once its proof is good.
 
 mod certificates;
-mod google;
+mod issuer;
+mod ordered;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use anyhow::{Context, Result};
-use blueprint_common_runtime::tasks::Spawner;
+use blueprint_common_runtime::tasks::{Spawner, Supervisor};
 use blueprint_common_types::{CaPin, ProofBinding, ProofKind, Secret, Timestamp};
 use blueprint_hub_identity_core::aws::{self, AwsRules};
 use blueprint_hub_identity_core::azure::{self, AzureRules};
 use blueprint_hub_identity_core::gcp::{self, GcpRules};
 use blueprint_hub_identity_core::kubernetes::{self, KubernetesRules};
+use blueprint_hub_identity_core::sts::{self, StsRules};
 use blueprint_hub_identity_core::{Challenges, Machine, ProofRefusal, key_named};
 use blueprint_hub_provider_kit::{HttpClient, HttpConfig};
 use blueprint_hub_proxy_core::identity::JwksUrl;
@@ -27,8 +30,11 @@ use http::Request;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use parking_lot::Mutex;
 
-use crate::config::{GcpIdentity, IdentitySettings, KubernetesIdentity};
-use google::GoogleKeys;
+use crate::config::{AwsIdentity, GcpIdentity, IdentitySettings, KubernetesIdentity};
+use crate::provision::Clouds;
+use issuer::IssuerKeys;
+
+pub(crate) use ordered::OrderedMachines;
 
 /// Longest answer of a host that is asked about identities, in bytes.
 const MAX_ANSWER: usize = 256 * 1024;
@@ -42,11 +48,14 @@ pub(crate) struct CloudIdentities {
     pin: CaPin,
     challenges: Mutex<Challenges>,
     aws: Option<AwsRules>,
-    gcp: Option<(GcpRules, GoogleKeys)>,
+    /// Keys by their issuers.
+    sts: Option<(StsRules, BTreeMap<String, IssuerKeys>)>,
+    gcp: Option<(GcpRules, IssuerKeys)>,
     azure: Option<AzureRules>,
     kubernetes: Option<Cluster>,
     unordered: Vec<ProofKind>,
     services: ServiceGrant,
+    ordered: Arc<OrderedMachines>,
 }
 
 /// A cluster that is asked about tokens of its pods.
@@ -62,7 +71,12 @@ impl CloudIdentities {
     /// # Errors
     ///
     /// Where a file cannot be read or holds none, or there is no randomness.
-    pub(crate) fn new(settings: &IdentitySettings, pin: CaPin, spawner: Spawner) -> Result<Self> {
+    pub(crate) fn new(
+        settings: &IdentitySettings,
+        pin: CaPin,
+        ordered: Arc<OrderedMachines>,
+        spawner: Spawner,
+    ) -> Result<Self> {
         let mut key = [0; 32];
         blueprint_common_types::fill_random(&mut key).context("no randomness for challenges")?;
         let client = |extra_roots: Option<PathBuf>| {
@@ -75,11 +89,13 @@ impl CloudIdentities {
             })
             .context("cannot ask about identities (join.identity.ca)")
         };
-        let aws = settings.aws.as_ref().map(certificates::of_aws).transpose()?;
+        let aws = settings.aws.as_ref().map(certificates::of_aws).transpose()?.flatten();
+        let sts = settings.aws.as_ref().filter(|own| !own.issuers.is_empty());
+        let sts = sts.map(|own| of_sts(own, settings.ca.as_ref(), client, &spawner)).transpose()?;
         let azure = settings.azure.as_ref().map(certificates::of_azure).transpose()?;
         let gcp = settings.gcp.as_ref().map(|gcp| {
             let http = client(settings.ca.clone().filter(|_| !are_googles(&gcp.keys)))?;
-            Ok::<_, anyhow::Error>(of_google(gcp, http, spawner))
+            Ok::<_, anyhow::Error>(of_google(gcp, http, spawner.clone()))
         });
         let gcp = gcp.transpose()?;
         let http = client(settings.ca.clone())?;
@@ -94,11 +110,13 @@ impl CloudIdentities {
             pin,
             challenges: Mutex::new(Challenges::new(&Secret::new(key))),
             aws,
+            sts,
             gcp,
             azure,
             kubernetes,
             unordered: settings.unordered.clone(),
             services: settings.services.clone(),
+            ordered,
         })
     }
 
@@ -108,13 +126,20 @@ impl CloudIdentities {
         let off = || ProofFailure::Refused(ProofRefusal::Off(proof.kind.to_string()));
         match proof.kind {
             ProofKind::Aws => Ok(aws::verify(document, self.aws.as_ref().ok_or_else(off)?, now)?),
+            ProofKind::AwsSts => {
+                let (rules, keys) = self.sts.as_ref().ok_or_else(off)?;
+                let text = text_of(document)?;
+                let issuer = sts::issuer_named(text, rules)?;
+                let keys = keys.get(&issuer).ok_or(ProofRefusal::Issuer)?;
+                let keys = keys.named(&key_named(text)?).await.map_err(ProofFailure::Unavailable)?;
+                Ok(sts::verify(text, rules, (&issuer, &keys), &binding, now)?)
+            }
             ProofKind::Azure => {
                 Ok(azure::verify(document, self.azure.as_ref().ok_or_else(off)?, &binding, now)?)
             }
             ProofKind::Gcp => {
                 let (rules, keys) = self.gcp.as_ref().ok_or_else(off)?;
-                let text =
-                    std::str::from_utf8(document).map_err(|_| ProofRefusal::Malformed("not a JWT"))?.trim();
+                let text = text_of(document)?;
                 let keys = keys.named(&key_named(text)?).await.map_err(ProofFailure::Unavailable)?;
                 Ok(gcp::verify(text, rules, &keys, &binding, now)?)
             }
@@ -127,6 +152,8 @@ impl Identities for CloudIdentities {
     fn kinds(&self) -> Vec<ProofKind> {
         let on = [
             (ProofKind::Kubernetes, self.kubernetes.is_some()),
+            // Before the document, which has no end.
+            (ProofKind::AwsSts, self.sts.is_some()),
             (ProofKind::Aws, self.aws.is_some()),
             (ProofKind::Gcp, self.gcp.is_some()),
             (ProofKind::Azure, self.azure.is_some()),
@@ -145,11 +172,22 @@ impl Identities for CloudIdentities {
             let now = Timestamp::from(SystemTime::now());
             self.challenges.lock().check(&proof.nonce, now)?;
             let machine = self.machine(&proof, now).await?;
-            let Machine { kind, account, instance, provider_ids, region: _ } = machine;
-            let unordered = self.unordered.contains(&kind).then(|| self.services.clone());
-            let identity = CloudIdentity { kind, account, instance, provider_ids, unordered };
+            let unordered = self.unordered.contains(&machine.kind).then(|| self.services.clone());
+            let identity = CloudIdentity {
+                kind: machine.kind,
+                account: machine.account.clone(),
+                instance: machine.instance.clone(),
+                provider_ids: machine.provider_ids.clone(),
+                unordered,
+            };
             self.challenges.lock().use_up(&proof.nonce, &identity.to_string(), now)?;
-            Ok(identity)
+            if machine.kind != ProofKind::Azure {
+                return Ok(identity);
+            }
+            // With a challenge used up, so that nobody has the hub ask without end.
+            let provider_ids = self.ordered.provider_ids(&proof.name, &machine).await;
+            let provider_ids = provider_ids.map_err(ProofFailure::Unavailable)?;
+            Ok(CloudIdentity { provider_ids, ..identity })
         })
     }
 }
@@ -186,19 +224,47 @@ impl Cluster {
     }
 }
 
+fn text_of(token: &[u8]) -> Result<&str, ProofRefusal> {
+    Ok(std::str::from_utf8(token).map_err(|_| ProofRefusal::Malformed("not a JWT"))?.trim())
+}
+
+/// What the hosts of AWS's issuers end with: authorities of a cluster have no say in what their keys are.
+const OF_AWS: [&str; 2] = [".api.aws", ".amazonaws.com"];
+
+/// The rules for tokens of AWS, and where the keys of each issuer come from.
+fn of_sts(
+    settings: &AwsIdentity,
+    ca: Option<&PathBuf>,
+    client: impl Fn(Option<PathBuf>) -> Result<HttpClient>,
+    spawner: &Spawner,
+) -> Result<(StsRules, BTreeMap<String, IssuerKeys>)> {
+    let mut keys = BTreeMap::new();
+    for (issuer, url) in &settings.issuers {
+        let is_of_aws = OF_AWS.iter().any(|end| url.host().ends_with(end));
+        let http = client(ca.cloned().filter(|_| !is_of_aws))?;
+        keys.insert(issuer.clone(), IssuerKeys::new(url.clone(), http, spawner.clone()));
+    }
+    let rules = StsRules {
+        issuers: settings.issuers.keys().cloned().collect(),
+        accounts: settings.accounts.clone(),
+        regions: settings.regions.clone(),
+    };
+    Ok((rules, keys))
+}
+
 /// True for the URL of Google itself: authorities of a cluster have no say in what its keys are.
 fn are_googles(keys: &JwksUrl) -> bool {
     JwksUrl::parse(gcp::KEYS).is_ok_and(|googles| googles == *keys)
 }
 
 /// The rules for Google Cloud, and where its keys come from.
-fn of_google(settings: &GcpIdentity, http: HttpClient, spawner: Spawner) -> (GcpRules, GoogleKeys) {
+fn of_google(settings: &GcpIdentity, http: HttpClient, spawner: Spawner) -> (GcpRules, IssuerKeys) {
     let rules = GcpRules {
         projects: settings.projects.clone(),
         regions: settings.regions.clone(),
         service_accounts: settings.service_accounts.clone(),
     };
-    (rules, GoogleKeys::new(settings.keys.clone(), http, spawner))
+    (rules, IssuerKeys::new(settings.keys.clone(), http, spawner))
 }
 
 /// What the control plane needs, of this configuration.
@@ -209,9 +275,11 @@ fn of_google(settings: &GcpIdentity, http: HttpClient, spawner: Spawner) -> (Gcp
 pub(crate) fn start(
     settings: &IdentitySettings,
     pin: CaPin,
-    spawner: Spawner,
+    clouds: &Clouds,
+    supervisor: &Supervisor,
 ) -> Result<Arc<dyn Identities>> {
-    Ok(Arc::new(CloudIdentities::new(settings, pin, spawner)?))
+    let (ordered, spawner) = (clouds.ordered(), supervisor.child_spawner());
+    Ok(Arc::new(CloudIdentities::new(settings, pin, ordered, spawner)?))
 }
 
 #[cfg(test)]

@@ -42,7 +42,8 @@ use self::host::HubHost;
 use self::meter::HubMeter;
 use crate::accounts::{Accounts, Entry, Vault};
 use crate::agent_files::AgentShelf;
-use crate::config::{AlertSettings, PriceConfig, ProviderSettings, ProvisionSettings};
+use crate::config::{AlertSettings, IdentitySettings, PriceConfig, ProviderSettings, ProvisionSettings};
+use crate::identities::OrderedMachines;
 use crate::webhook::WebhookCourier;
 
 /// What the operator's side asks.
@@ -72,6 +73,7 @@ pub(crate) struct Clouds {
     others: ProviderSettings,
     state: PathBuf,
     agents: Arc<AgentShelf>,
+    ordered: Arc<OrderedMachines>,
 }
 
 impl Clouds {
@@ -81,7 +83,12 @@ impl Clouds {
     ///
     /// Where something is missing that one of them needs.
     pub(crate) fn new(
-        (settings, alerts, prices): (ProvisionSettings, AlertSettings, PriceConfig),
+        (settings, alerts, prices, identity): (
+            ProvisionSettings,
+            AlertSettings,
+            PriceConfig,
+            &IdentitySettings,
+        ),
         providers: &ProviderSettings,
         overlay: Ipv4Network,
         store: Arc<SqliteStore>,
@@ -98,8 +105,14 @@ impl Clouds {
         } else {
             AgentShelf::none(state)
         };
-        let (others, state) = (providers.clone(), state.to_owned());
-        Ok(Self { store, settings, alerts, prices, sim, made, others, state, agents: Arc::new(agents) })
+        let ordered = Arc::new(OrderedMachines::new(identity, providers)?);
+        let (others, state, agents) = (providers.clone(), state.to_owned(), Arc::new(agents));
+        Ok(Self { store, settings, alerts, prices, sim, made, others, state, agents, ordered })
+    }
+
+    /// How ordered machines join, and how their clouds name them.
+    pub(crate) fn ordered(&self) -> Arc<OrderedMachines> {
+        Arc::clone(&self.ordered)
     }
 
     /// Agents that new machines fetch.
@@ -125,7 +138,18 @@ impl Clouds {
         metrics: &Metrics,
         spawner: &Spawner,
     ) -> Result<Provision> {
-        let Self { store, settings, alerts, prices, sim, made: mut providers, others, state, agents } = self;
+        let Self {
+            store,
+            settings,
+            alerts,
+            prices,
+            sim,
+            made: mut providers,
+            others,
+            state,
+            agents,
+            ordered,
+        } = self;
         let credentials: Arc<dyn CredentialStore> = Arc::<SqliteStore>::clone(&store);
         let vault = Vault::open(credentials, Arc::clone(&sealing)).await?;
         let mut seed = [0u8; 8];
@@ -148,11 +172,12 @@ impl Clouds {
         }
         providers.extend(docker::make(&others, facts.id, &agents, &state)?);
         providers.extend(external::start(others.external.as_ref(), facts.id, spawner)?);
+        ordered.ask(&providers);
         let accounts = Accounts::new(facts.id, vault, entries, others.without_account());
         let courier = Arc::new(WebhookCourier::new(&alerts, sealing, facts.id)?);
         let received = received(registrar.clone(), tunnel);
         let meter = HubMeter::new(registrar.clone(), ledger, workloads);
-        let host = HubHost::new(facts, control, registrar, agents.digests(), settings.token_ttl);
+        let host = HubHost::new(facts, control, registrar, (agents.digests(), ordered), settings.token_ttl);
         let host = host.allowing_unlimited(settings.allow_unlimited);
         let host = Arc::new(host);
         let wall = Arc::new(|| Timestamp::from(SystemTime::now()));

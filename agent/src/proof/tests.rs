@@ -37,7 +37,7 @@ async fn made_by(
             let _ = stream.write_all(answer.as_bytes()).await;
         }
     };
-    let prover = CloudProver { choice, metadata, token: "/nonexistent/token".into() };
+    let prover = CloudProver { choice, metadata, token: "/nonexistent/token".into(), sts: None };
     let made = tokio::select! {
         made = prover.prove(ProofAsk { binding: binding(), kinds: kinds.to_vec() }) => made,
         () = service => unreachable!("a service does not end"),

@@ -9,7 +9,7 @@ use crate::{CaPin, TokenId, WgPublicKey};
 
 /// A text is not the name of a kind of proof.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no kind of identity: aws, gcp, azure or kubernetes was expected")]
+#[error("{0:?} is no kind of identity: aws, aws-sts, gcp, azure or kubernetes was expected")]
 pub struct ParseProofKindError(String);
 
 /// Who vouches for a machine.
@@ -17,6 +17,8 @@ pub struct ParseProofKindError(String);
 pub enum ProofKind {
     /// Amazon EC2: the signed instance identity document.
     Aws,
+    /// Amazon EC2 by the web identity token of its Security Token Service, for the machine's role.
+    AwsSts,
     /// Google Compute Engine: the instance identity token.
     Gcp,
     /// Azure: the attested document of the metadata service.
@@ -27,13 +29,14 @@ pub enum ProofKind {
 
 impl ProofKind {
     /// Every kind there is.
-    pub const ALL: [Self; 4] = [Self::Aws, Self::Gcp, Self::Azure, Self::Kubernetes];
+    pub const ALL: [Self; 5] = [Self::Aws, Self::AwsSts, Self::Gcp, Self::Azure, Self::Kubernetes];
 
     /// Its name on the wire, in the store and in metrics.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Aws => "aws",
+            Self::AwsSts => "aws-sts",
             Self::Gcp => "gcp",
             Self::Azure => "azure",
             Self::Kubernetes => "kubernetes",

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use blueprint_common_types::Secret;
 use blueprint_common_types::workload::Sha256Digest;
+use blueprint_common_types::{ProofKind, Secret};
 use serde_json::json;
 
 use crate::AgentArch;
@@ -22,8 +22,10 @@ const FIREWALL: &str = include_str!("files/firewall");
 pub struct Bootstrap {
     /// Name of its node.
     pub name: String,
-    /// What it joins with.
+    /// What it joins with: a line with a token, or where its cloud vouches for it, one that names the hub alone.
     pub join_line: Secret<String>,
+    /// Whose word it joins by, where it has no token.
+    pub identity: Option<ProofKind>,
     /// Agents that the hub holds.
     pub agents: BTreeMap<AgentArch, Sha256Digest>,
     /// Where they are fetched: the digest is appended. It holds the right to do so.
@@ -165,8 +167,9 @@ impl Bootstrap {
         let url = plain_text(self.url.expose(), "the address of the hub")?;
         let cloud_init = if self.by_cloud_init { "yes" } else { "no" };
         let power_off = if self.powers_off { "yes" } else { "no" };
+        let identity = self.identity.map(ProofKind::name).unwrap_or_default();
         Ok(Secret::new(format!(
-            "NAME={name}\nURL={url}\nAGENT_X86_64={x86_64}\nAGENT_AARCH64={aarch64}\nWITHIN_SECS={}\nPOWER_OFF={power_off}\nCLOUD_INIT={cloud_init}\n",
+            "NAME={name}\nIDENTITY={identity}\nURL={url}\nAGENT_X86_64={x86_64}\nAGENT_AARCH64={aarch64}\nWITHIN_SECS={}\nPOWER_OFF={power_off}\nCLOUD_INIT={cloud_init}\n",
             self.within_secs
         )))
     }
@@ -188,6 +191,7 @@ mod tests {
         Bootstrap {
             name: format!("bp-{}", "d".repeat(40)),
             join_line: Secret::new(format!("{}:7443/{}/canary", "h".repeat(120), "p".repeat(43))),
+            identity: None,
             agents: BTreeMap::from([(AgentArch::X86_64, digest), (AgentArch::Aarch64, digest)]),
             url: Secret::new(format!("https://{}:7443/agent/0123456789abcdef/canary", "h".repeat(120))),
             within_secs: 900,
@@ -229,6 +233,17 @@ mod tests {
         assert!(cloud.contains("WantedBy=cloud-init.target") && cloud.contains(" cloud-final.service\n"));
         assert!(own.contains("CLOUD_INIT=no") && own.contains("POWER_OFF=no"));
         assert!(![own, cloud].concat().contains("@AFTER@"));
+    }
+
+    #[test]
+    fn a_machine_that_its_cloud_vouches_for_is_told_which_and_asks_as_root() {
+        let own = Bootstrap { identity: Some(ProofKind::Azure), ..bootstrap() };
+        let settings = |of: &Bootstrap| of.settings().unwrap().expose().clone();
+        assert!(settings(&own).contains("\nIDENTITY=azure\n"), "{}", settings(&own));
+        assert!(settings(&bootstrap()).contains("\nIDENTITY=\n"));
+        assert!(own.cloud_config().unwrap().expose().len() <= MAX_BYTES - 1024);
+        let (by_token, by_identity) = BOOTSTRAP.split_once("--identity").unwrap();
+        assert!(by_token.contains("runuser -u blueprint-agent") && !by_identity.contains("runuser"));
     }
 
     #[test]

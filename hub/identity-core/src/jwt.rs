@@ -16,6 +16,32 @@ pub trait SignatureKeys {
     fn verifies(&self, name: &str, message: &[u8], signature: &[u8]) -> bool;
 }
 
+/// For whom a token was made.
+#[derive(Deserialize)]
+#[serde(untagged)]
+pub(crate) enum Audience {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl Audience {
+    /// True where it was made for `who`, and maybe for others.
+    pub(crate) fn has(&self, who: &str) -> bool {
+        match self {
+            Self::One(one) => one == who,
+            Self::Many(many) => many.iter().any(|one| one == who),
+        }
+    }
+
+    /// True where it was made for `who` and for nobody else.
+    pub(crate) fn is_only(&self, who: &str) -> bool {
+        match self {
+            Self::One(one) => one == who,
+            Self::Many(many) => many.len() == 1 && self.has(who),
+        }
+    }
+}
+
 #[derive(Deserialize)]
 struct Header {
     alg: String,

@@ -9,7 +9,7 @@ use blueprint_common_types::{ProofKind, Secret};
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::jwt::unverified;
+use crate::jwt::{Audience, unverified};
 use crate::{Allowed, MAX_DOCUMENT, Machine, ProofRefusal, plain};
 
 /// Where a cluster is asked.
@@ -64,25 +64,13 @@ struct Claims {
     aud: Option<Audience>,
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Audience {
-    One(String),
-    Many(Vec<String>),
-}
-
 /// Refuses a token whose claims, which anybody may have written, say already that it is none of those that are let in.
 fn check_claims(text: &str, rules: &KubernetesRules) -> Result<(), ProofRefusal> {
     let Claims { iss, sub, aud } = unverified(text)?;
     if iss.is_empty() {
         return Err(ProofRefusal::Issuer);
     }
-    let is_for_us = match aud {
-        Some(Audience::One(one)) => one == rules.audience,
-        Some(Audience::Many(many)) => many.contains(&rules.audience),
-        None => false,
-    };
-    if !is_for_us {
+    if !aud.is_some_and(|aud| aud.has(&rules.audience)) {
         return Err(ProofRefusal::Audience);
     }
     let account = sub.strip_prefix(ACCOUNT).ok_or(ProofRefusal::Incomplete("a service account"))?;

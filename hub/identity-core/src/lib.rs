@@ -20,6 +20,7 @@ mod date;
 pub mod gcp;
 mod jwt;
 pub mod kubernetes;
+pub mod sts;
 
 use std::collections::BTreeSet;
 

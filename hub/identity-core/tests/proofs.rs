@@ -12,6 +12,7 @@ use blueprint_hub_identity_core::aws::{self, AwsRules};
 use blueprint_hub_identity_core::azure::{self, AzureRules};
 use blueprint_hub_identity_core::gcp::{self, GcpRules};
 use blueprint_hub_identity_core::kubernetes::{self, KubernetesRules};
+use blueprint_hub_identity_core::sts::{self, StsRules};
 use blueprint_hub_identity_core::{Allowed, ProofRefusal, SignatureKeys, key_named};
 use blueprint_hub_proxy_core::identity::VerifyingKey;
 use ring::hmac;
@@ -433,6 +434,182 @@ fn a_token_of_google_for_others_or_of_others_is_refused() {
     let named =
         GcpRules { service_accounts: allowed(&["agent@project-1.iam.gserviceaccount.com"]), ..gcp_rules() };
     assert_eq!(gcp_with(&unsure, &named), Err("identity_not_allowed"));
+}
+
+const ISSUER: &str = "https://abc123-def456.tokens.sts.global.api.aws";
+
+const OF_AWS: &str = "https://sts.amazonaws.com/";
+
+fn sts_rules() -> StsRules {
+    StsRules {
+        issuers: allowed(&[ISSUER]),
+        accounts: allowed(&["123456789012"]),
+        regions: Allowed::default(),
+    }
+}
+
+/// As AWS writes them, in the page "Understanding token claims" of its guide to IAM.
+fn sts_claims(change: impl FnOnce(&mut Value)) -> Value {
+    let mut claims = json!({
+        "iss": ISSUER, "aud": binding(b"nonce").audience(), "sub": "arn:aws:iam::123456789012:role/node",
+        "iat": NOW.as_secs(), "exp": NOW.as_secs() + 300, "jti": "xyz123-def456",
+        OF_AWS: {
+            "aws_account": "123456789012", "source_region": "eu-central-1", "org_id": "o-abc1234567",
+            "principal_id": "arn:aws:iam::123456789012:role/node", "principal_tags": { "team": "data" },
+            "ec2_source_instance_arn": "arn:aws:ec2:eu-central-1:123456789012:instance/i-0123456789abcdef0",
+            "ec2_instance_source_vpc": "vpc-1", "ec2_role_delivery": "2.0",
+        },
+    });
+    change(&mut claims);
+    claims
+}
+
+fn sts_with(token: &str, rules: &StsRules) -> Result<String, &'static str> {
+    let verified = sts::verify(token, rules, (ISSUER, &keys()), &binding(b"nonce"), NOW);
+    verified.map(|machine| machine.instance).map_err(|refusal| refusal.code())
+}
+
+#[test]
+fn a_token_of_aws_is_believed_for_its_challenge_and_names_the_machine_as_its_document_does() {
+    let token = sign(&header(), &sts_claims(|_| ()));
+    assert_eq!(sts::issuer_named(&token, &sts_rules()).unwrap(), ISSUER);
+    let machine = sts::verify(&token, &sts_rules(), (ISSUER, &keys()), &binding(b"nonce"), NOW).unwrap();
+    let by_document = aws::verify(STANDARD.encode(data!("aws-plain.der")).as_bytes(), &aws_rules(), NOW);
+    assert_eq!(machine, by_document.unwrap(), "one machine joins once, whichever it shows");
+    let one = sign(&header(), &sts_claims(|c| c["aud"] = json!([binding(b"nonce").audience()])));
+    assert!(sts_with(&one, &sts_rules()).is_ok());
+    let narrow = StsRules { regions: allowed(&["eu-central-1"]), ..sts_rules() };
+    assert!(sts_with(&token, &narrow).is_ok());
+}
+
+#[test]
+fn a_token_of_aws_that_is_not_signed_as_it_has_to_be_is_refused() {
+    let good = sign(&header(), &sts_claims(|_| ()));
+    let (signed, signature) = good.rsplit_once('.').unwrap();
+    let encode = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    let payload = encode(&sts_claims(|_| ()));
+    let confused = format!("{}.{payload}", encode(&json!({ "alg": "HS256", "kid": "k1" })));
+    let code = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, data!("signer.pub.pem")), confused.as_bytes());
+    let other = |algorithm: &str| sign(&json!({ "alg": algorithm, "kid": "k1" }), &sts_claims(|_| ()));
+    let forged = encode(&sts_claims(|c| c[OF_AWS]["aws_account"] = json!("210987654321")));
+    let table = [
+        (
+            "no algorithm",
+            format!("{}.{payload}.", encode(&json!({ "alg": "none", "kid": "k1" }))),
+            "identity_algorithm",
+        ),
+        (
+            "HS256 with the public key",
+            format!("{confused}.{}", URL_SAFE_NO_PAD.encode(code)),
+            "identity_algorithm",
+        ),
+        ("ES384, which AWS has, too", other("ES384"), "identity_algorithm"),
+        ("RS384", other("RS384"), "identity_algorithm"),
+        ("PS256", other("PS256"), "identity_algorithm"),
+        ("no name of a key", sign(&json!({ "alg": "RS256" }), &sts_claims(|_| ())), "identity_malformed"),
+        ("no signature", format!("{signed}."), "identity_signature"),
+        (
+            "other claims behind a good signature",
+            format!("{}.{forged}.{signature}", encode(&header())),
+            "identity_signature",
+        ),
+        ("half a token", signed.to_owned(), "identity_malformed"),
+        ("empty", String::new(), "identity_malformed"),
+        ("too much", "a.".repeat(20_000), "identity_malformed"),
+    ];
+    for (what, token, code) in table {
+        assert_eq!(sts_with(&token, &sts_rules()), Err(code), "{what}");
+    }
+    let gone = sts::verify(&good, &sts_rules(), (ISSUER, &Keys(Vec::new())), &binding(b"nonce"), NOW);
+    assert_eq!(gone, Err(ProofRefusal::Signature), "a key that is gone");
+    for at in 0..good.len() {
+        let mut changed = good.clone().into_bytes();
+        changed[at] ^= 1;
+        let changed = String::from_utf8(changed).unwrap();
+        // The last digit of base64 may hold bits that count for nothing; a decoder that is strict refuses those, too.
+        assert!(sts_with(&changed, &sts_rules()).is_err(), "byte {at}");
+    }
+}
+
+#[test]
+fn a_token_of_aws_for_others_of_others_or_over_is_refused() {
+    let changed = |change: fn(&mut Value)| sign(&header(), &sts_claims(change));
+    let arn = |text: &str| {
+        let text = text.to_owned();
+        sign(&header(), &sts_claims(|c| c[OF_AWS]["ec2_source_instance_arn"] = json!(text)))
+    };
+    let table = [
+        (
+            "another issuer",
+            changed(|c| c["iss"] = json!("https://other.tokens.sts.global.api.aws")),
+            "identity_issuer",
+        ),
+        ("Google's", changed(|c| c["iss"] = json!("https://accounts.google.com")), "identity_issuer"),
+        (
+            "another challenge",
+            changed(|c| c["aud"] = json!(binding(b"other").audience())),
+            "identity_audience",
+        ),
+        ("the hub's name alone", changed(|c| c["aud"] = json!("blueprint-hub")), "identity_audience"),
+        (
+            "for somebody else, too",
+            changed(|c| c["aud"] = json!([binding(b"nonce").audience(), "https://example.org"])),
+            "identity_audience",
+        ),
+        ("for nobody", changed(|c| c["aud"] = json!([])), "identity_audience"),
+        ("over", changed(|c| c["exp"] = json!(NOW.as_secs())), "identity_times"),
+        ("of a time to come", changed(|c| c["iat"] = json!(NOW.as_secs() + 600)), "identity_times"),
+        ("too long", changed(|c| c["exp"] = json!(NOW.as_secs() + 7200)), "identity_times"),
+        ("no end", changed(|c| c["exp"] = Value::Null), "identity_malformed"),
+        ("nothing of AWS", changed(|c| c[OF_AWS] = Value::Null), "identity_incomplete"),
+        (
+            "of no machine, but of a function",
+            changed(|c| c[OF_AWS]["ec2_source_instance_arn"] = Value::Null),
+            "identity_incomplete",
+        ),
+        (
+            "another account",
+            changed(|c| {
+                c[OF_AWS]["aws_account"] = json!("210987654321");
+                c[OF_AWS]["ec2_source_instance_arn"] =
+                    json!("arn:aws:ec2:eu-central-1:210987654321:instance/i-0a");
+            }),
+            "identity_not_allowed",
+        ),
+        (
+            "a machine of another account",
+            arn("arn:aws:ec2:eu-central-1:210987654321:instance/i-0a"),
+            "identity_malformed",
+        ),
+        ("a volume", arn("arn:aws:ec2:eu-central-1:123456789012:volume/vol-1"), "identity_malformed"),
+        ("another service", arn("arn:aws:ecs:eu-central-1:123456789012:instance/i-0a"), "identity_malformed"),
+        (
+            "more behind it",
+            arn("arn:aws:ec2:eu-central-1:123456789012:instance/i-0a:x"),
+            "identity_malformed",
+        ),
+        (
+            "an odd number",
+            arn("arn:aws:ec2:eu-central-1:123456789012:instance/i-0a b"),
+            "identity_incomplete",
+        ),
+        ("no region", arn("arn:aws:ec2::123456789012:instance/i-0a"), "identity_incomplete"),
+        ("nothing", arn(""), "identity_malformed"),
+    ];
+    for (what, token, code) in table {
+        assert_eq!(sts_with(&token, &sts_rules()), Err(code), "{what}");
+    }
+    let good = sign(&header(), &sts_claims(|_| ()));
+    let elsewhere = StsRules { regions: allowed(&["us-east-1"]), ..sts_rules() };
+    assert_eq!(sts_with(&good, &elsewhere), Err("identity_not_allowed"));
+    // Whose keys are asked for is decided by the configuration, before anything is verified.
+    for token in [changed(|c| c["iss"] = json!("https://example.org")), changed(|c| c["iss"] = json!(7))] {
+        assert!(sts::issuer_named(&token, &sts_rules()).is_err());
+    }
+    let two =
+        StsRules { issuers: allowed(&[ISSUER, "https://other.tokens.sts.global.api.aws"]), ..sts_rules() };
+    let swapped = changed(|c| c["iss"] = json!("https://other.tokens.sts.global.api.aws"));
+    assert_eq!(sts_with(&swapped, &two), Err("identity_issuer"), "signed by the keys of another account");
 }
 
 fn pods() -> KubernetesRules {

@@ -221,6 +221,18 @@ impl Azure {
         Ok(Some((key, machine)))
     }
 
+    /// What the attested document of a machine of this hub names it by: the subscription, and the id that Azure gave the machine
+    /// when it was made. A machine that is made again under its name has another one.
+    async fn attested(&self, key: &InstanceKey) -> Result<Option<String>, ProviderError> {
+        let Some(machine) = self.machine(key).await? else { return Ok(None) };
+        let is_own = tags::whose(&machine.tags()).is_some_and(|tags| tags.hub == self.config.hub)
+            && tags::key(&machine.tags()).as_ref() == Some(key)
+            && !machine.is_going();
+        let Some(id) = machine.properties.vm_id.filter(|_| is_own) else { return Ok(None) };
+        let subscription = self.api.bearers.get().await?.subscription;
+        Ok(Some(format!("{subscription}/{id}").to_ascii_lowercase()))
+    }
+
     async fn remove(&self, key: &InstanceKey) -> Result<(), ProviderError> {
         let path = format!("{}?forceDeletion=true", self.path(key));
         let answer = self.api.send(DELETE, Method::DELETE, &path, Sent::default()).await?;
@@ -294,5 +306,12 @@ impl Provider for Azure {
 
     fn stop<'a>(&'a self, provider_id: &'a str) -> BoxFuture<'a, Result<(), ProviderError>> {
         self.switch(DEALLOCATE, "deallocate", provider_id).boxed()
+    }
+
+    fn vouched_name<'a>(
+        &'a self,
+        key: &'a InstanceKey,
+    ) -> BoxFuture<'a, Result<Option<String>, ProviderError>> {
+        self.attested(key).boxed()
     }
 }

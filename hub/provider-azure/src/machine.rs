@@ -22,6 +22,9 @@ pub(crate) struct Machine {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Properties {
     provisioning_state: String,
+    /// What Azure's word for the machine names it by.
+    #[serde(default)]
+    pub(crate) vm_id: Option<String>,
     #[serde(default)]
     time_created: Option<String>,
     #[serde(default)]

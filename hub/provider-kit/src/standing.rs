@@ -7,7 +7,7 @@ use std::sync::Arc;
 use blueprint_common_types::HubId;
 use blueprint_hub_provision_core::catalogue::Offer;
 use blueprint_hub_provision_core::lifecycle::Rate;
-use blueprint_hub_provision_core::{Instance, InstanceSpec, Listing, Provider, ProviderError};
+use blueprint_hub_provision_core::{Instance, InstanceKey, InstanceSpec, Listing, Provider, ProviderError};
 use futures_util::future::{BoxFuture, FutureExt};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::Mutex;
@@ -161,6 +161,17 @@ impl<P: HasAccount> Provider for Standing<P> {
         async {
             self.same().await?;
             self.inner.stop(provider_id).await
+        }
+        .boxed()
+    }
+
+    fn vouched_name<'a>(
+        &'a self,
+        key: &'a InstanceKey,
+    ) -> BoxFuture<'a, Result<Option<String>, ProviderError>> {
+        async {
+            self.same().await?;
+            self.inner.vouched_name(key).await
         }
         .boxed()
     }

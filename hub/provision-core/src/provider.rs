@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 
 use crate::catalogue::Offer;
 use crate::lifecycle::Rate;
-use crate::{Instance, InstanceSpec};
+use crate::{Instance, InstanceKey, InstanceSpec};
 
 type Source = Box<dyn Error + Send + Sync>;
 
@@ -322,6 +322,20 @@ pub trait Provider: Send + Sync {
     ///
     /// As for [`Self::boot`].
     fn stop<'a>(&'a self, provider_id: &'a str) -> BoxFuture<'a, Result<(), ProviderError>>;
+
+    /// How the cloud names this hub's machine of that key where it vouches for it, `ACCOUNT/MACHINE` in lower case, as far as
+    /// that is another name than its `provider_id`. `None` where it is not, and where there is no such machine.
+    ///
+    /// # Errors
+    ///
+    /// As the cloud answers.
+    fn vouched_name<'a>(
+        &'a self,
+        key: &'a InstanceKey,
+    ) -> BoxFuture<'a, Result<Option<String>, ProviderError>> {
+        let _ = key;
+        Box::pin(std::future::ready(Ok(None)))
+    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,8 @@ use futures_util::future::BoxFuture;
 
 /// The hub around the provisioner.
 pub trait Host: Send + Sync {
-    /// What a machine reads at its first boot; it holds the join line of `token` and no other secret.
+    /// What a machine reads at its first boot; it holds the join line of `token`, unless its cloud vouches for the
+    /// machine, and no other secret.
     ///
     /// # Errors
     ///

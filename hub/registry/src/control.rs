@@ -9,7 +9,7 @@ use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_runtime::tasks::Spawner;
 use blueprint_common_tunnel::carrier::{ALPN, QuicError, QuicLimits, QuicServer, SharedSocket};
 use blueprint_common_tunnel::{ListenError, Tunnel};
-use blueprint_common_types::{AgentId, DoorTicket, ProofKind};
+use blueprint_common_types::{AgentId, DoorTicket};
 use blueprint_hub_registry_core::workload::{LogsAsk, LogsError};
 use blueprint_hub_registry_core::{AuditBudget, AuditEvent, AuditKind, Buckets, Store, Told};
 use blueprint_proto::v1;
@@ -28,14 +28,13 @@ use tower_service::Service;
 use tracing::{debug, warn};
 
 use crate::carriers::Carriers;
+use crate::checks::Checks;
 use crate::enroll::{Enroll, JOIN_DEADLINE};
 use crate::identity::{self, Connection};
 use crate::logs::ReaderKind;
 use crate::metrics::{ControlMetrics, register_quic};
 use crate::session::{self, Control};
-use crate::shared::{
-    CHECKS, CHECKS_AT_ONCE, JOINS_AT_ONCE, JoinGate, STRANGER_ROWS_PER_MINUTE, Shared, UNCHECKED,
-};
+use crate::shared::{JOINS_AT_ONCE, JoinGate, STRANGER_ROWS_PER_MINUTE, Shared};
 use crate::tls::HandshakeFailure;
 use crate::{
     AgentFiles, Authority, Blueprints, Identities, LaunchersHandle, LogsReader, Peers, PushedFiles,
@@ -172,9 +171,7 @@ impl ControlPlane {
             target_ttl: config.target_ttl,
             heartbeat: config.heartbeat,
             joins: Semaphore::new(JOINS_AT_ONCE),
-            checks: Semaphore::new(CHECKS_AT_ONCE),
-            checks_of_source: Mutex::new(Buckets::new(CHECKS, MAX_KEYS)),
-            unchecked: Mutex::new(Buckets::new(UNCHECKED, ProofKind::ALL.len())),
+            checks: Checks::new(MAX_KEYS),
             metrics,
             spawner,
             strangers: Mutex::new(AuditBudget::new(STRANGER_ROWS_PER_MINUTE, Instant::now())),

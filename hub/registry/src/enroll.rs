@@ -14,11 +14,11 @@ use blueprint_hub_registry_core::{
     ServiceGrant, check_clock, check_name,
 };
 use blueprint_proto::v1;
-use tokio::sync::SemaphorePermit;
 use tonic::{Request, Response, Status};
 use tracing::{error, info, warn};
 
 use crate::authority::Issued;
+use crate::checks::NoPlace;
 use crate::identity::Connection;
 use crate::proof::{Proof, ProofFailure};
 use crate::shared::Shared;
@@ -58,6 +58,10 @@ impl v1::enrollment_server::Enrollment for Enroll {
                 self.shared.metrics.joins("identity_unchecked");
                 self.shared.gate.lock().note(source.ip());
                 Err(status)
+            }
+            Err(Failure::NoPlace(why)) => {
+                self.shared.metrics.joins(why.label());
+                Err(status::busy(why.text()))
             }
             Err(Failure::Status(status)) => {
                 self.shared.metrics.joins("failed");
@@ -121,6 +125,8 @@ enum Failure {
     Refused { refusal: JoinRefusal, audited: bool },
     /// What it shows cannot be checked now. It counts against its address as a refusal does.
     Unchecked(Status),
+    /// Too many of them are checked.
+    NoPlace(NoPlace),
     /// The hub cannot do it now.
     Status(Status),
 }
@@ -194,9 +200,10 @@ impl Enroll {
             .kind
             .parse()
             .map_err(|error: ParseProofKindError| JoinRefusal::BadRequest(error.to_string()))?;
-        let _check = self.check_place(kind, source)?;
+        let _check = self.shared.checks.begin(kind, source, Instant::now()).map_err(Failure::NoPlace)?;
         let proof = Proof {
             kind,
+            name: request.name.clone(),
             nonce: proof.nonce.clone(),
             document: Secret::new(proof.document.clone()),
             certificate_request: request.certificate_request.clone(),
@@ -209,27 +216,13 @@ impl Enroll {
                 Err(JoinRefusal::Proof { code, why: format!("{kind}: {why}") }.into())
             }
             Err(ProofFailure::Unavailable(why)) => {
-                if self.shared.unchecked.lock().take(kind, Instant::now()) {
+                if self.shared.checks.is_to_be_said(kind, Instant::now()) {
                     error!(%kind, why, "identities of machines not checked; it is said once a minute");
                 }
                 let text = "the hub cannot check identities of this kind now; its log says why";
                 Err(Failure::Unchecked(status::busy(text)))
             }
         }
-    }
-
-    /// A place for a check that may ask others; none is needed for what the hub checks by itself.
-    fn check_place(&self, kind: ProofKind, source: IpAddr) -> Result<Option<SemaphorePermit<'_>>, Failure> {
-        match kind {
-            ProofKind::Aws | ProofKind::Azure => return Ok(None),
-            ProofKind::Gcp | ProofKind::Kubernetes => {}
-        }
-        if !self.shared.checks_of_source.lock().take(source, Instant::now()) {
-            let text = "too many identities from this address; try again in a minute";
-            return Err(Failure::Status(status::busy(text)));
-        }
-        let busy = |_| Failure::Status(status::busy("too many identities are checked at this moment"));
-        self.shared.checks.try_acquire().map(Some).map_err(busy)
     }
 
     /// Checks every field and makes the agent to be, without right and addresses.

@@ -9,6 +9,7 @@
 mod artefact;
 mod authority;
 mod carriers;
+mod checks;
 mod control;
 mod download;
 mod enroll;

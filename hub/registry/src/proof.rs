@@ -10,6 +10,8 @@ use futures_util::future::BoxFuture;
 pub struct Proof {
     /// Who vouches.
     pub kind: ProofKind,
+    /// The name that the machine gives itself; ordered ones have that of their order.
+    pub name: String,
     /// The challenge that it answers.
     pub nonce: Vec<u8>,
     /// The document or token of the cloud.

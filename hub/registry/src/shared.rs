@@ -7,10 +7,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use blueprint_common_runtime::tasks::Spawner;
 use blueprint_common_tunnel::Tunnel;
-use blueprint_common_types::{
-    AgentId, Carrier, OverlayLease, ProofKind, ServiceKey, Timestamp, TokenId, WgPublicKey,
-};
-use blueprint_hub_registry_core::{Agent, AuditBudget, AuditEvent, Buckets, Rate, Store, Told};
+use blueprint_common_types::{AgentId, Carrier, OverlayLease, ServiceKey, Timestamp, TokenId, WgPublicKey};
+use blueprint_hub_registry_core::{Agent, AuditBudget, AuditEvent, Buckets, Store, Told};
 use blueprint_proto::v1;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
@@ -19,6 +17,7 @@ use tracing::error;
 
 use crate::authority::Issued;
 use crate::carriers::Carriers;
+use crate::checks::Checks;
 use crate::logs::LogsDesk;
 use crate::metrics::ControlMetrics;
 use crate::{
@@ -29,15 +28,6 @@ use blueprint_common_runtime::places::Places;
 
 /// Joins at work at once; each costs a signature and a write.
 pub(crate) const JOINS_AT_ONCE: usize = 128;
-
-/// Checks of identities at work at once that may ask a cluster or fetch keys.
-pub(crate) const CHECKS_AT_ONCE: usize = 8;
-
-/// Such checks of one address.
-pub(crate) const CHECKS: Rate = Rate { burst: 60, every: Duration::from_secs(1) };
-
-/// How often the log says that identities of one kind cannot be checked.
-pub(crate) const UNCHECKED: Rate = Rate { burst: 1, every: Duration::from_secs(60) };
 
 /// Audit rows that strangers can cause, in one minute. More are counted, and the next row says how many.
 pub(crate) const STRANGER_ROWS_PER_MINUTE: u32 = 600;
@@ -107,11 +97,7 @@ pub(crate) struct Shared {
     pub(crate) heartbeat: Duration,
     pub(crate) joins: Semaphore,
     /// Checks of identities that may ask others.
-    pub(crate) checks: Semaphore,
-    /// The same, by the address.
-    pub(crate) checks_of_source: Mutex<Buckets<IpAddr>>,
-    /// Words in the log about what could not be checked, by its kind.
-    pub(crate) unchecked: Mutex<Buckets<ProofKind>>,
+    pub(crate) checks: Checks,
     pub(crate) metrics: ControlMetrics,
     pub(crate) spawner: Spawner,
     pub(crate) strangers: Mutex<AuditBudget>,

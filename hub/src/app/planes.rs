@@ -64,7 +64,7 @@ pub(super) async fn start(
             rpc_port: config.rpc_port,
             rpc_idle: config.rpc_idle,
             facts: tunnel::facts(&config, &identity, &base, &sockets)?,
-            identities: identities::start(&config.identity, facts.pin, supervisor.child_spawner())?,
+            identities: identities::start(&config.identity, facts.pin, &base.clouds, supervisor)?,
             authority: identity.authority,
             store: Arc::clone(&base.store),
             registrar: base.registrar.clone(),

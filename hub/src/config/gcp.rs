@@ -72,6 +72,11 @@ mod with {
     }
 
     impl GcpSettings {
+        /// The service account that machines run as.
+        pub(crate) fn service_account(&self) -> Option<&str> {
+            self.config.service_account.as_ref().map(|account| account.as_str())
+        }
+
         /// The inner `None` where it is not switched on.
         pub(in crate::config) fn take(settings: &Settings, problems: &mut Problems) -> Option<Option<Self>> {
             Self::take_with(settings, problems, |name| std::env::var(name).ok())
@@ -177,6 +182,10 @@ mod without {
     pub(crate) enum GcpSettings {}
 
     impl GcpSettings {
+        pub(crate) const fn service_account(&self) -> Option<&str> {
+            match *self {}
+        }
+
         pub(in crate::config) fn take(settings: &Settings, problems: &mut Problems) -> Option<Option<Self>> {
             if settings.take::<bool>(ENABLED.path, problems)? {
                 let why = "this program was built without the feature provider-gcp; build it with that, or set false";

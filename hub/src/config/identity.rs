@@ -1,11 +1,12 @@
 //! Section `join.identity`: machines that join by what a cloud says of them.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use blueprint_common_runtime::config::{Key, List, Problems, Settings};
 use blueprint_common_types::ProofKind;
-use blueprint_hub_identity_core::{Allowed, gcp};
+use blueprint_hub_identity_core::{Allowed, gcp, sts};
 use blueprint_hub_proxy_core::identity::JwksUrl;
 use blueprint_hub_registry_core::ServiceGrant;
 
@@ -13,13 +14,18 @@ use super::span;
 
 pub(super) const AWS_ACCOUNTS: Key = Key::unset(
     "join.identity.aws_accounts",
-    "Accounts of AWS, such as 123456789012, whose machines may join by their signed identity documents; none where not set.",
+    "Accounts of AWS, such as 123456789012, whose machines may join by their signed identity documents or by tokens; none where not set.",
 );
 pub(super) const AWS_REGIONS: Key =
     Key::unset("join.identity.aws_regions", "Regions of those machines; any where not set.");
 pub(super) const AWS_CERTIFICATES: Key = Key::unset(
     "join.identity.aws_certificates",
     "Folder with the RSA-2048 certificates that AWS signs those documents with, one file REGION.pem for each region.",
+);
+pub(super) const AWS_ISSUERS: Key = Key::unset(
+    "join.identity.aws_issuers",
+    "Issuers of those accounts, such as https://UUID.tokens.sts.global.api.aws, by whose tokens (GetWebIdentityToken) their machines \
+     may join; none where not set.",
 );
 pub(super) const AWS_MAX_AGE: Key = Key::new(
     "join.identity.aws_max_age",
@@ -71,7 +77,13 @@ pub(super) const KUBERNETES_AUDIENCE: Key = Key::new(
 );
 pub(super) const CA: Key = Key::unset(
     "join.identity.ca",
-    "PEM file with authorities of that cluster, besides the public ones; and of gcp_keys where that is set.",
+    "PEM file with authorities of that cluster, besides the public ones; and of gcp_keys and aws_issuers that are not the clouds' own.",
+);
+pub(super) const ORDERED: Key = Key::new(
+    "join.identity.ordered",
+    "any",
+    "Clouds whose machines get no token when this hub orders them and join by their identity, where the keys above name what is \
+     needed: any, such as aws,gcp,azure, or none. The others get a token.",
 );
 pub(super) const UNORDERED: Key = Key::new(
     "join.identity.unordered",
@@ -93,6 +105,8 @@ pub(crate) struct IdentitySettings {
     pub(crate) azure: Option<AzureIdentity>,
     pub(crate) kubernetes: Option<KubernetesIdentity>,
     pub(crate) ca: Option<PathBuf>,
+    /// Clouds whose machines get no token where this hub orders them.
+    pub(crate) ordered: Vec<ProofKind>,
     /// Clouds whose machines need not be ordered by this hub.
     pub(crate) unordered: Vec<ProofKind>,
     /// What those may offer.
@@ -104,7 +118,10 @@ pub(crate) struct IdentitySettings {
 pub(crate) struct AwsIdentity {
     pub(crate) accounts: Allowed,
     pub(crate) regions: Allowed,
-    pub(crate) certificates: PathBuf,
+    /// Folder of certificates for documents; `None` where those are not taken.
+    pub(crate) certificates: Option<PathBuf>,
+    /// Issuers of tokens, each with the place of its keys.
+    pub(crate) issuers: BTreeMap<String, JwksUrl>,
     pub(crate) max_age: Duration,
 }
 
@@ -139,7 +156,7 @@ impl IdentitySettings {
         let (aws, gcp) = (aws(settings, problems), gcp(settings, problems));
         let (azure, kubernetes) = (azure(settings, problems), kubernetes(settings, problems));
         let ca = settings.take_optional::<PathBuf>("join.identity.ca", problems);
-        let unordered = unordered(settings, problems);
+        let (ordered, unordered) = (ordered(settings, problems), unordered(settings, problems));
         let services = services(settings, problems);
         Some(Self {
             aws: aws?,
@@ -147,6 +164,7 @@ impl IdentitySettings {
             azure: azure?,
             kubernetes: kubernetes?,
             ca,
+            ordered: ordered?,
             unordered: unordered?,
             services: services?,
         })
@@ -182,16 +200,36 @@ fn aws(settings: &Settings, problems: &mut Problems) -> Option<Option<AwsIdentit
     let regions = list(settings, "join.identity.aws_regions", problems, is_word, "a region");
     let certificates = settings.take_optional::<PathBuf>(CERTIFICATES, problems);
     let max_age = span(settings, "join.identity.aws_max_age", 60, 24 * 3600, problems);
+    let issuers = issuers(settings, problems);
     let accounts = accounts?;
     if accounts.is_empty() {
         return Some(None);
     }
-    let Some(certificates) = certificates else {
-        let why = "not set; put the certificates of AWS into a folder, REGION.pem each, and name that (docs/identity.md)";
+    let issuers = issuers?;
+    if certificates.is_none() && issuers.is_empty() {
+        let why = "not set, and neither is join.identity.aws_issuers; put the certificates of AWS into a folder, REGION.pem each, and \
+                   name that, or name the issuers of your accounts (docs/identity.md)";
         settings.refuse(CERTIFICATES, why, problems);
         return None;
-    };
-    Some(Some(AwsIdentity { accounts, regions: regions?, certificates, max_age: max_age? }))
+    }
+    Some(Some(AwsIdentity { accounts, regions: regions?, certificates, issuers, max_age: max_age? }))
+}
+
+/// Issuers of AWS with the URLs of their keys.
+fn issuers(settings: &Settings, problems: &mut Problems) -> Option<BTreeMap<String, JwksUrl>> {
+    let List(words) = settings.take_optional::<List>(AWS_ISSUERS.path, problems).unwrap_or_default();
+    let mut issuers = BTreeMap::new();
+    for issuer in words {
+        // What tokens hold, to the letter: a host alone.
+        let url = JwksUrl::parse(&format!("{issuer}{}", sts::KEYS)).ok();
+        let Some(url) = url.filter(|url| url.target() == sts::KEYS) else {
+            let why = format!("{issuer:?} is not https://HOST, with nothing behind the host");
+            settings.refuse(AWS_ISSUERS.path, &why, problems);
+            return None;
+        };
+        issuers.insert(issuer, url);
+    }
+    Some(issuers)
 }
 
 fn gcp(settings: &Settings, problems: &mut Problems) -> Option<Option<GcpIdentity>> {
@@ -256,11 +294,35 @@ fn kubernetes(settings: &Settings, problems: &mut Problems) -> Option<Option<Kub
     }))
 }
 
+fn ordered(settings: &Settings, problems: &mut Problems) -> Option<Vec<ProofKind>> {
+    let List(words) = settings.take::<List>(ORDERED.path, problems)?;
+    let all = [ProofKind::Aws, ProofKind::Gcp, ProofKind::Azure];
+    if words.iter().any(|word| word == "any") {
+        return Some(all.to_vec());
+    }
+    let mut kinds = Vec::new();
+    for word in words.iter().filter(|word| *word != "none") {
+        match all.iter().find(|kind| kind.name() == word) {
+            Some(kind) => kinds.push(*kind),
+            None => {
+                let why = format!("{word:?} is not one of any, none, aws, gcp, azure");
+                settings.refuse(ORDERED.path, &why, problems);
+                return None;
+            }
+        }
+    }
+    Some(kinds)
+}
+
 fn unordered(settings: &Settings, problems: &mut Problems) -> Option<Vec<ProofKind>> {
     const KEY: &str = "join.identity.unordered";
     let List(words) = settings.take::<List>(KEY, problems)?;
     let words = words.iter().filter(|word| *word != "none");
-    match words.map(|word| word.parse()).collect::<Result<_, _>>() {
+    match words.map(|word| word.parse()).collect::<Result<Vec<_>, _>>() {
+        Ok(kinds) if kinds.contains(&ProofKind::AwsSts) => {
+            settings.refuse(KEY, "aws-sts is how machines of aws show who they are; write aws", problems);
+            None
+        }
         Ok(kinds) => Some(kinds),
         Err(error) => {
             settings.refuse(KEY, &format!("{error}"), problems);

@@ -13,9 +13,9 @@ use crate::proxy::certificates;
 /// Most regions that a folder may hold; AWS has about 40.
 const MAX_REGIONS: usize = 256;
 
-/// The rules for AWS with the certificates of its folder, one file `REGION.pem` each.
-pub(super) fn of_aws(settings: &AwsIdentity) -> Result<AwsRules> {
-    let folder = &settings.certificates;
+/// The rules for documents of AWS with the certificates of its folder, one file `REGION.pem` each; `None` where it is not set.
+pub(super) fn of_aws(settings: &AwsIdentity) -> Result<Option<AwsRules>> {
+    let Some(folder) = &settings.certificates else { return Ok(None) };
     let named = || format!("join.identity.aws_certificates: {}", folder.display());
     let mut certificates = BTreeMap::new();
     for entry in std::fs::read_dir(folder).with_context(named)? {
@@ -35,12 +35,12 @@ pub(super) fn of_aws(settings: &AwsIdentity) -> Result<AwsRules> {
         "{} holds no file REGION.pem (join.identity.aws_certificates)",
         folder.display()
     );
-    Ok(AwsRules {
+    Ok(Some(AwsRules {
         accounts: settings.accounts.clone(),
         regions: settings.regions.clone(),
         certificates,
         max_age: settings.max_age,
-    })
+    }))
 }
 
 /// The rules for Azure with the authorities of its files.

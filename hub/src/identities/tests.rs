@@ -76,7 +76,9 @@ impl Host {
 
     fn identities(&self, settings: IdentitySettings) -> CloudIdentities {
         let settings = IdentitySettings { ca: Some(self.path("ca.pem")), ..settings };
-        CloudIdentities::new(&settings, CaPin::of_spki(b"hub"), self.supervisor.child_spawner()).unwrap()
+        let ordered = Arc::<OrderedMachines>::default();
+        let spawner = self.supervisor.child_spawner();
+        CloudIdentities::new(&settings, CaPin::of_spki(b"hub"), ordered, spawner).unwrap()
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -105,6 +107,7 @@ fn off() -> IdentitySettings {
         azure: None,
         kubernetes: None,
         ca: None,
+        ordered: Vec::new(),
         unordered: Vec::new(),
         services: "none".parse().unwrap(),
     }
@@ -154,7 +157,8 @@ fn pod_token(issuer: &str) -> String {
 
 fn proof(kind: ProofKind, nonce: &[u8], document: Vec<u8>) -> Proof {
     let (nonce, document) = (nonce.to_vec(), Secret::new(document));
-    Proof { kind, nonce, document, certificate_request: b"request".to_vec(), key: KEY }
+    let name = "machine".to_owned();
+    Proof { kind, name, nonce, document, certificate_request: b"request".to_vec(), key: KEY }
 }
 
 fn audience(nonce: &[u8]) -> String {
@@ -279,8 +283,8 @@ fn keys_of_google_are_asked_for_with_public_authorities_alone() {
 
 #[tokio::test]
 async fn nothing_is_taken_by_default() {
-    let hub =
-        CloudIdentities::new(&off(), CaPin::of_spki(b"hub"), Supervisor::new().child_spawner()).unwrap();
+    let (pin, spawner) = (CaPin::of_spki(b"hub"), Supervisor::new().child_spawner());
+    let hub = CloudIdentities::new(&off(), pin, Arc::default(), spawner).unwrap();
     assert_eq!(hub.kinds(), []);
     for kind in ProofKind::ALL {
         let nonce = hub.challenge().unwrap();

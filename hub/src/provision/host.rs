@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use blueprint_common_types::workload::Sha256Digest;
-use blueprint_common_types::{AgentId, JoinLine, JoinToken, Secret, ServiceKey};
+use blueprint_common_types::{AgentId, HubLine, JoinLine, JoinToken, ProofKind, Secret, ServiceKey};
 use blueprint_hub_admin::HubFacts;
 use blueprint_hub_bootstrap_core::{AgentArch, Bootstrap, BootstrapError};
 use blueprint_hub_provision::Host;
@@ -13,6 +13,9 @@ use blueprint_hub_provision_core::lifecycle::Record;
 use blueprint_hub_registry::{ControlPlane, RegistrarHandle};
 use futures_util::future::{BoxFuture, FutureExt};
 use serde_json::json;
+use tracing::info;
+
+use crate::identities::OrderedMachines;
 
 /// The provider whose machines run already, and stay what they are.
 const OWN_HOSTS: &str = "ssh";
@@ -26,21 +29,22 @@ pub(super) struct HubHost {
     control: ControlPlane,
     registrar: RegistrarHandle,
     agents: BTreeMap<AgentArch, Sha256Digest>,
+    ordered: Arc<OrderedMachines>,
     join_within: Duration,
     /// Whether machines run workloads whose limits they cannot hold.
     allows_unlimited: bool,
 }
 
 impl HubHost {
-    /// The hub with the agents that it holds; `join_within` is how long a machine tries to join.
-    pub(super) const fn new(
+    /// The hub with the agents that it holds, and which machines join by identity; `join_within` is how long one tries to.
+    pub(super) fn new(
         facts: Arc<HubFacts>,
         control: ControlPlane,
         registrar: RegistrarHandle,
-        agents: BTreeMap<AgentArch, Sha256Digest>,
+        (agents, ordered): (BTreeMap<AgentArch, Sha256Digest>, Arc<OrderedMachines>),
         join_within: Duration,
     ) -> Self {
-        Self { facts, control, registrar, agents, join_within, allows_unlimited: false }
+        Self { facts, control, registrar, agents, ordered, join_within, allows_unlimited: false }
     }
 
     /// The same, whose machines may run workloads that ask for limits which they cannot hold.
@@ -50,14 +54,21 @@ impl HubHost {
     }
 
     /// What a machine reads that boots from an image with cloud-init, or what is brought to one of the operator's own.
+    /// Where its cloud vouches for it, the token stays here: nobody has it then, and only its ticket goes along, which fetches the
+    /// agent and nothing else.
     fn bootstrap(&self, record: &Record, line: &JoinLine) -> Result<Secret<String>, BootstrapError> {
+        let identity = self.ordered.proof_of(&record.candidate.provider, &record.candidate.region);
+        if let Some(kind) = identity {
+            info!(instance = %record.key, %kind, "the machine gets no token and joins by its identity");
+        }
         let host = if line.host.contains(':') { format!("[{}]", line.host) } else { line.host.clone() };
         let ticket = line.token.hash().ticket();
         let url = format!("https://{host}:{}/agent/{}/{}", line.port, line.token.id(), ticket.expose());
         let is_own = record.candidate.provider == OWN_HOSTS;
         let bootstrap = Bootstrap {
             name: record.key.to_string(),
-            join_line: line.expose_text(),
+            join_line: line_for(line, identity),
+            identity,
             agents: self.agents.clone(),
             url: Secret::new(url),
             within_secs: self.join_within.as_secs(),
@@ -68,6 +79,15 @@ impl HubHost {
         };
         if is_own { bootstrap.order() } else { bootstrap.cloud_config() }
     }
+}
+
+/// What a machine joins with: the whole line, or the hub's alone.
+fn line_for(line: &JoinLine, identity: Option<ProofKind>) -> Secret<String> {
+    if identity.is_none() {
+        return line.expose_text();
+    }
+    let hub = HubLine { host: line.host.clone(), port: line.port, pin: line.pin };
+    Secret::new(hub.to_string())
 }
 
 impl Host for HubHost {

@@ -57,6 +57,8 @@ struct Account {
     unreachable: Option<String>,
     keys: tokens::Keys,
     is_slow: bool,
+    /// The account that machines may have.
+    of_machines: Option<String>,
     count: u64,
 }
 
@@ -91,6 +93,11 @@ impl GcpDialect {
     /// Knows the public half of a service account's key: its address, and the key as ring reads it (PKCS #1, DER).
     pub fn trust(&self, email: &str, public_key: Vec<u8>) {
         self.0.lock().keys.trust(email, public_key);
+    }
+
+    /// Machines are ordered with this service account from now on, and with no other.
+    pub fn run_as(&self, email: &str) {
+        self.0.lock().of_machines = Some(email.to_owned());
     }
 
     /// Tokens that were given for keys so far.
@@ -470,11 +477,18 @@ impl Account {
                 && rule["disabled"] == false
                 && of.iter().any(|tag| tags.contains(tag))
         };
-        let is_closed = self.firewalls.values().any(guards);
-        if is_closed {
-            Vec::new()
-        } else {
-            vec!["a machine is ordered behind no rule that is closed".to_owned()]
+        let mut broken = Vec::new();
+        if !self.firewalls.values().any(guards) {
+            broken.push("a machine is ordered behind no rule that is closed".to_owned());
         }
+        let accounts = order["serviceAccounts"].as_array().cloned().unwrap_or_default();
+        if !accounts
+            .iter()
+            .map(|account| account["email"].as_str())
+            .eq(self.of_machines.iter().map(|own| Some(own.as_str())))
+        {
+            broken.push("it gives the machine another account, or none".to_owned());
+        }
+        broken
     }
 }

@@ -297,6 +297,23 @@ async fn a_hub_on_a_machine_of_azure_calls_with_the_machines_identity() {
 }
 
 #[tokio::test]
+async fn a_machine_is_named_as_its_attested_document_names_it() {
+    let account = account().await;
+    let spec = order(1);
+    assert_eq!(account.provider.vouched_name(&spec.key).await.unwrap(), None, "there is none");
+    account.provider.create(&spec).await.unwrap();
+    let id = account.fake.world(|world| world.machines.first().unwrap().id);
+    let name = format!("{SUBSCRIPTION}/00000000-0000-0000-0000-{id:012}");
+    assert_eq!(account.provider.vouched_name(&spec.key).await.unwrap(), Some(name));
+    account.fake.world(|world| {
+        for tag in &mut world.machines.first_mut().unwrap().tags {
+            *tag = tag.replace(&hub().to_string(), "ffffffff-ffff-ffff-ffff-ffffffffffff");
+        }
+    });
+    assert_eq!(account.provider.vouched_name(&spec.key).await.unwrap(), None, "another hub's");
+}
+
+#[tokio::test]
 async fn an_account_is_looked_at_and_nothing_is_made() {
     let account = account().await;
     let report = account.provider.look(hub()).await.unwrap();

@@ -69,7 +69,6 @@ fn of_order(order: &Value, rule: &mut impl FnMut(bool, &str)) {
     rule(item("ssh-keys").is_none() && item("sshKeys").is_none(), "it names keys for SSH");
     rule(item("block-project-ssh-keys") == Some("TRUE"), "keys of the project are let in");
     rule(item("user-data").is_some_and(|data| data.len() <= 262_144), "user data of more than 256 KiB");
-    rule(order["serviceAccounts"].as_array().is_none_or(Vec::is_empty), "it gives the machine an account");
     let has_gpus = text("/machineType").contains("/g2-") || text("/machineType").contains("/a2-");
     let is_spot = text("/scheduling/provisioningModel") == "SPOT";
     let ends = text("/scheduling/onHostMaintenance") == "TERMINATE";

@@ -19,6 +19,7 @@ fn bootstrap() -> Result<Bootstrap> {
     Ok(Bootstrap {
         name: "bp-abcdefghijklmnop-1".to_owned(),
         join_line: Secret::new("hub.example.org:7443/PIN/TOKEN".to_owned()),
+        identity: None,
         agents: BTreeMap::from([(AgentArch::X86_64, digest)]),
         url: Secret::new("https://hub.example.org:7443/agent/0123456789abcdef/TICKET".to_owned()),
         within_secs: 900,

@@ -280,8 +280,13 @@ impl<'h> Agent<'h> {
 
     /// Joins by what the metadata service at `place` says, with a line that needs no token.
     pub(crate) fn prove(name: &str, line: &str, place: SocketAddr) -> Result<Self> {
+        Self::prove_with(name, line, &["--identity", "auto", "--metadata", &place.to_string()])
+    }
+
+    /// Joins with these arguments beside the line.
+    pub(crate) fn prove_with(name: &str, line: &str, arguments: &[&str]) -> Result<Self> {
         let folder = scratch("agent")?;
-        let joined = proving(name, &state_of(&folder), place)?.stdin(line).run(CALL)?;
+        let joined = joining(None, name, &state_of(&folder))?.args(arguments).stdin(line).run(CALL)?;
         Self::joined(None, name, folder, &joined)
     }
 

@@ -1,6 +1,11 @@
 //! Machines that join by what a cloud says of them: real programs, documents that OpenSSL signs, and a metadata service on loopback
 //! that speaks as that of EC2 does.
 
+mod clouds;
+mod ordered;
+mod stand_ins;
+mod sts;
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
@@ -72,21 +77,29 @@ fn answer(mut stream: TcpStream, document: Option<String>) -> Result<()> {
     Ok(())
 }
 
+fn openssl_is_there() -> bool {
+    require(&[Need::Program("openssl")])
+}
+
 fn openssl(folder: &Path, arguments: &str) -> Result<()> {
     let done = Launch::new("openssl").folder(folder).args(arguments.split(' ')).run(CALL)?;
     ensure!(done.code == Some(0), "openssl {arguments}: {}", done.stderr);
     Ok(())
 }
 
-/// Keys of regions, and what is signed with them.
-struct Cloud(TempDir);
+/// Keys of a region and of somebody else, and what is signed with them.
+struct Cloud(TempDir, &'static str);
 
 impl Cloud {
     fn new() -> Result<Self> {
+        Self::of("eu-central-1")
+    }
+
+    fn of(own: &'static str) -> Result<Self> {
         let folder = scratch("cloud")?;
         std::fs::create_dir(folder.path().join("certificates"))?;
-        let cloud = Self(folder);
-        for (region, out) in [("eu-central-1", "certificates/eu-central-1.pem"), ("forged", "forged.pem")] {
+        let cloud = Self(folder, own);
+        for (region, out) in [(own, format!("certificates/{own}.pem")), ("forged", "forged.pem".to_owned())] {
             let subject = "/C=US/O=Amazon Web Services LLC";
             let made = Launch::new("openssl").folder(cloud.0.path()).args([
                 "req",
@@ -102,14 +115,14 @@ impl Cloud {
                 "-keyout",
                 &format!("{region}.key"),
                 "-out",
-                out,
+                &out,
             ]);
             let made = made.run(CALL)?;
             ensure!(made.code == Some(0), "{}", made.stderr);
         }
         std::fs::copy(
-            cloud.0.path().join("certificates/eu-central-1.pem"),
-            cloud.0.path().join("eu-central-1.pem"),
+            cloud.0.path().join(format!("certificates/{own}.pem")),
+            cloud.0.path().join(format!("{own}.pem")),
         )?;
         Ok(cloud)
     }
@@ -122,8 +135,8 @@ impl Cloud {
     fn document(&self, signer: &str, account: &str, instance: &str, age: Duration) -> Result<String> {
         let started = SystemTime::now().checked_sub(age).context("the age")?;
         let document = json!({
-            "accountId": account, "architecture": "x86_64", "availabilityZone": "eu-central-1a",
-            "instanceId": instance, "instanceType": "t3.micro", "privateIp": "10.0.0.7", "region": "eu-central-1",
+            "accountId": account, "architecture": "x86_64", "availabilityZone": format!("{}a", self.1),
+            "instanceId": instance, "instanceType": "t3.micro", "privateIp": "10.0.0.7", "region": self.1,
             "pendingTime": Timestamp::from(started).to_string(), "version": "2017-09-30",
         });
         let folder = self.0.path();

@@ -1,4 +1,4 @@
-//! The keys of Google: fetched when they are needed, kept and rotated as [`KeyCache`] says.
+//! The keys of an issuer of tokens: fetched when they are needed, kept and rotated as [`KeyCache`] says.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -27,7 +27,7 @@ impl SignatureKeys for HeldKeys {
 }
 
 /// The keys of one issuer.
-pub(super) struct GoogleKeys(Arc<Inner>);
+pub(super) struct IssuerKeys(Arc<Inner>);
 
 struct Inner {
     url: JwksUrl,
@@ -38,7 +38,7 @@ struct Inner {
     ended: watch::Sender<u64>,
 }
 
-impl GoogleKeys {
+impl IssuerKeys {
     pub(super) fn new(url: JwksUrl, http: HttpClient, spawner: Spawner) -> Self {
         let cache = Mutex::new(KeyCache::new(Instant::now()));
         Self(Arc::new(Inner { url, http, spawner, cache, ended: watch::Sender::new(0) }))
