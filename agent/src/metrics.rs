@@ -183,6 +183,45 @@ fn services(shared: &Shared, encoder: &mut DescriptorEncoder<'_>) -> Result<(), 
     Ok(())
 }
 
+/// What workloads use, each with all that it started.
+fn workloads(shared: &Shared, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+    let (samples, table) = (Arc::clone(&shared.samples.borrow()), shared.services());
+    let found = || table.iter().filter_map(|entry| Some((entry, samples.uses.get(&entry.spec.port)?)));
+    type Read<'a> = &'a dyn Fn(&WorkloadUse) -> f64;
+    let gauges: [(&str, &str, Read<'_>); 2] = [
+        ("agent_workload_memory_bytes", "memory of the workload with all that it started, without caches", &|uses| {
+            number(uses.memory_bytes)
+        }),
+        ("agent_workload_pids", "processes and threads of the workload", &|uses| number(uses.pids)),
+    ];
+    for (name, help, read) in gauges {
+        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (entry, uses) in found() {
+            metric.encode_family(&labels(entry))?.encode_gauge(&read(uses))?;
+        }
+    }
+    let counters: [(&str, &str, Read<'_>); 3] = [
+        (
+            "agent_workload_cpu_seconds",
+            "processor time of the workload with all that it started, since its start",
+            &|uses| uses.cpu.as_secs_f64(),
+        ),
+        ("agent_workload_read_bytes", "bytes that the workload read from disks since its start", &|uses| {
+            number(uses.read_bytes)
+        }),
+        ("agent_workload_written_bytes", "bytes that the workload wrote to disks since its start", &|uses| {
+            number(uses.written_bytes)
+        }),
+    ];
+    for (name, help, read) in counters {
+        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (entry, uses) in found() {
+            metric.encode_family(&labels(entry))?.encode_counter::<NoLabelSet, _, f64>(&read(uses), None)?;
+        }
+    }
+    Ok(())
+}
+
 /// At most 64 of them: as many as there may be services.
 fn labels(entry: &Entry) -> [(&'static str, String); 2] {
     [("service", entry.spec.service.to_string()), ("port", entry.spec.port.to_string())]

@@ -45,7 +45,7 @@ pub(crate) fn check_machine(spec: &WorkloadSpec) -> Result<(), PrepareFailed> {
 
 /// What a native workload becomes.
 pub(crate) fn launch(start: Start<'_>, program: PathBuf, group: Option<&Cgroup>) -> Launch {
-    let Start { seat, spec, folders, secret_env, user, rpc } = start;
+    let Start { seat, spec, bundle: _, folders, secret_env, user, rpc } = start;
     let text = |path: &Path| path.to_string_lossy().into_owned();
     let places = Places {
         data_dir: text(&folders.data),

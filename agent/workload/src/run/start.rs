@@ -10,11 +10,13 @@ use tracing::{info, warn};
 
 use super::{Run, Running};
 use crate::artefact::NativeArtefact;
+use crate::beside::Ran;
 use crate::bridge::{BridgeConfig, serve};
 use crate::cgroup::Cgroup;
 use crate::instance::{Instance, Program, Start, contain, failed};
 use crate::keeper::Errand;
 use crate::logs::{self, LogErrand};
+use crate::meter::Meter;
 use crate::process::Process;
 use crate::rpc::{self, Rpc};
 use crate::storage::{self, Holder, StorageWatch};
@@ -111,8 +113,8 @@ impl Run<'_> {
             let served = serve(config, Arc::clone(&common.hub), &common.spawner);
             Some(served.map_err(|error| broken("its bridge cannot listen", &error))?)
         };
-        let (spec, folders) = (&self.spec, &self.folders);
-        let start = Start { seat, spec, folders, secret_env: secret, user, rpc };
+        let (spec, bundle, folders) = (&self.spec, &self.bundle, &self.folders);
+        let start = Start { seat, spec, bundle, folders, secret_env: secret, user, rpc };
         let limits = common.config.logs;
         if !folders.logs.exists() {
             let state = common.config.state.clone();
@@ -128,11 +130,12 @@ impl Run<'_> {
                 let group = self.group(label(seat)).await?;
                 let launch = native::launch(start, program, group.as_ref());
                 let errand = Errand { launch, grace_secs: self.spec.stop_grace_secs.into(), log };
+                let held = (group.clone(), user_run.take());
                 let process =
-                    Process::start(&common.config.agent, &errand, (group, user_run.take()), &common.spawner)
-                        .await?;
+                    Process::start(&common.config.agent, &errand, held, &common.spawner).await?;
                 left::note(&self.folders.runtime, process.traces());
-                native = Some((errand.launch, process.pid()));
+                let meter = Meter::Native(group, process.keeper());
+                native = Some(Ran::Native(Box::new(errand.launch), process.pid(), meter));
                 Instance::Process(Box::new(process))
             }
         };
@@ -146,8 +149,9 @@ impl Run<'_> {
         };
         let data = self.folders.data.clone();
         let storage = StorageWatch::start(data, holder, storage_limit, held, &common.spawner);
-        let listed = common.besides.list((service, generation), native, &self.spec, &self.bundle);
-        Ok(Running { instance, bridge, storage, _user_run: user_run, _listed: listed })
+        let ran = native.or_else(|| instance.inside().map(Ran::Container));
+        let list = |ran| common.besides.list((service, generation), ran, &self.spec, &self.bundle);
+        Ok(Running { instance, bridge, storage, _user_run: user_run, _listed: ran.map(list) })
     }
 
     /// Listens for what the workload has to reach on the operator's machine.
