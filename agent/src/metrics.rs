@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_spoke::ControlState;
-use blueprint_common_types::{Carrier, Health};
+use blueprint_common_types::{Carrier, Health, WorkloadUse};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
@@ -30,6 +30,7 @@ impl Collector for Page {
         discards(&self.0, &mut encoder)?;
         control(&self.0, &mut encoder)?;
         services(&self.0, &mut encoder)?;
+        workloads(&self.0, &mut encoder)?;
         let help = "connections for exec and forward that did not prove to be the hub's";
         counter(&mut encoder, "agent_door_refused", help, self.0.tickets.refused())?;
         machine(&self.0, &mut encoder)
