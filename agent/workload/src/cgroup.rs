@@ -194,9 +194,11 @@ impl Cgroup {
     /// Bytes read from and written to disks; zeros where the kernel does not count them.
     fn disk(&self) -> (u64, u64) {
         if let Some(text) = self.read("io.stat") {
-            let words = || text.split_whitespace();
-            let sum = |name: &str| words().filter_map(|word| word.strip_prefix(name)?.parse::<u64>().ok());
-            return (sum("rbytes=").fold(0, u64::saturating_add), sum("wbytes=").fold(0, u64::saturating_add));
+            let sum = |name: &str| {
+                let found = text.split_whitespace().filter_map(|word| word.strip_prefix(name)?.parse().ok());
+                found.fold(0, u64::saturating_add)
+            };
+            return (sum("rbytes="), sum("wbytes="));
         }
         // Which of them counts is the scheduler of the disk's to say.
         let files =

@@ -21,7 +21,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, sleep, timeout};
 
-use super::client::{runtime, upgrade};
+use super::client::{runtime, segment, upgrade};
 use crate::cli::Global;
 use side::{Counts, Local, Near, One};
 
@@ -56,20 +56,22 @@ impl FromStr for Place {
     }
 }
 
-/// Brings a service's port, or one of its node, to where this command runs; or the other way round.
+/// Brings a service's port, or one of a node, to where this command runs; or the other way round.
 #[derive(Debug, Args)]
-#[command(after_help = "Example: blueprint-hub forward 7/42 5432
+#[command(allow_missing_positional = true, after_help = "Example: blueprint-hub forward 7/42 5432
+         blueprint-hub forward --node node-1 5432 --port 5432
 Listens on 127.0.0.1:5432 and carries each connection to a healthy target of service 7/42; port 0 takes a free one. With --port
-it leads to that port of the loopback of the workload's node. With --reverse the node listens on --port of its loopback, and
+it leads to that port of the loopback of the workload's node; without a service, of the node that --node names. With --reverse the node listens on --port of its loopback, and
 each connection comes to the place named here. --udp carries datagrams, a flow for each source, which ends after 60 silent
 seconds. hub.toml (forward.enabled) and a [[session]] of the policy have to allow it, and for ports of a node its agent.toml
 (forward.connect_ports, forward.listen_ports). The listener stays while the hub is away. Ctrl-C ends it.")]
 pub(crate) struct Forward {
-    /// Service, as BLUEPRINT/SERVICE
-    service: ServiceKey,
+    /// Service, as BLUEPRINT/SERVICE; left out for a port of the node that --node names
+    #[arg(required_unless_present = "node")]
+    service: Option<ServiceKey>,
     /// Where this command listens, or connects to with --reverse: PORT or ADDRESS:PORT
     local: Place,
-    /// Port of the loopback of the workload's node
+    /// Port of the loopback of the workload's node, or of --node
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     port: Option<u16>,
     /// The node listens on --port, and what comes there comes here
@@ -78,24 +80,44 @@ pub(crate) struct Forward {
     /// Datagrams
     #[arg(long)]
     udp: bool,
-    /// Name or id of the node that it has to be
+    /// Name or id of the node: without a service the one that is meant, else the one that it has to be
     #[arg(long, value_name = "NODE")]
     node: Option<String>,
 }
 
+/// What a forward leads to, or comes from.
+enum To {
+    Service(ServiceKey),
+    /// A node by its name or id, whatever runs there.
+    Node(String),
+}
+
 impl Forward {
     pub(crate) fn run(self, global: &Global) -> Result<(), CliError> {
-        runtime()?.block_on(Box::pin(self.serve(global)))
+        let to = self.to()?;
+        runtime()?.block_on(Box::pin(self.serve(global, &to)))
     }
 
-    async fn serve(self, global: &Global) -> Result<(), CliError> {
+    /// Where it leads to, or comes from.
+    fn to(&self) -> Result<To, CliError> {
+        match (self.service, &self.node) {
+            (Some(service), _) => Ok(To::Service(service)),
+            (None, Some(node)) if self.port.is_some() => Ok(To::Node(node.clone())),
+            (None, Some(node)) => Err(CliError::usage(format!("which port of node {node}?"))
+                .hint("add --port PORT, or name a service before the place")),
+            (None, None) => Err(CliError::usage("neither a service nor --node is named")
+                .hint("for example blueprint-hub forward 7/42 5432")),
+        }
+    }
+
+    async fn serve(self, global: &Global, to: &To) -> Result<(), CliError> {
         let mut local = self.listen().await?;
         let counts = Arc::new(Counts::default());
         let failed = |error: std::io::Error| CliError::failure(format!("cannot listen to signals: {error}"));
         let mut interrupted = signal(SignalKind::interrupt()).map_err(failed)?;
         let mut ended = signal(SignalKind::terminate()).map_err(failed)?;
         let done = tokio::select! {
-            done = Box::pin(self.sessions(global, &mut local, &counts)) => done,
+            done = Box::pin(self.sessions(global, to, &mut local, &counts)) => done,
             _ = interrupted.recv() => Ok(()),
             _ = ended.recv() => Ok(()),
         };
@@ -129,12 +151,17 @@ impl Forward {
     async fn sessions(
         &self,
         global: &Global,
+        to: &To,
         local: &mut Local,
         counts: &Arc<Counts>,
     ) -> Result<(), CliError> {
-        let ServiceKey { blueprint, service } = self.service;
-        let path = format!("/v1/services/{blueprint}/{service}/forward");
-        let body = json!({"port": self.port, "reverse": self.reverse, "udp": self.udp, "node": self.node});
+        let (path, node) = match to {
+            To::Service(ServiceKey { blueprint, service }) => {
+                (format!("/v1/services/{blueprint}/{service}/forward"), self.node.as_deref())
+            }
+            To::Node(node) => (format!("/v1/nodes/{}/forward", segment(node)?), None),
+        };
+        let body = json!({"port": self.port, "reverse": self.reverse, "udp": self.udp, "node": node});
         let mut trouble: Option<String> = None;
         let mut pause = AGAIN;
         loop {
@@ -142,7 +169,7 @@ impl Forward {
             let error = match upgrade(global, Method::POST, &path, &body).await {
                 Ok(stream) => {
                     let is_back = trouble.take().is_some();
-                    let opened = |local: &Local| self.say_open(global, local, is_back);
+                    let opened = |local: &Local| self.say_open(global, to, local, is_back);
                     match Box::pin(hold(global, stream, local, counts, opened)).await {
                         Ok(never) => match never {},
                         Err(error) => error,
@@ -180,10 +207,12 @@ impl Forward {
         }
     }
 
-    fn say_open(&self, global: &Global, local: &Local, is_back: bool) {
-        let to = match (self.port, self.reverse) {
-            (None, _) => format!("service {}", self.service),
-            (Some(port), _) => format!("127.0.0.1:{port} of the node of {}", self.service),
+    fn say_open(&self, global: &Global, to: &To, local: &Local, is_back: bool) {
+        let to = match (self.port, to) {
+            (None, To::Service(service)) => format!("service {service}"),
+            (None, To::Node(node)) => format!("node {node}"),
+            (Some(port), To::Service(service)) => format!("127.0.0.1:{port} of the node of {service}"),
+            (Some(port), To::Node(node)) => format!("127.0.0.1:{port} of node {node}"),
         };
         let protocol = if self.udp { "udp" } else { "tcp" };
         let here = local.place();

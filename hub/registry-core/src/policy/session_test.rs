@@ -60,46 +60,50 @@ impl Mesh<'_> {
     ///
     /// [`AskError::Unknown`] where no node is called so.
     pub fn ask_session(&self, on: &SessionOn, deed: &Deed) -> Result<SessionAnswer, AskError> {
-        let found = match on {
-            SessionOn::Service(service) => self.session_of(deed, |grant| names(grant, *service)),
+        let touching = self.document.sessions.iter();
+        let touching = touching.filter(|grant| grant.allow.iter().any(|allowed| touches(allowed, deed)));
+        let (allowed, by): (bool, Vec<&SessionGrant>) = match on {
+            SessionOn::Service(service) => {
+                let own: Vec<_> = touching.filter(|grant| names(grant, *service)).collect();
+                (is_whole(deed, &own), own)
+            }
             SessionOn::Node(node) => {
                 let nodes = self.named(node)?;
-                // Each of them has to be allowed by itself.
-                let answers: Vec<_> = nodes
-                    .places(self.machines.len())
-                    .map(|place| self.session_of(deed, |grant| self.is_named(grant, place)))
+                let own: Vec<(&SessionGrant, MachineSet)> = touching
+                    .map(|grant| (grant, self.nodes_of(grant)))
+                    .filter(|(_, named)| nodes.iter().any(|node| named.contains(node)))
                     .collect();
-                let allowed = !answers.is_empty() && answers.iter().all(|answer| answer.allowed);
-                let mut by: Vec<String> = answers.into_iter().flat_map(|answer| answer.by).collect();
-                by.sort_unstable();
-                by.dedup();
-                SessionAnswer { allowed, by }
+                // Each of them has to be allowed by itself.
+                let allowed = nodes.iter().all(|node| {
+                    let its = own.iter().filter(|(_, named)| named.contains(node)).map(|(grant, _)| *grant);
+                    is_whole(deed, &its.collect::<Vec<_>>())
+                });
+                let is_any = nodes.iter().next().is_some();
+                (is_any && allowed, own.into_iter().map(|(grant, _)| grant).collect())
             }
         };
-        Ok(found)
+        // What is of services alone is never of nodes, whatever else a row names.
+        let is_of_nodes = !matches!((on, deed), (SessionOn::Node(_), Deed::Exec | Deed::Forward));
+        let by = by.into_iter().filter(|_| is_of_nodes).map(|grant| grant.name.clone()).collect();
+        Ok(SessionAnswer { allowed: allowed && is_of_nodes, by })
     }
 
-    fn is_named(&self, grant: &SessionGrant, place: usize) -> bool {
+    fn nodes_of(&self, grant: &SessionGrant) -> MachineSet {
         let mut set = MachineSet::default();
         for node in &grant.nodes {
             self.machines.select(node, &mut set);
         }
-        set.contains(place)
+        set
     }
 
-    fn session_of(&self, deed: &Deed, is_its: impl Fn(&SessionGrant) -> bool) -> SessionAnswer {
-        let grants = self.document.sessions.iter().filter(|grant| is_its(grant));
-        let touching: Vec<&SessionGrant> =
-            grants.filter(|grant| grant.allow.iter().any(|allowed| touches(allowed, deed))).collect();
-        let allowed = match deed {
-            Deed::Exec | Deed::Forward => !touching.is_empty(),
-            Deed::Port(ports) | Deed::Reverse(ports) => {
-                let all = touching.iter().flat_map(|grant| &grant.allow);
-                let open: Vec<&PortRanges> = all.filter_map(|allowed| ports_of(allowed, deed)).collect();
-                ports.parts().all(|range| is_covered(range, &open))
-            }
+    /// How many decisions a test takes.
+    pub(super) fn session_checks(&self, test: &SessionTest) -> u64 {
+        let nodes = match &test.on {
+            SessionOn::Service(_) => 1,
+            SessionOn::Node(node) => self.named(node).map_or(0, |nodes| nodes.iter().count()),
         };
-        SessionAnswer { allowed, by: touching.into_iter().map(|grant| grant.name.clone()).collect() }
+        let deeds = test.allow.len().saturating_add(test.deny.len());
+        u64::try_from(nodes.saturating_mul(deeds)).unwrap_or(u64::MAX)
     }
 
     pub(super) fn run_session(&self, test: &SessionTest) -> TestOutcome {
@@ -128,6 +132,18 @@ impl Mesh<'_> {
             }
         }
         outcome(if problems.is_empty() { Verdict::Pass } else { Verdict::Fail }, problems)
+    }
+}
+
+/// Whether grants that touch a deed allow all of it together.
+fn is_whole(deed: &Deed, grants: &[&SessionGrant]) -> bool {
+    match deed {
+        Deed::Exec | Deed::Forward => !grants.is_empty(),
+        Deed::Port(ports) | Deed::Reverse(ports) => {
+            let all = grants.iter().flat_map(|grant| &grant.allow);
+            let open: Vec<&PortRanges> = all.filter_map(|allowed| ports_of(allowed, deed)).collect();
+            ports.parts().all(|range| is_covered(range, &open))
+        }
     }
 }
 
