@@ -272,7 +272,7 @@ impl Asker {
         let Self { kind, of, .. } = self;
         let (granted, key) = match of {
             Of::Service(service) => (document.lets(*kind, *service), "services"),
-            Of::Node(node, _) => (document.lets_node(*kind, &agent_of(state, *node)?), "nodes"),
+            Of::Node(node, _) => (document.lets_node(*kind, agent_of(state, *node)?.as_ref()), "nodes"),
         };
         granted.map(str::to_owned).ok_or_else(|| {
             let hint = format!(

@@ -44,6 +44,17 @@ impl<'h> Node<'h> {
         Self::begin(hub, host, name, engine, &[])
     }
 
+    /// The same with a container engine and more settings.
+    pub(crate) fn start_all(
+        hub: &Hub<'_>,
+        host: Option<&'h Host>,
+        name: &str,
+        engine: &Path,
+        settings: &[&str],
+    ) -> Result<Self> {
+        Self::begin(hub, host, name, engine, settings)
+    }
+
     fn begin(
         hub: &Hub<'_>,
         host: Option<&'h Host>,
