@@ -75,7 +75,7 @@ impl<'h> Node<'h> {
     }
 
     /// One whose agent is an ordinary user.
-    pub(super) fn start_as(hub: &Hub<'_>, user: u32, name: &str) -> Result<Self> {
+    pub(crate) fn start_as(hub: &Hub<'_>, user: u32, name: &str) -> Result<Self> {
         let folder = scratch("workloads")?;
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755))?;
         let data = folder.path().join("data");
