@@ -58,7 +58,7 @@ impl FromStr for Place {
 
 /// Brings a service's port, or one of a node, to where this command runs; or the other way round.
 #[derive(Debug, Args)]
-#[command(allow_missing_positional = true, after_help = "Example: blueprint-hub forward 7/42 5432
+#[command(override_usage = "blueprint-hub forward [OPTIONS] [SERVICE] LOCAL", after_help = "Example: blueprint-hub forward 7/42 5432
          blueprint-hub forward --node node-1 5432 --port 5432
 Listens on 127.0.0.1:5432 and carries each connection to a healthy target of service 7/42; port 0 takes a free one. With --port
 it leads to that port of the loopback of the workload's node; without a service, of the node that --node names. With --reverse the node listens on --port of its loopback, and
@@ -66,11 +66,10 @@ each connection comes to the place named here. --udp carries datagrams, a flow f
 seconds. hub.toml (forward.enabled) and a [[session]] of the policy have to allow it, and for ports of a node its agent.toml
 (forward.connect_ports, forward.listen_ports). The listener stays while the hub is away. Ctrl-C ends it.")]
 pub(crate) struct Forward {
-    /// Service, as BLUEPRINT/SERVICE; left out for a port of the node that --node names
-    #[arg(required_unless_present = "node")]
-    service: Option<ServiceKey>,
-    /// Where this command listens, or connects to with --reverse: PORT or ADDRESS:PORT
-    local: Place,
+    /// Service, as BLUEPRINT/SERVICE, left out for a port of the node that --node names; and where this command listens, or
+    /// connects to with --reverse: PORT or ADDRESS:PORT
+    #[arg(required = true, num_args = 1..=2, value_names = ["SERVICE", "LOCAL"])]
+    places: Vec<String>,
     /// Port of the loopback of the workload's node, or of --node
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     port: Option<u16>,
@@ -85,6 +84,12 @@ pub(crate) struct Forward {
     node: Option<String>,
 }
 
+/// The two ends of a forward.
+struct Ends {
+    to: To,
+    local: Place,
+}
+
 /// What a forward leads to, or comes from.
 enum To {
     Service(ServiceKey),
@@ -94,24 +99,37 @@ enum To {
 
 impl Forward {
     pub(crate) fn run(self, global: &Global) -> Result<(), CliError> {
-        let to = self.to()?;
-        runtime()?.block_on(Box::pin(self.serve(global, &to)))
+        let ends = self.ends()?;
+        runtime()?.block_on(Box::pin(self.serve(global, &ends)))
     }
 
-    /// Where it leads to, or comes from.
-    fn to(&self) -> Result<To, CliError> {
-        match (self.service, &self.node) {
-            (Some(service), _) => Ok(To::Service(service)),
-            (None, Some(node)) if self.port.is_some() => Ok(To::Node(node.clone())),
-            (None, Some(node)) => Err(CliError::usage(format!("which port of node {node}?"))
-                .hint("add --port PORT, or name a service before the place")),
-            (None, None) => Err(CliError::usage("neither a service nor --node is named")
-                .hint("for example blueprint-hub forward 7/42 5432")),
-        }
+    /// Where it leads to, or comes from, and where this side is.
+    fn ends(&self) -> Result<Ends, CliError> {
+        let (service, local) = match self.places.as_slice() {
+            [local] => (None, local),
+            [service, local] => (Some(service), local),
+            _ => return Err(CliError::usage("a service and one place are expected")),
+        };
+        let local: Place = local.parse().map_err(|error: String| CliError::usage(error))?;
+        let to = match (service, &self.node) {
+            (Some(service), _) => To::Service(service.parse().map_err(|_| {
+                CliError::usage(format!("{service:?} is no service")).hint("write BLUEPRINT/SERVICE, such as 7/42")
+            })?),
+            (None, Some(node)) if self.port.is_some() => To::Node(node.clone()),
+            (None, Some(node)) => {
+                return Err(CliError::usage(format!("which port of node {node}?"))
+                    .hint("add --port PORT, or name a service before the place"));
+            }
+            (None, None) => {
+                return Err(CliError::usage("neither a service nor --node is named")
+                    .hint("for example blueprint-hub forward 7/42 5432"));
+            }
+        };
+        Ok(Ends { to, local })
     }
 
-    async fn serve(self, global: &Global, to: &To) -> Result<(), CliError> {
-        let mut local = self.listen().await?;
+    async fn serve(self, global: &Global, Ends { to, local }: &Ends) -> Result<(), CliError> {
+        let mut local = self.listen(*local).await?;
         let counts = Arc::new(Counts::default());
         let failed = |error: std::io::Error| CliError::failure(format!("cannot listen to signals: {error}"));
         let mut interrupted = signal(SignalKind::interrupt()).map_err(failed)?;
@@ -131,8 +149,7 @@ impl Forward {
     }
 
     /// Listens here, where that is the side that does.
-    async fn listen(&self) -> Result<Local, CliError> {
-        let Place(place) = self.local;
+    async fn listen(&self, Place(place): Place) -> Result<Local, CliError> {
         let failed = |error: std::io::Error| {
             CliError::conflict(format!("cannot listen on {place}: {error}"))
                 .hint("name another port, or 0 for a free one")

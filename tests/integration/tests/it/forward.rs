@@ -291,7 +291,7 @@ fn a_port_of_a_node_by_its_name_is_carried_both_ways_for_a_grant_of_its_own() ->
     allow(&format!("{grant}[[test]]\nname = \"t\"\nnode = \"one\"\nallow = \"port/{tcp}\"\ndeny = \"port/22\"\n"))?;
     refused(&["--node", "two", "0", "--port", &tcp], 3, "no node is called \"two\"")?;
     refused(&["--node", "one", "0"], 2, "which port of node one?")?;
-    refused(&["0"], 2, "SERVICE")?;
+    refused(&["0"], 2, "neither a service nor --node")?;
     refused(&["--node", "one", "0", "--port", "22"], 4, "allows port/22 with one")?;
     refused(&["--node", "one", "1", "--port", "9002", "--reverse"], 4, "the node does not allow this for port 9002")?;
 
