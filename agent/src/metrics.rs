@@ -190,9 +190,11 @@ fn workloads(shared: &Shared, encoder: &mut DescriptorEncoder<'_>) -> Result<(),
     let found = || table.iter().filter_map(|entry| Some((entry, samples.uses.get(&entry.spec.port)?)));
     type Read<'a> = &'a dyn Fn(&WorkloadUse) -> f64;
     let gauges: [(&str, &str, Read<'_>); 2] = [
-        ("agent_workload_memory_bytes", "memory of the workload with all that it started, without caches", &|uses| {
-            number(uses.memory_bytes)
-        }),
+        (
+            "agent_workload_memory_bytes",
+            "memory of the workload with all that it started, without caches",
+            &|uses| number(uses.memory_bytes),
+        ),
         ("agent_workload_pids", "processes and threads of the workload", &|uses| number(uses.pids)),
     ];
     for (name, help, read) in gauges {

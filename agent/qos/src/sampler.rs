@@ -6,9 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use blueprint_common_types::{
-    Health, MachineSample, ServiceKey, ServiceSample, WholeSample, WorkloadUse,
-};
+use blueprint_common_types::{Health, MachineSample, ServiceKey, ServiceSample, WholeSample, WorkloadUse};
 use nix::unistd::{SysconfVar, sysconf};
 
 use crate::procfs::{CpuTimes, ProcFs, ProcessStat, SocketTables};

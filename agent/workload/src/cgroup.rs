@@ -201,8 +201,7 @@ impl Cgroup {
             return (sum("rbytes="), sum("wbytes="));
         }
         // Which of them counts is the scheduler of the disk's to say.
-        let files =
-            ["blkio.throttle.io_service_bytes_recursive", "blkio.bfq.io_service_bytes_recursive"];
+        let files = ["blkio.throttle.io_service_bytes_recursive", "blkio.bfq.io_service_bytes_recursive"];
         let text: Vec<String> = files.into_iter().filter_map(|file| self.read(file)).collect();
         let of = |text: &str, kind: &str| {
             let lines = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());

@@ -22,11 +22,11 @@ use crate::beside::{Besides, Session};
 use crate::cgroup::Cgroups;
 use crate::container::Engine;
 use crate::logs::{self, LogShelf};
+use crate::meter;
 use crate::pushed::Wants;
 use crate::run::{Common, Workload};
 use crate::sweep::{Claims, sweep};
 use crate::users::Users;
-use crate::meter;
 use crate::{Assigned, Assignment, HubPort, WorkloadConfig, left};
 
 /// Ends of workloads that wait to be noted; a hub assigns 64 to a node at most.

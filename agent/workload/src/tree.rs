@@ -196,7 +196,13 @@ mod tests {
         assert!(seen.pids >= 1 && seen.memory_bytes > 100_000, "{seen:?}");
         let left = descendants(pid);
         shell.kill().unwrap();
-        assert_eq!(kill_until_none(|| left.iter().copied().filter(|pid| look_alive(*pid).is_some()).collect(), Duration::from_secs(5)), 0);
+        assert_eq!(
+            kill_until_none(
+                || left.iter().copied().filter(|pid| look_alive(*pid).is_some()).collect(),
+                Duration::from_secs(5)
+            ),
+            0
+        );
         shell.wait().unwrap();
         assert_eq!(uses(i32::MAX), None);
     }

@@ -100,9 +100,15 @@ impl TestPolicy {
         let Self { document, from, to, traffic, session, service, node } = self;
         let question = match (from, to, traffic, session, service, node) {
             (None, None, None, None, None, None) => Question::Tests,
-            (Some(from), Some(to), Some(traffic), None, None, None) => Question::Traffic { from, to, traffic },
-            (None, None, None, Some(session), Some(on), None) => Question::Session { session, on, is_node: false },
-            (None, None, None, Some(session), None, Some(on)) => Question::Session { session, on, is_node: true },
+            (Some(from), Some(to), Some(traffic), None, None, None) => {
+                Question::Traffic { from, to, traffic }
+            }
+            (None, None, None, Some(session), Some(on), None) => {
+                Question::Session { session, on, is_node: false }
+            }
+            (None, None, None, Some(session), None, Some(on)) => {
+                Question::Session { session, on, is_node: true }
+            }
             (..) => {
                 return Err(ApiError::invalid(
                     "a question has from, to and traffic, or session with service or node",
@@ -118,8 +124,16 @@ impl TestPolicy {
 enum Question {
     /// Whether it does what its tests expect.
     Tests,
-    Traffic { from: String, to: String, traffic: String },
-    Session { session: String, on: String, is_node: bool },
+    Traffic {
+        from: String,
+        to: String,
+        traffic: String,
+    },
+    Session {
+        session: String,
+        on: String,
+        is_node: bool,
+    },
 }
 
 pub(crate) async fn show(State(state): State<AdminState>) -> Result<Json<Value>, ApiError> {

@@ -287,7 +287,8 @@ impl Asker {
         loop {
             sleep(LOOK_AGAIN).await;
             // A store that cannot be read now has taken nothing back.
-            let is_shut = |refusal: Refusal| [StatusCode::FORBIDDEN, StatusCode::NOT_FOUND].contains(&refusal.status);
+            let is_shut =
+                |refusal: Refusal| [StatusCode::FORBIDDEN, StatusCode::NOT_FOUND].contains(&refusal.status);
             if self.pass(state).await.is_err_and(is_shut) {
                 return;
             }
@@ -368,7 +369,12 @@ fn runner(state: &AdminState, of: &Of, wanted: Option<&str>) -> Result<Runner, R
         Of::Service(service) => *service,
         Of::Node(node, _) => {
             let agent = agent_of(state, *node)?;
-            return Ok(Runner { node: agent.id, name: agent.name.clone(), lease: agent.lease, generation: 0 });
+            return Ok(Runner {
+                node: agent.id,
+                name: agent.name.clone(),
+                lease: agent.lease,
+                generation: 0,
+            });
         }
     };
     let view = state.hub.workloads();

@@ -58,13 +58,16 @@ impl FromStr for Place {
 
 /// Brings a service's port, or one of a node, to where this command runs; or the other way round.
 #[derive(Debug, Args)]
-#[command(override_usage = "blueprint-hub forward [OPTIONS] [SERVICE] LOCAL", after_help = "Example: blueprint-hub forward 7/42 5432
+#[command(
+    override_usage = "blueprint-hub forward [OPTIONS] [SERVICE] LOCAL",
+    after_help = "Example: blueprint-hub forward 7/42 5432
          blueprint-hub forward --node node-1 5432 --port 5432
 Listens on 127.0.0.1:5432 and carries each connection to a healthy target of service 7/42; port 0 takes a free one. With --port
 it leads to that port of the loopback of the workload's node; without a service, of the node that --node names. With --reverse the node listens on --port of its loopback, and
 each connection comes to the place named here. --udp carries datagrams, a flow for each source, which ends after 60 silent
 seconds. hub.toml (forward.enabled) and a [[session]] of the policy have to allow it, and for ports of a node its agent.toml
-(forward.connect_ports, forward.listen_ports). The listener stays while the hub is away. Ctrl-C ends it.")]
+(forward.connect_ports, forward.listen_ports). The listener stays while the hub is away. Ctrl-C ends it."
+)]
 pub(crate) struct Forward {
     /// Service, as BLUEPRINT/SERVICE, left out for a port of the node that --node names; and where this command listens, or
     /// connects to with --reverse: PORT or ADDRESS:PORT
@@ -113,7 +116,8 @@ impl Forward {
         let local: Place = local.parse().map_err(|error: String| CliError::usage(error))?;
         let to = match (service, &self.node) {
             (Some(service), _) => To::Service(service.parse().map_err(|_| {
-                CliError::usage(format!("{service:?} is no service")).hint("write BLUEPRINT/SERVICE, such as 7/42")
+                CliError::usage(format!("{service:?} is no service"))
+                    .hint("write BLUEPRINT/SERVICE, such as 7/42")
             })?),
             (None, Some(node)) if self.port.is_some() => To::Node(node.clone()),
             (None, Some(node)) => {

@@ -175,7 +175,8 @@ impl Test {
             (None, node) => format!("node {}", node.as_deref().unwrap_or_default()),
         };
         let document = self.file.as_deref().map(read).transpose()?;
-        let body = json!({ "document": document, "service": self.service, "node": self.node, "session": session });
+        let body =
+            json!({ "document": document, "service": self.service, "node": self.node, "session": session });
         let answer = ask(global, "POST", "/v1/policy/test", Some(&body))?;
         let is_allowed = answer.get("allowed") == Some(&json!(true));
         match global.output {

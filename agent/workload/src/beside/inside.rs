@@ -76,8 +76,10 @@ impl Inside {
             failed(error.to_string())
         };
         if !can_end(&self.id).await {
-            let text = format!("the agent could not end a command in the container of {service}, and starts none");
-            let hint = "run the agent as root, on the machine and in the process namespace of its container engine";
+            let text =
+                format!("the agent could not end a command in the container of {service}, and starts none");
+            let hint =
+                "run the agent as root, on the machine and in the process namespace of its container engine";
             return Err(refused("exec_failed", text, hint));
         }
         let family = Family::new(&self.id).map_err(|error: io::Error| failed(error.to_string()))?;

@@ -204,7 +204,8 @@ mod tests {
 
     #[test]
     fn outputs_are_told_apart_however_they_are_cut() {
-        let stream = b"\x01\0\0\0\0\0\0\x03a\xffb\x02\0\0\0\0\0\0\x02er\x01\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\x01c";
+        let stream =
+            b"\x01\0\0\0\0\0\0\x03a\xffb\x02\0\0\0\0\0\0\x02er\x01\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\x01c";
         for piece in 1..=stream.len() {
             assert_eq!(read(stream, piece), Ok((b"a\xffbc".to_vec(), b"er".to_vec())), "{piece}");
         }

@@ -312,8 +312,7 @@ async fn output_is_read_from_a_moment_on_and_a_break_is_told() {
         .map(|line| line.as_ref().map(|line| (line.stream, line.text())).map_err(EngineError::reason))
         .collect();
     let said = |stream, text: &str| Ok((stream, text.to_owned()));
-    let expected =
-        [said(LogStream::Stdout, "one"), said(LogStream::Stderr, "half a li"), Err("broken")];
+    let expected = [said(LogStream::Stdout, "one"), said(LogStream::Stderr, "half a li"), Err("broken")];
     assert_eq!(kinds, expected);
 }
 

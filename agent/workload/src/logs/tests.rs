@@ -289,7 +289,8 @@ async fn a_secret_of_a_container_is_redacted_in_binary_output_and_over_frames_an
     assert_eq!(last.as_deref(), Some("and [redacted] end"));
     served.join().unwrap();
     let (lines, _) = rest(&mut open(&ring, &LogAsk::default()));
-    let texts: Vec<_> = lines.iter().filter(|line| line.stream == LogStream::Stdout).map(|line| &line.text).collect();
+    let texts: Vec<_> =
+        lines.iter().filter(|line| line.stream == LogStream::Stdout).map(|line| &line.text).collect();
     assert_eq!(texts, ["\u{fffd}a [redacted] \u{fffd}b [redacted]", "and [redacted] end"]);
     for entry in fs::read_dir(&ring).unwrap() {
         let bytes = fs::read(entry.unwrap().path()).unwrap();

@@ -131,8 +131,7 @@ impl Run<'_> {
                 let launch = native::launch(start, program, group.as_ref());
                 let errand = Errand { launch, grace_secs: self.spec.stop_grace_secs.into(), log };
                 let held = (group.clone(), user_run.take());
-                let process =
-                    Process::start(&common.config.agent, &errand, held, &common.spawner).await?;
+                let process = Process::start(&common.config.agent, &errand, held, &common.spawner).await?;
                 left::note(&self.folders.runtime, process.traces());
                 let meter = Meter::Native(group, process.keeper());
                 native = Some(Ran::Native(Box::new(errand.launch), process.pid(), meter));

@@ -20,8 +20,8 @@ use tokio::time::{interval, sleep, timeout};
 use tracing::info;
 
 use super::{
-    Asker, EXECS, EXECS_OF_NODE, Of, Refusal, SessionStream, answer_of, cut, door, parts, runner, session_name,
-    switching,
+    Asker, EXECS, EXECS_OF_NODE, Of, Refusal, SessionStream, answer_of, cut, door, parts, runner,
+    session_name, switching,
 };
 use crate::AdminState;
 use crate::error::ApiError;

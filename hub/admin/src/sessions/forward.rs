@@ -108,7 +108,8 @@ pub(crate) async fn forward_node(
     }
     let way = way.map(|Extension(way)| way);
     let snapshot = state.hub.snapshot();
-    let found = nodes::find(&snapshot, &node).map(|view| Of::Node(Some(view.agent.id), view.agent.name.clone()));
+    let found =
+        nodes::find(&snapshot, &node).map(|view| Of::Node(Some(view.agent.id), view.agent.name.clone()));
     drop(snapshot);
     match found {
         Ok(of) => go(state, Asker::new(of, way, kind), asked, upgrade).await,
@@ -132,12 +133,7 @@ impl Asked {
     }
 }
 
-async fn go(
-    state: AdminState,
-    asker: Asker,
-    asked: Asked,
-    upgrade: OnUpgrade,
-) -> Result<Response, ApiError> {
+async fn go(state: AdminState, asker: Asker, asked: Asked, upgrade: OnUpgrade) -> Result<Response, ApiError> {
     let (answered, answer) = oneshot::channel();
     let spawner = state.spawner.clone();
     spawner.spawn("forward", async move {
@@ -174,9 +170,7 @@ async fn begin(state: &AdminState, asker: &Asker, asked: Asked) -> Result<Begun,
     let place =
         place.map_err(|_| Refusal::too_many(format!("{FORWARDS} forwards are open on this hub already")))?;
     let runner = match kind {
-        SessionKind::Port(_) | SessionKind::Reverse(_) => {
-            Some(runner(state, of, asked.node.as_deref())?)
-        }
+        SessionKind::Port(_) | SessionKind::Reverse(_) => Some(runner(state, of, asked.node.as_deref())?),
         SessionKind::Forward | SessionKind::Exec => None,
     };
     let name = session_name()?;

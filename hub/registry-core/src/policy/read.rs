@@ -82,7 +82,8 @@ impl Reader<'_> {
                 }
                 "test" => {
                     let rows = self.rows("test", value, TEST_KEYS);
-                    let (sessions, traffic): (Vec<_>, Vec<_>) = rows.iter().partition(|row| row.is_of_session());
+                    let (sessions, traffic): (Vec<_>, Vec<_>) =
+                        rows.iter().partition(|row| row.is_of_session());
                     document.tests = traffic.into_iter().filter_map(|row| self.test(row)).collect();
                     document.session_tests =
                         sessions.into_iter().filter_map(|row| self.session_test(row)).collect();
@@ -204,13 +205,7 @@ impl Reader<'_> {
         let deny = self.list::<Deed>(row, "deny", false);
         let is_optional = self.truth(row, "optional");
         self.tests_something(row);
-        Some(SessionTest {
-            name: name?,
-            on: on?,
-            allow: allow?,
-            deny: deny?,
-            is_optional: is_optional?,
-        })
+        Some(SessionTest { name: name?, on: on?, allow: allow?, deny: deny?, is_optional: is_optional? })
     }
 
     fn service(&mut self, row: &Row<'_>) -> Option<ServiceKey> {

@@ -261,8 +261,14 @@ mod tests {
             ),
             ("[[test]]\nname = 'a'\nservice = '7/42'\nnode = 'one'\nallow = 'exec'\n", "names both"),
             ("[[test]]\nname = 'a'\nservice = '7/42'\nfrom = 'one'\nallow = 'exec'\n", "has from or to, too"),
-            ("[[test]]\nname = 'a'\nservice = '*'\nallow = 'exec'\n", "test[1].service: \"*\" names no service"),
-            ("[[test]]\nname = 'a'\nservice = '7/42'\nallow = 'tcp/22'\n", "test[1].allow: \"tcp/22\" is nothing"),
+            (
+                "[[test]]\nname = 'a'\nservice = '*'\nallow = 'exec'\n",
+                "test[1].service: \"*\" names no service",
+            ),
+            (
+                "[[test]]\nname = 'a'\nservice = '7/42'\nallow = 'tcp/22'\n",
+                "test[1].allow: \"tcp/22\" is nothing",
+            ),
         ] {
             let error = text.parse::<PolicyDocument>().unwrap_err().to_string();
             assert!(error.contains(told), "{text}: {error}");

@@ -122,8 +122,9 @@ impl Mesh<'_> {
             let on = &test.on;
             match (should_pass, allowed, by.is_empty()) {
                 (true, true, _) | (false, _, true) => {}
-                (true, false, true) => problems
-                    .push(format!("{deed} with {on} should be allowed, and no [[session]] allows it")),
+                (true, false, true) => {
+                    problems.push(format!("{deed} with {on} should be allowed, and no [[session]] allows it"))
+                }
                 (true, false, false) => problems
                     .push(format!("{deed} with {on} should be allowed, and is only in part, by {}", names())),
                 (false, _, false) => {
@@ -166,9 +167,9 @@ const fn ports_of<'a>(allowed: &'a Deed, deed: &Deed) -> Option<&'a PortRanges> 
 fn touches(allowed: &Deed, deed: &Deed) -> bool {
     match (allowed, deed) {
         (Deed::Exec, Deed::Exec) | (Deed::Forward, Deed::Forward) => true,
-        (Deed::Port(open), Deed::Port(ports)) | (Deed::Reverse(open), Deed::Reverse(ports)) => ports
-            .parts()
-            .any(|(first, last)| open.parts().any(|(from, to)| from <= last && first <= to)),
+        (Deed::Port(open), Deed::Port(ports)) | (Deed::Reverse(open), Deed::Reverse(ports)) => {
+            ports.parts().any(|(first, last)| open.parts().any(|(from, to)| from <= last && first <= to))
+        }
         (Deed::Exec | Deed::Forward | Deed::Port(_) | Deed::Reverse(_), _) => false,
     }
 }

@@ -283,17 +283,25 @@ fn a_port_of_a_node_by_its_name_is_carried_both_ways_for_a_grant_of_its_own() ->
 
     // Denied by default, and also where every service may: a node is granted by itself.
     refused(&["--node", "one", "0", "--port", &tcp], 4, "no [[session]] of the policy allows port/")?;
-    allow("[[session]]\nname = \"services\"\nservices = \"*\"\nallow = [\"forward\", \"port/1-65535\", \"reverse/1-65535\"]\n")?;
+    allow(
+        "[[session]]\nname = \"services\"\nservices = \"*\"\nallow = [\"forward\", \"port/1-65535\", \"reverse/1-65535\"]\n",
+    )?;
     refused(&["--node", "one", "0", "--port", &tcp], 4, "add a [[session]] with nodes = [\"one\"]")?;
     let grant = format!(
         "[[session]]\nname = \"of one\"\nnodes = \"one\"\nallow = [\"port/{tcp},{udp},7\", \"reverse/9000-9002\"]\n"
     );
-    allow(&format!("{grant}[[test]]\nname = \"t\"\nnode = \"one\"\nallow = \"port/{tcp}\"\ndeny = \"port/22\"\n"))?;
+    allow(&format!(
+        "{grant}[[test]]\nname = \"t\"\nnode = \"one\"\nallow = \"port/{tcp}\"\ndeny = \"port/22\"\n"
+    ))?;
     refused(&["--node", "two", "0", "--port", &tcp], 3, "no node is called \"two\"")?;
     refused(&["--node", "one", "0"], 2, "which port of node one?")?;
     refused(&["0"], 2, "neither a service nor --node")?;
     refused(&["--node", "one", "0", "--port", "22"], 4, "allows port/22 with one")?;
-    refused(&["--node", "one", "1", "--port", "9002", "--reverse"], 4, "the node does not allow this for port 9002")?;
+    refused(
+        &["--node", "one", "1", "--port", "9002", "--reverse"],
+        4,
+        "the node does not allow this for port 9002",
+    )?;
 
     let both_ways = |from: &Host, port: u16| -> Result<()> {
         let address = SocketAddr::from(([127, 0, 0, 1], port));

@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::future::Future;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::thread::Builder;
 use std::time::Duration;
@@ -179,6 +180,8 @@ impl Docker {
             std::fs::create_dir_all(files.join(folder))?;
         }
         std::fs::write(files.join("etc/plain"), "no program")?;
+        // The engine gives what it mounts there the rights of the folder.
+        std::fs::set_permissions(files.join("tmp"), std::fs::Permissions::from_mode(0o1777))?;
         let layer = archive(&files, &self.folder.path().join("shell.tar"))?;
         let config = json!({ "Entrypoint": ["/bin/sh", "-c", script], "Env": ["PATH=/bin"] });
         Ok((self.registry.name("test/shell")?, self.registry.push("test/shell", &layer, &config)?))

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use blueprint_tests_support::{Finished, Host, Lab, Launch, Need, Process, binary, eventually_ok, processes_naming, require};
+use blueprint_tests_support::{
+    Finished, Host, Lab, Launch, Need, Process, binary, eventually_ok, processes_naming, require,
+};
 
 use super::{CANARY, GRANT, set_policy, wait_gone};
 use crate::containers::docker::Docker;
@@ -86,12 +88,16 @@ fn a_command_in_a_container_has_its_rights_and_gives_output_input_and_exit_code(
     ensure!(lines.contains(&"NoNewPrivs:\t1") && lines.contains(&"CapEff:\t0000000000000000"), "{done:?}");
     let [id] = bench.containers()?.try_into().map_err(|all| anyhow::anyhow!("{all:?}"))?;
     ensure!(done.stdout.contains(&id) && lines.contains(&"folder /mnt/data"), "{done:?}");
-    ensure!(lines.contains(&"secret []") && lines.contains(&"here"), "{done:?}");
+    let kept = bench.hub.command(&["logs", "7/42"])?.run(SOON)?;
+    ensure!(lines.contains(&"secret []") && lines.contains(&"here"), "{done:?}; {kept:?}");
     ensure!(lines.contains(&"not a tty") && lines.contains(&"read-only"), "{done:?}");
     ensure!(lines.last() == Some(&"end"), "its input is open: {done:?}");
 
     // Conventions of exit codes; and its own failures are told apart.
-    ensure!(bench.exec(&[], &["no-such-program"])?.code == Some(127));
+    // Which of the two stands for a program that is not there is the engine's to say: Docker 20.10 takes 126.
+    let absent = bench.exec(&[], &["no-such-program"])?;
+    ensure!(matches!(absent.code, Some(126 | 127)), "{absent:?}");
+    ensure!(format!("{}{}", absent.stdout, absent.stderr).contains("not found"), "{absent:?}");
     ensure!(bench.exec(&[], &["/etc/plain"])?.code == Some(126));
     ensure!(bench.exec(&[], &["sh", "-c", "kill -TERM $$"])?.code == Some(143));
     let late = bench.exec(&["--timeout", "1s"], &["sleep", "98300"])?;
@@ -144,7 +150,8 @@ fn sleeper(bench: &Bench<'_>, seconds: &str) -> Result<Process> {
 }
 
 #[test]
-fn a_command_in_a_container_ends_with_its_client_its_grant_and_its_workload_and_leaves_nothing() -> Result<()> {
+fn a_command_in_a_container_ends_with_its_client_its_grant_and_its_workload_and_leaves_nothing() -> Result<()>
+{
     let Some(lab) = Lab::new()?.filter(|_| is_possible()) else { return Ok(()) };
     let hosts = [lab.host("hub")?, lab.host("one")?];
     let Some(mut bench) = Bench::start([&hosts[0], &hosts[1]])? else { return Ok(()) };
@@ -184,7 +191,9 @@ fn a_command_in_a_container_ends_with_its_client_its_grant_and_its_workload_and_
     let mut client = sleeper(&bench, "98306")?;
     bench.hub.json(&["workload", "rm", "7/42"])?;
     wait_gone("sleep 98306", SOON)?;
-    ensure!(client.wait(SOON)?.code() == Some(125), "{}", client.log());
+    // Its engine may kill it before its agent says that the workload ended.
+    let code = client.wait(SOON)?.code();
+    ensure!(matches!(code, Some(125 | 137)), "{code:?} {}", client.log());
     bench.run_workload()?;
     eventually_ok(SOON, "a command in the next container", || {
         let done = bench.exec(&[], &["true"])?;
