@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_spoke::ControlState;
-use blueprint_common_types::{Carrier, Health};
+use blueprint_common_types::{Carrier, Health, WorkloadUse};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
@@ -30,6 +30,7 @@ impl Collector for Page {
         discards(&self.0, &mut encoder)?;
         control(&self.0, &mut encoder)?;
         services(&self.0, &mut encoder)?;
+        workloads(&self.0, &mut encoder)?;
         let help = "connections for exec and forward that did not prove to be the hub's";
         counter(&mut encoder, "agent_door_refused", help, self.0.tickets.refused())?;
         if let Some(node) = self.0.node.get() {
@@ -182,6 +183,47 @@ fn services(shared: &Shared, encoder: &mut DescriptorEncoder<'_>) -> Result<(), 
         for entry in table.iter() {
             let count = read(&shared.streams.of(entry.spec.port));
             metric.encode_family(&labels(entry))?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
+        }
+    }
+    Ok(())
+}
+
+/// What workloads use, each with all that it started.
+fn workloads(shared: &Shared, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+    let (samples, table) = (Arc::clone(&shared.samples.borrow()), shared.services());
+    let found = || table.iter().filter_map(|entry| Some((entry, samples.uses.get(&entry.spec.port)?)));
+    type Read<'a> = &'a dyn Fn(&WorkloadUse) -> f64;
+    let gauges: [(&str, &str, Read<'_>); 2] = [
+        (
+            "agent_workload_memory_bytes",
+            "memory of the workload with all that it started, without caches",
+            &|uses| number(uses.memory_bytes),
+        ),
+        ("agent_workload_pids", "processes and threads of the workload", &|uses| number(uses.pids)),
+    ];
+    for (name, help, read) in gauges {
+        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (entry, uses) in found() {
+            metric.encode_family(&labels(entry))?.encode_gauge(&read(uses))?;
+        }
+    }
+    let counters: [(&str, &str, Read<'_>); 3] = [
+        (
+            "agent_workload_cpu_seconds",
+            "processor time of the workload with all that it started, since its start",
+            &|uses| uses.cpu.as_secs_f64(),
+        ),
+        ("agent_workload_read_bytes", "bytes that the workload read from disks since its start", &|uses| {
+            number(uses.read_bytes)
+        }),
+        ("agent_workload_written_bytes", "bytes that the workload wrote to disks since its start", &|uses| {
+            number(uses.written_bytes)
+        }),
+    ];
+    for (name, help, read) in counters {
+        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (entry, uses) in found() {
+            metric.encode_family(&labels(entry))?.encode_counter::<NoLabelSet, _, f64>(&read(uses), None)?;
         }
     }
     Ok(())

@@ -1,10 +1,11 @@
 //! Samples the machine and its services at the pace that the hub names.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
 use blueprint_agent_qos::{Sampler, ServiceProbe};
-use blueprint_common_types::Health;
+use blueprint_common_types::{Health, ServiceKey, WorkloadUse};
 use blueprint_proto::v1;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
@@ -22,10 +23,12 @@ pub(crate) async fn run(
     let mut sampler = Sampler::new(shared.state.folder());
     let mut pace = shared.spoke.pace();
     loop {
-        let probes = probes(&shared);
+        let uses = uses(&shared).await;
+        let probes = probes(&shared, &uses);
         // It reads many small files of /proc, some of which the kernel takes its time to write.
         let sampled = tokio::task::spawn_blocking(move || {
-            let samples = sample(&mut sampler, &probes);
+            let mut samples = sample(&mut sampler, &probes);
+            samples.uses = probes.iter().filter_map(|probe| Some((probe.port, probe.uses?))).collect();
             (sampler, samples)
         });
         let Some(sampled) = shared.stop.run_until_cancelled(sampled).await else { return Ok(()) };
@@ -49,7 +52,15 @@ pub(crate) async fn run(
     }
 }
 
-fn probes(shared: &Shared) -> Vec<ServiceProbe> {
+/// What the workloads of this machine use, by service and generation.
+async fn uses(shared: &Shared) -> BTreeMap<(ServiceKey, u64), WorkloadUse> {
+    match shared.node.get() {
+        Some(node) => shared.stop.run_until_cancelled(node.uses()).await.unwrap_or_default(),
+        None => BTreeMap::new(),
+    }
+}
+
+fn probes(shared: &Shared, uses: &BTreeMap<(ServiceKey, u64), WorkloadUse>) -> Vec<ServiceProbe> {
     let health = Arc::clone(&shared.health.borrow());
     let probe = |spec: &crate::service::ServiceSpec| {
         let known = health.get(&spec.port);
@@ -59,6 +70,7 @@ fn probes(shared: &Shared) -> Vec<ServiceProbe> {
             local: spec.local,
             health: known.map_or(Health::Unknown, |known| known.health),
             check_micros: known.map_or(0, |known| known.check_micros),
+            uses: spec.run.and_then(|run| uses.get(&(spec.service, run.generation)).copied()),
         }
     };
     shared.services().iter().map(|entry| probe(&entry.spec)).collect()
@@ -69,6 +81,7 @@ fn sample(sampler: &mut Sampler, probes: &[ServiceProbe]) -> Samples {
     Samples {
         machine: sampler.sample_machine(now),
         services: probes.iter().map(|probe| sampler.sample_service(probe, now)).collect(),
+        uses: BTreeMap::new(),
     }
 }
 

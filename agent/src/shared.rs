@@ -8,7 +8,7 @@ use blueprint_common_runtime::state::StateDir;
 use blueprint_common_runtime::tasks::Stop;
 use blueprint_common_spoke::Spoke;
 use blueprint_common_types::workload::Seat;
-use blueprint_common_types::{Health, MachineSample, ServiceKey, ServiceSample};
+use blueprint_common_types::{Health, MachineSample, ServiceKey, ServiceSample, WorkloadUse};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -42,6 +42,8 @@ pub(crate) type HealthMap = BTreeMap<u16, ServiceHealth>;
 pub(crate) struct Samples {
     pub(crate) machine: MachineSample,
     pub(crate) services: Vec<ServiceSample>,
+    /// What workloads use as a whole, by the overlay port of what they offer.
+    pub(crate) uses: BTreeMap<u16, WorkloadUse>,
 }
 
 /// Everything that more than one task of an agent needs.

@@ -2,6 +2,7 @@
 
 use blueprint_common_types::{
     Carrier, Health, LogCursor, LogLevel, LogStream, MachineSample, ServiceKey, ServiceSample, TunnelSample,
+    WholeSample,
 };
 
 use crate::v1;
@@ -189,6 +190,11 @@ impl From<ServiceSample> for v1::ServiceSample {
             cpu_percent: sample.cpu_percent,
             memory_bytes: sample.memory_bytes,
             check_micros: sample.check_micros,
+            whole: sample.whole.map(|whole| v1::WholeSample {
+                pids: whole.pids,
+                read_bytes: whole.read_bytes,
+                written_bytes: whole.written_bytes,
+            }),
         }
     }
 }
@@ -205,6 +211,11 @@ impl TryFrom<v1::ServiceSample> for ServiceSample {
             cpu_percent: percent(sample.cpu_percent, 1_000_000.0),
             memory_bytes: sample.memory_bytes,
             check_micros: sample.check_micros,
+            whole: sample.whole.map(|whole| WholeSample {
+                pids: whole.pids,
+                read_bytes: whole.read_bytes,
+                written_bytes: whole.written_bytes,
+            }),
         })
     }
 }

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use blueprint_common_types::{Health, MachineSample, ServiceKey, ServiceSample};
+use blueprint_common_types::{Health, MachineSample, ServiceKey, ServiceSample, WholeSample, WorkloadUse};
 use nix::unistd::{SysconfVar, sysconf};
 
 use crate::procfs::{CpuTimes, ProcFs, ProcessStat, SocketTables};
@@ -30,6 +30,16 @@ pub struct ServiceProbe {
     pub health: Health,
     /// Time the last health check took, in microseconds.
     pub check_micros: u32,
+    /// What the workload that offers it uses as a whole; `None` for other services, and where that cannot be counted.
+    pub uses: Option<WorkloadUse>,
+}
+
+/// Processor time of a whole workload, when it was looked at last.
+#[derive(Debug)]
+struct Whole {
+    cpu: Duration,
+    cpu_at: Instant,
+    cpu_percent: f32,
 }
 
 #[derive(Debug)]
@@ -57,6 +67,8 @@ pub struct Sampler {
     cpu: Option<(CpuTimes, Instant)>,
     cpu_percent: f32,
     processes: BTreeMap<SocketAddr, (Process, Instant)>,
+    /// By service and overlay port.
+    wholes: BTreeMap<(ServiceKey, u16), Whole>,
     /// Tables of sockets, and when they were read.
     sockets: Option<(SocketTables, Instant)>,
     ticks_per_second: u64,
@@ -80,6 +92,7 @@ impl Sampler {
             cpu: None,
             cpu_percent: 0.0,
             processes: BTreeMap::new(),
+            wholes: BTreeMap::new(),
             sockets: None,
             ticks_per_second: setting(SysconfVar::CLK_TCK, 100),
             page_bytes: setting(SysconfVar::PAGE_SIZE, 4096),
@@ -110,7 +123,8 @@ impl Sampler {
         }
     }
 
-    /// The process behind a service at `now`; without a pid where nobody listens or we may not see who does.
+    /// The process behind a service at `now`; without a pid where nobody listens or we may not see who does. Processor and
+    /// memory are those of its whole workload, where that is known.
     pub fn sample_service(&mut self, probe: &ServiceProbe, now: Instant) -> ServiceSample {
         self.processes.retain(|_, (_, seen)| now.saturating_duration_since(*seen) < FORGET_AFTER);
         let mut sample = ServiceSample {
@@ -121,6 +135,7 @@ impl Sampler {
             cpu_percent: 0.0,
             memory_bytes: 0,
             check_micros: probe.check_micros,
+            whole: None,
         };
         let known = self.processes.remove(&probe.local).map(|(process, _)| process);
         if let Some((mut process, stat)) = self.find_process(probe.local, known, now) {
@@ -130,7 +145,26 @@ impl Sampler {
             sample.memory_bytes = stat.resident_pages.saturating_mul(self.page_bytes);
             self.processes.insert(probe.local, (process, now));
         }
+        self.wholes.retain(|_, whole| now.saturating_duration_since(whole.cpu_at) < FORGET_AFTER);
+        if let Some(uses) = probe.uses {
+            sample.cpu_percent = self.take_whole_cpu((probe.service, probe.port), uses.cpu, now);
+            sample.memory_bytes = uses.memory_bytes;
+            let WorkloadUse { pids, read_bytes, written_bytes, .. } = uses;
+            sample.whole = Some(WholeSample { pids, read_bytes, written_bytes });
+        }
         sample
+    }
+
+    fn take_whole_cpu(&mut self, of: (ServiceKey, u16), cpu: Duration, now: Instant) -> f32 {
+        let whole = self.wholes.entry(of).or_insert(Whole { cpu, cpu_at: now, cpu_percent: 0.0 });
+        let window = now.saturating_duration_since(whole.cpu_at);
+        if window >= SHORTEST_WINDOW {
+            let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+            // One that was started anew begins at zero.
+            whole.cpu_percent = percent(micros(cpu.saturating_sub(whole.cpu)), micros(window));
+            (whole.cpu, whole.cpu_at) = (cpu, now);
+        }
+        whole.cpu_percent
     }
 
     fn take_cpu(&mut self, cpu: CpuTimes, now: Instant) {
@@ -229,7 +263,7 @@ mod tests {
 
     fn probe(local: SocketAddr) -> ServiceProbe {
         let service = ServiceKey { blueprint: 7, service: 42 };
-        ServiceProbe { service, port: 8080, local, health: Health::Healthy, check_micros: 350 }
+        ServiceProbe { service, port: 8080, local, health: Health::Healthy, check_micros: 350, uses: None }
     }
 
     /// A `/proc` whose process `pid` started at tick `started` and holds the socket listening on port 8080.
@@ -297,6 +331,31 @@ mod tests {
         assert_eq!(sample(50, 1, 10, now), (Some(50), 0.0));
         assert_eq!(sample(50, 1, 14, now + SECOND * 2), (Some(50), 200.0));
         assert_eq!(sample(50, 2, 40, now + SECOND * 3), (Some(50), 0.0));
+    }
+
+    #[test]
+    fn a_workload_is_counted_whole_and_not_by_the_process_that_listens() {
+        let root = tempfile::tempdir().unwrap();
+        write_proc(root.path(), 50, 1, 1);
+        let mut sampler = Sampler::with_proc(root.path(), root.path());
+        let now = Instant::now();
+        let mut sample = |millis: u64, at: Instant| {
+            let uses = WorkloadUse {
+                cpu: Duration::from_millis(millis),
+                memory_bytes: 5 << 20,
+                pids: 7,
+                read_bytes: 1,
+                written_bytes: 2,
+            };
+            let probe = ServiceProbe { uses: Some(uses), ..probe("127.0.0.1:8080".parse().unwrap()) };
+            sampler.sample_service(&probe, at)
+        };
+        let first = sample(9000, now);
+        assert_eq!((first.pid, first.cpu_percent, first.memory_bytes), (Some(50), 0.0, 5 << 20));
+        assert_eq!(first.whole, Some(WholeSample { pids: 7, read_bytes: 1, written_bytes: 2 }));
+        assert_eq!(sample(12_000, now + SECOND * 2).cpu_percent, 150.0);
+        assert_eq!(sample(100, now + SECOND * 3).cpu_percent, 0.0, "it was started anew");
+        assert_eq!(sample(600, now + SECOND * 4).cpu_percent, 50.0);
     }
 
     #[test]

@@ -111,7 +111,8 @@ pub(super) async fn listen(ask: PortAsk, may: &PortRanges) -> Result<Port, DoorR
     } else {
         Port::TcpListener(TcpListener::bind(place).await.map_err(refused)?)
     };
-    info!(%place, udp = ask.udp, service = %ask.service, "the operator listens on this machine");
+    let service = ask.service.map(|service| service.to_string());
+    info!(%place, udp = ask.udp, service, "the operator listens on this machine");
     Ok(port)
 }
 
@@ -251,7 +252,7 @@ mod tests {
     async fn only_ports_that_the_owner_named_are_reached_or_listened_on() {
         let local = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = local.local_addr().unwrap().port();
-        let ask = PortAsk { service: ServiceKey { blueprint: 7, service: 42 }, port, udp: false };
+        let ask = PortAsk { service: Some(ServiceKey { blueprint: 7, service: 42 }), port, udp: false };
         let (none, some): (PortRanges, PortRanges) =
             (PortRanges::default(), port.to_string().parse().unwrap());
         let code = |begun: Result<Port, DoorRefusal>| begun.map(drop).map_err(|refusal| refusal.code);

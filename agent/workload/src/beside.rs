@@ -2,7 +2,11 @@
 //!
 //! A command has the user, the control group, the folder, the sandbox and the view of files of its workload. It has the
 //! workload's variables but for those that hold secrets. What its user may read it reads: the files of the keystore, too.
-//! It ends with its session, and with its workload.
+//! It ends with its session, and with its workload. Beside a native workload a keeper stands above it; in a container the
+//! engine starts it (`inside`).
+
+mod family;
+mod inside;
 
 use std::collections::BTreeMap;
 use std::future::pending;
@@ -26,10 +30,14 @@ use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::warn;
 
+use crate::container::Engine;
 use crate::keeper::{ExecErrand, KEEP_EXEC, pair};
 use crate::launch::{ARGUMENT, Beside, Launch};
+use crate::meter::Meter;
 use crate::output::Output;
 use crate::tree;
+
+pub(crate) use inside::Inside;
 
 /// Commands of a node at once. The hub has fewer.
 const AT_ONCE: usize = 16;
@@ -48,6 +56,8 @@ const MAX_ARGS_BYTES: usize = 128 << 10;
 #[derive(Debug)]
 struct Place {
     kind: Kind,
+    /// What its processes are counted by.
+    meter: Meter,
     /// Cancelled once the workload has ended.
     ended: CancellationToken,
 }
@@ -56,7 +66,15 @@ struct Place {
 enum Kind {
     /// What it became, without its secrets.
     Native(Arc<Launch>),
-    Container,
+    Container(Arc<Inside>),
+}
+
+/// What a workload was started as.
+#[derive(Debug)]
+pub(crate) enum Ran {
+    /// This process, and what it and all below its keeper are counted by.
+    Native(Box<Launch>, u32, Meter),
+    Container(Inside),
 }
 
 /// Workloads of this node that run.
@@ -82,30 +100,44 @@ impl Drop for Listed {
 }
 
 impl Besides {
-    /// Lists a workload that was started as this process; `None` for a container.
+    /// Lists a workload that was started.
     pub(crate) fn list(
         &self,
         place: (ServiceKey, u64),
-        native: Option<(Launch, u32)>,
+        ran: Ran,
         spec: &WorkloadSpec,
         bundle: &Bundle,
     ) -> Listed {
-        let kind = match native {
-            None => Kind::Container,
-            Some((launch, pid)) => Kind::Native(Arc::new(public(launch, pid, spec, bundle))),
+        let (kind, meter) = match ran {
+            Ran::Container(inside) => {
+                let meter = Meter::Container(inside.id.clone());
+                (Kind::Container(Arc::new(inside)), meter)
+            }
+            Ran::Native(launch, pid, meter) => {
+                (Kind::Native(Arc::new(public(*launch, pid, spec, bundle))), meter)
+            }
         };
         let ended = CancellationToken::new();
-        self.places.lock().insert(place, Place { kind, ended: ended.clone() });
+        self.places.lock().insert(place, Place { kind, meter, ended: ended.clone() });
         Listed { besides: self.clone(), place, _ended: ended.drop_guard() }
+    }
+
+    /// What all that run here are counted by.
+    pub(crate) fn meters(&self) -> Vec<((ServiceKey, u64), Meter)> {
+        self.places.lock().iter().map(|(place, one)| (*place, one.meter.clone())).collect()
     }
 }
 
-/// The launch of a workload for commands beside it: without its secrets, and where it is.
-fn public(mut launch: Launch, pid: u32, spec: &WorkloadSpec, bundle: &Bundle) -> Launch {
+/// Names of variables that hold secrets of a workload.
+pub(crate) fn secret_names(
+    env: &BTreeMap<String, String>,
+    spec: &WorkloadSpec,
+    bundle: &Bundle,
+) -> Vec<String> {
     let secrets = secrets(spec, bundle);
-    let is_secret = |name: &str, value: &str| {
-        let is_its = spec.env.contains_key(name);
-        name == "TLS_ENVELOPE_KEY"
+    let is_secret = |(name, value): &(&String, &String)| {
+        let is_its = spec.env.contains_key(*name);
+        *name == "TLS_ENVELOPE_KEY"
             || secrets.iter().map(|secret| secret.expose().as_slice()).any(|secret| {
                 // A short one is found in anything.
                 (is_its && secret == value.as_bytes())
@@ -113,7 +145,14 @@ fn public(mut launch: Launch, pid: u32, spec: &WorkloadSpec, bundle: &Bundle) ->
                         && value.as_bytes().windows(secret.len()).any(|part| part == secret))
             })
     };
-    launch.env.retain(|name, value| !is_secret(name, value));
+    env.iter().filter(is_secret).map(|(name, _)| name.clone()).collect()
+}
+
+/// The launch of a workload for commands beside it: without its secrets, and where it is.
+fn public(mut launch: Launch, pid: u32, spec: &WorkloadSpec, bundle: &Bundle) -> Launch {
+    for name in secret_names(&launch.env, spec, bundle) {
+        launch.env.remove(&name);
+    }
     let pid = i32::try_from(pid).unwrap_or(i32::MAX);
     let started = tree::look(pid).map_or(0, |seen| seen.started);
     launch.beside = Some(Beside { pid, started, terminal: false });
@@ -124,11 +163,24 @@ fn public(mut launch: Launch, pid: u32, spec: &WorkloadSpec, bundle: &Bundle) ->
 /// A command that was started, and waits for its session.
 #[derive(Debug)]
 pub struct Session {
+    work: Work,
+    ended: CancellationToken,
+    _counted: Counted,
+}
+
+/// Who speaks for the command.
+#[derive(Debug)]
+enum Work {
+    Keeper(Box<Kept>),
+    Inside(Box<inside::Started>),
+}
+
+/// A command with a keeper above it.
+#[derive(Debug)]
+struct Kept {
     keeper: Child,
     socket: UnixStream,
     output: Output,
-    ended: CancellationToken,
-    _counted: Counted,
 }
 
 #[derive(Debug)]
@@ -159,7 +211,7 @@ impl Besides {
     /// Starts a command beside a workload.
     pub(crate) async fn begin(
         &self,
-        agent: &PathBuf,
+        (agent, engine): (&PathBuf, &Engine),
         ask: ExecAsk,
         spawner: &Spawner,
     ) -> Result<Session, DoorRefusal> {
@@ -179,34 +231,42 @@ impl Besides {
                 hint,
             ));
         };
-        let Kind::Native(launch) = kind else {
-            let text =
-                format!("workload {service} is a container: commands run beside native workloads alone");
-            return Err(refused("exec_container", text, "use the engine's own tool on the node"));
+        let work = match kind {
+            Kind::Native(launch) => Work::Keeper(Box::new(keep(agent, errand(&launch, ask), spawner).await?)),
+            Kind::Container(inside) => {
+                let started = ended.run_until_cancelled(Box::pin(inside.start(engine, service, ask))).await;
+                let hint = "`blueprint-hub workload show BLUEPRINT/SERVICE` says how it is doing";
+                let gone = || refused("not_running", format!("workload {service} ended just now"), hint);
+                Work::Inside(Box::new(started.ok_or_else(gone)??))
+            }
         };
-        let failed = |error: io::Error| {
-            let text = format!("the node cannot start a process: {error}");
-            refused("exec_failed", text, "the agent's log says more")
-        };
-        let errand = errand(&launch, ask);
-        let mut text = serde_json::to_vec(&errand).map_err(|error| failed(error.into()))?;
-        text.push(b'\n');
-        let (mut socket, theirs) = pair().map_err(failed)?;
-        let mut keeper = Command::new(agent)
-            .args([ARGUMENT, KEEP_EXEC])
-            .env_clear()
-            .stdin(Stdio::from(theirs))
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(failed)?;
-        let output = Output::default();
-        if let Some(stderr) = keeper.stderr.take() {
-            spawner.spawn_base("keeper output", output.clone().follow(stderr));
-        }
-        socket.write_all(&text).await.map_err(failed)?;
-        Ok(Session { keeper, socket, output, ended, _counted: counted })
+        Ok(Session { work, ended, _counted: counted })
     }
+}
+
+/// Starts a keeper, and a command below it.
+async fn keep(agent: &PathBuf, errand: ExecErrand, spawner: &Spawner) -> Result<Kept, DoorRefusal> {
+    let failed = |error: io::Error| {
+        let text = format!("the node cannot start a process: {error}");
+        refused("exec_failed", text, "the agent's log says more")
+    };
+    let mut text = serde_json::to_vec(&errand).map_err(|error| failed(error.into()))?;
+    text.push(b'\n');
+    let (mut socket, theirs) = pair().map_err(failed)?;
+    let mut keeper = Command::new(agent)
+        .args([ARGUMENT, KEEP_EXEC])
+        .env_clear()
+        .stdin(Stdio::from(theirs))
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(failed)?;
+    let output = Output::default();
+    if let Some(stderr) = keeper.stderr.take() {
+        spawner.spawn_base("keeper output", output.clone().follow(stderr));
+    }
+    socket.write_all(&text).await.map_err(failed)?;
+    Ok(Kept { keeper, socket, output })
 }
 
 fn check(ask: &ExecAsk) -> Result<(), DoorRefusal> {
@@ -236,7 +296,20 @@ impl Session {
     /// Carries the frames of the session until the command has ended, the other side is gone, or the workload has ended;
     /// then nothing of the command is left.
     pub async fn carry<S: AsyncRead + AsyncWrite + Unpin>(self, stream: S) {
-        let Self { mut keeper, socket, output, ended, _counted } = self;
+        let Self { work, ended, _counted } = self;
+        match work {
+            Work::Keeper(kept) => kept.carry(stream, &ended).await,
+            // What is left of it is killed with the future.
+            Work::Inside(started) => {
+                let _ = ended.run_until_cancelled(Box::pin(started.carry(stream))).await;
+            }
+        }
+    }
+}
+
+impl Kept {
+    async fn carry<S: AsyncRead + AsyncWrite + Unpin>(self, stream: S, ended: &CancellationToken) {
+        let Self { mut keeper, socket, output } = self;
         let (from_hub, to_hub) = tokio::io::split(stream);
         let (from_keeper, to_keeper) = socket.into_split();
         let carried = async {

@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use blueprint_common_types::WorkloadUse;
 use blueprint_common_types::workload::ResourceLimits;
 
 /// Length of a period of processor time, in microseconds; the kernel's default.
@@ -18,6 +19,9 @@ const AGENT: &str = "agent";
 
 /// Controllers that are used.
 const CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
+
+/// Controllers of version 1 that only count; without them nothing is held.
+const COUNTERS: [&str; 2] = ["cpuacct", "blkio"];
 
 /// How this machine has control groups.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +67,13 @@ impl Cgroups {
             }
             make(&folder)?;
             folders.push((controller, folder));
+        }
+        for controller in COUNTERS {
+            let folder = root.join(controller).join(name);
+            // Its hierarchy may be that of `cpu`, by another name.
+            if root.join(controller).join("cgroup.procs").exists() && make(&folder).is_ok() {
+                folders.push((controller, folder));
+            }
         }
         Ok(Self(Layout::PerController(folders)))
     }
@@ -111,8 +122,11 @@ impl Cgroups {
         }
         let folder = root.join(name);
         let enable = format!("+{}", CONTROLLERS.join(" +"));
+        // It only counts here, and not every machine has it.
+        let _ = put(&root.join("cgroup.subtree_control"), "+io");
         put(&root.join("cgroup.subtree_control"), &enable)?;
         make(&folder)?;
+        let _ = put(&folder.join("cgroup.subtree_control"), "+io");
         put(&folder.join("cgroup.subtree_control"), &enable)?;
         Ok(Self(Layout::Unified(folder)))
     }
@@ -148,7 +162,8 @@ impl Cgroups {
                             put(&folder.join("memory.limit_in_bytes"), &memory)?;
                             let _ = put(&folder.join("memory.memsw.limit_in_bytes"), &memory);
                         }
-                        _ => put(&folder.join("pids.max"), &pids)?,
+                        "pids" => put(&folder.join("pids.max"), &pids)?,
+                        _ => {}
                     }
                 }
             }
@@ -201,6 +216,55 @@ impl Cgroup {
         all.filter_map(count).max().unwrap_or(0)
     }
 
+    /// What all in it use, and used since it was made; `None` where this machine does not count processor time or memory.
+    pub(crate) fn uses(&self) -> Option<WorkloadUse> {
+        let micros = || field(&self.read("cpu.stat")?, "usage_usec").map(Duration::from_micros);
+        let nanos = || self.read("cpuacct.usage")?.trim().parse().ok().map(Duration::from_nanos);
+        let cpu = micros().or_else(nanos)?;
+        let number = |file: &str| self.read(file)?.trim().parse::<u64>().ok();
+        let memory = number("memory.current").or_else(|| number("memory.usage_in_bytes"))?;
+        let parts = self.read("memory.stat").unwrap_or_default();
+        // What the kernel only caches of files, and takes back first.
+        let cached = field(&parts, "total_inactive_file").or_else(|| field(&parts, "inactive_file"));
+        let (read_bytes, written_bytes) = self.disk();
+        Some(WorkloadUse {
+            cpu,
+            memory_bytes: memory.saturating_sub(cached.unwrap_or(0)),
+            pids: number("pids.current").unwrap_or(0),
+            read_bytes,
+            written_bytes,
+        })
+    }
+
+    /// Bytes read from and written to disks; zeros where the kernel does not count them.
+    fn disk(&self) -> (u64, u64) {
+        if let Some(text) = self.read("io.stat") {
+            let sum = |name: &str| {
+                let found = text.split_whitespace().filter_map(|word| word.strip_prefix(name)?.parse().ok());
+                found.fold(0, u64::saturating_add)
+            };
+            return (sum("rbytes="), sum("wbytes="));
+        }
+        // Which of them counts is the scheduler of the disk's to say.
+        let files = ["blkio.throttle.io_service_bytes_recursive", "blkio.bfq.io_service_bytes_recursive"];
+        let text: Vec<String> = files.into_iter().filter_map(|file| self.read(file)).collect();
+        let of = |text: &str, kind: &str| {
+            let lines = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+            let bytes = lines.filter_map(|words| match words.as_slice() {
+                [_, found, bytes] if *found == kind => bytes.parse::<u64>().ok(),
+                _ => None,
+            });
+            bytes.fold(0, u64::saturating_add)
+        };
+        let most = |kind: &str| text.iter().map(|text| of(text, kind)).max().unwrap_or(0);
+        (most("Read"), most("Write"))
+    }
+
+    /// A file of it, of whichever of its folders has it.
+    fn read(&self, file: &str) -> Option<String> {
+        self.folders.iter().find_map(|folder| fs::read_to_string(folder.join(file)).ok())
+    }
+
     /// Kills everything in it, also what a fork adds meanwhile. It blocks its thread, for 5 s at most.
     pub(crate) fn kill(&self) {
         for folder in &self.folders {
@@ -239,6 +303,11 @@ impl Cgroup {
             }
         }
     }
+}
+
+/// The number behind a name at the beginning of a line.
+fn field(text: &str, name: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok())
 }
 
 fn make(folder: &Path) -> Result<(), CgroupError> {
@@ -280,6 +349,48 @@ mod tests {
         fs::write(group.join("memory.events"), "low 0\noom 2\noom_kill 3\n").unwrap();
         assert_eq!(cgroups.at("svc-7-42").out_of_memory(), 3);
         assert_eq!(cgroups.labels(), ["svc-7-42"]);
+        assert_eq!(cgroups.at("svc-7-42").uses(), None, "nothing is counted");
+        for (file, text) in [
+            ("cpu.stat", "usage_usec 1500\nuser_usec 1000\n"),
+            ("memory.current", "5000\n"),
+            ("memory.stat", "anon 1\ninactive_file 2000\n"),
+            ("pids.current", "3\n"),
+            ("io.stat", "8:0 rbytes=10 wbytes=20 rios=1 wios=1\n8:16 rbytes=1 wbytes=2 rios=1 wios=1\n"),
+        ] {
+            fs::write(group.join(file), text).unwrap();
+        }
+        let (cpu, pids) = (Duration::from_micros(1500), 3);
+        let expected = WorkloadUse { cpu, memory_bytes: 3000, pids, read_bytes: 11, written_bytes: 22 };
+        assert_eq!(cgroups.at("svc-7-42").uses(), Some(expected));
+    }
+
+    /// The names of version 1, as well on plain files.
+    #[test]
+    fn version_1_counts_by_controllers_that_hold_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        for controller in CONTROLLERS.into_iter().chain(COUNTERS) {
+            fs::create_dir_all(root.path().join(controller)).unwrap();
+            fs::write(root.path().join(controller).join("cgroup.procs"), "").unwrap();
+        }
+        let cgroups = Cgroups::find(root.path(), "ours").unwrap();
+        let group = cgroups.create("svc-7-42", &ResourceLimits::default()).unwrap();
+        assert_eq!(group.entries().len(), 5, "a process enters all of them");
+        for (file, text) in [
+            ("cpuacct/ours/svc-7-42/cpuacct.usage", "1500000\n"),
+            ("memory/ours/svc-7-42/memory.usage_in_bytes", "5000\n"),
+            ("memory/ours/svc-7-42/memory.stat", "inactive_file 1\ntotal_inactive_file 2000\n"),
+            ("pids/ours/svc-7-42/pids.current", "3\n"),
+            ("blkio/ours/svc-7-42/blkio.throttle.io_service_bytes_recursive", "Total 0\n"),
+            (
+                "blkio/ours/svc-7-42/blkio.bfq.io_service_bytes_recursive",
+                "8:0 Read 10\n8:0 Write 20\n8:16 Read 1\n8:16 Write 2\nTotal 33\n",
+            ),
+        ] {
+            fs::write(root.path().join(file), text).unwrap();
+        }
+        let (cpu, pids) = (Duration::from_micros(1500), 3);
+        let expected = WorkloadUse { cpu, memory_bytes: 3000, pids, read_bytes: 11, written_bytes: 22 };
+        assert_eq!(group.uses(), Some(expected));
     }
 
     /// As systemd gives a service its group, on plain files.

@@ -12,6 +12,7 @@
 //! - dropping a future ends its exchange; what it may leave, [`Engine::leftovers`] finds.
 
 mod error;
+mod exec;
 mod info;
 mod inspect;
 mod logs;
@@ -35,6 +36,8 @@ use tracing::{info, warn};
 
 pub use blueprint_common_engine::ApiVersion;
 pub use error::EngineError;
+pub(crate) use exec::is_not_running;
+pub use exec::{Exec, ExecOutputs, ExecSpec, ExecState};
 pub use info::{EngineInfo, Product};
 pub use logs::{LogLine, LogStream, Logs, MAX_LOG_LINE_BYTES};
 pub use pull::{Progress, RegistryAuth};
@@ -243,6 +246,16 @@ impl Engine {
         let (id, api) = (checked(id)?, self.api().await?);
         let found = Container::find(&self.socket, &api, id).await?;
         Ok(found.map(|found| Running::new(self.socket.clone(), api, id, &found)))
+    }
+
+    /// What the container of this id uses now; `None` where it is gone.
+    ///
+    /// # Errors
+    ///
+    /// Fails where the engine cannot be used or does not answer within 10 s.
+    pub async fn stats(&self, id: &str) -> Result<Option<Stats>, EngineError> {
+        let (id, api) = (checked(id)?, self.api().await?);
+        running::figures(&self.socket, &api, id).await
     }
 
     /// Removes a container by its id, killing it first where it runs, with all that it wrote. One that is gone is no

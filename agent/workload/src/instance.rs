@@ -6,11 +6,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use blueprint_agent_workload_core::{Exit, Places, PrepareFailed, arguments, environment, label};
-use blueprint_common_types::workload::{GpuPolicy, RpcKind, Seat, Source, WorkloadSpec};
+use blueprint_common_types::workload::{Bundle, GpuPolicy, RpcKind, Seat, Source, WorkloadSpec};
 use tokio::time::{Instant, sleep};
 use tracing::warn;
 
 use crate::artefact::Artefact;
+use crate::beside::{Inside, secret_names};
 use crate::bridge::Kin;
 use crate::container::{ContainerSpec, EngineError, Mount, Running};
 use crate::folders::Folders;
@@ -89,6 +90,8 @@ pub(crate) struct Contained {
     running: Running,
     /// What keeps what it writes, and ends it should this agent be killed; and with the claim, should it not be removed.
     keeper: Option<ContainerKeeper>,
+    /// Names of its variables that hold secrets.
+    hidden: Vec<String>,
     _claim: Claim,
 }
 
@@ -104,6 +107,16 @@ impl Instance {
         match self {
             Self::Process(process) => Some(process.pid()),
             Self::Container(container) => container.running.pid,
+        }
+    }
+
+    /// Where commands in it are started, where it is a container.
+    pub(crate) fn inside(&self) -> Option<Inside> {
+        match self {
+            Self::Process(_) => None,
+            Self::Container(container) => {
+                Some(Inside { id: container.running.id.clone(), hidden: container.hidden.clone() })
+            }
         }
     }
 
@@ -220,7 +233,7 @@ impl Instance {
     #[cfg(test)]
     pub(crate) fn of_test(running: Running) -> Self {
         let claim = crate::sweep::Claims::default().claim(running.name.clone());
-        Self::Container(Box::new(Contained { running, keeper: None, _claim: claim }))
+        Self::Container(Box::new(Contained { running, keeper: None, hidden: Vec::new(), _claim: claim }))
     }
 }
 
@@ -235,6 +248,7 @@ fn note(container: &Running, done: Result<(), EngineError>) {
 pub(crate) struct Start<'a> {
     pub(crate) seat: Seat,
     pub(crate) spec: &'a WorkloadSpec,
+    pub(crate) bundle: &'a Bundle,
     pub(crate) folders: &'a Folders,
     /// A variable that must be in no document.
     pub(crate) secret_env: Option<(String, String)>,
@@ -254,7 +268,7 @@ pub(crate) async fn contain(
     wipe: Wipe,
 ) -> Result<Instance, PrepareFailed> {
     let Common { engine, config, claims, .. } = common;
-    let Start { seat, spec, folders, secret_env, user, rpc, gpus } = start;
+    let Start { seat, spec, bundle, folders, secret_env, user, rpc, gpus } = start;
     let Source::Container { image, digest, ports } = &spec.source else {
         return Err(PrepareFailed { reason: "its source is no image".to_owned(), may_pass: false });
     };
@@ -267,6 +281,7 @@ pub(crate) async fn contain(
     };
     let mut env = environment(seat.service, spec, &places);
     env.extend(secret_env);
+    let hidden = secret_names(&env, spec, bundle);
     let mount = |host: &PathBuf, inside: &str, read_only| Mount {
         host: host.clone(),
         inside: inside.to_owned(),
@@ -304,7 +319,7 @@ pub(crate) async fn contain(
     if let Err(error) = &keeper {
         warn!(container = running.name, %error, "no keeper of a container: it outlives an agent that is killed, and what it writes is not kept");
     }
-    Ok(Instance::Container(Box::new(Contained { running, keeper: keeper.ok(), _claim: claim })))
+    Ok(Instance::Container(Box::new(Contained { running, keeper: keeper.ok(), hidden, _claim: claim })))
 }
 
 /// An engine's words, as the state of a workload.

@@ -62,7 +62,7 @@ pub(crate) fn check_limits(spec: &WorkloadSpec, unheld: Option<&str>) -> Result<
 
 /// What a native workload becomes.
 pub(crate) fn launch(start: Start<'_>, program: PathBuf, group: Option<&Cgroup>) -> Launch {
-    let Start { seat, spec, folders, secret_env, user, rpc, gpus } = start;
+    let Start { seat, spec, bundle: _, folders, secret_env, user, rpc, gpus } = start;
     let text = |path: &Path| path.to_string_lossy().into_owned();
     let places = Places {
         data_dir: text(&folders.data),

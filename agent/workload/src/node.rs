@@ -12,7 +12,7 @@ use std::time::{Instant, SystemTime};
 use blueprint_agent_workload_core::Falls;
 use blueprint_common_runtime::tasks::Spawner;
 use blueprint_common_types::workload::{Inventory, Seat, WorkloadState, WorkloadStatus};
-use blueprint_common_types::{DoorRefusal, ExecAsk, ServiceKey, Timestamp};
+use blueprint_common_types::{DoorRefusal, ExecAsk, ServiceKey, Timestamp, WorkloadUse};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep_until;
@@ -26,6 +26,7 @@ use crate::container::Engine;
 use crate::gpu::Gpus;
 use crate::inventory::inventory;
 use crate::logs::{self, LogShelf};
+use crate::meter;
 use crate::pushed::Wants;
 use crate::run::{Common, Workload};
 use crate::sweep::{Claims, sweep};
@@ -91,8 +92,14 @@ impl NodeHandle {
     ///
     /// Why it does not.
     pub async fn exec(&self, ask: ExecAsk) -> Result<Session, DoorRefusal> {
-        let Common { besides, config, spawner, .. } = self.common.as_ref();
-        besides.begin(&config.agent, ask, spawner).await
+        let Common { besides, config, engine, spawner, .. } = self.common.as_ref();
+        besides.begin((&config.agent, engine), ask, spawner).await
+    }
+
+    /// What all workloads of this node use now, each with all that it started, by service and generation. A container
+    /// whose engine does not answer within two seconds is not there.
+    pub async fn uses(&self) -> BTreeMap<(ServiceKey, u64), WorkloadUse> {
+        meter::read(self.common.besides.meters(), &self.common.engine).await
     }
 }
 

@@ -83,7 +83,7 @@ struct Running {
     storage: StorageWatch,
     /// That a container runs as a user of workloads; a process holds that itself.
     _user_run: Option<UserRun>,
-    _listed: Listed,
+    _listed: Option<Listed>,
 }
 
 impl Workload {

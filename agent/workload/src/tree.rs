@@ -5,8 +5,9 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
+use blueprint_common_types::WorkloadUse;
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, SysconfVar, sysconf};
 use serde::{Deserialize, Serialize};
 
 /// Longest way from a process to one above it that is followed.
@@ -69,6 +70,17 @@ fn climbs(pid: i32, root: i32, look: impl Fn(i32) -> Option<Seen>) -> bool {
     false
 }
 
+/// Looks at one process that has not ended, as one has that only waits for its parent; gives its session, too.
+pub(crate) fn look_alive(pid: i32) -> Option<(Seen, i32)> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut fields = fields.split_whitespace();
+    if matches!(fields.next()?, "Z" | "X" | "x") {
+        return None;
+    }
+    Some((parse(&stat)?, fields.nth(2)?.parse().ok()?))
+}
+
 /// Reads `stat` (`proc(5)`): field 4 is the parent, field 22 the start.
 fn parse(stat: &str) -> Option<Seen> {
     // The name in parentheses may hold anything.
@@ -79,7 +91,7 @@ fn parse(stat: &str) -> Option<Seen> {
 }
 
 /// Numbers of all processes.
-fn all() -> impl Iterator<Item = i32> {
+pub(crate) fn all() -> impl Iterator<Item = i32> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
@@ -104,6 +116,53 @@ fn below(root: i32, parents: impl Iterator<Item = (i32, i32)>) -> Vec<i32> {
         }
     }
     found.into_iter().collect()
+}
+
+/// What all below a process use, and used: what ended is counted by who waited for it. `None` where there is no such process.
+pub(crate) fn uses(root: i32) -> Option<WorkloadUse> {
+    let ticks = sysconf(SysconfVar::CLK_TCK).ok().flatten().and_then(|ticks| u64::try_from(ticks).ok())?;
+    let page = sysconf(SysconfVar::PAGE_SIZE).ok().flatten().and_then(|page| u64::try_from(page).ok())?;
+    let mut all = WorkloadUse::default();
+    let mut used = counts(root)?.ended_ticks;
+    for pid in descendants(root) {
+        let Some(counts) = counts(pid) else { continue };
+        used = used.saturating_add(counts.ticks).saturating_add(counts.ended_ticks);
+        all.memory_bytes = all.memory_bytes.saturating_add(counts.resident_pages.saturating_mul(page));
+        all.pids = all.pids.saturating_add(counts.threads);
+        let (read, written) = disk(pid).unwrap_or_default();
+        all.read_bytes = all.read_bytes.saturating_add(read);
+        all.written_bytes = all.written_bytes.saturating_add(written);
+    }
+    all.cpu = Duration::from_millis(used.saturating_mul(1000).checked_div(ticks)?);
+    Some(all)
+}
+
+/// What `stat` counts of one process: fields 14 to 17 are times, 20 its threads, 24 its memory.
+struct Counts {
+    ticks: u64,
+    ended_ticks: u64,
+    threads: u64,
+    resident_pages: u64,
+}
+
+fn counts(pid: i32) -> Option<Counts> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, fields) = stat.rsplit_once(')')?;
+    let fields: Vec<&str> = fields.split_whitespace().collect();
+    let number = |line_field: usize| fields.get(line_field.checked_sub(3)?)?.parse::<u64>().ok();
+    Some(Counts {
+        ticks: number(14)?.saturating_add(number(15)?),
+        ended_ticks: number(16)?.saturating_add(number(17)?),
+        threads: number(20)?,
+        resident_pages: number(24)?,
+    })
+}
+
+/// Bytes that a process read from and wrote to disks.
+fn disk(pid: i32) -> Option<(u64, u64)> {
+    let text = fs::read_to_string(format!("/proc/{pid}/io")).ok()?;
+    let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+    Some((field("read_bytes:")?, field("write_bytes:")?))
 }
 
 /// All whose effective user this is.
@@ -166,6 +225,53 @@ mod tests {
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(!below.is_below(own), "it is gone");
+    }
+
+    #[test]
+    fn one_that_only_waits_for_its_parent_has_ended() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        blueprint_tests_support::eventually(Duration::from_secs(10), "its end", || {
+            look_alive(pid).is_none().then_some(())
+        })
+        .unwrap();
+        assert!(look(pid).is_some());
+        child.wait().unwrap();
+        let own = std::process::id();
+        let (seen, session) = look_alive(i32::try_from(own).unwrap()).unwrap();
+        assert_eq!(session, nix::unistd::getsid(None).unwrap().as_raw());
+        assert_eq!(Some(seen), look(i32::try_from(own).unwrap()));
+    }
+
+    #[test]
+    fn what_forked_is_counted_whole_also_once_it_has_ended() {
+        // Two that burn time, one of which ends, below a shell that waits.
+        let burn = "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done";
+        let script = format!("sh -c '{burn}' & sh -c '{burn}; sleep 60' & wait %1; echo done; wait");
+        let mut shell = std::process::Command::new("sh")
+            .args(["-c", &script])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let mut out = std::io::BufReader::new(shell.stdout.take().unwrap());
+        std::io::BufRead::read_line(&mut out, &mut line).unwrap();
+        let pid = i32::try_from(shell.id()).unwrap();
+        let seen = uses(pid).unwrap();
+        let own = counts(pid).unwrap();
+        assert!(own.ended_ticks > 0 && seen.cpu >= Duration::from_millis(own.ended_ticks * 10), "{seen:?}");
+        assert!(seen.pids >= 1 && seen.memory_bytes > 100_000, "{seen:?}");
+        let left = descendants(pid);
+        shell.kill().unwrap();
+        assert_eq!(
+            kill_until_none(
+                || left.iter().copied().filter(|pid| look_alive(*pid).is_some()).collect(),
+                Duration::from_secs(5)
+            ),
+            0
+        );
+        shell.wait().unwrap();
+        assert_eq!(uses(i32::MAX), None);
     }
 
     #[test]

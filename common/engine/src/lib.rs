@@ -19,8 +19,8 @@ use std::io;
 use std::pin::Pin;
 
 use bytes::Bytes;
-use http::Request;
-use hyper::body::Body;
+use http::{Request, Response, StatusCode};
+use hyper::body::{Body, Incoming};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -56,6 +56,20 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 type Connection = Pin<Box<dyn Future<Output = ()> + Send>>;
 
+/// A connection of an engine that became bytes in both directions. An end of one is passed on alone; dropping it closes it.
+pub type Hijacked = TokioIo<hyper::upgrade::Upgraded>;
+
+/// What came of a request to make its connection a stream.
+#[derive(Debug)]
+pub enum Upgrade {
+    /// It is one now.
+    Stream(Hijacked),
+    /// The engine answers in another way.
+    Answer(Answer),
+}
+
+type Wire<B> = hyper::client::conn::http1::Connection<TokioIo<Box<dyn Stream>>, B>;
+
 /// Sends a request and waits for the head of its answer, without a limit of time.
 ///
 /// # Errors
@@ -70,12 +84,62 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
+    let drive = |connection: Wire<B>| -> Connection {
+        Box::pin(async move {
+            let _ = connection.await;
+        })
+    };
+    let (response, connection) = send(place, request, drive).await?;
+    Ok(Answer::new(response, connection))
+}
+
+/// Sends a request that asks, by its headers, to make the connection a stream, without a limit of time.
+///
+/// # Errors
+///
+/// As [`open`].
+///
+/// # Cancel safety
+///
+/// As [`open`].
+pub async fn upgrade<B>(place: &Place, request: Request<B>) -> Result<Upgrade, WireError>
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    let drive = |connection: Wire<B>| -> Connection {
+        Box::pin(async move {
+            let _ = connection.with_upgrades().await;
+        })
+    };
+    let (response, mut connection) = send(place, request, drive).await?;
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        return Ok(Upgrade::Answer(Answer::new(response, connection)));
+    }
+    let mut upgraded = Box::pin(hyper::upgrade::on(response));
+    let upgraded = poll_fn(|cx| {
+        if connection.as_mut().is_some_and(|connection| connection.as_mut().poll(cx).is_ready()) {
+            connection = None;
+        }
+        upgraded.as_mut().poll(cx)
+    });
+    Ok(Upgrade::Stream(TokioIo::new(upgraded.await?)))
+}
+
+/// Sends a request; gives the head of its answer, and the connection where that is not done.
+async fn send<B>(
+    place: &Place,
+    request: Request<B>,
+    drive: impl FnOnce(Wire<B>) -> Connection,
+) -> Result<(Response<Incoming>, Option<Connection>), WireError>
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
     let stream = place.connect().await?;
     let mut builder = hyper::client::conn::http1::Builder::new();
     let (mut sender, connection) = builder.max_buf_size(BUFFER_BYTES).handshake(TokioIo::new(stream)).await?;
-    let mut connection: Connection = Box::pin(async move {
-        let _ = connection.await;
-    });
+    let mut connection = drive(connection);
     let mut response = Box::pin(sender.send_request(request));
     let mut is_driven = true;
     let response = poll_fn(|cx| {
@@ -85,7 +149,7 @@ where
         response.as_mut().poll(cx)
     })
     .await?;
-    Ok(Answer::new(response, is_driven.then_some(connection)))
+    Ok((response, is_driven.then_some(connection)))
 }
 
 /// A text as a part of a path or query: all but letters, digits and `-._~/:@` as `%XX`.

@@ -139,8 +139,9 @@ pub struct TerminalSize {
 /// A port of the machine's loopback.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortAsk {
-    /// The workload in whose name it is asked for.
-    pub service: ServiceKey,
+    /// The workload in whose name it is asked for; `None` where it is asked of the machine, whatever runs there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<ServiceKey>,
     /// The port, from 1.
     pub port: u16,
     /// Datagrams, each behind its length as two bytes; else a TCP connection.
@@ -207,8 +208,8 @@ mod tests {
         let exec = ExecAsk { service, generation: 3, argv, stdin: true, terminal, timeout_secs: 600 };
         for ask in [
             DoorAsk::Exec(exec),
-            DoorAsk::Connect(PortAsk { service, port: 5432, udp: false }),
-            DoorAsk::Listen(PortAsk { service, port: 53, udp: true }),
+            DoorAsk::Connect(PortAsk { service: Some(service), port: 5432, udp: false }),
+            DoorAsk::Listen(PortAsk { service: None, port: 53, udp: true }),
             DoorAsk::Take { listener: 7, connection: u64::MAX },
         ] {
             let line = serde_json::to_string(&ask).unwrap();

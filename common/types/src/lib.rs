@@ -38,7 +38,7 @@ pub use money::{Micros, ParseMicrosError};
 pub use overlay::OverlayLease;
 pub use ports::{ParsePortsError, PortRanges};
 pub use proof::{ParseProofKindError, ProofBinding, ProofKind, identity_id};
-pub use qos::{MachineSample, ServiceSample, TunnelSample};
+pub use qos::{MachineSample, ServiceSample, TunnelSample, WholeSample, WorkloadUse};
 pub use secret::Secret;
 pub use time::Timestamp;
 pub use token::{AccessToken, JoinToken, ParseTokenError, TokenHash, TokenId};

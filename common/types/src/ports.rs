@@ -19,6 +19,11 @@ impl PortRanges {
         self.0.iter().any(|(first, last)| (*first..=*last).contains(&port))
     }
 
+    /// Its ranges, each with its first and last port.
+    pub fn parts(&self) -> impl Iterator<Item = (u16, u16)> + '_ {
+        self.0.iter().copied()
+    }
+
     /// True where it has no port.
     #[must_use]
     pub const fn is_empty(&self) -> bool {

@@ -1,5 +1,7 @@
 //! Samples of quality of service, as measured by an agent.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{Health, ServiceKey};
@@ -40,6 +42,36 @@ pub struct ServiceSample {
     pub memory_bytes: u64,
     /// Time the last health check took, in microseconds.
     pub check_micros: u32,
+    /// The rest of what the workload behind it uses as a whole; then processor and memory are those of the whole, too. `None`
+    /// where no workload offers the service: then they are those of the one process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub whole: Option<WholeSample>,
+}
+
+/// What a workload uses as a whole, beside processor and memory. Counters begin with its start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct WholeSample {
+    /// Processes and threads.
+    pub pids: u64,
+    /// Bytes read from disks; 0 where the machine does not count them.
+    pub read_bytes: u64,
+    /// Bytes written to disks; 0 where the machine does not count them.
+    pub written_bytes: u64,
+}
+
+/// What a workload uses: all its processes, and all that those started. Counters begin with its start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct WorkloadUse {
+    /// Processor time.
+    pub cpu: Duration,
+    /// Memory in use, without what the kernel only caches of files and takes back first.
+    pub memory_bytes: u64,
+    /// Processes and threads.
+    pub pids: u64,
+    /// Bytes read from disks; 0 where the machine does not count them.
+    pub read_bytes: u64,
+    /// Bytes written to disks; 0 where the machine does not count them.
+    pub written_bytes: u64,
 }
 
 /// The tunnel between an agent and its hub, over the last window of echoes.

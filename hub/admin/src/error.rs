@@ -27,6 +27,11 @@ impl ApiError {
         Self { status, code, message: message.into(), hint: hint.into() }
     }
 
+    /// Status, code, message and hint.
+    pub(crate) fn parts(self) -> (StatusCode, &'static str, String, String) {
+        (self.status, self.code, self.message, self.hint)
+    }
+
     pub(crate) fn not_found(message: impl Into<String>, hint: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, "not_found", message, hint)
     }

@@ -5,7 +5,8 @@ use axum::extract::rejection::JsonRejection;
 use axum::extract::{Extension, State};
 use axum::response::{IntoResponse, Response};
 use blueprint_hub_registry_core::policy::{
-    Answer, AskError, Machines, Mesh, MeshRefusal, PolicyDocument, Selector, TestOutcome, Traffic, Verdict,
+    Answer, AskError, Deed, Machines, Mesh, MeshRefusal, PolicyDocument, Selector, SessionAnswer, SessionOn,
+    TestOutcome, Traffic, Verdict,
 };
 use blueprint_hub_registry_core::{PolicyChange, PolicyChangeError, PolicyRecord};
 use http::StatusCode;
@@ -38,8 +39,13 @@ const NOTHING_YET: &str = "\
 #
 # [[session]]                      # what the operator may begin beside and through workloads
 # name = \"repair\"
-# services = [\"7/42\"]            # or \"*\" for all
-# allow = [\"exec\", \"forward\"]  # exec, forward, port/PORTS, reverse/PORTS
+# services = [\"7/42\"]            # or \"*\" for all; nodes = [\"db-1\"] for ports of a node, whatever runs there
+# allow = [\"exec\", \"forward\"]  # exec, forward, port/PORTS, reverse/PORTS; of nodes only the last two
+#
+# [[test]]
+# name = \"nobody gets at the node of the database\"
+# service = \"7/42\"               # or node = \"db-1\"
+# deny = [\"port/1-65535\"]
 ";
 
 /// Problems of failed tests that an error repeats; the others are counted.
@@ -82,6 +88,52 @@ pub(crate) struct TestPolicy {
     to: Option<String>,
     /// Such as `tcp/5432`.
     traffic: Option<String>,
+    /// What the operator would begin, such as `exec` or `port/5432`, with a service or a node.
+    session: Option<String>,
+    service: Option<String>,
+    node: Option<String>,
+}
+
+impl TestPolicy {
+    /// The question, or that the tests are to be run.
+    fn question(self) -> Result<(Option<String>, Question), ApiError> {
+        let Self { document, from, to, traffic, session, service, node } = self;
+        let question = match (from, to, traffic, session, service, node) {
+            (None, None, None, None, None, None) => Question::Tests,
+            (Some(from), Some(to), Some(traffic), None, None, None) => {
+                Question::Traffic { from, to, traffic }
+            }
+            (None, None, None, Some(session), Some(on), None) => {
+                Question::Session { session, on, is_node: false }
+            }
+            (None, None, None, Some(session), None, Some(on)) => {
+                Question::Session { session, on, is_node: true }
+            }
+            (..) => {
+                return Err(ApiError::invalid(
+                    "a question has from, to and traffic, or session with service or node",
+                    "give all of one kind, or none to run the policy's tests",
+                ));
+            }
+        };
+        Ok((document, question))
+    }
+}
+
+/// What is asked of a policy.
+enum Question {
+    /// Whether it does what its tests expect.
+    Tests,
+    Traffic {
+        from: String,
+        to: String,
+        traffic: String,
+    },
+    Session {
+        session: String,
+        on: String,
+        is_node: bool,
+    },
 }
 
 pub(crate) async fn show(State(state): State<AdminState>) -> Result<Json<Value>, ApiError> {
@@ -101,7 +153,7 @@ pub(crate) async fn show(State(state): State<AdminState>) -> Result<Json<Value>,
         "changed_at": record.as_ref().map(|record| time(record.changed_at)),
         "changed_by": record.as_ref().map(|record| record.changed_by.as_str()),
         "grants": document.grants.len(),
-        "tests": document.tests.len(),
+        "tests": document.tests.len().saturating_add(document.session_tests.len()),
         "sessions": document.sessions.len(),
         "rules": mesh.rules(),
         "nodes_left_out": machines.len().saturating_sub(mesh.fitting()),
@@ -116,7 +168,8 @@ pub(crate) async fn set(
 ) -> Result<Response, ApiError> {
     let SetPolicy { document: text, version, dry_run } = body(request)?;
     let document = parse(&text)?;
-    let summary = format!("{} grants, {} tests", document.grants.len(), document.tests.len());
+    let tests = document.tests.len().saturating_add(document.session_tests.len());
+    let summary = format!("{} grants, {tests} tests", document.grants.len());
     let ran = run_tests(document, machines(&state)).await?;
     if ran.count(Verdict::Fail) > 0 {
         return Ok(tests_failed(&ran.tests));
@@ -149,7 +202,7 @@ pub(crate) async fn test(
     State(state): State<AdminState>,
     request: Result<Json<TestPolicy>, JsonRejection>,
 ) -> Result<Json<Value>, ApiError> {
-    let TestPolicy { document: text, from, to, traffic } = body(request)?;
+    let (text, question) = body(request)?.question()?;
     let (text, version) = match text {
         Some(text) => (text, None),
         None => match state.store.policy().await? {
@@ -158,8 +211,8 @@ pub(crate) async fn test(
         },
     };
     let (document, machines) = (parse(&text)?, machines(&state));
-    match (from, to, traffic) {
-        (None, None, None) => {
+    match question {
+        Question::Tests => {
             let ran = run_tests(document, machines).await?;
             Ok(Json(json!({
                 "version": version,
@@ -171,7 +224,19 @@ pub(crate) async fn test(
                 "warnings": ran.warnings,
             })))
         }
-        (Some(from), Some(to), Some(traffic)) => {
+        Question::Session { session, on, is_node } => {
+            let SessionAnswer { allowed, by } =
+                ask_session(&Mesh::new(&document, &machines), &session, &on, is_node)?;
+            let key = if is_node { "node" } else { "service" };
+            Ok(Json(json!({
+                "version": version,
+                key: on,
+                "session": session,
+                "allowed": allowed,
+                "by": by,
+            })))
+        }
+        Question::Traffic { from, to, traffic } => {
             let Answer { allowed, pairs, decisions } =
                 ask(&Mesh::new(&document, &machines), &from, &to, &traffic)?;
             Ok(Json(json!({
@@ -184,10 +249,6 @@ pub(crate) async fn test(
                 "decisions": decisions,
             })))
         }
-        (_, _, _) => Err(ApiError::invalid(
-            "a question has from, to and traffic",
-            "give all three, or none of them to run the policy's tests",
-        )),
     }
 }
 
@@ -228,6 +289,22 @@ fn ask(mesh: &Mesh<'_>, from: &str, to: &str, traffic: &str) -> Result<Answer, A
         AskError::NoPair { .. } => ApiError::invalid(error.to_string(), "name two machines"),
         AskError::TooManyPairs(_) => ApiError::invalid(error.to_string(), "name fewer machines"),
     })
+}
+
+fn ask_session(mesh: &Mesh<'_>, session: &str, on: &str, is_node: bool) -> Result<SessionAnswer, ApiError> {
+    const WHO: &str = "`blueprint-hub node ls` lists names, ids and addresses";
+    let deed: Deed = session
+        .parse()
+        .map_err(|error| ApiError::invalid(format!("{error}"), "for example exec or port/5432"))?;
+    let on = if is_node {
+        SessionOn::Node(on.parse().map_err(|error| ApiError::invalid(format!("{error}"), WHO))?)
+    } else {
+        let service = on.parse().map_err(|_| {
+            ApiError::invalid(format!("{on:?} names no service"), "write BLUEPRINT/SERVICE, such as 7/42")
+        })?;
+        SessionOn::Service(service)
+    };
+    mesh.ask_session(&on, &deed).map_err(|error| ApiError::not_found(error.to_string(), WHO))
 }
 
 /// The machines as they are now.
@@ -297,5 +374,6 @@ mod tests {
             NOTHING_YET.lines().skip(1).map(|line| line.trim_start_matches("# ").trim_start_matches('#'));
         let example: PolicyDocument = lines.collect::<Vec<_>>().join("\n").parse().unwrap();
         assert_eq!((example.grants.len(), example.tests.len()), (1, 1));
+        assert_eq!((example.sessions.len(), example.session_tests.len()), (1, 1));
     }
 }

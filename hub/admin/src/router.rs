@@ -60,9 +60,7 @@ pub fn private_router(state: AdminState) -> Router {
         )
         .route("/v1/workloads/{blueprint}/{service}/rollback", post(updates::rollback))
         .route("/v1/workloads/{blueprint}/{service}/exec", post(sessions::exec))
-        .route("/v1/services/{blueprint}/{service}/forward", post(sessions::forward))
-        .route("/v1/forwards/{session}/connections", get(sessions::connect))
-        .route("/v1/forwards/{session}/connections/{connection}", get(sessions::arrived))
+        .merge(forwards())
         .route("/v1/providers", get(offers::list_providers))
         .merge(accounts())
         .route("/v1/templates", get(offers::list_templates))
@@ -99,6 +97,15 @@ pub fn private_router(state: AdminState) -> Router {
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(finish)
         .with_state(state)
+}
+
+/// Ports that are carried between the operator and services or nodes.
+fn forwards() -> Router<AdminState> {
+    Router::new()
+        .route("/v1/services/{blueprint}/{service}/forward", post(sessions::forward))
+        .route("/v1/nodes/{node}/forward", post(sessions::forward_node))
+        .route("/v1/forwards/{session}/connections", get(sessions::connect))
+        .route("/v1/forwards/{session}/connections/{connection}", get(sessions::arrived))
 }
 
 /// What machines cost, and alerts about it.

@@ -1,4 +1,4 @@
-//! Sessions of the operator beside and through workloads: `exec` and `forward`.
+//! Sessions of the operator beside and through workloads, and on nodes: `exec` and `forward`.
 //!
 //! A request asks its connection to become a stream (`Upgrade: blueprint-session/1`). Two gates have to be open before: the hub's
 //! configuration and a `[[session]]` of the policy document say yes here, and the node's own configuration there. What passes is
@@ -25,7 +25,7 @@ use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_runtime::places::Places;
 use blueprint_common_types::{AgentId, OverlayLease, ServiceKey, Timestamp, fill_random};
 use blueprint_hub_registry_core::policy::{PolicyDocument, SessionKind};
-use blueprint_hub_registry_core::{AuditBudget, AuditEvent, AuditKind};
+use blueprint_hub_registry_core::{Agent, AuditBudget, AuditEvent, AuditKind};
 use futures_util::future::BoxFuture;
 use http::{HeaderValue, StatusCode, header};
 use hyper::upgrade::OnUpgrade;
@@ -42,7 +42,7 @@ use crate::error::ApiError;
 use crate::policy::Way;
 
 pub(crate) use exec::exec;
-pub(crate) use forward::{arrived, connect, forward};
+pub(crate) use forward::{arrived, connect, forward, forward_node};
 
 /// Commands at once, of the hub and of one node.
 const EXECS: usize = 32;
@@ -183,6 +183,13 @@ impl Refusal {
     }
 }
 
+impl From<ApiError> for Refusal {
+    fn from(error: ApiError) -> Self {
+        let (status, code, message, hint) = error.parts();
+        Self { status, code: code.to_owned(), message, hint }
+    }
+}
+
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let Self { status, code, message, hint } = self;
@@ -191,16 +198,43 @@ impl IntoResponse for Refusal {
     }
 }
 
-/// Who asks for what, of which workload.
+/// What a session is with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Of {
+    Service(ServiceKey),
+    /// A node, whatever runs there, as it is called; without an id there is none, and nothing begins.
+    Node(Option<AgentId>, String),
+}
+
+impl fmt::Display for Of {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Service(service) => service.fmt(f),
+            Self::Node(_, name) => f.write_str(name),
+        }
+    }
+}
+
+impl Of {
+    /// The service in whose name a node is asked.
+    const fn service(&self) -> Option<ServiceKey> {
+        match self {
+            Self::Service(service) => Some(*service),
+            Self::Node(..) => None,
+        }
+    }
+}
+
+/// Who asks for what, of which workload or node.
 struct Asker {
-    service: ServiceKey,
+    of: Of,
     who: &'static str,
     kind: SessionKind,
 }
 
 impl Asker {
-    fn new(service: ServiceKey, way: Option<Way>, kind: SessionKind) -> Self {
-        Self { service, who: way.unwrap_or(Way::Socket).name(), kind }
+    fn new(of: Of, way: Option<Way>, kind: SessionKind) -> Self {
+        Self { of, who: way.unwrap_or(Way::Socket).name(), kind }
     }
 
     const fn audit_kinds(&self) -> [AuditKind; 3] {
@@ -235,12 +269,16 @@ impl Asker {
         let record = state.store.policy().await.map_err(|error| failed(&error))?;
         let text = record.map(|record| record.document).unwrap_or_default();
         let document: PolicyDocument = text.parse().map_err(|error| failed(&error))?;
-        document.lets(self.kind, self.service).map(str::to_owned).ok_or_else(|| {
-            let Self { kind, service, .. } = self;
+        let Self { kind, of, .. } = self;
+        let (granted, key) = match of {
+            Of::Service(service) => (document.lets(*kind, *service), "services"),
+            Of::Node(node, _) => (document.lets_node(*kind, agent_of(state, *node)?.as_ref()), "nodes"),
+        };
+        granted.map(str::to_owned).ok_or_else(|| {
             let hint = format!(
-                "add a [[session]] with services = [\"{service}\"] and allow = [\"{kind}\"] by `blueprint-hub policy set`"
+                "add a [[session]] with {key} = [\"{of}\"] and allow = [\"{kind}\"] by `blueprint-hub policy set`"
             );
-            Refusal::denied("not_granted", format!("no [[session]] of the policy allows {kind} with {service}"), hint)
+            Refusal::denied("not_granted", format!("no [[session]] of the policy allows {kind} with {of}"), hint)
         })
     }
 
@@ -249,14 +287,16 @@ impl Asker {
         loop {
             sleep(LOOK_AGAIN).await;
             // A store that cannot be read now has taken nothing back.
-            if self.pass(state).await.is_err_and(|refusal| refusal.status == StatusCode::FORBIDDEN) {
+            let is_shut =
+                |refusal: Refusal| [StatusCode::FORBIDDEN, StatusCode::NOT_FOUND].contains(&refusal.status);
+            if self.pass(state).await.is_err_and(is_shut) {
                 return;
             }
         }
     }
 
     async fn note(&self, state: &AdminState, kind: AuditKind, detail: String) -> Result<(), Refusal> {
-        self.store(state, AuditEvent::new(kind, self.service, detail)).await
+        self.store(state, AuditEvent::new(kind, &self.of, detail)).await
     }
 
     async fn store(&self, state: &AdminState, event: AuditEvent) -> Result<(), Refusal> {
@@ -299,13 +339,13 @@ impl Asker {
         let suppressed = state.sessions.refusals.lock().take(Instant::now());
         if let Some(suppressed) = suppressed {
             // What cannot be stored is in the log of the hub.
-            let _ = self.store(state, AuditEvent::new(kind, self.service, detail).after(suppressed)).await;
+            let _ = self.store(state, AuditEvent::new(kind, &self.of, detail).after(suppressed)).await;
         }
         refusal.into_response()
     }
 }
 
-/// A node that runs the workload.
+/// The node of a session.
 struct Runner {
     node: AgentId,
     name: String,
@@ -313,8 +353,30 @@ struct Runner {
     generation: u64,
 }
 
-/// Finds the node of a workload; `wanted` names one that it has to be.
-fn runner(state: &AdminState, service: ServiceKey, wanted: Option<&str>) -> Result<Runner, Refusal> {
+/// The machine of a node.
+fn agent_of(state: &AdminState, node: Option<AgentId>) -> Result<Arc<Agent>, Refusal> {
+    let snapshot = state.hub.snapshot();
+    let agent = node.and_then(|node| snapshot.agents.get(&node)).map(|view| Arc::clone(&view.agent));
+    agent.ok_or_else(|| {
+        let hint = "`blueprint-hub node ls` lists all of them";
+        Refusal::new(StatusCode::NOT_FOUND, "not_found", "the node is gone", hint)
+    })
+}
+
+/// Finds the node of a session; of a workload's, `wanted` names one that it has to be.
+fn runner(state: &AdminState, of: &Of, wanted: Option<&str>) -> Result<Runner, Refusal> {
+    let service = match of {
+        Of::Service(service) => *service,
+        Of::Node(node, _) => {
+            let agent = agent_of(state, *node)?;
+            return Ok(Runner {
+                node: agent.id,
+                name: agent.name.clone(),
+                lease: agent.lease,
+                generation: 0,
+            });
+        }
+    };
     let view = state.hub.workloads();
     let not_found = |text: String, hint: &str| Refusal::new(StatusCode::NOT_FOUND, "not_found", text, hint);
     let record = view.records.get(&service).ok_or_else(|| {

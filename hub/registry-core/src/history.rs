@@ -281,6 +281,7 @@ mod tests {
             cpu_percent: 1.0,
             memory_bytes: 1,
             check_micros: 1,
+            whole: None,
         }
     }
 

@@ -15,6 +15,7 @@ mod machines;
 mod mesh;
 mod read;
 mod session;
+mod session_test;
 mod tests_run;
 mod traffic;
 
@@ -24,6 +25,7 @@ pub use document::{
 pub use machines::{Machine, Machines};
 pub use mesh::{Answer, AskError, Decision, Mesh, MeshRefusal};
 pub use session::{Deed, ParseDeedError, ParseWorkloadsError, SessionGrant, SessionKind, Workloads};
+pub use session_test::{SessionAnswer, SessionOn, SessionTest};
 pub use tests_run::{TestOutcome, Verdict};
 pub use traffic::{ParseTrafficError, Traffic, TrafficProtocol};
 

@@ -21,7 +21,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, sleep, timeout};
 
-use super::client::{runtime, upgrade};
+use super::client::{runtime, segment, upgrade};
 use crate::cli::Global;
 use side::{Counts, Local, Near, One};
 
@@ -56,20 +56,24 @@ impl FromStr for Place {
     }
 }
 
-/// Brings a service's port, or one of its node, to where this command runs; or the other way round.
+/// Brings a service's port, or one of a node, to where this command runs; or the other way round.
 #[derive(Debug, Args)]
-#[command(after_help = "Example: blueprint-hub forward 7/42 5432
+#[command(
+    override_usage = "blueprint-hub forward [OPTIONS] [SERVICE] LOCAL",
+    after_help = "Example: blueprint-hub forward 7/42 5432
+         blueprint-hub forward --node node-1 5432 --port 5432
 Listens on 127.0.0.1:5432 and carries each connection to a healthy target of service 7/42; port 0 takes a free one. With --port
-it leads to that port of the loopback of the workload's node. With --reverse the node listens on --port of its loopback, and
+it leads to that port of the loopback of the workload's node; without a service, of the node that --node names. With --reverse the node listens on --port of its loopback, and
 each connection comes to the place named here. --udp carries datagrams, a flow for each source, which ends after 60 silent
 seconds. hub.toml (forward.enabled) and a [[session]] of the policy have to allow it, and for ports of a node its agent.toml
-(forward.connect_ports, forward.listen_ports). The listener stays while the hub is away. Ctrl-C ends it.")]
+(forward.connect_ports, forward.listen_ports). The listener stays while the hub is away. Ctrl-C ends it."
+)]
 pub(crate) struct Forward {
-    /// Service, as BLUEPRINT/SERVICE
-    service: ServiceKey,
-    /// Where this command listens, or connects to with --reverse: PORT or ADDRESS:PORT
-    local: Place,
-    /// Port of the loopback of the workload's node
+    /// Service, as BLUEPRINT/SERVICE, left out for a port of the node that --node names; and where this command listens, or
+    /// connects to with --reverse: PORT or ADDRESS:PORT
+    #[arg(required = true, num_args = 1..=2, value_names = ["SERVICE", "LOCAL"])]
+    places: Vec<String>,
+    /// Port of the loopback of the workload's node, or of --node
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     port: Option<u16>,
     /// The node listens on --port, and what comes there comes here
@@ -78,24 +82,64 @@ pub(crate) struct Forward {
     /// Datagrams
     #[arg(long)]
     udp: bool,
-    /// Name or id of the node that it has to be
+    /// Name or id of the node: without a service the one that is meant, else the one that it has to be
     #[arg(long, value_name = "NODE")]
     node: Option<String>,
 }
 
+/// The two ends of a forward.
+struct Ends {
+    to: To,
+    local: Place,
+}
+
+/// What a forward leads to, or comes from.
+enum To {
+    Service(ServiceKey),
+    /// A node by its name or id, whatever runs there.
+    Node(String),
+}
+
 impl Forward {
     pub(crate) fn run(self, global: &Global) -> Result<(), CliError> {
-        runtime()?.block_on(Box::pin(self.serve(global)))
+        let ends = self.ends()?;
+        runtime()?.block_on(Box::pin(self.serve(global, &ends)))
     }
 
-    async fn serve(self, global: &Global) -> Result<(), CliError> {
-        let mut local = self.listen().await?;
+    /// Where it leads to, or comes from, and where this side is.
+    fn ends(&self) -> Result<Ends, CliError> {
+        let (service, local) = match self.places.as_slice() {
+            [local] => (None, local),
+            [service, local] => (Some(service), local),
+            _ => return Err(CliError::usage("a service and one place are expected")),
+        };
+        let local: Place = local.parse().map_err(|error: String| CliError::usage(error))?;
+        let to = match (service, &self.node) {
+            (Some(service), _) => To::Service(service.parse().map_err(|_| {
+                CliError::usage(format!("{service:?} is no service"))
+                    .hint("write BLUEPRINT/SERVICE, such as 7/42")
+            })?),
+            (None, Some(node)) if self.port.is_some() => To::Node(node.clone()),
+            (None, Some(node)) => {
+                return Err(CliError::usage(format!("which port of node {node}?"))
+                    .hint("add --port PORT, or name a service before the place"));
+            }
+            (None, None) => {
+                return Err(CliError::usage("neither a service nor --node is named")
+                    .hint("for example blueprint-hub forward 7/42 5432"));
+            }
+        };
+        Ok(Ends { to, local })
+    }
+
+    async fn serve(self, global: &Global, Ends { to, local }: &Ends) -> Result<(), CliError> {
+        let mut local = self.listen(*local).await?;
         let counts = Arc::new(Counts::default());
         let failed = |error: std::io::Error| CliError::failure(format!("cannot listen to signals: {error}"));
         let mut interrupted = signal(SignalKind::interrupt()).map_err(failed)?;
         let mut ended = signal(SignalKind::terminate()).map_err(failed)?;
         let done = tokio::select! {
-            done = Box::pin(self.sessions(global, &mut local, &counts)) => done,
+            done = Box::pin(self.sessions(global, to, &mut local, &counts)) => done,
             _ = interrupted.recv() => Ok(()),
             _ = ended.recv() => Ok(()),
         };
@@ -109,8 +153,7 @@ impl Forward {
     }
 
     /// Listens here, where that is the side that does.
-    async fn listen(&self) -> Result<Local, CliError> {
-        let Place(place) = self.local;
+    async fn listen(&self, Place(place): Place) -> Result<Local, CliError> {
         let failed = |error: std::io::Error| {
             CliError::conflict(format!("cannot listen on {place}: {error}"))
                 .hint("name another port, or 0 for a free one")
@@ -129,12 +172,17 @@ impl Forward {
     async fn sessions(
         &self,
         global: &Global,
+        to: &To,
         local: &mut Local,
         counts: &Arc<Counts>,
     ) -> Result<(), CliError> {
-        let ServiceKey { blueprint, service } = self.service;
-        let path = format!("/v1/services/{blueprint}/{service}/forward");
-        let body = json!({"port": self.port, "reverse": self.reverse, "udp": self.udp, "node": self.node});
+        let (path, node) = match to {
+            To::Service(ServiceKey { blueprint, service }) => {
+                (format!("/v1/services/{blueprint}/{service}/forward"), self.node.as_deref())
+            }
+            To::Node(node) => (format!("/v1/nodes/{}/forward", segment(node)?), None),
+        };
+        let body = json!({"port": self.port, "reverse": self.reverse, "udp": self.udp, "node": node});
         let mut trouble: Option<String> = None;
         let mut pause = AGAIN;
         loop {
@@ -142,7 +190,7 @@ impl Forward {
             let error = match upgrade(global, Method::POST, &path, &body).await {
                 Ok(stream) => {
                     let is_back = trouble.take().is_some();
-                    let opened = |local: &Local| self.say_open(global, local, is_back);
+                    let opened = |local: &Local| self.say_open(global, to, local, is_back);
                     match Box::pin(hold(global, stream, local, counts, opened)).await {
                         Ok(never) => match never {},
                         Err(error) => error,
@@ -180,10 +228,12 @@ impl Forward {
         }
     }
 
-    fn say_open(&self, global: &Global, local: &Local, is_back: bool) {
-        let to = match (self.port, self.reverse) {
-            (None, _) => format!("service {}", self.service),
-            (Some(port), _) => format!("127.0.0.1:{port} of the node of {}", self.service),
+    fn say_open(&self, global: &Global, to: &To, local: &Local, is_back: bool) {
+        let to = match (self.port, to) {
+            (None, To::Service(service)) => format!("service {service}"),
+            (None, To::Node(node)) => format!("node {node}"),
+            (Some(port), To::Service(service)) => format!("127.0.0.1:{port} of the node of {service}"),
+            (Some(port), To::Node(node)) => format!("127.0.0.1:{port} of node {node}"),
         };
         let protocol = if self.udp { "udp" } else { "tcp" };
         let here = local.place();

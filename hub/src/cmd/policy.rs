@@ -29,7 +29,9 @@ Ends with 1 where a test fails and 5 where the policy has another version; then 
     #[command(after_help = "Example: blueprint-hub policy test
          blueprint-hub policy test policy.toml
          blueprint-hub policy test --from web-1 --to db-1 tcp/5432
-Ends with 1 where a test fails, or where the traffic of the question is denied.")]
+         blueprint-hub policy test --service 7/42 exec
+         blueprint-hub policy test --node db-1 port/5432
+Ends with 1 where a test fails, or where what the question is about is denied.")]
     Test(Test),
 }
 
@@ -49,8 +51,9 @@ pub(crate) struct Set {
 /// `policy test`.
 #[derive(Debug, Args)]
 pub(crate) struct Test {
-    /// File with another policy than the stored one, or -; with --from and --to the traffic, such as tcp/5432
-    #[arg(value_name = "FILE|TRAFFIC")]
+    /// File with another policy than the stored one, or -; with --from and --to the traffic, such as tcp/5432; with --service or
+    /// --node what the operator would begin: exec, forward, port/PORTS or reverse/PORTS
+    #[arg(value_name = "FILE|TRAFFIC|SESSION")]
     what: Option<String>,
     /// Who begins: name, id, overlay address, or * for every node
     #[arg(long, value_name = "NODE", requires = "to")]
@@ -58,8 +61,14 @@ pub(crate) struct Test {
     /// Whom it tries to reach
     #[arg(long, value_name = "NODE", requires = "from")]
     to: Option<String>,
+    /// Asks what exec and forward may do with this service, as BLUEPRINT/SERVICE
+    #[arg(long, value_name = "SERVICE", conflicts_with_all = ["from", "node"])]
+    service: Option<String>,
+    /// Asks what forward may do with the ports of this node: name, id, overlay address, or * for every node
+    #[arg(long, value_name = "NODE", conflicts_with = "from")]
+    node: Option<String>,
     /// Asks the question of the policy in this file, not of the stored one
-    #[arg(long, value_name = "FILE", requires = "from")]
+    #[arg(long, value_name = "FILE")]
     file: Option<String>,
 }
 
@@ -129,7 +138,14 @@ fn show_failed(global: &Global, answer: &Value) -> CliError {
 
 impl Test {
     fn run(self, global: &Global) -> Result<(), CliError> {
+        if self.service.is_some() || self.node.is_some() {
+            return self.ask_session(global);
+        }
         let Some((from, to)) = self.from.zip(self.to) else {
+            if self.file.is_some() {
+                return Err(CliError::usage("--file goes with a question")
+                    .hint("name the file alone to run its tests: blueprint-hub policy test FILE"));
+            }
             return run_tests(global, self.what.as_deref());
         };
         let traffic = self.what.ok_or_else(|| {
@@ -146,6 +162,46 @@ impl Test {
             return Ok(());
         }
         Err(CliError::failure(format!("{traffic} from {from} to {to} is denied")))
+    }
+
+    /// Whether the operator may begin something.
+    fn ask_session(self, global: &Global) -> Result<(), CliError> {
+        let session = self.what.ok_or_else(|| {
+            CliError::usage("a question needs what would be begun")
+                .hint("for example exec, forward, port/5432 or reverse/9000")
+        })?;
+        let on = match (&self.service, &self.node) {
+            (Some(service), _) => format!("service {service}"),
+            (None, node) => format!("node {}", node.as_deref().unwrap_or_default()),
+        };
+        let document = self.file.as_deref().map(read).transpose()?;
+        let body =
+            json!({ "document": document, "service": self.service, "node": self.node, "session": session });
+        let answer = ask(global, "POST", "/v1/policy/test", Some(&body))?;
+        let is_allowed = answer.get("allowed") == Some(&json!(true));
+        match global.output {
+            Output::Json => print_json(&answer),
+            Output::Table => {
+                let by: Vec<_> = rows(&answer, "by").iter().filter_map(Value::as_str).collect();
+                let mut table = Table::new(&["ALLOWED", "SESSION", "WITH", "BY"]);
+                table.push(vec![
+                    verdict(is_allowed, by.is_empty()).to_owned(),
+                    session.clone(),
+                    on.clone(),
+                    by.join(", "),
+                ]);
+                table.print();
+            }
+        }
+        if is_allowed { Ok(()) } else { Err(CliError::failure(format!("{session} with {on} is denied"))) }
+    }
+}
+
+const fn verdict(is_allowed: bool, by_nothing: bool) -> &'static str {
+    match (is_allowed, by_nothing) {
+        (true, _) => "yes",
+        (false, true) => "no",
+        (false, false) => "in part",
     }
 }
 
@@ -191,13 +247,8 @@ fn decision_table(answer: &Value) -> Table {
     for decision in rows(answer, "decisions") {
         let by: Vec<_> = rows(decision, "by").iter().filter_map(Value::as_str).collect();
         let allowed = decision.get("allowed") == Some(&json!(true));
-        let verdict = match (allowed, by.is_empty()) {
-            (true, _) => "yes",
-            (false, true) => "no",
-            (false, false) => "in part",
-        };
         table.push(vec![
-            verdict.to_owned(),
+            verdict(allowed, by.is_empty()).to_owned(),
             text(decision, "from_name"),
             text(decision, "to_name"),
             by.join(", "),

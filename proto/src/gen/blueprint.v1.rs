@@ -509,6 +509,21 @@ pub struct ServiceSample {
     pub memory_bytes: u64,
     #[prost(uint32, tag = "8")]
     pub check_micros: u32,
+    /// Set where a workload offers the service: then processor and memory are those of all that it started, too.
+    #[prost(message, optional, tag = "200")]
+    pub whole: ::core::option::Option<WholeSample>,
+}
+/// What a workload uses as a whole, beside processor and memory. Counters begin with its start.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WholeSample {
+    /// Processes and threads.
+    #[prost(uint64, tag = "200")]
+    pub pids: u64,
+    /// Bytes read from and written to disks; 0 where the machine does not count them.
+    #[prost(uint64, tag = "201")]
+    pub read_bytes: u64,
+    #[prost(uint64, tag = "202")]
+    pub written_bytes: u64,
 }
 /// All workloads of the agent.
 #[derive(Clone, PartialEq, ::prost::Message)]

@@ -81,12 +81,13 @@ impl Redactor {
     }
 }
 
-/// The lines of a secret; what is too long is cut, each piece is looked for by itself.
+/// The lines of a secret, since that is how output comes; one that is no text as a whole, too, since it is written in other ways.
+/// What is too long is cut, each piece is looked for by itself.
 fn pieces(secret: &[u8]) -> Vec<&[u8]> {
-    let is_text = std::str::from_utf8(secret).is_ok();
-    let lines = secret.split(move |byte| is_text && (*byte == b'\n' || *byte == b'\r'));
+    let whole = std::str::from_utf8(secret).is_err().then_some(secret);
+    let lines = secret.split(|byte| *byte == b'\n' || *byte == b'\r');
     let mut pieces = Vec::new();
-    for line in lines.map(<[u8]>::trim_ascii) {
+    for line in whole.into_iter().chain(lines.map(<[u8]>::trim_ascii)) {
         // The first and last line of PEM is no secret, and is the same in all of them.
         if line.len() < LEAST || line.starts_with(b"-----") {
             continue;
@@ -126,7 +127,15 @@ fn forms(secret: &[u8], all: &mut BTreeSet<Vec<u8>>) {
         let numbers: Vec<String> = secret.iter().map(u8::to_string).collect();
         all.insert(numbers.join(between).into_bytes());
     }
-    let Ok(text) = std::str::from_utf8(secret) else { return };
+    let Ok(text) = std::str::from_utf8(secret) else {
+        // As programs show bytes that are no text.
+        all.insert(secret.escape_ascii().to_string().into_bytes());
+        let replaced = String::from_utf8_lossy(secret).into_owned();
+        if replaced.chars().filter(|c| *c != char::REPLACEMENT_CHARACTER).count() >= LEAST {
+            all.insert(replaced.into_bytes());
+        }
+        return;
+    };
     all.insert(text.escape_debug().to_string().into_bytes());
     all.extend([true, false].map(|upper| escaped_in_urls(secret, upper)));
     all.insert(escaped_in_json(text).into_bytes());
@@ -209,6 +218,20 @@ mod tests {
         }
         // Of the base64 at most the characters remain that hold bits of its neighbours, too.
         assert!(redacted(&[secret], &basic).len() <= REDACTED.len() + 8);
+    }
+
+    #[test]
+    fn a_secret_that_is_no_text_is_found_line_by_line_and_as_programs_show_it() {
+        let secret = b"\xff\xfefirst-half\r\n\x80second-half\x00";
+        let redactor = Redactor::new([secret.as_slice()]);
+        let covers = |bytes: &[u8]| redactor.find(bytes, 0);
+        for line in [&secret[..12], &secret[14..]] {
+            assert_eq!(covers(&[b"a ", line].concat()), [(2, 2 + line.len())]);
+        }
+        for shown in [secret.escape_ascii().to_string(), String::from_utf8_lossy(secret).into_owned()] {
+            assert_eq!(covers(shown.as_bytes()), [(0, shown.len())], "{shown}");
+        }
+        assert_eq!(covers(b"a line of text"), []);
     }
 
     #[test]

@@ -161,6 +161,22 @@ pub(super) struct Figures {
     cpu_stats: CpuFigures,
     memory_stats: MemoryFigures,
     pids_stats: PidsFigures,
+    blkio_stats: DiskFigures,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct DiskFigures {
+    io_service_bytes_recursive: Option<Vec<DiskFigure>>,
+}
+
+/// What passed of one kind to or from one disk.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct DiskFigure {
+    /// `Read`, `Write` and others; lower case with cgroup v2.
+    op: String,
+    value: u64,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -200,6 +216,12 @@ struct PidsFigures {
 }
 
 impl Figures {
+    fn passed(&self, op: &str) -> u64 {
+        let all = self.blkio_stats.io_service_bytes_recursive.iter().flatten();
+        let bytes = all.filter(|figure| figure.op.eq_ignore_ascii_case(op)).map(|figure| figure.value);
+        bytes.fold(0, u64::saturating_add)
+    }
+
     pub(super) fn to_stats(&self) -> Stats {
         let memory = &self.memory_stats;
         let cached =
@@ -209,6 +231,8 @@ impl Figures {
             memory_bytes: memory.usage.saturating_sub(cached.unwrap_or_default()),
             memory_limit_bytes: memory.limit,
             pids: self.pids_stats.current,
+            read_bytes: self.passed("read"),
+            written_bytes: self.passed("write"),
         }
     }
 }
@@ -276,12 +300,23 @@ mod tests {
         let figures: Figures = serde_json::from_value(json!({
             "cpu_stats": { "cpu_usage": { "total_usage": 1_500_000_000u64 } }, "pids_stats": { "current": 3 },
             "memory_stats": { "usage": 100, "limit": 200, "stats": { "total_inactive_file": 40, "inactive_file": 1 } },
+            "blkio_stats": { "io_service_bytes_recursive": [
+                { "major": 8, "minor": 0, "op": "Read", "value": 5 }, { "major": 8, "minor": 16, "op": "read", "value": 2 },
+                { "major": 8, "minor": 0, "op": "Write", "value": 3 }, { "major": 8, "minor": 0, "op": "Total", "value": 8 },
+            ] },
         }))
         .unwrap();
         let cpu = Duration::from_millis(1500);
-        let expected = Stats { cpu, memory_bytes: 60, memory_limit_bytes: 200, pids: 3 };
+        let expected = Stats {
+            cpu,
+            memory_bytes: 60,
+            memory_limit_bytes: 200,
+            pids: 3,
+            read_bytes: 7,
+            written_bytes: 3,
+        };
         assert_eq!(figures.to_stats(), expected);
-        let ended: Figures = serde_json::from_value(json!({ "memory_stats": {}, "pids_stats": {} })).unwrap();
+        let ended: Figures = serde_json::from_value(json!({ "memory_stats": {}, "pids_stats": {}, "blkio_stats": { "io_service_bytes_recursive": null } })).unwrap();
         assert_eq!(ended.to_stats(), Stats::default());
     }
 }

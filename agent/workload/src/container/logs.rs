@@ -42,10 +42,19 @@ pub struct LogLine {
     pub stream: LogStream,
     /// When its last part was; `None` where the engine does not say it in UTC.
     pub at: Option<SystemTime>,
-    /// Its text without the end of the line; what is no UTF-8 in it is replaced.
-    pub text: String,
-    /// Whether it ends here; not where it is longer than [`MAX_LOG_LINE_BYTES`] and goes on in the next.
+    /// What was written, without the end of the line. It need not be UTF-8.
+    pub bytes: Vec<u8>,
+    /// Whether it ends here; not where it is longer than [`MAX_LOG_LINE_BYTES`] and goes on in the next, nor where no end of
+    /// line came.
     pub is_whole: bool,
+}
+
+impl LogLine {
+    /// Its text; what is no UTF-8 in it is replaced.
+    #[must_use]
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.bytes).into_owned()
+    }
 }
 
 /// The lines of a container as they come; made by [`Running::logs`]. It ends with the container.

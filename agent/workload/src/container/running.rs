@@ -44,6 +44,10 @@ pub struct Stats {
     pub memory_limit_bytes: u64,
     /// Processes and threads.
     pub pids: u64,
+    /// Bytes read from disks since its start; 0 where the kernel does not count them.
+    pub read_bytes: u64,
+    /// Bytes written to disks since its start; 0 where the kernel does not count them.
+    pub written_bytes: u64,
 }
 
 /// A container that was started. Dropping it leaves the container as it is.
@@ -192,9 +196,7 @@ impl Running {
     ///
     /// Fails where the engine does not say it within 10 s.
     pub async fn stats(&self) -> Result<Stats, EngineError> {
-        let path = format!("{}/containers/{}/stats?stream=false&one-shot=true", self.api, self.id);
-        let call = Call::get(format!("say what {} uses", self.name), path);
-        Ok(self.socket.find::<Figures>(&call).await?.unwrap_or_default().to_stats())
+        Ok(figures(&self.socket, &self.api, &self.id).await?.unwrap_or_default())
     }
 
     /// What the image's own check says; `None` where the image has none, or the engine does not say it within 10 s.
@@ -211,4 +213,11 @@ impl Running {
     async fn inspect(&self) -> Result<Option<Container>, EngineError> {
         Container::find(&self.socket, &self.api, &self.id).await
     }
+}
+
+/// What a container uses now; `None` where it is gone.
+pub(super) async fn figures(socket: &Socket, api: &str, id: &str) -> Result<Option<Stats>, EngineError> {
+    let path = format!("{api}/containers/{id}/stats?stream=false&one-shot=true");
+    let call = Call::get(format!("say what {id} uses"), path);
+    Ok(socket.find::<Figures>(&call).await?.map(|figures| figures.to_stats()))
 }

@@ -311,9 +311,10 @@ async fn output_is_read_from_a_moment_on_and_a_break_is_told() {
     );
     let kinds: Vec<_> = found
         .iter()
-        .map(|line| line.as_ref().map(|line| (line.stream, line.text.as_str())).map_err(EngineError::reason))
+        .map(|line| line.as_ref().map(|line| (line.stream, line.text())).map_err(EngineError::reason))
         .collect();
-    let expected = [Ok((LogStream::Stdout, "one")), Ok((LogStream::Stderr, "half a li")), Err("broken")];
+    let said = |stream, text: &str| Ok((stream, text.to_owned()));
+    let expected = [said(LogStream::Stdout, "one"), said(LogStream::Stderr, "half a li"), Err("broken")];
     assert_eq!(kinds, expected);
 }
 
@@ -327,7 +328,7 @@ async fn last_words_that_a_followed_stream_left_out_are_fetched() {
     let last = frame(2, "1970-01-01T00:00:02.000000000Z panicked");
     let fake = Fake::start(vec![answer(200, &one), answer(200, &[one.clone(), last].concat())]);
     let found: Vec<_> = running(&fake).logs(None).await.unwrap().collect().await;
-    let text: Vec<_> = found.into_iter().map(|line| line.unwrap().text).collect();
+    let text: Vec<_> = found.into_iter().map(|line| line.unwrap().text()).collect();
     assert_eq!(text, ["one", "panicked"]);
     let asked = fake.asked();
     assert!(asked[0].ends_with("&follow=1"), "{asked:?}");

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use blueprint_common_engine::{Place, WireError};
+use blueprint_common_engine::{Hijacked, Place, Upgrade, WireError};
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::Full;
@@ -109,12 +109,28 @@ impl Socket {
     /// Sends a request and waits for the head of its answer, without a limit of time.
     pub(super) async fn open(&self, call: &Call) -> Result<Answer, EngineError> {
         let opened = blueprint_common_engine::open(&self.place, call.request()?).await;
-        let inner = opened.map_err(|error| match error {
-            WireError::Connect(error) | WireError::Tls(error) => self.connect_error(call, &error),
-            WireError::Broken(error) => call.broken(error),
-            error @ WireError::TooLong { .. } => call.unreadable(error),
-        })?;
+        let inner = opened.map_err(|error| self.wire_error(call, error))?;
         Ok(Answer { status: inner.status(), inner })
+    }
+
+    /// Sends a request after which its connection is a stream, within the time of the call.
+    pub(super) async fn hijack(&self, call: &Call) -> Result<Hijacked, EngineError> {
+        let mut request = call.request()?;
+        request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        request.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("tcp"));
+        let exchange = Box::pin(async {
+            let upgraded = blueprint_common_engine::upgrade(&self.place, request).await;
+            match upgraded.map_err(|error| self.wire_error(call, error))? {
+                Upgrade::Stream(stream) => Ok(stream),
+                Upgrade::Answer(inner) => {
+                    let mut answer = Answer { status: inner.status(), inner };
+                    let body = answer.collect(call).await?;
+                    Err(EngineError::refusal(&call.action, answer.status, &body))
+                }
+            }
+        });
+        let timeout = || EngineError::Timeout { action: call.action.clone(), after: call.within };
+        tokio::time::timeout(call.within, exchange).await.map_err(|_| timeout())?
     }
 
     /// Sends a request and reads its whole answer, within the time of the call.
@@ -159,6 +175,14 @@ impl Socket {
             return Ok(status);
         }
         Err(EngineError::refusal(&call.action, status, &body))
+    }
+
+    fn wire_error(&self, call: &Call, error: WireError) -> EngineError {
+        match error {
+            WireError::Connect(error) | WireError::Tls(error) => self.connect_error(call, &error),
+            WireError::Broken(error) => call.broken(error),
+            error @ WireError::TooLong { .. } => call.unreadable(error),
+        }
     }
 
     fn connect_error(&self, call: &Call, error: &io::Error) -> EngineError {

@@ -12,21 +12,19 @@
 
 mod pipes;
 
-use std::cell::Cell;
-use std::convert::Infallible;
-use std::future::pending;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::pin::pin;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use blueprint_agent_workload_core::Exit;
-use blueprint_common_runtime::frames::{ALIVE, ExitFrame, Frame, FrameReader, SILENCE, STDIN_WINDOW};
+use blueprint_common_runtime::frames::{ExitFrame, Frame};
 use blueprint_common_types::TerminalSize;
 use futures_util::future::{join, join_all};
 use nix::sys::prctl::set_child_subreaper;
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::killpg;
 use nix::unistd::{Pid, setsid};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
@@ -34,29 +32,17 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
 use tokio::sync::mpsc;
-use tokio::time::{interval, sleep, timeout};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::{KILL_WITHIN, reap};
+use crate::exchange::{Order, WAITING, feed, listen, reason, say_alive, send};
 use crate::launch::{ARGUMENT, BESIDE, EXIT_CODE, Launch, MAX_BYTES, say};
 use crate::tree;
-use pipes::{Input, Pipes, Terminal};
+use pipes::Pipes;
 
 /// Second argument of such a keeper.
 pub(crate) const KEEP_EXEC: &str = "keep-exec";
-
-/// Frames that wait for the agent.
-const WAITING: usize = 4;
-
-/// Signals that may be passed on: HUP, INT, QUIT, USR1, USR2, TERM.
-const SIGNALS: [(u8, Signal); 6] = [
-    (1, Signal::SIGHUP),
-    (2, Signal::SIGINT),
-    (3, Signal::SIGQUIT),
-    (10, Signal::SIGUSR1),
-    (12, Signal::SIGUSR2),
-    (15, Signal::SIGTERM),
-];
 
 /// What such a keeper is told first, as one line.
 #[derive(Debug, Serialize, Deserialize)]
@@ -112,7 +98,7 @@ enum End {
 async fn keep(
     mut errand: ExecErrand,
     reader: BufReader<OwnedReadHalf>,
-    mut agent: OwnedWriteHalf,
+    agent: OwnedWriteHalf,
     children: Signals,
 ) -> io::Result<()> {
     let limit = Duration::from_secs(errand.timeout_secs);
@@ -120,21 +106,26 @@ async fn keep(
     let own = i32::try_from(std::process::id()).map_err(io::Error::other)?;
     let pid = Pid::from_raw(i32::try_from(child.id()).unwrap_or(i32::MAX));
     let mut running = Running { child, children };
-    let (out, mut waiting) = mpsc::channel::<Frame>(WAITING);
+    let (out, waiting) = mpsc::channel::<Frame>(WAITING);
     let (stdin, pieces) = mpsc::unbounded_channel();
-    let (on_way, over) = (Cell::new(0), CancellationToken::new());
+    let (on_way, over) = (AtomicUsize::new(0), CancellationToken::new());
     let mut pumps = pin!(join_all(outputs.into_iter().map(|output| output.pump(out.clone(), &over))));
     let mut feed = pin!(feed(input, pieces, &on_way, &out));
     let mut alive = pin!(say_alive(&out));
-    let mut writer = pin!(async {
-        while let Some(frame) = waiting.recv().await {
-            let is_last = matches!(frame, Frame::Exit(_));
-            if frame.write(&mut agent).await.is_err() || is_last {
-                return;
+    let mut writer = pin!(send(waiting, agent));
+    let mut orders = pin!(listen(reader, (stdin, &on_way), |order| match order {
+        Order::Resize(rows, columns) => {
+            if let Some(terminal) = &terminal {
+                terminal.resize(rows, columns);
             }
         }
-    });
-    let mut orders = pin!(listen(reader, (stdin, &on_way), (pid, &over), terminal));
+        // Its number may be another's by now.
+        Order::Signal(_) if over.is_cancelled() => {}
+        Order::Signal(signal) => {
+            // Its whole group, as a terminal does.
+            let _ = killpg(pid, signal);
+        }
+    }));
     let mut late = pin!(sleep(limit));
     let mut is_read = false;
     let end = loop {
@@ -150,16 +141,12 @@ async fn keep(
         }
     };
     let left = tree::kill_until_none(|| running.left(own), KILL_WITHIN);
-    let (code, mut reason) = match end {
+    let (code, late) = match end {
         End::Gone => return Ok(()),
-        End::Exit(code) => (code, String::new()),
-        End::Late => (None, format!("its time is up: it ran for {} s (--timeout)", limit.as_secs())),
+        End::Exit(code) => (code, None),
+        End::Late => (None, Some(limit)),
     };
-    match (left, code) {
-        (0, _) if reason.is_empty() => {}
-        (0, _) => reason.push_str("; nothing of it is left"),
-        (left, _) => reason.push_str(&format!("; {left} of its processes cannot be killed now")),
-    }
+    let reason = reason(late, left);
     over.cancel();
     let last = async {
         if !is_read {
@@ -239,91 +226,4 @@ fn start(errand: &mut ExecErrand) -> io::Result<(Child, Pipes)> {
         None => Pipes::new(pipe, child.stdout.take(), child.stderr.take())?,
     };
     Ok((child, pipes))
-}
-
-/// Gives the command its standard input, and says how much it took. One that takes none takes all that comes.
-async fn feed(
-    mut input: Option<Input>,
-    mut pieces: mpsc::UnboundedReceiver<Option<Vec<u8>>>,
-    on_way: &Cell<usize>,
-    out: &mpsc::Sender<Frame>,
-) -> Infallible {
-    while let Some(piece) = pieces.recv().await {
-        let Some(bytes) = piece else {
-            if let Some(input) = input.take() {
-                input.end().await;
-            }
-            continue;
-        };
-        if let Some(taker) = &mut input
-            && taker.write_all(&bytes).await.is_err()
-        {
-            input = None;
-        }
-        on_way.set(on_way.get().saturating_sub(bytes.len()));
-        let count = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        // Where nobody listens, another future ends it all.
-        let _ = out.send(Frame::Taken(count)).await;
-    }
-    pending().await
-}
-
-/// Says now and then that this side is there, where nothing else waits to be sent.
-async fn say_alive(out: &mpsc::Sender<Frame>) -> Infallible {
-    let mut ticks = interval(ALIVE);
-    loop {
-        ticks.tick().await;
-        let _ = out.try_send(Frame::Alive);
-    }
-}
-
-/// Does what the other side says, until it is gone or says what is no order.
-async fn listen(
-    reader: BufReader<OwnedReadHalf>,
-    (stdin, on_way): (mpsc::UnboundedSender<Option<Vec<u8>>>, &Cell<usize>),
-    (command, over): (Pid, &CancellationToken),
-    terminal: Option<Terminal>,
-) {
-    let mut frames = FrameReader::new(reader);
-    let mut is_ended = false;
-    while let Ok(Ok(Some(frame))) = timeout(SILENCE, frames.next()).await {
-        match frame {
-            Frame::Alive => {}
-            // Its number may be another's by now.
-            Frame::Signal(_) if over.is_cancelled() => {}
-            Frame::Stdin(bytes) => {
-                // Without bytes, or behind the end, it would take room that the window does not know of.
-                on_way.set(on_way.get().saturating_add(bytes.len()));
-                if is_ended
-                    || bytes.is_empty()
-                    || on_way.get() > STDIN_WINDOW
-                    || stdin.send(Some(bytes)).is_err()
-                {
-                    return;
-                }
-            }
-            Frame::StdinEnd => {
-                if std::mem::replace(&mut is_ended, true) || stdin.send(None).is_err() {
-                    return;
-                }
-            }
-            Frame::Resize(rows, columns) => {
-                if let Some(terminal) = &terminal {
-                    terminal.resize(rows, columns);
-                }
-            }
-            Frame::Signal(number) => {
-                if let Some((_, signal)) = SIGNALS.iter().find(|(known, _)| *known == number) {
-                    // Its whole group, as a terminal does.
-                    let _ = killpg(command, *signal);
-                }
-            }
-            Frame::Stdout(_)
-            | Frame::Stderr(_)
-            | Frame::Taken(_)
-            | Frame::Exit(_)
-            | Frame::Arrived(_)
-            | Frame::Session(_) => return,
-        }
-    }
 }

@@ -45,7 +45,8 @@ pub(crate) async fn follow(engine: &Engine, id: &str, mut sink: Sink) -> Option<
                     container::LogStream::Stderr => LogStream::Stderr,
                 };
                 let at = line.at.map(Timestamp::from);
-                sink.take(stream, line.text.as_bytes(), at);
+                // As bytes: a secret need not be text.
+                sink.take(stream, &line.bytes, at);
                 if line.is_whole {
                     sink.take(stream, b"\n", at);
                 }

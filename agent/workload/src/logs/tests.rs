@@ -254,6 +254,51 @@ fn engine(socket: &Path, answers: Vec<Vec<u8>>) -> std::thread::JoinHandle<Vec<S
 }
 
 #[tokio::test]
+async fn a_secret_of_a_container_is_redacted_in_binary_output_and_over_frames_and_streams() {
+    let answer = |body: &[u8]| {
+        let head = format!("HTTP/1.1 200 X\r\nContent-Length: {}\r\n\r\n", body.len());
+        [head.as_bytes(), body].concat()
+    };
+    let frame = |second: u8, bytes: &[u8]| {
+        let stamp = format!("1970-01-01T00:00:0{second}.000000000Z ");
+        let length = u8::try_from(stamp.len() + bytes.len()).unwrap();
+        [&[1, 0, 0, 0, 0, 0, 0, length], stamp.as_bytes(), bytes].concat()
+    };
+    let version = answer(br#"{"Version":"1","ApiVersion":"1.43","MinAPIVersion":"1.12"}"#);
+    let state = |pid: u32| {
+        answer(format!(r#"{{"Id":"c1","State":{{"Running":{},"Pid":{pid}}}}}"#, pid > 0).as_bytes())
+    };
+    let (runs, ended) = (state(5), state(0));
+    // Half of it in each of two frames, bytes that are no text around it, and half of it before the engine breaks off.
+    let key = b"\xff\xfe\x00key\x80\x81binary";
+    let (half, rest_of_it) = key.split_at(5);
+    let first = [frame(1, b"\xf0\x9fa sword"), frame(2, b"fish \xc3b "), frame(3, half)].concat();
+    let first = [first, frame(4, rest_of_it), frame(5, b"\nand sword")].concat();
+    let (first, second) = (answer(&first), answer(&[frame(6, b"fish"), frame(7, b" end")].concat()));
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("e.sock");
+    let all = [
+        [&version, &runs, &first, &first, &version, &runs],
+        [&version, &runs, &second, &second, &version, &ended],
+    ];
+    let served = engine(&socket, all.concat().into_iter().cloned().collect());
+    let ring = folder.path().join("ring");
+    let mut errand = errand(&ring, 1000);
+    errand.secrets.0.push(Secret::new(key.to_vec()));
+    let last = follow(&Engine::new(socket), "c1", Sink::new(errand)).await;
+    assert_eq!(last.as_deref(), Some("and [redacted] end"));
+    served.join().unwrap();
+    let (lines, _) = rest(&mut open(&ring, &LogAsk::default()));
+    let texts: Vec<_> =
+        lines.iter().filter(|line| line.stream == LogStream::Stdout).map(|line| &line.text).collect();
+    assert_eq!(texts, ["\u{fffd}a [redacted] \u{fffd}b [redacted]", "and [redacted] end"]);
+    for entry in fs::read_dir(&ring).unwrap() {
+        let bytes = fs::read(entry.unwrap().path()).unwrap();
+        assert!(!bytes.windows(6).any(|window| window == b"binary" || window == b"swordf"));
+    }
+}
+
+#[tokio::test]
 async fn a_container_is_read_on_where_the_engine_ends_its_output_early() {
     let answer = |body: &[u8]| {
         let head = format!("HTTP/1.1 200 X\r\nContent-Length: {}\r\n\r\n", body.len());

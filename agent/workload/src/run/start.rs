@@ -11,6 +11,7 @@ use tracing::{info, warn};
 
 use super::{Run, Running};
 use crate::artefact::NativeArtefact;
+use crate::beside::Ran;
 use crate::bridge::{BridgeConfig, serve};
 use crate::cgroup::Cgroup;
 use crate::container::EngineError;
@@ -18,6 +19,7 @@ use crate::gpu::GpuLease;
 use crate::instance::{Instance, Program, Start, contain, failed};
 use crate::keeper::{Errand, Wipe};
 use crate::logs::{self, LogErrand};
+use crate::meter::Meter;
 use crate::process::Process;
 use crate::rpc::{self, Rpc};
 use crate::storage::{self, Holder, StorageWatch};
@@ -147,10 +149,10 @@ impl Run<'_> {
             let served = serve(config, Arc::clone(&common.hub), &common.spawner);
             Some(served.map_err(|error| broken("its bridge cannot listen", &error))?)
         };
-        let (spec, folders) = (&self.spec, &self.folders);
+        let (spec, bundle, folders) = (&self.spec, &self.bundle, &self.folders);
         let none = GpuLease::default();
         let gpus = self.gpus.as_ref().unwrap_or(&none);
-        let start = Start { seat, spec, folders, secret_env: secret, user, rpc, gpus };
+        let start = Start { seat, spec, bundle, folders, secret_env: secret, user, rpc, gpus };
         let limits = common.config.logs;
         if !folders.logs.exists() {
             let state = common.config.state.clone();
@@ -166,13 +168,12 @@ impl Run<'_> {
             Some(Some(program)) => {
                 let group = self.group(label(seat)).await?;
                 let launch = native::launch(start, program, group.as_ref());
-                let grace_secs = self.spec.stop_grace_secs.into();
-                let errand = Errand { launch, grace_secs, log, wipe };
-                let process =
-                    Process::start(&common.config.agent, &errand, (group, user_run.take()), &common.spawner)
-                        .await?;
+                let errand = Errand { launch, grace_secs: self.spec.stop_grace_secs.into(), log, wipe };
+                let held = (group.clone(), user_run.take());
+                let process = Process::start(&common.config.agent, &errand, held, &common.spawner).await?;
                 left::note(&self.folders.runtime, process.traces());
-                native = Some((errand.launch, process.pid()));
+                let meter = Meter::Native(group, process.keeper());
+                native = Some(Ran::Native(Box::new(errand.launch), process.pid(), meter));
                 Instance::Process(Box::new(process))
             }
         };
@@ -186,8 +187,9 @@ impl Run<'_> {
         };
         let data = self.folders.data.clone();
         let storage = StorageWatch::start(data, holder, storage_limit, held, &common.spawner);
-        let listed = common.besides.list((service, generation), native, &self.spec, &self.bundle);
-        Ok(Running { instance, bridge, storage, _user_run: user_run, _listed: listed })
+        let ran = native.or_else(|| instance.inside().map(Ran::Container));
+        let list = |ran| common.besides.list((service, generation), ran, &self.spec, &self.bundle);
+        Ok(Running { instance, bridge, storage, _user_run: user_run, _listed: ran.map(list) })
     }
 
     /// Listens for what the workload has to reach on the operator's machine.

@@ -20,8 +20,8 @@ use tokio::time::{interval, sleep, timeout};
 use tracing::info;
 
 use super::{
-    Asker, EXECS, EXECS_OF_NODE, Refusal, SessionStream, answer_of, cut, door, parts, runner, session_name,
-    switching,
+    Asker, EXECS, EXECS_OF_NODE, Of, Refusal, SessionStream, answer_of, cut, door, parts, runner,
+    session_name, switching,
 };
 use crate::AdminState;
 use crate::error::ApiError;
@@ -63,11 +63,11 @@ pub(crate) async fn exec(
         return Err(ApiError::invalid(text, "a command that runs for longer belongs into a workload"));
     }
     let service = ServiceKey { blueprint, service };
-    let asker = Asker::new(service, way.map(|Extension(way)| way), SessionKind::Exec);
+    let asker = Asker::new(Of::Service(service), way.map(|Extension(way)| way), SessionKind::Exec);
     let (answered, answer) = oneshot::channel();
     let spawner = state.spawner.clone();
     spawner.spawn("exec", async move {
-        let begun = match begin(&state, &asker, asked).await {
+        let begun = match begin(&state, (&asker, service), asked).await {
             Ok(begun) => begun,
             Err(refusal) => return drop(answered.send(asker.refuse(&state, refusal).await)),
         };
@@ -87,9 +87,13 @@ struct Begun {
     _places: (OwnedSemaphorePermit, Place<AgentId>),
 }
 
-async fn begin(state: &AdminState, asker: &Asker, asked: Asked) -> Result<Begun, Refusal> {
+async fn begin(
+    state: &AdminState,
+    (asker, service): (&Asker, ServiceKey),
+    asked: Asked,
+) -> Result<Begun, Refusal> {
     let grant = asker.pass(state).await?;
-    let runner = runner(state, asker.service, asked.node.as_deref())?;
+    let runner = runner(state, &asker.of, asked.node.as_deref())?;
     let sessions = &state.sessions;
     let place = std::sync::Arc::clone(&sessions.execs).try_acquire_owned();
     let place = place.map_err(|_| Refusal::too_many(format!("{EXECS} commands run on this hub already")))?;
@@ -108,7 +112,7 @@ async fn begin(state: &AdminState, asker: &Asker, asked: Asked) -> Result<Begun,
         )
         .await?;
     let ask = DoorAsk::Exec(ExecAsk {
-        service: asker.service,
+        service,
         generation: runner.generation,
         argv: asked.argv,
         stdin: asked.stdin,
@@ -119,7 +123,7 @@ async fn begin(state: &AdminState, asker: &Asker, asked: Asked) -> Result<Begun,
         Ok(opened) => opened,
         Err(refusal) => return Err(asker.not_begun(state, &name, refusal).await),
     };
-    info!(service = %asker.service, node, session = name, "a command runs beside a workload");
+    info!(%service, node, session = name, "a command runs beside a workload");
     let longest = Duration::from_secs(limit).saturating_add(OVERTIME);
     Ok(Begun { name, node: stream, longest, _places: (place, of_node) })
 }
@@ -172,7 +176,7 @@ async fn run(state: AdminState, asker: Asker, begun: Begun, upgrade: OnUpgrade) 
         (None, reason) => cut(reason),
     };
     let Counts { stdin, stdout, stderr } = counts;
-    info!(service = %asker.service, session = name, how, "a command beside a workload is over");
+    info!(service = %asker.of, session = name, how, "a command beside a workload is over");
     let detail = format!("session {name}: {how}; bytes in {stdin}, out {stdout}, err {stderr}");
     asker.end(&state, detail).await;
 }

@@ -1,4 +1,4 @@
-//! Forwards: connections and datagrams between where the operator is and a service, or its node.
+//! Forwards: connections and datagrams between where the operator is and a service, its node, or a node by its name.
 //!
 //! A forward is a session that stays open, and connections that name it. Those end with it.
 
@@ -25,11 +25,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use super::{
-    Asker, FORWARDS, OPENING, Refusal, SessionStream, answer_of, cut, door, parts, runner, session_name,
+    Asker, FORWARDS, OPENING, Of, Refusal, SessionStream, answer_of, cut, door, parts, runner, session_name,
     switching, upgrade_of,
 };
 use crate::AdminState;
 use crate::error::ApiError;
+use crate::nodes;
 use crate::policy::Way;
 
 /// Connections and flows of one forward at once.
@@ -40,6 +41,9 @@ const IDLE: Duration = Duration::from_secs(60);
 
 /// How long the client may take to make its connection a stream, and a stream to take the last frame.
 const CLIENT_WITHIN: Duration = Duration::from_secs(10);
+
+/// Where one finds how to ask.
+const SHAPE: &str = "docs/api.md shows what may be asked for";
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -57,7 +61,7 @@ pub(crate) struct Asked {
 
 /// A forward that is open.
 pub(crate) struct Forward {
-    service: ServiceKey,
+    of: Of,
     kind: SessionKind,
     udp: bool,
     node: Option<String>,
@@ -79,15 +83,57 @@ pub(crate) async fn forward(
     request: Request,
 ) -> Result<Response, ApiError> {
     let (upgrade, asked) = parts::<Asked>(request).await?;
-    let shape = "docs/api.md shows what may be asked for";
-    let kind = match (asked.port, asked.reverse) {
-        (Some(0), _) => return Err(ApiError::invalid("port 0 is no port", shape)),
-        (None, true) => return Err(ApiError::invalid("reverse needs the port of the node", shape)),
-        (None, false) => SessionKind::Forward,
-        (Some(port), false) => SessionKind::Port(port),
-        (Some(port), true) => SessionKind::Reverse(port),
+    let kind = asked.kind()?;
+    let of = Of::Service(ServiceKey { blueprint, service });
+    let asker = Asker::new(of, way.map(|Extension(way)| way), kind);
+    go(state, asker, asked, upgrade).await
+}
+
+/// A forward of ports of a node, whatever runs there.
+pub(crate) async fn forward_node(
+    State(state): State<AdminState>,
+    way: Option<Extension<Way>>,
+    Path(node): Path<String>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let (upgrade, asked) = parts::<Asked>(request).await?;
+    let kind = match asked.kind()? {
+        SessionKind::Forward | SessionKind::Exec => {
+            return Err(ApiError::invalid("a forward to a node needs the port of the node", SHAPE));
+        }
+        kind @ (SessionKind::Port(_) | SessionKind::Reverse(_)) => kind,
     };
-    let asker = Asker::new(ServiceKey { blueprint, service }, way.map(|Extension(way)| way), kind);
+    if asked.node.is_some() {
+        return Err(ApiError::invalid("the path names the node already", SHAPE));
+    }
+    let way = way.map(|Extension(way)| way);
+    let snapshot = state.hub.snapshot();
+    let found =
+        nodes::find(&snapshot, &node).map(|view| Of::Node(Some(view.agent.id), view.agent.name.clone()));
+    drop(snapshot);
+    match found {
+        Ok(of) => go(state, Asker::new(of, way, kind), asked, upgrade).await,
+        Err(error) => {
+            let name = node.chars().filter(|c| !c.is_control()).take(64).collect();
+            let asker = Asker::new(Of::Node(None, name), way, kind);
+            Ok(asker.refuse(&state, error.into()).await)
+        }
+    }
+}
+
+impl Asked {
+    fn kind(&self) -> Result<SessionKind, ApiError> {
+        match (self.port, self.reverse) {
+            (Some(0), _) => Err(ApiError::invalid("port 0 is no port", SHAPE)),
+            (None, true) => Err(ApiError::invalid("reverse needs the port of the node", SHAPE)),
+            (None, false) => Ok(SessionKind::Forward),
+            (Some(port), false) => Ok(SessionKind::Port(port)),
+            (Some(port), true) => Ok(SessionKind::Reverse(port)),
+        }
+    }
+}
+
+async fn go(state: AdminState, asker: Asker, asked: Asked, upgrade: OnUpgrade) -> Result<Response, ApiError> {
     let (answered, answer) = oneshot::channel();
     let spawner = state.spawner.clone();
     spawner.spawn("forward", async move {
@@ -107,9 +153,11 @@ type Begun = (String, Arc<Forward>, Option<Box<dyn SessionStream>>);
 
 async fn begin(state: &AdminState, asker: &Asker, asked: Asked) -> Result<Begun, Refusal> {
     let grant = asker.pass(state).await?;
-    let Asker { service, who, kind } = asker;
-    let (service, kind) = (*service, *kind);
-    if kind == SessionKind::Forward && state.hub.snapshot().targets_of(service).next().is_none() {
+    let Asker { of, who, kind } = asker;
+    let kind = *kind;
+    if let (SessionKind::Forward, Of::Service(service)) = (kind, of)
+        && state.hub.snapshot().targets_of(*service).next().is_none()
+    {
         let hint = "`blueprint-hub service ls` shows what is offered";
         return Err(Refusal::new(
             StatusCode::NOT_FOUND,
@@ -122,17 +170,21 @@ async fn begin(state: &AdminState, asker: &Asker, asked: Asked) -> Result<Begun,
     let place =
         place.map_err(|_| Refusal::too_many(format!("{FORWARDS} forwards are open on this hub already")))?;
     let runner = match kind {
-        SessionKind::Port(_) | SessionKind::Reverse(_) => {
-            Some(runner(state, service, asked.node.as_deref())?)
-        }
+        SessionKind::Port(_) | SessionKind::Reverse(_) => Some(runner(state, of, asked.node.as_deref())?),
         SessionKind::Forward | SessionKind::Exec => None,
     };
     let name = session_name()?;
     let protocol = if asked.udp { "udp" } else { "tcp" };
-    asker.begin(state, format!("session {name} by {who}, grant {grant:?}: {kind} over {protocol}")).await?;
+    let at = match (of, &runner) {
+        (Of::Node(..), Some(runner)) => format!(" of node {} ({})", runner.name, runner.node),
+        (Of::Node(..), None) | (Of::Service(_), _) => String::new(),
+    };
+    asker
+        .begin(state, format!("session {name} by {who}, grant {grant:?}: {kind}{at} over {protocol}"))
+        .await?;
     let (mut listener, mut node) = (None, None);
     if let (SessionKind::Reverse(port), Some(runner)) = (kind, runner) {
-        let ask = DoorAsk::Listen(PortAsk { service, port, udp: asked.udp });
+        let ask = DoorAsk::Listen(PortAsk { service: of.service(), port, udp: asked.udp });
         let (stream, number) = match door::open(state, &runner, &ask).await {
             Ok(opened) => opened,
             Err(refusal) => return Err(asker.not_begun(state, &name, refusal).await),
@@ -140,7 +192,7 @@ async fn begin(state: &AdminState, asker: &Asker, asked: Asked) -> Result<Begun,
         (listener, node) = (Some((runner.node, number)), Some(stream));
     }
     let forward = Arc::new(Forward {
-        service,
+        of: of.clone(),
         kind,
         udp: asked.udp,
         node: asked.node,
@@ -154,7 +206,7 @@ async fn begin(state: &AdminState, asker: &Asker, asked: Asked) -> Result<Begun,
         down: AtomicU64::new(0),
     });
     state.sessions.forwards.lock().insert(name.clone(), Arc::clone(&forward));
-    info!(%service, %kind, session = name, "a forward is open");
+    info!(%of, %kind, session = name, "a forward is open");
     Ok((name, forward, node))
 }
 
@@ -169,10 +221,9 @@ async fn run(state: AdminState, asker: Asker, (name, forward, node): Begun, upgr
     };
     state.sessions.forwards.lock().remove(&name);
     forward.ended.cancel();
-    let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-    let Forward { connections, failed, up, down, service, .. } = forward.as_ref();
-    info!(%service, session = name, reason, "a forward is closed");
-    let counts = [connections, failed, up, down].map(of);
+    let Forward { connections, failed, up, down, of, .. } = forward.as_ref();
+    info!(%of, session = name, reason, "a forward is closed");
+    let counts = [connections, failed, up, down].map(|counter| counter.load(Ordering::Relaxed));
     let [connections, failed, up, down] = counts;
     let detail = format!(
         "session {name}: {reason}; {connections} connections, {failed} failed; bytes from the operator {up}, to the operator {down}"
@@ -331,7 +382,7 @@ async fn one(
 }
 
 async fn open(state: &AdminState, forward: &Forward, connection: Option<u64>) -> Result<Road, Refusal> {
-    let Forward { service, kind, udp, node, listener, .. } = forward;
+    let Forward { of, kind, udp, node, listener, .. } = forward;
     let mismatch = || {
         Refusal::new(
             StatusCode::BAD_REQUEST,
@@ -341,14 +392,17 @@ async fn open(state: &AdminState, forward: &Forward, connection: Option<u64>) ->
         )
     };
     match (kind, connection, listener) {
-        (SessionKind::Forward, None, _) => target(state, forward).await,
+        (SessionKind::Forward, None, _) => match of {
+            Of::Service(service) => target(state, forward, *service).await,
+            Of::Node(..) => Err(mismatch()),
+        },
         (SessionKind::Port(port), None, _) => {
-            let runner = runner(state, *service, node.as_deref())?;
-            let ask = DoorAsk::Connect(PortAsk { service: *service, port: *port, udp: *udp });
+            let runner = runner(state, of, node.as_deref())?;
+            let ask = DoorAsk::Connect(PortAsk { service: of.service(), port: *port, udp: *udp });
             door::open(state, &runner, &ask).await.map(|(stream, _)| Road::Stream(stream))
         }
         (SessionKind::Reverse(_), Some(connection), Some((agent, listener))) => {
-            let runner = runner(state, *service, node.as_deref())?;
+            let runner = runner(state, of, node.as_deref())?;
             if runner.node != *agent {
                 let hint = "open the forward again";
                 return Err(Refusal::unavailable("the workload runs on another node now", hint));
@@ -361,14 +415,14 @@ async fn open(state: &AdminState, forward: &Forward, connection: Option<u64>) ->
 }
 
 /// A way to a healthy target of the service.
-async fn target(state: &AdminState, forward: &Forward) -> Result<Road, Refusal> {
-    let Forward { service, udp, node, .. } = forward;
+async fn target(state: &AdminState, forward: &Forward, service: ServiceKey) -> Result<Road, Refusal> {
+    let Forward { udp, node, .. } = forward;
     let snapshot = state.hub.snapshot();
     let is_wanted = |name: &str, id: AgentId| {
         node.as_deref().is_none_or(|wanted| wanted == name || wanted == id.to_string())
     };
     let found = snapshot
-        .targets_of(*service)
+        .targets_of(service)
         .find(|target| target.health == Health::Healthy && is_wanted(&target.agent_name, target.key.agent));
     let address = found.map(|target| target.address).ok_or_else(|| {
         let hint = "`blueprint-hub service show BLUEPRINT/SERVICE` says what its checks found";

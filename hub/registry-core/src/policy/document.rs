@@ -8,6 +8,7 @@ use blueprint_common_types::AgentId;
 
 use super::read;
 use super::session::SessionGrant;
+use super::session_test::SessionTest;
 use super::traffic::Traffic;
 use crate::check_name;
 
@@ -99,8 +100,10 @@ pub struct PolicyDocument {
     pub grants: Vec<Grant>,
     /// What is expected, in the order of the text.
     pub tests: Vec<PolicyTest>,
-    /// What the operator may begin beside and through workloads, in the order of the text.
+    /// What the operator may begin beside and through workloads and on nodes, in the order of the text.
     pub sessions: Vec<SessionGrant>,
+    /// What is expected of those, in the order of the text.
+    pub session_tests: Vec<SessionTest>,
 }
 
 impl FromStr for PolicyDocument {

@@ -135,7 +135,8 @@ impl<'d> Mesh<'d> {
         if rules > MAX_RULES {
             return Err(MeshRefusal::TooManyRules(rules));
         }
-        let checks = self.document.tests.iter().map(|test| self.checks(test));
+        let sessions = self.document.session_tests.iter().map(|test| self.session_checks(test));
+        let checks = self.document.tests.iter().map(|test| self.checks(test)).chain(sessions);
         let checks = checks.fold(0u64, u64::saturating_add);
         if checks > MAX_CHECKS { Err(MeshRefusal::TooManyChecks(checks)) } else { Ok(()) }
     }

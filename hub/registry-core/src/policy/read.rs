@@ -4,11 +4,13 @@ use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::str::FromStr;
 
+use blueprint_common_types::ServiceKey;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::document::{Grant, PolicyDocument, PolicyError, PolicyProblem, PolicyTest, Selector};
-use super::session::SessionGrant;
+use super::session::{Deed, SessionGrant};
+use super::session_test::{SessionOn, SessionTest};
 use super::traffic::Traffic;
 use super::{MAX_DOCUMENT_BYTES, MAX_LIST, MAX_ROWS};
 
@@ -18,8 +20,8 @@ const MAX_PROBLEMS: usize = 20;
 const MAX_NAME: usize = 128;
 
 const GRANT_KEYS: &[&str] = &["name", "from", "to", "allow"];
-const SESSION_KEYS: &[&str] = &["name", "services", "allow"];
-const TEST_KEYS: &[&str] = &["name", "from", "to", "allow", "deny", "optional"];
+const SESSION_KEYS: &[&str] = &["name", "services", "nodes", "allow"];
+const TEST_KEYS: &[&str] = &["name", "from", "to", "service", "node", "allow", "deny", "optional"];
 
 /// Reads a whole document, or says everything that is wrong with it.
 pub(super) fn document(text: &str) -> Result<PolicyDocument, PolicyError> {
@@ -80,7 +82,11 @@ impl Reader<'_> {
                 }
                 "test" => {
                     let rows = self.rows("test", value, TEST_KEYS);
-                    document.tests = rows.iter().filter_map(|row| self.test(row)).collect();
+                    let (sessions, traffic): (Vec<_>, Vec<_>) =
+                        rows.iter().partition(|row| row.is_of_session());
+                    document.tests = traffic.into_iter().filter_map(|row| self.test(row)).collect();
+                    document.session_tests =
+                        sessions.into_iter().filter_map(|row| self.session_test(row)).collect();
                     self.unique(&rows);
                 }
                 "session" => {
@@ -160,9 +166,63 @@ impl Reader<'_> {
 
     fn session(&mut self, row: &Row<'_>) -> Option<SessionGrant> {
         let name = self.name(row);
-        let services = self.list(row, "services", true);
+        let has = |key| row.table.contains_key(key);
+        if !has("services") && !has("nodes") {
+            let message = "names neither services nor nodes, so it allows nothing";
+            self.problem(row.at, row.path.as_str(), message);
+        }
+        let services = self.list(row, "services", false);
+        let nodes = self.list(row, "nodes", false);
         let allow = self.list(row, "allow", true);
-        Some(SessionGrant { name: name?, services: services?, allow: allow? })
+        let is_of_services = |deed: &Deed| match deed {
+            Deed::Exec | Deed::Forward => true,
+            Deed::Port(_) | Deed::Reverse(_) => false,
+        };
+        if !has("services") && allow.iter().flatten().any(is_of_services) {
+            let message = "of nodes only port/PORTS and reverse/PORTS can be allowed; name services for exec and forward";
+            self.problem(row.at, row.key("allow"), message);
+        }
+        Some(SessionGrant { name: name?, services: services?, nodes: nodes?, allow: allow? })
+    }
+
+    /// A test of what the operator may begin.
+    fn session_test(&mut self, row: &Row<'_>) -> Option<SessionTest> {
+        let has = |key| row.table.contains_key(key);
+        let name = self.name(row);
+        if has("from") || has("to") {
+            let message = "has from or to, too: a test is of traffic, of a service or of a node";
+            self.problem(row.at, row.path.as_str(), message);
+        }
+        let on = match (has("service"), has("node")) {
+            (true, true) => {
+                self.problem(row.at, row.path.as_str(), "names both a service and a node");
+                None
+            }
+            (true, false) => self.service(row).map(SessionOn::Service),
+            (false, _) => self.one(row, "node").map(SessionOn::Node),
+        };
+        let allow = self.list::<Deed>(row, "allow", false);
+        let deny = self.list::<Deed>(row, "deny", false);
+        let is_optional = self.truth(row, "optional");
+        self.tests_something(row);
+        Some(SessionTest { name: name?, on: on?, allow: allow?, deny: deny?, is_optional: is_optional? })
+    }
+
+    fn service(&mut self, row: &Row<'_>) -> Option<ServiceKey> {
+        let (at, text) = self.text(row, "service")?;
+        let service = text.parse().ok();
+        if service.is_none() {
+            let text: String = text.chars().take(64).collect();
+            let message = format!("{text:?} names no service: write BLUEPRINT/SERVICE, such as 7/42");
+            self.problem(at, row.key("service"), message);
+        }
+        service
+    }
+
+    fn tests_something(&mut self, row: &Row<'_>) {
+        if !row.table.contains_key("allow") && !row.table.contains_key("deny") {
+            self.problem(row.at, row.path.as_str(), "has neither allow nor deny, so it tests nothing");
+        }
     }
 
     fn test(&mut self, row: &Row<'_>) -> Option<PolicyTest> {
@@ -172,9 +232,7 @@ impl Reader<'_> {
         let allow = self.list::<Traffic>(row, "allow", false);
         let deny = self.list::<Traffic>(row, "deny", false);
         let is_optional = self.truth(row, "optional");
-        if !row.table.contains_key("allow") && !row.table.contains_key("deny") {
-            self.problem(row.at, row.path.as_str(), "has neither allow nor deny, so it tests nothing");
-        }
+        self.tests_something(row);
         Some(PolicyTest {
             name: name?,
             from: from?,
@@ -273,6 +331,11 @@ impl Reader<'_> {
 }
 
 impl Row<'_> {
+    /// Whether a test is of what the operator may begin, and not of traffic.
+    fn is_of_session(&self) -> bool {
+        ["service", "node"].iter().any(|key| self.table.contains_key(*key))
+    }
+
     fn key(&self, key: &str) -> String {
         format!("{}.{key}", self.path)
     }

@@ -30,7 +30,7 @@ deny = ["tcp/22", "any"]
 "#;
 
 /// Machine `n` with key, id and addresses of its number; lower numbers joined first.
-fn agent(n: u8, name: &str) -> Agent {
+pub(super) fn agent(n: u8, name: &str) -> Agent {
     let mut id = [0; 16];
     if let Some(byte) = id.get_mut(3) {
         *byte = n;

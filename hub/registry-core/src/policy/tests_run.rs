@@ -31,14 +31,16 @@ pub struct TestOutcome {
 }
 
 impl Mesh<'_> {
-    /// Runs every test of the document, in the order of the text.
+    /// Runs every test of the document, in the order of the text: those of traffic first, and then those of sessions.
     ///
     /// # Errors
     ///
     /// As [`Mesh::check`]: nothing is run where the bounds do not hold.
     pub fn run_tests(&self) -> Result<Vec<TestOutcome>, MeshRefusal> {
         self.check()?;
-        Ok(self.document.tests.iter().map(|test| self.run(test)).collect())
+        let traffic = self.document.tests.iter().map(|test| self.run(test));
+        let sessions = self.document.session_tests.iter().map(|test| self.run_session(test));
+        Ok(traffic.chain(sessions).collect())
     }
 
     fn run(&self, test: &PolicyTest) -> TestOutcome {

@@ -55,8 +55,14 @@ pub struct Standing {
 pub struct ServiceUse {
     /// Percent of all processors of its machines, 0 to 100.
     pub cpu_percent: f32,
-    /// Resident memory of its processes.
+    /// Memory of its processes; of a workload with all that it started, without what the kernel only caches.
     pub memory_bytes: u64,
+    /// Processes and threads of its workload; `None` where none offers it.
+    pub pids: Option<u64>,
+    /// Bytes that its workload read from disks since its start; 0 where its machine does not count them.
+    pub read_bytes: Option<u64>,
+    /// And written.
+    pub written_bytes: Option<u64>,
     /// What it may use: its limit, or the memory of its machines.
     pub memory_total_bytes: u64,
     /// Used bytes of the file systems of its machines.

@@ -67,6 +67,7 @@ fn samples() -> (MachineSample, TunnelSample, Vec<ServiceSample>) {
         cpu_percent: 1.0,
         memory_bytes: u64::MAX,
         check_micros: 1,
+        whole: None,
     };
     (MachineSample::default(), TunnelSample::default(), vec![service; 3])
 }

@@ -214,6 +214,14 @@ impl Desk {
             for own in sample.services.iter().filter(|own| own.service == service) {
                 cpu += own.cpu_percent.max(0.0);
                 found.memory_bytes = found.memory_bytes.saturating_add(own.memory_bytes);
+                if let Some(whole) = own.whole {
+                    let join = |sum: &mut Option<u64>, more: u64| {
+                        *sum = Some(sum.unwrap_or(0).saturating_add(more));
+                    };
+                    join(&mut found.pids, whole.pids);
+                    join(&mut found.read_bytes, whole.read_bytes);
+                    join(&mut found.written_bytes, whole.written_bytes);
+                }
             }
             let machine = &sample.machine;
             let add = |sum: &mut u64, bytes: u64| *sum = sum.saturating_add(bytes);

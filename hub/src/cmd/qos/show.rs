@@ -1,6 +1,6 @@
 //! Quality of service as tables.
 
-use blueprint_common_runtime::cli::{Table, print_line};
+use blueprint_common_runtime::cli::{Table, bytes, print_line};
 use blueprint_hub_registry_core::qos::{percent_text, seconds_text};
 use serde_json::Value;
 
@@ -8,6 +8,11 @@ use crate::cmd::client::{rows, text};
 
 fn number(value: &Value, key: &str) -> u64 {
     value.get(key).and_then(Value::as_u64).unwrap_or(0)
+}
+
+/// A number that is not known of everything.
+fn count(value: &Value, key: &str) -> Option<u64> {
+    value.get(key).and_then(Value::as_u64)
 }
 
 fn percent(value: &Value, key: &str) -> String {
@@ -49,6 +54,14 @@ pub(super) fn service(answer: &Value) {
                 mib(number(usage, "memory_bytes")),
                 mib(number(usage, "memory_total_bytes"))
             ),
+        ),
+        ("processes", count(usage, "pids").map_or_else(|| "-".to_owned(), |pids| pids.to_string())),
+        (
+            "disk i/o",
+            match (count(usage, "read_bytes"), count(usage, "written_bytes")) {
+                (Some(read), Some(written)) => format!("{} read, {} written", bytes(read), bytes(written)),
+                (None, _) | (_, None) => "-".to_owned(),
+            },
         ),
         (
             "objective",

@@ -26,7 +26,7 @@ fn output(docker: &Docker, running: &Running) -> Result<Vec<(LogStream, String, 
     docker.ask(async {
         let lines = running.logs(None).await?;
         let lines: Vec<_> = lines.collect().await;
-        let taken = lines.into_iter().map(|line| line.map(|line| (line.stream, line.text, line.is_whole)));
+        let taken = lines.into_iter().map(|line| line.map(|line| (line.stream, line.text(), line.is_whole)));
         Ok(taken.collect::<Result<Vec<_>, EngineError>>()?)
     })?
 }
@@ -41,7 +41,7 @@ fn wait_for_line(docker: &Docker, running: &Running, wanted: &str) -> Result<()>
     docker.ask(async {
         let mut lines = running.logs(None).await?;
         while let Some(line) = lines.next().await {
-            if line?.text == wanted {
+            if line?.text() == wanted {
                 return Ok(());
             }
         }
@@ -231,7 +231,7 @@ fn both_outputs_arrive_in_order_and_from_a_moment_on() -> Result<()> {
         line(err, "line 3", true),
         line(out, &"x".repeat(16 << 10), false),
         line(out, &"x".repeat(20_000 - (16 << 10)), true),
-        line(err, "no end", true),
+        line(err, "no end", false),
     ];
     let short = |text: &str| format!("{:.20} ({} bytes)", text, text.len());
     let shown: Vec<_> =

@@ -1,5 +1,7 @@
 //! Commands beside workloads: through all three gates, with a workload's rights, and without a trace.
 
+mod inside;
+
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;

@@ -256,6 +256,96 @@ fn a_node_listens_and_its_connections_come_to_the_operator() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn a_port_of_a_node_by_its_name_is_carried_both_ways_for_a_grant_of_its_own() -> Result<()> {
+    if !require(&[Need::Root]) {
+        return Ok(());
+    }
+    let Some(lab) = Lab::new()? else { return Ok(()) };
+    let (at, spoke) = (lab.host("hub")?, lab.host("spoke")?);
+    let hub = Hub::start_on(&at, &at.address().to_string(), &["forward.enabled=true"])?;
+    let (there, datagrams) = (spoke.enter(answer_at_the_end)??, spoke.enter(echo)??);
+    let (here, echoes) = (at.enter(answer_at_the_end)??, at.enter(echo)??);
+    let connect = format!("forward.connect_ports={there},{datagrams}");
+    let node = Node::start_set(&hub, Some(&spoke), "one", &[&connect, "forward.listen_ports=9000-9001"])?;
+    let allow = |text: &str| -> Result<()> {
+        let path = node.folder("policy")?.join("policy.toml");
+        std::fs::write(&path, text)?;
+        hub.json(&["policy", "set", &path.display().to_string()]).map(drop)
+    };
+    let refused = |arguments: &[&str], code: i32, words: &str| -> Result<()> {
+        let done = hub.command(&[&["forward"], arguments].concat())?.run(SOON)?;
+        ensure!(done.code == Some(code) && done.stderr.contains(words), "{arguments:?}: {done:?}");
+        Ok(())
+    };
+    let (tcp, udp) = (there.to_string(), datagrams.to_string());
+    let (back, back_udp) = (here.to_string(), echoes.to_string());
+
+    // Denied by default, and also where every service may: a node is granted by itself.
+    refused(&["--node", "one", "0", "--port", &tcp], 4, "no [[session]] of the policy allows port/")?;
+    allow(
+        "[[session]]\nname = \"services\"\nservices = \"*\"\nallow = [\"forward\", \"port/1-65535\", \"reverse/1-65535\"]\n",
+    )?;
+    refused(&["--node", "one", "0", "--port", &tcp], 4, "add a [[session]] with nodes = [\"one\"]")?;
+    let grant = format!(
+        "[[session]]\nname = \"of one\"\nnodes = \"one\"\nallow = [\"port/{tcp},{udp},7\", \"reverse/9000-9002\"]\n"
+    );
+    allow(&format!(
+        "{grant}[[test]]\nname = \"t\"\nnode = \"one\"\nallow = \"port/{tcp}\"\ndeny = \"port/22\"\n"
+    ))?;
+    refused(&["--node", "two", "0", "--port", &tcp], 3, "no node is called \"two\"")?;
+    refused(&["--node", "one", "0"], 2, "which port of node one?")?;
+    refused(&["0"], 2, "neither a service nor --node")?;
+    refused(&["--node", "one", "0", "--port", "22"], 4, "allows port/22 with one")?;
+    refused(
+        &["--node", "one", "1", "--port", "9002", "--reverse"],
+        4,
+        "the node does not allow this for port 9002",
+    )?;
+
+    let both_ways = |from: &Host, port: u16| -> Result<()> {
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        let mut stream = from.connect(address, SOON)?;
+        stream.set_read_timeout(Some(SOON))?;
+        let sent = vec![7; 2_000_000];
+        stream.write_all(&sent)?;
+        stream.shutdown(Shutdown::Write)?;
+        let mut got = Vec::new();
+        stream.read_to_end(&mut got)?;
+        ensure!(got == sent, "{} bytes came back", got.len());
+        Ok(())
+    };
+    let (forward, port) = open(&hub, &["--node", "one", "0", "--port", &tcp])?;
+    both_ways(&at, port)?;
+    let (flows, port) = open(&hub, &["--node", "one", "0", "--port", &udp, "--udp"])?;
+    eventually_ok(SOON, "an echo", || ask_echo(&at, port))?;
+    close(flows)?;
+    let (reverse, _) = open(&hub, &["--node", "one", &back, "--port", "9000", "--reverse"])?;
+    both_ways(&spoke, 9000)?;
+    close(reverse)?;
+    let (reverse, _) = open(&hub, &["--node", "one", &back_udp, "--port", "9001", "--reverse", "--udp"])?;
+    eventually_ok(SOON, "an echo", || ask_echo(&spoke, 9001))?;
+    close(reverse)?;
+
+    // A grant that is taken back ends what it let in.
+    let mut forward = forward;
+    allow(&grant.replace("\"one\"", "\"other\""))?;
+    forward.wait_for_line("the policy does not allow it any more", SOON)?;
+    forward.kill()?;
+    let audit = hub.audit()?.join("\n");
+    for row in [
+        "forward.begin one session ".to_owned(),
+        format!("grant \"of one\": port/{tcp} of node one ("),
+        "forward.end one session ".to_owned(),
+        format!("forward.refuse one not_granted: port/{tcp} by operator (socket)"),
+        "forward.refuse two not_found: port/".to_owned(),
+        "forward.refuse one reverse_off_node:".to_owned(),
+    ] {
+        ensure!(audit.contains(&row), "{row} is not in\n{audit}");
+    }
+    Ok(())
+}
+
 /// Reads all, and answers once its client has no more.
 fn answer_at_the_end() -> Result<u16> {
     let listener = TcpListener::bind(("127.0.0.1", 0))?;

@@ -50,6 +50,62 @@ fn ends(hub: &Hub<'_>, arguments: &[&str], input: Option<&str>, code: i32) -> Re
     Ok(finished)
 }
 
+const SESSIONS: &str = r#"
+[[session]]
+name = "repair"
+services = ["7/42"]
+allow = ["exec", "port/80-89"]
+
+[[session]]
+name = "nodes"
+nodes = ["db"]
+allow = ["port/5432"]
+
+[[test]]
+name = "nobody reaches the node by its name"
+node = "db"
+deny = ["port/22"]
+
+[[test]]
+name = "repair gets a shell"
+service = "7/42"
+allow = ["exec"]
+"#;
+
+#[test]
+fn questions_and_tests_of_sessions_are_answered_before_anything_is_stored() -> Result<()> {
+    let hub = Hub::start(&[])?;
+    let _db = join(&hub, "db")?;
+    ends(&hub, &["policy", "set", "-"], Some(SESSIONS), 0)?;
+    let done = ends(&hub, &["policy", "test"], None, 0)?;
+    ensure!(done.stdout.matches("pass").count() == 2, "{done:?}");
+    for (arguments, code, words) in [
+        (&["--service", "7/42", "exec"][..], 0, "yes"),
+        (&["--service", "7/42", "port/80-89"], 0, "repair"),
+        (&["--service", "7/42", "port/80-90"], FAILURE, "in part"),
+        (&["--service", "7/43", "exec"], FAILURE, "no"),
+        (&["--node", "db", "port/5432"], 0, "nodes"),
+        (&["--node", "db", "reverse/5432"], FAILURE, "no"),
+        (&["--node", "gone", "port/5432"], NOT_FOUND, ""),
+        (&["--service", "7/42", "tcp/22"], USAGE, ""),
+        (&["--service", "7/42", "--node", "db", "exec"], USAGE, ""),
+        (&["--service", "7/42"], USAGE, ""),
+    ] {
+        let done = ends(&hub, &[&["policy", "test"], arguments].concat(), None, code)?;
+        ensure!(done.stdout.contains(words), "{arguments:?}: {done:?}");
+    }
+    // Of another document than the stored one; and as JSON.
+    let other = SESSIONS.replace("\"exec\", ", "");
+    let question = ["policy", "test", "--service", "7/42", "exec", "--file", "-", "--output", "json"];
+    let done = ends(&hub, &question, Some(&other), FAILURE)?;
+    let answer: Value = serde_json::from_str(&done.stdout)?;
+    ensure!(answer["allowed"] == false && answer["by"] == json!([]), "{answer}");
+    let done = ends(&hub, &["policy", "set", "-"], Some(&other), FAILURE)?;
+    let told = "exec with service 7/42 should be allowed, and no [[session]] allows it";
+    ensure!(done.stdout.contains(told) || done.stderr.contains(told), "{done:?}");
+    ends(&hub, &["policy", "test", "--service", "7/42", "exec"], None, 0).map(drop)
+}
+
 /// The gauges of the policy: version, rules, machines left out.
 fn gauges(hub: &Hub<'_>) -> Result<[u64; 3]> {
     let page = hub.api(&Request::get("/metrics"))?.text();

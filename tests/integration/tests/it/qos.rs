@@ -1,6 +1,8 @@
 //! Quality of service: the Blueprint SDK's protocol inside the tunnel and on the hub's host, history that outlives a killed
 //! hub, objectives, and signed reports.
 
+mod whole;
+
 use std::future::{Ready, ready};
 use std::net::SocketAddr;
 use std::task::{Context as Wake, Poll};

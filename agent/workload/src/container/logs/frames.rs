@@ -130,10 +130,7 @@ impl Demultiplexer {
 
     fn write(&mut self, bytes: &[u8], lines: &mut VecDeque<LogLine>) {
         let (stream, at) = (self.stream, self.at);
-        let to_line = |bytes: &[u8], is_whole| {
-            let text = String::from_utf8_lossy(bytes).into_owned();
-            LogLine { stream, at, text, is_whole }
-        };
+        let to_line = |bytes: &[u8], is_whole| LogLine { stream, at, bytes: bytes.to_vec(), is_whole };
         let line = match stream {
             LogStream::Stdout => &mut self.stdout,
             LogStream::Stderr => &mut self.stderr,
@@ -161,13 +158,12 @@ impl Demultiplexer {
         }
     }
 
-    /// Adds what no end of line came for.
+    /// Adds what no end of line came for; it may go on in another stream, where the engine broke this one off.
     pub(super) fn finish(&mut self, lines: &mut VecDeque<LogLine>) {
         for (stream, rest) in [(LogStream::Stdout, &mut self.stdout), (LogStream::Stderr, &mut self.stderr)] {
             if !rest.is_empty() {
-                let text = String::from_utf8_lossy(rest).into_owned();
-                lines.push_back(LogLine { stream, at: self.at, text, is_whole: true });
-                rest.clear();
+                let bytes = std::mem::take(rest);
+                lines.push_back(LogLine { stream, at: self.at, bytes, is_whole: false });
             }
         }
     }

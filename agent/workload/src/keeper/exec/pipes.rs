@@ -5,30 +5,19 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{OpenOptionsExt, fchown};
 use std::process::{ChildStderr, ChildStdin, ChildStdout};
-use std::time::Duration;
 
 use blueprint_common_runtime::frames::Frame;
 use blueprint_common_types::TerminalSize;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe::{Receiver, Sender};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-/// Bytes that are read at once.
-const CHUNK: usize = 32 << 10;
+use crate::exchange::{Input, pump};
 
-/// How long the last bytes may be waited for once nothing is left that could write any: who was handed a pipe by somebody else
-/// may keep it open for longer.
-const LINGER: Duration = Duration::from_secs(1);
-
-/// How many of them there may be: no pipe of a user's holds more, and who goes on writing is not the command.
+/// How many bytes there may be once nothing is left that could write any: no pipe of a user's holds more, and who goes on writing is not the command.
 const LAST: usize = 1 << 20;
-
-/// What a terminal takes for the end of its input (Ctrl-D).
-const END_OF_INPUT: u8 = 4;
 
 /// All of it.
 pub(super) struct Pipes {
@@ -49,7 +38,7 @@ impl Pipes {
         let input = stdin.map(|pipe| Sender::from_owned_fd(pipe.into())).transpose()?;
         Ok(Self {
             outputs: stdout.into_iter().chain(stderr).collect(),
-            input: input.map(Input::Pipe),
+            input: input.map(|pipe| Input::new(pipe, false)),
             terminal: None,
         })
     }
@@ -61,7 +50,7 @@ impl Pipes {
         let writer = stdin.then(|| Sender::from_owned_fd_unchecked(master.try_clone()?)).transpose()?;
         Ok(Self {
             outputs: vec![Output::Terminal(reader)],
-            input: writer.map(Input::Terminal),
+            input: writer.map(|terminal| Input::new(terminal, true)),
             terminal: Some(Terminal(master)),
         })
     }
@@ -106,86 +95,25 @@ pub(super) enum Output {
 
 impl Output {
     /// Hands on what it writes until nobody can write any more; once it is over, only for as long as the last bytes take.
-    pub(super) async fn pump(mut self, out: mpsc::Sender<Frame>, over: &CancellationToken) {
-        let mut buffer = vec![0; CHUNK];
-        // Only waiting for bytes counts: who takes them slowly loses none of them.
-        let (mut patience, mut left) = (LINGER, LAST);
-        loop {
-            let read = {
-                let read = self.read(&mut buffer);
-                tokio::pin!(read);
-                tokio::select! {
-                    biased;
-                    () = over.cancelled() => {
-                        let begun = Instant::now();
-                        let read = timeout(patience, read).await;
-                        patience = patience.saturating_sub(begun.elapsed());
-                        match read {
-                            Ok(read) => read,
-                            Err(_) => return,
-                        }
-                    }
-                    read = &mut read => read,
-                }
-            };
-            if over.is_cancelled() {
-                let count = *read.as_ref().unwrap_or(&0);
-                left = match left.checked_sub(count) {
-                    Some(left) => left,
-                    None => return,
-                };
-            }
-            let bytes = match read {
-                Ok(count) => buffer.get(..count).unwrap_or_default().to_vec(),
-                Err(_) => return,
-            };
-            if bytes.is_empty() {
-                return;
-            }
-            let frame =
-                if matches!(self, Self::Stderr(_)) { Frame::Stderr(bytes) } else { Frame::Stdout(bytes) };
-            if out.send(frame).await.is_err() {
-                return;
-            }
-        }
-    }
-
-    async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
+    pub(super) async fn pump(self, out: mpsc::Sender<Frame>, over: &CancellationToken) {
+        let (pipe, frame): (Receiver, fn(Vec<u8>) -> Frame) = match self {
             // A terminal whose other side nobody has open any more gives an error, which ends it as well.
-            Self::Stdout(pipe) | Self::Stderr(pipe) | Self::Terminal(pipe) => pipe.read(buffer).await,
-        }
-    }
-}
-
-/// Where the command reads.
-pub(super) enum Input {
-    Pipe(Sender),
-    Terminal(Sender),
-}
-
-impl Input {
-    pub(super) async fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        match self {
-            Self::Pipe(pipe) | Self::Terminal(pipe) => pipe.write_all(bytes).await,
-        }
-    }
-
-    /// No more comes.
-    pub(super) async fn end(self) {
-        match self {
-            Self::Pipe(_) => {}
-            Self::Terminal(mut terminal) => {
-                // Where nobody reads there is nobody to be told.
-                let _ = terminal.write_all(&[END_OF_INPUT]).await;
-            }
-        }
+            Self::Stdout(pipe) | Self::Terminal(pipe) => (pipe, Frame::Stdout),
+            Self::Stderr(pipe) => (pipe, Frame::Stderr),
+        };
+        pump(pipe, out, over, LAST, |bytes| Some(vec![frame(bytes.to_vec())])).await;
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use tokio::io::AsyncWriteExt;
+    use tokio::time::timeout;
+
     use super::*;
+    use crate::exchange::LINGER;
 
     #[tokio::test]
     async fn who_goes_on_writing_after_the_end_does_not_hold_it_up() {

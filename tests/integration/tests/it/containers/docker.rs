@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::future::Future;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::thread::Builder;
 use std::time::Duration;
@@ -155,16 +156,7 @@ impl Docker {
     /// Pushes an image of the example, which runs as a blueprint.
     pub(crate) fn push_blueprint(&self) -> Result<(String, Sha256Digest)> {
         let files = self.folder("blueprint")?;
-        let program = binary("blueprint-example-service")?;
-        let needs = Launch::new("ldd").arg(&program).run(PATIENCE)?;
-        ensure!(needs.code == Some(0), "ldd: {}", needs.stderr);
-        let libraries = needs.stdout.split_whitespace().filter(|word| word.starts_with('/'));
-        for library in libraries {
-            let inside = files.join(library.trim_start_matches('/'));
-            std::fs::create_dir_all(inside.parent().context("no folder")?)?;
-            std::fs::copy(library, inside)?;
-        }
-        std::fs::copy(&program, files.join("blueprint"))?;
+        copy_whole(&binary("blueprint-example-service")?, &files, "blueprint")?;
         for mount in ["mnt/data", "mnt/keystore", "mnt/bridge", "tmp"] {
             std::fs::create_dir_all(files.join(mount))?;
         }
@@ -174,6 +166,25 @@ impl Docker {
         let digest =
             self.registry.push("test/blueprint", &layer, &json!({ "Entrypoint": ["/blueprint", "run"] }))?;
         Ok((image, digest))
+    }
+
+    /// Pushes an image of a shell with these programs of the machine, which does what `script` says.
+    pub(crate) fn push_shell(&self, script: &str, programs: &[&str]) -> Result<(String, Sha256Digest)> {
+        let files = self.folder("shell")?;
+        for program in ["sh"].iter().chain(programs) {
+            let path = ["/usr/bin", "/bin"].map(|folder| Path::new(folder).join(program));
+            let path = path.into_iter().find(|path| path.exists());
+            copy_whole(&path.with_context(|| format!("no {program}"))?, &files, &format!("bin/{program}"))?;
+        }
+        for folder in ["mnt/data", "mnt/keystore", "mnt/bridge", "tmp", "etc"] {
+            std::fs::create_dir_all(files.join(folder))?;
+        }
+        std::fs::write(files.join("etc/plain"), "no program")?;
+        // The engine gives what it mounts there the rights of the folder.
+        std::fs::set_permissions(files.join("tmp"), std::fs::Permissions::from_mode(0o1777))?;
+        let layer = archive(&files, &self.folder.path().join("shell.tar"))?;
+        let config = json!({ "Entrypoint": ["/bin/sh", "-c", script], "Env": ["PATH=/bin"] });
+        Ok((self.registry.name("test/shell")?, self.registry.push("test/shell", &layer, &config)?))
     }
 
     /// Opens a connection as a process of the node does, and reads what comes.
@@ -255,6 +266,20 @@ impl Drop for Docker {
             eprintln!("{error:#}");
         }
     }
+}
+
+/// Copies a program below `files`, with the libraries that it needs.
+fn copy_whole(program: &Path, files: &Path, inside: &str) -> Result<()> {
+    let needs = Launch::new("ldd").arg(program).run(PATIENCE)?;
+    ensure!(needs.code == Some(0), "ldd: {}", needs.stderr);
+    let libraries = needs.stdout.split_whitespace().filter(|word| word.starts_with('/'));
+    let all = libraries.map(|library| (library.to_owned(), library.trim_start_matches('/').to_owned()));
+    for (from, to) in all.chain([(program.display().to_string(), inside.to_owned())]) {
+        let to = files.join(to);
+        std::fs::create_dir_all(to.parent().context("no folder")?)?;
+        std::fs::copy(from, to)?;
+    }
+    Ok(())
 }
 
 fn run(launch: &[String]) -> Result<Process> {

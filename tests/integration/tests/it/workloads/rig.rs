@@ -44,6 +44,17 @@ impl<'h> Node<'h> {
         Self::begin(hub, host, name, engine, &[])
     }
 
+    /// The same with a container engine and more settings.
+    pub(crate) fn start_all(
+        hub: &Hub<'_>,
+        host: Option<&'h Host>,
+        name: &str,
+        engine: &Path,
+        settings: &[&str],
+    ) -> Result<Self> {
+        Self::begin(hub, host, name, engine, settings)
+    }
+
     fn begin(
         hub: &Hub<'_>,
         host: Option<&'h Host>,
@@ -64,7 +75,7 @@ impl<'h> Node<'h> {
     }
 
     /// One whose agent is an ordinary user.
-    pub(super) fn start_as(hub: &Hub<'_>, user: u32, name: &str) -> Result<Self> {
+    pub(crate) fn start_as(hub: &Hub<'_>, user: u32, name: &str) -> Result<Self> {
         let folder = scratch("workloads")?;
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755))?;
         let data = folder.path().join("data");

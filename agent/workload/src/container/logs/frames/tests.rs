@@ -20,7 +20,12 @@ fn lines<'a>(has_terminal: bool, chunks: impl IntoIterator<Item = &'a [u8]>) -> 
 }
 
 fn whole(stream: LogStream, text: &str) -> LogLine {
-    LogLine { stream, at: None, text: text.to_owned(), is_whole: true }
+    LogLine { stream, at: None, bytes: text.as_bytes().to_vec(), is_whole: true }
+}
+
+/// One that no end of line came for.
+fn open(stream: LogStream, text: &str) -> LogLine {
+    LogLine { is_whole: false, ..whole(stream, text) }
 }
 
 #[test]
@@ -32,7 +37,7 @@ fn both_outputs_are_taken_apart_in_order() {
         whole(LogStream::Stderr, "oh"),
         whole(LogStream::Stdout, "two"),
         whole(LogStream::Stdout, ""),
-        whole(LogStream::Stderr, "no end"),
+        open(LogStream::Stderr, "no end"),
     ];
     assert_eq!(lines(false, [stream.concat().as_slice()]).unwrap(), expected);
 }
@@ -75,13 +80,13 @@ fn the_rest_begins_behind_what_was_read() {
     assert_eq!(last, SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1));
     demultiplexer.read(&[first, second].concat(), &mut lines).unwrap();
     demultiplexer.finish(&mut lines);
-    let text: Vec<_> = lines.iter().map(|line| line.text.as_str()).collect();
+    let text: Vec<_> = lines.iter().map(LogLine::text).collect();
     assert_eq!(text, ["one", "last words"]);
 }
 
 #[test]
 fn a_terminal_has_no_frames() {
-    let expected = [whole(LogStream::Stdout, "\u{1}one"), whole(LogStream::Stdout, "two")];
+    let expected = [whole(LogStream::Stdout, "\u{1}one"), open(LogStream::Stdout, "two")];
     assert_eq!(lines(true, [&b"\x01one\r\ntw"[..], b"o"]).unwrap(), expected);
 }
 
@@ -97,9 +102,9 @@ fn a_long_line_comes_in_pieces_that_keep_characters_whole() {
     let (last, pieces) = found.split_last().unwrap();
     assert_eq!(*last, whole(LogStream::Stdout, "next"));
     assert_eq!(pieces.len(), 3);
-    assert!(pieces.iter().all(|piece| piece.text.len() <= MAX_LOG_LINE_BYTES));
+    assert!(pieces.iter().all(|piece| piece.bytes.len() <= MAX_LOG_LINE_BYTES));
     assert_eq!(pieces.iter().map(|piece| piece.is_whole).collect::<Vec<_>>(), [false, false, true]);
-    assert_eq!(pieces.iter().map(|piece| piece.text.as_str()).collect::<String>(), text);
+    assert_eq!(pieces.iter().map(LogLine::text).collect::<String>(), text);
 }
 
 #[test]
@@ -132,7 +137,7 @@ proptest! {
             let written: Vec<u8> =
                 frames.iter().filter(|(of, _)| *of == kind).flat_map(|(_, bytes)| bytes.clone()).collect();
             let text = String::from_utf8(written).unwrap();
-            let read = found.iter().filter(|line| line.stream == output).map(|line| line.text.as_str());
+            let read = found.iter().filter(|line| line.stream == output).map(LogLine::text);
             prop_assert_eq!(read.collect::<Vec<_>>(), text.lines().collect::<Vec<_>>());
         }
     }
