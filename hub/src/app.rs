@@ -15,6 +15,7 @@ use blueprint_common_runtime::local_api;
 use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_runtime::state::StateDir;
 use blueprint_common_runtime::tasks::Supervisor;
+use blueprint_common_tunnel::carrier::SharedSocket;
 use blueprint_common_tunnel::{Engine, Tunnel};
 use blueprint_common_tunnel_core::OverlayPrefixes;
 use blueprint_common_types::Timestamp;
@@ -77,6 +78,8 @@ struct Sockets {
     control_also: Option<AcceptLoop>,
     /// Of the proxy, where agents may use it.
     shared: Option<SharedPort>,
+    /// QUIC's side of the carriers' port, where that is open.
+    quic: Option<Arc<SharedSocket>>,
     admin: Option<AcceptLoop>,
     metrics: Option<AcceptLoop>,
     admin_socket: UnixListener,
@@ -100,6 +103,7 @@ impl Sockets {
         Ok(Self {
             control_also,
             shared: None,
+            quic: None,
             control: AcceptLoop::bind("control", config.control.listen, CONTROL_LIMITS).await?,
             admin,
             metrics,
@@ -305,8 +309,7 @@ impl App {
         };
         let pressure = start_watches(&config, &base, supervisor);
         let handle = handshakes.handle.clone();
-        let proxy =
-            proxy::bind(&config, handle.clone(), parts, pressure, base.ledger.clone(), &base.metrics).await?;
+        let proxy = shared::bind_proxy(&config, handle.clone(), parts, pressure, &base, &mut sockets).await?;
         let services = ServiceView {
             trust,
             jwks_hosts: config.oauth.hosts.clone(),

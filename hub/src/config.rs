@@ -11,6 +11,7 @@ mod external;
 mod forwards;
 mod gcp;
 mod hivelocity;
+mod http3;
 mod identity;
 mod oauth;
 mod orders;
@@ -49,6 +50,7 @@ pub(crate) use discovery::DiscoveryConfig;
 pub(crate) use external::ExternalSettings;
 pub(crate) use gcp::GcpSettings;
 pub(crate) use hivelocity::HivelocitySettings;
+pub(crate) use http3::Http3Listen;
 pub(crate) use identity::{AwsIdentity, AzureIdentity, GcpIdentity, IdentitySettings, KubernetesIdentity};
 pub(crate) use oauth::OAuthConfig;
 pub(crate) use prices::PriceConfig;
@@ -106,7 +108,7 @@ pub(crate) struct HubConfig {
     pub(crate) proxy: ProxySockets,
     pub(crate) proxy_domain: String,
     pub(crate) limits: LimitsConfig,
-    pub(crate) http3: bool,
+    pub(crate) http3: Http3Listen,
     pub(crate) forwards: Option<ForwardConfig>,
     pub(crate) sessions: SessionGates,
     pub(crate) oauth: OAuthConfig,
@@ -143,7 +145,7 @@ impl HubConfig {
         }
         let control = ControlSockets::take(settings, problems);
         let tunnel_listen = settings.take("tunnel.listen", problems);
-        let carrier_listen = CarrierListen::take(settings, problems);
+        let carrier_listen = CarrierListen::take(settings, tunnel_listen, problems);
         let interface = tunnel::interface(settings, problems);
         let to_hub = tunnel::to_hub(settings, problems);
         let rpc_port = tunnel::rpc_port(settings, problems);
@@ -159,8 +161,8 @@ impl HubConfig {
         let limits = LimitsConfig::take(settings, problems);
         let domain = settings.take::<String>("proxy.domain", problems);
         let (forwards, sessions) = (forwards::take(settings, problems), sessions::take(settings, problems));
-        let (http3, oauth) = (proxy::http3(settings, problems), OAuthConfig::take(settings, problems));
-        let artefacts = artefact_limits(settings, problems);
+        let http3 = Http3Listen::take(settings, tunnel_listen, carrier_listen, proxy.as_ref(), problems);
+        let (oauth, artefacts) = (OAuthConfig::take(settings, problems), artefact_limits(settings, problems));
         let prices = PriceConfig::take(settings, problems);
         let (mut provision, alerts, providers, identity) = orders(settings, problems);
         if let (Some(provision), Some(prices)) = (&mut provision, &prices) {

@@ -9,12 +9,15 @@ use anyhow::{Context, Result};
 use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_runtime::open_files;
 use blueprint_common_runtime::tasks::Supervisor;
+use blueprint_common_tunnel::carrier::SharedSocket;
 use blueprint_hub_proxy::tls::TlsHandle;
-use blueprint_hub_proxy::{JwksConfig, Ledger, OperatorDoor, Pressure, Proxy, ProxyConfig, ProxyParts};
+use blueprint_hub_proxy::{
+    Http3Socket, JwksConfig, Ledger, OperatorDoor, Pressure, Proxy, ProxyConfig, ProxyParts,
+};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
-use crate::config::{HubConfig, OAuthConfig};
+use crate::config::{Http3Listen, HubConfig, OAuthConfig};
 use crate::files::Identity;
 use crate::ports::authority;
 use crate::tls::TlsOperator;
@@ -22,7 +25,7 @@ use crate::tls::TlsOperator;
 /// Binds the proxy; it runs from [`start`] on.
 pub(crate) async fn bind(
     config: &HubConfig,
-    tls: Option<TlsHandle>,
+    (tls, http3): (Option<TlsHandle>, Http3Socket),
     parts: ProxyParts,
     pressure: Pressure,
     ledger: Ledger,
@@ -31,7 +34,7 @@ pub(crate) async fn bind(
     let mut proxy = ProxyConfig::new(config.proxy.listen);
     proxy.tls_listen = config.proxy.tls_listen;
     proxy.tls = tls;
-    proxy.http3 = config.http3;
+    proxy.http3 = http3;
     proxy.forwards.clone_from(&config.forwards);
     proxy.jwks = Some(jwks(&config.oauth)?);
     proxy.domain.clone_from(&config.proxy_domain);
@@ -40,6 +43,27 @@ pub(crate) async fn bind(
     proxy.ledger = ledger;
     proxy.access_log = config.access_log;
     Ok(Proxy::bind(proxy, parts, metrics).await?)
+}
+
+/// The socket of HTTP/3, which is that of the carriers where the configuration says so.
+pub(crate) fn http3(config: &HubConfig, carriers: Option<&Arc<SharedSocket>>) -> Result<Http3Socket> {
+    let is_must = match config.http3 {
+        Http3Listen::Off => return Ok(Http3Socket::Off),
+        Http3Listen::Own => return Ok(Http3Socket::Own),
+        Http3Listen::CarrierOrOwn => false,
+        Http3Listen::Carrier => true,
+    };
+    let Some(carriers) = carriers else {
+        anyhow::ensure!(
+            !is_must,
+            "proxy.http3_on_carrier is true, but the UDP port of tunnel.carrier_listen is not open: it needs \
+             CAP_NET_BIND_SERVICE and a free port; give tunnel.carrier_listen another address, or set \
+             proxy.http3_on_carrier to auto"
+        );
+        return Ok(Http3Socket::Own);
+    };
+    let shared = carriers.neighbour().context("the carriers' UDP port is shared already")?;
+    Ok(Http3Socket::Shared(shared))
 }
 
 /// What the operator may do through the proxy, with the token of the JSON API.

@@ -2,7 +2,8 @@
 //!
 //! They are for networks that let nothing else out. Both run on port 443 and name themselves by
 //! [`ALPN`], so one TCP listener serves the TLS carrier beside other protocols; on the UDP socket
-//! [`is_wireguard`] tells the plain datagrams from QUIC.
+//! [`is_wireguard`] tells the plain datagrams from QUIC, and a [`NeighbourSocket`] takes the QUIC
+//! connections that offer another protocol.
 //!
 //! ```text
 //!   engine -- LinkSink::send --> outbox (bounded) --> carrier's task --> network
@@ -29,7 +30,10 @@ pub use crypto::crypto_provider;
 pub use demux::is_wireguard;
 pub use frame::{DATAGRAM_MAX, FrameError};
 pub use outbox::Outbox;
-pub use quic::{Handshake, QuicError, QuicLimits, QuicLink, QuicServer, SharedSocket, client_socket, dial};
+pub use quic::{
+    Handshake, NeighbourSide, NeighbourSocket, QuicError, QuicLimits, QuicLink, QuicServer, SharedSocket,
+    client_socket, dial,
+};
 pub use stream::{StreamPump, stream_sink, tune};
 
 use std::io;

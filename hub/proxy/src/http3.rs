@@ -11,6 +11,7 @@
 mod answer;
 mod body;
 mod guarded;
+mod shared;
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -19,6 +20,7 @@ use std::time::Duration;
 
 use blueprint_common_runtime::accept::{AcceptLimits, AcceptStats, Place, Places};
 use blueprint_common_runtime::tasks::Spawner;
+use blueprint_common_tunnel::carrier::NeighbourSocket;
 use blueprint_hub_proxy_core::tls::Channel;
 use blueprint_hub_proxy_core::{MAX_HEADER_BYTES, MAX_HEADERS, is_grpc};
 use bytes::Bytes;
@@ -39,6 +41,8 @@ use crate::watch::Timers;
 
 use answer::Sending;
 pub(crate) use body::Http3Body;
+pub use shared::Http3Socket;
+pub(crate) use shared::register_shared;
 
 /// Requests that one connection may have open.
 const MAX_STREAMS: u8 = 100;
@@ -85,15 +89,34 @@ pub(crate) struct Shared {
 }
 
 impl Http3 {
-    /// Binds a socket; `tls` is that of the other versions of HTTP.
-    pub(crate) fn bind(listen: SocketAddr, tls: &rustls::ServerConfig) -> io::Result<Self> {
+    /// Binds a socket, or shares one; `tls` is that of the other versions of HTTP. `None` where nobody wants it.
+    pub(crate) fn open(
+        socket: &Http3Socket,
+        listen: SocketAddr,
+        tls: &rustls::ServerConfig,
+    ) -> io::Result<Option<Self>> {
+        match socket {
+            Http3Socket::Off => Ok(None),
+            Http3Socket::Own => Self::bind(listen, tls).map(Some),
+            Http3Socket::Shared(shared) => Self::share(shared, tls).map(Some),
+        }
+    }
+
+    fn share(socket: &Arc<NeighbourSocket>, tls: &rustls::ServerConfig) -> io::Result<Self> {
+        let config = server_config(tls).map_err(io::Error::other)?;
+        Self::on(socket.endpoint(config)?)
+    }
+
+    fn bind(listen: SocketAddr, tls: &rustls::ServerConfig) -> io::Result<Self> {
         let named = |error: io::Error| {
             io::Error::new(error.kind(), format!("cannot listen on UDP {listen} for HTTP/3: {error}"))
         };
         let config = server_config(tls).map_err(io::Error::other)?;
         let socket = UdpSocket::bind(listen).map_err(named)?;
-        let endpoint =
-            Endpoint::new(EndpointConfig::default(), Some(config), socket, Arc::new(TokioRuntime))?;
+        Self::on(Endpoint::new(EndpointConfig::default(), Some(config), socket, Arc::new(TokioRuntime))?)
+    }
+
+    fn on(endpoint: Endpoint) -> io::Result<Self> {
         let port = endpoint.local_addr()?.port();
         Ok(Self { endpoint, port, places: Places::new(PLACES) })
     }

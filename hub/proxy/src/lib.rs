@@ -64,6 +64,7 @@ mod wire;
 pub use access_log::AccessLog;
 pub use dial::{Datagrams, Dial, DialError, Io};
 pub use forwards::{FILES_OF_FORWARD, FORWARD_PLACES, ForwardConfig, ForwardStatus, Forwards};
+pub use http3::Http3Socket;
 pub use jwks::{Jwks, JwksConfig, JwksStatus};
 pub use keys::{ApiKey, KeyStore, KeyStoreError};
 pub use ledger::Ledger;

@@ -58,12 +58,13 @@ impl Proxy {
             None => None,
         };
         let http3 = match &config.tls {
-            Some(tls) if config.http3 => {
+            Some(tls) => {
                 let listen = tls_accept.as_ref().unwrap_or(&accept).local_addr()?;
-                Some(Http3::bind(listen, &tls.shared_config().map_err(io::Error::other)?)?)
+                Http3::open(&config.http3, listen, &tls.shared_config().map_err(io::Error::other)?)?
             }
-            Some(_) | None => None,
+            None => None,
         };
+        http3::register_shared(metrics, &config.http3);
         let of_tls = tls_accept.as_ref().map(AcceptLoop::stats);
         let stats = [Some(accept.stats()), of_tls, http3.as_ref().map(Http3::stats)];
         let stats: Vec<_> = stats.into_iter().flatten().collect();

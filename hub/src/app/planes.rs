@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use blueprint_common_runtime::accept::AcceptLoop;
 use blueprint_common_runtime::local_api;
 use blueprint_common_runtime::tasks::Supervisor;
-use blueprint_common_tunnel::carrier::QuicLimits;
+use blueprint_common_tunnel::carrier::{QuicLimits, SharedSocket};
 use blueprint_common_types::Timestamp;
 use blueprint_hub_admin::{
     AdminState, HubFacts, OperatorToken, Sessions, metrics_router, private_router, public_router,
@@ -84,7 +84,7 @@ pub(super) async fn start(
     )?;
     let known = (base.registrar.clone(), base.tunnel.clone());
     Box::pin(discovery::start(&config.discovery, base.prefixes, known, &base.metrics, supervisor)).await?;
-    start_inside(&config, &control, &base, supervisor).await?;
+    start_inside(&config, &control, &base, sockets.quic, supervisor).await?;
     let planes = (control.clone(), scaled_by(&base), base.tunnel.clone(), sealing);
     let spawner = supervisor.child_spawner();
     let clouds = Box::pin(base.clouds.start(Arc::clone(&facts), planes, &base.metrics, &spawner)).await?;
@@ -163,23 +163,19 @@ fn tokens(identity: &Identity) -> [OperatorToken; 2] {
     ]
 }
 
-fn start_quic(control: &ControlPlane, base: &Base) -> Result<()> {
-    let limits = QuicLimits::default();
-    if let Some(socket) = base.tunnel.share_port(&limits).context("cannot share a port with QUIC")? {
-        control.start_quic(socket, limits, &base.metrics)?;
-    }
-    Ok(())
-}
-
 /// Serves quality of service, and the QUIC carrier.
 async fn start_inside(
     config: &HubConfig,
     control: &ControlPlane,
     base: &Base,
+    quic: Option<Arc<SharedSocket>>,
     supervisor: &Supervisor,
 ) -> Result<()> {
     qos::serve(config, &base.tunnel, base.qos.clone(), supervisor).await?;
-    start_quic(control, base)
+    if let Some(socket) = quic {
+        control.start_quic(socket, QuicLimits::default(), &base.metrics)?;
+    }
+    Ok(())
 }
 
 /// Serves the JSON API on the socket, and on two TCP ports what their tokens open: all of it, and what scrapers read.

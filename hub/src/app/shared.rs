@@ -1,16 +1,36 @@
-//! The proxy's TLS address as one more way for agents to the control plane.
+//! Ports that agents and clients share: the proxy's TLS address, one more way to the control plane, and the UDP port of the
+//! carriers, where HTTP/3 may be spoken.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use blueprint_common_tunnel::carrier::QuicLimits;
 use blueprint_common_types::HUB_TLS_NAME;
-use blueprint_hub_proxy::Proxy;
 use blueprint_hub_proxy::tls::{Neighbour, TlsHandle};
+use blueprint_hub_proxy::{Pressure, Proxy, ProxyParts};
 use blueprint_hub_registry::ControlPlane;
 use futures_util::future::{BoxFuture, FutureExt};
 use tokio::net::TcpStream;
 use tokio_rustls::StartHandshake;
+
+use super::{Base, Sockets};
+use crate::config::HubConfig;
+use crate::proxy;
+
+/// Opens QUIC's side of the carriers' port, and binds the proxy, which may be a neighbour there.
+pub(super) async fn bind_proxy(
+    config: &HubConfig,
+    tls: Option<TlsHandle>,
+    parts: ProxyParts,
+    pressure: Pressure,
+    base: &Base,
+    sockets: &mut Sockets,
+) -> Result<Proxy> {
+    sockets.quic = base.tunnel.share_port(&QuicLimits::default()).context("cannot share a port with QUIC")?;
+    let http3 = proxy::http3(config, sockets.quic.as_ref())?;
+    proxy::bind(config, (tls, http3), parts, pressure, base.ledger.clone(), &base.metrics).await
+}
 
 /// Where the proxy has TLS, and the table of its handshakes.
 pub(super) struct SharedPort {

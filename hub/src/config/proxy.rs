@@ -150,17 +150,3 @@ impl ProxySockets {
         is_good
     }
 }
-
-/// Takes `proxy.http3`.
-pub(super) fn http3(settings: &Settings, problems: &mut Problems) -> Option<bool> {
-    let wanted = settings.take::<bool>("proxy.http3", problems)?;
-    if wanted && settings.text("proxy.tls") == Some("off") {
-        settings.refuse(
-            "proxy.http3",
-            "true while proxy.tls is off: there is no HTTP/3 without TLS",
-            problems,
-        );
-        return None;
-    }
-    Some(wanted)
-}

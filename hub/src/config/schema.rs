@@ -209,8 +209,14 @@ pub(crate) const SCHEMA: Schema = Schema {
         Key::new(
             "proxy.http3",
             "false",
-            "Speak HTTP/3 on the UDP port of the proxy's TLS address, too; needs proxy.tls, and that \
-             tunnel.carrier_listen has another port.",
+            "Speak HTTP/3 on the UDP port of the proxy's TLS address, too, or where proxy.http3_on_carrier says; needs \
+             proxy.tls.",
+        ),
+        Key::new(
+            "proxy.http3_on_carrier",
+            "auto",
+            "Speak HTTP/3 on the UDP port of tunnel.carrier_listen, told apart by the protocol that a client offers: auto \
+             where it is that of the proxy's TLS address, true whatever it is (Alt-Svc names it), or false.",
         ),
         sessions::EXEC,
         sessions::FORWARD,

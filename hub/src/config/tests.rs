@@ -65,6 +65,28 @@ fn plain_http_stays_on_loopback_unless_somebody_insists() {
 }
 
 #[test]
+fn http3_and_the_carriers_have_one_port_443() {
+    let tls = [("proxy.tls", "hub"), ("proxy.tls_listen", "0.0.0.0:443"), ("proxy.http3", "true")];
+    assert_eq!(load(&[]).unwrap().http3, Http3Listen::Off);
+    assert_eq!(load(&tls).unwrap().http3, Http3Listen::CarrierOrOwn);
+    let with = |key, value| load(&[tls[0], tls[1], tls[2], (key, value)]);
+    assert_eq!(with("tunnel.carrier_listen", "off").unwrap().http3, Http3Listen::Own);
+    for (key, value, refused) in [
+        ("proxy.http3_on_carrier", "false", "proxy.http3_on_carrier"),
+        ("proxy.http3_on_carrier", "maybe", "proxy.http3_on_carrier"),
+        ("tunnel.carrier_listen", "192.0.2.1:443", "proxy.http3_on_carrier"),
+        // `auto` of the carriers cannot have it then.
+        ("tunnel.listen", "0.0.0.0:443", "tunnel.listen"),
+        ("tunnel.carrier_listen", "0.0.0.0:51820", "tunnel.carrier_listen"),
+    ] {
+        let error = with(key, value).unwrap_err();
+        assert!(error.contains(refused), "{key} = {value}: {error}");
+    }
+    let error = load(&[("proxy.http3_on_carrier", "yes")]).unwrap_err();
+    assert!(error.contains("not auto, true or false"), "{error}");
+}
+
+#[test]
 fn certificates_are_ordered_only_where_the_operator_agrees() {
     let good = [
         ("proxy.tls", "acme"),

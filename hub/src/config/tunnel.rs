@@ -8,6 +8,7 @@ use blueprint_common_tunnel_core::Rule;
 use blueprint_hub_registry_core::policy::Traffic;
 use ipnetwork::{Ipv4Network, Ipv6Network};
 
+use super::http3::meets;
 use super::optional_address;
 use crate::policy::rule;
 
@@ -25,11 +26,21 @@ impl CarrierListen {
     const AUTO: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 443);
 
     /// Takes the key; what cannot be used is a problem.
-    pub(super) fn take(settings: &Settings, problems: &mut Problems) -> Option<Self> {
+    pub(super) fn take(
+        settings: &Settings,
+        tunnel: Option<SocketAddr>,
+        problems: &mut Problems,
+    ) -> Option<Self> {
         if settings.text("tunnel.carrier_listen") == Some("auto") {
             return Some(Self::Auto);
         }
         let address = optional_address(settings, "tunnel.carrier_listen", problems)?;
+        if address.zip(tunnel).is_some_and(|(at, tunnel)| meets(at, tunnel)) {
+            let why = "tunnel.listen has the same UDP port; plain WireGuard is taken here as well, so give tunnel.listen \
+                       another port, or set this to off";
+            settings.refuse("tunnel.carrier_listen", why, problems);
+            return None;
+        }
         Some(address.map_or(Self::Off, Self::At))
     }
 

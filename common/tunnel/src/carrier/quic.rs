@@ -5,6 +5,7 @@
 //! decided by the caller's TLS configuration, which asks for certificates.
 
 mod congestion;
+mod first;
 mod link;
 mod server;
 mod shared_socket;
@@ -12,7 +13,7 @@ mod transport;
 
 pub use link::QuicLink;
 pub use server::{Handshake, QuicServer};
-pub use shared_socket::SharedSocket;
+pub use shared_socket::{NeighbourSide, NeighbourSocket, SharedSocket};
 pub use transport::QuicLimits;
 
 use std::io;

@@ -1,6 +1,7 @@
 //! Carriers over real sockets of loopback.
 
 mod flood;
+mod neighbour;
 mod quic;
 mod speed;
 mod stream;

@@ -13,6 +13,7 @@ use blueprint_hub_proxy_core::pace::LeastRate;
 use crate::access_log::AccessLog;
 use crate::dial::Dial;
 use crate::forwards::ForwardConfig;
+use crate::http3::Http3Socket;
 use crate::jwks::JwksConfig;
 use crate::keys::KeyStore;
 use crate::ledger::Ledger;
@@ -56,8 +57,8 @@ pub struct ProxyConfig {
     pub jwks: Option<JwksConfig>,
     /// Where raw forwards listen; `None` for nowhere.
     pub forwards: Option<ForwardConfig>,
-    /// Whether HTTP/3 is spoken on the UDP port of the same number; it takes TLS. Default off.
-    pub http3: bool,
+    /// Where HTTP/3 is spoken; it takes TLS. Default off.
+    pub http3: Http3Socket,
 }
 
 impl ProxyConfig {
@@ -81,7 +82,7 @@ impl ProxyConfig {
             access_log: AccessLog::default(),
             jwks: None,
             forwards: None,
-            http3: false,
+            http3: Http3Socket::Off,
         }
     }
 }

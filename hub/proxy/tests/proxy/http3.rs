@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use blueprint_common_runtime::metrics::Metrics;
 use blueprint_hub_proxy::tls::{Material, TlsHandle};
-use blueprint_hub_proxy::{Ledger, ProxyConfig};
+use blueprint_hub_proxy::{Http3Socket, Ledger, ProxyConfig};
 use bytes::{Buf, Bytes};
 use h3::client::{RequestStream, SendRequest};
 use h3_quinn::{BidiStream, OpenStreams};
@@ -43,7 +43,7 @@ impl Bench {
         let tls = TlsHandle::new(Some(shown), &Metrics::new()).unwrap();
         let rig = Rig::with(|proxy| {
             proxy.tls = Some(tls);
-            proxy.http3 = true;
+            proxy.http3 = Http3Socket::Own;
             proxy.header_timeout = Duration::from_secs(1);
             change(proxy);
         })

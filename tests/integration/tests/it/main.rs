@@ -26,6 +26,7 @@ mod foreign_peer;
 mod forward;
 mod gcp;
 mod hivelocity;
+mod http3;
 mod identity;
 mod import;
 mod interop;

@@ -5,13 +5,14 @@
 //! this machine, so speeds would say more about it than about the hub: the honest load is paced well below what
 //! an idle machine carries, none of it may be lost, and the time of an answer is bounded widely.
 
-mod initials;
+pub(crate) mod initials;
 mod intruder;
 
 use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use blueprint_common_tunnel::carrier::ALPN;
 use blueprint_common_types::WgPublicKey;
 use blueprint_tests_support::{Host, Lab};
 
@@ -187,7 +188,7 @@ fn first_packets_of_quic_hold_little_of_the_hub_and_harm_nobody() -> Result<()> 
     let mut scene = Scene::new(&hosts)?;
     let [hub, _, _, attacker] = &hosts;
     let (sources, at) = (sockets(attacker, 200)?, SocketAddr::new(scene.hub_at.ip(), QUIC_PORT));
-    let packets = in_turn(initials(at, 2000)?);
+    let packets = in_turn(initials(at, 2000, ALPN)?);
     let counts = scene.withstand(("first packets of QUIC", QUIC_GROWTH_BYTES), hub, || {
         Flood::start(sources, at, 10_000, packets)
     })?;

@@ -52,8 +52,10 @@ impl QuicServer {
         limits: QuicLimits,
     ) -> Result<Self, QuicError> {
         let config = server_config(tls, &limits)?;
+        let mut endpoint = transport::endpoint(&limits);
+        socket.name_links(&mut endpoint);
         let endpoint = Endpoint::new_with_abstract_socket(
-            transport::endpoint(&limits),
+            endpoint,
             Some(config),
             Arc::<SharedSocket>::clone(&socket),
             Arc::new(TokioRuntime),

@@ -2,33 +2,32 @@
 //!
 //! The engine's receive thread owns the reading side: it hands over with [`SharedSocket::offer`]
 //! whatever [`is_wireguard`](crate::carrier::is_wireguard) says is not for it. The sending side needs
-//! no order between the two, so QUIC sends on the same socket by itself.
+//! no order between the two, so QUIC sends on the same socket by itself. Connections that are no links
+//! may come here, too: a [`NeighbourSocket`] reads those.
 
-use std::collections::VecDeque;
+mod lane;
+mod neighbour;
+
 use std::fmt;
 use std::future::Future;
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::task::{Context, Poll, Waker};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
 
-use parking_lot::Mutex;
 use quinn::udp::{EcnCodepoint, RecvMeta, Transmit, UdpSocketState};
-use quinn::{AsyncUdpSocket, UdpPoller};
+use quinn::{AsyncUdpSocket, EndpointConfig, UdpPoller};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use self::lane::Lane;
+use self::neighbour::{BothIds, Whose};
 use super::QuicLimits;
 use super::transport::RECEIVE_BYTES;
 
-/// Bytes that wait for QUIC's task, as many as the buffer of the socket itself.
-const WAITING_BYTES_MAX: usize = 4 << 20;
-/// Runs that wait for it; each is one receive call's.
-const WAITING_RUNS_MAX: usize = 1024;
-/// Empty buffers kept for the next runs.
-const SPARE_MAX: usize = 32;
+pub use self::neighbour::{NeighbourSide, NeighbourSocket};
 
 /// The side of a shared socket that QUIC uses.
 pub struct SharedSocket {
@@ -36,18 +35,13 @@ pub struct SharedSocket {
     state: UdpSocketState,
     local: SocketAddr,
     receive_segments: usize,
-    arrivals: Mutex<Arrivals>,
+    /// What waits for the endpoint of links.
+    links: Lane,
+    /// Who else reads, if somebody does.
+    neighbour: OnceLock<Arc<NeighbourSide>>,
+    ids: BothIds,
     /// True from a send call that would have blocked until the socket says that one may be tried.
     is_blocked: AtomicBool,
-    dropped: AtomicU64,
-}
-
-#[derive(Default)]
-struct Arrivals {
-    runs: VecDeque<(RecvMeta, Vec<u8>)>,
-    bytes: usize,
-    spare: Vec<Vec<u8>>,
-    reader: Option<Waker>,
 }
 
 impl SharedSocket {
@@ -71,9 +65,10 @@ impl SharedSocket {
             state,
             local,
             receive_segments: RECEIVE_BYTES.div_ceil(limits.receive_payload()),
-            arrivals: Mutex::default(),
+            links: Lane::default(),
+            neighbour: OnceLock::new(),
+            ids: BothIds::new()?,
             is_blocked: AtomicBool::new(false),
-            dropped: AtomicU64::new(0),
         })
     }
 
@@ -96,32 +91,49 @@ impl SharedSocket {
             ecn: EcnCodepoint::from_bits(ecn & 0b11),
             dst_ip: local.map(|ip| self.as_spelled(ip)),
         };
-        let reader = {
-            let mut arrivals = self.arrivals.lock();
-            let has_room = arrivals.bytes + datagrams.len() <= WAITING_BYTES_MAX
-                && arrivals.runs.len() < WAITING_RUNS_MAX
-                && datagrams.len() <= RECEIVE_BYTES;
-            if !has_room {
-                drop(arrivals);
-                let count = datagrams.len().div_ceil(stride.max(1));
-                self.dropped.fetch_add(u64::try_from(count).unwrap_or(0), Ordering::Relaxed);
-                return false;
-            }
-            let mut run = arrivals.spare.pop().unwrap_or_default();
-            run.extend_from_slice(datagrams);
-            arrivals.bytes += datagrams.len();
-            arrivals.runs.push_back((meta, run));
-            arrivals.reader.take()
-        };
-        if let Some(reader) = reader {
-            reader.wake();
+        match self.neighbour.get().filter(|neighbour| neighbour.is_open()) {
+            None => self.links.push(meta, datagrams, false),
+            Some(neighbour) => self.divide(neighbour, meta, datagrams),
         }
-        true
     }
 
-    /// Datagrams dropped since the start because too many waited.
+    /// Gives each datagram of a run to whom it is for, as many as possible at once.
+    fn divide(&self, neighbour: &NeighbourSide, meta: RecvMeta, datagrams: &[u8]) -> bool {
+        let (mut rest, mut has_room) = (datagrams, true);
+        while !rest.is_empty() {
+            let mut all = rest.chunks(meta.stride).map(|datagram| self.ids.whose(datagram));
+            let whose = all.next().unwrap_or(Whose::Neighbour);
+            // First packets are looked at one by one.
+            let more =
+                if whose == Whose::First { 0 } else { all.take_while(|other| *other == whose).count() };
+            let length = meta.stride.saturating_mul(more.saturating_add(1)).min(rest.len());
+            let (run, after) = rest.split_at_checked(length).unwrap_or((rest, &[]));
+            let lane = if whose == Whose::Links { &self.links } else { &neighbour.lane };
+            has_room &= lane.push(RecvMeta { len: run.len(), ..meta }, run, whose == Whose::First);
+            rest = after;
+        }
+        has_room
+    }
+
+    /// Lets connections that are no links come to this socket as well; `None` where somebody has that already.
+    ///
+    /// From now on first packets are told apart by the protocol that they offer.
+    #[must_use]
+    pub fn neighbour(self: &Arc<Self>) -> Option<Arc<NeighbourSocket>> {
+        let side = Arc::<NeighbourSide>::default();
+        let socket = NeighbourSocket::new(Arc::clone(self), Arc::clone(&side))?;
+        // Before it is set, nothing waits in it.
+        self.neighbour.set(side).is_ok().then(|| Arc::new(socket))
+    }
+
+    /// Has the endpoint of links make ids by which its datagrams are known.
+    pub(super) fn name_links(&self, endpoint: &mut EndpointConfig) {
+        self.ids.links.name(endpoint);
+    }
+
+    /// Datagrams of links dropped since the start because too many waited.
     pub fn dropped(&self) -> u64 {
-        self.dropped.load(Ordering::Relaxed)
+        self.links.dropped()
     }
 
     /// An address as the socket's family spells it.
@@ -136,23 +148,6 @@ impl SharedSocket {
 impl fmt::Debug for SharedSocket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SharedSocket").field("local", &self.local).finish_non_exhaustive()
-    }
-}
-
-impl Arrivals {
-    /// Moves the oldest run into `buffer`.
-    fn take(&mut self, buffer: &mut [u8]) -> Option<RecvMeta> {
-        let (meta, mut run) = self.runs.pop_front()?;
-        self.bytes -= run.len();
-        // quinn's buffers hold the largest run (`max_receive_segments`).
-        if let Some(room) = buffer.get_mut(..run.len()) {
-            room.copy_from_slice(&run);
-        }
-        if self.spare.len() < SPARE_MAX {
-            run.clear();
-            self.spare.push(run);
-        }
-        Some(meta)
     }
 }
 
@@ -175,15 +170,16 @@ impl AsyncUdpSocket for SharedSocket {
         buffers: &mut [IoSliceMut<'_>],
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
-        let mut arrivals = self.arrivals.lock();
+        let mut arrivals = self.links.lock();
         let mut count = 0;
         for (buffer, meta) in buffers.iter_mut().zip(meta) {
-            let Some(taken) = arrivals.take(buffer) else { break };
-            *meta = taken;
+            let Some(run) = arrivals.pop() else { break };
+            let bytes = run.put(buffer, meta);
+            arrivals.reuse(bytes);
             count += 1;
         }
         if count == 0 {
-            arrivals.reader = Some(context.waker().clone());
+            arrivals.wait(context);
             return Poll::Pending;
         }
         Poll::Ready(Ok(count))
