@@ -1,5 +1,6 @@
 //! Brings refused requests into the audit log, a bounded number of rows a minute.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -25,15 +26,33 @@ pub(crate) async fn write_refusals(store: Arc<dyn Store>, ledger: Ledger, stop: 
         write(store.as_ref(), &ledger).await;
     }
     let _ = timeout(LAST, write(store.as_ref(), &ledger)).await;
+    let lost: u64 = ledger.take_refused().iter().map(|row| row.count).sum();
+    if lost > 0 {
+        error!(requests = lost, "refused requests not in the audit log, the hub stops");
+    }
+}
+
+/// Rows on their way into the store; those that do not get there are counted once more.
+struct Rows<'l> {
+    ledger: &'l Ledger,
+    rows: VecDeque<RefusedRow>,
+}
+
+impl Drop for Rows<'_> {
+    fn drop(&mut self) {
+        self.ledger.keep_refused(self.rows.drain(..));
+    }
 }
 
 async fn write(store: &dyn Store, ledger: &Ledger) {
-    for row in ledger.take_refused() {
-        let event = event(&row);
+    let mut left = Rows { ledger, rows: ledger.take_refused().into() };
+    while let Some(row) = left.rows.front() {
+        let event = event(row);
         info!(target: "audit", service = event.subject, detail = event.detail, "requests refused");
         if let Err(error) = store.audit(event, Timestamp::from(SystemTime::now())).await {
-            error!(%error, "audit row not stored");
+            return error!(%error, rows = left.rows.len(), "audit rows not stored, they are tried again");
         }
+        left.rows.pop_front();
     }
 }
 

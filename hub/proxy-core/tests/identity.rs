@@ -13,7 +13,7 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use blueprint_common_types::{ServiceKey, Timestamp};
 use blueprint_hub_proxy_core::identity::{
-    AssertionError, CHALLENGE_LIFE, ChallengeError, Challenges, JwksUrlError, KeyKind, OAuthPolicy,
+    Assertion, AssertionError, CHALLENGE_LIFE, ChallengeError, Challenges, JwksUrlError, KeyKind, MAX_USED, OAuthPolicy,
     OAuthPolicyError, OwnerKey, Replays, SKEW, Signed, VerifyingKey, verify_assertion,
 };
 use blueprint_hub_proxy_core::{Rule, Service, ServiceSettings, SettingsError, Verdict};
@@ -301,12 +301,43 @@ fn an_assertion_works_once_for_each_service() {
     let text = issuer.sign(&json!({ "alg": "ES256" }), &claims(|_| ()));
     let assertion = verify_assertion(&text, &policy, &policy.keys().unwrap(), NOW).unwrap();
     let mut replays = Replays::default();
-    assert_eq!(replays.use_up(SERVICE, &assertion, NOW), Ok(()));
+    let used = replays.use_up(SERVICE, &assertion, NOW).unwrap();
     assert_eq!(replays.use_up(SERVICE, &assertion, NOW), Err(AssertionError::Replayed));
+    let mut after_a_restart = Replays::default();
+    after_a_restart.restore([used]);
+    assert_eq!(after_a_restart.use_up(SERVICE, &assertion, NOW), Err(AssertionError::Replayed));
+    after_a_restart.give_back(&used);
+    assert_eq!(after_a_restart.use_up(SERVICE, &assertion, NOW), Ok(used), "it was not kept");
     let end = assertion.expires_at.plus(SKEW);
     let just_before = Timestamp::from_millis(end.as_millis() - 1);
     assert_eq!(replays.use_up(SERVICE, &assertion, just_before), Err(AssertionError::Replayed));
-    assert_eq!(replays.use_up(ServiceKey { blueprint: 7, service: 43 }, &assertion, NOW), Ok(()));
+    assert!(replays.use_up(ServiceKey { blueprint: 7, service: 43 }, &assertion, NOW).is_ok());
+    // Whoever chooses both texts cannot make one pair look like another.
+    let moved = Assertion { issuer: format!("{}a", assertion.issuer), id: "b".to_owned(), ..assertion.clone() };
+    let same_bytes = Assertion { id: "ab".to_owned(), ..assertion.clone() };
+    assert!(replays.use_up(SERVICE, &moved, NOW).is_ok() && replays.use_up(SERVICE, &same_bytes, NOW).is_ok());
+}
+
+#[test]
+fn the_issuer_of_one_service_cannot_fill_the_table_for_others() {
+    let mut replays = Replays::default();
+    let numbered = |number: usize| Assertion {
+        issuer: "https://issuer.example".to_owned(),
+        subject: "somebody".to_owned(),
+        scopes: None,
+        id: number.to_string(),
+        expires_at: NOW.plus(Duration::from_secs(60)),
+    };
+    for number in 0..MAX_USED {
+        assert!(replays.use_up(SERVICE, &numbered(number), NOW).is_ok());
+    }
+    assert_eq!(replays.use_up(SERVICE, &numbered(MAX_USED), NOW), Err(AssertionError::Full));
+    assert_eq!(replays.use_up(SERVICE, &numbered(7), NOW), Err(AssertionError::Replayed), "still known");
+    let other = ServiceKey { blueprint: 7, service: 43 };
+    assert!(replays.use_up(other, &numbered(0), NOW).is_ok(), "others have room of their own");
+    let later = NOW.plus(Duration::from_secs(60)).plus(SKEW);
+    let live = Assertion { expires_at: later, ..numbered(MAX_USED) };
+    assert!(replays.use_up(SERVICE, &live, later).is_ok(), "expired ones made room");
 }
 
 #[test]

@@ -33,7 +33,7 @@ pub use join::{CloudIdentity, IdentityRecord, JoinRefusal, MAX_CLOCK_SKEW, check
 pub use limits::{AuditBudget, Buckets, Rate, Told};
 pub use pool::{AddressPool, PoolError, PromiseError, ReserveError};
 pub use record::{
-    AccessScope, AccessTokenRecord, Agent, ApiKeyRecord, JoinTokenRecord, ParseServicesError, PolicyRecord,
+    AccessScope, AccessTokenRecord, Agent, ApiKeyRecord, AssertionRecord, JoinTokenRecord, ParseServicesError, PolicyRecord,
     ServiceGrant, ServiceRecord, TargetRecord, WHOLE,
 };
 pub use registry::{

@@ -80,23 +80,27 @@ impl Server {
     /// What a connection needs at one time only is behind a pointer: thousands of them idle at once.
     pub(super) async fn serve(self: Arc<Self>, stream: TcpStream, peer: SocketAddr) {
         let source = peer.ip();
-        if self.care.pressure.refuses() {
-            self.metrics.count_cut(Cut::Overloaded);
-            return debug!(%source, "connection refused, the hub is short of memory");
-        }
         if let Some(tls) = &self.tls {
             Box::pin(self.serve_tls(stream, peer, tls)).await;
+        } else if self.care.pressure.refuses() {
+            self.refuse(source);
         } else {
             Box::pin(self.serve_http(stream, source, Channel::default())).await;
         }
     }
 
+    fn refuse(&self, source: IpAddr) {
+        self.metrics.count_cut(Cut::Overloaded);
+        debug!(%source, "connection refused, the hub is short of memory");
+    }
+
     async fn serve_tls(&self, stream: TcpStream, peer: SocketAddr, tls: &TlsHandle) {
         let source = peer.ip();
-        match timeout(self.handshake_timeout, Box::pin(accept(stream, tls))).await {
+        match timeout(self.handshake_timeout, Box::pin(accept(stream, tls, &self.care.pressure))).await {
             Ok(Ok(Accepted::Client(stream, channel))) => {
                 Box::pin(self.serve_http(stream, source, channel)).await;
             }
+            Ok(Ok(Accepted::Overloaded)) => self.refuse(source),
             Ok(Ok(Accepted::Neighbour(neighbour, start))) => neighbour.serve(*start, peer).await,
             Ok(Ok(Accepted::Challenge)) => debug!(%source, "acme challenge answered"),
             Ok(Err(error)) => {
