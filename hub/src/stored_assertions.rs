@@ -31,8 +31,10 @@ impl AssertionStore for StoredAssertions {
 pub(crate) async fn load(store: &Arc<dyn Store>) -> Result<UsedAssertions> {
     let now = Timestamp::from(SystemTime::now());
     let kept = store.list_assertions(now).await.context("cannot load which assertions were used")?;
-    let kept = kept
-        .into_iter()
-        .map(|AssertionRecord { service, hash, until }| UsedAssertion { service, hash, until });
+    let kept = kept.into_iter().map(|AssertionRecord { service, hash, until }| UsedAssertion {
+        service,
+        hash,
+        until,
+    });
     Ok(UsedAssertions::new(Arc::new(StoredAssertions(Arc::clone(store))), kept))
 }

@@ -6,8 +6,9 @@ use blueprint_common_types::{AgentId, ServiceKey, Timestamp, TokenHash, TokenId}
 use futures_util::future::BoxFuture;
 
 use crate::{
-    AccessTokenRecord, Agent, ApiKeyRecord, AssertionRecord, AuditCheck, AuditEvent, AuditFilter, AuditRow, Change,
-    CloudIdentity, IdentityRecord, JoinRefusal, JoinTokenRecord, PolicyRecord, ServiceRecord, TargetRecord,
+    AccessTokenRecord, Agent, ApiKeyRecord, AssertionRecord, AuditCheck, AuditEvent, AuditFilter, AuditRow,
+    Change, CloudIdentity, IdentityRecord, JoinRefusal, JoinTokenRecord, PolicyRecord, ServiceRecord,
+    TargetRecord,
 };
 
 /// Why the store could not do what it was asked.

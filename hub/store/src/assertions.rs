@@ -29,11 +29,11 @@ pub(crate) fn list(db: &Connection, now: Timestamp) -> DbResult<Vec<AssertionRec
 pub(crate) fn use_up(db: &Connection, record: &AssertionRecord, now: Timestamp) -> DbResult<bool> {
     let sql = "DELETE FROM used_assertions WHERE (blueprint, service, hash) IN \
                (SELECT blueprint, service, hash FROM used_assertions WHERE until <= ?1 ORDER BY until LIMIT ?2)";
-    db.prepare_cached(sql)?.execute(params![time(now), SWEEP])?;
+    db.prepare(sql)?.execute(params![time(now), SWEEP])?;
     let (blueprint, number) = service(record.service);
     let sql = "INSERT INTO used_assertions (blueprint, service, hash, until) VALUES (?1, ?2, ?3, ?4) \
                ON CONFLICT (blueprint, service, hash) DO UPDATE SET until = excluded.until \
                WHERE used_assertions.until <= ?5";
     let row = params![blueprint, number, record.hash, time(record.until), time(now)];
-    Ok(db.prepare_cached(sql)?.execute(row)? > 0)
+    Ok(db.prepare(sql)?.execute(row)? > 0)
 }

@@ -41,10 +41,10 @@ use std::path::Path;
 
 use blueprint_common_types::{AgentId, ServiceKey, Timestamp, TokenId};
 use blueprint_hub_registry_core::{
-    AccessTokenRecord, Agent, ApiKeyError, ApiKeyRecord, ApiKeyRotateError, ApiKeyRotation, AssertionRecord, AuditCheck,
-    AuditEvent, AuditFilter, AuditRow, Change, IdentityRecord, JoinCommit, JoinError, JoinTokenRecord,
-    Loaded, PolicyChange, PolicyChangeError, PolicyRecord, RenewError, ServiceChange, ServiceChangeError,
-    ServiceRecord, Store, StoreResult,
+    AccessTokenRecord, Agent, ApiKeyError, ApiKeyRecord, ApiKeyRotateError, ApiKeyRotation, AssertionRecord,
+    AuditCheck, AuditEvent, AuditFilter, AuditRow, Change, IdentityRecord, JoinCommit, JoinError,
+    JoinTokenRecord, Loaded, PolicyChange, PolicyChangeError, PolicyRecord, RenewError, ServiceChange,
+    ServiceChangeError, ServiceRecord, Store, StoreResult,
 };
 use futures_util::future::BoxFuture;
 use rusqlite::Connection;

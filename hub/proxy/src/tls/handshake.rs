@@ -10,9 +10,9 @@ use tokio_rustls::server::TlsStream;
 use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 
 use super::handle::TlsHandle;
-use crate::pressure::Pressure;
 use super::neighbour::Neighbour;
 use super::table::Choice;
+use crate::pressure::Pressure;
 
 /// How a handshake ended well.
 pub(crate) enum Accepted<I> {

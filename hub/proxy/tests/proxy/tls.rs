@@ -2,13 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_types::ServiceKey;
-use blueprint_hub_proxy::tls::{CertificateFiles, ClientAuthorities, Material, ServiceHandshake, TlsHandle};
+use blueprint_hub_proxy::Pressure;
+use blueprint_hub_proxy::tls::{
+    CertificateFiles, ClientAuthorities, Material, Neighbour, ServiceHandshake, TlsHandle,
+};
 use blueprint_hub_proxy_core::tls::ServiceTls;
 use blueprint_hub_proxy_core::{RouteTable, Trust};
+use futures_util::future::{BoxFuture, FutureExt};
 use hyper_util::rt::TokioIo;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
@@ -20,8 +26,8 @@ use rustls::{ClientConfig, HandshakeKind, ProtocolVersion, RootCertStore, Suppor
 use sha3::{Digest, Keccak256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tokio_rustls::{StartHandshake, TlsConnector};
 
 use crate::rig::{LONG, Rig, SERVICE, empty, mirror};
 
@@ -206,6 +212,39 @@ async fn a_host_name_gets_its_certificate_in_both_versions_of_tls() {
     let text = metrics.encode();
     assert!(text.contains("hub_proxy_tls_handshakes_total{version=\"1.2\",resumed=\"no\"}"), "{text}");
     assert!(!text.contains("hub_proxy_certificate_expiry_timestamp_seconds 0.0"), "{text}");
+}
+
+/// Counts who comes, and does no more.
+#[derive(Default)]
+struct Door(AtomicUsize);
+
+impl Neighbour for Door {
+    fn serve(&self, _: StartHandshake<TcpStream>, _: SocketAddr) -> BoxFuture<'static, ()> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        async {}.boxed()
+    }
+}
+
+#[tokio::test]
+async fn neighbours_are_let_in_while_clients_are_refused_for_want_of_memory() {
+    let (ca, door, pressure) = (Ca::new(), Arc::new(Door::default()), Pressure::default());
+    let handle = TlsHandle::new(None, &Metrics::new()).unwrap();
+    handle.set_configured(vec![ca.server(&["hub.example"])]);
+    handle.share("agents.example", Arc::<Door>::clone(&door));
+    let (tls, short) = (handle.clone(), pressure.clone());
+    let rig = Rig::with(|config| (config.tls, config.pressure) = (Some(tls), short)).await;
+    rig.route(&[rig.service(mirror)]);
+    let headers = format!("{}X-Service-Id: 7/42\r\n", bearer(&rig));
+    let client = Client::trusting(&[&ca]);
+    for (is_short, expected) in [(false, 200), (true, 0), (false, 200)] {
+        pressure.set(is_short);
+        assert_eq!(status(client.ask(&rig, "hub.example", &headers).await), expected);
+        let before = door.0.load(Ordering::Relaxed);
+        // The door closes without a word of TLS.
+        assert!(client.connect(&rig, "agents.example").await.is_err());
+        assert_eq!(door.0.load(Ordering::Relaxed), before + 1, "short of memory: {is_short}");
+    }
+    rig.assert_metric("hub_proxy_connections_cut_total{reason=\"overloaded\"} 1");
 }
 
 #[tokio::test]

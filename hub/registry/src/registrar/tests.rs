@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use blueprint_common_types::{Health, ServiceKey, TokenId, WgPublicKey};
 use blueprint_hub_registry_core::{
-    AccessTokenRecord, ApiKeyError, ApiKeyRecord, ApiKeyRotateError, ApiKeyRotation, AssertionRecord, AuditCheck, AuditRow,
-    IdentityRecord, JoinCommit, JoinError, JoinTokenRecord, Loaded, PolicyChange, PolicyChangeError,
-    PolicyRecord, RenewError, ServiceChange, ServiceChangeError, ServiceGrant, ServiceRecord, StoreError,
-    StoreResult, Weights,
+    AccessTokenRecord, ApiKeyError, ApiKeyRecord, ApiKeyRotateError, ApiKeyRotation, AssertionRecord,
+    AuditCheck, AuditRow, IdentityRecord, JoinCommit, JoinError, JoinTokenRecord, Loaded, PolicyChange,
+    PolicyChangeError, PolicyRecord, RenewError, ServiceChange, ServiceChangeError, ServiceGrant,
+    ServiceRecord, StoreError, StoreResult, Weights,
 };
 use futures_util::future::{BoxFuture, FutureExt};
 use parking_lot::Mutex;
