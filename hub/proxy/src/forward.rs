@@ -33,7 +33,7 @@ use crate::jwks::Jwks;
 use crate::limits::{Limiter, Permit};
 use crate::open::{OpenRequest, Seen};
 use crate::pressure::Pressure;
-use crate::send::{Answered, Outgoing, Sender, prepare};
+use crate::send::{Answered, Outgoing, Sender, Tries, prepare};
 use crate::server::ProxyParts;
 use crate::statements::Statements;
 use crate::upgraded;
@@ -297,16 +297,19 @@ impl Forwarder {
             body,
         };
         let mut watch = Watch::new(Arc::clone(&admission), Arc::clone(&self.trust), timers.clone());
-        let (Answered { response, dialed }, at_target) = tokio::select! {
+        let mut tries = Tries::default();
+        let sent = tokio::select! {
             biased;
-            sent = self.sender.send(&outgoing, headers) => sent?,
+            sent = self.sender.send(&outgoing, headers, &mut tries) => sent,
             refusal = watch.ended() => {
                 self.seen.metrics.count_revoked();
-                return Err(refusal);
+                Err(refusal)
             }
         };
+        let dialed = sent.as_ref().ok().and_then(|(answered, _)| answered.dialed);
+        open.note_tries(&tries, dialed.as_ref(), sent.is_ok());
+        let (Answered { response, .. }, at_target) = sent?;
         body.note_answer();
-        open.note_answer(&at_target, dialed.as_ref());
         Ok(Sent { response, at_target, permit, watch })
     }
 }

@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_types::ServiceKey;
 use blueprint_hub_proxy::Pressure;
@@ -54,12 +56,21 @@ impl Ca {
         names: &[&str],
         usage: ExtendedKeyUsagePurpose,
     ) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
+        self.sign_number(names, usage, [0x40, 0x01])
+    }
+
+    fn sign_number(
+        &self,
+        names: &[&str],
+        usage: ExtendedKeyUsagePurpose,
+        serial: [u8; 2],
+    ) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
         let key = KeyPair::generate().unwrap();
         let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
         let mut params = CertificateParams::new(names).unwrap();
         params.distinguished_name.push(DnType::CommonName, "acme");
         params.extended_key_usages = vec![usage];
-        params.serial_number = Some(vec![0x40, 0x01].into());
+        params.serial_number = Some(serial.to_vec().into());
         let der = params.signed_by(&key, &self.0).unwrap().der().clone();
         (der, PrivatePkcs8KeyDer::from(key.serialize_der()).into())
     }
@@ -93,8 +104,12 @@ impl Client {
         Self { roots, versions, certificate: None, resumption: Resumption::disabled() }
     }
 
-    fn showing(mut self, ca: &Ca) -> Self {
-        self.certificate = Some(ca.sign(&[], ExtendedKeyUsagePurpose::ClientAuth));
+    fn showing(self, ca: &Ca) -> Self {
+        self.showing_number(ca, [0x40, 0x01])
+    }
+
+    fn showing_number(mut self, ca: &Ca, serial: [u8; 2]) -> Self {
+        self.certificate = Some(ca.sign_number(&[], ExtendedKeyUsagePurpose::ClientAuth, serial));
         self
     }
 
@@ -336,6 +351,35 @@ async fn only_who_shows_a_certificate_of_the_service_reaches_it() {
     assert_eq!(status(plain.ask(&rig, "hub.example", &by_header).await), 421);
     let mut stream = shown.connect(&rig, HOST).await.unwrap();
     assert_eq!(status(ask(&mut stream, "hub.example", &by_header).await), 200, "the same service");
+}
+
+/// What the signed statement in a mirrored request says of the certificate.
+fn stated(answer: &str) -> serde_json::Value {
+    let statement = answer.lines().find_map(|line| line.strip_prefix("x-blueprint-identity: ")).unwrap();
+    let claims = URL_SAFE_NO_PAD.decode(statement.split('.').nth(1).unwrap()).unwrap();
+    serde_json::from_slice::<serde_json::Value>(&claims).unwrap()["cert"].take()
+}
+
+#[tokio::test]
+async fn a_signed_statement_says_which_certificate_was_shown() {
+    let (server, ours) = (Ca::new(), Ca::new());
+    let handle = TlsHandle::new(Some(server.server(&["hub.example"])), &Metrics::new()).unwrap();
+    let rig = rig(&handle).await;
+    profiles(&rig, &handle, &server, &[(SERVICE, HOST, ours.authorities(false))]);
+    let client = || Client::trusting(&[&server]);
+    let clients = [client().showing_number(&ours, [0x40, 1]), client().showing_number(&ours, [0x40, 2])];
+    // The same token beside each: no statement is used for the other one.
+    for headers in ["", bearer(&rig).as_str()] {
+        for _ in 0..2 {
+            for (client, serial) in clients.iter().zip(["4001", "4002"]) {
+                let cert = stated(&client.ask(&rig, HOST, headers).await.unwrap());
+                assert_eq!((&cert["serial"], &cert["subject"]), (&serial.into(), &"CN=acme".into()));
+                assert!(cert["issuer"].is_string(), "{cert}");
+            }
+        }
+    }
+    let without = client().ask(&rig, HOST, &bearer(&rig)).await.unwrap();
+    assert!(stated(&without).is_null(), "{without}");
 }
 
 #[tokio::test]
