@@ -75,6 +75,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn rows_that_did_not_get_into_the_store_are_counted_once_more() {
+        let ledger = Ledger::default();
+        let row = |number: u8| {
+            let source = Some(IpAddr::from([192, 0, 2, number]));
+            let by = RefusedBy { service: None, code: "rule_refused", source };
+            RefusedRow { by, count: 3, identity: None }
+        };
+        let mut left = Rows { ledger: &ledger, rows: VecDeque::from([row(1), row(2)]) };
+        left.rows.pop_front();
+        drop(left);
+        assert_eq!(ledger.take_refused(), [row(2)]);
+    }
+
+    #[test]
     fn a_row_says_what_was_refused_and_to_whom() {
         let service = Some(ServiceKey { blueprint: 7, service: 42 });
         let source = Some(IpAddr::from([192, 0, 2, 7]));

@@ -40,6 +40,13 @@ impl AccessLog {
     }
 }
 
+impl AccessLog {
+    /// Whether a connection or flow of a raw forward is written, which ended well or not.
+    pub(crate) fn writes_forward(self, is_well: bool) -> bool {
+        self.writes(is_well.then_some(StatusCode::OK))
+    }
+}
+
 impl std::str::FromStr for AccessLog {
     type Err = String;
 

@@ -19,8 +19,8 @@ use std::time::Duration;
 
 use blueprint_common_runtime::accept::{AcceptLimits, AcceptStats, Place, Places};
 use blueprint_common_runtime::tasks::Spawner;
-use blueprint_hub_proxy_core::tls::Channel;
 use blueprint_hub_proxy_core::is_grpc;
+use blueprint_hub_proxy_core::tls::Channel;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use h3::server::RequestResolver;

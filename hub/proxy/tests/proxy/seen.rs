@@ -160,7 +160,7 @@ async fn a_websocket_that_was_cut_says_why() {
     rig.revoke();
     let found = lines.requests(1).await;
     assert_eq!((&found[0]["protocol"], &found[0]["status"]), (&"websocket".into(), &101.into()));
-    assert_eq!(found[0]["refused"], "invalid_token");
+    assert_eq!(found[0]["refused"], "revoked_token");
     let used = ledger.usage(SERVICE).unwrap().total;
     assert_eq!((used.requests, used.refused), (1, 0), "it was let in");
 }

@@ -297,6 +297,32 @@ fn certificate_files_are_read_again_by_themselves_and_at_a_signal() -> Result<()
 }
 
 #[test]
+fn machines_are_met_by_tls_1_3_alone_at_either_address() -> Result<()> {
+    if !require(&[Need::Program("openssl")]) {
+        return Ok(());
+    }
+    let world = World::start(&["proxy.tls=hub"])?;
+    let line = world.hub.join_line(&[])?;
+    let control: String = line
+        .split("127.0.0.1:")
+        .nth(1)
+        .map(|rest| rest.chars().take_while(char::is_ascii_digit).collect())
+        .context("no port of the control plane in the join line")?;
+    for port in [control, world.port.to_string()] {
+        let shake = |version| {
+            let arguments = ["s_client", "-connect", &format!("127.0.0.1:{port}"), version];
+            let named = ["-servername", "hub.blueprint.internal"];
+            Launch::new("openssl").args(arguments).args(named).stdin("").run(CALL)
+        };
+        let old = shake("-tls1_2")?;
+        ensure!(old.code != Some(0) && old.stderr.contains("protocol version"), "{}", old.stderr);
+        let new = shake("-tls1_3")?;
+        ensure!(new.stdout.contains("TLSv1.3"), "{}{}", new.stdout, new.stderr);
+    }
+    Ok(())
+}
+
+#[test]
 fn machines_and_clients_share_the_address_of_the_proxy() -> Result<()> {
     if !require(&[Need::Program("curl")]) {
         return Ok(());
