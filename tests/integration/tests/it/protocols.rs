@@ -1,11 +1,22 @@
-//! What is open for long, through a real hub, tunnel and agent: WebSockets until a revocation, events with long silences.
+//! Protocols beside plain requests, through a real hub, tunnel and agent: WebSockets until a revocation, events with long
+//! silences, calls of gRPC.
 
+use std::convert::Infallible;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use blueprint_tests_support::eventually_ok;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue};
+use http_body_util::{BodyExt, Collected, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::runtime::Runtime;
+use tokio::task::JoinSet;
 
 use crate::fixture::{Agent, Hub, SOON, rows, text};
 use crate::owners::Owner;
@@ -155,4 +166,72 @@ fn events_may_stay_away_for_longer_than_a_connection_may_idle() -> Result<()> {
     stream.read_to_string(&mut rest)?;
     ensure!(rest.contains("data: second") && begin.elapsed() >= SILENCE, "{rest}");
     Ok(())
+}
+
+/// Answers a call with a message and trailers, over HTTP/2 alone.
+async fn call(request: hyper::Request<Incoming>) -> Result<hyper::Response<Reply>, Infallible> {
+    let message = request.into_body().collect().await.map(Collected::to_bytes).unwrap_or_default();
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", HeaderValue::from_static("0"));
+    trailers.insert("grpc-message", HeaderValue::from_static("well"));
+    let frames = [Ok(Frame::data(message)), Ok(Frame::trailers(trailers))];
+    let mut answer = hyper::Response::new(StreamBody::new(futures_util::stream::iter(frames)));
+    answer.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
+    Ok(answer)
+}
+
+type Reply =
+    StreamBody<futures_util::stream::Iter<std::array::IntoIter<Result<Frame<Bytes>, Infallible>, 2>>>;
+
+/// Serves calls until the runtime ends.
+async fn serve_calls(listener: tokio::net::TcpListener) {
+    let mut open = JoinSet::new();
+    while let Ok((stream, _)) = listener.accept().await {
+        open.spawn(async move {
+            let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            let _ = server.serve_connection(TokioIo::new(stream), service_fn(call)).await;
+        });
+    }
+}
+
+/// One call through the proxy: its status, the message that came back, and the trailers.
+async fn ask(proxy: SocketAddr, token: &str) -> Result<(u16, Bytes, Option<HeaderMap>)> {
+    let stream = tokio::net::TcpStream::connect(proxy).await?;
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
+    let request = hyper::Request::post(format!("http://{proxy}/echo.Echo/Say"))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .header("x-service-id", "43")
+        .header("authorization", format!("Bearer {token}"))
+        .body(Full::new(Bytes::from_static(b"\0\0\0\0\x05hello")))?;
+    let exchange = async {
+        let (head, body) = sender.send_request(request).await?.into_parts();
+        let body = body.collect().await?;
+        let trailers = body.trailers().cloned();
+        Ok((head.status.as_u16(), body.to_bytes(), trailers))
+    };
+    tokio::select! {
+        got = exchange => got,
+        ended = connection => bail!("the connection ended: {ended:?}"),
+    }
+}
+
+#[test]
+fn a_grpc_call_comes_back_with_its_trailers() -> Result<()> {
+    let (hub, agent) = world()?;
+    let runtime = Runtime::new()?;
+    let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))?;
+    let local = listener.local_addr()?.to_string();
+    let _serving = runtime.spawn(serve_calls(listener));
+    agent.json(&["service", "add", "7/43", "--local", &local, "--check", "none"])?;
+    let token = hub.access_token("7/43")?;
+    eventually_ok(SOON, "an answer to a call", || {
+        let (status, message, trailers) = runtime.block_on(ask(hub.proxy(), &token))?;
+        ensure!(status == 200 && &message[..] == b"\0\0\0\0\x05hello", "{status} {message:?}");
+        let trailers = trailers.context("no trailers")?;
+        let value = |name: &str| trailers.get(name).and_then(|value| value.to_str().ok());
+        ensure!(value("grpc-status") == Some("0") && value("grpc-message") == Some("well"), "{trailers:?}");
+        Ok(())
+    })
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use blueprint_tests_support::http::{Request, Response};
-use blueprint_tests_support::{Need, eventually_ok, free_port, require};
+use blueprint_tests_support::{Launch, Need, eventually_ok, free_port, require};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
