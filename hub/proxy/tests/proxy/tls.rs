@@ -357,7 +357,8 @@ async fn only_who_shows_a_certificate_of_the_service_reaches_it() {
 fn stated(answer: &str) -> serde_json::Value {
     let statement = answer.lines().find_map(|line| line.strip_prefix("x-blueprint-identity: ")).unwrap();
     let claims = URL_SAFE_NO_PAD.decode(statement.split('.').nth(1).unwrap()).unwrap();
-    serde_json::from_slice::<serde_json::Value>(&claims).unwrap()["cert"].take()
+    let claims: serde_json::Value = serde_json::from_slice(&claims).unwrap();
+    claims.get("cert").cloned().unwrap_or_default()
 }
 
 #[tokio::test]
