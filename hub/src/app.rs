@@ -49,7 +49,7 @@ use crate::service_view::ServiceView;
 use crate::stored_keys::StoredKeys;
 use crate::tables::{self, TablesTask};
 use crate::tls::{TlsOperator, TlsServices};
-use crate::{audit, data_plane, proxy, qos, registry_metrics, tls, usage};
+use crate::{audit, data_plane, proxy, qos, registry_metrics, stored_assertions, tls, usage};
 
 /// Operators' connections over TCP.
 const ADMIN_LIMITS: AcceptLimits = AcceptLimits { total: 256, per_ip: 256 };
@@ -304,6 +304,7 @@ impl App {
             dialer: Arc::new(base.tunnel.clone()),
             trust: Arc::clone(&trust),
             keys: Arc::new(stored),
+            assertions: stored_assertions::load(&base.store).await?,
             signer: Arc::clone(&keys.signer),
             operator: proxy::door(&identity, Arc::clone(&operator)),
         };

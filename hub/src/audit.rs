@@ -1,5 +1,6 @@
 //! Brings refused requests into the audit log, a bounded number of rows a minute.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -25,15 +26,33 @@ pub(crate) async fn write_refusals(store: Arc<dyn Store>, ledger: Ledger, stop: 
         write(store.as_ref(), &ledger).await;
     }
     let _ = timeout(LAST, write(store.as_ref(), &ledger)).await;
+    let lost: u64 = ledger.take_refused().iter().map(|row| row.count).sum();
+    if lost > 0 {
+        error!(requests = lost, "refused requests not in the audit log, the hub stops");
+    }
+}
+
+/// Rows on their way into the store; those that do not get there are counted once more.
+struct Rows<'l> {
+    ledger: &'l Ledger,
+    rows: VecDeque<RefusedRow>,
+}
+
+impl Drop for Rows<'_> {
+    fn drop(&mut self) {
+        self.ledger.keep_refused(self.rows.drain(..));
+    }
 }
 
 async fn write(store: &dyn Store, ledger: &Ledger) {
-    for row in ledger.take_refused() {
-        let event = event(&row);
+    let mut left = Rows { ledger, rows: ledger.take_refused().into() };
+    while let Some(row) = left.rows.front() {
+        let event = event(row);
         info!(target: "audit", service = event.subject, detail = event.detail, "requests refused");
         if let Err(error) = store.audit(event, Timestamp::from(SystemTime::now())).await {
-            error!(%error, "audit row not stored");
+            return error!(%error, rows = left.rows.len(), "audit rows not stored, they are tried again");
         }
+        left.rows.pop_front();
     }
 }
 
@@ -54,6 +73,20 @@ mod tests {
     use blueprint_hub_proxy_core::refused::RefusedBy;
 
     use super::*;
+
+    #[test]
+    fn rows_that_did_not_get_into_the_store_are_counted_once_more() {
+        let ledger = Ledger::default();
+        let row = |number: u8| {
+            let source = Some(IpAddr::from([192, 0, 2, number]));
+            let by = RefusedBy { service: None, code: "rule_refused", source };
+            RefusedRow { by, count: 3, identity: None }
+        };
+        let mut left = Rows { ledger: &ledger, rows: VecDeque::from([row(1), row(2)]) };
+        left.rows.pop_front();
+        drop(left);
+        assert_eq!(ledger.take_refused(), [row(2)]);
+    }
 
     #[test]
     fn a_row_says_what_was_refused_and_to_whom() {

@@ -27,6 +27,7 @@ mod qos;
 mod registry_metrics;
 mod scrape;
 mod service_view;
+mod stored_assertions;
 mod stored_keys;
 mod tables;
 mod tls;

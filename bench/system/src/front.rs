@@ -12,11 +12,12 @@ use blueprint_common_runtime::accept::AcceptLimits;
 use blueprint_common_runtime::cli::print_line;
 use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_runtime::tasks::Supervisor;
-use blueprint_common_types::{AccessToken, AgentId, Health, Secret, ServiceKey};
+use blueprint_common_types::{AccessToken, AgentId, Health, Secret, ServiceKey, Timestamp};
 use blueprint_hub_proxy::{
-    ApiKey, Dial, DialError, Io, KeyStore, KeyStoreError, Proxy, ProxyConfig, ProxyParts,
+    ApiKey, AssertionStore, Dial, DialError, Io, KeyStore, KeyStoreError, Proxy, ProxyConfig, ProxyParts,
+    UsedAssertions,
 };
-use blueprint_hub_proxy_core::identity::{IdentitySigner, SealingKey};
+use blueprint_hub_proxy_core::identity::{IdentitySigner, SealingKey, UsedAssertion};
 use blueprint_hub_proxy_core::{AccessGrant, AccessTable, RouteTable, Scope, Target, Trust};
 use clap::Args;
 use futures_util::FutureExt;
@@ -68,6 +69,7 @@ pub(crate) async fn run(front: &Front) -> Result<()> {
         dialer: Arc::new(Loopback),
         trust,
         keys: Arc::new(NoKeys),
+        assertions: UsedAssertions::new(Arc::new(NoKeys), []),
         operator: None,
         signer: Arc::new(IdentitySigner::new(&Secret::new([5; 32]), "hub").context("no signer")?),
     };
@@ -132,5 +134,15 @@ impl KeyStore for NoKeys {
     fn create(&self, _: ApiKey) -> BoxFuture<'_, Result<(), KeyStoreError>> {
         let error = std::io::Error::other("a benchmark keeps no keys");
         async { Err(KeyStoreError::Failed(error.into())) }.boxed()
+    }
+}
+
+impl AssertionStore for NoKeys {
+    fn keep(
+        &self,
+        _: UsedAssertion,
+        _: Timestamp,
+    ) -> BoxFuture<'_, Result<bool, Box<dyn std::error::Error + Send + Sync>>> {
+        async { Err("there is no store".into()) }.boxed()
     }
 }

@@ -14,6 +14,7 @@ mod jwks;
 mod key_cache;
 mod oauth_policy;
 mod owner;
+mod replays;
 mod seal;
 mod sealed;
 mod signed;
@@ -25,7 +26,7 @@ use std::time::Duration;
 use blueprint_common_types::{Secret, ServiceKey, Timestamp, TokenId};
 
 pub use api_key::{KeyGrant, KeyHash, KeyId, KeyTable, NewApiKey};
-pub use assertion::{Assertion, AssertionError, Replays, SKEW, key_named, verify_assertion};
+pub use assertion::{Assertion, AssertionError, SKEW, key_named, verify_assertion};
 pub use challenge::{CHALLENGE_LIFE, Challenge, ChallengeError, Challenges, TooManyChallenges};
 pub use extra_headers::{ExtraHeaderError, bind_headers, extend_headers, tenant_id};
 pub use hex::{decode as decode_hex, encode as encode_hex};
@@ -33,6 +34,7 @@ pub use jwks::{JwksHosts, JwksHostsError, JwksUrl, JwksUrlError, is_public, max_
 pub use key_cache::{Ask, KeyCache};
 pub use oauth_policy::{OAuthPolicy, OAuthPolicyError};
 pub use owner::{KeyKind, OwnerKey, OwnerKeyError, Signed};
+pub use replays::{MAX_USED, Replays, UsedAssertion};
 pub use seal::{ParseSealKeyError, SealError, SealForm, SealKey};
 pub use sealed::{Claims, DEFAULT_LIFE, MAX_LIFE, SealingKey};
 pub use signed::IdentitySigner;

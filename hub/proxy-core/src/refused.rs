@@ -45,15 +45,32 @@ pub struct RefusedTable {
 impl RefusedTable {
     /// Counts one refusal.
     pub fn add(&mut self, by: RefusedBy, identity: Option<&str>) {
-        let is_full = self.counted.len() >= MAX_COUNTED && !self.counted.contains_key(&by);
-        let by = if is_full { RefusedBy { service: None, source: None, ..by } } else { by };
-        let (count, last) = self.counted.entry(by).or_default();
+        let (count, last) = self.counter(by);
         *count = count.saturating_add(1);
         if let Some(identity) = identity
             && last.as_deref() != Some(identity)
         {
             *last = Some(identity.to_owned());
         }
+    }
+
+    /// Counts rows of an earlier round once more: they were not kept.
+    pub fn put_back(&mut self, rows: impl IntoIterator<Item = RefusedRow>) {
+        for RefusedRow { by, count, identity } in rows {
+            let (sum, last) = self.counter(by);
+            *sum = sum.saturating_add(count);
+            // A later refusal may have named its own.
+            if last.is_none() {
+                *last = identity;
+            }
+        }
+    }
+
+    /// The count of what the row is about, or of its code where there is no room.
+    fn counter(&mut self, by: RefusedBy) -> &mut (u64, Option<String>) {
+        let is_full = self.counted.len() >= MAX_COUNTED && !self.counted.contains_key(&by);
+        let by = if is_full { RefusedBy { service: None, source: None, ..by } } else { by };
+        self.counted.entry(by).or_default()
     }
 
     /// Ends the round: at most [`MAX_ROWS`] rows and one per code, which together count every refusal.
@@ -103,5 +120,30 @@ mod tests {
         let seven = rows.iter().find(|row| row.by == by(7, "rule_refused")).unwrap();
         assert_eq!((seven.count, seven.identity.as_deref()), (100_001, Some("key")));
         assert!(table.take().is_empty());
+    }
+
+    #[test]
+    fn rows_that_could_not_be_kept_come_again_with_what_was_refused_since() {
+        let mut table = RefusedTable::default();
+        table.add(by(1, "rule_refused"), Some("early"));
+        table.add(by(2, "rule_refused"), Some("early"));
+        let rows = table.take();
+        table.add(by(1, "rule_refused"), Some("late"));
+        table.put_back(rows);
+        let row = |number, count, last: &str| {
+            let by = by(number, "rule_refused");
+            RefusedRow { by, count, identity: Some(last.to_owned()) }
+        };
+        assert_eq!(table.take(), [row(1, 2, "late"), row(2, 1, "early")]);
+        // For as long as the store fails: as much as fits, and every count.
+        for round in 0..10 {
+            for number in 0..1000 {
+                table.add(by(round * 1000 + number, "rule_refused"), None);
+            }
+            let rows = table.take();
+            table.put_back(rows);
+        }
+        assert!(table.counted.len() <= MAX_COUNTED + 1);
+        assert_eq!(table.take().iter().map(|row| row.count).sum::<u64>(), 10_000);
     }
 }

@@ -13,8 +13,8 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use blueprint_common_types::{ServiceKey, Timestamp};
 use blueprint_hub_proxy_core::identity::{
-    AssertionError, CHALLENGE_LIFE, ChallengeError, Challenges, JwksUrlError, KeyKind, OAuthPolicy,
-    OAuthPolicyError, OwnerKey, Replays, SKEW, Signed, VerifyingKey, verify_assertion,
+    Assertion, AssertionError, CHALLENGE_LIFE, ChallengeError, Challenges, JwksUrlError, KeyKind, MAX_USED,
+    OAuthPolicy, OAuthPolicyError, OwnerKey, Replays, SKEW, Signed, VerifyingKey, verify_assertion,
 };
 use blueprint_hub_proxy_core::{Rule, Service, ServiceSettings, SettingsError, Verdict};
 use k256::ecdsa::signature::hazmat::PrehashSigner;
@@ -145,6 +145,54 @@ fn one_source_cannot_fill_the_challenges_of_all() {
     assert!(open.open(nonce(201), SERVICE, owner(3), v6(1), NOW).is_err());
     assert!(open.open(nonce(201), SERVICE, owner(3), v6(1), NOW.plus(CHALLENGE_LIFE)).is_ok());
     assert_eq!(open.len(), 1, "expired ones made room");
+}
+
+#[test]
+fn whoever_asks_in_the_names_of_owners_does_not_shut_them_out() {
+    let nonce = |number: u32| {
+        let mut nonce = [0; 32];
+        nonce[..4].copy_from_slice(&number.to_be_bytes());
+        nonce
+    };
+    // One /48 has 65,536 networks of a customer, and gets what eight may have.
+    let mut open = Challenges::default();
+    let within = |net: u32| IpAddr::V6(Ipv6Addr::from_bits(0x2001_0db8_u128 << 96 | u128::from(net) << 64));
+    let given =
+        (0..2000).filter(|number| open.open(nonce(*number), SERVICE, owner(3), within(*number), NOW).is_ok());
+    assert_eq!(given.count(), 256);
+    let v4 = |low: u8| IpAddr::V4(Ipv4Addr::new(203, 0, 113, low));
+    let given = (3000..5000u32).filter(|number| {
+        open.open(nonce(*number), SERVICE, owner(3), v4(number.to_be_bytes()[3]), NOW).is_ok()
+    });
+    assert_eq!(given.count(), 256, "and so does one /24 of IPv4");
+
+    // Forty /48s fill all that one owner may have, and lose their own to it.
+    let mut open = Challenges::default();
+    let site = |number: u32| {
+        let bits = 0x2001_u128 << 112 | u128::from(number / 50) << 80 | u128::from(number % 8) << 64;
+        IpAddr::V6(Ipv6Addr::from_bits(bits))
+    };
+    open.open(nonce(u32::MAX), SERVICE, owner(3), SOURCE, NOW).unwrap();
+    for number in 0..2000 {
+        assert!(open.open(nonce(number), SERVICE, owner(3), site(number), NOW).is_ok(), "{number}");
+    }
+    assert_eq!(open.len(), 1000);
+    assert!(open.take(&nonce(u32::MAX), SERVICE, &owner(3), NOW).is_ok(), "the owner's own is open still");
+    assert!(open.take(&nonce(1999), SERVICE, &owner(3), NOW).is_ok(), "and so is the last");
+
+    // The same in the names of many owners, up to what all may have together.
+    let mut open = Challenges::default();
+    open.open(nonce(u32::MAX), SERVICE, owner(3), SOURCE, NOW).unwrap();
+    for number in 0..20_000 {
+        let service = ServiceKey { blueprint: 8, service: u64::from(number % 100) };
+        assert!(open.open(nonce(number), service, owner(4), site(number), NOW).is_ok(), "{number}");
+    }
+    assert_eq!(open.len(), 10_000);
+    assert!(open.take(&nonce(u32::MAX), SERVICE, &owner(3), NOW).is_ok());
+    // When their time is over, nothing of all that is left.
+    let late = NOW.plus(CHALLENGE_LIFE);
+    open.open(NONCE, SERVICE, owner(3), SOURCE, late).unwrap();
+    assert!(open.take(&NONCE, SERVICE, &owner(3), late).is_ok() && open.is_empty());
 }
 
 /// An issuer with one key of each kind.
@@ -301,12 +349,46 @@ fn an_assertion_works_once_for_each_service() {
     let text = issuer.sign(&json!({ "alg": "ES256" }), &claims(|_| ()));
     let assertion = verify_assertion(&text, &policy, &policy.keys().unwrap(), NOW).unwrap();
     let mut replays = Replays::default();
-    assert_eq!(replays.use_up(SERVICE, &assertion, NOW), Ok(()));
+    let used = replays.use_up(SERVICE, &assertion, NOW).unwrap();
     assert_eq!(replays.use_up(SERVICE, &assertion, NOW), Err(AssertionError::Replayed));
+    let mut after_a_restart = Replays::default();
+    after_a_restart.restore([used]);
+    assert_eq!(after_a_restart.use_up(SERVICE, &assertion, NOW), Err(AssertionError::Replayed));
+    after_a_restart.give_back(&used);
+    assert_eq!(after_a_restart.use_up(SERVICE, &assertion, NOW), Ok(used), "it was not kept");
     let end = assertion.expires_at.plus(SKEW);
     let just_before = Timestamp::from_millis(end.as_millis() - 1);
     assert_eq!(replays.use_up(SERVICE, &assertion, just_before), Err(AssertionError::Replayed));
-    assert_eq!(replays.use_up(ServiceKey { blueprint: 7, service: 43 }, &assertion, NOW), Ok(()));
+    assert!(replays.use_up(ServiceKey { blueprint: 7, service: 43 }, &assertion, NOW).is_ok());
+    // Whoever chooses both texts cannot make one pair look like another.
+    let moved =
+        Assertion { issuer: format!("{}a", assertion.issuer), id: "b".to_owned(), ..assertion.clone() };
+    let same_bytes = Assertion { id: "ab".to_owned(), ..assertion.clone() };
+    assert!(
+        replays.use_up(SERVICE, &moved, NOW).is_ok() && replays.use_up(SERVICE, &same_bytes, NOW).is_ok()
+    );
+}
+
+#[test]
+fn the_issuer_of_one_service_cannot_fill_the_table_for_others() {
+    let mut replays = Replays::default();
+    let numbered = |number: usize| Assertion {
+        issuer: "https://issuer.example".to_owned(),
+        subject: "somebody".to_owned(),
+        scopes: None,
+        id: number.to_string(),
+        expires_at: NOW.plus(Duration::from_secs(60)),
+    };
+    for number in 0..MAX_USED {
+        assert!(replays.use_up(SERVICE, &numbered(number), NOW).is_ok());
+    }
+    assert_eq!(replays.use_up(SERVICE, &numbered(MAX_USED), NOW), Err(AssertionError::Full));
+    assert_eq!(replays.use_up(SERVICE, &numbered(7), NOW), Err(AssertionError::Replayed), "still known");
+    let other = ServiceKey { blueprint: 7, service: 43 };
+    assert!(replays.use_up(other, &numbered(0), NOW).is_ok(), "others have room of their own");
+    let later = NOW.plus(Duration::from_secs(60)).plus(SKEW);
+    let live = Assertion { expires_at: later, ..numbered(MAX_USED) };
+    assert!(replays.use_up(SERVICE, &live, later).is_ok(), "expired ones made room");
 }
 
 #[test]

@@ -40,6 +40,13 @@ impl AccessLog {
     }
 }
 
+impl AccessLog {
+    /// Whether a connection or flow of a raw forward is written, which ended well or not.
+    pub(crate) fn writes_forward(self, is_well: bool) -> bool {
+        self.writes(is_well.then_some(StatusCode::OK))
+    }
+}
+
 impl std::str::FromStr for AccessLog {
     type Err = String;
 
@@ -75,10 +82,12 @@ pub(crate) struct Entry {
     pub(crate) upgraded: bool,
     /// From the head to the decision, with the choice of a target.
     pub(crate) decided: Option<Duration>,
-    /// Of a connection that this request opened.
+    /// How often it was sent, or a connection for it was tried.
+    pub(crate) tries: Option<u32>,
+    /// Of the connection that this request opened, and of those that did not open.
     pub(crate) connected: Option<Duration>,
-    /// From the decision to the head of the answer, with the connection.
-    pub(crate) answered: Option<Duration>,
+    /// From the decision to the head of the answer, or until it was given up; without `connected`.
+    pub(crate) upstream: Option<Duration>,
 }
 
 impl Entry {
@@ -100,8 +109,9 @@ impl Entry {
             refused: None,
             upgraded: false,
             decided: None,
+            tries: None,
             connected: None,
-            answered: None,
+            upstream: None,
         }
     }
 
@@ -129,6 +139,7 @@ impl Entry {
             identity = self.identity.as_deref(),
             credential = self.credential.as_deref(),
             target_address = self.target.map(tracing::field::display),
+            tries = self.tries,
             status = self.status.map(|status| status.as_u16()),
             refused = self.refused,
             bytes_in = received,
@@ -136,7 +147,7 @@ impl Entry {
             total_us = micros(took),
             decide_us = self.decided.map(micros),
             connect_us = self.connected.map(micros),
-            upstream_us = self.answered.map(micros),
+            upstream_us = self.upstream.map(micros),
             "request",
         );
     }

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant, SystemTime};
 use arc_swap::ArcSwap;
 use blueprint_common_runtime::tasks::Spawner;
 use blueprint_common_types::{ServiceKey, Timestamp};
-use blueprint_hub_proxy_core::identity::{Challenges, IdentitySigner, Replays};
+use blueprint_hub_proxy_core::identity::{Challenges, IdentitySigner};
 use blueprint_hub_proxy_core::rate::{Rate, RateTable};
 use blueprint_hub_proxy_core::tls::TlsAdmin;
 use blueprint_hub_proxy_core::{CanonicalRequest, Refusal, Trust, source_network};
@@ -28,6 +28,7 @@ use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
+use crate::assertions::UsedAssertions;
 use crate::body::{AnswerBody, ClientBody};
 use crate::jwks::Jwks;
 use crate::keys::KeyStore;
@@ -105,7 +106,7 @@ pub(crate) struct AuthApi {
     spawner: Spawner,
     operator: Option<OperatorDoor>,
     challenges: Mutex<Challenges>,
-    replays: Mutex<Replays>,
+    assertions: UsedAssertions,
     attempts: Mutex<RateTable<IpAddr>>,
 }
 
@@ -122,7 +123,7 @@ impl AuthApi {
             jwks,
             spawner,
             challenges: Mutex::default(),
-            replays: Mutex::default(),
+            assertions: parts.assertions.clone(),
             attempts: Mutex::new(RateTable::new(Rate::per(ATTEMPTS.0, ATTEMPTS.1))),
         }
     }

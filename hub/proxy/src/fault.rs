@@ -74,6 +74,11 @@ impl Fault {
         if is_malformed { Self::Malformed } else { Self::Reset }
     }
 
+    /// Whether no connection opened.
+    pub(crate) const fn is_unconnected(self) -> bool {
+        matches!(self, Self::Unreachable | Self::Full)
+    }
+
     /// What it says about the target.
     pub(crate) const fn outcome(self) -> Outcome {
         match self {

@@ -33,7 +33,7 @@ use crate::jwks::Jwks;
 use crate::limits::{Limiter, Permit};
 use crate::open::{OpenRequest, Seen};
 use crate::pressure::Pressure;
-use crate::send::{Answered, Outgoing, Sender, prepare};
+use crate::send::{Answered, Outgoing, Sender, Tries, prepare};
 use crate::server::ProxyParts;
 use crate::statements::Statements;
 use crate::upgraded;
@@ -131,6 +131,11 @@ impl Forwarder {
             seen: Arc::new(seen),
             drain: spawner.stop().drain,
         }
+    }
+
+    /// Counts requests together with what else counts there.
+    pub(crate) fn limited_by(self, limiter: Limiter) -> Self {
+        Self { limiter, ..self }
     }
 
     /// Answers one request, whatever it is; `number` is its place on a connection of HTTP/1.
@@ -297,16 +302,19 @@ impl Forwarder {
             body,
         };
         let mut watch = Watch::new(Arc::clone(&admission), Arc::clone(&self.trust), timers.clone());
-        let (Answered { response, dialed }, at_target) = tokio::select! {
+        let mut tries = Tries::default();
+        let sent = tokio::select! {
             biased;
-            sent = self.sender.send(&outgoing, headers) => sent?,
+            sent = self.sender.send(&outgoing, headers, &mut tries) => sent,
             refusal = watch.ended() => {
                 self.seen.metrics.count_revoked();
-                return Err(refusal);
+                Err(refusal)
             }
         };
+        let dialed = sent.as_ref().ok().and_then(|(answered, _)| answered.dialed);
+        open.note_tries(&tries, dialed.as_ref(), sent.is_ok());
+        let (Answered { response, .. }, at_target) = sent?;
         body.note_answer();
-        open.note_answer(&at_target, dialed.as_ref());
         Ok(Sent { response, at_target, permit, watch })
     }
 }

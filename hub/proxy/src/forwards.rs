@@ -7,6 +7,7 @@
 //! - What a change of settings takes away ends within two seconds, also where it is open.
 //! - Connections and flows are bounded: in all, by forward and by source.
 
+mod account;
 mod counters;
 mod tcp;
 mod udp;
@@ -31,7 +32,11 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use crate::access_log::AccessLog;
 use crate::dial::Dial;
+use crate::ids::RequestIds;
+use crate::ledger::Ledger;
+use crate::limits::{Limiter, Permit};
 use crate::metrics::ProxyMetrics;
 use crate::pressure::Pressure;
 use crate::server::ProxyConfig;
@@ -105,6 +110,10 @@ struct Shared {
     connect_timeout: Duration,
     pressure: Pressure,
     counters: Counters,
+    ledger: Ledger,
+    access: AccessLog,
+    ids: RequestIds,
+    limiter: Limiter,
     tcp: Places,
     udp: Places,
     targets: Targets,
@@ -133,6 +142,7 @@ struct Line {
 struct Seat {
     _of_line: Place,
     _of_all: Place,
+    _permit: Permit,
 }
 
 impl std::fmt::Debug for Forwards {
@@ -157,6 +167,10 @@ impl Forwards {
             connect_timeout: proxy.connect_timeout,
             pressure: proxy.pressure.clone(),
             counters: Counters::register(metrics),
+            ledger: proxy.ledger.clone(),
+            access: proxy.access_log,
+            ids: RequestIds::new(),
+            limiter: Limiter::default(),
             tcp,
             udp,
             targets: Targets::new(of_proxy, proxy.ledger.forwards()),
@@ -176,6 +190,11 @@ impl Forwards {
             open: standing.line.open.load(Ordering::Relaxed),
         };
         lines.iter().map(|(place, standing)| (*place, status(standing))).collect()
+    }
+
+    /// The limits of services, which requests share with forwards.
+    pub(crate) fn limiter(&self) -> Limiter {
+        self.0.limiter.clone()
     }
 
     /// Follows the settings until `drain`; what is open then ends in its own time, but datagrams.
@@ -296,12 +315,18 @@ impl Line {
             NoPlace::FullFromSource => Refused::FullFromSource,
         })?;
         let of_all = places.take(source)?;
-        Ok(Seat { _of_line: of_line, _of_all: of_all })
+        let trust = self.shared.trust.load();
+        let settings = trust.services.get(&self.service).map(|known| known.settings());
+        let permit = self.shared.limiter.begin_raw(self.service, settings).map_err(|_| Refused::Limit)?;
+        Ok(Seat { _of_line: of_line, _of_all: of_all, _permit: permit })
     }
 
     fn refuse(&self, refused: Refused, source: IpAddr) {
         let name = self.forward.load().name.clone();
         self.shared.counters.count_refusal(refused);
+        if let Some(code) = refused.rule() {
+            self.shared.ledger.refuse(Some(self.service), code, source, None);
+        }
         debug!(service = %self.service, forward = name, %source, reason = refused.label(), "forward refused");
     }
 

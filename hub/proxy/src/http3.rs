@@ -21,8 +21,8 @@ use std::time::Duration;
 use blueprint_common_runtime::accept::{AcceptLimits, AcceptStats, Place, Places};
 use blueprint_common_runtime::tasks::Spawner;
 use blueprint_common_tunnel::carrier::NeighbourSocket;
+use blueprint_hub_proxy_core::is_grpc;
 use blueprint_hub_proxy_core::tls::Channel;
-use blueprint_hub_proxy_core::{MAX_HEADER_BYTES, MAX_HEADERS, is_grpc};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use h3::server::RequestResolver;
@@ -62,8 +62,9 @@ const UNPROVED_MAX: usize = 64;
 const WAITING: (usize, u64, u64) = (1024, 64 * 1024, 16 * 1024 * 1024);
 /// How long nothing more may have left, beside two round trips, before what was sent last counts as sent.
 const QUIET: Duration = Duration::from_millis(500);
-/// What a field of a head counts for beside its bytes (RFC 9114, section 4.2.2).
-const FIELD_OVERHEAD: usize = 32;
+/// Longest head that the library reads, by its own count (RFC 9114, section 4.2.2): more than is taken, so that a head
+/// that is too long gets an answer of ours. The guard ends a connection whose head is longer still.
+const MAX_HEADER_LIST: u64 = 64 * 1024;
 /// How long clients may remember that HTTP/3 is spoken, in seconds.
 const REMEMBER: u32 = 3600;
 
@@ -249,9 +250,8 @@ async fn requests(
     // What is open ends with the connection.
     let over = CancellationToken::new();
     let _guard = over.clone().drop_guard();
-    let head = MAX_HEADER_BYTES.saturating_add(MAX_HEADERS.saturating_mul(FIELD_OVERHEAD));
     let mut builder = h3::server::builder();
-    builder.max_field_section_size(u64::try_from(head).unwrap_or(u64::MAX)).send_grease(false);
+    builder.max_field_section_size(MAX_HEADER_LIST).send_grease(false);
     let built = builder.build(guarded::Connection::new(connection.clone()));
     // It sends our settings, for which a client may give no room.
     let Ok(http) = timeout(shared.handshake_timeout, built).await else {

@@ -62,6 +62,11 @@ impl Ledger {
         self.0.refused.lock().take()
     }
 
+    /// Counts these once more: they could not be written.
+    pub fn keep_refused(&self, rows: impl IntoIterator<Item = RefusedRow>) {
+        self.0.refused.lock().put_back(rows);
+    }
+
     /// What clients do now, and what was refused since the start of the hub.
     #[must_use]
     pub fn clients(&self) -> Clients {

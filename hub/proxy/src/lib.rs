@@ -26,6 +26,7 @@
 mod access_log;
 pub mod acme;
 mod answer;
+mod assertions;
 mod auth;
 mod body;
 mod connector;
@@ -62,6 +63,7 @@ mod watch;
 mod wire;
 
 pub use access_log::AccessLog;
+pub use assertions::{AssertionStore, UsedAssertions};
 pub use dial::{Datagrams, Dial, DialError, Io};
 pub use forwards::{FILES_OF_FORWARD, FORWARD_PLACES, ForwardConfig, ForwardStatus, Forwards};
 pub use http3::Http3Socket;

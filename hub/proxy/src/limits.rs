@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use blueprint_hub_proxy_core::limits::{Claim, Held, LimitTable};
+use blueprint_common_types::ServiceKey;
+use blueprint_hub_proxy_core::limits::{Claim, Held, LimitTable, Limits};
 use blueprint_hub_proxy_core::{Admission, Refusal, ServiceSettings};
 use parking_lot::Mutex;
 
@@ -21,6 +22,25 @@ impl Limiter {
         let account = admission.identity().account();
         let claim = Claim { service: admission.service(), account: &account, of_service, of_key };
         let held = self.0.lock().begin(&claim, Instant::now())?;
+        Ok(Permit { limiter: self.clone(), held })
+    }
+}
+
+impl Limiter {
+    /// Counts a connection or flow of a raw forward among the requests of its service; nobody shows there who calls.
+    pub(crate) fn begin_raw(
+        &self,
+        service: ServiceKey,
+        settings: Option<&ServiceSettings>,
+    ) -> Result<Permit, Refusal> {
+        let of_key = Limits::default();
+        let held = match settings.map(|settings| &settings.limits).filter(|limits| **limits != of_key) {
+            None => Held::default(),
+            Some(of_service) => {
+                let claim = Claim { service, account: "", of_service, of_key: &of_key };
+                self.0.lock().begin(&claim, Instant::now())?
+            }
+        };
         Ok(Permit { limiter: self.clone(), held })
     }
 }

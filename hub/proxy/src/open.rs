@@ -16,6 +16,7 @@ use crate::connector::Dialed;
 use crate::ledger::Ledger;
 use crate::limits::Permit;
 use crate::metrics::{Cut, ProxyMetrics};
+use crate::send::Tries;
 use crate::upstreams::AtTarget;
 
 /// Bytes of the bodies of one request, counted where they pass.
@@ -72,6 +73,8 @@ struct Open {
     entry: Entry,
     counted: Counted,
     settled: Settled,
+    /// A service has answered it.
+    is_answered: bool,
     held: Option<(AtTarget, Permit)>,
 }
 
@@ -87,6 +90,7 @@ impl OpenRequest {
             entry,
             counted: Counted::default(),
             settled,
+            is_answered: false,
             held: None,
         }))
     }
@@ -143,16 +147,24 @@ impl OpenRequest {
         self.0.entry.decided = Some(self.0.started_at.elapsed());
     }
 
-    /// Notes that the head of an answer came, and the connection that it came over.
-    pub(crate) fn note_answer(&mut self, at_target: &AtTarget, dialed: Option<&Dialed>) {
-        let entry = &mut self.0.entry;
-        entry.target = Some(at_target.address());
-        let took = self.0.started_at.elapsed().saturating_sub(entry.decided.unwrap_or_default());
-        entry.answered = Some(took);
+    /// Notes where it was sent and how long that took, whether the head of an answer came or not; `dialed` is the
+    /// connection that the answer came over.
+    pub(crate) fn note_tries(&mut self, tries: &Tries, dialed: Option<&Dialed>, is_answered: bool) {
+        if tries.count == 0 {
+            return;
+        }
+        self.0.is_answered = is_answered;
+        let took = self.0.started_at.elapsed().saturating_sub(self.0.entry.decided.unwrap_or_default());
         // A connection that is older was opened for another request.
-        entry.connected =
-            dialed.filter(|dialed| dialed.began_at >= self.0.started_at).map(|dialed| dialed.took);
-        self.0.seen.metrics.first_byte.observe(took.as_secs_f64());
+        let opened = dialed.filter(|dialed| dialed.began_at >= self.0.started_at).map(|dialed| dialed.took);
+        let failed = Some(tries.connecting).filter(|connecting| !connecting.is_zero());
+        let entry = &mut self.0.entry;
+        (entry.target, entry.tries) = (tries.target, Some(tries.count));
+        entry.connected = opened.map(|opened| opened.saturating_add(tries.connecting)).or(failed);
+        entry.upstream = Some(took.saturating_sub(entry.connected.unwrap_or_default()));
+        if is_answered {
+            self.0.seen.metrics.first_byte.observe(took.as_secs_f64());
+        }
     }
 
     /// Adds to the sums what is not in them yet, where the last time is long enough ago.
@@ -173,7 +185,7 @@ impl OpenRequest {
         );
         let once = |is_so: bool| u64::from(is_so && !before.is_counted);
         let used = Used {
-            requests: once(self.0.entry.target.is_some()),
+            requests: once(self.0.is_answered),
             refused: once(self.0.entry.refused.is_some()),
             bytes_in: received.saturating_sub(before.bytes.0),
             bytes_out: sent.saturating_sub(before.bytes.1),
@@ -193,7 +205,10 @@ impl OpenRequest {
     }
 
     /// Notes that the hub cut what was open, because what let it in does not hold any more.
-    pub(crate) fn note_cut(&self, refusal: &Refusal) {
+    pub(crate) fn note_cut(&mut self, refusal: &Refusal) {
+        // It was let in and answered: in the sums it is no refusal.
+        self.settle();
+        self.0.entry.refused = Some(refusal.code());
         self.0.seen.metrics.count_revoked();
         let request_id = &self.0.entry.request_id;
         info!(target: "audit", reason = refusal.code(), request_id, "open request cut");

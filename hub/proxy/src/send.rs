@@ -80,6 +80,17 @@ pub(crate) struct Answered {
     pub(crate) dialed: Option<Dialed>,
 }
 
+/// What is known of the tries of one request, however it ends.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Tries {
+    /// How many there were.
+    pub(crate) count: u32,
+    /// Where the last one went.
+    pub(crate) target: Option<SocketAddr>,
+    /// Time that went by until connections did not open, added up.
+    pub(crate) connecting: Duration,
+}
+
 /// Sends requests over pooled connections.
 pub(crate) struct Sender {
     http1: Pool,
@@ -110,11 +121,13 @@ impl Sender {
         }
     }
 
-    /// Sends it until a target answers, as often as its kind and the budget allow. `room` is for the answer.
+    /// Sends it until a target answers, as often as its kind and the budget allow. `room` is for the answer; `tries`
+    /// is right at any time, also where the future is dropped.
     pub(crate) async fn send(
         &self,
         outgoing: &Outgoing<'_>,
         room: HeaderMap,
+        tries: &mut Tries,
     ) -> Result<(Answered, AtTarget), Refusal> {
         let Outgoing { canonical, admission, targets, settings, body, .. } = *outgoing;
         let service = admission.service();
@@ -134,6 +147,9 @@ impl Sender {
                     at_target
                 }
             };
+            tries.count = tries.count.saturating_add(1);
+            tries.target = Some(at_target.address());
+            let began = Instant::now();
             match self.ask(outgoing, at_target.address(), room.take().unwrap_or_default()).await? {
                 Ok(answered) if is_expected(outgoing, &answered.response) => {
                     at_target.report(outcome_of(answered.response.status()));
@@ -144,6 +160,9 @@ impl Sender {
                     return Err(Fault::Malformed.refusal(service));
                 }
                 Err(fault) => {
+                    if fault.is_unconnected() {
+                        tries.connecting = tries.connecting.saturating_add(began.elapsed());
+                    }
                     at_target.report(fault.outcome());
                     tried.push(at_target.address());
                     let may_again = attempt < MAX_RETRIES && fault.allows_retry(canonical.method(), body);

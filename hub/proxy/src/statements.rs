@@ -17,7 +17,10 @@ const REUSE: Duration = Duration::from_secs(20);
 /// Statements kept at once.
 const MAX_KEPT: usize = 4096;
 
-type OfOne = BTreeMap<(AuthMethod, ServiceKey), (Timestamp, HeaderValue)>;
+/// What one credential is stated by: how it was shown, for which service, and beside which client certificate.
+type Shown = (AuthMethod, ServiceKey, Option<[u8; 32]>);
+
+type OfOne = BTreeMap<Shown, (Timestamp, HeaderValue)>;
 
 /// By the public name of the credential, so that nothing has to be made to find one.
 #[derive(Debug, Default)]
@@ -52,7 +55,8 @@ impl Statements {
     /// The statement about this caller, for this service.
     pub(crate) fn of(&self, admission: &Admission, now: Timestamp) -> Option<HeaderValue> {
         let identity = admission.identity();
-        let key = (identity.method(), admission.service());
+        let certificate = identity.certificate().map(|certificate| *certificate.fingerprint());
+        let key = (identity.method(), admission.service(), certificate);
         let is_fresh = |made: Timestamp| made <= now && now.since(made) < REUSE;
         let known = |kept: &Kept| kept.by_id.get(identity.id())?.get(&key).cloned();
         if let Some((_, statement)) = known(&self.kept.lock()).filter(|(made, _)| is_fresh(*made)) {

@@ -33,8 +33,8 @@ pub use join::{CloudIdentity, IdentityRecord, JoinRefusal, MAX_CLOCK_SKEW, check
 pub use limits::{AuditBudget, Buckets, Rate, Told};
 pub use pool::{AddressPool, PoolError, PromiseError, ReserveError};
 pub use record::{
-    AccessScope, AccessTokenRecord, Agent, ApiKeyRecord, JoinTokenRecord, ParseServicesError, PolicyRecord,
-    ServiceGrant, ServiceRecord, TargetRecord, WHOLE,
+    AccessScope, AccessTokenRecord, Agent, ApiKeyRecord, AssertionRecord, JoinTokenRecord,
+    ParseServicesError, PolicyRecord, ServiceGrant, ServiceRecord, TargetRecord, WHOLE,
 };
 pub use registry::{
     AgentIndex, AgentView, Change, ChangeBody, DATA_PLANE_REASON, MAX_REASON_CHARS, MAX_TARGETS_PER_AGENT,

@@ -242,6 +242,17 @@ pub struct ApiKeyRecord {
     pub revoked_at: Option<Timestamp>,
 }
 
+/// Another issuer's assertion that was used for a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AssertionRecord {
+    /// The service.
+    pub service: ServiceKey,
+    /// SHA-256 of its issuer and its name.
+    pub hash: [u8; 32],
+    /// From this time on it is refused as expired.
+    pub until: Timestamp,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,8 +6,9 @@ use blueprint_common_types::{AgentId, ServiceKey, Timestamp, TokenHash, TokenId}
 use futures_util::future::BoxFuture;
 
 use crate::{
-    AccessTokenRecord, Agent, ApiKeyRecord, AuditCheck, AuditEvent, AuditFilter, AuditRow, Change,
-    CloudIdentity, IdentityRecord, JoinRefusal, JoinTokenRecord, PolicyRecord, ServiceRecord, TargetRecord,
+    AccessTokenRecord, Agent, ApiKeyRecord, AssertionRecord, AuditCheck, AuditEvent, AuditFilter, AuditRow,
+    Change, CloudIdentity, IdentityRecord, JoinRefusal, JoinTokenRecord, PolicyRecord, ServiceRecord,
+    TargetRecord,
 };
 
 /// Why the store could not do what it was asked.
@@ -308,6 +309,13 @@ pub trait Store: Send + Sync {
 
     /// Marks an API key as revoked and gives its service; `None` where there is none or it was revoked before.
     fn revoke_api_key(&self, id: String, now: Timestamp) -> BoxFuture<'_, StoreResult<Option<ServiceKey>>>;
+
+    /// Saves that an assertion was used for a service; false where it was before, and could be used still. Those
+    /// that expired are forgotten.
+    fn use_assertion(&self, record: AssertionRecord, now: Timestamp) -> BoxFuture<'_, StoreResult<bool>>;
+
+    /// Every assertion that was used and has not expired.
+    fn list_assertions(&self, now: Timestamp) -> BoxFuture<'_, StoreResult<Vec<AssertionRecord>>>;
 
     /// Appends to the audit log.
     fn audit(&self, event: AuditEvent, now: Timestamp) -> BoxFuture<'_, StoreResult<()>>;

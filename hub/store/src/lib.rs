@@ -11,6 +11,7 @@
 //! - of tokens only hashes are stored.
 
 mod agents;
+mod assertions;
 mod audit;
 mod convert;
 mod costs;
@@ -40,10 +41,10 @@ use std::path::Path;
 
 use blueprint_common_types::{AgentId, ServiceKey, Timestamp, TokenId};
 use blueprint_hub_registry_core::{
-    AccessTokenRecord, Agent, ApiKeyError, ApiKeyRecord, ApiKeyRotateError, ApiKeyRotation, AuditCheck,
-    AuditEvent, AuditFilter, AuditRow, Change, IdentityRecord, JoinCommit, JoinError, JoinTokenRecord,
-    Loaded, PolicyChange, PolicyChangeError, PolicyRecord, RenewError, ServiceChange, ServiceChangeError,
-    ServiceRecord, Store, StoreResult,
+    AccessTokenRecord, Agent, ApiKeyError, ApiKeyRecord, ApiKeyRotateError, ApiKeyRotation, AssertionRecord,
+    AuditCheck, AuditEvent, AuditFilter, AuditRow, Change, IdentityRecord, JoinCommit, JoinError,
+    JoinTokenRecord, Loaded, PolicyChange, PolicyChangeError, PolicyRecord, RenewError, ServiceChange,
+    ServiceChangeError, ServiceRecord, Store, StoreResult,
 };
 use futures_util::future::BoxFuture;
 use rusqlite::Connection;
@@ -199,6 +200,14 @@ impl Store for SqliteStore {
 
     fn revoke_api_key(&self, id: String, now: Timestamp) -> BoxFuture<'_, StoreResult<Option<ServiceKey>>> {
         Box::pin(self.queue.call("revoke an api key", move |db| services::revoke_key(db, &id, now)))
+    }
+
+    fn use_assertion(&self, record: AssertionRecord, now: Timestamp) -> BoxFuture<'_, StoreResult<bool>> {
+        Box::pin(self.queue.call("save a used assertion", move |db| assertions::use_up(db, &record, now)))
+    }
+
+    fn list_assertions(&self, now: Timestamp) -> BoxFuture<'_, StoreResult<Vec<AssertionRecord>>> {
+        Box::pin(self.queue.call("list used assertions", move |db| assertions::list(db, now)))
     }
 
     fn audit(&self, event: AuditEvent, now: Timestamp) -> BoxFuture<'_, StoreResult<()>> {

@@ -28,6 +28,7 @@ const STEPS: &[&str] = &[
     include_str!("schema/0017_usage.sql"),
     include_str!("schema/0018_identities.sql"),
     include_str!("schema/0019_scaling.sql"),
+    include_str!("schema/0020_used_assertions.sql"),
 ];
 
 /// Brings the schema up to date.

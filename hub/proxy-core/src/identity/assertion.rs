@@ -4,12 +4,12 @@
 //! believed, and a key has one algorithm: the header of a token chooses among keys, never among
 //! algorithms. Times are checked against the hub's clock with [`SKEW`]; each assertion works once.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use blueprint_common_types::{ServiceKey, Timestamp};
+use blueprint_common_types::Timestamp;
 use serde::Deserialize;
 
 use super::oauth_policy::OAuthPolicy;
@@ -23,9 +23,6 @@ const MAX_ASSERTION: usize = 16 * 1024;
 
 /// Longest text of a claim that is kept.
 const MAX_CLAIM: usize = 256;
-
-/// Assertions remembered at once against being used again.
-const MAX_REMEMBERED: usize = 100_000;
 
 /// Why an assertion is refused; `Display` is what the client reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -60,8 +57,8 @@ pub enum AssertionError {
     /// It was used before.
     #[error("the assertion was used before")]
     Replayed,
-    /// More assertions are live than can be remembered.
-    #[error("too many assertions are live; try again later")]
+    /// More assertions of the service are live than can be remembered.
+    #[error("too many assertions of this service are live; try again once some of them have expired")]
     Full,
     /// It asks for scopes, and none of them is allowed.
     #[error("none of the scopes asked for is allowed")]
@@ -145,7 +142,7 @@ pub fn key_named(text: &str) -> Result<Option<String>, AssertionError> {
 
 /// Checks an assertion against the policy of a service and the keys that hold for it now.
 ///
-/// Whether it was used before is another question: ask [`Replays`] once everything else is good.
+/// Whether it was used before is another question: ask [`Replays`](super::Replays) once everything else is good.
 ///
 /// # Errors
 ///
@@ -226,38 +223,4 @@ fn granted(scope: Option<&str>, policy: &OAuthPolicy) -> Result<Option<Vec<Strin
     let allowed = policy.allowed_scopes.iter().flatten().map(|scope| scope.to_lowercase()).collect();
     let granted: Vec<String> = asked.intersection(&allowed).cloned().collect();
     if granted.is_empty() { Err(AssertionError::Scopes) } else { Ok(Some(granted)) }
-}
-
-/// The assertions that were used and could be used again; each until it would have expired.
-#[derive(Debug, Default)]
-pub struct Replays {
-    seen: BTreeMap<(ServiceKey, String, String), Timestamp>,
-}
-
-impl Replays {
-    /// Uses an assertion up.
-    ///
-    /// # Errors
-    ///
-    /// Fails where it was used before, and where no more can be remembered: what cannot be
-    /// remembered is not let in.
-    pub fn use_up(
-        &mut self,
-        service: ServiceKey,
-        assertion: &Assertion,
-        now: Timestamp,
-    ) -> Result<(), AssertionError> {
-        if self.seen.len() >= MAX_REMEMBERED {
-            self.seen.retain(|_, until| *until > now);
-        }
-        let key = (service, assertion.issuer.clone(), assertion.id.clone());
-        if self.seen.get(&key).is_some_and(|until| *until > now) {
-            return Err(AssertionError::Replayed);
-        }
-        if self.seen.len() >= MAX_REMEMBERED {
-            return Err(AssertionError::Full);
-        }
-        self.seen.insert(key, assertion.expires_at.plus(SKEW));
-        Ok(())
-    }
 }

@@ -1,22 +1,35 @@
 //! Challenges that are open: stored, used once, bound to a service and a key, dead after 30 s.
+//!
+//! Owners' keys are public, so anybody can ask in an owner's name. A source and a site are refused what is more than
+//! their part. Where an owner or everybody together has too many open, nobody is refused: the oldest of the site that
+//! has most goes, so that who asks most loses its own.
+
+mod share;
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use blueprint_common_types::{ServiceKey, Timestamp};
 
+use self::share::Share;
 use super::hex;
 use super::owner::OwnerKey;
 
 /// How long a challenge can be answered.
 pub const CHALLENGE_LIFE: Duration = Duration::from_secs(30);
 
-/// Challenges open at once; one takes about 200 bytes.
+/// Challenges open at once; one takes about 500 bytes.
 const MAX_OPEN: usize = 10_000;
 
-/// Challenges that one source may have open; keys are public, so anybody can ask in an owner's name.
+/// Challenges open for one owner of one service.
+const MAX_PER_OWNER: usize = 1000;
+
+/// Challenges that one source may have open.
 const MAX_PER_SOURCE: usize = 32;
+
+/// Challenges that one site may have open: eight sources that use all that is theirs.
+const MAX_PER_SITE: usize = 256;
 
 /// Why no challenge is given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -62,19 +75,35 @@ impl Challenge {
     }
 }
 
-/// All open challenges; bounded in number and per source.
+/// A challenge and where it was asked for.
+#[derive(Debug)]
+struct Open {
+    challenge: Challenge,
+    source: IpAddr,
+    site: IpAddr,
+    /// Its place in the order in which they were opened.
+    number: u64,
+}
+
+/// All open challenges; bounded in number, per source, per site and per owner.
 #[derive(Debug, Default)]
 pub struct Challenges {
-    open: BTreeMap<[u8; 32], (Challenge, IpAddr)>,
+    open: BTreeMap<[u8; 32], Open>,
+    /// All live equally long, so this is also the order in which they end.
+    by_age: BTreeMap<u64, [u8; 32]>,
     by_source: BTreeMap<IpAddr, usize>,
+    of_all: Share,
+    by_owner: BTreeMap<(ServiceKey, OwnerKey), Share>,
+    next: u64,
 }
 
 impl Challenges {
-    /// Opens a challenge with these random bytes.
+    /// Opens a challenge with these random bytes; where there are too many, the oldest of the site that has most of
+    /// them is closed.
     ///
     /// # Errors
     ///
-    /// Fails where the source, or everybody together, has too many open.
+    /// Fails where the source or its site has too many open.
     pub fn open(
         &mut self,
         nonce: [u8; 32],
@@ -83,19 +112,30 @@ impl Challenges {
         source: IpAddr,
         now: Timestamp,
     ) -> Result<Challenge, TooManyChallenges> {
-        let source = network(source);
-        let held = |all: &Self| all.by_source.get(&source).copied().unwrap_or(0);
-        if self.open.len() >= MAX_OPEN || held(self) >= MAX_PER_SOURCE {
-            self.forget_expired(now);
-        }
-        let count = held(self);
-        if self.open.len() >= MAX_OPEN || count >= MAX_PER_SOURCE {
+        self.forget_expired(now);
+        // The same bytes twice are no two challenges.
+        self.close(&nonce);
+        let (source, site) = (network(source), site(source));
+        let held = self.by_source.get(&source).copied().unwrap_or(0);
+        if held >= MAX_PER_SOURCE || self.of_all.held_by(site) >= MAX_PER_SITE {
             return Err(TooManyChallenges);
         }
-        let challenge = Challenge { nonce, service, owner, expires_at: now.plus(CHALLENGE_LIFE) };
-        if self.open.insert(nonce, (challenge.clone(), source)).is_none() {
-            self.by_source.insert(source, count.saturating_add(1));
+        let key = (service, owner.clone());
+        let of_owner = self.by_owner.get(&key).filter(|share| share.len() >= MAX_PER_OWNER);
+        let full = of_owner.or_else(|| (self.open.len() >= MAX_OPEN).then_some(&self.of_all));
+        if let Some(oldest) = full.and_then(Share::oldest_of_largest)
+            && let Some(nonce) = self.by_age.get(&oldest).copied()
+        {
+            self.close(&nonce);
         }
+        let number = self.next;
+        self.next = self.next.wrapping_add(1);
+        let challenge = Challenge { nonce, service, owner, expires_at: now.plus(CHALLENGE_LIFE) };
+        self.by_source.insert(source, held.saturating_add(1));
+        self.of_all.add(site, number);
+        self.by_owner.entry(key).or_default().add(site, number);
+        self.by_age.insert(number, nonce);
+        self.open.insert(nonce, Open { challenge: challenge.clone(), source, site, number });
         Ok(challenge)
     }
 
@@ -111,8 +151,8 @@ impl Challenges {
         owner: &OwnerKey,
         now: Timestamp,
     ) -> Result<Challenge, ChallengeError> {
-        let (open, _) = self.open.get(nonce).ok_or(ChallengeError::NotOpen)?;
-        if open.service != service || open.owner != *owner {
+        let Open { challenge, .. } = self.open.get(nonce).ok_or(ChallengeError::NotOpen)?;
+        if challenge.service != service || challenge.owner != *owner {
             return Err(ChallengeError::NotOpen);
         }
         let challenge = self.close(nonce).ok_or(ChallengeError::NotOpen)?;
@@ -131,17 +171,28 @@ impl Challenges {
         self.open.is_empty()
     }
 
+    /// Closes what has expired; each is looked at once.
     fn forget_expired(&mut self, now: Timestamp) {
-        let is_over = |(challenge, _): &(Challenge, IpAddr)| challenge.expires_at <= now;
-        let over: Vec<[u8; 32]> =
-            self.open.iter().filter(|(_, open)| is_over(open)).map(|(nonce, _)| *nonce).collect();
-        for nonce in over {
-            self.close(&nonce);
+        while let Some(nonce) = self.by_age.first_key_value().map(|(_, nonce)| *nonce)
+            && self.open.get(&nonce).is_none_or(|open| open.challenge.expires_at <= now)
+        {
+            if self.close(&nonce).is_none() {
+                self.by_age.pop_first();
+            }
         }
     }
 
     fn close(&mut self, nonce: &[u8; 32]) -> Option<Challenge> {
-        let (challenge, source) = self.open.remove(nonce)?;
+        let Open { challenge, source, site, number } = self.open.remove(nonce)?;
+        self.by_age.remove(&number);
+        self.of_all.remove(site, number);
+        let owner = (challenge.service, challenge.owner.clone());
+        if let Some(share) = self.by_owner.get_mut(&owner) {
+            share.remove(site, number);
+            if share.len() == 0 {
+                self.by_owner.remove(&owner);
+            }
+        }
         if let Some(count) = self.by_source.get_mut(&source) {
             *count = count.saturating_sub(1);
             if *count == 0 {
@@ -158,5 +209,13 @@ pub fn network(source: IpAddr) -> IpAddr {
     match source.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
         v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
+/// What counts as one site: the `/24` of IPv4 or the `/48` of IPv6 that one customer may have whole.
+fn site(source: IpAddr) -> IpAddr {
+    match source.to_canonical() {
+        IpAddr::V4(address) => Ipv4Addr::from_bits(address.to_bits() & !0xff).into(),
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !(u128::MAX >> 48)).into(),
     }
 }

@@ -61,12 +61,12 @@ impl IdentitySigner {
         format!("{body}{line}")
     }
 
-    /// States who calls; `aud` is the service as `BLUEPRINT/SERVICE`.
+    /// States who calls; `aud` is the service as `BLUEPRINT/SERVICE`, `cert` what a client certificate says.
     #[must_use]
     pub fn sign(&self, admission: &Admission, now: Timestamp) -> String {
         let identity = admission.identity();
         let header = json!({ "alg": "EdDSA", "typ": "JWT", "kid": self.name });
-        let claims = json!({
+        let mut claims = json!({
             "iss": self.issuer,
             "sub": identity.tenant_id(),
             "aud": admission.service().to_string(),
@@ -77,6 +77,13 @@ impl IdentitySigner {
             "name": identity.tenant_name(),
             "scope": identity.scopes().join(" "),
         });
+        if let (Some(claims), Some(certificate)) = (claims.as_object_mut(), identity.certificate()) {
+            let facts = certificate.facts();
+            let shown = json!({
+                "subject": facts.subject, "issuer": facts.issuer, "serial": facts.serial.as_str(),
+            });
+            claims.insert("cert".to_owned(), shown);
+        }
         let encode = |value: serde_json::Value| URL_SAFE_NO_PAD.encode(value.to_string());
         let signed = format!("{}.{}", encode(header), encode(claims));
         let signature = self.key.sign(signed.as_bytes());

@@ -58,6 +58,12 @@ impl ClientCertificate {
         format!("certificate:{}.{}", self.facts.serial, encode_hex(beginning))
     }
 
+    /// SHA-256 of it whole.
+    #[must_use]
+    pub const fn fingerprint(&self) -> &[u8; 32] {
+        &self.fingerprint
+    }
+
     /// What it says.
     #[must_use]
     pub const fn facts(&self) -> &CertificateFacts {

@@ -8,10 +8,11 @@ use blueprint_hub_proxy_core::{CanonicalRequest, Trust};
 use http::{Response, StatusCode};
 use serde::Deserialize;
 use serde_json::json as value;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::answers::{json, token};
 use super::{Answer, AuthApi, named};
+use crate::assertions::UseError;
 use crate::body::AnswerBody;
 
 /// The only grant there is.
@@ -28,6 +29,27 @@ struct TokenRequest {
 /// As RFC 6749, section 5.2, has it.
 fn refuse(status: StatusCode, code: &str, words: &str) -> Response<AnswerBody> {
     json(status, &value!({ "error": code, "error_description": words }))
+}
+
+/// Says that the same assertion may work a while later.
+const UNAVAILABLE: &str = "temporarily_unavailable";
+
+/// Status and code of the answer to an assertion that is refused.
+const fn answer_to(error: AssertionError) -> (StatusCode, &'static str) {
+    match error {
+        AssertionError::Malformed | AssertionError::Unsupported | AssertionError::NoId => {
+            (StatusCode::BAD_REQUEST, "invalid_request")
+        }
+        AssertionError::Scopes => (StatusCode::BAD_REQUEST, "invalid_scope"),
+        AssertionError::Full => (StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE),
+        AssertionError::Signature
+        | AssertionError::Issuer
+        | AssertionError::Audience
+        | AssertionError::Subject
+        | AssertionError::Times
+        | AssertionError::Expired
+        | AssertionError::Replayed => (StatusCode::BAD_REQUEST, "invalid_grant"),
+    }
 }
 
 impl AuthApi {
@@ -63,29 +85,21 @@ impl AuthApi {
             (None, _) | (_, Err(_)) => Arc::from([]),
         };
         let keys = known.oauth_keys().iter().chain(fetched.iter());
-        let verified = verify_assertion(&asked.assertion, policy, keys, now).and_then(|assertion| {
-            self.replays.lock().use_up(service, &assertion, now)?;
-            Ok(assertion)
-        });
-        let assertion = match verified {
+        let used = match verify_assertion(&asked.assertion, policy, keys, now) {
+            Ok(assertion) => self.assertions.use_up(service, &assertion, now).await.map(|()| assertion),
+            Err(error) => Err(error.into()),
+        };
+        let assertion = match used {
             Ok(assertion) => assertion,
-            Err(error) => {
+            Err(UseError::Refused(error)) => {
                 info!(%service, request_id = request.request_id(), %error, "assertion refused");
-                let code = match error {
-                    AssertionError::Malformed | AssertionError::Unsupported | AssertionError::NoId => {
-                        "invalid_request"
-                    }
-                    AssertionError::Scopes => "invalid_scope",
-                    AssertionError::Signature
-                    | AssertionError::Issuer
-                    | AssertionError::Audience
-                    | AssertionError::Subject
-                    | AssertionError::Times
-                    | AssertionError::Expired
-                    | AssertionError::Replayed
-                    | AssertionError::Full => "invalid_grant",
-                };
-                return bad(code, &error.to_string());
+                let (status, code) = answer_to(error);
+                return Ok(refuse(status, code, &error.to_string()));
+            }
+            Err(UseError::Failed(error)) => {
+                warn!(%service, request_id = request.request_id(), %error, "use of an assertion not stored");
+                let words = "that the assertion was used could not be stored; try again";
+                return Ok(refuse(StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE, words));
             }
         };
         match seal_for_assertion(trust, service, &assertion, policy.token_life(), now) {

@@ -8,9 +8,6 @@ use blueprint_hub_proxy_core::Transport;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use tracing::info;
-
-use super::Line;
 
 type Label = [(&'static str, &'static str); 1];
 
@@ -25,6 +22,8 @@ pub(super) enum Refused {
     FullInForward,
     /// Too many are open from there.
     FullFromSource,
+    /// The service has as many requests, connections and flows open as its settings allow, or gets them too fast.
+    Limit,
     /// The hub is short of memory.
     Overloaded,
     /// The service has no healthy target.
@@ -43,11 +42,12 @@ impl From<NoPlace> for Refused {
 }
 
 impl Refused {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Source,
         Self::Full,
         Self::FullInForward,
         Self::FullFromSource,
+        Self::Limit,
         Self::Overloaded,
         Self::NoTarget,
         Self::Unreachable,
@@ -59,9 +59,24 @@ impl Refused {
             Self::Full => "full",
             Self::FullInForward => "full_in_forward",
             Self::FullFromSource => "full_from_source",
+            Self::Limit => "limit_reached",
             Self::Overloaded => "overloaded",
             Self::NoTarget => "no_healthy_target",
             Self::Unreachable => "target_unreachable",
+        }
+    }
+
+    /// What the audit log calls it where a rule of the operator refuses.
+    pub(super) const fn rule(self) -> Option<&'static str> {
+        match self {
+            Self::Source => Some("forward_source"),
+            Self::Limit => Some("forward_limit"),
+            Self::Full
+            | Self::FullInForward
+            | Self::FullFromSource
+            | Self::Overloaded
+            | Self::NoTarget
+            | Self::Unreachable => None,
         }
     }
 }
@@ -87,7 +102,7 @@ impl End {
     const ALL: [Self; 6] =
         [Self::Closed, Self::Broken, Self::Removed, Self::Source, Self::Idle, Self::Target];
 
-    const fn label(self) -> &'static str {
+    pub(super) const fn label(self) -> &'static str {
         match self {
             Self::Closed => "closed",
             Self::Broken => "broken",
@@ -189,22 +204,11 @@ impl Counters {
         self.open.get_or_create(&[("protocol", transport.name())]).inc();
     }
 
-    /// Counts the end of what [`Self::begin`] counted, and writes the line of it.
-    pub(super) fn end(&self, line: &Line, transport: Transport, passed: &Passed, end: End) {
+    /// Counts the end of what [`Self::begin`] counted.
+    pub(super) fn end(&self, transport: Transport, passed: &Passed, end: End) {
         self.open.get_or_create(&[("protocol", transport.name())]).dec();
         self.ended.get_or_create(&[("protocol", transport.name()), ("reason", end.label())]).inc();
         self.bytes.get_or_create(&[("direction", "up")]).inc_by(passed.up);
         self.bytes.get_or_create(&[("direction", "down")]).inc_by(passed.down);
-        let name = line.forward.load().name.clone();
-        let (service, up, down, reason) = (line.service, passed.up, passed.down, end.label());
-        let millis = passed.took.as_millis();
-        match end {
-            End::Removed | End::Source => {
-                info!(target: "audit", %service, forward = name, protocol = %transport, up, down, millis, reason, "forward cut");
-            }
-            End::Closed | End::Broken | End::Idle | End::Target => {
-                info!(target: "access", %service, forward = name, protocol = %transport, up, down, millis, reason, "forward ended");
-            }
-        }
     }
 }

@@ -17,7 +17,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, warn};
 
-use super::counters::{End, Passed, Refused};
+use super::account::Account;
+use super::counters::{End, Refused};
 use super::{Chosen, Line, MAX_TRIES, Seat, WATCH_EVERY};
 use crate::delegate::delegate_write;
 use crate::dial::Io;
@@ -63,8 +64,8 @@ async fn carry(line: Arc<Line>, client: TcpStream, source: IpAddr, seat: Seat) {
     if let Err(error) = client.set_nodelay(true) {
         return debug!(%error, "client of a forward is gone already");
     }
-    let open = Open::begin(&line, seat);
     let (address, agent) = (chosen.address, chosen.agent);
+    let mut account = Account::begin(&line, Transport::Tcp, source, address);
     debug!(service = %line.service, %source, %agent, target = %address, "forward connected");
     let (up, down) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let mut client = Metered { inner: client, read: Arc::clone(&up) };
@@ -77,10 +78,11 @@ async fn carry(line: Arc<Line>, client: TcpStream, source: IpAddr, seat: Seat) {
                 End::Broken
             }
         },
-        end = must_end(&line, source, [&up, &down]) => end,
+        end = must_end(&line, source, [&up, &down], &mut account) => end,
     };
     drop((client, service, chosen.at));
-    open.end(&line, up.load(Ordering::Relaxed), down.load(Ordering::Relaxed), end);
+    account.end(up.load(Ordering::Relaxed), down.load(Ordering::Relaxed), end);
+    drop(seat);
 }
 
 /// Opens a connection to a target, or to another one where that fails.
@@ -106,8 +108,9 @@ async fn dial(line: &Line) -> Result<(Box<dyn Io>, Chosen), Refused> {
 }
 
 /// Resolves once a connection that its ends keep open has to end.
-async fn must_end(line: &Line, source: IpAddr, passed: [&AtomicU64; 2]) -> End {
-    let total = || passed.iter().fold(0u64, |sum, count| sum.wrapping_add(count.load(Ordering::Relaxed)));
+async fn must_end(line: &Line, source: IpAddr, passed: [&AtomicU64; 2], account: &mut Account) -> End {
+    let both = || passed.map(|count| count.load(Ordering::Relaxed));
+    let total = || both().into_iter().fold(0u64, u64::wrapping_add);
     let (mut seen, mut since) = (total(), Instant::now());
     loop {
         if line.stop.run_until_cancelled(sleep(WATCH_EVERY)).await.is_none() {
@@ -116,32 +119,14 @@ async fn must_end(line: &Line, source: IpAddr, passed: [&AtomicU64; 2]) -> End {
         if !line.forward.load().admits(source) {
             return End::Source;
         }
+        let [up, down] = both();
+        account.settle_now_and_then(up, down);
         let now = total();
         if now != seen {
             (seen, since) = (now, Instant::now());
         } else if since.elapsed() >= IDLE {
             return End::Idle;
         }
-    }
-}
-
-/// A connection in the counters.
-struct Open {
-    begun: Instant,
-    _seat: Seat,
-}
-
-impl Open {
-    fn begin(line: &Line, seat: Seat) -> Self {
-        line.open.fetch_add(1, Ordering::Relaxed);
-        line.shared.counters.begin(Transport::Tcp);
-        Self { begun: Instant::now(), _seat: seat }
-    }
-
-    fn end(self, line: &Line, up: u64, down: u64, end: End) {
-        line.open.fetch_sub(1, Ordering::Relaxed);
-        let passed = Passed { up, down, took: self.begun.elapsed() };
-        line.shared.counters.end(line, Transport::Tcp, &passed, end);
     }
 }
 

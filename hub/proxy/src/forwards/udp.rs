@@ -16,7 +16,8 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tracing::{debug, warn};
 
-use super::counters::{Dropped, End, Passed, Refused};
+use super::account::Account;
+use super::counters::{Dropped, End, Refused};
 use super::{Chosen, Line, Seat, WATCH_EVERY};
 use crate::dial::Datagrams;
 
@@ -140,16 +141,13 @@ async fn carry(line: Arc<Line>, socket: Arc<UdpSocket>, entry: Entry, inbox: mps
     };
     let Chosen { address, agent, at } = chosen;
     debug!(service = %line.service, %source, %agent, target = %address, "flow of a forward begins");
-    line.open.fetch_add(1, Ordering::Relaxed);
-    line.shared.counters.begin(Transport::Udp);
-    let begun = Instant::now();
-    let mut flow =
-        Flow { line: &line, socket: &socket, client: entry.client, target, address, up: 0, down: 0 };
+    let account = Account::begin(&line, Transport::Udp, source, address);
+    let client = entry.client;
+    let mut flow = Flow { line: &line, socket: &socket, client, target, address, up: 0, down: 0, account };
     let end = line.stop.run_until_cancelled(flow.run(inbox)).await.unwrap_or(End::Removed);
-    let passed = Passed { up: flow.up, down: flow.down, took: begun.elapsed() };
-    line.open.fetch_sub(1, Ordering::Relaxed);
     drop(at);
-    line.shared.counters.end(&line, Transport::Udp, &passed, end);
+    let Flow { up, down, account, .. } = flow;
+    account.end(up, down, end);
 }
 
 struct Flow<'l> {
@@ -160,6 +158,7 @@ struct Flow<'l> {
     address: SocketAddr,
     up: u64,
     down: u64,
+    account: Account,
 }
 
 impl Flow<'_> {
@@ -172,6 +171,7 @@ impl Flow<'_> {
             tokio::select! {
                 biased;
                 _ = watch.tick() => {
+                    self.account.settle_now_and_then(self.up, self.down);
                     if !self.line.forward.load().admits(self.client.ip()) {
                         return End::Source;
                     }

@@ -11,6 +11,7 @@ use blueprint_hub_proxy_core::identity::IdentitySigner;
 use blueprint_hub_proxy_core::pace::LeastRate;
 
 use crate::access_log::AccessLog;
+use crate::assertions::UsedAssertions;
 use crate::dial::Dial;
 use crate::forwards::ForwardConfig;
 use crate::http3::Http3Socket;
@@ -96,6 +97,8 @@ pub struct ProxyParts {
     pub trust: Arc<ArcSwap<Trust>>,
     /// Keeps API keys.
     pub keys: Arc<dyn KeyStore>,
+    /// Which assertions of OAuth issuers were used.
+    pub assertions: UsedAssertions,
     /// Signs who calls, for services.
     pub signer: Arc<IdentitySigner>,
     /// What the operator may do here; `None` for nothing.

@@ -11,7 +11,6 @@ use std::task::Poll;
 use std::time::Duration;
 
 use blueprint_common_runtime::Chain;
-use blueprint_hub_proxy_core::MAX_HEADER_BYTES;
 use blueprint_hub_proxy_core::tls::Channel;
 use http::header::ALT_SVC;
 use http::{HeaderValue, Request, Response};
@@ -51,6 +50,10 @@ const MAX_STREAMS: u32 = 100;
 const MAX_UNSEEN_RESETS: usize = 32;
 const MAX_ERRORS: usize = 256;
 
+/// Longest head that the HTTP/2 library reads, by its own count (RFC 9113, section 6.5.2): four times what is taken, so
+/// that a head that is too long gets an answer of ours, which says so and is counted. The library's says nothing.
+const MAX_HEADER_LIST: u32 = 64 * 1024;
+
 /// HTTP/2 flow-control windows towards clients, in bytes: of one request, and of one connection.
 const DOWNSTREAM_WINDOWS: (u32, u32) = (64 * 1024, 1024 * 1024);
 
@@ -80,23 +83,27 @@ impl Server {
     /// What a connection needs at one time only is behind a pointer: thousands of them idle at once.
     pub(super) async fn serve(self: Arc<Self>, stream: TcpStream, peer: SocketAddr) {
         let source = peer.ip();
-        if self.care.pressure.refuses() {
-            self.metrics.count_cut(Cut::Overloaded);
-            return debug!(%source, "connection refused, the hub is short of memory");
-        }
         if let Some(tls) = &self.tls {
             Box::pin(self.serve_tls(stream, peer, tls)).await;
+        } else if self.care.pressure.refuses() {
+            self.refuse(source);
         } else {
             Box::pin(self.serve_http(stream, source, Channel::default())).await;
         }
     }
 
+    fn refuse(&self, source: IpAddr) {
+        self.metrics.count_cut(Cut::Overloaded);
+        debug!(%source, "connection refused, the hub is short of memory");
+    }
+
     async fn serve_tls(&self, stream: TcpStream, peer: SocketAddr, tls: &TlsHandle) {
         let source = peer.ip();
-        match timeout(self.handshake_timeout, Box::pin(accept(stream, tls))).await {
+        match timeout(self.handshake_timeout, Box::pin(accept(stream, tls, &self.care.pressure))).await {
             Ok(Ok(Accepted::Client(stream, channel))) => {
                 Box::pin(self.serve_http(stream, source, channel)).await;
             }
+            Ok(Ok(Accepted::Overloaded)) => self.refuse(source),
             Ok(Ok(Accepted::Neighbour(neighbour, start))) => neighbour.serve(*start, peer).await,
             Ok(Ok(Accepted::Challenge)) => debug!(%source, "acme challenge answered"),
             Ok(Err(error)) => {
@@ -222,7 +229,7 @@ impl Server {
             .initial_stream_window_size(DOWNSTREAM_WINDOWS.0)
             .initial_connection_window_size(DOWNSTREAM_WINDOWS.1)
             .max_send_buf_size(DOWNSTREAM_BUFFER)
-            .max_header_list_size(u32::try_from(MAX_HEADER_BYTES).unwrap_or(u32::MAX))
+            .max_header_list_size(MAX_HEADER_LIST)
             .keep_alive_interval(KEEPALIVE.0)
             .keep_alive_timeout(KEEPALIVE.1);
         let io = Metered::new(io, self.times.head, Arc::clone(&self.metrics));

@@ -12,6 +12,7 @@ use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 use super::handle::TlsHandle;
 use super::neighbour::Neighbour;
 use super::table::Choice;
+use crate::pressure::Pressure;
 
 /// How a handshake ended well.
 pub(crate) enum Accepted<I> {
@@ -19,6 +20,8 @@ pub(crate) enum Accepted<I> {
     Client(Box<TlsStream<I>>, Channel),
     /// An ACME server that has seen what it came for.
     Challenge,
+    /// It is a client's, and the hub is short of memory.
+    Overloaded,
     /// It is a neighbour's, who goes on with it.
     Neighbour(Arc<dyn Neighbour>, Box<StartHandshake<I>>),
 }
@@ -32,7 +35,7 @@ pub(crate) enum Accepted<I> {
 /// # Cancel safety
 ///
 /// Dropping the future closes the connection.
-pub(crate) async fn accept<I>(io: I, handle: &TlsHandle) -> io::Result<Accepted<I>>
+pub(crate) async fn accept<I>(io: I, handle: &TlsHandle, pressure: &Pressure) -> io::Result<Accepted<I>>
 where
     I: AsyncRead + AsyncWrite + Unpin,
 {
@@ -41,6 +44,10 @@ where
         let hello = start.client_hello();
         if let Some(neighbour) = handle.neighbour(hello.server_name()) {
             return Ok(Accepted::Neighbour(neighbour, Box::new(start)));
+        }
+        // Agents come in all the same: without them nothing that is open goes on.
+        if pressure.refuses() {
+            return Ok(Accepted::Overloaded);
         }
         let protocols = hello.alpn().into_iter().flatten();
         handle.table().choose(hello.server_name(), protocols)

@@ -7,14 +7,16 @@ use std::time::Duration;
 
 use blueprint_common_runtime::accept::AcceptLimits;
 use blueprint_common_types::Health;
-use blueprint_hub_proxy::{ForwardConfig, Pressure};
+use blueprint_hub_proxy::{ForwardConfig, Ledger, Pressure};
+use blueprint_hub_proxy_core::limits::Limits;
 use blueprint_hub_proxy_core::tls::ServiceTls;
 use blueprint_hub_proxy_core::{Forward, ServiceSettings, Transport, Trust};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::rig::{LONG, Rig, SERVICE, closed_port};
+use crate::rig::{LONG, Rig, SERVICE, closed_port, empty};
+use crate::seen::Lines;
 
 /// How soon a change of settings has to show.
 const SOON: Duration = Duration::from_secs(2);
@@ -103,6 +105,72 @@ async fn bytes_pass_as_they_are_and_an_end_of_one_direction_alone() {
     rig.assert_metric("hub_proxy_forward_bytes_total{direction=\"up\"} 2000000");
     rig.assert_metric("hub_proxy_forward_bytes_total{direction=\"down\"} 2000010");
     rig.assert_metric("hub_proxy_forward_open{protocol=\"tcp\"} 0");
+}
+
+#[tokio::test]
+async fn forwards_are_in_the_logs_and_sums_and_under_the_limits_of_their_service() {
+    let lines = Lines::read();
+    let ledger = Ledger::default();
+    let rig = Rig::with(|proxy| {
+        proxy.forwards = Some(usual());
+        proxy.ledger = ledger.clone();
+    })
+    .await;
+    let target = talker(&rig);
+    rig.route(&[target]);
+    let (port, closed) = (free_port().await, free_port().await);
+    let forwards = vec![
+        forward(Transport::Tcp, port, &["127.0.0.0/8"]),
+        Forward { name: "closed".to_owned(), ..forward(Transport::Tcp, closed, &["192.0.2.0/24"]) },
+    ];
+    let limits = Limits { concurrent: 1, ..Limits::default() };
+    let settings = ServiceSettings { forwards, limits, ..ServiceSettings::default() };
+    rig.settle(settings.clone());
+    let mut first = connect(port).await;
+    first.read_exact(&mut [0; 6]).await.unwrap();
+    assert!(is_closed(&mut connect(port).await).await, "one connection at once");
+    let response = rig.http1().await.send_request(rig.request("GET", "/", empty())).await.unwrap();
+    assert_eq!(response.status(), 429, "requests count with connections");
+    assert!(is_closed(&mut connect(closed).await).await);
+    first.write_all(&[7; 1000]).await.unwrap();
+    first.shutdown().await.unwrap();
+    let mut rest = Vec::new();
+    timeout(LONG, first.read_to_end(&mut rest)).await.unwrap().unwrap();
+
+    let found = lines.requests(2).await;
+    let line = found.iter().find(|line| line["protocol"] == "tcp").unwrap();
+    for (field, value) in [
+        ("source", "127.0.0.1"),
+        ("service", "7/42"),
+        ("forward", "raw"),
+        ("ended", "closed"),
+        ("target_address", &target.to_string()),
+    ] {
+        assert_eq!(line[field], value, "{field} in {line}");
+    }
+    assert_eq!((&line["bytes_in"], &line["bytes_out"]), (&1000.into(), &1010.into()));
+    assert_eq!(line["request_id"].as_str().unwrap().len(), 32);
+    let used = ledger.usage(SERVICE).unwrap().total;
+    assert_eq!((used.requests, used.bytes_in), (1, 1000));
+    assert!(used.bytes_out >= 1010, "and the words of the refusal");
+
+    // What a change of settings cuts is in the audit log, as what is refused is.
+    let second = async {
+        loop {
+            let mut stream = connect(port).await;
+            if stream.read_exact(&mut [0; 6]).await.is_ok() {
+                return stream;
+            }
+        }
+    };
+    let mut second = timeout(LONG, second).await.unwrap();
+    rig.settle(ServiceSettings { forwards: Vec::new(), ..settings });
+    assert!(is_closed(&mut second).await);
+    lines.requests(3).await;
+    let codes: BTreeSet<_> = ledger.take_refused().iter().map(|row| (row.by.code, row.by.service)).collect();
+    for code in ["forward_source", "forward_limit", "forward_cut"] {
+        assert!(codes.contains(&(code, Some(SERVICE))), "{code} is not in {codes:?}");
+    }
 }
 
 #[tokio::test]

@@ -108,10 +108,15 @@ async fn heads_are_bounded_in_bytes_and_in_fields_over_both_versions_of_http() {
             }
         }
         let [first, second] = requests;
-        let first = http1.send_request(first).await.unwrap().status().as_u16();
-        let second = http2.send_request(second).await.unwrap().status().as_u16();
-        assert_eq!((first, second), (status, status), "{} fields", extra.len());
+        for response in [http1.send_request(first).await.unwrap(), http2.send_request(second).await.unwrap()]
+        {
+            assert_eq!(response.status().as_u16(), status, "{} fields", extra.len());
+            assert!(response.headers().contains_key("x-request-id"));
+            let answer = text(response).await;
+            assert_eq!(answer.contains("\"headers_too_large\""), status == 431, "{answer}");
+        }
     }
+    rig.assert_metric("hub_proxy_requests_refused_total{reason=\"headers_too_large\"} 4");
 }
 
 #[tokio::test]

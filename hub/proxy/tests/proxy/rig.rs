@@ -1,5 +1,6 @@
 //! A proxy, a token that opens it, and services to stand behind it.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -10,11 +11,12 @@ use arc_swap::ArcSwap;
 use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_runtime::tasks::{Spawner, Supervisor};
 use blueprint_common_tunnel::UdpError;
-use blueprint_common_types::{AccessToken, AgentId, Health, Secret, ServiceKey};
+use blueprint_common_types::{AccessToken, AgentId, Health, Secret, ServiceKey, Timestamp};
 use blueprint_hub_proxy::{
-    ApiKey, Datagrams, Dial, DialError, Io, KeyStore, KeyStoreError, Proxy, ProxyConfig, ProxyParts,
+    ApiKey, AssertionStore, Datagrams, Dial, DialError, Io, KeyStore, KeyStoreError, Proxy, ProxyConfig,
+    ProxyParts, UsedAssertions,
 };
-use blueprint_hub_proxy_core::identity::{IdentitySigner, KeyGrant, KeyTable, SealingKey};
+use blueprint_hub_proxy_core::identity::{IdentitySigner, KeyGrant, KeyTable, SealingKey, UsedAssertion};
 use blueprint_hub_proxy_core::{
     AccessGrant, AccessTable, RouteTable, Scope, Service, ServiceSettings, Target, Trust,
 };
@@ -29,6 +31,7 @@ use hyper::client::conn::{http1, http2};
 use hyper::server::conn;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 
@@ -108,6 +111,17 @@ impl KeyStore for Keys {
     }
 }
 
+/// Keeps used assertions in memory.
+#[derive(Default)]
+struct Uses(Mutex<BTreeSet<(ServiceKey, [u8; 32])>>);
+
+impl AssertionStore for Uses {
+    fn keep(&self, used: UsedAssertion, _: Timestamp) -> BoxFuture<'_, Result<bool, BoxError>> {
+        let is_new = self.0.lock().insert((used.service, used.hash));
+        async move { Ok(is_new) }.boxed()
+    }
+}
+
 pub(crate) struct Rig {
     pub(crate) proxy: SocketAddr,
     /// The address that has TLS, if one has.
@@ -134,6 +148,7 @@ impl Rig {
             dialer: Arc::new(Loopback),
             trust: Arc::clone(&trust),
             keys: Arc::new(Keys(Arc::clone(&trust))),
+            assertions: UsedAssertions::new(Arc::new(Uses::default()), []),
             signer: Arc::new(IdentitySigner::new(&seed, "hub").unwrap()),
             operator: None,
         };

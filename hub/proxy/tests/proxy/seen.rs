@@ -14,7 +14,7 @@ use tokio::time::sleep;
 use tracing::subscriber::DefaultGuard;
 use tracing_subscriber::fmt;
 
-use crate::rig::{Rig, SERVICE, empty, full, mirror, read_head, text};
+use crate::rig::{Rig, SERVICE, closed_port, empty, full, mirror, read_head, text};
 
 /// The access log of the tasks of this test, which run on its own thread.
 pub(crate) struct Lines {
@@ -96,13 +96,73 @@ async fn every_request_is_one_line_without_a_secret_in_it() {
     );
     assert_eq!(line["identity"], rig.token.id().to_string());
     let micros = |field: &str| line[field].as_u64().unwrap();
-    assert!(micros("decide_us") + micros("upstream_us") <= micros("total_us"), "{line}");
-    assert!(micros("connect_us") <= micros("upstream_us"), "{line}");
+    let parts = ["decide_us", "connect_us", "upstream_us"].map(micros);
+    assert!(parts.iter().sum::<u64>() <= micros("total_us"), "{line}");
+    assert_eq!(micros("tries"), 1);
     assert_eq!(found[1]["protocol"], "h2");
     assert_eq!(found[1]["connect_us"], Value::Null, "the connection was there already");
     let all = lines.all();
     let secret = rig.token.expose_text();
     assert!(!all.contains(secret.expose().as_str()) && !all.contains("secret=q"), "{all}");
+}
+
+#[tokio::test]
+async fn a_request_that_no_target_answers_says_where_it_was_sent_and_for_how_long() {
+    let lines = Lines::read();
+    let ledger = Ledger::default();
+    let rig = Rig::with(|config| config.ledger = ledger.clone()).await;
+    let closed = [closed_port().await, closed_port().await];
+    rig.route(&closed);
+    let mut client = rig.http1().await;
+    let response = client.send_request(rig.request("GET", "/", empty())).await.unwrap();
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+    text(response).await;
+    let silent = rig.raw_service(|mut stream| async move {
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    });
+    rig.route(&[silent]);
+    rig.settle(serde_json::from_str(r#"{"upstream":{"response_header_timeout_secs":1}}"#).unwrap());
+    let response = client.send_request(rig.request("GET", "/", empty())).await.unwrap();
+    assert_eq!(response.status(), StatusCode::GATEWAY_TIMEOUT);
+    text(response).await;
+
+    let found = lines.requests(2).await;
+    let unreachable = &found[0];
+    assert_eq!((&unreachable["tries"], &unreachable["status"]), (&2.into(), &503.into()));
+    assert_eq!(unreachable["refused"], "target_unreachable");
+    let last = unreachable["target_address"].as_str().unwrap();
+    assert!(closed.iter().any(|address| address.to_string() == last), "{unreachable}");
+    assert!(unreachable["connect_us"].is_u64() && unreachable["upstream_us"].is_u64(), "{unreachable}");
+    let late = &found[1];
+    assert_eq!((&late["tries"], &late["status"]), (&1.into(), &504.into()));
+    assert_eq!(late["target_address"], silent.to_string());
+    assert!((1_000_000..10_000_000).contains(&late["upstream_us"].as_u64().unwrap()), "{late}");
+    let used = ledger.usage(SERVICE).unwrap().total;
+    assert_eq!((used.requests, used.refused), (0, 2), "no service answered them");
+}
+
+#[tokio::test]
+async fn a_websocket_that_was_cut_says_why() {
+    let lines = Lines::read();
+    let ledger = Ledger::default();
+    let rig = Rig::with(|config| config.ledger = ledger.clone()).await;
+    rig.route(&[rig.raw_service(|mut stream| async move {
+        read_head(&mut stream).await;
+        let agrees = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+        stream.write_all(agrees).await.unwrap();
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    })]);
+    let mut client = rig.connect().await;
+    let asks = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    client.write_all(format!("GET / HTTP/1.1\r\n{}{asks}\r\n", rig.admitted()).as_bytes()).await.unwrap();
+    read_head(&mut client).await;
+    rig.revoke();
+    let found = lines.requests(1).await;
+    assert_eq!((&found[0]["protocol"], &found[0]["status"]), (&"websocket".into(), &101.into()));
+    assert_eq!(found[0]["refused"], "revoked_token");
+    let used = ledger.usage(SERVICE).unwrap().total;
+    assert_eq!((used.requests, used.refused), (1, 0), "it was let in");
 }
 
 #[tokio::test]

@@ -2,13 +2,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_types::ServiceKey;
-use blueprint_hub_proxy::tls::{CertificateFiles, ClientAuthorities, Material, ServiceHandshake, TlsHandle};
+use blueprint_hub_proxy::Pressure;
+use blueprint_hub_proxy::tls::{
+    CertificateFiles, ClientAuthorities, Material, Neighbour, ServiceHandshake, TlsHandle,
+};
 use blueprint_hub_proxy_core::tls::ServiceTls;
 use blueprint_hub_proxy_core::{RouteTable, Trust};
+use futures_util::future::{BoxFuture, FutureExt};
 use hyper_util::rt::TokioIo;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
@@ -20,8 +28,8 @@ use rustls::{ClientConfig, HandshakeKind, ProtocolVersion, RootCertStore, Suppor
 use sha3::{Digest, Keccak256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tokio_rustls::{StartHandshake, TlsConnector};
 
 use crate::rig::{LONG, Rig, SERVICE, empty, mirror};
 
@@ -48,12 +56,21 @@ impl Ca {
         names: &[&str],
         usage: ExtendedKeyUsagePurpose,
     ) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
+        self.sign_number(names, usage, [0x40, 0x01])
+    }
+
+    fn sign_number(
+        &self,
+        names: &[&str],
+        usage: ExtendedKeyUsagePurpose,
+        serial: [u8; 2],
+    ) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
         let key = KeyPair::generate().unwrap();
         let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
         let mut params = CertificateParams::new(names).unwrap();
         params.distinguished_name.push(DnType::CommonName, "acme");
         params.extended_key_usages = vec![usage];
-        params.serial_number = Some(vec![0x40, 0x01].into());
+        params.serial_number = Some(serial.to_vec().into());
         let der = params.signed_by(&key, &self.0).unwrap().der().clone();
         (der, PrivatePkcs8KeyDer::from(key.serialize_der()).into())
     }
@@ -87,8 +104,12 @@ impl Client {
         Self { roots, versions, certificate: None, resumption: Resumption::disabled() }
     }
 
-    fn showing(mut self, ca: &Ca) -> Self {
-        self.certificate = Some(ca.sign(&[], ExtendedKeyUsagePurpose::ClientAuth));
+    fn showing(self, ca: &Ca) -> Self {
+        self.showing_number(ca, [0x40, 0x01])
+    }
+
+    fn showing_number(mut self, ca: &Ca, serial: [u8; 2]) -> Self {
+        self.certificate = Some(ca.sign_number(&[], ExtendedKeyUsagePurpose::ClientAuth, serial));
         self
     }
 
@@ -208,6 +229,39 @@ async fn a_host_name_gets_its_certificate_in_both_versions_of_tls() {
     assert!(!text.contains("hub_proxy_certificate_expiry_timestamp_seconds 0.0"), "{text}");
 }
 
+/// Counts who comes, and does no more.
+#[derive(Default)]
+struct Door(AtomicUsize);
+
+impl Neighbour for Door {
+    fn serve(&self, _: StartHandshake<TcpStream>, _: SocketAddr) -> BoxFuture<'static, ()> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        async {}.boxed()
+    }
+}
+
+#[tokio::test]
+async fn neighbours_are_let_in_while_clients_are_refused_for_want_of_memory() {
+    let (ca, door, pressure) = (Ca::new(), Arc::new(Door::default()), Pressure::default());
+    let handle = TlsHandle::new(None, &Metrics::new()).unwrap();
+    handle.set_configured(vec![ca.server(&["hub.example"])]);
+    handle.share("agents.example", Arc::<Door>::clone(&door));
+    let (tls, short) = (handle.clone(), pressure.clone());
+    let rig = Rig::with(|config| (config.tls, config.pressure) = (Some(tls), short)).await;
+    rig.route(&[rig.service(mirror)]);
+    let headers = format!("{}X-Service-Id: 7/42\r\n", bearer(&rig));
+    let client = Client::trusting(&[&ca]);
+    for (is_short, expected) in [(false, 200), (true, 0), (false, 200)] {
+        pressure.set(is_short);
+        assert_eq!(status(client.ask(&rig, "hub.example", &headers).await), expected);
+        let before = door.0.load(Ordering::Relaxed);
+        // The door closes without a word of TLS.
+        assert!(client.connect(&rig, "agents.example").await.is_err());
+        assert_eq!(door.0.load(Ordering::Relaxed), before + 1, "short of memory: {is_short}");
+    }
+    rig.assert_metric("hub_proxy_connections_cut_total{reason=\"overloaded\"} 1");
+}
+
 #[tokio::test]
 async fn files_that_change_are_in_use_with_the_next_handshake() {
     let (old, new) = (Ca::new(), Ca::new());
@@ -297,6 +351,36 @@ async fn only_who_shows_a_certificate_of_the_service_reaches_it() {
     assert_eq!(status(plain.ask(&rig, "hub.example", &by_header).await), 421);
     let mut stream = shown.connect(&rig, HOST).await.unwrap();
     assert_eq!(status(ask(&mut stream, "hub.example", &by_header).await), 200, "the same service");
+}
+
+/// What the signed statement in a mirrored request says of the certificate.
+fn stated(answer: &str) -> serde_json::Value {
+    let statement = answer.lines().find_map(|line| line.strip_prefix("x-blueprint-identity: ")).unwrap();
+    let claims = URL_SAFE_NO_PAD.decode(statement.split('.').nth(1).unwrap()).unwrap();
+    let claims: serde_json::Value = serde_json::from_slice(&claims).unwrap();
+    claims.get("cert").cloned().unwrap_or_default()
+}
+
+#[tokio::test]
+async fn a_signed_statement_says_which_certificate_was_shown() {
+    let (server, ours) = (Ca::new(), Ca::new());
+    let handle = TlsHandle::new(Some(server.server(&["hub.example"])), &Metrics::new()).unwrap();
+    let rig = rig(&handle).await;
+    profiles(&rig, &handle, &server, &[(SERVICE, HOST, ours.authorities(false))]);
+    let client = || Client::trusting(&[&server]);
+    let clients = [client().showing_number(&ours, [0x40, 1]), client().showing_number(&ours, [0x40, 2])];
+    // The same token beside each: no statement is used for the other one.
+    for headers in ["", bearer(&rig).as_str()] {
+        for _ in 0..2 {
+            for (client, serial) in clients.iter().zip(["4001", "4002"]) {
+                let cert = stated(&client.ask(&rig, HOST, headers).await.unwrap());
+                assert_eq!((&cert["serial"], &cert["subject"]), (&serial.into(), &"CN=acme".into()));
+                assert!(cert["issuer"].is_string(), "{cert}");
+            }
+        }
+    }
+    let without = client().ask(&rig, HOST, &bearer(&rig)).await.unwrap();
+    assert!(stated(&without).is_null(), "{without}");
 }
 
 #[tokio::test]

@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use blueprint_common_types::{Health, ServiceKey, TokenId, WgPublicKey};
 use blueprint_hub_registry_core::{
-    AccessTokenRecord, ApiKeyError, ApiKeyRecord, ApiKeyRotateError, ApiKeyRotation, AuditCheck, AuditRow,
-    IdentityRecord, JoinCommit, JoinError, JoinTokenRecord, Loaded, PolicyChange, PolicyChangeError,
-    PolicyRecord, RenewError, ServiceChange, ServiceChangeError, ServiceGrant, ServiceRecord, StoreError,
-    StoreResult, Weights,
+    AccessTokenRecord, ApiKeyError, ApiKeyRecord, ApiKeyRotateError, ApiKeyRotation, AssertionRecord,
+    AuditCheck, AuditRow, IdentityRecord, JoinCommit, JoinError, JoinTokenRecord, Loaded, PolicyChange,
+    PolicyChangeError, PolicyRecord, RenewError, ServiceChange, ServiceChangeError, ServiceGrant,
+    ServiceRecord, StoreError, StoreResult, Weights,
 };
 use futures_util::future::{BoxFuture, FutureExt};
 use parking_lot::Mutex;
@@ -112,6 +112,12 @@ impl Store for Disk {
         closed()
     }
     fn revoke_api_key(&self, _: String, _: Timestamp) -> BoxFuture<'_, StoreResult<Option<ServiceKey>>> {
+        closed()
+    }
+    fn use_assertion(&self, _: AssertionRecord, _: Timestamp) -> BoxFuture<'_, StoreResult<bool>> {
+        closed()
+    }
+    fn list_assertions(&self, _: Timestamp) -> BoxFuture<'_, StoreResult<Vec<AssertionRecord>>> {
         closed()
     }
     fn audit(&self, event: AuditEvent, _: Timestamp) -> BoxFuture<'_, StoreResult<()>> {

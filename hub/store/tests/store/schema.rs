@@ -6,7 +6,8 @@ use blueprint_hub_store::DATABASE_FILE;
 use rusqlite::Connection;
 
 /// What takes each step back, the newest first. A new step stands at the top.
-const UNDO: [(i64, &str); 18] = [
+const UNDO: [(i64, &str); 19] = [
+    (20, "DROP TABLE used_assertions"),
     (
         19,
         "DROP TABLE deployment_sizes; DROP TABLE leaving_instances; DROP TABLE service_scaling; DROP TABLE scale_events; \
@@ -58,7 +59,7 @@ const UNDO: [(i64, &str); 18] = [
 ];
 
 /// The newest schema.
-pub(crate) const NEWEST: i64 = 19;
+pub(crate) const NEWEST: i64 = 20;
 
 /// Makes the database in `folder`, which nobody has open, one of `version`.
 pub(crate) fn take_back_to(folder: &Path, version: i64) {

@@ -2,7 +2,7 @@
 
 use blueprint_common_types::{ServiceKey, Timestamp};
 use blueprint_hub_registry_core::{
-    ApiKeyError, ApiKeyRecord, ApiKeyRotateError, ApiKeyRotation, AuditKind, ServiceChange,
+    ApiKeyError, ApiKeyRecord, ApiKeyRotateError, ApiKeyRotation, AssertionRecord, AuditKind, ServiceChange,
     ServiceChangeError, Store,
 };
 use blueprint_hub_store::SqliteStore;
@@ -119,4 +119,29 @@ async fn a_key_takes_the_place_of_another_whole_or_not_at_all() {
     let kinds: Vec<_> = store.audit_tail(10).await.unwrap().iter().map(|row| row.event.kind).collect();
     use AuditKind::{ApiKeyCreate, ApiKeyRotate};
     assert_eq!(kinds, [ApiKeyCreate, ApiKeyCreate, ApiKeyRotate, ApiKeyRotate]);
+}
+
+#[tokio::test]
+async fn an_assertion_is_used_once_until_it_has_expired_also_over_a_restart() {
+    let (dir, store) = store();
+    let at = |seconds: u64| Timestamp::from_millis(NOW.as_millis() + seconds * 1000);
+    let used = AssertionRecord {
+        service: ServiceKey { blueprint: 7, service: u64::MAX },
+        hash: [7; 32],
+        until: at(60),
+    };
+    assert!(store.use_assertion(used, NOW).await.unwrap());
+    assert!(!store.use_assertion(used, at(59)).await.unwrap());
+    let of_another =
+        AssertionRecord { service: ServiceKey { blueprint: 7, service: 1 }, until: at(90), ..used };
+    assert!(store.use_assertion(of_another, NOW).await.unwrap());
+    drop(store);
+    let store = SqliteStore::open(dir.path()).unwrap();
+    assert!(!store.use_assertion(used, at(59)).await.unwrap());
+    assert_eq!(store.list_assertions(at(59)).await.unwrap().len(), 2);
+    assert_eq!(store.list_assertions(at(60)).await.unwrap(), [of_another], "expired ones are forgotten");
+    // Those that a use finds expired go with it.
+    let third = AssertionRecord { hash: [8; 32], until: at(120), ..used };
+    assert!(store.use_assertion(third, at(90)).await.unwrap());
+    assert_eq!(store.list_assertions(NOW).await.unwrap(), [third]);
 }

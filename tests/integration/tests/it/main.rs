@@ -4,6 +4,7 @@
 mod accounts;
 mod acme;
 mod alerts;
+mod assertions;
 mod aws;
 mod azure;
 mod bootstrap;
@@ -42,6 +43,7 @@ mod ping;
 mod plugins;
 mod policy;
 mod prices;
+mod protocols;
 mod provision;
 mod qos;
 mod raw;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use blueprint_tests_support::http::{Request, Response};
-use blueprint_tests_support::{Need, eventually_ok, free_port, require};
+use blueprint_tests_support::{Launch, Need, eventually_ok, free_port, require};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -51,7 +51,7 @@ impl World {
             vec!["--silent", "--max-time", "5", "--resolve", &resolve, "--write-out", "\n%{http_code}"];
         all.extend(arguments);
         all.push(&url);
-        let finished = blueprint_tests_support::Launch::new("curl").args(all).run(CALL)?;
+        let finished = Launch::new("curl").args(all).run(CALL)?;
         let (body, status) = finished.stdout.rsplit_once('\n').context("no status")?;
         Ok((status.parse()?, body.to_owned()))
     }
@@ -82,7 +82,7 @@ impl Client {
         let resolve = format!("{host}:{}:127.0.0.1", world.port);
         let url = format!("https://{host}:{}/{path}", world.port);
         let arguments = ["--silent", "--cacert", &self.ca, "--cert", &self.certificate, "--key", &self.key];
-        let launch = blueprint_tests_support::Launch::new("curl").arg("--fail").args(arguments);
+        let launch = Launch::new("curl").arg("--fail").args(arguments);
         Ok(launch.args(["--output", "/dev/null", "--resolve", &resolve, &url]).run(2 * CALL)?.code)
     }
 
@@ -244,7 +244,7 @@ fn the_hubs_own_certificate_is_for_the_host_names_of_its_services() -> Result<()
     let der = world.hub.state().join("ca.der").display().to_string();
     let ca = world.files.path().join("hub.pem").display().to_string();
     let arguments = ["x509", "-inform", "der", "-in", &der, "-out", &ca];
-    let converted = blueprint_tests_support::Launch::new("openssl").args(arguments).run(CALL)?;
+    let converted = Launch::new("openssl").args(arguments).run(CALL)?;
     ensure!(converted.code == Some(0), "{}", converted.stderr);
     let bearer = format!("Authorization: Bearer {token}");
     ensure!(world.curl(HOST, &["--cacert", &ca, "--header", &bearer])?.0 == 200, "by name alone");
@@ -263,7 +263,7 @@ fn certificate_files_are_read_again_by_themselves_and_at_a_signal() -> Result<()
         let arguments =
             ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"];
         let names = ["-subj", "/CN=hub", "-addext", "subjectAltName=DNS:hub.example"];
-        let launch = blueprint_tests_support::Launch::new("openssl").args(arguments).args(names);
+        let launch = Launch::new("openssl").args(arguments).args(names);
         launch.args(["-keyout", &key, "-out", &certificate]).run(CALL)
     };
     make()?;
@@ -293,6 +293,32 @@ fn certificate_files_are_read_again_by_themselves_and_at_a_signal() -> Result<()
     ensure!(world.curl("hub.example", &["--cacert", &copy])?.0 == 401, "the second is still in use");
     let metrics = world.hub.api(&Request::get("/metrics"))?.text();
     ensure!(metrics.contains("hub_proxy_certificate_reloads_total{result=\"used\"}"), "{metrics}");
+    Ok(())
+}
+
+#[test]
+fn machines_are_met_by_tls_1_3_alone_at_either_address() -> Result<()> {
+    if !require(&[Need::Program("openssl")]) {
+        return Ok(());
+    }
+    let world = World::start(&["proxy.tls=hub"])?;
+    let line = world.hub.join_line(&[])?;
+    let control: String = line
+        .split("127.0.0.1:")
+        .nth(1)
+        .map(|rest| rest.chars().take_while(char::is_ascii_digit).collect())
+        .context("no port of the control plane in the join line")?;
+    for port in [control, world.port.to_string()] {
+        let shake = |version| {
+            let arguments = ["s_client", "-connect", &format!("127.0.0.1:{port}"), version];
+            let named = ["-servername", "hub.blueprint.internal"];
+            Launch::new("openssl").args(arguments).args(named).stdin("").run(CALL)
+        };
+        let old = shake("-tls1_2")?;
+        ensure!(old.code != Some(0) && old.stderr.contains("protocol version"), "{}", old.stderr);
+        let new = shake("-tls1_3")?;
+        ensure!(new.stdout.contains("TLSv1.3"), "{}{}", new.stdout, new.stderr);
+    }
     Ok(())
 }
 

@@ -1,0 +1,114 @@
+//! One connection or flow: in the counters, in the sums of its service, and in the logs.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use blueprint_hub_proxy_core::Transport;
+use blueprint_hub_proxy_core::usage::Used;
+use tokio::time::Instant;
+use tracing::info;
+
+use super::Line;
+use super::counters::{End, Passed};
+use crate::ids::RequestId;
+use crate::open::SETTLE_EVERY;
+
+/// What the audit log says of one that a change of settings has cut.
+const CUT: &str = "forward_cut";
+
+/// What is kept of one while it is open.
+pub(super) struct Account {
+    line: Arc<Line>,
+    transport: Transport,
+    id: RequestId,
+    source: IpAddr,
+    target: SocketAddr,
+    begun: Instant,
+    settled: Settled,
+}
+
+/// What is in the sums already.
+struct Settled {
+    at: Instant,
+    is_counted: bool,
+    up: u64,
+    down: u64,
+}
+
+impl Account {
+    pub(super) fn begin(line: &Arc<Line>, transport: Transport, source: IpAddr, target: SocketAddr) -> Self {
+        line.open.fetch_add(1, Ordering::Relaxed);
+        line.shared.counters.begin(transport);
+        let begun = Instant::now();
+        let settled = Settled { at: begun, is_counted: false, up: 0, down: 0 };
+        let (line, id) = (Arc::clone(line), line.shared.ids.fresh());
+        Self { line, transport, id, source, target, begun, settled }
+    }
+
+    /// Adds to the sums what is not in them yet, where the last time is long enough ago.
+    pub(super) fn settle_now_and_then(&mut self, up: u64, down: u64) {
+        if self.settled.at.elapsed() >= SETTLE_EVERY {
+            self.settle(up, down);
+        }
+    }
+
+    fn settle(&mut self, up: u64, down: u64) {
+        let settled = Settled { at: Instant::now(), is_counted: true, up, down };
+        let before = std::mem::replace(&mut self.settled, settled);
+        let used = Used {
+            requests: u64::from(!before.is_counted),
+            refused: 0,
+            bytes_in: up.saturating_sub(before.up),
+            bytes_out: down.saturating_sub(before.down),
+            open: self.settled.at.saturating_duration_since(before.at),
+        };
+        self.line.shared.ledger.add(self.line.service, None, &used);
+    }
+
+    /// Ends it: so much has passed in all, and this is why no more does.
+    pub(super) fn end(mut self, up: u64, down: u64, end: End) {
+        self.settle(up, down);
+        let line = &self.line;
+        line.open.fetch_sub(1, Ordering::Relaxed);
+        let passed = Passed { up, down, took: self.begun.elapsed() };
+        line.shared.counters.end(self.transport, &passed, end);
+        match end {
+            End::Removed | End::Source => {
+                line.shared.ledger.refuse(Some(line.service), CUT, self.source, Some(self.id.as_str()));
+                info!(
+                    target: "audit", service = %line.service, request_id = self.id.as_str(),
+                    reason = end.label(), "forward cut"
+                );
+            }
+            End::Closed | End::Broken | End::Idle | End::Target => {}
+        }
+        self.write(&passed, end);
+    }
+
+    fn write(&self, passed: &Passed, end: End) {
+        let is_well = matches!(end, End::Closed | End::Idle);
+        if !self.line.shared.access.writes_forward(is_well) {
+            return;
+        }
+        info!(
+            target: "access",
+            request_id = self.id.as_str(),
+            source = %self.source,
+            protocol = %self.transport,
+            forward = self.line.forward.load().name,
+            service = %self.line.service,
+            target_address = %self.target,
+            ended = end.label(),
+            bytes_in = passed.up,
+            bytes_out = passed.down,
+            total_us = micros(passed.took),
+            "forward",
+        );
+    }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
