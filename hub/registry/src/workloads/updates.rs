@@ -132,7 +132,10 @@ impl Workloads {
         match advance {
             Advance::Enter(update) => {
                 self.store.save_update(update.clone()).await?;
-                if update.phase == Phase::Back {
+                if update.is_covered {
+                    let Update { from, to, .. } = update;
+                    warn!(%service, from, to, "the old version of an update cannot serve: the next one gets its requests");
+                } else if update.phase == Phase::Back {
                     warn!(%service, to = update.to, reason = update.reason, "an update goes back");
                 } else {
                     info!(%service, to = update.to, phase = update.phase_label(), "an update goes on");
