@@ -80,7 +80,7 @@ pub(crate) async fn read(
     asked: Result<Query<Asked>, QueryRejection>,
 ) -> Result<Response, ApiError> {
     let shape = "docs/api.md lists what may be asked for";
-    let Query(asked) = asked.map_err(|error| ApiError::invalid(error.body_text(), shape))?;
+    let Query(mut asked) = asked.map_err(|error| ApiError::invalid(error.body_text(), shape))?;
     let key = ServiceKey { blueprint, service };
     let invalid = |error: &dyn Display| ApiError::invalid(error.to_string(), shape);
     let after: Option<Result<LogCursor, _>> = asked.after.as_deref().map(str::parse);
@@ -95,7 +95,7 @@ pub(crate) async fn read(
         since: Timestamp::from_millis(asked.since),
         tail: asked.tail,
         level: level.transpose().map_err(|error| invalid(&error))?,
-        grep: asked.grep,
+        grep: std::mem::take(&mut asked.grep),
         follow: asked.follow,
     };
     let at = Timestamp::from_millis(asked.at);

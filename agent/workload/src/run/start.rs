@@ -107,7 +107,8 @@ impl Run<'_> {
         } else {
             let check = (self.spec.health.check.clone(), self.spec.health.pace);
             let socket = self.folders.socket.clone();
-            let config = BridgeConfig { seat, generation, socket, user, check };
+            let metrics = self.spec.metrics.clone();
+            let config = BridgeConfig { seat, generation, socket, user, check, metrics };
             let served = serve(config, Arc::clone(&common.hub), &common.spawner);
             Some(served.map_err(|error| broken("its bridge cannot listen", &error))?)
         };
