@@ -212,7 +212,8 @@ enum ServiceCommand {
         check: blueprint_common_types::HealthCheck,
         #[command(flatten)]
         pace: PaceArgs,
-        /// Where it shows metrics in Prometheus' text format: /PATH, PORT or PORT/PATH of the same address, or none.
+        /// Where it shows metrics in Prometheus' text format: /PATH, PORT or PORT/PATH of the same address;
+        /// grpc or grpc:PORT where it tells them by the Blueprint SDK's qos.QosMetrics; or none.
         #[arg(long, default_value = "/metrics")]
         metrics: blueprint_common_types::MetricsPlace,
         #[command(flatten)]

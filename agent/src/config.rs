@@ -176,7 +176,7 @@ pub static SCHEMA: Schema = Schema {
                 "metrics",
                 "/metrics",
                 "Where it shows metrics in Prometheus' text format, for the hub: /PATH, PORT or PORT/PATH of the same \
-                 address, or none.",
+                 address; grpc or grpc:PORT where it tells them by the Blueprint SDK's qos.QosMetrics; or none.",
             ),
             Key::new(
                 "udp",

@@ -36,6 +36,7 @@ mod pace;
 mod pieces;
 mod proof;
 mod qos;
+mod recent;
 mod relay;
 mod scraped;
 mod service;

@@ -12,6 +12,7 @@ use tokio::time::sleep;
 
 use crate::agent::AgentError;
 use crate::late::Late;
+use crate::recent::Recent;
 use crate::shared::{Samples, Shared};
 
 /// Samples, keeps the last result for status and metrics, and sends each to the control stream, or keeps it for later.
@@ -22,7 +23,12 @@ pub(crate) async fn run(
 ) -> Result<(), AgentError> {
     let mut sampler = Sampler::new(shared.state.folder());
     let mut pace = shared.spoke.pace();
+    let epoch = || shared.spoke.identity().tunnel.epoch;
+    let mut recent = Recent::new(epoch());
     loop {
+        for report in recent.unstored(epoch(), Instant::now()) {
+            late.keep(report).await;
+        }
         let uses = uses(&shared).await;
         let probes = probes(&shared, &uses);
         // It reads many small files of /proc, some of which the kernel takes its time to write.
@@ -38,8 +44,11 @@ pub(crate) async fn run(
         // What can go to the hub goes there at once; what cannot is kept, also where the stream is busy.
         if shared.spoke.caller().is_none() {
             late.keep(report).await;
-        } else if let Err(full) = reports.try_send(report) {
-            late.keep(full.into_inner()).await;
+        } else {
+            match reports.try_send(report.clone()) {
+                Ok(()) => recent.note(report, Instant::now()),
+                Err(_) => late.keep(report).await,
+            }
         }
         shared.samples.send_replace(Arc::new(samples));
         let wait = *pace.borrow_and_update();

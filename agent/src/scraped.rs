@@ -11,12 +11,12 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use blueprint_agent_qos::{ScrapeError, scrape};
+use blueprint_agent_qos::{ScrapeError, ask, scrape};
 use blueprint_common_runtime::local_api::serve_connection;
 use blueprint_common_runtime::metrics::{CONTENT_TYPE, Metrics};
 use blueprint_common_runtime::tasks::Spawner;
 use blueprint_common_tunnel::Listener;
-use blueprint_common_types::{AGENT_METRICS_PORT, ServiceKey};
+use blueprint_common_types::{AGENT_METRICS_PORT, MetricsAsk, ServiceKey};
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
@@ -127,16 +127,28 @@ fn service(path: &str) -> Option<(ServiceKey, u16)> {
     Some((key.parse().ok()?, port.parse().ok()?))
 }
 
+/// Kind of the page that is made of what a service tells by gRPC.
+const ASKED_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
 async fn of_service(shared: &Shared, key: ServiceKey, port: u16) -> Answer {
     let table = shared.services();
     let entry = table.iter().find(|entry| entry.spec.service == key && entry.spec.port == port);
     let Some(spec) = entry.map(|entry| &entry.spec) else {
         return text(StatusCode::NOT_FOUND, &format!("service {key} is not offered at overlay port {port}"));
     };
-    let Some((address, path)) = spec.metrics.of(spec.local) else {
+    let Some(place) = spec.metrics.of(spec.local) else {
         return text(StatusCode::NOT_FOUND, &format!("service {key} shows no metrics (it says none)"));
     };
-    match scrape(address, path, PATIENCE).await {
+    let (page, from) = match place {
+        MetricsAsk::Page(address, path) => {
+            (scrape(address, path, PATIENCE).await, format!("{address}{path}"))
+        }
+        MetricsAsk::Grpc(address) => match ask(address, key, PATIENCE).await {
+            Ok(page) => return answer(StatusCode::OK, ASKED_TYPE, page),
+            Err(error) => (Err(error), format!("{address} by qos.QosMetrics")),
+        },
+    };
+    match page {
         Ok(page) => {
             let mut response = Response::new(Full::new(Bytes::clone(&page.body)));
             let kind = HeaderValue::from_str(&page.kind);
@@ -150,7 +162,7 @@ async fn of_service(shared: &Shared, key: ServiceKey, port: u16) -> Answer {
                 ScrapeError::Status(StatusCode::NOT_FOUND) => StatusCode::NOT_FOUND,
                 ScrapeError::Status(_) | ScrapeError::Unreachable(_) => StatusCode::BAD_GATEWAY,
             };
-            text(status, &format!("metrics of service {key} at {address}{path}: {error}"))
+            text(status, &format!("metrics of service {key} at {from}: {error}"))
         }
     }
 }

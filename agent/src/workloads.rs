@@ -18,7 +18,7 @@ use blueprint_common_tunnel::TcpStream;
 use blueprint_common_types::workload::{
     Bundle, MAX_SLOTS, RecoveryStep, RpcKind, Seat, Sha256Digest, WorkloadSpec,
 };
-use blueprint_common_types::{AGENT_DOOR_PORT, AGENT_METRICS_PORT, MetricsPlace, ServiceKey};
+use blueprint_common_types::{AGENT_DOOR_PORT, AGENT_METRICS_PORT, ServiceKey};
 use blueprint_proto::v1;
 use blueprint_proto::v1::bridge_request::Call;
 use futures_util::future::{BoxFuture, FutureExt};
@@ -356,7 +356,7 @@ impl HubPort for Port {
     }
 
     fn offer(&self, offer: Offer) -> Result<(), String> {
-        let Offer { seat, generation, local, check, pace } = offer;
+        let Offer { seat, generation, local, check, pace, metrics } = offer;
         let Seat { service, slot } = seat;
         let port = free_port(&self.shared, seat, local).ok_or("this node has no free overlay port")?;
         let spec = ServiceSpec {
@@ -365,7 +365,7 @@ impl HubPort for Port {
             local,
             check,
             pace,
-            metrics: MetricsPlace::default(),
+            metrics,
             udp: false,
             run: Some(WorkloadRun { slot, generation }),
         };

@@ -5,10 +5,11 @@
 //! - [`check()`] tries one service once;
 //! - [`HealthGate`] makes a health out of the results of many checks;
 //! - [`Backlog`] keeps samples that the hub has not got yet;
-//! - [`scrape()`] reads the metrics that a service shows of itself.
+//! - [`scrape()`] reads the metrics that a service shows of itself, [`ask()`] those that it tells by gRPC.
 //!
 //! Left to the agent: when to sample and check, and samples of the tunnel, which the tunnel measures itself.
 
+mod asked;
 mod backlog;
 mod check;
 mod gate;
@@ -16,6 +17,7 @@ mod procfs;
 mod sampler;
 mod scrape;
 
+pub use asked::ask;
 pub use backlog::{Backlog, Kept, MAX_SAMPLE_BYTES, MIN_BACKLOG_BYTES};
 pub use check::{CheckResult, check};
 pub use gate::HealthGate;

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use blueprint_common_runtime::tasks::Spawner;
 use blueprint_common_types::workload::Seat;
-use blueprint_common_types::{CheckPace, HealthCheck, ServiceKey};
+use blueprint_common_types::{CheckPace, HealthCheck, MetricsPlace, ServiceKey};
 use blueprint_proto::blueprint_manager_bridge as wire;
 use blueprint_proto::blueprint_manager_bridge::blueprint_manager_bridge_server::{
     BlueprintManagerBridge, BlueprintManagerBridgeServer,
@@ -64,6 +64,8 @@ pub(crate) struct BridgeConfig {
     pub(crate) check: (HealthCheck, CheckPace),
     /// Counts connections of this node's bridges that are refused.
     pub(crate) refused: Arc<AtomicU64>,
+    /// Where the service that it registers shows its metrics, seen from where it listens.
+    pub(crate) metrics: MetricsPlace,
 }
 
 /// One bridge, from the start of a workload to its end.
@@ -72,6 +74,7 @@ pub(crate) struct Bridge {
     generation: u64,
     service: ServiceKey,
     check: (HealthCheck, CheckPace),
+    metrics: MetricsPlace,
     hub: Arc<dyn HubPort>,
     ports: Ports,
     is_registered: AtomicBool,
@@ -132,6 +135,7 @@ pub(crate) fn serve(
         generation: config.generation,
         service: config.seat.service,
         check: config.check,
+        metrics: config.metrics,
         hub,
         ports: Ports::default(),
         is_registered: AtomicBool::new(false),
@@ -231,6 +235,23 @@ impl Bridge {
         let (reach, _) = started.ok_or_else(|| Status::unavailable("the workload is still being started"))?;
         reach.place(local).map_err(Status::invalid_argument)
     }
+
+    /// Where the node finds the metrics of a service that listens at `own`, seen from the workload: another port of it has
+    /// another place on the node, too.
+    async fn metrics_place(&self, own: SocketAddr) -> Result<MetricsPlace, Status> {
+        let at = async |port: u16| -> Result<u16, Status> {
+            Ok(self.place(SocketAddr::new(own.ip(), port)).await?.port())
+        };
+        Ok(match &self.metrics {
+            MetricsPlace::At { port: Some(port), path } => {
+                MetricsPlace::At { port: Some(at(*port).await?), path: path.clone() }
+            }
+            MetricsPlace::Grpc { port: Some(port) } => MetricsPlace::Grpc { port: Some(at(*port).await?) },
+            place @ (MetricsPlace::Nowhere
+            | MetricsPlace::At { port: None, .. }
+            | MetricsPlace::Grpc { port: None }) => place.clone(),
+        })
+    }
 }
 
 #[tonic::async_trait]
@@ -263,9 +284,11 @@ impl BlueprintManagerBridge for Bridge {
             return Err(status.clone());
         }
         self.hub.bridge(self.service, Call::Register(call)).await?;
-        let local = self.place(local?).await?;
+        let own = local?;
+        let local = self.place(own).await?;
+        let metrics = self.metrics_place(own).await?;
         let (check, pace) = self.check.clone();
-        let offer = Offer { seat: self.seat, generation: self.generation, local, check, pace };
+        let offer = Offer { seat: self.seat, generation: self.generation, local, check, pace, metrics };
         self.hub.offer(offer).map_err(Status::resource_exhausted)?;
         self.is_registered.store(true, Ordering::Release);
         Ok(Response::new(()))

@@ -39,7 +39,7 @@ use std::sync::Arc;
 
 use blueprint_common_tunnel::carrier::ProxyUrl;
 use blueprint_common_types::workload::{Bundle, RpcKind, Seat, Sha256Digest, WorkloadSpec};
-use blueprint_common_types::{CheckPace, Health, HealthCheck, ServiceKey};
+use blueprint_common_types::{CheckPace, Health, HealthCheck, MetricsPlace, ServiceKey};
 use blueprint_proto::v1::bridge_request::Call;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
@@ -104,6 +104,8 @@ pub struct Offer {
     pub check: HealthCheck,
     /// How often, and how many results count.
     pub pace: CheckPace,
+    /// Where it shows its metrics.
+    pub metrics: MetricsPlace,
 }
 
 /// The hub and the rest of the agent, as workloads need them.

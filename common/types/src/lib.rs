@@ -33,7 +33,7 @@ pub use id::{AgentId, HubId, ParseIdError, ServiceKey, TargetKey};
 pub use join_line::{CaPin, HubLine, JoinLine, ParseJoinLineError};
 pub use key::{ParseKeyError, WgPrivateKey, WgPublicKey};
 pub use log::{LogCursor, LogLevel, LogStream, ParseLogCursorError, ParseLogLevelError};
-pub use metrics_place::{AGENT_METRICS_PORT, MetricsPlace, ParseMetricsPlaceError};
+pub use metrics_place::{AGENT_METRICS_PORT, MetricsAsk, MetricsPlace, ParseMetricsPlaceError};
 pub use money::{Micros, ParseMicrosError};
 pub use overlay::OverlayLease;
 pub use ports::{ParsePortsError, PortRanges};

@@ -14,10 +14,11 @@ const MAX_PATH: usize = 256;
 
 /// A text is not a place of metrics.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no place of metrics: none, /PATH, PORT or PORT/PATH was expected")]
+#[error("{0:?} is no place of metrics: none, /PATH, PORT, PORT/PATH, grpc or grpc:PORT was expected")]
 pub struct ParseMetricsPlaceError(String);
 
-/// Where a service shows its metrics, seen from where it listens. Text form `none`, `/PATH`, `PORT` or `PORT/PATH`.
+/// Where a service shows its metrics, seen from where it listens. Text form `none`, `/PATH`, `PORT`,
+/// `PORT/PATH`, `grpc` or `grpc:PORT`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MetricsPlace {
     /// Nowhere: it is not asked.
@@ -29,6 +30,20 @@ pub enum MetricsPlace {
         /// The path, with its slash.
         path: String,
     },
+    /// By `qos.QosMetrics/GetBlueprintMetrics` of the Blueprint SDK, over HTTP/2 in clear text.
+    Grpc {
+        /// The port; the service's own where there is none.
+        port: Option<u16>,
+    },
+}
+
+/// What is asked for metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MetricsAsk<'p> {
+    /// A page over HTTP, at this path.
+    Page(SocketAddr, &'p str),
+    /// A map by gRPC.
+    Grpc(SocketAddr),
 }
 
 impl Default for MetricsPlace {
@@ -38,15 +53,21 @@ impl Default for MetricsPlace {
 }
 
 impl MetricsPlace {
-    /// Address and path to ask, for a service that listens at `local`.
+    /// What to ask, for a service that listens at `local`.
     #[must_use]
-    pub fn of(&self, local: SocketAddr) -> Option<(SocketAddr, &str)> {
+    pub fn of(&self, local: SocketAddr) -> Option<MetricsAsk<'_>> {
+        let at = |port: Option<u16>| SocketAddr::new(local.ip(), port.unwrap_or_else(|| local.port()));
         match self {
             Self::Nowhere => None,
-            Self::At { port, path } => {
-                Some((SocketAddr::new(local.ip(), port.unwrap_or_else(|| local.port())), path))
-            }
+            Self::At { port, path } => Some(MetricsAsk::Page(at(*port), path)),
+            Self::Grpc { port } => Some(MetricsAsk::Grpc(at(*port))),
         }
+    }
+
+    /// Whether nothing else was said.
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
     }
 }
 
@@ -56,6 +77,8 @@ impl fmt::Display for MetricsPlace {
             Self::Nowhere => f.write_str("none"),
             Self::At { port: None, path } => f.write_str(path),
             Self::At { port: Some(port), path } => write!(f, "{port}{path}"),
+            Self::Grpc { port: None } => f.write_str("grpc"),
+            Self::Grpc { port: Some(port) } => write!(f, "grpc:{port}"),
         }
     }
 }
@@ -68,10 +91,17 @@ impl FromStr for MetricsPlace {
         if text == "none" {
             return Ok(Self::Nowhere);
         }
+        let number = |digits: &str| digits.parse().ok().filter(|port| *port != 0).ok_or_else(refused);
+        if text == "grpc" {
+            return Ok(Self::Grpc { port: None });
+        }
+        if let Some(digits) = text.strip_prefix("grpc:") {
+            return Ok(Self::Grpc { port: Some(number(digits)?) });
+        }
         let (port, path) = text.split_at(text.find('/').unwrap_or(text.len()));
         let port = match port {
             "" => None,
-            digits => Some(digits.parse().ok().filter(|port| *port != 0).ok_or_else(refused)?),
+            digits => Some(number(digits)?),
         };
         let path = match (path, port) {
             ("", Some(_)) => "/metrics",
@@ -108,12 +138,30 @@ mod tests {
             [("/metrics", 8080, "/metrics"), ("9090", 9090, "/metrics"), ("9090/m?x=1", 9090, "/m?x=1")]
         {
             let place: MetricsPlace = text.parse().unwrap();
-            assert_eq!(place.of(local), Some((SocketAddr::from(([127, 0, 0, 1], port)), path)), "{text}");
+            let at = SocketAddr::from(([127, 0, 0, 1], port));
+            assert_eq!(place.of(local), Some(MetricsAsk::Page(at, path)), "{text}");
             assert_eq!(place.to_string().parse::<MetricsPlace>().unwrap(), place);
+        }
+        for (text, port) in [("grpc", 8080), ("grpc:9090", 9090)] {
+            let place: MetricsPlace = text.parse().unwrap();
+            let at = SocketAddr::from(([127, 0, 0, 1], port));
+            assert_eq!((place.of(local), place.to_string()), (Some(MetricsAsk::Grpc(at)), text.to_owned()));
         }
         assert_eq!("none".parse::<MetricsPlace>().unwrap().of(local), None);
         assert_eq!(MetricsPlace::default().to_string(), "/metrics");
-        for bad in ["", "0/metrics", "70000", "x/metrics", "/a b", "http://x/", "9090/\u{e4}"] {
+        for bad in [
+            "",
+            "0/metrics",
+            "70000",
+            "x/metrics",
+            "/a b",
+            "http://x/",
+            "grpc:",
+            "grpc:0",
+            "grpc:x",
+            "grpc/m",
+            "9090/\u{e4}",
+        ] {
             assert!(bad.parse::<MetricsPlace>().is_err(), "{bad}");
         }
         assert!(format!("/{}", "a".repeat(256)).parse::<MetricsPlace>().is_err());

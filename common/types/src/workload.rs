@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::CheckPaceError;
+use crate::{CheckPaceError, MetricsPlace};
 pub use bundle::{Bundle, BundleError, MAX_KEYSTORE_BYTES, MAX_KEYSTORE_FILES};
 pub use health::{HealthSettings, Recovery};
 pub use inventory::{Inventory, Lack};
@@ -126,6 +126,9 @@ pub struct WorkloadSpec {
     /// agents read the document, too.
     #[serde(default, skip_serializing_if = "HealthSettings::is_default")]
     pub health: HealthSettings,
+    /// Where it shows its own metrics, seen from the port that it registers: `/metrics` at that port where nothing is said.
+    #[serde(default, skip_serializing_if = "MetricsPlace::is_default")]
+    pub metrics: MetricsPlace,
     /// Whether it runs in the blueprint's test mode, without a bridge.
     #[serde(default)]
     pub test_mode: bool,
@@ -247,6 +250,7 @@ impl WorkloadSpec {
             stop_grace_secs: default_grace(),
             sandbox: Sandbox::default(),
             health: HealthSettings::default(),
+            metrics: MetricsPlace::default(),
             test_mode: false,
             registration: false,
             exclusive_data: false,

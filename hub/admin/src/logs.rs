@@ -9,8 +9,10 @@ use axum::body::{Body, Bytes};
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
-use blueprint_common_types::{LogCursor, LogLevel, ServiceKey, Timestamp};
-use blueprint_hub_registry_core::workload::{LogsAsk, LogsError, LogsLine, LogsPiece};
+use blueprint_common_types::workload::Seat;
+use blueprint_common_types::{AgentId, LogCursor, LogLevel, ServiceKey, Timestamp};
+use blueprint_hub_registry_core::RegistrySnapshot;
+use blueprint_hub_registry_core::workload::{LogsAsk, LogsError, LogsLine, LogsPiece, WorkloadRecord};
 use futures_util::StreamExt;
 use futures_util::stream::{once, unfold};
 use http::{StatusCode, header};
@@ -43,6 +45,33 @@ pub(crate) struct Asked {
     grep: String,
     /// Name or id; the one that runs it, where not given.
     node: Option<String>,
+    /// Run of the line that `after` names. Where that is of another ring, what later runs wrote comes from its start,
+    run: Option<u64>,
+    /// and what that run wrote from this time on, in milliseconds since 1970.
+    #[serde(default)]
+    at: u64,
+    /// The other version: during an update the next one, else the one that was replaced or taken back.
+    #[serde(default)]
+    other: bool,
+}
+
+/// Which lines are another run's than those that were read.
+#[derive(Debug, Clone, Copy)]
+struct Later {
+    /// Where the last line was read.
+    ring: u64,
+    /// Run that wrote it.
+    run: u64,
+    /// When.
+    at: Timestamp,
+}
+
+impl Later {
+    /// Whether a line comes after that one.
+    fn is_after(self, line: &LogsLine) -> bool {
+        let is_later = line.generation > self.run || (line.generation == self.run && line.at >= self.at);
+        is_later || line.cursor.ring == self.ring
+    }
 }
 
 pub(crate) async fn read(
@@ -51,7 +80,7 @@ pub(crate) async fn read(
     asked: Result<Query<Asked>, QueryRejection>,
 ) -> Result<Response, ApiError> {
     let shape = "docs/api.md lists what may be asked for";
-    let Query(asked) = asked.map_err(|error| ApiError::invalid(error.body_text(), shape))?;
+    let Query(mut asked) = asked.map_err(|error| ApiError::invalid(error.body_text(), shape))?;
     let key = ServiceKey { blueprint, service };
     let invalid = |error: &dyn Display| ApiError::invalid(error.to_string(), shape);
     let after: Option<Result<LogCursor, _>> = asked.after.as_deref().map(str::parse);
@@ -66,37 +95,20 @@ pub(crate) async fn read(
         since: Timestamp::from_millis(asked.since),
         tail: asked.tail,
         level: level.transpose().map_err(|error| invalid(&error))?,
-        grep: asked.grep,
+        grep: std::mem::take(&mut asked.grep),
         follow: asked.follow,
     };
+    let at = Timestamp::from_millis(asked.at);
+    let later = ask.after.zip(asked.run).map(|(after, run)| Later { ring: after.ring, run, at });
     let snapshot = state.hub.snapshot();
-    let node = match &asked.node {
-        Some(node) => {
-            let node = crate::nodes::find(&snapshot, node)?.agent.id;
-            let view = state.hub.workloads();
-            let serving = view.records.get(&key).filter(|record| record.node == Some(node));
-            ask.slot = serving.map_or(0, |record| record.slot);
-            node
-        }
-        None => {
-            let view = state.hub.workloads();
-            let record = view.records.get(&key).ok_or_else(|| {
-                let hint = "blueprint-hub workload ls shows them; what one wrote that was removed is still on its node: \
-                            name that with --node";
-                ApiError::not_found(format!("there is no workload for {key}"), hint)
-            })?;
-            ask.slot = record.slot;
-            record.node.ok_or_else(|| {
-                ApiError::unavailable(format!("the workload {key} has no node, and so no output yet"))
-            })?
-        }
-    };
+    let node;
+    (node, ask.slot) = place(&state, &snapshot, key, &asked)?;
     let name = snapshot.agents.get(&node).map_or_else(|| node.to_string(), |view| view.agent.name.clone());
     let slot = ask.slot;
     let pieces = state.hub.logs(node, ask).await?;
     let begin = bytes(&[json!({ "notice": "node", "node": name })]);
     let begin = once(async { Ok::<_, Infallible>(begin) });
-    let (hub, is_watched) = (Arc::clone(&state.hub), asked.follow && asked.node.is_none());
+    let (hub, is_watched) = (Arc::clone(&state.hub), asked.follow && asked.node.is_none() && !asked.other);
     let left = move || {
         let view = hub.workloads();
         match view.records.get(&key).filter(|_| is_watched) {
@@ -106,8 +118,43 @@ pub(crate) async fn read(
             None => is_watched.then_some("the workload was removed"),
         }
     };
-    let body = begin.chain(lines(pieces, left, key, name));
+    let body = begin.chain(lines(pieces, left, later, (key, name)));
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(body)).into_response())
+}
+
+/// Node and seat of the lines that are asked for.
+fn place(
+    state: &AdminState,
+    snapshot: &RegistrySnapshot,
+    key: ServiceKey,
+    asked: &Asked,
+) -> Result<(AgentId, u8), ApiError> {
+    let view = state.hub.workloads();
+    let named = asked.node.as_ref().map(|node| crate::nodes::find(snapshot, node)).transpose()?;
+    let named = named.map(|view| view.agent.id);
+    let record = view.records.get(&key);
+    let is_there = |record: &&Arc<WorkloadRecord>| named.is_none() || record.node == named;
+    let next = view.updates.get(&key).and_then(|update| update.next.as_ref());
+    if let Some(next) = next.filter(|_| asked.other).filter(is_there)
+        && let Some(node) = next.node
+    {
+        return Ok((node, next.slot));
+    }
+    let slot = match (record, asked.other) {
+        (Some(record), true) => Seat::other_slot(record.slot),
+        (Some(record), false) if is_there(&record) => record.slot,
+        (Some(_) | None, _) => 0,
+    };
+    if let Some(node) = named {
+        return Ok((node, slot));
+    }
+    let record = record.ok_or_else(|| {
+        let hint = "blueprint-hub workload ls shows them; what one wrote that was removed is still on its node: \
+                    name that with --node";
+        ApiError::not_found(format!("there is no workload for {key}"), hint)
+    })?;
+    let none = || ApiError::unavailable(format!("the workload {key} has no node, and so no output yet"));
+    Ok((record.node.ok_or_else(none)?, slot))
 }
 
 /// What is on its way out.
@@ -135,8 +182,8 @@ impl<L: Fn() -> Option<&'static str>> Flow<L> {
 fn lines<L: Fn() -> Option<&'static str>>(
     pieces: LogsStream,
     left: L,
-    service: ServiceKey,
-    node: String,
+    later: Option<Later>,
+    (service, node): (ServiceKey, String),
 ) -> impl futures_util::Stream<Item = Result<Bytes, Infallible>> {
     unfold(Some(Flow { pieces, left, left_since: None }), move |flow| {
         let node = node.clone();
@@ -144,7 +191,8 @@ fn lines<L: Fn() -> Option<&'static str>>(
             let mut flow = flow?;
             let (mut documents, is_quiet) = match timeout(ALIVE, flow.pieces.next()).await {
                 Err(_) => (vec![json!({ "notice": "alive" })], true),
-                Ok(Some(Ok(LogsPiece { lines, missed, reached, is_last }))) => {
+                Ok(Some(Ok(LogsPiece { mut lines, missed, reached, is_last }))) => {
+                    lines.retain(|line| later.is_none_or(|later| later.is_after(line)));
                     let is_quiet = lines.is_empty();
                     // Lines have cursors of their own.
                     let reached = reached.filter(|_| is_quiet && !is_last);
@@ -225,6 +273,43 @@ mod tests {
 
     use super::*;
 
+    const SERVICE: ServiceKey = ServiceKey { blueprint: 7, service: 42 };
+
+    /// A line of a ring.
+    fn of(ring: u64, seq: u64, generation: u64) -> LogsLine {
+        LogsLine {
+            cursor: LogCursor { ring, seq },
+            at: Timestamp::from_millis(0),
+            generation,
+            stream: LogStream::Stdout,
+            level: None,
+            text: format!("line {seq} of run {generation}"),
+            goes_on: false,
+        }
+    }
+
+    #[tokio::test]
+    async fn where_the_ring_is_another_only_later_runs_are_shown_and_from_their_start() {
+        let piece = |lines: Vec<LogsLine>| LogsPiece {
+            reached: lines.last().map(|line| line.cursor),
+            lines,
+            ..LogsPiece::default()
+        };
+        let read = async |pieces: Vec<LogsPiece>| {
+            let pieces = iter(pieces.into_iter().map(Ok)).chain(stream::pending()).boxed();
+            let later = Some(Later { ring: 1, run: 5, at: Timestamp::from_millis(1) });
+            let out = lines(pieces, || None::<&'static str>, later, (SERVICE, "one".to_owned()));
+            let out: Vec<_> = out.take(2).map(|bytes| bytes.unwrap()).collect().await;
+            out.iter().map(|bytes| String::from_utf8_lossy(bytes).into_owned()).collect::<Vec<_>>()
+        };
+        let same = read(vec![piece(vec![of(1, 8, 5)]), piece(vec![of(1, 9, 6)])]).await;
+        assert!(same[0].contains("line 8 of run 5") && same[1].contains("line 9 of run 6"), "{same:?}");
+        let other =
+            read(vec![piece(vec![of(2, 1, 3), of(2, 2, 4)]), piece(vec![of(2, 3, 4), of(2, 4, 6)])]).await;
+        assert!(!other[0].contains("line") && other[0].contains(&LogCursor { ring: 2, seq: 2 }.to_string()));
+        assert!(!other[1].contains("line 3") && other[1].contains("line 4 of run 6"), "{other:?}");
+    }
+
     #[tokio::test]
     async fn a_follower_is_told_that_the_workload_left_behind_its_last_lines() {
         let line = LogsLine {
@@ -244,7 +329,7 @@ mod tests {
         let looks = Cell::new(0);
         // The third piece is the first that comes after it moved.
         let left = || (looks.replace(looks.get() + 1) >= 2).then_some("the workload moved");
-        let out = lines(pieces, left, ServiceKey { blueprint: 7, service: 42 }, "one".to_owned());
+        let out = lines(pieces, left, None, (SERVICE, "one".to_owned()));
         let out: Vec<_> =
             out.map(|bytes| String::from_utf8(bytes.unwrap().to_vec()).unwrap()).collect().await;
         assert_eq!(out.len(), 4, "{out:?}");

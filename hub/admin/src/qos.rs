@@ -104,7 +104,7 @@ impl HistoryQuery {
             return Err(ApiError::invalid(format!("{points} points are more than {MAX_POINTS}"), DOCS));
         }
         let (from, until) = (query.from.map(Timestamp::from_millis), query.until.map(Timestamp::from_millis));
-        Ok(HistoryAsk { from, until, step, points })
+        Ok(HistoryAsk { from, until, step, points, is_sampled: false })
     }
 }
 

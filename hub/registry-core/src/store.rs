@@ -1,6 +1,6 @@
 //! What the hub needs of durable storage.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use blueprint_common_types::{AgentId, ServiceKey, Timestamp, TokenHash, TokenId};
 use futures_util::future::BoxFuture;
@@ -328,6 +328,13 @@ pub trait Store: Send + Sync {
 
     /// Recomputes the whole audit chain, and compares its end with the one that was noted apart from it.
     fn audit_verify(&self) -> BoxFuture<'_, StoreResult<AuditCheck>>;
+
+    /// Of these targets of an agent, those that quality of service is recorded of.
+    fn recorded_targets(
+        &self,
+        agent: AgentId,
+        asked: BTreeSet<(ServiceKey, u16)>,
+    ) -> BoxFuture<'_, StoreResult<BTreeSet<(ServiceKey, u16)>>>;
 
     /// A small text saved under `key`.
     fn meta_get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, StoreResult<Option<String>>>;

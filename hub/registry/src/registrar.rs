@@ -64,17 +64,22 @@ enum Command {
     DataPlane(AgentId, bool),
     Leaving(BTreeSet<AgentId>, oneshot::Sender<()>),
     Qos(AgentId, usize, oneshot::Sender<Option<QosView>>),
-    Late(AgentId, Vec<QosSample>, oneshot::Sender<LateTaken>),
+    Late(AgentId, Vec<QosSample>, Recorded, oneshot::Sender<LateTaken>),
     ChangesAfter(u64, oneshot::Sender<Option<Vec<Change>>>),
     Assign(Assignments, BTreeSet<ServiceKey>, Weights, oneshot::Sender<()>),
     Tell(AgentId, Body, oneshot::Sender<bool>),
 }
+
+/// Targets of an agent that were recorded before, by service and port.
+pub(crate) type Recorded = BTreeSet<(ServiceKey, u16)>;
 
 /// What became of samples that came late.
 #[derive(Default)]
 pub(crate) struct LateTaken {
     /// Why some are not taken.
     pub(crate) refusals: Vec<LateRefusal>,
+    /// Samples of services that the agent may not tell of.
+    pub(crate) not_offered: usize,
     /// Each ends once the sample that it is for is on the disk, or known not to be.
     pub(crate) kept: Vec<BoxFuture<'static, Kept>>,
 }
@@ -296,8 +301,8 @@ impl Registrar {
                 );
                 let _ = reply.send(known.then_some(view));
             }
-            Command::Late(agent, samples, reply) => {
-                let _ = reply.send(self.take_late(agent, samples, now));
+            Command::Late(agent, samples, recorded, reply) => {
+                let _ = reply.send(self.take_late(agent, samples, &recorded, now));
             }
             Command::Assign(assignments, unplaced, weights, reply) => {
                 self.assign(assignments, unplaced, weights);
@@ -317,8 +322,15 @@ impl Registrar {
         }
     }
 
-    /// Takes samples with times of their own.
-    fn take_late(&mut self, agent: AgentId, samples: Vec<QosSample>, now: Timestamp) -> LateTaken {
+    /// Takes samples with times of their own. What the agent offered then may be another's by now, or not be offered yet: what
+    /// is `recorded` of it counts, and what it may offer.
+    fn take_late(
+        &mut self,
+        agent: AgentId,
+        samples: Vec<QosSample>,
+        recorded: &Recorded,
+        now: Timestamp,
+    ) -> LateTaken {
         let mut taken = LateTaken::default();
         if self.registry.agent(agent).is_none() {
             return taken;
@@ -329,7 +341,11 @@ impl Registrar {
                 continue;
             }
             let QosSample { at, machine, tunnel, services } = sample;
-            let services = self.offered_only(agent, services);
+            let count = services.len();
+            let services = self.told_only(agent, services, |target| {
+                self.registry.may_tell(target) || recorded.contains(&(target.service, target.port))
+            });
+            taken.not_offered += count - services.len();
             if let Some(sink) = &self.sink {
                 taken.kept.push(sink.keep(Sampled { agent, at, machine, tunnel, services }));
             }
@@ -443,7 +459,7 @@ impl Registrar {
                 self.note(outcome.changes);
             }
             Report::Qos(at, machine, tunnel, services) => {
-                let services = self.offered_only(agent, services);
+                let services = self.told_only(agent, services, |target| self.registry.offers(target));
                 if let Some(sink) = &self.sink {
                     let services = services.clone();
                     sink.note(Sampled { agent, at, machine, tunnel, services });
@@ -453,13 +469,18 @@ impl Registrar {
         }
     }
 
-    /// Samples of what the agent offers, once each: it says nothing of what is another's, or of what is nobody's.
-    fn offered_only(&self, agent: AgentId, mut services: Vec<ServiceSample>) -> Vec<ServiceSample> {
+    /// Samples of what the agent may tell of, once each: it says nothing of what is another's, or of what is nobody's.
+    fn told_only(
+        &self,
+        agent: AgentId,
+        mut services: Vec<ServiceSample>,
+        may_tell: impl Fn(TargetKey) -> bool,
+    ) -> Vec<ServiceSample> {
         let count = services.len();
         let mut told = BTreeSet::new();
         services.retain(|sample| {
             let target = TargetKey { service: sample.service, agent, port: sample.port };
-            self.registry.offers(target) && told.insert(target)
+            may_tell(target) && told.insert(target)
         });
         if let Some(sink) = &self.sink {
             sink.not_offered(count - services.len());

@@ -5,7 +5,7 @@ use std::time::Duration;
 use blueprint_common_runtime::cli::{
     CliError, Exit, Output, eprint_line, print_line, printable, reader_left,
 };
-use blueprint_common_types::{LogLevel, ServiceKey};
+use blueprint_common_types::{LogCursor, LogLevel, ServiceKey};
 use clap::Args;
 use serde_json::Value;
 use tokio::time::{sleep, timeout};
@@ -46,6 +46,12 @@ pub(crate) struct Logs {
     /// Node whose lines are shown, by name or id; where not given, the one that runs the workload
     #[arg(long, value_name = "NODE")]
     node: Option<String>,
+    /// The other version: while it is updated the next one, else the one that was replaced or taken back
+    #[arg(long)]
+    other: bool,
+    /// Only what comes behind the line with this cursor; --output json shows the cursor of each line
+    #[arg(long, value_name = "CURSOR", conflicts_with_all = ["since", "tail"])]
+    after: Option<LogCursor>,
 }
 
 /// How far it is shown.
@@ -53,8 +59,10 @@ pub(crate) struct Logs {
 struct Shown {
     /// The last line that was looked at: shown, or left out since it does not fit.
     cursor: Option<String>,
-    /// When that was written, in milliseconds since 1970: of another node only what is not older is shown.
-    at: Option<u64>,
+    /// The run that wrote the last line that was shown: where the lines come from elsewhere, those of later runs are wanted.
+    run: Option<u64>,
+    /// When that was, in milliseconds since 1970.
+    at: u64,
     node: String,
     /// What is wrong at the moment.
     trouble: Option<String>,
@@ -63,7 +71,8 @@ struct Shown {
 impl Logs {
     pub(crate) fn run(self, global: &Global) -> Result<(), CliError> {
         runtime()?.block_on(async {
-            let mut shown = Shown::default();
+            let cursor = self.after.map(|after| after.to_string());
+            let mut shown = Shown { cursor, ..Shown::default() };
             let mut has_begun = false;
             loop {
                 let error = match self.read(global, &mut shown, &mut has_begun).await {
@@ -88,15 +97,17 @@ impl Logs {
 
     fn path(&self, shown: &Shown) -> Result<String, CliError> {
         let mut query = vec![("follow", self.follow.to_string())];
-        let since = shown.at.or(self.since);
-        query.extend(since.map(|since| ("since", since.to_string())));
+        query.extend(self.since.map(|since| ("since", since.to_string())));
         query.extend(shown.cursor.clone().map(|cursor| ("after", cursor)));
+        query.extend(shown.run.map(|run| ("run", run.to_string())));
+        query.extend(shown.run.map(|_| ("at", shown.at.to_string())));
         // Where lines were shown already, all that come behind them are wanted, on whatever node.
-        let tail = self.tail.filter(|_| shown.at.is_none());
+        let tail = self.tail.filter(|_| shown.run.is_none());
         query.extend(tail.map(|tail| ("tail", tail.to_string())));
         query.extend(self.level.map(|level| ("level", level.to_string())));
         query.extend(self.grep.clone().map(|grep| ("grep", grep)));
         query.extend(self.node.clone().map(|node| ("node", node)));
+        query.extend(self.other.then(|| ("other", true.to_string())));
         let query = serde_urlencoded::to_string(query);
         let query = query.map_err(|error| CliError::usage(format!("cannot be asked for: {error}")))?;
         let ServiceKey { blueprint, service } = self.service;
@@ -123,7 +134,8 @@ impl Logs {
                         return Ok(());
                     }
                     shown.cursor = Some(text(&document, "cursor"));
-                    shown.at = since(&text(&document, "time")).ok().or(shown.at);
+                    shown.at = since(&text(&document, "time")).unwrap_or(shown.at);
+                    shown.run = document.get("generation").and_then(Value::as_u64).or(shown.run);
                 }
                 Some("end") => return Ok(()),
                 Some("broken") => {

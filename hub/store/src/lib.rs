@@ -37,6 +37,7 @@ mod usage;
 mod versions;
 mod workloads;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use blueprint_common_types::{AgentId, ServiceKey, Timestamp, TokenId};
@@ -224,6 +225,15 @@ impl Store for SqliteStore {
 
     fn audit_verify(&self) -> BoxFuture<'_, StoreResult<AuditCheck>> {
         Box::pin(self.queue.call("verify the audit log", audit::verify))
+    }
+
+    fn recorded_targets(
+        &self,
+        agent: AgentId,
+        asked: BTreeSet<(ServiceKey, u16)>,
+    ) -> BoxFuture<'_, StoreResult<BTreeSet<(ServiceKey, u16)>>> {
+        let read = move |db: &Connection| qos::recorded(db, agent, asked);
+        Box::pin(self.queue.call("look for recorded targets", read))
     }
 
     fn meta_get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, StoreResult<Option<String>>> {

@@ -6,9 +6,10 @@ mod prune;
 mod rows;
 mod write;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use blueprint_common_types::{ServiceKey, Timestamp};
+use blueprint_common_types::{AgentId, ServiceKey, TargetKey, Timestamp};
 use blueprint_hub_registry_core::qos::{
     Batch, Keep, Objective, ObjectiveRecord, PagePoint, Past, Pruned, QosRows, QosStore, Step, Subject,
     Written,
@@ -89,6 +90,26 @@ impl QosStore for SqliteStore {
     ) -> BoxFuture<'_, StoreResult<bool>> {
         Box::pin(self.queue.call("store an objective", move |db| set_objective(db, service, objective, now)))
     }
+}
+
+/// Of these targets of an agent, those that rows are about.
+pub(crate) fn recorded(
+    db: &Connection,
+    agent: AgentId,
+    asked: BTreeSet<(ServiceKey, u16)>,
+) -> DbResult<BTreeSet<(ServiceKey, u16)>> {
+    let sql = "SELECT 1 FROM qos_subjects \
+               WHERE kind = ?1 AND blueprint = ?2 AND service = ?3 AND agent = ?4 AND port = ?5";
+    let mut statement = db.prepare(sql)?;
+    let mut found = BTreeSet::new();
+    for (service, port) in asked {
+        let (kind, blueprint, number, agent, _) =
+            rows::named(Subject::Target(TargetKey { service, agent, port }));
+        if statement.exists(params![kind, blueprint, number, agent, port])? {
+            found.insert((service, port));
+        }
+    }
+    Ok(found)
 }
 
 fn objectives(db: &Connection) -> DbResult<Vec<ObjectiveRecord>> {

@@ -96,6 +96,7 @@ pub(crate) fn begin(db: &Connection, new: NewUpdate) -> DbResult<Option<StoredUp
         since: now,
         next: new.place.map(|(node, slot)| NextRun { generation, slot, node }),
         needs_target: new.needs_target,
+        is_covered: false,
     };
     save_new(db, &update)?;
     let detail =

@@ -144,8 +144,8 @@ impl Run<'_> {
         } else {
             let check = (self.spec.health.check.clone(), self.spec.health.pace);
             let socket = self.folders.socket.clone();
-            let refused = Arc::clone(&common.refused);
-            let config = BridgeConfig { seat, generation, socket, user, check, refused };
+            let (refused, metrics) = (Arc::clone(&common.refused), self.spec.metrics.clone());
+            let config = BridgeConfig { seat, generation, socket, user, check, refused, metrics };
             let served = serve(config, Arc::clone(&common.hub), &common.spawner);
             Some(served.map_err(|error| broken("its bridge cannot listen", &error))?)
         };

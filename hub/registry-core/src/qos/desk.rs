@@ -88,6 +88,8 @@ pub struct HistoryAsk {
     pub step: Option<Step>,
     /// Most points; 0 for [`DEFAULT_POINTS`](super::DEFAULT_POINTS).
     pub points: usize,
+    /// Whether only times are wanted of which there are samples.
+    pub is_sampled: bool,
 }
 
 /// The answer.

@@ -49,6 +49,13 @@ impl Registry {
         admitted
     }
 
+    /// Whether an agent offers this target, or may without a claim that it does not hold: so it may say how it was.
+    #[must_use]
+    pub fn may_tell(&self, target: TargetKey) -> bool {
+        let TargetKey { service, agent, port } = target;
+        self.offers(target) || matches!(self.judge(agent, service, port, 0), Ok(false))
+    }
+
     /// Decides on one target; true where it needs a claim that nobody holds.
     fn judge(
         &self,

@@ -13,7 +13,8 @@
 //! - the stored record of the workload is the version that serves in the end; it changes only by a finish, so a hub that
 //!   is killed at any moment has one such version, and not two;
 //! - the two weights add up to a hundred, and a version that has everything and cannot serve loses it at once where the
-//!   other can, so requests always have somewhere to go;
+//!   other can, so requests always have somewhere to go: after the move for good, before it and on the way back until
+//!   the old version serves again;
 //! - a phase is entered once it is stored; what was seen in it is seen anew by the next hub;
 //! - every phase ends, whatever happens: each has a deadline, or needs the next version to be healthy.
 
@@ -81,6 +82,10 @@ pub struct Update {
     pub next: Option<NextRun>,
     /// Whether the service has a target, so that its next version needs one.
     pub needs_target: bool,
+    /// Whether the next version gets everything for now, since the old one cannot serve and it can. Only while it proves
+    /// itself, and on the way back.
+    #[serde(default)]
+    pub is_covered: bool,
 }
 
 /// Hundredths of the requests.
@@ -116,6 +121,7 @@ impl Update {
     pub fn shares(&self) -> Option<Shares> {
         self.next?;
         let next = match self.phase {
+            Phase::Proving | Phase::Back if self.is_covered => 100,
             Phase::Starting | Phase::Proving | Phase::Back => 0,
             Phase::Step(number) => self.plan.canary.get(usize::from(number)).copied().unwrap_or(0).min(100),
             Phase::Moved => 100,
@@ -128,6 +134,9 @@ impl Update {
     pub fn doing(&self) -> String {
         let Self { from, to, .. } = self;
         match self.phase {
+            Phase::Proving | Phase::Back if self.is_covered => {
+                format!("version {to} gets all requests until version {from} can serve again")
+            }
             Phase::Starting => format!("version {to} is started"),
             Phase::Proving => format!("version {to} has to stay healthy for {} s", self.plan.health_secs),
             Phase::Step(_) => {
@@ -301,8 +310,11 @@ impl Updates {
     /// An update begins, or has entered a phase; it is stored.
     pub fn set(&mut self, update: Update, now: Timestamp) {
         let mut watch = Watch::new(now);
-        if let Some(running) = self.running.get(&update.service) {
-            watch.carry_over(&running.watch);
+        match self.running.get(&update.service) {
+            // What was seen in the phase counts on.
+            Some(running) if running.update.phase == update.phase => watch = running.watch.weighed_anew(now),
+            Some(running) => watch.carry_over(&running.watch),
+            None => {}
         }
         self.running.insert(update.service, Running { update, watch });
     }
@@ -333,6 +345,7 @@ impl Updates {
             is_aborted: true,
             reason,
             since: now,
+            is_covered: false,
             ..update.clone()
         }))
     }

@@ -36,7 +36,7 @@ impl Desk {
         let turn = self.turn().await?;
         let rows = self.parts.store.qos_rows(of, step, range, MAX_ROWS).await?;
         drop(turn);
-        let points = match of {
+        let mut points: Vec<CurvePoint> = match of {
             Subject::Service(service) => self.of_service(service, &rows, step, now),
             Subject::Target(_) | Subject::Node(_) => {
                 let point = |((at, _), row): (&(Timestamp, Subject), &Row)| {
@@ -45,6 +45,9 @@ impl Desk {
                 rows.iter().map(point).collect()
             }
         };
+        if ask.is_sampled {
+            points.retain(|point| point.samples > 0);
+        }
         let most = if ask.points == 0 { DEFAULT_POINTS } else { ask.points.min(MAX_POINTS) };
         Ok(Curve { step, points: thin(points, most) })
     }

@@ -160,6 +160,8 @@ impl QosMetrics for QosService {
             until: asked.end_time.map(|end| time(end.saturating_add(1))),
             step: None,
             points: usize::try_from(asked.max_data_points).unwrap_or(MAX_POINTS),
+            // The protocol cannot say that nothing is known of a figure: a zero would be a measurement.
+            is_sampled: true,
         };
         let mut answer = qos::GetHistoricalMetricsResponse::default();
         match asked.metrics_type() {

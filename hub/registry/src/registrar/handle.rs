@@ -12,7 +12,7 @@ use blueprint_hub_registry_core::{
 use blueprint_proto::v1::hub_message::Body;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{Command, LateTaken, Opening, QosView, Report, SessionRef, Stopping};
+use super::{Command, LateTaken, Opening, QosView, Recorded, Report, SessionRef, Stopping};
 
 /// Access to the registrar; cheap to clone.
 #[derive(Debug, Clone)]
@@ -44,8 +44,13 @@ impl RegistrarHandle {
     }
 
     /// Takes samples that an agent could not send when it took them.
-    pub(crate) async fn late(&self, agent: AgentId, samples: Vec<QosSample>) -> Result<LateTaken, Stopping> {
-        self.ask(|reply| Command::Late(agent, samples, reply)).await
+    pub(crate) async fn late(
+        &self,
+        agent: AgentId,
+        samples: Vec<QosSample>,
+        recorded: Recorded,
+    ) -> Result<LateTaken, Stopping> {
+        self.ask(|reply| Command::Late(agent, samples, recorded, reply)).await
     }
 
     /// Tells whether the data plane of an agent echoes.

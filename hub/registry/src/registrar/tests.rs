@@ -136,6 +136,13 @@ impl Store for Disk {
     fn audit_verify(&self) -> BoxFuture<'_, StoreResult<AuditCheck>> {
         closed()
     }
+    fn recorded_targets(
+        &self,
+        _: AgentId,
+        _: BTreeSet<(ServiceKey, u16)>,
+    ) -> BoxFuture<'_, StoreResult<BTreeSet<(ServiceKey, u16)>>> {
+        closed()
+    }
     fn meta_get<'a>(&'a self, _: &'a str) -> BoxFuture<'a, StoreResult<Option<String>>> {
         closed()
     }
@@ -320,6 +327,54 @@ async fn refused_targets_have_a_budget_in_the_audit_log_and_what_is_left_out_is_
         handle.changes_after(1).await.unwrap();
         let last = disk.audited.lock().iter().rfind(refused).map(|row| row.detail.clone()).unwrap();
         assert!(last.ends_with("; 520 refusals before it are only counted"), "{last}");
+        stop.cancel();
+    };
+    tokio::join!(run, test);
+}
+
+fn service_sample(service: ServiceKey, port: u16) -> ServiceSample {
+    ServiceSample {
+        service,
+        port,
+        health: Health::Healthy,
+        pid: None,
+        cpu_percent: 1.0,
+        memory_bytes: 1,
+        check_micros: 1,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn late_samples_of_what_became_anothers_are_taken_as_far_as_they_were_recorded() {
+    let (disk, stop) = (Arc::new(Disk::default()), CancellationToken::new());
+    let (handle, run) = start(&disk, &stop);
+    let test = async {
+        let (_, _messages) = open(&handle, 1, 9).await;
+        handle.report(session(1), 1, targets()).await.unwrap();
+        let own = ServiceKey { blueprint: 8, service: 1 };
+        let late = |services: Vec<ServiceSample>| QosSample {
+            at: Timestamp::from(SystemTime::now()),
+            machine: MachineSample::default(),
+            tunnel: TunnelSample::default(),
+            services,
+        };
+        let all = || {
+            let of = [(SERVICE, 8080), (SERVICE, 8080), (SERVICE, 9), (own, 80)];
+            late(of.map(|(service, port)| service_sample(service, port)).into())
+        };
+        let taken = handle.late(AGENT, vec![all()], Recorded::new()).await.unwrap();
+        assert_eq!(taken.not_offered, 2, "one twice, and one that it never claimed");
+
+        // The service fails over to another node.
+        let seat = Seat { service: SERVICE, slot: 0 };
+        let assignment = Assignment { generation: 1, ends: false };
+        let other = BTreeMap::from([(AgentId::from_bytes([2; 16]), BTreeMap::from([(seat, assignment)]))]);
+        handle.assign(other, BTreeSet::new(), Weights::new()).await.unwrap();
+        let taken = handle.late(AGENT, vec![all()], Recorded::new()).await.unwrap();
+        assert_eq!(taken.not_offered, 4, "nothing is known of it");
+        let recorded = Recorded::from([(SERVICE, 8080)]);
+        let taken = handle.late(AGENT, vec![all()], recorded).await.unwrap();
+        assert_eq!(taken.not_offered, 3, "what it was counts, once");
         stop.cancel();
     };
     tokio::join!(run, test);

@@ -67,6 +67,16 @@ async fn samples_count_once_in_minute_and_hour_and_outlive_a_restart() {
 }
 
 #[tokio::test]
+async fn the_recorded_targets_of_a_machine_are_known_and_no_others() {
+    let (_dir, store) = store();
+    store.write_qos(batch(&[(target(80), mark(NOW, 10))], &[])).await.unwrap();
+    let asked = BTreeSet::from([(SERVICE, 80), (SERVICE, 81), (ServiceKey { blueprint: 7, service: 1 }, 80)]);
+    let known = store.recorded_targets(agent(), asked.clone()).await.unwrap();
+    assert_eq!(known, BTreeSet::from([(SERVICE, 80)]));
+    assert!(store.recorded_targets(AgentId::from_bytes([8; 16]), asked).await.unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn a_minute_that_passes_twice_is_counted_once_in_its_hour_too() {
     let (_dir, store) = store();
     let minute = Step::Minute.of(NOW);

@@ -58,6 +58,7 @@ mod scraped;
 mod seen;
 mod ssh;
 mod tls;
+mod told;
 mod tun;
 mod under_attack;
 mod updates;

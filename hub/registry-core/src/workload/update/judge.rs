@@ -58,6 +58,11 @@ impl Watch {
         }
     }
 
+    /// The same phase, with other weights.
+    pub(super) fn weighed_anew(&self, now: Timestamp) -> Self {
+        Self { entered: now, ..self.clone() }
+    }
+
     /// Keeps what goes beyond one phase.
     pub(super) const fn carry_over(&mut self, before: &Self) {
         self.old_at_start = before.old_at_start;
@@ -93,12 +98,17 @@ impl Watch {
     pub(super) fn judge(&self, update: &Update, sight: &Sight, now: Timestamp) -> Option<Advance> {
         let passed = now.since(self.entered);
         if update.phase == Phase::Back {
-            let is_idle = passed >= QUIET && sight.next.tally.open == 0;
-            let is_over = update.is_recreate() || is_idle || passed >= update.plan.drain();
-            return is_over.then(|| Advance::TakeBack(update.reason.clone()));
+            let is_drained = passed >= QUIET && sight.next.tally.open == 0 || passed >= update.plan.drain();
+            let is_late = now.since(update.since) >= patience(update);
+            let is_over = update.is_recreate() || (!update.is_covered && is_drained) || is_late;
+            let over = is_over.then(|| Advance::TakeBack(update.reason.clone()));
+            return over.or_else(|| self.cover(update, sight));
         }
         if let Some(reason) = self.failure(update, sight, now) {
             return Some(go_back(update, reason, now));
+        }
+        if let Some(covered) = self.cover(update, sight) {
+            return Some(covered);
         }
         let is_ready = self.ready_since.is_some();
         match update.phase {
@@ -129,7 +139,16 @@ impl Watch {
     /// The next phase, with what was learned of the service meanwhile.
     fn enter(&self, update: &Update, phase: Phase, now: Timestamp) -> Advance {
         let needs_target = self.needs_target(update);
-        Advance::Enter(Update { phase, since: now, needs_target, ..update.clone() })
+        Advance::Enter(Update { phase, since: now, needs_target, is_covered: false, ..update.clone() })
+    }
+
+    /// Gives the next version everything, in the same phase, while the old one cannot serve and it can; takes it away
+    /// after that. `None` where nothing of this changes.
+    fn cover(&self, update: &Update, sight: &Sight) -> Option<Advance> {
+        let is_phase = matches!(update.phase, Phase::Proving | Phase::Back) && !update.is_recreate();
+        let is_covered = is_phase && self.needs_target(update) && !serves(&sight.old) && serves(&sight.next);
+        (is_phase && is_covered != update.is_covered)
+            .then(|| Advance::Enter(Update { is_covered, ..update.clone() }))
     }
 
     /// What the next version lacks to serve.
@@ -274,10 +293,16 @@ fn after(update: &Update, number: u8) -> Phase {
     if usize::from(next) < update.plan.canary.len() { Phase::Step(next) } else { Phase::Moved }
 }
 
+/// How long an update goes back at the most: an old version that cannot serve has as long to come back as the next one had to
+/// start.
+fn patience(update: &Update) -> Duration {
+    update.plan.start().saturating_add(update.plan.drain())
+}
+
 /// Weights first, then the end; by `recreate` there is nothing to weigh.
 fn go_back(update: &Update, reason: String, now: Timestamp) -> Advance {
     if update.is_recreate() {
         return Advance::TakeBack(reason);
     }
-    Advance::Enter(Update { phase: Phase::Back, reason, since: now, ..update.clone() })
+    Advance::Enter(Update { phase: Phase::Back, reason, since: now, is_covered: false, ..update.clone() })
 }

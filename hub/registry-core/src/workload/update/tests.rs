@@ -33,6 +33,7 @@ fn update(strategy: Strategy) -> Update {
         since: Timestamp::from_millis(0),
         next: (strategy != Strategy::Recreate).then_some(run),
         needs_target: true,
+        is_covered: false,
     }
 }
 
@@ -259,6 +260,64 @@ fn after_the_move_nobody_waits_for_one_that_cannot_serve_while_the_other_can() {
 }
 
 #[test]
+fn an_old_version_that_dies_early_leaves_its_requests_to_the_next_and_the_gates_stay() {
+    for strategy in [Strategy::BlueGreen, Strategy::Canary, Strategy::Rolling] {
+        let mut sim = Sim::new(strategy);
+        sim.sight.next = healthy();
+        sim.seconds(5);
+        assert_eq!((sim.phase(), &sim.parts[..]), (Some(Phase::Proving), &[0][..]));
+        sim.sight.old = Side { target: None, ..sick() };
+        sim.second();
+        assert_eq!((sim.phase(), &sim.parts[..]), (Some(Phase::Proving), &[0, 100][..]), "at once");
+        sim.restart();
+        sim.seconds(2);
+        sim.sight.old = healthy();
+        sim.second();
+        assert_eq!((sim.phase(), &sim.parts[..]), (Some(Phase::Proving), &[0, 100, 0][..]), "it is back");
+        sim.sight.old = sick();
+        sim.second();
+        assert_eq!(sim.parts, [0, 100, 0, 100]);
+        sim.sight.next = sick();
+        sim.second();
+        assert_eq!(sim.parts, [0, 100, 0, 100, 0], "neither can");
+        sim.sight.next = healthy();
+        sim.seconds(19);
+        assert_eq!(sim.phase(), Some(Phase::Proving), "it has to stay healthy as long as ever");
+        sim.seconds(3);
+        let then = if strategy == Strategy::Canary { Phase::Step(0) } else { Phase::Moved };
+        assert_eq!(sim.phase(), Some(then));
+    }
+}
+
+#[test]
+fn on_the_way_back_the_next_version_serves_on_until_the_old_one_can_but_not_for_ever() {
+    let back = || {
+        let mut sim = moved();
+        sim.sight.old = sick();
+        let back = sim.updates.abort(SERVICE, sim.now).unwrap();
+        sim.apply(back);
+        sim.second();
+        let update = sim.updates.get(SERVICE).unwrap();
+        assert_eq!((update.phase, update.shares().unwrap().next), (Phase::Back, 100));
+        sim.seconds(90);
+        assert_eq!(sim.phase(), Some(Phase::Back), "not taken away while nothing else serves");
+        sim
+    };
+    let mut sim = back();
+    sim.sight.old = healthy();
+    sim.sight.next.tally.open = 1;
+    sim.second();
+    assert_eq!(sim.updates.get(SERVICE).unwrap().shares().unwrap().old, 100);
+    sim.seconds(38);
+    assert_eq!(sim.phase(), Some(Phase::Back), "what is open may end");
+    sim.seconds(3);
+    assert_eq!(sim.reason(), "the operator had it taken back");
+    let mut sim = back();
+    sim.seconds(60);
+    assert_eq!(sim.reason(), "the operator had it taken back");
+}
+
+#[test]
 fn a_node_that_the_operator_drained_gets_no_version_but_with_the_other() {
     let drained = Side { is_drained: true, ..healthy() };
     let mut sim = Sim::new(Strategy::BlueGreen);
@@ -340,7 +399,7 @@ fn an_agent_that_is_killed_takes_both_along_and_whichever_is_back_first_serves()
         sim.second();
         let shares = sim.updates.get(SERVICE).and_then(Update::shares).unwrap();
         let is_moved = seconds == 25;
-        assert_eq!(shares.next == 100, is_moved && !is_old_first, "{seconds} {is_old_first}");
+        assert_eq!(shares.next == 100, !is_old_first, "{seconds} {is_old_first}");
         sim.sight = Sight { old: healthy(), next: healthy() };
         sim.seconds(130);
         let is_through = sim.end == Some(End::Finished);
@@ -453,7 +512,7 @@ fn fate() -> impl Generator<Value = Fate> {
 
 proptest! {
     /// Whatever happens, also to the hub: requests always have somewhere to go, a version that goes back gets nothing
-    /// more, what is stored is what is in force, and it is over in a bounded time.
+    /// more unless it alone can serve, what is stored is what is in force, and it is over in a bounded time.
     #[test]
     fn every_update_ends_with_one_version_whatever_happens(
         which in 0usize..4,
@@ -462,6 +521,7 @@ proptest! {
         let all = [Strategy::Rolling, Strategy::BlueGreen, Strategy::Canary, Strategy::Recreate];
         let mut sim = Sim::new(all[which]);
         let mut is_back = false;
+        let mut before = sim.phase();
         for fate in fates {
             match fate {
                 Fate::Kill => sim.restart(),
@@ -477,17 +537,20 @@ proptest! {
             let Some(update) = sim.updates.get(SERVICE) else { break };
             if let Some(shares) = update.shares() {
                 prop_assert_eq!(u32::from(shares.old) + u32::from(shares.next), 100);
-                // While the old one serves, requests have somewhere to go; where the next one alone does, they do once
-                // it has any part.
+                // While the old one serves, requests have somewhere to go; where the next one alone does, they do in every
+                // phase but the first, one look after it was entered.
                 let Sight { old, next } = &sim.sight;
                 let given = u8::from(serves(old)) * shares.old + u8::from(serves(next)) * shares.next;
                 prop_assert!(given > 0 || !serves(old), "{:?} {:?}", update.phase, sim.sight);
+                let has_looked = update.phase != Phase::Starting && before == Some(update.phase);
+                prop_assert!(given > 0 || !has_looked || !serves(next), "{:?} {:?}", update.phase, sim.sight);
             }
+            before = Some(update.phase);
             prop_assert!(!is_back || update.phase == Phase::Back, "back is back");
             is_back = update.phase == Phase::Back;
             if is_back {
                 prop_assert!(!update.reason.is_empty());
-                prop_assert!(update.shares().is_none_or(|shares| shares.next == 0));
+                prop_assert!(update.is_covered || update.shares().is_none_or(|shares| shares.next == 0));
             }
         }
         // From here on nothing new happens.
