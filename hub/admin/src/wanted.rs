@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use blueprint_common_types::Micros;
 use blueprint_hub_provision_core::catalogue::templates;
 use blueprint_hub_provision_core::estimate::Terms;
+use blueprint_hub_provision_core::lifecycle::Spread;
 use blueprint_hub_provision_core::placement::{Demand, Question, Strategy};
 use blueprint_hub_provision_core::resource::{ArchChoice, GpuSpec, ResourceSpec};
 use serde::{Deserialize, Serialize};
@@ -112,6 +113,7 @@ impl Asked {
         Question {
             demand: &self.demand,
             replicas: self.terms.replicas,
+            spread: Spread::None,
             strategy: &self.strategy,
             max_hourly: if relies { self.most(market, self.terms.replicas) } else { self.max_hourly },
             configured: self.only.as_ref(),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use blueprint_common_types::{ServiceKey, Timestamp};
 use blueprint_hub_provision_core::cost::alert::Held;
-use blueprint_hub_provision_core::cost::{Limits, OverLimit, committed};
+use blueprint_hub_provision_core::cost::{Limits, OverLimit, committed, next_offers};
 use blueprint_hub_provision_core::lifecycle::{Deployment, RecordsResult, Wanted};
 use blueprint_hub_provision_core::scaling::{
     DrainMark, Leaving, MAX_SCALE_EVENTS, Phase, ResizeError, ScaleEvent, ScaleStore, Scaling, Terms,
@@ -314,12 +314,15 @@ fn refusal(
     now: Timestamp,
 ) -> DbResult<Option<Refused>> {
     let recent = lifecycle::recent_spans(db, now)?;
-    if let Some(first) = before.plan.first()
-        && let Some(held) = costs::holds(db, (&before.id, &first.provider), &limits, &recent, now)?
-    {
-        return Ok(Some(Refused::Held(held)));
-    }
     let records = lifecycle::load(db)?;
+    // Where machines are spread, each of those that come may be at another provider.
+    let next = next_offers(&records, before, more);
+    let providers: BTreeSet<&str> = next.into_iter().map(|offer| offer.provider.as_str()).collect();
+    for provider in providers {
+        if let Some(held) = costs::holds(db, (&before.id, provider), &limits, &recent, now)? {
+            return Ok(Some(Refused::Held(held)));
+        }
+    }
     let used = committed(&records, &recent, &limits, now);
     let asked = limits.asked_more(&records, before, more, now);
     Ok(asked.and_then(|asked| limits.check(used, asked)).err().map(Refused::OverLimit))

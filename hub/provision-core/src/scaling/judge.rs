@@ -1,5 +1,6 @@
 //! What is to be done next about the replicas of a service.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -389,7 +390,7 @@ fn enough_for(load: f64, each: f64, most: u32) -> u32 {
 /// Takes so many back that were to leave, the last that began to first.
 fn keep(leaving: &[&Replica], count: u32, why: &str) -> Option<Step> {
     let mut back = leaving.to_vec();
-    back.sort_by_key(|replica| (std::cmp::Reverse(replica.leaving_since), replica.number));
+    back.sort_by_key(|replica| (Reverse(replica.leaving_since), replica.number));
     let count = usize::try_from(count).unwrap_or(usize::MAX);
     let keys: BTreeSet<_> = back.iter().take(count).map(|replica| replica.key.clone()).collect();
     (!keys.is_empty()).then(|| Step::Keep { keys, reason: why.to_owned() })
@@ -406,13 +407,14 @@ fn fewer(sight: &Sight, to: u32, reason: String) -> Option<Step> {
     (!keys.is_empty()).then_some(Step::Drain { keys, reason })
 }
 
-/// Which replicas leave: those that do not answer first, then those of the place that has most, the newest first.
+/// Which replicas leave: those that do not answer first, then those of the place that has most; of these the one with the
+/// fewest open requests, so that what lasts is not broken off, and then the newest.
 fn leave(sight: &Sight, count: u32) -> BTreeSet<InstanceKey> {
     let mut left: Vec<&Replica> = sight.replicas.iter().filter(|it| it.leaving_since.is_none()).collect();
     let mut keys = BTreeSet::new();
     for _ in 0..count {
         let at = |replica: &Replica| left.iter().filter(|it| it.place == replica.place).count();
-        let next = left.iter().max_by_key(|it| (!it.is_ready, at(it), it.number)).copied();
+        let next = left.iter().max_by_key(|it| (!it.is_ready, at(it), Reverse(it.open), it.number)).copied();
         let Some(next) = next else { break };
         left.retain(|it| it.key != next.key);
         keys.insert(next.key.clone());

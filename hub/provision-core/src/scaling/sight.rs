@@ -29,7 +29,7 @@ pub struct Replica {
     pub key: InstanceKey,
     /// Its number in the deployment.
     pub number: u32,
-    /// Where it is: provider and region.
+    /// Where it is: provider and region; zones of one region are one place.
     pub place: (String, String),
     /// Whether it is up, its tunnel echoes, and its service is healthy.
     pub is_ready: bool,
@@ -57,7 +57,8 @@ pub struct Sight {
     pub wanted: u32,
     /// Its machines that are wanted, in any state; those that were released are left out.
     pub replicas: Vec<Replica>,
-    /// Requests that clients made of the service, in one second; `None` where that was not measured over a while.
+    /// Requests that clients made of the service, in one second, and one more for each that lasts; `None` where that was not
+    /// measured over a while.
     pub rate: Option<f64>,
     /// Whether the deployment is to run; false where the operator switched it off.
     pub is_running: bool,

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use blueprint_common_types::{AgentId, ServiceKey, Timestamp};
-use blueprint_hub_provision_core::InstanceKey;
 use blueprint_hub_provision_core::lifecycle::{
-    Deployer, Record, RecordState, Records, RecordsResult, Wanted,
+    Deployer, Record, RecordState, Records, RecordsResult, Spread, Wanted,
 };
 use blueprint_hub_provision_core::scaling::{
     Measure, Replica, ResizeError, Scaler, Scaling, Sight, Step, nodes_of,
 };
+use blueprint_hub_provision_core::{Candidate, InstanceKey};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -153,7 +153,7 @@ impl ScaleWatch {
             replicas.push(Replica {
                 key: record.key.clone(),
                 number: record.number,
-                place: (record.candidate.provider.clone(), record.candidate.region.clone()),
+                place: place_of(&record.candidate),
                 is_ready: is_up && reading.is_some_and(|(_, reading)| reading.is_ready),
                 leaving_since: mark.map(|mark| mark.since),
                 measure,
@@ -179,7 +179,8 @@ impl ScaleWatch {
         heard.1
     }
 
-    /// Requests a second since the look before; `None` where there was none, or hardly any time is between.
+    /// Requests and connections a second that began since the look before, and one for each that lasts; `None` where there
+    /// was no look before, or hardly any time is between.
     fn rate(&mut self, service: ServiceKey, readings: &BTreeMap<AgentId, Reading>) -> Option<f64> {
         let now = Instant::now();
         let none = BTreeMap::new();
@@ -197,7 +198,9 @@ impl ScaleWatch {
             return seen.get(&service).and_then(|(sight, _)| sight.rate);
         }
         let grown = u32::try_from(grown(before, &counts)).unwrap_or(u32::MAX);
-        let rate = f64::from(grown) / span.as_secs_f64();
+        // What lasts began long ago and is work all the same.
+        let lasting = readings.values().map(|reading| f64::from(reading.lasting)).sum::<f64>();
+        let rate = f64::from(grown) / span.as_secs_f64() + lasting;
         self.counted.insert(service, (now, counts));
         Some(rate)
     }
@@ -297,6 +300,12 @@ impl ScaleWatch {
         }
         Ok(())
     }
+}
+
+/// Where a machine is; zones of one region are one place.
+fn place_of(candidate: &Candidate) -> (String, String) {
+    let (provider, region) = Spread::Regions.place(candidate);
+    (provider.to_owned(), region.to_owned())
 }
 
 /// Requests at each agent, by what was counted before: one whose target is missing for a look keeps its count.
