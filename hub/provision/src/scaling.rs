@@ -32,6 +32,8 @@ pub use watch::ScaleWatch;
 pub struct Reading {
     /// Whether it is healthy there, and its tunnel echoes.
     pub is_ready: bool,
+    /// Whether the machine's agent is connected.
+    pub is_here: bool,
     /// When the agent took its last sample, by its own clock, and the share of one processor in percent that it had then.
     pub cpu: Option<(Timestamp, f32)>,
     /// Requests and connections of clients that began, since the hub started.

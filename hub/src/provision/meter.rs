@@ -25,7 +25,8 @@ impl HubMeter {
         let snapshot = self.registrar.snapshot();
         let mut readings = BTreeMap::new();
         for agent in agents {
-            let mut reading = Reading::default();
+            let is_here = snapshot.agents.get(&agent).is_some_and(|view| view.connected);
+            let mut reading = Reading { is_here, ..Reading::default() };
             for target in snapshot.targets_of(service).filter(|target| target.key.agent == agent) {
                 let load = self.ledger.load(service, target.address);
                 reading.is_ready |= target.health == Health::Healthy;

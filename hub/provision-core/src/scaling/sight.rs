@@ -22,6 +22,17 @@ pub struct Measure {
     pub heard_at: Timestamp,
 }
 
+/// Whether a replica's agent is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    /// Its machine did not join yet.
+    Coming,
+    /// It is connected, or nobody can tell, since its cloud does not answer either.
+    Here,
+    /// It is not, while its cloud answers and lists its machine.
+    Away,
+}
+
 /// One machine of the deployment that is wanted.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Replica {
@@ -33,6 +44,8 @@ pub struct Replica {
     pub place: (String, String),
     /// Whether it is up, its tunnel echoes, and its service is healthy.
     pub is_ready: bool,
+    /// Whether its agent is there.
+    pub presence: Presence,
     /// Since when it gets no new requests because it is to go.
     pub leaving_since: Option<Timestamp>,
     /// What its agent measured last.

@@ -10,7 +10,7 @@ use blueprint_hub_provision_core::lifecycle::{
     Deployer, Record, RecordState, Records, RecordsResult, Spread, Wanted,
 };
 use blueprint_hub_provision_core::scaling::{
-    Measure, Replica, ResizeError, Scaler, Scaling, Sight, Step, nodes_of,
+    Measure, Presence, Replica, ResizeError, Scaler, Scaling, Sight, Step, nodes_of,
 };
 use blueprint_hub_provision_core::{Candidate, InstanceKey};
 use tokio::time::{Instant, sleep_until};
@@ -137,6 +137,11 @@ impl ScaleWatch {
         let readings = self.meter.read(scaling.service, agents).await;
         let rate = self.rate(scaling.service, &readings);
         let now = self.parts.provisioner.now();
+        let clouds = self.parts.provisioner.overview();
+        let answers = |name: &str| {
+            let cloud = clouds.clouds.iter().find(|cloud| cloud.name == name);
+            cloud.is_some_and(|cloud| !cloud.is_closed && cloud.error.is_none() && cloud.listed_at.is_some())
+        };
         let mut replicas = Vec::with_capacity(own.len());
         for record in own {
             let mark = records.leaving.get(&record.key);
@@ -150,11 +155,21 @@ impl ScaleWatch {
                 Some(Measure { cpu_percent: cpu_percent.into(), heard_at })
             });
             let is_up = record.state == RecordState::Active && !record.is_off;
+            let presence = match record.state {
+                RecordState::Active => {
+                    let is_here = reading.is_some_and(|(_, reading)| reading.is_here);
+                    let is_away = !is_here && answers(&record.candidate.provider);
+                    if is_away { Presence::Away } else { Presence::Here }
+                }
+                RecordState::Planned | RecordState::Calling | RecordState::Created => Presence::Coming,
+                RecordState::Deleting | RecordState::Gone | RecordState::Lost | RecordState::Failed => continue,
+            };
             replicas.push(Replica {
                 key: record.key.clone(),
                 number: record.number,
                 place: place_of(&record.candidate),
                 is_ready: is_up && reading.is_some_and(|(_, reading)| reading.is_ready),
+                presence,
                 leaving_since: mark.map(|mark| mark.since),
                 measure,
                 open: reading.map_or(0, |(_, reading)| reading.open),
@@ -247,6 +262,11 @@ impl ScaleWatch {
                 info!(target: "audit", %service, ?keys, reason, "replicas stay");
                 self.tell_leaving(&parts.provisioner.store.load_lifecycle().await?).await;
             }
+            Step::Replace { key, .. } => {
+                if !self.give_up(scaling, key, reason, now).await? {
+                    return Ok(());
+                }
+            }
             Step::Turn { phase, .. } => {
                 if !parts.store.set_phase(scaling.clone(), phase, reason.clone(), now).await? {
                     return Ok(());
@@ -263,6 +283,30 @@ impl ScaleWatch {
         }
         self.metrics.acted(label);
         Ok(())
+    }
+
+    /// Has another machine take the place of one whose agent is away; false where it came back meanwhile.
+    async fn give_up(
+        &self,
+        scaling: &Scaling,
+        key: InstanceKey,
+        reason: String,
+        now: Timestamp,
+    ) -> RecordsResult<bool> {
+        let (parts, service) = (&self.parts, scaling.service);
+        let records = parts.provisioner.store.load_lifecycle().await?;
+        let agent = records.instances.get(&key).and_then(|record| record.agent);
+        let Some(agent) = agent else { return Ok(false) };
+        let readings = self.meter.read(service, BTreeSet::from([agent])).await;
+        if readings.get(&agent).is_none_or(|reading| reading.is_here) {
+            return Ok(false);
+        }
+        if !parts.store.replace(scaling.clone(), key.clone(), reason.clone(), now).await? {
+            return Ok(false);
+        }
+        warn!(target: "audit", %service, %key, reason, "replica given up, another one takes its place");
+        parts.provisioner.kick.notify_one();
+        Ok(true)
     }
 
     /// What came of a step up; what stands in its way is noted once.
