@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 /// Every file, with its kind and how many keys are understood, refused, without meaning here, and unknown.
 const FILES: [(&str, &[u8], Kind, [usize; 4]); 12] = [
-    ("operator.toml", include_bytes!("files/operator.toml"), Kind::Manager, [4, 0, 8, 0]),
+    ("operator.toml", include_bytes!("files/operator.toml"), Kind::Manager, [8, 0, 4, 0]),
     ("remote.toml", include_bytes!("files/remote.toml"), Kind::Manager, [5, 1, 15, 0]),
     ("guide.toml", include_bytes!("files/guide.toml"), Kind::Manager, [12, 5, 11, 0]),
     ("providers.yml", include_bytes!("files/providers.yml"), Kind::Credentials, [5, 0, 1, 0]),
@@ -78,6 +78,12 @@ fn preferences_of_the_operator_become_settings() {
     assert_eq!(set(&report, "provision.spot"), Some("asked"));
     assert_eq!(report.remotes["preferred"].strategy.as_deref(), Some("preferred:aws,gcp"));
     assert!(report.remotes["one"].unusable.is_some());
+    for (key, value) in [("enabled", "true"), ("min_replicas", "1"), ("max_replicas", "10"), ("target_cpu", "70")] {
+        assert_eq!(set(&report, &format!("scaling.{key}")), Some(value));
+    }
+    let wrong = "[operator.scaling]\nenabled = 1\nmin_replicas = 5\nmax_replicas = 4\ntarget_cpu = 101";
+    let report = imported("x.toml", wrong.as_bytes()).unwrap();
+    assert_eq!((report.settings.len(), report.count(Verdict::Refused)), (0, 4), "{report:#?}");
 
     let report = file("deployment-policy.json");
     assert_eq!(set(&report, "provision.strategy"), Some("first-match"));
