@@ -40,6 +40,12 @@ pub(crate) struct Wanted {
     min_vram_gib: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     region: Option<String>,
+    /// Several of which one will do, with commas between them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    regions: Option<String>,
+    /// Plans of which one will do, with commas between them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    plans: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     arch: Option<ArchChoice>,
     spot: bool,
@@ -127,6 +133,12 @@ impl Asked {
     }
 }
 
+/// The names in a list with commas between them.
+fn list(text: Option<&str>) -> Vec<String> {
+    let names = text.unwrap_or_default().split(',').map(str::trim).filter(|name| !name.is_empty());
+    names.map(str::to_owned).collect()
+}
+
 impl Wanted {
     /// Reads every field.
     ///
@@ -167,6 +179,8 @@ impl Wanted {
         spec.egress_gib_month = self.egress_gb.unwrap_or(spec.egress_gib_month);
         spec.check().map_err(|error| ApiError::invalid(error.to_string(), HINT))?;
         let demand = if self.spec.is_some() { Demand::service(&spec) } else { Demand::machine(&spec) };
+        let (regions, plans) = (list(self.regions.as_deref()), list(self.plans.as_deref()));
+        let demand = Demand { regions, plans, ..demand };
         let max_hourly = decimal("max_price", self.max_price.as_deref())?;
         Ok(Asked {
             demand,

@@ -336,6 +336,8 @@ fn demands() -> impl Generator<Value = (Demand, Option<Micros>, Option<u32>, boo
                 gpu,
                 arch,
                 region,
+                regions: Vec::new(),
+                plans: Vec::new(),
                 allow_spot: spot,
                 allow_burstable: burst,
                 egress_gb,
@@ -425,4 +427,27 @@ fn each_place_has_its_part_of_a_plan_that_is_spread() {
     let over = plan(Spread::Regions, 8);
     assert_eq!((over.len(), Spread::Regions.places(&over, 8)), (PLAN_LENGTH, 8), "one of each region: {over:?}");
     assert_eq!(Spread::Regions.places(&over, 1), 1);
+}
+
+#[test]
+fn of_several_regions_and_plans_one_has_to_be() {
+    let host = |number: u32, region: &str| {
+        let mut offer = Offer::live("ssh", &format!("rack-{number}"), region, (8, 32_768), Micros::ZERO);
+        offer.disk_gb = 100;
+        offer
+    };
+    let catalogue = Catalogue::new(vec![host(1, "cellar"), host(2, "attic"), host(3, "barn")]);
+    let plan = |regions: &[&str], plans: &[&str]| {
+        let words = |list: &[&str]| list.iter().map(|&word| word.to_owned()).collect();
+        let demand = Demand { regions: words(regions), plans: words(plans), ..machine(2000, 4, |_| ()) };
+        let placement = place(&catalogue, &question(&demand, &Strategy::Cheapest));
+        placement.map(|found| names(&found).into_iter().map(|(_, plan)| plan).collect::<Vec<_>>())
+    };
+    assert_eq!(plan(&[], &[]).unwrap().len(), 3);
+    assert_eq!(plan(&[], &["rack-2", "rack-3"]).unwrap(), ["rack-2", "rack-3"]);
+    assert_eq!(plan(&["cellar", "barn"], &[]).unwrap(), ["rack-3", "rack-1"]);
+    assert_eq!(plan(&["cellar"], &["rack-1", "rack-2"]).unwrap(), ["rack-1"]);
+    let nothing = plan(&["cellar", "barn"], &["rack-2"]).unwrap_err();
+    assert!(nothing.to_string().contains("is not in cellar or barn"), "{nothing}");
+    assert!(plan(&[], &["rack-9"]).is_err());
 }
