@@ -152,11 +152,13 @@ pub enum Phase {
     Zero,
     /// Its deployment was ended. For good.
     Ended,
+    /// Its terms are to be forgotten, once what the hub runs of it goes on on one machine alone.
+    Removing,
 }
 
 impl Phase {
     /// Every phase.
-    pub const ALL: [Self; 4] = [Self::Paid, Self::Draining, Self::Zero, Self::Ended];
+    pub const ALL: [Self; 5] = [Self::Paid, Self::Draining, Self::Zero, Self::Ended, Self::Removing];
 
     /// Stable name, as it is stored and shown.
     #[must_use]
@@ -166,6 +168,7 @@ impl Phase {
             Self::Draining => "draining",
             Self::Zero => "zero",
             Self::Ended => "ended",
+            Self::Removing => "removing",
         }
     }
 }
