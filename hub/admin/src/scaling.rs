@@ -185,7 +185,9 @@ pub(crate) async fn remove(
 ) -> Result<Json<Value>, ApiError> {
     let key = ServiceKey { blueprint, service };
     state.hub.scaling().remove(key).await?;
-    Ok(Json(json!({ "removed": key })))
+    // What drains first is forgotten later.
+    let is_done = find(&state, key).await?.is_none();
+    Ok(Json(json!({ "removed": key, "is_done": is_done })))
 }
 
 #[derive(Debug, Deserialize)]

@@ -3,6 +3,7 @@
 mod read;
 mod spans;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use blueprint_common_types::{AgentId, Micros, Timestamp};

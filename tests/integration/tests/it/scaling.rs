@@ -430,6 +430,30 @@ fn replicas_are_spread_over_regions_and_one_that_is_cut_off_is_made_up_for() -> 
     Ok(())
 }
 
+/// The tier is forgotten: what is open at each replica ends, and the workload goes on at one of them.
+fn forgotten_without_a_loss(hub: &Hub<'_>, access: &str) -> Result<()> {
+    let answers = std::thread::scope(|scope| {
+        let calls: Vec<_> = (0..9).map(|_| scope.spawn(|| hub.get("42", access, "/slow/4000"))).collect();
+        pass(Duration::from_secs(1))?;
+        hub.json(&["scale", "rm", SERVICE])?;
+        let shown = show(hub)?;
+        ensure!(text(&shown, "/phase")? == "removing", "{shown}");
+        let joined = calls.into_iter().map(|call| call.join().map_err(|_| anyhow::anyhow!("a call fell over"))?);
+        joined.collect::<Result<Vec<_>>>()
+    })?;
+    let lost: Vec<_> = answers.iter().filter(|answer| answer.status != 200).map(|it| it.text()).collect();
+    ensure!(lost.is_empty(), "{lost:?}");
+    eventually_ok(SETTLED, "a service without a tier", || {
+        ensure!(rows(&hub.json(&["scale", "ls"])?, "/services")?.is_empty());
+        let shown = hub.json(&["workload", "show", SERVICE])?;
+        ensure!(text(&shown, "/state")? == "running" && rows(&shown, "/replicas")?.is_empty(), "{shown}");
+        Ok(())
+    })
+    .with_context(|| hub.log())?;
+    hub.wait_served("42", access, SOON)?;
+    Ok(())
+}
+
 /// What the hub runs of a service with a tier runs on each of its machines, those that come later included.
 #[test]
 fn a_workload_of_a_service_with_a_tier_runs_on_each_of_its_machines() -> Result<()> {
@@ -475,6 +499,10 @@ fn a_workload_of_a_service_with_a_tier_runs_on_each_of_its_machines() -> Result<
         first["generation"] == more["generation"] && more["generation"] == again["generation"],
         "{again}"
     );
+    forgotten_without_a_loss(&hub, &access)?;
+    ensure!(machines(&hub)?.len() == 3, "{:?}", machines(&hub)?);
+    hub.json(&["scale", "set", SERVICE, "--tier", "standard", "--min", "3"])?;
+    running(&hub, 3)?;
     let refused = hub.command(&["update", SERVICE, "-e", "EXAMPLE_NAME=next"])?.run(SETTLED)?;
     ensure!(refused.code != Some(0) && refused.stderr.contains("it has a tier"), "{}", refused.stderr);
     hub.json(&["scale", "set", SERVICE, "--paid-until", "1s"])?;
