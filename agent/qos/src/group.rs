@@ -126,9 +126,8 @@ fn used(before: &BTreeMap<u32, ProcessStat>, now: &BTreeMap<u32, ProcessStat>, w
             None => own = own.saturating_add(stat.ticks.saturating_add(stat.waited).min(window)),
         }
     }
-    let is_gone = |(pid, stat): &(&u32, &ProcessStat)| {
-        now.get(pid).is_none_or(|other| other.started != stat.started)
-    };
+    let is_gone =
+        |(pid, stat): &(&u32, &ProcessStat)| now.get(pid).is_none_or(|other| other.started != stat.started);
     let gone = before.iter().filter(is_gone);
     let counted = gone.fold(0u64, |sum, (_, it)| sum.saturating_add(it.ticks).saturating_add(it.waited));
     own.saturating_add(waited.saturating_sub(counted))

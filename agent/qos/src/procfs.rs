@@ -125,7 +125,9 @@ impl ProcFs {
         let Ok(files) = std::fs::read_dir(self.root.join(pid.to_string()).join("fd")) else { return false };
         let wanted: Vec<PathBuf> =
             inodes.iter().map(|inode| PathBuf::from(format!("socket:[{inode}]"))).collect();
-        files.flatten().any(|file| std::fs::read_link(file.path()).is_ok_and(|target| wanted.contains(&target)))
+        files
+            .flatten()
+            .any(|file| std::fs::read_link(file.path()).is_ok_and(|target| wanted.contains(&target)))
     }
 
     /// The children of a process, of all its threads; none where the kernel does not tell.
@@ -133,7 +135,11 @@ impl ProcFs {
         let threads = std::fs::read_dir(self.root.join(pid.to_string()).join("task"));
         let read = |thread: std::fs::DirEntry| std::fs::read_to_string(thread.path().join("children")).ok();
         let texts: Vec<String> = threads.into_iter().flatten().flatten().filter_map(read).collect();
-        texts.iter().flat_map(|text| text.split_ascii_whitespace()).filter_map(|pid| pid.parse().ok()).collect()
+        texts
+            .iter()
+            .flat_map(|text| text.split_ascii_whitespace())
+            .filter_map(|pid| pid.parse().ok())
+            .collect()
     }
 
     /// Times and memory of one process.

@@ -143,7 +143,8 @@ fn kubernetes(section: &str, fields: &Map<String, Value>, report: &mut Report) {
 /// What all services with a tier keep to.
 fn scaling(section: &str, fields: &Map<String, Value>, report: &mut Report) {
     let number = |key: &str| fields.get(key).and_then(|value| whole(value, 1, 100));
-    let is_crossed = matches!((number("min_replicas"), number("max_replicas")), (Some(min), Some(max)) if min > max);
+    let is_crossed =
+        matches!((number("min_replicas"), number("max_replicas")), (Some(min), Some(max)) if min > max);
     for (key, value) in fields {
         let path = below(section, key);
         match (key.as_str(), number(key)) {

@@ -402,9 +402,11 @@ fn regions(path: &str, fields: &Map<String, Value>, remote: &mut Remote, report:
                 }
                 Some(list) => {
                     let primary = fields.get("primary").and_then(text);
-                    let mut all: Vec<String> = primary.iter().chain(&list).map(|&name| name.to_owned()).collect();
+                    let mut all: Vec<String> =
+                        primary.iter().chain(&list).map(|&name| name.to_owned()).collect();
                     all.dedup();
-                    let text = format!("orders are spread over {} (--spread regions)", shown(&all.join(", ")));
+                    let text =
+                        format!("orders are spread over {} (--spread regions)", shown(&all.join(", ")));
                     report.understood(&path, text);
                     (remote.regions, remote.spread) = (all, Some("regions".to_owned()));
                 }
@@ -448,7 +450,9 @@ fn hosts(
                 .all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '/' | '[' | ']'))
     };
     let mut taken = 0u32;
-    let named = |host: &str| if names { format!(", and name it {} in the inventory", inventory_name(host)) } else { String::new() };
+    let named = |host: &str| {
+        if names { format!(", and name it {} in the inventory", inventory_name(host)) } else { String::new() }
+    };
     for host in hosts {
         if !is_plain(host) || !is_plain(user) || !is_plain(&identity) {
             report.refused(

@@ -78,7 +78,9 @@ fn preferences_of_the_operator_become_settings() {
     assert_eq!(set(&report, "provision.spot"), Some("asked"));
     assert_eq!(report.remotes["preferred"].strategy.as_deref(), Some("preferred:aws,gcp"));
     assert!(report.remotes["one"].unusable.is_some());
-    for (key, value) in [("enabled", "true"), ("min_replicas", "1"), ("max_replicas", "10"), ("target_cpu", "70")] {
+    for (key, value) in
+        [("enabled", "true"), ("min_replicas", "1"), ("max_replicas", "10"), ("target_cpu", "70")]
+    {
         assert_eq!(set(&report, &format!("scaling.{key}")), Some(value));
     }
     let wrong = "[operator.scaling]\nenabled = 1\nmin_replicas = 5\nmax_replicas = 4\ntarget_cpu = 101";
@@ -200,7 +202,9 @@ fn places_whose_hosts_differ_are_those_hosts_alone() {
     assert_eq!(report.remotes["cellar"].plans, ["192-0-2-1", "rack-1-example-org"]);
     assert_eq!(report.remotes["attic"].plans, ["192-0-2-2"]);
     assert!(report.remotes["any"].unusable.is_some(), "it names none, and could land on any");
-    let told = |step: &&String| step.contains("host scan 192.0.2.2") && step.contains("name it 192-0-2-2 in the inventory");
+    let told = |step: &&String| {
+        step.contains("host scan 192.0.2.2") && step.contains("name it 192-0-2-2 in the inventory")
+    };
     assert!(report.steps.iter().any(|step| told(&step)), "{:?}", report.steps);
     assert!(said(&report, "remote.attic.type").1.contains("its machines 192-0-2-2"));
 }

@@ -347,8 +347,7 @@ fn replace(
     // One that leaves already goes its own way, and one that is deleted is gone.
     let sql = "INSERT OR IGNORE INTO leaving_instances (key, since, released) \
                SELECT key, ?3, 1 FROM instances WHERE key = ?1 AND deployment = ?2 AND state = ?4";
-    let values =
-        params![key.as_str(), scaling.deployment.as_str(), time(now), RecordState::Active.label()];
+    let values = params![key.as_str(), scaling.deployment.as_str(), time(now), RecordState::Active.label()];
     if db.execute(sql, values)? == 0 {
         return Ok(false);
     }

@@ -268,7 +268,11 @@ mod tests {
         let place = |provider, region| Spread::Regions.place_at(provider, region);
         assert_eq!(place("scaleway", "fr-par-1"), place("scaleway", "fr-par-2"));
         assert_ne!(place("scaleway", "fr-par-1"), place("scaleway", "nl-ams-1"));
-        assert_ne!(place("aws", "us-east-1"), place("aws", "us-east-2"), "there the name is that of a region");
+        assert_ne!(
+            place("aws", "us-east-1"),
+            place("aws", "us-east-2"),
+            "there the name is that of a region"
+        );
         assert_ne!(place("sim", "local"), place("sim", "local-2"));
     }
 

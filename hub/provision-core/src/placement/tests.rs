@@ -402,7 +402,8 @@ fn each_place_has_its_part_of_a_plan_that_is_spread() {
     for region in ["local", "local-2", "local-3", "local-4"] {
         offers.extend((1..=4).map(|number| offer("sim", &format!("s{number}"), region, 1000 * number)));
     }
-    offers.extend(["nyc3", "fra1", "ams3"].map(|region| offer("digitalocean", "s-2vcpu-4gb", region, 90_000)));
+    offers
+        .extend(["nyc3", "fra1", "ams3"].map(|region| offer("digitalocean", "s-2vcpu-4gb", region, 90_000)));
     offers.push(offer("hetzner", "cx22", "fsn1", 95_000));
     let catalogue = Catalogue::new(offers);
     let demand = machine(2000, 4, |_| ());
@@ -413,7 +414,10 @@ fn each_place_has_its_part_of_a_plan_that_is_spread() {
     };
     let count = |plan: &[Candidate], provider: &str| plan.iter().filter(|it| it.provider == provider).count();
     let none = plan(Spread::None, 4);
-    assert_eq!((none.len(), count(&none, "sim"), Spread::None.places(&none, 4)), (PLAN_LENGTH, PLAN_LENGTH, 1));
+    assert_eq!(
+        (none.len(), count(&none, "sim"), Spread::None.places(&none, 4)),
+        (PLAN_LENGTH, PLAN_LENGTH, 1)
+    );
 
     let over = plan(Spread::Providers, 4);
     assert_eq!(over.len(), PLAN_LENGTH);
@@ -425,7 +429,11 @@ fn each_place_has_its_part_of_a_plan_that_is_spread() {
     assert_eq!(at, ["sim", "digitalocean", "hetzner", "sim"]);
 
     let over = plan(Spread::Regions, 8);
-    assert_eq!((over.len(), Spread::Regions.places(&over, 8)), (PLAN_LENGTH, 8), "one of each region: {over:?}");
+    assert_eq!(
+        (over.len(), Spread::Regions.places(&over, 8)),
+        (PLAN_LENGTH, 8),
+        "one of each region: {over:?}"
+    );
     assert_eq!(Spread::Regions.places(&over, 1), 1);
 }
 

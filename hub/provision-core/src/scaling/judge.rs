@@ -204,7 +204,9 @@ impl Scaler {
         self.low.remove(&scaling.service);
         let why = match (&step, scaling.phase) {
             (Some(step), _) => step.reason().to_owned(),
-            (None, Phase::Removing) => "its tier is forgotten once its other replicas have drained".to_owned(),
+            (None, Phase::Removing) => {
+                "its tier is forgotten once its other replicas have drained".to_owned()
+            }
             (None, Phase::Draining) => "it is not paid for: what is open at its replicas ends".to_owned(),
             (None, Phase::Paid | Phase::Zero | Phase::Ended) => {
                 let end = scaling.phase_since.plus(self.settings.grace);
@@ -262,7 +264,10 @@ impl Scaler {
         let away_for = now.since(since);
         (away_for >= self.settings.give_up).then(|| Step::Replace {
             key: key.clone(),
-            reason: format!("the agent of {key} is away for {} s, and its cloud lists its machine", away_for.as_secs()),
+            reason: format!(
+                "the agent of {key} is away for {} s, and its cloud lists its machine",
+                away_for.as_secs()
+            ),
         })
     }
 

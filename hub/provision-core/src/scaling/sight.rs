@@ -97,7 +97,8 @@ pub fn nodes_of(
         let own =
             records.instances.values().filter(|it| it.deployment == scaling.deployment && it.state.is_live());
         let is_alone = alone.contains(&scaling.service);
-        let kept = own.filter(|it| records.leaving.get(&it.key).is_none_or(|mark| !mark.is_released && !is_alone));
+        let kept =
+            own.filter(|it| records.leaving.get(&it.key).is_none_or(|mark| !mark.is_released && !is_alone));
         kept.filter_map(|record| record.agent).collect()
     };
     all.iter().map(|scaling| (scaling.service, nodes(scaling))).collect()

@@ -116,7 +116,9 @@ impl Sim {
                 self.sight.wanted = *to;
                 self.sight.replicas.retain(|replica| !released.contains(&replica.key));
             }
-            Step::Forget { .. } => self.mark(&self.sight.replicas.iter().map(|it| it.key.clone()).collect(), None),
+            Step::Forget { .. } => {
+                self.mark(&self.sight.replicas.iter().map(|it| it.key.clone()).collect(), None)
+            }
             Step::Replace { key, .. } => self.sight.replicas.retain(|replica| replica.key != *key),
             Step::Turn { phase, .. } => {
                 (self.scaling.phase, self.scaling.phase_since) = (*phase, self.now);
@@ -346,8 +348,9 @@ fn what_ended_runs_on_no_node_until_its_tier_is_forgotten() {
     record.agent = Some(blueprint_common_types::AgentId::from_bytes([7; 16]));
     sim.scaling.deployment = record.deployment.clone();
     records.instances.insert(record.key.clone(), record);
-    let nodes =
-        |scaling: &Scaling| nodes_of(std::slice::from_ref(scaling), &records, &BTreeSet::new()).remove(&scaling.service);
+    let nodes = |scaling: &Scaling| {
+        nodes_of(std::slice::from_ref(scaling), &records, &BTreeSet::new()).remove(&scaling.service)
+    };
     assert_eq!(nodes(&sim.scaling).unwrap().len(), 1);
     sim.scaling.phase = Phase::Ended;
     assert_eq!(nodes(&sim.scaling), Some(BTreeSet::new()));

@@ -124,7 +124,10 @@ impl ScaleDesk for ScaleOffice {
 
     fn remove(&self, service: ServiceKey) -> BoxFuture<'_, Result<(), ScaleDeskError>> {
         async move {
-            if self.0.config.is_enabled && self.0.meter.is_many(service) && self.begin_removal(service).await? {
+            if self.0.config.is_enabled
+                && self.0.meter.is_many(service)
+                && self.begin_removal(service).await?
+            {
                 return Ok(());
             }
             if !self.0.store.remove_scaling(service, self.0.provisioner.now()).await? {

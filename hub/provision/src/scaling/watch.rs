@@ -97,8 +97,7 @@ impl ScaleWatch {
         let alone = self.alone.keys().copied().collect();
         self.parts.meter.place(nodes_of(&all, &records, &alone)).await;
         self.forget_others(&all);
-        let mut is_moving =
-            !removing.is_empty() || records.leaving.values().any(|mark| !mark.is_released);
+        let mut is_moving = !removing.is_empty() || records.leaving.values().any(|mark| !mark.is_released);
         if !parts.config.is_enabled {
             return Ok(false);
         }
@@ -149,7 +148,7 @@ impl ScaleWatch {
         let clouds = self.parts.provisioner.overview();
         let answers = |name: &str| {
             let cloud = clouds.clouds.iter().find(|cloud| cloud.name == name);
-            cloud.is_some_and(|cloud| !cloud.is_closed && cloud.error.is_none() && cloud.listed_at.is_some())
+            cloud.is_some_and(|cloud| cloud.is_closed && cloud.error.is_none() && cloud.listed_at.is_some())
         };
         let mut replicas = Vec::with_capacity(own.len());
         for record in own {
@@ -171,7 +170,9 @@ impl ScaleWatch {
                     if is_away { Presence::Away } else { Presence::Here }
                 }
                 RecordState::Planned | RecordState::Calling | RecordState::Created => Presence::Coming,
-                RecordState::Deleting | RecordState::Gone | RecordState::Lost | RecordState::Failed => continue,
+                RecordState::Deleting | RecordState::Gone | RecordState::Lost | RecordState::Failed => {
+                    continue;
+                }
             };
             replicas.push(Replica {
                 key: record.key.clone(),
@@ -328,7 +329,8 @@ impl ScaleWatch {
         let parts = self.parts.clone();
         let since = *self.alone.entry(service).or_insert(now);
         let is_served = |replica: &Replica| replica.leaving_since.is_some() && replica.is_ready;
-        let runs = parts.seen.lock().get(&service).is_some_and(|(sight, _)| sight.replicas.iter().any(is_served));
+        let runs =
+            parts.seen.lock().get(&service).is_some_and(|(sight, _)| sight.replicas.iter().any(is_served));
         if now.since(since) < STOPPED_WITHIN && (now == since || runs) {
             return Ok(false);
         }

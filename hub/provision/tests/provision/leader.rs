@@ -190,11 +190,7 @@ impl Drop for Rig {
 
 impl Rig {
     /// Runs the task beside `test`.
-    pub(crate) async fn run(
-        store: Arc<Memory>,
-        clouds: Vec<Arc<Cloud>>,
-        test: impl AsyncFnOnce(&Self),
-    ) {
+    pub(crate) async fn run(store: Arc<Memory>, clouds: Vec<Arc<Cloud>>, test: impl AsyncFnOnce(&Self)) {
         let began = Instant::now();
         let wall = Arc::new(move || NOON.plus(began.elapsed()));
         Self::run_at(wall, store, clouds, test).await;

@@ -10,7 +10,7 @@ use blueprint_hub_provision::{Meter, Reading, ScaleConfig, ScaleOffice, scale_wa
 use blueprint_hub_provision_core::cost::Limits;
 use blueprint_hub_provision_core::lifecycle::{Deployer, RecordState, RecordsResult};
 use blueprint_hub_provision_core::scaling::{
-    DrainMark, Phase, ResizeError, ScaleDesk, ScaleEvent, ScaleStore, ScaleView, Scaling, ScalerSettings,
+    DrainMark, Phase, ResizeError, ScaleDesk, ScaleEvent, ScaleStore, ScaleView, ScalerSettings, Scaling,
     Terms, TermsLimits, Tier,
 };
 use blueprint_hub_provision_core::{DeploymentId, InstanceKey};
@@ -158,11 +158,7 @@ struct Dials {
 }
 
 impl Meter for Dials {
-    fn read(
-        &self,
-        _: ServiceKey,
-        agents: BTreeSet<AgentId>,
-    ) -> BoxFuture<'_, BTreeMap<AgentId, Reading>> {
+    fn read(&self, _: ServiceKey, agents: BTreeSet<AgentId>) -> BoxFuture<'_, BTreeMap<AgentId, Reading>> {
         // A sample of this very moment, by the agent's clock.
         let at = NOON.plus(self.began.elapsed());
         let ((all, cpu), one) = (*self.all.lock().unwrap(), self.of.lock().unwrap());
@@ -185,7 +181,6 @@ impl Meter for Dials {
         ready(()).boxed()
     }
 }
-
 
 /// A service of two replicas whose cloud and hub are there, and what looks at it.
 struct Scene<'r> {

@@ -229,7 +229,12 @@ fn who_does_not_pay_comes_to_zero_and_who_pays_again_is_served_again() -> Result
         ensure!(!slow.is_finished() && machines(&hub)?.len() == 2, "{open}");
         slow.join().map_err(|_| anyhow::anyhow!("the call fell over"))?
     })?;
-    ensure!(slow.status == 200 && slow.text().starts_with("waited 6000 ms"), "{} {}", slow.status, slow.text());
+    ensure!(
+        slow.status == 200 && slow.text().starts_with("waited 6000 ms"),
+        "{} {}",
+        slow.status,
+        slow.text()
+    );
     wait_phase(&hub, "ended")?;
     eventually_ok(SETTLED, "an end of the deployment", || {
         let shown = hub.json(&["deployment", "ls"])?;
@@ -291,7 +296,9 @@ fn a_replica_whose_machine_stays_dead_is_replaced_also_by_a_hub_that_is_killed()
     let agents = processes_naming(&folder);
     ensure!(!agents.is_empty(), "no agent of {dead}");
     // Its cloud still has it and says that it runs.
-    agents.iter().try_for_each(|pid| kill(Pid::from_raw(i32::try_from(*pid)?), Signal::SIGSTOP).map_err(anyhow::Error::from))?;
+    agents.iter().try_for_each(|pid| {
+        kill(Pid::from_raw(i32::try_from(*pid)?), Signal::SIGSTOP).map_err(anyhow::Error::from)
+    })?;
     let given_up = eventually_ok(SETTLED, "a replica that is given up", || {
         let told = history(&hub)?;
         ensure!(told.iter().any(|(what, why)| what == "replace" && why.contains(&dead)), "{told:?}");
@@ -438,7 +445,8 @@ fn forgotten_without_a_loss(hub: &Hub<'_>, access: &str) -> Result<()> {
         hub.json(&["scale", "rm", SERVICE])?;
         let shown = show(hub)?;
         ensure!(text(&shown, "/phase")? == "removing", "{shown}");
-        let joined = calls.into_iter().map(|call| call.join().map_err(|_| anyhow::anyhow!("a call fell over"))?);
+        let joined =
+            calls.into_iter().map(|call| call.join().map_err(|_| anyhow::anyhow!("a call fell over"))?);
         joined.collect::<Result<Vec<_>>>()
     })?;
     let lost: Vec<_> = answers.iter().filter(|answer| answer.status != 200).map(|it| it.text()).collect();
