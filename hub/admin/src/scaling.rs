@@ -185,9 +185,7 @@ pub(crate) async fn remove(
 ) -> Result<Json<Value>, ApiError> {
     let key = ServiceKey { blueprint, service };
     state.hub.scaling().remove(key).await?;
-    // What drains first is forgotten later.
-    let is_done = find(&state, key).await?.is_none();
-    Ok(Json(json!({ "removed": key, "is_done": is_done })))
+    Ok(Json(json!({ "removed": key })))
 }
 
 #[derive(Debug, Deserialize)]

@@ -144,16 +144,10 @@ impl Scale {
             }
             Self::Rm { service } => {
                 let answer = ask(global, "DELETE", &path(service), None)?;
-                shown(global, &answer, |answer| {
-                    let is_done = answer.get("is_done").and_then(Value::as_bool).unwrap_or(true);
-                    let what = if is_done {
-                        "has no tier any more; its machines stay"
-                    } else {
-                        "has no tier any more once its replicas have drained (`blueprint-hub scale show` says removing); its \
-                         machines stay"
-                    };
+                shown(global, &answer, |_| {
                     print_line(&format!(
-                        "service {service} {what}, and what the hub runs of it goes on on one of them alone"
+                        "service {service} has no tier any more; its machines stay, and what the hub runs of it goes on on one of \
+                         them alone"
                     ));
                 });
             }

@@ -262,12 +262,13 @@ fn who_does_not_pay_comes_to_zero_and_who_pays_again_is_served_again() -> Result
 #[test]
 fn processors_alone_drive_a_service_up_and_back() -> Result<()> {
     let (hub, access) = deployed(&[], &[])?;
-    // Half a processor is paid for, and a fifth of that is to be used.
-    let set = hub.json(&["scale", "set", SERVICE, "--tier", "standard", "--target-cpu", "20"])?;
+    // Half a processor is paid for, and a tenth of that is to be used: also a busy machine gives three clients that much.
+    let set = hub.json(&["scale", "set", SERVICE, "--tier", "standard", "--target-cpu", "10"])?;
     ensure!(set["target_rate"].is_null(), "{set}");
     wait_replicas(&hub, 2)?;
     let began = Instant::now();
-    let work = Load::of("/burn?ms=40", hub.proxy(), ("42", access.as_str()), CALL)?;
+    let client = || Load::of("/burn?ms=100", hub.proxy(), ("42", access.as_str()), CALL);
+    let work = (0..3).map(|_| client()).collect::<Result<Vec<_>>>()?;
     let more = eventually_ok(SETTLED, "more replicas", || {
         let shown = show(&hub)?;
         ensure!(shown["replicas"].as_u64() > Some(2) && shown["ready"] == shown["replicas"], "{shown}");
@@ -277,8 +278,8 @@ fn processors_alone_drive_a_service_up_and_back() -> Result<()> {
     say(format_args!("{} replicas by processors after {:.1?}", more["replicas"], began.elapsed()));
     let told = history(&hub)?;
     let grown = told.iter().find(|(what, _)| what == "grow").map(|(_, why)| why.as_str());
-    ensure!(grown.is_some_and(|why| why.contains("20 % is the target")), "{told:?}");
-    ensure!(failures(std::slice::from_ref(&work)).is_empty(), "{:?}", work.failures());
+    ensure!(grown.is_some_and(|why| why.contains("10 % is the target")), "{told:?}");
+    ensure!(failures(&work).is_empty(), "{:?}", failures(&work));
     drop(work);
     wait_replicas(&hub, 2)?;
     Ok(())
@@ -331,14 +332,14 @@ fn replicas_that_are_spread_over_providers_are_at_each_of_them_or_nowhere() -> R
     let path = hub.state().join("digitalocean.credentials");
     std::fs::write(&path, format!("token = {DROPLETS}\n"))?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
-    let order = ["deploy", "--yes", "--replicas", "2", "--spread"];
-    let dry = |over: &str| hub.command(&order)?.args([over, "--dry-run", "--output", "json"]).run(SETTLED);
+    let order = |over| ["deploy", "--yes", "--replicas", "2", "--spread", over];
+    let dry = |over: &str| hub.command(&order(over))?.args(["--dry-run", "--output", "json"]).run(SETTLED);
     let plan = eventually_ok(SETTLED, "a plan", || json_of(&dry("providers")?))?;
     let at = |plan: &Value, key: &str| -> Result<BTreeSet<String>> {
         rows(plan, "/layout")?.iter().map(|row| Ok(text(row, key)?.to_owned())).collect()
     };
     ensure!(at(&plan, "/provider")? == ["digitalocean", "sim"].map(str::to_owned).into(), "{plan}");
-    let ordered = hub.command(&order)?.args(["providers", "--output", "json"]).run(SETTLED)?;
+    let ordered = hub.command(&order("providers"))?.args(["--output", "json"]).run(SETTLED)?;
     json_of(&ordered)?;
     let settled = eventually_ok(SETTLED, "a machine at each", || {
         let droplets = fake.world(|world| world.machines.len());
@@ -437,31 +438,6 @@ fn replicas_are_spread_over_regions_and_one_that_is_cut_off_is_made_up_for() -> 
     Ok(())
 }
 
-/// The tier is forgotten: what is open at each replica ends, and the workload goes on at one of them.
-fn forgotten_without_a_loss(hub: &Hub<'_>, access: &str) -> Result<()> {
-    let answers = std::thread::scope(|scope| {
-        let calls: Vec<_> = (0..9).map(|_| scope.spawn(|| hub.get("42", access, "/slow/4000"))).collect();
-        pass(Duration::from_secs(1))?;
-        hub.json(&["scale", "rm", SERVICE])?;
-        let shown = show(hub)?;
-        ensure!(text(&shown, "/phase")? == "removing", "{shown}");
-        let joined =
-            calls.into_iter().map(|call| call.join().map_err(|_| anyhow::anyhow!("a call fell over"))?);
-        joined.collect::<Result<Vec<_>>>()
-    })?;
-    let lost: Vec<_> = answers.iter().filter(|answer| answer.status != 200).map(|it| it.text()).collect();
-    ensure!(lost.is_empty(), "{lost:?}");
-    eventually_ok(SETTLED, "a service without a tier", || {
-        ensure!(rows(&hub.json(&["scale", "ls"])?, "/services")?.is_empty());
-        let shown = hub.json(&["workload", "show", SERVICE])?;
-        ensure!(text(&shown, "/state")? == "running" && rows(&shown, "/replicas")?.is_empty(), "{shown}");
-        Ok(())
-    })
-    .with_context(|| hub.log())?;
-    hub.wait_served("42", access, SOON)?;
-    Ok(())
-}
-
 /// What the hub runs of a service with a tier runs on each of its machines, those that come later included.
 #[test]
 fn a_workload_of_a_service_with_a_tier_runs_on_each_of_its_machines() -> Result<()> {
@@ -507,10 +483,6 @@ fn a_workload_of_a_service_with_a_tier_runs_on_each_of_its_machines() -> Result<
         first["generation"] == more["generation"] && more["generation"] == again["generation"],
         "{again}"
     );
-    forgotten_without_a_loss(&hub, &access)?;
-    ensure!(machines(&hub)?.len() == 3, "{:?}", machines(&hub)?);
-    hub.json(&["scale", "set", SERVICE, "--tier", "standard", "--min", "3"])?;
-    running(&hub, 3)?;
     let refused = hub.command(&["update", SERVICE, "-e", "EXAMPLE_NAME=next"])?.run(SETTLED)?;
     ensure!(refused.code != Some(0) && refused.stderr.contains("it has a tier"), "{}", refused.stderr);
     hub.json(&["scale", "set", SERVICE, "--paid-until", "1s"])?;
