@@ -4,7 +4,6 @@ mod planes;
 mod shared;
 mod tunnel;
 
-use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -166,7 +165,7 @@ async fn add_peers(tunnel: &Tunnel, agents: &[Agent]) -> Result<()> {
 async fn replicas(store: &SqliteStore) -> Result<Replicas> {
     let records = store.load_lifecycle().await.context("cannot load the deployments")?;
     let all = store.scalings().await.context("cannot load the tiers of services")?;
-    Ok(nodes_of(&all, &records, &BTreeSet::new()))
+    Ok(nodes_of(&all, &records))
 }
 
 impl Base {

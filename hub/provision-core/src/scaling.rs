@@ -11,8 +11,6 @@
 //!                        the operator says that it is paid again
 //! ```
 //!
-//! A service whose terms are to be forgotten is `removing` for as long as those of its runs drain that will not go on.
-//!
 //! Invariants:
 //! - the number of replicas stays between the least and the most of the terms, but for `zero` and `ended`;
 //! - what is not measured, or was measured too long ago, never takes a replica away;

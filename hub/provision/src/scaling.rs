@@ -53,9 +53,6 @@ pub trait Meter: Send + Sync {
         agents: BTreeSet<AgentId>,
     ) -> BoxFuture<'_, BTreeMap<AgentId, Reading>>;
 
-    /// Whether the hub runs a service at more than one machine.
-    fn is_many(&self, service: ServiceKey) -> bool;
-
     /// These machines are to go, and no others: they get no new requests from then on.
     fn leave(&self, agents: BTreeSet<AgentId>) -> BoxFuture<'_, ()>;
 
@@ -87,7 +84,6 @@ pub(crate) struct Parts {
     config: ScaleConfig,
     store: Arc<dyn ScaleStore>,
     provisioner: Provisioner,
-    meter: Arc<dyn Meter>,
     seen: Seen,
     kick: Arc<Notify>,
 }
@@ -108,6 +104,6 @@ pub fn scale_watch(
     metrics: &Metrics,
 ) -> (ScaleWatch, ScaleOffice) {
     let scaler = Scaler::new(config.settings, provisioner.now());
-    let parts = Parts { config, store, provisioner, meter, seen: Seen::default(), kick: Arc::default() };
-    (ScaleWatch::new(parts.clone(), scaler, ScaleMetrics::new(metrics)), ScaleOffice(parts))
+    let parts = Parts { config, store, provisioner, seen: Seen::default(), kick: Arc::default() };
+    (ScaleWatch::new(parts.clone(), scaler, meter, ScaleMetrics::new(metrics)), ScaleOffice(parts))
 }

@@ -60,10 +60,6 @@ impl Meter for HubMeter {
         self.read_all(service, agents).boxed()
     }
 
-    fn is_many(&self, service: ServiceKey) -> bool {
-        self.workloads.view().copies.keys().any(|(copied, _)| *copied == service)
-    }
-
     fn leave(&self, agents: BTreeSet<AgentId>) -> BoxFuture<'_, ()> {
         async move {
             if self.registrar.set_leaving(agents).await.is_err() {

@@ -227,12 +227,7 @@ fn set(
     }
     let changed_at = stored.as_ref().map_or(now, |it| now.max(it.changed_at.plus(Duration::from_millis(1))));
     // One that ended has another deployment now, or its owner would have been told so.
-    let is_removing = stored.as_ref().is_some_and(|known| known.phase == Phase::Removing);
-    if is_removing {
-        // It is not forgotten after all: what drained for that gets requests again.
-        keep_all(db, key)?;
-    }
-    let before = stored.filter(|known| known.phase != Phase::Ended && !is_removing);
+    let before = stored.filter(|known| known.phase != Phase::Ended);
     let (phase, phase_since) = before.map_or((Phase::Paid, now), |known| (known.phase, known.phase_since));
     let scaling = Scaling { service: key, deployment, terms, phase, phase_since, changed_at };
     let (blueprint, number) = service(key);
@@ -268,7 +263,10 @@ fn remove(db: &Connection, key: ServiceKey, now: Timestamp) -> DbResult<bool> {
     let (blueprint, number) = service(key);
     let replicas = size_of(db, key)?;
     // Nobody would ever end what drains for a service without terms.
-    keep_all(db, key)?;
+    let sql = "DELETE FROM leaving_instances WHERE released = 0 AND key IN (SELECT instances.key FROM instances \
+                JOIN service_scaling ON service_scaling.deployment = instances.deployment \
+                WHERE service_scaling.blueprint = ?1 AND service_scaling.service = ?2)";
+    db.execute(sql, params![blueprint, number])?;
     let sql = "DELETE FROM service_scaling WHERE blueprint = ?1 AND service = ?2";
     if db.execute(sql, params![blueprint, number])? == 0 {
         return Ok(false);
@@ -276,16 +274,6 @@ fn remove(db: &Connection, key: ServiceKey, now: Timestamp) -> DbResult<bool> {
     event(db, key, "remove", replicas, "by the operator", now)?;
     audit::append(db, AuditEvent::new(AuditKind::ScalingRemove, key, "by the operator"), now)?;
     Ok(true)
-}
-
-/// What drains of a service gets requests again.
-fn keep_all(db: &Connection, key: ServiceKey) -> DbResult<()> {
-    let (blueprint, number) = service(key);
-    let sql = "DELETE FROM leaving_instances WHERE released = 0 AND key IN (SELECT instances.key FROM instances \
-                JOIN service_scaling ON service_scaling.deployment = instances.deployment \
-                WHERE service_scaling.blueprint = ?1 AND service_scaling.service = ?2)";
-    db.execute(sql, params![blueprint, number])?;
-    Ok(())
 }
 
 fn turn(db: &Connection, key: ServiceKey, phase: Phase, reason: &str, now: Timestamp) -> DbResult<()> {

@@ -87,11 +87,6 @@ pub enum Step {
         /// Why, one line.
         reason: String,
     },
-    /// Have it go on on the machines alone that do not leave, and then forget its terms.
-    Forget {
-        /// Why, one line.
-        reason: String,
-    },
     /// Note how it stands with the payment.
     Turn {
         /// How.
@@ -116,7 +111,6 @@ impl Step {
             Self::Keep { .. } => "keep",
             Self::Shrink { .. } => "shrink",
             Self::Replace { .. } => "replace",
-            Self::Forget { .. } => "forget",
             Self::Turn { .. } => "phase",
             Self::End { .. } => "end",
         }
@@ -131,7 +125,6 @@ impl Step {
             | Self::Keep { reason, .. }
             | Self::Shrink { reason, .. }
             | Self::Replace { reason, .. }
-            | Self::Forget { reason }
             | Self::Turn { reason, .. }
             | Self::End { reason } => reason,
         }
@@ -180,7 +173,7 @@ impl Scaler {
         self.note_away(scaling, sight, now);
         let step = match scaling.phase {
             Phase::Ended => return (None, "its deployment was ended".to_owned()),
-            Phase::Paid | Phase::Draining | Phase::Zero | Phase::Removing if sight.is_gone => {
+            Phase::Paid | Phase::Draining | Phase::Zero if sight.is_gone => {
                 let reason = "its deployment is to be gone".to_owned();
                 Some(Step::Turn { phase: Phase::Ended, reason })
             }
@@ -197,16 +190,12 @@ impl Scaler {
             Phase::Draining | Phase::Zero if !is_due(scaling, now) => {
                 Some(Step::Turn { phase: Phase::Paid, reason: "it is paid for again".to_owned() })
             }
-            Phase::Removing => self.single(sight, now),
             Phase::Draining => self.empty(sight, now),
             Phase::Zero => self.end(scaling, sight, now),
         };
         self.low.remove(&scaling.service);
         let why = match (&step, scaling.phase) {
             (Some(step), _) => step.reason().to_owned(),
-            (None, Phase::Removing) => {
-                "its tier is forgotten once its other replicas have drained".to_owned()
-            }
             (None, Phase::Draining) => "it is not paid for: what is open at its replicas ends".to_owned(),
             (None, Phase::Paid | Phase::Zero | Phase::Ended) => {
                 let end = scaling.phase_since.plus(self.settings.grace);
@@ -423,20 +412,6 @@ impl Scaler {
             return None;
         }
         Some(Step::Shrink { to: 0, released, reason })
-    }
-
-    /// Towards one replica that goes on while the machines of the others stay: one that answers, the oldest.
-    fn single(&self, sight: &Sight, now: Timestamp) -> Option<Step> {
-        let stays = sight.replicas.iter().filter(|it| it.leaving_since.is_none());
-        let kept = stays.clone().min_by_key(|it| (!it.is_ready, it.number)).map(|it| &it.key);
-        let keys: BTreeSet<_> = stays.map(|it| it.key.clone()).filter(|key| Some(key) != kept).collect();
-        let reason = "its tier is forgotten: it goes on on one machine alone".to_owned();
-        if !keys.is_empty() {
-            return Some(Step::Drain { keys, reason });
-        }
-        let leaving = sight.replicas.iter().filter(|it| it.leaving_since.is_some());
-        let is_drained = self.drained(leaving.clone(), now).len() == leaving.count();
-        is_drained.then_some(Step::Forget { reason })
     }
 
     fn end(&self, scaling: &Scaling, sight: &Sight, now: Timestamp) -> Option<Step> {

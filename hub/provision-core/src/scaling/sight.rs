@@ -83,22 +83,16 @@ pub struct Sight {
 
 /// The nodes of the replicas of each service that has terms: those of machines that are wanted and not released. None for a
 /// service that is not paid for and has come to zero, and none for one that ended: without machines of its own it runs nowhere,
-/// until its tier is set anew or forgotten. Services that are `alone` run on those alone that do not leave.
+/// until its tier is set anew or forgotten.
 #[must_use]
-pub fn nodes_of(
-    all: &[Scaling],
-    records: &Records,
-    alone: &BTreeSet<ServiceKey>,
-) -> BTreeMap<ServiceKey, BTreeSet<AgentId>> {
+pub fn nodes_of(all: &[Scaling], records: &Records) -> BTreeMap<ServiceKey, BTreeSet<AgentId>> {
     let nodes = |scaling: &Scaling| {
         if scaling.phase == Phase::Ended {
             return BTreeSet::new();
         }
         let own =
             records.instances.values().filter(|it| it.deployment == scaling.deployment && it.state.is_live());
-        let is_alone = alone.contains(&scaling.service);
-        let kept =
-            own.filter(|it| records.leaving.get(&it.key).is_none_or(|mark| !mark.is_released && !is_alone));
+        let kept = own.filter(|it| records.leaving.get(&it.key).is_none_or(|mark| !mark.is_released));
         kept.filter_map(|record| record.agent).collect()
     };
     all.iter().map(|scaling| (scaling.service, nodes(scaling))).collect()

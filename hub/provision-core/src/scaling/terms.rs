@@ -152,13 +152,11 @@ pub enum Phase {
     Zero,
     /// Its deployment was ended. For good.
     Ended,
-    /// Its terms are to be forgotten, once what the hub runs of it goes on on one machine alone.
-    Removing,
 }
 
 impl Phase {
     /// Every phase.
-    pub const ALL: [Self; 5] = [Self::Paid, Self::Draining, Self::Zero, Self::Ended, Self::Removing];
+    pub const ALL: [Self; 4] = [Self::Paid, Self::Draining, Self::Zero, Self::Ended];
 
     /// Stable name, as it is stored and shown.
     #[must_use]
@@ -168,7 +166,6 @@ impl Phase {
             Self::Draining => "draining",
             Self::Zero => "zero",
             Self::Ended => "ended",
-            Self::Removing => "removing",
         }
     }
 }

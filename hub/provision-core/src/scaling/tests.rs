@@ -116,9 +116,6 @@ impl Sim {
                 self.sight.wanted = *to;
                 self.sight.replicas.retain(|replica| !released.contains(&replica.key));
             }
-            Step::Forget { .. } => {
-                self.mark(&self.sight.replicas.iter().map(|it| it.key.clone()).collect(), None)
-            }
             Step::Replace { key, .. } => self.sight.replicas.retain(|replica| replica.key != *key),
             Step::Turn { phase, .. } => {
                 (self.scaling.phase, self.scaling.phase_since) = (*phase, self.now);
@@ -348,9 +345,8 @@ fn what_ended_runs_on_no_node_until_its_tier_is_forgotten() {
     record.agent = Some(blueprint_common_types::AgentId::from_bytes([7; 16]));
     sim.scaling.deployment = record.deployment.clone();
     records.instances.insert(record.key.clone(), record);
-    let nodes = |scaling: &Scaling| {
-        nodes_of(std::slice::from_ref(scaling), &records, &BTreeSet::new()).remove(&scaling.service)
-    };
+    let nodes =
+        |scaling: &Scaling| nodes_of(std::slice::from_ref(scaling), &records).remove(&scaling.service);
     assert_eq!(nodes(&sim.scaling).unwrap().len(), 1);
     sim.scaling.phase = Phase::Ended;
     assert_eq!(nodes(&sim.scaling), Some(BTreeSet::new()));
@@ -499,20 +495,6 @@ fn nothing_is_given_up_by_a_clock_in_doubt_or_where_it_is_switched_off_or_not_pa
             assert_eq!(sim.look(LOOK * 1000), None);
         }
     }
-}
-
-#[test]
-fn a_tier_is_forgotten_once_all_but_one_have_drained_and_no_machine_goes() {
-    let mut sim = Sim::new(Terms { min: 3, ..standard() });
-    sim.scaling.phase = Phase::Removing;
-    sim.sight.replicas[0].is_ready = false;
-    let kept = sim.sight.replicas[1].key.clone();
-    let Some(Step::Drain { keys, .. }) = sim.look(SECOND) else { panic!("{:?}", sim.history) };
-    assert!(keys.len() == 2 && !keys.contains(&kept), "one that answers stays");
-    sim.sight.replicas[2].open = 1;
-    assert_eq!(sim.look(SECOND * 59), None, "a request is open");
-    assert!(matches!(sim.look(SECOND), Some(Step::Forget { .. })), "the time to drain is over");
-    assert_eq!((sim.sight.wanted, sim.sight.replicas.len()), (3, 3));
 }
 
 #[test]

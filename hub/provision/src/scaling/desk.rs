@@ -33,22 +33,6 @@ impl ScaleOffice {
         ScaleView { scaling, sight, why }
     }
 
-    /// Has the terms of a service forgotten once it has drained but for one machine; false where that is to be so at once: it
-    /// has no replicas, or that was asked for before.
-    async fn begin_removal(&self, service: ServiceKey) -> Result<bool, ScaleDeskError> {
-        let parts = &self.0;
-        let all = parts.store.scalings().await?;
-        let scaling = all.into_iter().find(|it| it.service == service);
-        let Some(scaling) = scaling.filter(|it| it.phase == Phase::Paid) else { return Ok(false) };
-        let reason = "its tier is to be forgotten, by the operator".to_owned();
-        if !parts.store.set_phase(scaling, Phase::Removing, reason, parts.provisioner.now()).await? {
-            return Err(ScaleDeskError::Changed(service));
-        }
-        info!(target: "audit", %service, "tier is forgotten once replicas have drained");
-        parts.kick.notify_one();
-        Ok(true)
-    }
-
     async fn set_one(
         &self,
         service: ServiceKey,
@@ -124,12 +108,6 @@ impl ScaleDesk for ScaleOffice {
 
     fn remove(&self, service: ServiceKey) -> BoxFuture<'_, Result<(), ScaleDeskError>> {
         async move {
-            if self.0.config.is_enabled
-                && self.0.meter.is_many(service)
-                && self.begin_removal(service).await?
-            {
-                return Ok(());
-            }
             if !self.0.store.remove_scaling(service, self.0.provisioner.now()).await? {
                 return Err(ScaleDeskError::NoTerms(service));
             }

@@ -10,22 +10,19 @@ use blueprint_hub_provision_core::lifecycle::{
     Deployer, Record, RecordState, Records, RecordsResult, Spread, Wanted,
 };
 use blueprint_hub_provision_core::scaling::{
-    Measure, Phase, Presence, Replica, ResizeError, Scaler, Scaling, Sight, Step, nodes_of,
+    Measure, Presence, Replica, ResizeError, Scaler, Scaling, Sight, Step, nodes_of,
 };
 use blueprint_hub_provision_core::{Candidate, InstanceKey};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::{Parts, Reading};
+use super::{Meter, Parts, Reading};
 use crate::calls::chain;
 use crate::metrics::ScaleMetrics;
 
 /// Shortest and longest time over which a rate of requests is measured where looks come quickly.
 const RATE_OVER: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(10)];
-
-/// How long the other runs of a service may take to stop before its tier is forgotten all the same.
-const STOPPED_WITHIN: Duration = Duration::from_secs(30);
 
 /// Pause before the next look while something is under way.
 const SOON: Duration = Duration::from_secs(1);
@@ -34,6 +31,7 @@ const SOON: Duration = Duration::from_secs(1);
 pub struct ScaleWatch {
     parts: Parts,
     scaler: Scaler,
+    meter: Arc<dyn Meter>,
     metrics: ScaleMetrics,
     /// The last sample of each agent for each service: its own time of it, and when the hub first saw it.
     heard: BTreeMap<(ServiceKey, AgentId), (Timestamp, Timestamp)>,
@@ -41,8 +39,6 @@ pub struct ScaleWatch {
     counted: BTreeMap<ServiceKey, (Instant, BTreeMap<AgentId, u64>)>,
     /// What could not be done and is noted already.
     held: BTreeMap<ServiceKey, String>,
-    /// Services that go on on the machines alone that do not leave, and since when: their terms are about to be forgotten.
-    alone: BTreeMap<ServiceKey, Timestamp>,
 }
 
 impl fmt::Debug for ScaleWatch {
@@ -52,9 +48,9 @@ impl fmt::Debug for ScaleWatch {
 }
 
 impl ScaleWatch {
-    pub(super) fn new(parts: Parts, scaler: Scaler, metrics: ScaleMetrics) -> Self {
+    pub(super) fn new(parts: Parts, scaler: Scaler, meter: Arc<dyn Meter>, metrics: ScaleMetrics) -> Self {
         let (heard, counted, held) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { parts, scaler, metrics, heard, counted, held, alone: BTreeMap::new() }
+        Self { parts, scaler, meter, metrics, heard, counted, held }
     }
 
     /// Runs until `stop`.
@@ -91,13 +87,9 @@ impl ScaleWatch {
         let records = parts.provisioner.store.load_lifecycle().await?;
         // Also where nothing is scaled any more: what leaves is not served.
         self.tell_leaving(&records).await;
-        let removing: BTreeSet<_> =
-            all.iter().filter(|it| it.phase == Phase::Removing).map(|it| it.service).collect();
-        self.alone.retain(|service, _| removing.contains(service));
-        let alone = self.alone.keys().copied().collect();
-        self.parts.meter.place(nodes_of(&all, &records, &alone)).await;
+        self.meter.place(nodes_of(&all, &records)).await;
         self.forget_others(&all);
-        let mut is_moving = !removing.is_empty() || records.leaving.values().any(|mark| !mark.is_released);
+        let mut is_moving = records.leaving.values().any(|mark| !mark.is_released);
         if !parts.config.is_enabled {
             return Ok(false);
         }
@@ -119,7 +111,7 @@ impl ScaleWatch {
 
     async fn tell_leaving(&self, records: &Records) {
         let agents = records.leaving.keys().filter_map(|key| records.instances.get(key)?.agent);
-        self.parts.meter.leave(agents.collect()).await;
+        self.meter.leave(agents.collect()).await;
     }
 
     /// Forgets what is known of services that have no terms any more.
@@ -142,12 +134,13 @@ impl ScaleWatch {
         let is_own = |record: &&Record| record.deployment == scaling.deployment && record.state.is_live();
         let own: Vec<&Record> = records.instances.values().filter(is_own).collect();
         let agents: BTreeSet<AgentId> = own.iter().filter_map(|record| record.agent).collect();
-        let readings = self.parts.meter.read(scaling.service, agents).await;
+        let readings = self.meter.read(scaling.service, agents).await;
         let rate = self.rate(scaling.service, &readings);
         let now = self.parts.provisioner.now();
         let clouds = self.parts.provisioner.overview();
         let answers = |name: &str| {
             let cloud = clouds.clouds.iter().find(|cloud| cloud.name == name);
+            // Of its breaker: closed while it is called.
             cloud.is_some_and(|cloud| cloud.is_closed && cloud.error.is_none() && cloud.listed_at.is_some())
         };
         let mut replicas = Vec::with_capacity(own.len());
@@ -277,11 +270,6 @@ impl ScaleWatch {
                     return Ok(());
                 }
             }
-            Step::Forget { .. } => {
-                if !self.forget(service, now).await? {
-                    return Ok(());
-                }
-            }
             Step::Turn { phase, .. } => {
                 if !parts.store.set_phase(scaling.clone(), phase, reason.clone(), now).await? {
                     return Ok(());
@@ -312,7 +300,7 @@ impl ScaleWatch {
         let records = parts.provisioner.store.load_lifecycle().await?;
         let agent = records.instances.get(&key).and_then(|record| record.agent);
         let Some(agent) = agent else { return Ok(false) };
-        let readings = self.parts.meter.read(service, BTreeSet::from([agent])).await;
+        let readings = self.meter.read(service, BTreeSet::from([agent])).await;
         if readings.get(&agent).is_none_or(|reading| reading.is_here) {
             return Ok(false);
         }
@@ -322,22 +310,6 @@ impl ScaleWatch {
         warn!(target: "audit", %service, %key, reason, "replica given up, another one takes its place");
         parts.provisioner.kick.notify_one();
         Ok(true)
-    }
-
-    /// Has a service go on on the machines alone that do not leave, and forgets its terms once it does; true where that is done.
-    async fn forget(&mut self, service: ServiceKey, now: Timestamp) -> RecordsResult<bool> {
-        let parts = self.parts.clone();
-        let since = *self.alone.entry(service).or_insert(now);
-        let is_served = |replica: &Replica| replica.leaving_since.is_some() && replica.is_ready;
-        let runs =
-            parts.seen.lock().get(&service).is_some_and(|(sight, _)| sight.replicas.iter().any(is_served));
-        if now.since(since) < STOPPED_WITHIN && (now == since || runs) {
-            return Ok(false);
-        }
-        self.alone.remove(&service);
-        let is_done = parts.store.remove_scaling(service, now).await?;
-        info!(target: "audit", %service, "tier forgotten");
-        Ok(is_done)
     }
 
     /// What came of a step up; what stands in its way is noted once.

@@ -169,10 +169,6 @@ impl Meter for Dials {
         ready(agents.into_iter().map(of).collect()).boxed()
     }
 
-    fn is_many(&self, _: ServiceKey) -> bool {
-        false
-    }
-
     fn leave(&self, _: BTreeSet<AgentId>) -> BoxFuture<'_, ()> {
         ready(()).boxed()
     }
