@@ -20,6 +20,9 @@ static PIECE: [u8; 16 * 1024] = [b'x'; 16 * 1024];
 /// Longest wait of `/slow/MS`.
 const SLOWEST: Duration = Duration::from_secs(600);
 
+/// Longest work of one `/burn?ms=MS`.
+const LONGEST_BURN: Duration = Duration::from_secs(10);
+
 /// Pieces of `/stream`, one each 100 ms.
 const STREAM_PIECES: u32 = 10;
 
@@ -60,7 +63,7 @@ impl Routes {
         Self { is_broken, ..self }
     }
 
-    /// Answers one request; the query is ignored, and every method is taken everywhere.
+    /// Answers one request; the query is ignored but by `/burn`, and every method is taken everywhere.
     pub(crate) async fn answer(&self, request: Request<Incoming>) -> Result<Response<AnyBody>, Infallible> {
         self.requests.fetch_add(1, Ordering::Relaxed);
         let path = request.uri().path().to_owned();
@@ -84,6 +87,12 @@ impl Routes {
                 Ok(wait) => slow(wait.min(SLOWEST)).await,
                 Err(_) => refuse(StatusCode::BAD_REQUEST, "bad_request", "/slow/MS takes milliseconds"),
             },
+            ["burn"] => match burn_time(request.uri().query().unwrap_or_default()) {
+                Some(time) => burn(time.min(LONGEST_BURN)).await,
+                None => {
+                    refuse(StatusCode::BAD_REQUEST, "bad_request", "/burn?ms=MS takes milliseconds of work")
+                }
+            },
             _ => refuse(StatusCode::NOT_FOUND, "not_found", "no such path; / lists those there are"),
         })
     }
@@ -93,7 +102,7 @@ impl Routes {
             "service": self.name,
             "message": format!("hello from {}", self.name),
             "request_headers": request.headers().len(),
-            "paths": ["/", "/healthz", "/metrics", "/echo", "/headers", "/stream", "/bytes/N", "/slow/MS"],
+            "paths": ["/", "/healthz", "/metrics", "/echo", "/headers", "/stream", "/bytes/N", "/slow/MS", "/burn?ms=MS"],
         });
         json_body(StatusCode::OK, &greeting)
     }
@@ -188,6 +197,27 @@ fn counted_stream() -> Response<AnyBody> {
         Some((Bytes::from(format!("piece {} of {STREAM_PIECES}\n", sent + 1)), sent + 1))
     });
     with_type(StatusCode::OK, "text/plain; charset=utf-8", streamed(pieces))
+}
+
+/// The time that a query asks to work for.
+fn burn_time(query: &str) -> Option<Duration> {
+    let millis = query.split('&').find_map(|part| part.strip_prefix("ms="))?;
+    millis.parse().map(Duration::from_millis).ok()
+}
+
+/// Keeps one processor busy for so long, beside all other requests.
+async fn burn(time: Duration) -> Response<AnyBody> {
+    let work = move || {
+        let began = Instant::now();
+        let mut rounds = 0u64;
+        while began.elapsed() < time {
+            rounds = std::hint::black_box(rounds.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1));
+        }
+    };
+    match tokio::task::spawn_blocking(work).await {
+        Ok(()) => text(StatusCode::OK, &format!("worked for {} ms\n", time.as_millis())),
+        Err(_) => refuse(StatusCode::INTERNAL_SERVER_ERROR, "failed", "the work broke off"),
+    }
 }
 
 async fn slow(wait: Duration) -> Response<AnyBody> {

@@ -1,7 +1,7 @@
 //! Samples of machine and services, and local health checks.
 //!
-//! - [`Sampler`] reads `/proc`: processor, memory, disk and network of the machine, and the process that
-//!   listens on a service's port;
+//! - [`Sampler`] reads `/proc`: processor, memory, disk and network of the machine, and the processes
+//!   that listen on a service's port;
 //! - [`check()`] tries one service once;
 //! - [`HealthGate`] makes a health out of the results of many checks;
 //! - [`Backlog`] keeps samples that the hub has not got yet;
@@ -13,6 +13,7 @@ mod asked;
 mod backlog;
 mod check;
 mod gate;
+mod group;
 mod procfs;
 mod sampler;
 mod scrape;

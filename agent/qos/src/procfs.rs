@@ -46,6 +46,8 @@ pub(crate) struct Memory {
 pub(crate) struct ProcessStat {
     /// Processor time in clock ticks, without children.
     pub(crate) ticks: u64,
+    /// That of its children which ended, theirs included.
+    pub(crate) waited: u64,
     /// Start in clock ticks since boot; with the pid it names the process for good.
     pub(crate) started: u64,
     /// Resident memory in pages.
@@ -92,33 +94,52 @@ impl ProcFs {
         self.parse("net/dev", parse_network)
     }
 
-    /// Inode of the TCP socket that listens where a connection to `address` arrives.
-    pub(crate) fn listening_inode(&self, address: SocketAddr, tables: &mut SocketTables) -> Option<u64> {
+    /// Inodes of the TCP sockets that listen where a connection to `address` arrives; several where they share the port.
+    pub(crate) fn listening_inodes(&self, address: SocketAddr, tables: &mut SocketTables) -> Vec<u64> {
         let read = |file: &str| {
             let text = std::fs::read_to_string(self.root.join(file)).unwrap_or_default();
             listeners(&text)
         };
-        let found = find_listener(tables.v4.get_or_insert_with(|| read("net/tcp")), address);
-        found.or_else(|| find_listener(tables.v6.get_or_insert_with(|| read("net/tcp6")), address))
+        let found = find_listeners(tables.v4.get_or_insert_with(|| read("net/tcp")), address);
+        if !found.is_empty() {
+            return found;
+        }
+        find_listeners(tables.v6.get_or_insert_with(|| read("net/tcp6")), address)
     }
 
-    /// The process with the lowest number that holds the socket, among those whose files we may see.
-    pub(crate) fn socket_owner(&self, inode: u64) -> Option<u32> {
+    /// The processes that hold one of the sockets, lowest number first, among those whose files we may see.
+    pub(crate) fn socket_owners(&self, inodes: &[u64]) -> Vec<u32> {
         let mut owners = std::fs::read_dir(&self.root)
-            .ok()?
+            .into_iter()
+            .flatten()
             .flatten()
             .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-            .filter(|pid| self.holds_socket(*pid, inode))
+            .filter(|pid| self.holds_any(*pid, inodes))
             .collect::<Vec<u32>>();
         owners.sort_unstable();
-        owners.first().copied()
+        owners
     }
 
-    /// True where the process has the socket open.
-    pub(crate) fn holds_socket(&self, pid: u32, inode: u64) -> bool {
+    /// True where the process has one of the sockets open.
+    pub(crate) fn holds_any(&self, pid: u32, inodes: &[u64]) -> bool {
         let Ok(files) = std::fs::read_dir(self.root.join(pid.to_string()).join("fd")) else { return false };
-        let wanted = PathBuf::from(format!("socket:[{inode}]"));
-        files.flatten().any(|file| std::fs::read_link(file.path()).is_ok_and(|target| target == wanted))
+        let wanted: Vec<PathBuf> =
+            inodes.iter().map(|inode| PathBuf::from(format!("socket:[{inode}]"))).collect();
+        files
+            .flatten()
+            .any(|file| std::fs::read_link(file.path()).is_ok_and(|target| wanted.contains(&target)))
+    }
+
+    /// The children of a process, of all its threads; none where the kernel does not tell.
+    pub(crate) fn children(&self, pid: u32) -> Vec<u32> {
+        let threads = std::fs::read_dir(self.root.join(pid.to_string()).join("task"));
+        let read = |thread: std::fs::DirEntry| std::fs::read_to_string(thread.path().join("children")).ok();
+        let texts: Vec<String> = threads.into_iter().flatten().flatten().filter_map(read).collect();
+        texts
+            .iter()
+            .flat_map(|text| text.split_ascii_whitespace())
+            .filter_map(|pid| pid.parse().ok())
+            .collect()
     }
 
     /// Times and memory of one process.
@@ -179,13 +200,15 @@ fn parse_network(text: &str) -> Option<(u64, u64)> {
 }
 
 /// The name in parentheses may hold anything, parentheses too, so fields are counted after the last one:
-/// state is the third of the line, utime the 14th, stime the 15th, starttime the 22nd, rss the 24th (`proc_pid_stat(5)`).
+/// state is the third of the line, utime the 14th, stime the 15th, cutime and cstime the next two, starttime the 22nd, rss the
+/// 24th (`proc_pid_stat(5)`).
 fn parse_process(text: &str) -> Option<ProcessStat> {
     let (_, rest) = text.rsplit_once(')')?;
     let fields = rest.split_ascii_whitespace().collect::<Vec<_>>();
     let number = |line_field: usize| fields.get(line_field.checked_sub(3)?)?.parse::<u64>().ok();
     Some(ProcessStat {
         ticks: number(14)?.checked_add(number(15)?)?,
+        waited: number(16)?.checked_add(number(17)?)?,
         started: number(22)?,
         resident_pages: number(24)?,
     })
@@ -195,18 +218,14 @@ fn listeners(table: &str) -> Vec<Listener> {
     table.lines().skip(1).filter_map(parse_listener).collect()
 }
 
-/// Looks at the very address first, then at the wildcard.
-fn find_listener(listeners: &[Listener], address: SocketAddr) -> Option<u64> {
-    let mut wildcard = None;
-    for (local, inode) in listeners.iter().filter(|(local, _)| local.port() == address.port()) {
-        if local.ip().to_canonical() == address.ip().to_canonical() {
-            return Some(*inode);
-        }
-        if local.ip().is_unspecified() {
-            wildcard = wildcard.or(Some(*inode));
-        }
-    }
-    wildcard
+/// Those at the very address, or else those at the wildcard.
+fn find_listeners(listeners: &[Listener], address: SocketAddr) -> Vec<u64> {
+    let at_port = listeners.iter().filter(|(local, _)| local.port() == address.port());
+    let is_exact = |local: &SocketAddr| local.ip().to_canonical() == address.ip().to_canonical();
+    let (exact, others): (Vec<&Listener>, Vec<&Listener>) = at_port.partition(|(local, _)| is_exact(local));
+    let wildcard = others.into_iter().filter(|(local, _)| local.ip().is_unspecified());
+    let inodes = |found: Vec<&Listener>| found.into_iter().map(|(_, inode)| *inode).collect();
+    if exact.is_empty() { inodes(wildcard.collect()) } else { inodes(exact) }
 }
 
 /// One line of a table, where its state is 0A: it listens.

@@ -9,10 +9,8 @@ use std::time::{Duration, Instant};
 use blueprint_common_types::{Health, MachineSample, ServiceKey, ServiceSample, WholeSample, WorkloadUse};
 use nix::unistd::{SysconfVar, sysconf};
 
-use crate::procfs::{CpuTimes, ProcFs, ProcessStat, SocketTables};
-
-/// Shortest time that a processor share is taken over; a clock tick is 10 ms, so 20 of them fit in it.
-const SHORTEST_WINDOW: Duration = Duration::from_millis(200);
+use crate::group::{Group, SHORTEST_WINDOW, percent};
+use crate::procfs::{CpuTimes, ProcFs, SocketTables};
 
 /// A service not sampled for so long is forgotten.
 const FORGET_AFTER: Duration = Duration::from_secs(600);
@@ -42,21 +40,11 @@ struct Whole {
     cpu_percent: f32,
 }
 
-#[derive(Debug)]
-struct Process {
-    pid: u32,
-    inode: u64,
-    started: u64,
-    ticks: u64,
-    ticks_at: Instant,
-    cpu_percent: f32,
-}
-
 /// Reads `/proc` and the size of one file system.
 ///
 /// It reads synchronously: some tens of microseconds for the machine, and for a service whose process is not
-/// known yet the table of all sockets, once for all services of a moment, and one pass over the open files of every
-/// process. What cannot be read, in a container or on another
+/// known yet, or was found a minute ago, the table of all sockets, once for all services of a moment, and one pass over the
+/// open files of every process. What cannot be read, in a container or on another
 /// system, is zero in the sample and logged once.
 ///
 /// Invariant: processor shares are differences between two samples at least 200 ms apart; the first is zero.
@@ -66,7 +54,7 @@ pub struct Sampler {
     state_path: PathBuf,
     cpu: Option<(CpuTimes, Instant)>,
     cpu_percent: f32,
-    processes: BTreeMap<SocketAddr, (Process, Instant)>,
+    groups: BTreeMap<SocketAddr, (Group, Instant)>,
     /// By service and overlay port.
     wholes: BTreeMap<(ServiceKey, u16), Whole>,
     /// Tables of sockets, and when they were read.
@@ -91,7 +79,7 @@ impl Sampler {
             state_path: state_path.into(),
             cpu: None,
             cpu_percent: 0.0,
-            processes: BTreeMap::new(),
+            groups: BTreeMap::new(),
             wholes: BTreeMap::new(),
             sockets: None,
             ticks_per_second: setting(SysconfVar::CLK_TCK, 100),
@@ -123,10 +111,10 @@ impl Sampler {
         }
     }
 
-    /// The process behind a service at `now`; without a pid where nobody listens or we may not see who does. Processor and
-    /// memory are those of its whole workload, where that is known.
+    /// The processes behind a service at `now`: what all that hold its sockets use, and their children, or the whole workload
+    /// where that is known. Without a pid, and then without any figure of theirs, where nobody listens or we may not see who does.
     pub fn sample_service(&mut self, probe: &ServiceProbe, now: Instant) -> ServiceSample {
-        self.processes.retain(|_, (_, seen)| now.saturating_duration_since(*seen) < FORGET_AFTER);
+        self.groups.retain(|_, (_, seen)| now.saturating_duration_since(*seen) < FORGET_AFTER);
         let mut sample = ServiceSample {
             service: probe.service,
             port: probe.port,
@@ -137,13 +125,14 @@ impl Sampler {
             check_micros: probe.check_micros,
             whole: None,
         };
-        let known = self.processes.remove(&probe.local).map(|(process, _)| process);
-        if let Some((mut process, stat)) = self.find_process(probe.local, known, now) {
-            self.take_process_cpu(&mut process, stat, now);
-            sample.pid = Some(process.pid);
-            sample.cpu_percent = process.cpu_percent;
-            sample.memory_bytes = stat.resident_pages.saturating_mul(self.page_bytes);
-            self.processes.insert(probe.local, (process, now));
+        let mut group = self.groups.remove(&probe.local).map(|(group, _)| group).unwrap_or_default();
+        if (group.is_known(&self.proc, now) || self.find_group(&mut group, probe.local, now))
+            && let Some(used) = group.look(&self.proc, self.ticks_per_second, now)
+        {
+            sample.pid = Some(used.pid);
+            sample.cpu_percent = used.cpu_percent;
+            sample.memory_bytes = used.pages.saturating_mul(self.page_bytes);
+            self.groups.insert(probe.local, (group, now));
         }
         self.wholes.retain(|_, whole| now.saturating_duration_since(whole.cpu_at) < FORGET_AFTER);
         if let Some(uses) = probe.uses {
@@ -179,44 +168,13 @@ impl Sampler {
         }
     }
 
-    /// The process known from before, where it still holds the listening socket, else a search for it.
-    fn find_process(
-        &mut self,
-        local: SocketAddr,
-        known: Option<Process>,
-        now: Instant,
-    ) -> Option<(Process, ProcessStat)> {
-        // Who has the socket open still listens there: without a look at the table of all sockets.
-        if let Some(process) = known
-            && let Ok(stat) = self.proc.process(process.pid)
-            && stat.started == process.started
-            && self.proc.holds_socket(process.pid, process.inode)
-        {
-            return Some((process, stat));
-        }
+    /// Looks for who listens; false where nobody is seen to.
+    fn find_group(&mut self, group: &mut Group, local: SocketAddr, now: Instant) -> bool {
         let same = self.sockets.take().filter(|(_, at)| *at == now);
         let mut tables = same.map(|(tables, _)| tables).unwrap_or_default();
-        let inode = self.proc.listening_inode(local, &mut tables);
+        let inodes = self.proc.listening_inodes(local, &mut tables);
         self.sockets = Some((tables, now));
-        let inode = inode?;
-        let pid = self.proc.socket_owner(inode)?;
-        let stat = self.proc.process(pid).ok()?;
-        let process =
-            Process { pid, inode, started: stat.started, ticks: stat.ticks, ticks_at: now, cpu_percent: 0.0 };
-        Some((process, stat))
-    }
-
-    fn take_process_cpu(&self, process: &mut Process, stat: ProcessStat, now: Instant) {
-        let window = now.saturating_duration_since(process.ticks_at);
-        if window < SHORTEST_WINDOW {
-            return;
-        }
-        let ticks = stat.ticks.saturating_sub(process.ticks);
-        let window_millis = u64::try_from(window.as_millis()).unwrap_or(u64::MAX);
-        process.cpu_percent =
-            percent(ticks.saturating_mul(1000), window_millis.saturating_mul(self.ticks_per_second));
-        process.ticks = stat.ticks;
-        process.ticks_at = now;
+        !inodes.is_empty() && group.find(&self.proc, inodes, now)
     }
 
     fn note<T, E: Error>(&mut self, part: &'static str, result: Result<T, E>) -> Option<T> {
@@ -231,13 +189,6 @@ impl Sampler {
             }
         }
     }
-}
-
-/// `part` of `whole` in percent, to two places; zero where there is no whole.
-fn percent(part: u64, whole: u64) -> f32 {
-    let hundredths = part.saturating_mul(10_000).checked_div(whole).unwrap_or(0);
-    let narrow = |number: u64| f32::from(u16::try_from(number).unwrap_or(u16::MAX));
-    narrow(hundredths / 100) + narrow(hundredths % 100) / 100.0
 }
 
 /// Used and all bytes of the file system that holds `path`.
@@ -391,15 +342,8 @@ mod tests {
         for host in 1..=20 {
             sampler.sample_service(&probe(SocketAddr::from(([127, 0, 0, host], 8080))), now);
         }
-        assert_eq!(sampler.processes.len(), 20);
+        assert_eq!(sampler.groups.len(), 20);
         sampler.sample_service(&probe("127.0.0.1:8080".parse().unwrap()), now + FORGET_AFTER);
-        assert_eq!(sampler.processes.len(), 1);
-    }
-
-    #[test]
-    fn a_percentage_of_nothing_is_zero_and_large_numbers_saturate() {
-        assert_eq!(percent(1, 0), 0.0);
-        assert_eq!(percent(1, 3), 33.33);
-        assert!(percent(u64::MAX, 1) > 60_000.0);
+        assert_eq!(sampler.groups.len(), 1);
     }
 }

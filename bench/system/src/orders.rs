@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use blueprint_common_types::Micros;
 use blueprint_hub_provision_core::catalogue::{Catalogue, Day};
-use blueprint_hub_provision_core::lifecycle::Dice;
+use blueprint_hub_provision_core::lifecycle::{Dice, Spread};
 use blueprint_hub_provision_core::placement::{Demand, Question, Strategy, place};
 use blueprint_hub_provision_core::resource::ResourceSpec;
 use http::Method;
@@ -53,6 +53,7 @@ pub(crate) fn placement() -> Result<Vec<Figure>> {
         let question = Question {
             demand: &demand,
             replicas: u32::try_from(1 + number % 5)?,
+            spread: Spread::None,
             strategy,
             max_hourly: number.is_multiple_of(4).then(|| Micros::new(50_000 + below(2_000_000))),
             configured: None,

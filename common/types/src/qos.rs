@@ -34,11 +34,11 @@ pub struct ServiceSample {
     pub port: u16,
     /// Result of the local check.
     pub health: Health,
-    /// Process that listens on the service's port, where the agent may see it.
+    /// Process that listens on the service's port, where the agent may see it; the first of several.
     pub pid: Option<u32>,
-    /// Share of one core since the sample before; may exceed 100 on several cores.
+    /// Share of one core since the sample before, of all of them together; may exceed 100 on several cores.
     pub cpu_percent: f32,
-    /// Resident memory.
+    /// Resident memory of all of them.
     pub memory_bytes: u64,
     /// Time the last health check took, in microseconds.
     pub check_micros: u32,
@@ -72,6 +72,14 @@ pub struct WorkloadUse {
     pub read_bytes: u64,
     /// Bytes written to disks; 0 where the machine does not count them.
     pub written_bytes: u64,
+}
+
+impl ServiceSample {
+    /// Whether what it uses was measured: where neither a process nor any use is known, a share of zero says nothing.
+    #[must_use]
+    pub fn is_measured(&self) -> bool {
+        self.pid.is_some() || self.memory_bytes > 0 || self.cpu_percent > 0.0
+    }
 }
 
 /// The tunnel between an agent and its hub, over the last window of echoes.

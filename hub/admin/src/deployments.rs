@@ -184,11 +184,12 @@ pub(crate) async fn create(
     let (plan, explained) = match known.filter(|_| !asked.dry_run) {
         Some(known) => (known.plan.clone(), Value::Null),
         None => {
-            let Chosen { plan, explained } = choose(&state, &asked).await?;
+            let Chosen { plan, explained } = choose(&state, &asked, spread).await?;
             let plan = match asked.confirmed.filter(|_| !asked.dry_run) {
                 Some(confirmed) => confirmed.heed(plan, spread, asked.replicas)?,
                 None => plan,
             };
+            check_places(&plan, spread, asked.replicas)?;
             (plan, explained)
         }
     };
@@ -226,6 +227,21 @@ pub(crate) async fn create(
     let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
     let records = deployer.records().await?;
     Ok((status, Json(json!({ "deployment": whole(&state, &deployment, &records), "is_new": is_new }))))
+}
+
+/// Whether what is to be spread has more than one place to be at.
+fn check_places(plan: &[Candidate], spread: Spread, replicas: u32) -> Result<(), ApiError> {
+    let only = plan.first().filter(|_| spread != Spread::None && replicas > 1);
+    let Some(only) = only.filter(|_| spread.places(plan, replicas) < 2) else { return Ok(()) };
+    let (provider, region) = spread.place(only);
+    let place = if region.is_empty() { provider.to_owned() } else { format!("{region} of {provider}") };
+    Err(ApiError::new(
+        StatusCode::UNPROCESSABLE_ENTITY,
+        "nothing_to_spread",
+        format!("{replicas} machines are to be spread over {spread}, and all that fit are at {place}"),
+        "ask for less, for more an hour, or for no single region or provider; configure another provider; or leave --spread \
+         out: `blueprint-hub offers` says what there is",
+    ))
 }
 
 #[derive(Debug, Deserialize)]
@@ -395,6 +411,30 @@ mod tests {
     use blueprint_hub_provision_core::resource::Arch;
 
     use super::*;
+
+    #[test]
+    fn what_has_one_place_alone_is_not_spread_in_silence() {
+        let offer = |provider: &str, region: &str| Candidate {
+            provider: provider.to_owned(),
+            plan: "s1".to_owned(),
+            region: region.to_owned(),
+            spot: false,
+            disk_gb: 8,
+            arch: Arch::X86_64,
+            hourly: Micros::new(1),
+            stopped_hourly: Micros::new(1),
+            egress: None,
+        };
+        let plan = [offer("scaleway", "fr-par-1"), offer("scaleway", "fr-par-2")];
+        let error = check_places(&plan, Spread::Regions, 2).unwrap_err();
+        assert!(format!("{error:?}").contains("all that fit are at fr-par of scaleway"), "{error:?}");
+        assert!(check_places(&plan, Spread::Providers, 2).is_err());
+        assert!(check_places(&plan, Spread::None, 2).is_ok());
+        assert!(check_places(&plan, Spread::Regions, 1).is_ok());
+        let plan = [plan[0].clone(), offer("scaleway", "nl-ams-1"), offer("aws", "eu-west-1")];
+        assert!(check_places(&plan, Spread::Regions, 2).is_ok());
+        assert!(check_places(&plan, Spread::Providers, 2).is_ok());
+    }
 
     #[test]
     fn nothing_is_ordered_that_is_dearer_than_what_was_agreed_to() {

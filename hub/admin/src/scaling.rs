@@ -6,7 +6,7 @@ use axum::extract::{Path, Query, State};
 use blueprint_common_types::{Micros, ServiceKey, Timestamp};
 use blueprint_hub_provision_core::lifecycle::Records;
 use blueprint_hub_provision_core::scaling::{
-    Phase, Replica, ScaleDeskError, ScaleEvent, ScaleView, Scaling, Terms, Tier,
+    Phase, Presence, Replica, ScaleDeskError, ScaleEvent, ScaleView, Scaling, Terms, Tier,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -251,6 +251,7 @@ fn replica(replica: &Replica) -> Value {
         "provider": provider,
         "region": region,
         "ready": replica.is_ready,
+        "away": replica.presence == Presence::Away,
         "leaving_since": replica.leaving_since.map(time),
         "cpu_percent": replica.measure.map(|measure| measure.cpu_percent),
         "measured_at": replica.measure.map(|measure| time(measure.heard_at)),

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use blueprint_common_types::Micros;
 use blueprint_hub_provision_core::catalogue::templates;
 use blueprint_hub_provision_core::estimate::Terms;
+use blueprint_hub_provision_core::lifecycle::Spread;
 use blueprint_hub_provision_core::placement::{Demand, Layers, Question, Strategy};
 use blueprint_hub_provision_core::resource::{ArchChoice, GpuSpec, ResourceSpec};
 use serde::{Deserialize, Serialize};
@@ -41,6 +42,12 @@ pub(crate) struct Wanted {
     min_vram_gib: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     region: Option<String>,
+    /// Several of which one will do, with commas between them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    regions: Option<String>,
+    /// Plans of which one will do, with commas between them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    plans: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     arch: Option<ArchChoice>,
     spot: bool,
@@ -111,6 +118,7 @@ impl Asked {
         Question {
             demand: &self.demand,
             replicas: self.terms.replicas,
+            spread: Spread::None,
             strategy: &self.strategy,
             max_hourly: if relies { self.most(market, self.terms.replicas) } else { self.max_hourly },
             configured: self.only.as_ref(),
@@ -122,6 +130,12 @@ impl Asked {
             unavailable: &[],
         }
     }
+}
+
+/// The names in a list with commas between them.
+fn list(text: Option<&str>) -> Vec<String> {
+    let names = text.unwrap_or_default().split(',').map(str::trim).filter(|name| !name.is_empty());
+    names.map(str::to_owned).collect()
 }
 
 impl Wanted {
@@ -164,6 +178,8 @@ impl Wanted {
         let merged = layers::hold(&mut spec, &layers);
         spec.check().map_err(|error| ApiError::invalid(error.to_string(), HINT))?;
         let demand = if self.spec.is_some() { Demand::service(&spec) } else { Demand::machine(&spec) };
+        let (regions, plans) = (list(self.regions.as_deref()), list(self.plans.as_deref()));
+        let demand = Demand { regions, plans, ..demand };
         Ok(Asked {
             demand,
             strategy: merged.strategy.unwrap_or_default(),

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::keys::{below, dollars, text, texts};
+use crate::keys::{below, dollars, text, texts, whole};
 use crate::names::{NO_CLUSTERS, provider, why_not};
 use crate::remotes::Remote;
 use crate::report::{Report, shown};
@@ -140,17 +140,27 @@ fn kubernetes(section: &str, fields: &Map<String, Value>, report: &mut Report) {
     }
 }
 
+/// What all services with a tier keep to.
 fn scaling(section: &str, fields: &Map<String, Value>, report: &mut Report) {
-    let names = ["enabled", "min_replicas", "max_replicas", "target_cpu"];
+    let number = |key: &str| fields.get(key).and_then(|value| whole(value, 1, 100));
+    let is_crossed =
+        matches!((number("min_replicas"), number("max_replicas")), (Some(min), Some(max)) if min > max);
     for (key, value) in fields {
         let path = below(section, key);
-        if names.contains(&key.as_str()) {
-            report.absent(
-                &path,
-                "scaling is said for each service: `blueprint-hub scale set` with --min, --max and --target-cpu (docs/scaling.md)",
-            );
-        } else {
-            report.unknown(&path, &names, value);
+        match (key.as_str(), number(key)) {
+            ("enabled", _) => match value.as_bool() {
+                Some(is_enabled) => report.set(&path, "scaling.enabled", is_enabled.to_string()),
+                None => report.wrong(&path, "true or false"),
+            },
+            ("min_replicas" | "max_replicas", Some(_)) if is_crossed => {
+                report.wrong(&path, "a min_replicas that is no more than max_replicas");
+            }
+            ("min_replicas", Some(count)) => report.set(&path, "scaling.min_replicas", count.to_string()),
+            ("max_replicas", Some(count)) => report.set(&path, "scaling.max_replicas", count.to_string()),
+            ("target_cpu", Some(percent)) => report.set(&path, "scaling.target_cpu", percent.to_string()),
+            ("min_replicas" | "max_replicas", None) => report.wrong(&path, "a number from 1 to 100"),
+            ("target_cpu", None) => report.wrong(&path, "a percentage from 1 to 100"),
+            _ => report.unknown(&path, &["enabled", "min_replicas", "max_replicas", "target_cpu"], value),
         }
     }
 }

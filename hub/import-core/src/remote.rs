@@ -42,13 +42,19 @@ impl Clashes {
         Self { providers: sites.into_keys().collect(), names }
     }
 
+    /// Whether places of this provider differ.
+    fn differ(&self, remote: &Remote) -> bool {
+        remote.provider.as_ref().is_some_and(|provider| self.providers.contains(provider))
+    }
+
     fn why(&self, name: &str, remote: &Remote) -> Option<String> {
         if self.names.contains(name) {
             return Some(format!(
                 "the file has two places with the name {name:?}; rename one and import again"
             ));
         }
-        let provider = remote.provider.as_ref().filter(|provider| self.providers.contains(*provider))?;
+        // Where its machines are named, an order for it lands on none of another.
+        let provider = remote.provider.as_ref().filter(|_| self.differ(remote) && remote.plans.is_empty())?;
         Some(merged(provider))
     }
 }
@@ -155,6 +161,10 @@ fn place(
 ) -> Remote {
     let sort = sort_of(name, fields);
     let (mut remote, mut verdict) = base(&sort, fields, around);
+    if matches!(sort, Sort::Ssh) && clashes.differ(&remote) {
+        let hosts = fields.get("hosts").and_then(texts).unwrap_or_default();
+        remote.plans = hosts.into_iter().map(inventory_name).collect();
+    }
     if let Some(why) = clashes.why(name, &remote) {
         remote.unusable = Some(why);
         verdict = Verdict::Refused;
@@ -168,8 +178,12 @@ fn place(
                 (_, _, None) => report.wrong(&path, "one of kubernetes, docker and ssh"),
                 (Some(why), _, Some(_)) => report.say(&path, verdict, why.clone()),
                 (None, Some(provider), Some(_)) => {
+                    let only = match remote.plans.as_slice() {
+                        [] => String::new(),
+                        hosts => format!(" and its machines {}", hosts.join(", ")),
+                    };
                     let word =
-                        format!("remote {name:?} is the provider {provider}: `deploy --remote {name}`");
+                        format!("remote {name:?} is the provider {provider}{only}: `deploy --remote {name}`");
                     report.understood(&path, word);
                 }
                 (None, None, Some(_)) => report.absent(&path, "it names no provider"),
@@ -204,7 +218,7 @@ fn place(
                 report.absent(&path, "it belongs to a platform that the hub orders nothing of")
             }
             ("hosts", _) if !matches!(sort, Sort::Ssh) => report.absent(&path, NO_LOGIN),
-            ("hosts", _) => hosts(&path, value, fields, around, report),
+            ("hosts", _) => hosts(&path, (value, !remote.plans.is_empty()), fields, around, report),
             ("user" | "key_path", _) if !is_logged_in => report.absent(&path, NO_LOGIN),
             ("user", _) => told(&path, value, "the --user of `host scan` for each of the hosts", report),
             ("key" | "key_path", _) => {
@@ -381,18 +395,44 @@ fn regions(path: &str, fields: &Map<String, Value>, remote: &mut Remote, report:
                 None => report.wrong(&path, "the name of a region"),
             },
             "replicas" => match texts(value) {
-                Some(_) => report.absent(
-                    &path,
-                    "an order goes to one region; make one more for each other, with --region",
-                ),
+                Some(_) if remote.unusable.is_some() => report.absent(&path, "nothing can be ordered there"),
+                Some(list) if list.is_empty() => report.absent(&path, "it is empty"),
+                Some(list) if list.iter().any(|name| name.is_empty() || name.contains(',')) => {
+                    report.wrong(&path, "a list of regions");
+                }
+                Some(list) => {
+                    let primary = fields.get("primary").and_then(text);
+                    let mut all: Vec<String> =
+                        primary.iter().chain(&list).map(|&name| name.to_owned()).collect();
+                    all.dedup();
+                    let text =
+                        format!("orders are spread over {} (--spread regions)", shown(&all.join(", ")));
+                    report.understood(&path, text);
+                    (remote.regions, remote.spread) = (all, Some("regions".to_owned()));
+                }
                 None => report.wrong(&path, "a list of regions"),
             },
             _ => report.unknown(&path, &["primary", "replicas"], value),
         }
     }
+    // The primary one is one of them.
+    remote.region = remote.region.take().filter(|_| remote.regions.is_empty());
 }
 
-fn hosts(path: &str, value: &Value, fields: &Map<String, Value>, around: &Around<'_>, report: &mut Report) {
+/// The name of a host in the inventory of the provider `ssh`, which takes a to z, digits and `-`.
+fn inventory_name(host: &str) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
+    host.chars().map(plain).collect()
+}
+
+/// The machines of a place; `names` where an order for it goes by their names.
+fn hosts(
+    path: &str,
+    (value, names): (&Value, bool),
+    fields: &Map<String, Value>,
+    around: &Around<'_>,
+    report: &mut Report,
+) {
     let Some(hosts) = texts(value).filter(|hosts| !hosts.is_empty()) else {
         return report.wrong(path, "a list of hosts");
     };
@@ -410,6 +450,9 @@ fn hosts(path: &str, value: &Value, fields: &Map<String, Value>, around: &Around
                 .all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '/' | '[' | ']'))
     };
     let mut taken = 0u32;
+    let named = |host: &str| {
+        if names { format!(", and name it {} in the inventory", inventory_name(host)) } else { String::new() }
+    };
     for host in hosts {
         if !is_plain(host) || !is_plain(user) || !is_plain(&identity) {
             report.refused(
@@ -421,7 +464,8 @@ fn hosts(path: &str, value: &Value, fields: &Map<String, Value>, around: &Around
         taken = taken.saturating_add(1);
         report.steps.push(format!(
             "blueprint-hub host scan {host} --user {user} --identity {identity} (compare the key with what the machine itself \
-             says, and run it again with --fingerprint; docs/ssh.md)"
+             says, and run it again with --fingerprint{}; docs/ssh.md)",
+            named(host)
         ));
     }
     if taken > 0 {

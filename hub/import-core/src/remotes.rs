@@ -20,6 +20,15 @@ pub struct Remote {
     /// Region, area, country or continent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub region: Option<String>,
+    /// The same, several of which one will do; any where empty.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub regions: Vec<String>,
+    /// Plans of which one will do, such as hosts of the provider `ssh` by their names in its inventory; any where empty.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub plans: Vec<String>,
+    /// Over what the machines of an order are spread, as `--spread` takes it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spread: Option<String>,
     /// Processors at least.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_cpu: Option<String>,

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 /// Every file, with its kind and how many keys are understood, refused, without meaning here, and unknown.
 const FILES: [(&str, &[u8], Kind, [usize; 4]); 12] = [
-    ("operator.toml", include_bytes!("files/operator.toml"), Kind::Manager, [4, 0, 8, 0]),
+    ("operator.toml", include_bytes!("files/operator.toml"), Kind::Manager, [8, 0, 4, 0]),
     ("remote.toml", include_bytes!("files/remote.toml"), Kind::Manager, [5, 1, 15, 0]),
     ("guide.toml", include_bytes!("files/guide.toml"), Kind::Manager, [12, 5, 11, 0]),
     ("providers.yml", include_bytes!("files/providers.yml"), Kind::Credentials, [5, 0, 1, 0]),
@@ -78,6 +78,14 @@ fn preferences_of_the_operator_become_settings() {
     assert_eq!(set(&report, "provision.spot"), Some("asked"));
     assert_eq!(report.remotes["preferred"].strategy.as_deref(), Some("preferred:aws,gcp"));
     assert!(report.remotes["one"].unusable.is_some());
+    for (key, value) in
+        [("enabled", "true"), ("min_replicas", "1"), ("max_replicas", "10"), ("target_cpu", "70")]
+    {
+        assert_eq!(set(&report, &format!("scaling.{key}")), Some(value));
+    }
+    let wrong = "[operator.scaling]\nenabled = 1\nmin_replicas = 5\nmax_replicas = 4\ntarget_cpu = 101";
+    let report = imported("x.toml", wrong.as_bytes()).unwrap();
+    assert_eq!((report.settings.len(), report.count(Verdict::Refused)), (0, 4), "{report:#?}");
 
     let report = file("deployment-policy.json");
     assert_eq!(set(&report, "provision.strategy"), Some("first-match"));
@@ -160,9 +168,9 @@ fn an_order_for_one_place_cannot_land_on_another() {
     let ssh = |host: &str| format!("type = \"SshRemote\"\nhosts = [\"{host}\"]\n");
     let token = |token: &str| format!("type = \"vultr\"\ntoken = \"{token}\"\n");
     for (section, one, two, clash) in [
-        ("remote", ssh("192.0.2.1"), ssh("192.0.2.2"), true),
+        ("remote", ssh("192.0.2.1"), ssh("192.0.2.2"), false),
         ("remote", ssh("192.0.2.1"), ssh("192.0.2.1"), false),
-        ("providers", ssh("192.0.2.1"), ssh("192.0.2.2"), true),
+        ("providers", ssh("192.0.2.1"), ssh("192.0.2.2"), false),
         ("providers", docker("https://one:2376"), docker("https://two:2376"), true),
         ("remote", docker("unix:///var/run/docker.sock"), docker("unix:///run/other.sock"), true),
         ("remote", docker("unix:///var/run/docker.sock"), "type = \"docker\"".to_owned(), false),
@@ -184,6 +192,31 @@ fn an_order_for_one_place_cannot_land_on_another() {
     let twice = "[remote.x]\ntype = \"aws\"\n[providers.x]\ntype = \"gcp\"";
     let report = imported("x.toml", twice.as_bytes()).unwrap();
     assert!(report.remotes["x"].unusable.is_some() && said(&report, "remote.x.type").0 == Verdict::Refused);
+}
+
+#[test]
+fn places_whose_hosts_differ_are_those_hosts_alone() {
+    let text = "[remote.cellar]\ntype = \"ssh\"\nhosts = [\"192.0.2.1\", \"Rack-1.example.org\"]\n\
+                [remote.attic]\ntype = \"ssh\"\nhosts = [\"192.0.2.2\"]\n[remote.any]\ntype = \"ssh\"\nhosts = []";
+    let report = imported("x.toml", text.as_bytes()).unwrap();
+    assert_eq!(report.remotes["cellar"].plans, ["192-0-2-1", "rack-1-example-org"]);
+    assert_eq!(report.remotes["attic"].plans, ["192-0-2-2"]);
+    assert!(report.remotes["any"].unusable.is_some(), "it names none, and could land on any");
+    let told = |step: &&String| {
+        step.contains("host scan 192.0.2.2") && step.contains("name it 192-0-2-2 in the inventory")
+    };
+    assert!(report.steps.iter().any(|step| told(&step)), "{:?}", report.steps);
+    assert!(said(&report, "remote.attic.type").1.contains("its machines 192-0-2-2"));
+}
+
+#[test]
+fn regions_of_replicas_are_what_an_order_is_spread_over() {
+    let text = "[remote.do]\ntype = \"digitalocean\"\n[remote.do.regions]\nprimary = \"fra1\"\nreplicas = [\"nyc3\", \"sgp1\"]";
+    let report = imported("x.toml", text.as_bytes()).unwrap();
+    let place = &report.remotes["do"];
+    assert_eq!((place.region.as_deref(), place.spread.as_deref()), (None, Some("regions")));
+    assert_eq!(place.regions, ["fra1", "nyc3", "sgp1"]);
+    assert_eq!(said(&report, "remote.do.regions.replicas").0, Verdict::Understood);
 }
 
 #[test]

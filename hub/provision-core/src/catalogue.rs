@@ -23,7 +23,7 @@ pub use day::{Day, ParseDayError};
 pub use facts::{Extras, Lifecycle, ProviderFacts, delivered_within, facts, is_one_machine, providers};
 pub use gpu::{Gpu, GpuKind};
 pub(crate) use regions::is_known as is_known_region;
-pub use regions::{Area, area_of, region_matches};
+pub use regions::{Area, area_of, region_matches, region_of};
 pub use snapshot::SnapshotError;
 pub use templates::{Template, templates};
 

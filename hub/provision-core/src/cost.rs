@@ -19,7 +19,7 @@ use crate::lifecycle::{Deployment, Wanted};
 use crate::{DeploymentId, InstanceKey};
 
 pub use desk::{CostDesk, CostDeskError, CostStore, Deliveries, Set, SetAlertError, Told};
-pub use limits::{Limits, OverLimit, Usage, committed};
+pub use limits::{Limits, OverLimit, Usage, committed, next_offers};
 
 const DAY_MS: u64 = 86_400_000;
 

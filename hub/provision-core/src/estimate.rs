@@ -154,6 +154,7 @@ mod tests {
 
     use super::*;
     use crate::catalogue::{Catalogue, Template, templates};
+    use crate::lifecycle::Spread;
     use crate::placement::{Question, Strategy as How, place};
 
     fn first(catalogue: &Catalogue, spec: &ResourceSpec, terms: &Terms) -> CostReport {
@@ -161,6 +162,7 @@ mod tests {
         let question = Question {
             demand: &demand,
             replicas: terms.replicas,
+            spread: Spread::None,
             strategy: &How::Cheapest,
             max_hourly: None,
             configured: None,

@@ -6,6 +6,7 @@
 mod demand;
 mod layers;
 mod reason;
+mod shorten;
 mod total;
 
 #[cfg(test)]
@@ -17,8 +18,9 @@ use blueprint_common_types::Micros;
 use serde::{Deserialize, Serialize};
 
 use crate::Candidate;
-use crate::catalogue::{Catalogue, Day, Offer, PriceKind, facts, is_known_region, is_one_machine};
+use crate::catalogue::{Catalogue, Day, Offer, PriceKind, facts, is_known_region};
 use crate::cost::egress::EgressPrice;
+use crate::lifecycle::Spread;
 
 pub use demand::Demand;
 pub use layers::{Layer, Layers, Merged, Origin};
@@ -27,9 +29,6 @@ pub use total::{HOURS_PER_MONTH, Total};
 
 /// Candidates of a failover plan.
 pub const PLAN_LENGTH: usize = 8;
-
-/// Candidates of a failover plan in one region of one provider, so that a region that is full does not use it up.
-const PLAN_PER_REGION: usize = 2;
 
 /// Replicas above which a cluster is taken where there is one.
 pub const MACHINES_AT_MOST: u32 = 10;
@@ -96,6 +95,8 @@ pub struct Question<'a> {
     pub demand: &'a Demand,
     /// How many of them.
     pub replicas: u32,
+    /// Over what they are to be spread: each place has its part of the plan.
+    pub spread: Spread,
     /// How to choose.
     pub strategy: &'a Strategy,
     /// Most that an hour of one may cost, all counted.
@@ -251,7 +252,7 @@ pub fn place<'a>(catalogue: &'a Catalogue, question: &Question<'_>) -> Result<Pl
     }
     let (mut fits, verdicts) = examine(catalogue, question);
     fits.sort_by(|a, b| order(question, a).cmp(&order(question, b)));
-    let plan = shorten(fits, question.replicas);
+    let plan = shorten::shorten(fits, question.replicas, question.spread);
     if !plan.is_empty() {
         return Ok(Placement { target: Target::Machines, plan, verdicts });
     }
@@ -395,37 +396,4 @@ fn rank(question: &Question<'_>, provider: &str) -> usize {
         | Strategy::LocalOnly
         | Strategy::Hybrid => 0,
     }
-}
-
-/// Plans that are one machine each do not count: every replica needs one of its own, and some in reserve.
-fn shorten(sorted: Vec<Choice<'_>>, replicas: u32) -> Vec<Choice<'_>> {
-    let mut per_region: BTreeMap<(&str, &str), usize> = BTreeMap::new();
-    let mut plan = Vec::with_capacity(PLAN_LENGTH);
-    let mut rest = Vec::new();
-    let most = usize::try_from(replicas).unwrap_or(usize::MAX).saturating_add(PLAN_LENGTH);
-    let mut machines = 0;
-    for choice in sorted {
-        if is_one_machine(&choice.offer.provider) {
-            machines += 1;
-            if machines <= most {
-                plan.push(choice);
-            }
-            continue;
-        }
-        let taken = plan.len() - machines.min(most);
-        if taken == PLAN_LENGTH {
-            continue;
-        }
-        let count = per_region.entry((&choice.offer.provider, &choice.offer.region)).or_default();
-        *count += 1;
-        if *count <= PLAN_PER_REGION {
-            plan.push(choice);
-        } else if rest.len() < PLAN_LENGTH {
-            rest.push(choice);
-        }
-    }
-    // Where there are few regions, more of them are better than none.
-    let taken = plan.len() - machines.min(most);
-    plan.extend(rest.into_iter().take(PLAN_LENGTH.saturating_sub(taken)));
-    plan
 }

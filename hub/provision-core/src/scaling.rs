@@ -16,6 +16,8 @@
 //! - what is not measured, or was measured too long ago, never takes a replica away;
 //! - a machine goes only after it got no new requests for a while: it is drained first, and the last replica that answers is
 //!   not taken while the service is paid for;
+//! - a replica whose agent stays away is given up for another one, one after the other, and only while what takes its place can
+//!   come and its cloud answers: where the hub itself is cut off, nothing is given up;
 //! - nothing ends because of the time while the clock is in doubt.
 
 mod judge;
@@ -25,7 +27,7 @@ mod terms;
 mod tier;
 
 pub use judge::{Scaler, ScalerSettings, Step};
-pub use sight::{Measure, Replica, Sight, nodes_of};
+pub use sight::{Measure, Presence, Replica, Sight, nodes_of};
 pub use store::{
     DrainMark, Leaving, MAX_SCALE_EVENTS, ResizeError, ScaleDesk, ScaleDeskError, ScaleEvent, ScaleStore,
     ScaleView,

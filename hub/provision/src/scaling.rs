@@ -32,12 +32,16 @@ pub use watch::ScaleWatch;
 pub struct Reading {
     /// Whether it is healthy there, and its tunnel echoes.
     pub is_ready: bool,
+    /// Whether the machine's agent is connected.
+    pub is_here: bool,
     /// When the agent took its last sample, by its own clock, and the share of one processor in percent that it had then.
     pub cpu: Option<(Timestamp, f32)>,
-    /// Requests of clients whose end is known, since the hub started.
+    /// Requests and connections of clients that began, since the hub started.
     pub requests: u64,
-    /// Requests and connections of clients that are open.
+    /// Those that are open.
     pub open: u32,
+    /// Those of the open ones that last: each is counted as one request a second.
+    pub lasting: u32,
 }
 
 /// The hub around scaling.

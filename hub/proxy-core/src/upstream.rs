@@ -12,11 +12,13 @@
 //! Ejection is for what the way of one request can show of a target; the registry's own checks stay in
 //! force, and a target that they call healthy again starts anew.
 
+mod ages;
 mod breaker;
 mod budget;
 mod choice;
 mod settings;
 mod upstreams;
 
+pub use ages::LASTING;
 pub use settings::{DEFAULT_WEIGHT, UpstreamSettings};
-pub use upstreams::{Event, Outcome, Picked, Upstreams, Wanted};
+pub use upstreams::{Event, Load, Outcome, Picked, Upstreams, Wanted};

@@ -314,3 +314,23 @@ fn versions_share_by_weight_and_what_each_failed_is_counted() {
     (world.targets[0].weight, world.targets[1].weight) = (100, 0);
     assert_eq!(world.spread(500, well).get(&address(2)), None);
 }
+
+#[test]
+fn what_begins_counts_at_once_and_what_lasts_is_told_apart() {
+    let mut world = World::new(1);
+    let load = |world: &World| {
+        let load = world.upstreams.load(SERVICE, address(1), world.now);
+        (load.begun, load.open, load.lasting)
+    };
+    let streams: Vec<Picked> = (0..3).map(|_| world.begin()).collect();
+    assert_eq!(load(&world), (3, 3, 0));
+    world.spread(10, well);
+    assert_eq!(load(&world), (13, 3, 0));
+    world.wait(29);
+    assert_eq!(load(&world), (13, 3, 0));
+    world.wait(1);
+    assert_eq!(load(&world), (13, 3, 3));
+    world.spread(10, well);
+    streams.iter().for_each(|picked| world.upstreams.end(picked));
+    assert_eq!(load(&world), (23, 0, 0));
+}

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use blueprint_common_runtime::accept::AcceptStats;
 use blueprint_common_types::ServiceKey;
 use blueprint_hub_proxy_core::refused::{RefusedBy, RefusedRow, RefusedTable};
 use blueprint_hub_proxy_core::source_network;
-use blueprint_hub_proxy_core::upstream::Upstreams;
+use blueprint_hub_proxy_core::upstream::{Load, Upstreams};
 use blueprint_hub_proxy_core::usage::{Clients, OTHER, ServiceUsage, UsageSum, UsageTable, Used};
 use parking_lot::Mutex;
 use prometheus_client::collector::Collector;
@@ -84,6 +85,14 @@ impl Ledger {
         let (requests, failed, open) = self.0.targets.lock().tally(service, address);
         let raw = self.0.forwards.lock().open_at(service, address);
         (requests, failed, open.saturating_add(raw))
+    }
+
+    /// What clients ask of a target now and have asked: requests, and connections and flows of raw forwards.
+    #[must_use]
+    pub fn load(&self, service: ServiceKey, address: SocketAddr) -> Load {
+        let now = Instant::now();
+        let requests = self.0.targets.lock().load(service, address, now);
+        requests.plus(self.0.forwards.lock().load(service, address, now))
     }
 
     pub(crate) fn targets(&self) -> Arc<Mutex<Upstreams>> {

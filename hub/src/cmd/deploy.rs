@@ -89,7 +89,7 @@ pub(crate) struct Deploy {
 
 impl Deploy {
     pub(crate) fn run(self, global: &Global) -> Result<(), CliError> {
-        let machine = self.asked(global)?;
+        let (machine, spread) = self.asked(global)?;
         let package = self.package.as_deref().map(package::find).transpose()?;
         let document = self.workload.as_deref().map(workload::document).transpose()?.unwrap_or_default();
         let mut body = json!({
@@ -98,7 +98,7 @@ impl Deploy {
             "machine": machine,
             // What is pushed offers the service, and not the machine by itself.
             "service": self.service.filter(|_| self.package.is_none()),
-            "spread": self.spread,
+            "spread": spread,
             "ttl_secs": self.ttl,
             "dry_run": true,
         });
@@ -179,8 +179,8 @@ impl Deploy {
         self.replicas.unwrap_or(self.tier.map_or(1, |tier| tier.terms().replicas))
     }
 
-    /// What each machine has to have, by the options and then by the remote.
-    fn asked(&self, global: &Global) -> Result<Value, CliError> {
+    /// What each machine has to have, and over what they are spread: by the options and then by the remote.
+    fn asked(&self, global: &Global) -> Result<(Value, Option<String>), CliError> {
         let mut machine = Query::default();
         self.machine.write(&mut machine);
         machine.text("strategy", self.strategy.as_deref());
@@ -188,7 +188,8 @@ impl Deploy {
         if let Some(tier) = self.tier {
             machine.at_least(&tier.terms());
         }
-        if let Some(most) = self.machine.place(global, &mut machine)?.and_then(|remote| remote.max_instances)
+        let remote = self.machine.place(global, &mut machine)?;
+        if let Some(most) = remote.as_ref().and_then(|remote| remote.max_instances)
             && self.replicas() > most
         {
             return Err(CliError::usage(format!(
@@ -197,7 +198,8 @@ impl Deploy {
             ))
             .hint("ask for fewer --replicas, or change max_instances of the remote in remotes.toml"));
         }
-        Ok(machine.json())
+        let of_remote = remote.and_then(|remote| remote.spread).filter(|_| !machine.has("region"));
+        Ok((machine.json(), self.spread.clone().or(of_remote)))
     }
 }
 

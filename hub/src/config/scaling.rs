@@ -40,6 +40,12 @@ pub(super) const DRAIN: Key = Key::new(
     "60s",
     "How long what is open at a replica may last once it gets no new requests, 2 s to 1 h.",
 );
+pub(super) const GIVE_UP: Key = Key::new(
+    "scaling.give_up",
+    "10m",
+    "How long the agent of a replica may be away, while its cloud answers, before its machine is deleted and another one takes \
+     its place, 1 s to 365 days.",
+);
 pub(super) const GRACE: Key = Key::new(
     "scaling.grace",
     "7d",
@@ -63,6 +69,7 @@ pub(super) fn take(settings: &Settings, problems: &mut Problems) -> Option<Scale
     let up_pause = span(settings, UP_PAUSE.path, 1, HOUR, problems);
     let down_after = span(settings, DOWN_AFTER.path, 1, DAY, problems);
     let drain = span(settings, DRAIN.path, 2, HOUR, problems);
+    let give_up = span(settings, GIVE_UP.path, 1, 365 * DAY, problems);
     let grace = span(settings, GRACE.path, 1, 365 * DAY, problems);
     let number = |value: u64| u32::try_from(value).unwrap_or(MAX_REPLICAS);
     let limits = TermsLimits { min_replicas: number(min_replicas?), max_replicas: number(max_replicas?) };
@@ -75,6 +82,7 @@ pub(super) fn take(settings: &Settings, problems: &mut Problems) -> Option<Scale
         up_pause: up_pause?,
         down_after: down_after?,
         drain: drain?,
+        give_up: give_up?,
         grace: grace?,
         stale: STALE.max(every.saturating_mul(3)),
     };

@@ -335,6 +335,7 @@ pub(crate) const SCHEMA: Schema = Schema {
         scaling::UP_PAUSE,
         scaling::DOWN_AFTER,
         scaling::DRAIN,
+        scaling::GIVE_UP,
         scaling::GRACE,
         prices::EVERY,
         prices::AZURE_REGIONS,

@@ -3,6 +3,7 @@
 mod read;
 mod spans;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use blueprint_common_types::{AgentId, Micros, Timestamp};
@@ -189,10 +190,13 @@ fn create(db: &Connection, deployment: Deployment, limits: Limits) -> DbResult<C
     }
     let now = deployment.created_at;
     let recent = recent_spans(db, now)?;
-    if let Some(first) = deployment.plan.first()
-        && let Some(held) = costs::holds(db, (&deployment.id, &first.provider), &limits, &recent, now)?
-    {
-        return Ok(Err(Refused::Held(held)));
+    // Where machines are spread, each may be at another provider.
+    let layout = deployment.spread.layout(&deployment.plan, deployment.replicas.max(1));
+    let providers: BTreeSet<&str> = layout.into_iter().map(|offer| offer.provider.as_str()).collect();
+    for provider in providers {
+        if let Some(held) = costs::holds(db, (&deployment.id, provider), &limits, &recent, now)? {
+            return Ok(Err(Refused::Held(held)));
+        }
     }
     let used = committed(&load(db)?, &recent, &limits, now);
     if let Err(over) = limits.check(used, limits.asked(&deployment, now)) {

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use blueprint_common_types::{ServiceKey, Timestamp};
 use blueprint_hub_provision_core::cost::alert::Held;
-use blueprint_hub_provision_core::cost::{Limits, OverLimit, committed};
-use blueprint_hub_provision_core::lifecycle::{Deployment, RecordsResult, Wanted};
+use blueprint_hub_provision_core::cost::{Limits, OverLimit, committed, next_offers};
+use blueprint_hub_provision_core::lifecycle::{Deployment, RecordState, RecordsResult, Wanted};
 use blueprint_hub_provision_core::scaling::{
     DrainMark, Leaving, MAX_SCALE_EVENTS, Phase, ResizeError, ScaleEvent, ScaleStore, Scaling, Terms,
 };
@@ -96,6 +96,20 @@ impl ScaleStore for SqliteStore {
         Box::pin(async move {
             let work = move |db: &Connection| resize(db, &scaling, to, &released, &reason, limits, now);
             Ok(told(ACTION, self.queue.call(ACTION, work).await)??)
+        })
+    }
+
+    fn replace(
+        &self,
+        scaling: Scaling,
+        key: InstanceKey,
+        reason: String,
+        now: Timestamp,
+    ) -> BoxFuture<'_, RecordsResult<bool>> {
+        const ACTION: &str = "give a replica up";
+        Box::pin(async move {
+            let work = move |db: &Connection| replace(db, &scaling, &key, &reason, now);
+            told(ACTION, self.queue.call(ACTION, work).await)
         })
     }
 
@@ -305,6 +319,33 @@ fn resize(
     Ok(Ok(true))
 }
 
+fn replace(
+    db: &Connection,
+    scaling: &Scaling,
+    key: &InstanceKey,
+    reason: &str,
+    now: Timestamp,
+) -> DbResult<bool> {
+    let deployment = lifecycle::find(db, &scaling.deployment)?;
+    let runs = deployment.as_ref().filter(|it| it.wanted == Wanted::Running);
+    let Some(deployment) = runs.filter(|_| scaling.phase == Phase::Paid) else { return Ok(false) };
+    if !is_still(db, scaling)? {
+        return Ok(false);
+    }
+    // One that leaves already goes its own way, and one that is deleted is gone.
+    let sql = "INSERT OR IGNORE INTO leaving_instances (key, since, released) \
+               SELECT key, ?3, 1 FROM instances WHERE key = ?1 AND deployment = ?2 AND state = ?4";
+    let values = params![key.as_str(), scaling.deployment.as_str(), time(now), RecordState::Active.label()];
+    if db.execute(sql, values)? == 0 {
+        return Ok(false);
+    }
+    event(db, scaling.service, "replace", deployment.replicas, reason, now)?;
+    lifecycle::event(db, now, scaling.deployment.as_str(), Some(key.as_str()), "given up", reason)?;
+    let detail = format_args!("replace {key}: {reason}");
+    audit::append(db, AuditEvent::new(AuditKind::ScalingAct, scaling.service, detail), now)?;
+    Ok(true)
+}
+
 /// What keeps `more` machines from being wanted.
 fn refusal(
     db: &Connection,
@@ -314,12 +355,15 @@ fn refusal(
     now: Timestamp,
 ) -> DbResult<Option<Refused>> {
     let recent = lifecycle::recent_spans(db, now)?;
-    if let Some(first) = before.plan.first()
-        && let Some(held) = costs::holds(db, (&before.id, &first.provider), &limits, &recent, now)?
-    {
-        return Ok(Some(Refused::Held(held)));
-    }
     let records = lifecycle::load(db)?;
+    // Where machines are spread, each of those that come may be at another provider.
+    let next = next_offers(&records, before, more);
+    let providers: BTreeSet<&str> = next.into_iter().map(|offer| offer.provider.as_str()).collect();
+    for provider in providers {
+        if let Some(held) = costs::holds(db, (&before.id, provider), &limits, &recent, now)? {
+            return Ok(Some(Refused::Held(held)));
+        }
+    }
     let used = committed(&records, &recent, &limits, now);
     let asked = limits.asked_more(&records, before, more, now);
     Ok(asked.and_then(|asked| limits.check(used, asked)).err().map(Refused::OverLimit))

@@ -23,8 +23,8 @@ fn loopback_is_no_network() {
 
 #[test]
 fn a_process_may_have_any_name() {
-    let text = "4711 (a ) S 1) R 1 4711 4711 0 -1 4194560 100 0 0 0 25 17 0 0 20 0 1 0 123456 2500000 321 18446744073709551615";
-    let expected = ProcessStat { ticks: 42, started: 123_456, resident_pages: 321 };
+    let text = "4711 (a ) S 1) R 1 4711 4711 0 -1 4194560 100 0 0 0 25 17 3 4 20 0 1 0 123456 2500000 321 18446744073709551615";
+    let expected = ProcessStat { ticks: 42, waited: 7, started: 123_456, resident_pages: 321 };
     assert_eq!(parse_process(text), Some(expected));
 }
 
@@ -34,7 +34,7 @@ fn damaged_files_are_refused_and_never_panic() {
         ["", "\n\n\n", "cpu ", "cpu  x", "MemTotal:", "a\nb\nc:\n", "1 (x", "1 (x) R", ")", "é:é\né:é\né:é"]
     {
         let _ = (parse_cpu_times(text), parse_memory(text), parse_network(text), parse_process(text));
-        assert_eq!(find_listener(&listeners(text), "127.0.0.1:80".parse().unwrap()), None);
+        assert!(find_listeners(&listeners(text), "127.0.0.1:80".parse().unwrap()).is_empty());
         assert_eq!(parse_hex_ip(text), None);
     }
     assert_eq!(parse_cpu_times("cpu  18446744073709551615 1 1 1"), None);
@@ -51,17 +51,18 @@ fn the_very_address_goes_before_the_wildcard_and_only_listeners_count() {
     let any = "00000000:1F90";
     let loopback = format!("{:08X}:1F90", u32::from_ne_bytes([127, 0, 0, 1]));
     let table = format!(
-        "header\n{}{}{}{}",
+        "header\n{}{}{}{}{}",
         line(&loopback, "01", 1),
         line(any, "0A", 2),
         line(&loopback, "0A", 3),
-        line("00000000:1F91", "0A", 4)
+        line("00000000:1F91", "0A", 4),
+        line(any, "0A", 5)
     );
-    let find = |address: &str| find_listener(&listeners(&table), address.parse().unwrap());
-    assert_eq!(find("127.0.0.1:8080"), Some(3));
-    assert_eq!(find("127.0.0.2:8080"), Some(2));
-    assert_eq!(find("127.0.0.1:8081"), Some(4));
-    assert_eq!(find("127.0.0.1:8082"), None);
+    let find = |address: &str| find_listeners(&listeners(&table), address.parse().unwrap());
+    assert_eq!(find("127.0.0.1:8080"), [3]);
+    assert_eq!(find("127.0.0.2:8080"), [2, 5], "they share the port");
+    assert_eq!(find("127.0.0.1:8081"), [4]);
+    assert!(find("127.0.0.1:8082").is_empty());
 }
 
 #[test]
@@ -69,10 +70,9 @@ fn our_own_listener_is_found_and_is_ours() {
     let proc = ProcFs::new("/proc");
     for address in ["127.0.0.1:0", "[::1]:0", "[::]:0"] {
         let Ok(listener) = std::net::TcpListener::bind(address) else { continue };
-        let inode =
-            proc.listening_inode(listener.local_addr().unwrap(), &mut SocketTables::default()).unwrap();
-        assert_eq!(proc.socket_owner(inode), Some(std::process::id()));
+        let inodes = proc.listening_inodes(listener.local_addr().unwrap(), &mut SocketTables::default());
+        assert_eq!(proc.socket_owners(&inodes), [std::process::id()]);
         drop(listener);
-        assert!(!proc.holds_socket(std::process::id(), inode));
+        assert!(!proc.holds_any(std::process::id(), &inodes));
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use blueprint_hub_provision_core::catalogue::{Catalogue, Offer, facts, is_one_machine};
+use blueprint_hub_provision_core::lifecycle::Spread;
 use blueprint_hub_provision_core::placement::{Choice, Question, Target, place};
 use blueprint_hub_provision_core::{Candidate, ErrorClass};
 use futures_util::future::join_all;
@@ -98,14 +99,18 @@ async fn sold(state: &AdminState, named: Option<&str>) -> Result<Vec<Offer>, Api
 }
 
 /// The machines to try, the first one first, by what their providers sell now.
-pub(super) async fn choose(state: &AdminState, asked: &CreateDeployment) -> Result<Chosen, ApiError> {
+pub(super) async fn choose(
+    state: &AdminState,
+    asked: &CreateDeployment,
+    spread: Spread,
+) -> Result<Chosen, ApiError> {
     let market = Arc::clone(&state.market);
     let understood = asked.machine.clone().understand(&market)?;
     let replicas = asked.replicas;
     understood.allows(replicas)?;
     let offers = sold(state, understood.provider()).await?;
     let found = tokio::task::spawn_blocking(move || {
-        let plan = search(&market, &understood, offers, replicas)?;
+        let plan = search(&market, &understood, offers, (replicas, spread))?;
         Ok(Chosen { plan, explained: understood.explained(&market, replicas) })
     });
     found.await.map_err(|_| ApiError::unavailable("the search in the catalogue failed; the hub's log says why"))?
@@ -116,7 +121,7 @@ fn search(
     market: &Market,
     understood: &Asked,
     offers: Vec<Offer>,
-    replicas: u32,
+    (replicas, spread): (u32, Spread),
 ) -> Result<Vec<Candidate>, ApiError> {
     let names: BTreeSet<_> = offers
         .iter()
@@ -125,7 +130,7 @@ fn search(
     let known = market.catalogue()?;
     let catalogue = Catalogue::new(offers.into_iter().map(|offer| known.newer(offer)).collect());
     let max_hourly = understood.most(market, replicas);
-    let question = Question { replicas, max_hourly, ..understood.question(market, true) };
+    let question = Question { replicas, spread, max_hourly, ..understood.question(market, true) };
     let placement = place(&catalogue, &question).map_err(|error| {
         let some: Vec<_> = names.into_iter().take(MAX_NAMED).collect();
         ApiError::new(

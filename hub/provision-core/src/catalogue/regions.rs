@@ -90,6 +90,14 @@ const REGIONS: &[Row] = &[
     ("vultr", "syd", "", "au-east", "au", "oc"),
 ];
 
+/// The region that what a provider calls a region belongs to: at Scaleway machines are ordered in zones, of which a region has
+/// several.
+#[must_use]
+pub fn region_of<'a>(provider: &str, name: &'a str) -> &'a str {
+    let zone = name.rsplit_once('-').filter(|(_, number)| number.bytes().all(|byte| byte.is_ascii_digit()));
+    zone.filter(|_| provider == "scaleway").map_or(name, |(region, _)| region)
+}
+
 /// The known regions of `provider`, by its own names.
 pub(super) fn of(provider: &str) -> impl Iterator<Item = &'static str> {
     REGIONS.iter().filter(move |row| row.0 == provider).map(|row| row.1)

@@ -127,11 +127,7 @@ impl Limits {
         more: u32,
         now: Timestamp,
     ) -> Result<Usage, OverLimit> {
-        let (stand, missing) = laid(records, deployment);
-        let kept = stand.into_iter().filter(|record| stays(record));
-        let mut beside: Vec<&Candidate> = kept.map(|record| &record.candidate).collect();
-        beside.extend(missing);
-        let next = deployment.spread.next(&deployment.plan, &beside, more);
+        let (beside, next) = beside_and_next(records, deployment, more);
         let sum = |offers: &[&Candidate]| offers.iter().map(|offer| offer.hourly).sum::<Micros>();
         let (used, asked) = (sum(&beside), sum(&next));
         match self.max_order_hourly {
@@ -191,6 +187,12 @@ impl Limits {
     }
 }
 
+/// The offers that `more` machines of a deployment would be ordered of first, beside those that stand or are wanted.
+#[must_use]
+pub fn next_offers<'r>(records: &'r Records, deployment: &'r Deployment, more: u32) -> Vec<&'r Candidate> {
+    beside_and_next(records, deployment, more).1
+}
+
 /// What stands, and what is wanted of all deployments: machines that are to come count at the price of the offers that are
 /// ordered next, as the deployment is spread.
 #[must_use]
@@ -228,6 +230,20 @@ fn laid<'r>(records: &'r Records, deployment: &'r Deployment) -> (Vec<&'r Record
     let missing = deployment.replicas.saturating_sub(u32::try_from(taken.len()).unwrap_or(u32::MAX));
     let missing = deployment.spread.next(&deployment.plan, &taken, missing);
     (stand, missing)
+}
+
+/// Where the machines of a deployment are that stand or are wanted, and where `more` would be.
+fn beside_and_next<'r>(
+    records: &'r Records,
+    deployment: &'r Deployment,
+    more: u32,
+) -> (Vec<&'r Candidate>, Vec<&'r Candidate>) {
+    let (stand, missing) = laid(records, deployment);
+    let kept = stand.into_iter().filter(|record| stays(record));
+    let mut beside: Vec<&Candidate> = kept.map(|record| &record.candidate).collect();
+    beside.extend(missing);
+    let next = deployment.spread.next(&deployment.plan, &beside, more);
+    (beside, next)
 }
 
 /// False for what is paid for only until it is deleted.

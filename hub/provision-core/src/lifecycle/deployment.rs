@@ -1,11 +1,13 @@
 //! A deployment: what the operator wants, as one thing.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
 use blueprint_common_types::{ServiceKey, Timestamp, fill_random};
 
 use crate::Candidate;
+use crate::catalogue::region_of;
 
 /// Digits of an id: RFC 4648 base 32 in lower case, which every cloud takes in a tag.
 const DIGITS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
@@ -146,11 +148,24 @@ impl Spread {
     /// The place of an offer: offers of one place count together.
     #[must_use]
     pub fn place(self, offer: &Candidate) -> (&str, &str) {
+        self.place_at(&offer.provider, &offer.region)
+    }
+
+    /// The place of a provider's region. Zones of one region are one place: what takes a region takes all of them.
+    #[must_use]
+    pub fn place_at<'a>(self, provider: &'a str, region: &'a str) -> (&'a str, &'a str) {
         match self {
             Self::None => ("", ""),
-            Self::Regions => (&offer.provider, &offer.region),
-            Self::Providers => (&offer.provider, ""),
+            Self::Regions => (provider, region_of(provider, region)),
+            Self::Providers => (provider, ""),
         }
+    }
+
+    /// How many places so many machines of a plan are at, where the first offers of each place can be had; 1 where they are
+    /// not spread.
+    #[must_use]
+    pub fn places(self, plan: &[Candidate], replicas: u32) -> usize {
+        self.layout(plan, replicas).into_iter().map(|offer| self.place(offer)).collect::<BTreeSet<_>>().len()
     }
 
     /// The offers of a plan for the next machine beside those at `taken`, the first one first: those of the places with the
@@ -246,6 +261,19 @@ mod tests {
         {
             assert!(wrong.parse::<DeploymentId>().is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn zones_of_one_region_are_one_place() {
+        let place = |provider, region| Spread::Regions.place_at(provider, region);
+        assert_eq!(place("scaleway", "fr-par-1"), place("scaleway", "fr-par-2"));
+        assert_ne!(place("scaleway", "fr-par-1"), place("scaleway", "nl-ams-1"));
+        assert_ne!(
+            place("aws", "us-east-1"),
+            place("aws", "us-east-2"),
+            "there the name is that of a region"
+        );
+        assert_ne!(place("sim", "local"), place("sim", "local-2"));
     }
 
     #[test]

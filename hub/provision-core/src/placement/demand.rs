@@ -31,6 +31,10 @@ pub struct Demand {
     pub arch: ArchChoice,
     /// Region, area, country or continent.
     pub region: Option<String>,
+    /// The same, several of which one will do; any where empty.
+    pub regions: Vec<String>,
+    /// Plans of which one will do, by their providers' names; any where empty.
+    pub plans: Vec<String>,
     /// Whether it may be taken back.
     pub allow_spot: bool,
     /// Whether processors may be burstable.
@@ -50,6 +54,8 @@ impl Demand {
             gpu: spec.gpu.clone(),
             arch: spec.arch,
             region: spec.region.clone(),
+            regions: Vec::new(),
+            plans: Vec::new(),
             allow_spot: spec.allow_spot,
             allow_burstable: spec.allow_burstable,
             egress_gb: gb((u64::from(spec.egress_gib_month) << 30).div_ceil(GB)),
@@ -75,6 +81,13 @@ impl Demand {
             && !region_matches(&offer.provider, &offer.region, wanted)
         {
             return Err(Reason::Region(wanted.clone()));
+        }
+        let is_in = |wanted: &String| region_matches(&offer.provider, &offer.region, wanted);
+        if !self.regions.is_empty() && !self.regions.iter().any(is_in) {
+            return Err(Reason::Region(self.regions.join(" or ")));
+        }
+        if !self.plans.is_empty() && !self.plans.iter().any(|plan| **plan == *offer.plan) {
+            return Err(Reason::NotAsked);
         }
         if !self.arch.takes(offer.arch) {
             return Err(Reason::Arch(offer.arch));

@@ -4,6 +4,7 @@ use proptest::prelude::{Just, ProptestConfig, any, prop_assert, prop_assert_eq, 
 use proptest::strategy::Strategy as Generator;
 
 use super::*;
+use crate::Candidate;
 use crate::catalogue::{GpuKind, Template, templates};
 use crate::resource::{ArchChoice, GIB, GpuSpec, ResourceSpec};
 
@@ -17,6 +18,7 @@ fn question<'a>(demand: &'a Demand, strategy: &'a Strategy) -> Question<'a> {
     Question {
         demand,
         replicas: 1,
+        spread: Spread::None,
         strategy,
         max_hourly: None,
         configured: None,
@@ -334,6 +336,8 @@ fn demands() -> impl Generator<Value = (Demand, Option<Micros>, Option<u32>, boo
                 gpu,
                 arch,
                 region,
+                regions: Vec::new(),
+                plans: Vec::new(),
                 allow_spot: spot,
                 allow_burstable: burst,
                 egress_gb,
@@ -384,4 +388,74 @@ fn every_replica_finds_a_machine_that_is_there_once_and_clouds_stand_behind() {
     let own = placement.plan.iter().take_while(|choice| &*choice.offer.provider == "ssh").count();
     assert_eq!((own, placement.plan.len()), (20 + PLAN_LENGTH, 20 + 2 * PLAN_LENGTH));
     assert_eq!(placement.plan.first().unwrap().total.hourly(), Micros::ZERO);
+}
+
+#[test]
+fn each_place_has_its_part_of_a_plan_that_is_spread() {
+    let offer = |provider: &str, plan: &str, region: &str, hourly| {
+        let mut offer = Offer::live(provider, plan, region, (2, 4096), Micros::new(hourly));
+        offer.disk_gb = 100;
+        offer
+    };
+    // One provider alone has more cheap machines than a plan is long.
+    let mut offers = Vec::new();
+    for region in ["local", "local-2", "local-3", "local-4"] {
+        offers.extend((1..=4).map(|number| offer("sim", &format!("s{number}"), region, 1000 * number)));
+    }
+    offers
+        .extend(["nyc3", "fra1", "ams3"].map(|region| offer("digitalocean", "s-2vcpu-4gb", region, 90_000)));
+    offers.push(offer("hetzner", "cx22", "fsn1", 95_000));
+    let catalogue = Catalogue::new(offers);
+    let demand = machine(2000, 4, |_| ());
+    let plan = |spread, replicas| {
+        let asked = Question { spread, replicas, ..question(&demand, &Strategy::Cheapest) };
+        let placement = place(&catalogue, &asked).unwrap();
+        placement.plan.iter().map(Choice::candidate).collect::<Vec<_>>()
+    };
+    let count = |plan: &[Candidate], provider: &str| plan.iter().filter(|it| it.provider == provider).count();
+    let none = plan(Spread::None, 4);
+    assert_eq!(
+        (none.len(), count(&none, "sim"), Spread::None.places(&none, 4)),
+        (PLAN_LENGTH, PLAN_LENGTH, 1)
+    );
+
+    let over = plan(Spread::Providers, 4);
+    assert_eq!(over.len(), PLAN_LENGTH);
+    assert_eq!([count(&over, "digitalocean"), count(&over, "hetzner")], [3, 1], "{over:?}");
+    assert!(over.is_sorted_by_key(|it| it.hourly), "the cheapest stands first: {over:?}");
+    assert_eq!(Spread::Providers.places(&over, 4), 3);
+    let layout = Spread::Providers.layout(&over, 4);
+    let at: Vec<&str> = layout.iter().map(|it| it.provider.as_str()).collect();
+    assert_eq!(at, ["sim", "digitalocean", "hetzner", "sim"]);
+
+    let over = plan(Spread::Regions, 8);
+    assert_eq!(
+        (over.len(), Spread::Regions.places(&over, 8)),
+        (PLAN_LENGTH, 8),
+        "one of each region: {over:?}"
+    );
+    assert_eq!(Spread::Regions.places(&over, 1), 1);
+}
+
+#[test]
+fn of_several_regions_and_plans_one_has_to_be() {
+    let host = |number: u32, region: &str| {
+        let mut offer = Offer::live("ssh", &format!("rack-{number}"), region, (8, 32_768), Micros::ZERO);
+        offer.disk_gb = 100;
+        offer
+    };
+    let catalogue = Catalogue::new(vec![host(1, "cellar"), host(2, "attic"), host(3, "barn")]);
+    let plan = |regions: &[&str], plans: &[&str]| {
+        let words = |list: &[&str]| list.iter().map(|&word| word.to_owned()).collect();
+        let demand = Demand { regions: words(regions), plans: words(plans), ..machine(2000, 4, |_| ()) };
+        let placement = place(&catalogue, &question(&demand, &Strategy::Cheapest));
+        placement.map(|found| names(&found).into_iter().map(|(_, plan)| plan).collect::<Vec<_>>())
+    };
+    assert_eq!(plan(&[], &[]).unwrap().len(), 3);
+    assert_eq!(plan(&[], &["rack-2", "rack-3"]).unwrap(), ["rack-2", "rack-3"]);
+    assert_eq!(plan(&["cellar", "barn"], &[]).unwrap(), ["rack-3", "rack-1"]);
+    assert_eq!(plan(&["cellar"], &["rack-1", "rack-2"]).unwrap(), ["rack-1"]);
+    let nothing = plan(&["cellar", "barn"], &["rack-2"]).unwrap_err();
+    assert!(nothing.to_string().contains("is not in cellar or barn"), "{nothing}");
+    assert!(plan(&[], &["rack-9"]).is_err());
 }

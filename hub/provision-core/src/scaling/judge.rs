@@ -1,11 +1,12 @@
 //! What is to be done next about the replicas of a service.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use blueprint_common_types::{ServiceKey, Timestamp};
 
-use super::{Phase, Replica, Scaling, Sight};
+use super::{Phase, Presence, Replica, Scaling, Sight};
 use crate::InstanceKey;
 
 /// Least time that a replica drains, so that nothing is on its way to it any more: a table of targets is in force in far
@@ -27,6 +28,8 @@ pub struct ScalerSettings {
     pub drain: Duration,
     /// How long a deployment without replicas is kept once nobody pays. Default 7 days.
     pub grace: Duration,
+    /// How long the agent of a replica may be away before another one takes its place. Default 10 min.
+    pub give_up: Duration,
     /// Age from which on a measurement does not count. Default 45 s, four samples of an agent.
     pub stale: Duration,
 }
@@ -38,6 +41,7 @@ impl Default for ScalerSettings {
             down_after: Duration::from_secs(300),
             drain: Duration::from_secs(60),
             grace: Duration::from_secs(7 * 24 * 3600),
+            give_up: Duration::from_secs(600),
             stale: Duration::from_secs(45),
         }
     }
@@ -76,6 +80,13 @@ pub enum Step {
         /// Why, one line.
         reason: String,
     },
+    /// Have a machine deleted whose agent stays away, and another one take its place: as many are wanted as before.
+    Replace {
+        /// Which.
+        key: InstanceKey,
+        /// Why, one line.
+        reason: String,
+    },
     /// Note how it stands with the payment.
     Turn {
         /// How.
@@ -99,6 +110,7 @@ impl Step {
             Self::Drain { .. } => "drain",
             Self::Keep { .. } => "keep",
             Self::Shrink { .. } => "shrink",
+            Self::Replace { .. } => "replace",
             Self::Turn { .. } => "phase",
             Self::End { .. } => "end",
         }
@@ -112,6 +124,7 @@ impl Step {
             | Self::Drain { reason, .. }
             | Self::Keep { reason, .. }
             | Self::Shrink { reason, .. }
+            | Self::Replace { reason, .. }
             | Self::Turn { reason, .. }
             | Self::End { reason } => reason,
         }
@@ -137,23 +150,27 @@ pub struct Scaler {
     grown: BTreeMap<ServiceKey, Timestamp>,
     /// Since when fewer replicas are enough, and how many were needed at the most since then.
     low: BTreeMap<ServiceKey, (Timestamp, u32)>,
+    /// Since when the agents of replicas are away.
+    away: BTreeMap<ServiceKey, BTreeMap<InstanceKey, Timestamp>>,
 }
 
 impl Scaler {
     /// Starts without memory.
     #[must_use]
     pub const fn new(settings: ScalerSettings, now: Timestamp) -> Self {
-        Self { settings, began: now, grown: BTreeMap::new(), low: BTreeMap::new() }
+        Self { settings, began: now, grown: BTreeMap::new(), low: BTreeMap::new(), away: BTreeMap::new() }
     }
 
     /// A service has no terms any more.
     pub fn forget(&mut self, service: ServiceKey) {
         self.grown.remove(&service);
         self.low.remove(&service);
+        self.away.remove(&service);
     }
 
     /// What is to be done now, if anything, and how it stands in one line.
     pub fn look(&mut self, scaling: &Scaling, sight: &Sight, now: Timestamp) -> (Option<Step>, String) {
+        self.note_away(scaling, sight, now);
         let step = match scaling.phase {
             Phase::Ended => return (None, "its deployment was ended".to_owned()),
             Phase::Paid | Phase::Draining | Phase::Zero if sight.is_gone => {
@@ -203,8 +220,44 @@ impl Scaler {
         }
         let demand = self.demand(scaling, sight, now);
         let step = self.load(scaling, sight, &demand, now);
+        let step = step.or_else(|| self.replace(scaling.service, sight, now));
         let why = step.as_ref().map_or(demand.text.as_str(), Step::reason);
         (step.clone(), format!("{why}{doubt}"))
+    }
+
+    /// Remembers since when agents are away; by a clock in doubt that is not known.
+    fn note_away(&mut self, scaling: &Scaling, sight: &Sight, now: Timestamp) {
+        let before = self.away.remove(&scaling.service).unwrap_or_default();
+        if !sight.is_clock_trusted || !sight.is_running || scaling.phase != Phase::Paid {
+            return;
+        }
+        let away = sight.replicas.iter().filter(|it| it.presence == Presence::Away);
+        let since = |key: &InstanceKey| before.get(key).copied().unwrap_or(now);
+        let away: BTreeMap<_, _> = away.map(|it| (it.key.clone(), since(&it.key))).collect();
+        if !away.is_empty() {
+            self.away.insert(scaling.service, away);
+        }
+    }
+
+    /// Gives the replica up whose agent is away for longest, where that is too long. Not while another one is to come: one that
+    /// cannot come would be the second that is missing.
+    fn replace(&self, service: ServiceKey, sight: &Sight, now: Timestamp) -> Option<Step> {
+        let stand = sight.replicas.iter().filter(|it| it.presence != Presence::Coming);
+        if u32::try_from(stand.clone().count()).unwrap_or(u32::MAX) < sight.wanted {
+            return None;
+        }
+        let away = self.away.get(&service)?;
+        let stays = stand.filter(|it| it.leaving_since.is_none());
+        let since = stays.filter_map(|it| Some((*away.get(&it.key)?, &it.key)));
+        let (since, key) = since.min()?;
+        let away_for = now.since(since);
+        (away_for >= self.settings.give_up).then(|| Step::Replace {
+            key: key.clone(),
+            reason: format!(
+                "the agent of {key} is away for {} s, and its cloud lists its machine",
+                away_for.as_secs()
+            ),
+        })
     }
 
     /// What the load asks for, between the least and the most.
@@ -389,7 +442,7 @@ fn enough_for(load: f64, each: f64, most: u32) -> u32 {
 /// Takes so many back that were to leave, the last that began to first.
 fn keep(leaving: &[&Replica], count: u32, why: &str) -> Option<Step> {
     let mut back = leaving.to_vec();
-    back.sort_by_key(|replica| (std::cmp::Reverse(replica.leaving_since), replica.number));
+    back.sort_by_key(|replica| (Reverse(replica.leaving_since), replica.number));
     let count = usize::try_from(count).unwrap_or(usize::MAX);
     let keys: BTreeSet<_> = back.iter().take(count).map(|replica| replica.key.clone()).collect();
     (!keys.is_empty()).then(|| Step::Keep { keys, reason: why.to_owned() })
@@ -406,13 +459,14 @@ fn fewer(sight: &Sight, to: u32, reason: String) -> Option<Step> {
     (!keys.is_empty()).then_some(Step::Drain { keys, reason })
 }
 
-/// Which replicas leave: those that do not answer first, then those of the place that has most, the newest first.
+/// Which replicas leave: those that do not answer first, then those of the place that has most; of these the one with the
+/// fewest open requests, so that what lasts is not broken off, and then the newest.
 fn leave(sight: &Sight, count: u32) -> BTreeSet<InstanceKey> {
     let mut left: Vec<&Replica> = sight.replicas.iter().filter(|it| it.leaving_since.is_none()).collect();
     let mut keys = BTreeSet::new();
     for _ in 0..count {
         let at = |replica: &Replica| left.iter().filter(|it| it.place == replica.place).count();
-        let next = left.iter().max_by_key(|it| (!it.is_ready, at(it), it.number)).copied();
+        let next = left.iter().max_by_key(|it| (!it.is_ready, at(it), Reverse(it.open), it.number)).copied();
         let Some(next) = next else { break };
         left.retain(|it| it.key != next.key);
         keys.insert(next.key.clone());

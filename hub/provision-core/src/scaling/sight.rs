@@ -22,6 +22,17 @@ pub struct Measure {
     pub heard_at: Timestamp,
 }
 
+/// Whether a replica's agent is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    /// Its machine did not join yet.
+    Coming,
+    /// It is connected, or nobody can tell, since its cloud does not answer either.
+    Here,
+    /// It is not, while its cloud answers and lists its machine.
+    Away,
+}
+
 /// One machine of the deployment that is wanted.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Replica {
@@ -29,10 +40,12 @@ pub struct Replica {
     pub key: InstanceKey,
     /// Its number in the deployment.
     pub number: u32,
-    /// Where it is: provider and region.
+    /// Where it is: provider and region; zones of one region are one place.
     pub place: (String, String),
     /// Whether it is up, its tunnel echoes, and its service is healthy.
     pub is_ready: bool,
+    /// Whether its agent is there.
+    pub presence: Presence,
     /// Since when it gets no new requests because it is to go.
     pub leaving_since: Option<Timestamp>,
     /// What its agent measured last.
@@ -57,7 +70,8 @@ pub struct Sight {
     pub wanted: u32,
     /// Its machines that are wanted, in any state; those that were released are left out.
     pub replicas: Vec<Replica>,
-    /// Requests that clients made of the service, in one second; `None` where that was not measured over a while.
+    /// Requests that clients made of the service, in one second, and one more for each that lasts; `None` where that was not
+    /// measured over a while.
     pub rate: Option<f64>,
     /// Whether the deployment is to run; false where the operator switched it off.
     pub is_running: bool,

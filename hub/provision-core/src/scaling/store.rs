@@ -30,7 +30,7 @@ pub struct ScaleEvent {
     pub at: Timestamp,
     /// Which service.
     pub service: ServiceKey,
-    /// One word: `set`, `grow`, `drain`, `keep`, `shrink`, `phase`, `held`, `remove`.
+    /// One word: `set`, `grow`, `drain`, `keep`, `shrink`, `replace`, `phase`, `held`, `remove`.
     pub what: String,
     /// Replicas wanted from then on.
     pub replicas: u32,
@@ -99,6 +99,16 @@ pub trait ScaleStore: Send + Sync {
         limits: Limits,
         now: Timestamp,
     ) -> BoxFuture<'_, Result<bool, ResizeError>>;
+
+    /// Releases a machine that joined, which is deleted then; as many are wanted as before, so another one takes its place.
+    /// False, too, where it is not one of those that are wanted.
+    fn replace(
+        &self,
+        scaling: Scaling,
+        key: InstanceKey,
+        reason: String,
+        now: Timestamp,
+    ) -> BoxFuture<'_, RecordsResult<bool>>;
 
     /// Machines that leave get no new requests from then on, and those that `stay` do again.
     fn mark_leaving(

@@ -64,6 +64,7 @@ impl Sim {
                 number,
                 place,
                 is_ready: true,
+                presence: Presence::Here,
                 leaving_since: None,
                 measure: None,
                 open: 0,
@@ -115,6 +116,7 @@ impl Sim {
                 self.sight.wanted = *to;
                 self.sight.replicas.retain(|replica| !released.contains(&replica.key));
             }
+            Step::Replace { key, .. } => self.sight.replicas.retain(|replica| replica.key != *key),
             Step::Turn { phase, .. } => {
                 (self.scaling.phase, self.scaling.phase_since) = (*phase, self.now);
             }
@@ -409,6 +411,101 @@ fn who_pays_again_gets_what_the_tier_promises() {
     sim.look(SECOND);
     assert!(matches!(sim.look(SECOND), Some(Step::Keep { .. })));
     assert_eq!(sim.sight.wanted, 2);
+}
+
+#[test]
+fn a_replica_whose_agent_stays_away_is_given_up_for_another_one() {
+    let mut sim = Sim::new(standard());
+    sim.run(60.0, LOOK * 4);
+    let lost = sim.sight.replicas[0].key.clone();
+    let away = |sim: &mut Sim, presence: Presence| {
+        let replica = sim.sight.replicas.iter_mut().find(|it| it.key == lost).unwrap();
+        (replica.presence, replica.is_ready) = (presence, presence == Presence::Here);
+    };
+    away(&mut sim, Presence::Away);
+    for _ in 0..20 {
+        assert_eq!(sim.look(LOOK), None);
+    }
+    // It is back for a moment: its time begins anew.
+    away(&mut sim, Presence::Here);
+    sim.look(LOOK);
+    away(&mut sim, Presence::Away);
+    for _ in 0..20 {
+        assert_eq!(sim.look(LOOK), None);
+    }
+    let Some(Step::Replace { key, reason }) = sim.look(LOOK) else { panic!("{:?}", sim.history) };
+    assert_eq!((&key, sim.sight.wanted), (&lost, 2));
+    assert!(reason.contains("away for 600 s"), "{reason}");
+    // Another one takes its place, and nothing more is done.
+    sim.order();
+    assert_eq!(sim.run(60.0, LOOK * 40), 2);
+    assert_eq!(sim.history, ["replace"]);
+}
+
+#[test]
+fn where_all_are_away_one_is_given_up_and_what_takes_its_place_has_to_come_first() {
+    let mut sim = Sim::new(Terms { min: 3, ..standard() });
+    let cut = |sim: &mut Sim| {
+        for replica in sim.sight.replicas.iter_mut().filter(|it| it.presence == Presence::Here) {
+            (replica.presence, replica.is_ready) = (Presence::Away, false);
+        }
+    };
+    cut(&mut sim);
+    for _ in 0..21 {
+        sim.look(LOOK);
+    }
+    assert_eq!(sim.history, ["replace"]);
+    for _ in 0..40 {
+        assert_eq!(sim.look(LOOK), None, "no machine is there for it");
+    }
+    sim.order();
+    let new = sim.sight.replicas.last_mut().unwrap();
+    (new.presence, new.is_ready) = (Presence::Coming, false);
+    for _ in 0..40 {
+        assert_eq!(sim.look(LOOK), None, "it did not join");
+    }
+    let new = sim.sight.replicas.last_mut().unwrap();
+    (new.presence, new.is_ready) = (Presence::Here, true);
+    assert!(matches!(sim.look(LOOK), Some(Step::Replace { .. })), "now the next");
+}
+
+#[test]
+fn nothing_is_given_up_by_a_clock_in_doubt_or_where_it_is_switched_off_or_not_paid_for() {
+    let changes: [fn(&mut Sim); 3] = [
+        |sim| sim.sight.is_clock_trusted = false,
+        |sim| sim.sight.is_running = false,
+        |sim| sim.sight.replicas[0].leaving_since = Some(sim.now),
+    ];
+    for change in changes {
+        let mut sim = Sim::new(standard());
+        (sim.sight.replicas[0].presence, sim.sight.replicas[0].is_ready) = (Presence::Away, false);
+        sim.look(LOOK);
+        for _ in 0..60 {
+            change(&mut sim);
+            sim.sight.replicas[0].open = 1;
+            let step = sim.look(LOOK);
+            assert!(!matches!(step, Some(Step::Replace { .. })), "{step:?}");
+            if sim.sight.replicas.len() < 2 {
+                break;
+            }
+        }
+        // A clock that jumped and is believed again did not make it late.
+        if !sim.sight.is_clock_trusted {
+            sim.sight.is_clock_trusted = true;
+            assert_eq!(sim.look(LOOK * 1000), None);
+        }
+    }
+}
+
+#[test]
+fn of_equal_replicas_the_one_with_the_fewest_open_requests_goes() {
+    let mut sim = Sim::new(Terms { max: 2, ..standard() });
+    sim.sight.wanted = 3;
+    sim.order();
+    // Two are in the east, the first and the last; the last has a stream.
+    sim.sight.replicas[2].open = 1;
+    let first = sim.sight.replicas[0].key.clone();
+    assert!(matches!(sim.look(SECOND), Some(Step::Drain { keys, .. }) if keys.contains(&first)));
 }
 
 proptest! {

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use blueprint_common_types::{AgentId, ServiceKey, Timestamp};
-use blueprint_hub_provision_core::InstanceKey;
 use blueprint_hub_provision_core::lifecycle::{
-    Deployer, Record, RecordState, Records, RecordsResult, Wanted,
+    Deployer, Record, RecordState, Records, RecordsResult, Spread, Wanted,
 };
 use blueprint_hub_provision_core::scaling::{
-    Measure, Replica, ResizeError, Scaler, Scaling, Sight, Step, nodes_of,
+    Measure, Presence, Replica, ResizeError, Scaler, Scaling, Sight, Step, nodes_of,
 };
+use blueprint_hub_provision_core::{Candidate, InstanceKey};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -137,6 +137,12 @@ impl ScaleWatch {
         let readings = self.meter.read(scaling.service, agents).await;
         let rate = self.rate(scaling.service, &readings);
         let now = self.parts.provisioner.now();
+        let clouds = self.parts.provisioner.overview();
+        let answers = |name: &str| {
+            let cloud = clouds.clouds.iter().find(|cloud| cloud.name == name);
+            // Of its breaker: closed while it is called.
+            cloud.is_some_and(|cloud| cloud.is_closed && cloud.error.is_none() && cloud.listed_at.is_some())
+        };
         let mut replicas = Vec::with_capacity(own.len());
         for record in own {
             let mark = records.leaving.get(&record.key);
@@ -150,11 +156,23 @@ impl ScaleWatch {
                 Some(Measure { cpu_percent: cpu_percent.into(), heard_at })
             });
             let is_up = record.state == RecordState::Active && !record.is_off;
+            let presence = match record.state {
+                RecordState::Active => {
+                    let is_here = reading.is_some_and(|(_, reading)| reading.is_here);
+                    let is_away = !is_here && answers(&record.candidate.provider);
+                    if is_away { Presence::Away } else { Presence::Here }
+                }
+                RecordState::Planned | RecordState::Calling | RecordState::Created => Presence::Coming,
+                RecordState::Deleting | RecordState::Gone | RecordState::Lost | RecordState::Failed => {
+                    continue;
+                }
+            };
             replicas.push(Replica {
                 key: record.key.clone(),
                 number: record.number,
-                place: (record.candidate.provider.clone(), record.candidate.region.clone()),
+                place: place_of(&record.candidate),
                 is_ready: is_up && reading.is_some_and(|(_, reading)| reading.is_ready),
+                presence,
                 leaving_since: mark.map(|mark| mark.since),
                 measure,
                 open: reading.map_or(0, |(_, reading)| reading.open),
@@ -179,7 +197,8 @@ impl ScaleWatch {
         heard.1
     }
 
-    /// Requests a second since the look before; `None` where there was none, or hardly any time is between.
+    /// Requests and connections a second that began since the look before, and one for each that lasts; `None` where there
+    /// was no look before, or hardly any time is between.
     fn rate(&mut self, service: ServiceKey, readings: &BTreeMap<AgentId, Reading>) -> Option<f64> {
         let now = Instant::now();
         let none = BTreeMap::new();
@@ -197,7 +216,9 @@ impl ScaleWatch {
             return seen.get(&service).and_then(|(sight, _)| sight.rate);
         }
         let grown = u32::try_from(grown(before, &counts)).unwrap_or(u32::MAX);
-        let rate = f64::from(grown) / span.as_secs_f64();
+        // What lasts began long ago and is work all the same.
+        let lasting = readings.values().map(|reading| f64::from(reading.lasting)).sum::<f64>();
+        let rate = f64::from(grown) / span.as_secs_f64() + lasting;
         self.counted.insert(service, (now, counts));
         Some(rate)
     }
@@ -244,6 +265,11 @@ impl ScaleWatch {
                 info!(target: "audit", %service, ?keys, reason, "replicas stay");
                 self.tell_leaving(&parts.provisioner.store.load_lifecycle().await?).await;
             }
+            Step::Replace { key, .. } => {
+                if !self.give_up(scaling, key, reason, now).await? {
+                    return Ok(());
+                }
+            }
             Step::Turn { phase, .. } => {
                 if !parts.store.set_phase(scaling.clone(), phase, reason.clone(), now).await? {
                     return Ok(());
@@ -260,6 +286,30 @@ impl ScaleWatch {
         }
         self.metrics.acted(label);
         Ok(())
+    }
+
+    /// Has another machine take the place of one whose agent is away; false where it came back meanwhile.
+    async fn give_up(
+        &self,
+        scaling: &Scaling,
+        key: InstanceKey,
+        reason: String,
+        now: Timestamp,
+    ) -> RecordsResult<bool> {
+        let (parts, service) = (&self.parts, scaling.service);
+        let records = parts.provisioner.store.load_lifecycle().await?;
+        let agent = records.instances.get(&key).and_then(|record| record.agent);
+        let Some(agent) = agent else { return Ok(false) };
+        let readings = self.meter.read(service, BTreeSet::from([agent])).await;
+        if readings.get(&agent).is_none_or(|reading| reading.is_here) {
+            return Ok(false);
+        }
+        if !parts.store.replace(scaling.clone(), key.clone(), reason.clone(), now).await? {
+            return Ok(false);
+        }
+        warn!(target: "audit", %service, %key, reason, "replica given up, another one takes its place");
+        parts.provisioner.kick.notify_one();
+        Ok(true)
     }
 
     /// What came of a step up; what stands in its way is noted once.
@@ -297,6 +347,12 @@ impl ScaleWatch {
         }
         Ok(())
     }
+}
+
+/// Where a machine is; zones of one region are one place.
+fn place_of(candidate: &Candidate) -> (String, String) {
+    let (provider, region) = Spread::Regions.place(candidate);
+    (provider.to_owned(), region.to_owned())
 }
 
 /// Requests at each agent, by what was counted before: one whose target is missing for a look keeps its count.

@@ -24,17 +24,17 @@ use tokio_util::sync::CancellationToken;
 
 use crate::memory::{Agents, Memory};
 
-const NOON: Timestamp = Timestamp::from_millis(1_800_000_000_000);
+pub(crate) const NOON: Timestamp = Timestamp::from_millis(1_800_000_000_000);
 
 /// What a cloud does with a call to make a machine.
-enum Script {
+pub(crate) enum Script {
     Throttle(Duration),
     Lose,
     Hang,
     Slow(Duration),
 }
 
-struct Cloud {
+pub(crate) struct Cloud {
     name: &'static str,
     /// For the next calls to make one; what comes after them works.
     script: Mutex<VecDeque<Script>>,
@@ -48,7 +48,11 @@ struct Cloud {
 }
 
 impl Cloud {
-    fn new(name: &'static str, store: &Arc<Memory>, script: impl IntoIterator<Item = Script>) -> Arc<Self> {
+    pub(crate) fn new(
+        name: &'static str,
+        store: &Arc<Memory>,
+        script: impl IntoIterator<Item = Script>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             name,
             script: Mutex::new(script.into_iter().collect()),
@@ -61,7 +65,7 @@ impl Cloud {
         })
     }
 
-    fn offer(&self) -> Candidate {
+    pub(crate) fn offer(&self) -> Candidate {
         Candidate {
             provider: self.name.to_owned(),
             plan: "small".to_owned(),
@@ -100,7 +104,7 @@ impl Cloud {
     }
 }
 
-fn order(key: &str, replicas: u32, plan: Vec<Candidate>) -> Order {
+pub(crate) fn order(key: &str, replicas: u32, plan: Vec<Candidate>) -> Order {
     Order {
         request_key: key.to_owned(),
         name: key.to_owned(),
@@ -113,7 +117,7 @@ fn order(key: &str, replicas: u32, plan: Vec<Candidate>) -> Order {
     }
 }
 
-fn agent_of(number: u32) -> AgentId {
+pub(crate) fn agent_of(number: u32) -> AgentId {
     AgentId::from_bytes(u128::from(number).to_be_bytes())
 }
 
@@ -172,9 +176,9 @@ impl Provider for Cloud {
     }
 }
 
-struct Rig {
-    store: Arc<Memory>,
-    provisioner: Provisioner,
+pub(crate) struct Rig {
+    pub(crate) store: Arc<Memory>,
+    pub(crate) provisioner: Provisioner,
     stop: CancellationToken,
 }
 
@@ -186,7 +190,7 @@ impl Drop for Rig {
 
 impl Rig {
     /// Runs the task beside `test`.
-    async fn run(store: Arc<Memory>, clouds: Vec<Arc<Cloud>>, test: impl AsyncFnOnce(&Self)) {
+    pub(crate) async fn run(store: Arc<Memory>, clouds: Vec<Arc<Cloud>>, test: impl AsyncFnOnce(&Self)) {
         let began = Instant::now();
         let wall = Arc::new(move || NOON.plus(began.elapsed()));
         Self::run_at(wall, store, clouds, test).await;
@@ -224,12 +228,12 @@ impl Rig {
         self.provisioner.deploy(order(key, replicas, plan)).await.unwrap().0.id
     }
 
-    fn states(&self, of: &DeploymentId) -> Vec<RecordState> {
+    pub(crate) fn states(&self, of: &DeploymentId) -> Vec<RecordState> {
         let records = self.store.0.lock().unwrap();
         records.instances.values().filter(|it| it.deployment == *of).map(|it| it.state).collect()
     }
 
-    async fn until(&self, of: &DeploymentId, states: &[RecordState]) {
+    pub(crate) async fn until(&self, of: &DeploymentId, states: &[RecordState]) {
         let reached = timeout(Duration::from_secs(3600), async {
             while self.states(of) != states {
                 sleep(Duration::from_millis(100)).await;

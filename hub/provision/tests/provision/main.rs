@@ -4,3 +4,4 @@
 mod costs;
 mod leader;
 mod memory;
+mod scaling;

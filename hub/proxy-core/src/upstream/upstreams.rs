@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use blueprint_common_types::{Health, ServiceKey};
 
+use super::ages::Ages;
 use super::breaker::{Breaker, BreakerRule};
 use super::budget::RetryBudget;
 use super::choice::{Candidate, pick};
@@ -79,15 +80,42 @@ pub struct Picked {
     pub service: ServiceKey,
     /// Where it goes.
     pub address: SocketAddr,
+    /// Under which of the counts of its target it is open.
+    since: Instant,
     /// Whether it decides about the end of the target's ejection.
     is_probe: bool,
     /// Whether it decides about the service's circuit.
     is_circuit_probe: bool,
 }
 
+/// What clients ask of one target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Load {
+    /// Requests and connections that began there, as long as it is remembered.
+    pub begun: u64,
+    /// Those that are open.
+    pub open: u32,
+    /// Those of the open ones that have been for [`LASTING`](super::LASTING).
+    pub lasting: u32,
+}
+
+impl Load {
+    /// Both together.
+    #[must_use]
+    pub const fn plus(self, other: Self) -> Self {
+        Self {
+            begun: self.begun.saturating_add(other.begun),
+            open: self.open.saturating_add(other.open),
+            lasting: self.lasting.saturating_add(other.lasting),
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct TargetState {
     open: u32,
+    ages: Ages,
+    begun: u64,
     /// Requests of which the end is known, and those of them that failed.
     requests: u64,
     failed: u64,
@@ -135,8 +163,10 @@ impl Upstreams {
         let is_circuit_probe = is_first && state.circuit.begin(&CIRCUIT, now);
         let target = state.targets.entry(address).or_default();
         target.open = target.open.saturating_add(1);
+        target.begun = target.begun.saturating_add(1);
+        let since = target.ages.begin(now);
         let is_probe = target.ejection.begin(&EJECTION, now);
-        Ok(Picked { service, address, is_probe, is_circuit_probe })
+        Ok(Picked { service, address, since, is_probe, is_circuit_probe })
     }
 
     /// Learns from how a request ended at its target; called once for each [`Picked`].
@@ -184,6 +214,7 @@ impl Upstreams {
         let Some(state) = self.services.get_mut(&picked.service) else { return };
         if let Some(target) = state.targets.get_mut(&picked.address) {
             target.open = target.open.saturating_sub(1);
+            target.ages.end(picked.since);
         }
     }
 
@@ -205,6 +236,17 @@ impl Upstreams {
     pub fn tally(&self, service: ServiceKey, address: SocketAddr) -> (u64, u64, u32) {
         let target = self.services.get(&service).and_then(|state| state.targets.get(&address));
         target.map_or((0, 0, 0), |target| (target.requests, target.failed, target.open))
+    }
+
+    /// What clients ask of a target: every request and connection from its beginning, whether its end is known or not.
+    #[must_use]
+    pub fn load(&self, service: ServiceKey, address: SocketAddr, now: Instant) -> Load {
+        let target = self.services.get(&service).and_then(|state| state.targets.get(&address));
+        target.map_or_else(Load::default, |target| Load {
+            begun: target.begun,
+            open: target.open,
+            lasting: target.ages.lasting(now),
+        })
     }
 
     /// How many services are remembered.

@@ -267,8 +267,11 @@ fn apart<'a>(
 ) -> Remote {
     let own = remote.provider.as_deref().filter(|own| matches!(*own, "ssh" | "docker"));
     let Some(own) = own.filter(|_| remote.unusable.is_none()) else { return remote.clone() };
-    let is_apart =
-        |other: &Remote| matches!((&remote.region, &other.region), (Some(own), Some(other)) if own != other);
+    let is_apart = |other: &Remote| {
+        let named = !remote.plans.is_empty() && !other.plans.is_empty();
+        (named && remote.plans.iter().all(|plan| !other.plans.contains(plan)))
+            || matches!((&remote.region, &other.region), (Some(own), Some(other)) if own != other)
+    };
     if others.any(|(other, one)| other != name && one.provider.as_deref() == Some(own) && !is_apart(one)) {
         return Remote { unusable: Some(merged(own)), ..remote.clone() };
     }

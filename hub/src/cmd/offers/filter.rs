@@ -99,6 +99,12 @@ impl Filter {
             ] {
                 query.fill(name, value.as_deref());
             }
+            let joined = |list: &[String]| (!list.is_empty()).then(|| list.join(","));
+            query.fill("plans", joined(&remote.plans).as_deref());
+            // One region that was asked for is none of several.
+            if !query.has("region") {
+                query.fill("regions", joined(&remote.regions).as_deref());
+            }
         }
         Ok(found)
     }
@@ -139,6 +145,11 @@ impl Query {
         if !self.0.contains_key(name) {
             self.text(name, value);
         }
+    }
+
+    /// Whether a field has a value.
+    pub(in crate::cmd) fn has(&self, name: &str) -> bool {
+        self.0.contains_key(name)
     }
 
     /// Takes a field out.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use blueprint_common_types::{JoinToken, Micros};
+use blueprint_common_types::{JoinToken, Micros, ServiceKey};
 use blueprint_hub_provision_core::catalogue::Day;
 use blueprint_hub_provision_core::cost::alert::{
     AlertAction, AlertKind, AlertTerms, Anomaly, Delivery, DeliveryState, Finding, Hook, MAX_ALERTS, Mark,
@@ -11,8 +11,9 @@ use blueprint_hub_provision_core::cost::alert::{
 use blueprint_hub_provision_core::cost::egress::EgressPrice;
 use blueprint_hub_provision_core::cost::{CostStore, Limits, SetAlertError};
 use blueprint_hub_provision_core::lifecycle::{
-    Begun, BoundToken, CreateDeploymentError, LifecycleStore, Record, RecordState, Wanted,
+    Begun, BoundToken, CreateDeploymentError, Deployment, LifecycleStore, Record, RecordState, Spread, Wanted,
 };
+use blueprint_hub_provision_core::scaling::{ResizeError, ScaleStore, Terms, Tier};
 use blueprint_hub_provision_core::{DeploymentId, InstanceKey};
 use blueprint_hub_registry_core::{AuditKind, Store};
 use blueprint_hub_store::SqliteStore;
@@ -199,6 +200,35 @@ async fn an_alert_that_is_spent_holds_orders_and_calls_until_it_is_released_or_r
     store.set_alert("own".to_owned(), own, later).await.unwrap();
     assert!(matches!(call(5).await, Begun::Held(held) if held.alert == "own"));
     order(&store, 5, SIM_COUNTS).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_spread_is_held_by_an_alert_of_any_of_its_providers() {
+    let (_dir, store) = store();
+    machine(&store).await;
+    let own = AlertTerms { scope: Scope::Provider("sim".to_owned()), ..terms(AlertAction::Hold, 1) };
+    store.set_alert("sim".to_owned(), own, NOW).await.unwrap();
+    let later = NOW.plus(MINUTE * 60);
+    let asked = |number: u8, spread| {
+        let mut asked = deployment(number, &format!("key-{number}"));
+        asked.plan[0].provider = "elsewhere".to_owned();
+        (asked.spread, asked.created_at, asked.expires_at) = (spread, later, None);
+        asked
+    };
+    let refused = store.create_deployment(asked(2, Spread::Providers), SIM_COUNTS).await.unwrap_err();
+    assert!(matches!(&refused, CreateDeploymentError::Held(held) if held.alert == "sim"), "{refused}");
+    // All of these are ordered of the first.
+    let (alone, _) = store.create_deployment(asked(3, Spread::None), SIM_COUNTS).await.unwrap();
+    let one = Deployment { replicas: 1, ..asked(4, Spread::Providers) };
+    let (spread, _) = store.create_deployment(one, SIM_COUNTS).await.unwrap();
+    let grow = async |number: u64, of: &DeploymentId| {
+        let service = ServiceKey { blueprint: 9, service: number };
+        let terms = Terms::of(Tier::Standard);
+        let scaling = store.set_scaling(service, of.clone(), terms, None, later).await.unwrap().unwrap();
+        store.resize(scaling, 4, BTreeSet::new(), "load".to_owned(), SIM_COUNTS, later).await
+    };
+    assert!(matches!(grow(1, &spread.id).await, Err(ResizeError::Held(held)) if held.alert == "sim"));
+    assert!(grow(2, &alone.id).await.unwrap(), "none of it would be there");
 }
 
 #[tokio::test]

@@ -119,8 +119,10 @@ async fn what_was_decided_before_the_operator_spoke_is_not_done() {
         let marked = store.mark_leaving(old.clone(), keys.clone(), nobody, why(), NOW).await.unwrap();
         let turned = store.set_phase(old.clone(), Phase::Draining, why(), NOW).await.unwrap();
         let resized = store.resize(old.clone(), 0, keys.clone(), why(), limits, NOW).await.unwrap();
+        let key = record(&stored).key;
+        let replaced = store.replace(old.clone(), key, why(), NOW).await.unwrap();
         let ended = store.end(old, why(), NOW).await.unwrap();
-        assert_eq!((marked, turned, resized, ended), (false, false, false, false));
+        assert_eq!((marked, turned, resized, replaced, ended), (false, false, false, false, false));
     };
     stale(old.clone()).await;
     assert_eq!(store.scalings().await.unwrap(), std::slice::from_ref(&new));
@@ -153,6 +155,43 @@ async fn limits_are_asked_for_what_is_more_than_before_alone() {
     assert_eq!(size(&store, &stored.id).await, 4, "nothing was changed");
     resize(1).await.unwrap();
     assert_eq!(size(&store, &stored.id).await, 1);
+}
+
+#[tokio::test]
+async fn a_replica_is_given_up_once_and_only_where_it_joined_and_nothing_else_was_said() {
+    let (dir, store) = store();
+    let (stored, scaling) = scaled(&store).await;
+    let own = record(&stored);
+    let replace = async |store: &SqliteStore, scaling: &Scaling| {
+        store.replace(scaling.clone(), own.key.clone(), "its agent is away".to_owned(), NOW).await.unwrap()
+    };
+    assert!(!replace(&store, &scaling).await, "it did not join");
+    store.save_instance(own.turned(RecordState::Active, "", NOW)).await.unwrap();
+    let terms = Terms { min: 1, ..scaling.terms.clone() };
+    let set = store.set_scaling(SERVICE, stored.id.clone(), terms, Some(scaling.clone()), NOW).await;
+    let new = set.unwrap().unwrap();
+    assert!(!replace(&store, &scaling).await, "the operator spoke meanwhile");
+    assert!(replace(&store, &new).await);
+    assert!(!replace(&store, &new).await, "twice");
+    drop(store);
+    let store = SqliteStore::open(dir.path()).unwrap();
+    let records = store.load_lifecycle().await.unwrap();
+    assert!(records.leaving.get(&own.key).unwrap().is_released);
+    assert_eq!(size(&store, &stored.id).await, stored.replicas, "as many are wanted as before");
+    let told = store.scale_events(SERVICE, 100).await.unwrap();
+    let last = told.last().map(|event| (event.what.as_str(), event.reason.as_str()));
+    assert_eq!(last, Some(("replace", "its agent is away")));
+
+    // What drains goes its own way, and what is switched off is not made up for.
+    let (_dir, store) = crate::support::store();
+    let (stored, scaling) = scaled(&store).await;
+    store.save_instance(record(&stored).turned(RecordState::Active, "", NOW)).await.unwrap();
+    store.set_wanted(stored.id.clone(), Wanted::Stopped, String::new(), NOW).await.unwrap();
+    assert!(!replace(&store, &scaling).await);
+    store.set_wanted(stored.id.clone(), Wanted::Running, String::new(), NOW).await.unwrap();
+    let keys = BTreeSet::from([own.key.clone()]);
+    store.mark_leaving(scaling.clone(), keys, BTreeSet::new(), "idle".to_owned(), NOW).await.unwrap();
+    assert!(!replace(&store, &scaling).await);
 }
 
 #[tokio::test]

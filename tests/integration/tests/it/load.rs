@@ -55,7 +55,17 @@ impl Load {
         (service, token): (&str, &str),
         patience: Duration,
     ) -> Result<Self> {
-        let request = Request::get("/").header("x-service-id", service).bearer(token);
+        Self::of("/", proxy, (service, token), patience)
+    }
+
+    /// Starts it on this machine with calls of this path.
+    pub(crate) fn of(
+        path: &str,
+        proxy: SocketAddr,
+        (service, token): (&str, &str),
+        patience: Duration,
+    ) -> Result<Self> {
+        let request = Request::get(path).header("x-service-id", service).bearer(token);
         let calls = Arc::new(Mutex::new(Vec::new()));
         let (stop, stopped) = channel();
         let made = Arc::clone(&calls);

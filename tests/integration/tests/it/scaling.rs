@@ -2,13 +2,17 @@
 //! to none, and a region whose tunnels die is made up for by the other.
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use blueprint_tests_cloud::FakeCloud;
+use blueprint_tests_cloud::digitalocean::DigitalOceanDialect;
 use blueprint_tests_support::{Need, eventually_ok, processes_naming, require};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
+use tokio::runtime::Runtime;
 
 use crate::fixture::{CALL, Hub, SOON, json_of, rows, text};
 use crate::load::Load;
@@ -37,6 +41,9 @@ const QUICK: [&str; 14] = [
 const SETTLED: Duration = Duration::from_secs(90);
 
 const SERVICE: &str = "7/42";
+
+/// What the fake of DigitalOcean takes.
+const DROPLETS: &str = "dop_v1_canary0123456789";
 
 /// A hub with two machines that serve, and what opens its proxy.
 fn deployed(settings: &[&str], options: &[&str]) -> Result<(Hub<'static>, String)> {
@@ -212,7 +219,22 @@ fn who_does_not_pay_comes_to_zero_and_who_pays_again_is_served_again() -> Result
     wait_replicas(&hub, 2)?;
     hub.wait_served("42", &access, SOON)?;
 
-    hub.json(&["scale", "set", SERVICE, "--paid-until", "1s"])?;
+    // What is open when the time is over is answered to its end.
+    let slow = std::thread::scope(|scope| {
+        let slow = scope.spawn(|| hub.get("42", &access, "/slow/6000"));
+        pass(Duration::from_secs(1))?;
+        hub.json(&["scale", "set", SERVICE, "--paid-until", "1s"])?;
+        wait_phase(&hub, "draining")?;
+        let open = show(&hub)?;
+        ensure!(!slow.is_finished() && machines(&hub)?.len() == 2, "{open}");
+        slow.join().map_err(|_| anyhow::anyhow!("the call fell over"))?
+    })?;
+    ensure!(
+        slow.status == 200 && slow.text().starts_with("waited 6000 ms"),
+        "{} {}",
+        slow.status,
+        slow.text()
+    );
     wait_phase(&hub, "ended")?;
     eventually_ok(SETTLED, "an end of the deployment", || {
         let shown = hub.json(&["deployment", "ls"])?;
@@ -234,6 +256,106 @@ fn who_does_not_pay_comes_to_zero_and_who_pays_again_is_served_again() -> Result
     }
     hub.json(&["scale", "rm", SERVICE])?;
     ensure!(rows(&hub.json(&["scale", "ls"])?, "/services")?.is_empty());
+    Ok(())
+}
+
+#[test]
+fn processors_alone_drive_a_service_up_and_back() -> Result<()> {
+    let (hub, access) = deployed(&[], &[])?;
+    // Half a processor is paid for, and a tenth of that is to be used: also a busy machine gives three clients that much.
+    let set = hub.json(&["scale", "set", SERVICE, "--tier", "standard", "--target-cpu", "10"])?;
+    ensure!(set["target_rate"].is_null(), "{set}");
+    wait_replicas(&hub, 2)?;
+    let began = Instant::now();
+    let client = || Load::of("/burn?ms=100", hub.proxy(), ("42", access.as_str()), CALL);
+    let work = (0..3).map(|_| client()).collect::<Result<Vec<_>>>()?;
+    let more = eventually_ok(SETTLED, "more replicas", || {
+        let shown = show(&hub)?;
+        ensure!(shown["replicas"].as_u64() > Some(2) && shown["ready"] == shown["replicas"], "{shown}");
+        Ok(shown)
+    });
+    let more = more.with_context(|| hub.log())?;
+    say(format_args!("{} replicas by processors after {:.1?}", more["replicas"], began.elapsed()));
+    let told = history(&hub)?;
+    let grown = told.iter().find(|(what, _)| what == "grow").map(|(_, why)| why.as_str());
+    ensure!(grown.is_some_and(|why| why.contains("10 % is the target")), "{told:?}");
+    ensure!(failures(&work).is_empty(), "{:?}", failures(&work));
+    drop(work);
+    wait_replicas(&hub, 2)?;
+    Ok(())
+}
+
+#[test]
+fn a_replica_whose_machine_stays_dead_is_replaced_also_by_a_hub_that_is_killed() -> Result<()> {
+    let (mut hub, access) = deployed(&["scaling.give_up=4s"], &["--tier", "standard"])?;
+    let keys = |shown: &Value| -> Result<BTreeSet<String>> {
+        rows(shown, "/machines")?.iter().map(|row| Ok(text(row, "/key")?.to_owned())).collect()
+    };
+    let before = keys(&wait_replicas(&hub, 2)?)?;
+    let dead = before.first().context("no replica")?.clone();
+    let folder = hub.state().join("sim/machines").join(&dead).join("agent.toml").display().to_string();
+    let agents = processes_naming(&folder);
+    ensure!(!agents.is_empty(), "no agent of {dead}");
+    // Its cloud still has it and says that it runs.
+    agents.iter().try_for_each(|pid| {
+        kill(Pid::from_raw(i32::try_from(*pid)?), Signal::SIGSTOP).map_err(anyhow::Error::from)
+    })?;
+    let given_up = eventually_ok(SETTLED, "a replica that is given up", || {
+        let told = history(&hub)?;
+        ensure!(told.iter().any(|(what, why)| what == "replace" && why.contains(&dead)), "{told:?}");
+        Ok(())
+    });
+    given_up.with_context(|| hub.log())?;
+    hub.kill()?;
+    hub.start_again()?;
+    let after = eventually_ok(SETTLED, "another replica", || {
+        let shown = show(&hub)?;
+        let after = keys(&shown)?;
+        ensure!(shown["ready"] == 2 && after.len() == 2 && !after.contains(&dead), "{shown}");
+        ensure!(machines(&hub)? == after, "{:?}", machines(&hub)?);
+        Ok(after)
+    });
+    let after = after.with_context(|| hub.log())?;
+    ensure!(after.intersection(&before).count() == 1, "{before:?} became {after:?}");
+    ensure!(history(&hub)?.iter().filter(|(what, _)| what == "replace").count() == 1);
+    hub.wait_served("42", &access, SOON)?;
+    Ok(())
+}
+
+#[test]
+fn replicas_that_are_spread_over_providers_are_at_each_of_them_or_nowhere() -> Result<()> {
+    let runtime = Runtime::new()?;
+    let fake = runtime.block_on(FakeCloud::start(DigitalOceanDialect::default(), DROPLETS));
+    let endpoint = format!("providers.digitalocean.endpoint={}", fake.url());
+    let both = ["providers.digitalocean.enabled=true", "providers.digitalocean.regions=fra1", &endpoint];
+    let hub = Hub::start(&[QUICK.as_slice(), &both].concat())?;
+    let path = hub.state().join("digitalocean.credentials");
+    std::fs::write(&path, format!("token = {DROPLETS}\n"))?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+    let order = |over| ["deploy", "--yes", "--replicas", "2", "--spread", over];
+    let dry = |over: &str| hub.command(&order(over))?.args(["--dry-run", "--output", "json"]).run(SETTLED);
+    let plan = eventually_ok(SETTLED, "a plan", || json_of(&dry("providers")?))?;
+    let at = |plan: &Value, key: &str| -> Result<BTreeSet<String>> {
+        rows(plan, "/layout")?.iter().map(|row| Ok(text(row, key)?.to_owned())).collect()
+    };
+    ensure!(at(&plan, "/provider")? == ["digitalocean", "sim"].map(str::to_owned).into(), "{plan}");
+    let ordered = hub.command(&order("providers"))?.args(["--output", "json"]).run(SETTLED)?;
+    json_of(&ordered)?;
+    let settled = eventually_ok(SETTLED, "a machine at each", || {
+        let droplets = fake.world(|world| world.machines.len());
+        ensure!(droplets == 1 && machines(&hub)?.len() == 1, "{droplets} droplets and {:?}", machines(&hub)?);
+        Ok(())
+    });
+    settled.with_context(|| hub.log())?;
+    // One provider alone is no spread, and nobody is left to think so.
+    let one = ["deploy", "--yes", "--replicas", "2", "--spread", "providers", "--provider", "sim"];
+    let refused = hub.command(&one)?.run(SETTLED)?;
+    ensure!(
+        refused.code != Some(0) && refused.stderr.contains("all that fit are at sim"),
+        "{}",
+        refused.stderr
+    );
+    ensure!(refused.stderr.contains("configure another provider"), "{}", refused.stderr);
     Ok(())
 }
 

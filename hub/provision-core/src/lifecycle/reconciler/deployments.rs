@@ -70,7 +70,9 @@ impl Reconciler {
         let mark = |record: &Record| view.leaving.get(&record.key);
         // What scaling let go of is not one of those that are wanted any more, however many that are.
         let released = live.extract_if(.., |record| mark(record).is_some_and(|mark| mark.is_released));
-        actions.extend(released.map(|record| doom(record, Why::Surplus, now)));
+        let is_away = |record: &Record| record.agent.is_some_and(|it| view.agents.get(&it) != Some(&true));
+        let why = |record: &Record| if is_away(record) { Why::Silent } else { Why::Surplus };
+        actions.extend(released.map(|record| doom(record, why(record), now)));
         match deployment.wanted {
             Wanted::Gone => actions.extend(live.iter().map(|record| doom(record, Why::Terminated, now))),
             // What is kept switched off is not made up for where one is lost: it would have to be switched on for that.
