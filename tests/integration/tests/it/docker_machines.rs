@@ -311,6 +311,8 @@ fn a_container_joins_serves_is_switched_and_leaves_nothing() -> Result<()> {
     let ran = hub.command(&[&run[..], &options].concat())?.run(SETTLED)?;
     let shown = json_of(&ran)?;
     ensure!(text(&shown, "/state")? == "running", "{shown}");
+    let token = hub.access_token("7/42")?;
+    hub.wait_served("42", &token, SETTLED)?;
 
     // The hub is killed, and the machine is the same node again.
     hub.kill()?;
@@ -327,6 +329,7 @@ fn a_container_joins_serves_is_switched_and_leaves_nothing() -> Result<()> {
     ensure!(container(&docker)?["State"]["Status"] == "exited", "it still runs");
     ensure!(switch("start")?.code == Some(0), "{}", hub.log());
     until(&hub, &docker, "the node after its second start", is_same)?;
+    hub.wait_served("42", &token, SETTLED)?;
 
     let ended = hub.command(&["deployment", "terminate", "web", "--yes", "--wait"])?.run(SETTLED)?;
     ensure!(ended.code == Some(0), "{}\n{}", ended.stderr, hub.log());

@@ -213,8 +213,9 @@ pub(super) fn scaleway() -> Result<Fake> {
         options: TWO,
         ..Account::default()
     };
-    let beside = move || dialect.volumes().iter().map(|volume| format!("volume {volume}")).collect();
-    Fake::start(dialect.clone(), KEY, account, beside)
+    let project = dialect.clone();
+    let beside = move || project.volumes().iter().map(|volume| format!("volume {volume}")).collect();
+    Fake::start(dialect, KEY, account, beside)
 }
 
 pub(super) fn hivelocity() -> Result<Fake> {
