@@ -10,7 +10,7 @@ use blueprint_common_types::{HubId, Secret, Timestamp};
 use blueprint_hub_admin::{AccountDesk, AccountError, AccountView, CredentialField, CredentialOrigin};
 use blueprint_hub_provider_kit::{Chain, CredentialSource, CredentialSpec, Credentials};
 use blueprint_hub_provision_core::catalogue::facts;
-use blueprint_hub_provision_core::{Account, AccountReport, CredentialRecord, ProviderError};
+use blueprint_hub_provision_core::{Account, AccountReport, CredentialRecord, ProviderError, Tidied};
 use futures_util::future::{BoxFuture, FutureExt, join_all};
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -179,6 +179,23 @@ impl Accounts {
     }
 }
 
+impl Accounts {
+    async fn tidy(&self, name: &str, standing: usize) -> Result<Tidied, AccountError> {
+        let (entry, checked) = self.entry(name)?;
+        entry.policy_of()?;
+        let account = entry.account.as_ref().ok_or(AccountError::Disabled(entry.name()))?;
+        if standing > 0 {
+            return Err(AccountError::Needed(entry.name(), standing));
+        }
+        let Ok(_one) = checked.running.try_lock() else { return Err(AccountError::Busy(entry.name())) };
+        let tidied = match timeout(CHECK_WITHIN, account.tidy(self.hub)).await {
+            Ok(tidied) => tidied,
+            Err(late) => Err(ProviderError::Other { call: "the cleaning", source: Box::new(late) }),
+        };
+        tidied.map_err(|error| AccountError::Cloud(entry.name(), error))
+    }
+}
+
 /// Why nothing can be had of a provider any more.
 fn ended(name: &str) -> Option<String> {
     facts(name)?.discontinued()
@@ -236,6 +253,10 @@ impl AccountDesk for Accounts {
 
     fn check<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<AccountReport, AccountError>> {
         self.look(name).boxed()
+    }
+
+    fn clean<'a>(&'a self, name: &'a str, standing: usize) -> BoxFuture<'a, Result<Tidied, AccountError>> {
+        self.tidy(name, standing).boxed()
     }
 
     fn policy<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Value, AccountError>> {

@@ -69,6 +69,11 @@ trait Place {
         Ok(Vec::new())
     }
 
+    /// What the hub made for itself beside machines, such as firewalls; `None` where the cloud has no such things.
+    fn made(&self) -> Result<Option<Vec<String>>> {
+        Ok(None)
+    }
+
     /// Whether machines of others are as they were.
     fn spared(&self) -> Result<()> {
         Ok(())
@@ -167,6 +172,11 @@ fn a_life(place: &impl Place) -> Result<()> {
     let token = hub.access_token(SERVICE.0)?;
     hub.wait_served(SERVICE.1, &token, SETTLED)?;
 
+    if place.made()?.is_some() {
+        let early = hub.command(&["provider", "clean", place.name()])?.run(SOON)?;
+        ensure!(early.code == Some(5) && early.stderr.contains("need what would be deleted"), "{}", early.stderr);
+    }
+
     hub.json(&["deployment", "stop", &id])?;
     settled(&hub, "machines that are off", || all_are(place, false))?;
     for one in &mut running {
@@ -197,6 +207,15 @@ fn a_life(place: &impl Place) -> Result<()> {
         ensure!(rows(&nodes, "/nodes")?.is_empty(), "{nodes}");
         Ok(())
     })?;
+    if let Some(made) = place.made()? {
+        ensure!(!made.is_empty(), "no machine stood behind anything");
+        let cleaned = hub.json(&["provider", "clean", place.name()])?;
+        let left = place.made()?.unwrap_or_default();
+        ensure!(left.is_empty() && rows(&cleaned, "/removed")?.len() >= made.len(), "{left:?} {cleaned}");
+        ensure!(hub.audit()?.iter().any(|row| row.starts_with("provider.clean ")), "no audit row");
+        let again = hub.json(&["provider", "clean", place.name()])?;
+        ensure!(rows(&again, "/removed")?.is_empty(), "{again}");
+    }
     place.spared()?;
     ensure!(!hub.log().contains(CANARY), "the log holds a secret");
     Ok(())

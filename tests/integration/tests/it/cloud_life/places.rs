@@ -45,10 +45,14 @@ struct Account {
     strangers: Option<(&'static str, &'static str)>,
 }
 
+/// Names of what there is at a cloud.
+type Names = Box<dyn Fn() -> Vec<String>>;
+
 /// A fake cloud.
 pub(super) struct Fake {
     account: Account,
-    beside: Box<dyn Fn() -> Vec<String>>,
+    beside: Names,
+    made: Option<Names>,
     cloud: FakeCloud,
     _runtime: Runtime,
 }
@@ -58,7 +62,7 @@ impl Fake {
         dialect: impl Dialect,
         token: &str,
         account: Account,
-        beside: impl Fn() -> Vec<String> + 'static,
+        (beside, made): (Names, Option<Names>),
     ) -> Result<Self> {
         let runtime = Runtime::new()?;
         let cloud = runtime.block_on(FakeCloud::start(dialect, token));
@@ -70,7 +74,7 @@ impl Fake {
                 world.add(STRANGERS[1], &[], plan, region, "");
             });
         }
-        Ok(Self { account, beside: Box::new(beside), cloud, _runtime: runtime })
+        Ok(Self { account, beside, made, cloud, _runtime: runtime })
     }
 }
 
@@ -120,12 +124,26 @@ impl Place for Fake {
         Ok((self.beside)())
     }
 
+    fn made(&self) -> Result<Option<Vec<String>>> {
+        Ok(self.made.as_ref().map(|made| made()))
+    }
+
     fn spared(&self) -> Result<()> {
         let left = self.cloud.world(|world| world.machines.iter().map(|one| one.name.clone()).collect::<Vec<_>>());
         let wanted = if self.account.strangers.is_some() { &STRANGERS[..] } else { &[] };
         ensure!(left == wanted, "others were touched: {left:?}");
         Ok(())
     }
+}
+
+/// Nothing that is billed beside machines.
+fn nothing() -> Names {
+    Box::new(Vec::new)
+}
+
+/// Names of rows as an API shows them.
+fn named(rows: &[Value]) -> Vec<String> {
+    rows.iter().map(|row| row.pointer("/name").or(row.pointer("/label")).unwrap_or(row).to_string()).collect()
 }
 
 const TWO: &[&str] = &["--replicas", "2"];
@@ -140,7 +158,10 @@ pub(super) fn digitalocean() -> Result<Fake> {
         strangers: Some(("s-1vcpu-1gb", "fra1")),
         ..Account::default()
     };
-    Fake::start(DigitalOceanDialect::default(), TOKEN, account, Vec::new)
+    let dialect = DigitalOceanDialect::default();
+    let own = dialect.clone();
+    let made: Names = Box::new(move || [named(&own.firewalls()), own.key_names()].concat());
+    Fake::start(dialect, TOKEN, account, (nothing(), Some(made)))
 }
 
 pub(super) fn vultr() -> Result<Fake> {
@@ -154,7 +175,10 @@ pub(super) fn vultr() -> Result<Fake> {
         strangers: Some(("vc2-1c-1gb", "ewr")),
         ..Account::default()
     };
-    Fake::start(VultrDialect::default(), TOKEN, account, Vec::new)
+    let dialect = VultrDialect::default();
+    let own = dialect.clone();
+    let made: Names = Box::new(move || own.firewalls().into_iter().map(|(name, _)| name).collect());
+    Fake::start(dialect, TOKEN, account, (nothing(), Some(made)))
 }
 
 pub(super) fn linode() -> Result<Fake> {
@@ -168,7 +192,10 @@ pub(super) fn linode() -> Result<Fake> {
         strangers: Some(("g6-nanode-1", "us-east")),
         ..Account::default()
     };
-    Fake::start(LinodeDialect::default(), TOKEN, account, Vec::new)
+    let dialect = LinodeDialect::default();
+    let own = dialect.clone();
+    let made: Names = Box::new(move || named(&own.firewalls()));
+    Fake::start(dialect, TOKEN, account, (nothing(), Some(made)))
 }
 
 pub(super) fn gcp() -> Result<Fake> {
@@ -181,7 +208,10 @@ pub(super) fn gcp() -> Result<Fake> {
         options: &["--replicas", "2", "--plan", "e2-small"],
         ..Account::default()
     };
-    Fake::start(GcpDialect::new(2), TOKEN, account, Vec::new)
+    let dialect = GcpDialect::new(2);
+    let own = dialect.clone();
+    let made: Names = Box::new(move || named(&own.firewalls()));
+    Fake::start(dialect, TOKEN, account, (nothing(), Some(made)))
 }
 
 pub(super) fn azure() -> Result<Fake> {
@@ -197,7 +227,10 @@ pub(super) fn azure() -> Result<Fake> {
         options: TWO,
         ..Account::default()
     };
-    Fake::start(dialect.clone(), TOKEN, account, move || dialect.parts())
+    let (own, subscription) = (dialect.clone(), dialect.clone());
+    let beside: Names = Box::new(move || own.parts());
+    let made: Names = Box::new(move || subscription.network().into_keys().collect());
+    Fake::start(dialect, TOKEN, account, (beside, Some(made)))
 }
 
 pub(super) fn scaleway() -> Result<Fake> {
@@ -213,9 +246,11 @@ pub(super) fn scaleway() -> Result<Fake> {
         options: TWO,
         ..Account::default()
     };
-    let project = dialect.clone();
-    let beside = move || project.volumes().iter().map(|volume| format!("volume {volume}")).collect();
-    Fake::start(dialect, KEY, account, beside)
+    let (own, project) = (dialect.clone(), dialect.clone());
+    let beside: Names =
+        Box::new(move || own.volumes().iter().map(|volume| format!("volume {volume}")).collect());
+    let made: Names = Box::new(move || named(&project.groups()));
+    Fake::start(dialect, KEY, account, (beside, Some(made)))
 }
 
 pub(super) fn hivelocity() -> Result<Fake> {
@@ -226,7 +261,7 @@ pub(super) fn hivelocity() -> Result<Fake> {
         credentials: TOKEN.to_owned(),
         ..Account::default()
     };
-    Fake::start(HivelocityDialect::default(), TOKEN, account, Vec::new)
+    Fake::start(HivelocityDialect::default(), TOKEN, account, (nothing(), None))
 }
 
 /// EC2, as moto has it.
@@ -298,6 +333,11 @@ impl Place for Ec2 {
         let mut beside = all(&self.ask("Action=DescribeVolumes")?, "volumeId");
         beside.extend(all(&self.ask("Action=DescribeAddresses")?, "publicIp"));
         Ok(beside)
+    }
+
+    fn made(&self) -> Result<Option<Vec<String>>> {
+        let own = "&Filter.1.Name=group-name&Filter.1.Value.1=blueprint-hub-no-ingress";
+        Ok(Some(all(&self.ask(&format!("Action=DescribeSecurityGroups{own}"))?, "groupName")))
     }
 }
 
