@@ -167,6 +167,12 @@ fn a_life(place: &impl Place) -> Result<()> {
         Ok(machines)
     })?;
 
+    if place.credentials().is_none() && place.environment().is_empty() {
+        let checked = hub.json(&["provider", "check", place.name()])?;
+        ensure!(checked["notes"].to_string().contains(&format!("{count} machines of this hub")), "{checked}");
+        ensure!(!rows(&checked, "/regions")?.is_empty(), "{checked}");
+    }
+
     let mut running: Vec<_> = made.iter().map(Running::boot).collect::<Result<_>>()?;
     settled(&hub, "a deployment that runs", || shows(&hub, &id, "running"))?;
     let token = hub.access_token(SERVICE.0)?;

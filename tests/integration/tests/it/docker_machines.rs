@@ -295,6 +295,8 @@ fn a_container_joins_serves_is_switched_and_leaves_nothing() -> Result<()> {
     let socket = format!("providers.local_docker.socket={}", docker.socket().display());
     let mut hub = start(&host, &["providers.local_docker.enabled=true", &image, &socket])?;
 
+    let checked = hub.json(&["provider", "check", "local-docker"])?;
+    ensure!(text(&checked, "/regions/0/name")? == "local", "{checked}");
     let order = ["deploy", "--name", "web", "--provider", "local-docker", "--yes", "--output", "json"];
     json_of(&hub.command(&order)?.run(CALL)?)?;
     let is_connected = |shown: &Value| shown.pointer("/instances/0/node/connected") == Some(&true.into());
