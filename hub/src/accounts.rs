@@ -10,7 +10,9 @@ use blueprint_common_types::{HubId, Secret, Timestamp};
 use blueprint_hub_admin::{AccountDesk, AccountError, AccountView, CredentialField, CredentialOrigin};
 use blueprint_hub_provider_kit::{Chain, CredentialSource, CredentialSpec, Credentials};
 use blueprint_hub_provision_core::catalogue::facts;
-use blueprint_hub_provision_core::{Account, AccountReport, CredentialRecord, Provider, ProviderError, Tidied};
+use blueprint_hub_provision_core::{
+    Account, AccountReport, CredentialRecord, Provider, ProviderError, Tidied,
+};
 use futures_util::future::{BoxFuture, FutureExt, join_all};
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -211,8 +213,8 @@ impl Accounts {
 /// What can be said of a provider that has no account: whether it answers, where it sells, and how many machines it has.
 async fn ask(provider: &dyn Provider, hub: HubId) -> Result<AccountReport, AccountError> {
     let asked = timeout(CHECK_WITHIN, async { Ok((provider.list().await?, provider.offers().await?)) }).await;
-    let asked = asked
-        .unwrap_or_else(|late| Err(ProviderError::Other { call: "the check", source: Box::new(late) }));
+    let asked =
+        asked.unwrap_or_else(|late| Err(ProviderError::Other { call: "the check", source: Box::new(late) }));
     let (listing, offers) = asked.map_err(|error| AccountError::Cloud(provider.name(), error))?;
     let regions: BTreeSet<_> = offers.iter().map(|offer| offer.region.to_string()).collect();
     let own = listing.instances.iter().filter(|one| one.tags.as_ref().is_some_and(|tags| tags.hub == hub));
@@ -222,7 +224,9 @@ async fn ask(provider: &dyn Provider, hub: HubId) -> Result<AccountReport, Accou
         ..AccountReport::default()
     };
     if offers.is_empty() {
-        report.problems.push("it answers, and sells nothing; look at what its configuration allows".to_owned());
+        report
+            .problems
+            .push("it answers, and sells nothing; look at what its configuration allows".to_owned());
     }
     Ok(report)
 }

@@ -6,8 +6,7 @@ use blueprint_common_types::{HubId, Secret};
 use blueprint_hub_provider_kit::nothing_stands;
 use blueprint_hub_provision_core::resource::Arch;
 use blueprint_hub_provision_core::{
-    Account, AccountReport, DeploymentId, InstanceKey, InstanceSpec, ProviderError, RightState, Tags,
-    Tidied,
+    Account, AccountReport, DeploymentId, InstanceKey, InstanceSpec, ProviderError, RightState, Tags, Tidied,
 };
 use futures_util::future::{BoxFuture, FutureExt};
 

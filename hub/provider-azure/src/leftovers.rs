@@ -200,7 +200,9 @@ impl Azure {
                         tidied.removed.push(what);
                     }
                     Followed::Going => {
-                        return Err(ProviderError::Busy { reason: format!("Azure is still deleting {what}") });
+                        return Err(ProviderError::Busy {
+                            reason: format!("Azure is still deleting {what}"),
+                        });
                     }
                     Followed::Failed(refusal) => return Err(refusal.into_error(call, &About::default())),
                 }

@@ -142,7 +142,9 @@ impl GcpCloud {
                 info!(target: "audit", provider = "gcp", firewall = name, "firewall rule deleted");
                 Ok(Tidied { removed: vec![format!("firewall rule {name}")], kept: Vec::new() })
             }
-            Ok(_) => Err(ProviderError::Busy { reason: format!("Google is still deleting the firewall rule {name}") }),
+            Ok(_) => Err(ProviderError::Busy {
+                reason: format!("Google is still deleting the firewall rule {name}"),
+            }),
             Err(Failure::Refused(refusal)) if refusal.is_missing() => Ok(Tidied::default()),
             Err(failure) => Err(failure.into_error(action, network)),
         }

@@ -206,7 +206,10 @@ fn unasked(error: ProviderError) -> ProviderError {
     if error.class() != ErrorClass::Unknown {
         return error;
     }
-    let reason = format!("nothing was ordered, for whether the device is there already cannot be seen: {}", error.line());
+    let reason = format!(
+        "nothing was ordered, for whether the device is there already cannot be seen: {}",
+        error.line()
+    );
     ProviderError::Busy { reason }
 }
 

@@ -496,7 +496,8 @@ impl Account {
                 if kind.eq_ignore_ascii_case("networksecuritygroups")
                     && self.network.keys().any(|own| own.contains("/virtualnetworks/"))
                 {
-                    let message = "Network security group cannot be deleted because it is in use by a subnet.";
+                    let message =
+                        "Network security group cannot be deleted because it is in use by a subnet.";
                     return says::error(400, "InUseNetworkSecurityGroupCannotBeDeleted", message);
                 }
                 self.network.remove(&path);

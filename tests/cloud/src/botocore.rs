@@ -112,7 +112,8 @@ impl Service {
                         wrong("no value");
                     }
                     let length = u64::try_from(text.chars().count()).unwrap();
-                    let within = shape["min"].as_u64().unwrap_or(0)..=shape["max"].as_u64().unwrap_or(u64::MAX);
+                    let within =
+                        shape["min"].as_u64().unwrap_or(0)..=shape["max"].as_u64().unwrap_or(u64::MAX);
                     if !within.contains(&length) {
                         wrong("a length that is none");
                     }
@@ -121,7 +122,9 @@ impl Service {
             },
             "blob" | "timestamp" if !value.is_string() => wrong("no text"),
             "integer" | "long" | "float" | "double" | "boolean" | "blob" | "timestamp" => {}
-            other => faults.push(format!("{path}: a shape of the type {other:?}, which this check does not know")),
+            other => {
+                faults.push(format!("{path}: a shape of the type {other:?}, which this check does not know"))
+            }
         }
     }
 
@@ -165,7 +168,11 @@ impl Service {
                 None => return faults.push(format!("{path}: no list: {value}")),
             },
             Style::Ec2 | Style::Query => {
-                let own = if style == Style::Query && shape["flattened"].is_null() { &value["member"] } else { value };
+                let own = if style == Style::Query && shape["flattened"].is_null() {
+                    &value["member"]
+                } else {
+                    value
+                };
                 let Some(rows) = own.as_object() else {
                     return faults.push(format!("{path}: no list: {value}"));
                 };

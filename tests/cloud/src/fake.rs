@@ -164,7 +164,8 @@ impl Inner {
         self.broken
             .extend(broken.into_iter().map(|rule| format!("{} {}: {rule}", request.method, request.path)));
         let at = self.faults.iter().position(|(due, _)| *due == kind);
-        let fault = at.and_then(|at| self.faults.remove(at)).map(|(_, fault)| fault).or_else(|| self.count_down());
+        let fault =
+            at.and_then(|at| self.faults.remove(at)).map(|(_, fault)| fault).or_else(|| self.count_down());
         let (answer, after) = self.reply(&request, fault);
         self.asked.push(Asked { kind, request, answer: answer.clone(), at: Instant::now() });
         (answer, after)

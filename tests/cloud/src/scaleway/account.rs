@@ -311,7 +311,11 @@ impl Account {
             (&Method::DELETE, [id]) => {
                 let before = self.groups.len();
                 self.groups.retain(|group| group["id"] != **id || group["zone"] != zone);
-                if self.groups.len() < before { Answer::empty(204) } else { says::not_found("security_group") }
+                if self.groups.len() < before {
+                    Answer::empty(204)
+                } else {
+                    says::not_found("security_group")
+                }
             }
             (method, [id, rest @ ..]) => {
                 let Some(group) =

@@ -151,7 +151,8 @@ fn all_are(place: &impl Place, on: bool) -> Result<()> {
 fn a_life(place: &impl Place) -> Result<()> {
     let mut hub = hub_of(place)?;
     place.lose_an_answer();
-    let usual = ["deploy", "--yes", "--provider", place.name(), "--request-key", "once", "--service", SERVICE.0];
+    let usual =
+        ["deploy", "--yes", "--provider", place.name(), "--request-key", "once", "--service", SERVICE.0];
     let options = [&usual[..], place.options()].concat();
     let count = if options.contains(&"--replicas") { 2 } else { 1 };
     let ordered = settled(&hub, "an order", || hub.json(&options))?;
@@ -180,7 +181,11 @@ fn a_life(place: &impl Place) -> Result<()> {
 
     if place.made()?.is_some() {
         let early = hub.command(&["provider", "clean", place.name()])?.run(SOON)?;
-        ensure!(early.code == Some(5) && early.stderr.contains("need what would be deleted"), "{}", early.stderr);
+        ensure!(
+            early.code == Some(5) && early.stderr.contains("need what would be deleted"),
+            "{}",
+            early.stderr
+        );
     }
 
     hub.json(&["deployment", "stop", &id])?;

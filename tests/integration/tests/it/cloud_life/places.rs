@@ -67,8 +67,12 @@ impl Fake {
         let runtime = Runtime::new()?;
         let cloud = runtime.block_on(FakeCloud::start(dialect, token));
         if let Some((plan, region)) = account.strangers {
-            let tags =
-                ["bp-node", "bp-hub-ffffffff-ffff-ffff-ffff-ffffffffffff", "bp-dep-bbbbbbbbbbbbbbbb", "bp-att-1"];
+            let tags = [
+                "bp-node",
+                "bp-hub-ffffffff-ffff-ffff-ffff-ffffffffffff",
+                "bp-dep-bbbbbbbbbbbbbbbb",
+                "bp-att-1",
+            ];
             cloud.world(|world| {
                 world.add(STRANGERS[0], &tags.map(str::to_owned), plan, region, "");
                 world.add(STRANGERS[1], &[], plan, region, "");
@@ -129,7 +133,8 @@ impl Place for Fake {
     }
 
     fn spared(&self) -> Result<()> {
-        let left = self.cloud.world(|world| world.machines.iter().map(|one| one.name.clone()).collect::<Vec<_>>());
+        let left =
+            self.cloud.world(|world| world.machines.iter().map(|one| one.name.clone()).collect::<Vec<_>>());
         let wanted = if self.account.strangers.is_some() { &STRANGERS[..] } else { &[] };
         ensure!(left == wanted, "others were touched: {left:?}");
         Ok(())
