@@ -139,7 +139,7 @@ impl Account {
             (method, ["firewalls", rest @ ..]) => self.firewall(world, method, rest, request),
             (&Method::DELETE, ["account", "keys", id]) => {
                 let before = self.keys.len();
-                self.keys.retain(|own| own["id"].to_string() != *id);
+                self.keys.retain(|own| own["id"].as_u64() != id.parse().ok());
                 if self.keys.len() < before { Answer::empty(204) } else { says::not_found() }
             }
             (method, ["account", "keys"]) => self.key(world, method, request),

@@ -206,7 +206,7 @@ impl Account {
             }
             (&Method::DELETE, [id]) => {
                 let before = self.firewalls.len();
-                self.firewalls.retain(|own| own["id"].to_string() != **id);
+                self.firewalls.retain(|own| own["id"].as_u64() != id.parse().ok());
                 let is_gone = self.firewalls.len() < before;
                 if is_gone { Answer::json(200, &json!({})) } else { says::not_found() }
             }
