@@ -170,7 +170,8 @@ fn a_life(place: &impl Place) -> Result<()> {
 
     if place.credentials().is_none() && place.environment().is_empty() {
         let checked = hub.json(&["provider", "check", place.name()])?;
-        ensure!(checked["notes"].to_string().contains(&format!("{count} machines of this hub")), "{checked}");
+        let note = text(&checked, "/notes/0")?;
+        ensure!(note.contains(&format!("{count} machines of this hub")), "{checked}");
         ensure!(!rows(&checked, "/regions")?.is_empty(), "{checked}");
     }
 
