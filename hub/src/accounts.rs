@@ -2,7 +2,7 @@
 
 mod vault;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -10,7 +10,9 @@ use blueprint_common_types::{HubId, Secret, Timestamp};
 use blueprint_hub_admin::{AccountDesk, AccountError, AccountView, CredentialField, CredentialOrigin};
 use blueprint_hub_provider_kit::{Chain, CredentialSource, CredentialSpec, Credentials};
 use blueprint_hub_provision_core::catalogue::facts;
-use blueprint_hub_provision_core::{Account, AccountReport, CredentialRecord, ProviderError};
+use blueprint_hub_provision_core::{
+    Account, AccountReport, CredentialRecord, Provider, ProviderError, Tidied,
+};
 use futures_util::future::{BoxFuture, FutureExt, join_all};
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -92,6 +94,8 @@ pub(crate) struct Accounts {
     entries: BTreeMap<&'static str, (Entry, Checked)>,
     /// Providers without an account, and whether they are switched on.
     others: BTreeMap<String, bool>,
+    /// Those of them that are switched on.
+    plain: BTreeMap<&'static str, Arc<dyn Provider>>,
 }
 
 impl Accounts {
@@ -103,7 +107,14 @@ impl Accounts {
         others: BTreeMap<String, bool>,
     ) -> Self {
         let entries = entries.into_iter().map(|entry| (entry.name(), (entry, Checked::default()))).collect();
-        Self { hub, vault, entries, others }
+        Self { hub, vault, entries, others, plain: BTreeMap::new() }
+    }
+
+    /// The same, with what is asked where a provider without an account is checked.
+    pub(crate) fn with_plain(mut self, providers: &[Arc<dyn Provider>]) -> Self {
+        let plain = providers.iter().filter(|provider| self.others.contains_key(provider.name()));
+        self.plain = plain.map(|provider| (provider.name(), Arc::clone(provider))).collect();
+        self
     }
 
     fn entry(&self, name: &str) -> Result<&(Entry, Checked), AccountError> {
@@ -157,6 +168,9 @@ impl Accounts {
     }
 
     async fn look(&self, name: &str) -> Result<AccountReport, AccountError> {
+        if let Some(provider) = self.plain.get(name) {
+            return ask(&**provider, self.hub).await;
+        }
         let (entry, checked) = self.entry(name)?;
         entry.policy_of()?;
         let account = entry.account.as_ref().ok_or(AccountError::Disabled(entry.name()))?;
@@ -177,6 +191,44 @@ impl Accounts {
         }));
         Ok(report)
     }
+}
+
+impl Accounts {
+    async fn tidy(&self, name: &str, standing: usize) -> Result<Tidied, AccountError> {
+        let (entry, checked) = self.entry(name)?;
+        entry.policy_of()?;
+        let account = entry.account.as_ref().ok_or(AccountError::Disabled(entry.name()))?;
+        if standing > 0 {
+            return Err(AccountError::Needed(entry.name(), standing));
+        }
+        let Ok(_one) = checked.running.try_lock() else { return Err(AccountError::Busy(entry.name())) };
+        let tidied = match timeout(CHECK_WITHIN, account.tidy(self.hub)).await {
+            Ok(tidied) => tidied,
+            Err(late) => Err(ProviderError::Other { call: "the cleaning", source: Box::new(late) }),
+        };
+        tidied.map_err(|error| AccountError::Cloud(entry.name(), error))
+    }
+}
+
+/// What can be said of a provider that has no account: whether it answers, where it sells, and how many machines it has.
+async fn ask(provider: &dyn Provider, hub: HubId) -> Result<AccountReport, AccountError> {
+    let asked = timeout(CHECK_WITHIN, async { Ok((provider.list().await?, provider.offers().await?)) }).await;
+    let asked =
+        asked.unwrap_or_else(|late| Err(ProviderError::Other { call: "the check", source: Box::new(late) }));
+    let (listing, offers) = asked.map_err(|error| AccountError::Cloud(provider.name(), error))?;
+    let regions: BTreeSet<_> = offers.iter().map(|offer| offer.region.to_string()).collect();
+    let own = listing.instances.iter().filter(|one| one.tags.as_ref().is_some_and(|tags| tags.hub == hub));
+    let mut report = AccountReport {
+        regions: regions.into_iter().map(|region| (region, Some(true))).collect(),
+        notes: vec![format!("it has no account; it lists {} machines of this hub", own.count())],
+        ..AccountReport::default()
+    };
+    if offers.is_empty() {
+        report
+            .problems
+            .push("it answers, and sells nothing; look at what its configuration allows".to_owned());
+    }
+    Ok(report)
 }
 
 /// Why nothing can be had of a provider any more.
@@ -236,6 +288,10 @@ impl AccountDesk for Accounts {
 
     fn check<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<AccountReport, AccountError>> {
         self.look(name).boxed()
+    }
+
+    fn clean<'a>(&'a self, name: &'a str, standing: usize) -> BoxFuture<'a, Result<Tidied, AccountError>> {
+        self.tidy(name, standing).boxed()
     }
 
     fn policy<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Value, AccountError>> {

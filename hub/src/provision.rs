@@ -173,7 +173,8 @@ impl Clouds {
         providers.extend(docker::make(&others, facts.id, &agents, &state)?);
         providers.extend(external::start(others.external.as_ref(), facts.id, spawner)?);
         ordered.ask(&providers);
-        let accounts = Accounts::new(facts.id, vault, entries, others.without_account());
+        let accounts =
+            Accounts::new(facts.id, vault, entries, others.without_account()).with_plain(&providers);
         let courier = Arc::new(WebhookCourier::new(&alerts, sealing, facts.id)?);
         let received = received(registrar.clone(), tunnel);
         let meter = HubMeter::new(registrar.clone(), ledger, workloads);

@@ -6,7 +6,8 @@ use axum::extract::{Extension, Path, Query, State};
 use blueprint_common_types::{Secret, Timestamp};
 use blueprint_hub_provision_core::catalogue::facts;
 use blueprint_hub_provision_core::lifecycle::{Overview, RecordState, Records, RecordsError};
-use blueprint_hub_provision_core::{AccountReport, CredentialRecord, ErrorClass, ProviderError};
+use blueprint_hub_provision_core::{AccountReport, CredentialRecord, ErrorClass, ProviderError, Tidied};
+use blueprint_hub_registry_core::{AuditEvent, AuditKind};
 use futures_util::future::BoxFuture;
 use http::StatusCode;
 use serde::Deserialize;
@@ -16,7 +17,7 @@ use tracing::error;
 use crate::AdminState;
 use crate::error::ApiError;
 use crate::policy::Way;
-use crate::views::time;
+use crate::views::{now, time};
 
 const SHAPE: &str = "a line NAME = VALUE for each field, or one JSON object; `blueprint-hub provider ls --output json` names the fields \
                      (the API takes it as {\"text\": \"...\"})";
@@ -90,8 +91,11 @@ pub enum AccountError {
              ordered in their place, and all of them cost money"
     )]
     Standing(&'static str, usize),
+    /// Machines stand there, or are on their way, behind what would be deleted.
+    #[error("{1} of this hub's machines stand at {0}, or are ordered there, and need what would be deleted")]
+    Needed(&'static str, usize),
     /// Somebody else is asking the same.
-    #[error("the account of {0} is being checked already")]
+    #[error("the account of {0} is being checked or cleaned already")]
     Busy(&'static str),
     /// The system has no source of randomness.
     #[error("there is no randomness to seal credentials with")]
@@ -142,6 +146,13 @@ pub trait AccountDesk: Send + Sync {
     /// Where it does not know the credentials, or cannot be asked.
     fn check<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<AccountReport, AccountError>>;
 
+    /// Deletes what the hub made for itself there beside machines; `standing` is how many machines it is still for.
+    ///
+    /// # Errors
+    ///
+    /// Where machines stand, or the cloud refuses.
+    fn clean<'a>(&'a self, name: &'a str, standing: usize) -> BoxFuture<'a, Result<Tidied, AccountError>>;
+
     /// The least that the credentials have to allow, as the cloud writes it: `policy`, and `key_policy` where a key takes on a role
     /// first; or `scopes`.
     ///
@@ -174,6 +185,10 @@ impl From<AccountError> for ApiError {
                     "terminate them first (`blueprint-hub deployment ls`), or insist with --force where the credentials that count \
                      then are of the same account, as `blueprint-hub provider check {name}` says of those of now"
                 ),
+            ),
+            AccountError::Needed(_, _) => Self::conflict(
+                text,
+                "terminate their deployments first (`blueprint-hub deployment ls`), and wait until they are gone",
             ),
             AccountError::Busy(_) => Self::conflict(text, "wait for its end, a minute or two at most"),
             AccountError::NoRandomness => Self::unavailable(text),
@@ -308,6 +323,21 @@ pub(crate) async fn check(
         "problems": problems,
         "notes": notes,
     })))
+}
+
+pub(crate) async fn clean(
+    State(state): State<AdminState>,
+    Path(name): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    let records = state.hub.deployer().records().await?;
+    let needed = records.instances.values().filter(|record| !record.state.is_ended());
+    let needed = needed.filter(|record| record.candidate.provider == name).count();
+    let Tidied { removed, kept } = state.hub.accounts().clean(&name, needed).await?;
+    if !removed.is_empty() {
+        let detail = removed.join(", ");
+        state.store.audit(AuditEvent::new(AuditKind::ProviderClean, &name, detail), now()).await?;
+    }
+    Ok(Json(json!({ "provider": name, "removed": removed, "kept": kept })))
 }
 
 pub(crate) async fn policy(

@@ -137,6 +137,7 @@ fn accounts() -> Router<AdminState> {
         .route("/v1/accounts", get(accounts::list))
         .route("/v1/accounts/{name}/credentials", put(accounts::configure).delete(accounts::forget))
         .route("/v1/accounts/{name}/check", post(accounts::check))
+        .route("/v1/accounts/{name}/clean", post(accounts::clean))
         .route("/v1/accounts/{name}/policy", get(accounts::policy))
 }
 

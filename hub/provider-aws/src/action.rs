@@ -5,6 +5,7 @@
 pub(crate) enum Action {
     AssumeRole,
     CreateSecurityGroup,
+    DeleteSecurityGroup,
     DescribeImages,
     DescribeInstances,
     DescribeRegions,
@@ -39,6 +40,7 @@ impl Action {
         match self {
             Self::AssumeRole => "AssumeRole",
             Self::CreateSecurityGroup => "CreateSecurityGroup",
+            Self::DeleteSecurityGroup => "DeleteSecurityGroup",
             Self::DescribeImages => "DescribeImages",
             Self::DescribeInstances => "DescribeInstances",
             Self::DescribeRegions => "DescribeRegions",
@@ -62,6 +64,7 @@ impl Action {
             Self::GetParameter => Service::Ssm,
             Self::GetProducts => Service::Pricing,
             Self::CreateSecurityGroup
+            | Self::DeleteSecurityGroup
             | Self::DescribeImages
             | Self::DescribeInstances
             | Self::DescribeRegions
@@ -104,9 +107,10 @@ impl Service {
 
 #[cfg(test)]
 impl Action {
-    pub(crate) const ALL: [Self; 15] = [
+    pub(crate) const ALL: [Self; 16] = [
         Self::AssumeRole,
         Self::CreateSecurityGroup,
+        Self::DeleteSecurityGroup,
         Self::DescribeImages,
         Self::DescribeInstances,
         Self::DescribeRegions,

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use blueprint_common_types::{HubId, Secret};
+use blueprint_hub_provider_kit::nothing_stands;
 use blueprint_hub_provision_core::resource::Arch;
 use blueprint_hub_provision_core::{
-    Account, AccountReport, DeploymentId, InstanceKey, InstanceSpec, ProviderError, RightState, Tags,
+    Account, AccountReport, DeploymentId, InstanceKey, InstanceSpec, ProviderError, RightState, Tags, Tidied,
 };
 use futures_util::future::{BoxFuture, FutureExt};
 
@@ -26,12 +27,25 @@ const PLAN: &str = "t3.micro";
 const WOULD: &str = "DryRunOperation";
 
 /// Calls that cannot be tried without a machine, or that are not made where all is well.
-const UNTRIED: [Action; 4] =
-    [Action::CreateSecurityGroup, Action::StartInstances, Action::StopInstances, Action::TerminateInstances];
+const UNTRIED: [Action; 5] = [
+    Action::CreateSecurityGroup,
+    Action::DeleteSecurityGroup,
+    Action::StartInstances,
+    Action::StopInstances,
+    Action::TerminateInstances,
+];
 
 impl Account for AwsCloud {
     fn look(&self, hub: HubId) -> BoxFuture<'_, Result<AccountReport, ProviderError>> {
         self.check(hub).boxed()
+    }
+
+    fn tidy(&self, hub: HubId) -> BoxFuture<'_, Result<Tidied, ProviderError>> {
+        async move {
+            nothing_stands(self, Some(hub)).await?;
+            self.remove_groups().await
+        }
+        .boxed()
     }
 }
 

@@ -1,6 +1,6 @@
 //! Making one machine: look for it, find image, place and group, and ask zone after zone.
 
-use blueprint_hub_provision_core::{Instance, InstanceSpec, ProviderError};
+use blueprint_hub_provision_core::{Instance, InstanceSpec, ProviderError, Tidied};
 use futures_util::future::{FutureExt, try_join3};
 use serde_json::json;
 use tracing::{error, info};
@@ -161,6 +161,36 @@ impl AwsCloud {
             }
             Err(failure) => Err(failure.into_error(action, region.as_str())),
         }
+    }
+
+    /// Deletes the groups without ingress of all regions. AWS refuses where machines are in one: those of another hub of the account.
+    pub(crate) async fn remove_groups(&self) -> Result<Tidied, ProviderError> {
+        let mut tidied = Tidied::default();
+        for region in &self.config.regions {
+            let action = Action::DescribeSecurityGroups;
+            let failed = |failure: Failure| failure.into_error(action, region.as_str());
+            let tagged = format!("tag:{}", tags::GROUP);
+            let query =
+                Query::default().filter("group-name", [GROUP_NAME]).filter(&tagged, [tags::NO_INGRESS]);
+            let answer = self.api.query(region.as_str(), action, &query).await.map_err(failed)?;
+            let groups = network::groups(&answer.root).map_err(|error| failed(unreadable(action, error)))?;
+            for Group { id, .. } in groups {
+                let action = Action::DeleteSecurityGroup;
+                let query = Query::default().with("GroupId", &id);
+                match self.api.query(region.as_str(), action, &query).await {
+                    Ok(_) => {
+                        info!(target: "audit", provider = "aws", region = region.as_str(), group = id, "security group deleted");
+                        tidied.removed.push(format!("security group {id} in {region}"));
+                    }
+                    Err(Failure::Refused(refusal)) if refusal.code == "DependencyViolation" => tidied
+                        .kept
+                        .push(format!("security group {id} in {region}: machines of another hub are in it")),
+                    Err(Failure::Refused(refusal)) if refusal.code == "InvalidGroup.NotFound" => {}
+                    Err(failure) => return Err(failure.into_error(action, region.as_str())),
+                }
+            }
+        }
+        Ok(tidied)
     }
 
     async fn group(&self, region: &Region, vpc: &str) -> Result<Option<Group>, ProviderError> {

@@ -63,9 +63,20 @@ pub(crate) struct Group {
 ///
 /// Where it has no id.
 pub(crate) fn group(root: &Node) -> Result<Option<Group>, AnswerError> {
-    let Some(item) = root.items("securityGroupInfo").next() else { return Ok(None) };
-    let id = item.text("groupId").filter(|id| !id.is_empty()).ok_or(AnswerError("groupId"))?;
-    Ok(Some(Group { id: id.to_owned(), has_ingress: item.items("ipPermissions").next().is_some() }))
+    Ok(groups(root)?.into_iter().next())
+}
+
+/// Every group that an answer describes.
+///
+/// # Errors
+///
+/// Where one has no id.
+pub(crate) fn groups(root: &Node) -> Result<Vec<Group>, AnswerError> {
+    let read = |item: &Node| {
+        let id = item.text("groupId").filter(|id| !id.is_empty()).ok_or(AnswerError("groupId"))?;
+        Ok(Group { id: id.to_owned(), has_ingress: item.items("ipPermissions").next().is_some() })
+    };
+    root.items("securityGroupInfo").map(read).collect()
 }
 
 #[cfg(test)]

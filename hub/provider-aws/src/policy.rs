@@ -66,6 +66,7 @@ fn statements(hub: &str, config: &AwsConfig) -> Vec<Value> {
         allow("MakeGroupIn", &[CreateSecurityGroup], &ec2("vpc"), None),
         allow("MakeGroup", &[CreateSecurityGroup], &group, Some(equal(&[(&group_asked, tags::NO_INGRESS)]))),
         tag("TagGroup", CreateSecurityGroup, &group),
+        allow("EndGroup", &[DeleteSecurityGroup], &group, Some(equal(&[(&group_tagged, tags::NO_INGRESS)]))),
         allow(
             "SwitchAndEnd",
             &[StartInstances, StopInstances, TerminateInstances],

@@ -1,8 +1,8 @@
 //! Whether the subscription can be used as it is configured, before anything is ordered.
 
 use blueprint_common_types::HubId;
-use blueprint_hub_provider_kit::redacted;
-use blueprint_hub_provision_core::{Account, AccountReport, ProviderError, RightState};
+use blueprint_hub_provider_kit::{nothing_stands, redacted};
+use blueprint_hub_provision_core::{Account, AccountReport, ProviderError, RightState, Tidied};
 use futures_util::future::{BoxFuture, FutureExt};
 use http::{Method, StatusCode};
 use serde::Deserialize;
@@ -31,7 +31,7 @@ const PERMISSIONS: Call =
 const USAGES: Call = call("Usage_List", "Microsoft.Compute/locations/usages/read", version::COMPUTE);
 
 /// Every call of this crate.
-pub(crate) const ALL: [Call; 22] = [
+pub(crate) const ALL: [Call; 24] = [
     SUBSCRIPTION,
     LOCATIONS,
     PERMISSIONS,
@@ -42,6 +42,8 @@ pub(crate) const ALL: [Call; 22] = [
     network::SECURITY_PUT,
     network::NETWORK_GET,
     network::NETWORK_PUT,
+    leftovers::SECURITY_DELETE,
+    leftovers::NETWORK_DELETE,
     sizes::SKUS,
     cloud::LIST,
     cloud::LIST_ALL,
@@ -96,6 +98,14 @@ struct UsageName {
 impl Account for Azure {
     fn look(&self, _: HubId) -> BoxFuture<'_, Result<AccountReport, ProviderError>> {
         self.account().boxed()
+    }
+
+    fn tidy(&self, hub: HubId) -> BoxFuture<'_, Result<Tidied, ProviderError>> {
+        async move {
+            nothing_stands(self, Some(hub)).await?;
+            self.remove_network(hub).await
+        }
+        .boxed()
     }
 }
 

@@ -3,14 +3,18 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use blueprint_common_types::Timestamp;
-use blueprint_hub_provision_core::{DeploymentId, Instance, InstanceKey, InstanceState, ProviderError, Tags};
+use blueprint_common_types::{HubId, Timestamp};
+use blueprint_hub_provision_core::{
+    DeploymentId, Instance, InstanceKey, InstanceState, ProviderError, Tags, Tidied,
+};
 use http::Method;
 use serde::Deserialize;
 use tracing::info;
 
 use crate::api::{Call, Sent, call, is_absent, success, version};
 use crate::cloud::Azure;
+use crate::errors::About;
+use crate::operation::Followed;
 use crate::order::{self, PART};
 use crate::tags::{self, Written};
 
@@ -24,6 +28,16 @@ pub(crate) const NIC_DELETE: Call =
 pub(crate) const ADDRESS_DELETE: Call =
     call("PublicIPAddresses_Delete", "Microsoft.Network/publicIPAddresses/delete", version::NETWORK);
 pub(crate) const DISK_DELETE: Call = call("Disks_Delete", "Microsoft.Compute/disks/delete", version::DISKS);
+pub(crate) const SECURITY_DELETE: Call =
+    call("NetworkSecurityGroups_Delete", "Microsoft.Network/networkSecurityGroups/delete", version::NETWORK);
+pub(crate) const NETWORK_DELETE: Call =
+    call("VirtualNetworks_Delete", "Microsoft.Network/virtualNetworks/delete", version::NETWORK);
+
+/// What machines stand behind, in the order in which it can be removed: a subnet goes by its security group.
+const NETWORK: [(&str, Call); 2] = [
+    ("microsoft.network/virtualnetworks", NETWORK_DELETE),
+    ("microsoft.network/networksecuritygroups", SECURITY_DELETE),
+];
 
 /// The kinds, in the order in which they can be removed (an address only without its interface), and what the name of each ends
 /// with where the hub's own order made it.
@@ -153,6 +167,54 @@ impl Azure {
             info!(target: "audit", provider = "azure", instance = %key, kind, "leftover of a machine deleted");
         }
         Ok(())
+    }
+}
+
+impl Azure {
+    /// Deletes networks and security groups of this hub. The resource group stays: it may hold what people put there, and costs
+    /// nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`ProviderError::Busy`] where Azure is still at it; else as Azure answers.
+    pub(crate) async fn remove_network(&self, hub: HubId) -> Result<Tidied, ProviderError> {
+        let resources = self.resources().await?;
+        let mut tidied = Tidied::default();
+        for (kind, call) in NETWORK {
+            let is_own = |one: &&Resource| {
+                let whose = one.tags.as_ref().and_then(|tags| tags.get(tags::HUB));
+                one.kind.eq_ignore_ascii_case(kind) && whose.is_some_and(|whose| *whose == hub.to_string())
+            };
+            for resource in resources.iter().filter(is_own) {
+                let Resource { kind, name, .. } = resource;
+                let path = format!("{}/providers/{kind}/{name}", self.within());
+                let answer = self.api.send(call, Method::DELETE, &path, Sent::default()).await?;
+                if is_absent(&answer) {
+                    continue;
+                }
+                let answer = success(call, answer)?;
+                let what = format!("{kind} {name}");
+                match self.api.follow(call, &answer, self.config.follow_within).await? {
+                    Followed::Done => {
+                        info!(target: "audit", provider = "azure", kind, name, "network resource deleted");
+                        tidied.removed.push(what);
+                    }
+                    Followed::Going => {
+                        return Err(ProviderError::Busy {
+                            reason: format!("Azure is still deleting {what}"),
+                        });
+                    }
+                    Followed::Failed(refusal) => return Err(refusal.into_error(call, &About::default())),
+                }
+            }
+        }
+        if !resources.is_empty() || !tidied.removed.is_empty() {
+            tidied.kept.push(format!(
+                "resource group {}: it may hold what others put there and costs nothing; delete it by hand where it is empty",
+                self.group
+            ));
+        }
+        Ok(tidied)
     }
 }
 

@@ -1,8 +1,8 @@
 //! Whether the token can be used as the hub is configured, before anything is ordered.
 
 use blueprint_common_types::HubId;
-use blueprint_hub_provider_kit::redacted;
-use blueprint_hub_provision_core::{Account, AccountReport, ProviderError, RightState};
+use blueprint_hub_provider_kit::{nothing_stands, redacted};
+use blueprint_hub_provision_core::{Account, AccountReport, ProviderError, RightState, Tidied};
 use futures_util::future::{BoxFuture, FutureExt};
 use http::{Method, StatusCode};
 use serde::Deserialize;
@@ -28,7 +28,7 @@ const TRIED: [(Call, &str); 5] = [
 ];
 
 /// Every call of this crate, in the order of their scopes.
-pub(crate) const ALL: [Call; 19] = [
+pub(crate) const ALL: [Call; 21] = [
     ACCOUNT,
     cloud::CREATE,
     cloud::LIST,
@@ -41,10 +41,12 @@ pub(crate) const ALL: [Call; 19] = [
     guard::FIREWALL_LIST,
     guard::FIREWALL_GET,
     guard::FIREWALL_UPDATE,
+    guard::FIREWALL_DELETE,
     REGIONS,
     cloud::SIZES,
     guard::KEY_CREATE,
     guard::KEY_LIST,
+    guard::KEY_DELETE,
     guard::TAG_CREATE,
     cloud::TAG_DELETE,
     TAGS,
@@ -113,6 +115,14 @@ impl Rows for Regions {
 impl Account for DigitalOcean {
     fn look(&self, _: HubId) -> BoxFuture<'_, Result<AccountReport, ProviderError>> {
         self.account().boxed()
+    }
+
+    fn tidy(&self, hub: HubId) -> BoxFuture<'_, Result<Tidied, ProviderError>> {
+        async move {
+            nothing_stands(self, Some(hub)).await?;
+            self.guard.remove(&self.api).await
+        }
+        .boxed()
     }
 }
 

@@ -69,7 +69,7 @@ pub struct DigitalOcean {
     pub(crate) regions: Vec<String>,
     image: String,
     pub(crate) api: Api,
-    guard: Guard,
+    pub(crate) guard: Guard,
 }
 
 #[derive(Serialize)]

@@ -3,7 +3,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use blueprint_common_types::HubId;
-use blueprint_hub_provision_core::ProviderError;
+use blueprint_hub_provision_core::{ProviderError, Tidied};
 use http::Method;
 use ring::rand::SystemRandom;
 use ring::signature::{Ed25519KeyPair, KeyPair};
@@ -20,6 +20,8 @@ pub(crate) const FIREWALL_LIST: Call = call("firewalls_list", "firewall:read");
 pub(crate) const FIREWALL_GET: Call = call("firewalls_get", "firewall:read");
 pub(crate) const FIREWALL_CREATE: Call = call("firewalls_create", "firewall:create");
 pub(crate) const FIREWALL_UPDATE: Call = call("firewalls_update", "firewall:update");
+pub(crate) const FIREWALL_DELETE: Call = call("firewalls_delete", "firewall:delete");
+pub(crate) const KEY_DELETE: Call = call("sshKeys_delete", "ssh_key:delete");
 pub(crate) const KEY_LIST: Call = call("sshKeys_list", "ssh_key:read");
 pub(crate) const KEY_CREATE: Call = call("sshKeys_create", "ssh_key:create");
 
@@ -194,6 +196,29 @@ impl Guard {
         };
         kept.key = Some(key);
         Ok(key)
+    }
+
+    /// Deletes both, and the tag that the firewall goes by.
+    pub(crate) async fn remove(&self, api: &Api) -> Result<Tidied, ProviderError> {
+        let mut kept = self.kept.lock().await;
+        *kept = Kept::default();
+        let mut tidied = Tidied::default();
+        let mut gone = |kind: &str| {
+            info!(target: "audit", provider = "digitalocean", what = kind, name = self.name, "deleted, since no machine stands");
+            tidied.removed.push(format!("{kind} {}", self.name));
+        };
+        let (firewalls, _) = api.list::<Firewalls>(FIREWALL_LIST, "/v2/firewalls").await?;
+        for firewall in firewalls.iter().filter(|firewall| firewall.name == self.name) {
+            api.delete(FIREWALL_DELETE, &format!("/v2/firewalls/{}", firewall.id), None).await?;
+            gone("firewall");
+        }
+        let (keys, _) = api.list::<SshKeys>(KEY_LIST, "/v2/account/keys").await?;
+        for key in keys.iter().filter(|key| key.name == self.name) {
+            api.delete(KEY_DELETE, &format!("/v2/account/keys/{}", key.id), None).await?;
+            gone("SSH key");
+        }
+        api.delete(crate::cloud::TAG_DELETE, &format!("/v2/tags/{}", self.name), None).await?;
+        Ok(tidied)
     }
 
     /// The key is not there any more: the next call makes another.

@@ -10,6 +10,7 @@ pub(crate) enum Action {
     GetNetwork,
     GetProject,
     GetRegion,
+    DeleteFirewall,
     InsertFirewall,
     InsertInstance,
     DeleteInstance,
@@ -31,6 +32,7 @@ impl Action {
             Self::GetNetwork => "networks.get",
             Self::GetProject => "projects.get",
             Self::GetRegion => "regions.get",
+            Self::DeleteFirewall => "firewalls.delete",
             Self::InsertFirewall => "firewalls.insert",
             Self::InsertInstance => "instances.insert",
             Self::DeleteInstance => "instances.delete",
@@ -47,7 +49,7 @@ impl Action {
     /// How it is called.
     pub(crate) const fn method(self) -> Method {
         match self {
-            Self::DeleteInstance => Method::DELETE,
+            Self::DeleteFirewall | Self::DeleteInstance => Method::DELETE,
             Self::GetFirewall
             | Self::GetInstance
             | Self::GetNetwork
@@ -74,6 +76,7 @@ impl Action {
             Self::GetNetwork => &["compute.networks.get"],
             Self::GetProject => &["compute.projects.get"],
             Self::GetRegion => &["compute.regions.get"],
+            Self::DeleteFirewall => &["compute.firewalls.delete", "compute.networks.updatePolicy"],
             Self::InsertFirewall => &["compute.firewalls.create", "compute.networks.updatePolicy"],
             Self::InsertInstance => &[
                 "compute.instances.create",
@@ -104,12 +107,13 @@ impl Action {
     }
 
     /// Every call.
-    pub(crate) const ALL: [Self; 15] = [
+    pub(crate) const ALL: [Self; 16] = [
         Self::GetFirewall,
         Self::GetInstance,
         Self::GetNetwork,
         Self::GetProject,
         Self::GetRegion,
+        Self::DeleteFirewall,
         Self::InsertFirewall,
         Self::InsertInstance,
         Self::DeleteInstance,

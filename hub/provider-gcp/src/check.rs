@@ -1,7 +1,8 @@
 //! Whether the project can be used as it is configured, before anything is ordered.
 
 use blueprint_common_types::HubId;
-use blueprint_hub_provision_core::{Account, AccountReport, ProviderError, RightState};
+use blueprint_hub_provider_kit::nothing_stands;
+use blueprint_hub_provision_core::{Account, AccountReport, ProviderError, RightState, Tidied};
 use futures_util::future::{BoxFuture, FutureExt};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -30,6 +31,15 @@ struct Held {
 impl Account for GcpCloud {
     fn look(&self, _: HubId) -> BoxFuture<'_, Result<AccountReport, ProviderError>> {
         self.check().boxed()
+    }
+
+    /// The rule is for the machines of every hub in the project.
+    fn tidy(&self, _: HubId) -> BoxFuture<'_, Result<Tidied, ProviderError>> {
+        async move {
+            nothing_stands(self, None).await?;
+            self.remove_rule().await
+        }
+        .boxed()
     }
 }
 

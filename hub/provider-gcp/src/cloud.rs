@@ -121,6 +121,7 @@ impl GcpCloud {
             | Action::ListMachineTypes
             | Action::TestPermissions
             | Action::WaitGlobal
+            | Action::DeleteFirewall
             | Action::WaitZone => "",
         };
         let path = format!("zones/{zone}/instances/{id}{verb}");

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use blueprint_hub_provision_core::ProviderError;
+use blueprint_hub_provision_core::{ProviderError, Tidied};
 use ring::digest;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -121,6 +121,33 @@ impl GcpCloud {
             Err(failure) => return Err(failed(failure)),
         }
         if self.rule_is_there().await? { Ok(()) } else { Err(unfinished(network)) }
+    }
+
+    /// Deletes the rule, also where somebody changed it: its name is the hub's.
+    ///
+    /// # Errors
+    ///
+    /// [`ProviderError::Busy`] where Google is still at it; else as Google answers.
+    pub(crate) async fn remove_rule(&self) -> Result<Tidied, ProviderError> {
+        let network = self.config.network.as_str();
+        let action = Action::DeleteFirewall;
+        let name = rule_name(network);
+        let path = format!("global/firewalls/{name}");
+        let done = match self.api.call::<Operation>(action, &path, &[], None).await {
+            Ok(Answer { body, .. }) => self.api.finish(None, body, WITHIN).await,
+            Err(failure) => Err(failure),
+        };
+        match done {
+            Ok(operation) if operation.is_done() => {
+                info!(target: "audit", provider = "gcp", firewall = name, "firewall rule deleted");
+                Ok(Tidied { removed: vec![format!("firewall rule {name}")], kept: Vec::new() })
+            }
+            Ok(_) => Err(ProviderError::Busy {
+                reason: format!("Google is still deleting the firewall rule {name}"),
+            }),
+            Err(Failure::Refused(refusal)) if refusal.is_missing() => Ok(Tidied::default()),
+            Err(failure) => Err(failure.into_error(action, network)),
+        }
     }
 
     /// Whether the rule is there, as it was made.

@@ -11,6 +11,7 @@ pub mod plans;
 mod redact;
 pub mod rest;
 mod standing;
+mod tidy;
 
 pub use client::{HttpClient, HttpConfig, HttpSetupError};
 pub use credentials::{
@@ -20,3 +21,4 @@ pub use credentials::{
 pub use headers::{cloud_time, retry_after};
 pub use redact::{MAX_LOGGED_BYTES, redacted};
 pub use standing::{HasAccount, Standing};
+pub use tidy::nothing_stands;

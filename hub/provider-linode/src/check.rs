@@ -1,9 +1,9 @@
 //! Whether the token can be used as the hub is configured, before anything is ordered.
 
 use blueprint_common_types::HubId;
-use blueprint_hub_provider_kit::redacted;
 use blueprint_hub_provider_kit::rest::{Call, call};
-use blueprint_hub_provision_core::{Account, AccountReport, ProviderError, RightState};
+use blueprint_hub_provider_kit::{nothing_stands, redacted};
+use blueprint_hub_provision_core::{Account, AccountReport, ProviderError, RightState, Tidied};
 use futures_util::future::{BoxFuture, FutureExt};
 use http::{Method, StatusCode};
 use serde::Deserialize;
@@ -24,7 +24,7 @@ const TRIED: [(Call, &str); 2] = [
 ];
 
 /// Every call of this crate, in the order of their scopes.
-pub(crate) const ALL: [Call; 16] = [
+pub(crate) const ALL: [Call; 17] = [
     cloud::LIST,
     cloud::GET,
     cloud::CREATE,
@@ -36,6 +36,7 @@ pub(crate) const ALL: [Call; 16] = [
     guard::CREATE,
     guard::SET_RULES,
     guard::ENABLE,
+    guard::DELETE,
     PROFILE,
     IMAGE,
     offers::TYPES,
@@ -77,6 +78,14 @@ struct Image {
 impl Account for Linode {
     fn look(&self, _: HubId) -> BoxFuture<'_, Result<AccountReport, ProviderError>> {
         self.account().boxed()
+    }
+
+    fn tidy(&self, hub: HubId) -> BoxFuture<'_, Result<Tidied, ProviderError>> {
+        async move {
+            nothing_stands(self, Some(hub)).await?;
+            self.guard.remove(&self.rest).await
+        }
+        .boxed()
     }
 }
 

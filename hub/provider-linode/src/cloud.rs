@@ -75,7 +75,7 @@ pub struct Linode {
     pub(crate) regions: Vec<String>,
     pub(crate) image: String,
     pub(crate) rest: Rest,
-    guard: Guard,
+    pub(crate) guard: Guard,
 }
 
 /// Every row of a list, and the cloud's clock. `filter` is what rows have to be, in the API's language for it.

@@ -3,7 +3,7 @@
 use blueprint_common_types::HubId;
 use blueprint_hub_provider_kit::flat_tags;
 use blueprint_hub_provider_kit::rest::{Call, Rest, call};
-use blueprint_hub_provision_core::ProviderError;
+use blueprint_hub_provision_core::{ProviderError, Tidied};
 use http::Method;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -18,6 +18,7 @@ pub(crate) const GET: Call = call("get-firewall", "firewall:read_only");
 pub(crate) const CREATE: Call = call("post-firewalls", "firewall:read_write");
 pub(crate) const SET_RULES: Call = call("put-firewall-rules", "firewall:read_write");
 pub(crate) const ENABLE: Call = call("put-firewall", "firewall:read_write");
+pub(crate) const DELETE: Call = call("delete-firewall", "firewall:read_write");
 
 /// Most characters of a firewall's label (the API's reference).
 const LABEL: usize = 32;
@@ -125,6 +126,19 @@ impl Guard {
         };
         *kept = Some(id);
         Ok(id)
+    }
+
+    /// Deletes it.
+    pub(crate) async fn remove(&self, rest: &Rest) -> Result<Tidied, ProviderError> {
+        let mut kept = self.kept.lock().await;
+        *kept = None;
+        let mut tidied = Tidied::default();
+        if let Some(found) = self.by_label(rest).await? {
+            rest.delete(DELETE, &path(found.id)).await?;
+            info!(target: "audit", provider = "linode", firewall = self.label, "firewall deleted");
+            tidied.removed.push(format!("firewall {}", self.label));
+        }
+        Ok(tidied)
     }
 
     async fn by_label(&self, rest: &Rest) -> Result<Option<Firewall>, ProviderError> {

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use blueprint_common_types::HubId;
-use blueprint_hub_provider_kit::redacted;
-use blueprint_hub_provision_core::{Account, AccountReport, ProviderError, RightState};
+use blueprint_hub_provider_kit::{nothing_stands, redacted};
+use blueprint_hub_provision_core::{Account, AccountReport, ProviderError, RightState, Tidied};
 use futures_util::future::{BoxFuture, FutureExt};
 use http::{Method, StatusCode};
 use serde::Deserialize;
@@ -19,7 +19,7 @@ const MAX_SHOWN: usize = 256;
 const PROJECT: Call = call("GetProject", rights::PROJECT);
 
 /// Every call of this crate.
-pub(crate) const ALL: [Call; 23] = [
+pub(crate) const ALL: [Call; 24] = [
     create::CREATE,
     create::USER_DATA,
     create::UPDATE,
@@ -31,6 +31,7 @@ pub(crate) const ALL: [Call; 23] = [
     guard::GROUP_GET,
     guard::GROUP_CREATE,
     guard::GROUP_UPDATE,
+    guard::GROUP_DELETE,
     guard::RULE_LIST,
     guard::RULE_DELETE,
     volumes::LOCAL_LIST,
@@ -64,6 +65,14 @@ struct Project {
 impl Account for Scaleway {
     fn look(&self, _: HubId) -> BoxFuture<'_, Result<AccountReport, ProviderError>> {
         self.account().boxed()
+    }
+
+    fn tidy(&self, hub: HubId) -> BoxFuture<'_, Result<Tidied, ProviderError>> {
+        async move {
+            nothing_stands(self, Some(hub)).await?;
+            self.guard.remove(&self.api, &self.looked_in()).await
+        }
+        .boxed()
     }
 }
 

@@ -88,7 +88,7 @@ impl Scaleway {
     }
 
     /// Zones where servers may stand: those that are known, and those that are configured.
-    fn looked_in(&self) -> Vec<&str> {
+    pub(crate) fn looked_in(&self) -> Vec<&str> {
         let mut zones: Vec<&str> = known().collect();
         zones.extend(self.zones.iter().map(String::as_str).filter(|zone| known().all(|own| own != *zone)));
         zones

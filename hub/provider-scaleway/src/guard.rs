@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use blueprint_common_types::HubId;
-use blueprint_hub_provision_core::ProviderError;
+use blueprint_hub_provision_core::{ProviderError, Tidied};
 use http::Method;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
@@ -16,6 +16,7 @@ pub(crate) const GROUP_LIST: Call = call("ListSecurityGroups", rights::INSTANCES
 pub(crate) const GROUP_GET: Call = call("GetSecurityGroup", rights::INSTANCES);
 pub(crate) const GROUP_CREATE: Call = call("CreateSecurityGroup", rights::INSTANCES);
 pub(crate) const GROUP_UPDATE: Call = call("UpdateSecurityGroup", rights::INSTANCES);
+pub(crate) const GROUP_DELETE: Call = call("DeleteSecurityGroup", rights::INSTANCES);
 pub(crate) const RULE_LIST: Call = call("ListSecurityGroupRules", rights::INSTANCES);
 pub(crate) const RULE_DELETE: Call = call("DeleteSecurityGroupRule", rights::INSTANCES);
 
@@ -144,12 +145,7 @@ impl Guard {
         let project = api.project().await?;
         let found = match found {
             Some(found) => Some(found),
-            None => {
-                let path = format!("{base}?project={project}&name={}", self.name);
-                let (groups, _) = api.list::<Groups>(GROUP_LIST, &path, false).await?;
-                // The API filters by parts of names.
-                groups.into_iter().find(|group| group.name == self.name)
-            }
+            None => self.own(api, &base, &project).await?.into_iter().next(),
         };
         let id = match found {
             Some(found) => {
@@ -160,6 +156,30 @@ impl Guard {
         };
         kept.insert(zone.to_owned(), id.clone());
         Ok(id)
+    }
+
+    /// Deletes those of these zones.
+    pub(crate) async fn remove(&self, api: &Api, zones: &[&str]) -> Result<Tidied, ProviderError> {
+        let mut kept = self.kept.lock().await;
+        kept.clear();
+        let project = api.project().await?;
+        let mut tidied = Tidied::default();
+        for zone in zones {
+            let base = format!("/instance/v1/zones/{zone}/security_groups");
+            for group in self.own(api, &base, &project).await? {
+                api.delete(GROUP_DELETE, &format!("{base}/{}", group.id)).await?;
+                info!(target: "audit", provider = "scaleway", zone, security_group = self.name, "security group deleted");
+                tidied.removed.push(format!("security group {} in {zone}", self.name));
+            }
+        }
+        Ok(tidied)
+    }
+
+    /// Every group with its name; the API filters by parts of names.
+    async fn own(&self, api: &Api, base: &str, project: &str) -> Result<Vec<Group>, ProviderError> {
+        let path = format!("{base}?project={project}&name={}", self.name);
+        let (groups, _) = api.list::<Groups>(GROUP_LIST, &path, false).await?;
+        Ok(groups.into_iter().filter(|group| group.name == self.name).collect())
     }
 
     async fn make(&self, api: &Api, base: &str, project: &str, zone: &str) -> Result<String, ProviderError> {

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use blueprint_common_types::HubId;
-use blueprint_hub_provider_kit::redacted;
 use blueprint_hub_provider_kit::rest::{Call, call};
-use blueprint_hub_provision_core::{Account, AccountReport, ProviderError, RightState};
+use blueprint_hub_provider_kit::{nothing_stands, redacted};
+use blueprint_hub_provision_core::{Account, AccountReport, ProviderError, RightState, Tidied};
 use futures_util::future::{BoxFuture, FutureExt};
 use http::{Method, StatusCode};
 use serde::Deserialize;
@@ -24,7 +24,7 @@ const TRIED: [(Call, &str); 2] =
     [(cloud::LIST, "/v2/instances?per_page=1"), (guard::LIST, "/v2/firewalls?per_page=1")];
 
 /// Every call of this crate, in the order of their permissions.
-pub(crate) const ALL: [Call; 14] = [
+pub(crate) const ALL: [Call; 15] = [
     cloud::LIST,
     cloud::GET,
     cloud::CREATE,
@@ -33,6 +33,7 @@ pub(crate) const ALL: [Call; 14] = [
     cloud::HALT,
     guard::LIST,
     guard::CREATE,
+    guard::DELETE,
     guard::RULES,
     guard::DELETE_RULE,
     cloud::SYSTEMS,
@@ -72,6 +73,14 @@ struct Region {
 impl Account for Vultr {
     fn look(&self, _: HubId) -> BoxFuture<'_, Result<AccountReport, ProviderError>> {
         self.account().boxed()
+    }
+
+    fn tidy(&self, hub: HubId) -> BoxFuture<'_, Result<Tidied, ProviderError>> {
+        async move {
+            nothing_stands(self, Some(hub)).await?;
+            self.guard.remove(&self.rest).await
+        }
+        .boxed()
     }
 }
 

@@ -75,7 +75,7 @@ pub struct Vultr {
     pub(crate) regions: Vec<String>,
     pub(crate) image: String,
     pub(crate) rest: Rest,
-    guard: Guard,
+    pub(crate) guard: Guard,
 }
 
 /// A page of any list, under whatever name the API has for it.

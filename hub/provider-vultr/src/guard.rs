@@ -3,7 +3,7 @@
 use blueprint_common_types::HubId;
 use blueprint_hub_provider_kit::flat_tags;
 use blueprint_hub_provider_kit::rest::{Call, Rest, call};
-use blueprint_hub_provision_core::ProviderError;
+use blueprint_hub_provision_core::{ProviderError, Tidied};
 use http::Method;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
@@ -14,6 +14,7 @@ use crate::machine::is_id;
 
 pub(crate) const LIST: Call = call("list-firewall-groups", "firewall");
 pub(crate) const CREATE: Call = call("create-firewall-group", "firewall");
+pub(crate) const DELETE: Call = call("delete-firewall-group", "firewall");
 pub(crate) const RULES: Call = call("list-firewall-group-rules", "firewall");
 pub(crate) const DELETE_RULE: Call = call("delete-firewall-group-rule", "firewall");
 
@@ -62,8 +63,7 @@ impl Guard {
     /// Dropping the future leaves a group, which the next call finds by its description.
     pub(crate) async fn stand(&self, rest: &Rest) -> Result<String, ProviderError> {
         let _looking = self.looking.lock().await;
-        let (groups, _) = all::<Group>(rest, LIST, "/v2/firewalls?", |group| group.id.clone()).await?;
-        let found = groups.into_iter().filter(|group| group.description == self.name);
+        let found = self.own(rest).await?.into_iter();
         // The first of two that a lost answer made, by their ids.
         match found.min_by(|a, b| a.id.cmp(&b.id)) {
             Some(group) => self.empty(rest, group.id).await,
@@ -76,10 +76,28 @@ impl Guard {
         }
     }
 
+    /// Deletes it, and a second one that a lost answer made.
+    pub(crate) async fn remove(&self, rest: &Rest) -> Result<Tidied, ProviderError> {
+        let _looking = self.looking.lock().await;
+        let mut tidied = Tidied::default();
+        for group in self.own(rest).await? {
+            is_id(&group.id).then_some(()).ok_or_else(no_id)?;
+            rest.delete(DELETE, &format!("/v2/firewalls/{}", group.id)).await?;
+            info!(target: "audit", provider = "vultr", firewall = self.name, "firewall deleted");
+            tidied.removed.push(format!("firewall group {}", self.name));
+        }
+        Ok(tidied)
+    }
+
+    /// Every group with its description.
+    async fn own(&self, rest: &Rest) -> Result<Vec<Group>, ProviderError> {
+        let (groups, _) = all::<Group>(rest, LIST, "/v2/firewalls?", |group| group.id.clone()).await?;
+        Ok(groups.into_iter().filter(|group| group.description == self.name).collect())
+    }
+
     async fn empty(&self, rest: &Rest, id: String) -> Result<String, ProviderError> {
         if !is_id(&id) {
-            let source = "the id of a firewall group is no UUID".into();
-            return Err(ProviderError::Other { call: LIST.name, source });
+            return Err(no_id());
         }
         let path = format!("/v2/firewalls/{id}/rules");
         let (rules, _) = all::<Rule>(rest, RULES, &format!("{path}?"), |rule| rule.id.to_string()).await?;
@@ -97,4 +115,9 @@ impl Guard {
         }
         Ok(id)
     }
+}
+
+fn no_id() -> ProviderError {
+    let source = "the id of a firewall group is no UUID".into();
+    ProviderError::Other { call: LIST.name, source }
 }

@@ -1,7 +1,7 @@
 //! The right to use an account of a cloud: what is stored of it, and what a look at the account finds.
 
 use blueprint_common_types::{HubId, Timestamp};
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, FutureExt, ready};
 
 use crate::ProviderError;
 use crate::lifecycle::RecordsResult;
@@ -89,6 +89,15 @@ impl RightState {
     }
 }
 
+/// What became of the things that a hub made for itself beside machines.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Tidied {
+    /// What was deleted, each by its kind and the cloud's name of it.
+    pub removed: Vec<String>,
+    /// What was left, and why, a line each.
+    pub kept: Vec<String>,
+}
+
 /// A provider whose account can be looked at.
 pub trait Account: Send + Sync {
     /// Asks who the credentials belong to and what they allow. Makes no machine, and nothing that costs money.
@@ -97,6 +106,18 @@ pub trait Account: Send + Sync {
     ///
     /// [`ProviderError::Deny`] where the cloud does not know the credentials or there are none; else as the cloud answers.
     fn look(&self, hub: HubId) -> BoxFuture<'_, Result<AccountReport, ProviderError>>;
+
+    /// Deletes what this hub made for itself beside machines, such as the firewall that they stand behind. The next order makes
+    /// it again. Nothing where a cloud has no such things.
+    ///
+    /// # Errors
+    ///
+    /// [`ProviderError::Reject`] where machines stand that it is for; else as the cloud answers. What was deleted by then is, and
+    /// the next call goes on.
+    fn tidy(&self, hub: HubId) -> BoxFuture<'_, Result<Tidied, ProviderError>> {
+        let _ = hub;
+        ready(Ok(Tidied::default())).boxed()
+    }
 }
 
 impl AccountReport {

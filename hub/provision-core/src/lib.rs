@@ -15,7 +15,7 @@ mod provider;
 pub mod resource;
 pub mod scaling;
 
-pub use account::{Account, AccountReport, CredentialRecord, CredentialStore, Right, RightState};
+pub use account::{Account, AccountReport, CredentialRecord, CredentialStore, Right, RightState, Tidied};
 pub use candidate::Candidate;
 pub use instance::{Instance, InstanceKey, InstanceSpec, InstanceState, ParseInstanceKeyError, Tags};
 pub use lifecycle::DeploymentId;

@@ -218,6 +218,12 @@ impl Terminate {
             Output::Json => print_json(&json!({ "deployments": ended })),
             Output::Table => table(&ended).print(),
         }
+        if self.all && !ids.is_empty() {
+            eprint_line(
+                "what the hub made for itself beside machines stays, such as firewalls: once they are gone, `blueprint-hub \
+                 provider clean NAME` deletes it",
+            );
+        }
         Ok(())
     }
 }

@@ -63,6 +63,14 @@ off, 6 the cloud cannot be reached or answers what nobody understands.")]
         /// Provider, such as digitalocean or aws
         name: String,
     },
+    /// Deletes what the hub made for itself there beside machines, such as the firewall that they stand behind
+    #[command(after_help = "Example: blueprint-hub provider clean digitalocean
+Only what carries this hub's name or tag goes, and only where no machine of it stands or is ordered; the next order makes it again.
+Exit codes: 0 it is gone, 4 the credentials lack a right, 5 machines stand there, 6 the cloud cannot be reached.")]
+    Clean {
+        /// Provider, such as digitalocean or aws
+        name: String,
+    },
     /// Prints the least that the credentials have to allow, as the cloud takes it
     #[command(after_help = "Example: blueprint-hub provider policy aws > policy.json
 For AWS it is a document of IAM with this hub's id in it, for Azure and Google Cloud a role, for DigitalOcean and Linode the scopes of a token,
@@ -94,6 +102,7 @@ impl Provider {
             }
             Self::Forget { name, force } => forget(global, &name, force),
             Self::Check { name } => check(global, &name),
+            Self::Clean { name } => clean(global, &name),
             Self::Policy { name, key } => policy(global, &name, key),
         }
     }
@@ -229,6 +238,25 @@ fn check(global: &Global, name: &str) -> Result<(), CliError> {
     }
     Err(CliError::denied(format!("{failed}: missing are {}", lacks.join(", ")))
         .hint(format!("`blueprint-hub provider policy {name}` prints all that is needed")))
+}
+
+fn clean(global: &Global, name: &str) -> Result<(), CliError> {
+    let answer = ask_within(global, "POST", &path(name, "clean")?, None, CHECK_WITHIN)?;
+    if global.output == Output::Json {
+        print_json(&answer);
+        return Ok(());
+    }
+    let lines = |key: &str| rows(&answer, key).iter().filter_map(Value::as_str).collect::<Vec<_>>();
+    for removed in lines("removed") {
+        print_line(&printable(&format!("deleted: {removed}")));
+    }
+    for kept in lines("kept") {
+        print_line(&printable(&format!("left: {kept}")));
+    }
+    if lines("removed").is_empty() {
+        print_line(&format!("nothing of this hub's was left at {name} to delete"));
+    }
+    Ok(())
 }
 
 fn show(answer: &Value) {

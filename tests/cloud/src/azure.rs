@@ -292,7 +292,8 @@ impl Account {
                     let listed = || world.listed().any(|machine| machine.id == part.machine);
                     part.is_left || listed()
                 };
-                let rows: Vec<_> = self.parts.iter().filter(shown).map(says::part).collect();
+                let parts = self.parts.iter().filter(shown).map(says::part);
+                let rows: Vec<_> = parts.chain(self.network.iter().map(says::network)).collect();
                 says::page(request, &rows, usize::MAX)
             }
             (method, ["resourceGroups", _, "providers", provider, "virtualMachines", rest @ ..])
@@ -488,6 +489,20 @@ impl Account {
                 self.network.insert(path, document.clone());
                 let operation = self.begin(request, None);
                 Answer::json(201, &document)
+                    .header("azure-asyncoperation", operation)
+                    .header("retry-after", "0".to_owned())
+            }
+            "DELETE" if self.network.contains_key(&path) => {
+                if kind.eq_ignore_ascii_case("networksecuritygroups")
+                    && self.network.keys().any(|own| own.contains("/virtualnetworks/"))
+                {
+                    let message =
+                        "Network security group cannot be deleted because it is in use by a subnet.";
+                    return says::error(400, "InUseNetworkSecurityGroupCannotBeDeleted", message);
+                }
+                self.network.remove(&path);
+                let operation = self.begin(request, None);
+                Answer::empty(202)
                     .header("azure-asyncoperation", operation)
                     .header("retry-after", "0".to_owned())
             }

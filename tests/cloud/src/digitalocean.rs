@@ -137,6 +137,11 @@ impl Account {
                 says::page(request, "tags", &self.tags.iter().map(tag).collect::<Vec<_>>(), PER_PAGE)
             }
             (method, ["firewalls", rest @ ..]) => self.firewall(world, method, rest, request),
+            (&Method::DELETE, ["account", "keys", id]) => {
+                let before = self.keys.len();
+                self.keys.retain(|own| own["id"].as_u64() != id.parse().ok());
+                if self.keys.len() < before { Answer::empty(204) } else { says::not_found() }
+            }
             (method, ["account", "keys"]) => self.key(world, method, request),
             (method, ["tags", rest @ ..]) => self.tag(world, method, rest, request),
             _ => says::not_found(),
@@ -248,6 +253,11 @@ impl Account {
             }
             (&Method::POST | &Method::PUT, _) if !known(&self.tags, &body) => {
                 says::error(400, "bad_request", "error validating firewall: tag does not exist")
+            }
+            (&Method::DELETE, [id]) => {
+                let before = self.firewalls.len();
+                self.firewalls.retain(|own| own["id"] != **id);
+                if self.firewalls.len() < before { Answer::empty(204) } else { says::not_found() }
             }
             (method, [id]) => {
                 let Some(own) = self.firewalls.iter_mut().find(|own| own["id"] == **id) else {

@@ -193,6 +193,13 @@ impl Account {
                 self.group = true;
                 says::ok(&action, "<groupId>sg-1</groupId>")
             }
+            "DeleteSecurityGroup" if !world.machines.is_empty() => {
+                says::error(400, "DependencyViolation", "resource sg-1 has a dependent object")
+            }
+            "DeleteSecurityGroup" => {
+                self.group = false;
+                says::ok(&action, "<return>true</return>")
+            }
             "DescribeSpotPriceHistory" => says::ok(&action, &prices(world.has_absurd_prices)),
             _ => says::error(400, "InvalidAction", "The action is not valid for this web service."),
         }

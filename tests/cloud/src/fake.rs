@@ -51,6 +51,8 @@ struct Inner {
     world: World,
     dialect: Box<dyn Dialect>,
     faults: VecDeque<(Kind, Fault)>,
+    /// How many requests come until one goes wrong, that one with them.
+    nth: Option<(usize, Fault)>,
     asked: Vec<Asked>,
     broken: Vec<String>,
 }
@@ -77,6 +79,7 @@ impl FakeCloud {
             world: World::new(token),
             dialect: Box::new(dialect),
             faults: VecDeque::new(),
+            nth: None,
             asked: Vec::new(),
             broken: Vec::new(),
         }));
@@ -102,10 +105,17 @@ impl FakeCloud {
         self.inner.lock().faults.push_back((kind, fault));
     }
 
+    /// Has the request with this number go wrong, whatever it is for: 1 is the next one. It takes the place of an earlier word of
+    /// this kind.
+    pub fn fail_nth(&self, number: usize, fault: Fault) {
+        self.inner.lock().nth = Some((number, fault));
+    }
+
     /// Faults that no request met yet.
     #[must_use]
     pub fn faults_left(&self) -> usize {
-        self.inner.lock().faults.len()
+        let inner = self.inner.lock();
+        inner.faults.len() + usize::from(inner.nth.is_some())
     }
 
     /// Every request so far.
@@ -154,10 +164,20 @@ impl Inner {
         self.broken
             .extend(broken.into_iter().map(|rule| format!("{} {}: {rule}", request.method, request.path)));
         let at = self.faults.iter().position(|(due, _)| *due == kind);
-        let fault = at.and_then(|at| self.faults.remove(at)).map(|(_, fault)| fault);
+        let fault =
+            at.and_then(|at| self.faults.remove(at)).map(|(_, fault)| fault).or_else(|| self.count_down());
         let (answer, after) = self.reply(&request, fault);
         self.asked.push(Asked { kind, request, answer: answer.clone(), at: Instant::now() });
         (answer, after)
+    }
+
+    fn count_down(&mut self) -> Option<Fault> {
+        let (left, fault) = self.nth.take()?;
+        if left > 1 {
+            self.nth = Some((left - 1, fault));
+            return None;
+        }
+        Some(fault)
     }
 
     fn reply(&mut self, request: &Request, fault: Option<Fault>) -> Reply {

@@ -459,6 +459,10 @@ impl Account {
                 self.firewalls.insert(name, rule);
                 self.operation("insert", None, 9, None)
             }
+            (&Method::DELETE, [name]) => match self.firewalls.remove(*name) {
+                Some(_) => self.operation("delete", None, 9, None),
+                None => says::not_found(name),
+            },
             (&Method::GET, [name]) => match self.firewalls.get(*name) {
                 Some(rule) => Answer::json(200, rule),
                 None => says::not_found(name),

@@ -13,6 +13,7 @@
 )]
 
 pub mod azure;
+pub mod botocore;
 pub mod contract;
 pub mod digitalocean;
 pub mod discovery;

@@ -204,6 +204,12 @@ impl Account {
                 self.firewalls.push(firewall.clone());
                 Answer::json(200, &firewall)
             }
+            (&Method::DELETE, [id]) => {
+                let before = self.firewalls.len();
+                self.firewalls.retain(|own| own["id"].as_u64() != id.parse().ok());
+                let is_gone = self.firewalls.len() < before;
+                if is_gone { Answer::json(200, &json!({})) } else { says::not_found() }
+            }
             (method, [id, rest @ ..]) => {
                 let is_it = |own: &&mut Value| own["id"].as_u64().is_some_and(|own| own.to_string() == **id);
                 let Some(own) = self.firewalls.iter_mut().find(is_it) else { return says::not_found() };

@@ -195,6 +195,11 @@ impl Account {
                 self.firewalls.push((group.clone(), Vec::new()));
                 Answer::json(201, &json!({ "firewall_group": group }))
             }
+            (&Method::DELETE, [id]) => {
+                let before = self.firewalls.len();
+                self.firewalls.retain(|(group, _)| group["id"] != **id);
+                if self.firewalls.len() < before { Answer::empty(204) } else { says::not_found() }
+            }
             (method, [id, "rules", rest @ ..]) => {
                 let is_it = |own: &&mut (Value, Vec<Value>)| own.0["id"] == **id;
                 let Some((_, rules)) = self.firewalls.iter_mut().find(is_it) else {

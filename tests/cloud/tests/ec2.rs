@@ -9,10 +9,13 @@ use blueprint_hub_provider_aws::{AwsCloud, AwsConfig};
 use blueprint_hub_provider_kit::{Credentials, Fixed, HttpClient, HttpConfig};
 use blueprint_hub_provision_core::catalogue::PriceKind;
 use blueprint_hub_provision_core::resource::Arch;
-use blueprint_hub_provision_core::{ErrorClass, InstanceSpec, Provider, Tags};
+use blueprint_hub_provision_core::{Account as _, ErrorClass, InstanceSpec, Provider, Tags};
+use blueprint_tests_cloud::botocore::Service;
 use blueprint_tests_cloud::contract::{self, Lab};
 use blueprint_tests_cloud::ec2::{Ec2Dialect, REGION, name_of};
-use blueprint_tests_cloud::{FakeCloud, Fault, Kind, Refusal};
+use blueprint_tests_cloud::{Asked, FakeCloud, Fault, Kind, Refusal};
+use blueprint_tests_support::moto::Moto;
+use blueprint_tests_support::{Need, require};
 
 const KEY: &str = "AKIDEXAMPLE";
 const SECRET: &str = "canary-of-a-secret-key";
@@ -156,4 +159,63 @@ async fn the_price_list_is_read_whole_and_only_what_was_asked_for() {
     let rows: Vec<_> = list.iter().map(|offer| (&*offer.plan, offer.on_demand.get(), offer.kind)).collect();
     assert_eq!(rows, [("t3.micro", 10_401, PriceKind::Live), ("m5.large", 96_000, PriceKind::Live)]);
     assert!(list.iter().all(|offer| &*offer.region == REGION && offer.vcpus == 2));
+}
+
+/// Everything that is asked in a life, with a spot machine and without room, fits what AWS publishes of its services.
+#[tokio::test]
+async fn what_is_asked_fits_the_description_of_each_service() {
+    if !require(&[Need::Moto]) {
+        return;
+    }
+    let program = Moto::program().unwrap();
+    let service = |name: &str| Service::beside(&program, name).unwrap();
+    let services = [
+        ("ec2", service("ec2/2016-11-15")),
+        ("ssm", service("ssm/2014-11-06")),
+        ("pricing", service("pricing/2017-10-15")),
+    ];
+    let faults_of = |asked: &Asked| {
+        let scope = asked.request.header("authorization").unwrap().to_owned();
+        let (_, service) = services.iter().find(|(name, _)| scope.contains(&format!("/{name}/"))).unwrap();
+        service.faults(&asked.request)
+    };
+    let account = account_with(2).await;
+    account.provider.offers().await.unwrap();
+    account.provider.price_list().await.unwrap();
+    let disk = InstanceSpec { disk_gb: 40, ..order(1) };
+    let made = account.provider.create(&disk).await.unwrap();
+    account.provider.create(&InstanceSpec { spot: true, ..order(2) }).await.unwrap();
+    account.provider.stop(&made.provider_id).await.unwrap();
+    account.provider.boot(&made.provider_id).await.unwrap();
+    account.fake.world(|world| world.page_limit = 5);
+    for instance in account.provider.list().await.unwrap().instances {
+        account.provider.delete(&instance.provider_id).await.unwrap();
+    }
+    let tidied = account.provider.tidy(HubId::from_bytes([7; 16])).await.unwrap();
+    assert_eq!(tidied.removed, [format!("security group sg-1 in {REGION}")]);
+    let asked = account.fake.asked();
+    for asked in &asked {
+        let faults = faults_of(asked);
+        let body = String::from_utf8_lossy(&asked.request.body);
+        assert!(faults.is_empty(), "{body}: {faults:#?}");
+    }
+    // The check is not blind.
+    let order = asked.iter().find(|asked| asked.kind == Kind::Create).unwrap();
+    let body = String::from_utf8_lossy(&order.request.body).into_owned();
+    for (from, to, word) in [
+        ("MinCount=1", "MinCount=one", "no whole number"),
+        ("MinCount=1&", "", "lacks MinCount"),
+        ("HttpTokens=required", "HttpTokens=perhaps", "no value"),
+        ("BlockDeviceMapping.1.", "BlockDeviceMapping.2.", "not numbered from 1 on"),
+        ("Ebs.Encrypted=true", "Ebs.Encrypted=yes", "neither true nor false"),
+        ("Ebs.VolumeType", "Ebs.Type", "knows no Type"),
+        ("Action=RunInstances", "Action=RunInstance", "there is no operation"),
+        ("Version=2016-11-15", "Version=2016-11-14", "Version is"),
+    ] {
+        let mut wrong = order.clone();
+        assert!(body.contains(from), "{from} is not in {body}");
+        wrong.request.body = body.replace(from, to).into();
+        let faults = faults_of(&wrong);
+        assert!(faults.iter().any(|fault| fault.contains(word)), "{from} to {to}: {faults:?}");
+    }
 }

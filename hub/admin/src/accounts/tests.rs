@@ -31,6 +31,7 @@ async fn every_failure_has_its_status_and_the_next_step() {
         (AccountError::Disabled("aws"), 409, "providers.aws.enabled = true"),
         (AccountError::Invalid("has no token".to_owned()), 400, "NAME = VALUE"),
         (AccountError::Standing("aws", 2), 409, "--force"),
+        (AccountError::Needed("aws", 2), 409, "terminate their deployments"),
         (AccountError::Busy("aws"), 409, "wait"),
         (AccountError::Cloud("digitalocean", wrong), 403, "provider configure digitalocean"),
         (AccountError::Cloud("digitalocean", unsent), 503, "reaches digitalocean"),

@@ -146,6 +146,15 @@ pub(super) fn part(part: &Part) -> Value {
     })
 }
 
+/// A network or a security group in the list of all resources.
+pub(super) fn network((path, document): (&String, &Value)) -> Value {
+    let kind = if path.contains("/virtualnetworks/") { "virtualNetworks" } else { "networkSecurityGroups" };
+    json!({
+        "id": document["id"], "name": document["name"], "type": format!("Microsoft.Network/{kind}"), "location": REGION,
+        "tags": document["tags"],
+    })
+}
+
 /// What the subscription may have, and what it may not.
 pub(super) fn skus() -> Vec<Value> {
     let sku = |name: &str, arch: &str, gpus: &str, closed: bool| {

@@ -308,6 +308,15 @@ impl Account {
                 self.groups.push(group.clone());
                 Answer::json(201, &json!({ "security_group": group }))
             }
+            (&Method::DELETE, [id]) => {
+                let before = self.groups.len();
+                self.groups.retain(|group| group["id"] != **id || group["zone"] != zone);
+                if self.groups.len() < before {
+                    Answer::empty(204)
+                } else {
+                    says::not_found("security_group")
+                }
+            }
             (method, [id, rest @ ..]) => {
                 let Some(group) =
                     self.groups.iter_mut().find(|group| group["id"] == **id && group["zone"] == zone)

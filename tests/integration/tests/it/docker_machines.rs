@@ -295,6 +295,8 @@ fn a_container_joins_serves_is_switched_and_leaves_nothing() -> Result<()> {
     let socket = format!("providers.local_docker.socket={}", docker.socket().display());
     let mut hub = start(&host, &["providers.local_docker.enabled=true", &image, &socket])?;
 
+    let checked = hub.json(&["provider", "check", "local-docker"])?;
+    ensure!(text(&checked, "/regions/0/name")? == "local", "{checked}");
     let order = ["deploy", "--name", "web", "--provider", "local-docker", "--yes", "--output", "json"];
     json_of(&hub.command(&order)?.run(CALL)?)?;
     let is_connected = |shown: &Value| shown.pointer("/instances/0/node/connected") == Some(&true.into());
@@ -311,6 +313,8 @@ fn a_container_joins_serves_is_switched_and_leaves_nothing() -> Result<()> {
     let ran = hub.command(&[&run[..], &options].concat())?.run(SETTLED)?;
     let shown = json_of(&ran)?;
     ensure!(text(&shown, "/state")? == "running", "{shown}");
+    let token = hub.access_token("7/42")?;
+    hub.wait_served("42", &token, SETTLED)?;
 
     // The hub is killed, and the machine is the same node again.
     hub.kill()?;
@@ -327,6 +331,7 @@ fn a_container_joins_serves_is_switched_and_leaves_nothing() -> Result<()> {
     ensure!(container(&docker)?["State"]["Status"] == "exited", "it still runs");
     ensure!(switch("start")?.code == Some(0), "{}", hub.log());
     until(&hub, &docker, "the node after its second start", is_same)?;
+    hub.wait_served("42", &token, SETTLED)?;
 
     let ended = hub.command(&["deployment", "terminate", "web", "--yes", "--wait"])?.run(SETTLED)?;
     ensure!(ended.code == Some(0), "{}\n{}", ended.stderr, hub.log());

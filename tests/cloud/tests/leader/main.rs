@@ -1,43 +1,29 @@
-//! The provisioner over fakes of DigitalOcean, EC2, Vultr and a Docker engine, killed again and again: what is wanted is there in the end, and no more.
+//! The provisioner over fakes of clouds: killed again and again, and with every call failing once. What is wanted is there in the end,
+//! and no more.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod clouds;
+mod faults;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use blueprint_common_engine::Place;
 use blueprint_common_runtime::metrics::Metrics;
-use blueprint_common_types::{AgentId, HubId, JoinToken, Micros, Secret, ServiceKey, Timestamp};
-use blueprint_hub_provider_aws::{AwsCloud, AwsConfig};
-use blueprint_hub_provider_digitalocean::{DigitalOcean, DigitalOceanConfig};
-use blueprint_hub_provider_docker::{AgentProgram, Docker, DockerConfig, EngineHost, Patience};
-use blueprint_hub_provider_kit::{Credentials, Fixed, HttpClient, HttpConfig};
-use blueprint_hub_provider_vultr::{Vultr, VultrConfig};
+use blueprint_common_types::{AgentId, JoinToken, Micros, Secret, ServiceKey, Timestamp};
 use blueprint_hub_provision::{Host, Leader, ProvisionConfig, Provisioner};
 use blueprint_hub_provision_core::cost::Limits;
 use blueprint_hub_provision_core::lifecycle::{Deployer, Order, Record, Settings, Wanted};
 use blueprint_hub_provision_core::resource::Arch;
-use blueprint_hub_provision_core::{Candidate, DeploymentId, Provider};
+use blueprint_hub_provision_core::{Candidate, DeploymentId};
 use blueprint_hub_store::SqliteStore;
-use blueprint_tests_cloud::digitalocean::DigitalOceanDialect;
-use blueprint_tests_cloud::docker::DockerDialect;
-use blueprint_tests_cloud::ec2::{Ec2Dialect, REGION};
-use blueprint_tests_cloud::vultr::VultrDialect;
-use blueprint_tests_cloud::{Dialect, FakeCloud, Fault, Kind, Power, Refusal};
+use blueprint_tests_cloud::{FakeCloud, Fault, Kind, Power, Refusal};
 use futures_util::future::{BoxFuture, FutureExt, ready};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-const TOKEN: &str = "dop_v1_0123456789";
-
-/// What differs from cloud to cloud.
-struct Cloud {
-    fake: FakeCloud,
-    provider: Arc<dyn Provider>,
-    plan: &'static str,
-    region: &'static str,
-}
+use crate::clouds::{Cloud, hub};
 
 struct Nobody;
 
@@ -62,53 +48,6 @@ impl Host for Nobody {
     fn remove_agent(&self, _: AgentId) -> BoxFuture<'_, Result<(), String>> {
         ready(Ok(())).boxed()
     }
-}
-
-fn hub() -> HubId {
-    HubId::from_bytes([1; 16])
-}
-
-async fn cloud_of(
-    dialect: impl Dialect,
-    (plan, region): (&'static str, &'static str),
-    make: impl FnOnce(&str, HttpClient) -> Arc<dyn Provider>,
-) -> Cloud {
-    let fake = FakeCloud::start(dialect, TOKEN).await;
-    let provider = make(&fake.url(), HttpClient::new(HttpConfig::default()).unwrap());
-    Cloud { fake, provider, plan, region }
-}
-
-fn fixed(fields: &[&str]) -> Arc<Fixed> {
-    let field = |name: &&str| ((*name).to_owned(), Secret::new(TOKEN.to_owned()));
-    Arc::new(Fixed::new(Credentials::new("a test", fields.iter().map(field))))
-}
-
-fn digitalocean(url: &str, http: HttpClient) -> Arc<dyn Provider> {
-    Arc::new(DigitalOcean::new(DigitalOceanConfig {
-        hub: hub(),
-        endpoint: url.to_owned(),
-        regions: Vec::new(),
-        image: "debian-13-x64".to_owned(),
-        credentials: fixed(&["token"]),
-        http,
-    }))
-}
-
-fn ec2(url: &str, http: HttpClient) -> Arc<dyn Provider> {
-    let config =
-        AwsConfig { endpoint: Some(url.to_owned()), ..AwsConfig::new(vec![REGION.parse().unwrap()]) };
-    Arc::new(AwsCloud::new(config, http, fixed(&["access_key_id", "secret_access_key"])))
-}
-
-fn vultr(url: &str, http: HttpClient) -> Arc<dyn Provider> {
-    Arc::new(Vultr::new(VultrConfig {
-        hub: hub(),
-        endpoint: url.to_owned(),
-        regions: Vec::new(),
-        image: "Debian 13 x64".to_owned(),
-        credentials: fixed(&["api_key"]),
-        http,
-    }))
 }
 
 /// One life of the hub over the database in `folder`: it is over when `test` is, wherever the task then stands.
@@ -137,18 +76,19 @@ async fn live(folder: &Path, cloud: &Cloud, test: impl AsyncFnOnce(&Provisioner)
     }
 }
 
-fn order(cloud: &Cloud) -> Order {
+fn order(cloud: &Cloud, replicas: u32) -> Order {
+    let (plan, region, disk_gb) = cloud.sells;
     Order {
         name: "web".to_owned(),
         request_key: "one".to_owned(),
-        asked: "3 machines".to_owned(),
-        replicas: 3,
+        asked: "machines".to_owned(),
+        replicas,
         plan: vec![Candidate {
             provider: cloud.provider.name().to_owned(),
-            plan: cloud.plan.to_owned(),
-            region: cloud.region.to_owned(),
+            plan: plan.to_owned(),
+            region: region.to_owned(),
             spot: false,
-            disk_gb: 25,
+            disk_gb,
             arch: Arch::X86_64,
             hourly: Micros::new(8930),
             stopped_hourly: Micros::new(8930),
@@ -174,40 +114,34 @@ async fn until_there_are(fake: &FakeCloud, count: usize) {
 }
 
 async fn ordered(provisioner: &Provisioner, cloud: &Cloud) -> DeploymentId {
-    provisioner.deploy(order(cloud)).await.unwrap().0.id
+    provisioner.deploy(order(cloud, 3)).await.unwrap().0.id
 }
 
 #[tokio::test]
 async fn a_hub_that_is_killed_has_the_droplets_that_are_wanted_in_the_end() {
-    let dialect = DigitalOceanDialect::default();
-    killed_again_and_again(cloud_of(dialect, ("s-1vcpu-1gb", "fra1"), digitalocean).await).await;
+    killed_again_and_again(clouds::digitalocean().await).await;
 }
 
 #[tokio::test]
 async fn a_hub_that_is_killed_has_the_machines_of_ec2_that_are_wanted_in_the_end() {
-    killed_again_and_again(cloud_of(Ec2Dialect::new(3), ("t3.micro", REGION), ec2).await).await;
+    killed_again_and_again(clouds::ec2().await).await;
 }
 
 #[tokio::test]
 async fn a_hub_that_is_killed_has_the_instances_of_vultr_that_are_wanted_in_the_end() {
-    killed_again_and_again(cloud_of(VultrDialect::default(), ("vc2-1c-1gb", "fra"), vultr).await).await;
+    killed_again_and_again(clouds::vultr().await).await;
 }
 
 #[tokio::test]
 async fn a_hub_that_is_killed_has_the_containers_that_are_wanted_in_the_end() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("agent");
-    std::fs::write(&path, "an agent").unwrap();
-    killed_again_and_again(engine_with(AgentProgram { path, is_static: true }).await).await;
+    killed_again_and_again(clouds::engine().await).await;
 }
 
 /// One without its files is nothing that runs: it would be waited for until its time to join is over.
 #[tokio::test]
 async fn a_container_that_was_made_and_not_filled_is_made_again_at_once() {
-    let (folder, files) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let path = files.path().join("agent");
-    std::fs::write(&path, "an agent").unwrap();
-    let cloud = engine_with(AgentProgram { path, is_static: true }).await;
+    let folder = tempfile::tempdir().unwrap();
+    let cloud = clouds::engine().await;
     let fake = &cloud.fake;
     // The container is there, and the call that made it is not.
     (0..3).for_each(|_| fake.fail(Kind::Create, Fault::DoAndBreak));
@@ -221,21 +155,6 @@ async fn a_container_that_was_made_and_not_filled_is_made_again_at_once() {
         }
     })
     .await;
-}
-
-async fn engine_with(agent: AgentProgram) -> Cloud {
-    cloud_of(DockerDialect::new(TOKEN, &[]), ("docker-small", "local"), |url, _| {
-        let address = url.trim_start_matches("http://").parse().unwrap();
-        Arc::new(Docker::new(DockerConfig {
-            name: "local-docker",
-            hub: hub(),
-            hosts: vec![EngineHost { region: "local".to_owned(), place: Place::loopback(address).unwrap() }],
-            image: None,
-            agents: BTreeMap::from([(Arch::X86_64, agent)]),
-            patience: Patience::default(),
-        }))
-    })
-    .await
 }
 
 async fn killed_again_and_again(cloud: Cloud) {
