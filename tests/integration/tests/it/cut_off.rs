@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use blueprint_tests_support::http::Request;
-use blueprint_tests_support::{Need, eventually_ok, require, scratch};
+use blueprint_tests_support::{Lab, Need, eventually_ok, require, scratch};
 use serde_json::Value;
 
-use crate::fixture::{Agent, CALL, Environment, Hub, SOON, rows, text};
+use crate::fixture::{Agent, CALL, Environment, Hub, SOON, Service, rows, text};
 
 /// Time until everything is delivered.
 const DELIVERED: Duration = Duration::from_secs(40);
@@ -73,11 +73,7 @@ fn an_hour_without_the_hub_is_delivered_afterwards_without_a_gap() -> Result<()>
         .set(&format!("workload.data_dir={}", folder.path().join("data").display()));
     agent.run()?;
     let address = agent.observe()?;
-    let script = folder.path().join("counts");
-    std::fs::write(&script, "#!/bin/sh\ni=0\nwhile :; do i=$((i+1)); echo \"line $i\"; sleep 1; done\n")?;
-    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
-    std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
-    let path = script.display().to_string();
+    let path = counts(folder.path())?;
     hub.json(&["workload", "run", "7/42", "--path", &path, "--test-mode", "--wait", "20s"])?;
     let qos = format!("/v1/nodes/{}/qos?points=100000", agent.id());
     let first = eventually_ok(SOON, "a first sample", || {
@@ -119,8 +115,21 @@ fn an_hour_without_the_hub_is_delivered_afterwards_without_a_gap() -> Result<()>
     let times: Vec<u64> = rows(&told, "/history")?.iter().filter_map(|point| point["at"].as_u64()).collect();
     ensure!(times.is_sorted(), "{times:?}");
 
-    // Every line that was written meanwhile is there, with a time of its own.
-    let logs = hub.command(&["logs", "7/42", "--output", "json"])?.run(CALL)?.stdout;
+    every_line_is_there(&hub, "7/42")
+}
+
+/// A script that writes a numbered line each second.
+fn counts(folder: &Path) -> Result<String> {
+    let script = folder.join("counts");
+    std::fs::write(&script, "#!/bin/sh\ni=0\nwhile :; do i=$((i+1)); echo \"line $i\"; sleep 1; done\n")?;
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    std::fs::set_permissions(folder, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    Ok(script.display().to_string())
+}
+
+/// Every line that was written meanwhile is there, with a time of its own.
+fn every_line_is_there(hub: &Hub<'_>, service: &str) -> Result<()> {
+    let logs = hub.command(&["logs", service, "--output", "json"])?.run(CALL)?.stdout;
     let lines: Vec<Value> = logs.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
     let numbers: Vec<u64> = lines
         .iter()
@@ -131,4 +140,83 @@ fn an_hour_without_the_hub_is_delivered_afterwards_without_a_gap() -> Result<()>
     let seconds: BTreeSet<&str> = times.iter().filter_map(|time| time.get(..19)).collect();
     ensure!(times.is_sorted() && seconds.len() > 60, "the lines have the time of their delivery: {logs}");
     Ok(())
+}
+
+/// Minutes of a history, with samples.
+fn sampled(hub: &Hub<'_>, of: &str, first: u64) -> Result<BTreeSet<u64>> {
+    let path = format!("/v1/{of}/qos/history?step=minute&points=10000&from={}", first * 60_000);
+    let told = hub.api(&Request::get(&path))?.json()?;
+    let points = rows(&told, "/points")?.iter();
+    points.filter(|point| point["samples"].as_u64() > Some(0)).map(minute).collect()
+}
+
+/// The hub runs on while nothing passes; afterwards it is killed before it stored what it was given on the stream.
+#[test]
+fn an_hour_without_the_way_to_a_hub_that_runs_is_in_its_history_also_after_it_was_killed() -> Result<()> {
+    if !require(&[Need::Program("faketime"), Need::Root]) {
+        return Ok(());
+    }
+    let Some(lab) = Lab::new()? else { return Ok(()) };
+    let (public, host) = (lab.host("hub")?, lab.host("worker")?);
+    let folder = scratch("clock")?;
+    let mut clock = Clock::new(folder.path())?;
+    let settings = ["session.heartbeat=1s", "session.target_ttl=3s", "qos.write_every=5m"];
+    let mut hub =
+        Hub::start_within(&public, &public.address().to_string(), &settings, clock.environment()?)?;
+    let mut agent = Agent::join(Some(&host), "cut-off", &hub.join_line(&[])?)?
+        .within(clock.environment()?)
+        .set("workload.testing=true")
+        .set(&format!("workload.data_dir={}", folder.path().join("data").display()));
+    let service = Service::start(Some(&host), "offered")?;
+    agent.run()?;
+    agent.offer("7/42", service.address)?;
+    let address = agent.observe()?;
+    let path = counts(folder.path())?;
+    hub.json(&["workload", "run", "7/43", "--path", &path, "--test-mode", "--wait", "20s"])?;
+    let qos = format!("/v1/nodes/{}/qos?points=1", agent.id());
+    let newest = |hub: &Hub<'_>| -> Result<u64> {
+        let told = hub.api(&Request::get(&qos))?.json()?;
+        ensure!(!rows(&told, "/latest/services")?.is_empty(), "no sample of the service: {told}");
+        minute(&told["latest"])
+    };
+    let first = eventually_ok(SOON, "a first sample", || newest(&hub))?;
+
+    host.cut()?;
+    let kept = || -> Result<f64> {
+        let page = Request::get("/metrics").send_from(&host, address, CALL)?.text();
+        let line = page.lines().find_map(|line| line.strip_prefix("agent_samples_backlog_bytes "));
+        Ok(line.context("no size of the backlog")?.parse()?)
+    };
+    let mut before = 0.0;
+    for _ in 0..STRIDES {
+        before = eventually_ok(SOON, "a sample that is kept", || {
+            let now = kept()?;
+            ensure!(now > before, "{now} bytes");
+            Ok(now)
+        })?;
+        clock.advance(STRIDE_SECS)?;
+    }
+    let offered = hub.json(&["service", "ls"])?.to_string();
+    ensure!(!offered.contains("\"healthy\""), "it is offered still: {offered}");
+    host.heal()?;
+    let back = eventually_ok(DELIVERED, "a new sample", || {
+        let back = newest(&hub)?;
+        ensure!(back >= first + 60, "{back} is the minute of before");
+        Ok(back)
+    })?;
+
+    hub.kill()?;
+    hub.start_again()?;
+    let node = format!("nodes/{}", agent.id());
+    eventually_ok(DELIVERED, "every minute of the hour", || {
+        for of in ["services/7/42", node.as_str()] {
+            let minutes = sampled(&hub, of, first)?;
+            let missing: Vec<u64> =
+                (first..=back).filter(|minute| !minutes.contains(minute)).map(|m| m - first).collect();
+            ensure!(missing.is_empty(), "{of}: minutes without a sample: {missing:?}");
+        }
+        Ok(())
+    })
+    .with_context(|| format!("the agent: {}", agent.log()))?;
+    every_line_is_there(&hub, "7/43")
 }

@@ -132,9 +132,19 @@ impl Hub<'static> {
 impl<'h> Hub<'h> {
     /// Makes and starts one on a host, with the ports of the README, to be reached as `advertise`.
     pub(crate) fn start_on(host: &'h Host, advertise: &str, settings: &[&str]) -> Result<Self> {
+        Self::start_within(host, advertise, settings, Vec::new())
+    }
+
+    /// The same with these variables in its environment.
+    pub(crate) fn start_within(
+        host: &'h Host,
+        advertise: &str,
+        settings: &[&str],
+        environment: Environment,
+    ) -> Result<Self> {
         let proxy = SocketAddr::from(([127, 0, 0, 1], 8276));
         let all = settings.iter().map(|&setting| setting.to_owned()).collect();
-        Self::begin(Some(host), advertise, (all, Vec::new()), proxy)
+        Self::begin(Some(host), advertise, (all, environment), proxy)
     }
 
     fn begin(

@@ -55,6 +55,7 @@ mod scraped;
 mod seen;
 mod ssh;
 mod tls;
+mod told;
 mod tun;
 mod under_attack;
 mod updates;

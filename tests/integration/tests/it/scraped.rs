@@ -9,6 +9,7 @@ use blueprint_tests_support::{Launch, Need, eventually_ok, free_port, require, s
 use serde_json::Value;
 
 use crate::fixture::{Agent, CALL, Hub, SOON, Service, Spoke, rows, text};
+use crate::told::Teller;
 
 /// A hub that shows metrics at an address of its own, and what the token there is.
 fn hub() -> Result<(Hub<'static>, SocketAddr, String)> {
@@ -141,5 +142,28 @@ fn the_scrapers_token_opens_metrics_and_nothing_else() -> Result<()> {
     let gone = get(&format!("{node}/metrics"))?;
     ensure!([502, 504].contains(&gone.status), "{}", gone.text());
     gone.json().context("an error is a JSON document")?;
+    Ok(())
+}
+
+#[test]
+fn what_a_blueprint_tells_by_grpc_is_read_like_a_page() -> Result<()> {
+    let (hub, address, token) = hub()?;
+    let mut agent = Agent::join(None, "node", &hub.join_line(&[])?)?;
+    agent.run()?;
+    let (service, teller) = (Service::start(None, "shown")?, Teller::start()?);
+    let (local, place) = (service.address.to_string(), format!("grpc:{}", teller.address().port()));
+    agent.json(&["service", "add", "7/42", "--local", &local, "--port", "8000", "--metrics", &place])?;
+    agent.json(&["service", "add", "7/43", "--local", &local, "--port", "8001", "--metrics", "grpc"])?;
+    let get = |path: &str| Request::get(path).bearer(&token).send(address, CALL);
+    let node = format!("/v1/nodes/{}", agent.id());
+    let page = eventually_ok(SOON, "what the blueprint tells", || {
+        let page = get(&format!("{node}/services/7/42/8000/metrics"))?;
+        ensure!(page.status == 200, "{}", page.text());
+        Ok(page.text())
+    })?;
+    ensure!(page == "jobs_total 12\nversion_info{value=\"v1\"} 1\n", "{page}");
+    let none = get(&format!("{node}/services/7/43/8001/metrics"))?;
+    ensure!(none.status == 404 || none.status == 502, "the example has no such call: {}", none.text());
+    ensure!(none.text().contains("qos.QosMetrics"), "{}", none.text());
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Updates of a running service: none of its requests is lost, what is broken goes back by itself, and a hub that is
 //! killed on the way goes on.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, ensure};
@@ -14,6 +14,9 @@ use crate::workloads::rig::{self, Node};
 
 /// Longest time that an update of these tests takes.
 const THROUGH: Duration = Duration::from_secs(90);
+
+/// Answers by which the part of a version is measured.
+const ANSWERS: u64 = 200;
 
 /// Clients that call without a pause.
 const CLIENTS: usize = 4;
@@ -52,6 +55,18 @@ impl Rig {
         let answer = self.hub.get("42", &self.access, "/")?;
         ensure!(answer.status == 200, "{}: {}", answer.status, answer.text());
         Ok(text(&answer.json()?, "/service")?.to_owned())
+    }
+
+    /// Hundredths of [`ANSWERS`] answers that are of this name, while the next version gets `percent`.
+    fn share(&self, name: &str, percent: u64) -> Result<u64> {
+        let mut own = 0;
+        for _ in 0..ANSWERS {
+            own += u64::from(self.name()? == name);
+        }
+        let shown = self.show()?;
+        let now = shown.pointer("/update/next_percent").and_then(Value::as_u64);
+        ensure!(now == Some(percent), "the step was over before it was measured: {shown}");
+        Ok(own * 100 / ANSWERS)
     }
 
     fn show(&self) -> Result<Value> {
@@ -143,22 +158,26 @@ fn blue_green_canary_and_rolling_lose_no_request_and_every_version_is_kept() -> 
 
     // A canary: both versions answer, in about the parts that were asked for.
     let before = calls(&load);
-    let canary = ["--strategy", "canary", "--canary", "20,60", "--pause", "3s", "--health-time", "1s"];
+    let canary = ["--strategy", "canary", "--canary", "20,60", "--pause", "12s", "--health-time", "1s"];
     let update = ["update", "7/42", "-e", "EXAMPLE_NAME=three"];
     rig.json(&[update.as_slice(), &canary].concat())?;
-    let (mut names, mut percents) = (BTreeSet::new(), BTreeSet::new());
+    let (mut measured, mut percents) = (BTreeMap::new(), BTreeSet::new());
     let began = Instant::now();
     loop {
         let shown = rig.show()?;
         let Some(percent) = shown.pointer("/update/next_percent").and_then(Value::as_u64) else { break };
         percents.insert(percent);
-        if percent == 20 || percent == 60 {
-            names.insert(rig.name()?);
+        if [20, 60].contains(&percent) && !measured.contains_key(&percent) {
+            measured.insert(percent, rig.share("three", percent)?);
         }
         ensure!(began.elapsed() < THROUGH, "{shown}");
     }
     ensure!(percents.is_superset(&BTreeSet::from([0, 20, 60])), "{percents:?}");
-    ensure!(names == BTreeSet::from(["two".to_owned(), "three".to_owned()]), "{names:?}");
+    for (percent, share) in &measured {
+        // Four standard deviations of so many answers that are drawn one by one.
+        ensure!(share.abs_diff(*percent) <= 14, "{share} % of the answers at {percent} %: {measured:?}");
+    }
+    ensure!(measured.keys().copied().eq([20, 60]), "{measured:?}");
     rig.is_alone(3, "three")?;
     ensure!(failures(&load).is_empty(), "canary: {:?}", failures(&load));
     ensure!(calls(&load) - before >= 200, "only {} calls", calls(&load) - before);

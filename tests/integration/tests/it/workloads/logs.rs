@@ -209,6 +209,59 @@ fn lines_are_found_by_number_time_level_and_text_and_what_failed_is_shown() -> R
     })
 }
 
+/// A workload that writes numbered lines of a name.
+fn writes(node: &Node<'_>, name: &str) -> Result<String> {
+    let line = format!("while :; do i=$((i+1)); echo \"{name} n=$i\"; sleep 0.02; done");
+    node.script(name, &["i=0", &line])
+}
+
+/// Numbers of the lines of a name, in the order in which they came.
+fn of_name(lines: &[Value], name: &str) -> Vec<u64> {
+    let begin = format!("{name} n=");
+    let number = |line: &Value| line["text"].as_str()?.strip_prefix(&begin)?.parse().ok();
+    lines.iter().filter_map(number).collect()
+}
+
+#[test]
+fn a_follower_misses_no_line_of_the_next_version_and_a_cursor_goes_on_behind_its_line() -> Result<()> {
+    if !is_possible() {
+        return Ok(());
+    }
+    let hub = Hub::start(&[])?;
+    let node = Node::start(&hub, None, "one")?;
+    let (old, next) = (writes(&node, "old")?, writes(&node, "next")?);
+    hub.json(&["workload", "run", "7/42", "--path", &old, "--test-mode", "--wait", "20s"])?;
+    let mut follower = hub.command(&["logs", "7/42", "-f", "--output", "json"])?.start()?;
+    wait_for(&mut follower, "old n=20\"")?;
+
+    // Both versions write for seconds before the next one alone serves.
+    let update = ["update", "7/42", "--path", &next, "--health-time", "3s", "--pause", "2s"];
+    hub.json(&update)?;
+    let beside = eventually_ok(SOON, "lines of the next version", || {
+        let beside = shown(&hub, &["7/42", "--other"])?;
+        ensure!(beside.iter().any(|line| line.ends_with(" next n=5")), "{beside:?}");
+        Ok(beside)
+    })?;
+    ensure!(!beside.iter().any(|line| line.contains(" old n=")), "{beside:?}");
+    ensure!(shown(&hub, &["7/42", "-n", "1"])?.iter().all(|line| line.contains(" old n=")), "who serves");
+    wait_for(&mut follower, "next n=300\"")?;
+    follower.kill()?;
+
+    let seen = lines(&follower.log());
+    for name in ["old", "next"] {
+        let numbers = of_name(&seen, name);
+        ensure!(numbers.len() >= 20 && numbers.iter().copied().eq((1..).take(numbers.len())), "{name}: {numbers:?}");
+    }
+    ensure!(shown(&hub, &["7/42", "--other"])?.iter().any(|line| line.ends_with(" old n=1")), "the old one");
+
+    let at = seen.iter().find(|line| line["text"] == "next n=100").context("no such line")?;
+    let after = shown(&hub, &["7/42", "--after", text(at, "/cursor")?])?;
+    ensure!(after.first().is_some_and(|line| line.ends_with(" next n=101")), "{:?}", after.first());
+    let refused = hub.command(&["logs", "7/42", "--after", "x"])?.run(CALL)?;
+    ensure!(refused.code == Some(2) && refused.stderr.contains("--after"), "{}", refused.stderr);
+    Ok(())
+}
+
 #[test]
 fn a_flood_is_cut_counted_and_holds_up_nobody_else() -> Result<()> {
     if !is_possible() {
