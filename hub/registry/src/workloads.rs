@@ -410,6 +410,7 @@ impl Workloads {
 
     /// Shows what is, where that is news to somebody.
     async fn publish(&mut self) {
+        self.journal.show_updates(self.updates.iter().count());
         let assigner = &self.assigner;
         self.statuses.retain(|service, (agent, status)| {
             assigner.get(*service).is_some_and(|record| is_told_of(record, *agent, status))

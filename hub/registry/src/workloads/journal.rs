@@ -30,6 +30,8 @@ pub(super) struct Journal {
     steps: Kinds,
     held: Counter<u64, AtomicU64>,
     degraded_now: Gauge,
+    updates: Kinds,
+    updates_now: Gauge,
 }
 
 /// How many steps of a workload may be written now.
@@ -88,7 +90,24 @@ impl Journal {
                 "Workloads that do not get well and have no node left to go to",
                 self.degraded_now.clone(),
             );
+            registry.register(
+                "updates",
+                "Updates by what became of them: started, moved, through, covered (the old version could not serve before the move), \
+                 or back and the phase that they were in, aborted where the operator asked for it",
+                self.updates.clone(),
+            );
+            registry.register("updates_running", "Updates that are under way", self.updates_now.clone());
         });
+    }
+
+    /// Counts what became of an update.
+    pub(super) fn count_update(&self, result: &'static str) {
+        self.updates.get_or_create(&vec![("result", result)]).inc();
+    }
+
+    /// Shows how many are under way.
+    pub(super) fn show_updates(&self, running: usize) {
+        self.updates_now.set(i64::try_from(running).unwrap_or(i64::MAX));
     }
 
     pub(super) fn count(&self, kind: EventKind) {

@@ -70,6 +70,7 @@ impl Workloads {
             self.assigner.set_next(next);
         }
         self.updates.set(stored.update, now);
+        self.journal.count_update("started");
         self.place(&snapshot).await;
         self.publish().await;
         Ok(self.assigner.get(service).map_or(stored.record, |record| (**record).clone()))
@@ -132,6 +133,12 @@ impl Workloads {
         match advance {
             Advance::Enter(update) => {
                 self.store.save_update(update.clone()).await?;
+                let before = self.updates.get(service).map(|before| before.phase);
+                if update.is_covered {
+                    self.journal.count_update("covered");
+                } else if before != Some(update.phase) {
+                    self.count_phase(&update, before);
+                }
                 if update.is_covered {
                     let Update { from, to, .. } = update;
                     warn!(%service, from, to, "the old version of an update cannot serve: the next one gets its requests");
@@ -143,6 +150,7 @@ impl Workloads {
                 self.updates.set(update, now);
             }
             Advance::Finish => {
+                self.journal.count_update("through");
                 if let Some(record) = self.store.finish_update(service, now).await? {
                     info!(target: "audit", %service, version = record.version, "update is through");
                     self.assigner.set(record);
@@ -154,6 +162,9 @@ impl Workloads {
                 self.end_update(service);
             }
             Advance::TakeBack(reason) => {
+                if let Some(update) = self.updates.get(service).filter(|update| update.phase != Phase::Back) {
+                    self.journal.count_update(back_label(update, update.phase));
+                }
                 if let Some(record) = self.store.take_back_update(service, reason.clone(), now).await? {
                     warn!(target: "audit", %service, version = record.version, reason, "update taken back");
                     self.assigner.set(record);
@@ -162,6 +173,14 @@ impl Workloads {
             }
         }
         Ok(())
+    }
+
+    fn count_phase(&self, update: &Update, before: Option<Phase>) {
+        match update.phase {
+            Phase::Moved => self.journal.count_update("moved"),
+            Phase::Back => self.journal.count_update(back_label(update, before.unwrap_or(Phase::Back))),
+            Phase::Starting | Phase::Proving | Phase::Step(_) => {}
+        }
     }
 
     fn end_update(&mut self, service: ServiceKey) {
@@ -232,6 +251,17 @@ impl Workloads {
             next: self.assigner.next(update.service).map(Arc::clone),
             status: self.next_statuses.get(&update.service).map(|(_, status)| status.clone()),
         }
+    }
+}
+
+/// Name of the way back of an update that was in this phase.
+const fn back_label(update: &Update, before: Phase) -> &'static str {
+    match before {
+        _ if update.is_aborted => "aborted",
+        Phase::Starting => "back_starting",
+        Phase::Proving => "back_proving",
+        Phase::Step(_) => "back_canary",
+        Phase::Moved | Phase::Back => "back_moved",
     }
 }
 

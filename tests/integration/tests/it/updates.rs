@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, ensure};
+use blueprint_tests_support::http::Request;
 use blueprint_tests_support::{Need, eventually_ok, processes_naming, require};
 use serde_json::Value;
 
@@ -247,6 +248,12 @@ fn a_broken_version_goes_back_by_itself_and_says_why() -> Result<()> {
     let outcomes: Vec<_> =
         rows(&history, "/versions")?.iter().filter_map(|row| row["outcome"].as_str()).collect();
     ensure!(outcomes == ["failed", "failed", "failed", "failed", "current"], "{history}");
+    let page = rig.hub.api(&Request::get("/metrics"))?.text();
+    for (result, count) in [("started", 4), ("back_starting", 3), ("back_canary", 1)] {
+        let line = format!("hub_workload_updates_total{{result=\"{result}\"}} {count}\n");
+        ensure!(page.contains(&line), "no {line}: {page}");
+    }
+    ensure!(page.contains("hub_workload_updates_running 0\n"), "{page}");
     Ok(())
 }
 
