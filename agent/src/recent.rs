@@ -26,7 +26,8 @@ impl Recent {
 
     /// Notes what the hub was given.
     pub(crate) fn note(&mut self, report: v1::QosReport, now: Instant) {
-        let is_stored = |(at, _): &(Instant, v1::QosReport)| now.saturating_duration_since(*at) > STORED_AFTER;
+        let is_stored =
+            |(at, _): &(Instant, v1::QosReport)| now.saturating_duration_since(*at) > STORED_AFTER;
         while self.reports.front().is_some_and(is_stored) || self.reports.len() >= MAX_REPORTS {
             self.reports.pop_front();
         }

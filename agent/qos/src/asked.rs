@@ -169,10 +169,7 @@ mod tests {
                             version_info{value=\"v1.2 \\\"beta\\\"\"} 1\n";
             assert_eq!(page, expected);
             let other = ServiceKey { blueprint: 7, service: 43 };
-            assert_eq!(
-                ask(address, other, WITHIN).await,
-                Err(ScrapeError::Status(StatusCode::NOT_FOUND))
-            );
+            assert_eq!(ask(address, other, WITHIN).await, Err(ScrapeError::Status(StatusCode::NOT_FOUND)));
         };
         tokio::select! {
             ended = serve => unreachable!("the server ended: {ended:?}"),

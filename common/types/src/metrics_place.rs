@@ -149,7 +149,19 @@ mod tests {
         }
         assert_eq!("none".parse::<MetricsPlace>().unwrap().of(local), None);
         assert_eq!(MetricsPlace::default().to_string(), "/metrics");
-        for bad in ["", "0/metrics", "70000", "x/metrics", "/a b", "http://x/", "grpc:", "grpc:0", "grpc:x", "grpc/m", "9090/\u{e4}"] {
+        for bad in [
+            "",
+            "0/metrics",
+            "70000",
+            "x/metrics",
+            "/a b",
+            "http://x/",
+            "grpc:",
+            "grpc:0",
+            "grpc:x",
+            "grpc/m",
+            "9090/\u{e4}",
+        ] {
             assert!(bad.parse::<MetricsPlace>().is_err(), "{bad}");
         }
         assert!(format!("/{}", "a".repeat(256)).parse::<MetricsPlace>().is_err());

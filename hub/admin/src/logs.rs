@@ -304,7 +304,8 @@ mod tests {
         };
         let same = read(vec![piece(vec![of(1, 8, 5)]), piece(vec![of(1, 9, 6)])]).await;
         assert!(same[0].contains("line 8 of run 5") && same[1].contains("line 9 of run 6"), "{same:?}");
-        let other = read(vec![piece(vec![of(2, 1, 3), of(2, 2, 4)]), piece(vec![of(2, 3, 4), of(2, 4, 6)])]).await;
+        let other =
+            read(vec![piece(vec![of(2, 1, 3), of(2, 2, 4)]), piece(vec![of(2, 3, 4), of(2, 4, 6)])]).await;
         assert!(!other[0].contains("line") && other[0].contains(&LogCursor { ring: 2, seq: 2 }.to_string()));
         assert!(!other[1].contains("line 3") && other[1].contains("line 4 of run 6"), "{other:?}");
     }

@@ -103,7 +103,8 @@ pub(crate) fn recorded(
     let mut statement = db.prepare(sql)?;
     let mut found = BTreeSet::new();
     for (service, port) in asked {
-        let (kind, blueprint, number, agent, _) = rows::named(Subject::Target(TargetKey { service, agent, port }));
+        let (kind, blueprint, number, agent, _) =
+            rows::named(Subject::Target(TargetKey { service, agent, port }));
         if statement.exists(params![kind, blueprint, number, agent, port])? {
             found.insert((service, port));
         }

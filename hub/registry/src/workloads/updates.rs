@@ -256,8 +256,10 @@ impl Workloads {
 
 /// Name of the way back of an update that was in this phase.
 const fn back_label(update: &Update, before: Phase) -> &'static str {
+    if update.is_aborted {
+        return "aborted";
+    }
     match before {
-        _ if update.is_aborted => "aborted",
         Phase::Starting => "back_starting",
         Phase::Proving => "back_proving",
         Phase::Step(_) => "back_canary",

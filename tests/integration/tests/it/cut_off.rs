@@ -161,8 +161,7 @@ fn an_hour_without_the_way_to_a_hub_that_runs_is_in_its_history_also_after_it_wa
     let folder = scratch("clock")?;
     let mut clock = Clock::new(folder.path())?;
     let settings = ["session.heartbeat=1s", "session.target_ttl=3s", "qos.write_every=5m"];
-    let mut hub =
-        Hub::start_within(&public, &public.address().to_string(), &settings, clock.environment()?)?;
+    let mut hub = Hub::start_within(&public, &public.address().to_string(), &settings, clock.environment()?)?;
     let mut agent = Agent::join(Some(&host), "cut-off", &hub.join_line(&[])?)?
         .within(clock.environment()?)
         .set("workload.testing=true")

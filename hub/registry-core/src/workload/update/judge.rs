@@ -146,8 +146,7 @@ impl Watch {
     /// after that. `None` where nothing of this changes.
     fn cover(&self, update: &Update, sight: &Sight) -> Option<Advance> {
         let is_phase = matches!(update.phase, Phase::Proving | Phase::Back) && !update.is_recreate();
-        let is_covered =
-            is_phase && self.needs_target(update) && !serves(&sight.old) && serves(&sight.next);
+        let is_covered = is_phase && self.needs_target(update) && !serves(&sight.old) && serves(&sight.next);
         (is_phase && is_covered != update.is_covered)
             .then(|| Advance::Enter(Update { is_covered, ..update.clone() }))
     }

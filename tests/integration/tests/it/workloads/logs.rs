@@ -250,7 +250,10 @@ fn a_follower_misses_no_line_of_the_next_version_and_a_cursor_goes_on_behind_its
     let seen = lines(&follower.log());
     for name in ["old", "next"] {
         let numbers = of_name(&seen, name);
-        ensure!(numbers.len() >= 20 && numbers.iter().copied().eq((1..).take(numbers.len())), "{name}: {numbers:?}");
+        ensure!(
+            numbers.len() >= 20 && numbers.iter().copied().eq((1..).take(numbers.len())),
+            "{name}: {numbers:?}"
+        );
     }
     ensure!(shown(&hub, &["7/42", "--other"])?.iter().any(|line| line.ends_with(" old n=1")), "the old one");
 
