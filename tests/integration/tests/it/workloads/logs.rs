@@ -230,7 +230,8 @@ fn a_follower_misses_no_line_of_the_next_version_and_a_cursor_goes_on_behind_its
     let hub = Hub::start(&[])?;
     let node = Node::start(&hub, None, "one")?;
     let (old, next) = (writes(&node, "old")?, writes(&node, "next")?);
-    hub.json(&["workload", "run", "7/42", "--path", &old, "--test-mode", "--wait", "20s"])?;
+    let small = ["--cpu-millis", "500", "--memory-bytes", "268435456", "--wait", "20s"];
+    hub.json(&[&["workload", "run", "7/42", "--path", &old, "--test-mode"][..], &small].concat())?;
     let mut follower = hub.command(&["logs", "7/42", "-f", "--output", "json"])?.start()?;
     wait_for(&mut follower, "old n=20\"")?;
 
