@@ -196,7 +196,10 @@ fn an_hour_without_the_way_to_a_hub_that_runs_is_in_its_history_also_after_it_wa
         clock.advance(STRIDE_SECS)?;
     }
     let offered = hub.json(&["service", "ls"])?;
-    ensure!(rows(&offered, "/services")?.iter().all(|row| row["healthy"] == 0), "it is served still: {offered}");
+    ensure!(
+        rows(&offered, "/services")?.iter().all(|row| row["healthy"] == 0),
+        "it is served still: {offered}"
+    );
     host.heal()?;
     let back = eventually_ok(DELIVERED, "a new sample", || {
         let back = newest(&hub)?;
