@@ -9,8 +9,8 @@ use blueprint_common_types::ServiceKey;
 use blueprint_proto::qos::GetBlueprintMetricsRequest;
 use blueprint_proto::qos::qos_metrics_client::QosMetricsClient;
 use http::StatusCode;
-use tonic::Code;
 use tonic::transport::Endpoint;
+use tonic::{Code, Status};
 
 use crate::scrape::{MAX_PAGE, ScrapeError};
 
@@ -48,14 +48,17 @@ async fn call(address: SocketAddr, service: ServiceKey) -> Result<String, Scrape
     let mut client = QosMetricsClient::new(channel).max_decoding_message_size(MAX_PAGE);
     let ServiceKey { blueprint: blueprint_id, service: service_id } = service;
     let answer = client.get_blueprint_metrics(GetBlueprintMetricsRequest { blueprint_id, service_id }).await;
-    let answer = answer.map_err(|status| match status.code() {
-        Code::Unimplemented | Code::NotFound => ScrapeError::Status(StatusCode::NOT_FOUND),
-        code => {
-            let said = status.message().chars().filter(|c| !c.is_control()).take(SAID_CHARS);
-            ScrapeError::Unreachable(format!("{code:?}: {}", said.collect::<String>()))
-        }
-    })?;
+    let answer = answer.map_err(|status| refusal(&status))?;
     Ok(page(answer.into_inner().custom_metrics.into_iter().collect()))
+}
+
+/// What a refused call says about the service.
+fn refusal(status: &Status) -> ScrapeError {
+    if matches!(status.code(), Code::Unimplemented | Code::NotFound) {
+        return ScrapeError::Status(StatusCode::NOT_FOUND);
+    }
+    let said: String = status.message().chars().filter(|c| !c.is_control()).take(SAID_CHARS).collect();
+    ScrapeError::Unreachable(format!("{:?}: {said}", status.code()))
 }
 
 /// A map as a page, in the order of its names.
@@ -102,7 +105,7 @@ mod tests {
     use blueprint_proto::qos::qos_metrics_server::{QosMetrics, QosMetricsServer};
     use tokio::net::TcpListener;
     use tokio_stream::wrappers::TcpListenerStream;
-    use tonic::{Request, Response, Status};
+    use tonic::{Request, Response};
 
     use super::*;
 
