@@ -49,7 +49,7 @@ fn a_native_workload_gets_no_more_memory_processes_and_time_than_its_limits_say(
     let hub = Hub::start(&[])?;
     let node = Node::start(&hub, None, "one")?;
     let inventory = hub.json(&["node", "show", "one"])?;
-    ensure!(inventory.pointer("/inventory/limits_held") == Some(&true.into()), "{inventory}");
+    ensure!(inventory.pointer("/node/inventory/limits_held") == Some(&true.into()), "{inventory}");
 
     let memory = "held = bytearray(256 << 20)\nfor at in range(0, len(held), 4096): held[at] = 1\n";
     run(&hub, &node, "7/1", memory, json!({ "memory_bytes": 48 << 20 }))?;
