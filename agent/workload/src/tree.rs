@@ -212,8 +212,8 @@ mod tests {
             move |pid: i32| seen(parents.iter().find(|(child, _)| *child == pid)?.1)
         };
         let tree = of(&[(9, 6), (6, 5), (5, 1), (1, 0), (7, 1)]);
-        assert!(climbs(9, 5, &tree) && climbs(5, 5, &tree) && climbs(7, 1, &tree));
-        assert!(!climbs(7, 5, &tree) && !climbs(1, 5, &tree) && !climbs(8, 5, &tree), "another branch");
+        assert!(climbs(9, 5, tree) && climbs(5, 5, tree) && climbs(7, 1, tree));
+        assert!(!climbs(7, 5, tree) && !climbs(1, 5, tree) && !climbs(8, 5, tree), "another branch");
         assert!(!climbs(6, 4, of(&[(6, 7), (7, 6)])), "a circle ends");
 
         let own = Known::of(std::process::id()).unwrap();

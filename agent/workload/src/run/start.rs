@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use super::{Run, Running};
 use crate::artefact::NativeArtefact;
 use crate::beside::Ran;
-use crate::bridge::{BridgeConfig, serve};
+use crate::bridge::{BridgeConfig, Serving, serve};
 use crate::cgroup::Cgroup;
 use crate::container::EngineError;
 use crate::gpu::GpuLease;
@@ -139,16 +139,7 @@ impl Run<'_> {
             let digits: String = key.expose().iter().map(|byte| format!("{byte:02x}")).collect();
             ("TLS_ENVELOPE_KEY".to_owned(), digits)
         });
-        let bridge = if self.spec.test_mode {
-            None
-        } else {
-            let check = (self.spec.health.check.clone(), self.spec.health.pace);
-            let socket = self.folders.socket.clone();
-            let (refused, metrics) = (Arc::clone(&common.refused), self.spec.metrics.clone());
-            let config = BridgeConfig { seat, generation, socket, user, check, refused, metrics };
-            let served = serve(config, Arc::clone(&common.hub), &common.spawner);
-            Some(served.map_err(|error| broken("its bridge cannot listen", &error))?)
-        };
+        let bridge = self.open_bridge(user)?;
         let (spec, bundle, folders) = (&self.spec, &self.bundle, &self.folders);
         let none = GpuLease::default();
         let gpus = self.gpus.as_ref().unwrap_or(&none);
@@ -190,6 +181,28 @@ impl Run<'_> {
         let ran = native.or_else(|| instance.inside().map(Ran::Container));
         let list = |ran| common.besides.list((service, generation), ran, &self.spec, &self.bundle);
         Ok(Running { instance, bridge, storage, _user_run: user_run, _listed: ran.map(list) })
+    }
+
+    /// Serves its bridge, where it has one.
+    fn open_bridge(&self, user: Option<(u32, u32)>) -> Result<Option<Serving>, PrepareFailed> {
+        if self.spec.test_mode {
+            return Ok(None);
+        }
+        let (common, seat) = (&self.workload.common, self.workload.seat);
+        let config = BridgeConfig {
+            seat,
+            generation: self.workload.generation,
+            socket: self.folders.socket.clone(),
+            user,
+            check: (self.spec.health.check.clone(), self.spec.health.pace),
+            refused: Arc::clone(&common.refused),
+            metrics: self.spec.metrics.clone(),
+        };
+        let served = serve(config, Arc::clone(&common.hub), &common.spawner);
+        served.map(Some).map_err(|error| PrepareFailed {
+            reason: format!("its bridge cannot listen: {error}"),
+            may_pass: true,
+        })
     }
 
     /// Listens for what the workload has to reach on the operator's machine.

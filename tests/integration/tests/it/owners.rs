@@ -21,7 +21,12 @@ pub(crate) struct Owner(SigningKey);
 
 impl Owner {
     pub(crate) fn new() -> Result<Self> {
-        Ok(Self(SigningKey::from_slice(&[3; 32])?))
+        Self::of(3)
+    }
+
+    /// One of several: another one for each seed but 0.
+    pub(crate) fn of(seed: u8) -> Result<Self> {
+        Ok(Self(SigningKey::from_slice(&[seed; 32])?))
     }
 
     pub(crate) fn public(&self) -> String {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::is_possible;
 use super::rig::Node;
-use crate::fixture::{Hub, SOON, rows, text};
+use crate::fixture::{Hub, SOON, text};
 
 /// Any user without an entry in the system's list.
 const USER: u32 = 59_142;
@@ -26,6 +26,15 @@ fn run(hub: &Hub<'_>, node: &Node<'_>, service: &str, script: &str, limits: Valu
     std::fs::write(&file, document.to_string())?;
     hub.json(&["workload", "run", service, "--file", &file.display().to_string()])?;
     Ok(())
+}
+
+/// Waits until the node has said whether it holds limits.
+fn says_held(hub: &Hub<'_>, is_held: bool) -> Result<()> {
+    eventually_ok(SOON, "what the node says of itself", || {
+        let shown = hub.json(&["node", "show", "one"])?;
+        ensure!(shown.pointer("/node/inventory/limits_held") == Some(&is_held.into()), "{shown}");
+        Ok(())
+    })
 }
 
 fn data(node: &Node<'_>, service: &str) -> PathBuf {
@@ -48,8 +57,7 @@ fn a_native_workload_gets_no_more_memory_processes_and_time_than_its_limits_say(
     }
     let hub = Hub::start(&[])?;
     let node = Node::start(&hub, None, "one")?;
-    let inventory = hub.json(&["node", "show", "one"])?;
-    ensure!(inventory.pointer("/inventory/limits_held") == Some(&true.into()), "{inventory}");
+    says_held(&hub, true)?;
 
     let memory = "held = bytearray(256 << 20)\nfor at in range(0, len(held), 4096): held[at] = 1\n";
     run(&hub, &node, "7/1", memory, json!({ "memory_bytes": 48 << 20 }))?;
@@ -110,10 +118,7 @@ fn a_node_that_holds_no_limits_refuses_them_unless_its_owner_lets_it() -> Result
     let hub = Hub::start(&[])?;
     let mut node = Node::start_as(&hub, USER, "one")?;
     let program = node.script("waits", &["exec sleep 600"])?;
-    let nodes = hub.json(&["node", "ls"])?;
-    let inventory = rows(&nodes, "/nodes")?.first().context("no node")?.get("inventory").cloned();
-    let held = inventory.as_ref().and_then(|inventory| inventory.get("limits_held"));
-    ensure!(held == Some(&false.into()), "{nodes}");
+    says_held(&hub, false)?;
 
     let asks = ["--memory-bytes", "268435456", "--test-mode"];
     hub.json(&[&["workload", "run", "7/42", "--path", &program], &asks[..]].concat())?;
