@@ -315,7 +315,7 @@ fn a_port_of_a_node_by_its_name_is_carried_both_ways_for_a_grant_of_its_own() ->
         ensure!(got == sent, "{} bytes came back", got.len());
         Ok(())
     };
-    let (forward, port) = open(&hub, &["--node", "one", "0", "--port", &tcp])?;
+    let (mut forward, port) = open(&hub, &["--node", "one", "0", "--port", &tcp])?;
     both_ways(&at, port)?;
     let (flows, port) = open(&hub, &["--node", "one", "0", "--port", &udp, "--udp"])?;
     eventually_ok(SOON, "an echo", || ask_echo(&at, port))?;
@@ -328,7 +328,6 @@ fn a_port_of_a_node_by_its_name_is_carried_both_ways_for_a_grant_of_its_own() ->
     close(reverse)?;
 
     // A grant that is taken back ends what it let in.
-    let mut forward = forward;
     allow(&grant.replace("\"one\"", "\"other\""))?;
     forward.wait_for_line("the policy does not allow it any more", SOON)?;
     forward.kill()?;

@@ -36,7 +36,7 @@ fn figure(hub: &Hub<'_>, name: &str) -> Result<f64> {
 fn wait_counted(hub: &Hub<'_>) -> Result<Value> {
     eventually_ok(SOON, "figures of the whole workload", || {
         let shown = hub.json(&["qos", "show", "7/42"])?;
-        let usage = &shown["usage"];
+        let usage = shown.get("usage").context("no usage")?;
         ensure!(usage["cpu_percent"].as_f64() > Some(8.0), "{shown}");
         ensure!(
             usage["pids"].as_u64() >= Some(4) && usage["memory_bytes"].as_u64() > Some(1_000_000),
