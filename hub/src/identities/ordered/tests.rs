@@ -1,7 +1,5 @@
 //! Which orders go without a token, and whether Azure's names are compared.
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use blueprint_hub_provision_core::catalogue::Offer;
 use blueprint_hub_provision_core::{Instance, InstanceSpec, Listing, ProviderError};
 use futures_util::future::{BoxFuture, ready};
@@ -91,6 +89,8 @@ async fn a_machine_of_azure_is_the_one_of_its_name_that_azure_vouches_for() {
 #[cfg(all(feature = "provider-aws", feature = "provider-gcp", feature = "provider-azure"))]
 #[test]
 fn orders_go_without_a_token_where_all_that_is_needed_is_configured() {
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
     use blueprint_common_runtime::config::Sources;
 
     use crate::config::HubConfig;
