@@ -51,7 +51,11 @@ impl Hub {
         let settings =
             ["control.listen=127.0.0.1:0", "tunnel.listen=127.0.0.1:0", "proxy.listen=127.0.0.1:0"];
         let mut arguments = vec!["serve".into(), "--state".into(), state.clone().into_os_string()];
-        for setting in settings.into_iter().chain([mtu.as_str(), "log.level=warn", "log.access=off"]).chain(more.iter().copied()) {
+        for setting in settings
+            .into_iter()
+            .chain([mtu.as_str(), "log.level=warn", "log.access=off"])
+            .chain(more.iter().copied())
+        {
             arguments.extend(["--set".into(), setting.into()]);
         }
         let process = Running::start(&program, folder, arguments)?;

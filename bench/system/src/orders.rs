@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use blueprint_common_types::Micros;
 use blueprint_hub_provision_core::catalogue::{Catalogue, Day};
-use blueprint_hub_provision_core::lifecycle::{Dice, Spread};
+use blueprint_hub_provision_core::lifecycle::{self, Dice};
 use blueprint_hub_provision_core::placement::{Demand, Question, Strategy, place};
 use blueprint_hub_provision_core::resource::ResourceSpec;
 use http::Method;
@@ -46,14 +46,16 @@ pub(crate) fn placement() -> Result<Vec<Figure>> {
             cpu_millis: u32::try_from(250 + below(32_000))?,
             memory_bytes: (256 << 20) + below(128 << 30),
             storage_bytes: (1 << 30) + below(500 << 30),
-            region: number.is_multiple_of(3).then(|| if number.is_multiple_of(2) { "us" } else { "eu" }.to_owned()),
+            region: number
+                .is_multiple_of(3)
+                .then(|| if number.is_multiple_of(2) { "us" } else { "eu" }.to_owned()),
             ..ResourceSpec::default()
         };
         let demand = Demand::service(&spec);
         let question = Question {
             demand: &demand,
             replicas: u32::try_from(1 + number % 5)?,
-            spread: Spread::None,
+            spread: lifecycle::Spread::None,
             strategy,
             max_hourly: number.is_multiple_of(4).then(|| Micros::new(50_000 + below(2_000_000))),
             configured: None,
@@ -71,7 +73,8 @@ pub(crate) fn placement() -> Result<Vec<Figure>> {
     }
     ensure!(fit * 2 > SPECIFICATIONS, "only {fit} of {SPECIFICATIONS} fit anywhere");
     Ok(vec![
-        Figure::of("orders.placement", "ms", Spread::of(took.iter().copied().map(millis))).at_most(PLACEMENT_MS),
+        Figure::of("orders.placement", "ms", Spread::of(took.iter().copied().map(millis)))
+            .at_most(PLACEMENT_MS),
         Figure::once("orders.placement_p99", "ms", millis(percentile(&took, 99))).at_most(PLACEMENT_MS),
     ])
 }

@@ -275,11 +275,15 @@ fn cell(column: &str, value: String) -> Result<Value, String> {
     match column {
         "disk_gb" | "gpu_count" | "min_vram_gib" | "egress_gb" => {
             let number = value.parse::<u32>();
-            number.map(Value::from).map_err(|_| format!("{column} is {value:?}, and a whole number was expected"))
+            number
+                .map(Value::from)
+                .map_err(|_| format!("{column} is {value:?}, and a whole number was expected"))
         }
         "spot" | "no_burstable" | "accept_stale" | "configured" => {
             let truth = value.to_ascii_lowercase().parse::<bool>();
-            truth.map(Value::from).map_err(|_| format!("{column} is {value:?}, and true or false was expected"))
+            truth
+                .map(Value::from)
+                .map_err(|_| format!("{column} is {value:?}, and true or false was expected"))
         }
         _ => Ok(Value::String(value)),
     }

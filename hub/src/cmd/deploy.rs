@@ -15,8 +15,8 @@ use serde_json::{Value, json};
 
 use super::client::{ask, rows, text};
 use super::deployment::show;
-use super::offers::filter::{Filter, Query};
 use super::offers;
+use super::offers::filter::{Filter, Query};
 use super::{seconds, workload};
 use crate::cli::Global;
 
@@ -109,10 +109,7 @@ impl Deploy {
                 print_json(&plan);
                 return Ok(());
             }
-            show_plan(&plan);
-            if self.explain {
-                eprint_line(offers::explained(plan.get("explained").unwrap_or(&Value::Null)).render().trim_end());
-            }
+            show_plan(&plan, self.explain);
             let confirmed = ["hourly", "most_hourly"].map(|key| (key.to_owned(), plan.get(key).cloned()));
             let confirmed: serde_json::Map<_, _> =
                 confirmed.into_iter().filter_map(|(key, price)| Some((key, price?))).collect();
@@ -217,8 +214,15 @@ fn set_tier(
     Ok(())
 }
 
-/// Shows what would be ordered, to people.
-fn show_plan(plan: &Value) {
+/// Shows what would be ordered to people, and whose word it was where they want to know.
+fn show_plan(plan: &Value, explains: bool) {
+    show_offers(plan);
+    if explains {
+        eprint_line(offers::explained(plan.get("explained").unwrap_or(&Value::Null)).render().trim_end());
+    }
+}
+
+fn show_offers(plan: &Value) {
     let mut offers = Table::new(&["TRY", "PROVIDER", "PLAN", "REGION", "DISK", "PRICE/H"]);
     for (offer, step) in rows(plan, "plan").iter().zip(1u32..) {
         offers.push(vec![

@@ -53,7 +53,8 @@ pub(super) fn take(settings: &Settings, problems: &mut Problems) -> Option<Prefe
             None
         }
     });
-    let region = settings.take::<String>(REGION.path, problems).map(|name| Some(name).filter(|name| name != "any"));
+    let region =
+        settings.take::<String>(REGION.path, problems).map(|name| Some(name).filter(|name| name != "any"));
     let max_order_hourly = or_off::<Micros>(settings, &MAX_ORDER_HOURLY, problems);
     let ttl = or_off::<Span>(settings, &TTL, problems);
     let ttl_secs = ttl.map(|ttl| ttl.map(|Span(span)| span.as_secs()));

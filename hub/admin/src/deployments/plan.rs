@@ -113,7 +113,9 @@ pub(super) async fn choose(
         let plan = search(&market, &understood, offers, (replicas, spread))?;
         Ok(Chosen { plan, explained: understood.explained(&market, replicas) })
     });
-    found.await.map_err(|_| ApiError::unavailable("the search in the catalogue failed; the hub's log says why"))?
+    found
+        .await
+        .map_err(|_| ApiError::unavailable("the search in the catalogue failed; the hub's log says why"))?
 }
 
 /// Where a search ends; on a thread that may block.

@@ -130,7 +130,8 @@ impl Asked {
         let layers = self.with_limit(market, replicas);
         let merged = layers.merge();
         let rows = merged.origins.iter().map(|(name, origin)| {
-            let said = [&layers.blueprint, &layers.customer, &layers.operator].map(|layer| shown(layer, name));
+            let said =
+                [&layers.blueprint, &layers.customer, &layers.operator].map(|layer| shown(layer, name));
             let [blueprint, customer, operator] = said;
             let row = json!({
                 "value": shown(&merged.layer, name), "origin": origin,

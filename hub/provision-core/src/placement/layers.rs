@@ -139,7 +139,8 @@ impl Layers {
     ) -> Option<T> {
         // Of equal ones the first that said it.
         let said = self.all().into_iter().rev();
-        let said = said.filter_map(|(origin, layer)| Some((field(layer)?, origin))).max_by(|a, b| a.0.cmp(&b.0));
+        let said =
+            said.filter_map(|(origin, layer)| Some((field(layer)?, origin))).max_by(|a, b| a.0.cmp(&b.0));
         origins.insert(name, said.as_ref().map_or(Origin::Default, |(_, origin)| *origin));
         said.map(|(value, _)| value)
     }

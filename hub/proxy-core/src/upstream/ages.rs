@@ -61,6 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "an instant has no other beginning; the test adds to it")]
     fn what_lasts_is_told_apart_and_the_counts_stay_few() {
         let (mut ages, began) = (Ages::default(), Instant::now());
         let at = |secs: u64| began + Duration::from_secs(secs);

@@ -341,6 +341,7 @@ fn service_sample(service: ServiceKey, port: u16) -> ServiceSample {
         cpu_percent: 1.0,
         memory_bytes: 1,
         check_micros: 1,
+        whole: None,
     }
 }
 

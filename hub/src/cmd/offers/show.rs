@@ -94,7 +94,8 @@ fn disk(row: &Value) -> String {
 }
 
 pub(super) fn offers(found: &[Value]) -> Table {
-    let header = ["PROVIDER", "PLAN", "REGION", "CPU", "MEMORY", "DISK", "GPU", "HOUR", "MONTH", "PRICE", "ORDER"];
+    let header =
+        ["PROVIDER", "PLAN", "REGION", "CPU", "MEMORY", "DISK", "GPU", "HOUR", "MONTH", "PRICE", "ORDER"];
     let mut table = Table::new(&header);
     for row in found {
         let plan = if is(row, "spot") { format!("{} (spot)", text(row, "plan")) } else { text(row, "plan") };

@@ -158,10 +158,7 @@ async fn an_alert_that_is_spent_holds_orders_and_calls_until_it_is_released_or_r
     let hold = |cents| terms(AlertAction::Hold, cents);
     store.set_alert("team".to_owned(), hold(1_717_986), NOW).await.unwrap();
     let order = async |store: &SqliteStore, number: u8, limits| {
-        let asked = blueprint_hub_provision_core::lifecycle::Deployment {
-            created_at: later,
-            ..deployment(number, &format!("key-{number}"))
-        };
+        let asked = Deployment { created_at: later, ..deployment(number, &format!("key-{number}")) };
         store.create_deployment(asked, limits).await
     };
     let refused = order(&store, 2, SIM_COUNTS).await.unwrap_err();
@@ -245,7 +242,7 @@ async fn a_clock_that_was_set_to_another_period_lifts_no_hold() {
     let year_later = NOW.plus(MINUTE * 60 * 24 * 365);
     let order = async || {
         let asked = deployment(2, "key-2");
-        let asked = blueprint_hub_provision_core::lifecycle::Deployment { created_at: year_later, ..asked };
+        let asked = Deployment { created_at: year_later, ..asked };
         store.create_deployment(asked, SIM_COUNTS).await
     };
     store.note_scan(later).await.unwrap();

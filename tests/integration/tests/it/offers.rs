@@ -90,7 +90,8 @@ fn whose_word_counts_is_told_and_what_a_blueprint_needs_is_never_made_less() -> 
         "needs.json",
         r#"{"resources": {"cpu": 4.0, "memory_gb": 8.0, "storage_gb": 20.0}, "region": "eu", "max_instances": 3}"#,
     )?;
-    let asked = ["estimate-cost", "--min-cpu", "1", "--min-memory", "16", "--region", "us", "--max-price", "5"];
+    let asked =
+        ["estimate-cost", "--min-cpu", "1", "--min-memory", "16", "--region", "us", "--max-price", "5"];
     let asked = [asked.as_slice(), &["--blueprint", &needs, "--accept-stale-price"]].concat();
     let estimate = hub.json(&asked)?;
     let word = |condition: &str, field: &str| estimate["explained"][condition][field].clone();

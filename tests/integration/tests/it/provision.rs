@@ -162,7 +162,10 @@ fn what_offers_shows_is_what_deploy_orders() -> Result<()> {
     nothing(&["--template", "hive-large"], "this hub has sim")?;
     nothing(&["--template", "hive-huge"], "blueprint-hub templates")?;
     let needs = hub.state().join("needs.json");
-    std::fs::write(&needs, r#"{"resources": {"cpu": 2.0, "memory_gb": 2.0, "storage_gb": 10.0}, "max_instances": 1}"#)?;
+    std::fs::write(
+        &needs,
+        r#"{"resources": {"cpu": 2.0, "memory_gb": 2.0, "storage_gb": 10.0}, "max_instances": 1}"#,
+    )?;
     let needs = needs.to_string_lossy();
     nothing(&["--blueprint", &needs, "--replicas", "2"], "runs on 1 machines at most")?;
     let plan = hub.json(&["deploy", "--blueprint", &needs, "--min-cpu", "1", "--dry-run"])?;

@@ -332,14 +332,14 @@ fn replicas_that_are_spread_over_providers_are_at_each_of_them_or_nowhere() -> R
     let path = hub.state().join("digitalocean.credentials");
     std::fs::write(&path, format!("token = {DROPLETS}\n"))?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
-    let order = |over| ["deploy", "--yes", "--replicas", "2", "--spread", over];
-    let dry = |over: &str| hub.command(&order(over))?.args(["--dry-run", "--output", "json"]).run(SETTLED);
+    let dry =
+        |over: &str| hub.command(&spread_over(over))?.args(["--dry-run", "--output", "json"]).run(SETTLED);
     let plan = eventually_ok(SETTLED, "a plan", || json_of(&dry("providers")?))?;
     let at = |plan: &Value, key: &str| -> Result<BTreeSet<String>> {
         rows(plan, "/layout")?.iter().map(|row| Ok(text(row, key)?.to_owned())).collect()
     };
     ensure!(at(&plan, "/provider")? == ["digitalocean", "sim"].map(str::to_owned).into(), "{plan}");
-    let ordered = hub.command(&order("providers"))?.args(["--output", "json"]).run(SETTLED)?;
+    let ordered = hub.command(&spread_over("providers"))?.args(["--output", "json"]).run(SETTLED)?;
     json_of(&ordered)?;
     let settled = eventually_ok(SETTLED, "a machine at each", || {
         let droplets = fake.world(|world| world.machines.len());
@@ -498,4 +498,9 @@ fn a_workload_of_a_service_with_a_tier_runs_on_each_of_its_machines() -> Result<
     wait_phase(&hub, "ended")?;
     pass(Duration::from_secs(4))?;
     nowhere(&hub)
+}
+
+/// An order of two machines that are spread.
+fn spread_over(over: &str) -> [&str; 6] {
+    ["deploy", "--yes", "--replicas", "2", "--spread", over]
 }
