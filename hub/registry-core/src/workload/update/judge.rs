@@ -143,11 +143,12 @@ impl Watch {
     }
 
     /// Gives the next version everything, in the same phase, while the old one cannot serve and it can; takes it away
-    /// after that. `None` where nothing of this changes.
+    /// after that. What the operator took back gets nothing more. `None` where nothing of this changes.
     fn cover(&self, update: &Update, sight: &Sight) -> Option<Advance> {
         let is_phase = matches!(update.phase, Phase::Proving | Phase::Back) && !update.is_recreate();
+        let is_wanted = is_phase && !update.is_aborted;
         let is_covered =
-            is_phase && self.needs_target(update) && !answers(&sight.old) && answers(&sight.next);
+            is_wanted && self.needs_target(update) && !answers(&sight.old) && answers(&sight.next);
         (is_phase && is_covered != update.is_covered)
             .then(|| Advance::Enter(Update { is_covered, ..update.clone() }))
     }
