@@ -26,7 +26,7 @@ pub(crate) async fn run(
     let epoch = || shared.spoke.identity().tunnel.epoch;
     let mut recent = Recent::new(epoch());
     loop {
-        for report in recent.unstored(epoch(), Instant::now()) {
+        for report in recent.unstored(epoch()) {
             late.keep(report).await;
         }
         let uses = uses(&shared).await;

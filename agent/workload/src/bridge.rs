@@ -229,28 +229,23 @@ impl Bridge {
         known.ok().and_then(Result::ok).and_then(|known| known.clone())
     }
 
-    /// Where the node reaches a place of the workload.
-    async fn place(&self, local: SocketAddr) -> Result<SocketAddr, Status> {
+    /// Where the node reaches the service that listens at `own`, seen from the workload, and its metrics: another port of it
+    /// has another place on the node, too.
+    async fn places(&self, own: SocketAddr) -> Result<(SocketAddr, MetricsPlace), Status> {
         let started = self.started().await;
         let (reach, _) = started.ok_or_else(|| Status::unavailable("the workload is still being started"))?;
-        reach.place(local).map_err(Status::invalid_argument)
-    }
-
-    /// Where the node finds the metrics of a service that listens at `own`, seen from the workload: another port of it has
-    /// another place on the node, too.
-    async fn metrics_place(&self, own: SocketAddr) -> Result<MetricsPlace, Status> {
-        let at = async |port: u16| -> Result<u16, Status> {
-            Ok(self.place(SocketAddr::new(own.ip(), port)).await?.port())
-        };
-        Ok(match &self.metrics {
+        let local = reach.place(own).map_err(Status::invalid_argument)?;
+        let at = |port: u16| reach.port_beside(own, port).map_err(Status::invalid_argument);
+        let metrics = match &self.metrics {
             MetricsPlace::At { port: Some(port), path } => {
-                MetricsPlace::At { port: Some(at(*port).await?), path: path.clone() }
+                MetricsPlace::At { port: Some(at(*port)?), path: path.clone() }
             }
-            MetricsPlace::Grpc { port: Some(port) } => MetricsPlace::Grpc { port: Some(at(*port).await?) },
+            MetricsPlace::Grpc { port: Some(port) } => MetricsPlace::Grpc { port: Some(at(*port)?) },
             place @ (MetricsPlace::Nowhere
             | MetricsPlace::At { port: None, .. }
             | MetricsPlace::Grpc { port: None }) => place.clone(),
-        })
+        };
+        Ok((local, metrics))
     }
 }
 
@@ -285,8 +280,7 @@ impl BlueprintManagerBridge for Bridge {
         }
         self.hub.bridge(self.service, Call::Register(call)).await?;
         let own = local?;
-        let local = self.place(own).await?;
-        let metrics = self.metrics_place(own).await?;
+        let (local, metrics) = self.places(own).await?;
         let (check, pace) = self.check.clone();
         let offer = Offer { seat: self.seat, generation: self.generation, local, check, pace, metrics };
         self.hub.offer(offer).map_err(Status::resource_exhausted)?;

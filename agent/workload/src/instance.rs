@@ -82,6 +82,23 @@ impl Reach {
             }
         }
     }
+
+    /// Port at which the node reaches another port of a workload, at the address where it reaches what listens at `local`.
+    /// What is at another address is refused: the same port of this one is somebody else's.
+    pub(crate) fn port_beside(&self, local: SocketAddr, port: u16) -> Result<u16, String> {
+        let own = self.place(local)?;
+        let other = self.place(SocketAddr::new(local.ip(), port))?;
+        if own.ip() == other.ip() {
+            return Ok(other.port());
+        }
+        Err(format!(
+            "metrics are at port {port} of the container, which the node reaches at {}, and the service's port {} at {}: name \
+             both in source.ports, or neither",
+            other.ip(),
+            local.port(),
+            own.ip()
+        ))
+    }
 }
 
 /// A container of this node.
@@ -344,5 +361,25 @@ mod tests {
         assert_eq!(reach(Some("172.18.0.2"), &published).place(local), at("127.0.0.1:4000"));
         assert_eq!(reach(Some("172.18.0.2"), &BTreeMap::new()).place(local), at("172.18.0.2:80"));
         assert!(reach(None, &BTreeMap::new()).place(local).unwrap_err().contains("source.ports"));
+    }
+
+    #[test]
+    fn metrics_at_another_port_are_looked_for_at_the_service_s_address_or_refused() {
+        let local: SocketAddr = "127.0.0.1:8080".parse().unwrap();
+        assert_eq!(Reach::Node.port_beside(local, 9090), Ok(9090));
+        let reach = |address: Option<&str>, published: &[(u16, &str)]| Reach::Container {
+            address: address.map(|text| text.parse().unwrap()),
+            ports: published.iter().map(|(port, at)| (*port, at.parse().unwrap())).collect(),
+        };
+        let (service, metrics) = ((8080, "127.0.0.1:4000"), (9090, "127.0.0.1:4001"));
+        let inside = Some("172.18.0.2");
+        assert_eq!(reach(inside, &[service, metrics]).port_beside(local, 9090), Ok(4001));
+        assert_eq!(reach(inside, &[]).port_beside(local, 9090), Ok(9090));
+        // Else the agent would ask 127.0.0.1:9090, or 172.18.0.2:4001.
+        for published in [service, metrics] {
+            let refused = reach(inside, &[published]).port_beside(local, 9090).unwrap_err();
+            assert!(refused.contains("port 9090") && refused.contains("both in source.ports"), "{refused}");
+        }
+        assert!(reach(None, &[service]).port_beside(local, 9090).unwrap_err().contains("port 9090"));
     }
 }

@@ -14,7 +14,7 @@
 //!   is killed at any moment has one such version, and not two;
 //! - the two weights add up to a hundred, and a version that has everything and cannot serve loses it at once where the
 //!   other can, so requests always have somewhere to go: after the move for good, before it and on the way back until
-//!   the old version serves again;
+//!   the old version serves again, but not to a version that the operator took back;
 //! - a phase is entered once it is stored; what was seen in it is seen anew by the next hub;
 //! - every phase ends, whatever happens: each has a deadline, or needs the next version to be healthy.
 
@@ -335,11 +335,15 @@ impl Updates {
         self.running.values().map(|running| &running.update)
     }
 
-    /// The operator wants it taken back; what to store for that. `None` where there is none, or it goes back already.
+    /// The operator wants it taken back; what to store for that. `None` where there is none, or it goes back already and gets
+    /// no requests on the way.
     #[must_use]
     pub fn abort(&self, service: ServiceKey, now: Timestamp) -> Option<Advance> {
-        let update = self.get(service).filter(|update| update.phase != Phase::Back)?;
-        let reason = "the operator had it taken back".to_owned();
+        let update = self.get(service).filter(|update| update.phase != Phase::Back || update.is_covered)?;
+        let mut reason = "the operator had it taken back".to_owned();
+        if !update.reason.is_empty() {
+            reason = format!("{}; {reason}", update.reason);
+        }
         Some(Advance::Enter(Update {
             phase: Phase::Back,
             is_aborted: true,

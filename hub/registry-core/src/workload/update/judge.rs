@@ -143,10 +143,12 @@ impl Watch {
     }
 
     /// Gives the next version everything, in the same phase, while the old one cannot serve and it can; takes it away
-    /// after that. `None` where nothing of this changes.
+    /// after that. What the operator took back gets nothing more. `None` where nothing of this changes.
     fn cover(&self, update: &Update, sight: &Sight) -> Option<Advance> {
         let is_phase = matches!(update.phase, Phase::Proving | Phase::Back) && !update.is_recreate();
-        let is_covered = is_phase && self.needs_target(update) && !serves(&sight.old) && serves(&sight.next);
+        let is_wanted = is_phase && !update.is_aborted;
+        let is_covered =
+            is_wanted && self.needs_target(update) && !answers(&sight.old) && answers(&sight.next);
         (is_phase && is_covered != update.is_covered)
             .then(|| Advance::Enter(Update { is_covered, ..update.clone() }))
     }
@@ -244,10 +246,16 @@ fn between(before: Tally, now: Tally) -> Tally {
     }
 }
 
-/// Whether requests that are given to it are answered.
-fn serves(side: &Side) -> bool {
+/// Whether requests that are given to it are answered: they go through the tunnel, also where its node's control stream is
+/// broken for a moment, and a target whose node does not answer there is not healthy.
+fn answers(side: &Side) -> bool {
     let is_healthy = side.target.as_ref().is_some_and(|(health, _)| *health == Health::Healthy);
-    side.is_here && is_healthy && !side.is_drained
+    is_healthy && !side.is_drained
+}
+
+/// Whether that is so, and its node says so now.
+fn serves(side: &Side) -> bool {
+    side.is_here && answers(side)
 }
 
 /// Whether the operator keeps requests from the next version's node and not from the other's.

@@ -290,15 +290,47 @@ fn an_old_version_that_dies_early_leaves_its_requests_to_the_next_and_the_gates_
 }
 
 #[test]
+fn an_old_version_whose_control_stream_breaks_keeps_its_requests_while_its_target_answers() {
+    let away = Side { is_here: false, ..healthy() };
+    for strategy in [Strategy::BlueGreen, Strategy::Canary, Strategy::Rolling] {
+        let mut sim = Sim::new(strategy);
+        sim.sight.next = healthy();
+        sim.seconds(5);
+        sim.sight.old = away.clone();
+        sim.seconds(3);
+        sim.sight.old = healthy();
+        sim.seconds(3);
+        sim.sight.old = away.clone();
+        sim.seconds(5);
+        assert_eq!((sim.phase(), &sim.parts[..]), (Some(Phase::Proving), &[0][..]), "it is not proved");
+        // Its lease has run out.
+        sim.sight.old.target = None;
+        sim.second();
+        assert_eq!((sim.phase(), &sim.parts[..]), (Some(Phase::Proving), &[0, 100][..]));
+        // Nor are they taken back for the other's, while nobody else answers.
+        sim.sight.next = away.clone();
+        sim.second();
+        assert_eq!((sim.phase(), &sim.parts[..]), (Some(Phase::Proving), &[0, 100][..]));
+    }
+}
+
+/// An update that goes back by itself, from a next version that serves to an old one that cannot.
+fn back_to_a_sick_one() -> Sim {
+    let mut sim = moved();
+    sim.sight.old = sick();
+    sim.sight.next.restarts = 1;
+    sim.seconds(2);
+    let update = sim.updates.get(SERVICE).unwrap();
+    assert_eq!((update.phase, update.shares().unwrap().next), (Phase::Back, 100));
+    sim
+}
+
+const FELL: &str = "version 2 was started again 1 times after it had been healthy";
+
+#[test]
 fn on_the_way_back_the_next_version_serves_on_until_the_old_one_can_but_not_for_ever() {
     let back = || {
-        let mut sim = moved();
-        sim.sight.old = sick();
-        let back = sim.updates.abort(SERVICE, sim.now).unwrap();
-        sim.apply(back);
-        sim.second();
-        let update = sim.updates.get(SERVICE).unwrap();
-        assert_eq!((update.phase, update.shares().unwrap().next), (Phase::Back, 100));
+        let mut sim = back_to_a_sick_one();
         sim.seconds(90);
         assert_eq!(sim.phase(), Some(Phase::Back), "not taken away while nothing else serves");
         sim
@@ -311,10 +343,46 @@ fn on_the_way_back_the_next_version_serves_on_until_the_old_one_can_but_not_for_
     sim.seconds(38);
     assert_eq!(sim.phase(), Some(Phase::Back), "what is open may end");
     sim.seconds(3);
-    assert_eq!(sim.reason(), "the operator had it taken back");
+    assert_eq!(sim.reason(), FELL);
     let mut sim = back();
     sim.seconds(60);
-    assert_eq!(sim.reason(), "the operator had it taken back");
+    assert_eq!(sim.reason(), FELL);
+}
+
+#[test]
+fn what_the_operator_took_back_gets_nothing_more_whatever_the_old_version_can() {
+    let proving = || {
+        let mut sim = Sim::new(Strategy::BlueGreen);
+        sim.sight.next = healthy();
+        sim.seconds(3);
+        sim.sight.old = sick();
+        sim.second();
+        assert_eq!((sim.phase(), &sim.parts[..]), (Some(Phase::Proving), &[0, 100][..]));
+        sim
+    };
+    let own = "the operator had it taken back".to_owned();
+    let cases = [(proving(), own.clone()), (back_to_a_sick_one(), format!("{FELL}; {own}"))];
+    for (mut sim, reason) in cases {
+        let back = sim.updates.abort(SERVICE, sim.now).unwrap();
+        sim.apply(back);
+        assert_eq!(sim.updates.abort(SERVICE, sim.now), None, "once");
+        sim.parts.clear();
+        sim.sight.next.tally.open = 1;
+        sim.seconds(20);
+        sim.restart();
+        sim.seconds(19);
+        assert_eq!((sim.phase(), &sim.parts[..]), (Some(Phase::Back), &[0][..]), "what is open may end");
+        sim.sight.next.tally.open = 0;
+        sim.seconds(3);
+        assert_eq!(sim.reason(), reason);
+    }
+    // As a hub stored it that still covered those.
+    let mut sim = back_to_a_sick_one();
+    let stored = sim.stored.clone().map(|stored| Update { is_aborted: true, ..stored });
+    sim.stored = stored;
+    sim.restart();
+    sim.second();
+    assert_eq!(sim.updates.get(SERVICE).unwrap().shares().unwrap().next, 0);
 }
 
 #[test]
@@ -471,9 +539,8 @@ fn an_update_survives_its_text() {
 }
 
 /// Whether the proxy may send it requests that its part gives to it.
-fn serves(side: &Side) -> bool {
-    let is_healthy = matches!(side.target, Some((Health::Healthy, _)));
-    side.is_here && is_healthy && !side.is_drained
+fn answers(side: &Side) -> bool {
+    matches!(side.target, Some((Health::Healthy, _))) && !side.is_drained
 }
 
 /// What befalls an update in one second.
@@ -538,12 +605,17 @@ proptest! {
             if let Some(shares) = update.shares() {
                 prop_assert_eq!(u32::from(shares.old) + u32::from(shares.next), 100);
                 // While the old one serves, requests have somewhere to go; where the next one alone does, they do in every
-                // phase but the first, one look after it was entered.
+                // phase but the first, one look after it was entered. What is not proved gets none that the old one answers.
                 let Sight { old, next } = &sim.sight;
-                let given = u8::from(serves(old)) * shares.old + u8::from(serves(next)) * shares.next;
-                prop_assert!(given > 0 || !serves(old), "{:?} {:?}", update.phase, sim.sight);
+                let given = u8::from(answers(old)) * shares.old + u8::from(answers(next)) * shares.next;
+                let is_old_lost = !answers(old) || !old.is_here;
+                prop_assert!(given > 0 || is_old_lost, "{:?} {:?}", update.phase, sim.sight);
                 let has_looked = update.phase != Phase::Starting && before == Some(update.phase);
-                prop_assert!(given > 0 || !has_looked || !serves(next), "{:?} {:?}", update.phase, sim.sight);
+                let may_serve = answers(next) && !update.is_aborted;
+                prop_assert!(given > 0 || !has_looked || !may_serve, "{:?} {:?}", update.phase, sim.sight);
+                prop_assert!(!update.is_aborted || shares.next == 0, "{:?} {:?}", update.phase, sim.sight);
+                let is_unproved = matches!(update.phase, Phase::Starting | Phase::Proving | Phase::Back);
+                prop_assert!(!is_unproved || !answers(old) || shares.next == 0, "{:?} {:?}", update.phase, sim.sight);
             }
             before = Some(update.phase);
             prop_assert!(!is_back || update.phase == Phase::Back, "back is back");
