@@ -80,6 +80,9 @@ async fn a_machine_of_azure_is_the_one_of_its_name_that_azure_vouches_for() {
     ] {
         assert_eq!(ordered.provider_ids(name, &machine).await, Ok(vec![]), "{what}");
     }
+    let starting = OrderedMachines { azure: true, ..OrderedMachines::default() };
+    assert!(starting.provider_ids("bp-d-1", &genuine).await.is_err(), "nor while the hub is starting");
+    assert_eq!(starting.provider_ids("web", &genuine).await, Ok(vec![]));
     let silent = OrderedMachines::default();
     silent.ask(&[Arc::new(Azure(Err(())))]);
     assert!(silent.provider_ids("bp-d-1", &genuine).await.is_err(), "nobody is refused for that");
