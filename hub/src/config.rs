@@ -245,7 +245,12 @@ fn orders(settings: &Settings, problems: &mut Problems) -> Orders {
     let provision = ProvisionSettings::take(settings, problems);
     let alerts = AlertSettings::take(settings, problems);
     let providers = ProviderSettings::take(settings, problems);
-    (provision, alerts, providers, IdentitySettings::take(settings, problems))
+    let identity = IdentitySettings::take(settings, problems);
+    if let (Some(provision), Some(providers), Some(identity)) = (&provision, &providers, &identity) {
+        let within = provision.lifecycle.join_within;
+        identity::check_ordered((identity, providers), within, settings, problems);
+    }
+    (provision, alerts, providers, identity)
 }
 
 fn is_host(host: &str) -> bool {

@@ -122,10 +122,48 @@ fn nvidia_known(folder: &Path) -> BTreeMap<u32, (String, String)> {
     entries.filter_map(|entry| read(&entry.path())).collect()
 }
 
-/// Memory that a model's name tells, such as `NVIDIA A100-SXM4-40GB`; the driver tells it to its own tools alone.
+/// GiB of memory of models that were made with one size alone and do not name it, by the whole name.
+const VRAM: [(&str, u64); 28] = [
+    ("T4", 16),
+    ("T4G", 16),
+    ("P4", 8),
+    ("P40", 24),
+    ("A2", 16),
+    ("A10", 24),
+    ("A10G", 24),
+    ("A16", 16),
+    ("A30", 24),
+    ("A40", 48),
+    ("L4", 24),
+    ("L40", 48),
+    ("L40S", 48),
+    ("H200", 141),
+    ("RTX A4000", 16),
+    ("RTX A5000", 24),
+    ("RTX A6000", 48),
+    ("RTX 4000 Ada Generation", 20),
+    ("RTX 5000 Ada Generation", 32),
+    ("RTX 6000 Ada Generation", 48),
+    ("Quadro RTX 6000", 24),
+    ("Quadro RTX 8000", 48),
+    ("RTX 3090", 24),
+    ("RTX 3090 Ti", 24),
+    ("RTX 4080", 16),
+    ("RTX 4090", 24),
+    ("RTX 5080", 16),
+    ("RTX 5090", 32),
+];
+
+/// Memory that a model's name tells, such as `NVIDIA A100-SXM4-40GB`, or that all of that name have; the driver tells it to
+/// its own tools alone. Those of more than one size, such as the V100, are not known where the name does not say.
 fn vram_of(model: &str) -> Option<u64> {
     let mut words = model.split(|c: char| c.is_whitespace() || c == '-');
-    let gib = words.find_map(|word| word.strip_suffix("GB")?.parse::<u64>().ok())?;
+    let named = words.find_map(|word| word.strip_suffix("GB")?.parse::<u64>().ok());
+    let bare = ["NVIDIA ", "Tesla ", "GeForce "]
+        .iter()
+        .fold(model.trim(), |model, maker| model.strip_prefix(maker).unwrap_or(model));
+    let known = || VRAM.iter().find_map(|(name, gib)| (*name == bare).then_some(*gib));
+    let gib = named.or_else(known)?;
     (gib <= 4096).then_some(gib << 30)
 }
 
@@ -151,7 +189,7 @@ impl Gpus {
         Self { root, held: Arc::default() }
     }
 
-    /// Takes as many as a workload asks for, or none.
+    /// Takes as many as a workload asks for, or none. Memory that is not known is taken to be enough, where no other will do.
     ///
     /// # Errors
     ///
@@ -163,11 +201,12 @@ impl Gpus {
         };
         let least = u64::from(limits.gpu_min_vram_gb) << 30;
         let mut held = self.held.lock();
-        let fits = |gpu: &Gpu| least == 0 || gpu.vram.is_some_and(|vram| vram >= least);
+        let fits = |gpu: &Gpu| gpu.vram.is_none_or(|vram| vram >= least);
         let all = find(&self.root);
         let hides = all.iter().any(|gpu| gpu.maker == Maker::Nvidia);
         let free = all.into_iter().filter(|gpu| fits(gpu) && !held.contains(&gpu.device));
         let mut free: Vec<Gpu> = free.collect();
+        free.sort_by_key(|gpu| least > 0 && gpu.vram.is_none());
         // Of one maker: no program drives two.
         let maker = [Maker::Nvidia, Maker::Other]
             .into_iter()
@@ -181,6 +220,15 @@ impl Gpus {
             }
         }
         free.truncate(wanted);
+        for gpu in free.iter().filter(|gpu| least > 0 && gpu.vram.is_none()) {
+            let (id, model, gib) = (&gpu.id, &gpu.model, limits.gpu_min_vram_gb);
+            tracing::warn!(
+                id,
+                model,
+                gib,
+                "a workload asks for GPUs with so much memory; how much this one has is not known"
+            );
+        }
         held.extend(free.iter().map(|gpu| gpu.device.clone()));
         Ok(GpuLease { gpus: free, hides, held: Arc::clone(&self.held) })
     }

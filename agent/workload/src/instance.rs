@@ -13,7 +13,7 @@ use tracing::warn;
 use crate::artefact::Artefact;
 use crate::beside::{Inside, secret_names};
 use crate::bridge::Kin;
-use crate::container::{ContainerSpec, EngineError, Mount, Running};
+use crate::container::{ContainerSpec, Engine, EngineError, Mount, Running};
 use crate::folders::Folders;
 use crate::gpu::GpuLease;
 use crate::keeper::{ContainerKeeper, Wipe};
@@ -23,6 +23,7 @@ use crate::rpc::Rpc;
 use crate::run::Common;
 use crate::storage::Holder;
 use crate::sweep::Claim;
+use crate::tree::Known;
 
 /// Where a container finds its folders.
 const DATA: &str = "/mnt/data";
@@ -152,6 +153,16 @@ impl Instance {
             Self::Process(process) => Kin::below(process.keeper()?),
             Self::Container(container) => Kin::inside(container.running.pid?),
         }
+    }
+
+    /// Whether it is a container that runs and whose first process this agent does not see, as in a `/proc` that hides those of
+    /// others.
+    pub(crate) async fn is_hidden(&self, engine: &Engine) -> bool {
+        let Self::Container(container) = self else { return false };
+        let Some(pid) = container.running.pid.filter(|pid| Known::of(*pid).is_none()) else { return false };
+        // One that is over is not seen, either; the engine tells them apart.
+        let now = engine.find(&container.running.id).await;
+        now.is_ok_and(|now| now.is_some_and(|now| now.pid == Some(pid)))
     }
 
     /// Where it can be reached.

@@ -60,6 +60,20 @@ pub(crate) fn check_limits(spec: &WorkloadSpec, unheld: Option<&str>) -> Result<
     }
 }
 
+/// Why nobody holds the limits of a workload although the node has control groups: those of an agent without root belong to
+/// the workload's own user, so what is not confined goes out of its group.
+pub(crate) fn escapes(spec: &WorkloadSpec, agent_is_root: bool) -> Option<&'static str> {
+    (!agent_is_root && !is_confined(spec)).then_some(
+        "the agent is an ordinary user, and what runs without sandbox.landlock and sandbox.no_new_privileges can leave its \
+         control group",
+    )
+}
+
+/// Whether it reaches its own files alone.
+const fn is_confined(spec: &WorkloadSpec) -> bool {
+    spec.sandbox.landlock && spec.sandbox.no_new_privileges
+}
+
 /// What a native workload becomes.
 pub(crate) fn launch(start: Start<'_>, program: PathBuf, group: Option<&Cgroup>) -> Launch {
     let Start { seat, spec, bundle: _, folders, secret_env, user, rpc, gpus } = start;
@@ -86,8 +100,7 @@ pub(crate) fn launch(start: Start<'_>, program: PathBuf, group: Option<&Cgroup>)
         [&folders.data, &folders.runtime, &program].iter().any(|path| path.starts_with("/tmp"));
     let may_mount = nix::unistd::geteuid().is_root() && !is_below_tmp;
     tracing::debug!(workload = label(seat), user = ?user, "native workload put together");
-    let is_confined = spec.sandbox.landlock && spec.sandbox.no_new_privileges;
-    let confinement = is_confined.then(|| confinement(&program, folders, gpus));
+    let confinement = is_confined(spec).then(|| confinement(&program, folders, gpus));
     Launch {
         keeper: 0,
         program,
@@ -160,6 +173,13 @@ mod tests {
             refused.reason
         );
         assert!(!refused.may_pass);
+        let open = |name: &str, agent_is_root| {
+            let text = format!("{{\"source\": {native}, \"sandbox\": {{\"{name}\": false}}}}");
+            escapes(&serde_json::from_str(&text).unwrap(), agent_is_root).is_some()
+        };
+        for (name, escapes) in [("landlock", true), ("no_new_privileges", true), ("private_tmp", false)] {
+            assert_eq!((open(name, false), open(name, true)), (escapes, false), "{name}");
+        }
         check_limits(&document(native, "{}"), Some("it is a test")).unwrap();
         check_limits(&document(native, "{\"pids\": 9}"), None).unwrap();
         check_limits(&document(&image, "{\"pids\": 9}"), Some("it is a test")).unwrap();

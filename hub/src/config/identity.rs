@@ -10,7 +10,7 @@ use blueprint_hub_identity_core::{Allowed, gcp, sts};
 use blueprint_hub_proxy_core::identity::JwksUrl;
 use blueprint_hub_registry_core::ServiceGrant;
 
-use super::span;
+use super::{ProviderSettings, span};
 
 pub(super) const AWS_ACCOUNTS: Key = Key::unset(
     "join.identity.aws_accounts",
@@ -81,9 +81,9 @@ pub(super) const CA: Key = Key::unset(
 );
 pub(super) const ORDERED: Key = Key::new(
     "join.identity.ordered",
-    "any",
+    "none",
     "Clouds whose machines get no token when this hub orders them and join by their identity, where the keys above name what is \
-     needed: any, such as aws,gcp,azure, or none. The others get a token.",
+     needed: none, such as aws,gcp,azure, or any. The others get a token.",
 );
 pub(super) const UNORDERED: Key = Key::new(
     "join.identity.unordered",
@@ -312,6 +312,36 @@ fn ordered(settings: &Settings, problems: &mut Problems) -> Option<Vec<ProofKind
         }
     }
     Some(kinds)
+}
+
+/// Refuses what makes machines of listed clouds that are paid for and never join.
+///
+/// Where something else is wrong already, that is told first.
+pub(super) fn check_ordered(
+    (identity, providers): (&IdentitySettings, &ProviderSettings),
+    join_within: Duration,
+    settings: &Settings,
+    problems: &mut Problems,
+) {
+    let lists = |kind| identity.ordered.contains(&kind);
+    let aws = identity.aws.as_ref().filter(|own| own.certificates.is_some());
+    if let Some(own) = aws.filter(|_| lists(ProofKind::Aws) && providers.aws.is_some())
+        && own.max_age < join_within
+    {
+        let why = format!(
+            "machines that this hub orders join within {} s (provision.join_within) by documents that are taken for {} s; make this as \
+             long, or take aws out of join.identity.ordered",
+            join_within.as_secs(),
+            own.max_age.as_secs()
+        );
+        settings.refuse(AWS_MAX_AGE.path, &why, problems);
+    }
+    let azure = identity.azure.as_ref().filter(|own| own.intermediates.is_none() && own.roots.is_none());
+    if azure.is_some() && lists(ProofKind::Azure) && providers.azure.is_some() {
+        let why = "not set: documents of Azure do not lead to its authorities without them, and no machine that this hub orders would \
+                   join; name the file (docs/identity.md), or take azure out of join.identity.ordered";
+        settings.refuse(AZURE_INTERMEDIATES.path, why, problems);
+    }
 }
 
 fn unordered(settings: &Settings, problems: &mut Problems) -> Option<Vec<ProofKind>> {

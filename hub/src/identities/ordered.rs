@@ -98,8 +98,13 @@ impl OrderedMachines {
     /// Why Azure cannot be asked now.
     pub(crate) async fn provider_ids(&self, name: &str, machine: &Machine) -> Result<Vec<String>, String> {
         let key = Some(name).filter(|name| name.starts_with(KEY_START)).and_then(|name| name.parse().ok());
-        let (Some(key), Some(azure)): (Option<InstanceKey>, _) = (key, self.asked.get()) else {
-            return Ok(Vec::new());
+        let key: Option<InstanceKey> = key;
+        let Some(key) = key else { return Ok(Vec::new()) };
+        let azure = match self.asked.get() {
+            Some(azure) => azure,
+            // A genuine machine must not be refused for that.
+            None if self.azure => return Err("the hub is starting and does not ask Azure yet".to_owned()),
+            None => return Ok(Vec::new()),
         };
         let asked = timeout(NAME_WITHIN, azure.vouched_name(&key)).await;
         let asked = asked.map_err(|_| "Azure did not say in time how it names the machine".to_owned())?;

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr as UnixAddr, UnixDatagram};
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use parking_lot::Mutex;
@@ -27,12 +29,21 @@ static RESERVED: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
 /// Where the next search begins, so that one that was given back is not given again at once.
 static NEXT: AtomicU16 = AtomicU16::new(0);
 
+/// One port that is held.
+#[derive(Debug)]
+struct Held {
+    port: u16,
+    _socket: TcpSocket,
+    /// By which other agents know: nothing else tells a socket that is bound, shared and does not listen.
+    _mark: UnixDatagram,
+}
+
 /// The ports of one workload; they are free again once it is dropped.
 ///
 /// Each is held by a socket that is bound and does not listen. Who listens with `SO_REUSEADDR`, as nearly everybody does,
 /// gets it; who does not, and the system for who asks for any, does not get it meanwhile.
 #[derive(Debug, Default)]
-pub(super) struct Ports(Mutex<BTreeMap<u16, TcpSocket>>);
+pub(super) struct Ports(Mutex<BTreeMap<u16, Held>>);
 
 impl Ports {
     /// Reserves the port where it is free, else another one; 0 is any.
@@ -48,36 +59,48 @@ impl Ports {
         let wanted = || if preferred == 0 { None } else { hold_wanted(preferred).ok() };
         let outside = || outside(&fs::read_to_string(RANGE).unwrap_or_default(), &reserved);
         let any = || (0..3).find_map(|_| hold(0).ok());
-        let is_new = |held: &(u16, TcpSocket)| !reserved.contains(&held.0);
+        let is_new = |held: &Held| !reserved.contains(&held.port);
         let found = wanted().filter(is_new).or_else(outside).or_else(|| any().filter(is_new));
-        let (port, socket) = found.ok_or("no port of this machine is free")?;
+        let held = found.ok_or("no port of this machine is free")?;
+        let port = held.port;
         reserved.insert(port);
-        own.insert(port, socket);
+        own.insert(port, held);
         Ok(port)
     }
 }
 
 /// Holds a port that nobody else has.
-fn hold(port: u16) -> io::Result<(u16, TcpSocket)> {
+fn hold(port: u16) -> io::Result<Held> {
     let socket = TcpSocket::new_v4()?;
     socket.bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)))?;
+    let port = socket.local_addr()?.port();
+    let mark = mark(port)?;
     // From now on: who listens shares it with this one, which nobody was to be shared with.
     socket.set_reuseaddr(true)?;
-    Ok((socket.local_addr()?.port(), socket))
+    Ok(Held { port, _socket: socket, _mark: mark })
 }
 
 /// Holds a port that was asked for; connections of an earlier listener there may still be ending.
-fn hold_wanted(port: u16) -> io::Result<(u16, TcpSocket)> {
+fn hold_wanted(port: u16) -> io::Result<Held> {
+    if let Ok(held) = hold(port) {
+        return Ok(held);
+    }
+    let mark = mark(port)?;
     let socket = TcpSocket::new_v4()?;
     // Listening is the one way to know that nobody else does.
     drop(TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))?);
     socket.set_reuseaddr(true)?;
     socket.bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)))?;
-    Ok((port, socket))
+    Ok(Held { port, _socket: socket, _mark: mark })
+}
+
+/// A name that one agent of this network has at a time, as it has the port.
+fn mark(port: u16) -> io::Result<UnixDatagram> {
+    UnixDatagram::bind_addr(&UnixAddr::from_abstract_name(format!("blueprint-agent-port-{port}"))?)
 }
 
 /// Holds the next port outside of the system's range; `None` where none is found.
-fn outside(range: &str, reserved: &BTreeSet<u16>) -> Option<(u16, TcpSocket)> {
+fn outside(range: &str, reserved: &BTreeSet<u16>) -> Option<Held> {
     let mut ends = range.split_whitespace().filter_map(|end| end.parse::<u16>().ok());
     let (low, high) = (ends.next()?, ends.next()?);
     let usable: Vec<u16> = (LOWEST..=u16::MAX).filter(|port| !(low..=high).contains(port)).collect();
@@ -138,9 +161,12 @@ mod tests {
             assert!(TcpListener::bind((address, port)).is_err(), "two listen");
         }
         // Nor is one that another agent holds given.
-        let (other, _held) = hold(0).unwrap();
-        _held.set_reuseaddr(true).unwrap();
-        assert!(hold(other).is_err());
+        let other = hold(0).unwrap();
+        assert!(hold(other.port).is_err() && hold_wanted(other.port).is_err());
+        assert_ne!(Ports::default().reserve(other.port).unwrap(), other.port);
+        let port = other.port;
+        drop(other);
+        assert_eq!(hold_wanted(port).unwrap().port, port);
         assert!(outside("1024 65535", &BTreeSet::new()).is_none());
         assert!(outside("", &BTreeSet::new()).is_none());
     }

@@ -366,3 +366,24 @@ async fn a_removal_that_fails_is_tried_again_before_the_end_is_told() {
     assert_eq!((given_up.unwrap_err().reason(), told.get()), ("refused", 2));
     assert_eq!(fake.asked().len(), 12);
 }
+
+#[tokio::test]
+async fn a_container_that_runs_and_is_not_seen_is_told_from_one_that_ended() {
+    // No process has such a number.
+    let hidden = u32::try_from(i32::MAX).unwrap();
+    let with = |running: bool, pid: u32| {
+        json_answer(200, json!({ "Id": "c1", "State": { "Running": running, "Pid": pid } }))
+    };
+    for (pid, answers, is_hidden) in [
+        (hidden, vec![version(), with(true, hidden)], true),
+        (hidden, vec![version(), with(false, 0)], false),
+        (hidden, vec![version(), missing()], false),
+        (std::process::id(), vec![], false),
+    ] {
+        let fake = Fake::start(answers);
+        let asked = Running { pid: Some(pid), ..running(&fake) };
+        let instance = crate::instance::Instance::of_test(asked);
+        assert_eq!(instance.is_hidden(&fake.engine()).await, is_hidden);
+        fake.asked();
+    }
+}

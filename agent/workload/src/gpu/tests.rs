@@ -68,16 +68,37 @@ fn two_workloads_never_have_the_same_gpu() {
 }
 
 #[test]
-fn memory_that_is_not_known_is_not_enough() {
+fn memory_that_is_not_known_is_taken_last_and_too_little_never() {
     let machine = Machine::new();
-    machine.nvidia(0, "NVIDIA L4");
-    machine.nvidia(1, "NVIDIA A100-SXM4-40GB");
+    for (number, model) in ["NVIDIA Future", "NVIDIA A100-SXM4-40GB", "Tesla T4"].into_iter().enumerate() {
+        machine.nvidia(u32::try_from(number).unwrap(), model);
+    }
     let (gpus, large) = (machine.gpus(), asks(1, GpuPolicy::Required, 24));
     let first = gpus.take(&large).unwrap();
     assert_eq!(first.nvidia_ids(), ["GPU-01ab-cd"]);
-    assert!(gpus.take(&large).is_err());
+    assert_eq!(gpus.take(&large).unwrap().nvidia_ids(), ["GPU-00ab-cd"]);
+    let _second = gpus.take(&large).unwrap();
+    assert!(gpus.take(&large).is_err(), "16 GiB are known to be too little");
     assert!(gpus.take(&asks(1, GpuPolicy::Preferred, 24)).unwrap().devices().is_empty());
-    assert_eq!(find(machine.0.path()).iter().map(|gpu| gpu.vram).collect::<Vec<_>>(), [None, Some(40 << 30)]);
+}
+
+#[test]
+fn memory_is_known_by_the_whole_name_of_a_model() {
+    for (model, gib) in [
+        ("NVIDIA A100-SXM4-40GB", Some(40)),
+        ("NVIDIA H100 80GB HBM3", Some(80)),
+        ("Tesla V100-SXM2-16GB", Some(16)),
+        ("Tesla T4", Some(16)),
+        ("NVIDIA L4", Some(24)),
+        ("NVIDIA L40S", Some(48)),
+        ("NVIDIA A10G", Some(24)),
+        ("NVIDIA GeForce RTX 4090", Some(24)),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+        ("NVIDIA L400", None),
+        ("", None),
+    ] {
+        assert_eq!(vram_of(model), gib.map(|gib: u64| gib << 30), "{model}");
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ use blueprint_common_types::workload::{Source, SourceError};
 use tokio::task::spawn_blocking;
 use tracing::{info, warn};
 
-use super::{Run, Running};
+use super::{Common, Run, Running};
 use crate::artefact::NativeArtefact;
 use crate::beside::Ran;
 use crate::bridge::{BridgeConfig, Serving, serve};
@@ -24,6 +24,30 @@ use crate::process::Process;
 use crate::rpc::{self, Rpc};
 use crate::storage::{self, Holder, StorageWatch};
 use crate::{keystore, left, native, registration};
+
+/// Why a container is not run whose processes could not use its bridge.
+const HIDDEN: &str = "this agent does not see the processes of the container engine, so it could not tell who calls the workload's \
+                      bridge: take ProtectProc= out of the agent's unit (or hidepid= off /proc), use an engine of the agent's own user, \
+                      or run the agent as root where the engine runs";
+
+/// Tells a bridge which processes are its workload's. A container is ended whose processes it could only refuse.
+async fn admit(
+    common: &Common,
+    instance: &mut Instance,
+    bridge: &Serving,
+    has_user: bool,
+) -> Result<(), PrepareFailed> {
+    let kin = instance.kin();
+    if kin.is_none() && !has_user && instance.is_hidden(&common.engine).await {
+        instance.kill().await;
+        // What the engine does not do now is done by the next sweep.
+        let _ = instance.remove().await;
+        // One that ended this moment and that the engine still has looks the same.
+        return Err(PrepareFailed { reason: HIDDEN.to_owned(), may_pass: true });
+    }
+    bridge.reached_at(instance.reach(), kin);
+    Ok(())
+}
 
 impl Run<'_> {
     pub(super) async fn prepare_now(&mut self, is_anew: bool) {
@@ -63,8 +87,9 @@ impl Run<'_> {
     async fn prepare(&self, is_anew: bool) -> Result<Program, PrepareFailed> {
         native::check_machine(&self.spec)?;
         let common = &self.workload.common;
-        let unheld = common.cgroups.as_ref().err().filter(|_| !common.config.allow_unlimited);
-        native::check_limits(&self.spec, unheld.map(String::as_str))?;
+        let none = common.cgroups.as_ref().err().map(String::as_str);
+        let unheld = none.or_else(|| native::escapes(&self.spec, nix::unistd::geteuid().is_root()));
+        native::check_limits(&self.spec, unheld.filter(|_| !common.config.allow_unlimited))?;
         match &self.spec.source {
             Source::Testing { path } => native::testing(path, common.config.testing).map(Program::Testing),
             source @ Source::Native { url, .. } => {
@@ -153,7 +178,7 @@ impl Run<'_> {
         let log = LogErrand::new(folders.logs.clone(), limits, generation, spec, &self.bundle);
         let wipe = Wipe::of(folders).map_err(|error| broken("its folder in memory is gone", &error))?;
         let mut native = None;
-        let instance = match self.program.as_ref().map(Program::path) {
+        let mut instance = match self.program.as_ref().map(Program::path) {
             None => return Err(PrepareFailed { reason: "it was not prepared".to_owned(), may_pass: true }),
             Some(None) => contain(common, start, log, wipe).await?,
             Some(Some(program)) => {
@@ -169,7 +194,7 @@ impl Run<'_> {
             }
         };
         if let Some(bridge) = &bridge {
-            bridge.reached_at(instance.reach(), instance.kin());
+            admit(common, &mut instance, bridge, user.is_some()).await?;
         }
         info!(%service, pid = instance.pid(), "workload started");
         let holder = match user {

@@ -39,7 +39,7 @@ pub enum Lack {
     Cpu(u32, u32),
     /// GPUs.
     Gpus(u8, u8),
-    /// GPUs with so many GiB of memory each; how many are known to have them.
+    /// GPUs with so many GiB of memory each; how many may have them.
     Vram(u8, u32, u8),
     /// A limit that nobody would hold.
     Unheld(&'static str),
@@ -57,7 +57,7 @@ impl fmt::Display for Lack {
             Self::Gpus(wanted, has) => write!(f, "it asks for {wanted} GPUs, this node has {has}"),
             Self::Vram(wanted, gib, has) => write!(
                 f,
-                "it asks for {wanted} GPUs with {gib} GiB of memory each, of this node's {has} are known to have that"
+                "it asks for {wanted} GPUs with {gib} GiB of memory each, this node has {has} that may have that"
             ),
             Self::Unheld(limit) => write!(
                 f,
@@ -83,9 +83,10 @@ impl Inventory {
             return Some(Lack::Gpus(wanted, self.gpus));
         }
         let gib = limits.gpu_min_vram_gb;
-        let fit = self.gpu_vram_bytes.iter().filter(|bytes| **bytes >= u64::from(gib) << 30).count();
-        let fit = u8::try_from(fit).unwrap_or(u8::MAX);
-        (gib > 0 && wanted > fit).then_some(Lack::Vram(wanted, gib, fit))
+        // What is not known may be enough: a driver that does not tell it is no reason to order machines.
+        let small = self.gpu_vram_bytes.iter().filter(|bytes| **bytes < u64::from(gib) << 30).count();
+        let may_fit = self.gpus.saturating_sub(u8::try_from(small).unwrap_or(u8::MAX));
+        (gib > 0 && wanted > may_fit).then_some(Lack::Vram(wanted, gib, may_fit))
     }
 
     /// The limit that a workload asks for and the machine does not hold; engines hold those of containers.
@@ -148,11 +149,14 @@ mod tests {
         let preferred = ResourceLimits { gpu_policy: GpuPolicy::Preferred, ..two };
         assert_eq!(has.lacks(&preferred), None);
         let vram = ResourceLimits { gpu_min_vram_gb: 24, ..fits };
-        let unknown =
-            "it asks for 1 GPUs with 24 GiB of memory each, of this node's 0 are known to have that";
-        assert_eq!(has.lacks(&vram).unwrap().to_string(), unknown);
+        assert_eq!(has.lacks(&vram), None, "not known is not too little");
         let small = Inventory { gpu_vram_bytes: vec![16 << 30], ..has.clone() };
         assert_eq!(small.lacks(&vram), Some(Lack::Vram(1, 24, 0)));
+        let said = "it asks for 1 GPUs with 24 GiB of memory each, this node has 0 that may have that";
+        assert_eq!(small.lacks(&vram).unwrap().to_string(), said);
+        let mixed = Inventory { gpus: 2, ..small.clone() };
+        assert_eq!(mixed.lacks(&vram), None);
+        assert_eq!(mixed.lacks(&ResourceLimits { gpu_count: 2, ..vram }), Some(Lack::Vram(2, 24, 1)));
         assert_eq!(Inventory { gpu_vram_bytes: vec![24 << 30], ..has.clone() }.lacks(&vram), None);
         let fast = ResourceLimits { cpu_millis: 2001, ..fits };
         assert_eq!(has.lacks(&fast), Some(Lack::Cpu(2001, 2000)));

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use blueprint_common_types::workload::{Inventory, Lack, MAX_SLOTS, ResourceLimits, Seat, WorkloadStatus};
+use blueprint_common_types::workload::{
+    GpuPolicy, Inventory, Lack, MAX_SLOTS, ResourceLimits, Seat, WorkloadStatus,
+};
 use blueprint_common_types::{AgentId, ServiceKey, Timestamp};
 
 use super::{EventKind, FailOvers, Placed, Verdict, WorkloadRecord, WorkloadsView};
@@ -453,11 +455,23 @@ struct Load {
     nodes: BTreeMap<AgentId, NodeLoad>,
 }
 
-/// Workloads of one node, and the GPUs that they cannot do without.
+/// Workloads of one node, the GPUs that they cannot do without, and the limits of those that take GPUs where there are some.
 #[derive(Debug, Default)]
 struct NodeLoad {
     workloads: usize,
     gpus: u8,
+    preferring: Vec<ResourceLimits>,
+}
+
+impl NodeLoad {
+    /// GPUs that workloads may hold which could do without: each got as many as it prefers or none, and keeps them.
+    fn preferred(&self, inventory: &Inventory) -> u8 {
+        let gets = |limits: &&ResourceLimits| {
+            inventory.lacks(&ResourceLimits { gpu_policy: GpuPolicy::Required, ..**limits }).is_none()
+        };
+        let held = self.preferring.iter().filter(gets).map(|limits| limits.gpu_count);
+        held.fold(0, u8::saturating_add)
+    }
 }
 
 impl Load {
@@ -474,7 +488,15 @@ impl Load {
     fn add(&mut self, node: AgentId, record: &WorkloadRecord) {
         let load = self.nodes.entry(node).or_default();
         load.workloads = load.workloads.saturating_add(1);
-        load.gpus = load.gpus.saturating_add(gpus_of(record));
+        // Most documents name none and are not read for that.
+        if !record.document.contains("gpu_count") {
+            return;
+        }
+        let limits = limits_of(record);
+        load.gpus = load.gpus.saturating_add(limits.required_gpus());
+        if limits.gpu_policy == GpuPolicy::Preferred && limits.gpu_count > 0 {
+            load.preferring.push(limits);
+        }
     }
 
     fn count(&self, node: AgentId) -> usize {
@@ -482,7 +504,8 @@ impl Load {
     }
 
     /// What the node has too little of for a workload; processors and memory are compared with all that it has, GPUs with
-    /// those that no other workload needs. `None` where it has enough, or does not say what it has.
+    /// those that no other workload needs or, where it is not there yet, may hold. `None` where it has enough, or does not say
+    /// what it has.
     fn lack(
         &self,
         node: AgentId,
@@ -495,16 +518,18 @@ impl Load {
             return Some(lack);
         }
         let wanted = limits.required_gpus();
-        let own = if record.node == Some(node) { wanted } else { 0 };
-        let used = self.nodes.get(&node).map_or(0, |load| load.gpus).saturating_sub(own);
+        let is_there = record.node == Some(node);
+        let used = self.nodes.get(&node).map_or(0, |load| {
+            // The agent takes GPUs from nobody: one that needs some would never start behind one that prefers some.
+            if is_there {
+                load.gpus.saturating_sub(wanted)
+            } else {
+                load.gpus.saturating_add(load.preferred(inventory))
+            }
+        });
         let free = inventory.gpus.saturating_sub(used);
         (wanted > free).then_some(Lack::Gpus(wanted, free))
     }
-}
-
-/// GPUs that a workload cannot do without. Most documents name none and are not read for that.
-fn gpus_of(record: &WorkloadRecord) -> u8 {
-    if record.document.contains("gpu_count") { limits_of(record).required_gpus() } else { 0 }
 }
 
 /// Limits of a workload; those of a document that cannot be read, which no agent runs, are the usual ones.

@@ -259,6 +259,14 @@ fn a_workload_goes_only_where_its_limits_can_be_had() {
     };
     assert_eq!(why(&asks(2, 1), std::slice::from_ref(&busy)), Some(NoNode::TooSmall(Lack::Gpus(1, 0))));
     assert_eq!(why(&busy, &[]), None, "it has what it has");
+    let prefers = |gpus| {
+        let limits = format!("{{\"gpu_count\": {gpus}, \"gpu_policy\": \"preferred\"}}");
+        WorkloadRecord { document: format!("{{\"limits\": {limits}}}"), ..record(9, &[], Some(3)) }
+    };
+    assert_eq!(place(vec![prefers(2), asks(2, 1)]), [], "the agent takes GPUs from nobody");
+    assert_eq!(place(vec![prefers(1), asks(2, 1)]), [(2, node(3))]);
+    assert_eq!(place(vec![prefers(3), asks(2, 1)]), [(2, node(3))], "it got none");
+    assert_eq!(why(&busy, &[prefers(2)]), None, "it was there");
     let mut unheld = snapshot(&[true, true, true]);
     for view in unheld.agents.values_mut() {
         let has = Inventory {

@@ -80,6 +80,9 @@ async fn a_machine_of_azure_is_the_one_of_its_name_that_azure_vouches_for() {
     ] {
         assert_eq!(ordered.provider_ids(name, &machine).await, Ok(vec![]), "{what}");
     }
+    let starting = OrderedMachines { azure: true, ..OrderedMachines::default() };
+    assert!(starting.provider_ids("bp-d-1", &genuine).await.is_err(), "nor while the hub is starting");
+    assert_eq!(starting.provider_ids("web", &genuine).await, Ok(vec![]));
     let silent = OrderedMachines::default();
     silent.ask(&[Arc::new(Azure(Err(())))]);
     assert!(silent.provider_ids("bp-d-1", &genuine).await.is_err(), "nobody is refused for that");
@@ -114,11 +117,15 @@ fn orders_go_without_a_token_where_all_that_is_needed_is_configured() {
         ("join.identity.aws_certificates", certificates.as_str()),
         ("join.identity.gcp_projects", "p"),
         ("join.identity.azure_subscriptions", "s"),
+        ("join.identity.azure_intermediates", "/azure.pem"),
     ];
-    let with = |changes: &[(&str, &str)]| {
+    let load = |changes: &[(&str, &str)]| {
         let flags = all.iter().chain(changes).map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
-        let sources = Sources { file: None, env: Vec::new(), flags: flags.collect() };
-        let (config, _) = HubConfig::load(&sources).unwrap();
+        HubConfig::load(&Sources { file: None, env: Vec::new(), flags: flags.collect() })
+    };
+    let with = |changes: &[(&str, &str)]| {
+        let listed: Vec<_> = [("join.identity.ordered", "any")].iter().chain(changes).copied().collect();
+        let (config, _) = load(&listed).unwrap();
         OrderedMachines::new(&config.identity, &config.providers).unwrap()
     };
     let places = [
@@ -133,6 +140,8 @@ fn orders_go_without_a_token_where_all_that_is_needed_is_configured() {
         let go = |(provider, region): &&(&str, &str)| ordered.proof_of(provider, region).is_some();
         places.iter().filter(go).map(|(provider, _)| *provider).collect()
     };
+    assert!(go(with(&[("join.identity.ordered", "none")])).is_empty());
+    assert!(load(&[]).unwrap().0.identity.ordered.is_empty(), "by default none");
     assert_eq!(go(with(&[])), ["aws", "gcp", "azure"], "and nothing in a region without a certificate");
     for (key, value, left) in [
         ("join.identity.ordered", "none", &[][..]),
@@ -144,6 +153,15 @@ fn orders_go_without_a_token_where_all_that_is_needed_is_configured() {
         ("providers.azure.enabled", "false", &["aws", "gcp"]),
     ] {
         assert_eq!(go(with(&[(key, value)])), left, "{key} = {value}");
+    }
+    for (listed, key, value) in [
+        ("any", "join.identity.azure_intermediates", ""),
+        ("azure", "join.identity.azure_intermediates", ""),
+        ("aws", "join.identity.aws_max_age", "10m"),
+    ] {
+        let error = load(&[("join.identity.ordered", listed), (key, value)]).unwrap_err().to_string();
+        assert!(error.contains(key), "{error}");
+        load(&[("join.identity.ordered", "gcp"), (key, value)]).unwrap();
     }
     let error = HubConfig::load(&Sources {
         flags: vec![("join.identity.ordered".to_owned(), "aws,kubernetes".to_owned())],

@@ -127,6 +127,7 @@ fn an_ordered_machine_of_google_has_no_token_and_joins_by_its_own() -> Result<()
             "providers.gcp.regions=us-central1".to_owned(),
             format!("providers.gcp.service_account={account}"),
             format!("join.identity.gcp_projects={PROJECT}"),
+            "join.identity.ordered=gcp".to_owned(),
             format!("join.identity.gcp_keys=https://{}/certs", google.place),
             google.trusted(),
         ],
@@ -169,6 +170,7 @@ fn an_ordered_machine_of_azure_has_no_token_and_joins_by_its_attested_document()
             "providers.azure.regions=eastus".to_owned(),
             format!("providers.azure.login_endpoint={}", fake.url()),
             format!("join.identity.azure_subscriptions={SUBSCRIPTION}"),
+            "join.identity.ordered=azure".to_owned(),
             signer.trusted(),
         ],
         &[
@@ -201,6 +203,7 @@ fn an_ordered_machine_of_ec2_has_no_token_and_joins_by_its_document() -> Result<
         &[
             format!("providers.aws.regions={EC2_REGION}"),
             format!("join.identity.aws_accounts={ACCOUNT}"),
+            "join.identity.ordered=aws".to_owned(),
             cloud.setting(),
         ],
         &[("AWS_ACCESS_KEY_ID", RIGHT), ("AWS_SECRET_ACCESS_KEY", "canary-of-aws")],
