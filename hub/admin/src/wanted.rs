@@ -179,7 +179,7 @@ impl Wanted {
         spec.check().map_err(|error| ApiError::invalid(error.to_string(), HINT))?;
         let demand = if self.spec.is_some() { Demand::service(&spec) } else { Demand::machine(&spec) };
         let (regions, plans) = (list(self.regions.as_deref()), list(self.plans.as_deref()));
-        let demand = Demand { regions, plans, ..demand };
+        let demand = Demand { regions, plans, within: layers.blueprint.region.clone(), ..demand };
         Ok(Asked {
             demand,
             strategy: merged.strategy.unwrap_or_default(),

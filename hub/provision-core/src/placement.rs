@@ -244,10 +244,11 @@ pub fn place<'a>(catalogue: &'a Catalogue, question: &Question<'_>) -> Result<Pl
         let target = Target::Kubernetes(cluster.clone());
         return Ok(Placement { target, plan: Vec::new(), verdicts: BTreeMap::new() });
     }
-    if let Some(wanted) = &question.demand.region
-        && !is_known_region(wanted)
-        && !catalogue.offers().iter().any(|offer| *offer.region == **wanted)
-    {
+    let is_known = |wanted: &String| {
+        is_known_region(wanted) || catalogue.offers().iter().any(|offer| *offer.region == **wanted)
+    };
+    let places = [&question.demand.region, &question.demand.within];
+    if let Some(wanted) = places.into_iter().flatten().find(|wanted| !is_known(wanted)) {
         return Err(NoFit::Region { wanted: wanted.clone() });
     }
     let (mut fits, verdicts) = examine(catalogue, question);

@@ -38,7 +38,8 @@ impl Requirements {
             strategy: said.strategy.as_deref().map(named).transpose()?,
             region: said.region,
             arch: said.arch,
-            allow_spot: said.allow_spot,
+            // That it may run on one is no order of one.
+            allow_spot: said.allow_spot.filter(|allowed| !allowed),
             max_hourly: decimal("max_price of the blueprint", said.max_price.as_deref())?,
             max_instances: said.max_instances,
             ..Layer::default()
@@ -46,6 +47,17 @@ impl Requirements {
         let Some(resources) = said.resources else { return Ok(layer) };
         let spec = ResourceSpec::read(&resources.to_string()).map_err(|error| wrong(error.to_string()))?;
         spec.check().map_err(|error| wrong(error.to_string()))?;
+        let sizes = ResourceSpec {
+            cpu_millis: spec.cpu_millis,
+            memory_bytes: spec.memory_bytes,
+            storage_bytes: spec.storage_bytes,
+            gpu: spec.gpu.clone(),
+            ..ResourceSpec::default()
+        };
+        if spec != sizes {
+            let why = "resources says more than processors, memory, storage and GPUs; region, arch and allow_spot stand beside it";
+            return Err(wrong(why.to_owned()));
+        }
         Ok(layer.needing(&spec))
     }
 }
@@ -69,7 +81,8 @@ impl Wanted {
         };
         let operator = Layer {
             strategy: preferences.strategy.clone(),
-            region: preferences.region.clone(),
+            // An order that names several places says where.
+            region: preferences.region.clone().filter(|_| self.regions.is_none()),
             allow_spot: match preferences.spot {
                 Spot::Asked => None,
                 Spot::Never => Some(false),

@@ -33,6 +33,8 @@ pub struct Demand {
     pub region: Option<String>,
     /// The same, several of which one will do; any where empty.
     pub regions: Vec<String>,
+    /// The same, which has to hold beside the others: the blueprint's own word.
+    pub within: Option<String>,
     /// Plans of which one will do, by their providers' names; any where empty.
     pub plans: Vec<String>,
     /// Whether it may be taken back.
@@ -55,6 +57,7 @@ impl Demand {
             arch: spec.arch,
             region: spec.region.clone(),
             regions: Vec::new(),
+            within: None,
             plans: Vec::new(),
             allow_spot: spec.allow_spot,
             allow_burstable: spec.allow_burstable,
@@ -77,12 +80,11 @@ impl Demand {
 
     /// The first thing that `offer` lacks.
     pub(super) fn check(&self, offer: &Offer) -> Result<(), Reason> {
-        if let Some(wanted) = &self.region
-            && !region_matches(&offer.provider, &offer.region, wanted)
+        let is_in = |wanted: &String| region_matches(&offer.provider, &offer.region, wanted);
+        if let Some(wanted) = [&self.region, &self.within].into_iter().flatten().find(|wanted| !is_in(wanted))
         {
             return Err(Reason::Region(wanted.clone()));
         }
-        let is_in = |wanted: &String| region_matches(&offer.provider, &offer.region, wanted);
         if !self.regions.is_empty() && !self.regions.iter().any(is_in) {
             return Err(Reason::Region(self.regions.join(" or ")));
         }

@@ -82,12 +82,15 @@ pub struct Merged {
 
 impl Layers {
     /// The first that says something is heard; of limits the lowest and of sizes the highest, whoever set it.
+    ///
+    /// A place and a plan that the customer names are no wishes that another word replaces: a named plan is ordered or none, and
+    /// where the blueprint names a place, too, both hold ([`Demand::within`](super::Demand::within)).
     #[must_use]
     pub fn merge(&self) -> Merged {
         let mut origins = BTreeMap::new();
         let layer = Layer {
-            strategy: self.first("strategy", &mut origins, |layer| layer.strategy.clone()),
-            region: self.first("region", &mut origins, |layer| layer.region.clone()),
+            strategy: self.strategy(&mut origins),
+            region: self.region(&mut origins),
             arch: self.first("arch", &mut origins, |layer| layer.arch),
             // Nobody is given a machine that may be taken back against anybody's word.
             allow_spot: self.lowest("allow_spot", &mut origins, |layer| layer.allow_spot),
@@ -99,6 +102,24 @@ impl Layers {
             gpu: self.gpus(&mut origins),
         };
         Merged { layer, origins }
+    }
+
+    fn strategy(&self, origins: &mut BTreeMap<&'static str, Origin>) -> Option<Strategy> {
+        let first = self.first("strategy", origins, |layer| layer.strategy.clone());
+        let pin =
+            self.customer.strategy.clone().filter(|strategy| matches!(strategy, Strategy::Pinned { .. }));
+        if pin.is_some() {
+            origins.insert("strategy", Origin::Customer);
+        }
+        pin.or(first)
+    }
+
+    fn region(&self, origins: &mut BTreeMap<&'static str, Origin>) -> Option<String> {
+        let first = self.first("region", origins, |layer| layer.region.clone());
+        if self.customer.region.is_some() {
+            origins.insert("region", Origin::Customer);
+        }
+        self.customer.region.clone().or(first)
     }
 
     fn all(&self) -> [(Origin, &Layer); 3] {
@@ -179,15 +200,31 @@ mod tests {
             },
         };
         let merged = layers.merge();
-        assert_eq!(merged.layer.region.as_deref(), Some("eu"));
+        assert_eq!(merged.layer.region.as_deref(), Some("us"), "the blueprint's place holds beside it");
         assert_eq!(merged.layer.max_hourly, Some(Micros::new(100_000)));
         assert_eq!(merged.layer.allow_spot, Some(false));
         assert_eq!(merged.layer.strategy, Some(Strategy::FirstMatch));
         let origin = |name| merged.origins.get(name).copied();
-        assert_eq!(origin("region"), Some(Origin::Blueprint));
+        assert_eq!(origin("region"), Some(Origin::Customer));
         assert_eq!(origin("max_hourly"), Some(Origin::Operator));
         assert_eq!(origin("allow_spot"), Some(Origin::Operator));
         assert_eq!(origin("arch"), Some(Origin::Default));
+    }
+
+    #[test]
+    fn a_plan_that_was_named_is_ordered_or_none() {
+        let pin = Strategy::Pinned { provider: "hivelocity".to_owned(), plan: String::new() };
+        let say = |strategy| Layer { strategy: Some(strategy), ..Layer::default() };
+        let mut layers = Layers {
+            blueprint: say(Strategy::Cheapest),
+            customer: say(pin.clone()),
+            operator: say(Strategy::FirstMatch),
+        };
+        assert_eq!(layers.merge().layer.strategy, Some(pin));
+        layers.customer = say(Strategy::Hybrid);
+        let merged = layers.merge();
+        assert_eq!(merged.layer.strategy, Some(Strategy::Cheapest));
+        assert_eq!(merged.origins.get("strategy"), Some(&Origin::Blueprint));
     }
 
     #[test]

@@ -337,6 +337,7 @@ fn demands() -> impl Generator<Value = (Demand, Option<Micros>, Option<u32>, boo
                 arch,
                 region,
                 regions: Vec::new(),
+                within: None,
                 plans: Vec::new(),
                 allow_spot: spot,
                 allow_burstable: burst,

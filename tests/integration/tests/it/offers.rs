@@ -79,7 +79,7 @@ fn what_cannot_be_is_told_with_the_next_step() -> Result<()> {
 
 #[test]
 fn whose_word_counts_is_told_and_what_a_blueprint_needs_is_never_made_less() -> Result<()> {
-    let hub = Hub::start(&["provision.region=us", "provision.max_order_hourly=2"])?;
+    let hub = Hub::start(&["provision.region=us", "provision.max_order_hourly=50"])?;
     let folder = tempfile::tempdir()?;
     let write = |name: &str, text: &str| -> Result<String> {
         let path = folder.path().join(name);
@@ -91,21 +91,29 @@ fn whose_word_counts_is_told_and_what_a_blueprint_needs_is_never_made_less() -> 
         r#"{"resources": {"cpu": 4.0, "memory_gb": 8.0, "storage_gb": 20.0}, "region": "eu", "max_instances": 3}"#,
     )?;
     let asked =
-        ["estimate-cost", "--min-cpu", "1", "--min-memory", "16", "--region", "us", "--max-price", "5"];
+        ["estimate-cost", "--min-cpu", "1", "--min-memory", "16", "--region", "de", "--max-price", "60"];
     let asked = [asked.as_slice(), &["--blueprint", &needs, "--accept-stale-price"]].concat();
     let estimate = hub.json(&asked)?;
     let word = |condition: &str, field: &str| estimate["explained"][condition][field].clone();
     let said = [
         ("cpu_millis", "blueprint"),
         ("memory_bytes", "customer"),
-        ("region", "blueprint"),
+        ("region", "customer"),
         ("max_hourly", "operator"),
         ("allow_spot", "default"),
     ];
     for (condition, origin) in said {
         ensure!(word(condition, "origin") == origin, "{condition}: {}", estimate["explained"]);
     }
-    ensure!(word("region", "customer") == "us" && word("region", "operator") == "us", "{estimate}");
+    ensure!(word("region", "blueprint") == "eu" && word("region", "operator") == "us", "{estimate}");
+    let outside =
+        hub.command(&["estimate-cost", "--region", "us", "--blueprint", &needs, "--accept-stale-price"])?;
+    let outside = outside.run(CALL)?;
+    ensure!(
+        outside.code == Some(USAGE) && outside.stderr.contains("eu"),
+        "both places hold: {}",
+        outside.stderr
+    );
     let first = rows(&estimate, "/plan")?.first().context("a machine")?;
     ensure!(first["vcpus"].as_u64() >= Some(4) && first["memory_mib"].as_u64() >= Some(16 * 1024), "{first}");
     let shown = hub.command(&[asked.as_slice(), &["--explain"]].concat())?.run(CALL)?;
@@ -116,14 +124,15 @@ fn whose_word_counts_is_told_and_what_a_blueprint_needs_is_never_made_less() -> 
         "gpus.json",
         r#"{"cpu": 4.0, "memory_gb": 16.0, "storage_gb": 20.0, "gpu_count": 4, "allow_spot": false}"#,
     )?;
-    let priced = hub.json(&["estimate-cost", "--spec", &spec, "--min-vram", "16", "--accept-stale-price"]);
-    if let Ok(priced) = priced {
-        let first = rows(&priced, "/plan")?.first().context("a machine")?;
-        ensure!(first["gpu"]["count_millis"].as_u64() >= Some(4000), "{first}");
-    }
+    let priced = hub.json(&["estimate-cost", "--spec", &spec, "--min-vram", "16", "--accept-stale-price"])?;
+    let first = rows(&priced, "/plan")?.first().context("a machine")?;
+    ensure!(first["gpu"]["count_millis"].as_u64() >= Some(4000), "{first}");
     let wrong = write("wrong.json", r#"{"regoin": "eu"}"#)?;
     let finished = hub.command(&["estimate-cost", "--blueprint", &wrong])?.run(CALL)?;
     ensure!(finished.code == Some(USAGE) && finished.stderr.contains("regoin"), "{}", finished.stderr);
+    let dropped = write("dropped.json", r#"{"resources": {"cpu_millis": 1000, "arch": "arm64"}}"#)?;
+    let finished = hub.command(&["estimate-cost", "--blueprint", &dropped])?.run(CALL)?;
+    ensure!(finished.code == Some(USAGE) && finished.stderr.contains("beside it"), "{}", finished.stderr);
     Ok(())
 }
 
