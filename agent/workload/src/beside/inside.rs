@@ -35,6 +35,9 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How long an engine may be away until nobody knows how its command ended.
 const AWAY: Duration = Duration::from_secs(30);
 
+/// How long an engine may take to start a command, and how long it is looked for one that nobody waits for any more.
+const START_WITHIN: Duration = Duration::from_secs(60);
+
 /// Signals that wait to be sent.
 const SIGNALS: usize = 16;
 
@@ -199,11 +202,17 @@ fn frames(is_terminal: bool) -> impl FnMut(&[u8]) -> Option<Vec<Frame>> {
 /// Waits for the end of the command; says its exit code, where that is known. An engine does not tell when that is.
 async fn ended(exec: &Exec, family: &Family, read: &CancellationToken) -> Option<u8> {
     let (mut pause, mut away): (Duration, Option<Instant>) = (SOON, None);
+    let begun = Instant::now();
     loop {
         family.look().await;
         match exec.state().await {
             Ok(ExecState::Ended(code)) => return code.and_then(|code| u8::try_from(code & 0xff).ok()),
             Ok(ExecState::Running) => away = None,
+            Ok(ExecState::NotStarted) if begun.elapsed() >= START_WITHIN => {
+                debug!("the engine does not start a command");
+                return None;
+            }
+            Ok(ExecState::NotStarted) => away = None,
             Err(error) => {
                 let since = *away.get_or_insert_with(Instant::now);
                 if since.elapsed() >= AWAY {
