@@ -329,14 +329,21 @@ pub(crate) async fn clean(
     State(state): State<AdminState>,
     Path(name): Path<String>,
 ) -> Result<Json<Value>, ApiError> {
+    // What is stored behind the hold is all that there is: an order waits before it is stored.
+    let hold = state.hub.deployer().hold_orders(&name);
     let records = state.hub.deployer().records().await?;
     let needed = records.instances.values().filter(|record| !record.state.is_ended());
     let needed = needed.filter(|record| record.candidate.provider == name).count();
+    if hold.is_none() && needed == 0 {
+        let text = format!("a machine of {name} is being ordered, or it is being cleaned already");
+        return Err(ApiError::conflict(text, "wait for its end, two minutes at most"));
+    }
     let Tidied { removed, kept } = state.hub.accounts().clean(&name, needed).await?;
     if !removed.is_empty() {
         let detail = removed.join(", ");
         state.store.audit(AuditEvent::new(AuditKind::ProviderClean, &name, detail), now()).await?;
     }
+    drop(hold);
     Ok(Json(json!({ "provider": name, "removed": removed, "kept": kept })))
 }
 

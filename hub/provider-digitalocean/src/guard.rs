@@ -198,7 +198,8 @@ impl Guard {
         Ok(key)
     }
 
-    /// Deletes both, and the tag that the firewall goes by.
+    /// Deletes both. The tag that the firewall goes by stays: with it every droplet would lose the sign of whose it is, also one
+    /// that no list showed yet.
     pub(crate) async fn remove(&self, api: &Api) -> Result<Tidied, ProviderError> {
         let mut kept = self.kept.lock().await;
         *kept = Kept::default();
@@ -217,7 +218,9 @@ impl Guard {
             api.delete(KEY_DELETE, &format!("/v2/account/keys/{}", key.id), None).await?;
             gone("SSH key");
         }
-        api.delete(crate::cloud::TAG_DELETE, &format!("/v2/tags/{}", self.name), None).await?;
+        if !tidied.removed.is_empty() {
+            tidied.kept.push(format!("tag {}: droplets are known by it, and it costs nothing", self.name));
+        }
         Ok(tidied)
     }
 
