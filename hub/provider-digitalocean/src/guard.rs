@@ -200,10 +200,9 @@ impl Guard {
 
     /// Deletes both. The tag that the firewall goes by stays: with it every droplet would lose the sign of whose it is, also one
     /// that no list showed yet.
-    pub(crate) async fn remove(&self, api: &Api) -> Result<Tidied, ProviderError> {
+    pub(crate) async fn remove(&self, api: &Api, tidied: &mut Tidied) -> Result<(), ProviderError> {
         let mut kept = self.kept.lock().await;
         *kept = Kept::default();
-        let mut tidied = Tidied::default();
         let mut gone = |kind: &str| {
             info!(target: "audit", provider = "digitalocean", what = kind, name = self.name, "deleted, since no machine stands");
             tidied.removed.push(format!("{kind} {}", self.name));
@@ -221,7 +220,7 @@ impl Guard {
         if !tidied.removed.is_empty() {
             tidied.kept.push(format!("tag {}: droplets are known by it, and it costs nothing", self.name));
         }
-        Ok(tidied)
+        Ok(())
     }
 
     /// The key is not there any more: the next call makes another.
