@@ -194,7 +194,7 @@ impl Accounts {
 }
 
 impl Accounts {
-    async fn tidy(&self, name: &str, standing: usize) -> Result<Tidied, AccountError> {
+    async fn tidy(&self, name: &str, standing: usize, tidied: &mut Tidied) -> Result<(), AccountError> {
         let (entry, checked) = self.entry(name)?;
         entry.policy_of()?;
         let account = entry.account.as_ref().ok_or(AccountError::Disabled(entry.name()))?;
@@ -202,11 +202,11 @@ impl Accounts {
             return Err(AccountError::Needed(entry.name(), standing));
         }
         let Ok(_one) = checked.running.try_lock() else { return Err(AccountError::Busy(entry.name())) };
-        let tidied = match timeout(CHECK_WITHIN, account.tidy(self.hub)).await {
-            Ok(tidied) => tidied,
+        let done = match timeout(CHECK_WITHIN, account.tidy(self.hub, tidied)).await {
+            Ok(done) => done,
             Err(late) => Err(ProviderError::Other { call: "the cleaning", source: Box::new(late) }),
         };
-        tidied.map_err(|error| AccountError::Cloud(entry.name(), error))
+        done.map_err(|error| AccountError::Cloud(entry.name(), error))
     }
 }
 
@@ -290,8 +290,13 @@ impl AccountDesk for Accounts {
         self.look(name).boxed()
     }
 
-    fn clean<'a>(&'a self, name: &'a str, standing: usize) -> BoxFuture<'a, Result<Tidied, AccountError>> {
-        self.tidy(name, standing).boxed()
+    fn clean<'a>(
+        &'a self,
+        name: &'a str,
+        standing: usize,
+        tidied: &'a mut Tidied,
+    ) -> BoxFuture<'a, Result<(), AccountError>> {
+        self.tidy(name, standing, tidied).boxed()
     }
 
     fn policy<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Value, AccountError>> {

@@ -234,7 +234,8 @@ impl Besides {
         let work = match kind {
             Kind::Native(launch) => Work::Keeper(Box::new(keep(agent, errand(&launch, ask), spawner).await?)),
             Kind::Container(inside) => {
-                let started = ended.run_until_cancelled(Box::pin(inside.start(engine, service, ask))).await;
+                let start = Box::pin(inside.start(engine, service, ask, spawner));
+                let started = ended.run_until_cancelled(start).await;
                 let hint = "`blueprint-hub workload show BLUEPRINT/SERVICE` says how it is doing";
                 let gone = || refused("not_running", format!("workload {service} ended just now"), hint);
                 Work::Inside(Box::new(started.ok_or_else(gone)??))

@@ -146,12 +146,18 @@ pub trait AccountDesk: Send + Sync {
     /// Where it does not know the credentials, or cannot be asked.
     fn check<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<AccountReport, AccountError>>;
 
-    /// Deletes what the hub made for itself there beside machines; `standing` is how many machines it is still for.
+    /// Deletes what the hub made for itself there beside machines, and notes each in `tidied`; `standing` is how many machines it
+    /// is still for.
     ///
     /// # Errors
     ///
-    /// Where machines stand, or the cloud refuses.
-    fn clean<'a>(&'a self, name: &'a str, standing: usize) -> BoxFuture<'a, Result<Tidied, AccountError>>;
+    /// Where machines stand, or the cloud refuses. What went before is noted.
+    fn clean<'a>(
+        &'a self,
+        name: &'a str,
+        standing: usize,
+        tidied: &'a mut Tidied,
+    ) -> BoxFuture<'a, Result<(), AccountError>>;
 
     /// The least that the credentials have to allow, as the cloud writes it: `policy`, and `key_policy` where a key takes on a role
     /// first; or `scopes`.
@@ -329,15 +335,42 @@ pub(crate) async fn clean(
     State(state): State<AdminState>,
     Path(name): Path<String>,
 ) -> Result<Json<Value>, ApiError> {
+    // What is stored behind the hold is all that there is: an order waits before it is stored.
+    let hold = state.hub.deployer().hold_orders(&name);
     let records = state.hub.deployer().records().await?;
     let needed = records.instances.values().filter(|record| !record.state.is_ended());
     let needed = needed.filter(|record| record.candidate.provider == name).count();
-    let Tidied { removed, kept } = state.hub.accounts().clean(&name, needed).await?;
-    if !removed.is_empty() {
-        let detail = removed.join(", ");
-        state.store.audit(AuditEvent::new(AuditKind::ProviderClean, &name, detail), now()).await?;
+    if hold.is_none() && needed == 0 {
+        let text = format!("a machine of {name} is being ordered, or it is being cleaned already");
+        return Err(ApiError::conflict(text, "wait for its end, two minutes at most"));
     }
+    let audit =
+        |detail: String| state.store.audit(AuditEvent::new(AuditKind::ProviderClean, &name, detail), now());
+    // Refused before anything is asked of the cloud where machines need it, or it is none that is switched on.
+    let begins = needed == 0 && state.hub.deployer().overview().clouds.iter().any(|cloud| cloud.name == name);
+    if begins {
+        audit("asked for".to_owned()).await?;
+    }
+    let mut tidied = Tidied::default();
+    let done = state.hub.accounts().clean(&name, needed, &mut tidied).await;
+    let Tidied { removed, kept } = tidied;
+    if begins || !removed.is_empty() {
+        audit(outcome(&removed, done.as_ref().err())).await?;
+    }
+    if let Err(failed) = done {
+        return Err(ApiError::from(failed).behind(&removed));
+    }
+    drop(hold);
     Ok(Json(json!({ "provider": name, "removed": removed, "kept": kept })))
+}
+
+/// What became of a cleaning, for the audit log.
+fn outcome(removed: &[String], failed: Option<&AccountError>) -> String {
+    let gone = if removed.is_empty() { "nothing".to_owned() } else { removed.join(", ") };
+    match failed {
+        Some(failed) => format!("deleted: {gone}; then failed: {failed}"),
+        None => format!("deleted: {gone}"),
+    }
 }
 
 pub(crate) async fn policy(

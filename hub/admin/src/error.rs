@@ -27,6 +27,14 @@ impl ApiError {
         Self { status, code, message: message.into(), hint: hint.into() }
     }
 
+    /// Says what was deleted before it failed.
+    pub(crate) fn behind(mut self, removed: &[String]) -> Self {
+        if !removed.is_empty() {
+            self.message = format!("{}; deleted before: {}", self.message, removed.join(", "));
+        }
+        self
+    }
+
     /// Status, code, message and hint.
     pub(crate) fn parts(self) -> (StatusCode, &'static str, String, String) {
         (self.status, self.code, self.message, self.hint)

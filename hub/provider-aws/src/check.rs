@@ -40,10 +40,10 @@ impl Account for AwsCloud {
         self.check(hub).boxed()
     }
 
-    fn tidy(&self, hub: HubId) -> BoxFuture<'_, Result<Tidied, ProviderError>> {
+    fn tidy<'a>(&'a self, hub: HubId, tidied: &'a mut Tidied) -> BoxFuture<'a, Result<(), ProviderError>> {
         async move {
             nothing_stands(self, Some(hub)).await?;
-            self.remove_groups().await
+            self.remove_groups(tidied).await
         }
         .boxed()
     }

@@ -164,8 +164,7 @@ impl AwsCloud {
     }
 
     /// Deletes the groups without ingress of all regions. AWS refuses where machines are in one: those of another hub of the account.
-    pub(crate) async fn remove_groups(&self) -> Result<Tidied, ProviderError> {
-        let mut tidied = Tidied::default();
+    pub(crate) async fn remove_groups(&self, tidied: &mut Tidied) -> Result<(), ProviderError> {
         for region in &self.config.regions {
             let action = Action::DescribeSecurityGroups;
             let failed = |failure: Failure| failure.into_error(action, region.as_str());
@@ -190,7 +189,7 @@ impl AwsCloud {
                 }
             }
         }
-        Ok(tidied)
+        Ok(())
     }
 
     async fn group(&self, region: &Region, vpc: &str) -> Result<Option<Group>, ProviderError> {

@@ -100,10 +100,10 @@ impl Account for Azure {
         self.account().boxed()
     }
 
-    fn tidy(&self, hub: HubId) -> BoxFuture<'_, Result<Tidied, ProviderError>> {
+    fn tidy<'a>(&'a self, hub: HubId, tidied: &'a mut Tidied) -> BoxFuture<'a, Result<(), ProviderError>> {
         async move {
             nothing_stands(self, Some(hub)).await?;
-            self.remove_network(hub).await
+            self.remove_network(hub, tidied).await
         }
         .boxed()
     }

@@ -177,9 +177,8 @@ impl Azure {
     /// # Errors
     ///
     /// [`ProviderError::Busy`] where Azure is still at it; else as Azure answers.
-    pub(crate) async fn remove_network(&self, hub: HubId) -> Result<Tidied, ProviderError> {
+    pub(crate) async fn remove_network(&self, hub: HubId, tidied: &mut Tidied) -> Result<(), ProviderError> {
         let resources = self.resources().await?;
-        let mut tidied = Tidied::default();
         for (kind, call) in NETWORK {
             let is_own = |one: &&Resource| {
                 let whose = one.tags.as_ref().and_then(|tags| tags.get(tags::HUB));
@@ -214,7 +213,7 @@ impl Azure {
                 self.group
             ));
         }
-        Ok(tidied)
+        Ok(())
     }
 }
 

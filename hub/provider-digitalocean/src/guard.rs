@@ -198,11 +198,11 @@ impl Guard {
         Ok(key)
     }
 
-    /// Deletes both, and the tag that the firewall goes by.
-    pub(crate) async fn remove(&self, api: &Api) -> Result<Tidied, ProviderError> {
+    /// Deletes both. The tag that the firewall goes by stays: with it every droplet would lose the sign of whose it is, also one
+    /// that no list showed yet.
+    pub(crate) async fn remove(&self, api: &Api, tidied: &mut Tidied) -> Result<(), ProviderError> {
         let mut kept = self.kept.lock().await;
         *kept = Kept::default();
-        let mut tidied = Tidied::default();
         let mut gone = |kind: &str| {
             info!(target: "audit", provider = "digitalocean", what = kind, name = self.name, "deleted, since no machine stands");
             tidied.removed.push(format!("{kind} {}", self.name));
@@ -217,8 +217,10 @@ impl Guard {
             api.delete(KEY_DELETE, &format!("/v2/account/keys/{}", key.id), None).await?;
             gone("SSH key");
         }
-        api.delete(crate::cloud::TAG_DELETE, &format!("/v2/tags/{}", self.name), None).await?;
-        Ok(tidied)
+        if !tidied.removed.is_empty() {
+            tidied.kept.push(format!("tag {}: droplets are known by it, and it costs nothing", self.name));
+        }
+        Ok(())
     }
 
     /// The key is not there any more: the next call makes another.

@@ -34,10 +34,10 @@ impl Account for GcpCloud {
     }
 
     /// The rule is for the machines of every hub in the project.
-    fn tidy(&self, _: HubId) -> BoxFuture<'_, Result<Tidied, ProviderError>> {
+    fn tidy<'a>(&'a self, _: HubId, tidied: &'a mut Tidied) -> BoxFuture<'a, Result<(), ProviderError>> {
         async move {
             nothing_stands(self, None).await?;
-            self.remove_rule().await
+            self.remove_rule(tidied).await
         }
         .boxed()
     }

@@ -128,7 +128,7 @@ impl GcpCloud {
     /// # Errors
     ///
     /// [`ProviderError::Busy`] where Google is still at it; else as Google answers.
-    pub(crate) async fn remove_rule(&self) -> Result<Tidied, ProviderError> {
+    pub(crate) async fn remove_rule(&self, tidied: &mut Tidied) -> Result<(), ProviderError> {
         let network = self.config.network.as_str();
         let action = Action::DeleteFirewall;
         let name = rule_name(network);
@@ -140,12 +140,13 @@ impl GcpCloud {
         match done {
             Ok(operation) if operation.is_done() => {
                 info!(target: "audit", provider = "gcp", firewall = name, "firewall rule deleted");
-                Ok(Tidied { removed: vec![format!("firewall rule {name}")], kept: Vec::new() })
+                tidied.removed.push(format!("firewall rule {name}"));
+                Ok(())
             }
             Ok(_) => Err(ProviderError::Busy {
                 reason: format!("Google is still deleting the firewall rule {name}"),
             }),
-            Err(Failure::Refused(refusal)) if refusal.is_missing() => Ok(Tidied::default()),
+            Err(Failure::Refused(refusal)) if refusal.is_missing() => Ok(()),
             Err(failure) => Err(failure.into_error(action, network)),
         }
     }

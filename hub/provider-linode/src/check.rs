@@ -80,10 +80,10 @@ impl Account for Linode {
         self.account().boxed()
     }
 
-    fn tidy(&self, hub: HubId) -> BoxFuture<'_, Result<Tidied, ProviderError>> {
+    fn tidy<'a>(&'a self, hub: HubId, tidied: &'a mut Tidied) -> BoxFuture<'a, Result<(), ProviderError>> {
         async move {
             nothing_stands(self, Some(hub)).await?;
-            self.guard.remove(&self.rest).await
+            self.guard.remove(&self.rest, tidied).await
         }
         .boxed()
     }

@@ -129,16 +129,15 @@ impl Guard {
     }
 
     /// Deletes it.
-    pub(crate) async fn remove(&self, rest: &Rest) -> Result<Tidied, ProviderError> {
+    pub(crate) async fn remove(&self, rest: &Rest, tidied: &mut Tidied) -> Result<(), ProviderError> {
         let mut kept = self.kept.lock().await;
         *kept = None;
-        let mut tidied = Tidied::default();
         if let Some(found) = self.by_label(rest).await? {
             rest.delete(DELETE, &path(found.id)).await?;
             info!(target: "audit", provider = "linode", firewall = self.label, "firewall deleted");
             tidied.removed.push(format!("firewall {}", self.label));
         }
-        Ok(tidied)
+        Ok(())
     }
 
     async fn by_label(&self, rest: &Rest) -> Result<Option<Firewall>, ProviderError> {

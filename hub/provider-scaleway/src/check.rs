@@ -67,10 +67,10 @@ impl Account for Scaleway {
         self.account().boxed()
     }
 
-    fn tidy(&self, hub: HubId) -> BoxFuture<'_, Result<Tidied, ProviderError>> {
+    fn tidy<'a>(&'a self, hub: HubId, tidied: &'a mut Tidied) -> BoxFuture<'a, Result<(), ProviderError>> {
         async move {
             nothing_stands(self, Some(hub)).await?;
-            self.guard.remove(&self.api, &self.looked_in()).await
+            self.guard.remove(&self.api, &self.looked_in(), tidied).await
         }
         .boxed()
     }

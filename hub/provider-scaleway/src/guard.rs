@@ -159,11 +159,15 @@ impl Guard {
     }
 
     /// Deletes those of these zones.
-    pub(crate) async fn remove(&self, api: &Api, zones: &[&str]) -> Result<Tidied, ProviderError> {
+    pub(crate) async fn remove(
+        &self,
+        api: &Api,
+        zones: &[&str],
+        tidied: &mut Tidied,
+    ) -> Result<(), ProviderError> {
         let mut kept = self.kept.lock().await;
         kept.clear();
         let project = api.project().await?;
-        let mut tidied = Tidied::default();
         for zone in zones {
             let base = format!("/instance/v1/zones/{zone}/security_groups");
             for group in self.own(api, &base, &project).await? {
@@ -172,7 +176,7 @@ impl Guard {
                 tidied.removed.push(format!("security group {} in {zone}", self.name));
             }
         }
-        Ok(tidied)
+        Ok(())
     }
 
     /// Every group with its name; the API filters by parts of names.

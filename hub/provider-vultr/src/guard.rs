@@ -77,16 +77,15 @@ impl Guard {
     }
 
     /// Deletes it, and a second one that a lost answer made.
-    pub(crate) async fn remove(&self, rest: &Rest) -> Result<Tidied, ProviderError> {
+    pub(crate) async fn remove(&self, rest: &Rest, tidied: &mut Tidied) -> Result<(), ProviderError> {
         let _looking = self.looking.lock().await;
-        let mut tidied = Tidied::default();
         for group in self.own(rest).await? {
             is_id(&group.id).then_some(()).ok_or_else(no_id)?;
             rest.delete(DELETE, &format!("/v2/firewalls/{}", group.id)).await?;
             info!(target: "audit", provider = "vultr", firewall = self.name, "firewall deleted");
             tidied.removed.push(format!("firewall group {}", self.name));
         }
-        Ok(tidied)
+        Ok(())
     }
 
     /// Every group with its description.

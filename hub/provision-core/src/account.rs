@@ -107,16 +107,16 @@ pub trait Account: Send + Sync {
     /// [`ProviderError::Deny`] where the cloud does not know the credentials or there are none; else as the cloud answers.
     fn look(&self, hub: HubId) -> BoxFuture<'_, Result<AccountReport, ProviderError>>;
 
-    /// Deletes what this hub made for itself beside machines, such as the firewall that they stand behind. The next order makes
-    /// it again. Nothing where a cloud has no such things.
+    /// Deletes what this hub made for itself beside machines, such as the firewall that they stand behind, and notes each in
+    /// `tidied` at once. The next order makes it again. Nothing where a cloud has no such things.
     ///
     /// # Errors
     ///
-    /// [`ProviderError::Reject`] where machines stand that it is for; else as the cloud answers. What was deleted by then is, and
-    /// the next call goes on.
-    fn tidy(&self, hub: HubId) -> BoxFuture<'_, Result<Tidied, ProviderError>> {
-        let _ = hub;
-        ready(Ok(Tidied::default())).boxed()
+    /// [`ProviderError::Reject`] where machines stand that it is for; else as the cloud answers. What was deleted by then is
+    /// noted, and the next call goes on.
+    fn tidy<'a>(&'a self, hub: HubId, tidied: &'a mut Tidied) -> BoxFuture<'a, Result<(), ProviderError>> {
+        let _ = (hub, tidied);
+        ready(Ok(())).boxed()
     }
 }
 

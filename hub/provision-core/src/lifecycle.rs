@@ -35,7 +35,7 @@ mod record;
 mod store;
 
 pub use clock::{ClockWatch, MAX_CLOCK_STEP};
-pub use deployer::{Cloud, DeployError, Deployer, Order, Overview};
+pub use deployer::{Cloud, DeployError, Deployer, Hold, Order, Overview};
 pub use deployment::{
     Deployment, DeploymentId, ParseDeploymentIdError, ParseSpreadError, ParseWantedError, Spread, Wanted,
 };

@@ -57,6 +57,8 @@ impl Creation {
         let Self { way, store, host, clock, hub, token_ttl, limits, mut record, service } = self;
         let provider = way.name();
         let waited = Instant::now();
+        // Until the cloud has answered: what it stands behind is not taken away meanwhile.
+        let _ordering = way.ordering().await;
         if let Err(error) = way.turn().await {
             info!(instance = %record.key, provider, error = error.line(), "nothing is ordered: the cloud asked for a pause");
             return Ended::Created { provider, record, answer: None };

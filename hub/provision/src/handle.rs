@@ -8,7 +8,7 @@ use blueprint_common_types::Timestamp;
 use blueprint_hub_provision_core::catalogue::Offer;
 use blueprint_hub_provision_core::cost::{Limits, Span};
 use blueprint_hub_provision_core::lifecycle::{
-    CreateDeploymentError, DeployError, Deployer, Deployment, Event, LifecycleStore, Order, Overview,
+    CreateDeploymentError, DeployError, Deployer, Deployment, Event, Hold, LifecycleStore, Order, Overview,
     Records, Wanted,
 };
 use blueprint_hub_provision_core::{CloudCall, DeploymentId, ErrorClass};
@@ -164,6 +164,14 @@ impl Deployer for Provisioner {
         if self.ways.contains_key(provider) {
             self.renewed.lock().insert(provider.to_owned());
             self.kick.notify_one();
+        }
+    }
+
+    fn hold_orders(&self, provider: &str) -> Option<Hold> {
+        // Of one that is not switched on nothing is ordered.
+        match self.ways.get(provider) {
+            Some(way) => way.hold(),
+            None => Some(Box::new(())),
         }
     }
 

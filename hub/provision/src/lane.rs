@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use blueprint_common_types::Timestamp;
-use blueprint_hub_provision_core::lifecycle::{Backoff, Breaker, Bucket, Dice};
+use blueprint_hub_provision_core::lifecycle::{Backoff, Breaker, Bucket, Dice, Hold};
 use blueprint_hub_provision_core::{CloudCall, ErrorClass, Provider, ProviderError};
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
+use tokio::sync::{OwnedRwLockReadGuard, RwLock};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, warn};
 
@@ -27,6 +28,8 @@ const TRIES: u32 = 5;
 pub(crate) struct Way {
     pub(crate) provider: Arc<dyn Provider>,
     gate: Arc<Mutex<Gate>>,
+    /// Read by every order that is being given.
+    orders: Arc<RwLock<()>>,
     began: Instant,
     metrics: ProvisionMetrics,
 }
@@ -52,7 +55,8 @@ impl Way {
             error: None,
             denied: None,
         };
-        Self { provider, gate: Arc::new(Mutex::new(gate)), began: Instant::now(), metrics }
+        let (gate, orders) = (Arc::new(Mutex::new(gate)), Arc::default());
+        Self { provider, gate, orders, began: Instant::now(), metrics }
     }
 
     pub(crate) fn name(&self) -> &'static str {
@@ -86,6 +90,17 @@ impl Way {
     /// Time by the clock that only runs.
     fn now(&self) -> Timestamp {
         Timestamp::default().plus(self.began.elapsed())
+    }
+
+    /// Waits until orders are not held; they are not while the guard is there.
+    pub(crate) async fn ordering(&self) -> OwnedRwLockReadGuard<()> {
+        Arc::clone(&self.orders).read_owned().await
+    }
+
+    /// Has orders wait; `None` where one is being given, or they do already.
+    pub(crate) fn hold(&self) -> Option<Hold> {
+        let held = Arc::clone(&self.orders).try_write_owned().ok()?;
+        Some(Box::new(held))
     }
 
     /// Waits for its turn, and until the cloud wants calls again.

@@ -138,7 +138,7 @@ audit_kinds! {
     ProviderConfigure = "provider.configure",
     /// The operator had credentials of a provider forgotten; the subject is the provider.
     ProviderForget = "provider.forget",
-    /// The operator had deleted what the hub made for itself at a provider; the subject is the provider, the detail says what went.
+    /// The operator had deleted what the hub made for itself at a provider; the subject is the provider, the detail says that, or what went and what failed.
     ProviderClean = "provider.clean",
     /// A provider was told to make a machine.
     InstanceCreate = "instance.create",

@@ -9,7 +9,7 @@ use blueprint_hub_provider_aws::{AwsCloud, AwsConfig};
 use blueprint_hub_provider_kit::{Credentials, Fixed, HttpClient, HttpConfig};
 use blueprint_hub_provision_core::catalogue::PriceKind;
 use blueprint_hub_provision_core::resource::Arch;
-use blueprint_hub_provision_core::{Account as _, ErrorClass, InstanceSpec, Provider, Tags};
+use blueprint_hub_provision_core::{Account as _, ErrorClass, InstanceSpec, Provider, Tags, Tidied};
 use blueprint_tests_cloud::botocore::Service;
 use blueprint_tests_cloud::contract::{self, Lab};
 use blueprint_tests_cloud::ec2::{Ec2Dialect, REGION, name_of};
@@ -191,7 +191,8 @@ async fn what_is_asked_fits_the_description_of_each_service() {
     for instance in account.provider.list().await.unwrap().instances {
         account.provider.delete(&instance.provider_id).await.unwrap();
     }
-    let tidied = account.provider.tidy(HubId::from_bytes([7; 16])).await.unwrap();
+    let mut tidied = Tidied::default();
+    account.provider.tidy(HubId::from_bytes([7; 16]), &mut tidied).await.unwrap();
     assert_eq!(tidied.removed, [format!("security group sg-1 in {REGION}")]);
     let asked = account.fake.asked();
     for asked in &asked {

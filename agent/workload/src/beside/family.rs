@@ -42,10 +42,19 @@ struct Members {
     mark: String,
     /// What was found, with its start: it stays one, whatever becomes of its parent and its environment.
     known: BTreeMap<i32, u64>,
-    /// Sessions that a member leads.
-    sessions: BTreeSet<i32>,
+    /// Sessions that a member led. Its number may be another's later.
+    sessions: BTreeMap<i32, Led>,
     /// The one that was found first, which the engine started.
     first: Option<i32>,
+}
+
+/// A session that a member led.
+#[derive(Debug, Clone, Copy)]
+struct Led {
+    /// The start of its leader.
+    started: u64,
+    /// Whether nobody was seen in it at the last look: one that has just left another behind may be seen before it.
+    is_empty: bool,
 }
 
 /// What is seen of one process of the container.
@@ -71,7 +80,7 @@ impl Family {
             container: container.to_owned(),
             mark,
             known: BTreeMap::new(),
-            sessions: BTreeSet::new(),
+            sessions: BTreeMap::new(),
             first: None,
         };
         Ok(Self(Arc::new(Kept { members: Arc::new(Mutex::new(members)) })))
@@ -142,13 +151,15 @@ impl Members {
     }
 
     fn find(&mut self, sights: &BTreeMap<i32, Sight>) -> Vec<i32> {
+        // A number is free once nobody is in its session; who leads one of that number now says whose it is.
+        self.sessions.retain(|id, led| sights.get(id).is_none_or(|leader| leader.started == led.started));
         let mut there = BTreeSet::new();
         loop {
             let is_new = |(pid, sight): &(&i32, &Sight)| {
                 !there.contains(*pid)
                     && (sight.has_mark
                         || self.known.get(*pid) == Some(&sight.started)
-                        || self.sessions.contains(&sight.session)
+                        || self.sessions.contains_key(&sight.session)
                         || there.contains(&sight.parent))
             };
             let found: Vec<i32> = sights.iter().filter(is_new).map(|(pid, _)| *pid).collect();
@@ -156,12 +167,20 @@ impl Members {
                 break;
             }
             there.extend(&found);
-            let led = |pid: &&i32| sights.get(*pid).is_some_and(|sight| sight.session == **pid);
-            self.sessions.extend(found.iter().filter(led));
+            self.sessions.extend(found.iter().filter_map(|pid| {
+                let sight = sights.get(pid).filter(|sight| sight.session == *pid)?;
+                Some((*pid, Led { started: sight.started, is_empty: false }))
+            }));
             if self.first.is_none() {
                 self.first = found.iter().find(led_first(sights)).copied();
             }
         }
+        let full: BTreeSet<i32> =
+            there.iter().filter_map(|pid| sights.get(pid)).map(|sight| sight.session).collect();
+        self.sessions.retain(|id, led| {
+            let was_empty = std::mem::replace(&mut led.is_empty, !full.contains(id));
+            !(led.is_empty && was_empty)
+        });
         self.known = there.iter().filter_map(|pid| Some((*pid, sights.get(pid)?.started))).collect();
         there.into_iter().collect()
     }
@@ -204,7 +223,7 @@ mod tests {
 
     fn members() -> Members {
         let (container, mark) = ("c".repeat(64), "m".to_owned());
-        Members { container, mark, known: BTreeMap::new(), sessions: BTreeSet::new(), first: None }
+        Members { container, mark, known: BTreeMap::new(), sessions: BTreeMap::new(), first: None }
     }
 
     #[test]
@@ -229,6 +248,28 @@ mod tests {
         // Its number is another's.
         sights.insert(21, Sight { started: 8, ..sight(10, 10, false) });
         assert_eq!(members.find(&sights), [22, 23]);
+    }
+
+    #[test]
+    fn a_session_whose_number_is_another_s_is_not_its() {
+        let mut members = members();
+        let command = BTreeMap::from([(20, sight(5, 20, true)), (21, sight(20, 20, false))]);
+        assert_eq!(members.find(&command), [20, 21]);
+        // Its leader is another one.
+        let other = BTreeMap::from([
+            (20, Sight { started: 9, ..sight(10, 20, false) }),
+            (25, Sight { started: 9, ..sight(20, 20, false) }),
+        ]);
+        assert_eq!(members.find(&other), [0; 0]);
+        // One that was not seen at one look is its still; nobody was in it at two, so that the number was free.
+        assert_eq!(members.find(&command), [20, 21]);
+        let late = BTreeMap::from([(26, Sight { started: 9, ..sight(10, 20, false) })]);
+        members.find(&BTreeMap::new());
+        assert_eq!(members.find(&late), [26]);
+        members.find(&BTreeMap::new());
+        members.find(&BTreeMap::new());
+        let later = BTreeMap::from([(27, Sight { started: 11, ..sight(10, 20, false) })]);
+        assert_eq!(members.find(&later), [0; 0]);
     }
 
     #[test]

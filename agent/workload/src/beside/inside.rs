@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use blueprint_common_engine::Hijacked;
 use blueprint_common_runtime::frames::{ExitFrame, Frame};
+use blueprint_common_runtime::tasks::Spawner;
 use blueprint_common_types::{DoorRefusal, ExecAsk, ServiceKey, TerminalSize};
 use futures_util::future::join;
 use nix::sys::signal::Signal;
@@ -18,7 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::family::{Family, MARK, can_end};
 use super::refused;
@@ -34,6 +35,9 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// How long an engine may be away until nobody knows how its command ended.
 const AWAY: Duration = Duration::from_secs(30);
+
+/// How long an engine may take to start a command, and how long it is looked for one that nobody waits for any more.
+const START_WITHIN: Duration = Duration::from_secs(60);
 
 /// Signals that wait to be sent.
 const SIGNALS: usize = 16;
@@ -53,6 +57,7 @@ pub(super) struct Started {
     exec: Exec,
     stream: Hijacked,
     family: Family,
+    ender: Ender,
     stdin: bool,
     terminal: Option<TerminalSize>,
     limit: Duration,
@@ -65,6 +70,7 @@ impl Inside {
         engine: &Engine,
         service: ServiceKey,
         ask: ExecAsk,
+        spawner: &Spawner,
     ) -> Result<Started, DoorRefusal> {
         let failed = |text: String| refused("exec_failed", text, "the agent's log says more");
         let no_engine = |error: EngineError| {
@@ -90,6 +96,8 @@ impl Inside {
         env.extend(terminal.as_ref().map(|size| ("TERM".to_owned(), size.term.clone())));
         let command = ExecSpec { argv, env, stdin, terminal: terminal.is_some() };
         let exec = engine.exec(&self.id, &command).await.map_err(no_engine)?;
+        // The engine may start it whatever becomes of the call.
+        let ender = Ender::new(&exec, &family, spawner);
         let stream = exec.start().await.map_err(no_engine)?;
         if let Some(size) = &terminal
             && let Err(error) = exec.resize(size.rows, size.columns).await
@@ -98,7 +106,7 @@ impl Inside {
             debug!(%error, "the terminal of a command has no size");
         }
         let limit = Duration::from_secs(timeout_secs);
-        Ok(Started { exec, stream, family, stdin, terminal, limit })
+        Ok(Started { exec, stream, family, ender, stdin, terminal, limit })
     }
 }
 
@@ -116,7 +124,7 @@ impl Started {
     /// Speaks the frames of the session until the command has ended, its time is up, or the other side is gone; then nothing of
     /// it is left.
     pub(super) async fn carry<S: AsyncRead + AsyncWrite + Unpin>(self, stream: S) {
-        let Self { exec, stream: inside, family, stdin, terminal, limit } = self;
+        let Self { exec, stream: inside, family, ender, stdin, terminal, limit } = self;
         let is_terminal = terminal.is_some();
         let (from_hub, to_hub) = tokio::io::split(stream);
         let (reader, writer) = tokio::io::split(inside);
@@ -158,7 +166,7 @@ impl Started {
         };
         let left = family.kill().await;
         let (code, late) = match end {
-            End::Gone => return,
+            End::Gone => return ender.end().await,
             End::Exit(code) => (code, None),
             End::Late => (None, Some(limit)),
         };
@@ -176,6 +184,62 @@ impl Started {
             () = &mut orders => {}
             _ = join(last, writer) => {}
         }
+        ender.end().await;
+    }
+}
+
+/// Sees to it that a command ends that nobody waits for any more; where it is dropped before, a task does.
+///
+/// An engine answers before it starts a command, so that there may be nothing to kill yet.
+#[derive(Debug)]
+struct Ender(Option<(Exec, Family, Spawner)>);
+
+impl Ender {
+    fn new(exec: &Exec, family: &Family, spawner: &Spawner) -> Self {
+        Self(Some((exec.clone(), family.clone(), spawner.clone())))
+    }
+
+    /// Kills the command until its engine says that it has ended, for a minute at most.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves the rest to a task.
+    async fn end(mut self) {
+        if let Some((exec, family, _)) = &self.0 {
+            end(exec, family).await;
+        }
+        self.0 = None;
+    }
+}
+
+impl Drop for Ender {
+    fn drop(&mut self) {
+        if let Some((exec, family, spawner)) = self.0.take() {
+            spawner.spawn_base("end of a command", async move { end(&exec, &family).await });
+        }
+    }
+}
+
+async fn end(exec: &Exec, family: &Family) {
+    let (begun, mut pause) = (Instant::now(), SOON);
+    loop {
+        // Asked before: all that one which has ended has started is there to be found.
+        let state = exec.state().await;
+        family.kill().await;
+        match state {
+            Ok(ExecState::Ended(_)) => return,
+            Ok(ExecState::NotStarted | ExecState::Running) | Err(_) if begun.elapsed() < START_WITHIN => {}
+            Ok(ExecState::NotStarted) => {
+                debug!("the engine did not start a command that nobody waits for");
+                return;
+            }
+            Ok(ExecState::Running) | Err(_) => {
+                warn!("a command in a container may run on without its session; it ends with the container");
+                return;
+            }
+        }
+        sleep(pause).await;
+        pause = pause.saturating_mul(2).min(LOOK_AGAIN);
     }
 }
 
@@ -199,11 +263,17 @@ fn frames(is_terminal: bool) -> impl FnMut(&[u8]) -> Option<Vec<Frame>> {
 /// Waits for the end of the command; says its exit code, where that is known. An engine does not tell when that is.
 async fn ended(exec: &Exec, family: &Family, read: &CancellationToken) -> Option<u8> {
     let (mut pause, mut away): (Duration, Option<Instant>) = (SOON, None);
+    let begun = Instant::now();
     loop {
         family.look().await;
         match exec.state().await {
             Ok(ExecState::Ended(code)) => return code.and_then(|code| u8::try_from(code & 0xff).ok()),
             Ok(ExecState::Running) => away = None,
+            Ok(ExecState::NotStarted) if begun.elapsed() >= START_WITHIN => {
+                debug!("the engine does not start a command");
+                return None;
+            }
+            Ok(ExecState::NotStarted) => away = None,
             Err(error) => {
                 let since = *away.get_or_insert_with(Instant::now);
                 if since.elapsed() >= AWAY {
@@ -248,7 +318,72 @@ async fn pass(family: &Family, mut signals: mpsc::Receiver<Signal>) -> std::conv
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::Ordering;
+
+    use blueprint_common_runtime::tasks::Supervisor;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
+
+    /// An engine that says this of a command, one word to each connection, the last one for ever.
+    fn engine(
+        folder: &std::path::Path,
+        says: &'static [&'static str],
+        spawner: &Spawner,
+    ) -> (Engine, Arc<AtomicUsize>) {
+        let listener = tokio::net::UnixListener::bind(folder.join("e.sock")).unwrap();
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&asked);
+        let serve = async move {
+            let answer =
+                |body: &str| format!("HTTP/1.1 200 X\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut head = [0; 4096];
+                let length = stream.read(&mut head).await.unwrap();
+                let body = if head[..length].starts_with(b"GET /version") {
+                    r#"{"Version":"1","ApiVersion":"1.43","MinAPIVersion":"1.12"}"#
+                } else {
+                    says[count.fetch_add(1, Ordering::Relaxed).min(says.len() - 1)]
+                };
+                stream.write_all(answer(body).as_bytes()).await.unwrap();
+            }
+        };
+        spawner.spawn_base("engine", serve);
+        (Engine::new(folder.join("e.sock")), asked)
+    }
+
+    const NOT_YET: &str = r#"{"Running":false,"ExitCode":null}"#;
+    const RUNS: &str = r#"{"Running":true,"ExitCode":null}"#;
+    const KILLED: &str = r#"{"Running":false,"ExitCode":137}"#;
+
+    #[tokio::test]
+    async fn a_command_that_starts_after_its_session_is_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        let supervisor = Supervisor::new();
+        let spawner = supervisor.child_spawner();
+        let (engine, asked) = engine(folder.path(), &[NOT_YET, NOT_YET, RUNS, KILLED], &spawner);
+        let exec = Exec::made(&engine, "e1").await;
+        let family = Family::new(&"c".repeat(64)).unwrap();
+        Ender::new(&exec, &family, &spawner).end().await;
+        assert_eq!(asked.load(Ordering::Relaxed), 4, "until it has ended, and no longer");
+        drop(Ender::new(&exec, &family, &spawner));
+        while asked.load(Ordering::Relaxed) < 5 {
+            sleep(SOON).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_command_that_has_not_started_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let supervisor = Supervisor::new();
+        let (engine, _) = engine(folder.path(), &[NOT_YET, RUNS, KILLED], &supervisor.child_spawner());
+        let exec = Exec::made(&engine, "e1").await;
+        let read = CancellationToken::new();
+        read.cancel();
+        assert_eq!(ended(&exec, &Family::new(&"c".repeat(64)).unwrap(), &read).await, Some(137));
+    }
 
     #[test]
     fn what_is_no_frame_of_an_engine_ends_the_output() {

@@ -42,9 +42,11 @@ pub struct Exec {
 /// How a command does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExecState {
+    /// The engine has not started it yet; its stream is open before.
+    NotStarted,
     /// It runs.
     Running,
-    /// It ended, with this exit code where the engine says one.
+    /// It ended, with this exit code; without one where the engine does not know it any more.
     Ended(Option<i32>),
 }
 
@@ -129,12 +131,25 @@ impl Exec {
     /// Where the engine does not say it within 10 s.
     pub async fn state(&self) -> Result<ExecState, EngineError> {
         let call = Call::get("say how a command ended", format!("{}/json", self.path));
-        let seen = self.socket.find::<Seen>(&call).await?;
-        Ok(match seen {
-            Some(seen) if seen.running => ExecState::Running,
-            Some(seen) => ExecState::Ended(seen.exit_code),
-            None => ExecState::Ended(None),
-        })
+        Ok(self.socket.find::<Seen>(&call).await?.map_or(ExecState::Ended(None), Seen::state))
+    }
+
+    /// One of this engine with this id, as if it had been made.
+    #[cfg(test)]
+    pub(crate) async fn made(engine: &Engine, id: &str) -> Self {
+        let path = format!("{}/exec/{id}", engine.api().await.unwrap());
+        Self { socket: engine.socket.clone(), path, has_terminal: false }
+    }
+}
+
+impl Seen {
+    /// One that ended has a code, also where its program could not be started.
+    const fn state(self) -> ExecState {
+        match self {
+            Self { running: true, .. } => ExecState::Running,
+            Self { exit_code: None, .. } => ExecState::NotStarted,
+            Self { exit_code, .. } => ExecState::Ended(exit_code),
+        }
     }
 }
 
@@ -210,6 +225,14 @@ mod tests {
             assert_eq!(read(stream, piece), Ok((b"a\xffbc".to_vec(), b"er".to_vec())), "{piece}");
         }
         assert_eq!(read(b"HTTP/1.1 500", 4), Err(b'H'));
+    }
+
+    #[test]
+    fn one_that_does_not_run_and_has_no_code_has_not_started() {
+        let state = |text: &str| serde_json::from_str::<Seen>(text).unwrap().state();
+        assert_eq!(state(r#"{"Running":false,"ExitCode":null}"#), ExecState::NotStarted);
+        assert_eq!(state(r#"{"Running":true,"ExitCode":null}"#), ExecState::Running);
+        assert_eq!(state(r#"{"Running":false,"ExitCode":126}"#), ExecState::Ended(Some(126)));
     }
 
     #[test]

@@ -44,6 +44,17 @@ async fn every_failure_has_its_status_and_the_next_step() {
 }
 
 #[test]
+fn what_went_before_a_failure_is_said() {
+    let failed = || AccountError::Cloud("aws", ProviderError::Busy { reason: "it is slow".to_owned() });
+    let removed = ["firewall x".to_owned()];
+    let (_, _, message, _) = ApiError::from(failed()).behind(&removed).parts();
+    assert!(message.ends_with("; deleted before: firewall x"), "{message}");
+    let told = outcome(&removed, Some(&failed()));
+    assert!(told.starts_with("deleted: firewall x; then failed: ") && told.contains("it is slow"), "{told}");
+    assert_eq!(outcome(&[], None), "deleted: nothing");
+}
+
+#[test]
 fn a_row_says_where_credentials_come_from_and_shows_none() {
     let record = CredentialRecord {
         provider: "digitalocean".to_owned(),

@@ -101,6 +101,9 @@ pub struct Overview {
     pub alarms: Vec<Alarm>,
 }
 
+/// While it is there, nothing is ordered of one provider.
+pub type Hold = Box<dyn Send + Sync>;
+
 /// The provisioner, as the operator's side sees it.
 pub trait Deployer: Send + Sync {
     /// What can be ordered of a provider, as it says now.
@@ -144,6 +147,10 @@ pub trait Deployer: Send + Sync {
 
     /// A provider has other credentials than before: it is asked with them at once, also where it refused lately.
     fn credentials_changed(&self, provider: &str);
+
+    /// Has orders of a provider wait until the hold is dropped; an order waits before it is stored, so that what is stored
+    /// then is all that there is. `None` where one is being given, or orders are held already.
+    fn hold_orders(&self, provider: &str) -> Option<Hold>;
 
     /// How clouds are doing.
     fn overview(&self) -> Arc<Overview>;

@@ -282,6 +282,23 @@ async fn a_lost_answer_makes_no_second_machine_and_the_pause_that_a_cloud_asks_f
     .await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn nothing_is_ordered_while_orders_are_held_and_nothing_is_held_while_one_is_given() {
+    let store = Arc::new(Memory::default());
+    let cloud = Cloud::new("north", &store, []);
+    Rig::run(store, vec![Arc::clone(&cloud)], async |rig| {
+        let hold = rig.provisioner.hold_orders("north").unwrap();
+        assert!(rig.provisioner.hold_orders("north").is_none(), "it is held already");
+        let id = rig.deploy("key", 1, vec![cloud.offer()]).await;
+        sleep(Duration::from_secs(60)).await;
+        assert!(cloud.creates.lock().unwrap().is_empty() && rig.states(&id) == [RecordState::Planned]);
+        drop(hold);
+        rig.until(&id, &[RecordState::Active]).await;
+        assert!(rig.provisioner.hold_orders("north").is_some() && rig.provisioner.hold_orders("x").is_some());
+    })
+    .await;
+}
+
 /// A pause that is longer than any call waits is kept by all calls to that cloud, also by those that are new.
 #[tokio::test(start_paused = true)]
 async fn a_long_pause_that_a_cloud_asks_for_is_kept_by_every_call() {
