@@ -333,8 +333,8 @@ fn replace(
         return Ok(false);
     }
     // One that leaves already goes its own way, and one that is deleted is gone.
-    let sql = "INSERT OR IGNORE INTO leaving_instances (key, since, released) \
-               SELECT key, ?3, 1 FROM instances WHERE key = ?1 AND deployment = ?2 AND state = ?4";
+    let sql = "INSERT OR IGNORE INTO leaving_instances (key, since, released, given_up) \
+               SELECT key, ?3, 1, 1 FROM instances WHERE key = ?1 AND deployment = ?2 AND state = ?4";
     let values = params![key.as_str(), scaling.deployment.as_str(), time(now), RecordState::Active.label()];
     if db.execute(sql, values)? == 0 {
         return Ok(false);
@@ -403,11 +403,12 @@ fn mark(
 
 /// Machines that leave.
 pub(crate) fn leaving(db: &Connection) -> DbResult<Leaving> {
-    let mut statement = db.prepare("SELECT key, since, released FROM leaving_instances")?;
+    let mut statement = db.prepare("SELECT key, since, released, given_up FROM leaving_instances")?;
     let mut rows = statement.query([])?;
     let mut leaving = Leaving::new();
     while let Some(row) = rows.next()? {
-        let mark = DrainMark { since: read_time(row, 1)?, is_released: row.get(2)? };
+        let mark =
+            DrainMark { since: read_time(row, 1)?, is_released: row.get(2)?, is_given_up: row.get(3)? };
         leaving.insert(read_text(row, 0)?, mark);
     }
     Ok(leaving)

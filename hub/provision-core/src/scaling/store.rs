@@ -21,6 +21,8 @@ pub struct DrainMark {
     pub since: Timestamp,
     /// Whether it may be deleted by now.
     pub is_released: bool,
+    /// Whether it was released since its agent stayed away, and not since there was one too many.
+    pub is_given_up: bool,
 }
 
 /// One thing that was done about the replicas of a service, or could not be.

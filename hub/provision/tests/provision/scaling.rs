@@ -100,7 +100,8 @@ impl ScaleStore for Scales {
             self.step(format!("{} to {to}", deployment.replicas));
             deployment.replicas = to;
             for key in released {
-                records.leaving.insert(key, DrainMark { since: now, is_released: true });
+                let mark = DrainMark { since: now, is_released: true, is_given_up: false };
+                records.leaving.insert(key, mark);
             }
         }
         ready(Ok(still)).boxed()
@@ -116,7 +117,7 @@ impl ScaleStore for Scales {
         let still = self.is_still(&scaling);
         if still {
             self.step(format!("replace {key}"));
-            let mark = DrainMark { since: now, is_released: true };
+            let mark = DrainMark { since: now, is_released: true, is_given_up: true };
             self.records.0.lock().unwrap().leaving.insert(key, mark);
         }
         ready(Ok(still)).boxed()
@@ -135,7 +136,8 @@ impl ScaleStore for Scales {
             let leaving = &mut self.records.0.lock().unwrap().leaving;
             self.step(if leave.is_empty() { "keep" } else { "drain" }.to_owned());
             leaving.retain(|key, _| !stay.contains(key));
-            leaving.extend(leave.into_iter().map(|key| (key, DrainMark { since: now, is_released: false })));
+            let mark = DrainMark { since: now, is_released: false, is_given_up: false };
+            leaving.extend(leave.into_iter().map(|key| (key, mark)));
         }
         ready(Ok(still)).boxed()
     }

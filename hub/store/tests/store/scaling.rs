@@ -70,7 +70,8 @@ async fn terms_phases_and_sizes_survive_a_restart_each_with_its_reason() {
 
     store.resize(scaling.clone(), 0, keys.clone(), "drained".to_owned(), limits, later).await.unwrap();
     let records = store.load_lifecycle().await.unwrap();
-    assert!(records.leaving.get(&key).unwrap().is_released);
+    let mark = records.leaving.get(&key).copied().unwrap();
+    assert_eq!((mark.is_released, mark.is_given_up), (true, false));
     // What is released does not come back.
     store.mark_leaving(scaling.clone(), nobody, keys, "load".to_owned(), later).await.unwrap();
     assert!(store.load_lifecycle().await.unwrap().leaving.contains_key(&key));
@@ -176,7 +177,8 @@ async fn a_replica_is_given_up_once_and_only_where_it_joined_and_nothing_else_wa
     drop(store);
     let store = SqliteStore::open(dir.path()).unwrap();
     let records = store.load_lifecycle().await.unwrap();
-    assert!(records.leaving.get(&own.key).unwrap().is_released);
+    let mark = records.leaving.get(&own.key).copied().unwrap();
+    assert_eq!((mark.is_released, mark.is_given_up), (true, true));
     assert_eq!(size(&store, &stored.id).await, stored.replicas, "as many are wanted as before");
     let told = store.scale_events(SERVICE, 100).await.unwrap();
     let last = told.last().map(|event| (event.what.as_str(), event.reason.as_str()));

@@ -5,6 +5,7 @@ use blueprint_common_types::Micros;
 use super::*;
 use crate::lifecycle::{RecordState, Spread, Wanted};
 use crate::resource::Arch;
+use crate::scaling::DrainMark;
 use crate::{Candidate, ErrorClass, Instance, InstanceState, Tags};
 
 const HUB: HubId = HubId::from_bytes([1; 16]);
@@ -572,4 +573,26 @@ fn machines_that_are_there_once_have_one_order_each() {
     assert!(plan(&mut sim).is_empty());
     sim.records.get_mut(&key).unwrap().state = RecordState::Gone;
     assert_eq!(plan(&mut sim), ["rack-2"]);
+}
+
+#[test]
+fn why_a_machine_was_released_is_what_scaling_said_whether_or_not_its_agent_is_there() {
+    for (is_given_up, is_here, expected) in [
+        (false, false, Why::Surplus),
+        (false, true, Why::Surplus),
+        (true, false, Why::Silent),
+        (true, true, Why::Silent),
+    ] {
+        let mut sim = Sim::new();
+        let agent = AgentId::from_bytes([7; 16]);
+        let own = Record { state: RecordState::Active, agent: Some(agent), ..record(1) };
+        sim.records.insert(own.key.clone(), own.clone());
+        sim.agents.insert(agent, is_here);
+        sim.leaving.insert(own.key.clone(), DrainMark { since: sim.now, is_released: true, is_given_up });
+        let saved = sim.pass().into_iter().find_map(|action| match action {
+            Action::Save { record, why } if record.key == own.key => Some(why),
+            _ => None,
+        });
+        assert_eq!(saved, Some(expected));
+    }
 }
