@@ -266,8 +266,15 @@ impl ScaleWatch {
                 self.tell_leaving(&parts.provisioner.store.load_lifecycle().await?).await;
             }
             Step::Replace { key, .. } => {
-                if !self.give_up(scaling, key, reason, now).await? {
-                    return Ok(());
+                match self.give_up(scaling, key.clone(), reason, now).await {
+                    Err(ResizeError::Store(error)) => return Err(error),
+                    Err(refused @ (ResizeError::OverLimit(_) | ResizeError::Held(_))) => {
+                        // Not for how long it is away: it is noted once.
+                        let refused = format!("{key} was to be replaced, its agent is away: {refused}");
+                        return self.refused(service, refused, now).await;
+                    }
+                    Ok(false) => return Ok(()),
+                    Ok(true) => {}
                 }
             }
             Step::Turn { phase, .. } => {
@@ -289,13 +296,17 @@ impl ScaleWatch {
     }
 
     /// Has another machine take the place of one whose agent is away; false where it came back meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// Why no other one may take its place; then it stays.
     async fn give_up(
         &self,
         scaling: &Scaling,
         key: InstanceKey,
         reason: String,
         now: Timestamp,
-    ) -> RecordsResult<bool> {
+    ) -> Result<bool, ResizeError> {
         let (parts, service) = (&self.parts, scaling.service);
         let records = parts.provisioner.store.load_lifecycle().await?;
         let agent = records.instances.get(&key).and_then(|record| record.agent);
@@ -304,7 +315,8 @@ impl ScaleWatch {
         if readings.get(&agent).is_none_or(|reading| reading.is_here) {
             return Ok(false);
         }
-        if !parts.store.replace(scaling.clone(), key.clone(), reason.clone(), now).await? {
+        let limits = parts.provisioner.limits();
+        if !parts.store.replace(scaling.clone(), key.clone(), reason.clone(), limits, now).await? {
             return Ok(false);
         }
         warn!(target: "audit", %service, %key, reason, "replica given up, another one takes its place");
@@ -336,6 +348,11 @@ impl ScaleWatch {
                 format!("{to} replicas were to be wanted ({reason}): {refused}")
             }
         };
+        self.refused(service, refused, now).await
+    }
+
+    /// Notes what stands in the way of a step, once.
+    async fn refused(&mut self, service: ServiceKey, refused: String, now: Timestamp) -> RecordsResult<()> {
         self.metrics.acted("held");
         if let Some((_, why)) = self.parts.seen.lock().get_mut(&service) {
             why.clone_from(&refused);

@@ -112,8 +112,9 @@ impl ScaleStore for Scales {
         scaling: Scaling,
         key: InstanceKey,
         _: String,
+        _: Limits,
         now: Timestamp,
-    ) -> BoxFuture<'_, RecordsResult<bool>> {
+    ) -> BoxFuture<'_, Result<bool, ResizeError>> {
         let still = self.is_still(&scaling);
         if still {
             self.step(format!("replace {key}"));
