@@ -90,8 +90,8 @@ pub struct Sight {
 /// Whether a machine of any deployment was given up, and none that was ordered since has joined in its place.
 #[must_use]
 pub fn is_replacing(records: &Records) -> bool {
-    let given_up = records.leaving.iter().filter(|(_, mark)| mark.is_given_up);
-    given_up.into_iter().any(|(key, mark)| {
+    let mut given_up = records.leaving.iter().filter(|(_, mark)| mark.is_given_up);
+    given_up.any(|(key, mark)| {
         let own = records.instances.get(key).and_then(|record| records.deployments.get(&record.deployment));
         let Some(deployment) = own.filter(|it| it.wanted == Wanted::Running) else { return false };
         let of = || records.instances.values().filter(|record| record.deployment == deployment.id);
