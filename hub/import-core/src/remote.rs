@@ -19,6 +19,8 @@ pub(crate) struct Clashes {
     providers: BTreeSet<String>,
     /// Names that several places have.
     names: BTreeSet<String>,
+    /// Names in the inventory of the provider `ssh` that more than one host has, or hosts of places that differ.
+    shared: BTreeSet<String>,
 }
 
 impl Clashes {
@@ -38,8 +40,9 @@ impl Clashes {
                 sites.entry(provider).or_default().insert(site);
             }
         }
+        let shared = shared(sites.get("ssh"));
         sites.retain(|_, sites| sites.len() > 1);
-        Self { providers: sites.into_keys().collect(), names }
+        Self { providers: sites.into_keys().collect(), names, shared }
     }
 
     /// Whether places of this provider differ.
@@ -53,10 +56,30 @@ impl Clashes {
                 "the file has two places with the name {name:?}; rename one and import again"
             ));
         }
+        if let Some(host) = remote.plans.iter().find(|host| self.shared.contains(*host)) {
+            return Some(format!(
+                "{host} would be the name in the inventory of more than one of the hosts, or of a host of two places, so an \
+                 order for one could land on another; name each host in one place alone, by names that differ in more than \
+                 dots and capitals, and import again"
+            ));
+        }
         // Where its machines are named, an order for it lands on none of another.
         let provider = remote.provider.as_ref().filter(|_| self.differ(remote) && remote.plans.is_empty())?;
         Some(merged(provider))
     }
+}
+
+/// Names in the inventory that stand for more than one host of these places: of two that have one name there, and of one
+/// that two places have.
+fn shared(sites: Option<&BTreeSet<Vec<&str>>>) -> BTreeSet<String> {
+    let (mut seen, mut shared) = (BTreeSet::new(), BTreeSet::new());
+    for host in sites.into_iter().flatten().flatten() {
+        let name = inventory_name(host);
+        if !seen.insert(name.clone()) {
+            shared.insert(name);
+        }
+    }
+    shared
 }
 
 /// What to say of several places that are one provider here.
@@ -167,6 +190,7 @@ fn place(
     }
     if let Some(why) = clashes.why(name, &remote) {
         remote.unusable = Some(why);
+        remote.plans.clear();
         verdict = Verdict::Refused;
     }
     let is_logged_in = matches!(sort, Sort::Ssh)

@@ -210,6 +210,29 @@ fn places_whose_hosts_differ_are_those_hosts_alone() {
 }
 
 #[test]
+fn places_that_share_a_host_or_its_name_in_the_inventory_are_refused() {
+    let clashes = [
+        // A host of two places, two hosts of two places with one name, and two of one place.
+        (["\"one\", \"two\"", "\"two\", \"three\""], [true, true]),
+        (["\"db.a\"", "\"db-a\""], [true, true]),
+        (["\"DB.a\"", "\"db.a\""], [true, true]),
+        (["\"db.a\", \"db-a\"", "\"other\""], [true, false]),
+        (["\"one\", \"one\"", "\"two\""], [false, false]),
+    ];
+    for (hosts, refused) in clashes {
+        let place = |name, hosts| format!("[remote.{name}]\ntype = \"ssh\"\nhosts = [{hosts}]\n");
+        let text = place("x", hosts[0]) + &place("y", hosts[1]);
+        let report = imported("x.toml", text.as_bytes()).unwrap();
+        for (name, refused) in ["x", "y"].into_iter().zip(refused) {
+            let remote = &report.remotes[name];
+            assert_eq!((remote.unusable.is_some(), remote.plans.is_empty()), (refused, refused), "{text}");
+            let (verdict, why) = said(&report, &format!("remote.{name}.type"));
+            assert_eq!(verdict == Verdict::Refused && why.contains("in the inventory"), refused, "{why}");
+        }
+    }
+}
+
+#[test]
 fn regions_of_replicas_are_what_an_order_is_spread_over() {
     let text = "[remote.do]\ntype = \"digitalocean\"\n[remote.do.regions]\nprimary = \"fra1\"\nreplicas = [\"nyc3\", \"sgp1\"]";
     let report = imported("x.toml", text.as_bytes()).unwrap();

@@ -27,7 +27,7 @@ mod terms;
 mod tier;
 
 pub use judge::{Scaler, ScalerSettings, Step};
-pub use sight::{Measure, Presence, Replica, Sight, nodes_of};
+pub use sight::{Measure, Presence, Replica, Sight, is_replacing, nodes_of};
 pub use store::{
     DrainMark, Leaving, MAX_SCALE_EVENTS, ResizeError, ScaleDesk, ScaleDeskError, ScaleEvent, ScaleStore,
     ScaleView,

@@ -53,6 +53,9 @@ pub trait Meter: Send + Sync {
         agents: BTreeSet<AgentId>,
     ) -> BoxFuture<'_, BTreeMap<AgentId, Reading>>;
 
+    /// Whether the hub can be reached: some agent is connected, and its tunnel echoes.
+    fn is_reached(&self) -> bool;
+
     /// These machines are to go, and no others: they get no new requests from then on.
     fn leave(&self, agents: BTreeSet<AgentId>) -> BoxFuture<'_, ()>;
 

@@ -60,6 +60,10 @@ impl Meter for HubMeter {
         self.read_all(service, agents).boxed()
     }
 
+    fn is_reached(&self) -> bool {
+        self.registrar.snapshot().agents.values().any(|view| view.connected && view.data_plane)
+    }
+
     fn leave(&self, agents: BTreeSet<AgentId>) -> BoxFuture<'_, ()> {
         async move {
             if self.registrar.set_leaving(agents).await.is_err() {

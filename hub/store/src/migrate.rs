@@ -29,6 +29,7 @@ const STEPS: &[&str] = &[
     include_str!("schema/0018_identities.sql"),
     include_str!("schema/0019_scaling.sql"),
     include_str!("schema/0020_used_assertions.sql"),
+    include_str!("schema/0021_given_up.sql"),
 ];
 
 /// Brings the schema up to date.

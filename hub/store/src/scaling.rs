@@ -6,7 +6,7 @@ use std::time::Duration;
 use blueprint_common_types::{ServiceKey, Timestamp};
 use blueprint_hub_provision_core::cost::alert::Held;
 use blueprint_hub_provision_core::cost::{Limits, OverLimit, committed, next_offers};
-use blueprint_hub_provision_core::lifecycle::{Deployment, RecordState, RecordsResult, Wanted};
+use blueprint_hub_provision_core::lifecycle::{Deployment, RecordState, Records, RecordsResult, Wanted};
 use blueprint_hub_provision_core::scaling::{
     DrainMark, Leaving, MAX_SCALE_EVENTS, Phase, ResizeError, ScaleEvent, ScaleStore, Scaling, Terms,
 };
@@ -104,12 +104,13 @@ impl ScaleStore for SqliteStore {
         scaling: Scaling,
         key: InstanceKey,
         reason: String,
+        limits: Limits,
         now: Timestamp,
-    ) -> BoxFuture<'_, RecordsResult<bool>> {
+    ) -> BoxFuture<'_, Result<bool, ResizeError>> {
         const ACTION: &str = "give a replica up";
         Box::pin(async move {
-            let work = move |db: &Connection| replace(db, &scaling, &key, &reason, now);
-            told(ACTION, self.queue.call(ACTION, work).await)
+            let work = move |db: &Connection| replace(db, &scaling, &key, &reason, limits, now);
+            Ok(told(ACTION, self.queue.call(ACTION, work).await)??)
         })
     }
 
@@ -324,26 +325,30 @@ fn replace(
     scaling: &Scaling,
     key: &InstanceKey,
     reason: &str,
+    limits: Limits,
     now: Timestamp,
-) -> DbResult<bool> {
+) -> DbResult<Result<bool, Refused>> {
     let deployment = lifecycle::find(db, &scaling.deployment)?;
     let runs = deployment.as_ref().filter(|it| it.wanted == Wanted::Running);
-    let Some(deployment) = runs.filter(|_| scaling.phase == Phase::Paid) else { return Ok(false) };
+    let Some(deployment) = runs.filter(|_| scaling.phase == Phase::Paid) else { return Ok(Ok(false)) };
     if !is_still(db, scaling)? {
-        return Ok(false);
+        return Ok(Ok(false));
+    }
+    if let Some(refused) = refusal_instead(db, deployment, key, limits, now)? {
+        return Ok(Err(refused));
     }
     // One that leaves already goes its own way, and one that is deleted is gone.
-    let sql = "INSERT OR IGNORE INTO leaving_instances (key, since, released) \
-               SELECT key, ?3, 1 FROM instances WHERE key = ?1 AND deployment = ?2 AND state = ?4";
+    let sql = "INSERT OR IGNORE INTO leaving_instances (key, since, released, given_up) \
+               SELECT key, ?3, 1, 1 FROM instances WHERE key = ?1 AND deployment = ?2 AND state = ?4";
     let values = params![key.as_str(), scaling.deployment.as_str(), time(now), RecordState::Active.label()];
     if db.execute(sql, values)? == 0 {
-        return Ok(false);
+        return Ok(Ok(false));
     }
     event(db, scaling.service, "replace", deployment.replicas, reason, now)?;
     lifecycle::event(db, now, scaling.deployment.as_str(), Some(key.as_str()), "given up", reason)?;
     let detail = format_args!("replace {key}: {reason}");
     audit::append(db, AuditEvent::new(AuditKind::ScalingAct, scaling.service, detail), now)?;
-    Ok(true)
+    Ok(Ok(true))
 }
 
 /// What keeps `more` machines from being wanted.
@@ -354,18 +359,47 @@ fn refusal(
     limits: Limits,
     now: Timestamp,
 ) -> DbResult<Option<Refused>> {
+    refusal_beside(db, &lifecycle::load(db)?, before, more, limits, now)
+}
+
+/// What keeps another machine from taking the place of `key`, which is counted out.
+fn refusal_instead(
+    db: &Connection,
+    deployment: &Deployment,
+    key: &InstanceKey,
+    limits: Limits,
+    now: Timestamp,
+) -> DbResult<Option<Refused>> {
+    let mut records = lifecycle::load(db)?;
+    // One that is not there is not given up either.
+    if records.instances.remove(key).is_none() {
+        return Ok(None);
+    }
+    let without = Deployment { replicas: deployment.replicas.saturating_sub(1), ..deployment.clone() };
+    records.deployments.insert(without.id.clone(), without.clone());
+    refusal_beside(db, &records, &without, 1, limits, now)
+}
+
+/// What keeps `more` machines from being wanted beside those of `records`.
+fn refusal_beside(
+    db: &Connection,
+    records: &Records,
+    before: &Deployment,
+    more: u32,
+    limits: Limits,
+    now: Timestamp,
+) -> DbResult<Option<Refused>> {
     let recent = lifecycle::recent_spans(db, now)?;
-    let records = lifecycle::load(db)?;
     // Where machines are spread, each of those that come may be at another provider.
-    let next = next_offers(&records, before, more);
+    let next = next_offers(records, before, more);
     let providers: BTreeSet<&str> = next.into_iter().map(|offer| offer.provider.as_str()).collect();
     for provider in providers {
         if let Some(held) = costs::holds(db, (&before.id, provider), &limits, &recent, now)? {
             return Ok(Some(Refused::Held(held)));
         }
     }
-    let used = committed(&records, &recent, &limits, now);
-    let asked = limits.asked_more(&records, before, more, now);
+    let used = committed(records, &recent, &limits, now);
+    let asked = limits.asked_more(records, before, more, now);
     Ok(asked.and_then(|asked| limits.check(used, asked)).err().map(Refused::OverLimit))
 }
 
@@ -403,11 +437,12 @@ fn mark(
 
 /// Machines that leave.
 pub(crate) fn leaving(db: &Connection) -> DbResult<Leaving> {
-    let mut statement = db.prepare("SELECT key, since, released FROM leaving_instances")?;
+    let mut statement = db.prepare("SELECT key, since, released, given_up FROM leaving_instances")?;
     let mut rows = statement.query([])?;
     let mut leaving = Leaving::new();
     while let Some(row) = rows.next()? {
-        let mark = DrainMark { since: read_time(row, 1)?, is_released: row.get(2)? };
+        let mark =
+            DrainMark { since: read_time(row, 1)?, is_released: row.get(2)?, is_given_up: row.get(3)? };
         leaving.insert(read_text(row, 0)?, mark);
     }
     Ok(leaving)

@@ -225,13 +225,14 @@ impl Scaler {
         (step.clone(), format!("{why}{doubt}"))
     }
 
-    /// Remembers since when agents are away; by a clock in doubt that is not known.
+    /// Remembers since when agents are away; by a clock in doubt that is not known. While no agent at all reaches the hub, it is
+    /// the hub that is cut off: their time begins once one does. Whatever answers is not away.
     fn note_away(&mut self, scaling: &Scaling, sight: &Sight, now: Timestamp) {
         let before = self.away.remove(&scaling.service).unwrap_or_default();
-        if !sight.is_clock_trusted || !sight.is_running || scaling.phase != Phase::Paid {
+        if !sight.is_clock_trusted || !sight.is_reached || !sight.is_running || scaling.phase != Phase::Paid {
             return;
         }
-        let away = sight.replicas.iter().filter(|it| it.presence == Presence::Away);
+        let away = sight.replicas.iter().filter(|it| it.presence == Presence::Away && !it.is_ready);
         let since = |key: &InstanceKey| before.get(key).copied().unwrap_or(now);
         let away: BTreeMap<_, _> = away.map(|it| (it.key.clone(), since(&it.key))).collect();
         if !away.is_empty() {
@@ -239,16 +240,23 @@ impl Scaler {
         }
     }
 
-    /// Gives the replica up whose agent is away for longest, where that is too long. Not while another one is to come: one that
-    /// cannot come would be the second that is missing.
+    /// Gives the replica up whose agent is away for longest, where that is too long and its cloud listed its machine since. Not
+    /// while another one is to come, of this service or in place of one of another: one that cannot come would be the second
+    /// that is missing.
     fn replace(&self, service: ServiceKey, sight: &Sight, now: Timestamp) -> Option<Step> {
+        if sight.is_replacing {
+            return None;
+        }
         let stand = sight.replicas.iter().filter(|it| it.presence != Presence::Coming);
         if u32::try_from(stand.clone().count()).unwrap_or(u32::MAX) < sight.wanted {
             return None;
         }
         let away = self.away.get(&service)?;
         let stays = stand.filter(|it| it.leaving_since.is_none());
-        let since = stays.filter_map(|it| Some((*away.get(&it.key)?, &it.key)));
+        let since = stays.filter_map(|it| {
+            let since = *away.get(&it.key)?;
+            it.listed_at.is_some_and(|at| at > since).then_some((since, &it.key))
+        });
         let (since, key) = since.min()?;
         let away_for = now.since(since);
         (away_for >= self.settings.give_up).then(|| Step::Replace {

@@ -7,7 +7,7 @@ use blueprint_common_types::{AgentId, ServiceKey, Timestamp};
 
 use super::{Phase, Scaling};
 use crate::InstanceKey;
-use crate::lifecycle::Records;
+use crate::lifecycle::{RecordState, Records, Wanted};
 
 /// Most of its processors that a replica is believed to use, as a factor: what an agent says beyond that counts as this,
 /// so that one that lies cannot ask for every machine there is.
@@ -27,9 +27,9 @@ pub struct Measure {
 pub enum Presence {
     /// Its machine did not join yet.
     Coming,
-    /// It is connected, or nobody can tell, since its cloud does not answer either.
+    /// It is connected.
     Here,
-    /// It is not, while its cloud answers and lists its machine.
+    /// It is not.
     Away,
 }
 
@@ -46,6 +46,8 @@ pub struct Replica {
     pub is_ready: bool,
     /// Whether its agent is there.
     pub presence: Presence,
+    /// When its cloud was asked for the list that it answered last, which has its machine; `None` while it does not answer.
+    pub listed_at: Option<Timestamp>,
     /// Since when it gets no new requests because it is to go.
     pub leaving_since: Option<Timestamp>,
     /// What its agent measured last.
@@ -79,6 +81,25 @@ pub struct Sight {
     pub is_gone: bool,
     /// False while nothing may be ended because of the time.
     pub is_clock_trusted: bool,
+    /// Whether the hub can be reached: some agent is connected, whichever it is, and its tunnel echoes.
+    pub is_reached: bool,
+    /// Whether a machine of any service was given up, and none has joined in its place: see [`is_replacing`].
+    pub is_replacing: bool,
+}
+
+/// Whether a machine of any deployment was given up, and none that was ordered since has joined in its place.
+#[must_use]
+pub fn is_replacing(records: &Records) -> bool {
+    let mut given_up = records.leaving.iter().filter(|(_, mark)| mark.is_given_up);
+    given_up.any(|(key, mark)| {
+        let own = records.instances.get(key).and_then(|record| records.deployments.get(&record.deployment));
+        let Some(deployment) = own.filter(|it| it.wanted == Wanted::Running) else { return false };
+        let of = || records.instances.values().filter(|record| record.deployment == deployment.id);
+        let is_kept = |key| records.leaving.get(key).is_none_or(|mark| !mark.is_released);
+        let stand = of().filter(|it| it.state == RecordState::Active && is_kept(&it.key)).count();
+        let has_joined = of().any(|it| it.created_at >= mark.since && it.agent.is_some());
+        u32::try_from(stand).unwrap_or(u32::MAX) < deployment.replicas && !has_joined
+    })
 }
 
 /// The nodes of the replicas of each service that has terms: those of machines that are wanted and not released. None for a

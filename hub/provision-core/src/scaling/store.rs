@@ -21,6 +21,8 @@ pub struct DrainMark {
     pub since: Timestamp,
     /// Whether it may be deleted by now.
     pub is_released: bool,
+    /// Whether it was released since its agent stayed away, and not since there was one too many.
+    pub is_given_up: bool,
 }
 
 /// One thing that was done about the replicas of a service, or could not be.
@@ -101,14 +103,16 @@ pub trait ScaleStore: Send + Sync {
     ) -> BoxFuture<'_, Result<bool, ResizeError>>;
 
     /// Releases a machine that joined, which is deleted then; as many are wanted as before, so another one takes its place.
-    /// False, too, where it is not one of those that are wanted.
+    /// False, too, where it is not one of those that are wanted. The other one has to keep `limits` in its place, and no alert
+    /// may hold it; both are looked at in the same transaction.
     fn replace(
         &self,
         scaling: Scaling,
         key: InstanceKey,
         reason: String,
+        limits: Limits,
         now: Timestamp,
-    ) -> BoxFuture<'_, RecordsResult<bool>>;
+    ) -> BoxFuture<'_, Result<bool, ResizeError>>;
 
     /// Machines that leave get no new requests from then on, and those that `stay` do again.
     fn mark_leaving(

@@ -23,6 +23,7 @@ struct Sim {
     sight: Sight,
     next: u32,
     is_deployed: bool,
+    is_cloud_there: bool,
     history: Vec<String>,
 }
 
@@ -46,8 +47,11 @@ impl Sim {
             is_running: true,
             is_gone: false,
             is_clock_trusted: true,
+            is_reached: true,
+            is_replacing: false,
         };
-        let mut sim = Self { now, scaler, scaling, sight, next: 1, is_deployed: true, history: Vec::new() };
+        let (is_deployed, is_cloud_there, history) = (true, true, Vec::new());
+        let mut sim = Self { now, scaler, scaling, sight, next: 1, is_deployed, is_cloud_there, history };
         sim.order();
         sim
     }
@@ -65,6 +69,7 @@ impl Sim {
                 place,
                 is_ready: true,
                 presence: Presence::Here,
+                listed_at: None,
                 leaving_since: None,
                 measure: None,
                 open: 0,
@@ -92,6 +97,9 @@ impl Sim {
     /// A look later; what is to be done is done.
     fn look(&mut self, after: Duration) -> Option<Step> {
         self.now = self.now.plus(after);
+        if self.is_cloud_there {
+            self.sight.replicas.iter_mut().for_each(|it| it.listed_at = Some(self.now));
+        }
         let (step, why) = self.scaler.look(&self.scaling, &self.sight, self.now);
         assert!(!why.is_empty());
         if let Some(step) = &step {
@@ -467,6 +475,50 @@ fn where_all_are_away_one_is_given_up_and_what_takes_its_place_has_to_come_first
     let new = sim.sight.replicas.last_mut().unwrap();
     (new.presence, new.is_ready) = (Presence::Here, true);
     assert!(matches!(sim.look(LOOK), Some(Step::Replace { .. })), "now the next");
+}
+
+#[test]
+fn where_the_agents_of_two_services_are_all_away_nothing_is_given_up_and_afterwards_one_at_a_time() {
+    let mut sim = Sim::new(standard());
+    let other = Scaling { service: ServiceKey { blueprint: 7, service: 43 }, ..sim.scaling.clone() };
+    sim.sight.replicas.iter_mut().for_each(|it| (it.presence, it.is_ready) = (Presence::Away, false));
+    let look = |sim: &mut Sim| {
+        sim.now = sim.now.plus(LOOK);
+        sim.sight.replicas.iter_mut().for_each(|it| it.listed_at = Some(sim.now));
+        let scalings = [&sim.scaling, &other];
+        scalings.map(|it| sim.scaler.look(it, &sim.sight, sim.now).0)
+    };
+    sim.sight.is_reached = false;
+    for _ in 0..200 {
+        assert_eq!(look(&mut sim), [None, None], "no agent reaches the hub");
+    }
+    // Some agent of the hub is back: the others have their time, too.
+    sim.sight.is_reached = true;
+    for _ in 0..20 {
+        assert_eq!(look(&mut sim), [None, None]);
+    }
+    assert!(matches!(look(&mut sim), [Some(Step::Replace { .. }), Some(Step::Replace { .. })]));
+    sim.sight.is_replacing = true;
+    assert_eq!(look(&mut sim), [None, None], "one was given up, and what takes its place did not come");
+    sim.sight.is_replacing = false;
+    // One that answers is not given up, whatever is said of its agent.
+    sim.sight.replicas.iter_mut().for_each(|it| it.is_ready = true);
+    assert_eq!(look(&mut sim), [None, None]);
+}
+
+#[test]
+fn a_cloud_that_did_not_list_a_machine_since_its_agent_is_away_makes_it_wait_and_no_longer_than_that() {
+    let mut sim = Sim::new(standard());
+    sim.look(LOOK);
+    sim.is_cloud_there = false;
+    (sim.sight.replicas[0].presence, sim.sight.replicas[0].is_ready) = (Presence::Away, false);
+    for _ in 0..60 {
+        assert_eq!(sim.look(LOOK), None, "its list is older than that");
+    }
+    sim.sight.replicas[0].listed_at = None;
+    assert_eq!(sim.look(LOOK), None, "it does not answer");
+    sim.is_cloud_there = true;
+    assert!(matches!(sim.look(LOOK), Some(Step::Replace { .. })), "its time went on");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use blueprint_hub_provision_core::lifecycle::{
     Deployer, Record, RecordState, Records, RecordsResult, Spread, Wanted,
 };
 use blueprint_hub_provision_core::scaling::{
-    Measure, Presence, Replica, ResizeError, Scaler, Scaling, Sight, Step, nodes_of,
+    Measure, Presence, Replica, ResizeError, Scaler, Scaling, Sight, Step, is_replacing, nodes_of,
 };
 use blueprint_hub_provision_core::{Candidate, InstanceKey};
 use tokio::time::{Instant, sleep_until};
@@ -100,7 +100,8 @@ impl ScaleWatch {
             self.metrics.seen(&scaling, &sight);
             parts.seen.lock().insert(scaling.service, (sight, why));
             if let Some(step) = step {
-                is_moving = true;
+                // What takes the place of a replica is minutes away, and what stands in its way stays.
+                is_moving |= !matches!(step, Step::Replace { .. });
                 self.carry_out(&scaling, step, now).await?;
             } else {
                 self.held.remove(&scaling.service);
@@ -138,10 +139,10 @@ impl ScaleWatch {
         let rate = self.rate(scaling.service, &readings);
         let now = self.parts.provisioner.now();
         let clouds = self.parts.provisioner.overview();
-        let answers = |name: &str| {
-            let cloud = clouds.clouds.iter().find(|cloud| cloud.name == name);
+        let listed_at = |name: &str| {
+            let cloud = clouds.clouds.iter().find(|cloud| cloud.name == name)?;
             // Of its breaker: closed while it is called.
-            cloud.is_some_and(|cloud| cloud.is_closed && cloud.error.is_none() && cloud.listed_at.is_some())
+            cloud.listed_at.filter(|_| cloud.is_closed && cloud.error.is_none())
         };
         let mut replicas = Vec::with_capacity(own.len());
         for record in own {
@@ -159,8 +160,7 @@ impl ScaleWatch {
             let presence = match record.state {
                 RecordState::Active => {
                     let is_here = reading.is_some_and(|(_, reading)| reading.is_here);
-                    let is_away = !is_here && answers(&record.candidate.provider);
-                    if is_away { Presence::Away } else { Presence::Here }
+                    if is_here { Presence::Here } else { Presence::Away }
                 }
                 RecordState::Planned | RecordState::Calling | RecordState::Created => Presence::Coming,
                 RecordState::Deleting | RecordState::Gone | RecordState::Lost | RecordState::Failed => {
@@ -173,6 +173,7 @@ impl ScaleWatch {
                 place: place_of(&record.candidate),
                 is_ready: is_up && reading.is_some_and(|(_, reading)| reading.is_ready),
                 presence,
+                listed_at: listed_at(&record.candidate.provider),
                 leaving_since: mark.map(|mark| mark.since),
                 measure,
                 open: reading.map_or(0, |(_, reading)| reading.open),
@@ -185,6 +186,8 @@ impl ScaleWatch {
             is_running: deployment.is_some_and(|deployment| deployment.wanted == Wanted::Running),
             is_gone: deployment.is_none_or(|deployment| deployment.wanted == Wanted::Gone),
             is_clock_trusted: self.parts.provisioner.is_clock_trusted(),
+            is_reached: self.meter.is_reached(),
+            is_replacing: is_replacing(records),
         }
     }
 
@@ -266,8 +269,15 @@ impl ScaleWatch {
                 self.tell_leaving(&parts.provisioner.store.load_lifecycle().await?).await;
             }
             Step::Replace { key, .. } => {
-                if !self.give_up(scaling, key, reason, now).await? {
-                    return Ok(());
+                match self.give_up(scaling, key.clone(), reason, now).await {
+                    Err(ResizeError::Store(error)) => return Err(error),
+                    Err(refused @ (ResizeError::OverLimit(_) | ResizeError::Held(_))) => {
+                        // Not for how long it is away: it is noted once.
+                        let refused = format!("{key} was to be replaced, its agent is away: {refused}");
+                        return self.refused(service, refused, now).await;
+                    }
+                    Ok(false) => return Ok(()),
+                    Ok(true) => {}
                 }
             }
             Step::Turn { phase, .. } => {
@@ -289,22 +299,31 @@ impl ScaleWatch {
     }
 
     /// Has another machine take the place of one whose agent is away; false where it came back meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// Why no other one may take its place; then it stays.
     async fn give_up(
         &self,
         scaling: &Scaling,
         key: InstanceKey,
         reason: String,
         now: Timestamp,
-    ) -> RecordsResult<bool> {
+    ) -> Result<bool, ResizeError> {
         let (parts, service) = (&self.parts, scaling.service);
         let records = parts.provisioner.store.load_lifecycle().await?;
+        // By the records of now: this very look may have given up a replica of another service.
+        if is_replacing(&records) || !self.meter.is_reached() {
+            return Ok(false);
+        }
         let agent = records.instances.get(&key).and_then(|record| record.agent);
         let Some(agent) = agent else { return Ok(false) };
         let readings = self.meter.read(service, BTreeSet::from([agent])).await;
-        if readings.get(&agent).is_none_or(|reading| reading.is_here) {
+        if readings.get(&agent).is_none_or(|reading| reading.is_here || reading.is_ready) {
             return Ok(false);
         }
-        if !parts.store.replace(scaling.clone(), key.clone(), reason.clone(), now).await? {
+        let limits = parts.provisioner.limits();
+        if !parts.store.replace(scaling.clone(), key.clone(), reason.clone(), limits, now).await? {
             return Ok(false);
         }
         warn!(target: "audit", %service, %key, reason, "replica given up, another one takes its place");
@@ -336,6 +355,11 @@ impl ScaleWatch {
                 format!("{to} replicas were to be wanted ({reason}): {refused}")
             }
         };
+        self.refused(service, refused, now).await
+    }
+
+    /// Notes what stands in the way of a step, once.
+    async fn refused(&mut self, service: ServiceKey, refused: String, now: Timestamp) -> RecordsResult<()> {
         self.metrics.acted("held");
         if let Some((_, why)) = self.parts.seen.lock().get_mut(&service) {
             why.clone_from(&refused);

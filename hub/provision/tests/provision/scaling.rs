@@ -1,6 +1,7 @@
 //! The task that looks at services with a tier, with a meter and a store in memory.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -100,7 +101,8 @@ impl ScaleStore for Scales {
             self.step(format!("{} to {to}", deployment.replicas));
             deployment.replicas = to;
             for key in released {
-                records.leaving.insert(key, DrainMark { since: now, is_released: true });
+                let mark = DrainMark { since: now, is_released: true, is_given_up: false };
+                records.leaving.insert(key, mark);
             }
         }
         ready(Ok(still)).boxed()
@@ -111,12 +113,13 @@ impl ScaleStore for Scales {
         scaling: Scaling,
         key: InstanceKey,
         _: String,
+        _: Limits,
         now: Timestamp,
-    ) -> BoxFuture<'_, RecordsResult<bool>> {
+    ) -> BoxFuture<'_, Result<bool, ResizeError>> {
         let still = self.is_still(&scaling);
         if still {
             self.step(format!("replace {key}"));
-            let mark = DrainMark { since: now, is_released: true };
+            let mark = DrainMark { since: now, is_released: true, is_given_up: true };
             self.records.0.lock().unwrap().leaving.insert(key, mark);
         }
         ready(Ok(still)).boxed()
@@ -135,7 +138,8 @@ impl ScaleStore for Scales {
             let leaving = &mut self.records.0.lock().unwrap().leaving;
             self.step(if leave.is_empty() { "keep" } else { "drain" }.to_owned());
             leaving.retain(|key, _| !stay.contains(key));
-            leaving.extend(leave.into_iter().map(|key| (key, DrainMark { since: now, is_released: false })));
+            let mark = DrainMark { since: now, is_released: false, is_given_up: false };
+            leaving.extend(leave.into_iter().map(|key| (key, mark)));
         }
         ready(Ok(still)).boxed()
     }
@@ -154,6 +158,7 @@ struct Dials {
     /// `None` where nothing is measured.
     all: Mutex<(Reading, Option<f32>)>,
     of: Mutex<BTreeMap<AgentId, Reading>>,
+    is_cut: AtomicBool,
     began: Instant,
 }
 
@@ -167,6 +172,10 @@ impl Meter for Dials {
             (agent, Reading { cpu: cpu.map(|percent| (at, percent)), ..reading })
         };
         ready(agents.into_iter().map(of).collect()).boxed()
+    }
+
+    fn is_reached(&self) -> bool {
+        !self.is_cut.load(Ordering::Relaxed)
     }
 
     fn leave(&self, _: BTreeSet<AgentId>) -> BoxFuture<'_, ()> {
@@ -199,7 +208,7 @@ impl Scene<'_> {
             let (scaling, steps) = (Mutex::default(), Mutex::default());
             let scales = Arc::new(Scales { records: Arc::clone(&rig.store), scaling, steps });
             let (all, of) = (Mutex::new((HERE, Some(10.0))), Mutex::default());
-            let dials = Arc::new(Dials { all, of, began: Instant::now() });
+            let dials = Arc::new(Dials { all, of, is_cut: AtomicBool::new(false), began: Instant::now() });
             let config = ScaleConfig {
                 is_enabled: true,
                 every: EVERY,
@@ -311,6 +320,25 @@ async fn a_replica_whose_agent_stays_away_is_replaced_and_one_that_comes_back_is
         assert_eq!(records.instances.get(&first).unwrap().state, RecordState::Gone);
         let third = records.instances.get(&InstanceKey::of(&scene.deployment, 3)).unwrap();
         assert_eq!((third.state, records.instances.len()), (RecordState::Active, 3));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hub_that_no_agent_reaches_gives_nothing_up_and_waits_anew_once_one_does() {
+    Scene::run(Terms::of(Tier::Standard), async |scene| {
+        scene.dials.is_cut.store(true, Ordering::Relaxed);
+        scene.say(Reading::default(), None);
+        sleep(Duration::from_secs(7200)).await;
+        assert_eq!((scene.steps(), scene.live()), (Vec::new(), 2));
+        // One is back, and the other one has its time to come back, too.
+        scene.dials.of.lock().unwrap().insert(agent_of(1), HERE);
+        scene.dials.is_cut.store(false, Ordering::Relaxed);
+        sleep(Duration::from_secs(540)).await;
+        assert_eq!((scene.steps(), scene.live()), (Vec::new(), 2));
+        sleep(Duration::from_secs(180)).await;
+        let second = InstanceKey::of(&scene.deployment, 2);
+        assert_eq!(scene.steps(), [format!("replace {second}")]);
     })
     .await;
 }

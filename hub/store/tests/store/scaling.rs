@@ -70,7 +70,8 @@ async fn terms_phases_and_sizes_survive_a_restart_each_with_its_reason() {
 
     store.resize(scaling.clone(), 0, keys.clone(), "drained".to_owned(), limits, later).await.unwrap();
     let records = store.load_lifecycle().await.unwrap();
-    assert!(records.leaving.get(&key).unwrap().is_released);
+    let mark = records.leaving.get(&key).copied().unwrap();
+    assert_eq!((mark.is_released, mark.is_given_up), (true, false));
     // What is released does not come back.
     store.mark_leaving(scaling.clone(), nobody, keys, "load".to_owned(), later).await.unwrap();
     assert!(store.load_lifecycle().await.unwrap().leaving.contains_key(&key));
@@ -120,7 +121,7 @@ async fn what_was_decided_before_the_operator_spoke_is_not_done() {
         let turned = store.set_phase(old.clone(), Phase::Draining, why(), NOW).await.unwrap();
         let resized = store.resize(old.clone(), 0, keys.clone(), why(), limits, NOW).await.unwrap();
         let key = record(&stored).key;
-        let replaced = store.replace(old.clone(), key, why(), NOW).await.unwrap();
+        let replaced = store.replace(old.clone(), key, why(), limits, NOW).await.unwrap();
         let ended = store.end(old, why(), NOW).await.unwrap();
         assert_eq!((marked, turned, resized, replaced, ended), (false, false, false, false, false));
     };
@@ -163,7 +164,8 @@ async fn a_replica_is_given_up_once_and_only_where_it_joined_and_nothing_else_wa
     let (stored, scaling) = scaled(&store).await;
     let own = record(&stored);
     let replace = async |store: &SqliteStore, scaling: &Scaling| {
-        store.replace(scaling.clone(), own.key.clone(), "its agent is away".to_owned(), NOW).await.unwrap()
+        let (key, why) = (own.key.clone(), "its agent is away".to_owned());
+        store.replace(scaling.clone(), key, why, Limits::default(), NOW).await.unwrap()
     };
     assert!(!replace(&store, &scaling).await, "it did not join");
     store.save_instance(own.turned(RecordState::Active, "", NOW)).await.unwrap();
@@ -176,7 +178,8 @@ async fn a_replica_is_given_up_once_and_only_where_it_joined_and_nothing_else_wa
     drop(store);
     let store = SqliteStore::open(dir.path()).unwrap();
     let records = store.load_lifecycle().await.unwrap();
-    assert!(records.leaving.get(&own.key).unwrap().is_released);
+    let mark = records.leaving.get(&own.key).copied().unwrap();
+    assert_eq!((mark.is_released, mark.is_given_up), (true, true));
     assert_eq!(size(&store, &stored.id).await, stored.replicas, "as many are wanted as before");
     let told = store.scale_events(SERVICE, 100).await.unwrap();
     let last = told.last().map(|event| (event.what.as_str(), event.reason.as_str()));
@@ -192,6 +195,28 @@ async fn a_replica_is_given_up_once_and_only_where_it_joined_and_nothing_else_wa
     let keys = BTreeSet::from([own.key.clone()]);
     store.mark_leaving(scaling.clone(), keys, BTreeSet::new(), "idle".to_owned(), NOW).await.unwrap();
     assert!(!replace(&store, &scaling).await);
+}
+
+#[tokio::test]
+async fn a_replica_is_not_given_up_where_nothing_may_take_its_place() {
+    let (_dir, store) = store();
+    let (stored, scaling) = scaled(&store).await;
+    let own = record(&stored).turned(RecordState::Active, "", NOW);
+    let candidate = stored.plan.first().cloned().unwrap();
+    store.save_instance(Record { candidate, ..own.clone() }).await.unwrap();
+    let replace = async |max_hourly| {
+        let max_hourly = Some(Micros::new(max_hourly));
+        let limits = Limits { max_hourly, counts_sim: true, ..Limits::default() };
+        store.replace(scaling.clone(), own.key.clone(), "its agent is away".to_owned(), limits, NOW).await
+    };
+    // One that the operator lowered meanwhile.
+    let refused = replace(1).await.unwrap_err();
+    assert!(matches!(refused, ResizeError::OverLimit(_)), "{refused}");
+    let records = store.load_lifecycle().await.unwrap();
+    assert!(records.leaving.is_empty(), "nothing was changed");
+    // What is enough for those that are wanted is enough: the one that goes does not count beside the one that comes.
+    let hourly = stored.plan.first().map_or(0, |offer| offer.hourly.get());
+    assert!(replace(hourly * u64::from(stored.replicas)).await.unwrap());
 }
 
 #[tokio::test]

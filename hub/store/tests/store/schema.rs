@@ -6,7 +6,8 @@ use blueprint_hub_store::DATABASE_FILE;
 use rusqlite::Connection;
 
 /// What takes each step back, the newest first. A new step stands at the top.
-const UNDO: [(i64, &str); 19] = [
+const UNDO: [(i64, &str); 20] = [
+    (21, "ALTER TABLE leaving_instances DROP COLUMN given_up"),
     (20, "DROP TABLE used_assertions"),
     (
         19,
@@ -59,7 +60,7 @@ const UNDO: [(i64, &str); 19] = [
 ];
 
 /// The newest schema.
-pub(crate) const NEWEST: i64 = 20;
+pub(crate) const NEWEST: i64 = 21;
 
 /// Makes the database in `folder`, which nobody has open, one of `version`.
 pub(crate) fn take_back_to(folder: &Path, version: i64) {

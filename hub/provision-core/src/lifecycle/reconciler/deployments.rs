@@ -70,8 +70,9 @@ impl Reconciler {
         let mark = |record: &Record| view.leaving.get(&record.key);
         // What scaling let go of is not one of those that are wanted any more, however many that are.
         let released = live.extract_if(.., |record| mark(record).is_some_and(|mark| mark.is_released));
-        let is_away = |record: &Record| record.agent.is_some_and(|it| view.agents.get(&it) != Some(&true));
-        let why = |record: &Record| if is_away(record) { Why::Silent } else { Why::Surplus };
+        let is_given_up = |record: &Record| mark(record).is_some_and(|mark| mark.is_given_up);
+        // Whether its agent is connected at this moment says nothing of why it was released.
+        let why = |record: &Record| if is_given_up(record) { Why::Silent } else { Why::Surplus };
         actions.extend(released.map(|record| doom(record, why(record), now)));
         match deployment.wanted {
             Wanted::Gone => actions.extend(live.iter().map(|record| doom(record, Why::Terminated, now))),

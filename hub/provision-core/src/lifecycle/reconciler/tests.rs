@@ -3,8 +3,9 @@
 use blueprint_common_types::Micros;
 
 use super::*;
-use crate::lifecycle::{RecordState, Spread, Wanted};
+use crate::lifecycle::{RecordState, Records, Spread, Wanted};
 use crate::resource::Arch;
+use crate::scaling::{DrainMark, is_replacing};
 use crate::{Candidate, ErrorClass, Instance, InstanceState, Tags};
 
 const HUB: HubId = HubId::from_bytes([1; 16]);
@@ -572,4 +573,48 @@ fn machines_that_are_there_once_have_one_order_each() {
     assert!(plan(&mut sim).is_empty());
     sim.records.get_mut(&key).unwrap().state = RecordState::Gone;
     assert_eq!(plan(&mut sim), ["rack-2"]);
+}
+
+#[test]
+fn why_a_machine_was_released_is_what_scaling_said_whether_or_not_its_agent_is_there() {
+    for (is_given_up, is_here, expected) in [
+        (false, false, Why::Surplus),
+        (false, true, Why::Surplus),
+        (true, false, Why::Silent),
+        (true, true, Why::Silent),
+    ] {
+        let mut sim = Sim::new();
+        let agent = AgentId::from_bytes([7; 16]);
+        let own = Record { state: RecordState::Active, agent: Some(agent), ..record(1) };
+        sim.records.insert(own.key.clone(), own.clone());
+        sim.agents.insert(agent, is_here);
+        sim.leaving.insert(own.key.clone(), DrainMark { since: sim.now, is_released: true, is_given_up });
+        let saved = sim.pass().into_iter().find_map(|action| match action {
+            Action::Save { record, why } if record.key == own.key => Some(why),
+            _ => None,
+        });
+        assert_eq!(saved, Some(expected));
+    }
+}
+
+#[test]
+fn a_machine_that_was_given_up_is_replaced_once_another_one_joined() {
+    let deployment = deployment();
+    let mut records = Records::default();
+    let of = |number, state| Record { state, ..record(number) };
+    let (first, since) = (of(1, RecordState::Active), deployment.created_at.plus(MINUTE));
+    let mark = DrainMark { since, is_released: true, is_given_up: true };
+    records.deployments.insert(deployment.id.clone(), deployment);
+    records.instances.insert(first.key.clone(), first.clone());
+    assert!(!is_replacing(&records));
+    records.leaving.insert(first.key.clone(), DrainMark { is_given_up: false, ..mark });
+    assert!(!is_replacing(&records), "it was one too many");
+    records.leaving.insert(first.key.clone(), mark);
+    assert!(is_replacing(&records));
+    let next = Record { created_at: since, ..of(2, RecordState::Created) };
+    records.instances.insert(next.key.clone(), next.clone());
+    assert!(is_replacing(&records), "it did not join");
+    let agent = Some(AgentId::from_bytes([7; 16]));
+    records.instances.insert(next.key.clone(), Record { state: RecordState::Lost, agent, ..next });
+    assert!(!is_replacing(&records), "what became of it afterwards is another thing");
 }
