@@ -113,6 +113,7 @@ struct Shared {
     ledger: Ledger,
     access: AccessLog,
     ids: RequestIds,
+    /// Apart from that of requests: nobody shows a credential here, so nobody here spends what others have with one.
     limiter: Limiter,
     tcp: Places,
     udp: Places,
@@ -190,11 +191,6 @@ impl Forwards {
             open: standing.line.open.load(Ordering::Relaxed),
         };
         lines.iter().map(|(place, standing)| (*place, status(standing))).collect()
-    }
-
-    /// The limits of services, which requests share with forwards.
-    pub(crate) fn limiter(&self) -> Limiter {
-        self.0.limiter.clone()
     }
 
     /// Follows the settings until `drain`; what is open then ends in its own time, but datagrams.

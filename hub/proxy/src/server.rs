@@ -139,8 +139,7 @@ impl Proxy {
             seen,
             self.jwks.clone(),
             &spawner,
-        )
-        .limited_by(self.forwards.as_ref().map(Forwards::limiter).unwrap_or_default());
+        );
         if let Some(jwks) = self.jwks {
             spawner.spawn_base("proxy jwks", jwks.run(spawner.clone()));
         }

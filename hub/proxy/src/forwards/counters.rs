@@ -22,7 +22,7 @@ pub(super) enum Refused {
     FullInForward,
     /// Too many are open from there.
     FullFromSource,
-    /// The service has as many requests, connections and flows open as its settings allow, or gets them too fast.
+    /// The service has as many connections and flows open as its settings allow requests, or gets them too fast.
     Limit,
     /// The hub is short of memory.
     Overloaded,
