@@ -321,9 +321,18 @@ impl Line {
         let name = self.forward.load().name.clone();
         self.shared.counters.count_refusal(refused);
         if let Some(code) = refused.rule() {
-            self.shared.ledger.refuse(Some(self.service), code, source, None);
+            self.audit(code, self.forward.load().protocol, source);
         }
         debug!(service = %self.service, forward = name, %source, reason = refused.label(), "forward refused");
+    }
+
+    /// One for the audit log. Anybody can name any source of a datagram, so it tells none and makes one row of all.
+    fn audit(&self, code: &'static str, transport: Transport, source: IpAddr) {
+        let proved = match transport {
+            Transport::Tcp => Some(source),
+            Transport::Udp => None,
+        };
+        self.shared.ledger.refuse(Some(self.service), code, proved, None);
     }
 
     /// A healthy target by weight and load, other than those that were tried.

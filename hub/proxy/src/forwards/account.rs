@@ -76,7 +76,7 @@ impl Account {
         line.shared.counters.end(self.transport, &passed, end);
         match end {
             End::Removed | End::Source => {
-                line.shared.ledger.refuse(Some(line.service), CUT, self.source, Some(self.id.as_str()));
+                line.audit(CUT, self.transport, self.source);
                 info!(
                     target: "audit", service = %line.service, request_id = self.id.as_str(),
                     reason = end.label(), "forward cut"

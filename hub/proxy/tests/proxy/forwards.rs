@@ -9,6 +9,7 @@ use blueprint_common_runtime::accept::AcceptLimits;
 use blueprint_common_types::Health;
 use blueprint_hub_proxy::{ForwardConfig, Ledger, Pressure};
 use blueprint_hub_proxy_core::limits::Limits;
+use blueprint_hub_proxy_core::refused::RefusedBy;
 use blueprint_hub_proxy_core::tls::ServiceTls;
 use blueprint_hub_proxy_core::{Forward, ServiceSettings, Transport, Trust};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -390,7 +391,12 @@ async fn datagrams_go_to_one_target_and_back_to_whom_they_are_for() {
 
 #[tokio::test]
 async fn datagrams_of_strangers_and_to_removed_forwards_go_nowhere() {
-    let rig = rig().await;
+    let ledger = Ledger::default();
+    let rig = Rig::with(|proxy| {
+        proxy.forwards = Some(usual());
+        proxy.ledger = ledger.clone();
+    })
+    .await;
     rig.route(&[mirror(&rig).await]);
     let port = free_port().await;
     settle(&rig, vec![forward(Transport::Udp, port, &["127.0.0.1/32"])]);
@@ -401,6 +407,12 @@ async fn datagrams_of_strangers_and_to_removed_forwards_go_nowhere() {
     let stranger = UdpClient(stranger);
     assert_eq!(stranger.ask(b"let me in", Duration::from_millis(300)).await, None);
     rig.assert_metric("hub_proxy_forward_refused_total{reason=\"source\"} 1");
+    let other_stranger = UdpSocket::bind((Ipv4Addr::new(127, 9, 9, 9), 0)).await.unwrap();
+    other_stranger.send_to(b"me, too", (Ipv4Addr::LOCALHOST, port)).await.unwrap();
+    sleep(Duration::from_millis(100)).await;
+    let rows: Vec<_> = ledger.take_refused().into_iter().map(|row| (row.by, row.count)).collect();
+    let by = RefusedBy { service: Some(SERVICE), code: "forward_source", source: None };
+    assert_eq!(rows, [(by, 2)], "a source that can be forged makes no rows");
 
     let other = mirror(&rig).await;
     rig.route(&[other]);
