@@ -82,7 +82,7 @@ impl Account {
                     reason = end.label(), "forward cut"
                 );
             }
-            End::Closed | End::Broken | End::Idle | End::Target => {}
+            End::Closed | End::Broken | End::Idle | End::Target | End::Stopped => {}
         }
         self.write(&passed, end);
     }

@@ -96,11 +96,13 @@ pub(super) enum End {
     Idle,
     /// The target is not one to send to any more.
     Target,
+    /// The hub stops.
+    Stopped,
 }
 
 impl End {
-    const ALL: [Self; 6] =
-        [Self::Closed, Self::Broken, Self::Removed, Self::Source, Self::Idle, Self::Target];
+    const ALL: [Self; 7] =
+        [Self::Closed, Self::Broken, Self::Removed, Self::Source, Self::Idle, Self::Target, Self::Stopped];
 
     pub(super) const fn label(self) -> &'static str {
         match self {
@@ -110,6 +112,7 @@ impl End {
             Self::Source => "source_removed",
             Self::Idle => "idle",
             Self::Target => "target_gone",
+            Self::Stopped => "stopped",
         }
     }
 }

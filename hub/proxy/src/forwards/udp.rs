@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::account::Account;
@@ -110,7 +111,9 @@ fn take(
     let queued = Queued::new(data, &line.shared.queued_bytes).ok_or(Dropped::QueueFull)?;
     sender.try_send(queued).map_err(|_| Dropped::QueueFull)?;
     if let Some((entry, inbox)) = fresh {
-        spawner.spawn_base("forward flow", carry(Arc::clone(line), Arc::clone(socket), entry, inbox));
+        let drain = spawner.stop().drain;
+        spawner
+            .spawn_base("forward flow", carry(Arc::clone(line), Arc::clone(socket), (entry, inbox), drain));
     }
     Ok(())
 }
@@ -129,7 +132,12 @@ impl Drop for Entry {
 }
 
 /// Passes the datagrams of one client until its flow ends.
-async fn carry(line: Arc<Line>, socket: Arc<UdpSocket>, entry: Entry, inbox: mpsc::Receiver<Queued>) {
+async fn carry(
+    line: Arc<Line>,
+    socket: Arc<UdpSocket>,
+    (entry, inbox): (Entry, mpsc::Receiver<Queued>),
+    drain: CancellationToken,
+) {
     let source = entry.client.ip();
     let Some(chosen) = line.choose(&[]) else { return line.refuse(Refused::NoTarget, source) };
     let target = match line.shared.dialer.connect_udp(chosen.address).await {
@@ -144,7 +152,9 @@ async fn carry(line: Arc<Line>, socket: Arc<UdpSocket>, entry: Entry, inbox: mps
     let account = Account::begin(&line, Transport::Udp, source, address);
     let client = entry.client;
     let mut flow = Flow { line: &line, socket: &socket, client, target, address, up: 0, down: 0, account };
-    let end = line.stop.run_until_cancelled(flow.run(inbox)).await.unwrap_or(End::Removed);
+    let ended = line.stop.run_until_cancelled(flow.run(inbox)).await;
+    // The listener ends with the drain, too, and its flows with it: nothing was removed then.
+    let end = ended.unwrap_or(if drain.is_cancelled() { End::Stopped } else { End::Removed });
     drop(at);
     let Flow { up, down, account, .. } = flow;
     account.end(up, down, end);

@@ -433,6 +433,27 @@ async fn datagrams_of_strangers_and_to_removed_forwards_go_nowhere() {
 }
 
 #[tokio::test]
+async fn a_hub_that_stops_cuts_nothing_that_the_audit_log_would_name() {
+    let lines = Lines::read();
+    let ledger = Ledger::default();
+    let rig = Rig::with(|proxy| {
+        proxy.forwards = Some(usual());
+        proxy.ledger = ledger.clone();
+    })
+    .await;
+    rig.route(&[mirror(&rig).await]);
+    let port = free_port().await;
+    settle(&rig, vec![forward(Transport::Udp, port, &["127.0.0.1/32"])]);
+    UdpClient::new(port).await.ask_long(b"one").await;
+    rig.supervisor.shutdown();
+    let found = lines.requests(1).await;
+    assert_eq!((&found[0]["ended"], &found[0]["bytes_in"]), (&"stopped".into(), &3.into()), "{found:?}");
+    rig.assert_metric("hub_proxy_forward_ended_total{protocol=\"udp\",reason=\"stopped\"} 1");
+    rig.assert_metric("hub_proxy_forward_ended_total{protocol=\"udp\",reason=\"forward_removed\"} 0");
+    assert_eq!(ledger.take_refused(), []);
+}
+
+#[tokio::test]
 async fn without_a_range_of_ports_nothing_listens() {
     let rig = Rig::new().await;
     rig.route(&[talker(&rig)]);
