@@ -454,6 +454,30 @@ async fn a_hub_that_stops_cuts_nothing_that_the_audit_log_would_name() {
 }
 
 #[tokio::test]
+async fn what_is_open_at_the_last_is_in_the_sums_and_the_log() {
+    let lines = Lines::read();
+    let ledger = Ledger::default();
+    let rig = Rig::with(|proxy| {
+        proxy.forwards = Some(usual());
+        proxy.ledger = ledger.clone();
+    })
+    .await;
+    rig.route(&[talker(&rig)]);
+    let port = free_port().await;
+    settle(&rig, vec![forward(Transport::Tcp, port, &["127.0.0.1/32"])]);
+    let mut client = connect(port).await;
+    client.read_exact(&mut [0; 6]).await.unwrap();
+    rig.supervisor.shutdown();
+    timeout(LONG, rig.supervisor.run(Duration::from_millis(100))).await.unwrap().unwrap();
+    let found = lines.requests(1).await;
+    assert_eq!((&found[0]["ended"], &found[0]["bytes_out"]), (&"stopped".into(), &6.into()), "{found:?}");
+    let used = ledger.usage(SERVICE).unwrap().total;
+    assert_eq!((used.requests, used.bytes_out), (1, 6));
+    let text = rig.metrics.encode();
+    assert!(text.contains("hub_proxy_forward_open{protocol=\"tcp\"} 0"), "{text}");
+}
+
+#[tokio::test]
 async fn without_a_range_of_ports_nothing_listens() {
     let rig = Rig::new().await;
     rig.route(&[talker(&rig)]);
