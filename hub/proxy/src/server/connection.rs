@@ -13,8 +13,9 @@ use std::time::Duration;
 use blueprint_common_runtime::Chain;
 use blueprint_hub_proxy_core::tls::Channel;
 use http::header::ALT_SVC;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Method, Request, Response};
 use http_body::Body;
+use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::rt::{Read, Write};
 use hyper::server::conn::{http1, http2};
@@ -213,8 +214,10 @@ impl Server {
             let (forwarder, conversation) = (Arc::clone(&forwarder), Arc::clone(&conversation));
             let (turn, alt_svc) = (turns.begin(), alt_svc.clone());
             async move {
+                let is_head = request.method() == Method::HEAD;
                 let request = request.map(ClientBody::Stream);
                 let answer = forwarder.answer(&conversation, 0, request).await;
+                let answer = if is_head { without_words(answer) } else { answer };
                 Ok::<_, Infallible>(turn.track(advertise(answer, alt_svc)))
             }
         });
@@ -239,6 +242,14 @@ impl Server {
             .drive((connection, streams), http2::Connection::graceful_shutdown, &progress, &self.drain)
             .await
     }
+}
+
+/// An answer to HEAD, in which our own words have no place; unlike that of HTTP/1, the library would send them.
+fn without_words(answer: Response<AnswerBody>) -> Response<AnswerBody> {
+    answer.map(|body| match body {
+        AnswerBody::Own(_) => AnswerBody::Own(Full::default()),
+        AnswerBody::Stream(_) => body,
+    })
 }
 
 /// Tells a client that HTTP/3 is spoken, too.
