@@ -58,7 +58,8 @@ async fn write(store: &dyn Store, ledger: &Ledger) {
 
 fn event(row: &RefusedRow) -> AuditEvent {
     let subject = row.by.service.map_or_else(|| "-".to_owned(), |service| service.to_string());
-    let source = row.by.source.map_or_else(|| "several networks".to_owned(), |source| source.to_string());
+    let source =
+        row.by.source.map_or_else(|| "several or unproved networks".to_owned(), |source| source.to_string());
     let noun = if row.count == 1 { "request" } else { "requests" };
     let whose = row.identity.as_ref().map_or_else(String::new, |id| format!(", the last with {id}"));
     let detail = format!("{}: {} {noun} from {source}{whose}", row.by.code, row.count);
@@ -102,7 +103,7 @@ mod tests {
         let bare = event(&RefusedRow { by, count: 1, identity: None });
         assert_eq!(
             (bare.subject.as_str(), bare.detail.as_str()),
-            ("-", "invalid_token: 1 request from several networks")
+            ("-", "invalid_token: 1 request from several or unproved networks")
         );
     }
 }

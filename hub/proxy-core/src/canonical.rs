@@ -6,7 +6,7 @@ use blueprint_common_types::{Secret, TokenHash, TokenId};
 use http::header::HOST;
 use http::request::Parts;
 use http::uri::Authority;
-use http::{HeaderMap, Method, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 
 use crate::credential::{self, Credential};
 use crate::framing;
@@ -221,15 +221,15 @@ fn check_size(parts: &Parts) -> Result<(), Refusal> {
     if target > MAX_TARGET_BYTES {
         return Err(Refusal::TargetTooLong);
     }
-    let bytes = parts
-        .headers
-        .iter()
-        .map(|(name, value)| name.as_str().len().saturating_add(value.len()))
-        .fold(0, usize::saturating_add);
-    if parts.headers.len() > MAX_HEADERS || bytes > MAX_HEADER_BYTES {
-        return Err(Refusal::HeadersTooLarge);
-    }
-    Ok(())
+    if are_bounded(&parts.headers) { Ok(()) } else { Err(Refusal::HeadersTooLarge) }
+}
+
+/// Whether these are at most [`MAX_HEADERS`] fields of [`MAX_HEADER_BYTES`] bytes.
+#[must_use]
+pub fn are_bounded(fields: &HeaderMap) -> bool {
+    let length = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len().saturating_add(value.len());
+    fields.len() <= MAX_HEADERS
+        && fields.iter().map(length).fold(0, usize::saturating_add) <= MAX_HEADER_BYTES
 }
 
 /// The one authority of a request: `:authority` or absolute form, and `Host`, which must agree.

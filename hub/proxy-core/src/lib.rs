@@ -46,7 +46,9 @@ mod watermark;
 mod websocket;
 
 pub use access::{AccessGrant, AccessTable, Scope};
-pub use canonical::{CanonicalRequest, Downstream, MAX_HEADER_BYTES, MAX_HEADERS, MAX_TARGET_BYTES};
+pub use canonical::{
+    CanonicalRequest, Downstream, MAX_HEADER_BYTES, MAX_HEADERS, MAX_TARGET_BYTES, are_bounded,
+};
 pub use decide::{Admission, caller, decide};
 pub use forwards::{Forward, ForwardError, ForwardPorts, ParsePortsError, Transport, plan_forwards};
 pub use headers::{

@@ -21,7 +21,7 @@ pub struct RefusedBy {
     pub service: Option<ServiceKey>,
     /// The refusal's code.
     pub code: &'static str,
-    /// The network that asked; `None` for several.
+    /// The network that asked; `None` for several, and where nobody proved to come from one (datagrams).
     pub source: Option<IpAddr>,
 }
 

@@ -370,6 +370,28 @@ fn an_assertion_works_once_for_each_service() {
 }
 
 #[test]
+fn an_assertion_that_was_forgotten_does_not_come_back_by_an_older_time() {
+    let named = |id: &str, expires_at| Assertion {
+        issuer: "https://issuer.example".to_owned(),
+        subject: "somebody".to_owned(),
+        scopes: None,
+        id: id.to_owned(),
+        expires_at,
+    };
+    let mut replays = Replays::default();
+    let first = named("first", NOW);
+    replays.use_up(SERVICE, &first, NOW).unwrap();
+    let end = NOW.plus(SKEW);
+    let long = named("long", end);
+    replays.use_up(SERVICE, &long, end).unwrap();
+    // Verified just before its end, and held up since.
+    assert_eq!(replays.use_up(SERVICE, &first, NOW), Err(AssertionError::Expired));
+    assert_eq!(replays.use_up(SERVICE, &long, NOW), Err(AssertionError::Replayed));
+    let other = ServiceKey { blueprint: 7, service: 43 };
+    assert!(replays.use_up(other, &first, NOW).is_ok(), "each service has its own time");
+}
+
+#[test]
 fn the_issuer_of_one_service_cannot_fill_the_table_for_others() {
     let mut replays = Replays::default();
     let numbered = |number: usize| Assertion {

@@ -161,7 +161,7 @@ impl AuthApi {
             Route::Challenge => self.challenge(request, &trust, &body, now),
             Route::Verify => self.verify(request, &trust, &body, now).await,
             Route::Exchange => Ok(exchange::answer(request, &trust, &body, now)),
-            Route::OAuthToken => self.oauth(request, &trust, &body, now).await,
+            Route::OAuthToken => self.oauth(request, &trust, &body).await,
             Route::TlsProfile => self.set_profile(request, &trust, &body).await,
             Route::Certificates => self.issue(request, &trust, &body).await,
             Route::RevokeCertificate => self.revoke(request, &trust).await,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use blueprint_hub_proxy_core::pace::{LeastRate, Pace};
-use blueprint_hub_proxy_core::{Refusal, request_trailers, response_trailers};
+use blueprint_hub_proxy_core::{Refusal, are_bounded, request_trailers, response_trailers};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
@@ -182,6 +182,9 @@ pub(crate) enum UploadError {
     /// The client broke it off.
     #[error("the client broke off its body")]
     Client(#[source] BoxError),
+    /// Its trailers are longer than headers may be; the libraries read more.
+    #[error("the trailers of the request are too long")]
+    Trailers,
     /// It is larger than it may be.
     #[error("the body is larger than it may be")]
     TooLarge,
@@ -255,7 +258,9 @@ impl Body for LentBody {
                 if shared.body.is_end_stream() {
                     shared.note_end();
                 }
-                Poll::Ready(Some(Ok(filter_trailers(frame, request_trailers))))
+                let filtered = filter_trailers(frame, request_trailers);
+                shared.is_broken = filtered.is_none();
+                Poll::Ready(Some(filtered.ok_or(UploadError::Trailers)))
             }
             Poll::Ready(Some(Err(error))) => {
                 shared.is_broken = true;
@@ -343,7 +348,10 @@ impl Body for AnswerBody {
         match self.get_mut() {
             Self::Own(full) => Pin::new(full).poll_frame(cx).map_err(|never| match never {}),
             Self::Stream(stream) => {
-                let polled = Pin::new(&mut stream.inner).poll_frame(cx);
+                let polled = Pin::new(&mut stream.inner).poll_frame(cx).map(|frame| {
+                    let filter = |frame| filter_trailers(frame, response_trailers).ok_or(BodyFault::Trailers);
+                    frame.map(|frame| frame.and_then(filter))
+                });
                 // An answer that is at hand is not worth a timer; one that waits is.
                 let cut = match &polled {
                     Poll::Pending => match stream.watch.poll(cx) {
@@ -363,9 +371,7 @@ impl Body for AnswerBody {
                 if let Poll::Ready(Some(Ok(frame))) = &polled {
                     stream.open.counted().send(frame.data_ref().map_or(0, Bytes::len));
                 }
-                polled
-                    .map_ok(|frame| filter_trailers(frame, response_trailers))
-                    .map_err(AnswerError::Upstream)
+                polled.map_err(AnswerError::Upstream)
             }
         }
     }
@@ -385,9 +391,32 @@ impl Body for AnswerBody {
     }
 }
 
-fn filter_trailers(frame: Frame<Bytes>, filter: fn(&HeaderMap) -> HeaderMap) -> Frame<Bytes> {
+/// What may pass of a frame; `None` where it is trailers that are longer than headers may be.
+fn filter_trailers(frame: Frame<Bytes>, filter: fn(&HeaderMap) -> HeaderMap) -> Option<Frame<Bytes>> {
     match frame.into_trailers() {
-        Ok(trailers) => Frame::trailers(filter(&trailers)),
-        Err(frame) => frame,
+        Ok(trailers) => are_bounded(&trailers).then(|| Frame::trailers(filter(&trailers))),
+        Err(frame) => Some(frame),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use blueprint_hub_proxy_core::{MAX_HEADER_BYTES, MAX_HEADERS};
+    use http::{HeaderName, HeaderValue};
+
+    use super::*;
+
+    fn passes(fields: usize, bytes_of_each: usize) -> bool {
+        let value = HeaderValue::from_str(&"v".repeat(bytes_of_each)).unwrap();
+        let fields = (0..fields)
+            .map(|number| (format!("x-{number:03}").parse::<HeaderName>().unwrap(), value.clone()));
+        filter_trailers(Frame::trailers(fields.collect()), request_trailers).is_some()
+    }
+
+    #[test]
+    fn trailers_are_bounded_as_headers_are() {
+        assert!(passes(MAX_HEADERS, 10) && !passes(MAX_HEADERS + 1, 10));
+        assert!(passes(1, MAX_HEADER_BYTES - 5) && !passes(1, MAX_HEADER_BYTES - 4));
+        assert!(filter_trailers(Frame::data(vec![0; 64 * 1024].into()), request_trailers).is_some());
     }
 }

@@ -133,11 +133,6 @@ impl Forwarder {
         }
     }
 
-    /// Counts requests together with what else counts there.
-    pub(crate) fn limited_by(self, limiter: Limiter) -> Self {
-        Self { limiter, ..self }
-    }
-
     /// Answers one request, whatever it is; `number` is its place on a connection of HTTP/1.
     ///
     /// # Cancel safety

@@ -113,6 +113,7 @@ struct Shared {
     ledger: Ledger,
     access: AccessLog,
     ids: RequestIds,
+    /// Apart from that of requests: nobody shows a credential here, so nobody here spends what others have with one.
     limiter: Limiter,
     tcp: Places,
     udp: Places,
@@ -190,11 +191,6 @@ impl Forwards {
             open: standing.line.open.load(Ordering::Relaxed),
         };
         lines.iter().map(|(place, standing)| (*place, status(standing))).collect()
-    }
-
-    /// The limits of services, which requests share with forwards.
-    pub(crate) fn limiter(&self) -> Limiter {
-        self.0.limiter.clone()
     }
 
     /// Follows the settings until `drain`; what is open then ends in its own time, but datagrams.
@@ -325,9 +321,18 @@ impl Line {
         let name = self.forward.load().name.clone();
         self.shared.counters.count_refusal(refused);
         if let Some(code) = refused.rule() {
-            self.shared.ledger.refuse(Some(self.service), code, source, None);
+            self.audit(code, self.forward.load().protocol, source);
         }
         debug!(service = %self.service, forward = name, %source, reason = refused.label(), "forward refused");
+    }
+
+    /// One for the audit log. Anybody can name any source of a datagram, so it tells none and makes one row of all.
+    fn audit(&self, code: &'static str, transport: Transport, source: IpAddr) {
+        let proved = match transport {
+            Transport::Tcp => Some(source),
+            Transport::Udp => None,
+        };
+        self.shared.ledger.refuse(Some(self.service), code, proved, None);
     }
 
     /// A healthy target by weight and load, other than those that were tried.

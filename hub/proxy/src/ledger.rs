@@ -126,14 +126,15 @@ impl Ledger {
         self.0.usage.lock().add(service, key, used);
     }
 
+    /// Counts a refusal for the audit log; without a source where nobody has proved that it comes from there.
     pub(crate) fn refuse(
         &self,
         service: Option<ServiceKey>,
         code: &'static str,
-        source: IpAddr,
+        source: Option<IpAddr>,
         identity: Option<&str>,
     ) {
-        let by = RefusedBy { service, code, source: Some(source_network(source)) };
+        let by = RefusedBy { service, code, source: source.map(source_network) };
         self.0.refused.lock().add(by, identity);
     }
 }

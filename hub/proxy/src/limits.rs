@@ -1,4 +1,4 @@
-//! Limits of services and of their clients, shared by all requests.
+//! Limits of services and of their clients, shared by all requests; raw forwards count theirs apart.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -27,7 +27,7 @@ impl Limiter {
 }
 
 impl Limiter {
-    /// Counts a connection or flow of a raw forward among the requests of its service; nobody shows there who calls.
+    /// Counts a connection or flow of a raw forward as a request of its service; nobody shows there who calls.
     pub(crate) fn begin_raw(
         &self,
         service: ServiceKey,

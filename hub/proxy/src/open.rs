@@ -117,7 +117,7 @@ impl OpenRequest {
         self.0.seen.ledger.count_refused(refusal.code());
         if refusal.is_by_rule() {
             let Entry { service, source, ref identity, .. } = self.0.entry;
-            self.0.seen.ledger.refuse(service, refusal.code(), source, identity.as_deref());
+            self.0.seen.ledger.refuse(service, refusal.code(), Some(source), identity.as_deref());
         }
     }
 
@@ -127,7 +127,7 @@ impl OpenRequest {
         if denies && self.0.entry.refused.is_none() {
             self.0.entry.refused = Some(DENIED);
             self.0.seen.ledger.count_refused(DENIED);
-            self.0.seen.ledger.refuse(None, DENIED, self.0.entry.source, None);
+            self.0.seen.ledger.refuse(None, DENIED, Some(self.0.entry.source), None);
         }
     }
 

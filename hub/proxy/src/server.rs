@@ -12,9 +12,10 @@ use blueprint_common_runtime::accept::AcceptLoop;
 use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_runtime::tasks::Spawner;
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 
 pub use self::config::{ProxyConfig, ProxyParts};
-use self::connection::Server;
+use self::connection::{SHORT_HELLOS, Server};
 use crate::connector::Connector;
 use crate::forward::{Care, Forwarder};
 use crate::forwards::Forwards;
@@ -139,8 +140,7 @@ impl Proxy {
             seen,
             self.jwks.clone(),
             &spawner,
-        )
-        .limited_by(self.forwards.as_ref().map(Forwards::limiter).unwrap_or_default());
+        );
         if let Some(jwks) = self.jwks {
             spawner.spawn_base("proxy jwks", jwks.run(spawner.clone()));
         }
@@ -158,6 +158,7 @@ impl Proxy {
             care: Care { least_rate: self.config.least_rate, pressure: self.config.pressure },
             drain: drain.clone(),
             alt_svc: self.http3.as_ref().and_then(Http3::advertisement),
+            short_hellos: Arc::new(Semaphore::new(SHORT_HELLOS)),
         };
         if let Some(http3) = self.http3 {
             let shared = http3::Shared {

@@ -14,7 +14,7 @@ pub(crate) enum Http3Listen {
     Off,
     /// Its own, of the same number as the proxy's TLS address.
     Own,
-    /// That of `tunnel.carrier_listen`; where that is not open, its own.
+    /// That of `tunnel.carrier_listen`, which is the proxy's address; where it is not open, its own.
     CarrierOrOwn,
     /// That of `tunnel.carrier_listen`, or the hub does not start.
     Carrier,
@@ -84,11 +84,12 @@ impl Http3Listen {
                 );
                 Err((KEY, why))
             }
-            (_, _, Some(at)) if covers(at, tls) => Ok(Self::CarrierOrOwn),
+            // A wider address would open the proxy where the operator did not.
+            (_, _, Some(at)) if at.ip() == tls.ip() => Ok(Self::CarrierOrOwn),
             (_, _, Some(at)) => {
                 let why = format!(
-                    "auto, but tunnel.carrier_listen {at} has the UDP port of the proxy's TLS address {tls} and not all of \
-                     its addresses: give it {tls} as well, or set {KEY} = \"true\" for HTTP/3 at {at} alone"
+                    "auto, but tunnel.carrier_listen {at} has the UDP port of the proxy's TLS address {tls} at other \
+                     addresses: give it {tls} as well, or set {KEY} = \"true\" for HTTP/3 at all of {at}, and there alone"
                 );
                 Err((KEY, why))
             }

@@ -216,7 +216,8 @@ pub(crate) const SCHEMA: Schema = Schema {
             "proxy.http3_on_carrier",
             "auto",
             "Speak HTTP/3 on the UDP port of tunnel.carrier_listen, told apart by the protocol that a client offers: auto \
-             where it is that of the proxy's TLS address, true whatever it is (Alt-Svc names it), or false.",
+             where it is the proxy's TLS address, true whatever it is (all addresses of the carriers then have the proxy, \
+             and Alt-Svc names the port), or false.",
         ),
         sessions::EXEC,
         sessions::FORWARD,

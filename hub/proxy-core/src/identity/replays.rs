@@ -40,6 +40,8 @@ impl UsedAssertion {
 struct OfService {
     until: BTreeMap<[u8; 32], Timestamp>,
     by_end: BTreeSet<(Timestamp, [u8; 32])>,
+    /// What has ended by then is forgotten, so that an earlier time cannot bring it back.
+    latest: Option<Timestamp>,
 }
 
 impl OfService {
@@ -57,6 +59,7 @@ impl OfService {
 
     /// Forgets what has expired; each is looked at once.
     fn forget_expired(&mut self, now: Timestamp) {
+        self.latest = self.latest.max(Some(now));
         while let Some((until, hash)) = self.by_end.first().copied()
             && until <= now
         {
@@ -84,8 +87,8 @@ impl Replays {
     ///
     /// # Errors
     ///
-    /// Fails where it was used before, and where no more of the service can be remembered: what cannot be
-    /// remembered is not let in.
+    /// Fails where it was used before, where it has expired at the latest time that was told here, which may be later
+    /// than `now`, and where no more of the service can be remembered: what cannot be remembered is not let in.
     pub fn use_up(
         &mut self,
         service: ServiceKey,
@@ -95,6 +98,9 @@ impl Replays {
         let used = UsedAssertion::new(service, assertion);
         let of_service = self.services.entry(service).or_default();
         of_service.forget_expired(now);
+        if of_service.latest.is_some_and(|latest| used.until <= latest) {
+            return Err(AssertionError::Expired);
+        }
         if of_service.until.contains_key(&used.hash) {
             return Err(AssertionError::Replayed);
         }

@@ -1,6 +1,7 @@
 //! `POST /v1/oauth/token`: another issuer's assertion for a token of a few minutes (RFC 7523).
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use blueprint_common_types::Timestamp;
 use blueprint_hub_proxy_core::identity::{AssertionError, key_named, seal_for_assertion, verify_assertion};
@@ -53,13 +54,7 @@ const fn answer_to(error: AssertionError) -> (StatusCode, &'static str) {
 }
 
 impl AuthApi {
-    pub(super) async fn oauth(
-        &self,
-        request: &CanonicalRequest,
-        trust: &Trust,
-        body: &[u8],
-        now: Timestamp,
-    ) -> Answer {
+    pub(super) async fn oauth(&self, request: &CanonicalRequest, trust: &Trust, body: &[u8]) -> Answer {
         let bad = |code, words: &str| Ok(refuse(StatusCode::BAD_REQUEST, code, words));
         let Ok(asked) = serde_urlencoded::from_bytes::<TokenRequest>(body) else {
             return bad("invalid_request", "the body is no form");
@@ -85,6 +80,8 @@ impl AuthApi {
             (None, _) | (_, Err(_)) => Arc::from([]),
         };
         let keys = known.oauth_keys().iter().chain(fetched.iter());
+        // Only now: the keys may have taken seconds to come.
+        let now = Timestamp::from(SystemTime::now());
         let used = match verify_assertion(&asked.assertion, policy, keys, now) {
             Ok(assertion) => self.assertions.use_up(service, &assertion, now).await.map(|()| assertion),
             Err(error) => Err(error.into()),

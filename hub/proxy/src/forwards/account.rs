@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use blueprint_hub_proxy_core::Transport;
@@ -18,8 +18,12 @@ use crate::open::SETTLE_EVERY;
 /// What the audit log says of one that a change of settings has cut.
 const CUT: &str = "forward_cut";
 
-/// What is kept of one while it is open.
+/// What is kept of one while it is open. Its end is where it is dropped, so that a hub that stops forgets none.
 pub(super) struct Account {
+    /// Bytes from the client to the service, counted by whoever passes them on.
+    pub(super) up: Arc<AtomicU64>,
+    /// Bytes from the service to the client.
+    pub(super) down: Arc<AtomicU64>,
     line: Arc<Line>,
     transport: Transport,
     id: RequestId,
@@ -27,6 +31,7 @@ pub(super) struct Account {
     target: SocketAddr,
     begun: Instant,
     settled: Settled,
+    ended: End,
 }
 
 /// What is in the sums already.
@@ -44,17 +49,20 @@ impl Account {
         let begun = Instant::now();
         let settled = Settled { at: begun, is_counted: false, up: 0, down: 0 };
         let (line, id) = (Arc::clone(line), line.shared.ids.fresh());
-        Self { line, transport, id, source, target, begun, settled }
+        let (up, down) = (Arc::default(), Arc::default());
+        Self { up, down, line, transport, id, source, target, begun, settled, ended: End::Stopped }
     }
 
     /// Adds to the sums what is not in them yet, where the last time is long enough ago.
-    pub(super) fn settle_now_and_then(&mut self, up: u64, down: u64) {
+    pub(super) fn settle_now_and_then(&mut self) {
         if self.settled.at.elapsed() >= SETTLE_EVERY {
-            self.settle(up, down);
+            self.settle();
         }
     }
 
-    fn settle(&mut self, up: u64, down: u64) {
+    /// Gives what has passed in all, from the client and to it.
+    fn settle(&mut self) -> (u64, u64) {
+        let (up, down) = (self.up.load(Ordering::Relaxed), self.down.load(Ordering::Relaxed));
         let settled = Settled { at: Instant::now(), is_counted: true, up, down };
         let before = std::mem::replace(&mut self.settled, settled);
         let used = Used {
@@ -65,26 +73,12 @@ impl Account {
             open: self.settled.at.saturating_duration_since(before.at),
         };
         self.line.shared.ledger.add(self.line.service, None, &used);
+        (up, down)
     }
 
-    /// Ends it: so much has passed in all, and this is why no more does.
-    pub(super) fn end(mut self, up: u64, down: u64, end: End) {
-        self.settle(up, down);
-        let line = &self.line;
-        line.open.fetch_sub(1, Ordering::Relaxed);
-        let passed = Passed { up, down, took: self.begun.elapsed() };
-        line.shared.counters.end(self.transport, &passed, end);
-        match end {
-            End::Removed | End::Source => {
-                line.shared.ledger.refuse(Some(line.service), CUT, self.source, Some(self.id.as_str()));
-                info!(
-                    target: "audit", service = %line.service, request_id = self.id.as_str(),
-                    reason = end.label(), "forward cut"
-                );
-            }
-            End::Closed | End::Broken | End::Idle | End::Target => {}
-        }
-        self.write(&passed, end);
+    /// Ends it: this is why no more passes.
+    pub(super) fn end(mut self, end: End) {
+        self.ended = end;
     }
 
     fn write(&self, passed: &Passed, end: End) {
@@ -106,6 +100,27 @@ impl Account {
             total_us = micros(passed.took),
             "forward",
         );
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        let (up, down) = self.settle();
+        let (line, end) = (&self.line, self.ended);
+        line.open.fetch_sub(1, Ordering::Relaxed);
+        let passed = Passed { up, down, took: self.begun.elapsed() };
+        line.shared.counters.end(self.transport, &passed, end);
+        match end {
+            End::Removed | End::Source => {
+                line.audit(CUT, self.transport, self.source);
+                info!(
+                    target: "audit", service = %line.service, request_id = self.id.as_str(),
+                    reason = end.label(), "forward cut"
+                );
+            }
+            End::Closed | End::Broken | End::Idle | End::Target | End::Stopped => {}
+        }
+        self.write(&passed, end);
     }
 }
 

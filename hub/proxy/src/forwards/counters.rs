@@ -22,7 +22,7 @@ pub(super) enum Refused {
     FullInForward,
     /// Too many are open from there.
     FullFromSource,
-    /// The service has as many requests, connections and flows open as its settings allow, or gets them too fast.
+    /// The service has as many connections and flows open as its settings allow requests, or gets them too fast.
     Limit,
     /// The hub is short of memory.
     Overloaded,
@@ -96,11 +96,13 @@ pub(super) enum End {
     Idle,
     /// The target is not one to send to any more.
     Target,
+    /// The hub stops.
+    Stopped,
 }
 
 impl End {
-    const ALL: [Self; 6] =
-        [Self::Closed, Self::Broken, Self::Removed, Self::Source, Self::Idle, Self::Target];
+    const ALL: [Self; 7] =
+        [Self::Closed, Self::Broken, Self::Removed, Self::Source, Self::Idle, Self::Target, Self::Stopped];
 
     pub(super) const fn label(self) -> &'static str {
         match self {
@@ -110,6 +112,7 @@ impl End {
             Self::Source => "source_removed",
             Self::Idle => "idle",
             Self::Target => "target_gone",
+            Self::Stopped => "stopped",
         }
     }
 }

@@ -67,9 +67,8 @@ async fn carry(line: Arc<Line>, client: TcpStream, source: IpAddr, seat: Seat) {
     let (address, agent) = (chosen.address, chosen.agent);
     let mut account = Account::begin(&line, Transport::Tcp, source, address);
     debug!(service = %line.service, %source, %agent, target = %address, "forward connected");
-    let (up, down) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-    let mut client = Metered { inner: client, read: Arc::clone(&up) };
-    let mut service = Metered { inner: service, read: Arc::clone(&down) };
+    let mut client = Metered { inner: client, read: Arc::clone(&account.up) };
+    let mut service = Metered { inner: service, read: Arc::clone(&account.down) };
     let end = tokio::select! {
         copied = copy_bidirectional_with_sizes(&mut client, &mut service, BUFFER, BUFFER) => match copied {
             Ok(_) => End::Closed,
@@ -78,10 +77,10 @@ async fn carry(line: Arc<Line>, client: TcpStream, source: IpAddr, seat: Seat) {
                 End::Broken
             }
         },
-        end = must_end(&line, source, [&up, &down], &mut account) => end,
+        end = must_end(&line, source, &mut account) => end,
     };
     drop((client, service, chosen.at));
-    account.end(up.load(Ordering::Relaxed), down.load(Ordering::Relaxed), end);
+    account.end(end);
     drop(seat);
 }
 
@@ -108,9 +107,9 @@ async fn dial(line: &Line) -> Result<(Box<dyn Io>, Chosen), Refused> {
 }
 
 /// Resolves once a connection that its ends keep open has to end.
-async fn must_end(line: &Line, source: IpAddr, passed: [&AtomicU64; 2], account: &mut Account) -> End {
-    let both = || passed.map(|count| count.load(Ordering::Relaxed));
-    let total = || both().into_iter().fold(0u64, u64::wrapping_add);
+async fn must_end(line: &Line, source: IpAddr, account: &mut Account) -> End {
+    let passed = [Arc::clone(&account.up), Arc::clone(&account.down)];
+    let total = || passed.iter().map(|count| count.load(Ordering::Relaxed)).fold(0u64, u64::wrapping_add);
     let (mut seen, mut since) = (total(), Instant::now());
     loop {
         if line.stop.run_until_cancelled(sleep(WATCH_EVERY)).await.is_none() {
@@ -119,8 +118,7 @@ async fn must_end(line: &Line, source: IpAddr, passed: [&AtomicU64; 2], account:
         if !line.forward.load().admits(source) {
             return End::Source;
         }
-        let [up, down] = both();
-        account.settle_now_and_then(up, down);
+        account.settle_now_and_then();
         let now = total();
         if now != seen {
             (seen, since) = (now, Instant::now());

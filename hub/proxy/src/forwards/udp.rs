@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::account::Account;
@@ -110,7 +111,9 @@ fn take(
     let queued = Queued::new(data, &line.shared.queued_bytes).ok_or(Dropped::QueueFull)?;
     sender.try_send(queued).map_err(|_| Dropped::QueueFull)?;
     if let Some((entry, inbox)) = fresh {
-        spawner.spawn_base("forward flow", carry(Arc::clone(line), Arc::clone(socket), entry, inbox));
+        let drain = spawner.stop().drain;
+        spawner
+            .spawn_base("forward flow", carry(Arc::clone(line), Arc::clone(socket), (entry, inbox), drain));
     }
     Ok(())
 }
@@ -129,7 +132,12 @@ impl Drop for Entry {
 }
 
 /// Passes the datagrams of one client until its flow ends.
-async fn carry(line: Arc<Line>, socket: Arc<UdpSocket>, entry: Entry, inbox: mpsc::Receiver<Queued>) {
+async fn carry(
+    line: Arc<Line>,
+    socket: Arc<UdpSocket>,
+    (entry, inbox): (Entry, mpsc::Receiver<Queued>),
+    drain: CancellationToken,
+) {
     let source = entry.client.ip();
     let Some(chosen) = line.choose(&[]) else { return line.refuse(Refused::NoTarget, source) };
     let target = match line.shared.dialer.connect_udp(chosen.address).await {
@@ -143,11 +151,12 @@ async fn carry(line: Arc<Line>, socket: Arc<UdpSocket>, entry: Entry, inbox: mps
     debug!(service = %line.service, %source, %agent, target = %address, "flow of a forward begins");
     let account = Account::begin(&line, Transport::Udp, source, address);
     let client = entry.client;
-    let mut flow = Flow { line: &line, socket: &socket, client, target, address, up: 0, down: 0, account };
-    let end = line.stop.run_until_cancelled(flow.run(inbox)).await.unwrap_or(End::Removed);
+    let mut flow = Flow { line: &line, socket: &socket, client, target, address, account };
+    let ended = line.stop.run_until_cancelled(flow.run(inbox)).await;
+    // The listener ends with the drain, too, and its flows with it: nothing was removed then.
+    let end = ended.unwrap_or(if drain.is_cancelled() { End::Stopped } else { End::Removed });
     drop(at);
-    let Flow { up, down, account, .. } = flow;
-    account.end(up, down, end);
+    flow.account.end(end);
 }
 
 struct Flow<'l> {
@@ -156,8 +165,6 @@ struct Flow<'l> {
     client: SocketAddr,
     target: Box<dyn Datagrams>,
     address: SocketAddr,
-    up: u64,
-    down: u64,
     account: Account,
 }
 
@@ -171,7 +178,7 @@ impl Flow<'_> {
             tokio::select! {
                 biased;
                 _ = watch.tick() => {
-                    self.account.settle_now_and_then(self.up, self.down);
+                    self.account.settle_now_and_then();
                     if !self.line.forward.load().admits(self.client.ip()) {
                         return End::Source;
                     }
@@ -194,7 +201,7 @@ impl Flow<'_> {
                     let Some(queued) = queued else { return End::Removed };
                     last = Instant::now();
                     match self.target.send(&queued.data).await {
-                        Ok(()) => self.up = self.up.saturating_add(length(&queued.data)),
+                        Ok(()) => _ = self.account.up.fetch_add(length(&queued.data), Ordering::Relaxed),
                         Err(UdpError::TooLong { .. }) => self.line.shared.counters.count_dropped(Dropped::TooLong),
                         Err(error @ (UdpError::NoRoute | UdpError::Refused | UdpError::Stopped)) => {
                             return broken(self.line, &error);
@@ -207,7 +214,7 @@ impl Flow<'_> {
 
     async fn send_back(&mut self, data: &[u8]) {
         match self.socket.send_to(data, self.client).await {
-            Ok(_) => self.down = self.down.saturating_add(length(data)),
+            Ok(_) => _ = self.account.down.fetch_add(length(data), Ordering::Relaxed),
             Err(_) => self.line.shared.counters.count_dropped(Dropped::Failed),
         }
     }

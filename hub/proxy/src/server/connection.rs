@@ -13,8 +13,9 @@ use std::time::Duration;
 use blueprint_common_runtime::Chain;
 use blueprint_hub_proxy_core::tls::Channel;
 use http::header::ALT_SVC;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Method, Request, Response};
 use http_body::Body;
+use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::rt::{Read, Write};
 use hyper::server::conn::{http1, http2};
@@ -22,6 +23,7 @@ use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -54,6 +56,11 @@ const MAX_ERRORS: usize = 256;
 /// that a head that is too long gets an answer of ours, which says so and is counted. The library's says nothing.
 const MAX_HEADER_LIST: u32 = 64 * 1024;
 
+/// First words of TLS that are read at once while the hub is short of memory, since they may be an agent's, and how long
+/// one may take.
+pub(super) const SHORT_HELLOS: usize = 64;
+const SHORT_HELLO_TIME: Duration = Duration::from_secs(1);
+
 /// HTTP/2 flow-control windows towards clients, in bytes: of one request, and of one connection.
 const DOWNSTREAM_WINDOWS: (u32, u32) = (64 * 1024, 1024 * 1024);
 
@@ -75,6 +82,8 @@ pub(super) struct Server {
     pub(super) care: Care,
     pub(super) drain: CancellationToken,
     pub(super) alt_svc: Option<HeaderValue>,
+    /// [`SHORT_HELLOS`] of them.
+    pub(super) short_hellos: Arc<Semaphore>,
 }
 
 impl Server {
@@ -99,7 +108,13 @@ impl Server {
 
     async fn serve_tls(&self, stream: TcpStream, peer: SocketAddr, tls: &TlsHandle) {
         let source = peer.ip();
-        match timeout(self.handshake_timeout, Box::pin(accept(stream, tls, &self.care.pressure))).await {
+        let is_short = self.care.pressure.refuses();
+        let turn = is_short.then(|| self.short_hellos.try_acquire()).transpose();
+        let Ok(turn) = turn else { return self.refuse(source) };
+        let time = if is_short { SHORT_HELLO_TIME } else { self.handshake_timeout };
+        let accepted = timeout(time, Box::pin(accept(stream, tls, &self.care.pressure))).await;
+        drop(turn);
+        match accepted {
             Ok(Ok(Accepted::Client(stream, channel))) => {
                 Box::pin(self.serve_http(stream, source, channel)).await;
             }
@@ -110,6 +125,7 @@ impl Server {
                 self.metrics.count_cut(Cut::Tls);
                 debug!(%source, %error, "tls handshake failed");
             }
+            Err(_) if is_short => self.refuse(source),
             Err(_) => {
                 self.metrics.count_cut(Cut::Tls);
                 debug!(%source, "tls handshake timed out");
@@ -213,8 +229,10 @@ impl Server {
             let (forwarder, conversation) = (Arc::clone(&forwarder), Arc::clone(&conversation));
             let (turn, alt_svc) = (turns.begin(), alt_svc.clone());
             async move {
+                let is_head = request.method() == Method::HEAD;
                 let request = request.map(ClientBody::Stream);
                 let answer = forwarder.answer(&conversation, 0, request).await;
+                let answer = if is_head { without_words(answer) } else { answer };
                 Ok::<_, Infallible>(turn.track(advertise(answer, alt_svc)))
             }
         });
@@ -239,6 +257,14 @@ impl Server {
             .drive((connection, streams), http2::Connection::graceful_shutdown, &progress, &self.drain)
             .await
     }
+}
+
+/// An answer to HEAD, in which our own words have no place; unlike that of HTTP/1, the library would send them.
+fn without_words(answer: Response<AnswerBody>) -> Response<AnswerBody> {
+    answer.map(|body| match body {
+        AnswerBody::Own(_) => AnswerBody::Own(Full::default()),
+        AnswerBody::Stream(_) => body,
+    })
 }
 
 /// Tells a client that HTTP/3 is spoken, too.

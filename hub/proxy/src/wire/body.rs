@@ -32,6 +32,9 @@ pub(crate) enum BodyFault {
     /// Over HTTP/2.
     #[error(transparent)]
     Http2(#[from] hyper::Error),
+    /// More fields or bytes than headers may have.
+    #[error("its trailers are too long")]
+    Trailers,
 }
 
 /// A connection and what it still has to say.

@@ -49,6 +49,27 @@ async fn a_request_without_a_token_is_told_what_to_do_and_reaches_nobody() {
 }
 
 #[tokio::test]
+async fn a_refused_head_has_no_body_in_any_version() {
+    let rig = Rig::new().await;
+    rig.route(&[]);
+    for is_admitted in [false, true] {
+        let request = || {
+            let mut request = rig.request("HEAD", "http://hub/", empty());
+            if !is_admitted {
+                request.headers_mut().remove("authorization");
+            }
+            request
+        };
+        let of_http1 = rig.http1().await.send_request(request()).await.unwrap();
+        let of_http2 = rig.http2().await.send_request(request()).await.unwrap();
+        assert_eq!(of_http1.status(), of_http2.status());
+        assert!(of_http2.status().is_client_error() || of_http2.status().is_server_error());
+        // The client's library takes data in such an answer for an error, as curl does.
+        assert_eq!((text(of_http1).await, text(of_http2).await), (String::new(), String::new()));
+    }
+}
+
+#[tokio::test]
 async fn a_wrong_token_is_refused_without_a_reason_why() {
     let rig = Rig::new().await;
     let (address, connections) = counted(&rig);

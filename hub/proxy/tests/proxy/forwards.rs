@@ -9,13 +9,14 @@ use blueprint_common_runtime::accept::AcceptLimits;
 use blueprint_common_types::Health;
 use blueprint_hub_proxy::{ForwardConfig, Ledger, Pressure};
 use blueprint_hub_proxy_core::limits::Limits;
+use blueprint_hub_proxy_core::refused::RefusedBy;
 use blueprint_hub_proxy_core::tls::ServiceTls;
 use blueprint_hub_proxy_core::{Forward, ServiceSettings, Transport, Trust};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::rig::{LONG, Rig, SERVICE, closed_port, empty};
+use crate::rig::{LONG, Rig, SERVICE, closed_port, empty, mirror as mirror_http, text};
 use crate::seen::Lines;
 
 /// How soon a change of settings has to show.
@@ -129,8 +130,11 @@ async fn forwards_are_in_the_logs_and_sums_and_under_the_limits_of_their_service
     let mut first = connect(port).await;
     first.read_exact(&mut [0; 6]).await.unwrap();
     assert!(is_closed(&mut connect(port).await).await, "one connection at once");
+    rig.route(&[rig.service(mirror_http)]);
     let response = rig.http1().await.send_request(rig.request("GET", "/", empty())).await.unwrap();
-    assert_eq!(response.status(), 429, "requests count with connections");
+    assert_eq!(response.status(), 200, "requests are counted apart from connections");
+    let answered = text(response).await.len();
+    rig.route(&[target]);
     assert!(is_closed(&mut connect(closed).await).await);
     first.write_all(&[7; 1000]).await.unwrap();
     first.shutdown().await.unwrap();
@@ -151,8 +155,8 @@ async fn forwards_are_in_the_logs_and_sums_and_under_the_limits_of_their_service
     assert_eq!((&line["bytes_in"], &line["bytes_out"]), (&1000.into(), &1010.into()));
     assert_eq!(line["request_id"].as_str().unwrap().len(), 32);
     let used = ledger.usage(SERVICE).unwrap().total;
-    assert_eq!((used.requests, used.bytes_in), (1, 1000));
-    assert!(used.bytes_out >= 1010, "and the words of the refusal");
+    assert_eq!((used.requests, used.bytes_in), (2, 1000), "the connection and the request");
+    assert_eq!(used.bytes_out, 1010 + u64::try_from(answered).unwrap());
 
     // What a change of settings cuts is in the audit log, as what is refused is.
     let second = async {
@@ -387,7 +391,12 @@ async fn datagrams_go_to_one_target_and_back_to_whom_they_are_for() {
 
 #[tokio::test]
 async fn datagrams_of_strangers_and_to_removed_forwards_go_nowhere() {
-    let rig = rig().await;
+    let ledger = Ledger::default();
+    let rig = Rig::with(|proxy| {
+        proxy.forwards = Some(usual());
+        proxy.ledger = ledger.clone();
+    })
+    .await;
     rig.route(&[mirror(&rig).await]);
     let port = free_port().await;
     settle(&rig, vec![forward(Transport::Udp, port, &["127.0.0.1/32"])]);
@@ -398,6 +407,12 @@ async fn datagrams_of_strangers_and_to_removed_forwards_go_nowhere() {
     let stranger = UdpClient(stranger);
     assert_eq!(stranger.ask(b"let me in", Duration::from_millis(300)).await, None);
     rig.assert_metric("hub_proxy_forward_refused_total{reason=\"source\"} 1");
+    let other_stranger = UdpSocket::bind((Ipv4Addr::new(127, 9, 9, 9), 0)).await.unwrap();
+    other_stranger.send_to(b"me, too", (Ipv4Addr::LOCALHOST, port)).await.unwrap();
+    sleep(Duration::from_millis(100)).await;
+    let rows: Vec<_> = ledger.take_refused().into_iter().map(|row| (row.by, row.count)).collect();
+    let by = RefusedBy { service: Some(SERVICE), code: "forward_source", source: None };
+    assert_eq!(rows, [(by, 2)], "a source that can be forged makes no rows");
 
     let other = mirror(&rig).await;
     rig.route(&[other]);
@@ -415,6 +430,51 @@ async fn datagrams_of_strangers_and_to_removed_forwards_go_nowhere() {
     rig.assert_metric("hub_proxy_forward_ended_total{protocol=\"udp\",reason=\"source_removed\"} 1");
     rig.assert_metric("hub_proxy_forward_ended_total{protocol=\"udp\",reason=\"forward_removed\"} 1");
     rig.assert_metric("hub_proxy_forward_open{protocol=\"udp\"} 0");
+}
+
+#[tokio::test]
+async fn a_hub_that_stops_cuts_nothing_that_the_audit_log_would_name() {
+    let lines = Lines::read();
+    let ledger = Ledger::default();
+    let rig = Rig::with(|proxy| {
+        proxy.forwards = Some(usual());
+        proxy.ledger = ledger.clone();
+    })
+    .await;
+    rig.route(&[mirror(&rig).await]);
+    let port = free_port().await;
+    settle(&rig, vec![forward(Transport::Udp, port, &["127.0.0.1/32"])]);
+    UdpClient::new(port).await.ask_long(b"one").await;
+    rig.supervisor.shutdown();
+    let found = lines.requests(1).await;
+    assert_eq!((&found[0]["ended"], &found[0]["bytes_in"]), (&"stopped".into(), &3.into()), "{found:?}");
+    rig.assert_metric("hub_proxy_forward_ended_total{protocol=\"udp\",reason=\"stopped\"} 1");
+    rig.assert_metric("hub_proxy_forward_ended_total{protocol=\"udp\",reason=\"forward_removed\"} 0");
+    assert_eq!(ledger.take_refused(), []);
+}
+
+#[tokio::test]
+async fn what_is_open_at_the_last_is_in_the_sums_and_the_log() {
+    let lines = Lines::read();
+    let ledger = Ledger::default();
+    let rig = Rig::with(|proxy| {
+        proxy.forwards = Some(usual());
+        proxy.ledger = ledger.clone();
+    })
+    .await;
+    rig.route(&[talker(&rig)]);
+    let port = free_port().await;
+    settle(&rig, vec![forward(Transport::Tcp, port, &["127.0.0.1/32"])]);
+    let mut client = connect(port).await;
+    client.read_exact(&mut [0; 6]).await.unwrap();
+    rig.supervisor.shutdown();
+    timeout(LONG, rig.supervisor.run(Duration::from_millis(100))).await.unwrap().unwrap();
+    let found = lines.requests(1).await;
+    assert_eq!((&found[0]["ended"], &found[0]["bytes_out"]), (&"stopped".into(), &6.into()), "{found:?}");
+    let used = ledger.usage(SERVICE).unwrap().total;
+    assert_eq!((used.requests, used.bytes_out), (1, 6));
+    let text = rig.metrics.encode();
+    assert!(text.contains("hub_proxy_forward_open{protocol=\"tcp\"} 0"), "{text}");
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -28,6 +29,7 @@ use rustls::{ClientConfig, HandshakeKind, ProtocolVersion, RootCertStore, Suppor
 use sha3::{Digest, Keccak256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::{StartHandshake, TlsConnector};
 
@@ -145,7 +147,7 @@ async fn ask(stream: &mut TlsStream<TcpStream>, host: &str, headers: &str) -> io
     let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{headers}\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();
-    match tokio::time::timeout(LONG, stream.read_to_end(&mut answer)).await {
+    match timeout(LONG, stream.read_to_end(&mut answer)).await {
         Ok(read) => read?,
         Err(_) => return Err(io::ErrorKind::TimedOut.into()),
     };
@@ -260,6 +262,29 @@ async fn neighbours_are_let_in_while_clients_are_refused_for_want_of_memory() {
         assert_eq!(door.0.load(Ordering::Relaxed), before + 1, "short of memory: {is_short}");
     }
     rig.assert_metric("hub_proxy_connections_cut_total{reason=\"overloaded\"} 1");
+}
+
+#[tokio::test]
+async fn a_hub_short_of_memory_waits_for_few_first_words_and_not_for_long() {
+    let (ca, pressure) = (Ca::new(), Pressure::default());
+    let handle = TlsHandle::new(None, &Metrics::new()).unwrap();
+    handle.set_configured(vec![ca.server(&["hub.example"])]);
+    let (tls, short) = (handle.clone(), pressure.clone());
+    let rig = Rig::with(|config| (config.tls, config.pressure) = (Some(tls), short)).await;
+    pressure.set(true);
+    let mut silent = Vec::new();
+    for _ in 0..80 {
+        silent.push(rig.connect().await);
+    }
+    let begun = Instant::now();
+    for stream in &mut silent {
+        let closed = timeout(Duration::from_secs(4), stream.read(&mut [0; 8])).await;
+        assert!(matches!(closed.unwrap(), Ok(0) | Err(_)));
+    }
+    // Less than the five seconds that a handshake has.
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    rig.assert_metric("hub_proxy_connections_cut_total{reason=\"overloaded\"} 80");
+    rig.assert_metric("hub_proxy_connections_cut_total{reason=\"tls\"} 0");
 }
 
 #[tokio::test]
