@@ -591,7 +591,15 @@ fn why_a_machine_was_released_is_what_scaling_said_whether_or_not_its_agent_is_t
         sim.leaving.insert(own.key.clone(), DrainMark { since: sim.now, is_released: true, is_given_up });
         let saved = sim.pass().into_iter().find_map(|action| match action {
             Action::Save { record, why } if record.key == own.key => Some(why),
-            _ => None,
+            Action::Expire { .. }
+            | Action::Create { .. }
+            | Action::Delete { .. }
+            | Action::Boot { .. }
+            | Action::Stop { .. }
+            | Action::Evict { .. }
+            | Action::Remove { .. }
+            | Action::Report(_)
+            | Action::Save { .. } => None,
         });
         assert_eq!(saved, Some(expected));
     }
