@@ -74,7 +74,7 @@ impl Bootstrap {
     /// [`BootstrapError::Unquoted`] where a value is not fit for a shell.
     pub fn files(&self) -> Result<Vec<FileEntry>, BootstrapError> {
         let devices = if self.has_devices { "no" } else { "yes" };
-        let plain = |path, mode, text: &str| FileEntry { path, mode, content: Secret::new(text.to_owned()) };
+        let plain = |path, mode, text: &str| FileEntry { path, mode, content: Secret::new(brief(text)) };
         Ok(vec![
             FileEntry {
                 path: "/etc/blueprint-agent/join",
@@ -182,6 +182,14 @@ fn plain_text<'a>(text: &'a str, what: &'static str) -> Result<&'a str, Bootstra
     if text.bytes().all(is_plain) { Ok(text) } else { Err(BootstrapError::Unquoted(what)) }
 }
 
+/// A file without the comments behind its first words: clouds take little, and what a machine reads is not where people look.
+fn brief(text: &str) -> String {
+    let is_comment = |line: &str| line.trim_start().starts_with('#');
+    let first = text.lines().take_while(|line| is_comment(line)).count();
+    let kept = text.lines().enumerate().filter(|(at, line)| *at < first || !is_comment(line));
+    kept.flat_map(|(_, line)| [line, "\n"]).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -200,6 +208,13 @@ mod tests {
             has_devices: false,
             allows_unlimited: false,
         }
+    }
+
+    #[test]
+    fn comments_go_and_what_is_done_stays() {
+        let text = "#!/bin/sh\n# What it is.\nset -eu\n\n# Why.\nsay() { # URL\n    # Here, too.\n    echo \"# $1\"\n}\n";
+        let brief = brief(text);
+        assert_eq!(brief, "#!/bin/sh\n# What it is.\nset -eu\n\nsay() { # URL\n    echo \"# $1\"\n}\n");
     }
 
     #[test]

@@ -19,8 +19,13 @@ const EAST: &str = "us-east-1";
 const WEST: &str = "eu-west-1";
 
 /// Rights that no check can try.
-const UNTRIED: [&str; 4] =
-    ["ec2:CreateSecurityGroup", "ec2:StartInstances", "ec2:StopInstances", "ec2:TerminateInstances"];
+const UNTRIED: [&str; 5] = [
+    "ec2:CreateSecurityGroup",
+    "ec2:DeleteSecurityGroup",
+    "ec2:StartInstances",
+    "ec2:StopInstances",
+    "ec2:TerminateInstances",
+];
 
 /// One server, and the account in two of its regions.
 struct World {
