@@ -110,7 +110,7 @@ fn whose_word_counts_is_told_and_what_a_blueprint_needs_is_never_made_less() -> 
         hub.command(&["estimate-cost", "--region", "us", "--blueprint", &needs, "--accept-stale-price"])?;
     let outside = outside.run(CALL)?;
     ensure!(
-        outside.code == Some(USAGE) && outside.stderr.contains("eu"),
+        outside.code == Some(USAGE) && outside.stderr.contains("which is not in"),
         "both places hold: {}",
         outside.stderr
     );

@@ -194,7 +194,7 @@ fn a_spot_machine_that_is_taken_back_is_replaced() -> Result<()> {
     .with_context(|| hub.log())?;
     hub.wait_served("42", &token, SETTLED)?;
     let answer = hub.json(&["deployment", "history", &id])?;
-    ensure!(rows(&answer, "/events")?.iter().any(|row| row["what"] == "gone"), "{answer}");
+    ensure!(rows(&answer, "/events")?.iter().any(|row| row["what"] == "lost"), "{answer}");
     let ended = hub.command(&["deployment", "terminate", "web", "--yes", "--wait"])?.run(SETTLED)?;
     ensure!(ended.code == Some(0), "{}", ended.stderr);
     Ok(())

@@ -18,7 +18,7 @@ const MOVED: Duration = Duration::from_secs(60);
 const UNIT: &str = "[Unit]
 ConditionPathExists=/var/lib/blueprint-agent/identity.json
 [Service]
-ExecStart=/usr/local/bin/blueprint-agent run --state /var/lib/blueprint-agent
+ExecStart=/usr/local/bin/blueprint-agent run --state /var/lib/blueprint-agent --set workload.allow_unlimited=true
 Restart=always
 RestartSec=1
 Delegate=yes
