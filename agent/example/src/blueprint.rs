@@ -23,6 +23,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::routes::Routes;
 use crate::serve;
+use crate::tls::Files;
 
 /// How long a blueprint tries to greet its bridge.
 const GREETING: Duration = Duration::from_secs(480);
@@ -68,25 +69,31 @@ pub(crate) async fn run(stop: impl Future<Output = ()>) -> Result<()> {
     let name = variable(&format!("{OWN}NAME")).unwrap_or_else(|| format!("service {service}"));
     let is_broken = variable(&format!("{OWN}BROKEN")).is_some();
     let routes = Routes::new(name).telling(told).breaking(is_broken);
+    let mut heart = bridge.clone();
     let heartbeat = async {
         loop {
             tokio::time::sleep(HEARTBEAT).await;
-            if let Err(status) = bridge.ping(()).await {
+            if let Err(status) = heart.ping(()).await {
                 crate::say(&format!("heartbeat failed: {status}"));
             }
         }
     };
+    let tls = match Files::from_environment()? {
+        Some(files) => files.keep(bridge.clone(), service).boxed(),
+        None => std::future::pending().boxed(),
+    };
     tokio::select! {
         () = serve::serve(listener, routes, stop) => Ok(()),
         () = heartbeat => Ok(()),
+        ended = tls => ended,
     }
 }
 
-fn variable(name: &str) -> Option<String> {
+pub(crate) fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-fn need(name: &str) -> Result<String> {
+pub(crate) fn need(name: &str) -> Result<String> {
     variable(name).with_context(|| format!("{name} is not set: a blueprint is started by its manager"))
 }
 
@@ -160,7 +167,7 @@ async fn calls(bridge: &mut BlueprintManagerBridgeClient<Channel>, service_id: u
     })
 }
 
-fn hex(digits: &str) -> Result<Vec<u8>> {
+pub(crate) fn hex(digits: &str) -> Result<Vec<u8>> {
     let pairs = digits.as_bytes().chunks(2);
     pairs.map(|pair| Ok(u8::from_str_radix(std::str::from_utf8(pair)?, 16)?)).collect()
 }

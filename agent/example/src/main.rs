@@ -6,6 +6,7 @@
 mod blueprint;
 mod routes;
 mod serve;
+mod tls;
 
 use std::io;
 use std::net::SocketAddr;

@@ -7,10 +7,12 @@ mod engine;
 mod held;
 mod limits;
 mod logs;
+mod published;
 mod recovery;
 pub(crate) mod rig;
 mod storage;
 mod stranger;
+mod tls;
 
 use std::path::PathBuf;
 use std::time::Duration;
