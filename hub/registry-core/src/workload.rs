@@ -49,10 +49,8 @@ pub struct WorkloadsView {
 pub struct UpdateView {
     /// The update.
     pub update: Update,
-    /// The next version beside the one that serves; `None` by `recreate`.
-    pub next: Option<Arc<WorkloadRecord>>,
-    /// What its node says of it.
-    pub status: Option<WorkloadStatus>,
+    /// The next version on each node that runs it beside the one that serves, and what that says of it; none by `recreate`.
+    pub next: Vec<(Arc<WorkloadRecord>, Option<WorkloadStatus>)>,
 }
 
 impl WorkloadsView {
@@ -60,9 +58,10 @@ impl WorkloadsView {
     /// generation, and the one that serves where none is.
     #[must_use]
     pub fn on(&self, service: ServiceKey, node: AgentId, generation: u64) -> Option<&Arc<WorkloadRecord>> {
-        let next = self.updates.get(&service).and_then(|update| update.next.as_ref());
+        let next = self.updates.get(&service).map(|update| update.next.iter().map(|(record, _)| record));
         let copy = self.copies.get(&(service, node)).map(|(record, _)| record);
         let all = || {
+            let next = next.clone().into_iter().flatten();
             self.records.get(&service).into_iter().chain(next).chain(copy).filter(|it| it.node == Some(node))
         };
         all().find(|record| record.generation == generation).or_else(|| all().next())
@@ -70,7 +69,7 @@ impl WorkloadsView {
 
     /// Everything that nodes run or are to run.
     pub fn runs(&self) -> impl Iterator<Item = &Arc<WorkloadRecord>> {
-        let next = self.updates.values().filter_map(|update| update.next.as_ref());
+        let next = self.updates.values().flat_map(|update| &update.next).map(|(record, _)| record);
         self.records.values().chain(next).chain(self.copies.values().map(|(record, _)| record))
     }
 }

@@ -203,7 +203,7 @@ pub struct Workloads {
     statuses: BTreeMap<ServiceKey, (AgentId, WorkloadStatus)>,
     updates: Updates,
     /// What nodes say of next versions.
-    next_statuses: BTreeMap<ServiceKey, (AgentId, WorkloadStatus)>,
+    next_statuses: BTreeMap<(ServiceKey, AgentId), WorkloadStatus>,
     /// What nodes say of replicas.
     copy_statuses: BTreeMap<(ServiceKey, AgentId), WorkloadStatus>,
     traffic: Arc<dyn Traffic>,
@@ -243,7 +243,11 @@ impl Workloads {
         assigner.set_replicas(replicas);
         assigner.spread(&registrar.snapshot());
         let stored = store.list_updates().await?;
-        stored.iter().filter_map(|it| it.next.clone()).for_each(|next| assigner.set_next(next));
+        for stored in &stored {
+            if let Some(next) = &stored.next {
+                assigner.set_next(next, stored.update.next_nodes());
+            }
+        }
         let updates = stored.into_iter().map(|it| it.update).collect();
         let updates = Updates::new(updates, now);
         let (sender, commands) = mpsc::channel(QUEUE);
@@ -356,7 +360,7 @@ impl Workloads {
 
     async fn hear(&mut self, agent: AgentId, statuses: Vec<WorkloadStatus>) {
         self.statuses.retain(|_, (from, _)| *from != agent);
-        self.next_statuses.retain(|_, (from, _)| *from != agent);
+        self.next_statuses.retain(|(_, from), _| *from != agent);
         self.copy_statuses.retain(|(_, from), _| *from != agent);
         for status in statuses {
             let service = status.service;
@@ -365,8 +369,8 @@ impl Workloads {
                 // What is said of a next version changes nothing of what the one that serves asks for.
                 self.assigner.hear(&status);
                 self.statuses.insert(service, (agent, status));
-            } else if self.assigner.next(service).is_some_and(is_of) {
-                self.next_statuses.insert(service, (agent, status));
+            } else if self.assigner.next(service).iter().any(is_of) {
+                self.next_statuses.insert((service, agent), status);
             } else if self.assigner.has_replicas(service) {
                 self.copy_statuses.insert((service, agent), status);
             }
@@ -415,8 +419,8 @@ impl Workloads {
         self.statuses.retain(|service, (agent, status)| {
             assigner.get(*service).is_some_and(|record| is_told_of(record, *agent, status))
         });
-        self.next_statuses.retain(|service, (agent, status)| {
-            assigner.next(*service).is_some_and(|record| is_told_of(record, *agent, status))
+        self.next_statuses.retain(|(service, agent), status| {
+            assigner.next(*service).iter().any(|record| is_told_of(record, *agent, status))
         });
         let own: BTreeSet<_> = assigner.copies().filter_map(|it| Some((it.service, it.node?))).collect();
         self.copy_statuses.retain(|key, _| own.contains(key));

@@ -97,6 +97,8 @@ pub(crate) fn begin(db: &Connection, new: NewUpdate) -> DbResult<Option<StoredUp
         next: new.place.map(|(node, slot)| NextRun { generation, slot, node }),
         needs_target: new.needs_target,
         is_covered: false,
+        replicas: new.replicas,
+        rolled: 0,
     };
     save_new(db, &update)?;
     let detail =

@@ -69,8 +69,10 @@ pub struct NewUpdate {
     pub repeats: Option<u32>,
     /// How it goes.
     pub plan: UpdatePlan,
-    /// Where it runs beside the other; `None` by `recreate`.
+    /// Where it runs beside the other, of several replicas the first of them; `None` by `recreate`.
     pub place: Option<(AgentId, u8)>,
+    /// Nodes of all replicas that it covers; empty for one instance.
+    pub replicas: Vec<AgentId>,
     /// Whether the next version needs a target.
     pub needs_target: bool,
     /// By which way the operator came.
@@ -86,7 +88,7 @@ pub struct StoredUpdate {
     pub update: Update,
     /// What serves; by `recreate` it is the next version already.
     pub record: WorkloadRecord,
-    /// The next version beside it.
+    /// The next version beside it, of several replicas the first of them.
     pub next: Option<WorkloadRecord>,
 }
 

@@ -140,6 +140,7 @@ fn next(record: &WorkloadRecord, document: &str, strategy: Strategy) -> NewUpdat
         repeats: None,
         plan: plan(strategy),
         place: (strategy != Strategy::Recreate).then(|| (node(1), 1)),
+        replicas: vec![node(1), node(2)],
         needs_target: true,
         by: "operator (socket)".to_owned(),
         now: NOW,
