@@ -103,7 +103,10 @@ pub(crate) async fn rollback(
     let hint = "blueprint-hub workload history shows the versions that are kept";
     let version = versions.into_iter().find(|version| is_meant(&version)).ok_or_else(|| {
         let text = match asked.version {
-            Some(number) => format!("version {number} of {key} is not kept"),
+            Some(number) => format!(
+                "version {number} of {key} is not kept: the newest {} are (workloads.keep_versions)",
+                state.hub.keep_versions()
+            ),
             None => format!("no version of {key} is kept that served before version {}", record.version),
         };
         ApiError::not_found(text, hint)
@@ -142,7 +145,11 @@ pub(crate) async fn versions(
     let key = ServiceKey { blueprint, service };
     current(&state, key)?;
     let versions = state.hub.workload_versions(key).await?;
-    Ok(Json(json!({ "service": key, "versions": versions.iter().map(version_row).collect::<Vec<_>>() })))
+    Ok(Json(json!({
+        "service": key,
+        "versions": versions.iter().map(version_row).collect::<Vec<_>>(),
+        "keep_versions": state.hub.keep_versions(),
+    })))
 }
 
 /// The newest version that was not to serve after all, where no other one came after it; else null.

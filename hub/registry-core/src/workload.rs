@@ -26,7 +26,7 @@ pub use store::{
 pub use update::{
     Advance, NextRun, Phase, Shares, Side, Sight, Tally, Traffic, Update, UpdateError, UpdateRequest, Updates,
 };
-pub use version::{MAX_VERSIONS, ParseOutcomeError, Version, VersionOutcome};
+pub use version::{KEEP_VERSIONS, KEPT_VERSIONS, ParseOutcomeError, Version, VersionOutcome};
 
 /// Who runs what, and how it is doing.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -4,7 +4,7 @@ use blueprint_common_runtime::config::{Key, Schema};
 
 use super::{
     alerts, aws, azure, digitalocean, discovery, docker, equinix, external, forwards, gcp, hivelocity,
-    identity, oauth, orders, prices, providers, provision, qos, rest_cloud, scaleway, scaling, sessions, ssh,
+    identity, oauth, orders, prices, providers, provision, qos, rest_cloud, scaleway, scaling, sessions, ssh, workloads,
 };
 
 /// Every key of `hub.toml`.
@@ -245,6 +245,7 @@ pub(crate) const SCHEMA: Schema = Schema {
             "20GiB",
             "Room for all pushed artefacts, in the folder artefacts of the hub's state.",
         ),
+        workloads::KEEP_VERSIONS,
         providers::SIM,
         providers::SIM_FAULTS,
         providers::SIM_REGIONS,

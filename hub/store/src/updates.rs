@@ -83,7 +83,7 @@ pub(crate) fn begin(db: &Connection, new: NewUpdate) -> DbResult<Option<StoredUp
         reason: String::new(),
         decided_at: now,
     };
-    versions::add(db, &version, &[before.version, number])?;
+    versions::add(db, &version)?;
     let update = Update {
         service,
         from: before.version,

@@ -41,6 +41,14 @@ impl WorkloadStore for SqliteStore {
         Box::pin(self.queue.call("list versions", move |db| versions::list(db, service)))
     }
 
+    fn trim_versions(
+        &self,
+        keep: usize,
+        now: Timestamp,
+    ) -> BoxFuture<'_, StoreResult<Vec<(ServiceKey, Vec<u32>)>>> {
+        Box::pin(self.queue.call("throw versions away", move |db| versions::trim(db, keep, now)))
+    }
+
     fn begin_update(&self, update: NewUpdate) -> BoxFuture<'_, StoreResult<Option<StoredUpdate>>> {
         Box::pin(self.queue.call("begin an update", move |db| updates::begin(db, update)))
     }

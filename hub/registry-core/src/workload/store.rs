@@ -153,6 +153,14 @@ pub trait WorkloadStore: Send + Sync {
     /// Every version of a service that is kept, the newest first.
     fn list_versions(&self, service: ServiceKey) -> BoxFuture<'_, StoreResult<Vec<Version>>>;
 
+    /// Throws the oldest versions of every service away that has more than `keep`, but for those that are in use; says which, and
+    /// writes an audit row of each service.
+    fn trim_versions(
+        &self,
+        keep: usize,
+        now: Timestamp,
+    ) -> BoxFuture<'_, StoreResult<Vec<(ServiceKey, Vec<u32>)>>>;
+
     /// Stores a new version and the update to it; `None` where the workload was changed meanwhile. By `recreate` it is
     /// what serves from then on.
     fn begin_update(&self, update: NewUpdate) -> BoxFuture<'_, StoreResult<Option<StoredUpdate>>>;

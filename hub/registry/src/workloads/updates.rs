@@ -72,10 +72,24 @@ impl Workloads {
             self.assigner.set_next(&next, stored.update.next_nodes());
         }
         self.updates.set(stored.update, now);
+        self.trim_versions().await;
         self.journal.count_update("started");
         self.place(&snapshot).await;
         self.publish().await;
         Ok(self.assigner.get(service).map_or(stored.record, |record| (**record).clone()))
+    }
+
+    /// Throws versions away that are too many, and says which; what the store does not take is tried again with the next one.
+    pub(super) async fn trim_versions(&self) {
+        match self.store.trim_versions(self.keep_versions, SystemTime::now().into()).await {
+            Ok(gone) => {
+                for (service, versions) in gone {
+                    let keep = self.keep_versions;
+                    info!(target: "audit", %service, ?versions, keep, "old versions are thrown away");
+                }
+            }
+            Err(error) => error!(%error, "old versions of workloads are not thrown away"),
+        }
     }
 
     /// Where the next version runs beside the one that serves, of a service that has replicas: the first of them, and all.

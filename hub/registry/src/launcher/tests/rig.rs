@@ -28,7 +28,7 @@ use super::super::*;
 use crate::forward::ReachStream;
 use crate::operator::tests::OpenSocket;
 use crate::registrar::tests::{Disk, open, session, start};
-use crate::{Launchers, Workloads, serve_operator};
+use crate::{Launchers, WorkloadRules, Workloads, serve_operator};
 
 pub(super) const SERVICE: ServiceKey = ServiceKey { blueprint: 7, service: 42 };
 
@@ -108,6 +108,13 @@ impl WorkloadStore for Kept {
         async { Ok(Vec::new()) }.boxed()
     }
     fn list_versions(&self, _: ServiceKey) -> BoxFuture<'_, StoreResult<Vec<Version>>> {
+        async { Ok(Vec::new()) }.boxed()
+    }
+    fn trim_versions(
+        &self,
+        _: usize,
+        _: Timestamp,
+    ) -> BoxFuture<'_, StoreResult<Vec<(ServiceKey, Vec<u32>)>>> {
         async { Ok(Vec::new()) }.boxed()
     }
     fn begin_update(&self, _: NewUpdate) -> BoxFuture<'_, StoreResult<Option<StoredUpdate>>> {
@@ -224,11 +231,13 @@ impl LogSource for Wrote {
     }
 }
 
+const RULES: WorkloadRules = WorkloadRules { patience: Duration::from_secs(15), keep_versions: 10 };
+
 /// What launchers need, where none comes.
 pub(crate) async fn idle(registrar: RegistrarHandle) -> LauncherParts {
     let store: Arc<dyn WorkloadStore> = Arc::new(Kept::default());
     let (_, workloads) =
-        Workloads::new(store, registrar, Duration::from_secs(15), Arc::new(Nobody), Replicas::new())
+        Workloads::new(store, registrar, RULES, Arc::new(Nobody), Replicas::new())
             .await
             .unwrap();
     let (_, launchers) = Launchers::new(workloads.clone());
@@ -270,9 +279,8 @@ pub(super) async fn with_kept<F: Future<Output = ()>>(
     let all = async {
         let checks = async {
             let store: Arc<dyn WorkloadStore> = kept.clone();
-            let patience = Duration::from_secs(15);
             let (task, workloads) =
-                Workloads::new(store, registrar.clone(), patience, Arc::new(Nobody), Replicas::new())
+                Workloads::new(store, registrar.clone(), RULES, Arc::new(Nobody), Replicas::new())
                     .await
                     .unwrap();
             let (leases, launchers) = Launchers::new(workloads.clone());
