@@ -280,13 +280,16 @@ impl Workloads {
             let status = run.node.and_then(|node| self.status_of(run, node));
             (run.node, self.side(run, status, snapshot))
         });
+        let named = |node: Option<AgentId>| {
+            if update.replicas.is_empty() { String::new() } else { name_of(node, snapshot) }
+        };
         if update.is_recreate() {
             // There is one version at a time.
             let is_covered = |node: Option<AgentId>| {
                 update.replicas.is_empty() || node.is_some_and(|node| update.replicas.contains(&node))
             };
             let own = serving.filter(|(node, _)| is_covered(*node));
-            let next = own.map(|(node, side)| (name_of(node, snapshot), side)).collect();
+            let next = own.map(|(node, side)| (named(node), side)).collect();
             let next = Side { is_drained: false, ..Side::all_of(next) };
             return Some(Sight { next, ..Sight::default() });
         }
@@ -297,7 +300,7 @@ impl Workloads {
             .iter()
             .map(|run| {
                 let status = run.node.and_then(|node| self.next_statuses.get(&(service, node)));
-                (name_of(run.node, snapshot), self.side(run, status, snapshot))
+                (named(run.node), self.side(run, status, snapshot))
             })
             .collect();
         let is_on_the_way = matches!(update.phase, Phase::Starting | Phase::Proving) && update.is_in_turn();

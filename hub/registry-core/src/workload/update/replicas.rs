@@ -61,10 +61,10 @@ impl Update {
 }
 
 impl Side {
-    /// Several replicas of a version that are all to be well, by the names of their nodes: what one of them lacks, all lack.
+    /// Several replicas of a version that are all to be well, by the names of their nodes, which reasons begin with where they
+    /// are not empty: what one of them lacks, all lack.
     #[must_use]
     pub fn all_of(sides: Vec<(String, Self)>) -> Self {
-        let is_single = sides.len() == 1;
         let tally = tally_of(sides.iter().map(|(_, side)| side));
         let is_spared = sides.iter().any(|(_, side)| side.serves());
         let is_here = !sides.is_empty() && sides.iter().all(|(_, side)| side.is_here);
@@ -72,7 +72,7 @@ impl Side {
         let most = sides.iter().max_by_key(|(_, side)| side.restarts);
         let restarts = most.map_or(0, |(_, side)| side.restarts);
         let in_all = sides.iter().map(|(_, side)| side.restarts).fold(0, u32::saturating_add);
-        let named = |name: &str, text: &str| match (is_single, text.is_empty()) {
+        let named = |name: &str, text: &str| match (name.is_empty(), text.is_empty()) {
             (true, _) => text.to_owned(),
             (false, true) => format!("on {name}"),
             (false, false) => format!("on {name}: {text}"),

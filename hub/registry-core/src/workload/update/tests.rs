@@ -572,6 +572,7 @@ fn side() -> impl Generator<Value = Side> {
             asks_move: (restarts % 5 == 4).then(String::new),
             target: healths.get(health.saturating_sub(5)).map(|health| (*health, String::new())),
             tally: Tally { requests: requests + failed, failed, open },
+            ..Side::default()
         },
     )
 }

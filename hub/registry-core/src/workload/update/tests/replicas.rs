@@ -96,7 +96,7 @@ fn a_replica_that_does_not_get_well_takes_all_of_them_back() {
     fleet.second();
     assert_eq!((fleet.update().phase, fleet.parts()), (Phase::Back, vec![0; 3]));
     fleet.seconds(4);
-    assert_eq!(fleet.sim.reason(), "version 2 cannot be run: a wrong digest");
+    assert_eq!(fleet.sim.reason(), "version 2 cannot be run: on n2: a wrong digest");
 
     // One that serves already falls ill while another one is started.
     let mut fleet = Fleet::new(Strategy::Rolling);
@@ -105,7 +105,7 @@ fn a_replica_that_does_not_get_well_takes_all_of_them_back() {
     fleet.next[0] = sick();
     fleet.seconds(8);
     let reason = fleet.sim.reason();
-    assert!(reason.contains("5 s where it serves: its service is unhealthy: refused"), "{reason}");
+    assert!(reason.contains("5 s where it serves: its service is unhealthy: on n1: refused"), "{reason}");
 
     // By the other ways the name of the node is said.
     for strategy in [Strategy::BlueGreen, Strategy::Canary] {
