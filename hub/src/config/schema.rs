@@ -124,6 +124,7 @@ pub(crate) const SCHEMA: Schema = Schema {
         qos::PORT,
         qos::LISTEN,
         qos::WRITE_EVERY,
+        qos::SAMPLES,
         qos::MINUTES,
         qos::HOURS,
         qos::ROWS,
