@@ -208,6 +208,8 @@ pub trait Traffic: Send + Sync {
 /// What is seen of one version.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Side {
+    /// Name of the node of the replica that this is about; empty for one instance.
+    pub on: String,
     /// Whether its node is connected and reached.
     pub is_here: bool,
     /// What its node says of it; `None` where it says nothing.

@@ -322,6 +322,7 @@ impl Workloads {
         let tally =
             target.map_or_else(Tally::default, |target| self.traffic.at(record.service, target.address));
         Side {
+            on: String::new(),
             is_here: node.is_some_and(|view| view.connected && view.data_plane),
             state: status.map(|status| status.state),
             reason: status.map(reason_of).unwrap_or_default(),

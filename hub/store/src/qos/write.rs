@@ -174,7 +174,7 @@ impl Tables<'_> {
     /// as its best target was.
     fn measure(&mut self, db: &Connection, key: ServiceKey, minute: Timestamp) -> DbResult<()> {
         let (blueprint, number) = service(key);
-        let mut statement = db.prepare_cached(CHECKS)?;
+        let mut statement = db.prepare(CHECKS)?;
         let mut rows = statement.query(params![blueprint, number, time(minute)])?;
         let mut best: Option<(u64, u64)> = None;
         while let Some(row) = rows.next()? {

@@ -188,7 +188,7 @@ impl Watch {
         let (next, to) = (&sight.next, update.to);
         if update.phase == Phase::Moved && sight.old.serves() && !next.serves() {
             // It has everything and cannot serve, and the other can: there is nothing to wait for.
-            let why = if next.is_here { self.lacks(update, sight) } else { "its node is away".to_owned() };
+            let why = if next.is_here { self.lacks(update, sight) } else { format!("its node{} is away", on(next)) };
             return Some(format!("version {to} cannot serve while version {} can: {why}", update.from));
         }
         let why = |text: &str| if text.is_empty() { String::new() } else { format!(": {text}") };
@@ -200,7 +200,8 @@ impl Watch {
             Some(_) | None => {}
         }
         if self.away_since.is_some_and(|since| now.since(since) >= AWAY) {
-            return Some(format!("the node of version {to} has been away for {} s", AWAY.as_secs()));
+            let away = sight.served.as_ref().filter(|served| !served.is_here).unwrap_or(next);
+            return Some(format!("the node{} of version {to} has been away for {} s", on(away), AWAY.as_secs()));
         }
         let (times, most, when) = match self.restarts {
             None => (next.restarts, MAX_RESTARTS, "before it was healthy"),
@@ -300,11 +301,16 @@ fn is_ready(needs_target: bool, next: &Side, is_kept_off: bool) -> bool {
     next.is_here && next.state == Some(WorkloadState::Running) && is_reached && !is_kept_off
 }
 
+/// Its node in parentheses, where it is one of several.
+fn on(side: &Side) -> String {
+    if side.on.is_empty() { String::new() } else { format!(" ({})", side.on) }
+}
+
 /// What it lacks for that.
 fn lacks(needs_target: bool, next: &Side, is_kept_off: bool) -> String {
     match (next.state, &next.target) {
         (Some(WorkloadState::Running), None) if needs_target => {
-            "it runs and has not registered its service".to_owned()
+            format!("it runs{} and has not registered its service", on(next))
         }
         (Some(WorkloadState::Running), Some((Health::Healthy, _))) if is_kept_off => {
             "its node is drained, or has the weight 0".to_owned()
@@ -317,7 +323,7 @@ fn lacks(needs_target: bool, next: &Side, is_kept_off: bool) -> String {
         }
         (Some(state), _) if next.reason.is_empty() => format!("it is {}", state.label()),
         (Some(state), _) => format!("it is {}: {}", state.label(), next.reason),
-        (None, _) => "its node says nothing of it".to_owned(),
+        (None, _) => format!("its node{} says nothing of it", on(next)),
     }
 }
 

@@ -94,6 +94,7 @@ impl Side {
             None => named(name, &worst.reason),
         };
         Self {
+            on: name.clone(),
             is_here,
             state: worst.state,
             reason,
@@ -128,8 +129,8 @@ impl Side {
     }
 }
 
-/// The worst first: what cannot be run, what ended, what is not heard of, what does not run yet, and then by its target.
-fn wellness(side: &Side) -> (u8, u8) {
+/// The worst first: what is away, what cannot be run, what ended, what is not heard of, what does not run yet, and then by its target.
+fn wellness(side: &Side) -> (bool, u8, u8) {
     let state = match side.state {
         Some(WorkloadState::Failed) => 0,
         Some(WorkloadState::Ended) => 1,
@@ -143,7 +144,7 @@ fn wellness(side: &Side) -> (u8, u8) {
         Some((Health::Unknown, _)) => 2,
         Some((Health::Healthy, _)) => 3,
     };
-    (state, target)
+    (side.is_here, state, target)
 }
 
 fn tally_of<'a>(sides: impl Iterator<Item = &'a Side>) -> Tally {

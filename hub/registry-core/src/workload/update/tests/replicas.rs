@@ -118,7 +118,7 @@ fn a_replica_that_does_not_get_well_takes_all_of_them_back() {
     let mut fleet = Fleet::new(Strategy::Recreate);
     fleet.next = vec![healthy(), healthy(), Side { state: None, ..healthy() }];
     fleet.seconds(101);
-    assert!(fleet.sim.reason().contains("its node says nothing of it"), "{}", fleet.sim.reason());
+    assert!(fleet.sim.reason().contains("its node (n3) says nothing of it"), "{}", fleet.sim.reason());
 }
 
 #[test]
@@ -175,7 +175,7 @@ fn one_replica_that_is_away_for_a_moment_is_no_reason_after_the_move() {
     fleet.seconds(25);
     assert_eq!(fleet.update().phase, Phase::Moved);
     fleet.seconds(10);
-    assert_eq!(fleet.sim.reason(), "the node of version 2 has been away for 30 s");
+    assert_eq!(fleet.sim.reason(), "the node (n2) of version 2 has been away for 30 s");
 
     // None of them serves, and the old ones do: at once.
     let mut fleet = Fleet::new(Strategy::BlueGreen);
