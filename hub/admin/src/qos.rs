@@ -6,10 +6,11 @@ use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
 use blueprint_common_types::{AgentId, ServiceKey, Timestamp};
 use blueprint_hub_proxy_core::identity::SealForm;
-use blueprint_hub_registry_core::qos::{
-    Curve, HistoryAsk, MAX_POINTS, Month, Objective, ObjectiveOf, ObjectiveRecord, QosError, Report, Step, Subject,
-};
 use blueprint_hub_registry_core::RegistrySnapshot;
+use blueprint_hub_registry_core::qos::{
+    Curve, HistoryAsk, MAX_POINTS, Month, Objective, ObjectiveOf, ObjectiveRecord, QosError, Report, Step,
+    Subject,
+};
 use http::{StatusCode, header};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -267,7 +268,9 @@ fn objective_view(record: &ObjectiveRecord, snapshot: &RegistrySnapshot) -> Valu
     let mut view = json!({ "objective": record.objective, "changed_at": time(record.changed_at) });
     let fields = match record.of {
         ObjectiveOf::Service(service) => vec![("kind", json!("service")), ("service", json!(service))],
-        ObjectiveOf::Node(id) => vec![("kind", json!("node")), ("node", json!(id)), ("name", json!(name(&id)))],
+        ObjectiveOf::Node(id) => {
+            vec![("kind", json!("node")), ("node", json!(id)), ("name", json!(name(&id)))]
+        }
         ObjectiveOf::Tunnel(id) => {
             vec![("kind", json!("tunnel")), ("node", json!(id)), ("name", json!(name(&id)))]
         }

@@ -165,9 +165,8 @@ pub(crate) async fn taken_back(state: &AdminState, record: &WorkloadRecord) -> R
 /// An update that is under way.
 pub(crate) fn shown(view: &UpdateView, snapshot: &RegistrySnapshot) -> Value {
     let UpdateView { update, next } = view;
-    let name = |id: AgentId| {
-        snapshot.agents.get(&id).map_or_else(|| id.to_string(), |view| view.agent.name.clone())
-    };
+    let name =
+        |id: AgentId| snapshot.agents.get(&id).map_or_else(|| id.to_string(), |view| view.agent.name.clone());
     // By rolling, the replica that it has come to; else the first.
     let (run, status) = next.last().filter(|_| update.is_in_turn()).or_else(|| next.first()).cloned().unzip();
     let status = status.flatten();

@@ -21,7 +21,8 @@ pub use logs::{LogsAsk, LogsError, LogsLine, LogsPiece};
 pub use plan::{MAX_PLAN_SECS, MAX_STEPS, ParseStrategyError, PlanError, Strategy, UpdatePlan};
 pub use recovery::{EventKind, FailOvers, HUB_ROWS, NODE_ROWS, Verdict, WINDOW, WorkloadEvent};
 pub use store::{
-    NewUpdate, Placed, StoredUpdate, WorkloadChange, WorkloadChangeError, WorkloadRecord, WorkloadStore,
+    NewUpdate, Placed, StoredUpdate, ThrownAway, WorkloadChange, WorkloadChangeError, WorkloadRecord,
+    WorkloadStore,
 };
 pub use update::{
     Advance, NextRun, Phase, Shares, Side, Sight, Tally, Traffic, Update, UpdateError, UpdateRequest, Updates,

@@ -268,7 +268,12 @@ impl Workloads {
         let updates = Updates::new(updates, now);
         let (sender, commands) = mpsc::channel(QUEUE);
         let (view, receiver) = watch::channel(Arc::default());
-        let handle = WorkloadsHandle { store: Arc::clone(&store), commands: sender, view: receiver, keep_versions: rules.keep_versions };
+        let handle = WorkloadsHandle {
+            store: Arc::clone(&store),
+            commands: sender,
+            view: receiver,
+            keep_versions: rules.keep_versions,
+        };
         let (statuses, next_statuses, told) = (BTreeMap::new(), BTreeMap::new(), None);
         let mut task = Self {
             assigner,

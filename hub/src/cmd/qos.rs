@@ -84,9 +84,12 @@ pub(crate) enum Objective {
     #[command(visible_alias = "list", after_help = "Example: blueprint-hub qos objective ls")]
     Ls,
     /// Sets the one of a service, a machine or a tunnel, in percent with up to three decimals
-    #[command(allow_missing_positional = true, after_help = "Example: blueprint-hub qos objective set 7/42 99.95
+    #[command(
+        allow_missing_positional = true,
+        after_help = "Example: blueprint-hub qos objective set 7/42 99.95
          blueprint-hub qos objective set --node rack-7 99.5
-         blueprint-hub qos objective set --tunnel rack-7 99")]
+         blueprint-hub qos objective set --tunnel rack-7 99"
+    )]
     Set {
         /// Service, as BLUEPRINT/SERVICE
         #[arg(required_unless_present_any = ["node", "tunnel"], conflicts_with_all = ["node", "tunnel"])]
@@ -98,8 +101,11 @@ pub(crate) enum Objective {
         machine: Machine,
     },
     /// Goes back to the default, 99.9 %
-    #[command(visible_alias = "remove", after_help = "Example: blueprint-hub qos objective rm 7/42
-         blueprint-hub qos objective rm --node rack-7")]
+    #[command(
+        visible_alias = "remove",
+        after_help = "Example: blueprint-hub qos objective rm 7/42
+         blueprint-hub qos objective rm --node rack-7"
+    )]
     Rm {
         /// Service, as BLUEPRINT/SERVICE
         #[arg(required_unless_present_any = ["node", "tunnel"], conflicts_with_all = ["node", "tunnel"])]

@@ -4,7 +4,8 @@ use blueprint_common_runtime::config::{Key, Schema};
 
 use super::{
     alerts, aws, azure, digitalocean, discovery, docker, equinix, external, forwards, gcp, hivelocity,
-    identity, oauth, orders, prices, providers, provision, qos, rest_cloud, scaleway, scaling, sessions, ssh, workloads,
+    identity, oauth, orders, prices, providers, provision, qos, rest_cloud, scaleway, scaling, sessions, ssh,
+    workloads,
 };
 
 /// Every key of `hub.toml`.

@@ -11,16 +11,16 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use blueprint_common_types::{AgentId, ServiceKey, TargetKey, Timestamp};
-use blueprint_hub_registry_core::qos::{
-    Batch, Keep, Objective, ObjectiveOf, ObjectiveRecord, PagePoint, Past, Pruned, QosRows, QosStore, Step, Subject,
-    Written,
-};
 use blueprint_hub_registry_core::StoreResult;
+use blueprint_hub_registry_core::qos::{
+    Batch, Keep, Objective, ObjectiveOf, ObjectiveRecord, PagePoint, Past, Pruned, QosRows, QosStore, Step,
+    Subject, Written,
+};
 use futures_util::future::BoxFuture;
 use rusqlite::{Connection, Row, params};
 
-use crate::error::{DbError, DbResult};
 use crate::SqliteStore;
+use crate::error::{DbError, DbResult};
 
 impl QosStore for SqliteStore {
     fn write_qos(&self, batch: Batch) -> BoxFuture<'_, StoreResult<Written>> {
@@ -45,11 +45,7 @@ impl QosStore for SqliteStore {
         Box::pin(self.queue.call("read what was known before the start", past::past))
     }
 
-    fn qos_hours(
-        &self,
-        of: Subject,
-        range: (Timestamp, Timestamp),
-    ) -> BoxFuture<'_, StoreResult<QosRows>> {
+    fn qos_hours(&self, of: Subject, range: (Timestamp, Timestamp)) -> BoxFuture<'_, StoreResult<QosRows>> {
         Box::pin(self.queue.call("read hours of a month", move |db| past::hours(db, of, range)))
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use blueprint_common_types::{ServiceKey, Timestamp};
 use blueprint_hub_registry_core::workload::{
-    Version, VersionOutcome, WorkloadChange, WorkloadRecord,
+    ThrownAway, Version, VersionOutcome, WorkloadChange, WorkloadRecord,
 };
 use blueprint_hub_registry_core::{AuditEvent, AuditKind};
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -127,7 +127,7 @@ pub(crate) fn add(db: &Connection, version: &Version) -> DbResult<()> {
 }
 
 /// Lets the oldest go where they are too many; those in use stay. Says which went.
-pub(crate) fn trim(db: &Connection, keep: usize, now: Timestamp) -> DbResult<Vec<(ServiceKey, Vec<u32>)>> {
+pub(crate) fn trim(db: &Connection, keep: usize, now: Timestamp) -> DbResult<ThrownAway> {
     let sql = "SELECT blueprint, service, number FROM workload_versions ORDER BY blueprint, service, number";
     let mut statement = db.prepare(sql)?;
     let mut rows = statement.query([])?;

@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 
 use blueprint_common_types::{AgentId, ServiceKey, Timestamp};
 use blueprint_hub_registry_core::workload::{
-    NewUpdate, Placed, StoredUpdate, Update, Version, WorkloadChange, WorkloadChangeError, WorkloadEvent,
-    WorkloadRecord, WorkloadStore,
+    NewUpdate, Placed, StoredUpdate, ThrownAway, Update, Version, WorkloadChange, WorkloadChangeError,
+    WorkloadEvent, WorkloadRecord, WorkloadStore,
 };
 use blueprint_hub_registry_core::{AuditEvent, AuditKind, StoreResult};
 use futures_util::future::BoxFuture;
@@ -41,11 +41,7 @@ impl WorkloadStore for SqliteStore {
         Box::pin(self.queue.call("list versions", move |db| versions::list(db, service)))
     }
 
-    fn trim_versions(
-        &self,
-        keep: usize,
-        now: Timestamp,
-    ) -> BoxFuture<'_, StoreResult<Vec<(ServiceKey, Vec<u32>)>>> {
+    fn trim_versions(&self, keep: usize, now: Timestamp) -> BoxFuture<'_, StoreResult<ThrownAway>> {
         Box::pin(self.queue.call("throw versions away", move |db| versions::trim(db, keep, now)))
     }
 

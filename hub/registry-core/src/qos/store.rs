@@ -86,11 +86,7 @@ pub trait QosStore: Send + Sync {
 
     /// Hours of a service that begin in `range`, its end left out: its own, and one for each hour that joins those of all
     /// its targets, under the name of one of them. Or those of a machine.
-    fn qos_hours(
-        &self,
-        of: Subject,
-        range: (Timestamp, Timestamp),
-    ) -> BoxFuture<'_, StoreResult<QosRows>>;
+    fn qos_hours(&self, of: Subject, range: (Timestamp, Timestamp)) -> BoxFuture<'_, StoreResult<QosRows>>;
 
     /// When the hour begins in which the hub saw a service first, whether or not it is kept; `None` where it never did.
     fn qos_begins(&self, service: ServiceKey) -> BoxFuture<'_, StoreResult<Option<Timestamp>>>;

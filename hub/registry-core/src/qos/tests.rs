@@ -431,8 +431,13 @@ fn what_agents_measured_while_the_hub_was_away_is_neither_unknown_nor_simply_up(
 fn a_month_that_is_not_over_ends_now_and_begins_with_the_service() {
     let month = Month::of(NOW);
     let begins = Timestamp::from_millis(NOW.as_millis() - 7_200_000);
-    let report =
-        Report::new("hub", (ReportOf::Service(SERVICE), month), (&QosRows::new(), Some(begins)), Objective::default(), NOW);
+    let report = Report::new(
+        "hub",
+        (ReportOf::Service(SERVICE), month),
+        (&QosRows::new(), Some(begins)),
+        Objective::default(),
+        NOW,
+    );
     assert_eq!((report.total.span_ms, report.is_whole), (7_200_000, false));
     assert_eq!((report.verdict, report.days.len()), (Verdict::NotSeen, 1));
 }

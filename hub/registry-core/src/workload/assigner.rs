@@ -374,9 +374,8 @@ impl Assigner {
         let load = Load::of(self.runs());
         let both = together(&limits_of(next), &limits_of(serving));
         let next = WorkloadRecord { node: None, ..next.clone() };
-        let is_open = |node: &AgentId| {
-            may_run(&next, *node) && !drained.contains(node) && is_here(*node, snapshot)
-        };
+        let is_open =
+            |node: &AgentId| may_run(&next, *node) && !drained.contains(node) && is_here(*node, snapshot);
         let nodes: Vec<AgentId> = running.iter().copied().filter(is_open).collect();
         for node in &nodes {
             let Some(view) = snapshot.agents.get(node) else { continue };

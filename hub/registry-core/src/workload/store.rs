@@ -131,6 +131,9 @@ pub struct Placed {
     pub now: Timestamp,
 }
 
+/// Versions that were thrown away, by service, the oldest first.
+pub type ThrownAway = Vec<(ServiceKey, Vec<u32>)>;
+
 /// Durable state of workloads. The contract is that of [`Store`](crate::Store), audit rows included.
 pub trait WorkloadStore: Send + Sync {
     /// Every workload.
@@ -155,11 +158,7 @@ pub trait WorkloadStore: Send + Sync {
 
     /// Throws the oldest versions of every service away that has more than `keep`, but for those that are in use; says which, and
     /// writes an audit row of each service.
-    fn trim_versions(
-        &self,
-        keep: usize,
-        now: Timestamp,
-    ) -> BoxFuture<'_, StoreResult<Vec<(ServiceKey, Vec<u32>)>>>;
+    fn trim_versions(&self, keep: usize, now: Timestamp) -> BoxFuture<'_, StoreResult<ThrownAway>>;
 
     /// Stores a new version and the update to it; `None` where the workload was changed meanwhile. By `recreate` it is
     /// what serves from then on.

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use blueprint_common_types::{AgentId, ServiceKey, Timestamp};
 use blueprint_hub_registry_core::qos::{
-    Curve, CurvePoint, DEFAULT_POINTS, HistoryAsk, MAX_POINTS, Month, Objective, ObjectiveOf, ObjectiveRecord,
-    QosDesk, QosError, QosRows, Report, ReportOf, Row, ServiceUse, Standing, State, Step, Subject, percent, thin,
+    Curve, CurvePoint, DEFAULT_POINTS, HistoryAsk, MAX_POINTS, Month, Objective, ObjectiveOf,
+    ObjectiveRecord, QosDesk, QosError, QosRows, Report, ReportOf, Row, ServiceUse, Standing, State, Step,
+    Subject, percent, thin,
 };
 use futures_util::future::{BoxFuture, FutureExt};
 

@@ -274,7 +274,8 @@ impl Recorder {
         let Sampled { agent, at, machine, tunnel, services } = report;
         // An hour more than is kept would be counted without its minutes.
         let oldest = self.parts.keep.minutes.saturating_sub(Duration::from_secs(3600));
-        let noted = self.book.note(agent, at, (&machine, &tunnel, &services), (oldest, tell.is_some()), now());
+        let noted =
+            self.book.note(agent, at, (&machine, &tunnel, &services), (oldest, tell.is_some()), now());
         self.count(noted);
         let Some(tell) = tell else { return };
         match noted {

@@ -7,8 +7,8 @@ use std::time::SystemTime;
 use blueprint_common_types::workload::{RecoveryKind, WorkloadSpec, WorkloadState, WorkloadStatus};
 use blueprint_common_types::{AgentId, Health, ServiceKey, Timestamp};
 use blueprint_hub_registry_core::workload::{
-    Advance, NewUpdate, Phase, Shares, Side, Sight, Strategy, Tally, Update, UpdateError, UpdateRequest, UpdateView,
-    WorkloadRecord,
+    Advance, NewUpdate, Phase, Shares, Side, Sight, Strategy, Tally, Update, UpdateError, UpdateRequest,
+    UpdateView, WorkloadRecord,
 };
 use blueprint_hub_registry_core::{
     RegistrySnapshot, StoreResult, TargetRecord, WHOLE, Weights, knows_no_runs,
@@ -109,7 +109,11 @@ impl Workloads {
             // What does not run now is no reason to wait for it; where none runs, all are to.
             let all = || self.assigner.serving(service).filter_map(|run| run.node).collect();
             let replicas: Vec<AgentId> = if running.is_empty() { all() } else { running };
-            return if replicas.is_empty() { Err(UpdateError::NoReplica(service)) } else { Ok((None, replicas)) };
+            return if replicas.is_empty() {
+                Err(UpdateError::NoReplica(service))
+            } else {
+                Ok((None, replicas))
+            };
         }
         if is_exclusive(&record.document) || is_exclusive(&request.document) {
             return Err(UpdateError::Exclusive(service));
@@ -355,7 +359,8 @@ impl Workloads {
             let parts = |node: AgentId| update.shares_at(node).unwrap_or(Shares { old: WHOLE, next: 0 });
             let old = self.assigner.serving(update.service);
             let old = old.filter_map(|run| Some(((run.node?, run.generation), parts(run.node?).old)));
-            let next = next.iter().filter_map(|run| Some(((run.node?, run.generation), parts(run.node?).next)));
+            let next =
+                next.iter().filter_map(|run| Some(((run.node?, run.generation), parts(run.node?).next)));
             let runs: BTreeMap<_, _> = old.chain(next).collect();
             weights.insert(update.service, runs);
         }

@@ -101,7 +101,16 @@ pub(super) fn node(answer: &Value) {
     let nothing = Value::Null;
     print_line(&format!("{} ({}), {}", text(answer, "name"), text(answer, "node"), text(answer, "month")));
     let mut table = Table::new(&[
-        "OF", "OBJECTIVE %", "VERDICT", "AVAILABILITY", "KNOWN", "UP S", "DOWN S", "LATE S", "UNREACHED S", "BUDGET LEFT S",
+        "OF",
+        "OBJECTIVE %",
+        "VERDICT",
+        "AVAILABILITY",
+        "KNOWN",
+        "UP S",
+        "DOWN S",
+        "LATE S",
+        "UNREACHED S",
+        "BUDGET LEFT S",
     ]);
     for part in ["machine", "tunnel"] {
         let row = answer.get(part).unwrap_or(&nothing);

@@ -326,7 +326,10 @@ pub(super) fn history(global: &Global, service: ServiceKey, limit: usize) -> Res
             let keep = answer.get("keep_versions").map(Value::to_string).unwrap_or_default();
             let gone = oldest.filter(|oldest| *oldest > 1);
             let gone = gone.map(|oldest| format!("; those before version {oldest} were thrown away"));
-            print_line(&format!("{keep} versions are kept (workloads.keep_versions){}", gone.unwrap_or_default()));
+            print_line(&format!(
+                "{keep} versions are kept (workloads.keep_versions){}",
+                gone.unwrap_or_default()
+            ));
         }
     }
     Ok(())

@@ -6,8 +6,8 @@ use blueprint_common_types::{AgentId, ServiceKey, Timestamp};
 use blueprint_hub_registry_core::qos::{Batch, Mark, Row, Seen, Step, Subject, Written};
 use rusqlite::{Connection, OptionalExtension, Statement, params};
 
-use super::{number as column_of, past};
 use super::rows::{Table, agent_of, named};
+use super::{number as column_of, past};
 use crate::convert::{read_agent_id, service, time};
 use crate::error::DbResult;
 
@@ -178,7 +178,8 @@ impl Tables<'_> {
         let mut rows = statement.query(params![blueprint, number, time(minute)])?;
         let mut best: Option<(u64, u64)> = None;
         while let Some(row) = rows.next()? {
-            let (healthy, checks) = (column_of(row, 0)?, column_of(row, 0)?.saturating_add(column_of(row, 1)?));
+            let (healthy, checks) =
+                (column_of(row, 0)?, column_of(row, 0)?.saturating_add(column_of(row, 1)?));
             // The larger part; parts are compared crosswise.
             let is_better = best.is_none_or(|(good, of)| {
                 u128::from(healthy) * u128::from(of) > u128::from(good) * u128::from(checks)

@@ -270,7 +270,10 @@ async fn single_samples_are_kept_for_a_while_and_read_newest_first() {
     let pruned = store.prune_qos(keep, at(29)).await.unwrap();
     assert_eq!((pruned.samples, samples(100).await.len()), (11, 11));
     // Minutes do not need them.
-    assert_eq!(store.qos_hours(Subject::Service(SERVICE), ALL).await.unwrap().values().next().unwrap().samples, 30);
+    assert_eq!(
+        store.qos_hours(Subject::Service(SERVICE), ALL).await.unwrap().values().next().unwrap().samples,
+        30
+    );
 }
 
 #[tokio::test]

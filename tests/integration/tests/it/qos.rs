@@ -233,7 +233,9 @@ fn the_sdks_clients_are_answered_by_policy_and_history_outlives_a_killed_hub() -
 /// The time without the hub is what agents measured meanwhile, in the months of the service and its machine; a tunnel has none.
 fn came_late(hub: &Hub<'_>) -> Result<()> {
     eventually_ok(SOON, "what came late", || {
-        for (of, least) in [(&["7/42"][..], 4000), (&["--node", "worker"], 4000), (&["--tunnel", "worker"], 0)] {
+        for (of, least) in
+            [(&["7/42"][..], 4000), (&["--node", "worker"], 4000), (&["--tunnel", "worker"], 0)]
+        {
             let report = hub.json(&[&["qos", "report"], of].concat())?;
             let total = |name: &str| {
                 report.pointer(&format!("/report/total/{name}")).and_then(Value::as_u64).context("no figure")
@@ -275,13 +277,13 @@ fn months_of_a_machine(hub: &Hub<'_>) -> Result<()> {
         .map(|row| (row["kind"].as_str(), row["name"].as_str(), row["objective"].as_str()))
         .collect();
     let worker = Some("worker");
-    ensure!(
-        told == [(Some("node"), worker, Some("99.5")), (Some("tunnel"), worker, Some("95"))],
-        "{set}"
-    );
+    ensure!(told == [(Some("node"), worker, Some("99.5")), (Some("tunnel"), worker, Some("95"))], "{set}");
     ensure!(hub.audit()?.iter().any(|row| row.starts_with("objective.set node ")), "not audited");
     let shown = hub.json(&["qos", "show", "--node", "worker"])?;
-    ensure!(text(&shown, "/machine/objective")? == "99.5" && text(&shown, "/tunnel/objective")? == "95", "{shown}");
+    ensure!(
+        text(&shown, "/machine/objective")? == "99.5" && text(&shown, "/tunnel/objective")? == "95",
+        "{shown}"
+    );
 
     let folder = scratch("months")?;
     for of in ["--node", "--tunnel"] {

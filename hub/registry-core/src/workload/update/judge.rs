@@ -188,7 +188,11 @@ impl Watch {
         let (next, to) = (&sight.next, update.to);
         if update.phase == Phase::Moved && sight.old.serves() && !next.serves() {
             // It has everything and cannot serve, and the other can: there is nothing to wait for.
-            let why = if next.is_here { self.lacks(update, sight) } else { format!("its node{} is away", on(next)) };
+            let why = if next.is_here {
+                self.lacks(update, sight)
+            } else {
+                format!("its node{} is away", on(next))
+            };
             return Some(format!("version {to} cannot serve while version {} can: {why}", update.from));
         }
         let why = |text: &str| if text.is_empty() { String::new() } else { format!(": {text}") };
@@ -201,11 +205,19 @@ impl Watch {
         }
         if self.away_since.is_some_and(|since| now.since(since) >= AWAY) {
             let away = sight.served.as_ref().filter(|served| !served.is_here).unwrap_or(next);
-            return Some(format!("the node{} of version {to} has been away for {} s", on(away), AWAY.as_secs()));
+            return Some(format!(
+                "the node{} of version {to} has been away for {} s",
+                on(away),
+                AWAY.as_secs()
+            ));
         }
         let (times, most, when) = match self.restarts {
             None => (next.restarts, MAX_RESTARTS, "before it was healthy"),
-            Some(first) => (next.restarts.saturating_add(next.other_restarts), first.saturating_add(1), "after it had been healthy"),
+            Some(first) => (
+                next.restarts.saturating_add(next.other_restarts),
+                first.saturating_add(1),
+                "after it had been healthy",
+            ),
         };
         if times >= most {
             return Some(format!("version {to} was started again {times} times {when}{}", why(&next.reason)));

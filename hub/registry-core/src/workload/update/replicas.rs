@@ -112,7 +112,9 @@ impl Side {
     #[must_use]
     pub fn any_of(sides: Vec<Self>) -> Self {
         let tally = tally_of(sides.iter());
-        let best = sides.into_iter().max_by_key(|side| (side.serves(), side.answers(), Reverse(side.target.is_none())));
+        let best = sides
+            .into_iter()
+            .max_by_key(|side| (side.serves(), side.answers(), Reverse(side.target.is_none())));
         best.map_or_else(Self::default, |best| Self { tally, ..best })
     }
 

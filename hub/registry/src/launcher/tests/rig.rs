@@ -9,8 +9,9 @@ use blueprint_common_runtime::tasks::Supervisor;
 use blueprint_common_types::workload::{Bundle, WorkloadState, WorkloadStatus};
 use blueprint_common_types::{AgentId, LogCursor, LogStream, ServiceKey, Timestamp, WgPublicKey};
 use blueprint_hub_registry_core::workload::{
-    LogsAsk, LogsError, LogsLine, LogsPiece, NewUpdate, Placed, Replicas, StoredUpdate, Tally, Traffic,
-    Update, Version, WorkloadChange, WorkloadChangeError, WorkloadEvent, WorkloadRecord, WorkloadStore,
+    LogsAsk, LogsError, LogsLine, LogsPiece, NewUpdate, Placed, Replicas, StoredUpdate, Tally, ThrownAway,
+    Traffic, Update, Version, WorkloadChange, WorkloadChangeError, WorkloadEvent, WorkloadRecord,
+    WorkloadStore,
 };
 use blueprint_hub_registry_core::{StoreError, StoreResult};
 use blueprint_proto::v1::bridge_request::Call;
@@ -110,11 +111,7 @@ impl WorkloadStore for Kept {
     fn list_versions(&self, _: ServiceKey) -> BoxFuture<'_, StoreResult<Vec<Version>>> {
         async { Ok(Vec::new()) }.boxed()
     }
-    fn trim_versions(
-        &self,
-        _: usize,
-        _: Timestamp,
-    ) -> BoxFuture<'_, StoreResult<Vec<(ServiceKey, Vec<u32>)>>> {
+    fn trim_versions(&self, _: usize, _: Timestamp) -> BoxFuture<'_, StoreResult<ThrownAway>> {
         async { Ok(Vec::new()) }.boxed()
     }
     fn begin_update(&self, _: NewUpdate) -> BoxFuture<'_, StoreResult<Option<StoredUpdate>>> {
@@ -237,9 +234,7 @@ const RULES: WorkloadRules = WorkloadRules { patience: Duration::from_secs(15), 
 pub(crate) async fn idle(registrar: RegistrarHandle) -> LauncherParts {
     let store: Arc<dyn WorkloadStore> = Arc::new(Kept::default());
     let (_, workloads) =
-        Workloads::new(store, registrar, RULES, Arc::new(Nobody), Replicas::new())
-            .await
-            .unwrap();
+        Workloads::new(store, registrar, RULES, Arc::new(Nobody), Replicas::new()).await.unwrap();
     let (_, launchers) = Launchers::new(workloads.clone());
     let rest = Arc::new(Rest(nowhere()));
     LauncherParts {

@@ -109,7 +109,10 @@ fn replicas_on_two_machines_are_updated_by_every_strategy_and_scaling_waits() ->
     fleet.hub.json(&["scale", "set", SERVICE, "--target-rate", "2"])?;
     eventually_ok(SOON, "a scaler that waits", || {
         let shown = fleet.hub.json(&["scale", "show", SERVICE])?;
-        ensure!(text(&shown, "/why")?.contains("an update is under way") && shown["replicas"] == 2, "{shown}");
+        ensure!(
+            text(&shown, "/why")?.contains("an update is under way") && shown["replicas"] == 2,
+            "{shown}"
+        );
         Ok(())
     })?;
     eventually_ok(THROUGH, "the second replica", || {
@@ -134,7 +137,8 @@ fn replicas_on_two_machines_are_updated_by_every_strategy_and_scaling_waits() ->
     let done = fleet.update(&["-e", "EXAMPLE_NAME=seven", "--strategy", "recreate"])?;
     ensure!(done["version"] == 7, "{done}");
     let history = fleet.hub.json(&["workload", "history", SERVICE])?;
-    let told: Vec<_> = rows(&history, "/versions")?.iter().filter_map(|row| row["outcome"].as_str()).collect();
+    let told: Vec<_> =
+        rows(&history, "/versions")?.iter().filter_map(|row| row["outcome"].as_str()).collect();
     let expected = ["current", "replaced", "failed", "replaced", "replaced", "replaced", "replaced"];
     ensure!(told == expected, "{history}");
     Ok(())

@@ -36,7 +36,8 @@ impl Fleet {
         let started = update.next_nodes().len();
         let is_on_the_way = matches!(update.phase, Phase::Starting | Phase::Proving) && update.is_in_turn();
         let mut sides: Vec<_> = self.next.iter().enumerate().map(of).take(started).collect();
-        let current = if is_on_the_way && update.rolled > 0 { sides.split_off(update.rolled) } else { Vec::new() };
+        let current =
+            if is_on_the_way && update.rolled > 0 { sides.split_off(update.rolled) } else { Vec::new() };
         let (next, served) =
             if current.is_empty() { (sides, None) } else { (current, Some(Side::all_of(sides))) };
         let old = if update.is_recreate() { Side::default() } else { Side::any_of(self.old.clone()) };
