@@ -217,14 +217,9 @@ impl Base {
         let ledger = Ledger::default();
         let usage_since = usage::start(opened, &ledger, supervisor).await?;
         let traffic = Arc::new(ProxyTraffic::new(ledger.clone()));
-        let (task, workloads) = Workloads::new(
-            workload_store,
-            registrar.clone(),
-            config.workloads.rules,
-            traffic.clone(),
-            replicas,
-        )
-        .await?;
+        let rules = config.workloads.rules;
+        let (task, workloads) =
+            Workloads::new(workload_store, registrar.clone(), rules, traffic.clone(), replicas).await?;
         task.register_metrics(&metrics);
         spawn(supervisor, "workloads", task.run(supervisor.stop().stop));
         let recorded = QosParts {

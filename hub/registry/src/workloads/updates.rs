@@ -98,7 +98,7 @@ impl Workloads {
         record: &WorkloadRecord,
         request: &UpdateRequest,
         snapshot: &RegistrySnapshot,
-    ) -> Result<(Option<(AgentId, u8)>, Vec<AgentId>), UpdateError> {
+    ) -> Result<Places, UpdateError> {
         let service = record.service;
         let runs = self.assigner.serving(service).filter(|run| {
             let status = run.node.and_then(|node| self.status_of(run, node));
@@ -384,6 +384,9 @@ fn name_of(node: Option<AgentId>, snapshot: &RegistrySnapshot) -> String {
     let view = node.and_then(|node| snapshot.agents.get(&node));
     view.map(|view| view.agent.name.clone()).or_else(|| Some(node?.to_string())).unwrap_or_default()
 }
+
+/// Where the first replica of a next version runs and its instance, `None` by `recreate`; and all that are covered.
+type Places = (Option<(AgentId, u8)>, Vec<AgentId>);
 
 /// Name of the way back of an update that was in this phase.
 const fn back_label(update: &Update, before: Phase) -> &'static str {

@@ -70,7 +70,7 @@ fn a_container_is_updated_without_a_lost_request_and_a_broken_image_goes_back() 
 
     // An image of which the program ends: it is taken back by itself, and nobody notices.
     let (broken, digest) = docker.push_shell("exit 3", &[])?;
-    let refused = update(&["--image", &format!("{broken}@sha256:{}", digest.to_string())])?;
+    let refused = update(&["--image", &format!("{broken}@sha256:{digest}")])?;
     ensure!(refused.code == Some(1), "{refused:?}");
     ensure!(refused.stderr.contains("version 5"), "{}", refused.stderr);
     let shown = hub.json(&["workload", "show", "7/42"])?;

@@ -54,7 +54,8 @@ impl Fleet {
     fn serves(&self, name: &str, version: u64) -> Result<()> {
         let found = eventually_ok(THROUGH, "both replicas", || {
             let shown = self.show()?;
-            ensure!(shown["version"] == version && is_over(&shown), "{shown}");
+            let now = shown.get("version").and_then(Value::as_u64);
+            ensure!(now == Some(version) && is_over(&shown), "{shown}");
             let others = rows(&shown, "/replicas")?.iter().filter(|row| row["state"] == "running").count();
             ensure!(text(&shown, "/state")? == "running" && others == 1, "{shown}");
             for _ in 0..ASKED {
