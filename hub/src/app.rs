@@ -7,7 +7,7 @@ mod tunnel;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 use blueprint_common_runtime::accept::{AcceptLimits, AcceptLoop};
@@ -53,11 +53,9 @@ use crate::{audit, data_plane, proxy, qos, registry_metrics, stored_assertions, 
 
 /// Operators' connections over TCP.
 const ADMIN_LIMITS: AcceptLimits = AcceptLimits { total: 256, per_ip: 256 };
+
 /// Control connections: one per agent and a few for joins.
 const CONTROL_LIMITS: AcceptLimits = AcceptLimits { total: 20_000, per_ip: 4096 };
-
-/// How long a node may be away before its workloads go to another one.
-const FAILOVER: Duration = Duration::from_secs(15);
 
 /// A hub whose sockets are bound and whose tasks run.
 #[derive(Debug)]
@@ -219,8 +217,9 @@ impl Base {
         let ledger = Ledger::default();
         let usage_since = usage::start(opened, &ledger, supervisor).await?;
         let traffic = Arc::new(ProxyTraffic::new(ledger.clone()));
+        let rules = config.workloads.rules;
         let (task, workloads) =
-            Workloads::new(workload_store, registrar.clone(), FAILOVER, traffic.clone(), replicas).await?;
+            Workloads::new(workload_store, registrar.clone(), rules, traffic.clone(), replicas).await?;
         task.register_metrics(&metrics);
         spawn(supervisor, "workloads", task.run(supervisor.stop().stop));
         let recorded = QosParts {
@@ -243,7 +242,7 @@ impl Base {
             store,
             tls_store,
             workloads,
-            artefacts: Arc::new(Artefacts::open(state.folder(), config.artefacts)?),
+            artefacts: Arc::new(Artefacts::open(state.folder(), config.workloads.artefacts)?),
             launchers,
             clouds,
             epoch,

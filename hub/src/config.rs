@@ -27,16 +27,17 @@ mod schema;
 mod sessions;
 mod ssh;
 mod tunnel;
+mod workloads;
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use blueprint_common_runtime::config::{ByteSize, ConfigError, Problems, Settings, Sources, Span};
+use blueprint_common_runtime::config::{ConfigError, Problems, Settings, Sources, Span};
 use blueprint_common_runtime::logs::LogFormat;
 use blueprint_common_tunnel::Interface;
 use blueprint_common_tunnel_core::Rule;
 use blueprint_common_types::HubId;
-use blueprint_hub_admin::{ArtefactLimits, SessionGates};
+use blueprint_hub_admin::SessionGates;
 use blueprint_hub_proxy::{AccessLog, ForwardConfig};
 use ipnetwork::{Ipv4Network, Ipv6Network};
 
@@ -63,6 +64,7 @@ pub(crate) use scaleway::ScalewaySettings;
 pub(crate) use schema::SCHEMA;
 pub(crate) use ssh::SshSettings;
 pub(crate) use tunnel::CarrierListen;
+pub(crate) use workloads::WorkloadSettings;
 
 /// Where agents come.
 #[derive(Debug, Clone)]
@@ -112,7 +114,7 @@ pub(crate) struct HubConfig {
     pub(crate) forwards: Option<ForwardConfig>,
     pub(crate) sessions: SessionGates,
     pub(crate) oauth: OAuthConfig,
-    pub(crate) artefacts: ArtefactLimits,
+    pub(crate) workloads: WorkloadSettings,
     pub(crate) prices: PriceConfig,
     pub(crate) provision: ProvisionSettings,
     pub(crate) alerts: AlertSettings,
@@ -162,15 +164,16 @@ impl HubConfig {
         let domain = settings.take::<String>("proxy.domain", problems);
         let (forwards, sessions) = (forwards::take(settings, problems), sessions::take(settings, problems));
         let http3 = Http3Listen::take(settings, tunnel_listen, carrier_listen, proxy.as_ref(), problems);
-        let (oauth, artefacts) = (OAuthConfig::take(settings, problems), artefact_limits(settings, problems));
+        let oauth = OAuthConfig::take(settings, problems);
+        let workloads = WorkloadSettings::take(settings, problems);
         let prices = PriceConfig::take(settings, problems);
         let (mut provision, alerts, providers, identity) = orders(settings, problems);
         if let (Some(provision), Some(prices)) = (&mut provision, &prices) {
             // What grows by itself is held to it as well.
             provision.limits.max_order_hourly = prices.preferences.max_order_hourly;
         }
-        let admin_listen = private_address(settings, "admin.listen", problems);
-        let metrics_listen = private_address(settings, "metrics.listen", problems);
+        let [admin_listen, metrics_listen] =
+            ["admin.listen", "metrics.listen"].map(|key| private_address(settings, key, problems));
         let grace = span(settings, "shutdown.grace", 0, 600, problems);
         let log_level = settings.take("log.level", problems);
         let log_format = settings.take("log.format", problems);
@@ -200,7 +203,7 @@ impl HubConfig {
             forwards: forwards?,
             sessions: sessions?,
             oauth: oauth?,
-            artefacts: artefacts?,
+            workloads: workloads?,
             prices: prices?,
             provision: provision?,
             alerts: alerts?,
@@ -265,17 +268,6 @@ fn span(settings: &Settings, key: &str, least: u64, most: u64, problems: &mut Pr
     }
     settings.refuse(key, &format!("not within {least} s and {most} s"), problems);
     None
-}
-
-fn artefact_limits(settings: &Settings, problems: &mut Problems) -> Option<ArtefactLimits> {
-    let one = settings.take::<ByteSize>("artefacts.max_bytes", problems);
-    let all = settings.take::<ByteSize>("artefacts.max_total_bytes", problems);
-    let limits = ArtefactLimits { one: one?.0, all: all?.0 };
-    if limits.one > limits.all {
-        settings.refuse("artefacts.max_bytes", "more than artefacts.max_total_bytes", problems);
-        return None;
-    }
-    Some(limits)
 }
 
 /// An address of this machine alone, or none.

@@ -272,6 +272,10 @@ impl Hub for AdminHub {
         self.workloads.versions(service).boxed()
     }
 
+    fn keep_versions(&self) -> usize {
+        self.workloads.keep_versions()
+    }
+
     fn logs(&self, node: AgentId, ask: LogsAsk) -> BoxFuture<'_, Result<LogsStream, LogsError>> {
         async move {
             let reader = self.control.logs(node, ask).await?;

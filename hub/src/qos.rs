@@ -50,8 +50,8 @@ pub(crate) fn record(config: &HubConfig, parts: QosParts, supervisor: &Superviso
         patience: config.target_ttl,
     };
     let recorder = Recorder::new(recorder, samples);
-    let minutes = config.qos.keep.minutes;
-    let desk = DeskParts { hub, registrar, workloads, store, pages: Arc::new(scraper), minutes };
+    let (samples, minutes) = (config.qos.keep.samples, config.qos.keep.minutes);
+    let desk = DeskParts { hub, registrar, workloads, store, pages: Arc::new(scraper), samples, minutes };
     let desk = Desk::new(desk, &recorder);
     spawn(supervisor, "quality of service recorder", recorder.run(supervisor.stop()));
     if let Some(every) = config.qos.metrics_every {

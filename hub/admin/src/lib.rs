@@ -272,6 +272,9 @@ pub trait Hub: Send + Sync {
     /// Versions of a workload that are kept, the newest first.
     fn workload_versions(&self, service: ServiceKey) -> BoxFuture<'_, StoreResult<Vec<Version>>>;
 
+    /// Versions of a workload that are kept at the most.
+    fn keep_versions(&self) -> usize;
+
     /// Asks a node for what a workload wrote; dropping the stream ends the answer.
     fn logs(&self, node: AgentId, ask: LogsAsk) -> BoxFuture<'_, Result<LogsStream, LogsError>>;
 

@@ -140,8 +140,8 @@ fn place(
     let named = named.map(|view| view.agent.id);
     let record = view.records.get(&key);
     let is_there = |record: &&Arc<WorkloadRecord>| named.is_none() || record.node == named;
-    let next = view.updates.get(&key).and_then(|update| update.next.as_ref());
-    if let Some(next) = next.filter(|_| asked.other).filter(is_there)
+    let mut next = view.updates.get(&key).into_iter().flat_map(|update| &update.next).map(|(next, _)| next);
+    if let Some(next) = next.find(|next| asked.other && is_there(next))
         && let Some(node) = next.node
     {
         return Ok((node, next.slot));

@@ -4,10 +4,12 @@ use axum::Json;
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
-use blueprint_common_types::{ServiceKey, Timestamp};
+use blueprint_common_types::{AgentId, ServiceKey, Timestamp};
 use blueprint_hub_proxy_core::identity::SealForm;
+use blueprint_hub_registry_core::RegistrySnapshot;
 use blueprint_hub_registry_core::qos::{
-    Curve, HistoryAsk, MAX_POINTS, Month, Objective, ObjectiveRecord, QosError, Step, Subject,
+    Curve, HistoryAsk, MAX_POINTS, Month, Objective, ObjectiveOf, ObjectiveRecord, QosError, Report, Step,
+    Subject,
 };
 use http::{StatusCode, header};
 use serde::Deserialize;
@@ -25,7 +27,8 @@ impl From<QosError> for ApiError {
     fn from(error: QosError) -> Self {
         match error {
             QosError::Unknown(_) => {
-                Self::not_found(error.to_string(), "`blueprint-hub service ls` lists services")
+                let hint = "`blueprint-hub service ls` lists services, `blueprint-hub node ls` machines";
+                Self::not_found(error.to_string(), hint)
             }
             QosError::NoSample(_) | QosError::NoMetrics { .. } => Self::new(
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -57,7 +60,7 @@ pub(crate) async fn show(
         Err(QosError::NoSample(_)) => None,
         Err(error) => return Err(error.into()),
     };
-    let month = desk.report(key, Month::of(standing.now)).await?;
+    let month = desk.report(ObjectiveOf::Service(key), Month::of(standing.now)).await?;
     Ok(Json(json!({
         "service": key,
         "state": standing.code,
@@ -82,7 +85,7 @@ pub(crate) struct HistoryQuery {
     from: Option<u64>,
     /// Milliseconds since 1970; rows that begin then are left out.
     until: Option<u64>,
-    /// `minute` or `hour`.
+    /// `sample`, `minute` or `hour`.
     step: Option<String>,
     /// Most points; 240 where not given.
     points: Option<usize>,
@@ -93,10 +96,11 @@ impl HistoryQuery {
         let Query(query) = query.map_err(|error| ApiError::invalid(error.body_text(), DOCS))?;
         let step = match query.step.as_deref() {
             None => None,
+            Some("sample") => Some(Step::Sample),
             Some("minute") => Some(Step::Minute),
             Some("hour") => Some(Step::Hour),
             Some(other) => {
-                return Err(ApiError::invalid(format!("{other:?} is neither minute nor hour"), DOCS));
+                return Err(ApiError::invalid(format!("{other:?} is neither sample, minute nor hour"), DOCS));
             }
         };
         let points = query.points.unwrap_or(0);
@@ -167,12 +171,67 @@ pub(crate) async fn report(
     Path((blueprint, service)): Path<(u64, u64)>,
     query: Result<Query<ReportQuery>, QueryRejection>,
 ) -> Result<Response, ApiError> {
+    signed(&state, ObjectiveOf::Service(ServiceKey { blueprint, service }), query).await
+}
+
+/// How a machine and its tunnel did this month.
+pub(crate) async fn node_month(
+    State(state): State<AdminState>,
+    Path(node): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    let agent = agent(&state, &node)?;
+    let (desk, month) = (state.hub.quality(), Month::of(now()));
+    let own = desk.report(ObjectiveOf::Node(agent), month).await?;
+    let tunnel = desk.report(ObjectiveOf::Tunnel(agent), month).await?;
+    let view = |report: &Report| {
+        json!({
+            "objective": report.objective,
+            "verdict": report.verdict,
+            "budget": report.budget,
+            "total": report.total,
+        })
+    };
+    Ok(Json(json!({
+        "node": agent,
+        "name": own.of.name(),
+        "month": month,
+        "machine": view(&own),
+        "tunnel": view(&tunnel),
+    })))
+}
+
+pub(crate) async fn node_report(
+    State(state): State<AdminState>,
+    Path(node): Path<String>,
+    query: Result<Query<ReportQuery>, QueryRejection>,
+) -> Result<Response, ApiError> {
+    signed(&state, ObjectiveOf::Node(agent(&state, &node)?), query).await
+}
+
+pub(crate) async fn tunnel_report(
+    State(state): State<AdminState>,
+    Path(node): Path<String>,
+    query: Result<Query<ReportQuery>, QueryRejection>,
+) -> Result<Response, ApiError> {
+    signed(&state, ObjectiveOf::Tunnel(agent(&state, &node)?), query).await
+}
+
+/// The machine of this name or id.
+fn agent(state: &AdminState, node: &str) -> Result<AgentId, ApiError> {
+    Ok(nodes::find(&state.hub.snapshot(), node)?.agent.id)
+}
+
+async fn signed(
+    state: &AdminState,
+    of: ObjectiveOf,
+    query: Result<Query<ReportQuery>, QueryRejection>,
+) -> Result<Response, ApiError> {
     let Query(query) = query.map_err(|error| ApiError::invalid(error.body_text(), DOCS))?;
     let month = match query.month.as_deref() {
         None => Month::of(now()),
         Some(text) => text.parse().map_err(|error| ApiError::invalid(format!("{error}"), DOCS))?,
     };
-    let report = state.hub.quality().report(ServiceKey { blueprint, service }, month).await?;
+    let report = state.hub.quality().report(of, month).await?;
     let (form, body, kind) = match query.format.as_deref() {
         None | Some("json") => {
             let body = report.json().map_err(|error| {
@@ -199,12 +258,27 @@ pub(crate) struct SetObjective {
 
 pub(crate) async fn objectives(State(state): State<AdminState>) -> Result<Json<Value>, ApiError> {
     let set = state.hub.quality().objectives().await?;
-    let rows: Vec<Value> = set.iter().map(objective_view).collect();
+    let snapshot = state.hub.snapshot();
+    let rows: Vec<Value> = set.iter().map(|record| objective_view(record, &snapshot)).collect();
     Ok(Json(json!({ "default": Objective::default(), "objectives": rows })))
 }
 
-fn objective_view(record: &ObjectiveRecord) -> Value {
-    json!({ "service": record.service, "objective": record.objective, "changed_at": time(record.changed_at) })
+fn objective_view(record: &ObjectiveRecord, snapshot: &RegistrySnapshot) -> Value {
+    let name = |id: &AgentId| snapshot.agents.get(id).map(|view| view.agent.name.clone());
+    let mut view = json!({ "objective": record.objective, "changed_at": time(record.changed_at) });
+    let fields = match record.of {
+        ObjectiveOf::Service(service) => vec![("kind", json!("service")), ("service", json!(service))],
+        ObjectiveOf::Node(id) => {
+            vec![("kind", json!("node")), ("node", json!(id)), ("name", json!(name(&id)))]
+        }
+        ObjectiveOf::Tunnel(id) => {
+            vec![("kind", json!("tunnel")), ("node", json!(id)), ("name", json!(name(&id)))]
+        }
+    };
+    if let Some(all) = view.as_object_mut() {
+        all.extend(fields.into_iter().map(|(name, value)| (name.to_owned(), value)));
+    }
+    view
 }
 
 pub(crate) async fn set_objective(
@@ -212,26 +286,78 @@ pub(crate) async fn set_objective(
     Path((blueprint, service)): Path<(u64, u64)>,
     body: Result<Json<SetObjective>, JsonRejection>,
 ) -> Result<Json<Value>, ApiError> {
-    let key = ServiceKey { blueprint, service };
+    set(&state, ObjectiveOf::Service(ServiceKey { blueprint, service }), body).await
+}
+
+pub(crate) async fn set_node_objective(
+    State(state): State<AdminState>,
+    Path(node): Path<String>,
+    body: Result<Json<SetObjective>, JsonRejection>,
+) -> Result<Json<Value>, ApiError> {
+    set(&state, ObjectiveOf::Node(agent(&state, &node)?), body).await
+}
+
+pub(crate) async fn set_tunnel_objective(
+    State(state): State<AdminState>,
+    Path(node): Path<String>,
+    body: Result<Json<SetObjective>, JsonRejection>,
+) -> Result<Json<Value>, ApiError> {
+    set(&state, ObjectiveOf::Tunnel(agent(&state, &node)?), body).await
+}
+
+async fn set(
+    state: &AdminState,
+    of: ObjectiveOf,
+    body: Result<Json<SetObjective>, JsonRejection>,
+) -> Result<Json<Value>, ApiError> {
     let Json(asked) = body.map_err(|error| ApiError::invalid(error.body_text(), DOCS))?;
     let objective: Objective =
         asked.objective.parse().map_err(|error| ApiError::invalid(format!("{error}"), DOCS))?;
-    state.hub.quality().set_objective(key, Some(objective)).await?;
-    Ok(Json(json!({ "service": key, "objective": objective })))
+    state.hub.quality().set_objective(of, Some(objective)).await?;
+    Ok(Json(set_view(of, objective)))
+}
+
+fn set_view(of: ObjectiveOf, objective: Objective) -> Value {
+    match of {
+        ObjectiveOf::Service(service) => json!({ "service": service, "objective": objective }),
+        ObjectiveOf::Node(node) => json!({ "node": node, "objective": objective }),
+        ObjectiveOf::Tunnel(node) => json!({ "tunnel": node, "objective": objective }),
+    }
 }
 
 pub(crate) async fn remove_objective(
     State(state): State<AdminState>,
     Path((blueprint, service)): Path<(u64, u64)>,
 ) -> Result<Json<Value>, ApiError> {
-    let key = ServiceKey { blueprint, service };
-    if !state.hub.quality().set_objective(key, None).await? {
+    remove(&state, ObjectiveOf::Service(ServiceKey { blueprint, service })).await
+}
+
+pub(crate) async fn remove_node_objective(
+    State(state): State<AdminState>,
+    Path(node): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    remove(&state, ObjectiveOf::Node(agent(&state, &node)?)).await
+}
+
+pub(crate) async fn remove_tunnel_objective(
+    State(state): State<AdminState>,
+    Path(node): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    remove(&state, ObjectiveOf::Tunnel(agent(&state, &node)?)).await
+}
+
+async fn remove(state: &AdminState, of: ObjectiveOf) -> Result<Json<Value>, ApiError> {
+    if !state.hub.quality().set_objective(of, None).await? {
+        let what = match of {
+            ObjectiveOf::Service(service) => format!("service {service}"),
+            ObjectiveOf::Node(_) | ObjectiveOf::Tunnel(_) => of.to_string(),
+        };
         return Err(ApiError::not_found(
-            format!("service {key} has no objective of its own"),
+            format!("{what} has no objective of its own"),
             "`blueprint-hub qos objective ls` lists those that were set",
         ));
     }
-    Ok(Json(json!({ "service": key, "objective": Objective::default() })))
+    Ok(Json(set_view(of, Objective::default())))
 }
 
 /// The public key that reports are signed with.

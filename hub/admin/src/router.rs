@@ -152,6 +152,14 @@ fn quality() -> Router<AdminState> {
             put(qos::set_objective).delete(qos::remove_objective),
         )
         .route("/v1/nodes/{node}/qos/history", get(qos::node_history))
+        .route("/v1/nodes/{node}/qos/month", get(qos::node_month))
+        .route("/v1/nodes/{node}/qos/report", get(qos::node_report))
+        .route("/v1/nodes/{node}/tunnel/report", get(qos::tunnel_report))
+        .route("/v1/nodes/{node}/objective", put(qos::set_node_objective).delete(qos::remove_node_objective))
+        .route(
+            "/v1/nodes/{node}/tunnel/objective",
+            put(qos::set_tunnel_objective).delete(qos::remove_tunnel_objective),
+        )
         .route("/v1/objectives", get(qos::objectives))
         .route("/v1/report-key", get(qos::key))
 }

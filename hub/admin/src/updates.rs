@@ -103,7 +103,10 @@ pub(crate) async fn rollback(
     let hint = "blueprint-hub workload history shows the versions that are kept";
     let version = versions.into_iter().find(|version| is_meant(&version)).ok_or_else(|| {
         let text = match asked.version {
-            Some(number) => format!("version {number} of {key} is not kept"),
+            Some(number) => format!(
+                "version {number} of {key} is not kept: the newest {} are (workloads.keep_versions)",
+                state.hub.keep_versions()
+            ),
             None => format!("no version of {key} is kept that served before version {}", record.version),
         };
         ApiError::not_found(text, hint)
@@ -142,7 +145,11 @@ pub(crate) async fn versions(
     let key = ServiceKey { blueprint, service };
     current(&state, key)?;
     let versions = state.hub.workload_versions(key).await?;
-    Ok(Json(json!({ "service": key, "versions": versions.iter().map(version_row).collect::<Vec<_>>() })))
+    Ok(Json(json!({
+        "service": key,
+        "versions": versions.iter().map(version_row).collect::<Vec<_>>(),
+        "keep_versions": state.hub.keep_versions(),
+    })))
 }
 
 /// The newest version that was not to serve after all, where no other one came after it; else null.
@@ -157,10 +164,21 @@ pub(crate) async fn taken_back(state: &AdminState, record: &WorkloadRecord) -> R
 
 /// An update that is under way.
 pub(crate) fn shown(view: &UpdateView, snapshot: &RegistrySnapshot) -> Value {
-    let UpdateView { update, next, status } = view;
-    let node = next.as_ref().and_then(|next| next.node);
-    let name = node
-        .map(|id| snapshot.agents.get(&id).map_or_else(|| id.to_string(), |view| view.agent.name.clone()));
+    let UpdateView { update, next } = view;
+    let name =
+        |id: AgentId| snapshot.agents.get(&id).map_or_else(|| id.to_string(), |view| view.agent.name.clone());
+    // By rolling, the replica that it has come to; else the first.
+    let (run, status) = next.last().filter(|_| update.is_in_turn()).or_else(|| next.first()).cloned().unzip();
+    let status = status.flatten();
+    let replicas = next.iter().filter(|_| !update.replicas.is_empty()).map(|(run, status)| {
+        let percent = run.node.and_then(|node| update.shares_at(node)).map(|shares| shares.next);
+        json!({
+            "node": run.node.map(name),
+            "next_percent": percent,
+            "state": status.as_ref().map(|status| status.state.label()),
+            "state_reason": status.as_ref().map(|status| status.reason.as_str()),
+        })
+    });
     let shares = update.shares();
     json!({
         "from": update.from,
@@ -173,9 +191,11 @@ pub(crate) fn shown(view: &UpdateView, snapshot: &RegistrySnapshot) -> Value {
         "since": time(update.since),
         "old_percent": shares.map(|shares| shares.old),
         "next_percent": shares.map(|shares| shares.next),
-        "node": name,
+        "node": run.and_then(|run| run.node).map(name),
         "state": status.as_ref().map(|status| status.state.label()),
         "state_reason": status.as_ref().map(|status| status.reason.as_str()),
+        "replicas": replicas.collect::<Vec<_>>(),
+        "replicas_in_all": update.replicas.len(),
         "plan": update.plan,
     })
 }
@@ -220,6 +240,10 @@ fn refused(error: UpdateError) -> ApiError {
         UpdateError::NoPlace(_) => ApiError::conflict(
             format!("the next version cannot run beside the one that serves: {text}"),
             "give --strategy recreate: the old version ends before the next one starts",
+        ),
+        UpdateError::NoReplica(_) => ApiError::conflict(
+            format!("there is nothing to update: {text}"),
+            "blueprint-hub workload show tells why; blueprint-hub scale show tells which machines it has",
         ),
         UpdateError::Conflict => ApiError::conflict(text, "read it again, and make the change to that"),
         UpdateError::Store(error) => error.into(),

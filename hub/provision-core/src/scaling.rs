@@ -18,7 +18,9 @@
 //!   not taken while the service is paid for;
 //! - a replica whose agent stays away is given up for another one, one after the other, and only while what takes its place can
 //!   come and its cloud answers: where the hub itself is cut off, nothing is given up;
-//! - nothing ends because of the time while the clock is in doubt.
+//! - nothing ends because of the time while the clock is in doubt;
+//! - while an update of the service is under way, its replicas stay as they are, whatever load and payment say: the update decides
+//!   by them.
 
 mod judge;
 mod sight;

@@ -56,6 +56,9 @@ pub trait Meter: Send + Sync {
     /// Whether the hub can be reached: some agent is connected, and its tunnel echoes.
     fn is_reached(&self) -> bool;
 
+    /// What an update of the service does that is under way, one line; `None` where there is none.
+    fn updating(&self, service: ServiceKey) -> Option<String>;
+
     /// These machines are to go, and no others: they get no new requests from then on.
     fn leave(&self, agents: BTreeSet<AgentId>) -> BoxFuture<'_, ()>;
 

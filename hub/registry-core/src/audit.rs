@@ -96,6 +96,8 @@ audit_kinds! {
     WorkloadUpdated = "workload.updated",
     /// An update of a workload was taken back; the subject is the service, the detail says why.
     WorkloadTakeBack = "workload.take_back",
+    /// Old versions of a workload were thrown away; the subject is the service, the detail says which.
+    WorkloadForget = "workload.forget",
     /// A blueprint asked for what is not its own; the subject is the service whose bridge it used.
     BridgeRefuse = "bridge.refuse",
     /// The operator pushed an artefact; the subject is its SHA-256.

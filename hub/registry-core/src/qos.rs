@@ -7,7 +7,7 @@
 //!
 //! What an agent measured and what the hub saw are two things. A row counts samples by the minute in which they were
 //! taken, whenever they come. It counts the time that the hub saw something up or down while it ran; the rest of the
-//! time is unknown, and never up.
+//! time is what agents measured and said later, or unknown, and never up by itself.
 //!
 //! Invariants:
 //! - a sample counts once, however often it comes;
@@ -31,9 +31,9 @@ pub use clock::{ClockDoubt, ClockWatch};
 pub use curve::{CurvePoint, DEFAULT_POINTS, MAX_POINTS, thin};
 pub use desk::{Curve, HistoryAsk, QosDesk, QosError, ServiceUse, Standing, StandingCode};
 pub use month::{Month, ParseMonthError};
-pub use objective::{Budget, Objective, ObjectiveRecord, ParseObjectiveError};
+pub use objective::{Budget, Objective, ObjectiveOf, ObjectiveRecord, ParseObjectiveError};
 pub use page::{MAX_ENTRIES, MAX_TEXT, entries};
-pub use report::{Line, Report, ReportDay, Verdict, percent_text, seconds_text};
+pub use report::{Line, Report, ReportDay, ReportOf, Verdict, percent_text, seconds_text};
 pub use row::{Last, Mark, Row, Seen, Step, Subject, hundredths, percent};
 pub use sight::{Sight, State, runs};
 pub use store::{Keep, PagePoint, Past, Pruned, QosRows, QosStore, Written};

@@ -21,12 +21,13 @@ pub use logs::{LogsAsk, LogsError, LogsLine, LogsPiece};
 pub use plan::{MAX_PLAN_SECS, MAX_STEPS, ParseStrategyError, PlanError, Strategy, UpdatePlan};
 pub use recovery::{EventKind, FailOvers, HUB_ROWS, NODE_ROWS, Verdict, WINDOW, WorkloadEvent};
 pub use store::{
-    NewUpdate, Placed, StoredUpdate, WorkloadChange, WorkloadChangeError, WorkloadRecord, WorkloadStore,
+    NewUpdate, Placed, StoredUpdate, ThrownAway, WorkloadChange, WorkloadChangeError, WorkloadRecord,
+    WorkloadStore,
 };
 pub use update::{
     Advance, NextRun, Phase, Shares, Side, Sight, Tally, Traffic, Update, UpdateError, UpdateRequest, Updates,
 };
-pub use version::{MAX_VERSIONS, ParseOutcomeError, Version, VersionOutcome};
+pub use version::{KEEP_VERSIONS, KEPT_VERSIONS, ParseOutcomeError, Version, VersionOutcome};
 
 /// Who runs what, and how it is doing.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -49,10 +50,8 @@ pub struct WorkloadsView {
 pub struct UpdateView {
     /// The update.
     pub update: Update,
-    /// The next version beside the one that serves; `None` by `recreate`.
-    pub next: Option<Arc<WorkloadRecord>>,
-    /// What its node says of it.
-    pub status: Option<WorkloadStatus>,
+    /// The next version on each node that runs it beside the one that serves, and what that says of it; none by `recreate`.
+    pub next: Vec<(Arc<WorkloadRecord>, Option<WorkloadStatus>)>,
 }
 
 impl WorkloadsView {
@@ -60,9 +59,10 @@ impl WorkloadsView {
     /// generation, and the one that serves where none is.
     #[must_use]
     pub fn on(&self, service: ServiceKey, node: AgentId, generation: u64) -> Option<&Arc<WorkloadRecord>> {
-        let next = self.updates.get(&service).and_then(|update| update.next.as_ref());
+        let next = self.updates.get(&service).map(|update| update.next.iter().map(|(record, _)| record));
         let copy = self.copies.get(&(service, node)).map(|(record, _)| record);
         let all = || {
+            let next = next.clone().into_iter().flatten();
             self.records.get(&service).into_iter().chain(next).chain(copy).filter(|it| it.node == Some(node))
         };
         all().find(|record| record.generation == generation).or_else(|| all().next())
@@ -70,7 +70,7 @@ impl WorkloadsView {
 
     /// Everything that nodes run or are to run.
     pub fn runs(&self) -> impl Iterator<Item = &Arc<WorkloadRecord>> {
-        let next = self.updates.values().filter_map(|update| update.next.as_ref());
+        let next = self.updates.values().flat_map(|update| &update.next).map(|(record, _)| record);
         self.records.values().chain(next).chain(self.copies.values().map(|(record, _)| record))
     }
 }

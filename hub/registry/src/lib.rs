@@ -52,4 +52,4 @@ pub use registrar::{QosView, Registrar, RegistrarHandle, Stopping};
 pub use shared::{Peers, TunnelFacts};
 pub use status::CODE_KEY;
 pub use tls::{HandshakeFailure, RENEW_GRACE, TlsError, carrier_config, control_config};
-pub use workloads::{Blueprints, Workloads, WorkloadsHandle, lease_of};
+pub use workloads::{Blueprints, WorkloadRules, Workloads, WorkloadsHandle, lease_of};

@@ -55,6 +55,15 @@ pub trait Blueprints: Send + Sync {
     ) -> BoxFuture<'_, Result<(), Status>>;
 }
 
+/// What the operator set about workloads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WorkloadRules {
+    /// How long a node may be away before its workloads go elsewhere.
+    pub patience: Duration,
+    /// Versions of a service that are kept, within [`KEPT_VERSIONS`](blueprint_hub_registry_core::workload::KEPT_VERSIONS).
+    pub keep_versions: usize,
+}
+
 /// The lease of a workload that a launcher started; `None` for an operator's.
 #[must_use]
 pub fn lease_of(record: &WorkloadRecord) -> Option<Lease> {
@@ -79,6 +88,7 @@ pub struct WorkloadsHandle {
     store: Arc<dyn WorkloadStore>,
     commands: mpsc::Sender<Command>,
     view: watch::Receiver<Arc<WorkloadsView>>,
+    keep_versions: usize,
 }
 
 impl std::fmt::Debug for WorkloadsHandle {
@@ -160,6 +170,12 @@ impl WorkloadsHandle {
         self.commands.send(Command::Replicas(replicas)).await.map_err(|_| Stopping)
     }
 
+    /// Versions of a service that are kept at the most.
+    #[must_use]
+    pub const fn keep_versions(&self) -> usize {
+        self.keep_versions
+    }
+
     /// Versions of a service that are kept, the newest first.
     ///
     /// # Errors
@@ -203,7 +219,7 @@ pub struct Workloads {
     statuses: BTreeMap<ServiceKey, (AgentId, WorkloadStatus)>,
     updates: Updates,
     /// What nodes say of next versions.
-    next_statuses: BTreeMap<ServiceKey, (AgentId, WorkloadStatus)>,
+    next_statuses: BTreeMap<(ServiceKey, AgentId), WorkloadStatus>,
     /// What nodes say of replicas.
     copy_statuses: BTreeMap<(ServiceKey, AgentId), WorkloadStatus>,
     traffic: Arc<dyn Traffic>,
@@ -214,6 +230,7 @@ pub struct Workloads {
     journal: Journal,
     /// What the registrar was told last.
     told: Option<(Assignments, BTreeSet<ServiceKey>, Weights)>,
+    keep_versions: usize,
 }
 
 impl std::fmt::Debug for Workloads {
@@ -223,8 +240,7 @@ impl std::fmt::Debug for Workloads {
 }
 
 impl Workloads {
-    /// Loads what is wanted, and tells the registrar before any agent can ask; `patience` is how long a node may be
-    /// away before its workloads go elsewhere, and `replicas` are the nodes of services that have several.
+    /// Loads what is wanted, and tells the registrar before any agent can ask; `replicas` are the nodes of services that have several.
     ///
     /// # Errors
     ///
@@ -232,23 +248,32 @@ impl Workloads {
     pub async fn new(
         store: Arc<dyn WorkloadStore>,
         registrar: RegistrarHandle,
-        patience: Duration,
+        rules: WorkloadRules,
         traffic: Arc<dyn Traffic>,
         replicas: Replicas,
     ) -> StoreResult<(Self, WorkloadsHandle)> {
         let now = Timestamp::from(SystemTime::now());
         let hour_ago = Timestamp::from_millis(now.as_millis().saturating_sub(millis(WINDOW)));
         let fail_overs = FailOvers::restore(&store.fail_overs(hour_ago).await?);
-        let mut assigner = Assigner::new(store.list_workloads().await?, fail_overs, patience);
+        let mut assigner = Assigner::new(store.list_workloads().await?, fail_overs, rules.patience);
         assigner.set_replicas(replicas);
         assigner.spread(&registrar.snapshot());
         let stored = store.list_updates().await?;
-        stored.iter().filter_map(|it| it.next.clone()).for_each(|next| assigner.set_next(next));
+        for stored in &stored {
+            if let Some(next) = &stored.next {
+                assigner.set_next(next, stored.update.next_nodes());
+            }
+        }
         let updates = stored.into_iter().map(|it| it.update).collect();
         let updates = Updates::new(updates, now);
         let (sender, commands) = mpsc::channel(QUEUE);
         let (view, receiver) = watch::channel(Arc::default());
-        let handle = WorkloadsHandle { store: Arc::clone(&store), commands: sender, view: receiver };
+        let handle = WorkloadsHandle {
+            store: Arc::clone(&store),
+            commands: sender,
+            view: receiver,
+            keep_versions: rules.keep_versions,
+        };
         let (statuses, next_statuses, told) = (BTreeMap::new(), BTreeMap::new(), None);
         let mut task = Self {
             assigner,
@@ -263,7 +288,9 @@ impl Workloads {
             view,
             journal: Journal::default(),
             told,
+            keep_versions: rules.keep_versions,
         };
+        task.trim_versions().await;
         task.publish().await;
         Ok((task, handle))
     }
@@ -306,6 +333,7 @@ impl Workloads {
             Command::Set(change, reply) => {
                 let stored = self.store.set_workload(*change).await;
                 if let Ok(record) = &stored {
+                    self.trim_versions().await;
                     self.assigner.set(record.clone());
                     // Where it goes is decided before it is told, so that its maker sees the node at once.
                     let snapshot = self.registrar.snapshot();
@@ -356,7 +384,7 @@ impl Workloads {
 
     async fn hear(&mut self, agent: AgentId, statuses: Vec<WorkloadStatus>) {
         self.statuses.retain(|_, (from, _)| *from != agent);
-        self.next_statuses.retain(|_, (from, _)| *from != agent);
+        self.next_statuses.retain(|(_, from), _| *from != agent);
         self.copy_statuses.retain(|(_, from), _| *from != agent);
         for status in statuses {
             let service = status.service;
@@ -365,8 +393,8 @@ impl Workloads {
                 // What is said of a next version changes nothing of what the one that serves asks for.
                 self.assigner.hear(&status);
                 self.statuses.insert(service, (agent, status));
-            } else if self.assigner.next(service).is_some_and(is_of) {
-                self.next_statuses.insert(service, (agent, status));
+            } else if self.assigner.next(service).iter().any(is_of) {
+                self.next_statuses.insert((service, agent), status);
             } else if self.assigner.has_replicas(service) {
                 self.copy_statuses.insert((service, agent), status);
             }
@@ -415,8 +443,8 @@ impl Workloads {
         self.statuses.retain(|service, (agent, status)| {
             assigner.get(*service).is_some_and(|record| is_told_of(record, *agent, status))
         });
-        self.next_statuses.retain(|service, (agent, status)| {
-            assigner.next(*service).is_some_and(|record| is_told_of(record, *agent, status))
+        self.next_statuses.retain(|(service, agent), status| {
+            assigner.next(*service).iter().any(|record| is_told_of(record, *agent, status))
         });
         let own: BTreeSet<_> = assigner.copies().filter_map(|it| Some((it.service, it.node?))).collect();
         self.copy_statuses.retain(|key, _| own.contains(key));

@@ -21,15 +21,20 @@ const MAX_REPORT: u64 = 16 << 20;
 #[derive(Debug, Subcommand)]
 #[command(after_help = "Example: blueprint-hub qos show 7/42")]
 pub(crate) enum Qos {
-    /// Shows how a service does now, and how this month stands
-    #[command(after_help = "Example: blueprint-hub qos show 7/42")]
+    /// Shows how a service does now, and how this month stands, or how the month of a machine does
+    #[command(after_help = "Example: blueprint-hub qos show 7/42
+         blueprint-hub qos show --node rack-7")]
     Show {
         /// Service, as BLUEPRINT/SERVICE
-        service: ServiceKey,
+        #[arg(required_unless_present = "node", conflicts_with = "node")]
+        service: Option<ServiceKey>,
+        /// A machine and its tunnel, by name or id
+        #[arg(long, value_name = "NODE")]
+        node: Option<String>,
     },
     /// Shows what was, of a service, a machine or its tunnel
     History(History),
-    /// How much of the time services are to be up
+    /// How much of the time services, machines and tunnels are to be up
     #[command(subcommand, after_help = "Example: blueprint-hub qos objective set 7/42 99.95")]
     Objective(Objective),
     /// Writes the signed report of a month
@@ -46,7 +51,8 @@ pub(crate) enum Qos {
 #[command(after_help = "Example: blueprint-hub qos history 7/42 --from 6h
          blueprint-hub qos history --node rack-7 --from 30d --step hour
          blueprint-hub qos history --tunnel rack-7
-Without --from it is the last 24 hours. Minutes are kept for qos.keep_minutes, hours for qos.keep_hours.")]
+Without --from it is the last 24 hours. Single samples are kept for qos.keep_samples, minutes for qos.keep_minutes, hours for
+qos.keep_hours.")]
 pub(crate) struct History {
     /// Service, as BLUEPRINT/SERVICE
     #[arg(required_unless_present_any = ["node", "tunnel"], conflicts_with_all = ["node", "tunnel"])]
@@ -63,44 +69,90 @@ pub(crate) struct History {
     /// Before this time
     #[arg(long, value_name = "TIME", value_parser = since)]
     until: Option<u64>,
-    /// minute or hour; what the range is kept in, where not given
-    #[arg(long, value_parser = ["minute", "hour"])]
+    /// sample, minute or hour; minutes or hours, as the range is kept, where not given
+    #[arg(long, value_parser = ["sample", "minute", "hour"])]
     step: Option<String>,
     /// Most points, evenly spread, up to 10000
     #[arg(long, default_value_t = 60)]
     points: usize,
 }
 
-/// How much of the time services are to be up.
+/// How much of the time services, machines and tunnels are to be up.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Objective {
     /// Lists those that were set
     #[command(visible_alias = "list", after_help = "Example: blueprint-hub qos objective ls")]
     Ls,
-    /// Sets the one of a service, in percent with up to three decimals
-    #[command(after_help = "Example: blueprint-hub qos objective set 7/42 99.95")]
+    /// Sets the one of a service, a machine or a tunnel, in percent with up to three decimals
+    #[command(
+        allow_missing_positional = true,
+        after_help = "Example: blueprint-hub qos objective set 7/42 99.95
+         blueprint-hub qos objective set --node rack-7 99.5
+         blueprint-hub qos objective set --tunnel rack-7 99"
+    )]
     Set {
         /// Service, as BLUEPRINT/SERVICE
-        service: ServiceKey,
+        #[arg(required_unless_present_any = ["node", "tunnel"], conflicts_with_all = ["node", "tunnel"])]
+        service: Option<ServiceKey>,
         /// Percent of the time, such as 99.9
+        #[arg(required = true)]
         percent: String,
+        #[command(flatten)]
+        machine: Machine,
     },
     /// Goes back to the default, 99.9 %
-    #[command(visible_alias = "remove", after_help = "Example: blueprint-hub qos objective rm 7/42")]
+    #[command(
+        visible_alias = "remove",
+        after_help = "Example: blueprint-hub qos objective rm 7/42
+         blueprint-hub qos objective rm --node rack-7"
+    )]
     Rm {
         /// Service, as BLUEPRINT/SERVICE
-        service: ServiceKey,
+        #[arg(required_unless_present_any = ["node", "tunnel"], conflicts_with_all = ["node", "tunnel"])]
+        service: Option<ServiceKey>,
+        #[command(flatten)]
+        machine: Machine,
     },
+}
+
+/// A machine, or its tunnel, in place of a service.
+#[derive(Debug, Args)]
+pub(crate) struct Machine {
+    /// A machine, by name or id: whether it ran, as far as the hub saw it or its agent measured
+    #[arg(long, value_name = "NODE", conflicts_with = "tunnel")]
+    node: Option<String>,
+    /// The tunnel of a machine, by name or id: whether the hub reached it
+    #[arg(long, value_name = "NODE")]
+    tunnel: Option<String>,
+}
+
+impl Machine {
+    /// Path of the API for what is meant, and its name for people.
+    fn path(&self, service: Option<ServiceKey>) -> Result<(String, String), CliError> {
+        match (service, &self.node, &self.tunnel) {
+            (Some(service), _, _) => Ok((format!("/v1/services/{service}"), format!("service {service}"))),
+            (None, Some(node), _) => Ok((format!("/v1/nodes/{}", segment(node)?), format!("node {node}"))),
+            (None, None, Some(node)) => {
+                Ok((format!("/v1/nodes/{}/tunnel", segment(node)?), format!("the tunnel of {node}")))
+            }
+            (None, None, None) => Err(CliError::usage("name a service, --node or --tunnel")),
+        }
+    }
 }
 
 /// Writes the signed report of a month.
 #[derive(Debug, Args)]
 #[command(after_help = "Example: blueprint-hub qos report 7/42 --month 2026-10 --csv > october.csv
          blueprint-hub qos report 7/42 --month 2026-10 --output json > october.json
+         blueprint-hub qos report --node rack-7 --csv > rack-7.csv
+         blueprint-hub qos report --tunnel rack-7
 Text, unless --csv or --output json is given. docs/qos.md says what it says, and how anybody checks it.")]
 pub(crate) struct Report {
     /// Service, as BLUEPRINT/SERVICE
-    service: ServiceKey,
+    #[arg(required_unless_present_any = ["node", "tunnel"], conflicts_with_all = ["node", "tunnel"])]
+    service: Option<ServiceKey>,
+    #[command(flatten)]
+    machine: Machine,
     /// Which month, of UTC, such as 2026-10; this one, up to now, where not given
     #[arg(long, value_name = "MONTH")]
     month: Option<String>,
@@ -124,10 +176,18 @@ pub(crate) struct Verify {
 impl Qos {
     pub(crate) fn run(self, global: &Global) -> Result<(), CliError> {
         match self {
-            Self::Show { service } => {
-                let answer = ask(global, "GET", &format!("/v1/services/{service}/qos"), None)?;
-                shown(global, &answer, show::service);
-            }
+            Self::Show { service, node } => match (service, node) {
+                (Some(service), _) => {
+                    let answer = ask(global, "GET", &format!("/v1/services/{service}/qos"), None)?;
+                    shown(global, &answer, show::service);
+                }
+                (None, Some(node)) => {
+                    let path = format!("/v1/nodes/{}/qos/month", segment(&node)?);
+                    let answer = ask(global, "GET", &path, None)?;
+                    shown(global, &answer, show::node);
+                }
+                (None, None) => return Err(CliError::usage("name a service or --node")),
+            },
             Self::History(history) => history.run(global)?,
             Self::Objective(objective) => objective.run(global)?,
             Self::Report(report) => report.run(global)?,
@@ -185,24 +245,19 @@ impl Objective {
                 let answer = ask(global, "GET", "/v1/objectives", None)?;
                 shown(global, &answer, show::objectives);
             }
-            Self::Set { service, percent } => {
+            Self::Set { service, percent, machine } => {
+                let (path, name) = machine.path(service)?;
                 let body = json!({ "objective": percent });
-                let path = format!("/v1/services/{service}/objective");
-                let answer = ask(global, "PUT", &path, Some(&body))?;
+                let answer = ask(global, "PUT", &format!("{path}/objective"), Some(&body))?;
                 shown(global, &answer, |answer| {
-                    print_line(&format!(
-                        "service {service} is to be up {} % of the time",
-                        text(answer, "objective")
-                    ));
+                    print_line(&format!("{name} is to be up {} % of the time", text(answer, "objective")));
                 });
             }
-            Self::Rm { service } => {
-                let answer = ask(global, "DELETE", &format!("/v1/services/{service}/objective"), None)?;
+            Self::Rm { service, machine } => {
+                let (path, name) = machine.path(service)?;
+                let answer = ask(global, "DELETE", &format!("{path}/objective"), None)?;
                 shown(global, &answer, |answer| {
-                    print_line(&format!(
-                        "service {service} has the default again, {} %",
-                        text(answer, "objective")
-                    ));
+                    print_line(&format!("{name} has the default again, {} %", text(answer, "objective")));
                 });
             }
         }
@@ -217,7 +272,12 @@ impl Report {
             (false, Output::Json) => "json",
             (false, Output::Table) => "text",
         };
-        let mut path = format!("/v1/services/{}/qos/report?format={format}", self.service);
+        let place = match (self.service, &self.machine.tunnel) {
+            (None, Some(_)) => "report",
+            (Some(_), _) | (None, None) => "qos/report",
+        };
+        let (mut path, _) = self.machine.path(self.service)?;
+        path.push_str(&format!("/{place}?format={format}"));
         if let Some(month) = &self.month {
             path.push_str(&format!("&month={}", segment(month)?));
         }

@@ -32,6 +32,11 @@ pub(super) const WRITE_EVERY: Key = Key::new(
     "60s",
     "How often history is stored, 1s to 5m; a hub that is killed loses so much.",
 );
+pub(super) const SAMPLES: Key = Key::new(
+    "qos.keep_samples",
+    "1h",
+    "How long single samples of agents are kept, 1m to 48h; minutes are made of them at once and kept for longer.",
+);
 pub(super) const MINUTES: Key =
     Key::new("qos.keep_minutes", "48h", "How long history is kept by the minute, 2h to 30 days.");
 pub(super) const HOURS: Key = Key::new(
@@ -42,7 +47,7 @@ pub(super) const HOURS: Key = Key::new(
 pub(super) const ROWS: Key = Key::new(
     "qos.max_rows",
     "1000000",
-    "Most rows of minutes, and of hours, about 150 bytes each, the hours of services left out; where there are more, the \
+    "Most single samples, and rows of minutes, and of hours, about 150 bytes each, the hours of services left out; where there are more, the \
      oldest go.",
 );
 pub(super) const METRICS_EVERY: Key = Key::new(
@@ -77,6 +82,7 @@ impl QosConfig {
         };
         let listen = private_address(settings, LISTEN.path, problems);
         let write_every = span(settings, WRITE_EVERY.path, 1, 300, problems);
+        let samples = span(settings, SAMPLES.path, 60, 2 * DAY, problems);
         let minutes = span(settings, MINUTES.path, 2 * 3600, 30 * DAY, problems);
         let hours = span(settings, HOURS.path, DAY, 3660 * DAY, problems);
         let rows = settings.take_within(ROWS.path, 10_000..=100_000_000u64, problems);
@@ -93,7 +99,7 @@ impl QosConfig {
             port: port?,
             listen: listen?,
             write_every: write_every?,
-            keep: Keep { minutes: minutes?, hours: hours?, rows: rows? },
+            keep: Keep { samples: samples?, minutes: minutes?, hours: hours?, rows: rows? },
             metrics_every: metrics_every?,
         })
     }

@@ -5,6 +5,7 @@ use blueprint_common_runtime::config::{Key, Schema};
 use super::{
     alerts, aws, azure, digitalocean, discovery, docker, equinix, external, forwards, gcp, hivelocity,
     identity, oauth, orders, prices, providers, provision, qos, rest_cloud, scaleway, scaling, sessions, ssh,
+    workloads,
 };
 
 /// Every key of `hub.toml`.
@@ -124,6 +125,7 @@ pub(crate) const SCHEMA: Schema = Schema {
         qos::PORT,
         qos::LISTEN,
         qos::WRITE_EVERY,
+        qos::SAMPLES,
         qos::MINUTES,
         qos::HOURS,
         qos::ROWS,
@@ -245,6 +247,7 @@ pub(crate) const SCHEMA: Schema = Schema {
             "20GiB",
             "Room for all pushed artefacts, in the folder artefacts of the hub's state.",
         ),
+        workloads::KEEP_VERSIONS,
         providers::SIM,
         providers::SIM_FAULTS,
         providers::SIM_REGIONS,

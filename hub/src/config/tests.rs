@@ -38,9 +38,19 @@ fn the_way_to_the_operators_rpc_is_one_port_or_none() {
 #[test]
 fn one_artefact_is_no_larger_than_all_of_them() {
     let limits = load(&[("artefacts.max_bytes", "3MiB"), ("artefacts.max_total_bytes", "4MiB")]).unwrap();
-    assert_eq!((limits.artefacts.one, limits.artefacts.all), (3 << 20, 4 << 20));
+    let limits = limits.workloads.artefacts;
+    assert_eq!((limits.one, limits.all), (3 << 20, 4 << 20));
     let error = load(&[("artefacts.max_bytes", "30GiB")]).unwrap_err();
     assert!(error.contains("artefacts.max_bytes"), "{error}");
+}
+
+#[test]
+fn versions_that_are_kept_are_a_few_and_not_a_flood() {
+    assert_eq!(load(&[]).unwrap().workloads.rules.keep_versions, 10);
+    for wrong in ["1", "51", "all"] {
+        let error = load(&[("workloads.keep_versions", wrong)]).unwrap_err();
+        assert!(error.contains("workloads.keep_versions"), "{error}");
+    }
 }
 
 #[test]

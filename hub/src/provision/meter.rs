@@ -64,6 +64,10 @@ impl Meter for HubMeter {
         self.registrar.snapshot().agents.values().any(|view| view.connected && view.data_plane)
     }
 
+    fn updating(&self, service: ServiceKey) -> Option<String> {
+        self.workloads.view().updates.get(&service).map(|it| it.update.doing())
+    }
+
     fn leave(&self, agents: BTreeSet<AgentId>) -> BoxFuture<'_, ()> {
         async move {
             if self.registrar.set_leaving(agents).await.is_err() {

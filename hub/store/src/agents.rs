@@ -115,6 +115,7 @@ pub(crate) fn remove(db: &Connection, id: AgentId, now: Timestamp) -> DbResult<b
     let sql = "DELETE FROM agents WHERE id = ?1 RETURNING name";
     let name: Option<String> = db.query_row(sql, params![id.as_bytes()], |row| row.get(0)).optional()?;
     let Some(name) = name else { return Ok(false) };
+    crate::qos::forget_agent(db, id)?;
     audit::append(db, AuditEvent::new(AuditKind::AgentRemove, id, format_args!("name {name}")), now)?;
     Ok(true)
 }

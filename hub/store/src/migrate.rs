@@ -30,6 +30,7 @@ const STEPS: &[&str] = &[
     include_str!("schema/0019_scaling.sql"),
     include_str!("schema/0020_used_assertions.sql"),
     include_str!("schema/0021_given_up.sql"),
+    include_str!("schema/0022_qos_late.sql"),
 ];
 
 /// Brings the schema up to date.

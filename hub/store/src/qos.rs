@@ -1,5 +1,6 @@
 //! History of quality of service: rows of minutes and hours, what services said, objectives.
 
+mod objectives;
 mod pages;
 mod past;
 mod prune;
@@ -10,17 +11,16 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use blueprint_common_types::{AgentId, ServiceKey, TargetKey, Timestamp};
+use blueprint_hub_registry_core::StoreResult;
 use blueprint_hub_registry_core::qos::{
-    Batch, Keep, Objective, ObjectiveRecord, PagePoint, Past, Pruned, QosRows, QosStore, Step, Subject,
-    Written,
+    Batch, Keep, Objective, ObjectiveOf, ObjectiveRecord, PagePoint, Past, Pruned, QosRows, QosStore, Step,
+    Subject, Written,
 };
-use blueprint_hub_registry_core::{AuditEvent, AuditKind, StoreResult};
 use futures_util::future::BoxFuture;
 use rusqlite::{Connection, Row, params};
 
-use crate::convert::{read_service, read_time, service, time};
+use crate::SqliteStore;
 use crate::error::{DbError, DbResult};
-use crate::{SqliteStore, audit};
 
 impl QosStore for SqliteStore {
     fn write_qos(&self, batch: Batch) -> BoxFuture<'_, StoreResult<Written>> {
@@ -45,12 +45,8 @@ impl QosStore for SqliteStore {
         Box::pin(self.queue.call("read what was known before the start", past::past))
     }
 
-    fn qos_hours(
-        &self,
-        service: ServiceKey,
-        range: (Timestamp, Timestamp),
-    ) -> BoxFuture<'_, StoreResult<QosRows>> {
-        Box::pin(self.queue.call("read hours of a service", move |db| past::hours(db, service, range)))
+    fn qos_hours(&self, of: Subject, range: (Timestamp, Timestamp)) -> BoxFuture<'_, StoreResult<QosRows>> {
+        Box::pin(self.queue.call("read hours of a month", move |db| past::hours(db, of, range)))
     }
 
     fn qos_begins(&self, service: ServiceKey) -> BoxFuture<'_, StoreResult<Option<Timestamp>>> {
@@ -79,18 +75,20 @@ impl QosStore for SqliteStore {
     }
 
     fn objectives(&self) -> BoxFuture<'_, StoreResult<Vec<ObjectiveRecord>>> {
-        Box::pin(self.queue.call("read the objectives", objectives))
+        Box::pin(self.queue.call("read the objectives", objectives::list))
     }
 
     fn set_objective(
         &self,
-        service: ServiceKey,
+        of: ObjectiveOf,
         objective: Option<Objective>,
         now: Timestamp,
     ) -> BoxFuture<'_, StoreResult<bool>> {
-        Box::pin(self.queue.call("store an objective", move |db| set_objective(db, service, objective, now)))
+        Box::pin(self.queue.call("store an objective", move |db| objectives::set(db, of, objective, now)))
     }
 }
+
+pub(crate) use objectives::forget_agent;
 
 /// Of these targets of an agent, those that rows are about.
 pub(crate) fn recorded(
@@ -110,49 +108,6 @@ pub(crate) fn recorded(
         }
     }
     Ok(found)
-}
-
-fn objectives(db: &Connection) -> DbResult<Vec<ObjectiveRecord>> {
-    let sql = "SELECT blueprint, service, thousandths, changed_at FROM qos_objectives";
-    let mut statement = db.prepare(sql)?;
-    let mut rows = statement.query([])?;
-    let mut records = Vec::new();
-    while let Some(row) = rows.next()? {
-        let objective = Objective::new(row.get(2)?);
-        let objective =
-            objective.ok_or_else(|| DbError::Damaged("an objective is out of range".to_owned()))?;
-        records.push(ObjectiveRecord {
-            service: read_service(row, 0)?,
-            objective,
-            changed_at: read_time(row, 3)?,
-        });
-    }
-    records.sort_by_key(|record| record.service);
-    Ok(records)
-}
-
-fn set_objective(
-    db: &Connection,
-    key: ServiceKey,
-    objective: Option<Objective>,
-    now: Timestamp,
-) -> DbResult<bool> {
-    let (blueprint, number) = service(key);
-    let Some(objective) = objective else {
-        let sql = "DELETE FROM qos_objectives WHERE blueprint = ?1 AND service = ?2";
-        if db.execute(sql, params![blueprint, number])? == 0 {
-            return Ok(false);
-        }
-        let detail = format_args!("{} % is the default", Objective::default());
-        audit::append(db, AuditEvent::new(AuditKind::ObjectiveRemove, key, detail), now)?;
-        return Ok(true);
-    };
-    let sql = "INSERT INTO qos_objectives (blueprint, service, thousandths, changed_at) VALUES (?1, ?2, ?3, ?4) \
-               ON CONFLICT (blueprint, service) DO UPDATE SET thousandths = excluded.thousandths, \
-               changed_at = excluded.changed_at";
-    db.execute(sql, params![blueprint, number, objective.thousandths(), time(now)])?;
-    audit::append(db, AuditEvent::new(AuditKind::ObjectiveSet, key, format_args!("{objective} %")), now)?;
-    Ok(true)
 }
 
 /// A number as a column; what is beyond its range is stored as the end of it.

@@ -83,7 +83,7 @@ pub(crate) fn begin(db: &Connection, new: NewUpdate) -> DbResult<Option<StoredUp
         reason: String::new(),
         decided_at: now,
     };
-    versions::add(db, &version, &[before.version, number])?;
+    versions::add(db, &version)?;
     let update = Update {
         service,
         from: before.version,
@@ -97,6 +97,8 @@ pub(crate) fn begin(db: &Connection, new: NewUpdate) -> DbResult<Option<StoredUp
         next: new.place.map(|(node, slot)| NextRun { generation, slot, node }),
         needs_target: new.needs_target,
         is_covered: false,
+        replicas: new.replicas,
+        rolled: 0,
     };
     save_new(db, &update)?;
     let detail =

@@ -1,14 +1,18 @@
 //! Versions of workloads: documents that were run.
 
+use std::collections::BTreeMap;
+
 use blueprint_common_types::{ServiceKey, Timestamp};
 use blueprint_hub_registry_core::workload::{
-    MAX_VERSIONS, Version, VersionOutcome, WorkloadChange, WorkloadRecord,
+    ThrownAway, Version, VersionOutcome, WorkloadChange, WorkloadRecord,
 };
+use blueprint_hub_registry_core::{AuditEvent, AuditKind};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::convert::{read_service, read_text, read_time, service, time};
 use crate::error::DbResult;
-use crate::workloads::{nodes_text, read_nodes};
+use crate::workloads::{find as find_workload, nodes_text, read_nodes};
+use crate::{audit, updates};
 
 const COLUMNS: &str = "blueprint, service, number, document, nodes, keystore, made_at, made_by, strategy, repeats, \
                        outcome, reason, decided_at";
@@ -92,12 +96,12 @@ pub(crate) fn of_change(
         reason: String::new(),
         decided_at: change.now,
     };
-    add(db, &version, &[number])?;
+    add(db, &version)?;
     Ok(number)
 }
 
-/// Adds a version, and lets the oldest go where they are too many; those in `used` stay.
-pub(crate) fn add(db: &Connection, version: &Version, used: &[u32]) -> DbResult<()> {
+/// Adds a version.
+pub(crate) fn add(db: &Connection, version: &Version) -> DbResult<()> {
     let (blueprint, number) = service(version.service);
     let sql = format!(
         "INSERT INTO workload_versions ({COLUMNS}) \
@@ -119,14 +123,42 @@ pub(crate) fn add(db: &Connection, version: &Version, used: &[u32]) -> DbResult<
         time(version.decided_at),
     ];
     db.execute(&sql, values)?;
-    let all = list(db, version.service)?;
-    let many = all.len().saturating_sub(MAX_VERSIONS);
-    let old = all.iter().rev().map(|version| version.number).filter(|number| !used.contains(number));
-    for old in old.take(many) {
-        let sql = "DELETE FROM workload_versions WHERE blueprint = ?1 AND service = ?2 AND number = ?3";
-        db.execute(sql, params![blueprint, number, old])?;
-    }
     Ok(())
+}
+
+/// Lets the oldest go where they are too many; those in use stay. Says which went.
+pub(crate) fn trim(db: &Connection, keep: usize, now: Timestamp) -> DbResult<ThrownAway> {
+    let sql = "SELECT blueprint, service, number FROM workload_versions ORDER BY blueprint, service, number";
+    let mut statement = db.prepare(sql)?;
+    let mut rows = statement.query([])?;
+    let mut all: BTreeMap<ServiceKey, Vec<u32>> = BTreeMap::new();
+    while let Some(row) = rows.next()? {
+        all.entry(read_service(row, 0)?).or_default().push(row.get(2)?);
+    }
+    let mut gone = Vec::new();
+    for (key, numbers) in all {
+        let many = numbers.len().saturating_sub(keep);
+        if many == 0 {
+            continue;
+        }
+        let serving = find_workload(db, key)?.map(|record| record.version);
+        let update = updates::get(db, key)?;
+        let used = |number: &u32| {
+            serving == Some(*number)
+                || update.as_ref().is_some_and(|update| [update.from, update.to].contains(number))
+        };
+        let old: Vec<u32> = numbers.into_iter().filter(|number| !used(number)).take(many).collect();
+        let (blueprint, number) = service(key);
+        for old in &old {
+            let sql = "DELETE FROM workload_versions WHERE blueprint = ?1 AND service = ?2 AND number = ?3";
+            db.execute(sql, params![blueprint, number, old])?;
+        }
+        let texts: Vec<String> = old.iter().map(u32::to_string).collect();
+        let detail = format_args!("{keep} versions are kept, thrown away: {}", texts.join(", "));
+        audit::append(db, AuditEvent::new(AuditKind::WorkloadForget, key, detail), now)?;
+        gone.push((key, old));
+    }
+    Ok(gone)
 }
 
 /// Notes what became of a version; nothing where it is not kept.

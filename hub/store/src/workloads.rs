@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 
 use blueprint_common_types::{AgentId, ServiceKey, Timestamp};
 use blueprint_hub_registry_core::workload::{
-    NewUpdate, Placed, StoredUpdate, Update, Version, WorkloadChange, WorkloadChangeError, WorkloadEvent,
-    WorkloadRecord, WorkloadStore,
+    NewUpdate, Placed, StoredUpdate, ThrownAway, Update, Version, WorkloadChange, WorkloadChangeError,
+    WorkloadEvent, WorkloadRecord, WorkloadStore,
 };
 use blueprint_hub_registry_core::{AuditEvent, AuditKind, StoreResult};
 use futures_util::future::BoxFuture;
@@ -39,6 +39,10 @@ impl WorkloadStore for SqliteStore {
 
     fn list_versions(&self, service: ServiceKey) -> BoxFuture<'_, StoreResult<Vec<Version>>> {
         Box::pin(self.queue.call("list versions", move |db| versions::list(db, service)))
+    }
+
+    fn trim_versions(&self, keep: usize, now: Timestamp) -> BoxFuture<'_, StoreResult<ThrownAway>> {
+        Box::pin(self.queue.call("throw versions away", move |db| versions::trim(db, keep, now)))
     }
 
     fn begin_update(&self, update: NewUpdate) -> BoxFuture<'_, StoreResult<Option<StoredUpdate>>> {

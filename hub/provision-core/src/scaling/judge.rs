@@ -171,6 +171,13 @@ impl Scaler {
     /// What is to be done now, if anything, and how it stands in one line.
     pub fn look(&mut self, scaling: &Scaling, sight: &Sight, now: Timestamp) -> (Option<Step>, String) {
         self.note_away(scaling, sight, now);
+        if let (Phase::Paid | Phase::Draining, Some(doing), false) =
+            (scaling.phase, &sight.updating, sight.is_gone)
+        {
+            self.low.remove(&scaling.service);
+            let why = "an update is under way, and replicas stay as they are until it is over";
+            return (None, format!("{why}: {doing}"));
+        }
         let step = match scaling.phase {
             Phase::Ended => return (None, "its deployment was ended".to_owned()),
             Phase::Paid | Phase::Draining | Phase::Zero if sight.is_gone => {

@@ -83,6 +83,8 @@ pub struct Sight {
     pub is_clock_trusted: bool,
     /// Whether the hub can be reached: some agent is connected, whichever it is, and its tunnel echoes.
     pub is_reached: bool,
+    /// What an update of the service does that is under way, one line; `None` where there is none.
+    pub updating: Option<String>,
     /// Whether a machine of any service was given up, and none has joined in its place: see [`is_replacing`].
     pub is_replacing: bool,
 }

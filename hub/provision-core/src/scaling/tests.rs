@@ -48,6 +48,7 @@ impl Sim {
             is_gone: false,
             is_clock_trusted: true,
             is_reached: true,
+            updating: None,
             is_replacing: false,
         };
         let (is_deployed, is_cloud_there, history) = (true, true, Vec::new());
@@ -358,6 +359,29 @@ fn what_ended_runs_on_no_node_until_its_tier_is_forgotten() {
     assert_eq!(nodes(&sim.scaling).unwrap().len(), 1);
     sim.scaling.phase = Phase::Ended;
     assert_eq!(nodes(&sim.scaling), Some(BTreeSet::new()));
+}
+
+#[test]
+fn an_update_holds_replicas_and_scaling_goes_on_after_it() {
+    // Load that asks for more, load that asks for less, and a payment that is over.
+    for (percent, paid, then) in [(160.0, true, "grow"), (1.0, true, "drain"), (70.0, false, "phase")] {
+        let mut sim = Sim::new(standard());
+        if percent < 70.0 {
+            sim.run(160.0, LOOK * 20);
+        }
+        sim.history.clear();
+        let wanted = sim.sight.wanted;
+        sim.scaling.terms.paid_until = (!paid).then(|| sim.now.plus(LOOK));
+        sim.sight.updating = Some("version 2 is started, replica 1 of 2".to_owned());
+        assert_eq!(sim.run(percent, LOOK * 40), wanted, "{then}");
+        assert_eq!(sim.scaler.look(&sim.scaling, &sim.sight, sim.now).0, None);
+        let why = sim.scaler.look(&sim.scaling, &sim.sight, sim.now).1;
+        assert!(why.contains("an update is under way") && why.ends_with("replica 1 of 2"), "{why}");
+        assert!(sim.history.is_empty(), "{:?}", sim.history);
+        sim.sight.updating = None;
+        sim.run(percent, LOOK * 20);
+        assert_eq!(sim.history.first().map(String::as_str), Some(then));
+    }
 }
 
 #[test]

@@ -187,6 +187,7 @@ impl ScaleWatch {
             is_gone: deployment.is_none_or(|deployment| deployment.wanted == Wanted::Gone),
             is_clock_trusted: self.parts.provisioner.is_clock_trusted(),
             is_reached: self.meter.is_reached(),
+            updating: self.meter.updating(scaling.service),
             is_replacing: is_replacing(records),
         }
     }

@@ -178,6 +178,10 @@ impl Meter for Dials {
         !self.is_cut.load(Ordering::Relaxed)
     }
 
+    fn updating(&self, _: ServiceKey) -> Option<String> {
+        None
+    }
+
     fn leave(&self, _: BTreeSet<AgentId>) -> BoxFuture<'_, ()> {
         ready(()).boxed()
     }

@@ -67,7 +67,7 @@ impl Book {
         Self::default()
     }
 
-    /// Takes a report of an agent, which may be as late as `oldest`.
+    /// Takes a report of an agent, which may be as late as `oldest`; `is_late` says that the agent could not give it when it took it.
     ///
     /// # Errors
     ///
@@ -77,7 +77,7 @@ impl Book {
         agent: AgentId,
         at: Timestamp,
         (machine, tunnel, services): (&MachineSample, &TunnelSample, &[ServiceSample]),
-        oldest: Duration,
+        (oldest, is_late): (Duration, bool),
         now: Timestamp,
     ) -> Result<(), LeftOut> {
         if now.since(at) > oldest {
@@ -86,10 +86,12 @@ impl Book {
         if at.since(now) > MAX_CLOCK_SKEW {
             return Err(LeftOut::FromTheFuture);
         }
-        self.waiting.marks.push_back((Subject::Node(agent), Mark::of_machine(at, machine, tunnel)));
+        let of_machine = Mark { is_late, ..Mark::of_machine(at, machine, tunnel) };
+        self.waiting.marks.push_back((Subject::Node(agent), of_machine));
         for sample in services.iter().take(MAX_TARGETS_PER_AGENT) {
             let key = TargetKey { service: sample.service, agent, port: sample.port };
-            self.waiting.marks.push_back((Subject::Target(key), Mark::of_service(at, sample)));
+            let of_service = Mark { is_late, ..Mark::of_service(at, sample) };
+            self.waiting.marks.push_back((Subject::Target(key), of_service));
         }
         self.trim()
     }

@@ -20,8 +20,12 @@ pub struct CurvePoint {
     pub up_ms: u64,
     /// And down.
     pub down_ms: u64,
-    /// And neither: the hub was not running, or could not say.
+    /// And neither: the hub was not running, or could not say, and no agent measured it.
     pub unknown_ms: u64,
+    /// Up as agents measured it and said later, of what the hub did not see.
+    pub late_up_ms: u64,
+    /// And down.
+    pub late_down_ms: u64,
     /// Samples counted.
     pub samples: u64,
     /// Mean processor share in percent: of all processors for a machine, of one for a service.
@@ -58,7 +62,9 @@ impl CurvePoint {
             at,
             up_ms: row.seen.up,
             down_ms: row.seen.down,
-            unknown_ms: span_ms.saturating_sub(row.seen.both()),
+            unknown_ms: span_ms.saturating_sub(row.seen.both()).saturating_sub(row.late.both()),
+            late_up_ms: row.late.up,
+            late_down_ms: row.late.down,
             samples: row.samples,
             cpu_percent: percent(row.mean(row.cpu_sum)),
             cpu_most_percent: percent(row.cpu_most),

@@ -4,7 +4,7 @@ use blueprint_common_types::{AgentId, ServiceKey, Timestamp};
 use futures_util::future::BoxFuture;
 use serde::Serialize;
 
-use super::{CurvePoint, Month, Objective, ObjectiveRecord, Report, Step, Subject};
+use super::{CurvePoint, Month, Objective, ObjectiveOf, ObjectiveRecord, Report, Step, Subject};
 use crate::StoreError;
 
 /// How a service stands; the number is the one of the Blueprint SDK's protocol.
@@ -84,7 +84,8 @@ pub struct HistoryAsk {
     pub from: Option<Timestamp>,
     /// Before then; `None` for now.
     pub until: Option<Timestamp>,
-    /// Minutes or hours; `None` for minutes where all of the range is kept in minutes.
+    /// Single samples, minutes or hours; `None` for minutes where all of the range is kept in minutes, and for samples where all of
+    /// it is kept in those and only sampled times are wanted.
     pub step: Option<Step>,
     /// Most points; 0 for [`DEFAULT_POINTS`](super::DEFAULT_POINTS).
     pub points: usize,
@@ -95,7 +96,7 @@ pub struct HistoryAsk {
 /// The answer.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Curve {
-    /// Minutes or hours.
+    /// Single samples, minutes or hours.
     pub step: Step,
     /// Oldest first. Where points were left out, they are evenly spread.
     pub points: Vec<CurvePoint>,
@@ -140,16 +141,16 @@ pub trait QosDesk: Send + Sync {
     /// What was, of a service or a machine.
     fn curve(&self, of: Subject, ask: HistoryAsk) -> BoxFuture<'_, Result<Curve, QosError>>;
 
-    /// The month of a service, up to now where it is not over.
-    fn report(&self, service: ServiceKey, month: Month) -> BoxFuture<'_, Result<Report, QosError>>;
+    /// The month of a service, a machine or a tunnel, up to now where it is not over.
+    fn report(&self, of: ObjectiveOf, month: Month) -> BoxFuture<'_, Result<Report, QosError>>;
 
     /// Every objective that was set.
     fn objectives(&self) -> BoxFuture<'_, Result<Vec<ObjectiveRecord>, QosError>>;
 
-    /// Sets the objective of a service, or goes back to the default; false where there was none to go back from.
+    /// Sets the objective of something, or goes back to the default; false where there was none to go back from.
     fn set_objective(
         &self,
-        service: ServiceKey,
+        of: ObjectiveOf,
         objective: Option<Objective>,
     ) -> BoxFuture<'_, Result<bool, QosError>>;
 

@@ -1,9 +1,9 @@
-//! How much of the time a service is to be up.
+//! How much of the time something is to be up.
 
 use std::fmt;
 use std::str::FromStr;
 
-use blueprint_common_types::{ServiceKey, Timestamp};
+use blueprint_common_types::{AgentId, ServiceKey, Timestamp};
 use serde::{Serialize, Serializer};
 
 /// Thousandths of a percent in all.
@@ -92,11 +92,32 @@ impl Serialize for Objective {
     }
 }
 
-/// The objective of one service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+/// What has an objective.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ObjectiveOf {
+    /// A service.
+    Service(ServiceKey),
+    /// A machine, whether or not it is reached.
+    Node(AgentId),
+    /// The tunnel of a machine.
+    Tunnel(AgentId),
+}
+
+impl fmt::Display for ObjectiveOf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Service(service) => write!(f, "{service}"),
+            Self::Node(agent) => write!(f, "node {agent}"),
+            Self::Tunnel(agent) => write!(f, "tunnel {agent}"),
+        }
+    }
+}
+
+/// The objective of something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ObjectiveRecord {
-    /// Which service.
-    pub service: ServiceKey,
+    /// Of what.
+    pub of: ObjectiveOf,
     /// What it is to reach.
     pub objective: Objective,
     /// When it was set.

@@ -26,6 +26,8 @@ pub enum Subject {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Step {
+    /// A single sample, by its second.
+    Sample,
     /// A minute.
     Minute,
     /// An hour.
@@ -37,6 +39,7 @@ impl Step {
     #[must_use]
     pub const fn millis(self) -> u64 {
         match self {
+            Self::Sample => 1000,
             Self::Minute => 60_000,
             Self::Hour => 3_600_000,
         }
@@ -75,6 +78,8 @@ pub struct Mark {
     pub delay: u32,
     /// Share of echoes that were lost; 0 for a target.
     pub loss: u32,
+    /// Whether its agent could not give it when it took it.
+    pub is_late: bool,
 }
 
 impl Mark {
@@ -93,6 +98,7 @@ impl Mark {
             tx: machine.network_tx_bytes.min(i64::MAX.cast_unsigned()),
             delay: tunnel.rtt_micros,
             loss: hundredths(tunnel.loss_percent),
+            is_late: false,
         }
     }
 
@@ -171,6 +177,10 @@ pub struct Row {
     pub loss_sum: u64,
     /// What the newest sample says, sums left out.
     pub last: Last,
+    /// What the hub did not see, as agents measured it and said later, in milliseconds.
+    pub late: Seen,
+    /// What the hub saw down while agents measured it healthy, in milliseconds: it could not be reached.
+    pub unreached: u64,
 }
 
 /// What the newest sample of a row says.
@@ -234,9 +244,40 @@ impl Row {
         added
     }
 
+    /// Gives the part of this minute that the hub did not see to what agents measured, of which `healthy` of `checks` were
+    /// good; gives what the row had of that before. Nothing changes where nothing was checked.
+    pub fn measure(&mut self, healthy: u64, checks: u64) -> (Seen, u64) {
+        let before = (self.late, self.unreached);
+        let part = |of: u64| (of.saturating_mul(healthy.min(checks))).checked_div(checks);
+        let room = Step::Minute.millis().saturating_sub(self.seen.both());
+        if let (Some(up), Some(unreached)) = (part(room), part(self.seen.down)) {
+            self.late = Seen { up, down: room.saturating_sub(up) };
+            self.unreached = unreached;
+        }
+        before
+    }
+
+    /// Takes the change of one minute into the hour that holds it.
+    pub const fn remeasure(&mut self, (before, unreached): (Seen, u64), minute: &Self) {
+        self.late.up = self.late.up.saturating_add(minute.late.up).saturating_sub(before.up);
+        self.late.down = self.late.down.saturating_add(minute.late.down).saturating_sub(before.down);
+        self.unreached = self.unreached.saturating_add(minute.unreached).saturating_sub(unreached);
+    }
+
+    /// Leaves to what agents measured no more than the hub did not see of this minute; gives what it had before.
+    pub fn yield_to_seen(&mut self) -> (Seen, u64) {
+        let before = (self.late, self.unreached);
+        let room = Step::Minute.millis().saturating_sub(self.seen.both());
+        self.late.down = self.late.down.min(room);
+        self.late.up = self.late.up.min(room.saturating_sub(self.late.down));
+        before
+    }
+
     /// Adds another row, of another time or another subject.
     pub fn join(&mut self, other: &Self) {
         self.seen.add(other.seen);
+        self.late.add(other.late);
+        self.unreached = self.unreached.saturating_add(other.unreached);
         self.samples = self.samples.saturating_add(other.samples);
         self.healthy = self.healthy.saturating_add(other.healthy);
         self.unhealthy = self.unhealthy.saturating_add(other.unhealthy);

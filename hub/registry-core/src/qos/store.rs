@@ -6,17 +6,19 @@ use std::time::Duration;
 use blueprint_common_types::{AgentId, ServiceKey, Timestamp};
 use futures_util::future::BoxFuture;
 
-use super::{Batch, Objective, ObjectiveRecord, Row, Step, Subject};
+use super::{Batch, Objective, ObjectiveOf, ObjectiveRecord, Row, Step, Subject};
 use crate::StoreResult;
 
 /// How much is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Keep {
+    /// Age of the oldest single samples.
+    pub samples: Duration,
     /// Age of the oldest minutes.
     pub minutes: Duration,
     /// Age of the oldest hours.
     pub hours: Duration,
-    /// Most rows of minutes, and of hours, where the hours of services do not count; where there are more, the oldest go.
+    /// Most single samples, and rows of minutes, and of hours, where the hours of services do not count; where there are more, the oldest go.
     pub rows: u64,
 }
 
@@ -38,6 +40,8 @@ pub struct Pruned {
     pub old: u64,
     /// Rows that were too many.
     pub many: u64,
+    /// Single samples that are left.
+    pub samples: u64,
     /// Rows of minutes that are left.
     pub minutes: u64,
     /// Rows of hours that are left.
@@ -81,12 +85,8 @@ pub trait QosStore: Send + Sync {
     ) -> BoxFuture<'_, StoreResult<QosRows>>;
 
     /// Hours of a service that begin in `range`, its end left out: its own, and one for each hour that joins those of all
-    /// its targets, under the name of one of them.
-    fn qos_hours(
-        &self,
-        service: ServiceKey,
-        range: (Timestamp, Timestamp),
-    ) -> BoxFuture<'_, StoreResult<QosRows>>;
+    /// its targets, under the name of one of them. Or those of a machine.
+    fn qos_hours(&self, of: Subject, range: (Timestamp, Timestamp)) -> BoxFuture<'_, StoreResult<QosRows>>;
 
     /// When the hour begins in which the hub saw a service first, whether or not it is kept; `None` where it never did.
     fn qos_begins(&self, service: ServiceKey) -> BoxFuture<'_, StoreResult<Option<Timestamp>>>;
@@ -107,14 +107,14 @@ pub trait QosStore: Send + Sync {
         most: u32,
     ) -> BoxFuture<'_, StoreResult<Vec<PagePoint>>>;
 
-    /// Every objective that was set, by service.
+    /// Every objective that was set, in the order of [`ObjectiveOf`].
     fn objectives(&self) -> BoxFuture<'_, StoreResult<Vec<ObjectiveRecord>>>;
 
-    /// Sets the objective of a service, or, with `None`, goes back to the default; audited. False where there was
+    /// Sets the objective of something, or, with `None`, goes back to the default; audited. False where there was
     /// none to go back from.
     fn set_objective(
         &self,
-        service: ServiceKey,
+        of: ObjectiveOf,
         objective: Option<Objective>,
         now: Timestamp,
     ) -> BoxFuture<'_, StoreResult<bool>>;

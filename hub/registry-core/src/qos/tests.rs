@@ -77,7 +77,7 @@ fn a_book_takes_late_samples_and_says_why_it_takes_others_not() {
     let mut book = Book::new();
     let (machine, tunnel, services) = samples();
     let day = Duration::from_secs(86_400);
-    let mut note = |at| book.note(agent(), at, (&machine, &tunnel, &services), day, NOW);
+    let mut note = |at| book.note(agent(), at, (&machine, &tunnel, &services), (day, false), NOW);
     assert_eq!(note(NOW), Ok(()));
     assert_eq!(note(Timestamp::from_millis(NOW.as_millis() - 86_400_000)), Ok(()));
     assert_eq!(note(Timestamp::from_millis(NOW.as_millis() - 86_400_001)), Err(LeftOut::TooOld));
@@ -96,7 +96,7 @@ fn a_book_that_cannot_be_stored_has_a_bound_and_keeps_the_newest() {
     let mut full = 0;
     for second in 0..=u64::try_from(MAX_MARKS).unwrap() {
         let at = NOW.plus(Duration::from_millis(second));
-        full += u32::from(book.note(agent(), at, (&machine, &tunnel, &[]), SECOND, at).is_err());
+        full += u32::from(book.note(agent(), at, (&machine, &tunnel, &[]), (SECOND, false), at).is_err());
     }
     assert_eq!(full, 1);
     let batch = book.take();
@@ -361,7 +361,7 @@ fn a_report_counts_the_hours_of_its_month_and_unknown_is_neither_up_nor_down() {
     add(month.end().as_millis(), 0, hour);
     let report = Report::new(
         "hub",
-        (SERVICE, month),
+        (ReportOf::Service(SERVICE), month),
         (&rows, Some(Timestamp::from_millis(start - hour))),
         Objective::default(),
         NOW.plus(Duration::from_secs(60)),
@@ -384,11 +384,60 @@ fn a_report_counts_the_hours_of_its_month_and_unknown_is_neither_up_nor_down() {
 }
 
 #[test]
+fn what_agents_measured_while_the_hub_was_away_is_neither_unknown_nor_simply_up() {
+    let mut minute = Row::default();
+    minute.see(Seen { up: 15_000, down: 5_000 }, Step::Minute);
+    minute.measure(0, 0);
+    assert_eq!(minute.late, Seen::default(), "nothing was checked");
+    // Three of four checks were good: of the 40 s that nobody saw, 30 were up, and of the 5 s that were down, 3.75 could not be reached.
+    let mut hour = Row::default();
+    hour.remeasure(minute.measure(3, 4), &minute);
+    assert_eq!((minute.late, minute.unreached), (Seen { up: 30_000, down: 10_000 }, 3_750));
+    // The same again, with one sample more, counts once in the hour.
+    hour.remeasure(minute.measure(3, 5), &minute);
+    assert_eq!((hour.late, hour.unreached), (Seen { up: 24_000, down: 16_000 }, 3_000));
+    // What the hub saw itself counts before that.
+    minute.see(Seen { up: 30_000, down: 0 }, Step::Minute);
+    hour.remeasure(minute.yield_to_seen(), &minute);
+    assert_eq!((minute.late, hour.late), (Seen { up: 0, down: 10_000 }, Seen { up: 0, down: 10_000 }));
+
+    let month: Month = "2026-10".parse().unwrap();
+    let hour_ms = 3_600_000;
+    let (seen, late) = (Seen { up: 600_000, down: 600_000 }, Seen { up: 1_800_000, down: 300_000 });
+    let row = Row { seen, late, unreached: 400_000, ..Row::default() };
+    let of = |subject, of| {
+        let rows = QosRows::from([((month.start(), subject), row)]);
+        let until = Timestamp::from_millis(month.start().as_millis() + hour_ms);
+        Report::new("hub", (of, month), (&rows, Some(month.start())), Objective::default(), until)
+    };
+    let service = of(Subject::Service(SERVICE), ReportOf::Service(SERVICE));
+    let total = &service.total;
+    assert_eq!((total.late_up_ms, total.late_down_ms, total.unknown_ms), (1_800_000, 300_000, 300_000));
+    assert_eq!((total.down_ms, total.unreached_ms), (600_000, 400_000), "nobody reached it: that is down");
+    assert_eq!((total.availability, service.budget.used_ms), (Some(72_727), 900_000));
+    assert!(service.text().contains("came late") && service.csv().contains("late_up_seconds"));
+    // The machine ran while its tunnel was away; the tunnel did not, and nobody measures it but the hub.
+    let name = "rack-7".to_owned();
+    let node = of(Subject::Node(agent()), ReportOf::Node(agent(), name.clone()));
+    assert_eq!((node.total.down_ms, node.total.unreached_ms), (200_000, 400_000));
+    assert_eq!(node.total.availability, Some(84_848));
+    let tunnel = of(Subject::Node(agent()), ReportOf::Tunnel(agent(), name));
+    assert_eq!((tunnel.total.down_ms, tunnel.total.unknown_ms), (600_000, 2_400_000));
+    assert_eq!(tunnel.total.availability, Some(50_000));
+    assert!(tunnel.csv().starts_with("span,tunnel,") && node.text().contains("node          rack-7"));
+}
+
+#[test]
 fn a_month_that_is_not_over_ends_now_and_begins_with_the_service() {
     let month = Month::of(NOW);
     let begins = Timestamp::from_millis(NOW.as_millis() - 7_200_000);
-    let report =
-        Report::new("hub", (SERVICE, month), (&QosRows::new(), Some(begins)), Objective::default(), NOW);
+    let report = Report::new(
+        "hub",
+        (ReportOf::Service(SERVICE), month),
+        (&QosRows::new(), Some(begins)),
+        Objective::default(),
+        NOW,
+    );
     assert_eq!((report.total.span_ms, report.is_whole), (7_200_000, false));
     assert_eq!((report.verdict, report.days.len()), (Verdict::NotSeen, 1));
 }

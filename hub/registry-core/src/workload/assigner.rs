@@ -70,8 +70,8 @@ impl Move {
 pub struct Assigner {
     patience: Duration,
     records: BTreeMap<ServiceKey, Arc<WorkloadRecord>>,
-    /// Next versions beside those that serve.
-    next: BTreeMap<ServiceKey, Arc<WorkloadRecord>>,
+    /// Next versions beside those that serve, one for each node that runs it.
+    next: BTreeMap<ServiceKey, Vec<Arc<WorkloadRecord>>>,
     replicas: Replicas,
     /// Runs of services that have replicas, but for those that are in `records`.
     copies: BTreeMap<(ServiceKey, AgentId), Arc<WorkloadRecord>>,
@@ -115,9 +115,10 @@ impl Assigner {
         self.records.insert(record.service, Arc::new(record));
     }
 
-    /// The next version of a service runs beside the one that serves; it stays where it is.
-    pub fn set_next(&mut self, record: WorkloadRecord) {
-        self.next.insert(record.service, Arc::new(record));
+    /// The next version of a service runs on these nodes beside the one that serves; it stays where it is.
+    pub fn set_next(&mut self, record: &WorkloadRecord, nodes: &[AgentId]) {
+        let on = |node: &AgentId| Arc::new(WorkloadRecord { node: Some(*node), ..record.clone() });
+        self.next.insert(record.service, nodes.iter().map(on).collect());
     }
 
     /// The next version of a service is not wanted beside the other any more.
@@ -125,10 +126,17 @@ impl Assigner {
         self.next.remove(&service);
     }
 
-    /// The next version of a service, beside the one that serves.
+    /// The next version of a service on each node that runs it beside the one that serves.
     #[must_use]
-    pub fn next(&self, service: ServiceKey) -> Option<&Arc<WorkloadRecord>> {
-        self.next.get(&service)
+    pub fn next(&self, service: ServiceKey) -> &[Arc<WorkloadRecord>] {
+        self.next.get(&service).map_or(&[], Vec::as_slice)
+    }
+
+    /// What serves of a service: the workload, and its other replicas.
+    pub fn serving(&self, service: ServiceKey) -> impl Iterator<Item = &Arc<WorkloadRecord>> {
+        let copies = self.copies.range((service, AgentId::from_bytes([0; 16]))..);
+        let copies = copies.take_while(move |((of, _), _)| *of == service).map(|(_, record)| record);
+        self.records.get(&service).into_iter().chain(copies)
     }
 
     /// A workload is to end, and to be taken back once it has; nothing where there is none.
@@ -250,7 +258,7 @@ impl Assigner {
 
     /// Everything that is on a node or is to be.
     fn runs(&self) -> impl Iterator<Item = &Arc<WorkloadRecord>> {
-        self.records.values().chain(self.next.values()).chain(self.copies.values())
+        self.records.values().chain(self.next.values().flatten()).chain(self.copies.values())
     }
 
     /// What is wanted and has no node yet.
@@ -319,12 +327,8 @@ impl Assigner {
             return Err(format!("the agent of its node {name} is too old to tell two versions apart"));
         }
         let load = Load::of(self.runs());
-        let (limits, others) = (limits_of(next), limits_of(serving));
-        let both = ResourceLimits {
-            cpu_millis: limits.cpu_millis.saturating_add(others.cpu_millis),
-            memory_bytes: limits.memory_bytes.saturating_add(others.memory_bytes),
-            ..limits
-        };
+        let limits = limits_of(next);
+        let both = together(&limits, &limits_of(serving));
         let next = WorkloadRecord { node: None, ..next.clone() };
         let has_place = |node: AgentId| {
             let runs = snapshot.agents.get(&node).is_some_and(|view| view.runs_workloads);
@@ -350,6 +354,43 @@ impl Assigner {
             };
             format!("no node has room for the next version beside the one that serves{why}")
         })
+    }
+
+    /// Where the next version of a workload that has replicas can run beside the one that serves: on each of `running`, the nodes
+    /// of the replicas that run now, that it may run on and that gets requests. With them the number of the instance.
+    ///
+    /// # Errors
+    ///
+    /// One line for the operator: each of them has to have room for both.
+    pub fn place_beside_replicas(
+        &self,
+        next: &WorkloadRecord,
+        running: &[AgentId],
+        drained: &BTreeSet<AgentId>,
+        snapshot: &RegistrySnapshot,
+    ) -> Result<(Vec<AgentId>, u8), String> {
+        let serving = self.records.get(&next.service).ok_or_else(|| "there is no workload".to_owned())?;
+        let slot = Seat::other_slot(serving.slot);
+        let load = Load::of(self.runs());
+        let both = together(&limits_of(next), &limits_of(serving));
+        let next = WorkloadRecord { node: None, ..next.clone() };
+        let is_open =
+            |node: &AgentId| may_run(&next, *node) && !drained.contains(node) && is_here(*node, snapshot);
+        let nodes: Vec<AgentId> = running.iter().copied().filter(is_open).collect();
+        for node in &nodes {
+            let Some(view) = snapshot.agents.get(node) else { continue };
+            let name = &view.agent.name;
+            if !runs_two(*node, snapshot) {
+                return Err(format!("the agent of {name} is too old to tell two versions apart"));
+            }
+            if load.count(*node) >= MAX_PER_NODE {
+                return Err(format!("{name} has {MAX_PER_NODE} workloads"));
+            }
+            if let Some(lack) = load.lack(*node, &next, &both, snapshot) {
+                return Err(format!("{name} has no room for both: {lack}"));
+            }
+        }
+        Ok((nodes, slot))
     }
 
     /// When [`Self::moves`] may say something new although nothing happens; later than its last call, or `None`. Where no
@@ -541,6 +582,15 @@ fn limits_of(record: &WorkloadRecord) -> ResourceLimits {
     }
     let read = serde_json::from_str::<OnlyLimits>(&record.document);
     read.ok().and_then(|document| document.limits).unwrap_or_default()
+}
+
+/// What both of two versions need; the GPUs are those of the next one, since the other has its own already.
+fn together(next: &ResourceLimits, serving: &ResourceLimits) -> ResourceLimits {
+    ResourceLimits {
+        cpu_millis: next.cpu_millis.saturating_add(serving.cpu_millis),
+        memory_bytes: next.memory_bytes.saturating_add(serving.memory_bytes),
+        ..*next
+    }
 }
 
 /// The limit that a workload asks for and a machine does not hold. Engines hold those of containers.

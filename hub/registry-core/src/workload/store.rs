@@ -69,8 +69,10 @@ pub struct NewUpdate {
     pub repeats: Option<u32>,
     /// How it goes.
     pub plan: UpdatePlan,
-    /// Where it runs beside the other; `None` by `recreate`.
+    /// Where it runs beside the other, of several replicas the first of them; `None` by `recreate`.
     pub place: Option<(AgentId, u8)>,
+    /// Nodes of all replicas that it covers; empty for one instance.
+    pub replicas: Vec<AgentId>,
     /// Whether the next version needs a target.
     pub needs_target: bool,
     /// By which way the operator came.
@@ -86,7 +88,7 @@ pub struct StoredUpdate {
     pub update: Update,
     /// What serves; by `recreate` it is the next version already.
     pub record: WorkloadRecord,
-    /// The next version beside it.
+    /// The next version beside it, of several replicas the first of them.
     pub next: Option<WorkloadRecord>,
 }
 
@@ -129,6 +131,9 @@ pub struct Placed {
     pub now: Timestamp,
 }
 
+/// Versions that were thrown away, by service, the oldest first.
+pub type ThrownAway = Vec<(ServiceKey, Vec<u32>)>;
+
 /// Durable state of workloads. The contract is that of [`Store`](crate::Store), audit rows included.
 pub trait WorkloadStore: Send + Sync {
     /// Every workload.
@@ -150,6 +155,10 @@ pub trait WorkloadStore: Send + Sync {
 
     /// Every version of a service that is kept, the newest first.
     fn list_versions(&self, service: ServiceKey) -> BoxFuture<'_, StoreResult<Vec<Version>>>;
+
+    /// Throws the oldest versions of every service away that has more than `keep`, but for those that are in use; says which, and
+    /// writes an audit row of each service.
+    fn trim_versions(&self, keep: usize, now: Timestamp) -> BoxFuture<'_, StoreResult<ThrownAway>>;
 
     /// Stores a new version and the update to it; `None` where the workload was changed meanwhile. By `recreate` it is
     /// what serves from then on.

@@ -379,7 +379,7 @@ fn two_versions_share_a_node_that_has_room_for_both_and_part_where_it_has_not() 
 
     // Both are assigned, each with its own seat, until the next one is not wanted beside the other.
     let mut assigner = Assigner::new(vec![serving(Some(1))], FailOvers::default(), PATIENCE);
-    assigner.set_next(WorkloadRecord { generation: 9, slot: 0, ..record(1, &[], Some(1)) });
+    assigner.set_next(&WorkloadRecord { generation: 9, slot: 0, ..record(1, &[], Some(1)) }, &[node(1)]);
     let seats = |assigner: &Assigner| {
         let all = assigner.assignments().remove(&node(1)).unwrap_or_default();
         all.into_iter().map(|(seat, it)| (seat.slot, it.generation)).collect::<Vec<_>>()

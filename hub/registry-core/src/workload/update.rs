@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Only a canary has steps. An update by `recreate` has neither steps nor a move: there is one version at any time, and
-//! what fails is put back at once.
+//! what fails is put back at once. Where the service has replicas, `rolling` goes through `Starting` and `Proving` for one of
+//! them after the other, and each that is proved gets its requests; by the other ways all go together.
 //!
 //! Invariants:
 //! - the stored record of the workload is the version that serves in the end; it changes only by a finish, so a hub that
@@ -19,6 +20,7 @@
 //! - every phase ends, whatever happens: each has a deadline, or needs the next version to be healthy.
 
 mod judge;
+mod replicas;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -53,7 +55,7 @@ pub struct NextRun {
     pub generation: u64,
     /// Which instance of the service it is.
     pub slot: u8,
-    /// Where.
+    /// Where; of a service with replicas the first of them.
     pub node: AgentId,
 }
 
@@ -86,6 +88,13 @@ pub struct Update {
     /// itself, and on the way back.
     #[serde(default)]
     pub is_covered: bool,
+    /// Nodes of the replicas that it covers, in the order in which `rolling` goes through them: those that ran the old version
+    /// when it began. Empty for a service that has one instance.
+    #[serde(default)]
+    pub replicas: Vec<AgentId>,
+    /// How many of them `rolling` has moved.
+    #[serde(default)]
+    pub rolled: usize,
 }
 
 /// Hundredths of the requests.
@@ -116,7 +125,8 @@ impl Update {
         serde_json::from_str(text)
     }
 
-    /// How requests are shared now; `None` by `recreate`, where there is one version at a time.
+    /// How requests are shared now, of `rolling` over replicas at the one that it has come to; `None` by `recreate`, where
+    /// there is one version at a time.
     #[must_use]
     pub fn shares(&self) -> Option<Shares> {
         self.next?;
@@ -126,7 +136,7 @@ impl Update {
             Phase::Step(number) => self.plan.canary.get(usize::from(number)).copied().unwrap_or(0).min(100),
             Phase::Moved => 100,
         };
-        Some(Shares { old: 100u8.saturating_sub(next), next })
+        Some(Shares::of(next))
     }
 
     /// Where it is, for people.
@@ -137,11 +147,13 @@ impl Update {
             Phase::Proving | Phase::Back if self.is_covered => {
                 format!("version {to} gets all requests until version {from} can serve again")
             }
-            Phase::Starting => format!("version {to} is started"),
-            Phase::Proving => format!("version {to} has to stay healthy for {} s", self.plan.health_secs),
+            Phase::Starting => format!("version {to} is started{}", self.among()),
+            Phase::Proving => {
+                format!("version {to} has to stay healthy for {} s{}", self.plan.health_secs, self.among())
+            }
             Phase::Step(_) => {
                 let share = self.shares().map_or(0, |shares| shares.next);
-                format!("version {to} gets {share} % of the requests")
+                format!("version {to} gets {share} % of the requests{}", self.among())
             }
             Phase::Moved => format!("version {to} gets all requests, version {from} ends its own"),
             Phase::Back => format!("version {from} gets all requests again: {}", self.reason),
@@ -164,6 +176,12 @@ impl Update {
     #[must_use]
     pub fn is_recreate(&self) -> bool {
         self.plan.strategy == Strategy::Recreate
+    }
+}
+
+impl Shares {
+    fn of(next: u8) -> Self {
+        Self { old: 100u8.saturating_sub(next), next }
     }
 }
 
@@ -190,14 +208,18 @@ pub trait Traffic: Send + Sync {
 /// What is seen of one version.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Side {
+    /// Name of the node of the replica that this is about; empty for one instance.
+    pub on: String,
     /// Whether its node is connected and reached.
     pub is_here: bool,
     /// What its node says of it; `None` where it says nothing.
     pub state: Option<WorkloadState>,
     /// Why, one line.
     pub reason: String,
-    /// How often it was started again.
+    /// How often it was started again; of several replicas, the one that was most often.
     pub restarts: u32,
+    /// How often its other replicas were, together; 0 where there is one instance.
+    pub other_restarts: u32,
     /// Why its node asks for another one; `None` where it does not.
     pub asks_move: Option<String>,
     /// Health of its target, and why it is not healthy; `None` where it is not registered.
@@ -206,6 +228,8 @@ pub struct Side {
     pub tally: Tally,
     /// Whether the operator lets its node get no new requests.
     pub is_drained: bool,
+    /// Whether a replica of it serves, whatever the one does that this is about.
+    pub is_spared: bool,
 }
 
 /// What is seen of both.
@@ -213,8 +237,10 @@ pub struct Side {
 pub struct Sight {
     /// The version that served when the update began.
     pub old: Side,
-    /// The next one.
+    /// The next one; by `rolling` over replicas, the one that it has come to, until all have moved.
     pub next: Side,
+    /// Replicas of the next version that `rolling` has moved, where it has not moved all.
+    pub served: Option<Side>,
 }
 
 /// What is to be stored, and done once it is.
@@ -275,6 +301,9 @@ pub enum UpdateError {
     /// It cannot run beside the one that serves.
     #[error("{0}")]
     NoPlace(String),
+    /// It has a tier, and runs on none of its machines.
+    #[error("{0} runs on none of its replicas")]
+    NoReplica(ServiceKey),
     /// Somebody else changed it first.
     #[error("the workload was changed meanwhile")]
     Conflict,
@@ -312,6 +341,7 @@ impl Updates {
         let mut watch = Watch::new(now);
         match self.running.get(&update.service) {
             // What was seen in the phase counts on.
+            Some(running) if running.update.rolled != update.rolled => watch.carry_on(&running.watch),
             Some(running) if running.update.phase == update.phase => watch = running.watch.weighed_anew(now),
             Some(running) => watch.carry_over(&running.watch),
             None => {}

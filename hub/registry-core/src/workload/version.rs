@@ -2,12 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use blueprint_common_types::{AgentId, ServiceKey, Timestamp};
 
-/// Versions of one service that are kept; the oldest goes first, but never one that is in use.
-pub const MAX_VERSIONS: usize = 10;
+/// Versions of one service that are kept where nothing else is said; the oldest goes first, but never one that is in use.
+pub const KEEP_VERSIONS: usize = 10;
+
+/// Fewest that may be kept, the one that serves and the one before, and most: a document has up to 256 KiB.
+pub const KEPT_VERSIONS: RangeInclusive<usize> = 2..=50;
 
 /// What became of a version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

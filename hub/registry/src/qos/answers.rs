@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use blueprint_common_types::{AgentId, ServiceKey, Timestamp};
 use blueprint_hub_registry_core::qos::{
-    Curve, CurvePoint, DEFAULT_POINTS, HistoryAsk, MAX_POINTS, Month, Objective, ObjectiveRecord, QosDesk,
-    QosError, QosRows, Report, Row, ServiceUse, Standing, State, Step, Subject, percent, thin,
+    Curve, CurvePoint, DEFAULT_POINTS, HistoryAsk, MAX_POINTS, Month, Objective, ObjectiveOf,
+    ObjectiveRecord, QosDesk, QosError, QosRows, Report, ReportOf, Row, ServiceUse, Standing, State, Step,
+    Subject, percent, thin,
 };
 use futures_util::future::{BoxFuture, FutureExt};
 
@@ -29,8 +30,13 @@ impl Desk {
         if from >= until {
             return Err(QosError::Range(format!("the range ends at {until}, before it begins at {from}")));
         }
-        let step =
-            ask.step.unwrap_or(if now.since(from) <= self.parts.minutes { Step::Minute } else { Step::Hour });
+        let of_age = match now.since(from) {
+            // They say what was measured, and not how long anything was up.
+            age if ask.is_sampled && age < self.parts.samples => Step::Sample,
+            age if age <= self.parts.minutes => Step::Minute,
+            _ => Step::Hour,
+        };
+        let step = ask.step.unwrap_or(of_age);
         // A row that began before the range and reaches into it belongs to it.
         let range = (step.of(from), until);
         let turn = self.turn().await?;
@@ -91,26 +97,49 @@ impl Desk {
         moments.into_iter().map(point).collect()
     }
 
-    async fn month(&self, service: ServiceKey, month: Month) -> Result<Report, QosError> {
+    async fn month(&self, of: ObjectiveOf, month: Month) -> Result<Report, QosError> {
         let now = now();
         if month.start() > now {
             return Err(QosError::Range(format!("{month} has not begun")));
         }
         let _turn = self.turn().await?;
-        let begins = self.parts.store.qos_begins(service).await?;
-        if begins.is_none() && !self.is_known(service) {
-            return Err(QosError::Unknown(format!("service {service}")));
-        }
-        let range = (month.start(), month.end());
-        let rows = self.parts.store.qos_hours(service, range).await?;
-        let set = self.parts.store.objectives().await?.into_iter().find(|record| record.service == service);
+        let (begins, subject, reported) = self.reported(of).await?;
+        let rows = self.parts.store.qos_hours(subject, (month.start(), month.end())).await?;
+        let set = self.parts.store.objectives().await?.into_iter().find(|record| record.of == of);
         let objective = set.map(|record| record.objective).unwrap_or_default();
-        Ok(Report::new(&self.parts.hub, (service, month), (&rows, begins), objective, now))
+        Ok(Report::new(&self.parts.hub, (reported, month), (&rows, begins), objective, now))
+    }
+
+    /// Since when something is counted, under which name it is recorded, and what it is called.
+    async fn reported(&self, of: ObjectiveOf) -> Result<(Option<Timestamp>, Subject, ReportOf), QosError> {
+        match of {
+            ObjectiveOf::Service(service) => {
+                let begins = self.parts.store.qos_begins(service).await?;
+                if begins.is_none() && !self.is_known(service) {
+                    return Err(QosError::Unknown(format!("service {service}")));
+                }
+                Ok((begins, Subject::Service(service), ReportOf::Service(service)))
+            }
+            ObjectiveOf::Node(id) | ObjectiveOf::Tunnel(id) => {
+                let snapshot = self.snapshot();
+                let view = snapshot.agents.get(&id);
+                let agent = &view.ok_or_else(|| QosError::Unknown(format!("node {id}")))?.agent;
+                let name = agent.name.clone();
+                let reported = match of {
+                    ObjectiveOf::Tunnel(_) => ReportOf::Tunnel(id, name),
+                    ObjectiveOf::Node(_) | ObjectiveOf::Service(_) => ReportOf::Node(id, name),
+                };
+                Ok((Some(Step::Hour.of(agent.joined_at)), Subject::Node(id), reported))
+            }
+        }
     }
 }
 
-/// How much of a row has passed, in milliseconds.
+/// How much of a row has passed, in milliseconds; a single sample has no length.
 fn span(at: Timestamp, step: Step, now: Timestamp) -> u64 {
+    if step == Step::Sample {
+        return 0;
+    }
     step.millis().min(now.as_millis().saturating_sub(at.as_millis()))
 }
 
@@ -127,8 +156,8 @@ impl QosDesk for Desk {
         self.past(of, ask).boxed()
     }
 
-    fn report(&self, service: ServiceKey, month: Month) -> BoxFuture<'_, Result<Report, QosError>> {
-        self.month(service, month).boxed()
+    fn report(&self, of: ObjectiveOf, month: Month) -> BoxFuture<'_, Result<Report, QosError>> {
+        self.month(of, month).boxed()
     }
 
     fn objectives(&self) -> BoxFuture<'_, Result<Vec<ObjectiveRecord>, QosError>> {
@@ -137,10 +166,10 @@ impl QosDesk for Desk {
 
     fn set_objective(
         &self,
-        service: ServiceKey,
+        of: ObjectiveOf,
         objective: Option<Objective>,
     ) -> BoxFuture<'_, Result<bool, QosError>> {
-        async move { Ok(self.parts.store.set_objective(service, objective, now()).await?) }.boxed()
+        async move { Ok(self.parts.store.set_objective(of, objective, now()).await?) }.boxed()
     }
 
     fn tunnel_since(&self, node: AgentId) -> Option<(bool, Timestamp)> {

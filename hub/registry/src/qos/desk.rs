@@ -64,6 +64,8 @@ pub struct DeskParts {
     pub store: Arc<dyn QosStore>,
     /// What services say of themselves.
     pub pages: Arc<dyn QosPages>,
+    /// Age of the oldest single samples.
+    pub samples: Duration,
     /// Age of the oldest minutes.
     pub minutes: Duration,
 }

@@ -274,7 +274,8 @@ impl Recorder {
         let Sampled { agent, at, machine, tunnel, services } = report;
         // An hour more than is kept would be counted without its minutes.
         let oldest = self.parts.keep.minutes.saturating_sub(Duration::from_secs(3600));
-        let noted = self.book.note(agent, at, (&machine, &tunnel, &services), oldest, now());
+        let noted =
+            self.book.note(agent, at, (&machine, &tunnel, &services), (oldest, tell.is_some()), now());
         self.count(noted);
         let Some(tell) = tell else { return };
         match noted {
@@ -390,9 +391,10 @@ impl Recorder {
 
     fn pruned(&self, pruned: StoreResult<Pruned>) {
         match pruned {
-            Ok(Pruned { old, many, minutes, hours }) => {
+            Ok(Pruned { old, many, samples, minutes, hours }) => {
                 self.metrics.forgotten("old", old);
                 self.metrics.forgotten("too_many", many);
+                self.metrics.rows("samples", samples);
                 self.metrics.rows("minutes", minutes);
                 self.metrics.rows("hours", hours);
                 if many > 0 {

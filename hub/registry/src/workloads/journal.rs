@@ -120,13 +120,15 @@ impl Workloads {
     pub(super) async fn write_journal(&mut self) {
         let assigner = &self.assigner;
         self.journal.written.retain(|(service, generation), _| {
-            let runs = [assigner.get(*service), assigner.next(*service)];
-            runs.into_iter().flatten().any(|record| record.generation == *generation)
+            let mut runs = assigner.get(*service).into_iter().chain(assigner.next(*service));
+            runs.any(|record| record.generation == *generation)
         });
         self.journal.paces.retain(|service, _| assigner.get(*service).is_some());
         let mut events = Vec::new();
         let clock = Instant::now();
-        for (node, status) in self.statuses.values().chain(self.next_statuses.values()) {
+        let next = self.next_statuses.iter().map(|((_, node), status)| (node, status));
+        let own = self.statuses.values().map(|(node, status)| (node, status));
+        for (node, status) in own.chain(next) {
             let last = self.journal.written.get(&(status.service, status.generation)).copied();
             let pace = self.journal.paces.entry(status.service).or_insert(Pace::new(clock));
             for step in status.steps.iter().filter(|step| last.is_none_or(|last| step.at > last)) {

@@ -72,8 +72,16 @@ pub(super) fn service(answer: &Value) {
                 text(answer, "month")
             ),
         ),
-        ("availability", format!("{} of {} seen", share("availability"), share("coverage"))),
+        ("availability", format!("{} of {} known", share("availability"), share("coverage"))),
         ("down", seconds_text(number(total, "down_ms"))),
+        (
+            "came late",
+            format!(
+                "{}, of that down {}",
+                seconds_text(number(total, "late_up_ms").saturating_add(number(total, "late_down_ms"))),
+                seconds_text(number(total, "late_down_ms"))
+            ),
+        ),
         (
             "budget left",
             format!(
@@ -86,6 +94,43 @@ pub(super) fn service(answer: &Value) {
     for (name, value) in facts {
         print_line(&format!("{name:<14}{value}"));
     }
+}
+
+/// How the month of a machine and its tunnel stands.
+pub(super) fn node(answer: &Value) {
+    let nothing = Value::Null;
+    print_line(&format!("{} ({}), {}", text(answer, "name"), text(answer, "node"), text(answer, "month")));
+    let mut table = Table::new(&[
+        "OF",
+        "OBJECTIVE %",
+        "VERDICT",
+        "AVAILABILITY",
+        "KNOWN",
+        "UP S",
+        "DOWN S",
+        "LATE S",
+        "UNREACHED S",
+        "BUDGET LEFT S",
+    ]);
+    for part in ["machine", "tunnel"] {
+        let row = answer.get(part).unwrap_or(&nothing);
+        let (total, budget) = (row.get("total").unwrap_or(&nothing), row.get("budget").unwrap_or(&nothing));
+        let share = |key: &str| percent_text(total.get(key).and_then(Value::as_u64));
+        let late = number(total, "late_up_ms").saturating_add(number(total, "late_down_ms")) / 1000;
+        table.push(vec![
+            part.to_owned(),
+            text(row, "objective"),
+            text(row, "verdict"),
+            share("availability"),
+            share("coverage"),
+            seconds(total, "up_ms"),
+            seconds(total, "down_ms"),
+            late.to_string(),
+            seconds(total, "unreached_ms"),
+            seconds(budget, "left_ms"),
+        ]);
+    }
+    table.print();
 }
 
 /// A table with a row for each point.
@@ -146,9 +191,15 @@ pub(super) fn curve_of_tunnel(answer: &Value) {
 
 /// Objectives that were set.
 pub(super) fn objectives(answer: &Value) {
-    let mut table = Table::new(&["SERVICE", "OBJECTIVE %", "CHANGED"]);
+    let mut table = Table::new(&["KIND", "OF", "OBJECTIVE %", "CHANGED"]);
     for row in rows(answer, "objectives") {
-        table.push(["service", "objective", "changed_at"].map(|key| text(row, key)).to_vec());
+        let of = ["service", "name", "node"].map(|key| text(row, key)).into_iter().find(|of| of != "-");
+        table.push(vec![
+            text(row, "kind"),
+            of.unwrap_or_default(),
+            text(row, "objective"),
+            text(row, "changed_at"),
+        ]);
     }
     table.print();
     print_line(&format!("all others: {} %", text(answer, "default")));

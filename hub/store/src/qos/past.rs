@@ -56,17 +56,17 @@ pub(super) fn past(db: &Connection) -> DbResult<Past> {
     Ok(past)
 }
 
-/// Hours of a service, and those of all its targets joined.
+/// Hours of a service, and those of all its targets joined; or those of a machine.
 pub(super) fn hours(
     db: &Connection,
-    key: ServiceKey,
+    of: Subject,
     (from, until): (Timestamp, Timestamp),
 ) -> DbResult<QosRows> {
     let sql = format!("SELECT at, {COLUMNS} FROM qos_hours WHERE subject = ?1 AND at >= ?2 AND at < ?3");
     let mut statement = db.prepare(&sql)?;
     let mut found = QosRows::new();
     let mut target = None;
-    for (id, subject) in subjects(db, Subject::Service(key))? {
+    for (id, subject) in subjects(db, of)? {
         let name = match subject {
             Subject::Target(_) => *target.get_or_insert(subject),
             Subject::Service(_) | Subject::Node(_) => subject,

@@ -16,7 +16,8 @@ const MOST_AT_ONCE: u64 = 200_000;
 /// Deletes what is too old at `now`, and the oldest of what is too much.
 pub(super) fn prune(db: &Connection, keep: Keep, now: Timestamp) -> DbResult<Pruned> {
     let mut pruned = Pruned::default();
-    for (step, age) in [(Step::Minute, keep.minutes), (Step::Hour, keep.hours)] {
+    let ages = [(Step::Sample, keep.samples), (Step::Minute, keep.minutes), (Step::Hour, keep.hours)];
+    for (step, age) in ages {
         let before = back(now, age);
         pruned.old = pruned.old.saturating_add(forget(db, "true", step, before)?);
         let left = count(db, "true", step)?;
@@ -26,12 +27,14 @@ pub(super) fn prune(db: &Connection, keep: Keep, now: Timestamp) -> DbResult<Pru
         pruned.many = pruned.many.saturating_add(gone);
         let left = left.saturating_sub(gone);
         match step {
+            Step::Sample => pruned.samples = left,
             Step::Minute => pruned.minutes = left,
             Step::Hour => pruned.hours = left,
         }
     }
     let sql = "DELETE FROM qos_subjects WHERE NOT EXISTS (SELECT 1 FROM qos_minutes WHERE subject = id) \
-               AND NOT EXISTS (SELECT 1 FROM qos_hours WHERE subject = id)";
+               AND NOT EXISTS (SELECT 1 FROM qos_hours WHERE subject = id) \
+               AND NOT EXISTS (SELECT 1 FROM qos_samples WHERE subject = id)";
     db.execute(sql, [])?;
     Ok(pruned)
 }
@@ -45,7 +48,7 @@ pub(super) fn back(now: Timestamp, age: Duration) -> Timestamp {
 /// Which subjects' rows count towards the most. The hours of services do not: reports are made of them.
 const fn counts(step: Step) -> &'static str {
     match step {
-        Step::Minute => "true",
+        Step::Sample | Step::Minute => "true",
         Step::Hour => "kind <> 0",
     }
 }

@@ -18,11 +18,12 @@ const MAX_MACHINES: usize = 8;
 
 /// Columns of a row, in the order of [`read`] and [`Table::save`].
 pub(super) const COLUMNS: &str = "up, down, taken, samples, healthy, unhealthy, cpu_sum, cpu_most, memory_sum, memory_most, delay_sum, \
-                       delay_most, loss_sum, last_at, memory_total, disk, disk_total, rx, tx";
+                       delay_most, loss_sum, last_at, memory_total, disk, disk_total, rx, tx, late_up, late_down, unreached";
 
 /// The table of a step.
 pub(super) const fn table(step: Step) -> &'static str {
     match step {
+        Step::Sample => "qos_samples",
         Step::Minute => "qos_minutes",
         Step::Hour => "qos_hours",
     }
@@ -85,6 +86,8 @@ pub(super) fn read(row: &DbRow<'_>, first: usize) -> DbResult<Row> {
             rx: at(17)?,
             tx: at(18)?,
         },
+        late: Seen { up: at(19)?, down: at(20)? },
+        unreached: at(21)?,
     })
 }
 
@@ -101,7 +104,7 @@ impl<'db> Table<'db> {
         let load = format!("SELECT {COLUMNS} FROM {name} WHERE subject = ?1 AND at = ?2");
         let save = format!(
             "INSERT OR REPLACE INTO {name} (subject, at, {COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, \
-             ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21)"
+             ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24)"
         );
         Ok(Self { load: db.prepare(&load)?, save: db.prepare(&save)? })
     }
@@ -136,6 +139,9 @@ impl<'db> Table<'db> {
             column(row.last.disk_total),
             column(row.last.rx),
             column(row.last.tx),
+            column(row.late.up),
+            column(row.late.down),
+            column(row.unreached),
         ];
         self.save.execute(values)?;
         Ok(())
@@ -172,6 +178,9 @@ pub(super) fn of(
         let machines = machines(db, &subjects)?;
         subjects.extend(machines);
     }
+    if step == Step::Sample {
+        return newest_samples(db, &subjects, (oldest, newest), most);
+    }
     let moments = (newest.as_millis() - oldest.as_millis()) / step.millis() + 1;
     let rows = moments.saturating_mul(u64::try_from(subjects.len()).unwrap_or(u64::MAX));
     let every = rows.div_ceil(u64::from(most.max(1))).max(1);
@@ -193,6 +202,29 @@ pub(super) fn of(
         for number in (0..moments).step_by(usize::try_from(every).unwrap_or(usize::MAX)) {
             let at = Timestamp::from_millis(newest.as_millis() - number * step.millis());
             read_between(at, at)?;
+        }
+    }
+    Ok(found)
+}
+
+/// Single samples, of which there is no telling when the next was taken: of each subject the newest.
+fn newest_samples(
+    db: &Connection,
+    subjects: &[(i64, Subject)],
+    (oldest, newest): (Timestamp, Timestamp),
+    most: u32,
+) -> DbResult<QosRows> {
+    let each = most / u32::try_from(subjects.len()).unwrap_or(u32::MAX).max(1);
+    let sql = format!(
+        "SELECT at, {COLUMNS} FROM {} WHERE subject = ?1 AND at >= ?2 AND at <= ?3 ORDER BY at DESC LIMIT ?4",
+        table(Step::Sample)
+    );
+    let mut statement = db.prepare(&sql)?;
+    let mut found = QosRows::new();
+    for (id, subject) in subjects {
+        let mut rows = statement.query(params![id, time(oldest), time(newest), each.max(1)])?;
+        while let Some(row) = rows.next()? {
+            found.insert((read_time(row, 0)?, *subject), read(row, 1)?);
         }
     }
     Ok(found)

@@ -1,14 +1,14 @@
 //! A batch on its way into minutes and hours.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use blueprint_common_types::{AgentId, ServiceKey, Timestamp};
-use blueprint_hub_registry_core::qos::{Batch, Mark, Seen, Step, Subject, Written};
+use blueprint_hub_registry_core::qos::{Batch, Mark, Row, Seen, Step, Subject, Written};
 use rusqlite::{Connection, OptionalExtension, Statement, params};
 
-use super::past;
 use super::rows::{Table, agent_of, named};
-use crate::convert::read_agent_id;
+use super::{number as column_of, past};
+use crate::convert::{read_agent_id, service, time};
 use crate::error::DbResult;
 
 /// Most subjects that are known at once.
@@ -36,11 +36,13 @@ pub(super) fn write(db: &Connection, batch: &Batch) -> DbResult<Written> {
     let mut tables = Tables {
         minutes: Table::prepare(db, Step::Minute)?,
         hours: Table::prepare(db, Step::Hour)?,
+        samples: Table::prepare(db, Step::Sample)?,
         subject: db.prepare(SUBJECT)?,
         many: None,
     };
     let mut first: BTreeMap<ServiceKey, Timestamp> = BTreeMap::new();
     let mut written = Written::default();
+    let mut late: BTreeSet<(ServiceKey, Timestamp)> = BTreeSet::new();
     let mut known: Option<(Subject, Option<i64>)> = None;
     for ((subject, minute), news) in news {
         let id = match known {
@@ -54,13 +56,21 @@ pub(super) fn write(db: &Connection, batch: &Batch) -> DbResult<Written> {
                     // Minutes of a subject come in their order.
                     first.entry(key).or_insert(minute);
                 }
-                tables.add(id, minute, &news, &mut written)?;
+                if let Subject::Target(key) = subject
+                    && news.marks.iter().any(|mark| mark.is_late)
+                {
+                    late.insert((key.service, minute));
+                }
+                tables.add((id, subject), minute, &news, &mut written)?;
             }
             None => {
                 let many = u64::try_from(news.marks.len()).unwrap_or(u64::MAX);
                 written.too_many = written.too_many.saturating_add(many.max(1));
             }
         }
+    }
+    for (key, minute) in late {
+        tables.measure(db, key, minute)?;
     }
     for (key, minute) in first {
         past::seen(db, key, minute)?;
@@ -72,6 +82,7 @@ pub(super) fn write(db: &Connection, batch: &Batch) -> DbResult<Written> {
 struct Tables<'db> {
     minutes: Table<'db>,
     hours: Table<'db>,
+    samples: Table<'db>,
     subject: Statement<'db>,
     /// How many subjects there are, counted when the first unknown one comes.
     many: Option<Many>,
@@ -116,12 +127,22 @@ impl Many {
     }
 }
 
+/// Checks of all targets of a service in a minute.
+const CHECKS: &str = "SELECT m.healthy, m.unhealthy FROM qos_subjects s JOIN qos_minutes m ON m.subject = s.id AND m.at = ?3 \
+                      WHERE s.kind = 1 AND s.blueprint = ?1 AND s.service = ?2";
+
 const SUBJECT: &str = "SELECT id FROM qos_subjects \
                        WHERE kind = ?1 AND blueprint = ?2 AND service = ?3 AND agent = ?4 AND port = ?5";
 
 impl Tables<'_> {
     /// Brings what is new into a minute and into its hour.
-    fn add(&mut self, id: i64, minute: Timestamp, news: &News, written: &mut Written) -> DbResult<()> {
+    fn add(
+        &mut self,
+        (id, subject): (i64, Subject),
+        minute: Timestamp,
+        news: &News,
+        written: &mut Written,
+    ) -> DbResult<()> {
         let hour = Step::Hour.of(minute);
         let mut of_minute = self.minutes.load(id, minute)?;
         let mut of_hour = self.hours.load(id, hour)?;
@@ -129,6 +150,9 @@ impl Tables<'_> {
             // The minute alone knows what is counted already.
             if of_minute.take(mark) {
                 of_hour.add(mark);
+                let mut sample = Row::default();
+                sample.add(mark);
+                self.samples.save(id, Step::Sample.of(mark.at), &sample)?;
                 written.taken = written.taken.saturating_add(1);
             } else {
                 written.repeated = written.repeated.saturating_add(1);
@@ -136,6 +160,41 @@ impl Tables<'_> {
         }
         let seen = of_minute.see(news.seen, Step::Minute);
         of_hour.see(seen, Step::Hour);
+        // A machine that took a sample ran.
+        if matches!(subject, Subject::Node(_)) && news.marks.iter().any(|mark| mark.is_late) {
+            of_hour.remeasure(of_minute.measure(1, 1), &of_minute);
+        } else {
+            of_hour.remeasure(of_minute.yield_to_seen(), &of_minute);
+        }
+        self.minutes.save(id, minute, &of_minute)?;
+        self.hours.save(id, hour, &of_hour)
+    }
+
+    /// Gives what the hub did not see of a minute of a service to what the agents of its targets measured of it: it was up as far
+    /// as its best target was.
+    fn measure(&mut self, db: &Connection, key: ServiceKey, minute: Timestamp) -> DbResult<()> {
+        let (blueprint, number) = service(key);
+        let mut statement = db.prepare(CHECKS)?;
+        let mut rows = statement.query(params![blueprint, number, time(minute)])?;
+        let mut best: Option<(u64, u64)> = None;
+        while let Some(row) = rows.next()? {
+            let (healthy, checks) =
+                (column_of(row, 0)?, column_of(row, 0)?.saturating_add(column_of(row, 1)?));
+            // The larger part; parts are compared crosswise.
+            let is_better = best.is_none_or(|(good, of)| {
+                u128::from(healthy) * u128::from(of) > u128::from(good) * u128::from(checks)
+            });
+            if is_better && checks > 0 {
+                best = Some((healthy, checks));
+            }
+        }
+        drop(rows);
+        let Some((healthy, checks)) = best else { return Ok(()) };
+        let Some(id) = self.subject(db, Subject::Service(key))? else { return Ok(()) };
+        let hour = Step::Hour.of(minute);
+        let mut of_minute = self.minutes.load(id, minute)?;
+        let mut of_hour = self.hours.load(id, hour)?;
+        of_hour.remeasure(of_minute.measure(healthy, checks), &of_minute);
         self.minutes.save(id, minute, &of_minute)?;
         self.hours.save(id, hour, &of_hour)
     }

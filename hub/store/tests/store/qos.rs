@@ -6,7 +6,7 @@ use std::time::Duration;
 use blueprint_common_types::{AgentId, ServiceKey, TargetKey, Timestamp};
 use blueprint_hub_registry_core::Store;
 use blueprint_hub_registry_core::qos::{
-    Batch, Keep, Mark, Objective, Past, QosStore, Seen, Step, Subject, Written,
+    Batch, Keep, Mark, Objective, ObjectiveOf, Past, QosStore, Seen, Step, Subject, Written,
 };
 use blueprint_hub_store::SqliteStore;
 
@@ -97,7 +97,7 @@ async fn what_is_old_or_too_much_goes_and_the_newest_stay() {
     let at = |hours: u32| Timestamp::from_millis(NOW.as_millis() - u64::from(hours) * 3_600_000);
     let marks: Vec<_> = (0..100).map(|hours| (node, mark(at(hours), 1))).collect();
     store.write_qos(batch(&marks, &[])).await.unwrap();
-    let keep = Keep { minutes: 10 * HOUR, hours: 50 * HOUR, rows: 1000 };
+    let keep = Keep { samples: HOUR, minutes: 10 * HOUR, hours: 50 * HOUR, rows: 1000 };
     let pruned = store.prune_qos(keep, NOW).await.unwrap();
     assert_eq!((pruned.minutes, pruned.hours, pruned.many), (11, 51, 0));
     let pruned = store.prune_qos(Keep { rows: 7, ..keep }, NOW).await.unwrap();
@@ -109,12 +109,12 @@ async fn what_is_old_or_too_much_goes_and_the_newest_stay() {
         (0..20).map(|hours| (service, Step::Minute.of(at(hours)), Seen { up: 1000, down: 0 })).collect();
     store.write_qos(batch(&[], &seen)).await.unwrap();
     store.prune_qos(Keep { rows: 3, ..keep }, NOW).await.unwrap();
-    let hours = store.qos_hours(SERVICE, ALL).await.unwrap();
+    let hours = store.qos_hours(Subject::Service(SERVICE), ALL).await.unwrap();
     assert_eq!(hours.len(), 20, "the hours that reports are made of stay");
     let first = Some(Step::Hour.of(at(19)));
     assert_eq!(store.qos_begins(SERVICE).await.unwrap(), first);
     let gone = store.prune_qos(keep, NOW.plus(100 * HOUR)).await.unwrap();
-    assert!(store.qos_hours(SERVICE, ALL).await.unwrap().is_empty());
+    assert!(store.qos_hours(Subject::Service(SERVICE), ALL).await.unwrap().is_empty());
     assert_eq!(store.qos_begins(SERVICE).await.unwrap(), first, "what went is unknown, not uncounted");
     assert_eq!((gone.minutes, gone.hours), (0, 0));
 }
@@ -133,7 +133,7 @@ async fn a_machine_that_offers_ever_new_ports_takes_no_room_of_others() {
 async fn objectives_are_audited_and_pages_of_services_are_bounded() {
     let (dir, store) = store();
     let objective: Objective = "99.95".parse().unwrap();
-    assert!(store.set_objective(SERVICE, Some(objective), NOW).await.unwrap());
+    assert!(store.set_objective(ObjectiveOf::Service(SERVICE), Some(objective), NOW).await.unwrap());
     let page = |text: &str| [("up".to_owned(), text.to_owned())].into();
     let at = |minute: u32| NOW.plus(Duration::from_secs(60) * minute);
     for minute in 0..10 {
@@ -147,8 +147,8 @@ async fn objectives_are_audited_and_pages_of_services_are_bounded() {
     let pages = store.pages(SERVICE, ALL, 100).await.unwrap();
     assert_eq!(pages.iter().map(|(at, _)| *at).collect::<Vec<_>>(), [at(6), at(7), at(8), at(9)]);
     assert_eq!(store.pages(SERVICE, ALL, 1).await.unwrap(), [(at(9), page("9"))]);
-    assert!(store.set_objective(SERVICE, None, NOW).await.unwrap());
-    assert!(!store.set_objective(SERVICE, None, NOW).await.unwrap());
+    assert!(store.set_objective(ObjectiveOf::Service(SERVICE), None, NOW).await.unwrap());
+    assert!(!store.set_objective(ObjectiveOf::Service(SERVICE), None, NOW).await.unwrap());
     let kinds: Vec<_> = store.audit_tail(10).await.unwrap().iter().map(|row| row.event.kind.name()).collect();
     assert_eq!(kinds.iter().filter(|kind| kind.starts_with("objective.")).count(), 2, "{kinds:?}");
 }
@@ -191,7 +191,7 @@ async fn many_rows_are_thinned_evenly_and_those_of_targets_are_joined_by_the_hou
     assert_eq!((moments.len() * 3, moments.last()), (rows.len(), Some(&minute(999))), "the same of each");
     let all = store.qos_rows(service, Step::Minute, ALL, 10_000).await.unwrap();
     assert_eq!(all.len(), 3001);
-    let hours = store.qos_hours(SERVICE, ALL).await.unwrap();
+    let hours = store.qos_hours(Subject::Service(SERVICE), ALL).await.unwrap();
     assert_eq!(hours.len(), 1 + 17);
     assert_eq!(hours.values().map(|row| row.samples).sum::<u64>(), 2000);
 }
@@ -216,4 +216,79 @@ async fn a_batch_of_a_thousand_machines_is_written_in_less_than_two_seconds() {
     let begin = std::time::Instant::now();
     assert_eq!(store.write_qos(batch(&marks, &[])).await.unwrap().taken, 12_000);
     assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+}
+
+#[tokio::test]
+async fn what_came_late_fills_what_the_hub_did_not_see_and_no_more() {
+    let (_dir, store) = store();
+    let (service, node) = (Subject::Service(SERVICE), Subject::Node(agent()));
+    let minute = Step::Minute.of(NOW);
+    let at = |second: u64| minute.plus(Duration::from_secs(second));
+    store.write_qos(batch(&[], &[(service, minute, Seen { up: 20_000, down: 0 })])).await.unwrap();
+    let late = |second, is_healthy| Mark { is_late: true, is_healthy, ..mark(at(second), 1) };
+    let marks = [
+        (target(80), late(30, Some(true))),
+        (target(80), late(40, Some(false))),
+        (target(81), late(41, Some(false))),
+        (node, late(30, None)),
+    ];
+    for _ in 0..2 {
+        store.write_qos(batch(&marks, &[])).await.unwrap();
+    }
+    for step in [Step::Minute, Step::Hour] {
+        let rows = store.qos_rows(service, step, ALL, 100).await.unwrap();
+        let own = rows.iter().find(|((_, subject), _)| *subject == service).unwrap().1;
+        assert_eq!((own.seen.up, own.late), (20_000, Seen { up: 20_000, down: 20_000 }), "{step:?}");
+        let rows = store.qos_rows(node, step, ALL, 100).await.unwrap();
+        assert_eq!(rows.values().map(|row| row.late.up).collect::<Vec<_>>(), [60_000], "{step:?}");
+    }
+    // What was taken in time says nothing of what the hub did not see, and what it sees comes first.
+    let next = minute.plus(Duration::from_secs(60));
+    let marks = [(target(80), mark(next, 1))];
+    let seen = [(service, minute, Seen { up: 0, down: 30_000 })];
+    store.write_qos(batch(&marks, &seen)).await.unwrap();
+    let hours = store.qos_hours(service, ALL).await.unwrap();
+    let own = hours.iter().find(|((_, subject), _)| *subject == service).unwrap().1;
+    assert_eq!((own.seen.both(), own.late.both()), (50_000, 10_000), "{own:?}");
+}
+
+#[tokio::test]
+async fn single_samples_are_kept_for_a_while_and_read_newest_first() {
+    let (dir, store) = store();
+    let at = |second: u64| NOW.plus(Duration::from_secs(second * 10));
+    let marks: Vec<_> = (0..30).map(|second| (target(80), mark(at(second), second))).collect();
+    store.write_qos(batch(&marks, &[])).await.unwrap();
+    drop(store);
+    let store = SqliteStore::open(dir.path()).unwrap();
+    let samples = async |most| {
+        let rows = store.qos_rows(Subject::Service(SERVICE), Step::Sample, ALL, most).await.unwrap();
+        rows.values().map(|row| row.memory_sum).collect::<Vec<_>>()
+    };
+    assert_eq!(samples(100).await, (0..30).collect::<Vec<u64>>());
+    assert_eq!(samples(4).await.last(), Some(&29), "the newest");
+    let keep = Keep { samples: Duration::from_secs(100), minutes: HOUR, hours: HOUR, rows: 1000 };
+    let pruned = store.prune_qos(keep, at(29)).await.unwrap();
+    assert_eq!((pruned.samples, samples(100).await.len()), (11, 11));
+    // Minutes do not need them.
+    assert_eq!(
+        store.qos_hours(Subject::Service(SERVICE), ALL).await.unwrap().values().next().unwrap().samples,
+        30
+    );
+}
+
+#[tokio::test]
+async fn machines_and_their_tunnels_have_objectives_of_their_own() {
+    let (dir, store) = store();
+    let (node, tunnel) = (ObjectiveOf::Node(agent()), ObjectiveOf::Tunnel(agent()));
+    let objective = |text: &str| Some(text.parse::<Objective>().unwrap());
+    assert!(store.set_objective(tunnel, objective("95"), NOW).await.unwrap());
+    assert!(store.set_objective(node, objective("99"), NOW).await.unwrap());
+    assert!(store.set_objective(node, objective("99.5"), NOW).await.unwrap());
+    drop(store);
+    let store = SqliteStore::open(dir.path()).unwrap();
+    let set = store.objectives().await.unwrap();
+    let told: Vec<_> = set.iter().map(|record| (record.of, record.objective.to_string())).collect();
+    assert_eq!(told, [(node, "99.5".to_owned()), (tunnel, "95".to_owned())]);
+    assert!(store.set_objective(node, None, NOW).await.unwrap());
+    assert!(!store.set_objective(node, None, NOW).await.unwrap());
 }

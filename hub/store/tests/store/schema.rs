@@ -6,7 +6,14 @@ use blueprint_hub_store::DATABASE_FILE;
 use rusqlite::Connection;
 
 /// What takes each step back, the newest first. A new step stands at the top.
-const UNDO: [(i64, &str); 20] = [
+const UNDO: [(i64, &str); 21] = [
+    (
+        22,
+        "DROP TABLE qos_samples; DROP TABLE qos_node_objectives; ALTER TABLE qos_minutes DROP COLUMN late_up; \
+         ALTER TABLE qos_minutes DROP COLUMN late_down; ALTER TABLE qos_minutes DROP COLUMN unreached; \
+         ALTER TABLE qos_hours DROP COLUMN late_up; ALTER TABLE qos_hours DROP COLUMN late_down; \
+         ALTER TABLE qos_hours DROP COLUMN unreached",
+    ),
     (21, "ALTER TABLE leaving_instances DROP COLUMN given_up"),
     (20, "DROP TABLE used_assertions"),
     (
@@ -60,7 +67,7 @@ const UNDO: [(i64, &str); 20] = [
 ];
 
 /// The newest schema.
-pub(crate) const NEWEST: i64 = 21;
+pub(crate) const NEWEST: i64 = 22;
 
 /// Makes the database in `folder`, which nobody has open, one of `version`.
 pub(crate) fn take_back_to(folder: &Path, version: i64) {

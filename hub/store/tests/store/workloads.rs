@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use blueprint_common_types::{AgentId, ServiceKey, Timestamp};
 use blueprint_hub_registry_core::workload::{
-    EventKind, HUB_ROWS, MAX_VERSIONS, NODE_ROWS, NewUpdate, Phase, Placed, Strategy, Update, UpdatePlan,
+    EventKind, HUB_ROWS, KEEP_VERSIONS, NODE_ROWS, NewUpdate, Phase, Placed, Strategy, Update, UpdatePlan,
     VersionOutcome, WorkloadChange, WorkloadChangeError, WorkloadEvent, WorkloadRecord, WorkloadStore,
 };
 use blueprint_hub_registry_core::{AuditKind, Store};
@@ -140,6 +140,7 @@ fn next(record: &WorkloadRecord, document: &str, strategy: Strategy) -> NewUpdat
         repeats: None,
         plan: plan(strategy),
         place: (strategy != Strategy::Recreate).then(|| (node(1), 1)),
+        replicas: vec![node(1), node(2)],
         needs_target: true,
         by: "operator (socket)".to_owned(),
         now: NOW,
@@ -193,19 +194,28 @@ async fn an_update_is_there_after_a_restart_and_one_version_serves_whatever_it_d
 }
 
 #[tokio::test]
-async fn ten_versions_are_kept_and_what_is_in_use_is_among_them() {
+async fn so_many_versions_are_kept_as_are_asked_for_and_what_is_in_use_is_among_them() {
     let (_dir, store) = store();
     let mut record = store.set_workload(change("{}", &[], None)).await.unwrap();
     for number in 2..=30u32 {
         let begun = store.begin_update(next(&record, &format!("{{\"a\":{number}}}"), Strategy::Rolling));
         let begun = begun.await.unwrap().unwrap();
         assert_eq!(begun.update.to, number);
+        let gone = store.trim_versions(KEEP_VERSIONS, NOW).await.unwrap();
+        let expected = (number > 10).then(|| (SERVICE, vec![number - 9])).into_iter();
+        assert_eq!(gone, expected.collect::<Vec<_>>());
         store.take_back_update(SERVICE, "it is a test".to_owned(), NOW).await.unwrap();
         let kept = store.list_versions(SERVICE).await.unwrap();
-        assert!(kept.len() <= MAX_VERSIONS && kept.iter().any(|it| it.number == 1), "{number}");
+        assert!(kept.len() <= KEEP_VERSIONS && kept.iter().any(|it| it.number == 1), "{number}");
         record = begun.record;
     }
-    assert_eq!(store.list_versions(SERVICE).await.unwrap().len(), MAX_VERSIONS);
+    assert_eq!(store.list_versions(SERVICE).await.unwrap().len(), KEEP_VERSIONS);
+    assert_eq!(store.trim_versions(KEEP_VERSIONS, NOW).await.unwrap(), []);
+    // Fewer are asked for: the oldest go, but for what serves, and that is said.
+    let gone = store.trim_versions(3, NOW).await.unwrap();
+    assert_eq!(gone, [(SERVICE, (22..=28).collect::<Vec<u32>>())]);
+    let kept = store.list_versions(SERVICE).await.unwrap();
+    assert_eq!(kept.iter().map(|it| it.number).collect::<Vec<_>>(), [30, 29, 1]);
     // The same again is no new version, and a launcher's is not kept.
     let same = store.set_workload(change("{}", &[], None)).await.unwrap();
     assert_eq!(same.version, 1);

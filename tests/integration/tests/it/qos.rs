@@ -6,6 +6,7 @@ mod whole;
 use std::future::{Ready, ready};
 use std::net::SocketAddr;
 use std::task::{Context as Wake, Poll};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use blueprint_proto::qos::qos_metrics_client::QosMetricsClient;
@@ -21,6 +22,7 @@ use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::fixture::{Agent, CALL, Hub, Mode, SOON, Spoke, rows, text};
+use crate::say::pass;
 
 const POLICY: &str = r#"
 [[grant]]
@@ -210,6 +212,8 @@ fn the_sdks_clients_are_answered_by_policy_and_history_outlives_a_killed_hub() -
     };
     let known = figures(&hub)?;
     hub.kill()?;
+    // Some seconds without a hub, which agents measure.
+    pass(Duration::from_secs(6))?;
     hub.start_again()?;
     let found = eventually_ok(SOON, "the history after the restart", || figures(&hub))?;
     ensure!(
@@ -219,8 +223,85 @@ fn the_sdks_clients_are_answered_by_policy_and_history_outlives_a_killed_hub() -
     eventually_ok(SOON, "all four answers after the restart", || four(&manager))
         .with_context(|| hub.log())?;
 
+    came_late(&hub)?;
+    samples_are_there(&local)?;
     objectives_and_reports(&hub)?;
+    months_of_a_machine(&hub)?;
     down_is_down(&hub, worker, &local)
+}
+
+/// The time without the hub is what agents measured meanwhile, in the months of the service and its machine; a tunnel has none.
+fn came_late(hub: &Hub<'_>) -> Result<()> {
+    eventually_ok(SOON, "what came late", || {
+        for (of, least) in
+            [(&["7/42"][..], 4000), (&["--node", "worker"], 4000), (&["--tunnel", "worker"], 0)]
+        {
+            let report = hub.json(&[&["qos", "report"], of].concat())?;
+            let total = |name: &str| {
+                report.pointer(&format!("/report/total/{name}")).and_then(Value::as_u64).context("no figure")
+            };
+            let (up, down) = (total("late_up_ms")?, total("late_down_ms")?);
+            ensure!(up >= least && (least > 0 || up + down == 0), "{of:?}: {report}");
+        }
+        Ok(())
+    })
+    .with_context(|| hub.log())
+}
+
+/// Single samples of before the restart, and not rows of minutes, answer for the last half hour.
+fn samples_are_there(asker: &Asker<'_>) -> Result<()> {
+    let status = GetStatusRequest { blueprint_id: 7, service_id: 42 };
+    let now = asker.ask(async move |mut client| client.get_status(status).await)??.into_inner().timestamp;
+    let ask = GetHistoricalMetricsRequest {
+        blueprint_id: 7,
+        service_id: 42,
+        max_data_points: 0,
+        start_time: Some(now - 1800),
+        end_time: None,
+        metrics_type: MetricsType::System.into(),
+    };
+    let found = asker.ask(async move |mut client| client.get_historical_metrics(ask).await)??.into_inner();
+    let seconds: Vec<u64> = found.system_metrics.iter().map(|point| point.timestamp).collect();
+    ensure!(seconds.len() >= 5 && seconds.is_sorted(), "{seconds:?}");
+    ensure!(seconds.iter().any(|second| second % 60 != 0), "rows of minutes: {seconds:?}");
+    Ok(())
+}
+
+/// A machine and its tunnel have objectives and signed months of their own.
+fn months_of_a_machine(hub: &Hub<'_>) -> Result<()> {
+    hub.json(&["qos", "objective", "set", "--node", "worker", "99.5"])?;
+    hub.json(&["qos", "objective", "set", "--tunnel", "worker", "95"])?;
+    let set = hub.json(&["qos", "objective", "ls"])?;
+    let told: Vec<_> = rows(&set, "/objectives")?
+        .iter()
+        .map(|row| (row["kind"].as_str(), row["name"].as_str(), row["objective"].as_str()))
+        .collect();
+    let worker = Some("worker");
+    ensure!(told == [(Some("node"), worker, Some("99.5")), (Some("tunnel"), worker, Some("95"))], "{set}");
+    ensure!(hub.audit()?.iter().any(|row| row.starts_with("objective.set node ")), "not audited");
+    let shown = hub.json(&["qos", "show", "--node", "worker"])?;
+    ensure!(
+        text(&shown, "/machine/objective")? == "99.5" && text(&shown, "/tunnel/objective")? == "95",
+        "{shown}"
+    );
+
+    let folder = scratch("months")?;
+    for of in ["--node", "--tunnel"] {
+        for options in [&[][..], &["--csv"], &["--output", "json"]] {
+            let made = hub.command(&[&["qos", "report", of, "worker"], options].concat())?.run(CALL)?;
+            ensure!(made.code == Some(0) && made.stdout.contains("worker"), "{of} {options:?}: {made:?}");
+            let file = folder.path().join("report");
+            std::fs::write(&file, &made.stdout)?;
+            let verified = hub.command(&["qos", "verify", &file.display().to_string()])?.run(CALL)?;
+            ensure!(verified.code == Some(0), "{of} {options:?}: {verified:?}");
+        }
+    }
+    hub.json(&["qos", "objective", "rm", "--tunnel", "worker"])?;
+    let again = hub.command(&["qos", "objective", "rm", "--tunnel", "worker"])?.run(CALL)?;
+    ensure!(again.code == Some(3) && again.stderr.contains("has no objective of its own"), "{again:?}");
+    let none = hub.command(&["qos", "report", "--node", "nobody"])?.run(CALL)?;
+    ensure!(none.code == Some(3), "{none:?}");
+    Ok(())
 }
 
 /// An objective is set and audited; reports verify, and no longer once a byte is another.

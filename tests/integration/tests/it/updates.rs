@@ -1,6 +1,9 @@
 //! Updates of a running service: none of its requests is lost, what is broken goes back by itself, and a hub that is
 //! killed on the way goes on.
 
+mod containers;
+mod replicas;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 

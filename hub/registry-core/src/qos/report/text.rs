@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{Line, Report, Verdict};
+use super::{Line, Report, ReportOf, Verdict};
 
 /// First line of the text.
 const TITLE: &str = "blueprint-hub quality of service report 1";
@@ -19,16 +19,18 @@ impl Report {
         };
         let whole = if self.is_whole { "" } else { " (the month is not over)" };
         let facts = [
-            ("service", self.service.clone()),
+            (self.of.kind(), self.of.name()),
             ("month", format!("{}{whole}", self.month)),
             ("hub", self.hub.clone()),
             ("made at", self.made_at.clone()),
             ("counted", format!("{} to {}", self.from, self.until)),
             ("objective", format!("{} %, {verdict}", self.objective)),
             ("availability", percent_text(self.total.availability)),
-            ("seen", percent_text(self.total.coverage)),
+            ("known", percent_text(self.total.coverage)),
             ("up", seconds_text(self.total.up_ms)),
             ("down", seconds_text(self.total.down_ms)),
+            ("came late", self.late_text()),
+            ("unreached", seconds_text(self.total.unreached_ms)),
             ("unknown", seconds_text(self.total.unknown_ms)),
             ("may be down", seconds_text(self.budget.allowed_ms)),
             ("of that left", seconds_text(self.budget.left_ms)),
@@ -39,25 +41,41 @@ impl Report {
         }
         let _ = writeln!(
             out,
-            "\n{:<12}{:>14}{:>12}{:>12}{:>12}{:>10}{:>14}",
-            "day", "availability", "up s", "down s", "unknown s", "cpu %", "memory MiB"
+            "\n{:<12}{:>14}{:>12}{:>12}{:>12}{:>12}{:>10}{:>14}",
+            "day", "availability", "up s", "down s", "late s", "unknown s", "cpu %", "memory MiB"
         );
         for day in &self.days {
             let line = &day.line;
             let _ = writeln!(
                 out,
-                "{:<12}{:>14}{:>12}{:>12}{:>12}{:>10.2}{:>14}",
+                "{:<12}{:>14}{:>12}{:>12}{:>12}{:>12}{:>10.2}{:>14}",
                 day.day,
                 percent_text(line.availability),
                 seconds(line.up_ms),
                 seconds(line.down_ms),
+                seconds(line.late_up_ms.saturating_add(line.late_down_ms)),
                 seconds(line.unknown_ms),
                 line.cpu_percent,
                 line.memory_bytes >> 20,
             );
         }
-        out.push_str("\nUnknown is time in which the hub did not run or could not say; it counts neither as up nor as down.\n");
+        out.push_str(
+            "\nLate is time that the hub did not see and that agents measured and said later; it counts as they measured it.\n\
+             Unknown is time in which the hub did not run or could not say, and nobody measured; it counts neither as up nor as down.\n",
+        );
+        out.push_str(match &self.of {
+            ReportOf::Service(_) => "Unreached is a part of down: its machine measured it healthy, and the hub could not reach it.\n",
+            ReportOf::Node(..) => "Unreached is time in which the machine ran and the hub could not reach it; it counts as up.\n",
+            ReportOf::Tunnel(..) => "A tunnel is measured by the hub alone.\n",
+        });
         out
+    }
+
+    /// How much came late, and how much of that was down.
+    fn late_text(&self) -> String {
+        let Line { late_up_ms, late_down_ms, .. } = self.total;
+        let all = seconds_text(late_up_ms.saturating_add(late_down_ms));
+        format!("{all}, of that down {}", seconds_text(late_down_ms))
     }
 
     /// JSON on several lines, without the brace that ends it, so that a signature can follow as its last field.
@@ -72,15 +90,18 @@ impl Report {
     /// CSV with a row for the whole span and one for each day. Ends with a line feed.
     #[must_use]
     pub fn csv(&self) -> String {
-        let mut out = String::from(
-            "span,service,objective,availability_percent,seen_percent,up_seconds,down_seconds,unknown_seconds,samples,\
-             cpu_percent,cpu_most_percent,memory_bytes,memory_most_bytes,hub,made_at,from,until\n",
+        let mut out = format!(
+            "span,{},objective,availability_percent,seen_percent,up_seconds,down_seconds,unknown_seconds,samples,\
+             cpu_percent,cpu_most_percent,memory_bytes,memory_most_bytes,hub,made_at,from,until,late_up_seconds,\
+             late_down_seconds,unreached_seconds,delay_micros,loss_percent\n",
+            self.of.kind()
         );
+        let name = csv_text(&self.of.name());
         let mut row = |span: &str, line: &Line| {
             let _ = writeln!(
                 out,
-                "{span},{},{},{},{},{},{},{},{},{:.2},{:.2},{},{},{},{},{},{}",
-                self.service,
+                "{span},{},{},{},{},{},{},{},{},{:.2},{:.2},{},{},{},{},{},{},{},{},{},{},{:.2}",
+                name,
                 self.objective,
                 share_text(line.availability),
                 share_text(line.coverage),
@@ -96,6 +117,11 @@ impl Report {
                 self.made_at,
                 self.from,
                 self.until,
+                seconds(line.late_up_ms),
+                seconds(line.late_down_ms),
+                seconds(line.unreached_ms),
+                line.delay_micros,
+                line.loss_percent,
             );
         };
         row(&self.month.to_string(), &self.total);
@@ -104,6 +130,12 @@ impl Report {
         }
         out
     }
+}
+
+/// A field of CSV; names of machines are their operators'.
+fn csv_text(text: &str) -> String {
+    let is_plain = text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/'));
+    if is_plain { text.to_owned() } else { format!("\"{}\"", text.replace('"', "\"\"")) }
 }
 
 /// Milliseconds as seconds with three decimals.

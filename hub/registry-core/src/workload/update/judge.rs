@@ -34,11 +34,13 @@ pub(super) struct Watch {
     ready_since: Option<Timestamp>,
     sick_since: Option<Timestamp>,
     away_since: Option<Timestamp>,
+    /// Since when a replica that `rolling` has moved is sick.
+    served_sick_since: Option<Timestamp>,
     /// Tallies when the phase began.
     at_entry: Option<(Tally, Tally)>,
     /// The old version's tally when this hub took the update up.
     old_at_start: Option<Tally>,
-    /// Starts of the next version when it was ready first.
+    /// Starts of the next version, of all its replicas, when it was ready first.
     restarts: Option<u32>,
     /// Whether the old version was seen with a target: it may have registered after the update began.
     had_target: bool,
@@ -51,6 +53,7 @@ impl Watch {
             ready_since: None,
             sick_since: None,
             away_since: None,
+            served_sick_since: None,
             at_entry: None,
             old_at_start: None,
             restarts: None,
@@ -69,7 +72,15 @@ impl Watch {
         self.restarts = before.restarts;
         self.away_since = before.away_since;
         self.sick_since = before.sick_since;
+        self.served_sick_since = before.served_sick_since;
         self.had_target = before.had_target;
+    }
+
+    /// Keeps what goes beyond one replica: another one has not been ready yet.
+    pub(super) const fn carry_on(&mut self, before: &Self) {
+        self.carry_over(before);
+        self.restarts = None;
+        self.sick_since = None;
     }
 
     /// Whether the next version has to be reached before it may serve.
@@ -79,18 +90,24 @@ impl Watch {
 
     /// Notes what is seen.
     pub(super) fn see(&mut self, update: &Update, sight: &Sight, now: Timestamp) {
-        let Sight { old, next } = sight;
-        self.at_entry.get_or_insert((old.tally, next.tally));
+        let Sight { old, next, served } = sight;
+        self.at_entry.get_or_insert((old.tally, next_tally(sight)));
         self.old_at_start.get_or_insert(old.tally);
         self.had_target |= old.target.is_some();
-        let is_ready = is_ready(self.needs_target(update), sight);
-        self.away_since = if next.is_here { None } else { self.away_since.or(Some(now)) };
+        let needs_target = self.needs_target(update);
+        let is_served_here = served.as_ref().is_none_or(|side| side.is_here);
+        let is_served_sick =
+            served.as_ref().is_some_and(|side| is_served_here && !is_ready(needs_target, side, false));
+        self.served_sick_since = if is_served_sick { self.served_sick_since.or(Some(now)) } else { None };
+        let is_here = next.is_here && is_served_here;
+        self.away_since = if is_here { None } else { self.away_since.or(Some(now)) };
+        let is_ready = is_ready(needs_target, next, is_kept_off(sight));
         self.ready_since = if is_ready { self.ready_since.or(Some(now)) } else { None };
         // While its node is away nothing is known of it.
         let is_sick = next.is_here && !is_ready;
         self.sick_since = if is_sick { self.sick_since.or(Some(now)) } else { None };
         if is_ready {
-            self.restarts.get_or_insert(next.restarts);
+            self.restarts.get_or_insert(next.restarts.saturating_add(next.other_restarts));
         }
     }
 
@@ -116,6 +133,14 @@ impl Watch {
             Phase::Proving => {
                 let healthy_for = self.ready_since.map(|since| now.since(since))?;
                 (healthy_for >= update.plan.health()).then(|| match update.plan.strategy {
+                    Strategy::Rolling if update.has_more() => Advance::Enter(Update {
+                        phase: Phase::Starting,
+                        rolled: update.rolled.saturating_add(1),
+                        since: now,
+                        needs_target: self.needs_target(update),
+                        is_covered: false,
+                        ..update.clone()
+                    }),
                     Strategy::Rolling | Strategy::BlueGreen => self.enter(update, Phase::Moved, now),
                     Strategy::Canary => self.enter(update, Phase::Step(0), now),
                     Strategy::Recreate => Advance::Finish,
@@ -148,22 +173,26 @@ impl Watch {
         let is_phase = matches!(update.phase, Phase::Proving | Phase::Back) && !update.is_recreate();
         let is_wanted = is_phase && !update.is_aborted;
         let is_covered =
-            is_wanted && self.needs_target(update) && !answers(&sight.old) && answers(&sight.next);
+            is_wanted && self.needs_target(update) && !sight.old.answers() && sight.next.answers();
         (is_phase && is_covered != update.is_covered)
             .then(|| Advance::Enter(Update { is_covered, ..update.clone() }))
     }
 
     /// What the next version lacks to serve.
     fn lacks(&self, update: &Update, sight: &Sight) -> String {
-        lacks(self.needs_target(update), sight)
+        lacks(self.needs_target(update), &sight.next, is_kept_off(sight))
     }
 
     /// Why the next version is not to serve.
     fn failure(&self, update: &Update, sight: &Sight, now: Timestamp) -> Option<String> {
         let (next, to) = (&sight.next, update.to);
-        if update.phase == Phase::Moved && serves(&sight.old) && !serves(next) {
+        if update.phase == Phase::Moved && sight.old.serves() && !next.serves() {
             // It has everything and cannot serve, and the other can: there is nothing to wait for.
-            let why = if next.is_here { self.lacks(update, sight) } else { "its node is away".to_owned() };
+            let why = if next.is_here {
+                self.lacks(update, sight)
+            } else {
+                format!("its node{} is away", on(next))
+            };
             return Some(format!("version {to} cannot serve while version {} can: {why}", update.from));
         }
         let why = |text: &str| if text.is_empty() { String::new() } else { format!(": {text}") };
@@ -175,26 +204,41 @@ impl Watch {
             Some(_) | None => {}
         }
         if self.away_since.is_some_and(|since| now.since(since) >= AWAY) {
-            return Some(format!("the node of version {to} has been away for {} s", AWAY.as_secs()));
+            let away = sight.served.as_ref().filter(|served| !served.is_here).unwrap_or(next);
+            return Some(format!(
+                "the node{} of version {to} has been away for {} s",
+                on(away),
+                AWAY.as_secs()
+            ));
         }
-        let (most, when) = match self.restarts {
-            None => (MAX_RESTARTS, "before it was healthy"),
-            Some(first) => (first.saturating_add(1), "after it had been healthy"),
+        let (times, most, when) = match self.restarts {
+            None => (next.restarts, MAX_RESTARTS, "before it was healthy"),
+            Some(first) => (
+                next.restarts.saturating_add(next.other_restarts),
+                first.saturating_add(1),
+                "after it had been healthy",
+            ),
         };
-        if next.restarts >= most {
-            let times = next.restarts;
+        if times >= most {
             return Some(format!("version {to} was started again {times} times {when}{}", why(&next.reason)));
         }
         if let Some(reason) = &next.asks_move {
             return Some(format!("version {to} did not get well on its node{}", why(reason)));
         }
+        if let Some(served) = &sight.served
+            && self.served_sick_since.is_some_and(|since| now.since(since) >= SICK)
+        {
+            let (secs, lack) = (SICK.as_secs(), lacks(self.needs_target(update), served, false));
+            return Some(format!("version {to} has not been healthy for {secs} s where it serves: {lack}"));
+        }
         if update.phase == Phase::Starting {
             // The stored time counts here: a hub that is started again and again gives it no more.
             let is_late = now.since(update.since) >= update.plan.start();
-            return is_late.then(|| {
+            let late = is_late.then(|| {
                 let secs = update.plan.start_secs;
                 format!("version {to} was not healthy within {secs} s: {}", self.lacks(update, sight))
             });
+            return late.or_else(|| self.errors(update, sight));
         }
         let proves_within = update.plan.start().saturating_add(update.plan.health());
         if update.phase == Phase::Proving && now.since(update.since) >= proves_within {
@@ -218,12 +262,14 @@ impl Watch {
         let (old_before, next_before) = self.at_entry?;
         let old = match update.phase {
             Phase::Step(_) => old_before,
+            // Some replicas serve, and others do not yet.
+            Phase::Starting | Phase::Proving if sight.served.is_some() => old_before,
             // It gets nothing more, so what it did before counts.
             Phase::Moved => self.old_at_start?,
             Phase::Starting | Phase::Proving | Phase::Back => return None,
         };
         let old = between(old, sight.old.tally);
-        let next = between(next_before, sight.next.tally);
+        let next = between(next_before, next_tally(sight));
         let of = old.requests.max(1);
         let most = next
             .requests
@@ -246,16 +292,10 @@ fn between(before: Tally, now: Tally) -> Tally {
     }
 }
 
-/// Whether requests that are given to it are answered: they go through the tunnel, also where its node's control stream is
-/// broken for a moment, and a target whose node does not answer there is not healthy.
-fn answers(side: &Side) -> bool {
-    let is_healthy = side.target.as_ref().is_some_and(|(health, _)| *health == Health::Healthy);
-    is_healthy && !side.is_drained
-}
-
-/// Whether that is so, and its node says so now.
-fn serves(side: &Side) -> bool {
-    side.is_here && answers(side)
+/// Of all replicas of the next version that get requests; until it has moved all, the one that `rolling` has come to gets none,
+/// but for a while in which nothing else serves.
+fn next_tally(sight: &Sight) -> Tally {
+    sight.served.as_ref().map_or(sight.next.tally, |served| served.tally)
 }
 
 /// Whether the operator keeps requests from the next version's node and not from the other's.
@@ -264,24 +304,27 @@ const fn is_kept_off(sight: &Sight) -> bool {
 }
 
 /// Whether it may serve, or go on to.
-fn is_ready(needs_target: bool, sight: &Sight) -> bool {
-    let next = &sight.next;
+fn is_ready(needs_target: bool, next: &Side, is_kept_off: bool) -> bool {
     let is_reached = match &next.target {
         // The proxy gives nothing to what is not healthy, whatever the plan leaves out.
         Some((health, _)) => *health == Health::Healthy,
         None => !needs_target,
     };
-    next.is_here && next.state == Some(WorkloadState::Running) && is_reached && !is_kept_off(sight)
+    next.is_here && next.state == Some(WorkloadState::Running) && is_reached && !is_kept_off
+}
+
+/// Its node in parentheses, where it is one of several.
+fn on(side: &Side) -> String {
+    if side.on.is_empty() { String::new() } else { format!(" ({})", side.on) }
 }
 
 /// What it lacks for that.
-fn lacks(needs_target: bool, sight: &Sight) -> String {
-    let next = &sight.next;
+fn lacks(needs_target: bool, next: &Side, is_kept_off: bool) -> String {
     match (next.state, &next.target) {
         (Some(WorkloadState::Running), None) if needs_target => {
-            "it runs and has not registered its service".to_owned()
+            format!("it runs{} and has not registered its service", on(next))
         }
-        (Some(WorkloadState::Running), Some((Health::Healthy, _))) if is_kept_off(sight) => {
+        (Some(WorkloadState::Running), Some((Health::Healthy, _))) if is_kept_off => {
             "its node is drained, or has the weight 0".to_owned()
         }
         (Some(WorkloadState::Running), Some((health, reason))) if reason.is_empty() => {
@@ -292,7 +335,7 @@ fn lacks(needs_target: bool, sight: &Sight) -> String {
         }
         (Some(state), _) if next.reason.is_empty() => format!("it is {}", state.label()),
         (Some(state), _) => format!("it is {}: {}", state.label(), next.reason),
-        (None, _) => "its node says nothing of it".to_owned(),
+        (None, _) => format!("its node{} says nothing of it", on(next)),
     }
 }
 

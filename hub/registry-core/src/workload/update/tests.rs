@@ -1,5 +1,7 @@
 //! Updates on virtual time: single ways, then any way with hubs that are killed at any moment.
 
+mod replicas;
+
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -34,6 +36,8 @@ fn update(strategy: Strategy) -> Update {
         next: (strategy != Strategy::Recreate).then_some(run),
         needs_target: true,
         is_covered: false,
+        replicas: Vec::new(),
+        rolled: 0,
     }
 }
 
@@ -71,10 +75,14 @@ struct Sim {
 
 impl Sim {
     fn new(strategy: Strategy) -> Self {
-        let (update, now) = (update(strategy), Timestamp::from_millis(0));
+        Self::of(update(strategy))
+    }
+
+    fn of(update: Update) -> Self {
+        let (strategy, now) = (update.plan.strategy, Timestamp::from_millis(0));
         let updates = Updates::new(vec![update.clone()], now);
         let old = if strategy == Strategy::Recreate { Side::default() } else { healthy() };
-        let sight = Sight { old, next: Side { is_here: true, ..Side::default() } };
+        let sight = Sight { old, next: Side { is_here: true, ..Side::default() }, served: None };
         Self { updates, stored: Some(update), now, sight, end: None, parts: Vec::new() }
     }
 
@@ -394,7 +402,7 @@ fn a_node_that_the_operator_drained_gets_no_version_but_with_the_other() {
     assert!(sim.reason().contains("100 s: its node is drained"), "{}", sim.reason());
     // Where both are, there is nothing to lose.
     let mut sim = Sim::new(Strategy::Rolling);
-    sim.sight = Sight { old: drained.clone(), next: drained };
+    sim.sight = Sight { old: drained.clone(), next: drained, served: None };
     sim.seconds(25);
     assert_eq!(sim.end, Some(End::Finished));
 }
@@ -459,16 +467,16 @@ fn an_agent_that_is_killed_takes_both_along_and_whichever_is_back_first_serves()
         sim.sight.next = healthy();
         sim.seconds(seconds);
         let dead = Side { is_here: false, state: None, target: None, ..Side::default() };
-        sim.sight = Sight { old: dead.clone(), next: dead.clone() };
+        sim.sight = Sight { old: dead.clone(), next: dead.clone(), served: None };
         sim.seconds(10);
         let starting = Side { is_here: true, state: Some(WorkloadState::Starting), ..dead };
         let (old, next) = if is_old_first { (healthy(), starting) } else { (starting, healthy()) };
-        sim.sight = Sight { old, next };
+        sim.sight = Sight { old, next, served: None };
         sim.second();
         let shares = sim.updates.get(SERVICE).and_then(Update::shares).unwrap();
         let is_moved = seconds == 25;
         assert_eq!(shares.next == 100, !is_old_first, "{seconds} {is_old_first}");
-        sim.sight = Sight { old: healthy(), next: healthy() };
+        sim.sight = Sight { old: healthy(), next: healthy(), served: None };
         sim.seconds(130);
         let is_through = sim.end == Some(End::Finished);
         assert_eq!(is_through, !(is_moved && is_old_first), "{:?}", sim.end);
@@ -485,7 +493,7 @@ fn a_node_that_is_away_has_its_patience_and_no_more() {
     assert_eq!(sim.phase(), Some(Phase::Moved));
     // Both are on it.
     let away = Side { is_here: false, ..sick() };
-    sim.sight = Sight { old: away.clone(), next: away };
+    sim.sight = Sight { old: away.clone(), next: away, served: None };
     sim.seconds(29);
     assert_eq!(sim.phase(), Some(Phase::Moved));
     sim.seconds(5);
@@ -564,6 +572,7 @@ fn side() -> impl Generator<Value = Side> {
             asks_move: (restarts % 5 == 4).then(String::new),
             target: healths.get(health.saturating_sub(5)).map(|health| (*health, String::new())),
             tally: Tally { requests: requests + failed, failed, open },
+            ..Side::default()
         },
     )
 }
@@ -606,7 +615,7 @@ proptest! {
                 prop_assert_eq!(u32::from(shares.old) + u32::from(shares.next), 100);
                 // While the old one serves, requests have somewhere to go; where the next one alone does, they do in every
                 // phase but the first, one look after it was entered. What is not proved gets none that the old one answers.
-                let Sight { old, next } = &sim.sight;
+                let Sight { old, next, served: _ } = &sim.sight;
                 let given = u8::from(answers(old)) * shares.old + u8::from(answers(next)) * shares.next;
                 let is_old_lost = !answers(old) || !old.is_here;
                 prop_assert!(given > 0 || is_old_lost, "{:?} {:?}", update.phase, sim.sight);

@@ -9,8 +9,9 @@ use blueprint_common_runtime::tasks::Supervisor;
 use blueprint_common_types::workload::{Bundle, WorkloadState, WorkloadStatus};
 use blueprint_common_types::{AgentId, LogCursor, LogStream, ServiceKey, Timestamp, WgPublicKey};
 use blueprint_hub_registry_core::workload::{
-    LogsAsk, LogsError, LogsLine, LogsPiece, NewUpdate, Placed, Replicas, StoredUpdate, Tally, Traffic,
-    Update, Version, WorkloadChange, WorkloadChangeError, WorkloadEvent, WorkloadRecord, WorkloadStore,
+    LogsAsk, LogsError, LogsLine, LogsPiece, NewUpdate, Placed, Replicas, StoredUpdate, Tally, ThrownAway,
+    Traffic, Update, Version, WorkloadChange, WorkloadChangeError, WorkloadEvent, WorkloadRecord,
+    WorkloadStore,
 };
 use blueprint_hub_registry_core::{StoreError, StoreResult};
 use blueprint_proto::v1::bridge_request::Call;
@@ -28,7 +29,7 @@ use super::super::*;
 use crate::forward::ReachStream;
 use crate::operator::tests::OpenSocket;
 use crate::registrar::tests::{Disk, open, session, start};
-use crate::{Launchers, Workloads, serve_operator};
+use crate::{Launchers, WorkloadRules, Workloads, serve_operator};
 
 pub(super) const SERVICE: ServiceKey = ServiceKey { blueprint: 7, service: 42 };
 
@@ -108,6 +109,9 @@ impl WorkloadStore for Kept {
         async { Ok(Vec::new()) }.boxed()
     }
     fn list_versions(&self, _: ServiceKey) -> BoxFuture<'_, StoreResult<Vec<Version>>> {
+        async { Ok(Vec::new()) }.boxed()
+    }
+    fn trim_versions(&self, _: usize, _: Timestamp) -> BoxFuture<'_, StoreResult<ThrownAway>> {
         async { Ok(Vec::new()) }.boxed()
     }
     fn begin_update(&self, _: NewUpdate) -> BoxFuture<'_, StoreResult<Option<StoredUpdate>>> {
@@ -224,13 +228,13 @@ impl LogSource for Wrote {
     }
 }
 
+const RULES: WorkloadRules = WorkloadRules { patience: Duration::from_secs(15), keep_versions: 10 };
+
 /// What launchers need, where none comes.
 pub(crate) async fn idle(registrar: RegistrarHandle) -> LauncherParts {
     let store: Arc<dyn WorkloadStore> = Arc::new(Kept::default());
     let (_, workloads) =
-        Workloads::new(store, registrar, Duration::from_secs(15), Arc::new(Nobody), Replicas::new())
-            .await
-            .unwrap();
+        Workloads::new(store, registrar, RULES, Arc::new(Nobody), Replicas::new()).await.unwrap();
     let (_, launchers) = Launchers::new(workloads.clone());
     let rest = Arc::new(Rest(nowhere()));
     LauncherParts {
@@ -270,9 +274,8 @@ pub(super) async fn with_kept<F: Future<Output = ()>>(
     let all = async {
         let checks = async {
             let store: Arc<dyn WorkloadStore> = kept.clone();
-            let patience = Duration::from_secs(15);
             let (task, workloads) =
-                Workloads::new(store, registrar.clone(), patience, Arc::new(Nobody), Replicas::new())
+                Workloads::new(store, registrar.clone(), RULES, Arc::new(Nobody), Replicas::new())
                     .await
                     .unwrap();
             let (leases, launchers) = Launchers::new(workloads.clone());
