@@ -161,8 +161,9 @@ pub static SCHEMA: Schema = Schema {
             ),
             Key::new(
                 "check_interval",
-                "2s",
-                "Time from one check to the next, give or take a tenth; 1s to 1h.",
+                "1s",
+                "Time from one check to the next, give or take a tenth; 1s to 1h. Where nobody listens at all any more, the next \
+                 ones come after 300ms.",
             ),
             Key::new("check_timeout", "1500ms", "Longest time of one check; 10ms to 60s."),
             Key::new("check_fall", "2", "Failures in a row that make it unhealthy; 1 to 100."),
