@@ -23,7 +23,7 @@ use crate::late::{self, Late};
 use crate::service::{ServiceError, ServiceTable};
 use crate::shared::{REJOIN, Shared};
 use crate::status::StatusReport;
-use crate::{api, door, forward, health, metrics, observe, qos, scraped, workloads};
+use crate::{api, door, forward, health, metrics, observe, qos, resolver, scraped, workloads};
 
 /// Name of the socket in the state folder.
 pub(crate) const SOCKET: &str = "agent.sock";
@@ -146,6 +146,7 @@ impl Agent {
             None
         };
         let shared = Arc::new(Shared::new(config, state, services, spoke, stop));
+        resolver::clean(&shared);
         let metrics = Arc::new(Metrics::new());
         metrics::register(&metrics, &shared);
         Ok(Self { shared, engine, commands, observe, metrics })
@@ -231,6 +232,9 @@ impl Agent {
         }
         if shared.config.door != DoorSettings::default() {
             parts.spawn("door", door::run(Arc::clone(&shared), spawner.clone()));
+        }
+        if let Some(settings) = shared.config.resolver.clone() {
+            parts.spawn("resolver", resolver::run(Arc::clone(&shared), settings));
         }
         if let Some(listener) = commands {
             parts.spawn("commands", api::run(Arc::clone(&shared), listener, spawner.clone()));

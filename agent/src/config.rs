@@ -15,6 +15,7 @@ use blueprint_common_tunnel::{Interface, TunSettings};
 use blueprint_common_types::{Carrier, CheckPace, HealthCheck, MetricsPlace, PortRanges, Secret, ServiceKey};
 
 use crate::pace::PaceArgs;
+use crate::resolver::{ResolverDomain, ResolverSettings, ResolverWay};
 use crate::service::{LocalAddress, MAX_SERVICES, ServiceSpec};
 use crate::workloads::WorkloadSettings;
 
@@ -65,6 +66,14 @@ pub static SCHEMA: Schema = Schema {
             "Hand runs of UDP datagrams to the network device in one piece (Linux 6.2); off where a tunnel inside \
              does not bear it.",
         ),
+        Key::new(
+            "resolver.way",
+            "off",
+            "How this machine comes to ask the hub for names of the overlay: off (its resolver is not touched), resolved \
+             (systemd-resolved, for the domain alone) or file (a block in /etc/resolv.conf, taken out at the end). Needs \
+             tunnel.interface = tun, root, and the hub's DNS at port 53.",
+        ),
+        Key::new("resolver.domain", "bp.internal", "Names below it are the hub's; what its discovery.domain is."),
         Key::new("workload.enabled", "true", "Whether this machine runs what the hub assigns to it."),
         Key::new(
             "workload.testing",
@@ -207,6 +216,8 @@ pub struct AgentConfig {
     pub proxy: Option<ProxyUrl>,
     /// Where the overlay ends on this machine.
     pub interface: Interface,
+    /// How this machine comes to ask the hub for names; `None` where its resolver is not touched.
+    pub resolver: Option<ResolverSettings>,
     /// How workloads run here.
     pub workloads: WorkloadSettings,
     /// What the hub's operator may begin here.
@@ -240,6 +251,7 @@ impl Default for AgentConfig {
             carriers: Carrier::ALL.into(),
             proxy: None,
             interface: Interface::Netstack,
+            resolver: None,
             workloads: WorkloadSettings::default(),
             door: DoorSettings::default(),
             backlog_bytes: 8 << 20,
@@ -268,6 +280,7 @@ impl AgentConfig {
         let carriers = carriers(settings, problems);
         let proxy = proxy(settings, problems);
         let interface = interface(settings, problems);
+        let resolver = resolver(settings, problems);
         let enabled: Option<bool> = settings.take("workload.enabled", problems);
         let testing: Option<bool> = settings.take("workload.testing", problems);
         let allow_unlimited: Option<bool> = settings.take("workload.allow_unlimited", problems);
@@ -294,6 +307,7 @@ impl AgentConfig {
             carriers: carriers?,
             proxy,
             interface: interface?,
+            resolver: resolver?,
             workloads: WorkloadSettings {
                 enabled: enabled?,
                 testing: testing?,
@@ -408,6 +422,28 @@ fn interface(settings: &Settings, problems: &mut Problems) -> Option<Interface> 
             None
         }
     }
+}
+
+/// How names are asked for; inside, `None` where the resolver is left alone.
+fn resolver(settings: &Settings, problems: &mut Problems) -> Option<Option<ResolverSettings>> {
+    let domain = settings.text("resolver.domain").unwrap_or_default().parse::<ResolverDomain>();
+    if let Err(error) = &domain {
+        settings.refuse("resolver.domain", error, problems);
+    }
+    let way = match settings.text("resolver.way")? {
+        "off" => return Some(None),
+        "resolved" => ResolverWay::Resolved,
+        "file" => ResolverWay::File,
+        _ => {
+            settings.refuse("resolver.way", "neither off, resolved nor file", problems);
+            return None;
+        }
+    };
+    if settings.text("tunnel.interface") == Some("netstack") {
+        let why = "needs tunnel.interface = \"tun\": with netstack no program of this machine reaches the hub's DNS";
+        settings.refuse("resolver.way", why, problems);
+    }
+    Some(Some(ResolverSettings { way, domain: domain.ok()? }))
 }
 
 fn services(settings: &Settings, problems: &mut Problems) -> Vec<ServiceSpec> {
@@ -559,6 +595,24 @@ mod tests {
             let (config, problems) = load(&format!("[tunnel]\n{text}\n"), &[]);
             assert!(config.is_none() && problems.len() == 1, "{text}: {problems:?}");
             assert!(!problems[0].contains("canary"), "{problems:?}");
+        }
+    }
+
+    #[test]
+    fn the_resolver_is_left_alone_unless_it_is_named_and_there_is_a_device() {
+        let (config, problems) = load("", &[]);
+        assert_eq!((config.unwrap().resolver, problems.len()), (None, 0));
+        let (config, problems) = load("[tunnel]\ninterface = \"tun\"\n[resolver]\nway = \"file\"\n", &[]);
+        assert_eq!(problems, [""; 0]);
+        let resolver = config.unwrap().resolver.unwrap();
+        assert_eq!((resolver.way, resolver.domain.as_str()), (ResolverWay::File, "bp.internal"));
+        for (text, words) in [
+            ("way = \"file\"", "needs tunnel.interface = \"tun\""),
+            ("way = \"dnsmasq\"", "neither off, resolved nor file"),
+            ("domain = \"Internal\"", "no domain of labels"),
+        ] {
+            let (config, problems) = load(&format!("[resolver]\n{text}\n"), &[]);
+            assert!(config.is_none() && problems.iter().any(|it| it.contains(words)), "{text}: {problems:?}");
         }
     }
 

@@ -38,6 +38,7 @@ mod proof;
 mod qos;
 mod recent;
 mod relay;
+mod resolver;
 mod scraped;
 mod service;
 mod shared;
@@ -52,6 +53,7 @@ pub use blueprint_common_spoke::{
 
 pub use agent::{Agent, AgentError, AgentView};
 pub use config::{AgentConfig, DoorSettings, SCHEMA};
+pub use resolver::{ResolverDomain, ResolverSettings, ResolverWay};
 pub use service::{
     Entry, LocalAddress, MAX_SERVICES, Origin, ParseLocalAddressError, ServiceError, ServiceSpec,
     ServiceTable, WorkloadRun,
