@@ -1,7 +1,6 @@
 //! A machine whose owner asked that it resolves names of the overlay: by its own C library, and put back whatever happens.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use blueprint_tests_support::{Host, Lab, Launch, Need, eventually_ok, require};
@@ -36,7 +35,7 @@ fn lookup(host: &Host, name: &str) -> Result<Vec<String>> {
 
 #[test]
 fn a_machine_resolves_names_of_the_overlay_where_its_owner_asks_and_is_put_back() -> Result<()> {
-    if !require(&[Need::Device("/dev/net/tun"), Need::Program("getent")]) {
+    if !require(&[Need::Device("/dev/net/tun"), Need::Program("getent"), Need::Program("dig")]) {
         return Ok(());
     }
     let Some(lab) = Lab::new()? else { return Ok(()) };
@@ -55,7 +54,11 @@ fn a_machine_resolves_names_of_the_overlay_where_its_owner_asks_and_is_put_back(
     ensure!(refused.code == Some(78) && refused.stderr.contains("needs tunnel.interface"), "{refused:?}");
     let mut web = Mode::MachineDevices.of_machine().iter().fold(web, |agent, setting| agent.set(setting));
     web.run()?;
-    std::thread::sleep(Duration::from_secs(3));
+    eventually_ok(SOON, "an answer of the hub's DNS", || {
+        let asked = Launch::new("dig").on(&web_host).args(["+short", "+tries=1", "@10.88.0.1", "hub.bp.internal"]);
+        ensure!(asked.run(CALL)?.stdout.trim() == "10.88.0.1");
+        Ok(())
+    })?;
     ensure!(read(&web_host)? == before, "touched unasked");
     web.process()?.terminate(SOON)?;
 
@@ -80,7 +83,7 @@ fn a_machine_resolves_names_of_the_overlay_where_its_owner_asks_and_is_put_back(
     web.process()?.kill()?;
     ensure!(read(&web_host)? == told, "who put it back?");
     web.run()?;
-    web.process()?.wait_for_line("it is taken out", SOON)?;
+    ensure!(web.log().contains("it is taken out"), "{}", web.log());
     known(&web)?;
     ensure!(read(&web_host)? == told, "{}", read(&web_host)?);
 
