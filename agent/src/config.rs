@@ -135,6 +135,12 @@ pub static SCHEMA: Schema = Schema {
              one sample a minute is kept of the older ones: the default holds a day of 64 services.",
         ),
         Key::new(
+            "qos.metrics_every",
+            "5m",
+            "How often metrics that services show of themselves are kept while the hub is away, 1s to 1h; half as many bytes as \
+             qos.backlog_bytes, at least 1MiB, beside the samples.",
+        ),
+        Key::new(
             "observe.listen",
             "127.0.0.1:9464",
             "TCP address of /metrics, /healthz and /readyz, which hold no secrets; `off` for none.",
@@ -224,6 +230,8 @@ pub struct AgentConfig {
     pub door: DoorSettings,
     /// Bytes on the disk for samples that the hub does not get while it is away.
     pub backlog_bytes: u64,
+    /// How often metrics of services are kept while the hub is away.
+    pub pages_every: Duration,
     /// TCP address of metrics and probes; `None` for none.
     pub observe_listen: Option<SocketAddr>,
     /// Whether the hub may read metrics through the tunnel.
@@ -255,6 +263,7 @@ impl Default for AgentConfig {
             workloads: WorkloadSettings::default(),
             door: DoorSettings::default(),
             backlog_bytes: 8 << 20,
+            pages_every: Duration::from_secs(300),
             observe_listen: None,
             observe_hub: false,
             grace: Duration::from_secs(10),
@@ -294,10 +303,11 @@ impl AgentConfig {
             _ => settings.take("observe.listen", problems).map(Some),
         };
         let observe_hub = settings.take("observe.hub", problems);
-        let backlog_bytes = backlog_bytes(settings, problems);
+        let backlog = backlog(settings, problems);
         let grace: Option<Span> = settings.take("shutdown.grace", problems);
         let services = services(settings, problems);
         levels?;
+        let (backlog_bytes, pages_every) = backlog?;
         problems.is_empty().then_some(Self {
             name,
             join_file,
@@ -318,7 +328,8 @@ impl AgentConfig {
                 logs: logs?,
             },
             door: door?,
-            backlog_bytes: backlog_bytes?,
+            backlog_bytes,
+            pages_every,
             observe_listen: observe_listen?,
             observe_hub: observe_hub?,
             grace: grace?.0,
@@ -347,12 +358,18 @@ fn door(settings: &Settings, problems: &mut Problems) -> Option<DoorSettings> {
     Some(DoorSettings { exec: exec?, connect, listen })
 }
 
-fn backlog_bytes(settings: &Settings, problems: &mut Problems) -> Option<u64> {
+/// What is kept while the hub is away: bytes of samples, and how often pages of metrics.
+fn backlog(settings: &Settings, problems: &mut Problems) -> Option<(u64, Duration)> {
+    let every: Option<Span> = settings.take("qos.metrics_every", problems);
+    let hour = Duration::from_secs(3600);
+    if every.is_some_and(|Span(every)| every < Duration::from_secs(1) || every > hour) {
+        settings.refuse("qos.metrics_every", "not 1s to 1h", problems);
+    }
     let bytes: ByteSize = settings.take("qos.backlog_bytes", problems)?;
     if bytes.0 < MIN_BACKLOG_BYTES {
         settings.refuse("qos.backlog_bytes", "below 1MiB", problems);
     }
-    Some(bytes.0)
+    Some((bytes.0, every?.0))
 }
 
 fn log_limits(settings: &Settings, problems: &mut Problems) -> Option<LogLimits> {

@@ -33,6 +33,7 @@ mod metrics;
 mod netcheck;
 mod observe;
 mod pace;
+mod pages;
 mod pieces;
 mod proof;
 mod qos;

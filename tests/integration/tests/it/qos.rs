@@ -2,6 +2,7 @@
 //! hub, objectives, and signed reports.
 
 mod foreign;
+mod pages;
 mod recipe;
 mod whole;
 
@@ -33,7 +34,14 @@ allow = ["tcp"]
 "#;
 
 /// A stream that is open already.
-struct Opened(Option<std::net::TcpStream>);
+pub(crate) struct Opened(Option<std::net::TcpStream>);
+
+impl Opened {
+    /// This stream.
+    pub(crate) const fn of(stream: std::net::TcpStream) -> Self {
+        Self(Some(stream))
+    }
+}
 
 impl tower_service::Service<http::Uri> for Opened {
     type Response = TokioIo<TcpStream>;
