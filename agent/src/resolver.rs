@@ -221,7 +221,9 @@ pub(crate) async fn run(shared: Arc<Shared>, settings: ResolverSettings) -> Resu
         }
     }
     // Also where it failed half way.
-    let _ = give_up(&mut teller, &shared.state).await;
+    if is_told || shared.state.path(BEFORE).exists() {
+        let _ = give_up(&mut teller, &shared.state).await;
+    }
     Ok(())
 }
 

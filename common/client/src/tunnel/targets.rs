@@ -62,13 +62,18 @@ pub struct TargetWatch {
     tunnel: TunnelHandle,
     services: BTreeSet<ServiceKey>,
     stream: Option<Streaming<v1::WatchEvent>>,
-    /// What was told.
+    view: View,
+    pause: Duration,
+}
+
+/// What the program was told, and is to be told.
+#[derive(Debug, Default)]
+struct View {
     known: BTreeMap<Key, WatchedTarget>,
     /// What the hub says since its reset, until it is complete.
     fresh: Option<BTreeMap<Key, WatchedTarget>>,
     pending: VecDeque<TargetEvent>,
     is_begun: bool,
-    pause: Duration,
 }
 
 impl TunnelHandle {
@@ -80,10 +85,7 @@ impl TunnelHandle {
             tunnel: self.clone(),
             services: services.into_iter().collect(),
             stream: None,
-            known: BTreeMap::new(),
-            fresh: None,
-            pending: VecDeque::new(),
-            is_begun: false,
+            view: View::default(),
             pause: AGAIN.0,
         }
     }
@@ -103,7 +105,7 @@ impl TargetWatch {
     /// Dropping it loses no event.
     pub async fn next(&mut self) -> Result<TargetEvent, OpenError> {
         loop {
-            if let Some(event) = self.pending.pop_front() {
+            if let Some(event) = self.view.pending.pop_front() {
                 return Ok(event);
             }
             let Some(stream) = self.stream.as_mut() else {
@@ -120,7 +122,7 @@ impl TargetWatch {
             match said {
                 Ok(Some(event)) => {
                     self.pause = AGAIN.0;
-                    self.take(event.change)?;
+                    self.view.take(event.change)?;
                 }
                 Ok(None) => self.stream = None,
                 Err(status) => {
@@ -133,13 +135,13 @@ impl TargetWatch {
 
     /// What is known now, of what was told: also while the hub is away.
     pub fn targets(&self) -> impl Iterator<Item = &WatchedTarget> {
-        self.known.values()
+        self.view.known.values()
     }
 
     /// Whether the hub is heard: where not, what is known may be old.
     #[must_use]
     pub const fn is_current(&self) -> bool {
-        self.stream.is_some() && self.fresh.is_none() && self.is_begun
+        self.stream.is_some() && self.view.fresh.is_none() && self.view.is_begun
     }
 
     /// Opens the stream, once the hub is there.
@@ -158,7 +160,7 @@ impl TargetWatch {
         let request = v1::WatchRequest { after_index: 0, services: self.services.iter().map(service).collect() };
         match timeout(BEGIN_WITHIN, caller.watch(request)).await {
             Ok(Ok(answer)) => {
-                self.fresh = Some(BTreeMap::new());
+                self.view.fresh = Some(BTreeMap::new());
                 self.stream = Some(answer.into_inner());
                 Ok(())
             }
@@ -197,7 +199,10 @@ impl TargetWatch {
         sleep(pause).await;
         Ok(())
     }
+}
 
+impl View {
+    /// Takes what the hub says.
     fn take(&mut self, change: Option<Change>) -> Result<(), OpenError> {
         match change {
             Some(Change::Reset(_)) => self.fresh = Some(BTreeMap::new()),
@@ -252,4 +257,64 @@ fn read(said: &v1::RegisteredTarget) -> Option<(Key, WatchedTarget)> {
         weight: u8::try_from(said.weight.unwrap_or(100)).unwrap_or(100),
     };
     Some(((service, target.node_id.clone(), address), target))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target(port: u16, health: v1::Health) -> v1::RegisteredTarget {
+        v1::RegisteredTarget {
+            blueprint_id: 7,
+            service_id: 42,
+            agent_id: "a1".to_owned(),
+            agent_name: "gpu-1".to_owned(),
+            address: format!("10.88.0.2:{port}"),
+            health: health.into(),
+            weight: Some(100),
+            ..v1::RegisteredTarget::default()
+        }
+    }
+
+    fn told(view: &mut View, changes: Vec<Change>) -> Vec<String> {
+        for change in changes {
+            view.take(Some(change)).unwrap();
+        }
+        let text = |event| match event {
+            TargetEvent::Upsert(target) => format!("+{} {}", target.address.port(), target.health),
+            TargetEvent::Remove(target) => format!("-{}", target.address.port()),
+            TargetEvent::Complete => "complete".to_owned(),
+        };
+        view.pending.drain(..).map(text).collect()
+    }
+
+    #[test]
+    fn after_a_break_only_what_is_different_is_told() {
+        use v1::Health::{Healthy, Unhealthy};
+        let up = |port, health| Change::Upsert(target(port, health));
+        let (reset, complete) = (Change::Reset(v1::Reset {}), Change::Complete(v1::Complete {}));
+        let mut view = View::default();
+        let first = vec![reset.clone(), up(80, Healthy), up(81, Healthy), up(82, Healthy)];
+        assert_eq!(told(&mut view, first), [""; 0], "nothing before it is complete");
+        assert_eq!(told(&mut view, vec![complete.clone()]), ["+80 healthy", "+81 healthy", "+82 healthy", "complete"]);
+        let more = vec![up(80, Healthy), up(81, Unhealthy), Change::Remove(target(82, Healthy)), Change::Remove(target(9, Healthy))];
+        assert_eq!(told(&mut view, more), ["+81 unhealthy", "-82"]);
+        // Another stream: 80 is as it was, 81 is gone, 83 is new.
+        let again = vec![reset, up(80, Healthy), up(83, Healthy), complete];
+        assert_eq!(told(&mut view, again), ["-81", "+83 healthy"]);
+        assert_eq!(view.known.len(), 2);
+    }
+
+    #[test]
+    fn what_is_no_target_is_left_out_and_there_is_a_bound() {
+        let mut view = View::default();
+        let strange = v1::RegisteredTarget { address: "nowhere".to_owned(), ..target(80, v1::Health::Healthy) };
+        assert_eq!(told(&mut view, vec![Change::Upsert(strange)]), [""; 0]);
+        for port in 1..=4096 {
+            view.take(Some(Change::Upsert(target(port, v1::Health::Healthy)))).unwrap();
+        }
+        let more = view.take(Some(Change::Upsert(target(5000, v1::Health::Healthy))));
+        assert!(more.is_err_and(|error| error.to_string().contains("4096")));
+        view.take(Some(Change::Upsert(target(7, v1::Health::Unhealthy)))).unwrap();
+    }
 }
