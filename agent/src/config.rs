@@ -73,7 +73,11 @@ pub static SCHEMA: Schema = Schema {
              (systemd-resolved, for the domain alone) or file (a block in /etc/resolv.conf, taken out at the end). Needs \
              tunnel.interface = tun, root, and the hub's DNS at port 53.",
         ),
-        Key::new("resolver.domain", "bp.internal", "Names below it are the hub's; what its discovery.domain is."),
+        Key::new(
+            "resolver.domain",
+            "bp.internal",
+            "Names below it are the hub's; what its discovery.domain is.",
+        ),
         Key::new("workload.enabled", "true", "Whether this machine runs what the hub assigns to it."),
         Key::new(
             "workload.testing",

@@ -65,8 +65,12 @@ impl LateKind {
     fn read(self, kept: &Kept) -> Option<v1::LateSample> {
         let (number, bytes) = (kept.number, kept.bytes.as_slice());
         Some(match self {
-            Self::Samples => v1::LateSample { number, report: Some(v1::QosReport::decode(bytes).ok()?), page: None },
-            Self::Pages => v1::LateSample { number, report: None, page: Some(v1::ServicePage::decode(bytes).ok()?) },
+            Self::Samples => {
+                v1::LateSample { number, report: Some(v1::QosReport::decode(bytes).ok()?), page: None }
+            }
+            Self::Pages => {
+                v1::LateSample { number, report: None, page: Some(v1::ServicePage::decode(bytes).ok()?) }
+            }
         })
     }
 }

@@ -11,8 +11,8 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 
-use crate::late::Waiting;
 use crate::forward::StreamStats;
+use crate::late::Waiting;
 use crate::service::Entry;
 use crate::shared::Shared;
 

@@ -106,7 +106,10 @@ mod tests {
 
     #[test]
     fn of_a_page_whole_lines_are_kept_and_no_comments() {
-        assert_eq!(cut("# HELP a b\n# TYPE a counter\na 1\r\n\n  b{c=\"#\"} 2\n# EOF\n"), "a 1\nb{c=\"#\"} 2\n");
+        assert_eq!(
+            cut("# HELP a b\n# TYPE a counter\na 1\r\n\n  b{c=\"#\"} 2\n# EOF\n"),
+            "a 1\nb{c=\"#\"} 2\n"
+        );
         assert_eq!(cut("# only words\n"), "");
         let long = "metric_of_a_service 1\n".repeat(10_000);
         let kept = cut(&long);

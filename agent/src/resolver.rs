@@ -86,7 +86,11 @@ impl FromStr for ResolverDomain {
                 && label.chars().all(|c| is_inner(c) || c == '-')
         };
         let is_one = text.len() <= 100 && text.contains('.') && text.split('.').all(is_label);
-        if is_one { Ok(Self(text.to_owned())) } else { Err("no domain of labels of a-z, 0-9 and '-', such as bp.internal") }
+        if is_one {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err("no domain of labels of a-z, 0-9 and '-', such as bp.internal")
+        }
     }
 }
 
@@ -101,7 +105,9 @@ pub(crate) enum ResolverError {
     Strange { path: PathBuf },
     #[error("no network device of this machine has the overlay address {0}")]
     NoDevice(Ipv4Addr),
-    #[error("{command} failed: {why}; resolver.way = \"resolved\" needs systemd-resolved and the right to tell it (root)")]
+    #[error(
+        "{command} failed: {why}; resolver.way = \"resolved\" needs systemd-resolved and the right to tell it (root)"
+    )]
     Resolvectl { command: String, why: String },
     #[error(transparent)]
     State(#[from] StateError),
@@ -166,7 +172,9 @@ pub(crate) fn clean(shared: &Shared) {
     }
     let file = block(&shared.spoke.identity().agent_id.to_string());
     match put_back(&file, &shared.state) {
-        Ok(()) => info!(file = RESOLV_CONF, "an agent that was killed had left its name server: it is taken out"),
+        Ok(()) => {
+            info!(file = RESOLV_CONF, "an agent that was killed had left its name server: it is taken out")
+        }
         Err(error) => warn!(
             error = %Chain(&error),
             file = RESOLV_CONF,

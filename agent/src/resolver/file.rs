@@ -116,7 +116,9 @@ impl ResolvConf {
         }
         let _ = fs::remove_file(&beside);
         let written = OpenOptions::new().write(true).truncate(true).open(&self.path);
-        written.and_then(|mut file| file.write_all(text.as_bytes())).map_err(|source| self.failed("write", source))
+        written
+            .and_then(|mut file| file.write_all(text.as_bytes()))
+            .map_err(|source| self.failed("write", source))
     }
 
     fn failed(&self, action: &'static str, source: io::Error) -> ResolverError {
@@ -165,7 +167,10 @@ mod tests {
         fs::write(folder.path().join("resolv.conf"), text).unwrap();
         ours.take_out().unwrap();
         let left = ours.read().unwrap();
-        assert!(left.contains("10.99.0.1") && left.contains("192.0.2.2") && !left.contains("10.88.0.1"), "{left}");
+        assert!(
+            left.contains("10.99.0.1") && left.contains("192.0.2.2") && !left.contains("10.88.0.1"),
+            "{left}"
+        );
         other.take_out().unwrap();
         assert_eq!(ours.read().unwrap(), "nameserver 192.0.2.1\nnameserver 192.0.2.2\n");
     }
@@ -183,7 +188,15 @@ mod tests {
 
     #[test]
     fn whatever_the_file_is_the_block_goes_without_a_trace() {
-        for text in ["", "\n", "\n\n", "a", "nameserver 192.0.2.1", "nameserver 10.88.0.1\n", "# end\r\nsearch a b\r\n"] {
+        for text in [
+            "",
+            "\n",
+            "\n\n",
+            "a",
+            "nameserver 192.0.2.1",
+            "nameserver 10.88.0.1\n",
+            "# end\r\nsearch a b\r\n",
+        ] {
             let (_folder, file) = file(text);
             file.put(HUB).unwrap();
             file.take_out().unwrap();

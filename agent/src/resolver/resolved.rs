@@ -55,11 +55,7 @@ impl Resolved {
 /// What is said, in its order: a domain with `~` is asked there and is no search domain, and no other name goes there.
 fn commands(device: &str, hub: Ipv4Addr, domain: &str) -> [Vec<String>; 3] {
     let say = |verb: &str, value: String| vec![verb.to_owned(), device.to_owned(), value];
-    [
-        say("dns", hub.to_string()),
-        say("domain", format!("~{domain}")),
-        say("default-route", "no".to_owned()),
-    ]
+    [say("dns", hub.to_string()), say("domain", format!("~{domain}")), say("default-route", "no".to_owned())]
 }
 
 /// The network device that has this address.
@@ -72,7 +68,8 @@ fn device_of(address: Ipv4Addr) -> Option<String> {
 }
 
 async fn resolvectl(words: &[String]) -> Result<(), ResolverError> {
-    let failed = |why: String| ResolverError::Resolvectl { command: format!("resolvectl {}", words.join(" ")), why };
+    let failed =
+        |why: String| ResolverError::Resolvectl { command: format!("resolvectl {}", words.join(" ")), why };
     let mut command = Command::new("resolvectl");
     command.args(words).stdin(Stdio::null()).kill_on_drop(true);
     let done = timeout(PATIENCE, command.output()).await;

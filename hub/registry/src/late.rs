@@ -57,7 +57,8 @@ pub(crate) async fn take(
             (Some(_), Some(_)) => return Err(malformed(format!("sample {number} is two things"))),
         }
     }
-    let told = samples.iter().flat_map(|sample| &sample.services).map(|service| (service.service, service.port));
+    let told =
+        samples.iter().flat_map(|sample| &sample.services).map(|service| (service.service, service.port));
     let told = told.chain(pages.iter().map(|page| (page.service, page.port)));
     let recorded = recorded(shared, agent, told).await?;
     let refused_pages = pages::take(shared, agent, pages, &recorded).await?;

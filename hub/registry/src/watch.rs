@@ -74,13 +74,23 @@ impl Watches {
         if services.is_empty() || services.len() > MAX_SERVICES {
             return Err(status::bad_request(format!("name 1 to {MAX_SERVICES} services to watch")));
         }
-        let (Some(own), Ok(place)) = (self.each.begin(agent), Arc::clone(&self.all).try_acquire_owned()) else {
+        let (Some(own), Ok(place)) = (self.each.begin(agent), Arc::clone(&self.all).try_acquire_owned())
+        else {
             return Err(status::watch_too_many(format!(
                 "no place for another watch: {OF_MACHINE} of one machine and {OF_ALL} in all are taken"
             )));
         };
         let (events, receiver) = mpsc::channel(BUFFER);
-        let watch = Watch { registrar, may_connect, agent, services, events, sent: BTreeMap::new(), index: 0, _places: (own, place) };
+        let watch = Watch {
+            registrar,
+            may_connect,
+            agent,
+            services,
+            events,
+            sent: BTreeMap::new(),
+            index: 0,
+            _places: (own, place),
+        };
         let drain = spawner.stop().drain;
         spawner.spawn("target watch", async move {
             let events = watch.events.clone();
@@ -142,12 +152,17 @@ impl Watch {
     }
 
     /// What the machine may know now.
-    fn seen(&self, snapshot: &RegistrySnapshot, own: &WgPublicKey) -> BTreeMap<TargetKey, v1::RegisteredTarget> {
+    fn seen(
+        &self,
+        snapshot: &RegistrySnapshot,
+        own: &WgPublicKey,
+    ) -> BTreeMap<TargetKey, v1::RegisteredTarget> {
         let targets = self.services.iter().flat_map(|service| snapshot.targets_of(*service));
         let may = |target: &TargetRecord| {
             let holder = snapshot.agents.get(&target.key.agent);
             target.key.agent == self.agent
-                || holder.is_some_and(|it| (self.may_connect)(own, &it.agent.wireguard_key, target.address.port()))
+                || holder
+                    .is_some_and(|it| (self.may_connect)(own, &it.agent.wireguard_key, target.address.port()))
         };
         targets.filter(|target| may(target)).map(|target| (target.key, shown(target))).collect()
     }

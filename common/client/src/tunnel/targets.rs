@@ -156,8 +156,10 @@ impl TargetWatch {
             Err(OpenError::NotReady { .. }) => return Ok(()),
             Err(error) => return Err(error),
         };
-        let service = |key: &ServiceKey| v1::ServiceRef { blueprint_id: key.blueprint, service_id: key.service };
-        let request = v1::WatchRequest { after_index: 0, services: self.services.iter().map(service).collect() };
+        let service =
+            |key: &ServiceKey| v1::ServiceRef { blueprint_id: key.blueprint, service_id: key.service };
+        let request =
+            v1::WatchRequest { after_index: 0, services: self.services.iter().map(service).collect() };
         match timeout(BEGIN_WITHIN, caller.watch(request)).await {
             Ok(Ok(answer)) => {
                 self.view.fresh = Some(BTreeMap::new());
@@ -174,7 +176,9 @@ impl TargetWatch {
         let why = text(status.message());
         match status.code() {
             Code::Unimplemented => {
-                return Err(OpenError::Hub { why: "it is of an older version, which has no watch".to_owned() });
+                return Err(OpenError::Hub {
+                    why: "it is of an older version, which has no watch".to_owned(),
+                });
             }
             Code::InvalidArgument => return Err(OpenError::Hub { why }),
             Code::Ok
@@ -210,7 +214,9 @@ impl View {
                 let Some((key, target)) = read(&said) else { return Ok(()) };
                 let into = self.fresh.as_mut().unwrap_or(&mut self.known);
                 if into.len() >= MAX_TARGETS && !into.contains_key(&key) {
-                    return Err(OpenError::Hub { why: format!("it tells of more than {MAX_TARGETS} targets") });
+                    return Err(OpenError::Hub {
+                        why: format!("it tells of more than {MAX_TARGETS} targets"),
+                    });
                 }
                 let is_news = into.insert(key, target.clone()).as_ref() != Some(&target);
                 if is_news && self.fresh.is_none() {
@@ -296,8 +302,16 @@ mod tests {
         let mut view = View::default();
         let first = vec![reset.clone(), up(80, Healthy), up(81, Healthy), up(82, Healthy)];
         assert_eq!(told(&mut view, first), [""; 0], "nothing before it is complete");
-        assert_eq!(told(&mut view, vec![complete.clone()]), ["+80 healthy", "+81 healthy", "+82 healthy", "complete"]);
-        let more = vec![up(80, Healthy), up(81, Unhealthy), Change::Remove(target(82, Healthy)), Change::Remove(target(9, Healthy))];
+        assert_eq!(
+            told(&mut view, vec![complete.clone()]),
+            ["+80 healthy", "+81 healthy", "+82 healthy", "complete"]
+        );
+        let more = vec![
+            up(80, Healthy),
+            up(81, Unhealthy),
+            Change::Remove(target(82, Healthy)),
+            Change::Remove(target(9, Healthy)),
+        ];
         assert_eq!(told(&mut view, more), ["+81 unhealthy", "-82"]);
         // Another stream: 80 is as it was, 81 is gone, 83 is new.
         let again = vec![reset, up(80, Healthy), up(83, Healthy), complete];
@@ -308,7 +322,8 @@ mod tests {
     #[test]
     fn what_is_no_target_is_left_out_and_there_is_a_bound() {
         let mut view = View::default();
-        let strange = v1::RegisteredTarget { address: "nowhere".to_owned(), ..target(80, v1::Health::Healthy) };
+        let strange =
+            v1::RegisteredTarget { address: "nowhere".to_owned(), ..target(80, v1::Health::Healthy) };
         assert_eq!(told(&mut view, vec![Change::Upsert(strange)]), [""; 0]);
         for port in 1..=4096 {
             view.take(Some(Change::Upsert(target(port, v1::Health::Healthy)))).unwrap();

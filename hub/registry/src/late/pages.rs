@@ -88,7 +88,9 @@ mod tests {
         let (service, port, (at, found)) = read(page(80, "a 1\nb{c=\"d\"} 2\nwords\n")).unwrap();
         assert_eq!((service.as_str(), port, at), ("7/42", 80, Timestamp::from_millis(5)));
         assert_eq!(found.get("b{c=\"d\"}").map(String::as_str), Some("2"));
-        for (port, text) in [(0, "a 1\n".to_owned()), (70_000, String::new()), (80, "x".repeat(PAGE_BYTES + 1))] {
+        for (port, text) in
+            [(0, "a 1\n".to_owned()), (70_000, String::new()), (80, "x".repeat(PAGE_BYTES + 1))]
+        {
             assert!(read(page(port, &text)).is_err(), "{port}");
         }
     }

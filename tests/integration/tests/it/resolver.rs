@@ -55,7 +55,8 @@ fn a_machine_resolves_names_of_the_overlay_where_its_owner_asks_and_is_put_back(
     let mut web = Mode::MachineDevices.of_machine().iter().fold(web, |agent, setting| agent.set(setting));
     web.run()?;
     eventually_ok(SOON, "an answer of the hub's DNS", || {
-        let asked = Launch::new("dig").on(&web_host).args(["+short", "+tries=1", "@10.88.0.1", "hub.bp.internal"]);
+        let asked =
+            Launch::new("dig").on(&web_host).args(["+short", "+tries=1", "@10.88.0.1", "hub.bp.internal"]);
         ensure!(asked.run(CALL)?.stdout.trim() == "10.88.0.1");
         Ok(())
     })?;

@@ -185,7 +185,9 @@ fn any_program_on_a_machine_watches_over_grpc_what_its_machine_may_reach() -> Re
     // The hub's own programs see everything, and resume by an index.
     let socket = hub.state().join("registry.sock");
     runtime()?.block_on(async {
-        let connector = blueprint_common_client::Connector::new(blueprint_common_client::TransportType::UnixSocket(socket));
+        let connector = blueprint_common_client::Connector::new(
+            blueprint_common_client::TransportType::UnixSocket(socket),
+        );
         let channel = Endpoint::from_static("http://hub.test").connect_with_connector(connector).await?;
         let mut client = RegistryClient::new(channel);
         let list = client.list(v1::ListRequest {}).await?.into_inner();

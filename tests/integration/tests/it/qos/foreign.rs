@@ -20,7 +20,10 @@ fn ask(python: &Path, host: &Host, at: &str) -> Result<Value> {
 }
 
 fn number(value: &Value, pointer: &str) -> Result<u64> {
-    value.pointer(pointer).and_then(Value::as_u64).with_context(|| format!("no number at {pointer} of {value}"))
+    value
+        .pointer(pointer)
+        .and_then(Value::as_u64)
+        .with_context(|| format!("no number at {pointer} of {value}"))
 }
 
 /// Moments of a history.
@@ -47,12 +50,18 @@ fn four(python: &Path, host: &Host, at: &str) -> Result<Value> {
             (number(&said, &format!("/usage/{used}"))?, number(&said, &format!("/usage/{total}"))?);
         ensure!(used > 100_000 && used <= total, "{said}");
     }
-    ensure!(number(&said, "/usage/network_rx_bytes")? > 0 && number(&said, "/usage/network_tx_bytes")? > 0, "{said}");
+    ensure!(
+        number(&said, "/usage/network_rx_bytes")? > 0 && number(&said, "/usage/network_tx_bytes")? > 0,
+        "{said}"
+    );
     let shown = said.pointer("/metrics/custom_metrics").and_then(Value::as_object).context("no page")?;
     ensure!(shown.keys().any(|name| name.starts_with("example_")), "{said}");
 
     let machine = rows(&said, "/system/system_metrics")?.last().context("no history of the machine")?;
-    ensure!(number(machine, "/memory_usage")? > 100_000 && number(machine, "/timestamp")? % 60 == 0, "{machine}");
+    ensure!(
+        number(machine, "/memory_usage")? > 100_000 && number(machine, "/timestamp")? % 60 == 0,
+        "{machine}"
+    );
     ensure!(rows(&said, "/system/blueprint_metrics")?.is_empty(), "{said}");
     ensure!(rows(&said, "/blueprint/system_metrics")?.is_empty(), "{said}");
     for point in rows(&said, "/blueprint/blueprint_metrics")? {
