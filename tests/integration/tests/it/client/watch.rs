@@ -164,7 +164,7 @@ fn any_program_on_a_machine_watches_over_grpc_what_its_machine_may_reach() -> Re
                     break;
                 }
                 Change::Upsert(_) => {}
-                other => bail!("{other:?}"),
+                other @ (Change::Reset(_) | Change::Remove(_) | Change::Complete(_)) => bail!("{other:?}"),
             }
         }
         db.service.process.kill()?;
@@ -172,7 +172,7 @@ fn any_program_on_a_machine_watches_over_grpc_what_its_machine_may_reach() -> Re
             Change::Upsert(target) => {
                 ensure!(target.health() == v1::Health::Unhealthy && target.reason.is_empty(), "{target:?}");
             }
-            other => bail!("{other:?}"),
+            other @ (Change::Reset(_) | Change::Remove(_) | Change::Complete(_)) => bail!("{other:?}"),
         }
         // What it serves itself it sees, too; a machine that is removed sees nothing any more.
         hub.json(&["node", "rm", "db"])?;
@@ -199,7 +199,7 @@ fn any_program_on_a_machine_watches_over_grpc_what_its_machine_may_reach() -> Re
         let event = timeout(SOON, events.message()).await??.context("the end")?;
         match event.change {
             Some(Change::Upsert(target)) => ensure!(target.service_id == 43, "{target:?}"),
-            other => bail!("{other:?}"),
+            other @ (Change::Reset(_) | Change::Remove(_) | Change::Complete(_)) => bail!("{other:?}"),
         }
         Ok(())
     })
