@@ -19,11 +19,11 @@ use tracing::{info, warn};
 
 use crate::config::{AgentConfig, DoorSettings};
 use crate::duties::{self, AgentDuties};
-use crate::late::{self, Late};
+use crate::late::{self, Late, LateKind};
 use crate::service::{ServiceError, ServiceTable};
 use crate::shared::{REJOIN, Shared};
 use crate::status::StatusReport;
-use crate::{api, door, forward, health, metrics, observe, qos, scraped, workloads};
+use crate::{api, door, forward, health, metrics, observe, pages, qos, resolver, scraped, workloads};
 
 /// Name of the socket in the state folder.
 pub(crate) const SOCKET: &str = "agent.sock";
@@ -146,6 +146,7 @@ impl Agent {
             None
         };
         let shared = Arc::new(Shared::new(config, state, services, spoke, stop));
+        resolver::clean(&shared);
         let metrics = Arc::new(Metrics::new());
         metrics::register(&metrics, &shared);
         Ok(Self { shared, engine, commands, observe, metrics })
@@ -223,14 +224,21 @@ impl Agent {
         parts.spawn("services", forward::run(Arc::clone(&shared), spawner.clone()));
         parts.spawn("health", health::run(Arc::clone(&shared)));
         if shared.config.samples {
-            let late = Arc::new(Late::open(&shared));
+            let late = Arc::new(Late::open(&shared, LateKind::Samples));
             // Set once, before anything runs that reads it.
             let _ = shared.late.set(Arc::clone(&late));
             parts.spawn("samples", qos::run(Arc::clone(&shared), reports, Arc::clone(&late)));
             parts.spawn("late samples", late::run(Arc::clone(&shared), late));
+            let late = Arc::new(Late::open(&shared, LateKind::Pages));
+            let _ = shared.late_pages.set(Arc::clone(&late));
+            parts.spawn("metrics of services", pages::run(Arc::clone(&shared), Arc::clone(&late)));
+            parts.spawn("late metrics", late::run(Arc::clone(&shared), late));
         }
         if shared.config.door != DoorSettings::default() {
             parts.spawn("door", door::run(Arc::clone(&shared), spawner.clone()));
+        }
+        if let Some(settings) = shared.config.resolver.clone() {
+            parts.spawn("resolver", resolver::run(Arc::clone(&shared), settings));
         }
         if let Some(listener) = commands {
             parts.spawn("commands", api::run(Arc::clone(&shared), listener, spawner.clone()));

@@ -15,6 +15,7 @@ use blueprint_common_tunnel::{Interface, TunSettings};
 use blueprint_common_types::{Carrier, CheckPace, HealthCheck, MetricsPlace, PortRanges, Secret, ServiceKey};
 
 use crate::pace::PaceArgs;
+use crate::resolver::{ResolverDomain, ResolverSettings, ResolverWay};
 use crate::service::{LocalAddress, MAX_SERVICES, ServiceSpec};
 use crate::workloads::WorkloadSettings;
 
@@ -64,6 +65,18 @@ pub static SCHEMA: Schema = Schema {
             "true",
             "Hand runs of UDP datagrams to the network device in one piece (Linux 6.2); off where a tunnel inside \
              does not bear it.",
+        ),
+        Key::new(
+            "resolver.way",
+            "off",
+            "How this machine comes to ask the hub for names of the overlay: off (its resolver is not touched), resolved \
+             (systemd-resolved, for the domain alone) or file (a block in /etc/resolv.conf, taken out at the end). Needs \
+             tunnel.interface = tun, root, and the hub's DNS at port 53.",
+        ),
+        Key::new(
+            "resolver.domain",
+            "bp.internal",
+            "Names below it are the hub's; what its discovery.domain is.",
         ),
         Key::new("workload.enabled", "true", "Whether this machine runs what the hub assigns to it."),
         Key::new(
@@ -126,6 +139,12 @@ pub static SCHEMA: Schema = Schema {
              one sample a minute is kept of the older ones: the default holds a day of 64 services.",
         ),
         Key::new(
+            "qos.metrics_every",
+            "5m",
+            "How often metrics that services show of themselves are kept while the hub is away, 1s to 1h; half as many bytes as \
+             qos.backlog_bytes, at least 1MiB, beside the samples.",
+        ),
+        Key::new(
             "observe.listen",
             "127.0.0.1:9464",
             "TCP address of /metrics, /healthz and /readyz, which hold no secrets; `off` for none.",
@@ -161,8 +180,9 @@ pub static SCHEMA: Schema = Schema {
             ),
             Key::new(
                 "check_interval",
-                "2s",
-                "Time from one check to the next, give or take a tenth; 1s to 1h.",
+                "1s",
+                "Time from one check to the next, give or take a tenth; 1s to 1h. Where nobody listens at all any more, the next \
+                 ones come after 300ms.",
             ),
             Key::new("check_timeout", "1500ms", "Longest time of one check; 10ms to 60s."),
             Key::new("check_fall", "2", "Failures in a row that make it unhealthy; 1 to 100."),
@@ -206,12 +226,16 @@ pub struct AgentConfig {
     pub proxy: Option<ProxyUrl>,
     /// Where the overlay ends on this machine.
     pub interface: Interface,
+    /// How this machine comes to ask the hub for names; `None` where its resolver is not touched.
+    pub resolver: Option<ResolverSettings>,
     /// How workloads run here.
     pub workloads: WorkloadSettings,
     /// What the hub's operator may begin here.
     pub door: DoorSettings,
     /// Bytes on the disk for samples that the hub does not get while it is away.
     pub backlog_bytes: u64,
+    /// How often metrics of services are kept while the hub is away.
+    pub pages_every: Duration,
     /// TCP address of metrics and probes; `None` for none.
     pub observe_listen: Option<SocketAddr>,
     /// Whether the hub may read metrics through the tunnel.
@@ -239,9 +263,11 @@ impl Default for AgentConfig {
             carriers: Carrier::ALL.into(),
             proxy: None,
             interface: Interface::Netstack,
+            resolver: None,
             workloads: WorkloadSettings::default(),
             door: DoorSettings::default(),
             backlog_bytes: 8 << 20,
+            pages_every: Duration::from_secs(300),
             observe_listen: None,
             observe_hub: false,
             grace: Duration::from_secs(10),
@@ -267,6 +293,7 @@ impl AgentConfig {
         let carriers = carriers(settings, problems);
         let proxy = proxy(settings, problems);
         let interface = interface(settings, problems);
+        let resolver = resolver(settings, problems);
         let enabled: Option<bool> = settings.take("workload.enabled", problems);
         let testing: Option<bool> = settings.take("workload.testing", problems);
         let allow_unlimited: Option<bool> = settings.take("workload.allow_unlimited", problems);
@@ -280,10 +307,11 @@ impl AgentConfig {
             _ => settings.take("observe.listen", problems).map(Some),
         };
         let observe_hub = settings.take("observe.hub", problems);
-        let backlog_bytes = backlog_bytes(settings, problems);
+        let backlog = backlog(settings, problems);
         let grace: Option<Span> = settings.take("shutdown.grace", problems);
         let services = services(settings, problems);
         levels?;
+        let (backlog_bytes, pages_every) = backlog?;
         problems.is_empty().then_some(Self {
             name,
             join_file,
@@ -293,6 +321,7 @@ impl AgentConfig {
             carriers: carriers?,
             proxy,
             interface: interface?,
+            resolver: resolver?,
             workloads: WorkloadSettings {
                 enabled: enabled?,
                 testing: testing?,
@@ -303,7 +332,8 @@ impl AgentConfig {
                 logs: logs?,
             },
             door: door?,
-            backlog_bytes: backlog_bytes?,
+            backlog_bytes,
+            pages_every,
             observe_listen: observe_listen?,
             observe_hub: observe_hub?,
             grace: grace?.0,
@@ -332,12 +362,18 @@ fn door(settings: &Settings, problems: &mut Problems) -> Option<DoorSettings> {
     Some(DoorSettings { exec: exec?, connect, listen })
 }
 
-fn backlog_bytes(settings: &Settings, problems: &mut Problems) -> Option<u64> {
+/// What is kept while the hub is away: bytes of samples, and how often pages of metrics.
+fn backlog(settings: &Settings, problems: &mut Problems) -> Option<(u64, Duration)> {
+    let every: Option<Span> = settings.take("qos.metrics_every", problems);
+    let hour = Duration::from_secs(3600);
+    if every.is_some_and(|Span(every)| every < Duration::from_secs(1) || every > hour) {
+        settings.refuse("qos.metrics_every", "not 1s to 1h", problems);
+    }
     let bytes: ByteSize = settings.take("qos.backlog_bytes", problems)?;
     if bytes.0 < MIN_BACKLOG_BYTES {
         settings.refuse("qos.backlog_bytes", "below 1MiB", problems);
     }
-    Some(bytes.0)
+    Some((bytes.0, every?.0))
 }
 
 fn log_limits(settings: &Settings, problems: &mut Problems) -> Option<LogLimits> {
@@ -407,6 +443,28 @@ fn interface(settings: &Settings, problems: &mut Problems) -> Option<Interface> 
             None
         }
     }
+}
+
+/// How names are asked for; inside, `None` where the resolver is left alone.
+fn resolver(settings: &Settings, problems: &mut Problems) -> Option<Option<ResolverSettings>> {
+    let domain = settings.text("resolver.domain").unwrap_or_default().parse::<ResolverDomain>();
+    if let Err(error) = &domain {
+        settings.refuse("resolver.domain", error, problems);
+    }
+    let way = match settings.text("resolver.way")? {
+        "off" => return Some(None),
+        "resolved" => ResolverWay::Resolved,
+        "file" => ResolverWay::File,
+        _ => {
+            settings.refuse("resolver.way", "neither off, resolved nor file", problems);
+            return None;
+        }
+    };
+    if settings.text("tunnel.interface") == Some("netstack") {
+        let why = "needs tunnel.interface = \"tun\": with netstack no program of this machine reaches the hub's DNS";
+        settings.refuse("resolver.way", why, problems);
+    }
+    Some(Some(ResolverSettings { way, domain: domain.ok()? }))
 }
 
 fn services(settings: &Settings, problems: &mut Problems) -> Vec<ServiceSpec> {
@@ -558,6 +616,24 @@ mod tests {
             let (config, problems) = load(&format!("[tunnel]\n{text}\n"), &[]);
             assert!(config.is_none() && problems.len() == 1, "{text}: {problems:?}");
             assert!(!problems[0].contains("canary"), "{problems:?}");
+        }
+    }
+
+    #[test]
+    fn the_resolver_is_left_alone_unless_it_is_named_and_there_is_a_device() {
+        let (config, problems) = load("", &[]);
+        assert_eq!((config.unwrap().resolver, problems.len()), (None, 0));
+        let (config, problems) = load("[tunnel]\ninterface = \"tun\"\n[resolver]\nway = \"file\"\n", &[]);
+        assert_eq!(problems, [""; 0]);
+        let resolver = config.unwrap().resolver.unwrap();
+        assert_eq!((resolver.way, resolver.domain.as_str()), (ResolverWay::File, "bp.internal"));
+        for (text, words) in [
+            ("way = \"file\"", "needs tunnel.interface = \"tun\""),
+            ("way = \"dnsmasq\"", "neither off, resolved nor file"),
+            ("domain = \"Internal\"", "no domain of labels"),
+        ] {
+            let (config, problems) = load(&format!("[resolver]\n{text}\n"), &[]);
+            assert!(config.is_none() && problems.iter().any(|it| it.contains(words)), "{text}: {problems:?}");
         }
     }
 

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use blueprint_agent_qos::{CheckResult, HealthGate, check};
 use blueprint_agent_workload::Healths;
-use blueprint_common_types::fill_random;
+use blueprint_common_types::{Health, fill_random};
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
@@ -15,6 +16,10 @@ use tracing::info;
 use crate::agent::AgentError;
 use crate::service::{Entry, Origin, ServiceSpec};
 use crate::shared::{HealthMap, ServiceHealth, Shared};
+
+/// Pause before the next check of a healthy service at whose port nobody listens: that is no slow answer, and who asks where
+/// the service is shall not be sent there.
+const REFUSED_AGAIN: Duration = Duration::from_millis(300);
 
 /// One service and what its checks said so far.
 struct Watched {
@@ -64,7 +69,7 @@ pub(crate) async fn run(shared: Arc<Shared>) -> Result<(), AgentError> {
             Some((port, number, result)) = checks.next() => {
                 let Some(one) = watched.get_mut(&port).filter(|one| one.number == number) else { continue };
                 one.handle(&result);
-                let pause = one.spec.pace.pause(random());
+                let pause = one.pause(&result);
                 let now = Instant::now();
                 let at = now.checked_add(pause).unwrap_or(now);
                 checks.push(Box::pin(one_check(one.spec.clone(), number, at)));
@@ -75,6 +80,13 @@ pub(crate) async fn run(shared: Arc<Shared>) -> Result<(), AgentError> {
 }
 
 impl Watched {
+    /// The pause before the next check, after this one.
+    fn pause(&self, result: &CheckResult) -> Duration {
+        let pause = self.spec.pace.pause(random());
+        let is_news = result.is_refused() && self.gate.health() == Health::Healthy;
+        if is_news { pause.min(REFUSED_AGAIN) } else { pause }
+    }
+
     fn handle(&mut self, result: &CheckResult) {
         self.micros = result.micros;
         if self.gate.handle_result(result, Instant::now().into_std()) {

@@ -1,4 +1,4 @@
-//! Samples that the hub does not get while it is away: kept on the disk, and given to it afterwards.
+//! Samples, and metrics of services, that the hub does not get while it is away: kept on the disk, and given to it afterwards.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,12 +18,10 @@ use tracing::{info, warn};
 use crate::agent::AgentError;
 use crate::shared::Shared;
 
-/// Folder of the samples, in the state folder.
-const FOLDER: &str = "samples";
-
-/// Samples of one call, and bytes of them at most: the newest samples go by the stream beside it, and never wait for these.
+/// Samples of one call, and bytes of them at most, of the 64 KiB that a message to the hub may have: the newest samples go by the
+/// stream beside it, and never wait for these.
 const BATCH: usize = 64;
-const BATCH_BYTES: usize = 256 * 1024;
+const BATCH_BYTES: usize = 48 * 1024;
 
 /// Pause between two calls, so that what is new has most of the way.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -37,9 +35,50 @@ const AGAIN: Duration = Duration::from_secs(10);
 /// How long the hub may take for one call.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The samples that the hub has not got, for the task that takes them and the one that gives them.
+/// What is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LateKind {
+    /// Reports.
+    Samples,
+    /// Pages of metrics of services.
+    Pages,
+}
+
+impl LateKind {
+    /// Its folder in the state folder.
+    const fn folder(self) -> &'static str {
+        match self {
+            Self::Samples => "samples",
+            Self::Pages => "pages",
+        }
+    }
+
+    /// Most bytes of it, of those that the configuration names.
+    const fn bytes(self, named: u64) -> u64 {
+        match self {
+            Self::Samples => named,
+            Self::Pages => named / 2,
+        }
+    }
+
+    /// One of them for the hub; `None` where it cannot be read.
+    fn read(self, kept: &Kept) -> Option<v1::LateSample> {
+        let (number, bytes) = (kept.number, kept.bytes.as_slice());
+        Some(match self {
+            Self::Samples => {
+                v1::LateSample { number, report: Some(v1::QosReport::decode(bytes).ok()?), page: None }
+            }
+            Self::Pages => {
+                v1::LateSample { number, report: None, page: Some(v1::ServicePage::decode(bytes).ok()?) }
+            }
+        })
+    }
+}
+
+/// What the hub has not got, for the task that takes them and the one that gives them.
 #[derive(Debug)]
 pub(crate) struct Late {
+    kind: LateKind,
     /// `None` where its folder cannot be used: samples go on, and those that no hub takes are lost and counted.
     backlog: Option<Mutex<Backlog>>,
     lost: AtomicU64,
@@ -55,15 +94,25 @@ pub(crate) struct Waiting {
     pub(crate) dropped: u64,
 }
 
+impl Waiting {
+    /// Both together.
+    pub(crate) const fn and(self, other: Self) -> Self {
+        Self {
+            bytes: self.bytes.saturating_add(other.bytes),
+            dropped: self.dropped.saturating_add(other.dropped),
+        }
+    }
+}
+
 impl Late {
     /// Opens what an earlier agent kept.
-    pub(crate) fn open(shared: &Shared) -> Self {
-        let folder = shared.state.path(FOLDER);
-        let backlog = Backlog::open(&folder, shared.config.backlog_bytes);
+    pub(crate) fn open(shared: &Shared, kind: LateKind) -> Self {
+        let folder = shared.state.path(kind.folder());
+        let backlog = Backlog::open(&folder, kind.bytes(shared.config.backlog_bytes));
         if let Err(error) = &backlog {
             warn!(?folder, %error, "samples are not kept while the hub is away; make the folder usable and start again");
         }
-        Self { backlog: backlog.ok().map(Mutex::new), lost: AtomicU64::new(0), is_more: Notify::new() }
+        Self { kind, backlog: backlog.ok().map(Mutex::new), lost: AtomicU64::new(0), is_more: Notify::new() }
     }
 
     pub(crate) fn waiting(&self) -> Waiting {
@@ -75,14 +124,22 @@ impl Late {
 
     /// Keeps a sample.
     pub(crate) async fn keep(self: &Arc<Self>, report: v1::QosReport) {
+        self.put(report.time_millis, report.encode_to_vec()).await;
+    }
+
+    /// Keeps a page of metrics.
+    pub(crate) async fn keep_page(self: &Arc<Self>, page: v1::ServicePage) {
+        self.put(page.time_millis, page.encode_to_vec()).await;
+    }
+
+    async fn put(self: &Arc<Self>, time_millis: u64, bytes: Vec<u8>) {
         let this = Arc::clone(self);
         let kept = spawn_blocking(move || {
             let Some(backlog) = &this.backlog else {
                 this.lost.fetch_add(1, Ordering::Relaxed);
                 return Ok(());
             };
-            let at = Timestamp::from_millis(report.time_millis);
-            backlog.lock().push(at, &report.encode_to_vec())
+            backlog.lock().push(Timestamp::from_millis(time_millis), &bytes)
         });
         match kept.await {
             Ok(Ok(())) => self.is_more.notify_one(),
@@ -136,11 +193,7 @@ async fn give(shared: &Shared, late: &Arc<Late>) -> Given {
     let Some(mut caller) = shared.spoke.caller() else { return Given::NoHub };
     let kept = late.oldest().await;
     let Some(last) = kept.last().map(|kept| kept.number) else { return Given::All };
-    let sample = |kept: &Kept| {
-        let report = v1::QosReport::decode(kept.bytes.as_slice()).ok()?;
-        Some(v1::LateSample { number: kept.number, report: Some(report) })
-    };
-    let samples: Vec<_> = kept.iter().filter_map(sample).collect();
+    let samples: Vec<_> = kept.iter().filter_map(|kept| late.kind.read(kept)).collect();
     let count = samples.len();
     if count < kept.len() {
         warn!(kept = kept.len(), count, "kept samples that cannot be read are left out");
@@ -156,7 +209,8 @@ async fn give(shared: &Shared, late: &Arc<Late>) -> Given {
             late.acknowledge(through.min(last)).await;
             Given::Some
         }
-        Ok(Err(status)) if status.code() == Code::InvalidArgument => {
+        // Also what is longer than a message may be: it would never get there.
+        Ok(Err(status)) if matches!(status.code(), Code::InvalidArgument | Code::OutOfRange) => {
             let reason = status.message();
             warn!(count, reason, "the hub does not take samples that were kept; they are left out");
             late.acknowledge(last).await;

@@ -33,11 +33,13 @@ mod metrics;
 mod netcheck;
 mod observe;
 mod pace;
+mod pages;
 mod pieces;
 mod proof;
 mod qos;
 mod recent;
 mod relay;
+mod resolver;
 mod scraped;
 mod service;
 mod shared;
@@ -52,6 +54,7 @@ pub use blueprint_common_spoke::{
 
 pub use agent::{Agent, AgentError, AgentView};
 pub use config::{AgentConfig, DoorSettings, SCHEMA};
+pub use resolver::{ResolverDomain, ResolverSettings, ResolverWay};
 pub use service::{
     Entry, LocalAddress, MAX_SERVICES, Origin, ParseLocalAddressError, ServiceError, ServiceSpec,
     ServiceTable, WorkloadRun,

@@ -12,6 +12,7 @@ use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 
 use crate::forward::StreamStats;
+use crate::late::Waiting;
 use crate::service::Entry;
 use crate::shared::Shared;
 
@@ -126,7 +127,8 @@ fn control(shared: &Shared, encoder: &mut DescriptorEncoder<'_>) -> Result<(), f
         "messages dropped because the outbox was full",
         control.dropped,
     )?;
-    let waiting = shared.late.get().map(|late| late.waiting()).unwrap_or_default();
+    let kept = [&shared.late, &shared.late_pages].into_iter().filter_map(|late| late.get());
+    let waiting = kept.map(|late| late.waiting()).fold(Waiting::default(), Waiting::and);
     let help = "bytes on the disk of samples that the hub has not got";
     gauge(encoder, "agent_samples_backlog_bytes", help, number(waiting.bytes))?;
     let help = "samples for a hub that was away that had no room, were refused by the disk or cannot be read";

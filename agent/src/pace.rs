@@ -10,7 +10,7 @@ use clap::Args;
 #[derive(Debug, Clone, Copy, Args)]
 pub(crate) struct PaceArgs {
     /// Time from one check to the next, give or take a tenth.
-    #[arg(long = "check-interval", value_name = "TIME", default_value = "2s")]
+    #[arg(long = "check-interval", value_name = "TIME", default_value = "1s")]
     pub(crate) interval: Span,
     /// Longest time of one check.
     #[arg(long = "check-timeout", value_name = "TIME", default_value = "1500ms")]

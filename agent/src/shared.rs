@@ -67,6 +67,8 @@ pub(crate) struct Shared {
     pub(crate) node: OnceLock<NodeHandle>,
     /// Samples that the hub has not got; empty where nothing is sampled.
     pub(crate) late: OnceLock<Arc<Late>>,
+    /// The same for metrics of services.
+    pub(crate) late_pages: OnceLock<Arc<Late>>,
     services: watch::Sender<Arc<ServiceTable>>,
     pub(crate) health: watch::Sender<Arc<HealthMap>>,
     /// Health of what workloads offer, by service; woken by changes alone.
@@ -99,6 +101,7 @@ impl Shared {
             workloads_ended: CancellationToken::new(),
             node: OnceLock::new(),
             late: OnceLock::new(),
+            late_pages: OnceLock::new(),
             services: watch::Sender::new(Arc::new(services)),
             health: watch::Sender::default(),
             workload_health: watch::Sender::default(),

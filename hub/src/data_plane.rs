@@ -1,7 +1,10 @@
 //! Tells the registry whose data plane echoes, and shows the tunnel in the metrics.
 
+mod broken;
+
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_tunnel::{Tunnel, TunnelSnapshot};
@@ -14,33 +17,41 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use tokio_util::sync::CancellationToken;
 
+use self::broken::Broken;
+
 /// How often the tunnel is looked at; its own snapshot is at most this old as well.
 const PACE: Duration = Duration::from_millis(250);
 
-/// Follows the echoes of every agent until `stop`.
+/// The same while the control stream of an agent has just ended: who asks where its services are is to know within two seconds.
+const PACE_WHEN_BROKEN: Duration = Duration::from_millis(50);
+
+/// Follows the echoes of every agent until `stop`, and the ends of their control streams.
 ///
 /// It compares states and not events, so that none can be missed.
 pub(crate) async fn watch(tunnel: Tunnel, registrar: RegistrarHandle, stop: CancellationToken) {
     let mut told: BTreeMap<AgentId, bool> = BTreeMap::new();
-    let mut compared = None;
-    let mut pace = tokio::time::interval(PACE);
-    pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut broken = Broken::default();
+    let (mut compared, mut known) = (None, registrar.snapshot());
     loop {
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => return,
-            _ = pace.tick() => {}
+        let pace = if broken.is_any() { PACE_WHEN_BROKEN } else { PACE };
+        if stop.run_until_cancelled(tokio::time::sleep(pace)).await.is_none() {
+            return;
         }
         let peers = tunnel.snapshot();
         let registry = registrar.snapshot();
         // With many agents the tunnel takes a new one less often than it is looked at.
-        let seen = (peers.taken_at, registry.index);
-        if compared.replace(seen) == Some(seen) {
+        let is_same = compared.replace(peers.taken_at) == Some(peers.taken_at);
+        if is_same && Arc::ptr_eq(&known, &registry) {
             continue;
         }
+        known = Arc::clone(&registry);
         told.retain(|agent, _| registry.agents.contains_key(agent));
+        broken.retain(|agent| registry.agents.contains_key(agent));
         for (id, view) in &registry.agents {
-            let alive = peers.peers.get(&view.agent.wireguard_key).is_some_and(|peer| peer.echo.alive);
+            broken.note(*id, view.connected, Instant::now());
+            let peer = peers.peers.get(&view.agent.wireguard_key);
+            let mut is_gone = |peer: &PeerStats| broken.is_gone(*id, &peer.echo, peers.taken_at);
+            let alive = peer.is_some_and(|peer| peer.echo.alive && !is_gone(peer));
             if told.get(id).copied().unwrap_or(false) == alive {
                 continue;
             }

@@ -34,6 +34,17 @@ pub struct CheckResult {
     pub reason: String,
 }
 
+/// The reason where nobody listens.
+const REFUSED: &str = "connection refused";
+
+impl CheckResult {
+    /// True where nobody listens: the service's process is gone, or shut its port.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        !self.ok && self.reason == REFUSED
+    }
+}
+
 /// Tries the service at `address` once, within `timeout`.
 ///
 /// Every check has a connection of its own. An HTTP check sends `GET` and reads no further than the status line, 1 KiB at
@@ -145,7 +156,7 @@ fn parse_status(answer: &[u8]) -> Option<u16> {
 
 fn explain(attempt: &str, error: &io::Error) -> String {
     if error.kind() == io::ErrorKind::ConnectionRefused {
-        return "connection refused".to_owned();
+        return REFUSED.to_owned();
     }
     format!("cannot {attempt}: {error}")
 }

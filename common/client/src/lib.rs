@@ -36,7 +36,9 @@ pub use provider::{
 pub use statistics::Statistics;
 pub use stream::Stream;
 pub use transport::TransportType;
-pub use tunnel::{EstablishError, OpenError, TunnelHandle, TunnelOptions};
+pub use tunnel::{
+    EstablishError, OpenError, TargetEvent, TargetWatch, TunnelHandle, TunnelOptions, WatchedTarget,
+};
 
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/client.md")]

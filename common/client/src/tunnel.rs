@@ -2,6 +2,7 @@
 
 mod establish;
 mod open;
+mod targets;
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use tokio_util::sync::DropGuard;
 
 pub use self::establish::{EstablishError, TunnelOptions};
 pub use self::open::OpenError;
+pub use self::targets::{TargetEvent, TargetWatch, WatchedTarget};
 use crate::destination::Destination;
 use crate::statistics::{Counters, Statistics};
 use crate::stream::Stream;

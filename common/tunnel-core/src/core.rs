@@ -230,9 +230,10 @@ impl TunnelCore {
         Some(care.stats(self.shared.now))
     }
 
-    /// Every peer in the order of its key, and what [`Self::peer_stats`] says of it.
-    pub fn all_stats(&self) -> impl Iterator<Item = (WgPublicKey, PeerStats)> + '_ {
-        let now = self.shared.now;
+    /// Every peer in the order of its key, and what [`Self::peer_stats`] says of it, with ages as of `now`.
+    pub fn all_stats(&self, now: Instant) -> impl Iterator<Item = (WgPublicKey, PeerStats)> + '_ {
+        // While nothing happens the core's own time stands still, and so would every age.
+        let now = self.shared.now.max(now);
         self.slots.iter().filter_map(move |(key, slot)| Some((*key, self.peers.get(slot)?.stats(now))))
     }
 

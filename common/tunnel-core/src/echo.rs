@@ -47,7 +47,7 @@ const MISSES_TO_LOSE: u32 = 2;
 /// Echoes that the figures are made of: one minute at the usual pace, ten at the slowest.
 const WINDOW: usize = 60;
 
-/// Figures of a data plane. On a hub only the last two are known; the spoke measures the others.
+/// Figures of a data plane. On a hub only the last three are known; the spoke measures the others.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct EchoStats {
     /// Mean round trip of the last 60 echoes in microseconds; zero where none came back.
@@ -60,6 +60,8 @@ pub struct EchoStats {
     pub last_reply_age: Option<Duration>,
     /// True while the data plane answers.
     pub alive: bool,
+    /// Time within which the peer promised its next echo (hub); zero where it does not echo, and on a spoke.
+    pub pace: Duration,
 }
 
 /// Turn of a data plane.
@@ -304,6 +306,7 @@ impl EchoSender {
             loss_percent: percent(missed, missed + back),
             last_reply_age: self.last_reply.map(|at| now.saturating_duration_since(at)),
             alive: self.alive,
+            pace: Duration::ZERO,
         }
     }
 

@@ -161,7 +161,7 @@ impl<'de> Deserialize<'de> for HealthCheck {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CheckPace {
-    /// Seconds from one check to the next, 1 to 3600; each pause is up to a tenth longer or shorter. Default 2.
+    /// Seconds from one check to the next, 1 to 3600; each pause is up to a tenth longer or shorter. Default 1.
     pub interval_secs: u32,
     /// Longest time of one check in milliseconds, 10 to 60000. Default 1500.
     pub timeout_millis: u32,
@@ -175,7 +175,7 @@ pub struct CheckPace {
 
 impl Default for CheckPace {
     fn default() -> Self {
-        Self { interval_secs: 2, timeout_millis: 1500, fall: 2, rise: 1, grace_secs: 0 }
+        Self { interval_secs: 1, timeout_millis: 1500, fall: 2, rise: 1, grace_secs: 0 }
     }
 }
 

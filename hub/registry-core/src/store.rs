@@ -1,10 +1,12 @@
 //! What the hub needs of durable storage.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use blueprint_common_types::{AgentId, ServiceKey, Timestamp, TokenHash, TokenId};
 use futures_util::future::BoxFuture;
 
+use crate::qos::PagePoint;
 use crate::{
     AccessTokenRecord, Agent, ApiKeyRecord, AssertionRecord, AuditCheck, AuditEvent, AuditFilter, AuditRow,
     Change, CloudIdentity, IdentityRecord, JoinRefusal, JoinTokenRecord, PolicyRecord, ServiceRecord,
@@ -335,6 +337,15 @@ pub trait Store: Send + Sync {
         agent: AgentId,
         asked: BTreeSet<(ServiceKey, u16)>,
     ) -> BoxFuture<'_, StoreResult<BTreeSet<(ServiceKey, u16)>>>;
+
+    /// Keeps what services said of themselves while this hub was away, as
+    /// [`QosStore::write_pages`](crate::qos::QosStore::write_pages) does.
+    fn write_late_pages(
+        &self,
+        pages: Vec<(ServiceKey, PagePoint)>,
+        keep: Duration,
+        most: (u32, u32),
+    ) -> BoxFuture<'_, StoreResult<()>>;
 
     /// A small text saved under `key`.
     fn meta_get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, StoreResult<Option<String>>>;

@@ -36,6 +36,7 @@ use crate::metrics::{ControlMetrics, register_quic};
 use crate::session::{self, Control};
 use crate::shared::{JOINS_AT_ONCE, JoinGate, STRANGER_ROWS_PER_MINUTE, Shared};
 use crate::tls::HandshakeFailure;
+use crate::watch::Watches;
 use crate::{
     AgentFiles, Authority, Blueprints, Identities, LaunchersHandle, LogsReader, Peers, PushedFiles,
     RegistrarHandle, TlsError, TunnelFacts, WorkloadsHandle, artefact, carrier_config, control_config,
@@ -162,6 +163,7 @@ impl ControlPlane {
             reports: Mutex::new(Buckets::new(session::REPORTS, MAX_KEYS)),
             late_calls: Mutex::new(Buckets::new(late::CALLS, MAX_KEYS)),
             finds: Mutex::new(Buckets::new(find::FINDS, MAX_KEYS)),
+            watches: Watches::new(),
             told: Mutex::new(Told::new(Instant::now())),
             rpc_port: config.rpc_port.unwrap_or(0),
             logs: Arc::default(),

@@ -1,9 +1,11 @@
 //! Samples that agents could not send when they took them.
 
+mod pages;
+
 use std::time::{Duration, Instant};
 
-use blueprint_common_types::{ServiceSample, TargetKey, Timestamp};
-use blueprint_hub_registry_core::{Agent, QosSample, Rate};
+use blueprint_common_types::{ServiceKey, TargetKey, Timestamp};
+use blueprint_hub_registry_core::{Agent, QosSample, Rate, RegistrySnapshot};
 use blueprint_proto::v1;
 use futures_util::future::join_all;
 use tonic::Status;
@@ -42,16 +44,24 @@ pub(crate) async fn take(
         return Err(malformed(format!("{} samples in one call", request.samples.len())));
     }
     let mut through = 0;
-    let mut samples = Vec::with_capacity(request.samples.len());
-    for v1::LateSample { number, report } in request.samples {
+    let (mut samples, mut pages) = (Vec::with_capacity(request.samples.len()), Vec::new());
+    for v1::LateSample { number, report, page } in request.samples {
         if number <= through {
             return Err(malformed(format!("sample {number} comes after {through}")));
         }
         through = number;
-        let report = report.ok_or_else(|| malformed(format!("sample {number} is empty")))?;
-        samples.push(sample(report).map_err(&malformed)?);
+        match (report, page) {
+            (Some(report), None) => samples.push(sample(report).map_err(&malformed)?),
+            (None, Some(page)) => pages.push(pages::read(page).map_err(&malformed)?),
+            (None, None) => return Err(malformed(format!("sample {number} is empty"))),
+            (Some(_), Some(_)) => return Err(malformed(format!("sample {number} is two things"))),
+        }
     }
-    let recorded = recorded(shared, agent, &samples).await?;
+    let told =
+        samples.iter().flat_map(|sample| &sample.services).map(|service| (service.service, service.port));
+    let told = told.chain(pages.iter().map(|page| (page.service, page.port)));
+    let recorded = recorded(shared, agent, told).await?;
+    let refused_pages = pages::take(shared, agent, pages, &recorded).await?;
     let LateTaken { refusals, not_offered, kept } =
         shared.registrar.late(agent.id, samples, recorded).await.map_err(|_| status::stopping())?;
     // The agent forgets what is acknowledged.
@@ -63,29 +73,34 @@ pub(crate) async fn take(
     for refusal in &refusals {
         shared.metrics.refused(refusal.label());
     }
-    let refused = refusals.len() + left_out + not_offered;
+    let refused = refusals.len() + left_out + not_offered + refused_pages;
     Ok(v1::LateAnswer { through, refused: u32::try_from(refused).unwrap_or(u32::MAX) })
 }
 
 /// What of these was recorded of the agent before, and is not offered now: the registry does not know it any more.
-async fn recorded(shared: &Shared, agent: &Agent, samples: &[QosSample]) -> Result<Recorded, Status> {
+async fn recorded(
+    shared: &Shared,
+    agent: &Agent,
+    told: impl Iterator<Item = (ServiceKey, u16)>,
+) -> Result<Recorded, Status> {
     let snapshot = shared.registrar.snapshot();
-    let is_gone = |service: &ServiceSample| {
-        let target = TargetKey { service: service.service, agent: agent.id, port: service.port };
-        !snapshot.targets.contains_key(&target)
-    };
-    let gone = samples.iter().flat_map(|sample| &sample.services).filter(|service| is_gone(service));
     let mut asked = Recorded::new();
-    for service in gone {
+    for (service, port) in told.filter(|told| !offers(&snapshot, agent, *told)) {
         if asked.len() >= MAX_ASKED {
             break;
         }
-        asked.insert((service.service, service.port));
+        asked.insert((service, port));
     }
+    drop(snapshot);
     if asked.is_empty() {
         return Ok(asked);
     }
     shared.store.recorded_targets(agent.id, asked).await.map_err(|_| not_stored())
+}
+
+/// Whether the agent offers a service at a port now.
+fn offers(snapshot: &RegistrySnapshot, agent: &Agent, (service, port): (ServiceKey, u16)) -> bool {
+    snapshot.targets.contains_key(&TargetKey { service, agent: agent.id, port })
 }
 
 fn not_stored() -> Status {

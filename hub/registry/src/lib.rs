@@ -30,6 +30,7 @@ mod session;
 mod shared;
 mod status;
 mod tls;
+mod watch;
 mod workload;
 mod workloads;
 

@@ -1,8 +1,10 @@
 //! The operator's side: the `Registry` service, health and reflection, for the hub's Unix socket.
 
+use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::time::Duration;
 
+use blueprint_common_types::ServiceKey;
 use blueprint_hub_registry_core::{ChangeBody, RegistrySnapshot, TargetRecord};
 use blueprint_proto::qos::qos_metrics_server::QosMetricsServer;
 use blueprint_proto::v1::launcher_server::LauncherServer;
@@ -24,6 +26,7 @@ use blueprint_common_runtime::tasks::Spawner;
 
 use crate::launcher::{LauncherService, MAX_MESSAGE_BYTES};
 use crate::qos::{QosService, Renamed, Viewer};
+use crate::watch::{MAX_SERVICES, registered, services_of};
 use crate::{Desk, LauncherParts, RegistrarHandle, status};
 
 /// Events that wait for one watcher; past it the watcher is waited for.
@@ -127,9 +130,13 @@ impl Registry for Operator {
     }
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<EventStream>, Status> {
-        let after = request.into_inner().after_index;
+        let request = request.into_inner();
+        if request.services.len() > MAX_SERVICES {
+            return Err(status::bad_request(format!("at most {MAX_SERVICES} services can be named")));
+        }
+        let (after, services) = (request.after_index, services_of(&request));
         let (events, receiver) = mpsc::channel(WATCH_BUFFER);
-        let watcher = Watcher { registrar: self.registrar.clone(), events, index: after };
+        let watcher = Watcher { registrar: self.registrar.clone(), services, events, index: after };
         let drain = self.spawner.stop().drain;
         self.spawner.spawn("registry watch", async move { drain.run_until_cancelled(watcher.run()).await });
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
@@ -139,6 +146,8 @@ impl Registry for Operator {
 /// One watch: sends what changed after `index`, then waits for more.
 struct Watcher {
     registrar: RegistrarHandle,
+    /// Only these; all where none is named.
+    services: BTreeSet<ServiceKey>,
     events: mpsc::Sender<Result<v1::WatchEvent, Status>>,
     index: u64,
 }
@@ -166,10 +175,15 @@ impl Watcher {
         }
     }
 
+    fn wants(&self, record: &TargetRecord) -> bool {
+        self.services.is_empty() || self.services.contains(&record.key.service)
+    }
+
     async fn send_changes(&mut self, changes: Vec<blueprint_hub_registry_core::Change>) -> Result<(), Gone> {
         for change in changes {
             self.index = change.index;
             let body = match change.body {
+                ChangeBody::Upsert(record) | ChangeBody::Remove(record) if !self.wants(&record) => continue,
                 ChangeBody::Upsert(record) => v1::watch_event::Change::Upsert(registered(&record)),
                 ChangeBody::Remove(record) => v1::watch_event::Change::Remove(registered(&record)),
                 ChangeBody::Claim { .. } | ChangeBody::Unclaim { .. } => continue,
@@ -184,7 +198,7 @@ impl Watcher {
         let RegistrySnapshot { index, targets, .. } = &*snapshot;
         self.index = *index;
         self.send(v1::watch_event::Change::Reset(v1::Reset {})).await?;
-        for record in targets.values() {
+        for record in targets.values().filter(|record| self.wants(record)) {
             self.send(v1::watch_event::Change::Upsert(registered(record))).await?;
         }
         Ok(())
@@ -193,19 +207,6 @@ impl Watcher {
     async fn send(&self, change: v1::watch_event::Change) -> Result<(), Gone> {
         let event = v1::WatchEvent { index: self.index, change: Some(change) };
         self.events.send(Ok(event)).await.map_err(|_| Gone)
-    }
-}
-
-fn registered(record: &TargetRecord) -> v1::RegisteredTarget {
-    v1::RegisteredTarget {
-        blueprint_id: record.key.service.blueprint,
-        service_id: record.key.service.service,
-        agent_id: record.key.agent.to_string(),
-        agent_name: record.agent_name.clone(),
-        address: record.address.to_string(),
-        health: v1::Health::from(record.health).into(),
-        reason: record.reason.clone(),
-        expires_millis: record.expires_at.as_millis(),
     }
 }
 

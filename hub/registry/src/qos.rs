@@ -6,6 +6,7 @@
 
 mod answers;
 mod desk;
+mod machines;
 mod metrics;
 mod pages;
 mod recorder;
@@ -15,6 +16,7 @@ mod service;
 pub use desk::{Desk, DeskParts, QosPages};
 pub use metrics::QosMetrics;
 pub use pages::PageWatch;
+pub(crate) use pages::{KEPT_FOR, KEPT_PAGES, cut};
 pub use recorder::{Kept, Recorder, RecorderParts, Sampled, Samples, Sink, samples};
 pub(crate) use serve::Renamed;
 pub use serve::{serve_local, serve_overlay};

@@ -17,7 +17,7 @@ use blueprint_proto::v1::agent_message::Body as FromAgent;
 use futures_util::Stream;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 use tracing::{error, info, warn};
 
 use crate::artefact::Pieces;
@@ -25,6 +25,7 @@ use crate::identity::{AgentIdentity, Connection};
 use crate::logs::Credits;
 use crate::registrar::{Opening, SessionRef};
 use crate::shared::Shared;
+use crate::watch::{Events, MayConnect};
 use crate::{artefact, find, late, logs, status, workload};
 
 /// Messages to one agent that wait at most; see [`crate::registrar`].
@@ -47,6 +48,7 @@ impl v1::agent_control_server::AgentControl for Control {
     type SessionStream = HubStream;
     type ArtefactStream = Pieces;
     type LogsStream = Credits;
+    type WatchStream = Events;
 
     async fn renew(&self, request: Request<v1::RenewRequest>) -> Result<Response<v1::RenewResponse>, Status> {
         let identity = self.identity(&request)?;
@@ -180,6 +182,19 @@ impl v1::agent_control_server::AgentControl for Control {
         let identity = self.identity(&request)?;
         let agent = self.known(identity.agent)?;
         find::find(&self.shared, &agent, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Events>, Status> {
+        let identity = self.identity(&request)?;
+        let agent = self.known(identity.agent)?;
+        let tunnel = self.shared.tunnel.clone();
+        let may_connect: MayConnect = Arc::new(move |from, to, port| tunnel.may_connect(from, to, port));
+        let known = (self.shared.registrar.clone(), may_connect);
+        let begun = self.shared.watches.begin(&request.into_inner(), agent.id, known, &self.shared.spawner);
+        if begun.as_ref().is_err_and(|status| status.code() == Code::ResourceExhausted) {
+            self.shared.metrics.refused("watch_too_many");
+        }
+        begun.map(Response::new)
     }
 
     async fn logs(&self, request: Request<Streaming<v1::LogPiece>>) -> Result<Response<Credits>, Status> {

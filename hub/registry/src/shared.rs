@@ -20,6 +20,7 @@ use crate::carriers::Carriers;
 use crate::checks::Checks;
 use crate::logs::LogsDesk;
 use crate::metrics::ControlMetrics;
+use crate::watch::Watches;
 use crate::{
     AgentFiles, Authority, Blueprints, Identities, LaunchersHandle, PushedFiles, RegistrarHandle,
     WorkloadsHandle,
@@ -129,6 +130,8 @@ pub(crate) struct Shared {
     pub(crate) late_calls: Mutex<Buckets<AgentId>>,
     /// Questions where something is, by the agent.
     pub(crate) finds: Mutex<Buckets<AgentId>>,
+    /// Who watches targets.
+    pub(crate) watches: Watches,
     /// Refusals that were told in this minute.
     pub(crate) told: Mutex<Told>,
     /// What the packets go by.

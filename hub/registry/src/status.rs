@@ -111,6 +111,11 @@ pub(crate) fn find_not_healthy(text: String) -> Status {
     with_code(Code::Unavailable, "find_not_healthy", text)
 }
 
+/// There is no place for another watch.
+pub(crate) fn watch_too_many(text: String) -> Status {
+    with_code(Code::ResourceExhausted, "watch_too_many", text)
+}
+
 /// Several machines are called like what the caller asked for.
 pub(crate) fn find_ambiguous(text: String) -> Status {
     with_code(Code::FailedPrecondition, "find_ambiguous", text)

@@ -95,9 +95,11 @@ docs/services.md explains every field."
         file: Option<PathBuf>,
     },
     /// Prints every change as it happens, until interrupted
-    #[command(after_help = "Example: blueprint-hub service watch --output json
+    #[command(after_help = "Example: blueprint-hub service watch 7/42 --output json
 Each line has an index; --after INDEX goes on from there, also after a restart of the hub.")]
     Watch {
+        /// These services, as BLUEPRINT/SERVICE, at most 64; all where none is named
+        services: Vec<ServiceKey>,
         /// Only changes after this index; 0 shows everything first
         #[arg(long, default_value_t = 0)]
         after: u64,
@@ -142,7 +144,7 @@ impl Service {
             Self::Tls(tls) => tls.run(global),
             Self::Cert(cert) => cert.run(global),
             Self::Settings { service, file } => owner::settings(global, service, file),
-            Self::Watch { after } => runtime()?.block_on(watch(global, after)),
+            Self::Watch { services, after } => runtime()?.block_on(watch(global, &services, after)),
         }
     }
 }
@@ -180,7 +182,7 @@ fn usage_table(answer: &Value) -> Table {
     table
 }
 
-async fn watch(global: &Global, after: u64) -> Result<(), CliError> {
+async fn watch(global: &Global, services: &[ServiceKey], after: u64) -> Result<(), CliError> {
     let socket = global.state()?.join(files::REGISTRY_SOCKET);
     let shown = socket.display().to_string();
     // The URI is not used: the connector always opens the socket.
@@ -193,8 +195,9 @@ async fn watch(global: &Global, after: u64) -> Result<(), CliError> {
     let mut client = RegistryClient::new(channel);
     let status =
         |status: tonic::Status| CliError::unavailable(format!("the watch ended: {}", status.message()));
-    let mut events =
-        client.watch(v1::WatchRequest { after_index: after }).await.map_err(status)?.into_inner();
+    let named = |key: &ServiceKey| v1::ServiceRef { blueprint_id: key.blueprint, service_id: key.service };
+    let request = v1::WatchRequest { after_index: after, services: services.iter().map(named).collect() };
+    let mut events = client.watch(request).await.map_err(status)?.into_inner();
     while let Some(event) = events.message().await.map_err(status)? {
         print_event(&event, global.output);
     }
@@ -225,7 +228,8 @@ fn print_event(event: &v1::WatchEvent, output: Output) {
         Some(v1::watch_event::Change::Reset(_)) => ("reset", None),
         Some(v1::watch_event::Change::Upsert(target)) => ("upsert", Some(target)),
         Some(v1::watch_event::Change::Remove(target)) => ("remove", Some(target)),
-        None => return,
+        // Said to machines alone.
+        Some(v1::watch_event::Change::Complete(_)) | None => return,
     };
     let health = target.map(|target| Health::from(target.health()).to_string());
     if output == Output::Json {

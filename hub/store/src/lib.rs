@@ -39,8 +39,10 @@ mod workloads;
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::time::Duration;
 
 use blueprint_common_types::{AgentId, ServiceKey, Timestamp, TokenId};
+use blueprint_hub_registry_core::qos::{PagePoint, QosStore};
 use blueprint_hub_registry_core::{
     AccessTokenRecord, Agent, ApiKeyError, ApiKeyRecord, ApiKeyRotateError, ApiKeyRotation, AssertionRecord,
     AuditCheck, AuditEvent, AuditFilter, AuditRow, Change, IdentityRecord, JoinCommit, JoinError,
@@ -234,6 +236,15 @@ impl Store for SqliteStore {
     ) -> BoxFuture<'_, StoreResult<BTreeSet<(ServiceKey, u16)>>> {
         let read = move |db: &Connection| qos::recorded(db, agent, asked);
         Box::pin(self.queue.call("look for recorded targets", read))
+    }
+
+    fn write_late_pages(
+        &self,
+        pages: Vec<(ServiceKey, PagePoint)>,
+        keep: Duration,
+        most: (u32, u32),
+    ) -> BoxFuture<'_, StoreResult<()>> {
+        QosStore::write_pages(self, pages, keep, most)
     }
 
     fn meta_get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, StoreResult<Option<String>>> {

@@ -13,6 +13,25 @@ pub struct LateSample {
     /// With the time at which it was taken.
     #[prost(message, optional, tag = "2")]
     pub report: ::core::option::Option<QosReport>,
+    /// In place of a report: what a service showed of itself.
+    #[prost(message, optional, tag = "285")]
+    pub page: ::core::option::Option<ServicePage>,
+}
+/// Metrics that a service showed of itself while the hub was away.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ServicePage {
+    #[prost(uint64, tag = "1")]
+    pub blueprint_id: u64,
+    #[prost(uint64, tag = "2")]
+    pub service_id: u64,
+    #[prost(uint32, tag = "3")]
+    pub port: u32,
+    /// When it was read.
+    #[prost(uint64, tag = "4")]
+    pub time_millis: u64,
+    /// Prometheus' text format without comments, at most 12 KiB; the rest is left out.
+    #[prost(string, tag = "5")]
+    pub text: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LateAnswer {
@@ -347,6 +366,65 @@ pub struct Place {
     #[prost(string, tag = "3")]
     pub node: ::prost::alloc::string::String,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RegisteredTarget {
+    #[prost(uint64, tag = "1")]
+    pub blueprint_id: u64,
+    #[prost(uint64, tag = "2")]
+    pub service_id: u64,
+    #[prost(string, tag = "3")]
+    pub agent_id: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub agent_name: ::prost::alloc::string::String,
+    /// Overlay address and port, such as 10.88.0.2:8080.
+    #[prost(string, tag = "5")]
+    pub address: ::prost::alloc::string::String,
+    #[prost(enumeration = "Health", tag = "6")]
+    pub health: i32,
+    #[prost(string, tag = "7")]
+    pub reason: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "8")]
+    pub expires_millis: u64,
+    /// Share of new requests that it gets, 0 to 100; 0 for one that is about to go.
+    #[prost(uint32, optional, tag = "280")]
+    pub weight: ::core::option::Option<u32>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct WatchRequest {
+    /// Last index seen; 0 for everything. Of operators alone: what a machine may see is more than an index says.
+    #[prost(uint64, tag = "1")]
+    pub after_index: u64,
+    /// These services alone, at most 64; none stands for all, for operators.
+    #[prost(message, repeated, tag = "280")]
+    pub services: ::prost::alloc::vec::Vec<ServiceRef>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatchEvent {
+    #[prost(uint64, tag = "1")]
+    pub index: u64,
+    #[prost(oneof = "watch_event::Change", tags = "2, 3, 4, 280")]
+    pub change: ::core::option::Option<watch_event::Change>,
+}
+/// Nested message and enum types in `WatchEvent`.
+pub mod watch_event {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Change {
+        /// Forget everything: upserts of the whole state follow.
+        #[prost(message, tag = "2")]
+        Reset(super::Reset),
+        #[prost(message, tag = "3")]
+        Upsert(super::RegisteredTarget),
+        #[prost(message, tag = "4")]
+        Remove(super::RegisteredTarget),
+        /// To machines: everything that there is has been told; what follows are changes.
+        #[prost(message, tag = "280")]
+        Complete(super::Complete),
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Reset {}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Complete {}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AgentMessage {
     #[prost(uint64, tag = "1")]
@@ -1572,6 +1650,32 @@ pub mod agent_control_client {
                 .insert(GrpcMethod::new("blueprint.v1.AgentControl", "Find"));
             self.inner.unary(req, path, codec).await
         }
+        /// Targets of the named services as they come and go, of those that the policy lets this agent begin TCP with, and its own:
+        /// `reset`, an upsert of each, `complete`, and then every change. Why one is not healthy, and its lease, are not told.
+        pub async fn watch(
+            &mut self,
+            request: impl tonic::IntoRequest<super::WatchRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::WatchEvent>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = crate::SmallCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/blueprint.v1.AgentControl/Watch",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("blueprint.v1.AgentControl", "Watch"));
+            self.inner.server_streaming(req, path, codec).await
+        }
         /// The answer to a LogRequest of the session: lines that a workload wrote. A piece takes one credit, of which the hub
         /// gives the first ones at once; the end of either stream is the end of both.
         pub async fn logs(
@@ -1693,6 +1797,18 @@ pub mod agent_control_server {
             &self,
             request: tonic::Request<super::FindRequest>,
         ) -> std::result::Result<tonic::Response<super::FindResponse>, tonic::Status>;
+        /// Server streaming response type for the Watch method.
+        type WatchStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::WatchEvent, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Targets of the named services as they come and go, of those that the policy lets this agent begin TCP with, and its own:
+        /// `reset`, an upsert of each, `complete`, and then every change. Why one is not healthy, and its lease, are not told.
+        async fn watch(
+            &self,
+            request: tonic::Request<super::WatchRequest>,
+        ) -> std::result::Result<tonic::Response<Self::WatchStream>, tonic::Status>;
         /// Server streaming response type for the Logs method.
         type LogsStream: tonic::codegen::tokio_stream::Stream<
                 Item = std::result::Result<super::LogCredit, tonic::Status>,
@@ -2150,6 +2266,52 @@ pub mod agent_control_server {
                     };
                     Box::pin(fut)
                 }
+                "/blueprint.v1.AgentControl/Watch" => {
+                    #[allow(non_camel_case_types)]
+                    struct WatchSvc<T: AgentControl>(pub Arc<T>);
+                    impl<
+                        T: AgentControl,
+                    > tonic::server::ServerStreamingService<super::WatchRequest>
+                    for WatchSvc<T> {
+                        type Response = super::WatchEvent;
+                        type ResponseStream = T::WatchStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::WatchRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AgentControl>::watch(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WatchSvc(inner);
+                        let codec = crate::SmallCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 "/blueprint.v1.AgentControl/Logs" => {
                     #[allow(non_camel_case_types)]
                     struct LogsSvc<T: AgentControl>(pub Arc<T>);
@@ -2288,54 +2450,6 @@ pub struct ListResponse {
     #[prost(message, repeated, tag = "2")]
     pub targets: ::prost::alloc::vec::Vec<RegisteredTarget>,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct RegisteredTarget {
-    #[prost(uint64, tag = "1")]
-    pub blueprint_id: u64,
-    #[prost(uint64, tag = "2")]
-    pub service_id: u64,
-    #[prost(string, tag = "3")]
-    pub agent_id: ::prost::alloc::string::String,
-    #[prost(string, tag = "4")]
-    pub agent_name: ::prost::alloc::string::String,
-    /// Overlay address and port, such as 10.88.0.2:8080.
-    #[prost(string, tag = "5")]
-    pub address: ::prost::alloc::string::String,
-    #[prost(enumeration = "Health", tag = "6")]
-    pub health: i32,
-    #[prost(string, tag = "7")]
-    pub reason: ::prost::alloc::string::String,
-    #[prost(uint64, tag = "8")]
-    pub expires_millis: u64,
-}
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct WatchRequest {
-    /// Last index seen; 0 for everything.
-    #[prost(uint64, tag = "1")]
-    pub after_index: u64,
-}
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct WatchEvent {
-    #[prost(uint64, tag = "1")]
-    pub index: u64,
-    #[prost(oneof = "watch_event::Change", tags = "2, 3, 4")]
-    pub change: ::core::option::Option<watch_event::Change>,
-}
-/// Nested message and enum types in `WatchEvent`.
-pub mod watch_event {
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
-    pub enum Change {
-        /// Forget everything: upserts of the whole state follow.
-        #[prost(message, tag = "2")]
-        Reset(super::Reset),
-        #[prost(message, tag = "3")]
-        Upsert(super::RegisteredTarget),
-        #[prost(message, tag = "4")]
-        Remove(super::RegisteredTarget),
-    }
-}
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Reset {}
 /// Generated client implementations.
 pub mod registry_client {
     #![allow(
@@ -2440,6 +2554,7 @@ pub mod registry_client {
         }
         /// Changes after an index. Where the index is too old, the stream starts with `reset`
         /// followed by an upsert of everything that is.
+        /// Inside the tunnel, for machines: see AgentControl.Watch; there is no List.
         pub async fn watch(
             &mut self,
             request: impl tonic::IntoRequest<super::WatchRequest>,
@@ -2492,6 +2607,7 @@ pub mod registry_server {
             + 'static;
         /// Changes after an index. Where the index is too old, the stream starts with `reset`
         /// followed by an upsert of everything that is.
+        /// Inside the tunnel, for machines: see AgentControl.Watch; there is no List.
         async fn watch(
             &self,
             request: tonic::Request<super::WatchRequest>,

@@ -236,7 +236,7 @@ fn refused(status: &Status) -> Unfound {
 }
 
 /// A text of the hub as one line that cannot steer a terminal.
-fn text(text: &str) -> String {
+pub(super) fn text(text: &str) -> String {
     blueprint_common_runtime::cli::printable(text).chars().take(MAX_TEXT).collect()
 }
 

@@ -103,6 +103,7 @@ impl EchoWatch {
         EchoStats {
             last_reply_age: sign.map(|at| now.saturating_duration_since(at)),
             alive: self.alive,
+            pace: if heard.echoes { heard.pace } else { Duration::ZERO },
             ..EchoStats::default()
         }
     }

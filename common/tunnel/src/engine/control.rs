@@ -130,7 +130,7 @@ impl Control {
     }
 
     fn take_snapshot(&mut self, now: Instant) {
-        let peers: BTreeMap<_, _> = self.core.all_stats().collect();
+        let peers: BTreeMap<_, _> = self.core.all_stats(now).collect();
         let count = u32::try_from(peers.len()).unwrap_or(u32::MAX);
         self.next_snapshot = now + SNAPSHOT_EVERY.max(SNAPSHOT_PER_PEER.saturating_mul(count));
         self.probes.retain(|_, (_, reply)| !reply.is_closed());

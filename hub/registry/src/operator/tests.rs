@@ -71,7 +71,7 @@ async fn a_watch_goes_on_where_the_last_one_ended() {
         let mut client = RegistryClient::new(channel);
         let empty = client.list(v1::ListRequest {}).await.unwrap().into_inner();
         assert!(empty.targets.is_empty());
-        let request = v1::WatchRequest { after_index: empty.index };
+        let request = v1::WatchRequest { after_index: empty.index, services: vec![] };
         let mut events = client.watch(request).await.unwrap().into_inner();
 
         let (_, _messages) = open(&handle, 1, 9).await;
@@ -83,13 +83,13 @@ async fn a_watch_goes_on_where_the_last_one_ended() {
         let gone = events.message().await.unwrap().unwrap();
         assert!(matches!(gone.change, Some(Change::Remove(_))));
 
-        let again = v1::WatchRequest { after_index: event.index };
+        let again = v1::WatchRequest { after_index: event.index, services: vec![] };
         let mut events = client.watch(again).await.unwrap().into_inner();
         let event = events.message().await.unwrap().unwrap();
         assert_eq!(event.index, gone.index);
         assert!(matches!(event.change, Some(Change::Remove(_))));
 
-        let unknown = v1::WatchRequest { after_index: gone.index + 1_000_000 };
+        let unknown = v1::WatchRequest { after_index: gone.index + 1_000_000, services: vec![] };
         let mut events = client.watch(unknown).await.unwrap().into_inner();
         let event = events.message().await.unwrap().unwrap();
         assert!(matches!(event.change, Some(Change::Reset(_))), "an index of another life starts over");

@@ -28,8 +28,8 @@ const KEPT_ENTRIES: usize = 128;
 const KEPT_BYTES: usize = 8 * 1024;
 
 /// Pages that are kept of one service and in all, and for how long.
-const KEPT_PAGES: (u32, u32) = (600, 20_000);
-const KEPT_FOR: Duration = Duration::from_secs(48 * 3600);
+pub(crate) const KEPT_PAGES: (u32, u32) = (600, 20_000);
+pub(crate) const KEPT_FOR: Duration = Duration::from_secs(48 * 3600);
 
 /// Pages that are stored in one transaction.
 const BATCH: usize = 64;
@@ -119,7 +119,7 @@ pub(super) fn turn(
 }
 
 /// The first entries of a page that there is room for.
-pub(super) fn cut(page: BTreeMap<String, String>) -> BTreeMap<String, String> {
+pub(crate) fn cut(page: BTreeMap<String, String>) -> BTreeMap<String, String> {
     let mut room = KEPT_BYTES;
     let fits = |(name, value): &(String, String)| {
         let length = name.len() + value.len();

@@ -12,6 +12,7 @@ use blueprint_common_tunnel::{ListenError, Tunnel};
 use blueprint_common_types::{AgentId, WgPublicKey};
 use blueprint_hub_registry_core::{Buckets, Rate};
 use blueprint_proto::qos::qos_metrics_server::QosMetricsServer;
+use blueprint_proto::v1::registry_server::RegistryServer;
 use http::Uri;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -23,9 +24,11 @@ use tonic::service::Routes;
 use tower_service::Service;
 use tracing::{debug, warn};
 
+use super::machines::Machines;
 use super::service::Reach;
 use super::{Desk, QosMetrics, QosService, Viewer};
 use crate::rpc::listen;
+use crate::watch::Watches;
 
 /// Connections at once: of one machine, and of all; and of this host.
 const OF_MACHINE: u32 = 8;
@@ -112,6 +115,7 @@ pub async fn serve_overlay(
     let reach: Arc<dyn Reach> =
         Arc::new(ByPolicy { tunnel: tunnel.clone(), questions, metrics: metrics.clone() });
     let (all, each) = (Arc::new(Semaphore::new(OF_ALL)), Places::new(OF_MACHINE));
+    let watches = Watches::new();
     let children = spawner.clone();
     spawner.spawn_base("quality of service for machines", async move {
         while let Some(stream) = listener.accept().await {
@@ -127,7 +131,16 @@ pub async fn serve_overlay(
                 continue;
             };
             let viewer = Viewer::Machine(agent, Arc::clone(&reach));
-            let routes = routes(&desk, viewer);
+            let registry = Machines {
+                registrar: desk.parts.registrar.clone(),
+                watches: watches.clone(),
+                agent,
+                reach: Arc::clone(&reach),
+                metrics: metrics.clone(),
+                spawner: children.clone(),
+            };
+            let registry = RegistryServer::new(registry).max_decoding_message_size(MAX_QUESTION);
+            let routes = routes(&desk, viewer).add_service(registry).prepare();
             let drain = children.stop().drain;
             children.spawn("quality of service", async move {
                 tokio::select! {
@@ -161,7 +174,7 @@ pub async fn serve_local(listener: TcpListener, desk: Desk, spawner: Spawner) ->
             }
         };
         let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
-        let routes = routes(&desk, Viewer::Operator);
+        let routes = routes(&desk, Viewer::Operator).prepare();
         let drain = drain.clone();
         spawner.spawn("local quality of service", async move {
             tokio::select! {
@@ -176,7 +189,7 @@ pub async fn serve_local(listener: TcpListener, desk: Desk, spawner: Spawner) ->
 
 fn routes(desk: &Desk, viewer: Viewer) -> Routes {
     let service = QosService { desk: desk.clone(), viewer };
-    Routes::new(QosMetricsServer::new(service).max_decoding_message_size(MAX_QUESTION)).prepare()
+    Routes::new(QosMetricsServer::new(service).max_decoding_message_size(MAX_QUESTION))
 }
 
 /// Answers one connection until it ends.

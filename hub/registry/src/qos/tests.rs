@@ -70,12 +70,12 @@ fn without_a_target_nothing_is_seen_and_a_machine_sees_its_own() {
 fn a_page_that_is_kept_is_cut_at_its_bounds() {
     let long: BTreeMap<String, String> =
         (0..1000).map(|number| (format!("metric_{number:04}_{}", "x".repeat(100)), "1".to_owned())).collect();
-    let kept = pages::cut(long);
+    let kept = cut(long);
     assert!(
         kept.len() < 128 && kept.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>() <= 8192
     );
     let short = (0..1000).map(|number| (format!("m{number}"), "1".to_owned())).collect();
-    assert_eq!(pages::cut(short).len(), 128);
+    assert_eq!(cut(short).len(), 128);
 }
 
 #[test]

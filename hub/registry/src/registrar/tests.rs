@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use blueprint_common_types::{Health, ServiceKey, TokenId, WgPublicKey};
+use blueprint_hub_registry_core::qos::PagePoint;
 use blueprint_hub_registry_core::{
     AccessTokenRecord, ApiKeyError, ApiKeyRecord, ApiKeyRotateError, ApiKeyRotation, AssertionRecord,
     AuditCheck, AuditRow, IdentityRecord, JoinCommit, JoinError, JoinTokenRecord, Loaded, PolicyChange,
@@ -141,6 +142,14 @@ impl Store for Disk {
         _: AgentId,
         _: BTreeSet<(ServiceKey, u16)>,
     ) -> BoxFuture<'_, StoreResult<BTreeSet<(ServiceKey, u16)>>> {
+        closed()
+    }
+    fn write_late_pages(
+        &self,
+        _: Vec<(ServiceKey, PagePoint)>,
+        _: Duration,
+        _: (u32, u32),
+    ) -> BoxFuture<'_, StoreResult<()>> {
         closed()
     }
     fn meta_get<'a>(&'a self, _: &'a str) -> BoxFuture<'a, StoreResult<Option<String>>> {

@@ -4,6 +4,7 @@ mod infrastructure;
 mod parity;
 mod reach;
 mod server;
+mod watch;
 
 use std::time::Duration;
 

@@ -50,6 +50,7 @@ mod qos;
 mod raw;
 mod real_machines;
 mod refusals;
+mod resolver;
 mod revoke;
 mod say;
 mod scaleway;

@@ -1,6 +1,9 @@
 //! Quality of service: the Blueprint SDK's protocol inside the tunnel and on the hub's host, history that outlives a killed
 //! hub, objectives, and signed reports.
 
+mod foreign;
+mod pages;
+mod recipe;
 mod whole;
 
 use std::future::{Ready, ready};
@@ -33,7 +36,14 @@ allow = ["tcp"]
 "#;
 
 /// A stream that is open already.
-struct Opened(Option<std::net::TcpStream>);
+pub(crate) struct Opened(Option<std::net::TcpStream>);
+
+impl Opened {
+    /// This stream.
+    pub(crate) const fn of(stream: std::net::TcpStream) -> Self {
+        Self(Some(stream))
+    }
+}
 
 impl tower_service::Service<http::Uri> for Opened {
     type Response = TokioIo<TcpStream>;
@@ -153,7 +163,7 @@ fn total(hub: &Hub<'_>, arguments: &[&str], field: &str) -> Result<u64> {
 
 #[test]
 fn the_sdks_clients_are_answered_by_policy_and_history_outlives_a_killed_hub() -> Result<()> {
-    if !require(&[Need::Device("/dev/net/tun")]) {
+    if !require(&[Need::Device("/dev/net/tun"), Need::Program("openssl")]) {
         return Ok(());
     }
     let Some(lab) = Lab::new()? else { return Ok(()) };
@@ -318,7 +328,7 @@ fn objectives_and_reports(hub: &Hub<'_>) -> Result<()> {
     let pem = hub.command(&["qos", "key"])?.run(CALL)?;
     ensure!(pem.stdout.starts_with("-----BEGIN PUBLIC KEY-----"), "{pem:?}");
     std::fs::write(&key, &pem.stdout)?;
-    let key = key.display().to_string();
+    let (pem, key) = (pem.stdout, key.display().to_string());
     for (name, options) in [("text", &[][..]), ("csv", &["--csv"]), ("json", &["--output", "json"])] {
         let made = hub.command(&[&["qos", "report", "7/42"], options].concat())?.run(CALL)?;
         ensure!(made.code == Some(0) && made.stdout.contains("99.95"), "{name}: {made:?}");
@@ -332,7 +342,9 @@ fn objectives_and_reports(hub: &Hub<'_>) -> Result<()> {
         std::fs::write(&file, made.stdout.replacen("99.95", "99.85", 1))?;
         let changed = hub.command(&["qos", "verify", &path, "--key", &key])?.run(CALL)?;
         ensure!(changed.code == Some(4) && changed.stderr.contains("was changed"), "{name}: {changed:?}");
-        if name == "json" {
+        if name != "json" {
+            recipe::check(&made.stdout, &pem).with_context(|| format!("{name} by OpenSSL"))?;
+        } else {
             let report: Value = serde_json::from_str(&made.stdout).context("a signed report is JSON")?;
             ensure!(report.pointer("/report/total/up_ms").and_then(Value::as_u64) >= Some(3000), "{report}");
             ensure!(text(&report, "/signature/alg")? == "EdDSA", "{report}");
