@@ -27,6 +27,7 @@ mod pushed;
 mod registration;
 mod rpc;
 mod run;
+mod shared;
 mod storage;
 mod sweep;
 mod tree;

@@ -135,7 +135,7 @@ const READABLE: [&str; 14] = [
 ];
 
 /// Folders that every program may write to.
-const SHARED: [&str; 2] = ["/tmp", "/dev/shm"];
+pub(crate) const SHARED: [&str; 2] = ["/tmp", "/dev/shm"];
 
 /// Devices that every program may use.
 const DEVICES: [&str; 8] = ["null", "zero", "full", "random", "urandom", "tty", "ptmx", "pts"];

@@ -1,5 +1,6 @@
 //! How nothing is left of a workload but its data.
 
+use std::fs;
 use std::time::Duration;
 
 use blueprint_agent_workload_core::label;
@@ -9,7 +10,8 @@ use tracing::warn;
 
 use crate::container::EngineError;
 use crate::instance::Instance;
-use crate::keystore;
+use crate::users::Users;
+use crate::{keystore, shared};
 
 use super::Run;
 
@@ -47,6 +49,29 @@ impl Run<'_> {
         }
         keystore::remove(&self.folders);
         self.folders.remove_runtime();
+        self.remove_shared().await;
+    }
+
+    /// Removes what its user has in folders that all write to.
+    async fn remove_shared(&self) {
+        let Some(user) = self.own_user() else { return };
+        // It is over at the end of the process, too.
+        let _ = spawn_blocking(move || shared::remove(user)).await;
+    }
+
+    /// Removes its data folder where nothing was ever kept there.
+    fn remove_unused_data(&self) {
+        let data = &self.folders.data;
+        if self.own_user().is_some() && fs::remove_dir(data).is_ok() {
+            // Another blueprint of the service may have one beside it.
+            let _ = data.parent().map(fs::remove_dir);
+        }
+    }
+
+    /// The user that is its alone, unless another version of the service runs as that.
+    fn own_user(&self) -> Option<u32> {
+        let users = self.workload.common.users.as_ref()?;
+        Users::of(&self.folders.data).filter(|user| users.is_free(*user))
     }
 
     pub(super) async fn clean(&mut self) {
@@ -54,5 +79,6 @@ impl Run<'_> {
         self.rpc = None;
         self.gpus = None;
         self.remove_traces().await;
+        self.remove_unused_data();
     }
 }
