@@ -138,6 +138,14 @@ impl Instance {
         }
     }
 
+    /// The container, where its image brings a check of its health along.
+    pub(crate) fn checked(&self) -> Option<&Running> {
+        match self {
+            Self::Container(container) if container.running.has_check => Some(&container.running),
+            Self::Container(_) | Self::Process(_) => None,
+        }
+    }
+
     /// Whose processes these are, where they are no user's alone.
     pub(crate) fn holder(&self) -> Holder {
         match self {
@@ -297,7 +305,7 @@ pub(crate) async fn contain(
 ) -> Result<Instance, PrepareFailed> {
     let Common { engine, config, claims, .. } = common;
     let Start { seat, spec, bundle, folders, secret_env, user, rpc, gpus } = start;
-    let Source::Container { image, digest, ports } = &spec.source else {
+    let Source::Container { image, digest, ports, volumes } = &spec.source else {
         return Err(PrepareFailed { reason: "its source is no image".to_owned(), may_pass: false });
     };
     let places = Places {
@@ -315,6 +323,12 @@ pub(crate) async fn contain(
         inside: inside.to_owned(),
         read_only,
     };
+    let mut mounts = vec![
+        mount(&folders.data, DATA, false),
+        mount(&folders.keystore, KEYSTORE, true),
+        mount(&folders.bridge, BRIDGE, true),
+    ];
+    mounts.extend(volumes.iter().map(|volume| mount(&folders.volume(&volume.name), &volume.path, false)));
     let (mut limits, gpu_ids) = (spec.limits, gpus.nvidia_ids());
     if gpu_ids.is_empty() {
         // None of this engine's, or none that are left to those who can do without.
@@ -330,11 +344,7 @@ pub(crate) async fn contain(
         limits,
         gpu_ids,
         devices: gpus.other_devices(),
-        mounts: vec![
-            mount(&folders.data, DATA, false),
-            mount(&folders.keystore, KEYSTORE, true),
-            mount(&folders.bridge, BRIDGE, true),
-        ],
+        mounts,
         ports: ports.clone(),
         user,
         extra_hosts: Vec::new(),

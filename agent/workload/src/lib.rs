@@ -11,6 +11,7 @@ pub mod container;
 mod exchange;
 mod folders;
 mod gpu;
+mod image_health;
 mod instance;
 mod inventory;
 mod keeper;

