@@ -14,6 +14,7 @@ use crate::artefact::Artefact;
 use crate::beside::{Inside, secret_names};
 use crate::bridge::Kin;
 use crate::container::{ContainerSpec, Engine, EngineError, Mount, Running};
+use crate::disk::Disk;
 use crate::folders::Folders;
 use crate::gpu::GpuLease;
 use crate::keeper::{ContainerKeeper, Wipe};
@@ -294,6 +295,8 @@ pub(crate) struct Start<'a> {
     pub(crate) rpc: &'a Rpc,
     /// GPUs that are its alone.
     pub(crate) gpus: &'a GpuLease,
+    /// The disk whose use its limits bound.
+    pub(crate) disk: Option<Disk>,
 }
 
 /// Starts a container of this node.
@@ -304,7 +307,7 @@ pub(crate) async fn contain(
     wipe: Wipe,
 ) -> Result<Instance, PrepareFailed> {
     let Common { engine, config, claims, .. } = common;
-    let Start { seat, spec, bundle, folders, secret_env, user, rpc, gpus } = start;
+    let Start { seat, spec, bundle, folders, secret_env, user, rpc, gpus, disk } = start;
     let Source::Container { image, digest, ports, volumes } = &spec.source else {
         return Err(PrepareFailed { reason: "its source is no image".to_owned(), may_pass: false });
     };
@@ -344,6 +347,7 @@ pub(crate) async fn contain(
         limits,
         gpu_ids,
         devices: gpus.other_devices(),
+        disk: disk.map(|disk| disk.device),
         mounts,
         ports: ports.clone(),
         user,

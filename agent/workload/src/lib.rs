@@ -8,6 +8,7 @@ mod beside;
 mod bridge;
 mod cgroup;
 pub mod container;
+mod disk;
 mod exchange;
 mod folders;
 mod gpu;

@@ -76,7 +76,7 @@ const fn is_confined(spec: &WorkloadSpec) -> bool {
 
 /// What a native workload becomes.
 pub(crate) fn launch(start: Start<'_>, program: PathBuf, group: Option<&Cgroup>) -> Launch {
-    let Start { seat, spec, bundle: _, folders, secret_env, user, rpc, gpus } = start;
+    let Start { seat, spec, bundle: _, folders, secret_env, user, rpc, gpus, disk: _ } = start;
     let text = |path: &Path| path.to_string_lossy().into_owned();
     let places = Places {
         data_dir: text(&folders.data),

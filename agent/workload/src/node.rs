@@ -252,6 +252,7 @@ impl Node {
             if is_over && live.is_empty() {
                 // Empty by now; where it is not, the next agent sees to it.
                 let _ = std::fs::remove_dir(&self.common.config.runtime);
+                self.common.cgroups.iter().for_each(Cgroups::leave);
                 return;
             }
             let wanted =

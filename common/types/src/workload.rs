@@ -23,7 +23,7 @@ pub use bundle::{Bundle, BundleError, MAX_KEYSTORE_BYTES, MAX_KEYSTORE_FILES, Re
 pub use health::{HealthSettings, Recovery};
 pub use inventory::{Inventory, Lack};
 pub use lease::{DEFAULT_LEASE_SECS, Lease, LeaseError, MAX_LEASE_SECS};
-pub use limits::{GpuPolicy, LimitsError, ResourceLimits};
+pub use limits::{GpuPolicy, IoLimits, LimitsError, ResourceLimits};
 pub use rpc::{Loopback, ParseRpcKindError, RpcKind};
 pub use seat::{MAX_SLOTS, Seat};
 pub use source::{Blake3Digest, HUB_URL, ParseDigestError, Sha256Digest, Source, SourceError};

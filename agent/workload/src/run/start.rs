@@ -13,8 +13,9 @@ use super::{Common, Run, Running};
 use crate::artefact::NativeArtefact;
 use crate::beside::Ran;
 use crate::bridge::{BridgeConfig, Serving, serve};
-use crate::cgroup::Cgroup;
+use crate::cgroup::{Cgroup, CgroupError};
 use crate::container::{EngineError, RegistryAuth};
+use crate::disk::{self, Disk};
 use crate::gpu::GpuLease;
 use crate::instance::{Instance, Program, Start, contain, failed};
 use crate::keeper::{Errand, Wipe};
@@ -90,6 +91,7 @@ impl Run<'_> {
         let none = common.cgroups.as_ref().err().map(String::as_str);
         let unheld = none.or_else(|| native::escapes(&self.spec, nix::unistd::geteuid().is_root()));
         native::check_limits(&self.spec, unheld.filter(|_| !common.config.allow_unlimited))?;
+        self.disk()?;
         match &self.spec.source {
             Source::Testing { path } => native::testing(path, common.config.testing).map(Program::Testing),
             source @ Source::Native { url, .. } => {
@@ -117,6 +119,12 @@ impl Run<'_> {
             }
             Source::Wasm {} => Err(PrepareFailed { reason: SourceError::Wasm.to_string(), may_pass: false }),
         }
+    }
+
+    /// The disk whose use its limits bound; `None` where they do not, or need not.
+    fn disk(&self) -> Result<Option<Disk>, PrepareFailed> {
+        let Common { config, cgroups, .. } = self.workload.common.as_ref();
+        disk::bound(&self.spec, &config.state, cgroups.as_ref().ok(), config.allow_unlimited)
     }
 
     /// Refuses a container that needs a GPU which its engine cannot give, before anything is fetched for it.
@@ -173,7 +181,7 @@ impl Run<'_> {
         let (spec, bundle, folders) = (&self.spec, &self.bundle, &self.folders);
         let none = GpuLease::default();
         let gpus = self.gpus.as_ref().unwrap_or(&none);
-        let start = Start { seat, spec, bundle, folders, secret_env: secret, user, rpc, gpus };
+        let start = Start { seat, spec, bundle, folders, secret_env: secret, user, rpc, gpus, disk: self.disk()? };
         let limits = common.config.logs;
         if !folders.logs.exists() {
             let state = common.config.state.clone();
@@ -265,9 +273,16 @@ impl Run<'_> {
 
     async fn group(&self, label: String) -> Result<Option<Cgroup>, PrepareFailed> {
         let Ok(cgroups) = self.workload.common.cgroups.clone() else { return Ok(None) };
-        let limits = self.spec.limits;
+        let (limits, disk) = (self.spec.limits, self.disk()?);
         let failed = |reason: String| PrepareFailed { reason, may_pass: true };
-        let made = spawn_blocking(move || cgroups.create(&label, &limits)).await;
+        let made = spawn_blocking(move || {
+            let group = cgroups.create(&label, &limits)?;
+            if let Some(disk) = disk {
+                cgroups.bound_disk(&label, &disk.number, &limits.io)?;
+            }
+            Ok::<_, CgroupError>(group)
+        });
+        let made = made.await;
         let group = made.map_err(|error| failed(error.to_string()))?;
         group.map(Some).map_err(|error| failed(error.to_string()))
     }

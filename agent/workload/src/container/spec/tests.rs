@@ -14,6 +14,7 @@ fn container() -> ContainerSpec {
         limits: ResourceLimits::default(),
         gpu_ids: Vec::new(),
         devices: Vec::new(),
+        disk: None,
         mounts: vec![Mount { host: "/d/7".into(), inside: "/data".to_owned(), read_only: false }],
         ports: vec![8080],
         user: Some((1000, 1001)),

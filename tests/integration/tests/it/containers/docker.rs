@@ -271,6 +271,7 @@ impl Docker {
             },
             gpu_ids: Vec::new(),
             devices: Vec::new(),
+            disk: None,
             mounts: Vec::new(),
             ports: Vec::new(),
             user: None,
