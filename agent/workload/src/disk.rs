@@ -37,7 +37,8 @@ impl Disk {
         let whole = if known.join("partition").exists() { known.parent().unwrap_or(&known) } else { &known };
         let read = |file: &str| fs::read_to_string(whole.join(file)).map_err(|error| error.to_string());
         let uevent = read("uevent")?;
-        let name = uevent.lines().find_map(|line| line.strip_prefix("DEVNAME=")).ok_or("a disk has no name")?;
+        let name =
+            uevent.lines().find_map(|line| line.strip_prefix("DEVNAME=")).ok_or("a disk has no name")?;
         Ok(Self { number: read("dev")?.trim().to_owned(), device: Path::new("/dev").join(name) })
     }
 
@@ -106,7 +107,8 @@ pub(crate) fn throttles(io: &IoLimits) -> [(&'static str, u64); 4] {
 
 /// All bounds in one line, as control groups of version 2 take them.
 pub(crate) fn maxima(io: &IoLimits) -> String {
-    let bounds = [("rbps", io.read_bytes), ("wbps", io.write_bytes), ("riops", io.read_ops), ("wiops", io.write_ops)];
+    let bounds =
+        [("rbps", io.read_bytes), ("wbps", io.write_bytes), ("riops", io.read_ops), ("wiops", io.write_ops)];
     let set = bounds.into_iter().filter(|(_, bound)| *bound > 0);
     set.map(|(name, bound)| format!(" {name}={bound}")).collect()
 }

@@ -8,7 +8,9 @@ use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, State};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use blueprint_common_types::workload::{Bundle, RegistryLogin, Source, WorkloadSpec, WorkloadState, WorkloadStatus};
+use blueprint_common_types::workload::{
+    Bundle, RegistryLogin, Source, WorkloadSpec, WorkloadState, WorkloadStatus,
+};
 use blueprint_common_types::{AgentId, Health, Secret, ServiceKey};
 use blueprint_hub_registry_core::RegistrySnapshot;
 use blueprint_hub_registry_core::workload::{

@@ -181,7 +181,8 @@ impl Run<'_> {
         let (spec, bundle, folders) = (&self.spec, &self.bundle, &self.folders);
         let none = GpuLease::default();
         let gpus = self.gpus.as_ref().unwrap_or(&none);
-        let start = Start { seat, spec, bundle, folders, secret_env: secret, user, rpc, gpus, disk: self.disk()? };
+        let start =
+            Start { seat, spec, bundle, folders, secret_env: secret, user, rpc, gpus, disk: self.disk()? };
         let limits = common.config.logs;
         if !folders.logs.exists() {
             let state = common.config.state.clone();

@@ -99,15 +99,18 @@ mod tests {
         for name in ["", "Db", "-db", "a/b", "..", &"a".repeat(33)] {
             assert_eq!(check(&[volume(name, "/db")]), Err(VolumeError::Name(name.to_owned())), "{name:?}");
         }
-        for path in ["", "/", "db", "/a/../b", "/a//b", "/a/", "/mnt", "/mnt/data", "/dev/shm", "/proc/1", "/a\n"] {
+        for path in
+            ["", "/", "db", "/a/../b", "/a//b", "/a/", "/mnt", "/mnt/data", "/dev/shm", "/proc/1", "/a\n"]
+        {
             assert_eq!(check(&[volume("db", path)]), Err(VolumeError::Path(path.to_owned())), "{path:?}");
         }
-        let twice = |first: Volume, second: Volume| {
-            matches!(check(&[first, second]), Err(VolumeError::Twice(_)))
-        };
+        let twice =
+            |first: Volume, second: Volume| matches!(check(&[first, second]), Err(VolumeError::Twice(_)));
         assert!(twice(volume("db", "/a"), volume("db", "/b")));
         assert!(twice(volume("a", "/a"), volume("b", "/a")));
-        assert!(twice(volume("a", "/a/b"), volume("b", "/a")) && twice(volume("a", "/a"), volume("b", "/a/b")));
+        assert!(
+            twice(volume("a", "/a/b"), volume("b", "/a")) && twice(volume("a", "/a"), volume("b", "/a/b"))
+        );
         let many: Vec<_> = (0..=MAX_VOLUMES).map(|n| volume(&format!("v{n}"), &format!("/v{n}"))).collect();
         assert_eq!(check(&many), Err(VolumeError::TooMany));
         assert!(serde_json::from_str::<Volume>(r#"{"name":"a","path":"/a","host":"/etc"}"#).is_err());

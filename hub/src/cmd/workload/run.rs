@@ -165,7 +165,12 @@ impl Run {
             return Some(Source::Native { url: url.clone(), sha256, blake3: self.blake3, binary });
         }
         if let (Some(image), Some(digest)) = (&self.image, self.digest) {
-            return Some(Source::Container { image: image.clone(), digest, ports: Vec::new(), volumes: Vec::new() });
+            return Some(Source::Container {
+                image: image.clone(),
+                digest,
+                ports: Vec::new(),
+                volumes: Vec::new(),
+            });
         }
         self.path.as_ref().map(|path| Source::Testing { path: path.clone() })
     }
@@ -263,7 +268,10 @@ pub(super) fn registry_login(file: &Path) -> Result<Value, CliError> {
     let text = text.map_err(|error| failed(&error))?;
     match text.trim_end_matches(['\r', '\n']).split_once(':') {
         Some((user, password)) => Ok(json!({ "user": user, "password": password })),
-        None => Err(failed(&"it does not hold USER:PASSWORD").hint("write both into one line, with ':' between them")),
+        None => {
+            Err(failed(&"it does not hold USER:PASSWORD")
+                .hint("write both into one line, with ':' between them"))
+        }
     }
 }
 

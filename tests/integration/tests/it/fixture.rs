@@ -306,17 +306,7 @@ impl<'h> Agent<'h> {
         let id = text(&json_of(joined)?, "/agent_id")?.to_owned();
         let (settings, name) = (Vec::new(), name.to_owned());
         let environment = Vec::new();
-        Ok(Self {
-            process: None,
-            host,
-            settings,
-            environment,
-            user: None,
-            disk_mib: None,
-            name,
-            id,
-            folder,
-        })
+        Ok(Self { process: None, host, settings, environment, user: None, disk_mib: None, name, id, folder })
     }
 
     /// Adds variables to its environment for the next start.
@@ -369,7 +359,9 @@ impl<'h> Agent<'h> {
                 "set -e; away=$(mktemp -d); cp -a {own}/state $away; mount -t tmpfs -o size={mib}m,mode=755 none {own}; \
                  cp -a $away/state {own}; rm -r $away; exec \"$0\" \"$@\""
             );
-            return Ok(Launch::new("unshare").args(["--mount", "sh", "-c", &script]).arg(binary("blueprint-agent")?));
+            return Ok(Launch::new("unshare")
+                .args(["--mount", "sh", "-c", &script])
+                .arg(binary("blueprint-agent")?));
         }
         let Some((user, program)) = &self.user else { return launch(self.host, "blueprint-agent") };
         let (user, group) = (format!("--reuid={user}"), format!("--regid={user}"));

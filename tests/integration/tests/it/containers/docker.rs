@@ -64,7 +64,8 @@ impl Docker {
     pub(crate) fn start_beside(&self, host: &Host) -> Result<Option<Self>> {
         let Some(mut docker) = Self::start_on(None, Some(host), "")? else { return Ok(None) };
         let pid = docker.process.pid();
-        let listen = |port| enter(pid, || TcpListener::bind((Ipv4Addr::LOCALHOST, port)))?.context("cannot listen");
+        let listen =
+            |port| enter(pid, || TcpListener::bind((Ipv4Addr::LOCALHOST, port)))?.context("cannot listen");
         docker.registry = self.registry.start_beside(listen)?;
         Ok(Some(docker))
     }

@@ -44,10 +44,7 @@ impl Registry {
     }
 
     /// Serves the same images by the same names in another namespace.
-    pub(crate) fn start_beside(
-        &self,
-        enter: impl FnOnce(u16) -> Result<TcpListener>,
-    ) -> Result<Self> {
+    pub(crate) fn start_beside(&self, enter: impl FnOnce(u16) -> Result<TcpListener>) -> Result<Self> {
         Self::serve(enter(self.listener.local_addr()?.port())?, Arc::clone(&self.store))
     }
 

@@ -6,8 +6,8 @@ use anyhow::{Result, ensure};
 use blueprint_tests_support::{Lab, eventually_ok};
 use serde_json::Value;
 
-use super::{MOVED, is_possible};
 use super::rig::Node;
+use super::{MOVED, is_possible};
 use crate::containers::docker::Docker;
 use crate::fixture::{Hub, SOON, text};
 use crate::owners::{Owner, token};

@@ -180,7 +180,10 @@ fn a_native_workload_reads_no_faster_than_its_limit_and_what_cannot_be_held_is_r
     run(&hub, &node, "7/1", READS, json!({ "io": { "read_bytes": 2 << 20 } }))?;
     run(&hub, &node, "7/2", READS, json!({ "io": { "read_ops": 1_000_000 } }))?;
     let (slow, fast) = (number(&node, "7/1", "took")?, number(&node, "7/2", "took")?);
-    ensure!((2.5..12.0).contains(&slow) && fast < slow / 2.0, "{slow} s for 8 MiB at 2 MiB/s, {fast} s without");
+    ensure!(
+        (2.5..12.0).contains(&slow) && fast < slow / 2.0,
+        "{slow} s for 8 MiB at 2 MiB/s, {fast} s without"
+    );
     if !std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
         run(&hub, &node, "7/3", READS, json!({ "io": { "write_bytes": 2 << 20 } }))?;
         refused("7/3", "control groups of version 1 do not bound what is written")?;

@@ -23,7 +23,8 @@ fn holds(folder: &Path, wanted: &str) -> Result<bool> {
         let found = if path.is_dir() {
             holds(&path, wanted)?
         } else {
-            path.is_file() && std::fs::read(&path)?.windows(wanted.len()).any(|part| part == wanted.as_bytes())
+            path.is_file()
+                && std::fs::read(&path)?.windows(wanted.len()).any(|part| part == wanted.as_bytes())
         };
         if found {
             return Ok(true);
@@ -41,9 +42,8 @@ fn a_private_image_with_a_volume_and_a_check_runs_where_its_node_may_sign_in() -
     let mut node = Node::start_with(&hub, Some(&hosts[1]), "one", &docker.socket())?;
     let (image, digest) = docker.push_checked()?;
     docker.registry.lock();
-    let source = |volume: Value| {
-        json!({ "type": "container", "image": image, "digest": digest, "volumes": [volume] })
-    };
+    let source =
+        |volume: Value| json!({ "type": "container", "image": image, "digest": digest, "volumes": [volume] });
     let written = |name: &str, text: &str| -> Result<String> {
         let path = node.folder("documents")?.join(name);
         std::fs::write(&path, text)?;
@@ -55,10 +55,13 @@ fn a_private_image_with_a_volume_and_a_check_runs_where_its_node_may_sign_in() -
             "limits": { "memory_bytes": 268_435_456, "storage_bytes": 16 << 20 },
         })
     };
-    let file = written("workload.json", &document(json!({ "name": "db", "path": "/var/lib/db" })).to_string())?;
+    let file =
+        written("workload.json", &document(json!({ "name": "db", "path": "/var/lib/db" })).to_string())?;
 
     // No folder of the node can be named.
-    for volume in [json!({ "name": "db", "path": "/db", "host": "/etc" }), json!({ "name": "../x", "path": "/db" })] {
+    for volume in
+        [json!({ "name": "db", "path": "/db", "host": "/etc" }), json!({ "name": "../x", "path": "/db" })]
+    {
         let bad = written("bad.json", &document(volume).to_string())?;
         let refused = hub.command(&["workload", "run", "7/42", "--file", &bad])?.run(CALL)?;
         ensure!(refused.code == Some(2), "{:?}: {}", refused.code, refused.stderr);
@@ -123,7 +126,10 @@ fn a_private_image_with_a_volume_and_a_check_runs_where_its_node_may_sign_in() -
     ensure!(audit.contains("a login of its registry"), "{audit}");
     let told = [("inspect", inspected), ("show", shown), ("audit", audit), ("hub", hub.log())];
     for (place, said) in told.into_iter().chain([("agent", node.agent.log())]) {
-        ensure!(!said.contains(password) && !said.contains("guess-guess"), "the password is in {place}: {said}");
+        ensure!(
+            !said.contains(password) && !said.contains("guess-guess"),
+            "the password is in {place}: {said}"
+        );
     }
     ensure!(!holds(&hub.state(), password)? && !holds(&node.agent.state(), password)?, "it is on a disk");
 

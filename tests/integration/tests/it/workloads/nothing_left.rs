@@ -237,8 +237,10 @@ fn what_ends_badly_says_how_and_leaves_its_data_and_its_lines_alone() -> Result<
     take_back(&hub, &services)?;
     eventually_ok(SOON, "the end of every trace but data and lines", || {
         let left = Traces::of(&mut node, BLUEPRINT, &hostile.mark)?.beyond(&before);
-        let left: Vec<_> =
-            left.iter().filter(|trace| !trace.contains("/data/data/") && !trace.contains("/data/logs/")).collect();
+        let left: Vec<_> = left
+            .iter()
+            .filter(|trace| !trace.contains("/data/data/") && !trace.contains("/data/logs/"))
+            .collect();
         ensure!(left.is_empty(), "left: {left:#?}");
         Ok(())
     })?;
