@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use blueprint_agent_workload_core::label;
@@ -81,8 +81,9 @@ impl Folders {
         for volume in volumes {
             let folder = self.volume(&volume.name);
             make(&folder)?;
-            if let Some((user, group)) = user {
-                std::os::unix::fs::lchown(&folder, Some(user), Some(group))?;
+            // Its data may be another's by now, as where the blueprint has another name.
+            if let Some(user) = user.filter(|user| fs::metadata(&folder).is_ok_and(|it| it.uid() != user.0)) {
+                give(&folder, user)?;
             }
         }
         Ok(())

@@ -59,12 +59,14 @@ impl Run<'_> {
         let _ = spawn_blocking(move || shared::remove(user)).await;
     }
 
-    /// Removes its data folder where nothing was ever kept there.
+    /// Removes its data folder where the service never kept anything.
     fn remove_unused_data(&self) {
         let data = &self.folders.data;
-        if self.own_user().is_some() && fs::remove_dir(data).is_ok() {
-            // Another blueprint of the service may have one beside it.
-            let _ = data.parent().map(fs::remove_dir);
+        let Some(service) = data.parent() else { return };
+        // What lies beside it, such as volumes, belongs to the user that this folder says.
+        let is_alone = fs::read_dir(service).is_ok_and(|entries| entries.count() == 1);
+        if is_alone && self.own_user().is_some() && fs::remove_dir(data).is_ok() {
+            let _ = fs::remove_dir(service);
         }
     }
 
