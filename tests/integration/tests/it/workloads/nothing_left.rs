@@ -5,6 +5,7 @@ mod traces;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use blueprint_tests_support::{Launch, eventually_ok, scratch};
@@ -16,6 +17,9 @@ use self::traces::Traces;
 use super::is_possible;
 use super::rig::Node;
 use crate::fixture::{CALL, Hub, SOON, rows, text};
+
+/// Longest pause between two tries, and the try.
+const ROOM: Duration = Duration::from_secs(75);
 
 /// Artefacts that no node may take, offered on loopback until the test process ends.
 struct Hostile {
@@ -169,7 +173,7 @@ fn what_no_node_may_take_fails_with_its_reason_and_leaves_nothing() -> Result<()
         case(&[&good_by[..], &["--blake3", &wrong]].concat(), "failed", "BLAKE3"),
         case(&["--url", &absent, "--sha256", &wrong], "failed", "answered 404"),
         case(&["--url", &nowhere, "--sha256", &wrong], "backing-off", "cannot reach"),
-        case(&["--url", "hub://", "--sha256", &wrong], "failed", "blueprint-hub artefact push"),
+        case(&["--url", "hub://", "--sha256", &wrong], "backing-off", "blueprint-hub artefact push"),
         case(&["--path", "/nonexistent/program"], "failed", "No such file"),
         case(&["--path", &plain], "failed", "is not an executable file"),
         case(&["--path", &bin], "failed", "is not an executable file"),
@@ -283,8 +287,10 @@ fn a_node_whose_disk_is_full_says_so_leaves_nothing_and_goes_on_once_there_is_ro
     let cases = [Case { options: hostile.options("good")?, state: "backing-off", why: "is full".to_owned() }];
     let services = all_say_why(&hub, BLUEPRINT, &cases)?;
     ensure!(node.agent.process()?.is_running(), "{}", node.agent.log());
+    // What is open still takes its room.
+    drop(file);
     std::fs::remove_file(&filler)?;
-    eventually_ok(SOON, "the workload once there is room", || {
+    eventually_ok(ROOM, "the workload once there is room", || {
         let shown = hub.json(&["workload", "show", &services[0]])?;
         ensure!(text(&shown, "/state")? == "starting" && shown["pid"].is_u64(), "{shown}");
         Ok(())
