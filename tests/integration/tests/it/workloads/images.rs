@@ -33,6 +33,42 @@ fn holds(folder: &Path, wanted: &str) -> Result<bool> {
     Ok(false)
 }
 
+/// That the password is where it has to be, and nowhere else.
+fn is_nowhere_else(hub: &Hub<'_>, node: &Node<'_>, docker: &Docker) -> Result<()> {
+    let (_, password) = USER;
+    let listed = docker.raw("GET", "/containers/json?all=1")?;
+    let id = text(&listed, "/0/Id")?.to_owned();
+    let inspected = docker.raw("GET", &format!("/containers/{id}/json"))?.to_string();
+    let shown = hub.json(&["workload", "show", "7/42"])?.to_string();
+    let audit = hub.audit()?.join("\n");
+    ensure!(audit.contains("a login of its registry"), "{audit}");
+    let told = [("inspect", inspected), ("show", shown), ("audit", audit), ("hub", hub.log())];
+    for (place, said) in told.into_iter().chain([("agent", node.agent.log())]) {
+        ensure!(
+            !said.contains(password) && !said.contains("guess-guess"),
+            "the password is in {place}: {said}"
+        );
+    }
+    ensure!(!holds(&hub.state(), password)? && !holds(&node.agent.state(), password)?, "it is on a disk");
+    Ok(())
+}
+
+/// What it keeps in a volume counts for its limit of storage: it ends, and comes back once there is room.
+fn keeps_too_much(hub: &Hub<'_>, volume: &Path) -> Result<()> {
+    std::fs::write(volume.join("large"), vec![7; 20 << 20])?;
+    eventually_ok(MEASURED, "the end of what keeps too much", || {
+        let shown = hub.json(&["workload", "show", "7/42"])?;
+        ensure!(text(&shown, "/reason")?.starts_with("over its storage limit: "), "{shown}");
+        Ok(())
+    })?;
+    std::fs::remove_file(volume.join("large"))?;
+    eventually_ok(MEASURED, "the workload once there is room", || {
+        let shown = hub.json(&["workload", "show", "7/42"])?;
+        ensure!(text(&shown, "/state")? == "running", "{shown}");
+        Ok(())
+    })
+}
+
 #[test]
 fn a_private_image_with_a_volume_and_a_check_runs_where_its_node_may_sign_in() -> Result<()> {
     let Some(lab) = Lab::new()?.filter(|_| is_possible()) else { return Ok(()) };
@@ -102,37 +138,9 @@ fn a_private_image_with_a_volume_and_a_check_runs_where_its_node_may_sign_in() -
     std::fs::write(volume.join("well"), "")?;
     hub.wait_served("42", &access, SOON)?;
 
-    // What it keeps counts for its limit of storage, and outlives its container.
-    std::fs::write(volume.join("large"), vec![7; 20 << 20])?;
-    eventually_ok(MEASURED, "the end of what keeps too much", || {
-        let shown = hub.json(&["workload", "show", "7/42"])?;
-        ensure!(text(&shown, "/reason")?.starts_with("over its storage limit: "), "{shown}");
-        Ok(())
-    })?;
-    std::fs::remove_file(volume.join("large"))?;
-    eventually_ok(MEASURED, "the workload once there is room", || {
-        let shown = hub.json(&["workload", "show", "7/42"])?;
-        ensure!(text(&shown, "/state")? == "running", "{shown}");
-        Ok(())
-    })?;
+    keeps_too_much(&hub, &volume)?;
     hub.wait_served("42", &access, SOON)?;
-
-    // The password is where it has to be, and nowhere else.
-    let listed = docker.raw("GET", "/containers/json?all=1")?;
-    let id = text(&listed, "/0/Id")?.to_owned();
-    let inspected = docker.raw("GET", &format!("/containers/{id}/json"))?.to_string();
-    let shown = hub.json(&["workload", "show", "7/42"])?.to_string();
-    let audit = hub.audit()?.join("\n");
-    ensure!(audit.contains("a login of its registry"), "{audit}");
-    let told = [("inspect", inspected), ("show", shown), ("audit", audit), ("hub", hub.log())];
-    for (place, said) in told.into_iter().chain([("agent", node.agent.log())]) {
-        ensure!(
-            !said.contains(password) && !said.contains("guess-guess"),
-            "the password is in {place}: {said}"
-        );
-    }
-    ensure!(!holds(&hub.state(), password)? && !holds(&node.agent.state(), password)?, "it is on a disk");
-
+    is_nowhere_else(&hub, &node, &docker)?;
     hub.json(&["workload", "rm", "7/42"])?;
     eventually_ok(SOON, "the end of the container", || {
         let left = docker.raw("GET", "/containers/json?all=1")?;

@@ -104,7 +104,8 @@ fn all_say_why(hub: &Hub<'_>, blueprint: u64, cases: &[Case]) -> Result<Vec<Stri
             let listed = hub.json(&["workload", "ls"])?;
             let mut listed = rows(&listed, "/workloads")?.iter();
             let row = listed.find(|row| row.get("service") == Some(&json!(service))).context("not listed")?;
-            ensure!(row["state"] == shown["state"] && row["reason"] == shown["reason"], "{row}");
+            let is_same = |field: &str| row.get(field) == shown.get(field);
+            ensure!(is_same("state") && is_same("reason"), "{row}");
             Ok(())
         })?;
     }
