@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use blueprint_agent_qos::{CheckResult, HealthGate, check};
 use blueprint_agent_workload::Healths;
-use blueprint_common_types::{Health, fill_random};
+use blueprint_agent_workload::container::Health as ImageHealth;
+use blueprint_common_types::{Health, HealthCheck, fill_random};
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
@@ -68,8 +69,13 @@ pub(crate) async fn run(shared: Arc<Shared>) -> Result<(), AgentError> {
             }
             Some((port, number, result)) = checks.next() => {
                 let Some(one) = watched.get_mut(&port).filter(|one| one.number == number) else { continue };
-                one.handle(&result);
-                let pause = one.pause(&result);
+                let pause = match judged(&shared, &one.spec, result) {
+                    Some(result) => {
+                        one.handle(&result);
+                        one.pause(&result)
+                    }
+                    None => one.spec.pace.pause(random()),
+                };
                 let now = Instant::now();
                 let at = now.checked_add(pause).unwrap_or(now);
                 checks.push(Box::pin(one_check(one.spec.clone(), number, at)));
@@ -93,6 +99,20 @@ impl Watched {
             let (health, reason) = (self.gate.health(), self.gate.reason());
             info!(service = %self.spec.service, port = self.spec.port, %health, reason, "service health changes");
         }
+    }
+}
+
+/// A result together with what the check of the image says, where a container offers the service: both have to be good, and
+/// until the image's has said anything, nothing is known. What is not to be checked is not.
+fn judged(shared: &Shared, spec: &ServiceSpec, result: CheckResult) -> Option<CheckResult> {
+    let is_checked = spec.check != HealthCheck::Unchecked;
+    let seat = spec.seat().filter(|_| is_checked && result.ok);
+    match seat.and_then(|seat| shared.node.get()?.image_health(seat)) {
+        Some(ImageHealth::Starting) => None,
+        Some(ImageHealth::Unhealthy { said }) => {
+            Some(CheckResult { ok: false, reason: format!("the check of its image fails: {said}"), ..result })
+        }
+        Some(ImageHealth::Healthy) | None => Some(result),
     }
 }
 

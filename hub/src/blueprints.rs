@@ -47,6 +47,12 @@ impl WorkloadKeys {
         self.sealing.seal_text(&purpose(service), &bundle.to_text())
     }
 
+    /// Opens what [`Self::seal`] gave; `None` where another key sealed it.
+    pub(crate) fn open_sealed(&self, service: ServiceKey, sealed: &str) -> Option<Bundle> {
+        let text = self.sealing.open_text(&purpose(service), sealed)?;
+        Bundle::from_text(text.expose()).ok()
+    }
+
     fn open(&self, record: &WorkloadRecord) -> Result<Bundle> {
         let Some(sealed) = &record.keystore else { return Ok(Bundle::default()) };
         let text = self.sealing.open_text(&purpose(record.service), sealed);

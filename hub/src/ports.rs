@@ -329,6 +329,10 @@ impl Hub for AdminHub {
         self.blueprints.keys.seal(service, bundle)
     }
 
+    fn open_keystore(&self, service: ServiceKey, sealed: &str) -> Option<Bundle> {
+        self.blueprints.keys.open_sealed(service, sealed)
+    }
+
     fn policy_changed(&self) -> BoxFuture<'_, bool> {
         self.policy.reload().boxed()
     }

@@ -149,7 +149,8 @@ mod tests {
         spec.test_mode = true;
         assert_eq!(arguments(&spec), ["run", "--test-mode", "-v"]);
         let digest = Sha256Digest::from_bytes([0; 32]);
-        spec.source = Source::Container { image: "a/b".to_owned(), digest, ports: Vec::new() };
+        spec.source =
+            Source::Container { image: "a/b".to_owned(), digest, ports: Vec::new(), volumes: Vec::new() };
         assert_eq!(arguments(&spec), ["--test-mode", "-v"]);
     }
 }

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use blueprint_common_types::WorkloadUse;
-use blueprint_common_types::workload::ResourceLimits;
+use blueprint_common_types::workload::{IoLimits, ResourceLimits};
+
+use crate::disk;
 
 /// Length of a period of processor time, in microseconds; the kernel's default.
 const PERIOD_MICROS: u64 = 100_000;
@@ -169,6 +171,61 @@ impl Cgroups {
             }
         }
         Ok(group)
+    }
+
+    /// Whether what a workload reads and writes of a disk can be bounded here.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot, for people.
+    pub(crate) fn bounds_disks(&self, io: &IoLimits) -> Result<(), String> {
+        match &self.0 {
+            Layout::Unified(base) => {
+                let has = fs::read_to_string(base.join("cgroup.subtree_control")).unwrap_or_default();
+                if has.split_whitespace().any(|name| name == "io") {
+                    return Ok(());
+                }
+                Err("the agent has no control groups with io".to_owned())
+            }
+            Layout::PerController(bases) if !bases.iter().any(|(name, _)| *name == "blkio") => {
+                Err("this machine has no control groups with blkio".to_owned())
+            }
+            // What is written to a file is the kernel's own doing later, and in nobody's group.
+            Layout::PerController(_) if io.bounds_writes() => {
+                Err("control groups of version 1 do not bound what is written".to_owned())
+            }
+            Layout::PerController(_) => Ok(()),
+        }
+    }
+
+    /// Bounds what a workload reads and writes of a disk; its group is there.
+    pub(crate) fn bound_disk(&self, label: &str, disk: &str, io: &IoLimits) -> Result<(), CgroupError> {
+        match &self.0 {
+            Layout::Unified(base) => {
+                put(&base.join(label).join("io.max"), &format!("{disk}{}", disk::maxima(io)))
+            }
+            Layout::PerController(bases) => {
+                let Some((_, base)) = bases.iter().find(|(name, _)| *name == "blkio") else {
+                    return Err(CgroupError::Missing("blkio"));
+                };
+                for (file, bound) in disk::throttles(io).into_iter().filter(|(_, bound)| *bound > 0) {
+                    put(&base.join(label).join(file), &format!("{disk} {bound}"))?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Removes the folder of all workloads, where none has a group there any more.
+    pub(crate) fn leave(&self) {
+        let folders: Vec<&PathBuf> = match &self.0 {
+            Layout::Unified(folder) => vec![folder],
+            Layout::PerController(folders) => folders.iter().map(|(_, folder)| folder).collect(),
+        };
+        for folder in folders {
+            // What is still in use stays, and the next agent sees to it.
+            let _ = fs::remove_dir(folder);
+        }
     }
 
     /// The group of one workload, whether it is there or not.

@@ -130,6 +130,10 @@ impl Engine {
         if let Some(limit) = engine.unbounded.first() {
             return Err(EngineError::Unbounded { limit });
         }
+        // What is written to a file is the kernel's own doing later, and with version 1 in nobody's group.
+        if container.disk.is_some() && container.limits.io.bounds_writes() && engine.cgroup_version == 1 {
+            return Err(EngineError::Unbounded { limit: "writes to disks" });
+        }
         let api = format!("/v{}", engine.api);
         self.make_room(&api, container).await?;
         let Some(image) = self.image(&api, &container.image, &container.digest).await? else {

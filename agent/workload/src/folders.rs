@@ -2,11 +2,11 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use blueprint_agent_workload_core::label;
-use blueprint_common_types::workload::Seat;
+use blueprint_common_types::workload::{Seat, Volume};
 
 use crate::users::Users;
 
@@ -69,6 +69,33 @@ impl Folders {
             fs::set_permissions(parent, fs::Permissions::from_mode(mode | 0o011))?;
         }
         Ok(Some((user, user)))
+    }
+
+    /// Folder of a volume. It lies beside the data, so that no workload puts a link in its place.
+    pub(crate) fn volume(&self, name: &str) -> PathBuf {
+        self.service().join(format!("volume-{name}"))
+    }
+
+    /// Makes the folders of its volumes, and gives them to the user that has its data.
+    pub(crate) fn create_volumes(&self, volumes: &[Volume], user: Option<(u32, u32)>) -> io::Result<()> {
+        for volume in volumes {
+            let folder = self.volume(&volume.name);
+            make(&folder)?;
+            // Its data may be another's by now, as where the blueprint has another name.
+            if let Some(user) = user.filter(|user| fs::metadata(&folder).is_ok_and(|it| it.uid() != user.0)) {
+                give(&folder, user)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The folder whose size its limit of storage bounds: its data alone, or with volumes all that the service has.
+    pub(crate) fn measured(&self, volumes: &[Volume]) -> &Path {
+        if volumes.is_empty() { &self.data } else { self.service() }
+    }
+
+    fn service(&self) -> &Path {
+        self.data.parent().unwrap_or(&self.data)
     }
 
     /// Whether what is written to the runtime folder stays off the disk.

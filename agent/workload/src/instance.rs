@@ -14,6 +14,7 @@ use crate::artefact::Artefact;
 use crate::beside::{Inside, secret_names};
 use crate::bridge::Kin;
 use crate::container::{ContainerSpec, Engine, EngineError, Mount, Running};
+use crate::disk::Disk;
 use crate::folders::Folders;
 use crate::gpu::GpuLease;
 use crate::keeper::{ContainerKeeper, Wipe};
@@ -135,6 +136,14 @@ impl Instance {
             Self::Container(container) => {
                 Some(Inside { id: container.running.id.clone(), hidden: container.hidden.clone() })
             }
+        }
+    }
+
+    /// The container, where its image brings a check of its health along.
+    pub(crate) fn checked(&self) -> Option<&Running> {
+        match self {
+            Self::Container(container) if container.running.has_check => Some(&container.running),
+            Self::Container(_) | Self::Process(_) => None,
         }
     }
 
@@ -286,6 +295,8 @@ pub(crate) struct Start<'a> {
     pub(crate) rpc: &'a Rpc,
     /// GPUs that are its alone.
     pub(crate) gpus: &'a GpuLease,
+    /// The disk whose use its limits bound.
+    pub(crate) disk: Option<Disk>,
 }
 
 /// Starts a container of this node.
@@ -296,8 +307,8 @@ pub(crate) async fn contain(
     wipe: Wipe,
 ) -> Result<Instance, PrepareFailed> {
     let Common { engine, config, claims, .. } = common;
-    let Start { seat, spec, bundle, folders, secret_env, user, rpc, gpus } = start;
-    let Source::Container { image, digest, ports } = &spec.source else {
+    let Start { seat, spec, bundle, folders, secret_env, user, rpc, gpus, disk } = start;
+    let Source::Container { image, digest, ports, volumes } = &spec.source else {
         return Err(PrepareFailed { reason: "its source is no image".to_owned(), may_pass: false });
     };
     let places = Places {
@@ -315,6 +326,12 @@ pub(crate) async fn contain(
         inside: inside.to_owned(),
         read_only,
     };
+    let mut mounts = vec![
+        mount(&folders.data, DATA, false),
+        mount(&folders.keystore, KEYSTORE, true),
+        mount(&folders.bridge, BRIDGE, true),
+    ];
+    mounts.extend(volumes.iter().map(|volume| mount(&folders.volume(&volume.name), &volume.path, false)));
     let (mut limits, gpu_ids) = (spec.limits, gpus.nvidia_ids());
     if gpu_ids.is_empty() {
         // None of this engine's, or none that are left to those who can do without.
@@ -330,11 +347,8 @@ pub(crate) async fn contain(
         limits,
         gpu_ids,
         devices: gpus.other_devices(),
-        mounts: vec![
-            mount(&folders.data, DATA, false),
-            mount(&folders.keystore, KEYSTORE, true),
-            mount(&folders.bridge, BRIDGE, true),
-        ],
+        disk: disk.map(|disk| disk.device),
+        mounts,
         ports: ports.clone(),
         user,
         extra_hosts: Vec::new(),

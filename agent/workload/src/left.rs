@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
+use crate::shared;
 use crate::tree::{self, Known};
 use crate::users::Users;
 
@@ -89,6 +90,7 @@ pub(crate) fn kill_all(runtimes: &Path, users: Option<&Users>) {
         }
         // Nothing runs yet that this agent started.
         traces.kill(|| true);
+        traces.user.iter().for_each(|user| shared::remove(*user));
     }
 }
 

@@ -76,7 +76,7 @@ const fn is_confined(spec: &WorkloadSpec) -> bool {
 
 /// What a native workload becomes.
 pub(crate) fn launch(start: Start<'_>, program: PathBuf, group: Option<&Cgroup>) -> Launch {
-    let Start { seat, spec, bundle: _, folders, secret_env, user, rpc, gpus } = start;
+    let Start { seat, spec, bundle: _, folders, secret_env, user, rpc, gpus, disk: _ } = start;
     let text = |path: &Path| path.to_string_lossy().into_owned();
     let places = Places {
         data_dir: text(&folders.data),
@@ -135,7 +135,7 @@ const READABLE: [&str; 14] = [
 ];
 
 /// Folders that every program may write to.
-const SHARED: [&str; 2] = ["/tmp", "/dev/shm"];
+pub(crate) const SHARED: [&str; 2] = ["/tmp", "/dev/shm"];
 
 /// Devices that every program may use.
 const DEVICES: [&str; 8] = ["null", "zero", "full", "random", "urandom", "tty", "ptmx", "pts"];

@@ -24,6 +24,7 @@ use crate::beside::{Besides, Session};
 use crate::cgroup::{CgroupError, Cgroups};
 use crate::container::Engine;
 use crate::gpu::Gpus;
+use crate::image_health::ImageHealths;
 use crate::inventory::inventory;
 use crate::logs::{self, LogShelf};
 use crate::meter;
@@ -31,7 +32,7 @@ use crate::pushed::Wants;
 use crate::run::{Common, Workload};
 use crate::sweep::{Claims, sweep};
 use crate::users::Users;
-use crate::{Assigned, Assignment, HubPort, WorkloadConfig, left};
+use crate::{Assigned, Assignment, HubPort, WorkloadConfig, container, left};
 
 /// Ends of workloads that wait to be noted; a hub assigns 64 to a node at most.
 const ENDS: usize = 1024;
@@ -62,6 +63,12 @@ impl NodeHandle {
     #[must_use]
     pub fn statuses(&self) -> watch::Receiver<Arc<Statuses>> {
         self.statuses.clone()
+    }
+
+    /// What the check of its image says of a container; `None` where the image has none, or nothing runs.
+    #[must_use]
+    pub fn image_health(&self, seat: Seat) -> Option<container::Health> {
+        self.common.image_healths.of(seat)
     }
 
     /// What workloads wrote, of this node and kept.
@@ -223,6 +230,7 @@ impl Node {
             users,
             claims,
             gpus: Gpus::new(PathBuf::from("/")),
+            image_healths: ImageHealths::default(),
             besides,
             refused: Arc::default(),
             spawner,
@@ -244,6 +252,7 @@ impl Node {
             if is_over && live.is_empty() {
                 // Empty by now; where it is not, the next agent sees to it.
                 let _ = std::fs::remove_dir(&self.common.config.runtime);
+                self.common.cgroups.iter().for_each(Cgroups::leave);
                 return;
             }
             let wanted =

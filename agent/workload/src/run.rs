@@ -27,6 +27,7 @@ use crate::cgroup::Cgroups;
 use crate::container::Engine;
 use crate::folders::Folders;
 use crate::gpu::{GpuLease, Gpus};
+use crate::image_health::{ImageHealths, ImageWatch};
 use crate::instance::{Instance, Program};
 use crate::pushed::Wants;
 use crate::rpc::Rpc;
@@ -52,6 +53,8 @@ pub(crate) struct Common {
     /// Containers that workloads look after.
     pub(crate) claims: Claims,
     pub(crate) gpus: Gpus,
+    /// What the checks of images say of containers.
+    pub(crate) image_healths: ImageHealths,
     /// Workloads that run, for commands beside them.
     pub(crate) besides: Besides,
     /// Connections of bridges that were refused, since no process of their workload opened them.
@@ -81,6 +84,7 @@ struct Running {
     instance: Instance,
     bridge: Option<Serving>,
     storage: StorageWatch,
+    _image: Option<ImageWatch>,
     /// That a container runs as a user of workloads; a process holds that itself.
     _user_run: Option<UserRun>,
     _listed: Option<Listed>,

@@ -98,6 +98,16 @@ impl Users {
         UserRun { user, running: Arc::clone(&self.running), is_over: false }
     }
 
+    /// Whose a data folder is, where that is a user of workloads.
+    pub(crate) fn of(data: &Path) -> Option<u32> {
+        fs::metadata(data).ok().map(|found| found.uid()).filter(|user| USERS.contains(user))
+    }
+
+    /// Whether no instance runs as a user.
+    pub(crate) fn is_free(&self, user: u32) -> bool {
+        !self.running.lock().contains_key(&user)
+    }
+
     /// Finds the folder of locks, and takes the users whose data is below `base`.
     pub(crate) fn new(base: PathBuf) -> Self {
         let made = PLACES.iter().map(|place| Path::new(place).join(NAME)).find(|folder| is_ours(folder));

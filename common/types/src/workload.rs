@@ -12,23 +12,25 @@ mod rpc;
 mod seat;
 mod source;
 mod state;
+mod volume;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use crate::{CheckPaceError, MetricsPlace};
-pub use bundle::{Bundle, BundleError, MAX_KEYSTORE_BYTES, MAX_KEYSTORE_FILES};
+pub use bundle::{Bundle, BundleError, MAX_KEYSTORE_BYTES, MAX_KEYSTORE_FILES, RegistryLogin};
 pub use health::{HealthSettings, Recovery};
 pub use inventory::{Inventory, Lack};
 pub use lease::{DEFAULT_LEASE_SECS, Lease, LeaseError, MAX_LEASE_SECS};
-pub use limits::{GpuPolicy, LimitsError, ResourceLimits};
+pub use limits::{GpuPolicy, IoLimits, LimitsError, ResourceLimits};
 pub use rpc::{Loopback, ParseRpcKindError, RpcKind};
 pub use seat::{MAX_SLOTS, Seat};
 pub use source::{Blake3Digest, HUB_URL, ParseDigestError, Sha256Digest, Source, SourceError};
 pub use state::{
     MAX_STEPS, ParseWorkloadStateError, RecoveryKind, RecoveryStep, WorkloadState, WorkloadStatus,
 };
+pub use volume::{MAX_VOLUMES, Volume, VolumeError};
 
 /// Longest argument or value of an environment variable, in bytes.
 pub const MAX_VALUE_BYTES: usize = 16 * 1024;

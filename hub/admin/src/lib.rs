@@ -311,6 +311,9 @@ pub trait Hub: Send + Sync {
     /// Seals the keys of a workload as they are stored; `None` where the system has no source of randomness.
     fn seal_keystore(&self, service: ServiceKey, bundle: &Bundle) -> Option<String>;
 
+    /// What was sealed so; `None` where that was done with another key.
+    fn open_keystore(&self, service: ServiceKey, sealed: &str) -> Option<Bundle>;
+
     /// The policy changed in the store; resolves when the tunnel goes by the new one, with false where it
     /// could not be read.
     fn policy_changed(&self) -> BoxFuture<'_, bool>;

@@ -18,7 +18,7 @@ use crate::AdminState;
 use crate::error::ApiError;
 use crate::policy::Way;
 use crate::views::time;
-use crate::workloads::{SHAPE, by, document, row, seal, unknown};
+use crate::workloads::{Login, SHAPE, Secrets, by, check_login, document, row, seal, unknown};
 
 /// What to do where an update is in the way.
 pub(crate) const ABORT: &str = "wait for it (blueprint-hub workload show tells how it goes), or take it back with \
@@ -32,6 +32,8 @@ pub(crate) struct AskedUpdate {
     nodes: Option<Vec<String>>,
     /// Files by their path below the keystore, in base64; absent to keep those that it has.
     keystore: Option<BTreeMap<String, String>>,
+    /// How its node signs in at the registry of its image; absent to keep what it has.
+    registry: Option<Login>,
     /// Generation that it was made from.
     generation: Option<u64>,
     #[serde(default)]
@@ -68,10 +70,9 @@ pub(crate) async fn update(
             names.iter().map(find).collect::<Result<_, _>>()?
         }
     };
-    let keystore = match &asked.keystore {
-        Some(files) => Some(seal(&state, key, files)?),
-        None => record.keystore.clone(),
-    };
+    check_login(&asked.spec, asked.registry.as_ref())?;
+    let secrets = Secrets { keystore: asked.keystore.as_ref(), registry: asked.registry.as_ref() };
+    let keystore = seal(&state, key, record.keystore.clone(), &secrets)?;
     let request = UpdateRequest {
         service: key,
         document: document(&asked.spec)?,

@@ -8,7 +8,9 @@ use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, State};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use blueprint_common_types::workload::{Bundle, Source, WorkloadSpec, WorkloadState, WorkloadStatus};
+use blueprint_common_types::workload::{
+    Bundle, RegistryLogin, Source, WorkloadSpec, WorkloadState, WorkloadStatus,
+};
 use blueprint_common_types::{AgentId, Health, Secret, ServiceKey};
 use blueprint_hub_registry_core::RegistrySnapshot;
 use blueprint_hub_registry_core::workload::{
@@ -42,8 +44,24 @@ pub(crate) struct SetWorkload {
     nodes: Vec<String>,
     /// Files by their path below the keystore, in base64; absent to keep those that it has.
     keystore: Option<BTreeMap<String, String>>,
+    /// How its node signs in at the registry of its image; absent to keep what it has.
+    registry: Option<Login>,
     /// Generation that it was made from; 0 where there was none.
     generation: Option<u64>,
+}
+
+/// How a node signs in at the registry of an image.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Login {
+    user: String,
+    password: String,
+}
+
+/// Secrets that a request brings along; what it does not say stays as it is.
+pub(crate) struct Secrets<'a> {
+    pub(crate) keystore: Option<&'a BTreeMap<String, String>>,
+    pub(crate) registry: Option<&'a Login>,
 }
 
 pub(crate) async fn list(State(state): State<AdminState>) -> Json<Value> {
@@ -119,10 +137,10 @@ pub(crate) async fn set(
         .map(|name| crate::nodes::find(&snapshot, name).map(|view| view.agent.id))
         .collect::<Result<_, _>>()?;
     let document = document(&asked.spec)?;
-    let keystore = match &asked.keystore {
-        Some(files) => Some(seal(&state, key, files)?),
-        None => state.hub.workloads().records.get(&key).and_then(|record| record.keystore.clone()),
-    };
+    check_login(&asked.spec, asked.registry.as_ref())?;
+    let before = state.hub.workloads().records.get(&key).and_then(|record| record.keystore.clone());
+    let secrets = Secrets { keystore: asked.keystore.as_ref(), registry: asked.registry.as_ref() };
+    let keystore = seal(&state, key, before, &secrets)?;
     let change = WorkloadChange {
         service: key,
         document,
@@ -193,13 +211,54 @@ pub(crate) fn unknown(key: ServiceKey) -> ApiError {
     ApiError::not_found(format!("there is no workload for {key}"), "blueprint-hub workload list shows them")
 }
 
+/// Images alone come from registries.
+pub(crate) fn check_login(spec: &WorkloadSpec, login: Option<&Login>) -> Result<(), ApiError> {
+    if login.is_some() && !matches!(spec.source, Source::Container { .. }) {
+        let text = format!("registry: a source of the kind {} comes from no registry", spec.source.kind());
+        return Err(ApiError::invalid(text, "leave it out, or give an image"));
+    }
+    Ok(())
+}
+
+/// The secrets of a workload as they are stored: those that it has, and in their place what a request brings along.
 pub(crate) fn seal(
     state: &AdminState,
     key: ServiceKey,
-    files: &BTreeMap<String, String>,
-) -> Result<String, ApiError> {
+    before: Option<String>,
+    secrets: &Secrets<'_>,
+) -> Result<Option<String>, ApiError> {
+    if secrets.keystore.is_none() && secrets.registry.is_none() {
+        return Ok(before);
+    }
+    let opened = before.map(|sealed| state.hub.open_keystore(key, &sealed));
+    let mut bundle = match opened {
+        None => Bundle::default(),
+        Some(Some(bundle)) => bundle,
+        // Keys that are given anew need nothing of those that cannot be read any more.
+        Some(None) if secrets.keystore.is_some() => Bundle::default(),
+        Some(None) => {
+            return Err(ApiError::conflict(
+                "the keys that it has were sealed with another key of the hub",
+                "give its keystore again, together with the login",
+            ));
+        }
+    };
+    if let Some(files) = secrets.keystore {
+        bundle.keystore.clear();
+        add_keys(&mut bundle, files)?;
+    }
+    if let Some(Login { user, password }) = secrets.registry {
+        let login = RegistryLogin::new(user, Secret::new(password.clone()));
+        let hint = "give both as the registry knows them";
+        let login = login.map_err(|error| ApiError::invalid(format!("registry: {error}"), hint))?;
+        bundle.registry = Some(login);
+    }
+    let sealed = state.hub.seal_keystore(key, &bundle);
+    sealed.map(Some).ok_or_else(|| ApiError::unavailable("the keystore cannot be sealed now"))
+}
+
+fn add_keys(bundle: &mut Bundle, files: &BTreeMap<String, String>) -> Result<(), ApiError> {
     let hint = "give a folder as the Blueprint Manager has it: <kind>/<name>, and nothing else in it";
-    let mut bundle = Bundle::default();
     for (path, content) in files {
         let content = STANDARD.decode(content);
         let content =
@@ -208,14 +267,14 @@ pub(crate) fn seal(
             .add(path, Secret::new(content))
             .map_err(|error| ApiError::invalid(format!("keystore: {error}"), hint))?;
     }
-    let sealed = state.hub.seal_keystore(key, &bundle);
-    sealed.ok_or_else(|| ApiError::unavailable("the keystore cannot be sealed now"))
+    Ok(())
 }
 
 fn summary(asked: &SetWorkload) -> String {
     let files = asked.keystore.as_ref().map_or(0, BTreeMap::len);
     let nodes = if asked.nodes.is_empty() { "any node".to_owned() } else { asked.nodes.join(", ") };
-    format!("{} source, {files} keys, on {nodes}", asked.spec.source.kind())
+    let login = if asked.registry.is_some() { ", a login of its registry" } else { "" };
+    format!("{} source, {files} keys{login}, on {nodes}", asked.spec.source.kind())
 }
 
 pub(crate) fn row(state: &AdminState, record: &WorkloadRecord, snapshot: &RegistrySnapshot) -> Value {

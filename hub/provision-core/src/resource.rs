@@ -6,7 +6,7 @@ mod upstream;
 use std::fmt;
 use std::str::FromStr;
 
-use blueprint_common_types::workload::{GpuPolicy, ResourceLimits};
+use blueprint_common_types::workload::{GpuPolicy, IoLimits, ResourceLimits};
 use serde::{Deserialize, Serialize};
 
 pub use convert::{CgroupLimits, DockerLimits, KubernetesResources, PricingUnit};
@@ -236,6 +236,7 @@ impl ResourceSpec {
             gpu_count: gpu.map_or(0, |gpu| u8::try_from(gpu.count).unwrap_or(u8::MAX)),
             gpu_policy: if gpu.is_some() { GpuPolicy::Required } else { GpuPolicy::None },
             gpu_min_vram_gb: gpu.map_or(0, |gpu| gpu.min_vram_mib.div_ceil(1024)),
+            io: IoLimits::default(),
             ..ResourceLimits::default()
         }
     }

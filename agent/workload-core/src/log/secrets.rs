@@ -40,6 +40,9 @@ pub fn secrets(spec: &WorkloadSpec, bundle: &Bundle) -> Vec<Secret<Vec<u8>>> {
         let digits: String = key.expose().iter().map(|byte| format!("{byte:02x}")).collect();
         add(digits.as_bytes());
     }
+    if let Some(login) = &bundle.registry {
+        add(login.password.expose().as_bytes());
+    }
     for content in bundle.keystore.values() {
         add(content.expose());
         let text = String::from_utf8_lossy(content.expose());

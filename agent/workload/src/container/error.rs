@@ -85,7 +85,9 @@ pub enum EngineError {
         said: String,
     },
     /// The registry wants other credentials.
-    #[error("the registry refuses {image}: {said}; check its name and the credentials for its registry")]
+    #[error(
+        "the registry refuses {image}: {said}; check its name, and give the login of its registry with --registry-login"
+    )]
     ImageDenied {
         /// Without digest.
         image: String,

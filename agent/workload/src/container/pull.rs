@@ -6,7 +6,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE;
 use blueprint_common_types::Secret;
-use blueprint_common_types::workload::Sha256Digest;
+use blueprint_common_types::workload::{RegistryLogin, Sha256Digest};
 use http::HeaderValue;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -31,6 +31,12 @@ pub struct RegistryAuth {
     pub user: String,
     /// The password, or a token in its place.
     pub password: Secret<String>,
+}
+
+impl From<&RegistryLogin> for RegistryAuth {
+    fn from(login: &RegistryLogin) -> Self {
+        Self { user: login.user.clone(), password: login.password.clone() }
+    }
 }
 
 /// How far a pull is. Layers are learned of one by one, so the sums grow.
@@ -119,12 +125,17 @@ impl Engine {
     /// # Errors
     ///
     /// Those of [`Self::pull`].
-    pub(crate) async fn pull_anew(&self, image: &str, digest: &Sha256Digest) -> Result<(), EngineError> {
+    pub(crate) async fn pull_anew(
+        &self,
+        image: &str,
+        digest: &Sha256Digest,
+        auth: Option<&RegistryAuth>,
+    ) -> Result<(), EngineError> {
         if !spec::is_image(image) {
-            return self.pull(image, digest, None, |_| {}).await;
+            return self.pull(image, digest, auth, |_| {}).await;
         }
         let api = self.api().await?;
-        let Err(error) = self.fetch(&api, image, digest, None, |_| {}).await else { return Ok(()) };
+        let Err(error) = self.fetch(&api, image, digest, auth, |_| {}).await else { return Ok(()) };
         let Some(there) = self.image(&api, image, digest).await? else { return Err(error) };
         tracing::warn!(image, %error, "an image cannot be pulled anew; the one that is there is used");
         there.check(image, digest)

@@ -66,6 +66,8 @@ pub struct Running {
     pub gateway: Option<IpAddr>,
     /// Where this node reaches each port inside; the engine chose the ports.
     pub ports: BTreeMap<u16, SocketAddr>,
+    /// Whether its image brings a check of its health along.
+    pub has_check: bool,
     /// GPUs that it got; 0 where they were only preferred and there are none.
     pub gpus: u8,
     pub(super) socket: Socket,
@@ -82,6 +84,7 @@ impl Running {
             address: container.address(),
             gateway: container.gateway(),
             ports: container.ports(),
+            has_check: container.health().is_some(),
             gpus: 0,
             socket,
             api,

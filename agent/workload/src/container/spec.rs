@@ -5,9 +5,9 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use blueprint_common_types::workload::{GpuPolicy, ResourceLimits, Sha256Digest};
+use blueprint_common_types::workload::{GpuPolicy, IoLimits, ResourceLimits, Sha256Digest};
 use serde_json::{Value, json};
 
 use super::network::Network;
@@ -66,6 +66,8 @@ pub struct ContainerSpec {
     pub gpu_ids: Vec<String>,
     /// Devices of the node that it may use, at the same path.
     pub devices: Vec<PathBuf>,
+    /// Device of the disk to which its limits of reading and writing belong; `None` for no such limits.
+    pub disk: Option<PathBuf>,
     /// What it sees of the node.
     pub mounts: Vec<Mount>,
     /// TCP ports inside that the node reaches, each by a port of `127.0.0.1` that the engine chooses.
@@ -214,6 +216,9 @@ impl ContainerSpec {
                 let device = |path: &PathBuf| json!({ "PathOnHost": path, "PathInContainer": path, "CgroupPermissions": "rw" });
                 config.insert("Devices".to_owned(), self.devices.iter().map(device).collect());
             }
+            if let Some(disk) = &self.disk {
+                config.extend(disk_bounds(disk, &limits.io));
+            }
             if let Some(network) = plan.network {
                 config.insert("NetworkMode".to_owned(), json!(network.name));
             }
@@ -248,6 +253,18 @@ impl ContainerSpec {
         });
         own.chain(rest).collect()
     }
+}
+
+/// The bounds of one disk, by the engine's names.
+fn disk_bounds(disk: &Path, io: &IoLimits) -> Vec<(String, Value)> {
+    let bounds = [
+        ("BlkioDeviceReadBps", io.read_bytes),
+        ("BlkioDeviceWriteBps", io.write_bytes),
+        ("BlkioDeviceReadIOps", io.read_ops),
+        ("BlkioDeviceWriteIOps", io.write_ops),
+    ];
+    let set = bounds.into_iter().filter(|(_, bound)| *bound > 0);
+    set.map(|(name, bound)| (name.to_owned(), json!([{ "Path": disk, "Rate": bound }]))).collect()
 }
 
 /// Logs of the engine's own are for `Running::logs`; they hold 20 MiB at most.

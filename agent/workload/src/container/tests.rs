@@ -107,6 +107,7 @@ fn container() -> ContainerSpec {
         limits: ResourceLimits::default(),
         gpu_ids: Vec::new(),
         devices: Vec::new(),
+        disk: None,
         mounts: Vec::new(),
         ports: Vec::new(),
         user: None,

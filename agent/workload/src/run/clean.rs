@@ -1,5 +1,6 @@
 //! How nothing is left of a workload but its data.
 
+use std::fs;
 use std::time::Duration;
 
 use blueprint_agent_workload_core::label;
@@ -9,7 +10,8 @@ use tracing::warn;
 
 use crate::container::EngineError;
 use crate::instance::Instance;
-use crate::keystore;
+use crate::users::Users;
+use crate::{keystore, shared};
 
 use super::Run;
 
@@ -47,6 +49,31 @@ impl Run<'_> {
         }
         keystore::remove(&self.folders);
         self.folders.remove_runtime();
+        self.remove_shared().await;
+    }
+
+    /// Removes what its user has in folders that all write to.
+    async fn remove_shared(&self) {
+        let Some(user) = self.own_user() else { return };
+        // It is over at the end of the process, too.
+        let _ = spawn_blocking(move || shared::remove(user)).await;
+    }
+
+    /// Removes its data folder where the service never kept anything.
+    fn remove_unused_data(&self) {
+        let data = &self.folders.data;
+        let Some(service) = data.parent() else { return };
+        // What lies beside it, such as volumes, belongs to the user that this folder says.
+        let is_alone = fs::read_dir(service).is_ok_and(|entries| entries.count() == 1);
+        if is_alone && self.own_user().is_some() && fs::remove_dir(data).is_ok() {
+            let _ = fs::remove_dir(service);
+        }
+    }
+
+    /// The user that is its alone, unless another version of the service runs as that.
+    fn own_user(&self) -> Option<u32> {
+        let users = self.workload.common.users.as_ref()?;
+        Users::of(&self.folders.data).filter(|user| users.is_free(*user))
     }
 
     pub(super) async fn clean(&mut self) {
@@ -54,5 +81,6 @@ impl Run<'_> {
         self.rpc = None;
         self.gpus = None;
         self.remove_traces().await;
+        self.remove_unused_data();
     }
 }

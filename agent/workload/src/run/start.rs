@@ -13,8 +13,9 @@ use super::{Common, Run, Running};
 use crate::artefact::NativeArtefact;
 use crate::beside::Ran;
 use crate::bridge::{BridgeConfig, Serving, serve};
-use crate::cgroup::Cgroup;
-use crate::container::EngineError;
+use crate::cgroup::{Cgroup, CgroupError};
+use crate::container::{EngineError, RegistryAuth};
+use crate::disk::{self, Disk};
 use crate::gpu::GpuLease;
 use crate::instance::{Instance, Program, Start, contain, failed};
 use crate::keeper::{Errand, Wipe};
@@ -90,6 +91,7 @@ impl Run<'_> {
         let none = common.cgroups.as_ref().err().map(String::as_str);
         let unheld = none.or_else(|| native::escapes(&self.spec, nix::unistd::geteuid().is_root()));
         native::check_limits(&self.spec, unheld.filter(|_| !common.config.allow_unlimited))?;
+        self.disk()?;
         match &self.spec.source {
             Source::Testing { path } => native::testing(path, common.config.testing).map(Program::Testing),
             source @ Source::Native { url, .. } => {
@@ -107,15 +109,22 @@ impl Run<'_> {
             }
             Source::Container { image, digest, .. } => {
                 self.check_gpu_runtime().await?;
+                let auth = self.bundle.registry.as_ref().map(RegistryAuth::from);
                 let pulled = if is_anew {
-                    common.engine.pull_anew(image, digest).await
+                    common.engine.pull_anew(image, digest, auth.as_ref()).await
                 } else {
-                    common.engine.pull(image, digest, None, |_| {}).await
+                    common.engine.pull(image, digest, auth.as_ref(), |_| {}).await
                 };
                 pulled.map(|()| Program::Image).map_err(|error| failed(&error))
             }
             Source::Wasm {} => Err(PrepareFailed { reason: SourceError::Wasm.to_string(), may_pass: false }),
         }
+    }
+
+    /// The disk whose use its limits bound; `None` where they do not, or need not.
+    fn disk(&self) -> Result<Option<Disk>, PrepareFailed> {
+        let Common { config, cgroups, .. } = self.workload.common.as_ref();
+        disk::bound(&self.spec, &config.state, cgroups.as_ref().ok(), config.allow_unlimited)
     }
 
     /// Refuses a container that needs a GPU which its engine cannot give, before anything is fetched for it.
@@ -149,8 +158,12 @@ impl Run<'_> {
         let users = common.users.as_ref().filter(|_| self.spec.sandbox.own_user);
         let user = self.folders.create(users);
         let user = user.map_err(|error| broken("its folders cannot be made", &error))?;
-        let storage_limit = self.spec.limits.storage_bytes;
-        let held = storage::check(&self.folders.data, storage_limit);
+        let volumes = self.spec.source.volumes();
+        let made = self.folders.create_volumes(volumes, user);
+        made.map_err(|error| broken("the folders of its volumes cannot be made", &error))?;
+        let (storage_limit, measured) =
+            (self.spec.limits.storage_bytes, self.folders.measured(volumes).to_owned());
+        let held = storage::check(&measured, storage_limit);
         // Where its end is asked for meanwhile, nothing is started.
         let held = self.workload.finish.run_until_cancelled(held).await.unwrap_or(Err(String::new()));
         let held = held.map_err(|reason| PrepareFailed { reason, may_pass: true })?;
@@ -168,7 +181,8 @@ impl Run<'_> {
         let (spec, bundle, folders) = (&self.spec, &self.bundle, &self.folders);
         let none = GpuLease::default();
         let gpus = self.gpus.as_ref().unwrap_or(&none);
-        let start = Start { seat, spec, bundle, folders, secret_env: secret, user, rpc, gpus };
+        let start =
+            Start { seat, spec, bundle, folders, secret_env: secret, user, rpc, gpus, disk: self.disk()? };
         let limits = common.config.logs;
         if !folders.logs.exists() {
             let state = common.config.state.clone();
@@ -201,11 +215,12 @@ impl Run<'_> {
             Some((user, _)) => Holder::User(user),
             None => instance.holder(),
         };
-        let data = self.folders.data.clone();
-        let storage = StorageWatch::start(data, holder, storage_limit, held, &common.spawner);
+        let storage = StorageWatch::start(measured, holder, storage_limit, held, &common.spawner);
+        let image = instance.checked().cloned();
+        let image = image.map(|it| common.image_healths.watch(seat, it, &common.spawner));
         let ran = native.or_else(|| instance.inside().map(Ran::Container));
         let list = |ran| common.besides.list((service, generation), ran, &self.spec, &self.bundle);
-        Ok(Running { instance, bridge, storage, _user_run: user_run, _listed: ran.map(list) })
+        Ok(Running { instance, bridge, storage, _image: image, _user_run: user_run, _listed: ran.map(list) })
     }
 
     /// Serves its bridge, where it has one.
@@ -259,9 +274,16 @@ impl Run<'_> {
 
     async fn group(&self, label: String) -> Result<Option<Cgroup>, PrepareFailed> {
         let Ok(cgroups) = self.workload.common.cgroups.clone() else { return Ok(None) };
-        let limits = self.spec.limits;
+        let (limits, disk) = (self.spec.limits, self.disk()?);
         let failed = |reason: String| PrepareFailed { reason, may_pass: true };
-        let made = spawn_blocking(move || cgroups.create(&label, &limits)).await;
+        let made = spawn_blocking(move || {
+            let group = cgroups.create(&label, &limits)?;
+            if let Some(disk) = disk {
+                cgroups.bound_disk(&label, &disk.number, &limits.io)?;
+            }
+            Ok::<_, CgroupError>(group)
+        });
+        let made = made.await;
         let group = made.map_err(|error| failed(error.to_string()))?;
         group.map(Some).map_err(|error| failed(error.to_string()))
     }

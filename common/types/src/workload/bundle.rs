@@ -14,13 +14,48 @@ pub const MAX_KEYSTORE_BYTES: usize = 64 * 1024;
 /// Most files of a keystore.
 pub const MAX_KEYSTORE_FILES: usize = 256;
 
-/// What a workload may know and nobody else.
+/// Longest name of a user of a registry, in bytes.
+const MAX_USER_BYTES: usize = 256;
+
+/// Longest password of a registry, in bytes; tokens in its place have some thousand.
+const MAX_PASSWORD_BYTES: usize = 16 * 1024;
+
+/// How a node signs in at the registry of a container's image. The container itself does not get it.
+#[derive(Debug, Clone)]
+pub struct RegistryLogin {
+    /// The user.
+    pub user: String,
+    /// The password, or a token in its place.
+    pub password: Secret<String>,
+}
+
+impl RegistryLogin {
+    /// Takes both, where they can be said to a registry.
+    ///
+    /// # Errors
+    ///
+    /// [`BundleError::Login`].
+    pub fn new(user: &str, password: Secret<String>) -> Result<Self, BundleError> {
+        let is_text = |text: &str, most: usize| {
+            !text.is_empty() && text.len() <= most && !text.contains(char::is_control)
+        };
+        let is_user = is_text(user, MAX_USER_BYTES) && !user.contains(':');
+        if is_user && is_text(password.expose(), MAX_PASSWORD_BYTES) {
+            return Ok(Self { user: user.to_owned(), password });
+        }
+        Err(BundleError::Login)
+    }
+}
+
+/// What a workload may know and nobody else, and what its node has to know for it.
 #[derive(Clone, Default)]
 pub struct Bundle {
     /// Files of its keystore by their path below it, such as `Ecdsa/ab12`.
     pub keystore: BTreeMap<String, Secret<Vec<u8>>>,
     /// Key of the envelopes in which it hands certificates over its bridge.
     pub envelope_key: Option<Secret<[u8; 32]>>,
+    /// How its node signs in at the registry of its image.
+    pub registry: Option<RegistryLogin>,
 }
 
 impl std::fmt::Debug for Bundle {
@@ -38,6 +73,12 @@ pub enum BundleError {
     /// Too much of it.
     #[error("a keystore has at most {MAX_KEYSTORE_FILES} files with {MAX_KEYSTORE_BYTES} bytes together")]
     TooLarge,
+    /// Not what a registry takes.
+    #[error(
+        "the user of a registry has 1 to {MAX_USER_BYTES} bytes without ':', its password 1 to {MAX_PASSWORD_BYTES}, both \
+         without control characters"
+    )]
+    Login,
     /// Not what the other side writes.
     #[error("the bundle is damaged, or for another node or workload")]
     Damaged,
@@ -49,6 +90,16 @@ struct Text {
     keystore: BTreeMap<String, String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     envelope_key: Option<String>,
+    /// Left out where there is none, so that older agents read the rest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    registry: Option<LoginText>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LoginText {
+    user: String,
+    password: String,
 }
 
 impl Bundle {
@@ -79,6 +130,10 @@ impl Bundle {
         let text = Text {
             keystore: files.map(|(path, content)| (path.clone(), encode(content.expose()))).collect(),
             envelope_key: self.envelope_key.as_ref().map(|key| encode(key.expose())),
+            registry: self.registry.as_ref().map(|login| LoginText {
+                user: login.user.clone(),
+                password: login.password.expose().clone(),
+            }),
         };
         Secret::new(serde_json::to_string(&text).unwrap_or_default())
     }
@@ -98,6 +153,9 @@ impl Bundle {
         if let Some(key) = text.envelope_key {
             let key = decode(&key)?.try_into().map_err(|_| BundleError::Damaged)?;
             bundle.envelope_key = Some(Secret::new(key));
+        }
+        if let Some(LoginText { user, password }) = text.registry {
+            bundle.registry = Some(RegistryLogin::new(&user, Secret::new(password))?);
         }
         Ok(bundle)
     }
@@ -166,6 +224,20 @@ mod tests {
             [(&other, SERVICE, 5), (&node, SERVICE, 6), (&node, ServiceKey { blueprint: 7, service: 43 }, 5)]
         {
             assert_eq!(Bundle::open(key, service, generation, &sealed).unwrap_err(), BundleError::Damaged);
+        }
+    }
+
+    #[test]
+    fn a_login_of_a_registry_goes_along_and_shows_itself_nowhere() {
+        let login = |user: &str, password: &str| RegistryLogin::new(user, Secret::new(password.to_owned()));
+        let bundle = Bundle { registry: Some(login("robot$a", "p:w").unwrap()), ..Bundle::default() };
+        let read = Bundle::from_text(bundle.to_text().expose()).unwrap();
+        let read = read.registry.unwrap();
+        assert_eq!((read.user.as_str(), read.password.expose().as_str()), ("robot$a", "p:w"));
+        assert!(!format!("{bundle:?} {read:?}").contains("p:w"));
+        assert!(!Bundle::default().to_text().expose().contains("registry"), "older agents read it");
+        for (user, password) in [("", "p"), ("a:b", "p"), ("a", ""), ("a", "p\n"), (&"a".repeat(257), "p")] {
+            assert_eq!(login(user, password).unwrap_err(), BundleError::Login, "{user:?} {password:?}");
         }
     }
 

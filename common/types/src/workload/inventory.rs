@@ -98,7 +98,7 @@ impl Inventory {
 }
 
 impl ResourceLimits {
-    /// The first limit of processors, memory and processes that is not the usual one: somebody asked for it.
+    /// The first limit of processors, memory, processes and disks that is not the usual one: somebody asked for it.
     #[must_use]
     pub fn asked(&self) -> Option<&'static str> {
         let usual = Self::default();
@@ -106,6 +106,7 @@ impl ResourceLimits {
             ("cpu_millis", self.cpu_millis != usual.cpu_millis),
             ("memory_bytes", self.memory_bytes != usual.memory_bytes),
             ("pids", self.pids != usual.pids),
+            ("io", !self.io.is_open()),
         ];
         limits.into_iter().find_map(|(name, is_asked)| is_asked.then_some(name))
     }

@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::{Volume, VolumeError};
+
 /// A text is not a digest.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a digest: 64 hexadecimal digits were expected")]
@@ -121,6 +123,10 @@ pub enum Source {
         /// Ports inside that the node reaches, TCP.
         #[serde(default)]
         ports: Vec<u16>,
+        /// Folders that it keeps beside its data. Left out where there are none, so that older agents read the document,
+        /// too.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        volumes: Vec<Volume>,
     },
     /// A program that is on the node already; for development.
     Testing {
@@ -145,6 +151,9 @@ pub enum SourceError {
     /// Not an image.
     #[error("image {0:?} is not REGISTRY/REPOSITORY in lower case; a tag is no identity, give the digest")]
     Image(String),
+    /// Not a volume.
+    #[error("volumes: {0}")]
+    Volume(#[from] VolumeError),
     /// Not an absolute path.
     #[error("path {0:?} is not an absolute path without '..'")]
     Path(String),
@@ -174,6 +183,15 @@ impl Source {
         }
     }
 
+    /// Folders that it keeps beside its data; containers alone have some.
+    #[must_use]
+    pub fn volumes(&self) -> &[Volume] {
+        match self {
+            Self::Container { volumes, .. } => volumes,
+            Self::Native { .. } | Self::Testing { .. } | Self::Wasm {} => &[],
+        }
+    }
+
     /// Checks everything that can be told without fetching it.
     ///
     /// # Errors
@@ -191,7 +209,7 @@ impl Source {
                 }
                 Ok(())
             }
-            Self::Container { image, .. } if is_image(image) => Ok(()),
+            Self::Container { image, volumes, .. } if is_image(image) => Ok(super::volume::check(volumes)?),
             Self::Container { image, .. } => Err(SourceError::Image(cut(image))),
             Self::Testing { path } => match path.strip_prefix('/') {
                 Some(inner) if is_inner_path(inner) => Ok(()),

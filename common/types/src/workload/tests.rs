@@ -52,7 +52,7 @@ fn a_source_that_leads_elsewhere_is_refused() {
     }
     let image = |image: &str| {
         let digest = Sha256Digest::from_bytes([1; 32]);
-        Source::Container { image: image.to_owned(), digest, ports: Vec::new() }.check()
+        Source::Container { image: image.to_owned(), digest, ports: Vec::new(), volumes: Vec::new() }.check()
     };
     for fine in ["alpine", "ghcr.io/tangle/run", "localhost:5000/a/b"] {
         assert_eq!(image(fine), Ok(()), "{fine}");

@@ -89,6 +89,9 @@ pub(crate) struct Run {
     /// Folder with the keys of the blueprint, which its node gets sealed, and keeps in memory only
     #[arg(long, value_name = "DIR")]
     keystore: Option<PathBuf>,
+    /// File with USER:PASSWORD of the image's registry, which its node gets sealed, and nobody else; `-` for standard input
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["url", "path"])]
+    registry_login: Option<PathBuf>,
     /// Blueprint's test mode: it needs no bridge
     #[arg(long)]
     test_mode: bool,
@@ -114,6 +117,9 @@ impl Run {
         let mut body = json!({ "spec": spec, "nodes": self.node });
         if let (Some(folder), Some(fields)) = (&self.keystore, body.as_object_mut()) {
             fields.insert("keystore".to_owned(), json!(keystore(folder)?));
+        }
+        if let (Some(file), Some(fields)) = (&self.registry_login, body.as_object_mut()) {
+            fields.insert("registry".to_owned(), registry_login(file)?);
         }
         let mut answer = ask(global, "PUT", &path(self.service), Some(&body))?;
         if let Some(seconds) = self.wait {
@@ -159,7 +165,12 @@ impl Run {
             return Some(Source::Native { url: url.clone(), sha256, blake3: self.blake3, binary });
         }
         if let (Some(image), Some(digest)) = (&self.image, self.digest) {
-            return Some(Source::Container { image: image.clone(), digest, ports: Vec::new() });
+            return Some(Source::Container {
+                image: image.clone(),
+                digest,
+                ports: Vec::new(),
+                volumes: Vec::new(),
+            });
         }
         self.path.as_ref().map(|path| Source::Testing { path: path.clone() })
     }
@@ -244,6 +255,24 @@ pub(super) fn read_document(file: &Path) -> Result<Map<String, Value>, CliError>
         bytes = fs::read(file).map_err(|error| failed(&error))?;
     }
     serde_json::from_slice(&bytes).map_err(|error| failed(&error))
+}
+
+/// Reads the login of a registry: a line with USER:PASSWORD.
+pub(super) fn registry_login(file: &Path) -> Result<Value, CliError> {
+    let failed = |error: &dyn std::fmt::Display| CliError::usage(format!("{}: {error}", file.display()));
+    let text = if file == Path::new("-") {
+        std::io::read_to_string(std::io::stdin())
+    } else {
+        fs::read_to_string(file)
+    };
+    let text = text.map_err(|error| failed(&error))?;
+    match text.trim_end_matches(['\r', '\n']).split_once(':') {
+        Some((user, password)) => Ok(json!({ "user": user, "password": password })),
+        None => {
+            Err(failed(&"it does not hold USER:PASSWORD")
+                .hint("write both into one line, with ':' between them"))
+        }
+    }
 }
 
 /// Reads a keystore as the Blueprint Manager has it: files, at most one folder deep.

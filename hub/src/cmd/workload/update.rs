@@ -11,7 +11,7 @@ use blueprint_common_types::workload::{Blake3Digest, Sha256Digest, Source, Workl
 use clap::Args;
 use serde_json::{Map, Value, json};
 
-use super::run::{LOOK, keystore, read_document, variable};
+use super::run::{LOOK, keystore, read_document, registry_login, variable};
 use super::{path, show};
 use crate::cli::Global;
 use crate::cmd::client::{ask, rows, text};
@@ -114,10 +114,13 @@ pub(crate) struct Update {
     /// Folder with the keys of the blueprint, in place of those that it has
     #[arg(long, value_name = "DIR")]
     keystore: Option<PathBuf>,
+    /// File with USER:PASSWORD of the image's registry, in place of what it has; `-` for standard input
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["url", "path"])]
+    registry_login: Option<PathBuf>,
     #[command(flatten)]
     plan: Plan,
     /// Takes the update that is under way back
-    #[arg(long, conflicts_with_all = ["file", "image", "url", "path", "env", "keystore"])]
+    #[arg(long, conflicts_with_all = ["file", "image", "url", "path", "env", "keystore", "registry_login"])]
     abort: bool,
     /// Waits until it is through or taken back, at most so long
     #[arg(long, short = 'w', value_name = "TIME", num_args = 0..=1, default_missing_value = LONG, value_parser = seconds)]
@@ -142,6 +145,9 @@ impl Update {
             if let Some(folder) = &self.keystore {
                 fields.insert("keystore".to_owned(), json!(keystore(folder)?));
             }
+            if let Some(file) = &self.registry_login {
+                fields.insert("registry".to_owned(), registry_login(file)?);
+            }
         }
         let answer = ask(global, "POST", &place, Some(&body))?;
         over(global, service, answer, self.wait, false)
@@ -163,11 +169,11 @@ impl Update {
 
     fn source(&self, before: &Source) -> Option<Source> {
         if let Some(Image(image, digest)) = &self.image {
-            let ports = match before {
-                Source::Container { ports, .. } => ports.clone(),
-                Source::Native { .. } | Source::Testing { .. } | Source::Wasm {} => Vec::new(),
+            let (ports, volumes) = match before {
+                Source::Container { ports, volumes, .. } => (ports.clone(), volumes.clone()),
+                Source::Native { .. } | Source::Testing { .. } | Source::Wasm {} => (Vec::new(), Vec::new()),
             };
-            return Some(Source::Container { image: image.clone(), digest: *digest, ports });
+            return Some(Source::Container { image: image.clone(), digest: *digest, ports, volumes });
         }
         if let (Some(url), Some(sha256)) = (&self.url, self.sha256) {
             let same = match before {

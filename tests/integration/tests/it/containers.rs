@@ -3,7 +3,7 @@
 pub(crate) mod docker;
 mod registry;
 
-pub(crate) use registry::archive;
+pub(crate) use registry::{USER, archive};
 
 use std::time::{Duration, SystemTime};
 
@@ -88,7 +88,7 @@ fn an_image_comes_by_its_digest_or_not_at_all() -> Result<()> {
     docker.registry.lock();
     let stranger = docker.ask(engine.pull(&private, &digest, None, drop))?;
     ensure!(matches!(stranger, Err(EngineError::ImageDenied { .. })), "{stranger:?}");
-    let (user, password) = registry::USER;
+    let (user, password) = USER;
     let auth = RegistryAuth { user: user.to_owned(), password: Secret::new(password.to_owned()) };
     docker.ask(engine.pull(&private, &digest, Some(&auth), drop))??;
     Ok(())

@@ -267,6 +267,8 @@ pub(crate) struct Agent<'h> {
     environment: Environment,
     /// Another user than this process, and the program as that user may run it.
     user: Option<(u32, PathBuf)>,
+    /// MiB of a disk of its own, for its folder.
+    disk_mib: Option<u32>,
     name: String,
     id: String,
     folder: TempDir,
@@ -304,7 +306,7 @@ impl<'h> Agent<'h> {
         let id = text(&json_of(joined)?, "/agent_id")?.to_owned();
         let (settings, name) = (Vec::new(), name.to_owned());
         let environment = Vec::new();
-        Ok(Self { process: None, host, settings, environment, user: None, name, id, folder })
+        Ok(Self { process: None, host, settings, environment, user: None, disk_mib: None, name, id, folder })
     }
 
     /// Adds variables to its environment for the next start.
@@ -334,7 +336,33 @@ impl<'h> Agent<'h> {
         Ok(self)
     }
 
+    /// Gives it a small disk for its folder from now on, on this machine: a file system that it alone sees.
+    pub(crate) fn on_small_disk(mut self, mib: u32) -> Self {
+        self.disk_mib = Some(mib);
+        self
+    }
+
+    /// Its folder, as it sees it.
+    pub(crate) fn own_folder(&mut self) -> Result<PathBuf> {
+        let folder = self.folder.path().to_owned();
+        if self.disk_mib.is_none() {
+            return Ok(folder);
+        }
+        let root = PathBuf::from(format!("/proc/{}/root", self.process()?.pid()));
+        Ok(root.join(folder.strip_prefix("/")?))
+    }
+
     fn program(&self) -> Result<Launch> {
+        if let Some(mib) = self.disk_mib {
+            let own = self.folder.path().display();
+            let script = format!(
+                "set -e; away=$(mktemp -d); cp -a {own}/state $away; mount -t tmpfs -o size={mib}m,mode=755 none {own}; \
+                 cp -a $away/state {own}; rm -r $away; exec \"$0\" \"$@\""
+            );
+            return Ok(Launch::new("unshare")
+                .args(["--mount", "sh", "-c", &script])
+                .arg(binary("blueprint-agent")?));
+        }
         let Some((user, program)) = &self.user else { return launch(self.host, "blueprint-agent") };
         let (user, group) = (format!("--reuid={user}"), format!("--regid={user}"));
         Ok(Launch::new("setpriv").args([&user, &group, "--clear-groups", "--"]).arg(program))

@@ -3,6 +3,7 @@
 mod manager;
 mod output;
 mod relay;
+mod sources;
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -58,6 +59,11 @@ impl Scene<'static> {
 impl<'h> Scene<'h> {
     /// A node on each of these hosts.
     fn with(hub: Hub<'h>, hosts: &[Option<&'h Host>]) -> Result<Self> {
+        Self::with_engine(hub, hosts, Path::new("/nonexistent/engine.sock"))
+    }
+
+    /// The same, with this container engine.
+    fn with_engine(hub: Hub<'h>, hosts: &[Option<&'h Host>], engine: &Path) -> Result<Self> {
         // Keys are written to memory alone, which not every /run is.
         let memory = tempfile::tempdir_in("/dev/shm")?;
         open_to_all(memory.path())?;
@@ -70,7 +76,8 @@ impl<'h> Scene<'h> {
             std::fs::create_dir(&own)?;
             open_to_all(&own)?;
             let runtime = format!("workload.runtime_dir={}", own.display());
-            let mut agent = agent.set("workload.testing=true").set(&runtime);
+            let engine = format!("workload.engine_socket={}", engine.display());
+            let mut agent = agent.set("workload.testing=true").set(&runtime).set(&engine);
             agent.run()?;
             agents.push(agent);
         }
@@ -91,10 +98,14 @@ impl<'h> Scene<'h> {
 
     /// The same with the hub at another socket.
     fn configure_at(&self, hub: &Path, program: &str, more: &str) -> Result<()> {
+        let source = format!("type = \"testing\", path = {:?}", self.path(program));
+        self.configure_source(hub, &source, more)
+    }
+
+    /// The same with the fields of any source.
+    fn configure_source(&self, hub: &Path, source: &str, more: &str) -> Result<()> {
         let text = format!(
-            "hub = {:?}\ngrace_secs = {GRACE_SECS}\n[blueprint.7]\nsource = {{ type = \"testing\", path = {:?} }}\n{more}\n",
-            hub,
-            self.path(program),
+            "hub = {hub:?}\ngrace_secs = {GRACE_SECS}\n[blueprint.7]\nsource = {{ {source} }}\n{more}\n",
         );
         Ok(std::fs::write(self.path("launcher.toml"), text)?)
     }

@@ -14,6 +14,7 @@ fn container() -> ContainerSpec {
         limits: ResourceLimits::default(),
         gpu_ids: Vec::new(),
         devices: Vec::new(),
+        disk: None,
         mounts: vec![Mount { host: "/d/7".into(), inside: "/data".to_owned(), read_only: false }],
         ports: vec![8080],
         user: Some((1000, 1001)),
@@ -134,4 +135,17 @@ fn what_no_engine_can_take_is_refused_by_name() {
             other => panic!("{expected}: {other:?}"),
         }
     }
+}
+
+#[test]
+fn a_disk_is_bounded_by_its_device_and_only_where_that_is_said() {
+    let engine = info(false, "local");
+    let io = IoLimits { read_bytes: 1 << 20, write_ops: 50, ..IoLimits::default() };
+    let limits = ResourceLimits { io, ..ResourceLimits::default() };
+    let spec = ContainerSpec { limits, disk: Some("/dev/vda".into()), ..container() };
+    let plan = Plan { info: &engine, volumes: &[], network: None, with_gpus: false };
+    let config = spec.to_json(plan)["HostConfig"].clone();
+    assert_eq!(config["BlkioDeviceReadBps"], json!([{ "Path": "/dev/vda", "Rate": 1 << 20 }]));
+    assert_eq!(config["BlkioDeviceWriteIOps"], json!([{ "Path": "/dev/vda", "Rate": 50 }]));
+    assert!(config.get("BlkioDeviceWriteBps").is_none() && config.get("BlkioDeviceReadIOps").is_none());
 }

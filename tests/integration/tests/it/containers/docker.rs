@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::future::Future;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::thread::Builder;
@@ -58,6 +58,16 @@ impl Docker {
     /// The same with more options.
     pub(crate) fn start_with(host: &Host, options: &str) -> Result<Option<Self>> {
         Self::start_on(None, Some(host), options)
+    }
+
+    /// Starts one in the network of another host, which gets the same images by the same names.
+    pub(crate) fn start_beside(&self, host: &Host) -> Result<Option<Self>> {
+        let Some(mut docker) = Self::start_on(None, Some(host), "")? else { return Ok(None) };
+        let pid = docker.process.pid();
+        let listen =
+            |port| enter(pid, || TcpListener::bind((Ipv4Addr::LOCALHOST, port)))?.context("cannot listen");
+        docker.registry = self.registry.start_beside(listen)?;
+        Ok(Some(docker))
     }
 
     /// Starts one whose disk has so many MiB.
@@ -168,6 +178,25 @@ impl Docker {
         Ok((image, digest))
     }
 
+    /// Pushes an image of the example that says itself whether it is well: where `/var/lib/db/well` is there.
+    pub(crate) fn push_checked(&self) -> Result<(String, Sha256Digest)> {
+        let files = self.folder("checked")?;
+        copy_whole(&binary("blueprint-example-service")?, &files, "blueprint")?;
+        copy_whole(Path::new("/bin/cat"), &files, "bin/cat")?;
+        for mount in ["mnt/data", "mnt/keystore", "mnt/bridge", "tmp", "var/lib/db"] {
+            std::fs::create_dir_all(files.join(mount))?;
+        }
+        let layer = archive(&files, &self.folder.path().join("checked.tar"))?;
+        let config = json!({
+            "Entrypoint": ["/blueprint", "run"],
+            "Healthcheck": {
+                "Test": ["CMD", "/bin/cat", "/var/lib/db/well"], "Interval": 300_000_000, "Timeout": 10_000_000_000u64,
+                "Retries": 1,
+            },
+        });
+        Ok((self.registry.name("private/checked")?, self.registry.push("private/checked", &layer, &config)?))
+    }
+
     /// Pushes an image of a shell with these programs of the machine, which does what `script` says.
     pub(crate) fn push_shell(&self, script: &str, programs: &[&str]) -> Result<(String, Sha256Digest)> {
         let files = self.folder("shell")?;
@@ -243,6 +272,7 @@ impl Docker {
             },
             gpu_ids: Vec::new(),
             devices: Vec::new(),
+            disk: None,
             mounts: Vec::new(),
             ports: Vec::new(),
             user: None,

@@ -40,8 +40,16 @@ impl Registry {
     pub(crate) fn start(
         enter: impl FnOnce(fn() -> std::io::Result<TcpListener>) -> Result<TcpListener>,
     ) -> Result<Self> {
-        let listener = enter(|| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))?;
-        let (store, asked) = (Store::default(), Arc::new(Mutex::new(Vec::new())));
+        Self::serve(enter(|| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))?, Store::default())
+    }
+
+    /// Serves the same images by the same names in another namespace.
+    pub(crate) fn start_beside(&self, enter: impl FnOnce(u16) -> Result<TcpListener>) -> Result<Self> {
+        Self::serve(enter(self.listener.local_addr()?.port())?, Arc::clone(&self.store))
+    }
+
+    fn serve(listener: TcpListener, store: Store) -> Result<Self> {
+        let asked = Arc::new(Mutex::new(Vec::new()));
         let is_locked = Arc::new(AtomicBool::new(false));
         let accepting = listener.try_clone()?;
         let (serving, noting, locked) = (Arc::clone(&store), Arc::clone(&asked), Arc::clone(&is_locked));
@@ -49,7 +57,7 @@ impl Registry {
             for stream in accepting.incoming() {
                 let Ok(stream) = stream else { return };
                 // A client that speaks TLS first is answered by the end of its connection.
-                let _ = serve(stream, &serving, &noting, locked.load(Ordering::Relaxed));
+                let _ = answer(stream, &serving, &noting, locked.load(Ordering::Relaxed));
             }
         })?;
         Ok(Self { listener, store, asked, is_locked, thread: Some(thread) })
@@ -121,7 +129,7 @@ impl Drop for Registry {
     }
 }
 
-fn serve(mut stream: TcpStream, store: &Store, asked: &Mutex<Vec<String>>, is_locked: bool) -> Result<()> {
+fn answer(mut stream: TcpStream, store: &Store, asked: &Mutex<Vec<String>>, is_locked: bool) -> Result<()> {
     let mut reader = BufReader::new(stream.try_clone()?);
     let mut first = Vec::new();
     reader.read_until(b'\n', &mut first)?;

@@ -142,3 +142,52 @@ fn a_node_that_holds_no_limits_refuses_them_unless_its_owner_lets_it() -> Result
         Ok(())
     })
 }
+
+/// Writes 8 MiB past the cache, reads them again, and says how long the reading took.
+const READS: &str = "import mmap, os, time\n\
+    data = os.environ['DATA_DIR']\n\
+    piece = mmap.mmap(-1, 1 << 20)\n\
+    piece.write(b'x' * (1 << 20))\n\
+    file = os.open(data + '/file', os.O_RDWR | os.O_CREAT | os.O_DIRECT)\n\
+    for at in range(8): os.pwritev(file, [piece], at << 20)\n\
+    begin = time.monotonic()\n\
+    for at in range(8): os.preadv(file, [piece], at << 20)\n\
+    open(data + '/new', 'w').write(str(time.monotonic() - begin))\n\
+    os.rename(data + '/new', data + '/took')\n\
+    time.sleep(600)\n";
+
+#[test]
+fn a_native_workload_reads_no_faster_than_its_limit_and_what_cannot_be_held_is_refused() -> Result<()> {
+    if !is_possible() {
+        return Ok(());
+    }
+    let hub = Hub::start(&[])?;
+    let node = Node::start(&hub, None, "one")?;
+    says_held(&hub, true)?;
+    let refused = |service: &str, why: &str| {
+        eventually_ok(SOON, "the refusal", || {
+            let shown = hub.json(&["workload", "show", service])?;
+            ensure!(text(&shown, "/state")? == "failed" && text(&shown, "/reason")?.contains(why), "{shown}");
+            Ok(())
+        })
+    };
+    let major = nix::sys::stat::major(nix::sys::stat::stat(&node.folder("bin")?)?.st_dev);
+    if major == 0 {
+        // A folder in memory, as tests may have theirs: then that is the answer.
+        run(&hub, &node, "7/1", READS, json!({ "io": { "read_bytes": 2 << 20 } }))?;
+        return refused("7/1", "is on no disk of its own");
+    }
+    run(&hub, &node, "7/1", READS, json!({ "io": { "read_bytes": 2 << 20 } }))?;
+    run(&hub, &node, "7/2", READS, json!({ "io": { "read_ops": 1_000_000 } }))?;
+    let (slow, fast) = (number(&node, "7/1", "took")?, number(&node, "7/2", "took")?);
+    ensure!(
+        (2.5..12.0).contains(&slow) && fast < slow / 2.0,
+        "{slow} s for 8 MiB at 2 MiB/s, {fast} s without"
+    );
+    if !std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+        run(&hub, &node, "7/3", READS, json!({ "io": { "write_bytes": 2 << 20 } }))?;
+        refused("7/3", "control groups of version 1 do not bound what is written")?;
+        ensure!(!data(&node, "7/3").exists(), "it was started");
+    }
+    Ok(())
+}

@@ -74,6 +74,16 @@ impl<'h> Node<'h> {
         Ok(node)
     }
 
+    /// One whose agent has all that it keeps on a disk of so many MiB.
+    pub(crate) fn start_on_small_disk(hub: &Hub<'_>, name: &str, mib: u32) -> Result<Self> {
+        let folder = scratch("workloads")?;
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755))?;
+        let agent = Agent::join(None, name, &hub.join_line(&[])?)?.on_small_disk(mib);
+        let mut node = Self { agent, folder };
+        node.agent.run()?;
+        Ok(node)
+    }
+
     /// One whose agent is an ordinary user.
     pub(crate) fn start_as(hub: &Hub<'_>, user: u32, name: &str) -> Result<Self> {
         let folder = scratch("workloads")?;
@@ -106,6 +116,14 @@ impl<'h> Node<'h> {
         let path = self.folder.path().join(name);
         std::fs::create_dir_all(&path)?;
         Ok(path)
+    }
+
+    /// Folders in which its agent keeps what workloads have, on the disk and in memory.
+    pub(super) fn places(&mut self) -> Result<Vec<PathBuf>> {
+        let short: String = self.agent.id().chars().take(8).collect();
+        let memory = ["/run", "/dev/shm"].map(|base| Path::new(base).join("blueprint-agent").join(&short));
+        let disk = [self.folder.path().join("data"), self.agent.own_folder()?.join("state-workloads")];
+        Ok(memory.into_iter().chain(disk).collect())
     }
 
     /// Where something of its own lies, once it has made it.
