@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use blueprint_common_types::HubId;
-use blueprint_hub_provider_kit::{CredentialSource, HttpClient};
+use blueprint_hub_provider_kit::{CredentialSource, HttpClient, unordered};
 use blueprint_hub_provision_core::catalogue::Offer;
 use blueprint_hub_provision_core::resource::Arch;
 use blueprint_hub_provision_core::{Instance, InstanceSpec, Listing, Provider, ProviderError};
@@ -123,11 +123,11 @@ impl DigitalOcean {
 
     async fn create_one(&self, spec: &InstanceSpec) -> Result<Instance, ProviderError> {
         self.check(spec)?;
-        if let Some(droplet) = self.made_before(spec).await? {
+        if let Some(droplet) = self.made_before(spec).await.map_err(unordered)? {
             debug!(instance = %spec.key, droplet = droplet.id, "the droplet of this order is there already");
             return droplet.instance(CREATE);
         }
-        let key = self.guard.stand(&self.api).await?;
+        let key = self.guard.stand(&self.api).await.map_err(unordered)?;
         let order = Order {
             name: spec.key.as_str(),
             region: &spec.region,

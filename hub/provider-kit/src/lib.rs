@@ -1,5 +1,6 @@
 //! What plugins of clouds share: one HTTP client, where credentials come from, what of an answer may be logged, JSON APIs with
-//! a bearer token, tags that are flat texts, what lists of plans mean, and which account machines stand in.
+//! a bearer token, tags that are flat texts, what lists of plans mean, which account machines stand in, and
+//! what failed before an order.
 //!
 //! Nothing here retries, sleeps or caches: the caller of a [`Provider`](blueprint_hub_provision_core::Provider) does.
 
@@ -12,6 +13,7 @@ mod redact;
 pub mod rest;
 mod standing;
 mod tidy;
+mod unordered;
 
 pub use client::{HttpClient, HttpConfig, HttpSetupError};
 pub use credentials::{
@@ -22,3 +24,4 @@ pub use headers::{cloud_time, retry_after};
 pub use redact::{MAX_LOGGED_BYTES, redacted};
 pub use standing::{HasAccount, Standing};
 pub use tidy::nothing_stands;
+pub use unordered::unordered;

@@ -82,7 +82,7 @@ impl Creation {
                 .wall()
                 .plus(token_ttl)
                 .plus(way.within(CloudCall::Create).saturating_sub(CloudCall::USUAL))
-                .plus(delivered_within(&record.candidate.provider)),
+                .plus(delivered_within(&record.candidate.provider, &record.candidate.plan)),
             service,
         };
         match store.begin_call(Record::clone(&record), bound, limits).await {

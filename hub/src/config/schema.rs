@@ -273,6 +273,7 @@ pub(crate) const SCHEMA: Schema = Schema {
         rest_cloud::VULTR_ENABLED,
         rest_cloud::VULTR_REGIONS,
         rest_cloud::VULTR_IMAGE,
+        rest_cloud::VULTR_BARE_METAL,
         rest_cloud::VULTR_ENDPOINT,
         azure::ENABLED,
         azure::REGIONS,

@@ -163,9 +163,17 @@ pub fn facts(provider: &str) -> Option<&'static ProviderFacts> {
 }
 
 /// Longest time from an order to the first boot of its machine, beyond the minutes that every cloud takes: an hour at
-/// Hivelocity, where people may have to look (5 to 60 min by its own words), none elsewhere.
+/// Hivelocity, where people may have to look (5 to 60 min by its own words), and for whole machines of Vultr; none elsewhere.
 #[must_use]
-pub fn delivered_within(provider: &str) -> Duration {
+pub fn delivered_within(provider: &str, plan: &str) -> Duration {
+    let is_metal = provider == "vultr" && plan.starts_with("vbm-");
+    if is_metal { Duration::from_secs(3600) } else { listed_within(provider) }
+}
+
+/// Longest time from an order to the first list with its machine, beyond that of every cloud: at Hivelocity what is not delivered
+/// may not be listed.
+#[must_use]
+pub fn listed_within(provider: &str) -> Duration {
     if provider == "hivelocity" { Duration::from_secs(3600) } else { Duration::ZERO }
 }
 
@@ -188,5 +196,14 @@ mod tests {
         assert_eq!(facts("hetzner"), None);
         assert!(is_one_machine("ssh") && !is_one_machine("aws") && !is_one_machine("hetzner"));
         assert_eq!(facts("linode").unwrap().regions().count(), 10);
+    }
+
+    #[test]
+    fn whole_machines_take_their_time_and_are_listed_at_once_where_the_cloud_does_so() {
+        let hour = Duration::from_secs(3600);
+        assert_eq!((delivered_within("hivelocity", "bm-525"), listed_within("hivelocity")), (hour, hour));
+        assert_eq!(delivered_within("vultr", "vbm-4c-32gb"), hour);
+        assert_eq!(delivered_within("vultr", "vc2-1c-1gb"), Duration::ZERO);
+        assert_eq!(listed_within("vultr"), Duration::ZERO);
     }
 }
