@@ -195,6 +195,10 @@ impl Provider for GcpCloud {
         self.sold().boxed()
     }
 
+    fn price_list(&self) -> BoxFuture<'_, Result<Vec<Offer>, ProviderError>> {
+        self.priced().boxed()
+    }
+
     fn list(&self) -> BoxFuture<'_, Result<Listing, ProviderError>> {
         async { self.machines(&format!("labels.{}:*", labels::KEY)).await }.boxed()
     }
