@@ -119,6 +119,7 @@ impl GcpCloud {
             | Action::InsertInstance
             | Action::ListInstances
             | Action::ListMachineTypes
+            | Action::ListSkus
             | Action::TestPermissions
             | Action::WaitGlobal
             | Action::DeleteFirewall
