@@ -5,7 +5,6 @@
 //! account, and goes with `provider clean` alone.
 
 use blueprint_hub_provision_core::{ProviderError, Tidied};
-use http::Method;
 use serde::Deserialize;
 use tracing::{debug, info};
 

@@ -21,7 +21,7 @@ pub use asked::{
 };
 pub use day::{Day, ParseDayError};
 pub use facts::{
-    Extras, Lifecycle, ProviderFacts, delivered_within, facts, is_one_machine, listed_within,
+    Extras, Lifecycle, ProviderFacts, delivered_within, facts, is_one_machine, is_plugin, listed_within,
     providers,
 };
 pub use gpu::{Gpu, GpuKind};

@@ -313,6 +313,7 @@ pub(crate) const SCHEMA: Schema = Schema {
         external::SOCKET,
         external::PROGRAM,
         external::USER,
+        external::PLUGINS,
         external::CALL_TIMEOUT,
         provision::EVERY,
         provision::CALL_AGAIN,

@@ -46,6 +46,7 @@ impl Plugin {
 
     fn provider(&self, users: Vec<u32>) -> External {
         External::new(ExternalConfig {
+            name: "external",
             hub: hub(),
             socket: self.folder.path().join("plugin.sock"),
             users,
