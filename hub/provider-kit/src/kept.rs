@@ -133,7 +133,7 @@ mod tests {
         let denied = async || Err(ProviderError::Deny { action: "sign in".to_owned() });
         assert!(kept.get(at(2), Some(&by("b")), denied).await.is_err());
         let own = Kept::default();
-        own.get(at(0), None, async || Ok((1, at(301)))).await.unwrap();
-        assert_eq!(own.get(at(2), None, denied).await.unwrap(), 1, "a machine's own");
+        own.get(at(0), None, async || Ok(("mine".to_owned(), at(301)))).await.unwrap();
+        assert_eq!(own.get(at(2), None, denied).await.unwrap(), "mine", "a machine's own");
     }
 }
