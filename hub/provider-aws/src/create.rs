@@ -43,8 +43,7 @@ impl AwsCloud {
                 Some(group) => group,
                 None => {
                     // A zone that was asked before said no.
-                    let group =
-                        self.closed_group(region, &place.vpc).boxed().await.map_err(unordered)?;
+                    let group = self.closed_group(region, &place.vpc).boxed().await.map_err(unordered)?;
                     groups.push((place.vpc.clone(), group.clone()));
                     group
                 }

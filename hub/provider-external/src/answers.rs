@@ -12,7 +12,6 @@ use blueprint_proto::plugin;
 use plugin::failure::Class;
 use plugin::machine::State;
 
-
 /// Most rows of a list.
 pub(crate) const MAX_ROWS: usize = 10_000;
 

@@ -144,7 +144,10 @@ impl External {
         OFFERS.refused(asked.failure.as_ref())?;
         let (offers, left_out) = offers(self.config.name, &asked.offers);
         if left_out > 0 {
-            warn!(provider = self.config.name, left_out, "offers of the plugin cannot be believed, or are twice there");
+            warn!(
+                provider = self.config.name,
+                left_out, "offers of the plugin cannot be believed, or are twice there"
+            );
         }
         Ok(offers)
     }

@@ -160,7 +160,11 @@ impl Keeper {
             if began.elapsed() >= STEADY {
                 pause = PAUSE.0;
             }
-            info!(provider = self.program.name, pause_ms = pause.as_millis(), "the plugin is started again after a pause");
+            info!(
+                provider = self.program.name,
+                pause_ms = pause.as_millis(),
+                "the plugin is started again after a pause"
+            );
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = sleep(pause) => {}
@@ -285,7 +289,11 @@ impl Lines {
     fn tell(&mut self, line: &[u8]) {
         if self.begun.is_none_or(|begun| begun.elapsed() >= Duration::from_secs(60)) {
             if self.left_out > 0 {
-                warn!(provider = self.provider, left_out = self.left_out, "the plugin wrote more lines than are logged");
+                warn!(
+                    provider = self.provider,
+                    left_out = self.left_out,
+                    "the plugin wrote more lines than are logged"
+                );
             }
             *self = Self { begun: Some(Instant::now()), ..Self::of(&self.provider) };
         }

@@ -99,7 +99,8 @@ pub fn read(path: &Path, taken: Option<&Path>) -> Result<Vec<PluginEntry>, Plugi
         return Err(wrong(format!("it has {} of 1 to {MAX_PLUGINS} entries [[plugin]]", file.plugin.len())));
     }
     let mut names = BTreeSet::new();
-    let mut folders: BTreeSet<PathBuf> = taken.and_then(Path::parent).map(Path::to_owned).into_iter().collect();
+    let mut folders: BTreeSet<PathBuf> =
+        taken.and_then(Path::parent).map(Path::to_owned).into_iter().collect();
     let mut plugins = Vec::with_capacity(file.plugin.len());
     for row in file.plugin {
         let name = row.name.clone();
@@ -140,7 +141,10 @@ fn entry(
     // The folder is the plugin's user's: who has it can put a socket of his own into another's place.
     let folder = socket.parent().map(Path::to_owned).unwrap_or_default();
     if !folders.insert(folder.clone()) {
-        return Err(format!("another plugin has its socket in {}, too; give each a folder", folder.display()));
+        return Err(format!(
+            "another plugin has its socket in {}, too; give each a folder",
+            folder.display()
+        ));
     }
     let call_timeout = match call_timeout {
         None => USUAL,
@@ -195,6 +199,8 @@ mod tests {
             let said = said(&text).unwrap_err();
             assert!(said.contains(word), "{word}: {said}");
         }
-        assert!(read(Path::new("/nowhere/plugins.toml"), None).unwrap_err().to_string().contains("cannot read"));
+        assert!(
+            read(Path::new("/nowhere/plugins.toml"), None).unwrap_err().to_string().contains("cannot read")
+        );
     }
 }

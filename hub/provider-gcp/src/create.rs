@@ -40,10 +40,9 @@ impl GcpCloud {
         let region = self.region(spec)?;
         check_user_data(spec)?;
         let began = Instant::now();
-        let (found, places) =
-            try_join(self.find(spec).boxed(), self.places(region, &spec.plan).boxed())
-                .await
-                .map_err(unordered)?;
+        let (found, places) = try_join(self.find(spec).boxed(), self.places(region, &spec.plan).boxed())
+            .await
+            .map_err(unordered)?;
         if let Some(instance) = found {
             return Ok(instance);
         }

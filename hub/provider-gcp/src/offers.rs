@@ -226,7 +226,8 @@ mod tests {
         assert!(listed(&regions, true).unwrap().iter().any(|offer| offer.spot.is_some()));
         // Reckoned from prices of processors and memory of March 2025; those of Spot machines are too old by now.
         let other = listed(&["europe-west1".parse().unwrap()], true).unwrap();
-        let price = |plan: &str| other.iter().find(|offer| &*offer.plan == plan).map(|offer| offer.on_demand.get());
+        let price =
+            |plan: &str| other.iter().find(|offer| &*offer.plan == plan).map(|offer| offer.on_demand.get());
         assert_eq!((price("e2-standard-2"), price("n2-standard-4")), (Some(73_715), Some(213_668)));
         assert!(other.iter().all(|offer| offer.spot.is_none() && offer.gpu.is_none()));
         assert!(listed(&["me-central1".parse().unwrap()], true).unwrap().is_empty());

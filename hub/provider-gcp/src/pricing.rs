@@ -194,10 +194,9 @@ impl GcpCloud {
     pub(crate) async fn priced(&self) -> Result<Vec<Offer>, ProviderError> {
         let parts = self.parts().await?;
         let source: Arc<str> = "gcp Cloud Billing Catalogue".into();
-        let known_region: Region =
-            KNOWN.parse().map_err(|error: crate::config::ParseGcpError| ProviderError::Reject {
-                reason: error.to_string(),
-            })?;
+        let known_region: Region = KNOWN.parse().map_err(|error: crate::config::ParseGcpError| {
+            ProviderError::Reject { reason: error.to_string() }
+        })?;
         let mut known = listed(&[known_region], false)?;
         // What is built in beside processors and memory is priced apart.
         known.retain(|offer| offer.gpu.is_none() && offer.disk_gb == 0 && !offer.plan.ends_with("-lssd"));

@@ -6,9 +6,7 @@ use blueprint_common_types::HubId;
 use blueprint_hub_provider_kit::{CredentialSource, HttpClient, cloud_time, unordered};
 use blueprint_hub_provision_core::catalogue::Offer;
 use blueprint_hub_provision_core::resource::Arch;
-use blueprint_hub_provision_core::{
-    Instance, InstanceSpec, InstanceState, Listing, Provider, ProviderError,
-};
+use blueprint_hub_provision_core::{Instance, InstanceSpec, InstanceState, Listing, Provider, ProviderError};
 use futures_util::future::BoxFuture;
 use tracing::{debug, info};
 

@@ -73,7 +73,8 @@ pub fn is_of_order(tag: &str) -> bool {
 
 /// Tags are compared as APIs do that keep the case of the first use.
 fn begins(tag: &str, prefix: &str) -> bool {
-    tag.split_at_checked(prefix.len()).is_some_and(|(head, rest)| head.eq_ignore_ascii_case(prefix) && !rest.is_empty())
+    tag.split_at_checked(prefix.len())
+        .is_some_and(|(head, rest)| head.eq_ignore_ascii_case(prefix) && !rest.is_empty())
 }
 
 /// True for tags of the very order of `spec`: its key, its hub and its deployment, whichever call made the machine.

@@ -126,10 +126,16 @@ mod tests {
             let got = kept.get(at(0), Some(&by), async || Ok((format!("a token of {name}"), at(301))));
             got.await.unwrap()
         };
-        assert_eq!((made("a").await, made("b").await), ("a token of a".to_owned(), "a token of b".to_owned()));
+        assert_eq!(
+            (made("a").await, made("b").await),
+            ("a token of a".to_owned(), "a token of b".to_owned())
+        );
         assert!(kept.get(at(2), Some(&by("b")), async || Err(busy())).await.is_ok());
         let error = kept.get(at(2), Some(&by("a")), async || Err(busy())).await.unwrap_err();
-        assert!(matches!(error, ProviderError::Busy { .. }), "keys that were taken back are not used: {error}");
+        assert!(
+            matches!(error, ProviderError::Busy { .. }),
+            "keys that were taken back are not used: {error}"
+        );
         let denied = async || Err(ProviderError::Deny { action: "sign in".to_owned() });
         assert!(kept.get(at(2), Some(&by("b")), denied).await.is_err());
         let own = Kept::default();

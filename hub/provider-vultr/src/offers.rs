@@ -22,8 +22,7 @@ pub(crate) async fn ask(
         all::<Plan>(rest, PLANS, "/v2/plans?type=all&", |plan| plan.id.clone()).await?;
     plans.retain(|plan| Line::of_plan(&plan.id) == Line::Cloud);
     if bare_metal {
-        let (metal, _) =
-            all::<Plan>(rest, METAL_PLANS, "/v2/plans-metal?", |plan| plan.id.clone()).await?;
+        let (metal, _) = all::<Plan>(rest, METAL_PLANS, "/v2/plans-metal?", |plan| plan.id.clone()).await?;
         plans.extend(metal.into_iter().filter(|plan| Line::of_plan(&plan.id) == Line::Metal));
     }
     let at = cloud_time.unwrap_or_else(now);

@@ -62,11 +62,7 @@ fn start_one(settings: &ExternalSettings, hub: HubId, spawner: &Spawner) -> Resu
 
 /// Nothing: there are no such settings in this build.
 #[cfg(not(feature = "provider-external"))]
-pub(super) fn start(
-    settings: &[ExternalSettings],
-    _: HubId,
-    _: &Spawner,
-) -> Result<Vec<Arc<dyn Provider>>> {
+pub(super) fn start(settings: &[ExternalSettings], _: HubId, _: &Spawner) -> Result<Vec<Arc<dyn Provider>>> {
     match settings.first() {
         Some(settings) => match *settings {},
         None => Ok(Vec::new()),

@@ -10,8 +10,7 @@ use blueprint_hub_provider_digitalocean::{DigitalOcean, DigitalOceanConfig};
 use blueprint_hub_provider_kit::{Credentials, Fixed, HttpClient, HttpConfig};
 use blueprint_hub_provision_core::resource::Arch;
 use blueprint_hub_provision_core::{
-    Account as _, ErrorClass, InstanceSpec, InstanceState, Provider, ProviderError, RightState, Tags,
-    Tidied,
+    Account as _, ErrorClass, InstanceSpec, InstanceState, Provider, ProviderError, RightState, Tags, Tidied,
 };
 use blueprint_tests_cloud::contract::{self, Lab};
 use blueprint_tests_cloud::digitalocean::DigitalOceanDialect;

@@ -338,7 +338,8 @@ async fn prices_are_asked_for_by_parts_in_any_region_and_what_is_far_off_is_left
 async fn google_is_told_when_a_machine_with_an_end_is_to_be_deleted() {
     let account = account_with(1).await;
     let with = |number: u32, ttl: u64| InstanceSpec { ttl: Some(Duration::from_secs(ttl)), ..order(number) };
-    for order in [with(1, 7200), order(2), with(3, 200 * 86_400), InstanceSpec { spot: true, ..with(4, 60) }] {
+    for order in [with(1, 7200), order(2), with(3, 200 * 86_400), InstanceSpec { spot: true, ..with(4, 60) }]
+    {
         account.provider.create(&order).await.unwrap();
     }
     let orders: Vec<_> = account
@@ -353,7 +354,9 @@ async fn google_is_told_when_a_machine_with_an_end_is_to_be_deleted() {
     assert_eq!(orders[3]["maxRunDuration"], json!({ "seconds": "3660" }));
     // Without an end, and with one that Google cannot keep, there is the hub alone.
     for without in [&orders[1], &orders[2]] {
-        assert!(without.get("maxRunDuration").is_none() && without.get("instanceTerminationAction").is_none());
+        assert!(
+            without.get("maxRunDuration").is_none() && without.get("instanceTerminationAction").is_none()
+        );
     }
 }
 

@@ -168,7 +168,8 @@ async fn a_whole_machine_that_is_not_delivered_yet_is_not_switched() {
     let account = metal().await;
     let made = account.provider.create(&account.order(1)).await.unwrap();
     account.fake.world(|world| world.machines[0].power = Power::Starting);
-    for switched in [account.provider.stop(&made.provider_id).await, account.provider.boot(&made.provider_id).await]
+    for switched in
+        [account.provider.stop(&made.provider_id).await, account.provider.boot(&made.provider_id).await]
     {
         assert_eq!(switched.unwrap_err().class(), ErrorClass::Again);
     }
@@ -179,7 +180,8 @@ async fn whole_machines_are_offered_with_the_price_of_an_hour() {
     let account = metal().await;
     let offers = account.provider.offers().await.unwrap();
     let metal: Vec<_> = offers.iter().filter(|offer| offer.plan.starts_with("vbm-")).collect();
-    let rows: Vec<_> = metal.iter().map(|offer| (&*offer.plan, &*offer.region, offer.on_demand.get())).collect();
+    let rows: Vec<_> =
+        metal.iter().map(|offer| (&*offer.plan, &*offer.region, offer.on_demand.get())).collect();
     assert_eq!(rows, [("vbm-4c-32gb", "ewr", 179_000), ("vbm-4c-32gb", "fra", 179_000)]);
     assert_eq!((metal[0].vcpus, metal[0].memory_mib, metal[0].disk_gb), (8, 32_768, 480));
     let report = account.provider.look(hub()).await.unwrap();

@@ -67,9 +67,12 @@ fn amounts_that_are_none_are_left_out() {
     let sku = |row: &Value| serde_json::from_value::<Sku>(row.clone()).unwrap().nanos(Part::Core);
     assert_eq!(sku(&odd), None);
     let last = "/pricingInfo/0/pricingExpression/tieredRates/1/unitPrice";
-    for (units, currency, nanos) in
-        [("1", "USD", Some(1_000_000_000)), ("-1", "USD", None), ("1", "EUR", None), ("99999999999", "USD", None)]
-    {
+    for (units, currency, nanos) in [
+        ("1", "USD", Some(1_000_000_000)),
+        ("-1", "USD", None),
+        ("1", "EUR", None),
+        ("99999999999", "USD", None),
+    ] {
         *odd.pointer_mut(last).unwrap() = json!({ "currencyCode": currency, "units": units, "nanos": 0 });
         assert_eq!(sku(&odd), nanos, "{units} {currency}");
     }
