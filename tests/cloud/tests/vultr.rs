@@ -126,12 +126,12 @@ impl Lab for Account {
 
 #[tokio::test]
 async fn the_contract_holds() {
-    contract::run(account).await;
+    Box::pin(contract::run(account)).await;
 }
 
 #[tokio::test]
 async fn the_contract_holds_for_whole_machines() {
-    contract::run(metal).await;
+    Box::pin(contract::run(metal)).await;
 }
 
 #[tokio::test]
