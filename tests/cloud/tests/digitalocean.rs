@@ -110,7 +110,7 @@ impl Lab for Account {
 
 #[tokio::test]
 async fn the_contract_holds() {
-    contract::run(account).await;
+    Box::pin(contract::run(account)).await;
 }
 
 #[tokio::test]

@@ -119,7 +119,7 @@ impl Lab for Rig {
 
 #[tokio::test]
 async fn the_contract_holds() {
-    contract::run(rig).await;
+    Box::pin(contract::run(rig)).await;
 }
 
 #[tokio::test]

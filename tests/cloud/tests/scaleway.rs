@@ -119,7 +119,7 @@ impl Lab for Project {
 
 #[tokio::test]
 async fn the_contract_holds() {
-    contract::run(project).await;
+    Box::pin(contract::run(project)).await;
 }
 
 #[tokio::test]
