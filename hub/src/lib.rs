@@ -34,4 +34,6 @@ mod tls;
 mod usage;
 mod webhook;
 
+#[cfg(feature = "provider-external")]
+pub use blueprint_hub_provider_external::reaper::{ARGUMENT as KEEP_PLUGIN, keep_plugin};
 pub use cli::main;

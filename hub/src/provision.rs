@@ -171,7 +171,7 @@ impl Clouds {
             providers.push(ssh::make(settings, facts.id, &state));
         }
         providers.extend(docker::make(&others, facts.id, &agents, &state)?);
-        providers.extend(external::start(others.external.as_ref(), facts.id, spawner)?);
+        providers.extend(external::start(&others.external, facts.id, spawner)?);
         ordered.ask(&providers);
         let accounts =
             Accounts::new(facts.id, vault, entries, others.without_account()).with_plain(&providers);

@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use blueprint_hub_provision_core::catalogue::{
-    Currency, Gpu, Offer, Template, area_of, facts, providers, templates,
+    Currency, Gpu, Offer, Template, area_of, facts, is_plugin, providers, templates,
 };
 use blueprint_hub_provision_core::estimate::{CostReport, pricing_toml, unit_rates};
 use blueprint_hub_provision_core::placement::{Choice, Placement, Target, Verdict, examine, place};
@@ -42,14 +42,17 @@ pub(crate) async fn list_providers(State(state): State<AdminState>) -> Result<Js
     on_market(&state, |market| {
         let catalogue = market.catalogue()?;
         let offers = catalogue.offers();
-        let rows = providers().iter().map(|facts| {
-            let own: Vec<_> = offers.iter().filter(|offer| &*offer.provider == facts.name).collect();
+        let plugins = market.configured.iter().filter(|name| is_plugin(name));
+        let plugins = plugins.filter_map(|name| Some((name.as_str(), facts(name)?)));
+        let known = providers().iter().map(|facts| (facts.name, facts)).chain(plugins);
+        let rows = known.map(|(name, facts)| {
+            let own: Vec<_> = offers.iter().filter(|offer| &*offer.provider == name).collect();
             let prices = own.iter().map(|offer| offer.on_demand);
-            let of_it = templates().iter().filter(|row| row.provider == facts.name);
+            let of_it = templates().iter().filter(|row| row.provider == name);
             json!({
-                "name": facts.name,
+                "name": name,
                 "title": facts.shown,
-                "configured": market.configured.contains(facts.name),
+                "configured": market.configured.contains(name),
                 "discontinued": facts.discontinued(),
                 "templates": of_it.count(),
                 "offers": own.len(),

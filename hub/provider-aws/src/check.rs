@@ -157,6 +157,7 @@ impl AwsCloud {
             spot: false,
             disk_gb: 0,
             arch: Arch::X86_64,
+            ttl: None,
             user_data: Secret::new(String::new()),
         };
         let before = report.problems.len();

@@ -1,5 +1,6 @@
 //! Making one machine: look for it, find image, place and group, and ask zone after zone.
 
+use blueprint_hub_provider_kit::unordered;
 use blueprint_hub_provision_core::{Instance, InstanceSpec, ProviderError, Tidied};
 use futures_util::future::{FutureExt, try_join3};
 use serde_json::json;
@@ -28,7 +29,8 @@ impl AwsCloud {
             self.image(region, spec).boxed(),
             self.places(region).boxed(),
         )
-        .await?;
+        .await
+        .map_err(unordered)?;
         if let Some(instance) = found {
             return Ok(instance);
         }
@@ -40,7 +42,8 @@ impl AwsCloud {
             let group = match known {
                 Some(group) => group,
                 None => {
-                    let group = self.closed_group(region, &place.vpc).boxed().await?;
+                    // A zone that was asked before said no.
+                    let group = self.closed_group(region, &place.vpc).boxed().await.map_err(unordered)?;
                     groups.push((place.vpc.clone(), group.clone()));
                     group
                 }

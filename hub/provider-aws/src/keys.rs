@@ -2,7 +2,6 @@
 
 mod assumed;
 mod instance;
-mod kept;
 mod profile;
 
 use blueprint_common_types::Secret;

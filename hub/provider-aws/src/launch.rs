@@ -139,6 +139,7 @@ mod tests {
             spot: false,
             disk_gb: 100,
             arch: Arch::X86_64,
+            ttl: None,
             user_data: Secret::new("#cloud-config\n".to_owned()),
         }
     }

@@ -75,6 +75,7 @@ fn spec(key: &str, region: &str) -> InstanceSpec {
         spot: false,
         disk_gb: 33,
         arch: Arch::X86_64,
+        ttl: None,
         user_data: Secret::new("#cloud-config\nruncmd: [echo hi]\n".to_owned()),
     }
 }

@@ -161,6 +161,7 @@ async fn create(server: &Server) -> Result<Instance, ProviderError> {
         spot: false,
         disk_gb: 0,
         arch: Arch::X86_64,
+        ttl: None,
         user_data: Secret::new("x".to_owned()),
     };
     cloud(server).create(&spec).await

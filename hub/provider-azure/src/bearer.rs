@@ -6,18 +6,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use blueprint_common_types::{Secret, Timestamp};
-use blueprint_hub_provider_kit::{CredentialSource, Credentials, HttpClient, redacted, retry_after};
+use blueprint_hub_provider_kit::{CredentialSource, Credentials, HttpClient, Kept, redacted, retry_after};
 use blueprint_hub_provision_core::ProviderError;
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{Request, Response, StatusCode};
 use serde::Deserialize;
-use tokio::sync::Mutex;
 
 use crate::api::now;
-
-/// How long before its end a token is replaced. Azure gives them for an hour or more.
-const BEFORE_END: Duration = Duration::from_secs(300);
 
 /// Shortest and longest time that a token's end is believed to be away.
 const LIFE: (u64, u64) = (0, 24 * 3600);
@@ -34,15 +30,6 @@ pub(crate) struct Access {
     pub(crate) token: Secret<String>,
 }
 
-/// A token that was asked for.
-#[derive(Clone)]
-struct Have {
-    /// By which credentials.
-    by: Arc<Credentials>,
-    token: Secret<String>,
-    ends: Timestamp,
-}
-
 /// Gives access by the credentials that the source has at that moment; whoever comes while a token is asked for waits for it.
 pub(crate) struct Bearers {
     pub(crate) http: HttpClient,
@@ -51,7 +38,7 @@ pub(crate) struct Bearers {
     pub(crate) metadata: String,
     /// What Azure's own tokens are for: the public endpoint, whatever stands in for it.
     pub(crate) audience: &'static str,
-    kept: Mutex<Option<Have>>,
+    kept: Kept<Secret<String>>,
     /// Whether this machine's identity was given once, so that a moment without an answer is no lack of one.
     had_identity: AtomicBool,
 }
@@ -96,7 +83,7 @@ impl Bearers {
             login,
             metadata,
             audience: crate::ENDPOINT,
-            kept: Mutex::new(None),
+            kept: Kept::default(),
             had_identity: AtomicBool::new(false),
         }
     }
@@ -118,19 +105,13 @@ impl Bearers {
         if let Some(token) = field(&own, "access_token") {
             return Ok(Access { subscription, token: token.clone() });
         }
-        let mut kept = self.kept.lock().await;
-        if let Some(have) = kept.as_ref().filter(|have| have.by == own && have.ends.since(now()) > BEFORE_END)
-        {
-            return Ok(Access { subscription, token: have.token.clone() });
-        }
-        let (token, ends) = self.renew(&own).await?;
-        *kept = Some(Have { by: own, token: token.clone(), ends });
+        let token = self.kept.get(now(), Some(&own), async || self.renew(&own).await).await?;
         Ok(Access { subscription, token })
     }
 
     /// Has the next call ask for another token.
     pub(crate) async fn forget(&self) {
-        *self.kept.lock().await = None;
+        self.kept.forget().await;
     }
 
     async fn renew(&self, own: &Credentials) -> Result<(Secret<String>, Timestamp), ProviderError> {

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use blueprint_common_types::Timestamp;
-use blueprint_hub_provider_kit::HasAccount;
+use blueprint_hub_provider_kit::{HasAccount, unordered};
 use blueprint_hub_provision_core::catalogue::Offer;
 use blueprint_hub_provision_core::{Instance, InstanceKey, InstanceSpec, Listing, Provider, ProviderError};
 use futures_util::future::{BoxFuture, FutureExt};
@@ -128,15 +128,15 @@ impl Azure {
 
     async fn create_one(&self, spec: &InstanceSpec) -> Result<Instance, ProviderError> {
         self.check(spec)?;
-        if let Some(machine) = self.machine(&spec.key).await? {
+        if let Some(machine) = self.machine(&spec.key).await.map_err(unordered)? {
             return self.made_before(spec, &machine);
         }
-        let size = self.size(&spec.region, &spec.plan).await?;
+        let size = self.size(&spec.region, &spec.plan).await.map_err(unordered)?;
         if size.arch != spec.arch {
             let what = format!("{} in {} with {}", spec.plan, spec.region, spec.arch.as_str());
             return Err(ProviderError::NotSold { what });
         }
-        let place = self.place(&spec.region).boxed().await?;
+        let place = self.place(&spec.region).boxed().await.map_err(unordered)?;
         let body = order::document(spec, &self.config, &size, &place)?;
         let sent = Sent { body: Some(document(&body)), only_new: true };
         let about = About { what: format!("{} in {}", spec.plan, spec.region), is_spot: spec.spot };

@@ -9,14 +9,13 @@ use serde::Deserialize;
 
 use crate::api::{Call, Rows, call, now};
 use crate::cloud::DigitalOcean;
-use crate::{actions, cloud, errors, guard};
+use crate::{actions, cloud, errors, guard, litter};
 
 /// Longest text of an account that is shown, in bytes.
 const MAX_SHOWN: usize = 256;
 
 const ACCOUNT: Call = call("account_get", "account:read");
 const REGIONS: Call = call("regions_list", "regions:read");
-const TAGS: Call = call("tags_list", "tag:read");
 
 /// Calls that only read, and so can be tried.
 const TRIED: [(Call, &str); 5] = [
@@ -24,11 +23,11 @@ const TRIED: [(Call, &str); 5] = [
     (cloud::SIZES, "/v2/sizes?per_page=1"),
     (guard::FIREWALL_LIST, "/v2/firewalls?per_page=1"),
     (guard::KEY_LIST, "/v2/account/keys?per_page=1"),
-    (TAGS, "/v2/tags?per_page=1"),
+    (litter::TAG_LIST, "/v2/tags?per_page=1"),
 ];
 
 /// Every call of this crate, in the order of their scopes.
-pub(crate) const ALL: [Call; 21] = [
+pub(crate) const ALL: [Call; 22] = [
     ACCOUNT,
     cloud::CREATE,
     cloud::LIST,
@@ -48,8 +47,9 @@ pub(crate) const ALL: [Call; 21] = [
     guard::KEY_LIST,
     guard::KEY_DELETE,
     guard::TAG_CREATE,
-    cloud::TAG_DELETE,
-    TAGS,
+    litter::TAG_DELETE,
+    litter::TAG_LIST,
+    litter::TAG_GET,
 ];
 
 /// The scopes that a token needs for what this crate calls, and no others. DigitalOcean adds by itself what these draw in.
@@ -120,7 +120,9 @@ impl Account for DigitalOcean {
     fn tidy<'a>(&'a self, hub: HubId, tidied: &'a mut Tidied) -> BoxFuture<'a, Result<(), ProviderError>> {
         async move {
             nothing_stands(self, Some(hub)).await?;
-            self.guard.remove(&self.api, tidied).await
+            self.guard.remove(&self.api, tidied).await?;
+            let _ordering = self.ordering.write().await;
+            litter::clean(&self.api, tidied).await
         }
         .boxed()
     }

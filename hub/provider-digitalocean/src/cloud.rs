@@ -3,20 +3,21 @@
 use std::sync::Arc;
 
 use blueprint_common_types::HubId;
-use blueprint_hub_provider_kit::{CredentialSource, HttpClient};
+use blueprint_hub_provider_kit::{CredentialSource, HttpClient, unordered};
 use blueprint_hub_provision_core::catalogue::Offer;
 use blueprint_hub_provision_core::resource::Arch;
 use blueprint_hub_provision_core::{Instance, InstanceSpec, Listing, Provider, ProviderError};
 use futures_util::future::BoxFuture;
-use http::{Method, StatusCode};
+use http::Method;
 use serde::Serialize;
+use tokio::sync::RwLock;
 use tracing::{debug, info};
 
 use crate::api::{Api, Call, call, json, now};
 use crate::droplet::{Droplet, Many, One, Order};
 use crate::guard::Guard;
 use crate::offers::{Sizes, is_gpu};
-use crate::{actions, offers, tags};
+use crate::{actions, litter, offers, tags};
 
 /// Where the API is.
 pub const ENDPOINT: &str = "https://api.digitalocean.com";
@@ -30,7 +31,6 @@ pub(crate) const CREATE: Call = call("droplets_create", "droplet:create");
 pub(crate) const DESTROY: Call = call("droplets_destroy", "droplet:delete");
 pub(crate) const DESTROY_WITH: Call =
     call("droplets_destroy_withAssociatedResourcesSelective", "droplet:delete");
-pub(crate) const TAG_DELETE: Call = call("tags_delete", "tag:delete");
 pub(crate) const SIZES: Call = call("sizes_list", "sizes:read");
 
 /// What the provider is made of.
@@ -70,6 +70,8 @@ pub struct DigitalOcean {
     image: String,
     pub(crate) api: Api,
     pub(crate) guard: Guard,
+    /// Read while a droplet is ordered, so that none of its tags is deleted then.
+    pub(crate) ordering: RwLock<()>,
 }
 
 #[derive(Serialize)]
@@ -83,7 +85,8 @@ impl DigitalOcean {
     pub fn new(config: DigitalOceanConfig) -> Self {
         let DigitalOceanConfig { hub, endpoint, regions, image, credentials, http } = config;
         let endpoint = endpoint.trim_end_matches('/').to_owned();
-        Self { hub, regions, image, api: Api { http, endpoint, credentials }, guard: Guard::new(hub) }
+        let (api, guard) = (Api { http, endpoint, credentials }, Guard::new(hub));
+        Self { hub, regions, image, api, guard, ordering: RwLock::default() }
     }
 
     fn check(&self, spec: &InstanceSpec) -> Result<(), ProviderError> {
@@ -123,11 +126,12 @@ impl DigitalOcean {
 
     async fn create_one(&self, spec: &InstanceSpec) -> Result<Instance, ProviderError> {
         self.check(spec)?;
-        if let Some(droplet) = self.made_before(spec).await? {
+        if let Some(droplet) = self.made_before(spec).await.map_err(unordered)? {
             debug!(instance = %spec.key, droplet = droplet.id, "the droplet of this order is there already");
             return droplet.instance(CREATE);
         }
-        let key = self.guard.stand(&self.api).await?;
+        let _ordering = self.ordering.read().await;
+        let key = self.guard.stand(&self.api).await.map_err(unordered)?;
         let order = Order {
             name: spec.key.as_str(),
             region: &spec.region,
@@ -201,14 +205,10 @@ impl DigitalOcean {
             self.api.delete(DESTROY_WITH, &path, Some(body)).await?;
         }
         info!(target: "audit", provider = "digitalocean", droplet = droplet.id, "instance deleted");
-        // A tag stays for ever otherwise, and costs nothing but a line in the account; the order's own is not needed any more.
-        if let Some(tag) = droplet.tags.iter().find(|tag| is_key_of(tag, &droplet)) {
-            let deleted = self.api.send(TAG_DELETE, Method::DELETE, &format!("/v2/tags/{tag}"), None).await;
-            let is_gone = deleted
-                .is_ok_and(|answer| answer.status().is_success() || answer.status() == StatusCode::NOT_FOUND);
-            if !is_gone {
-                debug!(tag, "the tag of a deleted droplet stays in the account");
-            }
+        litter::sweep_order(&self.api, &droplet).await;
+        // While something is ordered the next droplet's end will do.
+        if let Ok(_nothing) = self.ordering.try_write() {
+            litter::sweep_deployment(&self.api, &droplet).await;
         }
         Ok(())
     }
@@ -228,12 +228,6 @@ impl DigitalOcean {
         let droplet = self.standing(provider_id).await?;
         if droplet.status == "off" { Ok(()) } else { actions::power_off(&self.api, droplet.id).await }
     }
-}
-
-/// Whether a tag is that of the order of this droplet and nothing else's, so that it can go with it. One that was renamed
-/// keeps it: it is listed for a moment more, and has no other sign of its order.
-fn is_key_of(tag: &str, droplet: &Droplet) -> bool {
-    tags::key(&[], &droplet.name).is_some_and(|key| tags::of_key(&key).eq_ignore_ascii_case(tag))
 }
 
 /// A refusal because of the SSH key, which was deleted by hand.

@@ -24,6 +24,7 @@ mod cloud;
 mod droplet;
 mod errors;
 mod guard;
+mod litter;
 mod offers;
 
 use blueprint_hub_provider_kit::flat_tags as tags;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use blueprint_common_engine::Place;
 use blueprint_common_types::Secret;
 use blueprint_common_types::{HubId, Timestamp};
+use blueprint_hub_provider_kit::unordered;
 use blueprint_hub_provision_core::catalogue::Offer;
 use blueprint_hub_provision_core::lifecycle::Rate;
 use blueprint_hub_provision_core::resource::Arch;
@@ -186,7 +187,7 @@ impl Docker {
 
     async fn create_one(&self, spec: &InstanceSpec) -> Result<Instance, ProviderError> {
         let order = self.checked(spec)?;
-        let api = self.api(order.site).await?;
+        let api = self.api(order.site).await.map_err(unordered)?;
         if api.arch != Some(spec.arch) {
             let reason = format!("the engine of {} has no processors of {}", spec.region, spec.arch);
             return Err(ProviderError::Reject { reason });
@@ -195,11 +196,11 @@ impl Docker {
         let wanted = self.config.image.as_deref();
         // An image of the operator's stays, and may take long; the empty one is removed with the last machine.
         let ensured = || image::ensure(&api, patience, wanted, self.config.hub, order.program);
-        let pulled = if wanted.is_some() { Some(ensured().await?) } else { None };
+        let pulled = if wanted.is_some() { Some(ensured().await.map_err(unordered)?) } else { None };
         let _changing = order.site.turn().await?;
         let image = match pulled {
             Some(image) => image,
-            None => ensured().await?,
+            None => ensured().await.map_err(unordered)?,
         };
         let made = self.make(&api, spec, &order, &image).await;
         if made.is_err() {
@@ -233,16 +234,16 @@ impl Docker {
         order: &Checked<'_>,
         image: &str,
     ) -> Result<Instance, ProviderError> {
-        let (rows, _) = api.containers(Some(self.config.hub)).await?;
+        let (rows, _) = api.containers(Some(self.config.hub)).await.map_err(unordered)?;
         if let Some(row) = rows.iter().find(|row| row.key().as_ref() == Some(&spec.key)) {
             if !row.is_unfinished() {
                 return known(row, spec);
             }
             api.remove(&row.id).await?;
         } else {
-            has_room(api, order.plan, &rows).await?;
+            has_room(api, order.plan, &rows).await.map_err(unordered)?;
         }
-        api.ensure_network(self.config.hub).await?;
+        api.ensure_network(self.config.hub).await.map_err(unordered)?;
         let (name, body) =
             (name(&spec.key, self.config.hub), container(spec, order.tags, &order.plan, image));
         let id = match api.create(&name, &body).await? {

@@ -12,8 +12,6 @@ use blueprint_proto::plugin;
 use plugin::failure::Class;
 use plugin::machine::State;
 
-use crate::cloud::NAME;
-
 /// Most rows of a list.
 pub(crate) const MAX_ROWS: usize = 10_000;
 
@@ -123,8 +121,8 @@ pub(crate) fn instances(machines: Vec<plugin::Machine>) -> Result<Vec<Instance>,
 }
 
 /// What can be sold of what is offered, sorted, each plan once for each region; and how many rows cannot.
-pub(crate) fn offers(rows: &[plugin::Offer]) -> (Vec<Offer>, usize) {
-    let mut offers: Vec<Offer> = rows.iter().take(MAX_ROWS).filter_map(offer).collect();
+pub(crate) fn offers(provider: &str, rows: &[plugin::Offer]) -> (Vec<Offer>, usize) {
+    let mut offers: Vec<Offer> = rows.iter().take(MAX_ROWS).filter_map(|row| offer(provider, row)).collect();
     offers.sort_by(|a, b| (&a.plan, &a.region, a.on_demand).cmp(&(&b.plan, &b.region, b.on_demand)));
     offers.dedup_by(|next, first| next.plan == first.plan && next.region == first.region);
     offers.sort_by(|a, b| (a.on_demand, &a.plan, &a.region).cmp(&(b.on_demand, &b.plan, &b.region)));
@@ -132,7 +130,7 @@ pub(crate) fn offers(rows: &[plugin::Offer]) -> (Vec<Offer>, usize) {
     (offers, left_out)
 }
 
-fn offer(row: &plugin::Offer) -> Option<Offer> {
+fn offer(provider: &str, row: &plugin::Offer) -> Option<Offer> {
     let arch: Arch = row.arch.parse().ok()?;
     let is_right = is_name(&row.plan)
         && is_name(&row.region)
@@ -143,7 +141,7 @@ fn offer(row: &plugin::Offer) -> Option<Offer> {
         arch,
         disk_gb: row.disk_gb.min(1 << 20),
         ..Offer::live(
-            NAME,
+            provider,
             &row.plan,
             &row.region,
             (row.vcpus, row.memory_mib),
@@ -208,7 +206,8 @@ mod tests {
             plugin::Offer { arch: "mips".to_owned(), ..row("c", 1) },
             plugin::Offer { vcpus: 0, ..row("d", 1) },
         ];
-        let (offers, left_out) = offers(&rows);
+        let (offers, left_out) = offers("external-lab", &rows);
+        assert!(offers.iter().all(|offer| &*offer.provider == "external-lab"));
         let names: Vec<_> = offers.iter().map(|offer| (&*offer.plan, offer.on_demand.get())).collect();
         assert_eq!((names, left_out), (vec![("b", 3), ("a", 4)], 6));
     }

@@ -18,9 +18,6 @@ use crate::answers::{self, failed, instance, instances, is_id, offers, unbelieva
 use crate::channel;
 use crate::rows::RowCodec;
 
-/// Name of the provider.
-pub(crate) const NAME: &str = "external";
-
 /// The version of the protocol that is spoken.
 const PROTOCOL: u32 = 1;
 
@@ -33,6 +30,8 @@ const MAX_USER_DATA: usize = 64 << 10;
 /// Where the plugin is, and how it is asked.
 #[derive(Debug, Clone)]
 pub struct ExternalConfig {
+    /// Its name as a provider: `external`, or `external-` and what its operator calls it.
+    pub name: &'static str,
     /// Whose machines they are.
     pub hub: HubId,
     /// The socket that the plugin serves.
@@ -143,9 +142,12 @@ impl External {
         let asked: plugin::OffersResponse =
             self.ask(OFFERS, |it| it.rows(path, plugin::OffersRequest {})).await?;
         OFFERS.refused(asked.failure.as_ref())?;
-        let (offers, left_out) = offers(&asked.offers);
+        let (offers, left_out) = offers(self.config.name, &asked.offers);
         if left_out > 0 {
-            warn!(provider = NAME, left_out, "offers of the plugin cannot be believed, or are twice there");
+            warn!(
+                provider = self.config.name,
+                left_out, "offers of the plugin cannot be believed, or are twice there"
+            );
         }
         Ok(offers)
     }
@@ -238,7 +240,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 impl Provider for External {
     fn name(&self) -> &'static str {
-        NAME
+        self.config.name
     }
 
     /// The plugin's own bound ends a call first, with a word on it.

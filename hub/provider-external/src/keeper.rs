@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::{Pid, User, geteuid};
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -23,7 +23,10 @@ const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs
 const STEADY: Duration = Duration::from_secs(60);
 
 /// Time between SIGTERM and SIGKILL.
-const GRACE: Duration = Duration::from_secs(5);
+pub(crate) const GRACE: Duration = Duration::from_secs(5);
+
+/// How much longer the process above a plugin has, to end what that left.
+const TO_CLEAN: Duration = Duration::from_secs(3);
 
 /// Longest line of its output that is logged, in bytes, and most lines in a minute.
 const MAX_LINE: usize = 1000;
@@ -104,6 +107,11 @@ pub struct PluginProgram {
     pub account: Option<Account>,
     /// The socket that it is told to serve, in a folder of its own.
     pub socket: PathBuf,
+    /// Its name as a provider, for the log.
+    pub name: String,
+    /// The program that runs [`keep_plugin`](crate::reaper::keep_plugin) for the argument [`ARGUMENT`](crate::reaper::ARGUMENT) and ends
+    /// all that the plugin started; without it, what left the plugin's process group lives on.
+    pub above: Option<PathBuf>,
 }
 
 /// Keeps a plugin running.
@@ -129,11 +137,11 @@ impl Keeper {
         Ok(Self { program })
     }
 
-    /// Runs the plugin until `stop`, and ends it with all that is in its process group.
+    /// Runs the plugin until `stop`, and ends it with all that it started.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future kills the plugin, and leaves what it started itself.
+    /// Dropping the future kills the plugin, or the process above it, and leaves what the plugin started itself.
     pub async fn keep(self, stop: CancellationToken) {
         let mut pause = PAUSE.0;
         loop {
@@ -145,14 +153,18 @@ impl Keeper {
                     }
                 }
                 Err(error) => {
-                    let program = self.program.path.display();
-                    warn!(%program, %error, "the plugin cannot be started");
+                    let (provider, program) = (&self.program.name, self.program.path.display());
+                    warn!(provider, %program, %error, "the plugin cannot be started");
                 }
             }
             if began.elapsed() >= STEADY {
                 pause = PAUSE.0;
             }
-            info!(pause_ms = pause.as_millis(), "the plugin is started again after a pause");
+            info!(
+                provider = self.program.name,
+                pause_ms = pause.as_millis(),
+                "the plugin is started again after a pause"
+            );
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = sleep(pause) => {}
@@ -162,7 +174,7 @@ impl Keeper {
     }
 
     fn start(&self) -> io::Result<Child> {
-        let PluginProgram { path, account, socket } = &self.program;
+        let PluginProgram { path, account, socket, name, above } = &self.program;
         match std::fs::symlink_metadata(socket) {
             Ok(found) if found.file_type().is_socket() => std::fs::remove_file(socket)?,
             Ok(_) => {
@@ -172,7 +184,14 @@ impl Keeper {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
-        let mut command = Command::new(path);
+        let mut command = match above {
+            Some(above) => {
+                let mut command = Command::new(above);
+                command.arg(crate::reaper::ARGUMENT).arg(path);
+                command
+            }
+            None => Command::new(path),
+        };
         command
             .env_clear()
             .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
@@ -187,23 +206,28 @@ impl Keeper {
             .process_group(0)
             .kill_on_drop(true);
         if let Some(account) = account {
-            // The groups of the hub are given up with its user.
-            command.uid(account.uid).gid(account.gid);
             command.env("USER", &account.name);
+            if above.is_some() {
+                // The process above stays the hub's: it can end whatever the plugin started.
+                command.arg(account.uid.to_string()).arg(account.gid.to_string());
+            } else {
+                // The groups of the hub are given up with its user.
+                command.uid(account.uid).gid(account.gid);
+            }
         }
         let child = command.spawn()?;
-        info!(program = %path.display(), pid = child.id(), "the plugin is started");
+        info!(provider = name, program = %path.display(), pid = child.id(), "the plugin is started");
         Ok(child)
     }
 
     /// Waits for the end of the plugin; true where that was asked for.
     async fn watch(&self, mut child: Child, stop: &CancellationToken) -> bool {
-        let mut lines = Lines::default();
+        let mut lines = Lines::of(&self.program.name);
         let _open = child.stdin.take();
         let (out, err) = (child.stdout.take(), child.stderr.take());
         let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw);
         let told = async {
-            let mut lines_of_out = Lines::default();
+            let mut lines_of_out = Lines::of(&self.program.name);
             tokio::join!(lines.follow(err), lines_of_out.follow(out));
             std::future::pending::<()>().await;
         };
@@ -213,7 +237,11 @@ impl Keeper {
             () = stop.cancelled() => true,
         };
         if let Some(group) = pid {
-            if is_stopped {
+            if is_stopped && self.program.above.is_some() {
+                // It tells the group, and ends what is left of the plugin before itself.
+                let _ = kill(group, Signal::SIGTERM);
+                let _ = timeout(GRACE.saturating_add(TO_CLEAN), until_ended(pid)).await;
+            } else if is_stopped {
                 let _ = killpg(group, Signal::SIGTERM);
                 let _ = timeout(GRACE, until_ended(pid)).await;
             }
@@ -223,7 +251,7 @@ impl Keeper {
         let ended = timeout(GRACE, child.wait()).await.unwrap_or_else(|late| Err(late.into()));
         if !is_stopped {
             let status = ended.map_or_else(|error| error.to_string(), |status| status.to_string());
-            warn!(status, "the plugin ended");
+            warn!(provider = self.program.name, status, "the plugin ended");
         }
         is_stopped
     }
@@ -232,12 +260,17 @@ impl Keeper {
 /// Lines of a plugin, for the log: bounded in length and number.
 #[derive(Debug, Default)]
 struct Lines {
+    provider: String,
     begun: Option<Instant>,
     told: u32,
     left_out: u32,
 }
 
 impl Lines {
+    fn of(provider: &str) -> Self {
+        Self { provider: provider.to_owned(), ..Self::default() }
+    }
+
     async fn follow(&mut self, stream: Option<impl AsyncRead + Unpin>) {
         let Some(mut stream) = stream else { return };
         let (mut buffer, mut line) = (vec![0u8; 4096], Vec::new());
@@ -256,9 +289,13 @@ impl Lines {
     fn tell(&mut self, line: &[u8]) {
         if self.begun.is_none_or(|begun| begun.elapsed() >= Duration::from_secs(60)) {
             if self.left_out > 0 {
-                warn!(left_out = self.left_out, "the plugin wrote more lines than are logged");
+                warn!(
+                    provider = self.provider,
+                    left_out = self.left_out,
+                    "the plugin wrote more lines than are logged"
+                );
             }
-            *self = Self { begun: Some(Instant::now()), ..Self::default() };
+            *self = Self { begun: Some(Instant::now()), ..Self::of(&self.provider) };
         }
         if self.told >= MAX_LINES {
             self.left_out = self.left_out.saturating_add(1);
@@ -266,7 +303,7 @@ impl Lines {
         }
         self.told += 1;
         let text = crate::answers::said(&String::from_utf8_lossy(line));
-        info!(text, "the plugin says");
+        info!(provider = self.provider, text, "the plugin says");
     }
 }
 
@@ -314,6 +351,11 @@ fn make_folder(folder: &Path, account: Option<&Account>) -> io::Result<()> {
 mod tests {
     use super::*;
 
+    /// One without a process above it.
+    fn program(path: PathBuf, account: Option<Account>, socket: PathBuf) -> PluginProgram {
+        PluginProgram { path, account, socket, name: "external".to_owned(), above: None }
+    }
+
     #[test]
     fn an_account_that_is_not_there_is_told() {
         let error = Account::named("nobody-is-called-so").unwrap_err().to_string();
@@ -340,7 +382,7 @@ mod tests {
         .unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
         let (uid, gid) = (account.uid, account.gid);
-        let program = PluginProgram { path, account: Some(account), socket: own.join("plugin.sock") };
+        let program = program(path, Some(account), own.join("plugin.sock"));
         let stop = CancellationToken::new();
         let keeper = Keeper::new(program).unwrap().keep(stop.clone());
         let asks = async {
@@ -362,8 +404,7 @@ mod tests {
     fn a_folder_that_others_write_and_a_file_in_the_place_of_the_socket_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let own = folder.path().join("own");
-        let program =
-            |socket: PathBuf| PluginProgram { path: PathBuf::from("/bin/true"), account: None, socket };
+        let program = |socket: PathBuf| program(PathBuf::from("/bin/true"), None, socket);
         std::fs::create_dir(&own).unwrap();
         for mode in [0o777, 0o770, 0o1777] {
             std::fs::set_permissions(&own, std::fs::Permissions::from_mode(mode)).unwrap();
@@ -391,7 +432,7 @@ mod tests {
         let text = format!("#!/bin/sh\nsleep 1000 &\necho $! >{0}.part\nmv {0}.part {0}\n", left.display());
         std::fs::write(&path, text).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-        let program = PluginProgram { path, account: None, socket: folder.path().join("own/plugin.sock") };
+        let program = program(path, None, folder.path().join("own/plugin.sock"));
         let keeper = Keeper::new(program).unwrap();
         let child = keeper.start().unwrap();
         assert!(!keeper.watch(child, &CancellationToken::new()).await);
@@ -418,7 +459,7 @@ mod tests {
         std::fs::write(&path, text).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
         let socket = folder.path().join("own/plugin.sock");
-        let program = PluginProgram { path, account: None, socket: socket.clone() };
+        let program = program(path, None, socket.clone());
         let stop = CancellationToken::new();
         let keeper = Keeper::new(program).unwrap().keep(stop.clone());
         let asks = async {

@@ -16,6 +16,7 @@ pub(crate) enum Action {
     DeleteInstance,
     ListInstances,
     ListMachineTypes,
+    ListSkus,
     StartInstance,
     StopInstance,
     TestPermissions,
@@ -38,6 +39,7 @@ impl Action {
             Self::DeleteInstance => "instances.delete",
             Self::ListInstances => "instances.aggregatedList",
             Self::ListMachineTypes => "machineTypes.list",
+            Self::ListSkus => "services.skus.list",
             Self::StartInstance => "instances.start",
             Self::StopInstance => "instances.stop",
             Self::TestPermissions => "projects.testIamPermissions",
@@ -56,7 +58,8 @@ impl Action {
             | Self::GetProject
             | Self::GetRegion
             | Self::ListInstances
-            | Self::ListMachineTypes => Method::GET,
+            | Self::ListMachineTypes
+            | Self::ListSkus => Method::GET,
             Self::InsertFirewall
             | Self::InsertInstance
             | Self::StartInstance
@@ -94,8 +97,8 @@ impl Action {
             Self::ListMachineTypes => &["compute.machineTypes.list"],
             Self::StartInstance => &["compute.instances.start"],
             Self::StopInstance => &["compute.instances.stop"],
-            // Anybody may ask what he may do himself.
-            Self::TestPermissions => &[],
+            // Anybody may ask what he may do himself, and what things cost.
+            Self::ListSkus | Self::TestPermissions => &[],
             Self::WaitGlobal => &["compute.globalOperations.get"],
             Self::WaitZone => &["compute.zoneOperations.get"],
         }
@@ -107,7 +110,7 @@ impl Action {
     }
 
     /// Every call.
-    pub(crate) const ALL: [Self; 16] = [
+    pub(crate) const ALL: [Self; 17] = [
         Self::GetFirewall,
         Self::GetInstance,
         Self::GetNetwork,
@@ -119,6 +122,7 @@ impl Action {
         Self::DeleteInstance,
         Self::ListInstances,
         Self::ListMachineTypes,
+        Self::ListSkus,
         Self::StartInstance,
         Self::StopInstance,
         Self::TestPermissions,

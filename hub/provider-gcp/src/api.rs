@@ -25,6 +25,9 @@ const COMPUTE: &str = "https://compute.googleapis.com";
 /// Where the rights of a project are asked for.
 const RESOURCES: &str = "https://cloudresourcemanager.googleapis.com";
 
+/// Where prices are, and the name that Compute Engine has there.
+const BILLING: (&str, &str) = ("https://cloudbilling.googleapis.com", "6F81-5844-456A");
+
 /// Most pages of one list, of 500 rows each.
 const MAX_PAGES: usize = 1000;
 
@@ -126,6 +129,9 @@ impl Api {
         let mut url = if action == Action::TestPermissions {
             let base = self.endpoint.as_deref().unwrap_or(RESOURCES);
             format!("{base}/v1/projects/{}:testIamPermissions", access.project)
+        } else if action == Action::ListSkus {
+            let base = self.endpoint.as_deref().unwrap_or(BILLING.0);
+            format!("{base}/v1/services/{}/skus", BILLING.1)
         } else {
             let slash = if path.is_empty() { "" } else { "/" };
             let base = self.endpoint.as_deref().unwrap_or(COMPUTE);

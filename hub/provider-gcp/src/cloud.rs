@@ -119,6 +119,7 @@ impl GcpCloud {
             | Action::InsertInstance
             | Action::ListInstances
             | Action::ListMachineTypes
+            | Action::ListSkus
             | Action::TestPermissions
             | Action::WaitGlobal
             | Action::DeleteFirewall
@@ -193,6 +194,10 @@ impl Provider for GcpCloud {
 
     fn offers(&self) -> BoxFuture<'_, Result<Vec<Offer>, ProviderError>> {
         self.sold().boxed()
+    }
+
+    fn price_list(&self) -> BoxFuture<'_, Result<Vec<Offer>, ProviderError>> {
+        self.priced().boxed()
     }
 
     fn list(&self) -> BoxFuture<'_, Result<Listing, ProviderError>> {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use blueprint_hub_provider_kit::unordered;
 use blueprint_hub_provision_core::{Instance, InstanceSpec, ProviderError};
 use futures_util::future::{FutureExt, try_join};
 use tokio::time::Instant;
@@ -39,12 +40,13 @@ impl GcpCloud {
         let region = self.region(spec)?;
         check_user_data(spec)?;
         let began = Instant::now();
-        let (found, places) =
-            try_join(self.find(spec).boxed(), self.places(region, &spec.plan).boxed()).await?;
+        let (found, places) = try_join(self.find(spec).boxed(), self.places(region, &spec.plan).boxed())
+            .await
+            .map_err(unordered)?;
         if let Some(instance) = found {
             return Ok(instance);
         }
-        self.closed().boxed().await?;
+        self.closed().boxed().await.map_err(unordered)?;
         let what = format!("{} in {region}", spec.plan);
         let mut refused: Option<ProviderError> = None;
         for place in ordered(places, spec.key.as_str()) {

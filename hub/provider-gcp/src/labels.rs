@@ -62,6 +62,7 @@ mod tests {
             spot: false,
             disk_gb: 0,
             arch: Arch::X86_64,
+            ttl: None,
             user_data: Secret::new(String::new()),
         };
         let labels = write(&spec);

@@ -1,5 +1,7 @@
 //! The call that makes a machine.
 
+use std::time::Duration;
+
 use blueprint_common_types::Secret;
 use blueprint_hub_provision_core::{InstanceSpec, ProviderError};
 use ring::digest;
@@ -20,6 +22,12 @@ const DISK_GB: u32 = 20;
 /// of Google: an order with the wrong kind of disk is refused and makes nothing.
 const HYPERDISK: [&str; 13] =
     ["a4", "a4x", "c4", "c4a", "c4d", "h4d", "m4", "n4", "n4a", "n4d", "x4", "z4d", "g4"];
+
+/// How long after the end of its deployment Google deletes a machine: the hub does it in time, and this is for one that is gone.
+const AFTER_END: Duration = Duration::from_secs(3600);
+
+/// Longest time after which Google deletes a machine by itself (its reference of `maxRunDuration`: 120 days).
+const LONGEST_RUN: Duration = Duration::from_secs(120 * 86_400);
 
 /// A kind of machine in a zone, as far as an order depends on it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -117,19 +125,26 @@ impl Serialize for UserData<'_> {
 }
 
 fn scheduling(spec: &InstanceSpec, place: &Place) -> Value {
-    if spec.spot {
-        return json!({
+    let mut scheduling = if spec.spot {
+        json!({
             "provisioningModel": "SPOT",
             "instanceTerminationAction": "DELETE",
             "onHostMaintenance": "TERMINATE",
             "automaticRestart": false,
-        });
+        })
+    } else {
+        json!({
+            "provisioningModel": "STANDARD",
+            "onHostMaintenance": if place.has_gpus { "TERMINATE" } else { "MIGRATE" },
+            "automaticRestart": true,
+        })
+    };
+    let run = spec.ttl.map(|ttl| ttl.saturating_add(AFTER_END)).filter(|run| *run <= LONGEST_RUN);
+    if let (Some(run), Some(fields)) = (run, scheduling.as_object_mut()) {
+        fields.insert("maxRunDuration".to_owned(), json!({ "seconds": run.as_secs().to_string() }));
+        fields.insert("instanceTerminationAction".to_owned(), json!("DELETE"));
     }
-    json!({
-        "provisioningModel": "STANDARD",
-        "onHostMaintenance": if place.has_gpus { "TERMINATE" } else { "MIGRATE" },
-        "automaticRestart": true,
-    })
+    scheduling
 }
 
 /// The places in the order in which this machine tries them: always the same for it, and another for the next one.
@@ -192,6 +207,7 @@ mod tests {
             spot: false,
             disk_gb: 100,
             arch: Arch::X86_64,
+            ttl: None,
             user_data: Secret::new("#cloud-config\n".to_owned()),
         }
     }

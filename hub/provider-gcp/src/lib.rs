@@ -27,6 +27,7 @@ mod network;
 mod offers;
 mod operation;
 mod policy;
+mod pricing;
 mod refusal;
 mod tokens;
 

@@ -8,13 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use blueprint_common_types::{Secret, Timestamp};
-use blueprint_hub_provider_kit::{CredentialSource, Credentials, HttpClient, redacted};
+use blueprint_hub_provider_kit::{CredentialSource, Credentials, HttpClient, Kept, redacted};
 use blueprint_hub_provision_core::ProviderError;
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{Request, Response, StatusCode};
 use serde::Deserialize;
-use tokio::sync::Mutex;
 
 use crate::api::now;
 use key::Key;
@@ -22,12 +21,6 @@ pub use machine::MachineAccount;
 
 /// Where a key is changed for a token. The `token_uri` of a key is not called: it is one more place that a file names.
 const TOKENS: &str = "https://oauth2.googleapis.com/token";
-
-/// How long before its end a token is replaced.
-const BEFORE_END: Duration = Duration::from_secs(300);
-
-/// Least time that a token is used for where it cannot be replaced.
-const LEAST: Duration = Duration::from_secs(10);
 
 /// Longest life of a token that is believed; Google gives an hour.
 const LONGEST: u64 = 12 * 3600;
@@ -45,19 +38,12 @@ pub(crate) struct Access {
     pub(crate) identity: String,
 }
 
-/// A token that was had for a key.
-struct Have {
-    by: Arc<Credentials>,
-    access: Arc<Access>,
-    ends: Timestamp,
-}
-
 /// Changes credentials for tokens. Whoever comes while one is had waits for that.
 pub(crate) struct Tokens {
     http: HttpClient,
     source: Arc<dyn CredentialSource>,
     url: String,
-    kept: Mutex<Option<Have>>,
+    kept: Kept<Arc<Access>>,
 }
 
 impl fmt::Debug for Tokens {
@@ -84,7 +70,7 @@ impl Tokens {
     /// Tokens for the credentials of `source`; keys are changed at `endpoint` where there is one, else at Google.
     pub(crate) fn new(http: HttpClient, source: Arc<dyn CredentialSource>, endpoint: Option<String>) -> Self {
         let url = endpoint.map_or_else(|| TOKENS.to_owned(), |endpoint| format!("{endpoint}/token"));
-        Self { http, source, url, kept: Mutex::default() }
+        Self { http, source, url, kept: Kept::default() }
     }
 
     /// What to call with now: a token as it was given, or one for the key of a service account.
@@ -101,30 +87,10 @@ impl Tokens {
             let identity = format!("the access token of {}", own.origin());
             return Ok(Arc::new(Access { project, token: token.clone(), identity }));
         }
-        let mut kept = self.kept.lock().await;
         let now = now();
-        let old = kept.as_ref().filter(|have| have.by == own);
-        if let Some(have) = old
-            && have.ends.since(now) > BEFORE_END
-        {
-            return Ok(Arc::clone(&have.access));
-        }
-        match self.renew(&own, now).await {
-            Ok((access, ends)) => {
-                let access = Arc::new(access);
-                *kept = Some(Have { by: own, access: Arc::clone(&access), ends });
-                Ok(access)
-            }
-            Err(error) => match old {
-                // Google's token service has its bad minutes; a key that it refuses is another thing.
-                Some(have)
-                    if have.ends.since(now) > LEAST && !matches!(error, ProviderError::Deny { .. }) =>
-                {
-                    Ok(Arc::clone(&have.access))
-                }
-                Some(_) | None => Err(error),
-            },
-        }
+        // Google's token service has its bad minutes; a key that it refuses is another thing.
+        let renew = async || self.renew(&own, now).await.map(|(access, ends)| (Arc::new(access), ends));
+        self.kept.get(now, Some(&own), renew).await
     }
 
     async fn renew(&self, own: &Credentials, now: Timestamp) -> Result<(Access, Timestamp), ProviderError> {

@@ -3,12 +3,10 @@
 use std::sync::Arc;
 
 use blueprint_common_types::HubId;
-use blueprint_hub_provider_kit::{CredentialSource, HttpClient, cloud_time};
+use blueprint_hub_provider_kit::{CredentialSource, HttpClient, cloud_time, unordered};
 use blueprint_hub_provision_core::catalogue::Offer;
 use blueprint_hub_provision_core::resource::Arch;
-use blueprint_hub_provision_core::{
-    ErrorClass, Instance, InstanceSpec, InstanceState, Listing, Provider, ProviderError,
-};
+use blueprint_hub_provision_core::{Instance, InstanceSpec, InstanceState, Listing, Provider, ProviderError};
 use futures_util::future::BoxFuture;
 use tracing::{debug, info};
 
@@ -122,7 +120,7 @@ impl Hivelocity {
 
     async fn create_one(&self, spec: &InstanceSpec) -> Result<Instance, ProviderError> {
         let (line, product_id) = self.check(spec)?;
-        if let Some(device) = self.made_before(line, spec).await.map_err(unasked)? {
+        if let Some(device) = self.made_before(line, spec).await.map_err(unordered)? {
             debug!(instance = %spec.key, device = device.device_id, "the device of this order is there already");
             return device.instance(CREATE, line);
         }
@@ -198,19 +196,6 @@ impl Hivelocity {
         }
         self.api.act(POWER, &format!("/device/{}/power?action={action}", device.device_id)).await
     }
-}
-
-/// A look that failed before anything was ordered did nothing. Without this word the order would be one that may have been given, and
-/// its device waited for until the time to deliver it is over.
-fn unasked(error: ProviderError) -> ProviderError {
-    if error.class() != ErrorClass::Unknown {
-        return error;
-    }
-    let reason = format!(
-        "nothing was ordered, for whether the device is there already cannot be seen: {}",
-        error.line()
-    );
-    ProviderError::Busy { reason }
 }
 
 impl Provider for Hivelocity {

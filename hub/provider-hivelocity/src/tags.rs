@@ -83,6 +83,7 @@ mod tests {
             spot: false,
             disk_gb: 0,
             arch: Arch::X86_64,
+            ttl: None,
             user_data: Secret::new(String::new()),
         };
         let now = Timestamp::from_millis(1_795_219_200_000);

@@ -59,6 +59,24 @@ pub fn is_node(tags: &[String]) -> bool {
     tags.iter().any(|tag| tag.eq_ignore_ascii_case(NODE))
 }
 
+/// True for the tag of a deployment.
+#[must_use]
+pub fn is_of_deployment(tag: &str) -> bool {
+    begins(tag, DEPLOYMENT)
+}
+
+/// True for a tag that says for what a machine was made: its order, its deployment, or the number of the call.
+#[must_use]
+pub fn is_of_order(tag: &str) -> bool {
+    [KEY, DEPLOYMENT, ATTEMPT].iter().any(|prefix| begins(tag, prefix))
+}
+
+/// Tags are compared as APIs do that keep the case of the first use.
+fn begins(tag: &str, prefix: &str) -> bool {
+    tag.split_at_checked(prefix.len())
+        .is_some_and(|(head, rest)| head.eq_ignore_ascii_case(prefix) && !rest.is_empty())
+}
+
 /// True for tags of the very order of `spec`: its key, its hub and its deployment, whichever call made the machine.
 #[must_use]
 pub fn is_of(spec: &InstanceSpec, tags: &[String], name: &str) -> bool {
@@ -99,6 +117,7 @@ mod tests {
             spot: false,
             disk_gb: 0,
             arch: Arch::X86_64,
+            ttl: None,
             user_data: Secret::new(String::new()),
         }
     }
@@ -115,6 +134,9 @@ mod tests {
             let is_allowed = |c: char| c.is_ascii_alphanumeric() || c == '-';
             assert!(tag.len() <= 50 && tag.chars().all(is_allowed), "{tag}");
         }
+        let is_of: Vec<_> = tags.iter().filter(|tag| is_of_order(tag)).map(|tag| &tag[..7]).collect();
+        assert_eq!(is_of, ["bp-key-", "bp-dep-", "bp-att-"]);
+        assert!(is_of_deployment("BP-dep-x") && !is_of_deployment("bp-dep-") && !is_of_order("bp-node"));
         // The account knew the tag in another case.
         let shouted: Vec<_> = tags.iter().map(|tag| tag.replace("bp-", "BP-")).collect();
         assert!(whose(&shouted).is_some());

@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use blueprint_common_types::{HubId, Secret, Timestamp};
 use blueprint_hub_provider_kit::plans::linode::Page;
 use blueprint_hub_provider_kit::rest::{Call, Rest, Rows, call};
-use blueprint_hub_provider_kit::{CredentialSource, HttpClient, cloud_time, flat_tags};
+use blueprint_hub_provider_kit::{CredentialSource, HttpClient, cloud_time, flat_tags, unordered};
 use blueprint_hub_provision_core::catalogue::Offer;
 use blueprint_hub_provision_core::resource::Arch;
 use blueprint_hub_provision_core::{Instance, InstanceSpec, Listing, Provider, ProviderError};
@@ -162,11 +162,11 @@ impl Linode {
 
     async fn create_one(&self, spec: &InstanceSpec) -> Result<Instance, ProviderError> {
         self.check(spec)?;
-        if let Some(machine) = self.made_before(spec).await? {
+        if let Some(machine) = self.made_before(spec).await.map_err(unordered)? {
             debug!(instance = %spec.key, linode = machine.id, "the instance of this order is there already");
             return machine.instance(CREATE);
         }
-        let firewall = self.guard.stand(&self.rest).await?;
+        let firewall = self.guard.stand(&self.rest).await.map_err(unordered)?;
         match self.order(spec, spec.key.as_str(), firewall).await {
             Err(error) if is_label_taken(&error) => {}
             made => return made,

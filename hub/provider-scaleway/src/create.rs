@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use blueprint_hub_provider_kit::unordered;
 use blueprint_hub_provision_core::{ErrorClass, Instance, InstanceSpec, InstanceState, ProviderError};
 use http::Method;
 use tracing::{debug, info, warn};
@@ -28,7 +29,7 @@ const MOST_DISK_GB: u32 = 10_000;
 pub(crate) async fn one(cloud: &Scaleway, spec: &InstanceSpec) -> Result<Instance, ProviderError> {
     check(cloud, spec)?;
     let zone = spec.region.as_str();
-    let found = made_before(cloud, spec).await?;
+    let found = made_before(cloud, spec).await.map_err(unordered)?;
     if let Some(server) = found.as_ref().filter(|server| !server.is_new()) {
         debug!(instance = %spec.key, server = server.id, "the server of this order is there already");
         if server.state == "stopped" {
@@ -36,10 +37,13 @@ pub(crate) async fn one(cloud: &Scaleway, spec: &InstanceSpec) -> Result<Instanc
         }
         return server.instance(CREATE, zone);
     }
-    let group = cloud.guard.stand(&cloud.api, zone).await?;
+    let group = cloud.guard.stand(&cloud.api, zone).await;
     let server = match found {
-        Some(server) => server,
-        None => order(cloud, spec, &group).await?,
+        Some(server) => {
+            group?;
+            server
+        }
+        None => order(cloud, spec, &group.map_err(unordered)?).await?,
     };
     match finish(cloud, spec, &server).await {
         Ok(()) => {
@@ -108,8 +112,8 @@ async fn made_before(cloud: &Scaleway, spec: &InstanceSpec) -> Result<Option<Ser
 
 /// The `POST`; what it makes does not run.
 async fn order(cloud: &Scaleway, spec: &InstanceSpec, group: &str) -> Result<Server, ProviderError> {
-    let image = image::find(&cloud.api, &cloud.image, spec).await?;
-    let project = cloud.api.project().await?;
+    let image = image::find(&cloud.api, &cloud.image, spec).await.map_err(unordered)?;
+    let project = cloud.api.project().await.map_err(unordered)?;
     let size = u64::from(spec.disk_gb.max(LEAST_DISK_GB)).saturating_mul(1_000_000_000);
     let order = Order {
         name: spec.key.as_str(),

@@ -105,6 +105,7 @@ fn spec(name: &str) -> InstanceSpec {
         spot: false,
         disk_gb: 0,
         arch: Arch::X86_64,
+        ttl: None,
         user_data: Secret::new(user_data),
     }
 }

@@ -275,14 +275,14 @@ impl OwnHosts {
         let script = order::install(host, &claim, &spec.user_data)
             .map_err(|reason| ProviderError::Reject { reason })?;
         let turn = self.turn(host).await.map_err(|error| error.told("create", host, true))?;
-        let known = self.copies.all().await.map_err(other("create"))?.remove(host.name());
+        let known = self.copies.all().await.map_err(unsent("create"))?.remove(host.name());
         match &known {
             Some(other) if other.key != claim.key => {
                 let by = format!("by the machine {} of this hub", other.key);
                 return Err(HostError::Taken { by }.told("create", host, true));
             }
             Some(_) => {}
-            None => self.copies.write(host.name(), &claim).await.map_err(other("create"))?,
+            None => self.copies.write(host.name(), &claim).await.map_err(unsent("create"))?,
         }
         match self.act(&turn, host, &script).await {
             Ok(said) => {
@@ -382,6 +382,11 @@ fn busy() -> HostError {
 
 fn ended() -> HostError {
     HostError::Busy { said: "this hub ends".to_owned() }
+}
+
+/// A file of the hub failed before the host was asked for anything.
+fn unsent(call: &'static str) -> impl Fn(std::io::Error) -> ProviderError {
+    move |error| ProviderError::Unsent { call, source: error.into() }
 }
 
 fn other(call: &'static str) -> impl Fn(std::io::Error) -> ProviderError {

@@ -11,7 +11,7 @@ use http::{Method, StatusCode};
 use serde::Deserialize;
 
 use crate::cloud::{Vultr, all};
-use crate::{cloud, guard, offers};
+use crate::{cloud, guard, line, offers};
 
 /// Longest text of an account that is shown, in bytes.
 const MAX_SHOWN: usize = 256;
@@ -20,17 +20,27 @@ const ACCOUNT: Call = call("get-account", "");
 const REGIONS: Call = call("list-regions", "");
 
 /// Calls that only read, and so can be tried.
-const TRIED: [(Call, &str); 2] =
-    [(cloud::LIST, "/v2/instances?per_page=1"), (guard::LIST, "/v2/firewalls?per_page=1")];
+const TRIED: [(Call, &str); 3] = [
+    (line::CLOUD.list, "/v2/instances?per_page=1"),
+    (line::METAL.list, "/v2/bare-metals?per_page=1"),
+    (guard::LIST, "/v2/firewalls?per_page=1"),
+];
 
 /// Every call of this crate, in the order of their permissions.
-pub(crate) const ALL: [Call; 15] = [
-    cloud::LIST,
-    cloud::GET,
-    cloud::CREATE,
-    cloud::DELETE,
-    cloud::START,
-    cloud::HALT,
+pub(crate) const ALL: [Call; 23] = [
+    line::CLOUD.list,
+    line::CLOUD.get,
+    line::METAL.list,
+    line::METAL.get,
+    line::CLOUD.create,
+    line::METAL.create,
+    line::CLOUD.delete,
+    line::CLOUD.start,
+    line::CLOUD.halt,
+    line::METAL.delete,
+    line::METAL.start,
+    line::METAL.halt,
+    line::UPDATE_METAL,
     guard::LIST,
     guard::CREATE,
     guard::DELETE,
@@ -38,6 +48,7 @@ pub(crate) const ALL: [Call; 15] = [
     guard::DELETE_RULE,
     cloud::SYSTEMS,
     offers::PLANS,
+    offers::METAL_PLANS,
     ACCOUNT,
     REGIONS,
 ];
@@ -114,6 +125,13 @@ impl Vultr {
                 "Vultr has no system {:?}; correct it in providers.vultr.image and start the hub again",
                 self.image
             ));
+        }
+        if self.bare_metal {
+            report.notes.push(
+                "bare metal is offered: no firewall of Vultr's stands before such machines, and each closes its own at its \
+                 first boot"
+                    .to_owned(),
+            );
         }
         for permission in permissions() {
             let is_told = acls.contains(permission);

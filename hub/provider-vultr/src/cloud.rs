@@ -1,4 +1,4 @@
-//! The provider: cloud instances as machines.
+//! The provider: cloud instances and whole machines as machines of the hub.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use blueprint_common_types::{HubId, Secret, Timestamp};
 use blueprint_hub_provider_kit::plans::vultr::Meta;
 use blueprint_hub_provider_kit::rest::{Call, Rest, Rows, call};
-use blueprint_hub_provider_kit::{CredentialSource, HttpClient, cloud_time, flat_tags};
+use blueprint_hub_provider_kit::{CredentialSource, HttpClient, cloud_time, flat_tags, unordered};
 use blueprint_hub_provision_core::catalogue::Offer;
 use blueprint_hub_provision_core::resource::Arch;
 use blueprint_hub_provision_core::{Instance, InstanceSpec, Listing, Provider, ProviderError};
@@ -19,7 +19,8 @@ use tracing::{debug, info};
 
 use crate::errors::STYLE;
 use crate::guard::Guard;
-use crate::machine::{Machine, One, Order, is_id};
+use crate::line::{Line, UPDATE_METAL};
+use crate::machine::{Machine, One, Order};
 use crate::offers;
 
 /// Where the API is.
@@ -31,14 +32,6 @@ const MAX_USER_DATA: usize = 16 * 1024;
 /// Rows of a page: the most there are (the API's reference, `per_page`).
 const PER_PAGE: usize = 500;
 
-const INSTANCES: &str = "/v2/instances";
-
-pub(crate) const LIST: Call = call("list-instances", "subscriptions_view");
-pub(crate) const GET: Call = call("get-instance", "subscriptions_view");
-pub(crate) const CREATE: Call = call("create-instance", "provisioning");
-pub(crate) const DELETE: Call = call("delete-instance", "subscriptions");
-pub(crate) const START: Call = call("start-instance", "subscriptions");
-pub(crate) const HALT: Call = call("halt-instance", "subscriptions");
 pub(crate) const SYSTEMS: Call = call("list-os", "");
 
 /// What the provider is made of.
@@ -52,6 +45,8 @@ pub struct VultrConfig {
     pub regions: Vec<String>,
     /// Name of the system, such as `Debian 13 x64`, or its number. It has to run cloud-init.
     pub image: String,
+    /// Whether whole machines are offered and ordered, too. No firewall of Vultr's stands before those.
+    pub bare_metal: bool,
     /// Where the key comes from: field `api_key`.
     pub credentials: Arc<dyn CredentialSource>,
     /// What calls.
@@ -64,6 +59,7 @@ impl std::fmt::Debug for VultrConfig {
             .field("endpoint", &self.endpoint)
             .field("regions", &self.regions)
             .field("image", &self.image)
+            .field("bare_metal", &self.bare_metal)
             .finish_non_exhaustive()
     }
 }
@@ -74,6 +70,7 @@ pub struct Vultr {
     hub: HubId,
     pub(crate) regions: Vec<String>,
     pub(crate) image: String,
+    pub(crate) bare_metal: bool,
     pub(crate) rest: Rest,
     pub(crate) guard: Guard,
 }
@@ -83,10 +80,12 @@ pub struct Vultr {
 struct Page<T> {
     #[serde(
         rename = "instances",
+        alias = "bare_metals",
         alias = "firewall_groups",
         alias = "firewall_rules",
         alias = "os",
         alias = "plans",
+        alias = "plans_metal",
         alias = "regions"
     )]
     rows: Vec<T>,
@@ -128,12 +127,12 @@ impl Vultr {
     /// Calls nothing yet.
     #[must_use]
     pub fn new(config: VultrConfig) -> Self {
-        let VultrConfig { hub, endpoint, regions, image, credentials, http } = config;
+        let VultrConfig { hub, endpoint, regions, image, bare_metal, credentials, http } = config;
         let rest = Rest::new(STYLE, http, &endpoint, credentials);
-        Self { hub, regions, image, rest, guard: Guard::new(hub) }
+        Self { hub, regions, image, bare_metal, rest, guard: Guard::new(hub) }
     }
 
-    fn check(&self, spec: &InstanceSpec) -> Result<(), ProviderError> {
+    fn check(&self, spec: &InstanceSpec) -> Result<Line, ProviderError> {
         let reject = |reason: String| Err(ProviderError::Reject { reason });
         let what = || format!("{} in {}", spec.plan, spec.region);
         if spec.spot {
@@ -142,9 +141,14 @@ impl Vultr {
         if spec.arch != Arch::X86_64 {
             return Err(ProviderError::NotSold { what: format!("{} with {}", what(), spec.arch.as_str()) });
         }
-        if spec.plan.starts_with("vbm-") {
+        let line = Line::of_plan(&spec.plan);
+        if line == Line::Metal && !self.bare_metal {
             return Err(ProviderError::NotSold {
-                what: format!("{}: whole machines have no firewall of Vultr's, so it", what()),
+                what: format!(
+                    "{}: a whole machine, before which no firewall of Vultr's stands; set providers.vultr.bare_metal \
+                     where that is wanted, else it",
+                    what()
+                ),
             });
         }
         if !self.regions.is_empty() && !self.regions.contains(&spec.region) {
@@ -161,19 +165,36 @@ impl Vultr {
         if bytes > MAX_USER_DATA {
             return reject(format!("the user data has {bytes} bytes, of {MAX_USER_DATA} at most"));
         }
-        Ok(())
+        Ok(line)
     }
 
-    async fn tagged(&self, tag: &str) -> Result<(Vec<Machine>, Option<Timestamp>), ProviderError> {
-        all::<Machine>(&self.rest, LIST, &format!("{INSTANCES}?tag={tag}&"), |one| one.id.clone()).await
+    /// The machines of a line that bear `tag`.
+    async fn tagged(
+        &self,
+        line: Line,
+        tag: &str,
+    ) -> Result<(Vec<Machine>, Option<Timestamp>), ProviderError> {
+        let path = match line {
+            Line::Cloud => format!("{}?tag={tag}&", line.path()),
+            // Whole machines are few, and no list of theirs by tag is documented.
+            Line::Metal => format!("{}?", line.path()),
+        };
+        let (mut machines, time) =
+            all::<Machine>(&self.rest, line.calls().list, &path, |one| one.id.clone()).await?;
+        if line == Line::Metal {
+            machines.retain(|one| one.tags.iter().any(|own| own.eq_ignore_ascii_case(tag)));
+        }
+        machines.iter_mut().for_each(|one| one.line = line);
+        Ok((machines, time))
     }
 
-    /// The instance of this order, where an earlier call made one. The oldest of several: the reconciler sees them all.
-    async fn made_before(&self, spec: &InstanceSpec) -> Result<Option<Instance>, ProviderError> {
-        let (found, _) = self.tagged(&flat_tags::of_key(&spec.key)).await?;
+    /// The machine of this order, where an earlier call made one. The oldest of several: the reconciler sees them all.
+    async fn made_before(&self, line: Line, spec: &InstanceSpec) -> Result<Option<Instance>, ProviderError> {
+        let (found, _) = self.tagged(line, &flat_tags::of_key(&spec.key)).await.map_err(unordered)?;
         let of_order = found.iter().filter(|one| flat_tags::is_of(spec, &one.tags, &one.label));
+        let create = line.calls().create;
         let instances =
-            of_order.map(|one| one.instance(CREATE)).collect::<Result<Vec<_>, ProviderError>>()?;
+            of_order.map(|one| one.instance(create)).collect::<Result<Vec<_>, ProviderError>>()?;
         Ok(instances
             .into_iter()
             .min_by(|a, b| (a.created_at, &a.provider_id).cmp(&(b.created_at, &b.provider_id))))
@@ -196,18 +217,27 @@ impl Vultr {
         Ok(systems.iter().find(is_it).map(|system| system.id))
     }
 
-    async fn create_one(&self, spec: &InstanceSpec) -> Result<Instance, ProviderError> {
-        self.check(spec)?;
-        if let Some(instance) = self.made_before(spec).await? {
-            debug!(instance = %spec.key, "the instance of this order is there already");
-            return Ok(instance);
-        }
+    /// The number of the system, and the firewall group that an instance is born behind.
+    async fn prepared(&self, line: Line) -> Result<(u64, Option<String>), ProviderError> {
         let Some(system) = self.system().await? else {
             let reason =
                 format!("there is no system {:?} at Vultr; correct providers.vultr.image", self.image);
             return Err(ProviderError::Reject { reason });
         };
-        let group = self.guard.stand(&self.rest).await?;
+        let group = match line {
+            Line::Cloud => Some(self.guard.stand(&self.rest).await?),
+            Line::Metal => None,
+        };
+        Ok((system, group))
+    }
+
+    async fn create_one(&self, spec: &InstanceSpec) -> Result<Instance, ProviderError> {
+        let line = self.check(spec)?;
+        if let Some(instance) = self.made_before(line, spec).await? {
+            debug!(instance = %spec.key, "the machine of this order is there already");
+            return Ok(instance);
+        }
+        let (system, group) = self.prepared(line).await.map_err(unordered)?;
         let user_data = Secret::new(STANDARD.encode(spec.user_data.expose()));
         let order = Order {
             region: &spec.region,
@@ -217,37 +247,45 @@ impl Vultr {
             hostname: spec.key.as_str(),
             tags: flat_tags::of(spec),
             user_data: user_data.expose(),
-            firewall_group_id: &group,
+            firewall_group_id: group.as_deref(),
             enable_ipv6: true,
             activation_email: false,
-            backups: "disabled",
+            backups: (line == Line::Cloud).then_some("disabled"),
         };
-        let made: One = self.rest.write(CREATE, Method::POST, INSTANCES, &order).await?;
-        let made = made.instance.instance(CREATE)?;
+        let create = line.calls().create;
+        let made: One = self.rest.write(create, Method::POST, line.path(), &order).await?;
+        let made = made.of(line).instance(create)?;
         info!(target: "audit", provider = "vultr", instance = %spec.key, id = made.provider_id, "instance created");
         Ok(made)
     }
 
     async fn list_all(&self) -> Result<Listing, ProviderError> {
-        let (machines, cloud_time) = self.tagged(flat_tags::NODE).await?;
-        let nodes = machines.iter().filter(|machine| machine.is_node());
-        let instances = nodes.map(|machine| machine.instance(LIST)).collect::<Result<_, _>>()?;
-        Ok(Listing { instances, cloud_time })
+        let mut listing = Listing::default();
+        // Both, whatever is offered: what stands is billed.
+        for line in Line::ALL {
+            let (machines, cloud_time) = self.tagged(line, flat_tags::NODE).await?;
+            listing.cloud_time = cloud_time.or(listing.cloud_time);
+            for machine in machines.iter().filter(|machine| machine.is_node()) {
+                listing.instances.push(machine.instance(line.calls().list)?);
+            }
+        }
+        Ok(listing)
     }
 
-    /// An instance by its id; `None` where it is gone.
-    async fn machine(&self, provider_id: &str) -> Result<Option<Machine>, ProviderError> {
-        if !is_id(provider_id) {
+    /// Where a machine is, by the hub's name of it, and the machine; `None` where it is gone.
+    async fn machine(&self, provider_id: &str) -> Result<(String, Option<Machine>), ProviderError> {
+        let Some((line, id)) = Line::parse(provider_id) else {
             return Err(ProviderError::Reject {
                 reason: format!(
-                    "{:?} is no id of an instance: a UUID was expected",
+                    "{:?} is no id of a machine: a UUID was expected, after bm- for a whole machine",
                     provider_id.chars().take(40).collect::<String>()
                 ),
             });
-        }
-        let path = format!("{INSTANCES}/{provider_id}");
-        let Some(One { instance }) = self.rest.find::<One>(GET, &path).await? else { return Ok(None) };
-        if !instance.is_node() {
+        };
+        let path = format!("{}/{id}", line.path());
+        let found = self.rest.find::<One>(line.calls().get, &path).await?;
+        let Some(machine) = found.map(|one| one.of(line)) else { return Ok((path, None)) };
+        if !machine.is_node() {
             return Err(ProviderError::Reject {
                 reason: format!(
                     "instance {provider_id} does not carry the tag {}, so it is left alone; put the tag back",
@@ -255,37 +293,36 @@ impl Vultr {
                 ),
             });
         }
-        Ok(Some(instance))
+        Ok((path, Some(machine)))
     }
 
     async fn delete_one(&self, provider_id: &str) -> Result<(), ProviderError> {
-        if self.machine(provider_id).await?.is_none() {
-            return Ok(());
-        }
+        let (path, Some(machine)) = self.machine(provider_id).await? else { return Ok(()) };
         // Its disk and its addresses go with it. Block storage is a person's: the hub makes none.
-        self.rest.delete(DELETE, &format!("{INSTANCES}/{provider_id}")).await?;
+        self.rest.delete(machine.line.calls().delete, &path).await?;
         info!(target: "audit", provider = "vultr", id = provider_id, "instance deleted");
         Ok(())
     }
 
-    async fn standing(&self, provider_id: &str) -> Result<Machine, ProviderError> {
-        self.machine(provider_id)
-            .await?
-            .ok_or_else(|| ProviderError::Reject { reason: format!("there is no instance {provider_id}") })
-    }
-
-    async fn boot_one(&self, provider_id: &str) -> Result<(), ProviderError> {
-        if !self.standing(provider_id).await?.is_off() {
+    async fn switch(&self, provider_id: &str, is_on: bool) -> Result<(), ProviderError> {
+        let (path, machine) = self.machine(provider_id).await?;
+        let machine = machine
+            .ok_or_else(|| ProviderError::Reject { reason: format!("there is no instance {provider_id}") })?;
+        if machine.line == Line::Metal && machine.is_pending() {
+            return Err(ProviderError::Busy { reason: "the machine is not delivered yet".to_owned() });
+        }
+        if machine.is_off() != is_on {
             return Ok(());
         }
-        self.rest.act(START, &format!("{INSTANCES}/{provider_id}/start")).await
-    }
-
-    async fn stop_one(&self, provider_id: &str) -> Result<(), ProviderError> {
-        if self.standing(provider_id).await?.is_off() {
-            return Ok(());
+        let calls = machine.line.calls();
+        let (call, verb) = if is_on { (calls.start, "start") } else { (calls.halt, "halt") };
+        self.rest.act(call, &format!("{path}/{verb}")).await?;
+        if machine.line == Line::Metal {
+            // After the switch: where this fails it is switched once more, which harms less than a note that is not so.
+            let note = machine.retagged(!is_on);
+            self.rest.write::<serde_json::Value>(UPDATE_METAL, Method::PATCH, &path, &note).await?;
         }
-        self.rest.act(HALT, &format!("{INSTANCES}/{provider_id}/halt")).await
+        Ok(())
     }
 }
 
@@ -295,7 +332,7 @@ impl Provider for Vultr {
     }
 
     fn offers(&self) -> BoxFuture<'_, Result<Vec<Offer>, ProviderError>> {
-        Box::pin(offers::ask(&self.rest, &self.regions))
+        Box::pin(offers::ask(&self.rest, &self.regions, self.bare_metal))
     }
 
     fn list(&self) -> BoxFuture<'_, Result<Listing, ProviderError>> {
@@ -311,10 +348,10 @@ impl Provider for Vultr {
     }
 
     fn boot<'a>(&'a self, provider_id: &'a str) -> BoxFuture<'a, Result<(), ProviderError>> {
-        Box::pin(self.boot_one(provider_id))
+        Box::pin(self.switch(provider_id, true))
     }
 
     fn stop<'a>(&'a self, provider_id: &'a str) -> BoxFuture<'a, Result<(), ProviderError>> {
-        Box::pin(self.stop_one(provider_id))
+        Box::pin(self.switch(provider_id, false))
     }
 }

@@ -10,7 +10,7 @@ use tokio::sync::Mutex;
 use tracing::{info, warn};
 
 use crate::cloud::all;
-use crate::machine::is_id;
+use crate::line::is_id;
 
 pub(crate) const LIST: Call = call("list-firewall-groups", "firewall");
 pub(crate) const CREATE: Call = call("create-firewall-group", "firewall");

@@ -1,4 +1,4 @@
-//! Instances on the wire.
+//! Instances and whole machines on the wire.
 
 use blueprint_common_types::Timestamp;
 use blueprint_hub_provider_kit::flat_tags;
@@ -6,14 +6,25 @@ use blueprint_hub_provider_kit::rest::Call;
 use blueprint_hub_provision_core::{Instance, InstanceState, ProviderError};
 use serde::{Deserialize, Serialize};
 
-/// An instance as the API shows it, as far as the hub looks. Its password, which stands in the answer to an order, is left.
+use crate::line::{Line, is_id};
+
+/// On a whole machine that the hub switched off: the API does not say whether one is on.
+const OFF: &str = "bp-off";
+
+/// A machine as the API shows it, as far as the hub looks. Its password, which stands in the answer to an order, is left.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Machine {
+    /// Which answer it came with.
+    #[serde(skip)]
+    pub(crate) line: Line,
     pub(crate) id: String,
     #[serde(default)]
     pub(crate) label: String,
     status: String,
+    /// Of instances alone.
+    #[serde(default)]
     power_status: String,
+    /// Of instances alone.
     #[serde(default)]
     server_status: String,
     date_created: String,
@@ -23,7 +34,15 @@ pub(crate) struct Machine {
 /// The answer about one.
 #[derive(Debug, Deserialize)]
 pub(crate) struct One {
-    pub(crate) instance: Machine,
+    #[serde(rename = "instance", alias = "bare_metal")]
+    machine: Machine,
+}
+
+impl One {
+    /// The machine, of the line that was asked.
+    pub(crate) fn of(self, line: Line) -> Machine {
+        Machine { line, ..self.machine }
+    }
 }
 
 /// What is ordered.
@@ -37,15 +56,20 @@ pub(crate) struct Order<'a> {
     pub(crate) tags: Vec<String>,
     /// In Base64.
     pub(crate) user_data: &'a str,
-    pub(crate) firewall_group_id: &'a str,
+    /// Of instances alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) firewall_group_id: Option<&'a str>,
     pub(crate) enable_ipv6: bool,
     pub(crate) activation_email: bool,
-    pub(crate) backups: &'static str,
+    /// Of instances alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) backups: Option<&'static str>,
 }
 
-/// Whether a text can be the id of anything: a UUID, which goes into paths.
-pub(crate) fn is_id(text: &str) -> bool {
-    text.len() == 36 && text.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-')
+/// What is written over a machine that stands.
+#[derive(Debug, Serialize)]
+pub(crate) struct Retagged {
+    pub(crate) tags: Vec<String>,
 }
 
 impl Machine {
@@ -57,6 +81,18 @@ impl Machine {
     /// True for one that is switched off.
     pub(crate) fn is_off(&self) -> bool {
         matches!(self.state(), InstanceState::Stopped)
+    }
+
+    /// True for one that is not delivered yet.
+    pub(crate) fn is_pending(&self) -> bool {
+        self.status == "pending"
+    }
+
+    /// Its tags with the word that the hub switched it off, or without.
+    pub(crate) fn retagged(&self, is_off: bool) -> Retagged {
+        let mut tags: Vec<_> = self.tags.iter().filter(|tag| *tag != OFF).cloned().collect();
+        tags.extend(is_off.then(|| OFF.to_owned()));
+        Retagged { tags }
     }
 
     /// As the hub sees it.
@@ -81,7 +117,7 @@ impl Machine {
             .map_err(|_| wrong("what it says of its creation is no date"))?;
         Ok(Instance {
             key,
-            provider_id: self.id.clone(),
+            provider_id: self.line.name(&self.id),
             tags: flat_tags::whose(&self.tags),
             state: self.state(),
             created_at,
@@ -94,6 +130,9 @@ impl Machine {
             ("pending", _, _) => InstanceState::Starting,
             // Suspended for a debt: it is there, and must not be replaced by one that costs more.
             ("suspended", _, _) | (_, "stopped", _) => InstanceState::Stopped,
+            (_, "", "") if self.line == Line::Metal && self.tags.iter().any(|tag| tag == OFF) => {
+                InstanceState::Stopped
+            }
             (_, _, "none" | "locked" | "installingbooting") => InstanceState::Starting,
             // Words that came after this was written must not end a machine.
             _ => InstanceState::Running,
@@ -115,6 +154,7 @@ mod tests {
     fn machine(words: [&str; 3]) -> Machine {
         let [status, power_status, server_status] = words.map(str::to_owned);
         Machine {
+            line: Line::Cloud,
             id: "cb676a46-66fd-4dfb-b839-443f2e6c0b60".to_owned(),
             label: "x".to_owned(),
             status,
@@ -147,6 +187,29 @@ mod tests {
         assert_eq!(made.created_at.as_secs(), 1_602_294_980);
         let odd = Machine { id: "../firewalls".to_owned(), ..machine(["active", "running", "ok"]) };
         assert!(odd.instance(GET).is_err());
-        assert!(!is_id("cb676a46-66fd-4dfb-b839-443f2e6c0b6/") && !is_id(""));
+    }
+
+    #[test]
+    fn a_whole_machine_is_off_where_the_hub_noted_so_and_its_cloud_says_nothing_else() {
+        let metal = |power: &str, tags: &[&str]| Machine {
+            line: Line::Metal,
+            tags: tags.iter().map(|tag| (*tag).to_owned()).collect(),
+            ..machine(["active", power, ""])
+        };
+        for (one, state) in [
+            (metal("", &[]), InstanceState::Running),
+            (metal("", &[OFF]), InstanceState::Stopped),
+            // Should the API tell some day, that counts.
+            (metal("running", &[OFF]), InstanceState::Running),
+            (metal("stopped", &[]), InstanceState::Stopped),
+            (Machine { status: "pending".to_owned(), ..metal("", &[OFF]) }, InstanceState::Starting),
+            (Machine { line: Line::Cloud, ..metal("", &[OFF]) }, InstanceState::Running),
+        ] {
+            assert_eq!(one.instance(GET).unwrap().state, state, "{one:?}");
+        }
+        let off = metal("", &["bp-node", OFF]);
+        assert_eq!(off.retagged(true).tags, ["bp-node", OFF]);
+        assert_eq!(off.retagged(false).tags, ["bp-node"]);
+        assert!(off.instance(GET).unwrap().provider_id.starts_with("bm-cb676a46"));
     }
 }

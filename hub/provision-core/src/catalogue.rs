@@ -20,7 +20,10 @@ pub use asked::{
     MAX_ROWS, Oddity, PriceDesk, PriceError, PriceList, PriceListView, PriceSource, PriceStore, Sifted, sift,
 };
 pub use day::{Day, ParseDayError};
-pub use facts::{Extras, Lifecycle, ProviderFacts, delivered_within, facts, is_one_machine, providers};
+pub use facts::{
+    Extras, Lifecycle, ProviderFacts, delivered_within, facts, is_one_machine, is_plugin, listed_within,
+    providers,
+};
 pub use gpu::{Gpu, GpuKind};
 pub(crate) use regions::is_known as is_known_region;
 pub use regions::{Area, area_of, region_matches, region_of};

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use blueprint_common_types::{HubId, Secret, Timestamp};
 
@@ -87,6 +88,9 @@ pub struct InstanceSpec {
     pub disk_gb: u32,
     /// Kind of processor that the plan has, which the image has to be for.
     pub arch: Arch,
+    /// How long it is wanted from now on, where that has an end: clouds that can end machines by themselves are told, for the case
+    /// that the hub is gone by then.
+    pub ttl: Option<Duration>,
     /// What the machine reads at its first boot; it holds a join token.
     pub user_data: Secret<String>,
 }
@@ -168,6 +172,7 @@ mod tests {
             spot: false,
             disk_gb: 0,
             arch: Arch::X86_64,
+            ttl: None,
             user_data: Secret::new("canary".to_owned()),
         };
         assert!(!format!("{spec:?}").contains("canary"));

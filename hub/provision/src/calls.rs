@@ -49,12 +49,14 @@ pub(crate) struct Creation {
     pub(crate) limits: Limits,
     pub(crate) record: Box<Record>,
     pub(crate) service: Option<ServiceKey>,
+    /// When its deployment ends.
+    pub(crate) ends_at: Option<Timestamp>,
 }
 
 impl Creation {
     /// Stores the intent with a token of its own, and has the machine made.
     pub(crate) async fn run(self) -> Ended {
-        let Self { way, store, host, clock, hub, token_ttl, limits, mut record, service } = self;
+        let Self { way, store, host, clock, hub, token_ttl, limits, mut record, service, ends_at } = self;
         let provider = way.name();
         let waited = Instant::now();
         // Until the cloud has answered: what it stands behind is not taken away meanwhile.
@@ -82,7 +84,7 @@ impl Creation {
                 .wall()
                 .plus(token_ttl)
                 .plus(way.within(CloudCall::Create).saturating_sub(CloudCall::USUAL))
-                .plus(delivered_within(&record.candidate.provider)),
+                .plus(delivered_within(&record.candidate.provider, &record.candidate.plan)),
             service,
         };
         match store.begin_call(Record::clone(&record), bound, limits).await {
@@ -122,6 +124,7 @@ impl Creation {
             spot: record.candidate.spot,
             disk_gb: record.candidate.disk_gb,
             arch: record.candidate.arch,
+            ttl: ends_at.map(|end| end.since(now)),
             user_data,
         };
         let made = way.call(CloudCall::Create, false, || way.provider.create(&spec)).await;

@@ -366,6 +366,7 @@ impl Leader {
                 info!(target: "audit", instance = %record.key, provider = record.candidate.provider, plan = record.candidate.plan, attempt = record.attempt, reason = why, "machine is ordered");
                 let deployment = records.deployments.get(&record.deployment);
                 let service = deployment.and_then(|deployment| deployment.service);
+                let ends_at = deployment.and_then(|deployment| deployment.expires_at);
                 let (store, host) = (Arc::clone(&self.store), Arc::clone(&self.host));
                 let ProvisionConfig { hub, token_ttl, limits, .. } = self.config;
                 let provider = record.candidate.provider.clone();
@@ -381,6 +382,7 @@ impl Leader {
                         limits,
                         record: Box::new(record),
                         service,
+                        ends_at,
                     }
                     .run()
                     .boxed()

@@ -72,6 +72,7 @@ impl DevCloud {
             spot: false,
             disk_gb: 0,
             arch: Arch::X86_64,
+            ttl: None,
             user_data: Secret::new(user_data.to_string()),
         };
         self.cloud.create(&spec).await.with_context(|| format!("cannot create {name}"))?;

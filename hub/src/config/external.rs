@@ -21,6 +21,11 @@ pub(super) const USER: Key = Key::unset(
     "User that the program runs as, and may serve the socket; without it the program runs as the hub's user, and can read the \
      hub's keys.",
 );
+pub(super) const PLUGINS: Key = Key::unset(
+    "providers.external.plugins",
+    "TOML file with further plugins, each a provider external-NAME with socket, program and user of its own (docs/plugins.md), read at \
+     the start.",
+);
 pub(super) const CALL_TIMEOUT: Key =
     Key::new("providers.external.call_timeout", "60s", "Longest time of one call of it, 1 s to 30 minutes.");
 
@@ -35,12 +40,15 @@ mod with {
     use std::time::Duration;
 
     use blueprint_common_runtime::config::Span;
+    use blueprint_hub_provider_external::plugins;
 
     use super::*;
 
     /// Where the plugin is.
     #[derive(Debug, Clone)]
     pub(crate) struct ExternalSettings {
+        /// Its name as a provider.
+        pub(crate) name: String,
         pub(crate) socket: PathBuf,
         pub(crate) program: Option<PathBuf>,
         pub(crate) user: Option<String>,
@@ -48,14 +56,45 @@ mod with {
     }
 
     impl ExternalSettings {
+        /// Its name as a provider.
+        pub(in crate::config) fn name(&self) -> &str {
+            &self.name
+        }
+
+        /// The plugin of these keys where it is switched on, and those of the file.
+        pub(in crate::config) fn take(settings: &Settings, problems: &mut Problems) -> Option<Vec<Self>> {
+            let own = Self::take_own(settings, problems);
+            let Some(path) = settings.take_optional::<PathBuf>(PLUGINS.path, problems) else {
+                return Some(own?.into_iter().collect());
+            };
+            if !path.is_absolute() {
+                settings.refuse(PLUGINS.path, "is not a whole path, one that begins with /", problems);
+                return None;
+            }
+            let own = own?;
+            let taken = own.as_ref().map(|own| own.socket.clone());
+            match plugins::read(&path, taken.as_deref()) {
+                Ok(further) => Some(own.into_iter().chain(further.into_iter().map(Self::of)).collect()),
+                Err(error) => {
+                    settings.refuse(PLUGINS.path, &format!("cannot be used: {error}"), problems);
+                    None
+                }
+            }
+        }
+
+        fn of(entry: plugins::PluginEntry) -> Self {
+            let plugins::PluginEntry { provider, socket, program, user, call_timeout } = entry;
+            Self { name: provider, socket, program, user, within: call_timeout }
+        }
+
         /// The inner `None` where it is not switched on.
-        pub(in crate::config) fn take(settings: &Settings, problems: &mut Problems) -> Option<Option<Self>> {
+        fn take_own(settings: &Settings, problems: &mut Problems) -> Option<Option<Self>> {
             let enabled = settings.take::<bool>(ENABLED.path, problems);
             let socket = settings.take::<PathBuf>(SOCKET.path, problems);
             let program = settings.take_optional::<PathBuf>(PROGRAM.path, problems);
             let user = settings.take_optional::<String>(USER.path, problems);
             let within = settings.take::<Span>(CALL_TIMEOUT.path, problems)?.0;
-            if !(Duration::from_secs(1)..=Duration::from_secs(1800)).contains(&within) {
+            if !plugins::CALL.contains(&within) {
                 settings.refuse(CALL_TIMEOUT.path, "is not 1s to 30m", problems);
                 return None;
             }
@@ -65,7 +104,8 @@ mod with {
                     return None;
                 }
             }
-            Some(enabled?.then_some(Self { socket: socket?, program, user, within }))
+            let name = "external".to_owned();
+            Some(enabled?.then_some(Self { name, socket: socket?, program, user, within }))
         }
     }
 }
@@ -79,13 +119,18 @@ mod without {
     pub(crate) enum ExternalSettings {}
 
     impl ExternalSettings {
-        pub(in crate::config) fn take(settings: &Settings, problems: &mut Problems) -> Option<Option<Self>> {
-            if settings.take::<bool>(ENABLED.path, problems)? {
-                let why = "this program was built without the feature provider-external; build it with that, or set false";
-                settings.refuse(ENABLED.path, why, problems);
-                return None;
+        pub(in crate::config) fn name(&self) -> &str {
+            match *self {}
+        }
+
+        pub(in crate::config) fn take(settings: &Settings, problems: &mut Problems) -> Option<Vec<Self>> {
+            let has_more = settings.take_optional::<String>(PLUGINS.path, problems).is_some();
+            let is_on = settings.take::<bool>(ENABLED.path, problems)?;
+            for (path, _) in [(ENABLED.path, is_on), (PLUGINS.path, has_more)].iter().filter(|(_, on)| *on) {
+                let why = "this program was built without the feature provider-external; build it with that, or take this out";
+                settings.refuse(path, why, problems);
             }
-            Some(None)
+            (!is_on && !has_more).then(Vec::new)
         }
     }
 }

@@ -101,8 +101,8 @@ pub(crate) struct ProviderSettings {
     pub(crate) local_docker: Option<LocalDockerSettings>,
     /// Containers of other hosts' engines, where they are switched on.
     pub(crate) docker: Option<RemoteDockerSettings>,
-    /// A program of the operator's, where it is switched on.
-    pub(crate) external: Option<ExternalSettings>,
+    /// Programs of the operator's that are switched on.
+    pub(crate) external: Vec<ExternalSettings>,
 }
 
 impl ProviderSettings {
@@ -159,11 +159,11 @@ impl ProviderSettings {
             self.ssh.as_ref().map(|_| "ssh"),
             self.local_docker.as_ref().map(|_| "local-docker"),
             self.docker.as_ref().map(|_| "docker"),
-            self.external.as_ref().map(|_| "external"),
             self.scaleway.as_ref().map(|_| "scaleway"),
             self.hivelocity.as_ref().map(|_| "hivelocity"),
         ];
-        others.into_iter().flatten().map(str::to_owned).collect()
+        let plugins = self.external.iter().map(ExternalSettings::name);
+        others.into_iter().flatten().chain(plugins).map(str::to_owned).collect()
     }
 
     /// Those that need no credentials, and whether they are switched on; one that ended is among them, for people who look

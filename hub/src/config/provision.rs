@@ -30,7 +30,7 @@ pub(super) const JOIN_WITHIN: Key = Key::new(
     "provision.join_within",
     "15m",
     "How long a machine may take to join before it is deleted and the next offer is taken, 1 s to 2 h; its join token \
-     lives as long, and 15 min at most. At Hivelocity both have an hour more.",
+     lives as long, and 15 min at most. At Hivelocity and for bare metal of Vultr both have an hour more.",
 );
 pub(super) const ORPHAN_GRACE: Key = Key::new(
     "provision.orphan_grace",

@@ -43,6 +43,12 @@ pub(super) const VULTR_IMAGE: Key = Key::new(
     "System of instances: the name that Vultr lists it by, also without what stands in brackets, or its number. It has to have \
      cloud-init.",
 );
+pub(super) const VULTR_BARE_METAL: Key = Key::new(
+    "providers.vultr.bare_metal",
+    "false",
+    "Offer its whole machines (plans vbm-...), too. No firewall of Vultr's stands before those: each closes its own at its first \
+     boot.",
+);
 pub(super) const VULTR_ENDPOINT: Key = Key::unset(
     "providers.vultr.endpoint",
     "URL that all calls go to in place of Vultr; for stand-ins. http only to addresses of this machine.",
@@ -54,6 +60,8 @@ pub(super) struct Section {
     regions: Key,
     image: Key,
     endpoint: Key,
+    /// Whether whole machines are offered, where the cloud has such beside its others.
+    bare_metal: Option<Key>,
     /// The feature of the build that has it, and whether this one does.
     feature: (&'static str, bool),
     /// Variables of other tools that name a region; the first that is set counts.
@@ -67,6 +75,7 @@ pub(super) const LINODE: Section = Section {
     regions: LINODE_REGIONS,
     image: LINODE_IMAGE,
     endpoint: LINODE_ENDPOINT,
+    bare_metal: None,
     feature: ("provider-linode", cfg!(feature = "provider-linode")),
     variables: &[],
     examples: ("eu-central,us-east", "linode/debian13"),
@@ -77,6 +86,7 @@ pub(super) const VULTR: Section = Section {
     regions: VULTR_REGIONS,
     image: VULTR_IMAGE,
     endpoint: VULTR_ENDPOINT,
+    bare_metal: Some(VULTR_BARE_METAL),
     feature: ("provider-vultr", cfg!(feature = "provider-vultr")),
     variables: &["VULTR_DEFAULT_REGION"],
     examples: ("fra,ewr", "Debian 13 x64"),
@@ -93,6 +103,8 @@ pub(crate) struct RestCloudSettings {
     pub(crate) regions: Vec<String>,
     pub(crate) image: String,
     pub(crate) endpoint: Option<String>,
+    /// Whether whole machines are offered.
+    pub(crate) bare_metal: bool,
 }
 
 impl Section {
@@ -116,7 +128,11 @@ impl Section {
         let image = settings.take::<String>(self.image.path, problems);
         let regions = settings.take_optional::<String>(self.regions.path, problems).unwrap_or_default();
         let endpoint = settings.take_optional::<String>(self.endpoint.path, problems);
-        let (enabled, image) = (enabled?, image?);
+        let bare_metal = match &self.bare_metal {
+            Some(key) => settings.take::<bool>(key.path, problems),
+            None => Some(false),
+        };
+        let (enabled, image, bare_metal) = (enabled?, image?, bare_metal?);
         let (feature, is_built) = self.feature;
         if enabled && !is_built {
             let why = format!(
@@ -138,7 +154,7 @@ impl Section {
             settings.refuse(self.endpoint.path, why, problems);
             return None;
         }
-        Some(enabled.then_some(RestCloudSettings { regions, image, endpoint }))
+        Some(enabled.then_some(RestCloudSettings { regions, image, endpoint, bare_metal }))
     }
 
     /// Those of the key, else that of another tool's variable; none of the latter where the cloud is not offered.

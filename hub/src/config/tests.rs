@@ -244,6 +244,7 @@ fn the_region_of_another_tool_counts_for_vultr_where_it_is_offered() {
     let (vultr, problems) = taken("true", "fra");
     let vultr = vultr.unwrap().unwrap();
     assert!(vultr.regions == ["fra"] && vultr.image == "Debian 13 x64" && problems.is_ok());
+    assert!(!vultr.bare_metal, "no firewall stands before such machines");
     let (_, problems) = taken("true", "Frankfurt");
     assert!(problems.unwrap_err().contains("set the key, or correct VULTR_DEFAULT_REGION"));
 }
@@ -335,6 +336,22 @@ fn scaleway_in_a_build_without_it_names_the_feature() {
     assert!(load(&[]).unwrap().providers.scaleway.is_none());
     let error = load(&[("providers.scaleway.enabled", "true")]).unwrap_err();
     assert!(error.contains("provider-scaleway"), "{error}");
+}
+
+#[cfg(feature = "provider-external")]
+#[test]
+fn further_plugins_stand_in_a_file_and_are_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("plugins.toml");
+    std::fs::write(&path, "[[plugin]]\nname = \"rack\"\n").unwrap();
+    let file = ("providers.external.plugins", path.to_str().unwrap());
+    assert_eq!(load(&[file]).unwrap().providers.names().into_iter().collect::<Vec<_>>(), ["external-rack"]);
+    let both = load(&[file, ("providers.external.enabled", "true")]).unwrap().providers.names();
+    assert_eq!(both.into_iter().collect::<Vec<_>>(), ["external", "external-rack"]);
+    for (value, word) in [("plugins.toml", "whole path"), ("/nowhere/plugins.toml", "cannot read")] {
+        let error = load(&[("providers.external.plugins", value)]).unwrap_err();
+        assert!(error.contains("providers.external.plugins") && error.contains(word), "{error}");
+    }
 }
 
 #[cfg(feature = "provider-hivelocity")]

@@ -97,6 +97,7 @@ fn built_vultr(settings: Option<&RestCloudSettings>, hub: HubId, entry: Entry) -
         endpoint: settings.endpoint.clone().unwrap_or_else(|| ENDPOINT.to_owned()),
         regions: settings.regions.clone(),
         image: settings.image.clone(),
+        bare_metal: settings.bare_metal,
         credentials: Arc::new(Chain::new(VULTR, sources)),
         http,
     }));

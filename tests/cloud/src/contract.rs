@@ -118,6 +118,7 @@ pub async fn run<L: Lab>(make: impl AsyncFn() -> L) {
                 faults::nonsense_is_an_error,
                 faults::a_slow_answer_is_given_up,
                 faults::nothing_is_tried_twice,
+                faults::what_fails_before_an_order_says_that_nothing_was_ordered,
                 faults::wrong_credentials_are_told,
                 faults::absurd_prices_are_not_offered,
             ]

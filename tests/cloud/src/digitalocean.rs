@@ -85,6 +85,11 @@ impl DigitalOceanDialect {
         self.0.lock().keys.iter().filter_map(|key| key["name"].as_str()).map(str::to_owned).collect()
     }
 
+    /// A tag that nothing bears, such as one of a machine that is gone.
+    pub fn add_tag(&self, name: &str) {
+        self.0.lock().tags.insert(name.to_owned());
+    }
+
     /// Names of the tags.
     #[must_use]
     pub fn tags(&self) -> Vec<String> {
@@ -133,7 +138,7 @@ impl Account {
             (&Method::GET, ["account"]) => says::account(world.quota),
             (&Method::GET, ["regions"]) => says::page(request, "regions", &says::regions(), PER_PAGE),
             (&Method::GET, ["tags"]) => {
-                let tag = |name: &String| says::tag(name);
+                let tag = |name: &String| says::tag(name, world);
                 says::page(request, "tags", &self.tags.iter().map(tag).collect::<Vec<_>>(), PER_PAGE)
             }
             (method, ["firewalls", rest @ ..]) => self.firewall(world, method, rest, request),
@@ -291,7 +296,10 @@ impl Account {
             (&Method::POST, []) => {
                 let name = request.json()["name"].as_str().unwrap_or_default().to_owned();
                 self.tags.insert(name.clone());
-                Answer::json(201, &json!({ "tag": says::tag(&name) }))
+                Answer::json(201, &json!({ "tag": says::tag(&name, world) }))
+            }
+            (&Method::GET, [name]) if self.tags.contains(*name) => {
+                Answer::json(200, &json!({ "tag": says::tag(name, world) }))
             }
             (&Method::DELETE, [name]) if self.tags.remove(*name) => {
                 for machine in &mut world.machines {

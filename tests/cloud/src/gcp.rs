@@ -22,6 +22,9 @@ pub use account::ServiceAccount;
 /// The one region of the project that anything is ordered in.
 pub const REGION: &str = "us-central1";
 
+/// Another region, where kinds of machines are told and nothing is ordered.
+pub const SECOND_REGION: &str = "me-central1";
+
 /// The id of the project.
 pub const PROJECT: &str = "a-project-1";
 
@@ -227,6 +230,9 @@ impl Account {
             let held: Vec<_> = asked.into_iter().filter(is_held).collect();
             return Answer::json(200, &json!({ "permissions": held }));
         }
+        if request.path == "/v1/services/6F81-5844-456A/skus" {
+            return says::skus(request);
+        }
         if !request.path.starts_with(&format!("/compute/v1/projects/{PROJECT}")) {
             return says::not_found(&request.path);
         }
@@ -236,7 +242,10 @@ impl Account {
             (&Method::GET, []) => {
                 Answer::json(200, &json!({ "kind": "compute#project", "name": PROJECT, "id": "7" }))
             }
-            (&Method::GET, ["regions", REGION]) => says::region(&self.zones),
+            (&Method::GET, ["regions", REGION]) => says::region(REGION, &self.zones),
+            (&Method::GET, ["regions", SECOND_REGION]) => {
+                says::region(SECOND_REGION, &[format!("{SECOND_REGION}-b")])
+            }
             (&Method::GET, ["global", "networks", "default"]) => {
                 Answer::json(200, &json!({ "kind": "compute#network", "name": "default", "id": "8" }))
             }

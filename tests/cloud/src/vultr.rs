@@ -1,5 +1,6 @@
 //! Vultr's API v2, as far as the hub uses it.
 
+mod metal;
 mod rules;
 mod says;
 
@@ -31,7 +32,13 @@ struct Account {
 /// Most rows of a page.
 const PER_PAGE: usize = 500;
 
-const INSTANCES: &str = "/v2/instances";
+/// Lists of machines.
+const LINES: [&str; 2] = ["instances", "bare-metals"];
+
+/// Whether a machine is a whole one.
+fn is_metal(machine: &Machine) -> bool {
+    machine.plan.starts_with("vbm-")
+}
 
 /// What Vultr calls the machine with this number.
 #[must_use]
@@ -44,10 +51,11 @@ impl Dialect for VultrDialect {
         let parts: Vec<_> = request.path.trim_start_matches("/v2/").split('/').collect();
         match (request.method.as_str(), parts.as_slice()) {
             ("GET", ["instances"]) if request.query("tag") == Some("bp-node") => Kind::List,
-            ("POST", ["instances"]) => Kind::Create,
-            ("DELETE", ["instances", _]) => Kind::Delete,
-            ("POST", ["instances", _, _]) => Kind::Switch,
-            ("GET", ["plans"]) => Kind::Offers,
+            ("GET", ["bare-metals"]) if request.query("per_page") != Some("1") => Kind::List,
+            ("POST", [line]) if LINES.contains(line) => Kind::Create,
+            ("DELETE", [line, _]) if LINES.contains(line) => Kind::Delete,
+            ("POST", [line, _, _]) if LINES.contains(line) => Kind::Switch,
+            ("GET", ["plans" | "plans-metal"]) => Kind::Offers,
             _ => Kind::Other,
         }
     }
@@ -62,7 +70,7 @@ impl Dialect for VultrDialect {
 
     fn broken_rules(&mut self, _: &World, request: &Request, _: &[Asked]) -> Vec<String> {
         let mut broken = rules::of_request(request);
-        if self.kind(request) == Kind::Create {
+        if self.kind(request) == Kind::Create && request.path.ends_with("/instances") {
             broken.extend(self.0.lock().unsafe_order(&request.json()));
         }
         broken
@@ -120,7 +128,9 @@ impl Account {
         let size = world.page_limit.min(PER_PAGE);
         match (&request.method, parts.as_slice()) {
             (&Method::GET, ["instances"]) => list(world, request),
-            (&Method::POST, ["instances"]) => self.create(world, request),
+            (&Method::POST, ["instances"]) => self.create(world, request, false),
+            (&Method::POST, ["bare-metals"]) => self.create(world, request, true),
+            (method, ["bare-metals", rest @ ..]) => metal::answer(world, method, rest, request),
             (&Method::GET, ["instances", id]) => match machine(world, id) {
                 Some(machine) => Answer::json(200, &json!({ "instance": says::machine(machine) })),
                 None => says::not_found(),
@@ -139,6 +149,9 @@ impl Account {
             (&Method::GET, ["plans"]) => {
                 says::page(request, "plans", &says::plans(world.has_absurd_prices), size)
             }
+            (&Method::GET, ["plans-metal"]) => {
+                says::page(request, "plans_metal", &says::metal_plans(world.has_absurd_prices), size)
+            }
             (&Method::GET, ["regions"]) => says::page(request, "regions", &says::regions(), size),
             (&Method::GET, ["os"]) => says::page(request, "os", &says::systems(), size),
             (&Method::GET, ["account"]) => says::account(),
@@ -147,13 +160,14 @@ impl Account {
         }
     }
 
-    fn create(&self, world: &mut World, request: &Request) -> Answer {
+    fn create(&self, world: &mut World, request: &Request, is_metal: bool) -> Answer {
         let body = request.json();
         let text = |field: &str| body[field].as_str().unwrap_or_default().to_owned();
-        if !self.firewalls.iter().any(|(group, _)| group["id"] == body["firewall_group_id"]) {
+        let is_group = |(group, _): &(Value, Vec<Value>)| group["id"] == body["firewall_group_id"];
+        if !is_metal && !self.firewalls.iter().any(is_group) {
             return says::error(400, "Invalid firewall group.");
         }
-        let plans = says::plans(false);
+        let plans = if is_metal { says::metal_plans(false) } else { says::plans(false) };
         let Some(plan) = plans.iter().find(|plan| plan["id"] == body["plan"]) else {
             return says::error(400, "Invalid plan.");
         };
@@ -166,20 +180,18 @@ impl Account {
         if world.machines.len() >= world.quota {
             return says::error(400, says::LIMIT);
         }
-        let tags: Vec<String> = body["tags"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_str)
-            .map(str::to_owned)
-            .collect();
+        let tags = says::tags(&body);
         let user_data = STANDARD.decode(text("user_data")).unwrap_or_default();
         let user_data = String::from_utf8_lossy(&user_data).into_owned();
         let id = world.add(&text("label"), &tags, &text("plan"), &text("region"), &user_data);
-        let mut made = says::machine(world.machine(id).unwrap());
+        let machine = world.machine(id).unwrap();
+        let mut made = if is_metal { says::metal(machine) } else { says::machine(machine) };
         made["status"] = json!("pending");
-        made["server_status"] = json!("none");
         made["default_password"] = json!("v5{Fcanary3-Nhfb");
+        if is_metal {
+            return Answer::json(202, &json!({ "bare_metal": made }));
+        }
+        made["server_status"] = json!("none");
         Answer::json(202, &json!({ "instance": made }))
     }
 
@@ -232,6 +244,7 @@ fn list(world: &mut World, request: &Request) -> Answer {
     let has_tag = |machine: &Machine, tag: &str| machine.tags.iter().any(|own| own == tag);
     let rows: Vec<Value> = world
         .listed()
+        .filter(|machine| !is_metal(machine))
         .filter(|machine| request.query("tag").is_none_or(|tag| has_tag(machine, tag)))
         .map(says::machine)
         .collect();
@@ -245,5 +258,5 @@ fn list(world: &mut World, request: &Request) -> Answer {
 }
 
 fn machine<'a>(world: &'a mut World, id: &str) -> Option<&'a mut Machine> {
-    world.machines.iter_mut().find(|machine| name_of(machine.id) == id)
+    world.machines.iter_mut().find(|machine| !is_metal(machine) && name_of(machine.id) == id)
 }

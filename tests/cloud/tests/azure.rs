@@ -65,6 +65,7 @@ fn order(number: u32) -> InstanceSpec {
         spot: false,
         disk_gb: 0,
         arch: Arch::X86_64,
+        ttl: None,
         user_data: Secret::new(USER_DATA.to_owned()),
     }
 }

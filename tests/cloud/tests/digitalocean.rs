@@ -10,7 +10,7 @@ use blueprint_hub_provider_digitalocean::{DigitalOcean, DigitalOceanConfig};
 use blueprint_hub_provider_kit::{Credentials, Fixed, HttpClient, HttpConfig};
 use blueprint_hub_provision_core::resource::Arch;
 use blueprint_hub_provision_core::{
-    Account as _, ErrorClass, InstanceSpec, InstanceState, Provider, ProviderError, RightState, Tags,
+    Account as _, ErrorClass, InstanceSpec, InstanceState, Provider, ProviderError, RightState, Tags, Tidied,
 };
 use blueprint_tests_cloud::contract::{self, Lab};
 use blueprint_tests_cloud::digitalocean::DigitalOceanDialect;
@@ -64,6 +64,7 @@ fn order(number: u32) -> InstanceSpec {
         spot: false,
         disk_gb: 0,
         arch: Arch::X86_64,
+        ttl: None,
         user_data: Secret::new(USER_DATA.to_owned()),
     }
 }
@@ -109,7 +110,7 @@ impl Lab for Account {
 
 #[tokio::test]
 async fn the_contract_holds() {
-    contract::run(account).await;
+    Box::pin(contract::run(account)).await;
 }
 
 #[tokio::test]
@@ -176,6 +177,35 @@ async fn volumes_go_with_their_droplet_and_so_does_the_tag_of_the_order() {
         "{:?}",
         account.dialect.tags()
     );
+}
+
+#[tokio::test]
+async fn tags_of_a_deployment_go_with_its_last_droplet_and_those_of_calls_with_a_clean_account() {
+    let account = account().await;
+    let first = account.provider.create(&order(1)).await.unwrap();
+    let second = account.provider.create(&order(2)).await.unwrap();
+    let has = |word: &str| account.dialect.tags().iter().any(|tag| tag.starts_with(word));
+    account.provider.delete(&first.provider_id).await.unwrap();
+    assert!(has("bp-dep-"), "another droplet bears it");
+    let bears = account.fake.world(|world| world.machines[0].tags.clone());
+    assert!(bears.iter().any(|tag| tag.starts_with("bp-dep-")), "{bears:?}");
+    account.provider.delete(&second.provider_id).await.unwrap();
+    assert!(!has("bp-dep-") && !has("bp-key-"), "{:?}", account.dialect.tags());
+    assert!(has("bp-att-"), "it may be another hub's");
+
+    // What another hub's machine bears stays.
+    let tags = ["bp-node", "bp-dep-bbbbbbbbbbbbbbbb", "bp-att-2"].map(str::to_owned);
+    account.fake.world(|world| world.add("bp-bbbbbbbbbbbbbbbb-1", &tags, "s-1vcpu-1gb", "fra1", ""));
+    tags.iter().for_each(|tag| account.dialect.add_tag(tag));
+    account.dialect.add_tag("bp-key-bp-cccccccccccccccc-1");
+    account.dialect.add_tag("mine");
+    let mut tidied = Tidied::default();
+    account.provider.tidy(hub(), &mut tidied).await.unwrap();
+    assert!(tidied.removed.iter().any(|text| text == "2 tags that nothing bore"), "{tidied:?}");
+    let left = account.dialect.tags();
+    let wanted = ["bp-att-2", "bp-dep-bbbbbbbbbbbbbbbb", "mine"];
+    assert!(wanted.iter().all(|tag| left.iter().any(|own| own == tag)), "{left:?}");
+    assert!(left.iter().all(|tag| tag != "bp-att-1" && !tag.starts_with("bp-key-")), "{left:?}");
 }
 
 #[tokio::test]

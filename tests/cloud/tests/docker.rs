@@ -54,6 +54,7 @@ fn order(number: u32) -> InstanceSpec {
     let deployment = "aaaaaaaaaaaaaaaa".parse().unwrap();
     let key = format!("bp-{deployment}-{number}");
     InstanceSpec {
+        ttl: None,
         user_data: Secret::new(format!(r#"{{"join_line":"hub:7443/pin/bpj_canary","name":"{key}"}}"#)),
         key: key.parse().unwrap(),
         tags: Some(Tags { hub: hub(), deployment, attempt: 1 }),
@@ -118,7 +119,7 @@ impl Lab for Rig {
 
 #[tokio::test]
 async fn the_contract_holds() {
-    contract::run(rig).await;
+    Box::pin(contract::run(rig)).await;
 }
 
 #[tokio::test]

@@ -46,6 +46,7 @@ impl Plugin {
 
     fn provider(&self, users: Vec<u32>) -> External {
         External::new(ExternalConfig {
+            name: "external",
             hub: hub(),
             socket: self.folder.path().join("plugin.sock"),
             users,
@@ -73,6 +74,7 @@ fn order(number: u32) -> InstanceSpec {
         spot: false,
         disk_gb: 0,
         arch: Arch::X86_64,
+        ttl: None,
         user_data: Secret::new("#cloud-config\n# canary\n".to_owned()),
     }
 }

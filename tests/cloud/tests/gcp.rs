@@ -8,13 +8,14 @@ use std::time::Duration;
 use blueprint_common_types::{HubId, Secret};
 use blueprint_hub_provider_gcp::{GcpCloud, GcpConfig};
 use blueprint_hub_provider_kit::{CredentialSource, Credentials, Fixed, GCP, HttpClient, HttpConfig};
+use blueprint_hub_provision_core::catalogue::PriceKind;
 use blueprint_hub_provision_core::resource::Arch;
 use blueprint_hub_provision_core::{
     Account as _, ErrorClass, InstanceSpec, InstanceState, Provider, ProviderError, RightState, Tags,
 };
 use blueprint_tests_cloud::contract::{self, Lab};
 use blueprint_tests_cloud::discovery::Discovery;
-use blueprint_tests_cloud::gcp::{GcpDialect, PROJECT, REGION, ServiceAccount};
+use blueprint_tests_cloud::gcp::{GcpDialect, PROJECT, REGION, SECOND_REGION, ServiceAccount};
 use blueprint_tests_cloud::{FakeCloud, Fault, Kind, Nonsense, Power, Refusal};
 use blueprint_tests_support::{Need, require};
 use serde_json::json;
@@ -65,6 +66,7 @@ fn order(number: u32) -> InstanceSpec {
         spot: false,
         disk_gb: 0,
         arch: Arch::X86_64,
+        ttl: None,
         user_data: Secret::new(USER_DATA.to_owned()),
     }
 }
@@ -294,6 +296,68 @@ async fn offers_are_what_the_zones_have_and_the_list_has_prices_of() {
         report.problems.iter().any(|line| line.starts_with("mars-west1: Google has no such region")),
         "{report:?}"
     );
+}
+
+#[tokio::test]
+async fn prices_are_asked_for_by_parts_in_any_region_and_what_is_far_off_is_left_out() {
+    let account = account_with(1).await;
+    let both = provider(&account.fake, token(), |config| GcpConfig {
+        regions: [REGION, SECOND_REGION].map(|region| region.parse().unwrap()).to_vec(),
+        spot: true,
+        ..config
+    });
+    let list = both.price_list().await.unwrap();
+    let mut rows: Vec<_> = list
+        .iter()
+        .map(|offer| {
+            assert!(offer.kind == PriceKind::Live && offer.source.contains("Billing"), "{offer:?}");
+            let spot = offer.spot.map_or(0, |spot| spot.get());
+            format!("{} {} {} {spot}", offer.region, offer.plan, offer.on_demand.get())
+        })
+        .collect();
+    rows.sort();
+    // Of N2 machines the prices are a thousandth of what they were, and zones have no other kinds that the answer prices.
+    let wanted = [
+        "me-central1 e2-small 16830 4990",
+        "me-central1 e2-standard-2 67320 19960",
+        "us-central1 e2-small 16830 4990",
+        "us-central1 e2-standard-2 67320 19960",
+    ];
+    assert_eq!(rows, wanted);
+    // Without prices of Spot machines where those are not wanted.
+    let list = account.provider.price_list().await.unwrap();
+    assert!(!list.is_empty() && list.iter().all(|offer| offer.spot.is_none()));
+    for fault in [Fault::Break, Fault::Refuse(Refusal::Broken), Fault::Say(Nonsense::Truncated)] {
+        account.fake.fail(Kind::Other, fault);
+        let error = account.provider.price_list().await.unwrap_err();
+        assert_eq!(error.class(), ErrorClass::Unknown, "{fault:?}: {error:?}");
+    }
+}
+
+#[tokio::test]
+async fn google_is_told_when_a_machine_with_an_end_is_to_be_deleted() {
+    let account = account_with(1).await;
+    let with = |number: u32, ttl: u64| InstanceSpec { ttl: Some(Duration::from_secs(ttl)), ..order(number) };
+    for order in [with(1, 7200), order(2), with(3, 200 * 86_400), InstanceSpec { spot: true, ..with(4, 60) }]
+    {
+        account.provider.create(&order).await.unwrap();
+    }
+    let orders: Vec<_> = account
+        .fake
+        .world(|world| world.machines.iter().map(|one| one.id).collect::<Vec<_>>())
+        .into_iter()
+        .map(|id| account.dialect.order_of(id)["scheduling"].clone())
+        .collect();
+    // An hour after the hub does it.
+    assert_eq!(orders[0]["maxRunDuration"], json!({ "seconds": "10800" }));
+    assert_eq!(orders[0]["instanceTerminationAction"], "DELETE");
+    assert_eq!(orders[3]["maxRunDuration"], json!({ "seconds": "3660" }));
+    // Without an end, and with one that Google cannot keep, there is the hub alone.
+    for without in [&orders[1], &orders[2]] {
+        assert!(
+            without.get("maxRunDuration").is_none() && without.get("instanceTerminationAction").is_none()
+        );
+    }
 }
 
 #[tokio::test]

@@ -64,6 +64,7 @@ fn order(number: u32) -> InstanceSpec {
         spot: false,
         disk_gb: 960,
         arch: Arch::X86_64,
+        ttl: None,
         user_data: Secret::new(USER_DATA.to_owned()),
     }
 }
@@ -113,7 +114,7 @@ impl Lab for Account {
 
 #[tokio::test]
 async fn the_contract_holds() {
-    contract::run(account).await;
+    Box::pin(contract::run(account)).await;
 }
 
 #[tokio::test]

@@ -59,6 +59,7 @@ fn order(number: u32) -> InstanceSpec {
         spot: false,
         disk_gb: 20,
         arch: Arch::X86_64,
+        ttl: None,
         user_data: Secret::new(USER_DATA.to_owned()),
     }
 }
@@ -118,7 +119,7 @@ impl Lab for Project {
 
 #[tokio::test]
 async fn the_contract_holds() {
-    contract::run(project).await;
+    Box::pin(contract::run(project)).await;
 }
 
 #[tokio::test]

@@ -41,6 +41,7 @@ impl Lab for Sim {
         let deployment = "aaaaaaaaaaaaaaaa".parse().unwrap();
         let key = format!("bp-{deployment}-{number}");
         InstanceSpec {
+            ttl: None,
             user_data: Secret::new(format!(r#"{{"join_line":"hub:7443/pin/bpj_canary","name":"{key}"}}"#)),
             key: key.parse().unwrap(),
             tags: Some(Tags {

@@ -12,15 +12,18 @@ use blueprint_hub_provision_core::resource::Arch;
 use blueprint_hub_provision_core::{Account as _, ErrorClass, InstanceSpec, Provider, RightState, Tags};
 use blueprint_tests_cloud::contract::{self, Lab};
 use blueprint_tests_cloud::vultr::{VultrDialect, name_of};
-use blueprint_tests_cloud::{FakeCloud, Fault, Kind, Nonsense, Refusal};
+use blueprint_tests_cloud::{FakeCloud, Fault, Kind, Nonsense, Power, Refusal};
 
 const KEY: &str = "CANARY0123456789ABCDEF";
+const METAL: &str = "vbm-4c-32gb";
 const USER_DATA: &str = "#cloud-config\n# canary-of-a-join-token\n";
 
 struct Account {
     fake: FakeCloud,
     dialect: VultrDialect,
     provider: Vultr,
+    /// What is ordered.
+    plan: &'static str,
 }
 
 fn hub() -> HubId {
@@ -28,23 +31,36 @@ fn hub() -> HubId {
 }
 
 fn provider_with(url: &str, regions: &[&str], image: &str) -> Vultr {
+    Vultr::new(config(url, regions, image))
+}
+
+fn config(url: &str, regions: &[&str], image: &str) -> VultrConfig {
     let key = [("api_key".to_owned(), Secret::new(KEY.to_owned()))];
     let http = HttpConfig { answer_within: Duration::from_secs(1), ..HttpConfig::default() };
-    Vultr::new(VultrConfig {
+    VultrConfig {
         hub: hub(),
         endpoint: url.to_owned(),
         regions: regions.iter().map(|region| (*region).to_owned()).collect(),
         image: image.to_owned(),
+        bare_metal: false,
         credentials: Arc::new(Fixed::new(Credentials::new("a test", key))),
         http: HttpClient::new(http).unwrap(),
-    })
+    }
 }
 
 async fn account() -> Account {
     let dialect = VultrDialect::default();
     let fake = FakeCloud::start(dialect.clone(), KEY).await;
     let provider = provider_with(&fake.url(), &["ewr", "fra"], "Debian 13 x64");
-    Account { fake, dialect, provider }
+    Account { fake, dialect, provider, plan: "vc2-1c-1gb" }
+}
+
+/// One whose hub offers whole machines, and orders them here.
+async fn metal() -> Account {
+    let account = account().await;
+    let config = config(&account.fake.url(), &["ewr", "fra"], "Debian 13 x64");
+    let provider = Vultr::new(VultrConfig { bare_metal: true, ..config });
+    Account { provider, plan: METAL, ..account }
 }
 
 fn order(number: u32) -> InstanceSpec {
@@ -57,6 +73,7 @@ fn order(number: u32) -> InstanceSpec {
         spot: false,
         disk_gb: 0,
         arch: Arch::X86_64,
+        ttl: None,
         user_data: Secret::new(USER_DATA.to_owned()),
     }
 }
@@ -67,14 +84,16 @@ impl Lab for Account {
     }
 
     fn order(&self, number: u32) -> InstanceSpec {
-        order(number)
+        InstanceSpec { plan: self.plan.to_owned(), ..order(number) }
     }
 
     fn wrong_orders(&self) -> Vec<InstanceSpec> {
+        let order = |number| Lab::order(self, number);
         let other = Some(Tags { hub: HubId::from_bytes([7; 16]), ..order(1).tags.unwrap() });
+        let is_metal = self.plan == METAL;
         vec![
-            InstanceSpec { plan: "vc2-none".to_owned(), ..order(1) },
-            InstanceSpec { plan: "vbm-4c-32gb".to_owned(), ..order(1) },
+            InstanceSpec { plan: if is_metal { "vbm-none" } else { "vc2-none" }.to_owned(), ..order(1) },
+            InstanceSpec { plan: if is_metal { "vbm-none" } else { METAL }.to_owned(), ..order(1) },
             InstanceSpec { region: "sao".to_owned(), ..order(1) },
             InstanceSpec { region: "mars".to_owned(), ..order(1) },
             InstanceSpec { spot: true, ..order(1) },
@@ -85,11 +104,11 @@ impl Lab for Account {
     }
 
     fn absent(&self) -> String {
-        name_of(0xffff_ffff_ffff)
+        self.name_of(0xffff_ffff_ffff)
     }
 
     fn name_of(&self, id: u64) -> String {
-        name_of(id)
+        if self.plan == METAL { format!("bm-{}", name_of(id)) } else { name_of(id) }
     }
 
     fn secrets(&self) -> Vec<String> {
@@ -107,7 +126,67 @@ impl Lab for Account {
 
 #[tokio::test]
 async fn the_contract_holds() {
-    contract::run(account).await;
+    Box::pin(contract::run(account)).await;
+}
+
+#[tokio::test]
+async fn the_contract_holds_for_whole_machines() {
+    Box::pin(contract::run(metal)).await;
+}
+
+#[tokio::test]
+async fn a_whole_machine_is_ordered_where_that_is_wanted_and_found_in_any_case() {
+    let account = metal().await;
+    let made = account.provider.create(&account.order(1)).await.unwrap();
+    assert!(made.provider_id.starts_with("bm-"), "{made:?}");
+    assert!(account.dialect.firewalls().is_empty(), "it stands behind none");
+    let instance = account.provider.create(&order(2)).await.unwrap();
+    // A hub that does not offer them any more lists, switches and deletes those that stand.
+    let plain = provider_with(&account.fake.url(), &[], "2625");
+    let error = plain.create(&account.order(3)).await.unwrap_err();
+    assert!(
+        error.class() == ErrorClass::NotSold && error.to_string().contains("providers.vultr.bare_metal"),
+        "{error}"
+    );
+    assert!(plain.offers().await.unwrap().iter().all(|offer| !offer.plan.starts_with("vbm-")));
+    let mut listed: Vec<_> =
+        plain.list().await.unwrap().instances.into_iter().map(|one| one.provider_id).collect();
+    listed.sort();
+    assert_eq!(listed, [instance.provider_id, made.provider_id.clone()]);
+    plain.stop(&made.provider_id).await.unwrap();
+    let tags = account.fake.world(|world| world.machines[0].tags.clone());
+    assert!(tags.iter().any(|tag| tag == "bp-off") && tags.iter().any(|tag| tag == "bp-node"), "{tags:?}");
+    plain.boot(&made.provider_id).await.unwrap();
+    let tags = account.fake.world(|world| world.machines[0].tags.clone());
+    assert!(tags.iter().all(|tag| tag != "bp-off"), "{tags:?}");
+    plain.delete(&made.provider_id).await.unwrap();
+    assert_eq!(plain.list().await.unwrap().instances.len(), 1);
+}
+
+#[tokio::test]
+async fn a_whole_machine_that_is_not_delivered_yet_is_not_switched() {
+    let account = metal().await;
+    let made = account.provider.create(&account.order(1)).await.unwrap();
+    account.fake.world(|world| world.machines[0].power = Power::Starting);
+    for switched in
+        [account.provider.stop(&made.provider_id).await, account.provider.boot(&made.provider_id).await]
+    {
+        assert_eq!(switched.unwrap_err().class(), ErrorClass::Again);
+    }
+}
+
+#[tokio::test]
+async fn whole_machines_are_offered_with_the_price_of_an_hour() {
+    let account = metal().await;
+    let offers = account.provider.offers().await.unwrap();
+    let metal: Vec<_> = offers.iter().filter(|offer| offer.plan.starts_with("vbm-")).collect();
+    let rows: Vec<_> =
+        metal.iter().map(|offer| (&*offer.plan, &*offer.region, offer.on_demand.get())).collect();
+    assert_eq!(rows, [("vbm-4c-32gb", "ewr", 179_000), ("vbm-4c-32gb", "fra", 179_000)]);
+    assert_eq!((metal[0].vcpus, metal[0].memory_mib, metal[0].disk_gb), (8, 32_768, 480));
+    let report = account.provider.look(hub()).await.unwrap();
+    assert!(report.problems.is_empty(), "{report:?}");
+    assert!(report.notes.iter().any(|note| note.contains("no firewall of Vultr's")), "{report:?}");
 }
 
 #[tokio::test]

@@ -4,12 +4,11 @@ use std::fmt;
 use std::sync::Arc;
 
 use blueprint_common_types::{Secret, Timestamp};
-use blueprint_hub_provider_kit::{CredentialSource, Credentials, Fixed, HttpClient};
+use blueprint_hub_provider_kit::{CredentialSource, Credentials, Fixed, HttpClient, Kept};
 use blueprint_hub_provision_core::ProviderError;
 use futures_util::future::{BoxFuture, FutureExt};
 
 use super::credentials;
-use super::kept::Kept;
 use crate::action::Action;
 use crate::answer::{AnswerError, time};
 use crate::api::{Api, Failure, now, unreadable};
@@ -31,7 +30,7 @@ pub struct AssumedRole {
     source: Arc<dyn CredentialSource>,
     region: Region,
     role: Option<Role>,
-    kept: Kept,
+    kept: Kept<Arc<Credentials>>,
 }
 
 /// A role to take on.
@@ -72,9 +71,17 @@ impl AssumedRole {
             external_id: own.get("external_id").filter(|id| !id.expose().is_empty()).cloned(),
         });
         match named.or_else(|| self.role.clone()) {
-            Some(role) => self.kept.get(now(), Some(&own), async || self.renew(&own, &role).await).await,
+            Some(role) => self.kept.get(now(), Some(&own), async || self.renewed(&own, &role).await).await,
             None => Ok(own),
         }
+    }
+
+    async fn renewed(
+        &self,
+        own: &Credentials,
+        role: &Role,
+    ) -> Result<(Arc<Credentials>, Timestamp), ProviderError> {
+        self.renew(own, role).await.map(|(credentials, ends)| (Arc::new(credentials), ends))
     }
 
     async fn renew(&self, own: &Credentials, role: &Role) -> Result<(Credentials, Timestamp), ProviderError> {

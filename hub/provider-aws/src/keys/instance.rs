@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use blueprint_common_types::{Secret, Timestamp};
-use blueprint_hub_provider_kit::{CredentialSource, Credentials, HttpClient};
+use blueprint_hub_provider_kit::{CredentialSource, Credentials, HttpClient, Kept};
 use blueprint_hub_provision_core::ProviderError;
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt};
@@ -11,7 +11,6 @@ use http::{Method, Request, Response};
 use serde::Deserialize;
 
 use super::credentials;
-use super::kept::Kept;
 use crate::answer::time;
 use crate::api::now;
 
@@ -25,7 +24,7 @@ const ROLES: &str = "/latest/meta-data/iam/security-credentials/";
 pub struct InstanceRole {
     http: HttpClient,
     address: String,
-    kept: Kept,
+    kept: Kept<Arc<Credentials>>,
 }
 
 /// What the service says of a role.
@@ -91,7 +90,11 @@ impl InstanceRole {
 
 impl CredentialSource for InstanceRole {
     fn get(&self) -> BoxFuture<'_, Result<Arc<Credentials>, ProviderError>> {
-        self.kept.get(now(), None, async || self.renew().await).boxed()
+        async {
+            let renew = async || self.renew().await.map(|(role, ends)| (Arc::new(role), ends));
+            self.kept.get(now(), None, renew).await
+        }
+        .boxed()
     }
 
     fn is_there(&self) -> BoxFuture<'_, bool> {

@@ -72,6 +72,7 @@ fn spec() -> InstanceSpec {
         spot: false,
         disk_gb: 0,
         arch: Arch::X86_64,
+        ttl: None,
         user_data: Secret::new(String::new()),
     }
 }

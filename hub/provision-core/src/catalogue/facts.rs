@@ -118,6 +118,9 @@ const fn provider(name: &'static str, shown: &'static str, has_spot: bool, extra
     ProviderFacts { name, shown, lifecycle: Lifecycle::Open, extras, has_spot, plans_are_machines: false }
 }
 
+/// Name of the first plugin.
+const PLUGIN: &str = "external";
+
 /// `docs/prices.md` says where the amounts come from.
 static PROVIDERS: [ProviderFacts; 15] = [
     provider("aws", "AWS EC2", true, large(extras(5_000, 80_000, 90_000, 100))),
@@ -135,7 +138,7 @@ static PROVIDERS: [ProviderFacts; 15] = [
         has_spot: false,
         plans_are_machines: false,
     },
-    provider("external", "a plugin of the operator's", false, by_seconds(ALL_IN)),
+    provider(PLUGIN, "a plugin of the operator's", false, by_seconds(ALL_IN)),
     provider("gcp", "Google Cloud", true, large(extras(5_000, 100_000, 120_000, 1))),
     provider("hivelocity", "Hivelocity", false, extras(0, 0, 10_000, 10_000)),
     provider("linode", "Linode (Akamai)", false, extras(0, 0, 5_000, 1_000)),
@@ -156,16 +159,33 @@ pub fn providers() -> &'static [ProviderFacts] {
     &PROVIDERS
 }
 
-/// What holds for `provider`; `None` for one that the hub does not know.
+/// What holds for `provider`; `None` for one that the hub does not know. Plugins are called `external-NAME`, and for each holds what does
+/// for `external`.
 #[must_use]
 pub fn facts(provider: &str) -> Option<&'static ProviderFacts> {
-    PROVIDERS.iter().find(|facts| facts.name == provider)
+    let name = if is_plugin(provider) { PLUGIN } else { provider };
+    PROVIDERS.iter().find(|facts| facts.name == name)
+}
+
+/// Whether a provider is one of several plugins of the operator's.
+#[must_use]
+pub fn is_plugin(provider: &str) -> bool {
+    let own = provider.strip_prefix(PLUGIN).and_then(|rest| rest.strip_prefix('-'));
+    own.is_some_and(|own| !own.is_empty())
 }
 
 /// Longest time from an order to the first boot of its machine, beyond the minutes that every cloud takes: an hour at
-/// Hivelocity, where people may have to look (5 to 60 min by its own words), none elsewhere.
+/// Hivelocity, where people may have to look (5 to 60 min by its own words), and for whole machines of Vultr; none elsewhere.
 #[must_use]
-pub fn delivered_within(provider: &str) -> Duration {
+pub fn delivered_within(provider: &str, plan: &str) -> Duration {
+    let is_metal = provider == "vultr" && plan.starts_with("vbm-");
+    if is_metal { Duration::from_secs(3600) } else { listed_within(provider) }
+}
+
+/// Longest time from an order to the first list with its machine, beyond that of every cloud: at Hivelocity what is not delivered
+/// may not be listed.
+#[must_use]
+pub fn listed_within(provider: &str) -> Duration {
     if provider == "hivelocity" { Duration::from_secs(3600) } else { Duration::ZERO }
 }
 
@@ -186,7 +206,18 @@ mod tests {
         assert_eq!(ended.len(), 1);
         assert!(ended.first().unwrap().contains("2026-06-30"));
         assert_eq!(facts("hetzner"), None);
+        assert_eq!(facts("external-rack"), facts("external"));
+        assert!(facts("external-").is_none() && facts("externals").is_none());
         assert!(is_one_machine("ssh") && !is_one_machine("aws") && !is_one_machine("hetzner"));
         assert_eq!(facts("linode").unwrap().regions().count(), 10);
+    }
+
+    #[test]
+    fn whole_machines_take_their_time_and_are_listed_at_once_where_the_cloud_does_so() {
+        let hour = Duration::from_secs(3600);
+        assert_eq!((delivered_within("hivelocity", "bm-525"), listed_within("hivelocity")), (hour, hour));
+        assert_eq!(delivered_within("vultr", "vbm-4c-32gb"), hour);
+        assert_eq!(delivered_within("vultr", "vc2-1c-1gb"), Duration::ZERO);
+        assert_eq!(listed_within("vultr"), Duration::ZERO);
     }
 }

@@ -287,6 +287,30 @@ pub(super) async fn nothing_is_tried_twice(cloud: &Watched<'_>) -> Result<()> {
     Ok(())
 }
 
+/// Each request before that of the machine itself fails once: whoever ordered is not told to wait for a machine.
+pub(super) async fn what_fails_before_an_order_says_that_nothing_was_ordered(
+    cloud: &Watched<'_>,
+) -> Result<()> {
+    for number in 1..40_u32 {
+        let order = cloud.order(number);
+        let earlier = cloud.fake().asked().len();
+        let fault = if number % 2 == 0 { Fault::Break } else { Fault::Refuse(Refusal::Broken) };
+        let at = usize::try_from(number)?;
+        cloud.fake().fail_nth(at, fault);
+        let made = cloud.create(&order).await;
+        let asked = cloud.fake().asked();
+        let mut asked = asked.iter().skip(earlier).take(at);
+        if asked.any(|asked| asked.kind == Kind::Create) {
+            ensure!(number > 1, "nothing is asked before an order");
+            return Ok(());
+        }
+        let class = class(&made);
+        ensure!(class.is_some() && class != Some(ErrorClass::Unknown), "request {number}: {made:?}");
+        ensure!(count_of(cloud, &order) == 0);
+    }
+    anyhow::bail!("no order came")
+}
+
 pub(super) async fn wrong_credentials_are_told(cloud: &Watched<'_>) -> Result<()> {
     cloud.fake().world(|world| world.token = "another one by now".to_owned());
     let errors = [

@@ -104,8 +104,17 @@ pub(super) fn regions() -> Vec<Value> {
         .to_vec()
 }
 
-pub(super) fn tag(name: &str) -> Value {
-    json!({ "name": name, "resources": { "count": 0, "droplets": { "count": 0 } } })
+/// A tag and what bears it.
+pub(super) fn tag(name: &str, world: &World) -> Value {
+    let bears = |machine: &&Machine| machine.tags.iter().any(|own| own == name);
+    let count = world.machines.iter().filter(bears).count();
+    let mut resources = json!({ "count": count, "droplets": { "count": count } });
+    if let Some(last) = world.machines.iter().rfind(bears) {
+        let uri = json!(format!("https://api.digitalocean.com/v2/droplets/{}", last.id));
+        resources["last_tagged_uri"] = uri.clone();
+        resources["droplets"]["last_tagged_uri"] = uri;
+    }
+    json!({ "name": name, "resources": resources })
 }
 
 pub(super) fn droplet(machine: &Machine) -> Value {

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{PROJECT, REGION};
+use super::{PROJECT, REGION, SECOND_REGION};
 use crate::server::{Answer, Request};
 use crate::world::{Machine, Power, Refusal, World};
 
@@ -135,13 +135,13 @@ pub(super) fn fits(filter: &str, machine: &Machine) -> bool {
     })
 }
 
-pub(super) fn region(zones: &[String]) -> Answer {
+pub(super) fn region(name: &str, zones: &[String]) -> Answer {
     let at = |zone: &String| format!("https://www.googleapis.com/compute/v1/projects/{PROJECT}/zones/{zone}");
     let zones: Vec<_> = zones.iter().map(at).collect();
     let quotas = json!([{ "metric": "CPUS", "limit": 24.0, "usage": 0.0 }, { "metric": "ROUTES", "limit": 9.0, "usage": 0.0 }]);
     Answer::json(
         200,
-        &json!({ "kind": "compute#region", "id": "1000", "name": REGION, "status": "UP", "zones": zones, "quotas": quotas }),
+        &json!({ "kind": "compute#region", "id": "1000", "name": name, "status": "UP", "zones": zones, "quotas": quotas }),
     )
 }
 
@@ -179,4 +179,40 @@ pub(super) fn swap_types(value: &mut Value) {
         Value::Number(number) => *value = json!(number.to_string()),
         Value::Null | Value::Bool(_) => {}
     }
+}
+
+/// Prices of processors and memory, in two pages: of E2 in both regions, and of other things.
+pub(super) fn skus(request: &Request) -> Answer {
+    let row = |description: &str, usage: &str, unit: &str, nanos: u64| {
+        json!({
+            "name": "services/6F81-5844-456A/skus/AAAA-BBBB-CCCC", "skuId": "AAAA-BBBB-CCCC", "description": description,
+            "category": {
+                "serviceDisplayName": "Compute Engine", "resourceFamily": "Compute", "resourceGroup": "CPU",
+                "usageType": usage,
+            },
+            "serviceRegions": [REGION, SECOND_REGION], "serviceProviderName": "Google",
+            "pricingInfo": [{ "summary": "", "currencyConversionRate": 1, "effectiveTime": "2026-11-20T10:00:00Z",
+                "pricingExpression": {
+                    "usageUnit": unit, "displayQuantity": 1, "baseUnit": "s", "baseUnitConversionFactor": 3600,
+                    "tieredRates": [{ "startUsageAmount": 0, "unitPrice": {
+                        "currencyCode": "USD", "units": "0", "nanos": nanos } }],
+                } }],
+        })
+    };
+    let body = match request.query("pageToken") {
+        None | Some("") => json!({ "nextPageToken": "second", "skus": [
+            row("E2 Instance Core running in Americas", "OnDemand", "h", 21_900_000),
+            row("Commitment v1: E2 Cpu in Americas for 1 Year", "Commit1Yr", "h", 13_000_000),
+            row("Licensing Fee for RHEL on VM with 6 to 127 VCPU", "OnDemand", "h", 130_000_000),
+        ] }),
+        Some(_) => json!({ "nextPageToken": "", "skus": [
+            row("E2 Instance Ram running in Americas", "OnDemand", "GiBy.h", 2_940_000),
+            row("Spot Preemptible E2 Instance Core running in Americas", "Preemptible", "h", 6_500_000),
+            row("Spot Preemptible E2 Instance Ram running in Americas", "Preemptible", "GiBy.h", 870_000),
+            // In words that were something else once: far below what is known.
+            row("N2 Instance Core running in Americas", "OnDemand", "h", 31_611),
+            row("N2 Instance Ram running in Americas", "OnDemand", "GiBy.h", 4_237),
+        ] }),
+    };
+    Answer::json(200, &body)
 }

@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use http::Method;
 use serde_json::Value;
 
-use super::{INSTANCES, PER_PAGE};
+use super::PER_PAGE;
 use crate::server::Request;
 
 /// Those that a request breaks.
@@ -23,15 +23,35 @@ pub(super) fn of_request(request: &Request) -> Vec<String> {
     rule(request.body.is_empty() || is_json, "a body without content-type: application/json");
     let size = request.query("per_page").and_then(|text| text.parse::<usize>().ok());
     rule(size.is_none_or(|size| (1..=PER_PAGE).contains(&size)), "per_page is not within 1 and 500");
-    if request.method == Method::POST && request.path == INSTANCES {
-        of_order(&request.json(), &mut rule);
+    match (&request.method, request.path.as_str()) {
+        (&Method::POST, "/v2/instances") => {
+            let order = request.json();
+            of_order(&order, &mut rule);
+            rule(order["firewall_group_id"].is_string(), "an order without firewall_group_id");
+        }
+        (&Method::POST, "/v2/bare-metals") => {
+            let order = request.json();
+            of_order(&order, &mut rule);
+            for field in ["firewall_group_id", "backups", "enable_vpc", "attach_vpc"] {
+                rule(order.get(field).is_none(), &format!("{field} of an instance for a whole machine"));
+            }
+        }
+        (&Method::PATCH, path) if path.starts_with("/v2/bare-metals/") => {
+            let change = request.json();
+            let has_fields = change.as_object().is_some_and(|fields| fields.len() == 1);
+            rule(has_fields && change["tags"].is_array(), "more is changed than tags");
+        }
+        (&Method::GET, "/v2/bare-metals") => {
+            rule(request.query("tag").is_none(), "a filter that is not documented for whole machines");
+        }
+        _ => {}
     }
     broken
 }
 
 fn of_order(order: &Value, rule: &mut impl FnMut(bool, &str)) {
     let text = |field: &str| order[field].as_str().unwrap_or_default();
-    for field in ["region", "plan", "label", "hostname", "firewall_group_id", "user_data"] {
+    for field in ["region", "plan", "label", "hostname", "user_data"] {
         rule(!text(field).is_empty(), &format!("an order without {field}"));
     }
     rule(order["os_id"].is_u64(), "an order without the number of a system");

@@ -104,6 +104,26 @@ pub(super) fn machine(machine: &Machine) -> Value {
     })
 }
 
+/// A whole machine, which has no word of whether it is on.
+pub(super) fn metal(machine: &Machine) -> Value {
+    let status = if machine.power == Power::Starting { "pending" } else { "active" };
+    let created = humantime::format_rfc3339_seconds(machine.created).to_string();
+    let created = format!("{}+00:00", created.trim_end_matches('Z'));
+    json!({
+        "id": name_of(machine.id), "label": machine.name, "tags": machine.tags, "tag": "", "status": status,
+        "date_created": created, "region": machine.region, "plan": machine.plan, "os": "Debian 13 x64 (trixie)",
+        "os_id": 2625, "app_id": 0, "image_id": "", "snapshot_id": "", "ram": "32768 MB", "disk": "2x 240 GB SSD",
+        "cpu_count": 4, "main_ip": "192.0.2.9", "netmask_v4": "255.255.254.0", "gateway_v4": "192.0.2.1",
+        "v6_network": "2001:db8::", "v6_main_ip": "2001:db8::9", "v6_network_size": 64, "mac_address": 2_199_756_823_533_u64,
+        "features": ["ipv6"], "user_scheme": "root",
+    })
+}
+
+/// The tags that a request names.
+pub(super) fn tags(body: &Value) -> Vec<String> {
+    body["tags"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
 pub(super) fn systems() -> Vec<Value> {
     [(477, "Debian 11 x64 (bullseye)"), (2136, "Debian 12 x64 (bookworm)"), (2625, "Debian 13 x64 (trixie)")]
         .map(|(id, name)| json!({ "id": id, "name": name, "arch": "x64", "family": "debian" }))
@@ -164,6 +184,23 @@ pub(super) fn plans(absurd: bool) -> Vec<Value> {
         plans.push(with_price("vc2-debt", -0.007, -5.0));
         plans.push(with_price("vc2-gold", 1e9, 7e11));
         plans.push(with_price("vc2-slip", 0.000_07, 5.0));
+    }
+    plans
+}
+
+/// Whole machines that are sold: one, one that is billed by months; and with `absurd` one that cannot be.
+pub(super) fn metal_plans(absurd: bool) -> Vec<Value> {
+    let plan = |id: &str, invoice: &str, hourly: f64| {
+        json!({
+            "id": id, "physical_cpus": 1, "cpu_count": 4, "cpu_cores": 4, "cpu_threads": 8,
+            "cpu_manufacturer": "Intel", "cpu_model": "E3-1270v6", "cpu_mhz": 3800, "ram": 32768, "disk": 240,
+            "disk_count": 2, "bandwidth": 5120, "monthly_cost": 120, "hourly_cost": hourly, "type": "SSD",
+            "locations": ["ewr", "fra"], "invoice_type": invoice, "deploy_ondemand": true, "location_cost": {},
+        })
+    };
+    let mut plans = vec![plan("vbm-4c-32gb", "hourly", 0.179), plan("vbm-month", "monthly", 0.179)];
+    if absurd {
+        plans.push(plan("vbm-free", "hourly", 0.0));
     }
     plans
 }

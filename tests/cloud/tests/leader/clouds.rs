@@ -87,12 +87,21 @@ pub(crate) async fn ec2() -> Cloud {
 }
 
 pub(crate) async fn vultr() -> Cloud {
-    cloud_of(VultrDialect::default(), ("vc2-1c-1gb", "fra", 25), |endpoint, http| {
+    vultr_of("vc2-1c-1gb").await
+}
+
+pub(crate) async fn vultr_metal() -> Cloud {
+    vultr_of("vbm-4c-32gb").await
+}
+
+async fn vultr_of(plan: &'static str) -> Cloud {
+    cloud_of(VultrDialect::default(), (plan, "fra", 25), |endpoint, http| {
         Arc::new(Vultr::new(VultrConfig {
             hub: hub(),
             endpoint,
             regions: Vec::new(),
             image: "Debian 13 x64".to_owned(),
+            bare_metal: true,
             credentials: fixed(&[("api_key", TOKEN)]),
             http,
         }))

@@ -175,6 +175,11 @@ async fn each_call_to_vultr_fails_once_and_nothing_is_left() {
 }
 
 #[tokio::test]
+async fn each_call_for_whole_machines_of_vultr_fails_once_and_nothing_is_left() {
+    each_call_fails_once(clouds::vultr_metal).await;
+}
+
+#[tokio::test]
 async fn each_call_to_linode_fails_once_and_nothing_is_left() {
     each_call_fails_once(clouds::linode).await;
 }

@@ -133,6 +133,11 @@ async fn a_hub_that_is_killed_has_the_instances_of_vultr_that_are_wanted_in_the_
 }
 
 #[tokio::test]
+async fn a_hub_that_is_killed_has_the_whole_machines_of_vultr_that_are_wanted_in_the_end() {
+    killed_again_and_again(clouds::vultr_metal().await).await;
+}
+
+#[tokio::test]
 async fn a_hub_that_is_killed_has_the_containers_that_are_wanted_in_the_end() {
     killed_again_and_again(clouds::engine().await).await;
 }

@@ -244,6 +244,11 @@ fn instances_of_vultr_live_from_order_to_end() -> Result<()> {
 }
 
 #[test]
+fn whole_machines_of_vultr_live_from_order_to_end() -> Result<()> {
+    a_life(&places::vultr_metal()?)
+}
+
+#[test]
 fn instances_of_linode_live_from_order_to_end() -> Result<()> {
     a_life(&places::linode()?)
 }

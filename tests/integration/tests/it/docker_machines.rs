@@ -66,6 +66,7 @@ impl ContractLab for Engine {
         let deployment = "aaaaaaaaaaaaaaaa".parse().unwrap();
         let key = format!("bp-{deployment}-{number}");
         InstanceSpec {
+            ttl: None,
             user_data: Secret::new(format!(r#"{{"join_line":"hub:7443/pin/bpj_canary","name":"{key}"}}"#)),
             key: key.parse().unwrap(),
             tags: Some(Tags { hub: owner(), deployment, attempt: 1 }),

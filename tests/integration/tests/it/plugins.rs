@@ -100,3 +100,88 @@ fn a_plugin_makes_machines_and_is_started_again_where_it_dies() -> Result<()> {
         Ok(())
     })
 }
+
+/// Whether a process still runs a program.
+fn runs(pid: &str) -> bool {
+    std::fs::read_link(format!("/proc/{pid}/exe")).is_ok()
+}
+
+/// The number that a plugin wrote of what it gave a session of its own.
+fn apart(file: &Path) -> Result<String> {
+    Ok(std::fs::read_to_string(file)?.trim().to_owned())
+}
+
+#[test]
+fn several_plugins_are_clouds_of_their_own_and_nothing_that_they_started_outlives_them() -> Result<()> {
+    if !require(&[Need::Root, Need::PluginPython]) {
+        return Ok(());
+    }
+    let folder = scratch("plugins")?;
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755))?;
+    let python = plugin_python().context("no python")?;
+    let example =
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../../hub/provider-external/examples/python/plugin.py");
+    let path = |name: &str, file: &str| folder.path().join(format!("{name}{file}"));
+    let mut list = String::new();
+    for name in ["rack", "lab"] {
+        let (script, left) = (path(name, ".sh"), path(name, ".left"));
+        let text = format!(
+            "#!/bin/sh\nexport MARK={script}\nsetsid sleep 86400 &\necho $! >{left}.part\nmv {left}.part {left}\nexec {python} -B {example}\n",
+            script = script.display(),
+            left = left.display(),
+            python = python.display(),
+        );
+        std::fs::write(&script, text)?;
+        std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755))?;
+        let socket = path(name, "/provider.sock");
+        list.push_str(&format!(
+            "[[plugin]]\nname = \"{name}\"\nprogram = \"{}\"\nsocket = \"{}\"\nuser = \"root\"\n",
+            script.display(),
+            socket.display()
+        ));
+    }
+    let file = path("plugins", ".toml");
+    std::fs::write(&file, list)?;
+    let mut hub = Hub::start(&[
+        "hub.advertise=127.0.0.1",
+        &format!("providers.external.plugins={}", file.display()),
+        "provision.every=1s",
+        "provision.call_again=2s",
+        "provision.second_look=1s",
+    ])?;
+    let mut orders = Vec::new();
+    for name in ["rack", "lab"] {
+        let provider = format!("external-{name}");
+        let order = ["deploy", "--yes", "--provider", &provider, "--request-key", name];
+        let ordered = eventually_ok(SETTLED, "an order", || hub.json(&order)).with_context(|| hub.log())?;
+        orders.push(text(&ordered, "/id")?.to_owned());
+        until(&hub, &path(name, "/machines"), "a machine", |found| found.len() == 1)?;
+    }
+    let told = hub.json(&["providers"])?.to_string();
+    ensure!(told.contains("external-rack") && told.contains("external-lab"), "{told}");
+
+    // One dies: what it gave a session of its own ends, and the other goes on.
+    let (rack, lab) = (apart(&path("rack", ".left"))?, apart(&path("lab", ".left"))?);
+    ensure!(runs(&rack) && runs(&lab), "{rack} {lab}");
+    let (first, other) = (process(&path("rack", ".sh"))?, process(&path("lab", ".sh"))?);
+    ensure!(Launch::new("kill").args(["-KILL", &first]).run(CALL)?.code == Some(0), "kill {first}");
+    eventually_ok(SETTLED, "the plugin again, and the end of what it left", || {
+        ensure!(process(&path("rack", ".sh"))? != first && !runs(&rack), "{}", hub.log());
+        Ok(())
+    })?;
+    ensure!(process(&path("lab", ".sh"))? == other && runs(&lab), "the other one was touched");
+
+    for (name, id) in ["rack", "lab"].into_iter().zip(&orders) {
+        hub.json(&["deployment", "terminate", id, "--yes"])?;
+        until(&hub, &path(name, "/machines"), "no machine", <[Value]>::is_empty)?;
+    }
+    // The hub is killed, which it cannot help: nothing of its plugins is left.
+    let again = apart(&path("rack", ".left"))?;
+    ensure!(again != rack && runs(&again), "{again}");
+    hub.kill()?;
+    eventually_ok(SETTLED, "the end of the plugins", || {
+        let left = ["rack", "lab"].map(|name| process(&path(name, ".sh")).is_ok());
+        ensure!(left == [false, false] && !runs(&again) && !runs(&lab), "{left:?}");
+        Ok(())
+    })
+}

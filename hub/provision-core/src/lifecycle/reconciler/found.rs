@@ -6,9 +6,9 @@ use blueprint_common_types::Timestamp;
 
 use super::churn::STAY;
 use super::{Action, Alarm, Reconciler, View, Why};
-use crate::catalogue::delivered_within;
+use crate::catalogue::{delivered_within, listed_within};
 use crate::lifecycle::{Record, RecordState, Wanted};
-use crate::{ErrorClass, Instance, InstanceKey, InstanceState};
+use crate::{Candidate, ErrorClass, Instance, InstanceKey, InstanceState};
 
 /// One record, what its cloud lists of it, and what is wanted of its deployment.
 struct Case<'a> {
@@ -139,7 +139,7 @@ impl Reconciler {
 
     /// True where what was asked for may still come into the list: some clouds list a machine only once it was delivered.
     fn may_come(&self, record: &Record, now: Timestamp) -> bool {
-        let within = self.settings.call_again.saturating_add(delivered_within(&record.candidate.provider));
+        let within = self.settings.call_again.saturating_add(listed_within(&record.candidate.provider));
         record.called_at.is_some_and(|at| now.since(at) < within)
     }
 
@@ -280,7 +280,8 @@ impl Reconciler {
         if case.wanted != Wanted::Running {
             return None;
         }
-        let within = self.settings.join_within.saturating_add(delivered_within(&record.candidate.provider));
+        let Candidate { provider, plan, .. } = &record.candidate;
+        let within = self.settings.join_within.saturating_add(delivered_within(provider, plan));
         let late = now.since(record.since) > within && view.is_clock_trusted;
         if record.state == RecordState::Created && late {
             self.blocks.handle_failure(&record.candidate, ErrorClass::Capacity, now);

@@ -186,6 +186,21 @@ pub(super) fn vultr() -> Result<Fake> {
     Fake::start(dialect, TOKEN, account, (nothing(), Some(made)))
 }
 
+/// Vultr again, with whole machines in place of instances.
+pub(super) fn vultr_metal() -> Result<Fake> {
+    let account = Account {
+        name: "vultr",
+        settings: &["regions=ewr,fra", "bare_metal=true"],
+        urls: &["endpoint"],
+        credentials: format!("api_key = {TOKEN}\n"),
+        told: &["Ops, ops@example.com", "provisioning"],
+        options: &["--replicas", "2", "--plan", "vbm-4c-32gb"],
+        strangers: Some(("vbm-4c-32gb", "ewr")),
+        ..Account::default()
+    };
+    Fake::start(VultrDialect::default(), TOKEN, account, (nothing(), None))
+}
+
 pub(super) fn linode() -> Result<Fake> {
     let account = Account {
         name: "linode",
