@@ -57,6 +57,10 @@ fn owner() -> HubId {
     HubId::from_bytes([3; 16])
 }
 
+/// Why promises about faults are not tried here.
+const ELSEWHERE: &str =
+    "a real engine does nothing wrong when it is told to: the provider keeps this before a fake one in tests/cloud";
+
 impl ContractLab for Engine {
     fn provider(&self) -> &dyn blueprint_hub_provision_core::Provider {
         &self.provider
@@ -95,6 +99,13 @@ impl ContractLab for Engine {
 
     fn fake(&self) -> Option<&FakeCloud> {
         None
+    }
+
+    fn left_out(&self) -> &'static [LeftOut] {
+        &[
+            LeftOut { promises: contract::OF_FAKES, reason: ELSEWHERE },
+            LeftOut { promises: &[contract::OF_SHUT_FAKES], reason: ELSEWHERE },
+        ]
     }
 
     async fn shut(&mut self) {}
