@@ -17,7 +17,7 @@ use blueprint_hub_provider_docker::{AgentProgram, Docker as Provider, DockerConf
 use blueprint_hub_provision_core::resource::Arch;
 use blueprint_hub_provision_core::{InstanceSpec, Provider as _, Tags};
 use blueprint_tests_cloud::FakeCloud;
-use blueprint_tests_cloud::contract::{self, Lab as ContractLab};
+use blueprint_tests_cloud::contract::{self, Lab as ContractLab, LeftOut};
 use blueprint_tests_support::{Host, Lab, Launch, binary, eventually_ok, scratch};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
 use serde_json::{Value, json};

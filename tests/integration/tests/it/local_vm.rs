@@ -1,5 +1,7 @@
 //! Machines of this host with the user data of a cloud's machines: real systemd, real cloud-init, and a real hub and agent.
 
+mod contract;
+
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};

@@ -1,7 +1,7 @@
 //! Machines of this host, held to the contract of every provider: real machines of systemd-nspawn.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -24,7 +24,7 @@ const WITHIN: Duration = Duration::from_secs(280);
 
 /// A folder of machines; all promises share it, one after the other.
 struct Here {
-    provider: Arc<LocalVm>,
+    provider: LocalVm,
 }
 
 fn owner() -> HubId {
@@ -33,7 +33,7 @@ fn owner() -> HubId {
 
 impl contract::Lab for Here {
     fn provider(&self) -> &dyn Provider {
-        &*self.provider
+        &self.provider
     }
 
     fn order(&self, number: u32) -> InstanceSpec {
@@ -117,7 +117,7 @@ async fn hold(dir: &Path, image: PathBuf) -> Result<()> {
     };
     // Another one over the same folder each time, as a hub that starts again makes.
     let make = async || {
-        let provider = Arc::new(LocalVm::open(config()).unwrap());
+        let provider = LocalVm::open(config()).unwrap();
         clear(&provider).await;
         Here { provider }
     };

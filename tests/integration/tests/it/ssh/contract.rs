@@ -1,4 +1,5 @@
 //! The operator's own machines, held to the contract of every provider: two real machines with systemd and an SSH server.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
