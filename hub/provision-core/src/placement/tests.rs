@@ -270,6 +270,13 @@ fn naive<'a>(
                 })
                 && (demand.allow_burstable || !offer.is_burstable)
                 && u64::from(offer.vcpus) * 1000 >= u64::from(demand.cpu_millis)
+                && match (demand.processors, offer.cpu_share()) {
+                    (Processors::Whole, _) | (_, CpuShare::Dedicated) => true,
+                    (Processors::Baseline, CpuShare::Baseline(permille)) => {
+                        u64::from(offer.vcpus) * u64::from(permille) >= u64::from(demand.cpu_millis)
+                    }
+                    (Processors::Baseline | Processors::Dedicated, _) => false,
+                }
                 && offer.memory_mib >= demand.memory_mib;
             let extras = facts(&offer.provider).unwrap().extras;
             let missing = if extras.loses_own_disk {
@@ -341,6 +348,7 @@ fn demands() -> impl Generator<Value = (Demand, Option<Micros>, Option<u32>, boo
                 plans: Vec::new(),
                 allow_spot: spot,
                 allow_burstable: burst,
+                processors,
                 egress_gb,
             };
             (demand, price.map(Micros::new), age, rate)

@@ -99,11 +99,12 @@ pub(super) fn offers(found: &[Value]) -> Table {
     let mut table = Table::new(&header);
     for row in found {
         let plan = if is(row, "spot") { format!("{} (spot)", text(row, "plan")) } else { text(row, "plan") };
-        let cpu = match (text(row, "arch").as_str(), is(row, "burstable")) {
-            ("arm64", _) => format!("{} arm64", number(row, "vcpus")),
-            (_, true) => format!("{} burstable", number(row, "vcpus")),
-            (_, false) => number(row, "vcpus").to_string(),
+        let arch = if text(row, "arch") == "arm64" { " arm64" } else { "" };
+        let share = match text(row, "cpu_share").as_str() {
+            "dedicated" | "" => String::new(),
+            _ => format!(", {}", text(row, "cpu_share_text")),
         };
+        let cpu = format!("{}{arch}{share}", number(row, "vcpus"));
         table.push(vec![
             text(row, "provider"),
             plan,

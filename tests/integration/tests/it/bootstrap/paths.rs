@@ -168,9 +168,9 @@ impl Booted<'_> {
 
     /// It is a node, and what it joined with is nowhere any more.
     fn joins(&mut self) -> Result<()> {
-        eventually_ok(BOOT, "a node that is connected", || {
+        eventually_ok(BOOT, "a node that is up", || {
             let node = self.node()?;
-            ensure!(text(&node, "/state")? == "connected", "{node}");
+            ensure!(text(&node, "/state")? == "up", "{node}");
             Ok(())
         })?;
         eventually_ok(SOON, "the end of the bootstrap", || {
@@ -225,7 +225,7 @@ impl Booted<'_> {
     }
 
     fn is_refused(&mut self) -> Result<()> {
-        self.gives_up("refused")
+        self.gives_up("token")
     }
 
     fn does_not_join_in_the_open(&mut self) -> Result<()> {
