@@ -233,7 +233,6 @@ fn row(choice: &Choice<'_>, market: &Market) -> Value {
         "vcpus": offer.vcpus,
         "burstable": offer.is_burstable,
         "cpu_share": offer.cpu_share().code(),
-        "cpu_share_text": offer.cpu_share().to_string(),
         "cpu_promised_millis": offer.cpu_share().promised_millis(offer.vcpus),
         "memory_mib": offer.memory_mib,
         "disk_gb": offer.disk_gb,

@@ -5,8 +5,8 @@ use proptest::strategy::Strategy as Generator;
 
 use super::*;
 use crate::Candidate;
-use crate::catalogue::{GpuKind, Template, templates};
-use crate::resource::{ArchChoice, GIB, GpuSpec, ResourceSpec};
+use crate::catalogue::{CpuShare, GpuKind, Template, templates};
+use crate::resource::{ArchChoice, GIB, GpuSpec, Processors, ResourceSpec};
 
 static EMBEDDED: LazyLock<Catalogue> = LazyLock::new(|| Catalogue::embedded().unwrap());
 
@@ -323,14 +323,16 @@ fn demands() -> impl Generator<Value = (Demand, Option<Micros>, Option<u32>, boo
     let region =
         proptest::option::of(prop_oneof!["us-east", "eu", "de", "fr-par-1", "as", "us-east-1", "atlantis"]);
     let arch = prop_oneof![Just(ArchChoice::X86_64), Just(ArchChoice::Arm64), Just(ArchChoice::Any)];
+    let processors =
+        prop_oneof![Just(Processors::Whole), Just(Processors::Baseline), Just(Processors::Dedicated)];
     let size = (10_u32..=130_000, 1_u64..=2_000_000, 1_u32..=4_000, 0_u32..=5_000);
     let price = proptest::option::of(1_u64..=5_000_000);
-    (size, gpu, region, arch, any::<[bool; 3]>(), price, proptest::option::of(0_u32..=900)).prop_map(
+    (size, gpu, region, (arch, processors), any::<[bool; 3]>(), price, proptest::option::of(0_u32..=900)).prop_map(
         |(
             (cpu_millis, memory_mib, disk_gb, egress_gb),
             gpu,
             region,
-            arch,
+            (arch, processors),
             [spot, burst, rate],
             price,
             age,
