@@ -334,6 +334,16 @@ impl Provider for LocalVm {
         Box::pin(self.delete_one(provider_id))
     }
 
+    fn have_joined(&self, provider_ids: &[&str]) {
+        for name in provider_ids.iter().filter(|name| name.parse::<InstanceKey>().is_ok()) {
+            match self.folder(name).forget_user_data() {
+                Ok(true) => info!(machine = name, "user data of a machine that has joined are wiped"),
+                Ok(false) => {}
+                Err(error) => warn!(machine = name, %error, "user data of a machine that has joined are not wiped"),
+            }
+        }
+    }
+
     fn boot<'a>(&'a self, provider_id: &'a str) -> BoxFuture<'a, Result<(), ProviderError>> {
         Box::pin(self.boot_one(provider_id))
     }
