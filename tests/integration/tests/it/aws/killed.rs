@@ -61,16 +61,21 @@ impl Storm<'_> {
         (self.seed >> 33) % below
     }
 
-    /// Machines that stand, by deployment.
+    /// Machines that stand, by deployment. moto shows a machine a moment before its tags.
     fn standing(&self) -> Result<BTreeMap<String, Vec<String>>> {
+        eventually_ok(CALL, "tags on each machine", || self.tagged())
+    }
+
+    fn tagged(&self) -> Result<BTreeMap<String, Vec<String>>> {
         let states = "&Filter.1.Name=instance-state-name&Filter.1.Value.1=pending&Filter.1.Value.2=running\
                       &Filter.1.Value.3=stopping&Filter.1.Value.4=stopped";
         let xml = self.moto.ec2(REGION, &format!("Action=DescribeInstances{states}"))?;
         let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for machine in xml.split("<instanceId>").skip(1) {
-            let id = machine.split('<').next().unwrap_or_default().to_owned();
-            let tag = machine.split("<key>blueprint-deployment</key>").nth(1);
-            let deployment = tag.and_then(|rest| all(rest, "value").into_iter().next());
+        // Each reservation has one machine: the hub orders no two at once.
+        for machine in xml.split("</instancesSet>").filter(|text| text.contains("<instanceId>")) {
+            let id = all(machine, "instanceId").pop().context("no id")?;
+            let tag = machine.split("<item>").find(|item| item.contains("<key>blueprint-deployment</key>"));
+            let deployment = tag.and_then(|item| all(item, "value").into_iter().next());
             found.entry(deployment.with_context(|| format!("no tag in {machine}"))?).or_default().push(id);
         }
         Ok(found)
