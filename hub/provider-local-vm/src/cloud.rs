@@ -339,7 +339,9 @@ impl Provider for LocalVm {
             match self.folder(name).forget_user_data() {
                 Ok(true) => info!(machine = name, "user data of a machine that has joined are wiped"),
                 Ok(false) => {}
-                Err(error) => warn!(machine = name, %error, "user data of a machine that has joined are not wiped"),
+                Err(error) => {
+                    warn!(machine = name, %error, "user data of a machine that has joined are not wiped")
+                }
             }
         }
     }

@@ -175,7 +175,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let folder = Folder::new(dir.path().join("bp-x"));
         assert!(!folder.forget_user_data().unwrap());
-        for content in ["#cloud-config\n".to_owned(), format!("#cloud-config\n{{\"canary\": \"{}\"}}\n", "x".repeat(9000))] {
+        for content in [
+            "#cloud-config\n".to_owned(),
+            format!("#cloud-config\n{{\"canary\": \"{}\"}}\n", "x".repeat(9000)),
+        ] {
             std::fs::create_dir_all(folder.seed()).unwrap();
             let file = folder.seed().join("user-data");
             std::fs::write(&file, &content).unwrap();

@@ -201,7 +201,9 @@ pub async fn run<L: Lab>(make: impl AsyncFn() -> L) {
         hold_in_a_cloud_that_misbehaves(&make, &mut run).await;
     } else {
         for name in OF_FAKES.iter().filter(|name| run.tries(name)).copied().collect::<Vec<_>>() {
-            run.failures.push(format!("{name}: it has no fake cloud, and does not say why this means nothing for it"));
+            run.failures.push(format!(
+                "{name}: it has no fake cloud, and does not say why this means nothing for it"
+            ));
         }
     }
     if run.tries(OF_SHUT_FAKES) {

@@ -193,7 +193,12 @@ mod tests {
     #[test]
     fn shared_processors_count_as_they_are_asked_to() {
         let demand = |cpu_millis, processors| {
-            Demand::machine(&ResourceSpec { cpu_millis, processors, storage_bytes: 1 << 30, ..ResourceSpec::default() })
+            Demand::machine(&ResourceSpec {
+                cpu_millis,
+                processors,
+                storage_bytes: 1 << 30,
+                ..ResourceSpec::default()
+            })
         };
         let offer = |provider, plan| Offer {
             disk_gb: 20,
@@ -207,7 +212,8 @@ mod tests {
             (401, Processors::Baseline, [false, false, true]),
             (100, Processors::Dedicated, [false, false, true]),
         ] {
-            let found = [&burstable, &shared, &own].map(|offer| demand(wanted, processors).check(offer).is_ok());
+            let found =
+                [&burstable, &shared, &own].map(|offer| demand(wanted, processors).check(offer).is_ok());
             assert_eq!(found, fits, "{wanted} {processors:?}");
         }
         let why = demand(1000, Processors::Baseline).check(&burstable).unwrap_err();

@@ -167,12 +167,15 @@ impl fmt::Display for Reason {
             Self::Gpu(None) => f.write_str("has no GPU"),
             Self::Gpu(Some(gpu)) => write!(f, "has {gpu} of {} MiB", gpu.vram_mib),
             Self::Burstable => f.write_str("has burstable processors"),
-            Self::Shared(CpuShare::Baseline(_)) => f.write_str("has processors that are whole for a while alone"),
+            Self::Shared(CpuShare::Baseline(_)) => {
+                f.write_str("has processors that are whole for a while alone")
+            }
             Self::Shared(CpuShare::Shared | CpuShare::Dedicated) => {
                 f.write_str("has shared processors, of which its provider promises no share")
             }
             Self::Baseline { has_millis, wanted_millis } => {
-                let [has, wanted] = [has_millis, wanted_millis].map(|millis| Micros::new(u64::from(*millis) * 1000));
+                let [has, wanted] =
+                    [has_millis, wanted_millis].map(|millis| Micros::new(u64::from(*millis) * 1000));
                 write!(f, "is promised {has} of {wanted} processors at all times")
             }
             Self::Cpu { has, wanted_millis } => {

@@ -327,35 +327,36 @@ fn demands() -> impl Generator<Value = (Demand, Option<Micros>, Option<u32>, boo
         prop_oneof![Just(Processors::Whole), Just(Processors::Baseline), Just(Processors::Dedicated)];
     let size = (10_u32..=130_000, 1_u64..=2_000_000, 1_u32..=4_000, 0_u32..=5_000);
     let price = proptest::option::of(1_u64..=5_000_000);
-    (size, gpu, region, (arch, processors), any::<[bool; 3]>(), price, proptest::option::of(0_u32..=900)).prop_map(
-        |(
-            (cpu_millis, memory_mib, disk_gb, egress_gb),
-            gpu,
-            region,
-            (arch, processors),
-            [spot, burst, rate],
-            price,
-            age,
-        )| {
-            let gpu = gpu.map(|(count, kind, min_vram_mib)| GpuSpec { count, kind, min_vram_mib });
-            let demand = Demand {
-                cpu_millis,
-                memory_mib,
-                disk_gb,
+    (size, gpu, region, (arch, processors), any::<[bool; 3]>(), price, proptest::option::of(0_u32..=900))
+        .prop_map(
+            |(
+                (cpu_millis, memory_mib, disk_gb, egress_gb),
                 gpu,
-                arch,
                 region,
-                regions: Vec::new(),
-                within: None,
-                plans: Vec::new(),
-                allow_spot: spot,
-                allow_burstable: burst,
-                processors,
-                egress_gb,
-            };
-            (demand, price.map(Micros::new), age, rate)
-        },
-    )
+                (arch, processors),
+                [spot, burst, rate],
+                price,
+                age,
+            )| {
+                let gpu = gpu.map(|(count, kind, min_vram_mib)| GpuSpec { count, kind, min_vram_mib });
+                let demand = Demand {
+                    cpu_millis,
+                    memory_mib,
+                    disk_gb,
+                    gpu,
+                    arch,
+                    region,
+                    regions: Vec::new(),
+                    within: None,
+                    plans: Vec::new(),
+                    allow_spot: spot,
+                    allow_burstable: burst,
+                    processors,
+                    egress_gb,
+                };
+                (demand, price.map(Micros::new), age, rate)
+            },
+        )
 }
 
 proptest! {

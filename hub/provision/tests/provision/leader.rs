@@ -344,6 +344,7 @@ async fn a_cloud_that_hangs_or_is_out_of_order_does_not_hold_up_another() {
         machines: Mutex::default(),
         creates: Mutex::default(),
         lists: AtomicUsize::new(0),
+        joined: Mutex::default(),
         fails: true,
         within: CloudCall::USUAL,
         store: Arc::clone(&store),

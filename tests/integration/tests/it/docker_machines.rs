@@ -58,8 +58,7 @@ fn owner() -> HubId {
 }
 
 /// Why promises about faults are not tried here.
-const ELSEWHERE: &str =
-    "a real engine does nothing wrong when it is told to: the provider keeps this before a fake one in tests/cloud";
+const ELSEWHERE: &str = "a real engine does nothing wrong when it is told to: the provider keeps this before a fake one in tests/cloud";
 
 impl ContractLab for Engine {
     fn provider(&self) -> &dyn blueprint_hub_provision_core::Provider {

@@ -124,7 +124,11 @@ impl Storm<'_> {
         let standing = self.standing()?;
         self.seen.while_standing += u32::from(!standing.is_empty());
         for (deployment, machines) in &standing {
-            ensure!(machines.len() == 1, "{deployment} has {machines:?}; the hub logged:\n{}", self.hub.log());
+            ensure!(
+                machines.len() == 1,
+                "{deployment} has {machines:?}; the hub logged:\n{}",
+                self.hub.log()
+            );
         }
         self.hub.start_again()
     }

@@ -159,8 +159,11 @@ struct Booted<'a> {
 impl Booted<'_> {
     fn node(&self) -> Result<Value> {
         let listed = self.hub.json(&["node", "ls"])?;
-        let nodes = rows(&listed, "/nodes")?.iter().filter(|row| row.pointer("/name") == Some(&self.name.into()));
-        let [node] = nodes.collect::<Vec<_>>()[..] else { anyhow::bail!("no node {} in {listed}", self.name) };
+        let nodes =
+            rows(&listed, "/nodes")?.iter().filter(|row| row.pointer("/name") == Some(&self.name.into()));
+        let [node] = nodes.collect::<Vec<_>>()[..] else {
+            anyhow::bail!("no node {} in {listed}", self.name)
+        };
         Ok(node.clone())
     }
 
@@ -177,7 +180,10 @@ impl Booted<'_> {
         })?;
         eventually_ok(SOON, "the end of the bootstrap", || {
             let left = self.machine.inside("ls /etc/blueprint-agent; systemctl is-active blueprint-agent")?;
-            ensure!(!left.contains("join") && !left.contains("bootstrap.env") && left.contains("active"), "{left}");
+            ensure!(
+                !left.contains("join") && !left.contains("bootstrap.env") && left.contains("active"),
+                "{left}"
+            );
             Ok(())
         })?;
         self.has_no_token()
@@ -267,7 +273,10 @@ impl Booted<'_> {
             self.machine.folder().join("seed").display(),
             self.machine.root().join(SEED).display()
         );
-        ensure!(Launch::new("sh").args(["-c", &again]).run(CALL)?.code == Some(0), "the seed is not put back");
+        ensure!(
+            Launch::new("sh").args(["-c", &again]).run(CALL)?.code == Some(0),
+            "the seed is not put back"
+        );
         let said = self.machine.inside_within(
             "cloud-init clean; cloud-init init --local && cloud-init init && cloud-init modules --mode config && \
              cloud-init modules --mode final && echo all done",
@@ -334,7 +343,17 @@ fn liar(host: &Host, folder: &Path, digest: &str) -> Result<Process> {
     std::fs::create_dir_all(folder.join("agent"))?;
     std::fs::write(folder.join("agent").join(digest), "#!/bin/sh\ntouch /taken\n")?;
     let made = Launch::new("openssl")
-        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=liar"])
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-subj",
+            "/CN=liar",
+        ])
         .args(["-keyout", "key.pem", "-out", "cert.pem"])
         .folder(folder)
         .run(SOON)?;
@@ -386,8 +405,10 @@ fn a_machines_first_boot_ends_as_it_should_whatever_is_in_its_way() -> Result<()
         }
         // Two at a time: there are two processors where this runs most often.
         std::thread::scope(|scope| {
-            let threads: Vec<_> =
-                orders.into_iter().map(|(way, order)| (way.name, scope.spawn(move || go(way, order)))).collect();
+            let threads: Vec<_> = orders
+                .into_iter()
+                .map(|(way, order)| (way.name, scope.spawn(move || go(way, order))))
+                .collect();
             for (name, thread) in threads {
                 let gone = thread.join().unwrap_or_else(|_| Err(anyhow!("its thread broke")));
                 if let Err(error) = gone {
