@@ -12,7 +12,7 @@ use super::{REGION, SETTLED, ordered, ordering, shown, start};
 use crate::fixture::{CALL, Hub, rows, text};
 use crate::say::{pass, say, seconds_from};
 
-/// Kills where `BLUEPRINT_TEST_AWS_KILLS` says nothing; 200 take some five minutes.
+/// Kills where `BLUEPRINT_TEST_AWS_KILLS` says nothing; 200 take some five minutes on a quiet machine, and ten on a busy one.
 const KILLS: u64 = 30;
 
 /// Orders that are open at once.
