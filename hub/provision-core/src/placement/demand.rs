@@ -217,7 +217,7 @@ mod tests {
             assert_eq!(found, fits, "{wanted} {processors:?}");
         }
         let why = demand(1000, Processors::Baseline).check(&burstable).unwrap_err();
-        assert_eq!(why.to_string(), "is promised 0.4 of 1 processors at all times");
+        assert_eq!(why.to_string(), "is promised 0.40 of 1.00 processors at all times");
     }
 
     /// An order names the disk that its price was reckoned with, and never less than was asked for.
