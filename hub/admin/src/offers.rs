@@ -235,6 +235,8 @@ fn row(choice: &Choice<'_>, market: &Market) -> Value {
         "arch": offer.arch,
         "vcpus": offer.vcpus,
         "burstable": offer.is_burstable,
+        "cpu_share": offer.cpu_share().code(),
+        "cpu_promised_millis": offer.cpu_share().promised_millis(offer.vcpus),
         "memory_mib": offer.memory_mib,
         "disk_gb": offer.disk_gb,
         "gpu": offer.gpu.as_ref().map(gpu),

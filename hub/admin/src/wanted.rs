@@ -9,7 +9,7 @@ use blueprint_hub_provision_core::catalogue::templates;
 use blueprint_hub_provision_core::estimate::Terms;
 use blueprint_hub_provision_core::lifecycle::Spread;
 use blueprint_hub_provision_core::placement::{Demand, Layers, Question, Strategy};
-use blueprint_hub_provision_core::resource::{ArchChoice, GpuSpec, ResourceSpec};
+use blueprint_hub_provision_core::resource::{ArchChoice, GpuSpec, Processors, ResourceSpec};
 use serde::{Deserialize, Serialize};
 
 use crate::error::ApiError;
@@ -52,6 +52,9 @@ pub(crate) struct Wanted {
     arch: Option<ArchChoice>,
     spot: bool,
     no_burstable: bool,
+    /// How shared processors are counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    processors: Option<Processors>,
     #[serde(skip_serializing_if = "Option::is_none")]
     egress_gb: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -173,6 +176,7 @@ impl Wanted {
             ));
         }
         spec.allow_burstable &= !self.no_burstable;
+        spec.processors = self.processors.unwrap_or(spec.processors);
         spec.egress_gib_month = self.egress_gb.unwrap_or(spec.egress_gib_month);
         let layers = self.layers(&spec, market)?;
         let merged = layers::hold(&mut spec, &layers);

@@ -8,6 +8,7 @@ use std::time::SystemTime;
 
 use blueprint_common_types::{Micros, Timestamp};
 use blueprint_hub_provision_core::catalogue::Offer;
+use blueprint_hub_provision_core::resource::Arch;
 use blueprint_hub_provision_core::{
     Instance, InstanceKey, InstanceSpec, InstanceState, Listing, Provider, ProviderError,
 };
@@ -162,8 +163,11 @@ impl LocalVm {
     async fn create_one(&self, spec: &InstanceSpec) -> Result<Instance, ProviderError> {
         let plan = PLANS.iter().find(|plan| plan.0 == spec.plan);
         let what = || format!("{} in {}", spec.plan, spec.region);
-        if plan.is_none() || spec.region != REGION || spec.spot {
+        if plan.is_none() || spec.region != REGION || spec.spot || spec.arch != Arch::X86_64 {
             return Err(ProviderError::NotSold { what: what() });
+        }
+        if spec.tags.is_none() {
+            return Err(ProviderError::Reject { reason: "it carries no tags of this hub".to_owned() });
         }
         let name = spec.key.as_str();
         let _lock = self.lock(name).await;
@@ -328,6 +332,18 @@ impl Provider for LocalVm {
 
     fn delete<'a>(&'a self, provider_id: &'a str) -> BoxFuture<'a, Result<(), ProviderError>> {
         Box::pin(self.delete_one(provider_id))
+    }
+
+    fn have_joined(&self, provider_ids: &[&str]) {
+        for name in provider_ids.iter().filter(|name| name.parse::<InstanceKey>().is_ok()) {
+            match self.folder(name).forget_user_data() {
+                Ok(true) => info!(machine = name, "user data of a machine that has joined are wiped"),
+                Ok(false) => {}
+                Err(error) => {
+                    warn!(machine = name, %error, "user data of a machine that has joined are not wiped")
+                }
+            }
+        }
     }
 
     fn boot<'a>(&'a self, provider_id: &'a str) -> BoxFuture<'a, Result<(), ProviderError>> {

@@ -1,6 +1,6 @@
 //! The files of one machine.
 
-use std::io;
+use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use blueprint_common_types::{HubId, Secret, Timestamp};
@@ -8,6 +8,12 @@ use blueprint_hub_provision_core::{InstanceSpec, Tags};
 use serde::{Deserialize, Serialize};
 use tokio::fs::{self, DirBuilder, OpenOptions};
 use tokio::io::AsyncWriteExt;
+
+/// What user data begin with of which the join line was taken; a document that asks for nothing.
+const FORGOTTEN: &[u8; 41] = b"#cloud-config\n# This machine has joined.\n";
+
+/// More than user data are ever long, in bytes.
+const MAX_USER_DATA: usize = 1 << 20;
 
 /// What a machine was ordered as.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -98,6 +104,37 @@ impl Folder {
         write(&self.join("machine.json"), &serde_json::to_vec(label)?).await
     }
 
+    /// Takes the join line out of what cloud-init is given, once and for good. The file keeps its length: a guest may have it open,
+    /// as QEMU shows it a folder of the host.
+    ///
+    /// # Errors
+    ///
+    /// What the file system says; a file that is not there is none.
+    pub(crate) fn forget_user_data(&self) -> io::Result<bool> {
+        let path = self.seed().join("user-data");
+        let length = match std::fs::metadata(&path) {
+            Ok(about) => about.len(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        let length = usize::try_from(length).unwrap_or(usize::MAX).min(MAX_USER_DATA);
+        let mut file = std::fs::OpenOptions::new().read(true).write(true).open(&path)?;
+        let mut head = [0; FORGOTTEN.len()];
+        let is_forgotten = length >= FORGOTTEN.len() && {
+            file.read_exact(&mut head)?;
+            head == *FORGOTTEN
+        };
+        if is_forgotten {
+            return Ok(false);
+        }
+        let mut text = FORGOTTEN.to_vec();
+        text.resize(length, b'\n');
+        file.rewind()?;
+        file.write_all(&text)?;
+        file.sync_all()?;
+        Ok(true)
+    }
+
     /// What the machine was ordered as; `None` where it does not exist.
     pub(crate) async fn label(&self) -> io::Result<Option<Label>> {
         match fs::read(self.join("machine.json")).await {
@@ -127,4 +164,28 @@ pub(crate) async fn write(path: &Path, content: &[u8]) -> io::Result<()> {
     file.write_all(content).await?;
     file.sync_all().await?;
     fs::rename(&beside, path).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn user_data_are_forgotten_once_and_keep_their_length() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Folder::new(dir.path().join("bp-x"));
+        assert!(!folder.forget_user_data().unwrap());
+        for content in [
+            "#cloud-config\n".to_owned(),
+            format!("#cloud-config\n{{\"canary\": \"{}\"}}\n", "x".repeat(9000)),
+        ] {
+            std::fs::create_dir_all(folder.seed()).unwrap();
+            let file = folder.seed().join("user-data");
+            std::fs::write(&file, &content).unwrap();
+            assert!(folder.forget_user_data().unwrap());
+            let left = std::fs::read_to_string(&file).unwrap();
+            assert!(left.len() == content.len() && !left.contains("canary"), "{left}");
+        }
+        assert!(!folder.forget_user_data().unwrap(), "it was done again");
+    }
 }

@@ -5,6 +5,7 @@ mod day;
 mod facts;
 mod gpu;
 mod regions;
+mod share;
 mod snapshot;
 mod templates;
 
@@ -27,6 +28,7 @@ pub use facts::{
 pub use gpu::{Gpu, GpuKind};
 pub(crate) use regions::is_known as is_known_region;
 pub use regions::{Area, area_of, region_matches, region_of};
+pub use share::CpuShare;
 pub use snapshot::SnapshotError;
 pub use templates::{Template, templates};
 

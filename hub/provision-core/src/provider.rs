@@ -323,6 +323,12 @@ pub trait Provider: Send + Sync {
     /// As for [`Self::boot`].
     fn stop<'a>(&'a self, provider_id: &'a str) -> BoxFuture<'a, Result<(), ProviderError>>;
 
+    /// Says that these machines have joined, by the cloud's names of them: what their first boot alone needed, such as user data
+    /// that lies on the hub's own host, may go. It is said after each list, and has to be quick.
+    fn have_joined(&self, provider_ids: &[&str]) {
+        let _ = provider_ids;
+    }
+
     /// How the cloud names this hub's machine of that key where it vouches for it, `ACCOUNT/MACHINE` in lower case, as far as
     /// that is another name than its `provider_id`. `None` where it is not, and where there is no such machine.
     ///

@@ -85,6 +85,31 @@ impl ArchChoice {
     }
 }
 
+/// How processors that are shared with others are counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Processors {
+    /// Each as a whole one, however much of it is promised: what price lists do.
+    #[default]
+    Whole,
+    /// Each as what is promised of it at all times; where nothing is promised, the machine does not do.
+    Baseline,
+    /// Machines whose processors are shared do not do.
+    Dedicated,
+}
+
+impl Processors {
+    /// Its name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Whole => "whole",
+            Self::Baseline => "baseline",
+            Self::Dedicated => "dedicated",
+        }
+    }
+}
+
 /// GPUs, all of one kind and each a whole one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -119,6 +144,8 @@ pub struct ResourceSpec {
     pub allow_spot: bool,
     /// Whether a processor that is only given its full speed for a while counts as a whole one.
     pub allow_burstable: bool,
+    /// How processors that are shared with others are counted.
+    pub processors: Processors,
     /// Processors that the artefact runs on.
     pub arch: ArchChoice,
     /// Region, area or country; anywhere where absent. [`crate::placement`] says how it is compared.
@@ -158,6 +185,7 @@ impl ResourceSpec {
             egress_gib_month: 0,
             allow_spot: false,
             allow_burstable: true,
+            processors: Processors::Whole,
             arch: ArchChoice::X86_64,
             region: None,
         }

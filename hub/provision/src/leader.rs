@@ -303,9 +303,21 @@ impl Leader {
         for action in actions {
             self.carry_out(action, &records).await;
         }
+        self.tell_joined(provider, &records);
         self.rest(provider, is_moving(&records));
         self.note(asked_at).await;
         self.publish();
+    }
+
+    /// Tells a provider which of its machines are nodes.
+    fn tell_joined(&self, provider: &str, records: &Records) {
+        let Some(lane) = self.lanes.get(provider) else { return };
+        let joined = records
+            .instances
+            .values()
+            .filter(|record| record.candidate.provider == provider && record.state == RecordState::Active)
+            .filter_map(|record| record.provider_id.as_deref());
+        lane.way.provider.have_joined(&joined.collect::<Vec<_>>());
     }
 
     /// When a lane is listed next, where nothing of it is under way.

@@ -235,6 +235,9 @@ fn show_offers(plan: &Value) {
         ]);
     }
     eprint_line(offers.render().trim_end());
+    if let Some(shared) = shared(plan) {
+        eprint_line(&shared);
+    }
     let count = text(plan, "replicas");
     let noun = if count == "1" { "machine" } else { "machines" };
     if text(plan, "spread") != "none" {
@@ -265,6 +268,36 @@ fn show_offers(plan: &Value) {
         text(plan, "hourly"),
         text(plan, "monthly")
     ));
+}
+
+/// Which of the plan have processors that they share, where there are such.
+fn shared(plan: &Value) -> Option<String> {
+    let mut told: Vec<_> = rows(plan, "plan")
+        .iter()
+        .filter_map(|offer| {
+            let share = match (text(offer, "cpu_share").as_str(), offer.get("cpu_promised_permille")) {
+                ("shared", _) => "of which no share is promised".to_owned(),
+                ("baseline", Some(Value::Number(permille))) => {
+                    let permille = permille.as_u64().unwrap_or(0);
+                    format!("of each of which {}.{} % is promised", permille / 10, permille % 10)
+                }
+                _ => return None,
+            };
+            Some(format!("{} of {} has processors {share}", text(offer, "plan"), text(offer, "provider")))
+        })
+        .collect();
+    told.dedup();
+    (!told.is_empty()).then(|| {
+        format!(
+            "{}. They are counted as {} here; --processors baseline counts what is promised, dedicated takes none that are shared",
+            told.join("; "),
+            if plan.pointer("/explained/processors/value").and_then(Value::as_str) == Some("baseline") {
+                "what is promised"
+            } else {
+                "whole ones"
+            }
+        )
+    })
 }
 
 /// Asks at the terminal; a script has to say --yes.

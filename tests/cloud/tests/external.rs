@@ -9,7 +9,7 @@ use blueprint_hub_provider_external::{External, ExternalConfig};
 use blueprint_hub_provision_core::resource::Arch;
 use blueprint_hub_provision_core::{ErrorClass, InstanceSpec, Provider, ProviderError, Tags};
 use blueprint_tests_cloud::FakeCloud;
-use blueprint_tests_cloud::contract::{self, Lab};
+use blueprint_tests_cloud::contract::{self, Lab, LeftOut};
 use blueprint_tests_support::{Launch, Need, Process, plugin_python, require};
 use tempfile::TempDir;
 
@@ -110,6 +110,20 @@ impl Lab for Account {
 
     fn fake(&self) -> Option<&FakeCloud> {
         None
+    }
+
+    fn left_out(&self) -> &'static [LeftOut] {
+        &[
+            LeftOut {
+                promises: contract::OF_FAKES,
+                reason: "the example's cloud is in the plugin and does nothing wrong when it is told to; what a plugin answers is checked by \
+                         tests of hub/provider-external, and a cloud behind one by its own author",
+            },
+            LeftOut {
+                promises: &[contract::OF_SHUT_FAKES],
+                reason: "a plugin that is away is tried beside this, as it is a process and no server",
+            },
+        ]
     }
 
     async fn shut(&mut self) {}

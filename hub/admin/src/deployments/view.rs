@@ -2,6 +2,7 @@
 
 use blueprint_common_types::{AgentId, Micros};
 use blueprint_hub_provision_core::Candidate;
+use blueprint_hub_provision_core::catalogue::CpuShare;
 use blueprint_hub_provision_core::lifecycle::{
     Alarm, Cloud, Deployment, Record, RecordState, Records, Wanted,
 };
@@ -120,6 +121,7 @@ pub(super) fn whole(state: &AdminState, deployment: &Deployment, records: &Recor
 /// Something that could be ordered, with the price of an hour in US dollars.
 pub(super) fn offer(offer: &Candidate) -> Value {
     let Candidate { provider, plan, region, spot, disk_gb, arch, hourly, stopped_hourly, egress } = offer;
+    let share = CpuShare::of(provider, plan);
     json!({
         "provider": provider,
         "plan": plan,
@@ -127,6 +129,8 @@ pub(super) fn offer(offer: &Candidate) -> Value {
         "spot": spot,
         "disk_gb": disk_gb,
         "arch": arch.as_str(),
+        "cpu_share": share.map(CpuShare::code),
+        "cpu_promised_permille": share.and_then(|share| share.promised_millis(1)),
         "hourly": hourly.to_string(),
         "stopped_hourly": stopped_hourly.to_string(),
         "egress_gb": egress.map(|egress| egress.gb.to_string()),

@@ -2,7 +2,7 @@
 
 use blueprint_common_types::Micros;
 use blueprint_hub_provision_core::placement::{Layer, Layers, NoFit, Strategy};
-use blueprint_hub_provision_core::resource::{ArchChoice, ResourceSpec};
+use blueprint_hub_provision_core::resource::{ArchChoice, Processors, ResourceSpec};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -19,6 +19,7 @@ struct Requirements {
     strategy: Option<String>,
     region: Option<String>,
     arch: Option<ArchChoice>,
+    processors: Option<Processors>,
     allow_spot: Option<bool>,
     /// US dollars an hour for each machine.
     max_price: Option<String>,
@@ -38,6 +39,7 @@ impl Requirements {
             strategy: said.strategy.as_deref().map(named).transpose()?,
             region: said.region,
             arch: said.arch,
+            processors: said.processors,
             // That it may run on one is no order of one.
             allow_spot: said.allow_spot.filter(|allowed| !allowed),
             max_hourly: decimal("max_price of the blueprint", said.max_price.as_deref())?,
@@ -55,7 +57,7 @@ impl Requirements {
             ..ResourceSpec::default()
         };
         if spec != sizes {
-            let why = "resources says more than processors, memory, storage and GPUs; region, arch and allow_spot stand beside it";
+            let why = "resources says more than processors, memory, storage and GPUs; region, arch, processors and allow_spot stand beside it";
             return Err(wrong(why.to_owned()));
         }
         Ok(layer.needing(&spec))
@@ -71,6 +73,7 @@ impl Wanted {
             strategy: self.strategy()?,
             region: spec.region.clone(),
             arch: self.arch.or_else(|| is_whole.then_some(spec.arch)),
+            processors: self.processors.or_else(|| self.spec.is_some().then_some(spec.processors)),
             allow_spot: spec.allow_spot.then_some(true),
             max_hourly: decimal("max_price", self.max_price.as_deref())?,
             max_instances: None,
@@ -104,6 +107,7 @@ pub(super) fn hold(spec: &mut ResourceSpec, layers: &Layers) -> Layer {
     spec.gpu.clone_from(&merged.gpu);
     spec.region.clone_from(&merged.region);
     spec.arch = merged.arch.unwrap_or(spec.arch);
+    spec.processors = merged.processors.unwrap_or(spec.processors);
     spec.allow_spot = merged.allow_spot.unwrap_or(false);
     merged
 }
@@ -183,6 +187,7 @@ fn shown(layer: &Layer, name: &str) -> Value {
         "strategy" => json!(layer.strategy.as_ref().map(strategy)),
         "region" => json!(layer.region),
         "arch" => json!(layer.arch),
+        "processors" => json!(layer.processors),
         "allow_spot" => json!(layer.allow_spot),
         "max_hourly" => json!(amount(layer.max_hourly)),
         "max_instances" => json!(layer.max_instances),

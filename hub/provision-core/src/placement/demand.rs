@@ -1,8 +1,8 @@
 //! What a machine has to have.
 
-use crate::catalogue::{GpuKind, Offer, facts, region_matches};
+use crate::catalogue::{CpuShare, GpuKind, Offer, facts, region_matches};
 use crate::placement::Reason;
-use crate::resource::{ArchChoice, GpuSpec, MIB, ResourceSpec};
+use crate::resource::{ArchChoice, GpuSpec, MIB, Processors, ResourceSpec};
 
 /// Bytes of a GB, as disks and traffic are sold.
 const GB: u64 = 1_000_000_000;
@@ -41,6 +41,8 @@ pub struct Demand {
     pub allow_spot: bool,
     /// Whether processors may be burstable.
     pub allow_burstable: bool,
+    /// How shared processors are counted.
+    pub processors: Processors,
     /// GB that it sends to the internet in a month.
     pub egress_gb: u32,
 }
@@ -61,6 +63,7 @@ impl Demand {
             plans: Vec::new(),
             allow_spot: spec.allow_spot,
             allow_burstable: spec.allow_burstable,
+            processors: spec.processors,
             egress_gb: gb((u64::from(spec.egress_gib_month) << 30).div_ceil(GB)),
         }
     }
@@ -98,9 +101,7 @@ impl Demand {
         if offer.is_burstable && !self.allow_burstable {
             return Err(Reason::Burstable);
         }
-        if u64::from(offer.vcpus) * 1000 < u64::from(self.cpu_millis) {
-            return Err(Reason::Cpu { has: offer.vcpus, wanted_millis: self.cpu_millis });
-        }
+        self.check_processors(offer)?;
         if offer.memory_mib < self.memory_mib {
             return Err(Reason::Memory { has_mib: offer.memory_mib, wanted_mib: self.memory_mib });
         }
@@ -108,6 +109,25 @@ impl Demand {
             return Err(Reason::Disk { has_gb: offer.disk_gb, wanted_gb: self.disk_gb });
         }
         Ok(())
+    }
+
+    fn check_processors(&self, offer: &Offer) -> Result<(), Reason> {
+        let wanted_millis = self.cpu_millis;
+        if u64::from(offer.vcpus) * 1000 < u64::from(wanted_millis) {
+            return Err(Reason::Cpu { has: offer.vcpus, wanted_millis });
+        }
+        let share = match self.processors {
+            Processors::Whole => return Ok(()),
+            Processors::Baseline | Processors::Dedicated => offer.cpu_share(),
+        };
+        match (share, share.promised_millis(offer.vcpus)) {
+            (CpuShare::Dedicated, _) => Ok(()),
+            (CpuShare::Baseline(_), Some(has_millis)) if self.processors == Processors::Baseline => {
+                let is_enough = has_millis >= wanted_millis;
+                if is_enough { Ok(()) } else { Err(Reason::Baseline { has_millis, wanted_millis }) }
+            }
+            (CpuShare::Baseline(_) | CpuShare::Shared, _) => Err(Reason::Shared(share)),
+        }
     }
 
     fn check_gpu(&self, offer: &Offer) -> Result<(), Reason> {
@@ -168,6 +188,36 @@ mod tests {
         assert_eq!(machine.cpu_millis, service.cpu_millis);
         // What remains of the listed memory is enough.
         assert!(service.memory_mib * 925 / 1000 >= 4096 + 128);
+    }
+
+    #[test]
+    fn shared_processors_count_as_they_are_asked_to() {
+        let demand = |cpu_millis, processors| {
+            Demand::machine(&ResourceSpec {
+                cpu_millis,
+                processors,
+                storage_bytes: 1 << 30,
+                ..ResourceSpec::default()
+            })
+        };
+        let offer = |provider, plan| Offer {
+            disk_gb: 20,
+            ..Offer::live(provider, plan, "here", (2, 4096), Micros::new(5000))
+        };
+        let (burstable, shared, own) =
+            (offer("aws", "t3.medium"), offer("digitalocean", "s-2vcpu-4gb"), offer("aws", "m5.large"));
+        for (wanted, processors, fits) in [
+            (2000, Processors::Whole, [true, true, true]),
+            (400, Processors::Baseline, [true, false, true]),
+            (401, Processors::Baseline, [false, false, true]),
+            (100, Processors::Dedicated, [false, false, true]),
+        ] {
+            let found =
+                [&burstable, &shared, &own].map(|offer| demand(wanted, processors).check(offer).is_ok());
+            assert_eq!(found, fits, "{wanted} {processors:?}");
+        }
+        let why = demand(1000, Processors::Baseline).check(&burstable).unwrap_err();
+        assert_eq!(why.to_string(), "is promised 0.40 of 1.00 processors at all times");
     }
 
     /// An order names the disk that its price was reckoned with, and never less than was asked for.

@@ -6,7 +6,7 @@ use blueprint_common_types::Micros;
 use serde::{Deserialize, Serialize};
 
 use super::Strategy;
-use crate::resource::{ArchChoice, GpuSpec, ResourceSpec};
+use crate::resource::{ArchChoice, GpuSpec, Processors, ResourceSpec};
 
 /// Who said something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -32,6 +32,8 @@ pub struct Layer {
     pub region: Option<String>,
     /// Processors that will do.
     pub arch: Option<ArchChoice>,
+    /// How shared processors are counted.
+    pub processors: Option<Processors>,
     /// Whether machines may be taken back.
     pub allow_spot: Option<bool>,
     /// Most that an hour of one machine may cost, in US dollars.
@@ -92,6 +94,8 @@ impl Layers {
             strategy: self.strategy(&mut origins),
             region: self.region(&mut origins),
             arch: self.first("arch", &mut origins, |layer| layer.arch),
+            // Nobody is given less of a processor than anybody wants.
+            processors: self.highest("processors", &mut origins, |layer| layer.processors),
             // Nobody is given a machine that may be taken back against anybody's word.
             allow_spot: self.lowest("allow_spot", &mut origins, |layer| layer.allow_spot),
             max_hourly: self.lowest("max_hourly", &mut origins, |layer| layer.max_hourly),

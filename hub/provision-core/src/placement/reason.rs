@@ -7,7 +7,7 @@ use std::fmt;
 use blueprint_common_types::Micros;
 
 use super::Verdict;
-use crate::catalogue::Gpu;
+use crate::catalogue::{CpuShare, Gpu};
 use crate::resource::Arch;
 
 /// Why a machine does not do; the first of the checks that it fails.
@@ -31,6 +31,15 @@ pub enum Reason {
     Gpu(Option<Gpu>),
     /// Its processors are given their full speed only for a while.
     Burstable,
+    /// Its processors are shared with others.
+    Shared(CpuShare),
+    /// Of its processors too little is promised at all times.
+    Baseline {
+        /// Thousandths that are promised.
+        has_millis: u32,
+        /// Thousandths wanted.
+        wanted_millis: u32,
+    },
     /// It has too few processors.
     Cpu {
         /// How many it has.
@@ -81,7 +90,7 @@ impl Reason {
             Self::Arch(_) => 2,
             Self::Gpu(_) => 3,
             Self::Burstable => 4,
-            Self::Cpu { .. } => 5,
+            Self::Cpu { .. } | Self::Shared(_) | Self::Baseline { .. } => 5,
             Self::Memory { .. } => 6,
             Self::Disk { .. } => 7,
             Self::NoRate => 8,
@@ -94,7 +103,8 @@ impl Reason {
     /// Of two machines that fail by the same check, which one is nearer: the higher.
     pub(super) fn closeness(&self) -> u64 {
         match self {
-            Self::Cpu { has, .. } => u64::from(*has),
+            Self::Cpu { has, .. } => u64::from(*has) * 1000,
+            Self::Baseline { has_millis, .. } => u64::from(*has_millis),
             Self::Memory { has_mib, .. } => *has_mib,
             Self::Disk { has_gb, .. } => u64::from(*has_gb),
             Self::Price { hourly, .. } => u64::MAX - hourly.get(),
@@ -108,6 +118,7 @@ impl Reason {
             | Self::Arch(_)
             | Self::Gpu(_)
             | Self::Burstable
+            | Self::Shared(_)
             | Self::NoRate
             | Self::Unchecked
             | Self::Unavailable(_) => 0,
@@ -127,6 +138,8 @@ impl Reason {
             Self::Arch(_) => "arch",
             Self::Gpu(_) => "gpu",
             Self::Burstable => "burstable",
+            Self::Shared(_) => "shared_cpu",
+            Self::Baseline { .. } => "baseline_cpu",
             Self::Cpu { .. } => "cpu",
             Self::Memory { .. } => "memory",
             Self::Disk { .. } => "disk",
@@ -154,6 +167,17 @@ impl fmt::Display for Reason {
             Self::Gpu(None) => f.write_str("has no GPU"),
             Self::Gpu(Some(gpu)) => write!(f, "has {gpu} of {} MiB", gpu.vram_mib),
             Self::Burstable => f.write_str("has burstable processors"),
+            Self::Shared(CpuShare::Baseline(_)) => {
+                f.write_str("has processors that are whole for a while alone")
+            }
+            Self::Shared(CpuShare::Shared | CpuShare::Dedicated) => {
+                f.write_str("has shared processors, of which its provider promises no share")
+            }
+            Self::Baseline { has_millis, wanted_millis } => {
+                let [has, wanted] =
+                    [has_millis, wanted_millis].map(|millis| Micros::new(u64::from(*millis) * 1000));
+                write!(f, "is promised {has} of {wanted} processors at all times")
+            }
             Self::Cpu { has, wanted_millis } => {
                 let wanted = Micros::new(u64::from(*wanted_millis) * 1000);
                 write!(f, "has {has} of {wanted} processors")

@@ -5,8 +5,8 @@ use proptest::strategy::Strategy as Generator;
 
 use super::*;
 use crate::Candidate;
-use crate::catalogue::{GpuKind, Template, templates};
-use crate::resource::{ArchChoice, GIB, GpuSpec, ResourceSpec};
+use crate::catalogue::{CpuShare, GpuKind, Template, templates};
+use crate::resource::{ArchChoice, GIB, GpuSpec, Processors, ResourceSpec};
 
 static EMBEDDED: LazyLock<Catalogue> = LazyLock::new(|| Catalogue::embedded().unwrap());
 
@@ -270,6 +270,13 @@ fn naive<'a>(
                 })
                 && (demand.allow_burstable || !offer.is_burstable)
                 && u64::from(offer.vcpus) * 1000 >= u64::from(demand.cpu_millis)
+                && match (demand.processors, offer.cpu_share()) {
+                    (Processors::Whole, _) | (_, CpuShare::Dedicated) => true,
+                    (Processors::Baseline, CpuShare::Baseline(permille)) => {
+                        u64::from(offer.vcpus) * u64::from(permille) >= u64::from(demand.cpu_millis)
+                    }
+                    (Processors::Baseline | Processors::Dedicated, _) => false,
+                }
                 && offer.memory_mib >= demand.memory_mib;
             let extras = facts(&offer.provider).unwrap().extras;
             let missing = if extras.loses_own_disk {
@@ -316,36 +323,40 @@ fn demands() -> impl Generator<Value = (Demand, Option<Micros>, Option<u32>, boo
     let region =
         proptest::option::of(prop_oneof!["us-east", "eu", "de", "fr-par-1", "as", "us-east-1", "atlantis"]);
     let arch = prop_oneof![Just(ArchChoice::X86_64), Just(ArchChoice::Arm64), Just(ArchChoice::Any)];
+    let processors =
+        prop_oneof![Just(Processors::Whole), Just(Processors::Baseline), Just(Processors::Dedicated)];
     let size = (10_u32..=130_000, 1_u64..=2_000_000, 1_u32..=4_000, 0_u32..=5_000);
     let price = proptest::option::of(1_u64..=5_000_000);
-    (size, gpu, region, arch, any::<[bool; 3]>(), price, proptest::option::of(0_u32..=900)).prop_map(
-        |(
-            (cpu_millis, memory_mib, disk_gb, egress_gb),
-            gpu,
-            region,
-            arch,
-            [spot, burst, rate],
-            price,
-            age,
-        )| {
-            let gpu = gpu.map(|(count, kind, min_vram_mib)| GpuSpec { count, kind, min_vram_mib });
-            let demand = Demand {
-                cpu_millis,
-                memory_mib,
-                disk_gb,
+    (size, gpu, region, (arch, processors), any::<[bool; 3]>(), price, proptest::option::of(0_u32..=900))
+        .prop_map(
+            |(
+                (cpu_millis, memory_mib, disk_gb, egress_gb),
                 gpu,
-                arch,
                 region,
-                regions: Vec::new(),
-                within: None,
-                plans: Vec::new(),
-                allow_spot: spot,
-                allow_burstable: burst,
-                egress_gb,
-            };
-            (demand, price.map(Micros::new), age, rate)
-        },
-    )
+                (arch, processors),
+                [spot, burst, rate],
+                price,
+                age,
+            )| {
+                let gpu = gpu.map(|(count, kind, min_vram_mib)| GpuSpec { count, kind, min_vram_mib });
+                let demand = Demand {
+                    cpu_millis,
+                    memory_mib,
+                    disk_gb,
+                    gpu,
+                    arch,
+                    region,
+                    regions: Vec::new(),
+                    within: None,
+                    plans: Vec::new(),
+                    allow_spot: spot,
+                    allow_burstable: burst,
+                    processors,
+                    egress_gb,
+                };
+                (demand, price.map(Micros::new), age, rate)
+            },
+        )
 }
 
 proptest! {

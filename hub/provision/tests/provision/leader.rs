@@ -41,6 +41,7 @@ pub(crate) struct Cloud {
     machines: Mutex<BTreeMap<String, Instance>>,
     creates: Mutex<Vec<Instant>>,
     lists: AtomicUsize,
+    joined: Mutex<Vec<String>>,
     fails: bool,
     /// How long it says that a machine takes to make.
     within: Duration,
@@ -59,6 +60,7 @@ impl Cloud {
             machines: Mutex::default(),
             creates: Mutex::default(),
             lists: AtomicUsize::new(0),
+            joined: Mutex::default(),
             fails: false,
             within: CloudCall::USUAL,
             store: Arc::clone(store),
@@ -167,6 +169,10 @@ impl Provider for Cloud {
         ready(Ok(())).boxed()
     }
 
+    fn have_joined(&self, provider_ids: &[&str]) {
+        *self.joined.lock().unwrap() = provider_ids.iter().map(|id| (*id).to_owned()).collect();
+    }
+
     fn boot<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), ProviderError>> {
         ready(Ok(())).boxed()
     }
@@ -255,6 +261,8 @@ async fn fifty_orders_with_one_key_make_one_machine_and_ending_it_leaves_none() 
         rig.until(&ids[0], &[RecordState::Active]).await;
         assert!(cloud.creates.lock().unwrap()[0] - began < Duration::from_secs(5), "the promise of P24");
         sleep(Duration::from_secs(3600)).await;
+        let standing: Vec<_> = cloud.machines.lock().unwrap().keys().cloned().collect();
+        assert_eq!(*cloud.joined.lock().unwrap(), standing, "the cloud is told which of its machines joined");
         rig.deploy("key", 1, vec![cloud.offer()]).await;
         sleep(Duration::from_secs(600)).await;
         assert_eq!(cloud.creates.lock().unwrap().len(), 1);
@@ -336,6 +344,7 @@ async fn a_cloud_that_hangs_or_is_out_of_order_does_not_hold_up_another() {
         machines: Mutex::default(),
         creates: Mutex::default(),
         lists: AtomicUsize::new(0),
+        joined: Mutex::default(),
         fails: true,
         within: CloudCall::USUAL,
         store: Arc::clone(&store),

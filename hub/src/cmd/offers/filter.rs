@@ -47,6 +47,9 @@ pub(crate) struct Filter {
     /// No processors that are given their full speed only for a while
     #[arg(long)]
     no_burstable: bool,
+    /// How shared processors count: `whole`, `baseline` (as what is promised of them) or `dedicated` (not at all)
+    #[arg(long, value_name = "HOW", value_parser = ["whole", "baseline", "dedicated"])]
+    processors: Option<String>,
     /// GB that each sends to the internet in a month
     #[arg(long, value_name = "GB")]
     egress: Option<u32>,
@@ -122,6 +125,7 @@ impl Filter {
         query.text("arch", self.arch.as_deref());
         query.flag("spot", self.spot);
         query.flag("no_burstable", self.no_burstable);
+        query.text("processors", self.processors.as_deref());
         query.number("egress_gb", self.egress);
         query.text("max_price", self.max_price.as_deref());
         query.text("provider", self.provider.as_deref());

@@ -93,17 +93,25 @@ fn disk(row: &Value) -> String {
     }
 }
 
+/// How much of the processors is there at all times, where that is less than all.
+fn share(row: &Value) -> String {
+    let permille = number(row, "cpu_promised_millis").checked_div(number(row, "vcpus")).unwrap_or(0);
+    match (text(row, "cpu_share").as_str(), permille % 10) {
+        ("shared", _) => ", shared".to_owned(),
+        ("baseline", 0) => format!(", {} % each", permille / 10),
+        ("baseline", tenths) => format!(", {}.{tenths} % each", permille / 10),
+        _ => String::new(),
+    }
+}
+
 pub(super) fn offers(found: &[Value]) -> Table {
     let header =
         ["PROVIDER", "PLAN", "REGION", "CPU", "MEMORY", "DISK", "GPU", "HOUR", "MONTH", "PRICE", "ORDER"];
     let mut table = Table::new(&header);
     for row in found {
         let plan = if is(row, "spot") { format!("{} (spot)", text(row, "plan")) } else { text(row, "plan") };
-        let cpu = match (text(row, "arch").as_str(), is(row, "burstable")) {
-            ("arm64", _) => format!("{} arm64", number(row, "vcpus")),
-            (_, true) => format!("{} burstable", number(row, "vcpus")),
-            (_, false) => number(row, "vcpus").to_string(),
-        };
+        let arch = if text(row, "arch") == "arm64" { " arm64" } else { "" };
+        let cpu = format!("{}{arch}{}", number(row, "vcpus"), share(row));
         table.push(vec![
             text(row, "provider"),
             plan,

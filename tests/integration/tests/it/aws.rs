@@ -3,6 +3,8 @@
 //! moto knows no client tokens, so that what keeps an order from two machines here is the hub alone. No agent runs on its
 //! machines: they stand and never join.
 
+mod killed;
+
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -11,7 +13,7 @@ use blueprint_tests_support::{Finished, Launch, Need, eventually_ok, require};
 use serde_json::Value;
 
 use crate::fixture::{Hub, json_of, rows, text};
-use crate::say::{pass, say, seconds_from};
+use crate::say::{pass, say};
 
 /// The one region of the account.
 const REGION: &str = "eu-central-1";
@@ -133,52 +135,5 @@ fn fifty_orders_at_once_with_one_key_are_one_machine_of_ec2_and_none_when_they_e
     hub.json(&["deployment", "terminate", id, "--yes"])?;
     wait_none(&hub, &moto, id)?;
     ensure!(!hub.log().contains("canary-of-aws"), "the log holds a key");
-    Ok(())
-}
-
-/// A hub killed at moments that a seed chooses, between an order and its end and after it. `BLUEPRINT_TEST_AWS_KILLS` says
-/// how often, `BLUEPRINT_TEST_SEED` from where.
-#[test]
-fn a_hub_killed_at_any_moment_has_one_machine_of_ec2_for_one_order_and_none_for_none() -> Result<()> {
-    if !require(&[Need::Moto]) {
-        return Ok(());
-    }
-    let runs = seconds_from("BLUEPRINT_TEST_AWS_KILLS", 5)?.as_secs();
-    let mut seed = seconds_from("BLUEPRINT_TEST_SEED", 11)?.as_secs();
-    let mut moment = |most: u64| {
-        // Knuth's constants; the high bits are the good ones.
-        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        Duration::from_millis((seed >> 33) % most)
-    };
-    let moto = Moto::start()?;
-    let mut hub = start(&moto)?;
-    let mut late = 0u32;
-    for run in 0..runs {
-        let began = Instant::now();
-        let key = format!("run-{run}");
-        // A machine stands some 300 ms after its order began: the hub is killed before the order is stored, after it, and
-        // before, while and after the machine is made.
-        let order = ordering(&hub, &key)?.start()?;
-        pass(moment(500))?;
-        hub.kill()?;
-        drop(order);
-        let stood = !machines(&moto)?.is_empty();
-        late += u32::from(stood);
-        hub.start_again()?;
-        let id = ordered(&hub, &key)?;
-        wait_one(&hub, &moto, &id).with_context(|| format!("run {run}"))?;
-        hub.json(&["deployment", "terminate", &id, "--yes"])?;
-        pass(moment(400))?;
-        hub.kill()?;
-        hub.start_again()?;
-        wait_none(&hub, &moto, &id).with_context(|| format!("run {run}"))?;
-        say(format_args!(
-            "run {run} took {:.1?}; killed {} the machine stood",
-            began.elapsed(),
-            if stood { "after" } else { "before" }
-        ));
-    }
-    let made = all(&moto.ec2(REGION, "Action=DescribeInstances&MaxResults=1000")?, "instanceId").len();
-    say(format_args!("{runs} runs, {late} of them killed after the machine stood, made {made} machines"));
     Ok(())
 }

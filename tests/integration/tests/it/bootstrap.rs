@@ -1,5 +1,7 @@
 //! What a new machine is told, in the eyes of those that read it there: cloud-init and systemd.
 
+mod paths;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 

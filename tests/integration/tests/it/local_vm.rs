@@ -1,5 +1,7 @@
 //! Machines of this host with the user data of a cloud's machines: real systemd, real cloud-init, and a real hub and agent.
 
+mod contract;
+
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -292,6 +294,12 @@ fn a_guest_of_qemu_boots_joins_serves_and_leaves_nothing() -> Result<()> {
     let host = lab.host("hub")?;
     let rig = Rig::start(&host, &host.address().to_string(), &image, &[])?;
     rig.deploy(EMULATED)?;
+    let seed = rig.machines().pop().context("no machine")?.join("seed/user-data");
+    eventually_ok(SOON, "user data without a token", || {
+        let text = std::fs::read_to_string(&seed)?;
+        ensure!(!text.contains("bpj_") && text.starts_with("#cloud-config\n"), "{} bytes", text.len());
+        Ok(())
+    })?;
     rig.serve()?;
     let process = rig.process().context("no process")?;
     rig.terminate()?;

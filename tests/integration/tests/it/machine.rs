@@ -18,13 +18,23 @@ pub(crate) struct Disk {
     host: Host,
     root: PathBuf,
     folder: TempDir,
+    has_limit: bool,
 }
 
 impl Disk {
     /// What is written goes to a folder of its own.
     pub(crate) fn mount(lab: &Lab, name: &str, image: &Path) -> Result<Self> {
+        Self::mount_within(lab, name, image, None)
+    }
+
+    /// The same, where no more than `room` can be written, as `mount` takes sizes.
+    pub(crate) fn mount_within(lab: &Lab, name: &str, image: &Path, room: Option<&str>) -> Result<Self> {
         let host = lab.host(name)?;
         let folder = scratch("own-host")?;
+        if let Some(room) = room {
+            let path = folder.path().display().to_string();
+            run("mount", &["-t", "tmpfs", "-o", &format!("size={room},mode=755"), "tmpfs", &path])?;
+        }
         let [upper, work, root] = ["upper", "work", "root"].map(|part| folder.path().join(part));
         for path in [&upper, &work, &root] {
             std::fs::create_dir_all(path)?;
@@ -32,7 +42,7 @@ impl Disk {
         let options =
             format!("lowerdir={},upperdir={},workdir={}", image.display(), upper.display(), work.display());
         run("mount", &["-t", "overlay", "overlay", "-o", &options, &root.display().to_string()])?;
-        let disk = Self { host, root, folder };
+        let disk = Self { host, root, folder, has_limit: room.is_some() };
         disk.change(&format!(": >etc/cloud/cloud-init.disabled; echo {name} >etc/hostname"))?;
         Ok(disk)
     }
@@ -45,6 +55,11 @@ impl Disk {
     /// A folder beside its root.
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// Its place in the lab.
+    pub(crate) fn host(&self) -> &Host {
+        &self.host
     }
 
     /// Switches it on.
@@ -73,6 +88,9 @@ impl Disk {
 impl Drop for Disk {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg("--lazy").arg(&self.root).status();
+        if self.has_limit {
+            let _ = Command::new("umount").arg("--lazy").arg(self.folder.path()).status();
+        }
     }
 }
 
@@ -110,11 +128,38 @@ impl Machine {
 
     /// What a command says in the machine.
     pub(crate) fn inside(&self, command: &str) -> Result<String> {
+        self.inside_within(command, SOON)
+    }
+
+    /// The same for a command that takes its time.
+    pub(crate) fn inside_within(&self, command: &str, within: Duration) -> Result<String> {
         let leader = self.leader()?;
         let entered = Launch::new("nsenter")
             .args(["-t", &leader, "-m", "-p", "-i", "-u", "-n", "--", "sh", "-c", command]);
-        let said = entered.run(SOON)?;
+        let said = entered.run(within)?;
         Ok(said.stdout + &said.stderr)
+    }
+
+    /// What its screen showed.
+    pub(crate) fn log(&self) -> String {
+        self.process.log()
+    }
+
+    /// Whether it is on.
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.process.is_running()
+    }
+
+    /// Waits until it has switched itself off.
+    pub(crate) fn wait_end(&mut self, within: Duration) -> Result<()> {
+        let ended = self.process.wait(within).map(drop);
+        ended.with_context(|| self.process.log())
+    }
+
+    /// Gives one that was mounted within a room another one.
+    pub(crate) fn grow(&self, room: &str) -> Result<()> {
+        let path = self.folder().display().to_string();
+        run("mount", &["-o", &format!("remount,size={room}"), &path])
     }
 
     fn leader(&self) -> Result<String> {

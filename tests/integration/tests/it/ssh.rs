@@ -1,5 +1,6 @@
 //! Machines of the operator, reached by SSH: real machines with systemd and an SSH server, a real hub and agents.
 
+mod contract;
 mod machine;
 
 use std::path::PathBuf;
