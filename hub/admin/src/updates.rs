@@ -218,8 +218,8 @@ fn refused(error: UpdateError) -> ApiError {
             "give --strategy recreate: the old version ends before the next one starts",
         ),
         UpdateError::NoPlace(_) => ApiError::conflict(
-            format!("the next version cannot run beside the one that serves: {text}"),
-            "give --strategy recreate: the old version ends before the next one starts",
+            text,
+            "ask for smaller limits with --file, or give --strategy recreate: the old version ends before the next one starts",
         ),
         UpdateError::Conflict => ApiError::conflict(text, "read it again, and make the change to that"),
         UpdateError::Store(error) => error.into(),
