@@ -197,7 +197,7 @@ enum ServiceCommand {
         /// The service.
         #[arg(value_name = "BLUEPRINT/SERVICE")]
         service: ServiceKey,
-        /// Where it listens on this machine: IP:PORT, localhost:PORT or PORT.
+        /// Where it listens: IP:PORT, localhost:PORT or PORT; usually on this machine, else where this machine reaches it.
         #[arg(long, value_name = "HOST:PORT")]
         local: LocalAddress,
         /// TCP port on the agent's overlay address [default: the local port].

@@ -58,7 +58,7 @@ pub(super) fn join(args: JoinArgs, output: Output) -> Result<(), CliError> {
             print_line(&format!("overlay addresses {} and {}", address.v4, address.v6));
             print_line(&format!("identity in {}", path.display()));
             eprint_line(
-                "next: offer a service with `blueprint-agent service add`, then `blueprint-agent run`",
+                "next: `blueprint-agent run`; `blueprint-agent service add` offers a service, before that or while it runs",
             );
         }
     }

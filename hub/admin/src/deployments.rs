@@ -12,7 +12,7 @@ use blueprint_common_types::{Micros, ServiceKey};
 use blueprint_hub_provision_core::lifecycle::{
     DeployError, Deployment, Order, ParseSpreadError, Records, Spread, Wanted,
 };
-use blueprint_hub_provision_core::{Candidate, DeploymentId};
+use blueprint_hub_provision_core::{Candidate, DeploymentId, ErrorClass};
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -180,17 +180,22 @@ pub(crate) async fn create(
     let ttl = asked.ttl_secs.or(state.market.preferences.ttl_secs);
     // Who asks again gets an answer also while the cloud gives none.
     let records = deployer.records().await?;
-    let known = records.deployments.values().find(|it| it.request_key == asked.request_key);
-    let (plan, explained) = match known.filter(|_| !asked.dry_run) {
-        Some(known) => (known.plan.clone(), Value::Null),
+    let is_known = |it: &&Deployment| !asked.request_key.is_empty() && it.request_key == asked.request_key;
+    let known = records.deployments.values().find(is_known);
+    let (plan, explained, left_out) = match known.filter(|_| !asked.dry_run) {
+        Some(known) => (known.plan.clone(), Value::Null, Vec::new()),
         None => {
-            let Chosen { plan, explained } = choose(&state, &asked, spread).await?;
+            // Who plans an order again that stands already does not meet its own name.
+            if known.is_none() {
+                free(&records, &asked.name)?;
+            }
+            let Chosen { plan, explained, left_out } = choose(&state, &asked, spread).await?;
             let plan = match asked.confirmed.filter(|_| !asked.dry_run) {
                 Some(confirmed) => confirmed.heed(plan, spread, asked.replicas)?,
                 None => plan,
             };
             check_places(&plan, spread, asked.replicas)?;
-            (plan, explained)
+            (plan, explained, left_out)
         }
     };
     if asked.dry_run {
@@ -210,6 +215,7 @@ pub(crate) async fn create(
                 "monthly": hourly.times(730).to_string(),
                 "ttl_secs": ttl,
                 "explained": explained,
+                "left_out": left_out,
             })),
         ));
     }
@@ -358,9 +364,33 @@ pub(crate) fn find<'r>(records: &'r Records, text: &str) -> Result<&'r Deploymen
     match (found.next(), found.next()) {
         (Some(deployment), None) => Ok(deployment),
         (Some(_), Some(_)) => {
-            Err(ApiError::conflict(format!("more than one deployment is called {text:?}"), LIST))
+            let text = format!("more than one deployment is called {text:?}");
+            Err(ApiError::conflict(text, format!("name it by its id: {LIST}")))
         }
         (None, _) => Err(ApiError::not_found(format!("no deployment is called {text:?}"), LIST)),
+    }
+}
+
+/// Refuses a name that a deployment has which is not being ended.
+fn free(records: &Records, name: &str) -> Result<(), ApiError> {
+    let is_it = |it: &&Deployment| !name.is_empty() && it.name == name && it.wanted != Wanted::Gone;
+    let Some(other) = records.deployments.values().find(is_it) else { return Ok(()) };
+    Err(ApiError::conflict(
+        format!("deployment {name} is there as {}", other.id),
+        format!("give another --name, or end that one with `blueprint-hub terminate {}`", other.id),
+    ))
+}
+
+/// The status that a provider's failure is answered with, as a check of its account is.
+const fn failed(class: ErrorClass) -> StatusCode {
+    match class {
+        ErrorClass::Deny => StatusCode::FORBIDDEN,
+        ErrorClass::Throttle | ErrorClass::Again | ErrorClass::Unknown => StatusCode::SERVICE_UNAVAILABLE,
+        ErrorClass::Reject
+        | ErrorClass::Quota
+        | ErrorClass::NoQuota
+        | ErrorClass::Capacity
+        | ErrorClass::NotSold => StatusCode::BAD_GATEWAY,
     }
 }
 
@@ -373,7 +403,7 @@ impl From<DeployError> for ApiError {
             }
             DeployError::Unknown(_) => Self::not_found(text, LIST),
             DeployError::Provider { provider, class, .. } => {
-                Self::new(StatusCode::BAD_GATEWAY, "provider_failed", text, plan::next_step(&provider, class))
+                Self::new(failed(class), "provider_failed", text, plan::next_step(&provider, class))
             }
             DeployError::OverLimit(_) => Self::new(
                 StatusCode::CONFLICT,
@@ -392,9 +422,13 @@ impl From<DeployError> for ApiError {
                     held.alert
                 ),
             ),
-            DeployError::Mismatch { .. } => {
-                Self::conflict(text, "ask with another request key, or for the same as before")
-            }
+            DeployError::Mismatch { id, .. } => Self::conflict(
+                format!("the request key was used for deployment {id}, which asked for something else"),
+                format!(
+                    "ask with another --request-key, or for the same as before: `blueprint-hub deployment show {id} --output json` \
+                     has it as `asked`"
+                ),
+            ),
             DeployError::Terminated(_) => Self::conflict(text, "make a new one with `blueprint-hub deploy`"),
             DeployError::Unavailable(_) => Self::unavailable(text),
             DeployError::Store(error) => {
@@ -434,6 +468,31 @@ mod tests {
         let plan = [plan[0].clone(), offer("scaleway", "nl-ams-1"), offer("aws", "eu-west-1")];
         assert!(check_places(&plan, Spread::Regions, 2).is_ok());
         assert!(check_places(&plan, Spread::Providers, 2).is_ok());
+    }
+
+    #[test]
+    fn what_a_provider_refuses_is_told_from_one_that_cannot_be_asked() {
+        let status = |class| {
+            let failed = DeployError::Provider { provider: "aws".to_owned(), reason: "no".to_owned(), class };
+            ApiError::from(failed).parts().0.as_u16()
+        };
+        assert_eq!(status(ErrorClass::Deny), 403);
+        assert_eq!([ErrorClass::Again, ErrorClass::Unknown].map(status), [503, 503]);
+        assert_eq!(status(ErrorClass::Capacity), 502);
+    }
+
+    #[test]
+    fn a_name_that_stands_is_not_given_twice() {
+        let (standing, mut records) = view::tests::records(Wanted::Running, &[]);
+        let (status, _, message, hint) = free(&records, &standing.name).unwrap_err().parts();
+        assert_eq!(status, StatusCode::CONFLICT);
+        assert_eq!(message, format!("deployment demo is there as {}", standing.id));
+        assert!(hint.contains(standing.id.as_str()), "{hint}");
+        assert!(free(&records, "").is_ok() && free(&records, "other").is_ok());
+        for deployment in records.deployments.values_mut() {
+            deployment.wanted = Wanted::Gone;
+        }
+        assert!(free(&records, &standing.name).is_ok(), "what is being ended leaves its name");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use blueprint_hub_provision_core::catalogue::{
-    Currency, Gpu, Offer, Template, area_of, facts, is_plugin, providers, templates,
+    Currency, Gpu, Offer, PriceKind, Template, area_of, facts, is_plugin, providers, templates,
 };
 use blueprint_hub_provision_core::estimate::{CostReport, pricing_toml, unit_rates};
 use blueprint_hub_provision_core::placement::{Choice, Placement, Target, Verdict, examine, place};
@@ -62,12 +62,20 @@ pub(crate) async fn list_providers(State(state): State<AdminState>) -> Result<Js
                 "currency": own.first().map(|offer| currency(offer)),
                 "gpus": own.iter().filter(|offer| offer.gpu.is_some()).count(),
                 "spot": facts.has_spot,
-                "price_age_days": own.iter().map(|offer| offer.as_of.days_until(today())).min(),
+                "price_age_days": ages(&own).min(),
+                "oldest_price_age_days": ages(&own).max(),
+                "unchecked": own.iter().filter(|offer| offer.kind == PriceKind::Template).count(),
             })
         });
         Ok(json!({ "providers": rows.collect::<Vec<_>>() }))
     })
     .await
+}
+
+/// Days since prices were asked for; none of those that the specification states, which nobody asked for.
+fn ages<'a>(own: &'a [&Offer]) -> impl Iterator<Item = u32> + use<'a> {
+    let asked = own.iter().filter(|offer| offer.kind != PriceKind::Template);
+    asked.map(|offer| offer.as_of.days_until(today()))
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -170,6 +170,7 @@ pub(crate) async fn set(
     let document = parse(&text)?;
     let tests = document.tests.len().saturating_add(document.session_tests.len());
     let summary = format!("{} grants, {tests} tests", document.grants.len());
+    let sessions = document.sessions.len();
     let ran = run_tests(document, machines(&state)).await?;
     if ran.count(Verdict::Fail) > 0 {
         return Ok(tests_failed(&ran.tests));
@@ -192,6 +193,7 @@ pub(crate) async fn set(
         "version": record.as_ref().map(|record| record.version),
         "changed_at": record.as_ref().map(|record| time(record.changed_at)),
         "rules": ran.rules,
+        "sessions": sessions,
         "tests": ran.tests,
         "warnings": ran.warnings,
     }))

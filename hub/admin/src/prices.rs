@@ -45,6 +45,13 @@ impl From<PriceError> for ApiError {
             PriceError::Busy(_) => {
                 Self::conflict(text, "wait for it: `blueprint-hub prices ls` shows the answer")
             }
+            PriceError::Unreached { .. } => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "prices_not_told",
+                text,
+                "the prices of before stay in use; see whether this host reaches the internet by HTTPS (its name service, its \
+                 firewall), and try again",
+            ),
             PriceError::Failed { .. } => Self::new(
                 StatusCode::BAD_GATEWAY,
                 "prices_not_told",

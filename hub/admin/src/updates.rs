@@ -239,8 +239,8 @@ fn refused(error: UpdateError) -> ApiError {
             "give --strategy recreate: the old version ends before the next one starts",
         ),
         UpdateError::NoPlace(_) => ApiError::conflict(
-            format!("the next version cannot run beside the one that serves: {text}"),
-            "give --strategy recreate: the old version ends before the next one starts",
+            text,
+            "ask for smaller limits with --file, or give --strategy recreate: the old version ends before the next one starts",
         ),
         UpdateError::NoReplica(_) => ApiError::conflict(
             format!("there is nothing to update: {text}"),

@@ -151,6 +151,13 @@ impl Wanted {
         let mut spec = self.base()?;
         if let Some(millis) = decimal("cpu", self.cpu.as_deref())? {
             spec.cpu_millis = u32::try_from(millis.get().div_ceil(1000)).unwrap_or(u32::MAX);
+            if !(10..=1_024_000).contains(&spec.cpu_millis) {
+                let asked = self.cpu.as_deref().unwrap_or_default();
+                return Err(ApiError::invalid(
+                    format!("{asked} processors are asked for (cpu, --min-cpu)"),
+                    "ask for 0.01 to 1024",
+                ));
+            }
         }
         if let Some(gib) = decimal("memory_gib", self.memory_gib.as_deref())? {
             spec.memory_bytes = gib.share(1 << 30, 1_000_000).get();

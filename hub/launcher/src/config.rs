@@ -122,7 +122,7 @@ impl Config {
             }
         };
         let text = std::fs::read_to_string(&path)
-            .map_err(|error| CliError::config(format!("{}: {error}", path.display())))?;
+            .map_err(|error| CliError::config(format!("cannot read {}: {error}", path.display())))?;
         Self::parse(&text, &path)
     }
 

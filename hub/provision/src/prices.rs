@@ -12,11 +12,11 @@ use std::time::Duration;
 
 use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_types::Timestamp;
-use blueprint_hub_provision_core::ProviderError;
 use blueprint_hub_provision_core::catalogue::{
     Catalogue, Oddity, Offer, PriceDesk, PriceError, PriceList, PriceListView, PriceSource, PriceStore, sift,
 };
 use blueprint_hub_provision_core::lifecycle::{DeployError, Deployer, RecordsResult};
+use blueprint_hub_provision_core::{ErrorClass, ProviderError};
 use futures_util::future::{BoxFuture, FutureExt};
 use parking_lot::Mutex;
 use tokio::sync::{Mutex as Turn, watch};
@@ -57,10 +57,33 @@ impl PriceSource for Account {
     }
 
     fn ask(&self, _now: Timestamp) -> BoxFuture<'_, Result<Vec<Offer>, ProviderError>> {
-        let failed =
-            |error: DeployError| ProviderError::Other { call: "offers", source: error.to_string().into() };
+        let failed = |error: DeployError| {
+            let (call, source) = ("offers", error.to_string().into());
+            match error {
+                DeployError::Provider { class: ErrorClass::Again | ErrorClass::Throttle, .. } => {
+                    ProviderError::Unsent { call, source }
+                }
+                DeployError::Provider { .. }
+                | DeployError::UnknownProvider(_)
+                | DeployError::Mismatch { .. }
+                | DeployError::OverLimit(_)
+                | DeployError::Held(_)
+                | DeployError::Unknown(_)
+                | DeployError::Terminated(_)
+                | DeployError::Unavailable(_)
+                | DeployError::Store(_) => ProviderError::Other { call, source },
+            }
+        };
         self.provisioner.price_list(self.provider.clone()).map(move |offers| offers.map_err(failed)).boxed()
     }
+}
+
+/// Why there is no new list, one line.
+enum Unasked {
+    /// Nothing was said; it may be later.
+    Unreached(String),
+    /// What was said is no list.
+    Failed(String),
 }
 
 /// One provider, and how it stands with its list.
@@ -217,11 +240,19 @@ impl PriceOffice {
                 *desk.last.lock() = Last { odd, error: None, failed_at: None };
                 Ok(self.view(&provider, desk))
             }
-            Err(reason) => {
+            Err(unasked) => {
                 self.metrics.asked(&provider, "failed");
                 let mut last = desk.last.lock();
-                (last.error, last.failed_at) = (Some(reason.clone()), Some(now));
-                Err(PriceError::Failed { provider, reason })
+                let (failed, reason) = match unasked {
+                    Unasked::Unreached(reason) => {
+                        (PriceError::Unreached { provider, reason: reason.clone() }, reason)
+                    }
+                    Unasked::Failed(reason) => {
+                        (PriceError::Failed { provider, reason: reason.clone() }, reason)
+                    }
+                };
+                (last.error, last.failed_at) = (Some(reason), Some(now));
+                Err(failed)
             }
         }
     }
@@ -232,19 +263,30 @@ impl PriceOffice {
         provider: &str,
         desk: &Desk,
         now: Timestamp,
-    ) -> Result<(PriceList, BTreeMap<Oddity, usize>), String> {
+    ) -> Result<(PriceList, BTreeMap<Oddity, usize>), Unasked> {
         let asked = timeout(ASK_WITHIN, desk.source.ask(now)).await;
-        let offers = asked.map_err(|_| format!("no whole list within {} s", ASK_WITHIN.as_secs()))?;
-        let offers = offers.map_err(|error| chain(&error))?;
+        let late = || Unasked::Unreached(format!("no whole list within {} s", ASK_WITHIN.as_secs()));
+        let offers = asked.map_err(|_| late())?.map_err(|error| match error.class() {
+            ErrorClass::Again | ErrorClass::Throttle => Unasked::Unreached(chain(&error)),
+            ErrorClass::Deny
+            | ErrorClass::Reject
+            | ErrorClass::Quota
+            | ErrorClass::NoQuota
+            | ErrorClass::Capacity
+            | ErrorClass::NotSold
+            | ErrorClass::Unknown => Unasked::Failed(chain(&error)),
+        })?;
         let (lists, name) = (self.lists.borrow().clone(), provider.to_owned());
         // Reading the built-in list takes a moment.
         let sifted = tokio::task::spawn_blocking(move || {
             let known = Catalogue::embedded().map_err(|error| error.to_string())?.with_lists(&lists);
             Ok::<_, String>(sift(&name, offers, &known))
         });
-        let sifted = sifted.await.map_err(|_| "the hub failed over its answer".to_owned())??;
+        let sifted =
+            sifted.await.map_err(|_| Unasked::Failed("the hub failed over its answer".to_owned()))?;
+        let sifted = sifted.map_err(Unasked::Failed)?;
         if sifted.offers.is_empty() {
-            return Err("its answer has no row that can be believed".to_owned());
+            return Err(Unasked::Failed("its answer has no row that can be believed".to_owned()));
         }
         let list = PriceList { provider: provider.to_owned(), asked_at: now, offers: sifted.offers };
         Ok((list, sifted.odd))

@@ -38,7 +38,8 @@ pub use record::{
 };
 pub use registry::{
     AgentIndex, AgentView, Change, ChangeBody, DATA_PLANE_REASON, MAX_REASON_CHARS, MAX_TARGETS_PER_AGENT,
-    OfferedTarget, Outcome, RefusedTarget, Registry, RegistrySnapshot, WATCH_LOG, Weights, knows_no_runs,
+    OfferedTarget, Outcome, RefusedTarget, Registry, RegistrySnapshot, WATCH_LOG, Weights, clean_line,
+    knows_no_runs,
 };
 pub use store::{
     ApiKeyError, ApiKeyRotateError, ApiKeyRotation, JoinCommit, JoinError, Loaded, MAX_KEYS_OF_OWNER,

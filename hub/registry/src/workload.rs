@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use blueprint_common_types::workload::{MAX_STEPS, RecoveryKind, RecoveryStep, WorkloadStatus};
 use blueprint_common_types::{Health, ServiceKey, Timestamp};
 use blueprint_hub_registry_core::workload::WorkloadRecord;
-use blueprint_hub_registry_core::{Agent, AuditEvent, AuditKind, MAX_REASON_CHARS, Rate};
+use blueprint_hub_registry_core::{Agent, AuditEvent, AuditKind, Rate, clean_line};
 use blueprint_proto::v1;
 use blueprint_proto::v1::bridge_request::Call;
 use tonic::{Status, Streaming};
@@ -115,7 +115,7 @@ pub(crate) async fn registration(
         shared.metrics.refused("registration_not_asked");
         return Err(Status::failed_precondition("no launcher waits for the registration of this workload"));
     }
-    let failure: String = first.failure.chars().filter(|c| !c.is_control()).take(MAX_REASON_CHARS).collect();
+    let failure = clean_line(&first.failure);
     let mut content = first.content;
     while let Some(piece) = next_piece(&mut pieces).await? {
         if content.len().saturating_add(piece.content.len()) > MAX_REGISTRATION_BYTES {
@@ -169,14 +169,10 @@ pub(crate) fn assigned(
     })
 }
 
-fn line(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(MAX_REASON_CHARS).collect()
-}
-
 /// One step; a newer agent may have kinds that this hub does not know.
 fn read_step(step: &v1::RecoveryStep) -> Option<RecoveryStep> {
     let kind = RecoveryKind::find(&step.kind)?;
-    Some(RecoveryStep { at: Timestamp::from_millis(step.at_millis), kind, reason: line(&step.reason) })
+    Some(RecoveryStep { at: Timestamp::from_millis(step.at_millis), kind, reason: clean_line(&step.reason) })
 }
 
 /// Reads a report; a newer agent may have states that this hub does not know, which are left out.
@@ -189,9 +185,9 @@ pub(crate) fn statuses(report: v1::WorkloadReport) -> Result<Vec<WorkloadStatus>
             service: ServiceKey { blueprint: row.blueprint_id, service: row.service_id },
             generation: row.generation,
             state: row.state.parse().ok()?,
-            reason: line(&row.reason),
+            reason: clean_line(&row.reason),
             health: row.health.and_then(|health| v1::Health::try_from(health).ok()).map(Health::from),
-            health_reason: line(&row.health_reason),
+            health_reason: clean_line(&row.health_reason),
             asks_move: row.asks_move,
             steps: row.steps.iter().rev().take(MAX_STEPS).rev().filter_map(read_step).collect(),
             restarts: row.restarts,

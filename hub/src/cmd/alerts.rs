@@ -32,7 +32,7 @@ pub(crate) struct SetAlert {
     #[arg(long)]
     all: bool,
     /// When to tell, in percent
-    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = super::whole::<u16>)]
     at: Option<Vec<u16>>,
     /// What happens at 100 %: tell, order nothing more, or end what runs as well
     #[arg(long, value_enum)]

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::client::{ask, rows, text};
-use super::deploy::{confirm, wait};
+use super::deploy::{PLAN_ALONE, confirm, wait};
 use super::seconds;
 use crate::cli::Global;
 
@@ -26,7 +26,7 @@ The file, TOML, JSON or CSV by its ending, lists deployments by name:
   service = \"7/42\"
   ttl = \"12h\"
   machine = { provider = \"sim\", cpu = \"2\", memory_gib = \"4\" }
-A CSV has the columns name, replicas, service and ttl, and one for each field of machine. What is there already stays
+A CSV has the columns name, replicas, service and ttl, and one for each field of machine. What is there already stays \
 as it is; one that is there under that name and was declared otherwise is an error (exit code 5), and nothing is ordered.")]
 pub(crate) struct Apply {
     /// The file; `-` reads TOML from standard input
@@ -124,7 +124,7 @@ impl Apply {
         let mut ordered = Vec::new();
         if !self.dry_run && !plans.is_empty() {
             if !self.yes {
-                confirm("Order this?")?;
+                confirm("Order this?", PLAN_ALONE)?;
             }
             for body in &plans {
                 let answer = ask(global, "POST", "/v1/deployments", Some(body))?;
@@ -209,8 +209,7 @@ fn read(path: &Path) -> Result<Vec<Declared>, CliError> {
     if path.as_os_str() == "-" {
         std::io::stdin().read_to_string(&mut content)?;
     } else {
-        content = std::fs::read_to_string(path)
-            .map_err(|error| CliError::not_found(format!("cannot read {shown}: {error}")))?;
+        content = std::fs::read_to_string(path).map_err(|error| super::unread(path, &error))?;
     }
     let wrong = |error: String| {
         CliError::usage(format!("{shown}: {error}"))

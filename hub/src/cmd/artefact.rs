@@ -88,7 +88,7 @@ fn list(answer: &Value) {
 
 /// Gives a file to the hub where that has it not yet; gives its digest, and what the hub says of it.
 pub(super) fn give(global: &Global, path: &Path) -> Result<(Sha256Digest, Value), CliError> {
-    let failed = |error: std::io::Error| CliError::usage(format!("{}: {error}", path.display()));
+    let failed = |error: std::io::Error| super::unread(path, &error);
     let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
     let about = std::fs::metadata(path).map_err(failed)?;
     if !about.is_file() {

@@ -26,7 +26,7 @@ enum Command {
     Show(Show),
     /// Checks that no row was changed, removed or moved
     #[command(after_help = "Example: blueprint-hub audit verify --output json
-It prints the hash of the newest row. Kept elsewhere and given with --seen later, it shows also that
+It prints the hash of the newest row. Kept elsewhere and given with --seen later, it shows also that \
 nobody replaced the whole log.")]
     Verify {
         /// Hash of a row as it was printed before

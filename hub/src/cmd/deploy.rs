@@ -6,7 +6,9 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use blueprint_common_runtime::cli::{CliError, Output, Progress, Table, eprint_line, print_json, print_line};
+use blueprint_common_runtime::cli::{
+    CliError, Output, Progress, Table, eprint_line, print_json, print_line, printable,
+};
 use blueprint_common_types::ServiceKey;
 use blueprint_hub_provision_core::DeploymentId;
 use blueprint_hub_provision_core::scaling::Tier;
@@ -22,6 +24,9 @@ use crate::cli::Global;
 
 /// Pause between two looks at what is waited for.
 const LOOK: Duration = Duration::from_millis(300);
+
+/// What a script says that orders, or wants to see what would be ordered.
+pub(super) const PLAN_ALONE: &str = "give --yes, or --dry-run to see the plan alone";
 
 /// How long machines are waited for that are to run a package, in seconds, where nothing else is said.
 const JOIN_WITHIN: u64 = 15 * 60;
@@ -48,7 +53,8 @@ pub(crate) struct Deploy {
     tier: Option<Tier>,
     #[command(flatten)]
     machine: Filter,
-    /// How to choose: cheapest, first-match, or preferred:NAME,NAME; as provision.strategy says where not given
+    /// How to choose: cheapest, first-match, hybrid, preferred:NAME,NAME, or local-only, which orders nothing; as
+    /// provision.strategy says where not given
     #[arg(long, value_name = "HOW", conflicts_with_all = ["provider", "template"])]
     strategy: Option<String>,
     /// Over what the machines are spread, so that one place that is lost does not take all: regions or providers
@@ -101,6 +107,8 @@ impl Deploy {
             "spread": spread,
             "ttl_secs": self.ttl,
             "dry_run": true,
+            // Who asks for the same again does not meet the name of what stands already.
+            "request_key": self.request_key.as_deref().unwrap_or_default(),
         });
         // A script that reads JSON gets one document, and has agreed before.
         if self.dry_run || !self.yes || global.output == Output::Table {
@@ -118,7 +126,7 @@ impl Deploy {
                 return Ok(());
             }
             if !self.yes {
-                confirm("Order this?")?;
+                confirm("Order this?", PLAN_ALONE)?;
             }
         }
         // Before there are machines that would stand without it.
@@ -217,6 +225,13 @@ fn set_tier(
 /// Shows what would be ordered to people, and whose word it was where they want to know.
 fn show_plan(plan: &Value, explains: bool) {
     show_offers(plan);
+    for provider in rows(plan, "left_out") {
+        eprint_line(&printable(&format!(
+            "left out of the choice: {}: {}",
+            text(provider, "provider"),
+            text(provider, "reason")
+        )));
+    }
     if explains {
         eprint_line(offers::explained(plan.get("explained").unwrap_or(&Value::Null)).render().trim_end());
     }
@@ -301,10 +316,9 @@ fn shared(plan: &Value) -> Option<String> {
 }
 
 /// Asks at the terminal; a script has to say --yes.
-pub(super) fn confirm(question: &str) -> Result<(), CliError> {
+pub(super) fn confirm(question: &str, hint: &str) -> Result<(), CliError> {
     if !std::io::stdin().is_terminal() {
-        return Err(CliError::usage("nobody is there to agree")
-            .hint("give --yes, or --dry-run to see the plan alone"));
+        return Err(CliError::usage("nobody is there to agree").hint(hint));
     }
     eprint_line(&format!("{question} Type yes:"));
     let mut line = String::new();

@@ -200,7 +200,7 @@ impl Terminate {
             doomed.iter().filter_map(|answer| answer.get("deployment").cloned()).collect();
         if !self.yes && !doomed.is_empty() {
             eprint_line(table(&doomed).render().trim_end());
-            confirm("End this for good?")?;
+            confirm("End this for good?", "give --yes")?;
         }
         let ids: Vec<String> = doomed.iter().map(|deployment| text(deployment, "id")).collect();
         let mut ended = Vec::new();
@@ -264,6 +264,15 @@ pub(super) fn table(deployments: &[Value]) -> Table {
     table
 }
 
+/// The state of a machine for people: one that has joined and was switched off is not active.
+pub(super) fn state(machine: &Value) -> String {
+    let is_off = machine.get("is_off").and_then(Value::as_bool).unwrap_or(false);
+    match text(machine, "state").as_str() {
+        "active" if is_off => "stopped".to_owned(),
+        other => other.to_owned(),
+    }
+}
+
 /// One deployment with its machines.
 pub(super) fn show(global: &Global, deployment: &Value) {
     if global.output == Output::Json {
@@ -277,7 +286,7 @@ pub(super) fn show(global: &Global, deployment: &Value) {
         let offer = row.get("offer").unwrap_or(&Value::Null);
         machines.push(vec![
             text(row, "key"),
-            text(row, "state"),
+            state(row),
             text(offer, "plan"),
             text(offer, "region"),
             text(row, "attempt"),

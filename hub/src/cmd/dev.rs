@@ -32,7 +32,8 @@ const LOOK: Duration = Duration::from_millis(20);
 #[derive(Debug, Args)]
 #[command(after_help = "Example: blueprint-hub dev --state ./dev-state
 Without --state everything is in a temporary folder that is removed at the end; with it, the next start goes on from there.
-Everything listens on loopback. Ctrl-C ends it.")]
+Everything listens on loopback. Ctrl-C ends it. The line `export BLUEPRINT_HUB_STATE=...` that it prints has other commands find its \
+hub, such as `blueprint-hub offers`; `blueprint-hub deploy` orders of a cloud that costs nothing there.")]
 pub(crate) struct Dev {
     /// How many machines the simulated cloud runs
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=16))]
@@ -121,6 +122,7 @@ impl Dev {
             ("session.heartbeat", "1s".to_owned()),
             ("shutdown.grace", "3s".to_owned()),
             ("log.level", "warn".to_owned()),
+            ("providers.sim.enabled", "true".to_owned()),
         ];
         // What the caller sets comes after and wins.
         let given = std::mem::take(&mut sources.flags);
@@ -197,7 +199,7 @@ impl Dev {
         if global.output == Output::Json {
             print_json(&json!({
                 "ready_ms": u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
-                "proxy": app.proxy_url, "api": api, "state": folder.path, "token": token,
+                "proxy": app.proxy_url, "api": api, "state": folder.path, "hub_state": global.state()?, "token": token,
                 "nodes": nodes.get("nodes"), "services": services.get("services"),
                 "curl_refused": refused, "curl_answered": answered,
             }));
@@ -208,6 +210,8 @@ impl Dev {
         print_line(&format!("  proxy  {}", app.proxy_url));
         print_line(&format!("  API    {api}  (token: {}/hub/admin.token)", folder.path.display()));
         print_line(&format!("  state  {}", folder.path.display()));
+        print_line("Other commands find this hub after:");
+        print_line(&format!("  export BLUEPRINT_HUB_STATE='{}'", global.state()?.display()));
         print_line("");
         node::table(&nodes).print();
         print_line("");

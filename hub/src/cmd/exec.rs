@@ -32,10 +32,10 @@ const LAST_WITHIN: Duration = Duration::from_secs(1);
 /// Runs a command beside a workload, with the workload's rights and no others.
 #[derive(Debug, Args)]
 #[command(after_help = "Example: blueprint-hub exec 7/42 -it -- sh
-The command has the workload's user, limits, folder, sandbox and variables, but for variables with secrets; it can read what
-the workload can read, its keys too, and its output is not redacted. It ends with this command, with the workload, and after
+The command has the workload's user, limits, folder, sandbox and variables, but for variables with secrets; it can read what \
+the workload can read, its keys too, and its output is not redacted. It ends with this command, with the workload, and after \
 --timeout. hub.toml (exec.enabled), a [[session]] of the policy, and the node's agent.toml (exec.enabled) have to allow it.
-Exit code: the command's; 128 and a signal's number where one ended it; 127 where there is no such program, 126 where it
+Exit code: the command's; 128 and a signal's number where one ended it; 127 where there is no such program, 126 where it \
 cannot be run; 125 where this command itself failed.")]
 pub(crate) struct Exec {
     /// Workload, as BLUEPRINT/SERVICE

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use blueprint_common_runtime::cli::{CliError, Output, print_json, print_line};
+use blueprint_common_runtime::cli::{CliError, Exit, Output, eprint_line, print_json, print_line};
 use blueprint_common_types::{AgentId, ServiceKey};
 use blueprint_hub_proxy_core::ServiceSettings;
 use clap::Args;
@@ -109,7 +109,12 @@ pub(crate) fn hide(global: &Global, service: ServiceKey) -> Result<(), CliError>
     change(global, service, |settings| {
         let word = format!("{service} is hidden: clients are told that there is no such service");
         if std::mem::replace(&mut settings.hidden, true) { format!("nothing changed: {word}") } else { word }
-    })
+    })?;
+    let path = format!("/v1/services/{}/{}", service.blueprint, service.service);
+    if ask(global, "GET", &path, None).is_err_and(|error| error.exit == Exit::NotFound) {
+        eprint_line(&format!("note: no node offers {service}; it will be hidden once one does"));
+    }
+    Ok(())
 }
 
 /// How many targets may get requests.

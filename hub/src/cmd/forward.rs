@@ -62,10 +62,10 @@ impl FromStr for Place {
     override_usage = "blueprint-hub forward [OPTIONS] [SERVICE] LOCAL",
     after_help = "Example: blueprint-hub forward 7/42 5432
          blueprint-hub forward --node node-1 5432 --port 5432
-Listens on 127.0.0.1:5432 and carries each connection to a healthy target of service 7/42; port 0 takes a free one. With --port
-it leads to that port of the loopback of the workload's node; without a service, of the node that --node names. With --reverse the node listens on --port of its loopback, and
-each connection comes to the place named here. --udp carries datagrams, a flow for each source, which ends after 60 silent
-seconds. hub.toml (forward.enabled) and a [[session]] of the policy have to allow it, and for ports of a node its agent.toml
+Listens on 127.0.0.1:5432 and carries each connection to a healthy target of service 7/42; port 0 takes a free one. With --port \
+it leads to that port of the loopback of the workload's node; without a service, of the node that --node names. With --reverse the node listens on --port of its loopback, and \
+each connection comes to the place named here. --udp carries datagrams, a flow for each source, which ends after 60 silent \
+seconds. hub.toml (forward.enabled) and a [[session]] of the policy have to allow it, and for ports of a node its agent.toml \
 (forward.connect_ports, forward.listen_ports). The listener stays while the hub is away. Ctrl-C ends it."
 )]
 pub(crate) struct Forward {

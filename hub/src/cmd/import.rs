@@ -26,9 +26,9 @@ use crate::files;
 #[command(after_help = "Example: blueprint-hub import ~/.blueprint/remote-config.toml --dry-run
          blueprint-hub import remote-config.toml deployment-policy.json --yes
          blueprint-hub import providers.yml --yes --output json
-Settings go into hub.toml, credentials are sealed in the running hub's store, places for `deploy --remote` into remotes.toml, and
+Settings go into hub.toml, credentials are sealed in the running hub's store, places for `deploy --remote` into remotes.toml, and \
 machines that others made are shown by `inventory --known`. docs/migration.md lists the files and what becomes of each key.
-Exit codes: 0 imported, 2 a file is none that is known, 3 a file is missing, 6 credentials are there and no hub runs, 78 the
+Exit codes: 0 imported, 2 a file is none that is known, 3 a file is missing, 6 credentials are there and no hub runs, 78 the \
 hub's configuration is wrong already; nothing is stored then.")]
 pub(crate) struct Import {
     /// Files, TOML, JSON, YAML, CSV or lists of variables; `-` for standard input
@@ -72,7 +72,7 @@ impl Import {
         }
         if is_stored {
             if !self.yes {
-                confirm("Store this?")?;
+                confirm("Store this?", super::deploy::PLAN_ALONE)?;
             }
             store(global, &plan)?;
         }

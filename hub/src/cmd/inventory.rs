@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::client::{ask, rows, text};
-use super::import;
+use super::{deployment, import};
 use crate::cli::Global;
 
 /// What is said of a machine: the column, and where it stands in the answer.
@@ -30,7 +30,7 @@ const COLUMNS: [(&str, &str); 12] = [
 #[derive(Debug, Args)]
 #[command(after_help = "Example: blueprint-hub inventory --csv >machines.csv
          blueprint-hub inventory --known
-What is to be there is declared in a CSV too: `blueprint-hub apply -f fleet.csv`. A list of machines that others made is read by
+What is to be there is declared in a CSV too: `blueprint-hub apply -f fleet.csv`. A list of machines that others made is read by \
 `blueprint-hub import machines.csv`.")]
 pub(crate) struct Inventory {
     /// Also those that have ended
@@ -58,16 +58,17 @@ impl Inventory {
         }
         let listed = ask(global, "GET", &format!("/v1/deployments?all={}", self.all), None)?;
         let mut machines = Vec::new();
-        for deployment in rows(&listed, "deployments") {
-            let (id, name) = (text(deployment, "id"), text(deployment, "name"));
+        for listed in rows(&listed, "deployments") {
+            let (id, name) = (text(listed, "id"), field(listed, "/name"));
             let answer = ask(global, "GET", &format!("/v1/deployments/{id}"), None)?;
             for row in rows(answer.get("deployment").unwrap_or(&Value::Null), "instances") {
                 let has_ended = matches!(text(row, "state").as_str(), "gone" | "lost" | "failed");
                 if self.all || !has_ended {
-                    let mut row = row.clone();
+                    let (mut row, state) = (row.clone(), deployment::state(row));
                     if let Some(fields) = row.as_object_mut() {
                         fields.insert("deployment".to_owned(), json!(id));
                         fields.insert("name".to_owned(), json!(name));
+                        fields.insert("state".to_owned(), json!(state));
                     }
                     machines.push(row);
                 }
@@ -88,7 +89,8 @@ impl Inventory {
             Table::new(&["MACHINE", "NAME", "STATE", "PROVIDER", "PLAN", "REGION", "PRICE/H", "SINCE"]);
         for machine in &machines {
             let shown = ["/key", "/name", "/state", "/offer/provider", "/offer/plan", "/offer/region"];
-            let mut row: Vec<_> = shown.iter().map(|at| field(machine, at)).collect();
+            let cell = |at: &&str| Some(field(machine, at)).filter(|it| !it.is_empty());
+            let mut row: Vec<_> = shown.iter().map(|at| cell(at).unwrap_or_else(|| "-".to_owned())).collect();
             row.extend([format!("${}", field(machine, "/offer/hourly")), field(machine, "/since")]);
             table.push(row);
         }

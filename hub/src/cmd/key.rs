@@ -22,7 +22,7 @@ pub(crate) enum Key {
     },
     /// Gives the owner of an API key another one in its place, and prints it
     #[command(after_help = "Example: blueprint-hub key rotate ak_Zm9vYmFyMTI --overlap 1h
-The new key is shown once; it opens what the old one does and lives as long. The old one and every token made from it
+The new key is shown once; it opens what the old one does and lives as long. The old one and every token made from it \
 end at once, or after the overlap.")]
     Rotate {
         /// Id, as `key ls` shows it: the part of the key before its dot

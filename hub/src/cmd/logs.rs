@@ -23,7 +23,7 @@ const SILENCE: Duration = Duration::from_secs(20);
 /// Shows what a workload wrote to its standard output and error.
 #[derive(Debug, Args)]
 #[command(after_help = "Example: blueprint-hub logs 7/42 -f --since 10m --level warn
-Its node keeps the newest lines of each workload (workload.log_bytes), also of earlier starts. Secrets of the
+Its node keeps the newest lines of each workload (workload.log_bytes), also of earlier starts. Secrets of the \
 workload are left out there. With -f it goes on behind the last line when hub or node were away.")]
 pub(crate) struct Logs {
     /// Service, as BLUEPRINT/SERVICE
@@ -53,6 +53,10 @@ pub(crate) struct Logs {
     #[arg(long, value_name = "CURSOR", conflicts_with_all = ["since", "tail"])]
     after: Option<LogCursor>,
 }
+
+/// Said where `--other` finds nothing.
+const OTHER_IS_NONE: &str = "there are no such lines of another version; by `recreate`, and going back by it, versions take the same place \
+                             one after the other: their lines stand together, and are shown without --other";
 
 /// How far it is shown.
 #[derive(Debug, Default)]
@@ -137,7 +141,12 @@ impl Logs {
                     shown.at = since(&text(&document, "time")).unwrap_or(shown.at);
                     shown.run = document.get("generation").and_then(Value::as_u64).or(shown.run);
                 }
-                Some("end") => return Ok(()),
+                Some("end") => {
+                    if self.other && shown.cursor.is_none() {
+                        eprint_line(OTHER_IS_NONE);
+                    }
+                    return Ok(());
+                }
                 Some("broken") => {
                     let error = CliError::unavailable(printable(&text(&document, "reason")));
                     return Err(

@@ -12,7 +12,11 @@ use serde_json::Value;
 use self::filter::{Filter, Query};
 pub(in crate::cmd) use self::show::explained;
 use super::client::{ask, rows, text};
+use super::unread;
 use crate::cli::Global;
+
+/// Most offers that the hub gives at once.
+const MOST_OFFERS: i64 = 1000;
 
 /// Lists providers: regions, range of prices, age of the price list.
 #[derive(Debug, Args)]
@@ -44,7 +48,7 @@ pub(crate) struct Offers {
     #[command(flatten)]
     filter: Filter,
     /// How many to show, up to 1000
-    #[arg(long, default_value_t = 20)]
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=MOST_OFFERS))]
     limit: u32,
 }
 
@@ -142,9 +146,8 @@ impl Offers {
         let count = answer.get("found").and_then(Value::as_u64).unwrap_or(0);
         let rest = count.saturating_sub(u64::try_from(found.len()).unwrap_or(u64::MAX));
         if rest > 0 {
-            eprint_line(&format!(
-                "{rest} more; --limit shows more of them, --min-cpu, --region and the like fewer"
-            ));
+            let more = if i64::from(self.limit) < MOST_OFFERS { "--limit shows more of them, " } else { "" };
+            eprint_line(&format!("{rest} more; {more}--min-cpu, --region and the like fewer"));
         }
         Ok(())
     }
@@ -155,10 +158,8 @@ impl EstimateCost {
         let mut query = Query::default();
         self.filter.write(&mut query);
         if let Some(path) = &self.spec {
-            let spec = std::fs::read_to_string(path).map_err(|error| {
-                CliError::failure(format!("cannot read {}: {error}", path.display()))
-                    .hint("--spec names a file")
-            })?;
+            let spec = std::fs::read_to_string(path)
+                .map_err(|error| unread(path, &error).hint("--spec names a file"))?;
             query.text("spec", Some(&spec));
         }
         query.text("strategy", self.strategy.as_deref());

@@ -111,7 +111,7 @@ pub(crate) fn settings(global: &Global, service: ServiceKey, file: Option<PathBu
     let opened: Box<dyn Read> = if shown == "-" {
         Box::new(std::io::stdin())
     } else {
-        Box::new(std::fs::File::open(&path).map_err(|error| wrong(&error))?)
+        Box::new(std::fs::File::open(&path).map_err(|error| super::unread(&path, &error))?)
     };
     opened.take(MAX_FILE).read_to_string(&mut document).map_err(|error| wrong(&error))?;
     let wanted: ServiceSettings = serde_json::from_str(&document).map_err(|error| wrong(&error))?;

@@ -110,9 +110,12 @@ impl Set {
         } else {
             let tests = rows(&answer, "tests").len();
             let rules = text(&answer, "rules");
+            let sessions = text(&answer, "sessions");
+            let noun = if sessions == "1" { "session" } else { "sessions" };
+            let holds = format!("{rules} rules, {sessions} {noun}, {tests} tests passed");
             print_line(&match answer.get("version").and_then(Value::as_u64) {
-                Some(version) => format!("policy {version} is stored: {rules} rules, {tests} tests passed"),
-                None => format!("policy would be stored: {rules} rules, {tests} tests passed"),
+                Some(version) => format!("policy {version} is stored: {holds}"),
+                None => format!("policy would be stored: {holds}"),
             });
             warn(&answer);
         }

@@ -59,14 +59,17 @@ impl Prices {
 
 /// Asks one after the other. One that fails does not keep the others from being asked; the first failure is the command's.
 fn refresh(global: &Global, providers: &[String]) -> Result<(), CliError> {
-    let (mut asked, mut failed) = (Vec::new(), None);
+    let (mut asked, mut failed, mut failures) = (Vec::new(), None, 0usize);
     for (number, provider) in providers.iter().enumerate() {
         eprint_line(&format!("asking {provider} ({} of {}) ...", number + 1, providers.len()));
         let path = format!("/v1/prices/{}/refresh", segment(provider)?);
         match ask_within(global, "POST", &path, None, PATIENCE) {
             Ok(answer) => asked.push(answer.get("prices").cloned().unwrap_or_default()),
             Err(error) => {
-                eprint_line(&error.message);
+                if providers.len() > 1 {
+                    eprint_line(&error.message);
+                }
+                failures = failures.saturating_add(1);
                 failed = failed.or(Some(error));
             }
         }
@@ -74,7 +77,15 @@ fn refresh(global: &Global, providers: &[String]) -> Result<(), CliError> {
     if !asked.is_empty() || failed.is_none() {
         show(global, &json!({ "prices": asked }));
     }
-    failed.map_or(Ok(()), Err)
+    // Of several each was told above.
+    match failed {
+        Some(mut error) if providers.len() > 1 => {
+            error.message = format!("{failures} of {} providers gave no prices", providers.len());
+            Err(error)
+        }
+        Some(error) => Err(error),
+        None => Ok(()),
+    }
 }
 
 fn show(global: &Global, answer: &Value) {
@@ -101,7 +112,7 @@ fn show(global: &Global, answer: &Value) {
     table.print();
     for row in rows(answer, "prices") {
         if let Some(error) = row.get("error").and_then(Value::as_str) {
-            eprint_line(&format!("{} was not understood the last time: {error}", text(row, "provider")));
+            eprint_line(&format!("{} gave no prices the last time: {error}", text(row, "provider")));
         }
     }
 }

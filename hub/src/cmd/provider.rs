@@ -20,7 +20,7 @@ const CHECK_WITHIN: Duration = Duration::from_secs(130);
 /// Accounts at clouds: with whose credentials they are used, and whether they can be.
 #[derive(Debug, Subcommand)]
 #[command(after_help = "Example: blueprint-hub provider ls
-Credentials are looked for in the hub's sealed store, the file NAME.credentials in its state folder, its environment, and
+Credentials are looked for in the hub's sealed store, the file NAME.credentials in its state folder, its environment, and \
 then where the cloud's own tools look; the first that are there count.")]
 pub(crate) enum Provider {
     /// Lists providers, and where their credentials come from
@@ -31,7 +31,7 @@ pub(crate) enum Provider {
          blueprint-hub provider configure aws --from-env --check
          blueprint-hub provider configure gcp < key.json
          printf 'access_key_id = %s\\nsecret_access_key = %s\\n' \"$ID\" \"$SECRET\" | blueprint-hub provider configure aws
-At a terminal it asks for each field and does not show what is secret; else it reads standard input: lines NAME = VALUE, one
+At a terminal it asks for each field and does not show what is secret; else it reads standard input: lines NAME = VALUE, one \
 JSON object, or the bare token where there is one field alone. Credentials are never arguments: others would see those.")]
     Configure {
         /// Provider, such as digitalocean or aws
@@ -57,7 +57,7 @@ JSON object, or the bare token where there is one field alone. Credentials are n
     },
     /// Asks the cloud who the credentials belong to, what they allow, and whether the regions exist; costs nothing
     #[command(after_help = "Example: blueprint-hub provider check aws
-Exit codes: 0 all is well, 1 something does not work, 4 the credentials are wrong or lack a right, 5 the provider is switched
+Exit codes: 0 all is well, 1 something does not work, 4 the credentials are wrong or lack a right, 5 the provider is switched \
 off, 6 the cloud cannot be reached or answers what nobody understands.")]
     Check {
         /// Provider, such as digitalocean or aws
@@ -73,7 +73,7 @@ Exit codes: 0 it is gone, 4 the credentials lack a right, 5 machines stand there
     },
     /// Prints the least that the credentials have to allow, as the cloud takes it
     #[command(after_help = "Example: blueprint-hub provider policy aws > policy.json
-For AWS it is a document of IAM with this hub's id in it, for Azure and Google Cloud a role, for DigitalOcean and Linode the scopes of a token,
+For AWS it is a document of IAM with this hub's id in it, for Azure and Google Cloud a role, for DigitalOcean and Linode the scopes of a token, \
 for Vultr permissions, for Scaleway permission sets, for Hivelocity what its contact has to be allowed.")]
     Policy {
         /// Provider, such as digitalocean or aws

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::audit::since;
 use super::client::{ask, lines, rows, runtime, segment, text};
+use super::unread;
 use crate::cli::Global;
 
 /// Largest report that is verified, in bytes.
@@ -300,24 +301,21 @@ impl Report {
 
 impl Verify {
     fn run(self, global: &Global) -> Result<(), CliError> {
-        let unread = |path: &PathBuf, error: std::io::Error| {
-            CliError::failure(format!("cannot read {}: {error}", path.display()))
-        };
         let key = match &self.key {
-            Some(path) => std::fs::read_to_string(path).map_err(|error| unread(path, error))?,
+            Some(path) => std::fs::read_to_string(path).map_err(|error| unread(path, &error))?,
             None => text(&ask(global, "GET", "/v1/report-key", None)?, "pem"),
         };
         let key = SealKey::parse(&key).map_err(|error| {
             CliError::usage(error.to_string()).hint("`blueprint-hub qos key` of the hub writes the PEM file")
         })?;
-        let length = std::fs::metadata(&self.file).map_err(|error| unread(&self.file, error))?.len();
+        let length = std::fs::metadata(&self.file).map_err(|error| unread(&self.file, &error))?.len();
         if length > MAX_REPORT {
             return Err(CliError::usage(format!(
                 "{} has {length} bytes, and no report has more than {MAX_REPORT}",
                 self.file.display()
             )));
         }
-        let document = std::fs::read(&self.file).map_err(|error| unread(&self.file, error))?;
+        let document = std::fs::read(&self.file).map_err(|error| unread(&self.file, &error))?;
         key.open(&document).map_err(|error| {
             CliError::denied(format!("{} is not what the hub signed: {error}", self.file.display()))
                 .hint("get the report again from who made it, and the hub's key from the hub's operator")

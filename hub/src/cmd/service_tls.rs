@@ -270,6 +270,6 @@ fn write(path: &Path, content: &str) -> Result<(), CliError> {
 fn read(path: &Path) -> Result<String, CliError> {
     let mut text = String::new();
     let read = File::open(path).and_then(|file| file.take(MAX_FILE).read_to_string(&mut text));
-    read.map_err(|error| CliError::usage(format!("cannot read {}: {error}", path.display())))?;
+    read.map_err(|error| super::unread(path, &error))?;
     Ok(text)
 }

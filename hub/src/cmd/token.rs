@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 use std::num::NonZeroU16;
 
-use blueprint_common_runtime::cli::{CliError, Output, Table, print_json, print_line};
+use blueprint_common_runtime::cli::{CliError, Output, Table, eprint_line, print_json, print_line};
 use clap::Subcommand;
 use serde_json::json;
 
@@ -59,7 +59,19 @@ impl Token {
                 let answer = ask(global, "POST", "/v1/tokens", Some(&body))?;
                 match global.output {
                     Output::Json => print_json(&answer),
-                    Output::Table => print_line(&text(&answer, "join_line")),
+                    Output::Table => {
+                        print_line(&text(&answer, "join_line"));
+                        let machines =
+                            if uses == 1 { "one machine".to_owned() } else { format!("{uses} machines") };
+                        let span = if ttl.is_multiple_of(60) {
+                            format!("{} min", ttl / 60)
+                        } else {
+                            format!("{ttl} s")
+                        };
+                        eprint_line(&format!(
+                            "`blueprint-agent join LINE` takes it on {machines}, within {span}"
+                        ));
+                    }
                 }
             }
             Self::Ls => {

@@ -166,11 +166,39 @@ fn show(global: &Global, answer: &Value) {
             if let events @ [_, ..] = rows(answer, "events") {
                 events_table(events).print();
             }
-            if let Some(Ok(spec)) = answer.get("spec").map(serde_json::to_string_pretty) {
+            if let Some(Ok(spec)) = answer.get("spec").map(masked).as_ref().map(serde_json::to_string_pretty)
+            {
                 print_line(&spec);
             }
         }
     }
+}
+
+/// What came of waiting: the row and a sentence, the document only in JSON.
+fn finished(global: &Global, answer: &Value) {
+    if global.output == Output::Json {
+        return print_json(answer);
+    }
+    table(std::slice::from_ref(answer)).print();
+    update::tell(answer);
+    print_line(&outcome(answer));
+}
+
+fn outcome(answer: &Value) -> String {
+    let (service, version) = (text(answer, "service"), text(answer, "version"));
+    match text(answer, "state").as_str() {
+        "running" => format!("{service} serves version {version}"),
+        state => format!("{service} is {state}, version {version}"),
+    }
+}
+
+/// The document for a terminal: values of its environment may be secret.
+fn masked(spec: &Value) -> Value {
+    let mut spec = spec.clone();
+    for (_, value) in spec.get_mut("env").and_then(Value::as_object_mut).into_iter().flatten() {
+        *value = Value::from("***");
+    }
+    spec
 }
 
 fn events_table(events: &[Value]) -> Table {
@@ -199,4 +227,26 @@ fn table(workloads: &[Value]) -> Table {
         ]);
     }
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn values_of_the_environment_are_not_shown_to_people() {
+        let spec = json!({ "name": "demo", "env": { "SECRET": "x", "OTHER": "y" } });
+        assert_eq!(masked(&spec), json!({ "name": "demo", "env": { "SECRET": "***", "OTHER": "***" } }));
+        assert_eq!(masked(&json!({ "name": "demo" })), json!({ "name": "demo" }));
+    }
+
+    #[test]
+    fn what_was_waited_for_is_one_sentence() {
+        let answer = json!({ "service": "7/43", "version": 2, "state": "running" });
+        assert_eq!(outcome(&answer), "7/43 serves version 2");
+        let answer = json!({ "service": "7/43", "version": 2, "state": "ended" });
+        assert_eq!(outcome(&answer), "7/43 is ended, version 2");
+    }
 }

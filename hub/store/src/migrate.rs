@@ -51,7 +51,10 @@ pub(crate) fn migrate(db: &mut Connection) -> Result<(), OpenError> {
         transaction.execute_batch(step)?;
         transaction.execute("INSERT INTO schema_version (version) VALUES (?1)", params![number])?;
         transaction.commit()?;
-        tracing::info!(version = number, "schema step applied");
+        tracing::debug!(version = number, "schema step applied");
+    }
+    if found < known {
+        tracing::info!(from = found, to = known, "schema brought up to date");
     }
     Ok(())
 }

@@ -4,16 +4,17 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use blueprint_hub_provision_core::catalogue::{Catalogue, Offer, facts, is_one_machine};
-use blueprint_hub_provision_core::lifecycle::Spread;
+use blueprint_hub_provision_core::lifecycle::{DeployError, Spread};
 use blueprint_hub_provision_core::placement::{Choice, Question, Target, place};
 use blueprint_hub_provision_core::{Candidate, ErrorClass};
 use futures_util::future::join_all;
 use http::StatusCode;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tracing::warn;
 
 use super::CreateDeployment;
 use crate::AdminState;
+use crate::accounts::AccountView;
 use crate::error::ApiError;
 use crate::market::Market;
 use crate::wanted::Asked;
@@ -28,6 +29,8 @@ pub(super) struct Chosen {
     pub(super) plan: Vec<Candidate>,
     /// Whose word each condition was.
     pub(super) explained: Value,
+    /// Providers that could not be asked: `provider` and `reason`.
+    pub(super) left_out: Vec<Value>,
 }
 
 /// What a person does next when a provider fails so.
@@ -56,45 +59,88 @@ pub(super) fn next_step(provider: &str, class: ErrorClass) -> String {
 }
 
 /// Providers to ask: the one that was named, or all there are.
-fn providers(state: &AdminState, named: Option<&str>) -> Result<Vec<String>, ApiError> {
+async fn providers(state: &AdminState, named: Option<&str>) -> Result<Vec<String>, ApiError> {
     if let Some(ended) = named.and_then(facts).and_then(|facts| facts.discontinued()) {
         return Err(ApiError::conflict(ended, "order elsewhere: `blueprint-hub offers` says what there is"));
     }
     let clouds = state.hub.deployer().overview();
     let names: Vec<String> = clouds.clouds.iter().map(|cloud| cloud.name.clone()).collect();
-    if names.is_empty() {
-        return Err(ApiError::conflict(
-            "no provider is configured",
-            "set providers.sim.enabled = true in hub.toml and restart the hub; docs/provisioning.md says more",
-        ));
-    }
     match named {
-        None => Ok(names),
+        None if !names.is_empty() => Ok(names),
         Some(named) if names.iter().any(|name| name == named) => Ok(vec![named.to_owned()]),
-        Some(named) => Err(ApiError::not_found(
-            format!("no provider is called {named:?}"),
-            format!("this hub has {}", names.join(", ")),
-        )),
+        None | Some(_) => Err(not_there(&names, named, &state.hub.accounts().list().await)),
     }
 }
 
+/// What switches a provider on.
+fn switch(account: &AccountView) -> String {
+    format!("providers.{}.enabled = true", account.name.replace('-', "_"))
+}
+
+/// Why an order cannot go to the provider that was named, or to any, and what switches it on.
+fn not_there(names: &[String], named: Option<&str>, accounts: &[AccountView]) -> ApiError {
+    let known = accounts.iter().find(|account| named == Some(account.name.as_str()) && !account.is_enabled);
+    if let Some(account) = known {
+        if let Some(feature) = account.lacks {
+            let text = format!("this program was built without the provider {}", account.name);
+            return ApiError::conflict(text, format!("build it with the feature {feature}"));
+        }
+        return ApiError::conflict(
+            format!("{} is switched off", account.name),
+            format!("set {} in hub.toml and start the hub again", switch(account)),
+        );
+    }
+    if let Some(named) = named.filter(|_| !names.is_empty()) {
+        let text = format!("no provider is called {named:?}");
+        return ApiError::not_found(text, format!("this hub has {}", names.join(", ")));
+    }
+    let sealed: Vec<_> = accounts
+        .iter()
+        .filter(|account| account.sealed.is_some() && account.lacks.is_none())
+        .map(switch)
+        .collect();
+    let keys =
+        if sealed.is_empty() { "providers.sim.enabled = true".to_owned() } else { sealed.join(" or ") };
+    ApiError::conflict(
+        "no provider is switched on",
+        format!("set {keys} in hub.toml and start the hub again; docs/provisioning.md says more"),
+    )
+}
+
 /// What the providers sell now. All are asked at once, and one that does not answer does not keep the others from it.
-async fn sold(state: &AdminState, named: Option<&str>) -> Result<Vec<Offer>, ApiError> {
-    let asked = providers(state, named)?;
-    let answers = join_all(asked.into_iter().map(|provider| state.hub.deployer().offers(provider))).await;
-    let (mut offers, mut failed) = (Vec::new(), None);
-    for answer in answers {
+async fn sold(state: &AdminState, named: Option<&str>) -> Result<(Vec<Offer>, Vec<Value>), ApiError> {
+    let asked = providers(state, named).await?;
+    let answers = asked.iter().map(|provider| state.hub.deployer().offers(provider.clone()));
+    let answers = join_all(answers).await;
+    let (mut offers, mut left_out, mut failed) = (Vec::new(), Vec::new(), None);
+    for (provider, answer) in asked.iter().zip(answers) {
         match answer {
             Ok(own) => offers.extend(own),
             Err(error) => {
                 warn!(%error, "left out of the choice");
+                left_out.push(json!({ "provider": provider, "reason": reason(&error) }));
                 failed = Some(error);
             }
         }
     }
     match failed.filter(|_| offers.is_empty()) {
         Some(error) => Err(error.into()),
-        None => Ok(offers),
+        None => Ok((offers, left_out)),
+    }
+}
+
+/// What failed, without the provider's name before it.
+fn reason(error: &DeployError) -> String {
+    match error {
+        DeployError::Provider { reason, .. } => reason.clone(),
+        DeployError::UnknownProvider(_)
+        | DeployError::Mismatch { .. }
+        | DeployError::OverLimit(_)
+        | DeployError::Held(_)
+        | DeployError::Unknown(_)
+        | DeployError::Terminated(_)
+        | DeployError::Unavailable(_)
+        | DeployError::Store(_) => error.to_string(),
     }
 }
 
@@ -108,10 +154,10 @@ pub(super) async fn choose(
     let understood = asked.machine.clone().understand(&market)?;
     let replicas = asked.replicas;
     understood.allows(replicas)?;
-    let offers = sold(state, understood.provider()).await?;
+    let (offers, left_out) = sold(state, understood.provider()).await?;
     let found = tokio::task::spawn_blocking(move || {
         let plan = search(&market, &understood, offers, (replicas, spread))?;
-        Ok(Chosen { plan, explained: understood.explained(&market, replicas) })
+        Ok(Chosen { plan, explained: understood.explained(&market, replicas), left_out })
     });
     found
         .await
@@ -160,4 +206,50 @@ fn search(
         ));
     }
     Ok(plan)
+}
+
+#[cfg(test)]
+mod tests {
+    use blueprint_common_types::Timestamp;
+    use blueprint_hub_provision_core::CredentialRecord;
+
+    use super::*;
+
+    fn account(name: &str, lacks: Option<&'static str>, is_sealed: bool) -> AccountView {
+        let sealed = is_sealed.then(|| CredentialRecord {
+            provider: name.to_owned(),
+            shown: "…1234".to_owned(),
+            sealed: String::new(),
+            changed_at: Timestamp::default(),
+            changed_by: "socket".to_owned(),
+        });
+        AccountView {
+            name: name.to_owned(),
+            is_enabled: false,
+            lacks,
+            fields: Vec::new(),
+            origin: None,
+            sealed,
+            checked: None,
+        }
+    }
+
+    #[test]
+    fn what_is_switched_off_is_told_from_what_is_not_known() {
+        let accounts = [account("digitalocean", None, true), account("aws", Some("aws"), false)];
+        let sim = ["sim".to_owned()];
+        for names in [&sim[..], &[]] {
+            let (status, _, message, hint) = not_there(names, Some("digitalocean"), &accounts).parts();
+            assert_eq!((status, message.as_str()), (StatusCode::CONFLICT, "digitalocean is switched off"));
+            assert!(hint.contains("set providers.digitalocean.enabled = true in hub.toml"), "{hint}");
+        }
+        let (_, _, message, _) = not_there(&sim, Some("aws"), &accounts).parts();
+        assert!(message.contains("built without"), "{message}");
+        let (status, _, message, hint) = not_there(&sim, Some("nobody"), &accounts).parts();
+        assert_eq!((status, hint.as_str()), (StatusCode::NOT_FOUND, "this hub has sim"), "{message}");
+        let (_, _, _, hint) = not_there(&[], None, &accounts).parts();
+        assert!(hint.contains("providers.digitalocean.enabled") && !hint.contains("aws"), "{hint}");
+        let (_, _, _, hint) = not_there(&[], None, &accounts[1..]).parts();
+        assert!(hint.contains("providers.sim.enabled"), "{hint}");
+    }
 }

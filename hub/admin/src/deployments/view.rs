@@ -20,10 +20,15 @@ fn own<'r>(deployment: &'r Deployment, records: &'r Records) -> impl Iterator<It
     records.instances.values().filter(|record| record.deployment == deployment.id)
 }
 
+/// How many machines have joined and are not switched off.
+fn active(deployment: &Deployment, records: &Records) -> usize {
+    let is_on = |record: &&Record| record.state == RecordState::Active && !record.is_off;
+    own(deployment, records).filter(is_on).count()
+}
+
 /// One word for all of it.
 fn state(deployment: &Deployment, records: &Records) -> &'static str {
-    let is_on = |record: &&Record| record.state == RecordState::Active && !record.is_off;
-    let active = own(deployment, records).filter(is_on).count();
+    let active = active(deployment, records);
     let is_whole = u32::try_from(active).is_ok_and(|active| active >= deployment.replicas);
     // Its cloud has to say so: what was asked to stop runs and is billed until then.
     let is_off = |record: &Record| match record.state {
@@ -43,7 +48,6 @@ fn state(deployment: &Deployment, records: &Records) -> &'static str {
 
 /// A deployment without its machines.
 pub(super) fn summary(deployment: &Deployment, records: &Records) -> Value {
-    let count = |state| own(deployment, records).filter(|record| record.state == state).count();
     // What stands at the cloud or may is paid for.
     let is_paid = |record: &&Record| {
         matches!(
@@ -66,7 +70,7 @@ pub(super) fn summary(deployment: &Deployment, records: &Records) -> Value {
         "wanted": deployment.wanted.label(),
         "replicas": deployment.replicas,
         "spread": deployment.spread.label(),
-        "active": count(RecordState::Active),
+        "active": active(deployment, records),
         "service": deployment.service,
         "hourly": hourly.to_string(),
         "stopped_hourly": stopped.to_string(),
@@ -155,14 +159,14 @@ pub(super) fn alarm(alarm: &Alarm) -> Value {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use blueprint_common_types::Timestamp;
     use blueprint_hub_provision_core::resource::Arch;
     use blueprint_hub_provision_core::{DeploymentId, InstanceKey};
 
     use super::*;
 
-    fn records(wanted: Wanted, machines: &[(RecordState, bool)]) -> (Deployment, Records) {
+    pub(crate) fn records(wanted: Wanted, machines: &[(RecordState, bool)]) -> (Deployment, Records) {
         let (id, now) = (DeploymentId::from_bytes([1; 10]), Timestamp::default());
         let candidate = Candidate {
             provider: "aws".to_owned(),
@@ -236,6 +240,7 @@ mod tests {
         let (deployment, records) =
             records(Wanted::Stopped, &[(Active, true), (Active, false), (Gone, true)]);
         let shown = summary(&deployment, &records);
+        assert_eq!(shown.get("active"), Some(&json!(1)), "what is off is not active");
         assert_eq!(
             (shown.get("hourly"), shown.get("stopped_hourly")),
             (Some(&json!("0.0057")), Some(&json!("0.0014")))

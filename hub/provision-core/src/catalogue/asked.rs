@@ -200,7 +200,15 @@ pub enum PriceError {
     /// It is being asked.
     #[error("{0} is being asked already")]
     Busy(String),
-    /// It did not answer, or with what is no price list; what was known stays.
+    /// It could not be reached, or asks for a pause; what was known stays.
+    #[error("{provider} was not reached: {reason}")]
+    Unreached {
+        /// Who.
+        provider: String,
+        /// What happened, one line.
+        reason: String,
+    },
+    /// It answered with what is no price list; what was known stays.
     #[error("{provider} was not understood: {reason}")]
     Failed {
         /// Who.

@@ -159,7 +159,8 @@ fn what_an_agent_may_offer_is_bounded() {
     sim.registry.set_data_plane(id(1), true);
     sim.registry.set_targets(id(1), vec![long], sim.now);
     let snapshot = sim.registry.snapshot();
-    assert_eq!(snapshot.targets.values().next().unwrap().reason, "x".repeat(MAX_REASON_CHARS));
+    let cut = format!("{}\u{2026}", "x".repeat(MAX_REASON_CHARS - 1));
+    assert_eq!(snapshot.targets.values().next().unwrap().reason, cut);
 }
 
 #[test]
@@ -422,4 +423,14 @@ fn an_agent_that_is_to_go_keeps_its_targets_and_gets_no_new_requests() {
     assert_eq!(weights(&mut sim), [WHOLE, 0], "what it says does not change that");
     sim.registry.set_leaving(&BTreeSet::new());
     assert_eq!(weights(&mut sim), [WHOLE, WHOLE]);
+}
+
+#[test]
+fn a_long_reason_ends_behind_a_word() {
+    assert_eq!(clean_line("one\nline"), "oneline");
+    assert_eq!(clean_line(&"x".repeat(MAX_REASON_CHARS)), "x".repeat(MAX_REASON_CHARS));
+    let line = clean_line(&format!("{}the end: of {}", "word ".repeat(37), "y".repeat(40)));
+    assert_eq!(line, format!("{}the end: of\u{2026}", "word ".repeat(37)));
+    let line = clean_line(&format!("{}the end: {}", "word ".repeat(37), "\u{e9}".repeat(40)));
+    assert_eq!(line, format!("{}the end\u{2026}", "word ".repeat(37)), "nothing ends with a colon");
 }

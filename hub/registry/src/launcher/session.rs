@@ -7,7 +7,7 @@ use std::time::Duration;
 use blueprint_common_types::ServiceKey;
 use blueprint_common_types::workload::{WorkloadState, WorkloadStatus};
 use blueprint_hub_registry_core::workload::{NoNode, WorkloadRecord, WorkloadsView};
-use blueprint_hub_registry_core::{MAX_REASON_CHARS, RegistrySnapshot};
+use blueprint_hub_registry_core::{RegistrySnapshot, clean_line};
 use blueprint_proto::v1;
 use blueprint_proto::v1::launcher_event::Body as ToLauncher;
 use blueprint_proto::v1::launcher_message::Body as FromLauncher;
@@ -220,7 +220,7 @@ impl Session {
                 let v1::LauncherAnswer { id, code, message } = answer;
                 // Whoever asked may have given up.
                 let Some(reply) = self.waiting.remove(&id) else { return };
-                let message: String = message.chars().take(MAX_REASON_CHARS).collect();
+                let message = clean_line(&message);
                 let code = Code::from_i32(code);
                 let answer = if code == Code::Ok { Ok(()) } else { Err(Status::new(code, message)) };
                 let _ = reply.send(answer);

@@ -18,13 +18,13 @@ pub(crate) struct Filter {
     #[arg(long, value_name = "NAME")]
     preset: Option<String>,
     /// Processors at least, such as 2 or 0.5
-    #[arg(long, visible_alias = "cpu", value_name = "COUNT")]
+    #[arg(long, visible_alias = "cpu", value_name = "COUNT", value_parser = crate::cmd::decimal)]
     min_cpu: Option<String>,
     /// GiB of memory at least, such as 4 or 0.5
-    #[arg(long, visible_alias = "memory", value_name = "GIB")]
+    #[arg(long, visible_alias = "memory", value_name = "GIB", value_parser = crate::cmd::decimal)]
     min_memory: Option<String>,
     /// GB of disk at least
-    #[arg(long, value_name = "GB")]
+    #[arg(long, value_name = "GB", value_parser = crate::cmd::whole::<u32>)]
     min_disk: Option<u32>,
     /// GPUs of this kind, such as l4, a100 or h100; `any` where nothing is named
     #[arg(long, value_name = "KIND", num_args = 0..=1, default_missing_value = "any")]
@@ -39,7 +39,7 @@ pub(crate) struct Filter {
     #[arg(long, value_name = "PLACE")]
     region: Option<String>,
     /// Processors that the program runs on: `x86_64`, `arm64` or `any`
-    #[arg(long)]
+    #[arg(long, value_parser = ["x86_64", "arm64", "any"])]
     arch: Option<String>,
     /// Also machines that the provider may take back at any time
     #[arg(long)]
@@ -54,7 +54,7 @@ pub(crate) struct Filter {
     #[arg(long, value_name = "GB")]
     egress: Option<u32>,
     /// US dollars that an hour may cost, all counted
-    #[arg(long, visible_alias = "budget", value_name = "USD")]
+    #[arg(long, visible_alias = "budget", value_name = "USD", value_parser = crate::cmd::decimal)]
     max_price: Option<String>,
     /// Of this provider alone
     #[arg(long, value_name = "NAME")]
@@ -85,7 +85,7 @@ impl Filter {
     ) -> Result<Option<Remote>, CliError> {
         if let Some(path) = &self.blueprint {
             let text = std::fs::read_to_string(path).map_err(|error| {
-                CliError::failure(format!("cannot read {}: {error}", path.display())).hint(
+                crate::cmd::unread(path, &error).hint(
                     "--blueprint names a file with what the blueprint needs; docs/provisioning.md shows one",
                 )
             })?;

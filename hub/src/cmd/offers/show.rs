@@ -50,7 +50,6 @@ pub(super) fn providers(found: &[Value]) -> Table {
             format!("{} - {} {}", text(row, "lowest"), text(row, "highest"), text(row, "currency"))
         };
         let regions = row.get("regions").and_then(Value::as_array).map_or(0, Vec::len);
-        let age = row.get("price_age_days").and_then(Value::as_u64).map(|days| format!("{days} days old"));
         table.push(vec![
             text(row, "name"),
             text(row, "title"),
@@ -61,10 +60,22 @@ pub(super) fn providers(found: &[Value]) -> Table {
             range,
             if number(row, "gpus") > 0 { "yes" } else { "no" }.to_owned(),
             if is(row, "spot") { "yes" } else { "no" }.to_owned(),
-            age.unwrap_or_default(),
+            ages(row),
         ]);
     }
     table
+}
+
+/// How old the prices of a provider are, the newest and the oldest.
+fn ages(row: &Value) -> String {
+    let days = |field: &str| row.get(field).and_then(Value::as_u64);
+    match (days("price_age_days"), days("oldest_price_age_days")) {
+        (Some(newest), Some(oldest)) if newest < oldest => format!("{newest} to {oldest} days old"),
+        (Some(1), _) => "1 day old".to_owned(),
+        (Some(days), _) => format!("{days} days old"),
+        (None, _) if number(row, "unchecked") > 0 => "specification".to_owned(),
+        (None, _) => String::new(),
+    }
 }
 
 pub(super) fn templates(found: &[Value]) -> Table {
@@ -158,8 +169,13 @@ pub(super) fn estimate(answer: &Value) {
         return;
     };
     let cost = first.get("cost").cloned().unwrap_or_default();
+    let not_here = if is(first, "configured") {
+        ""
+    } else {
+        " (a cloud that is not set up here; --configured leaves those out)"
+    };
     print_line(&format!(
-        "{} of {} in {}, {} of them for {} hours",
+        "{} of {} in {}, {} of them for {} hours{not_here}",
         text(first, "plan"),
         text(first, "provider"),
         text(first, "region"),
@@ -228,4 +244,21 @@ pub(in crate::cmd) fn explained(found: &Value) -> Table {
         ]);
     }
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn ages_of_prices_are_a_range() {
+        let of = |newest: u64, oldest: u64| {
+            ages(&json!({ "price_age_days": newest, "oldest_price_age_days": oldest }))
+        };
+        assert_eq!([of(0, 0), of(1, 1), of(3, 41)], ["0 days old", "1 day old", "3 to 41 days old"]);
+        assert_eq!(ages(&json!({ "price_age_days": null, "unchecked": 4 })), "specification");
+        assert_eq!(ages(&json!({ "offers": 0 })), "");
+    }
 }

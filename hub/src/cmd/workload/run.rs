@@ -16,7 +16,7 @@ use blueprint_common_types::{HealthCheck, ServiceKey};
 use clap::Args;
 use serde_json::{Map, Value, json};
 
-use super::{path, show};
+use super::{finished, path, show};
 use crate::cli::Global;
 use crate::cmd::client::{ask, text};
 
@@ -71,13 +71,13 @@ pub(crate) struct Run {
     #[arg(long, value_name = "URL")]
     ws_rpc_url: Option<String>,
     /// Thousandths of a processor that it may use
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, value_name = "COUNT", value_parser = crate::cmd::whole::<u32>)]
     cpu_millis: Option<u32>,
     /// Bytes of memory that it may use
-    #[arg(long, value_name = "BYTES")]
+    #[arg(long, value_name = "BYTES", value_parser = crate::cmd::whole_bytes)]
     memory_bytes: Option<u64>,
     /// Bytes that it may keep in its data folder
-    #[arg(long, value_name = "BYTES")]
+    #[arg(long, value_name = "BYTES", value_parser = crate::cmd::whole_bytes)]
     storage_bytes: Option<u64>,
     /// When it is started again: always, on-failure or never
     #[arg(long, value_parser = restart)]
@@ -124,6 +124,8 @@ impl Run {
         let mut answer = ask(global, "PUT", &path(self.service), Some(&body))?;
         if let Some(seconds) = self.wait {
             answer = wait_for(global, self.service, answer, Duration::from_secs(seconds))?;
+            finished(global, &answer);
+            return Ok(());
         }
         show(global, &answer);
         Ok(())
@@ -190,7 +192,7 @@ fn wait_for(
             "running" | "ended" => return Ok(answer),
             "failed" => {
                 return Err(CliError::failure(format!("{} failed: {reason}", service))
-                    .hint("blueprint-hub workload show tells the rest"));
+                    .hint("blueprint-hub workload show has its last lines, blueprint-hub logs all of them"));
             }
             _ if began.elapsed() >= patience => {
                 let text = format!("{} is {state} after {} s: {reason}", service, patience.as_secs());
@@ -252,7 +254,7 @@ pub(super) fn read_document(file: &Path) -> Result<Map<String, Value>, CliError>
     if file == Path::new("-") {
         std::io::stdin().read_to_end(&mut bytes).map_err(|error| failed(&error))?;
     } else {
-        bytes = fs::read(file).map_err(|error| failed(&error))?;
+        bytes = fs::read(file).map_err(|error| crate::cmd::unread(file, &error))?;
     }
     serde_json::from_slice(&bytes).map_err(|error| failed(&error))
 }
@@ -281,7 +283,7 @@ pub(super) fn keystore(folder: &Path) -> Result<BTreeMap<String, String>, CliErr
     let mut bytes = 0usize;
     let mut folders = vec![(folder.to_owned(), String::new())];
     while let Some((at, prefix)) = folders.pop() {
-        let failed = |error: std::io::Error| CliError::usage(format!("{}: {error}", at.display()));
+        let failed = |error: std::io::Error| crate::cmd::unread(&at, &error);
         for entry in fs::read_dir(&at).map_err(failed)? {
             let entry = entry.map_err(failed)?;
             let name = entry.file_name().to_string_lossy().into_owned();

@@ -12,7 +12,7 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 
 use super::run::{LOOK, keystore, read_document, registry_login, variable};
-use super::{path, show};
+use super::{finished, path, show};
 use crate::cli::Global;
 use crate::cmd::client::{ask, rows, text};
 use crate::cmd::seconds;
@@ -237,6 +237,8 @@ fn over(
                 "blueprint-hub workload history shows what became of it; blueprint-hub logs shows its output";
             return Err(CliError::failure(text).hint(hint));
         }
+        finished(global, &answer);
+        return Ok(());
     }
     show(global, &answer);
     Ok(())

@@ -112,6 +112,11 @@ fn dev_is_ready_in_five_seconds_does_what_it_prints_and_leaves_nothing() -> Resu
     assert!(answered.starts_with("HTTP/1.1 200 "), "{answered}");
     assert!(answered.contains("hello from sim-1"), "{answered}");
 
+    let other = Launch::new(binary("blueprint-hub")?).args(["deploy", "--dry-run", "--output", "json"]);
+    let other = other.env("BLUEPRINT_HUB_STATE", text(&dev.printed, "/hub_state")?);
+    let plan = json_of(&other.run(CALL)?)?;
+    assert_eq!(text(&plan, "/plan/0/provider")?, "sim", "what is ordered beside it costs nothing");
+
     let state = dev.state()?.to_owned();
     assert!(Path::new(&state).starts_with(temporary.path()), "{state}");
     assert!(processes_naming(&state).len() >= 3, "three agents run on it");

@@ -150,10 +150,10 @@ fn a_policy_is_stored_once_its_tests_pass_and_follows_the_machines() -> Result<(
     let web = join(&hub, "web")?;
     let _db = join(&hub, "db")?;
     let dry = ends(&hub, &["policy", "set", "-", "--dry-run"], Some(DOCUMENT), 0)?;
-    assert_eq!(dry.stdout, "policy would be stored: 2 rules, 1 tests passed\n");
+    assert_eq!(dry.stdout, "policy would be stored: 2 rules, 0 sessions, 1 tests passed\n");
     assert_eq!(text(&hub.json(&["policy", "get"])?, "/document")?, none, "a dry run stores nothing");
     let set = ends(&hub, &["policy", "set", "-", "--if-version", "0"], Some(DOCUMENT), 0)?;
-    assert_eq!(set.stdout, "policy 1 is stored: 2 rules, 1 tests passed\n");
+    assert_eq!(set.stdout, "policy 1 is stored: 2 rules, 0 sessions, 1 tests passed\n");
     assert_eq!(gauges(&hub)?, [1, 2, 0], "it holds when the command ends");
     assert_eq!(ends(&hub, &["policy", "get"], None, 0)?.stdout, DOCUMENT);
 
