@@ -61,6 +61,14 @@ impl LateKind {
         }
     }
 
+    /// Whether the last one of a minute stands for the others: a report tells of all services, a page of one.
+    const fn is_thinned(self) -> bool {
+        match self {
+            Self::Samples => true,
+            Self::Pages => false,
+        }
+    }
+
     /// One of them for the hub; `None` where it cannot be read.
     fn read(self, kept: &Kept) -> Option<v1::LateSample> {
         let (number, bytes) = (kept.number, kept.bytes.as_slice());
@@ -94,16 +102,6 @@ pub(crate) struct Waiting {
     pub(crate) dropped: u64,
 }
 
-impl Waiting {
-    /// Both together.
-    pub(crate) const fn and(self, other: Self) -> Self {
-        Self {
-            bytes: self.bytes.saturating_add(other.bytes),
-            dropped: self.dropped.saturating_add(other.dropped),
-        }
-    }
-}
-
 impl Late {
     /// Opens what an earlier agent kept.
     pub(crate) fn open(shared: &Shared, kind: LateKind) -> Self {
@@ -112,7 +110,9 @@ impl Late {
         if let Err(error) = &backlog {
             warn!(?folder, %error, "samples are not kept while the hub is away; make the folder usable and start again");
         }
-        Self { kind, backlog: backlog.ok().map(Mutex::new), lost: AtomicU64::new(0), is_more: Notify::new() }
+        let backlog =
+            backlog.ok().map(|backlog| if kind.is_thinned() { backlog } else { backlog.unthinned() });
+        Self { kind, backlog: backlog.map(Mutex::new), lost: AtomicU64::new(0), is_more: Notify::new() }
     }
 
     pub(crate) fn waiting(&self) -> Waiting {

@@ -1,8 +1,8 @@
 //! The agent's metrics: read from the snapshots at each scrape, kept nowhere else.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 
 use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_spoke::ControlState;
@@ -12,7 +12,7 @@ use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 
 use crate::forward::StreamStats;
-use crate::late::Waiting;
+use crate::late::Late;
 use crate::service::Entry;
 use crate::shared::Shared;
 
@@ -127,12 +127,16 @@ fn control(shared: &Shared, encoder: &mut DescriptorEncoder<'_>) -> Result<(), f
         "messages dropped because the outbox was full",
         control.dropped,
     )?;
-    let kept = [&shared.late, &shared.late_pages].into_iter().filter_map(|late| late.get());
-    let waiting = kept.map(|late| late.waiting()).fold(Waiting::default(), Waiting::and);
+    let of = |late: &OnceLock<Arc<Late>>| late.get().map(|late| late.waiting()).unwrap_or_default();
+    let (samples, pages) = (of(&shared.late), of(&shared.late_pages));
     let help = "bytes on the disk of samples that the hub has not got";
-    gauge(encoder, "agent_samples_backlog_bytes", help, number(waiting.bytes))?;
+    gauge(encoder, "agent_samples_backlog_bytes", help, number(samples.bytes))?;
     let help = "samples for a hub that was away that had no room, were refused by the disk or cannot be read";
-    counter(encoder, "agent_samples_backlog_dropped", help, waiting.dropped)?;
+    counter(encoder, "agent_samples_backlog_dropped", help, samples.dropped)?;
+    let help = "bytes on the disk of metrics of services that the hub has not got";
+    gauge(encoder, "agent_pages_backlog_bytes", help, number(pages.bytes))?;
+    let help = "metrics of services for a hub that was away that had no room, were refused by the disk or cannot be read";
+    counter(encoder, "agent_pages_backlog_dropped", help, pages.dropped)?;
     let end = shared.spoke.identity().credential.not_after.as_secs();
     gauge(
         encoder,

@@ -8,7 +8,8 @@
 //!
 //! A record is its length, its check, its number and its time, and then the sample; numbers are little-endian. Where the whole
 //! takes more than half of what it may, closed files are thinned from the oldest on: of each minute the last sample stays.
-//! Where that is not enough, the oldest file goes, and its records are counted.
+//! Where that is not enough, or samples are not of one thing ([`Backlog::unthinned`]), the oldest file goes, and its records are
+//! counted.
 //!
 //! Invariants:
 //! - numbers grow by one with each sample and are never given twice, so what is sent again is known again;
@@ -75,6 +76,8 @@ pub struct Backlog {
     next: u64,
     taken: u64,
     dropped: u64,
+    /// Whether the last sample of a minute may stand for the others.
+    is_thinned: bool,
     /// Whether each write is on the disk before it is done; a test of many writes goes without.
     is_synced: bool,
 }
@@ -106,6 +109,7 @@ impl Backlog {
             next: taken.saturating_add(1),
             taken,
             dropped: 0,
+            is_thinned: true,
             is_synced: true,
         };
         for first in firsts {
@@ -135,6 +139,13 @@ impl Backlog {
             });
         }
         Ok(this)
+    }
+
+    /// Has it keep every sample as long as there is room: for samples of many things, of which none stands for another.
+    #[must_use]
+    pub fn unthinned(mut self) -> Self {
+        self.is_thinned = false;
+        self
     }
 
     /// Keeps a sample. A first one that fits nowhere else goes where the oldest was.
@@ -280,9 +291,9 @@ impl Backlog {
         self.dropped
     }
 
-    /// Thins what is old, and removes the oldest where that is not enough.
+    /// Thins what is old where that is allowed, and removes the oldest where that is not enough.
     fn make_room(&mut self) {
-        while self.bytes() > self.max_bytes / 2 {
+        while self.is_thinned && self.bytes() > self.max_bytes / 2 {
             let closed = self.segments.len().saturating_sub(1);
             let Some(thick) = self.segments.iter().take(closed).position(|segment| !segment.is_thin) else {
                 break;

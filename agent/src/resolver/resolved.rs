@@ -21,30 +21,41 @@ const SAID_CHARS: usize = 200;
 pub(super) struct Resolved {
     own: Ipv4Addr,
     domain: ResolverDomain,
+    /// Of what it may know something, from before the first command on.
     told: Option<(String, Ipv4Addr)>,
+    /// Whether it took every command.
+    is_whole: bool,
 }
 
 impl Resolved {
     pub(super) const fn new(own: Ipv4Addr, domain: ResolverDomain) -> Self {
-        Self { own, domain, told: None }
+        Self { own, domain, told: None, is_whole: false }
     }
 
-    /// Has it ask `hub` for names below the domain; true where it did not before.
+    /// Has it ask `hub` for names below the domain; true where it did not before. What failed half way is put back.
     pub(super) async fn point(&mut self, hub: Ipv4Addr) -> Result<bool, ResolverError> {
         let device = device_of(self.own).ok_or(ResolverError::NoDevice(self.own))?;
         let wanted = (device, hub);
-        if self.told.as_ref() == Some(&wanted) {
+        if self.is_whole && self.told.as_ref() == Some(&wanted) {
             return Ok(false);
         }
-        for words in commands(&wanted.0, hub, self.domain.as_str()) {
-            resolvectl(&words).await?;
-        }
+        let said = commands(&wanted.0, hub, self.domain.as_str());
+        self.is_whole = false;
         self.told = Some(wanted);
+        for words in said {
+            if let Err(error) = resolvectl(&words).await {
+                // The first error says why; one of this would say the same.
+                let _ = self.put_back().await;
+                return Err(error);
+            }
+        }
+        self.is_whole = true;
         Ok(true)
     }
 
     /// Has it forget that.
     pub(super) async fn put_back(&mut self) -> Result<(), ResolverError> {
+        self.is_whole = false;
         match self.told.take() {
             Some((device, _)) => resolvectl(&["revert".to_owned(), device]).await,
             None => Ok(()),
@@ -52,10 +63,11 @@ impl Resolved {
     }
 }
 
-/// What is said, in its order: a domain with `~` is asked there and is no search domain, and no other name goes there.
+/// What is said. The server comes last: before that the device has none, and no name goes there. A domain with `~` is asked there
+/// and is no search domain, and no other name goes there.
 fn commands(device: &str, hub: Ipv4Addr, domain: &str) -> [Vec<String>; 3] {
     let say = |verb: &str, value: String| vec![verb.to_owned(), device.to_owned(), value];
-    [say("dns", hub.to_string()), say("domain", format!("~{domain}")), say("default-route", "no".to_owned())]
+    [say("default-route", "no".to_owned()), say("domain", format!("~{domain}")), say("dns", hub.to_string())]
 }
 
 /// The network device that has this address.
@@ -88,9 +100,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_below_the_domain_go_to_the_hub_and_no_others() {
+    fn names_below_the_domain_go_to_the_hub_and_no_others_whichever_command_fails() {
         let said = commands("bp0", Ipv4Addr::new(10, 88, 0, 1), "bp.internal").map(|words| words.join(" "));
-        assert_eq!(said, ["dns bp0 10.88.0.1", "domain bp0 ~bp.internal", "default-route bp0 no"]);
+        assert_eq!(said, ["default-route bp0 no", "domain bp0 ~bp.internal", "dns bp0 10.88.0.1"]);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use blueprint_agent_workload_core::PrepareFailed;
 use blueprint_common_types::workload::Bundle;
 
 use crate::folders::{Folders, give};
+use crate::removal::remove_tree;
 
 /// Writes the keys, and gives them to the workload alone; an empty folder where it has none.
 pub(crate) fn write(
@@ -43,11 +44,11 @@ fn try_write(folders: &Folders, bundle: &Bundle, user: Option<(u32, u32)>) -> io
         let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o400).open(path)?;
         file.write_all(content.expose())?;
     }
-    user.map_or(Ok(()), |user| give(&folders.keystore, user))
+    user.map_or(Ok(()), |user| give(&folders.keystore, user, &|| false))
 }
 
 /// Removes the keys; best effort, their folder in memory goes in any case. What was in memory is not overwritten first:
 /// nothing of it stays there, and following paths that a workload could change would be a risk.
 pub(crate) fn remove(folders: &Folders) {
-    let _ = fs::remove_dir_all(&folders.keystore);
+    let _ = remove_tree(&folders.keystore);
 }

@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
+use crate::removal::remove_tree;
 use crate::shared;
 use crate::tree::{self, Known};
 use crate::users::Users;
@@ -98,7 +99,7 @@ pub(crate) fn kill_all(runtimes: &Path, users: Option<&Users>) {
 pub(crate) fn remove_all(runtimes: &Path) {
     for entry in fs::read_dir(runtimes).into_iter().flatten().flatten() {
         if entry.file_name().to_string_lossy().starts_with("svc-")
-            && let Err(error) = fs::remove_dir_all(entry.path())
+            && let Err(error) = remove_tree(&entry.path())
         {
             warn!(folder = %entry.path().display(), %error, "what an earlier agent left in memory stays");
         }

@@ -27,6 +27,7 @@ mod output;
 mod process;
 mod pushed;
 mod registration;
+mod removal;
 mod rpc;
 mod run;
 mod shared;
@@ -34,6 +35,7 @@ mod storage;
 mod sweep;
 mod tree;
 mod users;
+mod volumes;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -34,7 +34,8 @@ use crate::rpc::Rpc;
 use crate::storage::StorageWatch;
 use crate::sweep::Claims;
 use crate::users::{UserRun, Users};
-use crate::{DescribeError, Described, Healths, HubPort, WorkloadConfig, keystore};
+use crate::volumes::VolumeLease;
+use crate::{DescribeError, Described, Healths, HubPort, WorkloadConfig};
 
 /// Pause before a hub that could not be asked is asked again.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
@@ -85,8 +86,9 @@ struct Running {
     bridge: Option<Serving>,
     storage: StorageWatch,
     _image: Option<ImageWatch>,
-    /// That a container runs as a user of workloads; a process holds that itself.
-    _user_run: Option<UserRun>,
+    /// That a container runs as a user of workloads, and uses its volumes; a process has no volumes, and holds the other
+    /// itself.
+    _held: (Option<UserRun>, Option<VolumeLease>),
     _listed: Option<Listed>,
 }
 
@@ -186,8 +188,7 @@ impl<'a> Run<'a> {
                     info!(service = %self.workload.seat.service, "workload is deployed anew");
                     // Held no longer, so that it can be fetched again.
                     self.program = None;
-                    keystore::remove(&self.folders);
-                    self.folders.remove_runtime();
+                    self.remove_memory().await;
                     self.prepare_now(true).await;
                 }
                 Step::Start => match self.start().await {

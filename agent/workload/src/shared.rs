@@ -11,6 +11,7 @@ use std::path::Path;
 use tracing::warn;
 
 use crate::native::SHARED;
+use crate::removal::remove_tree;
 
 /// Removes what a user of workloads has in the folders that all write to; nothing may run as that user any more. It blocks
 /// its thread.
@@ -30,8 +31,7 @@ fn remove_in(place: &Path, user: u32) {
         if found.uid() != user {
             continue;
         }
-        let removed = if found.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-        if let Err(error) = removed
+        if let Err(error) = remove_tree(&path)
             && error.kind() != io::ErrorKind::NotFound
         {
             failed.get_or_insert(error);

@@ -7,6 +7,7 @@
 //! - what has several names, or gets others meanwhile, counts once.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs::{self, File, Metadata, OpenOptions, ReadDir};
 use std::future::pending;
 use std::io;
@@ -36,20 +37,26 @@ static TURN: Semaphore = Semaphore::const_new(2);
 
 /// One folder that is open.
 #[derive(Debug)]
-struct Level {
-    folder: File,
+pub(crate) struct Level {
+    pub(crate) folder: File,
     metadata: Metadata,
     /// Number of its mount. Devices would not do: parts of one file system may have several.
-    mount: u64,
-    entries: ReadDir,
+    pub(crate) mount: u64,
+    pub(crate) entries: ReadDir,
 }
 
 impl Level {
-    fn open(path: &Path) -> io::Result<Self> {
+    /// Opens a folder; fails where a link is in its place.
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
         let folder = OpenOptions::new().read(true).custom_flags(O_NOFOLLOW | O_DIRECTORY).open(path)?;
         let (metadata, mount) = (folder.metadata()?, mount_of(&folder)?);
         let entries = fs::read_dir(at(&folder))?;
         Ok(Self { folder, metadata, mount, entries })
+    }
+
+    /// Opens a folder in this one, wherever this one is by now.
+    pub(crate) fn below(&self, name: &OsStr) -> io::Result<Self> {
+        Self::open(&at(&self.folder).join(name))
     }
 }
 
@@ -117,7 +124,7 @@ impl Walk {
                 self.count(&metadata);
                 continue;
             }
-            match Level::open(&at(&level.folder).join(entry.file_name())) {
+            match level.below(&entry.file_name()) {
                 Ok(level) if level.mount != self.mount => {}
                 Ok(level) if !self.count(&level.metadata) => {}
                 Ok(_) if self.levels.len() >= MAX_DEPTH => self.stored.is_too_deep = true,

@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use tracing::warn;
 
 use crate::tree;
+use crate::volumes::VolumeUses;
 
 /// Users that services of a machine get, as systemd gives them to services without a user of their own.
 pub(crate) const USERS: std::ops::RangeInclusive<u32> = 61_184..=65_519;
@@ -36,8 +37,10 @@ pub(crate) struct Users {
     base: PathBuf,
     /// Folder of locks; `None` where there is none, so that two agents do not know of each other.
     locks: Option<PathBuf>,
-    /// Users are given one after the other.
+    /// Users are given one after the other, from the look at who has which to the mark on the folder.
+    giving: Mutex<()>,
     held: Mutex<BTreeMap<u32, File>>,
+    volumes: VolumeUses,
     /// How many instances run as each user: two versions of a service share one.
     running: Arc<Mutex<BTreeMap<u32, usize>>>,
 }
@@ -120,7 +123,14 @@ impl Users {
     }
 
     fn with_locks(base: PathBuf, locks: Option<PathBuf>) -> Self {
-        let users = Self { base, locks, held: Mutex::default(), running: Arc::default() };
+        let users = Self {
+            base,
+            locks,
+            giving: Mutex::default(),
+            held: Mutex::default(),
+            volumes: VolumeUses::default(),
+            running: Arc::default(),
+        };
         for user in users.owners() {
             // One that another agent has is said where it is asked for.
             let _ = users.hold(user);
@@ -129,12 +139,13 @@ impl Users {
     }
 
     /// The user of a data folder: the one that has it already, else the first that nobody has. It is this agent's as
-    /// long as that lives.
+    /// long as that lives, or the folder is there. It blocks its thread.
     ///
     /// # Errors
     ///
     /// Those of the file system; none is left; another agent that runs has the user of the folder.
     pub(crate) fn assign(&self, data: &Path) -> io::Result<u32> {
+        let _giving = self.giving.lock();
         let owner = fs::metadata(data)?.uid();
         if USERS.contains(&owner) {
             if self.hold(owner)? {
@@ -149,11 +160,33 @@ impl Users {
         let (taken, running) = (self.owners(), tree::users());
         for user in USERS.filter(|user| !taken.contains(user) && !running.contains(user)) {
             if self.hold_new(user)? {
-                std::os::unix::fs::lchown(data, Some(user), Some(user))?;
-                return Ok(user);
+                let given = std::os::unix::fs::lchown(data, Some(user), Some(user));
+                if given.is_err() {
+                    self.held.lock().remove(&user);
+                }
+                return given.map(|()| user);
             }
         }
         Err(io::Error::other("no user is left for another workload"))
+    }
+
+    /// Removes a data folder where nothing is in it and nothing runs as its user, who is free for others then; says
+    /// whether it did.
+    pub(crate) fn remove_unused(&self, data: &Path) -> bool {
+        let _giving = self.giving.lock();
+        let Some(user) = Self::of(data).filter(|user| self.is_free(*user)) else { return false };
+        if fs::remove_dir(data).is_err() {
+            return false;
+        }
+        if !self.owners().contains(&user) {
+            self.held.lock().remove(&user);
+        }
+        true
+    }
+
+    /// Who uses the volumes of services.
+    pub(crate) fn volumes(&self) -> &VolumeUses {
+        &self.volumes
     }
 
     /// Whether a user is this agent's from now on, where it may be.
@@ -161,8 +194,11 @@ impl Users {
         self.lock(user, |_| true)
     }
 
-    /// The same for one whose data is nobody's.
+    /// The same for one whose data is nobody's, and who is not held for another workload.
     fn hold_new(&self, user: u32) -> io::Result<bool> {
+        if self.held.lock().contains_key(&user) {
+            return Ok(false);
+        }
         self.lock(user, |other| other.as_os_str().is_empty() || other == self.base || !other.exists())
     }
 
@@ -251,6 +287,40 @@ mod tests {
         drop(one);
         fs::remove_dir_all(machine.0.path().join("one")).unwrap();
         assert_eq!(two.assign(&machine.data("two", "svc-7-3")).unwrap(), first.min(third));
+    }
+
+    #[test]
+    fn workloads_that_start_at_once_get_a_user_each() {
+        let Some(machine) = Machine::new() else { return };
+        let locked = machine.agent("one");
+        let unlocked = Users::with_locks(machine.0.path().join("two"), None);
+        for (agent, users) in [("one", &locked), ("two", &unlocked)] {
+            let folders: Vec<PathBuf> =
+                (0..16).map(|number| machine.data(agent, &format!("svc-7-{number}"))).collect();
+            let given: BTreeSet<u32> = std::thread::scope(|scope| {
+                let starts: Vec<_> =
+                    folders.iter().map(|data| scope.spawn(move || users.assign(data).unwrap())).collect();
+                starts.into_iter().map(|start| start.join().unwrap()).collect()
+            });
+            assert_eq!(given.len(), folders.len(), "{agent}: {given:?}");
+        }
+    }
+
+    #[test]
+    fn the_user_of_a_folder_that_was_never_used_is_free_again() {
+        let Some(machine) = Machine::new() else { return };
+        let users = machine.agent("one");
+        let data = machine.data("one", "svc-7-1");
+        let user = users.assign(&data).unwrap();
+        assert!(!users.hold_new(user).unwrap(), "it is another's");
+        let run = users.run(user);
+        assert!(!users.remove_unused(&data) && data.exists());
+        drop(run);
+        fs::write(data.join("file"), "x").unwrap();
+        assert!(!users.remove_unused(&data));
+        fs::remove_file(data.join("file")).unwrap();
+        assert!(users.remove_unused(&data) && !data.exists());
+        assert_eq!(users.assign(&machine.data("one", "svc-7-2")).unwrap(), user);
     }
 
     #[test]

@@ -72,18 +72,19 @@ pub(crate) async fn update(
     };
     check_login(&asked.spec, asked.registry.as_ref())?;
     let secrets = Secrets { keystore: asked.keystore.as_ref(), registry: asked.registry.as_ref() };
-    let keystore = seal(&state, key, record.keystore.clone(), &secrets)?;
+    let sealed = seal(&state, key, record.keystore.clone(), &asked.spec.source, &secrets)?;
     let request = UpdateRequest {
         service: key,
         document: document(&asked.spec)?,
-        keystore,
+        keystore: sealed.bundle.clone(),
         nodes,
         repeats: None,
         replaces: asked.generation,
         plan: asked.plan,
         by: by(way),
     };
-    begin(&state, &record, request).await
+    let Json(answer) = begin(&state, &record, request).await?;
+    Ok(Json(sealed.tell(key, answer)))
 }
 
 pub(crate) async fn rollback(

@@ -1,17 +1,15 @@
 //! Workloads: what nodes run.
 
+mod secrets;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use axum::Extension;
 use axum::Json;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, State};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use blueprint_common_types::workload::{
-    Bundle, RegistryLogin, Source, WorkloadSpec, WorkloadState, WorkloadStatus,
-};
-use blueprint_common_types::{AgentId, Health, Secret, ServiceKey};
+use blueprint_common_types::workload::{Source, WorkloadSpec, WorkloadState, WorkloadStatus};
+use blueprint_common_types::{AgentId, Health, ServiceKey};
 use blueprint_hub_registry_core::RegistrySnapshot;
 use blueprint_hub_registry_core::workload::{
     NoNode, WorkloadChange, WorkloadChangeError, WorkloadEvent, WorkloadRecord, WorkloadsView,
@@ -23,6 +21,8 @@ use crate::error::ApiError;
 use crate::policy::Way;
 use crate::views::{now, time};
 use crate::{AdminState, updates};
+
+pub(crate) use secrets::{Login, Sealed, Secrets, check_login, seal};
 
 /// Largest request body in bytes: a document and a keystore.
 pub(crate) const MAX_BODY: usize = 512 * 1024;
@@ -48,20 +48,6 @@ pub(crate) struct SetWorkload {
     registry: Option<Login>,
     /// Generation that it was made from; 0 where there was none.
     generation: Option<u64>,
-}
-
-/// How a node signs in at the registry of an image.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Login {
-    user: String,
-    password: String,
-}
-
-/// Secrets that a request brings along; what it does not say stays as it is.
-pub(crate) struct Secrets<'a> {
-    pub(crate) keystore: Option<&'a BTreeMap<String, String>>,
-    pub(crate) registry: Option<&'a Login>,
 }
 
 pub(crate) async fn list(State(state): State<AdminState>) -> Json<Value> {
@@ -140,19 +126,19 @@ pub(crate) async fn set(
     check_login(&asked.spec, asked.registry.as_ref())?;
     let before = state.hub.workloads().records.get(&key).and_then(|record| record.keystore.clone());
     let secrets = Secrets { keystore: asked.keystore.as_ref(), registry: asked.registry.as_ref() };
-    let keystore = seal(&state, key, before, &secrets)?;
+    let sealed = seal(&state, key, before, &asked.spec.source, &secrets)?;
     let change = WorkloadChange {
         service: key,
         document,
         nodes,
-        keystore,
+        keystore: sealed.bundle.clone(),
         replaces: asked.generation,
         by: (!is_leased).then(|| by(way)),
-        summary: summary(&asked),
+        summary: summary(&asked, &sealed),
         now: now(),
     };
     match state.hub.set_workload(change).await {
-        Ok(record) => Ok(Json(row(&state, &record, &state.hub.snapshot()))),
+        Ok(record) => Ok(Json(sealed.tell(key, row(&state, &record, &state.hub.snapshot())))),
         Err(WorkloadChangeError::Conflict { current }) => Err(ApiError::conflict(
             format!("the workload {key} has generation {current} by now"),
             "read it again, and make the change to that",
@@ -211,69 +197,14 @@ pub(crate) fn unknown(key: ServiceKey) -> ApiError {
     ApiError::not_found(format!("there is no workload for {key}"), "blueprint-hub workload list shows them")
 }
 
-/// Images alone come from registries.
-pub(crate) fn check_login(spec: &WorkloadSpec, login: Option<&Login>) -> Result<(), ApiError> {
-    if login.is_some() && !matches!(spec.source, Source::Container { .. }) {
-        let text = format!("registry: a source of the kind {} comes from no registry", spec.source.kind());
-        return Err(ApiError::invalid(text, "leave it out, or give an image"));
-    }
-    Ok(())
-}
-
-/// The secrets of a workload as they are stored: those that it has, and in their place what a request brings along.
-pub(crate) fn seal(
-    state: &AdminState,
-    key: ServiceKey,
-    before: Option<String>,
-    secrets: &Secrets<'_>,
-) -> Result<Option<String>, ApiError> {
-    if secrets.keystore.is_none() && secrets.registry.is_none() {
-        return Ok(before);
-    }
-    let opened = before.map(|sealed| state.hub.open_keystore(key, &sealed));
-    let mut bundle = match opened {
-        None => Bundle::default(),
-        Some(Some(bundle)) => bundle,
-        // Keys that are given anew need nothing of those that cannot be read any more.
-        Some(None) if secrets.keystore.is_some() => Bundle::default(),
-        Some(None) => {
-            return Err(ApiError::conflict(
-                "the keys that it has were sealed with another key of the hub",
-                "give its keystore again, together with the login",
-            ));
-        }
-    };
-    if let Some(files) = secrets.keystore {
-        bundle.keystore.clear();
-        add_keys(&mut bundle, files)?;
-    }
-    if let Some(Login { user, password }) = secrets.registry {
-        let login = RegistryLogin::new(user, Secret::new(password.clone()));
-        let hint = "give both as the registry knows them";
-        let login = login.map_err(|error| ApiError::invalid(format!("registry: {error}"), hint))?;
-        bundle.registry = Some(login);
-    }
-    let sealed = state.hub.seal_keystore(key, &bundle);
-    sealed.map(Some).ok_or_else(|| ApiError::unavailable("the keystore cannot be sealed now"))
-}
-
-fn add_keys(bundle: &mut Bundle, files: &BTreeMap<String, String>) -> Result<(), ApiError> {
-    let hint = "give a folder as the Blueprint Manager has it: <kind>/<name>, and nothing else in it";
-    for (path, content) in files {
-        let content = STANDARD.decode(content);
-        let content =
-            content.map_err(|_| ApiError::invalid(format!("keystore: {path} is not base64"), hint))?;
-        bundle
-            .add(path, Secret::new(content))
-            .map_err(|error| ApiError::invalid(format!("keystore: {error}"), hint))?;
-    }
-    Ok(())
-}
-
-fn summary(asked: &SetWorkload) -> String {
+fn summary(asked: &SetWorkload, sealed: &Sealed) -> String {
     let files = asked.keystore.as_ref().map_or(0, BTreeMap::len);
     let nodes = if asked.nodes.is_empty() { "any node".to_owned() } else { asked.nodes.join(", ") };
-    let login = if asked.registry.is_some() { ", a login of its registry" } else { "" };
+    let login = match &sealed.left_out {
+        Some(registry) => format!(", the login of {registry} left out"),
+        None if asked.registry.is_some() => ", a login of its registry".to_owned(),
+        None => String::new(),
+    };
     format!("{} source, {files} keys{login}, on {nodes}", asked.spec.source.kind())
 }
 

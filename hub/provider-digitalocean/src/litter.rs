@@ -110,8 +110,12 @@ pub(crate) async fn clean(api: &Api, tidied: &mut Tidied) -> Result<(), Provider
     };
     let mut count = 0;
     for tag in listed.iter().filter(|tag| tag.resources.count == 0 && tags::is_of_order(&tag.name)) {
-        delete(api, &tag.name).await?;
-        count += 1;
+        // Another hub of the account may have ordered with it since.
+        let now = api.find::<OneTag>(TAG_GET, &format!("/v2/tags/{}", tag.name)).await?;
+        if now.is_some_and(|now| now.tag.resources.count == 0) {
+            delete(api, &tag.name).await?;
+            count += 1;
+        }
     }
     if count > 0 {
         info!(target: "audit", provider = "digitalocean", count, "tags deleted that nothing bore");

@@ -204,7 +204,8 @@ impl Keeper {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0)
-            .kill_on_drop(true);
+            // A process above it ends the plugin and all that it started once its input closes; killed, it could not.
+            .kill_on_drop(above.is_none());
         if let Some(account) = account {
             command.env("USER", &account.name);
             if above.is_some() {

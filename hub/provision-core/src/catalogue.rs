@@ -188,7 +188,8 @@ impl Catalogue {
                 as_of: row.as_of,
                 source: row.source.clone(),
                 kind: row.kind,
-                spot: offer.spot.filter(|spot| *spot < row.on_demand),
+                // That of the same asking; a list that has none may go with prices of Spot that were asked by themselves.
+                spot: row.spot.or(offer.spot).filter(|spot| *spot < row.on_demand),
                 ..offer
             },
             None => offer,

@@ -86,6 +86,29 @@ fn where_there_is_no_room_the_oldest_go_and_are_counted() {
 }
 
 #[test]
+fn what_is_of_many_things_is_not_thinned_and_the_oldest_go_and_are_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut backlog = open(folder.path()).unthinned();
+    // Rounds of 8 services, all within a minute, as often as more than half of the room is taken.
+    for number in 0..64u64 {
+        backlog.push(at(number / 8 * MINUTE + number % 8), &[1; 12_000]).unwrap();
+    }
+    assert!(backlog.bytes() > MIN_BACKLOG_BYTES / 2);
+    assert_eq!(numbers(&mut backlog), (1..=64).collect::<Vec<_>>(), "every one of each round");
+    assert_eq!(backlog.dropped(), 0);
+    for number in 64..200u64 {
+        backlog.push(at(number / 8 * MINUTE + number % 8), &[1; 12_000]).unwrap();
+    }
+    let kept = numbers(&mut backlog);
+    assert!(backlog.bytes() <= MIN_BACKLOG_BYTES && backlog.dropped() > 0);
+    assert_eq!(
+        kept,
+        (backlog.dropped() + 1..=200).collect::<Vec<_>>(),
+        "the newest, and none between them is missing"
+    );
+}
+
+#[test]
 fn a_file_that_cannot_be_read_costs_its_own_samples_and_stops_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let mut backlog = open(folder.path());

@@ -27,6 +27,8 @@ const MAX_LAYERS: usize = 1024;
 /// Credentials for the registry of an image.
 #[derive(Debug, Clone)]
 pub struct RegistryAuth {
+    /// The registry that they are for, as [`RegistryLogin::registry_of`] has it; no other one gets them.
+    pub registry: String,
     /// The user.
     pub user: String,
     /// The password, or a token in its place.
@@ -35,7 +37,7 @@ pub struct RegistryAuth {
 
 impl From<&RegistryLogin> for RegistryAuth {
     fn from(login: &RegistryLogin) -> Self {
-        Self { user: login.user.clone(), password: login.password.clone() }
+        Self { registry: login.registry.clone(), user: login.user.clone(), password: login.password.clone() }
     }
 }
 
@@ -150,7 +152,7 @@ impl Engine {
         progress: impl Fn(Progress),
     ) -> Result<(), EngineError> {
         let path = format!("{api}/images/create?fromImage={}&tag=sha256:{digest}", encode(image));
-        let auth = auth.map(|auth| auth.header(image)).transpose()?;
+        let auth = auth.map(|auth| auth.header(image)).transpose()?.flatten();
         let call = Call::post(format!("pull {image}"), path).registry_auth(auth);
         let mut answer = in_time(&call, self.socket.open(&call)).await?;
         if !answer.status.is_success() {
@@ -185,8 +187,13 @@ impl Engine {
 }
 
 impl RegistryAuth {
-    fn header(&self, image: &str) -> Result<HeaderValue, EngineError> {
-        let server = image.split('/').next().unwrap_or_default();
+    /// What an engine is told for an image; `None` for an image of another registry, which must not get the password.
+    fn header(&self, image: &str) -> Result<Option<HeaderValue>, EngineError> {
+        let server = RegistryLogin::registry_of(image);
+        if server != self.registry {
+            tracing::warn!(image, login_of = %self.registry, "the login is for another registry; it is not used");
+            return Ok(None);
+        }
         let text = json!({
             "username": self.user, "password": self.password.expose(), "serveraddress": server,
         });
@@ -195,7 +202,7 @@ impl RegistryAuth {
             EngineError::Spec { name: image.to_owned(), field: "credentials", reason }
         })?;
         value.set_sensitive(true);
-        Ok(value)
+        Ok(Some(value))
     }
 }
 
@@ -324,6 +331,16 @@ mod tests {
 
     fn call() -> Call {
         Call::post("pull a/b", "/images/create".to_owned())
+    }
+
+    #[test]
+    fn a_login_is_shown_to_its_own_registry_alone() {
+        let login = RegistryLogin::new("r.example", "u", Secret::new("p".to_owned())).unwrap();
+        let auth = RegistryAuth::from(&login);
+        assert!(auth.header("r.example/a/b").unwrap().unwrap().is_sensitive());
+        for image in ["r.example:5000/a", "evil.example/a", "a/b", "evil.example/r.example/a"] {
+            assert!(auth.header(image).unwrap().is_none(), "{image}");
+        }
     }
 
     #[test]

@@ -139,7 +139,11 @@ async fn a_pull_that_brings_another_digest_is_refused() {
     let other = Sha256Digest::from_bytes([8; 32]);
     let fake = Fake::start(vec![version(), missing(), answer(200, report.as_bytes()), image(&other)]);
     let seen = std::cell::Cell::new(Progress::default());
-    let auth = RegistryAuth { user: "u".to_owned(), password: Secret::new("p?>".to_owned()) };
+    let auth = RegistryAuth {
+        registry: "r.example".to_owned(),
+        user: "u".to_owned(),
+        password: Secret::new("p?>".to_owned()),
+    };
     let error =
         fake.engine().pull("r.example/a/b", &DIGEST, Some(&auth), |at| seen.set(at)).await.unwrap_err();
     assert_eq!(error.reason(), "digest");
@@ -153,6 +157,19 @@ async fn a_pull_that_brings_another_digest_is_refused() {
     let auth = base64::engine::general_purpose::URL_SAFE.decode(auth).unwrap();
     let auth: serde_json::Value = serde_json::from_slice(&auth).unwrap();
     assert_eq!(auth, json!({ "username": "u", "password": "p?>", "serveraddress": "r.example" }));
+}
+
+#[tokio::test]
+async fn a_login_of_another_registry_stays_with_the_agent() {
+    let fake = Fake::start(vec![version(), missing(), answer(404, b"{\"message\":\"no such image\"}")]);
+    let auth = RegistryAuth {
+        registry: "r.example".to_owned(),
+        user: "u".to_owned(),
+        password: Secret::new("p".to_owned()),
+    };
+    fake.engine().pull("evil.example/a/b", &DIGEST, Some(&auth), drop).await.unwrap_err();
+    let line = format!("POST /v1.41/images/create?fromImage=evil.example/a/b&tag=sha256:{DIGEST}");
+    assert_eq!(fake.asked()[2], line, "no credentials behind it");
 }
 
 #[tokio::test]

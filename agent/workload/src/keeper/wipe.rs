@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::folders::Folders;
 use crate::launch::say;
+use crate::removal::remove_tree;
 
 /// The folder in memory of one start of a workload.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,7 +45,7 @@ impl Wipe {
         if !id(&self.runtime).is_ok_and(|id| id == self.id) {
             return;
         }
-        if let Err(error) = fs::remove_dir_all(folder)
+        if let Err(error) = remove_tree(folder)
             && error.kind() != io::ErrorKind::NotFound
         {
             say(&format!("{} stays in memory: {error}", folder.display()));

@@ -47,9 +47,19 @@ impl Run<'_> {
             // It is over at the end of the process, too.
             let _ = spawn_blocking(move || group.remove()).await;
         }
-        keystore::remove(&self.folders);
-        self.folders.remove_runtime();
+        self.remove_memory().await;
         self.remove_shared().await;
+    }
+
+    /// Removes what it had in memory, its keys first.
+    pub(super) async fn remove_memory(&self) {
+        let folders = self.folders.clone();
+        let removed = spawn_blocking(move || {
+            keystore::remove(&folders);
+            folders.remove_runtime();
+        });
+        // It is over at the end of the process, too.
+        let _ = removed.await;
     }
 
     /// Removes what its user has in folders that all write to.
@@ -65,7 +75,8 @@ impl Run<'_> {
         let Some(service) = data.parent() else { return };
         // What lies beside it, such as volumes, belongs to the user that this folder says.
         let is_alone = fs::read_dir(service).is_ok_and(|entries| entries.count() == 1);
-        if is_alone && self.own_user().is_some() && fs::remove_dir(data).is_ok() {
+        let users = self.workload.common.users.as_ref();
+        if is_alone && users.is_some_and(|users| users.remove_unused(data)) {
             let _ = fs::remove_dir(service);
         }
     }

@@ -24,6 +24,8 @@ use crate::meter::Meter;
 use crate::process::Process;
 use crate::rpc::{self, Rpc};
 use crate::storage::{self, Holder, StorageWatch};
+use crate::users::UserRun;
+use crate::volumes::VolumeLease;
 use crate::{keystore, left, native, registration};
 
 /// Why a container is not run whose processes could not use its bridge.
@@ -48,6 +50,13 @@ async fn admit(
     }
     bridge.reached_at(instance.reach(), kin);
     Ok(())
+}
+
+/// Folders of a workload that were made for a start.
+struct Made {
+    user: Option<(u32, u32)>,
+    user_run: Option<UserRun>,
+    volumes: Option<VolumeLease>,
 }
 
 impl Run<'_> {
@@ -155,20 +164,14 @@ impl Run<'_> {
             reason: format!("{what}: {error}"),
             may_pass: true,
         };
-        let users = common.users.as_ref().filter(|_| self.spec.sandbox.own_user);
-        let user = self.folders.create(users);
-        let user = user.map_err(|error| broken("its folders cannot be made", &error))?;
-        let volumes = self.spec.source.volumes();
-        let made = self.folders.create_volumes(volumes, user);
-        made.map_err(|error| broken("the folders of its volumes cannot be made", &error))?;
-        let (storage_limit, measured) =
-            (self.spec.limits.storage_bytes, self.folders.measured(volumes).to_owned());
+        let Made { user, mut user_run, volumes } = self.make_folders().await?;
+        let measured = self.folders.measured(self.spec.source.volumes()).to_owned();
+        let storage_limit = self.spec.limits.storage_bytes;
         let held = storage::check(&measured, storage_limit);
         // Where its end is asked for meanwhile, nothing is started.
         let held = self.workload.finish.run_until_cancelled(held).await.unwrap_or(Err(String::new()));
         let held = held.map_err(|reason| PrepareFailed { reason, may_pass: true })?;
         keystore::write(&self.folders, &self.bundle, user)?;
-        let mut user_run = users.zip(user).map(|(users, (user, _))| users.run(user));
         if self.spec.registration {
             let cleared = registration::clear(&self.folders);
             cleared.map_err(|error| broken("earlier registration inputs cannot be removed", &error))?;
@@ -220,7 +223,29 @@ impl Run<'_> {
         let image = image.map(|it| common.image_healths.watch(seat, it, &common.spawner));
         let ran = native.or_else(|| instance.inside().map(Ran::Container));
         let list = |ran| common.besides.list((service, generation), ran, &self.spec, &self.bundle);
-        Ok(Running { instance, bridge, storage, _image: image, _user_run: user_run, _listed: ran.map(list) })
+        let held = (user_run, volumes);
+        Ok(Running { instance, bridge, storage, _image: image, _held: held, _listed: ran.map(list) })
+    }
+
+    /// Makes its folders and those of its volumes, and gives them to its user.
+    async fn make_folders(&self) -> Result<Made, PrepareFailed> {
+        let (common, folders) = (Arc::clone(&self.workload.common), self.folders.clone());
+        let (volumes, finish) = (self.spec.source.volumes().to_vec(), self.workload.finish.clone());
+        let own_user = self.spec.sandbox.own_user;
+        let made = spawn_blocking(move || {
+            // They are written anew.
+            keystore::remove(&folders);
+            let users = common.users.as_ref();
+            let user = folders.create(users.filter(|_| own_user));
+            let user = user.map_err(|error| format!("its folders cannot be made: {error}"))?;
+            let user_run = users.zip(user).map(|(users, (user, _))| users.run(user));
+            let volumes = folders.create_volumes(&volumes, user, users, &|| finish.is_cancelled());
+            let volumes =
+                volumes.map_err(|error| format!("the folders of its volumes cannot be made: {error}"))?;
+            Ok::<_, String>(Made { user, user_run, volumes })
+        });
+        let made = made.await.unwrap_or_else(|error| Err(error.to_string()));
+        made.map_err(|reason| PrepareFailed { reason, may_pass: true })
     }
 
     /// Serves its bridge, where it has one.

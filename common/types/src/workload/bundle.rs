@@ -14,15 +14,24 @@ pub const MAX_KEYSTORE_BYTES: usize = 64 * 1024;
 /// Most files of a keystore.
 pub const MAX_KEYSTORE_FILES: usize = 256;
 
+/// Longest name of a registry, in bytes: that of a host, and a port.
+const MAX_REGISTRY_BYTES: usize = 255;
+
+/// Registry of images that name none, as container engines have it, and its other name.
+const HUB: &str = "docker.io";
+const HUB_TOO: &str = "index.docker.io";
+
 /// Longest name of a user of a registry, in bytes.
 const MAX_USER_BYTES: usize = 256;
 
 /// Longest password of a registry, in bytes; tokens in its place have some thousand.
 const MAX_PASSWORD_BYTES: usize = 16 * 1024;
 
-/// How a node signs in at the registry of a container's image. The container itself does not get it.
+/// How a node signs in at the registry of a container's image. The container itself does not get it, and no other registry.
 #[derive(Debug, Clone)]
 pub struct RegistryLogin {
+    /// The registry that it is for, as [`Self::registry_of`] has it.
+    pub registry: String,
     /// The user.
     pub user: String,
     /// The password, or a token in its place.
@@ -30,20 +39,38 @@ pub struct RegistryLogin {
 }
 
 impl RegistryLogin {
-    /// Takes both, where they can be said to a registry.
+    /// Takes them, where they can be said to a registry.
     ///
     /// # Errors
     ///
     /// [`BundleError::Login`].
-    pub fn new(user: &str, password: Secret<String>) -> Result<Self, BundleError> {
+    pub fn new(registry: &str, user: &str, password: Secret<String>) -> Result<Self, BundleError> {
         let is_text = |text: &str, most: usize| {
             !text.is_empty() && text.len() <= most && !text.contains(char::is_control)
         };
         let is_user = is_text(user, MAX_USER_BYTES) && !user.contains(':');
-        if is_user && is_text(password.expose(), MAX_PASSWORD_BYTES) {
-            return Ok(Self { user: user.to_owned(), password });
+        let is_registry = is_text(registry, MAX_REGISTRY_BYTES);
+        if is_registry && is_user && is_text(password.expose(), MAX_PASSWORD_BYTES) {
+            return Ok(Self { registry: registry.to_owned(), user: user.to_owned(), password });
         }
         Err(BundleError::Login)
+    }
+
+    /// The host of an image's registry, with its port where it names one. As engines read it: what stands before the first `/`
+    /// is a host where it has a `.` or a `:`, or is `localhost`; an image without one is of `docker.io`.
+    #[must_use]
+    pub fn registry_of(image: &str) -> &str {
+        match image.split_once('/') {
+            Some((HUB_TOO, _)) => HUB,
+            Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => host,
+            Some(_) | None => HUB,
+        }
+    }
+
+    /// Whether it is for the registry of this image.
+    #[must_use]
+    pub fn is_for(&self, image: &str) -> bool {
+        self.registry == Self::registry_of(image)
     }
 }
 
@@ -98,6 +125,9 @@ struct Text {
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct LoginText {
+    /// A login that does not say for which registry it is, is for none.
+    #[serde(default)]
+    registry: Option<String>,
     user: String,
     password: String,
 }
@@ -131,6 +161,7 @@ impl Bundle {
             keystore: files.map(|(path, content)| (path.clone(), encode(content.expose()))).collect(),
             envelope_key: self.envelope_key.as_ref().map(|key| encode(key.expose())),
             registry: self.registry.as_ref().map(|login| LoginText {
+                registry: Some(login.registry.clone()),
                 user: login.user.clone(),
                 password: login.password.expose().clone(),
             }),
@@ -154,8 +185,8 @@ impl Bundle {
             let key = decode(&key)?.try_into().map_err(|_| BundleError::Damaged)?;
             bundle.envelope_key = Some(Secret::new(key));
         }
-        if let Some(LoginText { user, password }) = text.registry {
-            bundle.registry = Some(RegistryLogin::new(&user, Secret::new(password))?);
+        if let Some(LoginText { registry: Some(registry), user, password }) = text.registry {
+            bundle.registry = Some(RegistryLogin::new(&registry, &user, Secret::new(password))?);
         }
         Ok(bundle)
     }
@@ -229,16 +260,45 @@ mod tests {
 
     #[test]
     fn a_login_of_a_registry_goes_along_and_shows_itself_nowhere() {
-        let login = |user: &str, password: &str| RegistryLogin::new(user, Secret::new(password.to_owned()));
+        let login = |user: &str, password: &str| {
+            RegistryLogin::new("r.example", user, Secret::new(password.to_owned()))
+        };
         let bundle = Bundle { registry: Some(login("robot$a", "p:w").unwrap()), ..Bundle::default() };
         let read = Bundle::from_text(bundle.to_text().expose()).unwrap();
         let read = read.registry.unwrap();
-        assert_eq!((read.user.as_str(), read.password.expose().as_str()), ("robot$a", "p:w"));
+        let told = (read.registry.as_str(), read.user.as_str(), read.password.expose().as_str());
+        assert_eq!(told, ("r.example", "robot$a", "p:w"));
         assert!(!format!("{bundle:?} {read:?}").contains("p:w"));
         assert!(!Bundle::default().to_text().expose().contains("registry"), "older agents read it");
         for (user, password) in [("", "p"), ("a:b", "p"), ("a", ""), ("a", "p\n"), (&"a".repeat(257), "p")] {
             assert_eq!(login(user, password).unwrap_err(), BundleError::Login, "{user:?} {password:?}");
         }
+        let unnamed = RegistryLogin::new("", "a", Secret::new("p".to_owned()));
+        assert_eq!(unnamed.unwrap_err(), BundleError::Login);
+    }
+
+    #[test]
+    fn a_login_is_for_one_registry_and_one_that_names_none_is_left_out() {
+        for (image, registry) in [
+            ("alpine", "docker.io"),
+            ("team/demo", "docker.io"),
+            ("docker.io/team/demo", "docker.io"),
+            ("index.docker.io/team/demo", "docker.io"),
+            ("localhost/demo", "localhost"),
+            ("r.example/team/demo", "r.example"),
+            ("r.example:5000/demo", "r.example:5000"),
+            ("r.example.evil.test/r.example/demo", "r.example.evil.test"),
+        ] {
+            assert_eq!(RegistryLogin::registry_of(image), registry, "{image}");
+        }
+        let login = RegistryLogin::new("r.example", "a", Secret::new("p".to_owned())).unwrap();
+        assert!(login.is_for("r.example/other"));
+        for image in ["r.example:5000/demo", "evil.test/r.example/demo", "demo", "r.example"] {
+            assert!(!login.is_for(image), "{image}");
+        }
+        let unnamed = "{\"keystore\":{\"a\":\"\"},\"registry\":{\"user\":\"a\",\"password\":\"p\"}}";
+        let read = Bundle::from_text(unnamed).unwrap();
+        assert!(read.registry.is_none() && read.keystore.contains_key("a"));
     }
 
     #[test]

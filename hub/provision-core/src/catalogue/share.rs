@@ -1,5 +1,5 @@
-//! How much of its processors a machine has at all times. No price list says it, so it stands here, by the providers' own
-//! documents of November 2026.
+//! How much of its processors a machine has at all times. No price list says it, so it stands here, written down by hand;
+//! Azure's first version was held against its table of November 2026.
 
 use super::Offer;
 
@@ -41,6 +41,9 @@ const fn u32_of(value: u16) -> u32 {
     u32::from_le_bytes([low, high, 0, 0])
 }
 
+/// Scaleway, "Cost-optimized" and "Development": kinds with shared vCPUs, and those whose name says the same.
+const SHARED_OF_SCALEWAY: [&str; 7] = ["STARDUST", "DEV1-", "GP1-", "PLAY2-", "PRO2-", "COPARM1-", "BASIC"];
+
 impl CpuShare {
     /// That of a plan; `None` where nothing is known of it but what its list says.
     #[must_use]
@@ -52,7 +55,7 @@ impl CpuShare {
             "gcp" => baseline(of_gcp(plan)),
             "digitalocean" => begins(&["s-"]).then_some(Self::Shared),
             "linode" => begins(&["g6-nanode-", "g6-standard-"]).then_some(Self::Shared),
-            "scaleway" => begins(&["STARDUST", "DEV1-", "PLAY2-", "BASIC2-"]).then_some(Self::Shared),
+            "scaleway" => begins(&SHARED_OF_SCALEWAY).then_some(Self::Shared),
             "vultr" => begins(&["vc2-", "vhf-", "vhp-"]).then_some(Self::Shared),
             _ => None,
         }
@@ -102,7 +105,8 @@ fn of_azure(plan: &str) -> Option<u16> {
         };
     }
     match size {
-        "1ls" | "1s" => Some(100),
+        "1ls" => Some(50),
+        "1s" => Some(100),
         "1ms" | "2s" => Some(200),
         "2ms" => Some(300),
         "4ms" => Some(225),
@@ -141,6 +145,7 @@ mod tests {
             ("aws", "m5.large", Some(2000), "dedicated"),
             ("gcp", "e2-micro", Some(250), "baseline"),
             ("gcp", "e2-standard-2", Some(2000), "dedicated"),
+            ("azure", "Standard_B1ls", Some(100), "baseline"),
             ("azure", "Standard_B2ms", Some(600), "baseline"),
             ("azure", "Standard_B2als_v2", Some(600), "baseline"),
             ("azure", "Standard_D2s_v5", Some(2000), "dedicated"),
@@ -150,6 +155,8 @@ mod tests {
             ("linode", "g6-dedicated-2", Some(2000), "dedicated"),
             ("vultr", "vc2-2c-4gb", None, "shared"),
             ("scaleway", "DEV1-S", None, "shared"),
+            ("scaleway", "PRO2-XS", None, "shared"),
+            ("scaleway", "POP2-2C-8G", Some(2000), "dedicated"),
         ] {
             let share = share(provider, plan);
             assert_eq!((share.promised_millis(2), share.code()), (promised, code), "{plan}");

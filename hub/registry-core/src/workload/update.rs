@@ -343,6 +343,9 @@ impl Updates {
             // What was seen in the phase counts on.
             Some(running) if running.update.rolled != update.rolled => watch.carry_on(&running.watch),
             Some(running) if running.update.phase == update.phase => watch = running.watch.weighed_anew(now),
+            Some(running) if update.phase == Phase::Moved && update.is_in_turn() => {
+                watch.carry_to_all(&running.watch);
+            }
             Some(running) => watch.carry_over(&running.watch),
             None => {}
         }

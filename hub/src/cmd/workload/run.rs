@@ -89,7 +89,8 @@ pub(crate) struct Run {
     /// Folder with the keys of the blueprint, which its node gets sealed, and keeps in memory only
     #[arg(long, value_name = "DIR")]
     keystore: Option<PathBuf>,
-    /// File with USER:PASSWORD of the image's registry, which its node gets sealed, and nobody else; `-` for standard input
+    /// File with USER:PASSWORD of the image's registry, which its node gets sealed, and nobody else; `-` for standard input.
+    /// It stays for later images of the same registry, and goes with the first of another
     #[arg(long, value_name = "FILE", conflicts_with_all = ["url", "path"])]
     registry_login: Option<PathBuf>,
     /// Blueprint's test mode: it needs no bridge
@@ -122,6 +123,7 @@ impl Run {
             fields.insert("registry".to_owned(), registry_login(file)?);
         }
         let mut answer = ask(global, "PUT", &path(self.service), Some(&body))?;
+        tell_login(&answer);
         if let Some(seconds) = self.wait {
             answer = wait_for(global, self.service, answer, Duration::from_secs(seconds))?;
             finished(global, &answer);
@@ -175,6 +177,15 @@ impl Run {
             });
         }
         self.path.as_ref().map(|path| Source::Testing { path: path.clone() })
+    }
+}
+
+/// Says that a login was left out, since the image is of another registry now.
+pub(super) fn tell_login(answer: &Value) {
+    if let Some(registry) = answer.get("login_left_out").and_then(Value::as_str) {
+        eprint_line(&format!(
+            "the image is of another registry than {registry}: the login that it had is left out; --registry-login gives a new one"
+        ));
     }
 }
 
@@ -263,11 +274,10 @@ pub(super) fn read_document(file: &Path) -> Result<Map<String, Value>, CliError>
 pub(super) fn registry_login(file: &Path) -> Result<Value, CliError> {
     let failed = |error: &dyn std::fmt::Display| CliError::usage(format!("{}: {error}", file.display()));
     let text = if file == Path::new("-") {
-        std::io::read_to_string(std::io::stdin())
+        std::io::read_to_string(std::io::stdin()).map_err(|error| failed(&error))?
     } else {
-        fs::read_to_string(file)
+        fs::read_to_string(file).map_err(|error| crate::cmd::unread(file, &error))?
     };
-    let text = text.map_err(|error| failed(&error))?;
     match text.trim_end_matches(['\r', '\n']).split_once(':') {
         Some((user, password)) => Ok(json!({ "user": user, "password": password })),
         None => {

@@ -150,6 +150,7 @@ impl Update {
             }
         }
         let answer = ask(global, "POST", &place, Some(&body))?;
+        super::run::tell_login(&answer);
         over(global, service, answer, self.wait, false)
     }
 

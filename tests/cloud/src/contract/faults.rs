@@ -292,6 +292,8 @@ pub(super) async fn what_fails_before_an_order_says_that_nothing_was_ordered(
     cloud: &Watched<'_>,
 ) -> Result<()> {
     for number in 1..40_u32 {
+        // Reads that were asked together with the one that failed may still be on their way.
+        tokio::time::sleep(cloud.settled_after).await;
         let order = cloud.order(number);
         let earlier = cloud.fake().asked().len();
         let fault = if number % 2 == 0 { Fault::Break } else { Fault::Refuse(Refusal::Broken) };

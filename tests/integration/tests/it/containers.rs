@@ -89,7 +89,8 @@ fn an_image_comes_by_its_digest_or_not_at_all() -> Result<()> {
     let stranger = docker.ask(engine.pull(&private, &digest, None, drop))?;
     ensure!(matches!(stranger, Err(EngineError::ImageDenied { .. })), "{stranger:?}");
     let (user, password) = USER;
-    let auth = RegistryAuth { user: user.to_owned(), password: Secret::new(password.to_owned()) };
+    let registry = private.split('/').next().unwrap_or_default().to_owned();
+    let auth = RegistryAuth { registry, user: user.to_owned(), password: Secret::new(password.to_owned()) };
     docker.ask(engine.pull(&private, &digest, Some(&auth), drop))??;
     Ok(())
 }

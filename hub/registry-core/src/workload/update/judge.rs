@@ -83,6 +83,12 @@ impl Watch {
         self.sick_since = None;
     }
 
+    /// Keeps what goes beyond the replicas' turns: from now on all are looked at, and their starts are counted together.
+    pub(super) const fn carry_to_all(&mut self, before: &Self) {
+        self.carry_over(before);
+        self.restarts = None;
+    }
+
     /// Whether the next version has to be reached before it may serve.
     const fn needs_target(&self, update: &Update) -> bool {
         update.needs_target || self.had_target

@@ -84,6 +84,18 @@ fn rolling_goes_from_replica_to_replica_and_each_is_proved_before_the_next() {
 }
 
 #[test]
+fn starts_anew_before_a_replica_was_healthy_do_not_count_once_all_are_moved() {
+    let mut fleet = Fleet::new(Strategy::Rolling);
+    for number in 0..3 {
+        fleet.next[number] = Side { restarts: 1, ..healthy() };
+        fleet.seconds(23);
+    }
+    assert_eq!(fleet.update().phase, Phase::Moved);
+    fleet.seconds(3);
+    assert_eq!(fleet.sim.end, Some(End::Finished));
+}
+
+#[test]
 fn a_replica_that_does_not_get_well_takes_all_of_them_back() {
     let mut fleet = Fleet::new(Strategy::Rolling);
     fleet.next[0] = healthy();
