@@ -158,8 +158,8 @@ fn what_offers_shows_is_what_deploy_orders() -> Result<()> {
     nothing(&["--min-cpu", "64"], "has 4 of 64.00 processors")?;
     nothing(&["--budget", "0"], "costs 0.005 an hour, more than 0.00")?;
     nothing(&["--region", "atlantis"], "atlantis")?;
-    nothing(&["--provider", "aws"], "this hub has sim")?;
-    nothing(&["--template", "hive-large"], "this hub has sim")?;
+    nothing(&["--provider", "aws"], "aws is switched off")?;
+    nothing(&["--template", "hive-large"], "hivelocity is switched off")?;
     nothing(&["--template", "hive-huge"], "blueprint-hub templates")?;
     let needs = hub.state().join("needs.json");
     std::fs::write(

@@ -136,12 +136,12 @@ async fn hold(dir: &Path, image: PathBuf) -> Result<()> {
 fn the_contract_of_every_provider_holds_for_machines_of_this_host() -> Result<()> {
     let Some(image) = image(false) else { return Ok(()) };
     if std::env::var_os(INSIDE).is_none() {
-        // The links of a namespace are seen by programs that were started in it.
+        // In a network of its own, and with the control groups of this machine, which systemd needs.
         let Some(lab) = Lab::new()? else { return Ok(()) };
         let host = lab.host("hub")?;
         let thread = std::thread::current();
         let again = host
-            .launch(&std::env::current_exe()?)
+            .launch_with_mounts(&std::env::current_exe()?)
             .args(["--exact", thread.name().context("no name")?, "--nocapture"])
             .env(INSIDE, "1")
             .run(WITHIN)?;
