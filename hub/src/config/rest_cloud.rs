@@ -104,6 +104,10 @@ pub(crate) struct RestCloudSettings {
     pub(crate) image: String,
     pub(crate) endpoint: Option<String>,
     /// Whether whole machines are offered.
+    #[cfg_attr(
+        all(feature = "provider-linode", not(feature = "provider-vultr")),
+        expect(dead_code, reason = "of these clouds Vultr alone has whole machines")
+    )]
     pub(crate) bare_metal: bool,
 }
 
