@@ -131,6 +131,8 @@ pub(crate) struct Netstack {
     flows: FlowTable,
     listeners: HashMap<u16, ListenPort>,
     waiting: VecDeque<FlowId>,
+    /// Whose packet or turn it is at this moment.
+    at_work: Option<FlowId>,
     rung: Vec<FlowId>,
     bell: Arc<Bell>,
     slots: Arc<Semaphore>,
@@ -164,6 +166,7 @@ impl Netstack {
             flows: FlowTable::default(),
             listeners: HashMap::new(),
             waiting: VecDeque::new(),
+            at_work: None,
             rung: Vec::new(),
             bell: Arc::default(),
             slots: Arc::new(Semaphore::new(config.max_flows)),
@@ -317,6 +320,7 @@ impl Netstack {
         let Some(entry) = self.flows.entry(id) else { return };
         entry.waiting = false;
         let flow = Arc::clone(&entry.flow);
+        self.at_work = Some(id);
         let mut state = flow.lock();
         state.queued = false;
         state.refuse_data_for_nobody();
@@ -335,6 +339,7 @@ impl Netstack {
             None => None,
         };
         self.settle(id, Standing { tcp_state, backlog, next, rest_at }, now);
+        self.at_work = None;
         if is_due && !has_room {
             self.enqueue(id);
         }
@@ -411,6 +416,21 @@ impl Netstack {
         if let Origin::Opening { port } = entry.origin {
             self.end_opening(port);
         }
+    }
+
+    /// Ends the flow that was being worked on, without a word to its peer; its stream sees a reset.
+    ///
+    /// For a caller that has caught a panic: what the flow was in the middle of is not known.
+    pub(crate) fn end_at_work(&mut self, now: Instant) {
+        let Some(id) = self.at_work.take() else { return };
+        let flow = self.flows.entry(id).map(|entry| Arc::clone(&entry.flow));
+        self.remove(id, now);
+        let Some(flow) = flow else { return };
+        let mut state = flow.lock();
+        state.with(|socket| socket.abort());
+        let wakers = state.due_wakers();
+        drop(state);
+        wake(wakers);
     }
 
     /// Resets every flow and closes every port. Resets for which `sink` has no room are not sent.

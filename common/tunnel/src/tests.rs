@@ -417,3 +417,34 @@ async fn a_fault_of_ours_in_a_packet_thread_costs_one_run_of_datagrams() {
         .unwrap();
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fault_of_ours_in_the_stack_costs_the_connection_that_it_came_from() {
+    let pair = Pair::start().await;
+    let mut listener = pair.spoke.tunnel.listen(80).await.unwrap();
+    let mut other = pair.dial(80).await.unwrap();
+    let mut accepted_other = listener.accept().await.unwrap();
+    for _ in 0..3 {
+        let mut broken = pair.dial(80).await.unwrap();
+        let mut accepted = listener.accept().await.unwrap();
+        broken.write_all(POISON).await.unwrap();
+        let mut byte = [0];
+        assert!(timeout(PATIENCE, accepted.read(&mut byte)).await.unwrap().is_err(), "the stream is told");
+        // What the peer sends again finds no connection there and is answered by a reset.
+        assert!(timeout(PATIENCE, broken.read(&mut byte)).await.unwrap().is_err(), "and so is the peer");
+        other.write_all(&[7; 5000]).await.unwrap();
+        let mut received = vec![0; 5000];
+        timeout(PATIENCE, accepted_other.read_exact(&mut received)).await.unwrap().unwrap();
+        assert_eq!(received, [7; 5000]);
+    }
+    tokio::join!(echo(listener, 1), async {
+        exchange(pair.dial(80).await.unwrap(), pattern(1, 1 << 20)).await;
+    });
+    let counted = async {
+        while pair.spoke.tunnel.snapshot().stats.discarded(Discard::OwnPanic) < 3 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(PATIENCE, counted).await.unwrap();
+    assert_eq!(pair.spoke.tunnel.snapshot().stats.discarded(Discard::OwnPanic), 3);
+}

@@ -4,6 +4,7 @@
 //! [`dial`] from a socket of its own. No streams are allowed in either direction. Who may connect is
 //! decided by the caller's TLS configuration, which asks for certificates.
 
+mod coalesce;
 mod congestion;
 mod first;
 mod link;
@@ -28,6 +29,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::time::timeout;
 
 use super::ALPN;
+use coalesce::Coalescing;
 use transport::RECEIVE_BYTES;
 
 /// How long a handshake may take: two round trips, and a repeat of each, on a slow path.
@@ -111,7 +113,8 @@ pub async fn dial(
     let mut config = quinn::ClientConfig::new(Arc::new(tls));
     config.transport_config(Arc::new(transport::config(limits)));
     let runtime = Arc::new(TokioRuntime);
-    let socket = Arc::new(ClientSocket { inner: runtime.wrap_udp_socket(socket)?, limits: limits.clone() });
+    let socket = ClientSocket { inner: runtime.wrap_udp_socket(socket)?, limits: limits.clone() };
+    let socket = Coalescing::for_one(Arc::new(socket));
     let endpoint = Endpoint::new_with_abstract_socket(transport::endpoint(limits), None, socket, runtime)?;
     let connecting = endpoint.connect_with(config, remote, server_name)?;
     let connection = timeout(HANDSHAKE_MAX, connecting).await.map_err(|_| QuicError::TimedOut)??;

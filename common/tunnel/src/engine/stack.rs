@@ -1,5 +1,8 @@
 //! The task that drives the TCP/IP stack of this process: packets from the packet threads in, sealed datagrams out.
+//!
+//! A panic costs the connection that it came from and what was gathered or handed over at that moment; the task goes on.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
@@ -9,11 +12,12 @@ use blueprint_common_tunnel_core::offload::{Superpacket, VnetHeader};
 use blueprint_common_tunnel_core::{Discard, MTU_RANGE, Notice, RUN_SLACK_BYTES, Sealer, Tally, Traffic};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tracing::error;
 
 use super::control::Alarm;
 use super::inbox::Inbox;
 use super::outgoing::Outgoing;
-use super::shared::Shared;
+use super::shared::{Shared, Telling};
 use crate::command::StackCommand;
 use crate::device::Sink;
 use crate::error::ConnectError;
@@ -50,6 +54,7 @@ pub(crate) struct Stack {
     commands: mpsc::Receiver<StackCommand>,
     egress: Egress,
     counts: Arc<StackCounts>,
+    telling: Telling,
 }
 
 impl Stack {
@@ -60,7 +65,8 @@ impl Stack {
         shared: Arc<Shared>,
         counts: Arc<StackCounts>,
     ) -> Self {
-        Self { bell: netstack.bell(), netstack, inbox, commands, egress: Egress::new(shared), counts }
+        let (bell, egress) = (netstack.bell(), Egress::new(shared));
+        Self { netstack, bell, inbox, commands, egress, counts, telling: Telling::default() }
     }
 
     /// Runs until `stop` is cancelled, then resets every connection.
@@ -71,7 +77,8 @@ impl Stack {
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         let mut alarm = Alarm::new();
         while !stop.is_cancelled() {
-            if self.turn() {
+            // After a fault something is left.
+            if self.guard(Self::turn).unwrap_or(true) {
                 tokio::task::yield_now().await;
                 continue;
             }
@@ -84,11 +91,29 @@ impl Stack {
                 () = self.inbox.rung() => {}
                 () = self.bell.rung() => {}
                 () = alarm.ring(), if self.netstack.poll_timeout().is_some() => {}
-                Some(command) = self.commands.recv() => self.handle_command(command, Instant::now()),
+                Some(command) = self.commands.recv() => {
+                    let _ = self.guard(|stack| stack.handle_command(command, Instant::now()));
+                }
             }
         }
         self.netstack.shut(Instant::now(), &mut self.egress);
         self.egress.flush(Instant::now());
+    }
+
+    /// Does `work`; `None` where a fault of ours ended it.
+    fn guard<R>(&mut self, work: impl FnOnce(&mut Self) -> R) -> Option<R> {
+        let done = catch_unwind(AssertUnwindSafe(|| work(self))).ok();
+        if done.is_none() {
+            let now = Instant::now();
+            self.egress.renew();
+            self.egress.tally.discard(Discard::OwnPanic);
+            // The state of that connection may be as broken as what it did; it has left the table by then.
+            let _ = catch_unwind(AssertUnwindSafe(|| self.netstack.end_at_work(now)));
+            if self.telling.is_due(now) {
+                error!("a fault of this program ended a connection of the tunnel; please report it");
+            }
+        }
+        done
     }
 
     /// Does one bounded share of everything that is due; true where something is left.
@@ -179,6 +204,13 @@ impl Egress {
             outgoing: Outgoing::new(),
             tally,
         }
+    }
+
+    /// Forgets what is half done: every packet that was gathered and has not left.
+    fn renew(&mut self) {
+        self.plain.clear();
+        self.packets.clear();
+        self.outgoing = Outgoing::new();
     }
 
     /// Seals and sends everything that was gathered.

@@ -75,6 +75,9 @@ impl Netstack {
             self.refusals.no_flow += 1;
             return self.answer_as_nobody(packet, now, sink);
         };
+        self.at_work = Some(*id);
+        #[cfg(test)]
+        assert!(!packet.ends_with(crate::tests::POISON), "a test wants a panic");
         let mut state = flow.lock();
         if state.may_hold(&segment) {
             self.feed(&mut state, packet, &segment, now, sink);
@@ -82,6 +85,7 @@ impl Netstack {
             self.refuse(&mut state, packet, &segment, now, sink);
         }
         drop(state);
+        self.at_work = None;
         let id = *id;
         self.enqueue(id);
     }

@@ -15,6 +15,7 @@ use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{Connecting, Endpoint, Incoming, ServerConfig, TokioRuntime, VarInt};
 use tokio::time::timeout;
 
+use super::coalesce::Coalescing;
 use super::{HANDSHAKE_MAX, QuicError, QuicLimits, QuicLink, SharedSocket, transport};
 use crate::carrier::ALPN;
 
@@ -57,7 +58,7 @@ impl QuicServer {
         let endpoint = Endpoint::new_with_abstract_socket(
             endpoint,
             Some(config),
-            Arc::<SharedSocket>::clone(&socket),
+            Coalescing::for_many(Arc::<SharedSocket>::clone(&socket)),
             Arc::new(TokioRuntime),
         )?;
         Ok(Self {
