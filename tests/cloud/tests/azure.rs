@@ -35,7 +35,7 @@ fn provider(url: &str, fields: &[(&str, &str)], regions: &[&str]) -> Azure {
     let fields = subscription.iter().chain(fields);
     let fields = fields.map(|(name, value)| ((*name).to_owned(), Secret::new((*value).to_owned())));
     let credentials = Arc::new(Fixed::new(Credentials::new("a test", fields)));
-    let http = HttpConfig { answer_within: Duration::from_secs(1), ..HttpConfig::default() };
+    let http = HttpConfig { answer_within: Duration::from_secs(2), ..HttpConfig::default() };
     let regions = regions.iter().map(|region| (*region).to_owned()).collect();
     Azure::new(AzureConfig {
         endpoint: url.to_owned(),

@@ -36,7 +36,7 @@ fn hub() -> HubId {
 
 fn provider(url: &str, regions: &[&str]) -> DigitalOcean {
     let token = [("token".to_owned(), Secret::new(TOKEN.to_owned()))];
-    let http = HttpConfig { answer_within: Duration::from_secs(1), ..HttpConfig::default() };
+    let http = HttpConfig { answer_within: Duration::from_secs(2), ..HttpConfig::default() };
     DigitalOcean::new(DigitalOceanConfig {
         hub: hub(),
         endpoint: url.to_owned(),

@@ -37,7 +37,7 @@ async fn account_with(zones: u32) -> Account {
     let keys = Credentials::new("a test", [field("access_key_id", KEY), field("secret_access_key", SECRET)]);
     let config =
         AwsConfig { endpoint: Some(fake.url()), spot: true, ..AwsConfig::new(vec![REGION.parse().unwrap()]) };
-    let http = HttpConfig { answer_within: Duration::from_secs(1), ..HttpConfig::default() };
+    let http = HttpConfig { answer_within: Duration::from_secs(2), ..HttpConfig::default() };
     let provider = AwsCloud::new(config, HttpClient::new(http).unwrap(), Arc::new(Fixed::new(keys)));
     Account { fake, dialect, provider }
 }

@@ -45,7 +45,7 @@ fn provider(
     change: impl FnOnce(GcpConfig) -> GcpConfig,
 ) -> GcpCloud {
     let config = GcpConfig { endpoint: Some(fake.url()), ..GcpConfig::new(vec![REGION.parse().unwrap()]) };
-    let http = HttpConfig { answer_within: Duration::from_secs(1), ..HttpConfig::default() };
+    let http = HttpConfig { answer_within: Duration::from_secs(2), ..HttpConfig::default() };
     GcpCloud::new(change(config), HttpClient::new(http).unwrap(), source)
 }
 

@@ -36,7 +36,7 @@ fn hub() -> HubId {
 
 fn provider(url: &str, facilities: &[&str]) -> Hivelocity {
     let key = [("api_key".to_owned(), Secret::new(KEY.to_owned()))];
-    let http = HttpConfig { answer_within: Duration::from_secs(1), ..HttpConfig::default() };
+    let http = HttpConfig { answer_within: Duration::from_secs(2), ..HttpConfig::default() };
     Hivelocity::new(HivelocityConfig {
         hub: hub(),
         endpoint: url.to_owned(),

@@ -36,7 +36,7 @@ fn hub() -> HubId {
 
 fn provider_with(url: &str, regions: &[&str], image: &str) -> Linode {
     let token = [("token".to_owned(), Secret::new(TOKEN.to_owned()))];
-    let http = HttpConfig { answer_within: Duration::from_secs(1), ..HttpConfig::default() };
+    let http = HttpConfig { answer_within: Duration::from_secs(2), ..HttpConfig::default() };
     Linode::new(LinodeConfig {
         hub: hub(),
         endpoint: url.to_owned(),

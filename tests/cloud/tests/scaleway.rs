@@ -31,7 +31,7 @@ fn hub() -> HubId {
 fn provider(url: &str, zones: &[&str]) -> Scaleway {
     let field = |name: &str, value: &str| (name.to_owned(), Secret::new(value.to_owned()));
     let key = [field("secret_key", KEY), field("project_id", PROJECT)];
-    let http = HttpConfig { answer_within: Duration::from_secs(1), ..HttpConfig::default() };
+    let http = HttpConfig { answer_within: Duration::from_secs(2), ..HttpConfig::default() };
     Scaleway::new(ScalewayConfig {
         hub: hub(),
         endpoint: url.to_owned(),

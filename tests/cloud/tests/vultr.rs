@@ -36,7 +36,7 @@ fn provider_with(url: &str, regions: &[&str], image: &str) -> Vultr {
 
 fn config(url: &str, regions: &[&str], image: &str) -> VultrConfig {
     let key = [("api_key".to_owned(), Secret::new(KEY.to_owned()))];
-    let http = HttpConfig { answer_within: Duration::from_secs(1), ..HttpConfig::default() };
+    let http = HttpConfig { answer_within: Duration::from_secs(2), ..HttpConfig::default() };
     VultrConfig {
         hub: hub(),
         endpoint: url.to_owned(),
