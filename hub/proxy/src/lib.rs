@@ -37,6 +37,7 @@ mod fault;
 mod forward;
 mod forwards;
 mod guarded;
+mod hedge;
 mod http3;
 mod ids;
 mod jwks;

@@ -128,6 +128,7 @@ pub(crate) struct ProxyMetrics {
     pub(crate) aborted: Counter,
     pub(crate) retries: Counter,
     pub(crate) retries_over_budget: Counter,
+    pub(crate) hedges: Counter,
     pub(crate) ejections: Counter,
     pub(crate) circuits_opened: Counter,
     revoked: Counter,
@@ -150,6 +151,7 @@ impl ProxyMetrics {
             aborted: Counter::default(),
             retries: Counter::default(),
             retries_over_budget: Counter::default(),
+            hedges: Counter::default(),
             ejections: Counter::default(),
             circuits_opened: Counter::default(),
             revoked: Counter::default(),
@@ -204,9 +206,10 @@ impl ProxyMetrics {
         ]
     }
 
-    const fn counters(&self) -> [(&'static str, &'static str, &Counter); 6] {
+    const fn counters(&self) -> [(&'static str, &'static str, &Counter); 7] {
         let retries = "Requests sent again because a connection did not open or broke before an answer";
         let over = "Requests not sent again because a fifth of the service's requests were already";
+        let hedges = "Requests sent to a second target because the first took its time";
         let ejections = "Times that a target failed so often that it got no requests for a while";
         let circuits =
             "Times that no target of a service could be reached, so that requests were refused at once";
@@ -215,6 +218,7 @@ impl ProxyMetrics {
         [
             ("hub_proxy_upstream_retries", retries, &self.retries),
             ("hub_proxy_upstream_retries_over_budget", over, &self.retries_over_budget),
+            ("hub_proxy_upstream_hedges", hedges, &self.hedges),
             ("hub_proxy_upstream_ejections", ejections, &self.ejections),
             ("hub_proxy_upstream_circuits_opened", circuits, &self.circuits_opened),
             ("hub_proxy_upstream_aborts", aborted, &self.aborted),

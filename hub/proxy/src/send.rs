@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwap;
 use blueprint_common_runtime::Chain;
 use blueprint_common_runtime::tasks::Spawner;
-use blueprint_common_types::Timestamp;
+use blueprint_common_types::{ServiceKey, Timestamp};
 use blueprint_hub_proxy_core::upstream::UpstreamSettings;
 use blueprint_hub_proxy_core::{
     Admission, CanonicalRequest, Field, Refusal, Target, Trust, WebSocketKey, decide, is_field_text,
@@ -26,6 +26,7 @@ use crate::body::{LentBody, RequestBody};
 use crate::connector::{Connector, Dialed};
 use crate::executor::Executor;
 use crate::fault::{Fault, outcome_of};
+use crate::hedge::hedge_after;
 use crate::metrics::ProxyMetrics;
 use crate::upstreams::{AtTarget, Targets};
 use crate::wire::{self, BodyLength, Pool, Sending, ServiceBody};
@@ -137,11 +138,7 @@ impl Sender {
             let mut at_target = match failed {
                 None => self.targets.begin(service, targets, settings, &tried)?,
                 Some(fault) => {
-                    // Much may have changed since: whom a service has, and who may call it.
-                    let trust = self.trust.load_full();
-                    decide(canonical, &trust, Timestamp::from(SystemTime::now()))?;
-                    let targets = trust.routes.targets(&service).unwrap_or_default();
-                    let began = self.targets.begin(service, targets, settings, &tried);
+                    let began = self.begin_again(outgoing, &tried)?;
                     let at_target = began.map_err(|_| fault.refusal(service))?;
                     self.metrics.retries.inc();
                     at_target
@@ -150,7 +147,16 @@ impl Sender {
             tries.count = tries.count.saturating_add(1);
             tries.target = Some(at_target.address());
             let began = Instant::now();
-            match self.ask(outgoing, at_target.address(), room.take().unwrap_or_default()).await? {
+            let asked = match hedge_after(outgoing) {
+                None => self.ask(outgoing, at_target.address(), room.take().unwrap_or_default()).await?,
+                Some(after) => {
+                    let asked = self.ask_hedged(outgoing, at_target, after, &mut tried, tries);
+                    let asked = Box::pin(asked).await?;
+                    at_target = asked.1;
+                    asked.0
+                }
+            };
+            match asked {
                 Ok(answered) if is_expected(outgoing, &answered.response) => {
                     at_target.report(outcome_of(answered.response.status()));
                     return Ok((answered, at_target));
@@ -166,7 +172,7 @@ impl Sender {
                     at_target.report(fault.outcome());
                     tried.push(at_target.address());
                     let may_again = attempt < MAX_RETRIES && fault.allows_retry(canonical.method(), body);
-                    if !may_again || !self.targets.may_retry(service) {
+                    if !may_again || !self.may_again(service) {
                         return Err(fault.refusal(service));
                     }
                     failed = Some(fault);
@@ -176,12 +182,39 @@ impl Sender {
         Err(Refusal::TargetUnreachable { service })
     }
 
+    /// Counts the request at a target that is not in `tried`.
+    ///
+    /// # Errors
+    ///
+    /// A refusal where the request is not allowed any more; that no target is left is the inner result.
+    pub(crate) fn begin_again(
+        &self,
+        outgoing: &Outgoing<'_>,
+        tried: &[SocketAddr],
+    ) -> Result<Result<AtTarget, Refusal>, Refusal> {
+        // Much may have changed since: whom a service has, and who may call it.
+        let trust = self.trust.load_full();
+        decide(outgoing.canonical, &trust, Timestamp::from(SystemTime::now()))?;
+        let service = outgoing.admission.service();
+        let targets = trust.routes.targets(&service).unwrap_or_default();
+        Ok(self.targets.begin(service, targets, outgoing.settings, tried))
+    }
+
+    /// Whether the service's budget has room for one more try.
+    pub(crate) fn may_again(&self, service: ServiceKey) -> bool {
+        self.targets.may_retry(service)
+    }
+
+    pub(crate) fn count_hedge(&self) {
+        self.metrics.hedges.inc();
+    }
+
     /// Sends it once.
     ///
     /// # Errors
     ///
     /// A refusal where no request can be made of it; the fault of the try is the inner result.
-    async fn ask(
+    pub(crate) async fn ask(
         &self,
         outgoing: &Outgoing<'_>,
         target: SocketAddr,

@@ -23,6 +23,9 @@ const DEFAULT_MAX_OPEN: u32 = 4096;
 /// Longest that a service may be given for the head of its answer.
 const MAX_HEADER_TIMEOUT_SECS: u64 = 24 * 3600;
 
+/// Longest wait before a second target is asked: who waits longer gains nothing by it.
+const MAX_HEDGE_AFTER_MILLIS: u64 = 60_000;
+
 /// How requests are shared out among targets, and what is waited for.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -36,6 +39,9 @@ pub struct UpstreamSettings {
     /// How long a target may take for the head of an answer once it has the request, in seconds; 0 for
     /// any time.
     pub response_header_timeout_secs: u64,
+    /// After how many milliseconds without the head of an answer a request that changes nothing is sent to a second
+    /// target as well, within the budget of retries; 0 for never.
+    pub hedge_after_millis: u64,
 }
 
 impl UpstreamSettings {
@@ -53,6 +59,10 @@ impl UpstreamSettings {
         if self.response_header_timeout_secs > MAX_HEADER_TIMEOUT_SECS {
             let field = "upstream.response_header_timeout_secs";
             return Err(SettingsError::OutOfRange { field, most: MAX_HEADER_TIMEOUT_SECS });
+        }
+        if self.hedge_after_millis > MAX_HEDGE_AFTER_MILLIS {
+            let field = "upstream.hedge_after_millis";
+            return Err(SettingsError::OutOfRange { field, most: MAX_HEDGE_AFTER_MILLIS });
         }
         Ok(())
     }
@@ -87,5 +97,12 @@ impl UpstreamSettings {
     pub fn response_header_timeout(&self) -> Option<Duration> {
         let seconds = self.response_header_timeout_secs;
         (seconds > 0).then(|| Duration::from_secs(seconds))
+    }
+
+    /// After how long a request may go to a second target; `None` where it never does.
+    #[must_use]
+    pub fn hedge_after(&self) -> Option<Duration> {
+        let millis = self.hedge_after_millis;
+        (millis > 0).then(|| Duration::from_millis(millis))
     }
 }

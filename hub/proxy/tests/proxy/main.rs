@@ -6,6 +6,7 @@ mod admission;
 mod failures;
 mod forwards;
 mod frames;
+mod hedge;
 mod http3;
 mod idle;
 mod jwks;

@@ -1,0 +1,89 @@
+//! A second target for a request whose first one takes its time, where the operator wants that for the service.
+//!
+//! Off unless a service's settings name a time. Only requests that change nothing and have no body are sent twice (RFC
+//! 9110, section 9.2.1), once each, to another target, within the budget of retries, and only if they are still allowed.
+//! The first head of an answer counts; the other try is given up, which says nothing about its target.
+
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::time::Duration;
+
+use blueprint_hub_proxy_core::Refusal;
+use http::{HeaderMap, Method};
+use tokio::time::sleep;
+
+use crate::fault::Fault;
+use crate::send::{Answered, Outgoing, Prepared, Sender, Tries};
+use crate::upstreams::AtTarget;
+
+/// What became of a request, and where.
+type Outcome = Result<(Result<Answered, Fault>, AtTarget), Refusal>;
+
+/// After how long a request goes to a second target; `None` where it goes to one alone.
+pub(crate) fn hedge_after(outgoing: &Outgoing<'_>) -> Option<Duration> {
+    let after = outgoing.settings.hedge_after()?;
+    let is_safe = matches!(*outgoing.canonical.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+    let is_bare = matches!(outgoing.prepared, Prepared::Http1 { length: None, .. });
+    (is_safe && is_bare && !outgoing.canonical.is_websocket()).then_some(after)
+}
+
+impl Sender {
+    /// Sends it to a target, and to a second one where no answer has begun `after` that time.
+    ///
+    /// The target returned is the one that answered or failed last; one that failed before is in `tried`.
+    pub(crate) async fn ask_hedged(
+        &self,
+        outgoing: &Outgoing<'_>,
+        mut at_first: AtTarget,
+        after: Duration,
+        tried: &mut Vec<SocketAddr>,
+        tries: &mut Tries,
+    ) -> Outcome {
+        let mut first = pin!(self.ask(outgoing, at_first.address(), HeaderMap::new()));
+        tokio::select! {
+            biased;
+            answered = first.as_mut() => return Ok((answered?, at_first)),
+            () = sleep(after) => {}
+        }
+        let Some(mut at_second) = self.second(outgoing, &at_first, tried) else {
+            return Ok((first.await?, at_first));
+        };
+        tries.count = tries.count.saturating_add(1);
+        let mut second = pin!(self.ask(outgoing, at_second.address(), HeaderMap::new()));
+        tokio::select! {
+            biased;
+            answered = first.as_mut() => match answered? {
+                Ok(answered) => Ok((Ok(answered), at_first)),
+                Err(fault) => {
+                    at_first.report(fault.outcome());
+                    tried.push(at_first.address());
+                    tries.target = Some(at_second.address());
+                    Ok((second.await?, at_second))
+                }
+            },
+            answered = second.as_mut() => match answered? {
+                Ok(answered) => {
+                    tries.target = Some(at_second.address());
+                    Ok((Ok(answered), at_second))
+                }
+                Err(fault) => {
+                    at_second.report(fault.outcome());
+                    tried.push(at_second.address());
+                    Ok((first.await?, at_first))
+                }
+            },
+        }
+    }
+
+    /// Another target than the first, where there is one and the budget has room.
+    fn second(&self, outgoing: &Outgoing<'_>, first: &AtTarget, tried: &[SocketAddr]) -> Option<AtTarget> {
+        let mut asked = tried.to_vec();
+        asked.push(first.address());
+        let at_second = self.begin_again(outgoing, &asked).ok()?.ok()?;
+        if !self.may_again(outgoing.admission.service()) {
+            return None;
+        }
+        self.count_hedge();
+        Some(at_second)
+    }
+}
