@@ -13,6 +13,7 @@
 //! - What was changed is put back at the end, and at the next start where there was no end; what others changed meanwhile stays.
 
 mod file;
+mod lock;
 mod probe;
 mod resolved;
 
@@ -103,6 +104,12 @@ pub(crate) enum ResolverError {
     Link { path: PathBuf, to: PathBuf },
     #[error("{} is longer than 64 KiB or no text", path.display())]
     Strange { path: PathBuf },
+    #[error(
+        "another program has held {} for more than {} s: an agent of this machine that hangs, perhaps; `fuser {}` names it, and \
+         once it has ended this one goes on",
+        lock.display(), patience.as_secs(), lock.display()
+    )]
+    Held { lock: PathBuf, patience: Duration },
     #[error("no network device of this machine has the overlay address {0}")]
     NoDevice(Ipv4Addr),
     #[error(
@@ -138,10 +145,11 @@ impl Teller {
                     return Ok(false);
                 }
                 // Before the first change, so that whatever happens then is put back.
-                if state.read(BEFORE)?.is_none() {
-                    state.write(BEFORE, file.read()?.as_bytes(), Mode::Plain)?;
-                }
-                file.put(hub).map(|()| true)
+                let keep = |before: &str| match state.read(BEFORE)? {
+                    Some(_) => Ok(()),
+                    None => Ok(state.write(BEFORE, before.as_bytes(), Mode::Plain)?),
+                };
+                file.put(hub, keep).await.map(|()| true)
             }
             Self::Resolved(resolved) => resolved.point(hub).await,
         }
@@ -149,7 +157,7 @@ impl Teller {
 
     async fn put_back(&mut self, state: &StateDir) -> Result<(), ResolverError> {
         match self {
-            Self::File(file) => put_back(file, state),
+            Self::File(file) => put_back(file, state).await,
             Self::Resolved(resolved) => resolved.put_back().await,
         }
     }
@@ -159,19 +167,19 @@ fn block(agent: &str) -> ResolvConf {
     ResolvConf::new(PathBuf::from(RESOLV_CONF), agent)
 }
 
-fn put_back(file: &ResolvConf, state: &StateDir) -> Result<(), ResolverError> {
-    file.take_out()?;
+async fn put_back(file: &ResolvConf, state: &StateDir) -> Result<(), ResolverError> {
+    file.take_out().await?;
     state.remove(BEFORE)?;
     Ok(())
 }
 
 /// Takes out what an agent of this folder left that was killed, whatever is asked for now.
-pub(crate) fn clean(shared: &Shared) {
+pub(crate) async fn clean(shared: &Shared) {
     if !shared.state.path(BEFORE).exists() {
         return;
     }
     let file = block(&shared.spoke.identity().agent_id.to_string());
-    match put_back(&file, &shared.state) {
+    match put_back(&file, &shared.state).await {
         Ok(()) => {
             info!(file = RESOLV_CONF, "an agent that was killed had left its name server: it is taken out")
         }
