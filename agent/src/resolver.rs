@@ -145,9 +145,11 @@ impl Teller {
                     return Ok(false);
                 }
                 // Before the first change, so that whatever happens then is put back.
-                let keep = |before: &str| match state.read(BEFORE)? {
-                    Some(_) => Ok(()),
-                    None => Ok(state.write(BEFORE, before.as_bytes(), Mode::Plain)?),
+                let keep = |before: &str| -> Result<(), ResolverError> {
+                    if state.read(BEFORE)?.is_none() {
+                        state.write(BEFORE, before.as_bytes(), Mode::Plain)?;
+                    }
+                    Ok(())
                 };
                 file.put(hub, keep).await.map(|()| true)
             }

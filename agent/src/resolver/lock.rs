@@ -60,7 +60,9 @@ impl Turn {
         let opened = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(beside);
         let (file, beside) = match opened {
             Ok(file) => (file, Some(beside.to_owned())),
-            Err(error) if matches!(error.kind(), ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied) => {
+            Err(error)
+                if matches!(error.kind(), ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied) =>
+            {
                 (File::open(path)?, None)
             }
             Err(error) => return Err(error),

@@ -63,15 +63,9 @@ async fn a_link_and_a_file_that_is_no_text_are_left_alone() {
 
 #[tokio::test]
 async fn whatever_the_file_is_the_block_goes_without_a_trace() {
-    for text in [
-        "",
-        "\n",
-        "\n\n",
-        "a",
-        "nameserver 192.0.2.1",
-        "nameserver 10.88.0.1\n",
-        "# end\r\nsearch a b\r\n",
-    ] {
+    for text in
+        ["", "\n", "\n\n", "a", "nameserver 192.0.2.1", "nameserver 10.88.0.1\n", "# end\r\nsearch a b\r\n"]
+    {
         let (_folder, file) = file(text);
         put(&file, HUB).await.unwrap();
         file.take_out().await.unwrap();
