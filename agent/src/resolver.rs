@@ -1,7 +1,7 @@
 //! Has this machine ask the hub for the names of the overlay, where its owner said so.
 //!
 //! ```text
-//!   resolver.way = resolved   systemd-resolved asks the hub for names below the domain, at our network device, and for no others
+//!   resolver.way = resolved   systemd-resolved asks the hub for names of the overlay, at our network device, and for no others
 //!                  file       a block of ours at the top of /etc/resolv.conf; the hub refuses other names, and the system then
 //!                             asks the name servers below the block, as before
 //! ```
@@ -132,7 +132,9 @@ impl Teller {
         match settings.way {
             ResolverWay::File => Self::File(block(&identity.agent_id.to_string())),
             ResolverWay::Resolved => {
-                Self::Resolved(Resolved::new(identity.tunnel.address.v4, settings.domain.clone()))
+                let (v4, v6) = (identity.tunnel.overlay_v4, identity.tunnel.overlay_v6);
+                let prefixes = [(v4.network().into(), v4.prefix()), (v6.network().into(), v6.prefix())];
+                Self::Resolved(Resolved::new(identity.tunnel.address.v4, &settings.domain, prefixes))
             }
         }
     }

@@ -28,7 +28,8 @@ const NSSWITCH: &str = "/etc/nsswitch.conf";
 #[derive(Debug)]
 pub(super) struct Resolved {
     own: Ipv4Addr,
-    domain: ResolverDomain,
+    /// Names below these are the hub's.
+    domains: Vec<String>,
     /// Of what it may know something, from before the first command on.
     told: Option<(String, Ipv4Addr)>,
     /// When it was last known to do as it was told; `None` where it did not take every command.
@@ -38,11 +39,14 @@ pub(super) struct Resolved {
 }
 
 impl Resolved {
-    pub(super) const fn new(own: Ipv4Addr, domain: ResolverDomain) -> Self {
-        Self { own, domain, told: None, stood_at: None, is_looked_at: false }
+    /// For the names below `domain`, and those of the addresses of the overlay's prefixes.
+    pub(super) fn new(own: Ipv4Addr, domain: &ResolverDomain, prefixes: [(IpAddr, u8); 2]) -> Self {
+        let reverse = prefixes.into_iter().filter_map(reverse);
+        let domains = [domain.as_str().to_owned()].into_iter().chain(reverse).collect();
+        Self { own, domains, told: None, stood_at: None, is_looked_at: false }
     }
 
-    /// Has it ask `hub` for names below the domain; true where it did not before. What failed half way is put back.
+    /// Has it ask `hub` for names below the domains; true where it did not before. What failed half way is put back.
     pub(super) async fn point(&mut self, hub: Ipv4Addr) -> Result<bool, ResolverError> {
         let device = device_of(self.own).ok_or(ResolverError::NoDevice(self.own))?;
         let wanted = (device, hub);
@@ -50,13 +54,13 @@ impl Resolved {
             if at.elapsed() < LOOK {
                 return Ok(false);
             }
-            if stands(&wanted.0, hub, self.domain.as_str()).await? {
+            if stands(&wanted.0, hub, &self.domains).await? {
                 self.stood_at = Some(Instant::now());
                 return Ok(false);
             }
             info!(device = wanted.0, "another program told systemd-resolved otherwise: it is told again");
         }
-        let said = commands(&wanted.0, hub, self.domain.as_str());
+        let said = commands(&wanted.0, hub, &self.domains);
         self.stood_at = None;
         self.told = Some(wanted);
         for words in said {
@@ -108,11 +112,12 @@ fn is_asked(resolv_conf: &str, nsswitch: &str) -> bool {
         || hosts.any(|sources| sources.split_whitespace().any(|source| source == "resolve"))
 }
 
-/// Whether it asks `hub` for names below the domain, by what it says itself.
-async fn stands(device: &str, hub: Ipv4Addr, domain: &str) -> Result<bool, ResolverError> {
+/// Whether it asks `hub` for names below the domains, by what it says itself.
+async fn stands(device: &str, hub: Ipv4Addr, domains: &[String]) -> Result<bool, ResolverError> {
     let ask = |verb: &str| [verb.to_owned(), device.to_owned()];
-    let (domains, servers) = (resolvectl(&ask("domain")).await?, resolvectl(&ask("dns")).await?);
-    Ok(names(&domains, &format!("~{domain}")) && names(&servers, &hub.to_string()))
+    let (known, servers) = (resolvectl(&ask("domain")).await?, resolvectl(&ask("dns")).await?);
+    let is_known = |domain: &String| names(&known, &format!("~{domain}"));
+    Ok(names(&servers, &hub.to_string()) && domains.iter().all(is_known))
 }
 
 /// Whether an answer such as `Link 3 (bp0): 10.88.0.1` names this word.
@@ -122,9 +127,27 @@ fn names(said: &str, word: &str) -> bool {
 
 /// What is said. The server comes last: before that the device has none, and no name goes there. A domain with `~` is asked there
 /// and is no search domain, and no other name goes there.
-fn commands(device: &str, hub: Ipv4Addr, domain: &str) -> [Vec<String>; 3] {
-    let say = |verb: &str, value: String| vec![verb.to_owned(), device.to_owned(), value];
-    [say("default-route", "no".to_owned()), say("domain", format!("~{domain}")), say("dns", hub.to_string())]
+fn commands(device: &str, hub: Ipv4Addr, domains: &[String]) -> [Vec<String>; 3] {
+    let say = |verb: &str, values: Vec<String>| [vec![verb.to_owned(), device.to_owned()], values].concat();
+    let domains = domains.iter().map(|domain| format!("~{domain}")).collect();
+    [say("default-route", vec!["no".to_owned()]), say("domain", domains), say("dns", vec![hub.to_string()])]
+}
+
+/// Below what the names of addresses of a prefix are (RFC 1035, 3.5; RFC 3596, 2.5); `None` where it ends inside a label.
+fn reverse((network, prefix): (IpAddr, u8)) -> Option<String> {
+    let (mut labels, bits, end) = match network {
+        IpAddr::V4(v4) => (v4.octets().map(|octet| octet.to_string()).to_vec(), 8, "in-addr.arpa"),
+        IpAddr::V6(v6) => {
+            let halves = v6.octets().into_iter().flat_map(|octet| [octet >> 4, octet & 15]);
+            (halves.map(|half| format!("{half:x}")).collect(), 4, "ip6.arpa")
+        }
+    };
+    if prefix == 0 || !prefix.is_multiple_of(bits) {
+        return None;
+    }
+    labels.truncate((prefix / bits).into());
+    labels.reverse();
+    Some(format!("{}.{end}", labels.join(".")))
 }
 
 /// The network device that has this address.
@@ -158,9 +181,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_below_the_domain_go_to_the_hub_and_no_others_whichever_command_fails() {
-        let said = commands("bp0", Ipv4Addr::new(10, 88, 0, 1), "bp.internal").map(|words| words.join(" "));
-        assert_eq!(said, ["default-route bp0 no", "domain bp0 ~bp.internal", "dns bp0 10.88.0.1"]);
+    fn names_of_the_overlay_go_to_the_hub_and_no_others_whichever_command_fails() {
+        let prefixes = [([10, 88, 0, 0].into(), 16), ("fd01:2345:6789:abcd::".parse().unwrap(), 64)];
+        let domain = "bp.internal".parse().unwrap();
+        let resolved = Resolved::new([10, 88, 0, 7].into(), &domain, prefixes);
+        let said =
+            commands("bp0", Ipv4Addr::new(10, 88, 0, 1), &resolved.domains).map(|words| words.join(" "));
+        let domains = "~bp.internal ~88.10.in-addr.arpa ~d.c.b.a.9.8.7.6.5.4.3.2.1.0.d.f.ip6.arpa";
+        let expected = ["default-route bp0 no", &format!("domain bp0 {domains}"), "dns bp0 10.88.0.1"];
+        assert_eq!(said, expected);
+        // Names of addresses that share a label with others are not taken from them.
+        assert_eq!(reverse(([10, 96, 0, 0].into(), 12)), None);
+        assert_eq!(reverse(([10, 0, 0, 0].into(), 8)).as_deref(), Some("10.in-addr.arpa"));
     }
 
     #[test]

@@ -155,6 +155,8 @@ fn systemd_resolved_asks_the_hub_for_names_of_the_overlay_alone_and_forgets_it()
     let took = web.finds("the hub's answer", &address, SOON)?;
     say(format_args!("systemd-resolved asks the hub {took:.1?} after the agent could"));
     ensure!(web.lookup("www.example.org")? == ["198.18.0.80"], "other names");
+    let name = web.run(&format!("getent hosts {address}"))?;
+    ensure!(name.contains(" db.node.bp.internal"), "the name of an address: {name}");
     ensure!(web.lookup("s43.b7.bp.internal")?.is_empty(), "a name of the overlay that is none");
     ensure!(
         metric(&hub, "hub_dns_queries_total{result=\"not_ours\"}").is_err(),
