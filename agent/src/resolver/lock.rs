@@ -40,15 +40,19 @@ impl Turn {
     ///
     /// Dropping it leaves nothing locked.
     pub(super) async fn wait(path: &Path) -> Result<Self, ResolverError> {
+        Self::wait_for(path, PATIENCE).await
+    }
+
+    async fn wait_for(path: &Path, patience: Duration) -> Result<Self, ResolverError> {
         let beside = path.with_extension("conf.blueprint-agent.lock");
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + patience;
         loop {
             match Self::take(path, &beside) {
                 Ok(Some(turn)) => return Ok(turn),
                 Ok(None) if Instant::now() < until => sleep(AGAIN).await,
                 Ok(None) => {
                     let lock = if beside.exists() { beside } else { path.to_owned() };
-                    return Err(ResolverError::Held { lock, patience: PATIENCE });
+                    return Err(ResolverError::Held { lock, patience });
                 }
                 Err(source) => return Err(ResolverError::File { action: "lock", path: beside, source }),
             }
@@ -104,14 +108,14 @@ fn is_at(file: &File, path: &Path) -> io::Result<bool> {
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn who_waits_in_vain_is_told_what_to_look_at_and_a_lock_of_a_killed_agent_is_taken_over() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("resolv.conf");
         let lock = folder.path().join("resolv.conf.blueprint-agent.lock");
         fs::write(&lock, "").unwrap();
         let turn = Turn::wait(&path).await.unwrap();
-        let error = Turn::wait(&path).await.unwrap_err();
+        let error = Turn::wait_for(&path, AGAIN * 2).await.unwrap_err();
         assert!(matches!(error, ResolverError::Held { .. }), "{error}");
         assert!(error.to_string().contains(&format!("fuser {}", lock.display())), "{error}");
         drop(turn);
