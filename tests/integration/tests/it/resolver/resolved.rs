@@ -45,7 +45,7 @@ impl Web {
 
     /// Runs a script in it, which has to succeed.
     fn run(&self, script: &str) -> Result<String> {
-        let said = self.0.inside(&format!("{{ {script}; }} && echo that is done"))?;
+        let said = self.0.inside(&format!("{{ {script}; }} 2>&1 && echo that is done"))?;
         let done = said.trim_end().strip_suffix("that is done").map(str::to_owned);
         done.with_context(|| format!("{script}: {said}\n{}", self.log()))
     }
