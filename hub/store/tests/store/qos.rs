@@ -287,7 +287,7 @@ async fn late_samples_that_are_too_old_for_single_ones_count_in_minutes_alone() 
     for expected in [(4, 0), (0, 4)] {
         let written = store.write_qos(batch(&marks, &[]).keeping_samples(keep.samples, NOW)).await.unwrap();
         assert_eq!((written.taken, written.repeated), expected);
-        let count = async |step| store.qos_rows(target(80), step, ALL, 100).await.unwrap().len();
+        let count = async |step| store.qos_rows(target(80), step, ALL, 1000).await.unwrap().len();
         assert_eq!((count(Step::Sample).await, count(Step::Minute).await), (2, 4));
     }
     let pruned = store.prune_qos(keep, NOW).await.unwrap();
