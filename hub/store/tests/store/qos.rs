@@ -291,7 +291,7 @@ async fn late_samples_that_are_too_old_for_single_ones_count_in_minutes_alone() 
         assert_eq!((count(Step::Sample).await, count(Step::Minute).await), (2, 4));
     }
     let pruned = store.prune_qos(keep, NOW).await.unwrap();
-    assert_eq!((pruned.old, pruned.samples, pruned.minutes), (0, 2, 4), "nothing was written for nothing");
+    assert_eq!((pruned.old, pruned.samples), (0, 2), "nothing was written for nothing");
     // A clock before 1970 and one hour keeps all.
     let early = batch(&[late(0)], &[]).keeping_samples(HOUR, Timestamp::from_millis(1));
     assert_eq!(early.samples_from, Timestamp::default());
