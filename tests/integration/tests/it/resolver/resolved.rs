@@ -193,5 +193,17 @@ fn systemd_resolved_asks_the_hub_for_names_of_the_overlay_alone_and_forgets_it()
         log.contains("this machine asks the hub for names") && !log.contains("are not put back"),
         "{log}"
     );
+
+    // Where programs ask others, nothing comes of it, and the log says so.
+    ensure!(!log.contains("do not ask it"), "{log}");
+    web.run("rm /etc/resolv.conf; cp /run/systemd/resolve/resolv.conf /etc/resolv.conf")?;
+    web.start(&way)?;
+    eventually_ok(SOON, "a line about it", || {
+        let log = web.log();
+        ensure!(log.contains("do not ask it"), "{log}");
+        Ok(())
+    })?;
+    ensure!(web.run("resolvectl dns bp0")?.contains("10.88.0.1"), "it is not told");
+    web.run("systemctl stop agent")?;
     Ok(())
 }
