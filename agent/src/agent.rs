@@ -146,7 +146,7 @@ impl Agent {
             None
         };
         let shared = Arc::new(Shared::new(config, state, services, spoke, stop));
-        resolver::clean(&shared);
+        resolver::clean(&shared).await;
         let metrics = Arc::new(Metrics::new());
         metrics::register(&metrics, &shared);
         Ok(Self { shared, engine, commands, observe, metrics })

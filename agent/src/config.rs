@@ -70,7 +70,7 @@ pub static SCHEMA: Schema = Schema {
             "resolver.way",
             "off",
             "How this machine comes to ask the hub for names of the overlay: off (its resolver is not touched), resolved \
-             (systemd-resolved, for the domain alone) or file (a block in /etc/resolv.conf, taken out at the end). Needs \
+             (systemd-resolved, for names of the overlay alone) or file (a block in /etc/resolv.conf, taken out at the end). Needs \
              tunnel.interface = tun, root, and the hub's DNS at port 53.",
         ),
         Key::new(

@@ -1,7 +1,7 @@
 //! Has this machine ask the hub for the names of the overlay, where its owner said so.
 //!
 //! ```text
-//!   resolver.way = resolved   systemd-resolved asks the hub for names below the domain, at our network device, and for no others
+//!   resolver.way = resolved   systemd-resolved asks the hub for names of the overlay, at our network device, and for no others
 //!                  file       a block of ours at the top of /etc/resolv.conf; the hub refuses other names, and the system then
 //!                             asks the name servers below the block, as before
 //! ```
@@ -13,6 +13,7 @@
 //! - What was changed is put back at the end, and at the next start where there was no end; what others changed meanwhile stays.
 
 mod file;
+mod lock;
 mod probe;
 mod resolved;
 
@@ -103,6 +104,12 @@ pub(crate) enum ResolverError {
     Link { path: PathBuf, to: PathBuf },
     #[error("{} is longer than 64 KiB or no text", path.display())]
     Strange { path: PathBuf },
+    #[error(
+        "another program has held {} for more than {} s: an agent of this machine that hangs, perhaps; `fuser {}` names it, and \
+         once it has ended this one goes on",
+        lock.display(), patience.as_secs(), lock.display()
+    )]
+    Held { lock: PathBuf, patience: Duration },
     #[error("no network device of this machine has the overlay address {0}")]
     NoDevice(Ipv4Addr),
     #[error(
@@ -125,7 +132,9 @@ impl Teller {
         match settings.way {
             ResolverWay::File => Self::File(block(&identity.agent_id.to_string())),
             ResolverWay::Resolved => {
-                Self::Resolved(Resolved::new(identity.tunnel.address.v4, settings.domain.clone()))
+                let (v4, v6) = (identity.tunnel.overlay_v4, identity.tunnel.overlay_v6);
+                let prefixes = [(v4.network().into(), v4.prefix()), (v6.network().into(), v6.prefix())];
+                Self::Resolved(Resolved::new(identity.tunnel.address.v4, &settings.domain, prefixes))
             }
         }
     }
@@ -138,10 +147,13 @@ impl Teller {
                     return Ok(false);
                 }
                 // Before the first change, so that whatever happens then is put back.
-                if state.read(BEFORE)?.is_none() {
-                    state.write(BEFORE, file.read()?.as_bytes(), Mode::Plain)?;
-                }
-                file.put(hub).map(|()| true)
+                let keep = |before: &str| -> Result<(), ResolverError> {
+                    if state.read(BEFORE)?.is_none() {
+                        state.write(BEFORE, before.as_bytes(), Mode::Plain)?;
+                    }
+                    Ok(())
+                };
+                file.put(hub, keep).await.map(|()| true)
             }
             Self::Resolved(resolved) => resolved.point(hub).await,
         }
@@ -149,7 +161,7 @@ impl Teller {
 
     async fn put_back(&mut self, state: &StateDir) -> Result<(), ResolverError> {
         match self {
-            Self::File(file) => put_back(file, state),
+            Self::File(file) => put_back(file, state).await,
             Self::Resolved(resolved) => resolved.put_back().await,
         }
     }
@@ -159,19 +171,19 @@ fn block(agent: &str) -> ResolvConf {
     ResolvConf::new(PathBuf::from(RESOLV_CONF), agent)
 }
 
-fn put_back(file: &ResolvConf, state: &StateDir) -> Result<(), ResolverError> {
-    file.take_out()?;
+async fn put_back(file: &ResolvConf, state: &StateDir) -> Result<(), ResolverError> {
+    file.take_out().await?;
     state.remove(BEFORE)?;
     Ok(())
 }
 
 /// Takes out what an agent of this folder left that was killed, whatever is asked for now.
-pub(crate) fn clean(shared: &Shared) {
+pub(crate) async fn clean(shared: &Shared) {
     if !shared.state.path(BEFORE).exists() {
         return;
     }
     let file = block(&shared.spoke.identity().agent_id.to_string());
-    match put_back(&file, &shared.state) {
+    match put_back(&file, &shared.state).await {
         Ok(()) => {
             info!(file = RESOLV_CONF, "an agent that was killed had left its name server: it is taken out")
         }

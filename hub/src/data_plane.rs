@@ -33,7 +33,7 @@ pub(crate) async fn watch(tunnel: Tunnel, registrar: RegistrarHandle, stop: Canc
     let mut broken = Broken::default();
     let (mut compared, mut known) = (None, registrar.snapshot());
     loop {
-        let pace = if broken.is_any() { PACE_WHEN_BROKEN } else { PACE };
+        let pace = if broken.is_any(Instant::now()) { PACE_WHEN_BROKEN } else { PACE };
         if stop.run_until_cancelled(tokio::time::sleep(pace)).await.is_none() {
             return;
         }

@@ -2,6 +2,7 @@
 //!
 //! The block is first, since the system asks name servers in their order; of other names the hub says REFUSED at once, and the
 //! system asks the next one. Between its two comments nothing is anybody else's, so it can be taken out of whatever the file is then.
+//! Agents of one machine have a block each, and write in turns ([`Turn`]).
 
 use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
@@ -11,22 +12,29 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::PathBuf;
 
 use super::ResolverError;
+use super::lock::Turn;
 
 /// Longest file that is changed, in bytes.
 const MAX_BYTES: u64 = 64 * 1024;
+
+/// How the first line of every block begins and ends; between them is the agent's id.
+const BEGIN: (&str, &str) = ("# begin of blueprint-agent ", ": taken out when it ends");
 
 /// The file, and whose block it is.
 #[derive(Debug)]
 pub(super) struct ResolvConf {
     path: PathBuf,
+    /// What is written before it takes the place of the file.
+    beside: PathBuf,
     begin: String,
     end: String,
 }
 
 impl ResolvConf {
     pub(super) fn new(path: PathBuf, agent: &str) -> Self {
-        let begin = format!("# begin of blueprint-agent {agent}: taken out when it ends");
-        Self { path, begin, end: format!("# end of blueprint-agent {agent}") }
+        let beside = path.with_extension(format!("conf.blueprint-agent-{agent}"));
+        let begin = [BEGIN.0, agent, BEGIN.1].concat();
+        Self { path, beside, begin, end: format!("# end of blueprint-agent {agent}") }
     }
 
     /// The whole file; empty where there is none.
@@ -48,20 +56,28 @@ impl ResolvConf {
         text.ok_or_else(|| ResolverError::Strange { path: self.path.clone() })
     }
 
-    /// Whether the file does not say that `hub` is asked.
+    /// Whether the file does not say that `hub` is asked. The blocks of other agents may come first: who asks in vain there is
+    /// refused at once, and nobody moves before the others again and again.
     pub(super) fn needs(&self, hub: Ipv4Addr) -> Result<bool, ResolverError> {
-        let text = self.read()?;
+        let text = without_blocks(&self.read()?, &self.begin);
         Ok(self.with_block(&text, hub) != text)
     }
 
-    /// Makes the file say so.
-    pub(super) fn put(&self, hub: Ipv4Addr) -> Result<(), ResolverError> {
+    /// Makes the file say so. Before it is changed, `keep` is given what it says without agents.
+    pub(super) async fn put(
+        &self,
+        hub: Ipv4Addr,
+        keep: impl FnOnce(&str) -> Result<(), ResolverError> + Send,
+    ) -> Result<(), ResolverError> {
+        let _turn = Turn::wait(&self.path).await?;
         let text = self.read()?;
+        keep(&without_blocks(&text, ""))?;
         self.write(&self.with_block(&text, hub))
     }
 
     /// Takes the block out; true where there was one.
-    pub(super) fn take_out(&self) -> Result<bool, ResolverError> {
+    pub(super) async fn take_out(&self) -> Result<bool, ResolverError> {
+        let _turn = Turn::wait(&self.path).await?;
         let text = self.read()?;
         let rest = self.without_block(&text);
         if rest == text {
@@ -101,20 +117,19 @@ impl ResolvConf {
     /// Replaces the file as one; where a file is mounted there, as containers have it, it is written in place.
     fn write(&self, text: &str) -> Result<(), ResolverError> {
         let mode = fs::metadata(&self.path).map_or(0o644, |found| found.permissions().mode() & 0o777);
-        let beside = self.path.with_extension("conf.blueprint-agent");
         let replaced = (|| {
             // What a crash left there is no file that anybody reads.
-            let _ = fs::remove_file(&beside);
-            let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&beside)?;
+            let _ = fs::remove_file(&self.beside);
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&self.beside)?;
             file.write_all(text.as_bytes())?;
             file.set_permissions(fs::Permissions::from_mode(mode))?;
             file.sync_all()?;
-            fs::rename(&beside, &self.path)
+            fs::rename(&self.beside, &self.path)
         })();
         if replaced.is_ok() {
             return Ok(());
         }
-        let _ = fs::remove_file(&beside);
+        let _ = fs::remove_file(&self.beside);
         let written = OpenOptions::new().write(true).truncate(true).open(&self.path);
         written
             .and_then(|mut file| file.write_all(text.as_bytes()))
@@ -126,81 +141,12 @@ impl ResolvConf {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const HUB: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 1);
-
-    fn file(text: &str) -> (tempfile::TempDir, ResolvConf) {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("resolv.conf");
-        fs::write(&path, text).unwrap();
-        (folder, ResolvConf::new(path, "a1"))
-    }
-
-    #[test]
-    fn a_block_stands_first_and_leaves_the_file_as_it_was() {
-        let before = "# mine\nnameserver 192.0.2.1\noptions timeout:1";
-        let (_folder, file) = file(before);
-        assert!(file.needs(HUB).unwrap());
-        file.put(HUB).unwrap();
-        assert!(!file.needs(HUB).unwrap());
-        let text = file.read().unwrap();
-        assert_eq!(text.lines().nth(1), Some("nameserver 10.88.0.1"), "{text}");
-        assert!(text.ends_with(before), "{text}");
-        file.put(HUB).unwrap();
-        assert_eq!(file.read().unwrap(), text, "once is enough");
-        file.put(Ipv4Addr::new(10, 99, 0, 1)).unwrap();
-        assert_eq!(file.read().unwrap().matches("10.").count(), 1, "a hub that moved is replaced");
-        assert!(file.take_out().unwrap() && !file.take_out().unwrap());
-        assert_eq!(file.read().unwrap(), before);
-    }
-
-    #[test]
-    fn what_others_changed_meanwhile_stays_and_so_does_the_block_of_another_agent() {
-        let (folder, ours) = file("nameserver 192.0.2.1\n");
-        let other = ResolvConf::new(folder.path().join("resolv.conf"), "b2");
-        ours.put(HUB).unwrap();
-        other.put(Ipv4Addr::new(10, 99, 0, 1)).unwrap();
-        let text = ours.read().unwrap() + "nameserver 192.0.2.2\n";
-        fs::write(folder.path().join("resolv.conf"), text).unwrap();
-        ours.take_out().unwrap();
-        let left = ours.read().unwrap();
-        assert!(
-            left.contains("10.99.0.1") && left.contains("192.0.2.2") && !left.contains("10.88.0.1"),
-            "{left}"
-        );
-        other.take_out().unwrap();
-        assert_eq!(ours.read().unwrap(), "nameserver 192.0.2.1\nnameserver 192.0.2.2\n");
-    }
-
-    #[test]
-    fn a_link_and_a_file_that_is_no_text_are_left_alone() {
-        let (folder, file) = file("");
-        fs::write(folder.path().join("resolv.conf"), [0xff, 0xfe]).unwrap();
-        assert!(matches!(file.put(HUB), Err(ResolverError::Strange { .. })));
-        fs::remove_file(folder.path().join("resolv.conf")).unwrap();
-        std::os::unix::fs::symlink("stub-resolv.conf", folder.path().join("resolv.conf")).unwrap();
-        let error = file.put(HUB).unwrap_err().to_string();
-        assert!(error.contains("is a link to stub-resolv.conf") && error.contains("resolved"), "{error}");
-    }
-
-    #[test]
-    fn whatever_the_file_is_the_block_goes_without_a_trace() {
-        for text in [
-            "",
-            "\n",
-            "\n\n",
-            "a",
-            "nameserver 192.0.2.1",
-            "nameserver 10.88.0.1\n",
-            "# end\r\nsearch a b\r\n",
-        ] {
-            let (_folder, file) = file(text);
-            file.put(HUB).unwrap();
-            file.take_out().unwrap();
-            assert_eq!(file.read().unwrap(), text);
-        }
-    }
+/// What a file says without the blocks of agents, but the one that begins with the line `but`.
+fn without_blocks(text: &str, but: &str) -> String {
+    let agent = |line: &str| Some(line.strip_prefix(BEGIN.0)?.strip_suffix(BEGIN.1)?.to_owned());
+    let others = text.lines().filter(|line| *line != but).filter_map(agent);
+    others.fold(text.to_owned(), |rest, agent| ResolvConf::new(PathBuf::new(), &agent).without_block(&rest))
 }
+
+#[cfg(test)]
+mod tests;

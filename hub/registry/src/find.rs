@@ -20,7 +20,7 @@ use crate::status;
 /// Most places of one answer.
 const MAX_PLACES: usize = 16;
 
-/// Questions of one agent: enough for a program that asks before each of its connections, and too few to search names and
+/// Questions and watches of one agent: enough for a program that asks before each of its connections, and too few to search names and
 /// ports.
 pub(crate) const FINDS: Rate = Rate { burst: 512, every: Duration::from_millis(20) };
 
@@ -61,14 +61,7 @@ pub(crate) async fn find(
     agent: &Agent,
     request: v1::FindRequest,
 ) -> Result<v1::FindResponse, Status> {
-    if !shared.finds.lock().take(agent.id, Instant::now()) {
-        shared.metrics.refused("find_too_many");
-        return Err(Status::resource_exhausted(format!(
-            "this machine asks too often where things are; {} questions at once and one every {} ms are taken",
-            FINDS.burst,
-            FINDS.every.as_millis(),
-        )));
-    }
+    count(shared, agent.id, "find_too_many")?;
     let snapshot = shared.registrar.snapshot();
     let may = |to: &WgPublicKey, port| shared.tunnel.may_connect(&agent.wireguard_key, to, port);
     let (subject, found) = match request.what.ok_or_else(|| status::bad_request("nothing is asked for"))? {
@@ -91,6 +84,19 @@ pub(crate) async fn find(
         Ok(places) => Ok(v1::FindResponse { places: places.into_iter().map(wire).collect() }),
         Err(refusal) => Err(refuse(shared, agent, &subject, refusal).await),
     }
+}
+
+/// Takes one of the agent's questions, which watches are as well; `reason` is the label of a refusal.
+pub(crate) fn count(shared: &Shared, agent: AgentId, reason: &'static str) -> Result<(), Status> {
+    if shared.finds.lock().take(agent, Instant::now()) {
+        return Ok(());
+    }
+    shared.metrics.refused(reason);
+    Err(Status::resource_exhausted(format!(
+        "this machine asks too often where things are; {} questions at once and one every {} ms are taken",
+        FINDS.burst,
+        FINDS.every.as_millis(),
+    )))
 }
 
 /// The healthy targets of a service that `may` lets the agent reach.

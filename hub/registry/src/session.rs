@@ -187,6 +187,7 @@ impl v1::agent_control_server::AgentControl for Control {
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Events>, Status> {
         let identity = self.identity(&request)?;
         let agent = self.known(identity.agent)?;
+        find::count(&self.shared, agent.id, "watch_too_often")?;
         let tunnel = self.shared.tunnel.clone();
         let may_connect: MayConnect = Arc::new(move |from, to, port| tunnel.may_connect(from, to, port));
         let known = (self.shared.registrar.clone(), may_connect);

@@ -13,6 +13,10 @@ use blueprint_common_types::AgentId;
 /// How late an echo may be: what the paths of a living agent make of an even pace.
 const LATE: Duration = Duration::from_millis(250);
 
+/// How long after the end of its stream an agent makes looks quick. One that echoes each second is judged by then; of one that
+/// stays dead nothing is new.
+const QUICK: Duration = Duration::from_secs(5);
+
 /// Which control streams ended without a sign of life since.
 #[derive(Debug, Default)]
 pub(super) struct Broken {
@@ -52,9 +56,9 @@ impl Broken {
         age > echo.pace.saturating_add(LATE)
     }
 
-    /// True while some agent is suspected, so that looks come quickly.
-    pub(super) fn is_any(&self) -> bool {
-        !self.ended_at.is_empty()
+    /// True while some agent has been suspected for a short time, so that looks come quickly. The verdict holds for longer.
+    pub(super) fn is_any(&self, now: Instant) -> bool {
+        self.ended_at.values().any(|at| now.saturating_duration_since(*at) < QUICK)
     }
 }
 
@@ -84,13 +88,16 @@ mod tests {
         broken.note(AGENT, true, start);
         assert!(!broken.is_gone(AGENT, &echo(3000), at(start, 3000)), "silence alone says nothing here");
         broken.note(AGENT, false, at(start, 5000));
-        assert!(broken.is_any());
+        assert!(broken.is_any(at(start, 5000)) && broken.is_any(at(start, 9990)));
         assert!(!broken.is_gone(AGENT, &echo(900), at(start, 5100)), "it is not due yet");
         assert!(!broken.is_gone(AGENT, &echo(1200), at(start, 5400)), "a path may be late");
         assert!(broken.is_gone(AGENT, &echo(1300), at(start, 5500)));
         assert!(broken.is_gone(AGENT, &echo(30_000), at(start, 34_200)), "for as long as nothing comes");
+        assert!(!broken.is_any(at(start, 10_000)), "one that stays dead is no reason to look quickly");
         broken.note(AGENT, true, at(start, 34_300));
-        assert!(!broken.is_gone(AGENT, &echo(30_200), at(start, 34_400)) && !broken.is_any());
+        assert!(!broken.is_gone(AGENT, &echo(30_200), at(start, 34_400)));
+        broken.note(AGENT, false, at(start, 35_000));
+        assert!(broken.is_any(at(start, 35_100)), "another end counts anew");
     }
 
     #[test]
@@ -100,7 +107,7 @@ mod tests {
         broken.note(AGENT, true, start);
         broken.note(AGENT, false, at(start, 1000));
         broken.note(AGENT, false, at(start, 1500));
-        assert!(!broken.is_gone(AGENT, &echo(100), at(start, 1600)) && !broken.is_any());
+        assert!(!broken.is_gone(AGENT, &echo(100), at(start, 1600)) && !broken.is_any(at(start, 1600)));
         assert!(!broken.is_gone(AGENT, &echo(3900), at(start, 5400)), "one lost echo later is no death");
     }
 
@@ -117,6 +124,10 @@ mod tests {
         assert!(broken.is_gone(AGENT, &slow(20_300), at(start, 20_300)));
         assert!(!broken.is_gone(AGENT, &EchoStats::default(), at(start, 20_300)), "it never echoed");
         broken.retain(|_| false);
-        assert!(!broken.is_any());
+        assert!(!broken.is_gone(AGENT, &slow(20_300), at(start, 20_300)));
+        broken.note(AGENT, true, at(start, 21_000));
+        broken.note(AGENT, false, at(start, 21_010));
+        broken.retain(|_| false);
+        assert!(!broken.is_any(at(start, 21_020)));
     }
 }

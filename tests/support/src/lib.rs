@@ -24,5 +24,7 @@ pub use files::{binary, free_port, processes_naming, scratch};
 pub use lab::{Fault, Host, Lab};
 pub use launch::{Finished, Launch};
 pub use process::Process;
-pub use require::{Need, left_out, local_vm_image, plugin_python, require, ssh_host_image, tool};
+pub use require::{
+    Need, left_out, local_vm_image, plugin_python, require, resolved_image, ssh_host_image, tool,
+};
 pub use wait::{eventually, eventually_ok};

@@ -29,6 +29,8 @@ pub enum Need {
     LocalVmImage,
     /// An image of machines with an SSH server; see [`ssh_host_image`].
     SshHostImage,
+    /// An image of machines with systemd-resolved; see [`resolved_image`].
+    ResolvedImage,
     /// A file that is no part of this repository, such as what a cloud publishes of its API.
     File(&'static str),
     /// Many minutes: `SOAK=1`, or `REQUIRE_ALL=1`, which leaves nothing out.
@@ -57,6 +59,9 @@ impl Need {
             Self::SshHostImage => ssh_host_image()
                 .is_none()
                 .then(|| "an image of machines with an SSH server (SSH_HOST_IMAGE may name it)".to_owned()),
+            Self::ResolvedImage => resolved_image().is_none().then(|| {
+                "an image of machines with systemd-resolved (RESOLVED_IMAGE may name it)".to_owned()
+            }),
             Self::File(path) => (!Path::new(path).exists()).then(|| format!("the file {path}")),
             Self::Soak => {
                 let is_set = |name| std::env::var_os(name).is_some_and(|value| value == "1");
@@ -105,6 +110,13 @@ pub fn local_vm_image() -> Option<PathBuf> {
 #[must_use]
 pub fn ssh_host_image() -> Option<PathBuf> {
     image("SSH_HOST_IMAGE", "bookworm-ssh")
+}
+
+/// The image that `RESOLVED_IMAGE` names, else the one that `tests/run` keeps beside that of local machines: a folder with
+/// systemd-resolved; `None` where it is not there.
+#[must_use]
+pub fn resolved_image() -> Option<PathBuf> {
+    image("RESOLVED_IMAGE", "bookworm-resolved")
 }
 
 fn image(variable: &str, name: &str) -> Option<PathBuf> {

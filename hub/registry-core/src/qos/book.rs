@@ -21,9 +21,18 @@ pub struct Batch {
     pub marks: VecDeque<(Subject, Mark)>,
     /// Time that the hub saw, by the minute.
     pub seen: BTreeMap<(Subject, Timestamp), Seen>,
+    /// Samples from before count in minutes and hours, and are not stored as single ones: they would be deleted at once.
+    pub samples_from: Timestamp,
 }
 
 impl Batch {
+    /// The same where single samples are kept for `age`.
+    #[must_use]
+    pub fn keeping_samples(self, age: Duration, now: Timestamp) -> Self {
+        let epoch = Timestamp::default();
+        Self { samples_from: epoch.plus(now.since(epoch.plus(age))), ..self }
+    }
+
     /// True where there is nothing to store.
     #[must_use]
     pub fn is_empty(&self) -> bool {

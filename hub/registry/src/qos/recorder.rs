@@ -328,7 +328,7 @@ impl Recorder {
     }
 
     fn write(&mut self) {
-        let batch = self.book.take();
+        let batch = self.book.take().keeping_samples(self.parts.keep.samples, now());
         if batch.is_empty() {
             return;
         }

@@ -38,6 +38,7 @@ pub(super) fn write(db: &Connection, batch: &Batch) -> DbResult<Written> {
         hours: Table::prepare(db, Step::Hour)?,
         samples: Table::prepare(db, Step::Sample)?,
         subject: db.prepare(SUBJECT)?,
+        samples_from: batch.samples_from,
         many: None,
     };
     let mut first: BTreeMap<ServiceKey, Timestamp> = BTreeMap::new();
@@ -84,6 +85,8 @@ struct Tables<'db> {
     hours: Table<'db>,
     samples: Table<'db>,
     subject: Statement<'db>,
+    /// Older samples are not stored as single ones.
+    samples_from: Timestamp,
     /// How many subjects there are, counted when the first unknown one comes.
     many: Option<Many>,
 }
@@ -150,9 +153,12 @@ impl Tables<'_> {
             // The minute alone knows what is counted already.
             if of_minute.take(mark) {
                 of_hour.add(mark);
-                let mut sample = Row::default();
-                sample.add(mark);
-                self.samples.save(id, Step::Sample.of(mark.at), &sample)?;
+                let at = Step::Sample.of(mark.at);
+                if at >= self.samples_from {
+                    let mut sample = Row::default();
+                    sample.add(mark);
+                    self.samples.save(id, at, &sample)?;
+                }
                 written.taken = written.taken.saturating_add(1);
             } else {
                 written.repeated = written.repeated.saturating_add(1);

@@ -32,6 +32,7 @@ fn batch(marks: &[(Subject, Mark)], seen: &[(Subject, Timestamp, Seen)]) -> Batc
     Batch {
         marks: marks.iter().copied().collect(),
         seen: seen.iter().map(|(subject, at, seen)| ((*subject, *at), *seen)).collect(),
+        ..Batch::default()
     }
 }
 
@@ -274,6 +275,26 @@ async fn single_samples_are_kept_for_a_while_and_read_newest_first() {
         store.qos_hours(Subject::Service(SERVICE), ALL).await.unwrap().values().next().unwrap().samples,
         30
     );
+}
+
+#[tokio::test]
+async fn late_samples_that_are_too_old_for_single_ones_count_in_minutes_alone() {
+    let (_dir, store) = store();
+    let at = |minutes: u64| Timestamp::from_millis(NOW.as_millis() - minutes * 60_000);
+    let late = |minutes| (target(80), Mark { is_late: true, ..mark(at(minutes), minutes) });
+    let keep = Keep { samples: HOUR, minutes: 10 * HOUR, hours: 10 * HOUR, rows: 1000 };
+    let marks = [late(300), late(61), late(59), late(0)];
+    for expected in [(4, 0), (0, 4)] {
+        let written = store.write_qos(batch(&marks, &[]).keeping_samples(keep.samples, NOW)).await.unwrap();
+        assert_eq!((written.taken, written.repeated), expected);
+        let count = async |step| store.qos_rows(target(80), step, ALL, 1000).await.unwrap().len();
+        assert_eq!((count(Step::Sample).await, count(Step::Minute).await), (2, 4));
+    }
+    let pruned = store.prune_qos(keep, NOW).await.unwrap();
+    assert_eq!((pruned.old, pruned.samples), (0, 2), "nothing was written for nothing");
+    // A clock before 1970 and one hour keeps all.
+    let early = batch(&[late(0)], &[]).keeping_samples(HOUR, Timestamp::from_millis(1));
+    assert_eq!(early.samples_from, Timestamp::default());
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ mod aws;
 mod azure;
 mod bootstrap;
 mod canaries;
+mod certificate;
 mod client;
 mod cloud_life;
 mod comes_back;

@@ -1,5 +1,7 @@
 //! A machine whose owner asked that it resolves names of the overlay: by its own C library, and put back whatever happens.
 
+mod resolved;
+
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};

@@ -9,6 +9,7 @@ use blueprint_tests_support::{Launch, Need, eventually_ok, free_port, require};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::certificate::self_signed;
 use crate::fixture::{Agent, CALL, Hub, SOON, Service, Spoke, joining, rows, text};
 
 /// A hub with an address for each way, and a client that keeps files.
@@ -258,15 +259,10 @@ fn certificate_files_are_read_again_by_themselves_and_at_a_signal() -> Result<()
         return Ok(());
     }
     let files = tempfile::tempdir()?;
-    let [certificate, key] = ["hub.pem", "hub.key"].map(|name| files.path().join(name).display().to_string());
-    let make = || {
-        let arguments =
-            ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"];
-        let names = ["-subj", "/CN=hub", "-addext", "subjectAltName=DNS:hub.example"];
-        let launch = Launch::new("openssl").args(arguments).args(names);
-        launch.args(["-keyout", &key, "-out", &certificate]).run(CALL)
-    };
+    let [certificate, key] = ["hub.pem", "hub.key"].map(|name| files.path().join(name));
+    let make = || self_signed("hub", Some("hub.example"), &key, &certificate);
     make()?;
+    let [certificate, key] = [&certificate, &key].map(|path| path.display().to_string());
     let settings = [
         "proxy.tls=files".to_owned(),
         format!("proxy.certificate={certificate}"),

@@ -17,6 +17,7 @@ use blueprint_tests_support::{
 };
 use serde_json::Value;
 
+use crate::certificate::self_signed;
 use crate::fixture::{Agent, CALL, Hub, SOON, rows, text};
 use crate::machine::{BOOT, Disk, Machine};
 use crate::say::say;
@@ -342,22 +343,7 @@ fn go<'h>(way: &Way<'h>, mut order: Order<'h>) -> Result<()> {
 fn liar(host: &Host, folder: &Path, digest: &str) -> Result<Process> {
     std::fs::create_dir_all(folder.join("agent"))?;
     std::fs::write(folder.join("agent").join(digest), "#!/bin/sh\ntouch /taken\n")?;
-    let made = Launch::new("openssl")
-        .args([
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:P-256",
-            "-nodes",
-            "-subj",
-            "/CN=liar",
-        ])
-        .args(["-keyout", "key.pem", "-out", "cert.pem"])
-        .folder(folder)
-        .run(SOON)?;
-    ensure!(made.code == Some(0), "{}", made.stderr);
+    self_signed("liar", None, &folder.join("key.pem"), &folder.join("cert.pem"))?;
     let serve = ["s_server", "-WWW", "-quiet", "-key", "key.pem", "-cert", "cert.pem", "-accept"];
     host.launch(Path::new("openssl")).args(serve).arg(LIAR.to_string()).folder(folder).start()
 }

@@ -1,6 +1,8 @@
 //! Targets of services as they come and go: told to a program with the library, to one on a machine with an agent, and to one of
 //! the hub's machine.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, bail, ensure};
 use blueprint_common_client::{OpenError, TargetEvent, TargetWatch};
 use blueprint_common_types::Health;
@@ -8,13 +10,15 @@ use blueprint_proto::v1;
 use blueprint_proto::v1::registry_client::RegistryClient;
 use blueprint_proto::v1::watch_event::Change;
 use blueprint_tests_support::{Lab, Need, eventually_ok, require};
+use futures_util::future::join_all;
 use tokio::time::timeout;
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 
-use super::{Program, allow, runtime};
+use super::{Program, allow, runtime, soon};
 use crate::fixture::{Agent, CALL, Hub, Mode, SOON, Service, Spoke, text};
 use crate::qos::Opened;
+use crate::say::metric;
 
 /// Reads on until an event is what is waited for; what comes before has to be one of the same target, such as a change of its
 /// health on its way.
@@ -96,8 +100,8 @@ fn a_program_is_told_of_targets_that_it_may_reach_as_they_come_and_go() -> Resul
             ensure!(matches!(timeout(SOON, one.next()).await??, TargetEvent::Upsert(_) | TargetEvent::Complete));
         }
         let mut ninth = program.tunnel.watch(watch_key());
-        ensure!(timeout(std::time::Duration::from_secs(1), ninth.next()).await.is_err(), "a ninth watch");
-        let refused = crate::say::metric(&hub, "hub_control_calls_refused_total{reason=\"watch_too_many\"}")?;
+        ensure!(timeout(Duration::from_secs(1), ninth.next()).await.is_err(), "a ninth watch");
+        let refused = metric(&hub, "hub_control_calls_refused_total{reason=\"watch_too_many\"}")?;
         ensure!(refused >= 1, "{refused}");
         drop(more);
         timeout(SOON, ninth.next()).await.context("a place that is free again")??;
@@ -114,6 +118,35 @@ fn a_program_is_told_of_targets_that_it_may_reach_as_they_come_and_go() -> Resul
         };
         let end = timeout(SOON, end).await.context("a watch of a spoke that was closed")?;
         ensure!(matches!(end, OpenError::Ended { .. }), "{end:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_program_that_asks_without_end_begins_no_watch_until_it_may_ask_again() -> Result<()> {
+    let hub = Hub::start(&["session.heartbeat=1s"])?;
+    let refused = || metric(&hub, "hub_control_calls_refused_total{reason=\"watch_too_often\"}");
+    runtime()?.block_on(async {
+        let program = Program::join(&hub, "program").await?;
+        let ask = async {
+            loop {
+                join_all((0..64).map(|_| program.tunnel.open_node("nobody", 80))).await;
+            }
+        };
+        let begin = soon("a watch that is refused", async || {
+            let mut watch = program.tunnel.watch(watch_key());
+            let _ = timeout(Duration::from_millis(100), watch.next()).await;
+            refused()
+        });
+        let refused = tokio::select! {
+            () = ask => bail!("it asks without end"),
+            refused = begin => refused?,
+        };
+        ensure!(refused >= 1, "{refused}");
+        let mut watch = program.tunnel.watch(watch_key());
+        let first = timeout(SOON, watch.next()).await.context("a watch of one that asks no more")??;
+        ensure!(first == TargetEvent::Complete, "{first:?}");
+        program.tunnel.close().await;
         Ok(())
     })
 }

@@ -8,6 +8,7 @@ use blueprint_tests_support::{Launch, Need, free_port, require};
 
 use super::is_possible;
 use super::rig::{self, Node};
+use crate::certificate::self_signed;
 use crate::fixture::{CALL, Hub, SOON};
 
 const HOST: &str = "s42.b7.bp.example";
@@ -17,23 +18,7 @@ const AT_ONCE: Duration = Duration::from_millis(1100);
 
 /// Makes a certificate for the service with its key, where any user may read them.
 pub(super) fn make(folder: &Path) -> Result<()> {
-    let made = Launch::new("openssl")
-        .args([
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:P-256",
-            "-nodes",
-            "-days",
-            "2",
-        ])
-        .args(["-subj", "/CN=service", "-addext"])
-        .arg(format!("subjectAltName=DNS:{HOST}"))
-        .args(["-keyout".into(), folder.join("new.key"), "-out".into(), folder.join("new.pem")])
-        .run(CALL)?;
-    ensure!(made.code == Some(0), "{}", made.stderr);
+    self_signed("service", Some(HOST), &folder.join("new.key"), &folder.join("new.pem"))?;
     for end in ["key", "pem"] {
         let new = folder.join(format!("new.{end}"));
         std::fs::set_permissions(&new, std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
