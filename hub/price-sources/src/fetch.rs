@@ -2,11 +2,11 @@
 
 use blueprint_common_types::Timestamp;
 pub(crate) use blueprint_hub_provider_kit::plans::{blank, price};
-use blueprint_hub_provider_kit::{HttpClient, redacted, retry_after};
+use blueprint_hub_provider_kit::{HttpClient, Take, redacted, retry_after};
 use blueprint_hub_provision_core::ProviderError;
 use bytes::Bytes;
 use http::header::ACCEPT;
-use http::{HeaderMap, Request, StatusCode};
+use http::{HeaderMap, Request, Response, StatusCode};
 use serde::de::DeserializeOwned;
 
 /// Most pages of one list.
@@ -46,23 +46,45 @@ impl Fetch {
         call: &'static str,
         path: &str,
     ) -> Result<(T, HeaderMap), ProviderError> {
-        let wrong = |_| ProviderError::Reject { reason: format!("{}{path} makes no URL", self.endpoint) };
-        let request = Request::get(format!("{}{path}", self.endpoint)).header(ACCEPT, "application/json");
-        let answer = self.http.send(call, request.body(Bytes::new()).map_err(wrong)?).await?;
-        let (head, body) = answer.into_parts();
-        let other = |odd| ProviderError::Other { call, source: Box::new(odd) };
-        if head.status == StatusCode::TOO_MANY_REQUESTS {
-            let now = Timestamp::from(std::time::SystemTime::now());
-            return Err(ProviderError::Throttle { retry_after: retry_after(&head.headers, now) });
-        }
-        if head.status != StatusCode::OK {
-            return Err(other(Odd::Status { status: head.status.as_u16(), body: redacted(&body) }));
-        }
+        let request = self.request(path, "application/json")?;
+        let (headers, body) = given(call, self.http.send(call, request).await?)?;
         let document = serde_json::from_slice(&body).map_err(|error| {
-            other(Odd::Document { line: error.line(), column: error.column(), body: redacted(&body) })
+            let odd = Odd::Document { line: error.line(), column: error.column(), body: redacted(&body) };
+            ProviderError::Other { call, source: Box::new(odd) }
         })?;
-        Ok((document, head.headers))
+        Ok((document, headers))
     }
+
+    /// Gives `take` the text at `path` in pieces; it is never held whole.
+    pub(crate) async fn read(
+        &self,
+        call: &'static str,
+        path: &str,
+        take: Take<'_>,
+    ) -> Result<(), ProviderError> {
+        let request = self.request(path, "text/csv")?;
+        given(call, self.http.read(call, request, take).await?).map(|_| ())
+    }
+
+    fn request(&self, path: &str, accept: &'static str) -> Result<Request<Bytes>, ProviderError> {
+        let wrong = |_| ProviderError::Reject { reason: format!("{}{path} makes no URL", self.endpoint) };
+        let request = Request::get(format!("{}{path}", self.endpoint)).header(ACCEPT, accept);
+        request.body(Bytes::new()).map_err(wrong)
+    }
+}
+
+/// Head and body of an answer that is one.
+fn given(call: &'static str, answer: Response<Bytes>) -> Result<(HeaderMap, Bytes), ProviderError> {
+    let (head, body) = answer.into_parts();
+    if head.status == StatusCode::TOO_MANY_REQUESTS {
+        let now = Timestamp::from(std::time::SystemTime::now());
+        return Err(ProviderError::Throttle { retry_after: retry_after(&head.headers, now) });
+    }
+    if head.status != StatusCode::OK {
+        let odd = Odd::Status { status: head.status.as_u16(), body: redacted(&body) };
+        return Err(ProviderError::Other { call, source: Box::new(odd) });
+    }
+    Ok((head.headers, body))
 }
 
 /// A list that does not end.

@@ -4,6 +4,7 @@
 //! [`sift`](blueprint_hub_provision_core::catalogue::sift). Nothing here retries, sleeps or keeps anything. A list that is
 //! not whole is an error: half of one would say that the rest is not sold.
 
+mod aws;
 mod azure;
 mod fetch;
 mod linode;
@@ -12,6 +13,7 @@ mod scaleway;
 mod served;
 mod vultr;
 
+pub use aws::Aws;
 pub use azure::Azure;
 pub use linode::Linode;
 pub use scaleway::Scaleway;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use blueprint_common_types::Micros;
+use blueprint_hub_provider_kit::plans::rounded_up;
 use blueprint_hub_provision_core::ProviderError;
 use blueprint_hub_provision_core::catalogue::{Day, Offer, PriceKind};
 use serde::Deserialize;
@@ -148,18 +149,6 @@ impl Priced {
     }
 }
 
-/// A decimal number in millionths, rounded up.
-fn rounded_up(text: &str) -> Option<Micros> {
-    let (whole, part) = text.split_once('.').unwrap_or((text, ""));
-    let (kept, rest) = part.split_at_checked(6).unwrap_or((part, ""));
-    let kept: Micros = format!("{whole}.{kept:0<6}").parse().ok()?;
-    if !rest.bytes().all(|byte| byte.is_ascii_digit()) {
-        return None;
-    }
-    let more = u64::from(rest.bytes().any(|byte| byte != b'0'));
-    kept.get().checked_add(more).map(Micros::new)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -195,21 +184,6 @@ mod tests {
         ] {
             let other = priced(|row| *row.pointer_mut(path).unwrap() = value.clone());
             assert_eq!(other.hour(&region), None, "{path}");
-        }
-    }
-
-    #[test]
-    fn prices_are_never_rounded_down() {
-        for (text, micros) in [
-            ("0.0816000000", Some(81_600)),
-            ("0.0816000001", Some(81_601)),
-            ("12", Some(12_000_000)),
-            ("0.5", Some(500_000)),
-            ("-1", None),
-            ("1.0000000x", None),
-            ("", None),
-        ] {
-            assert_eq!(rounded_up(text).map(Micros::get), micros, "{text}");
         }
     }
 }

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::action::Action;
 use crate::api::{Answer, Failure};
 use crate::cloud::GcpCloud;
+use crate::offers::listed;
 use crate::policy::permissions;
 
 /// Quotas of a region that an order meets first.
@@ -118,6 +119,12 @@ impl GcpCloud {
                     report
                         .problems
                         .push(format!("{region}: Google says it is down; nothing can be ordered there now"));
+                }
+                if listed(std::slice::from_ref(region), false).is_ok_and(|offers| offers.is_empty()) {
+                    report.notes.push(format!(
+                        "{region}: the price list that this hub was built with has no machines there, so that none can be ordered; \
+                         docs/gcp.md names the regions that it has"
+                    ));
                 }
                 for quota in view.quotas.iter().filter(|quota| QUOTAS.contains(&quota.metric.as_str())) {
                     let limit = format!("{:.0}", quota.limit.max(0.0)).parse().unwrap_or_default();

@@ -2,9 +2,9 @@
 //!
 //! A kind of machine costs what its parts do. Which parts belong to which family only their descriptions say, in words that Google
 //! may change; so each kind is reckoned for the region whose prices the built-in list has, too, and is left out where the two are
-//! far apart.
+//! far apart. Only rows that the built-in list has are renewed: others are not ordered, and a price of one would be an offer that nobody can take.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use blueprint_common_types::Micros;
@@ -192,6 +192,7 @@ impl Parts {
 impl GcpCloud {
     /// What can be ordered, with prices as Google tells them now; kinds that cannot be reckoned are left out.
     pub(crate) async fn priced(&self) -> Result<Vec<Offer>, ProviderError> {
+        let orderable = self.orderable()?;
         let parts = self.parts().await?;
         let source: Arc<str> = "gcp Cloud Billing Catalogue".into();
         let known_region: Region = KNOWN.parse().map_err(|error: crate::config::ParseGcpError| {
@@ -218,9 +219,8 @@ impl GcpCloud {
         for region in &self.config.regions {
             for like in &known {
                 let row = (region.to_string(), like.plan.to_string(), like.vcpus, like.memory_mib);
-                let Some(on_demand) =
-                    parts.hour(like, region.as_str(), false).filter(|_| sold.contains(&row))
-                else {
+                let is_ours = orderable.contains(&row) && sold.contains(&row);
+                let Some(on_demand) = parts.hour(like, region.as_str(), false).filter(|_| is_ours) else {
                     continue;
                 };
                 let spot = parts.hour(like, region.as_str(), true).filter(|_| self.config.spot);
@@ -236,6 +236,30 @@ impl GcpCloud {
             }
         }
         Ok(offers)
+    }
+
+    /// Region, name, processors and MiB of the rows that the built-in list has in the configured regions, at least one.
+    fn orderable(&self) -> Result<BTreeSet<(String, String, u32, u64)>, ProviderError> {
+        let listed = listed(&self.config.regions, false)?;
+        let has_none = |region: &&Region| listed.iter().all(|offer| &*offer.region != region.as_str());
+        let without: Vec<_> = self.config.regions.iter().filter(has_none).map(ToString::to_string).collect();
+        if listed.is_empty() {
+            let reason = format!(
+                "the built-in price list has no machines in {}, so that none can be ordered there; docs/gcp.md names the regions \
+                 that it has",
+                without.join(", ")
+            );
+            return Err(ProviderError::Reject { reason });
+        }
+        for region in without {
+            warn!(
+                provider = "gcp",
+                region, "region is not in the built-in price list, nothing is ordered there"
+            );
+        }
+        let row =
+            |offer: Offer| (offer.region.to_string(), offer.plan.to_string(), offer.vcpus, offer.memory_mib);
+        Ok(listed.into_iter().map(row).collect())
     }
 
     async fn parts(&self) -> Result<Parts, ProviderError> {

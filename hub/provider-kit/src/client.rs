@@ -4,6 +4,8 @@
 //! fails before it is sent or after, and never because an idle connection was closed under it: a creation that may have been
 //! made costs minutes of looking.
 
+mod pieces;
+
 use std::error::Error;
 use std::future::pending;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -14,7 +16,7 @@ use std::time::Duration;
 use blueprint_hub_provision_core::ProviderError;
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING, USER_AGENT};
-use http::{HeaderValue, Method, Request, Response, Uri};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -26,6 +28,8 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 use tracing::debug;
+
+pub use pieces::Take;
 
 /// Addresses of one name that are tried.
 const MAX_ADDRESSES: usize = 3;
@@ -99,6 +103,14 @@ enum SendError {
     Http { host: String, source: hyper::Error },
     #[error("the answer of {host} broke off, or has more than {max} bytes")]
     Body { host: String, max: usize, source: Box<dyn Error + Send + Sync> },
+    #[error("the answer of {host} broke off after {count} bytes")]
+    Broken { host: String, count: usize, source: hyper::Error },
+    #[error("the answer of {host} has more than {max} bytes")]
+    Long { host: String, max: usize },
+    #[error("the answer of {host} does not say where it ends, so that a half would be taken for the whole")]
+    NoEnd { host: String },
+    #[error("the answer of {host} cannot be used")]
+    Unusable { host: String, source: Box<dyn Error + Send + Sync> },
 }
 
 /// Whom to call, out of a URL.
@@ -185,6 +197,37 @@ impl HttpClient {
         call: &'static str,
         request: Request<Bytes>,
     ) -> Result<Response<Bytes>, ProviderError> {
+        self.call(call, request, None).await
+    }
+
+    /// The same for an answer that is too long to be held: where its status is 200, `take` is given the body in pieces as they
+    /// come, and the answer has none. Other answers come whole, 64 KiB at most.
+    ///
+    /// [`HttpConfig::max_body`] and [`HttpConfig::answer_within`] hold, and each piece has to come within 30 s.
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send); also where the answer does not say where it ends, since a half of it could not be told from the
+    /// whole, and where `take` refuses a piece, which ends the call. Pieces of an answer that breaks off were given by then.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`send`](Self::send).
+    pub async fn read(
+        &self,
+        call: &'static str,
+        request: Request<Bytes>,
+        take: Take<'_>,
+    ) -> Result<Response<Bytes>, ProviderError> {
+        self.call(call, request, Some(take)).await
+    }
+
+    async fn call(
+        &self,
+        call: &'static str,
+        request: Request<Bytes>,
+        take: Option<Take<'_>>,
+    ) -> Result<Response<Bytes>, ProviderError> {
         let target = Target::of(request.uri())?;
         let request = self.prepared(request, &target)?;
         let began = Instant::now();
@@ -193,7 +236,8 @@ impl HttpClient {
             debug!(call, host = target.host, duration_ms = millis(), "cloud not reached");
             ProviderError::Unsent { call, source: Box::new(error) }
         })?;
-        let answered = timeout(self.config.answer_within, Box::pin(self.exchange(&target, stream, request)));
+        let answered =
+            timeout(self.config.answer_within, Box::pin(self.exchange(&target, stream, request, take)));
         let answered = answered.await.unwrap_or_else(|_| {
             let within = self.config.answer_within;
             Err(SendError::Late { host: target.host.clone(), what: "the answer", within })
@@ -270,6 +314,7 @@ impl HttpClient {
         to: &Target,
         stream: Box<dyn Stream>,
         request: Request<Full<Bytes>>,
+        take: Option<Take<'_>>,
     ) -> Result<Response<Bytes>, SendError> {
         let max = self.config.max_body;
         let broken = |source| SendError::Http { host: to.host.clone(), source };
@@ -280,6 +325,11 @@ impl HttpClient {
             let answer = sender.send_request(request).await.map_err(broken)?;
             let (parts, body) = answer.into_parts();
             if self.is_head_enough {
+                return Ok(Response::from_parts(parts, Bytes::new()));
+            }
+            let max = if take.is_some() { max.min(pieces::MAX_REFUSAL) } else { max };
+            if let Some(take) = take.filter(|_| parts.status == StatusCode::OK) {
+                pieces::give(&to.host, &parts, body, self.config.max_body, take).await?;
                 return Ok(Response::from_parts(parts, Bytes::new()));
             }
             let body = Limited::new(body, max).collect().await;

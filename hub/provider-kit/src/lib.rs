@@ -16,7 +16,7 @@ mod standing;
 mod tidy;
 mod unordered;
 
-pub use client::{HttpClient, HttpConfig, HttpSetupError};
+pub use client::{HttpClient, HttpConfig, HttpSetupError, Take};
 pub use credentials::{
     AWS, AZURE, Chain, CredentialSource, CredentialSpec, CredentialTextError, Credentials, DIGITALOCEAN,
     Environment, Field, FileSource, Fixed, GCP, HETZNER, HIVELOCITY, LINODE, SCALEWAY, VULTR,

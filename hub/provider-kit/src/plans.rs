@@ -21,6 +21,19 @@ pub fn price(amount: f64) -> Micros {
     if is_sane { format!("{amount:.6}").parse().unwrap_or(Micros::ZERO) } else { Micros::ZERO }
 }
 
+/// A decimal number in millionths, rounded up, so that no price is shown too low; `None` where it is no such number.
+#[must_use]
+pub fn rounded_up(text: &str) -> Option<Micros> {
+    let (whole, part) = text.split_once('.').unwrap_or((text, ""));
+    let (kept, rest) = part.split_at_checked(6).unwrap_or((part, ""));
+    let kept: Micros = format!("{whole}.{kept:0<6}").parse().ok()?;
+    if !rest.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let more = u64::from(rest.bytes().any(|byte| byte != b'0'));
+    kept.get().checked_add(more).map(Micros::new)
+}
+
 /// The price of an hour beside that of a month; zero, which nobody takes, where one of them must be wrong.
 #[must_use]
 pub fn hourly(hourly: f64, monthly: Option<f64>) -> Micros {
@@ -74,6 +87,21 @@ pub fn orderable(provider: &str, offers: Vec<Offer>, regions: &[String]) -> Vec<
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn prices_are_never_rounded_down() {
+        for (text, micros) in [
+            ("0.0816000000", Some(81_600)),
+            ("0.0816000001", Some(81_601)),
+            ("12", Some(12_000_000)),
+            ("0.5", Some(500_000)),
+            ("-1", None),
+            ("1.0000000x", None),
+            ("", None),
+        ] {
+            assert_eq!(rounded_up(text).map(Micros::get), micros, "{text}");
+        }
+    }
 
     #[test]
     fn prices_are_exact_and_nonsense_is_nothing() {

@@ -28,9 +28,6 @@ use crate::Provisioner;
 use crate::calls::chain;
 use crate::metrics::PriceMetrics;
 
-/// Longest time for one list; the longest has 60 pages, each of which may take a second.
-const ASK_WITHIN: Duration = Duration::from_secs(180);
-
 /// Pause before a provider that failed is asked again.
 const AGAIN_AFTER: Duration = Duration::from_secs(3600);
 
@@ -264,8 +261,9 @@ impl PriceOffice {
         desk: &Desk,
         now: Timestamp,
     ) -> Result<(PriceList, BTreeMap<Oddity, usize>), Unasked> {
-        let asked = timeout(ASK_WITHIN, desk.source.ask(now)).await;
-        let late = || Unasked::Unreached(format!("no whole list within {} s", ASK_WITHIN.as_secs()));
+        let within = desk.source.within();
+        let asked = timeout(within, desk.source.ask(now)).await;
+        let late = || Unasked::Unreached(format!("no whole list within {} s", within.as_secs()));
         let offers = asked.map_err(|_| late())?.map_err(|error| match error.class() {
             ErrorClass::Again | ErrorClass::Throttle => Unasked::Unreached(chain(&error)),
             ErrorClass::Deny

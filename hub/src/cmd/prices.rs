@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use super::client::{ask, ask_within, rows, segment, text};
 use crate::cli::Global;
 
-/// Longest wait for one provider; the hub gives up before.
-const PATIENCE: Duration = Duration::from_secs(200);
+/// Longest wait for one provider; the hub gives up before, and that is soonest for all but the public list of AWS.
+const PATIENCE: Duration = Duration::from_secs(2010);
 
 /// Shows how old the prices of each provider are, and asks for new ones.
 #[derive(Debug, Args)]
@@ -30,6 +30,7 @@ enum What {
     Ls {},
     /// Asks providers for their prices now; all that can be asked where none is named
     #[command(after_help = "Example: blueprint-hub prices refresh linode vultr
+Where AWS is not switched on, its public list is read: some 300 MB for each region of prices.aws_regions.
 Exit codes: 0 all of them answered; else that of the first that did not, while the others are kept.")]
     Refresh {
         /// Names of providers

@@ -1,11 +1,13 @@
 //! Prices of machines: what the hub may rely on, and whom it asks.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use blueprint_common_runtime::config::{Key, Problems, Settings, Span};
 use blueprint_common_types::Micros;
 use blueprint_hub_admin::{Market, Preferences};
+use blueprint_hub_price_sources::Aws;
 use blueprint_hub_provision::PriceLists;
 use http::Uri;
 use tokio::sync::watch;
@@ -23,6 +25,12 @@ pub(super) const AZURE_REGIONS: Key = Key::new(
     "eastus,westeurope",
     "Regions of Azure that prices are asked for, up to 20; a region takes some 60 answers.",
 );
+pub(super) const AWS_REGIONS: Key = Key::new(
+    "prices.aws_regions",
+    "us-east-1",
+    "Regions of AWS that prices are asked for without an account, up to 6, or off; a region takes some 300 MB. With \
+     providers.aws.enabled the account is asked for its own regions, which takes some MB.",
+);
 pub(super) const VULTR: Key = Key::unset(
     "prices.vultr_endpoint",
     "URL that Vultr's prices are asked of in its place; for stand-ins. http only to addresses of this machine.",
@@ -30,6 +38,7 @@ pub(super) const VULTR: Key = Key::unset(
 pub(super) const LINODE: Key = Key::unset("prices.linode_endpoint", "The same for Linode.");
 pub(super) const SCALEWAY: Key = Key::unset("prices.scaleway_endpoint", "The same for Scaleway.");
 pub(super) const AZURE: Key = Key::unset("prices.azure_endpoint", "The same for Azure.");
+pub(super) const AWS: Key = Key::unset("prices.aws_endpoint", "The same for the public list of AWS.");
 
 /// How prices are used, and whom they are asked of.
 #[derive(Debug, Clone)]
@@ -39,8 +48,10 @@ pub(crate) struct PriceConfig {
     /// Age at which a list is asked for again; `None` where nobody is asked.
     pub(crate) every: Option<Duration>,
     pub(crate) azure_regions: Vec<String>,
-    /// In place of Vultr, Linode, Scaleway and Azure.
-    pub(crate) endpoints: [Option<String>; 4],
+    /// Regions of AWS whose public list is asked for; none where nobody is.
+    pub(crate) aws_regions: Vec<String>,
+    /// In place of AWS, Vultr, Linode, Scaleway and Azure.
+    pub(crate) endpoints: [Option<String>; 5],
     /// What the operator wants of orders.
     pub(crate) preferences: Preferences,
 }
@@ -56,13 +67,15 @@ impl PriceConfig {
         let max_price_age_days = settings.take_within("provision.max_price_age_days", 0..=3650, problems);
         let every = every(settings, problems);
         let azure_regions = azure_regions(settings, problems);
+        let aws_regions = aws_regions(settings, problems);
         let preferences = orders::take(settings, problems);
-        let endpoints = [VULTR, LINODE, SCALEWAY, AZURE].map(|key| endpoint(settings, &key, problems));
+        let endpoints = [AWS, VULTR, LINODE, SCALEWAY, AZURE].map(|key| endpoint(settings, &key, problems));
         Some(Self {
             usd_per_eur,
             max_price_age_days: max_price_age_days?,
             every: every?,
             azure_regions: azure_regions?,
+            aws_regions: aws_regions?,
             endpoints,
             preferences: preferences?,
         })
@@ -108,6 +121,27 @@ fn azure_regions(settings: &Settings, problems: &mut Problems) -> Option<Vec<Str
         return None;
     }
     Some(regions)
+}
+
+fn aws_regions(settings: &Settings, problems: &mut Problems) -> Option<Vec<String>> {
+    let text = settings.take::<String>(AWS_REGIONS.path, problems)?;
+    if text == "off" {
+        return Some(Vec::new());
+    }
+    let regions: BTreeSet<_> = text.split(',').map(|region| region.trim().to_owned()).collect();
+    let is_of = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    let is_name = |text: &String| text.contains('-') && text.len() <= 32 && text.bytes().all(is_of);
+    if regions.len() > Aws::MAX_REGIONS || !regions.iter().all(is_name) {
+        let why = "1 to 6 regions such as us-east-1,eu-central-1, or off, were expected";
+        settings.refuse(AWS_REGIONS.path, why, problems);
+        return None;
+    }
+    // Those of China have another list, in their own money.
+    if regions.iter().any(|region| region.starts_with("cn-")) {
+        settings.refuse(AWS_REGIONS.path, "regions of China are not in this list: take them out", problems);
+        return None;
+    }
+    Some(regions.into_iter().collect())
 }
 
 fn endpoint(settings: &Settings, key: &Key, problems: &mut Problems) -> Option<String> {

@@ -258,6 +258,28 @@ fn linode_in_a_build_without_it_names_the_feature() {
 
 #[cfg(feature = "provider-gcp")]
 #[test]
+fn regions_whose_public_prices_are_asked_for_are_few_and_may_be_none() {
+    let regions = |text: &str| load(&[("prices.aws_regions", text)]).map(|config| config.prices.aws_regions);
+    assert_eq!(load(&[]).unwrap().prices.aws_regions, ["us-east-1"]);
+    assert_eq!(regions("off").unwrap(), Vec::<String>::new());
+    assert_eq!(regions("us-west-2, eu-central-1,us-west-2").unwrap(), ["eu-central-1", "us-west-2"]);
+    for wrong in [
+        "",
+        "useast1",
+        "us-east-1,",
+        "us-east-1/..",
+        "US-EAST-1",
+        "a-1,a-2,a-3,a-4,a-5,a-6,a-7",
+        "cn-north-1",
+    ] {
+        let error = regions(wrong).unwrap_err();
+        assert!(error.contains("prices.aws_regions"), "{wrong}: {error}");
+    }
+    let error = load(&[("prices.aws_endpoint", "http://192.0.2.1")]).unwrap_err();
+    assert!(error.contains("prices.aws_endpoint"), "{error}");
+}
+
+#[test]
 fn compute_engine_is_off_until_somebody_names_it_and_every_mistake_is_told() {
     assert!(load(&[]).unwrap().providers.gcp.is_none());
     let on = ("providers.gcp.enabled", "true");

@@ -2,6 +2,7 @@
 
 mod faults;
 mod machines;
+mod order;
 mod witness;
 
 use std::collections::BTreeMap;
@@ -9,6 +10,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 use blueprint_hub_provision_core::{InstanceSpec, Provider};
+
+pub use order::{join_document, order};
 
 use crate::FakeCloud;
 use witness::{Log, Watched};

@@ -23,7 +23,7 @@ pub use account::ServiceAccount;
 pub const REGION: &str = "us-central1";
 
 /// Another region, where kinds of machines are told and nothing is ordered.
-pub const SECOND_REGION: &str = "me-central1";
+pub const SECOND_REGION: &str = "europe-west4";
 
 /// The id of the project.
 pub const PROJECT: &str = "a-project-1";
@@ -32,9 +32,10 @@ pub const PROJECT: &str = "a-project-1";
 const ELSEWHERE: &str = "us-central1-z";
 
 /// Name, processors, MB, GPUs. Sizes are those of Google's own list; `e2-imaginary` has no price anywhere.
-const KINDS: [(&str, u32, u64, u32); 6] = [
+const KINDS: [(&str, u32, u64, u32); 7] = [
     ("e2-small", 2, 2048, 0),
     ("e2-standard-2", 2, 8192, 0),
+    ("c2d-standard-2", 2, 8192, 0),
     ("n2-standard-4", 4, 16384, 0),
     ("g2-standard-4", 4, 16384, 1),
     ("c4-standard-2", 2, 7168, 0),

@@ -56,18 +56,7 @@ async fn account() -> Account {
 }
 
 fn order(number: u32) -> InstanceSpec {
-    let deployment = "aaaaaaaaaaaaaaaa".parse().unwrap();
-    InstanceSpec {
-        key: format!("bp-{deployment}-{number}").parse().unwrap(),
-        tags: Some(Tags { hub: hub(), deployment, attempt: 1 }),
-        plan: "Standard_D2s_v5".to_owned(),
-        region: REGION.to_owned(),
-        spot: false,
-        disk_gb: 0,
-        arch: Arch::X86_64,
-        ttl: None,
-        user_data: Secret::new(USER_DATA.to_owned()),
-    }
+    contract::order(hub(), number, ("Standard_D2s_v5", REGION), USER_DATA)
 }
 
 impl Lab for Account {

@@ -55,18 +55,7 @@ async fn account() -> Account {
 }
 
 fn order(number: u32) -> InstanceSpec {
-    let deployment = "aaaaaaaaaaaaaaaa".parse().unwrap();
-    InstanceSpec {
-        key: format!("bp-{deployment}-{number}").parse().unwrap(),
-        tags: Some(Tags { hub: hub(), deployment, attempt: 1 }),
-        plan: "s-1vcpu-1gb".to_owned(),
-        region: "fra1".to_owned(),
-        spot: false,
-        disk_gb: 0,
-        arch: Arch::X86_64,
-        ttl: None,
-        user_data: Secret::new(USER_DATA.to_owned()),
-    }
+    contract::order(hub(), number, ("s-1vcpu-1gb", "fra1"), USER_DATA)
 }
 
 impl Lab for Account {

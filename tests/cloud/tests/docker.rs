@@ -51,19 +51,7 @@ async fn rig() -> Rig {
 }
 
 fn order(number: u32) -> InstanceSpec {
-    let deployment = "aaaaaaaaaaaaaaaa".parse().unwrap();
-    let key = format!("bp-{deployment}-{number}");
-    InstanceSpec {
-        ttl: None,
-        user_data: Secret::new(format!(r#"{{"join_line":"hub:7443/pin/bpj_canary","name":"{key}"}}"#)),
-        key: key.parse().unwrap(),
-        tags: Some(Tags { hub: hub(), deployment, attempt: 1 }),
-        plan: "docker-small".to_owned(),
-        region: "local".to_owned(),
-        spot: false,
-        disk_gb: 0,
-        arch: Arch::X86_64,
-    }
+    contract::order(hub(), number, ("docker-small", "local"), contract::join_document(number))
 }
 
 impl Lab for Rig {

@@ -8,7 +8,6 @@ use blueprint_common_types::{HubId, Secret};
 use blueprint_hub_provider_aws::{AwsCloud, AwsConfig};
 use blueprint_hub_provider_kit::{Credentials, Fixed, HttpClient, HttpConfig};
 use blueprint_hub_provision_core::catalogue::PriceKind;
-use blueprint_hub_provision_core::resource::Arch;
 use blueprint_hub_provision_core::{Account as _, ErrorClass, InstanceSpec, Provider, Tags, Tidied};
 use blueprint_tests_cloud::botocore::Service;
 use blueprint_tests_cloud::contract::{self, Lab};
@@ -43,18 +42,7 @@ async fn account_with(zones: u32) -> Account {
 }
 
 fn order(number: u32) -> InstanceSpec {
-    let deployment = "aaaaaaaaaaaaaaaa".parse().unwrap();
-    InstanceSpec {
-        key: format!("bp-{deployment}-{number}").parse().unwrap(),
-        tags: Some(Tags { hub: HubId::from_bytes([7; 16]), deployment, attempt: 1 }),
-        plan: "t3.micro".to_owned(),
-        region: REGION.to_owned(),
-        spot: false,
-        disk_gb: 0,
-        arch: Arch::X86_64,
-        ttl: None,
-        user_data: Secret::new(USER_DATA.to_owned()),
-    }
+    contract::order(HubId::from_bytes([7; 16]), number, ("t3.micro", REGION), USER_DATA)
 }
 
 impl Lab for Account {

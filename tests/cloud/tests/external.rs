@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use blueprint_common_types::{HubId, Secret};
+use blueprint_common_types::HubId;
 use blueprint_hub_provider_external::{External, ExternalConfig};
 use blueprint_hub_provision_core::resource::Arch;
 use blueprint_hub_provision_core::{ErrorClass, InstanceSpec, Provider, ProviderError, Tags};
@@ -65,18 +65,7 @@ struct Account {
 }
 
 fn order(number: u32) -> InstanceSpec {
-    let deployment = "aaaaaaaaaaaaaaaa".parse().unwrap();
-    InstanceSpec {
-        key: format!("bp-{deployment}-{number}").parse().unwrap(),
-        tags: Some(Tags { hub: hub(), deployment, attempt: 1 }),
-        plan: "tiny".to_owned(),
-        region: "here".to_owned(),
-        spot: false,
-        disk_gb: 0,
-        arch: Arch::X86_64,
-        ttl: None,
-        user_data: Secret::new("#cloud-config\n# canary\n".to_owned()),
-    }
+    contract::order(hub(), number, ("tiny", "here"), "#cloud-config\n# canary\n")
 }
 
 impl Lab for Account {

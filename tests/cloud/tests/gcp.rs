@@ -8,8 +8,7 @@ use std::time::Duration;
 use blueprint_common_types::{HubId, Secret};
 use blueprint_hub_provider_gcp::{GcpCloud, GcpConfig};
 use blueprint_hub_provider_kit::{CredentialSource, Credentials, Fixed, GCP, HttpClient, HttpConfig};
-use blueprint_hub_provision_core::catalogue::PriceKind;
-use blueprint_hub_provision_core::resource::Arch;
+use blueprint_hub_provision_core::catalogue::{Offer, PriceKind};
 use blueprint_hub_provision_core::{
     Account as _, ErrorClass, InstanceSpec, InstanceState, Provider, ProviderError, RightState, Tags,
 };
@@ -57,18 +56,7 @@ async fn account_with(zones: usize) -> Account {
 }
 
 fn order(number: u32) -> InstanceSpec {
-    let deployment = "aaaaaaaaaaaaaaaa".parse().unwrap();
-    InstanceSpec {
-        key: format!("bp-{deployment}-{number}").parse().unwrap(),
-        tags: Some(Tags { hub: hub(), deployment, attempt: 1 }),
-        plan: "e2-small".to_owned(),
-        region: REGION.to_owned(),
-        spot: false,
-        disk_gb: 0,
-        arch: Arch::X86_64,
-        ttl: None,
-        user_data: Secret::new(USER_DATA.to_owned()),
-    }
+    contract::order(hub(), number, ("e2-small", REGION), USER_DATA)
 }
 
 fn attempt(number: u32, attempt: u32) -> InstanceSpec {
@@ -281,7 +269,7 @@ async fn offers_are_what_the_zones_have_and_the_list_has_prices_of() {
     account.fake.world(|world| world.page_limit = 2);
     let offers = account.provider.offers().await.unwrap();
     let plans: Vec<_> = offers.iter().map(|offer| &*offer.plan).collect();
-    assert_eq!(plans, ["e2-small", "e2-standard-2", "n2-standard-4", "g2-standard-4"]);
+    assert_eq!(plans, ["e2-small", "e2-standard-2", "c2d-standard-2", "n2-standard-4", "g2-standard-4"]);
     assert!(offers.iter().all(|offer| offer.spot.is_none() && &*offer.region == REGION));
     let spot = provider(&account.fake, token(), |config| GcpConfig { spot: true, ..config });
     assert!(spot.offers().await.unwrap().iter().any(|offer| offer.spot.is_some()));
@@ -299,7 +287,7 @@ async fn offers_are_what_the_zones_have_and_the_list_has_prices_of() {
 }
 
 #[tokio::test]
-async fn prices_are_asked_for_by_parts_in_any_region_and_what_is_far_off_is_left_out() {
+async fn prices_are_asked_for_by_parts_of_what_can_be_ordered_and_what_is_far_off_is_left_out() {
     let account = account_with(1).await;
     let both = provider(&account.fake, token(), |config| GcpConfig {
         regions: [REGION, SECOND_REGION].map(|region| region.parse().unwrap()).to_vec(),
@@ -317,13 +305,29 @@ async fn prices_are_asked_for_by_parts_in_any_region_and_what_is_far_off_is_left
         .collect();
     rows.sort();
     // Of N2 machines the prices are a thousandth of what they were, and zones have no other kinds that the answer prices.
+    // Of C2D machines the built-in list has the price of one region, so that they are ordered there alone.
     let wanted = [
-        "me-central1 e2-small 16830 4990",
-        "me-central1 e2-standard-2 67320 19960",
+        "europe-west4 e2-small 16830 4990",
+        "europe-west4 e2-standard-2 67320 19960",
+        "us-central1 c2d-standard-2 90798 0",
         "us-central1 e2-small 16830 4990",
         "us-central1 e2-standard-2 67320 19960",
     ];
     assert_eq!(rows, wanted);
+    let ordered = both.offers().await.unwrap();
+    let can_be_ordered =
+        |row: &Offer| ordered.iter().any(|offer| (&offer.plan, &offer.region) == (&row.plan, &row.region));
+    assert!(list.iter().all(can_be_ordered));
+    // In a region that the built-in list has nothing of, nothing is ordered, whatever it costs.
+    let elsewhere = provider(&account.fake, token(), |config| GcpConfig {
+        regions: vec!["us-east1".parse().unwrap()],
+        ..config
+    });
+    let error = elsewhere.price_list().await.unwrap_err();
+    assert!(
+        error.class() == ErrorClass::Reject && error.line().contains("no machines in us-east1"),
+        "{error}"
+    );
     // Without prices of Spot machines where those are not wanted.
     let list = account.provider.price_list().await.unwrap();
     assert!(!list.is_empty() && list.iter().all(|offer| offer.spot.is_none()));

@@ -55,18 +55,7 @@ async fn account() -> Account {
 }
 
 fn order(number: u32) -> InstanceSpec {
-    let deployment = "aaaaaaaaaaaaaaaa".parse().unwrap();
-    InstanceSpec {
-        key: format!("bp-{deployment}-{number}").parse().unwrap(),
-        tags: Some(Tags { hub: hub(), deployment, attempt: 1 }),
-        plan: "bm-525".to_owned(),
-        region: "NYC1".to_owned(),
-        spot: false,
-        disk_gb: 960,
-        arch: Arch::X86_64,
-        ttl: None,
-        user_data: Secret::new(USER_DATA.to_owned()),
-    }
+    InstanceSpec { disk_gb: 960, ..contract::order(hub(), number, ("bm-525", "NYC1"), USER_DATA) }
 }
 
 impl Lab for Account {

@@ -50,18 +50,7 @@ async fn project() -> Project {
 }
 
 fn order(number: u32) -> InstanceSpec {
-    let deployment = "aaaaaaaaaaaaaaaa".parse().unwrap();
-    InstanceSpec {
-        key: format!("bp-{deployment}-{number}").parse().unwrap(),
-        tags: Some(Tags { hub: hub(), deployment, attempt: 1 }),
-        plan: "DEV1-S".to_owned(),
-        region: "fr-par-1".to_owned(),
-        spot: false,
-        disk_gb: 20,
-        arch: Arch::X86_64,
-        ttl: None,
-        user_data: Secret::new(USER_DATA.to_owned()),
-    }
+    InstanceSpec { disk_gb: 20, ..contract::order(hub(), number, ("DEV1-S", "fr-par-1"), USER_DATA) }
 }
 
 /// The same order, called for the second time.

@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 
 use blueprint_common_types::Secret;
 use blueprint_hub_provider_sim::{Faults, SimCloud, SimConfig};
-use blueprint_hub_provision_core::resource::Arch;
-use blueprint_hub_provision_core::{InstanceSpec, Provider, Tags};
+use blueprint_hub_provision_core::{InstanceSpec, Provider};
 use blueprint_tests_cloud::FakeCloud;
 use blueprint_tests_cloud::contract::{self, Lab, LeftOut};
 use tempfile::TempDir;
@@ -38,23 +37,8 @@ impl Lab for Sim {
     }
 
     fn order(&self, number: u32) -> InstanceSpec {
-        let deployment = "aaaaaaaaaaaaaaaa".parse().unwrap();
-        let key = format!("bp-{deployment}-{number}");
-        InstanceSpec {
-            ttl: None,
-            user_data: Secret::new(format!(r#"{{"join_line":"hub:7443/pin/bpj_canary","name":"{key}"}}"#)),
-            key: key.parse().unwrap(),
-            tags: Some(Tags {
-                hub: "00112233-4455-6677-8899-aabbccddeeff".parse().unwrap(),
-                deployment,
-                attempt: 1,
-            }),
-            plan: "sim-small".to_owned(),
-            region: "local".to_owned(),
-            spot: false,
-            disk_gb: 0,
-            arch: Arch::X86_64,
-        }
+        let hub = "00112233-4455-6677-8899-aabbccddeeff".parse().unwrap();
+        contract::order(hub, number, ("sim-small", "local"), contract::join_document(number))
     }
 
     fn wrong_orders(&self) -> Vec<InstanceSpec> {

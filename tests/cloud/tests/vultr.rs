@@ -64,18 +64,7 @@ async fn metal() -> Account {
 }
 
 fn order(number: u32) -> InstanceSpec {
-    let deployment = "aaaaaaaaaaaaaaaa".parse().unwrap();
-    InstanceSpec {
-        key: format!("bp-{deployment}-{number}").parse().unwrap(),
-        tags: Some(Tags { hub: hub(), deployment, attempt: 1 }),
-        plan: "vc2-1c-1gb".to_owned(),
-        region: "ewr".to_owned(),
-        spot: false,
-        disk_gb: 0,
-        arch: Arch::X86_64,
-        ttl: None,
-        user_data: Secret::new(USER_DATA.to_owned()),
-    }
+    contract::order(hub(), number, ("vc2-1c-1gb", "ewr"), USER_DATA)
 }
 
 impl Lab for Account {

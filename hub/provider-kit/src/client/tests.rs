@@ -152,6 +152,59 @@ async fn what_breaks_after_the_request_may_have_been_done() {
     }
 }
 
+/// Reads the answer of a server that says so in pieces, until `most` bytes were taken.
+async fn read(says: Says, most: usize) -> (Result<Response<Bytes>, ProviderError>, Vec<u8>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/x", listener.local_addr().unwrap());
+    let served = async {
+        let (stream, _) = listener.accept().await.unwrap();
+        answer(stream, says).await
+    };
+    let (client, mut taken) = (client(), Vec::new());
+    let mut take = |piece: &[u8]| {
+        taken.extend_from_slice(piece);
+        if taken.len() > most { Err("that is enough".into()) } else { Ok(()) }
+    };
+    let (answered, _) = tokio::join!(client.read("GetX", get(&url), &mut take), served);
+    (answered, taken)
+}
+
+#[tokio::test]
+async fn a_long_answer_is_given_in_pieces_and_a_refusal_is_not() {
+    for says in [
+        &b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nabcdef"[..],
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nab\r\n4\r\ncdef\r\n0\r\n\r\n",
+    ] {
+        let (answer, taken) = read(Says::Bytes(says), 6).await;
+        assert_eq!((answer.unwrap().body().len(), &taken[..]), (0, &b"abcdef"[..]));
+    }
+    let says = b"HTTP/1.1 404 Not Found\r\ncontent-length: 4\r\n\r\nnone";
+    let (answer, taken) = read(Says::Bytes(says), 6).await;
+    let answer = answer.unwrap();
+    assert_eq!((answer.status().as_u16(), &answer.body()[..], taken.len()), (404, &b"none"[..], 0));
+}
+
+#[tokio::test]
+async fn half_a_long_answer_is_an_error_and_so_is_one_without_an_end() {
+    for (says, text) in [
+        (&b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf"[..], "broke off after 4 bytes"),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n", "broke off after 4 bytes"),
+        (b"HTTP/1.1 200 OK\r\n\r\nwhole?", "does not say where it ends"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 65537\r\n\r\nlong", "more than 65536 bytes"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 7\r\n\r\nrefused", "cannot be used: that is enough"),
+        (b"", "broke off"),
+    ] {
+        let (answer, _) = read(Says::Bytes(says), 6).await;
+        let error = answer.unwrap_err();
+        assert!(matches!(error, ProviderError::Other { call: "GetX", .. }), "{error:?}");
+        assert!(error.line().contains(text), "{text}: {}", error.line());
+    }
+    let silent = Says::Silence(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf");
+    let (answer, taken) = read(silent, 6).await;
+    assert!(answer.unwrap_err().line().contains("more than 300ms"));
+    assert_eq!(taken, b"half");
+}
+
 #[tokio::test]
 async fn without_a_connection_nothing_was_done() {
     let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();

@@ -1,6 +1,7 @@
 //! Prices that providers were asked for while the hub runs: what is taken of an answer, and who asks and keeps them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use blueprint_common_types::{Micros, Timestamp};
 use futures_util::future::BoxFuture;
@@ -11,6 +12,10 @@ use crate::lifecycle::RecordsResult;
 
 /// Most rows of one list; the longest that is known has some 17,000.
 pub const MAX_ROWS: usize = 100_000;
+
+/// Longest time for one list, unless its source says otherwise: one that comes in pages has up to 60, each of which may take a
+/// second.
+const ASK_WITHIN: Duration = Duration::from_secs(180);
 
 /// Most that an hour of any machine may cost, in either money: eight of the largest GPUs are at about 100.
 const MOST_HOURLY: Micros = Micros::new(1_000_000_000);
@@ -144,6 +149,11 @@ pub trait PriceSource: Send + Sync {
 
     /// Whom it asks, for people: a host, or an account.
     fn origin(&self) -> String;
+
+    /// Longest time that [`ask`](Self::ask) may take; 180 s unless said otherwise.
+    fn within(&self) -> Duration {
+        ASK_WITHIN
+    }
 
     /// What is sold, with list prices as of `now`.
     ///

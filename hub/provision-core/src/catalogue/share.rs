@@ -1,5 +1,5 @@
-//! How much of its processors a machine has at all times. No price list says it, so it stands here, written down by hand;
-//! Azure's first version was held against its table of November 2026.
+//! How much of its processors a machine has at all times. No price list says it, so it stands here, written down by hand; each function
+//! names the page that it was held against, and when that was.
 
 use super::Offer;
 
@@ -76,7 +76,9 @@ fn baseline(permille: Option<u16>) -> Option<CpuShare> {
     permille.map(CpuShare::Baseline)
 }
 
-/// AWS, "Key concepts for burstable performance instances": the baseline of each vCPU.
+/// AWS, "Key concepts for burstable performance instances": the baseline of each vCPU. All rows were held against its credit table, as
+/// AWS's own archive of the User Guide has it (June 2023); t3.large and more, and t2.large and more, against quotations of September 2026.
+/// What an instance earns says the same: `t2.2xlarge` 81.6 credits an hour, which are 17 % of eight vCPUs.
 fn of_aws(plan: &str) -> Option<u16> {
     let (family, size) = plan.split_once('.')?;
     match (family, size) {
@@ -85,7 +87,7 @@ fn of_aws(plan: &str) -> Option<u16> {
         ("t2" | "t3" | "t3a" | "t4g", "small" | "medium") => Some(200),
         ("t2" | "t3" | "t3a" | "t4g", "large") => Some(300),
         ("t2", "xlarge") => Some(225),
-        ("t2", "2xlarge") => Some(169),
+        ("t2", "2xlarge") => Some(170),
         ("t3" | "t3a" | "t4g", "xlarge" | "2xlarge") => Some(400),
         _ => None,
     }
@@ -115,7 +117,8 @@ fn of_azure(plan: &str) -> Option<u16> {
     }
 }
 
-/// Google, "Shared-core machine types": the sustained share of each vCPU.
+/// Google, "General-purpose machine family", shared-core machine types: the sustained share of each vCPU. E2 have two, which get 12.5, 25
+/// and 50 % of the time (quotations up to September 2026); `f1-micro` and `g1-small` have one of 0.2 and 0.5.
 fn of_gcp(plan: &str) -> Option<u16> {
     match plan {
         "e2-micro" => Some(125),
@@ -142,6 +145,9 @@ mod tests {
         for (provider, plan, promised, code) in [
             ("aws", "t3.micro", Some(200), "baseline"),
             ("aws", "t2.xlarge", Some(450), "baseline"),
+            ("aws", "t2.2xlarge", Some(340), "baseline"),
+            ("aws", "t4g.nano", Some(100), "baseline"),
+            ("gcp", "e2-medium", Some(1000), "baseline"),
             ("aws", "m5.large", Some(2000), "dedicated"),
             ("gcp", "e2-micro", Some(250), "baseline"),
             ("gcp", "e2-standard-2", Some(2000), "dedicated"),
@@ -160,6 +166,32 @@ mod tests {
         ] {
             let share = share(provider, plan);
             assert_eq!((share.promised_millis(2), share.code()), (promised, code), "{plan}");
+        }
+    }
+
+    /// AWS's table has what each kind earns in an hour, in minutes of a vCPU, beside its vCPUs; the share follows from both.
+    #[test]
+    fn shares_of_aws_are_what_a_machine_earns() {
+        let catalogue = Catalogue::embedded().unwrap();
+        for (plan, tenths_of_credits) in [
+            ("t2.nano", 30),
+            ("t2.micro", 60),
+            ("t2.small", 120),
+            ("t2.medium", 240),
+            ("t2.large", 360),
+            ("t2.xlarge", 540),
+            ("t2.2xlarge", 816),
+            ("t3.nano", 60),
+            ("t3a.micro", 120),
+            ("t4g.small", 240),
+            ("t3.medium", 240),
+            ("t3a.large", 360),
+            ("t4g.xlarge", 960),
+            ("t3.2xlarge", 1920),
+        ] {
+            let offer = catalogue.offers().iter().find(|offer| &*offer.plan == plan).unwrap();
+            let earned = offer.cpu_share().promised_millis(offer.vcpus).unwrap() * 60 / 100;
+            assert_eq!(earned, tenths_of_credits, "{plan} of {} vCPUs", offer.vcpus);
         }
     }
 

@@ -181,7 +181,7 @@ pub(super) fn swap_types(value: &mut Value) {
     }
 }
 
-/// Prices of processors and memory, in two pages: of E2 in both regions, and of other things.
+/// Prices of processors and memory, in two pages: of E2 and C2D in both regions, and of other things.
 pub(super) fn skus(request: &Request) -> Answer {
     let row = |description: &str, usage: &str, unit: &str, nanos: u64| {
         json!({
@@ -209,6 +209,8 @@ pub(super) fn skus(request: &Request) -> Answer {
             row("E2 Instance Ram running in Americas", "OnDemand", "GiBy.h", 2_940_000),
             row("Spot Preemptible E2 Instance Core running in Americas", "Preemptible", "h", 6_500_000),
             row("Spot Preemptible E2 Instance Ram running in Americas", "Preemptible", "GiBy.h", 870_000),
+            row("C2D AMD Instance Core running in Americas", "OnDemand", "h", 29_563_000),
+            row("C2D AMD Instance Ram running in Americas", "OnDemand", "GiBy.h", 3_959_000),
             // In words that were something else once: far below what is known.
             row("N2 Instance Core running in Americas", "OnDemand", "h", 31_611),
             row("N2 Instance Ram running in Americas", "OnDemand", "GiBy.h", 4_237),

@@ -15,7 +15,7 @@ use blueprint_common_engine::Place;
 use blueprint_common_types::{HubId, Secret};
 use blueprint_hub_provider_docker::{AgentProgram, Docker as Provider, DockerConfig, EngineHost, Patience};
 use blueprint_hub_provision_core::resource::Arch;
-use blueprint_hub_provision_core::{InstanceSpec, Provider as _, Tags};
+use blueprint_hub_provision_core::{InstanceSpec, Provider as _};
 use blueprint_tests_cloud::FakeCloud;
 use blueprint_tests_cloud::contract::{self, Lab as ContractLab, LeftOut};
 use blueprint_tests_support::{Host, Lab, Launch, binary, eventually_ok, scratch};
@@ -66,19 +66,7 @@ impl ContractLab for Engine {
     }
 
     fn order(&self, number: u32) -> InstanceSpec {
-        let deployment = "aaaaaaaaaaaaaaaa".parse().unwrap();
-        let key = format!("bp-{deployment}-{number}");
-        InstanceSpec {
-            ttl: None,
-            user_data: Secret::new(format!(r#"{{"join_line":"hub:7443/pin/bpj_canary","name":"{key}"}}"#)),
-            key: key.parse().unwrap(),
-            tags: Some(Tags { hub: owner(), deployment, attempt: 1 }),
-            plan: "docker-small".to_owned(),
-            region: "here".to_owned(),
-            spot: false,
-            disk_gb: 0,
-            arch: Arch::X86_64,
-        }
+        contract::order(owner(), number, ("docker-small", "here"), contract::join_document(number))
     }
 
     fn wrong_orders(&self) -> Vec<InstanceSpec> {

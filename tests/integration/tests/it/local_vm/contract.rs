@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use blueprint_common_types::{HubId, Secret};
+use blueprint_common_types::HubId;
 use blueprint_hub_provider_local_vm::{LocalVm, LocalVmConfig};
 use blueprint_hub_provision_core::resource::Arch;
-use blueprint_hub_provision_core::{InstanceSpec, Provider, Tags};
+use blueprint_hub_provision_core::{InstanceSpec, Provider};
 use blueprint_tests_cloud::FakeCloud;
 use blueprint_tests_cloud::contract::{self, LeftOut};
 use blueprint_tests_support::{Lab, scratch};
@@ -37,18 +37,12 @@ impl contract::Lab for Here {
     }
 
     fn order(&self, number: u32) -> InstanceSpec {
-        let deployment = "aaaaaaaaaaaaaaaa".parse().unwrap();
-        InstanceSpec {
-            user_data: Secret::new("#cloud-config\n{\"bootcmd\": [\"true canary\"]}\n".to_owned()),
-            key: format!("bp-{deployment}-{number}").parse().unwrap(),
-            tags: Some(Tags { hub: owner(), deployment, attempt: 1 }),
-            plan: "local-small".to_owned(),
-            region: "local".to_owned(),
-            spot: false,
-            disk_gb: 0,
-            arch: Arch::X86_64,
-            ttl: None,
-        }
+        contract::order(
+            owner(),
+            number,
+            ("local-small", "local"),
+            "#cloud-config\n{\"bootcmd\": [\"true canary\"]}\n",
+        )
     }
 
     fn wrong_orders(&self) -> Vec<InstanceSpec> {

@@ -40,7 +40,7 @@ impl OwnMachines {
 }
 
 /// What makes a host a node, with a program in the place of the agent that stays until it is stopped.
-fn user_data() -> Secret<String> {
+fn user_data() -> String {
     let unit = "[Service]\nExecStart=/bin/sleep infinity\n[Install]\nWantedBy=multi-user.target\n";
     let document = json!({
         "files": [
@@ -49,7 +49,7 @@ fn user_data() -> Secret<String> {
         ],
         "start": [["systemctl", "daemon-reload"], ["systemctl", "enable", "--now", "blueprint-agent.service"]],
     });
-    Secret::new(document.to_string())
+    document.to_string()
 }
 
 impl contract::Lab for OwnMachines {
@@ -59,18 +59,8 @@ impl contract::Lab for OwnMachines {
 
     /// A host is a plan that there is one of: odd orders want the first, even ones the second.
     fn order(&self, number: u32) -> InstanceSpec {
-        let deployment = "aaaaaaaaaaaaaaaa".parse().unwrap();
-        InstanceSpec {
-            user_data: user_data(),
-            key: format!("bp-{deployment}-{number}").parse().unwrap(),
-            tags: Some(Tags { hub: owner(), deployment, attempt: 1 }),
-            plan: if number % 2 == 1 { "rack-1" } else { "rack-2" }.to_owned(),
-            region: "own".to_owned(),
-            spot: false,
-            disk_gb: 0,
-            arch: Arch::X86_64,
-            ttl: None,
-        }
+        let plan = if number % 2 == 1 { "rack-1" } else { "rack-2" };
+        contract::order(owner(), number, (plan, "own"), user_data())
     }
 
     fn wrong_orders(&self) -> Vec<InstanceSpec> {
