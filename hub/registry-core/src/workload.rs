@@ -11,6 +11,7 @@ mod leases;
 mod logs;
 mod plan;
 mod recovery;
+mod refusal;
 mod store;
 mod update;
 mod version;
@@ -20,6 +21,7 @@ pub use leases::{Gone, LeaseHeld, Leases};
 pub use logs::{LogsAsk, LogsError, LogsLine, LogsPiece};
 pub use plan::{MAX_PLAN_SECS, MAX_STEPS, ParseStrategyError, PlanError, Strategy, UpdatePlan};
 pub use recovery::{EventKind, FailOvers, HUB_ROWS, NODE_ROWS, Verdict, WINDOW, WorkloadEvent};
+pub use refusal::{Refusal, Refusals};
 pub use store::{
     NewUpdate, Placed, StoredUpdate, ThrownAway, WorkloadChange, WorkloadChangeError, WorkloadRecord,
     WorkloadStore,
