@@ -230,7 +230,7 @@ impl Run<'_> {
     async fn make_folders(&self) -> Result<Made, PrepareFailed> {
         let (common, folders) = (Arc::clone(&self.workload.common), self.folders.clone());
         let (volumes, finish) = (self.spec.source.volumes().to_vec(), self.workload.finish.clone());
-        let own_user = self.spec.sandbox.own_user;
+        let (own_user, of) = (self.spec.sandbox.own_user, (self.workload.seat, self.workload.generation));
         let made = spawn_blocking(move || {
             // They are written anew.
             keystore::remove(&folders);
@@ -238,7 +238,7 @@ impl Run<'_> {
             let user = folders.create(users.filter(|_| own_user));
             let user = user.map_err(|error| format!("its folders cannot be made: {error}"))?;
             let user_run = users.zip(user).map(|(users, (user, _))| users.run(user));
-            let volumes = folders.create_volumes(&volumes, user, users, &|| finish.is_cancelled());
+            let volumes = folders.create_volumes(&volumes, user, (users, of), &|| finish.is_cancelled());
             let volumes =
                 volumes.map_err(|error| format!("the folders of its volumes cannot be made: {error}"))?;
             Ok::<_, String>(Made { user, user_run, volumes })
