@@ -366,11 +366,7 @@ pub(crate) async fn contain(
 
 /// An engine's words, as the state of a workload.
 pub(crate) fn failed(error: &EngineError) -> PrepareFailed {
-    PrepareFailed {
-        reason: error.to_string(),
-        may_pass: error.may_pass(),
-        is_of_node: error.is_of_node(),
-    }
+    PrepareFailed { reason: error.to_string(), may_pass: error.may_pass(), is_of_node: error.is_of_node() }
 }
 
 #[cfg(test)]

@@ -51,8 +51,7 @@ impl Process {
         (group, user_run): (Option<Cgroup>, Option<UserRun>),
         spawner: &Spawner,
     ) -> Result<Self, PrepareFailed> {
-        let failed =
-            |what: &str, error: io::Error| PrepareFailed::here_for_now(format!("{what}: {error}"));
+        let failed = |what: &str, error: io::Error| PrepareFailed::here_for_now(format!("{what}: {error}"));
         let kills_before = group.as_ref().map_or(0, Cgroup::out_of_memory);
         let mut text = serde_json::to_vec(errand).map_err(|error| failed("what to run", error.into()))?;
         text.push(b'\n');

@@ -116,8 +116,7 @@ impl VolumeUses {
         // Root takes nothing away from others.
         for folder in folders.iter().filter(|_| user != ROOT) {
             let is_given = fs::symlink_metadata(folder)?.uid() == user;
-            let mut others =
-                uses.running.keys().filter(|(used, _)| used == folder).map(|(_, other)| *other);
+            let mut others = uses.running.keys().filter(|(used, _)| used == folder).map(|(_, other)| *other);
             let other = others.find(|other| !is_given || (*other != user && *other != ROOT));
             let resting = || {
                 let own = use_of(folder, user, of)?;
@@ -154,8 +153,7 @@ impl VolumeUses {
             let found = wanted_oldest(wanted).flat_map(|of| owned(data, of));
             uses.kept.extend(found);
         }
-        let is_wanted =
-            |kept: &Use| wanted.iter().any(|(seat, it)| kept.is_of((*seat, it.generation)));
+        let is_wanted = |kept: &Use| wanted.iter().any(|(seat, it)| kept.is_of((*seat, it.generation)));
         uses.kept.retain(is_wanted);
         if uses.kept == before {
             uses.is_unknown = false;
@@ -163,7 +161,9 @@ impl VolumeUses {
         }
         match uses.write() {
             Ok(()) => uses.is_unknown = false,
-            Err(error) => warn!(%error, "who uses volumes is not written; it is tried again with the next change"),
+            Err(error) => {
+                warn!(%error, "who uses volumes is not written; it is tried again with the next change")
+            }
         }
     }
 }

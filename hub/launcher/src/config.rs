@@ -181,8 +181,9 @@ impl BlueprintFile {
         if let Some(path) = &self.registry_login {
             if !matches!(self.source, Source::Container { .. }) {
                 let kind = self.source.kind();
-                problems
-                    .push(format!("blueprint.{id}.registry_login: a source of the kind {kind} comes from no registry"));
+                problems.push(format!(
+                    "blueprint.{id}.registry_login: a source of the kind {kind} comes from no registry"
+                ));
             }
             // The Manager starts this program where it likes.
             if !path.is_absolute() {

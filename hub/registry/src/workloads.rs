@@ -12,8 +12,9 @@ use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_types::workload::{Bundle, Lease, WorkloadSpec, WorkloadStatus};
 use blueprint_common_types::{AgentId, ServiceKey, Timestamp, WgPublicKey};
 use blueprint_hub_registry_core::workload::{
-    Assigner, Assignments, FailOvers, Refusals, Replicas, Traffic, UpdateError, UpdateRequest, Updates, Version,
-    WINDOW, WorkloadChange, WorkloadChangeError, WorkloadEvent, WorkloadRecord, WorkloadStore, WorkloadsView,
+    Assigner, Assignments, FailOvers, Refusals, Replicas, Traffic, UpdateError, UpdateRequest, Updates,
+    Version, WINDOW, WorkloadChange, WorkloadChangeError, WorkloadEvent, WorkloadRecord, WorkloadStore,
+    WorkloadsView,
 };
 use blueprint_hub_registry_core::{RegistrySnapshot, StoreError, StoreResult, Weights};
 use blueprint_proto::v1;

@@ -279,9 +279,10 @@ impl ArtefactError {
     #[must_use]
     pub const fn is_of_node(&self) -> bool {
         match self {
-            Self::DiskFull { .. } | Self::Cache { .. } | Self::OtherMachine { .. } | Self::Interpreter { .. } => {
-                true
-            }
+            Self::DiskFull { .. }
+            | Self::Cache { .. }
+            | Self::OtherMachine { .. }
+            | Self::Interpreter { .. } => true,
             Self::Url { .. }
             | Self::Status { .. }
             | Self::Redirect { .. }

@@ -11,7 +11,9 @@ fn of(slot: u8, generation: u64) -> (Seat, u64) {
 }
 
 fn assigned(all: &[(Seat, u64)]) -> Assigned {
-    all.iter().map(|(seat, generation)| (*seat, Assignment { generation: *generation, ends: false })).collect()
+    all.iter()
+        .map(|(seat, generation)| (*seat, Assignment { generation: *generation, ends: false }))
+        .collect()
 }
 
 /// A node's folder of data with one volume; it belongs to whoever runs this test, which need not be root.

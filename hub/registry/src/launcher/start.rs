@@ -86,7 +86,8 @@ fn bundle(start: &v1::LauncherStart, source: &Source) -> Result<Bundle, Status> 
     }
     if let Some(v1::RegistryLogin { user, password }) = &start.registry_login {
         let Source::Container { image, .. } = source else {
-            let text = format!("registry_login: a source of the kind {} comes from no registry", source.kind());
+            let text =
+                format!("registry_login: a source of the kind {} comes from no registry", source.kind());
             return Err(status::bad_request(text));
         };
         let registry = RegistryLogin::registry_of(image);
@@ -148,8 +149,7 @@ async fn store(
     let whose = if known.is_some_and(is_operators) { " in place of the operator" } else { "" };
     let login = if bundle.registry.is_some() { ", a login of its registry" } else { "" };
     let summary = format!("{kind} source, {keys} keys{login}, by a launcher{whose}");
-    let is_empty =
-        bundle.keystore.is_empty() && bundle.envelope_key.is_none() && bundle.registry.is_none();
+    let is_empty = bundle.keystore.is_empty() && bundle.envelope_key.is_none() && bundle.registry.is_none();
     let keystore = if is_empty {
         None
     } else {

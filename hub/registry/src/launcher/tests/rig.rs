@@ -175,7 +175,8 @@ impl Blueprints for Rest {
         Ok(Vec::new())
     }
     fn seal_keystore(&self, _: ServiceKey, bundle: &Bundle) -> Option<String> {
-        let registry = bundle.registry.as_ref().map(|login| format!(", {} of {}", login.user, login.registry));
+        let registry =
+            bundle.registry.as_ref().map(|login| format!(", {} of {}", login.user, login.registry));
         Some(format!("{} files{}", bundle.keystore.len(), registry.unwrap_or_default()))
     }
     fn bridge(&self, _: ServiceKey, _: Call) -> BoxFuture<'_, Result<(), Status>> {

@@ -66,7 +66,8 @@ fn an_artefact_that_a_launcher_names_is_fetched_and_runs_as_if_it_were_local() -
 }
 
 #[test]
-fn an_image_of_a_private_registry_is_pulled_with_the_login_of_launcher_toml_and_runs_as_if_it_were_local() -> Result<()> {
+fn an_image_of_a_private_registry_is_pulled_with_the_login_of_launcher_toml_and_runs_as_if_it_were_local()
+-> Result<()> {
     let Some(lab) = Lab::new()?.filter(|_| require(&[Need::Root])) else { return Ok(()) };
     let hosts = [lab.host("hub")?, lab.host("one")?];
     let Some(docker) = Docker::start_at(&hosts[1])? else { return Ok(()) };

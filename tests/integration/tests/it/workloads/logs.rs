@@ -277,8 +277,13 @@ fn lines_of_the_version_before_a_recreate_are_told_from_those_of_the_next_one() 
     let broken = node.script("broken", &["echo broken n=1", "exit 3"])?;
     hub.json(&["workload", "run", "7/42", "--path", &old, "--test-mode", "--wait", "20s"])?;
     let none = hub.command(&["logs", "7/42", "--other"])?.run(CALL)?;
-    ensure!(none.stdout.is_empty() && none.stderr.contains("no such lines of another version"), "{}", none.stderr);
-    let update = ["update", "7/42", "--strategy", "recreate", "--health-time", "1s", "--wait", "60s", "--path"];
+    ensure!(
+        none.stdout.is_empty() && none.stderr.contains("no such lines of another version"),
+        "{}",
+        none.stderr
+    );
+    let update =
+        ["update", "7/42", "--strategy", "recreate", "--health-time", "1s", "--wait", "60s", "--path"];
     hub.json(&[&update[..], &[&next]].concat())?;
     let has_all = |of: &[&str], wanted: &str, other: &str| {
         eventually_ok(SOON, "the lines of one version", || {
