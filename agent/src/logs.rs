@@ -86,6 +86,8 @@ impl Wanted {
             since: Timestamp::from_millis(request.since_millis),
             level: request.level().into(),
             grep: request.grep.clone(),
+            from_run: request.from_run,
+            before_run: request.before_run,
         };
         let ask = LogAsk { after: request.after.map(LogCursor::from), tail: request.tail, filter };
         let service = ServiceKey { blueprint: request.blueprint_id, service: request.service_id };

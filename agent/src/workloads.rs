@@ -187,6 +187,7 @@ pub(crate) fn report(statuses: &Statuses) -> v1::WorkloadReport {
         health: status.health.map(|health| v1::Health::from(health).into()),
         health_reason: status.health_reason.clone(),
         asks_move: status.asks_move,
+        refused: status.refused,
         steps: status.steps.iter().map(wire_step).collect(),
     });
     v1::WorkloadReport { workloads: rows.collect() }

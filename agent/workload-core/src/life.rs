@@ -42,13 +42,45 @@ pub struct Done {
     pub reason: String,
 }
 
-/// Why a workload could not be prepared.
+/// Failures in a row for reasons of the node that may pass, after which another node is looked for: with the pauses
+/// between them 7.5 s, as long as an engine takes that is started again.
+const NODE_FAILURES: u32 = 5;
+
+/// Why a workload could not be prepared or started.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PrepareFailed {
     /// One line for people.
     pub reason: String,
     /// Whether the same may succeed later: a server that does not answer, not a digest that differs.
     pub may_pass: bool,
+    /// Whether it is this node that cannot, so that another one may: no container engine, not a digest that differs.
+    pub is_of_node: bool,
+}
+
+impl PrepareFailed {
+    /// The same may succeed later.
+    #[must_use]
+    pub const fn for_now(reason: String) -> Self {
+        Self { reason, may_pass: true, is_of_node: false }
+    }
+
+    /// The same fails everywhere and always.
+    #[must_use]
+    pub const fn for_good(reason: String) -> Self {
+        Self { reason, may_pass: false, is_of_node: false }
+    }
+
+    /// This node cannot now, and may later.
+    #[must_use]
+    pub const fn here_for_now(reason: String) -> Self {
+        Self { reason, may_pass: true, is_of_node: true }
+    }
+
+    /// This node cannot as it is.
+    #[must_use]
+    pub const fn here(reason: String) -> Self {
+        Self { reason, may_pass: false, is_of_node: true }
+    }
 }
 
 /// Where it stands, with what only that state knows.
@@ -70,7 +102,9 @@ enum State {
 /// - once its end was asked for nothing is started;
 /// - a process that was asked to end is killed after its grace;
 /// - one that runs and is unhealthy for as long as said goes up its [`Ladder`], as one does that ends by itself; once the
-///   hub is asked for another node, what is unhealthy is left alone, and what ends is started again.
+///   hub is asked for another node, what is unhealthy is left alone, and what ends is started again;
+/// - it is refused only by a node that cannot run it as it is, or could not for [`NODE_FAILURES`] times and never ran it, so
+///   that nothing that it kept is left behind for what may pass.
 #[derive(Debug, Clone)]
 pub struct Life {
     restart: RestartPolicy,
@@ -99,6 +133,11 @@ pub struct Life {
     exit_code: Option<i32>,
     /// The end was the workload's own and final.
     is_failed: bool,
+    /// It was started here once, so what it keeps may be here.
+    has_run: bool,
+    /// Failures in a row that were this node's.
+    node_failures: u32,
+    is_refused: bool,
     step_given: bool,
 }
 
@@ -126,6 +165,9 @@ impl Life {
             reason: String::new(),
             exit_code: None,
             is_failed: false,
+            has_run: false,
+            node_failures: 0,
+            is_refused: false,
             step_given: false,
         }
     }
@@ -270,17 +312,32 @@ impl Life {
         }
         match result {
             Ok(()) => self.state = State::Prepared,
-            Err(PrepareFailed { reason, may_pass }) => {
-                self.reason = reason;
-                if may_pass { self.rest(false, now) } else { self.fail() }
+            Err(failed) => {
+                self.note_failure(&failed);
+                self.reason = failed.reason;
+                if failed.may_pass { self.rest(false, now) } else { self.fail() }
             }
         }
     }
 
     /// It could not be started; what it was started with stays.
     pub fn handle_not_started(&mut self, failed: PrepareFailed, now: Instant) {
+        self.note_failure(&failed);
         self.reason = failed.reason;
         if failed.may_pass { self.rest(true, now) } else { self.fail() }
+    }
+
+    /// It was started here, now or by an earlier agent.
+    pub const fn handle_started(&mut self) {
+        self.has_run = true;
+        self.node_failures = 0;
+        self.is_refused = false;
+    }
+
+    fn note_failure(&mut self, failed: &PrepareFailed) {
+        self.node_failures = if failed.is_of_node { self.node_failures.saturating_add(1) } else { 0 };
+        let is_long = self.node_failures >= NODE_FAILURES && !self.has_run;
+        self.is_refused = failed.is_of_node && (!failed.may_pass || is_long);
     }
 
     /// Whether the hub can be reached.
@@ -443,6 +500,12 @@ impl Life {
     #[must_use]
     pub const fn asks_move(&self) -> bool {
         self.ladder.asks_move()
+    }
+
+    /// Whether this node cannot run it and another one may.
+    #[must_use]
+    pub const fn is_refused(&self) -> bool {
+        self.is_refused
     }
 
     /// What was done since the last call to make it well, oldest first.

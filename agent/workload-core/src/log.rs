@@ -55,6 +55,10 @@ pub struct Filter {
     pub level: Option<LogLevel>,
     /// What has to be in the text.
     pub grep: String,
+    /// None of runs of lower generations.
+    pub from_run: u64,
+    /// None of runs from this generation on.
+    pub before_run: Option<u64>,
 }
 
 impl Filter {
@@ -62,6 +66,8 @@ impl Filter {
     #[must_use]
     pub fn fits(&self, line: &Line) -> bool {
         line.at >= self.since
+            && line.generation >= self.from_run
+            && self.before_run.is_none_or(|before| line.generation < before)
             && line.level.is_none_or(|level| self.level.is_none_or(|least| level >= least))
             && (self.grep.is_empty() || line.text.contains(&self.grep))
     }

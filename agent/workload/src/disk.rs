@@ -85,13 +85,10 @@ pub(crate) fn bound(
     match held.and_then(|()| Disk::of(folder)) {
         Ok(disk) => Ok(Some(disk)),
         Err(_) if allow_unlimited => Ok(None),
-        Err(why) => Err(PrepareFailed {
-            reason: format!(
-                "it asks for a limit (io) that this node cannot hold: {why}; run it on another node, or set \
-                 workload.allow_unlimited = true on this one"
-            ),
-            may_pass: false,
-        }),
+        Err(why) => Err(PrepareFailed::here(format!(
+            "it asks for a limit (io) that this node cannot hold: {why}; run it on another node, or set \
+             workload.allow_unlimited = true on this one"
+        ))),
     }
 }
 

@@ -15,7 +15,7 @@ use nix::unistd::{Gid, Uid, fchownat};
 use crate::removal::remove_tree;
 use crate::storage::Level;
 use crate::users::Users;
-use crate::volumes::{ROOT, VolumeLease};
+use crate::volumes::{PREFIX, ROOT, VolumeLease};
 
 /// Name of the socket in its folder.
 pub(crate) const SOCKET: &str = "bridge.sock";
@@ -80,11 +80,11 @@ impl Folders {
 
     /// Folder of a volume. It lies beside the data, so that no workload puts a link in its place.
     pub(crate) fn volume(&self, name: &str) -> PathBuf {
-        self.service().join(format!("volume-{name}"))
+        self.service().join(format!("{PREFIX}{name}"))
     }
 
-    /// Makes the folders of its volumes, and gives them to the user that has its data, until `is_over`. They are in use
-    /// until what is returned is dropped; `None` where workloads get no users of their own. It blocks its thread.
+    /// Makes the folders of its volumes, and gives them to the user that has its data, until `is_over`. They are in use of
+    /// this assignment until what is returned is dropped; `None` where workloads get no users of their own. It blocks its thread.
     ///
     /// # Errors
     ///
@@ -93,7 +93,7 @@ impl Folders {
         &self,
         volumes: &[Volume],
         user: Option<(u32, u32)>,
-        users: Option<&Users>,
+        (users, of): (Option<&Users>, (Seat, u64)),
         is_over: &dyn Fn() -> bool,
     ) -> io::Result<Option<VolumeLease>> {
         let folders: Vec<PathBuf> = volumes.iter().map(|volume| self.volume(&volume.name)).collect();
@@ -101,7 +101,7 @@ impl Folders {
             make(folder)?;
         }
         let Some(users) = users else { return Ok(None) };
-        let lease = users.volumes().claim(folders, user.map_or(ROOT, |(user, _)| user))?;
+        let lease = users.volumes().claim(folders, user.map_or(ROOT, |(user, _)| user), of)?;
         for folder in lease.folders() {
             // Its data may be another's by now, as where the blueprint has another name.
             if let Some(user) = user.filter(|user| fs::metadata(folder).is_ok_and(|it| it.uid() != user.0)) {

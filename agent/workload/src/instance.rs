@@ -309,7 +309,7 @@ pub(crate) async fn contain(
     let Common { engine, config, claims, .. } = common;
     let Start { seat, spec, bundle, folders, secret_env, user, rpc, gpus, disk } = start;
     let Source::Container { image, digest, ports, volumes } = &spec.source else {
-        return Err(PrepareFailed { reason: "its source is no image".to_owned(), may_pass: false });
+        return Err(PrepareFailed::for_good("its source is no image".to_owned()));
     };
     let places = Places {
         data_dir: DATA.to_owned(),
@@ -366,7 +366,7 @@ pub(crate) async fn contain(
 
 /// An engine's words, as the state of a workload.
 pub(crate) fn failed(error: &EngineError) -> PrepareFailed {
-    PrepareFailed { reason: error.to_string(), may_pass: error.may_pass() }
+    PrepareFailed { reason: error.to_string(), may_pass: error.may_pass(), is_of_node: error.is_of_node() }
 }
 
 #[cfg(test)]

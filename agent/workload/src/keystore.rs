@@ -17,18 +17,13 @@ pub(crate) fn write(
     user: Option<(u32, u32)>,
 ) -> Result<(), PrepareFailed> {
     if !bundle.keystore.is_empty() && !folders.is_in_memory() {
-        return Err(PrepareFailed {
-            reason: format!(
-                "{} is not in memory, so no keys are written there: mount a tmpfs, or set workload.runtime_dir to one",
-                folders.runtime.display()
-            ),
-            may_pass: true,
-        });
+        return Err(PrepareFailed::here_for_now(format!(
+            "{} is not in memory, so no keys are written there: mount a tmpfs, or set workload.runtime_dir to one",
+            folders.runtime.display()
+        )));
     }
-    try_write(folders, bundle, user).map_err(|error| PrepareFailed {
-        reason: format!("the keystore cannot be written: {error}"),
-        may_pass: true,
-    })
+    try_write(folders, bundle, user)
+        .map_err(|error| PrepareFailed::here_for_now(format!("the keystore cannot be written: {error}")))
 }
 
 fn try_write(folders: &Folders, bundle: &Bundle, user: Option<(u32, u32)>) -> io::Result<()> {

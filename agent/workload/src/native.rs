@@ -22,7 +22,7 @@ const INHERITED: [&str; 4] = ["PATH", "LANG", "TZ", "SSL_CERT_FILE"];
 
 /// Checks a program that is on this machine already.
 pub(crate) fn testing(path: &str, is_allowed: bool) -> Result<PathBuf, PrepareFailed> {
-    let failed = |reason: String| PrepareFailed { reason, may_pass: false };
+    let failed = PrepareFailed::here;
     if !is_allowed {
         return Err(failed(
             "sources of the kind testing are off on this node; set workload.testing = true for development"
@@ -40,7 +40,7 @@ pub(crate) fn testing(path: &str, is_allowed: bool) -> Result<PathBuf, PrepareFa
 pub(crate) fn check_machine(spec: &WorkloadSpec) -> Result<(), PrepareFailed> {
     match inventory().lacks(&spec.limits) {
         None => Ok(()),
-        Some(lack) => Err(PrepareFailed { reason: lack.to_string(), may_pass: false }),
+        Some(lack) => Err(PrepareFailed::here(lack.to_string())),
     }
 }
 
@@ -49,13 +49,10 @@ pub(crate) fn check_machine(spec: &WorkloadSpec) -> Result<(), PrepareFailed> {
 pub(crate) fn check_limits(spec: &WorkloadSpec, unheld: Option<&str>) -> Result<(), PrepareFailed> {
     let is_container = matches!(spec.source, Source::Container { .. });
     match (unheld.filter(|_| !is_container), spec.limits.asked()) {
-        (Some(why), Some(limit)) => Err(PrepareFailed {
-            reason: format!(
-                "it asks for a limit ({limit}) that this node cannot hold: {why}; run it on another node, or set \
-                 workload.allow_unlimited = true on this one"
-            ),
-            may_pass: false,
-        }),
+        (Some(why), Some(limit)) => Err(PrepareFailed::here(format!(
+            "it asks for a limit ({limit}) that this node cannot hold: {why}; run it on another node, or set \
+             workload.allow_unlimited = true on this one"
+        ))),
         (None, _) | (Some(_), None) => Ok(()),
     }
 }
@@ -172,7 +169,7 @@ mod tests {
             "{}",
             refused.reason
         );
-        assert!(!refused.may_pass);
+        assert!(!refused.may_pass && refused.is_of_node);
         let open = |name: &str, agent_is_root| {
             let text = format!("{{\"source\": {native}, \"sandbox\": {{\"{name}\": false}}}}");
             escapes(&serde_json::from_str(&text).unwrap(), agent_is_root).is_some()

@@ -262,6 +262,9 @@ impl Node {
                     let mut own = wanted.iter().filter(|(seat, _)| seat.service == *service);
                     own.any(|(_, wanted)| wanted.generation == *generation)
                 });
+                if !is_over {
+                    self.follow_volumes(&wanted).await;
+                }
                 self.follow(&wanted, &mut live, &falls, &ended);
             }
             let rested = falls.poll_timeout(now());
@@ -317,6 +320,19 @@ impl Node {
         let until = stop.clone();
         spawner.spawn_base("container sweep", async move { until.run_until_cancelled(sweeping).await });
         stop.drop_guard()
+    }
+
+    /// Keeps in mind which of what is wanted uses which volume; what is not wanted any more uses none.
+    async fn follow_volumes(&self, wanted: &Assigned) {
+        let (common, wanted) = (Arc::clone(&self.common), wanted.clone());
+        let followed = tokio::task::spawn_blocking(move || {
+            if let Some(users) = &common.users {
+                users.volumes().follow(&common.config.state.join("data"), &wanted);
+            }
+        });
+        if let Err(error) = followed.await {
+            warn!(%error, "who uses volumes is not written");
+        }
     }
 
     /// Ends what is not wanted, and starts what is and does not run.

@@ -51,10 +51,7 @@ impl Process {
         (group, user_run): (Option<Cgroup>, Option<UserRun>),
         spawner: &Spawner,
     ) -> Result<Self, PrepareFailed> {
-        let failed = |what: &str, error: io::Error| PrepareFailed {
-            reason: format!("{what}: {error}"),
-            may_pass: true,
-        };
+        let failed = |what: &str, error: io::Error| PrepareFailed::here_for_now(format!("{what}: {error}"));
         let kills_before = group.as_ref().map_or(0, Cgroup::out_of_memory);
         let mut text = serde_json::to_vec(errand).map_err(|error| failed("what to run", error.into()))?;
         text.push(b'\n');
@@ -83,7 +80,7 @@ impl Process {
             output.ended().await;
             let said = output.last().unwrap_or_else(|| "its keeper says nothing".to_owned());
             let reason = format!("no process can be started: {said}");
-            return Err(PrepareFailed { reason, may_pass: true });
+            return Err(PrepareFailed::for_now(reason));
         };
         let user = errand.launch.user.map(|(user, _)| user);
         let traces = Traces::of(keeper.id(), pid, user);

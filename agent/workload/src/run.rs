@@ -111,7 +111,10 @@ impl Workload {
                 // The newer assignment cancels this one; until it comes there is nothing to do.
                 Err(DescribeError::Changed) => {}
                 Err(error @ DescribeError::Unreadable(_)) => {
-                    self.say(WorkloadState::Failed, error.to_string());
+                    // A newer agent may read it.
+                    let status = self.status(WorkloadState::Failed);
+                    let (reason, restarts) = (error.to_string(), self.falls);
+                    (self.tell)(WorkloadStatus { reason, restarts, refused: true, ..status });
                     self.stop.cancelled().await;
                     return None;
                 }
@@ -160,7 +163,11 @@ impl<'a> Run<'a> {
         let Described { spec, bundle } = described;
         let config = &workload.common.config;
         let folders = Folders::of(&config.state, &config.runtime, workload.seat, &spec.name);
-        let life = Life::new(&spec);
+        let mut life = Life::new(&spec);
+        if folders.data.exists() {
+            // By an earlier assignment, or an earlier agent.
+            life.handle_started();
+        }
         Self {
             workload,
             spec,
@@ -192,7 +199,10 @@ impl<'a> Run<'a> {
                     self.prepare_now(true).await;
                 }
                 Step::Start => match self.start().await {
-                    Ok(running) => self.running = Some(running),
+                    Ok(running) => {
+                        self.running = Some(running);
+                        self.life.handle_started();
+                    }
                     Err(failed) => {
                         warn!(service = %self.workload.seat.service, reason = failed.reason, "workload not started");
                         self.life.handle_not_started(failed, Instant::now());

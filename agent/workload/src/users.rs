@@ -119,7 +119,8 @@ impl Users {
                 "no folder for locks of users; agents of this machine may give the same user to two workloads"
             );
         }
-        Self::with_locks(base, made)
+        let volumes = VolumeUses::open(&base);
+        Self { volumes, ..Self::with_locks(base, made) }
     }
 
     fn with_locks(base: PathBuf, locks: Option<PathBuf>) -> Self {

@@ -35,6 +35,7 @@ impl Duties for Bystander {
             generation: row.generation,
             state: WorkloadState::Failed.label().to_owned(),
             reason: NO_WORKLOADS.to_owned(),
+            refused: true,
             since_millis,
             ..v1::WorkloadStatus::default()
         };

@@ -1,5 +1,7 @@
 //! What workloads wrote, a JSON document a line, as it comes from their node.
 
+mod other;
+
 use std::cmp::Ordering;
 use std::convert::Infallible;
 use std::fmt::Display;
@@ -13,7 +15,7 @@ use axum::response::{IntoResponse, Response};
 use blueprint_common_types::workload::Seat;
 use blueprint_common_types::{AgentId, LogCursor, LogLevel, ServiceKey, Timestamp};
 use blueprint_hub_registry_core::RegistrySnapshot;
-use blueprint_hub_registry_core::workload::{LogsAsk, LogsError, LogsLine, LogsPiece, WorkloadRecord};
+use blueprint_hub_registry_core::workload::{LogsAsk, LogsError, LogsLine, LogsPiece, Runs, WorkloadRecord};
 use futures_util::StreamExt;
 use futures_util::stream::{once, unfold};
 use http::{StatusCode, header};
@@ -103,14 +105,18 @@ pub(crate) async fn read(
         level: level.transpose().map_err(|error| invalid(&error))?,
         grep: std::mem::take(&mut asked.grep),
         follow: asked.follow,
+        runs: Runs::default(),
     };
     let at = Timestamp::from_millis(asked.at);
     let later = ask.after.zip(asked.run).map(|(after, run)| Later { ring: after.ring, run, at });
     let snapshot = state.hub.snapshot();
     let node;
     (node, ask.slot) = place(&state, &snapshot, key, &asked)?;
+    if let Some((slot, runs)) = shared_place(&state, key, &asked).await? {
+        (ask.slot, ask.runs) = (slot, runs);
+    }
     let name = snapshot.agents.get(&node).map_or_else(|| node.to_string(), |view| view.agent.name.clone());
-    let slot = ask.slot;
+    let (slot, runs) = (ask.slot, ask.runs);
     let pieces = state.hub.logs(node, ask).await?;
     let begin = bytes(&[json!({ "notice": "node", "node": name })]);
     let begin = once(async { Ok::<_, Infallible>(begin) });
@@ -124,7 +130,7 @@ pub(crate) async fn read(
             None => is_watched.then_some("the workload was removed"),
         }
     };
-    let body = begin.chain(lines(pieces, left, later, (key, name)));
+    let body = begin.chain(lines(pieces, left, (later, runs), (key, name)));
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(body)).into_response())
 }
 
@@ -163,6 +169,19 @@ fn place(
     Ok((record.node.ok_or_else(none)?, slot))
 }
 
+/// Seat and runs of the other version, where its lines stand in the ring of the one that serves.
+async fn shared_place(
+    state: &AdminState,
+    key: ServiceKey,
+    asked: &Asked,
+) -> Result<Option<(u8, Runs)>, ApiError> {
+    let view = state.hub.workloads();
+    let Some(record) = view.records.get(&key).filter(|_| asked.other) else { return Ok(None) };
+    let update = view.updates.get(&key).map(|shown| &shown.update);
+    let versions = if update.is_some() { Vec::new() } else { state.hub.workload_versions(key).await? };
+    Ok(other::in_the_same_place(record, update, &versions).map(|runs| (record.slot, runs)))
+}
+
 /// What is on its way out.
 struct Flow<L> {
     pieces: LogsStream,
@@ -188,7 +207,7 @@ impl<L: Fn() -> Option<&'static str>> Flow<L> {
 fn lines<L: Fn() -> Option<&'static str>>(
     pieces: LogsStream,
     left: L,
-    later: Option<Later>,
+    (later, runs): (Option<Later>, Runs),
     (service, node): (ServiceKey, String),
 ) -> impl futures_util::Stream<Item = Result<Bytes, Infallible>> {
     unfold(Some(Flow { pieces, left, left_since: None }), move |flow| {
@@ -198,6 +217,8 @@ fn lines<L: Fn() -> Option<&'static str>>(
             let (mut documents, is_quiet) = match timeout(ALIVE, flow.pieces.next()).await {
                 Err(_) => (vec![json!({ "notice": "alive" })], true),
                 Ok(Some(Ok(LogsPiece { mut lines, missed, reached, is_last }))) => {
+                    // Agents of an earlier version give those of all runs.
+                    lines.retain(|line| runs.has(line.generation));
                     lines.retain(|line| later.is_none_or(|later| later.is_after(line)));
                     let is_quiet = lines.is_empty();
                     // Lines have cursors of their own.
@@ -304,7 +325,8 @@ mod tests {
         let read = async |pieces: Vec<LogsPiece>| {
             let pieces = iter(pieces.into_iter().map(Ok)).chain(stream::pending()).boxed();
             let later = Some(Later { ring: 1, run: 5, at: Timestamp::from_millis(1) });
-            let out = lines(pieces, || None::<&'static str>, later, (SERVICE, "one".to_owned()));
+            let wanted = (later, Runs::default());
+            let out = lines(pieces, || None::<&'static str>, wanted, (SERVICE, "one".to_owned()));
             let out: Vec<_> = out.take(2).map(|bytes| bytes.unwrap()).collect().await;
             out.iter().map(|bytes| String::from_utf8_lossy(bytes).into_owned()).collect::<Vec<_>>()
         };
@@ -340,7 +362,7 @@ mod tests {
         let looks = Cell::new(0);
         // The third piece is the first that comes after it moved.
         let left = || (looks.replace(looks.get() + 1) >= 2).then_some("the workload moved");
-        let out = lines(pieces, left, None, (SERVICE, "one".to_owned()));
+        let out = lines(pieces, left, (None, Runs::default()), (SERVICE, "one".to_owned()));
         let out: Vec<_> =
             out.map(|bytes| String::from_utf8(bytes.unwrap().to_vec()).unwrap()).collect().await;
         assert_eq!(out.len(), 4, "{out:?}");

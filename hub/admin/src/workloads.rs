@@ -223,7 +223,8 @@ pub(crate) fn row(state: &AdminState, record: &WorkloadRecord, snapshot: &Regist
         (Some(status), _) if status.reason.is_empty() && status.health == Some(Health::Unhealthy) => {
             (status.state.label(), ill(status))
         }
-        (Some(status), _) => (status.state.label(), status.reason.clone()),
+        (Some(status), Some(why)) => (status.state.label(), format!("{}; {why}", status.reason)),
+        (Some(status), None) => (status.state.label(), status.reason.clone()),
         (None, _) => unsaid(record, &view, snapshot),
     };
     json!({
@@ -237,6 +238,7 @@ pub(crate) fn row(state: &AdminState, record: &WorkloadRecord, snapshot: &Regist
         "health": status.and_then(|status| status.health),
         "health_reason": status.map(|status| &status.health_reason),
         "asks_move": status.is_some_and(|status| status.asks_move),
+        "refused": status.is_some_and(|status| status.refused),
         "restarts": status.map_or(0, |status| status.restarts),
         "exit_code": status.and_then(|status| status.exit_code),
         "launcher": source.as_ref().ok().and_then(|spec| spec.lease.as_ref()).map(|lease| &lease.launcher),

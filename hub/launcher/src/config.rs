@@ -65,6 +65,7 @@ struct BlueprintFile {
     send_api_key: bool,
     #[serde(default)]
     take_over: bool,
+    registry_login: Option<PathBuf>,
 }
 
 const fn on_failure() -> RestartPolicy {
@@ -92,6 +93,8 @@ pub(crate) struct Blueprint {
     pub(crate) send_envelope_key: bool,
     pub(crate) send_api_key: bool,
     pub(crate) take_over: bool,
+    /// File with the login of the image's registry; `None` to use none.
+    pub(crate) registry_login: Option<PathBuf>,
 }
 
 /// What the file says, checked.
@@ -175,6 +178,18 @@ impl BlueprintFile {
         if self.stop_grace_secs > MAX_GRACE_SECS {
             problems.push(format!("blueprint.{id}.stop_grace_secs is above {MAX_GRACE_SECS}"));
         }
+        if let Some(path) = &self.registry_login {
+            if !matches!(self.source, Source::Container { .. }) {
+                let kind = self.source.kind();
+                problems.push(format!(
+                    "blueprint.{id}.registry_login: a source of the kind {kind} comes from no registry"
+                ));
+            }
+            // The Manager starts this program where it likes.
+            if !path.is_absolute() {
+                problems.push(format!("blueprint.{id}.registry_login is no absolute path"));
+            }
+        }
         Blueprint {
             source: self.source,
             name: self.name,
@@ -188,6 +203,7 @@ impl BlueprintFile {
             send_envelope_key: self.send_envelope_key,
             send_api_key: self.send_api_key,
             take_over: self.take_over,
+            registry_login: self.registry_login,
         }
     }
 }
@@ -206,6 +222,7 @@ pub(crate) mod tests {
             config("hub = \"/h.sock\"\n[blueprint.7]\nsource = { type = \"testing\", path = \"/bin/b\" }\n")
                 .unwrap();
         let one = &read.blueprints[&7];
+        assert!(one.registry_login.is_none());
         assert!(!one.send_keystore && !one.send_api_key && !one.send_envelope_key && !one.take_over);
         assert_eq!((one.restart, read.grace_secs), (RestartPolicy::OnFailure, 15));
         assert_eq!(read.unplaced_patience, Some(Duration::from_secs(450)));
@@ -215,7 +232,8 @@ pub(crate) mod tests {
     #[test]
     fn every_mistake_is_told_at_once_by_its_key() {
         let text = "grace_secs = 0\nunplaced_secs = 90000\n[blueprint.seven]\nsource = { type = \"testing\", path = \"/b\" }\n\
-                    [blueprint.7]\nsource = { type = \"native\", url = \"ftp://a\", sha256 = \"HEX\" }\nstop_grace_secs = 9999\n";
+                    [blueprint.7]\nsource = { type = \"native\", url = \"ftp://a\", sha256 = \"HEX\" }\nstop_grace_secs = 9999\n\
+                    registry_login = \"login\"\n";
         let text = text.replace("HEX", &"ab".repeat(32));
         let error = config(&text).unwrap_err().message;
         for part in [
@@ -224,6 +242,8 @@ pub(crate) mod tests {
             "blueprint.seven",
             "blueprint.7.source",
             "blueprint.7.stop_grace_secs",
+            "native comes from no registry",
+            "no absolute path",
         ] {
             assert!(error.contains(part), "{part}: {error}");
         }

@@ -10,7 +10,7 @@ use blueprint_common_types::workload::{ChainSettings, WorkloadSpec};
 use blueprint_proto::v1;
 
 use crate::config::{Blueprint, Config};
-use crate::keystore;
+use crate::{keystore, login};
 
 /// Variables that go to the node by the beginning of their names.
 const PREFIXES: [&str; 3] = ["RUST_LOG", "OTEL_", "TLS_"];
@@ -101,6 +101,7 @@ pub(crate) fn plan(config: &Config, given: &Given) -> Result<Plan, CliError> {
         keystore: given.keystore(blueprint)?,
         envelope_key: given.envelope_key(blueprint)?,
         take_over: blueprint.take_over,
+        registry_login: blueprint.registry_login.as_deref().map(login::read).transpose()?,
     };
     let stop_grace_secs = blueprint.stop_grace_secs;
     let hub = config.hub.clone();
@@ -247,6 +248,7 @@ mod tests {
         assert_eq!(sent.chain.bootnodes, ["/ip4/1", "/ip4/2"]);
         assert_eq!(sent.chain.http_rpc_url, "http://127.0.0.1:8545/");
         assert!(plan.start.keystore.is_empty() && plan.start.envelope_key.is_empty());
+        assert!(plan.start.registry_login.is_none(), "none unless it is said");
         let named = format!("{CONFIG}env = [\"TLS_SERVER_KEY_PATH\", \"AWS_REGION\"]\nsend_api_key = true\n");
         let plan = super::plan(&config(&named).unwrap(), &given(&[("AWS_REGION", "r")])).unwrap();
         let named = spec(&plan).env;

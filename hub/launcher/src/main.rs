@@ -9,6 +9,7 @@ mod environment;
 mod forward;
 mod keystore;
 mod launch;
+mod login;
 mod manager;
 mod output;
 mod registration;

@@ -11,15 +11,17 @@ mod leases;
 mod logs;
 mod plan;
 mod recovery;
+mod refusal;
 mod store;
 mod update;
 mod version;
 
 pub use assigner::{Assigner, Assignment, Assignments, MAX_PER_NODE, Move, NoNode, Replicas};
 pub use leases::{Gone, LeaseHeld, Leases};
-pub use logs::{LogsAsk, LogsError, LogsLine, LogsPiece};
+pub use logs::{LogsAsk, LogsError, LogsLine, LogsPiece, Runs};
 pub use plan::{MAX_PLAN_SECS, MAX_STEPS, ParseStrategyError, PlanError, Strategy, UpdatePlan};
 pub use recovery::{EventKind, FailOvers, HUB_ROWS, NODE_ROWS, Verdict, WINDOW, WorkloadEvent};
+pub use refusal::{Refusal, Refusals};
 pub use store::{
     NewUpdate, Placed, StoredUpdate, ThrownAway, WorkloadChange, WorkloadChangeError, WorkloadRecord,
     WorkloadStore,

@@ -237,6 +237,8 @@ fn request(id: u64, ask: LogsAsk) -> v1::LogRequest {
         grep: ask.grep,
         follow: ask.follow,
         slot: ask.slot.into(),
+        from_run: ask.runs.from,
+        before_run: ask.runs.before,
     }
 }
 

@@ -189,6 +189,7 @@ pub(crate) fn statuses(report: v1::WorkloadReport) -> Result<Vec<WorkloadStatus>
             health: row.health.and_then(|health| v1::Health::try_from(health).ok()).map(Health::from),
             health_reason: clean_line(&row.health_reason),
             asks_move: row.asks_move,
+            refused: row.refused,
             steps: row.steps.iter().rev().take(MAX_STEPS).rev().filter_map(read_step).collect(),
             restarts: row.restarts,
             pid: row.pid,

@@ -12,8 +12,9 @@ use blueprint_common_runtime::metrics::Metrics;
 use blueprint_common_types::workload::{Bundle, Lease, WorkloadSpec, WorkloadStatus};
 use blueprint_common_types::{AgentId, ServiceKey, Timestamp, WgPublicKey};
 use blueprint_hub_registry_core::workload::{
-    Assigner, Assignments, FailOvers, Replicas, Traffic, UpdateError, UpdateRequest, Updates, Version,
-    WINDOW, WorkloadChange, WorkloadChangeError, WorkloadEvent, WorkloadRecord, WorkloadStore, WorkloadsView,
+    Assigner, Assignments, FailOvers, Refusals, Replicas, Traffic, UpdateError, UpdateRequest, Updates,
+    Version, WINDOW, WorkloadChange, WorkloadChangeError, WorkloadEvent, WorkloadRecord, WorkloadStore,
+    WorkloadsView,
 };
 use blueprint_hub_registry_core::{RegistrySnapshot, StoreError, StoreResult, Weights};
 use blueprint_proto::v1;
@@ -254,8 +255,11 @@ impl Workloads {
     ) -> StoreResult<(Self, WorkloadsHandle)> {
         let now = Timestamp::from(SystemTime::now());
         let hour_ago = Timestamp::from_millis(now.as_millis().saturating_sub(millis(WINDOW)));
-        let fail_overs = FailOvers::restore(&store.fail_overs(hour_ago).await?);
-        let mut assigner = Assigner::new(store.list_workloads().await?, fail_overs, rules.patience);
+        let moves = store.fail_overs(hour_ago).await?;
+        let workloads = store.list_workloads().await?;
+        let refusals = Refusals::restore(&moves, &workloads);
+        let assigner = Assigner::new(workloads, FailOvers::restore(&moves), rules.patience);
+        let mut assigner = assigner.with_refusals(refusals);
         assigner.set_replicas(replicas);
         assigner.spread(&registrar.snapshot());
         let stored = store.list_updates().await?;
@@ -335,6 +339,7 @@ impl Workloads {
                 if let Ok(record) = &stored {
                     self.trim_versions().await;
                     self.assigner.set(record.clone());
+                    self.assigner.forget_refusals(record.service);
                     // Where it goes is decided before it is told, so that its maker sees the node at once.
                     let snapshot = self.registrar.snapshot();
                     self.assigner.spread(&snapshot);
@@ -386,6 +391,7 @@ impl Workloads {
         self.statuses.retain(|_, (from, _)| *from != agent);
         self.next_statuses.retain(|(_, from), _| *from != agent);
         self.copy_statuses.retain(|(_, from), _| *from != agent);
+        let is_refused = statuses.iter().any(|status| status.refused);
         for status in statuses {
             let service = status.service;
             let is_of = |record: &Arc<WorkloadRecord>| is_told_of(record, agent, &status);
@@ -398,6 +404,11 @@ impl Workloads {
             } else if self.assigner.has_replicas(service) {
                 self.copy_statuses.insert((service, agent), status);
             }
+        }
+        if is_refused {
+            // Before anybody is told that it failed: another node may take it.
+            self.write_journal().await;
+            self.place(&self.registrar.snapshot()).await;
         }
         self.publish().await;
     }

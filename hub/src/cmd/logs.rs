@@ -55,8 +55,8 @@ pub(crate) struct Logs {
 }
 
 /// Said where `--other` finds nothing.
-const OTHER_IS_NONE: &str = "there are no such lines of another version; by `recreate`, and going back by it, versions take the same place \
-                             one after the other: their lines stand together, and are shown without --other";
+const OTHER_IS_NONE: &str = "there are no such lines of another version; where that ran on another node, name it with --node, and what \
+                             was pushed out by newer lines is gone (workload.log_bytes of the node)";
 
 /// How far it is shown.
 #[derive(Debug, Default)]

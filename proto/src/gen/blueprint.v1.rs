@@ -645,6 +645,9 @@ pub struct WorkloadStatus {
     /// What the node did to make it well, the newest 32, oldest first.
     #[prost(message, repeated, tag = "63")]
     pub steps: ::prost::alloc::vec::Vec<RecoveryStep>,
+    /// Its node cannot run it for a reason of the node, so that another one may.
+    #[prost(bool, tag = "360")]
+    pub refused: bool,
 }
 /// What a node did to make a workload well.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -854,6 +857,12 @@ pub struct LogRequest {
     /// Which instance of the service.
     #[prost(uint32, tag = "80")]
     pub slot: u32,
+    /// Lines of runs from this generation on.
+    #[prost(uint64, tag = "361")]
+    pub from_run: u64,
+    /// Lines of runs before this generation; absent for all.
+    #[prost(uint64, optional, tag = "362")]
+    pub before_run: ::core::option::Option<u64>,
 }
 /// A line in what a node keeps of a service.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -2864,6 +2873,17 @@ pub struct LauncherStart {
     /// Takes the place of an operator's workload, or of another launcher's.
     #[prost(bool, tag = "9")]
     pub take_over: bool,
+    /// How the node signs in at the registry of the image, and at no other; absent for none. Sealed by the hub at once.
+    #[prost(message, optional, tag = "363")]
+    pub registry_login: ::core::option::Option<RegistryLogin>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RegistryLogin {
+    #[prost(string, tag = "1")]
+    pub user: ::prost::alloc::string::String,
+    /// Or a token in its place.
+    #[prost(string, tag = "2")]
+    pub password: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct KeyFile {

@@ -92,7 +92,7 @@ fn one_that_never_greets_its_bridge_is_started_again() {
 #[test]
 fn what_cannot_get_better_is_not_tried_again() {
     let now = Instant::now();
-    let failed = |may_pass| PrepareFailed { reason: "x".to_owned(), may_pass };
+    let failed = |may_pass| PrepareFailed { reason: "x".to_owned(), may_pass, is_of_node: false };
     let mut life = Life::new(&spec());
     let _ = life.next_step(now);
     life.handle_prepared(Err(failed(true)), now);
@@ -102,6 +102,44 @@ fn what_cannot_get_better_is_not_tried_again() {
     life.handle_prepared(Err(failed(false)), later);
     assert_eq!((life.state(), life.reason()), (WorkloadState::Failed, "x"));
     assert_eq!(life.next_step(later), Step::Done);
+}
+
+#[test]
+fn a_node_refuses_what_it_cannot_run_as_it_is_or_could_not_for_a_while_before_it_ever_ran() {
+    let mut now = Instant::now();
+    let here = || PrepareFailed::here("no such limit".to_owned());
+    let away = || PrepareFailed::here_for_now("no engine".to_owned());
+    let mut life = Life::new(&spec());
+    let _ = life.next_step(now);
+    life.handle_prepared(Err(here()), now);
+    assert_eq!((life.state(), life.is_refused()), (WorkloadState::Failed, true));
+    let mut wrong = Life::new(&spec());
+    let _ = wrong.next_step(now);
+    wrong.handle_prepared(Err(PrepareFailed::for_good("a digest".to_owned())), now);
+    assert_eq!((wrong.state(), wrong.is_refused()), (WorkloadState::Failed, false));
+
+    let again = |life: &mut Life, now: &mut Instant| {
+        while let Step::Wait(Some(until)) = life.next_step(*now) {
+            *now = until;
+        }
+        life.handle_prepared(Err(away()), *now);
+        assert_eq!(life.state(), WorkloadState::BackingOff);
+        life.is_refused()
+    };
+    let (mut fresh, mut known, began) = (Life::new(&spec()), Life::new(&spec()), now);
+    let refused: Vec<_> = (0..5).map(|_| again(&mut fresh, &mut now)).collect();
+    assert_eq!(refused, [false, false, false, false, true]);
+    assert_eq!(now - began, FIRST_WAIT * 15, "the pauses between them");
+    // Another reason begins the count anew, and a start ends it.
+    now += LONGEST_WAIT;
+    let _ = fresh.next_step(now);
+    fresh.handle_prepared(Err(PrepareFailed::for_now("a server".to_owned())), now);
+    assert!(!fresh.is_refused() && !again(&mut fresh, &mut now));
+    known.handle_started();
+    assert!((0..20).all(|_| !again(&mut known, &mut now)), "what it keeps is here");
+    let _ = known.next_step(now + LONGEST_WAIT);
+    known.handle_prepared(Err(here()), now);
+    assert!(known.is_refused(), "it cannot run here any more");
 }
 
 #[test]
@@ -147,7 +185,7 @@ proptest! {
                 }
                 Step::Wait(_) => {}
             }
-            let failed = |may_pass| PrepareFailed { reason: String::new(), may_pass };
+            let failed = |may_pass| PrepareFailed { reason: String::new(), may_pass, is_of_node: false };
             match event {
                 0 => life.handle_prepared(Ok(()), now),
                 1 => life.handle_prepared(Err(failed(true)), now),
@@ -315,7 +353,7 @@ fn one_that_keeps_too_much_is_ended_soon_and_says_so_until_there_is_room() {
         let Step::Wait(Some(until)) = life.next_step(now) else { panic!("a pause") };
         now = until;
         assert_eq!(life.next_step(now), Step::Start);
-        let failed = PrepareFailed { reason: "over its storage limit".to_owned(), may_pass: true };
+        let failed = PrepareFailed::for_now("over its storage limit".to_owned());
         life.handle_not_started(failed, now);
         assert_eq!(life.state(), WorkloadState::BackingOff);
     }

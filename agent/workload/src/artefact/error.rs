@@ -274,11 +274,37 @@ impl ArtefactError {
             | Self::Interpreter { .. } => false,
         }
     }
+
+    /// Whether it is this node that cannot, so that another one may: a full disk, not a server that is down.
+    #[must_use]
+    pub const fn is_of_node(&self) -> bool {
+        match self {
+            Self::DiskFull { .. }
+            | Self::Cache { .. }
+            | Self::OtherMachine { .. }
+            | Self::Interpreter { .. } => true,
+            Self::Url { .. }
+            | Self::Status { .. }
+            | Self::Redirect { .. }
+            | Self::Unreachable { .. }
+            | Self::TimedOut { .. }
+            | Self::Broken { .. }
+            | Self::TooLarge { .. }
+            | Self::Gateways { .. }
+            | Self::Pushed { .. }
+            | Self::Digest { .. }
+            | Self::Refused { .. }
+            | Self::Archive { .. }
+            | Self::NotAProgram { .. }
+            | Self::Program { .. }
+            | Self::Stopped { .. } => false,
+        }
+    }
 }
 
 impl From<&ArtefactError> for PrepareFailed {
     fn from(error: &ArtefactError) -> Self {
-        Self { reason: error.to_string(), may_pass: error.may_pass() }
+        Self { reason: error.to_string(), may_pass: error.may_pass(), is_of_node: error.is_of_node() }
     }
 }
 

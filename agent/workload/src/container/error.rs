@@ -10,6 +10,9 @@ use serde::Deserialize;
 /// Longest quotation of an engine in an error, in characters.
 const MAX_SAID: usize = 300;
 
+/// What engines say of an image that is for other kinds of processors.
+const OTHER_MACHINE: &str = "no matching manifest";
+
 /// Why a container engine did not do what was asked. One line for people each: what, where, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EngineError {
@@ -232,7 +235,7 @@ impl EngineError {
             Self::Digest { image, wanted: *digest, said }
         } else if says(&["unauthorized", "denied", "authentication required", "no basic auth"]) {
             Self::ImageDenied { image, said }
-        } else if says(&["manifest unknown", "name unknown", "not found", "no matching manifest"]) {
+        } else if says(&["manifest unknown", "name unknown", "not found", OTHER_MACHINE]) {
             Self::NoImage { image, digest: *digest, said }
         } else {
             Self::Registry { image, said }
@@ -261,6 +264,32 @@ impl EngineError {
             | Self::NoGpu { .. }
             | Self::Unbounded { .. }
             | Self::Spec { .. } => false,
+        }
+    }
+
+    /// Whether it is this node that cannot, so that another one may: no engine, or one of another kind of processor; not an
+    /// image that is not there, nor a registry that does not answer.
+    #[must_use]
+    pub fn is_of_node(&self) -> bool {
+        match self {
+            Self::NoEngine { .. }
+            | Self::NoAccess { .. }
+            | Self::Version { .. }
+            | Self::Timeout { .. }
+            | Self::Broken { .. }
+            | Self::Answer { .. }
+            | Self::NoSpace { .. }
+            | Self::NoInit { .. }
+            | Self::NoGpu { .. }
+            | Self::Unbounded { .. }
+            | Self::Foreign { .. }
+            | Self::Network { .. } => true,
+            Self::NoImage { said, .. } => said.to_ascii_lowercase().contains(OTHER_MACHINE),
+            Self::ImageDenied { .. }
+            | Self::Registry { .. }
+            | Self::Digest { .. }
+            | Self::Spec { .. }
+            | Self::Refused { .. } => false,
         }
     }
 
@@ -360,6 +389,7 @@ mod tests {
         for (said, reason, may_pass) in cases {
             let error = EngineError::pull("r/a", &DIGEST, said);
             assert_eq!((error.reason(), error.may_pass()), (reason, may_pass), "{said}");
+            assert_eq!(error.is_of_node(), said.contains("linux/arm64") || reason == "no_space", "{said}");
             assert!(!error.to_string().contains('\n'));
         }
     }

@@ -89,6 +89,11 @@ fn the_newest_of_those_that_fit_come_first() {
     assert_eq!(numbers(&rest(&mut ask(None, grep)).0), [7]);
     let since = Filter { since: Timestamp::from_millis(98_500), ..Filter::default() };
     assert_eq!(numbers(&rest(&mut ask(None, since)).0), [99, 100]);
+    let runs = |from_run, before_run| Filter { from_run, before_run, ..Filter::default() };
+    let of = |filter| numbers(&rest(&mut ask(Some(2), filter)).0);
+    for (from, before, wanted) in [(3, None, 2), (0, Some(4), 2), (4, None, 0), (0, Some(3), 0)] {
+        assert_eq!(of(runs(from, before)).len(), wanted, "{from} {before:?}");
+    }
     let mut none = ask(Some(0), Filter::default());
     assert!(rest(&mut none).0.is_empty());
     assert_eq!(none.reached(), 100, "another reader goes on there, though no line was read");

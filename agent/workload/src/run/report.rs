@@ -24,6 +24,7 @@ impl Run<'_> {
             health: self.life.health(),
             health_reason: self.life.health_reason().to_owned(),
             asks_move: self.life.asks_move(),
+            refused: self.life.is_refused(),
             steps: self.steps.iter().cloned().collect(),
             ..status
         };

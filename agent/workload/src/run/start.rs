@@ -46,7 +46,7 @@ async fn admit(
         // What the engine does not do now is done by the next sweep.
         let _ = instance.remove().await;
         // One that ended this moment and that the engine still has looks the same.
-        return Err(PrepareFailed { reason: HIDDEN.to_owned(), may_pass: true });
+        return Err(PrepareFailed::here_for_now(HIDDEN.to_owned()));
     }
     bridge.reached_at(instance.reach(), kin);
     Ok(())
@@ -64,12 +64,12 @@ impl Run<'_> {
         let taken = self.take_gpus();
         if let Err(reason) = taken {
             warn!(service = %self.workload.seat.service, reason, "workload not prepared");
-            self.life.handle_prepared(Err(PrepareFailed { reason, may_pass: true }), Instant::now());
+            self.life.handle_prepared(Err(PrepareFailed::for_now(reason)), Instant::now());
             return;
         }
         let prepared = match self.workload.finish.run_until_cancelled(self.prepare(is_anew)).await {
             Some(prepared) => prepared,
-            None => Err(PrepareFailed { reason: String::new(), may_pass: true }),
+            None => Err(PrepareFailed::for_now(String::new())),
         };
         let now = Instant::now();
         match prepared {
@@ -105,7 +105,7 @@ impl Run<'_> {
             Source::Testing { path } => native::testing(path, common.config.testing).map(Program::Testing),
             source @ Source::Native { url, .. } => {
                 let Some(artefact) = NativeArtefact::of(source) else {
-                    return Err(PrepareFailed { reason: format!("{url} is no artefact"), may_pass: false });
+                    return Err(PrepareFailed::for_good(format!("{url} is no artefact")));
                 };
                 let (service, generation) = (self.workload.seat.service, self.workload.generation);
                 let _want = source.pushed().map(|sha256| common.wants.want(*sha256, service, generation));
@@ -126,7 +126,7 @@ impl Run<'_> {
                 };
                 pulled.map(|()| Program::Image).map_err(|error| failed(&error))
             }
-            Source::Wasm {} => Err(PrepareFailed { reason: SourceError::Wasm.to_string(), may_pass: false }),
+            Source::Wasm {} => Err(PrepareFailed::for_good(SourceError::Wasm.to_string())),
         }
     }
 
@@ -155,14 +155,13 @@ impl Run<'_> {
             self.rpc = Some(self.open_rpc().await?);
         }
         let Some(rpc) = &self.rpc else {
-            return Err(PrepareFailed { reason: "it has no RPC".to_owned(), may_pass: true });
+            return Err(PrepareFailed::for_now("it has no RPC".to_owned()));
         };
         let common = &self.workload.common;
         let seat = self.workload.seat;
         let (service, generation) = (seat.service, self.workload.generation);
-        let broken = |what: &str, error: &dyn std::fmt::Display| PrepareFailed {
-            reason: format!("{what}: {error}"),
-            may_pass: true,
+        let broken = |what: &str, error: &dyn std::fmt::Display| {
+            PrepareFailed::here_for_now(format!("{what}: {error}"))
         };
         let Made { user, mut user_run, volumes } = self.make_folders().await?;
         let measured = self.folders.measured(self.spec.source.volumes()).to_owned();
@@ -170,7 +169,7 @@ impl Run<'_> {
         let held = storage::check(&measured, storage_limit);
         // Where its end is asked for meanwhile, nothing is started.
         let held = self.workload.finish.run_until_cancelled(held).await.unwrap_or(Err(String::new()));
-        let held = held.map_err(|reason| PrepareFailed { reason, may_pass: true })?;
+        let held = held.map_err(PrepareFailed::for_now)?;
         keystore::write(&self.folders, &self.bundle, user)?;
         if self.spec.registration {
             let cleared = registration::clear(&self.folders);
@@ -196,7 +195,7 @@ impl Run<'_> {
         let wipe = Wipe::of(folders).map_err(|error| broken("its folder in memory is gone", &error))?;
         let mut native = None;
         let mut instance = match self.program.as_ref().map(Program::path) {
-            None => return Err(PrepareFailed { reason: "it was not prepared".to_owned(), may_pass: true }),
+            None => return Err(PrepareFailed::for_now("it was not prepared".to_owned())),
             Some(None) => contain(common, start, log, wipe).await?,
             Some(Some(program)) => {
                 let group = self.group(label(seat)).await?;
@@ -231,7 +230,7 @@ impl Run<'_> {
     async fn make_folders(&self) -> Result<Made, PrepareFailed> {
         let (common, folders) = (Arc::clone(&self.workload.common), self.folders.clone());
         let (volumes, finish) = (self.spec.source.volumes().to_vec(), self.workload.finish.clone());
-        let own_user = self.spec.sandbox.own_user;
+        let (own_user, of) = (self.spec.sandbox.own_user, (self.workload.seat, self.workload.generation));
         let made = spawn_blocking(move || {
             // They are written anew.
             keystore::remove(&folders);
@@ -239,13 +238,13 @@ impl Run<'_> {
             let user = folders.create(users.filter(|_| own_user));
             let user = user.map_err(|error| format!("its folders cannot be made: {error}"))?;
             let user_run = users.zip(user).map(|(users, (user, _))| users.run(user));
-            let volumes = folders.create_volumes(&volumes, user, users, &|| finish.is_cancelled());
+            let volumes = folders.create_volumes(&volumes, user, (users, of), &|| finish.is_cancelled());
             let volumes =
                 volumes.map_err(|error| format!("the folders of its volumes cannot be made: {error}"))?;
             Ok::<_, String>(Made { user, user_run, volumes })
         });
         let made = made.await.unwrap_or_else(|error| Err(error.to_string()));
-        made.map_err(|reason| PrepareFailed { reason, may_pass: true })
+        made.map_err(PrepareFailed::for_now)
     }
 
     /// Serves its bridge, where it has one.
@@ -264,10 +263,9 @@ impl Run<'_> {
             metrics: self.spec.metrics.clone(),
         };
         let served = serve(config, Arc::clone(&common.hub), &common.spawner);
-        served.map(Some).map_err(|error| PrepareFailed {
-            reason: format!("its bridge cannot listen: {error}"),
-            may_pass: true,
-        })
+        served
+            .map(Some)
+            .map_err(|error| PrepareFailed::here_for_now(format!("its bridge cannot listen: {error}")))
     }
 
     /// Listens for what the workload has to reach on the operator's machine.
@@ -281,26 +279,26 @@ impl Run<'_> {
             Source::Native { .. } | Source::Testing { .. } | Source::Wasm {} => rpc::LOOPBACK,
             Source::Container { .. } => {
                 let gateway = common.engine.gateway().await.map_err(|error| failed(&error))?;
-                gateway.ok_or_else(|| PrepareFailed {
-                    reason: "its RPC URL is on the hub's loopback, and this node's container engine has no address \
-                             that containers reach; use Docker, or an RPC URL that the container reaches itself"
-                        .to_owned(),
-                    may_pass: false,
+                gateway.ok_or_else(|| {
+                    PrepareFailed::here(
+                        "its RPC URL is on the hub's loopback, and this node's container engine has no address \
+                         that containers reach; use Docker, or an RPC URL that the container reaches itself"
+                            .to_owned(),
+                    )
                 })?
             }
         };
         let asker = (self.workload.seat.service, self.workload.generation);
         let opened = Rpc::open(&common.hub, asker, chain, ip, &common.spawner).await;
-        opened.map_err(|error| PrepareFailed {
-            reason: format!("no port of this node for its RPC: {error}"),
-            may_pass: true,
+        opened.map_err(|error| {
+            PrepareFailed::here_for_now(format!("no port of this node for its RPC: {error}"))
         })
     }
 
     async fn group(&self, label: String) -> Result<Option<Cgroup>, PrepareFailed> {
         let Ok(cgroups) = self.workload.common.cgroups.clone() else { return Ok(None) };
         let (limits, disk) = (self.spec.limits, self.disk()?);
-        let failed = |reason: String| PrepareFailed { reason, may_pass: true };
+        let failed = PrepareFailed::here_for_now;
         let made = spawn_blocking(move || {
             let group = cgroups.create(&label, &limits)?;
             if let Some(disk) = disk {

@@ -107,6 +107,9 @@ pub struct WorkloadStatus {
     /// Whether its node has tried all that a node can do, and asks the hub for another one.
     #[serde(default)]
     pub asks_move: bool,
+    /// Whether its node cannot run it for a reason of the node, so that another one may.
+    #[serde(default)]
+    pub refused: bool,
     /// What its node did to make it well, the newest [`MAX_STEPS`], oldest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub steps: Vec<RecoveryStep>,
@@ -128,6 +131,7 @@ impl WorkloadStatus {
             health: None,
             health_reason: String::new(),
             asks_move: false,
+            refused: false,
             steps: Vec::new(),
         }
     }

@@ -9,7 +9,7 @@ use blueprint_common_types::workload::{
 };
 use blueprint_common_types::{AgentId, ServiceKey, Timestamp};
 
-use super::{EventKind, FailOvers, Placed, Verdict, WorkloadRecord, WorkloadsView};
+use super::{EventKind, FailOvers, Placed, Refusals, Verdict, WorkloadRecord, WorkloadsView};
 use crate::{MAX_TARGETS_PER_AGENT, RegistrySnapshot};
 
 /// Workloads of one node at most: as many as it may offer targets.
@@ -41,7 +41,8 @@ pub struct Move {
     pub from: Option<AgentId>,
     /// Where it goes.
     pub to: AgentId,
-    /// Whether that is for its health, [`EventKind::FailOver`], or not, [`EventKind::Move`].
+    /// Whether that is for its health, [`EventKind::FailOver`], because its node cannot run it, [`EventKind::Refused`], or for
+    /// another reason, [`EventKind::Move`].
     pub kind: EventKind,
     /// Why, one line.
     pub reason: String,
@@ -62,7 +63,7 @@ impl Move {
 /// - a workload is on one node at most, and goes only to one that it may be on, that runs workloads and that has the
 ///   processors, memory and GPUs of its limits;
 /// - it leaves a node only if that one has been away for the whole patience, or is gone, or not allowed any more, or runs
-///   no workloads, or asks for another one for it, as often as [`FailOvers`] lets it;
+///   no workloads, or asks for another one for it, as often as [`FailOvers`] lets it, or cannot run it, as [`Refusals`] has it;
 /// - one that has replicas runs on each node of them that fits, and on no other, and never moves;
 /// - one that is to end goes nowhere;
 /// - equal inputs give equal moves.
@@ -82,6 +83,7 @@ pub struct Assigner {
     /// Workloads of which an update is under way.
     updating: BTreeSet<ServiceKey>,
     fail_overs: FailOvers,
+    refusals: Refusals,
     /// What asks for another node and gets none, and why.
     degraded: BTreeMap<ServiceKey, String>,
     /// When it was asked for moves last; a patience that was over by then needs no second look.
@@ -104,14 +106,29 @@ impl Assigner {
             ending: BTreeSet::new(),
             updating: BTreeSet::new(),
             fail_overs,
+            refusals: Refusals::default(),
             degraded: BTreeMap::new(),
             looked,
         }
     }
 
+    /// Takes up what the journal has of nodes that could not run workloads.
+    #[must_use]
+    pub fn with_refusals(self, refusals: Refusals) -> Self {
+        Self { refusals, ..self }
+    }
+
+    /// The operator gave a workload: nodes that could not run it before may be tried again.
+    pub fn forget_refusals(&mut self, service: ServiceKey) {
+        self.refusals.forget(service);
+    }
+
     /// A workload is new or changed; one that was to end goes on.
     pub fn set(&mut self, record: WorkloadRecord) {
         self.ending.remove(&record.service);
+        if self.records.get(&record.service).is_some_and(|it| it.version != record.version) {
+            self.refusals.forget(record.service);
+        }
         self.records.insert(record.service, Arc::new(record));
     }
 
@@ -153,6 +170,7 @@ impl Assigner {
         self.next.remove(&service);
         self.copies.retain(|(of, _), _| *of != service);
         self.fail_overs.forget(service);
+        self.refusals.forget(service);
         self.degraded.remove(&service);
     }
 
@@ -215,12 +233,16 @@ impl Assigner {
     /// that holds.
     pub fn hear(&mut self, status: &WorkloadStatus) {
         self.fail_overs.hear(status);
+        self.refusals.hear(status);
     }
 
     /// A workload left a node, as [`Self::moves`] said and the store keeps.
     pub fn moved(&mut self, one: &Move, now: Timestamp) {
-        if let (EventKind::FailOver, Some(from)) = (one.kind, one.from) {
+        let Some(from) = one.from else { return };
+        if one.kind == EventKind::FailOver {
             self.fail_overs.handle_move(one.service, from, now);
+        } else if one.kind == EventKind::Refused {
+            self.refusals.handle_move(one.service, from, now);
         }
     }
 
@@ -271,23 +293,33 @@ impl Assigner {
     pub fn moves(&mut self, snapshot: &RegistrySnapshot, now: Timestamp) -> Vec<Move> {
         self.looked = now;
         self.note_presence(snapshot, now);
+        self.refusals.handle_look(snapshot, now);
         let mut load = Load::of(self.runs());
-        let (mut moves, mut degraded, none) = (Vec::new(), BTreeMap::new(), BTreeSet::new());
+        let (mut moves, mut degraded) = (Vec::new(), BTreeMap::new());
         for record in self.records.values().filter(|record| !self.ending.contains(&record.service)) {
             let WorkloadRecord { service, generation, node: from, .. } = **record;
             if self.replicas.contains_key(&service) {
                 continue;
             }
+            let mut except = self.refusals.except(service);
             let (to, kind, reason) = match self.reason_to_move(record, snapshot, now) {
-                Some(reason) => (best_node(record, snapshot, &load, &none), EventKind::Move, reason),
+                Some(reason) => (best_node(record, snapshot, &load, &except), EventKind::Move, reason),
                 None if self.updating.contains(&service) => continue,
-                None => match self.fail_overs.judge(record, now) {
-                    None => continue,
-                    Some(Verdict::Stay { moves, .. }) => {
+                None => match (self.refusals.of(record), self.fail_overs.judge(record, now)) {
+                    (None, None) => continue,
+                    (Some(refusal), _) => {
+                        let to = best_node(record, snapshot, &load, &except);
+                        if to.is_none() && refusal.is_final {
+                            degraded.insert(service, self.refusals.nowhere(service, snapshot));
+                        }
+                        (to, EventKind::Refused, format!("its node cannot run it: {}", refusal.reason))
+                    }
+                    (None, Some(Verdict::Stay { moves, .. })) => {
                         degraded.insert(service, stays(moves));
                         continue;
                     }
-                    Some(Verdict::Move { except, reason }) => {
+                    (None, Some(Verdict::Move { except: left, reason })) => {
+                        except.extend(left);
                         let to = best_node(record, snapshot, &load, &except);
                         if to.is_none() {
                             degraded.insert(service, NOWHERE.to_owned());
@@ -399,7 +431,8 @@ impl Assigner {
     pub fn poll_timeout(&self) -> Option<Timestamp> {
         let deadlines = self.away.values().map(|since| since.plus(self.patience));
         let deadlines = deadlines.filter(|at| *at > self.looked);
-        deadlines.chain(self.fail_overs.poll_timeout(self.looked)).min()
+        let again = [self.fail_overs.poll_timeout(self.looked), self.refusals.poll_timeout(self.looked)];
+        deadlines.chain(again.into_iter().flatten()).min()
     }
 
     fn note_presence(&mut self, snapshot: &RegistrySnapshot, now: Timestamp) {

@@ -21,6 +21,25 @@ pub struct LogsAsk {
     pub grep: String,
     /// Whether lines that are written later are wanted, too.
     pub follow: bool,
+    /// Of which runs.
+    pub runs: Runs,
+}
+
+/// Runs of a workload by their generations; all by default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Runs {
+    /// None below.
+    pub from: u64,
+    /// None from this one on; `None` for no such end.
+    pub before: Option<u64>,
+}
+
+impl Runs {
+    /// Whether a run is one of them.
+    #[must_use]
+    pub fn has(self, generation: u64) -> bool {
+        generation >= self.from && self.before.is_none_or(|before| generation < before)
+    }
 }
 
 /// One line.

@@ -34,19 +34,22 @@ pub enum EventKind {
     Move,
     /// The hub gave it to another node because it did not get well.
     FailOver,
+    /// The hub gave it to another node because its own cannot run it.
+    Refused,
     /// No node is left to which it could go now.
     Degraded,
 }
 
 impl EventKind {
     /// Every kind.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Restart,
         Self::Redeploy,
         Self::AskMove,
         Self::Settled,
         Self::Move,
         Self::FailOver,
+        Self::Refused,
         Self::Degraded,
     ];
 
@@ -60,6 +63,7 @@ impl EventKind {
             Self::Settled => "settled",
             Self::Move => "move",
             Self::FailOver => "fail-over",
+            Self::Refused => "refused",
             Self::Degraded => "degraded",
         }
     }
@@ -75,7 +79,7 @@ impl EventKind {
     pub const fn is_of_hub(self) -> bool {
         match self {
             Self::Restart | Self::Redeploy | Self::AskMove | Self::Settled => false,
-            Self::Move | Self::FailOver | Self::Degraded => true,
+            Self::Move | Self::FailOver | Self::Refused | Self::Degraded => true,
         }
     }
 }

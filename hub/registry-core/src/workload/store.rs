@@ -123,7 +123,7 @@ pub struct Placed {
     pub node: AgentId,
     /// The node that it leaves.
     pub from: Option<AgentId>,
-    /// [`EventKind::FailOver`] or [`EventKind::Move`], for the journal.
+    /// [`EventKind::FailOver`], [`EventKind::Refused`] or [`EventKind::Move`], for the journal.
     pub kind: EventKind,
     /// For the audit row.
     pub reason: String,
@@ -200,6 +200,6 @@ pub trait WorkloadStore: Send + Sync {
     /// The journal of a service, oldest first.
     fn events(&self, service: ServiceKey) -> BoxFuture<'_, StoreResult<Vec<WorkloadEvent>>>;
 
-    /// What every journal has of [`EventKind::FailOver`] since then, oldest first.
+    /// What every journal has of [`EventKind::FailOver`] and [`EventKind::Refused`] since then, oldest first.
     fn fail_overs(&self, since: Timestamp) -> BoxFuture<'_, StoreResult<Vec<WorkloadEvent>>>;
 }

@@ -336,6 +336,52 @@ fn what_does_not_get_well_goes_to_another_node_and_not_back_within_the_hour() {
     assert!(assigner.moves(&nodes, at(3611)).is_empty() && assigner.degraded().is_empty());
 }
 
+/// Its node says that it cannot run it: given up, or tried there until another one takes it.
+fn refuses(service: u64, state: WorkloadState) -> WorkloadStatus {
+    let service = ServiceKey { blueprint: 7, service };
+    let status = WorkloadStatus::new(service, 3, state, at(0));
+    WorkloadStatus { refused: true, reason: "no such limit".to_owned(), ..status }
+}
+
+#[test]
+fn what_a_node_cannot_run_goes_to_each_other_node_once_an_hour_and_then_has_failed() {
+    let mut assigner = Assigner::new(vec![record(1, &[], Some(1))], FailOvers::default(), PATIENCE);
+    let mut nodes = snapshot(&[true, true, true]);
+    let has = |cpu_millis| {
+        let memory_bytes = 8 << 30;
+        Some(Arc::new(Inventory { cpu_millis, memory_bytes, ..Inventory::default() }))
+    };
+    nodes.agents.get_mut(&node(1)).unwrap().inventory = has(2000);
+    for (from, to) in [(1u64, 2), (2, 3)] {
+        assigner.hear(&refuses(1, WorkloadState::Failed));
+        let moves = assigner.moves(&nodes, at(from));
+        assert_eq!(targets(&moves), [(1, node(to))]);
+        assert_eq!(moves[0].kind, EventKind::Refused);
+        assert_eq!(moves[0].reason, "its node cannot run it: no such limit");
+        assigner.moved(&moves[0], at(from));
+        assigner.set(record(1, &[], Some(to)));
+        assert!(assigner.moves(&nodes, at(from)).is_empty() && assigner.degraded().is_empty());
+    }
+    assigner.hear(&refuses(1, WorkloadState::Failed));
+    assert!(assigner.moves(&nodes, at(10)).is_empty());
+    let why = assigner.degraded().values().next().unwrap();
+    assert!(why.contains("and n1, n2 could not run it within the hour either"), "{why}");
+    assert_eq!(assigner.poll_timeout(), Some(at(3601)));
+    // It is left for other reasons, too, and not to those.
+    assert!(assigner.moves(&without(nodes.clone(), &[3]), at(11)).is_empty());
+    // One that has something else by now is tried again; one that is tried where it is is no failure.
+    nodes.agents.get_mut(&node(1)).unwrap().inventory = has(4000);
+    assert_eq!(targets(&assigner.moves(&nodes, at(12))), [(1, node(1))]);
+    nodes.agents.get_mut(&node(1)).unwrap().inventory = has(1);
+    assigner.hear(&refuses(1, WorkloadState::BackingOff));
+    assert!(assigner.moves(&nodes, at(13)).is_empty() && assigner.degraded().is_empty());
+    // The operator gives it anew, or another version of it.
+    assigner.forget_refusals(record(1, &[], None).service);
+    assert!(assigner.moves(&nodes, at(14)).is_empty(), "it is not refused by now");
+    assigner.hear(&refuses(1, WorkloadState::Failed));
+    assert_eq!(targets(&assigner.moves(&nodes, at(15))), [(1, node(2))]);
+}
+
 #[test]
 fn a_node_that_is_away_is_left_for_that_whatever_it_said() {
     let mut assigner = Assigner::new(vec![record(1, &[], Some(1))], FailOvers::default(), PATIENCE);

@@ -5,7 +5,7 @@
 //! is asked again for every piece: one that lost its service to another launcher gets no line of that.
 
 use blueprint_common_types::{AgentId, LogCursor, ServiceKey, Timestamp};
-use blueprint_hub_registry_core::workload::{LogsAsk, LogsError, LogsLine, LogsPiece};
+use blueprint_hub_registry_core::workload::{LogsAsk, LogsError, LogsLine, LogsPiece, Runs};
 use blueprint_proto::v1;
 use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::{BoxStream, StreamExt, unfold};
@@ -61,6 +61,7 @@ pub(super) async fn read(parts: &LauncherParts, asked: v1::LauncherLogs) -> Resu
         level: None,
         grep: String::new(),
         follow,
+        runs: Runs::default(),
     };
     let pieces = parts.logs.read(node, ask).await.map_err(|error| refused(&error))?;
     let launchers = parts.launchers.clone();

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use blueprint_common_types::workload::{Bundle, DEFAULT_LEASE_SECS, Lease, WorkloadSpec};
+use blueprint_common_types::workload::{
+    Bundle, DEFAULT_LEASE_SECS, Lease, RegistryLogin, Source, WorkloadSpec,
+};
 use blueprint_common_types::{AgentId, Secret, ServiceKey};
 use blueprint_hub_registry_core::RegistrySnapshot;
 use blueprint_hub_registry_core::workload::{WorkloadChange, WorkloadChangeError, WorkloadRecord};
@@ -40,7 +42,7 @@ pub(super) async fn begin(
         return Err(status::bad_request(format!("the document has more than {MAX_DOCUMENT} bytes")));
     }
     let nodes = start.nodes.iter().map(|name| find(snapshot, name)).collect::<Result<BTreeSet<_>, _>>()?;
-    let bundle = bundle(&start)?;
+    let bundle = bundle(&start, &spec.source)?;
     // Who may not have it does not get as far as to hold it.
     known(parts, service, start.take_over)?;
     let attached = parts.launchers.attach(service, lease.clone(), start.take_over).await;
@@ -71,7 +73,7 @@ fn read(start: &v1::LauncherStart) -> Result<(WorkloadSpec, Lease), Status> {
     Ok((spec, lease))
 }
 
-fn bundle(start: &v1::LauncherStart) -> Result<Bundle, Status> {
+fn bundle(start: &v1::LauncherStart, source: &Source) -> Result<Bundle, Status> {
     let mut bundle = Bundle::default();
     for file in &start.keystore {
         let added = bundle.add(&file.path, Secret::new(file.content.clone()));
@@ -81,6 +83,17 @@ fn bundle(start: &v1::LauncherStart) -> Result<Bundle, Status> {
         let key = <[u8; 32]>::try_from(start.envelope_key.as_slice());
         let key = key.map_err(|_| status::bad_request("envelope_key does not have 32 bytes"))?;
         bundle.envelope_key = Some(Secret::new(key));
+    }
+    if let Some(v1::RegistryLogin { user, password }) = &start.registry_login {
+        let Source::Container { image, .. } = source else {
+            let text =
+                format!("registry_login: a source of the kind {} comes from no registry", source.kind());
+            return Err(status::bad_request(text));
+        };
+        let registry = RegistryLogin::registry_of(image);
+        let login = RegistryLogin::new(registry, user, Secret::new(password.clone()));
+        let login = login.map_err(|error| status::bad_request(format!("registry_login: {error}")))?;
+        bundle.registry = Some(login);
     }
     Ok(bundle)
 }
@@ -134,8 +147,9 @@ async fn store(
     let Wanted { kind, document, nodes, bundle } = wanted;
     let keys = bundle.keystore.len();
     let whose = if known.is_some_and(is_operators) { " in place of the operator" } else { "" };
-    let summary = format!("{kind} source, {keys} keys, by a launcher{whose}");
-    let is_empty = bundle.keystore.is_empty() && bundle.envelope_key.is_none();
+    let login = if bundle.registry.is_some() { ", a login of its registry" } else { "" };
+    let summary = format!("{kind} source, {keys} keys{login}, by a launcher{whose}");
+    let is_empty = bundle.keystore.is_empty() && bundle.envelope_key.is_none() && bundle.registry.is_none();
     let keystore = if is_empty {
         None
     } else {

@@ -9,6 +9,9 @@ use crate::audit;
 use crate::convert::{read_service, read_time, service, time};
 use crate::error::{DbError, DbResult};
 
+/// Moves that count for the hour after them.
+const COUNTED: [EventKind; 2] = [EventKind::FailOver, EventKind::Refused];
+
 const COLUMNS: &str = "blueprint, service, generation, at, node, kind, reason";
 
 /// Writes a row that is not there yet, and forgets the oldest of its service that are too many.
@@ -34,11 +37,12 @@ pub(super) fn append(db: &Connection, event: &WorkloadEvent, now: Timestamp) -> 
     let most = i64::try_from(if is_of_hub { HUB_ROWS } else { NODE_ROWS }).unwrap_or(i64::MAX);
     // Moves that still count stay, however many rows come after them.
     let sql = "DELETE FROM workload_events WHERE blueprint = ?1 AND service = ?2 AND of_hub = ?3 \
-               AND NOT (kind = ?5 AND at > ?6) AND id <= \
+               AND NOT (kind IN (?5, ?7) AND at > ?6) AND id <= \
                (SELECT id FROM workload_events WHERE blueprint = ?1 AND service = ?2 AND of_hub = ?3 \
                 ORDER BY id DESC LIMIT 1 OFFSET ?4)";
-    let counts = EventKind::FailOver.label();
-    db.execute(sql, params![blueprint, number, is_of_hub, most, counts, time(window_before(now))])?;
+    let [moved, refused] = COUNTED.map(EventKind::label);
+    let values = params![blueprint, number, is_of_hub, most, moved, time(window_before(now)), refused];
+    db.execute(sql, values)?;
     if event.kind == EventKind::Degraded {
         audit::append(db, AuditEvent::new(AuditKind::WorkloadDegrade, event.service, &event.reason), now)?;
     }
@@ -80,12 +84,13 @@ pub(super) fn of(db: &Connection, key: ServiceKey) -> DbResult<Vec<WorkloadEvent
     list(db, &sql, params![blueprint, number])
 }
 
-/// Moves for the health of workloads since then, oldest first.
+/// Moves for the health of workloads, and off nodes that could not run them, since then; oldest first.
 pub(super) fn fail_overs(db: &Connection, since: Timestamp) -> DbResult<Vec<WorkloadEvent>> {
     let sql = format!(
-        "SELECT {COLUMNS} FROM workload_events WHERE of_hub = 1 AND kind = ?1 AND at >= ?2 ORDER BY id"
+        "SELECT {COLUMNS} FROM workload_events WHERE of_hub = 1 AND kind IN (?1, ?3) AND at >= ?2 ORDER BY id"
     );
-    list(db, &sql, params![EventKind::FailOver.label(), time(since)])
+    let [moved, refused] = COUNTED.map(EventKind::label);
+    list(db, &sql, params![moved, time(since), refused])
 }
 
 /// Forgets the journal of a service.

@@ -11,6 +11,7 @@ mod logs;
 mod nothing_left;
 mod published;
 mod recovery;
+mod refused;
 pub(crate) mod rig;
 mod storage;
 mod stranger;

@@ -13,6 +13,17 @@ use tokio_util::sync::CancellationToken;
 use super::super::*;
 use super::rig::*;
 
+/// A login that a launcher brings along.
+fn login(user: &str) -> Option<v1::RegistryLogin> {
+    Some(v1::RegistryLogin { user: user.to_owned(), password: "secret".to_owned() })
+}
+
+/// A document with an image of a registry.
+fn image() -> String {
+    let digest = "07".repeat(32);
+    format!(r#"{{"source": {{"type": "container", "image": "r.example:5000/a", "digest": "{digest}"}}}}"#)
+}
+
 #[tokio::test]
 async fn a_workload_that_cannot_be_taken_back_is_tried_again_before_its_launcher_is_told() {
     with_hub(nowhere(), |hub| async move {
@@ -183,11 +194,23 @@ async fn what_an_operator_keeps_is_not_taken_over_by_accident_and_his_word_count
             v1::LauncherStart { launcher: "a b".to_owned(), ..request("a") },
             v1::LauncherStart { lease_secs: 100_000, ..request("a") },
             v1::LauncherStart { envelope_key: vec![1], ..request("a") },
+            v1::LauncherStart { registry_login: login("u"), ..request("a") },
+            v1::LauncherStart { registry_login: login("u:v"), document: image(), ..request("a") },
         ] {
             assert_eq!(hub.run(bad).await.err().unwrap().code(), Code::InvalidArgument);
         }
         let unknown = v1::LauncherStart { nodes: vec!["nobody".to_owned()], ..request("a") };
         assert_eq!(hub.run(unknown).await.err().unwrap().code(), Code::NotFound);
+        let private = v1::LauncherStart {
+            registry_login: login("u"),
+            document: image(),
+            take_over: true,
+            ..request("a")
+        };
+        let _run = hub.run(private).await.unwrap();
+        let record = Arc::clone(&hub.workloads.view().records[&SERVICE]);
+        assert_eq!(record.keystore.as_deref(), Some("0 files, u of r.example:5000"));
+        assert!(!record.document.contains("secret"), "{}", record.document);
     })
     .await;
 }

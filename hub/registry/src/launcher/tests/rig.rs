@@ -175,7 +175,9 @@ impl Blueprints for Rest {
         Ok(Vec::new())
     }
     fn seal_keystore(&self, _: ServiceKey, bundle: &Bundle) -> Option<String> {
-        Some(format!("{} files", bundle.keystore.len()))
+        let registry =
+            bundle.registry.as_ref().map(|login| format!(", {} of {}", login.user, login.registry));
+        Some(format!("{} files{}", bundle.keystore.len(), registry.unwrap_or_default()))
     }
     fn bridge(&self, _: ServiceKey, _: Call) -> BoxFuture<'_, Result<(), Status>> {
         async { Err(Status::internal("the hub does not do what a Manager does")) }.boxed()

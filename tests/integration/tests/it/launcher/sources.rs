@@ -2,11 +2,12 @@
 
 use anyhow::{Context, Result, ensure};
 use blueprint_tests_support::http::Request;
-use blueprint_tests_support::{Lab, Need, eventually_ok, require};
+use blueprint_tests_support::{Lab, Need, eventually_ok, require, scratch};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
 use super::{SENDS, Scene, code, gone_within, is_there, pid};
+use crate::containers::USER;
 use crate::containers::docker::Docker;
 use crate::fixture::{CALL, Hub, SOON, text};
 use crate::workloads::rig::Artefact;
@@ -65,7 +66,8 @@ fn an_artefact_that_a_launcher_names_is_fetched_and_runs_as_if_it_were_local() -
 }
 
 #[test]
-fn an_image_that_a_launcher_names_is_pulled_and_runs_as_if_it_were_local() -> Result<()> {
+fn an_image_of_a_private_registry_is_pulled_with_the_login_of_launcher_toml_and_runs_as_if_it_were_local()
+-> Result<()> {
     let Some(lab) = Lab::new()?.filter(|_| require(&[Need::Root])) else { return Ok(()) };
     let hosts = [lab.host("hub")?, lab.host("one")?];
     let Some(docker) = Docker::start_at(&hosts[1])? else { return Ok(()) };
@@ -76,10 +78,32 @@ fn an_image_that_a_launcher_names_is_pulled_and_runs_as_if_it_were_local() -> Re
     let sends = SENDS.replace("[\"EXAMPLE_CALLS\"]", "[\"EXAMPLE_CALLS\", \"EXAMPLE_LISTEN\"]");
     let limits = "limits = { memory_bytes = 268435456 }";
     let hub = scene.hub.state().join("registry.sock");
-    scene.configure_source(&hub, &source, &format!("{}\n{limits}", sends.replace("never", "always")))?;
+    docker.registry.lock();
+
+    // The Manager has no login for it, and nobody else's is used.
+    scene.configure_source(&hub, &source, &format!("{sends}\n{limits}"))?;
+    let mut launcher = scene.launcher()?.env("EXAMPLE_LISTEN", "0.0.0.0").start()?;
+    ensure!(code(&mut launcher)? == 125, "{}", launcher.log());
+    ensure!(launcher.log().contains("registry refuses"), "{}", launcher.log());
+    ensure!(scene.workloads()?.is_empty(), "it is left");
+
+    let folder = scratch("login")?;
+    let (login, (user, password)) = (folder.path().join("login"), USER);
+    std::fs::write(&login, format!("{user}:{password}\n"))?;
+    let more = format!("{}\n{limits}\nregistry_login = {:?}", sends.replace("never", "always"), login);
+    scene.configure_source(&hub, &source, &more)?;
+    let shut = |mode| std::fs::set_permissions(&login, std::os::unix::fs::PermissionsExt::from_mode(mode));
+    shut(0o644)?;
+    let mut launcher = scene.launcher()?.env("EXAMPLE_LISTEN", "0.0.0.0").start()?;
+    ensure!(code(&mut launcher)? == 78, "{}", launcher.log());
+    ensure!(launcher.log().contains("mode 0600"), "{}", launcher.log());
+    shut(0o600)?;
     let mut launcher = scene.launcher()?.env("EXAMPLE_LISTEN", "0.0.0.0").start()?;
     let told = is_as_if_local(&scene, 1)?;
     ensure!(text(&told, "/env/DATA_DIR")? == "/mnt/data" && told["starts"] == 1, "{told}");
+    ensure!(!told.to_string().contains(password) && !launcher.log().contains(password), "the login is shown");
+    let shown = scene.hub.json(&["workload", "show", "7/42"])?.to_string();
+    ensure!(!shown.contains(password) && !scene.hub.log().contains(password), "the login is shown");
 
     let address = scene.manager.registered().last().cloned().context("registered")?;
     let _ = Request::get("/crash").send(address.trim_start_matches("http://").parse()?, CALL);

@@ -267,6 +267,42 @@ fn a_follower_misses_no_line_of_the_next_version_and_a_cursor_goes_on_behind_its
 }
 
 #[test]
+fn lines_of_the_version_before_a_recreate_are_told_from_those_of_the_next_one() -> Result<()> {
+    if !is_possible() {
+        return Ok(());
+    }
+    let hub = Hub::start(&[])?;
+    let node = Node::start(&hub, None, "one")?;
+    let (old, next) = (writes(&node, "old")?, writes(&node, "next")?);
+    let broken = node.script("broken", &["echo broken n=1", "exit 3"])?;
+    hub.json(&["workload", "run", "7/42", "--path", &old, "--test-mode", "--wait", "20s"])?;
+    let none = hub.command(&["logs", "7/42", "--other"])?.run(CALL)?;
+    ensure!(
+        none.stdout.is_empty() && none.stderr.contains("no such lines of another version"),
+        "{}",
+        none.stderr
+    );
+    let update =
+        ["update", "7/42", "--strategy", "recreate", "--health-time", "1s", "--wait", "60s", "--path"];
+    hub.json(&[&update[..], &[&next]].concat())?;
+    let has_all = |of: &[&str], wanted: &str, other: &str| {
+        eventually_ok(SOON, "the lines of one version", || {
+            let lines = shown(&hub, of)?;
+            ensure!(lines.iter().any(|line| line.contains(&format!(" {wanted} n=1"))), "{lines:?}");
+            ensure!(!lines.iter().any(|line| line.contains(&format!(" {other} n="))), "{lines:?}");
+            Ok(())
+        })
+    };
+    has_all(&["7/42", "--other"], "old", "next")?;
+    let last = shown(&hub, &["7/42", "--other", "-n", "1"])?;
+    ensure!(last.len() == 1 && last.iter().all(|line| line.contains(" old n=")), "{last:?}");
+    // Taken back: the other one is the one that failed.
+    let failed = hub.command(&[&update[..], &[&broken]].concat())?.run(std::time::Duration::from_secs(90))?;
+    ensure!(failed.code != Some(0), "{}", failed.stdout);
+    has_all(&["7/42", "--other"], "broken", "next")
+}
+
+#[test]
 fn a_flood_is_cut_counted_and_holds_up_nobody_else() -> Result<()> {
     if !is_possible() {
         return Ok(());
