@@ -2,6 +2,7 @@
 //! killed on the way goes on.
 
 mod containers;
+mod killed;
 mod replicas;
 
 use std::collections::{BTreeMap, BTreeSet};
