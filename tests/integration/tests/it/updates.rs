@@ -2,6 +2,7 @@
 //! killed on the way goes on.
 
 mod containers;
+mod kept;
 mod killed;
 mod replicas;
 
