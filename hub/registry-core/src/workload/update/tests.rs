@@ -11,6 +11,7 @@ use super::*;
 use crate::workload::plan::Strategy;
 
 const SERVICE: ServiceKey = ServiceKey { blueprint: 7, service: 42 };
+const MAX_FALLS: u32 = 3;
 
 fn update(strategy: Strategy) -> Update {
     let plan = UpdatePlan {

@@ -50,8 +50,6 @@ fn an_agent_that_is_killed_takes_both_along_and_whichever_is_back_first_serves()
     }
 }
 
-const MAX_FALLS: u32 = 3;
-
 #[test]
 fn a_node_that_is_away_has_its_patience_and_no_more() {
     let mut sim = Sim::new(Strategy::BlueGreen);
