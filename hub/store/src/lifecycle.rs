@@ -21,8 +21,8 @@ use rusqlite::{Connection, params};
 
 use self::create::create;
 use self::forget::{SCANNED_AT, note_scan};
-pub(crate) use self::machines::{bind, bind_listed};
 use self::machines::{begin, save};
+pub(crate) use self::machines::{bind, bind_listed};
 use crate::convert::time;
 use crate::error::DbResult;
 use crate::{SqliteStore, audit};

@@ -7,9 +7,7 @@ use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
 use blueprint_common_types::{Micros, ServiceKey};
 use blueprint_hub_provision_core::Candidate;
-use blueprint_hub_provision_core::lifecycle::{
-    Deployment, Order, ParseSpreadError, Records, Spread, Wanted,
-};
+use blueprint_hub_provision_core::lifecycle::{Deployment, Order, ParseSpreadError, Records, Spread, Wanted};
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};

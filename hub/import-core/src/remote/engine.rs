@@ -43,7 +43,14 @@ pub(super) fn docker(endpoint: Option<&Value>, around: &Around<'_>) -> (Remote, 
     (Remote::of("docker"), Verdict::Understood)
 }
 
-pub(super) fn endpoint(path: &str, name: &str, value: &Value, sort: &Sort, around: &Around<'_>, report: &mut Report) {
+pub(super) fn endpoint(
+    path: &str,
+    name: &str,
+    value: &Value,
+    sort: &Sort,
+    around: &Around<'_>,
+    report: &mut Report,
+) {
     let Some(written) = text(value) else {
         return report.wrong(path, "an address, such as unix:///var/run/docker.sock");
     };

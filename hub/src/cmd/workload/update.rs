@@ -307,7 +307,8 @@ pub(super) fn tell(answer: &Value) {
 /// Shows the versions that are kept.
 pub(super) fn history(global: &Global, service: ServiceKey, limit: usize) -> Result<(), CliError> {
     let mut answer = ask(global, "GET", &format!("{}/versions", path(service)), None)?;
-    let numbers: Vec<u64> = rows(&answer, "versions").iter().filter_map(|row| row.get("version")?.as_u64()).collect();
+    let numbers: Vec<u64> =
+        rows(&answer, "versions").iter().filter_map(|row| row.get("version")?.as_u64()).collect();
     if let Some(versions) = answer.get_mut("versions").and_then(Value::as_array_mut) {
         versions.truncate(limit);
     }

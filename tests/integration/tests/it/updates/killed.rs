@@ -164,8 +164,16 @@ fn a_hub_that_is_killed_while_replicas_are_updated_goes_on_and_loses_no_request(
     let second = Moment::Replica(format!("replica 2 of {REPLICAS}"));
     let ways: [(&str, Moment, &[&str]); 4] = [
         ("two", second, &["--strategy", "rolling", "--health-time", "4s"]),
-        ("three", Moment::Phase("proving"), &["--strategy", "blue-green", "--health-time", "6s", "--pause", "1s"]),
-        ("four", Moment::Phase("moved"), &["--strategy", "blue-green", "--health-time", "1s", "--pause", "8s"]),
+        (
+            "three",
+            Moment::Phase("proving"),
+            &["--strategy", "blue-green", "--health-time", "6s", "--pause", "1s"],
+        ),
+        (
+            "four",
+            Moment::Phase("moved"),
+            &["--strategy", "blue-green", "--health-time", "1s", "--pause", "8s"],
+        ),
         ("five", Moment::Phase("starting"), &["--strategy", "rolling", "--health-time", "1s"]),
     ];
     for (number, (name, moment, options)) in (2u64..).zip(ways) {
@@ -201,8 +209,16 @@ fn replicas_on_machines_that_end_with_their_hub_come_back_with_one_version() -> 
     let second = Moment::Replica("replica 2 of 2".to_owned());
     let ways: [(&str, Moment, &[&str]); 3] = [
         ("rolling", second, &["--strategy", "rolling", "--health-time", "4s"]),
-        ("proving", Moment::Phase("proving"), &["--strategy", "blue-green", "--health-time", "6s", "--pause", "1s"]),
-        ("moved", Moment::Phase("moved"), &["--strategy", "blue-green", "--health-time", "1s", "--pause", "8s"]),
+        (
+            "proving",
+            Moment::Phase("proving"),
+            &["--strategy", "blue-green", "--health-time", "6s", "--pause", "1s"],
+        ),
+        (
+            "moved",
+            Moment::Phase("moved"),
+            &["--strategy", "blue-green", "--health-time", "1s", "--pause", "8s"],
+        ),
     ];
     let (mut served, mut version) = ("one", 1);
     for (number, (name, moment, options)) in (2u64..).zip(ways) {
