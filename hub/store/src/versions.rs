@@ -180,8 +180,8 @@ fn spared(db: &Connection, key: ServiceKey, versions: &[Numbered]) -> DbResult<B
         let next = versions.iter().find(|version| version.number == update.to);
         spared.extend(next.and_then(|version| version.repeats));
     }
-    let earlier = versions.iter().filter(|version| Some(version.number) < serving && version.has_served);
-    spared.extend(earlier.last().map(|version| version.number));
+    let mut earlier = versions.iter().filter(|version| Some(version.number) < serving && version.has_served);
+    spared.extend(earlier.next_back().map(|version| version.number));
     Ok(spared)
 }
 
